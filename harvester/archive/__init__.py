@@ -1,0 +1,1 @@
+"""The disk: immutable segments, coverage by their names, one writer a pair."""

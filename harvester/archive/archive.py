@@ -1,0 +1,159 @@
+"""An archive as its readers see it: the tape of every pair it holds, and what is covered."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import pyarrow as pa
+
+from harvester.archive import state
+from harvester.archive.footers import Footer
+from harvester.archive.segments import (
+    Segment,
+    parse_path,
+    read_batches,
+    read_footer,
+    time_bounds,
+)
+from harvester.archive.store import LocalStore, Store
+from harvester.columns import times
+from harvester.errors import ArchiveDamaged
+from harvester.times import END_OF_TIME, Range, missing, union
+
+EVERYTHING = Range(0, END_OF_TIME)
+LISTINGS = 20
+"""How often a reader lists again when files vanish under it, before it calls that damage."""
+
+
+class Piece(NamedTuple):
+    """A segment to be read, and what of it: only rows published in `within`."""
+
+    segment: Segment
+    within: Range
+
+
+class Archive:
+    """A folder of segments. Reading needs no lock; a pair is written by its one `Writer`."""
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        """Open the archive at `path`, which need not exist yet.
+
+        Raises:
+            ArchiveTooNew: a newer harvester made it.
+            ArchiveDamaged: its mark can't be read.
+        """
+        local = LocalStore(path)
+        self.path = str(path)
+        self.root = local.root
+        self.store: Store = local
+        self._footers: dict[Segment, Footer] = {}
+        state.check_mark(self.store)
+
+    def held(self) -> list[str]:
+        """The altnames of the pairs that have segments."""
+        names = [name.removeprefix("pair=") for name in self.store.folders("trades")]
+        return [name for name in names if self.segments(name)]
+
+    def segments(self, pair: str) -> list[Segment]:
+        """A pair's segments by `after`, the widest first: the listing alone, no file is opened."""
+        listed = (
+            parse_path(entry.path, entry.size) for entry in self.store.files(f"trades/pair={pair}")
+        )
+        found = [one for one in listed if one is not None and one.pair == pair]
+        return sorted(found, key=lambda one: (one.range.after, -one.range.through))
+
+    def coverage(self, pair: str) -> list[Range]:
+        """What has been fetched whole, in order, as few ranges as can be."""
+        return union(one.range for one in self.segments(pair))
+
+    def holes(self, pair: str) -> list[Range]:
+        """What was wanted and is not covered."""
+        return missing(state.wanted(self.store, pair), self.coverage(pair))
+
+    def pieces(self, pair: str, span: Range = EVERYTHING) -> list[Piece]:
+        """What to read, in order, for the tape of `span`: each moment from one file only.
+
+        From each file only what lies past the coverage so far is taken, so this is right at
+        every moment of a compaction.
+        """
+        pieces: list[Piece] = []
+        reached = span.after
+        for one in self.segments(pair):
+            if one.range.through <= reached or one.range.after >= span.through:
+                continue
+            part = Range(max(reached, one.range.after), min(span.through, one.range.through))
+            pieces.append(Piece(one, part))
+            reached = part.through
+        return pieces
+
+    def footer(self, segment: Segment) -> Footer:
+        """What a segment says of itself; read once, as segments never change.
+
+        Raises:
+            FileNotFoundError: it is gone; list again.
+        """
+        if segment not in self._footers:
+            self._footers[segment] = read_footer(self.store, segment.path)
+        return self._footers[segment]
+
+    def forget(self, segment: Segment) -> None:
+        """Drop what is remembered of a segment that goes."""
+        self._footers.pop(segment, None)
+
+    def location(self, segment: Segment) -> str:
+        """The name that any Parquet reader opens a segment by."""
+        return self.store.location(segment.path)
+
+    def scan(self, pair: str, span: Range = EVERYTHING) -> Iterator[pa.RecordBatch]:
+        """The tape of a span as batches of `TRADES`, in order, whoever is writing meanwhile.
+
+        Raises:
+            ArchiveDamaged: a file can't be read, or files keep vanishing.
+        """
+        reached = span.after
+        for _ in range(LISTINGS):
+            try:
+                for piece in self.pieces(pair, Range(reached, span.through)):
+                    for batch in read_batches(self.store, piece.segment.path, piece.within):
+                        yield batch
+                        reached = int(times(batch)[-1])
+                    reached = piece.within.through
+            except FileNotFoundError:
+                continue
+            return
+        raise ArchiveDamaged(f"files of {pair} keep vanishing while they are read: try again")
+
+    def edge(self, pair: str, moment: int, *, before: bool) -> tuple[int, int] | None:
+        """The nearest id on one side of a moment that coverage touches.
+
+        Returns the id and how many rows without one stand between it and the moment; None
+        where coverage does not reach the moment from that side, or no row there has an id.
+        """
+        between = 0
+        at = moment
+        segments = self.segments(pair)
+        for one in reversed(segments) if before else segments:
+            near, far = one.range[::-1] if before else one.range
+            if near != at:
+                continue
+            footer = self.footer(one)
+            number = footer.last_trade_id if before else footer.first_trade_id
+            loose = footer.trail if before else footer.lead
+            if number is not None:
+                return number, between + loose
+            between += loose
+            at = far
+        return None
+
+    def last_time(self, pair: str, moment: int) -> int | None:
+        """The published time of the last trade held at or before a moment; None for none."""
+        for piece in reversed(self.pieces(pair, Range(0, moment))):
+            if bounds := self.bounds(piece.segment):
+                return min(bounds[1], moment)
+        return None
+
+    def bounds(self, segment: Segment) -> tuple[int, int] | None:
+        """The first and last published time of a segment, None where it has no rows."""
+        return time_bounds(self.store, segment.path) if self.footer(segment).rows else None

@@ -1,0 +1,24 @@
+"""Rows for other tools: files that are no part of an archive."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import BinaryIO
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+
+def write_parquet(batches: Iterable[pa.RecordBatch], schema: pa.Schema, sink: BinaryIO) -> None:
+    """One Parquet file, written batch by batch."""
+    with pq.ParquetWriter(sink, schema, compression="zstd", version="2.6") as writer:
+        for batch in batches:
+            writer.write_batch(batch)
+
+
+def write_arrow(batches: Iterable[pa.RecordBatch], schema: pa.Schema, sink: BinaryIO) -> None:
+    """One Arrow IPC file (Feather, version 2), written batch by batch."""
+    options = pa.ipc.IpcWriteOptions(unify_dictionaries=True)
+    with pa.ipc.new_file(sink, schema, options=options) as writer:
+        for batch in batches:
+            writer.write_batch(batch)

@@ -1,0 +1,113 @@
+"""What a segment says of itself, kept in its Parquet metadata under `harvester.*`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import msgspec
+
+from harvester.archive.schema import FORMAT
+from harvester.errors import ArchiveDamaged, ArchiveTooNew
+from harvester.times import Range
+
+
+class Jump(NamedTuple):
+    """Ids that the exchange skips between two neighbouring trades.
+
+    `asked` tells whether the place was asked for again twice, so that the jump is confirmed.
+    """
+
+    after_id: int
+    before_id: int
+    asked: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Footer:
+    """What a segment says of itself.
+
+    Attributes:
+        pair: the market in all its spellings, as JSON.
+        cursor: the exchange's last cursor, verbatim; None where it gave none.
+        lead: rows without an id before the first that has one (all rows, where none has).
+        trail: rows without an id after the last that has one.
+    """
+
+    range: Range
+    pair: str
+    source: str = "api"
+    cursor: str | None = None
+    rows: int = 0
+    first_trade_id: int | None = None
+    last_trade_id: int | None = None
+    lead: int = 0
+    trail: int = 0
+    jumps: tuple[Jump, ...] = field(default=())
+    checksum: str = ""
+
+
+def encode(footer: Footer) -> dict[str, str]:
+    """The footer as Parquet's key-value metadata."""
+    texts = {
+        "format": str(FORMAT),
+        "range": f"{footer.range.after:019d}-{footer.range.through:019d}",
+        "pair": footer.pair,
+        "source": footer.source,
+        "cursor": footer.cursor or "",
+        "rows": str(footer.rows),
+        "first_trade_id": _text(footer.first_trade_id),
+        "last_trade_id": _text(footer.last_trade_id),
+        "rows_before_first_id": str(footer.lead),
+        "rows_after_last_id": str(footer.trail),
+        "jumps": msgspec.json.encode(footer.jumps).decode(),
+        "rows_sha256": footer.checksum,
+    }
+    return {f"harvester.{key}": text for key, text in texts.items()}
+
+
+def _text(number: int | None) -> str:
+    return "" if number is None else str(number)
+
+
+def _number(text: str) -> int | None:
+    return int(text) if text else None
+
+
+def decode(path: str, raw: dict[bytes, bytes], rows: int) -> Footer:
+    """The footer from Parquet's key-value metadata, held against the rows in the file.
+
+    Raises:
+        ArchiveTooNew: a newer harvester wrote it.
+        ArchiveDamaged: it is no footer of ours, or tells another number of rows.
+    """
+    texts = {
+        key.decode().removeprefix("harvester."): value.decode()
+        for key, value in raw.items()
+        if key.startswith(b"harvester.")
+    }
+    try:
+        if int(texts["format"]) > FORMAT:
+            raise ArchiveTooNew(
+                f"{path} has format {texts['format']}, this harvester reads up to {FORMAT}: "
+                "install a newer one"
+            )
+        after, _, through = texts["range"].partition("-")
+        footer = Footer(
+            range=Range(int(after), int(through)),
+            pair=texts["pair"],
+            source=texts["source"],
+            cursor=texts["cursor"] or None,
+            rows=int(texts["rows"]),
+            first_trade_id=_number(texts["first_trade_id"]),
+            last_trade_id=_number(texts["last_trade_id"]),
+            lead=int(texts["rows_before_first_id"]),
+            trail=int(texts["rows_after_last_id"]),
+            jumps=tuple(msgspec.json.decode(texts["jumps"], type=list[Jump])),
+            checksum=texts["rows_sha256"],
+        )
+    except (KeyError, ValueError) as error:
+        raise ArchiveDamaged(f"{path} bears no footer of a segment ({error!r})") from error
+    if footer.rows != rows:
+        raise ArchiveDamaged(f"{path} holds {rows} rows where its footer says {footer.rows}")
+    return footer

@@ -1,0 +1,71 @@
+"""One writer a pair: a lock that a crash releases, and that says who holds it and since when."""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import filelock
+import msgspec
+
+from harvester.archive.store import writing
+from harvester.errors import ArchiveLocked
+from harvester.times import SECOND, show
+
+
+class Holder(msgspec.Struct):
+    """Who holds a lock."""
+
+    pid: int
+    host: str
+    since: str
+
+
+@contextmanager
+def held(folder: Path, name: str, *, wait_s: float = 0.0) -> Iterator[None]:
+    """Hold the lock `name` for as long as the block runs.
+
+    The operating system releases it when the process ends, however it ends; the note beside it
+    tells people who that was.
+
+    Raises:
+        ArchiveLocked: another run holds it; the message says who, and since when.
+        ArchiveUnwritable: the folder can't be written.
+    """
+    note = folder / f"{name}.json"
+    lock = filelock.FileLock(folder / f"{name}.lock", timeout=wait_s)
+    with writing(str(folder)):
+        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            lock.acquire(poll_interval=0.02)
+        except filelock.Timeout as error:
+            raise ArchiveLocked(
+                f"{name} is being written by another run ({_holder(note)}): "
+                "wait until it is done, or stop it"
+            ) from error
+        note.write_bytes(
+            msgspec.json.encode(
+                Holder(
+                    os.getpid(),
+                    socket.gethostname(),
+                    show(time.time_ns() // SECOND * SECOND),
+                )
+            )
+        )
+    try:
+        yield
+    finally:
+        note.unlink(missing_ok=True)
+        lock.release()
+
+
+def _holder(note: Path) -> str:
+    try:
+        holder = msgspec.json.decode(note.read_bytes(), type=Holder)
+    except (OSError, msgspec.DecodeError):
+        return "it has not said who it is"
+    return f"process {holder.pid} on {holder.host}, since {holder.since}"

@@ -1,0 +1,210 @@
+"""Segments: one immutable Parquet file each, the trades of one range, told by name and footer."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from harvester.archive.footers import Footer, decode, encode
+from harvester.archive.schema import (
+    ROW_GROUP_ROWS,
+    TRADES,
+    WRITER_OPTIONS,
+    RowsChecksum,
+)
+from harvester.archive.store import Store, writing
+from harvester.columns import clip, joined
+from harvester.errors import ArchiveDamaged
+from harvester.times import END_OF_TIME, Range, year_of
+
+_PATH = re.compile(r"trades/pair=([^/]+)/year=(\d{4})/(\d{19})-(\d{19})\.parquet")
+
+
+class Segment(NamedTuple):
+    """A segment as the listing tells it."""
+
+    pair: str
+    year: int
+    range: Range
+    path: str
+    size: int
+
+
+def path_of(pair: str, one: Range, last_time_ns: int | None) -> str:
+    """Where a segment stands: in the year of its rows, or of its `through` when it has none."""
+    year = year_of(one.through if last_time_ns is None else last_time_ns)
+    return f"trades/pair={pair}/year={year:04d}/{one.after:019d}-{one.through:019d}.parquet"
+
+
+def parse_path(path: str, size: int) -> Segment | None:
+    """The segment that a listed file is; None for a stranger."""
+    match = _PATH.fullmatch(path)
+    if match is None:
+        return None
+    pair, year, after, through = match.groups()
+    return Segment(pair, int(year), Range(int(after), int(through)), path, size)
+
+
+def stage_segment(
+    store: Store, folder: str, trades: Iterable[pa.RecordBatch], footer: Footer
+) -> tuple[str, Footer]:
+    """Write a segment's file in staging and read it back; the footer's row facts are filled in.
+
+    Returns its staged path and the footer as written.
+
+    Raises:
+        ArchiveUnwritable: the machine refused.
+        ArchiveDamaged: what was read back is not what was written.
+    """
+    staged = store.stage(folder)
+    location = store.location(staged)
+    with writing(location):
+        sink = store.filesystem.open_output_stream(location)
+        with sink, pq.ParquetWriter(sink, TRADES, **WRITER_OPTIONS) as writer:
+            facts = _RowFacts()
+            for batch in _regrouped(trades):
+                writer.write_batch(batch, row_group_size=ROW_GROUP_ROWS)
+                facts.count(batch)
+            footer = facts.fill(footer)
+            writer.add_key_value_metadata(encode(footer))
+    check = RowsChecksum()
+    for batch in read_batches(store, staged):
+        check.update(batch)
+    if (check.rows, check.hexdigest()) != (footer.rows, footer.checksum):
+        raise ArchiveDamaged(
+            f"{location} does not read back as it was written: it was not taken into the archive"
+        )
+    return staged, footer
+
+
+class _RowFacts:
+    """What the footer tells of the rows, gathered as they pass."""
+
+    def __init__(self) -> None:
+        self._checksum = RowsChecksum()
+        self._first: int | None = None
+        self._last: int | None = None
+        self._lead = 0
+        self._trail = 0
+
+    def count(self, trades: pa.RecordBatch) -> None:
+        self._checksum.update(trades)
+        ids = trades.column("trade_id")
+        if ids.null_count == len(ids):
+            if self._first is None:
+                self._lead += len(ids)
+            self._trail += len(ids)
+            return
+        places = ids.is_valid().to_numpy(zero_copy_only=False).nonzero()[0]
+        if self._first is None:
+            self._first = ids[int(places[0])].as_py()
+            self._lead += int(places[0])
+        self._last = ids[int(places[-1])].as_py()
+        self._trail = len(ids) - 1 - int(places[-1])
+
+    def fill(self, footer: Footer) -> Footer:
+        return replace(
+            footer,
+            rows=self._checksum.rows,
+            first_trade_id=self._first,
+            last_trade_id=self._last,
+            lead=self._lead,
+            trail=self._trail,
+            checksum=self._checksum.hexdigest(),
+        )
+
+
+def _regrouped(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    """The same rows in batches of one row group each, so that its size is ours to choose."""
+    waiting: list[pa.RecordBatch] = []
+    rows = 0
+    for batch in batches:
+        start = 0
+        while start < batch.num_rows:
+            part = batch.slice(start, ROW_GROUP_ROWS - rows)
+            waiting.append(part)
+            rows += part.num_rows
+            start += part.num_rows
+            if rows == ROW_GROUP_ROWS:
+                yield joined(waiting)
+                waiting, rows = [], 0
+    if rows:
+        yield joined(waiting)
+
+
+def read_footer(store: Store, path: str) -> Footer:
+    """What a segment says of itself.
+
+    Raises:
+        FileNotFoundError: it is gone; list again.
+        ArchiveTooNew: a newer harvester wrote it.
+        ArchiveDamaged: it is no Parquet file, or bears no footer of ours.
+    """
+    with _opened(store, path) as file:
+        metadata = file.metadata
+        return decode(path, dict(metadata.metadata or {}), metadata.num_rows)
+
+
+@contextmanager
+def _opened(store: Store, path: str) -> Iterator[pq.ParquetFile]:
+    """A segment's file, open. A vanished one stays a FileNotFoundError: the caller lists again."""
+    location = store.location(path)
+    try:
+        with (
+            store.filesystem.open_input_file(location) as source,
+            pq.ParquetFile(source, pre_buffer=False) as file,
+        ):
+            yield file
+    except (FileNotFoundError, MemoryError):
+        raise
+    except (OSError, pa.ArrowException) as error:
+        raise ArchiveDamaged(f"{location} can't be read: {error}") from error
+
+
+def read_batches(
+    store: Store,
+    path: str,
+    within: Range | None = None,
+    columns: list[str] | None = None,
+) -> Iterator[pa.RecordBatch]:
+    """A segment's rows in order, a batch a row group; of other row groups nothing is read.
+
+    Args:
+        store: where the file lives.
+        path: the segment.
+        within: only rows published in this range.
+        columns: only these; `time` must be among them where `within` is given.
+    """
+    with _opened(store, path) as file:
+        for group in range(file.num_row_groups):
+            if within is not None and not _may_hold(file.metadata.row_group(group), within):
+                continue
+            for batch in file.read_row_group(group, columns=columns).to_batches():
+                kept = batch if within is None else clip(batch, within)
+                if kept.num_rows:
+                    yield kept
+
+
+def time_bounds(store: Store, path: str) -> tuple[int, int] | None:
+    """The first and the last published time by the file's statistics; None for no rows."""
+    with _opened(store, path) as file:
+        spans = [_bounds(file.metadata.row_group(g)) for g in range(file.num_row_groups)]
+    return (spans[0][0], spans[-1][1]) if spans else None
+
+
+def _may_hold(group: Any, within: Range) -> bool:  # noqa: ANN401 - pyarrow has no types for it
+    first, last = _bounds(group)
+    return last > within.after and first <= within.through
+
+
+def _bounds(group: Any) -> tuple[int, int]:  # noqa: ANN401 - pyarrow has no types for it
+    statistics = group.column(TRADES.get_field_index("time")).statistics
+    if statistics is None:
+        return (0, END_OF_TIME)
+    return (int(statistics.min_raw), int(statistics.max_raw))

@@ -1,0 +1,95 @@
+"""The small files beside the segments: the mark, what was wanted, how pairs are called."""
+
+from __future__ import annotations
+
+import msgspec
+
+from harvester.archive.schema import FORMAT
+from harvester.archive.store import Store
+from harvester.errors import ArchiveDamaged, ArchiveTooNew
+from harvester.times import Range, union
+
+MADE_BY = "harvester"
+
+
+class _Mark(msgspec.Struct):
+    format: int
+    made_by: str = ""
+
+
+class _Wanted(msgspec.Struct):
+    pair: str
+    spans: list[tuple[int, int]]
+
+
+def check_mark(store: Store) -> None:
+    """Look at the mark of an archive; one without a mark is new.
+
+    Raises:
+        ArchiveTooNew: a newer harvester made it.
+        ArchiveDamaged: the mark can't be read.
+    """
+    raw = store.read("archive.json")
+    if raw is None:
+        return
+    try:
+        mark = msgspec.json.decode(raw, type=_Mark)
+    except msgspec.DecodeError as error:
+        raise ArchiveDamaged(
+            f"{store.location('archive.json')} can't be read ({error}): if the segments are "
+            "sound, remove it; the next run writes it anew"
+        ) from error
+    if mark.format > FORMAT:
+        raise ArchiveTooNew(
+            f"the archive at {store.location('')} has format {mark.format}, this harvester reads "
+            f"up to {FORMAT}: install a newer one"
+        )
+
+
+def mark(store: Store) -> None:
+    """Mark a new archive with the format's version, before anything else is written."""
+    if store.read("archive.json") is None:
+        store.write("archive.json", _pretty(_Mark(FORMAT, MADE_BY)), "_mark")
+        store.remove_folder("staging/_mark")
+
+
+def wanted(store: Store, pair: str) -> list[Range]:
+    """The union of the spans of a pair that were ever asked for."""
+    raw = store.read(f"wanted/{pair}.json")
+    if raw is None:
+        return []
+    try:
+        spans = msgspec.json.decode(raw, type=_Wanted).spans
+    except msgspec.DecodeError as error:
+        raise ArchiveDamaged(
+            f"{store.location(f'wanted/{pair}.json')} can't be read ({error}): "
+            "remove it; what is then asked for is written anew"
+        ) from error
+    return union(Range(*span) for span in spans)
+
+
+def want(store: Store, pair: str, span: Range) -> None:
+    """Write down that a span is wanted; under the pair's lock, before it is crawled."""
+    before = wanted(store, pair)
+    spans = union([*before, span])
+    if spans != before:
+        mark(store)
+        data = _pretty(_Wanted(pair, [(one.after, one.through) for one in spans]))
+        store.write(f"wanted/{pair}.json", data, pair)
+
+
+def known_pairs(store: Store) -> bytes | None:
+    """What names were last resolved with, as JSON; None where nothing is kept yet."""
+    return store.read("pairs.json")
+
+
+def keep_pairs(store: Store, data: bytes) -> None:
+    """Keep what names are resolved with, as JSON; under the lock of that name."""
+    mark(store)
+    store.remove_folder("staging/_pairs")
+    store.write("pairs.json", msgspec.json.format(data) + b"\n", "_pairs")
+    store.remove_folder("staging/_pairs")
+
+
+def _pretty(value: msgspec.Struct) -> bytes:
+    return msgspec.json.format(msgspec.json.encode(value), indent=2) + b"\n"

@@ -1,0 +1,185 @@
+"""Where an archive's files live. All paths are relative to its root and use `/`.
+
+Reading goes through a `pyarrow.fs` filesystem, so an object store differs in `commit` alone:
+there a put-if-absent is atomic, here a rename is.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+from pyarrow import fs
+
+from harvester.errors import ArchiveUnwritable
+
+
+class Entry(NamedTuple):
+    """A file that stands in the store."""
+
+    path: str
+    size: int
+
+
+class Store(Protocol):
+    """What the archive asks of a place to keep files in."""
+
+    filesystem: fs.FileSystem
+
+    def location(self, path: str) -> str:
+        """The name that any Parquet reader opens this file by."""
+
+    def files(self, folder: str) -> list[Entry]:
+        """All files below a folder, none where it is absent."""
+
+    def folders(self, folder: str) -> list[str]:
+        """The names of the folders right below a folder."""
+
+    def read(self, path: str) -> bytes | None:
+        """A small file's content, None where it is absent."""
+
+    def write(self, path: str, data: bytes, staging: str) -> None:
+        """Replace a small file whole, by way of the folder `staging`."""
+
+    def stage(self, folder: str) -> str:
+        """A new name in a staging folder, to be written and then committed."""
+
+    def commit(self, staged: str, path: str) -> None:
+        """Make a staged file stand at its place: all at once, and for good."""
+
+    def remove(self, path: str) -> None:
+        """Take a file away; one that is gone already is no fault."""
+
+    def remove_folder(self, folder: str) -> None:
+        """Take a folder and all below it away."""
+
+
+class LocalStore:
+    """A folder on this machine."""
+
+    def __init__(self, root: str | os.PathLike[str]) -> None:
+        """Nothing is made before the first write."""
+        self.root = Path(root).absolute()
+        self.filesystem: fs.FileSystem = fs.LocalFileSystem()
+
+    def location(self, path: str) -> str:
+        """An absolute path."""
+        return str(self.root / path)
+
+    def files(self, folder: str) -> list[Entry]:
+        """All files below a folder."""
+        entries: list[Entry] = []
+        # A file may go between being named and being looked at: a writer compacts meanwhile.
+        pending = [self.root / folder]
+        while pending:
+            try:
+                with os.scandir(pending.pop()) as found:
+                    for one in found:
+                        if one.is_dir(follow_symlinks=False):
+                            pending.append(Path(one.path))
+                        elif (size := _size(one)) is not None:
+                            path = Path(one.path).relative_to(self.root).as_posix()
+                            entries.append(Entry(path, size))
+            except (FileNotFoundError, NotADirectoryError):
+                continue
+        return sorted(entries)
+
+    def folders(self, folder: str) -> list[str]:
+        """The names of the folders right below a folder."""
+        try:
+            with os.scandir(self.root / folder) as found:
+                return sorted(one.name for one in found if one.is_dir(follow_symlinks=False))
+        except FileNotFoundError:
+            return []
+
+    def read(self, path: str) -> bytes | None:
+        """A small file's content."""
+        try:
+            return (self.root / path).read_bytes()
+        except FileNotFoundError:
+            return None
+
+    def write(self, path: str, data: bytes, staging: str) -> None:
+        """Replace a small file whole."""
+        staged = self.stage(staging)
+        with writing(self.location(path)):
+            (self.root / staged).write_bytes(data)
+        self.commit(staged, path)
+
+    def stage(self, folder: str) -> str:
+        """A new name in a staging folder."""
+        name = f"staging/{folder}/{uuid.uuid4().hex}.tmp"
+        with writing(self.location(name)):
+            (self.root / name).parent.mkdir(parents=True, exist_ok=True)
+        return name
+
+    def commit(self, staged: str, path: str) -> None:
+        """Sync the file, rename it into place, sync the folder."""
+        target = self.root / path
+        with writing(str(target)):
+            _sync(self.root / staged)
+            _make_folder(target.parent)
+            (self.root / staged).replace(target)
+            _sync(target.parent)
+
+    def remove(self, path: str) -> None:
+        """Take a file away."""
+        with writing(self.location(path)):
+            (self.root / path).unlink(missing_ok=True)
+
+    def remove_folder(self, folder: str) -> None:
+        """Take a folder and all below it away."""
+        with writing(self.location(folder)):
+            try:
+                shutil.rmtree(self.root / folder)
+            except FileNotFoundError:
+                return
+
+
+@contextmanager
+def writing(path: str) -> Iterator[None]:
+    """Turn the machine's refusals to write into ours, with the place and the reason.
+
+    Raises:
+        ArchiveUnwritable: the disk is full, a permission is missing, or the like.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            what = "the disk is full: make room, then run the same command again"
+        elif error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+            what = "no permission to write there: choose another --data or change its owner"
+        else:
+            what = error.strerror or str(error)
+        raise ArchiveUnwritable(f"can't write {path}: {what}") from error
+
+
+def _size(entry: os.DirEntry[str]) -> int | None:
+    try:
+        return entry.stat(follow_symlinks=False).st_size
+    except FileNotFoundError:
+        return None
+
+
+def _make_folder(folder: Path) -> None:
+    """Make a folder and those above it, each made to last by a sync of its parent."""
+    if folder.is_dir():
+        return
+    _make_folder(folder.parent)
+    folder.mkdir(exist_ok=True)
+    _sync(folder.parent)
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,181 @@
+"""The one writer of a pair: commits, merges, and clears away what a crash left."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+
+import pyarrow as pa
+
+from harvester.archive import state
+from harvester.archive.archive import Archive
+from harvester.archive.compaction import groups, within
+from harvester.archive.footers import Footer, Jump
+from harvester.archive.locks import held
+from harvester.archive.schema import RowsChecksum, as_trades
+from harvester.archive.segments import (
+    Segment,
+    parse_path,
+    path_of,
+    read_batches,
+    stage_segment,
+)
+from harvester.columns import clip, times, trade_ids
+from harvester.errors import ArchiveDamaged
+from harvester.times import Range, year_end, year_of
+
+
+@contextmanager
+def writer(archive: Archive, pair: str) -> Iterator[Writer]:
+    """Be the one writer of a pair while the block runs; what a crash left is swept first.
+
+    Raises:
+        ArchiveLocked: another run is writing it.
+        ArchiveUnwritable: the machine refuses.
+    """
+    with held(archive.root / "locks", pair):
+        one = Writer(archive, pair)
+        one.sweep()
+        try:
+            yield one
+        finally:
+            archive.store.remove_folder(f"staging/{pair}")
+
+
+def keep_pairs(archive: Archive, data: bytes) -> None:
+    """Keep what names are resolved with, as JSON."""
+    with held(archive.root / "locks", "_pairs", wait_s=10.0):
+        state.keep_pairs(archive.store, data)
+
+
+class Writer:
+    """Writes one pair, whose lock is held. Made by `writer()`."""
+
+    def __init__(self, archive: Archive, pair: str) -> None:
+        """`pair` is the altname."""
+        self.archive = archive
+        self.pair = pair
+        self._store = archive.store
+
+    def want(self, span: Range) -> None:
+        """Write down that a span is wanted, before it is crawled."""
+        state.want(self._store, self.pair, span)
+
+    def commit(self, span: Range, rows: pa.RecordBatch, footer: Footer) -> list[Segment]:
+        """Make the trades of a span part of the archive, cut where the year turns.
+
+        Args:
+            span: what `rows` holds whole.
+            rows: a batch of `columns.ROWS` in the tape's order, all published in `span`.
+            footer: source, cursor, pair and jumps; the facts about rows are filled in.
+        """
+        state.mark(self._store)
+        committed = []
+        for part, some in _by_year(span, rows):
+            ids = set(trade_ids(some).tolist()) if footer.jumps else set()
+            jumps = tuple(jump for jump in footer.jumps if _stands_in(jump, ids))
+            batches = [as_trades(some)] if some.num_rows else []
+            committed.append(self._place(batches, replace(footer, range=part, jumps=jumps)))
+        return committed
+
+    def compact(self, *, every: bool = False) -> tuple[int, int]:
+        """Merge neighbouring small segments; returns the number of files before and after.
+
+        `every`: merge whatever can be, else only what is worth the writing.
+        """
+        segments = [piece.segment for piece in self.archive.pieces(self.pair)]
+        runs = groups(segments, lambda one: self.archive.footer(one).rows, every=every)
+        for run in runs:
+            self._merge(run)
+        return len(segments), len(segments) - sum(len(run) - 1 for run in runs)
+
+    def sweep(self) -> None:
+        """Clear away what a crash left: staged files, and segments beside their merger."""
+        self._store.remove_folder(f"staging/{self.pair}")
+        widest: Segment | None = None
+        for one in self.archive.segments(self.pair):
+            if widest is not None and within(one.range, widest.range):
+                self._drop_merged(widest, one)
+            else:
+                widest = one
+
+    def _merge(self, run: list[Segment]) -> None:
+        footers = [self.archive.footer(one) for one in run]
+        sources = [source for footer in footers for source in footer.source.split("+")]
+        merged = Footer(
+            range=Range(run[0].range.after, run[-1].range.through),
+            pair=footers[-1].pair,
+            source="+".join(dict.fromkeys(sources)),
+            cursor=next((f.cursor for f in reversed(footers) if f.cursor), None),
+            jumps=tuple(jump for footer in footers for jump in footer.jumps),
+        )
+        self._place(self._checked(run, footers), merged)
+        for one in run:
+            self._remove(one)
+
+    def _checked(self, run: list[Segment], footers: list[Footer]) -> Iterator[pa.RecordBatch]:
+        """The rows of a run, each segment held to its own checksum: a merge launders no damage."""
+        for one, footer in zip(run, footers, strict=True):
+            checksum = RowsChecksum()
+            for batch in read_batches(self._store, one.path):
+                checksum.update(batch)
+                yield batch
+            if footer.range != one.range or checksum.hexdigest() != footer.checksum:
+                raise ArchiveDamaged(
+                    f"{self.archive.location(one)} holds other rows than its footer tells: "
+                    "it was not compacted"
+                )
+
+    def _place(self, trades: Iterable[pa.RecordBatch], footer: Footer) -> Segment:
+        seen: list[int] = []
+        staged, footer = stage_segment(self._store, self.pair, _noting_time(trades, seen), footer)
+        path = path_of(self.pair, footer.range, seen[-1] if seen else None)
+        self._store.commit(staged, path)
+        segment = parse_path(path, 0)
+        if segment is None:
+            raise AssertionError(f"{path} is no path of a segment")
+        return segment
+
+    def _drop_merged(self, wide: Segment, narrow: Segment) -> None:
+        """Remove a segment that a crash left beside its merger, if its very rows are in there.
+
+        A file's name alone is no proof: a segment renamed by hand must not swallow others.
+        """
+        footer, inner = self.archive.footer(wide), self.archive.footer(narrow)
+        if footer.range != wide.range or inner.range != narrow.range:
+            return
+        checksum = RowsChecksum()
+        for batch in read_batches(self._store, wide.path, narrow.range):
+            checksum.update(batch)
+        if checksum.hexdigest() == inner.checksum:
+            self._remove(narrow)
+
+    def _remove(self, segment: Segment) -> None:
+        self.archive.forget(segment)
+        self._store.remove(segment.path)
+
+
+def _noting_time(trades: Iterable[pa.RecordBatch], seen: list[int]) -> Iterator[pa.RecordBatch]:
+    for batch in trades:
+        seen[:] = [int(times(batch)[-1])]
+        yield batch
+
+
+def _by_year(span: Range, rows: pa.RecordBatch) -> Iterator[tuple[Range, pa.RecordBatch]]:
+    """A span cut where the year turns between rows; its beginning may lie in an earlier year."""
+    after = span.after
+    while rows.num_rows:
+        stamps = times(rows)
+        turn = year_end(year_of(int(stamps[0])))
+        part = Range(after, span.through if int(stamps[-1]) <= turn else turn)
+        some = clip(rows, part)
+        yield part, some
+        rows = rows.slice(some.num_rows)
+        after = part.through
+    if after < span.through:
+        yield Range(after, span.through), rows
+
+
+def _stands_in(jump: Jump, ids: set[int]) -> bool:
+    return jump.before_id in ids or jump.after_id in ids

@@ -1,0 +1,85 @@
+"""What a question reads and fills, worked out from one listing of the archive.
+
+Files and coverage come from the same listing: an answer never calls an interval complete whose
+trades were committed after it had looked for files.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from harvester.archive.archive import Archive, Piece
+from harvester.candles.grid import FixedGrid, Whole
+from harvester.candles.question import Question
+from harvester.errors import NothingHeld
+from harvester.times import Range, union
+
+
+class Run(NamedTuple):
+    """A stretch of coverage inside the span, without a hole, and the intervals it holds whole."""
+
+    range: Range
+    whole: Whole
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What a question reads and fills.
+
+    Attributes:
+        held: all that the archive holds of the pair, in the tape's order.
+        pieces: what of it lies in the span.
+        before: what of it leads up to the span without a hole.
+        runs: the coverage inside the span, in order.
+    """
+
+    question: Question
+    grid: FixedGrid
+    held: list[Piece]
+    pieces: list[Piece]
+    before: list[Piece]
+    runs: list[Run]
+
+
+def plan(archive: Archive, question: Question) -> Plan:
+    """List the archive once, and work out what a question reads and fills.
+
+    Raises:
+        NothingHeld: the archive holds nothing of the pair.
+    """
+    held = archive.pieces(question.pair)
+    if not held:
+        raise _nothing(archive, question.pair)
+    grid = FixedGrid(question.interval.width_ns or 0, question.offset_ns)
+    span = question.span
+    covered = union(piece.within for piece in held)
+    inside = [both for run in covered if (both := _overlap(run, span))]
+    leading = next((run for run in covered if run.after < span.after <= run.through), None)
+    return Plan(
+        question,
+        grid,
+        held,
+        _clipped(held, span),
+        _clipped(held, Range(leading.after, span.after)) if leading else [],
+        [Run(one, grid.whole(one)) for one in inside],
+    )
+
+
+def _overlap(one: Range, other: Range) -> Range | None:
+    both = Range(max(one.after, other.after), min(one.through, other.through))
+    return both if both.after < both.through else None
+
+
+def _clipped(pieces: list[Piece], span: Range) -> list[Piece]:
+    parts = ((piece, _overlap(piece.within, span)) for piece in pieces)
+    return [Piece(piece.segment, part) for piece, part in parts if part]
+
+
+def _nothing(archive: Archive, pair: str) -> NothingHeld:
+    held = archive.held()
+    holds = f"it holds {', '.join(held)}" if held else "it is empty"
+    return NothingHeld(
+        f"the archive at {archive.path} holds no trades of {pair}; {holds}. "
+        f"`harvester backfill {pair}` fetches them"
+    )

@@ -1,0 +1,179 @@
+"""The one definition of a candle, in SQL, for every interval and every policy of filling."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from decimal import Decimal
+
+from harvester.candles.filling import Seed
+from harvester.candles.grid import FixedGrid
+from harvester.candles.plan import Plan, Run
+from harvester.candles.question import PRICE_DECIMALS
+
+BASE = {
+    "open": "arg_min(price, place)",
+    "high": "max(price)",
+    "low": "min(price)",
+    "close": "arg_max(price, place)",
+    "value": "sum(price * volume)",
+    "volume": "sum(volume)",
+    "count": "count(*)",
+}
+MORE = {
+    "buy_volume": "coalesce(sum(volume) FILTER (side = 'buy'), 0)",
+    "sell_volume": "coalesce(sum(volume) FILTER (side = 'sell'), 0)",
+    "buy_value": "coalesce(sum(price * volume) FILTER (side = 'buy'), 0)",
+    "sell_value": "coalesce(sum(price * volume) FILTER (side = 'sell'), 0)",
+    "buy_count": "count(*) FILTER (side = 'buy')",
+    "sell_count": "count(*) FILTER (side = 'sell')",
+    "first_trade_id": "arg_min(trade_id, place)",
+    "last_trade_id": "arg_max(trade_id, place)",
+    "first_time": "min(time)",
+}
+LAST_TIME = {"last_time": "max(time)"}
+
+PRICES = ("open", "high", "low", "close")
+ZEROS = {
+    "value": "DECIMAL(38, 18)",
+    "volume": "DECIMAL(38, 8)",
+    "count": "BIGINT",
+    "buy_volume": "DECIMAL(38, 8)",
+    "sell_volume": "DECIMAL(38, 8)",
+    "buy_value": "DECIMAL(38, 18)",
+    "sell_value": "DECIMAL(38, 18)",
+    "buy_count": "BIGINT",
+    "sell_count": "BIGINT",
+}
+
+
+def candles_sql(plan: Plan, ticks: str, seeds: Sequence[Seed], price_decimals: int) -> str:
+    """The whole query: candles in order of time, filled as the question says.
+
+    Args:
+        plan: the question and the coverage.
+        ticks: the query for the tape.
+        seeds: where filling begins without a candle.
+        price_decimals: the decimals that prices are shown with; none may be lost by it.
+    """
+    question = plan.question
+    measures = BASE | (MORE if question.all_columns else {})
+    if question.all_columns or question.fill != "none":
+        measures |= LAST_TIME
+    grouped = _grouped(plan.grid, ticks, measures)
+    filled = "" if question.fill == "none" else _filled(plan, seeds, list(measures))
+    kind = "MATERIALIZED" if filled else "NOT MATERIALIZED"
+    columns = ",\n    ".join(_columns(plan, price_decimals))
+    return (
+        f"WITH candles AS {kind} (\n{grouped}\n){filled}\n"
+        f"SELECT\n    {columns}\nFROM {'shown' if filled else 'candles'}\nORDER BY number"
+    )
+
+
+def _grouped(grid: FixedGrid, ticks: str, measures: dict[str, str]) -> str:
+    chosen = "".join(f",\n    {sql} AS {name}" for name, sql in measures.items())
+    return (
+        f"SELECT {grid.number_sql('epoch_ns(time)')} AS number{chosen}\n"
+        f"FROM (\n{ticks}\n) GROUP BY number"
+    )
+
+
+# --- empty intervals -----------------------------------------------------------------------------
+
+
+def _filled(plan: Plan, seeds: Sequence[Seed], measures: list[str]) -> str:
+    """The further steps of the query that end in `shown`: candles and empty intervals."""
+    price = "NULL" if plan.question.fill == "null" else "close"
+    steps = {
+        "known": _known(plan.runs, seeds),
+        "gaps": _GAPS,
+        "fillings": _fillings(measures, price),
+        "shown": "SELECT * FROM candles UNION ALL SELECT * FROM fillings",
+    }
+    return "".join(f",\n{name} AS (\n{sql}\n)" for name, sql in steps.items())
+
+
+# Each row of `known` fills what follows it, up to the next row and to the end of its own run.
+_GAPS = """SELECT close, number + 1 AS start,
+    least(coalesce(lead(number) OVER (ORDER BY number, rank), last + 1), last + 1) AS stop
+FROM known"""
+
+# Unrolled in two steps, as a gap of years at a short interval must not become one long list.
+_UNROLLED = """SELECT close, unnest(range(step, least(step + 4096, stop))) AS number FROM (
+    SELECT close, stop, unnest(range(start, stop, 4096)) AS step FROM gaps WHERE start < stop
+)"""
+
+
+def _known(runs: Sequence[Run], seeds: Sequence[Seed]) -> str:
+    """Candles and seeds: number, rank, close, and the last interval that may be filled after it.
+
+    A candle's close is carried through the run that its last trade lies in, never across a hole.
+    """
+    whens = " ".join(
+        f"WHEN last_time <= make_timestamp_ns({run.range.through}) THEN {run.whole.last}"
+        for run in runs
+    )
+    last = f"CASE {whens} END::BIGINT" if runs else "NULL::BIGINT"
+    rows = [f"SELECT number, 1 AS rank, close, {last} AS last FROM candles"]  # noqa: S608
+    rows += [
+        f"SELECT {seed.number}::BIGINT, {seed.rank}, {_price(seed.close)}, {seed.last}::BIGINT"
+        for seed in seeds
+    ]
+    return "\nUNION ALL ".join(rows)
+
+
+def _price(price: Decimal | None) -> str:
+    return "NULL" if price is None else f"'{price:f}'::DECIMAL(18, {PRICE_DECIMALS})"
+
+
+def _fillings(measures: list[str], price: str) -> str:
+    """The empty intervals, column by column as the candles are."""
+    columns = ["number"]
+    for name in measures:
+        if name in PRICES:
+            columns.append(f"{price} AS {name}")
+        elif name in ZEROS:
+            columns.append(f"0::{ZEROS[name]} AS {name}")
+        else:
+            columns.append(f"NULL AS {name}")
+    return f"SELECT {', '.join(columns)}\nFROM ({_UNROLLED})"
+
+
+# --- the columns shown ---------------------------------------------------------------------------
+
+VWAP = "value::DOUBLE / nullif(volume, 0)::DOUBLE AS vwap"
+
+
+def _columns(plan: Plan, price_decimals: int) -> list[str]:
+    question = plan.question
+    if price_decimals == PRICE_DECIMALS:
+        prices = list(PRICES)
+    else:
+        prices = [f"{name}::DECIMAL(18, {price_decimals}) AS {name}" for name in PRICES]
+    vwap = _truncated_vwap(question.pair_decimals) if question.fill == "kraken" else VWAP
+    columns = [f"{plan.grid.opens_sql('number')} AS time", *prices, vwap, "volume", "count"]
+    if question.all_columns:
+        columns += ["value", *MORE, *LAST_TIME, f"{_is_complete(plan.runs)} AS is_complete"]
+    return columns
+
+
+def _truncated_vwap(decimals: int) -> str:
+    """The vwap as Kraken prints it: cut off, never rounded, after some decimals; 0 of nothing.
+
+    Integers all the way, value in units of 1e-18 over volume in units of 1e-8: a double is now
+    and then on the wrong side of the cut.
+    """
+    units = f"{_units('value')} // nullif({_units('volume')}, 0)"
+    cut = f"coalesce(({units}) // {10 ** (PRICE_DECIMALS - decimals)}, 0)"
+    unit, kind = f"{Decimal(1).scaleb(-decimals):f}", f"DECIMAL(18, {decimals})"
+    return f"({cut}::DECIMAL(18, 0) * '{unit}'::{kind})::{kind} AS vwap"
+
+
+def _units(name: str) -> str:
+    """A decimal as an integer of its last digit, by its text: twice as fast as by arithmetic."""
+    return f"replace({name}::VARCHAR, '.', '')::HUGEINT"
+
+
+def _is_complete(runs: Sequence[Run]) -> str:
+    """Whether coverage holds the interval whole."""
+    wholes = [run.whole for run in runs if run.whole.first <= run.whole.last]
+    return " OR ".join(f"number BETWEEN {one.first} AND {one.last}" for one in wholes) or "false"

@@ -1,0 +1,71 @@
+"""The command line: a thin skin over functions of the same names."""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+
+import click
+
+from harvester import __version__
+from harvester.cli import ask, demo, fetch, keep, output
+from harvester.errors import HarvesterError
+
+EPILOG = "`harvester COMMAND --help` shows an example of each. Begin with `harvester demo`."
+
+
+@click.group(epilog=EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, "-V", "--version", message="harvester %(version)s")
+def cli() -> None:
+    """The whole trade history of any Kraken market, kept exactly, as plain Parquet.
+
+    Candles of any interval are built from it, past the 720 that Kraken's own endpoint gives.
+    """
+
+
+for command in (
+    fetch.backfill,
+    ask.ohlc,
+    ask.trades,
+    ask.status,
+    ask.pairs,
+    keep.compact,
+    demo.demo,
+    demo.serve,
+):
+    cli.add_command(command)
+
+
+def main() -> None:
+    """Run a command; errors become text and an exit status here and nowhere else."""
+    sys.exit(_run())
+
+
+def _run() -> int:
+    try:
+        status = cli(standalone_mode=False)
+    except HarvesterError as error:
+        return _fail(str(error), error.exit_status, error)
+    except click.UsageError as error:
+        where = error.ctx.command_path if error.ctx else "harvester"
+        return _fail(f"{error.format_message()}\nTry `{where} --help`.", 2, error)
+    except click.ClickException as error:
+        return _fail(error.format_message(), 1, error)
+    except (click.Abort, KeyboardInterrupt) as error:
+        return _fail("interrupted", 130, error)
+    except BrokenPipeError:
+        # Whoever read our output has had enough; let nothing complain at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except Exception as error:  # noqa: BLE001 - the one place where any fault becomes a line
+        text = f"a fault of harvester itself: {type(error).__name__}: {error}"
+        return _fail(f"{text}\nRun it again with -vv for the traceback.", 1, error)
+    return status if isinstance(status, int) else 0
+
+
+def _fail(text: str, status: int, error: BaseException) -> int:
+    output.error(text)
+    if output.wants_traceback(sys.argv):
+        output.error("".join(traceback.format_exception(error)))
+    return status

@@ -1,0 +1,185 @@
+"""What the asking commands do, apart from their options."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import Any, NamedTuple
+
+from harvester.archive.archive import Archive
+from harvester.archive.schema import TRADES
+from harvester.cli import output
+from harvester.cli.formats import write
+from harvester.cli.options import Common
+from harvester.config import Settings
+from harvester.crawl.names import known_pairs, refresh_pairs, resolve_held
+from harvester.errors import ArchiveHasHoles, UnknownPair
+from harvester.kraken.client import Client
+from harvester.kraken.pairs import Pair, search
+from harvester.times import Range, parse_interval, parse_moment, show, span
+
+
+def _span(since: str, until: str | None) -> Range:
+    now = time.time_ns()
+    return span(parse_moment(since, now), None if until is None else parse_moment(until, now))
+
+
+def ohlc(common: Common, pair: str, **given: Any) -> None:  # noqa: ANN401 - the command's options
+    """Write candles."""
+    from harvester.candles.query import candle_batches  # noqa: PLC0415 - DuckDB is heavy
+    from harvester.candles.question import Question  # noqa: PLC0415
+
+    interval = parse_interval(given["interval"])
+    wanted = _span(given["since"], given["until"])
+    archive = Archive(common.settings.archive.path)
+    one = resolve_held(archive, pair)
+    question = Question(
+        pair=one.altname,
+        interval=interval,
+        span=wanted,
+        fill=given["fill"],
+        all_columns=given["all_columns"],
+        pair_decimals=one.pair_decimals,
+    )
+    limit = common.settings.candles.memory_limit
+    batches = candle_batches(archive, question, memory_limit=limit)
+    first = next(batches)
+    rows = write(_chain(first, batches), first.schema, given["form"], given["file"])
+    _tell(common, rows, "candles", given["file"])
+
+
+def print_candles(common: Common, pair: str, interval: str, since: str, until: str) -> None:
+    """Candles as a table on stdout."""
+    given = {"interval": interval, "since": since, "until": until, "fill": "none"}
+    ohlc(common, pair, **given, all_columns=False, form="table", file=None)
+
+
+def trades(common: Common, pair: str, **given: Any) -> None:  # noqa: ANN401 - the command's options
+    """Write trades."""
+    wanted = _span(given["since"], given["until"])
+    archive = Archive(common.settings.archive.path)
+    one = resolve_held(archive, pair)
+    batches = archive.scan(one.altname, wanted)
+    rows = write(batches, TRADES, given["form"], given["file"])
+    _tell(common, rows, "trades", given["file"])
+
+
+def _chain(first: Any, rest: Any) -> Any:  # noqa: ANN401 - pyarrow has no types
+    yield first
+    yield from rest
+
+
+def _tell(common: Common, rows: int, what: str, file: str | None) -> None:
+    if file is not None and not common.quiet:
+        output.hint(f"{rows:,} {what} in {file}")
+    elif rows == 0 and not common.quiet:
+        output.hint(f"no {what} there; `harvester status` tells what is covered")
+
+
+class PairStatus(NamedTuple):
+    """What an archive holds of a pair. Times are published times, in nanoseconds."""
+
+    pair: str
+    wsname: str
+    trades: int
+    first_ns: int | None
+    last_ns: int | None
+    coverage: list[Range]
+    holes: list[Range]
+    files: int
+    bytes: int
+
+
+def status(common: Common, names: tuple[str, ...], *, as_json: bool) -> int:
+    """Report what is held; 4 where something wanted is not covered."""
+    archive = Archive(common.settings.archive.path)
+    known = known_pairs(archive)
+    pairs = [resolve_held(archive, name) for name in names] or [
+        known[name] for name in archive.held()
+    ]
+    found = [_status_of(archive, pair) for pair in pairs]
+    if as_json:
+        output.as_json([one._asdict() for one in found])
+    elif found:
+        output.result(_status_table(found))
+    else:
+        output.hint(
+            f"the archive at {archive.path} holds nothing; `harvester backfill PAIR` fills it"
+        )
+    holes = [(one.pair, hole) for one in found for hole in one.holes]
+    if not as_json:
+        for pair, hole in holes:
+            output.hint(f"{pair}: not covered: {hole}")
+    return ArchiveHasHoles.exit_status if holes else 0
+
+
+def _status_of(archive: Archive, pair: Pair) -> PairStatus:
+    segments = archive.segments(pair.altname)
+    rows = [one for one in segments if archive.footer(one).rows]
+    first = archive.bounds(rows[0]) if rows else None
+    last = archive.bounds(rows[-1]) if rows else None
+    return PairStatus(
+        pair.altname,
+        pair.wsname,
+        sum(archive.footer(piece.segment).rows for piece in archive.pieces(pair.altname)),
+        first and first[0],
+        last and last[1],
+        archive.coverage(pair.altname),
+        archive.holes(pair.altname),
+        len(segments),
+        sum(one.size for one in segments),
+    )
+
+
+def _status_table(found: list[PairStatus]) -> str:
+    header = [
+        "pair",
+        "trades",
+        "first",
+        "last",
+        "covered through",
+        "holes",
+        "files",
+        "MB",
+        "B/trade",
+    ]
+    rows = [
+        [
+            one.pair,
+            f"{one.trades:,}",
+            _short(one.first_ns),
+            _short(one.last_ns),
+            _short(one.coverage[-1].through),
+            str(len(one.holes)),
+            str(one.files),
+            f"{one.bytes / 1e6:.1f}",
+            f"{one.bytes / one.trades:.1f}" if one.trades else "",
+        ]
+        for one in found
+    ]
+    return output.columns(header, rows)
+
+
+def _short(stamp_ns: int | None) -> str:
+    return "" if stamp_ns is None else show(stamp_ns // 10**9 * 10**9)
+
+
+def pairs(common: Common, text: str, *, update: bool) -> list[Pair]:
+    """The markets whose names hold `text`.
+
+    Raises:
+        UnknownPair: there is none.
+    """
+    archive = Archive(common.settings.archive.path)
+    known = known_pairs(archive)
+    if update or len(known) <= len(archive.held()):
+        known = asyncio.run(_ask_pairs(common.settings, archive))
+    found = search(text, known.values())
+    if not found:
+        raise UnknownPair(f"no market bears {text!r} in its names; --update asks the exchange anew")
+    return found
+
+
+async def _ask_pairs(settings: Settings, archive: Archive) -> dict[str, Pair]:
+    async with Client(settings.exchange) as client:
+        return await refresh_pairs(client, archive)

@@ -1,0 +1,95 @@
+"""Commands that ask the archive; none of them needs a network, but `pairs` on a new archive."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from harvester.cli import output
+from harvester.cli.options import common, settings_of
+
+FORMATS = click.Choice(["table", "csv", "json", "jsonl", "parquet", "arrow"])
+
+
+@click.command(short_help="Candles of any interval.")
+@click.argument("pair")
+@click.option("--interval", "-i", required=True, metavar="N", help="Such as 7m, 4h or 1d.")
+@click.option("--since", metavar="W", default="start", show_default=True, help="From when on.")
+@click.option("--until", metavar="W", help="Up to before when.")
+@click.option(
+    "--fill",
+    type=click.Choice(["none", "previous", "null", "kraken"]),
+    default="none",
+    show_default=True,
+    help="What stands where nothing was traded.",
+)
+@click.option("--all-columns", is_flag=True, help="Taker sides, exact value, ids and more.")
+@click.option("--format", "-f", "form", type=FORMATS, help="[default: table, or by FILE's ending]")
+@click.option("--output", "-o", "file", metavar="FILE", help="Write there instead of stdout.")
+@common
+def ohlc(**given: Any) -> None:  # noqa: ANN401
+    """Candles of a pair, exact, from the trades held.
+
+    An interval is a number and one of ms, s, m, h, d, w; a bare number is minutes.
+
+    Example: harvester ohlc XBT/USD -i 7m --since 2024-01-01 --until 2024-01-02 -f csv
+    """
+    from harvester.cli.answers import ohlc as answer  # noqa: PLC0415
+
+    common_ = settings_of(given)
+    answer(common_, **given)
+
+
+@click.command(short_help="The trades themselves.")
+@click.argument("pair")
+@click.option("--since", metavar="W", default="start", show_default=True, help="From when on.")
+@click.option("--until", metavar="W", help="Up to before when.")
+@click.option("--format", "-f", "form", type=FORMATS, help="[default: table, or by FILE's ending]")
+@click.option("--output", "-o", "file", metavar="FILE", help="Write there instead of stdout.")
+@common
+def trades(**given: Any) -> None:  # noqa: ANN401
+    """The trades of a pair, in the exchange's order, digit by digit.
+
+    Example: harvester trades XBT/USD --since 2024-01-01 --until 2024-01-02 -o day.parquet
+    """
+    from harvester.cli.answers import trades as answer  # noqa: PLC0415
+
+    common_ = settings_of(given)
+    answer(common_, **given)
+
+
+@click.command(short_help="What the archive holds.")
+@click.argument("pair", nargs=-1)
+@click.option("--json", "as_json", is_flag=True, help="As JSON.")
+@common
+def status(pair: tuple[str, ...], as_json: bool, **given: Any) -> int:  # noqa: ANN401
+    """What the archive holds of each pair: trades, coverage, holes, files, bytes.
+
+    Exit status 4 where something that was asked for is not covered.
+
+    Example: harvester status XBT/USD
+    """
+    from harvester.cli.answers import status as answer  # noqa: PLC0415
+
+    return answer(settings_of(given), pair, as_json=as_json)
+
+
+@click.command(short_help="The markets, searched by any spelling.")
+@click.argument("text", required=False, default="")
+@click.option("--json", "as_json", is_flag=True, help="As JSON.")
+@click.option("--update", is_flag=True, help="Ask the exchange, also when names are known already.")
+@common
+def pairs(text: str, as_json: bool, update: bool, **given: Any) -> None:  # noqa: ANN401
+    """The markets whose names hold TEXT, in any spelling: BTC finds XBT.
+
+    Example: harvester pairs doge
+    """
+    from harvester.cli.answers import pairs as answer  # noqa: PLC0415
+
+    found = answer(settings_of(given), text, update=update)
+    if as_json:
+        output.as_json(found)
+        return
+    rows = [[one.altname, one.wsname, one.key, str(one.pair_decimals), one.status] for one in found]
+    output.result(output.columns(["pair", "wsname", "key", "decimals", "status"], rows, left=3))

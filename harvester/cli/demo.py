@@ -1,0 +1,44 @@
+"""The whole way without a network, and the mirror that it goes through."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from harvester.cli.options import common, settings_of
+
+
+@click.command(short_help="The whole way on made-up trades, no network needed.")
+@click.option("--folder", default="demo", show_default=True, help="Made anew at each run.")
+@click.option("--trades", type=click.IntRange(1000, 5_000_000), default=200_000, show_default=True)
+@click.option("--seed", type=int, default=7, show_default=True, help="The same seed, same trades.")
+@click.option("--quiet", "-q", is_flag=True, help="No progress.")
+def demo(folder: str, trades: int, seed: int, quiet: bool) -> None:
+    """Make up a market, serve it as Kraken would, backfill it, compare, and show candles.
+
+    Example: harvester demo --trades 50000
+    """
+    from harvester.cli.showing import demo as show  # noqa: PLC0415
+
+    show(folder, trades, seed, quiet=quiet)
+
+
+@click.command(short_help="Answer as Kraken does, from the archive.")
+@click.option("--host", default="127.0.0.1", show_default=True)
+@click.option("--port", type=int, default=8722, show_default=True)
+@common
+def serve(host: str, port: int, **given: Any) -> None:  # noqa: ANN401
+    """Answer Trades, AssetPairs, Time and SystemStatus as Kraken does, from the archive.
+
+    Another harvester copies it with --api-url and --rate 0.
+
+    Example: harvester serve --data data --port 8722
+    """
+    from harvester.archive.archive import Archive  # noqa: PLC0415
+    from harvester.cli import output  # noqa: PLC0415
+    from harvester.mirror.server import serve_forever  # noqa: PLC0415
+
+    archive = Archive(settings_of(given).settings.archive.path)
+    output.hint(f"serving {archive.path} at http://{host}:{port} (Ctrl-C ends it)")
+    serve_forever(archive, host, port)

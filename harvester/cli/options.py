@@ -1,0 +1,61 @@
+"""Options that stand on each command, and the settings that they make."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeVar
+
+import click
+
+from harvester.config import Settings, load
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+class Common(NamedTuple):
+    """What the common options say."""
+
+    settings: Settings
+    quiet: bool
+    verbose: int
+    log_json: bool
+
+
+def common(function: F) -> F:
+    """Give a command the common options; `settings_of` reads them."""
+    for option in reversed(
+        [
+            click.option(
+                "--data",
+                "-d",
+                envvar="HARVESTER_DATA",
+                metavar="DIR",
+                help="The folder that holds the archive.  [default: data]",
+            ),
+            click.option(
+                "--config",
+                envvar="HARVESTER_CONFIG",
+                metavar="FILE",
+                help="The configuration.  [default: config.toml here, if there is one]",
+            ),
+            click.option(
+                "--api-url",
+                envvar="HARVESTER_API_URL",
+                metavar="URL",
+                help="Where the API answers, such as a mirror's address.",
+            ),
+            click.option("-q", "--quiet", is_flag=True, help="No progress, no hints."),
+            click.option("-v", "--verbose", count=True, help="Tell more; -vv adds tracebacks."),
+            click.option("--log-json", is_flag=True, help="Progress as one JSON object a line."),
+        ]
+    ):
+        function = option(function)
+    return function
+
+
+def settings_of(given: dict[str, Any], **more: Any) -> Common:  # noqa: ANN401 - click's own
+    """The common options of a command, taken out of what it was given; `more`: by key name."""
+    options = {"archive.path": given.pop("data"), "exchange.url": given.pop("api_url")}
+    options |= {name.replace("__", "."): value for name, value in more.items()}
+    settings = load(options, file=given.pop("config"))
+    return Common(settings, given.pop("quiet"), given.pop("verbose"), given.pop("log_json"))

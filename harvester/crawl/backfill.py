@@ -1,0 +1,185 @@
+"""Fetches what is missing of many pairs, side by side."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import NamedTuple
+
+import msgspec
+
+from harvester.archive.archive import Archive
+from harvester.archive.writer import Writer, writer
+from harvester.config import Settings
+from harvester.crawl.buffer import Buffer, Waiting
+from harvester.crawl.crawler import RangeCrawl, Stop
+from harvester.crawl.estimate import Estimate
+from harvester.crawl.events import Listener, Outcome, Started
+from harvester.crawl.pages import Source
+from harvester.errors import ExchangeError, HarvesterError
+from harvester.kraken.client import Client
+from harvester.kraken.pairs import Pair
+from harvester.times import DAY, SECOND, Range, missing
+
+CHUNK_NS = 30 * DAY
+CATCH_UP_NS = 600 * SECOND
+"""A head that moved on by more than this while its past was fetched is fetched as well."""
+
+
+class Clock:
+    """The exchange's clock, carried on by this machine's steady one, which never jumps."""
+
+    def __init__(self, now_ns: int, settle_s: float) -> None:
+        """`now_ns`: what the exchange just said."""
+        self._offset = now_ns - time.monotonic_ns()
+        self._settle_ns = int(settle_s * SECOND)
+
+    def settled_ns(self) -> int:
+        """Trades published up to here will not be joined by late ones."""
+        return self._offset + time.monotonic_ns() - self._settle_ns
+
+
+class Wish(NamedTuple):
+    """What is wanted of a pair."""
+
+    pair: Pair
+    span: Range
+
+
+@dataclass(frozen=True, slots=True)
+class Watch:
+    """How a backfill is watched and steered while it runs.
+
+    `estimates` asks one call more a pair for how many trades are to be expected.
+    """
+
+    listener: Listener
+    stop: Stop
+    newest_first: bool = False
+    estimates: bool = False
+
+
+async def backfill(
+    client: Client,
+    archive: Archive,
+    wishes: Sequence[Wish],
+    settings: Settings,
+    watch: Watch,
+) -> list[Outcome]:
+    """Fetch what is missing of each wish, several pairs side by side; a failing one stops no other.
+
+    Returns an outcome a wish, in their order.
+    """
+    clock = Clock(
+        await watch.stop.guard(client.clock_ns(), 1.0, _nothing), settings.refresh.settle_s
+    )
+    run = _Run(client, archive, settings, watch, clock, Waiting())
+    places = asyncio.Semaphore(settings.exchange.jobs)
+
+    async def one(wish: Wish) -> Outcome:
+        async with places:
+            outcome = await _PairCrawl(run, wish).run()
+        watch.listener(outcome)
+        return outcome
+
+    return list(await asyncio.gather(*(one(wish) for wish in wishes)))
+
+
+async def _nothing() -> None:
+    return
+
+
+class _Run(NamedTuple):
+    """What the pairs of one run share."""
+
+    client: Client
+    archive: Archive
+    settings: Settings
+    watch: Watch
+    clock: Clock
+    waiting: Waiting
+
+
+class _PairCrawl:
+    """Everything that is missing of one pair."""
+
+    def __init__(self, run: _Run, wish: Wish) -> None:
+        self._run = run
+        self._wish = wish
+        self._pair = wish.pair.altname
+        self._source = Source(lambda since: run.client.page(wish.pair, since), self._pair)
+        self._trades = 0
+
+    async def run(self) -> Outcome:
+        error: HarvesterError | None = None
+        asked = self._asked()
+        try:
+            with writer(self._run.archive, self._pair) as one:
+                asked = await self._fetch(one)
+                await asyncio.to_thread(one.compact)
+        except HarvesterError as reason:
+            error = reason
+        coverage = self._run.archive.coverage(self._pair)
+        holes = missing([asked], coverage) if asked.through > asked.after else []
+        reached = next((one for one in reversed(coverage)), None)
+        return Outcome(self._pair, self._trades, self._source.pages, reached, holes, error)
+
+    def _asked(self) -> Range:
+        through = min(self._wish.span.through, self._run.clock.settled_ns())
+        return Range(self._wish.span.after, through)
+
+    async def _fetch(self, one: Writer) -> Range:
+        """Fetch until nothing is missing, the head having moved on meanwhile or not."""
+        done = Range(0, 0)
+        while True:
+            asked = self._asked()
+            if asked.through <= asked.after or (
+                asked.through - done.through < CATCH_UP_NS and done.through
+            ):
+                return done if done.through else asked
+            one.want(asked)
+            ranges = missing([asked], self._run.archive.coverage(self._pair))
+            expected = await self._expected(ranges)
+            self._run.watch.listener(Started(self._pair, ranges, expected))
+            for span in self._ordered(ranges):
+                await self._crawl(one, span)
+            if asked.through == self._wish.span.through:
+                return asked
+            done = asked
+
+    async def _crawl(self, one: Writer, span: Range) -> None:
+        run = self._run
+        spelled = msgspec.json.encode(self._wish.pair).decode()
+        flush = (run.settings.archive.flush_s, run.settings.archive.flush_rows)
+        buffer = Buffer(one, span.after, spelled, run.watch.listener)
+        crawl = RangeCrawl(
+            self._source, buffer, run.waiting, flush, run.watch.stop, run.watch.listener
+        )
+        crawl.trades = self._trades
+        try:
+            await crawl.run(run.archive, self._pair, span, run.clock.settled_ns)
+        finally:
+            self._trades = crawl.trades
+
+    def _ordered(self, ranges: list[Range]) -> list[Range]:
+        if not self._run.watch.newest_first:
+            return ranges
+        return [part for one in reversed(ranges) for part in reversed(_chunks(one))]
+
+    async def _expected(self, ranges: list[Range]) -> int | None:
+        if not (ranges and self._run.watch.estimates):
+            return None
+        try:
+            weeks = await self._run.client.weekly_counts(self._wish.pair)
+        except ExchangeError:
+            return None
+        return Estimate(weeks).trades(ranges)
+
+
+def _chunks(span: Range) -> list[Range]:
+    """A range in parts of a month or so, cut at fixed moments so that a second run cuts alike."""
+    cuts = range((span.after // CHUNK_NS + 1) * CHUNK_NS, span.through, CHUNK_NS)
+    return [Range(*ends) for ends in pairwise([span.after, *cuts, span.through])]

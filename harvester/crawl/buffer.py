@@ -1,0 +1,115 @@
+"""Trades on their way to disk: what waits in memory, and when it is written."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+import pyarrow as pa
+
+from harvester.archive.footers import Footer, Jump
+from harvester.archive.writer import Writer
+from harvester.columns import clip, joined
+from harvester.crawl.events import Committed, Listener
+from harvester.crawl.tape import Gap
+from harvester.times import Range
+
+COMPACT_EVERY = 16
+"""So many segments of one long run are merged on the way."""
+
+MOST_WAITING = 1_000_000
+"""Rows of all pairs together; the pair with most is written first beyond it."""
+
+
+class Buffer:
+    """One pair's trades between the tape and the archive."""
+
+    def __init__(self, writer: Writer, after: int, pair_json: str, listener: Listener) -> None:
+        """Begin behind the published time `after`."""
+        self._writer = writer
+        self._after = after
+        self._pair_json = pair_json
+        self._listener = listener
+        self._batches: list[pa.RecordBatch] = []
+        self._jumps: list[tuple[int, Jump]] = []
+        self._cursor: str | None = None
+        self._oldest_s: float | None = None
+        self._writing = asyncio.Lock()
+        self._segments = 0
+        self.whole_through = after
+        self.rows = 0
+
+    def add(self, rows: pa.RecordBatch, whole_through: int) -> None:
+        """Take trades that are final, in order; all up to `whole_through` are here now."""
+        if rows.num_rows:
+            self._batches.append(rows)
+            self.rows += rows.num_rows
+        self._oldest_s = self._oldest_s or time.monotonic()
+        self.whole_through = max(self.whole_through, whole_through)
+
+    def note(self, cursor: str | None, jumps: list[Gap], *, asked: bool = True) -> None:
+        """Take what the footer is to tell; a jump goes with the trade behind it."""
+        self._cursor = cursor or self._cursor
+        self._jumps += [(gap.before_ns, Jump(gap.after_id, gap.before_id, asked)) for gap in jumps]
+
+    def age_s(self) -> float:
+        """How long the oldest of what waits has been waiting."""
+        return 0.0 if self._oldest_s is None else time.monotonic() - self._oldest_s
+
+    async def flush(self, *, final: bool = False) -> None:
+        """Commit what is whole; rows beyond it stay. `final`: nothing follows."""
+        async with self._writing:
+            span = Range(self._after, self.whole_through)
+            if span.through <= span.after:
+                return
+            batches, self._batches = self._batches, []
+            rows = joined(batches)
+            now = clip(rows, span)
+            jumps = [jump for ns, jump in self._jumps if final or ns <= span.through]
+            try:
+                made = await asyncio.to_thread(self._commit, span, now, tuple(jumps))
+            except BaseException:
+                self._batches = batches + self._batches
+                raise
+            later = rows.slice(now.num_rows)
+            self._batches = ([later] if later.num_rows else []) + self._batches
+            self._jumps = [pair for pair in self._jumps if pair[1] not in jumps]
+            self.rows -= now.num_rows
+            self._after = span.through
+            self._oldest_s = time.monotonic() if self.rows else None
+            self._segments += made
+            self._listener(Committed(self._writer.pair, span, now.num_rows))
+            if self._segments >= COMPACT_EVERY:
+                self._segments = 0
+                await asyncio.to_thread(self._writer.compact)
+
+    def skip_to(self, after: int) -> None:
+        """Leave a hole: what follows begins behind `after`."""
+        self._after = self.whole_through = after
+        self._batches, self.rows, self._oldest_s = [], 0, None
+
+    def _commit(self, span: Range, rows: pa.RecordBatch, jumps: tuple[Jump, ...]) -> int:
+        footer = Footer(span, self._pair_json, cursor=self._cursor, jumps=jumps)
+        return len(self._writer.commit(span, rows, footer))
+
+
+class Waiting:
+    """What waits in memory over all pairs: bounded, so that many pairs cost no more than few."""
+
+    def __init__(self, most_rows: int = MOST_WAITING) -> None:
+        """`most_rows` over all pairs together."""
+        self._most_rows = most_rows
+        self._buffers: set[Buffer] = set()
+
+    def enter(self, buffer: Buffer) -> None:
+        """Count a pair's buffer in."""
+        self._buffers.add(buffer)
+
+    def leave(self, buffer: Buffer) -> None:
+        """Count it no more."""
+        self._buffers.discard(buffer)
+
+    async def relieve(self) -> None:
+        """Write the largest buffer while too much waits."""
+        if sum(buffer.rows for buffer in self._buffers) > self._most_rows:
+            await max(self._buffers, key=lambda buffer: buffer.rows).flush()

@@ -1,0 +1,201 @@
+"""One range of one pair, from its first page to its last segment."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+import pyarrow as pa
+
+from harvester.archive.archive import Archive
+from harvester.crawl.buffer import Buffer, Waiting
+from harvester.crawl.events import Listener, Noted, PageRead
+from harvester.crawl.pages import Page, Source
+from harvester.crawl.seams import Seams
+from harvester.crawl.tape import LEAST_MARGIN_NS, Tape, Verdict
+from harvester.errors import HarvesterError, Interrupted
+from harvester.times import Range, show
+
+T = TypeVar("T")
+
+
+class Stop:
+    """The wish to stop: what is being waited for is dropped, what was fetched is kept."""
+
+    def __init__(self) -> None:
+        """Nobody wishes so yet."""
+        self._wish = asyncio.Event()
+
+    def wish(self) -> None:
+        """Ask everything to come to an end."""
+        self._wish.set()
+
+    async def guard(
+        self, work: Awaitable[T], every_s: float, meanwhile: Callable[[], Awaitable[None]]
+    ) -> T:
+        """Wait for `work`, doing `meanwhile` every so often.
+
+        Raises:
+            Interrupted: the wish came first.
+        """
+        task = asyncio.ensure_future(work)
+        wish = asyncio.ensure_future(self._wish.wait())
+        try:
+            while not task.done():
+                await asyncio.wait({task, wish}, timeout=every_s, return_when="FIRST_COMPLETED")
+                if wish.done():
+                    raise Interrupted("interrupted; the same command goes on where it stopped")
+                if not task.done():
+                    await meanwhile()
+            return task.result()
+        finally:
+            wish.cancel()
+            if not task.done():
+                task.cancel()
+                await asyncio.gather(task, return_exceptions=True)
+
+
+class RangeCrawl:
+    """Crawls one missing range of one pair."""
+
+    def __init__(
+        self,
+        source: Source,
+        buffer: Buffer,
+        waiting: Waiting,
+        flush: tuple[float, int],
+        stop: Stop,
+        listener: Listener,
+    ) -> None:
+        """`flush`: trades wait no longer than so many seconds, and no more than so many."""
+        self._source = source
+        self._buffer = buffer
+        self._waiting = waiting
+        self._flush_s, self._flush_rows = flush
+        self._stop = stop
+        self._listener = listener
+        self._flushing: asyncio.Task[None] | None = None
+        self._stuck = (0, 0, 0)
+        self.trades = 0
+
+    async def run(self, archive: Archive, pair: str, span: Range, limit: Callable[[], int]) -> None:
+        """Fetch `span` whole, or up to the settled head of the market.
+
+        Whatever ends it early, what was fetched whole before is committed.
+
+        Args:
+            archive: holds the neighbours whose ids the seams are checked against.
+            pair: altname.
+            span: the missing range.
+            limit: tells at any time up to where trades are settled.
+        """
+        self._waiting.enter(self._buffer)
+        try:
+            seams = Seams(self._source, pair, span, self._listener)
+            seams.begin_at(archive.edge(pair, span.after, before=True))
+            known = archive.last_time(pair, span.after)
+            end = await self._pages(seams, pair, span, limit, known)
+            right = archive.edge(pair, end, before=False)
+            await self._hand_on(await seams.close(right, self._ask), end, seams)
+        except (HarvesterError, asyncio.CancelledError):
+            await self._settle_flushing()
+            await self._buffer.flush()
+            raise
+        finally:
+            self._waiting.leave(self._buffer)
+        await self._settle_flushing()
+        await self._buffer.flush(final=True)
+
+    async def _pages(
+        self,
+        seams: Seams,
+        pair: str,
+        span: Range,
+        limit: Callable[[], int],
+        known_ns: int | None,
+    ) -> int:
+        """Ask page after page; returns up to where everything is here."""
+        tape = Tape(span.after)
+        while True:
+            end = min(span.through, limit())
+            page = await self._ask(self._source.page(tape.next_since()))
+            step = tape.join(page.rows, page.cursor_ns, page.unit_ns, end)
+            self._buffer.note(page.last, [])
+            if step.verdict in (Verdict.ADVANCED, Verdict.PAST):
+                self._source.agreed()
+                await self._check(step.rows, page, seams)
+                self._tell(pair, tape, end)
+                if step.verdict is Verdict.PAST:
+                    return end
+            elif step.verdict is Verdict.QUIET:
+                if await self._ask(self._source.at_head(tape.last_ns, span.after, known_ns)):
+                    await self._check(tape.finish(), page, seams)
+                    return end
+                if self._source.in_doubt:
+                    tape.squeeze()
+            elif step.verdict is Verdict.STALE:
+                self._source.contradicted("a page does not show the last trade held")
+            elif step.verdict is Verdict.STAMP_FULL:
+                tape = await self._step_beyond(tape, pair, seams)
+
+    async def _check(self, rows: pa.RecordBatch, page: Page, seams: Seams) -> None:
+        sure, whole = await seams.take(rows, page.unit_ns, self._ask)
+        await self._hand_on(sure, whole, seams)
+
+    async def _hand_on(self, rows: pa.RecordBatch, whole_through: int, seams: Seams) -> None:
+        self.trades += rows.num_rows
+        for gap, asked in seams.jumps:
+            self._buffer.note(None, [gap], asked=asked)
+        seams.jumps.clear()
+        self._buffer.add(rows, whole_through)
+        if self._flushing is not None and self._flushing.done():
+            await self._settle_flushing()
+        if self._buffer.rows >= self._flush_rows or self._buffer.age_s() >= self._flush_s:
+            if self._flushing is not None and self._buffer.rows >= 2 * self._flush_rows:
+                await self._settle_flushing()
+            if self._flushing is None:
+                # In the background: writing never holds up the next request.
+                self._flushing = asyncio.create_task(self._buffer.flush())
+        await self._waiting.relieve()
+
+    async def _settle_flushing(self) -> None:
+        if self._flushing is not None:
+            task, self._flushing = self._flushing, None
+            await task
+
+    async def _ask(self, work: Awaitable[T]) -> T:
+        return await self._stop.guard(work, self._flush_s / 2, self._tend)
+
+    async def _tend(self) -> None:
+        """While the exchange keeps us waiting, what was fetched does not wait with us."""
+        if self._buffer.age_s() >= self._flush_s:
+            await self._buffer.flush()
+
+    async def _step_beyond(self, tape: Tape, pair: str, seams: Seams) -> Tape:
+        """Leave a stamp that can't be had whole as a hole, and go on behind it."""
+        if tape.last_ns is not None:
+            stamp, cursor, tries = tape.last_ns, tape.cursor or tape.last_ns, 0
+            text = (
+                f"more trades bear the time {show(stamp)} than a page can show: they are left "
+                "out as a hole, and the crawl goes on behind them"
+            )
+            self._listener(Noted(pair, text))
+            await self._hand_on(await seams.close(None, self._ask), stamp - 1, seams)
+            await self._settle_flushing()
+            await self._buffer.flush()
+            seams.begin_at(None)
+        else:
+            stamp, cursor, tries = self._stuck
+        # An exclusive `since` goes on behind the cursor, an inclusive one behind its successor.
+        since = cursor + tries
+        if tries > 1:
+            since = stamp + LEAST_MARGIN_NS * 4**tries
+            stamp = since + LEAST_MARGIN_NS
+        self._stuck = (stamp, cursor, tries + 1)
+        self._buffer.skip_to(stamp)
+        return Tape(stamp, first_since=since)
+
+    def _tell(self, pair: str, tape: Tape, end: int) -> None:
+        reached = end if tape.last_ns is None else min(end, tape.last_ns)
+        self._listener(PageRead(pair, self.trades, self._source.pages, reached))

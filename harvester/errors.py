@@ -1,0 +1,129 @@
+"""Everything that can go wrong, and the exit status each thing ends a command with.
+
+    HarvesterError                  1
+     ├── UsageError                 2   what was typed is wrong
+     │    ├── BadTime
+     │    ├── BadInterval
+     │    ├── BadSetting
+     │    ├── UnknownPair
+     │    └── NothingHeld
+     ├── ExchangeError              3   the exchange could not be reached, or refused
+     │    ├── ExchangeUnreachable
+     │    ├── ExchangeRefused
+     │    └── UnreadableAnswer
+     ├── ValueDoesNotFit            1   a trade that the format has no room for
+     ├── ArchiveError               1   this machine's disk
+     │    ├── ArchiveUnwritable
+     │    └── ArchiveTooNew
+     ├── ArchiveIncomplete          4   damaged, or with holes
+     │    ├── ArchiveDamaged
+     │    └── ArchiveHasHoles
+     ├── ArchiveLocked              5   another run is writing
+     └── Interrupted              130   Ctrl-C or SIGTERM
+
+A message is one or two lines: what was given, what is wrong, what to do next.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class HarvesterError(Exception):
+    """Base of all errors that harvester raises on purpose."""
+
+    exit_status: ClassVar[int] = 1
+
+
+class UsageError(HarvesterError):
+    """What was asked for makes no sense."""
+
+    exit_status = 2
+
+
+class BadTime(UsageError):
+    """A moment or a span of time that can't be read."""
+
+
+class BadInterval(UsageError):
+    """A candle interval that can't be read or built."""
+
+
+class BadSetting(UsageError):
+    """A key or value of the configuration is wrong."""
+
+
+class UnknownPair(UsageError):
+    """No market goes by that name."""
+
+
+class NothingHeld(UsageError):
+    """The archive holds nothing of what was asked for."""
+
+
+class ExchangeError(HarvesterError):
+    """The exchange could not be reached, refused, or answered nonsense."""
+
+    exit_status = 3
+
+
+class ExchangeUnreachable(ExchangeError):
+    """No good answer came within the time allowed."""
+
+
+class ExchangeRefused(ExchangeError):
+    """The exchange answered, and asking again would not help."""
+
+
+class UnreadableAnswer(ExchangeError):
+    """An answer came that can't be read; nothing of it was kept."""
+
+
+class ValueDoesNotFit(HarvesterError):
+    """A trade bears a value that the format on disk can't hold exactly."""
+
+
+class ArchiveError(HarvesterError):
+    """The archive could not be read or written on this machine."""
+
+
+class ArchiveUnwritable(ArchiveError):
+    """A write failed: disk full, no permission, a missing folder."""
+
+
+class ArchiveTooNew(ArchiveError):
+    """The archive was made by a newer harvester."""
+
+
+class ArchiveIncomplete(HarvesterError):
+    """What is held is not what was asked for."""
+
+    exit_status = 4
+
+
+class ArchiveDamaged(ArchiveIncomplete):
+    """A file of the archive contradicts itself or its neighbours."""
+
+
+class ArchiveHasHoles(ArchiveIncomplete):
+    """Ranges that were asked for are not covered."""
+
+
+class ArchiveLocked(HarvesterError):
+    """Another run holds the lock of a pair."""
+
+    exit_status = 5
+
+
+class Interrupted(HarvesterError):
+    """The user asked to stop."""
+
+    exit_status = 130
+
+
+GRAVEST_FIRST = (130, 2, 1, 4, 3, 5, 0)
+
+
+def gravest(statuses: list[int]) -> int:
+    """The exit status of a run over several pairs: the gravest of theirs, 0 for none."""
+    return min(statuses, key=GRAVEST_FIRST.index, default=0)

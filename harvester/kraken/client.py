@@ -1,0 +1,253 @@
+"""The client of Kraken's public API: pooled, paced, patient, and never fooled by half an answer."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import ssl
+import time
+from collections.abc import Callable
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+import httpx
+import msgspec
+import stamina
+
+from harvester.config import ExchangeSettings
+from harvester.errors import BadSetting, ExchangeUnreachable
+from harvester.kraken.answers import Transient, check_errors, check_status
+from harvester.kraken.pacing import Paces
+from harvester.kraken.pages import Page, decode_page
+from harvester.kraken.pairs import Pair, read_pairs
+from harvester.times import SECOND
+
+# stamina reports each retry to the log; `on_wait` tells ours.
+logging.getLogger("stamina").addHandler(logging.NullHandler())
+
+LARGEST_BODY = 32 * 1024 * 1024
+NEVER_ANSWERED_GIVE_UP_S = 15.0
+LONGEST_WAIT_S = 60.0
+
+T = TypeVar("T")
+Waiting = Callable[[str, str], None]
+"""Told of every wait: the pair (or the endpoint), and why."""
+
+
+class _Result(msgspec.Struct):
+    result: dict[str, msgspec.Raw]
+
+
+class Client:
+    """Kraken's public endpoints, for use as an async context manager.
+
+    Every call is asked again, with growing waits, for as long as what went wrong is transient
+    and a good answer came within `give_up_s`.
+
+    Raises (each call):
+        ExchangeUnreachable: no good answer within the time allowed.
+        ExchangeRefused: the exchange answered with an error that waiting does not mend.
+        UnreadableAnswer, ValueDoesNotFit: the answer can't be kept exactly.
+    """
+
+    def __init__(
+        self,
+        settings: ExchangeSettings,
+        *,
+        on_wait: Waiting = lambda _what, _why: None,
+    ) -> None:
+        """Nothing is sent before the first call."""
+        self._settings = settings
+        self._on_wait = on_wait
+        self._paces = Paces(settings.rate, settings.retry_wait_s)
+        self._answered = False
+        self._http = _http_client(settings)
+        self.calls = 0
+        self.refusals = 0
+
+    async def __aenter__(self) -> Self:
+        """Open the pool."""
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Close the pool."""
+        await self._http.aclose()
+
+    def slowed(self, pair: Pair) -> bool:
+        """Whether refusals keep this pair under its set rate at present."""
+        return self._paces.of(pair.altname).slowed
+
+    async def page(self, pair: Pair, since_ns: int | None) -> Page:
+        """One page of trades: those from `since_ns` on, or the newest when it is None."""
+        params = {"pair": pair.key or pair.altname}
+        if since_ns is not None:
+            params["since"] = str(since_ns)
+        if pair.aclass_base == "tokenized_asset":
+            params["asset_class"] = "tokenized_asset"
+        return await self._ask("Trades", params, _read_page, pair.altname)
+
+    async def pairs(self) -> dict[str, Pair]:
+        """All markets, by altname."""
+        return await self._ask("AssetPairs", {}, lambda body: read_pairs(_result(body)))
+
+    async def clock_ns(self) -> int:
+        """The exchange's clock, in nanoseconds, to the second below."""
+        return await self._ask("Time", {}, _read_clock)
+
+    async def weekly_counts(self, pair: Pair) -> list[tuple[int, int]]:
+        """Trades a week, as (open time in ns, count): up to 720 weeks, from OHLC.
+
+        One try only: it serves estimates, and no crawl waits for it.
+        """
+        params = {"pair": pair.key or pair.altname, "interval": "10080"}
+        try:
+            return _read_weeks(await self._get("OHLC", params, pair.altname))
+        except Transient as transient:
+            raise ExchangeUnreachable(f"no weekly counts: {transient.reason}") from transient
+
+    async def _ask(
+        self,
+        endpoint: str,
+        params: dict[str, str],
+        read: Callable[[bytes], T],
+        pair: str = "",
+    ) -> T:
+        try:
+            async for attempt in self._attempts(pair or endpoint):
+                with attempt:
+                    if pair:
+                        await self._turn(pair)
+                    answer = read(await self._get(endpoint, params, pair))
+                    self._answered = True
+                    if pair:
+                        self._paces.of(pair).succeeded()
+                    return answer
+        except Transient as transient:
+            raise ExchangeUnreachable(
+                f"{pair or endpoint}: {self._settings.url} gave no good answer for "
+                f"{self._patience_s:g} s (at last: {transient.reason}); the same command goes on "
+                "where it stopped"
+            ) from transient
+        raise AssertionError("unreachable: attempts are unlimited")  # pragma: no cover
+
+    @property
+    def _patience_s(self) -> float:
+        patience: float = self._settings.give_up_s
+        return patience if self._answered else min(patience, NEVER_ANSWERED_GIVE_UP_S)
+
+    def _attempts(self, what: str) -> Any:  # noqa: ANN401 - stamina keeps the type to itself
+        wait_s = self._settings.retry_wait_s
+
+        def judge(error: Exception) -> bool | float:
+            if not isinstance(error, Transient):
+                return False
+            self._on_wait(what, error.reason)
+            if error.refusal:
+                self.refusals += 1
+                self._paces.refused(what, time.monotonic())
+            return True if error.wait_s is None else error.wait_s
+
+        return stamina.retry_context(
+            on=judge,
+            attempts=None,
+            timeout=self._patience_s,
+            wait_initial=wait_s,
+            wait_max=max(wait_s, LONGEST_WAIT_S),
+            wait_jitter=wait_s / 4,
+        )
+
+    async def _turn(self, pair: str) -> None:
+        delay = self._paces.of(pair).turn(time.monotonic())
+        if delay > 0:
+            await asyncio.sleep(delay)
+
+    async def _get(self, endpoint: str, params: dict[str, str], what: str) -> bytes:
+        """One request, its answer judged; foreign errors become ours here and nowhere else."""
+        self.calls += 1
+        url = f"/0/public/{endpoint}"
+        try:
+            # httpx times each read alone: a body that dribbles would never end.
+            async with (
+                asyncio.timeout(self._settings.timeout_s),
+                self._http.stream("GET", url, params=params) as response,
+            ):
+                body = await _body(response)
+        except TimeoutError as error:
+            raise Transient(f"no answer within {self._settings.timeout_s:g} s") from error
+        except httpx.UnsupportedProtocol as error:
+            raise BadSetting(
+                f"[exchange] url {self._settings.url!r} is no address: {error}"
+            ) from error
+        except (httpx.TransportError, httpx.DecodingError) as error:
+            raise Transient(str(error) or type(error).__name__) from error
+        check_status(response.status_code, f"{self._settings.url}{url}", body)
+        check_errors(body, what or endpoint)
+        return body
+
+
+async def _body(response: httpx.Response) -> bytes:
+    chunks: list[bytes] = []
+    size = 0
+    async for chunk in response.aiter_bytes():
+        size += len(chunk)
+        if size > LARGEST_BODY:
+            raise Transient(f"a body of more than {LARGEST_BODY >> 20} MB")
+        chunks.append(chunk)
+    return b"".join(chunks)
+
+
+def _http_client(settings: ExchangeSettings) -> httpx.AsyncClient:
+    try:
+        verify = ssl.create_default_context(cafile=settings.ca_file) if settings.ca_file else True
+    except (OSError, ssl.SSLError) as error:
+        raise BadSetting(
+            f"[exchange] ca_file {settings.ca_file!r} can't be used: {error}"
+        ) from error
+    try:
+        return httpx.AsyncClient(
+            base_url=settings.url,
+            headers={"User-Agent": settings.user_agent, "Accept": "application/json"},
+            timeout=settings.timeout_s,
+            limits=httpx.Limits(
+                max_connections=settings.jobs + 2,
+                max_keepalive_connections=settings.jobs + 2,
+            ),
+            verify=verify,
+        )
+    except httpx.InvalidURL as error:
+        raise BadSetting(f"[exchange] url {settings.url!r} is no address: {error}") from error
+
+
+def _read_page(body: bytes) -> Page:
+    try:
+        return decode_page(body)
+    except msgspec.DecodeError as error:
+        raise Transient(f"the body is no whole answer ({error})") from error
+
+
+def _result(body: bytes) -> dict[str, msgspec.Raw]:
+    try:
+        return msgspec.json.decode(body, type=_Result).result
+    except msgspec.DecodeError as error:
+        raise Transient(f"the body is no whole answer ({error})") from error
+
+
+def _read_clock(body: bytes) -> int:
+    try:
+        return msgspec.json.decode(_result(body)["unixtime"], type=int) * SECOND
+    except (KeyError, msgspec.DecodeError) as error:
+        raise Transient(f"the clock can't be read ({error})") from error
+
+
+def _read_weeks(body: bytes) -> list[tuple[int, int]]:
+    result = {key: raw for key, raw in _result(body).items() if key != "last"}
+    try:
+        rows = msgspec.json.decode(next(iter(result.values())), type=list[list[str | int]])
+        return [(int(row[0]) * SECOND, int(row[7])) for row in rows]
+    except (StopIteration, IndexError, ValueError) as error:
+        raise Transient(f"the candles can't be read ({error})") from error

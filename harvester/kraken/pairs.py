@@ -1,0 +1,129 @@
+"""Names of markets: any spelling a person types becomes one `Pair`.
+
+Source: `GET /0/public/AssetPairs`. Kraken writes BTC as XBT and DOGE as XDG.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterable
+
+import msgspec
+
+from harvester.errors import UnknownPair, UnreadableAnswer
+
+_SAFE_NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,38}[A-Za-z0-9])?")
+_SEPARATORS = re.compile(r"[/\-_: ]")
+_ALIASES = {"BTC": "XBT", "DOGE": "XDG"}
+
+
+class Pair(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One market in all its spellings, with the decimals the exchange shows it in."""
+
+    altname: str
+    key: str = ""
+    wsname: str = ""
+    base: str = ""
+    quote: str = ""
+    aclass_base: str = "currency"
+    pair_decimals: int = 10
+    lot_decimals: int = 8
+    cost_decimals: int | None = None
+    tick_size: str | None = None
+    status: str = "online"
+
+    @property
+    def spellings(self) -> list[str]:
+        """Every name the exchange itself gives it."""
+        return list(dict.fromkeys(name for name in (self.altname, self.key, self.wsname) if name))
+
+
+def read_pairs(result: dict[str, msgspec.Raw]) -> dict[str, Pair]:
+    """AssetPairs' `result` as pairs by altname.
+
+    Raises:
+        UnreadableAnswer: an entry is not of the documented shape, or bears a name that must
+            not become a path.
+    """
+    pairs: dict[str, Pair] = {}
+    for key, raw in result.items():
+        try:
+            pair = msgspec.structs.replace(msgspec.json.decode(raw, type=Pair), key=key)
+        except msgspec.DecodeError as error:
+            raise UnreadableAnswer(f"the exchange's entry for pair {key!r}: {error}") from error
+        if not _SAFE_NAME.fullmatch(pair.altname) or ".." in pair.altname:
+            raise UnreadableAnswer(
+                f"the exchange names a pair {pair.altname!r}, which is no name for a folder; "
+                "nothing was written"
+            )
+        pairs[pair.altname] = pair
+    return pairs
+
+
+def resolve(text: str, pairs: Iterable[Pair]) -> Pair:
+    """The pair that a person means by `text`: altname, key or wsname, in any case, BTC for XBT.
+
+    Raises:
+        UnknownPair: no market goes by that name; the message names near misses.
+    """
+    names, aliases = _spellings(pairs)
+    wanted = text.strip().upper()
+    for book in (names, aliases):
+        for spelling in (wanted, _SEPARATORS.sub("", wanted)):
+            if spelling in book:
+                return book[spelling]
+    near = difflib.get_close_matches(_SEPARATORS.sub("", wanted), [*names, *aliases], n=8)
+    hints = list(dict.fromkeys((names.get(name) or aliases[name]).altname for name in near))[:3]
+    raise UnknownPair(
+        f"no pair is called {text!r}"
+        + (f"; near it are {', '.join(hints)}" if hints else "")
+        + ". `harvester pairs TEXT` searches the markets"
+    )
+
+
+def search(text: str, pairs: Iterable[Pair]) -> list[Pair]:
+    """The pairs that bear `text` in one of their names, ordered by altname."""
+    wanted = _SEPARATORS.sub("", text.strip().upper())
+    swapped = _with_aliases(wanted)
+    return sorted(
+        (
+            pair
+            for pair in pairs
+            if any(
+                part in _SEPARATORS.sub("", name.upper())
+                for name in pair.spellings
+                for part in (wanted, swapped)
+            )
+        ),
+        key=lambda pair: pair.altname,
+    )
+
+
+def _spellings(pairs: Iterable[Pair]) -> tuple[dict[str, Pair], dict[str, Pair]]:
+    """Names that the exchange gives, and names that people type for them."""
+    names: dict[str, Pair] = {}
+    aliases: dict[str, Pair] = {}
+    for pair in pairs:
+        names[pair.altname.upper()] = pair
+    for pair in list(names.values()):
+        for name in pair.spellings:
+            names.setdefault(name.upper(), pair)
+            aliases.setdefault(_SEPARATORS.sub("", name.upper()), pair)
+        base, slash, quote = pair.wsname.upper().partition("/")
+        if slash:
+            people = {kraken: human for human, kraken in _ALIASES.items()}
+            for one in {base, people.get(base, base)}:
+                for other in {quote, people.get(quote, quote)}:
+                    aliases.setdefault(one + other, pair)
+    for pair in list(names.values()):
+        # Old captures know pairs without a wsname; their altname is all there is to go by.
+        for human, kraken in _ALIASES.items():
+            aliases.setdefault(pair.altname.upper().replace(kraken, human), pair)
+    return names, aliases
+
+
+def _with_aliases(text: str) -> str:
+    for human, kraken in _ALIASES.items():
+        text = text.replace(human, kraken)
+    return text

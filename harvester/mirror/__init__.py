@@ -1,0 +1,1 @@
+"""Answers as Kraken does, from an archive; and a made-up market to try them with."""

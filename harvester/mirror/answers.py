@@ -1,0 +1,175 @@
+"""What Kraken would answer, from an archive: question in, body out, no HTTP in it.
+
+Shapes: Kraken's public REST documentation and captured bodies (docs/kraken.md).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+
+import msgspec
+
+from harvester.archive import state
+from harvester.archive.archive import Archive
+from harvester.crawl.names import known_pairs
+from harvester.errors import UnknownPair
+from harvester.kraken.pages import PAGE_ROWS
+from harvester.kraken.pairs import Pair, resolve
+from harvester.mirror.tape import LISTED_FOR_S, Clock, Shelf, Tape
+from harvester.times import END_OF_TIME, SECOND
+
+SECONDS_DIGITS = 10
+"""A `since` of no more digits is in seconds, as Kraken reads it."""
+
+Question = Mapping[str, str]
+
+
+class Invalid(Exception):
+    """A parameter makes no sense; its name is all that Kraken would tell."""
+
+
+class Names:
+    """The pairs of an archive, looked up by any spelling; read again once a second at most."""
+
+    def __init__(self, archive: Archive, clock: Clock) -> None:
+        """Nothing is read before it is asked for."""
+        self._archive = archive
+        self._clock = clock
+        self._read_s: float | None = None
+        self._mark: tuple[bytes | None, list[str]] = (None, [])
+        self._pairs: dict[str, Pair] = {}
+        self._found: dict[str, Pair] = {}
+
+    def resolve(self, text: str) -> Pair:
+        """The pair that goes by this spelling, held or not.
+
+        Raises:
+            UnknownPair: none does.
+            ArchiveDamaged: the names can't be read.
+        """
+        self._refresh()
+        if text not in self._found:
+            self._found[text] = resolve(text, self._pairs.values())
+        return self._found[text]
+
+    def _refresh(self) -> None:
+        now = self._clock()
+        if self._read_s is not None and now - self._read_s < LISTED_FOR_S:
+            return
+        store = self._archive.store
+        mark = (state.known_pairs(store), store.folders("trades"))
+        if mark != self._mark:
+            pairs = known_pairs(self._archive)
+            for folder in mark[1]:
+                name = folder.removeprefix("pair=")
+                pairs.setdefault(name, Pair(altname=name))
+            self._mark, self._pairs, self._found = mark, pairs, {}
+        self._read_s = now
+
+
+class Answers:
+    """The endpoints of the mirror. A pair that the archive does not hold is unknown to it."""
+
+    def __init__(self, archive: Archive, clock: Clock = time.monotonic) -> None:
+        """`clock` tells seconds that never run back."""
+        self._archive = archive
+        self._clock = clock
+        self._names = Names(archive, clock)
+        self._shelf = Shelf(archive)
+        self._tapes: dict[str, Tape] = {}
+        self._held: tuple[float, list[str]] | None = None
+
+    def trades(self, question: Question) -> bytes:
+        """A page: up to `count` rows at `since` or later, or the newest; `last` is its last time.
+
+        Raises:
+            UnknownPair: the archive holds no such pair.
+            Invalid: a parameter can't be read.
+            ArchiveDamaged: a file can't be read.
+        """
+        pair = self._pair(question.get("pair") or "")
+        since, count = question.get("since"), _count(question)
+        since_ns = None if since is None else _since_ns(since)
+        page = self._tape(pair).page(since_ns, count, pair.pair_decimals)
+        last = since or "0" if page.last_ns is None else f"{page.last_ns:019d}"
+        name = msgspec.json.encode(pair.key or pair.altname)
+        return b'{"error":[],"result":{%b:[%b],"last":"%b"}}' % (
+            name,
+            page.text[:-1],
+            last.encode(),
+        )
+
+    def asset_pairs(self, question: Question) -> bytes:
+        """The pairs held, or those of them that `pair` names, by commas between.
+
+        Raises:
+            UnknownPair: the archive holds no such pair.
+        """
+        asked = [text for text in question.get("pair", "").split(",") if text]
+        if asked:
+            pairs = [self._pair(text) for text in asked]
+        else:
+            pairs = [self._names.resolve(name) for name in self._held_names()]
+        return _result({pair.key or pair.altname: _entry(pair) for pair in pairs})
+
+    def time(self, _question: Question) -> bytes:
+        """This machine's clock, to the second."""
+        now_s = time.time_ns() // SECOND
+        spoken = time.strftime("%a, %d %b %y %H:%M:%S +0000", time.gmtime(now_s))
+        return _result({"unixtime": now_s, "rfc1123": spoken})
+
+    def system_status(self, _question: Question) -> bytes:
+        """A mirror that answers is online."""
+        now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+        return _result({"status": "online", "timestamp": now})
+
+    def _pair(self, text: str) -> Pair:
+        if not text:
+            raise Invalid("pair")
+        pair = self._names.resolve(text)
+        # An empty page would say that nothing was traded, where nothing was ever asked.
+        if not self._tape(pair).held:
+            raise UnknownPair(f"{self._archive.path} holds no trades of {pair.altname}")
+        return pair
+
+    def _tape(self, pair: Pair) -> Tape:
+        if pair.altname not in self._tapes:
+            self._tapes[pair.altname] = Tape(
+                self._archive, pair.altname, self._shelf, self._clock
+            )
+        return self._tapes[pair.altname]
+
+    def _held_names(self) -> list[str]:
+        now = self._clock()
+        if self._held is None or now - self._held[0] >= LISTED_FOR_S:
+            self._held = (now, self._archive.held())
+        return self._held[1]
+
+
+def _count(question: Question) -> int:
+    text = question.get("count", str(PAGE_ROWS))
+    if not _is_whole(text) or len(text) > 4 or not 1 <= int(text) <= PAGE_ROWS:
+        raise Invalid("count")
+    return int(text)
+
+
+def _since_ns(text: str) -> int:
+    if not _is_whole(text):
+        raise Invalid("since")
+    if len(text) > 19:
+        return END_OF_TIME
+    return min(int(text) * (SECOND if len(text) <= SECONDS_DIGITS else 1), END_OF_TIME)
+
+
+def _is_whole(text: str) -> bool:
+    return text.isascii() and text.isdigit()
+
+
+def _entry(pair: Pair) -> dict[str, object]:
+    fields = msgspec.structs.asdict(pair)
+    return {name: value for name, value in fields.items() if name != "key" and value is not None}
+
+
+def _result(result: dict[str, object]) -> bytes:
+    return msgspec.json.encode({"error": [], "result": result})

@@ -1,0 +1,78 @@
+"""Kraken's public endpoints as a web application, answered from an archive.
+
+A mirror knows what its archive covers and no more: beyond that a market looks quiet. Whoever
+copies from it and wants true coverage asks with `--until` no later than the archive reaches.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Awaitable, Callable
+
+import msgspec
+
+from harvester.archive.archive import Archive
+from harvester.errors import HarvesterError, UnknownPair
+from harvester.mirror.answers import Answers, Invalid, Question
+from harvester.mirror.extra import missing_extra
+from harvester.mirror.tape import Clock
+
+try:
+    from starlette.applications import Starlette
+    from starlette.requests import Request
+    from starlette.responses import Response
+    from starlette.routing import Route
+except ImportError as error:  # pragma: no cover - the tests have the extra
+    raise missing_extra(error.name) from error
+
+
+def app(archive: Archive, clock: Clock = time.monotonic) -> Starlette:
+    """The mirror of an archive: `/0/public/` Trades, AssetPairs, Time and SystemStatus.
+
+    Errors are answered as Kraken does, with HTTP 200 and a list of them.
+
+    Args:
+        archive: what is served, as it is at any time; it is looked at once a second at most.
+        clock: tells the seconds between looks.
+    """
+    answers = Answers(archive, clock)
+    endpoints = {
+        "Trades": answers.trades,
+        "AssetPairs": answers.asset_pairs,
+        "Time": answers.time,
+        "SystemStatus": answers.system_status,
+    }
+    return Starlette(
+        routes=[
+            Route(f"/0/public/{name}", _endpoint(answer), methods=["GET"])
+            for name, answer in endpoints.items()
+        ],
+        exception_handlers={404: _unknown_method},
+    )
+
+
+def _endpoint(answer: Callable[[Question], bytes]) -> Callable[[Request], Awaitable[Response]]:
+    async def endpoint(request: Request) -> Response:
+        try:
+            return _json(answer(request.query_params))
+        except UnknownPair:
+            return _error("EQuery:Unknown asset pair")
+        except Invalid as invalid:
+            return _error(f"EGeneral:Invalid arguments:{invalid}")
+        except HarvesterError as error:
+            # What Kraken says of its own faults; clients wait, ask again and show the reason.
+            return _error(f"EGeneral:Internal error:{error}")
+
+    return endpoint
+
+
+async def _unknown_method(_request: Request, _error_404: Exception) -> Response:
+    return _error("EGeneral:Unknown method")
+
+
+def _error(text: str) -> Response:
+    return _json(msgspec.json.encode({"error": [text]}))
+
+
+def _json(body: bytes) -> Response:
+    return Response(body, media_type="application/json")

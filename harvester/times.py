@@ -1,0 +1,200 @@
+"""Time: what a person types becomes UTC nanoseconds here, and nowhere else.
+
+Inside harvester a moment is an `int` of nanoseconds since the UNIX epoch, and a span is a
+half-open `Range` of published time, ``(after, through]``.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from datetime import UTC, datetime, timedelta
+from typing import NamedTuple
+
+from harvester.errors import BadInterval, BadTime
+
+SECOND = 1_000_000_000
+DAY = 86_400 * SECOND
+END_OF_TIME = 9_223_372_036_854_775_806
+"""The last stamp that fits nineteen digits and int64, with one to spare for `+ 1`."""
+
+UNITS_NS = {
+    "ms": 1_000_000,
+    "s": SECOND,
+    "m": 60 * SECOND,
+    "h": 3600 * SECOND,
+    "d": DAY,
+    "w": 7 * DAY,
+}
+
+_AGO = re.compile(r"(\d+)(s|m|h|d|w)")
+_ISO = re.compile(
+    r"(\d{4}-\d{2}-\d{2})(?:[T ](\d{2}:\d{2}(?::\d{2})?)(?:\.(\d{1,9}))?)?"
+    r"\s?(Z|[+-]\d{2}:?\d{2})?",
+    re.IGNORECASE,
+)
+_INTERVAL = re.compile(r"(\d+)(ms|s|m|h|d|w|mo|q|y)?")
+
+
+class Range(NamedTuple):
+    """A half-open span of published time, ``(after, through]``, in nanoseconds."""
+
+    after: int
+    through: int
+
+    def __str__(self) -> str:
+        """Both ends as a person reads them."""
+        return f"{show(self.after)} to {show(self.through)}"
+
+
+def parse_moment(text: str, now_ns: int) -> int:
+    """Read a moment: `0`, `start`, an ISO date or time, 10 or 19 digits, `7d`, `yesterday`, `now`.
+
+    Returns nanoseconds since the UNIX epoch. A time without a zone is UTC.
+
+    Raises:
+        BadTime: it is none of these, or lies before 1970 or beyond 2262.
+    """
+    given = text.strip()
+    word = given.lower()
+    if word in ("0", "start"):
+        return 0
+    if word == "now":
+        return now_ns
+    if word == "yesterday":
+        return (now_ns // DAY - 1) * DAY
+    if given.isdigit() and given.isascii():
+        return _from_digits(given)
+    if ago := _AGO.fullmatch(word):
+        return max(0, now_ns - int(ago[1]) * UNITS_NS[ago[2]])
+    if iso := _ISO.fullmatch(given):
+        return _from_iso(given, iso)
+    raise BadTime(
+        f"{text!r} is no time: give an ISO date or time (2024-01-31, 2024-01-31T12:00Z), UNIX "
+        "seconds or nanoseconds (10 or 19 digits), 7d or 12h (that long ago), "
+        "yesterday, now or start"
+    )
+
+
+def _from_digits(given: str) -> int:
+    if len(given) == 10:
+        return int(given) * SECOND
+    if len(given) == 19 and int(given) <= END_OF_TIME:
+        return int(given)
+    raise BadTime(
+        f"{given!r} could mean anything: a bare number is UNIX seconds (10 digits) or "
+        "nanoseconds (19 digits); for days ago write 7d, for a date 2024-01-31"
+    )
+
+
+def _from_iso(given: str, match: re.Match[str]) -> int:
+    date, clock, fraction, zone = match.groups()
+    zone = "+00:00" if zone is None or zone in "zZ" else zone
+    try:
+        moment = datetime.fromisoformat(f"{date}T{clock or '00:00'}{zone}")
+    except ValueError as error:
+        raise BadTime(f"{given!r} is no date that exists: {error}") from error
+    # Whole seconds by datetime, the fraction by its digits: datetime stops at microseconds.
+    whole = (moment - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(seconds=1)
+    stamp = whole * SECOND + int((fraction or "").ljust(9, "0"))
+    if not 0 <= stamp <= END_OF_TIME:
+        raise BadTime(f"{given!r} is out of bounds: from 1970-01-01 to 2262-04-11")
+    return stamp
+
+
+def span(since_ns: int, until_ns: int | None) -> Range:
+    """The range that holds `since` itself and all before `until` (exclusive; None: no end)."""
+    through = END_OF_TIME if until_ns is None else until_ns - 1
+    after = max(0, since_ns - 1)
+    if through <= after:
+        raise BadTime(
+            f"--since {show(since_ns)} does not lie before --until {show(through + 1)}: "
+            "since is inclusive, until exclusive"
+        )
+    return Range(after, through)
+
+
+def show(stamp_ns: int) -> str:
+    """A stamp as ISO 8601 in UTC, to its last digit: `2024-01-31T12:00:00.5Z`."""
+    if stamp_ns >= END_OF_TIME:
+        return "the end"
+    whole, fraction = divmod(stamp_ns, SECOND)
+    text = (datetime(1970, 1, 1, tzinfo=UTC) + timedelta(seconds=whole)).strftime(
+        "%Y-%m-%dT%H:%M:%S"
+    )
+    # strftime does not pad years below 1000, and none can occur: stamps start at 1970.
+    return f"{text}.{fraction:09d}".rstrip("0").rstrip(".") + "Z"
+
+
+def year_of(stamp_ns: int) -> int:
+    """The calendar year, in UTC, that a stamp lies in."""
+    return (datetime(1970, 1, 1, tzinfo=UTC) + timedelta(seconds=stamp_ns // SECOND)).year
+
+
+def year_end(year: int) -> int:
+    """The last nanosecond of a year, in UTC."""
+    days = (datetime(year + 1, 1, 1, tzinfo=UTC) - datetime(1970, 1, 1, tzinfo=UTC)).days
+    return days * DAY - 1
+
+
+def union(ranges: Iterable[Range]) -> list[Range]:
+    """The same time as few ranges as can be, in order: touching and overlapping ones joined."""
+    joined: list[Range] = []
+    for one in sorted(ranges):
+        if joined and one.after <= joined[-1].through:
+            joined[-1] = Range(joined[-1].after, max(joined[-1].through, one.through))
+        else:
+            joined.append(one)
+    return joined
+
+
+def missing(wanted: Iterable[Range], covered: Iterable[Range]) -> list[Range]:
+    """The holes: what is wanted and not covered, in order."""
+    holes: list[Range] = []
+    have = union(covered)
+    for want in union(wanted):
+        at = want.after
+        for held in have:
+            if held.through <= at or held.after >= want.through:
+                continue
+            if held.after > at:
+                holes.append(Range(at, held.after))
+            at = max(at, held.through)
+        if at < want.through:
+            holes.append(Range(at, want.through))
+    return holes
+
+
+class Interval(NamedTuple):
+    """A candle's length as typed; `width_ns` is None where the calendar decides."""
+
+    text: str
+    width_ns: int | None
+
+
+def parse_interval(text: str) -> Interval:
+    """Read a candle interval: `<n>` and one of ms s m h d w mo q y; a bare number is minutes.
+
+    Raises:
+        BadInterval: it is none of these, is zero, or is longer than a century.
+    """
+    given = text.strip()
+    if re.fullmatch(r"\d+M", given):
+        raise BadInterval(
+            f"interval {text!r}: is {given[:-1]}m (minutes) meant, or {given[:-1]}mo (months)?"
+        )
+    match = _INTERVAL.fullmatch(given)
+    if match is None:
+        raise BadInterval(
+            f"{text!r} is no interval: give a number and one of ms, s, m, h, d, w, mo, q, y, "
+            "such as 7m or 4h; a bare number is minutes"
+        )
+    count, unit = int(match[1]), match[2] or "m"
+    if count == 0:
+        raise BadInterval(f"interval {text!r} has no length: give 1 or more")
+    if unit not in UNITS_NS:
+        return Interval(given, None)
+    width = count * UNITS_NS[unit]
+    if width > 36_525 * DAY:
+        raise BadInterval(f"interval {text!r} is longer than a century: give a shorter one")
+    return Interval(given, width)

@@ -1,0 +1,97 @@
+"""Drives a backfill from tests, and reads what it left, without the reader under test."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+from exchange import Exchange, Market
+
+from harvester import config
+from harvester.archive.archive import Archive
+from harvester.crawl.backfill import Watch, Wish, backfill
+from harvester.crawl.crawler import Stop
+from harvester.crawl.events import Event, Noted, Outcome
+from harvester.kraken.client import Client
+from harvester.times import END_OF_TIME, Range
+
+ALL = Range(0, END_OF_TIME)
+
+
+@dataclass
+class Crawl:
+    """A backfill over the stand-in, to be run once or again."""
+
+    url: str
+    folder: Path
+    options: dict[str, Any] = field(default_factory=dict)
+    events: list[Event] = field(default_factory=list)
+    stop_after_pages: int | None = None
+    newest_first: bool = False
+
+    def run(self, *names: str, span: Range = ALL) -> list[Outcome]:
+        """Backfill the pairs; returns their outcomes."""
+        return asyncio.run(self._run(names, span))
+
+    def only(self, name: str, span: Range = ALL) -> Outcome:
+        """Backfill one pair."""
+        return self.run(name, span=span)[0]
+
+    async def _run(self, names: Sequence[str], span: Range) -> list[Outcome]:
+        settings = config.load(
+            {
+                "exchange.url": self.url,
+                "exchange.rate": 0,
+                "exchange.retry_wait_s": 0.005,
+                "exchange.timeout_s": 5,
+            }
+            | self.options,
+            environment={},
+        )
+        stop = Stop()
+
+        def listen(event: Event) -> None:
+            self.events.append(event)
+            pages = getattr(event, "pages", 0)
+            if self.stop_after_pages is not None and pages >= self.stop_after_pages:
+                stop.wish()
+
+        async with Client(settings.exchange) as client:
+            pairs = await client.pairs()
+            wishes = [Wish(pairs[name], span) for name in names]
+            watch = Watch(listen, stop, newest_first=self.newest_first)
+            return await backfill(client, Archive(self.folder), wishes, settings, watch)
+
+    @property
+    def notes(self) -> list[str]:
+        """What people were told."""
+        return [event.text for event in self.events if isinstance(event, Noted)]
+
+
+def tape_of(folder: Path, pair: str) -> list[tuple[Any, ...]]:
+    """The tape on disk as plain Parquet tells it: files in the order of their names, row by row."""
+    rows: list[tuple[Any, ...]] = []
+    files = sorted((folder / "trades" / f"pair={pair}").rglob("*.parquet"), key=lambda f: f.name)
+    for file in files:
+        table = pq.ParquetFile(file).read()
+        columns = table.set_column(
+            1, "time", table.column("time").cast("int64").combine_chunks()
+        ).to_pydict()
+        rows += zip(*columns.values(), strict=True)
+    return rows
+
+
+def strangers(folder: Path) -> list[str]:
+    """Files that stand where only segments may, and leftovers in staging."""
+    found = [p for p in (folder / "trades").rglob("*") if p.is_file() and p.suffix != ".parquet"]
+    found += [p for p in (folder / "staging").rglob("*") if p.is_file()]
+    return [str(path.relative_to(folder)) for path in found]
+
+
+def serve(*markets: Market, **options: Any) -> Exchange:  # noqa: ANN401 - the stand-in's own
+    """The stand-in with these markets."""
+    return Exchange(list(markets), **options)

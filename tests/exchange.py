@@ -1,0 +1,1221 @@
+"""A stand-in for Kraken's public API, on real loopback sockets, by the standard library alone.
+
+It keeps the truth (nanosecond stamps, order, digits) to itself and shows of it what the exchange
+shows: times rounded to a float64, a cursor, pages. `expected()` gives the tape that must come out.
+Faults are plain programs at the socket, so clients are tried as they are, with nothing patched.
+
+As a process of its own: `python tests/exchange.py --trades 300000`; see `--help`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import concurrent.futures
+import gzip as gzip_library
+import json
+import random
+import re
+import signal
+import socket
+import struct
+import sys
+import threading
+import time
+from array import array
+from bisect import bisect_left, bisect_right
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from decimal import Context, Decimal, Inexact
+from fractions import Fraction
+from itertools import accumulate, islice, pairwise
+from typing import TYPE_CHECKING, Any, Protocol, Self
+from urllib.parse import parse_qsl
+
+if TYPE_CHECKING:
+    from types import FrameType, TracebackType
+
+SECOND_NS = 1_000_000_000
+PAGE_SIZE = 1000
+CANDLES = 720
+INTERVALS_MIN = (1, 5, 15, 30, 60, 240, 1440, 10080, 21600)
+# Below this a `since` is read as seconds: a trade id handed in by mistake means 1970.
+SECONDS_BELOW = 10**11
+# Seen 2021-03-25 on XBTUSD: since=1616666442.304882029 began with a row 9.7 ms older.
+FRACTION_SLIP_NS = 10_000_000
+EXACT = Context(prec=120, traps=[Inexact])
+COMMON_NAMES = {"XBT": "BTC", "XDG": "DOGE"}
+STOCK_AGENT = re.compile(
+    r"python-httpx|python-requests|python-urllib|python/|curl|aiohttp|wget|go-http-client|okhttp",
+    re.IGNORECASE,
+)
+
+Tape = list[tuple[int | None, int, int, Decimal, Decimal, str, str, str]]
+
+
+@dataclass(frozen=True, slots=True)
+class Trade:
+    """One trade as the exchange knows it; `trade_id` None makes a row of six elements."""
+
+    true_ns: int
+    price: str
+    volume: str
+    side: str
+    order_type: str
+    misc: str
+    trade_id: int | None
+
+
+@dataclass
+class Market:
+    """A pair and its whole history, in the exchange's order.
+
+    `decimals` None prints times as today (shortest digits of the nearest float64); 4 as in 2021.
+    `literals` are the times of captured rows, verbatim: then the true stamp is the literal itself.
+    """
+
+    altname: str = "XBTUSD"
+    key: str = "XXBTZUSD"
+    wsname: str = "XBT/USD"
+    base: str = "XXBT"
+    quote: str = "ZUSD"
+    pair_decimals: int = 1
+    lot_decimals: int = 8
+    cost_decimals: int = 5
+    tick_size: str = "0.1"
+    status: str = "online"
+    trades: list[Trade] = field(default_factory=list)
+    decimals: int | None = None
+    literals: list[str] | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse a history out of order: every answer here is found by bisection."""
+        stamps = [trade.true_ns for trade in self.trades]
+        if any(later < earlier for earlier, later in pairwise(stamps)):
+            message = f"{self.altname}: trades must ascend by true_ns"
+            raise ValueError(message)
+
+    @classmethod
+    def from_rows(cls, rows: Iterable[Sequence[Any]], **fields: Any) -> Self:  # noqa: ANN401
+        """Build a market from captured rows whose times are given as text, to be shown verbatim.
+
+        Rows are put in order of time, those of equal time staying as they came.
+        """
+        known = sorted(
+            ((literal_ns(str(row[2])), str(row[2]), row) for row in rows), key=lambda item: item[0]
+        )
+        trades = [
+            Trade(stamp, row[0], row[1], row[3], row[4], row[5], row[6] if len(row) > 6 else None)
+            for stamp, _, row in known
+        ]
+        return cls(trades=trades, literals=[literal for _, literal, _ in known], **fields)
+
+    @classmethod
+    def from_bodies(cls, *bodies: str | bytes, **fields: Any) -> Self:  # noqa: ANN401
+        """Build a market from captured Trades answers that follow one another."""
+        rows: list[Sequence[Any]] = []
+        for body in bodies:
+            result = json.loads(body, parse_float=str)["result"]
+            fields.setdefault("key", next(name for name in result if name != "last"))
+            rows += result[fields["key"]]
+        fields.setdefault("altname", fields["key"])
+        return cls.from_rows(rows, **fields)
+
+    def literal(self, place: int) -> str:
+        """Give the time of the row at `place` as it is printed."""
+        if self.literals is not None:
+            return self.literals[place]
+        return time_literal(self.trades[place].true_ns, self.decimals)
+
+    def published_ns(self, trade: Trade) -> int:
+        """Read the printed time of a trade back, by text and so to the last digit."""
+        if self.literals is not None:
+            return trade.true_ns
+        return literal_ns(time_literal(trade.true_ns, self.decimals))
+
+
+def time_literal(true_ns: int, decimals: int | None) -> str:
+    """Print a stamp as Kraken does: as the nearest float64, or rounded to a few decimals."""
+    if decimals is None:
+        seconds, rest = divmod(true_ns, SECOND_NS)
+        return repr(float(f"{seconds}.{rest:09d}"))
+    unit = 10 ** (9 - decimals)
+    seconds, rest = divmod((true_ns + unit // 2) // unit, 10**decimals)
+    return f"{seconds}.{rest:0{decimals}d}".rstrip("0").rstrip(".")
+
+
+def literal_ns(literal: str) -> int:
+    """Give the nanoseconds that a printed time says, exactly."""
+    whole, _, fraction = literal.partition(".")
+    return int(whole) * SECOND_NS + int(fraction.ljust(9, "0"))
+
+
+def expected(market: Market) -> Tape:
+    """Give the tape that a perfect download of the market holds.
+
+    A row is (trade_id or None, published_ns, tie, price, volume, side, order type, misc).
+    """
+    tape: Tape = []
+    before, tie = -1, 0
+    for trade in market.trades:
+        published = market.published_ns(trade)
+        tie = tie + 1 if published == before else 0
+        before = published
+        side = {"b": "buy", "s": "sell"}[trade.side]
+        kind = {"m": "market", "l": "limit"}[trade.order_type]
+        price, volume = Decimal(trade.price), Decimal(trade.volume)
+        tape.append((trade.trade_id or None, published, tie, price, volume, side, kind, trade.misc))
+    return tape
+
+
+# --- clocks and limits ---------------------------------------------------------------------------
+
+
+class HasNow(Protocol):
+    """Whatever tells the exchange's time."""
+
+    @property
+    def now_ns(self) -> int:
+        """Nanoseconds since the UNIX epoch."""
+
+
+class WallClock:
+    """The machine's own time."""
+
+    @property
+    def now_ns(self) -> int:
+        """Nanoseconds since the UNIX epoch."""
+        return time.time_ns()
+
+
+@dataclass
+class Clock:
+    """A clock that stands until it is moved: trades later than it are not shown."""
+
+    now_ns: int
+
+    def advance(self, seconds: float) -> None:
+        """Let time pass."""
+        self.now_ns += round(seconds * SECOND_NS)
+
+
+@dataclass
+class Bucket:
+    """Calls that one limit still allows; a refused call costs a little, so pestering prolongs."""
+
+    burst: float = 2.0
+    penalty: float = 0.25
+    tokens: float = 2.0
+    at_s: float = 0.0
+
+    def take(self, rate: float, now_s: float) -> bool:
+        """Tell whether a call may pass now, at `rate` calls a second."""
+        self.tokens = min(self.burst, self.tokens + (now_s - self.at_s) * rate)
+        self.at_s = now_s
+        if self.tokens >= 1:
+            self.tokens -= 1
+            return True
+        self.tokens = max(self.tokens - self.penalty, -3.0)
+        return False
+
+
+# --- faults --------------------------------------------------------------------------------------
+
+REFUSALS = {
+    "rate_limit": "EAPI:Rate limit exceeded",
+    "too_many": "EGeneral:Too many requests",
+    "throttled": "EService: Throttled: ",  # and the UNIX time until which to wait
+    "unavailable": "EService:Unavailable",
+    "busy": "EService:Busy",
+    "deadline": "EService:Deadline elapsed",
+    "internal": "EGeneral:Internal error",
+    "lockout": "EGeneral:Temporary lockout",
+    "denied": "EGeneral:Permission denied",
+    "unknown_pair": "EQuery:Unknown asset pair",
+    "invalid": "EGeneral:Invalid arguments",
+}
+DELIVERIES = ("cut", "reset", "close", "hang", "dribble", "drop_after")
+BODIES = ("bad_json", "not_json", "big", "warning")
+CURSORS = ("last_missing", "last_short", "last_stuck", "last_garbage")
+PAGES = ("empty", "stale", "older", "skip", "repeat", "shuffle", *CURSORS)
+KINDS = (*REFUSALS, "http", *DELIVERIES, *BODIES, *PAGES)
+
+Item = str | tuple[str, ...] | None
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """One thing that goes wrong: `kind`, and an amount where the kind has one."""
+
+    kind: str
+    amount: float | None = None
+
+    @classmethod
+    def parse(cls, text: str) -> Fault:
+        """Read `kind` or `kind:amount`, such as `hang:2` or `http:503`."""
+        kind, _, amount = text.partition(":")
+        if kind not in KINDS:
+            message = f"unknown fault {text!r}; known are {', '.join(KINDS)}"
+            raise ValueError(message)
+        return cls(kind, float(amount) if amount else None)
+
+
+def _items(script: Iterable[Item]) -> deque[tuple[Fault, ...]]:
+    """Read a script: per call None, one fault, or several at once."""
+    texts = ((item,) if isinstance(item, str) else item or () for item in script)
+    return deque(tuple(Fault.parse(text) for text in item) for item in texts)
+
+
+class Faults:
+    """What goes wrong, and when: by script, by chance, or both (the script goes first).
+
+    script: faults of the Trades calls, one item a call, over all pairs, or by pair in a mapping
+        {altname: items}. An item is None (nothing), "kind", "kind:amount" or a tuple of such.
+    elsewhere: scripts of other calls, {"AssetPairs": items}.
+    chances: {"kind[:amount]": probability}, drawn per pair from the seed, on `endpoints`.
+    hide: {altname: {place in the history: times}}: rows left out of the first so many pages that
+        would show them.
+    times: how often chance may leave out one row, or empty one place.
+    Amounts: http status (503), seconds of hang, dribble and throttled, rows of older, skip and
+    repeat, digits of last_short (16), bytes of big.
+    """
+
+    def __init__(
+        self,
+        *,
+        seed: int = 0,
+        script: Iterable[Item] | Mapping[str, Iterable[Item]] = (),
+        elsewhere: Mapping[str, Iterable[Item]] | None = None,
+        chances: Mapping[str, float] | None = None,
+        endpoints: Iterable[str] = ("Trades",),
+        hide: Mapping[str, Mapping[int, int]] | None = None,
+        times: int = 1,
+        hang_s: float = 30.0,
+        dribble_s: float = 5.0,
+        throttle_s: float = 1.0,
+        retry_after_s: int | None = None,
+        big_bytes: int = 64 << 20,
+        garbage: str = "not-a-cursor",
+    ) -> None:
+        """Set the faults up; everything may be changed while the exchange runs."""
+        by_pair = dict(script) if isinstance(script, Mapping) else {}
+        self.seed = seed
+        self.script = _items(() if isinstance(script, Mapping) else script)
+        self.by_pair = {pair: _items(items) for pair, items in by_pair.items()}
+        self.elsewhere = {name: _items(items) for name, items in (elsewhere or {}).items()}
+        self.chances = {Fault.parse(text): chance for text, chance in (chances or {}).items()}
+        self.endpoints = frozenset(endpoints)
+        self.hide = {pair: dict(rows) for pair, rows in (hide or {}).items()}
+        self.times = times
+        self.hang_s = hang_s
+        self.dribble_s = dribble_s
+        self.throttle_s = throttle_s
+        self.retry_after_s = retry_after_s
+        self.big_bytes = big_bytes
+        self.garbage = garbage
+        self.done: Counter[str] = Counter()
+        self._spent: Counter[tuple[str, str, int]] = Counter()
+        self._randoms: dict[str, random.Random] = {}
+
+    def push(self, *items: Item, pair: str | None = None) -> None:
+        """Put more items at the end of a script."""
+        script = self.script if pair is None else self.by_pair.setdefault(pair, deque())
+        script.extend(_items(items))
+
+    def random(self, pair: str) -> random.Random:
+        """Give the pair's own source of chance, so that pairs side by side do not disturb it."""
+        if pair not in self._randoms:
+            self._randoms[pair] = random.Random(f"{self.seed} {pair}")
+        return self._randoms[pair]
+
+    def draw(self, endpoint: str, pair: str) -> tuple[tuple[Fault, ...], bool]:
+        """Tell what happens to this call, and whether a script wants it so."""
+        scripts = [self.by_pair.get(pair), self.script] if endpoint == "Trades" else []
+        for script in (*scripts, self.elsewhere.get(endpoint)):
+            if script:
+                return script.popleft(), True
+        if not self.chances or endpoint not in self.endpoints:
+            return (), False
+        source = self.random(pair)
+        return tuple(f for f, chance in self.chances.items() if source.random() < chance), False
+
+    def spend(self, kind: str, pair: str, place: int) -> bool:
+        """Tell whether chance may strike this place once more."""
+        self._spent[kind, pair, place] += 1
+        return self._spent[kind, pair, place] <= self.times
+
+    def hidden(self, pair: str, place: int) -> bool:
+        """Tell whether the row at this place is left out of this page."""
+        left = self.hide.get(pair, {}).get(place, 0)
+        if left > 0:
+            self.hide[pair][place] = left - 1
+        return left > 0
+
+
+# --- answers -------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One call that arrived; `at_s` is monotonic time, `rows` those of a Trades page."""
+
+    at_s: float
+    path: str
+    params: dict[str, str]
+    outcome: str
+    pair: str | None = None
+    rows: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """One answer, and how the socket is to deliver it."""
+
+    body: bytes
+    status: int = 200
+    content_type: str = "application/json; charset=utf-8"
+    headers: str = ""
+    delivery: Fault | None = None
+
+
+class Refused(Exception):
+    """The call is answered with an entry in `error`, or with an HTTP status."""
+
+    def __init__(self, label: str, reply: Reply) -> None:
+        """Keep what the log is to say and what the client is to see."""
+        super().__init__(label)
+        self.label = label
+        self.reply = reply
+
+
+def _dumps(value: object) -> bytes:
+    return json.dumps(value, separators=(",", ":")).encode()
+
+
+def _error(label: str, entry: str | None = None) -> Refused:
+    return Refused(label, Reply(_dumps({"error": [entry or REFUSALS[label]]})))
+
+
+def _html(status: int, title: str, headers: str = "") -> Reply:
+    """Give a page as Cloudflare makes it: HTML that is no answer of the exchange."""
+    body = (
+        f'<!DOCTYPE html>\n<html lang="en-US"><head><title>api.kraken.com | {status}: {title}'
+        f"</title></head><body><h1>{title}</h1><p>Error code {status}</p>"
+        "<p>Cloudflare Ray ID: 4870683c6e79a338</p></body></html>\n"
+    )
+    return Reply(body.encode(), status, "text/html; charset=UTF-8", headers)
+
+
+TITLES = {
+    403: "Forbidden",
+    404: "Not Found",
+    405: "Method Not Allowed",
+    429: "Too Many Requests",
+    500: "Internal Server Error",
+    502: "Bad Gateway",
+    503: "Service Temporarily Unavailable",
+    504: "Gateway time-out",
+    520: "Web server is returning an unknown error",
+    522: "Connection timed out",
+}
+
+
+class Shelf:
+    """A market made ready to be served: each row's JSON rendered once, in one piece of memory."""
+
+    def __init__(self, market: Market) -> None:
+        """Render the market."""
+        self.market = market
+        self.stamps = array("q", (trade.true_ns for trade in market.trades))
+        rows = [self._render(place) for place in range(len(market.trades))]
+        self.offsets = array("q", accumulate(map(len, rows), initial=0))
+        self.blob = b"".join(rows)
+        self.candles: dict[tuple[int, int, int], bytes] = {}
+        self.previous_start: int | None = None
+        self.previous_last: str | None = None
+
+    def _render(self, place: int) -> bytes:
+        trade = self.market.trades[place]
+        number = "" if trade.trade_id is None else f",{trade.trade_id}"
+        misc = json.dumps(trade.misc)
+        return (
+            f'["{trade.price}","{trade.volume}",{self.market.literal(place)},'
+            f'"{trade.side}","{trade.order_type}",{misc}{number}],'
+        ).encode()
+
+    def rows(self, start: int, stop: int) -> bytes:
+        """Give neighbouring rows as JSON, without the brackets around them."""
+        return self.blob[self.offsets[start] : max(self.offsets[stop] - 1, self.offsets[start])]
+
+    def picked(self, places: Iterable[int]) -> bytes:
+        """Give any rows in any order as JSON."""
+        return b",".join(self.rows(place, place + 1) for place in places)
+
+    def has_id(self, place: int) -> bool:
+        """Tell whether the exchange numbers this row."""
+        return bool(self.market.trades[place].trade_id)
+
+
+@dataclass
+class Page:
+    """A page in the making: places of rows in the history, and the cursor."""
+
+    places: Sequence[int]
+    last: str | None
+    start: int
+
+
+def shuffled(shelf: Shelf, places: Sequence[int], source: random.Random) -> list[int]:
+    """Mix rows, but keep those of one printed time in order where an id does not tell it.
+
+    Nobody could put such rows back, so no test may ask for it.
+    """
+    mixed = list(places)
+    source.shuffle(mixed)
+    groups: dict[str, list[int]] = {}
+    for position, place in enumerate(mixed):
+        groups.setdefault(shelf.market.literal(place), []).append(position)
+    for positions in groups.values():
+        members = [mixed[position] for position in positions]
+        if not all(shelf.has_id(place) for place in members):
+            for position, place in zip(positions, sorted(members), strict=True):
+                mixed[position] = place
+    return mixed
+
+
+def skippable(shelf: Shelf, places: Sequence[int]) -> list[int]:
+    """Give the rows whose absence their neighbours' ids betray, so neither first nor last."""
+    inner = places[1:-1]
+    return [p for p in inner if all(shelf.has_id(place) for place in (p - 1, p, p + 1))]
+
+
+# --- candles -------------------------------------------------------------------------------------
+
+
+def _money(value: Decimal, decimals: int) -> str:
+    """Print with the pair's decimals, or with more where the price has more."""
+    short = value.quantize(Decimal(1).scaleb(-decimals))
+    return f"{short if short == value else value.normalize(EXACT):f}"
+
+
+def _candle(trades: Sequence[Trade], before: Trade, opens_s: int, decimals: int) -> list[object]:
+    """Make one OHLC row; an empty interval repeats the price before it and has a vwap of zero."""
+    prices = [Decimal(trade.price) for trade in trades] or [Decimal(before.price)]
+    value, volume = Decimal(0), Decimal(0)
+    for trade in trades:
+        size = Decimal(trade.volume)
+        value = EXACT.add(value, EXACT.multiply(Decimal(trade.price), size))
+        volume = EXACT.add(volume, size)
+    mean = Fraction(value) / Fraction(volume) if volume else Fraction(0)
+    vwap = Decimal(int(mean * 10**decimals)).scaleb(-decimals)  # cut off, not rounded
+    shown = [_money(p, decimals) for p in (prices[0], max(prices), min(prices), prices[-1])]
+    return [opens_s, *shown, f"{vwap:.{decimals}f}", f"{volume:.8f}", len(trades)]
+
+
+def ohlc_rows(shelf: Shelf, minutes: int, now_ns: int) -> list[list[object]]:
+    """Make the last 720 closed candles and the running one, by true stamps."""
+    step = minutes * 60 * SECOND_NS
+    seen = bisect_right(shelf.stamps, now_ns)
+    if not seen:
+        return []
+    first = max(shelf.stamps[0] // step, now_ns // step - CANDLES)
+    rows: list[list[object]] = []
+    start = bisect_left(shelf.stamps, first * step, 0, seen)
+    for bucket in range(first, now_ns // step + 1):
+        stop = bisect_left(shelf.stamps, (bucket + 1) * step, start, seen)
+        before = shelf.market.trades[max(start - 1, 0)]
+        trades = shelf.market.trades[start:stop]
+        rows.append(_candle(trades, before, bucket * step // SECOND_NS, shelf.market.pair_decimals))
+        start = stop
+    return rows
+
+
+# --- the exchange --------------------------------------------------------------------------------
+
+
+def spellings(market: Market) -> list[str]:
+    """Give all that people type for a pair, the exchange's own names first."""
+    names = [market.altname, market.key]
+    base, slash, quote = market.wsname.partition("/")
+    if slash:
+        for first in (base, COMMON_NAMES.get(base, base)):
+            for second in (quote, COMMON_NAMES.get(quote, quote)):
+                names += [f"{first}/{second}", f"{first}{second}"]
+    return [name.upper() for name in names]
+
+
+class Exchange:
+    """Kraken's public endpoints on 127.0.0.1; a context manager with an address in `url`.
+
+    since_mode: "inclusive" or "exclusive". page_size: the most rows of a page. clock: anything
+    with `now_ns`. limit: calls a second and pair of Trades and OHLC; limit_total: of all calls.
+    `limit`, `limit_total`, `latency_s`, `faults`, `since_mode`, `status` may change meanwhile.
+    """
+
+    def __init__(
+        self,
+        markets: Iterable[Market] = (),
+        *,
+        since_mode: str = "inclusive",
+        page_size: int = PAGE_SIZE,
+        clock: HasNow | None = None,
+        latency_s: float = 0.0,
+        gzip: bool = True,
+        cache_gzip: bool = False,
+        limit: float | None = None,
+        limit_total: float | None = None,
+        burst: float = 2.0,
+        faults: Faults | None = None,
+        check_agent: bool = True,
+        port: int = 0,
+    ) -> None:
+        """Render the markets; nothing listens yet."""
+        self.since_mode = since_mode
+        self.page_size = page_size
+        self.clock: HasNow = clock or WallClock()
+        self.latency_s = latency_s
+        self.gzip = gzip
+        self.cache_gzip = cache_gzip
+        self.limit = limit
+        self.limit_total = limit_total
+        self.burst = burst
+        self.faults = faults or Faults()
+        self.check_agent = check_agent
+        self.port = port
+        self.status = "online"
+        self.calls: list[Call] = []
+        self.connections = 0
+        self._pages: Counter[str] = Counter()
+        self._shelves: dict[str, Shelf] = {}
+        self._names: dict[str, str] = {}
+        self._buckets: dict[str, Bucket] = {}
+        self._zipped: dict[bytes, bytes] = {}
+        self._server = _Server(self)
+        for market in markets:
+            self.add(market)
+
+    @property
+    def url(self) -> str:
+        """The address, without a slash at its end."""
+        return f"http://127.0.0.1:{self.port}"
+
+    def start(self) -> Self:
+        """Listen; the port stays the same over stops and starts."""
+        self.port = self._server.start(self.port)
+        return self
+
+    def stop(self) -> None:
+        """Stop listening and cut every connection, those that hang included."""
+        self._server.stop()
+
+    def __enter__(self) -> Self:
+        """Listen."""
+        return self.start()
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Stop listening."""
+        self.stop()
+
+    def add(self, market: Market) -> None:
+        """List a market, or put another in the place of one of the same altname."""
+        self._shelves[market.altname] = Shelf(market)
+        for name in spellings(market):
+            self._names.setdefault(name, market.altname)
+
+    def extend(self, altname: str, trades: Iterable[Trade]) -> None:
+        """Let trades happen."""
+        market = self._shelves[altname].market
+        self.add(replace(market, trades=[*market.trades, *trades]))
+
+    def delist(self, altname: str) -> None:
+        """Take a pair off: from now on nobody knows it."""
+        del self._shelves[altname]
+        self._names = {name: known for name, known in self._names.items() if known != altname}
+
+    def pages(self, pair: str | None = None) -> int:
+        """Count the Trades pages answered, of one pair or of all."""
+        if pair is None:
+            return self._pages.total()
+        return self._pages[self._names.get(pair.upper(), pair)]
+
+    def zipped(self, body: bytes) -> bytes:
+        """Compress as lightly as can be; benchmarks of clients may have it done once a body."""
+        if not self.cache_gzip:
+            return gzip_library.compress(body, 1)
+        if body not in self._zipped:
+            self._zipped[body] = gzip_library.compress(body, 1)
+        return self._zipped[body]
+
+    # One call: limits, then faults, then the endpoint.
+
+    def answer(self, path: str, params: dict[str, str], agent: str | None) -> Reply:
+        """Answer one call and write it down."""
+        name = path.rpartition("/")[2]
+        pair = self._names.get(params.get("pair", "").upper())
+        try:
+            self._admit(path, agent)
+            self._limit(name, pair)
+            faults, scripted = self.faults.draw(name, pair or "")
+            self._refuse(faults)
+            reply, rows, done = self._endpoint(name, params, faults, scripted=scripted)
+        except Refused as refused:
+            self._note(path, params, refused.label, pair, 0)
+            return refused.reply
+        self._note(path, params, "+".join(("ok", *done)), pair, rows)
+        if name == "Trades" and pair is not None:
+            self._pages[pair] += 1
+        return reply
+
+    def _note(
+        self, path: str, params: dict[str, str], outcome: str, pair: str | None, rows: int
+    ) -> None:
+        for label in outcome.split("+"):
+            self.faults.done[label] += 1
+        self.calls.append(Call(time.monotonic(), path, params, outcome, pair, rows))
+
+    def _admit(self, path: str, agent: str | None) -> None:
+        if self.check_agent and (not agent or STOCK_AGENT.match(agent)):
+            raise Refused(label="403", reply=_html(403, TITLES[403]))
+        if path not in ENDPOINTS:
+            raise Refused(label="404", reply=_html(404, TITLES[404]))
+
+    def _limit(self, name: str, pair: str | None) -> None:
+        limits = [("", self.limit_total)]
+        if pair is not None and name in {"Trades", "OHLC"}:
+            limits.append((pair, self.limit))
+        for key, rate in limits:
+            bucket = self._buckets.setdefault(key, Bucket(burst=self.burst, tokens=self.burst))
+            if rate is not None and not bucket.take(rate, time.monotonic()):
+                raise _error(label="limited", entry=REFUSALS["rate_limit"])
+
+    def _refuse(self, faults: tuple[Fault, ...]) -> None:
+        for fault in faults:
+            if fault.kind == "throttled":
+                wait_s = self.faults.throttle_s if fault.amount is None else fault.amount
+                raise _error(
+                    label="throttled", entry=f"{REFUSALS['throttled']}{int(time.time() + wait_s)}"
+                )
+            if fault.kind in REFUSALS:
+                raise _error(fault.kind)
+            if fault.kind == "http":
+                raise Refused(label=f"http:{int(fault.amount or 503)}", reply=self._http(fault))
+            if fault.kind in {"reset", "close", "hang"}:
+                raise Refused(fault.kind, Reply(b"", delivery=self._timed(fault)))
+
+    def _http(self, fault: Fault) -> Reply:
+        status = int(fault.amount or 503)
+        after = self.faults.retry_after_s
+        return _html(
+            status,
+            TITLES.get(status, "Unknown error"),
+            f"Retry-After: {after}\r\n" if status == 429 and after is not None else "",
+        )
+
+    def _timed(self, fault: Fault) -> Fault:
+        default = {"hang": self.faults.hang_s, "dribble": self.faults.dribble_s}
+        return fault if fault.amount is not None else replace(fault, amount=default.get(fault.kind))
+
+    def _endpoint(
+        self, name: str, params: dict[str, str], faults: tuple[Fault, ...], *, scripted: bool
+    ) -> tuple[Reply, int, list[str]]:
+        if name == "Trades":
+            body, rows, done = self._trades(params, faults, scripted=scripted)
+        else:
+            rows, done = 0, []
+            body = {
+                "OHLC": self._ohlc,
+                "AssetPairs": self._asset_pairs,
+                "Time": self._time,
+                "SystemStatus": self._system_status,
+            }[name](params)
+        return self._spoil(Reply(body), faults, done), rows, done
+
+    def _spoil(self, reply: Reply, faults: tuple[Fault, ...], done: list[str]) -> Reply:
+        """Do to a good answer what the faults of body and delivery say."""
+        for fault in faults:
+            if fault.kind == "warning":
+                warned = reply.body.replace(b'"error":[]', b'"error":["WSomething: odd"]', 1)
+                reply = replace(reply, body=warned)
+            elif fault.kind == "bad_json":
+                reply = replace(reply, body=reply.body[: len(reply.body) // 2])
+            elif fault.kind == "not_json":
+                reply = replace(reply, body=b"<html><body>One moment, please</body></html>")
+            elif fault.kind == "big":
+                size = int(fault.amount or self.faults.big_bytes)
+                reply = replace(reply, body=reply.body.ljust(size))
+            elif fault.kind in DELIVERIES:
+                reply = replace(reply, delivery=self._timed(fault))
+            else:
+                continue
+            done.append(fault.kind)
+        return reply
+
+    # The endpoints.
+
+    def _shelf(self, params: Mapping[str, str]) -> Shelf:
+        if not params.get("pair"):
+            raise _error(label="invalid")
+        altname = self._names.get(params["pair"].upper())
+        if altname is None:
+            raise _error(label="unknown_pair")
+        return self._shelves[altname]
+
+    def _trades(
+        self, params: Mapping[str, str], faults: tuple[Fault, ...], *, scripted: bool
+    ) -> tuple[bytes, int, list[str]]:
+        shelf = self._shelf(params)
+        size = min(self._count(params), self.page_size)
+        end = bisect_right(shelf.stamps, self.clock.now_ns)
+        start = max(end - size, 0)
+        if "since" in params:
+            start = min(self._first(shelf, params["since"]), end)
+        page = Page(range(start, min(start + size, end)), None, start)
+        if not scripted and "since" not in params:
+            # By chance the newest page stays whole: it is what a client asks to be sure.
+            faults = tuple(f for f in faults if f.kind not in {"empty", "older", "stale"})
+        done: list[str] = []
+        if faults or shelf.market.altname in self.faults.hide:
+            done = self._alter_rows(shelf, page, faults, (size, end), scripted=scripted)
+        page.last = str(shelf.stamps[max(page.places)]) if page.places else params.get("since", "0")
+        if faults:
+            done += self._alter_last(shelf, page, faults, params)
+        shelf.previous_start, shelf.previous_last = start, page.last
+        return _trades_body(shelf, page), len(page.places), done
+
+    def _count(self, params: Mapping[str, str]) -> int:
+        count = params.get("count", str(PAGE_SIZE))
+        if not count.isdecimal() or not 1 <= int(count) <= PAGE_SIZE:
+            raise _error(label="invalid")
+        return int(count)
+
+    def _first(self, shelf: Shelf, since: str) -> int:
+        """Find the first row that `since` lets through."""
+        if not re.fullmatch(r"\d+(\.\d+)?", since):
+            raise _error(label="invalid")
+        if "." in since:
+            stamp = int(Decimal(since) * SECOND_NS) - FRACTION_SLIP_NS
+        else:
+            stamp = int(since) * (SECOND_NS if int(since) < SECONDS_BELOW else 1)
+        search = bisect_left if self.since_mode == "inclusive" else bisect_right
+        # Nothing traded at 0, and no stamp is wider than 63 bits.
+        return search(shelf.stamps, min(stamp, 2**63 - 1))
+
+    def _alter_rows(
+        self,
+        shelf: Shelf,
+        page: Page,
+        faults: tuple[Fault, ...],
+        bounds: tuple[int, int],
+        *,
+        scripted: bool,
+    ) -> list[str]:
+        """Let the faults of rows loose on a page; give the kinds that did something."""
+        size, end = bounds
+        acts: dict[str, Callable[[Fault], None]] = {
+            "older": lambda fault: self._step_back(shelf, page, fault, size, end),
+            "stale": lambda fault: self._step_back(shelf, page, fault, size, end),
+            "empty": lambda _: self._empty(shelf, page, scripted=scripted),
+            "skip": lambda fault: self._skip(shelf, page, fault),
+            "repeat": lambda fault: self._repeat(shelf, page, fault, size),
+            "shuffle": lambda _: self._shuffle(shelf, page),
+        }
+        done = []
+        for kind, act in acts.items():
+            for fault in (fault for fault in faults if fault.kind == kind):
+                before = (page.start, list(page.places))
+                act(fault)
+                if before != (page.start, list(page.places)):
+                    done.append(kind)
+            if kind == "stale" and page.places and shelf.market.altname in self.faults.hide:
+                self._hide(shelf, page, size, end)
+        return done
+
+    def _empty(self, shelf: Shelf, page: Page, *, scripted: bool) -> None:
+        if scripted or self.faults.spend("empty", shelf.market.altname, page.start):
+            page.places = ()
+
+    def _shuffle(self, shelf: Shelf, page: Page) -> None:
+        page.places = shuffled(shelf, page.places, self.faults.random(shelf.market.altname))
+
+    def _step_back(self, shelf: Shelf, page: Page, fault: Fault, size: int, end: int) -> None:
+        """Answer as if `since` were earlier: by some rows, or as the call before had it."""
+        source = self.faults.random(shelf.market.altname)
+        most = max(size // 2, 1) if fault.kind == "older" else size
+        rows = source.randint(1, most) if fault.amount is None else int(fault.amount)
+        before = shelf.previous_start
+        start = max(page.start - rows, 0)
+        if fault.kind == "stale" and before is not None and before < page.start:
+            start = before
+        page.start, page.places = start, range(start, min(start + size, end))
+
+    def _skip(self, shelf: Shelf, page: Page, fault: Fault) -> None:
+        """Leave neighbouring rows out of the middle, each at most `times` times."""
+        candidates = skippable(shelf, page.places)
+        if not candidates:
+            return
+        pair, known = shelf.market.altname, set(candidates)
+        source = self.faults.random(pair)
+        first = source.choice(candidates)
+        span = range(first, first + int(fault.amount or source.randint(1, 5)))
+        gone = {p for p in span if p in known and self.faults.spend("skip", pair, p)}
+        page.places = [place for place in page.places if place not in gone]
+
+    def _repeat(self, shelf: Shelf, page: Page, fault: Fault, size: int) -> None:
+        """Show numbered rows twice; what no longer fits falls off the end."""
+        source = self.faults.random(shelf.market.altname)
+        numbered = [place for place in page.places if shelf.has_id(place)]
+        rows = int(fault.amount or source.randint(1, 5))
+        twice = set(source.sample(numbered, min(rows, len(numbered))))
+        doubled = [p for place in page.places for p in [place] * (1 + (place in twice))]
+        page.places = doubled[:size]
+
+    def _hide(self, shelf: Shelf, page: Page, size: int, end: int) -> None:
+        """Leave the rows out that are told so, filling the page up with what follows."""
+        pair = shelf.market.altname
+        shown = (place for place in range(page.start, end) if not self.faults.hidden(pair, place))
+        page.places = list(islice(shown, size))
+
+    def _alter_last(
+        self, shelf: Shelf, page: Page, faults: tuple[Fault, ...], params: Mapping[str, str]
+    ) -> list[str]:
+        done = []
+        for fault in faults:
+            if fault.kind == "last_missing":
+                page.last = None
+            elif fault.kind == "last_short":
+                page.last = (page.last or "")[: int(fault.amount or 16)]
+            elif fault.kind == "last_stuck":
+                page.last = shelf.previous_last or params.get("since", "0")
+            elif fault.kind == "last_garbage":
+                page.last = self.faults.garbage
+            else:
+                continue
+            done.append(fault.kind)
+        return done
+
+    def _ohlc(self, params: Mapping[str, str]) -> bytes:
+        shelf = self._shelf(params)
+        interval, since = params.get("interval", "1"), params.get("since", "-1")
+        if interval not in map(str, INTERVALS_MIN) or not re.fullmatch(r"-?\d+", since):
+            raise _error(label="invalid")
+        now_ns, step_s = self.clock.now_ns, int(interval) * 60
+        key = (step_s, now_ns // SECOND_NS // step_s, bisect_right(shelf.stamps, now_ns))
+        if key not in shelf.candles:
+            shelf.candles[key] = _dumps(ohlc_rows(shelf, int(interval), now_ns))
+        rows = shelf.candles[key]
+        if since != "-1":
+            rows = _dumps([row for row in json.loads(rows) if row[0] > int(since)])
+        last = (key[1] - 1) * step_s
+        name = shelf.market.key.encode()
+        return b'{"error":[],"result":{"%b":%b,"last":%d}}' % (name, rows, last)
+
+    def _asset_pairs(self, params: Mapping[str, str]) -> bytes:
+        asked = [name for name in params.get("pair", "").split(",") if name]
+        shelves = [self._shelf({"pair": name}) for name in asked] or self._shelves.values()
+        return _dumps(
+            {"error": [], "result": {s.market.key: _asset_pair(s.market) for s in shelves}}
+        )
+
+    def _time(self, _params: Mapping[str, str]) -> bytes:
+        now_s = self.clock.now_ns // SECOND_NS
+        spoken = time.strftime("%a, %d %b %y %H:%M:%S +0000", time.gmtime(now_s))
+        return _dumps({"error": [], "result": {"unixtime": now_s, "rfc1123": spoken}})
+
+    def _system_status(self, _params: Mapping[str, str]) -> bytes:
+        now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(self.clock.now_ns // SECOND_NS))
+        return _dumps({"error": [], "result": {"status": self.status, "timestamp": now}})
+
+
+ENDPOINTS = frozenset(
+    f"/0/public/{name}" for name in ("Trades", "OHLC", "AssetPairs", "Time", "SystemStatus")
+)
+
+
+def _trades_body(shelf: Shelf, page: Page) -> bytes:
+    places = page.places
+    if isinstance(places, range):
+        rows = shelf.rows(places.start, places.stop) if places else b""
+    else:
+        rows = shelf.picked(places)
+    last = b"" if page.last is None else b',"last":%b' % json.dumps(page.last).encode()
+    return b'{"error":[],"result":{"%b":[%b]%b}}' % (shelf.market.key.encode(), rows, last)
+
+
+def _asset_pair(market: Market) -> dict[str, object]:
+    return {
+        "altname": market.altname,
+        "wsname": market.wsname,
+        "aclass_base": "currency",
+        "base": market.base,
+        "aclass_quote": "currency",
+        "quote": market.quote,
+        "lot": "unit",
+        "cost_decimals": market.cost_decimals,
+        "pair_decimals": market.pair_decimals,
+        "lot_decimals": market.lot_decimals,
+        "lot_multiplier": 1,
+        "leverage_buy": [],
+        "leverage_sell": [],
+        "fees": [[0, 0.4]],
+        "fees_maker": [[0, 0.25]],
+        "fee_volume_currency": "ZUSD",
+        "margin_call": 80,
+        "margin_stop": 40,
+        "ordermin": "0.00005",
+        "costmin": "0.5",
+        "tick_size": market.tick_size,
+        "status": market.status,
+    }
+
+
+# --- the sockets ---------------------------------------------------------------------------------
+
+
+class _Server:
+    """The event loop of an exchange, in a thread of its own."""
+
+    def __init__(self, exchange: Exchange) -> None:
+        self.exchange = exchange
+        self.connections: set[_Connection] = set()
+        self._thread: threading.Thread | None = None
+        self._halt: Callable[[], None] = lambda: None
+
+    def start(self, port: int) -> int:
+        ready: concurrent.futures.Future[int] = concurrent.futures.Future()
+        self._thread = threading.Thread(
+            target=lambda: asyncio.run(self._main(port, ready)), name="exchange", daemon=True
+        )
+        self._thread.start()
+        return ready.result(timeout=10)
+
+    def stop(self) -> None:
+        if self._thread is not None:
+            self._halt()
+            self._thread.join(timeout=10)
+            self._thread = None
+
+    async def _main(self, port: int, ready: concurrent.futures.Future[int]) -> None:
+        loop = asyncio.get_running_loop()
+        halted = asyncio.Event()
+
+        def halt() -> None:
+            loop.call_soon_threadsafe(halted.set)
+
+        self._halt = halt
+        try:
+            server = await loop.create_server(
+                lambda: _Connection(self), "127.0.0.1", port, backlog=1024
+            )
+        except OSError as error:
+            ready.set_exception(error)
+            return
+        ready.set_result(server.sockets[0].getsockname()[1])
+        await halted.wait()
+        server.close()
+        await asyncio.sleep(0)
+        while self.connections:
+            for connection in list(self.connections):
+                connection.abort()
+            await asyncio.sleep(0)
+
+
+class _Connection(asyncio.Protocol):
+    """One keep-alive HTTP/1.1 connection; a protocol and not streams, as benchmarks count on it."""
+
+    transport: asyncio.Transport
+
+    def __init__(self, server: _Server) -> None:
+        self.server = server
+        self.exchange = server.exchange
+        self.received = bytearray()
+        self.waiting = False
+        self.timer: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self.transport = transport
+        self.server.connections.add(self)
+        self.exchange.connections += 1
+
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002
+        self.server.connections.discard(self)
+        if self.timer is not None:
+            self.timer.cancel()
+
+    def data_received(self, data: bytes) -> None:
+        self.received += data
+        self.serve()
+
+    def abort(self) -> None:
+        if self.timer is not None:
+            self.timer.cancel()
+        self.transport.abort()
+
+    def later(self, seconds: float, action: Callable[[], None]) -> None:
+        self.timer = asyncio.get_running_loop().call_later(seconds, action)
+
+    def serve(self) -> None:
+        """Answer what has arrived whole, one call after the other."""
+        while not self.waiting and (end := self.received.find(b"\r\n\r\n")) >= 0:
+            head = bytes(self.received[:end]).decode("latin-1")
+            del self.received[: end + 4]
+            line, *fields = head.split("\r\n")
+            headers = {}
+            for text in fields:
+                name, _, value = text.partition(":")
+                headers[name.strip().lower()] = value.strip()
+            self.call(line, headers)
+
+    def call(self, line: str, headers: Mapping[str, str]) -> None:
+        method, _, rest = line.partition(" ")
+        target = rest.rpartition(" ")[0]
+        if method != "GET":
+            self.waiting = True
+            self.send(_html(405, TITLES[405]), zipped=False, closing=True)
+            return
+        path, _, query = target.partition("?")
+        params = dict(parse_qsl(query, keep_blank_values=True))
+        reply = self.exchange.answer(path, params, headers.get("user-agent"))
+        zipped = self.exchange.gzip and "gzip" in headers.get("accept-encoding", "")
+        closing = headers.get("connection", "").lower() == "close"
+        self.waiting = True
+        if self.exchange.latency_s > 0:
+            self.later(
+                self.exchange.latency_s, lambda: self.send(reply, zipped=zipped, closing=closing)
+            )
+        else:
+            self.send(reply, zipped=zipped, closing=closing)
+
+    def send(self, reply: Reply, *, zipped: bool, closing: bool) -> None:
+        delivery = reply.delivery or Fault("")
+        if delivery.kind in {"hang", "reset", "close"}:
+            self.keep_silent(delivery)
+            return
+        head, body = self.packed(reply, zipped=zipped, closing=closing)
+        if delivery.kind == "cut":
+            self.transport.write(head + body[: len(body) // 2])
+        elif delivery.kind == "dribble":
+            self.transport.write(head)
+            self.dribble(body, 0, time.monotonic() + (delivery.amount or 0))
+            return
+        else:
+            self.transport.write(head + body)
+        if closing or delivery.kind in {"cut", "drop_after"}:
+            self.transport.close()
+            return
+        self.done()
+
+    def done(self) -> None:
+        self.waiting = False
+        if self.received:
+            asyncio.get_running_loop().call_soon(self.serve)
+
+    def packed(self, reply: Reply, *, zipped: bool, closing: bool) -> tuple[bytes, bytes]:
+        """Give head and body as they go over the wire."""
+        body, encoding = reply.body, ""
+        if zipped and len(body) > 400:
+            body, encoding = self.exchange.zipped(body), "Content-Encoding: gzip\r\n"
+        head = (
+            f"HTTP/1.1 {reply.status} {TITLES.get(reply.status, 'OK')}\r\n"
+            f"Server: cloudflare\r\nContent-Type: {reply.content_type}\r\n"
+            f"Content-Length: {len(body)}\r\n{encoding}{reply.headers}"
+            f"Connection: {'close' if closing else 'keep-alive'}\r\n\r\n"
+        )
+        return head.encode(), body
+
+    def keep_silent(self, delivery: Fault) -> None:
+        """Never answer: hang a while and close, close at once, or reset."""
+        if delivery.kind == "hang":
+            self.later(delivery.amount or 0, self.transport.close)
+            return
+        if delivery.kind == "reset":
+            plug = self.transport.get_extra_info("socket")
+            plug.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            self.transport.abort()
+            return
+        self.transport.close()
+
+    def dribble(self, body: bytes, place: int, until_s: float) -> None:
+        """Send a byte now and then; the patience ends after a while, body whole or not."""
+        if place >= len(body):
+            self.done()
+        elif time.monotonic() >= until_s:
+            self.transport.close()
+        else:
+            self.transport.write(body[place : place + 1])
+            self.later(0.05, lambda: self.dribble(body, place + 1, until_s))
+
+
+# --- a process of its own ------------------------------------------------------------------------
+
+WELL_KNOWN = (
+    ("XBTUSD", "XXBTZUSD", "XBT/USD", "XXBT", "ZUSD"),
+    ("ETHUSD", "XETHZUSD", "ETH/USD", "XETH", "ZUSD"),
+    ("XBTEUR", "XXBTZEUR", "XBT/EUR", "XXBT", "ZEUR"),
+    ("XDGUSD", "XDGUSD", "XDG/USD", "XXDG", "ZUSD"),
+    ("SOLUSD", "SOLUSD", "SOL/USD", "SOL", "ZUSD"),
+)
+
+
+def named(number: int, trades: list[Trade]) -> Market:
+    """Give a market its names: some well-known ones, then made ones."""
+    made = f"C{number}"
+    names = (f"{made}USD", f"{made}USD", f"{made}/USD", made, "ZUSD")
+    return Market(*(WELL_KNOWN[number] if number < len(WELL_KNOWN) else names), trades=trades)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description="Serve made tapes as Kraken would.")
+    parser.add_argument("--trades", type=int, default=300_000, help="trades a pair")
+    parser.add_argument("--pairs", type=int, default=1)
+    parser.add_argument("--seed", type=int, default=7)
+    parser.add_argument("--gap-s", type=float, default=6.0, help="mean time between bursts")
+    parser.add_argument("--since-mode", choices=("inclusive", "exclusive"), default="inclusive")
+    parser.add_argument("--latency-ms", type=float, default=0.0)
+    parser.add_argument("--gzip", action=argparse.BooleanOptionalAction, default=True)
+    parser.add_argument("--cache-gzip", action=argparse.BooleanOptionalAction, default=False)
+    parser.add_argument("--limit", type=float, help="calls a second and pair")
+    parser.add_argument("--seconds", type=float, default=3600.0, help="longest lifetime")
+    parser.add_argument("--port", type=int, default=0)
+    return parser
+
+
+def main() -> None:
+    """Serve until killed, or until the lifetime has passed."""
+    from tapes import xbtusd_like  # noqa: PLC0415 - it imports this module
+
+    options = _parser().parse_args()
+    ended = threading.Event()
+
+    def end(_number: int, _frame: FrameType | None) -> None:
+        ended.set()
+
+    signal.signal(signal.SIGTERM, end)
+    signal.signal(signal.SIGINT, end)
+    markets = [
+        named(n, xbtusd_like(options.trades, options.seed + n, gap_s=options.gap_s))
+        for n in range(options.pairs)
+    ]
+    exchange = Exchange(
+        markets,
+        since_mode=options.since_mode,
+        latency_s=options.latency_ms / 1000,
+        gzip=options.gzip,
+        cache_gzip=options.cache_gzip,
+        limit=options.limit,
+        port=options.port,
+    )
+    with exchange:
+        sys.stdout.write(f"{exchange.url}\n")
+        sys.stdout.flush()
+        ended.wait(options.seconds)
+
+
+if __name__ == "__main__":
+    main()
