@@ -13,14 +13,10 @@ from harvester.times import Range
 
 
 class Jump(NamedTuple):
-    """Ids that the exchange skips between two neighbouring trades.
-
-    `asked` tells whether the place was asked for again twice, so that the jump is confirmed.
-    """
+    """Ids that the exchange skips between two neighbouring trades: asked for again, twice."""
 
     after_id: int
     before_id: int
-    asked: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +28,8 @@ class Footer:
         cursor: the exchange's last cursor, verbatim; None where it gave none.
         lead: rows without an id before the first that has one (all rows, where none has).
         trail: rows without an id after the last that has one.
+        jumps: where ids skip, confirmed by asking again.
+        unasked_jumps: how many more there are of a pair that jumps too often to be asked each time.
     """
 
     range: Range
@@ -44,6 +42,7 @@ class Footer:
     lead: int = 0
     trail: int = 0
     jumps: tuple[Jump, ...] = field(default=())
+    unasked_jumps: int = 0
     checksum: str = ""
 
 
@@ -61,6 +60,7 @@ def encode(footer: Footer) -> dict[str, str]:
         "rows_before_first_id": str(footer.lead),
         "rows_after_last_id": str(footer.trail),
         "jumps": msgspec.json.encode(footer.jumps).decode(),
+        "jumps_not_asked_for": str(footer.unasked_jumps),
         "rows_sha256": footer.checksum,
     }
     return {f"harvester.{key}": text for key, text in texts.items()}
@@ -104,6 +104,7 @@ def decode(path: str, raw: dict[bytes, bytes], rows: int) -> Footer:
             lead=int(texts["rows_before_first_id"]),
             trail=int(texts["rows_after_last_id"]),
             jumps=tuple(msgspec.json.decode(texts["jumps"], type=list[Jump])),
+            unasked_jumps=int(texts["jumps_not_asked_for"]),
             checksum=texts["rows_sha256"],
         )
     except (KeyError, ValueError) as error:

@@ -77,6 +77,7 @@ class Writer:
             jumps = tuple(jump for jump in footer.jumps if _stands_in(jump, ids))
             batches = [as_trades(some)] if some.num_rows else []
             committed.append(self._place(batches, replace(footer, range=part, jumps=jumps)))
+            footer = replace(footer, unasked_jumps=0)
         return committed
 
     def compact(self, *, every: bool = False) -> tuple[int, int]:
@@ -109,6 +110,7 @@ class Writer:
             source="+".join(dict.fromkeys(sources)),
             cursor=next((f.cursor for f in reversed(footers) if f.cursor), None),
             jumps=tuple(jump for footer in footers for jump in footer.jumps),
+            unasked_jumps=sum(footer.unasked_jumps for footer in footers),
         )
         self._place(self._checked(run, footers), merged)
         for one in run:

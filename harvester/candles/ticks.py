@@ -27,7 +27,7 @@ def ticks_sql(archive: Archive, pieces: Sequence[Piece]) -> str:
     files = ", ".join(quoted_path(archive.location(piece.segment)) for piece in pieces)
     conditions = " AND ".join(_conditions(pieces)) or "true"
     return (
-        f"SELECT trade_id, time, price, volume, side, {PLACE} AS place\n"  # noqa: S608
+        f"SELECT trade_id, time, price, volume, side, {PLACE} AS place\n"
         f"FROM read_parquet([{files}], hive_partitioning = false)\nWHERE {conditions}"
     )
 

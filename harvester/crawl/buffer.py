@@ -31,7 +31,8 @@ class Buffer:
         self._pair_json = pair_json
         self._listener = listener
         self._batches: list[pa.RecordBatch] = []
-        self._jumps: list[tuple[int, Jump]] = []
+        self._jumps: list[Gap] = []
+        self._unasked_jumps = 0
         self._cursor: str | None = None
         self._oldest_s: float | None = None
         self._writing = asyncio.Lock()
@@ -47,10 +48,11 @@ class Buffer:
         self._oldest_s = self._oldest_s or time.monotonic()
         self.whole_through = max(self.whole_through, whole_through)
 
-    def note(self, cursor: str | None, jumps: list[Gap], *, asked: bool = True) -> None:
+    def note(self, cursor: str | None, jumps: list[Gap], unasked_jumps: int = 0) -> None:
         """Take what the footer is to tell; a jump goes with the trade behind it."""
         self._cursor = cursor or self._cursor
-        self._jumps += [(gap.before_ns, Jump(gap.after_id, gap.before_id, asked)) for gap in jumps]
+        self._jumps += jumps
+        self._unasked_jumps += unasked_jumps
 
     def age_s(self) -> float:
         """How long the oldest of what waits has been waiting."""
@@ -65,19 +67,28 @@ class Buffer:
             batches, self._batches = self._batches, []
             rows = joined(batches)
             now = clip(rows, span)
-            jumps = [jump for ns, jump in self._jumps if final or ns <= span.through]
+            jumps = [gap for gap in self._jumps if final or gap.before_ns <= span.through]
+            unasked = self._unasked_jumps
+            footer = Footer(
+                span,
+                self._pair_json,
+                cursor=self._cursor,
+                jumps=tuple(Jump(gap.after_id, gap.before_id) for gap in jumps),
+                unasked_jumps=unasked,
+            )
             try:
-                made = await asyncio.to_thread(self._commit, span, now, tuple(jumps))
+                made = await asyncio.to_thread(self._writer.commit, span, now, footer)
             except BaseException:
                 self._batches = batches + self._batches
                 raise
             later = rows.slice(now.num_rows)
             self._batches = ([later] if later.num_rows else []) + self._batches
-            self._jumps = [pair for pair in self._jumps if pair[1] not in jumps]
+            self._jumps = self._jumps[len(jumps) :]
+            self._unasked_jumps -= unasked
             self.rows -= now.num_rows
             self._after = span.through
             self._oldest_s = time.monotonic() if self.rows else None
-            self._segments += made
+            self._segments += len(made)
             self._listener(Committed(self._writer.pair, span, now.num_rows))
             if self._segments >= COMPACT_EVERY:
                 self._segments = 0
@@ -87,10 +98,6 @@ class Buffer:
         """Leave a hole: what follows begins behind `after`."""
         self._after = self.whole_through = after
         self._batches, self.rows, self._oldest_s = [], 0, None
-
-    def _commit(self, span: Range, rows: pa.RecordBatch, jumps: tuple[Jump, ...]) -> int:
-        footer = Footer(span, self._pair_json, cursor=self._cursor, jumps=jumps)
-        return len(self._writer.commit(span, rows, footer))
 
 
 class Waiting:

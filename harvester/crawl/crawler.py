@@ -145,9 +145,8 @@ class RangeCrawl:
 
     async def _hand_on(self, rows: pa.RecordBatch, whole_through: int, seams: Seams) -> None:
         self.trades += rows.num_rows
-        for gap, asked in seams.jumps:
-            self._buffer.note(None, [gap], asked=asked)
-        seams.jumps.clear()
+        self._buffer.note(None, seams.jumps, seams.unasked)
+        seams.jumps, seams.unasked = [], 0
         self._buffer.add(rows, whole_through)
         if self._flushing is not None and self._flushing.done():
             await self._settle_flushing()

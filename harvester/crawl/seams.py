@@ -48,8 +48,10 @@ class Seams:
         self._passed_ns = span.after
         self._unfruitful = 0
         self._margin_ns = LEAST_MARGIN_NS
-        self.jumps: list[tuple[Gap, bool]] = []
-        """Gaps that stay, and whether the place was asked for again twice; taken by the crawl."""
+        self.jumps: list[Gap] = []
+        """Gaps that two answers agree on, in order; whoever takes them empties the list."""
+        self.unasked = 0
+        """How many more there are that were not asked for, or not answered."""
 
     def begin_at(self, left: tuple[int, int] | None) -> None:
         """Go on from the id at the end of the neighbouring range, and its rows without an id."""
@@ -96,7 +98,7 @@ class Seams:
     ) -> pa.RecordBatch:
         """Ask for the places again: from the margin before, then from a second earlier."""
         if self._unfruitful >= JUMPS_BELIEVED:
-            self.jumps += [(gap, False) for gap in gaps]
+            self.unasked += len(gaps)
             return rows
         shown: Counter[Gap] = Counter()
         before = rows.num_rows
@@ -110,7 +112,9 @@ class Seams:
             if not [gap for gap in gaps if shown[gap] < 2]:
                 break
         self._unfruitful = 0 if rows.num_rows > before else self._unfruitful + 1
-        self.jumps += [(gap, shown[gap] >= 2) for gap in gaps]
+        confirmed = [gap for gap in gaps if shown[gap] >= 2]
+        self.jumps += confirmed
+        self.unasked += len(gaps) - len(confirmed)
         self._tell(gaps)
         return rows
 

@@ -135,9 +135,7 @@ class Answers:
 
     def _tape(self, pair: Pair) -> Tape:
         if pair.altname not in self._tapes:
-            self._tapes[pair.altname] = Tape(
-                self._archive, pair.altname, self._shelf, self._clock
-            )
+            self._tapes[pair.altname] = Tape(self._archive, pair.altname, self._shelf, self._clock)
         return self._tapes[pair.altname]
 
     def _held_names(self) -> list[str]:

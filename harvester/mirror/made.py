@@ -7,7 +7,6 @@ import os
 import msgspec
 import numpy as np
 import pyarrow as pa
-from numpy.typing import NDArray
 
 from harvester.archive.archive import Archive
 from harvester.archive.footers import Footer
@@ -42,8 +41,6 @@ _FIRST_TICKS = 600_000
 _TICK = 10 ** (PRICE.scale - 1)
 _TICKS_A_DAY = 12_000.0
 """How far the price strays in a day, as one standard deviation: two percent, in ticks of 0.1."""
-
-Floats = NDArray[np.float64]
 
 
 def made_tape(trades: int, seed: int) -> pa.RecordBatch:
@@ -109,8 +106,8 @@ def _gaps(random: np.random.Generator, groups: int) -> Int64s:
     """From the stamp before to each group's, in units of `UNIT_NS`, 1 or more; shape (groups,)."""
     long = random.random(groups) < 0.25
     quick = 1 + random.exponential(30_000, groups).astype(np.int64)
-    # A quiet night and a busy afternoon are some hundred waits that are long together.
-    mood = np.repeat(random.lognormal(0.0, 0.8, groups // 256 + 1), 256)[:groups]
+    # A quiet night and a busy afternoon are some dozens of waits that are long together.
+    mood = np.repeat(random.lognormal(0.0, 0.4, groups // 256 + 1), 256)[:groups]
     waits = np.where(long, random.exponential(1.0, groups) * mood, 0.0)
     last = random.exponential(1.0)
     left = _SPAN_UNITS - int(quick.sum()) - groups
@@ -120,7 +117,7 @@ def _gaps(random: np.random.Generator, groups: int) -> Int64s:
 
 def _middle(random: np.random.Generator, gaps: Int64s) -> Int64s:
     """The walk between bid and ask at each group, in ticks; it strays by the time that passes."""
-    days: Floats = gaps * (UNIT_NS / DAY)
+    days = gaps * (UNIT_NS / DAY)
     steps = random.standard_t(4, len(gaps)) * np.sqrt(days / 2) * _TICKS_A_DAY
     walk: Int64s = _FIRST_TICKS + np.cumsum(np.rint(steps).astype(np.int64))
     return walk

@@ -35,9 +35,7 @@ def serving(archive: Archive, host: str = "127.0.0.1", port: int = 0) -> Iterato
     """
     with _listening(host, port) as listener:
         server = _server(archive)
-        thread = threading.Thread(
-            target=server.run, args=([listener],), name="mirror", daemon=True
-        )
+        thread = threading.Thread(target=server.run, args=([listener],), name="mirror", daemon=True)
         thread.start()
         try:
             yield _url(host, listener)
@@ -76,12 +74,19 @@ def _listening(host: str, port: int) -> Iterator[socket.socket]:
     try:
         listener = socket.create_server((host, port), family=family, backlog=1024)
     except (OSError, OverflowError) as error:
-        why = getattr(error, "strerror", None) or str(error)
         raise HarvesterError(
-            f"can't serve at {host}:{port}: {why}; choose another --host or --port"
+            f"can't serve at {host}:{port}: {_reason(error)}; choose another --host or --port"
         ) from error
-    with listener:
-        yield listener
+    # asyncio sends small writes at once only where a socket says that it is TCP, and this one's
+    # heirs say what it says: a body would else wait 40 ms for the acknowledgement of its head.
+    with socket.socket(family, proto=socket.IPPROTO_TCP, fileno=listener.detach()) as outspoken:
+        yield outspoken
+
+
+def _reason(error: OSError | OverflowError) -> str:
+    words = getattr(error, "strerror", None) or str(error)
+    # Python says the address behind the system's words; ours stands before them.
+    return words.partition(" (while attempting")[0]
 
 
 def _server(archive: Archive) -> uvicorn.Server:

@@ -47,7 +47,7 @@ class Shelf:
         self._archive = archive
         self._most_bytes = most_bytes
         self._cells: OrderedDict[Cell, Rendered] = OrderedDict()
-        self._bytes = 0
+        self.bytes = 0
 
     def get(self, cell: Cell) -> Rendered:
         """The rows of a cell, rendered now or before.
@@ -59,11 +59,11 @@ class Shelf:
         if cell not in self._cells:
             found = list(read_batches(self._archive.store, cell.segment.path, cell.within))
             self._cells[cell] = render(joined(found), cell.pair_decimals)
-            self._bytes += self._cells[cell].size
+            self.bytes += self._cells[cell].size
         self._cells.move_to_end(cell)
-        while self._bytes > self._most_bytes and len(self._cells) > 1:
+        while self.bytes > self._most_bytes and len(self._cells) > 1:
             _, gone = self._cells.popitem(last=False)
-            self._bytes -= gone.size
+            self.bytes -= gone.size
         return self._cells[cell]
 
 
