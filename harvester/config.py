@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
+from urllib.parse import urlsplit
 
 from harvester.errors import BadSetting
 
@@ -129,9 +130,20 @@ def _read_filled(text: Any) -> str:  # noqa: ANN401
 
 def _read_url(text: Any) -> str:  # noqa: ANN401
     url = _read_filled(text).rstrip("/")
-    if not url.startswith(("https://", "http://")):
+    parts = urlsplit(url)
+    # The port is read, and so checked, by being asked for.
+    if parts.scheme not in ("https", "http") or not parts.hostname or parts.port == 0:
+        raise ValueError(text)
+    if not url.isprintable() or " " in url:
         raise ValueError(text)
     return url
+
+
+def _read_agent(text: Any) -> str:  # noqa: ANN401
+    agent = _read_filled(text).strip()
+    if not (agent.isascii() and agent.isprintable()):
+        raise ValueError(text)
+    return agent
 
 
 def _read_names(text: Any) -> tuple[str, ...]:  # noqa: ANN401
@@ -162,13 +174,17 @@ KEYS = (
     Key(
         "exchange.url",
         "https://api.kraken.com",
-        Rule(_read_url, "an address that begins with https:// or http://"),
+        Rule(
+            _read_url,
+            "an address that begins with https:// or http:// and names a host, with a port below "
+            "65536 or none",
+        ),
         "where the API answers; a mirror's address goes here",
     ),
     Key(
         "exchange.user_agent",
         "kraken-harvester",
-        _FILLED,
+        Rule(_read_agent, "a text of printable ASCII that is not empty"),
         "text: how requests introduce themselves; stock names of libraries are refused",
     ),
     Key(
@@ -310,10 +326,12 @@ def _read_file(file: str | None) -> dict[str, Any]:
 
 def _unknown_key(path: Path, section: str, name: str, known: set[str]) -> str:
     near = difflib.get_close_matches(f"{section}.{name}", known, n=1, cutoff=0.5)
-    hint = "[{}] {}".format(*near[0].split(".")) if near else ""
-    allowed = ", ".join(sorted(key.partition(".")[2] for key in known if key.startswith(section)))
-    return (
-        f"{path}: [{section}] {name} is no setting"
-        + (f"; is {hint} meant?" if hint else "")
-        + (f" [{section}] knows {allowed}" if allowed else "")
+    hint = " is [{}] {} meant?".format(*near[0].split(".")) if near else ""
+    names = sorted(key.partition(".")[2] for key in known if key.startswith(f"{section}."))
+    sections = dict.fromkeys(key.name.partition(".")[0] for key in KEYS)
+    allowed = (
+        f"[{section}] knows {', '.join(names)}"
+        if names
+        else "the sections are " + ", ".join(f"[{one}]" for one in sections)
     )
+    return f"{path}: [{section}] {name} is no setting;{hint} {allowed}"

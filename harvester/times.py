@@ -27,13 +27,17 @@ UNITS_NS = {
     "w": 7 * DAY,
 }
 
-_AGO = re.compile(r"(\d+)(s|m|h|d|w)")
+LONGEST = {unit: 36_525 * DAY // width for unit, width in UNITS_NS.items()}
+LONGEST |= {"mo": 1200, "q": 400, "y": 100}
+"""How many of a unit make a century: no candle is longer."""
+
+_AGO = re.compile(r"([0-9]{1,18})(s|m|h|d|w)")
 _ISO = re.compile(
     r"(\d{4}-\d{2}-\d{2})(?:[T ](\d{2}:\d{2}(?::\d{2})?)(?:\.(\d{1,9}))?)?"
     r"\s?(Z|[+-]\d{2}:?\d{2})?",
-    re.IGNORECASE,
+    re.IGNORECASE | re.ASCII,
 )
-_INTERVAL = re.compile(r"(\d+)(ms|s|m|h|d|w|mo|q|y)?")
+_INTERVAL = re.compile(r"([0-9]{1,18})(ms|s|m|h|d|w|mo|q|y)?")
 
 
 class Range(NamedTuple):
@@ -66,6 +70,10 @@ def parse_moment(text: str, now_ns: int) -> int:
     if given.isdigit() and given.isascii():
         return _from_digits(given)
     if ago := _AGO.fullmatch(word):
+        if given.endswith("M"):
+            raise BadTime(
+                f"{text!r} could mean anything: for minutes ago write {word}, for months ago a date"
+            )
         return max(0, now_ns - int(ago[1]) * UNITS_NS[ago[2]])
     if iso := _ISO.fullmatch(given):
         return _from_iso(given, iso)
@@ -179,7 +187,7 @@ def parse_interval(text: str) -> Interval:
         BadInterval: it is none of these, is zero, or is longer than a century.
     """
     given = text.strip()
-    if re.fullmatch(r"\d+M", given):
+    if re.fullmatch(r"[0-9]+M", given):
         raise BadInterval(
             f"interval {text!r}: is {given[:-1]}m (minutes) meant, or {given[:-1]}mo (months)?"
         )
@@ -192,9 +200,6 @@ def parse_interval(text: str) -> Interval:
     count, unit = int(match[1]), match[2] or "m"
     if count == 0:
         raise BadInterval(f"interval {text!r} has no length: give 1 or more")
-    if unit not in UNITS_NS:
-        return Interval(given, None)
-    width = count * UNITS_NS[unit]
-    if width > 36_525 * DAY:
+    if count > LONGEST[unit]:
         raise BadInterval(f"interval {text!r} is longer than a century: give a shorter one")
-    return Interval(given, width)
+    return Interval(given, count * UNITS_NS[unit] if unit in UNITS_NS else None)

@@ -6,6 +6,7 @@ import gc
 import tempfile
 from bisect import bisect_right
 from decimal import Decimal
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -71,7 +72,7 @@ def cut(rows: Sequence[oracle.Row], bounds: Sequence[int]) -> list[Part]:
     stamps = [row[1] for row in rows]
     return [
         (Range(a, b), rows[bisect_right(stamps, a) : bisect_right(stamps, b)])
-        for a, b in zip(bounds, bounds[1:], strict=False)
+        for a, b in pairwise(bounds)
     ]
 
 
@@ -101,7 +102,7 @@ def is_equal(made: Sequence[oracle.Candle], truth: Sequence[oracle.Candle], name
             n: true[n] for n in names if n != "vwap"
         }
         if true["vwap"]:
-            assert abs(one["vwap"] / float(true["vwap"]) - 1) < 1e-12
+            assert abs(float(one["vwap"]) / float(true["vwap"]) - 1) < 1e-12
         else:
             assert one["vwap"] == true["vwap"]
     return True
@@ -176,7 +177,10 @@ def test_every_run_on_one_or_two_threads_gives_the_same_bytes(
 ) -> None:
     question = ask("1s", fill="previous", all_columns=True)
     runs = {
-        ohlc(made_archives["busy"], question, threads=threads).to_arrow_table().to_pydict().__str__()
+        ohlc(made_archives["busy"], question, threads=threads)
+        .to_arrow_table()
+        .to_pydict()
+        .__str__()
         for threads in [1, 2] * 10
     }
     assert len(runs) == 1
@@ -240,7 +244,8 @@ def test_a_compaction_in_between_is_answered_by_listing_again(tmp_path: Path, fi
     hold(Archive(tmp_path), cut(rows, [0, stamps[400], stamps[800], stamps[-1]]))
     span = Range(stamps[850], EVERYTHING.through)
     made = list(candle_batches(Compacting(tmp_path), ask("90s", span, fill=fill)))
-    assert sum(sum(one.column("count").to_pylist()) for one in made) == len(rows) - 851
+    counted = sum(sum(one.column("count").to_pylist()) for one in made)
+    assert counted == len([stamp for stamp in stamps if stamp > span.after])
 
 
 class Vanishing(Archive):
@@ -255,9 +260,7 @@ def test_files_that_keep_vanishing_end_in_an_error(tmp_path: Path) -> None:
     hold(Archive(tmp_path), [(Range(0, START), [])])
     with pytest.raises(ArchiveDamaged) as caught:
         next(candle_batches(Vanishing(tmp_path), ask()))
-    assert str(caught.value) == (
-        "files of XBTUSD keep vanishing while they are read: try again"
-    )
+    assert str(caught.value) == ("files of XBTUSD keep vanishing while they are read: try again")
 
 
 def test_a_file_that_is_no_parquet_is_damage(tmp_path: Path) -> None:
@@ -284,9 +287,9 @@ def broken_tapes(draw: st.DrawFn) -> tuple[list[oracle.Row], list[Range]]:
     edges = sorted(draw(st.sets(MOMENTS, min_size=2, max_size=8)))
     covered = [
         Range(START + a * SECOND // 4, START + b * SECOND // 4)
-        for a, b in zip(edges, edges[1:], strict=False)
+        for a, b in pairwise(edges)
         if draw(st.integers(0, 3))
-    ]
+    ] or [Range(START + edges[0] * SECOND // 4, START + edges[1] * SECOND // 4)]
     prices = st.sampled_from(("5", "6.1", "7.25"))
     rows = [
         trade(at / 4, draw(prices), draw(st.sampled_from(("1", "0.3"))))
@@ -295,33 +298,43 @@ def broken_tapes(draw: st.DrawFn) -> tuple[list[oracle.Row], list[Range]]:
     return [row for row in rows if any(a < row[1] <= b for a, b in covered)], covered
 
 
-def model(
-    rows: list[oracle.Row], covered: list[Range], question: Question
-) -> list[oracle.Candle]:
+def model(rows: list[oracle.Row], covered: list[Range], question: Question) -> list[oracle.Candle]:
     """Fill interval by interval, from first principles."""
     width, (after, through) = question.interval.width_ns or 0, question.span
-    made = {one["time"]: one for one in oracle.candles(
-        [row for row in rows if after < row[1] <= through], width, question.offset_ns
-    )}
-    runs = union(covered)
+    inside = [row for row in rows if after < row[1] <= through]
+    made = {one["time"]: one for one in oracle.candles(inside, width, question.offset_ns)}
     shown = []
     opens = oracle.floor_fixed(START, width, question.offset_ns) - width
     for time in range(opens, START + (STRETCH + 20) * SECOND, width):
-        run = next((run for run in runs if run.after < time and time + width - 1 <= run.through), None)
-        whole = run is not None and after < time and time + width - 1 <= through
-        before = [row for row in rows if row[1] < time and run and row[1] > run.after]
-        close = before[-1][3] if before else None
-        filling = oracle.filled([], [time], "null")[0] | {"is_complete": True}
+        last = time + width - 1
+        run = next(
+            (one for one in union(covered) if one.after < time and last <= one.through), None
+        )
+        whole = run is not None and after < time and last <= through
         if time in made:
             shown.append(made[time] | {"is_complete": whole})
-        elif not whole or question.fill == "none":
-            continue
-        elif question.fill == "null" and any(row[1] < time for row in rows):
-            shown.append(filling)
-        elif question.fill != "null" and close is not None:
-            vwap = 0 if question.fill == "kraken" else None
-            shown.append(filling | dict.fromkeys(("open", "high", "low", "close"), close) | {"vwap": vwap})
+        elif whole and run is not None:
+            before = [row for row in rows if row[1] < time]
+            prior = before[-1] if before and before[-1][1] > run.after else None
+            shown += [
+                one | {"is_complete": True} for one in _filling(time, prior, before, question)
+            ]
+    if question.fill == "kraken":
+        for one in shown:
+            one["vwap"] = oracle.truncated(one["vwap"], question.pair_decimals)
     return shown
+
+
+def _filling(
+    time: int, prior: oracle.Row | None, before: list[oracle.Row], question: Question
+) -> list[oracle.Candle]:
+    empty = {**oracle.NOTHING, "time": time}
+    if question.fill == "null" and before:
+        return [empty]
+    if question.fill in {"previous", "kraken"} and prior:
+        prices = dict.fromkeys(("open", "high", "low", "close"), prior[3])
+        return [empty | prices | {"vwap": Decimal(0) if question.fill == "kraken" else None}]
+    return []
 
 
 @given(
@@ -340,19 +353,245 @@ def test_any_fill_over_any_holes_and_span_is_as_from_first_principles(
     offset: int,
 ) -> None:
     rows, covered = held
-    if not covered:
-        return
     after, through = (START + edge * SECOND // 4 for edge in sorted(edges))
-    question = ask(
-        interval, Range(after, through + 1), fill=fill, all_columns=True, offset_ns=offset
-    )
+    span = Range(after, through + 1)
+    question = ask(interval, span, fill=fill, all_columns=True, offset_ns=offset)
+    parts = [(one, [row for row in rows if one.after < row[1] <= one.through]) for one in covered]
     with tempfile.TemporaryDirectory() as folder:
-        parts = [(one, [row for row in rows if one.after < row[1] <= one.through]) for one in covered]
         made = answer(ohlc(hold(Archive(folder), parts), question))
-    truth = model(rows, covered, question)
-    names = [name for name in (*oracle.COLUMNS, "is_complete") if fill != "kraken" or name != "vwap"]
-    assert is_equal([{**one, "vwap": one["vwap"]} for one in made], truth, names) if (
-        "vwap" in names
-    ) else [{n: one[n] for n in names} for one in made] == [
-        {n: one[n] for n in names} for one in truth
-    ]
+    assert is_equal(made, model(rows, covered, question), (*oracle.COLUMNS, "is_complete"))
+
+
+@pytest.fixture
+def holed(tmp_path: Path) -> Archive:
+    """Ten seconds with a trade in the first and the fourth, a hole of ten, ten with one trade."""
+    first = Range(START - 1, START + 10 * SECOND - 1)
+    second = Range(START + 20 * SECOND - 1, START + 30 * SECOND - 1)
+    early = [trade(0, "5"), trade(3, "7", "2")]
+    return hold(Archive(tmp_path), [(first, early), (second, [trade(25, "9")])])
+
+
+def closes(archive: Archive, **more: Any) -> dict[int, Decimal | None]:  # noqa: ANN401
+    """The closes by their second after START."""
+    found = answer(ohlc(archive, ask("1s", **more)))
+    return {(one["time"] - START) // SECOND: one["close"] for one in found}
+
+
+def test_nothing_is_carried_across_a_hole(holed: Archive) -> None:
+    carried = dict.fromkeys(range(3), 5) | dict.fromkeys(range(3, 10), 7)
+    assert closes(holed, fill="previous") == carried | dict.fromkeys(range(25, 30), 9)
+
+
+def test_null_shows_what_is_covered_and_empty_even_after_a_hole(holed: Archive) -> None:
+    shown = {**dict.fromkeys((*range(10), *range(20, 30))), 0: 5, 3: 7, 25: 9}
+    assert closes(holed, fill="null") == shown
+
+
+def test_the_close_before_the_span_is_carried_in(holed: Archive) -> None:
+    span = Range(START + 5 * SECOND - 1, START + 8 * SECOND - 1)
+    assert closes(holed, span=span, fill="previous") == dict.fromkeys((5, 6, 7), 7)
+
+
+def test_a_null_span_begins_where_it_was_asked_to_begin(holed: Archive) -> None:
+    span = Range(START + 5 * SECOND - 1, START + 8 * SECOND - 1)
+    assert closes(holed, span=span, fill="null") == dict.fromkeys((5, 6, 7))
+
+
+def test_a_span_without_coverage_has_no_candles(holed: Archive) -> None:
+    assert closes(holed, span=Range(0, START - SECOND), fill="null") == {}
+
+
+def test_the_running_interval_is_not_complete(tmp_path: Path) -> None:
+    rows = [trade(0, "5"), trade(61, "6")]
+    archive = hold(Archive(tmp_path), [(Range(0, START + 90 * SECOND), rows)])
+    made = answer(ohlc(archive, ask(all_columns=True)))
+    assert [one["is_complete"] for one in made] == [True, False]
+
+
+def test_a_candle_that_the_span_cuts_counts_its_part_and_is_not_complete(holed: Archive) -> None:
+    made = answer(ohlc(holed, ask("5s", Range(START, START + 9 * SECOND), all_columns=True)))
+    assert [(one["open"], one["is_complete"]) for one in made] == [(7, False)]
+
+
+# --- Kraken's form -------------------------------------------------------------------------------
+
+
+@given(st.integers(1, 10**9), st.lists(st.integers(1, 10**14), min_size=1, max_size=5))
+@settings(max_examples=50, deadline=None)
+def test_the_cut_vwap_of_trades_of_one_price_is_that_price(tenths: int, lots: list[int]) -> None:
+    price = Decimal(tenths).scaleb(-2)
+    rows = [trade(at, str(price), str(Decimal(lot).scaleb(-8))) for at, lot in enumerate(lots)]
+    with tempfile.TemporaryDirectory() as folder:
+        archive = hold(Archive(folder), [(Range(0, START + MINUTE), rows)])
+        made = answer(ohlc(archive, ask(fill="kraken", pair_decimals=2)))
+    assert [one["vwap"] for one in made] == [price]
+
+
+@pytest.mark.parametrize("decimals", [0, 1, 5, 10])
+def test_the_vwap_is_cut_off_after_the_pairs_decimals(
+    made_archives: dict[str, Archive], decimals: int
+) -> None:
+    question = ask("7m", fill="kraken", pair_decimals=decimals)
+    made = answer(ohlc(made_archives["tiny coin"], question))
+    truth = oracle.candles(MADE_TAPES["tiny coin"], 7 * MINUTE)
+    cut_off = {one["time"]: oracle.truncated(one["vwap"], decimals) for one in truth}
+    assert {one["time"]: one["vwap"] for one in made if one["count"]} == cut_off
+
+
+@pytest.mark.parametrize(("price", "decimals"), [("5.1", 1), ("5.12", 10)])
+def test_prices_have_the_pairs_decimals_unless_a_digit_were_lost(
+    tmp_path: Path, price: str, decimals: int
+) -> None:
+    archive = hold(Archive(tmp_path), [(Range(0, START + MINUTE), [trade(0, price)])])
+    table = ohlc(archive, ask(fill="kraken", pair_decimals=1)).to_arrow_table()
+    assert {table.schema.field(name).type.scale for name in PLAIN[1:5]} == {decimals}
+
+
+# --- how it is handed over -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("fill", FILLS)
+def test_the_columns_and_their_types_are_those_of_the_documentation(
+    made_archives: dict[str, Archive],
+    fill: Any,  # noqa: ANN401
+) -> None:
+    volume, value, price = "decimal128(38, 8)", "decimal128(38, 18)", "decimal128(18, 10)"
+    schema = ohlc(made_archives["busy"], ask(fill=fill, all_columns=True)).to_arrow_table().schema
+    types = ["timestamp[ns]", *[price] * 4, price if fill == "kraken" else "double"]
+    types += [volume, "int64", value, volume, volume, value, value, *["int64"] * 4]
+    types += ["timestamp[ns]", "timestamp[ns]", "bool"]
+    assert schema.names == [*oracle.COLUMNS, "is_complete"]
+    assert [str(one) for one in schema.types] == types
+
+
+def test_a_relation_outlives_all_that_made_it(made_archives: dict[str, Archive]) -> None:
+    relation = ohlc(made_archives["busy"], ask())
+    gc.collect()
+    assert relation.to_arrow_table() == relation.to_arrow_table()
+
+
+def test_what_is_built_upon_a_relation_keeps_its_order(made_archives: dict[str, Archive]) -> None:
+    relation = ohlc(made_archives["busy"], ask("1s"))
+    assert answer(relation.limit(9)) == answer(relation)[:9]
+
+
+def test_batches_are_the_relation_in_pieces(made_archives: dict[str, Archive]) -> None:
+    relation = ohlc(made_archives["busy"], ask("1s"))
+    batches = list(candle_batches(made_archives["busy"], ask("1s"), batch_rows=50))
+    assert pa.Table.from_batches(batches) == relation.to_arrow_table()
+
+
+def test_an_answer_without_candles_still_has_its_columns(holed: Archive) -> None:
+    batches = list(candle_batches(holed, ask(span=Range(0, 1))))
+    assert [(one.num_rows, tuple(one.schema.names)) for one in batches] == [(0, PLAIN)]
+
+
+def test_a_question_larger_than_its_memory_spills_and_leaves_nothing_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here, spill = tmp_path / "here", tmp_path / "spill"
+    here.mkdir()
+    spill.mkdir()
+    monkeypatch.chdir(here)
+    monkeypatch.setattr(tempfile, "tempdir", str(spill))
+    span = Range(0, START + 400_000 * SECOND)
+    archive = hold(Archive(tmp_path / "data"), [(span, [trade(0, "5")])])
+    question = ask("100ms", fill="previous")
+    rows = sum(one.num_rows for one in candle_batches(archive, question, memory_limit="200MB"))
+    gc.collect()
+    assert (rows, list(here.iterdir()), list(spill.iterdir())) == (4_000_000, [], [])
+
+
+# --- refusals ------------------------------------------------------------------------------------
+
+
+def test_a_pair_that_is_not_held_names_those_that_are(tmp_path: Path) -> None:
+    hold(Archive(tmp_path), [(Range(0, START), [])], "ETHUSD")
+    archive = hold(Archive(tmp_path), [(Range(0, START), [])], "XBTEUR")
+    with pytest.raises(NothingHeld) as caught:
+        ohlc(archive, ask())
+    assert str(caught.value) == (
+        f"the archive at {tmp_path} holds no trades of XBTUSD; it holds ETHUSD, XBTEUR. "
+        "`harvester backfill XBTUSD` fetches them"
+    )
+
+
+def test_an_empty_archive_says_so(tmp_path: Path) -> None:
+    with pytest.raises(NothingHeld) as caught:
+        next(candle_batches(Archive(tmp_path), ask()))
+    assert str(caught.value) == (
+        f"the archive at {tmp_path} holds no trades of XBTUSD; it is empty. "
+        "`harvester backfill XBTUSD` fetches them"
+    )
+
+
+HUGE = [trade(at, "9000000", "9000000000000") for at in range(2)]
+
+
+def test_a_sum_that_does_not_fit_is_refused(tmp_path: Path) -> None:
+    archive = hold(Archive(tmp_path), [(Range(0, START + MINUTE), HUGE)])
+    with pytest.raises(ValueDoesNotFit) as caught:
+        list(candle_batches(archive, ask()))
+    assert str(caught.value) == (
+        "1m candles of XBTUSD: a sum of price x volume reaches 10^20, more than fits 38 exact "
+        "digits: ask for a shorter interval or span (Out of Range Error: Overflow in SUM of "
+        "DECIMAL: the result does not fit in DECIMAL(38))"
+    )
+
+
+def test_a_sum_that_just_fits_is_exact(tmp_path: Path) -> None:
+    archive = hold(Archive(tmp_path), [(Range(0, START + MINUTE), HUGE)])
+    made = answer(ohlc(archive, ask("1s", all_columns=True, fill="kraken")))
+    assert {(one["value"], one["vwap"]) for one in made if one["count"]} == {
+        (Decimal(81) * 10**18, Decimal(9_000_000))
+    }
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        ({"fill": "last"}, "fill is 'last': give one of none, previous, null, kraken"),
+        (
+            {"pair_decimals": 11},
+            "pair_decimals is 11: give 0 to 10, the decimals that the archive keeps",
+        ),
+    ],
+)
+def test_a_question_that_can_not_be_answered_is_refused(more: Any, message: str) -> None:  # noqa: ANN401
+    with pytest.raises(BadSetting) as caught:
+        ask(**more)
+    assert str(caught.value) == message
+
+
+def test_the_calendar_is_refused() -> None:
+    with pytest.raises(BadInterval) as caught:
+        ask("1mo")
+    assert str(caught.value) == (
+        "candles of 1mo follow the calendar, which is not supported yet: "
+        "give a fixed length such as 7d"
+    )
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (
+            {"memory_limit": "much"},
+            "memory_limit 'much', threads None: DuckDB refuses them: Parser Error: "
+            + "Memory must have a number (e.g. 1GB)",
+        ),
+        (
+            {"threads": 0},
+            "memory_limit '2GB', threads 0: DuckDB refuses them: Syntax Error: "
+            + "Must have at least 1 thread!",
+        ),
+    ],
+)
+def test_limits_that_duckdb_does_not_take_are_refused(
+    made_archives: dict[str, Archive],
+    more: Any,  # noqa: ANN401
+    message: str,
+) -> None:
+    with pytest.raises(BadSetting) as caught:
+        ohlc(made_archives["busy"], ask(), **more)
+    assert str(caught.value) == message

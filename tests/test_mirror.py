@@ -345,7 +345,25 @@ def test_harvesters_own_client_reads_pairs_and_clock(tmp_path: Path) -> None:
     with serving(archive_of(tmp_path, PLAIN)) as url:
         pairs, clock_ns = asyncio.run(ask(url))
     assert pairs == {"XBTUSD": MADE_PAIR}
-    assert clock_ns > END_NS
+    # The clock stands where coverage ends, so that a copy claims no more.
+    assert clock_ns == T0 + DAY
+
+
+def test_a_page_over_a_hole_is_refused(tmp_path: Path) -> None:
+    archive = Archive(tmp_path)
+    first, second = PLAIN[9][1], PLAIN[19][1] + 60 * 10**9
+    commit(archive, Range(0, first), rows_of(PLAIN[:10]))
+    commit(archive, Range(second, T0 + DAY), rows_of([]))
+    [text] = errors(get(app(archive), "Trades", pair="XBTUSD", since="0"))
+    assert text == f"EQuery:Not covered by this mirror:{first}-{second}"
+
+
+def test_a_page_from_a_moment_before_the_coverage_is_given(tmp_path: Path) -> None:
+    archive = Archive(tmp_path)
+    begin = PLAIN[0][1] - 1
+    commit(archive, Range(begin, T0 + DAY), rows_of(PLAIN))
+    body = get(app(archive), "Trades", pair="XBTUSD", since=str(begin - 10**6))
+    assert ids(body) == list(range(1, 31))
 
 
 def test_system_status_is_online(tmp_path: Path) -> None:

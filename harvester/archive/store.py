@@ -95,14 +95,14 @@ class LocalStore:
         try:
             with os.scandir(self.root / folder) as found:
                 return sorted(one.name for one in found if one.is_dir(follow_symlinks=False))
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return []
 
     def read(self, path: str) -> bytes | None:
         """A small file's content."""
         try:
             return (self.root / path).read_bytes()
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return None
 
     def write(self, path: str, data: bytes, staging: str) -> None:

@@ -64,9 +64,10 @@ def _carried_in(
         if archive.footer(piece.segment).rows == 0:
             continue
         ticks = ticks_sql(archive, [piece])
-        row = connection.execute(f"SELECT arg_max(price, place) FROM ({ticks})").fetchone()  # noqa: S608
-        if row is not None and row[0] is not None:
-            return Decimal(row[0])
+        # All of the result is fetched: DuckDB 2.0 refuses a connection that still has some.
+        [(close,)] = connection.execute(f"SELECT arg_max(price, place) FROM ({ticks})").fetchall()  # noqa: S608
+        if close is not None:
+            return Decimal(close)
     return None
 
 
@@ -87,4 +88,4 @@ def price_decimals(
         return PRICE_DECIMALS
     ticks = ticks_sql(archive, one.pieces)
     finer = f"SELECT 1 FROM ({ticks}) WHERE price <> price::DECIMAL(18, {decimals}) LIMIT 1"  # noqa: S608
-    return PRICE_DECIMALS if connection.execute(finer).fetchone() else decimals
+    return PRICE_DECIMALS if connection.execute(finer).fetchall() else decimals

@@ -44,7 +44,7 @@ def main() -> None:
 
 def _run() -> int:
     try:
-        status = cli(standalone_mode=False)
+        status = cli(prog_name="harvester", standalone_mode=False)
     except HarvesterError as error:
         return _fail(str(error), error.exit_status, error)
     except click.UsageError as error:
@@ -54,8 +54,8 @@ def _run() -> int:
         return _fail(error.format_message(), 1, error)
     except (click.Abort, KeyboardInterrupt) as error:
         return _fail("interrupted", 130, error)
-    except BrokenPipeError:
-        # Whoever read our output has had enough; let nothing complain at exit.
+    except output.ReaderGone:
+        # Let nothing complain at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except Exception as error:  # noqa: BLE001 - the one place where any fault becomes a line

@@ -31,7 +31,8 @@ def demo(folder: str, trades: int, seed: int, quiet: bool) -> None:
 def serve(host: str, port: int, **given: Any) -> None:  # noqa: ANN401
     """Answer Trades, AssetPairs, Time and SystemStatus as Kraken does, from the archive.
 
-    Another harvester copies it with --api-url and --rate 0.
+    Another harvester copies it with --api-url and --rate 0, up to settle_s before the coverage
+    here ends; HARVESTER_REFRESH_SETTLE_S=0 takes the rest.
 
     Example: harvester serve --data data --port 8722
     """
@@ -40,5 +41,9 @@ def serve(host: str, port: int, **given: Any) -> None:  # noqa: ANN401
     from harvester.mirror.server import serve_forever  # noqa: PLC0415
 
     archive = Archive(settings_of(given).settings.archive.path)
-    output.hint(f"serving {archive.path} at http://{host}:{port} (Ctrl-C ends it)")
-    serve_forever(archive, host, port)
+    serve_forever(
+        archive,
+        host,
+        port,
+        lambda url: output.hint(f"serving {archive.path} at {url} (Ctrl-C ends it)"),
+    )

@@ -17,7 +17,7 @@ import pyarrow.csv
 
 from harvester.archive.export import write_arrow, write_parquet
 from harvester.archive.store import writing
-from harvester.cli.output import columns
+from harvester.cli.output import columns, stdout
 from harvester.columns import decimal_words
 from harvester.errors import UsageError
 
@@ -70,8 +70,8 @@ class _Counted:
 def _sink(file: str | None) -> Iterator[BinaryIO]:
     """Stdout, or a file that stands at its place only once it is whole."""
     if file is None:
-        yield sys.stdout.buffer
-        sys.stdout.buffer.flush()
+        with stdout() as sink:
+            yield sink
         return
     staged = Path(f"{file}.tmp")
     try:
@@ -126,10 +126,22 @@ def _table(batches: Batches, schema: pa.Schema, sink: BinaryIO) -> None:
         if sink.isatty() and len(rows) > 2 * _SHOWN:
             left_out += len(rows) - 2 * _SHOWN
             rows = rows[:_SHOWN] + rows[-_SHOWN:]
-    lines = columns(schema.names, rows).split("\n")
+    lines = columns(schema.names, _aligned(rows, schema)).split("\n")
     if left_out:
         lines.insert(_SHOWN + 1, f"... {left_out:,} rows more; -f csv shows them all ...")
     sink.write(("\n".join(lines) + "\n").encode())
+
+
+def _aligned(rows: list[list[str]], schema: pa.Schema) -> list[list[str]]:
+    """Decimals of one column with as many digits behind the point."""
+    for i, kind in enumerate(schema.types):
+        if pa.types.is_decimal(kind):
+            digits = max((len(row[i].partition(".")[2]) for row in rows), default=0)
+            for row in rows:
+                whole, _, fraction = row[i].partition(".")
+                if whole and digits:
+                    row[i] = f"{whole}.{fraction.ljust(digits, '0')}"
+    return rows
 
 
 def _cell(value: Any) -> str:  # noqa: ANN401 - any cell

@@ -3,15 +3,35 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, BinaryIO
 
 import click
 
 
+class ReaderGone(Exception):
+    """Whoever read our output has had enough, as `head` does."""
+
+
+@contextmanager
+def stdout() -> Iterator[BinaryIO]:
+    """Standard output for bytes.
+
+    Raises:
+        ReaderGone: its reader closed it. (click would make an error of it.)
+    """
+    try:
+        yield sys.stdout.buffer
+        sys.stdout.buffer.flush()
+    except BrokenPipeError as error:
+        raise ReaderGone from error
+
+
 def result(text: str) -> None:
     """What was asked for."""
-    click.echo(text)
+    with stdout() as sink:
+        sink.write(text.encode() + b"\n")
 
 
 def hint(text: str) -> None:
@@ -28,7 +48,7 @@ def as_json(value: Any) -> None:  # noqa: ANN401 - whatever a command reports
     """A report for machines."""
     import msgspec  # noqa: PLC0415 - kept off the way to --help
 
-    click.echo(msgspec.json.format(msgspec.json.encode(value), indent=2).decode())
+    result(msgspec.json.format(msgspec.json.encode(value), indent=2).decode())
 
 
 def wants_traceback(arguments: Iterable[str]) -> bool:

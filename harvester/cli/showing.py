@@ -42,7 +42,12 @@ def demo(folder: str, trades: int, seed: int, *, quiet: bool) -> None:
     with serving(source) as url:
         output.result(f"A stand-in for the exchange serves them at {url}; backfilling ...")
         settings = load(
-            {"archive.path": str(root / "data"), "exchange.url": url, "exchange.rate": 0}, file=None
+            {
+                "archive.path": str(root / "data"),
+                "exchange.url": url,
+                "exchange.rate": 0,
+                "refresh.settle_s": 0,
+            }
         )
         common = Common(settings, quiet=quiet, verbose=0, log_json=False)
         [outcome] = run(Request([PAIR], "start", None), common)

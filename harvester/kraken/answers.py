@@ -42,9 +42,12 @@ class Transient(Exception):
         self.wait_s = wait_s
 
 
+_ABSENT = msgspec.Raw(b"")
+
+
 class _Envelope(msgspec.Struct):
     error: list[str]
-    result: msgspec.Raw | None = None
+    result: msgspec.Raw = _ABSENT
 
 
 _envelopes = msgspec.json.Decoder(_Envelope)
@@ -83,7 +86,7 @@ def check_errors(body: bytes, what: str) -> None:
         return
     try:
         envelope = _envelopes.decode(body)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise Transient(f"the body is no answer of the API ({error})") from error
     errors = [text for text in envelope.error if not text.startswith("W")]
     for text in envelope.error:
@@ -91,7 +94,7 @@ def check_errors(body: bytes, what: str) -> None:
             logger.warning("%s: the exchange warns: %s", what, text)
     if errors:
         raise _judge(errors, what)
-    if envelope.result is None:
+    if bytes(envelope.result) in (b"", b"null"):
         raise Transient("the answer holds neither a result nor an error")
 
 
@@ -101,11 +104,10 @@ def _judge(errors: list[str], what: str) -> Exception:
         plain = one.replace(": ", ":", 1)
         if plain.startswith(_REFUSALS):
             until = _THROTTLED_UNTIL.search(one)
-            wait = max(0.0, int(until[1]) - time.time()) if until else None
+            # A stamp that has passed, by whose clock ever, must not become a call at once.
+            wait = int(until[1]) - time.time() if until else 0.0
             return Transient(
-                one,
-                refusal=True,
-                wait_s=None if wait is None else min(wait, LONGEST_THROTTLE_S),
+                one, refusal=True, wait_s=min(wait, LONGEST_THROTTLE_S) if wait > 0 else None
             )
         if plain.startswith(_PASSING):
             return Transient(one)

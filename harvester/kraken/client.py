@@ -233,14 +233,14 @@ def _read_page(body: bytes) -> Page:
 def _result(body: bytes) -> dict[str, msgspec.Raw]:
     try:
         return msgspec.json.decode(body, type=_Result).result
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise Transient(f"the body is no whole answer ({error})") from error
 
 
 def _read_clock(body: bytes) -> int:
     try:
         return msgspec.json.decode(_result(body)["unixtime"], type=int) * SECOND
-    except (KeyError, msgspec.DecodeError) as error:
+    except (KeyError, ValueError) as error:
         raise Transient(f"the clock can't be read ({error})") from error
 
 

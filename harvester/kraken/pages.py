@@ -24,7 +24,7 @@ from harvester.columns import (
     no_rows,
 )
 from harvester.errors import UnreadableAnswer, ValueDoesNotFit
-from harvester.times import SECOND
+from harvester.times import END_OF_TIME, SECOND
 
 PAGE_ROWS = 1000
 """A page of fewer rows is a short one."""
@@ -93,6 +93,9 @@ def decode_page(body: bytes) -> Page:
         result = _answers.decode(body).result
     except msgspec.ValidationError as error:
         raise _unreadable(body, error) from error
+    except UnicodeDecodeError as error:
+        # Bytes spoilt on the way, like any other body that is no JSON.
+        raise msgspec.DecodeError(str(error)) from error
     last = result.pop("last", None)
     if len(result) != 1:
         raise UnreadableAnswer(
@@ -136,7 +139,7 @@ def _stamps_ns(rows: list[Row]) -> Int64s:
     """The literals, digit by digit, as nanoseconds: a float has no room for them."""
     stamps = pa.array([bytes(row.time).decode() for row in rows]).cast(_STAMP)
     low, high = decimal_words(stamps)
-    if high.any() or not (low > 0).all():
+    if high.any() or not ((low > 0) & (low <= END_OF_TIME)).all():
         raise pa.ArrowInvalid("time out of bounds")
     return np.ascontiguousarray(low)
 

@@ -50,7 +50,7 @@ def read_pairs(result: dict[str, msgspec.Raw]) -> dict[str, Pair]:
     for key, raw in result.items():
         try:
             pair = msgspec.structs.replace(msgspec.json.decode(raw, type=Pair), key=key)
-        except msgspec.DecodeError as error:
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise UnreadableAnswer(f"the exchange's entry for pair {key!r}: {error}") from error
         if not _SAFE_NAME.fullmatch(pair.altname) or ".." in pair.altname:
             raise UnreadableAnswer(

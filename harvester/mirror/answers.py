@@ -17,16 +17,23 @@ from harvester.errors import UnknownPair
 from harvester.kraken.pages import PAGE_ROWS
 from harvester.kraken.pairs import Pair, resolve
 from harvester.mirror.tape import LISTED_FOR_S, Clock, Shelf, Tape
-from harvester.times import END_OF_TIME, SECOND
+from harvester.times import END_OF_TIME, SECOND, Range
 
 SECONDS_DIGITS = 10
 """A `since` of no more digits is in seconds, as Kraken reads it."""
+
+FOREGROUND_NS = SECOND
+"""A range is asked for from up to so long before it begins; what is shown there is dropped."""
 
 Question = Mapping[str, str]
 
 
 class Invalid(Exception):
     """A parameter makes no sense; its name is all that Kraken would tell."""
+
+
+class NotCovered(Exception):
+    """The page would reach over time that the archive never asked for."""
 
 
 class Names:
@@ -86,12 +93,16 @@ class Answers:
         Raises:
             UnknownPair: the archive holds no such pair.
             Invalid: a parameter can't be read.
+            NotCovered: the page would reach over a hole, as if nothing had been traded there.
             ArchiveDamaged: a file can't be read.
         """
         pair = self._pair(question.get("pair") or "")
         since, count = question.get("since"), _count(question)
         since_ns = None if since is None else _since_ns(since)
-        page = self._tape(pair).page(since_ns, count, pair.pair_decimals)
+        tape = self._tape(pair)
+        page = tape.page(since_ns, count, pair.pair_decimals)
+        if since_ns is not None:
+            _check_cover(tape, since_ns, page.last_ns if page.whole else None)
         last = since or "0" if page.last_ns is None else f"{page.last_ns:019d}"
         name = msgspec.json.encode(pair.key or pair.altname)
         return b'{"error":[],"result":{%b:[%b],"last":"%b"}}' % (
@@ -114,8 +125,12 @@ class Answers:
         return _result({pair.key or pair.altname: _entry(pair) for pair in pairs})
 
     def time(self, _question: Question) -> bytes:
-        """This machine's clock, to the second."""
-        now_s = time.time_ns() // SECOND
+        """This machine's clock, to the second, but no later than all pairs are covered.
+
+        A copy's coverage ends by this clock, and must not claim what is not here.
+        """
+        reached = [self._tape(self._names.resolve(name)).through for name in self._held_names()]
+        now_s = min([time.time_ns(), *reached]) // SECOND
         spoken = time.strftime("%a, %d %b %y %H:%M:%S +0000", time.gmtime(now_s))
         return _result({"unixtime": now_s, "rfc1123": spoken})
 
@@ -143,6 +158,14 @@ class Answers:
         if self._held is None or now - self._held[0] >= LISTED_FOR_S:
             self._held = (now, self._archive.held())
         return self._held[1]
+
+
+def _check_cover(tape: Tape, since_ns: int, last_ns: int | None) -> None:
+    """Refuse a page over a hole. Who begins at a hole's end asks from a moment before it."""
+    through = tape.through if last_ns is None else last_ns
+    hole = tape.hole_within(Range(since_ns + FOREGROUND_NS, through))
+    if hole is not None:
+        raise NotCovered(f"{hole.after}-{hole.through}")
 
 
 def _count(question: Question) -> int:

@@ -1,7 +1,7 @@
 """Kraken's public endpoints as a web application, answered from an archive.
 
-A mirror knows what its archive covers and no more: beyond that a market looks quiet. Whoever
-copies from it and wants true coverage asks with `--until` no later than the archive reaches.
+A mirror knows what its archive covers and no more: a page that would reach over a hole is refused,
+and its clock stands still where coverage ends, so that a copy never claims more than there is.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import msgspec
 
 from harvester.archive.archive import Archive
 from harvester.errors import HarvesterError, UnknownPair
-from harvester.mirror.answers import Answers, Invalid, Question
+from harvester.mirror.answers import Answers, Invalid, NotCovered, Question
 from harvester.mirror.extra import missing_extra
 from harvester.mirror.tape import Clock
 
@@ -59,6 +59,8 @@ def _endpoint(answer: Callable[[Question], bytes]) -> Callable[[Request], Awaita
             return _error("EQuery:Unknown asset pair")
         except Invalid as invalid:
             return _error(f"EGeneral:Invalid arguments:{invalid}")
+        except NotCovered as hole:
+            return _error(f"EQuery:Not covered by this mirror:{hole}")
         except HarvesterError as error:
             # What Kraken says of its own faults; clients wait, ask again and show the reason.
             return _error(f"EGeneral:Internal error:{error}")

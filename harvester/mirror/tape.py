@@ -13,7 +13,7 @@ from harvester.archive.segments import Segment, read_batches
 from harvester.columns import joined, times
 from harvester.errors import ArchiveDamaged
 from harvester.mirror.rendering import Rendered, render
-from harvester.times import Range
+from harvester.times import Range, missing
 
 LISTED_FOR_S = 1.0
 """A listing serves for so long: an archive grows by a segment every half minute at most."""
@@ -25,10 +25,14 @@ Clock = Callable[[], float]
 
 
 class Page(NamedTuple):
-    """Some rows as JSON, a comma behind each, and the last one's time; no rows: b"" and None."""
+    """Some rows as JSON, a comma behind each, and the last one's time; no rows: b"" and None.
+
+    `whole`: there are as many as were asked for; a shorter page says that nothing follows.
+    """
 
     text: bytes
     last_ns: int | None
+    whole: bool
 
 
 class Cell(NamedTuple):
@@ -85,6 +89,18 @@ class Tape:
         """Whether the archive covers anything of this pair."""
         return bool(self._listing())
 
+    @property
+    def through(self) -> int:
+        """Up to when coverage reaches; 0 where nothing is held."""
+        pieces = self._listing()
+        return pieces[-1].within.through if pieces else 0
+
+    def hole_within(self, span: Range) -> Range | None:
+        """The first stretch of a span that the archive does not cover; its end is no matter."""
+        covered = [piece.within for piece in self._listing()]
+        holes = missing([Range(span.after, max(span.through, span.after))], covered)
+        return next((hole for hole in holes if hole.after < self.through), None)
+
     def page(self, since_ns: int | None, count: int, pair_decimals: int) -> Page:
         """Up to `count` rows published at `since_ns` or later, or the newest ones for None.
 
@@ -115,7 +131,7 @@ class Tape:
                 count -= stop - start
                 if count == 0:
                     break
-        return Page(b"".join(parts), last)
+        return Page(b"".join(parts), last, whole=count == 0)
 
     def _newest(self, count: int, pair_decimals: int) -> Page:
         parts: list[memoryview] = []
@@ -129,8 +145,8 @@ class Tape:
                 last = int(rows.stamps[-1]) if last is None else last
                 count -= stop - start
                 if count == 0:
-                    return Page(b"".join(reversed(parts)), last)
-        return Page(b"".join(reversed(parts)), last)
+                    return Page(b"".join(reversed(parts)), last, whole=True)
+        return Page(b"".join(reversed(parts)), last, whole=False)
 
     def _listing(self) -> list[Piece]:
         now = self._clock()

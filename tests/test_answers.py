@@ -1,0 +1,206 @@
+"""What is waited out, what is stopped at, and what is passed over with a warning."""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from harvester.errors import ExchangeRefused
+from harvester.kraken import answers
+from harvester.kraken.answers import Transient, check_errors, check_status
+
+CAPTURES = Path(__file__).parents[2] / "shared" / "kraken"
+URL = "https://api.kraken.com/0/public/Trades"
+NOW_S = 1_700_000_000.25
+
+
+def errors(*entries: str, **rest: Any) -> bytes:
+    """An answer with these entries in `error`."""
+    return json.dumps({"error": entries, **rest}).encode()
+
+
+def transient(body: bytes) -> Transient:
+    """The fault that an answer is waited out for."""
+    with pytest.raises(Transient) as caught:
+        check_errors(body, "XBTUSD")
+    return caught.value
+
+
+# HTTP status.
+
+
+def test_200_is_judged_by_its_body() -> None:
+    check_status(200, URL, b"")
+
+
+@pytest.mark.parametrize("status", [429, 500, 502, 503, 504, *range(520, 528), 530])
+def test_429_and_5xx_are_waited_out(status: int) -> None:
+    with pytest.raises(Transient) as caught:
+        check_status(status, URL, b"<html>")
+    assert (caught.value.reason, caught.value.refusal) == (f"HTTP {status}", status == 429)
+
+
+def test_403_tells_what_to_set() -> None:
+    with pytest.raises(ExchangeRefused) as caught:
+        check_status(403, URL, b"<html>")
+    assert str(caught.value) == (
+        f"{URL} answered HTTP 403: its browser check refused the request; "
+        "set [exchange] user_agent to a name of your own"
+    )
+
+
+@pytest.mark.parametrize("status", [204, 301, 400, 401, 404, 405, 418])
+def test_any_other_status_is_stopped_at_with_what_it_said(status: int) -> None:
+    with pytest.raises(ExchangeRefused) as caught:
+        check_status(status, URL, b"nothing h\xffre" + b"x" * 100)
+    assert str(caught.value) == (
+        f"{URL} answered HTTP {status}: 'nothing h\ufffdre{'x' * 68}'; is [exchange] url right?"
+    )
+
+
+# The list of errors.
+
+
+@pytest.mark.parametrize(
+    ("entry", "refusal"),
+    [
+        ("EAPI:Rate limit exceeded", True),
+        ("EGeneral:Too many requests", True),
+        ("EService:Throttled", True),
+        ("EService: Throttled", True),
+        ("EService:Unavailable", False),
+        ("EService:Busy", False),
+        ("EService:Deadline elapsed", False),
+        ("EGeneral:Internal error", False),
+        ("EGeneral:Internal error[abc]", False),
+    ],
+)
+def test_passing_faults_are_waited_out(entry: str, refusal: bool) -> None:
+    fault = transient(errors(entry))
+    assert (fault.reason, fault.refusal, fault.wait_s) == (entry, refusal, None)
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        "EQuery:Unknown asset pair",
+        "EGeneral:Invalid arguments",
+        "EGeneral:Invalid arguments:since",
+        "EGeneral:Permission denied",
+        "EGeneral:Temporary lockout",
+        "EGeneral:Something new",
+        "",
+    ],
+)
+def test_all_other_faults_are_stopped_at(entry: str) -> None:
+    with pytest.raises(ExchangeRefused) as caught:
+        check_errors(errors(entry), "XBTUSD")
+    assert str(caught.value) == f"XBTUSD: the exchange refused: {entry}"
+
+
+def test_several_faults_are_all_told() -> None:
+    with pytest.raises(ExchangeRefused) as caught:
+        check_errors(errors("EGeneral:Permission denied", "EQuery:Unknown asset pair"), "XBTUSD")
+    assert str(caught.value) == (
+        "XBTUSD: the exchange refused: EGeneral:Permission denied; EQuery:Unknown asset pair"
+    )
+
+
+def test_the_errors_that_were_captured_are_known() -> None:
+    path = CAPTURES / "json_errors.jsonl"
+    if not path.is_file():
+        pytest.skip(f"no captured bodies at {CAPTURES}")
+    stops = {"EQuery:Unknown asset pair", "EGeneral:Invalid arguments"}
+    for line in path.read_text().splitlines():
+        body = json.loads(line)["body"]
+        expected = ExchangeRefused if set(body["error"]) & stops else Transient
+        with pytest.raises(expected):
+            check_errors(json.dumps(body).encode(), "XBTUSD")
+
+
+# The exchange's own word for how long to wait.
+
+
+@pytest.fixture
+def _stopped_clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(answers.time, "time", lambda: NOW_S)
+
+
+@pytest.mark.usefixtures("_stopped_clock")
+@pytest.mark.parametrize(
+    ("entry", "wait_s"),
+    [
+        ("EService: Throttled: 1700000030", 29.75),
+        ("EService:Throttled: 1700000030", 29.75),
+        ("EService: Throttled: 1700000001", 0.75),
+        ("EService: Throttled: 1800000000", 3600.0),
+        # A stamp that has passed (by a clock that goes wrong) tells nothing: wait as ever.
+        ("EService: Throttled: 1700000000", None),
+        ("EService: Throttled: 1600000000", None),
+    ],
+)
+def test_a_throttle_waits_until_its_stamp(entry: str, wait_s: float | None) -> None:
+    fault = transient(errors(entry))
+    assert (fault.reason, fault.refusal, fault.wait_s) == (entry, True, wait_s)
+
+
+# Warnings.
+
+
+def test_a_warning_is_logged_and_passed_over(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING, logger="harvester.kraken"):
+        check_errors(errors("WGeneral:Danger", result={"XXBTZUSD": []}), "XBTUSD")
+    assert caplog.messages == ["XBTUSD: the exchange warns: WGeneral:Danger"]
+
+
+def test_a_warning_does_not_hide_an_error(caplog: pytest.LogCaptureFixture) -> None:
+    body = errors("WGeneral:Danger", "EGeneral:Permission denied")
+    with pytest.raises(ExchangeRefused) as caught:
+        check_errors(body, "XBTUSD")
+    assert str(caught.value) == "XBTUSD: the exchange refused: EGeneral:Permission denied"
+    assert caplog.messages == ["XBTUSD: the exchange warns: WGeneral:Danger"]
+
+
+# Bodies.
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"error":[],"result":{"XXBTZUSD":[]}}',
+        b'{ "error": [], "result": { "XXBTZUSD": [] } }',
+        b'{"result":{"XXBTZUSD":[]},"error":[]}',
+    ],
+)
+def test_a_good_answer_passes(body: bytes) -> None:
+    check_errors(body, "XBTUSD")
+
+
+@pytest.mark.parametrize(
+    "body", [b'{"error":[]}', b'{"error":[],"result":null}', b'{"error":["WOdd"]}']
+)
+def test_neither_result_nor_error_is_waited_out(body: bytes) -> None:
+    assert transient(body).reason == "the answer holds neither a result nor an error"
+
+
+@pytest.mark.parametrize(
+    ("body", "reason"),
+    [
+        (b"", "Input data was truncated"),
+        (b'{"error":[', "Input data was truncated"),
+        (b"<html>", "JSON is malformed: invalid character (byte 0)"),
+        (b"[]", "Expected `object`, got `array`"),
+        (b"{}", "Object missing required field `error`"),
+        (b'{"error":"EGeneral"}', "Expected `array`, got `str` - at `$.error`"),
+        (
+            b'{"error":["\xff"]}',
+            "'utf-8' codec can't decode byte 0xff in position 0: invalid start byte",
+        ),
+    ],
+)
+def test_what_is_no_answer_is_waited_out(body: bytes, reason: str) -> None:
+    assert transient(body).reason == f"the body is no answer of the API ({reason})"

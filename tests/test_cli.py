@@ -1,0 +1,369 @@
+"""The commands as a user meets them: real processes, their words and their exit statuses."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tapes
+from crawling import serve, strangers, tape_of
+from exchange import Exchange, Faults, expected
+
+HARVESTER = [sys.executable, "-c", "from harvester.cli import main; main()"]
+FAST = {
+    "HARVESTER_EXCHANGE_RETRY_WAIT_S": "0.01",
+    "HARVESTER_EXCHANGE_RATE": "0",
+    "HARVESTER_EXCHANGE_GIVE_UP_S": "1",
+}
+
+
+@pytest.fixture(scope="module")
+def exchange() -> Iterator[Exchange]:
+    with serve(
+        tapes.market(tapes.xbtusd_like(5_000, 41)),
+        tapes.tiny_coin(500, 41),
+        tapes.thirteen_decimals(5, 41),
+    ) as one:
+        yield one
+
+
+class Run:
+    """What one command came to."""
+
+    def __init__(self, done: subprocess.CompletedProcess[str]) -> None:
+        self.status, self.out, self.err = done.returncode, done.stdout, done.stderr
+
+
+@pytest.fixture
+def harvester(exchange: Exchange, tmp_path: Path) -> Any:
+    def run(*arguments: str, **environment: str) -> Run:
+        known = {k: v for k, v in os.environ.items() if not k.startswith("HARVESTER_")}
+        given = {"HARVESTER_API_URL": exchange.url, "HARVESTER_DATA": str(tmp_path / "data")}
+        return Run(
+            subprocess.run(
+                [*HARVESTER, *arguments],
+                env=known | FAST | given | environment,
+                cwd=tmp_path,
+                capture_output=True,
+                text=True,
+                check=False,
+                timeout=60,
+            )
+        )
+
+    return run
+
+
+def test_backfill_brings_the_tape_and_says_so(harvester: Any, tmp_path: Path) -> None:
+    run = harvester("backfill", "btc/usd", "--until", "2024-06-01")
+    assert (run.status, run.out) == (0, "")
+    assert run.err == (
+        "XBTUSD: 1970-01-01T00:00:00Z to 2024-05-31T23:59:59.999999999Z to fetch\n"
+        "XBTUSD: 5,000 trades in 8 pages, complete through 2024-05-31T23:59:59Z\n"
+    )
+    market = tapes.market(tapes.xbtusd_like(5_000, 41))
+    assert tape_of(tmp_path / "data", "XBTUSD") == list(expected(market))
+
+
+def test_backfill_reports_as_json(harvester: Any) -> None:
+    run = harvester(
+        "backfill", "XBTUSD", "--since", "2024-01-01", "--until", "2024-06-01", "--json", "-q"
+    )
+    assert (run.status, run.err) == (0, "")
+    assert json.loads(run.out) == {
+        "exit_status": 0,
+        "pairs": [
+            {
+                "pair": "XBTUSD",
+                "exit_status": 0,
+                "trades": 5000,
+                "pages": 8,
+                "covered_through_ns": 1717199999999999999,
+                "holes": [],
+                "error": None,
+            }
+        ],
+    }
+
+
+def test_status_tells_what_is_held(harvester: Any) -> None:
+    harvester("backfill", "XBTUSD", "-q", "--since", "2024-01-01", "--until", "2024-06-01")
+    [held] = json.loads(harvester("status", "--json").out)
+    size = held.pop("bytes")
+    market = tapes.market(tapes.xbtusd_like(5_000, 41))
+    rows = list(expected(market))
+    assert held == {
+        "pair": "XBTUSD",
+        "wsname": "XBT/USD",
+        "trades": 5000,
+        "first_ns": rows[0][1],
+        "last_ns": rows[-1][1],
+        "coverage": [[1704067199999999999, 1717199999999999999]],
+        "holes": [],
+        "files": 1,
+    }
+    assert size / 5000 < 20
+
+
+def test_candles_and_trades_need_no_network(harvester: Any) -> None:
+    harvester("backfill", "XBTUSD", "-q")
+    nowhere = {"HARVESTER_API_URL": "http://127.0.0.1:9"}
+    candles = harvester("ohlc", "BTC/USD", "-i", "7m", "-f", "jsonl", **nowhere)
+    trades = harvester("trades", "btcusd", "-f", "csv", **nowhere)
+    assert (candles.status, trades.status) == (0, 0)
+    assert sum(json.loads(line)["count"] for line in candles.out.splitlines()) == 5_000
+    assert len(trades.out.splitlines()) == 5_001
+
+
+def test_trades_as_csv_are_exact(harvester: Any) -> None:
+    harvester("backfill", "XBTUSD", "-q")
+    first = harvester("trades", "XBTUSD", "-f", "csv").out.splitlines()[1]
+    trade = tapes.xbtusd_like(5_000, 41)[0]
+    market = tapes.market([trade])
+    number, time, tie, price, volume, side, kind, misc = first.split(",")
+    assert (int(number), int(tie), misc) == (trade.trade_id, 0, "")
+    assert (price, volume) == (trade.price.rstrip("0").rstrip("."), trade.volume.rstrip("0"))
+    assert time.endswith(market.literal(0).split(".")[1] + "Z")
+    assert (side[0], kind[0]) == (trade.side, trade.order_type)
+
+
+@pytest.mark.parametrize("form", ["table", "csv", "json", "jsonl", "parquet", "arrow"])
+def test_every_format_holds_every_candle(form: str, harvester: Any, tmp_path: Path) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    harvester("backfill", "XBTUSD", "-q")
+    file = tmp_path / "candles"
+    run = harvester("ohlc", "XBTUSD", "-i", "1h", "-f", form, "-o", str(file))
+    assert (run.status, run.out) == (0, "")
+    want = len(harvester("ohlc", "XBTUSD", "-i", "1h", "-f", "jsonl").out.splitlines())
+    counts: dict[str, Callable[[], int]] = {
+        "table": lambda: len(file.read_text().splitlines()) - 1,
+        "csv": lambda: len(file.read_text().splitlines()) - 1,
+        "json": lambda: len(json.loads(file.read_text())),
+        "jsonl": lambda: len(file.read_text().splitlines()),
+        "parquet": lambda: int(pq.read_metadata(file).num_rows),
+        "arrow": lambda: int(pa.ipc.open_file(file).read_all().num_rows),
+    }
+    assert counts[form]() == want
+    assert run.err == f"{want:,} candles in {file}\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "message"),
+    [
+        (
+            ["backfill", "XBTUSX"],
+            2,
+            (
+                "no pair is called 'XBTUSX'; near it are XBTUSD, BTTUSD. "
+                "`harvester pairs TEXT` searches the markets"
+            ),
+        ),
+        (
+            ["backfill", "XBTUSD", "--since", "soon"],
+            2,
+            (
+                "'soon' is no time: give an ISO date or time (2024-01-31, 2024-01-31T12:00Z), UNIX "
+                "seconds or nanoseconds (10 or 19 digits), 7d or 12h (that long ago), yesterday, "
+                "now or start"
+            ),
+        ),
+        (
+            ["backfill", "XBTUSD", "--since", "2024-02-01", "--until", "2024-01-01"],
+            2,
+            (
+                "--since 2024-02-01T00:00:00Z does not lie before --until 2024-01-01T00:00:00Z: "
+                "since is inclusive, until exclusive"
+            ),
+        ),
+        (
+            ["backfill", "XBTUSD", "--rate", "-1"],
+            2,
+            "--rate is -1.0: it must be a number, 0 or more",
+        ),
+        (
+            ["ohlc", "XBTUSD", "-i", "0m"],
+            2,
+            "interval '0m' has no length: give 1 or more",
+        ),
+        (
+            ["ohlc", "XBTUSD", "-i", "5x"],
+            2,
+            (
+                "'5x' is no interval: give a number and one of ms, s, m, h, d, w, mo, q, y, "
+                "such as 7m or 4h; a bare number is minutes"
+            ),
+        ),
+        (
+            ["ohlc", "XBTUSD", "-i", "1M"],
+            2,
+            "interval '1M': is 1m (minutes) meant, or 1mo (months)?",
+        ),
+        (
+            ["backfill"],
+            2,
+            "Missing argument 'PAIR...'.\nTry `harvester backfill --help`.",
+        ),
+    ],
+)
+def test_bad_input_is_one_clear_line(
+    arguments: list[str], status: int, message: str, harvester: Any, tmp_path: Path
+) -> None:
+    run = harvester(*arguments)
+    assert (run.status, run.out, run.err) == (status, "", f"harvester: {message}\n")
+    assert not (tmp_path / "data" / "trades").exists()
+
+
+def test_a_pair_that_is_not_held_names_those_that_are(harvester: Any, tmp_path: Path) -> None:
+    harvester("backfill", "XBTUSD", "-q")
+    run = harvester("ohlc", "ETHUSD", "-i", "5m")
+    assert (run.status, run.err) == (
+        2,
+        (
+            f"harvester: the archive at {tmp_path}/data holds no trades of 'ETHUSD'; it holds "
+            "XBTUSD. `harvester backfill ETHUSD` fetches them\n"
+        ),
+    )
+
+
+def test_an_unreachable_exchange_is_said_and_ends_with_3(harvester: Any) -> None:
+    run = harvester("backfill", "XBTUSD", "-q", "--api-url", "http://127.0.0.1:9")
+    assert (run.status, run.out) == (3, "")
+    assert run.err == (
+        "harvester: AssetPairs: http://127.0.0.1:9 gave no good answer for 1 s (at last: All "
+        "connection attempts failed); the same command goes on where it stopped\n"
+    )
+
+
+def test_a_folder_that_is_a_file_is_said_and_ends_with_1(harvester: Any, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    run = harvester("backfill", "XBTUSD", "-q", "-d", str(tmp_path / "file"))
+    assert run.status == 1
+    assert run.err == f"harvester: can't write {tmp_path}/file/locks: Not a directory\n"
+
+
+def test_the_gravest_status_of_several_pairs_wins(harvester: Any, tmp_path: Path) -> None:
+    run = harvester("backfill", "XBTUSD", "PEPEXBT", "-q", "--json")
+    report = json.loads(run.out)
+    assert run.status == report["exit_status"] == 1
+    assert [one["exit_status"] for one in report["pairs"]] == [0, 1]
+    assert len(tape_of(tmp_path / "data", "XBTUSD")) == 5_000
+
+
+def test_a_second_run_meanwhile_ends_with_5(harvester: Any, tmp_path: Path) -> None:
+    from harvester.archive.archive import Archive
+    from harvester.archive.writer import writer
+
+    with writer(Archive(tmp_path / "data"), "XBTUSD"):
+        run = harvester("backfill", "XBTUSD")
+    assert run.status == 5
+    assert f"is being written by another run (process {os.getpid()} on " in run.err
+
+
+def test_ctrl_c_keeps_what_was_fetched_and_ends_with_130(tmp_path: Path) -> None:
+    market = tapes.market(tapes.xbtusd_like(20_000, 42))
+    with serve(market, latency_s=0.02) as one:
+        process = _start(one.url, tmp_path, "backfill", "XBTUSD", "--log-json")
+        _await_line(process, '"event":"pageread"')
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=30)
+        kept = len(tape_of(tmp_path, "XBTUSD"))
+        again = _start(one.url, tmp_path, "backfill", "XBTUSD", "-q")
+        again.communicate(timeout=60)
+    assert (process.returncode, kept > 0, again.returncode) == (130, True, 0)
+    assert tape_of(tmp_path, "XBTUSD") == list(expected(market))
+    assert strangers(tmp_path) == []
+
+
+def test_a_killed_run_goes_on_where_it_stopped(tmp_path: Path) -> None:
+    market = tapes.market(tapes.xbtusd_like(20_000, 43))
+    fast_flush = {"HARVESTER_ARCHIVE_FLUSH_ROWS": "1500"}
+    with serve(market, latency_s=0.01) as one:
+        for _ in range(3):
+            process = _start(one.url, tmp_path, "backfill", "XBTUSD", "--log-json", **fast_flush)
+            _await_line(process, '"event":"committed"')
+            process.kill()
+            process.communicate(timeout=30)
+            kept = tape_of(tmp_path, "XBTUSD")
+            assert kept == list(expected(market))[: len(kept)]
+        last = _start(one.url, tmp_path, "backfill", "XBTUSD", "-q", **fast_flush)
+        last.communicate(timeout=60)
+    assert last.returncode == 0
+    assert tape_of(tmp_path, "XBTUSD") == list(expected(market))
+    assert strangers(tmp_path) == []
+
+
+def test_a_reader_that_has_had_enough_ends_it_cleanly(
+    harvester: Any, tmp_path: Path, exchange: Exchange
+) -> None:
+    harvester("backfill", "XBTUSD", "-q")
+    process = _start(exchange.url, tmp_path / "data", "trades", "XBTUSD", "-f", "csv")
+    assert process.stdout is not None
+    process.stdout.readline()
+    process.stdout.close()
+    assert process.stderr is not None
+    assert (process.stderr.read(), process.wait(timeout=30)) == ("", 0)
+    process.stderr.close()
+
+
+def test_warnings_of_the_exchange_are_shown_once(tmp_path: Path) -> None:
+    market = tapes.market(tapes.xbtusd_like(3_000, 44))
+    with serve(market, faults=Faults(chances={"warning": 1.0})) as one:
+        process = _start(one.url, tmp_path, "backfill", "XBTUSD")
+        _, err = process.communicate(timeout=30)
+    assert err.count("the exchange warns") == 1
+
+
+@pytest.mark.parametrize(
+    "command", ["backfill", "ohlc", "trades", "status", "pairs", "compact", "demo", "serve"]
+)
+def test_every_command_shows_an_example(command: str, harvester: Any) -> None:
+    run = harvester(command, "--help")
+    assert run.status == 0
+    assert f"Example: harvester {command}" in " ".join(run.out.split())
+
+
+def test_a_folder_without_an_archive_is_said(harvester: Any, tmp_path: Path) -> None:
+    run = harvester("status")
+    assert (run.status, run.err) == (
+        0,
+        f"the archive at {tmp_path}/data holds nothing; `harvester backfill PAIR` fills it\n",
+    )
+
+
+def test_compact_merges_and_changes_no_row(harvester: Any, tmp_path: Path) -> None:
+    small = {"HARVESTER_ARCHIVE_FLUSH_ROWS": "400"}
+    harvester("backfill", "XBTUSD", "-q", "--until", "2024-01-21", **small)
+    harvester("backfill", "XBTUSD", "-q", **small)
+    before = tape_of(tmp_path / "data", "XBTUSD")
+    [merged] = json.loads(harvester("compact", "--json").out)
+    assert merged["files_after"] <= 2
+    assert tape_of(tmp_path / "data", "XBTUSD") == before
+
+
+def _start(url: str, folder: Path, *arguments: str, **environment: str) -> subprocess.Popen[str]:
+    known = {k: v for k, v in os.environ.items() if not k.startswith("HARVESTER_")}
+    given = {"HARVESTER_API_URL": url, "HARVESTER_DATA": str(folder)}
+    return subprocess.Popen(
+        [*HARVESTER, *arguments],
+        env=known | FAST | given | environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def _await_line(process: subprocess.Popen[str], part: str) -> None:
+    assert process.stderr is not None
+    for line in process.stderr:
+        if part in line:
+            return
+    raise AssertionError(f"it ended before it said {part}")

@@ -1,0 +1,238 @@
+"""Any spelling that a person types becomes the one pair, and no name becomes a path."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from harvester.errors import UnknownPair, UnreadableAnswer
+from harvester.kraken.pairs import Pair, read_pairs, resolve, search
+
+CAPTURES = Path(__file__).parents[2] / "shared" / "kraken"
+PEOPLE = {"XBT": "BTC", "XDG": "DOGE"}
+
+
+def raw(entries: dict[str, Any]) -> dict[str, msgspec.Raw]:
+    """AssetPairs' result as it stands in an answer."""
+    return {key: msgspec.Raw(json.dumps(entry).encode()) for key, entry in entries.items()}
+
+
+def captured(name: str) -> dict[str, Any]:
+    """The result of a captured answer."""
+    path = CAPTURES / name
+    if not path.is_file():
+        pytest.skip(f"no captured bodies at {CAPTURES}")
+    answer = json.loads(path.read_bytes())
+    result: dict[str, Any] = answer.get("result", answer)
+    return result
+
+
+def named(*names: tuple[str, str, str]) -> list[Pair]:
+    """Pairs of these altnames, keys and wsnames."""
+    entries = {key: {"altname": alt, "wsname": ws} for alt, key, ws in names}
+    return list(read_pairs(raw(entries)).values())
+
+
+MARKETS = named(
+    ("XBTUSD", "XXBTZUSD", "XBT/USD"),
+    ("XBTUSDT", "XBTUSDT", "XBT/USDT"),
+    ("XDGUSD", "XDGUSD", "XDG/USD"),
+    ("XDGXBT", "XXDGXXBT", "XDG/XBT"),
+    ("ETHXBT", "XETHXXBT", "ETH/XBT"),
+    ("LUNAUSD", "LUNAUSD", "LUNA/USD"),
+    ("LUNA2USD", "LUNA2USD", "LUNA2/USD"),
+    ("REPUSD", "XREPZUSD", "REP/USD"),
+    ("REPV2USD", "REPV2USD", "REPV2/USD"),
+    ("WBTCXBT", "WBTCXBT", "WBTC/XBT"),
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "altname"),
+    [
+        ("XBTUSD", "XBTUSD"),
+        ("xbtusd", "XBTUSD"),
+        ("XXBTZUSD", "XBTUSD"),
+        ("XBT/USD", "XBTUSD"),
+        ("BTC/USD", "XBTUSD"),
+        ("btcusd", "XBTUSD"),
+        ("btc-usd", "XBTUSD"),
+        ("btc_usd", "XBTUSD"),
+        ("BTC:USD", "XBTUSD"),
+        (" btc usd ", "XBTUSD"),
+        ("btcusdt", "XBTUSDT"),
+        ("DOGE/USD", "XDGUSD"),
+        ("dogeusd", "XDGUSD"),
+        ("DOGE/BTC", "XDGXBT"),
+        ("DOGEXBT", "XDGXBT"),
+        ("XDG/BTC", "XDGXBT"),
+        ("ETH/BTC", "ETHXBT"),
+        ("LUNA/USD", "LUNAUSD"),
+        ("lunausd", "LUNAUSD"),
+        ("LUNA2/USD", "LUNA2USD"),
+        ("luna2usd", "LUNA2USD"),
+        ("REP/USD", "REPUSD"),
+        ("XREPZUSD", "REPUSD"),
+        ("REPV2USD", "REPV2USD"),
+        ("repv2/usd", "REPV2USD"),
+        ("wbtc/btc", "WBTCXBT"),
+    ],
+)
+def test_what_people_type_is_understood(text: str, altname: str) -> None:
+    assert resolve(text, MARKETS).altname == altname
+
+
+def test_a_name_of_the_exchange_wins_over_what_people_might_mean() -> None:
+    pairs = named(("BTCUSD", "BTCUSD", ""), ("XBTUSD", "XXBTZUSD", "XBT/USD"))
+    assert [resolve(text, pairs).altname for text in ("btcusd", "xbtusd")] == ["BTCUSD", "XBTUSD"]
+
+
+def test_an_altname_wins_over_a_key() -> None:
+    pairs = named(("FOO", "BAR", ""), ("BAR", "BAZ", ""))
+    assert resolve("bar", pairs).altname == "BAR"
+
+
+def test_a_pair_known_by_its_altname_alone_is_found_by_what_people_type() -> None:
+    assert resolve("btcusd", [Pair(altname="XBTUSD")]).altname == "XBTUSD"
+
+
+@pytest.mark.parametrize(
+    ("text", "near"),
+    [
+        ("XBTUSX", "; near it are XBTUSD, XBTUSDT"),
+        ("REPV3USD", "; near it are REPV2USD, REPUSD"),
+        ("nothing at all", ""),
+        ("", ""),
+        ("../../etc/passwd", ""),
+    ],
+)
+def test_an_unknown_name_ends_in_a_message_with_near_ones(text: str, near: str) -> None:
+    with pytest.raises(UnknownPair) as caught:
+        resolve(text, MARKETS)
+    assert str(caught.value) == (
+        f"no pair is called {text!r}{near}. `harvester pairs TEXT` searches the markets"
+    )
+
+
+# The markets of 2021.
+
+
+def spoken() -> dict[str, set[str]]:
+    """Every spelling of the captured markets, in capitals, and the altnames it may stand for."""
+    book: dict[str, set[str]] = {}
+    for key, entry in captured("assetpairs_2021-12.json").items():
+        names = {key, entry["altname"]}
+        base, _, quote = entry.get("wsname", "").partition("/")
+        if quote:
+            sides = [(one, PEOPLE.get(one, one)) for one in (base, quote)]
+            both = [(first, second) for first in sides[0] for second in sides[1]]
+            names |= {f"{first}{mark}{second}" for first, second in both for mark in ("/", "", "-")}
+        for name in names:
+            book.setdefault(name.upper(), set()).add(entry["altname"])
+    return book
+
+
+def test_every_spelling_of_the_markets_of_2021_finds_its_pair() -> None:
+    pairs = list(read_pairs(raw(captured("assetpairs_2021-12.json"))).values())
+    assert len(pairs) == 402
+    wrong = {
+        text: found
+        for name, altnames in spoken().items()
+        for text in [name.lower()]
+        if {found := resolve(text, pairs).altname} != altnames
+    }
+    assert wrong == {}
+
+
+def test_no_spelling_of_2021_is_ambiguous() -> None:
+    assert {name for name, altnames in spoken().items() if len(altnames) > 1} == set()
+
+
+def test_pairs_of_2025_are_read_with_their_decimals() -> None:
+    result = captured("assetpairs_2025_few.json")
+    pairs = read_pairs(raw(result))
+    assert [
+        (one.key, one.wsname, one.pair_decimals, one.tick_size, one.status, one.base)
+        for one in pairs.values()
+    ] == [
+        (key, e["wsname"], e["pair_decimals"], e["tick_size"], e["status"], e["base"])
+        for key, e in result.items()
+    ]
+
+
+# Names that must not become paths.
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "",
+        ".",
+        "..",
+        "a..b",
+        ".hidden",
+        "ends.",
+        "-rf",
+        "_pairs",
+        "a/b",
+        "../up",
+        "a\\b",
+        "a b",
+        "a\n",
+        "a\x00b",
+        "a=b",
+        "a*b",
+        "{a}",
+        "m\u00fcller",
+        "\uff21\uff22",
+        "x" * 41,
+    ],
+)
+def test_a_name_that_is_none_for_a_folder_is_refused(name: str) -> None:
+    with pytest.raises(UnreadableAnswer) as caught:
+        read_pairs(raw({"KEY": {"altname": name}}))
+    assert str(caught.value) == (
+        f"the exchange names a pair {name!r}, which is no name for a folder; nothing was written"
+    )
+
+
+@pytest.mark.parametrize("name", ["XBTUSD", "XBTUSD.d", "1INCHUSD", "AAPLx-USD", "A", "x" * 40])
+def test_names_as_the_exchange_gives_them_are_taken(name: str) -> None:
+    assert list(read_pairs(raw({"KEY": {"altname": name}}))) == [name]
+
+
+def test_an_entry_of_another_shape_names_its_key() -> None:
+    with pytest.raises(UnreadableAnswer) as caught:
+        read_pairs(raw({"KEY": {"wsname": "A/B"}}))
+    assert str(caught.value) == (
+        "the exchange's entry for pair 'KEY': Object missing required field `altname`"
+    )
+
+
+# Searching.
+
+
+@pytest.mark.parametrize(
+    ("text", "altnames"),
+    [
+        ("luna", ["LUNA2USD", "LUNAUSD"]),
+        ("doge", ["XDGUSD", "XDGXBT"]),
+        ("btc/usd", ["XBTUSD", "XBTUSDT"]),
+        ("xxbtz", ["XBTUSD"]),
+        ("wbtc", ["WBTCXBT"]),
+        ("zzz", []),
+    ],
+)
+def test_search_finds_by_any_spelling(text: str, altnames: list[str]) -> None:
+    assert [pair.altname for pair in search(text, MARKETS)] == altnames
+
+
+def test_a_pair_knows_each_of_its_spellings_once() -> None:
+    assert [one.spellings for one in MARKETS[:2]] == [
+        ["XBTUSD", "XXBTZUSD", "XBT/USD"],
+        ["XBTUSDT", "XBT/USDT"],
+    ]
