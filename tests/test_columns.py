@@ -6,7 +6,7 @@ from decimal import Decimal
 from typing import Any
 
 import pyarrow as pa
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from harvester.columns import (
@@ -49,12 +49,14 @@ STAMPS = st.lists(st.integers(1, 30), max_size=20).map(sorted)
 CUTS = st.tuples(st.integers(0, 31), st.integers(0, 31)).map(lambda pair: Range(*sorted(pair)))
 
 
+@settings(deadline=None)
 @given(STAMPS, CUTS)
 def test_clip_keeps_what_lies_past_after_and_up_to_through(stamps: list[int], cut: Range) -> None:
     expected = [stamp for stamp in stamps if cut.after < stamp <= cut.through]
     assert stamps_of(clip(batch(stamps), cut)) == expected
 
 
+@settings(deadline=None)
 @given(st.lists(STAMPS, max_size=5))
 def test_joined_batches_hold_all_rows_in_order(parts: list[list[int]]) -> None:
     whole = joined([batch(part) for part in parts])
@@ -94,6 +96,7 @@ def signed(low: int, high: int) -> int:
 UNSCALED = st.lists(st.integers(-(10**22) + 1, 10**22 - 1), min_size=1, max_size=6)
 
 
+@settings(deadline=None)
 @given(UNSCALED, st.data())
 def test_decimal_words_are_the_unscaled_integers_of_a_slice(
     numbers: list[int], data: st.DataObject

@@ -5,7 +5,7 @@ from __future__ import annotations
 from itertools import pairwise
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from harvester.kraken.pacing import Pace, Paces
@@ -23,6 +23,7 @@ def starts(pace: Pace, gaps: list[float]) -> list[float]:
     return made
 
 
+@settings(deadline=None)
 @given(ARRIVALS, st.sampled_from((0.5, 1.0, 4.0)))
 def test_requests_never_start_closer_than_the_set_rate_allows(
     gaps: list[float], rate: float

@@ -7,7 +7,7 @@ from datetime import datetime
 from itertools import pairwise
 
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from harvester.errors import BadInterval, BadTime
@@ -204,6 +204,7 @@ def test_a_moment_out_of_bounds_is_refused(text: str) -> None:
     assert str(caught.value) == f"{text!r} is out of bounds: from 1970-01-01 to 2262-04-11"
 
 
+@settings(deadline=None)
 @given(st.integers(0, END_OF_TIME - 1))
 @example(0)
 @example(END_OF_TIME - 1)
@@ -290,16 +291,19 @@ def moments(ranges: list[Range]) -> set[int]:
     return {at for one in ranges for at in range(one.after + 1, one.through + 1)}
 
 
+@settings(deadline=None)
 @given(RANGES)
 def test_union_covers_the_same_moments(ranges: list[Range]) -> None:
     assert moments(union(ranges)) == moments(ranges)
 
 
+@settings(deadline=None)
 @given(RANGES)
 def test_union_is_in_order_and_leaves_time_between_its_ranges(ranges: list[Range]) -> None:
     assert all(one.through < other.after for one, other in pairwise(union(ranges)))
 
 
+@settings(deadline=None)
 @given(RANGES, RANGES)
 def test_missing_is_what_is_wanted_and_not_covered(
     wanted: list[Range], covered: list[Range]
@@ -307,6 +311,7 @@ def test_missing_is_what_is_wanted_and_not_covered(
     assert moments(missing(wanted, covered)) == moments(wanted) - moments(covered)
 
 
+@settings(deadline=None)
 @given(RANGES, RANGES)
 def test_holes_are_in_order_and_apart(wanted: list[Range], covered: list[Range]) -> None:
     holes = missing(wanted, covered)
@@ -314,6 +319,7 @@ def test_holes_are_in_order_and_apart(wanted: list[Range], covered: list[Range])
     assert all(one.through < other.after for one, other in pairwise(holes))
 
 
+@settings(deadline=None)
 @given(RANGES)
 def test_nothing_is_missing_from_what_is_covered(ranges: list[Range]) -> None:
     assert missing(ranges, ranges) == []

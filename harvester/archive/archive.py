@@ -56,6 +56,15 @@ class Archive:
         names = [name.removeprefix("pair=") for name in self.store.folders("trades")]
         return [name for name in names if self.segments(name)]
 
+    def named(self) -> list[str]:
+        """The altnames of the pairs that are held, or were ever asked for."""
+        wanted = [
+            entry.path.removeprefix("wanted/").removesuffix(".json")
+            for entry in self.store.files("wanted")
+            if entry.path.endswith(".json")
+        ]
+        return sorted({*self.held(), *wanted})
+
     def segments(self, pair: str) -> list[Segment]:
         """A pair's segments by `after`, the widest first: the listing alone, no file is opened."""
         listed = (
@@ -112,14 +121,20 @@ class Archive:
         Raises:
             ArchiveDamaged: a file can't be read, or files keep vanishing.
         """
-        reached = span.after
+        # A batch may end inside a group of equal time: `given` rows past `reached` are out already.
+        reached, given = span.after, 0
         for _ in range(LISTINGS):
+            skip = given
             try:
                 for piece in self.pieces(pair, Range(reached, span.through)):
                     for batch in read_batches(self.store, piece.segment.path, piece.within):
-                        yield batch
-                        reached = int(times(batch)[-1])
-                    reached = piece.within.through
+                        fresh = batch.slice(skip)
+                        skip -= batch.num_rows - fresh.num_rows
+                        if fresh.num_rows:
+                            yield fresh
+                            reached = int(times(fresh)[-1]) - 1
+                            given = fresh.column("tie")[-1].as_py() + 1
+                    reached, given = piece.within.through, 0
             except FileNotFoundError:
                 continue
             return
@@ -150,8 +165,13 @@ class Archive:
     def last_time(self, pair: str, moment: int) -> int | None:
         """The published time of the last trade held at or before a moment; None for none."""
         for piece in reversed(self.pieces(pair, Range(0, moment))):
-            if bounds := self.bounds(piece.segment):
-                return min(bounds[1], moment)
+            bounds = self.bounds(piece.segment)
+            if bounds is not None and bounds[1] <= moment:
+                return bounds[1]
+            # The moment lies inside the segment, so its rows have to be asked.
+            batches = list(read_batches(self.store, piece.segment.path, piece.within, ["time"]))
+            if batches:
+                return int(times(batches[-1])[-1])
         return None
 
     def bounds(self, segment: Segment) -> tuple[int, int] | None:

@@ -45,6 +45,18 @@ class Footer:
     unasked_jumps: int = 0
     checksum: str = ""
 
+    @property
+    def altname(self) -> str:
+        """The pair's altname; empty where the footer does not tell it."""
+        try:
+            return msgspec.json.decode(self.pair, type=_Named).altname
+        except msgspec.DecodeError:
+            return ""
+
+
+class _Named(msgspec.Struct):
+    altname: str = ""
+
 
 def encode(footer: Footer) -> dict[str, str]:
     """The footer as Parquet's key-value metadata."""
@@ -81,12 +93,12 @@ def decode(path: str, raw: dict[bytes, bytes], rows: int) -> Footer:
         ArchiveTooNew: a newer harvester wrote it.
         ArchiveDamaged: it is no footer of ours, or tells another number of rows.
     """
-    texts = {
-        key.decode().removeprefix("harvester."): value.decode()
-        for key, value in raw.items()
-        if key.startswith(b"harvester.")
-    }
     try:
+        texts = {
+            key.decode().removeprefix("harvester."): value.decode()
+            for key, value in raw.items()
+            if key.startswith(b"harvester.")
+        }
         if int(texts["format"]) > FORMAT:
             raise ArchiveTooNew(
                 f"{path} has format {texts['format']}, this harvester reads up to {FORMAT}: "

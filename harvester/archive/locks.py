@@ -47,25 +47,26 @@ def held(folder: Path, name: str, *, wait_s: float = 0.0) -> Iterator[None]:
                 f"{name} is being written by another run ({_holder(note)}): "
                 "wait until it is done, or stop it"
             ) from error
-        note.write_bytes(
-            msgspec.json.encode(
-                Holder(
-                    os.getpid(),
-                    socket.gethostname(),
-                    show(time.time_ns() // SECOND * SECOND),
-                )
-            )
-        )
     try:
-        yield
+        with writing(str(note)):
+            note.write_bytes(msgspec.json.encode(_myself()))
+        try:
+            yield
+        finally:
+            with writing(str(note)):
+                note.unlink(missing_ok=True)
     finally:
-        note.unlink(missing_ok=True)
         lock.release()
+
+
+def _myself() -> Holder:
+    now = show(time.time_ns() // SECOND * SECOND)
+    return Holder(os.getpid(), socket.gethostname(), now)
 
 
 def _holder(note: Path) -> str:
     try:
         holder = msgspec.json.decode(note.read_bytes(), type=Holder)
-    except (OSError, msgspec.DecodeError):
+    except (OSError, ValueError):
         return "it has not said who it is"
     return f"process {holder.pid} on {holder.host}, since {holder.since}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -18,10 +19,13 @@ from harvester.archive.schema import (
     WRITER_OPTIONS,
     RowsChecksum,
 )
-from harvester.archive.store import Store, writing
+from harvester.archive.store import Store, reading, writing
 from harvester.columns import clip, joined
 from harvester.errors import ArchiveDamaged
 from harvester.times import END_OF_TIME, Range, year_of
+
+REFUSALS = (errno.EACCES, errno.EPERM, errno.EMFILE, errno.ENFILE)
+"""What keeps this process from a file, and says nothing of what is in it."""
 
 _PATH = re.compile(r"trades/pair=([^/]+)/year=(\d{4})/(\d{19})-(\d{19})\.parquet")
 
@@ -48,7 +52,8 @@ def parse_path(path: str, size: int) -> Segment | None:
     if match is None:
         return None
     pair, year, after, through = match.groups()
-    return Segment(pair, int(year), Range(int(after), int(through)), path, size)
+    one = Range(int(after), int(through))
+    return Segment(pair, int(year), one, path, size) if one.after < one.through else None
 
 
 def stage_segment(
@@ -151,6 +156,12 @@ def read_footer(store: Store, path: str) -> Footer:
         return decode(path, dict(metadata.metadata or {}), metadata.num_rows)
 
 
+def read_schema(store: Store, path: str) -> pa.Schema:
+    """A segment's columns, as Arrow reads them."""
+    with _opened(store, path) as file:
+        return file.schema_arrow.remove_metadata()
+
+
 @contextmanager
 def _opened(store: Store, path: str) -> Iterator[pq.ParquetFile]:
     """A segment's file, open. A vanished one stays a FileNotFoundError: the caller lists again."""
@@ -164,6 +175,9 @@ def _opened(store: Store, path: str) -> Iterator[pq.ParquetFile]:
     except (FileNotFoundError, MemoryError):
         raise
     except (OSError, pa.ArrowException) as error:
+        if getattr(error, "errno", None) in REFUSALS:
+            with reading(location):
+                raise
         raise ArchiveDamaged(f"{location} can't be read: {error}") from error
 
 

@@ -34,7 +34,7 @@ def check_mark(store: Store) -> None:
         return
     try:
         mark = msgspec.json.decode(raw, type=_Mark)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise ArchiveDamaged(
             f"{store.location('archive.json')} can't be read ({error}): if the segments are "
             "sound, remove it; the next run writes it anew"
@@ -46,11 +46,13 @@ def check_mark(store: Store) -> None:
         )
 
 
-def mark(store: Store) -> None:
-    """Mark a new archive with the format's version, before anything else is written."""
+def mark(store: Store, staging: str) -> None:
+    """Mark a new archive with the format's version, before anything else is written.
+
+    `staging` is the folder of the lock that is held: others may be marking it at the same time.
+    """
     if store.read("archive.json") is None:
-        store.write("archive.json", _pretty(_Mark(FORMAT, MADE_BY)), "_mark")
-        store.remove_folder("staging/_mark")
+        store.write("archive.json", _pretty(_Mark(FORMAT, MADE_BY)), staging)
 
 
 def wanted(store: Store, pair: str) -> list[Range]:
@@ -60,7 +62,7 @@ def wanted(store: Store, pair: str) -> list[Range]:
         return []
     try:
         spans = msgspec.json.decode(raw, type=_Wanted).spans
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise ArchiveDamaged(
             f"{store.location(f'wanted/{pair}.json')} can't be read ({error}): "
             "remove it; what is then asked for is written anew"
@@ -73,7 +75,7 @@ def want(store: Store, pair: str, span: Range) -> None:
     before = wanted(store, pair)
     spans = union([*before, span])
     if spans != before:
-        mark(store)
+        mark(store, pair)
         data = _pretty(_Wanted(pair, [(one.after, one.through) for one in spans]))
         store.write(f"wanted/{pair}.json", data, pair)
 
@@ -85,8 +87,8 @@ def known_pairs(store: Store) -> bytes | None:
 
 def keep_pairs(store: Store, data: bytes) -> None:
     """Keep what names are resolved with, as JSON; under the lock of that name."""
-    mark(store)
     store.remove_folder("staging/_pairs")
+    mark(store, "_pairs")
     store.write("pairs.json", msgspec.json.format(data) + b"\n", "_pairs")
     store.remove_folder("staging/_pairs")
 

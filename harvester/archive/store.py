@@ -17,7 +17,7 @@ from typing import NamedTuple, Protocol
 
 from pyarrow import fs
 
-from harvester.errors import ArchiveUnwritable
+from harvester.errors import ArchiveError, ArchiveUnwritable
 
 
 class Entry(NamedTuple):
@@ -78,8 +78,9 @@ class LocalStore:
         # A file may go between being named and being looked at: a writer compacts meanwhile.
         pending = [self.root / folder]
         while pending:
+            here = pending.pop()
             try:
-                with os.scandir(pending.pop()) as found:
+                with reading(str(here)), os.scandir(here) as found:
                     for one in found:
                         if one.is_dir(follow_symlinks=False):
                             pending.append(Path(one.path))
@@ -93,7 +94,7 @@ class LocalStore:
     def folders(self, folder: str) -> list[str]:
         """The names of the folders right below a folder."""
         try:
-            with os.scandir(self.root / folder) as found:
+            with reading(self.location(folder)), os.scandir(self.root / folder) as found:
                 return sorted(one.name for one in found if one.is_dir(follow_symlinks=False))
         except (FileNotFoundError, NotADirectoryError):
             return []
@@ -101,7 +102,8 @@ class LocalStore:
     def read(self, path: str) -> bytes | None:
         """A small file's content."""
         try:
-            return (self.root / path).read_bytes()
+            with reading(self.location(path)):
+                return (self.root / path).read_bytes()
         except (FileNotFoundError, NotADirectoryError):
             return None
 
@@ -140,6 +142,23 @@ class LocalStore:
                 shutil.rmtree(self.root / folder)
             except FileNotFoundError:
                 return
+
+
+@contextmanager
+def reading(path: str) -> Iterator[None]:
+    """Turn the machine's refusals to read into ours; that nothing is there is no refusal.
+
+    Raises:
+        ArchiveError: a permission is missing, or the like.
+    """
+    try:
+        yield
+    except (FileNotFoundError, NotADirectoryError):
+        raise
+    except OSError as error:
+        denied = error.errno in (errno.EACCES, errno.EPERM)
+        what = "no permission to read there: change its owner" if denied else error.strerror
+        raise ArchiveError(f"can't read {path}: {what or error}") from error
 
 
 @contextmanager

@@ -70,7 +70,7 @@ class Writer:
             rows: a batch of `columns.ROWS` in the tape's order, all published in `span`.
             footer: source, cursor, pair and jumps; the facts about rows are filled in.
         """
-        state.mark(self._store)
+        state.mark(self._store, self.pair)
         committed = []
         for part, some in _by_year(span, rows):
             ids = set(trade_ids(some).tolist()) if footer.jumps else set()

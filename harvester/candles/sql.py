@@ -89,8 +89,12 @@ def _filled(plan: Plan, seeds: Sequence[Seed], measures: list[str]) -> str:
         "fillings": _fillings(measures, price),
         "shown": "SELECT * FROM candles UNION ALL SELECT * FROM fillings",
     }
-    # DuckDB 2.0 holds a step that is not told otherwise in memory, whole, and never spills it.
-    return "".join(f",\n{name} AS NOT MATERIALIZED (\n{sql}\n)" for name, sql in steps.items())
+    # DuckDB 2.0 does not spill when it sorts a UNION straight away, but does spill a held result.
+    held = {"known", "shown"}
+    return "".join(
+        f",\n{name} AS {'' if name in held else 'NOT '}MATERIALIZED (\n{sql}\n)"
+        for name, sql in steps.items()
+    )
 
 
 # Each row of `known` fills what follows it, up to the next row and to the end of its own run.

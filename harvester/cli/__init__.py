@@ -9,7 +9,7 @@ import traceback
 import click
 
 from harvester import __version__
-from harvester.cli import ask, demo, fetch, keep, output
+from harvester.cli import ask, demo, fetch, keep, lean, output, prove
 from harvester.errors import HarvesterError
 
 EPILOG = "`harvester COMMAND --help` shows an example of each. Begin with `harvester demo`."
@@ -31,6 +31,7 @@ for command in (
     ask.status,
     ask.pairs,
     keep.compact,
+    prove.verify,
     demo.demo,
     demo.serve,
 ):
@@ -39,6 +40,7 @@ for command in (
 
 def main() -> None:
     """Run a command; errors become text and an exit status here and nowhere else."""
+    lean.process_is_ours()
     sys.exit(_run())
 
 

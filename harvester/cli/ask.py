@@ -35,9 +35,9 @@ def ohlc(**given: Any) -> None:  # noqa: ANN401
 
     Example: harvester ohlc XBT/USD -i 7m --since 2024-01-01 --until 2024-01-02 -f csv
     """
+    common_ = settings_of(given)
     from harvester.cli.answers import ohlc as answer  # noqa: PLC0415
 
-    common_ = settings_of(given)
     answer(common_, **given)
 
 
@@ -53,9 +53,9 @@ def trades(**given: Any) -> None:  # noqa: ANN401
 
     Example: harvester trades XBT/USD --since 2024-01-01 --until 2024-01-02 -o day.parquet
     """
+    common_ = settings_of(given)
     from harvester.cli.answers import trades as answer  # noqa: PLC0415
 
-    common_ = settings_of(given)
     answer(common_, **given)
 
 
@@ -70,9 +70,10 @@ def status(pair: tuple[str, ...], as_json: bool, **given: Any) -> int:  # noqa: 
 
     Example: harvester status XBT/USD
     """
+    common_ = settings_of(given)
     from harvester.cli.answers import status as answer  # noqa: PLC0415
 
-    return answer(settings_of(given), pair, as_json=as_json)
+    return answer(common_, pair, as_json=as_json)
 
 
 @click.command(short_help="The markets, searched by any spelling.")
@@ -85,9 +86,10 @@ def pairs(text: str, as_json: bool, update: bool, **given: Any) -> None:  # noqa
 
     Example: harvester pairs doge
     """
+    common_ = settings_of(given)
     from harvester.cli.answers import pairs as answer  # noqa: PLC0415
 
-    found = answer(settings_of(given), text, update=update)
+    found = answer(common_, text, update=update)
     if as_json:
         output.as_json(found)
         return

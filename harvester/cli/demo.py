@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from harvester.cli import lean
 from harvester.cli.options import common, settings_of
 
 
@@ -19,6 +20,7 @@ def demo(folder: str, trades: int, seed: int, quiet: bool) -> None:
 
     Example: harvester demo --trades 50000
     """
+    lean.settle()
     from harvester.cli.showing import demo as show  # noqa: PLC0415
 
     show(folder, trades, seed, quiet=quiet)
@@ -36,11 +38,12 @@ def serve(host: str, port: int, **given: Any) -> None:  # noqa: ANN401
 
     Example: harvester serve --data data --port 8722
     """
+    path = settings_of(given).settings.archive.path
     from harvester.archive.archive import Archive  # noqa: PLC0415
     from harvester.cli import output  # noqa: PLC0415
     from harvester.mirror.server import serve_forever  # noqa: PLC0415
 
-    archive = Archive(settings_of(given).settings.archive.path)
+    archive = Archive(path)
     serve_forever(
         archive,
         host,

@@ -32,13 +32,14 @@ def backfill(pair: tuple[str, ...], as_json: bool, **given: Any) -> int:  # noqa
 
     Example: harvester backfill XBT/USD ETH/EUR --since 2024-01-01
     """
+    rate, jobs = given.pop("rate"), given.pop("jobs")
+    common_ = settings_of(given, exchange__rate=rate, exchange__jobs=jobs)
     from harvester.cli.crawling import DryRun, Request, dry_run, run  # noqa: PLC0415
 
     request = Request(
         pair, given.pop("since"), given.pop("until"), newest_first=given.pop("newest_first")
     )
     dry = given.pop("dry_run")
-    common_ = settings_of(given, exchange__rate=given.pop("rate"), exchange__jobs=given.pop("jobs"))
     if dry:
         plans: list[DryRun] = dry_run(request, common_)
         output.as_json(plans) if as_json else output.result(_dry_table(plans))

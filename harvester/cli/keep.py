@@ -21,11 +21,12 @@ def compact(pair: tuple[str, ...], as_json: bool, **given: Any) -> None:  # noqa
 
     Example: harvester compact XBT/USD
     """
+    path = settings_of(given).settings.archive.path
     from harvester.archive.archive import Archive  # noqa: PLC0415
     from harvester.archive.writer import writer  # noqa: PLC0415
     from harvester.crawl.names import resolve_held  # noqa: PLC0415
 
-    archive = Archive(settings_of(given).settings.archive.path)
+    archive = Archive(path)
     names = [resolve_held(archive, name).altname for name in pair] or archive.held()
     rows = []
     for name in names:

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import click
 
+from harvester.cli import lean
 from harvester.config import Settings, load
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -55,6 +56,7 @@ def common(function: F) -> F:
 
 def settings_of(given: dict[str, Any], **more: Any) -> Common:  # noqa: ANN401 - click's own
     """The common options of a command, taken out of what it was given; `more`: by key name."""
+    lean.settle()
     options = {"archive.path": given.pop("data"), "exchange.url": given.pop("api_url")}
     options |= {name.replace("__", "."): value for name, value in more.items()}
     settings = load(options, file=given.pop("config"))

@@ -76,6 +76,21 @@ def resolve_held(archive: Archive, text: str) -> Pair:
     )
 
 
+def resolve_named(archive: Archive, text: str) -> str:
+    """The altname of a pair that an archive holds, or was ever asked for.
+
+    Raises:
+        NothingHeld: it knows no such pair; the message names what it holds.
+    """
+    named = archive.named()
+    pairs = {**{name: Pair(altname=name) for name in named}, **known_pairs(archive)}
+    try:
+        name = resolve(text, pairs.values()).altname
+    except UnknownPair:
+        name = ""
+    return name if name in named else resolve_held(archive, text).altname
+
+
 def _resolve(texts: Sequence[str], pairs: Iterable[Pair]) -> list[Pair]:
     book = list(pairs)
     return list({pair.altname: pair for pair in (resolve(text, book) for text in texts)}.values())

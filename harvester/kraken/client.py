@@ -142,9 +142,11 @@ class Client:
 
     def _attempts(self, what: str) -> Any:  # noqa: ANN401 - stamina keeps the type to itself
         wait_s = self._settings.retry_wait_s
+        began_s = time.monotonic()
 
         def judge(error: Exception) -> bool | float:
-            if not isinstance(error, Transient):
+            # A good answer of another pair counts too, so patience is looked up each time.
+            if not isinstance(error, Transient) or time.monotonic() - began_s >= self._patience_s:
                 return False
             self._on_wait(what, error.reason)
             if error.refusal:
@@ -155,7 +157,7 @@ class Client:
         return stamina.retry_context(
             on=judge,
             attempts=None,
-            timeout=self._patience_s,
+            timeout=None,
             wait_initial=wait_s,
             wait_max=max(wait_s, LONGEST_WAIT_S),
             wait_jitter=wait_s / 4,

@@ -90,12 +90,14 @@ def decode_page(body: bytes) -> Page:
             row and the limit.
     """
     try:
+        body.decode()
+    except UnicodeDecodeError as error:
+        # Bytes spoilt on the way are no row to be shown: no JSON at all, like a body cut short.
+        raise msgspec.DecodeError(str(error)) from error
+    try:
         result = _answers.decode(body).result
     except msgspec.ValidationError as error:
         raise _unreadable(body, error) from error
-    except UnicodeDecodeError as error:
-        # Bytes spoilt on the way, like any other body that is no JSON.
-        raise msgspec.DecodeError(str(error)) from error
     last = result.pop("last", None)
     if len(result) != 1:
         raise UnreadableAnswer(

@@ -1,0 +1,1 @@
+"""Proves or disproves an archive, and mends it."""

@@ -1,0 +1,157 @@
+"""One segment, proved or disproved from its bytes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import pyarrow as pa
+
+from harvester.archive.archive import Archive
+from harvester.archive.footers import Footer
+from harvester.archive.schema import TRADES, RowsChecksum, ties
+from harvester.archive.segments import Segment, path_of, read_batches, read_schema
+from harvester.columns import Int64s, decimal_words, times, trade_ids
+from harvester.errors import ArchiveDamaged
+
+
+@dataclass(slots=True)
+class Findings:
+    """What reading one segment showed; `wrong` is empty when it holds what it says."""
+
+    segment: Segment
+    footer: Footer | None = None
+    ids: int = 0
+    wrong: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
+def check_segment(archive: Archive, segment: Segment) -> Findings:
+    """Hold a segment's name, footer and rows against one another.
+
+    Raises:
+        FileNotFoundError: it went meanwhile; list again.
+    """
+    found = Findings(segment)
+    try:
+        footer = found.footer = archive.footer(segment)
+        _check_footer(found, footer)
+        if not read_schema(archive.store, segment.path).equals(TRADES):
+            found.wrong.append("its columns are not those of the format")
+            return found
+        rows = _Rows(found, footer)
+        for batch in read_batches(archive.store, segment.path):
+            rows.check(batch)
+        rows.finish()
+    except ArchiveDamaged as damage:
+        found.wrong.append(str(damage).removeprefix(segment.path).removeprefix(" "))
+    return found
+
+
+def _check_footer(found: Findings, footer: Footer) -> None:
+    segment = found.segment
+    if footer.range != segment.range:
+        found.wrong.append(
+            f"its footer says {footer.range.after}-{footer.range.through}, its name another range"
+        )
+    if footer.altname != segment.pair:
+        found.wrong.append(f"its footer is of {footer.altname}, its folder of {segment.pair}")
+
+
+class _Rows:
+    """The rows of one segment as they pass: order, place, values, ids, checksum."""
+
+    def __init__(self, found: Findings, footer: Footer) -> None:
+        self._found = found
+        self._footer = footer
+        self._checksum = RowsChecksum()
+        self._last_ns: int | None = None
+        self._tie = 0
+        self._last_id: tuple[int, int] | None = None
+        self._lead = 0
+        self._first_id: int | None = None
+        self._open_gaps: list[tuple[int, int]] = []
+        self._said: set[str] = set()
+
+    def check(self, batch: pa.RecordBatch) -> None:
+        stamps = times(batch)
+        self._checksum.update(batch)
+        self._check_times(stamps)
+        self._check_ties(stamps, batch.column("tie").to_numpy())
+        self._check_values(batch)
+        self._check_ids(trade_ids(batch))
+        self._last_ns = int(stamps[-1])
+
+    def finish(self) -> None:
+        footer, segment = self._footer, self._found.segment
+        if self._checksum.hexdigest() != footer.checksum:
+            self._say("its rows do not have the checksum that its footer tells")
+        trail = self._last_id[1] if self._last_id else self._checksum.rows
+        ends = (self._first_id, self._last_id and self._last_id[0], self._lead, trail)
+        if ends != (footer.first_trade_id, footer.last_trade_id, footer.lead, footer.trail):
+            self._say("its first and last ids are not those that its footer tells")
+        if segment.path != path_of(segment.pair, segment.range, self._last_ns):
+            self._say("it stands in another year than its rows")
+        known = {(jump.after_id, jump.before_id) for jump in footer.jumps}
+        unknown = [gap for gap in self._open_gaps if gap not in known]
+        if len(unknown) > footer.unasked_jumps:
+            first = unknown[0]
+            self._say(
+                f"its ids skip from {first[0]} to {first[1]}, which no jump on record explains"
+                + (f" ({len(unknown)} such places)" if len(unknown) > 1 else "")
+            )
+
+    def _say(self, text: str) -> None:
+        if text not in self._said:
+            self._said.add(text)
+            self._found.wrong.append(text)
+
+    def _check_times(self, stamps: Int64s) -> None:
+        span = self._found.segment.range
+        if int(stamps.min()) <= span.after or int(stamps.max()) > span.through:
+            self._say("it holds trades from outside of its range")
+        ordered = (stamps[1:] >= stamps[:-1]).all()
+        if not ordered or (self._last_ns is not None and int(stamps[0]) < self._last_ns):
+            self._say("its times go back")
+
+    def _check_ties(self, stamps: Int64s, given: Int64s) -> None:
+        want = ties(stamps)
+        if self._last_ns == int(stamps[0]):
+            same = stamps == stamps[0]
+            want = want + np.where(same, self._tie + 1, 0)
+        if not (want == given).all():
+            self._say("its ties do not count the rows of equal time")
+        self._tie = int(want[-1])
+
+    def _check_values(self, batch: pa.RecordBatch) -> None:
+        price = decimal_words(batch.column("price"))[0]
+        low, high = decimal_words(batch.column("volume"))
+        if not (price > 0).all() or (high < 0).any():
+            self._say("it holds a price or a volume below what can be")
+        nothing = int(((low == 0) & (high == 0)).sum())
+        if nothing:
+            self._found.notes.append(f"{self._found.segment.path}: {nothing} trades of no volume")
+
+    def _check_ids(self, ids: Int64s) -> None:
+        places = ids.nonzero()[0]
+        self._found.ids += len(places)
+        if len(places) == 0:
+            if self._last_id is None:
+                self._lead += len(ids)
+            else:
+                self._last_id = (self._last_id[0], self._last_id[1] + len(ids))
+            return
+        numbers = ids[places]
+        if self._last_id is None:
+            self._first_id = int(numbers[0])
+            self._lead += int(places[0])
+        else:
+            numbers = np.concatenate(([self._last_id[0]], numbers))
+            places = np.concatenate(([-1 - self._last_id[1]], places))
+        steps = np.diff(numbers)
+        for place in (steps > np.diff(places)).nonzero()[0]:
+            self._open_gaps.append((int(numbers[place]), int(numbers[place + 1])))
+        back = int((steps <= 0).sum())
+        if back:
+            self._found.notes.append(f"{self._found.segment.path}: ids go back in {back} places")
+        self._last_id = (int(numbers[-1]), len(ids) - 1 - int(places[-1]))

@@ -1,0 +1,153 @@
+"""Proves or disproves what an archive holds of a pair, file by file and seam by seam."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+
+from harvester.archive import state
+from harvester.archive.archive import LISTINGS, Archive
+from harvester.archive.footers import Footer
+from harvester.archive.segments import Segment
+from harvester.checks.files import Findings, check_segment
+from harvester.checks.report import Fault, PairReport
+from harvester.errors import ArchiveDamaged
+from harvester.times import Range, missing
+
+Progress = Callable[[str, int, int], None]
+"""Told a pair, its files checked and its files in all."""
+
+
+def verify(
+    archive: Archive,
+    pair: str,
+    *,
+    workers: int | None = None,
+    progress: Progress = lambda _pair, _done, _all: None,
+) -> PairReport:
+    """Check everything that the archive says of a pair.
+
+    Reads every row, several files at a time; memory holds a row group a worker.
+
+    Args:
+        archive: what to check.
+        pair: altname.
+        workers: files read at a time; None for as many as there are processors.
+        progress: told after each file.
+
+    Raises:
+        ArchiveDamaged: files keep vanishing while they are read.
+    """
+    for _ in range(LISTINGS):
+        segments = archive.segments(pair)
+        try:
+            found = _read_all(archive, pair, segments, workers or os.cpu_count() or 1, progress)
+        except FileNotFoundError:
+            continue
+        report = PairReport(pair)
+        for one in found:
+            _count(report, one)
+        _check_overlaps(report, segments)
+        _check_seams(report, found)
+        _check_holes(report, archive, segments)
+        return report
+    raise ArchiveDamaged(f"files of {pair} keep vanishing while they are read: try again")
+
+
+def _read_all(
+    archive: Archive, pair: str, segments: list[Segment], workers: int, progress: Progress
+) -> list[Findings]:
+    found: list[Findings] = []
+    with ThreadPoolExecutor(workers) as pool:
+        futures: list[Future[Findings]] = [
+            pool.submit(check_segment, archive, one) for one in segments
+        ]
+        try:
+            for future in futures:
+                found.append(future.result())
+                progress(pair, len(found), len(segments))
+        finally:
+            for future in futures:
+                future.cancel()
+    return found
+
+
+def _count(report: PairReport, found: Findings) -> None:
+    report.files += 1
+    report.ids += found.ids
+    report.notes += found.notes
+    if found.footer is not None:
+        report.rows += found.footer.rows
+        report.jumps += len(found.footer.jumps)
+        report.unasked_jumps += found.footer.unasked_jumps
+    segment = found.segment
+    report.faults += [Fault(report.pair, segment.range, segment.path, text) for text in found.wrong]
+
+
+def _check_overlaps(report: PairReport, segments: list[Segment]) -> None:
+    widest: Segment | None = None
+    for one in segments:
+        if widest is not None and one.range.after < widest.range.through:
+            text = f"it overlaps with {widest.path}"
+            report.faults.append(Fault(report.pair, one.range, one.path, text))
+        if widest is None or one.range.through > widest.range.through:
+            widest = one
+
+
+def _check_seams(report: PairReport, found: list[Findings]) -> None:
+    """Ids go on from file to file, but for jumps on record; where coverage breaks off, any may."""
+    jumps = {
+        (jump.after_id, jump.before_id) for one in found if one.footer for jump in one.footer.jumps
+    }
+    edge: tuple[int, int] | None = None
+    left: Findings | None = None
+    for one in found:
+        touches = left is not None and left.segment.range.through == one.segment.range.after
+        if one.footer is None or one.wrong or not touches:
+            edge = None
+        if one.footer is None or one.wrong:
+            left = None
+            continue
+        if left is not None and left.footer is not None and touches:
+            report.seams += 1
+            unasked = left.footer.unasked_jumps + one.footer.unasked_jumps
+            _check_seam(report, (left, one), edge, jumps if not unasked else None)
+        edge = _edge_behind(one.footer, edge)
+        left = one
+
+
+def _check_seam(
+    report: PairReport,
+    sides: tuple[Findings, Findings],
+    edge: tuple[int, int] | None,
+    jumps: set[tuple[int, int]] | None,
+) -> None:
+    """`jumps` is None where the pair jumps too often for each to be on record."""
+    left, right = sides
+    first = right.footer.first_trade_id if right.footer else None
+    if edge is None or first is None or right.footer is None or jumps is None:
+        return
+    last, loose = edge
+    if first - last - 1 > loose + right.footer.lead and (last, first) not in jumps:
+        text = f"ids skip from {last} to {first} behind {left.segment.path}"
+        span = Range(left.segment.range.after, right.segment.range.through)
+        report.faults.append(Fault(report.pair, span, right.segment.path, text))
+
+
+def _edge_behind(footer: Footer, edge: tuple[int, int] | None) -> tuple[int, int] | None:
+    if footer.last_trade_id is not None:
+        return footer.last_trade_id, footer.trail
+    return edge and (edge[0], edge[1] + footer.rows)
+
+
+def _check_holes(report: PairReport, archive: Archive, segments: list[Segment]) -> None:
+    try:
+        wanted = state.wanted(archive.store, report.pair)
+    except ArchiveDamaged as damage:
+        path = f"wanted/{report.pair}.json"
+        report.faults.append(Fault(report.pair, Range(0, 0), path, str(damage)))
+        return
+    for hole in missing(wanted, [one.range for one in segments]):
+        text = "it was asked for, and no file covers it"
+        report.faults.append(Fault(report.pair, hole, None, text))

@@ -1,0 +1,43 @@
+"""Makes a process that is harvester's alone start sooner and stay smaller."""
+
+from __future__ import annotations
+
+import sys
+from importlib.abc import MetaPathFinder
+
+_ours: list[bool] = []
+
+
+def process_is_ours() -> None:
+    """Say that no other code lives in this process, so that `settle` may arrange it."""
+    _ours.append(True)
+
+
+def settle() -> None:
+    """Keep pandas out, which pyarrow imports at its first conversion, and give memory back.
+
+    No command uses pandas; looking for it costs pyarrow 0.16 s and 43 MB at every start. The
+    system's allocator keeps less of what is freed than pyarrow's own (208 against 270 MB at the
+    peak of a crawl of 300,000 trades).
+    """
+    if not _ours or "pandas" in sys.modules:
+        return
+    import pyarrow as pa  # noqa: PLC0415 - kept off the way to --help
+
+    finder = _NoPandas()
+    sys.meta_path.insert(0, finder)
+    try:
+        # pyarrow looks once, and remembers.
+        pa.array([0]).to_numpy()
+    finally:
+        sys.meta_path.remove(finder)
+    pa.set_memory_pool(pa.system_memory_pool())
+
+
+class _NoPandas(MetaPathFinder):
+    """Answers that there is no pandas."""
+
+    def find_spec(self, fullname: str, _path: object, _target: object = None) -> None:
+        """Refuse pandas, and know nothing of others."""
+        if fullname == "pandas":
+            raise ModuleNotFoundError(fullname)

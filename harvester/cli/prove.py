@@ -1,0 +1,64 @@
+"""Commands that prove an archive."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from harvester.cli import output
+from harvester.cli.options import common, settings_of
+
+if TYPE_CHECKING:
+    from harvester.checks.report import PairReport
+
+
+@click.command(short_help="Prove or disprove what is held.")
+@click.argument("pair", nargs=-1)
+@click.option("--json", "as_json", is_flag=True, help="The report as JSON on stdout.")
+@common
+def verify(pair: tuple[str, ...], as_json: bool, **given: Any) -> int:  # noqa: ANN401
+    """Read every trade held and hold it against names, footers, checksums, ids and wishes.
+
+    One line for each fault, with its file and range; exit status 4 where there is any.
+
+    Example: harvester verify XBT/USD
+    """
+    common_ = settings_of(given)
+    from harvester.archive.archive import Archive  # noqa: PLC0415
+    from harvester.checks.verify import verify as check  # noqa: PLC0415
+    from harvester.crawl.names import resolve_named  # noqa: PLC0415
+
+    archive = Archive(common_.settings.archive.path)
+    names = [resolve_named(archive, name) for name in pair] or archive.named()
+    reports = []
+    for name in names:
+        reports.append(check(archive, name))
+        if not as_json:
+            _print(reports[-1])
+    if as_json:
+        output.as_json([_plain(one) for one in reports])
+    elif not reports:
+        output.hint(f"the archive at {archive.path} holds nothing to check")
+    return max((one.exit_status for one in reports), default=0)
+
+
+def _print(report: PairReport) -> None:
+    verdict = f"{len(report.faults)} FAULTS" if report.faults else "sound"
+    jumps = f"{report.jumps:,} confirmed jumps"
+    if report.unasked_jumps:
+        jumps += f" and {report.unasked_jumps:,} not asked for"
+    output.result(
+        f"{report.pair}: {verdict}: {report.files:,} files, {report.rows:,} trades, "
+        f"{report.ids:,} ids, {report.seams:,} seams, {jumps}"
+    )
+    for fault in report.faults:
+        output.result(f"  {fault}")
+    for note in report.notes:
+        output.hint(f"  {note}")
+
+
+def _plain(report: PairReport) -> dict[str, Any]:
+    from dataclasses import asdict  # noqa: PLC0415
+
+    return {**asdict(report), "exit_status": report.exit_status}

@@ -1,0 +1,289 @@
+"""An archive as its readers see it: each moment once, whoever writes meanwhile."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from test_schema import batch
+
+from harvester.archive import archive as module
+from harvester.archive import segments as segments_module
+from harvester.archive import state
+from harvester.archive.archive import Archive
+from harvester.archive.footers import Footer
+from harvester.archive.segments import path_of, stage_segment
+from harvester.archive.writer import writer
+from harvester.errors import ArchiveDamaged
+from harvester.times import Range
+
+PAIR = "XBTUSD"
+REST = ("buy", "limit", "")
+
+
+def tape(stamps: list[int], ids: list[int | None] | None = None) -> list[Any]:
+    """Rows of these times, with their ties; ids count from 1 unless given."""
+    rows: list[Any] = []
+    for at, stamp in enumerate(stamps):
+        tie = rows[-1][2] + 1 if at and stamps[at - 1] == stamp else 0
+        number = at + 1 if ids is None else ids[at]
+        rows.append((number, stamp, tie, 1, 2, *REST))
+    return rows
+
+
+def put(archive: Archive, span: Range, rows: list[Any]) -> None:
+    """Commit the rows of a tape that lie in a span, past the writer."""
+    inside = [row for row in rows if span.after < row[1] <= span.through]
+    footer = Footer(span, "{}")
+    batches = [batch(inside)] if inside else []
+    staged, _ = stage_segment(archive.store, PAIR, batches, footer)
+    last = inside[-1][1] if inside else None
+    archive.store.commit(staged, path_of(PAIR, span, last))
+
+
+def seen(batches: Iterator[pa.RecordBatch]) -> list[tuple[int, int]]:
+    """(time, tie) of the rows that a reader got."""
+    return [
+        (stamp.value, tie)
+        for one in batches
+        for stamp, tie in zip(one.column("time"), one.column("tie").to_pylist(), strict=True)
+    ]
+
+
+def places(rows: list[Any], span: Range) -> list[tuple[int, int]]:
+    """(time, tie) of the rows of a tape that lie in a span."""
+    return [(row[1], row[2]) for row in rows if span.after < row[1] <= span.through]
+
+
+@pytest.fixture
+def archive(tmp_path: Path) -> Archive:
+    """An archive that has nothing on disk yet."""
+    return Archive(tmp_path / "data")
+
+
+ROWS = tape([5, 10, 10, 15, 20, 20, 20, 25, 30, 35])
+
+
+# What is held.
+
+
+def test_an_archive_that_is_not_there_holds_nothing(archive: Archive) -> None:
+    assert (archive.held(), archive.segments(PAIR), archive.coverage(PAIR)) == ([], [], [])
+    assert (list(archive.scan(PAIR)), archive.holes(PAIR)) == ([], [])
+    assert not archive.root.exists()
+
+
+def test_a_pair_of_strangers_alone_is_not_held(archive: Archive) -> None:
+    put(archive, Range(0, 10), ROWS)
+    for path in ("trades/pair=ETHUSD/year=2019/notes.txt", "trades/pair=/x", "trades/README.md"):
+        target = archive.root / path
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_text("x")
+    assert archive.held() == [PAIR]
+
+
+def test_coverage_is_told_by_the_listing_alone(archive: Archive) -> None:
+    for span in (Range(0, 10), Range(10, 20), Range(25, 30)):
+        target = archive.root / path_of(PAIR, span, span.through)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(b"no parquet at all")
+    assert archive.coverage(PAIR) == [Range(0, 20), Range(25, 30)]
+
+
+def test_holes_are_what_was_wanted_and_is_not_covered(archive: Archive) -> None:
+    state.want(archive.store, PAIR, Range(0, 40))
+    put(archive, Range(5, 10), ROWS)
+    put(archive, Range(20, 30), ROWS)
+    assert archive.holes(PAIR) == [Range(0, 5), Range(10, 20), Range(30, 40)]
+
+
+def test_segments_stand_by_after_the_widest_first(archive: Archive) -> None:
+    for span in (Range(10, 20), Range(0, 10), Range(0, 30)):
+        put(archive, span, ROWS)
+    assert [one.range for one in archive.segments(PAIR)] == [
+        Range(0, 30),
+        Range(0, 10),
+        Range(10, 20),
+    ]
+
+
+# The reader's rule.
+
+SPANS = st.lists(
+    st.tuples(st.integers(0, 36), st.integers(1, 20)).map(lambda p: Range(p[0], p[0] + p[1])),
+    max_size=6,
+)
+
+
+@settings(deadline=None, max_examples=30)
+@given(SPANS, st.tuples(st.integers(0, 40), st.integers(0, 40)).map(sorted))
+def test_each_moment_is_read_once_however_segments_overlap(
+    tmp_path_factory: pytest.TempPathFactory, spans: list[Range], asked: list[int]
+) -> None:
+    archive = Archive(tmp_path_factory.mktemp("overlap"))
+    for span in spans:
+        put(archive, span, ROWS)
+    span = Range(*asked)
+    covered = {at for one in spans for at in range(one.after + 1, one.through + 1)}
+    assert seen(archive.scan(PAIR, span)) == [
+        place for place in places(ROWS, span) if place[0] in covered
+    ]
+
+
+@settings(deadline=None, max_examples=30)
+@given(SPANS)
+def test_pieces_are_in_order_and_do_not_overlap(
+    tmp_path_factory: pytest.TempPathFactory, spans: list[Range]
+) -> None:
+    archive = Archive(tmp_path_factory.mktemp("pieces"))
+    for span in spans:
+        put(archive, span, [])
+    pieces = archive.pieces(PAIR)
+    assert all(one.within.through <= other.within.after for one, other in pairwise(pieces))
+    assert all(one.segment.range.after <= one.within.after for one in pieces)
+    assert all(one.within.through <= one.segment.range.through for one in pieces)
+
+
+def test_a_span_of_one_moment_gives_its_rows(archive: Archive) -> None:
+    put(archive, Range(0, 40), ROWS)
+    assert seen(archive.scan(PAIR, Range(19, 20))) == [(20, 0), (20, 1), (20, 2)]
+
+
+# Files that vanish.
+
+
+def split(archive: Archive) -> None:
+    """Three segments that touch."""
+    for span in (Range(0, 10), Range(10, 20), Range(20, 40)):
+        put(archive, span, ROWS)
+
+
+def test_a_scan_under_way_survives_a_compaction(archive: Archive) -> None:
+    split(archive)
+    reader = archive.scan(PAIR)
+    first = seen(iter([next(reader)]))
+    with writer(Archive(archive.root), PAIR) as one:
+        assert one.compact(every=True) == (3, 1)
+    assert first + seen(reader) == places(ROWS, Range(0, 40))
+
+
+def test_a_scan_that_listed_before_a_compaction_lists_again(
+    archive: Archive, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    split(archive)
+    listed = archive.segments(PAIR)
+    with writer(Archive(archive.root), PAIR) as one:
+        one.compact(every=True)
+    real, listings = archive.segments, [listed]
+    monkeypatch.setattr(archive, "segments", lambda pair: (listings or [real(pair)]).pop())
+    assert seen(archive.scan(PAIR)) == places(ROWS, Range(0, 40))
+
+
+def cut_off(monkeypatch: pytest.MonkeyPatch, after_batches: int) -> None:
+    """Let the first read of a file end early, as a store far away may."""
+    real, left = segments_module.read_batches, [after_batches]
+
+    def read(*args: Any, **more: Any) -> Iterator[pa.RecordBatch]:
+        for one in real(*args, **more):
+            if left and left[0] == 0:
+                left.clear()
+                raise FileNotFoundError(2, "No such file or directory")
+            if left:
+                left[0] -= 1
+            yield one
+
+    monkeypatch.setattr(module, "read_batches", read)
+
+
+@pytest.mark.parametrize("batches", [0, 1, 2, 3, 4])
+def test_a_file_that_vanishes_half_read_loses_and_repeats_nothing(
+    archive: Archive, monkeypatch: pytest.MonkeyPatch, batches: int
+) -> None:
+    # Row groups of two end inside the groups of equal time.
+    monkeypatch.setattr(segments_module, "ROW_GROUP_ROWS", 2)
+    rows = tape([5, 10, 10, 10, 10, 10, 15, 20, 20])
+    put(archive, Range(0, 40), rows)
+    cut_off(monkeypatch, batches)
+    assert seen(archive.scan(PAIR)) == places(rows, Range(0, 40))
+
+
+def test_files_that_keep_vanishing_end_in_an_error(
+    archive: Archive, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    split(archive)
+    listed = archive.segments(PAIR)
+    shutil.rmtree(archive.root / "trades")
+    monkeypatch.setattr(archive, "segments", lambda _pair: listed)
+    with pytest.raises(ArchiveDamaged) as caught:
+        list(archive.scan(PAIR))
+    assert str(caught.value) == "files of XBTUSD keep vanishing while they are read: try again"
+
+
+def test_a_damaged_file_is_told_by_its_place(archive: Archive) -> None:
+    split(archive)
+    place = archive.location(archive.segments(PAIR)[1])
+    Path(place).write_bytes(b"PAR1")
+    with pytest.raises(ArchiveDamaged) as caught:
+        list(archive.scan(PAIR))
+    assert str(caught.value).startswith(f"{place} can't be read: ")
+
+
+# The seams.
+
+LOOSE = tape([5, 10, 15, 20, 25, 30], [None, 2, None, None, None, 6])
+
+
+@pytest.mark.parametrize(
+    ("moment", "before", "edge"),
+    [
+        (10, True, (2, 0)),
+        (15, True, (2, 1)),
+        (27, True, (2, 3)),
+        (40, True, (6, 0)),
+        (27, False, (6, 0)),
+        (15, False, (6, 2)),
+        (0, False, (2, 1)),
+        (40, False, None),
+        (0, True, None),
+        (12, True, None),
+        (50, True, None),
+    ],
+)
+def test_the_edge_is_the_nearest_id_and_the_rows_between(
+    archive: Archive, moment: int, before: bool, edge: tuple[int, int] | None
+) -> None:
+    for span in (Range(0, 10), Range(10, 15), Range(15, 27), Range(27, 40)):
+        put(archive, span, LOOSE)
+    assert archive.edge(PAIR, moment, before=before) == edge
+
+
+def test_the_edge_does_not_reach_over_a_hole(archive: Archive) -> None:
+    put(archive, Range(0, 10), LOOSE)
+    put(archive, Range(12, 27), LOOSE)
+    assert archive.edge(PAIR, 27, before=True) is None
+
+
+@pytest.mark.parametrize(
+    ("moment", "last"),
+    [(40, 35), (35, 35), (34, 30), (20, 20), (19, 15), (5, 5), (4, None), (60, 35)],
+)
+def test_the_last_time_is_that_of_the_last_trade_at_or_before_a_moment(
+    archive: Archive, moment: int, last: int | None
+) -> None:
+    put(archive, Range(0, 22), ROWS)
+    put(archive, Range(22, 40), ROWS)
+    put(archive, Range(40, 50), ROWS)
+    assert archive.last_time(PAIR, moment) == last
+
+
+def test_bounds_are_the_first_and_the_last_time(archive: Archive) -> None:
+    put(archive, Range(0, 40), ROWS)
+    put(archive, Range(40, 50), ROWS)
+    assert [archive.bounds(one) for one in archive.segments(PAIR)] == [(5, 35), None]

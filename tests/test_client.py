@@ -1,0 +1,541 @@
+"""The client over real sockets: patient where waiting helps, plain where it does not."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import random
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable, Iterable
+from typing import TypeVar
+
+import pytest
+import tapes
+from exchange import REFUSALS, Clock, Exchange, Faults, Market, Reply, expected
+
+from harvester.config import ExchangeSettings
+from harvester.errors import (
+    BadSetting,
+    ExchangeRefused,
+    ExchangeUnreachable,
+    HarvesterError,
+    UnreadableAnswer,
+)
+from harvester.kraken import client as module
+from harvester.kraken.client import Client
+from harvester.kraken.pairs import Pair
+
+T = TypeVar("T")
+PAIR = Pair(altname="XBTUSD", key="XXBTZUSD")
+MARKET = tapes.market(tapes.xbtusd_like(60, 3))
+GOOD = b'{"error":[],"result":{"XXBTZUSD":[],"last":"5"}}'
+
+
+@pytest.fixture(autouse=True)
+def _straight(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Loopback is reached directly, and jitter comes from a seed."""
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    random.seed(5)
+
+
+class Odd(Exchange):
+    """An exchange that answers with given bodies first, and remembers who asked."""
+
+    def __init__(self, *bodies: bytes | Reply) -> None:
+        super().__init__([MARKET])
+        self.bodies = deque(bodies)
+        self.agents: list[str | None] = []
+
+    def answer(self, path: str, params: dict[str, str], agent: str | None) -> Reply:
+        self.agents.append(agent)
+        if self.bodies:
+            body = self.bodies.popleft()
+            return body if isinstance(body, Reply) else Reply(body)
+        return super().answer(path, params, agent)
+
+
+class Told:
+    """What the client tells of its waits, and the client of the last run."""
+
+    def __init__(self) -> None:
+        self.waits: list[tuple[str, str]] = []
+        self.client: Client | None = None
+
+
+def settings(url: str, **changes: float | str) -> ExchangeSettings:
+    """Settings with short waits."""
+    values: dict[str, float | str] = {
+        "user_agent": "tests/1.0",
+        "rate": 0,
+        "jobs": 2,
+        "timeout_s": 5.0,
+        "retry_wait_s": 0.01,
+        "give_up_s": 5.0,
+        "ca_file": "",
+        **changes,
+    }
+    return ExchangeSettings(url=url, **values)  # type: ignore[arg-type]
+
+
+def run(
+    url: str,
+    ask: Callable[[Client], Awaitable[T]],
+    told: Told | None = None,
+    **changes: float | str,
+) -> T:
+    """What a client gets when it asks."""
+    told = told or Told()
+
+    async def session() -> T:
+        wait = lambda what, why: told.waits.append((what, why))  # noqa: E731
+        async with Client(settings(url, **changes), on_wait=wait) as client:
+            told.client = client
+            return await ask(client)
+
+    return asyncio.run(session())
+
+
+async def newest(client: Client) -> int:
+    """How many rows the newest page has."""
+    return (await client.page(PAIR, None)).rows.num_rows
+
+
+def faulty(script: Iterable[str | None], **more: float) -> Exchange:
+    """An exchange whose Trades calls go wrong by script."""
+    return Exchange([MARKET], faults=Faults(script=script, **more))  # type: ignore[arg-type]
+
+
+# Good answers.
+
+
+def test_a_page_holds_the_rows_of_the_exchange_to_the_last_digit() -> None:
+    with Exchange([MARKET]) as exchange:
+        page = run(exchange.url, lambda client: client.page(PAIR, 0))
+    got = [
+        (r["trade_id"], t.value, r["price"], r["volume"], r["side"], r["order_type"], r["misc"])
+        for r, t in zip(page.rows.to_pylist(), page.rows.column("time"), strict=True)
+    ]
+    assert got == [row[:2] + row[3:] for row in expected(MARKET)]
+
+
+def test_since_is_sent_as_whole_nanoseconds_and_the_key_as_pair() -> None:
+    with Exchange([MARKET]) as exchange:
+        run(exchange.url, lambda client: client.page(PAIR, 1_705_792_331_777_820_801))
+    assert [call.params for call in exchange.calls] == [
+        {"pair": "XXBTZUSD", "since": "1705792331777820801"}
+    ]
+
+
+def test_the_newest_page_is_asked_without_since() -> None:
+    with Exchange([MARKET]) as exchange:
+        run(exchange.url, newest)
+    assert [call.params for call in exchange.calls] == [{"pair": "XXBTZUSD"}]
+
+
+def test_a_pair_without_a_key_is_asked_by_its_altname() -> None:
+    with Exchange([MARKET]) as exchange:
+        run(exchange.url, lambda client: client.page(Pair(altname="XBTUSD"), None))
+    assert [call.params for call in exchange.calls] == [{"pair": "XBTUSD"}]
+
+
+def test_a_tokenized_stock_is_asked_with_its_class() -> None:
+    pair = Pair(altname="XBTUSD", aclass_base="tokenized_asset")
+    with Exchange([MARKET]) as exchange:
+        run(exchange.url, lambda client: client.page(pair, None))
+    assert exchange.calls[0].params == {"pair": "XBTUSD", "asset_class": "tokenized_asset"}
+
+
+def test_every_request_bears_the_set_user_agent() -> None:
+    with Odd() as exchange:
+        run(exchange.url, newest, user_agent="mine/2.0")
+    assert exchange.agents == ["mine/2.0"]
+
+
+def test_bodies_come_gzipped(monkeypatch: pytest.MonkeyPatch) -> None:
+    zipped: list[bytes] = []
+    with Exchange([MARKET]) as exchange:
+        pack = exchange.zipped
+        monkeypatch.setattr(exchange, "zipped", lambda body: zipped.append(body) or pack(body))
+        assert run(exchange.url, newest) == 60
+    assert len(zipped) == 1
+
+
+def test_requests_share_one_connection() -> None:
+    async def thrice(client: Client) -> None:
+        for _ in range(3):
+            await client.page(PAIR, 0)
+
+    with Exchange([MARKET]) as exchange:
+        run(exchange.url, thrice)
+        assert exchange.connections == 1
+
+
+def test_the_markets_are_read_by_altname() -> None:
+    with Exchange([MARKET]) as exchange:
+        pairs = run(exchange.url, lambda client: client.pairs())
+    assert [(name, pair.key, pair.wsname) for name, pair in pairs.items()] == [
+        ("XBTUSD", "XXBTZUSD", "XBT/USD")
+    ]
+
+
+def test_the_clock_is_whole_seconds_in_nanoseconds() -> None:
+    with Exchange([MARKET], clock=Clock(1_700_000_000_999_999_999)) as exchange:
+        assert run(exchange.url, lambda client: client.clock_ns()) == 1_700_000_000_000_000_000
+
+
+def test_weekly_counts_add_up_to_all_trades() -> None:
+    market = tapes.market(tapes.sparse(40))
+    with Exchange([market], clock=Clock(tapes.utc_ns(2024, 6, 1))) as exchange:
+        weeks = run(exchange.url, lambda client: client.weekly_counts(PAIR))
+    assert sum(count for _, count in weeks) == 40
+    assert {opens % (7 * 86_400 * 10**9) for opens, _ in weeks} == {0}
+
+
+# What is waited out: exactly what the exchange calls passing, and what the wire does.
+
+WAITED_OUT = {
+    "rate_limit": REFUSALS["rate_limit"],
+    "too_many": REFUSALS["too_many"],
+    "unavailable": REFUSALS["unavailable"],
+    "busy": REFUSALS["busy"],
+    "deadline": REFUSALS["deadline"],
+    "internal": REFUSALS["internal"],
+    "http:429": "HTTP 429",
+    "http:500": "HTTP 500",
+    "http:502": "HTTP 502",
+    "http:503": "HTTP 503",
+    "http:504": "HTTP 504",
+    "http:520": "HTTP 520",
+    "http:522": "HTTP 522",
+    "http:527": "HTTP 527",
+    "close": "Server disconnected without sending a response.",
+    "not_json": (
+        "the body is no answer of the API (JSON is malformed: invalid character (byte 0))"
+    ),
+    "bad_json": "the body is no whole answer (Input data was truncated)",
+    "big:34000000": "a body of more than 32 MB",
+}
+
+
+@pytest.mark.parametrize(("fault", "reason"), WAITED_OUT.items())
+def test_a_passing_fault_is_waited_out_with_the_same_request(fault: str, reason: str) -> None:
+    told = Told()
+    with faulty([fault, fault]) as exchange:
+        page = run(exchange.url, lambda client: client.page(PAIR, 5), told)
+    assert page.rows.num_rows == 60
+    assert told.waits == [("XBTUSD", reason)] * 2
+    assert [call.params for call in exchange.calls] == [{"pair": "XXBTZUSD", "since": "5"}] * 3
+
+
+@pytest.mark.parametrize("fault", ["cut", "reset", "drop_after"])
+def test_a_broken_connection_is_waited_out(fault: str) -> None:
+    with faulty([fault, None, fault]) as exchange:
+        assert [run(exchange.url, newest) for _ in range(2)] == [60, 60]
+
+
+def test_a_body_of_spoilt_bytes_is_waited_out() -> None:
+    told = Told()
+    with Odd(GOOD.replace(b"XXBTZUSD", b"XXBTZ\xffSD")) as exchange:
+        assert run(exchange.url, newest, told) == 60
+    assert told.waits == [
+        (
+            "XBTUSD",
+            "the body is no whole answer ('utf-8' codec can't decode byte 0xff in position 28: "
+            "invalid start byte)",
+        )
+    ]
+
+
+def test_a_body_that_says_it_is_gzip_and_is_not_is_waited_out() -> None:
+    told = Told()
+    with Odd(Reply(GOOD, headers="Content-Encoding: gzip\r\n")) as exchange:
+        assert run(exchange.url, newest, told) == 60
+    assert told.waits == [
+        ("XBTUSD", "Error -3 while decompressing data: incorrect header check"),
+    ]
+
+
+@pytest.mark.parametrize("fault", ["hang:20", "dribble:20"])
+def test_silence_and_dribble_end_within_the_time_limit(fault: str) -> None:
+    told = Told()
+    began = time.monotonic()
+    with faulty([fault]) as exchange:
+        assert run(exchange.url, newest, told, timeout_s=0.2) == 60
+    assert told.waits == [("XBTUSD", "no answer within 0.2 s")]
+    assert 0.2 <= time.monotonic() - began < 3
+
+
+def test_nobody_at_the_address_is_waited_for() -> None:
+    with Exchange([MARKET]) as exchange:
+        exchange.stop()
+        told = Told()
+        with pytest.raises(ExchangeUnreachable) as caught:
+            run(exchange.url, newest, told, give_up_s=0.1)
+    assert str(caught.value) == (
+        f"XBTUSD: {exchange.url} gave no good answer for 0.1 s (at last: All connection attempts "
+        "failed); the same command goes on where it stopped"
+    )
+    assert set(told.waits) == {("XBTUSD", "All connection attempts failed")}
+
+
+def test_a_throttle_is_waited_out_until_its_stamp() -> None:
+    told = Told()
+    with faulty(["throttled:2"]) as exchange:
+        assert run(exchange.url, newest, told) == 60
+    ((_, reason),) = told.waits
+    assert reason.startswith("EService: Throttled: ")
+    # The loop's clock may wake it some microseconds early.
+    assert time.time() >= int(reason.rpartition(" ")[2]) - 0.01
+
+
+def test_a_throttle_whose_stamp_has_passed_is_no_reason_to_ask_at_once() -> None:
+    throttled = json.dumps({"error": ["EService: Throttled: 1600000000"]}).encode()
+    began = time.monotonic()
+    with Odd(throttled) as exchange:
+        run(exchange.url, lambda client: client.pairs(), retry_wait_s=0.2)
+    assert time.monotonic() - began >= 0.2
+
+
+def test_waits_grow() -> None:
+    with faulty(["busy"] * 5) as exchange:
+        run(exchange.url, newest, retry_wait_s=0.02)
+    times = [call.at_s for call in exchange.calls]
+    assert times[-1] - times[-2] > 4 * (times[1] - times[0])
+
+
+@pytest.mark.parametrize("fault", ["rate_limit", "too_many", "http:429", "throttled:1"])
+def test_a_refusal_is_counted_and_slows_the_pair_down(fault: str) -> None:
+    told = Told()
+
+    async def ask(client: Client) -> bool:
+        await client.page(PAIR, None)
+        return client.slowed(PAIR)
+
+    with faulty([fault]) as exchange:
+        assert run(exchange.url, ask, told, rate=50)
+    assert told.client is not None
+    assert (told.client.refusals, told.client.calls) == (1, 2)
+
+
+def test_a_fault_that_is_no_refusal_does_not_slow_the_pair_down() -> None:
+    async def ask(client: Client) -> tuple[bool, int]:
+        await client.page(PAIR, None)
+        return client.slowed(PAIR), client.refusals
+
+    with faulty(["busy"]) as exchange:
+        assert run(exchange.url, ask, rate=50) == (False, 0)
+
+
+def test_pages_keep_to_the_set_rate() -> None:
+    async def four(client: Client) -> None:
+        for _ in range(4):
+            await client.page(PAIR, None)
+
+    with Exchange([MARKET]) as exchange:
+        run(exchange.url, four, rate=20)
+    times = [call.at_s for call in exchange.calls]
+    assert times[-1] - times[0] >= 3 / 20 - 0.02
+
+
+def test_the_markets_and_the_clock_are_asked_for_again_too() -> None:
+    faults = Faults(elsewhere={"AssetPairs": ["busy"], "Time": ["http:502"]})
+    told = Told()
+
+    async def both(client: Client) -> None:
+        await client.pairs()
+        await client.clock_ns()
+
+    with Exchange([MARKET], faults=faults) as exchange:
+        run(exchange.url, both, told)
+    assert told.waits == [("AssetPairs", "EService:Busy"), ("Time", "HTTP 502")]
+
+
+# How long.
+
+
+def test_patience_ends_with_a_message_that_tells_the_last_reason() -> None:
+    async def twice(client: Client) -> None:
+        await client.page(PAIR, None)
+        await client.page(PAIR, None)
+
+    with (
+        faulty([None, *["busy"] * 500]) as exchange,
+        pytest.raises(ExchangeUnreachable) as caught,
+    ):
+        run(exchange.url, twice, give_up_s=0.15)
+    assert str(caught.value) == (
+        f"XBTUSD: {exchange.url} gave no good answer for 0.15 s (at last: EService:Busy); "
+        "the same command goes on where it stopped"
+    )
+
+
+def test_patience_is_shorter_while_there_never_was_a_good_answer(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(module, "NEVER_ANSWERED_GIVE_UP_S", 0.1)
+    with (
+        faulty(["busy"] * 500) as exchange,
+        pytest.raises(ExchangeUnreachable) as caught,
+    ):
+        run(exchange.url, newest, give_up_s=600)
+    assert str(caught.value) == (
+        f"XBTUSD: {exchange.url} gave no good answer for 0.1 s (at last: EService:Busy); "
+        "the same command goes on where it stopped"
+    )
+
+
+def test_one_good_answer_makes_it_patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "NEVER_ANSWERED_GIVE_UP_S", 0.05)
+
+    async def twice(client: Client) -> int:
+        await client.clock_ns()
+        return await newest(client)
+
+    with faulty(["busy"] * 5) as exchange:
+        assert run(exchange.url, twice, give_up_s=600, retry_wait_s=0.02) == 60
+
+
+def test_a_good_answer_of_another_pair_makes_a_call_under_way_patient(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(module, "NEVER_ANSWERED_GIVE_UP_S", 0.05)
+    other = tapes.market(tapes.xbtusd_like(9, 4), altname="ETHUSD", key="XETHZUSD", wsname="")
+
+    async def both(client: Client) -> list[int]:
+        pages = (client.page(pair, None) for pair in (PAIR, Pair(altname="ETHUSD")))
+        return [page.rows.num_rows for page in await asyncio.gather(*pages)]
+
+    faults = Faults(script={"ETHUSD": ["busy"] * 5})
+    with Exchange([MARKET, other], faults=faults) as exchange:
+        assert run(exchange.url, both, give_up_s=600, retry_wait_s=0.02) == [60, 9]
+
+
+def test_fifteen_seconds_are_allowed_to_an_exchange_that_never_answered() -> None:
+    assert module.NEVER_ANSWERED_GIVE_UP_S == 15
+
+
+def test_a_shorter_patience_is_kept_though_there_never_was_an_answer() -> None:
+    began = time.monotonic()
+    with faulty(["busy"] * 500) as exchange, pytest.raises(ExchangeUnreachable):
+        run(exchange.url, newest, give_up_s=0.1)
+    assert time.monotonic() - began < 5
+
+
+def test_waiting_can_be_cancelled() -> None:
+    async def cancelled(client: Client) -> None:
+        async with asyncio.timeout(0.1):
+            await client.page(PAIR, None)
+
+    with faulty(["hang:20"]) as exchange, pytest.raises(TimeoutError):
+        run(exchange.url, cancelled)
+
+
+# What is stopped at.
+
+STOPPED_AT = {
+    "unknown_pair": "XBTUSD: the exchange refused: EQuery:Unknown asset pair",
+    "invalid": "XBTUSD: the exchange refused: EGeneral:Invalid arguments",
+    "denied": "XBTUSD: the exchange refused: EGeneral:Permission denied",
+    "lockout": "XBTUSD: the exchange refused: EGeneral:Temporary lockout",
+    "http:403": (
+        "{url}/0/public/Trades answered HTTP 403: its browser check refused the request; "
+        "set [exchange] user_agent to a name of your own"
+    ),
+    "http:404": (
+        '{url}/0/public/Trades answered HTTP 404: \'<!DOCTYPE html>\\n<html lang="en-US">'
+        "<head><title>api.kraken.com | 404: Not Found<'; is [exchange] url right?"
+    ),
+}
+
+
+@pytest.mark.parametrize(("fault", "message"), STOPPED_AT.items())
+def test_a_fault_that_waiting_does_not_mend_is_stopped_at(fault: str, message: str) -> None:
+    told = Told()
+    with faulty([fault]) as exchange, pytest.raises(ExchangeRefused) as caught:
+        run(exchange.url, newest, told)
+    assert str(caught.value) == message.replace("{url}", exchange.url)
+    assert (told.waits, len(exchange.calls)) == ([], 1)
+
+
+def test_a_stock_agent_is_told_what_to_set() -> None:
+    with Exchange([MARKET]) as exchange, pytest.raises(ExchangeRefused) as caught:
+        run(exchange.url, newest, user_agent="python-httpx/0.28")
+    assert str(caught.value) == STOPPED_AT["http:403"].replace("{url}", exchange.url)
+
+
+def test_a_row_that_cannot_be_read_stops_at_once() -> None:
+    body = b'{"error":[],"result":{"XXBTZUSD":[["x","1",1700000000,"b","m",""]],"last":"5"}}'
+    with Odd(body) as exchange, pytest.raises(UnreadableAnswer) as caught:
+        run(exchange.url, newest)
+    assert str(caught.value) == (
+        'the exchange sent a trade that can\'t be read: ["x","1",1700000000,"b","m","",null] '
+        "('x' is no number); nothing of this page was kept"
+    )
+    assert len(exchange.agents) == 1
+
+
+def test_a_warning_is_logged_and_passed_over(caplog: pytest.LogCaptureFixture) -> None:
+    with (
+        faulty(["warning"]) as exchange,
+        caplog.at_level(logging.WARNING, logger="harvester.kraken"),
+    ):
+        assert run(exchange.url, newest) == 60
+    assert caplog.messages == ["XBTUSD: the exchange warns: WSomething: odd"]
+
+
+def test_an_estimate_is_asked_for_once() -> None:
+    with Exchange([MARKET], faults=Faults(elsewhere={"OHLC": ["busy"]})) as exchange:
+        with pytest.raises(ExchangeUnreachable) as caught:
+            run(exchange.url, lambda client: client.weekly_counts(PAIR))
+        assert len(exchange.calls) == 1
+    assert str(caught.value) == "no weekly counts: EService:Busy"
+
+
+@pytest.mark.parametrize(
+    "result",
+    [b"{}", b'{"A":5}', b'{"A":[[1]]}', b'{"A":[["x",1,1,1,1,1,1,1]]}', b'{"A":[[1,{}]]}'],
+)
+def test_candles_of_another_shape_are_no_estimate(result: bytes) -> None:
+    with Odd(b'{"error":[],"result":%b}' % result) as exchange, pytest.raises(ExchangeUnreachable):
+        run(exchange.url, lambda client: client.weekly_counts(PAIR))
+
+
+@pytest.mark.parametrize("result", [b"{}", b'{"unixtime":"x"}', b'{"unixtime":1.5}'])
+def test_a_clock_that_cannot_be_read_is_asked_again(result: bytes) -> None:
+    with Odd(b'{"error":[],"result":%b}' % result) as exchange:
+        assert run(exchange.url, lambda client: client.clock_ns()) > 0
+    assert len(exchange.agents) == 2
+
+
+# Settings that cannot work are told, and no wait is spent on them.
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"ca_file": "/nowhere/ca.pem"},
+            "[exchange] ca_file '/nowhere/ca.pem' can't be used: "
+            "[Errno 2] No such file or directory",
+        ),
+    ],
+)
+def test_a_certificate_file_that_is_not_there_is_told(
+    changes: dict[str, str], message: str
+) -> None:
+    with pytest.raises(BadSetting) as caught:
+        Client(settings("https://api.kraken.com", **changes))
+    assert str(caught.value) == message
+
+
+def test_every_fault_of_the_wire_becomes_ours() -> None:
+    kinds = ["cut", "reset", "close", "hang:9", "dribble:9", "bad_json", "not_json", "http:520"]
+    with faulty(kinds * 3) as exchange, pytest.raises(HarvesterError):
+        run(exchange.url, newest, timeout_s=0.05, give_up_s=0.2)
+
+
+def test_the_market_of_these_tests_fits_a_page() -> None:
+    assert isinstance(MARKET, Market)
+    assert len(MARKET.trades) == 60

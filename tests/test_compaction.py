@@ -1,0 +1,119 @@
+"""Which segments are merged: touching ones of one year, as many as a file takes, if worth it."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from harvester.archive.compaction import LARGEST_ROWS, groups, within
+from harvester.archive.segments import Segment
+from harvester.times import Range
+
+
+def laid_out(parts: list[tuple[int, int, int]]) -> tuple[list[Segment], dict[Segment, int]]:
+    """Segments in order from (gap before, year's turn before, rows), and the rows of each."""
+    made: list[Segment] = []
+    rows: dict[Segment, int] = {}
+    at, year = 0, 2019
+    for gap, turn, count in parts:
+        after = at + gap
+        year += turn
+        one = Segment("A", year, Range(after, after + 10), f"{after}", 1)
+        made.append(one)
+        rows[one] = count
+        at = after + 10
+    return made, rows
+
+
+PARTS = st.lists(
+    st.tuples(
+        st.sampled_from((0, 0, 0, 5)),
+        st.sampled_from((0, 0, 0, 0, 1)),
+        st.sampled_from((0, 1, 1000, 250_000, 900_000, 2_000_000, 4_000_000)),
+    ),
+    max_size=20,
+)
+
+
+@settings(deadline=None)
+@given(PARTS)
+def test_only_neighbours_that_touch_in_one_year_are_merged(
+    parts: list[tuple[int, int, int]],
+) -> None:
+    segments, rows = laid_out(parts)
+    for run in groups(segments, rows.__getitem__, every=True):
+        assert all(one.range.through == other.range.after for one, other in pairwise(run))
+        assert len({one.year for one in run}) == 1
+
+
+@settings(deadline=None)
+@given(PARTS)
+def test_no_merged_file_grows_past_its_bound(parts: list[tuple[int, int, int]]) -> None:
+    segments, rows = laid_out(parts)
+    for run in groups(segments, rows.__getitem__, every=True):
+        assert sum(rows[one] for one in run) <= 4_000_000
+    assert LARGEST_ROWS == 4_000_000
+
+
+@settings(deadline=None)
+@given(PARTS, st.booleans())
+def test_no_segment_is_merged_twice_and_none_alone(
+    parts: list[tuple[int, int, int]], every: bool
+) -> None:
+    segments, rows = laid_out(parts)
+    runs = groups(segments, rows.__getitem__, every=every)
+    merged = [one for run in runs for one in run]
+    assert merged == [one for one in segments if one in merged]
+    assert all(len(run) > 1 for run in runs)
+
+
+@settings(deadline=None)
+@given(PARTS)
+def test_what_was_merged_is_not_merged_again(parts: list[tuple[int, int, int]]) -> None:
+    segments, rows = laid_out(parts)
+    wide: dict[Segment, int] = {}
+    runs = groups(segments, rows.__getitem__, every=True)
+    first = {run[0]: run for run in runs}
+    inner = {one for run in runs for one in run[1:]}
+    for one in segments:
+        if one in first:
+            span = Range(one.range.after, first[one][-1].range.through)
+            wide[one._replace(range=span)] = sum(rows[part] for part in first[one])
+        elif one not in inner:
+            wide[one] = rows[one]
+    assert groups(wide, wide.__getitem__, every=True) == []
+
+
+def test_without_neighbours_nothing_is_merged() -> None:
+    segments, rows = laid_out([(0, 0, 10), (5, 0, 10), (5, 0, 10)])
+    assert groups(segments, rows.__getitem__, every=True) == []
+
+
+def test_a_large_file_is_not_written_again_for_a_trifle() -> None:
+    segments, rows = laid_out([(0, 0, 1_000_000), (0, 0, 1000)])
+    assert groups(segments, rows.__getitem__) == []
+    assert groups(segments, rows.__getitem__, every=True) == [segments]
+
+
+def test_a_large_file_is_written_again_for_an_eighth_of_it() -> None:
+    segments, rows = laid_out([(0, 0, 800_000), (0, 0, 100_000)])
+    assert groups(segments, rows.__getitem__) == [segments]
+
+
+def test_a_large_file_is_written_again_for_many_small_ones() -> None:
+    segments, rows = laid_out([(0, 0, 1_000_000), *[(0, 0, 1)] * 8])
+    assert groups(segments, rows.__getitem__) == [segments]
+
+
+def test_segments_of_no_rows_are_merged_too() -> None:
+    segments, rows = laid_out([(0, 0, 0), (0, 0, 0)])
+    assert groups(segments, rows.__getitem__) == [segments]
+
+
+def test_a_range_lies_within_itself_and_what_is_wider() -> None:
+    assert within(Range(5, 9), Range(5, 9))
+    assert within(Range(5, 9), Range(0, 10))
+    assert not within(Range(5, 11), Range(0, 10))
+    assert not within(Range(4, 9), Range(5, 10))

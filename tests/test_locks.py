@@ -1,0 +1,183 @@
+"""One writer a pair: the lock says who holds it, and goes with the process that held it."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from harvester.archive.locks import held
+from harvester.errors import ArchiveLocked, ArchiveUnwritable
+
+HOLDER = """
+import sys
+from pathlib import Path
+from harvester.archive.locks import held
+with held(Path(sys.argv[1]), "XBTUSD"):
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+ROOT = Path(__file__).parents[1]
+
+
+def holder(folder: Path) -> subprocess.Popen[str]:
+    """Another process that holds the lock until its standard input ends."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", HOLDER, str(folder)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "held\n"
+    return process
+
+
+def end(process: subprocess.Popen[str]) -> int:
+    """End a process that is or was waiting, and close its pipes."""
+    process.communicate(timeout=10)
+    return process.returncode
+
+
+def test_a_lock_can_be_held_again_once_it_is_free(tmp_path: Path) -> None:
+    for _ in range(2):
+        with held(tmp_path, "XBTUSD"):
+            pass
+
+
+def test_a_lock_that_another_process_holds_says_who_and_since_when(tmp_path: Path) -> None:
+    process = holder(tmp_path)
+    try:
+        with pytest.raises(ArchiveLocked) as caught, held(tmp_path, "XBTUSD"):
+            pass
+    finally:
+        end(process)
+    assert re.fullmatch(
+        r"XBTUSD is being written by another run \(process "
+        + f"{process.pid} on {re.escape(socket.gethostname())}"
+        + r", since 20\d\d-\d\d-\d\dT\d\d:\d\d:\d\dZ\): wait until it is done, or stop it",
+        str(caught.value),
+    )
+    assert caught.value.exit_status == 5
+
+
+def test_a_lock_goes_with_a_process_that_is_killed(tmp_path: Path) -> None:
+    process = holder(tmp_path)
+    os.kill(process.pid, signal.SIGKILL)
+    assert end(process) == -signal.SIGKILL
+    with held(tmp_path, "XBTUSD"):
+        note = json.loads((tmp_path / "XBTUSD.json").read_text())
+    assert (note["pid"], note["host"]) == (os.getpid(), socket.gethostname())
+
+
+def test_a_lock_of_this_process_keeps_out_another_writer_of_it(tmp_path: Path) -> None:
+    with held(tmp_path, "XBTUSD"):
+        with pytest.raises(ArchiveLocked), held(tmp_path, "XBTUSD"):
+            pass
+        # Who was refused has not taken the note away.
+        assert json.loads((tmp_path / "XBTUSD.json").read_text())["pid"] == os.getpid()
+
+
+def test_locks_of_two_pairs_do_not_meet(tmp_path: Path) -> None:
+    with held(tmp_path, "XBTUSD"), held(tmp_path, "ETHUSD"):
+        assert len(list(tmp_path.glob("*.json"))) == 2
+
+
+def test_an_error_in_the_block_releases_the_lock(tmp_path: Path) -> None:
+    with pytest.raises(KeyError), held(tmp_path, "XBTUSD"):
+        raise KeyError
+    assert list(tmp_path.glob("*.json")) == []
+    with held(tmp_path, "XBTUSD"):
+        pass
+
+
+def test_no_note_is_left_by_whoever_is_done(tmp_path: Path) -> None:
+    with held(tmp_path, "XBTUSD"):
+        pass
+    assert list(tmp_path.glob("*.json")) == []
+
+
+def test_a_short_wait_outlasts_a_holder_that_ends(tmp_path: Path) -> None:
+    process = holder(tmp_path)
+    timer = threading.Timer(0.1, process.communicate)
+    timer.start()
+    with held(tmp_path, "XBTUSD", wait_s=10):
+        timer.join()
+        assert process.returncode == 0
+
+
+@pytest.mark.parametrize("note", [b"", b"{}", b'{"pid":1,"host":"\xff","since":""}', None])
+def test_a_note_that_cannot_be_read_is_no_fault(tmp_path: Path, note: bytes | None) -> None:
+    with held(tmp_path, "XBTUSD"):
+        if note is None:
+            (tmp_path / "XBTUSD.json").unlink()
+        else:
+            (tmp_path / "XBTUSD.json").write_bytes(note)
+        with pytest.raises(ArchiveLocked) as caught, held(tmp_path, "XBTUSD"):
+            pass
+    assert str(caught.value) == (
+        "XBTUSD is being written by another run (it has not said who it is): "
+        "wait until it is done, or stop it"
+    )
+
+
+def test_a_note_that_finds_no_room_releases_the_lock(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(_path: Path, _data: bytes) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "write_bytes", full)
+        # The error is kept, and with it all that its frames hold on to.
+        with pytest.raises(ArchiveUnwritable) as caught, held(tmp_path, "XBTUSD"):
+            pass
+    assert str(caught.value) == (
+        f"can't write {tmp_path}/XBTUSD.json: the disk is full: make room, then run the same "
+        "command again"
+    )
+    with held(tmp_path, "XBTUSD"):
+        pass
+
+
+def test_a_note_that_may_not_be_taken_away_still_releases_the_lock(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def denied(_path: Path, **_more: bool) -> None:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "unlink", denied)
+        with pytest.raises(ArchiveUnwritable) as caught, held(tmp_path, "XBTUSD"):
+            pass
+    assert str(caught.value) == (
+        f"can't write {tmp_path}/XBTUSD.json: no permission to write there: choose another "
+        "--data or change its owner"
+    )
+    with held(tmp_path, "XBTUSD"):
+        pass
+
+
+def test_a_folder_that_may_not_be_made_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def denied(_path: Path, **_more: bool) -> None:
+        raise OSError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(Path, "mkdir", denied)
+    with pytest.raises(ArchiveUnwritable) as caught, held(tmp_path / "locks", "XBTUSD"):
+        pass
+    assert str(caught.value) == (
+        f"can't write {tmp_path}/locks: no permission to write there: choose another --data or "
+        "change its owner"
+    )

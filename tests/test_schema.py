@@ -1,0 +1,187 @@
+"""The columns of a segment, its ties, and a checksum that another program can reckon."""
+
+from __future__ import annotations
+
+import hashlib
+import struct
+from collections.abc import Iterable, Sequence
+from decimal import Decimal
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import tapes
+from exchange import expected
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from harvester.archive.schema import TRADES, RowsChecksum, as_trades, ties
+from harvester.columns import ROWS
+
+# (id, time, tie, price, volume, side, order type, misc), as `exchange.expected()` has it.
+Row = tuple[Any, ...]
+NAMES = ("trade_id", "time", "tie", "price", "volume", "side", "order_type", "misc")
+
+
+def batch(rows: Iterable[Row], schema: pa.Schema = TRADES) -> pa.RecordBatch:
+    """Rows as an Arrow batch."""
+    dicts = [{name: row[NAMES.index(name)] for name in schema.names} for row in rows]
+    return pa.RecordBatch.from_pylist(dicts, schema=schema)
+
+
+def checksum(rows: Iterable[Row]) -> str:
+    """The checksum by the words of its documentation, with nothing of the product."""
+    total = hashlib.sha256()
+    for trade_id, time, tie, price, volume, side, kind, misc in rows:
+        text = None if misc is None else misc.encode()
+        total.update(struct.pack("<Bqqi", trade_id is not None, trade_id or 0, time, tie))
+        total.update(struct.pack("<q", int(price.scaleb(10))))
+        total.update(int(volume.scaleb(8)).to_bytes(16, "little", signed=True))
+        total.update(struct.pack("<B", {None: 0, "buy": 1, "sell": 2}[side]))
+        total.update(struct.pack("<B", {None: 0, "market": 1, "limit": 2}[kind]))
+        total.update(struct.pack("<I", 2**32 - 1 if text is None else len(text)))
+        total.update(text or b"")
+    return total.hexdigest()
+
+
+def product(*batches: pa.RecordBatch) -> str:
+    """The checksum as the product reckons it."""
+    reckoned = RowsChecksum()
+    for one in batches:
+        reckoned.update(one)
+    return reckoned.hexdigest()
+
+
+ROW = st.tuples(
+    st.one_of(st.none(), st.integers(0, 2**63 - 1)),
+    st.integers(1, 2**63 - 2),
+    st.integers(0, 2**31 - 1),
+    st.integers(0, 10**18 - 1).map(lambda number: Decimal(number).scaleb(-10)),
+    st.integers(0, 10**22 - 1).map(lambda number: Decimal(number).scaleb(-8)),
+    st.sampled_from((None, "buy", "sell")),
+    st.sampled_from((None, "market", "limit")),
+    st.one_of(st.none(), st.just(""), st.text(st.characters(codec="utf-8"), max_size=5)),
+)
+
+
+@settings(deadline=None)
+@given(st.lists(ROW, max_size=12))
+def test_the_checksum_is_the_one_its_documentation_tells(rows: list[Row]) -> None:
+    assert product(batch(rows)) == checksum(rows)
+
+
+@pytest.mark.parametrize(
+    "market",
+    [
+        tapes.market(tapes.xbtusd_like(300, 1)),
+        tapes.market(tapes.zero_ids(300, 2)),
+        tapes.tiny_coin(300, 3),
+        tapes.old_style(300, 4),
+    ],
+    ids=["busy", "zero ids", "tiny coin", "old"],
+)
+def test_the_checksum_of_made_tapes_is_the_documented_one(market: Any) -> None:
+    rows = expected(market)
+    assert product(batch(rows)) == checksum(rows)
+
+
+@settings(deadline=None)
+@given(st.lists(ROW, max_size=12), st.integers(0, 12))
+def test_the_checksum_does_not_know_how_rows_were_cut(rows: list[Row], cut: int) -> None:
+    whole = batch(rows)
+    assert product(whole.slice(0, cut), whole.slice(cut)) == product(whole)
+
+
+BASE: Row = (7, 1_700_000_000_000_000_001, 0, Decimal("1.5"), Decimal("2.5"), "buy", "limit", "")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"trade_id": 8},
+        {"trade_id": None},
+        {"time": BASE[1] + 1},
+        {"tie": 1},
+        {"price": Decimal("1.5000000001")},
+        {"volume": Decimal("2.50000001")},
+        {"side": "sell"},
+        {"side": None},
+        {"order_type": "market"},
+        {"order_type": None},
+        {"misc": "x"},
+        {"misc": None},
+    ],
+)
+def test_any_change_of_any_value_changes_the_checksum(change: dict[str, Any]) -> None:
+    changed = tuple(change.get(name, value) for name, value in zip(NAMES, BASE, strict=True))
+    assert product(batch([changed])) != product(batch([BASE]))
+
+
+def test_the_order_of_rows_changes_the_checksum() -> None:
+    other = (8, *BASE[1:])
+    assert product(batch([BASE, other])) != product(batch([other, BASE]))
+
+
+def test_an_id_of_zero_is_another_than_none() -> None:
+    assert product(batch([(0, *BASE[1:])])) != product(batch([(None, *BASE[1:])]))
+
+
+def test_the_checksum_of_nothing_is_that_of_no_bytes() -> None:
+    assert product() == product(batch([])) == hashlib.sha256().hexdigest()
+
+
+def test_the_checksum_counts_its_rows() -> None:
+    reckoned = RowsChecksum()
+    reckoned.update(batch([BASE] * 3))
+    reckoned.update(batch([BASE] * 2))
+    assert reckoned.rows == 5
+
+
+def test_a_word_that_the_format_does_not_know_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"unknown words among") as caught:
+        product(batch([(*BASE[:5], "both", "limit", "")]))
+    assert "both" in str(caught.value)
+
+
+# Ties.
+
+
+def counted(stamps: Sequence[int]) -> list[int]:
+    """Each stamp's place among its equal neighbours, one after the other."""
+    places: list[int] = []
+    for at, stamp in enumerate(stamps):
+        places.append(places[-1] + 1 if at and stamps[at - 1] == stamp else 0)
+    return places
+
+
+@settings(deadline=None)
+@given(st.lists(st.integers(1, 6), max_size=30).map(sorted))
+def test_a_tie_is_the_place_among_rows_of_equal_time(stamps: list[int]) -> None:
+    assert ties(np.array(stamps, dtype=np.int64)).tolist() == counted(stamps)
+
+
+def test_rows_get_their_ties_and_lose_nothing() -> None:
+    rows = expected(tapes.market(tapes.one_stamp(20, before=3, after=3)))
+    made = as_trades(batch(rows, ROWS))
+    assert made.schema == TRADES
+    assert made.equals(batch(rows))
+
+
+def test_rows_of_a_slice_get_their_ties_too() -> None:
+    rows = expected(tapes.market(tapes.one_stamp(20, before=3, after=3)))
+    assert as_trades(batch(rows, ROWS).slice(3, 21)).equals(batch(rows[3:24]))
+
+
+def test_the_columns_are_those_of_the_format() -> None:
+    word = pa.dictionary(pa.int32(), pa.string())
+    assert [(one.name, one.type, one.nullable) for one in TRADES] == [
+        ("trade_id", pa.int64(), True),
+        ("time", pa.timestamp("ns"), False),
+        ("tie", pa.int32(), False),
+        ("price", pa.decimal128(18, 10), False),
+        ("volume", pa.decimal128(22, 8), False),
+        ("side", word, True),
+        ("order_type", word, True),
+        ("misc", word, True),
+    ]

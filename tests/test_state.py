@@ -1,0 +1,157 @@
+"""The small files beside the segments: whole, united, and told apart from damage."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from harvester.archive import state
+from harvester.archive.archive import Archive
+from harvester.archive.store import LocalStore
+from harvester.errors import ArchiveDamaged, ArchiveTooNew
+from harvester.times import Range
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> LocalStore:
+    """A store that has nothing on disk yet."""
+    return LocalStore(tmp_path / "data")
+
+
+# The mark.
+
+
+def test_an_archive_is_marked_with_its_format_once(store: LocalStore) -> None:
+    state.mark(store, "XBTUSD")
+    first = (store.root / "archive.json").stat()
+    state.mark(store, "XBTUSD")
+    assert json.loads((store.root / "archive.json").read_text()) == {
+        "format": 1,
+        "made_by": "harvester",
+    }
+    assert (store.root / "archive.json").stat().st_ino == first.st_ino
+
+
+def test_a_folder_without_a_mark_is_a_new_archive(tmp_path: Path) -> None:
+    assert Archive(tmp_path / "data").held() == []
+
+
+def test_a_newer_format_is_refused(store: LocalStore) -> None:
+    store.write("archive.json", b'{"format":2}', "A")
+    with pytest.raises(ArchiveTooNew) as caught:
+        Archive(store.root)
+    assert str(caught.value) == (
+        f"the archive at {store.root} has format 2, this harvester reads up to 1: "
+        "install a newer one"
+    )
+
+
+@pytest.mark.parametrize(
+    "raw", [b"", b"{}", b'{"format":"1"}', b"\xff", b'{"format":1', b'{"\xff":1}']
+)
+def test_a_mark_that_cannot_be_read_is_damage(store: LocalStore, raw: bytes) -> None:
+    store.write("archive.json", raw, "A")
+    with pytest.raises(ArchiveDamaged) as caught:
+        Archive(store.root)
+    assert re.fullmatch(
+        re.escape(f"{store.root}/archive.json can't be read (")
+        + r".+"
+        + re.escape(
+            "): if the segments are sound, remove it; the next run writes it anew",
+        ),
+        str(caught.value),
+    )
+
+
+class Interleaved(LocalStore):
+    """A store in which another run marks the archive between staging and commit."""
+
+    def commit(self, staged: str, path: str) -> None:
+        state.mark(LocalStore(self.root), "ETHUSD")
+        super().commit(staged, path)
+
+
+def test_two_runs_may_mark_a_new_archive_at_once(store: LocalStore) -> None:
+    state.mark(Interleaved(store.root), "XBTUSD")
+    assert json.loads((store.root / "archive.json").read_text())["format"] == 1
+
+
+# What was wanted.
+
+
+def test_nothing_is_wanted_of_a_pair_never_asked_for(store: LocalStore) -> None:
+    assert state.wanted(store, "XBTUSD") == []
+
+
+def test_what_is_wanted_is_the_union_of_all_spans_ever_asked_for(store: LocalStore) -> None:
+    for span in (Range(50, 60), Range(0, 10), Range(10, 20), Range(55, 70)):
+        state.want(store, "XBTUSD", span)
+    assert state.wanted(store, "XBTUSD") == [Range(0, 20), Range(50, 70)]
+
+
+SPANS = st.lists(
+    st.tuples(st.integers(0, 20), st.integers(1, 8)).map(lambda p: Range(p[0], p[0] + p[1])),
+    min_size=1,
+    max_size=4,
+)
+
+
+@settings(deadline=None, max_examples=30)
+@given(SPANS)
+def test_no_moment_ever_wanted_is_forgotten(
+    tmp_path_factory: pytest.TempPathFactory, spans: list[Range]
+) -> None:
+    store = LocalStore(tmp_path_factory.mktemp("wanted"))
+    for span in spans:
+        state.want(store, "A", span)
+    moments = {at for one in spans for at in range(one.after + 1, one.through + 1)}
+    found = state.wanted(store, "A")
+    assert {at for one in found for at in range(one.after + 1, one.through + 1)} == moments
+
+
+def test_what_is_wanted_already_is_not_written_again(store: LocalStore) -> None:
+    state.want(store, "XBTUSD", Range(0, 10))
+    before = (store.root / "wanted/XBTUSD.json").stat().st_ino
+    state.want(store, "XBTUSD", Range(2, 8))
+    assert (store.root / "wanted/XBTUSD.json").stat().st_ino == before
+
+
+def test_pairs_are_wanted_apart(store: LocalStore) -> None:
+    state.want(store, "XBTUSD", Range(0, 10))
+    assert state.wanted(store, "ETHUSD") == []
+
+
+def test_what_was_wanted_stands_in_a_file_that_people_can_read(store: LocalStore) -> None:
+    state.want(store, "XBTUSD", Range(0, 10))
+    assert json.loads((store.root / "wanted/XBTUSD.json").read_text()) == {
+        "pair": "XBTUSD",
+        "spans": [[0, 10]],
+    }
+
+
+@pytest.mark.parametrize("raw", [b"", b"[]", b'{"pair":"A","spans":[[1]]}', b'{"pair":"\xff"}'])
+def test_spans_that_cannot_be_read_are_damage(store: LocalStore, raw: bytes) -> None:
+    store.write("wanted/XBTUSD.json", raw, "A")
+    with pytest.raises(ArchiveDamaged) as caught:
+        state.wanted(store, "XBTUSD")
+    assert re.fullmatch(
+        re.escape(f"{store.root}/wanted/XBTUSD.json can't be read (")
+        + r".+"
+        + re.escape("): remove it; what is then asked for is written anew"),
+        str(caught.value),
+    )
+
+
+# Names.
+
+
+def test_what_names_are_resolved_with_is_kept(store: LocalStore) -> None:
+    assert state.known_pairs(store) is None
+    state.keep_pairs(store, b'{"XBTUSD":{"altname":"XBTUSD"}}')
+    assert json.loads(state.known_pairs(store) or b"") == {"XBTUSD": {"altname": "XBTUSD"}}
+    assert store.files("staging") == []

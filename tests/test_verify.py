@@ -1,0 +1,242 @@
+"""Harms done by hand to an archive, each caught with a line that names file and range."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from decimal import Decimal
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import tapes
+from crawling import Crawl, serve
+from exchange import Market
+
+from harvester.archive.archive import Archive
+from harvester.archive.schema import WRITER_OPTIONS
+from harvester.checks.verify import verify
+from harvester.times import Range
+
+TRADES = tapes.xbtusd_like(4_000, 71)
+CUTS = [TRADES[i].true_ns for i in (1_000, 2_000, 3_000)]
+END = TRADES[-1].true_ns + 10**9
+
+
+@pytest.fixture(scope="module")
+def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Four segments that touch, of a thousand trades each."""
+    folder = tmp_path_factory.mktemp("sound")
+    with serve(tapes.market(TRADES)) as exchange:
+        for i, ends in enumerate(zip([0, *CUTS], [*CUTS, END], strict=True)):
+            part = tmp_path_factory.mktemp(f"part{i}")
+            Crawl(exchange.url, part).only("XBTUSD", Range(*ends))
+            for name in ("trades", "wanted"):
+                shutil.copytree(part / name, folder / name, dirs_exist_ok=True)
+    (folder / "wanted/XBTUSD.json").write_text(f'{{"pair":"XBTUSD","spans":[[0,{END}]]}}')
+    return folder
+
+
+@pytest.fixture
+def harmed(sound: Path, tmp_path: Path) -> Path:
+    folder = tmp_path / "data"
+    shutil.copytree(sound, folder)
+    return folder
+
+
+def files(folder: Path) -> list[Path]:
+    return sorted(folder.rglob("*.parquet"), key=lambda file: file.name)
+
+
+def faults(folder: Path) -> list[str]:
+    return [str(fault) for fault in verify(Archive(folder), "XBTUSD").faults]
+
+
+def rewrite(file: Path, change: Callable[[pa.Table], pa.Table]) -> None:
+    """Write a file anew with other rows, as a clumsy tool would: the footer stays."""
+    table = pq.ParquetFile(file).read()
+    footer = pq.ParquetFile(file).metadata.metadata
+    changed = change(table).replace_schema_metadata(
+        {k: v for k, v in footer.items() if k.startswith(b"harvester.")}
+    )
+    pq.write_table(changed, file, **WRITER_OPTIONS)
+
+
+def name_of(file: Path, folder: Path) -> str:
+    return file.relative_to(folder).as_posix()
+
+
+def test_a_sound_archive_is_told_to_be(sound: Path) -> None:
+    report = verify(Archive(sound), "XBTUSD")
+    counts = (report.files, report.rows, report.ids, report.seams, report.jumps)
+    assert (report.faults, counts) == ([], (4, 4_000, 4_000, 3, 0))
+
+
+def test_a_row_taken_out(harmed: Path) -> None:
+    file = files(harmed)[1]
+    rewrite(file, lambda table: pa.concat_tables([table.slice(0, 10), table.slice(11)]))
+    rows = pq.read_metadata(file).num_rows
+    [line] = faults(harmed)
+    assert line.split("; ")[0] == (
+        f"{name_of(file, harmed)}: holds {rows} rows where its footer says {rows + 1}"
+    )
+
+
+def test_one_digit_changed(harmed: Path) -> None:
+    file = files(harmed)[2]
+
+    def change(table: pa.Table) -> pa.Table:
+        prices = table.column("price").to_pylist()
+        prices[500] += Decimal("0.1")
+        return table.set_column(
+            3, table.schema.field("price"), pa.array(prices, pa.decimal128(18, 10))
+        )
+
+    rewrite(file, change)
+    assert [line.split("; ")[0] for line in faults(harmed)] == [
+        f"{name_of(file, harmed)}: its rows do not have the checksum that its footer tells"
+    ]
+
+
+def test_two_rows_swapped(harmed: Path) -> None:
+    file = files(harmed)[2]
+
+    def change(table: pa.Table) -> pa.Table:
+        order = list(range(table.num_rows))
+        order[100], order[200] = order[200], order[100]
+        return table.take(order)
+
+    rewrite(file, change)
+    texts = [line.split("; ")[0].partition(": ")[2] for line in faults(harmed)]
+    assert "its times go back" in texts
+    assert "its rows do not have the checksum that its footer tells" in texts
+
+
+def test_a_file_lost(harmed: Path) -> None:
+    lost = files(harmed)[1]
+    after, through = (int(part) for part in lost.stem.split("-"))
+    lost.unlink()
+    report = verify(Archive(harmed), "XBTUSD")
+    assert [(f.span, f.path, f.text) for f in report.faults] == [
+        (Range(after, through), None, "it was asked for, and no file covers it")
+    ]
+
+
+def test_a_file_doubled_under_a_shifted_name(harmed: Path) -> None:
+    file = files(harmed)[1]
+    after, through = (int(part) for part in file.stem.split("-"))
+    double = file.with_name(f"{after + 5:019d}-{through:019d}.parquet")
+    shutil.copy(file, double)
+    lines = [line.split("; ")[0] for line in faults(harmed)]
+    assert f"{name_of(double, harmed)}: it overlaps with {name_of(file, harmed)}" in lines
+    assert (
+        f"{name_of(double, harmed)}: its footer says {after:d}-{through:d}, its name another range"
+        in lines
+    )
+
+
+def test_a_file_renamed_to_a_wider_range(harmed: Path) -> None:
+    file = files(harmed)[1]
+    after, through = (int(part) for part in file.stem.split("-"))
+    wide = file.with_name(f"{after:019d}-{through + 10**9:019d}.parquet")
+    file.rename(wide)
+    lines = [line.split("; ")[0] for line in faults(harmed)]
+    assert (
+        f"{name_of(wide, harmed)}: its footer says {after:d}-{through:d}, its name another range"
+        in lines
+    )
+
+
+def test_bytes_cut_off(harmed: Path) -> None:
+    file = files(harmed)[3]
+    file.write_bytes(file.read_bytes()[:-100])
+    [line] = faults(harmed)
+    assert line.startswith(f"{name_of(file, harmed)}: {file} can't be read: ")
+
+
+def test_a_byte_changed_in_the_middle(harmed: Path) -> None:
+    file = files(harmed)[3]
+    body = bytearray(file.read_bytes())
+    body[len(body) // 3] ^= 0xFF
+    file.write_bytes(body)
+    lines = faults(harmed)
+    assert lines
+    assert all(line.startswith(f"{name_of(file, harmed)}: ") for line in lines)
+
+
+def test_a_footer_swapped(harmed: Path) -> None:
+    one, other = files(harmed)[1:3]
+    mine = pq.ParquetFile(one).read()
+    theirs = pq.ParquetFile(other).metadata.metadata
+    pq.write_table(
+        mine.replace_schema_metadata(
+            {k: v for k, v in theirs.items() if k.startswith(b"harvester.")}
+        ),
+        one,
+        **WRITER_OPTIONS,
+    )
+    there, said = (pq.read_metadata(file).num_rows for file in (one, other))
+    [line] = faults(harmed)
+    assert line.split("; ")[0] == (
+        f"{name_of(one, harmed)}: holds {there} rows where its footer says {said}"
+    )
+
+
+def test_a_file_in_the_folder_of_another_pair(harmed: Path) -> None:
+    file = files(harmed)[0]
+    other = harmed / "trades/pair=ETHUSD" / file.parent.name / file.name
+    other.parent.mkdir(parents=True)
+    shutil.copy(file, other)
+    report = verify(Archive(harmed), "ETHUSD")
+    assert [fault.text for fault in report.faults] == [
+        "its footer is of XBTUSD, its folder of ETHUSD"
+    ]
+
+
+def test_ids_that_skip_between_files(tmp_path: Path) -> None:
+    left, right = tmp_path / "left", tmp_path / "right"
+    with serve(tapes.market(TRADES)) as exchange:
+        Crawl(exchange.url, left).only("XBTUSD", Range(0, CUTS[0]))
+    with serve(tapes.market(TRADES[:1_001] + TRADES[1_003:])) as exchange:
+        Crawl(exchange.url, right).only("XBTUSD", Range(CUTS[0], CUTS[1]))
+    shutil.copytree(right / "trades", left / "trades", dirs_exist_ok=True)
+    [fault] = verify(Archive(left), "XBTUSD").faults
+    first = TRADES[0].trade_id or 0
+    assert fault.text.startswith(f"ids skip from {first + 1_000} to {first + 1_003} behind ")
+
+
+def test_a_confirmed_jump_is_no_fault(tmp_path: Path) -> None:
+    with serve(tapes.market(TRADES[:500] + TRADES[510:])) as exchange:
+        Crawl(exchange.url, tmp_path).only("XBTUSD")
+    report = verify(Archive(tmp_path), "XBTUSD")
+    assert (report.faults, report.jumps) == ([], 1)
+
+
+def test_a_pair_that_always_jumps_is_sound_and_counted(tmp_path: Path) -> None:
+    with serve(tapes.market(tapes.jumping_ids(20_000, 72, chance=0.5))) as exchange:
+        Crawl(exchange.url, tmp_path, {"archive.flush_rows": 3_000}).only("XBTUSD")
+    report = verify(Archive(tmp_path), "XBTUSD")
+    assert report.faults == []
+    assert report.jumps + report.unasked_jumps > 5_000
+
+
+@pytest.mark.parametrize(
+    "market",
+    [tapes.old_style(3_000, 73), tapes.market(tapes.zero_ids(6_000, 73)), tapes.tiny_coin(900, 73)],
+    ids=["without ids", "runs of id 0", "tiny coin"],
+)
+def test_odd_tapes_are_sound(market: Market, tmp_path: Path) -> None:
+    with serve(market) as exchange:
+        crawl = Crawl(exchange.url, tmp_path, {"archive.flush_rows": 500})
+        outcome = crawl.only(market.altname)
+    assert outcome.exit_status == 0
+    assert verify(Archive(tmp_path), outcome.pair).faults == []
+
+
+def test_an_interrupted_backfill_leaves_a_hole_that_is_told(tmp_path: Path) -> None:
+    with serve(tapes.market(TRADES)) as exchange:
+        Crawl(exchange.url, tmp_path, stop_after_pages=2).only("XBTUSD", Range(0, END))
+    [fault] = verify(Archive(tmp_path), "XBTUSD").faults
+    [held] = Archive(tmp_path).coverage("XBTUSD")
+    assert fault.span == Range(held.through, END)
