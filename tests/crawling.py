@@ -14,8 +14,8 @@ from exchange import Exchange, Market
 from harvester import config
 from harvester.archive.archive import Archive
 from harvester.crawl.backfill import Watch, Wish, backfill
-from harvester.crawl.crawler import Stop
 from harvester.crawl.events import Event, Noted, Outcome
+from harvester.crawl.stop import Stop
 from harvester.kraken.client import Client
 from harvester.times import END_OF_TIME, Range
 
@@ -92,6 +92,6 @@ def strangers(folder: Path) -> list[str]:
     return [str(path.relative_to(folder)) for path in found]
 
 
-def serve(*markets: Market, **options: Any) -> Exchange:  # noqa: ANN401 - the stand-in's own
+def serve(*markets: Market, **options: Any) -> Exchange:
     """The stand-in with these markets."""
     return Exchange(list(markets), **options)

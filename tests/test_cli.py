@@ -250,6 +250,13 @@ def test_a_folder_that_is_a_file_is_said_and_ends_with_1(harvester: Any, tmp_pat
     assert run.err == f"harvester: can't write {tmp_path}/file/locks: Not a directory\n"
 
 
+def test_quiet_still_says_what_went_wrong(harvester: Any) -> None:
+    run = harvester("backfill", "PEPEXBT", "-q")
+    assert run.status == 1
+    assert run.err.startswith("harvester: PEPEXBT: 0 trades in 1 pages; trade [")
+    assert run.err.endswith("it is never rounded, so this pair stops here\n")
+
+
 def test_the_gravest_status_of_several_pairs_wins(harvester: Any, tmp_path: Path) -> None:
     run = harvester("backfill", "XBTUSD", "PEPEXBT", "-q", "--json")
     report = json.loads(run.out)

@@ -97,8 +97,10 @@ def test_a_large_file_is_not_written_again_for_a_trifle() -> None:
     assert groups(segments, rows.__getitem__, every=True) == [segments]
 
 
-def test_a_large_file_is_written_again_for_an_eighth_of_it() -> None:
-    segments, rows = laid_out([(0, 0, 800_000), (0, 0, 100_000)])
+def test_a_large_file_is_written_again_for_as_much_as_it_holds() -> None:
+    almost, rows = laid_out([(0, 0, 800_000), (0, 0, 799_999)])
+    assert groups(almost, rows.__getitem__) == []
+    segments, rows = laid_out([(0, 0, 800_000), (0, 0, 800_000)])
     assert groups(segments, rows.__getitem__) == [segments]
 
 

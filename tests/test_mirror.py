@@ -23,7 +23,7 @@ from harvester.archive.writer import keep_pairs, writer
 from harvester.columns import ROWS, times
 from harvester.config import load
 from harvester.crawl.backfill import Watch, Wish, backfill
-from harvester.crawl.crawler import Stop
+from harvester.crawl.stop import Stop
 from harvester.errors import HarvesterError, UsageError
 from harvester.kraken.client import Client
 from harvester.kraken.pages import decode_page

@@ -181,13 +181,13 @@ def test_a_plain_reader_finds_the_tape_digit_by_digit(big: Path, rows: list[Any]
 @pytest.mark.parametrize("kind", ["empty", "one", "no ids", "unknown words"])
 def test_all_files_have_one_schema(tmp_path: Path, kind: str) -> None:
     one = expected(tapes.market(tapes.xbtusd_like(1)))
-    plain: list[Any] = {
+    kinds: dict[str, list[Any]] = {
         "empty": [],
         "one": list(one),
         "no ids": [(None, *one[0][1:])],
         "unknown words": [(*one[0][:5], None, None, None)],
-    }[kind]
-    store, staged, _ = written(tmp_path, plain)
+    }
+    store, staged, _ = written(tmp_path, kinds[kind])
     assert pq.read_schema(store.root / staged).remove_metadata() == TRADES
 
 
@@ -279,6 +279,7 @@ def grouped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[LocalStore
         (Range(10, 80), [2, 3, 4, 5, 6, 7, 8]),
         (Range(9, 79), [1, 2, 3, 4, 5, 6, 7]),
         (Range(20, 40), [3, 4]),
+        (Range(20, 50), [3, 4, 5]),
         (Range(40, 45), []),
         (Range(39, 40), [4]),
         (Range(80, 100), []),

@@ -8,8 +8,8 @@ from harvester.archive.segments import Segment
 from harvester.times import Range
 
 LARGEST_ROWS = 4_000_000
-WORTH = 8
-"""A large file is written again once its small neighbours make an eighth of it, or are as many."""
+MOST_SMALL = 8
+"""A large file is written again once its neighbours hold as much as it does, or are so many."""
 
 
 def groups(
@@ -42,8 +42,7 @@ def groups(
 
 
 def _worth(rows: list[int]) -> bool:
-    largest = max(rows)
-    return len(rows) > WORTH or (sum(rows) - largest) * WORTH >= largest
+    return len(rows) > MOST_SMALL or sum(rows) >= 2 * max(rows)
 
 
 def within(one: Range, other: Range) -> bool:

@@ -70,6 +70,8 @@ class Writer:
             rows: a batch of `columns.ROWS` in the tape's order, all published in `span`.
             footer: source, cursor, pair and jumps; the facts about rows are filled in.
         """
+        if not _belong(rows, span):
+            raise AssertionError(f"rows of {self.pair} are out of order, or lie outside of {span}")
         state.mark(self._store, self.pair)
         committed = []
         for part, some in _by_year(span, rows):
@@ -177,6 +179,13 @@ def _by_year(span: Range, rows: pa.RecordBatch) -> Iterator[tuple[Range, pa.Reco
         after = part.through
     if after < span.through:
         yield Range(after, span.through), rows
+
+
+def _belong(rows: pa.RecordBatch, span: Range) -> bool:
+    """Whether rows are in order and all in a span: else cutting them would lose some."""
+    stamps = times(rows)
+    inside = (stamps > span.after) & (stamps <= span.through)
+    return bool(inside.all() and (stamps[1:] >= stamps[:-1]).all())
 
 
 def _stands_in(jump: Jump, ids: set[int]) -> bool:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-import traceback
 
 import click
 
@@ -69,5 +68,7 @@ def _run() -> int:
 def _fail(text: str, status: int, error: BaseException) -> int:
     output.error(text)
     if output.wants_traceback(sys.argv):
+        import traceback  # noqa: PLC0415 - rarely wanted
+
         output.error("".join(traceback.format_exception(error)))
     return status

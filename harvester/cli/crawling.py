@@ -7,8 +7,8 @@ import logging
 import os
 import signal
 import time
-from collections.abc import Awaitable, Sequence
-from typing import NamedTuple, TypeVar
+from collections.abc import Sequence
+from typing import NamedTuple
 
 from harvester.archive.archive import Archive
 from harvester.cli import output
@@ -16,18 +16,16 @@ from harvester.cli.options import Common
 from harvester.cli.progress import Display, display
 from harvester.config import Settings
 from harvester.crawl.backfill import Clock, Watch, Wish, backfill
-from harvester.crawl.crawler import Stop
 from harvester.crawl.estimate import Estimate
 from harvester.crawl.events import Outcome, Waiting
 from harvester.crawl.names import resolve_with
+from harvester.crawl.stop import Stop
 from harvester.errors import ExchangeError, Interrupted
 from harvester.kraken.client import Client
 from harvester.kraken.pages import PAGE_ROWS
 from harvester.times import Range, missing, parse_moment, span
 
 BYTES_A_TRADE = 11
-
-T = TypeVar("T")
 
 
 class Request(NamedTuple):
@@ -76,7 +74,7 @@ async def _run(
         shown.tell(Waiting(what, why))
 
     async with Client(settings.exchange, on_wait=waiting) as client:
-        pairs = await _stoppable(stop, resolve_with(client, archive, request.pairs))
+        pairs = await stop.guard(resolve_with(client, archive, request.pairs))
         watch = Watch(
             shown.tell,
             stop,
@@ -85,14 +83,6 @@ async def _run(
         )
         wishes = [Wish(pair, wanted) for pair in pairs]
         return await backfill(client, archive, wishes, settings, watch)
-
-
-async def _stoppable(stop: Stop, work: Awaitable[T]) -> T:
-    return await stop.guard(work, 1.0, _nothing)
-
-
-async def _nothing() -> None:
-    return
 
 
 def dry_run(request: Request, common: Common) -> list[DryRun]:

@@ -32,6 +32,9 @@ def settle() -> None:
     finally:
         sys.meta_path.remove(finder)
     pa.set_memory_pool(pa.system_memory_pool())
+    # Its pools of threads would each keep memory of their own; ours run side by side as it is.
+    pa.set_cpu_count(1)
+    pa.set_io_thread_count(1)
 
 
 class _NoPandas(MetaPathFinder):

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from types import TracebackType
 from typing import Any, Protocol, Self
 
 import msgspec
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
 from harvester.cli import output
 from harvester.crawl.events import (
@@ -49,13 +46,17 @@ class Display(Protocol):
 def display(*, quiet: bool, log_json: bool) -> Display:
     """The display that fits where stderr goes."""
     if quiet:
-        return _Silent()
+        return Silent()
     if log_json:
         return _JsonLines()
-    return _Bars() if output.is_terminal() else _Lines()
+    if not output.is_terminal():
+        return _Lines()
+    from harvester.cli.bars import Bars  # noqa: PLC0415 - rich is for people alone
+
+    return Bars()
 
 
-class _PairState:
+class PairState:
     """What is known of one pair's crawl, and the time it has left."""
 
     def __init__(self, expected: int | None) -> None:
@@ -67,6 +68,7 @@ class _PairState:
         self.pages_s = 0.0
 
     def read(self, event: PageRead) -> None:
+        """Take in a page."""
         now = time.monotonic()
         if now > self._last_s and event.pages > self.pages:
             pace = (event.pages - self.pages) / (now - self._last_s)
@@ -92,11 +94,14 @@ class _PairState:
         )
 
     def line(self) -> str:
+        """Date reached, trades, pages a second, time left, and what is waited for."""
         parts = [self.reached, f"{self.trades:,} trades", f"{self.pages_s:.1f} pages/s", self.left]
         return ", ".join(part for part in [*parts, self.waiting] if part)
 
 
-class _Silent:
+class Silent:
+    """Only what went wrong."""
+
     def __enter__(self) -> Self:
         return self
 
@@ -104,22 +109,25 @@ class _Silent:
         return
 
     def tell(self, event: Event) -> None:
+        """Show what can't be left unsaid."""
         if isinstance(event, Noted):
             output.hint(f"{event.pair}: {event.text}")
+        if isinstance(event, Outcome) and event.exit_status:
+            output.error(outcome_line(event))
 
 
-class _Lines(_Silent):
+class _Lines(Silent):
     """One line a pair every half minute, and one for what happens once."""
 
     def __init__(self) -> None:
-        self._pairs: dict[str, _PairState] = {}
+        self._pairs: dict[str, PairState] = {}
         self._told_s: dict[str, float] = {}
         self._waited: set[str] = set()
 
     def tell(self, event: Event) -> None:
         match event:
             case Started(pair, missing, expected):
-                self._pairs[pair] = _PairState(expected)
+                self._pairs[pair] = PairState(expected)
                 self._told_s[pair] = time.monotonic()
                 if missing:
                     about = f", about {expected:,} trades" if expected is not None else ""
@@ -142,61 +150,7 @@ class _Lines(_Silent):
                 pass
 
 
-class _Bars(_Silent):
-    """A bar a pair, for a terminal."""
-
-    def __init__(self) -> None:
-        self._pairs: dict[str, _PairState] = {}
-        self._tasks: dict[str, TaskID] = {}
-        self._lock = threading.Lock()
-        self._progress = Progress(
-            TextColumn("[bold]{task.fields[pair]}"),
-            BarColumn(bar_width=24),
-            TextColumn("{task.fields[line]}"),
-            console=Console(stderr=True),
-            refresh_per_second=5,
-        )
-
-    def __enter__(self) -> Self:
-        self._progress.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._progress.stop()
-
-    def tell(self, event: Event) -> None:
-        with self._lock:
-            match event:
-                case Started(pair, _, expected):
-                    self._pairs[pair] = _PairState(expected)
-                    if pair not in self._tasks:
-                        self._tasks[pair] = self._progress.add_task(
-                            "", total=expected, pair=pair, line=""
-                        )
-                case PageRead(pair):
-                    self._pairs[pair].read(event)
-                    self._show(pair)
-                case Waiting(pair, reason) if pair in self._pairs:
-                    self._pairs[pair].waiting = f"waiting: {reason}"
-                    self._show(pair)
-                case Noted(pair, text):
-                    self._progress.console.print(f"{pair}: {text}", markup=False, highlight=False)
-                case Outcome(pair):
-                    if pair in self._tasks:
-                        self._progress.remove_task(self._tasks.pop(pair))
-                    self._progress.console.print(outcome_line(event), markup=False, highlight=False)
-                case _:
-                    pass
-
-    def _show(self, pair: str) -> None:
-        state = self._pairs[pair]
-        total = max(state.expected, state.trades) if state.expected is not None else None
-        self._progress.update(
-            self._tasks[pair], completed=state.trades, total=total, line=state.line()
-        )
-
-
-class _JsonLines(_Silent):
+class _JsonLines(Silent):
     """One JSON object a line, with stable names."""
 
     def tell(self, event: Event) -> None:

@@ -15,10 +15,11 @@ from harvester.archive.archive import Archive
 from harvester.archive.writer import Writer, writer
 from harvester.config import Settings
 from harvester.crawl.buffer import Buffer, Waiting
-from harvester.crawl.crawler import RangeCrawl, Stop
+from harvester.crawl.crawler import RangeCrawl
 from harvester.crawl.estimate import Estimate
 from harvester.crawl.events import Listener, Outcome, Started
 from harvester.crawl.pages import Source
+from harvester.crawl.stop import Stop
 from harvester.errors import ExchangeError, HarvesterError
 from harvester.kraken.client import Client
 from harvester.kraken.pairs import Pair
@@ -73,9 +74,7 @@ async def backfill(
 
     Returns an outcome a wish, in their order.
     """
-    clock = Clock(
-        await watch.stop.guard(client.clock_ns(), 1.0, _nothing), settings.refresh.settle_s
-    )
+    clock = Clock(await watch.stop.guard(client.clock_ns()), settings.refresh.settle_s)
     run = _Run(client, archive, settings, watch, clock, Waiting())
     places = asyncio.Semaphore(settings.exchange.jobs)
 
@@ -86,10 +85,6 @@ async def backfill(
         return outcome
 
     return list(await asyncio.gather(*(one(wish) for wish in wishes)))
-
-
-async def _nothing() -> None:
-    return
 
 
 class _Run(NamedTuple):

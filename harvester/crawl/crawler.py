@@ -13,47 +13,11 @@ from harvester.crawl.buffer import Buffer, Waiting
 from harvester.crawl.events import Listener, Noted, PageRead
 from harvester.crawl.pages import Page, Source
 from harvester.crawl.seams import Seams
+from harvester.crawl.stop import Stop
 from harvester.crawl.tape import LEAST_MARGIN_NS, Tape, Verdict
-from harvester.errors import HarvesterError, Interrupted
 from harvester.times import Range, show
 
 T = TypeVar("T")
-
-
-class Stop:
-    """The wish to stop: what is being waited for is dropped, what was fetched is kept."""
-
-    def __init__(self) -> None:
-        """Nobody wishes so yet."""
-        self._wish = asyncio.Event()
-
-    def wish(self) -> None:
-        """Ask everything to come to an end."""
-        self._wish.set()
-
-    async def guard(
-        self, work: Awaitable[T], every_s: float, meanwhile: Callable[[], Awaitable[None]]
-    ) -> T:
-        """Wait for `work`, doing `meanwhile` every so often.
-
-        Raises:
-            Interrupted: the wish came first.
-        """
-        task = asyncio.ensure_future(work)
-        wish = asyncio.ensure_future(self._wish.wait())
-        try:
-            while not task.done():
-                await asyncio.wait({task, wish}, timeout=every_s, return_when="FIRST_COMPLETED")
-                if wish.done():
-                    raise Interrupted("interrupted; the same command goes on where it stopped")
-                if not task.done():
-                    await meanwhile()
-            return task.result()
-        finally:
-            wish.cancel()
-            if not task.done():
-                task.cancel()
-                await asyncio.gather(task, return_exceptions=True)
 
 
 class RangeCrawl:
@@ -91,6 +55,8 @@ class RangeCrawl:
             limit: tells at any time up to where trades are settled.
         """
         self._waiting.enter(self._buffer)
+        done, whole = asyncio.Event(), False
+        tending = asyncio.create_task(self._tend(done))
         try:
             seams = Seams(self._source, pair, span, self._listener)
             seams.begin_at(archive.edge(pair, span.after, before=True))
@@ -98,14 +64,13 @@ class RangeCrawl:
             end = await self._pages(seams, pair, span, limit, known)
             right = archive.edge(pair, end, before=False)
             await self._hand_on(await seams.close(right, self._ask), end, seams)
-        except (HarvesterError, asyncio.CancelledError):
-            await self._settle_flushing()
-            await self._buffer.flush()
-            raise
+            whole = True
         finally:
             self._waiting.leave(self._buffer)
-        await self._settle_flushing()
-        await self._buffer.flush(final=True)
+            done.set()
+            await tending
+            await self._settle_flushing()
+            await self._buffer.flush(final=whole)
 
     async def _pages(
         self,
@@ -164,12 +129,17 @@ class RangeCrawl:
             await task
 
     async def _ask(self, work: Awaitable[T]) -> T:
-        return await self._stop.guard(work, self._flush_s / 2, self._tend)
+        return await self._stop.guard(work)
 
-    async def _tend(self) -> None:
+    async def _tend(self, done: asyncio.Event) -> None:
         """While the exchange keeps us waiting, what was fetched does not wait with us."""
-        if self._buffer.age_s() >= self._flush_s:
-            await self._buffer.flush()
+        while not done.is_set():
+            try:
+                async with asyncio.timeout(self._flush_s / 2):
+                    await done.wait()
+            except TimeoutError:
+                if self._buffer.age_s() >= self._flush_s:
+                    await self._buffer.flush()
 
     async def _step_beyond(self, tape: Tape, pair: str, seams: Seams) -> Tape:
         """Leave a stamp that can't be had whole as a hole, and go on behind it."""
