@@ -7,16 +7,15 @@ documentation follow it.
 from __future__ import annotations
 
 import difflib
-import math
 import os
 import tomllib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
-from urllib.parse import urlsplit
 
 from harvester.errors import BadSetting
+from harvester.rules import AGENT, FILLED, NAMES, TEXT, URL, Rule, number, whole
 
 ENVIRONMENT_PREFIX = "HARVESTER_"
 DEFAULT_FILE = "config.toml"
@@ -72,13 +71,6 @@ class Settings:
     origins: Mapping[str, str]
 
 
-class Rule(NamedTuple):
-    """What a value may be: how it is read, and the words that say so."""
-
-    read: Callable[[Any], Any]
-    allowed: str
-
-
 class Key(NamedTuple):
     """One setting: its name, its default, its rule, and why it is there."""
 
@@ -88,153 +80,80 @@ class Key(NamedTuple):
     why: str
 
 
-def _real(text: Any) -> float:  # noqa: ANN401 - whatever a file or the environment holds
-    if isinstance(text, bool):
-        raise ValueError(text)  # noqa: TRY004 - every rule says no in one way
-    number = float(text)
-    if not math.isfinite(number):
-        raise ValueError(text)
-    return number
-
-
-def _number(least: float, *, exclusive: bool = False) -> Rule:
-    def read(text: Any) -> float:  # noqa: ANN401
-        number = _real(text)
-        if number < least or (exclusive and number == least):
-            raise ValueError(text)
-        return number
-
-    return Rule(read, f"a number above {least:g}" if exclusive else f"a number, {least:g} or more")
-
-
-def _whole(least: int) -> Rule:
-    def read(text: Any) -> int:  # noqa: ANN401
-        if isinstance(text, float | bool) or int(text) < least:
-            raise ValueError(text)
-        return int(text)
-
-    return Rule(read, f"a whole number, {least} or more")
-
-
-def _read_text(text: Any) -> str:  # noqa: ANN401
-    if not isinstance(text, str):
-        raise ValueError(text)  # noqa: TRY004 - every rule says no in one way
-    return text
-
-
-def _read_filled(text: Any) -> str:  # noqa: ANN401
-    if not _read_text(text).strip():
-        raise ValueError(text)
-    return str(text)
-
-
-def _read_url(text: Any) -> str:  # noqa: ANN401
-    url = _read_filled(text).rstrip("/")
-    parts = urlsplit(url)
-    # The port is read, and so checked, by being asked for.
-    if parts.scheme not in ("https", "http") or not parts.hostname or parts.port == 0:
-        raise ValueError(text)
-    if not url.isprintable() or " " in url:
-        raise ValueError(text)
-    return url
-
-
-def _read_agent(text: Any) -> str:  # noqa: ANN401
-    agent = _read_filled(text).strip()
-    if not (agent.isascii() and agent.isprintable()):
-        raise ValueError(text)
-    return agent
-
-
-def _read_names(text: Any) -> tuple[str, ...]:  # noqa: ANN401
-    names = text.split(",") if isinstance(text, str) else text
-    if not isinstance(names, list | tuple):
-        raise ValueError(text)  # noqa: TRY004 - every rule says no in one way
-    return tuple(_read_text(name).strip() for name in names if _read_text(name).strip())
-
-
-_TEXT = Rule(_read_text, "a text")
-_FILLED = Rule(_read_filled, "a text that is not empty")
-_NAMES = Rule(_read_names, 'a list of names, such as ["XBT/USD"]')
-
 KEYS = (
-    Key("archive.path", "data", _FILLED, "the folder that holds the archive"),
+    Key("archive.path", "data", FILLED, "the folder that holds the archive"),
     Key(
         "archive.flush_s",
         30.0,
-        _number(0, exclusive=True),
+        number(0, exclusive=True),
         "seconds: trades wait no longer in memory, so a crash costs at most these calls",
     ),
     Key(
         "archive.flush_rows",
         250_000,
-        _whole(1),
+        whole(1),
         "trades: no more of one pair wait in memory; larger segments compact less often",
     ),
     Key(
         "exchange.url",
         "https://api.kraken.com",
-        Rule(
-            _read_url,
-            "an address that begins with https:// or http:// and names a host, with a port below "
-            "65536 or none",
-        ),
+        URL,
         "where the API answers; a mirror's address goes here",
     ),
     Key(
         "exchange.user_agent",
         "kraken-harvester",
-        Rule(_read_agent, "a text of printable ASCII that is not empty"),
+        AGENT,
         "text: how requests introduce themselves; stock names of libraries are refused",
     ),
     Key(
         "exchange.rate",
         1.0,
-        _number(0),
+        number(0),
         "pages a second a pair, 0 for no limit: Kraken allows one a second for each pair",
     ),
-    Key("exchange.jobs", 8, _whole(1), "pairs crawled side by side: each has a limit of its own"),
+    Key("exchange.jobs", 8, whole(1), "pairs crawled side by side: each has a limit of its own"),
     Key(
         "exchange.timeout_s",
         30.0,
-        _number(0, exclusive=True),
+        number(0, exclusive=True),
         "seconds: an answer takes no longer, from the first byte sent to the last received",
     ),
     Key(
         "exchange.retry_wait_s",
         5.0,
-        _number(0, exclusive=True),
+        number(0, exclusive=True),
         "seconds before asking again, doubling to 60 with jitter: refusals pass in some seconds",
     ),
     Key(
         "exchange.give_up_s",
         600.0,
-        _number(0, exclusive=True),
+        number(0, exclusive=True),
         "seconds without one good answer end the run; 15 when there never was one",
     ),
-    Key("exchange.ca_file", "", _TEXT, "path: certificates to trust instead of the usual ones"),
+    Key("exchange.ca_file", "", TEXT, "path: certificates to trust instead of the usual ones"),
     Key(
         "refresh.pairs",
         (),
-        _NAMES,
+        NAMES,
         "names: what the nightly run brings up to date; none means all that is held",
     ),
     Key(
         "refresh.settle_s",
         60.0,
-        _number(0),
+        number(0),
         "seconds: trades younger than this, by the exchange's clock, are left for the next run",
     ),
     Key(
         "candles.rollups",
         ("1m", "1h"),
-        _NAMES,
+        NAMES,
         "intervals: partial candles kept beside the trades, so that long questions are quick",
     ),
     Key(
         "candles.memory_limit",
         "2GB",
-        _FILLED,
+        FILLED,
         "size: a question uses no more memory, such as 2GB",
     ),
 )

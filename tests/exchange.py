@@ -97,7 +97,7 @@ class Market:
             raise ValueError(message)
 
     @classmethod
-    def from_rows(cls, rows: Iterable[Sequence[Any]], **fields: Any) -> Self:  # noqa: ANN401
+    def from_rows(cls, rows: Iterable[Sequence[Any]], **fields: Any) -> Self:
         """Build a market from captured rows whose times are given as text, to be shown verbatim.
 
         Rows are put in order of time, those of equal time staying as they came.
@@ -112,7 +112,7 @@ class Market:
         return cls(trades=trades, literals=[literal for _, literal, _ in known], **fields)
 
     @classmethod
-    def from_bodies(cls, *bodies: str | bytes, **fields: Any) -> Self:  # noqa: ANN401
+    def from_bodies(cls, *bodies: str | bytes, **fields: Any) -> Self:
         """Build a market from captured Trades answers that follow one another."""
         rows: list[Sequence[Any]] = []
         for body in bodies:
@@ -1188,7 +1188,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def main() -> None:
     """Serve until killed, or until the lifetime has passed."""
-    from tapes import xbtusd_like  # noqa: PLC0415 - it imports this module
+    from tapes import xbtusd_like
 
     options = _parser().parse_args()
     ended = threading.Event()

@@ -25,7 +25,7 @@ BUSY_NS = 1_705_792_331_777_820_800
 CAPTURED_2021_NS = 1_616_889_746_905_812_345
 
 
-def market(trades: Iterable[Trade], **fields: Any) -> Market:  # noqa: ANN401
+def market(trades: Iterable[Trade], **fields: Any) -> Market:
     """Make an XBTUSD of these trades; any field of `Market` may be given."""
     return Market(trades=list(trades), **fields)
 

@@ -219,10 +219,12 @@ def test_overlapping_segments_count_each_trade_once(tmp_path: Path, name: str, w
     assert is_equal(made, oracle.candles(rows, 90 * SECOND), oracle.COLUMNS)
 
 
-def test_a_folder_may_be_called_anything(tmp_path: Path) -> None:
-    parts = [(Range(0, START + MINUTE), [trade(0, "5")])]
-    hold(Archive(tmp_path / "a1"), parts)
-    archive = hold(Archive(tmp_path / "a[1]*?' {x}"), parts)
+@pytest.mark.parametrize("name", ["a[1]", "a*", "a?", "it's", "{a}", "a b"])
+def test_a_folder_may_be_called_anything(tmp_path: Path, name: str) -> None:
+    """Beside one whose name its own would match, were it taken for a pattern."""
+    span = Range(0, START + MINUTE)
+    hold(Archive(tmp_path / "a1"), [(span, [trade(0, "5"), trade(1, "5")])])
+    archive = hold(Archive(tmp_path / name), [(span, [trade(0, "5")])])
     assert [one["count"] for one in answer(ohlc(archive, ask()))] == [1]
 
 
@@ -399,6 +401,34 @@ def test_a_null_span_begins_where_it_was_asked_to_begin(holed: Archive) -> None:
 
 def test_a_span_without_coverage_has_no_candles(holed: Archive) -> None:
     assert closes(holed, span=Range(0, START - SECOND), fill="null") == {}
+
+
+def test_a_trade_in_a_cut_interval_is_carried_on_instead_of_one_before(holed: Archive) -> None:
+    question = ask("4s", Range(START, START + 10 * SECOND - 1), fill="previous")
+    assert [one["close"] for one in answer(ohlc(holed, question))] == [7, 7]
+
+
+def test_null_goes_on_within_the_coverage_after_a_hole_inside_an_interval(tmp_path: Path) -> None:
+    before, after = Range(START - 1, START + SECOND), Range(START + 2 * SECOND, START + 15 * SECOND)
+    archive = hold(Archive(tmp_path), [(before, [trade(0.5, "5")]), (after, [])])
+    found = answer(ohlc(archive, ask("5s", fill="null", all_columns=True)))
+    assert [(one["close"], one["is_complete"]) for one in found] == [
+        (5, False),
+        (None, True),
+        (None, True),
+    ]
+
+
+def test_a_trade_at_the_very_end_of_its_coverage_is_not_carried_beyond(tmp_path: Path) -> None:
+    first, second = Range(START - 1, START), Range(START + 1, START + 15 * SECOND)
+    archive = hold(Archive(tmp_path), [(first, [trade(0, "5")]), (second, [])])
+    assert closes(archive, fill="previous") == {0: 5}
+
+
+def test_before_the_first_coverage_from_0_there_was_nothing(tmp_path: Path) -> None:
+    rows = [(None, 30 * SECOND, 0, Decimal(5), Decimal(1), "buy", "market", "")]
+    archive = hold(Archive(tmp_path), [(Range(0, 60 * SECOND - 1), rows)])
+    assert [one["is_complete"] for one in answer(ohlc(archive, ask(all_columns=True)))] == [True]
 
 
 def test_the_running_interval_is_not_complete(tmp_path: Path) -> None:

@@ -105,7 +105,7 @@ def stamp(trade_id: int) -> int:
     return tapes.BUSY_NS + (trade_id - 1) * SECOND_NS
 
 
-def shop(n: int = 30, faults: Faults | None = None, **options: Any) -> Exchange:  # noqa: ANN401
+def shop(n: int = 30, faults: Faults | None = None, **options: Any) -> Exchange:
     """Make an exchange of one pair with `spaced` trades and pages of ten."""
     options.setdefault("page_size", 10)
     return Exchange([tapes.market(spaced(n))], faults=faults, **options)

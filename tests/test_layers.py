@@ -25,6 +25,7 @@ ROOMS = (
     "archive",
     "kraken",
     "config",
+    "rules",
     "columns",
     "times",
     "errors",

@@ -295,16 +295,16 @@ def test_only_rows_of_the_range_are_read(
 def test_row_groups_outside_the_range_are_not_read(
     grouped: tuple[LocalStore, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    read: list[int] = []
-    real = pq.ParquetFile.read_row_group
+    read: list[list[int]] = []
+    real = pq.ParquetFile.iter_batches
 
-    def spy(self: Any, group: int, **more: Any) -> Any:
-        read.append(group)
-        return real(self, group, **more)
+    def spy(self: Any, rows: int, *, row_groups: list[int], **more: Any) -> Any:
+        read.append(row_groups)
+        return real(self, rows, row_groups=row_groups, **more)
 
-    monkeypatch.setattr(pq.ParquetFile, "read_row_group", spy)
+    monkeypatch.setattr(pq.ParquetFile, "iter_batches", spy)
     list(read_batches(*grouped, Range(20, 40)))
-    assert read == [1]
+    assert read == [[1]]
 
 
 def test_time_bounds_are_the_first_and_the_last(grouped: tuple[LocalStore, str]) -> None:

@@ -13,7 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from harvester.columns import ROWS, no_rows
-from harvester.crawl.tape import Edge, Gap, Tape, Verdict, find_gaps, in_order, mend, spans, unite
+from harvester.crawl.gaps import Edge, Gap, find_gaps, mend, spans
+from harvester.crawl.order import in_order, unite
+from harvester.crawl.tape import Tape, Verdict
 from harvester.times import Range
 
 FAR = 4_000_000_000_000_000_000

@@ -24,6 +24,9 @@ from harvester.columns import clip, joined
 from harvester.errors import ArchiveDamaged
 from harvester.times import END_OF_TIME, Range, year_of
 
+READ_ROWS = 32_768
+"""Rows read at a time: as fast as whole row groups, and a quarter of their memory."""
+
 REFUSALS = (errno.EACCES, errno.EPERM, errno.EMFILE, errno.ENFILE)
 """What keeps this process from a file, and says nothing of what is in it."""
 
@@ -187,7 +190,7 @@ def read_batches(
     within: Range | None = None,
     columns: list[str] | None = None,
 ) -> Iterator[pa.RecordBatch]:
-    """A segment's rows in order, a batch a row group; of other row groups nothing is read.
+    """A segment's rows in order; of row groups outside of `within` nothing is read.
 
     Args:
         store: where the file lives.
@@ -196,13 +199,15 @@ def read_batches(
         columns: only these; `time` must be among them where `within` is given.
     """
     with _opened(store, path) as file:
-        for group in range(file.num_row_groups):
-            if within is not None and not _may_hold(file.metadata.row_group(group), within):
-                continue
-            for batch in file.read_row_group(group, columns=columns).to_batches():
-                kept = batch if within is None else clip(batch, within)
-                if kept.num_rows:
-                    yield kept
+        groups = [
+            group
+            for group in range(file.num_row_groups)
+            if within is None or _may_hold(file.metadata.row_group(group), within)
+        ]
+        for batch in file.iter_batches(READ_ROWS, row_groups=groups, columns=columns):
+            kept = batch if within is None else clip(batch, within)
+            if kept.num_rows:
+                yield kept
 
 
 def time_bounds(store: Store, path: str) -> tuple[int, int] | None:

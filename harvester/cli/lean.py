@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import ctypes
 import sys
 from importlib.abc import MetaPathFinder
 
 _ours: list[bool] = []
+
+# From glibc's malloc.h.
+_M_MMAP_THRESHOLD = -3
+_M_ARENA_MAX = -8
 
 
 def process_is_ours() -> None:
@@ -31,10 +36,25 @@ def settle() -> None:
         pa.array([0]).to_numpy()
     finally:
         sys.meta_path.remove(finder)
+    _keep_freed_memory_small()
     pa.set_memory_pool(pa.system_memory_pool())
     # Its pools of threads would each keep memory of their own; ours run side by side as it is.
     pa.set_cpu_count(1)
     pa.set_io_thread_count(1)
+
+
+def _keep_freed_memory_small() -> None:
+    """Tell glibc, where that is what allocates, to give large blocks back and to keep one heap.
+
+    Each thread that writes a segment would else keep a heap of its own, and large buffers would
+    leave holes in it: 213 MB at the peak of 300,000 trades became 269 MB at 3,000,000.
+    """
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (OSError, AttributeError):
+        return
+    mallopt(_M_MMAP_THRESHOLD, 1 << 20)
+    mallopt(_M_ARENA_MAX, 1)
 
 
 class _NoPandas(MetaPathFinder):

@@ -11,7 +11,7 @@ from harvester.archive.footers import Footer, Jump
 from harvester.archive.writer import Writer
 from harvester.columns import clip, joined
 from harvester.crawl.events import Committed, Listener
-from harvester.crawl.tape import Gap
+from harvester.crawl.gaps import Gap
 from harvester.times import Range
 
 COMPACT_EVERY = 16
@@ -64,8 +64,7 @@ class Buffer:
             span = Range(self._after, self.whole_through)
             if span.through <= span.after:
                 return
-            batches, self._batches = self._batches, []
-            rows = joined(batches)
+            rows, self._batches = joined(self._batches), []
             now = clip(rows, span)
             jumps = [gap for gap in self._jumps if final or gap.before_ns <= span.through]
             unasked = self._unasked_jumps
@@ -79,7 +78,7 @@ class Buffer:
             try:
                 made = await asyncio.to_thread(self._writer.commit, span, now, footer)
             except BaseException:
-                self._batches = batches + self._batches
+                self._batches = [rows, *self._batches]
                 raise
             later = rows.slice(now.num_rows)
             self._batches = ([later] if later.num_rows else []) + self._batches

@@ -19,7 +19,7 @@ def known_pairs(archive: Archive) -> dict[str, Pair]:
     raw = state.known_pairs(archive.store)
     try:
         pairs = msgspec.json.decode(raw, type=dict[str, Pair]) if raw else {}
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise ArchiveDamaged(
             f"{archive.store.location('pairs.json')} can't be read ({error}): "
             "remove it; the next backfill writes it anew"

@@ -9,16 +9,10 @@ import pyarrow as pa
 
 from harvester.columns import no_rows, times
 from harvester.crawl.events import Listener, Noted
+from harvester.crawl.gaps import Edge, Gap, find_gaps, mend, spans
+from harvester.crawl.order import joined_rows
 from harvester.crawl.pages import Source
-from harvester.crawl.tape import (
-    LEAST_MARGIN_NS,
-    Edge,
-    Gap,
-    find_gaps,
-    joined_rows,
-    mend,
-    spans,
-)
+from harvester.crawl.tape import LEAST_MARGIN_NS
 from harvester.times import END_OF_TIME, SECOND, Range
 
 JUMPS_BELIEVED = 8

@@ -11,11 +11,11 @@ from __future__ import annotations
 from enum import Enum, auto
 from typing import NamedTuple
 
-import numpy as np
 import pyarrow as pa
 
-from harvester.columns import Int64s, clip, joined, no_rows, times, trade_ids
-from harvester.times import SECOND, Range
+from harvester.columns import Int64s, no_rows, times
+from harvester.crawl.order import in_order, joined_rows, unite
+from harvester.times import SECOND
 
 LEAST_MARGIN_NS = 1_000
 """Published times are floats, off by up to 238 ns from the stamps that `since` is held against."""
@@ -51,26 +51,6 @@ class Step(NamedTuple):
 
     rows: pa.RecordBatch
     verdict: Verdict
-
-
-class Gap(NamedTuple):
-    """Two neighbouring trades whose ids leave room for others between them."""
-
-    after_id: int
-    before_id: int
-    after_ns: int
-    before_ns: int
-
-
-class Edge(NamedTuple):
-    """The last trade with an id so far: where the next id must go on.
-
-    `loose` counts the rows without an id that follow it.
-    """
-
-    trade_id: int
-    loose: int
-    time_ns: int
 
 
 class Tape:
@@ -225,121 +205,3 @@ class Tape:
         if rows.num_rows and int(times(rows)[0]) <= self._after:
             return rows.slice(int(times(rows).searchsorted(self._after, side="right")))
         return rows
-
-
-def joined_rows(first: pa.RecordBatch, second: pa.RecordBatch) -> pa.RecordBatch:
-    """Two batches as one, without a copy where one of them is empty."""
-    return joined([batch for batch in (first, second) if batch.num_rows])
-
-
-def in_order(rows: pa.RecordBatch) -> pa.RecordBatch:
-    """Rows in the tape's order: by time, then trade id, then place; repeats of an id dropped.
-
-    A row without an id keeps its place behind the row that it followed.
-    """
-    stamps = times(rows)
-    if not (stamps[1:] >= stamps[:-1]).all():
-        rows = rows.take(pa.array(np.argsort(stamps, kind="stable")))
-        stamps = times(rows)
-    keys = _carried(trade_ids(rows), stamps)
-    later, equal = stamps[1:] > stamps[:-1], stamps[1:] == stamps[:-1]
-    if not (later | (equal & (keys[1:] >= keys[:-1]))).all():
-        rows = rows.take(pa.array(np.lexsort((keys, stamps))))
-        stamps = times(rows)
-        equal = stamps[1:] == stamps[:-1]
-    ids = trade_ids(rows)
-    repeats = equal & (ids[1:] == ids[:-1]) & (ids[1:] != 0)
-    if repeats.any():
-        keep = np.concatenate(([True], ~repeats))
-        rows = rows.filter(pa.array(keep))
-    return rows
-
-
-def unite(held: pa.RecordBatch, new: pa.RecordBatch) -> pa.RecordBatch:
-    """Two views of the trades of one stamp as one: the fuller, and what only the other has by id.
-
-    Both are beginnings of the same group, so of rows without ids the longer run is right.
-    """
-    if held.num_rows == 0 or new.num_rows == 0:
-        return new if held.num_rows == 0 else held
-    base, other = (new, held) if new.num_rows >= held.num_rows else (held, new)
-    have, ids = trade_ids(base), trade_ids(other)
-    more = (ids != 0) & ~np.isin(ids, have)
-    if not more.any():
-        return base
-    return in_order(joined([base, other.filter(pa.array(more))]))
-
-
-def find_gaps(edge: Edge | None, rows: pa.RecordBatch) -> tuple[list[Gap], Edge | None]:
-    """Where ids do not go on by one, rows without an id between them counted in.
-
-    Returns the gaps in order, and the edge that the next rows must go on from.
-    """
-    ids = trade_ids(rows)
-    places = ids.nonzero()[0]
-    if len(places) == 0:
-        return [], edge and edge._replace(loose=edge.loose + len(ids))
-    numbers, stamps = ids[places], times(rows)[places]
-    if edge is not None:
-        numbers = np.concatenate(([edge.trade_id], numbers))
-        stamps = np.concatenate(([edge.time_ns], stamps))
-        places = np.concatenate(([-1 - edge.loose], places))
-    wide = (np.diff(numbers) > np.diff(places)).nonzero()[0]
-    gaps = [
-        Gap(int(numbers[i]), int(numbers[i + 1]), int(stamps[i]), int(stamps[i + 1])) for i in wide
-    ]
-    behind = Edge(int(numbers[-1]), len(ids) - 1 - int(places[-1]), int(stamps[-1]))
-    return gaps, behind
-
-
-def mend(
-    rows: pa.RecordBatch, gaps: list[Gap], found: pa.RecordBatch, within: Range
-) -> pa.RecordBatch:
-    """Put into the gaps what another answer shows there.
-
-    A gap's sides that are not among `rows` lie in the neighbouring ranges.
-
-    Args:
-        rows: the tape so far, in order.
-        gaps: where it was asked for again, in order.
-        found: that answer's rows, in order.
-        within: only rows published in this range are taken.
-    """
-    shown, ours = trade_ids(found), trade_ids(rows)
-    parts: list[pa.RecordBatch] = []
-    done = 0
-    for gap in gaps:
-        first, last = _place(shown, gap.after_id), _place(shown, gap.before_id)
-        if first is None or last is None:
-            continue
-        start, stop = _place(ours, gap.after_id), _place(ours, gap.before_id)
-        start = 0 if start is None else start + 1
-        stop = rows.num_rows if stop is None else stop
-        between = clip(found.slice(first + 1, max(0, last - first - 1)), within)
-        if between.num_rows > stop - start:
-            parts += [rows.slice(done, start - done), between]
-            done = stop
-    parts.append(rows.slice(done))
-    return joined([part for part in parts if part.num_rows])
-
-
-def spans(found: pa.RecordBatch, gap: Gap) -> bool:
-    """Whether an answer shows both sides of a gap, so that what it leaves out is not there."""
-    ids = trade_ids(found)
-    return bool((ids == gap.after_id).any() and (ids == gap.before_id).any())
-
-
-def _place(ids: Int64s, number: int) -> int | None:
-    places = (ids == number).nonzero()[0]
-    return int(places[0]) if len(places) else None
-
-
-def _carried(ids: Int64s, stamps: Int64s) -> Int64s:
-    """Each row's id, or where it has none that of the nearest row before it of the same stamp."""
-    if ids.all():
-        return ids
-    anchored = ids != 0
-    anchored[0] = True
-    anchored[1:] |= stamps[1:] != stamps[:-1]
-    carried: Int64s = ids[np.maximum.accumulate(np.where(anchored, np.arange(len(ids)), 0))]
-    return carried

@@ -1,0 +1,99 @@
+"""What a setting's value may be, and the words that say so.
+
+A rule reads what a file, the environment or an option holds; it says no with a ValueError, which
+`config` turns into a message that names the place.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+from urllib.parse import urlsplit
+
+
+class Rule(NamedTuple):
+    """What a value may be: how it is read, and the words that say so."""
+
+    read: Callable[[Any], Any]
+    allowed: str
+
+
+def _real(text: Any) -> float:  # noqa: ANN401 - whatever a file or the environment holds
+    if isinstance(text, bool):
+        raise ValueError(text)  # noqa: TRY004 - every rule says no in one way
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError(text)
+    return number
+
+
+def number(least: float, *, exclusive: bool = False) -> Rule:
+    """A finite number, `least` or more; or above it."""
+
+    def read(text: Any) -> float:  # noqa: ANN401
+        number = _real(text)
+        if number < least or (exclusive and number == least):
+            raise ValueError(text)
+        return number
+
+    return Rule(read, f"a number above {least:g}" if exclusive else f"a number, {least:g} or more")
+
+
+def whole(least: int) -> Rule:
+    """A whole number, `least` or more."""
+
+    def read(text: Any) -> int:  # noqa: ANN401
+        if isinstance(text, float | bool) or int(text) < least:
+            raise ValueError(text)
+        return int(text)
+
+    return Rule(read, f"a whole number, {least} or more")
+
+
+def _read_text(text: Any) -> str:  # noqa: ANN401
+    if not isinstance(text, str):
+        raise ValueError(text)  # noqa: TRY004 - every rule says no in one way
+    return text
+
+
+def _read_filled(text: Any) -> str:  # noqa: ANN401
+    if not _read_text(text).strip():
+        raise ValueError(text)
+    return str(text)
+
+
+def _read_url(text: Any) -> str:  # noqa: ANN401
+    url = _read_filled(text).rstrip("/")
+    parts = urlsplit(url)
+    # The port is read, and so checked, by being asked for.
+    if parts.scheme not in ("https", "http") or not parts.hostname or parts.port == 0:
+        raise ValueError(text)
+    if not url.isprintable() or " " in url:
+        raise ValueError(text)
+    return url
+
+
+def _read_agent(text: Any) -> str:  # noqa: ANN401
+    agent = _read_filled(text).strip()
+    if not (agent.isascii() and agent.isprintable()):
+        raise ValueError(text)
+    return agent
+
+
+def _read_names(text: Any) -> tuple[str, ...]:  # noqa: ANN401
+    names = text.split(",") if isinstance(text, str) else text
+    if not isinstance(names, list | tuple):
+        raise ValueError(text)  # noqa: TRY004 - every rule says no in one way
+    return tuple(_read_text(name).strip() for name in names if _read_text(name).strip())
+
+
+TEXT = Rule(_read_text, "a text")
+FILLED = Rule(_read_filled, "a text that is not empty")
+NAMES = Rule(_read_names, 'a list of names, such as ["XBT/USD"]')
+URL = Rule(
+    _read_url,
+    "an address that begins with https:// or http:// and names a host, with a port below "
+    "65536 or none",
+)
+AGENT = Rule(_read_agent, "a text of printable ASCII that is not empty")
