@@ -15,7 +15,7 @@ import pyarrow as pa
 import pytest
 import tapes
 from exchange import expected
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from harvester import columns
@@ -345,6 +345,17 @@ def _filling(
     st.sampled_from(("500ms", "1s", "7s", "1m")),
     st.tuples(MOMENTS, MOMENTS),
     st.sampled_from((0, 0, 250_000_000, -3 * SECOND)),
+)
+@example(
+    # Two runs begin within one second: which of them fills must not hang on the threads.
+    (
+        [trade(0.25, "5")],
+        [Range(START, START + SECOND // 4), Range(START + SECOND // 2, START + 2 * SECOND)],
+    ),
+    "null",
+    "1s",
+    (0, 16),
+    0,
 )
 @settings(max_examples=300, deadline=None)
 def test_any_fill_over_any_holes_and_span_is_as_from_first_principles(
