@@ -14,6 +14,7 @@ import msgspec
 import numpy as np
 import pyarrow as pa
 import pytest
+from crawling import Crawl
 from starlette.applications import Starlette
 
 from harvester.archive.archive import Archive
@@ -349,6 +350,15 @@ def test_harvesters_own_client_reads_pairs_and_clock(tmp_path: Path) -> None:
     assert clock_ns == T0 + DAY
 
 
+def test_a_copy_claims_no_more_than_the_mirror_has(tmp_path: Path) -> None:
+    archive = made_archive(tmp_path / "there", 2_000, 5)
+    with serving(archive) as url:
+        outcome = Crawl(url, tmp_path / "here", {"refresh.settle_s": 0}).only("XBTUSD")
+    copy = Archive(tmp_path / "here")
+    assert (outcome.holes, copy.coverage("XBTUSD")) == ([], archive.coverage("XBTUSD"))
+    assert checksum(copy) == checksum(archive)
+
+
 def test_a_page_over_a_hole_is_refused(tmp_path: Path) -> None:
     archive = Archive(tmp_path)
     first, second = PLAIN[9][1], PLAIN[19][1] + 60 * 10**9
@@ -517,7 +527,7 @@ def test_a_tape_may_be_as_short_as_one_likes(tmp_path: Path, trades: int) -> Non
 
 def test_a_made_archive_is_wanted_and_covered_whole(tmp_path: Path) -> None:
     archive = made_archive(tmp_path, 100, 1)
-    assert (archive.coverage("XBTUSD"), archive.holes("XBTUSD")) == ([Range(0, END_NS - 1)], [])
+    assert (archive.coverage("XBTUSD"), archive.holes("XBTUSD")) == ([Range(0, END_NS)], [])
 
 
 def test_made_trades_never_mix_with_true_ones(tmp_path: Path) -> None:

@@ -97,8 +97,8 @@ def _filled(plan: Plan, seeds: Sequence[Seed], measures: list[str]) -> str:
     )
 
 
-# Each row of `known` fills what follows it, up to the next row and to the end of its own run. Of two
-# runs that begin in one interval the later one fills: without `last` in the order, either might.
+# Each row of `known` fills what follows it, up to the next row and to the end of its own run. Of
+# two runs that begin in one interval the later fills: without `last` in the order, either might.
 _GAPS = """SELECT close, number + 1 AS start,
     least(coalesce(lead(number) OVER (ORDER BY number, rank, last), last + 1), last + 1) AS stop
 FROM known"""

@@ -97,8 +97,8 @@ async def _dry_run(
 ) -> list[DryRun]:
     async with Client(settings.exchange) as client:
         pairs = await resolve_with(client, archive, request.pairs)
-        clock = Clock(await client.clock_ns(), settings.refresh.settle_s)
-        settled = Range(wanted.after, min(wanted.through, clock.settled_ns()))
+        clock = Clock(client, settings.refresh.settle_s)
+        settled = Range(wanted.after, min(wanted.through, await clock.settled_ns()))
         plans = []
         for pair in pairs:
             ranges = missing([settled], archive.coverage(pair.altname))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -31,16 +32,25 @@ CATCH_UP_NS = 600 * SECOND
 
 
 class Clock:
-    """The exchange's clock, carried on by this machine's steady one, which never jumps."""
+    """The exchange's clock as it was last heard. This machine's own is never believed."""
 
-    def __init__(self, now_ns: int, settle_s: float) -> None:
-        """`now_ns`: what the exchange just said."""
-        self._offset = now_ns - time.monotonic_ns()
+    def __init__(self, client: Client, settle_s: float) -> None:
+        """`settle_s`: trades younger than this may still be joined by late ones."""
+        self._client = client
         self._settle_ns = int(settle_s * SECOND)
+        self._heard_s = -math.inf
+        self._settled_ns = 0
 
-    def settled_ns(self) -> int:
-        """Trades published up to here will not be joined by late ones."""
-        return self._offset + time.monotonic_ns() - self._settle_ns
+    async def settled_ns(self) -> int:
+        """Trades published up to here are settled; asked anew once that is ten minutes old.
+
+        A clock that is carried on by ours would run ahead of a mirror's, which stands still where
+        its archive ends, and a copy would claim what is not there.
+        """
+        if time.monotonic() - self._heard_s > CATCH_UP_NS / SECOND:
+            self._settled_ns = await self._client.clock_ns() - self._settle_ns
+            self._heard_s = time.monotonic()
+        return self._settled_ns
 
 
 class Wish(NamedTuple):
@@ -74,7 +84,8 @@ async def backfill(
 
     Returns an outcome a wish, in their order.
     """
-    clock = Clock(await watch.stop.guard(client.clock_ns()), settings.refresh.settle_s)
+    clock = Clock(client, settings.refresh.settle_s)
+    await watch.stop.guard(clock.settled_ns())
     run = _Run(client, archive, settings, watch, clock, Waiting())
     places = asyncio.Semaphore(settings.exchange.jobs)
 
@@ -110,8 +121,9 @@ class _PairCrawl:
 
     async def run(self) -> Outcome:
         error: HarvesterError | None = None
-        asked = self._asked()
+        asked = Range(self._wish.span.after, self._wish.span.after)
         try:
+            asked = await self._asked()
             with writer(self._run.archive, self._pair) as one:
                 asked = await self._fetch(one)
                 await asyncio.to_thread(one.compact)
@@ -122,18 +134,17 @@ class _PairCrawl:
         reached = next((one for one in reversed(coverage)), None)
         return Outcome(self._pair, self._trades, self._source.pages, reached, holes, error)
 
-    def _asked(self) -> Range:
-        through = min(self._wish.span.through, self._run.clock.settled_ns())
-        return Range(self._wish.span.after, through)
+    async def _asked(self) -> Range:
+        settled_ns = await self._run.watch.stop.guard(self._run.clock.settled_ns())
+        return Range(self._wish.span.after, min(self._wish.span.through, settled_ns))
 
     async def _fetch(self, one: Writer) -> Range:
         """Fetch until nothing is missing, the head having moved on meanwhile or not."""
         done = Range(0, 0)
         while True:
-            asked = self._asked()
-            if asked.through <= asked.after or (
-                asked.through - done.through < CATCH_UP_NS and done.through
-            ):
+            asked = await self._asked()
+            caught_up = done.through and asked.through - done.through < CATCH_UP_NS
+            if caught_up or asked.through <= asked.after:
                 return done if done.through else asked
             one.want(asked)
             ranges = missing([asked], self._run.archive.coverage(self._pair))
@@ -155,7 +166,7 @@ class _PairCrawl:
         )
         crawl.trades = self._trades
         try:
-            await crawl.run(run.archive, self._pair, span, run.clock.settled_ns)
+            await crawl.run(run.archive, self._pair, span)
         finally:
             self._trades = crawl.trades
 
@@ -168,7 +179,8 @@ class _PairCrawl:
         if not (ranges and self._run.watch.estimates):
             return None
         try:
-            weeks = await self._run.client.weekly_counts(self._wish.pair)
+            counts = self._run.client.weekly_counts(self._wish.pair)
+            weeks = await self._run.watch.stop.guard(counts)
         except ExchangeError:
             return None
         return Estimate(weeks).trades(ranges)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable
 from typing import TypeVar
 
 import pyarrow as pa
@@ -43,8 +43,8 @@ class RangeCrawl:
         self._stuck = (0, 0, 0)
         self.trades = 0
 
-    async def run(self, archive: Archive, pair: str, span: Range, limit: Callable[[], int]) -> None:
-        """Fetch `span` whole, or up to the settled head of the market.
+    async def run(self, archive: Archive, pair: str, span: Range) -> None:
+        """Fetch `span` whole.
 
         Whatever ends it early, what was fetched whole before is committed.
 
@@ -52,7 +52,6 @@ class RangeCrawl:
             archive: holds the neighbours whose ids the seams are checked against.
             pair: altname.
             span: the missing range.
-            limit: tells at any time up to where trades are settled.
         """
         self._waiting.enter(self._buffer)
         done, whole = asyncio.Event(), False
@@ -61,9 +60,9 @@ class RangeCrawl:
             seams = Seams(self._source, pair, span, self._listener)
             seams.begin_at(archive.edge(pair, span.after, before=True))
             known = archive.last_time(pair, span.after)
-            end = await self._pages(seams, pair, span, limit, known)
-            right = archive.edge(pair, end, before=False)
-            await self._hand_on(await seams.close(right, self._ask), end, seams)
+            await self._pages(seams, pair, span, known)
+            right = archive.edge(pair, span.through, before=False)
+            await self._hand_on(await seams.close(right, self._ask), span.through, seams)
             whole = True
         finally:
             self._waiting.leave(self._buffer)
@@ -72,31 +71,23 @@ class RangeCrawl:
             await self._settle_flushing()
             await self._buffer.flush(final=whole)
 
-    async def _pages(
-        self,
-        seams: Seams,
-        pair: str,
-        span: Range,
-        limit: Callable[[], int],
-        known_ns: int | None,
-    ) -> int:
-        """Ask page after page; returns up to where everything is here."""
+    async def _pages(self, seams: Seams, pair: str, span: Range, known_ns: int | None) -> None:
+        """Ask page after page, until the span or the market ends."""
         tape = Tape(span.after)
         while True:
-            end = min(span.through, limit())
             page = await self._ask(self._source.page(tape.next_since()))
-            step = tape.join(page.rows, page.cursor_ns, page.unit_ns, end)
+            step = tape.join(page.rows, page.cursor_ns, page.unit_ns, span.through)
             self._buffer.note(page.last, [])
             if step.verdict in (Verdict.ADVANCED, Verdict.PAST):
                 self._source.agreed()
                 await self._check(step.rows, page, seams)
-                self._tell(pair, tape, end)
+                self._tell(pair, tape, span.through)
                 if step.verdict is Verdict.PAST:
-                    return end
+                    return
             elif step.verdict is Verdict.QUIET:
                 if await self._ask(self._source.at_head(tape.last_ns, span.after, known_ns)):
                     await self._check(tape.finish(), page, seams)
-                    return end
+                    return
                 if self._source.in_doubt:
                     tape.squeeze()
             elif step.verdict is Verdict.STALE:

@@ -85,7 +85,7 @@ def made_archive(path: str | os.PathLike[str], trades: int, seed: int) -> Archiv
             "give a folder of its own for the made-up market"
         )
     keep_pairs(archive, msgspec.json.encode({MADE_PAIR.altname: MADE_PAIR}))
-    span = Range(0, END_NS - 1)
+    span = Range(0, END_NS)
     spelled = msgspec.json.encode(MADE_PAIR).decode()
     with writer(archive, MADE_PAIR.altname) as one:
         one.want(span)
