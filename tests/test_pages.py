@@ -160,7 +160,7 @@ def spelled(unscaled: int, decimals: int, form: str) -> str:
 @example(10**18 - 1, 10, "plain")
 @example(41_450_000_000, 10, "exponent")
 def test_any_price_that_fits_comes_back(unscaled: int, decimals: int, form: str) -> None:
-    unscaled %= 10 ** (8 + decimals)
+    unscaled = unscaled % 10 ** (8 + decimals) or 1
     text = spelled(unscaled, decimals, form)
     assert exactly(only(row(price=text))["price"]) == exactly(Decimal(text))
 
@@ -240,6 +240,9 @@ def test_no_price_of_more_decimals_is_rounded(decimals: int, digit: int) -> None
         (row(time="[1]"), "'[1]' is no number"),
         (row(time="0"), "its time lies outside 1970 to 2262"),
         (row(time="-5.5"), "its time lies outside 1970 to 2262"),
+        (row(price="0.00000"), "price 0.00000 is not above 0"),
+        (row(price="-1.5"), "price -1.5 is not above 0"),
+        (row(volume="-0.10000000"), "volume -0.10000000 is below 0"),
         (row(time="9223372037"), "its time lies outside 1970 to 2262"),
         (row(time="9223372036.854775807"), "its time lies outside 1970 to 2262"),
         (row(time="1705792331777"), "its time lies outside 1970 to 2262"),
@@ -247,7 +250,10 @@ def test_no_price_of_more_decimals_is_rounded(decimals: int, digit: int) -> None
         ('["1","2",1700000000,"x","m","",7]', "side 'x' is neither b nor s"),
         ('["1","2",1700000000,"B","m","",7]', "side 'B' is neither b nor s"),
         ('["1","2",1700000000,"b","x","",7]', "order type 'x' is neither m nor l"),
-        (row(tail=",9223372036854775808"), "trade id 9223372036854775808 has more than 64 bits"),
+        (
+            row(tail=",9223372036854775808"),
+            "trade id 9223372036854775808 is below 0 or has more than 64 bits",
+        ),
         (row(tail=",7.0"), "Expected `int | null`, got `float` - at `$[6]`"),
         (row(tail=',"7"'), "Expected `int | null`, got `str` - at `$[6]`"),
         ('[1.5,"2",1700000000,"b","m","",7]', "Expected `str`, got `float` - at `$[0]`"),

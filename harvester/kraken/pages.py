@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import msgspec
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from harvester.columns import (
     ORDER_TYPES,
@@ -128,9 +129,17 @@ def _columns(rows: list[Row]) -> tuple[pa.RecordBatch, int]:
             ),
             pa.array([row.misc for row in rows], pa.string()),
         ]
+        _check_signs(*columns[:4])
     except (pa.ArrowInvalid, KeyError, OverflowError) as error:
         raise _first_bad_row(rows, error) from error
     return pa.RecordBatch.from_arrays(columns, schema=ROWS), _unit_ns(stamps)
+
+
+def _check_signs(ids: pa.Array, _times: pa.Array, prices: pa.Array, volumes: pa.Array) -> None:
+    """Nothing is traded at a price of 0, or backwards. A volume of 0 has been seen."""
+    below = (decimal_words(volumes)[1] < 0).any() or (decimal_words(prices)[0] <= 0).any()
+    if below or (pc.min(ids).as_py() or 0) < 0:
+        raise pa.ArrowInvalid("a number below what it can be")
 
 
 def _ids(rows: list[Row]) -> pa.Array:
@@ -199,8 +208,12 @@ def _first_bad_row(rows: list[Row], error: Exception) -> UnreadableAnswer | Valu
             return _bad_row(row, f"side {row.side!r} is neither b nor s")
         if row.order_type not in _TYPE_CODES:
             return _bad_row(row, f"order type {row.order_type!r} is neither m nor l")
-        if row.trade_id is not None and not -(2**63) <= row.trade_id < 2**63:
-            return _bad_row(row, f"trade id {row.trade_id} has more than 64 bits")
+        if row.trade_id is not None and not 0 <= row.trade_id < 2**63:
+            return _bad_row(row, f"trade id {row.trade_id} is below 0 or has more than 64 bits")
+        if float(row.price) <= 0:
+            return _bad_row(row, f"price {row.price} is not above 0")
+        if float(row.volume) < 0:
+            return _bad_row(row, f"volume {row.volume} is below 0")
         if not 0 < float(bytes(row.time)) < 9_223_372_036:
             return _bad_row(row, "its time lies outside 1970 to 2262")
     return UnreadableAnswer(f"the exchange's answer can't be read: {error}")
