@@ -240,34 +240,47 @@ def test_a_damaged_file_is_told_by_its_place(archive: Archive) -> None:
 LOOSE = tape([5, 10, 15, 20, 25, 30], [None, 2, None, None, None, 6])
 
 
-@pytest.mark.parametrize(
-    ("moment", "before", "edge"),
-    [
-        (10, True, (2, 0)),
-        (15, True, (2, 1)),
-        (27, True, (2, 3)),
-        (40, True, (6, 0)),
-        (27, False, (6, 0)),
-        (15, False, (6, 2)),
-        (0, False, (2, 1)),
-        (40, False, None),
-        (0, True, None),
-        (12, True, None),
-        (50, True, None),
-    ],
-)
-def test_the_edge_is_the_nearest_id_and_the_rows_between(
-    archive: Archive, moment: int, before: bool, edge: tuple[int, int] | None
-) -> None:
+@pytest.fixture
+def loose(archive: Archive) -> Archive:
     for span in (Range(0, 10), Range(10, 15), Range(15, 27), Range(27, 40)):
         put(archive, span, LOOSE)
-    assert archive.edge(PAIR, moment, before=before) == edge
+    return archive
+
+
+@pytest.mark.parametrize(
+    ("moment", "edge"),
+    [
+        (10, (2, 0, 10)),
+        (15, (2, 1, 10)),
+        (27, (2, 3, 10)),
+        (40, (6, 0, 30)),
+        (0, None),
+        (12, None),
+        (50, None),
+    ],
+)
+def test_the_last_id_before_a_moment_is_told_with_the_rows_behind_it_and_its_time(
+    loose: Archive, moment: int, edge: tuple[int, int, int] | None
+) -> None:
+    assert loose.last_id_before(PAIR, moment) == edge
+
+
+@pytest.mark.parametrize(("moment", "edge"), [(27, (6, 0)), (15, (6, 2)), (0, (2, 1)), (40, None)])
+def test_the_first_id_behind_a_moment_is_told_with_the_rows_before_it(
+    loose: Archive, moment: int, edge: tuple[int, int] | None
+) -> None:
+    assert loose.first_id_behind(PAIR, moment) == edge
+
+
+def test_the_time_of_the_last_id_is_its_own_and_not_the_last_rows(archive: Archive) -> None:
+    put(archive, Range(0, 27), LOOSE)
+    assert archive.last_id_before(PAIR, 27) == (2, 3, 10)
 
 
 def test_the_edge_does_not_reach_over_a_hole(archive: Archive) -> None:
     put(archive, Range(0, 10), LOOSE)
     put(archive, Range(12, 27), LOOSE)
-    assert archive.edge(PAIR, 27, before=True) is None
+    assert archive.last_id_before(PAIR, 27) is None
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from harvester.columns import ROWS, no_rows
-from harvester.crawl.gaps import Edge, Gap, find_gaps, mend, spans
+from harvester.crawl.gaps import Edge, Gap, find_gaps, mend, shown_between
 from harvester.crawl.order import in_order, unite
 from harvester.crawl.tape import Tape, Verdict
 from harvester.times import Range
@@ -216,13 +216,13 @@ def test_rows_without_an_id_count_in_where_ids_go_on() -> None:
 
 def test_a_gap_is_told_by_its_two_sides() -> None:
     gaps, _ = find_gaps(Edge(4, 1, 90), batch((7, 100, "1"), (8, 101, "1"), (11, 105, "1")))
-    assert gaps == [Gap(4, 7, 90, 100), Gap(8, 11, 101, 105)]
+    assert gaps == [Gap(4, 7, 90, 100, 0, 0), Gap(8, 11, 101, 105, 2, 2)]
 
 
 def test_what_another_answer_shows_goes_into_the_gap() -> None:
     ours = batch((1, 1, "1"), (4, 4, "4"), (6, 6, "6"))
     found = batch((1, 1, "1"), (2, 2, "2"), (None, 3, "3"), (4, 4, "4"), (5, 5, "5"), (6, 6, "6"))
-    gaps = [Gap(1, 4, 1, 4), Gap(4, 6, 4, 6)]
+    gaps = [Gap(1, 4, 1, 4, 1, 1), Gap(4, 6, 4, 6, 2, 2)]
     assert rows_of(mend(ours, gaps, found, Range(0, FAR))) == rows_of(found)
 
 
@@ -236,7 +236,7 @@ def test_what_lies_outside_of_the_range_does_not_go_into_the_gap() -> None:
 
 
 def test_an_answer_that_shows_only_one_side_says_nothing() -> None:
-    assert not spans(batch((1, 1, "1"), (2, 2, "2")), Gap(1, 4, 1, 4))
+    assert shown_between(batch((1, 1, "1"), (2, 2, "2")), Gap(1, 4, 1, 4)) is None
 
 
 def test_an_empty_page_is_quiet() -> None:

@@ -18,7 +18,7 @@ from harvester.archive.segments import (
     time_bounds,
 )
 from harvester.archive.store import LocalStore, Store
-from harvester.columns import times
+from harvester.columns import times, trade_ids
 from harvester.errors import ArchiveDamaged
 from harvester.times import END_OF_TIME, Range, missing, union
 
@@ -140,27 +140,47 @@ class Archive:
             return
         raise ArchiveDamaged(f"files of {pair} keep vanishing while they are read: try again")
 
-    def edge(self, pair: str, moment: int, *, before: bool) -> tuple[int, int] | None:
-        """The nearest id on one side of a moment that coverage touches.
+    def last_id_before(self, pair: str, moment: int) -> tuple[int, int, int] | None:
+        """The nearest id at or before a moment that coverage reaches without a hole.
 
-        Returns the id and how many rows without one stand between it and the moment; None
-        where coverage does not reach the moment from that side, or no row there has an id.
+        Returns the id, how many rows without one stand between it and the moment, and its
+        published time; None where coverage does not reach the moment, or no row has an id.
         """
-        between = 0
-        at = moment
-        segments = self.segments(pair)
-        for one in reversed(segments) if before else segments:
-            near, far = one.range[::-1] if before else one.range
-            if near != at:
+        between, at = 0, moment
+        for one in reversed(self.segments(pair)):
+            if one.range.through != at:
                 continue
             footer = self.footer(one)
-            number = footer.last_trade_id if before else footer.first_trade_id
-            loose = footer.trail if before else footer.lead
-            if number is not None:
-                return number, between + loose
-            between += loose
-            at = far
+            if footer.last_trade_id is not None:
+                time_ns = self._time_of_last_id(one, footer)
+                return footer.last_trade_id, between + footer.trail, time_ns
+            between += footer.rows
+            at = one.range.after
         return None
+
+    def first_id_behind(self, pair: str, moment: int) -> tuple[int, int] | None:
+        """The nearest id after a moment, likewise, and the rows without one before it."""
+        between, at = 0, moment
+        for one in self.segments(pair):
+            if one.range.after != at:
+                continue
+            footer = self.footer(one)
+            if footer.first_trade_id is not None:
+                return footer.first_trade_id, between + footer.lead
+            between += footer.rows
+            at = one.range.through
+        return None
+
+    def _time_of_last_id(self, segment: Segment, footer: Footer) -> int:
+        bounds = self.bounds(segment)
+        if footer.trail == 0 and bounds is not None:
+            return bounds[1]
+        found = 0
+        for batch in read_batches(self.store, segment.path, columns=["trade_id", "time"]):
+            places = trade_ids(batch).nonzero()[0]
+            if len(places):
+                found = int(times(batch)[places[-1]])
+        return found
 
     def last_time(self, pair: str, moment: int) -> int | None:
         """The published time of the last trade held at or before a moment; None for none."""

@@ -17,11 +17,15 @@ from harvester.errors import ArchiveDamaged
 
 @dataclass(slots=True)
 class Findings:
-    """What reading one segment showed; `wrong` is empty when it holds what it says."""
+    """What reading one segment showed; `wrong` is empty when it holds what it says.
+
+    `skips`: where ids leave room for others, which only the jumps on record can explain.
+    """
 
     segment: Segment
     footer: Footer | None = None
     ids: int = 0
+    skips: list[tuple[int, int]] = field(default_factory=list)
     wrong: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
@@ -70,7 +74,6 @@ class _Rows:
         self._last_id: tuple[int, int] | None = None
         self._lead = 0
         self._first_id: int | None = None
-        self._open_gaps: list[tuple[int, int]] = []
         self._said: set[str] = set()
 
     def check(self, batch: pa.RecordBatch) -> None:
@@ -92,14 +95,6 @@ class _Rows:
             self._say("its first and last ids are not those that its footer tells")
         if segment.path != path_of(segment.pair, segment.range, self._last_ns):
             self._say("it stands in another year than its rows")
-        known = {(jump.after_id, jump.before_id) for jump in footer.jumps}
-        unknown = [gap for gap in self._open_gaps if gap not in known]
-        if len(unknown) > footer.unasked_jumps:
-            first = unknown[0]
-            self._say(
-                f"its ids skip from {first[0]} to {first[1]}, which no jump on record explains"
-                + (f" ({len(unknown)} such places)" if len(unknown) > 1 else "")
-            )
 
     def _say(self, text: str) -> None:
         if text not in self._said:
@@ -150,7 +145,7 @@ class _Rows:
             places = np.concatenate(([-1 - self._last_id[1]], places))
         steps = np.diff(numbers)
         for place in (steps > np.diff(places)).nonzero()[0]:
-            self._open_gaps.append((int(numbers[place]), int(numbers[place + 1])))
+            self._found.skips.append((int(numbers[place]), int(numbers[place + 1])))
         back = int((steps <= 0).sum())
         if back:
             self._found.notes.append(f"{self._found.segment.path}: ids go back in {back} places")

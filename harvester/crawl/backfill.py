@@ -27,6 +27,8 @@ from harvester.kraken.pairs import Pair
 from harvester.times import DAY, SECOND, Range, missing
 
 CHUNK_NS = 30 * DAY
+BEGINNING_NS = 1_293_840_000 * SECOND
+"""2011, before which there was no exchange: what lies before it is one part."""
 CATCH_UP_NS = 600 * SECOND
 """A head that moved on by more than this while its past was fetched is fetched as well."""
 
@@ -129,6 +131,9 @@ class _PairCrawl:
                 await asyncio.to_thread(one.compact)
         except HarvesterError as reason:
             error = reason
+        except Exception as fault:  # noqa: BLE001 - one pair's fault must not end the others
+            error = HarvesterError(f"a fault of harvester itself: {type(fault).__name__}: {fault}")
+            error.__cause__ = fault
         coverage = self._run.archive.coverage(self._pair)
         holes = missing([asked], coverage) if asked.through > asked.after else []
         reached = next((one for one in reversed(coverage)), None)
@@ -188,5 +193,5 @@ class _PairCrawl:
 
 def _chunks(span: Range) -> list[Range]:
     """A range in parts of a month or so, cut at fixed moments so that a second run cuts alike."""
-    cuts = range((span.after // CHUNK_NS + 1) * CHUNK_NS, span.through, CHUNK_NS)
+    cuts = range((max(span.after, BEGINNING_NS) // CHUNK_NS + 1) * CHUNK_NS, span.through, CHUNK_NS)
     return [Range(*ends) for ends in pairwise([span.after, *cuts, span.through])]

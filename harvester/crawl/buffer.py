@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from contextlib import suppress
 
 import pyarrow as pa
 
@@ -12,6 +13,7 @@ from harvester.archive.writer import Writer
 from harvester.columns import clip, joined
 from harvester.crawl.events import Committed, Listener
 from harvester.crawl.gaps import Gap
+from harvester.errors import HarvesterError
 from harvester.times import Range
 
 COMPACT_EVERY = 16
@@ -118,4 +120,7 @@ class Waiting:
     async def relieve(self) -> None:
         """Write the largest buffer while too much waits."""
         if sum(buffer.rows for buffer in self._buffers) > self._most_rows:
-            await max(self._buffers, key=lambda buffer: buffer.rows).flush()
+            largest = max(self._buffers, key=lambda buffer: buffer.rows)
+            # Its own crawl meets the same fault, and tells it; others go on.
+            with suppress(HarvesterError):
+                await largest.flush()

@@ -11,10 +11,12 @@ import pyarrow as pa
 from harvester.archive.archive import Archive
 from harvester.crawl.buffer import Buffer, Waiting
 from harvester.crawl.events import Listener, Noted, PageRead
+from harvester.crawl.gaps import Gap
 from harvester.crawl.pages import Page, Source
 from harvester.crawl.seams import Seams
 from harvester.crawl.stop import Stop
 from harvester.crawl.tape import LEAST_MARGIN_NS, Tape, Verdict
+from harvester.errors import ArchiveDamaged
 from harvester.times import Range, show
 
 T = TypeVar("T")
@@ -58,10 +60,10 @@ class RangeCrawl:
         tending = asyncio.create_task(self._tend(done))
         try:
             seams = Seams(self._source, pair, span, self._listener)
-            seams.begin_at(archive.edge(pair, span.after, before=True))
+            seams.begin_at(archive.last_id_before(pair, span.after))
             known = archive.last_time(pair, span.after)
-            await self._pages(seams, pair, span, known)
-            right = archive.edge(pair, span.through, before=False)
+            beyond = await self._pages(seams, pair, span, known)
+            right = archive.first_id_behind(pair, span.through) or beyond
             await self._hand_on(await seams.close(right, self._ask), span.through, seams)
             whole = True
         finally:
@@ -70,9 +72,16 @@ class RangeCrawl:
             await tending
             await self._settle_flushing()
             await self._buffer.flush(final=whole)
+        if seams.outside:
+            raise ArchiveDamaged(_left_out(archive, pair, seams.outside[0]))
 
-    async def _pages(self, seams: Seams, pair: str, span: Range, known_ns: int | None) -> None:
-        """Ask page after page, until the span or the market ends."""
+    async def _pages(
+        self, seams: Seams, pair: str, span: Range, known_ns: int | None
+    ) -> tuple[int, int] | None:
+        """Ask page after page, until the span or the market ends.
+
+        Returns the first id behind the span, and the rows without one before it, where shown.
+        """
         tape = Tape(span.after)
         while True:
             page = await self._ask(self._source.page(tape.next_since()))
@@ -83,11 +92,11 @@ class RangeCrawl:
                 await self._check(step.rows, page, seams)
                 self._tell(pair, tape, span.through)
                 if step.verdict is Verdict.PAST:
-                    return
+                    return step.beyond
             elif step.verdict is Verdict.QUIET:
                 if await self._ask(self._source.at_head(tape.last_ns, span.after, known_ns)):
                     await self._check(tape.finish(), page, seams)
-                    return
+                    return None
                 if self._source.in_doubt:
                     tape.squeeze()
             elif step.verdict is Verdict.STALE:
@@ -159,3 +168,12 @@ class RangeCrawl:
     def _tell(self, pair: str, tape: Tape, end: int) -> None:
         reached = end if tape.last_ns is None else min(end, tape.last_ns)
         self._listener(PageRead(pair, self.trades, self._source.pages, reached))
+
+
+def _left_out(archive: Archive, pair: str, gap: Gap) -> str:
+    piece = next(iter(archive.pieces(pair, Range(gap.after_ns - 1, gap.after_ns))), None)
+    where = archive.location(piece.segment) if piece else f"the range behind {show(gap.after_ns)}"
+    return (
+        f"{pair}: trades between ids {gap.after_id} and {gap.before_id} were left out of "
+        f"{where}: remove it, and run the same command again"
+    )

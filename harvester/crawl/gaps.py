@@ -8,16 +8,27 @@ import numpy as np
 import pyarrow as pa
 
 from harvester.columns import Int64s, clip, joined, times, trade_ids
-from harvester.times import Range
+from harvester.times import END_OF_TIME, Range
 
 
 class Gap(NamedTuple):
-    """Two neighbouring trades whose ids leave room for others between them."""
+    """Two neighbouring trades whose ids leave room for others between them.
+
+    `start` and `stop` tell which of the rows looked at stand between them, without ids. The far
+    side of a range's end has `before_ns` END_OF_TIME: its id is known, and not its time.
+    """
 
     after_id: int
     before_id: int
     after_ns: int
     before_ns: int
+    start: int = 0
+    stop: int = 0
+
+    @property
+    def sides(self) -> tuple[int, int]:
+        """The ids on either side, which tell it from others."""
+        return self.after_id, self.before_id
 
 
 class Edge(NamedTuple):
@@ -47,10 +58,32 @@ def find_gaps(edge: Edge | None, rows: pa.RecordBatch) -> tuple[list[Gap], Edge 
         places = np.concatenate(([-1 - edge.loose], places))
     wide = (np.diff(numbers) > np.diff(places)).nonzero()[0]
     gaps = [
-        Gap(int(numbers[i]), int(numbers[i + 1]), int(stamps[i]), int(stamps[i + 1])) for i in wide
+        Gap(
+            int(numbers[i]),
+            int(numbers[i + 1]),
+            int(stamps[i]),
+            int(stamps[i + 1]),
+            max(0, int(places[i]) + 1),
+            int(places[i + 1]),
+        )
+        for i in wide
     ]
     behind = Edge(int(numbers[-1]), len(ids) - 1 - int(places[-1]), int(stamps[-1]))
     return gaps, behind
+
+
+def gap_at_end(edge: Edge | None, right: tuple[int, int] | None, rows: pa.RecordBatch) -> list[Gap]:
+    """The gap between the last trade with an id and the first one behind the range, if any.
+
+    `right` is that one's id and how many rows without an id stand before it there.
+    """
+    if edge is None or right is None:
+        return []
+    number, loose = right
+    if number - edge.trade_id - 1 <= edge.loose + loose:
+        return []
+    start = max(0, rows.num_rows - edge.loose)
+    return [Gap(edge.trade_id, number, edge.time_ns, END_OF_TIME, start, rows.num_rows)]
 
 
 def mend(
@@ -58,38 +91,39 @@ def mend(
 ) -> pa.RecordBatch:
     """Put into the gaps what another answer shows there.
 
-    A gap's sides that are not among `rows` lie in the neighbouring ranges.
-
     Args:
-        rows: the tape so far, in order.
+        rows: those that the gaps were found in.
         gaps: where it was asked for again, in order.
         found: that answer's rows, in order.
         within: only rows published in this range are taken.
     """
-    shown, ours = trade_ids(found), trade_ids(rows)
     parts: list[pa.RecordBatch] = []
     done = 0
     for gap in gaps:
-        first, last = _place(shown, gap.after_id), _place(shown, gap.before_id)
-        if first is None or last is None:
+        shown = shown_between(found, gap)
+        if shown is None:
             continue
-        start, stop = _place(ours, gap.after_id), _place(ours, gap.before_id)
-        start = 0 if start is None else start + 1
-        stop = rows.num_rows if stop is None else stop
-        between = clip(found.slice(first + 1, max(0, last - first - 1)), within)
-        if between.num_rows > stop - start:
-            parts += [rows.slice(done, start - done), between]
-            done = stop
+        between = clip(shown, within)
+        if between.num_rows > gap.stop - gap.start:
+            parts += [rows.slice(done, gap.start - done), between]
+            done = gap.stop
     parts.append(rows.slice(done))
     return joined([part for part in parts if part.num_rows])
 
 
-def spans(found: pa.RecordBatch, gap: Gap) -> bool:
-    """Whether an answer shows both sides of a gap, so that what it leaves out is not there."""
-    ids = trade_ids(found)
-    return bool((ids == gap.after_id).any() and (ids == gap.before_id).any())
+def shown_between(found: pa.RecordBatch, gap: Gap) -> pa.RecordBatch | None:
+    """What an answer shows between the sides of a gap; None where it does not show both."""
+    ids, stamps = trade_ids(found), times(found)
+    first = _places(ids, stamps, gap.after_id, gap.after_ns)
+    last = _places(ids, stamps, gap.before_id, gap.before_ns)
+    last = last[last > first[0]] if len(first) else last[:0]
+    if len(last) == 0:
+        return None
+    return found.slice(int(first[0]) + 1, int(last[0]) - int(first[0]) - 1)
 
 
-def _place(ids: Int64s, number: int) -> int | None:
-    places = (ids == number).nonzero()[0]
-    return int(places[0]) if len(places) else None
+def _places(ids: Int64s, stamps: Int64s, number: int, stamp: int) -> Int64s:
+    """Where a trade stands: by id and time, as ids that start anew may come twice."""
+    same = ids == number
+    places: Int64s = (same if stamp == END_OF_TIME else same & (stamps == stamp)).nonzero()[0]
+    return places

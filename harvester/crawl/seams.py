@@ -9,14 +9,14 @@ import pyarrow as pa
 
 from harvester.columns import no_rows, times
 from harvester.crawl.events import Listener, Noted
-from harvester.crawl.gaps import Edge, Gap, find_gaps, mend, spans
+from harvester.crawl.gaps import Edge, Gap, find_gaps, gap_at_end, mend, shown_between
 from harvester.crawl.order import joined_rows
 from harvester.crawl.pages import Source
 from harvester.crawl.tape import LEAST_MARGIN_NS
-from harvester.times import END_OF_TIME, SECOND, Range
+from harvester.times import END_OF_TIME, SECOND, Range, show
 
-JUMPS_BELIEVED = 8
-"""After so many askings in a row that found nothing, a pair's jumps are noted, not asked for."""
+JUMPS_BELIEVED = 12
+"""After so many pages in a row with jumps where asking found nothing, they are noted, not asked."""
 
 MOST_CARRIED = 20_000
 """Rows kept back until the next trade with an id shows them to be whole."""
@@ -42,19 +42,17 @@ class Seams:
         self._passed_ns = span.after
         self._unfruitful = 0
         self._margin_ns = LEAST_MARGIN_NS
+        self._right: tuple[int, int] | None = None
+        self.outside: list[Gap] = []
+        """Gaps whose trades the exchange shows outside of the range, where they are not held."""
         self.jumps: list[Gap] = []
         """Gaps that two answers agree on, in order; whoever takes them empties the list."""
         self.unasked = 0
         """How many more there are that were not asked for, or not answered."""
 
-    def begin_at(self, left: tuple[int, int] | None) -> None:
-        """Go on from the id at the end of the neighbouring range, and its rows without an id."""
-        self._edge = left and Edge(left[0], left[1], self._span.after)
-
-    @property
-    def waiting(self) -> int:
-        """Rows kept back."""
-        return int(self._carry.num_rows)
+    def begin_at(self, left: tuple[int, int, int] | None) -> None:
+        """Go on from the neighbouring range's last id, its rows without one behind it, its time."""
+        self._edge = left and Edge(*left)
 
     async def take(
         self, rows: pa.RecordBatch, unit_ns: int, ask: Interruptible
@@ -63,10 +61,9 @@ class Seams:
         self._margin_ns = max(LEAST_MARGIN_NS, unit_ns)
         rows = joined_rows(self._carry, rows)
         start = None if self._carry.num_rows else self._edge
-        gaps, edge = find_gaps(start, rows)
-        if gaps:
-            rows = await self._settle(rows, gaps, ask)
-            gaps, edge = find_gaps(start, rows)
+        if rows.num_rows:
+            rows = await self._settle(rows, lambda now: find_gaps(start, now)[0], ask)
+        edge = find_gaps(start, rows)[1]
         keep = edge.loose + 1 if edge is not None else 0
         keep = keep if keep <= min(rows.num_rows, MOST_CARRIED) else 0
         self._edge, self._carry = edge, rows.slice(rows.num_rows - keep)
@@ -77,47 +74,82 @@ class Seams:
         return sure, whole
 
     async def close(self, right: tuple[int, int] | None, ask: Interruptible) -> pa.RecordBatch:
-        """What was kept back, held against the id at the beginning of the range to the right."""
-        rows = self._carry
-        if right is not None and self._edge is not None:
-            room = right[0] - self._edge.trade_id - 1
-            if room > self._edge.loose + right[1]:
-                gap = Gap(self._edge.trade_id, right[0], self._edge.time_ns, END_OF_TIME)
-                rows = await self._settle(rows, [gap], ask)
-        self._carry = no_rows()
+        """What was kept back, held against the first id behind the range."""
+        self._right = right
+        start = None if self._carry.num_rows else self._edge
+
+        def find(now: pa.RecordBatch) -> list[Gap]:
+            gaps, edge = find_gaps(start, now)
+            return gaps + gap_at_end(edge, right, now)
+
+        rows = await self._settle(self._carry, find, ask)
+        self._carry, self._edge = no_rows(), None
         return rows
 
     async def _settle(
-        self, rows: pa.RecordBatch, gaps: list[Gap], ask: Interruptible
+        self, rows: pa.RecordBatch, find: Callable[[pa.RecordBatch], list[Gap]], ask: Interruptible
     ) -> pa.RecordBatch:
         """Ask for the places again: from the margin before, then from a second earlier."""
+        gaps = find(rows)
+        if not gaps:
+            self._unfruitful = 0
+            return rows
         if self._unfruitful >= JUMPS_BELIEVED:
             self.unasked += len(gaps)
             return rows
-        shown: Counter[Gap] = Counter()
+        absent: Counter[tuple[int, int]] = Counter()
+        outside: set[tuple[int, int]] = set()
         before = rows.num_rows
         for back in (self._margin_ns, SECOND, self._margin_ns):
             since = max(0, gaps[0].after_ns - back)
             found = await ask(self._source.again(gaps, since))
-            rows = mend(rows, gaps, found, Range(self._passed_ns, self._span.through))
-            shown.update(gap for gap in gaps if spans(found, gap))
-            gaps = self._remaining(rows, gaps)
+            rows = mend(rows, gaps, found, Range(self._free_after, self._span.through))
+            gaps = find(rows)
+            for gap in gaps:
+                shown = shown_between(found, gap)
+                if shown is not None and shown.num_rows > gap.stop - gap.start + self._lent(gap):
+                    outside.add(gap.sides)
+                elif shown is not None:
+                    absent[gap.sides] += 1
             # A busy second may be too long to be shown whole; the margin is then asked twice.
-            if not [gap for gap in gaps if shown[gap] < 2]:
+            if all(absent[gap.sides] >= 2 or gap.sides in outside for gap in gaps):
                 break
-        self._unfruitful = 0 if rows.num_rows > before else self._unfruitful + 1
-        confirmed = [gap for gap in gaps if shown[gap] >= 2]
-        self.jumps += confirmed
-        self.unasked += len(gaps) - len(confirmed)
-        self._tell(gaps)
+        self._unfruitful = 0 if rows.num_rows > before or outside else self._unfruitful + 1
+        self._book([gap for gap in gaps if gap.sides not in outside], absent)
+        self.outside += [gap for gap in gaps if gap.sides in outside]
         return rows
 
-    def _remaining(self, rows: pa.RecordBatch, asked: list[Gap]) -> list[Gap]:
-        if asked[-1].before_ns == END_OF_TIME:
-            return asked if rows.num_rows == self._carry.num_rows else []
-        return find_gaps(None if self._carry.num_rows else self._edge, rows)[0]
+    @property
+    def _free_after(self) -> int:
+        """Behind what rows may still be put: the last row with an id where it is kept back."""
+        return self._span.after if self._carry.num_rows else self._passed_ns
 
-    def _tell(self, gaps: list[Gap]) -> None:
+    def _lent(self, gap: Gap) -> int:
+        """Rows without an id that the neighbouring ranges hold between the sides of a gap."""
+        loose = 0
+        if (
+            self._edge is not None
+            and gap.after_id == self._edge.trade_id
+            and not self._carry.num_rows
+        ):
+            loose += self._edge.loose
+        if gap.before_ns == END_OF_TIME and self._right is not None:
+            loose += self._right[1]
+        return loose
+
+    def _book(self, gaps: list[Gap], absent: Counter[tuple[int, int]]) -> None:
+        """Jumps that two answers agree on are confirmed; the others stay to be asked for."""
+        confirmed = [gap for gap in gaps if absent[gap.sides] >= 2]
+        open_ = [gap for gap in gaps if absent[gap.sides] < 2]
+        self.jumps += confirmed
+        self.unasked += len(open_)
+        if open_:
+            first = open_[0]
+            text = (
+                f"ids skip from {first.after_id} to {first.before_id} behind "
+                f"{show(first.after_ns)}, and the exchange did not show the place again"
+            )
+            self._listener(Noted(self._pair, text))
         if gaps and self._unfruitful == JUMPS_BELIEVED:
             text = (
                 "its ids jump again and again, and asking again finds nothing; from here on jumps "

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import pyarrow as pa
 
-from harvester.columns import Int64s, no_rows, times
+from harvester.columns import Int64s, no_rows, times, trade_ids
 from harvester.crawl.order import in_order, joined_rows, unite
 from harvester.times import SECOND
 
@@ -47,10 +47,14 @@ class Verdict(Enum):
 
 
 class Step(NamedTuple):
-    """What joining a page gave: trades that are now final, in order, and what it meant."""
+    """What joining a page gave: trades that are now final, in order, and what it meant.
+
+    `beyond`: the first id behind the limit, and how many rows without one stand before it there.
+    """
 
     rows: pa.RecordBatch
     verdict: Verdict
+    beyond: tuple[int, int] | None = None
 
 
 class Tape:
@@ -162,7 +166,7 @@ class Tape:
         if end < len(stamps):
             self._tail = no_rows()
             final = joined_rows(group, rows.slice(same, max(0, end - same)))
-            return Step(self._wanted(final), Verdict.PAST)
+            return Step(self._wanted(final), Verdict.PAST, _first_id(rows.slice(end)))
         self._tail = rows.slice(last)
         final = joined_rows(group, rows.slice(same, last - same))
         return Step(self._wanted(final), Verdict.ADVANCED)
@@ -205,3 +209,9 @@ class Tape:
         if rows.num_rows and int(times(rows)[0]) <= self._after:
             return rows.slice(int(times(rows).searchsorted(self._after, side="right")))
         return rows
+
+
+def _first_id(rows: pa.RecordBatch) -> tuple[int, int] | None:
+    ids = trade_ids(rows)
+    places = ids.nonzero()[0]
+    return (int(ids[places[0]]), int(places[0])) if len(places) else None

@@ -204,19 +204,25 @@ def _first_bad_row(rows: list[Row], error: Exception) -> UnreadableAnswer | Valu
                     f"trade {_show(row)}: {value} does not fit, {limit}; "
                     "it is never rounded, so this pair stops here"
                 )
-        if row.side not in _SIDE_CODES:
-            return _bad_row(row, f"side {row.side!r} is neither b nor s")
-        if row.order_type not in _TYPE_CODES:
-            return _bad_row(row, f"order type {row.order_type!r} is neither m nor l")
-        if row.trade_id is not None and not 0 <= row.trade_id < 2**63:
-            return _bad_row(row, f"trade id {row.trade_id} is below 0 or has more than 64 bits")
-        if float(row.price) <= 0:
-            return _bad_row(row, f"price {row.price} is not above 0")
-        if float(row.volume) < 0:
-            return _bad_row(row, f"volume {row.volume} is below 0")
-        if not 0 < float(bytes(row.time)) < 9_223_372_036:
-            return _bad_row(row, "its time lies outside 1970 to 2262")
+        if wrong := _impossible(row):
+            return _bad_row(row, wrong)
     return UnreadableAnswer(f"the exchange's answer can't be read: {error}")
+
+
+def _impossible(row: Row) -> str | None:
+    """What in a row can't be, though each value is a number."""
+    checks = (
+        (row.side not in _SIDE_CODES, f"side {row.side!r} is neither b nor s"),
+        (row.order_type not in _TYPE_CODES, f"order type {row.order_type!r} is neither m nor l"),
+        (
+            row.trade_id is not None and not 0 <= row.trade_id < 2**63,
+            f"trade id {row.trade_id} is below 0 or has more than 64 bits",
+        ),
+        (float(row.price) <= 0, f"price {row.price} is not above 0"),
+        (float(row.volume) < 0, f"volume {row.volume} is below 0"),
+        (not 0 < float(bytes(row.time)) < 9_223_372_036, "its time lies outside 1970 to 2262"),
+    )
+    return next((text for wrong, text in checks if wrong), None)
 
 
 def _bad_row(row: Row, reason: str) -> UnreadableAnswer:
