@@ -22,6 +22,10 @@ from harvester.times import Range, show
 T = TypeVar("T")
 
 
+MOST_OVER = 1.25
+"""So far may trades pile up while a segment is written or merged; only a mirror is ever so fast."""
+
+
 class RangeCrawl:
     """Crawls one missing range of one pair."""
 
@@ -116,7 +120,7 @@ class RangeCrawl:
         if self._flushing is not None and self._flushing.done():
             await self._settle_flushing()
         if self._buffer.rows >= self._flush_rows or self._buffer.age_s() >= self._flush_s:
-            if self._flushing is not None and self._buffer.rows >= 2 * self._flush_rows:
+            if self._flushing is not None and self._buffer.rows >= MOST_OVER * self._flush_rows:
                 await self._settle_flushing()
             if self._flushing is None:
                 # In the background: writing never holds up the next request.
