@@ -204,7 +204,7 @@ def _section(values: dict[str, Any], section: str) -> dict[str, Any]:
     return {name.removeprefix(prefix): v for name, v in values.items() if name.startswith(prefix)}
 
 
-def _checked(key: Key, value: Any, origin: str) -> Any:  # noqa: ANN401
+def _checked(key: Key, value: Any, origin: str) -> Any:
     try:
         return key.rule.read(value)
     except (ValueError, TypeError, OverflowError) as error:

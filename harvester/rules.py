@@ -19,9 +19,9 @@ class Rule(NamedTuple):
     allowed: str
 
 
-def _real(text: Any) -> float:  # noqa: ANN401 - whatever a file or the environment holds
+def _real(text: Any) -> float:
     if isinstance(text, bool):
-        raise ValueError(text)  # noqa: TRY004 - every rule says no in one way
+        raise ValueError(text)
     number = float(text)
     if not math.isfinite(number):
         raise ValueError(text)
@@ -31,7 +31,7 @@ def _real(text: Any) -> float:  # noqa: ANN401 - whatever a file or the environm
 def number(least: float, *, exclusive: bool = False) -> Rule:
     """A finite number, `least` or more; or above it."""
 
-    def read(text: Any) -> float:  # noqa: ANN401
+    def read(text: Any) -> float:
         number = _real(text)
         if number < least or (exclusive and number == least):
             raise ValueError(text)
@@ -43,7 +43,7 @@ def number(least: float, *, exclusive: bool = False) -> Rule:
 def whole(least: int) -> Rule:
     """A whole number, `least` or more."""
 
-    def read(text: Any) -> int:  # noqa: ANN401
+    def read(text: Any) -> int:
         if isinstance(text, float | bool) or int(text) < least:
             raise ValueError(text)
         return int(text)
@@ -51,19 +51,19 @@ def whole(least: int) -> Rule:
     return Rule(read, f"a whole number, {least} or more")
 
 
-def _read_text(text: Any) -> str:  # noqa: ANN401
+def _read_text(text: Any) -> str:
     if not isinstance(text, str):
-        raise ValueError(text)  # noqa: TRY004 - every rule says no in one way
+        raise ValueError(text)
     return text
 
 
-def _read_filled(text: Any) -> str:  # noqa: ANN401
+def _read_filled(text: Any) -> str:
     if not _read_text(text).strip():
         raise ValueError(text)
     return str(text)
 
 
-def _read_url(text: Any) -> str:  # noqa: ANN401
+def _read_url(text: Any) -> str:
     url = _read_filled(text).rstrip("/")
     parts = urlsplit(url)
     # The port is read, and so checked, by being asked for.
@@ -74,17 +74,17 @@ def _read_url(text: Any) -> str:  # noqa: ANN401
     return url
 
 
-def _read_agent(text: Any) -> str:  # noqa: ANN401
+def _read_agent(text: Any) -> str:
     agent = _read_filled(text).strip()
     if not (agent.isascii() and agent.isprintable()):
         raise ValueError(text)
     return agent
 
 
-def _read_names(text: Any) -> tuple[str, ...]:  # noqa: ANN401
+def _read_names(text: Any) -> tuple[str, ...]:
     names = text.split(",") if isinstance(text, str) else text
     if not isinstance(names, list | tuple):
-        raise ValueError(text)  # noqa: TRY004 - every rule says no in one way
+        raise ValueError(text)
     return tuple(_read_text(name).strip() for name in names if _read_text(name).strip())
 
 

@@ -68,7 +68,7 @@ def _run() -> int:
 def _fail(text: str, status: int, error: BaseException) -> int:
     output.error(text)
     if output.wants_traceback(sys.argv):
-        import traceback  # noqa: PLC0415 - rarely wanted
+        import traceback
 
         output.error("".join(traceback.format_exception(error)))
     return status

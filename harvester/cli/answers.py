@@ -24,10 +24,10 @@ def _span(since: str, until: str | None) -> Range:
     return span(parse_moment(since, now), None if until is None else parse_moment(until, now))
 
 
-def ohlc(common: Common, pair: str, **given: Any) -> None:  # noqa: ANN401 - the command's options
+def ohlc(common: Common, pair: str, **given: Any) -> None:
     """Write candles."""
-    from harvester.candles.query import candle_batches  # noqa: PLC0415 - DuckDB is heavy
-    from harvester.candles.question import Question  # noqa: PLC0415
+    from harvester.candles.query import candle_batches
+    from harvester.candles.question import Question
 
     interval = parse_interval(given["interval"])
     wanted = _span(given["since"], given["until"])
@@ -54,7 +54,7 @@ def print_candles(common: Common, pair: str, interval: str, since: str, until: s
     ohlc(common, pair, **given, all_columns=False, form="table", file=None)
 
 
-def trades(common: Common, pair: str, **given: Any) -> None:  # noqa: ANN401 - the command's options
+def trades(common: Common, pair: str, **given: Any) -> None:
     """Write trades."""
     wanted = _span(given["since"], given["until"])
     archive = Archive(common.settings.archive.path)
@@ -64,7 +64,7 @@ def trades(common: Common, pair: str, **given: Any) -> None:  # noqa: ANN401 - t
     _tell(common, rows, "trades", given["file"])
 
 
-def _chain(first: Any, rest: Any) -> Any:  # noqa: ANN401 - pyarrow has no types
+def _chain(first: Any, rest: Any) -> Any:
     yield first
     yield from rest
 

@@ -28,7 +28,7 @@ FORMATS = click.Choice(["table", "csv", "json", "jsonl", "parquet", "arrow"])
 @click.option("--format", "-f", "form", type=FORMATS, help="[default: table, or by FILE's ending]")
 @click.option("--output", "-o", "file", metavar="FILE", help="Write there instead of stdout.")
 @common
-def ohlc(**given: Any) -> None:  # noqa: ANN401
+def ohlc(**given: Any) -> None:
     """Candles of a pair, exact, from the trades held.
 
     An interval is a number and one of ms, s, m, h, d, w; a bare number is minutes.
@@ -36,7 +36,7 @@ def ohlc(**given: Any) -> None:  # noqa: ANN401
     Example: harvester ohlc XBT/USD -i 7m --since 2024-01-01 --until 2024-01-02 -f csv
     """
     common_ = settings_of(given)
-    from harvester.cli.answers import ohlc as answer  # noqa: PLC0415
+    from harvester.cli.answers import ohlc as answer
 
     answer(common_, **given)
 
@@ -48,13 +48,13 @@ def ohlc(**given: Any) -> None:  # noqa: ANN401
 @click.option("--format", "-f", "form", type=FORMATS, help="[default: table, or by FILE's ending]")
 @click.option("--output", "-o", "file", metavar="FILE", help="Write there instead of stdout.")
 @common
-def trades(**given: Any) -> None:  # noqa: ANN401
+def trades(**given: Any) -> None:
     """The trades of a pair, in the exchange's order, digit by digit.
 
     Example: harvester trades XBT/USD --since 2024-01-01 --until 2024-01-02 -o day.parquet
     """
     common_ = settings_of(given)
-    from harvester.cli.answers import trades as answer  # noqa: PLC0415
+    from harvester.cli.answers import trades as answer
 
     answer(common_, **given)
 
@@ -63,7 +63,7 @@ def trades(**given: Any) -> None:  # noqa: ANN401
 @click.argument("pair", nargs=-1)
 @click.option("--json", "as_json", is_flag=True, help="As JSON.")
 @common
-def status(pair: tuple[str, ...], as_json: bool, **given: Any) -> int:  # noqa: ANN401
+def status(pair: tuple[str, ...], as_json: bool, **given: Any) -> int:
     """What the archive holds of each pair: trades, coverage, holes, files, bytes.
 
     Exit status 4 where something that was asked for is not covered.
@@ -71,7 +71,7 @@ def status(pair: tuple[str, ...], as_json: bool, **given: Any) -> int:  # noqa: 
     Example: harvester status XBT/USD
     """
     common_ = settings_of(given)
-    from harvester.cli.answers import status as answer  # noqa: PLC0415
+    from harvester.cli.answers import status as answer
 
     return answer(common_, pair, as_json=as_json)
 
@@ -81,13 +81,13 @@ def status(pair: tuple[str, ...], as_json: bool, **given: Any) -> int:  # noqa: 
 @click.option("--json", "as_json", is_flag=True, help="As JSON.")
 @click.option("--update", is_flag=True, help="Ask the exchange, also when names are known already.")
 @common
-def pairs(text: str, as_json: bool, update: bool, **given: Any) -> None:  # noqa: ANN401
+def pairs(text: str, as_json: bool, update: bool, **given: Any) -> None:
     """The markets whose names hold TEXT, in any spelling: BTC finds XBT.
 
     Example: harvester pairs doge
     """
     common_ = settings_of(given)
-    from harvester.cli.answers import pairs as answer  # noqa: PLC0415
+    from harvester.cli.answers import pairs as answer
 
     found = answer(common_, text, update=update)
     if as_json:

@@ -21,7 +21,7 @@ def demo(folder: str, trades: int, seed: int, quiet: bool) -> None:
     Example: harvester demo --trades 50000
     """
     lean.settle()
-    from harvester.cli.showing import demo as show  # noqa: PLC0415
+    from harvester.cli.showing import demo as show
 
     show(folder, trades, seed, quiet=quiet)
 
@@ -30,7 +30,7 @@ def demo(folder: str, trades: int, seed: int, quiet: bool) -> None:
 @click.option("--host", default="127.0.0.1", show_default=True)
 @click.option("--port", type=int, default=8722, show_default=True)
 @common
-def serve(host: str, port: int, **given: Any) -> None:  # noqa: ANN401
+def serve(host: str, port: int, **given: Any) -> None:
     """Answer Trades, AssetPairs, Time and SystemStatus as Kraken does, from the archive.
 
     Another harvester copies it with --api-url and --rate 0, up to settle_s before the coverage
@@ -39,9 +39,9 @@ def serve(host: str, port: int, **given: Any) -> None:  # noqa: ANN401
     Example: harvester serve --data data --port 8722
     """
     path = settings_of(given).settings.archive.path
-    from harvester.archive.archive import Archive  # noqa: PLC0415
-    from harvester.cli import output  # noqa: PLC0415
-    from harvester.mirror.server import serve_forever  # noqa: PLC0415
+    from harvester.archive.archive import Archive
+    from harvester.cli import output
+    from harvester.mirror.server import serve_forever
 
     archive = Archive(path)
     serve_forever(

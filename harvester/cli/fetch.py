@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 @click.option("--dry-run", is_flag=True, help="Say what would be asked for, and ask for nothing.")
 @click.option("--json", "as_json", is_flag=True, help="The result as JSON on stdout.")
 @common
-def backfill(pair: tuple[str, ...], as_json: bool, **given: Any) -> int:  # noqa: ANN401
+def backfill(pair: tuple[str, ...], as_json: bool, **given: Any) -> int:
     """Fetch what is missing of some pairs, and keep it.
 
     Whatever stops it, the same command goes on where it stopped. W is an ISO date or time (UTC),
@@ -34,7 +34,7 @@ def backfill(pair: tuple[str, ...], as_json: bool, **given: Any) -> int:  # noqa
     """
     rate, jobs = given.pop("rate"), given.pop("jobs")
     common_ = settings_of(given, exchange__rate=rate, exchange__jobs=jobs)
-    from harvester.cli.crawling import DryRun, Request, dry_run, run  # noqa: PLC0415
+    from harvester.cli.crawling import DryRun, Request, dry_run, run
 
     request = Request(
         pair, given.pop("since"), given.pop("until"), newest_first=given.pop("newest_first")
@@ -51,7 +51,7 @@ def backfill(pair: tuple[str, ...], as_json: bool, **given: Any) -> int:  # noqa
 
 
 def _status(outcomes: list[Outcome]) -> int:
-    from harvester.errors import gravest  # noqa: PLC0415
+    from harvester.errors import gravest
 
     return gravest([outcome.exit_status for outcome in outcomes])
 
@@ -86,5 +86,5 @@ def _dry_table(plans: list[Any]) -> str:
     return output.columns(["pair", "ranges", "trades", "calls", "hours", "MB"], rows)
 
 
-def _expected(one: Any) -> list[str]:  # noqa: ANN401 - a DryRun, whose module is heavy
+def _expected(one: Any) -> list[str]:
     return [f"{one.trades:,}", f"{one.calls:,}", f"{one.hours:.2f}", f"{one.bytes / 1e6:.1f}"]

@@ -144,7 +144,7 @@ def _aligned(rows: list[list[str]], schema: pa.Schema) -> list[list[str]]:
     return rows
 
 
-def _cell(value: Any) -> str:  # noqa: ANN401 - any cell
+def _cell(value: Any) -> str:
     if value is None:
         return ""
     return f"{value:.10g}" if isinstance(value, float) else str(value)

@@ -14,7 +14,7 @@ from harvester.cli.options import common, settings_of
 @click.argument("pair", nargs=-1)
 @click.option("--json", "as_json", is_flag=True, help="The result as JSON on stdout.")
 @common
-def compact(pair: tuple[str, ...], as_json: bool, **given: Any) -> None:  # noqa: ANN401
+def compact(pair: tuple[str, ...], as_json: bool, **given: Any) -> None:
     """Merge neighbouring small files of each pair into files of up to four million trades.
 
     Runs do this by themselves; the rows stay the same, and so does what they say.
@@ -22,9 +22,9 @@ def compact(pair: tuple[str, ...], as_json: bool, **given: Any) -> None:  # noqa
     Example: harvester compact XBT/USD
     """
     path = settings_of(given).settings.archive.path
-    from harvester.archive.archive import Archive  # noqa: PLC0415
-    from harvester.archive.writer import writer  # noqa: PLC0415
-    from harvester.crawl.names import resolve_held  # noqa: PLC0415
+    from harvester.archive.archive import Archive
+    from harvester.archive.writer import writer
+    from harvester.crawl.names import resolve_held
 
     archive = Archive(path)
     names = [resolve_held(archive, name).altname for name in pair] or archive.held()

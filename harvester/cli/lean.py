@@ -27,7 +27,7 @@ def settle() -> None:
     """
     if not _ours or "pandas" in sys.modules:
         return
-    import pyarrow as pa  # noqa: PLC0415 - kept off the way to --help
+    import pyarrow as pa
 
     finder = _NoPandas()
     sys.meta_path.insert(0, finder)

@@ -54,7 +54,7 @@ def common(function: F) -> F:
     return function
 
 
-def settings_of(given: dict[str, Any], **more: Any) -> Common:  # noqa: ANN401 - click's own
+def settings_of(given: dict[str, Any], **more: Any) -> Common:
     """The common options of a command, taken out of what it was given; `more`: by key name."""
     lean.settle()
     options = {"archive.path": given.pop("data"), "exchange.url": given.pop("api_url")}

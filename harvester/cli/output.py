@@ -44,9 +44,9 @@ def error(text: str) -> None:
     click.echo(f"harvester: {text}" if not text.startswith("Traceback") else text, err=True)
 
 
-def as_json(value: Any) -> None:  # noqa: ANN401 - whatever a command reports
+def as_json(value: Any) -> None:
     """A report for machines."""
-    import msgspec  # noqa: PLC0415 - kept off the way to --help
+    import msgspec
 
     result(msgspec.json.format(msgspec.json.encode(value), indent=2).decode())
 

@@ -51,7 +51,7 @@ def display(*, quiet: bool, log_json: bool) -> Display:
         return _JsonLines()
     if not output.is_terminal():
         return _Lines()
-    from harvester.cli.bars import Bars  # noqa: PLC0415 - rich is for people alone
+    from harvester.cli.bars import Bars
 
     return Bars()
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 @click.argument("pair", nargs=-1)
 @click.option("--json", "as_json", is_flag=True, help="The report as JSON on stdout.")
 @common
-def verify(pair: tuple[str, ...], as_json: bool, **given: Any) -> int:  # noqa: ANN401
+def verify(pair: tuple[str, ...], as_json: bool, **given: Any) -> int:
     """Read every trade held and hold it against names, footers, checksums, ids and wishes.
 
     One line for each fault, with its file and range; exit status 4 where there is any.
@@ -25,9 +25,9 @@ def verify(pair: tuple[str, ...], as_json: bool, **given: Any) -> int:  # noqa: 
     Example: harvester verify XBT/USD
     """
     common_ = settings_of(given)
-    from harvester.archive.archive import Archive  # noqa: PLC0415
-    from harvester.checks.verify import verify as check  # noqa: PLC0415
-    from harvester.crawl.names import resolve_named  # noqa: PLC0415
+    from harvester.archive.archive import Archive
+    from harvester.checks.verify import verify as check
+    from harvester.crawl.names import resolve_named
 
     archive = Archive(common_.settings.archive.path)
     names = [resolve_named(archive, name) for name in pair] or archive.named()
@@ -59,6 +59,6 @@ def _print(report: PairReport) -> None:
 
 
 def _plain(report: PairReport) -> dict[str, Any]:
-    from dataclasses import asdict  # noqa: PLC0415
+    from dataclasses import asdict
 
     return {**asdict(report), "exit_status": report.exit_status}

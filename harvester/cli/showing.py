@@ -29,8 +29,8 @@ def demo(folder: str, trades: int, seed: int, *, quiet: bool) -> None:
         UsageError: `folder` holds something else, or the extra `serve` is missing.
         ArchiveDamaged: the two tapes differ.
     """
-    from harvester.mirror.made import made_archive  # noqa: PLC0415
-    from harvester.mirror.server import serving  # noqa: PLC0415
+    from harvester.mirror.made import made_archive
+    from harvester.mirror.server import serving
 
     root = _fresh(Path(folder))
     output.result(
