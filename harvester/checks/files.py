@@ -12,6 +12,7 @@ from harvester.archive.footers import Footer
 from harvester.archive.schema import TRADES, RowsChecksum, ties
 from harvester.archive.segments import Segment, path_of, read_batches, read_schema
 from harvester.columns import Int64s, decimal_words, times, trade_ids
+from harvester.crawl.gaps import Edge, find_gaps
 from harvester.errors import ArchiveDamaged
 
 
@@ -71,7 +72,7 @@ class _Rows:
         self._checksum = RowsChecksum()
         self._last_ns: int | None = None
         self._tie = 0
-        self._last_id: tuple[int, int] | None = None
+        self._edge: Edge | None = None
         self._lead = 0
         self._first_id: int | None = None
         self._said: set[str] = set()
@@ -82,15 +83,16 @@ class _Rows:
         self._check_times(stamps)
         self._check_ties(stamps, batch.column("tie").to_numpy())
         self._check_values(batch)
-        self._check_ids(trade_ids(batch))
+        self._check_ids(batch)
         self._last_ns = int(stamps[-1])
 
     def finish(self) -> None:
         footer, segment = self._footer, self._found.segment
         if self._checksum.hexdigest() != footer.checksum:
             self._say("its rows do not have the checksum that its footer tells")
-        trail = self._last_id[1] if self._last_id else self._checksum.rows
-        ends = (self._first_id, self._last_id and self._last_id[0], self._lead, trail)
+        edge = self._edge
+        trail = edge.loose if edge else self._checksum.rows
+        ends = (self._first_id, edge and edge.trade_id, self._lead, trail)
         if ends != (footer.first_trade_id, footer.last_trade_id, footer.lead, footer.trail):
             self._say("its first and last ids are not those that its footer tells")
         if segment.path != path_of(segment.pair, segment.range, self._last_ns):
@@ -127,26 +129,18 @@ class _Rows:
         if nothing:
             self._found.notes.append(f"{self._found.segment.path}: {nothing} trades of no volume")
 
-    def _check_ids(self, ids: Int64s) -> None:
+    def _check_ids(self, batch: pa.RecordBatch) -> None:
+        ids = trade_ids(batch)
         places = ids.nonzero()[0]
-        self._found.ids += len(places)
-        if len(places) == 0:
-            if self._last_id is None:
-                self._lead += len(ids)
-            else:
-                self._last_id = (self._last_id[0], self._last_id[1] + len(ids))
-            return
         numbers = ids[places]
-        if self._last_id is None:
-            self._first_id = int(numbers[0])
-            self._lead += int(places[0])
-        else:
-            numbers = np.concatenate(([self._last_id[0]], numbers))
-            places = np.concatenate(([-1 - self._last_id[1]], places))
-        steps = np.diff(numbers)
-        for place in (steps > np.diff(places)).nonzero()[0]:
-            self._found.skips.append((int(numbers[place]), int(numbers[place + 1])))
-        back = int((steps <= 0).sum())
+        self._found.ids += len(places)
+        if self._first_id is None:
+            self._lead += int(places[0]) if len(places) else len(ids)
+            self._first_id = int(numbers[0]) if len(places) else None
+        if self._edge is not None:
+            numbers = np.concatenate(([self._edge.trade_id], numbers))
+        back = int((np.diff(numbers) <= 0).sum())
         if back:
             self._found.notes.append(f"{self._found.segment.path}: ids go back in {back} places")
-        self._last_id = (int(numbers[-1]), len(ids) - 1 - int(places[-1]))
+        gaps, self._edge = find_gaps(self._edge, batch)
+        self._found.skips += [gap.sides for gap in gaps]

@@ -73,8 +73,3 @@ def columns(header: Sequence[str], rows: Sequence[Sequence[str]], *, left: int =
         ]
         lines.append("  ".join(cells).rstrip())
     return "\n".join(lines)
-
-
-def count(number: int) -> str:
-    """A number as a person reads it."""
-    return f"{number:,}"

@@ -80,6 +80,7 @@ class Buffer:
             try:
                 made = await asyncio.to_thread(self._writer.commit, span, now, footer)
             except BaseException:
+                # Also when it is cancelled: what was not committed must not be forgotten.
                 self._batches = [rows, *self._batches]
                 raise
             later = rows.slice(now.num_rows)

@@ -21,6 +21,7 @@ JUMPS_BELIEVED = 12
 MOST_CARRIED = 20_000
 """Rows kept back until the next trade with an id shows them to be whole."""
 
+Finder = Callable[[pa.RecordBatch], tuple[list[Gap], Edge | None]]
 Interruptible = Callable[[Awaitable[pa.RecordBatch]], Awaitable[pa.RecordBatch]]
 
 
@@ -61,9 +62,7 @@ class Seams:
         self._margin_ns = max(LEAST_MARGIN_NS, unit_ns)
         rows = joined_rows(self._carry, rows)
         start = None if self._carry.num_rows else self._edge
-        if rows.num_rows:
-            rows = await self._settle(rows, lambda now: find_gaps(start, now)[0], ask)
-        edge = find_gaps(start, rows)[1]
+        rows, edge = await self._settle(rows, lambda now: find_gaps(start, now), ask)
         keep = edge.loose + 1 if edge is not None else 0
         keep = keep if keep <= min(rows.num_rows, MOST_CARRIED) else 0
         self._edge, self._carry = edge, rows.slice(rows.num_rows - keep)
@@ -78,25 +77,28 @@ class Seams:
         self._right = right
         start = None if self._carry.num_rows else self._edge
 
-        def find(now: pa.RecordBatch) -> list[Gap]:
+        def find(now: pa.RecordBatch) -> tuple[list[Gap], Edge | None]:
             gaps, edge = find_gaps(start, now)
-            return gaps + gap_at_end(edge, right, now)
+            return gaps + gap_at_end(edge, right, now), edge
 
-        rows = await self._settle(self._carry, find, ask)
+        rows, _ = await self._settle(self._carry, find, ask)
         self._carry, self._edge = no_rows(), None
         return rows
 
     async def _settle(
-        self, rows: pa.RecordBatch, find: Callable[[pa.RecordBatch], list[Gap]], ask: Interruptible
-    ) -> pa.RecordBatch:
-        """Ask for the places again: from the margin before, then from a second earlier."""
-        gaps = find(rows)
+        self, rows: pa.RecordBatch, find: Finder, ask: Interruptible
+    ) -> tuple[pa.RecordBatch, Edge | None]:
+        """Ask for the places again: from the margin before, then from a second earlier.
+
+        Returns the rows, mended, and the edge that the next must go on from.
+        """
+        gaps, edge = find(rows)
         if not gaps:
-            self._unfruitful = 0
-            return rows
+            self._unfruitful = 0 if rows.num_rows else self._unfruitful
+            return rows, edge
         if self._unfruitful >= JUMPS_BELIEVED:
             self.unasked += len(gaps)
-            return rows
+            return rows, edge
         absent: Counter[tuple[int, int]] = Counter()
         outside: set[tuple[int, int]] = set()
         before = rows.num_rows
@@ -104,7 +106,7 @@ class Seams:
             since = max(0, gaps[0].after_ns - back)
             found = await ask(self._source.again(gaps, since))
             rows = mend(rows, gaps, found, Range(self._free_after, self._span.through))
-            gaps = find(rows)
+            gaps, edge = find(rows)
             for gap in gaps:
                 shown = shown_between(found, gap)
                 if shown is not None and shown.num_rows > gap.stop - gap.start + self._lent(gap):
@@ -117,7 +119,7 @@ class Seams:
         self._unfruitful = 0 if rows.num_rows > before or outside else self._unfruitful + 1
         self._book([gap for gap in gaps if gap.sides not in outside], absent)
         self.outside += [gap for gap in gaps if gap.sides in outside]
-        return rows
+        return rows, edge
 
     @property
     def _free_after(self) -> int:
