@@ -15,6 +15,9 @@ from harvester.times import Range
 PRICE = pa.decimal128(18, 10)
 VOLUME = pa.decimal128(22, 8)
 WORD = pa.dictionary(pa.int32(), pa.string())
+SUM_OF_VOLUMES = pa.decimal128(38, VOLUME.scale)
+SUM_OF_VALUES = pa.decimal128(38, PRICE.scale + VOLUME.scale)
+"""A value is a price times a volume: no digit of the product is lost."""
 
 SIDES = pa.array(["buy", "sell"])
 ORDER_TYPES = pa.array(["market", "limit"])

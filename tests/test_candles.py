@@ -272,8 +272,8 @@ def test_a_file_that_is_no_parquet_is_damage(tmp_path: Path) -> None:
     with pytest.raises(ArchiveDamaged) as caught:
         ohlc(archive, ask())
     assert str(caught.value) == (
-        "1m candles of XBTUSD can't be answered: Invalid Input Error: "
-        f"No magic bytes found at end of file '{location}'"
+        f"{location} can't be read: Parquet magic bytes not found in footer. Either the file "
+        "is corrupted or this is not a parquet file."
     )
 
 

@@ -10,6 +10,7 @@ import pyarrow as pa
 
 from harvester.archive import state
 from harvester.archive.footers import Footer
+from harvester.archive.rollups import RollUp, agrees, list_rollups
 from harvester.archive.segments import (
     Segment,
     parse_path,
@@ -49,6 +50,8 @@ class Archive:
         self.root = local.root
         self.store: Store = local
         self._footers: dict[Segment, Footer] = {}
+        self._bounds: dict[Segment, tuple[int, int] | None] = {}
+        self._agreed: set[tuple[RollUp, str]] = set()
         state.check_mark(self.store)
 
     def held(self) -> list[str]:
@@ -110,9 +113,26 @@ class Archive:
     def forget(self, segment: Segment) -> None:
         """Drop what is remembered of a segment that goes."""
         self._footers.pop(segment, None)
+        self._bounds.pop(segment, None)
 
-    def location(self, segment: Segment) -> str:
-        """The name that any Parquet reader opens a segment by."""
+    def rollups(self, pair: str) -> list[RollUp]:
+        """A pair's roll-ups of every level: the listing alone, no file is opened."""
+        return list_rollups(self.store, pair)
+
+    def serves(self, rollup: RollUp, segment: Segment) -> bool:
+        """Whether a roll-up was made from the very rows of a segment.
+
+        Raises:
+            FileNotFoundError: one of them is gone; list again.
+        """
+        footer = self.footer(segment)
+        known = (rollup, footer.checksum)
+        if known not in self._agreed and agrees(self.store, rollup, footer):
+            self._agreed.add(known)
+        return known in self._agreed
+
+    def location(self, segment: Segment | RollUp) -> str:
+        """The name that any Parquet reader opens a file by."""
         return self.store.location(segment.path)
 
     def scan(self, pair: str, span: Range = EVERYTHING) -> Iterator[pa.RecordBatch]:
@@ -184,16 +204,25 @@ class Archive:
 
     def last_time(self, pair: str, moment: int) -> int | None:
         """The published time of the last trade held at or before a moment; None for none."""
-        for piece in reversed(self.pieces(pair, Range(0, moment))):
-            bounds = self.bounds(piece.segment)
-            if bounds is not None and bounds[1] <= moment:
-                return bounds[1]
-            # The moment lies inside the segment, so its rows have to be asked.
-            batches = list(read_batches(self.store, piece.segment.path, piece.within, ["time"]))
-            if batches:
-                return int(times(batches[-1])[-1])
-        return None
+        pieces = reversed(self.pieces(pair, Range(0, moment)))
+        return next(
+            (found for one in pieces if (found := self.last_time_in(one)) is not None), None
+        )
+
+    def last_time_in(self, piece: Piece) -> int | None:
+        """The published time of the last trade of a piece; None for none."""
+        bounds = self.bounds(piece.segment)
+        if bounds is None or bounds[0] > piece.within.through:
+            return None
+        if bounds[1] <= piece.within.through:
+            return bounds[1] if bounds[1] > piece.within.after else None
+        # The piece ends inside the segment, so its rows have to be asked.
+        batches = list(read_batches(self.store, piece.segment.path, piece.within, ["time"]))
+        return int(times(batches[-1])[-1]) if batches else None
 
     def bounds(self, segment: Segment) -> tuple[int, int] | None:
         """The first and last published time of a segment, None where it has no rows."""
-        return time_bounds(self.store, segment.path) if self.footer(segment).rows else None
+        if segment not in self._bounds:
+            rows = self.footer(segment).rows
+            self._bounds[segment] = time_bounds(self.store, segment.path) if rows else None
+        return self._bounds[segment]

@@ -154,19 +154,19 @@ def read_footer(store: Store, path: str) -> Footer:
         ArchiveTooNew: a newer harvester wrote it.
         ArchiveDamaged: it is no Parquet file, or bears no footer of ours.
     """
-    with _opened(store, path) as file:
+    with opened(store, path) as file:
         metadata = file.metadata
         return decode(path, dict(metadata.metadata or {}), metadata.num_rows)
 
 
 def read_schema(store: Store, path: str) -> pa.Schema:
     """A segment's columns, as Arrow reads them."""
-    with _opened(store, path) as file:
+    with opened(store, path) as file:
         return file.schema_arrow.remove_metadata()
 
 
 @contextmanager
-def _opened(store: Store, path: str) -> Iterator[pq.ParquetFile]:
+def opened(store: Store, path: str) -> Iterator[pq.ParquetFile]:
     """A segment's file, open. A vanished one stays a FileNotFoundError: the caller lists again."""
     location = store.location(path)
     try:
@@ -198,7 +198,7 @@ def read_batches(
         within: only rows published in this range.
         columns: only these; `time` must be among them where `within` is given.
     """
-    with _opened(store, path) as file:
+    with opened(store, path) as file:
         groups = [
             group
             for group in range(file.num_row_groups)
@@ -212,18 +212,29 @@ def read_batches(
 
 def time_bounds(store: Store, path: str) -> tuple[int, int] | None:
     """The first and the last published time by the file's statistics; None for no rows."""
-    with _opened(store, path) as file:
+    with opened(store, path) as file:
         spans = [_bounds(file.metadata.row_group(g)) for g in range(file.num_row_groups)]
     return (spans[0][0], spans[-1][1]) if spans else None
 
 
-def _may_hold(group: Any, within: Range) -> bool:  # noqa: ANN401 - pyarrow has no types for it
-    first, last = _bounds(group)
+def rows_touched(store: Store, path: str, within: Range) -> int:
+    """The rows of those row groups that a question on `within` must read, of any file of ours."""
+    with opened(store, path) as file:
+        place = file.schema_arrow.get_field_index("time")
+        groups = (file.metadata.row_group(group) for group in range(file.num_row_groups))
+        return sum(group.num_rows for group in groups if _may_hold(group, within, place))
+
+
+_TIME = TRADES.get_field_index("time")
+
+
+def _may_hold(group: Any, within: Range, place: int = _TIME) -> bool:  # noqa: ANN401 - pyarrow has no types for it
+    first, last = _bounds(group, place)
     return last > within.after and first <= within.through
 
 
-def _bounds(group: Any) -> tuple[int, int]:  # noqa: ANN401 - pyarrow has no types for it
-    statistics = group.column(TRADES.get_field_index("time")).statistics
+def _bounds(group: Any, place: int = _TIME) -> tuple[int, int]:  # noqa: ANN401 - pyarrow has no types for it
+    statistics = group.column(place).statistics
     if statistics is None:
         return (0, END_OF_TIME)
     return (int(statistics.min_raw), int(statistics.max_raw))

@@ -13,6 +13,7 @@ from harvester.archive.archive import Archive
 from harvester.archive.compaction import groups, within
 from harvester.archive.footers import Footer, Jump
 from harvester.archive.locks import held
+from harvester.archive.rollups import list_rollups, rollup_path, stage_rollup
 from harvester.archive.schema import RowsChecksum, as_trades
 from harvester.archive.segments import (
     Segment,
@@ -93,8 +94,25 @@ class Writer:
             self._merge(run)
         return len(segments), len(segments) - sum(len(run) - 1 for run in runs)
 
+    def keep_rollup(
+        self, segment: Segment, interval: str, partials: Iterable[pa.RecordBatch]
+    ) -> None:
+        """Put a roll-up beside a segment that stands; one of its name is replaced whole.
+
+        Args:
+            segment: whose rows it was made from.
+            interval: the level, such as 1m.
+            partials: batches of `rollups.PARTIALS`.
+        """
+        footer = self.archive.footer(segment)
+        staged = stage_rollup(self._store, self.pair, partials, interval, footer)
+        self._store.commit(staged, rollup_path(segment, interval))
+
     def sweep(self) -> None:
-        """Clear away what a crash left: staged files, and segments beside their merger."""
+        """Clear away what a crash left: staged files, segments beside their merger, lone roll-ups.
+
+        A roll-up goes ahead of its segment, so one alone is left by a segment moved by hand.
+        """
         self._store.remove_folder(f"staging/{self.pair}")
         widest: Segment | None = None
         for one in self.archive.segments(self.pair):
@@ -102,6 +120,10 @@ class Writer:
                 self._drop_merged(widest, one)
             else:
                 widest = one
+        standing = {one.path for one in self.archive.segments(self.pair)}
+        for rollup in list_rollups(self._store, self.pair):
+            if rollup.segment_path not in standing:
+                self._store.remove(rollup.path)
 
     def _merge(self, run: list[Segment]) -> None:
         footers = [self.archive.footer(one) for one in run]
@@ -157,6 +179,8 @@ class Writer:
 
     def _remove(self, segment: Segment) -> None:
         self.archive.forget(segment)
+        for level in self._store.folders("candles"):
+            self._store.remove(rollup_path(segment, level.removeprefix("interval=")))
         self._store.remove(segment.path)
 
 

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from decimal import Decimal
 from typing import NamedTuple
 
 import duckdb
 
-from harvester.archive.archive import Archive
+from harvester.archive.archive import Archive, Piece
+from harvester.candles.measures import BASE, PRICES
 from harvester.candles.plan import Plan
-from harvester.candles.question import PRICE_DECIMALS
+from harvester.candles.sources import grouped_sql
 from harvester.candles.ticks import ticks_sql
+from harvester.times import Range
 
 AHEAD, BEHIND = 0, 2
 
@@ -39,20 +40,19 @@ def seeds(archive: Archive, one: Plan, connection: duckdb.DuckDBPyConnection) ->
     if one.question.fill == "none" or not one.runs:
         return []
     if one.question.fill == "null":
-        return _stretches(archive, one)
+        return _stretches(one)
     close = _carried_in(archive, one, connection)
     whole = one.runs[0].whole
     return [] if close is None else [Seed(whole.first - 1, AHEAD, close, whole.last)]
 
 
-def _stretches(archive: Archive, one: Plan) -> list[Seed]:
+def _stretches(one: Plan) -> list[Seed]:
     """Each run from its beginning, but none of it before the first trade held."""
-    bounds = (archive.bounds(piece.segment) for piece in one.held)
-    opening = next((one.grid.number(times[0]) for times in bounds if times), None)
-    if opening is None:
+    if one.opening is None:
         return []
     return [
-        Seed(max(run.whole.first, opening) - 1, BEHIND, None, run.whole.last) for run in one.runs
+        Seed(max(run.whole.first, one.opening) - 1, BEHIND, None, run.whole.last)
+        for run in one.runs
     ]
 
 
@@ -61,31 +61,29 @@ def _carried_in(
 ) -> Decimal | None:
     """The price of the last trade before the span, back to the last hole; None without one."""
     for piece in reversed(one.before):
-        if archive.footer(piece.segment).rows == 0:
+        last_ns = archive.last_time_in(piece)
+        if last_ns is None:
             continue
-        ticks = ticks_sql(archive, [piece])
+        # Only the last row group is read.
+        ticks = ticks_sql(archive, [Piece(piece.segment, Range(last_ns - 1, last_ns))])
         # All of the result is fetched: DuckDB 2.0 refuses a connection that still has some.
         [(close,)] = connection.execute(f"SELECT arg_max(price, place) FROM ({ticks})").fetchall()  # noqa: S608
-        if close is not None:
-            return Decimal(close)
+        return Decimal(close)
     return None
 
 
-def price_decimals(
-    archive: Archive, one: Plan, starts: Sequence[Seed], connection: duckdb.DuckDBPyConnection
-) -> int:
-    """The decimals to show prices with: the pair's in Kraken's form, unless a digit were lost.
-
-    Old trades have more decimals than their pair has today.
+def loses_digits(archive: Archive, one: Plan, connection: duckdb.DuckDBPyConnection) -> bool:
+    """Whether a candle's price has more decimals than its pair has today, as old trades do.
 
     Raises:
         duckdb.Error: a file can't be read, or is gone.
     """
     decimals = one.question.pair_decimals
-    if one.question.fill != "kraken" or decimals == PRICE_DECIMALS:
-        return PRICE_DECIMALS
-    if any(start.close != round(start.close, decimals) for start in starts if start.close):
-        return PRICE_DECIMALS
-    ticks = ticks_sql(archive, one.pieces)
-    finer = f"SELECT 1 FROM ({ticks}) WHERE price <> price::DECIMAL(18, {decimals}) LIMIT 1"  # noqa: S608
-    return PRICE_DECIMALS if connection.execute(finer).fetchall() else decimals
+    carried = [start.close for start in seeds(archive, one, connection)]
+    if any(close != round(close, decimals) for close in carried if close is not None):
+        return True
+    prices = {name: BASE[name] for name in PRICES}
+    candles = grouped_sql(archive, one.sources, one.grid, prices)
+    finer = " OR ".join(f"{name} <> {name}::DECIMAL(18, {decimals})" for name in PRICES)
+    query = f"SELECT 1 FROM ({candles}) WHERE {finer} LIMIT 1"  # noqa: S608
+    return bool(connection.execute(query).fetchall())

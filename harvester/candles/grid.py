@@ -35,6 +35,14 @@ class FixedGrid:
         """The interval that a moment lies in."""
         return (moment_ns + self._shift_ns) // self.width_ns
 
+    def opens(self, number: int) -> int:
+        """When an interval opens, in nanoseconds."""
+        return number * self.width_ns - self._shift_ns
+
+    def divided_by(self, width_ns: int) -> bool:
+        """Whether each interval is made of whole ones of another width, counted from the epoch."""
+        return self.width_ns % width_ns == 0 and self.offset_ns % width_ns == 0
+
     def whole(self, span: Range) -> Whole:
         """The intervals that lie in a range from their first nanosecond to their last.
 

@@ -12,6 +12,7 @@ from typing import NamedTuple
 from harvester.archive.archive import Archive, Piece
 from harvester.candles.grid import FixedGrid, Whole
 from harvester.candles.question import Question
+from harvester.candles.sources import Source, choose
 from harvester.errors import NothingHeld
 from harvester.times import Range, union
 
@@ -29,17 +30,19 @@ class Plan:
 
     Attributes:
         held: all that the archive holds of the pair, in the tape's order.
-        pieces: what of it lies in the span.
+        sources: what of it lies in the span, and what that is read from.
         before: what of it leads up to the span without a hole.
         runs: the coverage inside the span, in order.
+        opening: the interval of the first trade held; None where no trade is.
     """
 
     question: Question
     grid: FixedGrid
     held: list[Piece]
-    pieces: list[Piece]
+    sources: list[Source]
     before: list[Piece]
     runs: list[Run]
+    opening: int | None
 
 
 def plan(archive: Archive, question: Question) -> Plan:
@@ -47,6 +50,7 @@ def plan(archive: Archive, question: Question) -> Plan:
 
     Raises:
         NothingHeld: the archive holds nothing of the pair.
+        FileNotFoundError: a file is gone; list again.
     """
     held = archive.pieces(question.pair)
     if not held:
@@ -60,10 +64,16 @@ def plan(archive: Archive, question: Question) -> Plan:
         question,
         grid,
         held,
-        _clipped(held, span),
+        choose(archive, question.pair, _clipped(held, span), grid),
         _clipped(held, Range(leading.after, span.after)) if leading else [],
         [Run(one, grid.whole(one)) for one in inside],
+        _opening(archive, held, grid),
     )
+
+
+def _opening(archive: Archive, held: list[Piece], grid: FixedGrid) -> int | None:
+    bounds = (archive.bounds(piece.segment) for piece in held)
+    return next((grid.number(times[0]) for times in bounds if times), None)
 
 
 def _overlap(one: Range, other: Range) -> Range | None:

@@ -9,12 +9,13 @@ import duckdb
 import pyarrow as pa
 
 from harvester.archive.archive import LISTINGS, Archive
+from harvester.candles.chunks import chunks
 from harvester.candles.engine import MEMORY_LIMIT, asking, connect
-from harvester.candles.filling import price_decimals, seeds
+from harvester.candles.filling import loses_digits, seeds
 from harvester.candles.plan import Plan, plan
-from harvester.candles.question import Question
-from harvester.candles.sql import candles_sql
-from harvester.candles.ticks import ticks_sql
+from harvester.candles.question import PRICE_DECIMALS, Question
+from harvester.candles.sources import grouped_sql
+from harvester.candles.sql import candles_sql, measures_of
 from harvester.errors import ArchiveDamaged
 
 BATCH_ROWS = 100_000
@@ -40,11 +41,10 @@ def ohlc(
         ArchiveDamaged: a file can't be read.
         duckdb.Error: when read: a sum has too many digits, memory ran out, a file is gone.
     """
+    limits = (memory_limit, threads)
+    _, decimals = _prepared(archive, question, limits)
     return _whoever_writes(
-        archive,
-        question,
-        lambda one: _relation(archive, one, connect(memory_limit, threads)),
-        memory_limit,
+        archive, question, lambda one: _relation(archive, one, decimals, limits), memory_limit
     )
 
 
@@ -72,26 +72,53 @@ def candle_batches(
         ValueDoesNotFit: a sum has more than 38 digits.
         HarvesterError: the memory allowed does not suffice.
     """
+    limits = (memory_limit, threads)
+    questions, decimals = _prepared(archive, question, limits)
 
     def begin(one: Plan) -> tuple[pa.RecordBatch, pa.RecordBatchReader]:
-        relation = _relation(archive, one, connect(memory_limit, threads))
-        reader = relation.to_arrow_reader(batch_rows)
+        reader = _relation(archive, one, decimals, limits).to_arrow_reader(batch_rows)
         # The sort yields nothing before all files have been read: with the first batch here,
         # none can vanish any more.
         return next(reader, _no_candles(reader.schema)), reader
 
-    first, reader = _whoever_writes(archive, question, begin, memory_limit)
-    yield first
-    with asking(question.title, memory_limit):
-        yield from reader
+    for place, part in enumerate(questions):
+        first, reader = _whoever_writes(archive, part, begin, memory_limit)
+        if first.num_rows or place == 0:
+            yield first
+        with asking(question.title, memory_limit):
+            yield from reader
+
+
+def _prepared(
+    archive: Archive, question: Question, limits: tuple[str, int | None]
+) -> tuple[list[Question], int]:
+    """The short questions that a question comes to, and the decimals to show prices with.
+
+    In Kraken's form these are the pair's, unless a digit were lost: to know it, all candles are
+    made once.
+    """
+
+    def losing(one: Plan) -> bool:
+        return loses_digits(archive, one, connect(*limits))
+
+    def shortened(one: Plan) -> list[Question]:
+        return chunks(archive, one)
+
+    questions = _whoever_writes(archive, question, shortened, limits[0])
+    if question.fill != "kraken" or question.pair_decimals == PRICE_DECIMALS:
+        return questions, PRICE_DECIMALS
+    if any(_whoever_writes(archive, part, losing, limits[0]) for part in questions):
+        return questions, PRICE_DECIMALS
+    return questions, question.pair_decimals
 
 
 def _relation(
-    archive: Archive, one: Plan, connection: duckdb.DuckDBPyConnection
+    archive: Archive, one: Plan, price_decimals: int, limits: tuple[str, int | None]
 ) -> duckdb.DuckDBPyRelation:
+    connection = connect(*limits)
     starts = seeds(archive, one, connection)
-    decimals = price_decimals(archive, one, starts, connection)
-    return connection.sql(candles_sql(one, ticks_sql(archive, one.pieces), starts, decimals))
+    candles = grouped_sql(archive, one.sources, one.grid, measures_of(one.question))
+    return connection.sql(candles_sql(one, candles, starts, price_decimals))
 
 
 def _no_candles(schema: pa.Schema) -> pa.RecordBatch:
@@ -103,7 +130,10 @@ def _whoever_writes(
 ) -> T:
     """Ask, and when a file of the plan is gone by then, compacted, list again and ask again."""
     for _ in range(LISTINGS):
-        one = plan(archive, question)
+        try:
+            one = plan(archive, question)
+        except FileNotFoundError:
+            continue
         try:
             with asking(question.title, memory_limit):
                 return ask(one)
@@ -114,5 +144,8 @@ def _whoever_writes(
 
 
 def _vanished(archive: Archive, one: Plan) -> bool:
-    standing = set(archive.segments(one.question.pair))
-    return any(piece.segment not in standing for piece in one.held)
+    pair = one.question.pair
+    standing = {*archive.segments(pair), *archive.rollups(pair)}
+    used = [piece.segment for piece in one.held]
+    rollups = [source.rollup for source in one.sources if source.rollup is not None]
+    return any(file not in standing for file in (*used, *rollups))

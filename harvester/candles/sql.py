@@ -6,74 +6,36 @@ from collections.abc import Sequence
 from decimal import Decimal
 
 from harvester.candles.filling import Seed
-from harvester.candles.grid import FixedGrid
+from harvester.candles.measures import BASE, LAST_TIME, MORE, PRICES, ZEROS
 from harvester.candles.plan import Plan, Run
-from harvester.candles.question import PRICE_DECIMALS
-
-BASE = {
-    "open": "arg_min(price, place)",
-    "high": "max(price)",
-    "low": "min(price)",
-    "close": "arg_max(price, place)",
-    "value": "sum(price * volume)",
-    "volume": "sum(volume)",
-    "count": "count(*)",
-}
-MORE = {
-    "buy_volume": "coalesce(sum(volume) FILTER (side = 'buy'), 0)",
-    "sell_volume": "coalesce(sum(volume) FILTER (side = 'sell'), 0)",
-    "buy_value": "coalesce(sum(price * volume) FILTER (side = 'buy'), 0)",
-    "sell_value": "coalesce(sum(price * volume) FILTER (side = 'sell'), 0)",
-    "buy_count": "count(*) FILTER (side = 'buy')",
-    "sell_count": "count(*) FILTER (side = 'sell')",
-    "first_trade_id": "arg_min(trade_id, place)",
-    "last_trade_id": "arg_max(trade_id, place)",
-    "first_time": "min(time)",
-}
-LAST_TIME = {"last_time": "max(time)"}
-
-PRICES = ("open", "high", "low", "close")
-ZEROS = {
-    "value": "DECIMAL(38, 18)",
-    "volume": "DECIMAL(38, 8)",
-    "count": "BIGINT",
-    "buy_volume": "DECIMAL(38, 8)",
-    "sell_volume": "DECIMAL(38, 8)",
-    "buy_value": "DECIMAL(38, 18)",
-    "sell_value": "DECIMAL(38, 18)",
-    "buy_count": "BIGINT",
-    "sell_count": "BIGINT",
-}
+from harvester.candles.question import PRICE_DECIMALS, Question
 
 
-def candles_sql(plan: Plan, ticks: str, seeds: Sequence[Seed], price_decimals: int) -> str:
+def measures_of(question: Question) -> dict[str, str]:
+    """The measures that a question needs, by their formulas from ticks."""
+    measures = BASE | (MORE if question.all_columns else {})
+    if question.all_columns or question.fill != "none":
+        measures |= LAST_TIME
+    return measures
+
+
+def candles_sql(plan: Plan, candles: str, seeds: Sequence[Seed], price_decimals: int) -> str:
     """The whole query: candles in order of time, filled as the question says.
 
     Args:
         plan: the question and the coverage.
-        ticks: the query for the tape.
+        candles: the query for `number` and the measures.
         seeds: where filling begins without a candle.
         price_decimals: the decimals that prices are shown with; none may be lost by it.
     """
     question = plan.question
-    measures = BASE | (MORE if question.all_columns else {})
-    if question.all_columns or question.fill != "none":
-        measures |= LAST_TIME
-    grouped = _grouped(plan.grid, ticks, measures)
-    filled = "" if question.fill == "none" else _filled(plan, seeds, list(measures))
+    measures = list(measures_of(question))
+    filled = "" if question.fill == "none" else _filled(plan, seeds, measures)
     kind = "MATERIALIZED" if filled else "NOT MATERIALIZED"
     columns = ",\n    ".join(_columns(plan, price_decimals))
     return (
-        f"WITH candles AS {kind} (\n{grouped}\n){filled}\n"
+        f"WITH candles AS {kind} (\n{candles}\n){filled}\n"
         f"SELECT\n    {columns}\nFROM {'shown' if filled else 'candles'}\nORDER BY number"
-    )
-
-
-def _grouped(grid: FixedGrid, ticks: str, measures: dict[str, str]) -> str:
-    chosen = "".join(f",\n    {sql} AS {name}" for name, sql in measures.items())
-    return (
-        f"SELECT {grid.number_sql('epoch_ns(time)')} AS number{chosen}\n"
-        f"FROM (\n{ticks}\n) GROUP BY number"
     )
 
 
@@ -87,7 +49,7 @@ def _filled(plan: Plan, seeds: Sequence[Seed], measures: list[str]) -> str:
         "known": _known(plan.runs, seeds),
         "gaps": _GAPS,
         "fillings": _fillings(measures, price),
-        "shown": "SELECT * FROM candles UNION ALL SELECT * FROM fillings",
+        "shown": _shown(measures),
     }
     # DuckDB 2.0 does not spill when it sorts a UNION straight away, but does spill a held result.
     held = {"known", "shown"}
@@ -95,6 +57,11 @@ def _filled(plan: Plan, seeds: Sequence[Seed], measures: list[str]) -> str:
         f",\n{name} AS {'' if name in held else 'NOT '}MATERIALIZED (\n{sql}\n)"
         for name, sql in steps.items()
     )
+
+
+def _shown(measures: list[str]) -> str:
+    columns = ", ".join(["number", *measures])
+    return f"SELECT {columns} FROM candles UNION ALL SELECT {columns} FROM fillings"  # noqa: S608
 
 
 # Each row of `known` fills what follows it, up to the next row and to the end of its own run. Of
@@ -154,12 +121,19 @@ def _columns(plan: Plan, price_decimals: int) -> list[str]:
     if price_decimals == PRICE_DECIMALS:
         prices = list(PRICES)
     else:
-        prices = [f"{name}::DECIMAL(18, {price_decimals}) AS {name}" for name in PRICES]
+        prices = [_shortened(name, price_decimals) for name in PRICES]
     vwap = _truncated_vwap(question.pair_decimals) if question.fill == "kraken" else VWAP
     columns = [f"{plan.grid.opens_sql('number')} AS time", *prices, vwap, "volume", "count"]
     if question.all_columns:
         columns += ["value", *MORE, *LAST_TIME, f"{_is_complete(plan.runs)} AS is_complete"]
     return columns
+
+
+def _shortened(name: str, decimals: int) -> str:
+    """A price with fewer decimals, which was looked into; a cast alone would round in silence."""
+    short = f"{name}::DECIMAL(18, {decimals})"
+    error = f"error('a {name} of more than {decimals} decimals was added meanwhile: ask again')"
+    return f"CASE WHEN {name} IS NULL OR {name} = {short} THEN {short} ELSE {error} END AS {name}"
 
 
 def _truncated_vwap(decimals: int) -> str:

@@ -30,6 +30,7 @@ for command in (
     ask.status,
     ask.pairs,
     keep.compact,
+    keep.rollup,
     prove.verify,
     demo.demo,
     demo.serve,

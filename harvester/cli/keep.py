@@ -21,20 +21,62 @@ def compact(pair: tuple[str, ...], as_json: bool, **given: Any) -> None:
 
     Example: harvester compact XBT/USD
     """
-    path = settings_of(given).settings.archive.path
+    settings = settings_of(given).settings
     from harvester.archive.archive import Archive
     from harvester.archive.writer import writer
+    from harvester.candles.rollups import parse_levels, roll_up
     from harvester.crawl.names import resolve_held
 
-    archive = Archive(path)
+    archive = Archive(settings.archive.path)
+    levels = parse_levels(settings.candles.rollups)
     names = [resolve_held(archive, name).altname for name in pair] or archive.held()
     rows = []
     for name in names:
         with writer(archive, name) as one:
             before, after = one.compact(every=True)
+            _tell(roll_up(one, levels).notes)
         rows.append({"pair": name, "files_before": before, "files_after": after})
+    _show(rows, ["pair", "files before", "after"], as_json=as_json)
+
+
+@click.command(short_help="Make the partial candles that answer long questions fast.")
+@click.argument("pair", nargs=-1)
+@click.option("--json", "as_json", is_flag=True, help="The result as JSON on stdout.")
+@common
+def rollup(pair: tuple[str, ...], as_json: bool, **given: Any) -> None:
+    """Make the roll-ups that a pair's files lack: candles of each file, a minute and an hour long.
+
+    Runs do this by themselves. Answers are the same without them, only later. `[candles] rollups`
+    in config.toml tells which lengths are kept.
+
+    Example: harvester rollup XBT/USD
+    """
+    settings = settings_of(given).settings
+    from harvester.archive.archive import Archive
+    from harvester.archive.writer import writer
+    from harvester.candles.rollups import parse_levels, roll_up
+    from harvester.crawl.names import resolve_held
+
+    archive = Archive(settings.archive.path)
+    levels = parse_levels(settings.candles.rollups)
+    names = [resolve_held(archive, name).altname for name in pair] or archive.held()
+    rows = []
+    for name in names:
+        with writer(archive, name) as one:
+            done = roll_up(one, levels)
+        _tell(done.notes)
+        rows.append({"pair": name, "made": done.files, "standing": done.standing})
+    _show(rows, ["pair", "made", "standing"], as_json=as_json)
+
+
+def _tell(notes: list[str]) -> None:
+    for note in notes:
+        output.hint(note)
+
+
+def _show(rows: list[dict[str, Any]], header: list[str], *, as_json: bool) -> None:
     if as_json:
         output.as_json(rows)
         return
     text = [[str(value) for value in row.values()] for row in rows]
-    output.result(output.columns(["pair", "files before", "after"], text))
+    output.result(output.columns(header, text))

@@ -21,6 +21,7 @@ from harvester.crawl.estimate import Estimate
 from harvester.crawl.events import Listener, Outcome, Started
 from harvester.crawl.pages import Source
 from harvester.crawl.stop import Stop
+from harvester.crawl.tending import tend
 from harvester.errors import ExchangeError, HarvesterError
 from harvester.kraken.client import Client
 from harvester.kraken.pairs import Pair
@@ -123,12 +124,13 @@ class _PairCrawl:
 
     async def run(self) -> Outcome:
         error: HarvesterError | None = None
+        rollups = self._run.settings.candles.rollups
         asked = Range(self._wish.span.after, self._wish.span.after)
         try:
             asked = await self._asked()
             with writer(self._run.archive, self._pair) as one:
                 asked = await self._fetch(one)
-                await asyncio.to_thread(one.compact)
+                await asyncio.to_thread(tend, one, rollups, self._run.watch.listener)
         except HarvesterError as reason:
             error = reason
         except Exception as fault:  # noqa: BLE001 - one pair's fault must not end the others

@@ -1,0 +1,158 @@
+"""Roll-ups: partial candles of one segment, one file a level, of the segment's own name.
+
+A roll-up is only a shortcut: it serves while its footer bears the checksum of the segment that
+stands, and whatever has none is answered from ticks.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from harvester.archive.footers import Footer
+from harvester.archive.schema import FORMAT
+from harvester.archive.segments import Segment, opened
+from harvester.archive.store import Store, writing
+from harvester.columns import PRICE, SUM_OF_VALUES, SUM_OF_VOLUMES
+from harvester.errors import ArchiveDamaged
+
+_WHEN = pa.timestamp("ns")
+
+PARTIALS = pa.schema(
+    [
+        pa.field("time", _WHEN, nullable=False),
+        pa.field("open", PRICE, nullable=False),
+        pa.field("high", PRICE, nullable=False),
+        pa.field("low", PRICE, nullable=False),
+        pa.field("close", PRICE, nullable=False),
+        pa.field("volume", SUM_OF_VOLUMES, nullable=False),
+        pa.field("count", pa.int64(), nullable=False),
+        pa.field("value", SUM_OF_VALUES, nullable=False),
+        pa.field("buy_volume", SUM_OF_VOLUMES, nullable=False),
+        pa.field("sell_volume", SUM_OF_VOLUMES, nullable=False),
+        pa.field("buy_value", SUM_OF_VALUES, nullable=False),
+        pa.field("sell_value", SUM_OF_VALUES, nullable=False),
+        pa.field("buy_count", pa.int64(), nullable=False),
+        pa.field("sell_count", pa.int64(), nullable=False),
+        pa.field("first_trade_id", pa.int64()),
+        pa.field("last_trade_id", pa.int64()),
+        pa.field("first_time", _WHEN, nullable=False),
+        pa.field("last_time", _WHEN, nullable=False),
+    ]
+)
+"""One row a bucket that saw a trade of the segment, in order of `time`, when the bucket opens."""
+
+_ROW_GROUP_ROWS = 32_768
+_WHOLE = ("time", "count", "buy_count", "sell_count", "first_trade_id", "last_trade_id")
+_DELTA = (*_WHOLE, "open", "high", "low", "close", "first_time", "last_time")
+_OPTIONS: dict[str, Any] = {
+    "version": "2.6",
+    "compression": "zstd",
+    "compression_level": 1,
+    "use_dictionary": False,
+    "column_encoding": dict.fromkeys(_DELTA, "DELTA_BINARY_PACKED"),
+    "store_decimal_as_integer": True,
+    "write_statistics": True,
+}
+
+_PATH = re.compile(r"candles/interval=([^/]+)/pair=([^/]+)/year=(\d{4})/(\d{19})-(\d{19})\.parquet")
+
+
+class RollUp(NamedTuple):
+    """A roll-up as the listing tells it; `segment_path` is where its segment would stand."""
+
+    interval: str
+    segment_path: str
+    path: str
+    size: int
+
+
+def rollup_path(segment: Segment, interval: str) -> str:
+    """Where a segment's roll-up of a level stands."""
+    return segment.path.replace("trades/", f"candles/interval={interval}/", 1)
+
+
+def list_rollups(store: Store, pair: str) -> list[RollUp]:
+    """All roll-ups of a pair, of whatever level: the listing alone, no file is opened."""
+    return [
+        RollUp(interval, "trades/" + entry.path.split("/", 2)[2], entry.path, entry.size)
+        for level in store.folders("candles")
+        if (interval := level.removeprefix("interval=")) != level
+        for entry in store.files(f"candles/{level}/pair={pair}")
+        if _PATH.fullmatch(entry.path)
+    ]
+
+
+def stage_rollup(
+    store: Store,
+    folder: str,
+    partials: Iterable[pa.RecordBatch],
+    interval: str,
+    footer: Footer,
+) -> str:
+    """Write a roll-up in staging, and return its staged path.
+
+    Args:
+        store: where the archive lives.
+        folder: the staging folder of the pair.
+        partials: batches of `PARTIALS`.
+        interval: the level, such as 1m.
+        footer: of the segment whose rows they were made from.
+
+    Raises:
+        ArchiveUnwritable: the machine refused.
+    """
+    staged = store.stage(folder)
+    location = store.location(staged)
+    with writing(location):
+        sink = store.filesystem.open_output_stream(location)
+        with sink, pq.ParquetWriter(sink, PARTIALS, **_OPTIONS) as writer:
+            for batch in partials:
+                writer.write_batch(batch, row_group_size=_ROW_GROUP_ROWS)
+            writer.add_key_value_metadata(_marks(interval, footer))
+    return staged
+
+
+def _marks(interval: str, footer: Footer) -> dict[str, str]:
+    """What ties a roll-up to the rows of its segment, as Parquet's key-value metadata."""
+    return {
+        "harvester.format": str(FORMAT),
+        "harvester.rollup": interval,
+        "harvester.pair": footer.pair,
+        "harvester.range": f"{footer.range.after:019d}-{footer.range.through:019d}",
+        "harvester.rows": str(footer.rows),
+        "harvester.rows_sha256": footer.checksum,
+    }
+
+
+def agrees(store: Store, one: RollUp, footer: Footer) -> bool:
+    """Whether a roll-up was made, in this format, from the very rows of a segment.
+
+    Raises:
+        FileNotFoundError: it is gone; list again.
+    """
+    try:
+        with opened(store, one.path) as file:
+            marks = dict(file.metadata.metadata or {})
+    except ArchiveDamaged:
+        return False
+    wanted = _marks(one.interval, footer)
+    # How a pair is spelled may change; which rows a roll-up was made from may not.
+    wanted.pop("harvester.pair")
+    return all(marks.get(key.encode()) == text.encode() for key, text in wanted.items())
+
+
+def read_partials(store: Store, path: str) -> pa.Table:
+    """A roll-up's rows.
+
+    Raises:
+        FileNotFoundError: it is gone; list again.
+        ArchiveDamaged: it can't be read.
+    """
+    with opened(store, path) as file:
+        table = file.read(use_threads=False)
+    return table.replace_schema_metadata(None)

@@ -1,0 +1,146 @@
+"""What each piece of the tape is read from: its ticks, or the coarsest roll-up that will do."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import groupby
+from typing import NamedTuple
+
+from harvester.archive.archive import Archive, Piece
+from harvester.archive.rollups import RollUp
+from harvester.candles.engine import quoted_path
+from harvester.candles.grid import FixedGrid
+from harvester.candles.measures import COMBINED
+from harvester.candles.ticks import NO_TICKS, conditions, place_sql, ticks_sql
+from harvester.errors import BadInterval
+from harvester.times import Range, parse_interval
+
+
+class Source(NamedTuple):
+    """A piece of the tape, and the roll-up it is read from; None for its ticks."""
+
+    piece: Piece
+    rollup: RollUp | None
+
+
+class _Level(NamedTuple):
+    width_ns: int
+    rollup: RollUp
+
+
+def choose(archive: Archive, pair: str, pieces: Sequence[Piece], grid: FixedGrid) -> list[Source]:
+    """The pieces in order, each from the coarsest roll-up that divides the grid, else from ticks.
+
+    Where a piece begins or ends inside a bucket of the roll-up, ticks make the edge.
+
+    Raises:
+        FileNotFoundError: a file is gone; list again.
+    """
+    levels = _levels(archive, pair, grid)
+    return [source for piece in pieces for source in _best(archive, piece, levels)]
+
+
+def _levels(archive: Archive, pair: str, grid: FixedGrid) -> dict[str, list[_Level]]:
+    """By the segment's path, the roll-ups that divide the grid, the coarsest first."""
+    found: dict[str, list[_Level]] = {}
+    for rollup in archive.rollups(pair):
+        try:
+            width_ns = parse_interval(rollup.interval).width_ns
+        except BadInterval:
+            continue
+        if width_ns is not None and grid.divided_by(width_ns):
+            found.setdefault(rollup.segment_path, []).append(_Level(width_ns, rollup))
+    for levels in found.values():
+        levels.sort(reverse=True)
+    return found
+
+
+def _best(archive: Archive, piece: Piece, levels: dict[str, list[_Level]]) -> list[Source]:
+    for level in levels.get(piece.segment.path, []):
+        middle = _whole_buckets(piece, level.width_ns)
+        if middle is not None and archive.serves(level.rollup, piece.segment):
+            return list(_with_edges(piece, middle, level.rollup))
+    return [Source(piece, None)]
+
+
+def _whole_buckets(piece: Piece, width_ns: int) -> Range | None:
+    """What of a piece its roll-up tells; None for nothing.
+
+    At the segment's own ends a bucket holds just the segment's trades, and so may be cut there.
+    """
+    segment, (after, through) = piece.segment.range, piece.within
+    if after > segment.after:
+        after = -(-(after + 1) // width_ns) * width_ns - 1
+    if through < segment.through:
+        through = (through + 1) // width_ns * width_ns - 1
+    return Range(after, through) if after < through else None
+
+
+def _with_edges(piece: Piece, middle: Range, rollup: RollUp) -> Iterator[Source]:
+    segment, within = piece
+    if within.after < middle.after:
+        yield Source(Piece(segment, Range(within.after, middle.after)), None)
+    yield Source(Piece(segment, middle), rollup)
+    if middle.through < within.through:
+        yield Source(Piece(segment, Range(middle.through, within.through)), None)
+
+
+def grouped_sql(
+    archive: Archive, sources: Sequence[Source], grid: FixedGrid, measures: dict[str, str]
+) -> str:
+    """A query for the candles of a grid: `number` and the measures, in no order.
+
+    Args:
+        archive: where the files are.
+        sources: in the tape's order.
+        grid: numbers the moments.
+        measures: their names, and their formulas from ticks.
+    """
+    parts: list[str] = []
+    at = 0
+    # By level: what cuts minutes out of a file would cut off an hour that began before.
+    for level, group in groupby(sources, key=lambda one: one.rollup and one.rollup.interval):
+        some = list(group)
+        if level is None:
+            ticks = ticks_sql(archive, [one.piece for one in some], at)
+            parts.append(_from_ticks(ticks, grid, measures))
+        else:
+            parts.append(_from_rollups(archive, some, at, grid, measures))
+        at += len(some)
+    if not parts:
+        return _from_ticks(NO_TICKS, grid, measures)
+    if len(parts) == 1 and sources[0].rollup is None:
+        return parts[0]
+    return combined_sql("\nUNION ALL ".join(parts), measures)
+
+
+def combined_sql(parts: str, measures: dict[str, str]) -> str:
+    """Partial candles with a `number` and a `place`, added up exactly."""
+    chosen = "".join(f",\n    {COMBINED[name]} AS {name}" for name in measures)
+    return f"SELECT number{chosen}\nFROM (\n{parts}\n) GROUP BY number"
+
+
+def _from_ticks(ticks: str, grid: FixedGrid, measures: dict[str, str]) -> str:
+    chosen = "".join(f",\n    {sql} AS {name}" for name, sql in measures.items())
+    return (
+        f"SELECT {grid.number_sql('epoch_ns(time)')} AS number{chosen},\n    min(place) AS place\n"
+        f"FROM (\n{ticks}\n) GROUP BY number"
+    )
+
+
+def _from_rollups(
+    archive: Archive,
+    sources: Sequence[Source],
+    at: int,
+    grid: FixedGrid,
+    measures: dict[str, str],
+) -> str:
+    files = ", ".join(
+        quoted_path(archive.location(one.rollup)) for one in sources if one.rollup is not None
+    )
+    chosen = "".join(f", {name}" for name in measures)
+    within = " AND ".join(conditions([one.piece for one in sources])) or "true"
+    return (
+        f"SELECT {grid.number_sql('epoch_ns(time)')} AS number{chosen}, {place_sql(at)} AS place\n"
+        f"FROM read_parquet([{files}], hive_partitioning = false)\nWHERE {within}"
+    )
