@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import NamedTuple
 
@@ -38,6 +39,7 @@ _ISO = re.compile(
     re.IGNORECASE | re.ASCII,
 )
 _INTERVAL = re.compile(r"([0-9]{1,18})(ms|s|m|h|d|w|mo|q|y)?")
+_OFFSET = re.compile(r"(-?)(?:([0-9]{1,18})(ms|s|m|h|d|w)|0)")
 
 
 class Range(NamedTuple):
@@ -173,11 +175,18 @@ def missing(wanted: Iterable[Range], covered: Iterable[Range]) -> list[Range]:
     return holes
 
 
-class Interval(NamedTuple):
-    """A candle's length as typed; `width_ns` is None where the calendar decides."""
+@dataclass(frozen=True, slots=True)
+class Interval:
+    """A candle's length as typed, and what it means: so many of a unit of `LONGEST`."""
 
     text: str
-    width_ns: int | None
+    count: int
+    unit: str
+
+    @property
+    def width_ns(self) -> int | None:
+        """Its length; None where the calendar decides."""
+        return self.count * UNITS_NS[self.unit] if self.unit in UNITS_NS else None
 
 
 def parse_interval(text: str) -> Interval:
@@ -202,4 +211,24 @@ def parse_interval(text: str) -> Interval:
         raise BadInterval(f"interval {text!r} has no length: give 1 or more")
     if count > LONGEST[unit]:
         raise BadInterval(f"interval {text!r} is longer than a century: give a shorter one")
-    return Interval(given, count * UNITS_NS[unit] if unit in UNITS_NS else None)
+    return Interval(given, count, unit)
+
+
+def parse_offset(text: str) -> int:
+    """Read what moves the grid of candles: `<n>` and one of ms s m h d w, or minus that; or 0.
+
+    Returns nanoseconds.
+
+    Raises:
+        BadInterval: it is none of these, or is longer than a century.
+    """
+    match = _OFFSET.fullmatch(text.strip())
+    if match is None:
+        raise BadInterval(
+            f"{text!r} is no offset: give a number and one of ms, s, m, h, d, w, "
+            "such as 30m, or -7h to move it back"
+        )
+    count, unit = int(match[2] or 0), match[3] or "w"
+    if count > LONGEST[unit]:
+        raise BadInterval(f"offset {text!r} is longer than a century: give a shorter one")
+    return count * UNITS_NS[unit] * (-1 if match[1] else 1)

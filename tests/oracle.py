@@ -7,11 +7,12 @@ decimals and its vwap an exact fraction. Times are nanoseconds since the UNIX ep
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from datetime import UTC, date, datetime, timedelta
 from decimal import Context, Decimal, Inexact
 from fractions import Fraction
 from itertools import groupby
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 from zoneinfo import ZoneInfo
 
 if TYPE_CHECKING:
@@ -57,9 +58,14 @@ def calendar_candles(
     """Make candles of `number` days ("d"), weeks ("w"), months ("mo"), quarters ("q"), years ("y").
 
     Weeks open on Monday; several months, quarters or years count from January 1970, several days
-    from the first of it, several weeks from the Monday before.
+    from the first of it, several weeks from the fifth, which was a Monday.
     """
     return _grouped(rows, lambda stamp: floor_calendar(stamp, unit, tz, number))
+
+
+def candles_between(rows: Iterable[Row], times: Sequence[int]) -> list[Candle]:
+    """Make candles of given openings; the first must not lie after the first row."""
+    return _grouped(rows, lambda stamp: times[bisect_right(times, stamp) - 1])
 
 
 def _grouped(rows: Iterable[Row], opens: Callable[[int], int]) -> list[Candle]:
@@ -150,7 +156,7 @@ def next_calendar(time_ns: int, unit: str, tz: str = "UTC", number: int = 1) -> 
 def first_day(day: date, unit: str, number: int = 1) -> date:
     """Give the day on which the calendar interval of this day begins."""
     if unit in {"d", "w"}:
-        origin = date(1969, 12, 29) if unit == "w" else date(1970, 1, 1)
+        origin = date(1970, 1, 5) if unit == "w" else date(1970, 1, 1)
         length = number * (7 if unit == "w" else 1)
         return day - timedelta(days=(day - origin).days % length)
     length = number * {"mo": 1, "q": 3, "y": 12}[unit]
@@ -163,6 +169,59 @@ def midnight_ns(day: date, tz: str = "UTC") -> int:
     """Give the first moment of a local day, which need not be called 00:00 where clocks change."""
     local = datetime(day.year, day.month, day.day, tzinfo=ZoneInfo(tz))
     return (local - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(seconds=1) * SECOND_NS
+
+
+def walked(first_ns: int, last_ns: int, step_ns: int, clock: Clock) -> list[int]:
+    """Give all openings from one moment through another by looking at a clock, step by step.
+
+    All openings and all turns of the clock must fall upon a step. A clock that is set back by an
+    interval's length or more goes through the intervals of that time again; one set back by less
+    shows what it has shown, and opens nothing until it shows something new.
+    """
+    times = []
+    length_ns = clock.length_ns()
+    shown = clock.shows(first_ns)
+    place = clock.place(shown)
+    for at in range(first_ns + step_ns, last_ns + 1, step_ns):
+        before, shown = shown, clock.shows(at)
+        now = clock.place(shown)
+        if before + step_ns - shown >= length_ns:
+            place = now - (now > clock.place(shown - 1))
+        if now > place:
+            times.append(at)
+        place = max(place, now)
+    return times
+
+
+class Clock(NamedTuple):
+    """A clock on a wall, and the intervals that are counted on it."""
+
+    tz: str
+    number: int
+    unit: str
+    offset_ns: int = 0
+
+    def shows(self, stamp_ns: int) -> int:
+        """Give what it shows, as nanoseconds since 1970-01-01 00:00 on itself."""
+        local = datetime.fromtimestamp(stamp_ns // SECOND_NS, ZoneInfo(self.tz))
+        return stamp_ns + int((local.utcoffset() or timedelta()).total_seconds()) * SECOND_NS
+
+    def place(self, shown_ns: int) -> int:
+        """Give which interval it is in, by what it shows alone; not all need to occur."""
+        moved = shown_ns - self.offset_ns
+        if self.unit in {"mo", "q", "y"}:
+            day = date(1970, 1, 1) + timedelta(days=moved // (86_400 * SECOND_NS))
+            months = (day.year - 1970) * 12 + day.month - 1
+            return months // (self.number * {"mo": 1, "q": 3, "y": 12}[self.unit])
+        monday = 4 * 86_400 * SECOND_NS if self.unit == "w" else 0
+        return (moved - monday) // self.length_ns()
+
+    def length_ns(self) -> int:
+        """Give how long an interval is on it; about, of months."""
+        milliseconds = {"ms": 1, "s": 1000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
+        days = {"w": 7, "mo": 30, "q": 90, "y": 365}
+        length = milliseconds.get(self.unit) or days[self.unit] * milliseconds["d"]
+        return length * self.number * 1_000_000
 
 
 def fixed_times(first_ns: int, last_ns: int, interval_ns: int) -> list[int]:

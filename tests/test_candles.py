@@ -26,7 +26,6 @@ from harvester.candles.query import candle_batches, ohlc
 from harvester.candles.question import FILLS, Question
 from harvester.errors import (
     ArchiveDamaged,
-    BadInterval,
     BadSetting,
     NothingHeld,
     ValueDoesNotFit,
@@ -300,15 +299,16 @@ def broken_tapes(draw: st.DrawFn) -> tuple[list[oracle.Row], list[Range]]:
     return [row for row in rows if any(a < row[1] <= b for a, b in covered)], covered
 
 
-def model(rows: list[oracle.Row], covered: list[Range], question: Question) -> list[oracle.Candle]:
-    """Fill interval by interval, from first principles."""
-    width, (after, through) = question.interval.width_ns or 0, question.span
+def model(
+    rows: list[oracle.Row], covered: list[Range], question: Question, times: Sequence[int]
+) -> list[oracle.Candle]:
+    """Fill interval by interval, from first principles; `times` are openings around all rows."""
+    after, through = question.span
     inside = [row for row in rows if after < row[1] <= through]
-    made = {one["time"]: one for one in oracle.candles(inside, width, question.offset_ns)}
+    made = {one["time"]: one for one in oracle.candles_between(inside, times)}
     shown = []
-    opens = oracle.floor_fixed(START, width, question.offset_ns) - width
-    for time in range(opens, START + (STRETCH + 20) * SECOND, width):
-        last = time + width - 1
+    for time, closes in pairwise(times):
+        last = closes - 1
         run = next(
             (one for one in union(covered) if one.after < time and last <= one.through), None
         )
@@ -372,7 +372,10 @@ def test_any_fill_over_any_holes_and_span_is_as_from_first_principles(
     parts = [(one, [row for row in rows if one.after < row[1] <= one.through]) for one in covered]
     with tempfile.TemporaryDirectory() as folder:
         made = answer(ohlc(hold(Archive(folder), parts), question))
-    assert is_equal(made, model(rows, covered, question), (*oracle.COLUMNS, "is_complete"))
+    width = question.interval.width_ns
+    assert width is not None
+    times = range(START // width * width + offset - width, START + (STRETCH + 80) * SECOND, width)
+    assert is_equal(made, model(rows, covered, question, times), (*oracle.COLUMNS, "is_complete"))
 
 
 @pytest.fixture
@@ -602,15 +605,6 @@ def test_a_question_that_can_not_be_answered_is_refused(more: Any, message: str)
     with pytest.raises(BadSetting) as caught:
         ask(**more)
     assert str(caught.value) == message
-
-
-def test_the_calendar_is_refused() -> None:
-    with pytest.raises(BadInterval) as caught:
-        ask("1mo")
-    assert str(caught.value) == (
-        "candles of 1mo follow the calendar, which is not supported yet: "
-        "give a fixed length such as 7d"
-    )
 
 
 @pytest.mark.parametrize(

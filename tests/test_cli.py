@@ -122,6 +122,19 @@ def test_candles_and_trades_need_no_network(harvester: Any) -> None:
     assert len(trades.out.splitlines()) == 5_001
 
 
+def test_candles_follow_a_zone_and_an_offset(harvester: Any) -> None:
+    """New York's days of trading, from 17:00: the clocks there went forward on March the 10th."""
+    harvester("backfill", "XBTUSD", "-q")
+    options = ("--tz", "America/New_York", "--offset", "-7h", "--fill", "null", "-f", "jsonl")
+    span = ("--since", "2024-03-08T12:00", "--until", "2024-03-12T12:00")
+    run = harvester("ohlc", "XBTUSD", "-i", "1d", *options, *span)
+    assert [json.loads(line)["time"] for line in run.out.splitlines()] == [
+        "2024-03-08T22:00:00Z",
+        "2024-03-09T22:00:00Z",
+        "2024-03-10T21:00:00Z",
+    ]
+
+
 def test_trades_as_csv_are_exact(harvester: Any) -> None:
     harvester("backfill", "XBTUSD", "-q")
     first = harvester("trades", "XBTUSD", "-f", "csv").out.splitlines()[1]
@@ -206,6 +219,19 @@ def test_every_format_holds_every_candle(form: str, harvester: Any, tmp_path: Pa
             ["ohlc", "XBTUSD", "-i", "1M"],
             2,
             "interval '1M': is 1m (minutes) meant, or 1mo (months)?",
+        ),
+        (
+            ["ohlc", "XBTUSD", "-i", "1d", "--tz", "Berlin"],
+            2,
+            "tz is 'Berlin', which is no time zone of the tz database: give Europe/Berlin",
+        ),
+        (
+            ["ohlc", "XBTUSD", "-i", "1d", "--offset", "17"],
+            2,
+            (
+                "'17' is no offset: give a number and one of ms, s, m, h, d, w, such as 30m, "
+                "or -7h to move it back"
+            ),
         ),
         (
             ["backfill"],

@@ -117,6 +117,17 @@ def test_ticks_and_rollups_give_the_same_bytes(
             assert table(archive, **short).equals(table(plain, **short))
 
 
+@pytest.mark.parametrize("tz", [None, "Europe/Berlin", "Asia/Kolkata", "Australia/Lord_Howe"])
+@pytest.mark.parametrize("interval", ["4h", "1d", "1w", "1mo", "1q", "1y"])
+def test_ticks_and_rollups_agree_on_the_calendar(
+    pairs_of_archives: dict[str, tuple[Archive, ...]], interval: str, tz: str | None
+) -> None:
+    plain, archive = pairs_of_archives["sparse"]
+    question = {"interval": interval, "tz": tz, "all_columns": True}
+    assert {"1h", "1m"} & set(read_from(archive, interval=interval, tz=tz))
+    assert table(archive, **question).equals(table(plain, **question))
+
+
 @given(
     tapes.tapes(min_size=1),
     st.lists(st.integers(0, 60), max_size=3),
@@ -170,6 +181,8 @@ def test_the_coarsest_level_that_divides_the_question_answers(tmp_path: Path) ->
     assert read_from(archive, interval="90s") == ["ticks", "ticks"]
     assert read_from(archive, interval="1h", offset_ns=60 * SECOND) == ["1m", "1m"]
     assert read_from(archive, interval="1h", offset_ns=1) == ["ticks", "ticks"]
+    assert read_from(archive, interval="1mo", tz="Europe/Berlin") == ["1h", "1h"]
+    assert read_from(archive, interval="1d", tz="Asia/Kolkata") == ["1m", "1m"]
 
 
 def test_where_the_span_cuts_a_bucket_ticks_make_the_edge(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from harvester.times import (
     missing,
     parse_interval,
     parse_moment,
+    parse_offset,
     show,
     span,
     union,
@@ -347,12 +348,14 @@ LENGTHS = {
 
 @pytest.mark.parametrize(("text", "width"), LENGTHS.items())
 def test_an_interval_of_fixed_length_is_read(text: str, width: int) -> None:
-    assert parse_interval(text) == (text.strip(), width)
+    one = parse_interval(text)
+    assert (one.text, one.width_ns) == (text.strip(), width)
 
 
 @pytest.mark.parametrize("text", ["1mo", "6mo", "1200mo", "1q", "400q", "1y", "100y"])
 def test_an_interval_of_the_calendar_has_no_fixed_length(text: str) -> None:
-    assert parse_interval(text) == (text, None)
+    one = parse_interval(text)
+    assert (one.text, one.width_ns) == (text, None)
 
 
 @pytest.mark.parametrize("number", ["1", "3"])
@@ -405,3 +408,43 @@ def test_an_interval_longer_than_a_century_is_refused(text: str) -> None:
     with pytest.raises(BadInterval) as caught:
         parse_interval(text)
     assert str(caught.value) == f"interval {text!r} is longer than a century: give a shorter one"
+
+
+# Offsets.
+
+
+@pytest.mark.parametrize(
+    ("text", "offset"),
+    [
+        ("0", 0),
+        ("-0", 0),
+        ("0h", 0),
+        ("30m", 1800 * S),
+        ("-7h", -25_200 * S),
+        ("250ms", 250 * 10**6),
+        ("1s", S),
+        (" 1d ", 86_400 * S),
+        ("-2w", -14 * 86_400 * S),
+    ],
+)
+def test_an_offset_is_read(text: str, offset: int) -> None:
+    assert parse_offset(text) == offset
+
+
+@pytest.mark.parametrize(
+    "text", ["", "5", "-5", "m", "1M", "1mo", "1q", "1y", "+7h", "--7h", "1.5h"]
+)
+def test_what_is_no_offset_is_refused(text: str) -> None:
+    with pytest.raises(BadInterval) as caught:
+        parse_offset(text)
+    assert str(caught.value) == (
+        f"{text!r} is no offset: give a number and one of ms, s, m, h, d, w, such as 30m, "
+        "or -7h to move it back"
+    )
+
+
+@pytest.mark.parametrize("text", ["36526d", "-5218w"])
+def test_an_offset_longer_than_a_century_is_refused(text: str) -> None:
+    with pytest.raises(BadInterval) as caught:
+        parse_offset(text)
+    assert str(caught.value) == f"offset {text!r} is longer than a century: give a shorter one"

@@ -10,11 +10,12 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from harvester.archive.archive import Archive, Piece
-from harvester.candles.grid import FixedGrid, Whole
+from harvester.candles.calendar import grid_of
+from harvester.candles.grid import Grid, Whole
 from harvester.candles.question import Question
 from harvester.candles.sources import Source, choose
 from harvester.errors import NothingHeld
-from harvester.times import Range, union
+from harvester.times import Range, union, year_end
 
 
 class Run(NamedTuple):
@@ -37,7 +38,7 @@ class Plan:
     """
 
     question: Question
-    grid: FixedGrid
+    grid: Grid
     held: list[Piece]
     sources: list[Source]
     before: list[Piece]
@@ -55,9 +56,9 @@ def plan(archive: Archive, question: Question) -> Plan:
     held = archive.pieces(question.pair)
     if not held:
         raise _nothing(archive, question.pair)
-    grid = FixedGrid(question.interval.width_ns or 0, question.offset_ns)
     span = question.span
     covered = union(piece.within for piece in held)
+    grid = grid_of(question, _laid(span, held))
     inside = [both for run in covered if (both := _overlap(run, span))]
     leading = next((run for run in covered if run.after < span.after <= run.through), None)
     return Plan(
@@ -71,7 +72,7 @@ def plan(archive: Archive, question: Question) -> Plan:
     )
 
 
-def _opening(archive: Archive, held: list[Piece], grid: FixedGrid) -> int | None:
+def _opening(archive: Archive, held: list[Piece], grid: Grid) -> int | None:
     bounds = (archive.bounds(piece.segment) for piece in held)
     return next((grid.number(times[0]) for times in bounds if times), None)
 
@@ -79,6 +80,15 @@ def _opening(archive: Archive, held: list[Piece], grid: FixedGrid) -> int | None
 def _overlap(one: Range, other: Range) -> Range | None:
     both = Range(max(one.after, other.after), min(one.through, other.through))
     return both if both.after < both.through else None
+
+
+def _laid(span: Range, held: list[Piece]) -> Range:
+    """Where the grid must be known: in the span, from the year of the first trade held on.
+
+    Before it there is nothing to fill either: no close to carry, no first trade yet.
+    """
+    after = max(span.after, held[0].within.after, year_end(held[0].segment.year - 1))
+    return Range(after, max(after, min(span.through, held[-1].within.through)))
 
 
 def _clipped(pieces: list[Piece], span: Range) -> list[Piece]:

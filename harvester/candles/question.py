@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from harvester.errors import BadInterval, BadSetting
+from harvester.candles.clock import zone_of
+from harvester.errors import BadSetting
 from harvester.times import Interval, Range
 
 Fill = Literal["none", "previous", "null", "kraken"]
@@ -21,16 +22,18 @@ class Question:
 
     Attributes:
         pair: the altname.
-        interval: the candle's length, of fixed width.
+        interval: the candle's length.
         span: only trades published in it count; `(after, through]` in nanoseconds.
         fill: what to put where covered time saw no trade; see docs/candles.md.
         all_columns: the columns after `count` as well.
-        offset_ns: moves the grid; 0 aligns it to the UNIX epoch.
+        offset_ns: moves the grid, by time on the clock that it follows.
         pair_decimals: the decimals that Kraken prints prices with; for `fill="kraken"` alone.
+        tz: the time zone whose clock the grid follows, by its name in the tz database; None
+            for UTC. It moves no column: `time` is UTC whatever is given.
 
     Raises:
-        BadInterval: the calendar decides the interval's length.
-        BadSetting: another fill than the four, or decimals that no price can have.
+        BadSetting: another fill than the four, a time zone that there is not, or decimals that
+            no price can have.
     """
 
     pair: str
@@ -40,14 +43,10 @@ class Question:
     all_columns: bool = False
     offset_ns: int = 0
     pair_decimals: int = PRICE_DECIMALS
+    tz: str | None = None
 
     def __post_init__(self) -> None:
         """Hold what was asked to what can be answered."""
-        if self.interval.width_ns is None:
-            raise BadInterval(
-                f"candles of {self.interval.text} follow the calendar, which is not supported "
-                "yet: give a fixed length such as 7d"
-            )
         if self.fill not in FILLS:
             raise BadSetting(f"fill is {self.fill!r}: give one of {', '.join(FILLS)}")
         if not 0 <= self.pair_decimals <= PRICE_DECIMALS:
@@ -55,6 +54,8 @@ class Question:
                 f"pair_decimals is {self.pair_decimals}: give 0 to {PRICE_DECIMALS}, the decimals "
                 "that the archive keeps"
             )
+        if self.tz is not None:
+            zone_of(self.tz)
 
     @property
     def title(self) -> str:

@@ -9,7 +9,7 @@ from typing import NamedTuple
 from harvester.archive.archive import Archive, Piece
 from harvester.archive.rollups import RollUp
 from harvester.candles.engine import quoted_path
-from harvester.candles.grid import FixedGrid
+from harvester.candles.grid import Grid
 from harvester.candles.measures import COMBINED
 from harvester.candles.ticks import NO_TICKS, conditions, place_sql, ticks_sql
 from harvester.errors import BadInterval
@@ -28,7 +28,7 @@ class _Level(NamedTuple):
     rollup: RollUp
 
 
-def choose(archive: Archive, pair: str, pieces: Sequence[Piece], grid: FixedGrid) -> list[Source]:
+def choose(archive: Archive, pair: str, pieces: Sequence[Piece], grid: Grid) -> list[Source]:
     """The pieces in order, each from the coarsest roll-up that divides the grid, else from ticks.
 
     Where a piece begins or ends inside a bucket of the roll-up, ticks make the edge.
@@ -40,7 +40,7 @@ def choose(archive: Archive, pair: str, pieces: Sequence[Piece], grid: FixedGrid
     return [source for piece in pieces for source in _best(archive, piece, levels)]
 
 
-def _levels(archive: Archive, pair: str, grid: FixedGrid) -> dict[str, list[_Level]]:
+def _levels(archive: Archive, pair: str, grid: Grid) -> dict[str, list[_Level]]:
     """By the segment's path, the roll-ups that divide the grid, the coarsest first."""
     found: dict[str, list[_Level]] = {}
     for rollup in archive.rollups(pair):
@@ -86,7 +86,7 @@ def _with_edges(piece: Piece, middle: Range, rollup: RollUp) -> Iterator[Source]
 
 
 def grouped_sql(
-    archive: Archive, sources: Sequence[Source], grid: FixedGrid, measures: dict[str, str]
+    archive: Archive, sources: Sequence[Source], grid: Grid, measures: dict[str, str]
 ) -> str:
     """A query for the candles of a grid: `number` and the measures, in no order.
 
@@ -120,7 +120,7 @@ def combined_sql(parts: str, measures: dict[str, str]) -> str:
     return f"SELECT number{chosen}\nFROM (\n{parts}\n) GROUP BY number"
 
 
-def _from_ticks(ticks: str, grid: FixedGrid, measures: dict[str, str]) -> str:
+def _from_ticks(ticks: str, grid: Grid, measures: dict[str, str]) -> str:
     chosen = "".join(f",\n    {sql} AS {name}" for name, sql in measures.items())
     return (
         f"SELECT {grid.number_sql('epoch_ns(time)')} AS number{chosen},\n    min(place) AS place\n"
@@ -132,7 +132,7 @@ def _from_rollups(
     archive: Archive,
     sources: Sequence[Source],
     at: int,
-    grid: FixedGrid,
+    grid: Grid,
     measures: dict[str, str],
 ) -> str:
     files = ", ".join(

@@ -16,7 +16,7 @@ from harvester.crawl.names import known_pairs, refresh_pairs, resolve_held
 from harvester.errors import ArchiveHasHoles, UnknownPair
 from harvester.kraken.client import Client
 from harvester.kraken.pairs import Pair, search
-from harvester.times import Range, parse_interval, parse_moment, show, span
+from harvester.times import Range, parse_interval, parse_moment, parse_offset, show, span
 
 
 def _span(since: str, until: str | None) -> Range:
@@ -26,10 +26,12 @@ def _span(since: str, until: str | None) -> Range:
 
 def ohlc(common: Common, pair: str, **given: Any) -> None:
     """Write candles."""
+    from harvester.candles.clock import zone_of
     from harvester.candles.query import candle_batches
     from harvester.candles.question import Question
 
-    interval = parse_interval(given["interval"])
+    interval, offset_ns = parse_interval(given["interval"]), parse_offset(given["offset"])
+    tz = None if given["tz"] is None else zone_of(given["tz"]).key
     wanted = _span(given["since"], given["until"])
     archive = Archive(common.settings.archive.path)
     one = resolve_held(archive, pair)
@@ -39,6 +41,8 @@ def ohlc(common: Common, pair: str, **given: Any) -> None:
         span=wanted,
         fill=given["fill"],
         all_columns=given["all_columns"],
+        offset_ns=offset_ns,
+        tz=tz,
         pair_decimals=one.pair_decimals,
     )
     limit = common.settings.candles.memory_limit
@@ -50,8 +54,8 @@ def ohlc(common: Common, pair: str, **given: Any) -> None:
 
 def print_candles(common: Common, pair: str, interval: str, since: str, until: str) -> None:
     """Candles as a table on stdout."""
-    given = {"interval": interval, "since": since, "until": until, "fill": "none"}
-    ohlc(common, pair, **given, all_columns=False, form="table", file=None)
+    given = {"interval": interval, "since": since, "until": until, "fill": "none", "offset": "0"}
+    ohlc(common, pair, **given, tz=None, all_columns=False, form="table", file=None)
 
 
 def trades(common: Common, pair: str, **given: Any) -> None:

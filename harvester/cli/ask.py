@@ -24,6 +24,8 @@ FORMATS = click.Choice(["table", "csv", "json", "jsonl", "parquet", "arrow"])
     show_default=True,
     help="What stands where nothing was traded.",
 )
+@click.option("--tz", metavar="ZONE", help="Whose clock candles follow: Europe/Berlin. Else UTC.")
+@click.option("--offset", metavar="LENGTH", default="0", help="Opens all later: 30m, 17h; or -7h.")
 @click.option("--all-columns", is_flag=True, help="Taker sides, exact value, ids and more.")
 @click.option("--format", "-f", "form", type=FORMATS, help="[default: table, or by FILE's ending]")
 @click.option("--output", "-o", "file", metavar="FILE", help="Write there instead of stdout.")
@@ -31,7 +33,8 @@ FORMATS = click.Choice(["table", "csv", "json", "jsonl", "parquet", "arrow"])
 def ohlc(**given: Any) -> None:
     """Candles of a pair, exact, from the trades held.
 
-    An interval is a number and one of ms, s, m, h, d, w; a bare number is minutes.
+    An interval is a number and one of ms, s, m, h, d, w, mo (months), q (quarters), y; a bare
+    number is minutes. Weeks open on Monday. Times are UTC, also with --tz.
 
     Example: harvester ohlc XBT/USD -i 7m --since 2024-01-01 --until 2024-01-02 -f csv
     """
