@@ -277,6 +277,7 @@ class Faults:
     hide: {altname: {place in the history: times}}: rows left out of the first so many pages that
         would show them.
     times: how often chance may leave out one row, or empty one place.
+    candles: what becomes of the rows of an OHLC answer, given the altname and the minutes.
     Amounts: http status (503), seconds of hang, dribble and throttled, rows of older, skip and
     repeat, digits of last_short (16), bytes of big.
     """
@@ -291,6 +292,7 @@ class Faults:
         endpoints: Iterable[str] = ("Trades",),
         hide: Mapping[str, Mapping[int, int]] | None = None,
         times: int = 1,
+        candles: Callable[[str, int, list[Any]], list[Any]] = lambda _pair, _minutes, rows: rows,
         hang_s: float = 30.0,
         dribble_s: float = 5.0,
         throttle_s: float = 1.0,
@@ -308,6 +310,7 @@ class Faults:
         self.endpoints = frozenset(endpoints)
         self.hide = {pair: dict(rows) for pair, rows in (hide or {}).items()}
         self.times = times
+        self.candles = candles
         self.hang_s = hang_s
         self.dribble_s = dribble_s
         self.throttle_s = throttle_s
@@ -908,9 +911,10 @@ class Exchange:
         key = (step_s, now_ns // SECOND_NS // step_s, bisect_right(shelf.stamps, now_ns))
         if key not in shelf.candles:
             shelf.candles[key] = _dumps(ohlc_rows(shelf, int(interval), now_ns))
-        rows = shelf.candles[key]
+        shown = json.loads(shelf.candles[key])
         if since != "-1":
-            rows = _dumps([row for row in json.loads(rows) if row[0] > int(since)])
+            shown = [row for row in shown if row[0] > int(since)]
+        rows = _dumps(self.faults.candles(shelf.market.altname, int(interval), shown))
         last = (key[1] - 1) * step_s
         name = shelf.market.key.encode()
         return b'{"error":[],"result":{"%b":%b,"last":%d}}' % (name, rows, last)

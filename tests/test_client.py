@@ -9,6 +9,7 @@ import random
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable
+from decimal import Decimal
 from typing import TypeVar
 
 import pytest
@@ -196,6 +197,35 @@ def test_weekly_counts_add_up_to_all_trades() -> None:
         weeks = run(exchange.url, lambda client: client.weekly_counts(PAIR))
     assert sum(count for _, count in weeks) == 40
     assert {opens % (7 * 86_400 * 10**9) for opens, _ in weeks} == {0}
+
+
+def test_candles_are_the_closed_ones_and_the_running_one() -> None:
+    trades = MARKET.trades
+    with Exchange([MARKET], clock=Clock(trades[-1].true_ns)) as exchange:
+        candles = run(exchange.url, lambda client: client.candles(PAIR, 21600))
+        assert exchange.calls[-1].params == {"pair": "XXBTZUSD", "interval": "21600"}
+    assert [(one.count, one.open, one.close) for one in candles] == [
+        (60, Decimal(trades[0].price), Decimal(trades[-1].price))
+    ]
+
+
+def test_candles_are_asked_for_again_as_pages_are() -> None:
+    told = Told()
+    with Exchange([MARKET], faults=Faults(elsewhere={"OHLC": ["busy"]})) as exchange:
+        candles = run(exchange.url, lambda client: client.candles(PAIR, 21600), told)
+    assert (told.waits, sum(one.count for one in candles)) == ([("XBTUSD", "EService:Busy")], 60)
+
+
+@pytest.mark.parametrize("call", ["candles", "weekly_counts"])
+def test_candles_of_a_tokenized_stock_are_asked_for_as_such(call: str) -> None:
+    stock = Pair(altname="XBTUSD", key="XXBTZUSD", aclass_base="tokenized_asset")
+    asks: dict[str, Callable[[Client], Awaitable[object]]] = {
+        "candles": lambda client: client.candles(stock, 10080),
+        "weekly_counts": lambda client: client.weekly_counts(stock),
+    }
+    with Exchange([MARKET]) as exchange:
+        run(exchange.url, asks[call])
+        assert exchange.calls[-1].params["asset_class"] == "tokenized_asset"
 
 
 # What is waited out: exactly what the exchange calls passing, and what the wire does.

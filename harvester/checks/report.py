@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from harvester.errors import ArchiveDamaged
+from harvester.errors import ArchiveDamaged, ArchiveIncomplete
 from harvester.times import Range, show
 
 
@@ -59,6 +59,98 @@ class PairReport:
     def exit_status(self) -> int:
         """0 when nothing is wrong."""
         return ArchiveDamaged.exit_status if self.faults else 0
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """One value of one candle that the exchange tells otherwise.
+
+    Attributes:
+        pair: altname.
+        minutes: the candle's length.
+        time_ns: when it opens.
+        field: which value: open, high, low, close, vwap, volume or count.
+        ours: the value by the trades held; None where there are none to tell it.
+        theirs: the exchange's; None where it shows no such candle.
+    """
+
+    pair: str
+    minutes: int
+    time_ns: int
+    field: str
+    ours: str | None
+    theirs: str | None
+
+    def __str__(self) -> str:
+        """One line for people."""
+        ours, theirs = self.ours or "none", self.theirs or "none"
+        when = show(self.time_ns)
+        return f"{self.pair} {self.minutes}m {when} {self.field}: ours {ours}, theirs {theirs}"
+
+
+@dataclass(frozen=True, slots=True)
+class IntervalReport:
+    """What the exchange's candles of one length came to.
+
+    Attributes:
+        minutes: the candles' length.
+        compared: candles held whole, each against the exchange's in every value.
+        differing: those of them that are not equal.
+        skipped: how many were not compared, by reason.
+        shortened: prices that the exchange prints with fewer decimals than they were traded at.
+        at_edge: candles that are equal once trades published at the very edge of the interval
+            count on its other side.
+        miscounted: candles whose numbers of trades are not equal.
+        theirs: trades in all candles compared, by the exchange's count.
+        ours: the same by the trades held.
+        differences: value by value, the first of them; `more` is how many are not listed.
+    """
+
+    minutes: int
+    compared: int = 0
+    differing: int = 0
+    skipped: dict[str, int] = field(default_factory=dict)
+    shortened: int = 0
+    at_edge: int = 0
+    miscounted: int = 0
+    theirs: int = 0
+    ours: int = 0
+    differences: tuple[Difference, ...] = ()
+    more: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class ExchangeReport:
+    """A pair's candles against the exchange's own.
+
+    Attributes:
+        pair: altname.
+        intervals: one for each length; none where nothing is held.
+    """
+
+    pair: str
+    intervals: tuple[IntervalReport, ...] = ()
+
+    @property
+    def compared(self) -> int:
+        """Candles of all lengths that were compared."""
+        return sum(one.compared for one in self.intervals)
+
+    @property
+    def differing(self) -> int:
+        """Candles of all lengths that are not equal."""
+        return sum(one.differing for one in self.intervals)
+
+    @property
+    def skipped(self) -> int:
+        """Candles of all lengths that were not compared."""
+        return sum(sum(one.skipped.values()) for one in self.intervals)
+
+    @property
+    def exit_status(self) -> int:
+        """0 when something was compared, and all of that is equal."""
+        is_proved = self.compared and not self.differing
+        return 0 if is_proved else ArchiveIncomplete.exit_status
 
 
 def _instants(span: Range) -> str:

@@ -58,7 +58,7 @@ def run(request: Request, common: Common) -> list[Outcome]:
     """Backfill what was typed, on the terminal."""
     wanted = request.span()
     archive = Archive(common.settings.archive.path)
-    _show_warnings(verbose=common.verbose > 0)
+    show_warnings(verbose=common.verbose > 0)
     with display(quiet=common.quiet, log_json=common.log_json) as shown:
         return asyncio.run(_run(request, wanted, archive, common, shown))
 
@@ -147,5 +147,6 @@ class _Warnings(logging.Handler):
             output.hint(text)
 
 
-def _show_warnings(*, verbose: bool) -> None:
+def show_warnings(*, verbose: bool) -> None:
+    """From now on, what the exchange warns of is shown."""
     logging.getLogger("harvester").handlers[:] = [_Warnings(verbose=verbose)]

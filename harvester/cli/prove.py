@@ -11,16 +11,21 @@ from harvester.cli.options import common, settings_of
 
 if TYPE_CHECKING:
     from harvester.checks.report import PairReport
+    from harvester.cli.proving import Compared
 
 
 @click.command(short_help="Prove or disprove what is held.")
 @click.argument("pair", nargs=-1)
+@click.option(
+    "--against-exchange", is_flag=True, help="Compare candles with the exchange's own, too."
+)
 @click.option("--json", "as_json", is_flag=True, help="The report as JSON on stdout.")
 @common
-def verify(pair: tuple[str, ...], as_json: bool, **given: Any) -> int:
+def verify(pair: tuple[str, ...], against_exchange: bool, as_json: bool, **given: Any) -> int:
     """Read every trade held and hold it against names, footers, checksums, ids and wishes.
 
-    One line for each fault, with its file and range; exit status 4 where there is any.
+    One line for each fault, with its file and range; exit status 4 where there is any, where a
+    candle is not the exchange's, or where none could be compared.
 
     Example: harvester verify XBT/USD
     """
@@ -28,6 +33,7 @@ def verify(pair: tuple[str, ...], as_json: bool, **given: Any) -> int:
     from harvester.archive.archive import Archive
     from harvester.checks.verify import verify as check
     from harvester.crawl.names import resolve_named
+    from harvester.errors import gravest
 
     archive = Archive(common_.settings.archive.path)
     names = [resolve_named(archive, name) for name in pair] or archive.named()
@@ -36,11 +42,19 @@ def verify(pair: tuple[str, ...], as_json: bool, **given: Any) -> int:
         reports.append(check(archive, name))
         if not as_json:
             _print(reports[-1])
+    compared: dict[str, Compared] = {}
+    if against_exchange and reports:
+        from harvester.cli import proving
+
+        compared = proving.against_exchange(
+            common_, archive, list(dict.fromkeys(names)), as_json=as_json
+        )
     if as_json:
-        output.as_json([_plain(one) for one in reports])
+        output.as_json([_plain(one, compared.get(one.pair)) for one in reports])
     elif not reports:
         output.hint(f"the archive at {archive.path} holds nothing to check")
-    return max((one.exit_status for one in reports), default=0)
+    statuses = [one.exit_status for one in reports]
+    return gravest(statuses + [one.exit_status for one in compared.values()])
 
 
 def _print(report: PairReport) -> None:
@@ -58,7 +72,8 @@ def _print(report: PairReport) -> None:
         output.hint(f"  {note}")
 
 
-def _plain(report: PairReport) -> dict[str, Any]:
+def _plain(report: PairReport, compared: Compared | None) -> dict[str, Any]:
     from dataclasses import asdict
 
-    return {**asdict(report), "exit_status": report.exit_status}
+    exchange = {} if compared is None else {"exchange": compared.plain()}
+    return {**asdict(report), "exit_status": report.exit_status, **exchange}

@@ -50,7 +50,12 @@ class _Envelope(msgspec.Struct):
     result: msgspec.Raw = _ABSENT
 
 
+class _Result(msgspec.Struct):
+    result: dict[str, msgspec.Raw]
+
+
 _envelopes = msgspec.json.Decoder(_Envelope)
+_results = msgspec.json.Decoder(_Result)
 
 
 def check_status(status: int, url: str, body: bytes) -> None:
@@ -96,6 +101,20 @@ def check_errors(body: bytes, what: str) -> None:
         raise _judge(errors, what)
     if bytes(envelope.result) in (b"", b"null"):
         raise Transient("the answer holds neither a result nor an error")
+
+
+def read_result(body: bytes) -> dict[str, msgspec.Raw]:
+    """The entries of an answer's `result`, each still to be read.
+
+    Raises:
+        Transient: the body is no JSON, or is cut short.
+    """
+    try:
+        # Entries are not looked into yet: bytes spoilt on the way would show much later.
+        body.decode()
+        return _results.decode(body).result
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise Transient(f"the body is no whole answer ({error})") from error
 
 
 def _judge(errors: list[str], what: str) -> Exception:

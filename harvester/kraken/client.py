@@ -15,8 +15,9 @@ import msgspec
 import stamina
 
 from harvester.config import ExchangeSettings
-from harvester.errors import BadSetting, ExchangeUnreachable
-from harvester.kraken.answers import Transient, check_errors, check_status
+from harvester.errors import BadSetting, ExchangeUnreachable, UnreadableAnswer
+from harvester.kraken.answers import Transient, check_errors, check_status, read_result
+from harvester.kraken.candles import WEEK_MIN, Candle, read_candles
 from harvester.kraken.pacing import Paces
 from harvester.kraken.pages import Page, decode_page
 from harvester.kraken.pairs import Pair, read_pairs
@@ -32,10 +33,6 @@ LONGEST_WAIT_S = 60.0
 T = TypeVar("T")
 Waiting = Callable[[str, str], None]
 """Told of every wait: the pair (or the endpoint), and why."""
-
-
-class _Result(msgspec.Struct):
-    result: dict[str, msgspec.Raw]
 
 
 class Client:
@@ -84,31 +81,37 @@ class Client:
 
     async def page(self, pair: Pair, since_ns: int | None) -> Page:
         """One page of trades: those from `since_ns` on, or the newest when it is None."""
-        params = {"pair": pair.key or pair.altname}
+        params = _of(pair)
         if since_ns is not None:
             params["since"] = str(since_ns)
-        if pair.aclass_base == "tokenized_asset":
-            params["asset_class"] = "tokenized_asset"
         return await self._ask("Trades", params, _read_page, pair.altname)
 
     async def pairs(self) -> dict[str, Pair]:
         """All markets, by altname."""
-        return await self._ask("AssetPairs", {}, lambda body: read_pairs(_result(body)))
+        return await self._ask("AssetPairs", {}, lambda body: read_pairs(read_result(body)))
 
     async def clock_ns(self) -> int:
         """The exchange's clock, in nanoseconds, to the second below."""
         return await self._ask("Time", {}, _read_clock)
+
+    async def candles(self, pair: Pair, minutes: int) -> list[Candle]:
+        """The exchange's own candles: its last 720, and behind them the one that is running."""
+        params = _of(pair) | {"interval": str(minutes)}
+        return await self._ask(
+            "OHLC", params, lambda body: read_candles(body, minutes), pair.altname
+        )
 
     async def weekly_counts(self, pair: Pair) -> list[tuple[int, int]]:
         """Trades a week, as (open time in ns, count): up to 720 weeks, from OHLC.
 
         One try only: it serves estimates, and no crawl waits for it.
         """
-        params = {"pair": pair.key or pair.altname, "interval": "10080"}
+        params = _of(pair) | {"interval": str(WEEK_MIN)}
         try:
-            return _read_weeks(await self._get("OHLC", params, pair.altname))
-        except Transient as transient:
-            raise ExchangeUnreachable(f"no weekly counts: {transient.reason}") from transient
+            weeks = read_candles(await self._get("OHLC", params, pair.altname), WEEK_MIN)
+        except (Transient, UnreadableAnswer) as error:
+            raise ExchangeUnreachable(f"no weekly counts: {error}") from error
+        return [(week.time_ns, week.count) for week in weeks]
 
     async def _ask(
         self,
@@ -203,6 +206,14 @@ async def _body(response: httpx.Response) -> bytes:
     return b"".join(chunks)
 
 
+def _of(pair: Pair) -> dict[str, str]:
+    """The parameters that name a pair."""
+    params = {"pair": pair.key or pair.altname}
+    if pair.aclass_base == "tokenized_asset":
+        params["asset_class"] = "tokenized_asset"
+    return params
+
+
 def _http_client(settings: ExchangeSettings) -> httpx.AsyncClient:
     try:
         verify = ssl.create_default_context(cafile=settings.ca_file) if settings.ca_file else True
@@ -232,24 +243,8 @@ def _read_page(body: bytes) -> Page:
         raise Transient(f"the body is no whole answer ({error})") from error
 
 
-def _result(body: bytes) -> dict[str, msgspec.Raw]:
-    try:
-        return msgspec.json.decode(body, type=_Result).result
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise Transient(f"the body is no whole answer ({error})") from error
-
-
 def _read_clock(body: bytes) -> int:
     try:
-        return msgspec.json.decode(_result(body)["unixtime"], type=int) * SECOND
+        return msgspec.json.decode(read_result(body)["unixtime"], type=int) * SECOND
     except (KeyError, ValueError) as error:
         raise Transient(f"the clock can't be read ({error})") from error
-
-
-def _read_weeks(body: bytes) -> list[tuple[int, int]]:
-    result = {key: raw for key, raw in _result(body).items() if key != "last"}
-    try:
-        rows = msgspec.json.decode(next(iter(result.values())), type=list[list[str | int]])
-        return [(int(row[0]) * SECOND, int(row[7])) for row in rows]
-    except (StopIteration, IndexError, ValueError) as error:
-        raise Transient(f"the candles can't be read ({error})") from error

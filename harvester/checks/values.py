@@ -1,0 +1,60 @@
+"""When a candle's values are those that the exchange prints."""
+
+from __future__ import annotations
+
+from decimal import ROUND_DOWN, ROUND_HALF_UP, Decimal
+
+from harvester.kraken.candles import VALUES, Candle
+
+PRICES = ("open", "high", "low", "close")
+
+
+def wrong_values(ours: Candle | None, theirs: Candle | None, decimals: int) -> list[str]:
+    """The names of the values that differ; of a candle that one side lacks, what was traded."""
+    if ours is None or theirs is None:
+        one = theirs if ours is None else ours
+        return [name for name in ("volume", "count") if getattr(one, name)]
+    return [
+        name
+        for name in VALUES
+        if getattr(ours, name) != getattr(theirs, name)
+        and not _is_shortened(ours, theirs, name, decimals)
+    ]
+
+
+def shortened_prices(ours: Candle, theirs: Candle, decimals: int) -> int:
+    """How many prices the exchange prints with fewer decimals than they were traded at."""
+    return sum(
+        getattr(ours, name) != getattr(theirs, name) and _is_shortened(ours, theirs, name, decimals)
+        for name in PRICES
+    )
+
+
+def decimals_of(number: Decimal) -> int:
+    """How many decimals a number is printed with."""
+    exponent = number.as_tuple().exponent
+    return -exponent if isinstance(exponent, int) and exponent < 0 else 0
+
+
+def shown(candle: Candle | None, name: str) -> str | None:
+    """A value as text, without zeros at its end; None where there is no candle."""
+    if candle is None:
+        return None
+    value = getattr(candle, name)
+    if isinstance(value, int):
+        return str(value)
+    text = f"{value:f}"
+    return text.rstrip("0").rstrip(".") if "." in text else text
+
+
+def _is_shortened(ours: Candle, theirs: Candle, name: str, decimals: int) -> bool:
+    """Whether the exchange prints a price with the pair's decimals, and it was traded at more.
+
+    A pair may have had more decimals once than it has today (XBTUSD: five in 2015, one now).
+    Whether the exchange cuts such prices off in its candles, or rounds them, nobody tells.
+    """
+    our, their = getattr(ours, name), getattr(theirs, name)
+    if name not in PRICES or not decimals_of(their) == decimals < decimals_of(our):
+        return False
+    unit = Decimal(1).scaleb(-decimals)
+    return their in (our.quantize(unit, ROUND_DOWN), our.quantize(unit, ROUND_HALF_UP))

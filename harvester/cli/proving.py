@@ -1,0 +1,147 @@
+"""What `verify --against-exchange` does beyond its option."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from typing import Any, NamedTuple
+
+from harvester.archive.archive import Archive
+from harvester.checks.against_exchange import Comparer
+from harvester.checks.report import ExchangeReport, IntervalReport
+from harvester.cli import output
+from harvester.cli.crawling import show_warnings
+from harvester.cli.options import Common
+from harvester.crawl.names import known_pairs
+from harvester.errors import HarvesterError
+from harvester.kraken.candles import WEEK_MIN
+from harvester.kraken.client import Client
+from harvester.kraken.pairs import Pair
+
+
+class Compared(NamedTuple):
+    """What comparing one pair came to: a report, or an error that ended it."""
+
+    pair: str
+    report: ExchangeReport | None = None
+    error: HarvesterError | None = None
+
+    @property
+    def exit_status(self) -> int:
+        """That of the error, else that of the report."""
+        if self.error is not None:
+            return self.error.exit_status
+        return self.report.exit_status if self.report else 0
+
+    def plain(self) -> dict[str, Any]:
+        """For JSON."""
+        report = self.report or ExchangeReport(self.pair)
+        return {
+            **asdict(report),
+            "compared": report.compared,
+            "differing": report.differing,
+            "skipped": report.skipped,
+            "error": None if self.error is None else str(self.error),
+            "exit_status": self.exit_status,
+        }
+
+
+def against_exchange(
+    common: Common, archive: Archive, names: Sequence[str], *, as_json: bool
+) -> dict[str, Compared]:
+    """Hold these pairs of an archive against the exchange, and tell as each is done."""
+    show_warnings(verbose=common.verbose > 0)
+
+    def tell(one: Compared) -> None:
+        if one.error is not None:
+            output.error(str(one.error))
+        elif one.report is not None and not as_json:
+            _print(one.report)
+
+    return asyncio.run(_against_exchange(common, archive, names, tell))
+
+
+async def _against_exchange(
+    common: Common, archive: Archive, names: Sequence[str], tell: Callable[[Compared], None]
+) -> dict[str, Compared]:
+    settings = common.settings
+    told: set[str] = set()
+
+    def waiting(what: str, why: str) -> None:
+        if what not in told and not common.quiet:
+            told.add(what)
+            output.hint(f"{what}: waiting: {why}")
+
+    async with Client(settings.exchange, on_wait=waiting) as client:
+        comparer = Comparer(client, archive, memory_limit=settings.candles.memory_limit)
+        turn = asyncio.Semaphore(settings.exchange.jobs)
+        known = known_pairs(archive)
+
+        async def compare(name: str) -> Compared:
+            async with turn:
+                if not common.quiet:
+                    output.hint(f"{name}: asking the exchange for its own candles")
+                try:
+                    report = await comparer.compare(known.get(name, Pair(altname=name)))
+                except HarvesterError as error:
+                    return Compared(name, error=error)
+                return Compared(name, report)
+
+        tasks = [asyncio.create_task(compare(name)) for name in names]
+        found = {}
+        try:
+            for task in tasks:
+                one = await task
+                found[one.pair] = one
+                tell(one)
+        finally:
+            for task in tasks:
+                task.cancel()
+        return found
+
+
+def _print(report: ExchangeReport) -> None:
+    output.result(f"{report.pair} against the exchange: {_verdict(report)}")
+    for one in report.intervals:
+        output.result(f"  {one.minutes}m: {_line(one)}")
+        for difference in one.differences:
+            output.result(f"    {difference}")
+        if one.more:
+            output.result(f"    and {one.more:,} more values of {one.minutes}m candles")
+    for one in report.intervals:
+        if one.minutes == WEEK_MIN:
+            output.result(f"  trades a week: {_weeks(one)}")
+
+
+def _verdict(report: ExchangeReport) -> str:
+    if not report.intervals:
+        return "nothing compared: no trades are held"
+    if not report.compared:
+        return f"nothing compared: {report.skipped:,} candles skipped"
+    done = f"{report.compared:,} candles compared, {report.skipped:,} skipped"
+    return f"{report.differing:,} DIFFER: {done}" if report.differing else f"equal: {done}"
+
+
+def _line(one: IntervalReport) -> str:
+    parts = [f"{one.compared:,} compared, {one.differing:,} differ{_skipped(one)}"]
+    if one.shortened:
+        parts.append(f"{one.shortened:,} prices held only to the decimals that the exchange prints")
+    if one.at_edge:
+        parts.append(f"{one.at_edge:,} equal by moving trades published at the very edge")
+    return "; ".join(parts)
+
+
+def _weeks(one: IntervalReport) -> str:
+    if not one.compared:
+        return f"no week compared{_skipped(one)}"
+    return (
+        f"{one.compared:,} weeks compared, {one.miscounted:,} differ: "
+        f"{one.theirs:,} by the exchange's count, {one.ours:,} held{_skipped(one)}"
+    )
+
+
+def _skipped(one: IntervalReport) -> str:
+    if not one.skipped:
+        return ""
+    return "; skipped " + ", ".join(f"{n:,} {reason}" for reason, n in one.skipped.items())

@@ -1,0 +1,118 @@
+"""One answer of the OHLC endpoint, from bytes to exact candles.
+
+Source: Kraken's public REST documentation for `GET /0/public/OHLC`, and captured bodies.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from decimal import Decimal, InvalidOperation
+from itertools import pairwise
+
+import msgspec
+
+from harvester.errors import UnreadableAnswer
+from harvester.kraken.answers import read_result
+from harvester.times import END_OF_TIME, SECOND
+
+INTERVALS_MIN = (1, 5, 15, 30, 60, 240, 1440, 10080, 21600)
+"""The lengths of candles that the exchange makes, in minutes."""
+
+WEEK_MIN = 10080
+
+
+VALUES = ("open", "high", "low", "close", "vwap", "volume", "count")
+"""What a candle tells beside its time, in the exchange's order."""
+
+
+@dataclass(frozen=True, slots=True)
+class Candle:
+    """One candle as the exchange prints it, every digit of it.
+
+    Attributes:
+        time_ns: when it opens.
+        vwap: cut off after the pair's decimals; 0 where nothing was traded.
+        count: number of trades.
+    """
+
+    time_ns: int
+    open: Decimal
+    high: Decimal
+    low: Decimal
+    close: Decimal
+    vwap: Decimal
+    volume: Decimal
+    count: int
+
+
+class _Row(msgspec.Struct, array_like=True, gc=False):
+    time: int
+    open: str
+    high: str
+    low: str
+    close: str
+    vwap: str
+    volume: str
+    count: int
+
+
+_rows = msgspec.json.Decoder(_Row)
+
+
+def read_candles(body: bytes, minutes: int) -> list[Candle]:
+    """Read the body of an OHLC answer for candles of so many minutes, in order of time.
+
+    Raises:
+        Transient: it is no JSON, or is cut short.
+        UnreadableAnswer: it is not of the documented shape; the message shows the row.
+    """
+    raws = _raw_rows(read_result(body))
+    candles = [_candle(raw, minutes) for raw in raws]
+    for raw, (before, one) in zip(raws[1:], pairwise(candles), strict=True):
+        if one.time_ns <= before.time_ns:
+            raise _bad_row(raw, "it does not come after the one before it")
+    return candles
+
+
+def _raw_rows(result: dict[str, msgspec.Raw]) -> list[msgspec.Raw]:
+    markets = {name: raw for name, raw in result.items() if name != "last"}
+    if len(markets) != 1:
+        raise UnreadableAnswer(
+            f"the exchange's candles are of {len(markets)} markets ({', '.join(markets)}) where "
+            "one was asked for"
+        )
+    [rows] = markets.values()
+    try:
+        return msgspec.json.decode(rows, type=list[msgspec.Raw])
+    except msgspec.DecodeError as error:
+        raise UnreadableAnswer(f"the exchange's candles are no list of rows: {error}") from error
+
+
+def _candle(raw: msgspec.Raw, minutes: int) -> Candle:
+    try:
+        row = _rows.decode(raw)
+        one = Candle(
+            row.time * SECOND,
+            Decimal(row.open),
+            Decimal(row.high),
+            Decimal(row.low),
+            Decimal(row.close),
+            Decimal(row.vwap),
+            Decimal(row.volume),
+            row.count,
+        )
+    except msgspec.DecodeError as error:
+        raise _bad_row(raw, str(error)) from error
+    except InvalidOperation as error:
+        raise _bad_row(raw, "one of its numbers is none") from error
+    values = [Decimal(getattr(one, name)) for name in VALUES]
+    if not all(value.is_finite() and value >= 0 for value in values):
+        raise _bad_row(raw, "one of its numbers is below 0 or without end")
+    if not 0 <= one.time_ns <= END_OF_TIME or row.time % (minutes * 60):
+        raise _bad_row(raw, f"no candle of {minutes} minutes opens then")
+    return one
+
+
+def _bad_row(raw: msgspec.Raw, reason: str) -> UnreadableAnswer:
+    row = bytes(raw).decode(errors="replace")
+    return UnreadableAnswer(f"the exchange sent a candle that can't be read: {row} ({reason})")
