@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,7 @@ class Crawl:
     events: list[Event] = field(default_factory=list)
     stop_after_pages: int | None = None
     newest_first: bool = False
+    open: Callable[[Path], Archive] = Archive
 
     def run(self, *names: str, span: Range = ALL) -> list[Outcome]:
         """Backfill the pairs; returns their outcomes."""
@@ -64,7 +65,7 @@ class Crawl:
             pairs = await client.pairs()
             wishes = [Wish(pairs[name], span) for name in names]
             watch = Watch(listen, stop, newest_first=self.newest_first)
-            return await backfill(client, Archive(self.folder), wishes, settings, watch)
+            return await backfill(client, self.open(self.folder), wishes, settings, watch)
 
     @property
     def notes(self) -> list[str]:

@@ -1,0 +1,235 @@
+"""Keeps the books of a torture: what was ever seen committed, held against the exchange's tape.
+
+Everything is read by plain pyarrow and the standard library; no code of harvester is used.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from exchange import Market, Tape, expected
+
+NAME = re.compile(r"(\d{19})-(\d{19})\.parquet")
+PLAIN = pa.schema(
+    [
+        ("trade_id", pa.int64()),
+        ("time", pa.int64()),
+        ("tie", pa.int32()),
+        ("price", pa.decimal128(38, 10)),
+        ("volume", pa.decimal128(38, 8)),
+        ("side", pa.string()),
+        ("order_type", pa.string()),
+        ("misc", pa.string()),
+    ]
+)
+"""The columns of a segment as any tool may read them: no code tables, times as nanoseconds."""
+
+Span = tuple[int, int]
+
+
+class Loss(AssertionError):
+    """A promise was broken; the message says which, and where."""
+
+
+class Seen(NamedTuple):
+    """A segment in a listing: its span, and what tells this very file from any other."""
+
+    path: Path
+    span: Span
+    mark: tuple[int, int, int]
+
+
+def merged(spans: Iterable[Span]) -> list[Span]:
+    """The union of half-open spans, in order, as few as can be."""
+    union: list[Span] = []
+    for after, through in sorted(spans):
+        if union and after <= union[-1][1]:
+            union[-1] = (union[-1][0], max(union[-1][1], through))
+        else:
+            union.append((after, through))
+    return union
+
+
+def uncovered(wanted: Iterable[Span], covered: Iterable[Span]) -> list[Span]:
+    """What of some spans no other covers."""
+    left = merged(wanted)
+    for after, through in merged(covered):
+        cut = [(max(a, through), t) for a, t in left] + [(a, min(t, after)) for a, t in left]
+        left = merged((a, t) for a, t in cut if a < t)
+    return left
+
+
+class Ledger:
+    """What is known of one pair in an archive: the true tape, and all spans ever committed."""
+
+    def __init__(self, folder: Path, market: Market) -> None:
+        self.folder = folder
+        self.pair = market.altname
+        self.truth: Tape = expected(market)
+        names = list(PLAIN.names)
+        columns = [list(column) for column in zip(*self.truth, strict=True)] or [[]] * len(names)
+        self._table = pa.table(dict(zip(names, columns, strict=True)), schema=PLAIN)
+        self._stamps = np.array([row[1] for row in self.truth], dtype=np.int64)
+        self.most_alike = 1 + max((row[2] for row in self.truth), default=0)
+        self._sound: dict[Path, tuple[int, int, int]] = {}
+        self._committed: list[Span] = []
+
+    def listing(self) -> list[Seen]:
+        """The segments that stand there now; one that goes meanwhile is left out."""
+        found: list[Seen] = []
+        for year in self._scan(self.folder / "trades" / f"pair={self.pair}"):
+            for one in self._scan(Path(year.path)):
+                match = NAME.fullmatch(one.name)
+                if match is None:
+                    raise Loss(f"{one.path} is a stranger among the segments")
+                try:
+                    facts = one.stat()
+                except FileNotFoundError:
+                    continue
+                mark = (facts.st_ino, facts.st_size, facts.st_mtime_ns)
+                found.append(Seen(Path(one.path), (int(match[1]), int(match[2])), mark))
+        return found
+
+    @staticmethod
+    def _scan(folder: Path) -> list[os.DirEntry[str]]:
+        try:
+            with os.scandir(folder) as entries:
+                return list(entries)
+        except FileNotFoundError:
+            return []
+
+    def glance(self) -> int:
+        """Note what stands there while somebody writes; returns how many segments."""
+        seen = self.listing()
+        self._committed = merged([*self._committed, *(one.span for one in seen)])
+        return len(seen)
+
+    @property
+    def committed(self) -> list[Span]:
+        """All that was ever seen to be covered."""
+        return self._committed
+
+    def rows_committed(self) -> int:
+        """How many trades the exchange has in all that was ever seen to be covered."""
+        ends = [[self._stamps.searchsorted(end, "right") for end in one] for one in self._committed]
+        return int(sum(stop - start for start, stop in ends))
+
+    def check(self) -> int:
+        """Hold what stands there, nobody writing, against the tape and all that was ever seen.
+
+        Returns how many segments stand inside of wider ones.
+
+        Raises:
+            Loss: something that was committed is gone, or was never true.
+        """
+        seen = sorted(self.listing(), key=lambda one: (one.span[0], -one.span[1]))
+        lost = uncovered(self._committed, (one.span for one in seen))
+        if lost:
+            raise Loss(f"{self.pair}: committed and gone: {lost}")
+        for one in seen:
+            self._check_file(one)
+        self._committed = merged(one.span for one in seen)
+        nested, reached = 0, -1
+        for one in seen:
+            if one.span[1] <= reached:
+                nested += 1
+            elif one.span[0] < reached:
+                raise Loss(f"{one.path} overlaps with the segment before it")
+            reached = max(reached, one.span[1])
+        return nested
+
+    def _check_file(self, one: Seen) -> None:
+        if self._sound.get(one.path) == one.mark:
+            return
+        if one.path in self._sound:
+            raise Loss(f"{one.path} was written anew: segments never change")
+        start, stop = (int(self._stamps.searchsorted(end, side="right")) for end in one.span)
+        try:
+            kept = plain(one.path)
+        except (OSError, pa.ArrowException) as error:
+            raise Loss(f"{one.path} can't be read: {error}") from error
+        if not kept.equals(self._table.slice(start, stop - start)):
+            raise Loss(
+                f"{one.path} holds {kept.num_rows} rows, and the exchange has other "
+                f"{stop - start} in its span"
+            )
+        self._sound[one.path] = one.mark
+
+    def check_whole(self, through: int) -> None:
+        """Hold the finished archive of this pair against the whole tape, digit by digit.
+
+        Raises:
+            Loss: a row is missing, twice or other; a wish is not covered; a file overlaps.
+        """
+        if self.check():
+            raise Loss(f"{self.pair}: segments stand inside of wider ones at the end")
+        gone = uncovered([(0, through)], self._committed)
+        if gone:
+            raise Loss(f"{self.pair}: asked for and not covered: {gone}")
+        wanted = json.loads((self.folder / "wanted" / f"{self.pair}.json").read_text())["spans"]
+        gone = uncovered(((a, t) for a, t in wanted), self._committed)
+        if gone:
+            raise Loss(f"{self.pair}: wanted and not covered: {gone}")
+        files = sorted(self.listing(), key=lambda one: one.path.name)
+        rows = [tuple(row.values()) for one in files for row in plain(one.path).to_pylist()]
+        if rows != self.truth:
+            differing = next(
+                (i for i, (a, b) in enumerate(zip(rows, self.truth, strict=False)) if a != b),
+                min(len(rows), len(self.truth)),
+            )
+            raise Loss(
+                f"{self.pair}: {len(rows)} rows, the exchange has {len(self.truth)}; "
+                f"they differ from row {differing} on"
+            )
+
+
+def plain(path: Path) -> pa.Table:
+    """A segment's rows as `PLAIN`; the schema in the file may be any that casts without loss."""
+    table = pq.ParquetFile(path).read()
+    if table.column_names != PLAIN.names:
+        raise Loss(f"{path} has the columns {table.column_names}")
+    return table.cast(PLAIN).replace_schema_metadata(None).combine_chunks()
+
+
+def strangers(folder: Path) -> list[str]:
+    """Whatever stands among the segments and the roll-ups and is none."""
+    found: list[str] = []
+    for room in ("trades", "candles"):
+        files = (path for path in (folder / room).rglob("*") if path.is_file())
+        found += [str(path) for path in files if NAME.fullmatch(path.name) is None]
+    return found
+
+
+def staged(folder: Path) -> list[Path]:
+    """Files that lie in staging."""
+    found: list[Path] = []
+    for here, _, names in os.walk(folder / "staging"):
+        found += [Path(here) / name for name in names]
+    return found
+
+
+def check_nothing_left(folder: Path) -> None:
+    """An archive at rest holds no leftovers, and nobody holds its locks.
+
+    Raises:
+        Loss: there are some, or somebody does.
+    """
+    left = [str(path) for path in staged(folder)] + strangers(folder)
+    left += [str(path) for path in (folder / "locks").glob("*.json")]
+    if left:
+        raise Loss(f"left over: {', '.join(left)}")
+    for lock in (folder / "locks").glob("*.lock"):
+        with lock.open("a") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise Loss(f"{lock} is held, and nobody runs") from error

@@ -1,0 +1,303 @@
+"""One round of torture: a made market, a faulty exchange, and a harvester that is never left alone.
+
+benchmarks/torture.py goes many rounds; tests/test_torture.py goes a short one.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import NamedTuple, Self
+
+import tapes
+from doomed import WHEN, Plan
+from exchange import SECOND_NS, Clock, Exchange, Fault, Faults, Market, Trade, named
+from ledger import Ledger, Loss, check_nothing_left, staged, strangers
+from victims import Disk, Ended, Victims
+
+SETTLE_S = 60
+LATENCY_S = 0.004
+MOST_TRIALS = 80
+STEPS = 20
+"""Trials over which a market's history passes, where not all of it has when they begin."""
+PASSING = (
+    *("rate_limit", "too_many", "throttled", "unavailable", "busy", "deadline", "internal"),
+    *("http:429", "http:500", "http:502", "http:503", "http:504", "http:520", "http:522"),
+    *("cut", "reset", "close", "drop_after", "bad_json", "not_json", "warning"),
+    *("empty", "stale", "older", "skip", "repeat", "shuffle"),
+    *("last_missing", "last_short", "last_stuck", "last_garbage"),
+)
+"""What an exchange does now and then, and what asking again mends."""
+LASTING = ("denied", "lockout", "invalid", "unknown_pair", "http:403")
+"""What ends a run at once; the next one goes on."""
+SLOW = ("hang", "dribble", "big:34000000")
+"""What costs a time-out each, or as much."""
+
+
+class Command(NamedTuple):
+    """A command that may be killed, how often it is chosen, and how it may end by itself."""
+
+    words: str
+    weight: int
+    statuses: tuple[int, ...] = (0,)
+
+
+# What stands in braces is filled in for each run. A command more is a line more.
+COMMANDS = (
+    Command("backfill {pairs} -q", 12, (0, 3)),
+    Command("backfill {pair} -q", 4, (0, 3)),
+    Command("backfill {pairs} -q --newest-first", 2, (0, 3)),
+    Command("backfill {pair} -q --since {since} --until {until}", 3, (0, 3)),
+    Command("compact -q", 6),
+    Command("pairs --update -q", 1),
+)
+
+LAST_COMMANDS = (
+    "pairs --update -q",
+    "backfill {pairs} -q",
+    "compact -q",
+    "verify",
+    "status",
+)
+"""What is run undisturbed at the end, and must end well."""
+
+AIMS = (
+    ("stage", ""),
+    ("write", "commit"),
+    ("write", "compact"),
+    ("sync", "commit"),
+    ("sync", "compact"),
+    ("rename", ""),
+    ("rename", "commit"),
+    ("rename", "compact"),
+    ("unlink", "compact"),
+    ("unlink", "sweep"),
+    ("unlink", ""),
+    ("mkdir", ""),
+    ("rmdir", ""),
+)
+"""Steps to die at, and the method of the writer that is to be at it."""
+
+
+@dataclass
+class Tally:
+    """What happened, for the summary."""
+
+    kills: Counter[str] = field(default_factory=Counter)
+    left: Counter[str] = field(default_factory=Counter)
+    trials: Counter[str] = field(default_factory=Counter)
+    statuses: Counter[int] = field(default_factory=Counter)
+    faults: Counter[str] = field(default_factory=Counter)
+    skipped: set[str] = field(default_factory=set)
+    runs: int = 0
+    calls: int = 0
+    trades: int = 0
+
+
+def troubled(n: int, seed: int) -> Market:
+    """Make an XBTUSD over New Year with bursts, equal stamps, jumps of ids and runs of id 0."""
+    chances = random.Random(f"troubled {seed}")
+    start_ns = tapes.utc_ns(2023, 12, 31, 23, 30) + 7
+    trades: list[Trade] = []
+    skipped, zero = 0, False
+    for place, trade in enumerate(tapes.xbtusd_like(n, seed, start_ns=start_ns, first_id=1)):
+        skipped += chances.choice((1, 2, 40)) if chances.random() < 0.0005 else 0
+        zero = n // 3 < place < n // 2 and chances.random() < (0.85 if zero else 0.05)
+        trades.append(replace(trade, trade_id=0 if zero else (trade.trade_id or 0) + skipped))
+    return tapes.market(trades)
+
+
+SECONDS: tuple[Callable[[int, int], Market], ...] = (
+    lambda n, seed: named(1, tapes.zero_ids(n, seed)),
+    tapes.tiny_coin,
+    lambda n, seed: replace(named(1, []), trades=tapes.old_style(n, seed).trades, decimals=4),
+    lambda n, seed: named(1, tapes.look_alikes(n, seed, first_id=None)),
+    lambda n, seed: named(1, tapes.sparse(n // 4, seed)),
+    lambda n, seed: named(1, tapes.jumping_ids(n, seed, chance=0.5)),
+    lambda n, seed: named(1, tapes.inside_stamps(n, seed, page_size=250)),
+)
+"""Markets beside the first; each round has one of them."""
+JUMPS_ALWAYS = 5
+"""Of those the one whose ids jump so often that a row left out can't be told from a jump."""
+
+
+def faulty(seed: int, chance: float) -> Faults:
+    """Make all faults strike by chance: of a hundred calls, about `3000 * chance` meet one."""
+    chances = dict.fromkeys(PASSING, chance)
+    chances |= dict.fromkeys(SLOW, chance / 3) | dict.fromkeys(LASTING, chance / 10)
+    return Faults(seed=seed, chances=chances, throttle_s=0, hang_s=20, dribble_s=20)
+
+
+class Round:
+    """An archive, the exchange it copies, and all that is done to them; a context manager."""
+
+    def __init__(self, disk: Disk, seed: int, trades: int, tally: Tally) -> None:
+        """`seed` tells all that is left to chance; `trades`: of each of two markets."""
+        self.random = random.Random(f"round {seed}")
+        self.disk = disk
+        self.tally = tally
+        self.commands: Sequence[Command] = COMMANDS
+        self.doing = "nothing yet"
+        self.markets = [troubled(trades, seed), SECONDS[seed % len(SECONDS)](trades, seed)]
+        self._stamps = sorted(trade.true_ns for one in self.markets for trade in one.trades)
+        self._known_at_first = self.random.choice((0.2, 0.6, 1.0))
+        self.trials = 0
+        self.clock = Clock(self._stamps[0])
+        self.faults = faulty(seed, 0.01)
+        if seed % len(SECONDS) == JUMPS_ALWAYS:
+            self.faults.chances.pop(Fault("skip"))
+        self.exchange = Exchange(
+            self.markets,
+            clock=self.clock,
+            page_size=self.random.choice((100, 100, 250, 1000)),
+            since_mode=self.random.choice(("inclusive", "exclusive")),
+            latency_s=LATENCY_S,
+            faults=self.faults,
+        )
+        self.victims = Victims(disk.folder, "")
+        self.ledgers = [Ledger(disk.folder, one) for one in self.markets]
+
+    def __enter__(self) -> Self:
+        """Let the exchange listen."""
+        self.exchange.start()
+        self.victims.url = self.exchange.url
+        self.victims.settings = {
+            "HARVESTER_ARCHIVE_FLUSH_ROWS": str(self.random.choice((40, 90, 200, 400))),
+            "HARVESTER_ARCHIVE_FLUSH_S": "0.2",
+            "HARVESTER_EXCHANGE_RATE": "0",
+            "HARVESTER_EXCHANGE_RETRY_WAIT_S": "0.005",
+            "HARVESTER_EXCHANGE_TIMEOUT_S": "0.5",
+            "HARVESTER_EXCHANGE_GIVE_UP_S": "20",
+            "HARVESTER_REFRESH_SETTLE_S": str(SETTLE_S),
+        }
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Stop it, and count what it served."""
+        self.exchange.stop()
+        self.tally.faults += self.faults.done
+        self.tally.calls += len(self.exchange.calls)
+        self.tally.runs += self.victims.started
+        self.tally.trades += len(self._stamps)
+
+    # What every trial needs.
+
+    @property
+    def pairs(self) -> list[str]:
+        """The altnames."""
+        return [one.altname for one in self.markets]
+
+    def command(self) -> Command:
+        """Choose a command, its words filled in."""
+        chosen = self.random.choices(self.commands, [one.weight for one in self.commands])[0]
+        since, until = sorted(self.random.sample(self._stamps, 2))
+        words = chosen.words.format(
+            pairs=" ".join(self.pairs),
+            pair=self.random.choice(self.pairs),
+            since=since,
+            until=until + 1,
+        )
+        return chosen._replace(words=words)
+
+    def aim(self) -> Plan:
+        """Choose a step to die at."""
+        step, phase = self.random.choice(AIMS)
+        nth = self.random.choice((1, 1, 1, 2, 2, 3, 5, 8))
+        return Plan(step, self.random.choice(WHEN), nth, phase)
+
+    def glance(self) -> bool:
+        """Note what is committed; whether any of it is new."""
+        before = [one.committed for one in self.ledgers]
+        for one in self.ledgers:
+            one.glance()
+        return before != [one.committed for one in self.ledgers]
+
+    def pass_time(self, *, whole: bool = False) -> None:
+        """Let the market trade on; now and then the exchange's clock jumps, there and back."""
+        self.trials += 1
+        part = 1.0 if whole else min(1.0, self._known_at_first + self.trials / STEPS)
+        if not whole and self.random.random() < 0.1:
+            part *= self.random.random()
+            self.tally.trials["the exchange's clock jumps"] += 1
+        self.set_clock(part)
+
+    def set_clock(self, part: float) -> None:
+        """Let such a part of the history have happened, and be settled."""
+        place = round(part * (len(self._stamps) - 1))
+        self.clock.now_ns = self._stamps[place] + (SETTLE_S + 1) * SECOND_NS
+
+    def shifted(self, plan: Plan) -> Plan:
+        """Now and then a machine's clock is off, or jumps while it is looked at."""
+        if self.random.random() < 0.6:
+            return plan
+        self.tally.trials["the machine's clock is off or jumps"] += 1
+        day_s = 86_400
+        return replace(
+            plan,
+            clock_s=self.random.choice((0, -3600, 3600, -9 * day_s, 400 * day_s)),
+            jump_s=self.random.choice((0, -7200, 5)),
+        )
+
+    def judge(self, command: Command, end: Ended) -> None:
+        """Hold a run that nobody killed to how its command may end.
+
+        Raises:
+            Loss: it ended otherwise.
+        """
+        self.tally.statuses[end.status] += 1
+        if end.status not in command.statuses:
+            raise Loss(f"{command.words!r} ended with status {end.status}: {end.err[-800:]!r}")
+
+    def booked(self, way: str, command: Command, end: Ended) -> None:
+        """Count a run by how it died, or judge it where it did not; then check the archive."""
+        if end.killed:
+            step, _, phase = end.died_at.rpartition(" ")
+            self.tally.kills[f"{way}: {step} in {phase}" if step else way] += 1
+            self._count_what_was_left()
+        else:
+            self.judge(command, end)
+        self.check()
+
+    def _count_what_was_left(self) -> None:
+        left = self.tally.left
+        if any(path.parent.name in self.pairs for path in staged(self.disk.folder)):
+            left["a file in staging"] += 1
+        if any(one.check() for one in self.ledgers):
+            left["segments beside their merger"] += 1
+
+    @property
+    def is_done(self) -> bool:
+        """Whether there is nothing left to be fetched, or enough was tried."""
+        last_ns = self._stamps[-1]
+        reached = [one.committed[-1][1] if one.committed else 0 for one in self.ledgers]
+        whole = all(len(one.committed) == 1 for one in self.ledgers)
+        return self.trials >= MOST_TRIALS or (whole and min(reached) >= last_ns)
+
+    def check(self) -> None:
+        """Hold the archive, nobody writing, against all that is known of it.
+
+        Raises:
+            Loss: a promise was broken.
+        """
+        for one in self.ledgers:
+            one.check()
+        if found := strangers(self.disk.folder):
+            raise Loss(f"strangers among the segments: {found}")
+
+    def finish(self, commands: Sequence[str] = LAST_COMMANDS) -> None:
+        """Leave it alone for some commands, and hold what is then there to the last digit.
+
+        Raises:
+            Loss: it is not the exchange's tape, or something is left over.
+        """
+        self.doing = "the last, undisturbed run"
+        self.exchange.faults = Faults()
+        self.clock.now_ns = self._stamps[-1] + 3600 * SECOND_NS
+        for words in commands:
+            filled = words.format(pairs=" ".join(self.pairs))
+            self.judge(Command(filled, 0), self.victims.run(filled.split()))
+        for one in self.ledgers:
+            one.check_whole(self.clock.now_ns // SECOND_NS * SECOND_NS - SETTLE_S * SECOND_NS)
+        check_nothing_left(self.disk.folder)
