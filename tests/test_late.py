@@ -82,7 +82,7 @@ def test_a_trade_that_comes_behind_what_is_held_ends_the_next_run_and_names_the_
         Crawl(exchange.url, tmp_path).only("XBTUSD")
         exchange.faults = Faults()
         clock.advance(60)
-        [file] = tmp_path.rglob("*.parquet")
+        [file] = tmp_path.glob("trades/**/*.parquet")
         crawl = Crawl(exchange.url, tmp_path)
         outcome = crawl.only("XBTUSD")
         last = TRADES[SETTLED[-1]].trade_id or 0
@@ -107,7 +107,7 @@ def test_a_trade_that_is_late_by_more_than_settle_is_on_record_as_a_jump(tmp_pat
     number = TRADES[missing].trade_id or 0
     jumps = [
         json.loads(pq.read_metadata(file).metadata[b"harvester.jumps"])
-        for file in sorted(tmp_path.rglob("*.parquet"))
+        for file in sorted(tmp_path.glob("trades/**/*.parquet"))
     ]
     assert [each for one in jumps for each in one] == [[number - 1, number + 1]]
     kept = [row[0] for row in tape_of(tmp_path, "XBTUSD")]

@@ -14,7 +14,7 @@ from harvester.candles.engine import MEMORY_LIMIT
 from harvester.candles.query import candle_batches
 from harvester.candles.question import Fill, Question
 from harvester.kraken.candles import VALUES, Candle
-from harvester.times import UNITS_NS, Interval, Range
+from harvester.times import UNITS_NS, Range, parse_interval
 
 SHOWN = ("time", *VALUES, "first_time", "is_complete")
 
@@ -88,7 +88,7 @@ class Asker:
     ) -> list[dict[str, Any]]:
         question = Question(
             self.pair,
-            Interval(f"{minutes}m", minutes * UNITS_NS["m"]),
+            parse_interval(str(minutes)),
             span,
             fill,
             all_columns=True,
