@@ -5,6 +5,7 @@
      │    ├── BadTime
      │    ├── BadInterval
      │    ├── BadSetting
+     │    ├── BadQuery
      │    ├── UnknownPair
      │    └── NothingHeld
      ├── ExchangeError              3   the exchange could not be reached, or refused
@@ -51,6 +52,10 @@ class BadInterval(UsageError):
 
 class BadSetting(UsageError):
     """A key or value of the configuration is wrong."""
+
+
+class BadQuery(UsageError):
+    """SQL that can't be run."""
 
 
 class UnknownPair(UsageError):

@@ -16,9 +16,14 @@ def write_parquet(batches: Iterable[pa.RecordBatch], schema: pa.Schema, sink: Bi
             writer.write_batch(batch)
 
 
-def write_arrow(batches: Iterable[pa.RecordBatch], schema: pa.Schema, sink: BinaryIO) -> None:
-    """One Arrow IPC file (Feather, version 2), written batch by batch."""
-    options = pa.ipc.IpcWriteOptions(unify_dictionaries=True)
+def write_arrow(
+    batches: Iterable[pa.RecordBatch],
+    schema: pa.Schema,
+    sink: BinaryIO,
+    compression: str | None = None,
+) -> None:
+    """One Arrow IPC file (Feather, version 2), written batch by batch; `compression`: lz4, zstd."""
+    options = pa.ipc.IpcWriteOptions(unify_dictionaries=True, compression=compression)
     with pa.ipc.new_file(sink, schema, options=options) as writer:
         for batch in batches:
             writer.write_batch(batch)

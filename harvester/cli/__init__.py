@@ -8,7 +8,7 @@ import sys
 import click
 
 from harvester import __version__
-from harvester.cli import ask, demo, fetch, keep, lean, output, prove
+from harvester.cli import ask, demo, fetch, keep, lean, output, prove, query
 from harvester.errors import HarvesterError
 
 EPILOG = "`harvester COMMAND --help` shows an example of each. Begin with `harvester demo`."
@@ -29,6 +29,7 @@ for command in (
     ask.trades,
     ask.status,
     ask.pairs,
+    query.sql,
     keep.compact,
     keep.rollup,
     prove.verify,

@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import time
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 from harvester.archive.archive import Archive
 from harvester.archive.schema import TRADES
 from harvester.cli import output
+from harvester.cli.exports import Written, export_candles, export_trades
 from harvester.cli.formats import write
 from harvester.cli.options import Common
 from harvester.config import Settings
 from harvester.crawl.names import known_pairs, refresh_pairs, resolve_held
-from harvester.errors import ArchiveHasHoles, UnknownPair
+from harvester.errors import ArchiveHasHoles, UnknownPair, UsageError
 from harvester.kraken.client import Client
 from harvester.kraken.pairs import Pair, search
 from harvester.times import Range, parse_interval, parse_moment, parse_offset, show, span
+
+EXPORTS = ("freqtrade", "lean")
 
 
 def _span(since: str, until: str | None) -> Range:
@@ -46,6 +50,12 @@ def ohlc(common: Common, pair: str, **given: Any) -> None:
         pair_decimals=one.pair_decimals,
     )
     limit = common.settings.candles.memory_limit
+    if given["form"] in EXPORTS:
+        whole = replace(question, all_columns=True)
+        batches = candle_batches(archive, whole, memory_limit=limit)
+        folder = _folder(given["form"], given["file"])
+        _tell_written(common, export_candles(batches, one, interval, given["form"], folder))
+        return
     batches = candle_batches(archive, question, memory_limit=limit)
     first = next(batches)
     rows = write(_chain(first, batches), first.schema, given["form"], given["file"])
@@ -64,8 +74,28 @@ def trades(common: Common, pair: str, **given: Any) -> None:
     archive = Archive(common.settings.archive.path)
     one = resolve_held(archive, pair)
     batches = archive.scan(one.altname, wanted)
+    if given["form"] in EXPORTS:
+        _tell_written(common, export_trades(batches, one, _folder(given["form"], given["file"])))
+        return
     rows = write(batches, TRADES, given["form"], given["file"])
     _tell(common, rows, "trades", given["file"])
+
+
+def _folder(form: str, given: str | None) -> str:
+    if given is None:
+        example = {"freqtrade": "user_data/data/kraken", "lean": "lean/data"}[form]
+        raise UsageError(
+            f"--format {form} writes into a folder of its own: give -o, such as {example}"
+        )
+    return given
+
+
+def _tell_written(common: Common, written: Written) -> None:
+    if common.quiet:
+        return
+    output.hint(f"{written.rows:,} rows in {written.place}")
+    if written.left_out:
+        output.hint(f"{written.left_out:,} candles are not held whole and were left out")
 
 
 def _chain(first: Any, rest: Any) -> Any:

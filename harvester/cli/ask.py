@@ -9,7 +9,11 @@ import click
 from harvester.cli import output
 from harvester.cli.options import common, settings_of
 
-FORMATS = click.Choice(["table", "csv", "json", "jsonl", "parquet", "arrow"])
+_FORMATS = ["table", "csv", "json", "jsonl", "parquet", "arrow"]
+FORMATS = click.Choice(_FORMATS)
+TRADES_FORMATS = click.Choice([*_FORMATS, "freqtrade"])
+CANDLES_FORMATS = click.Choice([*_FORMATS, "freqtrade", "lean"])
+OUTPUT = "Write there instead of stdout; for other programs, their folder."
 
 
 @click.command(short_help="Candles of any interval.")
@@ -27,8 +31,10 @@ FORMATS = click.Choice(["table", "csv", "json", "jsonl", "parquet", "arrow"])
 @click.option("--tz", metavar="ZONE", help="Whose clock candles follow: Europe/Berlin. Else UTC.")
 @click.option("--offset", metavar="LENGTH", default="0", help="Opens all later: 30m, 17h; or -7h.")
 @click.option("--all-columns", is_flag=True, help="Taker sides, exact value, ids and more.")
-@click.option("--format", "-f", "form", type=FORMATS, help="[default: table, or by FILE's ending]")
-@click.option("--output", "-o", "file", metavar="FILE", help="Write there instead of stdout.")
+@click.option(
+    "--format", "-f", "form", type=CANDLES_FORMATS, help="[default: table, or by FILE's ending]"
+)
+@click.option("--output", "-o", "file", metavar="FILE", help=OUTPUT)
 @common
 def ohlc(**given: Any) -> None:
     """Candles of a pair, exact, from the trades held.
@@ -48,8 +54,10 @@ def ohlc(**given: Any) -> None:
 @click.argument("pair")
 @click.option("--since", metavar="W", default="start", show_default=True, help="From when on.")
 @click.option("--until", metavar="W", help="Up to before when.")
-@click.option("--format", "-f", "form", type=FORMATS, help="[default: table, or by FILE's ending]")
-@click.option("--output", "-o", "file", metavar="FILE", help="Write there instead of stdout.")
+@click.option(
+    "--format", "-f", "form", type=TRADES_FORMATS, help="[default: table, or by FILE's ending]"
+)
+@click.option("--output", "-o", "file", metavar="FILE", help=OUTPUT)
 @common
 def trades(**given: Any) -> None:
     """The trades of a pair, in the exchange's order, digit by digit.

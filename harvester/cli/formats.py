@@ -7,18 +7,16 @@ import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 import msgspec
-import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.csv
 
 from harvester.archive.export import write_arrow, write_parquet
 from harvester.archive.store import writing
 from harvester.cli.output import columns, stdout
-from harvester.columns import decimal_words
+from harvester.cli.texts import as_flat_text, as_text, cell
 from harvester.errors import UsageError
 
 FORMATS = ("table", "csv", "json", "jsonl", "parquet", "arrow")
@@ -31,6 +29,8 @@ _ENDINGS = {
 }
 _SHOWN = 40
 """Rows of a table that a terminal shows at its beginning and at its end."""
+_BLOCK = 10_000
+"""Rows of a table that are lined up together where all are written."""
 
 Batches = Iterable[pa.RecordBatch]
 
@@ -68,14 +68,21 @@ class _Counted:
 
 @contextmanager
 def _sink(file: str | None) -> Iterator[BinaryIO]:
-    """Stdout, or a file that stands at its place only once it is whole."""
+    """Stdout, or a file."""
     if file is None:
         with stdout() as sink:
             yield sink
         return
+    with file_sink(Path(file)) as sink:
+        yield sink
+
+
+@contextmanager
+def file_sink(file: Path) -> Iterator[BinaryIO]:
+    """A file that stands at its place only once it is whole."""
     staged = Path(f"{file}.tmp")
     try:
-        with writing(file):
+        with writing(str(file)):
             with staged.open("wb") as sink:
                 yield sink
             staged.replace(file)
@@ -84,14 +91,18 @@ def _sink(file: str | None) -> Iterator[BinaryIO]:
 
 
 def _csv(batches: Batches, schema: pa.Schema, sink: BinaryIO) -> None:
-    sink.write((",".join(schema.names) + "\n").encode())
+    sink.write((",".join(_csv_name(name) for name in schema.names) + "\n").encode())
     for batch in batches:
-        text = as_text(batch)
+        text = as_flat_text(batch)
         try:
             sink.write(_csv_part(text, "none"))
         except pa.ArrowInvalid:
             # Some text of the exchange's holds a comma or a quote; then all texts are quoted.
             sink.write(_csv_part(text, "needed"))
+
+
+def _csv_name(name: str) -> str:
+    return '"' + name.replace('"', '""') + '"' if set(name) & set(',"\r\n') else name
 
 
 def _csv_part(text: pa.RecordBatch, quoting: str) -> bytes:
@@ -118,18 +129,48 @@ def _json(batches: Batches, _schema: pa.Schema, sink: BinaryIO) -> None:
 
 
 def _table(batches: Batches, schema: pa.Schema, sink: BinaryIO) -> None:
+    shown = _abridged(batches) if sink.isatty() else _blocks(batches)
+    header = schema.names
+    widths = [0] * len(header)
+    for number, (rows, left_out) in enumerate(shown):
+        lines = columns(header, _aligned(rows, schema)).split("\n")
+        if left_out:
+            lines.insert(_SHOWN + 1, f"... {left_out:,} rows more; -f csv shows them all ...")
+        sink.write("".join(f"{line}\n" for line in lines[number > 0 :]).encode())
+        # What follows is as wide as what came before, or wider, and has no header.
+        table = [header, *rows]
+        widths = [max(len(line[i]) for line in table) for i in range(len(widths))]
+        header = ["-" * width for width in widths]
+
+
+def _abridged(batches: Batches) -> Iterator[tuple[list[list[str]], int]]:
+    """The first rows and the last, and how many were left out between them."""
     rows: list[list[str]] = []
     left_out = 0
     for batch in batches:
-        text = [[_cell(v) for v in column.to_pylist()] for column in as_text(batch).columns]
-        rows += [list(row) for row in zip(*text, strict=True)]
-        if sink.isatty() and len(rows) > 2 * _SHOWN:
+        rows += _cells(batch)
+        if len(rows) > 2 * _SHOWN:
             left_out += len(rows) - 2 * _SHOWN
             rows = rows[:_SHOWN] + rows[-_SHOWN:]
-    lines = columns(schema.names, _aligned(rows, schema)).split("\n")
-    if left_out:
-        lines.insert(_SHOWN + 1, f"... {left_out:,} rows more; -f csv shows them all ...")
-    sink.write(("\n".join(lines) + "\n").encode())
+    yield rows, left_out
+
+
+def _blocks(batches: Batches) -> Iterator[tuple[list[list[str]], int]]:
+    """All rows, some thousands at a time, so that no table is held whole."""
+    rows: list[list[str]] = []
+    begun = False
+    for batch in batches:
+        rows += _cells(batch)
+        if len(rows) >= _BLOCK:
+            yield rows, 0
+            rows, begun = [], True
+    if rows or not begun:
+        yield rows, 0
+
+
+def _cells(batch: pa.RecordBatch) -> list[list[str]]:
+    text = [[cell(v) for v in column.to_pylist()] for column in as_flat_text(batch).columns]
+    return [list(row) for row in zip(*text, strict=True)]
 
 
 def _aligned(rows: list[list[str]], schema: pa.Schema) -> list[list[str]]:
@@ -142,50 +183,6 @@ def _aligned(rows: list[list[str]], schema: pa.Schema) -> list[list[str]]:
                 if whole and digits:
                     row[i] = f"{whole}.{fraction.ljust(digits, '0')}"
     return rows
-
-
-def _cell(value: Any) -> str:
-    if value is None:
-        return ""
-    return f"{value:.10g}" if isinstance(value, float) else str(value)
-
-
-def as_text(batch: pa.RecordBatch) -> pa.RecordBatch:
-    """The same rows with decimals and times as exact texts, for formats that know neither."""
-    columns_ = [_text(column) for column in batch.columns]
-    return pa.RecordBatch.from_arrays(columns_, names=batch.schema.names)
-
-
-def _text(column: pa.Array) -> pa.Array:
-    kind = column.type
-    if pa.types.is_decimal(kind):
-        return _decimal_text(column)
-    if pa.types.is_timestamp(kind):
-        stamps = pc.strftime(column.cast(pa.timestamp("ns")), format="%Y-%m-%dT%H:%M:%S")
-        return pc.binary_join_element_wise(_short(stamps), "Z", "")
-    return column.dictionary_decode() if pa.types.is_dictionary(kind) else column
-
-
-def _short(texts: pa.Array) -> pa.Array:
-    """Without the zeros that end a fraction."""
-    return pc.utf8_rtrim(pc.utf8_rtrim(texts, characters="0"), characters=".")
-
-
-def _decimal_text(column: pa.Array) -> pa.Array:
-    """Plain digits without an exponent, and without zeros at the end."""
-    low, high = decimal_words(column)
-    scale = column.type.scale
-    if scale == 0 or ((high != 0) | (low < 0)).any() or column.null_count:
-        # Rare: sums beyond 64 bits, negative values, gaps.
-        texts = [None if v is None else _plain(format(v, "f")) for v in column.to_pylist()]
-        return pa.array(texts, pa.string())
-    whole, fraction = np.divmod(low, 10**scale)
-    digits = pc.utf8_lpad(pa.array(fraction).cast(pa.string()), width=scale, padding="0")
-    return _short(pc.binary_join_element_wise(pa.array(whole).cast(pa.string()), digits, "."))
-
-
-def _plain(text: str) -> str:
-    return text.rstrip("0").rstrip(".") if "." in text else text
 
 
 _WRITERS: dict[str, Callable[[Batches, pa.Schema, BinaryIO], None]] = {

@@ -82,6 +82,12 @@ def resolve(text: str, pairs: Iterable[Pair]) -> Pair:
     )
 
 
+def spellings(pairs: Iterable[Pair]) -> dict[str, str]:
+    """The altname that each spelling means, all spellings in capitals: what `resolve` goes by."""
+    names, aliases = _spellings(pairs)
+    return {spelling: pair.altname for spelling, pair in (aliases | names).items()}
+
+
 def search(text: str, pairs: Iterable[Pair]) -> list[Pair]:
     """The pairs that bear `text` in one of their names, ordered by altname."""
     wanted = _SEPARATORS.sub("", text.strip().upper())

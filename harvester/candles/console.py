@@ -1,0 +1,255 @@
+"""An archive asked in SQL: a connection with its views, and the answers to what a person types."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, NamedTuple, TypeVar
+
+import duckdb
+import pyarrow as pa
+from duckdb.sqltypes import DuckDBPyType
+
+from harvester.archive.archive import LISTINGS, Archive, Piece
+from harvester.candles import views
+from harvester.candles.engine import MEMORY_LIMIT, connect
+from harvester.errors import ArchiveDamaged, BadQuery, HarvesterError
+
+BATCH_ROWS = 20_000
+
+T = TypeVar("T")
+
+# Arrow has no type for these, or Parquet and JSON have none; DuckDB's own text loses nothing.
+_AS_TEXT = {
+    "bignum",
+    "bit",
+    "geometry",
+    "interval",
+    "time with time zone",
+    "type",
+    "uhugeint",
+    "union",
+    "variant",
+}
+
+
+class Answer(NamedTuple):
+    """What a query came to: its columns, and its rows as they are made."""
+
+    schema: pa.Schema
+    batches: Iterator[pa.RecordBatch]
+
+
+def connect_views(
+    archive: Archive,
+    *,
+    names: Mapping[str, str] | None = None,
+    memory_limit: str = MEMORY_LIMIT,
+    threads: int | None = None,
+) -> duckdb.DuckDBPyConnection:
+    """A connection with the view `trades` and the macros `tape` and `ohlc`; see docs/sql.md.
+
+    It reads the files that stand now, each moment from one of them only, whoever writes. After a
+    compaction make another.
+
+    Args:
+        archive: where the tape is; it may be empty, and then `trades` has no rows.
+        names: altnames by spelling, in capitals, that the macros take; the altnames of what is
+            held unless given.
+        memory_limit: what DuckDB may use, such as 2GB; beyond it, it spills to disk.
+        threads: how many DuckDB may use; None for all cores.
+
+    Raises:
+        BadSetting: DuckDB does not take the memory limit or the number of threads.
+    """
+    asker = _Asker(archive, names, memory_limit, threads)
+    return asker.ask(lambda connection: connection)
+
+
+def sql(
+    archive: Archive,
+    query: str,
+    params: Sequence[Any] | Mapping[str, Any] | None = None,
+    *,
+    names: Mapping[str, str] | None = None,
+    memory_limit: str = MEMORY_LIMIT,
+) -> duckdb.DuckDBPyRelation:
+    """Ask an archive in SQL: a relation that runs when it is read, `.df()`, `.pl()` or in Arrow.
+
+    Args:
+        archive: where the tape is.
+        query: any SQL of DuckDB's; `trades`, `tape(pair)` and `ohlc(pair, interval)` are there.
+        params: values for `?`, or by name for `$name`: what a user types belongs there.
+        names: altnames by spelling, in capitals, that the macros take.
+        memory_limit: what DuckDB may use.
+
+    Raises:
+        BadQuery: DuckDB can't make sense of the query, or there is none.
+        HarvesterError: the memory allowed does not suffice for a statement that runs at once.
+        ArchiveDamaged: a file of the archive can't be read.
+        duckdb.Error: when read: a value can't be cast, memory ran out, a file is gone.
+    """
+    statements = _statements(query, memory_limit)
+
+    def ask(connection: duckdb.DuckDBPyConnection) -> duckdb.DuckDBPyRelation:
+        for statement in statements[:-1]:
+            connection.execute(statement)
+        return connection.sql(statements[-1], params=params)
+
+    return _Asker(archive, names, memory_limit).ask(ask, listings=_listings(statements))
+
+
+def answer(
+    archive: Archive,
+    query: str,
+    *,
+    names: Mapping[str, str] | None = None,
+    memory_limit: str = MEMORY_LIMIT,
+) -> Answer | None:
+    """Run statements, and give the rows of the last one as they are made.
+
+    None where it has no rows to give, such as CREATE or COPY. Columns of types that files can't
+    hold come as DuckDB's text. A single query is asked again where a compaction took its files.
+
+    Raises:
+        BadQuery: DuckDB can't make sense of a statement, or there is none.
+        HarvesterError: the memory allowed does not suffice; or a compaction took files away
+            under statements that may change something, and so are not run again.
+        ArchiveDamaged: a file of the archive can't be read.
+    """
+    statements = _statements(query, memory_limit)
+
+    def ask(connection: duckdb.DuckDBPyConnection) -> Answer | None:
+        for statement in statements[:-1]:
+            connection.execute(statement)
+        relation = connection.sql(statements[-1])
+        if _has_no_rows(statements[-1], relation):
+            return None
+        reader = _plain(relation).to_arrow_reader(BATCH_ROWS)
+        first = next(reader, pa.RecordBatch.from_pylist([], schema=reader.schema))
+        return Answer(reader.schema, _rows(first, reader, memory_limit))
+
+    return _Asker(archive, names, memory_limit).ask(ask, listings=_listings(statements))
+
+
+def _statements(query: str, memory_limit: str) -> list[duckdb.Statement]:
+    with _asking(memory_limit):
+        found = connect(memory_limit).extract_statements(query)
+    if not found:
+        raise BadQuery("there is no query in that text: give one such as FROM trades LIMIT 10")
+    return found
+
+
+def _listings(statements: list[duckdb.Statement]) -> int:
+    """How often statements may be run: what changes something only once."""
+    is_question = [one.type for one in statements] == [duckdb.StatementType.SELECT]
+    return LISTINGS if is_question else 1
+
+
+def _rows(
+    first: pa.RecordBatch, reader: pa.RecordBatchReader, memory_limit: str
+) -> Iterator[pa.RecordBatch]:
+    yield first
+    with _asking(memory_limit):
+        yield from reader
+
+
+@dataclass(frozen=True)
+class _Asker:
+    """Connections to an archive, made anew when a compaction took a file that one has listed."""
+
+    archive: Archive
+    names: Mapping[str, str] | None
+    memory_limit: str
+    threads: int | None = None
+
+    def ask(
+        self, question: Callable[[duckdb.DuckDBPyConnection], T], *, listings: int = LISTINGS
+    ) -> T:
+        for _ in range(listings):
+            pieces = [one for pair in self.archive.held() for one in self.archive.pieces(pair)]
+            try:
+                with _asking(self.memory_limit):
+                    return question(self._connection(pieces))
+            except ArchiveDamaged:
+                if not self._vanished(pieces):
+                    raise
+        raise HarvesterError(
+            "files of the archive were merged into others while they were read: run it again"
+        )
+
+    def _vanished(self, pieces: list[Piece]) -> bool:
+        held = self.archive.held()
+        standing = {one for pair in held for one in self.archive.segments(pair)}
+        return any(piece.segment not in standing for piece in pieces)
+
+    def _connection(self, pieces: list[Piece]) -> duckdb.DuckDBPyConnection:
+        connection = connect(self.memory_limit, self.threads)
+        # A name that no table has must not find a variable of ours.
+        connection.execute("SET python_enable_replacements = false")
+        connection.execute("SET TimeZone = 'UTC'")
+        held = self.archive.held()
+        known = {name.upper(): name for name in held} | dict(self.names or {})
+        more = f" and {len(held) - 8} more" if len(held) > 8 else ""
+        holds = f"it holds {', '.join(held[:8])}{more}" if held else "it is empty"
+        unknown = f"the archive holds no trades of {{}}; {holds}"
+        trades = views.listed_trades(self.archive, pieces)
+        for statement in views.statements(trades, known, unknown):
+            connection.execute(statement)
+        return connection
+
+
+def _has_no_rows(statement: duckdb.Statement, relation: duckdb.DuckDBPyRelation) -> bool:
+    """Whether what came back is only DuckDB's word that it did as it was told."""
+    certain = statement.expected_result_type == [duckdb.ExpectedResultType.QUERY_RESULT]
+    return not certain and relation.columns in (["Count"], ["Success"])
+
+
+def _plain(relation: duckdb.DuckDBPyRelation) -> duckdb.DuckDBPyRelation:
+    """The same rows under names that differ, in types that files can hold."""
+    taken: set[str] = set()
+    columns = []
+    for place, (name, kind) in enumerate(zip(relation.columns, relation.types, strict=True), 1):
+        free = name
+        while free.lower() in taken:
+            free += "_"
+        taken.add(free.lower())
+        cast = "::VARCHAR" if _is_odd(kind) else ""
+        columns.append(f'#{place}{cast} AS "{free.replace(chr(34), chr(34) * 2)}"')
+    return relation.project(", ".join(columns))
+
+
+def _is_odd(kind: DuckDBPyType) -> bool:
+    if kind.id in _AS_TEXT:
+        return True
+    if kind.id not in ("array", "list", "map", "struct"):
+        return False
+    return any(isinstance(one, DuckDBPyType) and _is_odd(one) for _, one in kind.children)
+
+
+@contextmanager
+def _asking(memory_limit: str) -> Iterator[None]:
+    """Turn DuckDB's errors into ours, its own words and its arrow under the query kept.
+
+    Raises:
+        BadQuery: DuckDB can't make sense of the query, or of a value in it.
+        HarvesterError: the memory allowed does not suffice.
+        ArchiveDamaged: a file of the archive can't be read.
+    """
+    try:
+        yield
+    except duckdb.InterruptException as error:
+        raise KeyboardInterrupt from error
+    except duckdb.OutOfMemoryException as error:
+        brief = str(error).partition("\n")[0]
+        raise HarvesterError(
+            f"the query needs more than {memory_limit} of memory: raise memory_limit, or ask for "
+            f"a shorter span ({brief})"
+        ) from error
+    except duckdb.Error as error:
+        text = str(error)
+        if "/trades/pair=" in text:
+            raise ArchiveDamaged(f"the query can't be answered: {text}") from error
+        # The arrow points into the line above it, so that nothing may stand before that line.
+        raise BadQuery("the query can't be run\n" + text.replace("\n\n", "\n")) from error

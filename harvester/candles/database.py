@@ -1,0 +1,104 @@
+"""A small database file with the views of an archive, which any DuckDB opens."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import duckdb
+
+from harvester import __version__
+from harvester.archive.archive import Archive
+from harvester.archive.store import writing
+from harvester.candles import views
+from harvester.candles.engine import quoted
+from harvester.errors import ArchiveUnwritable, UsageError
+
+OLDEST_READER = "v1.2.0"
+"""The file is written so that this DuckDB, and any later one, opens it."""
+
+_VIEWS = {"trades", "archive"}
+_MACROS = {"tape", "ohlc", "named", "known", "altname", "opens", "year_of"}
+
+
+def write_database(archive: Archive, file: str, *, names: Mapping[str, str] | None = None) -> None:
+    """Write a database that holds no trades, only the views and macros of docs/sql.md.
+
+    They look for the archive's files anew at each query, so the file stays right as the archive
+    grows. It stands at its place only once it is whole; one that was written before is replaced.
+
+    Args:
+        archive: where the tape is; its views name it by its absolute path.
+        file: where to.
+        names: altnames by spelling, in capitals, that the macros take besides altnames.
+
+    Raises:
+        UsageError: something stands there that is no such database, or holds more than one.
+        ArchiveUnwritable: the machine refused.
+    """
+    target = Path(file)
+    _check_replaceable(target)
+    folder = target.with_name(f"{target.name}.tmp")
+    # DuckDB names what it writes after the file, so that is called as it will be.
+    staged = folder / target.name
+    with writing(file):
+        folder.mkdir(exist_ok=True)
+        try:
+            staged.unlink(missing_ok=True)
+            with _duckdb_writing(file):
+                _fill(archive, str(staged), names or {})
+            staged.replace(target)
+        finally:
+            staged.unlink(missing_ok=True)
+            folder.rmdir()
+
+
+def _fill(archive: Archive, file: str, names: Mapping[str, str]) -> None:
+    with duckdb.connect(file, config={"storage_compatibility_version": OLDEST_READER}) as one:
+        held = {name.upper(): name for name in archive.held()}
+        trades = views.standing_trades(archive)
+        for statement in views.statements(trades, held | dict(names), None):
+            one.execute(statement)
+        one.execute(
+            f"CREATE VIEW harvester.archive AS SELECT {quoted(str(archive.root))} AS path, "
+            f"{quoted(__version__)} AS made_by"
+        )
+
+
+@contextmanager
+def _duckdb_writing(file: str) -> Iterator[None]:
+    try:
+        yield
+    except duckdb.IOException as error:
+        raise ArchiveUnwritable(f"can't write {file}: {error}") from error
+
+
+def _check_replaceable(target: Path) -> None:
+    """Refuse to write over anything but a database of ours that holds nothing else."""
+    if not target.exists():
+        return
+    if not _is_duckdb(target) or not _is_ours(target):
+        raise UsageError(
+            f"{target} is there already and is not, or not only, a database of such views: "
+            "choose another name, or remove it first"
+        )
+
+
+def _is_duckdb(target: Path) -> bool:
+    # DuckDB itself would take other files, such as SQLite's, for databases too.
+    with writing(str(target)), target.open("rb") as file:
+        return file.read(12)[8:] == b"DUCK"
+
+
+def _is_ours(target: Path) -> bool:
+    try:
+        with duckdb.connect(str(target), read_only=True) as one:
+            tables = one.execute("SELECT count(*) FROM duckdb_tables()").fetchall()
+            held = one.execute("SELECT view_name FROM duckdb_views() WHERE NOT internal")
+            found = {name for (name,) in held.fetchall()}
+            held = one.execute("SELECT function_name FROM duckdb_functions() WHERE NOT internal")
+            macros = {name for (name,) in held.fetchall()}
+    except duckdb.Error:
+        return False
+    return tables == [(0,)] and found == _VIEWS and macros <= _MACROS
