@@ -357,7 +357,19 @@ def test_warnings_of_the_exchange_are_shown_once(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "command",
-    ["backfill", "ohlc", "trades", "sql", "bars", "status", "pairs", "compact", "rollup", "demo", "serve"],
+    [
+        "backfill",
+        "ohlc",
+        "trades",
+        "sql",
+        "bars",
+        "status",
+        "pairs",
+        "compact",
+        "rollup",
+        "demo",
+        "serve",
+    ],
 )
 def test_every_command_shows_an_example(command: str, harvester: Any) -> None:
     run = harvester(command, "--help")

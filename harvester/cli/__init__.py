@@ -26,6 +26,7 @@ def cli() -> None:
 for command in (
     fetch.backfill,
     ask.ohlc,
+    ask.bars,
     ask.trades,
     ask.status,
     ask.pairs,

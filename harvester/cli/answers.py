@@ -62,6 +62,26 @@ def ohlc(common: Common, pair: str, **given: Any) -> None:
     _tell(common, rows, "candles", given["file"])
 
 
+def bars(common: Common, pair: str, **given: Any) -> None:
+    """Write bars that are not of time."""
+    from harvester.candles.bar_size import BYS, parse_size
+    from harvester.candles.bars import BarQuestion, bar_batches
+
+    sizes = [(by, given[by]) for by in BYS if given[by] is not None]
+    if len(sizes) != 1:
+        raise UsageError("what ends a bar? Give one of --trades N, --volume X and --value X")
+    size = parse_size(*sizes[0])
+    wanted = _span(given["since"], given["until"])
+    anchor_ns = parse_moment(given["anchor"], time.time_ns())
+    archive = Archive(common.settings.archive.path)
+    one = resolve_held(archive, pair)
+    question = BarQuestion(one.altname, size, wanted, anchor_ns, given["all_columns"])
+    batches = bar_batches(archive, question)
+    first = next(batches)
+    rows = write(_chain(first, batches), first.schema, given["form"], given["file"])
+    _tell(common, rows, "bars", given["file"])
+
+
 def print_candles(common: Common, pair: str, interval: str, since: str, until: str) -> None:
     """Candles as a table on stdout."""
     given = {"interval": interval, "since": since, "until": until, "fill": "none", "offset": "0"}

@@ -106,3 +106,35 @@ def pairs(text: str, as_json: bool, update: bool, **given: Any) -> None:
         return
     rows = [[one.altname, one.wsname, one.key, str(one.pair_decimals), one.status] for one in found]
     output.result(output.columns(["pair", "wsname", "key", "decimals", "status"], rows, left=3))
+
+
+@click.command(short_help="Bars of so many trades, so much volume or so much value.")
+@click.argument("pair")
+@click.option("--trades", metavar="N", help="A bar ends with its N-th trade.")
+@click.option("--volume", metavar="X", help="With the trade that brings its volume to X.")
+@click.option("--value", metavar="X", help="With the one that brings price x volume to X.")
+@click.option("--since", metavar="W", default="start", show_default=True, help="From when on.")
+@click.option("--until", metavar="W", help="Up to before when.")
+@click.option(
+    "--anchor",
+    metavar="W",
+    default="start",
+    show_default="the first trade held",
+    help="Count from the first trade at or after it.",
+)
+@click.option("--all-columns", is_flag=True, help="Taker sides, exact value, ids and more.")
+@click.option("--format", "-f", "form", type=FORMATS, help="[default: table, or by FILE's ending]")
+@click.option("--output", "-o", "file", metavar="FILE", help="Write there instead of stdout.")
+@common
+def bars(**given: Any) -> None:
+    """Bars of a pair that are not of time, exact, from the trades held.
+
+    Give one of --trades, --volume and --value. --since and --until choose which bars are shown,
+    by their first trade; they move none.
+
+    Example: harvester bars XBT/USD --volume 100 --since 2024-01-01 -f csv
+    """
+    common_ = settings_of(given)
+    from harvester.cli.answers import bars as answer
+
+    answer(common_, **given)
