@@ -12,7 +12,8 @@ from pathlib import PurePath
 
 from harvester.archive.archive import Archive, Piece
 from harvester.candles.engine import quoted, quoted_path
-from harvester.candles.sql import BASE, MORE, VWAP
+from harvester.candles.measures import BASE, MORE
+from harvester.candles.sql import VWAP
 from harvester.times import DAY, LONGEST, UNITS_NS
 
 COLUMNS = {
@@ -212,8 +213,8 @@ _PARTS = f"'^([0-9]{{1,18}})({'|'.join(LONGEST)})?$'"
 _COUNT = f"regexp_extract({_TEXT}, {_PARTS}, 1)::BIGINT"
 _UNIT = f"coalesce(nullif(regexp_extract({_TEXT}, {_PARTS}, 2), ''), 'm')"
 _MONTHS = {"mo": 1, "q": 3, "y": 12}
-# 1970 began on a Thursday.
-_MONDAY = 3 * DAY
+# 1970 began on a Thursday: its first Monday was four days later.
+_MONDAY = 4 * DAY
 
 
 def _opens() -> str:
@@ -228,7 +229,7 @@ def _opens() -> str:
     width = f"({_COUNT} * {_of_unit(UNITS_NS)})"
     return f"""CREATE MACRO harvester.opens(ns, interval) AS CASE
 {_refusals()}
-WHEN {_UNIT} = 'w' THEN ns - (ns + {_MONDAY}) % {width}
+WHEN {_UNIT} = 'w' THEN ns - (ns + {width} - {_MONDAY}) % {width}
 WHEN {_UNIT} IN ('mo', 'q', 'y') THEN epoch_us({date}::TIMESTAMP) * 1000
 ELSE ns - ns % {width} END"""
 
