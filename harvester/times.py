@@ -16,6 +16,8 @@ from harvester.errors import BadInterval, BadTime
 
 SECOND = 1_000_000_000
 DAY = 86_400 * SECOND
+BEGINNING_NS = 1_293_840_000 * SECOND
+"""2011, before which there was no exchange."""
 END_OF_TIME = 9_223_372_036_854_775_806
 """The last stamp that fits nineteen digits and int64, with one to spare for `+ 1`."""
 

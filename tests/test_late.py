@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
+from decimal import Decimal
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -14,6 +15,7 @@ from exchange import SECOND_NS, Clock, Exchange, Faults, Market, Tape, expected
 
 from harvester.archive.archive import Archive
 from harvester.checks.verify import verify
+from harvester.times import show
 
 TRADES = tapes.xbtusd_like(1_700, 91, first_id=1)
 MARKET = tapes.market(TRADES)
@@ -113,3 +115,74 @@ def test_a_trade_that_is_late_by_more_than_settle_is_on_record_as_a_jump(tmp_pat
     kept = [row[0] for row in tape_of(tmp_path, "XBTUSD")]
     assert kept == [row[0] for row in shown_by(clock) if row[0] != number]
     assert verify(Archive(tmp_path), "XBTUSD").jumps == 1
+
+
+QUIET = tapes.sparse(30, 3)
+LAST_NS = QUIET[-1].true_ns
+
+
+@pytest.mark.parametrize("ids", ["with ids", "without ids"])
+def test_a_last_trade_that_is_late_by_more_than_settle_is_missed_at_a_quiet_head(
+    ids: str, tmp_path: Path
+) -> None:
+    market = tapes.market(QUIET if ids == "with ids" else tapes.ids_unknown(QUIET))
+    clock = Clock(LAST_NS + 100 * SECOND_NS)
+    with serve(market, clock=clock, faults=late([len(QUIET) - 1])) as exchange:
+        assert Crawl(exchange.url, tmp_path).only(market.altname).exit_status == 0
+        exchange.faults = Faults()
+        clock.advance(3600)
+        outcome = Crawl(exchange.url, tmp_path).only(market.altname)
+        files = sorted(tmp_path.glob("trades/**/*.parquet"), key=lambda one: one.name)
+        assert outcome.exit_status == 4
+        assert str(outcome.error) == (
+            f"{market.altname}: the newest trade, of {show(expected(market)[-1][1])}, is not in "
+            f"{files[-2]}: remove it, and run the same command again"
+        )
+        files[-2].unlink()
+        assert Crawl(exchange.url, tmp_path).only(market.altname).exit_status == 0
+    assert tape_of(tmp_path, market.altname) == expected(market)
+
+
+def test_a_quiet_head_where_nothing_is_missing_ends_well(tmp_path: Path) -> None:
+    market = tapes.market(QUIET)
+    clock = Clock(LAST_NS + 100 * SECOND_NS)
+    with serve(market, clock=clock) as exchange:
+        for _ in range(3):
+            assert Crawl(exchange.url, tmp_path).only(market.altname).exit_status == 0
+            clock.advance(3600)
+    assert tape_of(tmp_path, market.altname) == expected(market)
+
+
+def test_coverage_of_time_that_is_still_to_come_is_said(tmp_path: Path) -> None:
+    clock = Clock(LAST_NS + 3600 * SECOND_NS)
+    with serve(tapes.market(QUIET), clock=clock) as exchange:
+        Crawl(exchange.url, tmp_path).only("XBTUSD")
+        clock.advance(-1800)
+        crawl = Crawl(exchange.url, tmp_path)
+        assert crawl.only("XBTUSD").exit_status == 0
+    now = clock.now_ns // SECOND_NS * SECOND_NS
+    assert crawl.notes == [
+        f"it is covered through {show(now + 1740 * SECOND_NS)}, which by the exchange's clock is "
+        f"still to come ({show(now)}): if that clock was wrong before, trades may be missing; "
+        "`harvester verify --against-exchange` tells"
+    ]
+
+
+def test_a_trade_of_the_future_is_no_end_of_the_tape(tmp_path: Path) -> None:
+    """Believed, it would end the crawl there, and all behind it would be lost."""
+    rows = tapes.xbtusd_like(3_000, 5)
+    literals = [f"{one.true_ns // 1000 / 10**6:.6f}" for one in rows]
+    future_s = rows[-1].true_ns // SECOND_NS + 40 * 86_400
+    literals[500] = f"{future_s}.5"
+    market = Market(trades=rows, literals=literals)
+    clock = Clock(rows[-1].true_ns + 120 * SECOND_NS)
+    with serve(market, clock=clock) as exchange:
+        outcome = Crawl(exchange.url, tmp_path).only("XBTUSD")
+    assert outcome.exit_status == 3
+    assert str(outcome.error) == (
+        f"XBTUSD: the exchange sent a trade of {show(future_s * SECOND_NS + SECOND_NS // 2)}, "
+        f"id {rows[500].trade_id}, price {Decimal(rows[500].price):.10f}, volume "
+        f"{Decimal(rows[500].volume):.8f}, while its clock says "
+        f"{show(clock.now_ns // SECOND_NS * SECOND_NS)}; nothing of this page was kept"
+    )
+    assert tape_of(tmp_path, "XBTUSD") == []

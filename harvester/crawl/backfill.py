@@ -14,22 +14,21 @@ import msgspec
 
 from harvester.archive.archive import Archive
 from harvester.archive.writer import Writer, writer
+from harvester.columns import times
 from harvester.config import Settings
 from harvester.crawl.buffer import Buffer, Waiting
 from harvester.crawl.crawler import RangeCrawl
 from harvester.crawl.estimate import Estimate
-from harvester.crawl.events import Listener, Outcome, Started
-from harvester.crawl.pages import Source
+from harvester.crawl.events import Listener, Noted, Outcome, Started
+from harvester.crawl.pages import Page, Source
 from harvester.crawl.stop import Stop
 from harvester.crawl.tending import tend
-from harvester.errors import ExchangeError, HarvesterError
+from harvester.errors import ExchangeError, HarvesterError, UnreadableAnswer
 from harvester.kraken.client import Client
 from harvester.kraken.pairs import Pair
-from harvester.times import DAY, SECOND, Range, missing
+from harvester.times import BEGINNING_NS, DAY, SECOND, Range, missing, show
 
 CHUNK_NS = 30 * DAY
-BEGINNING_NS = 1_293_840_000 * SECOND
-"""2011, before which there was no exchange: what lies before it is one part."""
 CATCH_UP_NS = 600 * SECOND
 """A head that moved on by more than this while its past was fetched is fetched as well."""
 
@@ -42,6 +41,8 @@ class Clock:
         self._client = client
         self._settle_ns = int(settle_s * SECOND)
         self._heard_s = -math.inf
+        self.heard_ns = 0
+        """The exchange's clock, as it was last heard."""
         self._settled_ns = 0
 
     async def settled_ns(self) -> int:
@@ -51,9 +52,31 @@ class Clock:
         its archive ends, and a copy would claim what is not there.
         """
         if time.monotonic() - self._heard_s > CATCH_UP_NS / SECOND:
-            self._settled_ns = await self._client.clock_ns() - self._settle_ns
+            self.heard_ns = await self._client.clock_ns()
+            self._settled_ns = self.heard_ns - self._settle_ns
             self._heard_s = time.monotonic()
         return self._settled_ns
+
+    async def believe(self, page: Page, pair: str) -> Page:
+        """The page, if it tells of nothing that is still to come.
+
+        A time in the future would end a crawl long before its end. The exchange's own clock is
+        what counts, asked anew before anything is refused, as this machine may have slept.
+
+        Raises:
+            UnreadableAnswer: a trade's time lies more than a day ahead of the exchange's clock.
+        """
+        latest_ns = int(times(page.rows).max()) if page.rows.num_rows else 0
+        if latest_ns > self.heard_ns + DAY:
+            self.heard_ns = await self._client.clock_ns()
+        if latest_ns > self.heard_ns + DAY:
+            row = page.rows.slice(int(times(page.rows).argmax()), 1).to_pylist()[0]
+            raise UnreadableAnswer(
+                f"{pair}: the exchange sent a trade of {show(latest_ns)}, id {row['trade_id']}, "
+                f"price {row['price']:f}, volume {row['volume']:f}, while its clock says "
+                f"{show(self.heard_ns)}; nothing of this page was kept"
+            )
+        return page
 
 
 class Wish(NamedTuple):
@@ -119,8 +142,12 @@ class _PairCrawl:
         self._run = run
         self._wish = wish
         self._pair = wish.pair.altname
-        self._source = Source(lambda since: run.client.page(wish.pair, since), self._pair)
+        self._source = Source(self._page, self._pair)
         self._trades = 0
+
+    async def _page(self, since_ns: int | None) -> Page:
+        page = await self._run.client.page(self._wish.pair, since_ns)
+        return await self._run.clock.believe(page, self._pair)
 
     async def run(self) -> Outcome:
         error: HarvesterError | None = None
@@ -154,6 +181,7 @@ class _PairCrawl:
             if caught_up or asked.through <= asked.after:
                 return done if done.through else asked
             one.want(asked)
+            self._mind_the_clock()
             ranges = missing([asked], self._run.archive.coverage(self._pair))
             expected = await self._expected(ranges)
             self._run.watch.listener(Started(self._pair, ranges, expected))
@@ -162,6 +190,17 @@ class _PairCrawl:
             if asked.through == self._wish.span.through:
                 return asked
             done = asked
+
+    def _mind_the_clock(self) -> None:
+        """Say so where coverage reaches into time to come: the clock was wrong, now or before."""
+        reached = max((one.through for one in self._run.archive.coverage(self._pair)), default=0)
+        if reached > self._run.clock.heard_ns:
+            text = (
+                f"it is covered through {show(reached)}, which by the exchange's clock is still to "
+                f"come ({show(self._run.clock.heard_ns)}): if that clock was wrong before, trades "
+                "may be missing; `harvester verify --against-exchange` tells"
+            )
+            self._run.watch.listener(Noted(self._pair, text))
 
     async def _crawl(self, one: Writer, span: Range) -> None:
         run = self._run
@@ -195,5 +234,6 @@ class _PairCrawl:
 
 def _chunks(span: Range) -> list[Range]:
     """A range in parts of a month or so, cut at fixed moments so that a second run cuts alike."""
+    # What lies before there was an exchange is one part.
     cuts = range((max(span.after, BEGINNING_NS) // CHUNK_NS + 1) * CHUNK_NS, span.through, CHUNK_NS)
     return [Range(*ends) for ends in pairwise([span.after, *cuts, span.through])]

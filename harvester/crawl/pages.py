@@ -46,6 +46,8 @@ class Source:
         self._pair = pair
         self._contradictions = 0
         self.pages = 0
+        self.newest_ns: int | None = None
+        """The last published time on the newest page, once it was asked for."""
 
     async def page(self, since_ns: int | None) -> Page:
         """One page from a stamp on, or the newest for None."""
@@ -91,7 +93,7 @@ class Source:
                 return True
             self.contradicted("the newest page is empty")
             return False
-        latest = int(times(newest).max())
+        latest = self.newest_ns = int(times(newest).max())
         if latest == last_ns or (last_ns is None and (known_ns or 0) <= latest <= after):
             return True
         last = last_ns if last_ns is not None else after

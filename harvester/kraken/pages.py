@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from decimal import Decimal
 
 import msgspec
 import numpy as np
@@ -25,7 +26,7 @@ from harvester.columns import (
     no_rows,
 )
 from harvester.errors import UnreadableAnswer, ValueDoesNotFit
-from harvester.times import END_OF_TIME, SECOND
+from harvester.times import BEGINNING_NS, END_OF_TIME, SECOND
 
 PAGE_ROWS = 1000
 """A page of fewer rows is a short one."""
@@ -150,7 +151,7 @@ def _stamps_ns(rows: list[Row]) -> Int64s:
     """The literals, digit by digit, as nanoseconds: a float has no room for them."""
     stamps = pa.array([bytes(row.time).decode() for row in rows]).cast(_STAMP)
     low, high = decimal_words(stamps)
-    if high.any() or not ((low > 0) & (low <= END_OF_TIME)).all():
+    if high.any() or not ((low >= BEGINNING_NS) & (low <= END_OF_TIME)).all():
         raise pa.ArrowInvalid("time out of bounds")
     return np.ascontiguousarray(low)
 
@@ -220,7 +221,10 @@ def _impossible(row: Row) -> str | None:
         ),
         (float(row.price) <= 0, f"price {row.price} is not above 0"),
         (float(row.volume) < 0, f"volume {row.volume} is below 0"),
-        (not 0 < float(bytes(row.time)) < 9_223_372_036, "its time lies outside 1970 to 2262"),
+        (
+            not BEGINNING_NS <= Decimal(bytes(row.time).decode()) * SECOND <= END_OF_TIME,
+            "its time lies outside 2011 to 2262",
+        ),
     )
     return next((text for wrong, text in checks if wrong), None)
 
