@@ -160,6 +160,11 @@ def union(ranges: Iterable[Range]) -> list[Range]:
     return joined
 
 
+def covers(covered: Iterable[Range], span: Range) -> bool:
+    """Whether one of some disjoint ranges holds a span whole; one from 0 reaches back for ever."""
+    return any(one.after <= max(span.after, 0) and span.through <= one.through for one in covered)
+
+
 def missing(wanted: Iterable[Range], covered: Iterable[Range]) -> list[Range]:
     """The holes: what is wanted and not covered, in order."""
     holes: list[Range] = []

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
+from datetime import timedelta
 from decimal import Decimal
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -15,7 +17,10 @@ from crawling import Crawl, serve
 from exchange import Market
 
 from harvester.archive.archive import Archive
+from harvester.archive.rollups import PARTIALS
 from harvester.archive.schema import WRITER_OPTIONS
+from harvester.archive.writer import writer
+from harvester.candles.rollups import parse_levels, roll_up
 from harvester.checks.verify import verify
 from harvester.times import Range
 
@@ -71,6 +76,88 @@ def test_a_sound_archive_is_told_to_be(sound: Path) -> None:
     report = verify(Archive(sound), "XBTUSD")
     counts = (report.files, report.rows, report.ids, report.seams, report.jumps)
     assert (report.faults, counts) == ([], (4, 4_000, 4_000, 3, 0))
+
+
+@pytest.fixture
+def rolled(harmed: Path) -> Path:
+    """The archive with a roll-up of minutes and one of hours beside each segment."""
+    with writer(Archive(harmed), "XBTUSD") as one:
+        roll_up(one, parse_levels(["1m", "1h"]))
+    return harmed
+
+
+def rollup_of(folder: Path, place: int, level: str = "1m") -> Path:
+    return sorted(folder.glob(f"candles/interval={level}/**/*.parquet"), key=lambda f: f.name)[
+        place
+    ]
+
+
+def alter(file: Path, column: str, change: Callable[[list[Any]], list[Any]]) -> None:
+    """Write a roll-up anew with other values in one column; the footer stays."""
+    table, footer = pq.ParquetFile(file).read(), pq.ParquetFile(file).metadata.metadata
+    place, kind = table.schema.get_field_index(column), table.schema.field(column)
+    values = pa.array(change(table.column(column).to_pylist()), kind.type)
+    kept = {key: text for key, text in footer.items() if key.startswith(b"harvester.")}
+    pq.write_table(table.set_column(place, kind, values).replace_schema_metadata(kept), file)
+
+
+def test_sound_rollups_are_counted(rolled: Path) -> None:
+    report = verify(Archive(rolled), "XBTUSD")
+    assert (report.faults, report.rollups) == ([], 8)
+
+
+@pytest.mark.parametrize("level", ["1m", "1h"])
+@pytest.mark.parametrize("column", PARTIALS.names)
+def test_a_rollup_altered(rolled: Path, level: str, column: str) -> None:
+    file = rollup_of(rolled, 1, level)
+
+    def change(values: list[Any]) -> list[Any]:
+        one = values[0]
+        step = {int: 1, Decimal: Decimal("0.00000001")}.get(type(one), timedelta(microseconds=1))
+        return [one + step, *values[1:]]
+
+    alter(file, column, change)
+    segment = files(rolled / "trades")[1]
+    after, through = (int(part) for part in segment.stem.split("-"))
+    [fault] = verify(Archive(rolled), "XBTUSD").faults
+    assert fault == (
+        "XBTUSD",
+        Range(after, through),
+        name_of(file, rolled),
+        "it does not agree with the trades that it is made of",
+    )
+
+
+def test_a_rollup_of_another_segment(rolled: Path) -> None:
+    shutil.copy(rollup_of(rolled, 2), rollup_of(rolled, 1))
+    assert [line.split("; ")[0] for line in faults(rolled)] == [
+        f"{name_of(rollup_of(rolled, 1), rolled)}: it does not agree with the trades that it is "
+        "made of"
+    ]
+
+
+def test_a_rollup_whose_footer_was_swapped(rolled: Path) -> None:
+    one, other = rollup_of(rolled, 1), rollup_of(rolled, 2)
+    footer = pq.ParquetFile(other).metadata.metadata
+    kept = {key: text for key, text in footer.items() if key.startswith(b"harvester.")}
+    pq.write_table(pq.ParquetFile(one).read().replace_schema_metadata(kept), one)
+    assert [line.split("; ")[0] for line in faults(rolled)] == [
+        f"{name_of(one, rolled)}: its footer is not of the segment beside it"
+    ]
+
+
+def test_a_rollup_cut_off(rolled: Path) -> None:
+    file = rollup_of(rolled, 0)
+    file.write_bytes(file.read_bytes()[:-30])
+    [line] = faults(rolled)
+    assert line.startswith(f"{name_of(file, rolled)}: it can't be read: ")
+
+
+def test_where_the_rows_are_wrong_their_rollups_are_not_judged(rolled: Path) -> None:
+    file = files(rolled / "trades")[1]
+    rewrite(file, lambda table: pa.concat_tables([table.slice(0, 10), table.slice(11)]))
+    [line] = faults(rolled)
+    assert line.startswith(f"{name_of(file, rolled)}: holds ")
 
 
 def test_a_row_taken_out(harmed: Path) -> None:

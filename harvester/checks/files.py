@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -9,8 +10,10 @@ import pyarrow as pa
 
 from harvester.archive.archive import Archive
 from harvester.archive.footers import Footer
+from harvester.archive.rollups import RollUp
 from harvester.archive.schema import TRADES, RowsChecksum, ties
 from harvester.archive.segments import Segment, path_of, read_batches, read_schema
+from harvester.checks.rollups import RollUps
 from harvester.columns import Int64s, decimal_words, times, trade_ids
 from harvester.crawl.gaps import Edge, find_gaps
 from harvester.errors import ArchiveDamaged
@@ -28,11 +31,13 @@ class Findings:
     ids: int = 0
     skips: list[tuple[int, int]] = field(default_factory=list)
     wrong: list[str] = field(default_factory=list)
+    wrong_rollups: list[tuple[RollUp, str]] = field(default_factory=list)
+    rollups: int = 0
     notes: list[str] = field(default_factory=list)
 
 
-def check_segment(archive: Archive, segment: Segment) -> Findings:
-    """Hold a segment's name, footer and rows against one another.
+def check_segment(archive: Archive, segment: Segment, rollups: Sequence[RollUp]) -> Findings:
+    """Hold a segment's name, footer, rows and roll-ups against one another.
 
     Raises:
         FileNotFoundError: it went meanwhile; list again.
@@ -45,9 +50,13 @@ def check_segment(archive: Archive, segment: Segment) -> Findings:
             found.wrong.append("its columns are not those of the format")
             return found
         rows = _Rows(found, footer)
+        beside = RollUps(archive, segment, rollups)
         for batch in read_batches(archive.store, segment.path):
             rows.check(batch)
+            beside.add(batch)
         rows.finish()
+        found.rollups = len(rollups)
+        found.wrong_rollups = [] if found.wrong else beside.wrong()
     except ArchiveDamaged as damage:
         found.wrong.append(str(damage).removeprefix(segment.path).removeprefix(" "))
     return found

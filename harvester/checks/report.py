@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from harvester.checks.digest import Digest
 from harvester.errors import ArchiveDamaged, ArchiveIncomplete
 from harvester.times import Range, show
 
@@ -42,6 +43,7 @@ class PairReport:
         unasked_jumps: where they skip and were not asked for again, as the pair does so always.
         rollups: roll-up files held against their ticks.
         notes: what is odd and no fault.
+        digests: of the tape over whole months, where nothing is wrong.
     """
 
     pair: str
@@ -54,6 +56,7 @@ class PairReport:
     rollups: int = 0
     notes: list[str] = field(default_factory=list)
     faults: list[Fault] = field(default_factory=list)
+    digests: list[Digest] = field(default_factory=list)
 
     @property
     def exit_status(self) -> int:

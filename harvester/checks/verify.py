@@ -9,6 +9,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from harvester.archive import state
 from harvester.archive.archive import LISTINGS, Archive
 from harvester.archive.footers import Footer
+from harvester.archive.rollups import RollUp
 from harvester.archive.segments import Segment
 from harvester.checks.files import Findings, check_segment
 from harvester.checks.report import Fault, PairReport
@@ -62,9 +63,12 @@ def _read_all(
     archive: Archive, pair: str, segments: list[Segment], workers: int, progress: Progress
 ) -> list[Findings]:
     found: list[Findings] = []
+    beside: dict[str, list[RollUp]] = {}
+    for one in archive.rollups(pair):
+        beside.setdefault(one.segment_path, []).append(one)
     with ThreadPoolExecutor(workers) as pool:
         futures: list[Future[Findings]] = [
-            pool.submit(check_segment, archive, one) for one in segments
+            pool.submit(check_segment, archive, one, beside.get(one.path, [])) for one in segments
         ]
         try:
             for future in futures:
@@ -85,6 +89,10 @@ def _count(report: PairReport, found: Findings) -> None:
         report.jumps += len(found.footer.jumps)
         report.unasked_jumps += found.footer.unasked_jumps
     segment = found.segment
+    report.rollups += found.rollups
+    report.faults += [
+        Fault(report.pair, segment.range, one.path, text) for one, text in found.wrong_rollups
+    ]
     report.faults += [Fault(report.pair, segment.range, segment.path, text) for text in found.wrong]
 
 

@@ -31,6 +31,7 @@ def verify(pair: tuple[str, ...], against_exchange: bool, as_json: bool, **given
     """
     common_ = settings_of(given)
     from harvester.archive.archive import Archive
+    from harvester.checks.digest import digests
     from harvester.checks.verify import verify as check
     from harvester.crawl.names import resolve_named
     from harvester.errors import gravest
@@ -40,6 +41,8 @@ def verify(pair: tuple[str, ...], against_exchange: bool, as_json: bool, **given
     reports = []
     for name in names:
         reports.append(check(archive, name))
+        if not reports[-1].faults:
+            reports[-1].digests = digests(archive, name)
         if not as_json:
             _print(reports[-1])
     compared: dict[str, Compared] = {}
@@ -64,10 +67,13 @@ def _print(report: PairReport) -> None:
         jumps += f" and {report.unasked_jumps:,} not asked for"
     output.result(
         f"{report.pair}: {verdict}: {report.files:,} files, {report.rows:,} trades, "
-        f"{report.ids:,} ids, {report.seams:,} seams, {jumps}"
+        f"{report.ids:,} ids, {report.seams:,} seams, {jumps}, "
+        f"{report.rollups:,} roll-ups"
     )
     for fault in report.faults:
         output.result(f"  {fault}")
+    for digest in report.digests:
+        output.result(f"  digest: {digest}")
     for note in report.notes:
         output.hint(f"  {note}")
 

@@ -1,0 +1,36 @@
+"""`status --digest`: the one line by which two people compare what they hold."""
+
+from __future__ import annotations
+
+import time
+
+from harvester.archive.archive import Archive
+from harvester.checks.digest import digests
+from harvester.cli import output
+from harvester.cli.options import Common
+from harvester.crawl.names import resolve_held
+from harvester.times import parse_moment, span
+
+
+def tell_digests(
+    common: Common, pairs: tuple[str, ...], between: tuple[str, str | None], *, as_json: bool
+) -> int:
+    """Print the digests of some pairs, or of all that are held; `between`: since and until."""
+    now = time.time_ns()
+    since, until = between
+    wanted = span(parse_moment(since, now), None if until is None else parse_moment(until, now))
+    archive = Archive(common.settings.archive.path)
+    names = [resolve_held(archive, name).altname for name in pairs] or archive.held()
+    found = []
+    for name in names:
+        of_pair = digests(archive, name, wanted)
+        found += of_pair
+        if not of_pair and not common.quiet:
+            output.hint(f"{name}: no month is held whole there")
+        for one in of_pair if not as_json else []:
+            output.result(str(one))
+            for month in one.months if common.verbose else []:
+                output.result(f"  {month.month}: {month.rows:,} trades, {month.sha256}")
+    if as_json:
+        output.as_json([one._asdict() for one in found])
+    return 0
