@@ -8,7 +8,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import resource
 import subprocess
 import sys
 import tempfile
@@ -28,7 +27,7 @@ import pyarrow.parquet as pq
 from harvester.archive.archive import EVERYTHING, Archive
 from harvester.archive.footers import Footer
 from harvester.archive.writer import writer
-from harvester.candles.query import ohlc
+from harvester.candles.query import candle_batches, ohlc
 from harvester.candles.question import Question
 from harvester.candles.rollups import parse_levels, roll_up
 from harvester.candles.ticks import ticks_sql
@@ -36,6 +35,7 @@ from harvester.columns import ORDER_TYPES, PRICE, ROWS, SIDES, VOLUME
 from harvester.times import Range, parse_interval, parse_moment, span
 
 PAIR = "XBTUSD"
+SPELLED = json.dumps({"altname": PAIR})
 BEGIN_NS = 1_388_534_400 * 10**9
 YEARS = 12
 SPAN_NS = YEARS * 31_556_952 * 10**9
@@ -43,6 +43,7 @@ CHUNK = 4_000_000
 SEED = 7
 MONTH = span(parse_moment("2021-03-01", 0), parse_moment("2021-04-01", 0))
 THREADS = 2
+MEMORY = "512MB"
 
 
 # --- what is asked -------------------------------------------------------------------------------
@@ -98,7 +99,7 @@ def prepare(folder: Path, ticks: int) -> None:
     ):
         for rows in chunks(ticks):
             through = rows.column("time").cast(pa.int64())[-1].as_py()
-            one.commit(Range(after, through), rows, Footer(Range(after, through), "{}"))
+            one.commit(Range(after, through), rows, Footer(Range(after, through), SPELLED))
             after = through
             floats = pa.table(
                 [rows.column(name).cast(kind.field(name).type) for name in kind.names], schema=kind
@@ -135,8 +136,10 @@ def ours(
 
     def ask(folder: Path) -> int:
         question = Question(PAIR, parse_interval(interval), within, **more)
-        found = ohlc(Archive(folder / kind), question, memory_limit="1GB", threads=THREADS)
-        return int(found.to_arrow_table().num_rows)
+        found = candle_batches(
+            Archive(folder / kind), question, memory_limit=MEMORY, threads=THREADS
+        )
+        return sum(batch.num_rows for batch in found)
 
     return ask
 
@@ -144,7 +147,8 @@ def ours(
 def to_pandas(folder: Path) -> int:
     """A hundred thousand candles to pandas."""
     question = Question(PAIR, parse_interval("1h"), EVERYTHING)
-    return len(ohlc(Archive(folder / "rolled"), question, threads=THREADS).df())
+    found = ohlc(Archive(folder / "rolled"), question, memory_limit=MEMORY, threads=THREADS)
+    return len(found.df())
 
 
 def with_pandas(interval: str, form: str) -> Callable[[Path], int]:
@@ -216,6 +220,12 @@ CONTESTANTS: dict[str, Callable[[Path], int]] = {
 }
 
 
+def peak_mb() -> float:
+    """The largest resident memory of this process alone; getrusage begins with its parent's."""
+    told = Path("/proc/self/status").read_text().partition("VmHWM:")[2]
+    return int(told.split()[0]) / 1024
+
+
 # --- the run -------------------------------------------------------------------------------------
 
 
@@ -228,7 +238,7 @@ def child(name: str, folder: Path, runs: int) -> None:
         begun = time.perf_counter()
         rows = ask(folder)
         seconds.append(time.perf_counter() - begun)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    peak = peak_mb()
     print(json.dumps({"seconds": seconds, "rows": rows, "peak_mb": peak}))
 
 

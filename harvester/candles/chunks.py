@@ -16,7 +16,7 @@ from harvester.candles.question import Question
 from harvester.candles.sources import Source
 from harvester.times import Range
 
-CHUNK_CANDLES = 500_000
+CHUNK_CANDLES = 1_000_000
 
 
 def chunks(archive: Archive, one: Plan, most: int = CHUNK_CANDLES) -> list[Question]:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from threading import Lock
 from uuid import uuid4
 
 import duckdb
@@ -41,6 +43,30 @@ def connect(
     # In notebooks DuckDB turns the bar on by itself; the library never prints.
     connection.execute("SET enable_progress_bar = false")
     return connection
+
+
+_databases: dict[tuple[int, str, int | None], duckdb.DuckDBPyConnection] = {}
+_making = Lock()
+
+
+def session(
+    memory_limit: str = MEMORY_LIMIT, threads: int | None = None
+) -> duckdb.DuckDBPyConnection:
+    """A connection to a database that questions of the same limits share: made in no time.
+
+    Its temporary tables are its own. Making the database takes longer than a short question.
+
+    Raises:
+        BadSetting: DuckDB does not take the limit or the number of threads.
+    """
+    # A fork must not go on with its parent's.
+    key = (os.getpid(), memory_limit, threads)
+    with _making:
+        if key not in _databases:
+            _databases[key] = connect(memory_limit, threads)
+        one = _databases[key].cursor()
+    one.execute("SET enable_progress_bar = false")
+    return one
 
 
 def quoted(text: str) -> str:

@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from harvester.archive.archive import LISTINGS, Archive
 from harvester.candles.chunks import chunks
-from harvester.candles.engine import MEMORY_LIMIT, asking, connect
+from harvester.candles.engine import MEMORY_LIMIT, asking, session
 from harvester.candles.filling import loses_digits, seeds
 from harvester.candles.plan import Plan, plan
 from harvester.candles.question import PRICE_DECIMALS, Question
@@ -99,7 +99,7 @@ def _prepared(
     """
 
     def losing(one: Plan) -> bool:
-        return loses_digits(archive, one, connect(*limits))
+        return loses_digits(archive, one, session(*limits))
 
     def shortened(one: Plan) -> list[Question]:
         return chunks(archive, one)
@@ -115,7 +115,7 @@ def _prepared(
 def _relation(
     archive: Archive, one: Plan, price_decimals: int, limits: tuple[str, int | None]
 ) -> duckdb.DuckDBPyRelation:
-    connection = connect(*limits)
+    connection = session(*limits)
     starts = seeds(archive, one, connection)
     candles = grouped_sql(archive, one.sources, one.grid, measures_of(one.question))
     return connection.sql(candles_sql(one, candles, starts, price_decimals))

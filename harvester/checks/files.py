@@ -69,7 +69,8 @@ def _check_footer(found: Findings, footer: Footer) -> None:
             f"its footer says {footer.range.after}-{footer.range.through}, its name another range"
         )
     if footer.altname != segment.pair:
-        found.wrong.append(f"its footer is of {footer.altname}, its folder of {segment.pair}")
+        named = footer.altname or "no pair"
+        found.wrong.append(f"its footer is of {named}, its folder of {segment.pair}")
 
 
 class _Rows:
