@@ -95,7 +95,12 @@ def ways(by_way: dict[str, int]) -> Counter[str]:
     found: Counter[str] = Counter()
     for way, times in by_way.items():
         name, _, step = way.partition(": ")
-        inside = {"commit": "a flush", "compact": "a compaction", "sweep": "a sweep"}
+        inside = {
+            "commit": "a flush",
+            "compact": "a compaction",
+            "keep_rollup": "a roll-up",
+            "sweep": "a sweep",
+        }
         where = inside.get(step.rpartition(" ")[2], "anything else")
         found[f"{name}, in {where}" if step else name] += times
     return found

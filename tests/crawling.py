@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -87,10 +87,21 @@ def tape_of(folder: Path, pair: str) -> list[tuple[Any, ...]]:
 
 
 def strangers(folder: Path) -> list[str]:
-    """Files that stand where only segments may, and leftovers in staging."""
-    found = [p for p in (folder / "trades").rglob("*") if p.is_file() and p.suffix != ".parquet"]
+    """Files that stand where only segments and their roll-ups may, and leftovers in staging."""
+    segments = {p.relative_to(folder / "trades") for p in (folder / "trades").rglob("*.parquet")}
+    found = [
+        p
+        for p in (folder / "candles").rglob("*")
+        if p.is_file() and p.relative_to(folder / "candles").parts[1:] not in parts_of(segments)
+    ]
+    found += [p for p in (folder / "trades").rglob("*") if p.is_file() and p.suffix != ".parquet"]
     found += [p for p in (folder / "staging").rglob("*") if p.is_file()]
     return [str(path.relative_to(folder)) for path in found]
+
+
+def parts_of(paths: Iterable[Path]) -> set[tuple[str, ...]]:
+    """Their folders and names."""
+    return {path.parts for path in paths}
 
 
 def serve(*markets: Market, **options: Any) -> Exchange:

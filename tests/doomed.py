@@ -104,7 +104,7 @@ def _aim(death: Death) -> None:
     from harvester.archive.store import LocalStore
     from harvester.archive.writer import Writer
 
-    for name in ("commit", "compact", "sweep"):
+    for name in ("commit", "compact", "keep_rollup", "sweep"):
         death.named(Writer, name)
     death.counted(LocalStore, "stage", "stage")
     death.counted(pq.ParquetWriter, "write_batch", "write")

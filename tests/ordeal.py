@@ -51,6 +51,7 @@ COMMANDS = (
     Command("backfill {pairs} -q --newest-first", 2, (0, 3)),
     Command("backfill {pair} -q --since {since} --until {until}", 3, (0, 3)),
     Command("compact -q", 6),
+    Command("rollup -q", 4),
     Command("pairs --update -q", 1),
 )
 
@@ -58,6 +59,7 @@ LAST_COMMANDS = (
     "pairs --update -q",
     "backfill {pairs} -q",
     "compact -q",
+    "rollup -q",
     "verify",
     "status",
 )
@@ -72,6 +74,9 @@ AIMS = (
     ("rename", ""),
     ("rename", "commit"),
     ("rename", "compact"),
+    ("write", "keep_rollup"),
+    ("sync", "keep_rollup"),
+    ("rename", "keep_rollup"),
     ("unlink", "compact"),
     ("unlink", "sweep"),
     ("unlink", ""),
