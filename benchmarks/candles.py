@@ -39,6 +39,8 @@ SPELLED = json.dumps({"altname": PAIR})
 BEGIN_NS = 1_388_534_400 * 10**9
 YEARS = 12
 SPAN_NS = YEARS * 31_556_952 * 10**9
+BUSY = [1, 1, 2, 6, 6, 4, 6, 9, 6, 4, 4, 5]
+"""How busy the years are, one against another: a market of the early years was a quiet one."""
 CHUNK = 4_000_000
 SEED = 7
 MONTH = span(parse_moment("2021-03-01", 0), parse_moment("2021-04-01", 0))
@@ -52,14 +54,15 @@ MEMORY = "512MB"
 def chunks(ticks: int) -> Iterator[pa.RecordBatch]:
     """Batches of `columns.ROWS` that together make a tape of twelve years, in its order."""
     random = np.random.default_rng(SEED)
-    at_ns, price, number = BEGIN_NS, 600_000, 1
+    price, number = 600_000, 1
     while number <= ticks:
         rows = min(CHUNK, ticks - number + 1)
         # A third of the trades share the stamp of the one before; quiet and busy hours take turns.
         mood = np.repeat(random.lognormal(0.0, 0.8, rows // 4096 + 1), 4096)[:rows]
         gaps = random.exponential(1.0, rows) * mood * (random.random(rows) > 0.35)
-        gaps *= SPAN_NS / ticks * rows / gaps.sum()
-        stamps = at_ns + np.cumsum(gaps).astype(np.int64) // 100 * 100
+        done = (number - 1 + np.cumsum(gaps) * (rows / gaps.sum())) / ticks
+        years = np.interp(done, np.cumsum([0, *BUSY]) / sum(BUSY), np.arange(YEARS + 1))
+        stamps = BEGIN_NS + (years / YEARS * SPAN_NS).astype(np.int64) // 100 * 100
         walk = price + np.cumsum(random.integers(-3, 4, rows))
         sides = random.integers(0, 2, rows).astype(np.int32)
         lots = random.lognormal(-4.5, 2.2, rows).clip(1e-8, 900.0)
@@ -75,7 +78,7 @@ def chunks(ticks: int) -> Iterator[pa.RecordBatch]:
             ],
             schema=ROWS,
         )
-        at_ns, price, number = int(stamps[-1]) + 100, int(walk[-1]), number + rows
+        price, number = int(walk[-1]), number + rows
 
 
 def decimals(units: np.ndarray[Any, Any], kind: pa.DataType) -> pa.Array:
