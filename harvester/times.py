@@ -149,6 +149,12 @@ def year_end(year: int) -> int:
     return days * DAY - 1
 
 
+def overlap(one: Range, other: Range) -> Range | None:
+    """What two ranges share; None for nothing."""
+    both = Range(max(one.after, other.after), min(one.through, other.through))
+    return both if both.after < both.through else None
+
+
 def union(ranges: Iterable[Range]) -> list[Range]:
     """The same time as few ranges as can be, in order: touching and overlapping ones joined."""
     joined: list[Range] = []
@@ -189,6 +195,11 @@ class Interval:
     text: str
     count: int
     unit: str
+
+    @property
+    def name(self) -> str:
+        """The same for all ways to type it, such as 60m for 60."""
+        return f"{self.count}{self.unit}"
 
     @property
     def width_ns(self) -> int | None:

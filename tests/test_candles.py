@@ -357,6 +357,20 @@ def _filling(
     (0, 16),
     0,
 )
+@example(
+    # Coverage ends right where the span begins: what follows lies behind a hole.
+    (
+        [trade(1, "5")],
+        [
+            Range(START + SECOND // 2, START + 20 * SECOND),
+            Range(START + 20 * SECOND + SECOND // 4, START + 21 * SECOND),
+        ],
+    ),
+    "previous",
+    "500ms",
+    (80, 84),
+    0,
+)
 @settings(max_examples=300, deadline=None)
 def test_any_fill_over_any_holes_and_span_is_as_from_first_principles(
     held: tuple[list[oracle.Row], list[Range]],

@@ -117,6 +117,18 @@ def test_ticks_and_rollups_give_the_same_bytes(
             assert table(archive, **short).equals(table(plain, **short))
 
 
+def test_every_run_on_one_or_two_threads_gives_the_same_bytes(
+    pairs_of_archives: dict[str, tuple[Archive, ...]],
+) -> None:
+    _, archive = pairs_of_archives["busy"]
+    question = ask("4h", span=spans_of(MADE_TAPES["busy"])[1], all_columns=True)
+    found = [
+        pa.Table.from_batches(candle_batches(archive, question, threads=threads))
+        for threads in [1, 2] * 10
+    ]
+    assert all(one.equals(found[0]) for one in found)
+
+
 @pytest.mark.parametrize("tz", [None, "Europe/Berlin", "Asia/Kolkata", "Australia/Lord_Howe"])
 @pytest.mark.parametrize("interval", ["4h", "1d", "1w", "1mo", "1q", "1y"])
 def test_ticks_and_rollups_agree_on_the_calendar(

@@ -38,7 +38,7 @@ def _edges(archive: Archive, one: Plan, most: int) -> Iterator[int]:
     for source in one.sources:
         within = source.piece.within
         first, last = one.grid.number(within.after + 1), one.grid.number(within.through)
-        if within.after == 0 and one.opening is not None:
+        if one.opening is not None:
             first = max(first, one.opening)
         candles = _candles(archive, one, source, last - first + 1)
         parts = -(-candles // most)
@@ -52,6 +52,6 @@ def _edges(archive: Archive, one: Plan, most: int) -> Iterator[int]:
 
 def _candles(archive: Archive, one: Plan, source: Source, intervals: int) -> int:
     """How many candles a piece may come to, at most: empty intervals count where they are shown."""
-    if one.question.fill != "none":
+    if one.question.fill != "none" and one.opening is not None:
         return max(intervals, 0)
-    return min(intervals, archive.footer(source.piece.segment).rows)
+    return max(min(intervals, archive.footer(source.piece.segment).rows), 0)

@@ -56,20 +56,33 @@ def _stretches(one: Plan) -> list[Seed]:
     ]
 
 
+def carried_from(archive: Archive, one: Plan) -> Piece | None:
+    """The last trade before the span, back to the last hole, where its price is carried in.
+
+    Raises:
+        FileNotFoundError: a file is gone; list again.
+    """
+    if one.question.fill in ("none", "null") or not one.runs:
+        return None
+    for piece in reversed(one.before):
+        last_ns = archive.last_time_in(piece)
+        if last_ns is not None:
+            # Only the last row group is read.
+            return Piece(piece.segment, Range(last_ns - 1, last_ns))
+    return None
+
+
 def _carried_in(
     archive: Archive, one: Plan, connection: duckdb.DuckDBPyConnection
 ) -> Decimal | None:
-    """The price of the last trade before the span, back to the last hole; None without one."""
-    for piece in reversed(one.before):
-        last_ns = archive.last_time_in(piece)
-        if last_ns is None:
-            continue
-        # Only the last row group is read.
-        ticks = ticks_sql(archive, [Piece(piece.segment, Range(last_ns - 1, last_ns))])
-        # All of the result is fetched: DuckDB 2.0 refuses a connection that still has some.
-        [(close,)] = connection.execute(f"SELECT arg_max(price, place) FROM ({ticks})").fetchall()  # noqa: S608
-        return Decimal(close)
-    return None
+    """The price of that trade; None without one."""
+    piece = carried_from(archive, one)
+    if piece is None:
+        return None
+    ticks = ticks_sql(archive, [piece])
+    # All of the result is fetched: DuckDB 2.0 refuses a connection that still has some.
+    [(close,)] = connection.execute(f"SELECT arg_max(price, place) FROM ({ticks})").fetchall()  # noqa: S608
+    return Decimal(close)
 
 
 def loses_digits(archive: Archive, one: Plan, connection: duckdb.DuckDBPyConnection) -> bool:

@@ -11,6 +11,7 @@ from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from math import gcd
 from typing import NamedTuple
 
 from harvester.times import Range
@@ -44,12 +45,17 @@ class Grid(ABC):
     def opens_sql(self, number: str) -> str:
         """When an interval opens, as TIMESTAMP_NS, of an SQL expression of its number."""
 
+    @property
     @abstractmethod
+    def step_ns(self) -> int:
+        """The greatest length that each interval opens at a multiple of, from the UNIX epoch on."""
+
     def divided_by(self, level_ns: int) -> bool:
         """Whether each interval opens at a multiple of a length, counted from the UNIX epoch.
 
         If so, candles of that length, on the grid of the epoch, add up to those of this one.
         """
+        return self.step_ns % level_ns == 0
 
     def whole(self, span: Range) -> Whole:
         """The intervals that lie in a range from their first nanosecond to their last.
@@ -88,9 +94,10 @@ class FixedGrid(Grid):
         """When an interval opens, as TIMESTAMP_NS, of an SQL expression of its number."""
         return f"make_timestamp_ns({number} * {self.width_ns} - {self._shift_ns})"
 
-    def divided_by(self, level_ns: int) -> bool:
-        """Whether each interval opens at a multiple of a length."""
-        return self.width_ns % level_ns == 0 == self._shift_ns % level_ns
+    @property
+    def step_ns(self) -> int:
+        """The greatest length that each interval opens at a multiple of."""
+        return gcd(self.width_ns, self._shift_ns)
 
 
 class Stretch(NamedTuple):
@@ -151,11 +158,10 @@ class CalendarGrid(Grid):
         opens = _branching(number, [one.number for one in self.stretches], leaves)
         return f"make_timestamp_ns({opens})"
 
-    def divided_by(self, level_ns: int) -> bool:
-        """Whether each interval opens at a multiple of a length."""
-        return all(
-            one.opens_ns % level_ns == 0 == one.width_ns % level_ns for one in self.stretches
-        )
+    @property
+    def step_ns(self) -> int:
+        """The greatest length that each interval opens at a multiple of."""
+        return gcd(*(length for one in self.stretches for length in (one.opens_ns, one.width_ns)))
 
 
 def _branching(value: str, froms: Sequence[int], leaves: Sequence[str]) -> str:

@@ -14,8 +14,9 @@ from harvester.candles.calendar import grid_of
 from harvester.candles.grid import Grid, Whole
 from harvester.candles.question import Question
 from harvester.candles.sources import Source, choose
+from harvester.candles.spool import Spool, served_by
 from harvester.errors import NothingHeld
-from harvester.times import Range, union, year_end
+from harvester.times import Range, overlap, union, year_end
 
 
 class Run(NamedTuple):
@@ -46,8 +47,13 @@ class Plan:
     opening: int | None
 
 
-def plan(archive: Archive, question: Question) -> Plan:
+def plan(archive: Archive, question: Question, spool: Spool | None = None) -> Plan:
     """List the archive once, and work out what a question reads and fills.
+
+    Args:
+        archive: where the tape is.
+        question: what is asked.
+        spool: what has been read already, if its partial candles add up to those of the question.
 
     Raises:
         NothingHeld: the archive holds nothing of the pair.
@@ -59,14 +65,15 @@ def plan(archive: Archive, question: Question) -> Plan:
     span = question.span
     covered = union(piece.within for piece in held)
     grid = grid_of(question, _laid(span, held))
-    inside = [both for run in covered if (both := _overlap(run, span))]
-    leading = next((run for run in covered if run.after < span.after <= run.through), None)
+    inside = [both for run in covered if (both := overlap(run, span))]
+    sources = choose(archive, question.pair, clipped(held, span), grid)
+    leading = next((run for run in covered if run.after < span.after < run.through), None)
     return Plan(
         question,
         grid,
         held,
-        choose(archive, question.pair, _clipped(held, span), grid),
-        _clipped(held, Range(leading.after, span.after)) if leading else [],
+        sources if spool is None else served_by(spool, sources),
+        clipped(held, Range(leading.after, span.after)) if leading else [],
         [Run(one, grid.whole(one)) for one in inside],
         _opening(archive, held, grid),
     )
@@ -75,11 +82,6 @@ def plan(archive: Archive, question: Question) -> Plan:
 def _opening(archive: Archive, held: list[Piece], grid: Grid) -> int | None:
     bounds = (archive.bounds(piece.segment) for piece in held)
     return next((grid.number(times[0]) for times in bounds if times), None)
-
-
-def _overlap(one: Range, other: Range) -> Range | None:
-    both = Range(max(one.after, other.after), min(one.through, other.through))
-    return both if both.after < both.through else None
 
 
 def _laid(span: Range, held: list[Piece]) -> Range:
@@ -91,8 +93,9 @@ def _laid(span: Range, held: list[Piece]) -> Range:
     return Range(after, max(after, min(span.through, held[-1].within.through)))
 
 
-def _clipped(pieces: list[Piece], span: Range) -> list[Piece]:
-    parts = ((piece, _overlap(piece.within, span)) for piece in pieces)
+def clipped(pieces: list[Piece], span: Range) -> list[Piece]:
+    """What of some pieces lies in a span."""
+    parts = ((piece, overlap(piece.within, span)) for piece in pieces)
     return [Piece(piece.segment, part) for piece, part in parts if part]
 
 

@@ -15,12 +15,26 @@ from harvester.candles.ticks import NO_TICKS, conditions, place_sql, ticks_sql
 from harvester.errors import BadInterval
 from harvester.times import Range, parse_interval
 
+TICKS = "ticks"
+
 
 class Source(NamedTuple):
-    """A piece of the tape, and the roll-up it is read from; None for its ticks."""
+    """A piece of the tape, and what it is read from: a roll-up, a file of a spool, or its ticks."""
 
     piece: Piece
     rollup: RollUp | None
+    spooled: str | None = None
+
+    @property
+    def level(self) -> str:
+        """`ticks`, the interval of the roll-up, or nothing for a spool."""
+        if self.spooled is not None:
+            return ""
+        return TICKS if self.rollup is None else self.rollup.interval
+
+    def location(self, archive: Archive) -> str:
+        """The name that any Parquet reader opens the file by."""
+        return self.spooled or archive.location(self.rollup or self.piece.segment)
 
 
 class _Level(NamedTuple):
@@ -57,14 +71,14 @@ def _levels(archive: Archive, pair: str, grid: Grid) -> dict[str, list[_Level]]:
 
 def _best(archive: Archive, piece: Piece, levels: dict[str, list[_Level]]) -> list[Source]:
     for level in levels.get(piece.segment.path, []):
-        middle = _whole_buckets(piece, level.width_ns)
+        middle = whole_buckets(piece, level.width_ns)
         if middle is not None and archive.serves(level.rollup, piece.segment):
             return list(_with_edges(piece, middle, level.rollup))
     return [Source(piece, None)]
 
 
-def _whole_buckets(piece: Piece, width_ns: int) -> Range | None:
-    """What of a piece its roll-up tells; None for nothing.
+def whole_buckets(piece: Piece, width_ns: int) -> Range | None:
+    """What of a piece partial candles of its segment tell; None for nothing.
 
     At the segment's own ends a bucket holds just the segment's trades, and so may be cut there.
     """
@@ -99,17 +113,17 @@ def grouped_sql(
     parts: list[str] = []
     at = 0
     # By level: what cuts minutes out of a file would cut off an hour that began before.
-    for level, group in groupby(sources, key=lambda one: one.rollup and one.rollup.interval):
+    for level, group in groupby(sources, key=lambda one: one.level):
         some = list(group)
-        if level is None:
+        if level == TICKS:
             ticks = ticks_sql(archive, [one.piece for one in some], at)
             parts.append(_from_ticks(ticks, grid, measures))
         else:
-            parts.append(_from_rollups(archive, some, at, grid, measures))
+            parts.append(_from_partials(archive, some, at, grid, measures))
         at += len(some)
     if not parts:
         return _from_ticks(NO_TICKS, grid, measures)
-    if len(parts) == 1 and sources[0].rollup is None:
+    if len(parts) == 1 and sources[0].level == TICKS:
         return parts[0]
     return combined_sql("\nUNION ALL ".join(parts), measures)
 
@@ -128,16 +142,14 @@ def _from_ticks(ticks: str, grid: Grid, measures: dict[str, str]) -> str:
     )
 
 
-def _from_rollups(
+def _from_partials(
     archive: Archive,
     sources: Sequence[Source],
     at: int,
     grid: Grid,
     measures: dict[str, str],
 ) -> str:
-    files = ", ".join(
-        quoted_path(archive.location(one.rollup)) for one in sources if one.rollup is not None
-    )
+    files = ", ".join(quoted_path(one.location(archive)) for one in sources)
     chosen = "".join(f", {name}" for name in measures)
     within = " AND ".join(conditions([one.piece for one in sources])) or "true"
     return (

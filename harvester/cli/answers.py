@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import time
-from dataclasses import replace
 from typing import Any, NamedTuple
 
 from harvester.archive.archive import Archive
 from harvester.archive.schema import TRADES
 from harvester.cli import output
-from harvester.cli.exports import Written, export_candles, export_trades
+from harvester.cli.delivery import EXPORTS, deliver, folder_of, span_of, tell, tell_written
+from harvester.cli.exports import export_trades
 from harvester.cli.formats import write
 from harvester.cli.options import Common
 from harvester.config import Settings
@@ -18,48 +18,7 @@ from harvester.crawl.names import known_pairs, refresh_pairs, resolve_held
 from harvester.errors import ArchiveHasHoles, UnknownPair, UsageError
 from harvester.kraken.client import Client
 from harvester.kraken.pairs import Pair, search
-from harvester.times import Range, parse_interval, parse_moment, parse_offset, show, span
-
-EXPORTS = ("freqtrade", "lean")
-
-
-def _span(since: str, until: str | None) -> Range:
-    now = time.time_ns()
-    return span(parse_moment(since, now), None if until is None else parse_moment(until, now))
-
-
-def ohlc(common: Common, pair: str, **given: Any) -> None:
-    """Write candles."""
-    from harvester.candles.clock import zone_of
-    from harvester.candles.query import candle_batches
-    from harvester.candles.question import Question
-
-    interval, offset_ns = parse_interval(given["interval"]), parse_offset(given["offset"])
-    tz = None if given["tz"] is None else zone_of(given["tz"]).key
-    wanted = _span(given["since"], given["until"])
-    archive = Archive(common.settings.archive.path)
-    one = resolve_held(archive, pair)
-    question = Question(
-        pair=one.altname,
-        interval=interval,
-        span=wanted,
-        fill=given["fill"],
-        all_columns=given["all_columns"],
-        offset_ns=offset_ns,
-        tz=tz,
-        pair_decimals=one.pair_decimals,
-    )
-    limit = common.settings.candles.memory_limit
-    if given["form"] in EXPORTS:
-        whole = replace(question, all_columns=True)
-        batches = candle_batches(archive, whole, memory_limit=limit)
-        folder = _folder(given["form"], given["file"])
-        _tell_written(common, export_candles(batches, one, interval, given["form"], folder))
-        return
-    batches = candle_batches(archive, question, memory_limit=limit)
-    first = next(batches)
-    rows = write(_chain(first, batches), first.schema, given["form"], given["file"])
-    _tell(common, rows, "candles", given["file"])
+from harvester.times import Range, parse_moment, show
 
 
 def bars(common: Common, pair: str, **given: Any) -> None:
@@ -71,63 +30,26 @@ def bars(common: Common, pair: str, **given: Any) -> None:
     if len(sizes) != 1:
         raise UsageError("what ends a bar? Give one of --trades N, --volume X and --value X")
     size = parse_size(*sizes[0])
-    wanted = _span(given["since"], given["until"])
+    wanted = span_of(given["since"], given["until"])
     anchor_ns = parse_moment(given["anchor"], time.time_ns())
     archive = Archive(common.settings.archive.path)
     one = resolve_held(archive, pair)
     question = BarQuestion(one.altname, size, wanted, anchor_ns, given["all_columns"])
     batches = bar_batches(archive, question)
-    first = next(batches)
-    rows = write(_chain(first, batches), first.schema, given["form"], given["file"])
-    _tell(common, rows, "bars", given["file"])
-
-
-def print_candles(common: Common, pair: str, interval: str, since: str, until: str) -> None:
-    """Candles as a table on stdout."""
-    given = {"interval": interval, "since": since, "until": until, "fill": "none", "offset": "0"}
-    ohlc(common, pair, **given, tz=None, all_columns=False, form="table", file=None)
+    deliver(common, batches, "bars", given["form"], given["file"])
 
 
 def trades(common: Common, pair: str, **given: Any) -> None:
     """Write trades."""
-    wanted = _span(given["since"], given["until"])
+    wanted = span_of(given["since"], given["until"])
     archive = Archive(common.settings.archive.path)
     one = resolve_held(archive, pair)
     batches = archive.scan(one.altname, wanted)
     if given["form"] in EXPORTS:
-        _tell_written(common, export_trades(batches, one, _folder(given["form"], given["file"])))
+        tell_written(common, export_trades(batches, one, folder_of(given["form"], given["file"])))
         return
     rows = write(batches, TRADES, given["form"], given["file"])
-    _tell(common, rows, "trades", given["file"])
-
-
-def _folder(form: str, given: str | None) -> str:
-    if given is None:
-        example = {"freqtrade": "user_data/data/kraken", "lean": "lean/data"}[form]
-        raise UsageError(
-            f"--format {form} writes into a folder of its own: give -o, such as {example}"
-        )
-    return given
-
-
-def _tell_written(common: Common, written: Written) -> None:
-    if common.quiet:
-        return
-    output.hint(f"{written.rows:,} rows in {written.place}")
-    if written.left_out:
-        output.hint(f"{written.left_out:,} candles are not held whole and were left out")
-
-
-def _chain(first: Any, rest: Any) -> Any:
-    yield first
-    yield from rest
-
-
-def _tell(common: Common, rows: int, what: str, file: str | None) -> None:
-    if file is not None and not common.quiet:
-        output.hint(f"{rows:,} {what} in {file}")
-    elif rows == 0 and not common.quiet:
-        output.hint(f"no {what} there; `harvester status` tells what is covered")
+    tell(common, rows, "trades", given["file"])
 
 
 class PairStatus(NamedTuple):

@@ -14,11 +14,19 @@ FORMATS = click.Choice(_FORMATS)
 TRADES_FORMATS = click.Choice([*_FORMATS, "freqtrade"])
 CANDLES_FORMATS = click.Choice([*_FORMATS, "freqtrade", "lean"])
 OUTPUT = "Write there instead of stdout; for other programs, their folder."
+PLACE = "Write there instead of stdout; for other programs, or several answers, a folder."
 
 
 @click.command(short_help="Candles of any interval.")
-@click.argument("pair")
-@click.option("--interval", "-i", required=True, metavar="N", help="Such as 7m, 4h or 1d.")
+@click.argument("pair", nargs=-1, required=True)
+@click.option(
+    "--interval",
+    "-i",
+    required=True,
+    multiple=True,
+    metavar="N",
+    help="Such as 7m, 4h or 1d. May be given several times.",
+)
 @click.option("--since", metavar="W", default="start", show_default=True, help="From when on.")
 @click.option("--until", metavar="W", help="Up to before when.")
 @click.option(
@@ -34,18 +42,23 @@ OUTPUT = "Write there instead of stdout; for other programs, their folder."
 @click.option(
     "--format", "-f", "form", type=CANDLES_FORMATS, help="[default: table, or by FILE's ending]"
 )
-@click.option("--output", "-o", "file", metavar="FILE", help=OUTPUT)
+@click.option("--output", "-o", "file", metavar="FILE", help=PLACE)
+@click.option("--explain", is_flag=True, help="Tell the files, rows and SQL instead; or -f json.")
 @common
 def ohlc(**given: Any) -> None:
-    """Candles of a pair, exact, from the trades held.
+    """Candles of pairs, exact, from the trades held.
 
     An interval is a number and one of ms, s, m, h, d, w, mo (months), q (quarters), y; a bare
     number is minutes. Weeks open on Monday. Times are UTC, also with --tz.
 
+    Several pairs or intervals are written into a folder as Parquet, one file each, and the
+    trades of a pair are read once for all its intervals:
+    harvester ohlc XBT/USD ETH/USD -i 1m -i 1h -o candles
+
     Example: harvester ohlc XBT/USD -i 7m --since 2024-01-01 --until 2024-01-02 -f csv
     """
     common_ = settings_of(given)
-    from harvester.cli.answers import ohlc as answer
+    from harvester.cli.candles import ohlc as answer
 
     answer(common_, **given)
 

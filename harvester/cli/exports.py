@@ -46,6 +46,20 @@ class Written:
             yield kept
 
 
+def check_known(pair: Pair, interval: Interval, form: str) -> None:
+    """See that another program has names for what is to be written.
+
+    Raises:
+        UsageError: the exchange's name of the pair is not known.
+        BadInterval: the other program knows no such interval.
+    """
+    symbol_of(pair)
+    if form == "lean":
+        quantconnect.resolution(interval)
+    else:
+        freqtrade.timeframe(interval)
+
+
 def export_candles(
     batches: Iterable[pa.RecordBatch], pair: Pair, interval: Interval, form: str, folder: str
 ) -> Written:

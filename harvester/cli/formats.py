@@ -20,7 +20,7 @@ from harvester.cli.texts import as_flat_text, as_text, cell
 from harvester.errors import UsageError
 
 FORMATS = ("table", "csv", "json", "jsonl", "parquet", "arrow")
-_ENDINGS = {
+ENDINGS = {
     ".csv": "csv",
     ".json": "json",
     ".jsonl": "jsonl",
@@ -44,7 +44,7 @@ def write(batches: Batches, schema: pa.Schema, form: str | None, file: str | Non
         form: one of `FORMATS`; None takes it from the file's ending, else `table`.
         file: where to; None for stdout.
     """
-    form = form or _ENDINGS.get(Path(file).suffix.lower() if file else "", "table")
+    form = form or ENDINGS.get(Path(file).suffix.lower() if file else "", "table")
     if form in ("parquet", "arrow") and file is None and sys.stdout.isatty():
         raise UsageError(f"{form} is not for a terminal: give -o FILE, or pipe it on")
     counted = _Counted(batches)

@@ -9,7 +9,7 @@ from pathlib import Path
 from harvester.archive.archive import Archive
 from harvester.archive.schema import RowsChecksum
 from harvester.cli import output
-from harvester.cli.answers import print_candles
+from harvester.cli.candles import print_candles
 from harvester.cli.crawling import Request, run
 from harvester.cli.options import Common
 from harvester.config import load

@@ -1,0 +1,119 @@
+"""How a question is answered: from which files and levels, how many rows, and by what SQL."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from typing import NamedTuple
+
+from harvester.archive.archive import Archive
+from harvester.archive.segments import rows_touched
+from harvester.candles.engine import MEMORY_LIMIT
+from harvester.candles.filling import carried_from
+from harvester.candles.plan import Plan
+from harvester.candles.question import Question
+from harvester.candles.session import Session, looks_at_digits
+from harvester.candles.sources import Source
+from harvester.times import Range
+
+
+class Read(NamedTuple):
+    """A file that is read.
+
+    Attributes:
+        level: `ticks`, or the interval of a roll-up.
+        file: its path in the archive.
+        span: what of it counts.
+        rows: those of the row groups that are read for it.
+    """
+
+    level: str
+    file: str
+    span: Range
+    rows: int
+
+
+class Total(NamedTuple):
+    """What is read of one level."""
+
+    level: str
+    files: int
+    rows: int
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """How a question is answered.
+
+    Attributes:
+        question: what was asked.
+        reads: the files that the candles are made of, in the tape's order.
+        carried: the file that tells the close before the span, where one is filled in.
+        totals: of `reads`, by level.
+        passes: how often they are read: twice where Kraken's form has fewer decimals than prices
+            may have, once to look whether a digit were lost.
+        parts: how many shorter questions, one after the other, a stream of candles comes to.
+        sql: the whole answer in one query; any DuckDB runs it while the files stand.
+    """
+
+    question: Question
+    reads: tuple[Read, ...]
+    carried: Read | None
+    totals: tuple[Total, ...]
+    passes: int
+    parts: int
+    sql: str
+
+
+def explain(
+    archive: Archive,
+    question: Question,
+    *,
+    memory_limit: str = MEMORY_LIMIT,
+    threads: int | None = None,
+) -> Explanation:
+    """Work out how a question is answered now. The candles are not made.
+
+    Raises:
+        NothingHeld: the archive holds nothing of the pair.
+        BadSetting: DuckDB does not take the memory limit or the number of threads.
+        ArchiveDamaged: a file can't be read, or files keep vanishing.
+    """
+    session = Session(archive, memory_limit, threads)
+    parts, decimals = session.prepared(question)
+
+    def told(one: Plan) -> Explanation:
+        reads = tuple(_reads(archive, one.sources))
+        carried = carried_from(archive, one)
+        return Explanation(
+            question,
+            reads,
+            carried and _read(archive, Source(carried, None), carried.within),
+            tuple(_totals(reads)),
+            2 if looks_at_digits(question) else 1,
+            len(parts),
+            session.sql(one, decimals, session.connect()),
+        )
+
+    return session.whoever_writes(question, told)
+
+
+def _reads(archive: Archive, sources: Sequence[Source]) -> Iterator[Read]:
+    for _, group in groupby(sources, key=lambda one: one.level):
+        some = list(group)
+        # One query reads them, and cuts at its two ends only before it reads.
+        asked = Range(some[0].piece.within.after, some[-1].piece.within.through)
+        for one in some:
+            yield _read(archive, one, asked)
+
+
+def _read(archive: Archive, one: Source, asked: Range) -> Read:
+    path = one.rollup.path if one.rollup is not None else one.piece.segment.path
+    return Read(one.level, path, one.piece.within, rows_touched(archive.store, path, asked))
+
+
+def _totals(reads: Sequence[Read]) -> Iterator[Total]:
+    for level in dict.fromkeys(one.level for one in reads):
+        some = [one for one in reads if one.level == level]
+        yield Total(level, len({one.file for one in some}), sum(one.rows for one in some))

@@ -1,0 +1,96 @@
+"""What `ohlc` does: one answer on stdout or in a file, several in a folder, or how one is made."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from harvester.archive.archive import Archive
+from harvester.candles.clock import zone_of
+from harvester.candles.explain import explain
+from harvester.candles.limits import check_empty
+from harvester.candles.query import candle_batches
+from harvester.candles.question import Question
+from harvester.cli.delivery import EXPORTS, deliver, folder_of, span_of, tell_written
+from harvester.cli.explaining import check_explained, show_explanation
+from harvester.cli.exports import export_candles
+from harvester.cli.folders import Wanted, check_folder, write_all
+from harvester.cli.options import Common
+from harvester.crawl.names import resolve_held
+from harvester.errors import UsageError
+from harvester.times import Interval, parse_interval, parse_offset
+
+
+def ohlc(common: Common, pair: tuple[str, ...], interval: tuple[str, ...], **given: Any) -> None:
+    """Write candles, or tell how they are made."""
+    form, file = given["form"], given["file"]
+    is_one = len(pair) == len(interval) == 1
+    # By their names, each once: 60 and 60m are the same.
+    intervals = list({one.name: one for one in map(parse_interval, interval)}.values())
+    archive = Archive(common.settings.archive.path)
+    if given["explain"]:
+        check_explained(form, file, is_one=is_one)
+    elif not is_one:
+        check_folder(archive, form, file)
+    wanted = _wanted(archive, pair, intervals[0], given)
+    if given["explain"]:
+        limit = common.settings.candles.memory_limit
+        show_explanation(explain(archive, wanted[0].question, memory_limit=limit), form)
+        return
+    for one in wanted:
+        for length in intervals:
+            check_empty(archive, replace(one.question, interval=length))
+    if is_one:
+        _write_one(common, archive, wanted[0], form, file)
+    else:
+        write_all(common, archive, wanted, intervals, form, file)
+
+
+def print_candles(common: Common, pair: str, interval: str, since: str, until: str) -> None:
+    """Candles as a table on stdout."""
+    given = {"since": since, "until": until, "fill": "none", "offset": "0", "tz": None}
+    more = {"all_columns": False, "explain": False, "form": "table", "file": None}
+    ohlc(common, (pair,), (interval,), **given, **more)
+
+
+def _wanted(
+    archive: Archive, names: tuple[str, ...], interval: Interval, given: dict[str, Any]
+) -> list[Wanted]:
+    """Each pair, once, with what is asked of it."""
+    offset_ns = parse_offset(given["offset"])
+    tz = None if given["tz"] is None else zone_of(given["tz"]).key
+    span = span_of(given["since"], given["until"])
+    if not all(name.strip() for name in names):
+        raise UsageError("a pair's name is empty: give one such as XBT/USD")
+    pairs = {pair.altname: pair for pair in (resolve_held(archive, name) for name in names)}
+    return [
+        Wanted(
+            pair,
+            Question(
+                pair=pair.altname,
+                interval=interval,
+                span=span,
+                fill=given["fill"],
+                all_columns=given["all_columns"],
+                offset_ns=offset_ns,
+                tz=tz,
+                pair_decimals=pair.pair_decimals,
+            ),
+        )
+        for pair in pairs.values()
+    ]
+
+
+def _write_one(
+    common: Common, archive: Archive, wanted: Wanted, form: str | None, file: str | None
+) -> None:
+    pair, question = wanted
+    limit = common.settings.candles.memory_limit
+    if form in EXPORTS:
+        whole = replace(question, all_columns=True)
+        batches = candle_batches(archive, whole, memory_limit=limit)
+        folder = folder_of(form, file)
+        tell_written(common, export_candles(batches, pair, question.interval, form, folder))
+        return
+    batches = candle_batches(archive, question, memory_limit=limit)
+    deliver(common, batches, "candles", form, file)

@@ -1,0 +1,83 @@
+"""How an answer is made, for people and for machines."""
+
+from __future__ import annotations
+
+from harvester.candles.explain import Explanation, Read
+from harvester.cli import output
+from harvester.errors import UsageError
+from harvester.times import show
+
+
+def check_explained(form: str | None, file: str | None, *, is_one: bool) -> None:
+    """Hold the other options to what --explain can tell of.
+
+    Raises:
+        UsageError: one of them makes no sense beside it.
+    """
+    if not is_one:
+        raise UsageError("--explain tells of one pair and one --interval at a time: give one each")
+    if form not in (None, "table", "json"):
+        raise UsageError(f"--explain writes a table or JSON, and --format is {form}: give -f json")
+    if file is not None:
+        raise UsageError("--explain writes to stdout: leave -o out, or pipe it on")
+
+
+def show_explanation(one: Explanation, form: str | None) -> None:
+    """Print what is read, and the SQL."""
+    if form == "json":
+        output.as_json(_report(one))
+    else:
+        output.result("\n\n".join(_paragraphs(one)))
+
+
+def _paragraphs(one: Explanation) -> list[str]:
+    after, through = one.question.span
+    rows = _counted(sum(read.rows for read in one.reads), "row")
+    what = [f"{one.question.title}, {_from(after)} to {show(through)}: {rows} read"]
+    if one.passes > 1:
+        what.append("twice, once to see that no price has more decimals than are shown")
+    what.append(f"in {_counted(one.parts, 'part')}")
+    reads = [*([one.carried] if one.carried else []), *one.reads]
+    told = [", ".join(what)]
+    if one.reads:
+        told.append(output.columns(["level", "files", "rows read"], _totals(one)))
+    if reads:
+        header = ["level", "file", "from", "through", "rows read"]
+        table = output.columns(header, [_row(read, one) for read in reads], left=2)
+        told.append(table)
+    if one.carried:
+        told.append("close: the trade whose price is carried into the span")
+    return [*told, f"{one.sql};"]
+
+
+def _totals(one: Explanation) -> list[list[str]]:
+    return [[total.level, f"{total.files:,}", f"{total.rows:,}"] for total in one.totals]
+
+
+def _row(read: Read, one: Explanation) -> list[str]:
+    level = "close" if read is one.carried else read.level
+    return [level, read.file, _from(read.span.after), show(read.span.through), f"{read.rows:,}"]
+
+
+def _from(after: int) -> str:
+    """A span's first moment; from 0 on it reaches back to the beginning of all time."""
+    return show(after + 1) if after else show(0)
+
+
+def _counted(number: int, what: str) -> str:
+    return f"{number:,} {what}" if number == 1 else f"{number:,} {what}s"
+
+
+def _report(one: Explanation) -> dict[str, object]:
+    question = one.question
+    return {
+        "pair": question.pair,
+        "interval": question.interval.text,
+        "span": question.span,
+        "reads": [read._asdict() for read in one.reads],
+        "carried": one.carried and one.carried._asdict(),
+        "totals": [total._asdict() for total in one.totals],
+        "passes": one.passes,
+        "parts": one.parts,
+        "sql": one.sql,
+    }

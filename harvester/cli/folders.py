@@ -1,0 +1,112 @@
+"""Candles of several pairs and intervals, each in a file of its own, in one folder."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import NamedTuple
+
+import pyarrow as pa
+
+from harvester.archive.archive import Archive
+from harvester.archive.store import writing
+from harvester.candles.question import Question
+from harvester.candles.several import several_batches
+from harvester.cli.delivery import EXPORTS, deliver, folder_of, tell_written
+from harvester.cli.exports import check_known, export_candles
+from harvester.cli.formats import ENDINGS
+from harvester.cli.options import Common
+from harvester.columns import PRICE
+from harvester.errors import UsageError
+from harvester.kraken.pairs import Pair
+from harvester.times import Interval
+
+_SEVERAL = "several pairs or intervals are written"
+
+
+class Wanted(NamedTuple):
+    """A pair, and what is asked of it, whatever the interval."""
+
+    pair: Pair
+    question: Question
+
+
+def check_folder(archive: Archive, form: str | None, given: str | None) -> None:
+    """Hold --format and --output to what several answers can be written as.
+
+    Raises:
+        UsageError: the format is for one answer, or the output is none, or a file, or the archive.
+    """
+    if form in EXPORTS:
+        folder_of(form, given)
+        return
+    if form not in (None, "parquet"):
+        raise UsageError(
+            f"{_SEVERAL} as Parquet, or for freqtrade or lean: --format {form} takes one pair and "
+            "one --interval at a time"
+        )
+    if given is None:
+        raise UsageError(f"{_SEVERAL} into a folder: give -o FOLDER, such as -o candles")
+    folder = Path(given)
+    if folder.suffix.lower() in ENDINGS or folder.is_file():
+        raise UsageError(f"{_SEVERAL} into a folder, and -o {given} names a file: give a folder")
+    if folder.resolve().is_relative_to(archive.root.resolve()):
+        raise UsageError(
+            f"-o {given} lies in the archive at {archive.path}, where nothing else may stand: "
+            "give another folder"
+        )
+
+
+def write_all(
+    common: Common,
+    archive: Archive,
+    wanted: Sequence[Wanted],
+    intervals: Sequence[Interval],
+    form: str | None,
+    folder: str,
+) -> None:
+    """Write one file after the other, each whole; files of the same names are replaced.
+
+    Raises:
+        UsageError: the other program knows no such pair or interval; nothing was written.
+        ArchiveUnwritable: the machine refused.
+    """
+    if form in EXPORTS:
+        for one in wanted:
+            for interval in intervals:
+                check_known(one.pair, interval, form)
+    limit = common.settings.candles.memory_limit
+    for pair, question in wanted:
+        whole = replace(question, all_columns=True) if form in EXPORTS else question
+        found = several_batches(archive, whole, intervals, memory_limit=limit)
+        for interval, batches in found:
+            if form in EXPORTS:
+                written = export_candles(batches, pair, interval, form, folder)
+                tell_written(common, written)
+            else:
+                file = _file_in(folder, pair, interval)
+                deliver(common, _of_one_schema(batches), "candles", "parquet", file)
+
+
+def _file_in(folder: str, pair: Pair, interval: Interval) -> str:
+    file = Path(folder) / f"interval={interval.name}" / f"pair={pair.altname}" / "candles.parquet"
+    with writing(str(file)):
+        file.parent.mkdir(parents=True, exist_ok=True)
+    return str(file)
+
+
+def _of_one_schema(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    """The same figures with ten decimals where Kraken's form has the pair's.
+
+    Of files that differ, tools would take the first one's decimals for all, and round.
+    """
+    for batch in batches:
+        fields = [
+            field.with_type(PRICE) if _is_short(field.type) else field for field in batch.schema
+        ]
+        yield batch.cast(pa.schema(fields))
+
+
+def _is_short(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_decimal(kind)) and kind.precision == PRICE.precision
