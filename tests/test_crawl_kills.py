@@ -59,6 +59,11 @@ class Dying(LocalStore):
         super().commit(staged, path)
         self._take_a_step()
 
+    def move(self, path: str, to: str) -> None:
+        self._take_a_step()
+        super().move(path, to)
+        self._take_a_step()
+
     def remove(self, path: str) -> None:
         self._take_a_step()
         super().remove(path)

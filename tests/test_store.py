@@ -253,3 +253,48 @@ def test_what_may_not_be_removed_is_told(
     with pytest.raises(ArchiveUnwritable) as caught:
         getattr(store, act)("trades/A")
     assert str(caught.value) == f"can't write {store.root}/trades/A: {DENIED}"
+
+
+# Moving.
+
+
+def test_a_file_that_is_moved_stands_in_its_new_place_alone(store: LocalStore) -> None:
+    put(store, "trades/1", b"1")
+    store.move("trades/1", "quarantine/A/1")
+    assert (store.read("trades/1"), store.read("quarantine/A/1")) == (None, b"1")
+
+
+def test_a_move_never_takes_the_place_of_another_file(store: LocalStore) -> None:
+    put(store, "trades/1", b"1")
+    put(store, "quarantine/1", b"2")
+    with pytest.raises(ArchiveUnwritable) as caught:
+        store.move("trades/1", "quarantine/1")
+    assert str(caught.value) == (
+        f"can't write {store.root}/quarantine/1: another file stands there"
+    )
+    assert (store.read("trades/1"), store.read("quarantine/1")) == (b"1", b"2")
+
+
+def test_a_move_syncs_the_new_folder_before_the_old_one(
+    store: LocalStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put(store, "trades/1", b"1")
+    (store.root / "quarantine").mkdir()
+    opened: dict[int, str] = {}
+    done: list[str] = []
+    real_open, real_replace = os.open, Path.replace
+
+    def spy_open(path: Any, *args: Any, **more: Any) -> int:
+        handle = real_open(path, *args, **more)
+        opened[handle] = str(Path(path).relative_to(store.root))
+        return handle
+
+    def spy_replace(self: Path, target: Path) -> Path:
+        done.append("rename")
+        return real_replace(self, target)
+
+    monkeypatch.setattr(os, "open", spy_open)
+    monkeypatch.setattr(os, "fsync", lambda handle: done.append(f"sync {opened[handle]}"))
+    monkeypatch.setattr(Path, "replace", spy_replace)
+    store.move("trades/1", "quarantine/1")
+    assert done == ["rename", "sync quarantine", "sync trades"]

@@ -120,7 +120,7 @@ def test_a_rollup_altered(rolled: Path, level: str, column: str) -> None:
     segment = files(rolled / "trades")[1]
     after, through = (int(part) for part in segment.stem.split("-"))
     [fault] = verify(Archive(rolled), "XBTUSD").faults
-    assert fault == (
+    assert fault[:4] == (
         "XBTUSD",
         Range(after, through),
         name_of(file, rolled),

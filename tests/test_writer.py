@@ -21,6 +21,7 @@ from test_schema import Row, batch, checksum
 
 from harvester.archive.archive import Archive
 from harvester.archive.footers import Footer, Jump
+from harvester.archive.quarantine import Note
 from harvester.archive.schema import TRADES
 from harvester.archive.segments import Segment, path_of, stage_segment
 from harvester.archive.store import LocalStore
@@ -557,3 +558,16 @@ def test_names_are_kept_under_a_lock_of_their_own(archive: Archive) -> None:
     with writer(archive, PAIR):
         keep_pairs(archive, b'{"XBTUSD":{}}')
     assert archive.store.files("staging") == []
+
+
+def test_what_is_set_aside_is_remembered_no_more(archive: Archive) -> None:
+    tape = list(expected(tapes.market(tapes.xbtusd_like(20, 5))))
+    committed(archive, tape, [Range(0, tape[-1][1])])
+    [segment] = archive.segments("XBTUSD")
+    archive.footer(segment)
+    with writer(archive, "XBTUSD") as one:
+        to = one.set_aside(Note("XBTUSD", segment.path, segment.range, ["odd"]))
+    assert to == f"quarantine/XBTUSD/0001/{Path(segment.path).name}"
+    assert archive.segments("XBTUSD") == []
+    with pytest.raises(FileNotFoundError):
+        archive.footer(segment)

@@ -115,6 +115,13 @@ class Archive:
         self._footers.pop(segment, None)
         self._bounds.pop(segment, None)
 
+    def forget_pair(self, pair: str) -> None:
+        """Drop all that is remembered of a pair, as other hands may have changed its files."""
+        self._footers = {one: known for one, known in self._footers.items() if one.pair != pair}
+        self._bounds = {one: known for one, known in self._bounds.items() if one.pair != pair}
+        part = f"/pair={pair}/"
+        self._agreed = {known for known in self._agreed if part not in known[0].path}
+
     def rollups(self, pair: str) -> list[RollUp]:
         """A pair's roll-ups of every level: the listing alone, no file is opened."""
         return list_rollups(self.store, pair)

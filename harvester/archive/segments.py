@@ -159,6 +159,35 @@ def read_footer(store: Store, path: str) -> Footer:
         return decode(path, dict(metadata.metadata or {}), metadata.num_rows)
 
 
+class Claims(NamedTuple):
+    """What a file says of itself, whether its rows agree or not; None where it can't be read.
+
+    `bounds` are the first and last published time by its statistics; None for no rows, too.
+    """
+
+    footer: Footer | None = None
+    bounds: tuple[int, int] | None = None
+
+
+def read_claims(store: Store, path: str) -> Claims:
+    """What a segment says of itself, however damaged: nothing is held against anything.
+
+    Raises:
+        FileNotFoundError: it is gone; list again.
+    """
+    try:
+        with opened(store, path) as file:
+            raw = dict(file.metadata.metadata or {})
+            footer = decode(path, raw, int(raw.get(b"harvester.rows", b"-1")))
+            place = file.schema_arrow.get_field_index("time")
+            groups = [file.metadata.row_group(group) for group in range(file.num_row_groups)]
+            spans = [_bounds(group, place) for group in groups if place >= 0]
+    except (ArchiveDamaged, ValueError):
+        return Claims()
+    first, last = ([ends[i] for ends in spans] for i in (0, 1))
+    return Claims(footer, (min(first), max(last)) if spans else None)
+
+
 def read_schema(store: Store, path: str) -> pa.Schema:
     """A segment's columns, as Arrow reads them."""
     with opened(store, path) as file:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import msgspec
 
 from harvester.archive.schema import FORMAT
@@ -75,9 +77,14 @@ def want(store: Store, pair: str, span: Range) -> None:
     before = wanted(store, pair)
     spans = union([*before, span])
     if spans != before:
-        mark(store, pair)
-        data = _pretty(_Wanted(pair, [(one.after, one.through) for one in spans]))
-        store.write(f"wanted/{pair}.json", data, pair)
+        want_only(store, pair, spans)
+
+
+def want_only(store: Store, pair: str, spans: Iterable[Range]) -> None:
+    """Write down anew all that is wanted; whatever stood there is replaced."""
+    mark(store, pair)
+    data = _pretty(_Wanted(pair, [(one.after, one.through) for one in union(spans)]))
+    store.write(f"wanted/{pair}.json", data, pair)
 
 
 def known_pairs(store: Store) -> bytes | None:

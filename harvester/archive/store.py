@@ -53,6 +53,9 @@ class Store(Protocol):
     def commit(self, staged: str, path: str) -> None:
         """Make a staged file stand at its place: all at once, and for good."""
 
+    def move(self, path: str, to: str) -> None:
+        """Give a file another place, where none stands yet: all at once, and for good."""
+
     def remove(self, path: str) -> None:
         """Take a file away; one that is gone already is no fault."""
 
@@ -129,6 +132,17 @@ class LocalStore:
             _make_folder(target.parent)
             (self.root / staged).replace(target)
             _sync(target.parent)
+
+    def move(self, path: str, to: str) -> None:
+        """Rename a file, and sync both folders: the one where it is found from now on first."""
+        source, target = self.root / path, self.root / to
+        with writing(str(target)):
+            _make_folder(target.parent)
+            if target.exists():
+                raise FileExistsError(errno.EEXIST, "another file stands there")
+            source.replace(target)
+            _sync(target.parent)
+            _sync(source.parent)
 
     def remove(self, path: str) -> None:
         """Take a file away."""

@@ -13,6 +13,7 @@ from harvester.archive.archive import Archive
 from harvester.archive.compaction import groups, within
 from harvester.archive.footers import Footer, Jump
 from harvester.archive.locks import held
+from harvester.archive.quarantine import Note, keep_copy, set_aside
 from harvester.archive.rollups import list_rollups, rollup_path, stage_rollup
 from harvester.archive.schema import RowsChecksum, as_trades
 from harvester.archive.segments import (
@@ -28,8 +29,13 @@ from harvester.times import Range, year_end, year_of
 
 
 @contextmanager
-def writer(archive: Archive, pair: str) -> Iterator[Writer]:
+def writer(archive: Archive, pair: str, *, sweep: bool = True) -> Iterator[Writer]:
     """Be the one writer of a pair while the block runs; what a crash left is swept first.
+
+    Args:
+        archive: holds the pair.
+        pair: altname.
+        sweep: False where damage is to be set aside before anything is cleared away.
 
     Raises:
         ArchiveLocked: another run is writing it.
@@ -37,7 +43,8 @@ def writer(archive: Archive, pair: str) -> Iterator[Writer]:
     """
     with held(archive.root / "locks", pair):
         one = Writer(archive, pair)
-        one.sweep()
+        if sweep:
+            one.sweep()
         try:
             yield one
         finally:
@@ -124,6 +131,22 @@ class Writer:
         for rollup in list_rollups(self._store, self.pair):
             if rollup.segment_path not in standing:
                 self._store.remove(rollup.path)
+
+    def set_aside(self, note: Note) -> str:
+        """Move a broken file of the pair into quarantine, with a note; returns where it is now."""
+        to = set_aside(self._store, note)
+        self.archive.forget_pair(self.pair)
+        return to
+
+    def want_anew(self, spans: Iterable[Range], note: Note) -> str:
+        """Write down anew what is wanted, where that can't be read; what stood there is kept.
+
+        It is copied into quarantine first, and then replaced: at no moment is there none.
+        Returns where the copy is.
+        """
+        to = keep_copy(self._store, note)
+        state.want_only(self._store, self.pair, spans)
+        return to
 
     def _merge(self, run: list[Segment]) -> None:
         footers = [self.archive.footer(one) for one in run]

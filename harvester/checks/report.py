@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import NamedTuple
+from dataclasses import asdict, dataclass, field
+from typing import Any, NamedTuple
 
 from harvester.checks.digest import Digest
-from harvester.errors import ArchiveDamaged, ArchiveIncomplete
+from harvester.errors import ArchiveDamaged, ArchiveIncomplete, HarvesterError
 from harvester.times import Range, show
 
 
@@ -18,12 +18,15 @@ class Fault(NamedTuple):
         span: the range that can't be trusted.
         path: the file within the archive; None where a file is missing.
         text: what is wrong, for people.
+        other: a second file, that may as well be the wrong one: the one before a seam, or the one
+            that is overlapped with.
     """
 
     pair: str
     span: Range
     path: str | None
     text: str
+    other: str | None = None
 
     def __str__(self) -> str:
         """One line for people."""
@@ -62,6 +65,66 @@ class PairReport:
     def exit_status(self) -> int:
         """0 when nothing is wrong."""
         return ArchiveDamaged.exit_status if self.faults else 0
+
+
+class Moved(NamedTuple):
+    """A broken file that was set aside.
+
+    Attributes:
+        pair: altname.
+        path: where it stood within the archive.
+        to: where it is now.
+        faults: what is wrong with it.
+        wanted: the ranges that were put on record to be fetched in its stead.
+    """
+
+    pair: str
+    path: str
+    to: str
+    faults: tuple[str, ...]
+    wanted: tuple[Range, ...] = ()
+
+    def __str__(self) -> str:
+        """One line for people."""
+        return f"{self.pair}: moved {self.path} to {self.to}"
+
+
+@dataclass(slots=True)
+class RepairReport:
+    """What mending a pair came to.
+
+    Attributes:
+        before: what was wrong, found under the pair's lock where it could be had.
+        after: what is wrong now.
+        moved: the files that were set aside.
+        trades: how many were fetched.
+        pages: how many answers that took.
+        error: what ended it early; None where nothing did.
+    """
+
+    pair: str
+    before: PairReport
+    after: PairReport
+    moved: list[Moved] = field(default_factory=list)
+    trades: int = 0
+    pages: int = 0
+    error: HarvesterError | None = None
+
+    @property
+    def exit_status(self) -> int:
+        """That of the error, else 0 when nothing is wrong any more."""
+        return self.after.exit_status if self.error is None else self.error.exit_status
+
+    def plain(self) -> dict[str, Any]:
+        """For JSON: all but `after`, which is the pair's report."""
+        return {
+            "before": asdict(self.before),
+            "moved": [one._asdict() for one in self.moved],
+            "trades": self.trades,
+            "pages": self.pages,
+            "error": None if self.error is None else str(self.error),
+            "exit_status": self.exit_status,
+        }
 
 
 @dataclass(frozen=True, slots=True)

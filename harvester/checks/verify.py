@@ -101,7 +101,7 @@ def _check_overlaps(report: PairReport, segments: list[Segment]) -> None:
     for one in segments:
         if widest is not None and one.range.after < widest.range.through:
             text = f"it overlaps with {widest.path}"
-            report.faults.append(Fault(report.pair, one.range, one.path, text))
+            report.faults.append(Fault(report.pair, one.range, one.path, text, widest.path))
         if widest is None or one.range.through > widest.range.through:
             widest = one
 
@@ -120,7 +120,8 @@ def _check_ids(report: PairReport, found: list[Findings]) -> None:
     for (last, first), left, right in skips[:MOST_SAID]:
         text = f"ids skip from {last} to {first}, which no jump on record explains"
         span = Range(left.segment.range.after, right.segment.range.through)
-        report.faults.append(Fault(report.pair, span, right.segment.path, text))
+        other = None if left is right else left.segment.path
+        report.faults.append(Fault(report.pair, span, right.segment.path, text, other))
     if len(skips) > MOST_SAID:
         report.notes.append(f"{report.pair}: ids skip in {len(skips) - MOST_SAID} more places")
 

@@ -67,7 +67,7 @@ async def _run(
     request: Request, wanted: Range, archive: Archive, common: Common, shown: Display
 ) -> list[Outcome]:
     stop = Stop()
-    _heed_signals(stop)
+    heed_signals(stop)
     settings = common.settings
 
     def waiting(what: str, why: str) -> None:
@@ -115,7 +115,7 @@ async def _dry_run(
         return plans
 
 
-def _heed_signals(stop: Stop) -> None:
+def heed_signals(stop: Stop) -> None:
     """The first Ctrl-C or SIGTERM keeps what was fetched; the second ends at once."""
     seen: list[int] = []
 

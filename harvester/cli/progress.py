@@ -43,13 +43,13 @@ class Display(Protocol):
         """Show one event."""
 
 
-def display(*, quiet: bool, log_json: bool) -> Display:
-    """The display that fits where stderr goes."""
+def display(*, quiet: bool, log_json: bool, bars: bool = True) -> Display:
+    """The display that fits where stderr goes; `bars`: nothing else is printed meanwhile."""
     if quiet:
         return Silent()
     if log_json:
         return _JsonLines()
-    if not output.is_terminal():
+    if not (bars and output.is_terminal()):
         return _Lines()
     from harvester.cli.bars import Bars
 

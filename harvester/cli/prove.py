@@ -10,7 +10,7 @@ from harvester.cli import output
 from harvester.cli.options import common, settings_of
 
 if TYPE_CHECKING:
-    from harvester.checks.report import PairReport
+    from harvester.checks.report import PairReport, RepairReport
     from harvester.cli.proving import Compared
 
 
@@ -19,15 +19,21 @@ if TYPE_CHECKING:
 @click.option(
     "--against-exchange", is_flag=True, help="Compare candles with the exchange's own, too."
 )
+@click.option("--repair", is_flag=True, help="Set broken files aside and fetch them again.")
 @click.option("--json", "as_json", is_flag=True, help="The report as JSON on stdout.")
 @common
-def verify(pair: tuple[str, ...], against_exchange: bool, as_json: bool, **given: Any) -> int:
+def verify(
+    pair: tuple[str, ...], against_exchange: bool, repair: bool, as_json: bool, **given: Any
+) -> int:
     """Read every trade held and hold it against names, footers, checksums, ids and wishes.
 
     One line for each fault, with its file and range; exit status 4 where there is any, where a
     candle is not the exchange's, or where none could be compared.
 
-    Example: harvester verify XBT/USD
+    --repair moves broken files into the folder quarantine/, each with a note, fetches just their
+    ranges and what else is missing, and verifies again. Nothing is deleted.
+
+    Example: harvester verify XBT/USD --repair
     """
     common_ = settings_of(given)
     from harvester.archive.archive import Archive
@@ -45,6 +51,12 @@ def verify(pair: tuple[str, ...], against_exchange: bool, as_json: bool, **given
             reports[-1].digests = digests(archive, name)
         if not as_json:
             _print(reports[-1])
+    repaired: dict[str, RepairReport] = {}
+    if repair and any(one.faults for one in reports):
+        from harvester.cli.repairing import repair as mend
+
+        repaired = mend(common_, archive, reports, None if as_json else _print)
+        reports = [repaired[one.pair].after if one.pair in repaired else one for one in reports]
     compared: dict[str, Compared] = {}
     if against_exchange and reports:
         from harvester.cli import proving
@@ -53,10 +65,11 @@ def verify(pair: tuple[str, ...], against_exchange: bool, as_json: bool, **given
             common_, archive, list(dict.fromkeys(names)), as_json=as_json
         )
     if as_json:
-        output.as_json([_plain(one, compared.get(one.pair)) for one in reports])
+        known = repaired if repair else None
+        output.as_json([_plain(one, compared.get(one.pair), known) for one in reports])
     elif not reports:
         output.hint(f"the archive at {archive.path} holds nothing to check")
-    statuses = [one.exit_status for one in reports]
+    statuses = [repaired.get(one.pair, one).exit_status for one in reports]
     return gravest(statuses + [one.exit_status for one in compared.values()])
 
 
@@ -78,8 +91,17 @@ def _print(report: PairReport) -> None:
         output.hint(f"  {note}")
 
 
-def _plain(report: PairReport, compared: Compared | None) -> dict[str, Any]:
+def _plain(
+    report: PairReport, compared: Compared | None, repaired: dict[str, RepairReport] | None
+) -> dict[str, Any]:
+    """A report for JSON; `repaired`: of the pairs that were mended, None where none was to be."""
     from dataclasses import asdict
 
-    exchange = {} if compared is None else {"exchange": compared.plain()}
-    return {**asdict(report), "exit_status": report.exit_status, **exchange}
+    plain = {**asdict(report), "exit_status": report.exit_status}
+    if repaired is not None:
+        one = repaired.get(report.pair)
+        plain["repair"] = one and one.plain()
+        plain["exit_status"] = (one or report).exit_status
+    if compared is not None:
+        plain["exchange"] = compared.plain()
+    return plain

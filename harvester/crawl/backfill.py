@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import NamedTuple
@@ -26,7 +26,7 @@ from harvester.crawl.tending import tend
 from harvester.errors import ExchangeError, HarvesterError, UnreadableAnswer
 from harvester.kraken.client import Client
 from harvester.kraken.pairs import Pair
-from harvester.times import BEGINNING_NS, DAY, SECOND, Range, missing, show
+from harvester.times import BEGINNING_NS, DAY, END_OF_TIME, SECOND, Range, missing, show
 
 CHUNK_NS = 30 * DAY
 CATCH_UP_NS = 600 * SECOND
@@ -110,9 +110,8 @@ async def backfill(
 
     Returns an outcome a wish, in their order.
     """
-    clock = Clock(client, settings.refresh.settle_s)
-    await watch.stop.guard(clock.settled_ns())
-    run = _Run(client, archive, settings, watch, clock, Waiting())
+    run = begin(client, archive, settings, watch)
+    await watch.stop.guard(run.clock.settled_ns())
     places = asyncio.Semaphore(settings.exchange.jobs)
 
     async def one(wish: Wish) -> Outcome:
@@ -124,8 +123,8 @@ async def backfill(
     return list(await asyncio.gather(*(one(wish) for wish in wishes)))
 
 
-class _Run(NamedTuple):
-    """What the pairs of one run share."""
+class Run(NamedTuple):
+    """What the pairs of one run share. Made by `begin`."""
 
     client: Client
     archive: Archive
@@ -135,38 +134,74 @@ class _Run(NamedTuple):
     waiting: Waiting
 
 
+def begin(client: Client, archive: Archive, settings: Settings, watch: Watch) -> Run:
+    """A run over some pairs of an archive; nothing is asked yet."""
+    clock = Clock(client, settings.refresh.settle_s)
+    return Run(client, archive, settings, watch, clock, Waiting())
+
+
+async def fill(run: Run, pair: Pair, one: Writer) -> Outcome:
+    """Fetch the holes on record of a pair, one after the other, and tend its files.
+
+    Where there are no holes, the exchange is not asked.
+
+    Args:
+        run: see `begin`.
+        pair: whose holes.
+        one: its writer; the lock is held.
+    """
+    return await _PairCrawl(run, Wish(pair, Range(0, END_OF_TIME))).fill(one)
+
+
 class _PairCrawl:
     """Everything that is missing of one pair."""
 
-    def __init__(self, run: _Run, wish: Wish) -> None:
+    def __init__(self, run: Run, wish: Wish) -> None:
         self._run = run
         self._wish = wish
         self._pair = wish.pair.altname
         self._source = Source(self._page, self._pair)
         self._trades = 0
+        self._done = Range(wish.span.after, wish.span.after)
 
     async def _page(self, since_ns: int | None) -> Page:
         page = await self._run.client.page(self._wish.pair, since_ns)
         return await self._run.clock.believe(page, self._pair)
 
     async def run(self) -> Outcome:
-        error: HarvesterError | None = None
-        rollups = self._run.settings.candles.rollups
-        asked = Range(self._wish.span.after, self._wish.span.after)
-        try:
-            asked = await self._asked()
-            with writer(self._run.archive, self._pair) as one:
-                asked = await self._fetch(one)
-                await asyncio.to_thread(tend, one, rollups, self._run.watch.listener)
-        except HarvesterError as reason:
-            error = reason
-        except Exception as fault:  # noqa: BLE001 - one pair's fault must not end the others
-            error = HarvesterError(f"a fault of harvester itself: {type(fault).__name__}: {fault}")
-            error.__cause__ = fault
+        error = await error_of(self._backfill())
+        return self._outcome([self._done] if self._done.through > self._done.after else [], error)
+
+    async def fill(self, one: Writer) -> Outcome:
+        error = await error_of(self._fill(one))
+        return self._outcome(self._run.archive.holes(self._pair), error)
+
+    def _outcome(self, asked: list[Range], error: HarvesterError | None) -> Outcome:
         coverage = self._run.archive.coverage(self._pair)
-        holes = missing([asked], coverage) if asked.through > asked.after else []
+        holes = missing(asked, coverage)
         reached = next((one for one in reversed(coverage)), None)
         return Outcome(self._pair, self._trades, self._source.pages, reached, holes, error)
+
+    async def _backfill(self) -> None:
+        self._done = await self._asked()
+        with writer(self._run.archive, self._pair) as one:
+            self._done = await self._fetch(one)
+            await self._tend(one)
+
+    async def _fill(self, one: Writer) -> None:
+        holes = self._run.archive.holes(self._pair)
+        if holes:
+            settled_ns = await self._run.watch.stop.guard(self._run.clock.settled_ns())
+            holes = [hole._replace(through=min(hole.through, settled_ns)) for hole in holes]
+            holes = [hole for hole in holes if hole.after < hole.through]
+            self._run.watch.listener(Started(self._pair, holes, None))
+        for hole in self._ordered(holes):
+            await self._crawl(one, hole)
+        await self._tend(one)
+
+    async def _tend(self, one: Writer) -> None:
+        rollups = self._run.settings.candles.rollups
+        await asyncio.to_thread(tend, one, rollups, self._run.watch.listener)
 
     async def _asked(self) -> Range:
         settled_ns = await self._run.watch.stop.guard(self._run.clock.settled_ns())
@@ -230,6 +265,19 @@ class _PairCrawl:
         except ExchangeError:
             return None
         return Estimate(weeks).trades(ranges)
+
+
+async def error_of(work: Awaitable[None]) -> HarvesterError | None:
+    """Do one pair's work, and return what ended it, if anything did: the others go on."""
+    try:
+        await work
+    except HarvesterError as reason:
+        return reason
+    except Exception as fault:  # noqa: BLE001 - one pair's fault must not end the others
+        error = HarvesterError(f"a fault of harvester itself: {type(fault).__name__}: {fault}")
+        error.__cause__ = fault
+        return error
+    return None
 
 
 def _chunks(span: Range) -> list[Range]:

@@ -1,0 +1,162 @@
+"""Mends what is wrong with a pair: broken files are set aside, what is missing is fetched again."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+
+from harvester.archive import state
+from harvester.archive.quarantine import Note
+from harvester.archive.segments import Segment
+from harvester.archive.writer import Writer, writer
+from harvester.checks.broken import Broken, Files, judge, spans_known
+from harvester.checks.report import Moved, PairReport, RepairReport
+from harvester.checks.verify import verify
+from harvester.crawl.backfill import Run, error_of, fill
+from harvester.crawl.names import known_pairs, refresh_pairs
+from harvester.errors import ArchiveDamaged
+from harvester.kraken.pairs import Pair
+from harvester.times import Range, missing
+
+ROUNDS = 3
+"""What was fetched may show that a file beside it is wrong, too; so often that is followed."""
+
+Told = Callable[[Moved], None]
+
+
+class Repairer:
+    """Mends pair after pair, or several side by side."""
+
+    def __init__(self, run: Run, told: Told) -> None:
+        """`told` hears of each file as it is moved."""
+        self.run = run
+        self.told = told
+        self._known = known_pairs(run.archive)
+        self._asked: dict[str, Pair] | None = None
+        self._asking = asyncio.Lock()
+        # Side by side the exchange is waited for; files are read by one pair at a time.
+        self._reading = asyncio.Lock()
+
+    async def repair(self, report: PairReport) -> RepairReport:
+        """Mend what a report of a pair tells to be wrong; what ends it early is in the result.
+
+        In this order: verify under the lock; hear the exchange's clock, where something is to be
+        fetched; put on record what each broken file should have held; move it into quarantine;
+        fetch what is missing; make roll-ups; verify again. After each step a crash leaves nothing
+        that the next run does not mend.
+        """
+        result = RepairReport(report.pair, report, report)
+        mending = _Mending(self, result)
+        result.error = await error_of(mending.run()) or result.error
+        return result
+
+    async def verified(self, name: str) -> PairReport:
+        """Verify a pair whose lock is held, remembering nothing of its files."""
+        async with self._reading:
+            self.run.archive.forget_pair(name)
+            return await asyncio.to_thread(verify, self.run.archive, name)
+
+    async def listed(self, name: str) -> Pair:
+        """A pair as the exchange is to be asked for it; it lists its pairs once where need be."""
+        pair = self._known.get(name, Pair(altname=name))
+        if pair.key:
+            return pair
+        async with self._asking:
+            if self._asked is None:
+                asked = refresh_pairs(self.run.client, self.run.archive)
+                self._asked = await self.run.watch.stop.guard(asked)
+        return self._asked.get(name, pair)
+
+
+class _Mending:
+    """One pair on its way."""
+
+    def __init__(self, repairer: Repairer, result: RepairReport) -> None:
+        self._repairer = repairer
+        self._run = repairer.run
+        self._archive = repairer.run.archive
+        self._name = result.pair
+        self._pair = Pair(altname=result.pair)
+        self._result = result
+        self._changed = False
+
+    async def run(self) -> None:
+        result = self._result
+        with writer(self._archive, self._name, sweep=False) as one:
+            result.before = result.after = await self._repairer.verified(self._name)
+            error = await error_of(self._rounds(one))
+            if self._changed:
+                error = await error_of(self._look()) or error
+            result.error = error or result.error
+
+    async def _rounds(self, one: Writer) -> None:
+        result = self._result
+        for turn in range(ROUNDS):
+            moved = len(result.moved)
+            await self._set_aside(one)
+            # What is missing after the first turn was asked for in it.
+            if moved == len(result.moved) and (turn or not result.after.faults):
+                return
+            self._changed = True
+            await asyncio.to_thread(one.sweep)
+            outcome = await fill(self._run, self._pair, one)
+            result.trades += outcome.trades
+            result.pages += outcome.pages
+            result.error = outcome.error
+            await self._look()
+            if outcome.error is not None and not isinstance(outcome.error, ArchiveDamaged):
+                return
+
+    async def _look(self) -> None:
+        self._result.after = await self._repairer.verified(self._name)
+        self._changed = False
+
+    async def _set_aside(self, one: Writer) -> None:
+        """Move broken files until none is left; then only what is missing is wrong."""
+        while True:
+            segments = self._archive.segments(self._name)
+            report = self._result.after
+            broken = await asyncio.to_thread(judge, report, segments, Files(self._archive))
+            broken = await self._sure_to_be_fetched(segments, broken)
+            if not broken:
+                return
+            self._changed = True
+            await asyncio.to_thread(self._move, one, segments, broken)
+            await self._look()
+
+    async def _sure_to_be_fetched(
+        self, segments: Sequence[Segment], broken: list[Broken]
+    ) -> list[Broken]:
+        """Hear the exchange before anything is moved that only it can give again."""
+        guard = self._run.watch.stop.guard
+        wanted = self._wanted()
+        gone = {one.path for one in broken}
+        kept = [one.range for one in segments if one.path not in gone]
+        if not missing([*wanted, *(span for one in broken for span in one.owed)], kept):
+            await guard(asyncio.sleep(0))
+            return broken
+        settled_ns = await guard(self._run.clock.settled_ns())
+        self._pair = await self._repairer.listed(self._name)
+        limit_ns = max([settled_ns, *(span.through for span in wanted)])
+        return [one.up_to(limit_ns) for one in broken]
+
+    def _wanted(self) -> list[Range]:
+        try:
+            return state.wanted(self._archive.store, self._name)
+        except ArchiveDamaged:
+            return []
+
+    def _move(self, one: Writer, segments: Sequence[Segment], broken: list[Broken]) -> None:
+        for file in broken:
+            is_list = file.path.startswith("wanted/")
+            owed = spans_known(segments, broken) if is_list else list(file.owed)
+            note = Note(self._name, file.path, file.range, list(file.faults), owed)
+            if is_list:
+                to = one.want_anew(owed, note)
+            else:
+                for span in owed:
+                    one.want(span)
+                to = one.set_aside(note)
+            moved = Moved(self._name, file.path, to, file.faults, tuple(owed))
+            self._result.moved.append(moved)
+            self._repairer.told(moved)

@@ -1,0 +1,93 @@
+"""What `verify --repair` does beyond its option."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+
+from harvester.archive.archive import Archive
+from harvester.checks.digest import digests
+from harvester.checks.repair import Repairer
+from harvester.checks.report import Moved, PairReport, RepairReport
+from harvester.cli import output
+from harvester.cli.crawling import heed_signals, show_warnings
+from harvester.cli.options import Common
+from harvester.cli.progress import Display, display
+from harvester.crawl.backfill import Watch, begin
+from harvester.crawl.events import Waiting
+from harvester.crawl.stop import Stop
+from harvester.kraken.client import Client
+
+Show = Callable[[PairReport], None]
+
+
+def repair(
+    common: Common, archive: Archive, reports: Sequence[PairReport], show: Show | None
+) -> dict[str, RepairReport]:
+    """Mend the pairs of an archive that have faults, and tell as it is done.
+
+    Args:
+        common: what is in force.
+        archive: the archive.
+        reports: what was found; pairs without faults are left alone.
+        show: prints a report for people; None where JSON follows.
+    """
+    show_warnings(verbose=common.verbose > 0)
+    # Bars would be torn by the lines that are printed meanwhile.
+    with display(quiet=common.quiet, log_json=common.log_json, bars=False) as shown:
+        return asyncio.run(_repair(common, archive, reports, show, shown))
+
+
+async def _repair(
+    common: Common,
+    archive: Archive,
+    reports: Sequence[PairReport],
+    show: Show | None,
+    shown: Display,
+) -> dict[str, RepairReport]:
+    stop = Stop()
+    heed_signals(stop)
+    settings = common.settings
+
+    def told(moved: Moved) -> None:
+        if show is not None:
+            output.result(str(moved))
+
+    def waiting(what: str, why: str) -> None:
+        shown.tell(Waiting(what, why))
+
+    async with Client(settings.exchange, on_wait=waiting) as client:
+        repairer = Repairer(begin(client, archive, settings, Watch(shown.tell, stop)), told)
+        turn = asyncio.Semaphore(settings.exchange.jobs)
+
+        async def one(report: PairReport) -> RepairReport:
+            async with turn:
+                done = await repairer.repair(report)
+            if not done.after.faults:
+                done.after.digests = await asyncio.to_thread(digests, archive, done.pair)
+            _tell(archive, done, show)
+            return done
+
+        # A pair that was named twice was verified twice, and is mended once.
+        wrong = {report.pair: report for report in reports if report.faults}
+        done = await asyncio.gather(*(one(report) for report in wrong.values()))
+        return {report.pair: report for report in done}
+
+
+def _tell(archive: Archive, done: RepairReport, show: Show | None) -> None:
+    if show is not None:
+        if done.pages:
+            trades = f"{done.trades:,} trades in {done.pages:,} pages"
+            output.result(f"{done.pair}: fetched {trades}")
+        if done.moved or done.pages or done.error is None:
+            show(done.after)
+    if done.error is None:
+        return
+    text = str(done.error)
+    named = text if text.startswith(done.pair) else f"{done.pair}: {text}"
+    if done.moved:
+        where = archive.store.location(f"quarantine/{done.pair}")
+        left = f"what was moved is kept in {where}; what is missing stays on record"
+    else:
+        left = "nothing was moved"
+    output.error(f"{named}\n{done.pair}: {left}")

@@ -1,0 +1,194 @@
+"""Which files have to go, and what is owed in their stead: by reports and evidence made by hand."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from harvester.archive.footers import Footer
+from harvester.archive.segments import Claims, Segment, read_claims
+from harvester.archive.store import LocalStore
+from harvester.checks.broken import Broken, judge, owed, spans_known
+from harvester.checks.report import Fault, PairReport
+from harvester.times import Range
+
+PAIR = "XBTUSD"
+BTC, ETH = '{"altname": "XBTUSD"}', '{"altname": "ETHUSD"}'
+
+
+def segment(after: int, through: int) -> Segment:
+    path = f"trades/pair={PAIR}/year=1970/{after:019d}-{through:019d}.parquet"
+    return Segment(PAIR, 1970, Range(after, through), path, 1)
+
+
+A, B, C = segment(0, 10), segment(10, 20), segment(20, 30)
+
+
+@dataclass
+class Told:
+    """Evidence made by hand: files say what their names say, and agree, unless told otherwise."""
+
+    claimed: dict[str, Claims] = field(default_factory=dict)
+    disagreeing: set[tuple[Segment, Segment]] = field(default_factory=set)
+
+    def claims(self, one: Segment) -> Claims:
+        return self.claimed.get(one.path, Claims(Footer(one.range, BTC)))
+
+    def agree(self, one: Segment, other: Segment) -> bool:
+        return (one, other) not in self.disagreeing
+
+
+def report(*faults: Fault) -> PairReport:
+    return PairReport(PAIR, faults=list(faults))
+
+
+def wrong(one: Segment, text: str = "odd", other: Segment | None = None) -> Fault:
+    return Fault(PAIR, one.range, one.path, text, other and other.path)
+
+
+def paths(found: list[Broken]) -> list[str]:
+    return [one.path for one in found]
+
+
+def test_nothing_has_to_go_where_nothing_is_wrong() -> None:
+    assert judge(report(), [A, B], Told()) == []
+
+
+def test_a_missing_file_can_not_be_moved() -> None:
+    assert judge(report(Fault(PAIR, B.range, None, "lost")), [A], Told()) == []
+
+
+def test_a_broken_file_goes_once_with_all_that_is_wrong() -> None:
+    found = judge(report(wrong(B, "one"), wrong(B, "two")), [A, B], Told())
+    assert found == [Broken(B.path, B.range, ("one", "two"), (B.range,))]
+
+
+def test_overlaps_are_judged_once_the_broken_are_gone() -> None:
+    wide = segment(0, 25)
+    faults = [wrong(wide), wrong(C, "overlap", wide)]
+    told = Told(disagreeing={(wide, C)})
+    assert paths(judge(report(*faults), [wide, C], told)) == [wide.path]
+
+
+def test_of_sound_files_that_overlap_the_later_goes() -> None:
+    later, last = segment(5, 15), segment(12, 30)
+    faults = [wrong(later, "overlap", A), wrong(last, "overlap", later)]
+    # Once the one in the middle is gone, the others do not overlap.
+    assert paths(judge(report(*faults), [A, later, last], Told())) == [later.path]
+
+
+def test_a_file_inside_another_with_its_rows_is_left_to_be_swept() -> None:
+    inner = segment(2, 8)
+    assert judge(report(wrong(inner, "overlap", A)), [A, inner], Told()) == []
+
+
+@pytest.mark.parametrize("other", [segment(2, 8), segment(5, 15)], ids=["inside", "in part"])
+def test_of_files_that_overlap_with_other_rows_both_go(other: Segment) -> None:
+    told = Told(disagreeing={(A, other)})
+    found = judge(report(wrong(other, "overlap", A)), [A, other], told)
+    assert {one.path: one.faults for one in found} == {
+        A.path: (f"it overlaps with {other.path}, which holds other trades",),
+        other.path: (f"it overlaps with {A.path}, which holds other trades",),
+    }
+
+
+def test_where_ids_skip_at_a_seam_both_sides_go() -> None:
+    seam = Fault(PAIR, Range(0, 20), B.path, "ids skip", A.path)
+    assert paths(judge(report(seam), [A, B, C], Told())) == [A.path, B.path]
+
+
+def test_where_ids_skip_beside_a_broken_file_all_three_go() -> None:
+    seam = Fault(PAIR, Range(0, 20), B.path, "ids skip", A.path)
+    assert paths(judge(report(seam, wrong(C)), [A, B, C], Told())) == [A.path, B.path, C.path]
+
+
+def test_a_rollup_goes_and_owes_nothing() -> None:
+    path = A.path.replace("trades/", "candles/interval=1m/")
+    found = judge(report(Fault(PAIR, A.range, path, "altered")), [A], Told())
+    assert found == [Broken(path, A.range, ("altered",))]
+
+
+def test_what_was_wanted_stands_before_all_else() -> None:
+    path = f"wanted/{PAIR}.json"
+    faults = [wrong(A), Fault(PAIR, A.range, "candles/x", "odd"), Fault(PAIR, A.range, path, "odd")]
+    assert paths(judge(report(*faults), [A], Told())) == [path, "candles/x", A.path]
+
+
+def test_files_of_no_kind_that_is_known_are_left_alone() -> None:
+    assert judge(report(Fault(PAIR, A.range, "pairs.json", "odd")), [A], Told()) == []
+
+
+# --- what is owed --------------------------------------------------------------------------------
+
+NAME = Range(100, 200)
+
+
+@pytest.mark.parametrize(
+    ("told", "bounds", "spans"),
+    [
+        (NAME, (101, 200), [NAME]),
+        (Range(100, 150), (101, 150), [Range(100, 150)]),
+        (Range(100, 150), None, [Range(100, 150)]),
+        (Range(90, 200), (95, 200), [Range(90, 200)]),
+        (Range(95, 195), (100, 195), [Range(95, 195)]),
+        (Range(200, 300), (101, 200), [NAME]),
+        (Range(200, 300), (201, 300), [Range(200, 300)]),
+        (Range(200, 300), (150, 250), [NAME, Range(200, 300)]),
+        (Range(200, 300), None, [NAME]),
+    ],
+    ids=[
+        "both the same",
+        "renamed wider",
+        "renamed wider, and empty",
+        "renamed narrower",
+        "shifted",
+        "footer swapped",
+        "renamed to a range elsewhere",
+        "rows that fit neither",
+        "an empty one whose footer was swapped",
+    ],
+)
+def test_the_rows_tell_whether_name_or_footer_is_believed(
+    told: Range, bounds: tuple[int, int] | None, spans: list[Range]
+) -> None:
+    assert owed(segment(*NAME), Claims(Footer(told, BTC), bounds)) == (tuple(spans), False)
+
+
+def test_a_file_that_tells_nothing_owes_what_its_name_says_and_that_is_a_guess() -> None:
+    for nothing in (Claims(), Claims(Footer(Range(7, 7), BTC))):
+        assert owed(segment(*NAME), nothing) == ((NAME,), True)
+
+
+def test_a_file_of_another_pair_owes_nothing() -> None:
+    assert owed(segment(*NAME), Claims(Footer(NAME, ETH), (101, 200))) == ((), False)
+
+
+def test_a_footer_that_names_no_pair_is_believed_all_the_same() -> None:
+    assert owed(segment(*NAME), Claims(Footer(NAME, "{"), (101, 200))) == ((NAME,), False)
+
+
+@pytest.mark.parametrize(
+    ("is_guess", "limit_ns", "spans"),
+    [(True, 150, (Range(100, 150),)), (True, 100, ()), (True, 500, (NAME,)), (False, 150, (NAME,))],
+)
+def test_only_a_guess_ends_where_time_does(
+    is_guess: bool, limit_ns: int, spans: tuple[Range, ...]
+) -> None:
+    one = Broken("x", NAME, (), (NAME,), is_guess)
+    assert one.up_to(limit_ns).owed == spans
+
+
+def test_what_was_asked_for_is_known_from_sound_files_and_from_what_broken_ones_owe() -> None:
+    broken = [Broken(B.path, B.range, (), (Range(10, 15),)), Broken("candles/x", A.range, ())]
+    assert spans_known([A, B, C], broken) == [Range(0, 15), Range(20, 30)]
+
+
+# --- what a file still says ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("body", [b"", b"PAR1", b"no Parquet at all"])
+def test_a_file_that_is_none_claims_nothing(tmp_path: Path, body: bytes) -> None:
+    (tmp_path / "x.parquet").write_bytes(body)
+    assert read_claims(LocalStore(tmp_path), "x.parquet") == Claims()

@@ -1,0 +1,871 @@
+"""`verify --repair`: broken files are set aside, what is missing is fetched, nothing is lost."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import io
+import itertools
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import harms
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import tapes
+from crawling import Crawl, serve, strangers, tape_of
+from doomed import Plan
+from exchange import Call, Clock, Exchange, expected
+from harms import END, HARMS, MARKET, PAIR, RANGES, TRADES, Harm, path_of, segment
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from test_crawl_kills import dying, is_dead
+
+from harvester.archive.archive import Archive
+from harvester.archive.locks import held
+from harvester.archive.schema import WRITER_OPTIONS
+from harvester.archive.writer import writer
+from harvester.candles.rollups import parse_levels, roll_up
+from harvester.checks.repair import Repairer
+from harvester.checks.report import PairReport, RepairReport
+from harvester.checks.verify import verify
+from harvester.cli import cli
+from harvester.config import load
+from harvester.crawl.backfill import Watch, begin
+from harvester.crawl.stop import Stop
+from harvester.errors import HarvesterError
+from harvester.kraken.client import Client
+from harvester.times import Range
+
+TAPE = list(expected(MARKET))
+NOWHERE = "http://127.0.0.1:9"
+FAST = {
+    "HARVESTER_EXCHANGE_RATE": "0",
+    "HARVESTER_EXCHANGE_RETRY_WAIT_S": "0.01",
+    "HARVESTER_EXCHANGE_GIVE_UP_S": "0.05",
+    "HARVESTER_CANDLES_ROLLUPS": "",
+}
+SOUND = "XBTUSD: sound: 1 files, 800 trades, 800 ids, 0 seams, 0 confirmed jumps, 0 roll-ups"
+
+
+@pytest.fixture(autouse=True)
+def fast(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in FAST.items():
+        monkeypatch.setenv(name, value)
+
+
+@pytest.fixture(scope="module")
+def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Four segments that touch, of two hundred trades each."""
+    return harms.build(tmp_path_factory.mktemp("sound"), lambda: tmp_path_factory.mktemp("part"))
+
+
+@pytest.fixture(scope="module")
+def exchange() -> Iterator[Exchange]:
+    with serve(MARKET) as one:
+        yield one
+
+
+@pytest.fixture
+def data(sound: Path, tmp_path: Path) -> Path:
+    """A copy to be harmed."""
+    return Path(shutil.copytree(sound, tmp_path / "data"))
+
+
+@dataclass
+class Ran:
+    """What a command came to, and what it asked the exchange."""
+
+    status: int
+    out: str
+    err: str
+    calls: Sequence[Call]
+
+    @property
+    def lines(self) -> list[str]:
+        """What it printed."""
+        return self.out.splitlines()
+
+    @property
+    def asked(self) -> list[tuple[str, str | None, str | None]]:
+        """Endpoint, pair and `since` of each call."""
+        return [
+            (one.path.rpartition("/")[2], one.pair, one.params.get("since")) for one in self.calls
+        ]
+
+
+def run(exchange: Exchange | str, folder: Path, *words: str) -> Ran:
+    """`harvester verify` in this process, as `harvester.cli.main` runs it."""
+    url = exchange if isinstance(exchange, str) else exchange.url
+    calls = [] if isinstance(exchange, str) else exchange.calls
+    before = len(calls)
+    arguments = ["verify", *words, "-d", str(folder), "--api-url", url]
+    out, err = io.TextIOWrapper(io.BytesIO(), encoding="utf-8"), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        try:
+            status = cli(arguments, standalone_mode=False)
+        except HarvesterError as error:
+            status = error.exit_status
+            err.write(f"{error}\n")
+    out.flush()
+    written = out.buffer.getvalue().decode() if isinstance(out.buffer, io.BytesIO) else ""
+    return Ran(status, written, err.getvalue(), calls[before:])
+
+
+def bodies(folder: Path) -> dict[str, bytes]:
+    """Every file below a folder, by its path."""
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+
+
+def kept(folder: Path) -> dict[str, bytes]:
+    """The files of an archive that matter: not its locks, nor what they leave."""
+    return {path: body for path, body in bodies(folder).items() if not path.startswith("locks/")}
+
+
+def quarantined(folder: Path) -> dict[str, bytes]:
+    """What stands in quarantine, without the notes."""
+    found = bodies(folder / "quarantine") if (folder / "quarantine").exists() else {}
+    return {path: body for path, body in found.items() if not path.endswith("/note.json")}
+
+
+def note(folder: Path, number: str = "0001") -> dict[str, Any]:
+    """A note, but for when it was written."""
+    found = json.loads((folder / f"quarantine/{PAIR}/{number}/note.json").read_text())
+    assert re.fullmatch(r"20\d\d-\d\d-\d\dT\d\d:\d\d:\d\dZ", found.pop("when"))
+    return dict(found)
+
+
+# --- every harm: caught and mended ---------------------------------------------------------------
+
+PLACES: dict[Harm, int] = {harms.bytes_cut_off: 3, harms.byte_changed: 3, harms.rows_swapped: 2}
+CASES = [(harm, PLACES.get(harm, 1)) for harm in HARMS]
+CASES += [(harms.file_lost, 3), (harms.file_lost, 0), (harms.file_renamed_wider, 3)]
+
+
+@dataclass
+class Mended:
+    """One harm, and what became of it: verified, mended, mended again."""
+
+    harm: Harm
+    place: int
+    said: list[harms.Said]
+    before: dict[str, bytes]
+    caught: Ran
+    mended: Ran
+    again: Ran
+    folder: Path
+
+    @property
+    def moved(self) -> str | None:
+        """The path of the file that has to go."""
+        return None if self.harm is harms.file_lost else self.said[0].where
+
+    @property
+    def gap(self) -> Range | None:
+        """What has to be asked for; None where nothing is missing."""
+        return None if self.harm is harms.file_doubled else RANGES[self.place]
+
+
+@pytest.fixture(scope="module", params=CASES, ids=lambda case: f"{case[0].__name__}-{case[1]}")
+def mended(
+    request: pytest.FixtureRequest,
+    sound: Path,
+    exchange: Exchange,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[Mended]:
+    harm, place = request.param
+    folder = Path(shutil.copytree(sound, tmp_path_factory.mktemp("harmed") / "data"))
+    said = harm(folder, place)
+    before = kept(folder)
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in FAST.items():
+            patch.setenv(name, value)
+        runs = [run(exchange, folder, *words) for words in ([], ["--repair"], ["--repair"])]
+    yield Mended(harm, place, said, before, runs[0], runs[1], runs[2], folder)
+    shutil.rmtree(folder)
+
+
+def test_it_is_caught_with_lines_that_name_file_and_range(mended: Mended) -> None:
+    patterns = [pattern for said in mended.said for pattern in said.lines()]
+    found = mended.caught.lines[1:]
+    assert (mended.caught.status, len(found)) == (4, len(patterns))
+    unsaid = [one for one in patterns if not any(re.fullmatch(one, line) for line in found)]
+    assert unsaid == []
+
+
+def test_it_is_mended(mended: Mended) -> None:
+    assert mended.mended.status == 0
+    assert tape_of(mended.folder, PAIR) == TAPE
+    assert verify(Archive(mended.folder), PAIR).faults == []
+
+
+def test_the_broken_file_is_kept_to_the_byte(mended: Mended) -> None:
+    wanted = {}
+    if mended.moved is not None:
+        name = mended.moved.rpartition("/")[2]
+        wanted = {f"{PAIR}/0001/{name}": mended.before[mended.moved]}
+    assert quarantined(mended.folder) == wanted
+
+
+def test_the_note_tells_what_was_wrong(mended: Mended) -> None:
+    if mended.moved is None:
+        return
+    found = note(mended.folder)
+    texts = mended.said[0].texts[: len(found["faults"])]
+    assert all(map(re.fullmatch, texts, found.pop("faults")))
+    assert found == {
+        "pair": PAIR,
+        "path": mended.moved,
+        "range": list(mended.said[0].span),
+        "wanted": [list(RANGES[mended.place])],
+    }
+
+
+def test_nothing_is_asked_for_but_what_is_missing(mended: Mended) -> None:
+    calls = mended.mended.asked
+    if mended.gap is None:
+        assert calls == []
+        return
+    assert calls[0] == ("Time", None, None)
+    assert {(path, pair) for path, pair, _ in calls[1:]} == {("Trades", PAIR)}
+    stamps = [int(since) for _, _, since in calls[1:] if since is not None]
+    # A range is asked for from a millisecond before it.
+    assert max(0, mended.gap.after - 1_000_000) == stamps[0] == min(stamps)
+    assert max(stamps) <= mended.gap.through
+    # At the head, the page after the last and the newest one have to be seen as well.
+    assert len(calls) == 1 + (3 if mended.place == 3 else 1)
+
+
+def test_the_lines_tell_what_was_moved_and_fetched(mended: Mended) -> None:
+    rows = sum(mended.gap.after < row[1] <= mended.gap.through for row in TAPE) if mended.gap else 0
+    pages = 3 if mended.place == 3 else 1
+    lines = mended.mended.lines
+    assert lines[: len(mended.caught.lines)] == mended.caught.lines
+    name = (mended.moved or "").rpartition("/")[2]
+    moved = [f"{PAIR}: moved {mended.moved} to quarantine/{PAIR}/0001/{name}"]
+    fetched = [f"{PAIR}: fetched {rows} trades in {pages} pages"]
+    assert lines[len(mended.caught.lines) :] == [
+        *(moved if mended.moved else []),
+        *(fetched if mended.gap else []),
+        SOUND,
+    ]
+
+
+def test_what_was_wanted_stays_as_it_was(mended: Mended) -> None:
+    wanted = json.loads((mended.folder / f"wanted/{PAIR}.json").read_text())
+    assert wanted == {"pair": PAIR, "spans": [[0, END]]}
+
+
+def test_a_second_repair_does_nothing_and_asks_for_nothing(mended: Mended) -> None:
+    assert (mended.again.status, mended.again.asked, len(mended.again.lines)) == (0, [], 1)
+
+
+# --- roll-ups ------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def rolled(data: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The archive with a roll-up of hours beside each segment."""
+    monkeypatch.setenv("HARVESTER_CANDLES_ROLLUPS", "1h")
+    with writer(Archive(data), PAIR) as one:
+        roll_up(one, parse_levels(["1h"]))
+    return data
+
+
+def test_a_rollup_that_was_altered_is_moved_and_made_anew_with_nobody_asked(rolled: Path) -> None:
+    path = path_of(RANGES[2]).replace("trades/", "candles/interval=1h/", 1)
+    table = pq.ParquetFile(rolled / path).read()
+    counts = [one + 1 for one in table.column("count").to_pylist()]
+    place = table.schema.get_field_index("count")
+    harms.rewrite(
+        rolled / path,
+        lambda table: table.set_column(place, table.schema.field("count"), pa.array(counts)),
+    )
+    altered = (rolled / path).read_bytes()
+    ran = run(NOWHERE, rolled, "--repair")
+    name = path.rpartition("/")[2]
+    span = " to ".join(harms.instant(end) for end in RANGES[2])
+    assert (ran.status, ran.err) == (0, "")
+    assert ran.lines[1:-1] == [
+        f"  {path}: it does not agree with the trades that it is made of; range {span}",
+        f"{PAIR}: moved {path} to quarantine/{PAIR}/0001/{name}",
+    ]
+    assert quarantined(rolled) == {f"{PAIR}/0001/{name}": altered}
+    report = verify(Archive(rolled), PAIR)
+    assert (report.faults, report.files, report.rollups) == ([], 1, 1)
+    assert note(rolled)["wanted"] == []
+
+
+def test_the_rollups_of_a_segment_that_goes_are_made_anew_as_well(
+    rolled: Path, exchange: Exchange
+) -> None:
+    harms.digit_changed(rolled, 1)
+    assert run(exchange, rolled, "--repair").status == 0
+    report = verify(Archive(rolled), PAIR)
+    assert (report.faults, report.files, report.rollups) == ([], 1, 1)
+    assert list(quarantined(rolled)) == [f"{PAIR}/0001/{Path(path_of(RANGES[1])).name}"]
+
+
+def test_an_archive_that_stays_open_is_mended_again(rolled: Path, exchange: Exchange) -> None:
+    archive = Archive(rolled)
+    harms.digit_changed(rolled, 1)
+    assert mend(exchange.url, archive).exit_status == 0
+    for _ in range(2):
+        [file] = (rolled / "candles").rglob("*.parquet")
+        file.write_bytes(file.read_bytes()[:-30])
+        assert mend(exchange.url, archive).exit_status == 0
+    assert (verify(archive, PAIR).rollups, len(quarantined(rolled))) == (1, 3)
+
+
+# --- files that are sound each, and not together -------------------------------------------------
+
+
+def refetched(url: str, folder: Path, tmp_path: Path, span: Range, *left_out: int) -> None:
+    """Put another segment into an archive, as an exchange tells it that leaves trades out."""
+    with serve(harms.market_without(*left_out)) if left_out else contextlib.nullcontext() as one:
+        source = one.url if one else url
+        harms.fetch(source, folder, span, tmp_path / f"part-{span.after}-{span.through}")
+
+
+def test_of_two_that_overlap_in_part_with_the_same_trades_the_later_goes(
+    data: Path, exchange: Exchange, tmp_path: Path
+) -> None:
+    middle = Range(TRADES[300].true_ns, TRADES[450].true_ns)
+    segment(data, 2).unlink()
+    refetched(exchange.url, data, tmp_path, middle)
+    body = (data / path_of(middle)).read_bytes()
+    ran = run(exchange, data, "--repair")
+    assert ran.status == 0
+    assert tape_of(data, PAIR) == TAPE
+    assert quarantined(data) == {f"{PAIR}/0001/{Path(path_of(middle)).name}": body}
+    assert note(data)["faults"] == [f"it overlaps with {path_of(RANGES[1])}"]
+
+
+@pytest.mark.parametrize(
+    "span",
+    [
+        Range(TRADES[300].true_ns, TRADES[450].true_ns),
+        Range(TRADES[250].true_ns, RANGES[1].through),
+    ],
+    ids=["in part", "one inside the other"],
+)
+def test_of_two_that_overlap_with_other_trades_both_go(
+    data: Path, exchange: Exchange, tmp_path: Path, span: Range
+) -> None:
+    if span.through > RANGES[1].through:
+        segment(data, 2).unlink()
+    refetched(exchange.url, data, tmp_path, span, 320)
+    ran = run(exchange, data, "--repair")
+    assert ran.status == 0
+    assert tape_of(data, PAIR) == TAPE
+    assert [note(data, number)["faults"] for number in ("0001", "0002")] == [
+        [f"it overlaps with {path_of(span)}, which holds other trades"],
+        [f"it overlaps with {path_of(RANGES[1])}, which holds other trades"],
+    ]
+
+
+def test_what_a_crash_left_beside_its_merger_is_cleared_away_with_nobody_asked(
+    data: Path, exchange: Exchange, tmp_path: Path
+) -> None:
+    refetched(exchange.url, data, tmp_path, Range(TRADES[250].true_ns, RANGES[1].through))
+    assert run(NOWHERE, data).status == 4
+    ran = run(NOWHERE, data, "--repair")
+    assert (ran.status, tape_of(data, PAIR), quarantined(data)) == (0, TAPE, {})
+
+
+def test_where_ids_skip_inside_a_file_it_goes(
+    data: Path, exchange: Exchange, tmp_path: Path
+) -> None:
+    segment(data, 1).unlink()
+    refetched(exchange.url, data, tmp_path, RANGES[1], 300, 301)
+    forget_jumps(segment(data, 1))
+    ran = run(exchange, data, "--repair")
+    first = TRADES[299].trade_id or 0
+    assert (ran.status, tape_of(data, PAIR)) == (0, TAPE)
+    assert note(data)["faults"] == [
+        f"ids skip from {first} to {first + 3}, which no jump on record explains"
+    ]
+    assert len(quarantined(data)) == 1
+
+
+def forget_jumps(file: Path) -> None:
+    """Have a footer know of no jumps."""
+    footer = pq.read_metadata(file).metadata
+    kept = {key: text for key, text in footer.items() if key.startswith(b"harvester.")}
+    kept[b"harvester.jumps"] = b"[]"
+    table = pq.ParquetFile(file).read().replace_schema_metadata(kept)
+    pq.write_table(table, file, **WRITER_OPTIONS)
+
+
+def test_where_ids_skip_between_two_files_both_go(
+    data: Path, exchange: Exchange, tmp_path: Path
+) -> None:
+    segment(data, 1).unlink()
+    # The exchange shows the first trades behind the edge to nobody.
+    refetched(exchange.url, data, tmp_path, RANGES[1], 199, 200)
+    ran = run(exchange, data, "--repair")
+    last = max(row[0] or 0 for row in TAPE if row[1] <= RANGES[0].through)
+    text = (
+        f"ids skip from {last} to {(TRADES[201].trade_id or 0)}, which no jump on record explains"
+    )
+    assert (ran.status, tape_of(data, PAIR)) == (0, TAPE)
+    assert [note(data, number)["faults"] for number in ("0001", "0002")] == [[text], [text]]
+    assert ran.asked[:2] == [("Time", None, None), ("Trades", PAIR, "0")]
+
+
+def test_ids_that_the_exchange_really_skips_are_on_record_after_it(tmp_path: Path) -> None:
+    with serve(harms.market_without(300, 301)) as skipping:
+        harms.fetch(skipping.url, tmp_path / "data", RANGES[1], tmp_path / "part")
+        forget_jumps(segment(tmp_path / "data", 1))
+        assert run(skipping, tmp_path / "data").status == 4
+        assert run(skipping, tmp_path / "data", "--repair").status == 0
+    report = verify(Archive(tmp_path / "data"), PAIR)
+    assert (report.faults, report.jumps) == ([], 1)
+
+
+def test_a_file_that_turns_out_to_lack_trades_when_its_neighbour_is_fetched_goes_as_well(
+    data: Path, exchange: Exchange, tmp_path: Path
+) -> None:
+    segment(data, 1).unlink()
+    refetched(exchange.url, data, tmp_path, RANGES[1], 199, 200)
+    harms.digit_changed(data, 0)
+    ran = run(exchange, data, "--repair")
+    assert (ran.status, tape_of(data, PAIR), len(quarantined(data))) == (0, TAPE, 3)
+
+
+# --- what a name tells, and what it may not make anybody wish for --------------------------------
+
+
+def wanted(folder: Path, pair: str = PAIR) -> list[list[int]]:
+    return list(json.loads((folder / f"wanted/{pair}.json").read_text())["spans"])
+
+
+def test_the_false_part_of_a_name_is_never_wished_for(data: Path, exchange: Exchange) -> None:
+    harms.want(data, Range(0, RANGES[2].through))
+    harms.file_renamed_wider(data, 3)
+    assert run(exchange, data, "--repair").status == 0
+    assert wanted(data) == [[0, END]]
+
+
+def test_what_a_file_that_says_nothing_held_is_taken_from_its_name_up_to_now(
+    data: Path, exchange: Exchange
+) -> None:
+    harms.bytes_cut_off(data, 3)
+    future = Range(RANGES[3].after, 4_000_000_000_000_000_000)
+    segment(data, 3).rename(data / path_of(future))
+    harms.want(data, Range(0, RANGES[2].through))
+    now_ns = END + 5 * 10**9
+    exchange.clock, before = Clock(now_ns), exchange.clock
+    try:
+        ran = run(exchange, data, "--repair")
+    finally:
+        exchange.clock = before
+    settled = now_ns // 10**9 * 10**9 - 60 * 10**9
+    assert ran.status == 0
+    assert wanted(data) == [[0, settled]]
+
+
+def test_a_file_of_another_pair_goes_and_nothing_is_wished_for(data: Path) -> None:
+    other = data / path_of(RANGES[0]).replace(PAIR, "ETHUSD")
+    other.parent.mkdir(parents=True)
+    shutil.copy(segment(data, 0), other)
+    ran = run(NOWHERE, data, "--repair")
+    assert (ran.status, ran.calls, (data / "wanted/ETHUSD.json").exists()) == (0, [], False)
+    assert list(quarantined(data)) == [f"ETHUSD/0001/{other.name}"]
+    assert ran.lines[-1] == (
+        "ETHUSD: sound: 0 files, 0 trades, 0 ids, 0 seams, 0 confirmed jumps, 0 roll-ups"
+    )
+
+
+def test_a_list_of_what_was_wanted_that_cannot_be_read_is_written_anew(
+    data: Path, exchange: Exchange
+) -> None:
+    harms.file_renamed_wider(data, 3)
+    raw = b'{"pair": "XBTUSD", "spans": [[0, 17'
+    (data / f"wanted/{PAIR}.json").write_bytes(raw)
+    ran = run(exchange, data, "--repair")
+    assert (ran.status, tape_of(data, PAIR), wanted(data)) == (0, TAPE, [[0, END]])
+    assert quarantined(data)[f"{PAIR}/0001/{PAIR}.json"] == raw
+    assert note(data)["wanted"] == [[0, END]]
+    assert (
+        ran.lines[-4] == f"{PAIR}: moved wanted/{PAIR}.json to quarantine/{PAIR}/0001/{PAIR}.json"
+    )
+
+
+def test_a_pair_whose_name_the_archive_forgot_is_looked_up_once(
+    data: Path, exchange: Exchange
+) -> None:
+    (data / "pairs.json").unlink()
+    harms.digit_changed(data, 1)
+    ran = run(exchange, data, "--repair")
+    assert [path for path, _, _ in ran.asked] == ["Time", "AssetPairs", "Trades"]
+    assert (ran.status, tape_of(data, PAIR)) == (0, TAPE)
+
+
+# --- harms together ------------------------------------------------------------------------------
+
+# Two rows swapped twice would be no harm.
+HARMED = st.lists(
+    st.tuples(st.sampled_from(HARMS), st.integers(0, 3)), min_size=2, max_size=4, unique=True
+)
+
+
+@given(several=HARMED)
+@settings(max_examples=20, deadline=None)
+def test_any_harms_together_are_mended_and_nothing_is_lost(
+    sound: Path,
+    exchange: Exchange,
+    tmp_path_factory: pytest.TempPathFactory,
+    several: list[tuple[Harm, int]],
+) -> None:
+    folder = Path(shutil.copytree(sound, tmp_path_factory.mktemp("harmed") / "data"))
+    for harm, place in several:
+        # What another harm has done to a file may leave nothing to harm.
+        with contextlib.suppress(OSError, pa.ArrowException):
+            harm(folder, place)
+    foreign = set(bodies(folder / "trades").values()) - set(bodies(sound / "trades").values())
+    assert run(exchange, folder).status == 4
+    ran = run(exchange, folder, "--repair")
+    assert (ran.status, tape_of(folder, PAIR)) == (0, TAPE)
+    assert foreign <= set(quarantined(folder).values())
+    again = run(NOWHERE, folder, "--repair")
+    assert (again.status, len(again.lines)) == (0, 1)
+    shutil.rmtree(folder)
+
+
+def test_a_file_that_can_not_be_read_and_seems_to_hold_others_is_mended(
+    data: Path, exchange: Exchange
+) -> None:
+    harms.bytes_cut_off(data, 1)
+    harms.file_renamed_wider(data, 1)
+    ran = run(exchange, data, "--repair")
+    assert (ran.status, tape_of(data, PAIR), len(quarantined(data))) == (0, TAPE, 1)
+
+
+# --- kills ---------------------------------------------------------------------------------------
+
+
+def mend(url: str, archive: Archive, report: PairReport | None = None) -> RepairReport:
+    """Mend the pair in this process, on whatever disk; by an older report, where there is one."""
+
+    async def work() -> RepairReport:
+        settings = load(
+            {"exchange.url": url, "exchange.give_up_s": 5}, environment=dict(os.environ)
+        )
+        async with Client(settings.exchange) as client:
+            watch = Watch(lambda _event: None, Stop())
+            repairer = Repairer(begin(client, archive, settings, watch), lambda _moved: None)
+            return await repairer.repair(report or verify(archive, PAIR))
+
+    return asyncio.run(work())
+
+
+def test_killed_at_any_step_nothing_is_lost_and_the_next_repair_ends_it(
+    data: Path, exchange: Exchange, tmp_path: Path
+) -> None:
+    harms.digit_changed(data, 1)
+    harms.file_renamed_wider(data, 2)
+    harms.bytes_cut_off(data, 3)
+    (data / f"wanted/{PAIR}.json").write_text("{")
+    whole = segment(data, 0).read_bytes()
+    broken = {body for body in bodies(data / "trades").values() if body != whole} | {b"{"}
+    for steps in itertools.count():
+        folder = Path(shutil.copytree(data, tmp_path / str(steps)))
+        archive = dying(folder, steps, torn=bool(steps % 2))
+        report = mend(exchange.url, archive)
+        assert broken <= set(bodies(folder).values()), steps
+        if not is_dead(archive):
+            break
+        assert report.error is not None
+        assert mend(exchange.url, Archive(folder)).exit_status == 0, steps
+        assert (tape_of(folder, PAIR), wanted(folder)) == (TAPE, [[0, END]])
+        assert broken <= set(quarantined(folder).values())
+        assert strangers(folder) == []
+        shutil.rmtree(folder)
+    assert steps > 20
+
+
+@pytest.mark.parametrize(("nth", "when"), [(1, "after"), (2, "before"), (3, "after")])
+def test_the_real_process_killed_around_its_renames_is_gone_on_with(
+    data: Path, exchange: Exchange, nth: int, when: str
+) -> None:
+    harms.digit_changed(data, 1)
+    broken = segment(data, 1).read_bytes()
+    plan = Plan(step="rename", when=when, nth=nth).text()
+    words = ["verify", "--repair", "-q", "-d", str(data), "--api-url", exchange.url]
+    done = subprocess.run(
+        [sys.executable, "tests/doomed.py", plan, *words],
+        env=os.environ | FAST,
+        cwd=Path(__file__).parents[1],
+        capture_output=True,
+        check=False,
+        timeout=60,
+    )
+    assert done.returncode == -signal.SIGKILL
+    assert broken in bodies(data).values()
+    assert run(exchange, data, "--repair").status == 0
+    assert tape_of(data, PAIR) == TAPE
+    assert list(quarantined(data).values()) == [broken]
+
+
+# --- what keeps it from being mended -------------------------------------------------------------
+
+
+def test_where_the_exchange_is_down_nothing_is_moved(data: Path) -> None:
+    harms.digit_changed(data, 1)
+    before = kept(data)
+    ran = run(NOWHERE, data, "--repair", "-q")
+    assert (ran.status, kept(data), len(ran.lines)) == (3, before, 2)
+    assert ran.err == (
+        f"harvester: XBTUSD: Time: {NOWHERE} gave no good answer for 0.05 s (at last: All "
+        "connection attempts failed); the same command goes on where it stopped\n"
+        "XBTUSD: nothing was moved\n"
+    )
+
+
+def refuse_moves(monkeypatch: pytest.MonkeyPatch, number: int, after: int = 0) -> None:
+    """Have the machine refuse to move segments away, some excepted."""
+    replace, moves = Path.replace, itertools.count()
+
+    def refusing(self: Path, target: Path) -> Path:
+        if "trades" in self.parts and "quarantine" in target.parts and next(moves) >= after:
+            raise OSError(number, os.strerror(number))
+        return replace(self, target)
+
+    monkeypatch.setattr(Path, "replace", refusing)
+
+
+@pytest.mark.parametrize(
+    ("number", "what"),
+    [
+        (errno.ENOSPC, "the disk is full: make room, then run the same command again"),
+        (errno.EROFS, "no permission to write there: choose another --data or change its owner"),
+    ],
+)
+def test_where_the_machine_refuses_nothing_is_lost(
+    data: Path, exchange: Exchange, monkeypatch: pytest.MonkeyPatch, number: int, what: str
+) -> None:
+    harms.digit_changed(data, 1)
+    before = bodies(data / "trades")
+    with monkeypatch.context() as patch:
+        refuse_moves(patch, number)
+        ran = run(exchange, data, "--repair", "-q")
+    assert (ran.status, bodies(data / "trades"), quarantined(data)) == (1, before, {})
+    place = data / f"quarantine/{PAIR}/0001/{segment(data, 1).name}"
+    assert ran.err == (
+        f"harvester: XBTUSD: can't write {place}: {what}\nXBTUSD: nothing was moved\n"
+    )
+    assert run(exchange, data, "--repair").status == 0
+    assert (tape_of(data, PAIR), len(quarantined(data))) == (TAPE, 1)
+
+
+def test_where_the_machine_refuses_in_the_middle_what_is_missing_is_told(
+    data: Path, exchange: Exchange, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    harms.digit_changed(data, 1)
+    harms.digit_changed(data, 3)
+    refuse_moves(monkeypatch, errno.EIO, after=1)
+    ran = run(exchange, data, "--repair", "-q")
+    hole = " to ".join(harms.instant(end) for end in RANGES[1])
+    assert f"  {PAIR}: it was asked for, and no file covers it; range {hole}" in ran.lines
+    place = data / f"quarantine/{PAIR}/0002/{segment(data, 3).name}"
+    assert (ran.status, len(quarantined(data)), segment(data, 3).exists()) == (1, 1, True)
+    assert ran.err == (
+        f"harvester: XBTUSD: can't write {place}: Input/output error\n"
+        f"XBTUSD: what was moved is kept in {data}/quarantine/XBTUSD; what is missing stays on "
+        "record\n"
+    )
+
+
+def test_a_pair_that_another_run_writes_is_left_alone(data: Path, exchange: Exchange) -> None:
+    harms.digit_changed(data, 1)
+    before = kept(data)
+    with held(data / "locks", PAIR):
+        ran = run(exchange, data, "--repair", "-q")
+    assert (ran.status, ran.asked, kept(data)) == (5, [], before)
+    assert re.fullmatch(
+        r"harvester: XBTUSD is being written by another run \(process .*\): wait until it is done, "
+        r"or stop it\nXBTUSD: nothing was moved\n",
+        ran.err,
+    )
+
+
+def test_what_changed_before_the_lock_was_had_is_looked_at_again(
+    data: Path, exchange: Exchange
+) -> None:
+    body = segment(data, 1).read_bytes()
+    harms.digit_changed(data, 1)
+    archive = Archive(data)
+    report = verify(archive, PAIR)
+    segment(data, 1).write_bytes(body)
+    calls = len(exchange.calls)
+    done = mend(exchange.url, archive, report)
+    assert (done.exit_status, done.before.faults, done.moved) == (0, [], [])
+    assert len(exchange.calls) == calls
+
+
+def test_nothing_is_believed_that_was_read_before_the_lock_was_had(
+    data: Path, exchange: Exchange
+) -> None:
+    archive = Archive(data)
+    report = verify(archive, PAIR)
+    # Neither the name nor the size of the file tells that it is another one.
+    body = segment(data, 1).read_bytes()
+    last = archive.footer(archive.segments(PAIR)[1]).last_trade_id or 0
+    segment(data, 1).write_bytes(body.replace(str(last).encode(), str(last + 1).encode()))
+    done = mend(exchange.url, archive, report)
+    assert [one.path for one in done.moved] == [path_of(RANGES[1])]
+    assert done.exit_status == 0
+
+
+def test_a_wish_to_stop_comes_before_anything_is_moved(data: Path, exchange: Exchange) -> None:
+    harms.digit_changed(data, 1)
+    before = kept(data)
+    stop = Stop()
+    stop.wish()
+
+    async def work() -> RepairReport:
+        settings = load({"exchange.url": exchange.url}, environment=FAST)
+        async with Client(settings.exchange) as client:
+            run = begin(client, Archive(data), settings, Watch(lambda _event: None, stop))
+            report = verify(run.archive, PAIR)
+            return await Repairer(run, lambda _moved: None).repair(report)
+
+    done = asyncio.run(work())
+    assert (done.exit_status, done.moved, kept(data)) == (130, [], before)
+
+
+# --- several pairs -------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def two(data: Path) -> Iterator[tuple[Path, Exchange]]:
+    """An archive of two pairs, and the exchange that lists both."""
+    coin = tapes.tiny_coin(60, 172)
+    with serve(MARKET, coin) as exchange:
+        span = Range(0, coin.trades[-1].true_ns + 10**9)
+        assert Crawl(exchange.url, data, {"candles.rollups": ""}).only("BTTUSD", span).error is None
+        yield data, exchange
+
+
+def test_of_two_pairs_only_the_broken_one_is_touched(two: tuple[Path, Exchange]) -> None:
+    data, exchange = two
+    harms.digit_changed(data, 1)
+    sound = bodies(data / "trades/pair=BTTUSD")
+    ran = run(exchange, data, "--repair")
+    assert (ran.status, tape_of(data, PAIR)) == (0, TAPE)
+    assert {pair for _, pair, _ in ran.asked} == {None, PAIR}
+    assert bodies(data / "trades/pair=BTTUSD") == sound
+
+
+def test_a_pair_that_was_delisted_fails_alone_and_says_where_its_file_is(
+    two: tuple[Path, Exchange],
+) -> None:
+    data, exchange = two
+    harms.digit_changed(data, 1)
+    coin = next((data / "trades/pair=BTTUSD").rglob("*.parquet"))
+    coin.write_bytes(coin.read_bytes()[:-100])
+    broken = segment(data, 1).read_bytes()
+    exchange.delist(PAIR)
+    ran = run(exchange, data, "--repair", "-q")
+    hole = " to ".join(harms.instant(end) for end in RANGES[1])
+    assert ran.status == 3
+    assert ran.err == (
+        "harvester: XBTUSD: the exchange refused: EQuery:Unknown asset pair\n"
+        f"XBTUSD: what was moved is kept in {data}/quarantine/XBTUSD; what is missing stays on "
+        "record\n"
+    )
+    assert f"  {PAIR}: it was asked for, and no file covers it; range {hole}" in ran.lines
+    assert Archive(data).holes(PAIR) == [RANGES[1]]
+    assert quarantined(data)[f"{PAIR}/0001/{segment(data, 1).name}"] == broken
+    assert verify(Archive(data), "BTTUSD").faults == []
+
+
+# --- the command ---------------------------------------------------------------------------------
+
+
+def command(url: str, folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", "from harvester.cli import main; main()", "verify", *words],
+        env=os.environ | FAST | {"HARVESTER_DATA": str(folder), "HARVESTER_API_URL": url},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+
+
+def test_the_real_command_tells_it_all(data: Path, exchange: Exchange) -> None:
+    [said] = harms.digit_changed(data, 1)
+    done = command(exchange.url, data, "btc/usd", "--repair")
+    name, span = Path(said.where).name, " to ".join(map(harms.instant, said.span))
+    assert (done.returncode, done.stderr) == (0, f"XBTUSD: {span} to fetch\n")
+    assert done.stdout.splitlines() == [
+        "XBTUSD: 1 FAULTS: 4 files, 800 trades, 800 ids, 1 seams, 0 confirmed jumps, 0 roll-ups",
+        f"  {said.where}: {harms.CHECKSUM}; range {span}",
+        f"XBTUSD: moved {said.where} to quarantine/XBTUSD/0001/{name}",
+        "XBTUSD: fetched 200 trades in 1 pages",
+        SOUND,
+    ]
+
+
+def test_the_report_as_json(data: Path, exchange: Exchange) -> None:
+    [said] = harms.digit_changed(data, 1)
+    ran = run(exchange, data, "--repair", "--json", "-q")
+    [report] = json.loads(ran.out)
+    found = report["repair"]
+    before = found.pop("before")
+    assert (ran.status, ran.err, report["exit_status"], report["faults"]) == (0, "", 0, [])
+    assert [fault[2:] for fault in before["faults"]] == [[said.where, harms.CHECKSUM, None]]
+    assert found == {
+        "moved": [
+            {
+                "pair": PAIR,
+                "path": said.where,
+                "to": f"quarantine/{PAIR}/0001/{Path(said.where).name}",
+                "faults": [harms.CHECKSUM],
+                "wanted": [list(RANGES[1])],
+            }
+        ],
+        "trades": 200,
+        "pages": 1,
+        "error": None,
+        "exit_status": 0,
+    }
+
+
+def test_the_report_of_a_sound_pair_tells_of_no_repair(data: Path) -> None:
+    ran = run(NOWHERE, data, "--repair", "--json")
+    [report] = json.loads(ran.out)
+    assert (ran.status, report["repair"]) == (0, None)
+    assert "repair" not in json.loads(run(NOWHERE, data, "--json").out)[0]
+
+
+def test_what_was_mended_is_then_held_against_the_exchange(data: Path, exchange: Exchange) -> None:
+    harms.digit_changed(data, 1)
+    ran = run(exchange, data, "--repair", "--against-exchange", "-q")
+    [line] = [one for one in ran.lines if one.startswith("XBTUSD against the exchange: ")]
+    assert ran.lines.index(SOUND) < ran.lines.index(line)
+    asked = [path for path, _, _ in ran.asked]
+    assert asked == ["Time", "Trades", *["OHLC"] * 9]
+
+
+def test_a_pair_named_twice_is_mended_once(data: Path, exchange: Exchange) -> None:
+    harms.digit_changed(data, 1)
+    ran = run(exchange, data, "XBTUSD", "btc/usd", "--repair", "-q")
+    assert (ran.status, len(quarantined(data))) == (0, 1)
