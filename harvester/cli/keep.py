@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from harvester.cli import output
 from harvester.cli.options import common, settings_of
+
+if TYPE_CHECKING:
+    from harvester.archive.writer import Writer
+    from harvester.config import Settings
 
 
 @click.command(short_help="Merge small files into large ones.")
@@ -21,21 +26,15 @@ def compact(pair: tuple[str, ...], as_json: bool, **given: Any) -> None:
 
     Example: harvester compact XBT/USD
     """
-    settings = settings_of(given).settings
-    from harvester.archive.archive import Archive
-    from harvester.archive.writer import writer
     from harvester.candles.rollups import parse_levels, roll_up
-    from harvester.crawl.names import resolve_held
 
-    archive = Archive(settings.archive.path)
+    settings = settings_of(given).settings
     levels = parse_levels(settings.candles.rollups)
-    names = [resolve_held(archive, name).altname for name in pair] or archive.held()
     rows = []
-    for name in names:
-        with writer(archive, name) as one:
-            before, after = one.compact(every=True)
-            _tell(roll_up(one, levels).notes)
-        rows.append({"pair": name, "files_before": before, "files_after": after})
+    for one in _writers(settings, pair):
+        before, after = one.compact(every=True)
+        _tell(roll_up(one, levels).notes)
+        rows.append({"pair": one.pair, "files_before": before, "files_after": after})
     _show(rows, ["pair", "files before", "after"], as_json=as_json)
 
 
@@ -51,22 +50,28 @@ def rollup(pair: tuple[str, ...], as_json: bool, **given: Any) -> None:
 
     Example: harvester rollup XBT/USD
     """
+    from harvester.candles.rollups import parse_levels, roll_up
+
     settings = settings_of(given).settings
+    levels = parse_levels(settings.candles.rollups)
+    rows = []
+    for one in _writers(settings, pair):
+        done = roll_up(one, levels)
+        _tell(done.notes)
+        rows.append({"pair": one.pair, "made": done.files, "standing": done.standing})
+    _show(rows, ["pair", "made", "standing"], as_json=as_json)
+
+
+def _writers(settings: Settings, pairs: tuple[str, ...]) -> Iterator[Writer]:
+    """The writer of each pair named, or held where none is, with its lock while it is used."""
     from harvester.archive.archive import Archive
     from harvester.archive.writer import writer
-    from harvester.candles.rollups import parse_levels, roll_up
     from harvester.crawl.names import resolve_held
 
     archive = Archive(settings.archive.path)
-    levels = parse_levels(settings.candles.rollups)
-    names = [resolve_held(archive, name).altname for name in pair] or archive.held()
-    rows = []
-    for name in names:
+    for name in [resolve_held(archive, name).altname for name in pairs] or archive.held():
         with writer(archive, name) as one:
-            done = roll_up(one, levels)
-        _tell(done.notes)
-        rows.append({"pair": name, "made": done.files, "standing": done.standing})
-    _show(rows, ["pair", "made", "standing"], as_json=as_json)
+            yield one
 
 
 def _tell(notes: list[str]) -> None:
