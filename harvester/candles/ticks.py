@@ -15,9 +15,10 @@ NO_TICKS = """SELECT NULL::BIGINT AS trade_id, NULL::TIMESTAMP_NS AS time,
 def place_sql(at: int) -> str:
     """A row's place along the tape, a BIGINT, where `at` files come before those that are read.
 
-    Rows of a file number far below 2^40, and files below 2^23.
+    Rows of a file number far below 2^40, and files below 2^23. DuckDB counts files without a
+    sign and rows with one: left as they are, they would come to 128 bits.
     """
-    return f"((file_index + {at}) << 40) + file_row_number"
+    return f"((file_index::BIGINT + {at}) << 40 | file_row_number)"
 
 
 def ticks_sql(archive: Archive, pieces: Sequence[Piece], at: int = 0) -> str:
