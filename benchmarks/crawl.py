@@ -108,13 +108,17 @@ def measured(command: list[str], folder: Path) -> tuple[Cost, str]:
     This program stays small for it: Linux counts a parent's size towards its child's peak.
     """
     environment = {k: v for k, v in os.environ.items() if not k.startswith("HARVESTER_")}
-    with tempfile.TemporaryFile() as printed:
+    with tempfile.TemporaryFile() as printed, tempfile.TemporaryFile() as said:
         begun = time.perf_counter()
-        process = subprocess.Popen(command, stdout=printed, cwd=folder, env=environment)
+        process = subprocess.Popen(
+            command, stdout=printed, stderr=said, cwd=folder, env=environment
+        )
         _, status, usage = os.wait4(process.pid, 0)
         wall_s = time.perf_counter() - begun
         process.returncode = os.waitstatus_to_exitcode(status)
         if process.returncode:
+            said.seek(0)
+            sys.stderr.write(said.read().decode())
             raise subprocess.CalledProcessError(process.returncode, command)
         printed.seek(0)
         text = printed.read().decode()
@@ -123,9 +127,9 @@ def measured(command: list[str], folder: Path) -> tuple[Cost, str]:
 
 
 @contextmanager
-def stand_in(trades: int, gzip: str) -> Iterator[str]:
+def stand_in(trades: int, gzip: str, *more: str) -> Iterator[str]:
     """Start the stand-in exchange and give its address; it is ended by its own id."""
-    command = [sys.executable, str(STAND_IN), "--trades", str(trades), "--seed", "7"]
+    command = [sys.executable, str(STAND_IN), "--trades", str(trades), "--seed", "7", *more]
     command += {"each": [], "once": ["--cache-gzip"], "none": ["--no-gzip"]}[gzip]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         try:

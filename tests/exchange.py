@@ -734,6 +734,7 @@ class Exchange:
             body = {
                 "OHLC": self._ohlc,
                 "AssetPairs": self._asset_pairs,
+                "Assets": self._assets,
                 "Time": self._time,
                 "SystemStatus": self._system_status,
             }[name](params)
@@ -926,6 +927,13 @@ class Exchange:
             {"error": [], "result": {s.market.key: _asset_pair(s.market) for s in shelves}}
         )
 
+    def _assets(self, _params: Mapping[str, str]) -> bytes:
+        """What other clients ask for before anything else; harvester does not."""
+        markets = [shelf.market for shelf in self._shelves.values()]
+        names = {name for one in markets for name in (one.base, one.quote)}
+        about = {"aclass": "currency", "decimals": 10, "display_decimals": 5, "status": "enabled"}
+        return _dumps({"error": [], "result": {n: {"altname": n} | about for n in sorted(names)}})
+
     def _time(self, _params: Mapping[str, str]) -> bytes:
         now_s = self.clock.now_ns // SECOND_NS
         spoken = time.strftime("%a, %d %b %y %H:%M:%S +0000", time.gmtime(now_s))
@@ -937,7 +945,8 @@ class Exchange:
 
 
 ENDPOINTS = frozenset(
-    f"/0/public/{name}" for name in ("Trades", "OHLC", "AssetPairs", "Time", "SystemStatus")
+    f"/0/public/{name}"
+    for name in ("Trades", "OHLC", "AssetPairs", "Assets", "Time", "SystemStatus")
 )
 
 
