@@ -122,6 +122,11 @@ class Market:
         fields.setdefault("altname", fields["key"])
         return cls.from_rows(rows, **fields)
 
+    def shows_as(self, other: Market) -> bool:
+        """Tell whether another market has this very history, printed alike."""
+        printed = (self.decimals, self.literals) == (other.decimals, other.literals)
+        return self.trades is other.trades and printed
+
     def literal(self, place: int) -> str:
         """Give the time of the row at `place` as it is printed."""
         if self.literals is not None:
@@ -427,13 +432,16 @@ TITLES = {
 class Shelf:
     """A market made ready to be served: each row's JSON rendered once, in one piece of memory."""
 
-    def __init__(self, market: Market) -> None:
-        """Render the market."""
+    def __init__(self, market: Market, like: Shelf | None = None) -> None:
+        """Render the market, or share what is rendered of one with the very same trades."""
         self.market = market
-        self.stamps = array("q", (trade.true_ns for trade in market.trades))
-        rows = [self._render(place) for place in range(len(market.trades))]
-        self.offsets = array("q", accumulate(map(len, rows), initial=0))
-        self.blob = b"".join(rows)
+        if like is None:
+            self.stamps = array("q", (trade.true_ns for trade in market.trades))
+            rows = [self._render(place) for place in range(len(market.trades))]
+            self.offsets = array("q", accumulate(map(len, rows), initial=0))
+            self.blob = b"".join(rows)
+        else:
+            self.stamps, self.offsets, self.blob = like.stamps, like.offsets, like.blob
         self.candles: dict[tuple[int, int, int], bytes] = {}
         self.previous_start: int | None = None
         self.previous_last: str | None = None
@@ -627,7 +635,8 @@ class Exchange:
 
     def add(self, market: Market) -> None:
         """List a market, or put another in the place of one of the same altname."""
-        self._shelves[market.altname] = Shelf(market)
+        alike = (one for one in self._shelves.values() if one.market.shows_as(market))
+        self._shelves[market.altname] = Shelf(market, next(alike, None))
         for name in spellings(market):
             self._names.setdefault(name, market.altname)
 
@@ -1187,6 +1196,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description="Serve made tapes as Kraken would.")
     parser.add_argument("--trades", type=int, default=300_000, help="trades a pair")
     parser.add_argument("--pairs", type=int, default=1)
+    parser.add_argument("--alike", action="store_true", help="all pairs show one and the same tape")
     parser.add_argument("--seed", type=int, default=7)
     parser.add_argument("--gap-s", type=float, default=6.0, help="mean time between bursts")
     parser.add_argument("--since-mode", choices=("inclusive", "exclusive"), default="inclusive")
@@ -1211,9 +1221,11 @@ def main() -> None:
 
     signal.signal(signal.SIGTERM, end)
     signal.signal(signal.SIGINT, end)
+    tapes: dict[int, list[Trade]] = {}
+    for seed in range(options.seed, options.seed + (1 if options.alike else options.pairs)):
+        tapes[seed] = xbtusd_like(options.trades, seed, gap_s=options.gap_s)
     markets = [
-        named(n, xbtusd_like(options.trades, options.seed + n, gap_s=options.gap_s))
-        for n in range(options.pairs)
+        named(n, tapes[options.seed + (0 if options.alike else n)]) for n in range(options.pairs)
     ]
     exchange = Exchange(
         markets,

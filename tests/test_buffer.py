@@ -13,11 +13,13 @@ from harvester.archive.archive import Archive
 from harvester.archive.footers import Jump
 from harvester.archive.writer import Writer, writer
 from harvester.columns import ROWS
-from harvester.crawl.buffer import Buffer, Waiting
+from harvester.crawl.buffer import Backlog, Buffer
 from harvester.crawl.events import Committed, Event
 from harvester.crawl.gaps import Gap
 from harvester.errors import ArchiveUnwritable
 from harvester.times import Range
+
+TARGET = "{}/trades/pair=A/year=1970/0000000000000000000-0000000000000000001.parquet"
 
 
 def rows(*stamps: int) -> pa.RecordBatch:
@@ -34,6 +36,13 @@ def rows(*stamps: int) -> pa.RecordBatch:
 def buffer_of(one: Writer, events: list[Event] | None = None) -> Buffer:
     listener = events.append if events is not None else (lambda _event: None)
     return Buffer(one, 0, '{"altname":"A"}', listener)
+
+
+def backlog_of(*buffers: Buffer, most_rows: int) -> Backlog:
+    backlog = Backlog(most_rows)
+    for buffer in buffers:
+        backlog.enter(buffer)
+    return backlog
 
 
 def test_only_what_is_whole_is_written(tmp_path: Path) -> None:
@@ -98,27 +107,97 @@ def test_a_write_that_fails_loses_nothing(tmp_path: Path, monkeypatch: pytest.Mo
     assert (found, archive.coverage("A")) == ([1, 2, 3], [Range(0, 3)])
 
 
-def test_beyond_the_bound_the_largest_is_written_first(tmp_path: Path) -> None:
+def test_beyond_the_bound_crawls_wait_until_the_largest_is_written(tmp_path: Path) -> None:
+    with writer(Archive(tmp_path), "A") as one, writer(Archive(tmp_path), "B") as other:
+        small, large = buffer_of(one), buffer_of(other)
+
+        async def go() -> None:
+            backlog = backlog_of(small, large, most_rows=4)
+            small.add(rows(1, 2), 2)
+            large.add(rows(1, 2, 3), 3)
+            await backlog.relieve()
+
+        asyncio.run(go())
+        assert (small.rows, large.rows) == (2, 0)
+
+
+def test_near_the_bound_the_largest_is_written_while_crawls_go_on(tmp_path: Path) -> None:
+    with writer(Archive(tmp_path), "A") as one, writer(Archive(tmp_path), "B") as other:
+        written = asyncio.Event()
+        small = buffer_of(one)
+        large = Buffer(other, 0, "{}", lambda _event: written.set())
+
+        async def go() -> tuple[int, int, int]:
+            backlog = backlog_of(small, large, most_rows=5)
+            small.add(rows(1), 1)
+            large.add(rows(1, 2, 3), 3)
+            await backlog.relieve()
+            before = large.rows
+            await written.wait()
+            return before, large.rows, small.rows
+
+        assert asyncio.run(go()) == (3, 0, 1)
+
+
+def test_well_below_the_bound_nothing_is_written(tmp_path: Path) -> None:
+    with writer(Archive(tmp_path), "A") as one:
+        buffer = buffer_of(one)
+
+        async def go() -> bool:
+            backlog = backlog_of(buffer, most_rows=4)
+            buffer.add(rows(1, 2, 3), 3)
+            await backlog.relieve()
+            await asyncio.sleep(0)
+            return buffer.is_writing
+
+        assert not asyncio.run(go())
+
+
+def test_what_is_being_written_is_not_written_again_but_the_next_largest(tmp_path: Path) -> None:
     archive = Archive(tmp_path)
     with writer(archive, "A") as one, writer(archive, "B") as other:
         small, large = buffer_of(one), buffer_of(other)
-        waiting = Waiting(most_rows=4)
-        for buffer in (small, large):
-            waiting.enter(buffer)
-        small.add(rows(1), 1)
-        large.add(rows(1, 2, 3), 3)
-        asyncio.run(waiting.relieve())
-        assert (small.rows, large.rows) == (1, 3)
-        small.add(rows(2), 2)
-        asyncio.run(waiting.relieve())
-        assert (small.rows, large.rows) == (2, 0)
+
+        async def go() -> None:
+            backlog = backlog_of(small, large, most_rows=4)
+            large.add(rows(1, 2, 3), 3)
+            own = asyncio.create_task(large.flush())
+            await asyncio.sleep(0)
+            small.add(rows(1, 2), 2)
+            large.add(rows(4), 4)
+            await backlog.relieve()
+            await own
+
+        asyncio.run(go())
+        assert (small.rows, large.rows) == (0, 1)
+
+
+def test_what_fails_while_others_have_it_written_is_told_by_its_own_crawl(tmp_path: Path) -> None:
+    with writer(Archive(tmp_path), "A") as one:
+        buffer = buffer_of(one)
+
+        async def go() -> None:
+            backlog = backlog_of(buffer, most_rows=0)
+            buffer.add(rows(1), 1)
+            (tmp_path / "trades").write_text("no folder")
+            await backlog.relieve()
+            buffer.add(rows(2), 2)
+
+        with pytest.raises(ArchiveUnwritable) as caught:
+            asyncio.run(go())
+        assert str(caught.value) == f"can't write {TARGET.format(tmp_path)}: File exists"
+        assert buffer.rows == 1
 
 
 def test_a_buffer_that_left_is_not_counted(tmp_path: Path) -> None:
     with writer(Archive(tmp_path), "A") as one:
-        buffer, waiting = buffer_of(one), Waiting(most_rows=0)
-        waiting.enter(buffer)
-        buffer.add(rows(1), 1)
-        waiting.leave(buffer)
-        asyncio.run(waiting.relieve())
+        buffer = buffer_of(one)
+
+        async def go() -> None:
+            backlog = backlog_of(buffer, most_rows=0)
+            buffer.add(rows(1), 1)
+            backlog.leave(buffer)
+            await backlog.relieve()
+
+        asyncio.run(go())
         assert buffer.rows == 1

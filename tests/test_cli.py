@@ -236,7 +236,10 @@ def test_every_format_holds_every_candle(form: str, harvester: Any, tmp_path: Pa
         (
             ["backfill"],
             2,
-            "Missing argument 'PAIR...'.\nTry `harvester backfill --help`.",
+            (
+                "which pairs? Give names, patterns, --pairs-file, or --all for every pair\n"
+                "Try `harvester backfill --help`."
+            ),
         ),
     ],
 )

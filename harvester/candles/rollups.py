@@ -13,7 +13,7 @@ from harvester.archive.rollups import PARTIALS, RollUp, rollup_path
 from harvester.archive.schema import RowsChecksum
 from harvester.archive.segments import Segment, read_batches
 from harvester.archive.writer import Writer
-from harvester.candles.engine import asking, connect
+from harvester.candles.engine import asking, session
 from harvester.candles.measures import BASE, COMBINED, LAST_TIME, MORE
 from harvester.columns import joined, times
 from harvester.errors import ArchiveDamaged, BadInterval, ValueDoesNotFit
@@ -118,7 +118,7 @@ class Maker:
     def __init__(self, levels: Sequence[Interval], what: str) -> None:
         """`levels`: from the finest on; `what` names the work in messages."""
         self._what = what
-        self._connection = connect(MEMORY_LIMIT, 1)
+        self._connection = session(MEMORY_LIMIT, 1)
         self._formulas = BASE | MORE | LAST_TIME
         self._levels: list[tuple[Interval, _Buckets, _Buckets | None]] = []
         for level in levels:

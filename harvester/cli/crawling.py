@@ -7,31 +7,30 @@ import logging
 import os
 import signal
 import time
-from collections.abc import Sequence
 from typing import NamedTuple
 
 from harvester.archive.archive import Archive
-from harvester.cli import output
+from harvester.cli import lean, output
 from harvester.cli.options import Common
 from harvester.cli.progress import Display, display
-from harvester.config import Settings
-from harvester.crawl.backfill import Clock, Watch, Wish, backfill
-from harvester.crawl.estimate import Estimate
+from harvester.crawl.backfill import Watch, Wish, backfill
 from harvester.crawl.events import Outcome, Waiting
-from harvester.crawl.names import resolve_with
+from harvester.crawl.names import Choice, choose
 from harvester.crawl.stop import Stop
-from harvester.errors import ExchangeError, Interrupted
+from harvester.errors import Interrupted
 from harvester.kraken.client import Client
-from harvester.kraken.pages import PAGE_ROWS
-from harvester.times import Range, missing, parse_moment, span
+from harvester.times import Range, parse_moment, span
 
-BYTES_A_TRADE = 11
+FILES_A_JOB = 4
+"""A connection, a lock, a segment that is written, one that is read back."""
+
+FILES_BESIDE = 200
 
 
 class Request(NamedTuple):
     """What was typed."""
 
-    pairs: Sequence[str]
+    choice: Choice
     since: str
     until: str | None
     newest_first: bool = False
@@ -43,22 +42,12 @@ class Request(NamedTuple):
         return span(parse_moment(self.since, now), until)
 
 
-class DryRun(NamedTuple):
-    """What a backfill would ask for; None where the exchange gave no counts."""
-
-    pair: str
-    ranges: int
-    trades: int | None
-    calls: int | None
-    hours: float | None
-    bytes: int | None
-
-
 def run(request: Request, common: Common) -> list[Outcome]:
     """Backfill what was typed, on the terminal."""
     wanted = request.span()
     archive = Archive(common.settings.archive.path)
     show_warnings(verbose=common.verbose > 0)
+    lean.allow_files(FILES_A_JOB * common.settings.exchange.jobs + FILES_BESIDE)
     with display(quiet=common.quiet, log_json=common.log_json) as shown:
         return asyncio.run(_run(request, wanted, archive, common, shown))
 
@@ -74,7 +63,7 @@ async def _run(
         shown.tell(Waiting(what, why))
 
     async with Client(settings.exchange, on_wait=waiting) as client:
-        pairs = await stop.guard(resolve_with(client, archive, request.pairs))
+        pairs = await stop.guard(choose(client, archive, request.choice))
         watch = Watch(
             shown.tell,
             stop,
@@ -83,36 +72,6 @@ async def _run(
         )
         wishes = [Wish(pair, wanted) for pair in pairs]
         return await backfill(client, archive, wishes, settings, watch)
-
-
-def dry_run(request: Request, common: Common) -> list[DryRun]:
-    """What a backfill would ask for."""
-    wanted = request.span()
-    archive = Archive(common.settings.archive.path)
-    return asyncio.run(_dry_run(request, wanted, archive, common.settings))
-
-
-async def _dry_run(
-    request: Request, wanted: Range, archive: Archive, settings: Settings
-) -> list[DryRun]:
-    async with Client(settings.exchange) as client:
-        pairs = await resolve_with(client, archive, request.pairs)
-        clock = Clock(client, settings.refresh.settle_s)
-        settled = Range(wanted.after, min(wanted.through, await clock.settled_ns()))
-        plans = []
-        for pair in pairs:
-            ranges = missing([settled], archive.coverage(pair.altname))
-            try:
-                trades = Estimate(await client.weekly_counts(pair)).trades(ranges)
-            except ExchangeError:
-                plans.append(DryRun(pair.altname, len(ranges), None, None, None, None))
-                continue
-            calls = -(-trades // PAGE_ROWS) + 2 * len(ranges)
-            hours = calls / settings.exchange.rate / 3600 if settings.exchange.rate else 0.0
-            plans.append(
-                DryRun(pair.altname, len(ranges), trades, calls, hours, trades * BYTES_A_TRADE)
-            )
-        return plans
 
 
 def heed_signals(stop: Stop) -> None:

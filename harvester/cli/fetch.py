@@ -7,47 +7,85 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from harvester.cli import output
-from harvester.cli.options import common, settings_of
+from harvester.cli.options import Common, common, settings_of
 
 if TYPE_CHECKING:
+    from harvester.cli.crawling import Request
     from harvester.crawl.events import Outcome
 
 
-@click.command(short_help="Fetch what is missing of some pairs.")
-@click.argument("pair", nargs=-1, required=True)
+@click.command(short_help="Fetch what is missing of some pairs, or of all.")
+@click.argument("pair", nargs=-1)
+@click.option("--all", "everything", is_flag=True, help="Every pair that the exchange lists.")
+@click.option(
+    "--quote",
+    multiple=True,
+    metavar="NAME",
+    help="Of --all and of patterns, only pairs quoted in it, such as USD; may be repeated.",
+)
+@click.option(
+    "--pairs-file",
+    metavar="FILE",
+    help="Names and patterns, one a line, # begins a comment; - reads stdin.",
+)
 @click.option("--since", metavar="W", default="start", show_default=True, help="From when on.")
 @click.option("--until", metavar="W", help="Up to before when.  [default: now]")
 @click.option("--rate", type=float, help="Pages a second a pair, 0 for no limit (a mirror).")
-@click.option("--jobs", type=int, help="Pairs side by side.")
+@click.option("--jobs", type=int, help="Pairs side by side, any number.  [default: 8]")
 @click.option("--newest-first", is_flag=True, help="The newest missing month first.")
-@click.option("--dry-run", is_flag=True, help="Say what would be asked for, and ask for nothing.")
+@click.option("--dry-run", is_flag=True, help="Say what would be asked for, and fetch nothing.")
 @click.option("--json", "as_json", is_flag=True, help="The result as JSON on stdout.")
 @common
-def backfill(pair: tuple[str, ...], as_json: bool, **given: Any) -> int:
+def backfill(as_json: bool, dry_run: bool, **given: Any) -> int:
     """Fetch what is missing of some pairs, and keep it.
 
     Whatever stops it, the same command goes on where it stopped. W is an ISO date or time (UTC),
     UNIX seconds or nanoseconds (10 or 19 digits), 7d or 12h (that long ago), yesterday, now, or
     start.
 
+    PAIR is a name in any spelling, or a pattern such as '*/EUR' or 'XBT/*' (in quotes, or the
+    shell takes it); names, patterns and --pairs-file add up, and --all stands alone. Where there
+    are more pairs than --jobs, the largest go first, so that the whole ends soonest. A pair that
+    fails stops no other.
+
     Example: harvester backfill XBT/USD ETH/EUR --since 2024-01-01
+
+    Example: harvester backfill --all --quote USD --dry-run
     """
     rate, jobs = given.pop("rate"), given.pop("jobs")
     common_ = settings_of(given, exchange__rate=rate, exchange__jobs=jobs)
-    from harvester.cli.crawling import DryRun, Request, dry_run, run
+    from harvester.cli.crawling import Request, run
+    from harvester.cli.naming import choice_of
+    from harvester.cli.summary import summary
 
-    request = Request(
-        pair, given.pop("since"), given.pop("until"), newest_first=given.pop("newest_first")
+    choice = choice_of(
+        given.pop("pair"),
+        everything=given.pop("everything"),
+        quotes=given.pop("quote"),
+        file=given.pop("pairs_file"),
     )
-    dry = given.pop("dry_run")
-    if dry:
-        plans: list[DryRun] = dry_run(request, common_)
-        output.as_json(plans) if as_json else output.result(_dry_table(plans))
+    request = Request(
+        choice, given.pop("since"), given.pop("until"), newest_first=given.pop("newest_first")
+    )
+    if dry_run:
+        _dry_run(request, common_, as_json=as_json)
         return 0
     outcomes = run(request, common_)
+    if len(outcomes) > 1 and not (common_.quiet or common_.log_json):
+        output.hint(summary(outcomes))
     if as_json:
         output.as_json(_report(outcomes))
     return _status(outcomes)
+
+
+def _dry_run(request: Request, common_: Common, *, as_json: bool) -> None:
+    from harvester.cli.planning import advice, dry_run, table
+
+    plans = dry_run(request, common_)
+    output.as_json(plans.plain()) if as_json else output.result(table(plans))
+    more = advice(plans.total)
+    if more is not None and not common_.quiet:
+        output.hint(more)
 
 
 def _status(outcomes: list[Outcome]) -> int:
@@ -72,19 +110,3 @@ def _report(outcomes: list[Outcome]) -> dict[str, Any]:
             for one in outcomes
         ],
     }
-
-
-def _dry_table(plans: list[Any]) -> str:
-    rows = [
-        [
-            one.pair,
-            str(one.ranges),
-            *(["?"] * 4 if one.trades is None else _expected(one)),
-        ]
-        for one in plans
-    ]
-    return output.columns(["pair", "ranges", "trades", "calls", "hours", "MB"], rows)
-
-
-def _expected(one: Any) -> list[str]:
-    return [f"{one.trades:,}", f"{one.calls:,}", f"{one.hours:.2f}", f"{one.bytes / 1e6:.1f}"]

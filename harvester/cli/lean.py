@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import sys
+from contextlib import suppress
 from importlib.abc import MetaPathFinder
 
 _ours: list[bool] = []
@@ -41,6 +42,23 @@ def settle() -> None:
     # Its pools of threads would each keep memory of their own; ours run side by side as it is.
     pa.set_cpu_count(1)
     pa.set_io_thread_count(1)
+
+
+def allow_files(count: int) -> None:
+    """Let this process open so many files, as far as the system permits.
+
+    Systems give a process 256 or 1024 to begin with, and more for the asking; hundreds of
+    connections and locks need more.
+    """
+    try:
+        import resource
+    except ImportError:  # pragma: no cover - Windows has no such limit
+        return
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = count if hard == resource.RLIM_INFINITY else min(count, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        with suppress(ValueError, OSError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def _keep_freed_memory_small() -> None:

@@ -14,6 +14,7 @@ from harvester.cli.crawling import Request, run
 from harvester.cli.options import Common
 from harvester.config import load
 from harvester.crawl.events import Outcome
+from harvester.crawl.names import Choice, Name
 from harvester.errors import ArchiveDamaged, UsageError
 from harvester.times import SECOND, UNITS_NS, show
 
@@ -50,7 +51,7 @@ def demo(folder: str, trades: int, seed: int, *, quiet: bool) -> None:
             }
         )
         common = Common(settings, quiet=quiet, verbose=0, log_json=False)
-        [outcome] = run(Request([PAIR], "start", None), common)
+        [outcome] = run(Request(Choice([Name(PAIR)]), "start", None), common)
     _compare(source, Archive(root / "data"), outcome, time.perf_counter() - begun)
     _candles(common)
     output.result(_NEXT.format(data=root / "data"))

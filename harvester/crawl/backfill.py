@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import math
-import time
-from collections.abc import Awaitable, Sequence
+import traceback
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import NamedTuple
@@ -14,69 +13,24 @@ import msgspec
 
 from harvester.archive.archive import Archive
 from harvester.archive.writer import Writer, writer
-from harvester.columns import times
 from harvester.config import Settings
-from harvester.crawl.buffer import Buffer, Waiting
+from harvester.crawl.buffer import Backlog, Buffer
+from harvester.crawl.clock import CATCH_UP_NS, Clock
 from harvester.crawl.crawler import RangeCrawl
-from harvester.crawl.estimate import Estimate
+from harvester.crawl.estimate import Appraiser, Estimate, Lack
 from harvester.crawl.events import Listener, Noted, Outcome, Started
 from harvester.crawl.pages import Page, Source
 from harvester.crawl.stop import Stop
 from harvester.crawl.tending import tend
-from harvester.errors import ExchangeError, HarvesterError, UnreadableAnswer
+from harvester.crawl.turns import Turns, in_turn
+from harvester.errors import ExchangeError, HarvesterError
 from harvester.kraken.client import Client
 from harvester.kraken.pairs import Pair
-from harvester.times import BEGINNING_NS, DAY, END_OF_TIME, SECOND, Range, missing, show
+from harvester.times import BEGINNING_NS, DAY, END_OF_TIME, Range, missing, show
 
 CHUNK_NS = 30 * DAY
-CATCH_UP_NS = 600 * SECOND
-"""A head that moved on by more than this while its past was fetched is fetched as well."""
-
-
-class Clock:
-    """The exchange's clock as it was last heard. This machine's own is never believed."""
-
-    def __init__(self, client: Client, settle_s: float) -> None:
-        """`settle_s`: trades younger than this may still be joined by late ones."""
-        self._client = client
-        self._settle_ns = int(settle_s * SECOND)
-        self._heard_s = -math.inf
-        self.heard_ns = 0
-        """The exchange's clock, as it was last heard."""
-        self._settled_ns = 0
-
-    async def settled_ns(self) -> int:
-        """Trades published up to here are settled; asked anew once that is ten minutes old.
-
-        A clock that is carried on by ours would run ahead of a mirror's, which stands still where
-        its archive ends, and a copy would claim what is not there.
-        """
-        if time.monotonic() - self._heard_s > CATCH_UP_NS / SECOND:
-            self.heard_ns = await self._client.clock_ns()
-            self._settled_ns = self.heard_ns - self._settle_ns
-            self._heard_s = time.monotonic()
-        return self._settled_ns
-
-    async def believe(self, page: Page, pair: str) -> Page:
-        """The page, if it tells of nothing that is still to come.
-
-        A time in the future would end a crawl long before its end. The exchange's own clock is
-        what counts, asked anew before anything is refused, as this machine may have slept.
-
-        Raises:
-            UnreadableAnswer: a trade's time lies more than a day ahead of the exchange's clock.
-        """
-        latest_ns = int(times(page.rows).max()) if page.rows.num_rows else 0
-        if latest_ns > self.heard_ns + DAY:
-            self.heard_ns = await self._client.clock_ns()
-        if latest_ns > self.heard_ns + DAY:
-            row = page.rows.slice(int(times(page.rows).argmax()), 1).to_pylist()[0]
-            raise UnreadableAnswer(
-                f"{pair}: the exchange sent a trade of {show(latest_ns)}, id {row['trade_id']}, "
-                f"price {row['price']:f}, volume {row['volume']:f}, while its clock says "
-                f"{show(self.heard_ns)}; nothing of this page was kept"
-            )
-        return page
+TENDED_AT_ONCE = 2
+"""Merging and rolling up take memory by the pair; at the end of a run many pairs come to it."""
 
 
 class Wish(NamedTuple):
@@ -111,16 +65,31 @@ async def backfill(
     Returns an outcome a wish, in their order.
     """
     run = begin(client, archive, settings, watch)
-    await watch.stop.guard(run.clock.settled_ns())
-    places = asyncio.Semaphore(settings.exchange.jobs)
+    settled_ns = await watch.stop.guard(run.clock.settled_ns())
+    turns = Turns([wish.pair.altname for wish in wishes], watch.stop, settings.exchange.give_up_s)
 
-    async def one(wish: Wish) -> Outcome:
-        async with places:
-            outcome = await _PairCrawl(run, wish).run()
+    async def one(place: int) -> Outcome:
+        crawl = _PairCrawl(run, wishes[place], turns.heard)
+        refusal = turns.refusal(wishes[place].pair.altname)
+        if refusal is not None:
+            return crawl.not_begun(refusal)
+        outcome = await crawl.run()
+        turns.ended_with(outcome.error)
+        # Of hundreds of pairs, those that are done must cost no memory.
+        archive.forget_pair(outcome.pair)
         watch.listener(outcome)
         return outcome
 
-    return list(await asyncio.gather(*(one(wish) for wish in wishes)))
+    lacks = [Lack(wish.pair, lacking(archive, wish, settled_ns)) for wish in wishes]
+    return await in_turn(turns, run.appraiser, lacks, one, settings.exchange.jobs)
+
+
+def lacking(archive: Archive, wish: Wish, settled_ns: int) -> list[Range]:
+    """What is missing of a wish, up to the moment until which trades are settled."""
+    asked = wish.span._replace(through=min(wish.span.through, settled_ns))
+    return missing(
+        [asked] if asked.after < asked.through else [], archive.coverage(wish.pair.altname)
+    )
 
 
 class Run(NamedTuple):
@@ -131,13 +100,17 @@ class Run(NamedTuple):
     settings: Settings
     watch: Watch
     clock: Clock
-    waiting: Waiting
+    backlog: Backlog
+    appraiser: Appraiser
+    tending: asyncio.Semaphore
 
 
 def begin(client: Client, archive: Archive, settings: Settings, watch: Watch) -> Run:
     """A run over some pairs of an archive; nothing is asked yet."""
     clock = Clock(client, settings.refresh.settle_s)
-    return Run(client, archive, settings, watch, clock, Waiting())
+    appraiser = Appraiser(client, settings.exchange, watch.stop)
+    tending = asyncio.Semaphore(TENDED_AT_ONCE)
+    return Run(client, archive, settings, watch, clock, Backlog(), appraiser, tending)
 
 
 async def fill(run: Run, pair: Pair, one: Writer) -> Outcome:
@@ -156,9 +129,10 @@ async def fill(run: Run, pair: Pair, one: Writer) -> Outcome:
 class _PairCrawl:
     """Everything that is missing of one pair."""
 
-    def __init__(self, run: Run, wish: Wish) -> None:
+    def __init__(self, run: Run, wish: Wish, heard: Callable[[], None] = lambda: None) -> None:
         self._run = run
         self._wish = wish
+        self._heard = heard
         self._pair = wish.pair.altname
         self._source = Source(self._page, self._pair)
         self._trades = 0
@@ -166,11 +140,16 @@ class _PairCrawl:
 
     async def _page(self, since_ns: int | None) -> Page:
         page = await self._run.client.page(self._wish.pair, since_ns)
-        return await self._run.clock.believe(page, self._pair)
+        believed = await self._run.clock.believe(page, self._pair)
+        self._heard()
+        return believed
 
     async def run(self) -> Outcome:
         error = await error_of(self._backfill())
         return self._outcome([self._done] if self._done.through > self._done.after else [], error)
+
+    def not_begun(self, error: HarvesterError) -> Outcome:
+        return self._outcome([], error)
 
     async def fill(self, one: Writer) -> Outcome:
         error = await error_of(self._fill(one))
@@ -201,7 +180,8 @@ class _PairCrawl:
 
     async def _tend(self, one: Writer) -> None:
         rollups = self._run.settings.candles.rollups
-        await asyncio.to_thread(tend, one, rollups, self._run.watch.listener)
+        async with self._run.tending:
+            await asyncio.to_thread(tend, one, rollups, self._run.watch.listener)
 
     async def _asked(self) -> Range:
         settled_ns = await self._run.watch.stop.guard(self._run.clock.settled_ns())
@@ -243,7 +223,7 @@ class _PairCrawl:
         flush = (run.settings.archive.flush_s, run.settings.archive.flush_rows)
         buffer = Buffer(one, span.after, spelled, run.watch.listener)
         crawl = RangeCrawl(
-            self._source, buffer, run.waiting, flush, run.watch.stop, run.watch.listener
+            self._source, buffer, run.backlog, flush, run.watch.stop, run.watch.listener
         )
         crawl.trades = self._trades
         try:
@@ -257,6 +237,9 @@ class _PairCrawl:
         return [part for one in reversed(ranges) for part in reversed(_chunks(one))]
 
     async def _expected(self, ranges: list[Range]) -> int | None:
+        known = self._run.appraiser.trades.pop(self._pair, None)
+        if known is not None:
+            return known
         if not (ranges and self._run.watch.estimates):
             return None
         try:
@@ -272,12 +255,22 @@ async def error_of(work: Awaitable[None]) -> HarvesterError | None:
     try:
         await work
     except HarvesterError as reason:
+        _let_go(reason)
         return reason
     except Exception as fault:  # noqa: BLE001 - one pair's fault must not end the others
+        _let_go(fault)
         error = HarvesterError(f"a fault of harvester itself: {type(fault).__name__}: {fault}")
         error.__cause__ = fault
         return error
     return None
+
+
+def _let_go(error: BaseException) -> None:
+    """Keep the lines of a traceback, and not the trades that its frames hold on to."""
+    seen: BaseException | None = error
+    while seen is not None:
+        traceback.clear_frames(seen.__traceback__)
+        seen = seen.__cause__ or seen.__context__
 
 
 def _chunks(span: Range) -> list[Range]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from contextlib import suppress
 
 import pyarrow as pa
 
@@ -13,7 +12,6 @@ from harvester.archive.writer import Writer
 from harvester.columns import clip, joined
 from harvester.crawl.events import Committed, Listener
 from harvester.crawl.gaps import Gap
-from harvester.errors import HarvesterError
 from harvester.times import Range
 
 COMPACT_EVERY = 16
@@ -21,6 +19,9 @@ COMPACT_EVERY = 16
 
 MOST_WAITING = 1_000_000
 """Rows of all pairs together; the pair with most is written first beyond it."""
+
+RELIEF_FROM = 0.75
+"""From this part of the bound on there is writing in the background, so that nobody need wait."""
 
 
 class Buffer:
@@ -39,11 +40,23 @@ class Buffer:
         self._oldest_s: float | None = None
         self._writing = asyncio.Lock()
         self._segments = 0
+        self._fault: Exception | None = None
         self.whole_through = after
         self.rows = 0
 
+    @property
+    def is_writing(self) -> bool:
+        """Whether a segment is on its way to disk."""
+        return self._writing.locked()
+
+    def fail(self, fault: Exception) -> None:
+        """Let the next `add` raise what went wrong while others had this written."""
+        self._fault = fault
+
     def add(self, rows: pa.RecordBatch, whole_through: int) -> None:
         """Take trades that are final, in order; all up to `whole_through` are here now."""
+        if self._fault is not None:
+            raise self._fault
         if rows.num_rows:
             self._batches.append(rows)
             self.rows += rows.num_rows
@@ -102,13 +115,23 @@ class Buffer:
         self._batches, self.rows, self._oldest_s = [], 0, None
 
 
-class Waiting:
-    """What waits in memory over all pairs: bounded, so that many pairs cost no more than few."""
+class Backlog:
+    """What waits in memory over all pairs: bounded, so that many pairs cost no more than few.
+
+    The largest is written first, one at a time: in the background once the bound comes near, and
+    at the bound crawls wait for it.
+    """
 
     def __init__(self, most_rows: int = MOST_WAITING) -> None:
         """`most_rows` over all pairs together."""
         self._most_rows = most_rows
         self._buffers: set[Buffer] = set()
+        self._relief: asyncio.Task[None] | None = None
+
+    @property
+    def rows(self) -> int:
+        """Rows that wait, those that are just being written counted in."""
+        return sum(buffer.rows for buffer in self._buffers)
 
     def enter(self, buffer: Buffer) -> None:
         """Count a pair's buffer in."""
@@ -119,9 +142,19 @@ class Waiting:
         self._buffers.discard(buffer)
 
     async def relieve(self) -> None:
-        """Write the largest buffer while too much waits."""
-        if sum(buffer.rows for buffer in self._buffers) > self._most_rows:
-            largest = max(self._buffers, key=lambda buffer: buffer.rows)
-            # Its own crawl meets the same fault, and tells it; others go on.
-            with suppress(HarvesterError):
+        """Have the largest buffer written when much waits; wait for it when too much does."""
+        rows = self.rows
+        if rows > RELIEF_FROM * self._most_rows and (self._relief is None or self._relief.done()):
+            self._relief = asyncio.create_task(self._write_largest())
+        if rows > self._most_rows and self._relief is not None:
+            await asyncio.wait([self._relief])
+
+    async def _write_largest(self) -> None:
+        # One that is being written is on its way out; what came since is not worth a segment.
+        idle = [buffer for buffer in self._buffers if not buffer.is_writing]
+        largest = max(idle or self._buffers, key=lambda buffer: buffer.rows, default=None)
+        if largest is not None:
+            try:
                 await largest.flush()
+            except Exception as fault:  # noqa: BLE001 - told by the pair's own crawl, whatever it is
+                largest.fail(fault)

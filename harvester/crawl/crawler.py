@@ -9,7 +9,7 @@ from typing import TypeVar
 import pyarrow as pa
 
 from harvester.archive.archive import Archive
-from harvester.crawl.buffer import Buffer, Waiting
+from harvester.crawl.buffer import Backlog, Buffer
 from harvester.crawl.events import Listener, Noted, PageRead
 from harvester.crawl.pages import Page, Source
 from harvester.crawl.seams import Seams
@@ -32,7 +32,7 @@ class RangeCrawl:
         self,
         source: Source,
         buffer: Buffer,
-        waiting: Waiting,
+        backlog: Backlog,
         flush: tuple[float, int],
         stop: Stop,
         listener: Listener,
@@ -40,7 +40,7 @@ class RangeCrawl:
         """`flush`: trades wait no longer than so many seconds, and no more than so many."""
         self._source = source
         self._buffer = buffer
-        self._waiting = waiting
+        self._backlog = backlog
         self._flush_s, self._flush_rows = flush
         self._stop = stop
         self._listener = listener
@@ -58,7 +58,7 @@ class RangeCrawl:
             pair: altname.
             span: the missing range.
         """
-        self._waiting.enter(self._buffer)
+        self._backlog.enter(self._buffer)
         done, whole = asyncio.Event(), False
         tending = asyncio.create_task(self._tend(done))
         try:
@@ -70,7 +70,7 @@ class RangeCrawl:
             await self._hand_on(await seams.close(right, self._ask), span.through, seams)
             whole = True
         finally:
-            self._waiting.leave(self._buffer)
+            self._backlog.leave(self._buffer)
             done.set()
             await tending
             await self._settle_flushing()
@@ -130,7 +130,7 @@ class RangeCrawl:
             if self._flushing is None:
                 # In the background: writing never holds up the next request.
                 self._flushing = asyncio.create_task(self._buffer.flush())
-        await self._waiting.relieve()
+        await self._backlog.relieve()
 
     async def _settle_flushing(self) -> None:
         if self._flushing is not None:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import msgspec
 
 from harvester.archive import state
 from harvester.archive.archive import Archive
 from harvester.archive.writer import keep_pairs
-from harvester.errors import ArchiveDamaged, NothingHeld, UnknownPair
+from harvester.errors import ArchiveDamaged, NothingHeld, UnknownPair, UsageError
 from harvester.kraken.client import Client
-from harvester.kraken.pairs import Pair, resolve
+from harvester.kraken.pairs import Names, Pair, is_pattern, matching, quotes_of, resolve
 
 
 def known_pairs(archive: Archive) -> dict[str, Pair]:
@@ -29,29 +32,116 @@ def known_pairs(archive: Archive) -> dict[str, Pair]:
     return pairs
 
 
-async def resolve_with(client: Client, archive: Archive, texts: Sequence[str]) -> list[Pair]:
-    """The pairs that people mean, each once, in their order.
+class Name(NamedTuple):
+    """A name or a pattern such as `*/EUR`, and the place it was read from, for messages."""
 
-    The exchange is asked only for names that the archive does not know.
+    text: str
+    place: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """Which pairs are meant.
+
+    Attributes:
+        names: names and patterns.
+        everything: all that the exchange lists, instead of names.
+        quotes: of `everything` and of patterns, only pairs quoted in one of these.
+    """
+
+    names: Sequence[Name] = ()
+    everything: bool = False
+    quotes: Sequence[str] = ()
+
+    @property
+    def needs_the_list(self) -> bool:
+        """Whether the exchange must be asked for what it lists now."""
+        return (
+            self.everything or bool(self.quotes) or any(is_pattern(one.text) for one in self.names)
+        )
+
+
+async def choose(client: Client, archive: Archive, choice: Choice) -> list[Pair]:
+    """The pairs that are meant, each once, in the order they were named in.
+
+    Patterns, and everything, mean what the exchange lists now; for names alone it is asked only
+    where the archive does not know one of them.
 
     Raises:
-        UnknownPair: neither knows one of them.
+        UnknownPair: no market goes by a name, fits a pattern, or is quoted so.
+        UsageError: a pair named in full is not quoted so.
     """
-    try:
-        return _resolve(texts, known_pairs(archive).values())
-    except UnknownPair:
-        pairs = await refresh_pairs(client, archive)
-        return _resolve(texts, pairs.values())
+    if not choice.needs_the_list:
+        try:
+            return _chosen(choice, {}, known_pairs(archive))
+        except UnknownPair:
+            pass
+    listed = await client.pairs()
+    return _chosen(choice, listed, _keep(archive, listed))
 
 
 async def refresh_pairs(client: Client, archive: Archive) -> dict[str, Pair]:
     """Ask the exchange for its markets and keep them; pairs that are held are never dropped."""
-    asked = await client.pairs()
+    return _keep(archive, await client.pairs())
+
+
+def _keep(archive: Archive, asked: dict[str, Pair]) -> dict[str, Pair]:
     before = known_pairs(archive)
     held = {name: before[name] for name in archive.held()}
     pairs = {**held, **asked}
     keep_pairs(archive, msgspec.json.encode(pairs))
     return pairs
+
+
+def _chosen(choice: Choice, listed: dict[str, Pair], known: dict[str, Pair]) -> list[Pair]:
+    """What is meant of the pairs `listed` now, or named in full of all those `known`."""
+    quotes = {quote.strip().upper() for quote in choice.quotes}
+    for quote in choice.quotes:
+        _mind_the_quote(quote, listed.values())
+
+    def quoted(pair: Pair) -> bool:
+        return not quotes or bool(quotes & quotes_of(pair))
+
+    if choice.everything:
+        return [pair for pair in listed.values() if quoted(pair)]
+    book = Names(known.values())
+    chosen: dict[str, Pair] = {}
+    for name in choice.names:
+        try:
+            found = _meant(name.text, listed, book, quoted)
+        except UsageError as error:
+            raise type(error)(f"{name.place}: {error}" if name.place else str(error)) from error
+        chosen |= {pair.altname: pair for pair in found}
+    return list(chosen.values())
+
+
+def _meant(
+    text: str, listed: dict[str, Pair], book: Names, quoted: Callable[[Pair], bool]
+) -> list[Pair]:
+    if not is_pattern(text):
+        pair = book.resolve(text)
+        if not quoted(pair):
+            raise UsageError(
+                f"{text!r} is quoted in something else than --quote asks for: leave one of them out"
+            )
+        return [pair]
+    found = matching(text, listed.values())
+    if not found:
+        raise UnknownPair(f"no pair fits {text!r}: `harvester pairs TEXT` searches the markets")
+    found = [pair for pair in found if quoted(pair)]
+    if not found:
+        raise UnknownPair(f"no pair that fits {text!r} is quoted in what --quote asks for")
+    return found
+
+
+def _mind_the_quote(quote: str, pairs: Collection[Pair]) -> None:
+    known = Counter(pair.wsname.partition("/")[2] or pair.quote for pair in pairs)
+    if not any(quote.strip().upper() in quotes_of(pair) for pair in pairs):
+        names = [name for name, _ in known.most_common()]
+        more = f" and {len(names) - 12} more" if len(names) > 12 else ""
+        raise UnknownPair(
+            f"no pair is quoted in {quote!r}: the exchange quotes in {', '.join(names[:12])}{more}"
+        )
 
 
 def resolve_held(archive: Archive, text: str) -> Pair:
@@ -89,8 +179,3 @@ def resolve_named(archive: Archive, text: str) -> str:
     except UnknownPair:
         name = ""
     return name if name in named else resolve_held(archive, text).altname
-
-
-def _resolve(texts: Sequence[str], pairs: Iterable[Pair]) -> list[Pair]:
-    book = list(pairs)
-    return list({pair.altname: pair for pair in (resolve(text, book) for text in texts)}.values())

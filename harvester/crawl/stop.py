@@ -22,6 +22,11 @@ class Stop:
         self._wished = False
         self._waiting: set[asyncio.Task[Any]] = set()
 
+    @property
+    def is_wished(self) -> bool:
+        """Whether everything is to come to an end."""
+        return self._wished
+
     def wish(self) -> None:
         """Ask everything to come to an end."""
         self._wished = True

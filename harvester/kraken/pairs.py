@@ -8,6 +8,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Iterable
+from fnmatch import translate
 
 import msgspec
 
@@ -16,6 +17,7 @@ from harvester.errors import UnknownPair, UnreadableAnswer
 _SAFE_NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,38}[A-Za-z0-9])?")
 _SEPARATORS = re.compile(r"[/\-_: ]")
 _ALIASES = {"BTC": "XBT", "DOGE": "XDG"}
+_PREFIX = re.compile(r"^[XZ](?=[A-Z]{3}$)")
 
 
 class Pair(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -61,25 +63,61 @@ def read_pairs(result: dict[str, msgspec.Raw]) -> dict[str, Pair]:
     return pairs
 
 
-def resolve(text: str, pairs: Iterable[Pair]) -> Pair:
-    """The pair that a person means by `text`: altname, key or wsname, in any case, BTC for XBT.
+class Names:
+    """Every spelling of some pairs, made ready to be looked up."""
 
-    Raises:
-        UnknownPair: no market goes by that name; the message names near misses.
+    def __init__(self, pairs: Iterable[Pair]) -> None:
+        """Of these pairs."""
+        self._names, self._aliases = _spellings(pairs)
+
+    def resolve(self, text: str) -> Pair:
+        """The pair that a person means: altname, key or wsname, in any case, BTC for XBT.
+
+        Raises:
+            UnknownPair: no market goes by that name; the message names near misses.
+        """
+        wanted = text.strip().upper()
+        for book in (self._names, self._aliases):
+            for spelling in (wanted, _SEPARATORS.sub("", wanted)):
+                if spelling in book:
+                    return book[spelling]
+        bare = _SEPARATORS.sub("", wanted)
+        near = difflib.get_close_matches(bare, [*self._names, *self._aliases], n=8)
+        means = [self._names.get(name) or self._aliases[name] for name in near]
+        hints = list(dict.fromkeys(pair.altname for pair in means))[:3]
+        raise UnknownPair(
+            f"no pair is called {text!r}"
+            + (f"; near it are {', '.join(hints)}" if hints else "")
+            + ". `harvester pairs TEXT` searches the markets"
+        )
+
+
+def resolve(text: str, pairs: Iterable[Pair]) -> Pair:
+    """The pair that a person means by `text`; see `Names.resolve`."""
+    return Names(pairs).resolve(text)
+
+
+def is_pattern(text: str) -> bool:
+    """Whether a text means all pairs that fit it, such as `*/EUR`, instead of one."""
+    return "*" in text or "?" in text
+
+
+def matching(pattern: str, pairs: Iterable[Pair]) -> list[Pair]:
+    """The pairs whose altname or wsname fits a pattern, in any case, BTC for XBT.
+
+    `*` stands for any characters and `?` for one; `*/EUR` fits wsnames alone, as only they have
+    the slash.
     """
-    names, aliases = _spellings(pairs)
-    wanted = text.strip().upper()
-    for book in (names, aliases):
-        for spelling in (wanted, _SEPARATORS.sub("", wanted)):
-            if spelling in book:
-                return book[spelling]
-    near = difflib.get_close_matches(_SEPARATORS.sub("", wanted), [*names, *aliases], n=8)
-    hints = list(dict.fromkeys((names.get(name) or aliases[name]).altname for name in near))[:3]
-    raise UnknownPair(
-        f"no pair is called {text!r}"
-        + (f"; near it are {', '.join(hints)}" if hints else "")
-        + ". `harvester pairs TEXT` searches the markets"
-    )
+    fits = re.compile(translate(pattern.strip().upper())).match
+    return [pair for pair in pairs if any(fits(name) for name in _shown_names(pair))]
+
+
+def quotes_of(pair: Pair) -> set[str]:
+    """What a pair is quoted in, as people may call it: USD, ZUSD; BTC, XBT, XXBT."""
+    shown = pair.wsname.upper().partition("/")[2]
+    own = pair.quote.upper()
+    names = {shown or _PREFIX.sub("", own), own} - {""}
+    return names | {_with_people(name) for name in names}
 
 
 def spellings(pairs: Iterable[Pair]) -> dict[str, str]:
@@ -127,6 +165,17 @@ def _spellings(pairs: Iterable[Pair]) -> tuple[dict[str, Pair], dict[str, Pair]]
         for human, kraken in _ALIASES.items():
             aliases.setdefault(pair.altname.upper().replace(kraken, human), pair)
     return names, aliases
+
+
+def _shown_names(pair: Pair) -> set[str]:
+    names = {name.upper() for name in (pair.altname, pair.wsname) if name}
+    return names | {_with_people(name) for name in names}
+
+
+def _with_people(text: str) -> str:
+    for human, kraken in _ALIASES.items():
+        text = text.replace(kraken, human)
+    return text
 
 
 def _with_aliases(text: str) -> str:

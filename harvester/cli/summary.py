@@ -1,0 +1,49 @@
+"""What a run over several pairs came to, short enough to be read when there were hundreds."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from harvester.cli import output
+from harvester.crawl.events import Outcome
+from harvester.errors import Interrupted
+
+MOST_LISTED = 20
+
+
+def summary(outcomes: Sequence[Outcome]) -> str:
+    """A table of how many pairs were done, failed, have holes or were stopped, and the failures."""
+    groups: dict[str, list[Outcome]] = {}
+    for kind in ("done", "with holes", "failed", "stopped"):
+        if found := [one for one in outcomes if _kind(one) == kind]:
+            groups[kind] = found
+    rows = [
+        [
+            kind,
+            f"{len(found):,}",
+            f"{sum(one.trades for one in found):,}",
+            f"{sum(one.pages for one in found):,}",
+        ]
+        for kind, found in groups.items()
+    ]
+    lines = [output.columns(["", "pairs", "trades", "pages"], rows)]
+    for kind in ("with holes", "failed"):
+        found = groups.get(kind, [])
+        lines += [f"{kind}: {_reason(one)}" for one in found[:MOST_LISTED]]
+        if len(found) > MOST_LISTED:
+            lines.append(f"{kind}: and {len(found) - MOST_LISTED} more; --json tells all")
+    return "\n".join(lines)
+
+
+def _kind(outcome: Outcome) -> str:
+    if isinstance(outcome.error, Interrupted):
+        return "stopped"
+    if outcome.error is not None:
+        return "failed"
+    return "with holes" if outcome.holes else "done"
+
+
+def _reason(outcome: Outcome) -> str:
+    if outcome.error is None:
+        return f"{outcome.pair}: {len(outcome.holes)} holes, the first {outcome.holes[0]}"
+    return f"{outcome.pair}: {str(outcome.error).removeprefix(f'{outcome.pair}: ')}"

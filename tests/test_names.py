@@ -1,0 +1,133 @@
+"""Which pairs are meant: names, patterns, quotes, all."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import tapes
+from crawling import serve
+from exchange import Exchange, named
+
+from harvester import config
+from harvester.archive.archive import Archive
+from harvester.crawl.names import Choice, Name, choose
+from harvester.errors import UnknownPair, UsageError
+from harvester.kraken.client import Client
+
+
+@pytest.fixture(scope="module")
+def exchange() -> Iterator[Exchange]:
+    with serve(*(named(n, tapes.xbtusd_like(5, n)) for n in range(6))) as one:
+        yield one
+
+
+def chosen(exchange: Exchange, folder: Path, choice: Choice) -> list[str]:
+    async def ask() -> list[str]:
+        settings = config.load({"exchange.url": exchange.url}, environment={})
+        async with Client(settings.exchange) as client:
+            pairs = await choose(client, Archive(folder), choice)
+        return [pair.altname for pair in pairs]
+
+    return asyncio.run(ask())
+
+
+def names(*texts: str, quotes: tuple[str, ...] = ()) -> Choice:
+    return Choice([Name(text) for text in texts], quotes=quotes)
+
+
+ALL = ["XBTUSD", "ETHUSD", "XBTEUR", "XDGUSD", "SOLUSD", "C5USD"]
+
+
+@pytest.mark.parametrize(
+    ("choice", "want"),
+    [
+        (names("*/EUR"), ["XBTEUR"]),
+        (names("xbt/*"), ["XBTUSD", "XBTEUR"]),
+        (names("BTC/*"), ["XBTUSD", "XBTEUR"]),
+        (names("btc*"), ["XBTUSD", "XBTEUR"]),
+        (names("doge/???"), ["XDGUSD"]),
+        (names("*eur"), ["XBTEUR"]),
+        (names("?ETHUSD"), []),
+        (names("sol/usd", "XBT*", "XBTUSD"), ["SOLUSD", "XBTUSD", "XBTEUR"]),
+        (names("XBT/*", quotes=("EUR",)), ["XBTEUR"]),
+        (names("XBT/*", quotes=("usd",)), ["XBTUSD"]),
+        (names("XBT/*", quotes=("zusd", "EUR")), ["XBTUSD", "XBTEUR"]),
+        (names("XBT/EUR", quotes=("EUR",)), ["XBTEUR"]),
+        (Choice(everything=True), ALL),
+        (Choice(everything=True, quotes=["EUR"]), ["XBTEUR"]),
+    ],
+)
+def test_what_is_typed_means_these_pairs(
+    choice: Choice, want: list[str], exchange: Exchange, tmp_path: Path
+) -> None:
+    if want:
+        assert chosen(exchange, tmp_path, choice) == want
+    else:
+        with pytest.raises(UnknownPair):
+            chosen(exchange, tmp_path, choice)
+
+
+@pytest.mark.parametrize(
+    ("choice", "kind", "message"),
+    [
+        (
+            names("*/JPY"),
+            UnknownPair,
+            "no pair fits '*/JPY': `harvester pairs TEXT` searches the markets",
+        ),
+        (
+            names("ETH/*", quotes=("EUR",)),
+            UnknownPair,
+            "no pair that fits 'ETH/*' is quoted in what --quote asks for",
+        ),
+        (
+            names("XBT/USD", quotes=("EUR",)),
+            UsageError,
+            "'XBT/USD' is quoted in something else than --quote asks for: leave one of them out",
+        ),
+        (
+            Choice(everything=True, quotes=["JPY"]),
+            UnknownPair,
+            "no pair is quoted in 'JPY': the exchange quotes in USD, EUR",
+        ),
+        (
+            Choice([Name("XBTUSD"), Name("*/JPY", "pairs.txt, line 7")]),
+            UnknownPair,
+            (
+                "pairs.txt, line 7: no pair fits '*/JPY': `harvester pairs TEXT` searches the "
+                "markets"
+            ),
+        ),
+    ],
+)
+def test_what_means_no_pair_is_said(
+    choice: Choice, kind: type[Exception], message: str, exchange: Exchange, tmp_path: Path
+) -> None:
+    with pytest.raises(kind) as caught:
+        chosen(exchange, tmp_path, choice)
+    assert (type(caught.value), str(caught.value)) == (kind, message)
+
+
+def test_names_that_are_known_cost_no_call(exchange: Exchange, tmp_path: Path) -> None:
+    chosen(exchange, tmp_path, names("XBTUSD"))
+    before = len(exchange.calls)
+    assert chosen(exchange, tmp_path, names("btc/usd", "XXBTZUSD", "SOLUSD")) == [
+        "XBTUSD",
+        "SOLUSD",
+    ]
+    assert len(exchange.calls) == before
+
+
+def test_a_pattern_means_what_is_listed_now(tmp_path: Path) -> None:
+    """A pair that left the market, and is held, can't be fetched any more."""
+    with serve(*(named(n, tapes.xbtusd_like(5, n)) for n in range(3))) as exchange:
+        assert chosen(exchange, tmp_path, names("XBT/*")) == ["XBTUSD", "XBTEUR"]
+        (tmp_path / "trades/pair=XBTEUR/year=2024").mkdir(parents=True)
+        name = f"{1:019}-{2:019}.parquet"
+        (tmp_path / "trades/pair=XBTEUR/year=2024" / name).write_bytes(b"")
+        exchange.delist("XBTEUR")
+        assert chosen(exchange, tmp_path, names("XBT/*")) == ["XBTUSD"]
+        assert chosen(exchange, tmp_path, names("XBT/EUR")) == ["XBTEUR"]
