@@ -1,3 +1,110 @@
-"""harvester: the whole trade history of any Kraken market, kept exactly, as plain Parquet."""
+"""harvester: the whole trade history of any Kraken market, kept exactly, as plain Parquet.
+
+    import harvester
+
+    archive = harvester.open("data")
+    archive.backfill("XBT/USD", since="2024-01-01")
+    archive.ohlc("XBT/USD", "4h", since="2024-01-01").df()
+
+docs/python.md tells of everything that `__all__` names. What is heavy is imported when it is first
+used, so `import harvester` takes next to no time.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+from harvester.errors import (
+    ArchiveDamaged,
+    ArchiveError,
+    ArchiveHasHoles,
+    ArchiveIncomplete,
+    ArchiveLocked,
+    ArchiveTooNew,
+    ArchiveUnwritable,
+    BadInterval,
+    BadQuery,
+    BadSetting,
+    BadTime,
+    ExchangeError,
+    ExchangeRefused,
+    ExchangeUnreachable,
+    HarvesterError,
+    Interrupted,
+    NothingHeld,
+    UnknownPair,
+    UnreadableAnswer,
+    UsageError,
+    ValueDoesNotFit,
+)
+
+if TYPE_CHECKING:
+    from harvester.api.archive import Archive, open  # noqa: A004 - harvester.open reads well
+    from harvester.api.status import PairStatus
+    from harvester.candles.result import Result
+    from harvester.checks.report import PairReport
+    from harvester.crawl.events import Outcome
+    from harvester.kraken.pairs import Pair
+    from harvester.times import Range
 
 __version__ = "0.1.0"
+
+__all__ = [
+    "Archive",
+    "ArchiveDamaged",
+    "ArchiveError",
+    "ArchiveHasHoles",
+    "ArchiveIncomplete",
+    "ArchiveLocked",
+    "ArchiveTooNew",
+    "ArchiveUnwritable",
+    "BadInterval",
+    "BadQuery",
+    "BadSetting",
+    "BadTime",
+    "ExchangeError",
+    "ExchangeRefused",
+    "ExchangeUnreachable",
+    "HarvesterError",
+    "Interrupted",
+    "NothingHeld",
+    "Outcome",
+    "Pair",
+    "PairReport",
+    "PairStatus",
+    "Range",
+    "Result",
+    "UnknownPair",
+    "UnreadableAnswer",
+    "UsageError",
+    "ValueDoesNotFit",
+    "__version__",
+    "open",
+]
+
+_LAZY = {
+    "Archive": "harvester.api.archive",
+    "open": "harvester.api.archive",
+    "PairStatus": "harvester.api.status",
+    "Result": "harvester.candles.result",
+    "PairReport": "harvester.checks.report",
+    "Outcome": "harvester.crawl.events",
+    "Pair": "harvester.kraken.pairs",
+    "Range": "harvester.times",
+}
+"""Where names live whose modules import what is heavy."""
+
+
+def __getattr__(name: str) -> object:
+    """Import what is asked for by the first who asks."""
+    if name not in _LAZY:
+        raise AttributeError(f"module 'harvester' has no attribute {name!r}")
+    found: object = getattr(import_module(_LAZY[name]), name)
+    globals()[name] = found
+    return found
+
+
+def __dir__() -> list[str]:
+    """What is there, imported yet or not."""
+    return sorted({*globals(), *__all__})

@@ -133,8 +133,17 @@ def answer(
     return _Asker(archive, names, memory_limit).ask(ask, listings=_listings(statements))
 
 
+def is_question(query: str, memory_limit: str = MEMORY_LIMIT) -> bool:
+    """Whether a text is one query that changes nothing, so that it may be run again.
+
+    Raises:
+        BadQuery: DuckDB can't make sense of it, or there is none.
+    """
+    return _listings(_statements(query, memory_limit)) > 1
+
+
 def _statements(query: str, memory_limit: str) -> list[duckdb.Statement]:
-    with _asking(memory_limit):
+    with asking_sql(memory_limit):
         found = connect(memory_limit).extract_statements(query)
     if not found:
         raise BadQuery("there is no query in that text: give one such as FROM trades LIMIT 10")
@@ -151,7 +160,7 @@ def _rows(
     first: pa.RecordBatch, reader: pa.RecordBatchReader, memory_limit: str
 ) -> Iterator[pa.RecordBatch]:
     yield first
-    with _asking(memory_limit):
+    with asking_sql(memory_limit):
         yield from reader
 
 
@@ -170,7 +179,7 @@ class _Asker:
         for _ in range(listings):
             pieces = [one for pair in self.archive.held() for one in self.archive.pieces(pair)]
             try:
-                with _asking(self.memory_limit):
+                with asking_sql(self.memory_limit):
                     return question(self._connection(pieces))
             except ArchiveDamaged:
                 if not self._vanished(pieces):
@@ -229,7 +238,7 @@ def _is_odd(kind: DuckDBPyType) -> bool:
 
 
 @contextmanager
-def _asking(memory_limit: str) -> Iterator[None]:
+def asking_sql(memory_limit: str) -> Iterator[None]:
     """Turn DuckDB's errors into ours, its own words and its arrow under the query kept.
 
     Raises:
@@ -249,7 +258,7 @@ def _asking(memory_limit: str) -> Iterator[None]:
         ) from error
     except duckdb.Error as error:
         text = str(error)
-        if "/trades/pair=" in text:
+        if "/trades/pair=" in text or "/candles/interval=" in text:
             raise ArchiveDamaged(f"the query can't be answered: {text}") from error
         # The arrow points into the line above it, so that nothing may stand before that line.
         raise BadQuery("the query can't be run\n" + text.replace("\n\n", "\n")) from error

@@ -16,6 +16,9 @@ from harvester.errors import ArchiveDamaged, BadSetting, HarvesterError, ValueDo
 
 MEMORY_LIMIT = "2GB"
 
+Connection = duckdb.DuckDBPyConnection
+"""What rooms above hand on, who need no DuckDB of their own."""
+
 
 def connect(
     memory_limit: str = MEMORY_LIMIT, threads: int | None = None

@@ -62,6 +62,23 @@ def plan(archive: Archive, question: Question, spool: Spool | None = None) -> Pl
     held = archive.pieces(question.pair)
     if not held:
         raise _nothing(archive, question.pair)
+    return of_listing(archive, question, held, spool)
+
+
+def of_listing(
+    archive: Archive, question: Question, held: list[Piece], spool: Spool | None = None
+) -> Plan:
+    """Work out what a question reads and fills, by a listing that was made before.
+
+    Args:
+        archive: where the tape is.
+        question: what is asked.
+        held: all that the archive holds of the pair, at least something.
+        spool: see `plan`.
+
+    Raises:
+        FileNotFoundError: a file is gone; list again.
+    """
     span = question.span
     covered = union(piece.within for piece in held)
     grid = grid_of(question, _laid(span, held))

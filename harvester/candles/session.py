@@ -98,13 +98,14 @@ class Session:
             except FileNotFoundError:
                 continue
             except ArchiveDamaged:
-                if not self._vanished(one):
+                if not self.vanished(one):
                     raise
         raise ArchiveDamaged(
             f"files of {question.pair} keep vanishing while they are read: try again"
         )
 
-    def _vanished(self, one: Plan) -> bool:
+    def vanished(self, one: Plan) -> bool:
+        """Whether a file that a plan reads stands no more."""
         pair = one.question.pair
         standing = {*self.archive.segments(pair), *self.archive.rollups(pair)}
         used = [piece.segment for piece in one.held]

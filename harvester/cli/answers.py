@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from typing import Any, NamedTuple
+from typing import Any
 
+from harvester.api.status import PairStatus, status_of
 from harvester.archive.archive import Archive
 from harvester.archive.schema import TRADES
 from harvester.cli import output
@@ -18,7 +19,7 @@ from harvester.crawl.names import known_pairs, refresh_pairs, resolve_held
 from harvester.errors import ArchiveHasHoles, UnknownPair, UsageError
 from harvester.kraken.client import Client
 from harvester.kraken.pairs import Pair, search
-from harvester.times import Range, parse_moment, show
+from harvester.times import parse_moment, show
 
 
 def bars(common: Common, pair: str, **given: Any) -> None:
@@ -52,20 +53,6 @@ def trades(common: Common, pair: str, **given: Any) -> None:
     tell(common, rows, "trades", given["file"])
 
 
-class PairStatus(NamedTuple):
-    """What an archive holds of a pair. Times are published times, in nanoseconds."""
-
-    pair: str
-    wsname: str
-    trades: int
-    first_ns: int | None
-    last_ns: int | None
-    coverage: list[Range]
-    holes: list[Range]
-    files: int
-    bytes: int
-
-
 def status(common: Common, names: tuple[str, ...], *, as_json: bool) -> int:
     """Report what is held; 4 where something wanted is not covered."""
     archive = Archive(common.settings.archive.path)
@@ -73,7 +60,7 @@ def status(common: Common, names: tuple[str, ...], *, as_json: bool) -> int:
     pairs = [resolve_held(archive, name) for name in names] or [
         known[name] for name in archive.held()
     ]
-    found = [_status_of(archive, pair) for pair in pairs]
+    found = [status_of(archive, pair) for pair in pairs]
     if as_json:
         output.as_json([one._asdict() for one in found])
     elif found:
@@ -87,24 +74,6 @@ def status(common: Common, names: tuple[str, ...], *, as_json: bool) -> int:
         for pair, hole in holes:
             output.hint(f"{pair}: not covered: {hole}")
     return ArchiveHasHoles.exit_status if holes else 0
-
-
-def _status_of(archive: Archive, pair: Pair) -> PairStatus:
-    segments = archive.segments(pair.altname)
-    rows = [one for one in segments if archive.footer(one).rows]
-    first = archive.bounds(rows[0]) if rows else None
-    last = archive.bounds(rows[-1]) if rows else None
-    return PairStatus(
-        pair.altname,
-        pair.wsname,
-        sum(archive.footer(piece.segment).rows for piece in archive.pieces(pair.altname)),
-        first and first[0],
-        last and last[1],
-        archive.coverage(pair.altname),
-        archive.holes(pair.altname),
-        len(segments),
-        sum(one.size for one in segments),
-    )
 
 
 def _status_table(found: list[PairStatus]) -> str:

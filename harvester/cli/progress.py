@@ -168,14 +168,4 @@ def _spans(missing: list[Any]) -> str:
 
 def outcome_line(outcome: Outcome) -> str:
     """What a pair's crawl came to, in one line."""
-    done = f"{outcome.pair}: {outcome.trades:,} trades in {outcome.pages:,} pages"
-    if outcome.error is not None:
-        return f"{done}; {outcome.error}"
-    if outcome.holes:
-        return f"{done}; {len(outcome.holes)} holes stay, the first {outcome.holes[0]}"
-    reached = (
-        f", complete through {show(outcome.reached.through // 10**9 * 10**9)}"
-        if outcome.reached
-        else ""
-    )
-    return f"{done}{reached}"
+    return str(outcome)

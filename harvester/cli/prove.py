@@ -37,8 +37,7 @@ def verify(
     """
     common_ = settings_of(given)
     from harvester.archive.archive import Archive
-    from harvester.checks.digest import digests
-    from harvester.checks.verify import verify as check
+    from harvester.checks.proof import prove
     from harvester.crawl.names import resolve_named
     from harvester.errors import gravest
 
@@ -46,9 +45,7 @@ def verify(
     names = [resolve_named(archive, name) for name in pair] or archive.named()
     reports = []
     for name in names:
-        reports.append(check(archive, name))
-        if not reports[-1].faults:
-            reports[-1].digests = digests(archive, name)
+        reports.append(prove(archive, name))
         if not as_json:
             _print(reports[-1])
     repaired: dict[str, RepairReport] = {}

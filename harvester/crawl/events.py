@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from harvester.errors import HarvesterError
-from harvester.times import Range
+from harvester.times import SECOND, Range, show
 
 
 class Started(NamedTuple):
@@ -19,6 +19,14 @@ class Started(NamedTuple):
     missing: list[Range]
     expected: int | None
 
+    def __str__(self) -> str:
+        """One line for people."""
+        if not self.missing:
+            return f"{self.pair}: nothing to fetch"
+        many = f"{len(self.missing)} ranges, the first " if len(self.missing) > 1 else ""
+        about = "" if self.expected is None else f", about {self.expected:,} trades"
+        return f"{self.pair}: {many}{self.missing[0]} to fetch{about}"
+
 
 class PageRead(NamedTuple):
     """A page was read: all trades so far of this run, and the moment reached."""
@@ -28,6 +36,11 @@ class PageRead(NamedTuple):
     pages: int
     reached_ns: int
 
+    def __str__(self) -> str:
+        """One line for people."""
+        reached = _second(self.reached_ns)
+        return f"{self.pair}: {self.trades:,} trades in {self.pages:,} pages, through {reached}"
+
 
 class Committed(NamedTuple):
     """Trades were made part of the archive."""
@@ -36,6 +49,10 @@ class Committed(NamedTuple):
     span: Range
     rows: int
 
+    def __str__(self) -> str:
+        """One line for people."""
+        return f"{self.pair}: {self.rows:,} trades written, through {_second(self.span.through)}"
+
 
 class Waiting(NamedTuple):
     """The exchange gave no good answer; it will be asked again."""
@@ -43,12 +60,20 @@ class Waiting(NamedTuple):
     pair: str
     reason: str
 
+    def __str__(self) -> str:
+        """One line for people."""
+        return f"{self.pair}: waiting: {self.reason}"
+
 
 class Noted(NamedTuple):
     """Something that people should know, and that does not stop the crawl."""
 
     pair: str
     text: str
+
+    def __str__(self) -> str:
+        """One line for people."""
+        return f"{self.pair}: {self.text}"
 
 
 class Outcome(NamedTuple):
@@ -70,6 +95,20 @@ class Outcome(NamedTuple):
         if self.error is not None:
             return self.error.exit_status
         return 4 if self.holes else 0
+
+    def __str__(self) -> str:
+        """One line for people."""
+        done = f"{self.pair}: {self.trades:,} trades in {self.pages:,} pages"
+        if self.error is not None:
+            return f"{done}; {self.error}"
+        if self.holes:
+            return f"{done}; {len(self.holes)} holes stay, the first {self.holes[0]}"
+        reached = f", complete through {_second(self.reached.through)}" if self.reached else ""
+        return f"{done}{reached}"
+
+
+def _second(stamp_ns: int) -> str:
+    return show(stamp_ns // SECOND * SECOND)
 
 
 Event = Started | PageRead | Committed | Waiting | Noted | Outcome

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
@@ -13,8 +13,11 @@ from harvester.archive import state
 from harvester.archive.archive import Archive
 from harvester.archive.writer import keep_pairs
 from harvester.errors import ArchiveDamaged, NothingHeld, UnknownPair, UsageError
-from harvester.kraken.client import Client
 from harvester.kraken.pairs import Names, Pair, is_pattern, matching, quotes_of, resolve
+
+if TYPE_CHECKING:
+    # Names alone need no HTTP, which takes a tenth of a second to import.
+    from harvester.kraken.client import Client
 
 
 def known_pairs(archive: Archive) -> dict[str, Pair]:

@@ -1,0 +1,144 @@
+"""Backfills from a program: on its own event loop, or on one in a thread beside it."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Awaitable, Callable, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import TypeVar
+
+from harvester.archive.archive import Archive
+from harvester.config import Settings
+from harvester.crawl.backfill import Watch, Wish, backfill
+from harvester.crawl.events import Listener, Outcome, Waiting
+from harvester.crawl.names import Choice, Name, choose, refresh_pairs
+from harvester.crawl.stop import Stop
+from harvester.errors import GRAVEST_FIRST, ArchiveHasHoles
+from harvester.kraken.client import Client
+from harvester.kraken.pairs import Pair
+from harvester.times import Range
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Crawl:
+    """A backfill to come.
+
+    Attributes:
+        archive: one of its own, as it may run in another thread.
+        settings: in force.
+        names: of pairs, in any spelling, or patterns such as `*/EUR`.
+        span: what is wanted of each.
+        newest_first: the newest missing month first.
+        progress: told what happens.
+    """
+
+    archive: Archive
+    settings: Settings
+    names: Sequence[str]
+    span: Range
+    newest_first: bool
+    progress: Listener
+
+    async def run(self, stop: Stop) -> list[Outcome]:
+        """Fetch what is missing; an outcome a pair.
+
+        Raises:
+            UnknownPair: no market goes by one of the names.
+            ExchangeError: the exchange can't be asked for names or for its clock.
+            Interrupted: that was wished before it knew what to fetch.
+        """
+
+        def waiting(what: str, why: str) -> None:
+            self.progress(Waiting(what, why))
+
+        async with Client(self.settings.exchange, on_wait=waiting) as client:
+            choice = Choice([Name(text) for text in self.names])
+            pairs = await stop.guard(choose(client, self.archive, choice))
+            wishes = [Wish(pair, self.span) for pair in pairs]
+            watch = Watch(self.progress, stop, newest_first=self.newest_first)
+            return await backfill(client, self.archive, wishes, self.settings, watch)
+
+
+async def to_its_end(work: Callable[[Stop], Awaitable[T]]) -> T:
+    """Do work in the loop that runs; where it is cancelled, what was fetched is kept first.
+
+    Raises:
+        asyncio.CancelledError: it was cancelled, and has come to its end by now.
+    """
+    stop = Stop()
+    task = asyncio.ensure_future(work(stop))
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        stop.wish()
+        await asyncio.wait([task])
+        if not task.cancelled():
+            # What it came to is not asked for any more.
+            task.exception()
+        raise
+
+
+def from_here(work: Callable[[Stop], Awaitable[T]]) -> T:
+    """Do work on a loop in a thread of its own, whatever runs in this one, and wait for it.
+
+    Raises:
+        KeyboardInterrupt: Ctrl-C; what was fetched is kept. A second one does not wait for that.
+    """
+    stop, done = Stop(), Future[T]()
+    loops: list[asyncio.AbstractEventLoop] = []
+    begun = threading.Event()
+
+    async def working() -> T:
+        loops.append(asyncio.get_running_loop())
+        begun.set()
+        return await work(stop)
+
+    def run() -> None:
+        try:
+            done.set_result(asyncio.run(working()))
+        except BaseException as error:  # noqa: BLE001 - it is raised where it is waited for
+            done.set_exception(error)
+
+    # A daemon: a second Ctrl-C ends the process at once, and loses nothing that was committed.
+    threading.Thread(target=run, name="harvester", daemon=True).start()
+    try:
+        return done.result()
+    except KeyboardInterrupt:
+        begun.wait()
+        if not done.done():
+            loops[0].call_soon_threadsafe(stop.wish)
+            done.exception()
+        raise
+
+
+async def market_names(settings: Settings, archive: Archive) -> dict[str, Pair]:
+    """Ask the exchange for its markets, by altname, and keep them.
+
+    Raises:
+        ExchangeError: it can't be reached, or refuses.
+    """
+    async with Client(settings.exchange) as client:
+        return await refresh_pairs(client, archive)
+
+
+def raise_gravest(outcomes: Sequence[Outcome]) -> None:
+    """Raise what went gravest wrong, the rest told in its notes; nothing where all is complete.
+
+    Raises:
+        HarvesterError: what ended the pair.
+        ArchiveHasHoles: ranges that were asked for stay uncovered.
+    """
+    wrong = sorted(
+        (one for one in outcomes if one.exit_status),
+        key=lambda one: GRAVEST_FIRST.index(one.exit_status),
+    )
+    if not wrong:
+        return
+    error = wrong[0].error or ArchiveHasHoles(str(wrong[0]))
+    for other in wrong[1:]:
+        error.add_note(str(other))
+    raise error

@@ -1,0 +1,107 @@
+"""What an open archive says of itself, and how that is proved."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from harvester.api.html import show_archive
+from harvester.api.opened import Opened
+from harvester.api.status import PairStatus, status_of
+from harvester.crawl.names import known_pairs, resolve_named
+from harvester.times import Range
+
+if TYPE_CHECKING:
+    from harvester.checks.report import PairReport
+
+
+class Holding(Opened):
+    """What is held, covered and missing, and whether it is sound."""
+
+    def held(self) -> list[str]:
+        """The altnames of the pairs that are held.
+
+        Example:
+            >>> archive.held()
+            ['XBTUSD']
+        """
+        self._check_open()
+        return self._disk.held()
+
+    def coverage(self, pair: str) -> list[Range]:
+        """What has been fetched whole of a pair, in order, as few ranges as can be.
+
+        Returns:
+            Ranges `(after, through]` of published time, in nanoseconds since the UNIX epoch.
+
+        Raises:
+            NothingHeld: the archive holds no trades of the pair.
+
+        Example:
+            >>> [covered] = archive.coverage("XBT/USD")
+            >>> str(covered)
+            '1970-01-01T00:00:00Z to 2026-01-31T00:00:00Z'
+        """
+        return self._disk.coverage(self._held(pair).altname)
+
+    def holes(self, pair: str) -> list[Range]:
+        """What was asked for of a pair and is not covered, in order.
+
+        Returns:
+            Ranges as those of `coverage`; none where all is there.
+
+        Raises:
+            NothingHeld: the archive knows nothing of the pair.
+
+        Example:
+            >>> archive.holes("XBT/USD")
+            []
+        """
+        self._check_open()
+        return self._disk.holes(resolve_named(self._disk, pair))
+
+    def status(self, *pairs: str) -> list[PairStatus]:
+        """What is held of some pairs, or of all: trades, first and last, coverage, files, bytes.
+
+        Returns:
+            One a pair; `pandas.DataFrame(archive.status())` is a table of them.
+
+        Raises:
+            NothingHeld: the archive holds no trades of one of the pairs.
+            ArchiveDamaged: a footer can't be read.
+
+        Example:
+            >>> [held] = archive.status()
+            >>> held.pair, held.trades, held.holes
+            ('XBTUSD', 20000, [])
+        """
+        self._check_open()
+        known = known_pairs(self._disk)
+        wanted = [self._held(name) for name in pairs] or [known[name] for name in self.held()]
+        return [status_of(self._disk, pair) for pair in wanted]
+
+    def verify(self, *pairs: str) -> list[PairReport]:
+        """Read every trade of some pairs, or of all, and hold it against all that is said of it.
+
+        Names, footers, checksums, ids, roll-ups, and what was asked for: docs/verify.md tells.
+
+        Returns:
+            A report a pair. `faults` has what is wrong, and is empty where the archive is proved;
+            `digests` has checksums by month, to compare with others.
+
+        Raises:
+            NothingHeld: the archive knows nothing of one of the pairs.
+            ArchiveDamaged: files keep vanishing while they are read.
+
+        Example:
+            >>> [report] = archive.verify("XBT/USD")
+            >>> report.rows, report.faults
+            (20000, [])
+        """
+        from harvester.checks.proof import prove
+
+        self._check_open()
+        names = [resolve_named(self._disk, name) for name in pairs] or self._disk.named()
+        return [prove(self._disk, name) for name in names]
+
+    def _repr_html_(self) -> str:
+        return show_archive(self.path, self.status(), self._disk.named())

@@ -1,0 +1,121 @@
+"""An archive as HTML, for a notebook: what is held of each pair, and a bar of its coverage."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from html import escape
+
+from harvester.api.status import PairStatus
+from harvester.candles.showing import FAINT, table
+from harvester.times import DAY, Range, overlap, show, year_end, year_of
+
+WIDTH, HEIGHT = 300, 14
+LEAST = 1.5
+"""So wide is a hole at least, that it can be seen."""
+
+COVERED, HOLE = "#2a9d6f", "#e5484d"
+"""Both stand out on white as on black."""
+
+
+def show_archive(path: str, held: Sequence[PairStatus], named: Sequence[str]) -> str:
+    """A table of pairs with their trades, first and last, coverage and holes.
+
+    Args:
+        path: of the archive.
+        held: what is held of each pair.
+        named: the pairs held or asked for.
+    """
+    missing = [name for name in named if name not in {one.pair for one in held}]
+    also = f"asked for and not held: {', '.join(missing)}" if missing else ""
+    title = f"<strong>{escape(path)}</strong>"
+    if not held:
+        return _framed(title, f"nothing is held; {also or 'archive.backfill(PAIR) fetches it'}")
+    shown = _shown(held)
+    header = ["pair", "first", "last", f"covered {_years(shown)}", "trades", "holes", "MB"]
+    rows = [
+        [
+            f'{escape(one.pair)} <small style="{FAINT}">{escape(one.wsname)}</small>',
+            _date(one.first_ns),
+            _date(one.last_ns),
+            bar(one.coverage, one.holes, shown),
+            f"{one.trades:,}",
+            f"{len(one.holes):,}",
+            f"{one.bytes / 1e6:,.1f}",
+        ]
+        for one in held
+    ]
+    return _framed(title, table(header, rows, left=4), also)
+
+
+def bar(coverage: Sequence[Range], holes: Sequence[Range], shown: Range) -> str:
+    """Coverage along time as an inline SVG, a notch at each New Year; what is held tells itself.
+
+    Args:
+        coverage: what is covered.
+        holes: what was asked for and is not covered; each is to be seen, however short.
+        shown: from when to when the bar reaches.
+    """
+    parts = [
+        *_stretches(coverage, shown, COVERED, "covered", 0.0),
+        *_stretches(holes, shown, HOLE, "hole", LEAST),
+        *_notches(shown),
+    ]
+    return (
+        f'<svg width="{WIDTH}" height="{HEIGHT}" viewBox="0 0 {WIDTH} {HEIGHT}" role="img">'
+        f'<rect width="{WIDTH}" height="{HEIGHT}" fill="currentColor" opacity=".12"/>'
+        f"{''.join(parts)}</svg>"
+    )
+
+
+def _stretches(
+    ranges: Sequence[Range], shown: Range, colour: str, word: str, least: float
+) -> Iterator[str]:
+    for one in ranges:
+        seen = overlap(one, shown)
+        if seen is None:
+            continue
+        left = _place(seen.after, shown)
+        width = max(_place(seen.through, shown) - left, least)
+        yield (
+            f'<rect x="{min(left, WIDTH - width):.2f}" width="{width:.2f}" height="{HEIGHT}" '
+            f'fill="{colour}"><title>{word}: {one}</title></rect>'
+        )
+
+
+def _notches(shown: Range) -> Iterator[str]:
+    for year in range(year_of(shown.after), year_of(shown.through)):
+        x = _place(year_end(year), shown)
+        yield (
+            f'<rect x="{x:.2f}" width="1" height="4" fill="currentColor">'
+            f"<title>{year + 1}</title></rect>"
+        )
+
+
+def _place(moment_ns: int, shown: Range) -> float:
+    return (moment_ns - shown.after) / (shown.through - shown.after) * WIDTH
+
+
+def _shown(held: Sequence[PairStatus]) -> Range:
+    """From the first trade, or the first hole, to where coverage or a hole ends: one for all pairs.
+
+    Coverage may reach back to 1970, where there is nothing to be seen.
+    """
+    starts = [one.first_ns for one in held if one.first_ns is not None]
+    starts += [hole.after for one in held for hole in one.holes if hole.after > 0]
+    ends = [part.through for one in held for part in (*one.coverage, *one.holes)]
+    end = max(ends)
+    return Range(min([*starts, end - DAY]), end)
+
+
+def _years(shown: Range) -> str:
+    first, last = year_of(shown.after), year_of(shown.through)
+    return f"{first}" if first == last else f"{first} to {last}"
+
+
+def _date(stamp_ns: int | None) -> str:
+    return "" if stamp_ns is None else show(stamp_ns)[:16].replace("T", " ")
+
+
+def _framed(title: str, inside: str, note: str = "") -> str:
+    faint = f'<br><small style="{FAINT}">{escape(note)}</small>' if note else ""
+    return f"<div>{title}{inside}{faint}</div>"

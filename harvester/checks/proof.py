@@ -1,0 +1,20 @@
+"""Everything that is checked of a pair, and the digests of what is proved."""
+
+from __future__ import annotations
+
+from harvester.archive.archive import Archive
+from harvester.checks.digest import digests
+from harvester.checks.report import PairReport
+from harvester.checks.verify import verify
+
+
+def prove(archive: Archive, pair: str) -> PairReport:
+    """What `verify` finds of a pair, with its digests where nothing is wrong.
+
+    Raises:
+        ArchiveDamaged: files keep vanishing while they are read.
+    """
+    report = verify(archive, pair)
+    if not report.faults:
+        report.digests = digests(archive, pair)
+    return report

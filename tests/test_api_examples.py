@@ -1,0 +1,87 @@
+"""The examples of docstrings and of docs/python.md are run, on made-up trades behind a mirror."""
+
+from __future__ import annotations
+
+import asyncio
+import doctest
+import inspect
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import harvester
+from harvester.cli import cli
+from harvester.mirror.made import made_archive
+from harvester.mirror.server import serving
+
+PAGE = (Path(__file__).parents[1] / "docs" / "python.md").read_text(encoding="utf-8")
+PUBLIC = {
+    f"{one.__name__}.{name}": member
+    for one in (harvester.Archive, harvester.Result)
+    for name, member in inspect.getmembers(one)
+    if not name.startswith("_") and callable(member)
+} | {"open": harvester.open}
+NOT_IN_PYTHON = {"serve", "demo", "compact", "rollup"}
+"""Commands that are no question: of a mirror, of a show, and of upkeep by hand."""
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A folder to stand in, beside an exchange of 20,000 made-up trades."""
+    source = made_archive(tmp_path / "exchange", 20_000, 7)
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    with serving(source) as url:
+        monkeypatch.setenv("HARVESTER_EXCHANGE_URL", url)
+        monkeypatch.setenv("HARVESTER_EXCHANGE_RATE", "0")
+        monkeypatch.setenv("HARVESTER_REFRESH_SETTLE_S", "0")
+        yield tmp_path / "here"
+
+
+def test_the_examples_of_the_docstrings_are_right(folder: Path) -> None:
+    made_archive(folder / "data", 20_000, 7)
+    names = {"harvester": harvester, "asyncio": asyncio}
+    runner = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS)
+    told: list[str] = []
+    tried = 0
+    for name, member in PUBLIC.items():
+        archive = harvester.open("data")
+        [test] = doctest.DocTestFinder(recurse=False).find(
+            member, name, globs=names | {"archive": archive}
+        )
+        assert test.examples, f"{name} has no example"
+        tried += len(test.examples)
+        runner.run(test, out=told.append)
+    assert (runner.summarize(verbose=False).failed, told) == (0, [])
+    assert tried > 30
+
+
+@pytest.mark.usefixtures("folder")
+def test_the_page_runs_from_top_to_bottom() -> None:
+    names: dict[str, Any] = {}
+    blocks = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
+    assert len(blocks) == 8
+    for block in blocks:
+        line = PAGE[: PAGE.index(block)].count("\n")
+        exec(compile("\n" * line + block, "docs/python.md", "exec"), names)  # noqa: S102
+
+
+@pytest.mark.parametrize("name", sorted(PUBLIC))
+def test_the_page_tells_of_every_method(name: str) -> None:
+    assert re.search(rf"`(?:harvester)?\.{name.rpartition('.')[2]}\(", PAGE)
+
+
+@pytest.mark.parametrize("name", sorted(set(cli.commands) - NOT_IN_PYTHON))
+def test_every_question_that_is_a_command_is_a_method(name: str) -> None:
+    assert hasattr(harvester.Archive, name)
+
+
+@pytest.mark.parametrize("name", sorted(PUBLIC))
+def test_a_docstring_tells_what_is_raised_as_the_errors_are_called(name: str) -> None:
+    text = PUBLIC[name].__doc__ or ""
+    raised = re.findall(r"^        +([A-Z]\w+): ", text.partition("Raises:")[2], re.MULTILINE)
+    known = {*harvester.__all__, "KeyboardInterrupt"}
+    assert [one for one in raised if one not in known] == []
