@@ -37,10 +37,12 @@ ROWS = pa.schema(
 
 Int64s = NDArray[np.int64]
 
+_NO_ROWS = pa.RecordBatch.from_pylist([], schema=ROWS)
+
 
 def no_rows() -> pa.RecordBatch:
     """A batch of no trades."""
-    return pa.RecordBatch.from_pylist([], schema=ROWS)
+    return _NO_ROWS
 
 
 def times(batch: pa.RecordBatch) -> Int64s:
@@ -69,6 +71,18 @@ def decimal_words(values: pa.Array) -> tuple[Int64s, Int64s]:
     return words[::2], words[1::2]
 
 
+def decimals_of(kind: pa.Decimal128Type, unscaled: Int64s) -> pa.Array:
+    """Decimals of unscaled integers of 64 bits, none of them below 0; no null."""
+    words = np.zeros((len(unscaled), 2), dtype=np.int64)
+    words[:, 0] = unscaled
+    return pa.Array.from_buffers(kind, len(unscaled), [None, pa.py_buffer(words)])
+
+
+def int64s_as(kind: pa.DataType, numbers: Int64s) -> pa.Array:
+    """Integers of 64 bits as a type that is stored so, without a copy; no null."""
+    return pa.Array.from_buffers(kind, len(numbers), [None, pa.py_buffer(numbers)])
+
+
 def joined(batches: list[pa.RecordBatch]) -> pa.RecordBatch:
     """Several batches as one, in order; words of different dictionaries are unified."""
     if len(batches) == 1:
@@ -84,3 +98,18 @@ def clip(batch: pa.RecordBatch, within: Range) -> pa.RecordBatch:
     start = int(stamps.searchsorted(within.after, side="right"))
     stop = int(stamps.searchsorted(within.through, side="right"))
     return batch.slice(start, stop - start)
+
+
+def cut(
+    batches: list[pa.RecordBatch], through: int
+) -> tuple[list[pa.RecordBatch], list[pa.RecordBatch]]:
+    """Rows in order as those published up to a time, and those after it; no batch is empty."""
+    upto: list[pa.RecordBatch] = []
+    behind: list[pa.RecordBatch] = []
+    for batch in batches:
+        count = int(times(batch).searchsorted(through, side="right"))
+        if count:
+            upto.append(batch.slice(0, count))
+        if count < batch.num_rows:
+            behind.append(batch.slice(count))
+    return upto, behind

@@ -107,7 +107,7 @@ def _aim(death: Death) -> None:
     for name in ("commit", "compact", "keep_rollup", "sweep"):
         death.named(Writer, name)
     death.counted(LocalStore, "stage", "stage")
-    death.counted(pq.ParquetWriter, "write_batch", "write")
+    death.counted(pq.ParquetWriter, "write_table", "write")
     for owner, name, step in (
         (os, "fsync", "sync"),
         (os, "replace", "rename"),

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from decimal import Decimal
+from itertools import pairwise
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -14,7 +16,9 @@ from harvester.columns import (
     ROWS,
     VOLUME,
     clip,
+    cut,
     decimal_words,
+    decimals_of,
     joined,
     no_rows,
     times,
@@ -54,6 +58,33 @@ CUTS = st.tuples(st.integers(0, 31), st.integers(0, 31)).map(lambda pair: Range(
 def test_clip_keeps_what_lies_past_after_and_up_to_through(stamps: list[int], cut: Range) -> None:
     expected = [stamp for stamp in stamps if cut.after < stamp <= cut.through]
     assert stamps_of(clip(batch(stamps), cut)) == expected
+
+
+@settings(deadline=None)
+@given(st.lists(st.integers(1, 30), max_size=20).map(sorted), st.integers(0, 31), st.data())
+def test_cut_parts_batches_by_time_and_leaves_none_empty(
+    stamps: list[int], through: int, data: st.DataObject
+) -> None:
+    places = sorted(data.draw(st.lists(st.integers(0, len(stamps)), max_size=3)))
+    whole = batch(stamps)
+    ends = pairwise([0, *places, len(stamps)])
+    upto, behind = cut([whole.slice(start, end - start) for start, end in ends], through)
+    assert [one for part in upto for one in stamps_of(part)] == [
+        stamp for stamp in stamps if stamp <= through
+    ]
+    assert [one for part in behind for one in stamps_of(part)] == [
+        stamp for stamp in stamps if stamp > through
+    ]
+    assert all(part.num_rows for part in upto + behind)
+
+
+@settings(deadline=None)
+@given(st.lists(st.integers(0, 2**63 - 1), min_size=1))
+def test_decimals_of_integers_are_those_at_their_scale(unscaled: list[int]) -> None:
+    kind = pa.decimal128(19, 4)
+    made = decimals_of(kind, np.array(unscaled, dtype=np.int64))
+    assert made.type == kind
+    assert made.to_pylist() == [Decimal(one).scaleb(-4) for one in unscaled]
 
 
 @settings(deadline=None)

@@ -6,6 +6,7 @@ import hashlib
 import struct
 from collections.abc import Iterable, Sequence
 from decimal import Decimal
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,14 @@ from exchange import expected
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harvester.archive.schema import TRADES, RowsChecksum, as_trades, ties
+from harvester.archive.schema import (
+    STEP_ROWS,
+    TRADES,
+    RowsChecksum,
+    as_trades,
+    ties,
+    trades_of,
+)
 from harvester.columns import ROWS
 
 # (id, time, tie, price, volume, side, order type, misc), as `exchange.expected()` has it.
@@ -171,6 +179,31 @@ def test_rows_get_their_ties_and_lose_nothing() -> None:
 def test_rows_of_a_slice_get_their_ties_too() -> None:
     rows = expected(tapes.market(tapes.one_stamp(20, before=3, after=3)))
     assert as_trades(batch(rows, ROWS).slice(3, 21)).equals(batch(rows[3:24]))
+
+
+TAPE = expected(tapes.market(tapes.one_stamp(20, before=3, after=3)))
+
+
+@settings(deadline=None)
+@given(st.lists(st.integers(0, len(TAPE)), max_size=4).map(sorted))
+def test_rows_in_several_batches_get_the_ties_of_the_whole(cuts: list[int]) -> None:
+    ends = [0, *cuts, len(TAPE)]
+    whole = batch(TAPE, ROWS)
+    parts = [whole.slice(start, end - start) for start, end in pairwise(ends)]
+    assert (
+        pa.Table.from_batches(trades_of(parts))
+        .combine_chunks()
+        .equals(pa.Table.from_batches([batch(TAPE)]))
+    )
+
+
+def test_a_group_that_is_longer_than_a_step_goes_on_counting() -> None:
+    rows = 2 * STEP_ROWS + 5
+    one = batch(TAPE[:1], ROWS)
+    many = pa.Table.from_batches([one]).take(np.zeros(rows, dtype=np.int64)).to_batches()
+    made = list(trades_of(many))
+    assert [part.num_rows for part in made] == [STEP_ROWS, STEP_ROWS, 5]
+    assert np.concatenate([part.column("tie") for part in made]).tolist() == list(range(rows))
 
 
 def test_the_columns_are_those_of_the_format() -> None:

@@ -58,6 +58,28 @@ def read_back(store: LocalStore, path: str, within: Range | None = None) -> list
     return found
 
 
+def test_a_file_is_the_same_however_its_rows_came_in_batches(tmp_path: Path) -> None:
+    rows = expected(Market(trades=tapes.xbtusd_like(500, 1)))
+    whole = batch(rows)
+    store = LocalStore(tmp_path)
+    note = Footer(Range(0, 2**62), '{"altname":"XBTUSD"}')
+    files = []
+    for parts in ([whole], [whole.slice(at, 7) for at in range(0, 500, 7)]):
+        staged, _ = stage_segment(store, "XBTUSD", parts, note)
+        files.append((tmp_path / staged).read_bytes())
+    assert files[0] == files[1]
+
+
+def test_words_of_batches_with_other_dictionaries_stay_dictionaries(tmp_path: Path) -> None:
+    rows = expected(Market(trades=tapes.xbtusd_like(60, 1)))
+    parts = [batch([row]) for row in rows]
+    assert not parts[0].column("side").dictionary.equals(batch(rows).column("side").dictionary)
+    store = LocalStore(tmp_path)
+    note = Footer(Range(0, 2**62), "{}")
+    files = [stage_segment(store, "XBTUSD", given, note)[0] for given in (parts, [batch(rows)])]
+    assert (tmp_path / files[0]).read_bytes() == (tmp_path / files[1]).read_bytes()
+
+
 # Names.
 
 

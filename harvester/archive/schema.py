@@ -6,6 +6,7 @@ docs/format.md tells the same in words, for whoever writes another reader.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from harvester.columns import (
     WORD,
     Int64s,
     decimal_words,
+    joined,
     times,
 )
 
@@ -85,7 +87,43 @@ def ties(stamps: Int64s) -> Int64s:
 
 def as_trades(rows: pa.RecordBatch) -> pa.RecordBatch:
     """Rows in the tape's order, from a group's beginning on, with their `tie`."""
-    tie = pa.array(ties(times(rows)).astype(np.int32))
+    return _with_ties(rows, ties(times(rows)))
+
+
+def trades_of(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    """The same of rows in several batches, a group cut or not; some thousands of rows at a time.
+
+    Small pieces fit memory that was just used, and let go of what is not theirs alone sooner:
+    one piece of 250,000 rows costs twice the time, nearly all of it for fresh pages of memory.
+    """
+    last_ns, last_tie = None, 0
+    for rows in _in_steps(batches):
+        stamps = times(rows)
+        places = ties(stamps)
+        if stamps[0] == last_ns:
+            places[: stamps.searchsorted(stamps[0], side="right")] += last_tie + 1
+        last_ns, last_tie = stamps[-1], int(places[-1])
+        yield _with_ties(rows, places)
+
+
+def _in_steps(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    """The same rows in batches of about `STEP_ROWS`; none is empty."""
+    waiting: list[pa.RecordBatch] = []
+    rows = 0
+    for batch in batches:
+        for start in range(0, batch.num_rows, STEP_ROWS):
+            part = batch.slice(start, STEP_ROWS)
+            if rows + part.num_rows > STEP_ROWS:
+                yield joined(waiting)
+                waiting, rows = [], 0
+            waiting.append(part)
+            rows += part.num_rows
+    if rows:
+        yield joined(waiting)
+
+
+def _with_ties(rows: pa.RecordBatch, places: Int64s) -> pa.RecordBatch:
+    tie = pa.array(places.astype(np.int32))
     columns = [tie if name == "tie" else rows.column(name) for name in TRADES.names]
     columns[-1] = columns[-1].dictionary_encode()
     return pa.RecordBatch.from_arrays(columns, schema=TRADES)

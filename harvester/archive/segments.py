@@ -20,7 +20,7 @@ from harvester.archive.schema import (
     RowsChecksum,
 )
 from harvester.archive.store import Store, reading, writing
-from harvester.columns import clip, joined
+from harvester.columns import clip
 from harvester.errors import ArchiveDamaged
 from harvester.times import END_OF_TIME, Range, year_of
 
@@ -76,9 +76,10 @@ def stage_segment(
         sink = store.filesystem.open_output_stream(location)
         with sink, pq.ParquetWriter(sink, TRADES, **WRITER_OPTIONS) as writer:
             facts = _RowFacts()
-            for batch in _regrouped(trades):
-                writer.write_batch(batch, row_group_size=ROW_GROUP_ROWS)
-                facts.count(batch)
+            for group in _row_groups(trades):
+                writer.write_table(group, row_group_size=ROW_GROUP_ROWS)
+                for batch in group.to_batches():
+                    facts.count(batch)
             footer = facts.fill(footer)
             writer.add_key_value_metadata(encode(footer))
     check = RowsChecksum()
@@ -128,8 +129,11 @@ class _RowFacts:
         )
 
 
-def _regrouped(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-    """The same rows in batches of one row group each, so that its size is ours to choose."""
+def _row_groups(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.Table]:
+    """The same rows in tables of one row group each, so that its size is ours to choose.
+
+    Nothing is copied. The words of a group have one dictionary, or it would be written plain.
+    """
     waiting: list[pa.RecordBatch] = []
     rows = 0
     for batch in batches:
@@ -140,10 +144,10 @@ def _regrouped(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
             rows += part.num_rows
             start += part.num_rows
             if rows == ROW_GROUP_ROWS:
-                yield joined(waiting)
+                yield pa.Table.from_batches(waiting).unify_dictionaries()
                 waiting, rows = [], 0
     if rows:
-        yield joined(waiting)
+        yield pa.Table.from_batches(waiting).unify_dictionaries()
 
 
 def read_footer(store: Store, path: str) -> Footer:

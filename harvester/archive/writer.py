@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from itertools import compress
 
+import numpy as np
 import pyarrow as pa
 
 from harvester.archive import state
@@ -15,7 +17,7 @@ from harvester.archive.footers import Footer, Jump
 from harvester.archive.locks import held
 from harvester.archive.quarantine import Note, keep_copy, set_aside
 from harvester.archive.rollups import list_rollups, rollup_path, stage_rollup
-from harvester.archive.schema import RowsChecksum, as_trades
+from harvester.archive.schema import RowsChecksum, trades_of
 from harvester.archive.segments import (
     Segment,
     parse_path,
@@ -23,7 +25,7 @@ from harvester.archive.segments import (
     read_batches,
     stage_segment,
 )
-from harvester.columns import clip, times, trade_ids
+from harvester.columns import cut, times, trade_ids
 from harvester.errors import ArchiveDamaged
 from harvester.times import Range, year_end, year_of
 
@@ -70,23 +72,26 @@ class Writer:
         """Write down that a span is wanted, before it is crawled."""
         state.want(self._store, self.pair, span)
 
-    def commit(self, span: Range, rows: pa.RecordBatch, footer: Footer) -> list[Segment]:
+    def commit(
+        self, span: Range, rows: pa.RecordBatch | Sequence[pa.RecordBatch], footer: Footer
+    ) -> list[Segment]:
         """Make the trades of a span part of the archive, cut where the year turns.
 
         Args:
             span: what `rows` holds whole.
-            rows: a batch of `columns.ROWS` in the tape's order, all published in `span`.
+            rows: a batch of `columns.ROWS` in the tape's order, or several one after the other;
+                all published in `span`.
             footer: source, cursor, pair and jumps; the facts about rows are filled in.
         """
-        if not _belong(rows, span):
+        given = [rows] if isinstance(rows, pa.RecordBatch) else rows
+        batches = [one for one in given if one.num_rows]
+        if not _belong(batches, span):
             raise AssertionError(f"rows of {self.pair} are out of order, or lie outside of {span}")
         state.mark(self._store, self.pair)
         committed = []
-        for part, some in _by_year(span, rows):
-            ids = set(trade_ids(some).tolist()) if footer.jumps else set()
-            jumps = tuple(jump for jump in footer.jumps if _stands_in(jump, ids))
-            batches = [as_trades(some)] if some.num_rows else []
-            committed.append(self._place(batches, replace(footer, range=part, jumps=jumps)))
+        for part, some in _by_year(span, batches):
+            inside = replace(footer, range=part, jumps=_standing_in(footer.jumps, some))
+            committed.append(self._place(trades_of(some), inside))
             footer = replace(footer, unasked_jumps=0)
         return committed
 
@@ -213,27 +218,38 @@ def _noting_time(trades: Iterable[pa.RecordBatch], seen: list[int]) -> Iterator[
         yield batch
 
 
-def _by_year(span: Range, rows: pa.RecordBatch) -> Iterator[tuple[Range, pa.RecordBatch]]:
+def _by_year(
+    span: Range, batches: list[pa.RecordBatch]
+) -> Iterator[tuple[Range, list[pa.RecordBatch]]]:
     """A span cut where the year turns between rows; its beginning may lie in an earlier year."""
     after = span.after
-    while rows.num_rows:
-        stamps = times(rows)
-        turn = year_end(year_of(int(stamps[0])))
-        part = Range(after, span.through if int(stamps[-1]) <= turn else turn)
-        some = clip(rows, part)
+    while batches:
+        first, last = int(times(batches[0])[0]), int(times(batches[-1])[-1])
+        turn = year_end(year_of(first))
+        part = Range(after, span.through if last <= turn else turn)
+        some, batches = cut(batches, part.through)
         yield part, some
-        rows = rows.slice(some.num_rows)
         after = part.through
     if after < span.through:
-        yield Range(after, span.through), rows
+        yield Range(after, span.through), batches
 
 
-def _belong(rows: pa.RecordBatch, span: Range) -> bool:
+def _belong(batches: list[pa.RecordBatch], span: Range) -> bool:
     """Whether rows are in order and all in a span: else cutting them would lose some."""
-    stamps = times(rows)
-    inside = (stamps > span.after) & (stamps <= span.through)
-    return bool(inside.all() and (stamps[1:] >= stamps[:-1]).all())
+    reached = span.after + 1
+    for batch in batches:
+        stamps = times(batch)
+        if stamps[0] < reached or not (stamps[1:] >= stamps[:-1]).all():
+            return False
+        reached = int(stamps[-1])
+    return reached <= max(span.through, span.after + 1)
 
 
-def _stands_in(jump: Jump, ids: set[int]) -> bool:
-    return jump.before_id in ids or jump.after_id in ids
+def _standing_in(jumps: tuple[Jump, ...], batches: list[pa.RecordBatch]) -> tuple[Jump, ...]:
+    """The jumps of which one side at least is among the rows."""
+    if not (jumps and batches):
+        return ()
+    ids = np.concatenate([trade_ids(batch) for batch in batches])
+    before = np.isin([jump.after_id for jump in jumps], ids)
+    behind = np.isin([jump.before_id for jump in jumps], ids)
+    return tuple(compress(jumps, before | behind))

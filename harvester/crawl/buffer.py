@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from harvester.archive.footers import Footer, Jump
 from harvester.archive.writer import Writer
-from harvester.columns import clip, joined
+from harvester.columns import cut
 from harvester.crawl.events import Committed, Listener
 from harvester.crawl.gaps import Gap
 from harvester.times import Range
@@ -79,8 +79,7 @@ class Buffer:
             span = Range(self._after, self.whole_through)
             if span.through <= span.after:
                 return
-            rows, self._batches = joined(self._batches), []
-            now = clip(rows, span)
+            (now, later), self._batches = cut(self._batches, span.through), []
             jumps = [gap for gap in self._jumps if final or gap.before_ns <= span.through]
             unasked = self._unasked_jumps
             footer = Footer(
@@ -94,17 +93,17 @@ class Buffer:
                 made = await asyncio.to_thread(self._writer.commit, span, now, footer)
             except BaseException:
                 # Also when it is cancelled: what was not committed must not be forgotten.
-                self._batches = [rows, *self._batches]
+                self._batches = now + later + self._batches
                 raise
-            later = rows.slice(now.num_rows)
-            self._batches = ([later] if later.num_rows else []) + self._batches
+            self._batches = later + self._batches
+            rows = sum(batch.num_rows for batch in now)
             self._jumps = self._jumps[len(jumps) :]
             self._unasked_jumps -= unasked
-            self.rows -= now.num_rows
+            self.rows -= rows
             self._after = span.through
             self._oldest_s = time.monotonic() if self.rows else None
             self._segments += len(made)
-            self._listener(Committed(self._writer.pair, span, now.num_rows))
+            self._listener(Committed(self._writer.pair, span, rows))
             if self._segments >= COMPACT_EVERY:
                 self._segments = 0
                 await asyncio.to_thread(self._writer.compact)

@@ -48,6 +48,8 @@ def find_gaps(edge: Edge | None, rows: pa.RecordBatch) -> tuple[list[Gap], Edge 
     Returns the gaps in order, and the edge that the next rows must go on from.
     """
     ids = trade_ids(rows)
+    if _go_on(edge, ids):
+        return [], Edge(int(ids[-1]), 0, int(times(rows)[-1]))
     places = ids.nonzero()[0]
     if len(places) == 0:
         return [], edge and edge._replace(loose=edge.loose + len(ids))
@@ -70,6 +72,13 @@ def find_gaps(edge: Edge | None, rows: pa.RecordBatch) -> tuple[list[Gap], Edge 
     ]
     behind = Edge(int(numbers[-1]), len(ids) - 1 - int(places[-1]), int(stamps[-1]))
     return gaps, behind
+
+
+def _go_on(edge: Edge | None, ids: Int64s) -> bool:
+    """Whether every row has an id, one more than the last: so it is on nearly every page."""
+    if len(ids) == 0 or not ids[0] or not (ids[1:] - ids[:-1] == 1).all():
+        return False
+    return edge is None or int(ids[0]) - edge.trade_id <= edge.loose + 1
 
 
 def gap_at_end(edge: Edge | None, right: tuple[int, int] | None, rows: pa.RecordBatch) -> list[Gap]:

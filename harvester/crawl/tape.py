@@ -155,7 +155,8 @@ class Tape:
     ) -> Step:
         newest = int(stamps[-1])
         same = int(stamps.searchsorted(self._last_ns or 0, side="right"))
-        group = unite(self._tail, rows.slice(0, same))
+        shown = rows.slice(0, same)
+        group = unite(self._tail, shown)
         last = int(stamps.searchsorted(newest))
         end = int(stamps.searchsorted(limit, side="right"))
         self._note_cursor(cursor, newest)
@@ -165,10 +166,10 @@ class Tape:
         self._margin = max(LEAST_MARGIN_NS, unit_ns)
         if end < len(stamps):
             self._tail = no_rows()
-            final = joined_rows(group, rows.slice(same, max(0, end - same)))
+            final = _continued(group, shown, rows, max(same, end))
             return Step(self._wanted(final), Verdict.PAST, _first_id(rows.slice(end)))
         self._tail = rows.slice(last)
-        final = joined_rows(group, rows.slice(same, last - same))
+        final = _continued(group, shown, rows, last)
         return Step(self._wanted(final), Verdict.ADVANCED)
 
     def _nothing_later(
@@ -209,6 +210,15 @@ class Tape:
         if rows.num_rows and int(times(rows)[0]) <= self._after:
             return rows.slice(int(times(rows).searchsorted(self._after, side="right")))
         return rows
+
+
+def _continued(
+    group: pa.RecordBatch, shown: pa.RecordBatch, rows: pa.RecordBatch, end: int
+) -> pa.RecordBatch:
+    """The rows up to `end`, those `shown` first replaced by the `group` they were united to."""
+    if group is shown:
+        return rows.slice(0, end)
+    return joined_rows(group, rows.slice(shown.num_rows, end - shown.num_rows))
 
 
 def _first_id(rows: pa.RecordBatch) -> tuple[int, int] | None:

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 from types import TracebackType
 from typing import Any, Self, TypeVar
+from urllib.parse import urlencode
 
 import httpx
 import msgspec
@@ -174,12 +175,15 @@ class Client:
     async def _get(self, endpoint: str, params: dict[str, str], what: str) -> bytes:
         """One request, its answer judged; foreign errors become ours here and nowhere else."""
         self.calls += 1
-        url = f"/0/public/{endpoint}"
+        path = f"/0/public/{endpoint}"
         try:
+            # Put together here, as httpx would take the address apart three times for each page.
+            asked = f"{path}?{urlencode(params)}" if params else path
+            url = httpx.URL(self._settings.url.rstrip("/") + asked)
             # httpx times each read alone: a body that dribbles would never end.
             async with (
                 asyncio.timeout(self._settings.timeout_s),
-                self._http.stream("GET", url, params=params) as response,
+                self._http.stream("GET", url) as response,
             ):
                 body = await _body(response)
         except TimeoutError as error:
@@ -190,7 +194,7 @@ class Client:
             ) from error
         except (httpx.TransportError, httpx.DecodingError) as error:
             raise Transient(str(error) or type(error).__name__) from error
-        check_status(response.status_code, f"{self._settings.url}{url}", body)
+        check_status(response.status_code, f"{self._settings.url}{path}", body)
         check_errors(body, what or endpoint)
         return body
 

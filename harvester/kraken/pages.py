@@ -26,6 +26,7 @@ from harvester.columns import (
     no_rows,
 )
 from harvester.errors import UnreadableAnswer, ValueDoesNotFit
+from harvester.kraken.plain import read_plain
 from harvester.times import BEGINNING_NS, END_OF_TIME, SECOND
 
 PAGE_ROWS = 1000
@@ -91,6 +92,14 @@ def decode_page(body: bytes) -> Page:
         ValueDoesNotFit: a number needs more digits than the format has; the message shows the
             row and the limit.
     """
+    plain = read_plain(body)
+    if plain is not None:
+        return Page(plain.rows, plain.last, _unit_ns(plain.stamps))
+    return decode_any_page(body)
+
+
+def decode_any_page(body: bytes) -> Page:
+    """Read a page row by row, whatever its form; raises as `decode_page` does."""
     try:
         body.decode()
     except UnicodeDecodeError as error:

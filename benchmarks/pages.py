@@ -1,0 +1,328 @@
+"""What a page of 1000 trades costs, stage by stage, each beside a reference in the same run.
+
+See benchmarks/README.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import gzip
+import hashlib
+import json
+import tempfile
+import time
+from collections.abc import Awaitable, Callable
+from functools import partial
+from importlib.util import find_spec
+from itertools import cycle
+from pathlib import Path
+from typing import NamedTuple
+
+import httpx
+import orjson
+import pyarrow as pa
+import pyarrow.parquet as pq
+from crawl import AGENT, FULL_PAGE, stand_in
+
+from harvester import config
+from harvester.archive.archive import Archive
+from harvester.archive.footers import Footer
+from harvester.archive.schema import (
+    ROW_GROUP_ROWS,
+    TRADES,
+    WRITER_OPTIONS,
+    RowsChecksum,
+    as_trades,
+)
+from harvester.archive.writer import writer
+from harvester.columns import joined, times
+from harvester.crawl.backfill import Watch, Wish, backfill
+from harvester.crawl.pages import Source
+from harvester.crawl.seams import Seams
+from harvester.crawl.stop import Stop
+from harvester.crawl.tape import Tape
+from harvester.kraken.client import Client
+from harvester.kraken.pages import Page, decode_any_page, decode_page
+from harvester.kraken.pairs import Pair
+from harvester.times import END_OF_TIME, Range
+
+READ_ROWS = 32_768
+RECORD_BYTES = 51
+"""Of one row in its checksum."""
+
+MOST_MS = {"plain": 2.0, "gzipped": 2.5}
+MOST_DECODE_MS = 0.8
+SPAN = Range(0, END_OF_TIME)
+
+
+class Served(NamedTuple):
+    """What the stand-in answers: where pages were asked from, and their bodies as JSON."""
+
+    url: str
+    pair: Pair
+    sinces: list[int]
+    bodies: list[bytes]
+
+
+async def followed(url: str) -> Served:
+    """Ask every page of the stand-in once, from where a crawl asks for it."""
+    async with Client(settings(url).exchange) as client:
+        pair = (await client.pairs())["XBTUSD"]
+    served = Served(url, pair, [], [])
+    tape = Tape(SPAN.after)
+    async with httpx.AsyncClient(base_url=url, headers=AGENT) as plain:
+        while True:
+            since = tape.next_since()
+            body = await get(plain, since)
+            page = decode_page(body)
+            if page.rows.num_rows < FULL_PAGE:
+                return served
+            served.sinces.append(since)
+            served.bodies.append(body)
+            tape.join(page.rows, page.cursor_ns, page.unit_ns, SPAN.through)
+
+
+def settings(url: str) -> config.Settings:
+    """A crawl without limits, and without roll-ups, which are a cost of their own."""
+    return config.load(
+        {"exchange.url": url, "exchange.rate": 0, "candles.rollups": []}, environment={}
+    )
+
+
+# --- the work, done for every page ---------------------------------------------------------------
+
+
+async def get(client: httpx.AsyncClient, since: int) -> bytes:
+    """One page by httpx as it comes."""
+    params = {"pair": "XBTUSD", "since": str(since)}
+    return (await client.get("/0/public/Trades", params=params)).content
+
+
+async def get_all(client: httpx.AsyncClient, served: Served) -> None:
+    """Page after page by httpx as it comes."""
+    for since in served.sinces:
+        await get(client, since)
+
+
+async def ask_all(client: Client, served: Served) -> None:
+    """Page after page by harvester's client, which decodes them, too."""
+    for since in served.sinces:
+        await client.page(served.pair, since)
+
+
+async def crawl(client: Client, served: Served) -> None:
+    """The whole of it: a backfill into a fresh archive, in this process."""
+    with tempfile.TemporaryDirectory() as name:
+        watch = Watch(lambda _event: None, Stop())
+        wishes = [Wish(served.pair, SPAN)]
+        (outcome,) = await backfill(client, Archive(name), wishes, settings(served.url), watch)
+    if outcome.error is not None:
+        raise outcome.error
+
+
+def clients(served: Served) -> dict[str, httpx.AsyncClient]:
+    """Kinds of httpx's client: as it comes, with a transport that costs nothing, with aiohttp's."""
+    bodies = cycle(served.bodies)
+    free = httpx.MockTransport(lambda _request: httpx.Response(200, content=next(bodies)))
+    kinds = {
+        "httpx get": httpx.AsyncClient(base_url=served.url, headers=AGENT),
+        "httpx, transport free": httpx.AsyncClient(
+            base_url=served.url, headers=AGENT, transport=free
+        ),
+    }
+    if find_spec("httpx_aiohttp"):
+        from httpx_aiohttp import HttpxAiohttpClient  # noqa: PLC0415 - for those who have it
+
+        kinds["httpx, by aiohttp"] = HttpxAiohttpClient(base_url=served.url, headers=AGENT)
+    return kinds
+
+
+def join_pages(pages: list[Page]) -> list[pa.RecordBatch]:
+    """Join decoded pages into one tape."""
+    tape = Tape(SPAN.after)
+    return [tape.join(page.rows, page.cursor_ns, page.unit_ns, SPAN.through).rows for page in pages]
+
+
+class NoSource(Source):
+    """Answers nothing: ids of the stand-in go on by one."""
+
+    def __init__(self) -> None:
+        """Nothing is ever asked."""
+
+
+async def check_seams(pages: list[Page], parts: list[pa.RecordBatch]) -> list[pa.RecordBatch]:
+    """Hold the ids of joined pages against one another."""
+
+    async def ask(work: Awaitable[pa.RecordBatch]) -> pa.RecordBatch:
+        return await work
+
+    seams = Seams(NoSource(), "XBTUSD", SPAN, lambda _event: None)
+    seams.begin_at(None)
+    return [
+        (await seams.take(rows, page.unit_ns, ask))[0]
+        for page, rows in zip(pages, parts, strict=True)
+    ]
+
+
+class Disk(NamedTuple):
+    """One segment's rows, in their places on disk."""
+
+    rows: pa.RecordBatch
+    trades: pa.RecordBatch
+    folder: Path
+
+    def commit(self) -> None:
+        """Commit them as a crawl does."""
+        span = Range(0, int(times(self.rows)[-1]))
+        with writer(Archive(self.folder), "XBTUSD") as one:
+            one.commit(span, self.rows, Footer(span, "{}"))
+
+    def write(self) -> None:
+        """Write them as segments are laid out."""
+        with pq.ParquetWriter(self.folder / "ours.parquet", TRADES, **WRITER_OPTIONS) as sink:
+            sink.write_batch(self.trades, row_group_size=ROW_GROUP_ROWS)
+
+    def write_defaults(self) -> None:
+        """Write them with all of pyarrow's options left alone."""
+        pq.write_table(pa.Table.from_batches([self.trades]), self.folder / "defaults.parquet")
+
+    def read(self, name: str) -> None:
+        """Read a file again."""
+        with pq.ParquetFile(self.folder / name, pre_buffer=False) as file:
+            for _ in file.iter_batches(READ_ROWS):
+                pass
+
+    def check(self) -> None:
+        """Take the checksum of the rows."""
+        checksum = RowsChecksum()
+        checksum.update(self.trades)
+        checksum.hexdigest()
+
+
+# --- figures -------------------------------------------------------------------------------------
+
+Work = Callable[[], object]
+
+
+def each(work: Callable[[bytes], object], bodies: list[bytes]) -> Work:
+    """Do something with each body, and keep nothing of it."""
+
+    def run() -> None:
+        for body in bodies:
+            work(body)
+
+    return run
+
+
+def works(served: Served, folder: Path) -> dict[str, Work]:
+    """Pieces of work over the same pages, by name."""
+    bodies = served.bodies
+    pages = [decode_page(body) for body in bodies]
+    parts = join_pages(pages)
+    rows = joined(asyncio.run(check_seams(pages, parts)))
+    disk = Disk(rows, as_trades(rows), folder)
+    disk.write()
+    disk.write_defaults()
+    records = bytes(RECORD_BYTES * rows.num_rows)
+    return {
+        "gunzip": each(gzip.decompress, [gzip.compress(body, 6) for body in bodies]),
+        "decode": each(decode_page, bodies),
+        "decode, row by row": each(decode_any_page, bodies),
+        "orjson.loads": each(orjson.loads, bodies),
+        "join": lambda: join_pages(pages),
+        "check ids": lambda: asyncio.run(check_seams(pages, parts)),
+        "concat_batches": lambda: joined(parts),
+        "write": disk.write,
+        "write, defaults": disk.write_defaults,
+        "read": lambda: disk.read("ours.parquet"),
+        "read, defaults": lambda: disk.read("defaults.parquet"),
+        "checksum": disk.check,
+        "sha256": lambda: hashlib.sha256(records),
+        "commit": disk.commit,
+    }
+
+
+def measured(served: Served, rounds: int) -> dict[str, float]:
+    """CPU-ms a page of each piece of work, all threads counted; in turn, round after round."""
+    costs: dict[str, list[float]] = {}
+    with tempfile.TemporaryDirectory() as name, asyncio.Runner() as runner:
+        todo = works(served, Path(name))
+        ours = Client(settings(served.url).exchange)
+        todo["client"] = lambda: runner.run(ask_all(ours, served))
+        todo["crawl"] = lambda: runner.run(crawl(ours, served))
+        others = clients(served)
+        for what, client in others.items():
+            todo[what] = partial(lambda one: runner.run(get_all(one, served)), client)
+        for turn in range(rounds + 1):
+            for what, work in todo.items():
+                begun = time.process_time()
+                work()
+                took_ms = (time.process_time() - begun) * 1e3 / len(served.bodies)
+                if turn:  # the first round opens connections
+                    costs.setdefault(what, []).append(took_ms)
+        runner.run(ours.__aexit__(None, None, None))
+        for client in others.values():
+            runner.run(client.aclose())
+    # What else runs on a machine only ever adds.
+    return {what: min(several) for what, several in costs.items()}
+
+
+def lines(cost: dict[str, float]) -> list[tuple[str, float, str, float]]:
+    """The table: a stage and its cost, a reference and its cost."""
+    asked = cost["client"] - cost["decode"]
+    joining = cost["join"] + cost["check ids"]
+    disk = cost["write"] + cost["read"] + 2 * cost["checksum"]
+    rest = cost["crawl"] - asked - cost["decode"] - joining - cost["commit"]
+    bare = cost["httpx get"] + cost["orjson.loads"]
+    return [
+        ("HTTP", asked, "httpx.AsyncClient.get", cost["httpx get"]),
+        ("decode", cost["decode"], "orjson.loads", cost["orjson.loads"]),
+        ("  row by row", cost["decode, row by row"], "", 0),
+        ("join, check ids", joining, "concat_batches", cost["concat_batches"]),
+        ("commit", cost["commit"], "", 0),
+        ("  write Parquet", cost["write"], "pyarrow's defaults", cost["write, defaults"]),
+        ("  read back", cost["read"], "pyarrow's defaults", cost["read, defaults"]),
+        ("  checksum, twice", 2 * cost["checksum"], "sha256, twice", 2 * cost["sha256"]),
+        ("  list, sync, rename", cost["commit"] - disk, "", 0),
+        ("the rest", rest, "", 0),
+        ("a page in all", cost["crawl"], "httpx + orjson", bare),
+    ]
+
+
+def show(name: str, cost: dict[str, float]) -> None:
+    """Print the table of one way of sending."""
+    print(f"\n{name}\n{'stage':<24}{'CPU-ms':>8}   {'reference':<24}{'CPU-ms':>8}")
+    for stage, ours, reference, theirs in lines(cost):
+        print(f"{stage:<24}{ours:>8.3f}   " + (f"{reference:<24}{theirs:>8.3f}" if theirs else ""))
+    for what in ("httpx, transport free", "httpx, by aiohttp", "gunzip"):
+        if what in cost:
+            print(f"{what:<24}{cost[what]:>8.3f}")
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--pages", type=int, default=200)
+    parser.add_argument("--rounds", type=int, default=5)
+    options = parser.parse_args()
+    found: dict[str, dict[str, float]] = {}
+    for gzipped, name in (("none", "plain"), ("once", "gzipped")):
+        with stand_in(options.pages * 1000, gzipped) as url:
+            served = asyncio.run(followed(url))
+            found[name] = measured(served, options.rounds)
+        show(f"{name}, {len(served.bodies)} pages, {options.rounds} rounds", found[name])
+    met = {
+        f"at most {most:g} CPU-ms a page, {name}": found[name]["crawl"] <= most
+        for name, most in MOST_MS.items()
+    }
+    most_decode = max(cost["decode"] for cost in found.values())
+    met[f"decode at most {MOST_DECODE_MS:g}"] = most_decode <= MOST_DECODE_MS
+    print()
+    for text, is_met in met.items():
+        print(f"{'met   ' if is_met else 'MISSED'} {text}")
+    print(json.dumps({"benchmark": "pages", "cpu_ms": found, "targets": met}))
+
+
+if __name__ == "__main__":
+    main()
