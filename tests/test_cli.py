@@ -88,9 +88,43 @@ def test_backfill_reports_as_json(harvester: Any) -> None:
                 "covered_through_ns": 1717199999999999999,
                 "holes": [],
                 "error": None,
+                "pace": {
+                    "rate": None,
+                    "set_rate": None,
+                    "calls": 8,
+                    "refusals": 0,
+                    "waiting": "",
+                    "in_flight": 0,
+                    "most_in_flight": 16,
+                },
             }
         ],
     }
+
+
+def test_a_pace_that_changes_is_told_with_v_and_reported(harvester: Any) -> None:
+    market = tapes.market(tapes.xbtusd_like(2_500, 41))
+    given = ("backfill", "XBTUSD", "--rate", "50", "--json")
+    for option, told in (("-v", True), ("-q", False)):
+        with serve(market, faults=Faults(script=[None, "rate_limit"])) as one:
+            run = harvester(*given, option, "-d", f"data{option}", HARVESTER_API_URL=one.url)
+        line = (
+            "XBTUSD: asked at 25.00 calls a second, EAPI:Rate limit exceeded (1 of 2 calls refused)"
+        )
+        assert (line in run.err.splitlines()) is told
+        pace = json.loads(run.out)["pairs"][0]["pace"]
+        assert (pace["rate"], pace["set_rate"], pace["refusals"]) == (25, 50, 1)
+
+
+def test_progress_tells_what_a_pair_is_slowed_to() -> None:
+    from harvester.cli.progress import PairState
+    from harvester.kraken.pacing import PaceState
+
+    state = PairState(None)
+    state.paced(PaceState("XBTUSD", 0.8, 1, 9, 1, "", 0, 16))
+    assert state.line() == "0 trades, 0.0 pages/s, slowed to 0.8/s"
+    state.paced(PaceState("XBTUSD", 1, 1, 19, 1, "", 0, 16))
+    assert state.line() == "0 trades, 0.0 pages/s"
 
 
 def test_status_tells_what_is_held(harvester: Any) -> None:

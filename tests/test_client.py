@@ -26,6 +26,7 @@ from harvester.errors import (
 )
 from harvester.kraken import client as module
 from harvester.kraken.client import Client
+from harvester.kraken.pacing import PaceState
 from harvester.kraken.pairs import Pair
 
 T = TypeVar("T")
@@ -356,12 +357,66 @@ def test_a_refusal_is_counted_and_slows_the_pair_down(fault: str) -> None:
 
 def test_good_answers_bring_a_pair_back_to_its_rate() -> None:
     async def ask(client: Client) -> bool:
-        for _ in range(8):
+        for _ in range(12):
             await client.page(PAIR, None)
         return client.slowed(PAIR)
 
     with faulty(["rate_limit"]) as exchange:
-        assert not run(exchange.url, ask, rate=100)
+        assert not run(exchange.url, ask, rate=0)
+
+
+def test_a_refusal_of_one_call_holds_the_others_of_its_pair_back() -> None:
+    async def both(client: Client) -> None:
+        await asyncio.gather(client.page(PAIR, None), client.page(PAIR, 5))
+
+    with faulty(["rate_limit"]) as exchange:
+        run(exchange.url, both, rate=20, retry_wait_s=0.3)
+    refused, *later = [call.at_s for call in exchange.calls]
+    assert len(later) == 2
+    assert all(at - refused >= 0.3 - 0.01 for at in later)
+
+
+def test_weekly_counts_take_their_turn_among_the_pages() -> None:
+    async def ask(client: Client) -> None:
+        await client.weekly_counts(PAIR)
+        await client.page(PAIR, None)
+
+    with Exchange([MARKET]) as exchange:
+        run(exchange.url, ask, rate=20)
+    first, second = [call.at_s for call in exchange.calls]
+    assert second - first >= 1 / 20 - 0.01
+
+
+def test_what_a_pair_was_asked_can_be_seen() -> None:
+    told: list[PaceState] = []
+
+    async def session(url: str) -> PaceState:
+        async with Client(settings(url, rate=20), on_pace=told.append) as client:
+            await client.page(PAIR, None)
+            return client.pace(PAIR)
+
+    with faulty(["rate_limit"]) as exchange:
+        state = asyncio.run(session(exchange.url))
+    assert state == PaceState("XBTUSD", 10, 20, 2, 1, "", 0, 4)
+    assert [(one.rate, one.waiting) for one in told] == [(10, "EAPI:Rate limit exceeded")]
+
+
+def test_no_more_calls_are_in_flight_than_places() -> None:
+    names = [f"C{number}USD" for number in range(5)]
+    markets = [tapes.market(tapes.xbtusd_like(9, 4), altname=n, key=n, wsname="") for n in names]
+
+    async def all_of_them(client: Client) -> int:
+        asked = [client.page(Pair(altname=name), None) for name in names]
+        tasks = [asyncio.create_task(one) for one in asked]
+        most = 0
+        while not all(task.done() for task in tasks):
+            await asyncio.sleep(0)
+            most = max(most, sum(client.pace(Pair(altname=n)).in_flight for n in names))
+        return most
+
+    with Exchange(markets, latency_s=0.02) as exchange:
+        assert run(exchange.url, all_of_them, jobs=1) == 2
+        assert exchange.pages() == 5
 
 
 def test_a_fault_that_is_no_refusal_does_not_slow_the_pair_down() -> None:

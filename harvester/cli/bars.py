@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
 from harvester.cli.progress import PairState, Silent, outcome_line
-from harvester.crawl.events import Event, Noted, Outcome, PageRead, Started, Waiting
+from harvester.crawl.events import Event, Noted, Outcome, Paced, PageRead, Started, Waiting
 
 
 class Bars(Silent):
@@ -50,14 +50,18 @@ class Bars(Silent):
                 case Waiting(pair, reason) if pair in self._pairs:
                     self._pairs[pair].waiting = f"waiting: {reason}"
                     self._show(pair)
+                case Paced(pair, pace) if pair in self._tasks:
+                    self._pairs[pair].paced(pace)
+                    self._show(pair)
                 case Noted(pair, text):
-                    self._progress.console.print(f"{pair}: {text}", markup=False, highlight=False)
+                    self._print(f"{pair}: {text}")
                 case Outcome(pair):
                     if pair in self._tasks:
                         self._progress.remove_task(self._tasks.pop(pair))
-                    self._progress.console.print(outcome_line(event), markup=False, highlight=False)
-                case _:
-                    pass
+                    self._print(outcome_line(event))
+
+    def _print(self, text: str) -> None:
+        self._progress.console.print(text, markup=False, highlight=False)
 
     def _show(self, pair: str) -> None:
         state = self._pairs[pair]

@@ -14,11 +14,12 @@ from harvester.cli import lean, output
 from harvester.cli.options import Common
 from harvester.cli.progress import Display, display
 from harvester.crawl.backfill import Watch, Wish, backfill
-from harvester.crawl.events import Outcome, Waiting
+from harvester.crawl.events import Noted, Outcome, Paced, Waiting
 from harvester.crawl.names import Choice, choose
 from harvester.crawl.stop import Stop
 from harvester.errors import Interrupted
 from harvester.kraken.client import Client
+from harvester.kraken.pacing import PaceState
 from harvester.times import Range, parse_moment, span
 
 FILES_A_JOB = 4
@@ -62,7 +63,12 @@ async def _run(
     def waiting(what: str, why: str) -> None:
         shown.tell(Waiting(what, why))
 
-    async with Client(settings.exchange, on_wait=waiting) as client:
+    def paced(state: PaceState) -> None:
+        shown.tell(Paced(state.pair, state))
+        if common.verbose and not common.log_json:
+            shown.tell(Noted(state.pair, str(state)))
+
+    async with Client(settings.exchange, on_wait=waiting, on_pace=paced) as client:
         pairs = await stop.guard(choose(client, archive, request.choice))
         watch = Watch(
             shown.tell,

@@ -95,6 +95,8 @@ def _status(outcomes: list[Outcome]) -> int:
 
 
 def _report(outcomes: list[Outcome]) -> dict[str, Any]:
+    from harvester.cli.progress import pace_fields
+
     return {
         "exit_status": _status(outcomes),
         "pairs": [
@@ -106,6 +108,7 @@ def _report(outcomes: list[Outcome]) -> dict[str, Any]:
                 "covered_through_ns": one.reached.through if one.reached else None,
                 "holes": one.holes,
                 "error": str(one.error) if one.error else None,
+                "pace": pace_fields(one.pace),
             }
             for one in outcomes
         ],

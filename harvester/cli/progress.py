@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from types import TracebackType
 from typing import Any, Protocol, Self
@@ -10,14 +11,15 @@ import msgspec
 
 from harvester.cli import output
 from harvester.crawl.events import (
-    Committed,
     Event,
     Noted,
     Outcome,
+    Paced,
     PageRead,
     Started,
     Waiting,
 )
+from harvester.kraken.pacing import PaceState
 from harvester.times import show
 
 LINE_EVERY_S = 30.0
@@ -63,7 +65,7 @@ class PairState:
         self.expected = expected
         self.trades = self.pages = 0
         self.reached = ""
-        self.waiting = ""
+        self.waiting = self.slowed = ""
         self._begun_s = self._last_s = time.monotonic()
         self.pages_s = 0.0
 
@@ -78,6 +80,10 @@ class PairState:
         self._last_s = now
         self.trades, self.pages, self.waiting = event.trades, event.pages, ""
         self.reached = show(event.reached_ns // 10**9 * 10**9)
+
+    def paced(self, pace: PaceState) -> None:
+        """Take in how fast the pair is asked from now on."""
+        self.slowed = f"slowed to {pace.rate:.2g}/s" if pace.slowed else ""
 
     @property
     def left(self) -> str:
@@ -95,7 +101,8 @@ class PairState:
 
     def line(self) -> str:
         """Date reached, trades, pages a second, time left, and what is waited for."""
-        parts = [self.reached, f"{self.trades:,} trades", f"{self.pages_s:.1f} pages/s", self.left]
+        pace = f"{self.pages_s:.1f} pages/s"
+        parts = [self.reached, f"{self.trades:,} trades", pace, self.slowed, self.left]
         return ", ".join(part for part in [*parts, self.waiting] if part)
 
 
@@ -142,12 +149,12 @@ class _Lines(Silent):
                 if pair not in self._waited:
                     self._waited.add(pair)
                     output.hint(f"{pair}: waiting: {reason}")
+            case Paced(pair, pace) if pair in self._pairs:
+                self._pairs[pair].paced(pace)
             case Noted():
                 super().tell(event)
             case Outcome():
                 output.hint(outcome_line(event))
-            case Committed():
-                pass
 
 
 class _JsonLines(Silent):
@@ -155,6 +162,8 @@ class _JsonLines(Silent):
 
     def tell(self, event: Event) -> None:
         fields: dict[str, Any] = {"event": type(event).__name__.lower(), **event._asdict()}
+        if isinstance(event, Paced | Outcome):
+            fields["pace"] = pace_fields(event.pace)
         if isinstance(event, Outcome):
             fields["error"] = None if event.error is None else str(event.error)
             fields["exit_status"] = event.exit_status
@@ -164,6 +173,14 @@ class _JsonLines(Silent):
 def _spans(missing: list[Any]) -> str:
     first = f"{show(missing[0].after)} to {show(missing[0].through)}"
     return first if len(missing) == 1 else f"{len(missing)} ranges, the first {first},"
+
+
+def pace_fields(pace: PaceState | None) -> dict[str, Any] | None:
+    """How a pair was asked, for machines: no limit is null."""
+    if pace is None:
+        return None
+    fields = {name: getattr(pace, name) for name in PaceState.__slots__ if name != "pair"}
+    return {name: None if value == math.inf else value for name, value in fields.items()}
 
 
 def outcome_line(outcome: Outcome) -> str:

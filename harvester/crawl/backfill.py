@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import traceback
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import NamedTuple
@@ -16,11 +15,14 @@ from harvester.archive.writer import Writer, writer
 from harvester.config import Settings
 from harvester.crawl.buffer import Backlog, Buffer
 from harvester.crawl.clock import CATCH_UP_NS, Clock
-from harvester.crawl.crawler import RangeCrawl
+from harvester.crawl.crawler import Bounds, RangeCrawl
+from harvester.crawl.endings import error_of
 from harvester.crawl.estimate import Appraiser, Estimate, Lack
 from harvester.crawl.events import Listener, Noted, Outcome, Started
 from harvester.crawl.pages import Page, Source
+from harvester.crawl.split import Means, SplitCrawl
 from harvester.crawl.stop import Stop
+from harvester.crawl.tally import Tally
 from harvester.crawl.tending import tend
 from harvester.crawl.turns import Turns, in_turn
 from harvester.errors import ExchangeError, HarvesterError
@@ -134,11 +136,13 @@ class _PairCrawl:
         self._wish = wish
         self._heard = heard
         self._pair = wish.pair.altname
-        self._source = Source(self._page, self._pair)
-        self._trades = 0
+        self._tally = Tally(self._pair, run.watch.listener)
+        self._writing = asyncio.Lock()
+        self._weeks: list[tuple[int, int]] | None = None
         self._done = Range(wish.span.after, wish.span.after)
 
     async def _page(self, since_ns: int | None) -> Page:
+        self._tally.pages += 1
         page = await self._run.client.page(self._wish.pair, since_ns)
         believed = await self._run.clock.believe(page, self._pair)
         self._heard()
@@ -159,7 +163,15 @@ class _PairCrawl:
         coverage = self._run.archive.coverage(self._pair)
         holes = missing(asked, coverage)
         reached = next((one for one in reversed(coverage)), None)
-        return Outcome(self._pair, self._trades, self._source.pages, reached, holes, error)
+        return Outcome(
+            self._pair,
+            self._tally.trades,
+            self._tally.pages,
+            reached,
+            holes,
+            error,
+            self._run.client.pace(self._wish.pair),
+        )
 
     async def _backfill(self) -> None:
         self._done = await self._asked()
@@ -220,16 +232,19 @@ class _PairCrawl:
     async def _crawl(self, one: Writer, span: Range) -> None:
         run = self._run
         spelled = msgspec.json.encode(self._wish.pair).decode()
-        flush = (run.settings.archive.flush_s, run.settings.archive.flush_rows)
-        buffer = Buffer(one, span.after, spelled, run.watch.listener)
-        crawl = RangeCrawl(
-            self._source, buffer, run.backlog, flush, run.watch.stop, run.watch.listener
-        )
-        crawl.trades = self._trades
-        try:
-            await crawl.run(run.archive, self._pair, span)
-        finally:
-            self._trades = crawl.trades
+        kept = run.settings.archive
+        bounds = Bounds(run.backlog, kept.flush_s, kept.flush_rows)
+
+        def make(part: Range) -> RangeCrawl:
+            buffer = Buffer(one, part.after, spelled, run.watch.listener, self._writing)
+            source = Source(self._page, self._pair)
+            return RangeCrawl(part, source, buffer, bounds, run.watch.stop, self._tally)
+
+        means = Means(lambda: run.client.starved(self._wish.pair), self._guarded_page, self._weekly)
+        await SplitCrawl(make, means).run(run.archive, self._pair, span)
+
+    async def _guarded_page(self, since_ns: int) -> Page:
+        return await self._run.watch.stop.guard(self._page(since_ns))
 
     def _ordered(self, ranges: list[Range]) -> list[Range]:
         if not self._run.watch.newest_first:
@@ -242,35 +257,18 @@ class _PairCrawl:
             return known
         if not (ranges and self._run.watch.estimates):
             return None
-        try:
-            counts = self._run.client.weekly_counts(self._wish.pair)
-            weeks = await self._run.watch.stop.guard(counts)
-        except ExchangeError:
-            return None
-        return Estimate(weeks).trades(ranges)
+        weeks = await self._weekly()
+        return Estimate(weeks).trades(ranges) if weeks else None
 
-
-async def error_of(work: Awaitable[None]) -> HarvesterError | None:
-    """Do one pair's work, and return what ended it, if anything did: the others go on."""
-    try:
-        await work
-    except HarvesterError as reason:
-        _let_go(reason)
-        return reason
-    except Exception as fault:  # noqa: BLE001 - one pair's fault must not end the others
-        _let_go(fault)
-        error = HarvesterError(f"a fault of harvester itself: {type(fault).__name__}: {fault}")
-        error.__cause__ = fault
-        return error
-    return None
-
-
-def _let_go(error: BaseException) -> None:
-    """Keep the lines of a traceback, and not the trades that its frames hold on to."""
-    seen: BaseException | None = error
-    while seen is not None:
-        traceback.clear_frames(seen.__traceback__)
-        seen = seen.__cause__ or seen.__context__
+    async def _weekly(self) -> list[tuple[int, int]]:
+        """Trades a week, asked for once; none where the exchange does not tell."""
+        if self._weeks is None:
+            try:
+                counts = self._run.client.weekly_counts(self._wish.pair)
+                self._weeks = await self._run.watch.stop.guard(counts)
+            except ExchangeError:
+                self._weeks = []
+        return self._weeks
 
 
 def _chunks(span: Range) -> list[Range]:

@@ -27,8 +27,19 @@ RELIEF_FROM = 0.75
 class Buffer:
     """One pair's trades between the tape and the archive."""
 
-    def __init__(self, writer: Writer, after: int, pair_json: str, listener: Listener) -> None:
-        """Begin behind the published time `after`."""
+    def __init__(
+        self,
+        writer: Writer,
+        after: int,
+        pair_json: str,
+        listener: Listener,
+        writing: asyncio.Lock | None = None,
+    ) -> None:
+        """Begin behind the published time `after`.
+
+        `writing` is shared by the buffers of one writer: two merging at once would take each
+        other's files away.
+        """
         self._writer = writer
         self._after = after
         self._pair_json = pair_json
@@ -38,7 +49,7 @@ class Buffer:
         self._unasked_jumps = 0
         self._cursor: str | None = None
         self._oldest_s: float | None = None
-        self._writing = asyncio.Lock()
+        self._writing = writing or asyncio.Lock()
         self._segments = 0
         self._fault: Exception | None = None
         self.whole_through = after

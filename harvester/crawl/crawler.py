@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable
-from typing import TypeVar
+from collections.abc import Awaitable, Callable
+from typing import NamedTuple, TypeVar
 
 import pyarrow as pa
 
 from harvester.archive.archive import Archive
+from harvester.columns import times
 from harvester.crawl.buffer import Backlog, Buffer
-from harvester.crawl.events import Listener, Noted, PageRead
+from harvester.crawl.events import Noted
 from harvester.crawl.pages import Page, Source
 from harvester.crawl.seams import Seams
+from harvester.crawl.spans import Cut
 from harvester.crawl.stop import Stop
+from harvester.crawl.tally import Tally
 from harvester.crawl.tape import LEAST_MARGIN_NS, Tape, Verdict
-from harvester.errors import ArchiveDamaged
+from harvester.errors import ArchiveDamaged, Interrupted
 from harvester.times import Range, show
 
 T = TypeVar("T")
@@ -25,51 +28,98 @@ MOST_OVER = 1.25
 """So far may trades pile up while a segment is written or merged; only a mirror is ever so fast."""
 
 
+class Bounds(NamedTuple):
+    """What may wait in memory: over all pairs, and of one crawl for how long and how many."""
+
+    backlog: Backlog
+    flush_s: float
+    flush_rows: int
+
+
 class RangeCrawl:
     """Crawls one missing range of one pair."""
 
     def __init__(
         self,
+        span: Range,
         source: Source,
         buffer: Buffer,
-        backlog: Backlog,
-        flush: tuple[float, int],
+        bounds: Bounds,
         stop: Stop,
-        listener: Listener,
+        tally: Tally,
     ) -> None:
-        """`flush`: trades wait no longer than so many seconds, and no more than so many."""
+        """The crawl of `span`, whose trades go to `buffer`; nothing is asked yet."""
+        self.span = span
+        self.after_page: Callable[[RangeCrawl], None] = lambda _crawl: None
+        """Called with every page that goes on."""
         self._source = source
         self._buffer = buffer
-        self._backlog = backlog
-        self._flush_s, self._flush_rows = flush
+        self._backlog, self._flush_s, self._flush_rows = bounds
         self._stop = stop
-        self._listener = listener
+        self._tally = tally
+        self._listener = tally.listener
+        self._seams = Seams(source, tally.pair, span, tally.listener)
+        self._tape = Tape(span.after)
+        self._right: tuple[int, int] | None = None
+        self._first_ns: int | None = None
+        self._pages_read = 0
+        self._is_closing = self._gives_up = False
         self._flushing: asyncio.Task[None] | None = None
         self._stuck = (0, 0, 0)
-        self.trades = 0
 
-    async def run(self, archive: Archive, pair: str, span: Range) -> None:
-        """Fetch `span` whole.
+    def left(self) -> Range:
+        """What is still to be fetched."""
+        reached = self._tape.last_ns
+        return Range(self.span.after if reached is None else reached, self.span.through)
+
+    def pages_left(self) -> float:
+        """How many more pages that is likely to take, by the trades so far."""
+        if self._first_ns is None or self._tape.last_ns is None or self._is_closing:
+            return 0.0
+        left, passed_ns = self.left(), self._tape.last_ns - self._first_ns
+        return self._pages_read * (left.through - left.after) / max(1, passed_ns)
+
+    def shorten(self, cut: Cut) -> bool:
+        """End at a cut: what lies behind it is another's. False where it is too late for that."""
+        reached = self._tape.last_ns
+        if self._is_closing or reached is None or reached >= cut.at:
+            return False
+        self.span = self._seams.span = Range(self.span.after, cut.at)
+        self._right = cut.right
+        return True
+
+    def give_up(self) -> None:
+        """End with the page that is under way; what was fetched whole is committed."""
+        self._gives_up = True
+
+    async def run(
+        self, archive: Archive, pair: str, left: tuple[int, int, int] | None = None
+    ) -> None:
+        """Fetch the span whole.
 
         Whatever ends it early, what was fetched whole before is committed.
 
         Args:
             archive: holds the neighbours whose ids the seams are checked against.
             pair: altname.
-            span: the missing range.
+            left: the last id before the span where the archive does not hold it yet, the rows
+                without one behind it, and its time.
         """
         self._backlog.enter(self._buffer)
         done, whole = asyncio.Event(), False
         tending = asyncio.create_task(self._tend(done))
         try:
-            seams = Seams(self._source, pair, span, self._listener)
-            seams.begin_at(archive.last_id_before(pair, span.after))
-            known = archive.last_time(pair, span.after)
-            beyond = await self._pages(seams, pair, span, known)
-            right = archive.first_id_behind(pair, span.through) or beyond
-            await self._hand_on(await seams.close(right, self._ask), span.through, seams)
+            seams = self._seams
+            seams.begin_at(left or archive.last_id_before(pair, self.span.after))
+            beyond = await self._pages(pair, archive.last_time(pair, self.span.after))
+            self._is_closing = True
+            through = self.span.through
+            right = self._right or archive.first_id_behind(pair, through) or beyond
+            await self._hand_on(await seams.close(right, self._ask), through)
             whole = True
         finally:
+            self._is_closing = True
+            self._tally.leave(self)
             self._backlog.leave(self._buffer)
             done.set()
             await tending
@@ -84,41 +134,43 @@ class RangeCrawl:
             what = f"the newest trade, of {show(newest_ns)}, is not in"
             raise ArchiveDamaged(_left_out(archive, pair, what, newest_ns - 1))
 
-    async def _pages(
-        self, seams: Seams, pair: str, span: Range, known_ns: int | None
-    ) -> tuple[int, int] | None:
+    async def _pages(self, pair: str, known_ns: int | None) -> tuple[int, int] | None:
         """Ask page after page, until the span or the market ends.
 
         Returns the first id behind the span, and the rows without one before it, where shown.
         """
-        tape = Tape(span.after)
         while True:
+            if self._gives_up:
+                raise Interrupted("interrupted; the same command goes on where it stopped")
+            tape = self._tape
             page = await self._ask(self._source.page(tape.next_since()))
-            step = tape.join(page.rows, page.cursor_ns, page.unit_ns, span.through)
+            step = tape.join(page.rows, page.cursor_ns, page.unit_ns, self.span.through)
             self._buffer.note(page.last, [])
             if step.verdict in (Verdict.ADVANCED, Verdict.PAST):
                 self._source.agreed()
-                await self._check(step.rows, page, seams)
-                self._tell(pair, tape, span.through)
+                await self._check(step.rows, page)
+                self._tell(step.rows)
                 if step.verdict is Verdict.PAST:
                     return step.beyond
+                self.after_page(self)
             elif step.verdict is Verdict.QUIET:
-                if await self._ask(self._source.at_head(tape.last_ns, span.after, known_ns)):
-                    await self._check(tape.finish(), page, seams)
+                if await self._ask(self._source.at_head(tape.last_ns, self.span.after, known_ns)):
+                    await self._check(tape.finish(), page)
                     return None
                 if self._source.in_doubt:
                     tape.squeeze()
             elif step.verdict is Verdict.STALE:
                 self._source.contradicted("a page does not show the last trade held")
             elif step.verdict is Verdict.STAMP_FULL:
-                tape = await self._step_beyond(tape, pair, seams)
+                self._tape = await self._step_beyond(tape, pair)
 
-    async def _check(self, rows: pa.RecordBatch, page: Page, seams: Seams) -> None:
-        sure, whole = await seams.take(rows, page.unit_ns, self._ask)
-        await self._hand_on(sure, whole, seams)
+    async def _check(self, rows: pa.RecordBatch, page: Page) -> None:
+        sure, whole = await self._seams.take(rows, page.unit_ns, self._ask)
+        await self._hand_on(sure, whole)
 
-    async def _hand_on(self, rows: pa.RecordBatch, whole_through: int, seams: Seams) -> None:
-        self.trades += rows.num_rows
+    async def _hand_on(self, rows: pa.RecordBatch, whole_through: int) -> None:
+        seams = self._seams
+        self._tally.trades += rows.num_rows
         self._buffer.note(None, seams.jumps, seams.unasked)
         seams.jumps, seams.unasked = [], 0
         self._buffer.add(rows, whole_through)
@@ -150,7 +202,7 @@ class RangeCrawl:
                 if self._buffer.age_s() >= self._flush_s:
                     await self._buffer.flush()
 
-    async def _step_beyond(self, tape: Tape, pair: str, seams: Seams) -> Tape:
+    async def _step_beyond(self, tape: Tape, pair: str) -> Tape:
         """Leave a stamp that can't be had whole as a hole, and go on behind it."""
         if tape.last_ns is not None:
             stamp, cursor, tries = tape.last_ns, tape.cursor or tape.last_ns, 0
@@ -159,10 +211,10 @@ class RangeCrawl:
                 "out as a hole, and the crawl goes on behind them"
             )
             self._listener(Noted(pair, text))
-            await self._hand_on(await seams.close(None, self._ask), stamp - 1, seams)
+            await self._hand_on(await self._seams.close(None, self._ask), stamp - 1)
             await self._settle_flushing()
             await self._buffer.flush()
-            seams.begin_at(None)
+            self._seams.begin_at(None)
         else:
             stamp, cursor, tries = self._stuck
         # An exclusive `since` goes on behind the cursor, an inclusive one behind its successor.
@@ -174,9 +226,12 @@ class RangeCrawl:
         self._buffer.skip_to(stamp)
         return Tape(stamp, first_since=since)
 
-    def _tell(self, pair: str, tape: Tape, end: int) -> None:
-        reached = end if tape.last_ns is None else min(end, tape.last_ns)
-        self._listener(PageRead(pair, self.trades, self._source.pages, reached))
+    def _tell(self, rows: pa.RecordBatch) -> None:
+        if self._first_ns is None and rows.num_rows:
+            self._first_ns = int(times(rows)[0])
+        self._pages_read += 1
+        reached, end = self._tape.last_ns, self.span.through
+        self._tally.read(self, end if reached is None else min(end, reached))
 
 
 def _lacks(archive: Archive, pair: str, stamp_ns: int) -> bool:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from harvester.errors import HarvesterError
+from harvester.kraken.pacing import PaceState
 from harvester.times import SECOND, Range, show
 
 
@@ -65,6 +66,17 @@ class Waiting(NamedTuple):
         return f"{self.pair}: waiting: {self.reason}"
 
 
+class Paced(NamedTuple):
+    """The rate at which a pair is asked has changed."""
+
+    pair: str
+    pace: PaceState
+
+    def __str__(self) -> str:
+        """One line for people."""
+        return f"{self.pair}: {self.pace}"
+
+
 class Noted(NamedTuple):
     """Something that people should know, and that does not stop the crawl."""
 
@@ -79,7 +91,8 @@ class Noted(NamedTuple):
 class Outcome(NamedTuple):
     """What a pair's crawl came to.
 
-    `reached` is what was covered up to; `holes` are ranges asked for that stay uncovered.
+    `reached` is what was covered up to; `holes` are ranges asked for that stay uncovered; `pace`
+    is how the exchange was asked, where it was.
     """
 
     pair: str
@@ -88,6 +101,7 @@ class Outcome(NamedTuple):
     reached: Range | None
     holes: list[Range]
     error: HarvesterError | None
+    pace: PaceState | None = None
 
     @property
     def exit_status(self) -> int:
@@ -111,5 +125,5 @@ def _second(stamp_ns: int) -> str:
     return show(stamp_ns // SECOND * SECOND)
 
 
-Event = Started | PageRead | Committed | Waiting | Noted | Outcome
+Event = Started | PageRead | Committed | Waiting | Paced | Noted | Outcome
 Listener = Callable[[Event], None]

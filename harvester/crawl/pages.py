@@ -38,20 +38,18 @@ class Page(Protocol):
 
 
 class Source:
-    """One pair's pages. Counts them, and the contradictions among them."""
+    """The pages of one crawl. Counts the contradictions among them."""
 
     def __init__(self, fetch: Fetch, pair: str) -> None:
         """`fetch` answers a page from a stamp, or the newest for None."""
         self._fetch = fetch
         self._pair = pair
         self._contradictions = 0
-        self.pages = 0
         self.newest_ns: int | None = None
         """The last published time on the newest page, once it was asked for."""
 
     async def page(self, since_ns: int | None) -> Page:
         """One page from a stamp on, or the newest for None."""
-        self.pages += 1
         return await self._fetch(since_ns)
 
     @property

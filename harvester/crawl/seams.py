@@ -36,7 +36,8 @@ class Seams:
         """`span` is the range being crawled; nothing outside of it is ever taken."""
         self._source = source
         self._pair = pair
-        self._span = span
+        self.span = span
+        """May be made shorter while it is crawled, at what has not been reached yet."""
         self._listener = listener
         self._edge: Edge | None = None
         self._carry = no_rows()
@@ -105,7 +106,7 @@ class Seams:
         for back in (self._margin_ns, SECOND, self._margin_ns):
             since = max(0, gaps[0].after_ns - back)
             found = await ask(self._source.again(gaps, since))
-            rows = mend(rows, gaps, found, Range(self._free_after, self._span.through))
+            rows = mend(rows, gaps, found, Range(self._free_after, self.span.through))
             gaps, edge = find(rows)
             for gap in gaps:
                 shown = shown_between(found, gap)
@@ -124,7 +125,7 @@ class Seams:
     @property
     def _free_after(self) -> int:
         """Behind what rows may still be put: the last row with an id where it is kept back."""
-        return self._span.after if self._carry.num_rows else self._passed_ns
+        return self.span.after if self._carry.num_rows else self._passed_ns
 
     def _lent(self, gap: Gap) -> int:
         """Rows without an id that the neighbouring ranges hold between the sides of a gap."""

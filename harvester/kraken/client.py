@@ -6,7 +6,9 @@ import asyncio
 import logging
 import ssl
 import time
-from collections.abc import Callable
+from collections import defaultdict
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from types import TracebackType
 from typing import Any, Self, TypeVar
 from urllib.parse import urlencode
@@ -19,7 +21,7 @@ from harvester.config import ExchangeSettings
 from harvester.errors import BadSetting, ExchangeUnreachable, UnreadableAnswer
 from harvester.kraken.answers import Transient, check_errors, check_status, read_result
 from harvester.kraken.candles import WEEK_MIN, Candle, read_candles
-from harvester.kraken.pacing import Paces
+from harvester.kraken.pacing import LONGEST_WAIT_S, Paces, PaceState
 from harvester.kraken.pages import Page, decode_page
 from harvester.kraken.pairs import Pair, read_pairs
 from harvester.times import SECOND
@@ -29,11 +31,16 @@ logging.getLogger("stamina").addHandler(logging.NullHandler())
 
 LARGEST_BODY = 32 * 1024 * 1024
 NEVER_ANSWERED_GIVE_UP_S = 15.0
-LONGEST_WAIT_S = 60.0
+
+SPANS_A_PAIR = 2
+"""So many of a pair's calls may be in flight at once: see `crawl/split.py`."""
 
 T = TypeVar("T")
 Waiting = Callable[[str, str], None]
 """Told of every wait: the pair (or the endpoint), and why."""
+
+Pacing = Callable[[PaceState], None]
+"""Told how a pair is asked whenever its rate has changed."""
 
 
 class Client:
@@ -53,11 +60,17 @@ class Client:
         settings: ExchangeSettings,
         *,
         on_wait: Waiting = lambda _what, _why: None,
+        on_pace: Pacing = lambda _state: None,
     ) -> None:
         """Nothing is sent before the first call."""
         self._settings = settings
         self._on_wait = on_wait
-        self._paces = Paces(settings.rate, settings.retry_wait_s)
+        self._on_pace = on_pace
+        in_flight = SPANS_A_PAIR * settings.jobs
+        self._paces = Paces(settings.rate, settings.retry_wait_s, in_flight)
+        self._turns: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
+        self._landed = asyncio.Event()
+        self._told_rates: dict[str, float] = {}
         self._answered = False
         self._http = _http_client(settings)
         self.calls = 0
@@ -78,7 +91,15 @@ class Client:
 
     def slowed(self, pair: Pair) -> bool:
         """Whether refusals keep this pair under its set rate at present."""
-        return self._paces.of(pair.altname).slowed
+        return self.pace(pair).slowed
+
+    def pace(self, pair: Pair) -> PaceState:
+        """How a pair is asked at present, and how often it was."""
+        return self._paces.state(pair.altname, time.monotonic())
+
+    def starved(self, pair: Pair) -> bool:
+        """Whether answers take longer than the pace: one call after another can't keep it then."""
+        return self._paces.of(pair.altname).starved
 
     async def page(self, pair: Pair, since_ns: int | None) -> Page:
         """One page of trades: those from `since_ns` on, or the newest when it is None."""
@@ -109,7 +130,9 @@ class Client:
         """
         params = _of(pair) | {"interval": str(WEEK_MIN)}
         try:
-            weeks = read_candles(await self._get("OHLC", params, pair.altname), WEEK_MIN)
+            async with self._flight(pair.altname):
+                body = await self._get("OHLC", params, pair.altname)
+            weeks = read_candles(body, WEEK_MIN)
         except (Transient, UnreadableAnswer) as error:
             raise ExchangeUnreachable(f"no weekly counts: {error}") from error
         return [(week.time_ns, week.count) for week in weeks]
@@ -124,12 +147,10 @@ class Client:
         try:
             async for attempt in self._attempts(pair or endpoint):
                 with attempt:
-                    if pair:
-                        await self._turn(pair)
-                    answer = read(await self._get(endpoint, params, pair))
+                    async with self._flight(pair):
+                        body = await self._get(endpoint, params, pair)
+                    answer = read(body)
                     self._answered = True
-                    if pair:
-                        self._paces.of(pair).succeeded()
                     return answer
         except Transient as transient:
             raise ExchangeUnreachable(
@@ -146,16 +167,21 @@ class Client:
 
     def _attempts(self, what: str) -> Any:  # noqa: ANN401 - stamina keeps the type to itself
         wait_s = self._settings.retry_wait_s
-        began_s = time.monotonic()
+        failing_s: float | None = None
 
         def judge(error: Exception) -> bool | float:
+            nonlocal failing_s
+            failing_s = failing_s or time.monotonic()
             # A good answer of another pair counts too, so patience is looked up each time.
-            if not isinstance(error, Transient) or time.monotonic() - began_s >= self._patience_s:
+            if not isinstance(error, Transient) or (
+                time.monotonic() - failing_s >= self._patience_s
+            ):
                 return False
             self._on_wait(what, error.reason)
-            if error.refusal:
-                self.refusals += 1
-                self._paces.refused(what, time.monotonic())
+            if error.refusal and what in self._turns:
+                # Its pace holds all calls of the pair back, not only this one.
+                return 0.0
+            self.refusals += error.refusal
             return True if error.wait_s is None else error.wait_s
 
         return stamina.retry_context(
@@ -167,10 +193,51 @@ class Client:
             wait_jitter=wait_s / 4,
         )
 
-    async def _turn(self, pair: str) -> None:
-        delay = self._paces.of(pair).turn(time.monotonic())
-        if delay > 0:
-            await asyncio.sleep(delay)
+    @asynccontextmanager
+    async def _flight(self, pair: str) -> AsyncIterator[None]:
+        """Wait for the pair's turn; the call that is then made tells its pace how it went.
+
+        Calls that belong to no pair are not paced.
+        """
+        if not pair:
+            yield
+            return
+        started_s = await self._turn(pair)
+        try:
+            yield
+        except Transient as transient:
+            if transient.refusal:
+                self.refusals += 1
+                now_s = time.monotonic()
+                self._paces.refused(pair, started_s, now_s, transient.reason, transient.wait_s)
+            raise
+        else:
+            self._paces.passed(pair, started_s, time.monotonic())
+        finally:
+            self._paces.end(pair, started_s, time.monotonic())
+            self._landed.set()
+            self._landed.clear()
+            self._tell_pace(pair)
+
+    async def _turn(self, pair: str) -> float:
+        """Wait until this pair may be asked; returns when that was."""
+        # One at a time, so that a refusal that comes meanwhile holds back all who wait.
+        async with self._turns[pair]:
+            while True:
+                now_s = time.monotonic()
+                if (delay_s := self._paces.of(pair).delay_s(now_s)) > 0:
+                    await asyncio.sleep(delay_s)
+                elif self._paces.full:
+                    await self._landed.wait()
+                else:
+                    self._paces.start(pair, now_s)
+                    return now_s
+
+    def _tell_pace(self, pair: str) -> None:
+        state = self._paces.state(pair, time.monotonic())
+        if state.rate != self._told_rates.setdefault(pair, state.set_rate):
+            self._told_rates[pair] = state.rate
+            self._on_pace(state)
 
     async def _get(self, endpoint: str, params: dict[str, str], what: str) -> bytes:
         """One request, its answer judged; foreign errors become ours here and nowhere else."""
@@ -231,8 +298,8 @@ def _http_client(settings: ExchangeSettings) -> httpx.AsyncClient:
             headers={"User-Agent": settings.user_agent, "Accept": "application/json"},
             timeout=settings.timeout_s,
             limits=httpx.Limits(
-                max_connections=settings.jobs + 2,
-                max_keepalive_connections=settings.jobs + 2,
+                max_connections=SPANS_A_PAIR * settings.jobs + 2,
+                max_keepalive_connections=SPANS_A_PAIR * settings.jobs + 2,
             ),
             verify=verify,
         )

@@ -1,0 +1,252 @@
+"""How much of what a limit allows is used, and how soon a limit that changes is found.
+
+`harvester backfill` in a process of its own against a stand-in exchange that limits each pair. See
+benchmarks/README.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
+
+from crawling import tape_of
+from exchange import Call, Clock, Exchange, expected, named
+from tapes import xbtusd_like
+
+HARVESTER = Path(sys.executable).with_name("harvester")
+PAGE = 100
+"""Rows of a page here: how many calls are made is the question, and not how large they are."""
+
+LONG_LATENCY_S = 0.5
+WINDOW_S = 10.0
+FOUND = 0.75
+"""A limit is found from when on so much of what it allows is used over ten seconds."""
+
+LEAST_USED = 0.97
+MOST_REFUSALS = 3
+FOUND_WITHIN_S = 20.0
+MOST_REFUSALS_A_MINUTE = 6.0
+LEAST_GAIN = 1.8
+
+
+class Run:
+    """One backfill over the stand-in, and the calls that it made."""
+
+    def __init__(
+        self, pairs: int, pages: int, rate: float, limit: float | None, latency_s: float
+    ) -> None:
+        """Make the markets; `limit` and `latency_s` are the stand-in's."""
+        self.rate = rate
+        self.markets = [named(n, xbtusd_like(pages * PAGE, 7 + n)) for n in range(pairs)]
+        last_ns = max(market.trades[-1].true_ns for market in self.markets)
+        clock = Clock(last_ns + 100 * 10**9)
+        self.exchange = Exchange(
+            self.markets, page_size=PAGE, clock=clock, limit=limit, latency_s=latency_s
+        )
+
+    @contextmanager
+    def going(self, folder: Path, rate: float) -> Iterator[subprocess.Popen[bytes]]:
+        """Start a backfill; it is ended by its own id."""
+        environment = {k: v for k, v in os.environ.items() if not k.startswith("HARVESTER_")}
+        names = [market.altname for market in self.markets]
+        command = [str(HARVESTER), "backfill", *names, "--rate", f"{rate:g}", "-q"]
+        command += ["--jobs", str(len(names)), "--api-url", self.exchange.url, "-d", "data"]
+        with subprocess.Popen(command, cwd=folder, env=environment) as process:
+            try:
+                yield process
+            finally:
+                process.send_signal(signal.SIGINT)
+
+    def measure(self, script: Callable[[subprocess.Popen[bytes]], object]) -> dict[str, Any]:
+        """Run the script beside a backfill; then let it finish, and hold the tapes to the truth."""
+        with tempfile.TemporaryDirectory() as name, self.exchange:
+            folder = Path(name)
+            with self.going(folder, self.rate) as process:
+                script(process)
+            calls = self.calls()
+            self.exchange.limit, self.exchange.latency_s = None, 0.0
+            with self.going(folder, 0) as process:
+                process.wait(120)
+            exact = all(
+                tape_of(folder / "data", market.altname) == list(expected(market))
+                for market in self.markets
+            )
+        return {"calls": calls, "exact": exact}
+
+    def calls(self) -> list[Call]:
+        """The calls of Trades so far."""
+        return [call for call in list(self.exchange.calls) if call.path.endswith("Trades")]
+
+
+def passed(calls: list[Call], start_s: float, end_s: float) -> int:
+    """How many calls were answered within a time."""
+    return sum(c.outcome.startswith("ok") and start_s <= c.at_s < end_s for c in calls)
+
+
+def refused(calls: list[Call], start_s: float, end_s: float) -> int:
+    """How many calls were refused within a time."""
+    return sum(c.outcome == "limited" and start_s <= c.at_s < end_s for c in calls)
+
+
+# --- the questions ---------------------------------------------------------------------------
+
+
+def steady(seconds: float) -> dict[str, Any]:
+    """A limit a tenth above the set rate, five pairs, answers after 120 ms."""
+    rate, pairs = 4.0, 5
+    run = Run(pairs, round(rate * seconds), rate, limit=4.4, latency_s=0.12)
+    found = run.measure(lambda process: process.wait(seconds * 2))
+    calls = found["calls"]
+    begun = min(call.at_s for call in calls)
+    # Until the first pair is done: from then on fewer calls are wanted than are allowed.
+    done = min(
+        max(call.at_s for call in calls if call.pair == market.altname) for market in run.markets
+    )
+    allowed = rate * pairs * (done - begun)
+    return {
+        "seconds": done - begun,
+        "allowed": allowed,
+        "used": passed(calls, begun, done) / allowed,
+        "refusals": refused(calls, begun, float("inf")),
+        "exact": found["exact"],
+    }
+
+
+def changing(seconds: float) -> dict[str, Any]:
+    """A limit of 4 that becomes 1 and then 4 again, five pairs at `--rate 4`."""
+    rate, pairs, phases = 4.0, 5, (4.0, 1.0, 4.0)
+    run = Run(pairs, round(rate * seconds * 2.6), rate, limit=phases[0], latency_s=0.12)
+    starts: list[float] = []
+
+    def script(process: subprocess.Popen[bytes]) -> None:
+        while not run.calls() and process.poll() is None:
+            time.sleep(0.05)
+        for limit in phases:
+            run.exchange.limit = limit
+            starts.append(time.monotonic())
+            time.sleep(seconds)
+        starts.append(time.monotonic())
+
+    found = run.measure(script)
+    calls = found["calls"]
+    rows = []
+    for number, limit in enumerate(phases):
+        start, end = starts[number], starts[number + 1]
+        wanted = FOUND * limit * pairs * WINDOW_S
+        moments = (start + step / 10 for step in range(round((end - start - WINDOW_S) * 10)))
+        first = (at for at in moments if passed(calls, at, at + WINDOW_S) >= wanted)
+        at = next(first, float("inf"))
+        rows.append(
+            {
+                "limit": limit,
+                "found_s": at - start,
+                "used": passed(calls, start, end) / (limit * pairs * (end - start)),
+                "used_from_20_s": passed(calls, start + FOUND_WITHIN_S, end)
+                / (limit * pairs * (end - start - FOUND_WITHIN_S)),
+                "refusals": refused(calls, start, end),
+                "refusals_a_minute_and_pair": refused(calls, start, end) * 60 / seconds / pairs,
+            }
+        )
+    return {"seconds": seconds, "phases": rows, "exact": found["exact"]}
+
+
+def slow_answers(seconds: float) -> dict[str, Any]:
+    """One pair at `--rate 4` whose answers take half a second: one after another would be 2."""
+    rate = 4.0
+    run = Run(1, round(rate * seconds), rate, limit=None, latency_s=LONG_LATENCY_S)
+    found = run.measure(lambda process: process.wait(seconds * 3))
+    at = [call.at_s for call in found["calls"]]
+    pace = (len(at) - 1) / (at[-1] - at[0])
+    return {
+        "latency_s": LONG_LATENCY_S,
+        "calls_s": pace,
+        "of_one_after_another": pace * LONG_LATENCY_S,
+        "exact": found["exact"],
+    }
+
+
+# --- figures ---------------------------------------------------------------------------------
+
+
+def show(figures: dict[str, dict[str, Any]]) -> None:
+    """Print the tables."""
+    if one := figures.get("steady"):
+        print("\n--rate 4, limit 4.4, 120 ms, five pairs")
+        print(f"{'seconds':>8}{'allowed':>9}{'used':>8}{'refusals':>10}{'exact':>7}")
+        print(
+            f"{one['seconds']:>8.1f}{one['allowed']:>9.0f}{one['used']:>8.1%}"
+            f"{one['refusals']:>10}{one['exact']!s:>7}"
+        )
+    if one := figures.get("changing"):
+        print(f"\n--rate 4, the limit changes every {one['seconds']:g} s, five pairs")
+        print(f"{'limit':>6}{'found after s':>15}{'used':>8}{'from 20 s':>11}{'refusals':>10}")
+        for row in one["phases"]:
+            print(
+                f"{row['limit']:>6g}{row['found_s']:>15.1f}{row['used']:>8.1%}"
+                f"{row['used_from_20_s']:>11.1%}{row['refusals']:>10}"
+            )
+        print(f"exact: {one['exact']}")
+    if one := figures.get("slow_answers"):
+        print("\n--rate 4, no limit, answers after 500 ms, one pair")
+        print(f"{'calls/s':>8}{'of one after another':>22}{'exact':>7}")
+        gain = one["of_one_after_another"]
+        print(f"{one['calls_s']:>8.2f}{gain:>22.2f}{one['exact']!s:>7}")
+
+
+def targets(figures: dict[str, dict[str, Any]]) -> dict[str, bool]:
+    """Tell which targets are met."""
+    met = {"tapes exact": all(one["exact"] for one in figures.values())}
+    if one := figures.get("steady"):
+        met[f"at least {LEAST_USED:.0%} of the allowed calls used"] = one["used"] >= LEAST_USED
+        met[f"at most {MOST_REFUSALS} refusals in all"] = one["refusals"] <= MOST_REFUSALS
+    if one := figures.get("changing"):
+        met[f"found within {FOUND_WITHIN_S:g} s each time"] = all(
+            row["found_s"] <= FOUND_WITHIN_S for row in one["phases"]
+        )
+        met[f"at most {MOST_REFUSALS_A_MINUTE:g} refusals a minute and pair"] = all(
+            row["refusals_a_minute_and_pair"] <= MOST_REFUSALS_A_MINUTE for row in one["phases"]
+        )
+    if one := figures.get("slow_answers"):
+        met[f"at least {LEAST_GAIN:g} times the calls of one after another"] = (
+            one["of_one_after_another"] >= LEAST_GAIN
+        )
+    return met
+
+
+QUESTIONS: dict[str, Callable[[float], dict[str, Any]]] = {
+    "steady": steady,
+    "changing": changing,
+    "slow_answers": slow_answers,
+}
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seconds", type=float, default=60.0, help="of each question or phase")
+    parser.add_argument("--only", choices=tuple(QUESTIONS))
+    options = parser.parse_args()
+    asked = [options.only] if options.only else list(QUESTIONS)
+    figures = {name: QUESTIONS[name](options.seconds) for name in asked}
+    show(figures)
+    met = targets(figures)
+    print()
+    for text, is_met in met.items():
+        print(f"{'met   ' if is_met else 'MISSED'} {text}")
+    print(json.dumps({"benchmark": "pace", **figures, "targets": met}))
+
+
+if __name__ == "__main__":
+    main()

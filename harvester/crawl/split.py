@@ -1,0 +1,112 @@
+"""One missing range of one pair, crawled in two spans at once where one alone can't keep the pace.
+
+Each page is asked from the last one's cursor, so a crawl makes one call after the other. Where an
+answer takes longer than the pace, calls that are allowed would be lost; then what is left is cut
+about where half of its trades lie, and both halves go on side by side, under one pace. Where one
+comes to its end first, what is left of the other is cut again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from typing import NamedTuple
+
+from harvester.archive.archive import Archive
+from harvester.crawl.crawler import RangeCrawl
+from harvester.crawl.pages import Page
+from harvester.crawl.spans import cut_between, middle
+from harvester.errors import HarvesterError, Interrupted
+from harvester.kraken.client import SPANS_A_PAIR
+from harvester.times import Range
+
+LEAST_LEFT = 8
+"""Pages: less than that is not worth the call that finds the place to cut."""
+
+PLACES = 3
+"""So many are looked at, each nearer to what was reached: a market may have ended long ago."""
+
+REST_PAGES = 16
+"""So many pages are read before a place is looked for again where none was found."""
+
+
+class Means(NamedTuple):
+    """What cutting a range takes: to know that it is worth it, a page, and trades a week."""
+
+    starved: Callable[[], bool]
+    page: Callable[[int], Awaitable[Page]]
+    weeks: Callable[[], Awaitable[list[tuple[int, int]]]]
+
+
+class SplitCrawl:
+    """Crawls one missing range, in as many spans at once as it takes."""
+
+    def __init__(self, make: Callable[[Range], RangeCrawl], means: Means) -> None:
+        """`make` gives the crawl of a span."""
+        self._make = make
+        self._means = means
+        self._running: set[asyncio.Task[None]] = set()
+        self._ended: asyncio.Queue[asyncio.Task[None]] = asyncio.Queue()
+        self._crawls: list[RangeCrawl] = []
+        self._rest = 0
+
+    async def run(self, archive: Archive, pair: str, span: Range) -> None:
+        """Fetch `span` whole.
+
+        Where one span fails, the others end with the page that they are at. What was fetched
+        whole is committed.
+        """
+        self._archive, self._pair = archive, pair
+        errors: list[BaseException] = []
+        self._begin(span, None)
+        try:
+            while self._running:
+                task = await self._ended.get()
+                self._running.discard(task)
+                if (error := task.exception()) is not None:
+                    errors.append(error)
+                    for crawl in self._crawls:
+                        crawl.give_up()
+        finally:
+            for task in self._running:
+                task.cancel()
+            await asyncio.gather(*self._running, return_exceptions=True)
+        if errors:
+            raise min(errors, key=lambda error: isinstance(error, Interrupted))
+
+    def _begin(self, span: Range, left: tuple[int, int, int] | None) -> None:
+        crawl = self._make(span)
+        crawl.after_page = self._consider
+        self._crawls.append(crawl)
+        self._watch(crawl.run(self._archive, self._pair, left))
+
+    def _watch(self, work: Awaitable[None]) -> None:
+        task = asyncio.ensure_future(work)
+        self._running.add(task)
+        task.add_done_callback(self._ended.put_nowait)
+
+    def _consider(self, crawl: RangeCrawl) -> None:
+        """Cut a crawl in two, if it can't keep the pace and the rest is long."""
+        if self._rest:
+            self._rest -= 1
+        elif (
+            len(self._running) < SPANS_A_PAIR
+            and self._means.starved()
+            and crawl.pages_left() >= LEAST_LEFT
+        ):
+            self._watch(self._cut(crawl))
+
+    async def _cut(self, crawl: RangeCrawl) -> None:
+        # Whatever is wrong here, the crawl itself meets it, and tells.
+        with suppress(HarvesterError):
+            weeks = await self._means.weeks()
+            place = crawl.span.through
+            for _ in range(PLACES):
+                place = middle(crawl.left()._replace(through=place), weeks)
+                page = await self._means.page(place)
+                cut, through = cut_between(page.rows, crawl.left()), crawl.span.through
+                if cut is not None and crawl.shorten(cut):
+                    self._begin(Range(cut.at, through), cut.left)
+                    return
+        self._rest = REST_PAGES
