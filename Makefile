@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 
-.PHONY: demo test check lint types install clean
+.PHONY: demo test check lint types docs install clean
 
 demo: install
 	$(BIN)/harvester demo
@@ -19,6 +19,10 @@ lint: install
 
 types: install
 	$(BIN)/mypy
+
+docs: install
+	$(BIN)/python -m harvester.cli.reference > docs/cli.md.new
+	mv docs/cli.md.new docs/cli.md
 
 install: $(VENV)/.installed
 

@@ -1,24 +1,36 @@
 """Settings: option over environment over config.toml over default, into one frozen `Settings`.
 
-`KEYS` is the one list of what can be set; config.toml, the environment's names and the
-documentation follow it.
+`keys.KEYS` is the one list of what can be set.
 """
 
 from __future__ import annotations
 
-import difflib
+import json
 import os
+import shlex
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from harvester.errors import BadSetting
-from harvester.rules import AGENT, FILLED, NAMES, TEXT, URL, Rule, number, whole
+from harvester.keys import (
+    FILE_VARIABLE,
+    KEYS,
+    PREFIX,
+    SECTIONS,
+    Key,
+    check_key,
+    check_section,
+    check_variables,
+)
 
-ENVIRONMENT_PREFIX = "HARVESTER_"
 DEFAULT_FILE = "config.toml"
+HEAD = """\
+# harvester's settings, each with its default. A value here gives way to the environment
+# (HARVESTER_<SECTION>_<KEY>, such as HARVESTER_EXCHANGE_RATE) and to an option.
+# `harvester config` shows what is in force, and where each value came from."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,94 +83,6 @@ class Settings:
     origins: Mapping[str, str]
 
 
-class Key(NamedTuple):
-    """One setting: its name, its default, its rule, and why it is there."""
-
-    name: str
-    default: Any
-    rule: Rule
-    why: str
-
-
-KEYS = (
-    Key("archive.path", "data", FILLED, "the folder that holds the archive"),
-    Key(
-        "archive.flush_s",
-        30.0,
-        number(0, exclusive=True),
-        "seconds: trades wait no longer in memory, so a crash costs at most these calls",
-    ),
-    Key(
-        "archive.flush_rows",
-        250_000,
-        whole(1),
-        "trades: no more of one pair wait in memory; larger segments compact less often",
-    ),
-    Key(
-        "exchange.url",
-        "https://api.kraken.com",
-        URL,
-        "where the API answers; a mirror's address goes here",
-    ),
-    Key(
-        "exchange.user_agent",
-        "kraken-harvester",
-        AGENT,
-        "text: how requests introduce themselves; stock names of libraries are refused",
-    ),
-    Key(
-        "exchange.rate",
-        1.0,
-        number(0),
-        "pages a second a pair, 0 for no limit: Kraken allows one a second for each pair",
-    ),
-    Key("exchange.jobs", 8, whole(1), "pairs crawled side by side: each has a limit of its own"),
-    Key(
-        "exchange.timeout_s",
-        30.0,
-        number(0, exclusive=True),
-        "seconds: an answer takes no longer, from the first byte sent to the last received",
-    ),
-    Key(
-        "exchange.retry_wait_s",
-        5.0,
-        number(0, exclusive=True),
-        "seconds before asking again, doubling to 60 with jitter: refusals pass in some seconds",
-    ),
-    Key(
-        "exchange.give_up_s",
-        600.0,
-        number(0, exclusive=True),
-        "seconds without one good answer end the run; 15 when there never was one",
-    ),
-    Key("exchange.ca_file", "", TEXT, "path: certificates to trust instead of the usual ones"),
-    Key(
-        "refresh.pairs",
-        (),
-        NAMES,
-        "names: what the nightly run brings up to date; none means all that is held",
-    ),
-    Key(
-        "refresh.settle_s",
-        60.0,
-        number(0),
-        "seconds: trades younger than this, by the exchange's clock, are left for the next run",
-    ),
-    Key(
-        "candles.rollups",
-        ("1m", "1h"),
-        NAMES,
-        "intervals: partial candles kept beside the trades, so that long questions are quick",
-    ),
-    Key(
-        "candles.memory_limit",
-        "2GB",
-        FILLED,
-        "size: a question uses no more memory, such as 2GB",
-    ),
-)
-
-
 def load(
     options: Mapping[str, Any] | None = None,
     *,
@@ -170,22 +94,24 @@ def load(
     Args:
         options: by key name (`exchange.rate`), what was given on the command line; None counts
             as not given.
-        file: the configuration file; without it `config.toml` here, if there is one.
+        file: the configuration file; without it what `file_in_force` finds.
         environment: `os.environ` unless given.
 
     Raises:
-        BadSetting: a key is unknown or a value is not allowed; or `file` can't be read.
+        BadSetting: a key or a variable is unknown, a value is not allowed, or the file can't be
+            read.
     """
     environment = os.environ if environment is None else environment
-    written = _read_file(file)
+    check_variables(environment)
+    file = file_in_force(file, environment)
+    written = _read_file(file) if file else {}
     values: dict[str, Any] = {}
     origins: dict[str, str] = {}
     for key in KEYS:
-        variable = ENVIRONMENT_PREFIX + key.name.replace(".", "_").upper()
         value, origin = key.default, "default"
         if key.name in written:
-            value, origin = written[key.name], file or DEFAULT_FILE
-        if variable in environment:
+            value, origin = written[key.name], str(file)
+        if variable := next((one for one in key.variables if one in environment), None):
             value, origin = environment[variable], variable
         if options and options.get(key.name) is not None:
             value, origin = options[key.name], "option"
@@ -197,6 +123,34 @@ def load(
         candles=CandleSettings(**_section(values, "candles")),
         origins=origins,
     )
+
+
+def file_in_force(
+    file: str | None = None, environment: Mapping[str, str] | None = None
+) -> str | None:
+    """The configuration file: the one given, that of HARVESTER_CONFIG, or `config.toml` here.
+
+    None where there is no `config.toml` and nobody asked for another.
+    """
+    environment = os.environ if environment is None else environment
+    asked = file or environment.get(FILE_VARIABLE)
+    return asked or (DEFAULT_FILE if os.path.lexists(DEFAULT_FILE) else None)
+
+
+def commented() -> str:
+    """The text of config.toml: every key with its default, and why it is there."""
+    lines = [HEAD]
+    for section in SECTIONS:
+        lines.append(f"\n[{section}]")
+        for key in KEYS:
+            if key.section == section:
+                lines += [f"# {key.why}", f"{key.short} = {_toml(key.default)}"]
+    return "\n".join(lines) + "\n"
+
+
+def _toml(value: Any) -> str:
+    # No default holds what JSON and TOML write differently.
+    return json.dumps(list(value) if isinstance(value, tuple) else value)
 
 
 def _section(values: dict[str, Any], section: str) -> dict[str, Any]:
@@ -217,40 +171,25 @@ def _place(name: str, origin: str) -> str:
     section, _, key = name.partition(".")
     if origin == "option":
         return {"exchange.url": "--api-url", "archive.path": "--data"}.get(name, f"--{key}")
-    return origin if origin.startswith(ENVIRONMENT_PREFIX) else f"{origin}: [{section}] {key}"
+    return origin if origin.startswith(PREFIX) else f"{origin}: [{section}] {key}"
 
 
-def _read_file(file: str | None) -> dict[str, Any]:
-    path = Path(file or DEFAULT_FILE)
+def _read_file(file: str) -> dict[str, Any]:
     try:
-        tables = tomllib.loads(path.read_text(encoding="utf-8"))
+        tables = tomllib.loads(Path(file).read_text(encoding="utf-8-sig"))
     except FileNotFoundError as error:
-        if file is None:
-            return {}
-        raise BadSetting(f"there is no configuration file {file!r}") from error
+        raise BadSetting(
+            f"there is no configuration file {file!r}: "
+            f"`harvester config --init {shlex.quote(file)}` writes one"
+        ) from error
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise BadSetting(f"{path} can't be read: {error}") from error
-    known = {key.name for key in KEYS}
+        raise BadSetting(f"{file} can't be read: {error}") from error
     found: dict[str, Any] = {}
     for section, table in tables.items():
         if not isinstance(table, dict):
-            raise BadSetting(f"{path}: {section!r} stands outside of a [section]")
+            raise BadSetting(f"{file}: {section!r} stands outside of a [section]")
         for name, value in table.items():
-            full = f"{section}.{name}"
-            if full not in known:
-                raise BadSetting(_unknown_key(path, section, name, known))
-            found[full] = value
+            check_key(file, section, name)
+            found[f"{section}.{name}"] = value
+        check_section(file, section)
     return found
-
-
-def _unknown_key(path: Path, section: str, name: str, known: set[str]) -> str:
-    near = difflib.get_close_matches(f"{section}.{name}", known, n=1, cutoff=0.5)
-    hint = " is [{}] {} meant?".format(*near[0].split(".")) if near else ""
-    names = sorted(key.partition(".")[2] for key in known if key.startswith(f"{section}."))
-    sections = dict.fromkeys(key.name.partition(".")[0] for key in KEYS)
-    allowed = (
-        f"[{section}] knows {', '.join(names)}"
-        if names
-        else "the sections are " + ", ".join(f"[{one}]" for one in sections)
-    )
-    return f"{path}: [{section}] {name} is no setting;{hint} {allowed}"

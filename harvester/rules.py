@@ -7,9 +7,18 @@ A rule reads what a file, the environment or an option holds; it says no with a 
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
+
+from harvester.errors import BadInterval
+from harvester.times import parse_interval
+
+# As DuckDB reads them.
+_SIZE = re.compile(r"([0-9]+(?:\.[0-9]+)?) ?([KMGT])(?:i?B)?", re.IGNORECASE | re.ASCII)
+_BYTES = {"K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
+LEAST_BYTES = 10**6
 
 
 class Rule(NamedTuple):
@@ -88,6 +97,25 @@ def _read_names(text: Any) -> tuple[str, ...]:
     return tuple(_read_text(name).strip() for name in names if _read_text(name).strip())
 
 
+def _read_lengths(text: Any) -> tuple[str, ...]:
+    names = _read_names(text)
+    try:
+        lengths = [parse_interval(name) for name in names]
+    except BadInterval as error:
+        raise ValueError(text) from error
+    # The calendar's months have no length that smaller candles could be added up to.
+    if any(one.width_ns is None for one in lengths):
+        raise ValueError(text)
+    return names
+
+
+def _read_size(text: Any) -> str:
+    match = _SIZE.fullmatch(_read_text(text).strip())
+    if match is None or float(match[1]) * _BYTES[match[2].upper()] < LEAST_BYTES:
+        raise ValueError(text)
+    return str(text).strip()
+
+
 TEXT = Rule(_read_text, "a text")
 FILLED = Rule(_read_filled, "a text that is not empty")
 NAMES = Rule(_read_names, 'a list of names, such as ["XBT/USD"]')
@@ -96,4 +124,8 @@ URL = Rule(
     "an address that begins with https:// or http:// and names a host, with a port below "
     "65536 or none",
 )
+LENGTHS = Rule(
+    _read_lengths, 'a list of lengths in ms, s, m, h, d or w, such as ["1m", "1h"], or an empty one'
+)
+SIZE = Rule(_read_size, "a size of 1MB or more in KB, MB, GB or TB, such as 2GB or 512MB")
 AGENT = Rule(_read_agent, "a text of printable ASCII that is not empty")

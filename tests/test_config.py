@@ -8,10 +8,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import pytest
 
-from harvester.config import KEYS, Settings, load
+from harvester.config import Settings, commented, load
 from harvester.errors import BadSetting
+from harvester.keys import KEYS
 
 REPOSITORY = Path(__file__).parents[1]
 
@@ -142,6 +144,13 @@ def test_lists_in_the_file_are_lists() -> None:
     assert load(file=file, environment={}).refresh.pairs == ("XBT/USD", "ETH/USD")
 
 
+@pytest.mark.parametrize("text", ["2GB", "1MB", "1.5 GiB", "512m", "1000KB"])
+def test_sizes_are_taken_as_duckdb_reads_them(text: str) -> None:
+    duckdb.connect(config={"memory_limit": text}).close()
+    settings = load(environment={"HARVESTER_CANDLES_MEMORY_LIMIT": text})
+    assert settings.candles.memory_limit == text
+
+
 # Wrong values.
 
 RANGE_0 = "a number, 0 or more"
@@ -152,6 +161,8 @@ ADDRESS = (
     "or none"
 )
 FILLED = "a text that is not empty"
+SIZE = "a size of 1MB or more in KB, MB, GB or TB, such as 2GB or 512MB"
+LENGTHS = 'a list of lengths in ms, s, m, h, d or w, such as ["1m", "1h"], or an empty one'
 AGENT = "a text of printable ASCII that is not empty"
 
 WRONG = [
@@ -183,7 +194,16 @@ WRONG = [
     ("exchange.user_agent", "m\u00fcller/1", AGENT),
     ("exchange.user_agent", "two\nlines", AGENT),
     ("archive.path", " ", FILLED),
-    ("candles.memory_limit", "", FILLED),
+    ("candles.memory_limit", "", SIZE),
+    ("candles.memory_limit", "2", SIZE),
+    ("candles.memory_limit", "much", SIZE),
+    ("candles.memory_limit", "-1", SIZE),
+    ("candles.memory_limit", "999KB", SIZE),
+    ("candles.memory_limit", "80%", SIZE),
+    ("candles.rollups", "1mo", LENGTHS),
+    ("candles.rollups", "1m,1M", LENGTHS),
+    ("candles.rollups", "0m", LENGTHS),
+    ("candles.rollups", "1 minute", LENGTHS),
 ]
 
 
@@ -207,6 +227,8 @@ def test_a_wrong_value_in_the_environment_names_its_variable(
         ("[exchange]\nurl = 5", "[exchange] url is 5", ADDRESS),
         ("[exchange]\nca_file = 5", "[exchange] ca_file is 5", "a text"),
         ("[archive]\npath = []", "[archive] path is []", FILLED),
+        ('[candles]\nrollups = ["1y"]', "[candles] rollups is ['1y']", LENGTHS),
+        ("[candles]\nmemory_limit = 2", "[candles] memory_limit is 2", SIZE),
         (
             "[refresh]\npairs = 5",
             "[refresh] pairs is 5",
@@ -261,6 +283,8 @@ NO_SETTING = {
     "[exchange.rate]\nx = 1": "[exchange] rate is {'x': 1}: it must be a number, 0 or more",
     "[ex]\nrate = 1": f"[ex] rate is no setting; is [exchange] rate meant? {SECTIONS}",
     "[zzzzzzzz]\nqqqqqqqqqqqqq = 1": f"[zzzzzzzz] qqqqqqqqqqqqq is no setting; {SECTIONS}",
+    "[exchnage]": f"[exchnage] is no section; is [exchange] meant? {SECTIONS}",
+    "[qqqqqqq]": f"[qqqqqqq] is no section; {SECTIONS}",
     "rate = 1": "'rate' stands outside of a [section]",
 }
 
@@ -270,8 +294,84 @@ def test_a_wrong_key_names_itself_and_what_is_allowed(line: str, message: str) -
     assert refusal(file=written(line)) == f"mine.toml: {message}"
 
 
+# Variables that are misspelt.
+
+VARIABLES = (
+    "there are HARVESTER_CONFIG, HARVESTER_DATA, HARVESTER_API_URL, and "
+    "HARVESTER_<SECTION>_<KEY> for each key of config.toml"
+)
+ARCHIVE = "[archive] knows flush_rows, flush_s, path"
+
+MISSPELT = {
+    "HARVESTER_ARCHIV_PATH": f"is HARVESTER_ARCHIVE_PATH meant? {VARIABLES}",
+    "HARVESTER_EXCHANGE_RATEE": f"is HARVESTER_EXCHANGE_RATE meant? {KNOWN}",
+    "HARVESTER_EXCHANGE_QQQQQQQQ": KNOWN,
+    "HARVESTER_ARCHIVE_DIR": ARCHIVE,
+    "HARVESTER_ARCHIVE": ARCHIVE,
+    "HARVESTER_RATE": f"is HARVESTER_EXCHANGE_RATE meant? {VARIABLES}",
+    "HARVESTER_JOB": f"is HARVESTER_EXCHANGE_JOBS meant? {VARIABLES}",
+    "HARVESTER_DTA": f"is HARVESTER_DATA meant? {VARIABLES}",
+    "HARVESTER_CONF": f"is HARVESTER_CONFIG meant? {VARIABLES}",
+    "HARVESTER_APIURL": f"is HARVESTER_API_URL meant? {VARIABLES}",
+}
+
+
+@pytest.mark.parametrize(("name", "hint"), MISSPELT.items())
+def test_a_misspelt_variable_is_not_overlooked(name: str, hint: str) -> None:
+    assert refusal(environment={name: "1"}) == f"{name} is no setting; {hint}"
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "HARVESTER_TOKEN",
+        "HARVESTER_HOME",
+        "HARVESTERS_DATA",
+        "MY_HARVESTER_DATA",
+        # As Kubernetes tells of services that are called harvester and harvester-archive.
+        "HARVESTER_SERVICE_HOST",
+        "HARVESTER_SERVICE_PORT_HTTP",
+        "HARVESTER_PORT",
+        "HARVESTER_PORT_8722_TCP_ADDR",
+        "HARVESTER_ARCHIVE_SERVICE_HOST",
+        "HARVESTER_ARCHIVE_PORT_8722_TCP",
+    ],
+)
+def test_a_variable_of_another_program_is_left_to_it(name: str) -> None:
+    assert flat(load(environment={name: "1"})) == DEFAULTS
+
+
+@pytest.mark.parametrize(
+    ("short", "long", "key"),
+    [
+        ("HARVESTER_DATA", "HARVESTER_ARCHIVE_PATH", "archive.path"),
+        ("HARVESTER_API_URL", "HARVESTER_EXCHANGE_URL", "exchange.url"),
+    ],
+)
+def test_the_short_variable_goes_before_the_long_one(short: str, long: str, key: str) -> None:
+    settings = load(environment={short: "http://one", long: "http://two"})
+    assert (flat(settings)[key], settings.origins[key]) == ("http://one", short)
+
+
 def test_a_missing_file_that_was_asked_for_is_named() -> None:
-    assert refusal(file="nowhere.toml") == "there is no configuration file 'nowhere.toml'"
+    assert refusal(file="not here.toml") == (
+        "there is no configuration file 'not here.toml': "
+        "`harvester config --init 'not here.toml'` writes one"
+    )
+
+
+def test_the_environment_names_the_file() -> None:
+    file = written("[exchange]\njobs = 3\n")
+    settings = load(environment={"HARVESTER_CONFIG": file})
+    assert (settings.exchange.jobs, settings.origins["exchange.jobs"]) == (3, "mine.toml")
+    other = Path("other.toml")
+    other.write_text("[exchange]\njobs = 4\n")
+    assert load(file="other.toml", environment={"HARVESTER_CONFIG": file}).exchange.jobs == 4
+
+
+def test_a_mark_of_byte_order_is_no_fault() -> None:
+    Path("mine.toml").write_bytes(b"\xef\xbb\xbf[exchange]\njobs = 3\n")
+    assert load(file="mine.toml", environment={}).exchange.jobs == 3
 
 
 def test_a_file_that_is_no_toml_is_named_with_the_reason() -> None:
@@ -307,6 +407,10 @@ def test_config_toml_has_every_key_with_its_default() -> None:
     tables = tomllib.loads(shipped())
     found = {f"{section}.{key}": v for section, table in tables.items() for key, v in table.items()}
     assert found == {n: list(v) if isinstance(v, tuple) else v for n, v in DEFAULTS.items()}
+
+
+def test_config_toml_is_what_init_writes() -> None:
+    assert shipped() == commented()
 
 
 def test_config_toml_says_of_every_key_what_it_is_for() -> None:

@@ -26,6 +26,7 @@ ROOMS = (
     "archive",
     "kraken",
     "config",
+    "keys",
     "rules",
     "columns",
     "times",

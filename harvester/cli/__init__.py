@@ -8,13 +8,14 @@ import sys
 import click
 
 from harvester import __version__
-from harvester.cli import ask, demo, fetch, keep, lean, output, prove, query
+from harvester.cli import ask, demo, fetch, keep, lean, output, prove, query, settings
+from harvester.cli.sections import Sectioned
 from harvester.errors import HarvesterError
 
 EPILOG = "`harvester COMMAND --help` shows an example of each. Begin with `harvester demo`."
 
 
-@click.group(epilog=EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=Sectioned, epilog=EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, "-V", "--version", message="harvester %(version)s")
 def cli() -> None:
     """The whole trade history of any Kraken market, kept exactly, as plain Parquet.
@@ -34,6 +35,8 @@ for command in (
     keep.compact,
     keep.rollup,
     prove.verify,
+    settings.config,
+    settings.schedule,
     demo.demo,
     demo.serve,
 ):

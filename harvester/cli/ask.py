@@ -55,7 +55,7 @@ def ohlc(**given: Any) -> None:
     trades of a pair are read once for all its intervals:
     harvester ohlc XBT/USD ETH/USD -i 1m -i 1h -o candles
 
-    Example: harvester ohlc XBT/USD -i 7m --since 2024-01-01 --until 2024-01-02 -f csv
+    Example: harvester ohlc XBT/USD -i 7m --since 2024-01-01 -o candles.csv
     """
     common_ = settings_of(given)
     from harvester.cli.candles import ohlc as answer
@@ -75,7 +75,7 @@ def ohlc(**given: Any) -> None:
 def trades(**given: Any) -> None:
     """The trades of a pair, in the exchange's order, digit by digit.
 
-    Example: harvester trades XBT/USD --since 2024-01-01 --until 2024-01-02 -o day.parquet
+    Example: harvester trades XBT/USD --since 2024-01-01 -o trades.parquet
     """
     common_ = settings_of(given)
     from harvester.cli.answers import trades as answer

@@ -12,7 +12,13 @@ from harvester.cli.options import common, settings_of
 
 @click.command(short_help="The whole way on made-up trades, no network needed.")
 @click.option("--folder", default="demo", show_default=True, help="Made anew at each run.")
-@click.option("--trades", type=click.IntRange(1000, 5_000_000), default=200_000, show_default=True)
+@click.option(
+    "--trades",
+    type=click.IntRange(1000, 5_000_000),
+    default=200_000,
+    show_default=True,
+    help="How many are made up.",
+)
 @click.option("--seed", type=int, default=7, show_default=True, help="The same seed, same trades.")
 @click.option("--quiet", "-q", is_flag=True, help="No progress.")
 def demo(folder: str, trades: int, seed: int, quiet: bool) -> None:
@@ -27,8 +33,8 @@ def demo(folder: str, trades: int, seed: int, quiet: bool) -> None:
 
 
 @click.command(short_help="Answer as Kraken does, from the archive.")
-@click.option("--host", default="127.0.0.1", show_default=True)
-@click.option("--port", type=int, default=8722, show_default=True)
+@click.option("--host", default="127.0.0.1", show_default=True, help="Where it listens.")
+@click.option("--port", type=int, default=8722, show_default=True, help="0 for one that is free.")
 @common
 def serve(host: str, port: int, **given: Any) -> None:
     """Answer Trades, AssetPairs, Time and SystemStatus as Kraken does, from the archive.

@@ -23,27 +23,28 @@ class Common(NamedTuple):
 
 
 def common(function: F) -> F:
-    """Give a command the common options; `settings_of` reads them."""
+    """Give a command the common options; `settings_of` reads them.
+
+    The variables that their texts name are read by `config.load`, which so knows where a value
+    came from.
+    """
     for option in reversed(
         [
             click.option(
                 "--data",
                 "-d",
-                envvar="HARVESTER_DATA",
                 metavar="DIR",
-                help="The folder that holds the archive.  [default: data]",
+                help="The folder that holds the archive.  [HARVESTER_DATA; default: data]",
             ),
             click.option(
                 "--config",
-                envvar="HARVESTER_CONFIG",
                 metavar="FILE",
-                help="The configuration.  [default: config.toml here, if there is one]",
+                help="The configuration.  [HARVESTER_CONFIG; default: config.toml here, if any]",
             ),
             click.option(
                 "--api-url",
-                envvar="HARVESTER_API_URL",
                 metavar="URL",
-                help="Where the API answers, such as a mirror's address.",
+                help="Where the API answers, such as a mirror's address.  [HARVESTER_API_URL]",
             ),
             click.option("-q", "--quiet", is_flag=True, help="No progress, no hints."),
             click.option("-v", "--verbose", count=True, help="Tell more; -vv adds tracebacks."),

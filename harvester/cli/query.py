@@ -31,7 +31,7 @@ def sql(query: str | None, db: str | None, **given: Any) -> None:
     trades has all trades of all pairs; tape('XBT/USD') those of one pair in order; ohlc('XBT/USD',
     '7m', since := '2024-01-01') its candles. docs/sql.md tells more.
 
-    Example: harvester sql "FROM ohlc('XBT/USD', '4h') ORDER BY volume DESC LIMIT 5"
+    Example: harvester sql "FROM ohlc('XBT/USD', '4h') LIMIT 5"
     """
     common_ = settings_of(given)
     from harvester.archive.archive import Archive

@@ -1,0 +1,39 @@
+"""The commands by what a person is about, in `harvester --help` and in docs/cli.md."""
+
+from __future__ import annotations
+
+import click
+
+SECTIONS = {
+    "Fetch": ("backfill", "refresh", "import"),
+    "Ask": ("status", "pairs", "ohlc", "bars", "trades", "sql", "chart"),
+    "Keep in order": ("verify", "compact", "rollup"),
+    "Set up": ("config", "schedule"),
+    "Try, and share": ("demo", "serve"),
+}
+
+
+def by_section(group: click.Group) -> dict[str, list[str]]:
+    """The names of a group's commands, by section; one that has none yet stands under Others."""
+    placed = {name: title for title, names in SECTIONS.items() for name in names}
+    found: dict[str, list[str]] = {title: [] for title in SECTIONS}
+    for name in [*placed, *(one for one in group.commands if one not in placed)]:
+        if name in group.commands:
+            found.setdefault(placed.get(name, "Others"), []).append(name)
+    return {title: names for title, names in found.items() if names}
+
+
+class Sectioned(click.Group):
+    """A group whose help lists its commands by section."""
+
+    def format_commands(self, _context: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write one list for each section."""
+        widest = max(len(name) for name in self.commands)
+        for title, names in by_section(self).items():
+            with formatter.section(title):
+                formatter.write_dl(
+                    [
+                        (name.ljust(widest), self.commands[name].get_short_help_str(limit=80))
+                        for name in names
+                    ]
+                )

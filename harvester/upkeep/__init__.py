@@ -1,0 +1,1 @@
+"""What keeps an archive up to date without anybody looking."""

@@ -1,0 +1,140 @@
+"""docs/cli.md is what the commands say, and what they say can be read and run."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+import pytest
+
+from harvester import errors
+from harvester.cli import cli, options, reference, sections
+from harvester.keys import SHORT_VARIABLES
+
+ROOT = Path(__file__).parents[1]
+PAGE = ROOT / "docs" / "cli.md"
+NAMES = sorted(cli.commands)
+
+
+def help_of(name: str) -> str:
+    """What a command says of itself on a terminal of 80 columns."""
+    root = click.Context(cli, info_name="harvester", terminal_width=78)
+    command = cli.commands[name]
+    return command.get_help(click.Context(command, parent=root, info_name=name, terminal_width=78))
+
+
+def all_options() -> Iterator[tuple[str, click.Option]]:
+    for name in NAMES:
+        for one in cli.commands[name].params:
+            if isinstance(one, click.Option):
+                yield name, one
+
+
+def test_the_page_is_what_the_commands_say() -> None:
+    """Where it is not: `make docs`, and look at what changed."""
+    assert PAGE.read_text(encoding="utf-8") == reference.page()
+
+
+@pytest.mark.parametrize("columns", ["40", "300"])
+def test_the_page_is_the_same_on_every_terminal(columns: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "harvester.cli.reference"],
+        env={**os.environ, "COLUMNS": columns, "LC_ALL": "C"},
+        capture_output=True,
+        check=True,
+        timeout=60,
+    )
+    assert done.stdout == reference.page().encode()
+
+
+def test_the_page_is_what_a_terminal_of_80_columns_shows() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "harvester", "config", "--help"],
+        env={**os.environ, "COLUMNS": "80"},
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+    )
+    assert f"```text\n{done.stdout}```" in PAGE.read_text(encoding="utf-8")
+
+
+def test_no_help_is_wider_than_80_columns() -> None:
+    texts = re.findall(r"```text\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
+    assert [line for text in texts for line in text.splitlines() if len(line) > 80] == []
+    assert len(texts) == len(NAMES) + 1
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_command_has_its_section(name: str) -> None:
+    assert sections.by_section(cli).get("Others", []) == []
+    assert sum(name in names for names in sections.by_section(cli).values()) == 1
+
+
+def test_a_command_of_no_section_is_shown_all_the_same() -> None:
+    group = sections.Sectioned(
+        "x", commands={"odd": click.Command("odd"), "sql": cli.commands["sql"]}
+    )
+    assert sections.by_section(group) == {"Ask": ["sql"], "Others": ["odd"]}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_command_shows_an_example_that_it_takes(name: str) -> None:
+    lines = [one for one in help_of(name).splitlines() if one.startswith("  Example: ")]
+    assert lines
+    for line in lines:
+        words = shlex.split(line.removeprefix("  Example: "))
+        assert words[:2] == ["harvester", name]
+        cli.commands[name].make_context(name, words[2:]).close()
+
+
+def test_every_option_says_what_it_does() -> None:
+    assert [f"{name} {one.name}" for name, one in all_options() if not one.help] == []
+
+
+def test_every_default_is_told() -> None:
+    silent = [
+        f"{name} --{one.name}"
+        for name, one in all_options()
+        if isinstance(one.default, str | int | float)
+        and not isinstance(one.default, bool)
+        and not one.count
+        and str(one.default) not in help_of(name)
+    ]
+    assert silent == []
+
+
+def test_the_variables_of_options_are_told_where_they_stand() -> None:
+    @click.command()
+    @options.common
+    def any_command() -> None:
+        pass
+
+    told = {
+        variable: one.opts[0]
+        for one in any_command.params
+        if isinstance(one, click.Option)
+        for variable in re.findall(r"HARVESTER_\w+", one.help or "")
+    }
+    assert told == {
+        "HARVESTER_DATA": "--data",
+        "HARVESTER_CONFIG": "--config",
+        "HARVESTER_API_URL": "--api-url",
+    }
+    assert set(SHORT_VARIABLES) < set(told)
+
+
+def test_every_exit_status_is_told() -> None:
+    found = {0}
+    pending: list[type[errors.HarvesterError]] = [errors.HarvesterError]
+    while pending:
+        one = pending.pop()
+        found.add(one.exit_status)
+        pending += one.__subclasses__()
+    assert set(reference.STATUSES) == found
