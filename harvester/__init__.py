@@ -41,9 +41,9 @@ from harvester.errors import (
 
 if TYPE_CHECKING:
     from harvester.api.archive import Archive, open  # noqa: A004 - harvester.open reads well
-    from harvester.api.status import PairStatus
     from harvester.candles.result import Result
     from harvester.checks.report import PairReport
+    from harvester.checks.status import PairStatus
     from harvester.crawl.events import Outcome
     from harvester.kraken.pairs import Pair
     from harvester.times import Range
@@ -86,7 +86,7 @@ __all__ = [
 _LAZY = {
     "Archive": "harvester.api.archive",
     "open": "harvester.api.archive",
-    "PairStatus": "harvester.api.status",
+    "PairStatus": "harvester.checks.status",
     "Result": "harvester.candles.result",
     "PairReport": "harvester.checks.report",
     "Outcome": "harvester.crawl.events",

@@ -117,20 +117,25 @@ def test_a_pace_that_changes_is_told_with_v_and_reported(harvester: Any) -> None
 
 
 def test_progress_tells_what_a_pair_is_slowed_to() -> None:
-    from harvester.cli.progress import PairState
+    from harvester.cli.tracking import RunTrack
+    from harvester.crawl.events import Paced, Started
     from harvester.kraken.pacing import PaceState
 
-    state = PairState(None)
-    state.paced(PaceState("XBTUSD", 0.8, 1, 9, 1, "", 0, 16))
-    assert state.line() == "0 trades, 0.0 pages/s, slowed to 0.8/s"
-    state.paced(PaceState("XBTUSD", 1, 1, 19, 1, "", 0, 16))
-    assert state.line() == "0 trades, 0.0 pages/s"
+    run = RunTrack()
+    run.take(Started("XBTUSD", [], None))
+    run.take(Paced("XBTUSD", PaceState("XBTUSD", 0.8, 1, 9, 1, "", 0, 16)))
+    assert run.running["XBTUSD"].slowed == "slowed to 0.8/s"
+    run.take(Paced("XBTUSD", PaceState("XBTUSD", 1, 1, 19, 1, "", 0, 16)))
+    assert run.running["XBTUSD"].slowed == ""
 
 
 def test_status_tells_what_is_held(harvester: Any) -> None:
     harvester("backfill", "XBTUSD", "-q", "--since", "2024-01-01", "--until", "2024-06-01")
     [held] = json.loads(harvester("status", "--json").out)
-    size = held.pop("bytes")
+    size, a_trade = held.pop("bytes"), held.pop("bytes_a_trade")
+    # These two grow with the time that has passed since.
+    assert held.pop("age_s") > 0
+    assert held.pop("calls_to_now") > 0
     market = tapes.market(tapes.xbtusd_like(5_000, 41))
     rows = list(expected(market))
     assert held == {
@@ -140,10 +145,43 @@ def test_status_tells_what_is_held(harvester: Any) -> None:
         "first_ns": rows[0][1],
         "last_ns": rows[-1][1],
         "coverage": [[1704067199999999999, 1717199999999999999]],
+        "wanted": [[1704067199999999999, 1717199999999999999]],
         "holes": [],
         "files": 1,
+        "rollups": {"1h": 1, "1m": 1},
+        "rollups_wanted": 1,
+        "calls_for_holes": 0,
+        "damaged": [],
+        "exit_status": 0,
     }
-    assert size / 5000 < 20
+    assert a_trade == pytest.approx(size / 5000, abs=0.001)
+    assert a_trade < 20
+
+
+def test_runs_are_on_record_with_what_they_came_to(harvester: Any) -> None:
+    harvester("backfill", "btc/usd", "-q", "--since", "2024-01-01", "--until", "2024-06-01")
+    harvester("backfill", "XBTUSD", "-q", HARVESTER_API_URL="http://127.0.0.1:9")
+    harvester("verify", "--repair", "-q")
+    run = harvester("status", "--runs", "--json")
+    told = [
+        (one["command"], one["state"], one["exit_status"], one["trades"], one["calls"])
+        for one in json.loads(run.out)
+    ]
+    # A repair that finds nothing to mend is no run; eight pages, the clock and the pairs are calls.
+    assert [line[:4] for line in told] == [
+        ("backfill", "ended", 3, 0),
+        ("backfill", "ended", 0, 5000),
+    ]
+    assert (run.status, told[1][4]) == (0, 10)
+
+
+def test_status_is_told_one_way_at_a_time(harvester: Any) -> None:
+    run = harvester("status", "--runs", "--watch")
+    assert (run.status, run.out, run.err) == (
+        2,
+        "",
+        "harvester: give one of --digest, --runs and --watch\nTry `harvester status --help`.\n",
+    )
 
 
 def test_candles_and_trades_need_no_network(harvester: Any) -> None:

@@ -46,11 +46,11 @@ def test_its_commands_run(tmp_path: Path) -> None:
             tapes.sparse(20, 52), altname="XDGUSD", key="XXDGZUSD", wsname="XDG/USD", base="XXDG"
         ),
     ]
-    assert len(commands()) == 4
+    assert len(commands()) == 5
     with serve(*markets) as exchange:
         for line in commands():
             done = subprocess.run(
-                [*HARVESTER, *shlex.split(line)[1:]],
+                [*HARVESTER, *shlex.split(line, comments=True)[1:]],
                 env={
                     **os.environ,
                     "HARVESTER_API_URL": exchange.url,
@@ -74,7 +74,7 @@ def test_its_python_runs_on_an_archive(tmp_path: Path) -> None:
             check=True,
             timeout=60,
         )
-    assert len(blocks("python")) == 3
+    assert len(blocks("python")) == 4
     for block in blocks("python"):
         subprocess.run([sys.executable, "-c", block], cwd=tmp_path, check=True, timeout=60)
 

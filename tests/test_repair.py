@@ -158,8 +158,9 @@ def bodies(folder: Path) -> dict[str, bytes]:
 
 
 def kept(folder: Path) -> dict[str, bytes]:
-    """The files of an archive that matter: not its locks, nor what they leave."""
-    return {path: body for path, body in bodies(folder).items() if not path.startswith("locks/")}
+    """The files of an archive that matter: not its locks, nor the records of runs."""
+    aside = ("locks/", "runs/")
+    return {path: body for path, body in bodies(folder).items() if not path.startswith(aside)}
 
 
 def quarantined(folder: Path) -> dict[str, bytes]:

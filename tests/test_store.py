@@ -52,11 +52,18 @@ def test_files_are_listed_with_their_sizes_in_order(store: LocalStore) -> None:
     put(store, "trades/b/1.parquet", b"1")
     put(store, "trades/a/3.parquet", b"333")
     put(store, "elsewhere/4.parquet", b"4444")
-    assert store.files("trades") == [
-        Entry("trades/a/3.parquet", 3),
-        Entry("trades/b/1.parquet", 1),
-        Entry("trades/b/2.parquet", 2),
+    found = store.files("trades")
+    assert [(one.path, one.size) for one in found] == [
+        ("trades/a/3.parquet", 3),
+        ("trades/b/1.parquet", 1),
+        ("trades/b/2.parquet", 2),
     ]
+
+
+def test_files_are_listed_with_when_they_were_last_written(store: LocalStore) -> None:
+    put(store, "trades/1", b"1")
+    os.utime(store.root / "trades/1", ns=(5, 1_700_000_000_000_000_000))
+    assert store.files("trades") == [Entry("trades/1", 1, 1_700_000_000_000_000_000)]
 
 
 def test_folders_are_listed_without_files(store: LocalStore) -> None:
@@ -84,7 +91,7 @@ def test_a_file_that_goes_while_it_is_listed_is_left_out(
         return real(path)
 
     monkeypatch.setattr(os, "scandir", scandir)
-    assert store.files("trades") == [Entry("trades/2", 1)]
+    assert [one.path for one in store.files("trades")] == ["trades/2"]
 
 
 def test_a_folder_that_may_not_be_read_is_told(

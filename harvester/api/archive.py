@@ -9,8 +9,9 @@ from typing import Any
 from harvester.api.asking import Asking
 from harvester.api.fetching import Fetching
 from harvester.api.holding import Holding
-from harvester.config import KEYS, load
+from harvester.config import load
 from harvester.errors import BadSetting
+from harvester.keys import KEYS
 
 
 def open(  # noqa: A001 - harvester.open reads well

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING
 
 from harvester.api.html import show_archive
 from harvester.api.opened import Opened
-from harvester.api.status import PairStatus, status_of
-from harvester.crawl.names import known_pairs, resolve_named
+from harvester.checks.status import PairStatus, status
+from harvester.crawl.names import resolve_named
 from harvester.times import Range
 
 if TYPE_CHECKING:
@@ -62,12 +63,14 @@ class Holding(Opened):
     def status(self, *pairs: str) -> list[PairStatus]:
         """What is held of some pairs, or of all: trades, first and last, coverage, files, bytes.
 
+        Names and footers tell it; no trade is read. A file that can't be read is told in `damaged`.
+
         Returns:
             One a pair; `pandas.DataFrame(archive.status())` is a table of them.
 
         Raises:
             NothingHeld: the archive holds no trades of one of the pairs.
-            ArchiveDamaged: a footer can't be read.
+            ArchiveDamaged: files keep vanishing while they are looked at.
 
         Example:
             >>> [held] = archive.status()
@@ -75,9 +78,8 @@ class Holding(Opened):
             ('XBTUSD', 20000, [])
         """
         self._check_open()
-        known = known_pairs(self._disk)
-        wanted = [self._held(name) for name in pairs] or [known[name] for name in self.held()]
-        return [status_of(self._disk, pair) for pair in wanted]
+        names = [self._held(name).altname for name in pairs]
+        return status(self._disk, names or None, time.time_ns())
 
     def verify(self, *pairs: str) -> list[PairReport]:
         """Read every trade of some pairs, or of all, and hold it against all that is said of it.

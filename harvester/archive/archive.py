@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 import pyarrow as pa
@@ -33,6 +33,19 @@ class Piece(NamedTuple):
 
     segment: Segment
     within: Range
+
+
+def pieces_of(segments: Iterable[Segment], span: Range = EVERYTHING) -> list[Piece]:
+    """See `Archive.pieces`; `segments` as they are listed."""
+    pieces: list[Piece] = []
+    reached = span.after
+    for one in segments:
+        if one.range.through <= reached or one.range.after >= span.through:
+            continue
+        part = Range(max(reached, one.range.after), min(span.through, one.range.through))
+        pieces.append(Piece(one, part))
+        reached = part.through
+    return pieces
 
 
 class Archive:
@@ -90,15 +103,7 @@ class Archive:
         From each file only what lies past the coverage so far is taken, so this is right at
         every moment of a compaction.
         """
-        pieces: list[Piece] = []
-        reached = span.after
-        for one in self.segments(pair):
-            if one.range.through <= reached or one.range.after >= span.through:
-                continue
-            part = Range(max(reached, one.range.after), min(span.through, one.range.through))
-            pieces.append(Piece(one, part))
-            reached = part.through
-        return pieces
+        return pieces_of(self.segments(pair), span)
 
     def footer(self, segment: Segment) -> Footer:
         """What a segment says of itself; read once, as segments never change.

@@ -246,8 +246,15 @@ def read_batches(
 def time_bounds(store: Store, path: str) -> tuple[int, int] | None:
     """The first and the last published time by the file's statistics; None for no rows."""
     with opened(store, path) as file:
-        spans = [_bounds(file.metadata.row_group(g)) for g in range(file.num_row_groups)]
-    return (spans[0][0], spans[-1][1]) if spans else None
+        return bounds_by(file.metadata)
+
+
+def bounds_by(metadata: Any) -> tuple[int, int] | None:  # noqa: ANN401 - pyarrow has no types for it
+    """The same from what is read already: `metadata` is a segment's, as pyarrow gives it."""
+    last = metadata.num_row_groups - 1
+    if last < 0:
+        return None
+    return _bounds(metadata.row_group(0))[0], _bounds(metadata.row_group(last))[1]
 
 
 def rows_touched(store: Store, path: str, within: Range) -> int:

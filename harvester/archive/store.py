@@ -25,6 +25,8 @@ class Entry(NamedTuple):
 
     path: str
     size: int
+    changed_ns: int = 0
+    """When it was last written, by the store's own clock: two files of one name differ in it."""
 
 
 class Store(Protocol):
@@ -69,27 +71,28 @@ class LocalStore:
     def __init__(self, root: str | os.PathLike[str]) -> None:
         """Nothing is made before the first write."""
         self.root = Path(root).absolute()
+        self._root = str(self.root)
         self.filesystem: fs.FileSystem = fs.LocalFileSystem()
 
     def location(self, path: str) -> str:
         """An absolute path."""
-        return str(self.root / path)
+        return f"{self._root}/{path}" if path else self._root
 
     def files(self, folder: str) -> list[Entry]:
         """All files below a folder."""
         entries: list[Entry] = []
         # A file may go between being named and being looked at: a writer compacts meanwhile.
-        pending = [self.root / folder]
+        pending = [folder]
         while pending:
             here = pending.pop()
             try:
-                with reading(str(here)), os.scandir(here) as found:
+                with reading(self.location(here)), os.scandir(self.location(here)) as found:
                     for one in found:
+                        path = f"{here}/{one.name}"
                         if one.is_dir(follow_symlinks=False):
-                            pending.append(Path(one.path))
-                        elif (size := _size(one)) is not None:
-                            path = Path(one.path).relative_to(self.root).as_posix()
-                            entries.append(Entry(path, size))
+                            pending.append(path)
+                        elif (facts := _facts(one)) is not None:
+                            entries.append(Entry(path, facts.st_size, facts.st_mtime_ns))
             except (FileNotFoundError, NotADirectoryError):
                 continue
         return sorted(entries)
@@ -194,9 +197,9 @@ def writing(path: str) -> Iterator[None]:
         raise ArchiveUnwritable(f"can't write {path}: {what}") from error
 
 
-def _size(entry: os.DirEntry[str]) -> int | None:
+def _facts(entry: os.DirEntry[str]) -> os.stat_result | None:
     try:
-        return entry.stat(follow_symlinks=False).st_size
+        return entry.stat(follow_symlinks=False)
     except FileNotFoundError:
         return None
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from itertools import compress
@@ -28,6 +28,8 @@ from harvester.archive.segments import (
 from harvester.columns import cut, times, trade_ids
 from harvester.errors import ArchiveDamaged
 from harvester.times import Range, year_end, year_of
+
+Progress = Callable[[str, int, int], None]
 
 
 @contextmanager
@@ -95,15 +97,21 @@ class Writer:
             footer = replace(footer, unasked_jumps=0)
         return committed
 
-    def compact(self, *, every: bool = False) -> tuple[int, int]:
+    def compact(
+        self, *, every: bool = False, progress: Progress = lambda _pair, _done, _all: None
+    ) -> tuple[int, int]:
         """Merge neighbouring small segments; returns the number of files before and after.
 
-        `every`: merge whatever can be, else only what is worth the writing.
+        `every`: merge whatever can be, else only what is worth the writing. `progress` is told the
+        pair, and of the files to be merged how many are done, and how many there are.
         """
         segments = [piece.segment for piece in self.archive.pieces(self.pair)]
         runs = groups(segments, lambda one: self.archive.footer(one).rows, every=every)
+        done, merged = 0, sum(len(run) for run in runs)
         for run in runs:
             self._merge(run)
+            done += len(run)
+            progress(self.pair, done, merged)
         return len(segments), len(segments) - sum(len(run) - 1 for run in runs)
 
     def keep_rollup(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 import duckdb
@@ -21,6 +21,9 @@ from harvester.times import Interval, parse_interval
 
 CHUNK_ROWS = 500_000
 MEMORY_LIMIT = "512MB"
+Progress = Callable[[str, int, int], None]
+"""Told a pair, its files done and its files in all."""
+
 TICKS = ["trade_id", "time", "price", "volume", "side"]
 
 
@@ -55,12 +58,17 @@ def parse_levels(texts: Iterable[str]) -> list[Interval]:
     return sorted(levels, key=lambda level: level.width_ns or 0)
 
 
-def roll_up(writer: Writer, levels: Sequence[Interval]) -> RolledUp:
+def roll_up(
+    writer: Writer,
+    levels: Sequence[Interval],
+    progress: Progress = lambda _pair, _done, _all: None,
+) -> RolledUp:
     """Make the roll-ups that a pair's segments lack, or that were made from other rows.
 
     Args:
         writer: of the pair; its lock is held.
         levels: see `parse_levels`.
+        progress: told after each segment.
 
     Raises:
         ArchiveDamaged: a segment's rows are not those of its footer; nothing is made from them.
@@ -68,20 +76,28 @@ def roll_up(writer: Writer, levels: Sequence[Interval]) -> RolledUp:
     """
     done = RolledUp()
     archive = writer.archive
-    for segment in archive.segments(writer.pair):
-        if archive.footer(segment).rows == 0:
-            continue
-        lacking = [level for level in levels if not _stands(writer, segment, level)]
-        done.standing += len(levels) - len(lacking)
-        try:
-            made = _made(writer, segment, lacking) if lacking else {}
-        except ValueDoesNotFit as reason:
-            done.notes.append(str(reason))
-            continue
-        for text, partials in made.items():
-            writer.keep_rollup(segment, text, partials)
-            done.files += 1
+    segments = archive.segments(writer.pair)
+    for place, segment in enumerate(segments, 1):
+        _roll_up_one(writer, segment, levels, done)
+        progress(writer.pair, place, len(segments))
     return done
+
+
+def _roll_up_one(
+    writer: Writer, segment: Segment, levels: Sequence[Interval], done: RolledUp
+) -> None:
+    if writer.archive.footer(segment).rows == 0:
+        return
+    lacking = [level for level in levels if not _stands(writer, segment, level)]
+    done.standing += len(levels) - len(lacking)
+    try:
+        made = _made(writer, segment, lacking) if lacking else {}
+    except ValueDoesNotFit as reason:
+        done.notes.append(str(reason))
+        return
+    for text, partials in made.items():
+        writer.keep_rollup(segment, text, partials)
+        done.files += 1
 
 
 def _stands(writer: Writer, segment: Segment, level: Interval) -> bool:

@@ -8,7 +8,7 @@ import sys
 import click
 
 from harvester import __version__
-from harvester.cli import ask, demo, fetch, keep, lean, output, prove, query, settings
+from harvester.cli import ask, demo, fetch, keep, lean, output, prove, query, settings, status
 from harvester.cli.sections import Sectioned
 from harvester.errors import HarvesterError
 
@@ -29,7 +29,7 @@ for command in (
     ask.ohlc,
     ask.bars,
     ask.trades,
-    ask.status,
+    status.status,
     ask.pairs,
     query.sql,
     keep.compact,

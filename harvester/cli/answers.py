@@ -6,20 +6,18 @@ import asyncio
 import time
 from typing import Any
 
-from harvester.api.status import PairStatus, status_of
 from harvester.archive.archive import Archive
 from harvester.archive.schema import TRADES
-from harvester.cli import output
 from harvester.cli.delivery import EXPORTS, deliver, folder_of, span_of, tell, tell_written
 from harvester.cli.exports import export_trades
 from harvester.cli.formats import write
 from harvester.cli.options import Common
 from harvester.config import Settings
 from harvester.crawl.names import known_pairs, refresh_pairs, resolve_held
-from harvester.errors import ArchiveHasHoles, UnknownPair, UsageError
+from harvester.errors import UnknownPair, UsageError
 from harvester.kraken.client import Client
 from harvester.kraken.pairs import Pair, search
-from harvester.times import parse_moment, show
+from harvester.times import parse_moment
 
 
 def bars(common: Common, pair: str, **given: Any) -> None:
@@ -51,62 +49,6 @@ def trades(common: Common, pair: str, **given: Any) -> None:
         return
     rows = write(batches, TRADES, given["form"], given["file"])
     tell(common, rows, "trades", given["file"])
-
-
-def status(common: Common, names: tuple[str, ...], *, as_json: bool) -> int:
-    """Report what is held; 4 where something wanted is not covered."""
-    archive = Archive(common.settings.archive.path)
-    known = known_pairs(archive)
-    pairs = [resolve_held(archive, name) for name in names] or [
-        known[name] for name in archive.held()
-    ]
-    found = [status_of(archive, pair) for pair in pairs]
-    if as_json:
-        output.as_json([one._asdict() for one in found])
-    elif found:
-        output.result(_status_table(found))
-    else:
-        output.hint(
-            f"the archive at {archive.path} holds nothing; `harvester backfill PAIR` fills it"
-        )
-    holes = [(one.pair, hole) for one in found for hole in one.holes]
-    if not as_json:
-        for pair, hole in holes:
-            output.hint(f"{pair}: not covered: {hole}")
-    return ArchiveHasHoles.exit_status if holes else 0
-
-
-def _status_table(found: list[PairStatus]) -> str:
-    header = [
-        "pair",
-        "trades",
-        "first",
-        "last",
-        "covered through",
-        "holes",
-        "files",
-        "MB",
-        "B/trade",
-    ]
-    rows = [
-        [
-            one.pair,
-            f"{one.trades:,}",
-            _short(one.first_ns),
-            _short(one.last_ns),
-            _short(one.coverage[-1].through),
-            str(len(one.holes)),
-            str(one.files),
-            f"{one.bytes / 1e6:.1f}",
-            f"{one.bytes / one.trades:.1f}" if one.trades else "",
-        ]
-        for one in found
-    ]
-    return output.columns(header, rows)
-
-
-def _short(stamp_ns: int | None) -> str:
-    return "" if stamp_ns is None else show(stamp_ns // 10**9 * 10**9)
 
 
 def pairs(common: Common, text: str, *, update: bool) -> list[Pair]:

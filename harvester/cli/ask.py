@@ -83,33 +83,6 @@ def trades(**given: Any) -> None:
     answer(common_, **given)
 
 
-@click.command(short_help="What the archive holds.")
-@click.argument("pair", nargs=-1)
-@click.option("--digest", is_flag=True, help="One line to compare with others, by whole months.")
-@click.option("--since", metavar="W", default="start", show_default=True, help="With --digest.")
-@click.option("--until", metavar="W", help="With --digest.")
-@click.option("--json", "as_json", is_flag=True, help="As JSON.")
-@common
-def status(pair: tuple[str, ...], digest: bool, as_json: bool, **given: Any) -> int:
-    """What the archive holds of each pair: trades, coverage, holes, files, bytes.
-
-    Exit status 4 where something that was asked for is not covered. With --digest instead: one
-    checksum of each pair's trades over the whole months held, the same for whoever holds the same
-    trades; -v tells each month's.
-
-    Example: harvester status XBT/USD --digest --until 2024-01-01
-    """
-    since, until = given.pop("since"), given.pop("until")
-    common_ = settings_of(given)
-    if digest:
-        from harvester.cli.digests import tell_digests
-
-        return tell_digests(common_, pair, (since, until), as_json=as_json)
-    from harvester.cli.answers import status as answer
-
-    return answer(common_, pair, as_json=as_json)
-
-
 @click.command(short_help="The markets, searched by any spelling.")
 @click.argument("text", required=False, default="")
 @click.option("--json", "as_json", is_flag=True, help="As JSON.")

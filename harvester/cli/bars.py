@@ -1,71 +1,83 @@
-"""Progress on a terminal."""
+"""Progress on a terminal, redrawn in its place."""
 
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Self
 
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TextColumn
+from rich.console import Console, ConsoleOptions, RenderResult
+from rich.live import Live
+from rich.text import Text
 
-from harvester.cli.progress import PairState, Silent, outcome_line
-from harvester.crawl.events import Event, Noted, Outcome, Paced, PageRead, Started, Waiting
+from harvester.cli import output
+from harvester.cli.lines import ASCII, UNICODE, picture
+from harvester.cli.progress import Silent, outcome_line
+from harvester.cli.tracking import RunTrack
+from harvester.crawl.events import Event, Noted, Outcome
+
+REFRESHES_A_SECOND = 4
+MOST_LINES = 16
 
 
 class Bars(Silent):
-    """A bar a pair, for a terminal."""
+    """A line a pair and one for all, for a terminal; what happens once scrolls by above."""
 
-    def __init__(self) -> None:
-        self._pairs: dict[str, PairState] = {}
-        self._tasks: dict[str, TaskID] = {}
+    def __init__(self, run: RunTrack | None = None, console: Console | None = None) -> None:
+        """Nothing is drawn before it is entered; a clock and a terminal may be handed in."""
+        self._run = run or RunTrack()
+        self._signs = UNICODE if output.speaks_unicode() else ASCII
         self._lock = threading.Lock()
-        self._progress = Progress(
-            TextColumn("[bold]{task.fields[pair]}"),
-            BarColumn(bar_width=24),
-            TextColumn("{task.fields[line]}"),
-            console=Console(stderr=True),
-            refresh_per_second=5,
+        self._console = console or Console(stderr=True)
+        self._live = Live(
+            self,
+            console=self._console,
+            refresh_per_second=REFRESHES_A_SECOND,
+            transient=True,
+            redirect_stdout=False,
+            redirect_stderr=True,
+            vertical_overflow="crop",
         )
 
+    def __rich_console__(self, _: Console, options: ConsoleOptions) -> RenderResult:
+        """The lines for a terminal as wide and high as it is at this moment."""
+        height = min(options.size.height, MOST_LINES)
+        with self._lock:
+            # One column is left free: a full line would wrap on some terminals.
+            lines = picture(self._run, options.size.width - 1, height, self._signs)
+        if lines:
+            yield Text("\n".join(lines), no_wrap=True, overflow="crop")
+
     def __enter__(self) -> Self:
-        self._progress.start()
+        """Begin to draw."""
+        self._live.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._progress.stop()
+        """Draw no more, and leave nothing behind."""
+        self._live.stop()
+
+    @contextmanager
+    def aside(self) -> Iterator[None]:
+        """Take the lines away, and draw them again behind what was printed meanwhile."""
+        self._live.stop()
+        try:
+            yield
+        finally:
+            self._live.start()
 
     def tell(self, event: Event) -> None:
         """Show one event."""
         with self._lock:
-            match event:
-                case Started(pair, _, expected):
-                    self._pairs[pair] = PairState(expected)
-                    if pair not in self._tasks:
-                        self._tasks[pair] = self._progress.add_task(
-                            "", total=expected, pair=pair, line=""
-                        )
-                case PageRead(pair):
-                    self._pairs[pair].read(event)
-                    self._show(pair)
-                case Waiting(pair, reason) if pair in self._pairs:
-                    self._pairs[pair].waiting = f"waiting: {reason}"
-                    self._show(pair)
-                case Paced(pair, pace) if pair in self._tasks:
-                    self._pairs[pair].paced(pace)
-                    self._show(pair)
-                case Noted(pair, text):
-                    self._print(f"{pair}: {text}")
-                case Outcome(pair):
-                    if pair in self._tasks:
-                        self._progress.remove_task(self._tasks.pop(pair))
-                    self._print(outcome_line(event))
+            self._run.take(event)
+        match event:
+            case Noted(pair, text):
+                self._say(f"{pair}: {text}")
+            case Outcome():
+                self._say(outcome_line(event))
+            case _:
+                pass
 
-    def _print(self, text: str) -> None:
-        self._progress.console.print(text, markup=False, highlight=False)
-
-    def _show(self, pair: str) -> None:
-        state = self._pairs[pair]
-        total = max(state.expected, state.trades) if state.expected is not None else None
-        self._progress.update(
-            self._tasks[pair], completed=state.trades, total=total, line=state.line()
-        )
+    def _say(self, text: str) -> None:
+        self._console.print(text, markup=False, highlight=False, soft_wrap=True)

@@ -7,20 +7,21 @@ import logging
 import os
 import signal
 import time
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from harvester.archive.archive import Archive
 from harvester.cli import lean, output
 from harvester.cli.options import Common
 from harvester.cli.progress import Display, display
 from harvester.crawl.backfill import Watch, Wish, backfill
-from harvester.crawl.events import Noted, Outcome, Paced, Waiting
+from harvester.crawl.events import Begun, Noted, Outcome, Paced, Waiting
 from harvester.crawl.names import Choice, choose
 from harvester.crawl.stop import Stop
 from harvester.errors import Interrupted
 from harvester.kraken.client import Client
 from harvester.kraken.pacing import PaceState
 from harvester.times import Range, parse_moment, span
+from harvester.upkeep.records import Recording, recorded
 
 FILES_A_JOB = 4
 """A connection, a lock, a segment that is written, one that is read back."""
@@ -42,6 +43,17 @@ class Request(NamedTuple):
         until = None if self.until is None else parse_moment(self.until, now)
         return span(parse_moment(self.since, now), until)
 
+    def asked(self) -> dict[str, Any]:
+        """The same for a run's record."""
+        choice = self.choice
+        return {
+            "pairs": [one.text for one in choice.names] or (["*"] if choice.everything else []),
+            "quotes": list(choice.quotes),
+            "since": self.since,
+            "until": self.until,
+            "newest_first": self.newest_first,
+        }
+
 
 def run(request: Request, common: Common) -> list[Outcome]:
     """Backfill what was typed, on the terminal."""
@@ -49,13 +61,23 @@ def run(request: Request, common: Common) -> list[Outcome]:
     archive = Archive(common.settings.archive.path)
     show_warnings(verbose=common.verbose > 0)
     lean.allow_files(FILES_A_JOB * common.settings.exchange.jobs + FILES_BESIDE)
-    with display(quiet=common.quiet, log_json=common.log_json) as shown:
-        return asyncio.run(_run(request, wanted, archive, common, shown))
+    with (
+        recorded(archive, "backfill", request.asked(), common.settings, output.hint) as record,
+        display(quiet=common.quiet, log_json=common.log_json) as shown,
+    ):
+        outcomes = asyncio.run(_run(request, wanted, archive, common, (shown, record)))
+        record.outcomes(outcomes)
+        return outcomes
 
 
 async def _run(
-    request: Request, wanted: Range, archive: Archive, common: Common, shown: Display
+    request: Request,
+    wanted: Range,
+    archive: Archive,
+    common: Common,
+    seen: tuple[Display, Recording],
 ) -> list[Outcome]:
+    shown, record = seen
     stop = Stop()
     heed_signals(stop)
     settings = common.settings
@@ -77,7 +99,11 @@ async def _run(
             estimates=not common.quiet and output.is_terminal(),
         )
         wishes = [Wish(pair, wanted) for pair in pairs]
-        return await backfill(client, archive, wishes, settings, watch)
+        shown.tell(Begun(len(wishes)))
+        try:
+            return await backfill(client, archive, wishes, settings, watch)
+        finally:
+            record.heard(client.calls, client.refusals)
 
 
 def heed_signals(stop: Stop) -> None:

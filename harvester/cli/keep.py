@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator
+from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from harvester.cli import output
-from harvester.cli.options import common, settings_of
+from harvester.cli.options import Common, common, settings_of
 
 if TYPE_CHECKING:
-    from harvester.archive.writer import Writer
-    from harvester.config import Settings
+    from harvester.archive.writer import Progress, Writer
 
 
 @click.command(short_help="Merge small files into large ones.")
@@ -28,13 +28,14 @@ def compact(pair: tuple[str, ...], as_json: bool, **given: Any) -> None:
     """
     from harvester.candles.rollups import parse_levels, roll_up
 
-    settings = settings_of(given).settings
-    levels = parse_levels(settings.candles.rollups)
+    common_ = settings_of(given)
+    levels = parse_levels(common_.settings.candles.rollups)
     rows = []
-    for one in _writers(settings, pair):
-        before, after = one.compact(every=True)
-        _tell(roll_up(one, levels).notes)
-        rows.append({"pair": one.pair, "files_before": before, "files_after": after})
+    with closing(_writers(common_, pair)) as writers:
+        for one, progress in writers:
+            before, after = one.compact(every=True, progress=progress)
+            _tell(roll_up(one, levels, progress).notes)
+            rows.append({"pair": one.pair, "files_before": before, "files_after": after})
     _show(rows, ["pair", "files before", "after"], as_json=as_json)
 
 
@@ -52,26 +53,37 @@ def rollup(pair: tuple[str, ...], as_json: bool, **given: Any) -> None:
     """
     from harvester.candles.rollups import parse_levels, roll_up
 
-    settings = settings_of(given).settings
-    levels = parse_levels(settings.candles.rollups)
+    common_ = settings_of(given)
+    levels = parse_levels(common_.settings.candles.rollups)
     rows = []
-    for one in _writers(settings, pair):
-        done = roll_up(one, levels)
-        _tell(done.notes)
-        rows.append({"pair": one.pair, "made": done.files, "standing": done.standing})
+    with closing(_writers(common_, pair)) as writers:
+        for one, progress in writers:
+            done = roll_up(one, levels, progress)
+            _tell(done.notes)
+            rows.append({"pair": one.pair, "made": done.files, "standing": done.standing})
     _show(rows, ["pair", "made", "standing"], as_json=as_json)
 
 
-def _writers(settings: Settings, pairs: tuple[str, ...]) -> Iterator[Writer]:
-    """The writer of each pair named, or held where none is, with its lock while it is used."""
+def _writers(
+    common: Common, pairs: tuple[str, ...]
+) -> Generator[tuple[Writer, Progress], None, None]:
+    """The writer of each pair named, or held where none is, with its lock while it is used.
+
+    Beside it what shows how far it is.
+    """
     from harvester.archive.archive import Archive
     from harvester.archive.writer import writer
+    from harvester.cli.progress import display
+    from harvester.crawl.events import Begun, Step
     from harvester.crawl.names import resolve_held
 
-    archive = Archive(settings.archive.path)
-    for name in [resolve_held(archive, name).altname for name in pairs] or archive.held():
-        with writer(archive, name) as one:
-            yield one
+    archive = Archive(common.settings.archive.path)
+    names = [resolve_held(archive, name).altname for name in pairs] or archive.held()
+    with display(quiet=common.quiet, log_json=common.log_json) as shown:
+        shown.tell(Begun(len(names)))
+        for name in names:
+            with writer(archive, name) as one:
+                yield one, lambda pair, done, of: shown.tell(Step(pair, done, of))
 
 
 def _tell(notes: list[str]) -> None:

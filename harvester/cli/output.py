@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -60,6 +62,23 @@ def wants_traceback(arguments: Iterable[str]) -> bool:
 def is_terminal() -> bool:
     """Whether progress is shown to a person."""
     return sys.stderr.isatty()
+
+
+def width() -> int | None:
+    """How many characters a line of stdout has; None where it is no terminal."""
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+
+
+def speaks_unicode() -> bool:
+    """Whether this machine's locale has more than ASCII.
+
+    Python makes C.UTF-8 of the C locale at its start, which says nothing of the terminal.
+    """
+    names = [os.environ.get(name, "") for name in ("LC_ALL", "LC_CTYPE", "LANG")]
+    if names[1] == "C.UTF-8" and names[2] in ("C", "POSIX"):
+        names[1] = ""
+    chosen = next((name for name in names if name), "UTF-8" if sys.flags.utf8_mode else "")
+    return "UTF8" in chosen.upper().replace("-", "")
 
 
 def columns(header: Sequence[str], rows: Sequence[Sequence[str]], *, left: int = 1) -> str:

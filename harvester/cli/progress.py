@@ -4,27 +4,28 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from types import TracebackType
 from typing import Any, Protocol, Self
 
 import msgspec
 
 from harvester.cli import output
-from harvester.crawl.events import (
-    Event,
-    Noted,
-    Outcome,
-    Paced,
-    PageRead,
-    Started,
-    Waiting,
-)
+from harvester.cli.lines import UNICODE, log_line, overall
+from harvester.cli.tracking import Clock, RunTrack
+from harvester.crawl.events import Event, Noted, Outcome, Paced, PageRead, Started, Waiting
 from harvester.kraken.pacing import PaceState
 from harvester.times import show
 
 LINE_EVERY_S = 30.0
-WINDOW = 0.2
-"""How much the newest pages weigh in the pace that is shown."""
+PAGE_EVERY_S = 1.0
+"""As JSON a pair's pages are told no more often."""
+
+MOST_ALONE = 8
+"""So many pairs have lines of their own in a log."""
+
+LINE_WIDTH = 100
 
 
 class Display(Protocol):
@@ -44,66 +45,21 @@ class Display(Protocol):
     def tell(self, event: Event) -> None:
         """Show one event."""
 
+    def aside(self) -> AbstractContextManager[object]:
+        """While this lasts nothing is drawn, so that others can print."""
+
 
 def display(*, quiet: bool, log_json: bool, bars: bool = True) -> Display:
     """The display that fits where stderr goes; `bars`: nothing else is printed meanwhile."""
     if quiet:
         return Silent()
     if log_json:
-        return _JsonLines()
+        return JsonLines()
     if not (bars and output.is_terminal()):
-        return _Lines()
+        return Lines()
     from harvester.cli.bars import Bars
 
     return Bars()
-
-
-class PairState:
-    """What is known of one pair's crawl, and the time it has left."""
-
-    def __init__(self, expected: int | None) -> None:
-        self.expected = expected
-        self.trades = self.pages = 0
-        self.reached = ""
-        self.waiting = self.slowed = ""
-        self._begun_s = self._last_s = time.monotonic()
-        self.pages_s = 0.0
-
-    def read(self, event: PageRead) -> None:
-        """Take in a page."""
-        now = time.monotonic()
-        if now > self._last_s and event.pages > self.pages:
-            pace = (event.pages - self.pages) / (now - self._last_s)
-            self.pages_s = (
-                pace if not self.pages_s else self.pages_s + WINDOW * (pace - self.pages_s)
-            )
-        self._last_s = now
-        self.trades, self.pages, self.waiting = event.trades, event.pages, ""
-        self.reached = show(event.reached_ns // 10**9 * 10**9)
-
-    def paced(self, pace: PaceState) -> None:
-        """Take in how fast the pair is asked from now on."""
-        self.slowed = f"slowed to {pace.rate:.2g}/s" if pace.slowed else ""
-
-    @property
-    def left(self) -> str:
-        """From the trades that the pair's own density leads to expect."""
-        passed = self._last_s - self._begun_s
-        if self.expected is None or not self.trades or passed <= 0:
-            return ""
-        seconds = max(0, self.expected - self.trades) * passed / self.trades
-        hours, minutes = int(seconds // 3600), int(seconds % 3600 // 60)
-        return (
-            f"{hours} h {minutes:02d} min left"
-            if hours
-            else f"{minutes} min {int(seconds % 60):02d} s left"
-        )
-
-    def line(self) -> str:
-        """Date reached, trades, pages a second, time left, and what is waited for."""
-        pace = f"{self.pages_s:.1f} pages/s"
-        parts = [self.reached, f"{self.trades:,} trades", pace, self.slowed, self.left]
-        return ", ".join(part for part in [*parts, self.waiting] if part)
 
 
 class Silent:
@@ -115,6 +71,10 @@ class Silent:
     def __exit__(self, *_: object) -> None:
         return
 
+    def aside(self) -> AbstractContextManager[object]:
+        """Nothing is drawn anyway."""
+        return nullcontext()
+
     def tell(self, event: Event) -> None:
         """Show what can't be left unsaid."""
         if isinstance(event, Noted):
@@ -123,51 +83,109 @@ class Silent:
             output.error(outcome_line(event))
 
 
-class _Lines(Silent):
-    """One line a pair every half minute, and one for what happens once."""
+class Lines(Silent):
+    """A line now and then: what happens once, and every half minute how far it is.
 
-    def __init__(self) -> None:
-        self._pairs: dict[str, PairState] = {}
-        self._told_s: dict[str, float] = {}
+    Of a few pairs each has its line; for many there is one for all.
+    """
+
+    def __init__(self, run: RunTrack | None = None, clock: Clock = time.monotonic) -> None:
+        """A clock may be handed in."""
+        self._run = run or RunTrack(clock)
+        self._clock = clock
+        self._told_s = clock()
         self._waited: set[str] = set()
 
     def tell(self, event: Event) -> None:
+        """Show one event."""
+        self._run.take(event)
         match event:
             case Started(pair, missing, expected):
-                self._pairs[pair] = PairState(expected)
-                self._told_s[pair] = time.monotonic()
-                if missing:
+                if missing and not self._many:
                     about = f", about {expected:,} trades" if expected is not None else ""
                     output.hint(f"{pair}: {_spans(missing)} to fetch{about}")
             case PageRead(pair):
                 self._waited.discard(pair)
-                self._pairs[pair].read(event)
-                if time.monotonic() - self._told_s[pair] >= LINE_EVERY_S:
-                    self._told_s[pair] = time.monotonic()
-                    output.hint(f"{pair}: {self._pairs[pair].line()}")
             case Waiting(pair, reason):
-                if pair not in self._waited:
+                if pair not in self._waited and not self._many:
                     self._waited.add(pair)
                     output.hint(f"{pair}: waiting: {reason}")
-            case Paced(pair, pace) if pair in self._pairs:
-                self._pairs[pair].paced(pace)
             case Noted():
                 super().tell(event)
             case Outcome():
                 output.hint(outcome_line(event))
+            case _:
+                pass
+        self._tick()
+
+    @property
+    def _many(self) -> bool:
+        return max(self._run.pairs or 0, len(self._run.running)) > MOST_ALONE
+
+    def _tick(self) -> None:
+        if self._clock() - self._told_s < LINE_EVERY_S:
+            return
+        self._told_s = self._clock()
+        if self._many:
+            output.hint(overall(self._run, LINE_WIDTH, UNICODE))
+            return
+        for one in self._run.running.values():
+            output.hint(log_line(one))
 
 
-class _JsonLines(Silent):
-    """One JSON object a line, with stable names."""
+class JsonLines(Silent):
+    """One JSON object a line, with stable names; see docs/status.md."""
+
+    def __init__(
+        self, clock: Clock = time.monotonic, now_ns: Callable[[], int] = time.time_ns
+    ) -> None:
+        """Clocks may be handed in."""
+        self._run = RunTrack(clock)
+        self._clock = clock
+        self._now_ns = now_ns
+        self._told_s = clock()
+        self._paged_s: dict[str, float] = {}
 
     def tell(self, event: Event) -> None:
-        fields: dict[str, Any] = {"event": type(event).__name__.lower(), **event._asdict()}
+        """Show one event."""
+        # As it ends a pair, it is forgotten; so what was known of it is asked for first.
+        self._run.take(event)
+        fields: dict[str, Any] = event._asdict()
         if isinstance(event, Paced | Outcome):
             fields["pace"] = pace_fields(event.pace)
+        if isinstance(event, PageRead):
+            if self._clock() - self._paged_s.get(event.pair, -PAGE_EVERY_S) < PAGE_EVERY_S:
+                return
+            self._paged_s[event.pair] = self._clock()
+            one = self._run.running[event.pair]
+            fields |= {"pages_s": round(one.pages_s, 3), "left_s": _whole(one.left_s)}
         if isinstance(event, Outcome):
             fields["error"] = None if event.error is None else str(event.error)
             fields["exit_status"] = event.exit_status
-        output.hint(msgspec.json.encode(fields).decode())
+        self._say(type(event).__name__.lower(), fields)
+        if self._clock() - self._told_s >= LINE_EVERY_S:
+            self._told_s = self._clock()
+            self._say("overall", self._overall())
+
+    def _overall(self) -> dict[str, Any]:
+        run = self._run
+        return {
+            "pairs": run.pairs,
+            "running": len(run.running),
+            "done": run.done,
+            "failed": run.failed,
+            "trades": run.trades,
+            "pages_s": round(run.pages_s, 3),
+            "left_s": _whole(run.left_s),
+        }
+
+    def _say(self, event: str, fields: dict[str, Any]) -> None:
+        now = show(self._now_ns() // 10**6 * 10**6)
+        output.hint(msgspec.json.encode({"event": event, "time": now, **fields}).decode())
+
+
+def _whole(seconds: float | None) -> int | None:
+    return None if seconds is None else round(seconds)
 
 
 def _spans(missing: list[Any]) -> str:

@@ -38,16 +38,21 @@ def verify(
     common_ = settings_of(given)
     from harvester.archive.archive import Archive
     from harvester.checks.proof import prove
+    from harvester.cli.progress import display
+    from harvester.crawl.events import Begun, Step
     from harvester.crawl.names import resolve_named
     from harvester.errors import gravest
 
     archive = Archive(common_.settings.archive.path)
     names = [resolve_named(archive, name) for name in pair] or archive.named()
     reports = []
-    for name in names:
-        reports.append(prove(archive, name))
-        if not as_json:
-            _print(reports[-1])
+    with display(quiet=common_.quiet, log_json=common_.log_json) as shown:
+        shown.tell(Begun(len(names)))
+        for name in names:
+            reports.append(prove(archive, name, lambda *step: shown.tell(Step(*step))))
+            if not as_json:
+                with shown.aside():
+                    _print(reports[-1])
     repaired: dict[str, RepairReport] = {}
     if repair and any(one.faults for one in reports):
         from harvester.cli.repairing import repair as mend

@@ -17,6 +17,7 @@ from harvester.crawl.backfill import Watch, begin
 from harvester.crawl.events import Waiting
 from harvester.crawl.stop import Stop
 from harvester.kraken.client import Client
+from harvester.upkeep.records import Recording, recorded
 
 Show = Callable[[PairReport], None]
 
@@ -34,8 +35,14 @@ def repair(
     """
     show_warnings(verbose=common.verbose > 0)
     # Bars would be torn by the lines that are printed meanwhile.
-    with display(quiet=common.quiet, log_json=common.log_json, bars=False) as shown:
-        return asyncio.run(_repair(common, archive, reports, show, shown))
+    asked = {"pairs": [one.pair for one in reports if one.faults]}
+    with (
+        recorded(archive, "repair", asked, common.settings, output.hint) as record,
+        display(quiet=common.quiet, log_json=common.log_json, bars=False) as shown,
+    ):
+        done = asyncio.run(_repair(common, archive, reports, show, (shown, record)))
+        record.repairs(done.values())
+        return done
 
 
 async def _repair(
@@ -43,8 +50,9 @@ async def _repair(
     archive: Archive,
     reports: Sequence[PairReport],
     show: Show | None,
-    shown: Display,
+    seen: tuple[Display, Recording],
 ) -> dict[str, RepairReport]:
+    shown, record = seen
     stop = Stop()
     heed_signals(stop)
     settings = common.settings
@@ -70,7 +78,10 @@ async def _repair(
 
         # A pair that was named twice was verified twice, and is mended once.
         wrong = {report.pair: report for report in reports if report.faults}
-        done = await asyncio.gather(*(one(report) for report in wrong.values()))
+        try:
+            done = await asyncio.gather(*(one(report) for report in wrong.values()))
+        finally:
+            record.heard(client.calls, client.refusals)
         return {report.pair: report for report in done}
 
 

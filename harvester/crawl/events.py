@@ -10,6 +10,20 @@ from harvester.kraken.pacing import PaceState
 from harvester.times import SECOND, Range, show
 
 
+class Begun(NamedTuple):
+    """A run over so many pairs begins."""
+
+    pairs: int
+
+
+class Step(NamedTuple):
+    """So many files of a pair are done, of so many: work that asks no exchange."""
+
+    pair: str
+    done: int
+    of: int
+
+
 class Started(NamedTuple):
     """A pair's crawl begins.
 
@@ -125,5 +139,5 @@ def _second(stamp_ns: int) -> str:
     return show(stamp_ns // SECOND * SECOND)
 
 
-Event = Started | PageRead | Committed | Waiting | Paced | Noted | Outcome
+Event = Begun | Step | Started | PageRead | Committed | Waiting | Paced | Noted | Outcome
 Listener = Callable[[Event], None]

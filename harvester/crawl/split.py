@@ -46,9 +46,8 @@ class SplitCrawl:
         """`make` gives the crawl of a span."""
         self._make = make
         self._means = means
-        self._running: set[asyncio.Task[None]] = set()
+        self._running: dict[asyncio.Task[None], RangeCrawl | None] = {}
         self._ended: asyncio.Queue[asyncio.Task[None]] = asyncio.Queue()
-        self._crawls: list[RangeCrawl] = []
         self._rest = 0
 
     async def run(self, archive: Archive, pair: str, span: Range) -> None:
@@ -63,27 +62,29 @@ class SplitCrawl:
         try:
             while self._running:
                 task = await self._ended.get()
-                self._running.discard(task)
+                # What has ended is held no more: a crawl knows us, and would keep its trades.
+                del self._running[task]
                 if (error := task.exception()) is not None:
                     errors.append(error)
-                    for crawl in self._crawls:
-                        crawl.give_up()
+                    for crawl in self._running.values():
+                        if crawl is not None:
+                            crawl.give_up()
         finally:
             for task in self._running:
                 task.cancel()
             await asyncio.gather(*self._running, return_exceptions=True)
+            self._running.clear()
         if errors:
             raise min(errors, key=lambda error: isinstance(error, Interrupted))
 
     def _begin(self, span: Range, left: tuple[int, int, int] | None) -> None:
         crawl = self._make(span)
         crawl.after_page = self._consider
-        self._crawls.append(crawl)
-        self._watch(crawl.run(self._archive, self._pair, left))
+        self._watch(crawl.run(self._archive, self._pair, left), crawl)
 
-    def _watch(self, work: Awaitable[None]) -> None:
+    def _watch(self, work: Awaitable[None], crawl: RangeCrawl | None = None) -> None:
         task = asyncio.ensure_future(work)
-        self._running.add(task)
+        self._running[task] = crawl
         task.add_done_callback(self._ended.put_nowait)
 
     def _consider(self, crawl: RangeCrawl) -> None:

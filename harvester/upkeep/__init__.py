@@ -1,1 +1,1 @@
-"""What keeps an archive up to date without anybody looking."""
+"""What keeps an archive in order night after night, and the record of it."""

@@ -1,0 +1,224 @@
+"""What an archive holds of each pair, from names and footers alone: no trade is read."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+import msgspec
+
+from harvester.archive import state
+from harvester.archive.archive import LISTINGS, Archive, pieces_of
+from harvester.archive.gists import Gist, Gists
+from harvester.archive.segments import Segment, parse_path
+from harvester.archive.store import Entry
+from harvester.errors import ArchiveDamaged, ArchiveError, ArchiveIncomplete
+from harvester.times import BEGINNING_NS, SECOND, Range, missing, union
+
+PAGE_ROWS = 1000
+"""Trades of a full page."""
+
+CALLS_A_HOLE = 2
+"""What a hole takes beside its pages: the page that shows its end, and a look at the head."""
+
+
+@dataclass(slots=True)
+class PairStatus:
+    """What an archive holds of a pair. Times are published times, in nanoseconds.
+
+    Attributes:
+        pair: altname.
+        wsname: the exchange's name for people, such as XBT/USD; empty where it is not known.
+        trades: how many.
+        first_ns: time of the first trade, None for none.
+        last_ns: time of the last one.
+        coverage: what has been fetched whole.
+        wanted: what was ever asked for.
+        holes: what was wanted and is not covered.
+        files: segments.
+        bytes: of the segments together.
+        rollups: by level, how many segments with trades have a roll-up, by their names.
+        rollups_wanted: how many segments have trades, and so can have one.
+        age_s: seconds since the moment that coverage ends at; None where nothing is covered.
+        calls_for_holes: estimate of the calls that fill the holes; None where there is nothing to
+            judge by.
+        calls_to_now: likewise from where coverage ends to now.
+        damaged: files that can't be read, and why; they count as files alone.
+    """
+
+    pair: str
+    wsname: str = ""
+    trades: int = 0
+    first_ns: int | None = None
+    last_ns: int | None = None
+    coverage: list[Range] = field(default_factory=list)
+    wanted: list[Range] = field(default_factory=list)
+    holes: list[Range] = field(default_factory=list)
+    files: int = 0
+    bytes: int = 0
+    rollups: dict[str, int] = field(default_factory=dict)
+    rollups_wanted: int = 0
+    age_s: int | None = None
+    calls_for_holes: int | None = None
+    calls_to_now: int | None = None
+    damaged: list[str] = field(default_factory=list)
+
+    @property
+    def bytes_a_trade(self) -> float | None:
+        """Bytes of the segments by trades; None where there are none."""
+        return self.bytes / self.trades if self.trades else None
+
+    @property
+    def calls(self) -> int | None:
+        """Estimate of the calls that make it complete up to now."""
+        if self.calls_for_holes is None or self.calls_to_now is None:
+            return None
+        return self.calls_for_holes + self.calls_to_now
+
+    @property
+    def exit_status(self) -> int:
+        """0 when all that was asked for is covered, and can be read."""
+        return ArchiveIncomplete.exit_status if self.holes or self.damaged else 0
+
+
+def status(archive: Archive, pairs: Sequence[str] | None, now_ns: int) -> list[PairStatus]:
+    """What an archive holds of some pairs.
+
+    Args:
+        archive: the archive.
+        pairs: altnames; None for all that are held or were ever asked for.
+        now_ns: what ages are counted to.
+
+    Raises:
+        ArchiveDamaged: files keep vanishing while they are listed.
+        ArchiveTooNew: a newer harvester wrote one of them.
+        ArchiveError: a folder can't be read.
+    """
+    gists = Gists(archive)
+    names = _names(archive)
+    chosen = _all(archive) if pairs is None else pairs
+    found = [_status_of(archive, gists, pair, now_ns) for pair in chosen]
+    gists.keep(whole=pairs is None)
+    for one in found:
+        one.wsname = names.get(one.pair, one).wsname
+    return [one for one in found if one.files or one.wanted or pairs is not None]
+
+
+class _Named(msgspec.Struct):
+    wsname: str = ""
+
+
+def _names(archive: Archive) -> dict[str, _Named]:
+    """Names for people; that they can't be read keeps nobody from a status."""
+    try:
+        raw = state.known_pairs(archive.store)
+        return msgspec.json.decode(raw, type=dict[str, _Named]) if raw else {}
+    except (ArchiveError, msgspec.DecodeError, UnicodeDecodeError):
+        return {}
+
+
+def _all(archive: Archive) -> list[str]:
+    held = {name.removeprefix("pair=") for name in archive.store.folders("trades")}
+    asked = {
+        entry.path.removeprefix("wanted/").removesuffix(".json")
+        for entry in archive.store.files("wanted")
+        if entry.path.endswith(".json")
+    }
+    return sorted(held | asked)
+
+
+def _status_of(archive: Archive, gists: Gists, pair: str, now_ns: int) -> PairStatus:
+    for _ in range(LISTINGS):
+        try:
+            return _look(archive, gists, pair, now_ns)
+        except FileNotFoundError:
+            continue
+    raise ArchiveDamaged(f"files of {pair} keep vanishing while they are looked at: try again")
+
+
+def _look(archive: Archive, gists: Gists, pair: str, now_ns: int) -> PairStatus:
+    found = PairStatus(pair)
+    listed = _listed(archive, pair)
+    known: dict[Segment, Gist] = {}
+    for segment, entry in listed.items():
+        try:
+            known[segment] = gists.of(entry)
+        except ArchiveDamaged as damage:
+            found.damaged.append(str(damage))
+    _add_up(found, listed, known)
+    _compare(found, archive)
+    if found.coverage:
+        found.age_s = max(0, now_ns - found.coverage[-1].through) // SECOND
+    density = Density(known)
+    found.calls_for_holes = density.calls(found.holes)
+    ahead = [Range(one.through, now_ns) for one in found.coverage[-1:] if one.through < now_ns]
+    found.calls_to_now = density.calls(ahead)
+    _count_rollups(found, archive, {one.path for one, gist in known.items() if gist.rows})
+    return found
+
+
+def _listed(archive: Archive, pair: str) -> dict[Segment, Entry]:
+    """A pair's segments by `after`, the widest first, as the store lists them."""
+    entries = archive.store.files(f"trades/pair={pair}")
+    parsed = ((parse_path(entry.path, entry.size), entry) for entry in entries)
+    found = [(one, entry) for one, entry in parsed if one is not None and one.pair == pair]
+    found.sort(key=lambda both: (both[0].range.after, -both[0].range.through))
+    return dict(found)
+
+
+def _add_up(found: PairStatus, listed: Iterable[Segment], known: dict[Segment, Gist]) -> None:
+    segments = list(listed)
+    found.files = len(segments)
+    found.bytes = sum(one.size for one in segments)
+    found.coverage = union(one.range for one in segments)
+    found.trades = sum(
+        known[piece.segment].rows for piece in pieces_of(segments) if piece.segment in known
+    )
+    firsts = [gist.first_ns for gist in known.values() if gist.first_ns is not None]
+    lasts = [gist.last_ns for gist in known.values() if gist.last_ns is not None]
+    found.first_ns, found.last_ns = min(firsts, default=None), max(lasts, default=None)
+
+
+def _compare(found: PairStatus, archive: Archive) -> None:
+    try:
+        found.wanted = state.wanted(archive.store, found.pair)
+    except ArchiveDamaged as damage:
+        found.damaged.append(str(damage))
+    found.holes = missing(found.wanted, found.coverage)
+
+
+def _count_rollups(found: PairStatus, archive: Archive, with_rows: set[str]) -> None:
+    found.rollups_wanted = len(with_rows)
+    for one in archive.rollups(found.pair):
+        if one.segment_path in with_rows:
+            found.rollups[one.interval] = found.rollups.get(one.interval, 0) + 1
+
+
+class Density:
+    """How many trades a span holds, judged by the segments that lie next to it."""
+
+    def __init__(self, known: dict[Segment, Gist]) -> None:
+        """`known`: a pair's segments by `after`, and what their footers tell."""
+        self._spans = [
+            (Range(max(one.range.after, gist.first_ns - 1), one.range.through), gist.rows)
+            for one, gist in known.items()
+            if gist.first_ns is not None
+        ]
+
+    def calls(self, spans: Iterable[Range]) -> int | None:
+        """Roughly how many calls these spans take; None where no trade tells a density."""
+        total = 0
+        for span in spans:
+            if not self._spans:
+                return None
+            trades = self._a_ns(span) * max(0, span.through - max(span.after, BEGINNING_NS))
+            total += math.ceil(trades / PAGE_ROWS) + CALLS_A_HOLE
+        return total
+
+    def _a_ns(self, span: Range) -> float:
+        """Trades a nanosecond, by the nearest segment with trades on either side."""
+        before = [one for one in self._spans if one[0].through <= span.after][-1:]
+        behind = [one for one in self._spans if one[0].after >= span.through][:1]
+        beside = before + behind or self._spans[-1:]
+        return sum(rows for _, rows in beside) / sum(one.through - one.after for one, _ in beside)

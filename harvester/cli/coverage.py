@@ -1,0 +1,82 @@
+"""Coverage as small bars that a person takes in at a glance."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from itertools import pairwise
+from typing import NamedTuple
+
+from harvester.checks.status import PairStatus
+from harvester.times import BEGINNING_NS, SECOND, Range, overlap, year_of
+
+
+class Marks(NamedTuple):
+    """One sign for each state of a span: covered whole, in part, not at all; never asked for."""
+
+    whole: str
+    part: str
+    hole: str
+    none: str
+
+    def legend(self) -> str:
+        """What they mean."""
+        return f"{self.whole} whole  {self.part} in part  {self.hole} a hole  {self.none} not asked"
+
+
+BLOCKS = Marks("█", "▒", "░", "·")
+ASCII = Marks("#", "+", "-", ".")
+
+
+def years(found: Sequence[PairStatus]) -> range:
+    """The years from the first trade or hole of some pairs on, to the last that is covered."""
+    begun = [year_of(begin) for one in found if (begin := _begin(one)) is not None]
+    ended = [year_of(_end(one)) for one in found if _begin(one) is not None]
+    return range(min(begun), max(ended) + 1) if begun else range(0)
+
+
+def year_bar(one: PairStatus, over: Sequence[int], marks: Marks) -> str:
+    """One sign a year."""
+    cuts = [_month(year, 1) for year in [*over, over[-1] + 1]] if over else []
+    return "".join(_mark(one, marks, Range(*ends)) for ends in pairwise(cuts))
+
+
+def month_bars(one: PairStatus, marks: Marks, width: int) -> list[str]:
+    """One sign a month, year by year, as many years a line as fit into `width`."""
+    cells = []
+    for year in years([one]):
+        cuts = [_month(year, month) for month in range(1, 14)]
+        bar = "".join(_mark(one, marks, Range(*ends)) for ends in pairwise(cuts))
+        cells.append(f"{year} {bar}")
+    a_line = max(1, (width - 2) // 19)
+    return ["  " + "  ".join(cells[at : at + a_line]) for at in range(0, len(cells), a_line)]
+
+
+def _begin(one: PairStatus) -> int | None:
+    moments = [] if one.first_ns is None else [one.first_ns]
+    moments += [max(hole.after + 1, BEGINNING_NS) for hole in one.holes]
+    return min(moments, default=None)
+
+
+def _end(one: PairStatus) -> int:
+    return max([span.through for span in [*one.coverage, *one.holes]], default=0)
+
+
+def _mark(one: PairStatus, marks: Marks, span: Range) -> str:
+    """The state of what was asked for in a span."""
+    missing = _length(one.holes, span)
+    covered = _length(one.coverage, span)
+    if not missing:
+        return marks.whole if covered else marks.none
+    return marks.part if covered else marks.hole
+
+
+def _length(ranges: Sequence[Range], span: Range) -> int:
+    shared = (overlap(one, span) for one in ranges)
+    return sum(one.through - one.after for one in shared if one is not None)
+
+
+def _month(year: int, month: int) -> int:
+    """The last nanosecond before a month; the thirteenth is the next year's first."""
+    year, month = (year + 1, 1) if month == 13 else (year, month)
+    return int(datetime(year, month, 1, tzinfo=UTC).timestamp()) * SECOND - 1

@@ -1,0 +1,78 @@
+"""What `harvester status --runs` says."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any
+
+import msgspec
+
+from harvester.archive.archive import Archive
+from harvester.cli import output
+from harvester.cli.options import Common
+from harvester.upkeep.records import Record, last
+
+HEADER = ["begun", "command", "ended", "took", "pairs", "trades", "calls", "refusals", "holes"]
+
+
+def tell_runs(common: Common, count: int, *, as_json: bool) -> None:
+    """The last runs that wrote, the latest first, and what went wrong in them."""
+    archive = Archive(common.settings.archive.path)
+    found = last(archive, count)
+    if as_json:
+        output.as_json([_plain(one) for one in found])
+        return
+    if not found:
+        output.hint(f"the archive at {archive.path} has no record of a run")
+        return
+    output.result(table(found))
+
+
+def table(found: Sequence[Record]) -> str:
+    """A line a run, and under it why it failed."""
+    lines = output.columns(HEADER, [_row(one) for one in found], left=3).split("\n")
+    told = lines[:1]
+    for one, line in zip(found, lines[1:], strict=True):
+        told.append(line)
+        told += [f"    {reason}" for reason in _reasons(one)]
+    return "\n".join(told)
+
+
+def _row(one: Record) -> list[str]:
+    return [
+        one.begun[:19].replace("T", " "),
+        one.command,
+        one.state if one.exit_status is None else _end(one.exit_status),
+        _took(one),
+        f"{len(one.pairs):,}",
+        f"{one.trades:,}",
+        f"{one.calls:,}",
+        f"{one.refusals:,}",
+        f"{one.holes:,}",
+    ]
+
+
+def _end(status: int) -> str:
+    return "done" if status == 0 else f"status {status}"
+
+
+def _reasons(one: Record) -> list[str]:
+    reasons = [one.error] if one.error else []
+    reasons += [pair.error for pair in one.pairs if pair.error]
+    first = [reason.split("\n")[0] for reason in reasons[:1]]
+    return first + ([f"and {len(reasons) - 1:,} more; --json tells all"] if reasons[1:] else [])
+
+
+def _took(one: Record) -> str:
+    if one.ended is None:
+        return ""
+    seconds = (
+        datetime.fromisoformat(one.ended) - datetime.fromisoformat(one.begun)
+    ).total_seconds()
+    whole = max(0, round(seconds))
+    return f"{whole // 3600}:{whole // 60 % 60:02d}:{whole % 60:02d}"
+
+
+def _plain(one: Record) -> dict[str, Any]:
+    return {**msgspec.to_builtins(one), "trades": one.trades, "holes": one.holes}

@@ -1,0 +1,221 @@
+"""How far long work has come, and how long it still takes: arithmetic over a clock handed in."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import NamedTuple
+
+from harvester.crawl.events import Begun, Event, Outcome, Paced, PageRead, Started, Step, Waiting
+from harvester.times import Range
+
+PAGE_ROWS = 1000
+WINDOW_S = 20.0
+"""What is called the pace at present is that of so many seconds."""
+
+SURE_PAGES = 4
+"""Before that a pair's own pages tell nothing of how full they are."""
+
+Clock = Callable[[], float]
+
+
+class Point(NamedTuple):
+    """How far a pair was at a moment."""
+
+    at_s: float
+    pages: int
+    trades: int
+    reached_ns: int
+
+
+class PairTrack:
+    """What is known of one pair's work.
+
+    Attributes:
+        expected: trades in what is missing, by the exchange's own weekly counts; None for unknown.
+        reached_ns: the moment reached, None before the first page.
+        waiting: why nothing comes at present; empty where something does.
+        slowed: how it is held back, in words; empty where it is not.
+        files: done, and in all, of work on files.
+    """
+
+    def __init__(self, pair: str, clock: Clock = time.monotonic) -> None:
+        """Nothing is known yet."""
+        self.pair = pair
+        self.expected: int | None = None
+        self.trades = self.pages = 0
+        self.reached_ns: int | None = None
+        self.waiting = self.slowed = ""
+        self.files: tuple[int, int] | None = None
+        self._missing: list[Range] = []
+        self._clock = clock
+        self._points = deque([Point(clock(), 0, 0, 0)])
+        # What was done before the head had moved on and more was found to be missing.
+        self._before = 0
+
+    def begin(self, event: Started) -> None:
+        """Take in what is missing; a run that lasts begins anew with what came meanwhile."""
+        self._before = self.trades
+        self.expected, self._missing = event.expected, event.missing
+
+    def read(self, event: PageRead) -> None:
+        """Take in a page."""
+        self.trades, self.pages, self.waiting = event.trades, event.pages, ""
+        self.reached_ns = event.reached_ns
+        now = self._clock()
+        # One point a second is enough, and many pages a second cost nothing.
+        if now - self._points[-1].at_s >= 1.0 or not self._points[-1].pages:
+            self._points.append(Point(now, self.pages, self.trades, event.reached_ns))
+        while len(self._points) > 2 and now - self._points[1].at_s >= WINDOW_S:
+            self._points.popleft()
+
+    @property
+    def pages_s(self) -> float:
+        """Pages a second at present."""
+        passed = self._clock() - self._points[0].at_s
+        return (self.pages - self._points[0].pages) / passed if passed > 0 else 0.0
+
+    @property
+    def trades_left(self) -> int | None:
+        """How many are still to come; None where nothing tells.
+
+        By the exchange's counts, and where those are absent or used up, by how dense what was read
+        lately is.
+        """
+        if self.expected is not None and self.trades - self._before < self.expected:
+            return self.expected - (self.trades - self._before)
+        then, reached = self._points[0], self.reached_ns
+        if not then.pages:
+            then = next((point for point in self._points if point.pages), then)
+        if reached is None or not then.pages or reached <= then.reached_ns:
+            return None if self.expected is None else 0
+        density = (self.trades - then.trades) / (reached - then.reached_ns)
+        return round(density * self._ns_left(reached))
+
+    def _ns_left(self, reached: int) -> int:
+        return sum(max(0, one.through - max(one.after, reached)) for one in self._missing)
+
+    @property
+    def calls_left(self) -> float | None:
+        """How many calls that takes, pages being as full as they were so far."""
+        left = self.trades_left
+        if left is None:
+            return None
+        sure = self.pages >= SURE_PAGES and self.trades
+        return left / (self.trades / self.pages if sure else PAGE_ROWS)
+
+    @property
+    def left_s(self) -> float | None:
+        """Seconds to its end at the present pace; None where nothing tells."""
+        calls, pace = self.calls_left, self.pages_s
+        return calls / pace if calls is not None and pace > 0 else None
+
+    @property
+    def part(self) -> float | None:
+        """How much of the work is done, from 0 to 1; None where nothing tells."""
+        if self.files is not None:
+            done, of = self.files
+            return done / of if of else 1.0
+        left, done = self.trades_left, self.trades - self._before
+        return None if left is None or not done + left else done / (done + left)
+
+
+class RunTrack:
+    """What is known of all pairs of a run.
+
+    Attributes:
+        pairs: how many there are in all; None where that was not told.
+        running: those that have begun and not ended, by name.
+        failed: how many ended badly.
+        waiting: what else keeps all waiting, such as a question for the exchange's clock.
+    """
+
+    def __init__(self, clock: Clock = time.monotonic) -> None:
+        """Nothing has begun."""
+        self._clock = clock
+        self.pairs: int | None = None
+        self.running: dict[str, PairTrack] = {}
+        self.failed = self._well = self._trades = self._pages = 0
+        self.waiting = ""
+        self._stepped: set[str] = set()
+
+    def take(self, event: Event) -> None:
+        """Take in an event."""
+        match event:
+            case Begun(pairs):
+                self.pairs = pairs
+            case Started(pair):
+                self._of(pair).begin(event)
+            case PageRead(pair):
+                self.waiting = ""
+                self._of(pair).read(event)
+            case Step(pair, done, of):
+                self._step(pair, done, of)
+            case Waiting(what, reason) if what not in self.running:
+                self.waiting = f"{what}: waiting: {reason}"
+            case Waiting(pair, reason):
+                self.running[pair].waiting = reason
+            case Paced(pair, pace) if pair in self.running:
+                self.running[pair].slowed = f"slowed to {pace.rate:.2g}/s" if pace.slowed else ""
+            case Outcome(pair):
+                self.running.pop(pair, None)
+                self.failed += event.exit_status != 0
+                self._well += event.exit_status == 0
+                self._trades += event.trades
+                self._pages += event.pages
+            case _:
+                pass
+
+    def _of(self, pair: str) -> PairTrack:
+        if pair not in self.running:
+            self.running[pair] = PairTrack(pair, self._clock)
+        return self.running[pair]
+
+    def _step(self, pair: str, done: int, of: int) -> None:
+        self._of(pair).files = (done, of)
+        self._stepped.discard(pair)
+        if done >= of:
+            del self.running[pair]
+            self._stepped.add(pair)
+
+    @property
+    def done(self) -> int:
+        """How many pairs ended well."""
+        return self._well + len(self._stepped)
+
+    @property
+    def trades(self) -> int:
+        """Of all pairs so far."""
+        return self._trades + sum(one.trades for one in self.running.values())
+
+    @property
+    def pages_s(self) -> float:
+        """Pages a second at present, of all pairs."""
+        return sum(one.pages_s for one in self.running.values())
+
+    @property
+    def left_s(self) -> float | None:
+        """Seconds to the end of all.
+
+        No sooner than the slowest pair that runs, nor than all calls at the present pace take;
+        pairs that have not begun are taken to be like those that have. None where nothing tells.
+        """
+        tracks = list(self.running.values())
+        known = [calls for one in tracks if (calls := one.calls_left) is not None]
+        ended = self.done + self.failed
+        if not tracks or len(known) < len(tracks) or self.pages_s <= 0:
+            return None
+        calls = sum(known)
+        made = self._pages + sum(one.pages for one in tracks)
+        to_come = max(0, (self.pairs or 0) - ended - len(tracks))
+        calls += to_come * (made + calls) / (ended + len(tracks))
+        return max([calls / self.pages_s, *(one.left_s or 0.0 for one in tracks)])
+
+    def busiest(self, most: int) -> list[PairTrack]:
+        """The pairs that read most at present, those longest at it first where they are equal."""
+        tracks = list(self.running.values())
+        if len(tracks) <= most:
+            return tracks
+        chosen = sorted(tracks, key=lambda one: -round(one.pages_s, 1))[:most]
+        return [one for one in tracks if one in chosen]

@@ -1,0 +1,283 @@
+"""What a person sees of long work, line by line, on terminals of several widths and in logs."""
+
+from __future__ import annotations
+
+import io
+import json
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from harvester.cli.bars import Bars
+from harvester.cli.lines import ASCII, UNICODE, cut, duration, picture
+from harvester.cli.progress import JsonLines, Lines
+from harvester.cli.tracking import RunTrack
+from harvester.crawl.events import Begun, Outcome, PageRead, Started, Step, Waiting
+from harvester.errors import ExchangeUnreachable
+from harvester.times import DAY, SECOND, Range
+
+JANUARY = 1_704_067_200 * SECOND
+MONTH = Range(JANUARY, JANUARY + 30 * DAY)
+
+
+@dataclass
+class Clock:
+    """A clock that goes when it is told to."""
+
+    now_s: float = 0.0
+
+    def __call__(self) -> float:
+        return self.now_s
+
+
+def crawled(run: RunTrack, clock: Clock, pair: str, seconds: int, expected: int | None) -> None:
+    """A pair that reads a full page each second, and a day of trades with each."""
+    run.take(Started(pair, [MONTH], expected))
+    for page in range(1, seconds + 1):
+        clock.now_s += 1
+        run.take(PageRead(pair, 1000 * page, page, JANUARY + page * DAY))
+
+
+def one_pair(expected: int | None = 30_000) -> RunTrack:
+    clock = Clock()
+    run = RunTrack(clock)
+    crawled(run, clock, "XBTUSD", 10, expected)
+    return run
+
+
+WIDTHS = {
+    120: "XBTUSD  ━━━━━━━━╌╌╌╌╌╌╌╌╌╌╌╌╌╌╌╌   33%  2024-01-11 00:00       10,000    1.0/s  "
+    "20 s left",
+    80: "XBTUSD  ━━━━╌╌╌╌╌╌╌╌   33%  2024-01-11       10,000    1.0/s  20 s left",
+    60: "XBTUSD   33%  2024-01-11       10,000  20 s left",
+    30: "XBTUSD   33%  2024-01-11…",
+}
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_a_pair_has_one_line_that_fits(width: int) -> None:
+    assert picture(one_pair(), width, 24, UNICODE) == [WIDTHS[width]]
+
+
+def test_where_there_is_only_ascii_bars_are_drawn_with_it() -> None:
+    assert picture(one_pair(), 80, 24, ASCII) == [
+        "XBTUSD  ====--------   33%  2024-01-11       10,000    1.0/s  20 s left"
+    ]
+
+
+def test_without_counts_the_time_left_is_told_by_the_density_of_what_was_read() -> None:
+    """A page a day and a second; twenty days are left."""
+    assert picture(one_pair(None), 80, 24, UNICODE) == [
+        "XBTUSD  ━━━━╌╌╌╌╌╌╌╌   33%  2024-01-11       10,000    1.0/s  20 s left"
+    ]
+
+
+def test_counts_that_are_used_up_too_early_are_mended_by_the_density() -> None:
+    [line] = picture(one_pair(5_000), 80, 24, UNICODE)
+    assert line.endswith("1.0/s  20 s left")
+
+
+def test_half_empty_pages_take_twice_as_many_calls() -> None:
+    clock = Clock()
+    run = RunTrack(clock)
+    run.take(Started("XBTUSD", [MONTH], 30_000))
+    for page in range(1, 11):
+        clock.now_s += 1
+        run.take(PageRead("XBTUSD", 500 * page, page, JANUARY + page * DAY))
+    assert run.left_s == pytest.approx(50)
+
+
+def test_what_is_waited_for_is_said_until_a_page_comes() -> None:
+    run = one_pair()
+    run.take(Waiting("XBTUSD", "EAPI:Rate limit exceeded"))
+    [waiting] = picture(run, 80, 24, UNICODE)
+    run.take(PageRead("XBTUSD", 11_000, 11, JANUARY + 11 * DAY))
+    [going] = picture(run, 80, 24, UNICODE)
+    assert waiting == (
+        "XBTUSD  ━━━━╌╌╌╌╌╌╌╌   33%  2024-01-11       10,000    1.0/s  waiting: EAPI:Rat…"
+    )
+    assert "waiting" not in going
+
+
+def test_a_wait_before_any_pair_has_begun_is_shown() -> None:
+    run = RunTrack(Clock())
+    run.take(Waiting("Time", "HTTP 503"))
+    assert picture(run, 80, 24, UNICODE) == ["Time: waiting: HTTP 503"]
+
+
+def test_of_hundreds_of_pairs_the_busiest_are_shown_and_one_line_for_all() -> None:
+    clock = Clock()
+    run = RunTrack(clock)
+    run.take(Begun(700))
+    for number in range(690):
+        run.take(Started(f"P{number:03d}USD", [MONTH], 10_000))
+    clock.now_s = 10
+    for number in (3, 400):
+        run.take(PageRead(f"P{number:03d}USD", 5_000, 5, JANUARY + DAY))
+    run.take(Outcome("P000USD", 7_000, 7, MONTH, [], None))
+    run.take(Outcome("P001USD", 0, 0, None, [], ExchangeUnreachable("P001USD: no")))
+    lines = picture(run, 80, 6, UNICODE)
+    # Both have 5,000 trades left; 686 others 10,000 each, and 10 that have not begun are like them.
+    assert lines == [
+        "P003USD  ━━━━━━╌╌╌╌╌╌   50%  2024-01-02        5,000    0.5/s  10 s left",
+        "P400USD  ━━━━━━╌╌╌╌╌╌   50%  2024-01-02        5,000    0.5/s  10 s left",
+        "and 686 more",
+        "2 of 700 pairs ended, 1 failed  17,000 trades  1.0 pages/s  1 h 56 min left",
+    ]
+
+
+def test_work_on_files_counts_files() -> None:
+    run = RunTrack(Clock())
+    run.take(Begun(2))
+    run.take(Step("ETHUSD", 3, 3))
+    run.take(Step("XBTUSD", 30, 120))
+    assert picture(run, 80, 24, UNICODE) == [
+        "XBTUSD  ━━━╌╌╌╌╌╌╌╌╌   25%  30 of 120 files",
+        "1 of 2 pairs ended",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0.4, "0 s"), (59, "59 s"), (60, "1 min"), (7_500, "2 h 05 min"), (100_000, "1 d 3 h")],
+)
+def test_durations_are_said_as_people_say_them(seconds: float, text: str) -> None:
+    assert duration(seconds) == text
+
+
+def test_a_text_is_cut_where_the_line_ends() -> None:
+    assert [cut("abcdef", width, ASCII) for width in (6, 5, 3, 2)] == [
+        "abcdef",
+        "ab...",
+        "abc",
+        "ab",
+    ]
+
+
+# On a terminal.
+
+
+def terminal(width: int) -> Console:
+    return Console(
+        file=io.StringIO(), width=width, height=10, force_terminal=True, color_system=None
+    )
+
+
+def drawn(console: Console) -> str:
+    file = console.file
+    assert isinstance(file, io.StringIO)
+    return file.getvalue()
+
+
+def test_a_terminal_shows_the_lines_and_keeps_what_pairs_came_to(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("LC_ALL", "C.UTF-8")
+    console = terminal(81)
+    bars = Bars(one_pair(), console)
+    console.print(bars)
+    bars.tell(Outcome("XBTUSD", 30_000, 30, MONTH, [], None))
+    console.print(bars)
+    assert drawn(console) == (
+        f"{WIDTHS[80]}\nXBTUSD: 30,000 trades in 30 pages, complete through 2024-01-31T00:00:00Z\n"
+    )
+
+
+@pytest.mark.parametrize("width", [20, 33, 61, 200])
+def test_no_line_is_ever_wider_than_the_terminal(width: int) -> None:
+    run = one_pair()
+    run.take(Begun(12))
+    run.take(Started("APTUSD", [MONTH], None))
+    run.take(Waiting("APTUSD", "EService:Unavailable, which is said at some length " * 5))
+    console = terminal(width)
+    console.print(Bars(run, console))
+    assert max(len(line) for line in drawn(console).split("\n")) < width
+
+
+# In a log.
+
+
+def test_a_few_pairs_have_a_line_each_every_half_minute(capsys: pytest.CaptureFixture[str]) -> None:
+    clock = Clock()
+    lines = Lines(clock=clock)
+    lines.tell(Begun(1))
+    lines.tell(Started("XBTUSD", [MONTH], None))
+    for page in range(1, 62):
+        clock.now_s += 1
+        lines.tell(PageRead("XBTUSD", 1000 * page, page, JANUARY + page * DAY // 4))
+    assert capsys.readouterr().err.splitlines() == [
+        "XBTUSD: 2024-01-01T00:00:00Z to 2024-01-31T00:00:00Z to fetch",
+        "XBTUSD: 2024-01-08T12:00:00Z, 30,000 trades, 1.0 pages/s, 1 min left",
+        "XBTUSD: 2024-01-16T00:00:00Z, 60,000 trades, 1.0 pages/s, 1 min left",
+    ]
+
+
+def test_many_pairs_have_one_line_for_all(capsys: pytest.CaptureFixture[str]) -> None:
+    clock = Clock()
+    lines = Lines(clock=clock)
+    lines.tell(Begun(700))
+    for number in range(20):
+        lines.tell(Started(f"P{number}", [MONTH], None))
+        lines.tell(Waiting(f"P{number}", "EService:Busy"))
+    clock.now_s = 30
+    lines.tell(PageRead("P0", 1000, 1, JANUARY + DAY))
+    assert capsys.readouterr().err.splitlines() == [
+        "0 of 700 pairs ended  19 waiting: EService:Busy  1,000 trades  0.0 pages/s"
+    ]
+
+
+def test_json_lines_have_stable_names(capsys: pytest.CaptureFixture[str]) -> None:
+    clock = Clock()
+    lines = JsonLines(clock, lambda: JANUARY + int(clock.now_s) * SECOND)
+    lines.tell(Begun(1))
+    lines.tell(Started("XBTUSD", [MONTH], 30_000))
+    for page in (1, 2, 3):
+        clock.now_s += 10.5 if page == 3 else 0.5
+        lines.tell(PageRead("XBTUSD", 1000 * page, page, JANUARY + page * DAY))
+    clock.now_s = 30
+    lines.tell(Outcome("XBTUSD", 3_000, 3, MONTH, [], ExchangeUnreachable("XBTUSD: no")))
+    told: list[dict[str, Any]] = [json.loads(one) for one in capsys.readouterr().err.splitlines()]
+    assert [one["event"] for one in told] == [
+        "begun",
+        "started",
+        "pageread",
+        "pageread",
+        "outcome",
+        "overall",
+    ]
+    assert told[3] == {
+        "event": "pageread",
+        "time": "2024-01-01T00:00:11Z",
+        "pair": "XBTUSD",
+        "trades": 3000,
+        "pages": 3,
+        "reached_ns": JANUARY + 3 * DAY,
+        "pages_s": 0.261,
+        "left_s": 104,
+    }
+    assert told[4:] == [
+        {
+            "event": "outcome",
+            "time": "2024-01-01T00:00:30Z",
+            "pair": "XBTUSD",
+            "trades": 3000,
+            "pages": 3,
+            "reached": [MONTH.after, MONTH.through],
+            "holes": [],
+            "error": "XBTUSD: no",
+            "exit_status": 3,
+        },
+        {
+            "event": "overall",
+            "time": "2024-01-01T00:00:30Z",
+            "pairs": 1,
+            "running": 0,
+            "done": 0,
+            "failed": 1,
+            "trades": 3000,
+            "pages_s": 0.0,
+            "left_s": None,
+        },
+    ]

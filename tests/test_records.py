@@ -1,0 +1,219 @@
+"""The record that a run leaves: begun before it, ended behind it, and never in its way."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from harvester import __version__, config
+from harvester.archive.archive import Archive
+from harvester.cli.runs import table
+from harvester.crawl.events import Outcome
+from harvester.errors import ArchiveUnwritable, ExchangeUnreachable
+from harvester.times import Range
+from harvester.upkeep import records
+from harvester.upkeep.records import PairResult, Record, last, recorded
+
+OUTCOMES = [
+    Outcome("XBTUSD", 5_000, 8, Range(0, 7), [], None),
+    Outcome("ETHUSD", 0, 1, None, [Range(7, 9)], ExchangeUnreachable("ETHUSD: no answer")),
+]
+
+
+@pytest.fixture
+def archive(tmp_path: Path) -> Archive:
+    return Archive(tmp_path / "data")
+
+
+def settings(**options: Any) -> config.Settings:
+    return config.load(options, environment={})
+
+
+def warned(_: str) -> None:
+    raise AssertionError("nothing was to be warned of")
+
+
+def files(archive: Archive) -> list[Path]:
+    return sorted((archive.root / "runs").iterdir())
+
+
+def test_a_record_tells_what_was_asked_and_what_came_of_it(archive: Archive) -> None:
+    asked = {"pairs": ["btc/usd"], "since": "start"}
+    with recorded(archive, "backfill", asked, settings(), warned) as one:
+        one.outcomes(OUTCOMES)
+        one.heard(12, 3)
+    [file] = files(archive)
+    told = json.loads(file.read_bytes())
+    assert told.pop("begun") <= told.pop("ended")
+    assert isinstance(told.pop("host"), str)
+    told.pop("ticks")
+    assert told == {
+        "id": file.stem,
+        "command": "backfill",
+        "format": 1,
+        "state": "ended",
+        "version": __version__,
+        "pid": os.getpid(),
+        "asked": asked,
+        "settings": {
+            "exchange.url": "https://api.kraken.com",
+            "exchange.rate": 1.0,
+            "exchange.jobs": 8,
+            "archive.flush_s": 30.0,
+            "archive.flush_rows": 250000,
+            "refresh.settle_s": 60.0,
+            "candles.rollups": ["1m", "1h"],
+        },
+        "exit_status": 3,
+        "error": None,
+        "calls": 12,
+        "refusals": 3,
+        "pairs": [
+            {
+                "pair": "XBTUSD",
+                "exit_status": 0,
+                "trades": 5000,
+                "pages": 8,
+                "holes": 0,
+                "moved": 0,
+                "covered_through_ns": 7,
+                "error": None,
+            },
+            {
+                "pair": "ETHUSD",
+                "exit_status": 3,
+                "trades": 0,
+                "pages": 1,
+                "holes": 1,
+                "moved": 0,
+                "covered_through_ns": None,
+                "error": "ETHUSD: no answer",
+            },
+        ],
+    }
+    assert archive.store.files("staging") == []
+
+
+def test_a_name_and_a_password_in_the_address_are_left_out(archive: Archive) -> None:
+    given = settings(**{"exchange.url": "https://ann:secret@mirror.example:8443/x"})
+    with recorded(archive, "backfill", {}, given, warned):
+        pass
+    [file] = files(archive)
+    assert json.loads(file.read_bytes())["settings"]["exchange.url"] == (
+        "https://mirror.example:8443/x"
+    )
+    assert b"secret" not in file.read_bytes()
+
+
+def test_a_run_that_goes_on_is_seen(archive: Archive) -> None:
+    with recorded(archive, "backfill", {}, settings(), warned):
+        assert [one.state for one in last(archive, 9)] == ["running"]
+    assert [one.state for one in last(archive, 9)] == ["ended"]
+
+
+KILLED = """
+import os, signal, sys
+from harvester import config
+from harvester.archive.archive import Archive
+from harvester.upkeep.records import recorded
+with recorded(Archive(sys.argv[1]), "backfill", {}, config.load(environment={}), print):
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_a_run_that_was_killed_is_told_as_killed(archive: Archive) -> None:
+    subprocess.run([sys.executable, "-c", KILLED, str(archive.root)], check=False, timeout=60)
+    assert [(one.state, one.exit_status) for one in last(archive, 9)] == [("killed", None)]
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="the system tells no start times")
+def test_a_process_of_the_same_number_is_not_the_run(archive: Archive) -> None:
+    with recorded(archive, "backfill", {}, settings(), warned) as one:
+        one.record.ticks = 1
+        one.write()
+        assert [found.state for found in last(archive, 9)] == ["killed"]
+
+
+def test_a_run_on_another_machine_is_believed(archive: Archive) -> None:
+    with recorded(archive, "backfill", {}, settings(), warned) as one:
+        one.record.host, one.record.pid = "elsewhere", 0
+        one.write()
+        assert [found.state for found in last(archive, 9)] == ["running"]
+
+
+def test_an_error_that_ends_a_run_is_told_and_goes_on_its_way(archive: Archive) -> None:
+    with (
+        pytest.raises(ExchangeUnreachable),
+        recorded(archive, "backfill", {}, settings(), warned),
+    ):
+        raise ExchangeUnreachable("no good answer")
+    [one] = last(archive, 9)
+    assert (one.state, one.exit_status, one.error) == ("ended", 3, "no good answer")
+
+
+def test_that_it_can_t_be_written_is_one_line_and_no_more(
+    archive: Archive, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def write(*_: object) -> None:
+        raise ArchiveUnwritable("can't write there: the disk is full")
+
+    monkeypatch.setattr(type(archive.store), "write", write)
+    said: list[str] = []
+    with recorded(archive, "backfill", {}, settings(), said.append) as one:
+        one.outcomes(OUTCOMES[:1])
+    assert said == ["this run leaves no record: can't write there: the disk is full"]
+
+
+def test_where_the_run_failed_the_record_is_not_complained_of(
+    archive: Archive, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def write(*_: object) -> None:
+        raise ArchiveUnwritable("can't write there: the disk is full")
+
+    monkeypatch.setattr(type(archive.store), "write", write)
+    with recorded(archive, "backfill", {}, settings(), warned) as one:
+        one.outcomes(OUTCOMES)
+
+
+def test_old_records_are_pruned(archive: Archive, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(records, "MOST_KEPT", 3)
+    for number in range(5):
+        with recorded(archive, f"run {number}", {}, settings(), warned):
+            pass
+    assert [one.command for one in last(archive, 9)] == ["run 4", "run 3", "run 2"]
+
+
+def test_a_record_that_can_t_be_read_hides_no_other(archive: Archive) -> None:
+    with recorded(archive, "backfill", {}, settings(), warned):
+        pass
+    (archive.root / "runs" / "99990101T000000.000000Z-1.json").write_text("{")
+    (archive.root / "runs" / "notes.txt").write_text("mine")
+    assert [one.command for one in last(archive, 9)] == ["backfill"]
+
+
+def test_the_table_of_runs_says_why_one_failed() -> None:
+    well = Record("b", "backfill", "2026-01-30T12:00:00Z", ended="2026-01-30T13:02:03.9Z")
+    well = msgspec.structs.replace(well, state="ended", exit_status=0, calls=8_123, refusals=2)
+    well.pairs = [PairResult("XBTUSD", 0, 8_000_000, 8_120)]
+    bad = Record("a", "repair", "2026-01-29T12:00:00Z", state="killed")
+    ugly = Record("c", "backfill", "2026-01-28T12:00:00Z", state="ended", exit_status=3)
+    ugly.pairs = [PairResult("A", 3, error="A: one\nmore of it"), PairResult("B", 3, error="B")]
+    assert table([well, bad, ugly]).split("\n") == [
+        "begun                command   ended        took  pairs     trades  calls  refusals"
+        "  holes",
+        "2026-01-30 12:00:00  backfill  done      1:02:04      1  8,000,000  8,123         2"
+        "      0",
+        "2026-01-29 12:00:00  repair    killed                 0          0      0         0"
+        "      0",
+        "2026-01-28 12:00:00  backfill  status 3               2          0      0         0"
+        "      0",
+        "    A: one",
+        "    and 1 more; --json tells all",
+    ]

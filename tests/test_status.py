@@ -1,0 +1,313 @@
+"""What an archive holds, at a glance: from names and footers, whatever became of the files."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+from test_archive import put, tape
+
+from harvester.archive import gists, state
+from harvester.archive.archive import Archive
+from harvester.archive.gists import Gist, Gists
+from harvester.checks import status as module
+from harvester.checks.status import PairStatus, status
+from harvester.cli import output
+from harvester.cli.coverage import ASCII, BLOCKS, month_bars, year_bar, years
+from harvester.cli.holdings import Look, age, remarks, text
+from harvester.cli.watching import _in_place
+from harvester.times import DAY, SECOND, Range
+
+PAIR = "XBTUSD"
+YEAR_2020 = 1_577_836_800 * SECOND
+"""Its first moment; 2020 has 366 days."""
+
+
+def days(first: int, last: int) -> Range:
+    """From the beginning of one day of 2020, counted from 0, to that of another."""
+    return Range(YEAR_2020 + first * DAY - 1, YEAR_2020 + last * DAY - 1)
+
+
+def daily(first: int, last: int, a_day: int) -> list[object]:
+    """So many trades a day, evenly."""
+    begin = YEAR_2020 + first * DAY
+    return tape([begin + i * DAY // a_day for i in range((last - first) * a_day)])
+
+
+@pytest.fixture
+def archive(tmp_path: Path) -> Archive:
+    """One hundred days of 100 trades a day, a hole of ten days, and ten days more."""
+    one = Archive(tmp_path / "data")
+    state.want(one.store, PAIR, days(0, 120))
+    put(one, days(0, 100), daily(0, 100, 100))
+    put(one, days(110, 120), daily(110, 120, 100))
+    return one
+
+
+def test_all_of_a_pair_is_told(archive: Archive) -> None:
+    [one] = status(archive, None, YEAR_2020 + 130 * DAY - 1)
+    sizes = [path.stat().st_size for path in archive.root.glob("trades/*/*/*.parquet")]
+    assert one == PairStatus(
+        PAIR,
+        trades=11_000,
+        first_ns=YEAR_2020,
+        last_ns=YEAR_2020 + 120 * DAY - DAY // 100,
+        coverage=[days(0, 100), days(110, 120)],
+        wanted=[days(0, 120)],
+        holes=[days(100, 110)],
+        files=2,
+        bytes=sum(sizes),
+        rollups_wanted=2,
+        age_s=10 * 86_400,
+        # A thousand trades each by what lies beside them, and two calls for either.
+        calls_for_holes=3,
+        calls_to_now=3,
+    )
+    assert one.exit_status == 4
+
+
+def test_no_row_group_is_read(archive: Archive, monkeypatch: pytest.MonkeyPatch) -> None:
+    def read(*_: object, **__: object) -> None:
+        raise AssertionError("rows were read")
+
+    monkeypatch.setattr("pyarrow.parquet.ParquetFile.iter_batches", read)
+    monkeypatch.setattr("pyarrow.parquet.ParquetFile.read", read)
+    assert status(archive, None, YEAR_2020)[0].trades == 11_000
+
+
+def test_a_segment_beside_its_merger_counts_once(archive: Archive) -> None:
+    put(archive, days(0, 10), daily(0, 10, 100))
+    [one] = status(archive, None, YEAR_2020)
+    assert (one.trades, one.files) == (11_000, 3)
+
+
+def test_a_pair_that_was_only_asked_for_is_one_hole(archive: Archive) -> None:
+    state.want(archive.store, "ETHUSD", days(0, 1))
+    one = status(archive, None, YEAR_2020)[0]
+    assert (one.pair, one.files, one.holes, one.calls) == ("ETHUSD", 0, [days(0, 1)], None)
+
+
+def test_a_damaged_file_is_named_and_hides_nothing_else(archive: Archive) -> None:
+    [broken] = archive.root.glob("trades/*/*/*1586476799999999999.parquet")
+    broken.write_bytes(b"PAR1 and no more")
+    [one] = status(archive, None, YEAR_2020)
+    assert (one.trades, one.files, one.exit_status) == (1_000, 2, 4)
+    assert [line.startswith(f"{broken} can't be read: ") for line in one.damaged] == [True]
+    assert remarks([one])[0].startswith(f"XBTUSD: {broken} can't be read: ")
+
+
+def test_files_that_vanish_are_listed_again(
+    archive: Archive, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, gone = gists.read_gist, [True]
+
+    def read(*args: object) -> Gist:
+        if gone:
+            gone.pop()
+            raise FileNotFoundError
+        return real(*args)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(gists, "read_gist", read)
+    assert status(archive, None, YEAR_2020)[0].trades == 11_000
+
+
+# What is remembered of footers.
+
+
+@pytest.fixture
+def keeping(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gists, "WORTH_KEEPING", 1)
+
+
+@pytest.mark.usefixtures("keeping")
+def test_a_footer_that_is_remembered_is_not_read_again(
+    archive: Archive, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = status(archive, None, YEAR_2020)
+
+    def read(*_: object) -> Gist:
+        raise AssertionError("a footer was read")
+
+    monkeypatch.setattr(gists, "read_gist", read)
+    assert status(Archive(archive.root), None, YEAR_2020) == before
+
+
+@pytest.mark.usefixtures("keeping")
+def test_a_file_that_was_replaced_is_read_again(archive: Archive) -> None:
+    """Of the same name and the same size, as a repair may leave it."""
+    status(archive, None, YEAR_2020)
+    entry = archive.store.files(f"trades/pair={PAIR}")[1]
+    assert Gists(archive).of(entry).rows == 1_000
+    (archive.root / entry.path).unlink()
+    put(archive, days(110, 120), daily(110, 120, 50))
+    again = archive.store.files(f"trades/pair={PAIR}")[1]._replace(size=entry.size)
+    assert Gists(archive).of(again).rows == 500
+
+
+@pytest.mark.usefixtures("keeping")
+@pytest.mark.parametrize("content", [b"", b"{", b'{"format":9,"segments":{}}', b"\xff\xfe", b"[]"])
+def test_a_memory_that_can_t_be_read_is_none(archive: Archive, content: bytes) -> None:
+    before = status(archive, None, YEAR_2020)
+    (archive.root / gists.PATH).write_bytes(content)
+    assert status(Archive(archive.root), None, YEAR_2020) == before
+
+
+@pytest.mark.usefixtures("keeping")
+def test_what_is_gone_is_forgotten(archive: Archive) -> None:
+    status(archive, None, YEAR_2020)
+    put(archive, days(120, 121), daily(120, 121, 10))
+    [gone] = archive.root.glob("trades/*/*/*1586476799999999999.parquet")
+    gone.unlink()
+    status(Archive(archive.root), None, YEAR_2020)
+    kept = (archive.root / gists.PATH).read_text()
+    assert ("1586476799999999999" in kept, "1588291199999999999" in kept) == (False, True)
+
+
+@pytest.mark.usefixtures("keeping")
+def test_an_archive_that_can_t_be_written_is_told_all_the_same(
+    archive: Archive, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def write(*_: object) -> None:
+        raise OSError(30, "Read-only file system")
+
+    monkeypatch.setattr(Path, "write_bytes", write)
+    assert status(archive, None, YEAR_2020)[0].trades == 11_000
+    assert not (archive.root / gists.PATH).exists()
+
+
+def test_a_small_archive_is_left_as_it_is(archive: Archive) -> None:
+    status(archive, None, YEAR_2020)
+    assert not (archive.root / "cache").exists()
+
+
+# The table.
+
+ONE = PairStatus(
+    "XBTUSD",
+    "XBT/USD",
+    trades=85_123_456,
+    first_ns=1_381_095_255 * SECOND,
+    last_ns=YEAR_2020 + 120 * DAY,
+    coverage=[Range(0, YEAR_2020 - 1), days(61, 120)],
+    wanted=[Range(0, YEAR_2020 + 120 * DAY)],
+    holes=[days(0, 61)],
+    files=31,
+    bytes=912_345_678,
+    rollups={"1m": 31, "1h": 30},
+    rollups_wanted=31,
+    age_s=10_800,
+    calls_for_holes=1_200,
+    calls_to_now=4,
+)
+TWO = PairStatus("ETHEUR", trades=5, first_ns=YEAR_2020, coverage=[days(0, 120)], age_s=60)
+LEVELS = ("1m", "1h")
+
+
+def test_the_table_of_a_pair_shows_its_holes_month_by_month() -> None:
+    assert text([ONE], LEVELS, Look(None, BLOCKS)) == (
+        "pair        trades       first        last  age   2013-20  holes  calls  files"
+        "     MB  B/trade     roll-ups\n"
+        "XBTUSD  85,123,456  2013-10-06  2020-04-30   3h  ███████▒      1  1,204     31"
+        "  912.3     10.7  1m 1h 30/31\n"
+        "\n"
+        "XBTUSD by month: █ whole  ▒ in part  ░ a hole  · not asked\n"
+        "  2013 ████████████  2014 ████████████  2015 ████████████  2016 ████████████\n"
+        "  2017 ████████████  2018 ████████████  2019 ████████████  2020 ░░▒█········"
+    )
+
+
+def test_a_narrow_terminal_shows_what_matters_most() -> None:
+    shown = text([ONE, TWO], LEVELS, Look(80, ASCII)).split("\n")
+    assert shown[:4] == [
+        "pair         trades        last  age   2013-20  holes  calls  files     MB",
+        "XBTUSD   85,123,456  2020-04-30   3h  #######+      1  1,204     31  912.3",
+        "ETHEUR            5               1m  .......#      0      ?      0    0.0",
+        "2 pairs  85,123,461  2020-04-30   3h                1  1,204     31  912.3",
+    ]
+    assert max(len(line) for line in shown) <= 80
+
+
+def test_a_very_narrow_one_shows_no_line_that_wraps() -> None:
+    assert text([ONE], LEVELS, Look(40, ASCII)).split("\n")[:2] == [
+        "pair        trades  age  holes",
+        "XBTUSD  85,123,456   3h      1",
+    ]
+
+
+def test_of_many_pairs_months_are_shown_on_request() -> None:
+    many = [ONE] * 4
+    assert "by month" not in text(many, LEVELS, Look(None, ASCII))
+    assert text(many, LEVELS, Look(None, ASCII), detailed=True).count("by month") == 4
+
+
+def test_years_begin_with_the_first_trade_or_hole() -> None:
+    assert (years([ONE]), years([TWO]), years([PairStatus("A")])) == (
+        range(2013, 2021),
+        range(2020, 2021),
+        range(0),
+    )
+
+
+def test_what_was_never_asked_for_is_no_hole() -> None:
+    assert year_bar(TWO, range(2019, 2021), BLOCKS) == "·█"
+    assert month_bars(TWO, ASCII, 80) == ["  2020 ####........"]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "said"),
+    [(None, ""), (59, "59s"), (60, "1m"), (7_200, "2h"), (86_400, "24h"), (172_800, "2d")],
+)
+def test_ages_are_short(seconds: int | None, said: str) -> None:
+    assert age(seconds) == said
+
+
+def test_not_every_hole_of_hundreds_is_said() -> None:
+    many = PairStatus("A", holes=[Range(i, i + 1) for i in range(0, 100, 2)])
+    said = remarks([many])
+    assert (len(said), said[-1]) == (21, "and 30 more holes; --json tells all")
+
+
+@pytest.mark.parametrize(
+    ("environment", "speaks"),
+    [
+        ({"LANG": "en_US.UTF-8"}, True),
+        ({"LANG": "C", "LC_CTYPE": "C.UTF-8"}, False),
+        ({"LC_CTYPE": "C.UTF-8"}, True),
+        ({"LANG": "de_DE.utf8", "LC_ALL": "C"}, False),
+        ({"LANG": "de_DE.ISO-8859-1"}, False),
+    ],
+)
+def test_the_locale_tells_which_signs_are_drawn(
+    environment: dict[str, str], speaks: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("LC_ALL", "LC_CTYPE", "LANG"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert output.speaks_unicode() is speaks
+
+
+def test_ctrl_c_is_how_a_watch_on_a_terminal_ends() -> None:
+    naps: list[float] = []
+
+    def sleep(seconds: float) -> None:
+        naps.append(seconds)
+        if len(naps) == 3:
+            raise KeyboardInterrupt
+
+    file = io.StringIO()
+    console = Console(file=file, width=20, height=5, force_terminal=True, color_system=None)
+    ended = _in_place(lambda: f"look {len(naps)}", 2.0, sleep, console)
+    assert (ended, naps) == (0, [2.0, 2.0, 2.0])
+    assert [f"look {number}" in file.getvalue() for number in range(4)] == [True] * 3 + [False]
+    # It is drawn on a screen of its own, which is gone afterwards.
+    assert file.getvalue().startswith("\x1b[?1049h")
+    assert "\x1b[?1049l" in file.getvalue()
+
+
+def test_the_page_that_estimates_count_by_is_the_exchange_s() -> None:
+    from harvester.kraken.pages import PAGE_ROWS
+
+    assert module.PAGE_ROWS == PAGE_ROWS
