@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import ssl
 import time
 from collections import defaultdict
 from collections.abc import AsyncIterator, Callable
@@ -24,6 +23,7 @@ from harvester.kraken.candles import WEEK_MIN, Candle, read_candles
 from harvester.kraken.pacing import LONGEST_WAIT_S, Paces, PaceState
 from harvester.kraken.pages import Page, decode_page
 from harvester.kraken.pairs import Pair, read_pairs
+from harvester.kraken.pools import SPANS_A_PAIR, Pools
 from harvester.times import SECOND
 
 # stamina reports each retry to the log; `on_wait` tells ours.
@@ -31,9 +31,6 @@ logging.getLogger("stamina").addHandler(logging.NullHandler())
 
 LARGEST_BODY = 32 * 1024 * 1024
 NEVER_ANSWERED_GIVE_UP_S = 15.0
-
-SPANS_A_PAIR = 2
-"""So many of a pair's calls may be in flight at once: see `crawl/split.py`."""
 
 T = TypeVar("T")
 Waiting = Callable[[str, str], None]
@@ -72,7 +69,7 @@ class Client:
         self._landed = asyncio.Event()
         self._told_rates: dict[str, float] = {}
         self._answered = False
-        self._http = _http_client(settings)
+        self._pools = Pools(settings)
         self.calls = 0
         self.refusals = 0
 
@@ -87,7 +84,7 @@ class Client:
         trace: TracebackType | None,
     ) -> None:
         """Close the pool."""
-        await self._http.aclose()
+        await self._pools.aclose()
 
     def slowed(self, pair: Pair) -> bool:
         """Whether refusals keep this pair under its set rate at present."""
@@ -250,7 +247,7 @@ class Client:
             # httpx times each read alone: a body that dribbles would never end.
             async with (
                 asyncio.timeout(self._settings.timeout_s),
-                self._http.stream("GET", url) as response,
+                self._pools.of(what or endpoint).stream("GET", url) as response,
             ):
                 body = await _body(response)
         except TimeoutError as error:
@@ -283,28 +280,6 @@ def _of(pair: Pair) -> dict[str, str]:
     if pair.aclass_base == "tokenized_asset":
         params["asset_class"] = "tokenized_asset"
     return params
-
-
-def _http_client(settings: ExchangeSettings) -> httpx.AsyncClient:
-    try:
-        verify = ssl.create_default_context(cafile=settings.ca_file) if settings.ca_file else True
-    except (OSError, ssl.SSLError) as error:
-        raise BadSetting(
-            f"[exchange] ca_file {settings.ca_file!r} can't be used: {error}"
-        ) from error
-    try:
-        return httpx.AsyncClient(
-            base_url=settings.url,
-            headers={"User-Agent": settings.user_agent, "Accept": "application/json"},
-            timeout=settings.timeout_s,
-            limits=httpx.Limits(
-                max_connections=SPANS_A_PAIR * settings.jobs + 2,
-                max_keepalive_connections=SPANS_A_PAIR * settings.jobs + 2,
-            ),
-            verify=verify,
-        )
-    except httpx.InvalidURL as error:
-        raise BadSetting(f"[exchange] url {settings.url!r} is no address: {error}") from error
 
 
 def _read_page(body: bytes) -> Page:
