@@ -561,7 +561,8 @@ class Exchange:
 
     since_mode: "inclusive" or "exclusive". page_size: the most rows of a page. clock: anything
     with `now_ns`. limit: calls a second and pair of Trades and OHLC; limit_total: of all calls.
-    `limit`, `limit_total`, `latency_s`, `faults`, `since_mode`, `status` may change meanwhile.
+    `limit`, `limit_total`, `latency_s`, `faults`, `since_mode`, `status` and
+    `unlisted` (altnames that AssetPairs leaves out) may change meanwhile.
     """
 
     def __init__(
@@ -595,6 +596,7 @@ class Exchange:
         self.check_agent = check_agent
         self.port = port
         self.status = "online"
+        self.unlisted: set[str] = set()
         self.calls: list[Call] = []
         self.connections = 0
         self._pages: Counter[str] = Counter()
@@ -649,6 +651,12 @@ class Exchange:
         """Take a pair off: from now on nobody knows it."""
         del self._shelves[altname]
         self._names = {name: known for name, known in self._names.items() if known != altname}
+
+    def change(self, name: str, /, **fields: Any) -> None:
+        """Let a pair have another altname, status or the like; its trades stay."""
+        market = self._shelves[name].market
+        self.delist(name)
+        self.add(replace(market, **fields))
 
     def pages(self, pair: str | None = None) -> int:
         """Count the Trades pages answered, of one pair or of all."""
@@ -931,7 +939,8 @@ class Exchange:
 
     def _asset_pairs(self, params: Mapping[str, str]) -> bytes:
         asked = [name for name in params.get("pair", "").split(",") if name]
-        shelves = [self._shelf({"pair": name}) for name in asked] or self._shelves.values()
+        named = [self._shelf({"pair": name}) for name in asked]
+        shelves = named or [s for name, s in self._shelves.items() if name not in self.unlisted]
         return _dumps(
             {"error": [], "result": {s.market.key: _asset_pair(s.market) for s in shelves}}
         )

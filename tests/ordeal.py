@@ -50,6 +50,7 @@ COMMANDS = (
     Command("backfill {pair} -q", 4, (0, 3)),
     Command("backfill {pairs} -q --newest-first", 2, (0, 3)),
     Command("backfill {pair} -q --since {since} --until {until}", 3, (0, 3)),
+    Command("refresh {pairs} -q", 4, (0, 3)),
     Command("compact -q", 6),
     Command("rollup -q", 4),
     Command("pairs --update -q", 1),

@@ -24,8 +24,8 @@ PUBLIC = {
     for name, member in inspect.getmembers(one)
     if not name.startswith("_") and callable(member)
 } | {"open": harvester.open}
-NOT_IN_PYTHON = {"serve", "demo", "compact", "rollup"}
-"""Commands that are no question: of a mirror, of a show, and of upkeep by hand."""
+NOT_IN_PYTHON = {"config", "refresh", "schedule", "serve", "demo", "compact", "rollup"}
+"""Commands that are no question: of a mirror, of a show, of upkeep, and of how they are set."""
 
 
 @pytest.fixture

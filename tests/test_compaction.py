@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from itertools import pairwise
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -104,9 +105,58 @@ def test_a_large_file_is_written_again_for_as_much_as_it_holds() -> None:
     assert groups(segments, rows.__getitem__) == [segments]
 
 
-def test_a_large_file_is_written_again_for_many_small_ones() -> None:
+def test_small_files_behind_a_large_one_are_merged_without_it() -> None:
     segments, rows = laid_out([(0, 0, 1_000_000), *[(0, 0, 1)] * 8])
-    assert groups(segments, rows.__getitem__) == [segments]
+    assert groups(segments, rows.__getitem__) == [segments[1:]]
+
+
+def test_small_files_in_front_of_a_large_one_are_merged_without_it() -> None:
+    segments, rows = laid_out([*[(0, 0, 1)] * 8, (0, 0, 1_000_000)])
+    assert groups(segments, rows.__getitem__) == [segments[:-1]]
+
+
+def test_a_year_that_is_over_is_merged_as_far_as_can_be() -> None:
+    segments, rows = laid_out([(0, 0, 900_000), (0, 0, 400_000), (0, 1, 900_000), (0, 0, 400_000)])
+    assert groups(segments, rows.__getitem__) == []
+    assert groups(segments, rows.__getitem__, closed=True) == [segments[:2]]
+
+
+def merged_nightly(nights: list[int]) -> tuple[list[int], int, int]:
+    """Add a segment a night, and merge: the rows of each file, the most files, all rows written."""
+    files, written, most = [], 0, 0
+    for count in nights:
+        files.append(count)
+        segments, rows = laid_out([(0, 0, one) for one in files])
+        for run in reversed(groups(segments, rows.__getitem__)):
+            first, total = segments.index(run[0]), sum(rows[one] for one in run)
+            files[first : first + len(run)] = [total]
+            written += total
+        most = max(most, len(files))
+    return files, most, written
+
+
+@pytest.mark.parametrize(
+    ("nights", "most_files", "most_written"),
+    [
+        pytest.param([30_000] * 365, 8, 4, id="30,000 trades a day"),
+        pytest.param([30_000 * (1 + n % 7) // 4 for n in range(365)], 10, 5, id="uneven days"),
+        pytest.param([1_000] * 365, 9, 5, id="1,000 trades a day"),
+        pytest.param([30_000] * 3_000, 30, 4, id="one long crawl"),
+    ],
+)
+def test_over_a_year_of_nights_files_stay_few_and_rows_are_seldom_written_again(
+    nights: list[int], most_files: int, most_written: int
+) -> None:
+    files, most, written = merged_nightly(nights)
+    assert sum(files) == sum(nights)
+    assert most <= most_files
+    assert written <= most_written * sum(nights)
+
+
+def test_of_a_year_of_quiet_nights_two_files_stay() -> None:
+    files, most, _ = merged_nightly([n % 12 for n in range(365)])
+    assert sum(files) == sum(n % 12 for n in range(365))
+    assert most <= 2
 
 
 def test_segments_of_no_rows_are_merged_too() -> None:

@@ -107,6 +107,14 @@ def hunt(
     return ended(process)
 
 
+def wait_for(due: Callable[[], bool]) -> None:
+    """Look again and again whether something has come about."""
+    until_s = time.monotonic() + LONGEST_S
+    while not due():
+        assert time.monotonic() < until_s
+        time.sleep(POLL_S)
+
+
 # --- bad machines ----------------------------------------------------------------------------
 
 UNSHARE, MOUNT, UMOUNT = (shutil.which(name) for name in ("unshare", "mount", "umount"))

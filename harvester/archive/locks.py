@@ -26,11 +26,17 @@ class Holder(msgspec.Struct):
 
 
 @contextmanager
-def held(folder: Path, name: str, *, wait_s: float = 0.0) -> Iterator[None]:
+def held(folder: Path, name: str, *, wait_s: float = 0.0, doing: str = "") -> Iterator[None]:
     """Hold the lock `name` for as long as the block runs.
 
     The operating system releases it when the process ends, however it ends; the note beside it
     tells people who that was.
+
+    Args:
+        folder: where locks are.
+        name: of the lock, such as a pair's altname.
+        wait_s: how long to wait for whoever holds it.
+        doing: what a holder does, for messages; without it, that `name` is being written.
 
     Raises:
         ArchiveLocked: another run holds it; the message says who, and since when.
@@ -44,7 +50,7 @@ def held(folder: Path, name: str, *, wait_s: float = 0.0) -> Iterator[None]:
             lock.acquire(poll_interval=0.02)
         except filelock.Timeout as error:
             raise ArchiveLocked(
-                f"{name} is being written by another run ({_holder(note)}): "
+                f"{doing or f'{name} is being written'} by another run ({_holder(note)}): "
                 "wait until it is done, or stop it"
             ) from error
     try:

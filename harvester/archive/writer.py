@@ -98,15 +98,21 @@ class Writer:
         return committed
 
     def compact(
-        self, *, every: bool = False, progress: Progress = lambda _pair, _done, _all: None
+        self,
+        *,
+        every: bool = False,
+        closed: bool = False,
+        progress: Progress = lambda _pair, _done, _all: None,
     ) -> tuple[int, int]:
         """Merge neighbouring small segments; returns the number of files before and after.
 
-        `every`: merge whatever can be, else only what is worth the writing. `progress` is told the
-        pair, and of the files to be merged how many are done, and how many there are.
+        `every`: merge whatever can be, else only what is worth the writing; `closed`: whatever
+        can be of the years before the last one. `progress` is told the pair, and of the files to
+        be merged how many are done, and how many there are.
         """
         segments = [piece.segment for piece in self.archive.pieces(self.pair)]
-        runs = groups(segments, lambda one: self.archive.footer(one).rows, every=every)
+        rows_of = {one: self.archive.footer(one).rows for one in segments}
+        runs = groups(segments, rows_of.__getitem__, every=every, closed=closed)
         done, merged = 0, sum(len(run) for run in runs)
         for run in runs:
             self._merge(run)

@@ -8,7 +8,19 @@ import sys
 import click
 
 from harvester import __version__
-from harvester.cli import ask, demo, fetch, keep, lean, output, prove, query, settings, status
+from harvester.cli import (
+    ask,
+    demo,
+    fetch,
+    keep,
+    lean,
+    output,
+    prove,
+    query,
+    refresh,
+    settings,
+    status,
+)
 from harvester.cli.sections import Sectioned
 from harvester.errors import HarvesterError
 
@@ -26,6 +38,7 @@ def cli() -> None:
 
 for command in (
     fetch.backfill,
+    refresh.refresh,
     ask.ohlc,
     ask.bars,
     ask.trades,

@@ -169,6 +169,14 @@ def resolve_held(archive: Archive, text: str) -> Pair:
     )
 
 
+async def listed_and_known(
+    client: Client, archive: Archive
+) -> tuple[dict[str, Pair], dict[str, Pair]]:
+    """What the exchange lists now, and with it what else the archive holds; both by altname."""
+    listed = await client.pairs()
+    return listed, _keep(archive, listed)
+
+
 def resolve_named(archive: Archive, text: str) -> str:
     """The altname of a pair that an archive holds, or was ever asked for.
 

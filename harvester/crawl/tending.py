@@ -21,7 +21,7 @@ def tend(writer: Writer, rollups: Sequence[str], listener: Listener) -> None:
         ArchiveUnwritable: the machine refused.
         BadInterval: a level is no interval of fixed length.
     """
-    writer.compact()
+    writer.compact(closed=True)
     if not rollups:
         return
     # DuckDB is wanted only now, and takes its time and memory to load.

@@ -113,6 +113,10 @@ class Client:
         """The exchange's clock, in nanoseconds, to the second below."""
         return await self._ask("Time", {}, _read_clock)
 
+    async def status(self) -> str:
+        """What the exchange says of itself: online, maintenance, cancel_only or post_only."""
+        return await self._ask("SystemStatus", {}, _read_status)
+
     async def candles(self, pair: Pair, minutes: int) -> list[Candle]:
         """The exchange's own candles: its last 720, and behind them the one that is running."""
         params = _of(pair) | {"interval": str(minutes)}
@@ -294,3 +298,10 @@ def _read_clock(body: bytes) -> int:
         return msgspec.json.decode(read_result(body)["unixtime"], type=int) * SECOND
     except (KeyError, ValueError) as error:
         raise Transient(f"the clock can't be read ({error})") from error
+
+
+def _read_status(body: bytes) -> str:
+    try:
+        return msgspec.json.decode(read_result(body)["status"], type=str)
+    except (KeyError, ValueError) as error:
+        raise Transient(f"the exchange's status can't be read ({error})") from error

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 from urllib.parse import urlsplit
 
 import msgspec
@@ -22,9 +22,8 @@ from harvester.archive.archive import Archive
 from harvester.archive.locks import held
 from harvester.checks.report import RepairReport
 from harvester.config import Settings
-from harvester.crawl.events import Outcome
 from harvester.errors import HarvesterError, Interrupted, gravest
-from harvester.times import SECOND, show
+from harvester.times import SECOND, Range, show
 
 FOLDER = "runs"
 LOCK = "_runs"
@@ -87,6 +86,38 @@ class Record(msgspec.Struct):
         return sum(one.holes for one in self.pairs)
 
 
+class Result(Protocol):
+    """What came of one pair, whatever run it was."""
+
+    @property
+    def pair(self) -> str:
+        """Its altname."""
+
+    @property
+    def exit_status(self) -> int:
+        """As that of the command: 0 for complete."""
+
+    @property
+    def trades(self) -> int:
+        """Added."""
+
+    @property
+    def pages(self) -> int:
+        """Asked for."""
+
+    @property
+    def holes(self) -> list[Range]:
+        """Left."""
+
+    @property
+    def reached(self) -> Range | None:
+        """The last range covered."""
+
+    @property
+    def error(self) -> HarvesterError | None:
+        """What ended it."""
+
+
 class Recording:
     """A run's record while it is made."""
 
@@ -100,7 +131,7 @@ class Recording:
         """Note how often the exchange was asked, and how often it refused."""
         self.record.calls, self.record.refusals = calls, refusals
 
-    def outcomes(self, outcomes: Iterable[Outcome]) -> None:
+    def outcomes(self, outcomes: Iterable[Result]) -> None:
         """Note what each pair's crawl came to."""
         self.record.pairs = [
             PairResult(
@@ -114,6 +145,11 @@ class Recording:
             )
             for one in outcomes
         ]
+
+    def ended_with(self, exit_status: int, error: HarvesterError | None) -> None:
+        """Note how the run as a whole ended, where its pairs alone do not tell."""
+        self.record.exit_status = exit_status
+        self.record.error = None if error is None else str(error)
 
     def repairs(self, reports: Iterable[RepairReport]) -> None:
         """Note what mending each pair came to."""
@@ -176,7 +212,8 @@ def recorded(
     recording.write(prune=True)
     try:
         yield recording
-        record.exit_status = gravest([one.exit_status for one in record.pairs])
+        if record.exit_status is None:
+            record.exit_status = gravest([one.exit_status for one in record.pairs])
     except HarvesterError as error:
         record.exit_status, record.error = error.exit_status, str(error)
         raise

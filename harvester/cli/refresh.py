@@ -1,0 +1,39 @@
+"""The command of every night."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from harvester.cli.options import common, settings_of
+
+
+@click.command(short_help="Bring pairs up to now: the command of every night.")
+@click.argument("pair", nargs=-1)
+@click.option(
+    "--max-minutes",
+    type=click.FloatRange(min=0, min_open=True),
+    metavar="N",
+    help="End in good order after so long; the next run goes on.",
+)
+@click.option("--json", "as_json", is_flag=True, help="The result as JSON on stdout.")
+@common
+def refresh(pair: tuple[str, ...], max_minutes: float | None, as_json: bool, **given: Any) -> int:
+    """Bring pairs up to the exchange's now, fill their holes, and tend their files.
+
+    Without PAIR: those of [refresh] pairs in config.toml, or all that are held where it names
+    none. PAIR is a name in any spelling, or a pattern such as '*/EUR'. A pair that is held goes
+    on from where it was asked for; a new one begins with its first trade.
+
+    Safe to run at any time, and twice at once: the second ends with status 5. Exit status 0 only
+    where every pair is complete; 3 and 5 call for another run later.
+
+    Example: harvester refresh -q --max-minutes 300
+    """
+    common_ = settings_of(given)
+    from harvester.cli.refreshing import run, tell
+
+    done = run(common_, pair, max_minutes)
+    tell(common_, done, as_json=as_json)
+    return done.exit_status

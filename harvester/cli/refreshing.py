@@ -1,0 +1,114 @@
+"""What `harvester refresh` does on the terminal, and how it tells what came of it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any
+
+from harvester.archive.archive import Archive
+from harvester.cli import lean, output
+from harvester.cli.crawling import FILES_A_JOB, FILES_BESIDE, heed_signals, show_warnings
+from harvester.cli.options import Common
+from harvester.cli.progress import display
+from harvester.crawl.backfill import Watch
+from harvester.crawl.stop import Stop
+from harvester.times import SECOND, show
+from harvester.upkeep.records import recorded
+from harvester.upkeep.refresh import refresh
+from harvester.upkeep.refreshed import Refresh, Refreshed
+
+HEADER = ["pair", "state", "added", "first", "last", "holes", "calls", "refused", "seconds"]
+
+
+def run(common: Common, pairs: Sequence[str], max_minutes: float | None) -> Refresh:
+    """Refresh what is meant, with progress on stderr.
+
+    Raises:
+        NothingHeld: nothing is meant.
+    """
+    archive = Archive(common.settings.archive.path)
+    show_warnings(verbose=common.verbose > 0)
+    lean.allow_files(FILES_A_JOB * common.settings.exchange.jobs + FILES_BESIDE)
+    most_s = None if max_minutes is None else max_minutes * 60
+
+    async def main() -> Refresh:
+        stop = Stop()
+        heed_signals(stop)
+        estimates = not common.quiet and output.is_terminal()
+        watch = Watch(shown.tell, stop, estimates=estimates)
+        return await refresh(archive, common.settings, watch, pairs, most_s=most_s)
+
+    asked = {"pairs": list(pairs), "max_minutes": max_minutes}
+    with (
+        recorded(archive, "refresh", asked, common.settings, output.hint) as record,
+        display(quiet=common.quiet, log_json=common.log_json) as shown,
+    ):
+        done = asyncio.run(main())
+        record.heard(done.calls, done.refusals)
+        record.outcomes(done.pairs)
+        record.ended_with(done.exit_status, done.error)
+        return done
+
+
+def tell(common: Common, done: Refresh, *, as_json: bool) -> None:
+    """Say what came of it: JSON or a table on stdout, and on stderr why nothing did."""
+    if as_json:
+        output.as_json(report(done))
+    elif done.pairs and not common.quiet:
+        output.result(table(done.pairs))
+    if done.error is not None:
+        output.error(str(done.error))
+
+
+def report(done: Refresh) -> dict[str, Any]:
+    """The same for machines. Times are published times, in nanoseconds."""
+    return {
+        "exit_status": done.exit_status,
+        "exchange": done.exchange,
+        "calls": done.calls,
+        "refusals": done.refusals,
+        "seconds": done.seconds,
+        "error": None if done.error is None else str(done.error),
+        "pairs": [
+            {
+                "pair": one.pair,
+                "state": one.state,
+                "exit_status": one.exit_status,
+                "trades_added": one.trades,
+                "first_ns": one.first_ns,
+                "last_ns": one.last_ns,
+                "covered_through_ns": one.reached.through if one.reached else None,
+                "holes": one.holes,
+                "calls": one.calls,
+                "refusals": one.refusals,
+                "seconds": one.seconds,
+                "renamed_to": one.renamed_to,
+                "error": None if one.error is None else str(one.error),
+            }
+            for one in done.pairs
+        ],
+    }
+
+
+def table(pairs: Sequence[Refreshed]) -> str:
+    """A line a pair."""
+    rows = [
+        [
+            one.pair,
+            one.state,
+            f"{one.trades:,}",
+            _moment(one.first_ns),
+            _moment(one.last_ns),
+            str(len(one.holes)),
+            f"{one.calls:,}",
+            f"{one.refusals:,}",
+            f"{one.seconds:.1f}",
+        ]
+        for one in pairs
+    ]
+    return output.columns(HEADER, rows, left=2)
+
+
+def _moment(stamp_ns: int | None) -> str:
+    return "" if stamp_ns is None else show(stamp_ns // SECOND * SECOND)

@@ -1,0 +1,300 @@
+"""The nightly run: pairs brought up to the exchange's now, holes filled, files tended."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import Counter
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import replace
+
+from harvester.archive import state
+from harvester.archive.archive import Archive
+from harvester.archive.locks import held
+from harvester.archive.writer import writer
+from harvester.config import Settings
+from harvester.crawl.backfill import Watch, Wish, backfill, begin, fill
+from harvester.crawl.endings import error_of
+from harvester.crawl.events import Begun, Committed, Event, Outcome, Paced, Started, Waiting
+from harvester.crawl.names import known_pairs, listed_and_known
+from harvester.crawl.tending import tend
+from harvester.errors import (
+    ArchiveLocked,
+    ExchangeError,
+    ExchangeRefused,
+    ExchangeUnreachable,
+    HarvesterError,
+    Interrupted,
+    NothingHeld,
+    UnknownPair,
+)
+from harvester.kraken.client import Client
+from harvester.kraken.pacing import PaceState
+from harvester.kraken.pairs import Pair
+from harvester.times import END_OF_TIME, Range
+from harvester.upkeep.refreshed import Refresh, Refreshed, TimeIsUp
+from harvester.upkeep.targets import Market, Target, targets
+
+LOCK = "_refresh"
+MAINTENANCE = "maintenance"
+ONLINE = "online"
+
+
+async def refresh(
+    archive: Archive,
+    settings: Settings,
+    watch: Watch,
+    pairs: Sequence[str] = (),
+    *,
+    most_s: float | None = None,
+) -> Refresh:
+    """Bring pairs up to the exchange's now less `settle_s`, fill their holes, tend their files.
+
+    Whatever goes wrong is in the result: of one pair, and the others go on; or of all.
+
+    Args:
+        archive: where they are kept.
+        settings: `[refresh] pairs` tells which, unless `pairs` does; none means those held.
+        watch: told of progress, and asked whether to stop.
+        pairs: names and patterns.
+        most_s: end in good order after so many seconds; what was fetched is kept.
+
+    Raises:
+        NothingHeld: no pair is named, and none is held.
+    """
+    texts = pairs or settings.refresh.pairs
+    if not (texts or archive.named()):
+        raise NothingHeld(
+            f"nothing to refresh: the archive at {archive.path} is empty, and [refresh] pairs "
+            "names none. `harvester backfill XBT/USD` begins one"
+        )
+    run = _Refreshing(archive, settings, watch)
+    timer = None
+    if most_s is not None:
+        timer = asyncio.get_running_loop().call_later(most_s, run.time_is_up)
+    begun_s = time.monotonic()
+    doing = f"the archive at {archive.path} is being refreshed"
+    error = None
+    try:
+        with held(archive.root / "locks", LOCK, doing=doing):
+            await run.all(texts)
+    except HarvesterError as reason:
+        error = reason
+    finally:
+        if timer is not None:
+            timer.cancel()
+    return run.result(error, time.monotonic() - begun_s)
+
+
+class _Refreshing:
+    """One refresh on its way."""
+
+    def __init__(self, archive: Archive, settings: Settings, watch: Watch) -> None:
+        self._archive = archive
+        self._settings = settings
+        self._tell = watch.listener
+        self._stop = watch.stop
+        self._watch = replace(watch, listener=self._hear)
+        self._client = Client(settings.exchange, on_wait=self._waits, on_pace=self._paced)
+        self._exchange = ""
+        self._time_is_up = False
+        self._rows: list[Refreshed] = []
+        self._refusals: Counter[str] = Counter()
+        self._added: Counter[str] = Counter()
+        self._begun_s: dict[str, float] = {}
+        self._seconds: dict[str, float] = {}
+
+    def time_is_up(self) -> None:
+        """End in good order."""
+        self._time_is_up = True
+        self._stop.wish()
+
+    async def all(self, texts: Sequence[str]) -> None:
+        """Refresh what is meant; there are rows for all that is known before an error."""
+        market = Market({}, known_pairs(self._archive), self._archive.named())
+        async with self._client:
+            try:
+                listed, known = await self._stop.guard(self._listed())
+            except (ExchangeError, Interrupted) as error:
+                reason = self._reason(error)
+                for target in targets(texts, market._replace(listed=market.known)):
+                    outcome = _failed(target.pair.altname, reason)
+                    self._rows.append(self._row(target._replace(listed=True), outcome))
+                raise reason from error
+            await self._each(targets(texts, market._replace(listed=listed, known=known)))
+
+    def result(self, error: HarvesterError | None, seconds: float) -> Refresh:
+        """All that came of it."""
+        client = self._client
+        return Refresh(
+            self._rows, self._exchange, client.calls, client.refusals, round(seconds, 3), error
+        )
+
+    async def _listed(self) -> tuple[dict[str, Pair], dict[str, Pair]]:
+        self._exchange = await self._status()
+        if self._exchange == MAINTENANCE:
+            raise ExchangeRefused(
+                "the exchange is in maintenance, so it was asked for nothing: the next run goes on"
+            )
+        return await listed_and_known(self._client, self._archive)
+
+    async def _status(self) -> str:
+        try:
+            return await self._client.status()
+        except ExchangeUnreachable:
+            raise
+        except ExchangeError:
+            # Such as a mirror that does not know the question.
+            return ONLINE
+
+    async def _each(self, found: list[Target]) -> None:
+        found = list(await asyncio.gather(*map(self._confirmed, found)))
+        asked: list[tuple[Target, Wish]] = []
+        rest: list[tuple[Target, HarvesterError | None]] = []
+        for target in found:
+            span, error = (None, target.error) if target.error else self._span(target)
+            if span is not None:
+                asked.append((target, Wish(target.pair, span)))
+            else:
+                rest.append((target, error))
+        outcomes = await self._fetch([wish for _, wish in asked])
+        for (target, _), outcome in zip(asked, outcomes, strict=True):
+            self._rows.append(self._row(target, outcome))
+        for target, error in rest:
+            name = target.pair.altname
+            outcome = _failed(name, error or await error_of(self._tend(name)))
+            self._tell(outcome)
+            self._rows.append(self._row(target, outcome))
+        places = {target.pair.altname: place for place, target in enumerate(found)}
+        self._rows.sort(key=lambda row: places[row.pair])
+
+    async def _confirmed(self, target: Target) -> Target:
+        """The same, listed where the exchange still answers: a list may have been cut short."""
+        if target.listed or target.error is not None or target.renamed_to is not None:
+            return target
+        try:
+            await self._stop.guard(self._client.page(target.pair, None))
+        except ExchangeRefused:
+            return target
+        except HarvesterError as error:
+            return target._replace(error=self._reason(error))
+        return target._replace(listed=True)
+
+    async def _fetch(self, wishes: list[Wish]) -> list[Outcome]:
+        self._tell(Begun(len(wishes)))
+        try:
+            outcomes = await backfill(
+                self._client, self._archive, wishes, self._settings, self._watch
+            )
+        except HarvesterError as error:
+            # It ended before any pair's turn.
+            return [_failed(one.pair.altname, self._reason(error)) for one in wishes]
+        outcomes = list(await asyncio.gather(*map(self._earlier, wishes, outcomes)))
+        if any(isinstance(one.error, ExchangeError) for one in outcomes):
+            with suppress(ExchangeError, Interrupted):
+                self._exchange = await self._stop.guard(self._client.status())
+        return [one._replace(error=one.error and self._reason(one.error)) for one in outcomes]
+
+    async def _earlier(self, wish: Wish, outcome: Outcome) -> Outcome:
+        """Fill the holes that lie before what was asked for just now, too."""
+        name = wish.pair.altname
+        if outcome.error or all(h.after >= wish.span.after for h in self._archive.holes(name)):
+            return outcome
+        filled: list[Outcome] = []
+
+        async def work() -> None:
+            run = begin(self._client, self._archive, self._settings, self._watch)
+            with writer(self._archive, name) as one:
+                filled.append(await fill(run, wish.pair, one))
+
+        error = await error_of(work())
+        pages = outcome.pages + sum(one.pages for one in filled)
+        return outcome._replace(
+            pages=pages, error=error or next((one.error for one in filled), None)
+        )
+
+    async def _tend(self, name: str) -> None:
+        """Tend the files of a pair that can't be asked for any more."""
+        with writer(self._archive, name) as one:
+            await asyncio.to_thread(tend, one, self._settings.candles.rollups, self._tell)
+
+    def _span(self, target: Target) -> tuple[Range | None, HarvesterError | None]:
+        """From where it was asked for last, or from the first trade ever, to now.
+
+        Nothing of a pair that can't be asked for.
+        """
+        if not target.listed:
+            return None, None
+        name = target.pair.altname
+        try:
+            spans = state.wanted(self._archive.store, name) or self._archive.coverage(name)
+        except HarvesterError as error:
+            return None, error
+        return Range(spans[-1].after if spans else 0, END_OF_TIME), None
+
+    def _row(self, target: Target, outcome: Outcome) -> Refreshed:
+        name = target.pair.altname
+        row = Refreshed(
+            name,
+            trades=self._added[name],
+            pages=outcome.pages,
+            refusals=self._refusals[name],
+            seconds=self._seconds.get(name, 0.0),
+            renamed_to=target.renamed_to,
+            error=outcome.error,
+        )
+        try:
+            # A text that means no pair is no name for a folder.
+            if not isinstance(target.error, UnknownPair):
+                row.look(self._archive)
+        except HarvesterError as error:
+            row.error = row.error or error
+        if not target.listed and row.reached is not None:
+            # What lies behind its last trade can't be had, and need not have been anything.
+            row.holes = [hole for hole in row.holes if hole.after < row.reached.through]
+        row.state = self._state(target, row)
+        return row
+
+    def _state(self, target: Target, row: Refreshed) -> str:
+        match row.error:
+            case None if not target.listed:
+                return "renamed" if target.renamed_to else "delisted"
+            case None:
+                return "holes" if row.holes else "complete"
+            case TimeIsUp():
+                return "unfinished"
+            case Interrupted():
+                return "interrupted"
+            case ArchiveLocked():
+                return "locked"
+            case ExchangeError() if MAINTENANCE in (self._exchange, target.pair.status):
+                return MAINTENANCE
+        return "failed"
+
+    def _reason(self, error: HarvesterError) -> HarvesterError:
+        return TimeIsUp() if self._time_is_up and isinstance(error, Interrupted) else error
+
+    def _hear(self, event: Event) -> None:
+        match event:
+            case Started(pair):
+                self._begun_s.setdefault(pair, time.monotonic())
+            case Committed(pair, _, rows):
+                self._added[pair] += rows
+            case Outcome(pair):
+                begun_s = self._begun_s.get(pair, time.monotonic())
+                self._seconds[pair] = round(time.monotonic() - begun_s, 3)
+                if event.error is not None:
+                    event = event._replace(error=self._reason(event.error))
+        self._tell(event)
+
+    def _waits(self, what: str, why: str) -> None:
+        self._refusals[what] += 1
+        self._tell(Waiting(what, why))
+
+    def _paced(self, pace: PaceState) -> None:
+        self._tell(Paced(pace.pair, pace))
+
+
+def _failed(name: str, error: HarvesterError | None) -> Outcome:
+    return Outcome(name, 0, 0, None, [], error)
