@@ -33,7 +33,7 @@ from harvester.archive.schema import (
     TRADES,
     WRITER_OPTIONS,
     RowsChecksum,
-    as_trades,
+    trades_of,
 )
 from harvester.archive.writer import writer
 from harvester.columns import joined, times
@@ -221,7 +221,7 @@ def works(served: Served, folder: Path) -> dict[str, Work]:
     pages = [decode_page(body) for body in bodies]
     parts = join_pages(pages)
     rows = joined(asyncio.run(check_seams(pages, parts)))
-    disk = Disk(rows, as_trades(rows), folder)
+    disk = Disk(rows, joined(list(trades_of([rows]))), folder)
     disk.write()
     disk.write_defaults()
     records = bytes(RECORD_BYTES * rows.num_rows)

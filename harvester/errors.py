@@ -7,7 +7,9 @@
      │    ├── BadSetting
      │    ├── BadQuery
      │    ├── UnknownPair
-     │    └── NothingHeld
+     │    ├── NothingHeld
+     │    └── BadFile
+     │         └── DamagedFile
      ├── ExchangeError              3   the exchange could not be reached, or refused
      │    ├── ExchangeUnreachable
      │    ├── ExchangeRefused
@@ -64,6 +66,14 @@ class UnknownPair(UsageError):
 
 class NothingHeld(UsageError):
     """The archive holds nothing of what was asked for."""
+
+
+class BadFile(UsageError):
+    """A file to be imported that can't be read, or not be trusted."""
+
+
+class DamagedFile(BadFile):
+    """A file to be imported whose bytes are not those that its checksum was made of."""
 
 
 class ExchangeError(HarvesterError):

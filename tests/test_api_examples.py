@@ -24,7 +24,7 @@ PUBLIC = {
     for name, member in inspect.getmembers(one)
     if not name.startswith("_") and callable(member)
 } | {"open": harvester.open}
-NOT_IN_PYTHON = {"config", "refresh", "schedule", "serve", "demo", "compact", "rollup"}
+NOT_IN_PYTHON = {"config", "import", "refresh", "schedule", "serve", "demo", "compact", "rollup"}
 """Commands that are no question: of a mirror, of a show, of upkeep, and of how they are set."""
 
 

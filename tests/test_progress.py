@@ -267,6 +267,7 @@ def test_json_lines_have_stable_names(capsys: pytest.CaptureFixture[str]) -> Non
             "reached": [MONTH.after, MONTH.through],
             "holes": [],
             "error": "XBTUSD: no",
+            "pace": None,
             "exit_status": 3,
         },
         {

@@ -21,7 +21,6 @@ from harvester.archive.schema import (
     STEP_ROWS,
     TRADES,
     RowsChecksum,
-    as_trades,
     ties,
     trades_of,
 )
@@ -171,14 +170,15 @@ def test_a_tie_is_the_place_among_rows_of_equal_time(stamps: list[int]) -> None:
 
 def test_rows_get_their_ties_and_lose_nothing() -> None:
     rows = expected(tapes.market(tapes.one_stamp(20, before=3, after=3)))
-    made = as_trades(batch(rows, ROWS))
+    (made,) = trades_of([batch(rows, ROWS)])
     assert made.schema == TRADES
     assert made.equals(batch(rows))
 
 
 def test_rows_of_a_slice_get_their_ties_too() -> None:
     rows = expected(tapes.market(tapes.one_stamp(20, before=3, after=3)))
-    assert as_trades(batch(rows, ROWS).slice(3, 21)).equals(batch(rows[3:24]))
+    (made,) = trades_of([batch(rows, ROWS).slice(3, 21)])
+    assert made.equals(batch(rows[3:24]))
 
 
 TAPE = expected(tapes.market(tapes.one_stamp(20, before=3, after=3)))

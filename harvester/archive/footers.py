@@ -19,6 +19,21 @@ class Jump(NamedTuple):
     before_id: int
 
 
+class Imported(NamedTuple):
+    """What of a segment came out of a file, and which.
+
+    Attributes:
+        after, through: the range, as the segment's own.
+        file: the file's name, and the member's behind a colon where it was packed.
+        checksum: of the file's (the member's) bytes: `crc32:` and eight hexadecimal digits.
+    """
+
+    after: int
+    through: int
+    file: str
+    checksum: str
+
+
 @dataclass(frozen=True, slots=True)
 class Footer:
     """What a segment says of itself.
@@ -30,6 +45,7 @@ class Footer:
         trail: rows without an id after the last that has one.
         jumps: where ids skip, confirmed by asking again.
         unasked_jumps: how many more there are of a pair that jumps too often to be asked each time.
+        imported: the ranges that came out of files, in order; none where all came from the API.
     """
 
     range: Range
@@ -44,6 +60,7 @@ class Footer:
     jumps: tuple[Jump, ...] = field(default=())
     unasked_jumps: int = 0
     checksum: str = ""
+    imported: tuple[Imported, ...] = field(default=())
 
     @property
     def altname(self) -> str:
@@ -75,6 +92,8 @@ def encode(footer: Footer) -> dict[str, str]:
         "jumps_not_asked_for": str(footer.unasked_jumps),
         "rows_sha256": footer.checksum,
     }
+    if footer.imported:
+        texts["imported"] = msgspec.json.encode(footer.imported).decode()
     return {f"harvester.{key}": text for key, text in texts.items()}
 
 
@@ -118,6 +137,7 @@ def decode(path: str, raw: dict[bytes, bytes], rows: int) -> Footer:
             jumps=tuple(msgspec.json.decode(texts["jumps"], type=list[Jump])),
             unasked_jumps=int(texts["jumps_not_asked_for"]),
             checksum=texts["rows_sha256"],
+            imported=tuple(msgspec.json.decode(texts.get("imported", "[]"), type=list[Imported])),
         )
     except (KeyError, ValueError) as error:
         raise ArchiveDamaged(f"{path} bears no footer of a segment ({error!r})") from error

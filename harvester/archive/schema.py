@@ -85,11 +85,6 @@ def ties(stamps: Int64s) -> Int64s:
     return result
 
 
-def as_trades(rows: pa.RecordBatch) -> pa.RecordBatch:
-    """Rows in the tape's order, from a group's beginning on, with their `tie`."""
-    return _with_ties(rows, ties(times(rows)))
-
-
 def trades_of(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
     """The same of rows in several batches, a group cut or not; some thousands of rows at a time.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, NamedTuple
@@ -60,10 +60,14 @@ def parse_path(path: str, size: int) -> Segment | None:
 
 
 def stage_segment(
-    store: Store, folder: str, trades: Iterable[pa.RecordBatch], footer: Footer
+    store: Store,
+    folder: str,
+    trades: Iterable[pa.RecordBatch],
+    footer: Footer | Callable[[], Footer],
 ) -> tuple[str, Footer]:
     """Write a segment's file in staging and read it back; the footer's row facts are filled in.
 
+    A footer that only the last row makes known is asked for once all rows were taken.
     Returns its staged path and the footer as written.
 
     Raises:
@@ -80,7 +84,7 @@ def stage_segment(
                 writer.write_table(group, row_group_size=ROW_GROUP_ROWS)
                 for batch in group.to_batches():
                     facts.count(batch)
-            footer = facts.fill(footer)
+            footer = facts.fill(footer() if callable(footer) else footer)
             writer.add_key_value_metadata(encode(footer))
     check = RowsChecksum()
     for batch in read_batches(store, staged):

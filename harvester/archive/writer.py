@@ -13,7 +13,7 @@ import pyarrow as pa
 from harvester.archive import state
 from harvester.archive.archive import Archive
 from harvester.archive.compaction import groups, within
-from harvester.archive.footers import Footer, Jump
+from harvester.archive.footers import Footer, Imported, Jump
 from harvester.archive.locks import held
 from harvester.archive.quarantine import Note, keep_copy, set_aside
 from harvester.archive.rollups import list_rollups, rollup_path, stage_rollup
@@ -97,6 +97,29 @@ class Writer:
             footer = replace(footer, unasked_jumps=0)
         return committed
 
+    def commit_stream(
+        self, rows: Iterable[pa.RecordBatch], footer: Callable[[], Footer]
+    ) -> Segment:
+        """Make trades part of the archive as they come: memory holds a row group, not the span.
+
+        Whatever `rows` raises leaves the archive as it was.
+
+        Args:
+            rows: batches of `columns.ROWS` in the tape's order, all of one year; none ends inside
+                a group of equal time.
+            footer: asked once all rows were taken; its range holds them whole.
+        """
+        state.mark(self._store, self.pair)
+        ends: list[int] = []
+
+        def told() -> Footer:
+            whole = footer()
+            if ends and not whole.range.after < ends[0] <= ends[-1] <= whole.range.through:
+                raise AssertionError(f"rows of {self.pair} lie outside of {whole.range}")
+            return whole
+
+        return self._place(trades_of(_in_order(rows, ends)), told)
+
     def compact(
         self,
         *,
@@ -177,6 +200,7 @@ class Writer:
             cursor=next((f.cursor for f in reversed(footers) if f.cursor), None),
             jumps=tuple(jump for footer in footers for jump in footer.jumps),
             unasked_jumps=sum(footer.unasked_jumps for footer in footers),
+            imported=_united([one for footer in footers for one in footer.imported]),
         )
         self._place(self._checked(run, footers), merged)
         for one in run:
@@ -195,10 +219,12 @@ class Writer:
                     "it was not compacted"
                 )
 
-    def _place(self, trades: Iterable[pa.RecordBatch], footer: Footer) -> Segment:
+    def _place(
+        self, trades: Iterable[pa.RecordBatch], footer: Footer | Callable[[], Footer]
+    ) -> Segment:
         seen: list[int] = []
-        staged, footer = stage_segment(self._store, self.pair, _noting_time(trades, seen), footer)
-        path = path_of(self.pair, footer.range, seen[-1] if seen else None)
+        staged, whole = stage_segment(self._store, self.pair, _noting_time(trades, seen), footer)
+        path = path_of(self.pair, whole.range, seen[-1] if seen else None)
         self._store.commit(staged, path)
         segment = parse_path(path, 0)
         if segment is None:
@@ -230,6 +256,29 @@ def _noting_time(trades: Iterable[pa.RecordBatch], seen: list[int]) -> Iterator[
     for batch in trades:
         seen[:] = [int(times(batch)[-1])]
         yield batch
+
+
+def _in_order(rows: Iterable[pa.RecordBatch], ends: list[int]) -> Iterator[pa.RecordBatch]:
+    """The same batches, seen to follow one another in time; `ends`: their first and last stamp."""
+    for batch in rows:
+        stamps = times(batch)
+        before = ends[-1] if ends else -1
+        if int(stamps[0]) <= before or not (stamps[1:] >= stamps[:-1]).all():
+            raise AssertionError(f"rows are out of order behind {before}")
+        ends[:] = [ends[0] if ends else int(stamps[0]), int(stamps[-1])]
+        yield batch
+
+
+def _united(parts: list[Imported]) -> tuple[Imported, ...]:
+    """What came out of files, in order; ranges of one file that touch are one."""
+    united: list[Imported] = []
+    for one in parts:
+        last = united[-1] if united else None
+        if last is not None and last[1:] == (one.after, *one[2:]):
+            united[-1] = last._replace(through=one.through)
+        else:
+            united.append(one)
+    return tuple(united)
 
 
 def _by_year(

@@ -10,6 +10,7 @@ import click
 from harvester import __version__
 from harvester.cli import (
     ask,
+    bulk,
     demo,
     fetch,
     keep,
@@ -39,6 +40,7 @@ def cli() -> None:
 for command in (
     fetch.backfill,
     refresh.refresh,
+    bulk.import_,
     ask.ohlc,
     ask.bars,
     ask.trades,

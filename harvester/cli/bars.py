@@ -9,6 +9,14 @@ from typing import Self
 
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.live import Live
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    Progress,
+    TextColumn,
+    TimeRemainingColumn,
+    TransferSpeedColumn,
+)
 from rich.text import Text
 
 from harvester.cli import output
@@ -81,3 +89,32 @@ class Bars(Silent):
 
     def _say(self, text: str) -> None:
         self._console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+class ByteBar:
+    """One bar over the bytes of all files that are read, for a terminal."""
+
+    def __init__(self, size: int) -> None:
+        self._progress = Progress(
+            TextColumn("[bold]{task.fields[pair]}"),
+            BarColumn(bar_width=24),
+            DownloadColumn(),
+            TransferSpeedColumn(),
+            TimeRemainingColumn(),
+            console=Console(stderr=True),
+            refresh_per_second=5,
+        )
+        self._task = self._progress.add_task("", total=size, pair="")
+        self._progress.start()
+
+    def advance(self, pair: str, size: int) -> None:
+        """So many bytes more were read, of a pair's file."""
+        self._progress.update(self._task, advance=size, pair=pair)
+
+    def tell(self, text: str) -> None:
+        """Show a line above the bar."""
+        self._progress.console.print(text, markup=False, highlight=False)
+
+    def stop(self) -> None:
+        """Show it no more."""
+        self._progress.stop()

@@ -10,6 +10,7 @@ from importlib.abc import MetaPathFinder
 _ours: list[bool] = []
 
 # From glibc's malloc.h.
+_M_TRIM_THRESHOLD = -1
 _M_MMAP_THRESHOLD = -3
 _M_ARENA_MAX = -8
 
@@ -73,6 +74,18 @@ def _keep_freed_memory_small() -> None:
         return
     mallopt(_M_MMAP_THRESHOLD, 1 << 20)
     mallopt(_M_ARENA_MAX, 1)
+
+
+def settle_in() -> None:
+    """For work that takes minutes: memory that was freed is used again, and not fetched anew.
+
+    An import spends a fifth of its time on fresh pages of memory otherwise, at the same peak.
+    """
+    if _ours:
+        with suppress(OSError, AttributeError):
+            mallopt = ctypes.CDLL(None).mallopt
+            mallopt(_M_MMAP_THRESHOLD, 1 << 26)
+            mallopt(_M_TRIM_THRESHOLD, 1 << 28)
 
 
 class _NoPandas(MetaPathFinder):

@@ -8,7 +8,7 @@ from typing import NamedTuple, TypeVar
 
 import pyarrow as pa
 
-from harvester.archive.archive import Archive
+from harvester.archive.archive import Archive, Piece
 from harvester.columns import times
 from harvester.crawl.buffer import Backlog, Buffer
 from harvester.crawl.events import Noted
@@ -19,7 +19,7 @@ from harvester.crawl.stop import Stop
 from harvester.crawl.tally import Tally
 from harvester.crawl.tape import LEAST_MARGIN_NS, Tape, Verdict
 from harvester.errors import ArchiveDamaged, Interrupted
-from harvester.times import Range, show
+from harvester.times import SECOND, Range, show
 
 T = TypeVar("T")
 
@@ -111,7 +111,7 @@ class RangeCrawl:
         try:
             seams = self._seams
             seams.begin_at(left or archive.last_id_before(pair, self.span.after))
-            beyond = await self._pages(pair, archive.last_time(pair, self.span.after))
+            beyond = await self._pages(pair, _last_known(archive, pair, self.span.after))
             self._is_closing = True
             through = self.span.through
             right = self._right or archive.first_id_behind(pair, through) or beyond
@@ -240,8 +240,27 @@ def _lacks(archive: Archive, pair: str, stamp_ns: int) -> bool:
     At a quiet head nothing else would tell of a trade that came later than it should: no id
     follows it.
     """
-    covered = any(one.after < stamp_ns <= one.through for one in archive.coverage(pair))
-    return covered and archive.last_time(pair, stamp_ns) != stamp_ns
+    pieces = archive.pieces(pair, Range(stamp_ns - 1, stamp_ns))
+    if not pieces or archive.last_time(pair, stamp_ns) == stamp_ns:
+        return False
+    return not (
+        _is_from_file(archive, pieces[0])
+        and (archive.last_time(pair, stamp_ns + SECOND) or 0) > stamp_ns - SECOND
+    )
+
+
+def _last_known(archive: Archive, pair: str, moment: int) -> int | None:
+    """The time of the last trade held at or before a moment; of a file's, the least it can be."""
+    known = archive.last_time(pair, moment)
+    if known is None:
+        return None
+    pieces = archive.pieces(pair, Range(known - 1, known))
+    return known - SECOND if pieces and _is_from_file(archive, pieces[0]) else known
+
+
+def _is_from_file(archive: Archive, piece: Piece) -> bool:
+    """Whether times may be whole seconds, rounded in a way that nobody tells."""
+    return bool(archive.footer(piece.segment).imported)
 
 
 def _left_out(archive: Archive, pair: str, what: str, before_ns: int) -> str:

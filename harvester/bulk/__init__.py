@@ -1,0 +1,1 @@
+"""Kraken's downloadable CSV archives become segments, losslessly."""

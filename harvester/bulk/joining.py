@@ -1,0 +1,277 @@
+"""Where a file's rows go into an archive: into what is not covered, between quiet moments.
+
+The file's times are whole seconds, and whether they were rounded down, up or to the nearest is not
+told. So a boundary with what came from the API lies only where that makes no difference: at the
+beginning of a second such that the file has no trade in it, nor in the one before. No trade of the
+file can then have a true time within half a second of the boundary. What lies between such a
+boundary and the API's own range stays a hole of some seconds, for `backfill`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterator
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+
+from harvester.bulk.counting import Count
+from harvester.bulk.sources import Whole
+from harvester.columns import Int64s, times
+from harvester.times import SECOND, Range, year_end, year_of
+
+SEGMENT_ROWS = 4_000_000
+"""As many as compaction would make of it."""
+MOST_WAITING = 1_000_000
+"""Rows without a quiet moment among them that memory holds, before a busy one has to do."""
+QUIET_S = 2
+
+
+class Rows(NamedTuple):
+    """Rows that go into the segment being written."""
+
+    rows: pa.RecordBatch
+
+
+class Opened(NamedTuple):
+    """A segment begins behind `after`."""
+
+    after: int
+
+
+class Closed(NamedTuple):
+    """The segment holds everything up to `through`."""
+
+    through: int
+
+
+Step = Rows | Opened | Closed
+
+
+@dataclass(slots=True)
+class Told:
+    """What became of the rows of a file.
+
+    Attributes:
+        kept: those that went into segments.
+        held: those of time that is covered already; what is held there stays.
+        left: those beside what is covered, or at a file's ends, where no boundary could be drawn.
+        busy: seconds that had to do as a boundary although they hold trades.
+    """
+
+    kept: Count = field(default_factory=Count)
+    held: Count = field(default_factory=Count)
+    left: Count = field(default_factory=Count)
+    busy: list[int] = field(default_factory=list)
+
+
+class _Cut(NamedTuple):
+    """Seconds at whose beginning a range may end, and another begin: from `first` to `last`."""
+
+    first: int
+    last: int
+    is_quiet: bool = True
+
+
+class _Batch(NamedTuple):
+    """Rows, and before which of them there is a quiet moment."""
+
+    rows: pa.RecordBatch
+    stamps: Int64s
+    gaps: Int64s
+    firsts: Int64s
+    lasts: Int64s
+
+    def cut(self, at: int) -> _Cut:
+        return _Cut(int(self.firsts[at]), int(self.lasts[at]))
+
+
+class Joiner:
+    """Takes a file's rows in order, and says which of them go into which segments."""
+
+    def __init__(
+        self,
+        holes: list[Range],
+        whole: Whole,
+        *,
+        segment_rows: int = SEGMENT_ROWS,
+        most_waiting: int = MOST_WAITING,
+    ) -> None:
+        """Begin with a file.
+
+        Args:
+            holes: what is not covered, in order.
+            whole: what the file is known to hold whole.
+            segment_rows: a segment of so many ends at the next quiet moment.
+            most_waiting: rows that memory holds until one comes.
+        """
+        self._holes = list(holes)
+        self._segment_rows = segment_rows
+        self._most_waiting = most_waiting
+        self._until_s = whole.until_s
+        self._last_s = None if whole.since_s is None else whole.since_s - 1
+        self._cut: _Cut | None = None
+        """The last moment where the segment may end; None while none is open."""
+        self._after = 0
+        self._begun = False
+        self._written = 0
+        self._year = 0
+        self._waiting: list[pa.RecordBatch] = []
+        self._waiting_rows = 0
+        self.told = Told()
+
+    def push(self, rows: pa.RecordBatch) -> Iterator[Step]:
+        """Take the next rows; none of them ends inside a group of equal time."""
+        if rows.num_rows == 0:
+            return
+        batch = self._look(rows)
+        at = 0
+        while at < rows.num_rows:
+            at = yield from (self._seek(batch, at) if self._cut is None else self._fill(batch, at))
+        self._last_s = int(batch.stamps[-1]) // SECOND
+
+    def goes_on(self, until_s: int | None) -> None:
+        """Another file goes on where this one ends; it is known to be whole up to `until_s`."""
+        self._until_s = until_s
+
+    def finish(self, *, whole: bool = True) -> Iterator[Step]:
+        """The file has ended; or reading it has, if it is not `whole`."""
+        if self._cut is None:
+            return
+        if whole and self._until_s is not None and self._last_s is not None:
+            cut = _Cut(self._last_s + QUIET_S, self._until_s - 1)
+            if cut.first <= min(cut.last, self._limit):
+                yield from self._release(cut)
+        yield from self._end_hole()
+
+    def _look(self, rows: pa.RecordBatch) -> _Batch:
+        stamps = times(rows)
+        seconds = stamps // SECOND
+        last_s = seconds[0] if self._last_s is None else self._last_s
+        before = np.concatenate(([last_s], seconds[:-1]))
+        gaps = (seconds - before > QUIET_S).nonzero()[0]
+        return _Batch(rows, stamps, gaps, before[gaps] + QUIET_S, seconds[gaps] - 1)
+
+    @property
+    def _limit(self) -> int:
+        """The last second at whose beginning the hole being filled may end."""
+        return (self._holes[0].through + 1) // SECOND
+
+    def _seek(self, batch: _Batch, at: int) -> Generator[Step, None, int]:
+        """Pass over what is covered, up to the first quiet moment of the next hole."""
+        yield from ()
+        if not self._holes:
+            self.told.held.add(batch.rows.slice(at))
+            return len(batch.stamps)
+        least = -(-(self._holes[0].after + 1) // SECOND)
+        found = ((batch.gaps >= at) & (batch.lasts >= least)).nonzero()[0]
+        if len(found) == 0:
+            self._pass(batch, at, batch.rows.num_rows)
+            return len(batch.stamps)
+        place = int(batch.gaps[found[0]])
+        self._pass(batch, at, place)
+        cut = batch.cut(int(found[0]))
+        second = max(cut.first, least)
+        if second >= self._limit:
+            # The hole is too narrow, or too busy, to have a boundary on either side.
+            self._holes.pop(0)
+            return place
+        self._cut = cut._replace(first=second)
+        starts_history = second == 1 and self._holes[0].after == 0
+        self._after = 0 if starts_history else second * SECOND - 1
+        return place
+
+    def _pass(self, batch: _Batch, start: int, stop: int) -> None:
+        """Count rows that stay out: those of holes are left, the others held."""
+        stamps, at = batch.stamps[start:stop], 0
+        for hole in self._holes:
+            low, high = (int(stamps.searchsorted(end, side="right")) for end in hole)
+            self.told.held.add(batch.rows.slice(start + at, low - at))
+            self.told.left.add(batch.rows.slice(start + low, high - low))
+            at = high
+            if at == len(stamps):
+                return
+        self.told.held.add(batch.rows.slice(start + at, len(stamps) - at))
+
+    def _fill(self, batch: _Batch, at: int) -> Generator[Step, None, int]:
+        """Hand on what lies before the last quiet moment so far; the rest waits for the next."""
+        inside: int = int(batch.stamps.searchsorted(self._holes[0].through, side="right"))
+        usable = (batch.gaps >= at) & (batch.gaps <= inside) & (batch.firsts <= self._limit)
+        found = usable.nonzero()[0]
+        done = at
+        if len(found):
+            done = int(batch.gaps[found[-1]])
+            self._wait(batch.rows.slice(at, done - at))
+            yield from self._release(batch.cut(int(found[-1])))
+        self._wait(batch.rows.slice(done, inside - done))
+        if inside < batch.rows.num_rows:
+            yield from self._end_hole()
+        elif self._waiting_rows > self._most_waiting:
+            yield from self._release_busy()
+        return inside
+
+    def _wait(self, rows: pa.RecordBatch) -> None:
+        if rows.num_rows:
+            self._waiting.append(rows)
+            self._waiting_rows += rows.num_rows
+
+    def _release(self, cut: _Cut) -> Iterator[Step]:
+        """All that waits goes into the segment, which may end at a cut."""
+        waiting, self._waiting, self._waiting_rows = self._waiting, [], 0
+        self._cut = cut
+        for rows in waiting:
+            yield from self._write(rows)
+        if self._written >= self._segment_rows:
+            yield from self._close(min(cut.last, self._limit) * SECOND - 1)
+
+    def _release_busy(self) -> Iterator[Step]:
+        """As memory is bounded, all that waits but the last second goes on without a quiet cut."""
+        rows = self._waiting.pop()
+        second = int(times(rows)[-1]) // SECOND
+        early = int(times(rows).searchsorted(second * SECOND))
+        if early == 0:
+            self._waiting.append(rows)
+            return
+        self._waiting.append(rows.slice(0, early))
+        yield from self._release(_Cut(second, second, is_quiet=False))
+        self._wait(rows.slice(early))
+
+    def _end_hole(self) -> Iterator[Step]:
+        """Nothing more goes into the hole: what waits is left, as no boundary lies behind it."""
+        for rows in self._waiting:
+            self.told.left.add(rows)
+        cut, limit = self._cut, self._limit
+        self._waiting, self._waiting_rows, self._cut = [], 0, None
+        self._holes.pop(0)
+        if cut is None:
+            raise AssertionError("a hole that was not begun has no end")
+        if not cut.is_quiet:
+            self.told.busy.append(cut.last)
+        yield from self._close(min(cut.last, limit) * SECOND - 1)
+
+    def _write(self, rows: pa.RecordBatch) -> Iterator[Step]:
+        """Hand on rows, cut where the year turns."""
+        while rows.num_rows:
+            stamps = times(rows)
+            year = year_of(int(stamps[0]))
+            if self._written and year != self._year:
+                yield from self._close(year_end(self._year))
+            self._year = year
+            some = rows.slice(0, int(stamps.searchsorted(year_end(year), side="right")))
+            yield from self._begin()
+            yield Rows(some)
+            self._written += some.num_rows
+            self.told.kept.add(some)
+            rows = rows.slice(some.num_rows)
+
+    def _begin(self) -> Iterator[Step]:
+        if not self._begun:
+            self._begun = True
+            yield Opened(self._after)
+
+    def _close(self, through: int) -> Iterator[Step]:
+        if through > self._after:
+            yield from self._begin()
+            yield Closed(through)
+        self._after, self._begun, self._written = max(self._after, through), False, 0

@@ -1,0 +1,81 @@
+"""Which pair a file is of, by its name; and which of many are wanted."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from fnmatch import fnmatchcase
+from typing import NamedTuple
+
+from harvester.bulk.sources import Member
+from harvester.errors import UnknownPair, UsageError
+from harvester.kraken.pairs import Pair, resolve
+
+_PATTERN = frozenset("*?[")
+
+
+class Named(NamedTuple):
+    """Members by their pairs, and those whose names nobody knows."""
+
+    pairs: list[tuple[Pair, list[Member]]]
+    unknown: list[Member]
+
+
+def by_pair(members: Iterable[Member], known: Iterable[Pair]) -> Named:
+    """The pair of each member, from its file's name; in the order of the first of each."""
+    book = list(known)
+    found: dict[str, tuple[Pair, list[Member]]] = {}
+    unknown = []
+    for member in members:
+        try:
+            pair = resolve(member.stem, book)
+        except UnknownPair:
+            unknown.append(member)
+            continue
+        found.setdefault(pair.altname, (pair, []))[1].append(member)
+    return Named(list(found.values()), unknown)
+
+
+def as_named(name: str) -> Pair | None:
+    """A pair that the exchange lists no more, by its altname; None where that can be none."""
+    return Pair(altname=name) if name.isascii() and name.isalnum() and len(name) <= 40 else None
+
+
+def chosen(members: Sequence[Member], texts: Sequence[str], known: Iterable[Pair]) -> list[Member]:
+    """The members of some pairs: each named in any spelling, or by a pattern such as `*/EUR`.
+
+    Raises:
+        UsageError: one of the texts fits no member.
+    """
+    book = list(known)
+    named = by_pair(members, book)
+    spelled = {
+        member: {name.upper() for name in (*pair.spellings, member.stem)}
+        for pair, some in named.pairs
+        for member in some
+    }
+    spelled |= {member: {member.stem.upper()} for member in named.unknown}
+    wanted: set[Member] = set()
+    for text in texts:
+        fits = {member for member, names in spelled.items() if _fits(text.upper(), names)}
+        if not fits and not _PATTERN & set(text):
+            fits = _of_pair(text, book, named)
+        if not fits:
+            raise UsageError(
+                f"--pairs {text}: none of the files is of it; --dry-run lists what they hold"
+            )
+        wanted |= fits
+    return [member for member in members if member in wanted]
+
+
+def _fits(text: str, names: set[str]) -> bool:
+    if _PATTERN & set(text):
+        return any(fnmatchcase(name, text) for name in names)
+    return text in names
+
+
+def _of_pair(text: str, book: list[Pair], named: Named) -> set[Member]:
+    try:
+        altname = resolve(text, book).altname
+    except UnknownPair:
+        return set()
+    return {member for pair, some in named.pairs if pair.altname == altname for member in some}

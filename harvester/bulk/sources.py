@@ -1,0 +1,243 @@
+"""Files of trades, packed or not: found, held against what ZIPs can hide, and read as a stream."""
+
+from __future__ import annotations
+
+import re
+import stat
+import zipfile
+import zlib
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath
+from typing import IO, NamedTuple
+
+from harvester.errors import BadFile, DamagedFile
+from harvester.times import SECOND, parse_moment
+
+BLOCK_BYTES = 1 << 20
+LONGEST_LINE = 1 << 16
+MOST_PACKED = 200
+"""A file that packs better than this is no file of trades: theirs pack to a third or a tenth."""
+SMALL_BYTES = 10 << 20
+
+_QUARTER = re.compile(r"_Q([1-4])_(\d{4})(?!\d)", re.IGNORECASE)
+_HISTORY = re.compile(r"Kraken_Trading_History(?: ?\(\d+\))?\.zip", re.IGNORECASE)
+_REFUSALS = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, OSError)
+
+
+class Whole(NamedTuple):
+    """From which second on, and up to before which, a file holds all trades; None: not known."""
+
+    since_s: int | None = None
+    until_s: int | None = None
+
+
+class Member(NamedTuple):
+    """One CSV: a file of its own, or a member of a ZIP.
+
+    Attributes:
+        path: of the file, or of the ZIP.
+        inner: the member's name in the ZIP; empty for a file of its own.
+        size: bytes, unpacked.
+        crc: of these bytes, as the ZIP tells; None for a file of its own.
+        whole: which time it is known to hold whole.
+    """
+
+    path: Path
+    inner: str
+    size: int
+    crc: int | None
+    whole: Whole
+
+    def __str__(self) -> str:
+        """The name by which people know it: `Kraken.zip:folder/XBTUSD.csv`."""
+        return f"{self.path.name}:{self.inner}" if self.inner else self.path.name
+
+    @property
+    def stem(self) -> str:
+        """What a pair is called in the file's name."""
+        return PurePosixPath(self.inner or self.path.name).stem
+
+
+def find(files: Iterable[str], whole: Whole) -> list[Member]:
+    """The CSVs in some files, ZIPs and folders, in order; only directories of ZIPs are read.
+
+    Args:
+        files: as typed.
+        whole: what was said of all of them; else a quarter's ZIP says it by its name.
+
+    Raises:
+        BadFile: one is not there, or is none of these, or a ZIP is not to be trusted.
+    """
+    found: list[Member] = []
+    for text in files:
+        path = Path(text)
+        if path.is_dir():
+            inside = [one for one in sorted(path.rglob("*")) if one.is_file()]
+            kept = [one for one in inside if one.suffix.lower() in (".csv", ".zip")]
+            if not kept:
+                raise BadFile(f"{text} holds neither a CSV nor a ZIP: give another folder")
+            for one in kept:
+                found += _members(one, whole)
+        else:
+            found += _members(path, whole)
+    return found
+
+
+def _members(path: Path, whole: Whole) -> list[Member]:
+    known = _known(path, whole)
+    try:
+        if path.suffix.lower() == ".csv":
+            return [Member(path, "", path.stat().st_size, None, known)]
+        if not path.exists():
+            raise FileNotFoundError(2, "there is no such file")
+        if not zipfile.is_zipfile(path):
+            raise BadFile(f"{path} is no ZIP, no CSV and no folder: give Kraken's files of trades")
+        with zipfile.ZipFile(path) as archive:
+            return _checked(path, archive.infolist(), known)
+    except _REFUSALS as error:
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        raise BadFile(f"{path} can't be read: {reason or error}") from error
+
+
+def _known(path: Path, whole: Whole) -> Whole:
+    """What time a file holds whole: as said, else by the name that the exchange gives it."""
+    since, until = whole
+    if path.suffix.lower() == ".zip":
+        if quarter := _QUARTER.search(path.name):
+            number, year = int(quarter[1]), int(quarter[2])
+            begins = (year, 3 * number - 2)
+            ends = (year + number // 4, (3 * number) % 12 + 1)
+            since = _month(*begins) if since is None else since
+            until = _month(*ends) if until is None else until
+        elif _HISTORY.fullmatch(path.name) and since is None:
+            since = 0
+    return Whole(since, until)
+
+
+def _month(year: int, month: int) -> int:
+    return parse_moment(f"{year:04d}-{month:02d}-01", 0) // SECOND
+
+
+def _checked(path: Path, entries: list[zipfile.ZipInfo], known: Whole) -> list[Member]:
+    """The CSVs of a ZIP.
+
+    Raises:
+        BadFile: an entry is such as no honest archive holds.
+    """
+    seen: set[str] = set()
+    for entry in entries:
+        if reason := _fault(entry, seen):
+            raise BadFile(f"{path}: its member {entry.filename!r} {reason}: nothing was imported")
+        seen.add(entry.filename)
+    _check_places(path, entries)
+    return [
+        Member(path, entry.filename, entry.file_size, entry.CRC, known)
+        for entry in entries
+        if _is_csv(entry)
+    ]
+
+
+def _is_csv(entry: zipfile.ZipInfo) -> bool:
+    """Whether a member is a CSV; what systems put beside files is none."""
+    place = PurePosixPath(entry.filename)
+    hidden = place.name.startswith(".") or "__MACOSX" in place.parts
+    return not entry.is_dir() and place.suffix.lower() == ".csv" and not hidden
+
+
+def _fault(entry: zipfile.ZipInfo, seen: set[str]) -> str | None:
+    name = entry.filename
+    parts = name.split("/")
+    if name.startswith("/") or ".." in parts or "\\" in name or ":" in name or "\0" in name:
+        return "has a path that leads out of the archive"
+    if name in seen:
+        return "is there twice"
+    if stat.S_ISLNK(entry.external_attr >> 16):
+        return "is a link"
+    if entry.flag_bits & 0x1:
+        return "is encrypted"
+    if name.lower().endswith(".zip"):
+        return "is a ZIP itself; unpack it first"
+    if entry.file_size > max(SMALL_BYTES, MOST_PACKED * entry.compress_size):
+        return f"says that it unpacks to more than {MOST_PACKED} times its size"
+    return None
+
+
+def _check_places(path: Path, entries: list[zipfile.ZipInfo]) -> None:
+    """Members that share bytes unpack to more than any file could hold."""
+    end = 0
+    for entry in sorted(entries, key=lambda one: one.header_offset):
+        if entry.header_offset < end:
+            raise BadFile(f"{path}: its member {entry.filename!r} shares bytes with another one")
+        end = entry.header_offset + entry.compress_size
+    if end > path.stat().st_size:
+        raise BadFile(f"{path} is shorter than its directory says: it was not downloaded whole")
+
+
+@contextmanager
+def opened(member: Member) -> Iterator[IO[bytes]]:
+    """A member's bytes as a stream, unpacked on the way.
+
+    Raises:
+        DamagedFile: what can't be read, also while the block runs.
+    """
+    try:
+        if not member.inner:
+            with member.path.open("rb") as file:
+                yield file
+        else:
+            with zipfile.ZipFile(member.path) as archive, archive.open(member.inner) as stream:
+                yield stream
+    except _REFUSALS as error:
+        raise DamagedFile(f"{member} can't be read: {error}") from error
+
+
+def checksum(member: Member) -> str:
+    """The CRC-32 of a member's bytes: as its ZIP tells, or of the file as it is now."""
+    crc = member.crc
+    if crc is None:
+        crc = 0
+        with opened(member) as stream:
+            while data := stream.read(BLOCK_BYTES):
+                crc = zlib.crc32(data, crc)
+    return f"crc32:{crc:08x}"
+
+
+def head(member: Member) -> bytes:
+    """The first lines of a member, some hundred kilobytes."""
+    with opened(member) as stream:
+        data = stream.read(4 * LONGEST_LINE)
+    lines, end, _ = data.rpartition(b"\n")
+    return lines + end or data + b"\n"
+
+
+def blocks(member: Member, expected: str) -> Iterator[bytes]:
+    """A member's lines in blocks, each ended; the last is given once the whole was read and held.
+
+    Args:
+        member: to be read.
+        expected: its checksum.
+
+    Raises:
+        DamagedFile: its bytes are not those that the checksum was made of.
+        BadFile: a line is too long to be a trade.
+    """
+    crc = size = 0
+    rest = b""
+    with opened(member) as stream:
+        while data := stream.read(BLOCK_BYTES):
+            size += len(data)
+            # A ZIP's member is held against its CRC as it is unpacked.
+            crc = crc if member.inner else zlib.crc32(data, crc)
+            lines, end, rest_ = data.rpartition(b"\n")
+            if not end:
+                rest += data
+            else:
+                yield rest + lines + end
+                rest = rest_
+            if len(rest) > LONGEST_LINE:
+                raise BadFile(f"{member} holds a line of more than {LONGEST_LINE:,} bytes")
+    if size != member.size or not (member.inner or f"crc32:{crc:08x}" == expected):
+        raise DamagedFile(f"{member} is damaged: its bytes are not those of its checksum")
+    if rest:
+        yield rest + b"\n"

@@ -1,0 +1,296 @@
+"""From files that were typed to an import: names resolved, signals heeded, progress shown."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from types import FrameType
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import msgspec
+
+from harvester.archive.archive import Archive
+from harvester.bulk.importer import Report, Watch
+from harvester.bulk.names import Named, as_named, by_pair, chosen
+from harvester.bulk.run import Plan, Work, plan, run
+from harvester.bulk.sources import Member, Whole, find
+from harvester.cli import output
+from harvester.cli.options import Common
+from harvester.crawl.names import known_pairs, refresh_pairs
+from harvester.errors import ExchangeError, Interrupted, UnknownPair, UsageError
+from harvester.kraken.client import Client
+from harvester.kraken.pairs import Pair, resolve
+from harvester.times import SECOND, parse_moment, show
+
+if TYPE_CHECKING:
+    from harvester.cli.bars import ByteBar
+
+LINE_EVERY_S = 30.0
+MOST_SHOWN = 20
+
+
+class Request(NamedTuple):
+    """What was typed."""
+
+    files: Sequence[str]
+    pair: str | None = None
+    pairs: str | None = None
+    delisted: bool = False
+    whole_since: str | None = None
+    whole_until: str | None = None
+    skip_bad_rows: bool = False
+    dry_run: bool = False
+
+    def whole(self) -> Whole:
+        """What time the files are said to hold whole, in seconds.
+
+        Raises:
+            UsageError: a time is no whole second.
+        """
+        ends = []
+        for option, text in (
+            ("--whole-since", self.whole_since),
+            ("--whole-until", self.whole_until),
+        ):
+            stamp = None if text is None else parse_moment(text, time.time_ns())
+            if stamp is not None and stamp % SECOND:
+                raise UsageError(f"{option} {text}: give a whole second, as the files have them")
+            ends.append(None if stamp is None else stamp // SECOND)
+        return Whole(*ends)
+
+
+class Imported(NamedTuple):
+    """What an import came to; `unknown` are the files whose names nobody knows."""
+
+    reports: list[Report]
+    unknown: list[str]
+
+
+def importing(request: Request, common: Common) -> Imported:
+    """Import what was typed, on the terminal."""
+    archive = Archive(common.settings.archive.path)
+    works, unknown = _works(request, archive, common)
+    shown = _Shown(common, sum(work.size for work in works))
+    with _stopping() as stop, shown:
+        watch = Watch(shown.read, stop, request.skip_bad_rows)
+        reports = run(archive, works, watch, shown.done)
+    if not common.quiet and any(one.ranges for one in reports):
+        output.hint(
+            "`harvester backfill` fetches what is missing beside it; `harvester rollup` makes "
+            "long questions fast"
+        )
+    return Imported(reports, unknown)
+
+
+def dry_run(request: Request, common: Common) -> tuple[list[Plan], list[str]]:
+    """What would be imported, and the files whose names nobody knows."""
+    archive = Archive(common.settings.archive.path)
+    works, unknown = _works(request, archive, common)
+    return plan(archive, works), unknown
+
+
+def _works(request: Request, archive: Archive, common: Common) -> tuple[list[Work], list[str]]:
+    """The pairs of the files, and the files whose names nobody knows."""
+    members = find(request.files, request.whole())
+    if request.pair is not None:
+        return [Work(_one_pair(request, members, archive, common), members)], []
+    known = known_pairs(archive)
+    try:
+        named = _chosen(request, members, known)
+        is_known = not named.unknown
+    except UsageError:
+        is_known = False
+    if not is_known:
+        named = _chosen(request, members, _asked(archive, common))
+    works = [Work(pair, some) for pair, some in named.pairs]
+    unknown = []
+    for member in named.unknown:
+        pair = as_named(member.stem) if request.delisted else None
+        if pair is None:
+            unknown.append(str(member))
+        else:
+            works.append(Work(pair, [member]))
+    if unknown:
+        shown = ", ".join(unknown[:MOST_SHOWN]) + (" ..." if len(unknown) > MOST_SHOWN else "")
+        output.error(
+            f"the exchange lists no pair for {len(unknown)} of the files: {shown}; they are left "
+            "out (--delisted takes them by their names, --pair names one)"
+        )
+    return works, unknown
+
+
+def _one_pair(
+    request: Request, members: Sequence[Member], archive: Archive, common: Common
+) -> Pair:
+    text = request.pair or ""
+    if len(members) != 1:
+        raise UsageError(
+            f"--pair {text} names the pair of one file, and {len(members)} were given: give one, "
+            "or leave it to their names"
+        )
+    try:
+        return resolve(text, known_pairs(archive).values())
+    except UnknownPair:
+        if request.delisted and (pair := as_named(text)):
+            return pair
+    return resolve(text, _asked(archive, common).values())
+
+
+def _chosen(request: Request, members: Sequence[Member], known: dict[str, Pair]) -> Named:
+    texts = [text.strip() for text in (request.pairs or "").split(",") if text.strip()]
+    kept = chosen(members, texts, known.values()) if texts else members
+    return by_pair(kept, known.values())
+
+
+def _asked(archive: Archive, common: Common) -> dict[str, Pair]:
+    """The pairs that the exchange lists now; those known so far where it can't be reached."""
+
+    async def ask() -> dict[str, Pair]:
+        async with Client(common.settings.exchange) as client:
+            return await refresh_pairs(client, archive)
+
+    try:
+        return asyncio.run(ask())
+    except ExchangeError as error:
+        output.hint(f"{error}; names are taken from what the archive knows")
+        return known_pairs(archive)
+
+
+@contextmanager
+def _stopping() -> Iterator[threading.Event]:
+    """The first Ctrl-C or SIGTERM keeps what is whole; the second ends at once."""
+    stop = threading.Event()
+
+    def heed(_number: int, _frame: FrameType | None) -> None:
+        if stop.is_set():
+            os._exit(Interrupted.exit_status)
+        stop.set()
+        output.hint("stopping; what was read is being written (again to stop at once)")
+
+    before = {number: signal.signal(number, heed) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+class _Shown:
+    """Progress by bytes over all files, and a line for each that is done."""
+
+    def __init__(self, common: Common, size: int) -> None:
+        self._common = common
+        self._size = size
+        self._read = 0
+        self._begun_s = self._told_s = time.monotonic()
+        self._lock = threading.Lock()
+        self._bar: ByteBar | None = None
+
+    def __enter__(self) -> None:
+        if not (self._common.quiet or self._common.log_json) and output.is_terminal():
+            from harvester.cli.bars import ByteBar
+
+            self._bar = ByteBar(self._size)
+
+    def __exit__(self, *_: object) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+    def read(self, pair: str, size: int) -> None:
+        """So many bytes more were read."""
+        with self._lock:
+            self._read += size
+            if self._bar is not None:
+                self._bar.advance(pair, size)
+                return
+            now = time.monotonic()
+            if self._common.quiet or now - self._told_s < LINE_EVERY_S:
+                return
+            self._told_s = now
+            fields = {"event": "read", "pair": pair, "bytes": self._read, "of": self._size}
+            text = f"{self._read / 1e6:,.0f} of {self._size / 1e6:,.0f} MB read, {pair} among them"
+            output.hint(_json(fields) if self._common.log_json else text)
+
+    def done(self, one: Report) -> None:
+        """Files of a pair are done."""
+        with self._lock:
+            if self._common.log_json:
+                output.hint(_json({"event": "imported", **as_fields(one)}))
+                return
+            if self._common.quiet:
+                if one.error is not None:
+                    output.error(f"{one.pair}: {one.error}")
+                return
+            for line in _lines(one):
+                output.hint(line) if self._bar is None else self._bar.tell(line)
+
+
+def _json(fields: dict[str, Any]) -> str:
+    return msgspec.json.encode(fields).decode()
+
+
+def _lines(one: Report) -> Iterator[str]:
+    for file, layout in zip(one.files, one.layouts, strict=False):
+        yield f"{one.pair}: {file} has {layout}"
+    others = ((one.held, "of time held already"), (one.left, "left to `harvester backfill`"))
+    parts = [f"{one.pair}: {one.kept.rows:,} of {one.read.rows:,} rows imported"]
+    parts += [f"{count.rows:,} {what}" for count, what in others if count.rows]
+    parts += [f"{one.bad:,} that can't be read left out"] if one.bad else []
+    yield ", ".join(parts) + f", in {one.seconds:.1f} s"
+    for note in one.notes:
+        yield f"{one.pair}: {note}"
+    for row in one.bad_rows[:MOST_SHOWN]:
+        yield f"{one.pair}: {row.file}, line {row.line}, left out: {row.text!r}: {row.reason}"
+    if one.bad > MOST_SHOWN:
+        yield f"{one.pair}: {one.bad - MOST_SHOWN:,} more left out; --json lists them"
+    if one.error is not None:
+        yield f"harvester: {one.pair}: {one.error}"
+
+
+def as_fields(one: Report) -> dict[str, Any]:
+    """A report for machines."""
+    counts = {
+        name: {"rows": count.rows, "volume": f"{count.volume:f}"}
+        for name in ("read", "kept", "held", "left", "repeats")
+        for count in [getattr(one, name)]
+    }
+    return {
+        "pair": one.pair,
+        "exit_status": one.exit_status,
+        "files": one.files,
+        "layouts": one.layouts,
+        "bytes": one.size,
+        **counts,
+        "bad": one.bad,
+        "bad_rows": [row._asdict() for row in one.bad_rows],
+        "ranges": one.ranges,
+        "notes": one.notes,
+        "seconds": round(one.seconds, 3),
+        "error": str(one.error) if one.error else None,
+    }
+
+
+def report(done: Imported) -> dict[str, Any]:
+    """All reports for machines."""
+    return {"files": [as_fields(one) for one in done.reports], "unknown": done.unknown}
+
+
+def table(plans: Sequence[Plan]) -> str:
+    """What would be imported, for people."""
+    rows = [
+        [
+            one.file,
+            one.pair,
+            one.layout,
+            f"{one.bytes / 1e6:.1f}",
+            show(one.begins_ns),
+            "; ".join(map(str, one.missing)) or "nothing",
+        ]
+        for one in plans
+    ]
+    return output.columns(["file", "pair", "layout", "MB", "begins", "not covered"], rows, left=3)

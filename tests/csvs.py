@@ -1,0 +1,41 @@
+"""Writes made markets as the exchange's downloadable files have them; nothing of the product."""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from exchange import SECOND_NS, Trade, time_literal
+
+ROUNDINGS = ("down", "nearest", "up")
+
+
+def second(trade: Trade, rounding: str = "down") -> int:
+    """Give the whole second that a file prints for a trade."""
+    add = {"down": 0, "nearest": SECOND_NS // 2, "up": SECOND_NS - 1}[rounding]
+    return (trade.true_ns + add) // SECOND_NS
+
+
+def three_columns(trades: Iterable[Trade], rounding: str = "down") -> bytes:
+    """Write time, price, volume without a header."""
+    lines = [f"{second(one, rounding)},{one.price},{one.volume}\n" for one in trades]
+    return "".join(lines).encode()
+
+
+def seven_columns(trades: Iterable[Trade], *, header: bool = True) -> bytes:
+    """Write seven columns under a header that names six."""
+    lines = ["price,volume,timestamp,b/s,m/l,misc\n"] if header else []
+    for one in trades:
+        time = time_literal(one.true_ns, None)
+        fields = [one.price, one.volume, time, one.side, one.order_type, one.misc, one.trade_id]
+        lines.append(",".join(map(str, fields)) + "\n")
+    return "".join(lines).encode()
+
+
+def packed(path: Path, members: Mapping[str, bytes]) -> Path:
+    """Write a ZIP."""
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, data in members.items():
+            archive.writestr(name, data)
+    return path

@@ -1,0 +1,283 @@
+"""Whatever is held, however files round their times: each trade comes out once, in order."""
+
+from __future__ import annotations
+
+import tempfile
+import zlib
+from itertools import pairwise
+from pathlib import Path
+from threading import Event
+from typing import Any
+
+import csvs
+import pytest
+import tapes
+from crawling import tape_of
+from exchange import SECOND_NS, Market, Trade, expected
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from test_schema import batch
+
+from harvester.archive.archive import Archive
+from harvester.archive.footers import Footer
+from harvester.archive.writer import writer
+from harvester.bulk import joining
+from harvester.bulk.ahead import ahead
+from harvester.bulk.importer import Chain, Report, Watch, chains, look_at
+from harvester.bulk.sources import Whole, find
+from harvester.columns import ROWS
+from harvester.kraken.pairs import Pair
+from harvester.times import END_OF_TIME, Range, missing
+
+PAIR = Pair(altname="XBTUSD")
+UNKNOWN = Whole()
+START_NS = tapes.utc_ns(2023, 12, 31, 23, 59, 30)
+
+
+def tape(gaps_ms: list[int]) -> Market:
+    """Trades so many milliseconds after one another, each of a volume of its own."""
+    trades, stamp = [], START_NS
+    for number, gap in enumerate(gaps_ms, 1):
+        stamp += gap * 1_000_000 + 137
+        volume = f"{number}.00000000"
+        trades.append(Trade(stamp, "41450.1", volume, "b", "m", "", number))
+    return tapes.market(trades)
+
+
+def hold(folder: Path, market: Market, spans: list[Range]) -> None:
+    """Let the archive have spans as the exchange shows them."""
+    rows = expected(market)
+    with writer(Archive(folder), "XBTUSD") as one:
+        for span in spans:
+            inside = [row for row in rows if span.after < row[1] <= span.through]
+            one.commit(span, batch(inside, ROWS), Footer(span, '{"altname":"XBTUSD"}'))
+
+
+def imported(folder: Path, *files: Path, whole: Whole = UNKNOWN) -> list[Report]:
+    """Import files of one pair, chain by chain."""
+    archive = Archive(folder)
+    watch = Watch(lambda _pair, _size: None, Event())
+    reports = []
+    with writer(archive, "XBTUSD") as one:
+        parts = [look_at(member) for member in find(map(str, files), whole)]
+        for parts_ in chains(parts):
+            chain = Chain(archive, PAIR, parts_, watch)
+            chain.run(one)
+            reports.append(chain.report)
+    return reports
+
+
+def volumes(folder: Path) -> list[int]:
+    """What tells the trades of a tape, in the order of the archive."""
+    return [int(row[4]) for row in tape_of(folder, "XBTUSD")]
+
+
+def fill(folder: Path, market: Market) -> None:
+    """Fetch what is missing, as a perfect backfill does."""
+    holes = missing([Range(0, END_OF_TIME)], Archive(folder).coverage("XBTUSD"))
+    hold(folder, market, holes)
+
+
+GAPS_MS = st.one_of(
+    st.sampled_from((0, 0, 1, 499, 500, 501, 999, 1000, 1001)),
+    st.integers(0, 4_000),
+    st.sampled_from((2_999, 3_000, 3_001, 5_000, 60_000)),
+)
+
+
+@settings(deadline=None, max_examples=150)
+@given(
+    st.lists(GAPS_MS, min_size=1, max_size=60),
+    st.lists(st.integers(-2_000, 120_000), max_size=8, unique=True),
+    st.sampled_from(csvs.ROUNDINGS),
+    st.booleans(),
+    st.sampled_from((1, 5, 1000)),
+)
+def test_a_file_and_the_api_together_are_the_tape(
+    gaps: list[int], ends_ms: list[int], rounding: str, whole: bool, segment_rows: int
+) -> None:
+    """Boundaries anywhere, inside of busy seconds too; the file's rounding is not told."""
+    market = tape(gaps)
+    ends = sorted(START_NS + end * 1_000_000 for end in ends_ms)
+    spans = [Range(*pair) for pair in list(pairwise(ends))[::2]]
+    last_s = csvs.second(market.trades[-1], "up")
+    known = Whole(0, last_s + 5) if whole else Whole()
+    with tempfile.TemporaryDirectory() as made, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(joining.Joiner.__init__, "__kwdefaults__", _limits(segment_rows))
+        folder, file = Path(made) / "data", Path(made) / "XBTUSD.csv"
+        file.write_bytes(csvs.three_columns(market.trades, rounding))
+        hold(folder, market, spans)
+        [report] = imported(folder, file, whole=known)
+        counts = (report.kept, report.held, report.left)
+        assert sum(one.rows for one in counts) == len(market.trades)
+        fill(folder, market)
+        assert volumes(folder) == [number for number, _ in enumerate(gaps, 1)]
+        ranges = [one.range for one in Archive(folder).segments("XBTUSD")]
+        assert all(one.through <= other.after for one, other in pairwise(ranges))
+        if whole and not spans:
+            assert report.kept.rows == len(gaps)
+
+
+def test_a_trade_that_the_api_prints_a_second_later_is_there_once(tmp_path: Path) -> None:
+    """The float nearest to its stamp is the next whole second; the file has the second before."""
+    second = START_NS // SECOND_NS
+    stamps = [second - 9, second + 1, second + 9]
+    trades = [
+        Trade(at * SECOND_NS - back, "41450.1", f"{number}.00000000", "b", "m", "", number)
+        for number, (at, back) in enumerate(zip(stamps, (0, 50, 0), strict=True), 1)
+    ]
+    market = tapes.market(trades)
+    assert expected(market)[1][1] == (second + 1) * SECOND_NS
+    (tmp_path / "XBTUSD.csv").write_bytes(csvs.three_columns(trades))
+    held = Range((second + 1) * SECOND_NS + 10, (second + 20) * SECOND_NS)
+    hold(tmp_path / "data", market, [held])
+    imported(tmp_path / "data", tmp_path / "XBTUSD.csv", whole=Whole(0, None))
+    fill(tmp_path / "data", market)
+    assert volumes(tmp_path / "data") == [1, 2, 3]
+
+
+def _limits(segment_rows: int) -> dict[str, Any]:
+    return {"segment_rows": segment_rows, "most_waiting": joining.MOST_WAITING}
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.lists(GAPS_MS, min_size=4, max_size=60), st.integers(1, 59))
+def test_quarters_that_follow_one_another_have_no_seam(gaps: list[int], at: int) -> None:
+    """Two files, the second known to begin where the first one ends."""
+    market = tape(gaps)
+    cut_s = csvs.second(market.trades[min(at, len(gaps) - 1)])
+    parts = [
+        [one for one in market.trades if csvs.second(one) < cut_s],
+        [one for one in market.trades if csvs.second(one) >= cut_s],
+    ]
+    with tempfile.TemporaryDirectory() as made:
+        folder, files = Path(made) / "data", []
+        for name, trades in zip("ab", parts, strict=True):
+            if trades:
+                files.append(Path(made) / name / "XBTUSD.csv")
+                files[-1].parent.mkdir()
+                files[-1].write_bytes(csvs.three_columns(trades))
+        members = [
+            find([str(file)], whole)[0]
+            for file, whole in zip(files[-2:], [Whole(0, cut_s), Whole(cut_s, None)], strict=False)
+        ]
+        looked = [look_at(member) for member in members]
+        assert [len(chain) for chain in chains(looked)] == [len(files)]
+        archive = Archive(folder)
+        with writer(archive, "XBTUSD") as one:
+            chain = Chain(archive, PAIR, looked, Watch(lambda _pair, _size: None, Event()))
+            chain.run(one)
+        fill(folder, market)
+        assert volumes(folder) == [number for number, _ in enumerate(gaps, 1)]
+
+
+def test_what_is_held_from_the_api_stays_as_it_is(tmp_path: Path) -> None:
+    market = tape([0, 5_000, 10, 5_000, 5_000, 10, 5_000])
+    file = tmp_path / "XBTUSD.csv"
+    file.write_bytes(csvs.three_columns(market.trades))
+    span = Range(market.trades[2].true_ns + 1_000, market.trades[4].true_ns + 1_000)
+    hold(tmp_path / "data", market, [span])
+    [report] = imported(tmp_path / "data", file, whole=Whole(0, None))
+    sides = {int(row[4]): row[5] for row in tape_of(tmp_path / "data", "XBTUSD")}
+    assert {4: "buy", 5: "buy"}.items() <= sides.items()
+    assert {side for number, side in sides.items() if number not in (4, 5)} == {None}
+    assert report.held.rows >= 1
+
+
+def test_an_import_done_twice_keeps_nothing_twice(tmp_path: Path) -> None:
+    market = tapes.market(tapes.xbtusd_like(3_000, 5))
+    file = tmp_path / "XBTUSD.csv"
+    file.write_bytes(csvs.three_columns(market.trades))
+    [first] = imported(tmp_path / "data", file)
+    before = tape_of(tmp_path / "data", "XBTUSD")
+    [again] = imported(tmp_path / "data", file)
+    assert (again.kept.rows, again.held.rows, again.left.rows) == (
+        0,
+        first.kept.rows,
+        first.left.rows,
+    )
+    assert tape_of(tmp_path / "data", "XBTUSD") == before
+
+
+def test_a_file_without_a_quiet_moment_still_goes_in_and_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        joining.Joiner.__init__, "__kwdefaults__", {"segment_rows": 10**6, "most_waiting": 50}
+    )
+    monkeypatch.setattr("harvester.bulk.sources.BLOCK_BYTES", 2_000)
+    market = tape([0, *([500] * 400)])
+    file = tmp_path / "XBTUSD.csv"
+    file.write_bytes(csvs.three_columns(market.trades))
+    [report] = imported(tmp_path / "data", file, whole=Whole(0, None))
+    assert report.kept.rows > 100
+    [note] = report.notes
+    assert note.startswith("no two seconds without trades lie near 2024-01-01T00:0")
+    fill(tmp_path / "data", market)
+    assert volumes(tmp_path / "data") == list(range(1, 402))
+
+
+def test_rows_equal_in_every_field_stay(tmp_path: Path) -> None:
+    file = tmp_path / "XBTUSD.csv"
+    file.write_bytes(b"1588888888,9000.1,0.5\n" * 17 + b"1588888899,9000.1,0.5\n")
+    imported(tmp_path / "data", file, whole=Whole(0, 1_588_888_999))
+    rows = tape_of(tmp_path / "data", "XBTUSD")
+    assert [(row[1] // SECOND_NS, row[2]) for row in rows] == [
+        *((1_588_888_888, tie) for tie in range(17)),
+        (1_588_888_899, 0),
+    ]
+
+
+def test_seven_columns_come_out_as_the_exchange_has_them(tmp_path: Path) -> None:
+    market = tapes.market(tapes.xbtusd_like(2_000, 6))
+    file = tmp_path / "XBTUSD.csv"
+    file.write_bytes(csvs.seven_columns(market.trades))
+    last_s = csvs.second(market.trades[-1])
+    imported(tmp_path / "data", file, whole=Whole(0, last_s + 3))
+    assert tape_of(tmp_path / "data", "XBTUSD") == expected(market)
+
+
+def test_rows_of_one_time_stand_by_their_ids(tmp_path: Path) -> None:
+    lines = [b"9000.1,0.5,1588888888.5,b,m,,%d\n" % number for number in (3, 1, 2, 2)]
+    file = tmp_path / "XBTUSD.csv"
+    file.write_bytes(b"".join(lines))
+    [report] = imported(tmp_path / "data", file, whole=Whole(0, 1_588_888_999))
+    assert [row[0] for row in tape_of(tmp_path / "data", "XBTUSD")] == [1, 2, 3]
+    assert report.repeats.rows == 1
+    assert report.notes == [
+        "1 rows bear the id and the time of another one: each trade was kept once"
+    ]
+
+
+def test_provenance_is_in_the_footer_and_outlives_a_merger(tmp_path: Path) -> None:
+    market = tape([0, 5_000, 60_000, 5_000])
+    file = tmp_path / "XBTUSD.csv"
+    file.write_bytes(csvs.three_columns(market.trades))
+    imported(tmp_path / "data", file, whole=Whole(0, None))
+    fill(tmp_path / "data", market)
+    archive = Archive(tmp_path / "data")
+    crc = f"crc32:{zlib.crc32(file.read_bytes()):08x}"
+    first, *_ = archive.segments("XBTUSD")
+    footer = archive.footer(first)
+    assert (footer.source, [one[2:] for one in footer.imported]) == (
+        "csv",
+        [("XBTUSD.csv", crc)],
+    )
+    spans = [one for seg in archive.segments("XBTUSD") for one in archive.footer(seg).imported]
+    with writer(archive, "XBTUSD") as one:
+        one.compact(every=True)
+    merged = [one for seg in archive.segments("XBTUSD") for one in archive.footer(seg).imported]
+    assert merged[0].after == spans[0].after
+    assert merged[-1].through == spans[-1].through
+    assert [archive.footer(seg).source for seg in archive.segments("XBTUSD")] == ["csv", "csv+api"]
+
+
+def test_items_are_read_ahead_in_order_and_errors_come_through() -> None:
+    def items() -> Any:
+        yield from range(20)
+        raise ValueError("the end")
+
+    taken: list[int] = []
+    with pytest.raises(ValueError, match="the end"):
+        taken.extend(ahead(items()))
+    assert taken == list(range(20))
