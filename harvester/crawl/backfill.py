@@ -207,7 +207,7 @@ class _PairCrawl:
             caught_up = done.through and asked.through - done.through < CATCH_UP_NS
             if caught_up or asked.through <= asked.after:
                 return done if done.through else asked
-            one.want(asked)
+            await asyncio.to_thread(one.want, asked)
             self._mind_the_clock()
             ranges = missing([asked], self._run.archive.coverage(self._pair))
             expected = await self._expected(ranges)
