@@ -118,6 +118,12 @@ class Ledger:
         """All that was ever seen to be covered."""
         return self._committed
 
+    def holes(self) -> list[Span]:
+        """What was wanted and was never seen to be covered."""
+        path = self.folder / "wanted" / f"{self.pair}.json"
+        spans = json.loads(path.read_text())["spans"] if path.exists() else []
+        return uncovered([(after, through) for after, through in spans], self._committed)
+
     def rows_committed(self) -> int:
         """How many trades the exchange has in all that was ever seen to be covered."""
         ends = [[self._stamps.searchsorted(end, "right") for end in one] for one in self._committed]
@@ -175,9 +181,7 @@ class Ledger:
         gone = uncovered([(0, through)], self._committed)
         if gone:
             raise Loss(f"{self.pair}: asked for and not covered: {gone}")
-        wanted = json.loads((self.folder / "wanted" / f"{self.pair}.json").read_text())["spans"]
-        gone = uncovered(((a, t) for a, t in wanted), self._committed)
-        if gone:
+        if gone := self.holes():
             raise Loss(f"{self.pair}: wanted and not covered: {gone}")
         files = sorted(self.listing(), key=lambda one: one.path.name)
         rows = [tuple(row.values()) for one in files for row in plain(one.path).to_pylist()]

@@ -20,6 +20,8 @@ from victims import Disk, Ended, Victims
 SETTLE_S = 60
 LATENCY_S = 0.004
 MOST_TRIALS = 80
+HOLES = 4
+"""The status of a run that leaves some."""
 STEPS = 20
 """Trials over which a market's history passes, where not all of it has when they begin."""
 PASSING = (
@@ -59,6 +61,8 @@ COMMANDS = (
 LAST_COMMANDS = (
     "pairs --update -q",
     "backfill {pairs} -q",
+    # What it says of itself while it runs is left by one that was killed, and cleared by the next.
+    "refresh {pairs} -q",
     "compact -q",
     "rollup -q",
     "verify",
@@ -172,7 +176,9 @@ class Round:
         self.victims.settings = {
             "HARVESTER_ARCHIVE_FLUSH_ROWS": str(self.random.choice((40, 90, 200, 400))),
             "HARVESTER_ARCHIVE_FLUSH_S": "0.2",
-            "HARVESTER_EXCHANGE_RATE": "0",
+            # Where there is a rate, however high, an answer that takes longer than the pace lets
+            # a range be cut, and crawled in two spans at once.
+            "HARVESTER_EXCHANGE_RATE": self.random.choice(("0", "100000", "100000")),
             "HARVESTER_EXCHANGE_RETRY_WAIT_S": "0.005",
             "HARVESTER_EXCHANGE_TIMEOUT_S": "0.5",
             "HARVESTER_EXCHANGE_GIVE_UP_S": "20",
@@ -253,8 +259,18 @@ class Round:
             Loss: it ended otherwise.
         """
         self.tally.statuses[end.status] += 1
-        if end.status not in command.statuses:
+        refreshes = command.words.startswith("refresh")
+        if refreshes and end.status == HOLES and self._wants_what_is_to_come():
+            self.tally.trials["a hole beyond the exchange's clock, and refresh says so"] += 1
+        elif end.status not in command.statuses:
             raise Loss(f"{command.words!r} ended with status {end.status}: {end.err[-800:]!r}")
+
+    def _wants_what_is_to_come(self) -> bool:
+        """Whether a hole ends past the exchange's clock, as that has jumped back."""
+        settled_ns = self.clock.now_ns // SECOND_NS * SECOND_NS - SETTLE_S * SECOND_NS
+        for one in self.ledgers:
+            one.glance()
+        return any(hole[1] > settled_ns for one in self.ledgers for hole in one.holes())
 
     def booked(self, way: str, command: Command, end: Ended) -> None:
         """Count a run by how it died, or judge it where it did not; then check the archive."""
@@ -272,6 +288,8 @@ class Round:
             left["a file in staging"] += 1
         if any(one.check() for one in self.ledgers):
             left["segments beside their merger"] += 1
+        if any(len(one.committed) > 1 for one in self.ledgers):
+            left["holes between what is committed"] += 1
 
     @property
     def is_done(self) -> bool:

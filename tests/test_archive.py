@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+import sys
+import threading
+from collections.abc import Callable, Iterator
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -19,7 +21,7 @@ from harvester.archive import segments as segments_module
 from harvester.archive import state
 from harvester.archive.archive import Archive
 from harvester.archive.footers import Footer
-from harvester.archive.segments import path_of, stage_segment
+from harvester.archive.segments import Segment, path_of, stage_segment
 from harvester.archive.writer import writer
 from harvester.errors import ArchiveDamaged
 from harvester.times import Range
@@ -212,6 +214,58 @@ def test_a_file_that_vanishes_half_read_loses_and_repeats_nothing(
     put(archive, Range(0, 40), rows)
     cut_off(monkeypatch, batches)
     assert seen(archive.scan(PAIR)) == places(rows, Range(0, 40))
+
+
+ASKED: dict[str, Callable[[Archive], object]] = {
+    "the id before": lambda archive: archive.last_id_before(PAIR, 40),
+    "the id behind": lambda archive: archive.first_id_behind(PAIR, 0),
+    "the last time": lambda archive: archive.last_time(PAIR, 40),
+    "whether it is imported": lambda archive: archive.is_imported(PAIR, 40),
+}
+
+
+@pytest.mark.parametrize("name", ASKED)
+def test_who_asks_while_files_are_merged_hears_the_same(
+    archive: Archive, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """As one span of a pair does, at its ends, while the segments of another are merged."""
+    split(archive)
+    want, listed = ASKED[name](archive), archive.segments(PAIR)
+    with writer(Archive(archive.root), PAIR) as one:
+        one.compact(every=True)
+    archive.forget_pair(PAIR)
+    real, listings = archive.segments, [listed]
+    monkeypatch.setattr(archive, "segments", lambda pair: (listings or [real(pair)]).pop())
+    assert ASKED[name](archive) == want
+    assert listings == []
+
+
+def test_a_pair_is_forgotten_while_others_are_learnt_of(
+    archive: Archive, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In one thread a pair has ended, while in another files of the next are being merged."""
+    footer = Footer(Range(0, 1), "{}")
+    monkeypatch.setattr(module, "read_footer", lambda _store, _path: footer)
+    done, faults = threading.Event(), []
+
+    def learn() -> None:
+        for place in range(20_000):
+            archive.footer(Segment("ONE", 1970, Range(place, place + 1), "", 0))
+        done.set()
+
+    interval_s = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    thread = threading.Thread(target=learn)
+    thread.start()
+    try:
+        while not done.is_set():
+            archive.forget_pair("TWO")
+    except RuntimeError as fault:
+        faults.append(fault)
+    finally:
+        thread.join()
+        sys.setswitchinterval(interval_s)
+    assert faults == []
 
 
 def test_files_that_keep_vanishing_end_in_an_error(

@@ -241,23 +241,41 @@ def test_a_time_far_back_names_its_line(harvester: Any, tmp_path: Path) -> None:
     assert "its time lies more than 60 s before" in done.err
 
 
-def test_a_damaged_zip_leaves_nothing(harvester: Any, tmp_path: Path) -> None:
+def damaged_zip(folder: Path) -> None:
+    """Three years in a ZIP whose directory tells another checksum."""
     years = [
-        tapes.xbtusd_like(300, year, start_ns=tapes.utc_ns(2018 + year, 6, 1), first_id=1)
+        tapes.xbtusd_like(15_000, year, start_ns=tapes.utc_ns(2018 + year, 6, 1), first_id=1)
         for year in range(3)
     ]
     data = csvs.three_columns([one for some in years for one in some])
-    path = csvs.packed(tmp_path / "K.zip", {"XBTUSD.csv": data})
+    path = csvs.packed(folder / "K.zip", {"XBTUSD.csv": data})
     raw = bytearray(path.read_bytes())
     place = raw.index(b"PK\x01\x02") + 16
     raw[place] ^= 1
     path.write_bytes(raw)
+
+
+DAMAGED = "harvester: XBTUSD: K.zip:XBTUSD.csv can't be read: Bad CRC-32 for file 'XBTUSD.csv'\n"
+
+
+def test_a_damaged_zip_leaves_nothing(harvester: Any, tmp_path: Path) -> None:
+    damaged_zip(tmp_path)
     done = harvester("import", "K.zip", "-q")
-    assert (done.status, done.err) == (
-        2,
-        "harvester: XBTUSD: K.zip:XBTUSD.csv can't be read: Bad CRC-32 for file 'XBTUSD.csv'\n",
-    )
+    assert (done.status, done.err) == (2, DAMAGED)
     assert tape_of(tmp_path / "data", "XBTUSD") == []
+
+
+def test_what_a_killed_run_took_from_a_damaged_zip_is_named(harvester: Any, tmp_path: Path) -> None:
+    damaged_zip(tmp_path)
+    assert harvester("import", "K.zip", plan=Plan("rename", "after", 3)).status == -9
+    [left] = (tmp_path / "data" / "trades").rglob("*.parquet")
+    done = harvester("import", "K.zip", "--json")
+    [report] = json.loads(done.out)["files"]
+    assert done.status == 2
+    assert report["notes"][-1] == (
+        f"{left.relative_to(tmp_path / 'data')} was imported from it by an earlier run: if that "
+        "did not come to its end, remove it; `harvester backfill` fetches its range"
+    )
 
 
 # --- names and plans -----------------------------------------------------------------------------

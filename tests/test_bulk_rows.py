@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from harvester.bulk.layout import PLAIN, WHOLE, Layout, detect
 from harvester.bulk.rows import parse
+from harvester.bulk.sorting import Sorter
 from harvester.columns import times
 from harvester.errors import BadFile
 
@@ -183,6 +184,7 @@ def test_a_line_that_is_no_trade_is_named_with_its_reason(line: bytes, reason: s
         (b"1.5,2,1588888888,b,x,,17", "'x' is neither m nor l"),
         (b"1.5,2,1588888888,m,b,,17", "'m' is neither b nor s"),
         (b"1.5,2,1588888888,b,m,,1.7", "trade id '1.7' is no whole number of 64 bits from 0 on"),
+        (b"1.5,2,1588888888,b,m,,7.", "trade id '7.' is no whole number of 64 bits from 0 on"),
         (b"1.5,2,1588888888,b,m,,-7", "trade id '-7' is no whole number of 64 bits from 0 on"),
     ],
 )
@@ -202,3 +204,20 @@ def test_blank_lines_are_no_rows_and_count_as_lines() -> None:
 def test_a_volume_of_a_hundred_billion_is_kept_to_the_digit() -> None:
     block = b"1588888888,0.0000012345,123456789012.12345678\n"
     assert rows_of(block)[0][1:3] == (Decimal("0.0000012345"), Decimal("123456789012.12345678"))
+
+
+def test_a_misc_that_ends_in_a_point_keeps_it() -> None:
+    assert rows_of(b"1.5,2,1588888888,b,m,1.,7\n", SEVEN)[0][5] == "1."
+
+
+def test_a_time_is_given_out_only_once_no_row_of_it_can_follow() -> None:
+    """Rows go back by a minute at most, and by just that: the group of a time must stay whole."""
+    sorter, begin = Sorter(), 1588888888
+    given = []
+    for seconds in ([0, 60, 60], [0, 61], [1, 62], [123]):
+        block = b"".join(b"%d,1,2\n" % (begin + second) for second in seconds)
+        parsed = parse(block, THREE, 1)
+        assert sorter.check(parsed) == []
+        given.append([int(time) // 10**9 - begin for time in times(sorter.push(parsed.rows))])
+    given.append([int(time) // 10**9 - begin for time in times(sorter.finish())])
+    assert given == [[], [0, 0], [1], [60, 60, 61, 62], [123]]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 import tapes
@@ -11,6 +12,11 @@ from crawling import Crawl, serve, strangers, tape_of
 from exchange import Faults, Market, expected
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+from harvester.archive.archive import Archive
+from harvester.archive.segments import Segment
+from harvester.archive.writer import Writer
+from harvester.errors import ArchiveUnwritable
 
 KINDS = [
     "rate_limit",
@@ -96,6 +102,48 @@ def test_what_was_fetched_before_a_stop_is_kept(tmp_path: Path) -> None:
     kept = tape_of(tmp_path, "XBTUSD")
     assert len(kept) > 1_900
     assert kept == list(expected(market))[: len(kept)]
+
+
+def test_a_market_that_shows_nothing_at_first_is_not_believed_to_be_empty(tmp_path: Path) -> None:
+    """Its candles tell of trades: an outage must not stand for a history without any."""
+    market = tapes.market(tapes.xbtusd_like(900, 20))
+    with serve(market, faults=Faults(script=["empty"] * 40)) as exchange:
+        outcome = Crawl(exchange.url, tmp_path).only("XBTUSD")
+        assert (outcome.exit_status, str(outcome.error)) == (
+            3,
+            "XBTUSD: the exchange's answers contradict one another (the newest page is empty); "
+            "nothing in doubt was kept, the same command goes on where it stopped",
+        )
+        assert Archive(tmp_path).coverage("XBTUSD") == []
+        exchange.faults = Faults()
+        Crawl(exchange.url, tmp_path).only("XBTUSD")
+    assert tape_of(tmp_path, "XBTUSD") == list(expected(market))
+
+
+def test_a_disk_that_fails_while_the_exchange_is_waited_for_ends_the_crawl_with_the_next_page(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And what was fetched by then is written, if it can be by then."""
+    market = tapes.market(tapes.xbtusd_like(2_000, 21))
+    commit, calls = Writer.commit, []
+
+    def full(one: Writer, *given: Any) -> list[Segment]:
+        calls.append(one)
+        if len(calls) == 1:
+            raise ArchiveUnwritable("the disk is full")
+        return commit(one, *given)
+
+    monkeypatch.setattr(Writer, "commit", full)
+    options = {"archive.flush_s": 0.02}
+    with serve(market, page_size=100, latency_s=0.2) as exchange:
+        outcome = Crawl(exchange.url, tmp_path, options).only("XBTUSD")
+        asked = exchange.pages("XBTUSD")
+    assert (outcome.exit_status, str(outcome.error)) == (1, "the disk is full")
+    assert asked <= 3
+    held = tape_of(tmp_path, "XBTUSD")
+    # The first page whole, but for the trades of its last time.
+    assert len(held) > 80
+    assert held == list(expected(market))[: len(held)]
 
 
 def test_one_empty_answer_is_not_believed_for_years(tmp_path: Path) -> None:

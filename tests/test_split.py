@@ -21,6 +21,7 @@ from test_crawl_kills import dying, most_at_once, same
 from harvester.archive.archive import Archive
 from harvester.archive.writer import Writer
 from harvester.crawl import split
+from harvester.crawl.backfill import _PairCrawl
 from harvester.crawl.crawler import RangeCrawl
 from harvester.crawl.events import PageRead
 from harvester.crawl.spans import Cut
@@ -193,6 +194,28 @@ def test_a_page_that_leaves_out_the_first_trades_behind_a_cut_costs_none(
     assert (outcome.error, tape_of(tmp_path, "XBTUSD")) == (None, list(expected(market)))
 
 
+def test_an_exchange_that_shows_nothing_for_a_while_is_not_believed_behind_a_cut(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A trade is known where the second span begins, even while the archive holds none yet."""
+    market = tapes.market(tapes.xbtusd_like(6_000, 22))
+    with serve(market) as exchange:
+        shorten = RangeCrawl.shorten
+
+        def empty(crawl: RangeCrawl, cut: Cut) -> bool:
+            exchange.faults.push(*["empty"] * 30)
+            return shorten(crawl, cut)
+
+        monkeypatch.setattr(RangeCrawl, "shorten", empty)
+        first = Crawl(exchange.url, tmp_path, FAST).only("XBTUSD")
+        monkeypatch.undo()
+        Ledger(tmp_path, market).check()
+        exchange.faults = Faults()
+        Crawl(exchange.url, tmp_path, FAST).only("XBTUSD")
+    assert first.exit_status == 3
+    assert tape_of(tmp_path, "XBTUSD") == list(expected(market))
+
+
 def test_both_spans_take_turns_in_writing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cuts: list[int]
 ) -> None:
@@ -227,6 +250,29 @@ def test_cutting_is_given_up_for_a_while_where_no_place_is_found(
         Crawl(exchange.url, tmp_path, FAST).only("XBTUSD")
         assert exchange.pages("XBTUSD") <= 62 + 4 * split.PLACES
     assert tape_of(tmp_path, "XBTUSD") == list(expected(market))
+
+
+@pytest.mark.parametrize("script", [[], [None] * 20 + ["denied"]])
+def test_a_place_to_cut_is_looked_for_no_longer_than_the_crawl_lasts(
+    script: list[str | None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where that page alone is asked for again and again."""
+    looked = []
+
+    async def never(_crawl: object, since_ns: int) -> None:
+        looked.append(since_ns)
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(_PairCrawl, "_guarded_page", never)
+    market = tapes.market(tapes.xbtusd_like(3_000, 23))
+
+    async def hurried(crawl: Crawl) -> Any:
+        async with asyncio.timeout(20):
+            return await crawl._run(["XBTUSD"], Range(0, 2**62))
+
+    with serve(market, faults=Faults(script=script)) as exchange:
+        [outcome] = asyncio.run(hurried(Crawl(exchange.url, tmp_path, FAST)))
+    assert (len(looked), outcome.exit_status) == (1, 3 if script else 0)
 
 
 def test_a_crawl_that_is_cancelled_takes_its_spans_with_it(tmp_path: Path) -> None:

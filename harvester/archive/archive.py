@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from functools import wraps
+from typing import Concatenate, NamedTuple, ParamSpec, TypeVar
 
 import pyarrow as pa
 
@@ -27,6 +29,9 @@ EVERYTHING = Range(0, END_OF_TIME)
 LISTINGS = 20
 """How often a reader lists again when files vanish under it, before it calls that damage."""
 
+P = ParamSpec("P")
+T = TypeVar("T")
+
 
 class Piece(NamedTuple):
     """A segment to be read, and what of it: only rows published in `within`."""
@@ -48,6 +53,32 @@ def pieces_of(segments: Iterable[Segment], span: Range = EVERYTHING) -> list[Pie
     return pieces
 
 
+@dataclass(slots=True)
+class _Known:
+    """What is remembered of a pair's files."""
+
+    footers: dict[Segment, Footer] = field(default_factory=dict)
+    bounds: dict[Segment, tuple[int, int] | None] = field(default_factory=dict)
+    agreed: set[tuple[RollUp, str]] = field(default_factory=set)
+
+
+def _listed_again(
+    ask: Callable[Concatenate[Archive, str, P], T],
+) -> Callable[Concatenate[Archive, str, P], T]:
+    """Ask of a pair, and ask again where files are gone by then, merged by its writer."""
+
+    @wraps(ask)
+    def asked(archive: Archive, pair: str, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        for _ in range(LISTINGS):
+            try:
+                return ask(archive, pair, *args, **kwargs)
+            except FileNotFoundError:
+                continue
+        raise ArchiveDamaged(f"files of {pair} keep vanishing while they are read: try again")
+
+    return asked
+
+
 class Archive:
     """A folder of segments. Reading needs no lock; a pair is written by its one `Writer`."""
 
@@ -62,9 +93,8 @@ class Archive:
         self.path = str(path)
         self.root = local.root
         self.store: Store = local
-        self._footers: dict[Segment, Footer] = {}
-        self._bounds: dict[Segment, tuple[int, int] | None] = {}
-        self._agreed: set[tuple[RollUp, str]] = set()
+        # By pair, as one thread may forget a pair while another learns of the next.
+        self._known: dict[str, _Known] = {}
         state.check_mark(self.store)
 
     def held(self) -> list[str]:
@@ -111,21 +141,24 @@ class Archive:
         Raises:
             FileNotFoundError: it is gone; list again.
         """
-        if segment not in self._footers:
-            self._footers[segment] = read_footer(self.store, segment.path)
-        return self._footers[segment]
+        footers = self._of(segment.pair).footers
+        footer = footers.get(segment)
+        if footer is None:
+            footer = footers[segment] = read_footer(self.store, segment.path)
+        return footer
+
+    def _of(self, pair: str) -> _Known:
+        return self._known.setdefault(pair, _Known())
 
     def forget(self, segment: Segment) -> None:
         """Drop what is remembered of a segment that goes."""
-        self._footers.pop(segment, None)
-        self._bounds.pop(segment, None)
+        known = self._of(segment.pair)
+        known.footers.pop(segment, None)
+        known.bounds.pop(segment, None)
 
     def forget_pair(self, pair: str) -> None:
         """Drop all that is remembered of a pair, as other hands may have changed its files."""
-        self._footers = {one: known for one, known in self._footers.items() if one.pair != pair}
-        self._bounds = {one: known for one, known in self._bounds.items() if one.pair != pair}
-        part = f"/pair={pair}/"
-        self._agreed = {known for known in self._agreed if part not in known[0].path}
+        self._known.pop(pair, None)
 
     def rollups(self, pair: str) -> list[RollUp]:
         """A pair's roll-ups of every level: the listing alone, no file is opened."""
@@ -138,10 +171,10 @@ class Archive:
             FileNotFoundError: one of them is gone; list again.
         """
         footer = self.footer(segment)
-        known = (rollup, footer.checksum)
-        if known not in self._agreed and agrees(self.store, rollup, footer):
-            self._agreed.add(known)
-        return known in self._agreed
+        known, agreed = (rollup, footer.checksum), self._of(segment.pair).agreed
+        if known not in agreed and agrees(self.store, rollup, footer):
+            agreed.add(known)
+        return known in agreed
 
     def location(self, segment: Segment | RollUp) -> str:
         """The name that any Parquet reader opens a file by."""
@@ -172,6 +205,7 @@ class Archive:
             return
         raise ArchiveDamaged(f"files of {pair} keep vanishing while they are read: try again")
 
+    @_listed_again
     def last_id_before(self, pair: str, moment: int) -> tuple[int, int, int] | None:
         """The nearest id at or before a moment that coverage reaches without a hole.
 
@@ -190,6 +224,7 @@ class Archive:
             at = one.range.after
         return None
 
+    @_listed_again
     def first_id_behind(self, pair: str, moment: int) -> tuple[int, int] | None:
         """The nearest id after a moment, likewise, and the rows without one before it."""
         between, at = 0, moment
@@ -214,12 +249,19 @@ class Archive:
                 found = int(times(batch)[places[-1]])
         return found
 
+    @_listed_again
     def last_time(self, pair: str, moment: int) -> int | None:
         """The published time of the last trade held at or before a moment; None for none."""
         pieces = reversed(self.pieces(pair, Range(0, moment)))
         return next(
             (found for one in pieces if (found := self.last_time_in(one)) is not None), None
         )
+
+    @_listed_again
+    def is_imported(self, pair: str, moment: int) -> bool:
+        """Whether what covers a moment came out of a file: times may be whole seconds there."""
+        pieces = self.pieces(pair, Range(moment - 1, moment))
+        return any(self.footer(piece.segment).imported for piece in pieces)
 
     def last_time_in(self, piece: Piece) -> int | None:
         """The published time of the last trade of a piece; None for none."""
@@ -234,7 +276,9 @@ class Archive:
 
     def bounds(self, segment: Segment) -> tuple[int, int] | None:
         """The first and last published time of a segment, None where it has no rows."""
-        if segment not in self._bounds:
+        known = self._of(segment.pair).bounds
+        if segment not in known:
             rows = self.footer(segment).rows
-            self._bounds[segment] = time_bounds(self.store, segment.path) if rows else None
-        return self._bounds[segment]
+            known[segment] = bounds = time_bounds(self.store, segment.path) if rows else None
+            return bounds
+        return known.get(segment)

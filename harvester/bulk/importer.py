@@ -279,6 +279,23 @@ class Chain:
             to = writer.set_aside(note)
             self.report.notes.append(f"{one.path} was imported from it, and is in {to} now")
         self._made, self.report.ranges = [], []
+        for path in self._of_earlier_runs():
+            self.report.notes.append(
+                f"{path} was imported from it by an earlier run: if that did not come to its end, "
+                "remove it; `harvester backfill` fetches its range"
+            )
+
+    def _of_earlier_runs(self) -> list[str]:
+        """Segments with rows of these files: a killed run never held them against a checksum."""
+        ours = {
+            (str(part.member), sum_) for part, sum_ in zip(self._parts, self._sums, strict=True)
+        }
+        pieces = self._archive.pieces(self._pair.altname)
+        return [
+            piece.segment.path
+            for piece in pieces
+            if any(one[2:] in ours for one in self._archive.footer(piece.segment).imported)
+        ]
 
     def _count(self, joiner: Joiner) -> None:
         told = joiner.told

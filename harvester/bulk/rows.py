@@ -147,10 +147,12 @@ def _decimals(text: np.ndarray[Any, np.dtype[np.uint8]], width: int) -> Int64s |
         return None
     # A field's number is that of the marks before it that are no points.
     fields = dots - np.arange(len(dots))
-    if (fields[1:] == fields[:-1]).any():
+    behind = places[dots + 1] - places[dots] - 1
+    # A point with no digit behind it would be taken out of a text without a trace.
+    if (fields[1:] == fields[:-1]).any() or not behind.all():
         return None
     decimals = np.zeros(len(ends), dtype=np.int64)
-    decimals[fields] = places[dots + 1] - places[dots] - 1
+    decimals[fields] = behind
     return decimals.reshape(-1, width)
 
 

@@ -67,7 +67,8 @@ class Sorter:
 
     def push(self, rows: pa.RecordBatch) -> pa.RecordBatch:
         """Take the next rows; returns those that none can precede any more, in order."""
-        return self._sorted(rows, Range(-1, self._latest - HABIT_S * SECOND))
+        # One that goes back by the whole of it may still come: its second is not sure yet.
+        return self._sorted(rows, Range(-1, self._latest - HABIT_S * SECOND - 1))
 
     def finish(self) -> pa.RecordBatch:
         """What was held back."""

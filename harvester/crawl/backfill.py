@@ -25,7 +25,7 @@ from harvester.crawl.stop import Stop
 from harvester.crawl.tally import Tally
 from harvester.crawl.tending import tend
 from harvester.crawl.turns import Turns, in_turn
-from harvester.errors import ExchangeError, HarvesterError
+from harvester.errors import ExchangeError, ExchangeRefused, HarvesterError
 from harvester.kraken.client import Client
 from harvester.kraken.pairs import Pair
 from harvester.times import BEGINNING_NS, DAY, END_OF_TIME, Range, missing, show
@@ -237,7 +237,7 @@ class _PairCrawl:
 
         def make(part: Range) -> RangeCrawl:
             buffer = Buffer(one, part.after, spelled, run.watch.listener, self._writing)
-            source = Source(self._page, self._pair)
+            source = Source(self._page, self._pair, self._has_traded)
             return RangeCrawl(part, source, buffer, bounds, run.watch.stop, self._tally)
 
         means = Means(lambda: run.client.starved(self._wish.pair), self._guarded_page, self._weekly)
@@ -245,6 +245,18 @@ class _PairCrawl:
 
     async def _guarded_page(self, since_ns: int) -> Page:
         return await self._run.watch.stop.guard(self._page(since_ns))
+
+    async def _has_traded(self) -> bool:
+        """Whether the exchange's candles know of trades; where it has none to show, they do not.
+
+        Raises:
+            ExchangeUnreachable: they can't be had just now, so that nothing is known.
+        """
+        try:
+            weeks = await self._run.client.weekly_counts(self._wish.pair)
+        except ExchangeRefused:
+            return False
+        return any(count for _, count in weeks)
 
     def _ordered(self, ranges: list[Range]) -> list[Range]:
         if not self._run.watch.newest_first:

@@ -8,7 +8,7 @@ from typing import NamedTuple, TypeVar
 
 import pyarrow as pa
 
-from harvester.archive.archive import Archive, Piece
+from harvester.archive.archive import Archive
 from harvester.columns import times
 from harvester.crawl.buffer import Backlog, Buffer
 from harvester.crawl.events import Noted
@@ -92,9 +92,7 @@ class RangeCrawl:
         """End with the page that is under way; what was fetched whole is committed."""
         self._gives_up = True
 
-    async def run(
-        self, archive: Archive, pair: str, left: tuple[int, int, int] | None = None
-    ) -> None:
+    async def run(self, archive: Archive, pair: str, cut: Cut | None = None) -> None:
         """Fetch the span whole.
 
         Whatever ends it early, what was fetched whole before is committed.
@@ -102,16 +100,17 @@ class RangeCrawl:
         Args:
             archive: holds the neighbours whose ids the seams are checked against.
             pair: altname.
-            left: the last id before the span where the archive does not hold it yet, the rows
-                without one behind it, and its time.
+            cut: where the span begins behind a trade that the archive does not hold yet.
         """
         self._backlog.enter(self._buffer)
         done, whole = asyncio.Event(), False
         tending = asyncio.create_task(self._tend(done))
         try:
             seams = self._seams
+            left = cut and cut.left
             seams.begin_at(left or archive.last_id_before(pair, self.span.after))
-            beyond = await self._pages(pair, _last_known(archive, pair, self.span.after))
+            known_ns = cut.at if cut else _last_known(archive, pair, self.span.after)
+            beyond = await self._pages(pair, known_ns)
             self._is_closing = True
             through = self.span.through
             right = self._right or archive.first_id_behind(pair, through) or beyond
@@ -200,7 +199,10 @@ class RangeCrawl:
                     await done.wait()
             except TimeoutError:
                 if self._buffer.age_s() >= self._flush_s:
-                    await self._buffer.flush()
+                    try:
+                        await self._buffer.flush()
+                    except Exception as fault:  # noqa: BLE001 - it ends the crawl, not this alone
+                        self._buffer.fail(fault)
 
     async def _step_beyond(self, tape: Tape, pair: str) -> Tape:
         """Leave a stamp that can't be had whole as a hole, and go on behind it."""
@@ -244,7 +246,7 @@ def _lacks(archive: Archive, pair: str, stamp_ns: int) -> bool:
     if not pieces or archive.last_time(pair, stamp_ns) == stamp_ns:
         return False
     return not (
-        _is_from_file(archive, pieces[0])
+        archive.is_imported(pair, stamp_ns)
         and (archive.last_time(pair, stamp_ns + SECOND) or 0) > stamp_ns - SECOND
     )
 
@@ -254,13 +256,7 @@ def _last_known(archive: Archive, pair: str, moment: int) -> int | None:
     known = archive.last_time(pair, moment)
     if known is None:
         return None
-    pieces = archive.pieces(pair, Range(known - 1, known))
-    return known - SECOND if pieces and _is_from_file(archive, pieces[0]) else known
-
-
-def _is_from_file(archive: Archive, piece: Piece) -> bool:
-    """Whether times may be whole seconds, rounded in a way that nobody tells."""
-    return bool(archive.footer(piece.segment).imported)
+    return known - SECOND if archive.is_imported(pair, known) else known
 
 
 def _left_out(archive: Archive, pair: str, what: str, before_ns: int) -> str:

@@ -40,10 +40,14 @@ class Page(Protocol):
 class Source:
     """The pages of one crawl. Counts the contradictions among them."""
 
-    def __init__(self, fetch: Fetch, pair: str) -> None:
-        """`fetch` answers a page from a stamp, or the newest for None."""
+    def __init__(self, fetch: Fetch, pair: str, has_traded: Traded | None = None) -> None:
+        """`fetch` answers a page from a stamp, or the newest for None.
+
+        `has_traded` tells by other means whether there were trades at all; None for no such means.
+        """
         self._fetch = fetch
         self._pair = pair
+        self._has_traded = has_traded
         self._contradictions = 0
         self.newest_ns: int | None = None
         """The last published time on the newest page, once it was asked for."""
@@ -78,7 +82,7 @@ class Source:
         """Whether the newest page holds nothing that is still to come.
 
         One empty answer is not believed for years: the newest page must end with the last row
-        seen, and a market that seems empty must seem so twice.
+        seen, and a market that seems empty must seem so twice, and have no candles either.
 
         Args:
             last_ns: the published time of the last row seen of this range; None before the first.
@@ -87,7 +91,8 @@ class Source:
         """
         newest = (await self.page(None)).rows
         if newest.num_rows == 0:
-            if last_ns is None and known_ns is None and self._contradictions:
+            nothing_known = last_ns is None and known_ns is None
+            if nothing_known and self._contradictions and not await self._was_alive():
                 return True
             self.contradicted("the newest page is empty")
             return False
@@ -99,6 +104,9 @@ class Source:
             f"by one nothing follows {show(last)}, the newest page ends {show(latest)}"
         )
         return False
+
+    async def _was_alive(self) -> bool:
+        return self._has_traded is not None and await self._has_traded()
 
     async def again(self, gaps: list[Gap], since_ns: int) -> pa.RecordBatch:
         """The tape from `since_ns` on, until it shows the far side of the last of some gaps."""
@@ -113,6 +121,13 @@ class Source:
             if there or step.verdict in (Verdict.PAST, Verdict.QUIET, Verdict.STAMP_FULL):
                 break
         return joined([batch for batch in [*found, tape.finish()] if batch.num_rows])
+
+
+class Traded(Protocol):
+    """Whether a market ever traded, by other means than its pages."""
+
+    async def __call__(self) -> bool:
+        """Ask for it."""
 
 
 class Fetch(Protocol):

@@ -16,7 +16,7 @@ from typing import NamedTuple
 from harvester.archive.archive import Archive
 from harvester.crawl.crawler import RangeCrawl
 from harvester.crawl.pages import Page
-from harvester.crawl.spans import cut_between, middle
+from harvester.crawl.spans import Cut, cut_between, middle
 from harvester.errors import HarvesterError, Interrupted
 from harvester.kraken.pools import SPANS_A_PAIR
 from harvester.times import Range
@@ -64,11 +64,15 @@ class SplitCrawl:
                 task = await self._ended.get()
                 # What has ended is held no more: a crawl knows us, and would keep its trades.
                 del self._running[task]
-                if (error := task.exception()) is not None:
+                if not task.cancelled() and (error := task.exception()) is not None:
                     errors.append(error)
                     for crawl in self._running.values():
                         if crawl is not None:
                             crawl.give_up()
+                if not any(self._running.values()):
+                    # What is left looks for a place to cut, maybe for minutes: nothing is to cut.
+                    for looking in self._running:
+                        looking.cancel()
         finally:
             for task in self._running:
                 task.cancel()
@@ -77,10 +81,10 @@ class SplitCrawl:
         if errors:
             raise min(errors, key=lambda error: isinstance(error, Interrupted))
 
-    def _begin(self, span: Range, left: tuple[int, int, int] | None) -> None:
+    def _begin(self, span: Range, cut: Cut | None) -> None:
         crawl = self._make(span)
         crawl.after_page = self._consider
-        self._watch(crawl.run(self._archive, self._pair, left), crawl)
+        self._watch(crawl.run(self._archive, self._pair, cut), crawl)
 
     def _watch(self, work: Awaitable[None], crawl: RangeCrawl | None = None) -> None:
         task = asyncio.ensure_future(work)
@@ -108,6 +112,6 @@ class SplitCrawl:
                 page = await self._means.page(place)
                 cut, through = cut_between(page.rows, crawl.left()), crawl.span.through
                 if cut is not None and crawl.shorten(cut):
-                    self._begin(Range(cut.at, through), cut.left)
+                    self._begin(Range(cut.at, through), cut)
                     return
         self._rest = REST_PAGES
