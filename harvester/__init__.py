@@ -49,6 +49,7 @@ if TYPE_CHECKING:
     from harvester.crawl.events import Outcome
     from harvester.kraken.pairs import Pair
     from harvester.times import Range
+    from harvester.upkeep.refreshed import Refresh
 
 __version__ = "0.1.0"
 
@@ -78,6 +79,7 @@ __all__ = [
     "PairReport",
     "PairStatus",
     "Range",
+    "Refresh",
     "Result",
     "UnknownPair",
     "UnreadableAnswer",
@@ -96,6 +98,7 @@ _LAZY = {
     "Outcome": "harvester.crawl.events",
     "Pair": "harvester.kraken.pairs",
     "Range": "harvester.times",
+    "Refresh": "harvester.upkeep.refreshed",
 }
 """Where names live whose modules import what is heavy."""
 

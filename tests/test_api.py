@@ -43,6 +43,7 @@ def test_the_public_names_are_these() -> None:
         "PairReport",
         "PairStatus",
         "Range",
+        "Refresh",
         "Result",
         "__version__",
         "open",

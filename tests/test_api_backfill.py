@@ -22,12 +22,15 @@ from harvester.archive.archive import Archive as Disk
 from harvester.archive.writer import writer
 from harvester.crawl.events import Committed, Event, PageRead, Started
 from harvester.errors import (
+    ArchiveHasHoles,
     ArchiveLocked,
     ExchangeUnreachable,
+    NothingHeld,
     UnknownPair,
     UsageError,
     ValueDoesNotFit,
 )
+from harvester.upkeep.records import last
 
 MARKET = tapes.market(tapes.xbtusd_like(5_000, 61), wsname="XBT/USD")
 TAPE = list(expected(MARKET))
@@ -60,6 +63,55 @@ def test_it_fetches_the_tape_and_tells_what_it_came_to(archive: harvester.Archiv
     assert outcome[:3] == ("XBTUSD", 5_000, 8)
     assert (outcome.holes, outcome.error) == ([], None)
     assert tape_of(Path(archive.path), "XBTUSD") == TAPE
+
+
+def test_it_leaves_a_record_as_the_command_does(archive: harvester.Archive) -> None:
+    archive.backfill("btc/usd", since="2024-01-21", until=UNTIL)
+    with pytest.raises(UnknownPair):
+        archive.backfill("nothing")
+    archive.refresh("XBT/USD")
+    refreshed, wrong, backfilled = last(Disk(archive.path), 9)
+    assert [one.command for one in (refreshed, wrong, backfilled)] == [
+        "refresh",
+        "backfill",
+        "backfill",
+    ]
+    assert [one.exit_status for one in (refreshed, wrong, backfilled)] == [0, 2, 0]
+    assert backfilled.asked == {
+        "pairs": ["btc/usd"],
+        "since": "2024-01-21T00:00:00Z",
+        "until": "2024-06-01T00:00:00Z",
+        "newest_first": False,
+    }
+    assert backfilled.trades == archive.status()[0].trades
+    assert backfilled.calls > 2
+
+
+def test_a_refresh_brings_a_pair_up_to_now(archive: harvester.Archive) -> None:
+    archive.backfill("XBTUSD", until=UNTIL)
+    done = archive.refresh()
+    assert [(one.pair, one.state, one.trades) for one in done.pairs] == [("XBTUSD", "complete", 0)]
+    assert (done.exit_status, done.exchange) == (0, "online")
+    assert archive.holes("XBTUSD") == []
+
+
+def test_a_refresh_whose_time_is_up_is_an_error_unless_nobody_asks(
+    archive: harvester.Archive,
+) -> None:
+    text = "the time was up; the next run goes on where this one stopped"
+    with pytest.raises(ArchiveHasHoles, match=f"^{text}$"):
+        archive.refresh("XBTUSD", max_minutes=1e-9)
+    done = archive.refresh("XBTUSD", max_minutes=1e-9, check=False)
+    assert done.exit_status == ArchiveHasHoles.exit_status
+
+
+def test_a_refresh_of_nothing_says_how_to_begin(archive: harvester.Archive) -> None:
+    with pytest.raises(NothingHeld) as caught:
+        archive.refresh()
+    assert str(caught.value) == (
+        f"nothing to refresh: the archive at {archive.path} is empty, and [refresh] pairs names "
+        "none. `harvester backfill XBT/USD` begins one"
+    )
 
 
 def test_several_pairs_have_an_outcome_each(archive: harvester.Archive) -> None:
@@ -193,7 +245,7 @@ def test_the_gravest_error_is_raised_and_the_rest_told_in_its_notes(
     with writer(Disk(archive.path), "XBTUSD"), pytest.raises(ValueDoesNotFit) as caught:
         archive.backfill("XBTUSD", "PEPEXBT", until=UNTIL)
     [note] = caught.value.__notes__
-    assert note.startswith("XBTUSD: 0 trades in 0 pages; XBTUSD is being written by another run")
+    assert note.startswith("XBTUSD is being written by another run")
 
 
 def test_unchecked_an_error_is_only_told(archive: harvester.Archive) -> None:

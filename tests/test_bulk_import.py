@@ -95,6 +95,33 @@ def test_a_file_and_then_the_api_are_the_exchanges_tape(
     assert strangers(tmp_path / "data") == []
 
 
+def test_an_import_is_on_record_and_tells_how_far_it_is(harvester: Any, tmp_path: Path) -> None:
+    (tmp_path / "XBTUSD.csv").write_bytes(csvs.three_columns(TRADES))
+    done = harvester("import", "XBTUSD.csv", "--log-json")
+    told = [json.loads(line) for line in done.err.splitlines() if line.startswith("{")]
+    assert [one["event"] for one in told if one["event"] != "step"] == ["begun", "imported"]
+    size = (tmp_path / "XBTUSD.csv").stat().st_size
+    [begun, *_] = [one for one in told if one["event"] == "step"]
+    assert (begun["pair"], begun["done"], begun["of"]) == ("XBTUSD", 0, size)
+    [record] = json.loads(harvester("status", "--runs", "--json").out)
+    assert (record["command"], record["state"], record["exit_status"]) == ("import", "ended", 0)
+    assert (record["asked"]["files"], record["calls"]) == (["XBTUSD.csv"], 1)
+    [pair] = record["pairs"]
+    kept = told[-1]["kept"]["rows"]
+    assert (pair["pair"], pair["trades"], record["trades"]) == ("XBTUSD", kept, kept)
+    assert pair["covered_through_ns"] == told[-1]["ranges"][-1][1]
+
+
+def test_an_import_that_failed_is_on_record_with_why(harvester: Any, tmp_path: Path) -> None:
+    (tmp_path / "XBTUSD.csv").write_bytes(b"1705792331,nine,1\n")
+    done = harvester("import", "XBTUSD.csv")
+    [record] = json.loads(harvester("status", "--runs", "--json").out)
+    [pair] = record["pairs"]
+    assert (record["exit_status"], pair["exit_status"]) == (done.status, done.status)
+    assert done.status == 2
+    assert f"harvester: XBTUSD: {pair['error']}" in done.err.splitlines()
+
+
 def test_the_file_fills_what_lies_around_held_trades(harvester: Any, tmp_path: Path) -> None:
     (tmp_path / "XBTUSD.csv").write_bytes(csvs.three_columns(TRADES))
     spans = [(1_000, 1_200), (3_000, 3_500)]

@@ -14,7 +14,7 @@ from harvester.cli.bars import Bars
 from harvester.cli.lines import ASCII, UNICODE, cut, duration, picture
 from harvester.cli.progress import JsonLines, Lines
 from harvester.cli.tracking import RunTrack
-from harvester.crawl.events import Begun, Outcome, PageRead, Started, Step, Waiting
+from harvester.crawl.events import Begun, Imported, Outcome, PageRead, Started, Step, Waiting
 from harvester.errors import ExchangeUnreachable
 from harvester.times import DAY, SECOND, Range
 
@@ -139,6 +139,54 @@ def test_work_on_files_counts_files() -> None:
     ]
 
 
+def test_the_time_left_stays_as_it_is_between_two_pages() -> None:
+    clock = Clock()
+    run = RunTrack(clock)
+    crawled(run, clock, "XBTUSD", 4, 30_000)
+    found = []
+    for _ in range(5):
+        found.append(run.left_s)
+        clock.now_s += 0.25
+    # The fifth page is late by as much as the others took, and then the pace falls.
+    clock.now_s += 4
+    assert [*found, run.left_s] == pytest.approx([26] * 5 + [52 + 26 / 16])
+
+
+def test_work_on_files_has_a_pace_and_a_time_left_of_its_own() -> None:
+    clock = Clock()
+    run = RunTrack(clock)
+    run.take(Begun(2))
+    for pair, size in (("ETHUSD", 100_000_000), ("XBTUSD", 300_000_000)):
+        run.take(Step(pair, 0, size, "bytes"))
+    clock.now_s = 10
+    run.take(Step("XBTUSD", 100_000_000, 300_000_000, "bytes"))
+    assert picture(run, 80, 24, UNICODE) == [
+        "ETHUSD  ╌╌╌╌╌╌╌╌╌╌╌╌    0%  0 of 100 MB",
+        "XBTUSD  ━━━━╌╌╌╌╌╌╌╌   33%  100 of 300 MB  20 s left",
+        "0 of 2 pairs ended  30 s left",
+    ]
+
+
+def test_what_a_crawl_does_to_its_files_at_its_end_is_shown_and_ends_no_pair() -> None:
+    run = one_pair()
+    run.take(Begun(1))
+    run.take(Step("XBTUSD", 3, 12))
+    assert picture(run, 80, 24, UNICODE) == ["XBTUSD  ━━━╌╌╌╌╌╌╌╌╌   25%  3 of 12 files"]
+    run.take(Step("XBTUSD", 12, 12))
+    assert (list(run.running), run.done) == (["XBTUSD"], 0)
+    run.take(Outcome("XBTUSD", 10_000, 10, MONTH, [], None))
+    assert (list(run.running), run.done) == ([], 1)
+
+
+def test_files_that_could_not_be_taken_in_count_as_failed() -> None:
+    run = RunTrack(Clock())
+    run.take(Begun(2))
+    for pair, status in (("ETHUSD", 2), ("XBTUSD", 0)):
+        run.take(Step(pair, 0, 300, "bytes"))
+        run.take(Imported(pair, status, [], {}))
+    assert (run.done, run.failed, list(run.running)) == (1, 1, [])
+
+
 @pytest.mark.parametrize(
     ("seconds", "text"),
     [(0.4, "0 s"), (59, "59 s"), (60, "1 min"), (7_500, "2 h 05 min"), (100_000, "1 d 3 h")],
@@ -225,6 +273,18 @@ def test_many_pairs_have_one_line_for_all(capsys: pytest.CaptureFixture[str]) ->
     lines.tell(PageRead("P0", 1000, 1, JANUARY + DAY))
     assert capsys.readouterr().err.splitlines() == [
         "0 of 700 pairs ended  19 waiting: EService:Busy  1,000 trades  0.0 pages/s"
+    ]
+
+
+def test_steps_are_told_as_json_once_a_second_and_at_their_end(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    lines = JsonLines(Clock(), lambda: JANUARY)
+    for done in (1, 2, 3):
+        lines.tell(Step("XBTUSD", done, 3, "months"))
+    step: dict[str, Any] = {"event": "step", "time": "2024-01-01T00:00:00Z", "pair": "XBTUSD"}
+    assert [json.loads(one) for one in capsys.readouterr().err.splitlines()] == [
+        step | {"done": done, "of": 3, "unit": "months"} for done in (1, 3)
     ]
 
 

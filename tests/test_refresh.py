@@ -446,7 +446,7 @@ def test_when_something_is_wrong_cron_hears_of_that_alone(nights: Nights) -> Non
     done = nights.command("-q")
     assert (done.status, done.out) == (2, "")
     assert done.err == (
-        "harvester: FOO/USD: 0 trades in 0 pages; no pair is called 'FOO/USD'. "
+        "harvester: FOO/USD: no pair is called 'FOO/USD'. "
         "`harvester pairs TEXT` searches the markets\n"
     )
 

@@ -236,6 +236,23 @@ def test_a_very_narrow_one_shows_no_line_that_wraps() -> None:
     ]
 
 
+def test_columns_go_in_the_order_that_is_told_until_the_rest_fits() -> None:
+    rows = [["XBTUSD", "complete", "12", "3"]]
+    shown = {
+        room: output.fitting(
+            ["pair", "state", "added", "calls"], rows, ("calls", "state"), room, left=2
+        )
+        for room in (None, 29, 28, 21, 10)
+    }
+    assert shown == {
+        None: "pair    state     added  calls\nXBTUSD  complete     12      3",
+        29: "pair    state     added\nXBTUSD  complete     12",
+        28: "pair    state     added\nXBTUSD  complete     12",
+        21: "pair    added\nXBTUSD     12",
+        10: "pair    added\nXBTUSD     12",
+    }
+
+
 def test_of_many_pairs_months_are_shown_on_request() -> None:
     many = [ONE] * 4
     assert "by month" not in text(many, LEVELS, Look(None, ASCII))

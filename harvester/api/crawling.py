@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import warnings
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
@@ -18,7 +19,10 @@ from harvester.crawl.stop import Stop
 from harvester.errors import GRAVEST_FIRST, ArchiveHasHoles
 from harvester.kraken.client import Client
 from harvester.kraken.pairs import Pair
-from harvester.times import Range
+from harvester.times import END_OF_TIME, Range, show
+from harvester.upkeep.records import Result, recorded
+from harvester.upkeep.refresh import refresh
+from harvester.upkeep.refreshed import Refresh
 
 T = TypeVar("T")
 
@@ -55,12 +59,59 @@ class Crawl:
         def waiting(what: str, why: str) -> None:
             self.progress(Waiting(what, why))
 
-        async with Client(self.settings.exchange, on_wait=waiting) as client:
-            choice = Choice([Name(text) for text in self.names])
-            pairs = await stop.guard(choose(client, self.archive, choice))
-            wishes = [Wish(pair, self.span) for pair in pairs]
-            watch = Watch(self.progress, stop, newest_first=self.newest_first)
-            return await backfill(client, self.archive, wishes, self.settings, watch)
+        asked = {
+            "pairs": list(self.names),
+            "since": show(self.span.after + 1),
+            "until": show(self.span.through + 1) if self.span.through < END_OF_TIME else None,
+            "newest_first": self.newest_first,
+        }
+        with recorded(self.archive, "backfill", asked, self.settings, warnings.warn) as record:
+            async with Client(self.settings.exchange, on_wait=waiting) as client:
+                try:
+                    choice = Choice([Name(text) for text in self.names])
+                    pairs = await stop.guard(choose(client, self.archive, choice))
+                    wishes = [Wish(pair, self.span) for pair in pairs]
+                    watch = Watch(self.progress, stop, newest_first=self.newest_first)
+                    found = await backfill(client, self.archive, wishes, self.settings, watch)
+                finally:
+                    record.heard(client.calls, client.refusals)
+            record.outcomes(found)
+            return found
+
+
+@dataclass(frozen=True, slots=True)
+class Renewal:
+    """A refresh to come.
+
+    Attributes:
+        archive: one of its own, as it may run in another thread.
+        settings: in force.
+        names: of pairs, in any spelling, or patterns; none for those of the settings.
+        max_minutes: end in good order after so long; None for no limit.
+        progress: told what happens.
+    """
+
+    archive: Archive
+    settings: Settings
+    names: Sequence[str]
+    max_minutes: float | None
+    progress: Listener
+
+    async def run(self, stop: Stop) -> Refresh:
+        """Refresh them; whatever goes wrong is in the result.
+
+        Raises:
+            NothingHeld: no pair is named, and none is held.
+        """
+        asked = {"pairs": list(self.names), "max_minutes": self.max_minutes}
+        most_s = None if self.max_minutes is None else self.max_minutes * 60
+        with recorded(self.archive, "refresh", asked, self.settings, warnings.warn) as record:
+            watch = Watch(self.progress, stop)
+            done = await refresh(self.archive, self.settings, watch, self.names, most_s=most_s)
+            record.heard(done.calls, done.refusals)
+            record.outcomes(done.pairs)
+            record.ended_with(done.exit_status, done.error)
+            return done
 
 
 async def to_its_end(work: Callable[[Stop], Awaitable[T]]) -> T:
@@ -125,7 +176,7 @@ async def market_names(settings: Settings, archive: Archive) -> dict[str, Pair]:
         return await refresh_pairs(client, archive)
 
 
-def raise_gravest(outcomes: Sequence[Outcome]) -> None:
+def raise_gravest(outcomes: Sequence[Result]) -> None:
     """Raise what went gravest wrong, the rest told in its notes; nothing where all is complete.
 
     Raises:

@@ -16,10 +16,11 @@ from harvester.times import Range
 if TYPE_CHECKING:
     from harvester.api.crawling import Crawl
     from harvester.crawl.events import Event, Outcome
+    from harvester.upkeep.refreshed import Refresh
 
 
 class Fetching(Opened):
-    """Backfills, and the names of markets."""
+    """Backfills, refreshes, and the names of markets."""
 
     def backfill(
         self,
@@ -96,6 +97,56 @@ class Fetching(Opened):
         crawl = self._crawl(pairs, span_between(since, until), progress, newest_first=newest_first)
         return _checked(await to_its_end(crawl.run), check=check)
 
+    def refresh(
+        self,
+        *pairs: str,
+        max_minutes: float | None = None,
+        progress: Callable[[Event], object] | None = None,
+        check: bool = True,
+    ) -> Refresh:
+        """Bring pairs up to the exchange's now, fill their holes, and tend their files.
+
+        The run of every night. A pair that is held goes on from where it was asked for; a new one
+        begins with its first trade. docs/nightly.md tells what the states mean.
+
+        Args:
+            *pairs: names and patterns such as `*/EUR`; without any, those of `refresh.pairs` in
+                the settings, or all that are held where it names none.
+            max_minutes: end in good order after so long; the next run goes on.
+            progress: as of `backfill`.
+            check: raise what ended the run, or the gravest error of a pair. Else it is only told
+                in the result.
+
+        Returns:
+            The run as a whole: `pairs` (each with `state`, `trades`, `holes`, `calls`, ...),
+            `exchange`, `calls`, `refusals`, `seconds`, `error`, `exit_status`.
+
+        Raises:
+            NothingHeld: no pair is named, and none is held.
+            ExchangeError: the exchange can't be reached, refuses, or is in maintenance.
+            ArchiveLocked: another refresh goes on, or another run is writing one of the pairs.
+            ArchiveHasHoles: something that was asked for is not covered, or the time was up.
+            ArchiveDamaged: what the exchange shows contradicts what is held.
+            ArchiveUnwritable: the machine refused.
+            ValueDoesNotFit: a trade that the format has no room for.
+            KeyboardInterrupt: Ctrl-C, after what was fetched was written.
+
+        Example:
+            >>> done = archive.refresh()
+            >>> [(pair.pair, pair.state) for pair in done.pairs]
+            [('XBTUSD', 'complete')]
+        """
+        from harvester.api.crawling import Renewal, from_here, raise_gravest
+
+        self._check_open()
+        renewal = Renewal(Disk(self.path), self._settings, pairs, max_minutes, _listener(progress))
+        done = from_here(renewal.run)
+        if check:
+            if done.error is not None:
+                raise done.error
+            raise_gravest(done.pairs)
+        return done
+
     def pairs(self, text: str = "", *, update: bool = False) -> list[Pair]:
         """The markets whose names hold a text, in any spelling: BTC finds XBT.
 
@@ -142,13 +193,19 @@ class Fetching(Opened):
         if not pairs:
             raise UsageError("backfill what? Give one pair or several, such as 'XBT/USD'")
 
-        def tell(event: Event) -> None:
-            if progress is not None:
-                progress(event)
-
         # An archive of its own, as that one is used in another thread.
         another = Disk(self.path)
-        return Crawl(another, self._settings, pairs, span, newest_first, tell)
+        return Crawl(another, self._settings, pairs, span, newest_first, _listener(progress))
+
+
+def _listener(progress: Callable[[Event], object] | None) -> Callable[[Event], None]:
+    """What is told each event, whatever `progress` returns."""
+
+    def tell(event: Event) -> None:
+        if progress is not None:
+            progress(event)
+
+    return tell
 
 
 def _checked(outcomes: list[Outcome], *, check: bool) -> list[Outcome]:

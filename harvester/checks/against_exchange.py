@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from harvester.archive.archive import Archive
 from harvester.candles.engine import MEMORY_LIMIT
@@ -33,8 +33,14 @@ class Comparer:
         # Several pairs may wait for the exchange at a time; one at a time has the memory.
         self._computing = asyncio.Lock()
 
-    async def compare(self, pair: Pair) -> ExchangeReport:
+    async def compare(
+        self, pair: Pair, progress: Callable[[int, int], None] = lambda _done, _all: None
+    ) -> ExchangeReport:
         """Hold the exchange's candles of all its lengths against the trades held.
+
+        Args:
+            pair: which.
+            progress: told how many answers and comparisons are done, and how many there are.
 
         Raises:
             ExchangeError: no good answer came, or one that can't be read.
@@ -48,7 +54,11 @@ class Comparer:
         if not pair.key:
             pair = await self._as_listed(pair)
         # Theirs first: what is committed meanwhile only widens what can be compared.
-        answers = {minutes: await self._client.candles(pair, minutes) for minutes in INTERVALS_MIN}
+        answers: dict[int, Sequence[Candle]] = {}
+        steps = 2 * len(INTERVALS_MIN)
+        for minutes in INTERVALS_MIN:
+            answers[minutes] = await self._client.candles(pair, minutes)
+            progress(len(answers), steps)
         if _printed_decimals(answers.values()) not in (None, pair.pair_decimals):
             pair = await self._as_listed(pair)
         asker = Asker(self._archive, pair.altname, pair.pair_decimals, self._memory_limit)
@@ -57,6 +67,7 @@ class Comparer:
             for minutes, theirs in answers.items():
                 work = asyncio.to_thread(compare_interval, asker, coverage, minutes, theirs)
                 intervals.append(await work)
+                progress(len(answers) + len(intervals), steps)
         return ExchangeReport(pair.altname, tuple(intervals))
 
     async def _as_listed(self, pair: Pair) -> Pair:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from itertools import groupby
@@ -42,7 +42,12 @@ class Digest(NamedTuple):
 
 
 def digests(
-    archive: Archive, pair: str, span: Range = EVERYTHING, *, workers: int | None = None
+    archive: Archive,
+    pair: str,
+    span: Range = EVERYTHING,
+    *,
+    workers: int | None = None,
+    progress: Callable[[str, int, int], None] = lambda _pair, _done, _all: None,
 ) -> list[Digest]:
     """The digests of what an archive holds of a pair, one for each stretch of whole months.
 
@@ -54,15 +59,18 @@ def digests(
         pair: altname.
         span: only months that lie in it whole.
         workers: months read at a time; None for as many as there are processors.
+        progress: told the pair, its months that are done, and its months in all.
 
     Raises:
         ArchiveDamaged: a file can't be read, or files keep vanishing.
     """
     whole = list(_whole_months(archive, pair, span))
+    found: dict[int, Month] = {}
     with ThreadPoolExecutor(workers or os.cpu_count() or 1) as pool:
-        found = dict(
-            zip(whole, pool.map(lambda one: _digest(archive, pair, one), whole), strict=True)
-        )
+        months = pool.map(lambda one: _digest(archive, pair, one), whole)
+        for number, month in zip(whole, months, strict=True):
+            found[number] = month
+            progress(pair, len(found), len(whole))
     # Months in a row have numbers in a row.
     runs = groupby(enumerate(whole), key=lambda placed: placed[1] - placed[0])
     return [_joined(pair, [found[number] for _, number in run]) for _, run in runs]

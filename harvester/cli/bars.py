@@ -9,21 +9,13 @@ from typing import Self
 
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.live import Live
-from rich.progress import (
-    BarColumn,
-    DownloadColumn,
-    Progress,
-    TextColumn,
-    TimeRemainingColumn,
-    TransferSpeedColumn,
-)
 from rich.text import Text
 
 from harvester.cli import output
 from harvester.cli.lines import ASCII, UNICODE, picture
 from harvester.cli.progress import Silent, outcome_line
 from harvester.cli.tracking import RunTrack
-from harvester.crawl.events import Event, Noted, Outcome
+from harvester.crawl.events import Event, Imported, Noted, Outcome
 
 REFRESHES_A_SECOND = 4
 MOST_LINES = 16
@@ -84,37 +76,10 @@ class Bars(Silent):
                 self._say(f"{pair}: {text}")
             case Outcome():
                 self._say(outcome_line(event))
+            case Imported():
+                self._say("\n".join(event.lines))
             case _:
                 pass
 
     def _say(self, text: str) -> None:
         self._console.print(text, markup=False, highlight=False, soft_wrap=True)
-
-
-class ByteBar:
-    """One bar over the bytes of all files that are read, for a terminal."""
-
-    def __init__(self, size: int) -> None:
-        self._progress = Progress(
-            TextColumn("[bold]{task.fields[pair]}"),
-            BarColumn(bar_width=24),
-            DownloadColumn(),
-            TransferSpeedColumn(),
-            TimeRemainingColumn(),
-            console=Console(stderr=True),
-            refresh_per_second=5,
-        )
-        self._task = self._progress.add_task("", total=size, pair="")
-        self._progress.start()
-
-    def advance(self, pair: str, size: int) -> None:
-        """So many bytes more were read, of a pair's file."""
-        self._progress.update(self._task, advance=size, pair=pair)
-
-    def tell(self, text: str) -> None:
-        """Show a line above the bar."""
-        self._progress.console.print(text, markup=False, highlight=False)
-
-    def stop(self) -> None:
-        """Show it no more."""
-        self._progress.stop()

@@ -47,7 +47,6 @@ def import_(file: tuple[str, ...], as_json: bool, **given: Any) -> int:
     common_ = settings_of(given)
     lean.settle_in()
     from harvester.cli.importing import Request, dry_run, importing, report, table
-    from harvester.errors import gravest
 
     request = Request(file, **options)
     if request.dry_run:
@@ -58,4 +57,4 @@ def import_(file: tuple[str, ...], as_json: bool, **given: Any) -> int:
     outcome = importing(request, common_)
     if as_json:
         output.as_json(report(outcome))
-    return gravest([one.exit_status for one in outcome.reports] + [2] * bool(outcome.unknown))
+    return outcome.exit_status

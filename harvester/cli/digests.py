@@ -5,9 +5,11 @@ from __future__ import annotations
 import time
 
 from harvester.archive.archive import Archive
-from harvester.checks.digest import digests
+from harvester.checks.digest import Digest, digests
 from harvester.cli import output
 from harvester.cli.options import Common
+from harvester.cli.progress import display
+from harvester.crawl.events import Begun, Step
 from harvester.crawl.names import resolve_held
 from harvester.times import parse_moment, span
 
@@ -22,15 +24,27 @@ def tell_digests(
     archive = Archive(common.settings.archive.path)
     names = [resolve_held(archive, name).altname for name in pairs] or archive.held()
     found = []
-    for name in names:
-        of_pair = digests(archive, name, wanted)
-        found += of_pair
-        if not of_pair and not common.quiet:
-            output.hint(f"{name}: no month is held whole there")
-        for one in of_pair if not as_json else []:
-            output.result(str(one))
-            for month in one.months if common.verbose else []:
-                output.result(f"  {month.month}: {month.rows:,} trades, {month.sha256}")
+    with display(quiet=common.quiet, log_json=common.log_json) as shown:
+        shown.tell(Begun(len(names)))
+        for name in names:
+            of_pair = digests(
+                archive,
+                name,
+                wanted,
+                progress=lambda pair, done, of: shown.tell(Step(pair, done, of, "months")),
+            )
+            found += of_pair
+            with shown.aside():
+                if not of_pair and not common.quiet:
+                    output.hint(f"{name}: no month is held whole there")
+                for one in of_pair if not as_json else []:
+                    _print(one, with_months=common.verbose > 0)
     if as_json:
         output.as_json([one._asdict() for one in found])
     return 0
+
+
+def _print(one: Digest, *, with_months: bool) -> None:
+    output.result(str(one))
+    for month in one.months if with_months else []:
+        output.result(f"  {month.month}: {month.rows:,} trades, {month.sha256}")

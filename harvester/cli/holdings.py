@@ -100,12 +100,13 @@ def text(
         detailed: whether the coverage of many pairs is shown by month, too.
     """
     rows = list(found)
-    columns = _fitting(_columns(found, levels, look.marks), rows, look.width)
+    columns = _columns(found, levels, look.marks)
     cells = [[column.cell(one) for column in columns] for one in rows]
     if len(rows) > 1:
         cells.append([column.total(rows) for column in columns])
+    names = [column.name for column in columns]
     heads = [column.head or column.name for column in columns]
-    lines = [output.columns(heads, cells)]
+    lines = [output.fitting(names, cells, GOES_FIRST, look.width, heads=heads)]
     if not (detailed or len(rows) <= MOST_DETAILED):
         return lines[0]
     for one in rows:
@@ -145,27 +146,6 @@ def _columns(found: Sequence[PairStatus], levels: Sequence[str], marks: Marks) -
         Column("B/trade", lambda one: _ratio(one.bytes, one.trades), _overall),
         Column("roll-ups", rollups, lambda all_: _all_rollups(all_, levels)),
     ]
-
-
-def _fitting(columns: list[Column], rows: Sequence[PairStatus], width: int | None) -> list[Column]:
-    """Those columns that fit into a width, the least important left out first."""
-    widths = {
-        column.name: max(
-            len(text)
-            for text in [
-                column.head or column.name,
-                column.total(rows),
-                *(column.cell(one) for one in rows),
-            ]
-        )
-        for column in columns
-    }
-    for name in GOES_FIRST:
-        needed = sum(widths[column.name] + 2 for column in columns) - 2
-        if width is None or needed <= width:
-            break
-        columns = [one for one in columns if one.name != name]
-    return columns
 
 
 def _years(over: Sequence[int]) -> str:

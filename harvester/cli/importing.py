@@ -7,12 +7,10 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
-from typing import TYPE_CHECKING, Any, NamedTuple
-
-import msgspec
+from typing import Any, NamedTuple
 
 from harvester.archive.archive import Archive
 from harvester.bulk.importer import Report, Watch
@@ -21,17 +19,19 @@ from harvester.bulk.run import Plan, Work, plan, run
 from harvester.bulk.sources import Member, Whole, find
 from harvester.cli import output
 from harvester.cli.options import Common
+from harvester.cli.progress import Display, display
+from harvester.crawl.events import Begun, Imported, Step
 from harvester.crawl.names import known_pairs, refresh_pairs
-from harvester.errors import ExchangeError, Interrupted, UnknownPair, UsageError
+from harvester.errors import ExchangeError, Interrupted, UnknownPair, UsageError, gravest
 from harvester.kraken.client import Client
 from harvester.kraken.pairs import Pair, resolve
 from harvester.times import SECOND, parse_moment, show
+from harvester.upkeep.records import recorded
 
-if TYPE_CHECKING:
-    from harvester.cli.bars import ByteBar
-
-LINE_EVERY_S = 30.0
 MOST_SHOWN = 20
+
+Ask = Callable[[], dict[str, Pair]]
+"""Asks the exchange for its pairs."""
 
 
 class Request(NamedTuple):
@@ -64,41 +64,54 @@ class Request(NamedTuple):
         return Whole(*ends)
 
 
-class Imported(NamedTuple):
+class TakenIn(NamedTuple):
     """What an import came to; `unknown` are the files whose names nobody knows."""
 
     reports: list[Report]
     unknown: list[str]
 
+    @property
+    def exit_status(self) -> int:
+        """The gravest of all pairs'; 2 where a file's name means no pair."""
+        return gravest([one.exit_status for one in self.reports] + [2] * bool(self.unknown))
 
-def importing(request: Request, common: Common) -> Imported:
+
+def importing(request: Request, common: Common) -> TakenIn:
     """Import what was typed, on the terminal."""
     archive = Archive(common.settings.archive.path)
-    works, unknown = _works(request, archive, common)
-    shown = _Shown(common, sum(work.size for work in works))
-    with _stopping() as stop, shown:
-        watch = Watch(shown.read, stop, request.skip_bad_rows)
-        reports = run(archive, works, watch, shown.done)
+    asked = request._asdict()
+    with recorded(archive, "import", asked, common.settings, output.hint) as record:
+        works, unknown = _works(request, archive, lambda: _asked(archive, common, record.heard))
+        with (
+            display(quiet=common.quiet, log_json=common.log_json) as shown,
+            _stopping() as stop,
+        ):
+            told = _Told(works, shown)
+            watch = Watch(told.read, stop, request.skip_bad_rows)
+            reports = run(archive, works, watch, told.done)
+        record.imports(reports, lambda pair: len(archive.holes(pair)))
+        done = TakenIn(reports, unknown)
+        record.ended_with(done.exit_status, None)
     if not common.quiet and any(one.ranges for one in reports):
         output.hint(
             "`harvester backfill` fetches what is missing beside it; `harvester rollup` makes "
             "long questions fast"
         )
-    return Imported(reports, unknown)
+    return done
 
 
 def dry_run(request: Request, common: Common) -> tuple[list[Plan], list[str]]:
     """What would be imported, and the files whose names nobody knows."""
     archive = Archive(common.settings.archive.path)
-    works, unknown = _works(request, archive, common)
+    works, unknown = _works(request, archive, lambda: _asked(archive, common))
     return plan(archive, works), unknown
 
 
-def _works(request: Request, archive: Archive, common: Common) -> tuple[list[Work], list[str]]:
+def _works(request: Request, archive: Archive, ask: Ask) -> tuple[list[Work], list[str]]:
     """The pairs of the files, and the files whose names nobody knows."""
     members = find(request.files, request.whole())
     if request.pair is not None:
-        return [Work(_one_pair(request, members, archive, common), members)], []
+        return [Work(_one_pair(request, members, archive, ask), members)], []
     known = known_pairs(archive)
     try:
         named = _chosen(request, members, known)
@@ -106,7 +119,7 @@ def _works(request: Request, archive: Archive, common: Common) -> tuple[list[Wor
     except UsageError:
         is_known = False
     if not is_known:
-        named = _chosen(request, members, _asked(archive, common))
+        named = _chosen(request, members, ask())
     works = [Work(pair, some) for pair, some in named.pairs]
     unknown = []
     for member in named.unknown:
@@ -124,9 +137,7 @@ def _works(request: Request, archive: Archive, common: Common) -> tuple[list[Wor
     return works, unknown
 
 
-def _one_pair(
-    request: Request, members: Sequence[Member], archive: Archive, common: Common
-) -> Pair:
+def _one_pair(request: Request, members: Sequence[Member], archive: Archive, ask: Ask) -> Pair:
     text = request.pair or ""
     if len(members) != 1:
         raise UsageError(
@@ -138,7 +149,7 @@ def _one_pair(
     except UnknownPair:
         if request.delisted and (pair := as_named(text)):
             return pair
-    return resolve(text, _asked(archive, common).values())
+    return resolve(text, ask().values())
 
 
 def _chosen(request: Request, members: Sequence[Member], known: dict[str, Pair]) -> Named:
@@ -147,12 +158,22 @@ def _chosen(request: Request, members: Sequence[Member], known: dict[str, Pair])
     return by_pair(kept, known.values())
 
 
-def _asked(archive: Archive, common: Common) -> dict[str, Pair]:
-    """The pairs that the exchange lists now; those known so far where it can't be reached."""
+def _asked(
+    archive: Archive,
+    common: Common,
+    heard: Callable[[int, int], None] = lambda _calls, _refusals: None,
+) -> dict[str, Pair]:
+    """The pairs that the exchange lists now; those known so far where it can't be reached.
+
+    `heard` is told how many calls that took, and how many were refused.
+    """
 
     async def ask() -> dict[str, Pair]:
         async with Client(common.settings.exchange) as client:
-            return await refresh_pairs(client, archive)
+            try:
+                return await refresh_pairs(client, archive)
+            finally:
+                heard(client.calls, client.refusals)
 
     try:
         return asyncio.run(ask())
@@ -180,58 +201,30 @@ def _stopping() -> Iterator[threading.Event]:
             signal.signal(number, handler)
 
 
-class _Shown:
-    """Progress by bytes over all files, and a line for each that is done."""
+class _Told:
+    """Makes events of what an import tells, from any thread."""
 
-    def __init__(self, common: Common, size: int) -> None:
-        self._common = common
-        self._size = size
-        self._read = 0
-        self._begun_s = self._told_s = time.monotonic()
+    def __init__(self, works: Sequence[Work], shown: Display) -> None:
+        self._shown = shown
+        self._sizes = {work.pair.altname: work.size for work in works}
+        self._read = dict.fromkeys(self._sizes, 0)
         self._lock = threading.Lock()
-        self._bar: ByteBar | None = None
-
-    def __enter__(self) -> None:
-        if not (self._common.quiet or self._common.log_json) and output.is_terminal():
-            from harvester.cli.bars import ByteBar
-
-            self._bar = ByteBar(self._size)
-
-    def __exit__(self, *_: object) -> None:
-        if self._bar is not None:
-            self._bar.stop()
+        shown.tell(Begun(len(works)))
+        for pair, size in self._sizes.items():
+            shown.tell(Step(pair, 0, size, "bytes"))
 
     def read(self, pair: str, size: int) -> None:
         """So many bytes more were read."""
         with self._lock:
-            self._read += size
-            if self._bar is not None:
-                self._bar.advance(pair, size)
-                return
-            now = time.monotonic()
-            if self._common.quiet or now - self._told_s < LINE_EVERY_S:
-                return
-            self._told_s = now
-            fields = {"event": "read", "pair": pair, "bytes": self._read, "of": self._size}
-            text = f"{self._read / 1e6:,.0f} of {self._size / 1e6:,.0f} MB read, {pair} among them"
-            output.hint(_json(fields) if self._common.log_json else text)
+            self._read[pair] += size
+            # The last bytes end nothing: what they held is being written.
+            done = min(self._read[pair], self._sizes[pair] - 1)
+            self._shown.tell(Step(pair, done, self._sizes[pair], "bytes"))
 
     def done(self, one: Report) -> None:
         """Files of a pair are done."""
         with self._lock:
-            if self._common.log_json:
-                output.hint(_json({"event": "imported", **as_fields(one)}))
-                return
-            if self._common.quiet:
-                if one.error is not None:
-                    output.error(f"{one.pair}: {one.error}")
-                return
-            for line in _lines(one):
-                output.hint(line) if self._bar is None else self._bar.tell(line)
-
-
-def _json(fields: dict[str, Any]) -> str:
-    return msgspec.json.encode(fields).decode()
+            self._shown.tell(Imported(one.pair, one.exit_status, list(_lines(one)), as_fields(one)))
 
 
 def _lines(one: Report) -> Iterator[str]:
@@ -275,7 +268,7 @@ def as_fields(one: Report) -> dict[str, Any]:
     }
 
 
-def report(done: Imported) -> dict[str, Any]:
+def report(done: TakenIn) -> dict[str, Any]:
     """All reports for machines."""
     return {"files": [as_fields(one) for one in done.reports], "unknown": done.unknown}
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from harvester.cli.tracking import PairTrack, RunTrack
+from harvester.crawl.events import Step
 from harvester.times import show
 
 
@@ -75,8 +76,9 @@ def pair_line(one: PairTrack, names: int, width: int, signs: Signs) -> str:
     if width >= MIDDLE:
         cells.append(_bar(one.part, 24 if width >= WIDE else 12, signs))
     cells.append("    " if one.part is None else f"{int(100 * one.part):3d}%")
-    if one.files is not None:
-        return cut("  ".join([*cells, f"{one.files[0]:,} of {one.files[1]:,} files"]), width, signs)
+    if one.step is not None:
+        cells += [_step(one.step), _state(one)]
+        return cut("  ".join(cells).rstrip(), width, signs)
     cells += [_reached(one, 16 if width >= WIDE else 10), f"{one.trades:>11,}"]
     if width >= MIDDLE:
         cells.append(f"{one.pages_s:5.1f}/s")
@@ -86,12 +88,12 @@ def pair_line(one: PairTrack, names: int, width: int, signs: Signs) -> str:
 
 def log_line(one: PairTrack) -> str:
     """The same for a log: date reached, trades, pages a second, time left, what is waited for."""
-    if one.files is not None:
-        return f"{one.pair}: {one.files[0]:,} of {one.files[1]:,} files"
     reached = "" if one.reached_ns is None else show(one.reached_ns // 10**9 * 10**9)
     left = "" if one.left_s is None else f"{duration(one.left_s)} left"
     waiting = one.waiting and f"waiting: {one.waiting}"
     parts = [reached, f"{one.trades:,} trades", f"{one.pages_s:.1f} pages/s", left]
+    if one.step is not None:
+        parts = [_step(one.step), left]
     return f"{one.pair}: " + ", ".join(p for p in [*parts, one.slowed, waiting] if p)
 
 
@@ -120,6 +122,12 @@ def _bar(part: float | None, width: int, signs: Signs) -> str:
 def _reached(one: PairTrack, width: int) -> str:
     text = "" if one.reached_ns is None else show(one.reached_ns).replace("T", " ")[:width]
     return text.ljust(width)
+
+
+def _step(step: Step) -> str:
+    if step.unit == "bytes":
+        return f"{step.done / 1e6:,.0f} of {step.of / 1e6:,.0f} MB"
+    return f"{step.done:,} of {step.of:,} {step.unit}"
 
 
 def _state(one: PairTrack) -> str:

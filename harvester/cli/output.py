@@ -81,6 +81,36 @@ def speaks_unicode() -> bool:
     return "UTF8" in chosen.upper().replace("-", "")
 
 
+def fitting(
+    header: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    goes_first: Sequence[str],
+    room: int | None,
+    *,
+    heads: Sequence[str] = (),
+    left: int = 1,
+) -> str:
+    """As `columns`, without those for which there is no room.
+
+    Args:
+        header: the columns' names.
+        rows: their cells.
+        goes_first: names of columns that may be left out, the least important first.
+        room: characters a line; None for any number.
+        heads: what is shown above the columns, where it is not their names.
+        left: so many columns stand at the left.
+    """
+    lines = [heads or header, *rows]
+    kept = list(range(len(header)))
+    widths = [max(len(line[place]) for line in lines) + 2 for place in kept]
+    for name in goes_first:
+        if room is None or sum(widths[place] for place in kept) - 2 <= room:
+            break
+        kept.remove(header.index(name))
+    shown = [[line[place] for place in kept] for line in lines]
+    return columns(shown[0], shown[1:], left=sum(place < left for place in kept))
+
+
 def columns(header: Sequence[str], rows: Sequence[Sequence[str]], *, left: int = 1) -> str:
     """Rows of text under one another; the first `left` columns stand at the left."""
     widths = [max(len(line[i]) for line in [header, *rows]) for i in range(len(header))]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import threading
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
@@ -14,7 +15,17 @@ import msgspec
 from harvester.cli import output
 from harvester.cli.lines import UNICODE, log_line, overall
 from harvester.cli.tracking import Clock, RunTrack
-from harvester.crawl.events import Event, Noted, Outcome, Paced, PageRead, Started, Waiting
+from harvester.crawl.events import (
+    Event,
+    Imported,
+    Noted,
+    Outcome,
+    Paced,
+    PageRead,
+    Started,
+    Step,
+    Waiting,
+)
 from harvester.kraken.pacing import PaceState
 from harvester.times import show
 
@@ -81,6 +92,8 @@ class Silent:
             output.hint(f"{event.pair}: {event.text}")
         if isinstance(event, Outcome) and event.exit_status:
             output.error(outcome_line(event))
+        if isinstance(event, Imported) and event.exit_status:
+            output.error(f"{event.pair}: {event.report['error']}")
 
 
 class Lines(Silent):
@@ -95,9 +108,14 @@ class Lines(Silent):
         self._clock = clock
         self._told_s = clock()
         self._waited: set[str] = set()
+        self._lock = threading.Lock()
 
     def tell(self, event: Event) -> None:
-        """Show one event."""
+        """Show one event, from any thread."""
+        with self._lock:
+            self._tell(event)
+
+    def _tell(self, event: Event) -> None:
         self._run.take(event)
         match event:
             case Started(pair, missing, expected):
@@ -112,6 +130,9 @@ class Lines(Silent):
                     output.hint(f"{pair}: waiting: {reason}")
             case Noted():
                 super().tell(event)
+            case Imported():
+                for line in event.lines:
+                    output.hint(line)
             case Outcome():
                 output.hint(outcome_line(event))
             case _:
@@ -145,18 +166,24 @@ class JsonLines(Silent):
         self._now_ns = now_ns
         self._told_s = clock()
         self._paged_s: dict[str, float] = {}
+        self._lock = threading.Lock()
 
     def tell(self, event: Event) -> None:
-        """Show one event."""
+        """Show one event, from any thread."""
+        with self._lock:
+            self._tell(event)
+
+    def _tell(self, event: Event) -> None:
         # As it ends a pair, it is forgotten; so what was known of it is asked for first.
         self._run.take(event)
         fields: dict[str, Any] = event._asdict()
         if isinstance(event, Paced | Outcome):
             fields["pace"] = pace_fields(event.pace)
+        if isinstance(event, Imported):
+            fields = event.report
+        if isinstance(event, PageRead | Step) and not self._is_due(event):
+            return
         if isinstance(event, PageRead):
-            if self._clock() - self._paged_s.get(event.pair, -PAGE_EVERY_S) < PAGE_EVERY_S:
-                return
-            self._paged_s[event.pair] = self._clock()
             one = self._run.running[event.pair]
             fields |= {"pages_s": round(one.pages_s, 3), "left_s": _whole(one.left_s)}
         if isinstance(event, Outcome):
@@ -166,6 +193,15 @@ class JsonLines(Silent):
         if self._clock() - self._told_s >= LINE_EVERY_S:
             self._told_s = self._clock()
             self._say("overall", self._overall())
+
+    def _is_due(self, event: PageRead | Step) -> bool:
+        """Whether to tell how far a pair is; that a step is the last one always is told."""
+        is_last = isinstance(event, Step) and event.done >= event.of
+        before_s = self._paged_s.get(event.pair, -PAGE_EVERY_S)
+        if self._clock() - before_s < PAGE_EVERY_S and not is_last:
+            return False
+        self._paged_s[event.pair] = self._clock()
+        return True
 
     def _overall(self) -> dict[str, Any]:
         run = self._run

@@ -13,11 +13,15 @@ from harvester.checks.report import ExchangeReport, IntervalReport
 from harvester.cli import output
 from harvester.cli.crawling import show_warnings
 from harvester.cli.options import Common
+from harvester.cli.progress import Display, display
+from harvester.crawl.events import Begun, Step, Waiting
 from harvester.crawl.names import known_pairs
 from harvester.errors import HarvesterError
 from harvester.kraken.candles import WEEK_MIN
 from harvester.kraken.client import Client
 from harvester.kraken.pairs import Pair
+
+STEPS = "answers and comparisons"
 
 
 class Compared(NamedTuple):
@@ -53,25 +57,30 @@ def against_exchange(
     """Hold these pairs of an archive against the exchange, and tell as each is done."""
     show_warnings(verbose=common.verbose > 0)
 
-    def tell(one: Compared) -> None:
-        if one.error is not None:
-            output.error(str(one.error))
-        elif one.report is not None and not as_json:
-            _print(one.report)
+    with display(quiet=common.quiet, log_json=common.log_json) as shown:
 
-    return asyncio.run(_against_exchange(common, archive, names, tell))
+        def tell(one: Compared) -> None:
+            with shown.aside():
+                if one.error is not None:
+                    output.error(str(one.error))
+                elif one.report is not None and not as_json:
+                    _print(one.report)
+
+        shown.tell(Begun(len(names)))
+        return asyncio.run(_against_exchange(common, archive, names, (tell, shown)))
 
 
 async def _against_exchange(
-    common: Common, archive: Archive, names: Sequence[str], tell: Callable[[Compared], None]
+    common: Common,
+    archive: Archive,
+    names: Sequence[str],
+    seen: tuple[Callable[[Compared], None], Display],
 ) -> dict[str, Compared]:
     settings = common.settings
-    told: set[str] = set()
+    tell, shown = seen
 
     def waiting(what: str, why: str) -> None:
-        if what not in told and not common.quiet:
-            told.add(what)
-            output.hint(f"{what}: waiting: {why}")
+        shown.tell(Waiting(what, why))
 
     async with Client(settings.exchange, on_wait=waiting) as client:
         comparer = Comparer(client, archive, memory_limit=settings.candles.memory_limit)
@@ -80,11 +89,16 @@ async def _against_exchange(
 
         async def compare(name: str) -> Compared:
             async with turn:
-                if not common.quiet:
+                if not (common.quiet or common.log_json or output.is_terminal()):
                     output.hint(f"{name}: asking the exchange for its own candles")
                 try:
-                    report = await comparer.compare(known.get(name, Pair(altname=name)))
+                    report = await comparer.compare(
+                        known.get(name, Pair(altname=name)),
+                        lambda done, of: shown.tell(Step(name, done, of, STEPS)),
+                    )
                 except HarvesterError as error:
+                    # Its line goes.
+                    shown.tell(Step(name, 1, 1, STEPS))
                     return Compared(name, error=error)
                 return Compared(name, report)
 

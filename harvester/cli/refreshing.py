@@ -19,6 +19,7 @@ from harvester.upkeep.refresh import refresh
 from harvester.upkeep.refreshed import Refresh, Refreshed
 
 HEADER = ["pair", "state", "added", "first", "last", "holes", "calls", "refused", "seconds"]
+GOES_FIRST = ("first", "refused", "seconds", "calls", "last", "holes")
 
 
 def run(common: Common, pairs: Sequence[str], max_minutes: float | None) -> Refresh:
@@ -107,7 +108,7 @@ def table(pairs: Sequence[Refreshed]) -> str:
         ]
         for one in pairs
     ]
-    return output.columns(HEADER, rows, left=2)
+    return output.fitting(HEADER, rows, GOES_FIRST, output.width(), left=2)
 
 
 def _moment(stamp_ns: int | None) -> str:

@@ -14,6 +14,7 @@ from harvester.cli.options import Common
 from harvester.upkeep.records import Record, last
 
 HEADER = ["begun", "command", "ended", "took", "pairs", "trades", "calls", "refusals", "holes"]
+GOES_FIRST = ("pairs", "refusals", "took", "calls", "holes")
 
 
 def tell_runs(common: Common, count: int, *, as_json: bool) -> None:
@@ -31,7 +32,8 @@ def tell_runs(common: Common, count: int, *, as_json: bool) -> None:
 
 def table(found: Sequence[Record]) -> str:
     """A line a run, and under it why it failed."""
-    lines = output.columns(HEADER, [_row(one) for one in found], left=3).split("\n")
+    rows = [_row(one) for one in found]
+    lines = output.fitting(HEADER, rows, GOES_FIRST, output.width(), left=3).split("\n")
     told = lines[:1]
     for one, line in zip(found, lines[1:], strict=True):
         told.append(line)

@@ -15,7 +15,7 @@ from harvester.cli.newfile import write_new
 from harvester.config import DEFAULT_FILE, Settings, commented, file_in_force
 from harvester.keys import FILE_VARIABLE, KEYS, Key
 
-NARROWEST = 24
+NARROWEST = 12
 SHOWN = 4
 """Names of a list that the table shows; --json has all."""
 
@@ -73,10 +73,12 @@ def _shown(value: Any) -> str:
 
 
 def _folded(text: str) -> str:
-    """The same with long last cells under one another, for a terminal."""
+    """The same with long last cells under one another, for a terminal; none where it is narrow."""
     header, *lines = text.splitlines()
     start = header.index("what it is for")
-    width = max(shutil.get_terminal_size().columns - start, NARROWEST)
+    width = shutil.get_terminal_size().columns - start
+    if width < NARROWEST:
+        return "\n".join(line[:start].rstrip() for line in [header, *lines])
     folded = [header]
     for line in lines:
         first, *more = textwrap.wrap(line[start:], width)

@@ -7,7 +7,17 @@ from collections import deque
 from collections.abc import Callable
 from typing import NamedTuple
 
-from harvester.crawl.events import Begun, Event, Outcome, Paced, PageRead, Started, Step, Waiting
+from harvester.crawl.events import (
+    Begun,
+    Event,
+    Imported,
+    Outcome,
+    Paced,
+    PageRead,
+    Started,
+    Step,
+    Waiting,
+)
 from harvester.times import Range
 
 PAGE_ROWS = 1000
@@ -37,7 +47,7 @@ class PairTrack:
         reached_ns: the moment reached, None before the first page.
         waiting: why nothing comes at present; empty where something does.
         slowed: how it is held back, in words; empty where it is not.
-        files: done, and in all, of work on files.
+        step: how far work is that fetches no trades; None while trades are fetched.
     """
 
     def __init__(self, pair: str, clock: Clock = time.monotonic) -> None:
@@ -47,34 +57,61 @@ class PairTrack:
         self.trades = self.pages = 0
         self.reached_ns: int | None = None
         self.waiting = self.slowed = ""
-        self.files: tuple[int, int] | None = None
+        self.step: Step | None = None
+        self.is_crawled = False
         self._missing: list[Range] = []
         self._clock = clock
         self._points = deque([Point(clock(), 0, 0, 0)])
+        self._read_s = self._points[0].at_s
+        self._steps = deque([(clock(), 0)])
         # What was done before the head had moved on and more was found to be missing.
         self._before = 0
 
     def begin(self, event: Started) -> None:
         """Take in what is missing; a run that lasts begins anew with what came meanwhile."""
-        self._before = self.trades
+        self._before, self.is_crawled = self.trades, True
         self.expected, self._missing = event.expected, event.missing
 
     def read(self, event: PageRead) -> None:
         """Take in a page."""
         self.trades, self.pages, self.waiting = event.trades, event.pages, ""
-        self.reached_ns = event.reached_ns
-        now = self._clock()
+        self.reached_ns, self.step = event.reached_ns, None
+        self._read_s = now = self._clock()
         # One point a second is enough, and many pages a second cost nothing.
         if now - self._points[-1].at_s >= 1.0 or not self._points[-1].pages:
             self._points.append(Point(now, self.pages, self.trades, event.reached_ns))
         while len(self._points) > 2 and now - self._points[1].at_s >= WINDOW_S:
             self._points.popleft()
 
+    def take(self, step: Step) -> None:
+        """Take in how far work is that fetches no trades."""
+        if self.step is None or self.step.unit != step.unit or step.done < self.step.done:
+            self._steps = deque([(self._clock(), step.done)])
+        self.step, self.waiting = step, ""
+        now = self._clock()
+        if now - self._steps[-1][0] >= 1.0:
+            self._steps.append((now, step.done))
+        while len(self._steps) > 2 and now - self._steps[1][0] >= WINDOW_S:
+            self._steps.popleft()
+
+    @property
+    def steps_s(self) -> float:
+        """Steps a second at present."""
+        (since, before), step = self._steps[0], self.step
+        passed = self._clock() - since
+        return (step.done - before) / passed if step is not None and passed > 0 else 0.0
+
     @property
     def pages_s(self) -> float:
         """Pages a second at present."""
-        passed = self._clock() - self._points[0].at_s
-        return (self.pages - self._points[0].pages) / passed if passed > 0 else 0.0
+        begun = self._points[0]
+        pages, passed = self.pages - begun.pages, self._clock() - begun.at_s
+        if pages:
+            # A page is not late before it takes longer than those before it: else the pace, and
+            # the time left with it, would go up and down between any two pages.
+            read_s = self._read_s - begun.at_s
+            passed = max(read_s, passed - read_s / pages)
+        return pages / passed if passed > 0 else 0.0
 
     @property
     def trades_left(self) -> int | None:
@@ -108,15 +145,16 @@ class PairTrack:
     @property
     def left_s(self) -> float | None:
         """Seconds to its end at the present pace; None where nothing tells."""
+        if self.step is not None:
+            return (self.step.of - self.step.done) / self.steps_s if self.steps_s > 0 else None
         calls, pace = self.calls_left, self.pages_s
         return calls / pace if calls is not None and pace > 0 else None
 
     @property
     def part(self) -> float | None:
         """How much of the work is done, from 0 to 1; None where nothing tells."""
-        if self.files is not None:
-            done, of = self.files
-            return done / of if of else 1.0
+        if self.step is not None:
+            return self.step.done / self.step.of if self.step.of else 1.0
         left, done = self.trades_left, self.trades - self._before
         return None if left is None or not done + left else done / (done + left)
 
@@ -127,7 +165,6 @@ class RunTrack:
     Attributes:
         pairs: how many there are in all; None where that was not told.
         running: those that have begun and not ended, by name.
-        failed: how many ended badly.
         waiting: what else keeps all waiting, such as a question for the exchange's clock.
     """
 
@@ -136,9 +173,11 @@ class RunTrack:
         self._clock = clock
         self.pairs: int | None = None
         self.running: dict[str, PairTrack] = {}
-        self.failed = self._well = self._trades = self._pages = 0
+        self._failed = self._well = self._trades = self._pages = 0
         self.waiting = ""
+        # Pairs whose work fetched no trades, by how it ended: some come back to the next work.
         self._stepped: set[str] = set()
+        self._broken: set[str] = set()
 
     def take(self, event: Event) -> None:
         """Take in an event."""
@@ -150,8 +189,11 @@ class RunTrack:
             case PageRead(pair):
                 self.waiting = ""
                 self._of(pair).read(event)
-            case Step(pair, done, of):
-                self._step(pair, done, of)
+            case Step():
+                self._step(event)
+            case Imported(pair, status):
+                self.running.pop(pair, None)
+                (self._broken if status else self._stepped).add(pair)
             case Waiting(what, reason) if what not in self.running:
                 self.waiting = f"{what}: waiting: {reason}"
             case Waiting(pair, reason):
@@ -160,7 +202,8 @@ class RunTrack:
                 self.running[pair].slowed = f"slowed to {pace.rate:.2g}/s" if pace.slowed else ""
             case Outcome(pair):
                 self.running.pop(pair, None)
-                self.failed += event.exit_status != 0
+                self._stepped.discard(pair)
+                self._failed += event.exit_status != 0
                 self._well += event.exit_status == 0
                 self._trades += event.trades
                 self._pages += event.pages
@@ -172,17 +215,24 @@ class RunTrack:
             self.running[pair] = PairTrack(pair, self._clock)
         return self.running[pair]
 
-    def _step(self, pair: str, done: int, of: int) -> None:
-        self._of(pair).files = (done, of)
-        self._stepped.discard(pair)
-        if done >= of:
-            del self.running[pair]
-            self._stepped.add(pair)
+    def _step(self, step: Step) -> None:
+        one = self._of(step.pair)
+        one.take(step)
+        self._stepped.discard(step.pair)
+        # What a crawl does beside fetching ends no pair: its outcome does.
+        if step.done >= step.of and not one.is_crawled:
+            del self.running[step.pair]
+            self._stepped.add(step.pair)
 
     @property
     def done(self) -> int:
         """How many pairs ended well."""
-        return self._well + len(self._stepped)
+        return self._well + len(self._stepped - self._broken)
+
+    @property
+    def failed(self) -> int:
+        """How many pairs ended badly."""
+        return self._failed + len(self._broken)
 
     @property
     def trades(self) -> int:
@@ -202,6 +252,9 @@ class RunTrack:
         pairs that have not begun are taken to be like those that have. None where nothing tells.
         """
         tracks = list(self.running.values())
+        steps = [one.step for one in tracks if one.step is not None and not one.is_crawled]
+        if steps:
+            return self._steps_left_s(steps)
         known = [calls for one in tracks if (calls := one.calls_left) is not None]
         ended = self.done + self.failed
         if not tracks or len(known) < len(tracks) or self.pages_s <= 0:
@@ -212,10 +265,19 @@ class RunTrack:
         calls += to_come * (made + calls) / (ended + len(tracks))
         return max([calls / self.pages_s, *(one.left_s or 0.0 for one in tracks)])
 
+    def _steps_left_s(self, steps: list[Step]) -> float | None:
+        """The same of work that fetches no trades: known once each pair has begun."""
+        ended = self.done + self.failed
+        pace = sum(one.steps_s for one in self.running.values())
+        is_all = len(steps) == len(self.running) and ended + len(steps) >= (self.pairs or 0)
+        if not is_all or len({one.unit for one in steps}) > 1 or pace <= 0:
+            return None
+        return sum(one.of - one.done for one in steps) / pace
+
     def busiest(self, most: int) -> list[PairTrack]:
         """The pairs that read most at present, those longest at it first where they are equal."""
         tracks = list(self.running.values())
         if len(tracks) <= most:
             return tracks
-        chosen = sorted(tracks, key=lambda one: -round(one.pages_s, 1))[:most]
+        chosen = sorted(tracks, key=lambda one: -round(one.pages_s + one.steps_s, 1))[:most]
         return [one for one in tracks if one in chosen]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from harvester.errors import HarvesterError
 from harvester.kraken.pacing import PaceState
@@ -17,11 +17,24 @@ class Begun(NamedTuple):
 
 
 class Step(NamedTuple):
-    """So many files of a pair are done, of so many: work that asks no exchange."""
+    """So much of a pair's work is done, of so much: work that fetches no trades.
+
+    `unit` is what is counted: files, months, lengths of candles, or bytes.
+    """
 
     pair: str
     done: int
     of: int
+    unit: str = "files"
+
+
+class Imported(NamedTuple):
+    """Files of a pair were taken in: `lines` tell people, `report` tells machines."""
+
+    pair: str
+    exit_status: int
+    lines: list[str]
+    report: dict[str, Any]
 
 
 class Started(NamedTuple):
@@ -127,6 +140,9 @@ class Outcome(NamedTuple):
     def __str__(self) -> str:
         """One line for people."""
         done = f"{self.pair}: {self.trades:,} trades in {self.pages:,} pages"
+        if self.error is not None and not self.pages:
+            why = str(self.error)
+            return why if why.startswith(self.pair) else f"{self.pair}: {why}"
         if self.error is not None:
             return f"{done}; {self.error}"
         if self.holes:
@@ -139,5 +155,5 @@ def _second(stamp_ns: int) -> str:
     return show(stamp_ns // SECOND * SECOND)
 
 
-Event = Begun | Step | Started | PageRead | Committed | Waiting | Paced | Noted | Outcome
+Event = Begun | Step | Imported | Started | PageRead | Committed | Waiting | Paced | Noted | Outcome
 Listener = Callable[[Event], None]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from harvester.archive.writer import Writer
-from harvester.crawl.events import Listener, Noted
+from harvester.crawl.events import Listener, Noted, Step
 
 
 def tend(writer: Writer, rollups: Sequence[str], listener: Listener) -> None:
@@ -14,18 +14,22 @@ def tend(writer: Writer, rollups: Sequence[str], listener: Listener) -> None:
     Args:
         writer: of the pair; its lock is held.
         rollups: their levels, such as 1m; none for no roll-ups.
-        listener: told of segments that can have none.
+        listener: told how far it is, and of segments that can have no roll-ups.
 
     Raises:
         ArchiveDamaged: a segment's rows are not those of its footer.
         ArchiveUnwritable: the machine refused.
         BadInterval: a level is no interval of fixed length.
     """
-    writer.compact(closed=True)
+
+    def step(pair: str, done: int, of: int) -> None:
+        listener(Step(pair, done, of))
+
+    writer.compact(closed=True, progress=step)
     if not rollups:
         return
     # DuckDB is wanted only now, and takes its time and memory to load.
     from harvester.candles.rollups import parse_levels, roll_up  # noqa: PLC0415
 
-    for note in roll_up(writer, parse_levels(rollups)).notes:
+    for note in roll_up(writer, parse_levels(rollups), step).notes:
         listener(Noted(writer.pair, note))

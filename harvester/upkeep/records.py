@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 from urllib.parse import urlsplit
 
 import msgspec
@@ -20,10 +20,13 @@ import msgspec
 from harvester import __version__
 from harvester.archive.archive import Archive
 from harvester.archive.locks import held
-from harvester.checks.report import RepairReport
 from harvester.config import Settings
 from harvester.errors import HarvesterError, Interrupted, gravest
 from harvester.times import SECOND, Range, show
+
+if TYPE_CHECKING:
+    from harvester.bulk.importer import Report
+    from harvester.checks.report import RepairReport
 
 FOLDER = "runs"
 LOCK = "_runs"
@@ -164,6 +167,20 @@ class Recording:
             )
             for one in reports
         ]
+
+    def imports(self, reports: Iterable[Report], holes: Callable[[str], int]) -> None:
+        """Note what taking in the files of each pair came to; `holes`: how many a pair has now."""
+        found: dict[str, PairResult] = {}
+        for one in reports:
+            pair = found.setdefault(one.pair, PairResult(one.pair, 0, holes=holes(one.pair)))
+            pair.trades += one.kept.rows
+            pair.exit_status = gravest([pair.exit_status, one.exit_status])
+            if one.ranges:
+                through = max(span.through for span in one.ranges)
+                pair.covered_through_ns = max(pair.covered_through_ns or 0, through)
+            if one.error is not None and pair.error is None:
+                pair.error = str(one.error)
+        self.record.pairs = list(found.values())
 
     def write(self, *, prune: bool = False) -> None:
         """Put the record in its place; what prevents that is kept in `unwritten`."""

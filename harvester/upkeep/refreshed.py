@@ -53,6 +53,14 @@ class Refreshed:
     renamed_to: str | None = None
     error: HarvesterError | None = None
 
+    def __str__(self) -> str:
+        """One line for people."""
+        why = str(self.error) if self.error is not None else ""
+        if not why and self.holes:
+            why = f"{len(self.holes)} holes stay, the first {self.holes[0]}"
+        done = f"{self.pair}: {self.state}: {self.trades:,} trades in {self.pages:,} pages"
+        return f"{done}; {why}" if why else done
+
     @property
     def exit_status(self) -> int:
         """0 where nothing is left to be done."""
