@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 
-.PHONY: demo test check lint types docs install clean
+.PHONY: demo test check lint types docs chart install clean
 
 demo: install
 	$(BIN)/harvester demo
@@ -24,12 +24,17 @@ docs: install
 	$(BIN)/python -m harvester.cli.reference > docs/cli.md.new
 	mv docs/cli.md.new docs/cli.md
 
+# The README's image: the demo's chart, drawn by the Chromium that is installed.
+chart: install
+	$(BIN)/harvester demo --quiet
+	$(BIN)/harvester chart XBT/USD -i 1h --data demo/data -o docs/chart.png
+
 install: $(VENV)/.installed
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "harvester needs Python 3.11 or newer; make PYTHON=python3.12 names one")'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[serve,polars,dev]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[serve,polars,notebook,png,dev]'
 	touch $@
 
 clean:

@@ -21,6 +21,7 @@ ROOMS = (
     "checks",
     "bulk",
     "mirror",
+    "charts",
     "crawl",
     "candles",
     "archive",
@@ -41,10 +42,22 @@ HOMES = {
     "filelock": "archive",
     "starlette": "mirror",
     "uvicorn": "mirror",
+    "plotly": "charts",
+    "kaleido": "charts",
     "click": "cli",
     "rich": "cli",
 }
-HEAVY = ("httpx", "pyarrow", "duckdb", "pandas", "numpy", "polars", "starlette", "uvicorn")
+HEAVY = (
+    "httpx",
+    "pyarrow",
+    "duckdb",
+    "pandas",
+    "numpy",
+    "plotly",
+    "polars",
+    "starlette",
+    "uvicorn",
+)
 
 
 class Use(NamedTuple):

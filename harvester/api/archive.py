@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from harvester.api.asking import Asking
+from harvester.api.charting import Charting
 from harvester.api.fetching import Fetching
 from harvester.api.holding import Holding
 from harvester.config import load
@@ -58,7 +59,7 @@ def _check_settings(given: Mapping[str, Any]) -> None:
             ) from error
 
 
-class Archive(Fetching, Asking, Holding):
+class Archive(Fetching, Asking, Charting, Holding):
     """The trades of any number of pairs, in a folder. Made by `harvester.open`.
 
     Pairs go by any spelling: `XBTUSD`, `XBT/USD`, `btc-usd`. `since` is included and `until` is

@@ -32,6 +32,30 @@ def chunks(archive: Archive, one: Plan, most: int = CHUNK_CANDLES) -> list[Quest
     return [replace(one.question, span=span) for span in spans]
 
 
+def most_candles(archive: Archive, one: Plan) -> int:
+    """How many candles that saw trades a plan comes to, at most: names and footers tell it.
+
+    A piece has no more of them than trades, nor than intervals from its first trade to its last;
+    one that several pieces share counts once.
+
+    Raises:
+        FileNotFoundError: a file is gone; list again.
+    """
+    total = 0
+    reached: int | None = None
+    for source in one.sources:
+        segment, within = source.piece
+        bounds = archive.bounds(segment)
+        if bounds is None or bounds[1] <= within.after or bounds[0] > within.through:
+            continue
+        first = one.grid.number(max(within.after + 1, bounds[0]))
+        last = one.grid.number(min(within.through, bounds[1]))
+        opened = last - (first if reached is None else max(first, reached + 1)) + 1
+        total += max(min(opened, archive.footer(segment).rows), 0)
+        reached = last
+    return total
+
+
 def _edges(archive: Archive, one: Plan, most: int) -> Iterator[int]:
     """The last nanoseconds of the chunks, but for the last one."""
     expected = 0

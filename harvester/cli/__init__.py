@@ -11,6 +11,7 @@ from harvester import __version__
 from harvester.cli import (
     ask,
     bulk,
+    chart,
     demo,
     fetch,
     keep,
@@ -47,6 +48,7 @@ for command in (
     status.status,
     ask.pairs,
     query.sql,
+    chart.chart,
     keep.compact,
     keep.rollup,
     prove.verify,

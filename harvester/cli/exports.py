@@ -8,10 +8,9 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from harvester.archive.export import write_arrow
+from harvester.archive.export import file_sink, write_arrow
 from harvester.archive.store import writing
 from harvester.cli import freqtrade, quantconnect
-from harvester.cli.formats import file_sink
 from harvester.errors import UsageError
 from harvester.kraken.pairs import Pair
 from harvester.times import Interval

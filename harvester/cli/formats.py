@@ -13,8 +13,7 @@ import msgspec
 import pyarrow as pa
 import pyarrow.csv
 
-from harvester.archive.export import write_arrow, write_parquet
-from harvester.archive.store import writing
+from harvester.archive.export import file_sink, write_arrow, write_parquet
 from harvester.cli.output import columns, stdout
 from harvester.cli.texts import as_flat_text, as_text, cell
 from harvester.errors import UsageError
@@ -75,19 +74,6 @@ def _sink(file: str | None) -> Iterator[BinaryIO]:
         return
     with file_sink(Path(file)) as sink:
         yield sink
-
-
-@contextmanager
-def file_sink(file: Path) -> Iterator[BinaryIO]:
-    """A file that stands at its place only once it is whole."""
-    staged = Path(f"{file}.tmp")
-    try:
-        with writing(str(file)):
-            with staged.open("wb") as sink:
-                yield sink
-            staged.replace(file)
-    finally:
-        staged.unlink(missing_ok=True)
 
 
 def _csv(batches: Batches, schema: pa.Schema, sink: BinaryIO) -> None:

@@ -99,6 +99,7 @@ _NEXT = """
 Try next:
   harvester status --data {data}
   harvester ohlc XBT/USD -i 90s --fill previous --data {data} -f csv | head
+  harvester chart XBT/USD -i 1h --data {data} -o chart.html
   harvester trades btcusd --since 2026-01-30 --data {data} -o trades.parquet
 and on the real exchange:
   harvester backfill XBT/USD --since 2024-01-01"""
