@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 
-.PHONY: demo test check lint types docs chart install clean
+.PHONY: demo test check lint types docs notebooks chart install clean
 
 demo: install
 	$(BIN)/harvester demo
@@ -29,12 +29,20 @@ chart: install
 	$(BIN)/harvester demo --quiet
 	$(BIN)/harvester chart XBT/USD -i 1h --data demo/data -o docs/chart.png
 
+# Pages of the notebooks with all that they show: build/notebooks/*.html.
+notebooks: install
+	rm -rf build/notebooks
+	mkdir -p build/notebooks
+	cp notebooks/*.ipynb build/notebooks
+	for one in build/notebooks/*.ipynb; do rm -rf build/notebooks/made-up; \
+	    $(BIN)/jupyter nbconvert --execute --to html $$one || exit; done
+
 install: $(VENV)/.installed
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "harvester needs Python 3.11 or newer; make PYTHON=python3.12 names one")'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[serve,polars,notebook,png,dev]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[notebook,png,dev]'
 	touch $@
 
 clean:

@@ -43,6 +43,7 @@ from harvester.errors import (
 
 if TYPE_CHECKING:
     from harvester.api.archive import Archive, open  # noqa: A004 - harvester.open reads well
+    from harvester.api.standin import StandIn, stand_in
     from harvester.candles.result import Result
     from harvester.checks.report import PairReport
     from harvester.checks.status import PairStatus
@@ -81,17 +82,21 @@ __all__ = [
     "Range",
     "Refresh",
     "Result",
+    "StandIn",
     "UnknownPair",
     "UnreadableAnswer",
     "UsageError",
     "ValueDoesNotFit",
     "__version__",
     "open",
+    "stand_in",
 ]
 
 _LAZY = {
     "Archive": "harvester.api.archive",
     "open": "harvester.api.archive",
+    "StandIn": "harvester.api.standin",
+    "stand_in": "harvester.api.standin",
     "PairStatus": "harvester.checks.status",
     "Result": "harvester.candles.result",
     "PairReport": "harvester.checks.report",

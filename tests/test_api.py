@@ -45,8 +45,10 @@ def test_the_public_names_are_these() -> None:
         "Range",
         "Refresh",
         "Result",
+        "StandIn",
         "__version__",
         "open",
+        "stand_in",
     }
     assert raised - set(harvester.__all__) == {"ClassVar"} & raised
 

@@ -383,7 +383,7 @@ def test_system_status_is_online(tmp_path: Path) -> None:
 
 
 def test_an_endpoint_that_a_mirror_lacks_is_an_unknown_method(tmp_path: Path) -> None:
-    assert errors(get(app(archive_of(tmp_path, PLAIN)), "OHLC")) == ["EGeneral:Unknown method"]
+    assert errors(get(app(archive_of(tmp_path, PLAIN)), "Depth")) == ["EGeneral:Unknown method"]
 
 
 def test_a_damaged_segment_is_told_as_an_internal_error(tmp_path: Path) -> None:

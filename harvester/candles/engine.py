@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from threading import Lock
 from uuid import uuid4
@@ -44,7 +44,7 @@ def connect(
             f"memory_limit {memory_limit!r}, threads {threads}: DuckDB refuses them: {error}"
         ) from error
     # In notebooks DuckDB turns the bar on by itself; the library never prints.
-    connection.execute("SET enable_progress_bar = false")
+    _no_progress_bar(connection)
     return connection
 
 
@@ -68,8 +68,14 @@ def session(
         if key not in _databases:
             _databases[key] = connect(memory_limit, threads)
         one = _databases[key].cursor()
-    one.execute("SET enable_progress_bar = false")
+    _no_progress_bar(one)
     return one
+
+
+def _no_progress_bar(connection: duckdb.DuckDBPyConnection) -> None:
+    """Keep DuckDB from drawing. In Jupyter without ipywidgets it never does, nor may it be told."""
+    with suppress(duckdb.InvalidInputException):
+        connection.execute("SET enable_progress_bar = false")
 
 
 def quoted(text: str) -> str:

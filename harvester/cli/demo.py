@@ -37,7 +37,7 @@ def demo(folder: str, trades: int, seed: int, quiet: bool) -> None:
 @click.option("--port", type=int, default=8722, show_default=True, help="0 for one that is free.")
 @common
 def serve(host: str, port: int, **given: Any) -> None:
-    """Answer Trades, AssetPairs, Time and SystemStatus as Kraken does, from the archive.
+    """Answer Trades, OHLC, AssetPairs, Time and SystemStatus as Kraken does, from the archive.
 
     Another harvester copies it with --api-url and --rate 0, up to settle_s before the coverage
     here ends; HARVESTER_REFRESH_SETTLE_S=0 takes the rest.

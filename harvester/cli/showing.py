@@ -30,29 +30,20 @@ def demo(folder: str, trades: int, seed: int, *, quiet: bool) -> None:
         UsageError: `folder` holds something else, or the extra `serve` is missing.
         ArchiveDamaged: the two tapes differ.
     """
-    from harvester.mirror.made import made_archive
-    from harvester.mirror.server import serving
+    from harvester.api.standin import stand_in
 
     root = _fresh(Path(folder))
     output.result(
         f"These trades are MADE UP: {trades:,} of a market that never was, from seed {seed}. "
         "No network is used."
     )
-    source = made_archive(root / "exchange", trades, seed)
-    begun = time.perf_counter()
-    with serving(source) as url:
-        output.result(f"A stand-in for the exchange serves them at {url}; backfilling ...")
-        settings = load(
-            {
-                "archive.path": str(root / "data"),
-                "exchange.url": url,
-                "exchange.rate": 0,
-                "refresh.settle_s": 0,
-            }
-        )
+    with stand_in(trades, seed, folder=root / "exchange") as exchange:
+        begun = time.perf_counter()
+        output.result(f"A stand-in for the exchange serves them at {exchange.url}; backfilling ...")
+        settings = load({"archive.path": str(root / "data")} | exchange.settings)
         common = Common(settings, quiet=quiet, verbose=0, log_json=False)
         [outcome] = run(Request(Choice([Name(PAIR)]), "start", None), common)
-    _compare(source, Archive(root / "data"), outcome, time.perf_counter() - begun)
+    _compare(Archive(exchange.path), Archive(root / "data"), outcome, time.perf_counter() - begun)
     _candles(common)
     output.result(_NEXT.format(data=root / "data"))
 

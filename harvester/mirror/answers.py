@@ -6,7 +6,7 @@ Shapes: Kraken's public REST documentation and captured bodies (docs/kraken.md).
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import msgspec
 
@@ -14,10 +14,12 @@ from harvester.archive import state
 from harvester.archive.archive import Archive
 from harvester.crawl.names import known_pairs
 from harvester.errors import UnknownPair
+from harvester.kraken.candles import INTERVALS_MIN
 from harvester.kraken.pages import PAGE_ROWS
 from harvester.kraken.pairs import Pair, resolve
+from harvester.mirror.ohlc import candles
 from harvester.mirror.tape import LISTED_FOR_S, Clock, Shelf, Tape
-from harvester.times import END_OF_TIME, SECOND, Range
+from harvester.times import END_OF_TIME, SECOND, UNITS_NS, Range
 
 SECONDS_DIGITS = 10
 """A `since` of no more digits is in seconds, as Kraken reads it."""
@@ -111,6 +113,33 @@ class Answers:
             last.encode(),
         )
 
+    def ohlc(self, question: Question) -> Callable[[], bytes]:
+        """What makes the answer of candles: for long ones it reads many rows, so it bears a thread.
+
+        They begin with the first whole one behind the last hole that saw a trade. The clock is
+        that of `time`.
+
+        Raises:
+            UnknownPair: the archive holds no such pair.
+            Invalid: a parameter can't be read.
+            ArchiveDamaged: a file can't be read, then or now.
+        """
+        pair = self._pair(question.get("pair") or "")
+        interval, since = question.get("interval", "1"), question.get("since", "0")
+        if interval not in map(str, INTERVALS_MIN):
+            raise Invalid("interval")
+        if not _is_whole(since.removeprefix("-")):
+            raise Invalid("since")
+        now_ns, width_ns = self._now_ns(), int(interval) * UNITS_NS["m"]
+
+        def answer() -> bytes:
+            rows = candles(self._archive, pair, width_ns, now_ns)
+            shown = [row for row in rows if row[0] > int(since)]
+            last_s = (now_ns // width_ns - 1) * width_ns // SECOND
+            return _result({pair.key or pair.altname: shown, "last": last_s})
+
+        return answer
+
     def asset_pairs(self, question: Question) -> bytes:
         """The pairs held, or those of them that `pair` names, by commas between.
 
@@ -129,8 +158,7 @@ class Answers:
 
         A copy's coverage ends by this clock, and must not claim what is not here.
         """
-        reached = [self._tape(self._names.resolve(name)).through for name in self._held_names()]
-        now_s = min([time.time_ns(), *reached]) // SECOND
+        now_s = self._now_ns() // SECOND
         spoken = time.strftime("%a, %d %b %y %H:%M:%S +0000", time.gmtime(now_s))
         return _result({"unixtime": now_s, "rfc1123": spoken})
 
@@ -138,6 +166,10 @@ class Answers:
         """A mirror that answers is online."""
         now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
         return _result({"status": "online", "timestamp": now})
+
+    def _now_ns(self) -> int:
+        reached = [self._tape(self._names.resolve(name)).through for name in self._held_names()]
+        return min([time.time_ns(), *reached])
 
     def _pair(self, text: str) -> Pair:
         if not text:

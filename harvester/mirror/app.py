@@ -6,6 +6,7 @@ and its clock stands still where coverage ends, so that a copy never claims more
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Awaitable, Callable
 
@@ -27,7 +28,7 @@ except ImportError as error:  # pragma: no cover - the tests have the extra
 
 
 def app(archive: Archive, clock: Clock = time.monotonic) -> Starlette:
-    """The mirror of an archive: `/0/public/` Trades, AssetPairs, Time and SystemStatus.
+    """The mirror of an archive: `/0/public/` Trades, OHLC, AssetPairs, Time and SystemStatus.
 
     Errors are answered as Kraken does, with HTTP 200 and a list of them.
 
@@ -38,6 +39,7 @@ def app(archive: Archive, clock: Clock = time.monotonic) -> Starlette:
     answers = Answers(archive, clock)
     endpoints = {
         "Trades": answers.trades,
+        "OHLC": answers.ohlc,
         "AssetPairs": answers.asset_pairs,
         "Time": answers.time,
         "SystemStatus": answers.system_status,
@@ -51,10 +53,14 @@ def app(archive: Archive, clock: Clock = time.monotonic) -> Starlette:
     )
 
 
-def _endpoint(answer: Callable[[Question], bytes]) -> Callable[[Request], Awaitable[Response]]:
+def _endpoint(
+    answer: Callable[[Question], bytes | Callable[[], bytes]],
+) -> Callable[[Request], Awaitable[Response]]:
     async def endpoint(request: Request) -> Response:
         try:
-            return _json(answer(request.query_params))
+            body = answer(request.query_params)
+            # What takes long must not keep the pages of others waiting.
+            return _json(body if isinstance(body, bytes) else await asyncio.to_thread(body))
         except UnknownPair:
             return _error("EQuery:Unknown asset pair")
         except Invalid as invalid:
