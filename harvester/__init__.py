@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from harvester.api.archive import Archive, open  # noqa: A004 - harvester.open reads well
     from harvester.api.standin import StandIn, stand_in
     from harvester.candles.result import Result
+    from harvester.charts.chart import Chart
     from harvester.checks.report import PairReport
     from harvester.checks.status import PairStatus
     from harvester.crawl.events import Outcome
@@ -68,6 +69,7 @@ __all__ = [
     "BadQuery",
     "BadSetting",
     "BadTime",
+    "Chart",
     "DamagedFile",
     "ExchangeError",
     "ExchangeRefused",
@@ -94,6 +96,7 @@ __all__ = [
 
 _LAZY = {
     "Archive": "harvester.api.archive",
+    "Chart": "harvester.charts.chart",
     "open": "harvester.api.archive",
     "StandIn": "harvester.api.standin",
     "stand_in": "harvester.api.standin",

@@ -38,6 +38,7 @@ def test_the_public_names_are_these() -> None:
     raised = {name for name, one in vars(errors).items() if isinstance(one, type)}
     assert set(harvester.__all__) - raised == {
         "Archive",
+        "Chart",
         "Outcome",
         "Pair",
         "PairReport",

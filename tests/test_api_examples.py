@@ -20,7 +20,7 @@ from harvester.mirror.server import serving
 PAGE = (Path(__file__).parents[1] / "docs" / "python.md").read_text(encoding="utf-8")
 PUBLIC = {
     f"{one.__name__}.{name}": member
-    for one in (harvester.Archive, harvester.Result)
+    for one in (harvester.Archive, harvester.Result, harvester.Chart)
     for name, member in inspect.getmembers(one)
     if not name.startswith("_") and callable(member)
 } | {"open": harvester.open, "stand_in": harvester.stand_in}
@@ -63,7 +63,7 @@ def test_the_examples_of_the_docstrings_are_right(folder: Path) -> None:
 def test_the_page_runs_from_top_to_bottom() -> None:
     names: dict[str, Any] = {}
     blocks = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
-    assert len(blocks) == 9
+    assert len(blocks) == 10
     for block in blocks:
         line = PAGE[: PAGE.index(block)].count("\n")
         exec(compile("\n" * line + block, "docs/python.md", "exec"), names)  # noqa: S102

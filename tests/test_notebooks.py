@@ -145,7 +145,7 @@ def test_order_flow_counts_buyers_sizes_and_hours(
     assert imbalance == pytest.approx(expected, rel=1e-12)
     powers = Counter(row["volume"].adjusted() for row in tape)
     assert list(sizes.values()) == [powers[power] for power in sorted(powers)]
-    by_hour = defaultdict(Decimal)
+    by_hour: defaultdict[int, Decimal] = defaultdict(Decimal)
     for row in tape:
         by_hour[row["at"].hour] += row["volume"]
     assert hours == [float(by_hour[hour]) for hour in range(24)]

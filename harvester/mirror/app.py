@@ -37,7 +37,7 @@ def app(archive: Archive, clock: Clock = time.monotonic) -> Starlette:
         clock: tells the seconds between looks.
     """
     answers = Answers(archive, clock)
-    endpoints = {
+    endpoints: dict[str, Callable[[Question], bytes | Callable[[], bytes]]] = {
         "Trades": answers.trades,
         "OHLC": answers.ohlc,
         "AssetPairs": answers.asset_pairs,
