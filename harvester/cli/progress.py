@@ -60,13 +60,13 @@ class Display(Protocol):
         """While this lasts nothing is drawn, so that others can print."""
 
 
-def display(*, quiet: bool, log_json: bool, bars: bool = True) -> Display:
-    """The display that fits where stderr goes; `bars`: nothing else is printed meanwhile."""
+def display(*, quiet: bool, log_json: bool) -> Display:
+    """The display that fits where stderr goes."""
     if quiet:
         return Silent()
     if log_json:
         return JsonLines()
-    if not (bars and output.is_terminal()):
+    if not output.is_terminal():
         return Lines()
     from harvester.cli.bars import Bars
 

@@ -34,11 +34,10 @@ def repair(
         show: prints a report for people; None where JSON follows.
     """
     show_warnings(verbose=common.verbose > 0)
-    # Bars would be torn by the lines that are printed meanwhile.
     asked = {"pairs": [one.pair for one in reports if one.faults]}
     with (
         recorded(archive, "repair", asked, common.settings, output.hint) as record,
-        display(quiet=common.quiet, log_json=common.log_json, bars=False) as shown,
+        display(quiet=common.quiet, log_json=common.log_json) as shown,
     ):
         done = asyncio.run(_repair(common, archive, reports, show, (shown, record)))
         record.repairs(done.values())
@@ -59,13 +58,16 @@ async def _repair(
 
     def told(moved: Moved) -> None:
         if show is not None:
-            output.result(str(moved))
+            with shown.aside():
+                output.result(str(moved))
 
     def waiting(what: str, why: str) -> None:
         shown.tell(Waiting(what, why))
 
     async with Client(settings.exchange, on_wait=waiting) as client:
-        repairer = Repairer(begin(client, archive, settings, Watch(shown.tell, stop)), told)
+        estimates = not common.quiet and output.is_terminal()
+        watch = Watch(shown.tell, stop, estimates=estimates)
+        repairer = Repairer(begin(client, archive, settings, watch), told)
         turn = asyncio.Semaphore(settings.exchange.jobs)
 
         async def one(report: PairReport) -> RepairReport:
@@ -73,7 +75,8 @@ async def _repair(
                 done = await repairer.repair(report)
             if not done.after.faults:
                 done.after.digests = await asyncio.to_thread(digests, archive, done.pair)
-            _tell(archive, done, show)
+            with shown.aside():
+                _tell(archive, done, show)
             return done
 
         # A pair that was named twice was verified twice, and is mended once.

@@ -185,7 +185,7 @@ class _PairCrawl:
             settled_ns = await self._run.watch.stop.guard(self._run.clock.settled_ns())
             holes = [hole._replace(through=min(hole.through, settled_ns)) for hole in holes]
             holes = [hole for hole in holes if hole.after < hole.through]
-            self._run.watch.listener(Started(self._pair, holes, None))
+            self._run.watch.listener(Started(self._pair, holes, await self._expected(holes)))
         for hole in self._ordered(holes):
             await self._crawl(one, hole)
         await self._tend(one)
