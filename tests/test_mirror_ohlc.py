@@ -20,7 +20,8 @@ from harvester.checks.against_exchange import Comparer
 from harvester.checks.report import ExchangeReport
 from harvester.kraken.client import Client
 from harvester.mirror.app import app
-from harvester.mirror.made import END_NS, MADE_PAIR, made_archive
+from harvester.mirror.made import END_NS, MADE_PAIR, made_archive, made_tape
+from harvester.mirror.ohlc import ohlc_rows as candles_of
 from harvester.times import DAY, Range
 
 MARKETS = {
@@ -49,6 +50,15 @@ def test_candles_are_those_that_the_exchange_makes(tmp_path: Path, market: Marke
         assert rows(body, market.key) == ohlc_rows(Shelf(market), minutes, reached_ns)
         last_s = (reached_ns // (minutes * MINUTE) - 1) * minutes * 60
         assert json.loads(body)["result"]["last"] == last_s
+
+
+@pytest.mark.parametrize("size", [1, 7, 1_000])
+def test_candles_may_go_over_from_one_batch_to_the_next(size: int) -> None:
+    tape = made_tape(2_000, 3)
+    batches = [tape.slice(start, size) for start in range(0, len(tape), size)]
+    for minutes in (1, 240, 10080):
+        whole = candles_of([tape], minutes * MINUTE, END_NS, 1)
+        assert candles_of(batches, minutes * MINUTE, END_NS, 1) == whole
 
 
 def test_since_leaves_out_what_opens_then_or_before(tmp_path: Path) -> None:
