@@ -119,6 +119,7 @@ def figures(samples: list[Sample], told: Any, options: argparse.Namespace) -> di
         "most_mb": max(one.resident_mb for one in later),
         # Peaks against peaks: between two flushes memory goes up and down by what waits.
         "growth_mb": tail(later) - head(later),
+        "tenths_mb": [round(tail(later[: len(later) * n // 10])) for n in range(1, 11)],
         "open_files": [min(s.open_files for s in later), max(s.open_files for s in later)],
         "most_segments": max(one.segments for one in samples),
     }
