@@ -66,7 +66,7 @@ def test_where_all_find_room_nobody_is_asked_for_sizes(tmp_path: Path) -> None:
         crawl = Crawl(exchange.url, tmp_path, options={"exchange.jobs": 3})
         crawl.run(*(market.altname for market in several))
         assert asked(exchange, "OHLC") == []
-    assert began(crawl) == [market.altname for market in several]
+    assert sorted(began(crawl)) == sorted(market.altname for market in several)
 
 
 def test_who_lacks_less_than_a_week_is_not_asked_for(tmp_path: Path) -> None:
