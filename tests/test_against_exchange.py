@@ -559,9 +559,9 @@ def test_an_exchange_that_is_down_is_said_and_ends_with_3(whole: Archive) -> Non
     assert (run.returncode, run.stdout.partition("  digest")[0]) == (3, SOUND)
     assert run.stderr.splitlines() == [
         "XBTUSD: asking the exchange for its own candles",
-        "XBTUSD: waiting: All connection attempts failed",
-        "harvester: XBTUSD: http://127.0.0.1:9 gave no good answer for 1 s (at last: All "
-        "connection attempts failed); the same command goes on where it stopped",
+        "XBTUSD: waiting: no connection: Connection refused",
+        "harvester: XBTUSD: http://127.0.0.1:9 gave no good answer for 1 s (at last: no "
+        "connection: Connection refused); the same command goes on where it stopped",
     ]
 
 

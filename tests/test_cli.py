@@ -339,8 +339,8 @@ def test_an_unreachable_exchange_is_said_and_ends_with_3(harvester: Any) -> None
     run = harvester("backfill", "XBTUSD", "-q", "--api-url", "http://127.0.0.1:9")
     assert (run.status, run.out) == (3, "")
     assert run.err == (
-        "harvester: AssetPairs: http://127.0.0.1:9 gave no good answer for 1 s (at last: All "
-        "connection attempts failed); the same command goes on where it stopped\n"
+        "harvester: AssetPairs: http://127.0.0.1:9 gave no good answer for 1 s (at last: no "
+        "connection: Connection refused); the same command goes on where it stopped\n"
     )
 
 

@@ -246,7 +246,7 @@ WAITED_OUT = {
     "http:520": "HTTP 520",
     "http:522": "HTTP 522",
     "http:527": "HTTP 527",
-    "close": "Server disconnected without sending a response.",
+    "close": "the connection was closed without an answer",
     "not_json": (
         "the body is no answer of the API (JSON is malformed: invalid character (byte 0))"
     ),
@@ -310,10 +310,10 @@ def test_nobody_at_the_address_is_waited_for() -> None:
         with pytest.raises(ExchangeUnreachable) as caught:
             run(exchange.url, newest, told, give_up_s=0.1)
     assert str(caught.value) == (
-        f"XBTUSD: {exchange.url} gave no good answer for 0.1 s (at last: All connection attempts "
-        "failed); the same command goes on where it stopped"
+        f"XBTUSD: {exchange.url} gave no good answer for 0.1 s (at last: no connection: "
+        "Connection refused); the same command goes on where it stopped"
     )
-    assert set(told.waits) <= {("XBTUSD", "All connection attempts failed")}
+    assert set(told.waits) <= {("XBTUSD", "no connection: Connection refused")}
 
 
 def test_a_throttle_is_waited_out_until_its_stamp() -> None:
@@ -382,9 +382,10 @@ def test_weekly_counts_take_their_turn_among_the_pages() -> None:
         await client.page(PAIR, None)
 
     with Exchange([MARKET]) as exchange:
-        run(exchange.url, ask, rate=20)
+        run(exchange.url, ask, rate=5)
     first, second = [call.at_s for call in exchange.calls]
-    assert second - first >= 1 / 20 - 0.01
+    # The first comes later by what its connection takes.
+    assert second - first >= 1 / 5 - 0.1
 
 
 def test_what_a_pair_was_asked_can_be_seen() -> None:

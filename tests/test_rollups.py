@@ -31,7 +31,7 @@ from test_candles import (
 
 from harvester.archive.archive import EVERYTHING, Archive
 from harvester.archive.writer import writer
-from harvester.candles import rollups
+from harvester.candles import sums
 from harvester.candles.chunks import chunks
 from harvester.candles.plan import plan
 from harvester.candles.query import candle_batches, ohlc
@@ -344,7 +344,7 @@ def test_chunks_of_ticks_are_cut_between_buckets(
 ) -> None:
     archive = busy_archive(tmp_path)
     truth = table(archive, interval="1h", all_columns=True)
-    monkeypatch.setattr(rollups, "CHUNK_ROWS", 7)
+    monkeypatch.setattr(sums, "MOST", 7)
     rolled(archive)
     files = sorted(tmp_path.glob("candles/interval=1m/**/*.parquet"))
     times = [pq.read_table(path, partitioning=None).column("time").to_pylist() for path in files]

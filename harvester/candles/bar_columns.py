@@ -86,7 +86,8 @@ def grouped(batch: pa.RecordBatch, ticks: Ticks, starts: Int64s, *, all_columns:
         "last_time": ticks.time[last],
     }
     if all_columns:
-        made |= _sides(batch, ticks, starts) | _ids(batch, starts)
+        ids = trade_ids(batch)
+        made |= _sides(batch, ticks, starts) | ids_of(ids, ids, starts)
     return made
 
 
@@ -109,15 +110,16 @@ def _is_side(sides: pa.DictionaryArray, side: str) -> Int64s:
     return taken
 
 
-def _ids(batch: pa.RecordBatch, starts: Int64s) -> Columns:
-    """The first and the last id of each bar, of the trades that have one; 0 where none has."""
-    ids = trade_ids(batch)
-    places = np.arange(len(ids))
-    first = np.minimum.reduceat(np.where(ids != 0, places, len(ids)), starts)
-    last = np.maximum.reduceat(np.where(ids != 0, places, -1), starts)
-    # Where no trade of a bar has one, both point at the 0 behind the last trade.
-    padded = np.append(ids, 0)
-    return {"first_trade_id": padded[first], "last_trade_id": padded[last]}
+def ids_of(firsts: Int64s, lasts: Int64s, starts: Int64s) -> Columns:
+    """The first and the last id of each group, of what has one; 0 where nothing has."""
+    places = np.arange(len(firsts))
+    first = np.minimum.reduceat(np.where(firsts != 0, places, len(firsts)), starts)
+    last = np.maximum.reduceat(np.where(lasts != 0, places, -1), starts)
+    # Where nothing in a group has one, both point at the 0 behind the last.
+    return {
+        "first_trade_id": np.append(firsts, 0)[first],
+        "last_trade_id": np.append(lasts, 0)[last],
+    }
 
 
 # --- a bar that goes on --------------------------------------------------------------------------
@@ -154,8 +156,8 @@ def part(bars: Columns, start: int, stop: int | None = None) -> Columns:
 def as_batch(bars: Columns, *, is_complete: bool, all_columns: bool) -> pa.RecordBatch:
     """The bars with the columns shown; every sum must fit 38 digits."""
     schema = schema_of(all_columns=all_columns)
-    arrays = {field.name: _array(bars, field) for field in schema if field.name in bars}
-    value, volume = (_array(bars, field) for field in _SUMS)
+    arrays = {field.name: array_of(bars, field) for field in schema if field.name in bars}
+    value, volume = (array_of(bars, field) for field in _SUMS)
     arrays["vwap"] = _vwap(value, volume)
     arrays["first_time"] = arrays["time"]
     arrays["is_complete"] = pa.array(np.full(len(volume), is_complete))
@@ -165,7 +167,8 @@ def as_batch(bars: Columns, *, is_complete: bool, all_columns: bool) -> pa.Recor
 _SUMS = (pa.field("value", SUM_OF_VALUES), pa.field("volume", SUM_OF_VOLUMES))
 
 
-def _array(bars: Columns, field: pa.Field) -> pa.Array:
+def array_of(bars: Columns, field: pa.Field) -> pa.Array:
+    """One column as Arrow; every sum must fit 38 digits."""
     column = bars[field.name]
     if column.ndim > 1:
         return _from_words(sums.words(column), field.type)

@@ -5,26 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
-import duckdb
-import numpy as np
 import pyarrow as pa
 
-from harvester.archive.rollups import PARTIALS, RollUp, rollup_path
+from harvester.archive.rollups import RollUp, rollup_path
 from harvester.archive.schema import RowsChecksum
 from harvester.archive.segments import Segment, read_batches
 from harvester.archive.writer import Writer
-from harvester.candles.engine import asking, session
-from harvester.candles.measures import BASE, COMBINED, LAST_TIME, MORE
-from harvester.columns import joined, times
+from harvester.candles.partials import Partials
 from harvester.errors import ArchiveDamaged, BadInterval, ValueDoesNotFit
 from harvester.times import Interval, parse_interval
 
-CHUNK_ROWS = 500_000
-MEMORY_LIMIT = "512MB"
 Progress = Callable[[str, int, int], None]
 """Told a pair, its files done and its files in all."""
-
-TICKS = ["trade_id", "time", "price", "volume", "side"]
 
 
 @dataclass(slots=True)
@@ -113,104 +105,21 @@ def _made(
 ) -> dict[str, list[pa.RecordBatch]]:
     archive = writer.archive
     checksum = RowsChecksum()
-    maker = Maker(levels, f"roll-ups of {segment.path}")
+    partials = Partials([width_of(level) for level in levels], f"roll-ups of {segment.path}")
     for batch in read_batches(archive.store, segment.path):
         checksum.update(batch)
-        maker.add(batch)
+        partials.add(batch)
     if checksum.hexdigest() != archive.footer(segment).checksum:
         raise ArchiveDamaged(
             f"{archive.location(segment)} holds other rows than its footer tells: it was not "
             f"rolled up. `harvester verify {writer.pair}` tells more"
         )
-    return maker.finish()
+    made = partials.finish()
+    return {level.text: some for level, some in zip(levels, made, strict=True)}
 
 
-class Maker:
-    """Partial candles at several levels from the batches of one segment, in its order.
-
-    Memory holds some chunks of ticks, and the partial candles.
-    """
-
-    def __init__(self, levels: Sequence[Interval], what: str) -> None:
-        """`levels`: from the finest on; `what` names the work in messages."""
-        self._what = what
-        self._connection = session(MEMORY_LIMIT, 1)
-        self._formulas = BASE | MORE | LAST_TIME
-        self._levels: list[tuple[Interval, _Buckets, _Buckets | None]] = []
-        for level in levels:
-            below = [one for _, one, _ in self._levels if not _width(level) % one.width_ns]
-            formulas = COMBINED if below else self._formulas
-            buckets = _Buckets(self._connection, _width(level), formulas)
-            self._levels.append((level, buckets, below[-1] if below else None))
-
-    def add(self, batch: pa.RecordBatch) -> None:
-        """Count the next ticks, a batch of `TRADES`.
-
-        Raises:
-            ValueDoesNotFit: a sum has too many digits.
-        """
-        with asking(self._what, MEMORY_LIMIT):
-            for _, buckets, below in self._levels:
-                if below is None:
-                    buckets.add(batch.select(TICKS))
-
-    def finish(self) -> dict[str, list[pa.RecordBatch]]:
-        """Batches of `PARTIALS` by the level's name, of all that was counted."""
-        with asking(self._what, MEMORY_LIMIT):
-            for _, buckets, below in self._levels:
-                for batch in below.made if below else []:
-                    buckets.add(batch)
-                buckets.close()
-        return {level.text: buckets.made for level, buckets, _ in self._levels}
-
-
-class _Buckets:
-    """Rows in order, grouped into buckets of one width, a chunk of whole buckets at a time."""
-
-    def __init__(
-        self, connection: duckdb.DuckDBPyConnection, width_ns: int, formulas: dict[str, str]
-    ) -> None:
-        self.width_ns = width_ns
-        self.made: list[pa.RecordBatch] = []
-        self._connection = connection
-        columns = ", ".join(f"{formulas[name]} AS {name}" for name in PARTIALS.names[1:])
-        number = f"epoch_ns(time) // {width_ns}"
-        self._sql = (
-            f"SELECT make_timestamp_ns({number} * {width_ns}) AS time, {columns}\n"
-            f"FROM chunk GROUP BY {number} ORDER BY {number}"
-        )
-        self._waiting: list[pa.RecordBatch] = []
-        self._rows = 0
-        self._due = CHUNK_ROWS
-
-    def add(self, batch: pa.RecordBatch) -> None:
-        self._waiting.append(batch)
-        self._rows += batch.num_rows
-        if self._rows < self._due:
-            return
-        rows = joined(self._waiting)
-        numbers = times(rows) // self.width_ns
-        whole = int(numbers.searchsorted(numbers[-1]))
-        if whole:
-            self._group(rows.slice(0, whole))
-        self._waiting = [rows.slice(whole)]
-        self._rows -= whole
-        self._due = max(CHUNK_ROWS, 2 * self._rows)
-
-    def close(self) -> None:
-        if self._rows:
-            self._group(joined(self._waiting))
-        self._waiting, self._rows = [], 0
-
-    def _group(self, rows: pa.RecordBatch) -> None:
-        place = pa.array(np.arange(rows.num_rows, dtype=np.int64))
-        self._connection.register("chunk", pa.table(rows.append_column("place", place)))
-        found = self._connection.sql(self._sql).to_arrow_table()
-        self._connection.unregister("chunk")
-        self.made += found.cast(PARTIALS).combine_chunks().to_batches()
-
-
-def _width(level: Interval) -> int:
+def width_of(level: Interval) -> int:
+    """How long a level's candles are, in nanoseconds."""
     if level.width_ns is None:
         raise BadInterval(f"{level.text} is no level of roll-ups: give fixed lengths such as 1h")
     return level.width_ns

@@ -9,7 +9,8 @@ import pyarrow as pa
 from harvester.archive.archive import Archive
 from harvester.archive.rollups import PARTIALS, RollUp, read_partials
 from harvester.archive.segments import Segment
-from harvester.candles.rollups import Maker, parse_levels
+from harvester.candles.recount import Recount
+from harvester.candles.rollups import parse_levels
 from harvester.errors import ArchiveDamaged, BadInterval, ValueDoesNotFit
 
 
@@ -23,15 +24,15 @@ class RollUps:
         self._wrong: list[tuple[RollUp, str]] = []
         self._rollups = [one for one in rollups if self._is_level(one)]
         levels = parse_levels(one.interval for one in self._rollups)
-        self._maker = Maker(levels, f"roll-ups of {segment.path}") if levels else None
+        self._recount = Recount(levels, f"roll-ups of {segment.path}") if levels else None
 
     def add(self, batch: pa.RecordBatch) -> None:
         """Count the next ticks."""
         try:
-            if self._maker is not None:
-                self._maker.add(batch)
+            if self._recount is not None:
+                self._recount.add(batch)
         except ValueDoesNotFit as reason:
-            self._maker = None
+            self._recount = None
             self._wrong += [(one, str(reason)) for one in self._rollups]
 
     def wrong(self) -> list[tuple[RollUp, str]]:
@@ -40,7 +41,7 @@ class RollUps:
         Raises:
             FileNotFoundError: one went meanwhile; list again.
         """
-        made = self._maker.finish() if self._maker is not None else {}
+        made = self._recount.finish() if self._recount is not None else {}
         for one in self._rollups if made else []:
             truth = pa.Table.from_batches(made[one.interval], schema=PARTIALS)
             try:

@@ -18,7 +18,7 @@ from harvester.crawl.crawler import RangeCrawl
 from harvester.crawl.pages import Page
 from harvester.crawl.spans import Cut, cut_between, middle
 from harvester.errors import HarvesterError, Interrupted
-from harvester.kraken.pools import SPANS_A_PAIR
+from harvester.kraken.pacing import SPANS_A_PAIR
 from harvester.times import Range
 
 LEAST_LEFT = 8

@@ -28,7 +28,7 @@ def tend(writer: Writer, rollups: Sequence[str], listener: Listener) -> None:
     writer.compact(closed=True, progress=step)
     if not rollups:
         return
-    # DuckDB is wanted only now, and takes its time and memory to load.
+    # The rooms of candles are wanted only now, and take their time to load.
     from harvester.candles.rollups import parse_levels, roll_up  # noqa: PLC0415
 
     for note in roll_up(writer, parse_levels(rollups), step).notes:

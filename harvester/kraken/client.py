@@ -20,10 +20,10 @@ from harvester.config import ExchangeSettings
 from harvester.errors import BadSetting, ExchangeUnreachable, UnreadableAnswer
 from harvester.kraken.answers import Transient, check_errors, check_status, read_result
 from harvester.kraken.candles import WEEK_MIN, Candle, read_candles
-from harvester.kraken.pacing import LONGEST_WAIT_S, Paces, PaceState
+from harvester.kraken.pacing import LONGEST_WAIT_S, SPANS_A_PAIR, Paces, PaceState
 from harvester.kraken.pages import Page, decode_page
 from harvester.kraken.pairs import Pair, read_pairs
-from harvester.kraken.pools import SPANS_A_PAIR, Pools
+from harvester.kraken.transport import http_client
 from harvester.times import SECOND
 
 # stamina reports each retry to the log; `on_wait` tells ours.
@@ -69,7 +69,7 @@ class Client:
         self._landed = asyncio.Event()
         self._told_rates: dict[str, float] = {}
         self._answered = False
-        self._pools = Pools(settings)
+        self._http = http_client(settings)
         self.calls = 0
         self.refusals = 0
 
@@ -84,7 +84,7 @@ class Client:
         trace: TracebackType | None,
     ) -> None:
         """Close the pool."""
-        await self._pools.aclose()
+        await self._http.aclose()
 
     def slowed(self, pair: Pair) -> bool:
         """Whether refusals keep this pair under its set rate at present."""
@@ -265,7 +265,7 @@ class Client:
             # httpx times each read alone: a body that dribbles would never end.
             async with (
                 asyncio.timeout(self._settings.timeout_s),
-                self._pools.of(what or endpoint).stream("GET", url) as response,
+                self._http.stream("GET", url) as response,
             ):
                 body = await _body(response)
         except TimeoutError as error:

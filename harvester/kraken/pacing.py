@@ -16,6 +16,9 @@ from dataclasses import dataclass
 
 from harvester.kraken.limit import FoundLimit, Limit, NoLimit
 
+SPANS_A_PAIR = 2
+"""So many calls of one pair may be in flight at once: see `crawl/split.py`."""
+
 LONGEST_WAIT_S = 60.0
 JITTER = 0.25
 

@@ -1,0 +1,174 @@
+"""What httpx's client sends by: a transport for many short requests to one place.
+
+httpx's own, httpcore, takes two thirds of what a request costs, and more with every connection that
+is open: it looks at all of them at each request. Here whoever asks takes the connection that rested
+last, and gives it back. docs/performance.md has the figures.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import ssl
+import time
+from typing import NamedTuple, Self
+from urllib.request import getproxies
+
+import httpx
+
+from harvester.config import ExchangeSettings
+from harvester.errors import BadSetting
+from harvester.kraken.connection import Connection
+from harvester.kraken.pacing import SPANS_A_PAIR
+
+RESTS_S = 15.0
+"""A connection that has rested longer is not used again: servers close theirs, some after 20 s."""
+HAPPY_EYEBALLS_S = 0.25
+"""After so long the next address of a name is tried beside the first, as RFC 8305 has it."""
+
+_CAN_END_A_LINE = (b"\r", b"\n", b"\0")
+
+
+class Origin(NamedTuple):
+    """Where connections lead."""
+
+    scheme: str
+    host: str
+    port: int
+
+
+def http_client(settings: ExchangeSettings) -> httpx.AsyncClient:
+    """The client that asks the exchange; it goes by proxies where the environment names some.
+
+    Raises:
+        BadSetting: the address, or the file of certificates, can't be used.
+    """
+    verify = _certificates(settings.ca_file)
+    proxies = getproxies()
+    # httpx's own transport knows how to speak to proxies.
+    is_direct = not any(proxies.get(one) for one in ("http", "https", "all"))
+    most = SPANS_A_PAIR * settings.jobs + 2
+    try:
+        return httpx.AsyncClient(
+            base_url=settings.url,
+            headers={"User-Agent": settings.user_agent, "Accept": "application/json"},
+            timeout=settings.timeout_s,
+            # However many are asked at once, no call waits for a connection.
+            limits=httpx.Limits(max_connections=most, max_keepalive_connections=most),
+            verify=verify,
+            transport=DirectTransport(verify) if is_direct else None,
+        )
+    except httpx.InvalidURL as error:
+        raise BadSetting(f"[exchange] url {settings.url!r} is no address: {error}") from error
+
+
+def _certificates(ca_file: str) -> ssl.SSLContext:
+    try:
+        return ssl.create_default_context(cafile=ca_file) if ca_file else httpx.create_ssl_context()
+    except (OSError, ssl.SSLError) as error:
+        raise BadSetting(f"[exchange] ca_file {ca_file!r} can't be used: {error}") from error
+
+
+class DirectTransport(httpx.AsyncBaseTransport):
+    """Sends requests over connections that are kept open, HTTP/1.1 with or without TLS.
+
+    Answers are whole before they are handed on. Only connecting is limited in time here: whoever
+    asks limits the whole.
+    """
+
+    def __init__(self, verify: ssl.SSLContext) -> None:
+        """`verify`: how the exchange's certificate is held against what is trusted."""
+        self._verify = verify
+        self._resting: dict[Origin, list[tuple[Connection, float]]] = {}
+        self._closed = False
+
+    async def __aenter__(self) -> Self:
+        """Nothing is opened before the first request."""
+        return self
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        """Send one request.
+
+        Raises:
+            httpx.TransportError: no whole answer came.
+        """
+        origin = _origin(request.url)
+        data = _written(request)
+        connection = self._rested(origin) or await self._opened(origin, request)
+        answer = await connection.ask(data)
+        if connection.is_open and not self._closed:
+            self._resting.setdefault(origin, []).append((connection, time.monotonic()))
+        else:
+            connection.abort()
+        return httpx.Response(
+            answer.status,
+            headers=answer.headers,
+            stream=httpx.ByteStream(b"".join(answer.body)),
+            extensions={"http_version": b"HTTP/1.1"},
+        )
+
+    async def aclose(self) -> None:
+        """Close all connections."""
+        self._closed = True
+        for resting in self._resting.values():
+            for connection, _ in resting:
+                connection.abort()
+        self._resting.clear()
+
+    def _rested(self, origin: Origin) -> Connection | None:
+        """The connection that rested last, if one is still good; those that are not are closed."""
+        resting = self._resting.get(origin, [])
+        while resting:
+            connection, since_s = resting.pop()
+            if connection.is_open and time.monotonic() - since_s < RESTS_S:
+                return connection
+            connection.abort()
+        return None
+
+    async def _opened(self, origin: Origin, request: httpx.Request) -> Connection:
+        limit_s = request.extensions.get("timeout", {}).get("connect")
+        is_secure = origin.scheme == "https"
+        try:
+            async with asyncio.timeout(limit_s):
+                _, connection = await asyncio.get_running_loop().create_connection(
+                    Connection,
+                    origin.host,
+                    origin.port,
+                    ssl=self._verify if is_secure else None,
+                    server_hostname=origin.host if is_secure else None,
+                    happy_eyeballs_delay=HAPPY_EYEBALLS_S,
+                )
+        except TimeoutError as error:
+            raise httpx.ConnectTimeout(f"no connection within {limit_s:g} s") from error
+        except OSError as error:
+            raise httpx.ConnectError(f"no connection: {_reason(error)}") from error
+        return connection
+
+
+def _reason(error: OSError) -> str:
+    """In the system's own words: asyncio's name the address, which the caller names, too."""
+    if error.errno is None or isinstance(error, (ssl.SSLError, socket.gaierror)):
+        return error.strerror or str(error)
+    return os.strerror(error.errno)
+
+
+def _origin(url: httpx.URL) -> Origin:
+    if url.scheme not in ("http", "https"):
+        raise httpx.UnsupportedProtocol("it must begin with http:// or https://")
+    port = url.port or (443 if url.scheme == "https" else 80)
+    return Origin(url.scheme, url.raw_host.decode(), port)
+
+
+def _written(request: httpx.Request) -> bytes:
+    """A request as it is sent.
+
+    Raises:
+        httpx.LocalProtocolError: a header would end its line.
+    """
+    lines = [b"%b %b HTTP/1.1\r\n" % (request.method.encode(), request.url.raw_path)]
+    for name, value in request.headers.raw:
+        if any(mark in value or mark in name for mark in _CAN_END_A_LINE):
+            raise httpx.LocalProtocolError(f"the header {name!r} can't be sent: {value!r}")
+        lines.append(b"%b: %b\r\n" % (name, value))
+    return b"".join([*lines, b"\r\n"])

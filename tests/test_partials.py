@@ -1,0 +1,78 @@
+"""Partial candles by numpy and by DuckDB: the same to the bit, however the ticks come in."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+import oracle
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from test_candles import MADE_TAPES
+from test_candles import batch as rows_of
+
+from harvester.archive.rollups import PARTIALS
+from harvester.archive.schema import trades_of
+from harvester.candles import recount, sums
+from harvester.candles.partials import Partials
+from harvester.candles.recount import Recount
+from harvester.candles.rollups import parse_levels, width_of
+from harvester.columns import joined
+from harvester.errors import ArchiveDamaged
+
+
+def trades_batch(rows: Sequence[oracle.Row]) -> pa.RecordBatch:
+    return joined(list(trades_of([rows_of(rows)])))
+
+
+def cut_at(batch: pa.RecordBatch, places: list[int]) -> list[pa.RecordBatch]:
+    ends = [0, *sorted(place % batch.num_rows for place in places), batch.num_rows]
+    parts = [batch.slice(a, b - a) for a, b in pairwise(ends)]
+    return [part for part in parts if part.num_rows]
+
+
+@pytest.mark.parametrize("levels", [["1m"], ["1m", "1h"], ["7m", "1h"], ["1s", "1m", "5m", "1d"]])
+@pytest.mark.parametrize("name", MADE_TAPES)
+@given(
+    places=st.lists(st.integers(0, 10_000), max_size=5),
+    step=st.integers(1, 50),
+    chunk=st.integers(1, 400),
+)
+@settings(max_examples=8, deadline=None)
+def test_two_ways_to_count_agree_to_the_bit(
+    name: str, levels: list[str], places: list[int], step: int, chunk: int
+) -> None:
+    batch = trades_batch(MADE_TAPES[name])
+    parsed = parse_levels(levels)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sums, "MOST", step)
+        patch.setattr(recount, "CHUNK_ROWS", chunk)
+        by_numpy = Partials([width_of(level) for level in parsed], "a test")
+        by_duckdb = Recount(parsed, "a test")
+        for part in cut_at(batch, places):
+            by_numpy.add(part)
+            by_duckdb.add(part)
+        made, counted = by_numpy.finish(), by_duckdb.finish()
+    for level, some in zip(parsed, made, strict=True):
+        table = pa.Table.from_batches(some, schema=PARTIALS)
+        assert table.equals(pa.Table.from_batches(counted[level.text], schema=PARTIALS))
+
+
+def test_nothing_counted_is_no_candle() -> None:
+    assert Partials([60, 3600], "a test").finish() == [[], []]
+
+
+@pytest.mark.parametrize("column", ["price", "volume"])
+def test_a_price_or_a_volume_below_0_is_not_counted(column: str) -> None:
+    batch = trades_batch(MADE_TAPES["busy"])
+    place = batch.schema.get_field_index(column)
+    kind = batch.schema.field(column).type
+    values = [-value if at == 3 else value for at, value in enumerate(batch[column].to_pylist())]
+    batch = batch.set_column(place, batch.schema.field(column), pa.array(values, kind))
+    with pytest.raises(ArchiveDamaged) as caught:
+        Partials([60], "roll-ups of a.parquet").add(batch)
+    assert str(caught.value).startswith(
+        "roll-ups of a.parquet: a price or a volume below 0 was published behind 20"
+    )
