@@ -83,6 +83,12 @@ def int64s_as(kind: pa.DataType, numbers: Int64s) -> pa.Array:
     return pa.Array.from_buffers(kind, len(numbers), [None, pa.py_buffer(numbers)])
 
 
+def empty_texts(rows: int) -> pa.Array:
+    """So many empty texts; none is null."""
+    offsets = pa.py_buffer(np.zeros(rows + 1, dtype=np.int32))
+    return pa.Array.from_buffers(pa.string(), rows, [None, offsets, pa.py_buffer(b"")])
+
+
 def joined(batches: list[pa.RecordBatch]) -> pa.RecordBatch:
     """Several batches as one, in order; words of different dictionaries are unified."""
     if len(batches) == 1:

@@ -282,7 +282,9 @@ def damaged_zip(folder: Path) -> None:
     path.write_bytes(raw)
 
 
-DAMAGED = "harvester: XBTUSD: K.zip:XBTUSD.csv can't be read: Bad CRC-32 for file 'XBTUSD.csv'\n"
+DAMAGED = (
+    "harvester: XBTUSD: K.zip:XBTUSD.csv is damaged: its bytes are not those of its checksum\n"
+)
 
 
 def test_a_damaged_zip_leaves_nothing(harvester: Any, tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ from harvester.columns import (
     decimal_words,
     joined,
     times,
+    trade_ids,
 )
 
 FORMAT = 1
@@ -146,7 +147,7 @@ class RowsChecksum:
     def _update(self, trades: pa.RecordBatch) -> None:
         records = _records(trades)
         self.rows += len(records)
-        if not ((records["misc_bytes"] == 0) | (records["misc_bytes"] == _NULL_MISC)).all():
+        if _has_texts(trades.column("misc")):
             for record, misc in zip(records, trades.column("misc").to_pylist(), strict=True):
                 self._hash.update(record.tobytes() + (misc or "").encode())
             return
@@ -158,17 +159,23 @@ class RowsChecksum:
 
 
 def _records(trades: pa.RecordBatch) -> np.ndarray[Any, np.dtype[np.void]]:
+    # What is the same in all rows is not worked out for each: files have no ids and no sides.
     records = np.zeros(trades.num_rows, dtype=_RECORD)
     ids = trades.column("trade_id")
-    records["has_id"] = ids.is_valid().to_numpy(zero_copy_only=False)
-    records["trade_id"] = ids.fill_null(0).to_numpy(zero_copy_only=False)
+    if ids.null_count < len(ids):
+        records["trade_id"] = trade_ids(trades)
+        records["has_id"] = ids.is_valid().to_numpy(zero_copy_only=False) if ids.null_count else 1
     records["time"] = times(trades)
     records["tie"] = trades.column("tie").to_numpy()
     # A decimal of 18 digits fits its low word, sign and all.
     records["price"] = decimal_words(trades.column("price"))[0]
-    records["volume_low"], records["volume_high"] = decimal_words(trades.column("volume"))
-    records["side"] = _codes(trades.column("side"), SIDES)
-    records["order_type"] = _codes(trades.column("order_type"), ORDER_TYPES)
+    records["volume_low"], high = decimal_words(trades.column("volume"))
+    if high.any():
+        records["volume_high"] = high
+    for name, known in (("side", SIDES), ("order_type", ORDER_TYPES)):
+        words = trades.column(name)
+        if words.null_count < len(words):
+            records[name] = _codes(words, known)
     records["misc_bytes"] = _misc_bytes(trades.column("misc"))
     return records
 
@@ -178,11 +185,24 @@ def _codes(words: pa.DictionaryArray, known: pa.Array) -> Int64s:
     places = pc.add(pc.index_in(words.dictionary, value_set=known), 1)
     if places.null_count:
         raise ValueError(f"unknown words among {words.dictionary}")
-    codes: Int64s = places.take(words.indices).fill_null(0).to_numpy(zero_copy_only=False)
+    if words.null_count == 0:
+        codes: Int64s = places.to_numpy()[words.indices.to_numpy()]
+        return codes
+    codes = places.take(words.indices).fill_null(0).to_numpy(zero_copy_only=False)
     return codes
 
 
-def _misc_bytes(words: pa.DictionaryArray) -> Int64s:
+def _has_texts(words: pa.DictionaryArray) -> bool:
+    """Whether any text may be more than an empty one."""
+    return bool(pc.max(pc.binary_length(words.dictionary)).as_py())
+
+
+def _misc_bytes(words: pa.DictionaryArray) -> Int64s | int:
+    """The length of each text, `_NULL_MISC` for null; one for all where it is the same."""
+    if words.null_count == len(words):
+        return _NULL_MISC
+    if words.null_count == 0 and not _has_texts(words):
+        return 0
     lengths = pc.binary_length(words.dictionary).cast(pa.uint32())
     sizes: Int64s = lengths.take(words.indices).fill_null(_NULL_MISC).to_numpy(zero_copy_only=False)
     return sizes

@@ -114,6 +114,10 @@ class _RowFacts:
                 self._lead += len(ids)
             self._trail += len(ids)
             return
+        if ids.null_count == 0:
+            self._first = ids[0].as_py() if self._first is None else self._first
+            self._last, self._trail = ids[-1].as_py(), 0
+            return
         places = ids.is_valid().to_numpy(zero_copy_only=False).nonzero()[0]
         if self._first is None:
             self._first = ids[int(places[0])].as_py()

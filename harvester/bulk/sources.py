@@ -5,24 +5,31 @@ from __future__ import annotations
 import re
 import stat
 import zipfile
-import zlib
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
-from typing import IO, NamedTuple
+from typing import NamedTuple
 
+from harvester.bulk.unpacking import REFUSALS, crc32, unpacked
 from harvester.errors import BadFile, DamagedFile
 from harvester.times import SECOND, parse_moment
 
 BLOCK_BYTES = 1 << 20
 LONGEST_LINE = 1 << 16
+HEAD_BYTES = 4 * LONGEST_LINE
 MOST_PACKED = 200
 """A file that packs better than this is no file of trades: theirs pack to a third or a tenth."""
 SMALL_BYTES = 10 << 20
 
 _QUARTER = re.compile(r"_Q([1-4])_(\d{4})(?!\d)", re.IGNORECASE)
 _HISTORY = re.compile(r"Kraken_Trading_History(?: ?\(\d+\))?\.zip", re.IGNORECASE)
-_REFUSALS = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, OSError)
+_REFUSALS: tuple[type[Exception], ...] = (
+    *REFUSALS,
+    zipfile.BadZipFile,
+    EOFError,
+    NotImplementedError,
+    RuntimeError,
+    OSError,
+)
 
 
 class Whole(NamedTuple):
@@ -174,22 +181,28 @@ def _check_places(path: Path, entries: list[zipfile.ZipInfo]) -> None:
         raise BadFile(f"{path} is shorter than its directory says: it was not downloaded whole")
 
 
-@contextmanager
-def opened(member: Member) -> Iterator[IO[bytes]]:
-    """A member's bytes as a stream, unpacked on the way.
+def pieces(member: Member) -> Iterator[bytes]:
+    """A member's bytes as a stream, unpacked on the way; never more of them than it says to hold.
 
     Raises:
-        DamagedFile: what can't be read, also while the block runs.
+        DamagedFile: what can't be read.
     """
+    size = 0
     try:
-        if not member.inner:
-            with member.path.open("rb") as file:
-                yield file
-        else:
-            with zipfile.ZipFile(member.path) as archive, archive.open(member.inner) as stream:
-                yield stream
+        inner = member.inner
+        for piece in unpacked(member.path, inner) if inner else _read(member.path):
+            size += len(piece)
+            if size > member.size:
+                raise DamagedFile(f"{member} is damaged: it holds more than {member.size:,} bytes")
+            yield piece
     except _REFUSALS as error:
         raise DamagedFile(f"{member} can't be read: {error}") from error
+
+
+def _read(path: Path) -> Iterator[bytes]:
+    with path.open("rb") as file:
+        while data := file.read(BLOCK_BYTES):
+            yield data
 
 
 def checksum(member: Member) -> str:
@@ -197,17 +210,23 @@ def checksum(member: Member) -> str:
     crc = member.crc
     if crc is None:
         crc = 0
-        with opened(member) as stream:
-            while data := stream.read(BLOCK_BYTES):
-                crc = zlib.crc32(data, crc)
+        for piece in pieces(member):
+            crc = crc32(piece, crc)
+    return _told(crc)
+
+
+def _told(crc: int) -> str:
     return f"crc32:{crc:08x}"
 
 
 def head(member: Member) -> bytes:
     """The first lines of a member, some hundred kilobytes."""
-    with opened(member) as stream:
-        data = stream.read(4 * LONGEST_LINE)
-    lines, end, _ = data.rpartition(b"\n")
+    data = b""
+    for piece in pieces(member):
+        data += piece
+        if len(data) >= HEAD_BYTES:
+            break
+    lines, end, _ = data[:HEAD_BYTES].rpartition(b"\n")
     return lines + end or data + b"\n"
 
 
@@ -224,20 +243,18 @@ def blocks(member: Member, expected: str) -> Iterator[bytes]:
     """
     crc = size = 0
     rest = b""
-    with opened(member) as stream:
-        while data := stream.read(BLOCK_BYTES):
-            size += len(data)
-            # A ZIP's member is held against its CRC as it is unpacked.
-            crc = crc if member.inner else zlib.crc32(data, crc)
-            lines, end, rest_ = data.rpartition(b"\n")
-            if not end:
-                rest += data
-            else:
-                yield rest + lines + end
-                rest = rest_
-            if len(rest) > LONGEST_LINE:
-                raise BadFile(f"{member} holds a line of more than {LONGEST_LINE:,} bytes")
-    if size != member.size or not (member.inner or f"crc32:{crc:08x}" == expected):
+    for data in pieces(member):
+        size += len(data)
+        crc = crc32(data, crc)
+        end = data.rfind(b"\n") + 1
+        if not end:
+            rest += data
+        else:
+            yield b"".join((rest, data[:end]))
+            rest = data[end:]
+        if len(rest) > LONGEST_LINE:
+            raise BadFile(f"{member} holds a line of more than {LONGEST_LINE:,} bytes")
+    if (size, _told(crc)) != (member.size, expected):
         raise DamagedFile(f"{member} is damaged: its bytes are not those of its checksum")
     if rest:
         yield rest + b"\n"

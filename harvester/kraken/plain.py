@@ -24,6 +24,7 @@ from harvester.columns import (
     VOLUME,
     Int64s,
     decimals_of,
+    empty_texts,
     int64s_as,
 )
 from harvester.times import BEGINNING_NS, END_OF_TIME, SECOND
@@ -82,15 +83,10 @@ def read_plain(body: bytes) -> Plain | None:
         decimals_of(VOLUME, volumes),
         pa.DictionaryArray.from_arrays(pa.array(places.sells.astype(np.int32)), SIDES),
         pa.DictionaryArray.from_arrays(pa.array(places.limits.astype(np.int32)), ORDER_TYPES),
-        _empty_texts(len(ids)),
+        empty_texts(len(ids)),
     ]
     rows = pa.RecordBatch.from_arrays(columns, schema=ROWS)
     return Plain(rows, stamps, tail[1].decode())
-
-
-def _empty_texts(rows: int) -> pa.Array:
-    offsets = pa.py_buffer(np.zeros(rows + 1, dtype=np.int32))
-    return pa.Array.from_buffers(pa.string(), rows, [None, offsets, pa.py_buffer(b"")])
 
 
 def _places(body: bytes, begin: int, end: int) -> _Places | None:
