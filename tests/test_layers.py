@@ -36,6 +36,8 @@ ROOMS = (
 STRANGERS = {("archive", "kraken"), ("candles", "kraken")}
 HOMES = {
     "httpx": "kraken",
+    "httptools": "kraken",
+    "isal": "bulk",
     "stamina": "kraken",
     "duckdb": "candles",
     "pyarrow.parquet": "archive",
