@@ -8,20 +8,16 @@ from dataclasses import dataclass, field
 from decimal import Context, Decimal, InvalidOperation
 from typing import Any, NamedTuple
 
-import numpy as np
 import pyarrow as pa
-import pyarrow.csv as pc
 
+from harvester.bulk.digits import Digits, Unusual, read
 from harvester.bulk.layout import ORDER_TYPES, SIDES, Layout, number
 from harvester.columns import ORDER_TYPES as ORDER_WORDS
-from harvester.columns import ROWS, WORD, Int64s
+from harvester.columns import ROWS, WORD, decimals_of
 from harvester.columns import SIDES as SIDE_WORDS
 from harvester.errors import BadFile
 from harvester.times import BEGINNING_NS, END_OF_TIME
 
-_COMMA, _DOT, _LINE = b",.\n"
-_ZERO, _NINE = b"09"
-_LETTERS = tuple(b"bslm")
 _DECIMALS = {"time": 9, "price": 10, "volume": 8}
 """Decimals kept: of a time as many as make nanoseconds, else the format's."""
 _DIGITS_BEFORE = {"time": 10, "price": 8, "volume": 14}
@@ -85,29 +81,10 @@ def parse(block: bytes, layout: Layout, first_line: int) -> Parsed:
 
 
 def _at_once(block: bytes, layout: Layout) -> pa.RecordBatch | None:
-    """The rows of lines that hold nothing unusual; None where any does.
-
-    The decimal points are taken out and the numbers read as whole ones, in a third of the time
-    that pyarrow takes for decimals.
-    """
-    width = len(layout.columns)
-    decimals = _decimals(np.frombuffer(block, np.uint8), width)
-    if decimals is None:
-        return None
+    """The rows of lines that hold nothing unusual; None where any does."""
     try:
-        table = pc.read_csv(
-            pa.BufferReader(block.replace(b".", b"")),
-            pc.ReadOptions(
-                use_threads=False, column_names=layout.columns, block_size=len(block) + 1
-            ),
-            pc.ParseOptions(quote_char=False, ignore_empty_lines=False),
-            pc.ConvertOptions(column_types=_TYPES, null_values=[], strings_can_be_null=False),
-        )
-        if len(table) != len(decimals):
-            return None
-        [batch] = table.to_batches()
-        return _columns(batch, dict(zip(layout.columns, decimals.T, strict=True)))
-    except (pa.ArrowInvalid, KeyError, _Unusual):
+        return _columns(read(block, {name: _TYPES[name] for name in layout.columns}))
+    except (Unusual, KeyError):
         return None
 
 
@@ -122,46 +99,13 @@ _TYPES = {
 }
 
 
-class _Unusual(Exception):
-    """A value that the quick way does not know."""
-
-
-def _decimals(text: np.ndarray[Any, np.dtype[np.uint8]], width: int) -> Int64s | None:
-    """How many digits follow the point in each field; shape (rows, width).
-
-    None where anything but digits, points and the letters of sides and types stands, or a line
-    has another number of fields: a sign, a space or an exponent would be misread.
-    """
-    places = (text < _ZERO).nonzero()[0]
-    others = np.count_nonzero(text > _NINE)
-    letters = sum(np.count_nonzero(text == letter) for letter in _LETTERS) if others else 0
-    if letters != others:
-        return None
-    marks = text[places]
-    dots = (marks == _DOT).nonzero()[0]
-    ends = marks[marks != _DOT]
-    if len(ends) == 0 or len(ends) % width or marks[-1] != _LINE:
-        return None
-    by_row = ends.reshape(-1, width)
-    if not ((by_row[:, :-1] == _COMMA).all() and (by_row[:, -1] == _LINE).all()):
-        return None
-    # A field's number is that of the marks before it that are no points.
-    fields = dots - np.arange(len(dots))
-    behind = places[dots + 1] - places[dots] - 1
-    # A point with no digit behind it would be taken out of a text without a trace.
-    if (fields[1:] == fields[:-1]).any() or not behind.all():
-        return None
-    decimals = np.zeros(len(ends), dtype=np.int64)
-    decimals[fields] = behind
-    return decimals.reshape(-1, width)
-
-
-def _columns(batch: pa.RecordBatch, decimals: Mapping[str, Int64s]) -> pa.RecordBatch:
-    rows = batch.num_rows
-    for name, found in decimals.items():
-        if name not in _DECIMALS and found.any():
-            raise _Unusual
-    scaled = {name: _scaled(name, batch.column(name), decimals[name]) for name in _DECIMALS}
+def _columns(fields: Digits) -> pa.RecordBatch:
+    rows = fields.batch.num_rows
+    scaled = {
+        name: fields.scaled(name, decimals, _DIGITS_BEFORE[name])
+        for name, decimals in _DECIMALS.items()
+    }
+    fields.refuse_points(name for name in fields.batch.schema.names if name not in _DECIMALS)
     stamps = scaled["time"]
     if not (
         int(stamps.min()) >= BEGINNING_NS
@@ -169,11 +113,12 @@ def _columns(batch: pa.RecordBatch, decimals: Mapping[str, Int64s]) -> pa.Record
         and int(scaled["price"].min()) > 0
         and int(scaled["volume"].min()) >= 0
     ):
-        raise _Unusual
+        raise Unusual
+    batch = fields.batch
     columns = {
         "time": pa.array(stamps).view(pa.timestamp("ns")),
-        "price": _decimal(scaled["price"], ROWS.field("price").type),
-        "volume": _decimal(scaled["volume"], ROWS.field("volume").type),
+        "price": decimals_of(ROWS.field("price").type, scaled["price"]),
+        "volume": decimals_of(ROWS.field("volume").type, scaled["volume"]),
     }
     given = batch.schema.names
     if "trade_id" in given:
@@ -185,37 +130,6 @@ def _columns(batch: pa.RecordBatch, decimals: Mapping[str, Int64s]) -> pa.Record
     return pa.RecordBatch.from_arrays(
         [columns.get(one.name, pa.nulls(rows, one.type)) for one in ROWS], schema=ROWS
     )
-
-
-def _scaled(name: str, column: pa.Array, decimals: Int64s) -> Int64s:
-    """Whole numbers in the column's unit, from numbers that lack their points."""
-    scale = _DECIMALS[name]
-    numbers: Int64s = column.to_numpy()
-    least, most = int(decimals.min()), int(decimals.max())
-    if most > scale:
-        raise _Unusual
-    digits = _DIGITS_BEFORE[name]
-    if least == most:
-        limit = min(10 ** (digits + most) - 1, _LARGEST // 10 ** (scale - most))
-        if int(numbers.max()) > limit:
-            raise _Unusual
-        return numbers * np.int64(10 ** (scale - most)) if most < scale else numbers
-    most_by = [
-        min(10 ** (digits + some) - 1, _LARGEST // 10 ** (scale - some))
-        for some in range(scale + 1)
-    ]
-    if (numbers > np.array(most_by)[decimals]).any():
-        raise _Unusual
-    factors = np.array([10 ** (scale - some) for some in range(scale + 1)])
-    result: Int64s = numbers * factors[decimals]
-    return result
-
-
-def _decimal(numbers: Int64s, kind: pa.DataType) -> pa.Array:
-    """Whole numbers from 0 on as the unscaled values of a decimal128."""
-    words = np.zeros((len(numbers), 2), dtype=np.int64)
-    words[:, 0] = numbers
-    return pa.Array.from_buffers(kind, len(numbers), [None, pa.py_buffer(words)])
 
 
 def _ids(column: pa.Array) -> pa.Array:

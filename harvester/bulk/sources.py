@@ -1,4 +1,4 @@
-"""Files of trades, packed or not: found, held against what ZIPs can hide, and read as a stream."""
+"""CSVs, packed or not: found, held against what ZIPs can hide, and read as a stream."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from harvester.times import SECOND, parse_moment
 BLOCK_BYTES = 1 << 20
 LONGEST_LINE = 1 << 16
 MOST_PACKED = 200
-"""A file that packs better than this is no file of trades: theirs pack to a third or a tenth."""
+"""A file that packs better than this is none of numbers: those pack to a third or a tenth."""
 SMALL_BYTES = 10 << 20
 
 _QUARTER = re.compile(r"_Q([1-4])_(\d{4})(?!\d)", re.IGNORECASE)
-_HISTORY = re.compile(r"Kraken_Trading_History(?: ?\(\d+\))?\.zip", re.IGNORECASE)
+_HISTORY = re.compile(r"Kraken_(?:Trading_History|OHLCVT)(?: ?\(\d+\))?\.zip", re.IGNORECASE)
 _REFUSALS = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, OSError)
 
 
@@ -92,7 +92,7 @@ def _members(path: Path, whole: Whole) -> list[Member]:
         if not path.exists():
             raise FileNotFoundError(2, "there is no such file")
         if not zipfile.is_zipfile(path):
-            raise BadFile(f"{path} is no ZIP, no CSV and no folder: give Kraken's files of trades")
+            raise BadFile(f"{path} is no ZIP, no CSV and no folder: give files of Kraken's")
         with zipfile.ZipFile(path) as archive:
             return _checked(path, archive.infolist(), known)
     except _REFUSALS as error:
@@ -128,7 +128,7 @@ def _checked(path: Path, entries: list[zipfile.ZipInfo], known: Whole) -> list[M
     seen: set[str] = set()
     for entry in entries:
         if reason := _fault(entry, seen):
-            raise BadFile(f"{path}: its member {entry.filename!r} {reason}: nothing was imported")
+            raise BadFile(f"{path}: its member {entry.filename!r} {reason}: nothing of it was read")
         seen.add(entry.filename)
     _check_places(path, entries)
     return [
@@ -211,16 +211,17 @@ def head(member: Member) -> bytes:
     return lines + end or data + b"\n"
 
 
-def blocks(member: Member, expected: str) -> Iterator[bytes]:
+def blocks(member: Member, expected: str | None) -> Iterator[bytes]:
     """A member's lines in blocks, each ended; the last is given once the whole was read and held.
 
     Args:
         member: to be read.
-        expected: its checksum.
+        expected: its checksum; None where it is read only once. A ZIP's member is held against its
+            own in any case.
 
     Raises:
         DamagedFile: its bytes are not those that the checksum was made of.
-        BadFile: a line is too long to be a trade.
+        BadFile: a line is too long to be a trade or a candle.
     """
     crc = size = 0
     rest = b""
@@ -228,7 +229,7 @@ def blocks(member: Member, expected: str) -> Iterator[bytes]:
         while data := stream.read(BLOCK_BYTES):
             size += len(data)
             # A ZIP's member is held against its CRC as it is unpacked.
-            crc = crc if member.inner else zlib.crc32(data, crc)
+            crc = zlib.crc32(data, crc) if expected and not member.inner else crc
             lines, end, rest_ = data.rpartition(b"\n")
             if not end:
                 rest += data
@@ -237,7 +238,8 @@ def blocks(member: Member, expected: str) -> Iterator[bytes]:
                 rest = rest_
             if len(rest) > LONGEST_LINE:
                 raise BadFile(f"{member} holds a line of more than {LONGEST_LINE:,} bytes")
-    if size != member.size or not (member.inner or f"crc32:{crc:08x}" == expected):
+    known = None if member.inner else expected
+    if size != member.size or known not in (None, f"crc32:{crc:08x}"):
         raise DamagedFile(f"{member} is damaged: its bytes are not those of its checksum")
     if rest:
         yield rest + b"\n"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from decimal import Context, Decimal
 from typing import Any
@@ -17,6 +17,7 @@ from harvester.kraken.candles import VALUES, Candle
 from harvester.times import UNITS_NS, Range, parse_interval
 
 SHOWN = ("time", *VALUES, "first_time", "is_complete")
+STREAMED = tuple(name for name in SHOWN if name != "vwap")
 
 # Wide enough for 38 digits and a division's worth beside: nothing here is ever rounded.
 _EXACT = Context(prec=120)
@@ -60,6 +61,13 @@ class Asker:
             found[candle.time_ns] = Held(candle, row["is_complete"], at_opening)
         return found
 
+    def batches(self, minutes: int, span: Range) -> Iterator[pa.RecordBatch]:
+        """The candles of a span that saw trades, as a stream, with `STREAMED` for columns."""
+        for batch in candle_batches(
+            self.archive, self._question(minutes, span), memory_limit=self.memory_limit
+        ):
+            yield batch.select(list(STREAMED))
+
     def with_edges_moved(self, minutes: int, time_ns: int, count: int) -> list[Candle]:
         """What a candle of `count` trades may be, if trades published at its edges are moved.
 
@@ -86,18 +94,17 @@ class Asker:
     def _rows(
         self, minutes: int, span: Range, columns: Sequence[str], fill: Fill = "none"
     ) -> list[dict[str, Any]]:
-        question = Question(
-            self.pair,
-            parse_interval(str(minutes)),
-            span,
-            fill,
-            all_columns=True,
-            pair_decimals=self.decimals,
-        )
+        question = self._question(minutes, span, fill)
         rows: list[dict[str, Any]] = []
         for batch in candle_batches(self.archive, question, memory_limit=self.memory_limit):
             rows += _in_ns(batch.select(list(columns))).to_pylist()
         return rows
+
+    def _question(self, minutes: int, span: Range, fill: Fill = "none") -> Question:
+        interval = parse_interval(str(minutes))
+        return Question(
+            self.pair, interval, span, fill, all_columns=True, pair_decimals=self.decimals
+        )
 
     def _sums(self, minutes: int, span: Range) -> list[_Sum]:
         """The trades of a span within one interval, as one sum, or none."""
