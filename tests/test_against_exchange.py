@@ -515,7 +515,6 @@ def test_the_report_as_json(whole: Archive) -> None:
         "skipped": {"running": 1},
         "shortened": 0,
         "at_edge": 0,
-        "edges_left": 0,
         "miscounted": 0,
         "theirs": 150,
         "ours": 150,

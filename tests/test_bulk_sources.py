@@ -76,7 +76,8 @@ def test_what_was_said_goes_before_what_a_name_tells(tmp_path: Path) -> None:
 def test_a_path_that_climbs_out_is_refused(tmp_path: Path, name: str) -> None:
     path = csvs.packed(tmp_path / "K.zip", {name: LINE})
     assert refusal(path) == (
-        f"FILE: its member {name!r} has a path that leads out of the archive: nothing of it was read"
+        f"FILE: its member {name!r} has a path that leads out of the archive: nothing of it was "
+        "read"
     )
 
 

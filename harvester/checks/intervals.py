@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from harvester.checks.ours import Asker, Held
+from harvester.checks.ours import Asker, Edges, Held
 from harvester.checks.report import IntervalReport
 from harvester.checks.tally import Tally
 from harvester.kraken.candles import Candle
@@ -28,10 +28,19 @@ def compare_interval(
         minutes: the candles' length.
         theirs: in order of time; the last of them is running.
     """
-    tally = Tally(asker, minutes)
+
+    def is_compared(time_ns: int) -> bool:
+        span = Range(time_ns - 1, tally.end_ns(time_ns) - 1)
+        return time_ns >= theirs[0].time_ns and covers(coverage, span)
+
+    tally = Tally(asker, minutes, is_compared)
+
+    def edges_of(time_ns: int) -> Edges:
+        return asker.edges(minutes, [time_ns])[time_ns]
+
     if theirs:
         first, newest = theirs[0].time_ns, theirs[-1].time_ns
-        # The moment at which the running one opens is asked for too: see `with_edges_moved`.
+        # The moment at which the running one opens is asked for too: see `Edges.moved`.
         ours = asker.held(minutes, Range(max(0, first - 1), newest))
         tally.skip(RUNNING)
         closed = {one.time_ns: one for one in theirs[:-1]}
@@ -41,10 +50,9 @@ def compare_interval(
             if reason := _why_not(coverage, span, held, their):
                 tally.skip(reason)
                 continue
-            edges = [held, ours.get(end_ns)]
-            has_edge = any(one and one.at_opening for one in edges)
+            has_edge = any(one and one.at_opening for one in (held, ours.get(end_ns)))
             our = held.candle if held else None
-            tally.compare(time_ns, our, their, has_edge=has_edge)
+            tally.compare(time_ns, our, their, edges_of if has_edge else lambda _: None)
     return tally.report()
 
 

@@ -167,8 +167,6 @@ class IntervalReport:
         shortened: prices that the exchange prints with fewer decimals than they were traded at.
         at_edge: candles that are equal once trades published at the very edge of the interval
             count on its other side.
-        edges_left: candles that differ, and whose trades at the edge were not looked at any more:
-            there were too many of them.
         miscounted: candles whose numbers of trades are not equal.
         theirs: trades in all candles compared, by the exchange's count.
         ours: the same by the trades held.
@@ -181,7 +179,6 @@ class IntervalReport:
     skipped: dict[str, int] = field(default_factory=dict)
     shortened: int = 0
     at_edge: int = 0
-    edges_left: int = 0
     miscounted: int = 0
     theirs: int = 0
     ours: int = 0

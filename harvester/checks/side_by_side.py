@@ -32,16 +32,6 @@ _NO_CANDLES = pa.RecordBatch.from_pylist([], schema=ROWS)
 _AT_ONCE = 4_096
 
 _HOLE, _BEYOND = _REASONS.index(HOLE), _REASONS.index(BEYOND)
-_NOTHING_HELD = pa.RecordBatch.from_pylist(
-    [],
-    schema=pa.schema(
-        [
-            *ROWS,
-            pa.field("first_time", pa.timestamp("ns")),
-            pa.field("is_complete", pa.bool_()),
-        ]
-    ),
-)
 
 Bools = NDArray[np.bool_]
 Codes = NDArray[np.int8]
@@ -70,44 +60,12 @@ def compare_blocks(
         ArchiveDamaged: a file of the archive can't be read.
         ValueDoesNotFit: a sum has more than 38 digits.
     """
-    merge = _Merge(Tally(asker, minutes, VALUES), coverage, whole)
-    ours: _Ours | None = None
+    merge = _Merge(asker, coverage, minutes, whole)
     for block in blocks:
         if block.rows.num_rows:
-            if ours is None:
-                ours = _asked(asker, minutes, whole, int(times(block.rows)[0]))
-            _merge_block(merge, block, ours)
-    if whole.until_s is not None:
-        if ours is None and whole.since_s is not None:
-            ours = _asked(asker, minutes, whole, whole.since_s * SECOND)
-        while ours is not None and ours.fill():
-            merge.take(None, _Part(_NO_CANDLES, 0, ours.through(END_OF_TIME), ours.next_opening()))
+            merge.take(block)
+    merge.finish()
     return merge.tally.report()
-
-
-def _asked(asker: Asker, minutes: int, whole: Whole, first_ns: int) -> _Ours:
-    """Our candles from the file's first row on, or from where it is known to be whole.
-
-    The moment at which it is no longer known to be is asked for too: see `with_edges_moved`.
-    """
-    since = first_ns if whole.since_s is None else min(first_ns, whole.since_s * SECOND)
-    until = END_OF_TIME if whole.until_s is None else whole.until_s * SECOND
-    span = Range(max(0, since - 1), until)
-    return _Ours(asker.batches(minutes, span) if span.after < span.through else iter(()))
-
-
-def _merge_block(merge: _Merge, block: Block, ours: _Ours) -> None:
-    """Take a block with all of ours up to its last candle, in steps that both sides reach."""
-    stamps = times(block.rows)
-    place = 0
-    while place < len(stamps):
-        reached = int(stamps[-1])
-        if ours.fill():
-            reached = min(reached, ours.last_ns)
-        end = int(np.searchsorted(stamps, reached, side="right"))
-        rows, held = block.rows.slice(place, end - place), ours.through(reached)
-        merge.take(block, _Part(rows, place, held, ours.next_opening()))
-        place = end
 
 
 class _Ours:
@@ -115,7 +73,7 @@ class _Ours:
 
     def __init__(self, batches: Iterator[pa.RecordBatch]) -> None:
         self._batches = batches
-        self._batch = _NOTHING_HELD
+        self._batch = _NO_CANDLES
 
     def fill(self) -> bool:
         """Have some candles at hand; False where all were taken."""
@@ -137,47 +95,71 @@ class _Ours:
         taken, self._batch = self._batch.slice(0, end), self._batch.slice(end)
         return taken
 
-    def next_opening(self) -> int | None:
-        """When the next candle opens, if a trade was published at that very moment."""
-        if not self.fill():
-            return None
-        opens, first = (_stamps(self._batch.slice(0, 1), name) for name in ("time", "first_time"))
-        return int(opens[0]) if opens[0] == first[0] else None
-
 
 class _Part(NamedTuple):
     """What both sides have of some time.
 
     Attributes:
         theirs: rows of a block, from the place `offset` in it on.
-        ours: a batch of `STREAMED`.
-        next_opening: see `_Ours.next_opening`.
+        ours: our candles.
     """
 
     theirs: pa.RecordBatch
     offset: int
     ours: pa.RecordBatch
-    next_opening: int | None
 
 
 class _Merge:
-    """Takes part after part of both sides."""
+    """Takes block after block of a file, and of ours what lies beside it."""
 
-    def __init__(self, tally: Tally, coverage: Sequence[Range], whole: Whole) -> None:
-        self.tally = tally
-        self._width_ns = tally.minutes * UNITS_NS["m"]
+    def __init__(self, asker: Asker, coverage: Sequence[Range], minutes: int, whole: Whole) -> None:
+        self.tally = Tally(asker, minutes, self._is_compared, VALUES)
+        self._width_ns = minutes * UNITS_NS["m"]
         self._after = np.array([one.after for one in coverage])
         self._through = np.array([one.through for one in coverage])
+        self._whole = whole
         self._since = 0 if whole.since_s is None else whole.since_s * SECOND
         self._until = END_OF_TIME if whole.until_s is None else whole.until_s * SECOND
+        self._ours: _Ours | None = None
+        # From when on a candle of ours counts.
+        self._first_ns = self._since
 
-    def take(self, block: Block | None, part: _Part) -> None:
-        """Count what is equal and what can't be compared; compare the rest one by one."""
+    def take(self, block: Block) -> None:
+        """Take a block with all of ours up to its last candle, in steps that both sides reach."""
+        stamps = times(block.rows)
+        if self._ours is None:
+            self._ours = self._asked(int(stamps[0]))
+        place = 0
+        while place < len(stamps):
+            reached = int(stamps[-1])
+            if self._ours.fill():
+                reached = min(reached, self._ours.last_ns)
+            end = int(np.searchsorted(stamps, reached, side="right"))
+            rows = block.rows.slice(place, end - place)
+            self._compare(block, _Part(rows, place, self._ours.through(reached)))
+            place = end
+
+    def finish(self) -> None:
+        """Take those of ours that the file would have to have behind its last one."""
+        if self._whole.until_s is None or (self._ours is None and self._whole.since_s is None):
+            return
+        ours = self._ours or self._asked(self._since)
+        while ours.fill():
+            self._compare(None, _Part(_NO_CANDLES, 0, ours.through(END_OF_TIME)))
+
+    def _asked(self, first_ns: int) -> _Ours:
+        """Our candles from the file's first row on, or from where it is known to be whole."""
+        if self._whole.since_s is None:
+            self._first_ns = first_ns
+        span = Range(max(0, min(first_ns, self._first_ns) - 1), self._until - 1)
+        asker, minutes = self.tally.asker, self.tally.minutes
+        return _Ours(asker.batches(minutes, span) if span.after < span.through else iter(()))
+
+    def _compare(self, block: Block | None, part: _Part) -> None:
+        """Count what is equal and what can't be compared; look at the rest one by one."""
         theirs, ours = times(part.theirs), times(part.ours)
         place, is_both = _found(ours, theirs)
         codes, our_codes = self._codes(theirs), self._codes(ours)
-        our_codes[(our_codes == 0) & ~_bools(part.ours.column("is_complete"))] = _HOLE
-        codes[is_both] = our_codes[place[is_both]]
         is_equal = is_both.copy()
         is_equal[is_both] = _equal(
             part.theirs.filter(pa.array(is_both)), part.ours.take(pa.array(place[is_both]))
@@ -202,17 +184,21 @@ class _Merge:
         """Compare candles by when they open, and by their places on either side, or -1."""
         if not rest:
             return
-        has_opening = set(times(part.ours)[_at_opening(part.ours)].tolist()) | {part.next_opening}
+        # With the moment at which the last of them ends.
+        span = Range(max(0, rest[0][0] - 1), rest[-1][0] + self._width_ns)
+        openings = self.tally.asker.openings(self.tally.minutes, span)
+        width_ns = self._width_ns
         for begin in range(0, len(rest), _AT_ONCE):
             some = rest[begin : begin + _AT_ONCE]
+            at_edge = [at for at, *_ in some if not openings.isdisjoint((at, at + width_ns))]
+            edges = self.tally.asker.edges(self.tally.minutes, at_edge)
             held = _candles(part.ours, [at for _, _, at in some if at >= 0])
             for time_ns, their_place, our_place in some:
                 our = next(held) if our_place >= 0 else None
                 their = None
                 if block is not None and their_place >= 0:
                     their = block.candle(part.offset + their_place)
-                has_edge = not has_opening.isdisjoint((time_ns, time_ns + self._width_ns))
-                self.tally.compare(time_ns, our, their, has_edge=has_edge)
+                self.tally.compare(time_ns, our, their, edges.get)
 
     def _codes(self, opens: Int64s) -> Codes:
         """Why candles can't be compared, as places in `_REASONS`; 0 where they can."""
@@ -225,6 +211,9 @@ class _Merge:
         codes[is_held] = 0
         codes[(opens < self._since) | (through >= self._until)] = _BEYOND
         return codes
+
+    def _is_compared(self, time_ns: int) -> bool:
+        return time_ns >= self._first_ns and not self._codes(np.array([time_ns]))[0]
 
     def _skip(self, codes: Codes) -> None:
         for code, candles in enumerate(np.bincount(codes, minlength=len(_REASONS)).tolist()):
@@ -255,17 +244,6 @@ def _candles(ours: pa.RecordBatch, places: Sequence[int]) -> Iterator[Candle]:
         times(rows).tolist(), rows.drop_columns(["time"]).to_pylist(), strict=True
     ):
         yield Candle(time_ns, **row, vwap=Decimal(0))
-
-
-def _at_opening(ours: pa.RecordBatch) -> Bools:
-    """Whether a trade was published at the very moment a candle opens."""
-    at: Bools = _stamps(ours, "time") == _stamps(ours, "first_time")
-    return at
-
-
-def _stamps(batch: pa.RecordBatch, name: str) -> Int64s:
-    stamps: Int64s = batch.column(name).cast(pa.int64()).to_numpy()
-    return stamps
 
 
 def _bools(values: pa.Array) -> Bools:

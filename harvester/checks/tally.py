@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from harvester.checks.ours import Asker
+from harvester.checks.ours import Asker, Edges, Moved
 from harvester.checks.report import Difference, IntervalReport
 from harvester.checks.values import shortened_prices, shown, wrong_values
 from harvester.kraken.candles import VALUES, Candle
@@ -15,8 +15,8 @@ from harvester.times import UNITS_NS
 MOST_LISTED = 20
 """Differences are listed up to so many for each length of candles."""
 
-MOST_MOVED = 2_000
-"""So many candles of a length are made again with trades of their edges moved, a query each."""
+EdgesOf = Callable[[int], Edges | None]
+"""Tells, of when a candle opens, the trades at its edges; None where there are none."""
 
 
 @dataclass(slots=True)
@@ -26,16 +26,20 @@ class Tally:
     Attributes:
         asker: asks the archive.
         minutes: the candles' length.
+        is_compared: whether a candle that opens then is one that can be compared.
         names: of the values that are compared.
+        latest: when the latest one that was compared by itself is over, and how many trades it
+            took of the next one; None where it differs.
     """
 
     asker: Asker
     minutes: int
+    is_compared: Callable[[int], bool]
     names: Sequence[str] = VALUES
     skipped: Counter[str] = field(default_factory=Counter)
     counted: Counter[str] = field(default_factory=Counter)
     differences: list[Difference] = field(default_factory=list)
-    moved: int = 0
+    latest: tuple[int, int | None] = (-1, None)
 
     def end_ns(self, time_ns: int) -> int:
         """When a candle that opens then is over."""
@@ -52,20 +56,25 @@ class Tally:
         self.counted["theirs"] += trades
 
     def compare(
-        self, time_ns: int, our: Candle | None, their: Candle | None, *, has_edge: bool
+        self, time_ns: int, our: Candle | None, their: Candle | None, edges_of: EdgesOf
     ) -> None:
-        """Compare one candle.
+        """Compare one candle; they come in order of time.
 
         Args:
             time_ns: when it opens.
             our: by the trades held; None where there are none.
             their: None where the exchange shows none.
-            has_edge: whether a trade may be published at the very moment it opens or ends.
+            edges_of: asked where the two are not equal.
         """
         wrong = wrong_values(our, their, self.asker.decimals, self.names)
-        if wrong and has_edge and (moved := self._with_edges_moved(time_ns, their)):
-            our, wrong = moved, []
-            self.counted["at_edge"] += 1
+        taken: int | None = 0
+        if wrong:
+            edges = edges_of(time_ns)
+            moved = self._moved(edges, time_ns, their) if edges else None
+            taken = moved.taken if moved else None
+            self.counted["at_edge"] += moved is not None
+            our, wrong = (moved.candle, []) if moved else (our, wrong)
+        self.latest = (self.end_ns(time_ns), taken)
         self._count(our, their, wrong)
         for name in wrong:
             self._list(time_ns, name, our, their)
@@ -96,15 +105,22 @@ class Tally:
         if our and their:
             self.counted["shortened"] += shortened_prices(our, their, self.asker.decimals)
 
-    def _with_edges_moved(self, time_ns: int, their: Candle | None) -> Candle | None:
+    def _moved(self, edges: Edges, time_ns: int, their: Candle | None) -> Moved | None:
         """Ours with trades of its edges moved, where that makes it the exchange's."""
-        if self.moved == MOST_MOVED:
-            self.counted["edges_left"] += 1
-            return None
-        self.moved += 1
-        count = their.count if their else 0
-        moved = self.asker.with_edges_moved(self.minutes, time_ns, count)
         decimals = self.asker.decimals
-        return next(
-            (one for one in moved if not wrong_values(one, their, decimals, self.names)), None
-        )
+        for one in edges.moved(time_ns, their.count if their else 0, decimals):
+            is_equal = not wrong_values(one.candle, their, decimals, self.names)
+            if is_equal and self._may_give(time_ns, one.given):
+                return one
+        return None
+
+    def _may_give(self, time_ns: int, trades: int) -> bool:
+        """Whether the candle before can have so many trades of one: else they were lost.
+
+        It can where it took as many, where it differs anyway, and where it is not compared.
+        """
+        moment, taken = self.latest
+        if moment == time_ns:
+            return taken in (None, trades)
+        before_ns = 2 * time_ns - self.end_ns(time_ns)
+        return not trades or not self.is_compared(before_ns)

@@ -149,8 +149,6 @@ def _line(one: IntervalReport) -> str:
         parts.append(f"{one.shortened:,} prices held only to the decimals that the exchange prints")
     if one.at_edge:
         parts.append(f"{one.at_edge:,} equal by moving trades published at the very edge")
-    if one.edges_left:
-        parts.append(f"of {one.edges_left:,} that differ, trades at the edge were not looked at")
     return "; ".join(parts)
 
 
