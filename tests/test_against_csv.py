@@ -344,8 +344,11 @@ def test_a_quarter_without_a_row_lacks_all_that_we_hold(whole: Archive, tmp_path
     assert (found.compared, found.differing) == (len(lines(60)), len(lines(60)))
 
 
-def test_what_a_quarters_name_does_not_tell_of_is_skipped(whole: Archive, tmp_path: Path) -> None:
-    path = zipped(tmp_path, list, [60], "Kraken_OHLCVT_Q2_2024.zip")
+@pytest.mark.parametrize("quarter", ["Q4_2023", "Q2_2024"])
+def test_what_a_quarters_name_does_not_tell_of_is_skipped(
+    quarter: str, whole: Archive, tmp_path: Path
+) -> None:
+    path = zipped(tmp_path, list, [60], f"Kraken_OHLCVT_{quarter}.zip")
     found = only(whole, path)
     assert (found.compared, found.skipped) == (
         0,
@@ -448,6 +451,23 @@ def test_a_row_that_is_missing_is_told_though_its_only_trade_is_at_the_edge(
     assert [one.time_ns for one in found.differences] == [OPENS, OPENS]
 
 
+def test_a_candle_may_give_no_more_than_the_one_before_takes(tmp_path: Path) -> None:
+    seconds = (-30, 0, 0, 70)
+    rows = expected(
+        tapes.market(
+            Trade(OPENS + at * 10**9, "100.0", "1.5", "b", "m", "", n + 1)
+            for n, at in enumerate(seconds)
+        )
+    )
+    archive = held(tmp_path, Range(0, OPENS + DAY - 1), rows=rows)
+    first, _, last = lines(1, rows)
+    path = tmp_path / "XBTUSD_1.csv"
+    path.write_bytes(text([[*first[:5], "3", "2"], last]))
+    found = only(archive, str(path))
+    assert (found.differing, found.at_edge) == (1, 1)
+    assert [one.time_ns for one in found.differences] == [OPENS, OPENS]
+
+
 # --- skipped -------------------------------------------------------------------------------------
 
 
@@ -471,6 +491,19 @@ def test_a_difference_in_a_hole_counts_for_nothing(tmp_path: Path) -> None:
         return rows
 
     found = only(archive, zipped(tmp_path, change, [60]))
+    assert (found.skipped, found.differing) == ({"in a hole": 1}, 0)
+
+
+def test_a_candle_that_the_file_lacks_is_skipped_where_a_hole_reaches_into_it(
+    tmp_path: Path,
+) -> None:
+    rows = lines(60)
+    cut_at = next(row[1] for row in ROWS if row[1] // 10**9 >= int(rows[20][0])) + 1
+    archive = held(
+        tmp_path, Range(0, cut_at), Range(int(rows[21][0]) * 10**9 - 1, EVERYTHING.through)
+    )
+    path = zipped(tmp_path, lambda all_: [row for row in all_ if row != rows[20]], [60])
+    found = only(archive, path)
     assert (found.skipped, found.differing) == ({"in a hole": 1}, 0)
 
 
@@ -523,16 +556,18 @@ def test_a_bad_row_is_named_by_file_and_line_with_the_reason(line: bytes, tmp_pa
     )
 
 
+@pytest.mark.parametrize("place", range(18, 24))
 def test_lines_are_counted_over_headers_blank_lines_and_blocks(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    place: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Whether the row that goes back is the first of a block or not."""
     monkeypatch.setattr("harvester.bulk.sources.BLOCK_BYTES", 100)
     rows = [b"%d,9.5,9.5,9.5,9.5,1,2\n" % (FIRST + 60 * n) for n in range(30)]
     rows[10] += b"\n"
-    rows[20] = rows[3]
+    rows[place] = rows[3]
     message = refusal(tmp_path, b"time,open,high,low,close,volume,trades\n" + b"".join(rows))
-    assert message.startswith("XBTUSD_1.csv, line 23: ")
-    assert "it does not come after the one of 2024-01-20T23:19:00Z above it" in message
+    assert message.startswith(f"XBTUSD_1.csv, line {place + 3}: ")
+    assert f"it does not come after the one of 2024-01-20T23:{place - 1}:00Z above it" in message
 
 
 def test_a_bad_row_ends_its_file_and_no_other(whole: Archive, tmp_path: Path) -> None:
