@@ -748,6 +748,17 @@ def test_the_report_as_json(tmp_path: Path) -> None:
     assert (ran.returncode, "exchange" in found, ran.stderr) == (0, False, "")
 
 
+def test_files_and_the_exchange_may_be_held_against_at_once(tmp_path: Path) -> None:
+    """Here the exchange is down, which does not keep the files from being compared."""
+    sound(tmp_path)
+    zipped(tmp_path, minutes=[60])
+    options = ("--against-csv", "Kraken_OHLCVT.zip", "--against-exchange", "--json", "-q")
+    ran = run(tmp_path, "verify", *options)
+    [found] = json.loads(ran.stdout)
+    assert (found["exchange"]["exit_status"], found["csv"]["exit_status"]) == (3, 0)
+    assert (found["csv"]["compared"], ran.returncode) == (len(lines(60)), 3)
+
+
 def test_other_files_are_passed_over_and_said(tmp_path: Path) -> None:
     sound(tmp_path)
     data = text(lines(1440))

@@ -44,6 +44,8 @@ def verify(
     One line for each fault, with its file and range; exit status 4 where there is any, where a
     candle is not the exchange's, or where none could be compared.
 
+    --against-csv takes Kraken_OHLCVT.zip or what is like it, and asks nobody.
+
     --repair moves broken files into the folder quarantine/, each with a note, fetches just their
     ranges and what else is missing, and verifies again. Nothing is deleted.
 
