@@ -53,6 +53,8 @@ def test_csvs_are_found_in_zips_and_folders_and_by_themselves(tmp_path: Path) ->
         ("Kraken_Trading_History_Q1_2026.zip", (1_767_225_600, 1_775_001_600)),
         ("Kraken_Trading_History_Q4_2023.zip", (1_696_118_400, 1_704_067_200)),
         ("Kraken_Trading_History.zip", (0, None)),
+        ("Kraken_OHLCVT.zip", (0, None)),
+        ("Kraken_OHLCVT_Q1_2026.zip", (1_767_225_600, 1_775_001_600)),
         ("mine.zip", (None, None)),
     ],
 )
@@ -74,7 +76,8 @@ def test_what_was_said_goes_before_what_a_name_tells(tmp_path: Path) -> None:
 def test_a_path_that_climbs_out_is_refused(tmp_path: Path, name: str) -> None:
     path = csvs.packed(tmp_path / "K.zip", {name: LINE})
     assert refusal(path) == (
-        f"FILE: its member {name!r} has a path that leads out of the archive: nothing was imported"
+        f"FILE: its member {name!r} has a path that leads out of the archive: nothing of it was "
+        "read"
     )
 
 
@@ -84,7 +87,7 @@ def test_a_link_is_refused(tmp_path: Path) -> None:
         entry = zipfile.ZipInfo("XBTUSD.csv")
         entry.external_attr = (stat.S_IFLNK | 0o777) << 16
         archive.writestr(entry, "/etc/passwd")
-    assert refusal(path) == "FILE: its member 'XBTUSD.csv' is a link: nothing was imported"
+    assert refusal(path) == "FILE: its member 'XBTUSD.csv' is a link: nothing of it was read"
 
 
 @pytest.mark.filterwarnings("ignore:Duplicate name")
@@ -93,13 +96,13 @@ def test_a_member_that_is_there_twice_is_refused(tmp_path: Path) -> None:
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("XBTUSD.csv", LINE)
         archive.writestr("XBTUSD.csv", LINE)
-    assert refusal(path) == "FILE: its member 'XBTUSD.csv' is there twice: nothing was imported"
+    assert refusal(path) == "FILE: its member 'XBTUSD.csv' is there twice: nothing of it was read"
 
 
 def test_a_zip_in_a_zip_is_refused(tmp_path: Path) -> None:
     path = csvs.packed(tmp_path / "K.zip", {"inner.zip": b"PK"})
     assert refusal(path) == (
-        "FILE: its member 'inner.zip' is a ZIP itself; unpack it first: nothing was imported"
+        "FILE: its member 'inner.zip' is a ZIP itself; unpack it first: nothing of it was read"
     )
 
 
@@ -117,14 +120,14 @@ def test_an_encrypted_member_is_refused(tmp_path: Path) -> None:
     place = data.index(b"PK\x01\x02")
     data[place + 8] |= 1
     path.write_bytes(data)
-    assert refusal(path) == "FILE: its member 'XBTUSD.csv' is encrypted: nothing was imported"
+    assert refusal(path) == "FILE: its member 'XBTUSD.csv' is encrypted: nothing of it was read"
 
 
 def test_a_bomb_is_refused_by_what_it_says(tmp_path: Path) -> None:
     path = csvs.packed(tmp_path / "K.zip", {"XBTUSD.csv": b"0" * (20 << 20)})
     assert refusal(path) == (
         "FILE: its member 'XBTUSD.csv' says that it unpacks to more than 200 times its size: "
-        "nothing was imported"
+        "nothing of it was read"
     )
 
 
@@ -155,13 +158,13 @@ def test_members_that_share_their_bytes_are_refused(tmp_path: Path) -> None:
 def test_what_is_no_zip_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "K.zip"
     path.write_bytes(b"<html>not found</html>")
-    assert refusal(path) == ("FILE is no ZIP, no CSV and no folder: give Kraken's files of trades")
+    assert refusal(path) == ("FILE is no ZIP, no CSV and no folder: give files of Kraken's")
 
 
 def test_a_download_that_broke_off_is_refused(tmp_path: Path) -> None:
     path = csvs.packed(tmp_path / "K.zip", {"XBTUSD.csv": LINE * 1_000})
     path.write_bytes(path.read_bytes()[:-30])
-    assert refusal(path) == ("FILE is no ZIP, no CSV and no folder: give Kraken's files of trades")
+    assert refusal(path) == ("FILE is no ZIP, no CSV and no folder: give files of Kraken's")
 
 
 def test_what_is_not_there_is_said(tmp_path: Path) -> None:

@@ -185,10 +185,11 @@ def _codes(words: pa.DictionaryArray, known: pa.Array) -> Int64s:
     places = pc.add(pc.index_in(words.dictionary, value_set=known), 1)
     if places.null_count:
         raise ValueError(f"unknown words among {words.dictionary}")
-    if words.null_count == 0:
-        codes: Int64s = places.to_numpy()[words.indices.to_numpy()]
-        return codes
-    codes = places.take(words.indices).fill_null(0).to_numpy(zero_copy_only=False)
+    codes: Int64s
+    if words.null_count:
+        codes = places.take(words.indices).fill_null(0).to_numpy(zero_copy_only=False)
+    else:
+        codes = places.to_numpy()[words.indices.to_numpy()]
     return codes
 
 

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from fnmatch import fnmatchcase
 from typing import NamedTuple
 
 from harvester.bulk.sources import Member
 from harvester.errors import UnknownPair, UsageError
-from harvester.kraken.pairs import Pair, resolve
+from harvester.kraken.pairs import Names, Pair, resolve
+from harvester.times import LONGEST
 
 _PATTERN = frozenset("*?[")
+_CANDLES = re.compile(r"(.+)_([0-9]{1,8})", re.ASCII)
 
 
 class Named(NamedTuple):
@@ -22,17 +25,35 @@ class Named(NamedTuple):
 
 def by_pair(members: Iterable[Member], known: Iterable[Pair]) -> Named:
     """The pair of each member, from its file's name; in the order of the first of each."""
-    book = list(known)
+    book = Names(known)
     found: dict[str, tuple[Pair, list[Member]]] = {}
     unknown = []
     for member in members:
-        try:
-            pair = resolve(member.stem, book)
-        except UnknownPair:
+        pair = book.find(member.stem)
+        if pair is None:
             unknown.append(member)
-            continue
-        found.setdefault(pair.altname, (pair, []))[1].append(member)
+        else:
+            found.setdefault(pair.altname, (pair, []))[1].append(member)
     return Named(list(found.values()), unknown)
+
+
+class CandleFile(NamedTuple):
+    """A member that holds candles of so many minutes."""
+
+    member: Member
+    minutes: int
+
+
+def candle_file(member: Member, book: Names) -> tuple[Pair, CandleFile] | None:
+    """Whose candles a member holds, and which, by its name: `XBTUSD_60.csv` is XBTUSD's of an hour.
+
+    None where its name is none of candles, or no pair fits it.
+    """
+    match = _CANDLES.fullmatch(member.stem)
+    if match is None or not 0 < int(match[2]) <= LONGEST["m"]:
+        return None
+    pair = book.find(match[1])
+    return None if pair is None else (pair, CandleFile(member, int(match[2])))
 
 
 def as_named(name: str) -> Pair | None:

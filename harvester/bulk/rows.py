@@ -8,23 +8,16 @@ from dataclasses import dataclass, field
 from decimal import Context, Decimal, InvalidOperation
 from typing import Any, NamedTuple
 
-import numpy as np
 import pyarrow as pa
-import pyarrow.csv as pc
-from numpy.typing import NDArray
 
+from harvester.bulk.digits import Digits, Letters, Unusual, read
 from harvester.bulk.layout import ORDER_TYPES, SIDES, Layout, number
 from harvester.columns import ORDER_TYPES as ORDER_WORDS
-from harvester.columns import PRICE, ROWS, VOLUME, Int64s, decimals_of, empty_texts, int64s_as
+from harvester.columns import PRICE, ROWS, VOLUME, decimals_of, empty_texts, int64s_as
 from harvester.columns import SIDES as SIDE_WORDS
 from harvester.errors import BadFile
 from harvester.times import BEGINNING_NS, END_OF_TIME
 
-Bytes = NDArray[np.uint8]
-
-_COMMA, _DOT, _LINE = b",.\n"
-_ZERO, _NINE = b"09"
-_LETTERS = {"side": (*b"bs", SIDE_WORDS), "order_type": (*b"ml", ORDER_WORDS)}
 _DECIMALS = {"time": 9, "price": 10, "volume": 8}
 """Decimals kept: of a time as many as make nanoseconds, else the format's."""
 _DIGITS_BEFORE = {"time": 10, "price": 8, "volume": 14}
@@ -88,118 +81,22 @@ def parse(block: bytes, layout: Layout, first_line: int) -> Parsed:
 
 
 def _at_once(block: bytes, layout: Layout) -> pa.RecordBatch | None:
-    """The rows of lines that hold nothing unusual; None where any does.
-
-    The decimal points are taken out and the numbers read as whole ones, in a third of the time
-    that pyarrow takes for decimals.
-    """
+    """The rows of lines that hold nothing unusual; None where any does."""
     try:
-        fields = _fields(np.frombuffer(block, np.uint8), layout.columns)
-        table = pc.read_csv(
-            pa.BufferReader(block.replace(b".", b"")),
-            pc.ReadOptions(
-                use_threads=False, column_names=layout.columns, block_size=len(block) + 1
-            ),
-            pc.ParseOptions(quote_char=False, ignore_empty_lines=False),
-            pc.ConvertOptions(
-                column_types=dict.fromkeys(fields.decimals, pa.int64()),
-                include_columns=list(fields.decimals),
-                null_values=[],
-            ),
-        )
-        [batch] = table.to_batches()
-        if batch.num_rows != fields.rows:
-            return None
-        return _columns(batch, fields)
-    except (pa.ArrowInvalid, _Unusual):
+        return _columns(read(block, layout.columns, _LETTERS))
+    except Unusual:
         return None
 
 
-class _Unusual(Exception):
-    """A value that the quick way does not know."""
+_LETTERS = Letters({"side": (b"bs", SIDE_WORDS), "order_type": (b"ml", ORDER_WORDS)}, ("misc",))
 
 
-class _Fields(NamedTuple):
-    """What the marks between fields tell of a block.
-
-    Attributes:
-        rows: how many lines there are.
-        decimals: how many digits follow the point in each number, by column; shape (rows,).
-        words: the columns that are one letter each, as words.
-    """
-
-    rows: int
-    decimals: dict[str, Int64s]
-    words: dict[str, pa.DictionaryArray]
-
-
-def _fields(text: Bytes, columns: Sequence[str]) -> _Fields:
-    """See `_Fields`.
-
-    Raises:
-        _Unusual: anything but digits, points and the letters of sides and types stands there, or
-            a line has another number of fields: a sign, a space or an exponent would be misread.
-    """
-    places = (text < _ZERO).nonzero()[0]
-    marks = text[places]
-    is_dot = marks == _DOT
-    # From here on `ends` are the places of commas and of lines' ends, a row of them a line.
-    ends = places[~is_dot]
-    width = len(columns)
-    if len(ends) == 0 or len(ends) % width or marks[-1] != _LINE:
-        raise _Unusual
-    by_row = text[ends].reshape(-1, width)
-    if not ((by_row[:, :-1] == _COMMA).all() and (by_row[:, -1] == _LINE).all()):
-        raise _Unusual
-    begins = np.concatenate(([0], ends[:-1] + 1)).reshape(-1, width)
-    decimals = _decimals(places, is_dot.nonzero()[0], len(ends)).reshape(-1, width)
-    ends = ends.reshape(-1, width)
-    fields = _Fields(len(ends), {}, {})
-    for at, name in enumerate(columns):
-        if name in _LETTERS:
-            if not (ends[:, at] - begins[:, at] == 1).all():
-                raise _Unusual
-            fields.words[name] = _word_of(text[begins[:, at]], *_LETTERS[name])
-        elif name == "misc":
-            if not (ends[:, at] == begins[:, at]).all():
-                raise _Unusual
-        else:
-            fields.decimals[name] = decimals[:, at]
-    # All others above the digits would be letters within numbers, such as of 1e5 or 0x1F.
-    if np.count_nonzero(text > _NINE) != len(fields.words) * fields.rows:
-        raise _Unusual
-    return fields
-
-
-def _decimals(places: Int64s, dots: Int64s, count: int) -> Int64s:
-    """How many digits follow the point in each of `count` fields; shape (count,).
-
-    Args:
-        places: where marks stand.
-        dots: which of them are points.
-        count: how many fields there are.
-    """
-    # A field's number is that of the marks before it that are no points.
-    fields = dots - np.arange(len(dots))
-    behind = places[dots + 1] - places[dots] - 1
-    # A point with no digit behind it would be taken out of a text without a trace.
-    if (fields[1:] == fields[:-1]).any() or not behind.all():
-        raise _Unusual
-    decimals = np.zeros(count, dtype=np.int64)
-    decimals[fields] = behind
-    return decimals
-
-
-def _word_of(letters: Bytes, first: int, second: int, words: pa.Array) -> pa.DictionaryArray:
-    """Letters as the two words that they stand for."""
-    is_second = letters == second
-    if not (is_second | (letters == first)).all():
-        raise _Unusual
-    return pa.DictionaryArray.from_arrays(pa.array(is_second.astype(np.int32)), words)
-
-
-def _columns(batch: pa.RecordBatch, fields: _Fields) -> pa.RecordBatch:
-    scaled = {name: _scaled(name, batch.column(name), fields.decimals[name]) for name in _DECIMALS}
+def _columns(fields: Digits) -> pa.RecordBatch:
+    rows = fields.batch.num_rows
+    scaled = {
+        name: fields.scaled(name, decimals, _DIGITS_BEFORE[name])
+        for name, decimals in _DECIMALS.items()
+    }
     stamps = scaled["time"]
     if not (
         int(stamps.min()) >= BEGINNING_NS
@@ -207,7 +104,7 @@ def _columns(batch: pa.RecordBatch, fields: _Fields) -> pa.RecordBatch:
         and int(scaled["price"].min()) > 0
         and int(scaled["volume"].min()) >= 0
     ):
-        raise _Unusual
+        raise Unusual
     columns = {
         "time": int64s_as(ROWS.field("time").type, stamps),
         "price": decimals_of(PRICE, scaled["price"]),
@@ -215,38 +112,13 @@ def _columns(batch: pa.RecordBatch, fields: _Fields) -> pa.RecordBatch:
         **fields.words,
     }
     if "trade_id" in fields.decimals:
-        if fields.decimals["trade_id"].any():
-            raise _Unusual
-        columns["trade_id"] = _ids(batch.column("trade_id"))
+        fields.refuse_points(["trade_id"])
+        columns["trade_id"] = _ids(fields.batch.column("trade_id"))
     if fields.words:
-        columns["misc"] = empty_texts(fields.rows)
+        columns["misc"] = empty_texts(rows)
     return pa.RecordBatch.from_arrays(
-        [columns.get(one.name, pa.nulls(fields.rows, one.type)) for one in ROWS], schema=ROWS
+        [columns.get(one.name, pa.nulls(rows, one.type)) for one in ROWS], schema=ROWS
     )
-
-
-def _scaled(name: str, column: pa.Array, decimals: Int64s) -> Int64s:
-    """Whole numbers in the column's unit, from numbers that lack their points."""
-    scale = _DECIMALS[name]
-    numbers: Int64s = column.to_numpy()
-    least, most = int(decimals.min()), int(decimals.max())
-    if most > scale:
-        raise _Unusual
-    digits = _DIGITS_BEFORE[name]
-    if least == most:
-        limit = min(10 ** (digits + most) - 1, _LARGEST // 10 ** (scale - most))
-        if int(numbers.max()) > limit:
-            raise _Unusual
-        return numbers * np.int64(10 ** (scale - most)) if most < scale else numbers
-    most_by = [
-        min(10 ** (digits + some) - 1, _LARGEST // 10 ** (scale - some))
-        for some in range(scale + 1)
-    ]
-    if (numbers > np.array(most_by)[decimals]).any():
-        raise _Unusual
-    factors = np.array([10 ** (scale - some) for some in range(scale + 1)])
-    result: Int64s = numbers * factors[decimals]
-    return result
 
 
 def _ids(column: pa.Array) -> pa.Array:

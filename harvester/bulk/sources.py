@@ -1,4 +1,4 @@
-"""Files of trades, packed or not: found, held against what ZIPs can hide, and read as a stream."""
+"""CSVs, packed or not: found, held against what ZIPs can hide, and read as a stream."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ BLOCK_BYTES = 1 << 20
 LONGEST_LINE = 1 << 16
 HEAD_BYTES = 4 * LONGEST_LINE
 MOST_PACKED = 200
-"""A file that packs better than this is no file of trades: theirs pack to a third or a tenth."""
+"""A file that packs better than this is none of numbers: those pack to a third or a tenth."""
 SMALL_BYTES = 10 << 20
 
 _QUARTER = re.compile(r"_Q([1-4])_(\d{4})(?!\d)", re.IGNORECASE)
-_HISTORY = re.compile(r"Kraken_Trading_History(?: ?\(\d+\))?\.zip", re.IGNORECASE)
+_HISTORY = re.compile(r"Kraken_(?:Trading_History|OHLCVT)(?: ?\(\d+\))?\.zip", re.IGNORECASE)
 _REFUSALS: tuple[type[Exception], ...] = (
     *REFUSALS,
     zipfile.BadZipFile,
@@ -99,7 +99,7 @@ def _members(path: Path, whole: Whole) -> list[Member]:
         if not path.exists():
             raise FileNotFoundError(2, "there is no such file")
         if not zipfile.is_zipfile(path):
-            raise BadFile(f"{path} is no ZIP, no CSV and no folder: give Kraken's files of trades")
+            raise BadFile(f"{path} is no ZIP, no CSV and no folder: give files of Kraken's")
         with zipfile.ZipFile(path) as archive:
             return _checked(path, archive.infolist(), known)
     except _REFUSALS as error:
@@ -135,7 +135,7 @@ def _checked(path: Path, entries: list[zipfile.ZipInfo], known: Whole) -> list[M
     seen: set[str] = set()
     for entry in entries:
         if reason := _fault(entry, seen):
-            raise BadFile(f"{path}: its member {entry.filename!r} {reason}: nothing was imported")
+            raise BadFile(f"{path}: its member {entry.filename!r} {reason}: nothing of it was read")
         seen.add(entry.filename)
     _check_places(path, entries)
     return [
@@ -230,16 +230,17 @@ def head(member: Member) -> bytes:
     return lines + end or data + b"\n"
 
 
-def blocks(member: Member, expected: str) -> Iterator[bytes]:
+def blocks(member: Member, expected: str | None) -> Iterator[bytes]:
     """A member's lines in blocks, each ended; the last is given once the whole was read and held.
 
     Args:
         member: to be read.
-        expected: its checksum.
+        expected: its checksum; None where it is read only once. A ZIP's member is held against its
+            own in any case.
 
     Raises:
         DamagedFile: its bytes are not those that the checksum was made of.
-        BadFile: a line is too long to be a trade.
+        BadFile: a line is too long to be a trade or a candle.
     """
     crc = size = 0
     rest = b""
@@ -254,7 +255,8 @@ def blocks(member: Member, expected: str) -> Iterator[bytes]:
             rest = data[end:]
         if len(rest) > LONGEST_LINE:
             raise BadFile(f"{member} holds a line of more than {LONGEST_LINE:,} bytes")
-    if (size, _told(crc)) != (member.size, expected):
+    known = expected if expected or member.crc is None else _told(member.crc)
+    if size != member.size or known not in (None, _told(crc)):
         raise DamagedFile(f"{member} is damaged: its bytes are not those of its checksum")
     if rest:
         yield rest + b"\n"

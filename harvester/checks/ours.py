@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from decimal import Context, Decimal
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from harvester.archive.archive import Archive
 from harvester.candles.engine import MEMORY_LIMIT
 from harvester.candles.query import candle_batches
 from harvester.candles.question import Fill, Question
+from harvester.columns import PRICE, VOLUME, times
 from harvester.kraken.candles import VALUES, Candle
-from harvester.times import UNITS_NS, Range, parse_interval
+from harvester.times import DAY, UNITS_NS, Range, parse_interval
 
 SHOWN = ("time", *VALUES, "first_time", "is_complete")
 
 # Wide enough for 38 digits and a division's worth beside: nothing here is ever rounded.
 _EXACT = Context(prec=120)
+_WIDE_PRICE = pa.decimal256(PRICE.precision, PRICE.scale)
+_WIDE_VOLUME = pa.decimal256(VOLUME.precision, VOLUME.scale)
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,59 +66,50 @@ class Asker:
             found[candle.time_ns] = Held(candle, row["is_complete"], at_opening)
         return found
 
-    def with_edges_moved(self, minutes: int, time_ns: int, count: int) -> list[Candle]:
-        """What a candle of `count` trades may be, if trades published at its edges are moved.
+    def batches(self, minutes: int, span: Range) -> Iterator[pa.RecordBatch]:
+        """The candles of a span that saw trades, as a stream, with the plain columns."""
+        question = self._question(minutes, span, all_columns=False)
+        yield from candle_batches(self.archive, question, memory_limit=self.memory_limit)
 
-        A time is published as the float next to it. That may be the moment at which an interval
-        opens, when the trade happened up to 238 ns earlier: the exchange, which knows, counts it
-        in the interval before. Which of the trades published at that moment these are is not
-        known; they are the first of them.
+    def openings(self, minutes: int, span: Range) -> set[int]:
+        """When those candles of a span open that have a trade published at that very moment."""
+        rows = self._rows(minutes, span, ("time", "first_time"))
+        return {row["time"] for row in rows if row["time"] == row["first_time"]}
+
+    def edges(self, minutes: int, opens: Sequence[int]) -> dict[int, Edges]:
+        """What was traded at the edges of some candles, by when these open.
+
+        Candles that lie near one another are read at once.
+
+        Args:
+            minutes: their length.
+            opens: when they open, in order.
         """
-        end_ns = time_ns + minutes * UNITS_NS["m"]
-        inside = self._sums(minutes, Range(time_ns, end_ns - 1))
-        before, behind = self._at(time_ns), self._at(end_ns)
-        candles = []
-        for moved in range(len(before) + 1):
-            added = count - sum(one.count for one in inside) - (len(before) - moved)
-            if not 0 <= added <= len(behind):
-                continue
-            parts = [*before[moved:], *inside, *behind[:added]]
-            if parts:
-                candles.append(_joined(time_ns, parts, self.decimals))
-            elif moved:
-                candles.append(_empty(time_ns, before[-1].close))
-        return candles
+        width_ns = minutes * UNITS_NS["m"]
+        found = {one: Edges([], [], []) for one in opens}
+        for some in _near(opens, max(DAY, width_ns)):
+            span = Range(some[0] - 1, some[-1] + width_ns)
+            for batch in self.archive.scan(self.pair, span):
+                stamps = times(batch)
+                first = bisect_left(some, int(stamps[0]) - width_ns)
+                for time_ns in some[first : bisect_right(some, int(stamps[-1]))]:
+                    found[time_ns].take(batch, time_ns, time_ns + width_ns)
+        return found
 
     def _rows(
         self, minutes: int, span: Range, columns: Sequence[str], fill: Fill = "none"
     ) -> list[dict[str, Any]]:
-        question = Question(
-            self.pair,
-            parse_interval(str(minutes)),
-            span,
-            fill,
-            all_columns=True,
-            pair_decimals=self.decimals,
-        )
+        question = self._question(minutes, span, fill)
         rows: list[dict[str, Any]] = []
         for batch in candle_batches(self.archive, question, memory_limit=self.memory_limit):
             rows += _in_ns(batch.select(list(columns))).to_pylist()
         return rows
 
-    def _sums(self, minutes: int, span: Range) -> list[_Sum]:
-        """The trades of a span within one interval, as one sum, or none."""
-        columns = ("open", "high", "low", "close", "value", "volume", "count")
-        return [_Sum(**row) for row in self._rows(minutes, span, columns)]
-
-    def _at(self, moment: int) -> list[_Sum]:
-        """The trades published at one moment, in the tape's order."""
-        found = []
-        for batch in self.archive.scan(self.pair, Range(moment - 1, moment)):
-            for row in batch.select(["price", "volume"]).to_pylist():
-                price, volume = row["price"], row["volume"]
-                value = _EXACT.multiply(price, volume)
-                found.append(_Sum(price, price, price, price, value, volume, 1))
-        return found
+    def _question(
+        self, minutes: int, span: Range, fill: Fill = "none", *, all_columns: bool = True
+    ) -> Question:
+        interval = parse_interval(str(minutes))
+        return Question(self.pair, interval, span, fill, all_columns, pair_decimals=self.decimals)
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +123,82 @@ class _Sum:
     value: Decimal
     volume: Decimal
     count: int
+
+
+class Edges(NamedTuple):
+    """The trades of a candle, and those published at the very moment that it is over.
+
+    Attributes:
+        before: those published at the very moment that it opens, one by one in the tape's order.
+        inside: the others of it, as sums of neighbours.
+        behind: those published when it is over, one by one.
+    """
+
+    before: list[_Sum]
+    inside: list[_Sum]
+    behind: list[_Sum]
+
+    def take(self, batch: pa.RecordBatch, time_ns: int, end_ns: int) -> None:
+        """Take in what a batch of the tape holds of a candle."""
+        marks = [time_ns, time_ns + 1, end_ns, end_ns + 1]
+        opening, inside, ending, over = np.searchsorted(times(batch), marks).tolist()
+        for place in range(opening, inside):
+            self.before.append(_summed(batch.slice(place, 1)))
+        if inside < ending:
+            self.inside.append(_summed(batch.slice(inside, ending - inside)))
+        for place in range(ending, over):
+            self.behind.append(_summed(batch.slice(place, 1)))
+
+    def moved(self, time_ns: int, count: int, decimals: int) -> Iterator[Moved]:
+        """What a candle of `count` trades may be, if trades published at its edges are moved.
+
+        A time is published as the float next to it. That may be the moment at which an interval
+        opens, when the trade happened up to 238 ns earlier: the exchange, which knows, counts it
+        in the interval before. Which of the trades published at that moment these are is not
+        known; they are the first of them.
+        """
+        for given in range(len(self.before) + 1):
+            taken = count - sum(one.count for one in self.inside) - (len(self.before) - given)
+            if not 0 <= taken <= len(self.behind):
+                continue
+            parts = [*self.before[given:], *self.inside, *self.behind[:taken]]
+            if parts:
+                yield Moved(_joined(time_ns, parts, decimals), given, taken)
+            elif given:
+                yield Moved(_empty(time_ns, self.before[-1].close), given, taken)
+
+
+class Moved(NamedTuple):
+    """A candle that has given some trades to the one before it, and taken some of the next."""
+
+    candle: Candle
+    given: int
+    taken: int
+
+
+def _near(opens: Sequence[int], most_ns: int) -> Iterator[Sequence[int]]:
+    """Moments in groups, in which none is farther than so much from the one before it."""
+    begin = 0
+    for end in range(1, len(opens) + 1):
+        if end == len(opens) or opens[end] - opens[end - 1] > most_ns:
+            yield opens[begin:end]
+            begin = end
+
+
+def _summed(trades: pa.RecordBatch) -> _Sum:
+    """Some trades of the tape, at least one, as one sum: exact."""
+    price, volume = trades.column("price"), trades.column("volume")
+    bounds = pc.min_max(price).as_py()
+    value = pc.sum(pc.multiply(price.cast(_WIDE_PRICE), volume.cast(_WIDE_VOLUME))).as_py()
+    return _Sum(
+        price[0].as_py(),
+        bounds["max"],
+        bounds["min"],
+        price[-1].as_py(),
+        value,
+        pc.sum(volume).as_py(),
+        trades.num_rows,
+    )
 
 
 def _joined(time_ns: int, parts: Sequence[_Sum], decimals: int) -> Candle:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, NamedTuple
 
 from harvester.checks.digest import Digest
-from harvester.errors import ArchiveDamaged, ArchiveIncomplete, HarvesterError
+from harvester.errors import ArchiveDamaged, ArchiveIncomplete, HarvesterError, gravest
 from harvester.times import Range, show
 
 
@@ -185,17 +186,15 @@ class IntervalReport:
     more: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class ExchangeReport:
-    """A pair's candles against the exchange's own.
+class Comparison:
+    """Sums over the candles of all lengths."""
 
-    Attributes:
-        pair: altname.
-        intervals: one for each length; none where nothing is held.
-    """
+    __slots__ = ()
 
-    pair: str
-    intervals: tuple[IntervalReport, ...] = ()
+    @property
+    def intervals(self) -> Sequence[IntervalReport]:
+        """What the candles of each length came to."""
+        raise NotImplementedError
 
     @property
     def compared(self) -> int:
@@ -213,10 +212,85 @@ class ExchangeReport:
         return sum(sum(one.skipped.values()) for one in self.intervals)
 
     @property
+    def errors(self) -> Sequence[HarvesterError]:
+        """What kept some of them from being compared."""
+        return ()
+
+    @property
     def exit_status(self) -> int:
-        """0 when something was compared, and all of that is equal."""
+        """The gravest of the errors'; 4 where a candle differs, or none could be compared."""
         is_proved = self.compared and not self.differing
-        return 0 if is_proved else ArchiveIncomplete.exit_status
+        status = 0 if is_proved else ArchiveIncomplete.exit_status
+        return gravest([status, *(one.exit_status for one in self.errors)])
+
+
+@dataclass(frozen=True, slots=True)
+class ExchangeReport(Comparison):
+    """A pair's candles against the exchange's own.
+
+    Attributes:
+        pair: altname.
+        intervals: one for each length; none where nothing is held.
+    """
+
+    pair: str
+    intervals: tuple[IntervalReport, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class FileReport:
+    """What the candles of one file came to.
+
+    Attributes:
+        file: its name, with that of its ZIP.
+        interval: what was compared; nothing where there was an error.
+        error: what ended it early; None where nothing did.
+    """
+
+    file: str
+    interval: IntervalReport
+    error: HarvesterError | None = None
+
+    def plain(self) -> dict[str, Any]:
+        """For JSON."""
+        error = None if self.error is None else str(self.error)
+        return {"file": self.file, **asdict(self.interval), "error": error}
+
+
+@dataclass(frozen=True, slots=True)
+class CsvReport(Comparison):
+    """A pair's candles against the exchange's own as its downloadable files have them.
+
+    Attributes:
+        pair: altname.
+        files: one for each file of the pair; none where nothing is held, or no file is of it.
+        is_held: whether anything is held of it.
+    """
+
+    pair: str
+    files: tuple[FileReport, ...] = ()
+    is_held: bool = True
+
+    @property
+    def intervals(self) -> tuple[IntervalReport, ...]:
+        """What was compared, file by file."""
+        return tuple(one.interval for one in self.files)
+
+    @property
+    def errors(self) -> tuple[HarvesterError, ...]:
+        """What ended files early."""
+        return tuple(one.error for one in self.files if one.error is not None)
+
+    def plain(self) -> dict[str, Any]:
+        """For JSON: each file's figures beside its name."""
+        return {
+            "pair": self.pair,
+            "files": [one.plain() for one in self.files],
+            "compared": self.compared,
+            "differing": self.differing,
+            "skipped": self.skipped,
+            "exit_status": self.exit_status,
+        }
 
 
 def _instants(span: Range) -> str:

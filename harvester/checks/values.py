@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from decimal import ROUND_DOWN, ROUND_HALF_UP, Decimal
 
 from harvester.kraken.candles import VALUES, Candle
@@ -9,14 +10,26 @@ from harvester.kraken.candles import VALUES, Candle
 PRICES = ("open", "high", "low", "close")
 
 
-def wrong_values(ours: Candle | None, theirs: Candle | None, decimals: int) -> list[str]:
-    """The names of the values that differ; of a candle that one side lacks, what was traded."""
+def wrong_values(
+    ours: Candle | None,
+    theirs: Candle | None,
+    decimals: int,
+    names: Sequence[str] = VALUES,
+) -> list[str]:
+    """The names of the values that differ; of a candle that one side lacks, what was traded.
+
+    Args:
+        ours: by the trades held; None where there are none.
+        theirs: the exchange's; None where it shows no such candle.
+        decimals: the pair's, which prices may be shortened to.
+        names: of the values that the exchange tells.
+    """
     if ours is None or theirs is None:
         one = theirs if ours is None else ours
         return [name for name in ("volume", "count") if getattr(one, name)]
     return [
         name
-        for name in VALUES
+        for name in names
         if getattr(ours, name) != getattr(theirs, name)
         and not _is_shortened(ours, theirs, name, decimals)
     ]

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
 from harvester.cli import output
-from harvester.cli.options import common, settings_of
+from harvester.cli.options import Common, common, settings_of
 
 if TYPE_CHECKING:
-    from harvester.checks.report import PairReport, RepairReport
+    from harvester.archive.archive import Archive
+    from harvester.checks.report import CsvReport, PairReport, RepairReport
     from harvester.cli.proving import Compared
 
 
@@ -19,16 +21,30 @@ if TYPE_CHECKING:
 @click.option(
     "--against-exchange", is_flag=True, help="Compare candles with the exchange's own, too."
 )
+@click.option(
+    "--against-csv",
+    multiple=True,
+    metavar="FILE",
+    help="Compare candles with Kraken's files of them (OHLCVT): a ZIP, a CSV or a folder, "
+    "repeatable.",
+)
 @click.option("--repair", is_flag=True, help="Set broken files aside and fetch them again.")
 @click.option("--json", "as_json", is_flag=True, help="The report as JSON on stdout.")
 @common
 def verify(
-    pair: tuple[str, ...], against_exchange: bool, repair: bool, as_json: bool, **given: Any
+    pair: tuple[str, ...],
+    against_exchange: bool,
+    against_csv: tuple[str, ...],
+    repair: bool,
+    as_json: bool,
+    **given: Any,
 ) -> int:
     """Read every trade held and hold it against names, footers, checksums, ids and wishes.
 
     One line for each fault, with its file and range; exit status 4 where there is any, where a
     candle is not the exchange's, or where none could be compared.
+
+    --against-csv takes Kraken_OHLCVT.zip or what is like it, and asks nobody.
 
     --repair moves broken files into the folder quarantine/, each with a note, fetches just their
     ranges and what else is missing, and verifies again. Nothing is deleted.
@@ -37,14 +53,50 @@ def verify(
     """
     common_ = settings_of(given)
     from harvester.archive.archive import Archive
-    from harvester.checks.proof import prove
-    from harvester.cli.progress import display
-    from harvester.crawl.events import Begun, Step
+    from harvester.bulk.sources import Whole, find
     from harvester.crawl.names import resolve_named
     from harvester.errors import gravest
 
     archive = Archive(common_.settings.archive.path)
     names = [resolve_named(archive, name) for name in pair] or archive.named()
+    # A file that is not to be trusted is told before all trades are read.
+    members = find(against_csv, Whole())
+    reports = _proved(common_, archive, names, as_json=as_json)
+    repaired: dict[str, RepairReport] = {}
+    if repair and any(one.faults for one in reports):
+        from harvester.cli.repairing import repair as mend
+
+        repaired = mend(common_, archive, reports, None if as_json else _print)
+        reports = [repaired[one.pair].after if one.pair in repaired else one for one in reports]
+    names = list(dict.fromkeys(names))
+    found = _Found({}, {}, repaired if repair else None)
+    statuses = [repaired.get(one.pair, one).exit_status for one in reports]
+    if against_exchange and reports:
+        from harvester.cli import proving
+
+        found.exchange.update(proving.against_exchange(common_, archive, names, as_json=as_json))
+        statuses += [one.exit_status for one in found.exchange.values()]
+    if against_csv:
+        from harvester.cli import proving_csv
+
+        asked = proving_csv.Asked(members, names, all_of_them=bool(pair))
+        found.csv.update(proving_csv.against_csv(common_, archive, asked, as_json=as_json))
+        statuses += [proving_csv.exit_status(found.csv)]
+    if as_json:
+        output.as_json([found.plain(one) for one in reports])
+    elif not reports:
+        output.hint(f"the archive at {archive.path} holds nothing to check")
+    return gravest(statuses)
+
+
+def _proved(
+    common_: Common, archive: Archive, names: Sequence[str], *, as_json: bool
+) -> list[PairReport]:
+    """Each pair verified, and told as it is done."""
+    from harvester.checks.proof import prove
+    from harvester.cli.progress import display
+    from harvester.crawl.events import Begun, Step
+
     reports = []
     with display(quiet=common_.quiet, log_json=common_.log_json) as shown:
         shown.tell(Begun(len(names)))
@@ -53,26 +105,7 @@ def verify(
             if not as_json:
                 with shown.aside():
                     _print(reports[-1])
-    repaired: dict[str, RepairReport] = {}
-    if repair and any(one.faults for one in reports):
-        from harvester.cli.repairing import repair as mend
-
-        repaired = mend(common_, archive, reports, None if as_json else _print)
-        reports = [repaired[one.pair].after if one.pair in repaired else one for one in reports]
-    compared: dict[str, Compared] = {}
-    if against_exchange and reports:
-        from harvester.cli import proving
-
-        compared = proving.against_exchange(
-            common_, archive, list(dict.fromkeys(names)), as_json=as_json
-        )
-    if as_json:
-        known = repaired if repair else None
-        output.as_json([_plain(one, compared.get(one.pair), known) for one in reports])
-    elif not reports:
-        output.hint(f"the archive at {archive.path} holds nothing to check")
-    statuses = [repaired.get(one.pair, one).exit_status for one in reports]
-    return gravest(statuses + [one.exit_status for one in compared.values()])
+    return reports
 
 
 def _print(report: PairReport) -> None:
@@ -93,17 +126,24 @@ def _print(report: PairReport) -> None:
         output.hint(f"  {note}")
 
 
-def _plain(
-    report: PairReport, compared: Compared | None, repaired: dict[str, RepairReport] | None
-) -> dict[str, Any]:
-    """A report for JSON; `repaired`: of the pairs that were mended, None where none was to be."""
-    from dataclasses import asdict
+class _Found(NamedTuple):
+    """What else was found, by pair; `repaired` is None where nothing was to be."""
 
-    plain = {**asdict(report), "exit_status": report.exit_status}
-    if repaired is not None:
-        one = repaired.get(report.pair)
-        plain["repair"] = one and one.plain()
-        plain["exit_status"] = (one or report).exit_status
-    if compared is not None:
-        plain["exchange"] = compared.plain()
-    return plain
+    exchange: dict[str, Compared]
+    csv: dict[str, CsvReport]
+    repaired: dict[str, RepairReport] | None
+
+    def plain(self, report: PairReport) -> dict[str, Any]:
+        """A pair's report for JSON."""
+        from dataclasses import asdict
+
+        plain = {**asdict(report), "exit_status": report.exit_status}
+        if self.repaired is not None:
+            one = self.repaired.get(report.pair)
+            plain["repair"] = one and one.plain()
+            plain["exit_status"] = (one or report).exit_status
+        if report.pair in self.exchange:
+            plain["exchange"] = self.exchange[report.pair].plain()
+        if report.pair in self.csv:
+            plain["csv"] = self.csv[report.pair].plain()
+        return plain

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from harvester.archive.archive import Archive
 from harvester.checks.against_exchange import Comparer
-from harvester.checks.report import ExchangeReport, IntervalReport
+from harvester.checks.report import Comparison, ExchangeReport, IntervalReport
 from harvester.cli import output
 from harvester.cli.crawling import show_warnings
 from harvester.cli.options import Common
@@ -116,19 +116,25 @@ async def _against_exchange(
 
 
 def _print(report: ExchangeReport) -> None:
-    output.result(f"{report.pair} against the exchange: {_verdict(report)}")
+    output.result(f"{report.pair} against the exchange: {verdict(report)}")
     for one in report.intervals:
-        output.result(f"  {one.minutes}m: {_line(one)}")
-        for difference in one.differences:
-            output.result(f"    {difference}")
-        if one.more:
-            output.result(f"    and {one.more:,} more values of {one.minutes}m candles")
+        print_interval(f"{one.minutes}m", one)
     for one in report.intervals:
         if one.minutes == WEEK_MIN:
             output.result(f"  trades a week: {_weeks(one)}")
 
 
-def _verdict(report: ExchangeReport) -> str:
+def print_interval(title: str, one: IntervalReport) -> None:
+    """What candles of one length came to, and their differences."""
+    output.result(f"  {title}: {_line(one)}")
+    for difference in one.differences:
+        output.result(f"    {difference}")
+    if one.more:
+        output.result(f"    and {one.more:,} more values of {one.minutes}m candles")
+
+
+def verdict(report: Comparison) -> str:
+    """What all candles of a pair came to, in a few words."""
     if not report.intervals:
         return "nothing compared: no trades are held"
     if not report.compared:

@@ -76,12 +76,10 @@ class Names:
         Raises:
             UnknownPair: no market goes by that name; the message names near misses.
         """
-        wanted = text.strip().upper()
-        for book in (self._names, self._aliases):
-            for spelling in (wanted, _SEPARATORS.sub("", wanted)):
-                if spelling in book:
-                    return book[spelling]
-        bare = _SEPARATORS.sub("", wanted)
+        pair = self.find(text)
+        if pair is not None:
+            return pair
+        bare = _SEPARATORS.sub("", text.strip().upper())
         near = difflib.get_close_matches(bare, [*self._names, *self._aliases], n=8)
         means = [self._names.get(name) or self._aliases[name] for name in near]
         hints = list(dict.fromkeys(pair.altname for pair in means))[:3]
@@ -90,6 +88,15 @@ class Names:
             + (f"; near it are {', '.join(hints)}" if hints else "")
             + ". `harvester pairs TEXT` searches the markets"
         )
+
+    def find(self, text: str) -> Pair | None:
+        """The same; None where no market goes by that name. It looks for no near misses."""
+        wanted = text.strip().upper()
+        for book in (self._names, self._aliases):
+            for spelling in (wanted, _SEPARATORS.sub("", wanted)):
+                if spelling in book:
+                    return book[spelling]
+        return None
 
 
 def resolve(text: str, pairs: Iterable[Pair]) -> Pair:

@@ -1,0 +1,251 @@
+"""The candles of a file and ours, merged side by side in order of time, some thousands at once.
+
+Both come as streams, and what is equal never becomes an object of Python: only a candle that
+differs, or that one side lacks, is looked at by itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from decimal import Decimal
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from harvester.bulk.ohlcvt import COLUMNS, ROWS, Block
+from harvester.bulk.sources import Whole
+from harvester.checks.intervals import AFTER, BEFORE, HOLE
+from harvester.checks.ours import Asker
+from harvester.checks.report import IntervalReport
+from harvester.checks.tally import Tally
+from harvester.columns import Int64s, times
+from harvester.kraken.candles import Candle
+from harvester.times import END_OF_TIME, SECOND, UNITS_NS, Range
+
+VALUES = COLUMNS[1:]
+BEYOND = "beyond what the file's name tells"
+_REASONS = ("", BEFORE, AFTER, HOLE, BEYOND)
+_NO_CANDLES = pa.RecordBatch.from_pylist([], schema=ROWS)
+_AT_ONCE = 4_096
+
+_HOLE, _BEYOND = _REASONS.index(HOLE), _REASONS.index(BEYOND)
+
+Bools = NDArray[np.bool_]
+Codes = NDArray[np.int8]
+Places = NDArray[np.intp]
+
+
+def compare_blocks(
+    asker: Asker,
+    coverage: Sequence[Range],
+    minutes: int,
+    whole: Whole,
+    blocks: Iterable[Block],
+) -> IntervalReport:
+    """Hold the candles of a file against ours.
+
+    Args:
+        asker: asks the archive.
+        coverage: what it holds, in order; at least something.
+        minutes: the candles' length.
+        whole: which time the file is known to hold whole. Where that is not known, a candle of
+            ours counts from the file's first row to its last.
+        blocks: the file's candles, in order of time.
+
+    Raises:
+        BadFile: a row can't be read.
+        ArchiveDamaged: a file of the archive can't be read.
+        ValueDoesNotFit: a sum has more than 38 digits.
+    """
+    merge = _Merge(asker, coverage, minutes, whole)
+    for block in blocks:
+        if block.rows.num_rows:
+            merge.take(block)
+    merge.finish()
+    return merge.tally.report()
+
+
+class _Ours:
+    """Our candles, one batch at a time."""
+
+    def __init__(self, batches: Iterator[pa.RecordBatch]) -> None:
+        self._batches = batches
+        self._batch = _NO_CANDLES
+
+    def fill(self) -> bool:
+        """Have some candles at hand; False where all were taken."""
+        while not self._batch.num_rows:
+            batch = next(self._batches, None)
+            if batch is None:
+                return False
+            self._batch = batch
+        return True
+
+    @property
+    def last_ns(self) -> int:
+        """When the last candle at hand opens; there must be one."""
+        return int(times(self._batch)[-1])
+
+    def through(self, moment: int) -> pa.RecordBatch:
+        """Take those at hand that open up to a moment."""
+        end = int(np.searchsorted(times(self._batch), moment, side="right"))
+        taken, self._batch = self._batch.slice(0, end), self._batch.slice(end)
+        return taken
+
+
+class _Part(NamedTuple):
+    """What both sides have of some time.
+
+    Attributes:
+        theirs: rows of a block, from the place `offset` in it on.
+        ours: our candles.
+    """
+
+    theirs: pa.RecordBatch
+    offset: int
+    ours: pa.RecordBatch
+
+
+class _Merge:
+    """Takes block after block of a file, and of ours what lies beside it."""
+
+    def __init__(self, asker: Asker, coverage: Sequence[Range], minutes: int, whole: Whole) -> None:
+        self.tally = Tally(asker, minutes, self._is_compared, VALUES)
+        self._width_ns = minutes * UNITS_NS["m"]
+        self._after = np.array([one.after for one in coverage])
+        self._through = np.array([one.through for one in coverage])
+        self._whole = whole
+        self._since = 0 if whole.since_s is None else whole.since_s * SECOND
+        self._until = END_OF_TIME if whole.until_s is None else whole.until_s * SECOND
+        self._ours: _Ours | None = None
+        # From when on a candle of ours counts.
+        self._first_ns = self._since
+
+    def take(self, block: Block) -> None:
+        """Take a block with all of ours up to its last candle, in steps that both sides reach."""
+        stamps = times(block.rows)
+        if self._ours is None:
+            self._ours = self._asked(int(stamps[0]))
+        place = 0
+        while place < len(stamps):
+            reached = int(stamps[-1])
+            if self._ours.fill():
+                reached = min(reached, self._ours.last_ns)
+            end = int(np.searchsorted(stamps, reached, side="right"))
+            rows = block.rows.slice(place, end - place)
+            self._compare(block, _Part(rows, place, self._ours.through(reached)))
+            place = end
+
+    def finish(self) -> None:
+        """Take those of ours that the file would have to have behind its last one."""
+        if self._whole.until_s is None or (self._ours is None and self._whole.since_s is None):
+            return
+        ours = self._ours or self._asked(self._since)
+        while ours.fill():
+            self._compare(None, _Part(_NO_CANDLES, 0, ours.through(END_OF_TIME)))
+
+    def _asked(self, first_ns: int) -> _Ours:
+        """Our candles from the file's first row on, or from where it is known to be whole."""
+        if self._whole.since_s is None:
+            self._first_ns = first_ns
+        span = Range(max(0, min(first_ns, self._first_ns) - 1), self._until - 1)
+        asker, minutes = self.tally.asker, self.tally.minutes
+        return _Ours(asker.batches(minutes, span) if span.after < span.through else iter(()))
+
+    def _compare(self, block: Block | None, part: _Part) -> None:
+        """Count what is equal and what can't be compared; look at the rest one by one."""
+        theirs, ours = times(part.theirs), times(part.ours)
+        place, is_both = _found(ours, theirs)
+        codes, our_codes = self._codes(theirs), self._codes(ours)
+        is_equal = is_both.copy()
+        is_equal[is_both] = _equal(
+            part.theirs.filter(pa.array(is_both)), part.ours.take(pa.array(place[is_both]))
+        )
+        is_alone = np.ones(len(ours), dtype=bool)
+        is_alone[place[is_both]] = False
+        self._skip(codes)
+        # What the file says nothing of is none of its candles.
+        self._skip(our_codes[is_alone & (our_codes != _BEYOND)])
+        is_equal &= codes == 0
+        trades = pc.sum(part.theirs.column("count").filter(pa.array(is_equal))).as_py() or 0
+        self.tally.equal(int(is_equal.sum()), trades)
+        left = ((codes == 0) & ~is_equal).nonzero()[0]
+        place[~is_both] = -1
+        rest = [(int(theirs[at]), int(at), int(place[at])) for at in left]
+        rest += [(int(ours[at]), -1, int(at)) for at in (is_alone & (our_codes == 0)).nonzero()[0]]
+        self._one_by_one(block, part, sorted(rest))
+
+    def _one_by_one(
+        self, block: Block | None, part: _Part, rest: Sequence[tuple[int, int, int]]
+    ) -> None:
+        """Compare candles by when they open, and by their places on either side, or -1."""
+        if not rest:
+            return
+        # With the moment at which the last of them ends.
+        span = Range(max(0, rest[0][0] - 1), rest[-1][0] + self._width_ns)
+        openings = self.tally.asker.openings(self.tally.minutes, span)
+        width_ns = self._width_ns
+        for begin in range(0, len(rest), _AT_ONCE):
+            some = rest[begin : begin + _AT_ONCE]
+            at_edge = [at for at, *_ in some if not openings.isdisjoint((at, at + width_ns))]
+            edges = self.tally.asker.edges(self.tally.minutes, at_edge)
+            held = _candles(part.ours, [at for _, _, at in some if at >= 0])
+            for time_ns, their_place, our_place in some:
+                our = next(held) if our_place >= 0 else None
+                their = None
+                if block is not None and their_place >= 0:
+                    their = block.candle(part.offset + their_place)
+                self.tally.compare(time_ns, our, their, edges.get)
+
+    def _codes(self, opens: Int64s) -> Codes:
+        """Why candles can't be compared, as places in `_REASONS`; 0 where they can."""
+        after, through = opens - 1, opens + (self._width_ns - 1)
+        run = np.searchsorted(self._after, np.maximum(after, 0), side="right") - 1
+        is_held = (run >= 0) & (through <= self._through[run])
+        codes = np.full(len(opens), _HOLE, dtype=np.int8)
+        codes[through > self._through[-1]] = _REASONS.index(AFTER)
+        codes[after < self._after[0]] = _REASONS.index(BEFORE)
+        codes[is_held] = 0
+        codes[(opens < self._since) | (through >= self._until)] = _BEYOND
+        return codes
+
+    def _is_compared(self, time_ns: int) -> bool:
+        return time_ns >= self._first_ns and not self._codes(np.array([time_ns]))[0]
+
+    def _skip(self, codes: Codes) -> None:
+        for code, candles in enumerate(np.bincount(codes, minlength=len(_REASONS)).tolist()):
+            if code and candles:
+                self.tally.skip(_REASONS[code], candles)
+
+
+def _found(ours: Int64s, theirs: Int64s) -> tuple[Places, Bools]:
+    """Where each of their times stands in ours, and whether it does."""
+    place = np.searchsorted(ours, theirs)
+    if not len(ours):
+        return place, np.zeros(len(theirs), dtype=bool)
+    return place, ours[np.minimum(place, len(ours) - 1)] == theirs
+
+
+def _equal(theirs: pa.RecordBatch, ours: pa.RecordBatch) -> Bools:
+    """Whether candles are equal in all values, as numbers; shape (rows,)."""
+    equal = np.ones(theirs.num_rows, dtype=bool)
+    for name in VALUES:
+        equal &= _bools(pc.equal(theirs.column(name), ours.column(name)).fill_null(False))
+    return equal
+
+
+def _candles(ours: pa.RecordBatch, places: Sequence[int]) -> Iterator[Candle]:
+    """Some of ours, in all of their digits; a vwap is 0, as files have none."""
+    rows = ours.select(list(COLUMNS)).take(pa.array(places, pa.int64()))
+    for time_ns, row in zip(
+        times(rows).tolist(), rows.drop_columns(["time"]).to_pylist(), strict=True
+    ):
+        yield Candle(time_ns, **row, vwap=Decimal(0))
+
+
+def _bools(values: pa.Array) -> Bools:
+    bools: Bools = values.to_numpy(zero_copy_only=False)
+    return bools
