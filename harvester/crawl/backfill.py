@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import NamedTuple
@@ -25,6 +25,7 @@ from harvester.crawl.stop import Stop
 from harvester.crawl.tally import Tally
 from harvester.crawl.tending import tend
 from harvester.crawl.turns import Turns, in_turn
+from harvester.crawl.upgrades import Upgrade
 from harvester.errors import ExchangeError, ExchangeRefused, HarvesterError
 from harvester.kraken.client import Client
 from harvester.kraken.pairs import Pair
@@ -46,13 +47,15 @@ class Wish(NamedTuple):
 class Watch:
     """How a backfill is watched and steered while it runs.
 
-    `estimates` asks one call more a pair for how many trades are to be expected.
+    `estimates` asks one call more a pair for how many trades are to be expected; `then` is what
+    is done with a pair once nothing is missing of it, its lock still held.
     """
 
     listener: Listener
     stop: Stop
     newest_first: bool = False
     estimates: bool = False
+    then: Callable[[Hand], Awaitable[None]] | None = None
 
 
 async def backfill(
@@ -107,6 +110,24 @@ class Run(NamedTuple):
     tending: asyncio.Semaphore
 
 
+class Hand(NamedTuple):
+    """A pair whose crawl came to its end, for whoever does more with it.
+
+    Attributes:
+        wish: what was wanted of it.
+        writer: its one writer.
+        crawl: fetches a range whole, for a writer of any archive; the other archive is where the
+            neighbours are whose ids it must go on from.
+        tell: takes what came of it so far.
+    """
+
+    run: Run
+    wish: Wish
+    writer: Writer
+    crawl: Callable[[Writer, Archive, Range], Awaitable[None]]
+    tell: Callable[[Upgrade], None]
+
+
 def begin(client: Client, archive: Archive, settings: Settings, watch: Watch) -> Run:
     """A run over some pairs of an archive; nothing is asked yet."""
     clock = Clock(client, settings.refresh.settle_s)
@@ -140,6 +161,7 @@ class _PairCrawl:
         self._writing = asyncio.Lock()
         self._weeks: list[tuple[int, int]] | None = None
         self._done = Range(wish.span.after, wish.span.after)
+        self._upgrade: Upgrade | None = None
 
     async def _page(self, since_ns: int | None) -> Page:
         self._tally.pages += 1
@@ -171,13 +193,20 @@ class _PairCrawl:
             holes,
             error,
             self._run.client.pace(self._wish.pair),
+            self._upgrade,
         )
 
     async def _backfill(self) -> None:
         self._done = await self._asked()
         with writer(self._run.archive, self._pair) as one:
             self._done = await self._fetch(one)
+            if self._run.watch.then is not None:
+                hand = Hand(self._run, self._wish, one, self._crawl, self._take)
+                await self._run.watch.then(hand)
             await self._tend(one)
+
+    def _take(self, upgrade: Upgrade) -> None:
+        self._upgrade = upgrade
 
     async def _fill(self, one: Writer) -> None:
         holes = self._run.archive.holes(self._pair)
@@ -187,7 +216,7 @@ class _PairCrawl:
             holes = [hole for hole in holes if hole.after < hole.through]
             self._run.watch.listener(Started(self._pair, holes, await self._expected(holes)))
         for hole in self._ordered(holes):
-            await self._crawl(one, hole)
+            await self._crawl(one, self._run.archive, hole)
         await self._tend(one)
 
     async def _tend(self, one: Writer) -> None:
@@ -213,7 +242,7 @@ class _PairCrawl:
             expected = await self._expected(ranges)
             self._run.watch.listener(Started(self._pair, ranges, expected))
             for span in self._ordered(ranges):
-                await self._crawl(one, span)
+                await self._crawl(one, self._run.archive, span)
             if asked.through == self._wish.span.through:
                 return asked
             done = asked
@@ -229,7 +258,7 @@ class _PairCrawl:
             )
             self._run.watch.listener(Noted(self._pair, text))
 
-    async def _crawl(self, one: Writer, span: Range) -> None:
+    async def _crawl(self, one: Writer, archive: Archive, span: Range) -> None:
         run = self._run
         spelled = msgspec.json.encode(self._wish.pair).decode()
         kept = run.settings.archive
@@ -241,7 +270,7 @@ class _PairCrawl:
             return RangeCrawl(part, source, buffer, bounds, run.watch.stop, self._tally)
 
         means = Means(lambda: run.client.starved(self._wish.pair), self._guarded_page, self._weekly)
-        await SplitCrawl(make, means).run(run.archive, self._pair, span)
+        await SplitCrawl(make, means).run(archive, self._pair, span)
 
     async def _guarded_page(self, since_ns: int) -> Page:
         return await self._run.watch.stop.guard(self._page(since_ns))
