@@ -311,7 +311,7 @@ class Chain:
         rounding = self.report.rounding
         if rounding is not None:
             self.report.notes.append(
-                f"its times are whole seconds, {rounding} with those held already"
+                f"its times are whole seconds, {rounding.words('trades held already')}"
             )
         for second in told.busy:
             self.report.notes.append(

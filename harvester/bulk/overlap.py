@@ -1,4 +1,4 @@
-"""What is held from the API where a file is imported: its times tell how the file rounds its own."""
+"""What is held from the API where a file is imported: it tells how the file rounds its times."""
 
 from __future__ import annotations
 
@@ -6,13 +6,16 @@ from harvester.archive.archive import Archive
 from harvester.archive.aside import from_files
 from harvester.bulk.rounding import Sample, Tally, joined, rows_of
 from harvester.crawl.upgrades import Rounding
-from harvester.errors import HarvesterError
+from harvester.errors import ArchiveDamaged, HarvesterError
 from harvester.times import SECOND, Range, missing
 
 
 def held_from_api(archive: Archive, pair: str) -> list[Range]:
-    """What is covered by what the API gave, in order."""
-    told = [part for _, part in from_files(archive, pair)]
+    """What is covered by what the API gave, in order; nothing where a segment can't be read."""
+    try:
+        told = [part for _, part in from_files(archive, pair)]
+    except ArchiveDamaged:
+        return []
     return missing(archive.coverage(pair), told)
 
 

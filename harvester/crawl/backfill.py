@@ -11,6 +11,7 @@ from typing import NamedTuple
 import msgspec
 
 from harvester.archive.archive import Archive
+from harvester.archive.aside import from_files
 from harvester.archive.writer import Writer, writer
 from harvester.config import Settings
 from harvester.crawl.buffer import Backlog, Buffer
@@ -26,10 +27,10 @@ from harvester.crawl.tally import Tally
 from harvester.crawl.tending import tend
 from harvester.crawl.turns import Turns, in_turn
 from harvester.crawl.upgrades import Upgrade
-from harvester.errors import ExchangeError, ExchangeRefused, HarvesterError
+from harvester.errors import ExchangeError, ExchangeRefused, HarvesterError, ImportIncomplete
 from harvester.kraken.client import Client
 from harvester.kraken.pairs import Pair
-from harvester.times import BEGINNING_NS, DAY, END_OF_TIME, Range, missing, show
+from harvester.times import BEGINNING_NS, DAY, END_OF_TIME, Range, missing, overlap, show
 
 CHUNK_NS = 30 * DAY
 TENDED_AT_ONCE = 2
@@ -199,11 +200,29 @@ class _PairCrawl:
     async def _backfill(self) -> None:
         self._done = await self._asked()
         with writer(self._run.archive, self._pair) as one:
-            self._done = await self._fetch(one)
-            if self._run.watch.then is not None:
-                hand = Hand(self._run, self._wish, one, self._crawl, self._take)
-                await self._run.watch.then(hand)
+            if self._run.watch.then is None:
+                self._done = await self._fetch(one)
+            else:
+                await self._fetch_and_then(one, self._run.watch.then)
             await self._tend(one)
+
+    async def _fetch_and_then(self, one: Writer, then: Callable[[Hand], Awaitable[None]]) -> None:
+        """Fetch what is missing; what shows that a file lacks trades is no reason to end there."""
+        before: list[Range] | None = None
+        lacks: list[ImportIncomplete] = []
+        while before != (now := self._run.archive.coverage(self._pair)):
+            before = now
+            try:
+                self._done = await self._fetch(one)
+                break
+            except ImportIncomplete as lack:
+                # The range that showed it is whole: the next time others are missing.
+                lacks.append(lack)
+        await then(Hand(self._run, self._wish, one, self._crawl, self._take))
+        left = [part for _, part in from_files(self._run.archive, self._pair)]
+        for lack in lacks:
+            if any(overlap(part, Range(lack.after, lack.through)) for part in left):
+                raise lack
 
     def _take(self, upgrade: Upgrade) -> None:
         self._upgrade = upgrade

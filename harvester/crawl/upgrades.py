@@ -47,15 +47,15 @@ class Rounding(NamedTuple):
     agree: int
     of: int
 
-    def __str__(self) -> str:
-        """In words, behind `whole seconds, `."""
-        counts = f"{self.agree:,} of {self.of:,} trades"
+    def words(self, trades: str) -> str:
+        """The same behind `whole seconds, `; `trades` are those that were compared."""
+        counts = f"{self.agree:,} of {self.of:,} {trades}"
         return {
             "down": f"rounded down: {counts} agree",
             "nearest": f"rounded to the nearest: {counts} agree",
             "up": f"rounded up: {counts} agree",
             "none": f"rounded neither down, nor to the nearest, nor up: at best {counts} agree",
-        }.get(self.way, f"and {self.of:,} trades do not tell how they were rounded")
+        }.get(self.way, f"and {self.of:,} {trades} do not tell how they were rounded")
 
 
 class Left(NamedTuple):
@@ -98,7 +98,7 @@ class Upgrade(NamedTuple):
         if self.days:
             parts.append(f"{_counted(self.days, 'day')} not as in the file")
         if self.rounding is not None:
-            parts.append(f"the file's times are whole seconds, {self.rounding}")
+            parts.append(f"the file's times are whole seconds, {self.rounding.words('trades')}")
         return ", ".join(parts)
 
     def plain(self) -> dict[str, Any]:
