@@ -219,6 +219,9 @@ def in_another_year() -> list[Trade]:
 def test_a_trade_of_another_year_than_the_files(started: Any) -> None:
     trades = in_another_year()
     one = started(trades)
+    # What the file tells begins at noon of the last day of the year, where there is no trade.
+    early = Range(0, tapes.utc_ns(2023, 12, 31, 12))
+    assert one.crawl().only(PAIR, span=early).exit_status == 0
     one.take_in(csvs.three_columns(trades, "up"), Whole(0, trades[-1].true_ns // SECOND_NS + 9))
     assert one.upgrade().exit_status == 0
     one.check()

@@ -10,11 +10,12 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
+import msgspec
 import numpy as np
 import pyarrow as pa
 
 from harvester.archive.archive import Piece, pieces_of
-from harvester.archive.aside import Upgraded, from_files
+from harvester.archive.aside import ASIDE, Upgraded, from_files
 from harvester.archive.footers import Footer, Imported, Jump
 from harvester.archive.schema import RowsChecksum
 from harvester.archive.segments import Segment, read_batches
@@ -53,9 +54,37 @@ def splice(writer: Writer, view: Upgraded, parts: Sequence[Range]) -> list[Segme
         inner = [both for part in parts if (both := overlap(part, segment.range))]
         if inner:
             made.append(Made(segment, _Anew(writer, view, segment, inner).staged()))
+    store, note = writer.archive.store, _note(writer)
+    if len(made) > 1:
+        # Where segments touch at a busy second, a trade may change sides: both, or none.
+        store.write(note, msgspec.json.encode(parts), writer.pair)
     for one in made:
         _put(writer, one)
+    store.remove(note)
     return [one.old for one in made]
+
+
+def finish(writer: Writer, view: Upgraded) -> None:
+    """Replace what is left of several segments that a crash kept from being replaced together.
+
+    Raises:
+        ArchiveUnwritable: the machine refused.
+    """
+    store, note = writer.archive.store, _note(writer)
+    raw = store.read(note)
+    if raw is None:
+        return
+    told = [part for _, part in from_files(writer.archive, writer.pair)]
+    begun = msgspec.json.decode(raw, type=list[Range])
+    aside = [one.range for one in view.aside(writer.pair)]
+    left = [both for part in begun for one in told if (both := overlap(part, one))]
+    if left and not missing(left, aside):
+        splice(writer, view, sorted(left))
+    store.remove(note)
+
+
+def _note(writer: Writer) -> str:
+    return f"{ASIDE}/replacing/{writer.pair}.json"
 
 
 def checked(view: Upgraded, segment: Segment, parts: Sequence[Range]) -> Iterator[pa.RecordBatch]:

@@ -15,7 +15,7 @@ from harvester.archive.archive import Archive, pieces_of
 from harvester.archive.aside import Upgraded, aside_of
 from harvester.archive.quarantine import Note, keep_segment
 from harvester.archive.segments import Segment, read_batches
-from harvester.archive.splicing import checked, clear, splice
+from harvester.archive.splicing import checked, clear, finish, splice
 from harvester.archive.writer import Writer, writer
 from harvester.bulk.days import Days, Exchange, Proof, number_of
 from harvester.bulk.rounding import Rows, Tally, joined, rows_of
@@ -71,6 +71,7 @@ class _Upgrading:
         self._said = 0
 
     async def run(self) -> None:
+        await asyncio.to_thread(finish, self._hand.writer, self._view)
         found = await asyncio.to_thread(self._units)
         if not found:
             self._note("nothing of it came from files, or it was upgraded before")

@@ -220,9 +220,9 @@ class _PairCrawl:
                 lacks.append(lack)
         await then(Hand(self._run, self._wish, one, self._crawl, self._take))
         left = [part for _, part in from_files(self._run.archive, self._pair)]
-        for lack in lacks:
-            if any(overlap(part, Range(lack.after, lack.through)) for part in left):
-                raise lack
+        for known in lacks:
+            if any(overlap(part, Range(known.after, known.through)) for part in left):
+                raise known
 
     def _take(self, upgrade: Upgrade) -> None:
         self._upgrade = upgrade
