@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_schema import batch
 
+from harvester.bulk.overlap import how_exact
 from harvester.bulk.rounding import Rows, Sample, Tally, rows_of
 from harvester.columns import ROWS
 from harvester.crawl.upgrades import Rounding
@@ -140,3 +141,16 @@ def test_it_says_what_was_measured() -> None:
     assert Rounding("not told", 7, 7).words("trades") == (
         "and 7 trades do not tell how they were rounded"
     )
+
+
+def test_a_busy_boundary_is_worth_what_was_measured() -> None:
+    assert how_exact(Rounding("down", 9, 9)) == "it is exact, as the file rounds its times down"
+    untold = (
+        "it is exact if the file rounds its times down; `harvester verify --against-exchange` tells"
+    )
+    assert (how_exact(None), how_exact(Rounding("not told", 9, 9))) == (untold, untold)
+    for way in ("nearest", "up", "none"):
+        assert how_exact(Rounding(way, 9, 9)) == (
+            "as the file does not round its times down, a trade may be missing there, or be there "
+            "twice; `harvester backfill --upgrade` puts that right"
+        )
