@@ -23,6 +23,7 @@ from harvester.archive.store import LocalStore
 from harvester.archive.writer import writer
 from harvester.bulk import upgrading
 from harvester.bulk.sources import Whole
+from harvester.candles.rollups import parse_levels, roll_up
 from harvester.checks.verify import verify
 from harvester.times import DAY, Range, missing
 
@@ -67,7 +68,9 @@ class Begun:
         file.write_bytes(csvs.three_columns([*trades[:-3], *trades[-2:]], "up"))
         imported(folder / "begun", file, whole=Whole(0, trades[-1].true_ns // SECOND_NS + 9))
         # Filled by a run that ends with what the file lacks.
-        self.crawl(folder / "begun").only(PAIR)
+        Crawl(exchange.url, folder / "begun").only(PAIR)
+        with writer(Archive(folder / "begun"), PAIR) as one:
+            roll_up(one, parse_levels(["1h"]))
         self.before = tape_of(folder / "begun", PAIR)
         self.coverage = Archive(folder / "begun").coverage(PAIR)
 
@@ -82,6 +85,8 @@ class Begun:
     def check_between(self, folder: Path) -> None:
         """All is covered; what is said to be a file's is the file's, all else the exchange's."""
         archive = Archive(folder)
+        faults = verify(archive, PAIR).faults
+        assert [one for one in faults if (one.path or "").startswith("candles/")] == []
         assert archive.coverage(PAIR) == self.coverage
         files = [part for _, part in from_files(archive, PAIR)]
         for parts, tape in (
