@@ -20,6 +20,7 @@
      │    └── ArchiveTooNew
      ├── ArchiveIncomplete          4   damaged, or with holes
      │    ├── ArchiveDamaged
+     │    │    └── ImportIncomplete
      │    └── ArchiveHasHoles
      ├── ArchiveLocked              5   another run is writing
      └── Interrupted              130   Ctrl-C or SIGTERM
@@ -118,6 +119,19 @@ class ArchiveIncomplete(HarvesterError):
 
 class ArchiveDamaged(ArchiveIncomplete):
     """A file of the archive contradicts itself or its neighbours."""
+
+
+class ImportIncomplete(ArchiveDamaged):
+    """What came from a file lacks trades that the exchange shows.
+
+    Attributes:
+        after, through: the range in which it does, in nanoseconds.
+    """
+
+    def __init__(self, message: str, after: int, through: int) -> None:
+        """With the range that it is about."""
+        super().__init__(message)
+        self.after, self.through = after, through
 
 
 class ArchiveHasHoles(ArchiveIncomplete):

@@ -13,6 +13,7 @@ from exchange import Exchange, Market
 
 from harvester import config
 from harvester.archive.archive import Archive
+from harvester.bulk.upgrading import upgrade
 from harvester.crawl.backfill import Watch, Wish, backfill
 from harvester.crawl.events import Event, Noted, Outcome
 from harvester.crawl.stop import Stop
@@ -32,6 +33,7 @@ class Crawl:
     events: list[Event] = field(default_factory=list)
     stop_after_pages: int | None = None
     newest_first: bool = False
+    upgrade: bool = False
     open: Callable[[Path], Archive] = Archive
 
     def run(self, *names: str, span: Range = ALL) -> list[Outcome]:
@@ -64,7 +66,8 @@ class Crawl:
         async with Client(settings.exchange) as client:
             pairs = await client.pairs()
             wishes = [Wish(pairs[name], span) for name in names]
-            watch = Watch(listen, stop, newest_first=self.newest_first)
+            then = upgrade if self.upgrade else None
+            watch = Watch(listen, stop, newest_first=self.newest_first, then=then)
             return await backfill(client, self.open(self.folder), wishes, settings, watch)
 
     @property

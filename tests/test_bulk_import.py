@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from decimal import Decimal
 from pathlib import Path
@@ -168,6 +169,43 @@ def test_candles_across_the_boundary_are_the_oracles(harvester: Any, tmp_path: P
     assert [tuple(Decimal(value) for value in row) for row in made] == [
         tuple(Decimal(one[name]) for name in names) for one in truth
     ]
+
+
+def busiest_second() -> int:
+    """The second in which most of the trades lie."""
+    return Counter(csvs.second(one) for one in TRADES).most_common(1)[0][0]
+
+
+@pytest.mark.parametrize("rounding", csvs.ROUNDINGS)
+def test_the_api_from_inside_a_busy_second_on_and_the_file_up_to_it(
+    harvester: Any, tmp_path: Path, rounding: str
+) -> None:
+    """The file holds that second whole, the API begins in the midst of its trades."""
+    busy = busiest_second()
+    inside = [one for one in TRADES if csvs.second(one) == busy]
+    assert len(inside) > 5
+    middle = inside[len(inside) // 2].true_ns
+    assert harvester("backfill", "XBTUSD", "--since", str(middle)).status == 0
+    before = [one for one in TRADES if csvs.second(one) <= busy]
+    (tmp_path / "XBTUSD.csv").write_bytes(csvs.three_columns(before, rounding))
+    done = harvester("import", "XBTUSD.csv", "--json")
+    [report] = json.loads(done.out)["files"]
+    through = report["ranges"][-1][1]
+    assert through < middle
+    assert harvester("backfill", "XBTUSD").status == 0
+    truth = expected(tapes.market(TRADES))
+    rows = tape_of(tmp_path / "data", "XBTUSD")
+    assert [row for row in rows if row[1] > through] == [row for row in truth if row[1] > through]
+    assert amounts(tmp_path / "data") == ALL
+    assert harvester("verify").status == 0
+    since, until = busy // 60 * 60, busy // 60 * 60 + 60
+    done = harvester(
+        *("ohlc", "XBTUSD", "-i", "1m", "-f", "csv"), "--since", str(since), "--until", str(until)
+    )
+    [made] = csv.DictReader(done.out.splitlines())
+    [true] = [one for one in oracle.candles(truth, 60 * 10**9) if one["time"] == since * 10**9]
+    names = ("open", "high", "low", "close", "volume", "count")
+    assert [Decimal(made[name]) for name in names] == [Decimal(true[name]) for name in names]
 
 
 @pytest.mark.skipif(

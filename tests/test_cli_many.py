@@ -247,6 +247,7 @@ def test_a_dry_run_tells_what_more_side_by_side_would_do(harvester: Any) -> None
         "calls": 4,
         "hours": pytest.approx(4 / 100 / 3600),
         "bytes": 13200,
+        "from_files": 0,
     }
     assert run.stderr == (
         "0.00 hours with 1 pairs side by side; from --jobs 4 on 0.00, if the exchange lets so "

@@ -328,6 +328,7 @@ def test_json_lines_have_stable_names(capsys: pytest.CaptureFixture[str]) -> Non
             "holes": [],
             "error": "XBTUSD: no",
             "pace": None,
+            "upgrade": None,
             "exit_status": 3,
         },
         {

@@ -85,6 +85,7 @@ def test_a_record_tells_what_was_asked_and_what_came_of_it(archive: Archive) -> 
                 "moved": 0,
                 "covered_through_ns": 7,
                 "error": None,
+                "upgrade": None,
             },
             {
                 "pair": "ETHUSD",
@@ -95,6 +96,7 @@ def test_a_record_tells_what_was_asked_and_what_came_of_it(archive: Archive) -> 
                 "moved": 0,
                 "covered_through_ns": None,
                 "error": "ETHUSD: no answer",
+                "upgrade": None,
             },
         ],
     }

@@ -11,12 +11,13 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from harvester.archive.archive import Archive
+from harvester.bulk.upgrading import upgrade
 from harvester.config import Settings
 from harvester.crawl.backfill import Watch, Wish, backfill
 from harvester.crawl.events import Listener, Outcome, Waiting
 from harvester.crawl.names import Choice, Name, choose, refresh_pairs
 from harvester.crawl.stop import Stop
-from harvester.errors import GRAVEST_FIRST, ArchiveHasHoles
+from harvester.errors import GRAVEST_FIRST, ArchiveHasHoles, ArchiveIncomplete
 from harvester.kraken.client import Client
 from harvester.kraken.pairs import Pair
 from harvester.times import END_OF_TIME, Range, show
@@ -37,6 +38,7 @@ class Crawl:
         names: of pairs, in any spelling, or patterns such as `*/EUR`.
         span: what is wanted of each.
         newest_first: the newest missing month first.
+        upgrade: then replace what came from files by the exchange's own trades.
         progress: told what happens.
     """
 
@@ -45,6 +47,7 @@ class Crawl:
     names: Sequence[str]
     span: Range
     newest_first: bool
+    upgrade: bool
     progress: Listener
 
     async def run(self, stop: Stop) -> list[Outcome]:
@@ -64,6 +67,7 @@ class Crawl:
             "since": show(self.span.after + 1),
             "until": show(self.span.through + 1) if self.span.through < END_OF_TIME else None,
             "newest_first": self.newest_first,
+            "upgrade": self.upgrade,
         }
         with recorded(self.archive, "backfill", asked, self.settings, warnings.warn) as record:
             async with Client(self.settings.exchange, on_wait=waiting) as client:
@@ -71,7 +75,12 @@ class Crawl:
                     choice = Choice([Name(text) for text in self.names])
                     pairs = await stop.guard(choose(client, self.archive, choice))
                     wishes = [Wish(pair, self.span) for pair in pairs]
-                    watch = Watch(self.progress, stop, newest_first=self.newest_first)
+                    watch = Watch(
+                        self.progress,
+                        stop,
+                        newest_first=self.newest_first,
+                        then=upgrade if self.upgrade else None,
+                    )
                     found = await backfill(client, self.archive, wishes, self.settings, watch)
                 finally:
                     record.heard(client.calls, client.refusals)
@@ -189,7 +198,8 @@ def raise_gravest(outcomes: Sequence[Result]) -> None:
     )
     if not wrong:
         return
-    error = wrong[0].error or ArchiveHasHoles(str(wrong[0]))
+    kind = ArchiveHasHoles if wrong[0].holes else ArchiveIncomplete
+    error = wrong[0].error or kind(str(wrong[0]))
     for other in wrong[1:]:
         error.add_note(str(other))
     raise error

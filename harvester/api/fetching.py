@@ -28,6 +28,7 @@ class Fetching(Opened):
         since: Moment = "start",
         until: Moment | None = None,
         newest_first: bool = False,
+        upgrade: bool = False,
         progress: Callable[[Event], object] | None = None,
         check: bool = True,
     ) -> list[Outcome]:
@@ -41,6 +42,8 @@ class Fetching(Opened):
             since: from when on; all history unless given.
             until: up to before when; what is published by now, and settled, unless given.
             newest_first: the newest missing month first.
+            upgrade: then fetch anew what came from Kraken's CSV files, and replace it range by
+                range. docs/import.md tells more.
             progress: told each event of `harvester.crawl.events` in another thread; `print` will
                 do.
             check: raise the gravest error once all pairs are done. Else it is only told in the
@@ -55,6 +58,7 @@ class Fetching(Opened):
             ExchangeError: the exchange can't be reached, refuses, or answers nonsense.
             ArchiveLocked: another run is writing one of the pairs.
             ArchiveHasHoles: something that was asked for is not covered.
+            ArchiveIncomplete: what was replaced, or could not be, does not agree with its file.
             ArchiveDamaged: what the exchange shows contradicts what is held.
             ArchiveUnwritable: the machine refused.
             ValueDoesNotFit: a trade that the format has no room for.
@@ -67,7 +71,8 @@ class Fetching(Opened):
         """
         from harvester.api.crawling import from_here
 
-        crawl = self._crawl(pairs, span_between(since, until), progress, newest_first=newest_first)
+        span = span_between(since, until)
+        crawl = self._crawl(pairs, span, progress, newest_first=newest_first, upgrade=upgrade)
         return _checked(from_here(crawl.run), check=check)
 
     async def abackfill(
@@ -76,6 +81,7 @@ class Fetching(Opened):
         since: Moment = "start",
         until: Moment | None = None,
         newest_first: bool = False,
+        upgrade: bool = False,
         progress: Callable[[Event], object] | None = None,
         check: bool = True,
     ) -> list[Outcome]:
@@ -94,7 +100,8 @@ class Fetching(Opened):
         """
         from harvester.api.crawling import to_its_end
 
-        crawl = self._crawl(pairs, span_between(since, until), progress, newest_first=newest_first)
+        span = span_between(since, until)
+        crawl = self._crawl(pairs, span, progress, newest_first=newest_first, upgrade=upgrade)
         return _checked(await to_its_end(crawl.run), check=check)
 
     def refresh(
@@ -186,6 +193,7 @@ class Fetching(Opened):
         progress: Callable[[Event], object] | None,
         *,
         newest_first: bool,
+        upgrade: bool,
     ) -> Crawl:
         from harvester.api.crawling import Crawl
 
@@ -195,7 +203,8 @@ class Fetching(Opened):
 
         # An archive of its own, as that one is used in another thread.
         another = Disk(self.path)
-        return Crawl(another, self._settings, pairs, span, newest_first, _listener(progress))
+        told = _listener(progress)
+        return Crawl(another, self._settings, pairs, span, newest_first, upgrade, told)
 
 
 def _listener(progress: Callable[[Event], object] | None) -> Callable[[Event], None]:

@@ -29,6 +29,7 @@ EVERYTHING = Range(0, END_OF_TIME)
 LISTINGS = 20
 """How often a reader lists again when files vanish under it, before it calls that damage."""
 
+A = TypeVar("A", bound="Archive")
 P = ParamSpec("P")
 T = TypeVar("T")
 
@@ -62,13 +63,13 @@ class _Known:
     agreed: set[tuple[RollUp, str]] = field(default_factory=set)
 
 
-def _listed_again(
-    ask: Callable[Concatenate[Archive, str, P], T],
-) -> Callable[Concatenate[Archive, str, P], T]:
+def listed_again(
+    ask: Callable[Concatenate[A, str, P], T],
+) -> Callable[Concatenate[A, str, P], T]:
     """Ask of a pair, and ask again where files are gone by then, merged by its writer."""
 
     @wraps(ask)
-    def asked(archive: Archive, pair: str, /, *args: P.args, **kwargs: P.kwargs) -> T:
+    def asked(archive: A, pair: str, /, *args: P.args, **kwargs: P.kwargs) -> T:
         for _ in range(LISTINGS):
             try:
                 return ask(archive, pair, *args, **kwargs)
@@ -113,9 +114,7 @@ class Archive:
 
     def segments(self, pair: str) -> list[Segment]:
         """A pair's segments by `after`, the widest first: the listing alone, no file is opened."""
-        listed = (
-            parse_path(entry.path, entry.size) for entry in self.store.files(f"trades/pair={pair}")
-        )
+        listed = (parse_path(*entry) for entry in self.store.files(f"trades/pair={pair}"))
         found = [one for one in listed if one is not None and one.pair == pair]
         return sorted(found, key=lambda one: (one.range.after, -one.range.through))
 
@@ -205,7 +204,7 @@ class Archive:
             return
         raise ArchiveDamaged(f"files of {pair} keep vanishing while they are read: try again")
 
-    @_listed_again
+    @listed_again
     def last_id_before(self, pair: str, moment: int) -> tuple[int, int, int] | None:
         """The nearest id at or before a moment that coverage reaches without a hole.
 
@@ -224,7 +223,7 @@ class Archive:
             at = one.range.after
         return None
 
-    @_listed_again
+    @listed_again
     def first_id_behind(self, pair: str, moment: int) -> tuple[int, int] | None:
         """The nearest id after a moment, likewise, and the rows without one before it."""
         between, at = 0, moment
@@ -249,7 +248,7 @@ class Archive:
                 found = int(times(batch)[places[-1]])
         return found
 
-    @_listed_again
+    @listed_again
     def last_time(self, pair: str, moment: int) -> int | None:
         """The published time of the last trade held at or before a moment; None for none."""
         pieces = reversed(self.pieces(pair, Range(0, moment)))
@@ -257,7 +256,7 @@ class Archive:
             (found for one in pieces if (found := self.last_time_in(one)) is not None), None
         )
 
-    @_listed_again
+    @listed_again
     def is_imported(self, pair: str, moment: int) -> bool:
         """Whether what covers a moment came out of a file: times may be whole seconds there."""
         pieces = self.pieces(pair, Range(moment - 1, moment))

@@ -54,6 +54,23 @@ def keep_copy(store: Store, note: Note) -> str:
     return to
 
 
+def keep_segment(store: Store, note: Note) -> str:
+    """Put a copy of a file into quarantine, however large; one that is there already will do.
+
+    Returns where it is.
+    """
+    name, above = note.path.rpartition("/")[2], f"quarantine/{note.pair}"
+    for folder in store.folders(above):
+        to = f"{above}/{folder}/{name}"
+        if _path_noted(store, f"{above}/{folder}/{NOTE}") == note.path and store.same(
+            note.path, to
+        ):
+            return to
+    to = _prepared(store, note)
+    store.copy(note.path, to, note.pair)
+    return to
+
+
 def _prepared(store: Store, note: Note) -> str:
     """Where a file is to go, its note written there."""
     folder = _free_folder(store, note)

@@ -34,13 +34,17 @@ _PATH = re.compile(r"trades/pair=([^/]+)/year=(\d{4})/(\d{19})-(\d{19})\.parquet
 
 
 class Segment(NamedTuple):
-    """A segment as the listing tells it."""
+    """A segment as the listing tells it.
+
+    `changed_ns`, the store's own time of writing, tells it from another one of its name.
+    """
 
     pair: str
     year: int
     range: Range
     path: str
     size: int
+    changed_ns: int = 0
 
 
 def path_of(pair: str, one: Range, last_time_ns: int | None) -> str:
@@ -49,14 +53,16 @@ def path_of(pair: str, one: Range, last_time_ns: int | None) -> str:
     return f"trades/pair={pair}/year={year:04d}/{one.after:019d}-{one.through:019d}.parquet"
 
 
-def parse_path(path: str, size: int) -> Segment | None:
+def parse_path(path: str, size: int, changed_ns: int = 0) -> Segment | None:
     """The segment that a listed file is; None for a stranger."""
     match = _PATH.fullmatch(path)
     if match is None:
         return None
     pair, year, after, through = match.groups()
     one = Range(int(after), int(through))
-    return Segment(pair, int(year), one, path, size) if one.after < one.through else None
+    if one.after >= one.through:
+        return None
+    return Segment(pair, int(year), one, path, size, changed_ns)
 
 
 def stage_segment(

@@ -7,6 +7,7 @@ there a put-if-absent is atomic, here a rename is.
 from __future__ import annotations
 
 import errno
+import filecmp
 import os
 import shutil
 import uuid
@@ -57,6 +58,12 @@ class Store(Protocol):
 
     def move(self, path: str, to: str) -> None:
         """Give a file another place, where none stands yet: all at once, and for good."""
+
+    def copy(self, path: str, to: str, staging: str) -> None:
+        """Put the bytes of a file of any size elsewhere, by way of the folder `staging`."""
+
+    def same(self, path: str, other: str) -> bool:
+        """Whether two files stand there, and hold the same bytes."""
 
     def remove(self, path: str) -> None:
         """Take a file away; one that is gone already is no fault."""
@@ -146,6 +153,20 @@ class LocalStore:
             source.replace(target)
             _sync(target.parent)
             _sync(source.parent)
+
+    def copy(self, path: str, to: str, staging: str) -> None:
+        """Put the bytes of a file of any size elsewhere."""
+        staged = self.stage(staging)
+        with writing(self.location(to)):
+            shutil.copyfile(self.root / path, self.root / staged)
+        self.commit(staged, to)
+
+    def same(self, path: str, other: str) -> bool:
+        """Whether two files stand there, and hold the same bytes."""
+        try:
+            return filecmp.cmp(self.root / path, self.root / other, shallow=False)
+        except FileNotFoundError:
+            return False
 
     def remove(self, path: str) -> None:
         """Take a file away."""

@@ -12,6 +12,7 @@ import pyarrow as pa
 
 from harvester.archive import state
 from harvester.archive.archive import Archive
+from harvester.archive.aside import unfinished
 from harvester.archive.compaction import groups, within
 from harvester.archive.footers import Footer, Imported, Jump
 from harvester.archive.locks import held
@@ -166,7 +167,10 @@ class Writer:
         widest: Segment | None = None
         for one in self.archive.segments(self.pair):
             if widest is not None and within(one.range, widest.range):
-                self._drop_merged(widest, one)
+                gone = self._left_over(widest, one)
+                if gone is not None:
+                    self.remove(gone)
+                widest = one if gone == widest else widest
             else:
                 widest = one
         standing = {one.path for one in self.archive.segments(self.pair)}
@@ -204,7 +208,7 @@ class Writer:
         )
         self._place(self._checked(run, footers), merged)
         for one in run:
-            self._remove(one)
+            self.remove(one)
 
     def _checked(self, run: list[Segment], footers: list[Footer]) -> Iterator[pa.RecordBatch]:
         """The rows of a run, each segment held to its own checksum: a merge launders no damage."""
@@ -219,36 +223,53 @@ class Writer:
                     "it was not compacted"
                 )
 
+    def stage(
+        self, trades: Iterable[pa.RecordBatch], footer: Footer | Callable[[], Footer]
+    ) -> tuple[str, str]:
+        """Write a segment's file aside; returns its staged path, and where it is to stand.
+
+        Args:
+            trades: batches of `schema.TRADES`, in the tape's order.
+            footer: the facts about rows are filled in.
+        """
+        seen: list[int] = []
+        staged, whole = stage_segment(self._store, self.pair, _noting_time(trades, seen), footer)
+        return staged, path_of(self.pair, whole.range, seen[-1] if seen else None)
+
     def _place(
         self, trades: Iterable[pa.RecordBatch], footer: Footer | Callable[[], Footer]
     ) -> Segment:
-        seen: list[int] = []
-        staged, whole = stage_segment(self._store, self.pair, _noting_time(trades, seen), footer)
-        path = path_of(self.pair, whole.range, seen[-1] if seen else None)
+        staged, path = self.stage(trades, footer)
         self._store.commit(staged, path)
         segment = parse_path(path, 0)
         if segment is None:
             raise AssertionError(f"{path} is no path of a segment")
         return segment
 
-    def _drop_merged(self, wide: Segment, narrow: Segment) -> None:
-        """Remove a segment that a crash left beside its merger, if its very rows are in there.
+    def _left_over(self, wide: Segment, narrow: Segment) -> Segment | None:
+        """Which of two a crash left: one beside its merger, if its very rows are in there.
 
         A file's name alone is no proof: a segment renamed by hand must not swallow others.
         """
         footer, inner = self.archive.footer(wide), self.archive.footer(narrow)
         if footer.range != wide.range or inner.range != narrow.range:
-            return
+            return None
         checksum = RowsChecksum()
         for batch in read_batches(self._store, wide.path, narrow.range):
             checksum.update(batch)
         if checksum.hexdigest() == inner.checksum:
-            self._remove(narrow)
+            return narrow
+        return unfinished(self.archive, wide, narrow)
 
-    def _remove(self, segment: Segment) -> None:
+    def remove_rollups(self, segment: Segment) -> None:
+        """Take the roll-ups of a segment away, as it is about to go or to hold other rows."""
         self.archive.forget(segment)
         for level in self._store.folders("candles"):
             self._store.remove(rollup_path(segment, level.removeprefix("interval=")))
+
+    def remove(self, segment: Segment) -> None:
+        """Take a segment away whose rows stand elsewhere."""
+        self.remove_rollups(segment)
         self._store.remove(segment.path)
 
 

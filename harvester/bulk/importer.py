@@ -20,11 +20,14 @@ from harvester.bulk.ahead import ahead
 from harvester.bulk.counting import Count
 from harvester.bulk.joining import Closed, Joiner, Opened, Rows, Step
 from harvester.bulk.layout import Layout, detect
+from harvester.bulk.overlap import held_from_api, how_exact, measured
+from harvester.bulk.rounding import Sample
 from harvester.bulk.rows import BadRow, parse
 from harvester.bulk.sorting import Sorter
 from harvester.bulk.sources import Member, blocks, checksum, head
 from harvester.columns import times
 from harvester.crawl.gaps import Edge, find_gaps
+from harvester.crawl.upgrades import Rounding
 from harvester.errors import DamagedFile, HarvesterError, Interrupted
 from harvester.kraken.pairs import Pair
 from harvester.times import END_OF_TIME, SECOND, Range, missing, overlap, show, union
@@ -65,6 +68,7 @@ class Report:
         repeats: rows of the id and time of another one.
         bad: how many rows were left out; `bad_rows` lists them.
         ranges: what is covered now that was not.
+        rounding: how its whole seconds were rounded; None for other times, or where nothing tells.
     """
 
     files: list[str]
@@ -80,6 +84,7 @@ class Report:
     bad_rows: list[BadRow] = field(default_factory=list)
     ranges: list[Range] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    rounding: Rounding | None = None
     seconds: float = 0.0
     error: HarvesterError | None = None
 
@@ -149,7 +154,9 @@ class Chain:
         whole = [part.member.whole for part in self._parts]
         self._ends = [SECOND * (one.until_s or 0) - 1 for one in whole[:-1]] + [END_OF_TIME]
         covered = self._archive.coverage(self._pair.altname)
+        held = held_from_api(self._archive, self._pair.altname)
         joiner = Joiner(missing([Range(0, END_OF_TIME)], covered), whole[0])
+        joiner.told.sample = Sample(held)
         steps = ahead(self._steps(joiner))
         try:
             for step in steps:
@@ -161,6 +168,7 @@ class Chain:
             raise
         finally:
             steps.close()
+            self.report.rounding = measured(self._archive, self._pair.altname, joiner.told.sample)
             self._count(joiner)
             if self._span is not None:
                 writer.want(self._span)
@@ -300,11 +308,15 @@ class Chain:
     def _count(self, joiner: Joiner) -> None:
         told = joiner.told
         self.report.kept, self.report.held, self.report.left = told.kept, told.held, told.left
+        rounding = self.report.rounding
+        if rounding is not None:
+            self.report.notes.append(
+                f"its times are whole seconds, {rounding.words('trades held already')}"
+            )
         for second in told.busy:
             self.report.notes.append(
                 f"no two seconds without trades lie near {show(second * SECOND)}, where a range "
-                "ends: it is exact if the file rounds its times down; "
-                "`harvester verify --against-exchange` tells"
+                f"ends: {how_exact(rounding)}"
             )
 
     def _check(self) -> None:

@@ -17,6 +17,7 @@ import numpy as np
 import pyarrow as pa
 
 from harvester.bulk.counting import Count
+from harvester.bulk.rounding import Sample
 from harvester.bulk.sources import Whole
 from harvester.columns import Int64s, times
 from harvester.times import SECOND, Range, year_end, year_of
@@ -58,12 +59,19 @@ class Told:
         held: those of time that is covered already; what is held there stays.
         left: those beside what is covered, or at a file's ends, where no boundary could be drawn.
         busy: seconds that had to do as a boundary although they hold trades.
+        sample: some of the rows of time that is held from the API.
     """
 
     kept: Count = field(default_factory=Count)
     held: Count = field(default_factory=Count)
     left: Count = field(default_factory=Count)
     busy: list[int] = field(default_factory=list)
+    sample: Sample = field(default_factory=lambda: Sample([]))
+
+    def hold(self, rows: pa.RecordBatch) -> None:
+        """Count rows of time that is covered already."""
+        self.held.add(rows)
+        self.sample.take(rows)
 
 
 class _Cut(NamedTuple):
@@ -162,7 +170,7 @@ class Joiner:
         """Pass over what is covered, up to the first quiet moment of the next hole."""
         yield from ()
         if not self._holes:
-            self.told.held.add(batch.rows.slice(at))
+            self.told.hold(batch.rows.slice(at))
             return len(batch.stamps)
         least = -(-(self._holes[0].after + 1) // SECOND)
         found = ((batch.gaps >= at) & (batch.lasts >= least)).nonzero()[0]
@@ -187,12 +195,12 @@ class Joiner:
         stamps, at = batch.stamps[start:stop], 0
         for hole in self._holes:
             low, high = (int(stamps.searchsorted(end, side="right")) for end in hole)
-            self.told.held.add(batch.rows.slice(start + at, low - at))
+            self.told.hold(batch.rows.slice(start + at, low - at))
             self.told.left.add(batch.rows.slice(start + low, high - low))
             at = high
             if at == len(stamps):
                 return
-        self.told.held.add(batch.rows.slice(start + at, len(stamps) - at))
+        self.told.hold(batch.rows.slice(start + at, len(stamps) - at))
 
     def _fill(self, batch: _Batch, at: int) -> Generator[Step, None, int]:
         """Hand on what lies before the last quiet moment so far; the rest waits for the next."""

@@ -161,7 +161,7 @@ def _look(archive: Archive, gists: Gists, pair: str, now_ns: int) -> PairStatus:
 def _listed(archive: Archive, pair: str) -> dict[Segment, Entry]:
     """A pair's segments by `after`, the widest first, as the store lists them."""
     entries = archive.store.files(f"trades/pair={pair}")
-    parsed = ((parse_path(entry.path, entry.size), entry) for entry in entries)
+    parsed = ((parse_path(*entry), entry) for entry in entries)
     found = [(one, entry) for one, entry in parsed if one is not None and one.pair == pair]
     found.sort(key=lambda both: (both[0].range.after, -both[0].range.through))
     return dict(found)

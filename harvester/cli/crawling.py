@@ -10,6 +10,7 @@ import time
 from typing import Any, NamedTuple
 
 from harvester.archive.archive import Archive
+from harvester.bulk.upgrading import upgrade
 from harvester.cli import lean, output
 from harvester.cli.options import Common
 from harvester.cli.progress import Display, display
@@ -36,6 +37,7 @@ class Request(NamedTuple):
     since: str
     until: str | None
     newest_first: bool = False
+    upgrade: bool = False
 
     def span(self) -> Range:
         """The range that is meant."""
@@ -52,6 +54,7 @@ class Request(NamedTuple):
             "since": self.since,
             "until": self.until,
             "newest_first": self.newest_first,
+            "upgrade": self.upgrade,
         }
 
 
@@ -97,6 +100,7 @@ async def _run(
             stop,
             newest_first=request.newest_first,
             estimates=not common.quiet and output.is_terminal(),
+            then=upgrade if request.upgrade else None,
         )
         wishes = [Wish(pair, wanted) for pair in pairs]
         shown.tell(Begun(len(wishes)))

@@ -33,6 +33,9 @@ if TYPE_CHECKING:
 @click.option("--rate", type=float, help="Pages a second a pair, 0 for no limit (a mirror).")
 @click.option("--jobs", type=int, help="Pairs side by side, any number.  [default: 8]")
 @click.option("--newest-first", is_flag=True, help="The newest missing month first.")
+@click.option(
+    "--upgrade", is_flag=True, help="Then fetch anew what `import` took from files, and replace it."
+)
 @click.option("--dry-run", is_flag=True, help="Say what would be asked for, and fetch nothing.")
 @click.option("--json", "as_json", is_flag=True, help="The result as JSON on stdout.")
 @common
@@ -47,6 +50,11 @@ def backfill(as_json: bool, dry_run: bool, **given: Any) -> int:
     shell takes it); names, patterns and --pairs-file add up, and --all stands alone. Where there
     are more pairs than --jobs, the largest go first, so that the whole ends soonest. A pair that
     fails stops no other.
+
+    --upgrade replaces what came from Kraken's CSV files, once nothing else is missing, by the
+    exchange's own trades, with ids, sides and whole times: range by range, each at once when it is
+    whole, those of few trades first. Days on which file and exchange do not agree are told, and
+    the exit status is 4.
 
     Example: harvester backfill XBT/USD ETH/EUR --since 2024-01-01
 
@@ -65,7 +73,11 @@ def backfill(as_json: bool, dry_run: bool, **given: Any) -> int:
         file=given.pop("pairs_file"),
     )
     request = Request(
-        choice, given.pop("since"), given.pop("until"), newest_first=given.pop("newest_first")
+        choice,
+        given.pop("since"),
+        given.pop("until"),
+        newest_first=given.pop("newest_first"),
+        upgrade=given.pop("upgrade"),
     )
     if dry_run:
         _dry_run(request, common_, as_json=as_json)
@@ -109,6 +121,7 @@ def _report(outcomes: list[Outcome]) -> dict[str, Any]:
                 "holes": one.holes,
                 "error": str(one.error) if one.error else None,
                 "pace": pace_fields(one.pace),
+                "upgrade": None if one.upgrade is None else one.upgrade.plain(),
             }
             for one in outcomes
         ],

@@ -263,6 +263,7 @@ def as_fields(one: Report) -> dict[str, Any]:
         "bad_rows": [row._asdict() for row in one.bad_rows],
         "ranges": one.ranges,
         "notes": one.notes,
+        "rounding": None if one.rounding is None else one.rounding._asdict(),
         "seconds": round(one.seconds, 3),
         "error": str(one.error) if one.error else None,
     }

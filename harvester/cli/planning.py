@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from harvester.archive.archive import Archive
+from harvester.archive.aside import Upgraded
+from harvester.bulk.units import rows_to_fetch, units
 from harvester.cli import output
 from harvester.cli.crawling import Request
 from harvester.cli.options import Common
@@ -18,14 +20,18 @@ from harvester.crawl.names import choose
 from harvester.crawl.stop import Stop
 from harvester.kraken.client import Client
 from harvester.kraken.pages import PAGE_ROWS
-from harvester.times import Range
+from harvester.times import Range, missing
 
 BYTES_A_TRADE = 11
 WORTH_SAYING_S = 5.0
 
 
 class Plan(NamedTuple):
-    """What one pair's backfill would ask for; None where the exchange gave no counts."""
+    """What one pair's backfill would ask for; None where the exchange gave no counts.
+
+    `from_files` are the trades among them that take the place of what came from files: about as
+    many bytes go as come.
+    """
 
     pair: str
     ranges: int
@@ -33,6 +39,7 @@ class Plan(NamedTuple):
     calls: int | None
     hours: float | None
     bytes: int | None
+    from_files: int = 0
 
 
 class Total(NamedTuple):
@@ -88,6 +95,8 @@ async def _dry_run(request: Request, wanted: Range, archive: Archive, common: Co
         appraiser = Appraiser(client, exchange, Stop())
         await appraiser.appraise(asked, exchange.jobs)
     plans = [_plan(lack, appraiser.trades.get(lack.pair.altname), exchange.rate) for lack in lacks]
+    if request.upgrade:
+        plans = [_with_upgrade(plan, archive, wanted, exchange.rate) for plan in plans]
     plans.sort(key=lambda plan: -1 if plan.trades is None else plan.trades, reverse=True)
     return Plans(plans, total_of(plans, exchange))
 
@@ -107,6 +116,20 @@ def _plan(lack: Lack, trades: int | None, rate: float) -> Plan:
     # Behind the last trade of a range, a page that brings nothing new and the newest one.
     calls = -(-trades // PAGE_ROWS) + 2 * ranges
     return Plan(name, ranges, trades, calls, _hours(calls, rate), trades * BYTES_A_TRADE)
+
+
+def _with_upgrade(plan: Plan, archive: Archive, wanted: Range, rate: float) -> Plan:
+    """A plan, and what of its pair came from files and does not lie aside yet."""
+    found = units(archive, plan.pair, wanted)
+    aside = [one.range for one in Upgraded(archive).aside(plan.pair)]
+    rows = sum(rows_to_fetch(unit, aside) for unit in found)
+    ranges = len(missing([part for unit in found for part in unit.parts], aside))
+    plan = plan._replace(ranges=plan.ranges + ranges, from_files=rows)
+    if plan.trades is None or plan.calls is None:
+        return plan
+    # The last page of a range shows what lies behind it as well.
+    calls = plan.calls + -(-rows // PAGE_ROWS) + ranges
+    return plan._replace(trades=plan.trades + rows, calls=calls, hours=_hours(calls, rate))
 
 
 def total_of(plans: Sequence[Plan], exchange: ExchangeSettings) -> Total:
@@ -133,12 +156,17 @@ def _hours(calls: int, rate: float) -> float:
 
 def table(plans: Plans) -> str:
     """A dry run as text: a line a pair, and one for all."""
+    files = sum(one.from_files for one in plans.pairs)
     rows = [[one.pair, str(one.ranges), *_expected(one)] for one in plans.pairs]
     total = plans.total
     if total.pairs > 1:
         name = f"{total.pairs} pairs" + (f", {total.unknown} unknown" if total.unknown else "")
         rows.append([name, str(total.ranges), *_expected(total)])
-    return output.columns(["pair", "ranges", "trades", "calls", "hours", "MB"], rows)
+    if files:
+        counts = [*(one.from_files for one in plans.pairs), files]
+        rows = [[*row, f"{count:,}"] for row, count in zip(rows, counts, strict=False)]
+    names = ["pair", "ranges", "trades", "calls", "hours", "MB", *(["from files"] if files else [])]
+    return output.columns(names, rows)
 
 
 def advice(total: Total) -> str | None:

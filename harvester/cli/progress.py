@@ -22,6 +22,7 @@ from harvester.crawl.events import (
     Outcome,
     Paced,
     PageRead,
+    Replaced,
     Started,
     Step,
     Waiting,
@@ -133,8 +134,8 @@ class Lines(Silent):
             case Imported():
                 for line in event.lines:
                     output.hint(line)
-            case Outcome():
-                output.hint(outcome_line(event))
+            case Replaced() | Outcome():
+                output.hint(str(event))
             case _:
                 pass
         self._tick()
@@ -188,6 +189,7 @@ class JsonLines(Silent):
             fields |= {"pages_s": round(one.pages_s, 3), "left_s": _whole(one.left_s)}
         if isinstance(event, Outcome):
             fields["error"] = None if event.error is None else str(event.error)
+            fields["upgrade"] = None if event.upgrade is None else event.upgrade.plain()
             fields["exit_status"] = event.exit_status
         self._say(type(event).__name__.lower(), fields)
         if self._clock() - self._told_s >= LINE_EVERY_S:

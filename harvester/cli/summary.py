@@ -14,7 +14,7 @@ MOST_LISTED = 20
 def summary(outcomes: Sequence[Outcome]) -> str:
     """A table of how many pairs were done, failed, have holes or were stopped, and the failures."""
     groups: dict[str, list[Outcome]] = {}
-    for kind in ("done", "with holes", "failed", "stopped"):
+    for kind in ("done", "not agreeing", "with holes", "failed", "stopped"):
         if found := [one for one in outcomes if _kind(one) == kind]:
             groups[kind] = found
     rows = [
@@ -27,7 +27,7 @@ def summary(outcomes: Sequence[Outcome]) -> str:
         for kind, found in groups.items()
     ]
     lines = [output.columns(["", "pairs", "trades", "pages"], rows)]
-    for kind in ("with holes", "failed"):
+    for kind in ("not agreeing", "with holes", "failed"):
         found = groups.get(kind, [])
         lines += [f"{kind}: {_reason(one)}" for one in found[:MOST_LISTED]]
         if len(found) > MOST_LISTED:
@@ -40,10 +40,14 @@ def _kind(outcome: Outcome) -> str:
         return "stopped"
     if outcome.error is not None:
         return "failed"
-    return "with holes" if outcome.holes else "done"
+    if outcome.holes:
+        return "with holes"
+    return "done" if outcome.exit_status == 0 else "not agreeing"
 
 
 def _reason(outcome: Outcome) -> str:
+    if outcome.error is None and not outcome.holes:
+        return f"{outcome.pair}: {outcome.upgrade}"
     if outcome.error is None:
         return f"{outcome.pair}: {len(outcome.holes)} holes, the first {outcome.holes[0]}"
     return f"{outcome.pair}: {str(outcome.error).removeprefix(f'{outcome.pair}: ')}"

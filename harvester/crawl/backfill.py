@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import NamedTuple
@@ -11,6 +11,7 @@ from typing import NamedTuple
 import msgspec
 
 from harvester.archive.archive import Archive
+from harvester.archive.aside import from_files
 from harvester.archive.writer import Writer, writer
 from harvester.config import Settings
 from harvester.crawl.buffer import Backlog, Buffer
@@ -25,10 +26,11 @@ from harvester.crawl.stop import Stop
 from harvester.crawl.tally import Tally
 from harvester.crawl.tending import tend
 from harvester.crawl.turns import Turns, in_turn
-from harvester.errors import ExchangeError, ExchangeRefused, HarvesterError
+from harvester.crawl.upgrades import Upgrade
+from harvester.errors import ExchangeError, ExchangeRefused, HarvesterError, ImportIncomplete
 from harvester.kraken.client import Client
 from harvester.kraken.pairs import Pair
-from harvester.times import BEGINNING_NS, DAY, END_OF_TIME, Range, missing, show
+from harvester.times import BEGINNING_NS, DAY, END_OF_TIME, Range, missing, overlap, show
 
 CHUNK_NS = 30 * DAY
 TENDED_AT_ONCE = 2
@@ -46,13 +48,15 @@ class Wish(NamedTuple):
 class Watch:
     """How a backfill is watched and steered while it runs.
 
-    `estimates` asks one call more a pair for how many trades are to be expected.
+    `estimates` asks one call more a pair for how many trades are to be expected; `then` is what
+    is done with a pair once nothing is missing of it, its lock still held.
     """
 
     listener: Listener
     stop: Stop
     newest_first: bool = False
     estimates: bool = False
+    then: Callable[[Hand], Awaitable[None]] | None = None
 
 
 async def backfill(
@@ -107,6 +111,24 @@ class Run(NamedTuple):
     tending: asyncio.Semaphore
 
 
+class Hand(NamedTuple):
+    """A pair whose crawl came to its end, for whoever does more with it.
+
+    Attributes:
+        wish: what was wanted of it.
+        writer: its one writer.
+        crawl: fetches a range whole, for a writer of any archive; the other archive is where the
+            neighbours are whose ids it must go on from.
+        tell: takes what came of it so far.
+    """
+
+    run: Run
+    wish: Wish
+    writer: Writer
+    crawl: Callable[[Writer, Archive, Range], Awaitable[None]]
+    tell: Callable[[Upgrade], None]
+
+
 def begin(client: Client, archive: Archive, settings: Settings, watch: Watch) -> Run:
     """A run over some pairs of an archive; nothing is asked yet."""
     clock = Clock(client, settings.refresh.settle_s)
@@ -140,6 +162,7 @@ class _PairCrawl:
         self._writing = asyncio.Lock()
         self._weeks: list[tuple[int, int]] | None = None
         self._done = Range(wish.span.after, wish.span.after)
+        self._upgrade: Upgrade | None = None
 
     async def _page(self, since_ns: int | None) -> Page:
         self._tally.pages += 1
@@ -171,13 +194,38 @@ class _PairCrawl:
             holes,
             error,
             self._run.client.pace(self._wish.pair),
+            self._upgrade,
         )
 
     async def _backfill(self) -> None:
         self._done = await self._asked()
         with writer(self._run.archive, self._pair) as one:
-            self._done = await self._fetch(one)
+            if self._run.watch.then is None:
+                self._done = await self._fetch(one)
+            else:
+                await self._fetch_and_then(one, self._run.watch.then)
             await self._tend(one)
+
+    async def _fetch_and_then(self, one: Writer, then: Callable[[Hand], Awaitable[None]]) -> None:
+        """Fetch what is missing; what shows that a file lacks trades is no reason to end there."""
+        before: list[Range] | None = None
+        lacks: list[ImportIncomplete] = []
+        while before != (now := self._run.archive.coverage(self._pair)):
+            before = now
+            try:
+                self._done = await self._fetch(one)
+                break
+            except ImportIncomplete as lack:
+                # The range that showed it is whole: the next time others are missing.
+                lacks.append(lack)
+        await then(Hand(self._run, self._wish, one, self._crawl, self._take))
+        left = [part for _, part in from_files(self._run.archive, self._pair)]
+        for known in lacks:
+            if any(overlap(part, Range(known.after, known.through)) for part in left):
+                raise known
+
+    def _take(self, upgrade: Upgrade) -> None:
+        self._upgrade = upgrade
 
     async def _fill(self, one: Writer) -> None:
         holes = self._run.archive.holes(self._pair)
@@ -187,7 +235,7 @@ class _PairCrawl:
             holes = [hole for hole in holes if hole.after < hole.through]
             self._run.watch.listener(Started(self._pair, holes, await self._expected(holes)))
         for hole in self._ordered(holes):
-            await self._crawl(one, hole)
+            await self._crawl(one, self._run.archive, hole)
         await self._tend(one)
 
     async def _tend(self, one: Writer) -> None:
@@ -213,7 +261,7 @@ class _PairCrawl:
             expected = await self._expected(ranges)
             self._run.watch.listener(Started(self._pair, ranges, expected))
             for span in self._ordered(ranges):
-                await self._crawl(one, span)
+                await self._crawl(one, self._run.archive, span)
             if asked.through == self._wish.span.through:
                 return asked
             done = asked
@@ -229,7 +277,7 @@ class _PairCrawl:
             )
             self._run.watch.listener(Noted(self._pair, text))
 
-    async def _crawl(self, one: Writer, span: Range) -> None:
+    async def _crawl(self, one: Writer, archive: Archive, span: Range) -> None:
         run = self._run
         spelled = msgspec.json.encode(self._wish.pair).decode()
         kept = run.settings.archive
@@ -241,7 +289,7 @@ class _PairCrawl:
             return RangeCrawl(part, source, buffer, bounds, run.watch.stop, self._tally)
 
         means = Means(lambda: run.client.starved(self._wish.pair), self._guarded_page, self._weekly)
-        await SplitCrawl(make, means).run(run.archive, self._pair, span)
+        await SplitCrawl(make, means).run(archive, self._pair, span)
 
     async def _guarded_page(self, since_ns: int) -> Page:
         return await self._run.watch.stop.guard(self._page(since_ns))

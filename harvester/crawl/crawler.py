@@ -18,8 +18,8 @@ from harvester.crawl.spans import Cut
 from harvester.crawl.stop import Stop
 from harvester.crawl.tally import Tally
 from harvester.crawl.tape import LEAST_MARGIN_NS, Tape, Verdict
-from harvester.errors import ArchiveDamaged, Interrupted
-from harvester.times import SECOND, Range, show
+from harvester.errors import ArchiveDamaged, ImportIncomplete, Interrupted
+from harvester.times import SECOND, Range, overlap, show
 
 T = TypeVar("T")
 
@@ -126,8 +126,15 @@ class RangeCrawl:
             await self._buffer.flush(final=whole)
         if seams.outside:
             gap = seams.outside[0]
-            what = f"trades between ids {gap.after_id} and {gap.before_id} were left out of"
-            raise ArchiveDamaged(_left_out(archive, pair, what, gap.after_ns))
+            what = f"trades between ids {gap.after_id} and {gap.before_id}"
+            for beside in (Range(gap.after_ns, self.span.after), Range(through, gap.before_ns)):
+                if path := _imported_in(archive, pair, beside):
+                    raise ImportIncomplete(
+                        f"{pair}: {what} are not in {path}, which came from a file: "
+                        "`harvester backfill --upgrade` fetches anew what did",
+                        *beside,
+                    )
+            raise ArchiveDamaged(_left_out(archive, pair, f"{what} were left out of", gap.after_ns))
         newest_ns = self._source.newest_ns
         if newest_ns is not None and _lacks(archive, pair, newest_ns):
             what = f"the newest trade, of {show(newest_ns)}, is not in"
@@ -257,6 +264,15 @@ def _last_known(archive: Archive, pair: str, moment: int) -> int | None:
     if known is None:
         return None
     return known - SECOND if archive.is_imported(pair, known) else known
+
+
+def _imported_in(archive: Archive, pair: str, span: Range) -> str:
+    """The first segment that tells of a span what a file told; empty for none."""
+    for piece in archive.pieces(pair, span) if span.after < span.through else []:
+        for one in archive.footer(piece.segment).imported:
+            if overlap(Range(one.after, one.through), piece.within):
+                return archive.location(piece.segment)
+    return ""
 
 
 def _left_out(archive: Archive, pair: str, what: str, before_ns: int) -> str:

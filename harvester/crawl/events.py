@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+from harvester.crawl.upgrades import Upgrade
 from harvester.errors import HarvesterError
 from harvester.kraken.pacing import PaceState
 from harvester.times import SECOND, Range, show
@@ -115,11 +116,23 @@ class Noted(NamedTuple):
         return f"{self.pair}: {self.text}"
 
 
+class Replaced(NamedTuple):
+    """Trades of the exchange took the place of what a file told of a range."""
+
+    pair: str
+    span: Range
+    rows: int
+
+    def __str__(self) -> str:
+        """One line for people."""
+        return f"{self.pair}: {self.rows:,} trades from files replaced, {self.span}"
+
+
 class Outcome(NamedTuple):
     """What a pair's crawl came to.
 
     `reached` is what was covered up to; `holes` are ranges asked for that stay uncovered; `pace`
-    is how the exchange was asked, where it was.
+    is how the exchange was asked, where it was; `upgrade` what became of ranges from files.
     """
 
     pair: str
@@ -129,17 +142,21 @@ class Outcome(NamedTuple):
     holes: list[Range]
     error: HarvesterError | None
     pace: PaceState | None = None
+    upgrade: Upgrade | None = None
 
     @property
     def exit_status(self) -> int:
         """0 when all that was asked for is covered."""
         if self.error is not None:
             return self.error.exit_status
-        return 4 if self.holes else 0
+        is_sound = self.upgrade is None or self.upgrade.is_sound
+        return 0 if is_sound and not self.holes else 4
 
     def __str__(self) -> str:
         """One line for people."""
         done = f"{self.pair}: {self.trades:,} trades in {self.pages:,} pages"
+        if self.upgrade is not None and str(self.upgrade):
+            done = f"{done}, {self.upgrade}"
         if self.error is not None and not self.pages:
             why = str(self.error)
             return why if why.startswith(self.pair) else f"{self.pair}: {why}"
@@ -155,5 +172,17 @@ def _second(stamp_ns: int) -> str:
     return show(stamp_ns // SECOND * SECOND)
 
 
-Event = Begun | Step | Imported | Started | PageRead | Committed | Waiting | Paced | Noted | Outcome
+Event = (
+    Begun
+    | Step
+    | Imported
+    | Started
+    | PageRead
+    | Committed
+    | Waiting
+    | Paced
+    | Noted
+    | Replaced
+    | Outcome
+)
 Listener = Callable[[Event], None]

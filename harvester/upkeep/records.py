@@ -21,6 +21,7 @@ from harvester import __version__
 from harvester.archive.archive import Archive
 from harvester.archive.locks import held
 from harvester.config import Settings
+from harvester.crawl.upgrades import Upgrade
 from harvester.errors import HarvesterError, Interrupted, gravest
 from harvester.times import SECOND, Range, show
 
@@ -45,6 +46,7 @@ class PairResult(msgspec.Struct):
     moved: int = 0
     covered_through_ns: int | None = None
     error: str | None = None
+    upgrade: dict[str, Any] | None = None
 
 
 class Record(msgspec.Struct):
@@ -145,6 +147,7 @@ class Recording:
                 len(one.holes),
                 covered_through_ns=one.reached.through if one.reached else None,
                 error=None if one.error is None else str(one.error),
+                upgrade=_upgrade(one),
             )
             for one in outcomes
         ]
@@ -262,6 +265,12 @@ def last(archive: Archive, count: int) -> list[Record]:
             if raw is not None:
                 found.append(_judged(msgspec.json.decode(raw, type=Record)))
     return found
+
+
+def _upgrade(one: Result) -> dict[str, Any] | None:
+    """What became of ranges from files, of a backfill that was to replace them."""
+    upgrade = getattr(one, "upgrade", None)
+    return upgrade.plain() if isinstance(upgrade, Upgrade) else None
 
 
 def _judged(record: Record) -> Record:

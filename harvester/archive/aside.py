@@ -1,0 +1,173 @@
+"""The tape that is to take the place of what came from files: kept aside until it is whole.
+
+It is an archive of its own below this one's folder, with the ordinary layout. What it holds counts
+only for ranges that came from files; readers of the archive never look there.
+"""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import numpy as np
+
+from harvester.archive.archive import EVERYTHING, Archive, Piece, listed_again, pieces_of
+from harvester.archive.segments import Segment, parse_path, read_batches
+from harvester.columns import Int64s, times, trade_ids
+from harvester.times import UNITS_NS, Range, missing, overlap, union
+
+ASIDE = "upgrade"
+"""The folder, beside `trades/`."""
+
+FIRST_LOOK_NS = UNITS_NS["h"]
+GROWS_BY = 16
+"""An id is looked for in the hour next to a moment, then in so many times more."""
+
+
+def aside_of(archive: Archive) -> Archive:
+    """The archive aside, as its writer and its readers see it; it need not exist yet."""
+    return Archive(archive.root / ASIDE)
+
+
+def from_files(archive: Archive, pair: str) -> list[tuple[Segment, Range]]:
+    """What of each segment came out of files, in order; no two touch within a segment."""
+    found: list[tuple[Segment, Range]] = []
+    for piece in pieces_of(archive.segments(pair)):
+        imported = union(Range(*one[:2]) for one in archive.footer(piece.segment).imported)
+        inside = (overlap(one, piece.within) for one in imported)
+        found += [(piece.segment, one) for one in inside if one is not None]
+    return found
+
+
+def unfinished(archive: Archive, wide: Segment, narrow: Segment) -> Segment | None:
+    """Which of two segments, one inside the other, a crash left of a replacement; None for none.
+
+    Where a replacement has another name than what it replaces, both stand for a moment.
+    """
+    before, now = (
+        union(Range(*one[:2]) for one in archive.footer(each).imported) for each in (wide, narrow)
+    )
+    inside = [both for one in before if (both := overlap(one, narrow.range))]
+    told_by_api = missing(inside, now)
+    if wide.range == narrow.range:
+        return wide if told_by_api else narrow if missing(now, before) else None
+    if not told_by_api:
+        return None
+    aside = [one.range for one in Upgraded(archive).aside(wide.pair)]
+    return None if missing(told_by_api, aside) else narrow
+
+
+class Upgraded(Archive):
+    """An archive's tape as it is to be: the API's own trades, and what lies aside of the rest.
+
+    Where neither holds anything, it is not covered, whatever files have told.
+    """
+
+    def __init__(self, archive: Archive) -> None:
+        """`archive` is the one that readers see."""
+        super().__init__(archive.path)
+        self.store = archive.store
+
+    def aside(self, pair: str) -> list[Segment]:
+        """The segments that lie aside, their paths within the whole archive."""
+        found: list[Segment] = []
+        for entry in self.store.files(f"{ASIDE}/trades/pair={pair}"):
+            path = entry.path.removeprefix(f"{ASIDE}/")
+            if (one := parse_path(path, entry.size, entry.changed_ns)) is not None:
+                found.append(one._replace(path=entry.path))
+        return sorted(found, key=lambda one: (one.range.after, -one.range.through))
+
+    def pieces(self, pair: str, span: Range = EVERYTHING) -> list[Piece]:
+        """As those of an archive, of the tape as it is to be."""
+        told, aside = from_files(self, pair), self.aside(pair)
+        found: list[Piece] = []
+        for segment, within in super().pieces(pair, span):
+            parts = [part for one, part in told if one == segment]
+            found += [Piece(segment, part) for part in missing([within], parts)]
+            inside = (both for part in parts if (both := overlap(part, within)))
+            found += [piece for part in inside for piece in pieces_of(aside, part)]
+        return sorted(found, key=lambda piece: piece.within)
+
+    def is_imported(self, pair: str, /, moment: int) -> bool:  # noqa: ARG002 - as that of an archive
+        """Nothing is: it would not be covered."""
+        return False
+
+    @listed_again
+    def last_id_before(self, pair: str, /, moment: int) -> tuple[int, int, int] | None:
+        """As that of an archive."""
+        between, at = 0, moment
+        for piece in reversed(self.pieces(pair, Range(0, moment))):
+            if piece.within.through != at:
+                return None
+            number, loose, time_ns = self._last_in(piece)
+            between += loose
+            if number:
+                return number, between, time_ns
+            at = piece.within.after
+        return None
+
+    @listed_again
+    def first_id_behind(self, pair: str, /, moment: int) -> tuple[int, int] | None:
+        """As that of an archive."""
+        between, at = 0, moment
+        for piece in self.pieces(pair, Range(moment, EVERYTHING.through)):
+            if piece.within.after != at:
+                return None
+            number, loose = self._first_in(piece)
+            between += loose
+            if number:
+                return number, between
+            at = piece.within.through
+        return None
+
+    def _last_in(self, piece: Piece) -> tuple[int, int, int]:
+        """The last id of a piece, the rows without one behind it, its time; 0 for none, all rows.
+
+        Of a whole segment its footer tells.
+        """
+        if piece.within == piece.segment.range:
+            footer = self.footer(piece.segment)
+            if footer.last_trade_id is None:
+                return 0, footer.rows, 0
+            time_ns = self._time_of_last_id(piece.segment, footer)
+            return footer.last_trade_id, footer.trail, time_ns
+        loose = 0
+        for window in reversed(_windows(piece.within, from_end=True)):
+            ids, stamps = self._ids(piece.segment, window)
+            places = ids.nonzero()[0]
+            if len(places):
+                last = int(places[-1])
+                return int(ids[last]), loose + len(ids) - 1 - last, int(stamps[last])
+            loose += len(ids)
+        return 0, loose, 0
+
+    def _first_in(self, piece: Piece) -> tuple[int, int]:
+        if piece.within == piece.segment.range:
+            footer = self.footer(piece.segment)
+            return footer.first_trade_id or 0, footer.lead
+        loose = 0
+        for window in _windows(piece.within, from_end=False):
+            ids, _ = self._ids(piece.segment, window)
+            places = ids.nonzero()[0]
+            if len(places):
+                return int(ids[places[0]]), loose + int(places[0])
+            loose += len(ids)
+        return 0, loose
+
+    def _ids(self, segment: Segment, window: Range) -> tuple[Int64s, Int64s]:
+        batches = list(read_batches(self.store, segment.path, window, ["trade_id", "time"]))
+        empty = np.empty(0, dtype=np.int64)
+        ids = np.concatenate([empty, *(trade_ids(one) for one in batches)])
+        return ids, np.concatenate([empty, *(times(one) for one in batches)])
+
+
+def _windows(span: Range, *, from_end: bool) -> list[Range]:
+    """A span in windows that grow from one of its ends on, in order of time."""
+    cuts, width = [0], FIRST_LOOK_NS
+    while cuts[-1] < span.through - span.after:
+        cuts.append(min(cuts[-1] + width, span.through - span.after))
+        width *= GROWS_BY
+    if from_end:
+        return [Range(span.through - far, span.through - near) for near, far in pairwise(cuts)][
+            ::-1
+        ]
+    return [Range(span.after + near, span.after + far) for near, far in pairwise(cuts)]
