@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from decimal import Decimal
+from functools import partial
 from pathlib import Path
 
 import pyarrow as pa
@@ -13,6 +15,7 @@ from harvester.archive.archive import Archive
 from harvester.archive.footers import Jump
 from harvester.archive.writer import Writer, writer
 from harvester.columns import ROWS
+from harvester.crawl import buffer as module
 from harvester.crawl.buffer import Backlog, Buffer
 from harvester.crawl.events import Committed, Event
 from harvester.crawl.gaps import Gap
@@ -201,3 +204,41 @@ def test_a_buffer_that_left_is_not_counted(tmp_path: Path) -> None:
 
         asyncio.run(go())
         assert buffer.rows == 1
+
+
+def test_files_of_one_pair_at_a_time_are_merged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Merges grow with the history: side by side they would take more and more memory."""
+    monkeypatch.setattr(module, "COMPACT_EVERY", 1)
+    begun: list[str] = []
+    release = threading.Event()
+
+    async def go(one: Writer, other: Writer) -> list[str]:
+        loop, merging = asyncio.get_running_loop(), asyncio.Lock()
+        first, committed = asyncio.Event(), asyncio.Event()
+
+        def merge(writer: Writer) -> None:
+            begun.append(writer.pair)
+            loop.call_soon_threadsafe(first.set)
+            release.wait(10)
+
+        for each in (one, other):
+            monkeypatch.setattr(each, "compact", partial(merge, each))
+        told = {"A": lambda _event: None, "B": lambda _event: committed.set()}
+        tasks = []
+        for each in (one, other):
+            buffer = Buffer(each, 0, "{}", told[each.pair], module.Locks(asyncio.Lock(), merging))
+            buffer.add(rows(1, 2), 2)
+            tasks.append(asyncio.create_task(buffer.flush()))
+            await (first if each is one else committed).wait()
+        # Whatever was handed to a thread before this has begun by then.
+        await asyncio.to_thread(lambda: None)
+        during = list(begun)
+        release.set()
+        await asyncio.gather(*tasks)
+        return during
+
+    with writer(Archive(tmp_path), "A") as one, writer(Archive(tmp_path), "B") as other:
+        during = asyncio.run(go(one, other))
+    assert (during, begun) == (["A"], ["A", "B"])

@@ -7,14 +7,14 @@ import logging
 import os
 import signal
 import time
+from collections.abc import Awaitable, Callable
 from typing import Any, NamedTuple
 
 from harvester.archive.archive import Archive
-from harvester.bulk.upgrading import upgrade
 from harvester.cli import lean, output
 from harvester.cli.options import Common
 from harvester.cli.progress import Display, display
-from harvester.crawl.backfill import Watch, Wish, backfill
+from harvester.crawl.backfill import Hand, Watch, Wish, backfill
 from harvester.crawl.events import Begun, Noted, Outcome, Paced, Waiting
 from harvester.crawl.names import Choice, choose
 from harvester.crawl.stop import Stop
@@ -100,7 +100,7 @@ async def _run(
             stop,
             newest_first=request.newest_first,
             estimates=not common.quiet and output.is_terminal(),
-            then=upgrade if request.upgrade else None,
+            then=_upgrade() if request.upgrade else None,
         )
         wishes = [Wish(pair, wanted) for pair in pairs]
         shown.tell(Begun(len(wishes)))
@@ -108,6 +108,13 @@ async def _run(
             return await backfill(client, archive, wishes, settings, watch)
         finally:
             record.heard(client.calls, client.refusals)
+
+
+def _upgrade() -> Callable[[Hand], Awaitable[None]]:
+    """What a pair's crawl is followed by; loaded where it is wanted, which is seldom."""
+    from harvester.bulk.upgrading import upgrade
+
+    return upgrade
 
 
 def heed_signals(stop: Stop) -> None:

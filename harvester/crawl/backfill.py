@@ -14,7 +14,7 @@ from harvester.archive.archive import Archive
 from harvester.archive.aside import from_files
 from harvester.archive.writer import Writer, writer
 from harvester.config import Settings
-from harvester.crawl.buffer import Backlog, Buffer
+from harvester.crawl.buffer import Backlog, Buffer, Locks
 from harvester.crawl.clock import CATCH_UP_NS, Clock
 from harvester.crawl.crawler import Bounds, RangeCrawl
 from harvester.crawl.endings import error_of
@@ -109,6 +109,7 @@ class Run(NamedTuple):
     backlog: Backlog
     appraiser: Appraiser
     tending: asyncio.Semaphore
+    merging: asyncio.Lock
 
 
 class Hand(NamedTuple):
@@ -134,7 +135,8 @@ def begin(client: Client, archive: Archive, settings: Settings, watch: Watch) ->
     clock = Clock(client, settings.refresh.settle_s)
     appraiser = Appraiser(client, settings.exchange, watch.stop)
     tending = asyncio.Semaphore(TENDED_AT_ONCE)
-    return Run(client, archive, settings, watch, clock, Backlog(), appraiser, tending)
+    merging = asyncio.Lock()
+    return Run(client, archive, settings, watch, clock, Backlog(), appraiser, tending, merging)
 
 
 async def fill(run: Run, pair: Pair, one: Writer) -> Outcome:
@@ -159,7 +161,7 @@ class _PairCrawl:
         self._heard = heard
         self._pair = wish.pair.altname
         self._tally = Tally(self._pair, run.watch.listener)
-        self._writing = asyncio.Lock()
+        self._locks = Locks(asyncio.Lock(), run.merging)
         self._weeks: list[tuple[int, int]] | None = None
         self._done = Range(wish.span.after, wish.span.after)
         self._upgrade: Upgrade | None = None
@@ -284,7 +286,7 @@ class _PairCrawl:
         bounds = Bounds(run.backlog, kept.flush_s, kept.flush_rows)
 
         def make(part: Range) -> RangeCrawl:
-            buffer = Buffer(one, part.after, spelled, run.watch.listener, self._writing)
+            buffer = Buffer(one, part.after, spelled, run.watch.listener, self._locks)
             source = Source(self._page, self._pair, self._has_traded)
             return RangeCrawl(part, source, buffer, bounds, run.watch.stop, self._tally)
 

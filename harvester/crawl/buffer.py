@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from typing import NamedTuple
 
 import pyarrow as pa
 
@@ -24,6 +25,25 @@ RELIEF_FROM = 0.75
 """From this part of the bound on there is writing in the background, so that nobody need wait."""
 
 
+class Locks(NamedTuple):
+    """What buffers take turns in.
+
+    Attributes:
+        writing: for the buffers of one writer; two merging at once would take each other's files
+            away.
+        merging: for all buffers of a run. Pairs begin together, so their files are due together,
+            and merges grow with the history: side by side they would take more and more memory.
+    """
+
+    writing: asyncio.Lock
+    merging: asyncio.Lock
+
+    @classmethod
+    def made(cls) -> Locks:
+        """Locks that nobody shares."""
+        return cls(asyncio.Lock(), asyncio.Lock())
+
+
 class Buffer:
     """One pair's trades between the tape and the archive."""
 
@@ -33,13 +53,9 @@ class Buffer:
         after: int,
         pair_json: str,
         listener: Listener,
-        writing: asyncio.Lock | None = None,
+        locks: Locks | None = None,
     ) -> None:
-        """Begin behind the published time `after`.
-
-        `writing` is shared by the buffers of one writer: two merging at once would take each
-        other's files away.
-        """
+        """Begin behind the published time `after`; `locks` are its own unless others share them."""
         self._writer = writer
         self._after = after
         self._pair_json = pair_json
@@ -49,7 +65,7 @@ class Buffer:
         self._unasked_jumps = 0
         self._cursor: str | None = None
         self._oldest_s: float | None = None
-        self._writing = writing or asyncio.Lock()
+        self._writing, self._merging = locks or Locks.made()
         self._segments = 0
         self._fault: Exception | None = None
         self.whole_through = after
@@ -117,7 +133,8 @@ class Buffer:
             self._listener(Committed(self._writer.pair, span, rows))
             if self._segments >= COMPACT_EVERY:
                 self._segments = 0
-                await asyncio.to_thread(self._writer.compact)
+                async with self._merging:
+                    await asyncio.to_thread(self._writer.compact)
 
     def skip_to(self, after: int) -> None:
         """Leave a hole: what follows begins behind `after`."""
