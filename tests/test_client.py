@@ -631,6 +631,14 @@ def test_a_certificate_file_that_is_not_there_is_told(
     assert str(caught.value) == message
 
 
+def test_an_address_whose_host_is_no_name_is_told() -> None:
+    with pytest.raises(BadSetting) as caught:
+        run("https://api..kraken.com", newest)
+    assert str(caught.value).startswith(
+        "[exchange] url 'https://api..kraken.com' is no address: its host is no name of one ("
+    )
+
+
 def test_every_fault_of_the_wire_becomes_ours() -> None:
     kinds = ["cut", "reset", "close", "hang:9", "dribble:9", "bad_json", "not_json", "http:520"]
     with faulty(kinds * 3) as exchange, pytest.raises(HarvesterError):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import shutil
 import ssl
 import subprocess
@@ -102,10 +103,12 @@ def refused(answer: bytes | None) -> str:
     [
         WHOLE,
         HEAD + b"Transfer-Encoding: chunked\r\n\r\n2\r\nbo\r\n2\r\ndy\r\n0\r\n\r\n",
+        HEAD
+        + b"Transfer-Encoding: chunked\r\n\r\n4\r\nbody\r\n0\r\nContent-Encoding: gzip\r\n\r\n",
         HEAD + b"X-Why: until the end\r\n\r\nbody",
         b"HTTP/1.1 103 Early Hints\r\nLink: </style>\r\n\r\n" + WHOLE,
     ],
-    ids=["of a length", "in chunks", "until the end", "behind a hint"],
+    ids=["of a length", "in chunks", "with a trailer", "until the end", "behind a hint"],
 )
 def test_an_answer_is_whole_however_its_end_is_told(answer: bytes) -> None:
     assert asyncio.run(bodies(Server(answer), 1)) == [b"body"]
@@ -136,6 +139,19 @@ def test_an_answer_without_an_end_is_given_up(name: str, monkeypatch: pytest.Mon
     is_head = name == "LONGEST_HEAD"
     answer = HEAD + b"X: " + filler if is_head else HEAD + b"Content-Length: 9000\r\n\r\n" + filler
     assert refused(answer) == "the answer does not end"
+
+
+def test_a_body_that_unpacks_to_a_thousand_times_its_size_comes_in_pieces() -> None:
+    packed = gzip.compress(bytes(60_000_000))
+    head = b"Content-Encoding: gzip\r\nContent-Length: %d\r\n\r\n" % len(packed)
+
+    async def sizes() -> list[int]:
+        async with serving(Server(HEAD + head + packed)) as url, client() as one:
+            async with one.stream("GET", url) as response:
+                return [len(piece) async for piece in response.aiter_bytes()]
+
+    found = asyncio.run(sizes())
+    assert (sum(found), max(found) < 20_000_000) == (60_000_000, True)
 
 
 def test_a_connection_is_used_again() -> None:

@@ -116,8 +116,9 @@ class Connection(asyncio.Protocol):
             self.abort()
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """A header's field."""
-        self._answer.headers.append((name, value))
+        """A header's field; one that trails the body belongs to no header any more."""
+        if not self._in_body:
+            self._answer.headers.append((name, value))
 
     def on_headers_complete(self) -> None:
         """The head has ended."""

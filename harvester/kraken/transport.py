@@ -12,6 +12,7 @@ import os
 import socket
 import ssl
 import time
+from collections.abc import AsyncIterator
 from typing import NamedTuple, Self
 from urllib.request import getproxies
 
@@ -26,6 +27,9 @@ RESTS_S = 15.0
 """A connection that has rested longer is not used again: servers close theirs, some after 20 s."""
 HAPPY_EYEBALLS_S = 0.25
 """After so long the next address of a name is tried beside the first, as RFC 8305 has it."""
+
+PIECE_BYTES = 1 << 14
+"""A page gzipped is seldom longer."""
 
 _CAN_END_A_LINE = (b"\r", b"\n", b"\0")
 
@@ -104,7 +108,7 @@ class DirectTransport(httpx.AsyncBaseTransport):
         return httpx.Response(
             answer.status,
             headers=answer.headers,
-            stream=httpx.ByteStream(b"".join(answer.body)),
+            stream=_Pieces(b"".join(answer.body)),
             extensions={"http_version": b"HTTP/1.1"},
         )
 
@@ -139,11 +143,24 @@ class DirectTransport(httpx.AsyncBaseTransport):
                     server_hostname=origin.host if is_secure else None,
                     happy_eyeballs_delay=HAPPY_EYEBALLS_S,
                 )
-        except TimeoutError as error:
-            raise httpx.ConnectTimeout(f"no connection within {limit_s:g} s") from error
+        except UnicodeError as error:
+            raise httpx.UnsupportedProtocol(f"its host is no name of one ({error})") from error
         except OSError as error:
+            if isinstance(error, TimeoutError) and error.errno is None:
+                raise httpx.ConnectTimeout(f"no connection within {limit_s} s") from error
             raise httpx.ConnectError(f"no connection: {_reason(error)}") from error
         return connection
+
+
+class _Pieces(httpx.AsyncByteStream):
+    """A whole body in pieces: unpacked, one may be a thousand times as long, and is counted then."""
+
+    def __init__(self, body: bytes) -> None:
+        self._body = body
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        for start in range(0, len(self._body), PIECE_BYTES):
+            yield self._body[start : start + PIECE_BYTES]
 
 
 def _reason(error: OSError) -> str:
