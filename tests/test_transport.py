@@ -141,14 +141,27 @@ def test_an_answer_without_an_end_is_given_up(name: str, monkeypatch: pytest.Mon
     assert refused(answer) == "the answer does not end"
 
 
+def test_a_field_behind_the_body_is_no_header() -> None:
+    async def headers() -> httpx.Headers:
+        trailed = b"4\r\nbody\r\n0\r\nContent-Encoding: gzip\r\n\r\n"
+        answer = HEAD + b"Transfer-Encoding: chunked\r\n\r\n" + trailed
+        async with serving(Server(answer)) as url, client() as one:
+            return (await one.get(url)).headers
+
+    assert dict(asyncio.run(headers())) == {"transfer-encoding": "chunked"}
+
+
 def test_a_body_that_unpacks_to_a_thousand_times_its_size_comes_in_pieces() -> None:
     packed = gzip.compress(bytes(60_000_000))
     head = b"Content-Encoding: gzip\r\nContent-Length: %d\r\n\r\n" % len(packed)
 
     async def sizes() -> list[int]:
-        async with serving(Server(HEAD + head + packed)) as url, client() as one:
-            async with one.stream("GET", url) as response:
-                return [len(piece) async for piece in response.aiter_bytes()]
+        async with (
+            serving(Server(HEAD + head + packed)) as url,
+            client() as one,
+            one.stream("GET", url) as response,
+        ):
+            return [len(piece) async for piece in response.aiter_bytes()]
 
     found = asyncio.run(sizes())
     assert (sum(found), max(found) < 20_000_000) == (60_000_000, True)

@@ -153,7 +153,7 @@ class DirectTransport(httpx.AsyncBaseTransport):
 
 
 class _Pieces(httpx.AsyncByteStream):
-    """A whole body in pieces: unpacked, one may be a thousand times as long, and is counted then."""
+    """A body in pieces: unpacked, one may be a thousand times as long, and is counted then."""
 
     def __init__(self, body: bytes) -> None:
         self._body = body
