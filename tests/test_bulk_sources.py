@@ -123,6 +123,16 @@ def test_an_encrypted_member_is_refused(tmp_path: Path) -> None:
     assert refusal(path) == "FILE: its member 'XBTUSD.csv' is encrypted: nothing of it was read"
 
 
+@pytest.mark.parametrize("method", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_a_member_packed_as_kraken_never_does_is_refused(tmp_path: Path, method: int) -> None:
+    with zipfile.ZipFile(tmp_path / "K.zip", "w", method) as archive:
+        archive.writestr("XBTUSD.csv", LINE)
+    assert refusal(tmp_path / "K.zip") == (
+        "FILE: its member 'XBTUSD.csv' is packed in a way that is not read; pack it anew by "
+        "deflate, as Kraken does: nothing of it was read"
+    )
+
+
 def test_a_bomb_is_refused_by_what_it_says(tmp_path: Path) -> None:
     path = csvs.packed(tmp_path / "K.zip", {"XBTUSD.csv": b"0" * (20 << 20)})
     assert refusal(path) == (

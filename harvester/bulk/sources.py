@@ -20,6 +20,8 @@ MOST_PACKED = 200
 """A file that packs better than this is none of numbers: those pack to a third or a tenth."""
 SMALL_BYTES = 10 << 20
 
+_METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
+
 _QUARTER = re.compile(r"_Q([1-4])_(\d{4})(?!\d)", re.IGNORECASE)
 _HISTORY = re.compile(r"Kraken_(?:Trading_History|OHLCVT)(?: ?\(\d+\))?\.zip", re.IGNORECASE)
 _REFUSALS: tuple[type[Exception], ...] = (
@@ -165,6 +167,8 @@ def _fault(entry: zipfile.ZipInfo, seen: set[str]) -> str | None:
         return "is encrypted"
     if name.lower().endswith(".zip"):
         return "is a ZIP itself; unpack it first"
+    if entry.compress_type not in _METHODS:
+        return "is packed in a way that is not read; pack it anew by deflate, as Kraken does"
     if entry.file_size > max(SMALL_BYTES, MOST_PACKED * entry.compress_size):
         return f"says that it unpacks to more than {MOST_PACKED} times its size"
     return None

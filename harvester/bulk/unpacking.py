@@ -60,9 +60,10 @@ def _inflated(file: IO[bytes], size: int) -> Iterator[bytes]:
         if not packed:
             packed = file.read(min(PACKED_BYTES, size))
             size -= len(packed)
-            if not packed:
-                raise EOFError("it ends before its last byte")
+        # All may have been taken in, and some of it not be given out yet: it is asked for, too.
         piece = inflate.decompress(packed, PIECE_BYTES)
+        if not (piece or packed or inflate.eof):
+            raise EOFError("it ends before its last byte")
         packed = inflate.unconsumed_tail
         if piece:
             yield piece
