@@ -63,7 +63,9 @@ for command in (
 def main() -> None:
     """Run a command; errors become text and an exit status here and nowhere else."""
     lean.process_is_ours()
-    sys.exit(_run())
+    status = _run()
+    lean.leave()
+    sys.exit(status)
 
 
 def _run() -> int:
