@@ -24,7 +24,7 @@ def process_is_ours() -> None:
     twelfth of the time.
     """
     _ours.append(True)
-    gc.set_threshold(20_000, 20, 50)
+    gc.set_threshold(5_000, 20, 50)
 
 
 def leave() -> None:
