@@ -13,9 +13,9 @@ from harvester.archive.footers import Footer
 from harvester.archive.rollups import RollUp
 from harvester.archive.schema import TRADES, RowsChecksum, ties
 from harvester.archive.segments import Segment, path_of, read_batches, read_schema
+from harvester.archive.skips import Edge, find_gaps
 from harvester.checks.rollups import RollUps
 from harvester.columns import Int64s, decimal_words, times, trade_ids
-from harvester.crawl.gaps import Edge, find_gaps
 from harvester.errors import ArchiveDamaged
 
 
