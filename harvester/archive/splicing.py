@@ -15,11 +15,12 @@ import msgspec
 import pyarrow as pa
 
 from harvester.archive.archive import Archive, Piece, pieces_of
-from harvester.archive.aside import ASIDE, Upgraded, from_files
+from harvester.archive.aside import ASIDE, Upgraded, from_files, quarantine_damaged
 from harvester.archive.footers import Footer, Imported, Jump
 from harvester.archive.reckoning import Reckoning, excused
 from harvester.archive.schema import RowsChecksum
 from harvester.archive.segments import Segment, read_batches
+from harvester.archive.store import Store
 from harvester.archive.writer import Writer
 from harvester.columns import clip
 from harvester.errors import ArchiveDamaged
@@ -64,23 +65,38 @@ def splice(writer: Writer, view: Upgraded, parts: Sequence[Range]) -> list[Segme
     return [one.old for one in made]
 
 
-def finish(writer: Writer, view: Upgraded) -> None:
+def finish(writer: Writer, view: Upgraded) -> list[str]:
     """Replace what is left of several segments that a crash kept from being replaced together.
 
+    Where nothing is left so, it costs one look. What can't be replaced now stays on record.
+
+    Returns:
+        A line for each damaged file that was found aside, and set aside from there.
+
     Raises:
+        ArchiveDamaged: a segment's rows are not those of its footer; nothing was replaced.
         ArchiveUnwritable: the machine refused.
     """
     store, note = writer.archive.store, _note(writer)
-    raw = store.read(note)
-    if raw is None:
-        return
+    begun = _begun(store, note)
+    if not begun:
+        return []
+    said = quarantine_damaged(view, writer.pair)
     told = [part for _, part in from_files(writer.archive, writer.pair)]
-    begun = msgspec.json.decode(raw, type=list[Range])
     aside = [one.range for one in view.aside(writer.pair)]
     left = [both for part in begun for one in told if (both := overlap(part, one))]
     if left and not missing(left, aside):
         splice(writer, view, sorted(left))
-    store.remove(note)
+    elif not left:
+        store.remove(note)
+    return said
+
+
+def _begun(store: Store, note: str) -> list[Range]:
+    try:
+        return msgspec.json.decode(store.read(note) or b"[]", type=list[Range])
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return []
 
 
 def _note(writer: Writer) -> str:

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from harvester.archive.archive import Archive, pieces_of
-from harvester.archive.aside import Upgraded, aside_of
+from harvester.archive.aside import Upgraded, aside_of, quarantine_damaged
 from harvester.archive.quarantine import Note, keep_segment
 from harvester.archive.segments import Segment, read_batches
 from harvester.archive.splicing import checked, clear, finish, splice
@@ -71,6 +71,8 @@ class _Upgrading:
         self._said = 0
 
     async def run(self) -> None:
+        for text in await asyncio.to_thread(quarantine_damaged, self._view, self._pair):
+            self._note(text)
         await asyncio.to_thread(finish, self._hand.writer, self._view)
         found = await asyncio.to_thread(self._units)
         if not found:
