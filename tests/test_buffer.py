@@ -13,12 +13,12 @@ import pytest
 
 from harvester.archive.archive import Archive
 from harvester.archive.footers import Jump
+from harvester.archive.skips import Gap
 from harvester.archive.writer import Writer, writer
 from harvester.columns import ROWS
 from harvester.crawl import buffer as module
 from harvester.crawl.buffer import Backlog, Buffer
 from harvester.crawl.events import Committed, Event
-from harvester.crawl.gaps import Gap
 from harvester.errors import ArchiveUnwritable
 from harvester.times import Range
 

@@ -336,13 +336,31 @@ def test_without_ids_fewer_trades_replace_nothing(started: Any) -> None:
     [path] = {segment.path for segment, _ in from_files(Archive(one.folder), PAIR)}
     assert left.reason == (
         "the exchange shows fewer trades than the file on 2024-02-03, and no ids prove them to be "
-        f"all; to have the exchange's all the same, remove {path} and backfill"
+        "all; another --upgrade asks for them again; to have the exchange's all the same, remove "
+        f"{path} and backfill"
     )
     assert one.tape == before
     calls = len(one.exchange.calls)
     again = one.upgrade()
     assert (again.exit_status, again.upgrade.left) == (4, done.upgrade.left)
-    assert [call for call in one.exchange.calls[calls:] if call.path.endswith("Trades")] == []
+    assert len([each for each in one.exchange.calls[calls:] if each.path.endswith("Trades")]) == 1
+    assert one.tape == before
+
+
+def test_an_answer_that_left_trades_out_is_asked_for_again(started: Any) -> None:
+    trades = days_apart(6, numbered=False)
+    one, short = started(trades), started([*trades[:12], *trades[13:]])
+    one.take_in(csvs.three_columns(trades))
+    one.fill()
+    before = one.tape
+    done = short.upgrade()
+    [left] = done.upgrade.left
+    assert (done.exit_status, done.upgrade.replaced) == (4, ())
+    assert left.reason.startswith("the exchange shows fewer trades than the file on 2024-02-03")
+    assert one.tape == before
+    crawl = one.crawl(upgrade=True)
+    assert (crawl.only(PAIR).exit_status, crawl.notes) == (0, [])
+    one.check()
 
 
 def test_without_ids_more_trades_take_their_place(started: Any) -> None:

@@ -10,8 +10,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from test_columns import batch
 
+from harvester.archive.skips import Edge, find_gaps
 from harvester.columns import times, trade_ids
-from harvester.crawl.gaps import Edge, find_gaps
 from harvester.crawl.order import in_order, unite
 
 Row = tuple[int, int]

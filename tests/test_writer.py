@@ -181,6 +181,21 @@ def test_a_jump_stands_in_the_segments_of_the_rows_beside_it(archive: Archive) -
     assert sum(one.unasked_jumps for one in footers) == 3
 
 
+def test_skips_that_were_counted_are_told_by_the_segments_that_they_are_in(
+    archive: Archive,
+) -> None:
+    turn = tapes.utc_ns(2020, 1, 1)
+    stamps = (turn - 5, turn - 3, turn + 5, turn + 7)
+    tape: list[Row] = [
+        (number, at, 0, *TAPE[0][3:]) for number, at in zip((1, 5, 9, 20), stamps, strict=True)
+    ]
+    with writer(archive, PAIR) as one:
+        footer = Footer(Range(0, 1), "{}", unasked_jumps=4)
+        commit(one, Range(turn - 10, turn + 10), tape, footer)
+    footers = [archive.footer(one) for one in archive.segments(PAIR)]
+    assert [one.unasked_jumps for one in footers] == [1, 3]
+
+
 def test_the_footer_keeps_source_and_cursor_and_counts_the_rows(archive: Archive) -> None:
     span = Range(TAPE[0][1] - 1, TAPE[-1][1])
     footer = Footer(Range(0, 1), "{}", source="csv", cursor="1705792331777820800", rows=99)

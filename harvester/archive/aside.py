@@ -11,8 +11,18 @@ from itertools import pairwise
 import numpy as np
 
 from harvester.archive.archive import EVERYTHING, Archive, Piece, listed_again, pieces_of
-from harvester.archive.segments import Segment, parse_path, read_batches
+from harvester.archive.quarantine import Note, set_aside
+from harvester.archive.schema import TRADES, RowsChecksum
+from harvester.archive.segments import (
+    Segment,
+    parse_path,
+    read_batches,
+    read_footer,
+    read_schema,
+)
+from harvester.archive.store import Store
 from harvester.columns import Int64s, times, trade_ids
+from harvester.errors import ArchiveDamaged
 from harvester.times import UNITS_NS, Range, missing, overlap, union
 
 ASIDE = "upgrade"
@@ -54,6 +64,38 @@ def unfinished(archive: Archive, wide: Segment, narrow: Segment) -> Segment | No
         return None
     aside = [one.range for one in Upgraded(archive).aside(wide.pair)]
     return None if missing(told_by_api, aside) else narrow
+
+
+def quarantine_damaged(view: Upgraded, pair: str) -> list[str]:
+    """Set aside which of the segments that lie aside are damaged; their ranges are missing then.
+
+    Reads every row that lies aside. Returns a line for each file that was moved.
+
+    Raises:
+        ArchiveUnwritable: the machine refused.
+    """
+    said = []
+    for one in view.aside(pair):
+        fault = _fault_of(view.store, one)
+        if fault is not None:
+            to = set_aside(view.store, Note(pair, one.path, one.range, [fault]))
+            said.append(f"{one.path} {fault}: it is in {to} now, and its range is fetched anew")
+    view.forget_pair(pair)
+    return said
+
+
+def _fault_of(store: Store, segment: Segment) -> str | None:
+    checksum = RowsChecksum()
+    try:
+        footer = read_footer(store, segment.path)
+        if not read_schema(store, segment.path).equals(TRADES):
+            return "has other columns than the format's"
+        for batch in read_batches(store, segment.path):
+            checksum.update(batch)
+    except ArchiveDamaged:
+        return "can't be read"
+    is_sound = footer.range == segment.range and checksum.hexdigest() == footer.checksum
+    return None if is_sound else "holds other rows than its footer tells"
 
 
 class Upgraded(Archive):

@@ -12,9 +12,8 @@ from typing import NamedTuple
 import msgspec
 
 from harvester.archive.archive import Archive
-from harvester.archive.footers import decode
 from harvester.archive.locks import held
-from harvester.archive.segments import bounds_by, opened
+from harvester.archive.segments import bounds_by, footer_in, opened
 from harvester.archive.store import Entry, Store
 from harvester.errors import HarvesterError
 
@@ -88,9 +87,7 @@ class Gists:
 def read_gist(store: Store, path: str) -> Gist:
     """The gist of a segment by its footer and statistics; no row is read."""
     with opened(store, path) as file:
-        metadata = file.metadata
-        footer = decode(path, dict(metadata.metadata or {}), metadata.num_rows)
-        return Gist(footer.rows, *(bounds_by(metadata) or ()))
+        return Gist(footer_in(path, file).rows, *(bounds_by(file.metadata) or ()))
 
 
 def _kept(store: Store) -> dict[str, _Known]:

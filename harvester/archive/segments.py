@@ -173,8 +173,12 @@ def read_footer(store: Store, path: str) -> Footer:
         ArchiveDamaged: it is no Parquet file, or bears no footer of ours.
     """
     with opened(store, path) as file:
-        metadata = file.metadata
-        return decode(path, dict(metadata.metadata or {}), metadata.num_rows)
+        return footer_in(path, file)
+
+
+def footer_in(path: str, file: pq.ParquetFile) -> Footer:
+    """The same from a segment's file that is open."""
+    return decode(path, dict(file.metadata.metadata or {}), file.metadata.num_rows)
 
 
 class Claims(NamedTuple):

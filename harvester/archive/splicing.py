@@ -6,23 +6,25 @@ A crash between any two steps leaves whole segments, and the tape aside, from wh
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import msgspec
-import numpy as np
 import pyarrow as pa
 
-from harvester.archive.archive import Piece, pieces_of
-from harvester.archive.aside import ASIDE, Upgraded, from_files
+from harvester.archive.archive import Archive, Piece, pieces_of
+from harvester.archive.aside import ASIDE, Upgraded, from_files, quarantine_damaged
 from harvester.archive.footers import Footer, Imported, Jump
+from harvester.archive.reckoning import Reckoning, excused
 from harvester.archive.schema import RowsChecksum
 from harvester.archive.segments import Segment, read_batches
+from harvester.archive.store import Store
 from harvester.archive.writer import Writer
-from harvester.columns import clip, times, trade_ids
+from harvester.columns import clip
 from harvester.errors import ArchiveDamaged
-from harvester.times import Range, missing, overlap, year_end, year_of
+from harvester.times import Range, missing, overlap, year_end
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,9 +53,8 @@ def splice(writer: Writer, view: Upgraded, parts: Sequence[Range]) -> list[Segme
     made = []
     span = Range(parts[0].after, parts[-1].through)
     for segment, _ in writer.archive.pieces(writer.pair, span):
-        inner = [both for part in parts if (both := overlap(part, segment.range))]
-        if inner:
-            made.append(Made(segment, _Anew(writer, view, segment, inner).staged()))
+        if any(overlap(part, segment.range) for part in parts):
+            made.append(Made(segment, _Anew(writer, view, segment, parts).staged()))
     store, note = writer.archive.store, _note(writer)
     if len(made) > 1:
         # Where segments touch at a busy second, a trade may change sides: both, or none.
@@ -64,23 +65,38 @@ def splice(writer: Writer, view: Upgraded, parts: Sequence[Range]) -> list[Segme
     return [one.old for one in made]
 
 
-def finish(writer: Writer, view: Upgraded) -> None:
+def finish(writer: Writer, view: Upgraded) -> list[str]:
     """Replace what is left of several segments that a crash kept from being replaced together.
 
+    Where nothing is left so, it costs one look. What can't be replaced now stays on record.
+
+    Returns:
+        A line for each damaged file that was found aside, and set aside from there.
+
     Raises:
+        ArchiveDamaged: a segment's rows are not those of its footer; nothing was replaced.
         ArchiveUnwritable: the machine refused.
     """
     store, note = writer.archive.store, _note(writer)
-    raw = store.read(note)
-    if raw is None:
-        return
+    begun = _begun(store, note)
+    if not begun:
+        return []
+    said = quarantine_damaged(view, writer.pair)
     told = [part for _, part in from_files(writer.archive, writer.pair)]
-    begun = msgspec.json.decode(raw, type=list[Range])
     aside = [one.range for one in view.aside(writer.pair)]
     left = [both for part in begun for one in told if (both := overlap(part, one))]
     if left and not missing(left, aside):
         splice(writer, view, sorted(left))
-    store.remove(note)
+    elif not left:
+        store.remove(note)
+    return said
+
+
+def _begun(store: Store, note: str) -> list[Range]:
+    try:
+        return msgspec.json.decode(store.read(note) or b"[]", type=list[Range])
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return []
 
 
 def _note(writer: Writer) -> str:
@@ -93,15 +109,22 @@ def checked(view: Upgraded, segment: Segment, parts: Sequence[Range]) -> Iterato
     Raises:
         ArchiveDamaged: at the end, where its rows are not those that its footer tells of.
     """
+    for batch in _whole(view, segment):
+        yield from (some for part in parts if (some := clip(batch, part)).num_rows)
+
+
+def _whole(view: Upgraded, segment: Segment) -> Iterator[pa.RecordBatch]:
+    """All rows of a segment; at the end they are held to its checksum."""
     footer, checksum = view.footer(segment), RowsChecksum()
     for batch in read_batches(view.store, segment.path):
         checksum.update(batch)
-        yield from (some for part in parts if (some := clip(batch, part)).num_rows)
+        yield batch
     if footer.range != segment.range or checksum.hexdigest() != footer.checksum:
-        raise ArchiveDamaged(
-            f"{view.location(segment)} holds other rows than its footer tells: it was not "
-            f"upgraded. `harvester verify {segment.pair} --repair` mends it"
-        )
+        text = f"{view.location(segment)} holds other rows than its footer tells: "
+        if segment.path.startswith(f"{ASIDE}/"):
+            raise ArchiveDamaged(f"{text}the same command fetches its range anew")
+        mends = f"`harvester verify {segment.pair} --repair` mends it"
+        raise ArchiveDamaged(f"{text}it was not upgraded. {mends}")
 
 
 def clear(writer: Writer, beside: Writer) -> None:
@@ -130,39 +153,84 @@ class _Anew:
     """One segment on its way to be written anew."""
 
     def __init__(
-        self, writer: Writer, view: Upgraded, segment: Segment, inner: Sequence[Range]
+        self, writer: Writer, view: Upgraded, segment: Segment, parts: Sequence[Range]
     ) -> None:
         self._writer = writer
         self._view = view
         self._segment = segment
-        self._inner = inner
+        self._parts = parts
+        self._inner = [both for part in parts if (both := overlap(part, segment.range))]
         aside = view.aside(segment.pair)
-        kept = [Piece(segment, part) for part in missing([segment.range], inner)]
-        new = [piece for part in inner for piece in pieces_of(aside, part)]
-        self._keeps = bool(kept)
+        kept = [Piece(segment, part) for part in missing([segment.range], self._inner)]
+        new = [piece for part in self._inner for piece in pieces_of(aside, part)]
         self._sources = sorted([*kept, *new], key=lambda piece: piece.within)
+        self._footer_before = view.footer(segment)
+        self._footers = {piece.segment: view.footer(piece.segment) for piece in new}
 
     def staged(self) -> list[tuple[str, str]]:
-        parts = self._by_year()
+        """Write its files; nothing is taken from a segment that is not what its footer tells."""
+        before, after = self._reckoned()
+        told_new = sum(one.unasked_jumps for one in self._footers.values())
+        excuses = excused(before, after, self._footer_before.unasked_jumps, told_new)
+        jumps, parts = after.jumps(), self._by_year(after.years())
         return [
-            self._writer.stage(self._rows(part), self._footer(part, is_last=part == parts[-1]))
-            for part in parts
+            self._writer.stage(
+                self._rows(part),
+                replace(
+                    self._footer(part),
+                    jumps=tuple(sorted(one for one in jumps if jumps[one] == year)),
+                    unasked_jumps=excuses[year],
+                ),
+            )
+            for year, part in parts
         ]
 
-    def _by_year(self) -> list[Range]:
+    def _reckoned(self) -> tuple[Reckoning, Reckoning]:
+        """Where ids skip, and where they will; each source is held to its checksum on the way."""
+        for segment in self._footers:
+            deque(_whole(self._view, segment), maxlen=0)
+        known, span = self._jumps_on_record(), self._segment.range
+        now, then = self._beside(span.after), self._beside(span.through)
+        left = self._writer.archive.last_id_before(self._segment.pair, span.after)
+        before = Reckoning(span, self._inner, known, left)
+        for batch in _whole(self._view, self._segment):
+            before.add(batch)
+        before.finish(self._writer.archive.first_id_behind(self._segment.pair, span.through))
+        left = now.last_id_before(self._segment.pair, span.after)
+        after = Reckoning(span, self._inner, known, left)
+        for piece in self._sources:
+            for batch in read_batches(
+                self._view.store, piece.segment.path, piece.within, ["trade_id", "time"]
+            ):
+                after.add(batch)
+        after.finish(then.first_id_behind(self._segment.pair, span.through))
+        return before, after
+
+    def _beside(self, moment: int) -> Archive:
+        """Where the neighbour at a moment will be that touches the segment there."""
+        is_replaced = any(one.after < moment < one.through for one in self._parts)
+        return self._view if is_replaced else self._writer.archive
+
+    def _jumps_on_record(self) -> list[Jump]:
+        """All that were confirmed, in these rows or at their seams."""
+        span, archive = self._segment.range, self._writer.archive
+        beside = [
+            archive.footer(one)
+            for one in archive.segments(self._segment.pair)
+            if span.after in one.range or span.through in one.range
+        ]
+        footers = [self._footer_before, *beside, *self._footers.values()]
+        return [jump for footer in footers for jump in footer.jumps]
+
+    def _by_year(self, years: Sequence[int]) -> list[tuple[int, Range]]:
         """The segment's range, cut where the year turns between rows.
 
         The API may know of a trade in another year than the file: by half a second, or because
         the file lacks it.
         """
-        years: list[int] = []
-        for piece in self._sources:
-            for batch in read_batches(self._view.store, piece.segment.path, piece.within, ["time"]):
-                years += _years(times(batch)[[0, -1]], times(batch))
-        found = sorted(set(years))
-        turns = [year_end(year) for year in found[:-1]]
+        turns = [year_end(year) for year in years[:-1]]
         ends = [self._segment.range.after, *turns, self._segment.range.through]
-        return [Range(*both) for both in pairwise(ends)]
+        return list(zip(years, (Range(*both) for both in pairwise(ends)), strict=True))
 
     def _within(self, part: Range) -> Iterator[Piece]:
         for piece in self._sources:
@@ -173,48 +241,22 @@ class _Anew:
         for segment, within in self._within(part):
             yield from read_batches(self._view.store, segment.path, within)
 
-    def _footer(self, part: Range, *, is_last: bool) -> Footer:
-        old = self._view.footer(self._segment)
-        new = [piece for piece in self._within(part) if piece.segment != self._segment]
-        footers = [self._view.footer(piece.segment) for piece in new]
+    def _footer(self, part: Range) -> Footer:
+        old = self._footer_before
+        new = [piece.segment for piece in self._within(part) if piece.segment != self._segment]
+        footers = [self._footers[segment] for segment in new]
         imported = tuple(_less(old.imported, part, self._inner))
         names = [name for name in old.source.split("+") if name != "csv" or imported]
-        # What the old one tells of ids is of its trades from the API, where it has some.
-        told = self._keeps and is_last
-        unasked = sum(one.unasked_jumps for one in footers)
         ends_aside = self._sources[-1].segment != self._segment
         cursors = [one.cursor for one in reversed(footers)]
         cursors = [*cursors, old.cursor] if ends_aside else [old.cursor, *cursors]
-        jumps = [jump for piece in new for jump in self._jumps(piece)]
         return Footer(
             range=part,
             pair=footers[-1].pair if footers else old.pair,
             source="+".join(dict.fromkeys([*names, "api"])),
             cursor=next((one for one in cursors if one), None),
-            jumps=tuple(dict.fromkeys([*(old.jumps if told else ()), *jumps])),
-            unasked_jumps=unasked + (old.unasked_jumps if told else 0),
             imported=imported,
         )
-
-    def _jumps(self, piece: Piece) -> Iterable[Jump]:
-        """Those of a segment aside that stand in a piece of it."""
-        jumps = self._view.footer(piece.segment).jumps
-        if not jumps or piece.within == piece.segment.range:
-            return jumps
-        batches = read_batches(
-            self._view.store, piece.segment.path, piece.within, ["trade_id", "time"]
-        )
-        ids = np.concatenate([np.empty(0, dtype=np.int64), *map(trade_ids, batches)])
-        return [one for one in jumps if np.isin([one.after_id, one.before_id], ids).any()]
-
-
-def _years(ends: np.ndarray, stamps: np.ndarray) -> list[int]:
-    first, last = year_of(int(ends[0])), year_of(int(ends[1]))
-    return [
-        year
-        for year in range(first, last + 1)
-        if ((stamps > year_end(year - 1)) & (stamps <= year_end(year))).any()
-    ]
 
 
 def _less(imported: Sequence[Imported], part: Range, inner: Sequence[Range]) -> Iterator[Imported]:

@@ -5,16 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from itertools import compress
 
-import numpy as np
 import pyarrow as pa
 
 from harvester.archive import state
 from harvester.archive.archive import Archive
 from harvester.archive.aside import unfinished
 from harvester.archive.compaction import groups, within
-from harvester.archive.footers import Footer, Imported, Jump
+from harvester.archive.cutting import belong, by_year, standing_in, unasked_in
+from harvester.archive.footers import Footer, Imported
 from harvester.archive.locks import held
 from harvester.archive.quarantine import Note, keep_copy, set_aside
 from harvester.archive.rollups import list_rollups, rollup_path, stage_rollup
@@ -26,9 +25,9 @@ from harvester.archive.segments import (
     read_batches,
     stage_segment,
 )
-from harvester.columns import cut, times, trade_ids
+from harvester.columns import times
 from harvester.errors import ArchiveDamaged
-from harvester.times import Range, year_end, year_of
+from harvester.times import Range
 
 Progress = Callable[[str, int, int], None]
 
@@ -88,14 +87,15 @@ class Writer:
         """
         given = [rows] if isinstance(rows, pa.RecordBatch) else rows
         batches = [one for one in given if one.num_rows]
-        if not _belong(batches, span):
+        if not belong(batches, span):
             raise AssertionError(f"rows of {self.pair} are out of order, or lie outside of {span}")
         state.mark(self._store, self.pair)
         committed = []
-        for part, some in _by_year(span, batches):
-            inside = replace(footer, range=part, jumps=_standing_in(footer.jumps, some))
+        parts = list(by_year(span, batches))
+        for (part, some), unasked in zip(parts, unasked_in(footer, parts), strict=True):
+            jumps = standing_in(footer.jumps, some)
+            inside = replace(footer, range=part, jumps=jumps, unasked_jumps=unasked)
             committed.append(self._place(trades_of(some), inside))
-            footer = replace(footer, unasked_jumps=0)
         return committed
 
     def commit_stream(
@@ -300,40 +300,3 @@ def _united(parts: list[Imported]) -> tuple[Imported, ...]:
         else:
             united.append(one)
     return tuple(united)
-
-
-def _by_year(
-    span: Range, batches: list[pa.RecordBatch]
-) -> Iterator[tuple[Range, list[pa.RecordBatch]]]:
-    """A span cut where the year turns between rows; its beginning may lie in an earlier year."""
-    after = span.after
-    while batches:
-        first, last = int(times(batches[0])[0]), int(times(batches[-1])[-1])
-        turn = year_end(year_of(first))
-        part = Range(after, span.through if last <= turn else turn)
-        some, batches = cut(batches, part.through)
-        yield part, some
-        after = part.through
-    if after < span.through:
-        yield Range(after, span.through), batches
-
-
-def _belong(batches: list[pa.RecordBatch], span: Range) -> bool:
-    """Whether rows are in order and all in a span: else cutting them would lose some."""
-    reached = span.after + 1
-    for batch in batches:
-        stamps = times(batch)
-        if stamps[0] < reached or not (stamps[1:] >= stamps[:-1]).all():
-            return False
-        reached = int(stamps[-1])
-    return reached <= max(span.through, span.after + 1)
-
-
-def _standing_in(jumps: tuple[Jump, ...], batches: list[pa.RecordBatch]) -> tuple[Jump, ...]:
-    """The jumps of which one side at least is among the rows."""
-    if not (jumps and batches):
-        return ()
-    ids = np.concatenate([trade_ids(batch) for batch in batches])
-    before = np.isin([jump.after_id for jump in jumps], ids)
-    behind = np.isin([jump.before_id for jump in jumps], ids)
-    return tuple(compress(jumps, before | behind))

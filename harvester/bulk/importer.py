@@ -15,6 +15,7 @@ from harvester.archive.archive import Archive
 from harvester.archive.footers import Footer, Imported
 from harvester.archive.quarantine import Note
 from harvester.archive.segments import Segment
+from harvester.archive.skips import Edge, find_gaps
 from harvester.archive.writer import Writer
 from harvester.bulk.ahead import ahead
 from harvester.bulk.counting import Count
@@ -26,7 +27,6 @@ from harvester.bulk.rows import BadRow, parse
 from harvester.bulk.sorting import Sorter
 from harvester.bulk.sources import Member, blocks, checksum, head
 from harvester.columns import times
-from harvester.crawl.gaps import Edge, find_gaps
 from harvester.crawl.upgrades import Rounding
 from harvester.errors import DamagedFile, HarvesterError, Interrupted
 from harvester.kraken.pairs import Pair

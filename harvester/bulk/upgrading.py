@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from harvester.archive.archive import Archive, pieces_of
-from harvester.archive.aside import Upgraded, aside_of
+from harvester.archive.aside import Upgraded, aside_of, quarantine_damaged
 from harvester.archive.quarantine import Note, keep_segment
 from harvester.archive.segments import Segment, read_batches
 from harvester.archive.splicing import checked, clear, finish, splice
@@ -68,9 +68,12 @@ class _Upgrading:
         self._tallies: dict[Range, Tally] = {}
         self._told = Upgrade()
         self._left: dict[Range, str] = {}
+        self._short: dict[Range, list[Day]] = {}
         self._said = 0
 
     async def run(self) -> None:
+        for text in await asyncio.to_thread(quarantine_damaged, self._view, self._pair):
+            self._note(text)
         await asyncio.to_thread(finish, self._hand.writer, self._view)
         found = await asyncio.to_thread(self._units)
         if not found:
@@ -90,7 +93,15 @@ class _Upgrading:
                 async with self._run.tending:
                     await asyncio.to_thread(self._replace, unit, beside)
                 self._tell()
+            await asyncio.to_thread(self._doubt, beside)
         self._tell()
+
+    def _doubt(self, beside: Writer) -> None:
+        """Drop what shows fewer trades than a file: an answer may have left some out."""
+        days = [day for span in self._left for day in self._short.get(span, [])]
+        for one in beside.archive.segments(self._pair):
+            if any(overlap(one.range, _around(day)) for day in days):
+                beside.remove(one)
 
     def _units(self) -> list[Unit]:
         return units(self._archive, self._pair, self._hand.wish.span)
@@ -125,11 +136,13 @@ class _Upgrading:
             return
         compared = self._compare(unit)
         self._say(compared.days)
+        self._short[unit.span] = compared.fewer
         if compared.fewer:
             self._leave(
                 unit,
                 f"the exchange shows fewer trades than the file on {_listed(compared.fewer)}, and "
-                "no ids prove them to be all; to have the exchange's all the same, remove "
+                "no ids prove them to be all; another --upgrade asks for them again; to have the "
+                "exchange's all the same, remove "
                 f"{', '.join(one.path for one in self._segments(unit))} and backfill",
             )
             return

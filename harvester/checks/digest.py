@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from itertools import groupby
 from typing import NamedTuple
 
-from harvester.archive.archive import EVERYTHING, Archive
+from harvester.archive.archive import EVERYTHING, Archive, listed_again
 from harvester.archive.schema import RowsChecksum
 from harvester.times import SECOND, Range, covers
 
@@ -64,7 +64,7 @@ def digests(
     Raises:
         ArchiveDamaged: a file can't be read, or files keep vanishing.
     """
-    whole = list(_whole_months(archive, pair, span))
+    whole = _whole_months(archive, pair, span)
     found: dict[int, Month] = {}
     with ThreadPoolExecutor(workers or os.cpu_count() or 1) as pool:
         months = pool.map(lambda one: _digest(archive, pair, one), whole)
@@ -76,19 +76,21 @@ def digests(
     return [_joined(pair, [found[number] for _, number in run]) for _, run in runs]
 
 
-def _whole_months(archive: Archive, pair: str, span: Range) -> Iterator[int]:
+@listed_again
+def _whole_months(archive: Archive, pair: str, span: Range) -> list[int]:
     """The numbers of the months that coverage and span hold whole."""
     bounds = (archive.bounds(piece.segment) for piece in archive.pieces(pair))
     first_ns = next((found[0] for found in bounds if found), None)
     if first_ns is None:
-        return
+        return []
     coverage = archive.coverage(pair)
     end_ns = min(coverage[-1].through, span.through)
-    number = _number(max(first_ns, span.after))
+    number, whole = _number(max(first_ns, span.after)), []
     while (month := _span(number)).through <= end_ns:
         if month.after >= span.after and covers(coverage, month):
-            yield number
+            whole.append(number)
         number += 1
+    return whole
 
 
 def _digest(archive: Archive, pair: str, number: int) -> Month:

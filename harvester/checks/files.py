@@ -12,10 +12,10 @@ from harvester.archive.archive import Archive
 from harvester.archive.footers import Footer
 from harvester.archive.rollups import RollUp
 from harvester.archive.schema import TRADES, RowsChecksum, ties
-from harvester.archive.segments import Segment, path_of, read_batches, read_schema
+from harvester.archive.segments import READ_ROWS, Segment, footer_in, opened, path_of
+from harvester.archive.skips import Edge, find_gaps
 from harvester.checks.rollups import RollUps
 from harvester.columns import Int64s, decimal_words, times, trade_ids
-from harvester.crawl.gaps import Edge, find_gaps
 from harvester.errors import ArchiveDamaged
 
 
@@ -35,25 +35,33 @@ class Findings:
     rollups: int = 0
     notes: list[str] = field(default_factory=list)
 
+    @property
+    def is_sound(self) -> bool:
+        """Whether nothing is wrong with it, nor with its roll-ups."""
+        return not (self.wrong or self.wrong_rollups)
+
 
 def check_segment(archive: Archive, segment: Segment, rollups: Sequence[RollUp]) -> Findings:
     """Hold a segment's name, footer, rows and roll-ups against one another.
+
+    Footer and rows are read from one open file: another may take its name meanwhile, whole.
 
     Raises:
         FileNotFoundError: it went meanwhile; list again.
     """
     found = Findings(segment)
+    beside = RollUps(archive, segment, rollups)
     try:
-        footer = found.footer = archive.footer(segment)
-        _check_footer(found, footer)
-        if not read_schema(archive.store, segment.path).equals(TRADES):
-            found.wrong.append("its columns are not those of the format")
-            return found
-        rows = _Rows(found, footer)
-        beside = RollUps(archive, segment, rollups)
-        for batch in read_batches(archive.store, segment.path):
-            rows.check(batch)
-            beside.add(batch)
+        with opened(archive.store, segment.path) as file:
+            footer = found.footer = footer_in(segment.path, file)
+            _check_footer(found, footer)
+            if not file.schema_arrow.remove_metadata().equals(TRADES):
+                found.wrong.append("its columns are not those of the format")
+                return found
+            rows = _Rows(found, footer)
+            for batch in filter(len, file.iter_batches(READ_ROWS)):
+                rows.check(batch)
+                beside.add(batch)
         rows.finish()
         found.rollups = len(rollups)
         found.wrong_rollups = [] if found.wrong else beside.wrong()

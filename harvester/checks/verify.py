@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from typing import NamedTuple
 
 from harvester.archive import state
 from harvester.archive.archive import LISTINGS, Archive
@@ -43,37 +44,72 @@ def verify(
     Raises:
         ArchiveDamaged: files keep vanishing while they are read.
     """
+    workers = workers or os.cpu_count() or 1
+    report: PairReport | None = None
+    sound: dict[_Files, Findings] = {}
     for _ in range(LISTINGS):
-        segments = archive.segments(pair)
+        listed = _listed(archive, pair)
         try:
-            found = _read_all(archive, pair, segments, workers or os.cpu_count() or 1, progress)
+            found = _read_all(
+                archive, pair, listed, sound, workers or os.cpu_count() or 1, progress
+            )
         except FileNotFoundError:
             continue
-        report = PairReport(pair)
-        for one in found:
-            _count(report, one)
-        _check_overlaps(report, segments)
-        _check_ids(report, found)
-        _check_holes(report, archive, segments)
+        report = _report(archive, pair, found)
+        # A file may be replaced by one of its name, between the listing and the reading.
+        if not report.faults or set(listed) <= set(_listed(archive, pair)):
+            return report
+        sound |= {files: one for files, one in zip(listed, found, strict=True) if one.is_sound}
+    if report is not None:
         return report
     raise ArchiveDamaged(f"files of {pair} keep vanishing while they are read: try again")
 
 
-def _read_all(
-    archive: Archive, pair: str, segments: list[Segment], workers: int, progress: Progress
-) -> list[Findings]:
-    found: list[Findings] = []
+class _Files(NamedTuple):
+    """A segment and the roll-ups beside it, as they are listed."""
+
+    segment: Segment
+    rollups: tuple[RollUp, ...]
+
+
+def _listed(archive: Archive, pair: str) -> list[_Files]:
     beside: dict[str, list[RollUp]] = {}
+    segments = archive.segments(pair)
     for one in archive.rollups(pair):
         beside.setdefault(one.segment_path, []).append(one)
+    return [_Files(one, tuple(beside.get(one.path, []))) for one in segments]
+
+
+def _report(archive: Archive, pair: str, found: list[Findings]) -> PairReport:
+    report = PairReport(pair)
+    segments = [one.segment for one in found]
+    for one in found:
+        _count(report, one)
+    _check_overlaps(report, segments)
+    _check_ids(report, found)
+    _check_holes(report, archive, segments)
+    return report
+
+
+def _read_all(
+    archive: Archive,
+    pair: str,
+    listed: Sequence[_Files],
+    sound: Mapping[_Files, Findings],
+    workers: int,
+    progress: Progress,
+) -> list[Findings]:
+    """What reading each file showed; those that are known to be sound are not read again."""
+    found: list[Findings] = []
     with ThreadPoolExecutor(workers) as pool:
         futures: list[Future[Findings]] = [
-            pool.submit(check_segment, archive, one, beside.get(one.path, [])) for one in segments
+            pool.submit(lambda one: sound.get(one) or check_segment(archive, *one), one)
+            for one in listed
         ]
         try:
             for future in futures:
                 found.append(future.result())
-                progress(pair, len(found), len(segments))
+                progress(pair, len(found), len(listed))
         finally:
             for future in futures:
                 future.cancel()

@@ -11,7 +11,8 @@ from typing import NamedTuple
 import msgspec
 
 from harvester.archive.archive import Archive
-from harvester.archive.aside import from_files
+from harvester.archive.aside import Upgraded, from_files
+from harvester.archive.splicing import finish
 from harvester.archive.writer import Writer, writer
 from harvester.config import Settings
 from harvester.crawl.buffer import Backlog, Buffer, Locks
@@ -27,7 +28,13 @@ from harvester.crawl.tally import Tally
 from harvester.crawl.tending import tend
 from harvester.crawl.turns import Turns, in_turn
 from harvester.crawl.upgrades import Upgrade
-from harvester.errors import ExchangeError, ExchangeRefused, HarvesterError, ImportIncomplete
+from harvester.errors import (
+    ArchiveDamaged,
+    ExchangeError,
+    ExchangeRefused,
+    HarvesterError,
+    ImportIncomplete,
+)
 from harvester.kraken.client import Client
 from harvester.kraken.pairs import Pair
 from harvester.times import BEGINNING_NS, DAY, END_OF_TIME, Range, missing, overlap, show
@@ -202,6 +209,7 @@ class _PairCrawl:
     async def _backfill(self) -> None:
         self._done = await self._asked()
         with writer(self._run.archive, self._pair) as one:
+            await self._finish_replacing(one)
             if self._run.watch.then is None:
                 self._done = await self._fetch(one)
             else:
@@ -229,7 +237,17 @@ class _PairCrawl:
     def _take(self, upgrade: Upgrade) -> None:
         self._upgrade = upgrade
 
+    async def _finish_replacing(self, one: Writer) -> None:
+        """End what a crash left of an upgrade; that it can't be now is said, and stops nothing."""
+        try:
+            said = await asyncio.to_thread(finish, one, Upgraded(self._run.archive))
+        except ArchiveDamaged as damage:
+            said = [str(damage)]
+        for text in said:
+            self._run.watch.listener(Noted(self._pair, text))
+
     async def _fill(self, one: Writer) -> None:
+        await self._finish_replacing(one)
         holes = self._run.archive.holes(self._pair)
         if holes:
             settled_ns = await self._run.watch.stop.guard(self._run.clock.settled_ns())

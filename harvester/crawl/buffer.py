@@ -9,10 +9,10 @@ from typing import NamedTuple
 import pyarrow as pa
 
 from harvester.archive.footers import Footer, Jump
+from harvester.archive.skips import Gap
 from harvester.archive.writer import Writer
 from harvester.columns import cut
 from harvester.crawl.events import Committed, Listener
-from harvester.crawl.gaps import Gap
 from harvester.times import Range
 
 COMPACT_EVERY = 16

@@ -6,8 +6,8 @@ from typing import Protocol
 
 import pyarrow as pa
 
+from harvester.archive.skips import Gap
 from harvester.columns import joined, times, trade_ids
-from harvester.crawl.gaps import Gap
 from harvester.crawl.tape import Tape, Verdict
 from harvester.errors import ExchangeUnreachable
 from harvester.times import show

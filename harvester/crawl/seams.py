@@ -7,9 +7,10 @@ from collections.abc import Awaitable, Callable
 
 import pyarrow as pa
 
+from harvester.archive.skips import Edge, Gap, find_gaps, gap_at_end
 from harvester.columns import no_rows, times
 from harvester.crawl.events import Listener, Noted
-from harvester.crawl.gaps import Edge, Gap, find_gaps, gap_at_end, mend, shown_between
+from harvester.crawl.gaps import mend, shown_between
 from harvester.crawl.order import joined_rows
 from harvester.crawl.pages import Source
 from harvester.crawl.tape import LEAST_MARGIN_NS

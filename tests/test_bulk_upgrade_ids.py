@@ -1,0 +1,143 @@
+"""What footers tell of ids that skip is true of their own rows, after an upgrade as well."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import csvs
+import pyarrow as pa
+import pytest
+import tapes
+from exchange import SECOND_NS, Trade
+from test_bulk_upgrade import PAIR, TRADES, started
+
+from harvester.archive.archive import Archive
+from harvester.archive.footers import Footer, Jump
+from harvester.archive.writer import writer
+from harvester.bulk.sources import Whole
+from harvester.checks.verify import verify
+from harvester.times import DAY, Range
+
+__all__ = ["started"]
+
+
+def footers(folder: Path) -> list[Footer]:
+    archive = Archive(folder)
+    return [archive.footer(one) for one in archive.segments(PAIR)]
+
+
+def merged(folder: Path) -> None:
+    with writer(Archive(folder), PAIR) as one:
+        one.compact(every=True)
+
+
+def lose(folder: Path, ids: Iterable[int]) -> None:
+    """Take trades out of the one segment, its footer agreeing with what is left."""
+    archive = Archive(folder)
+    [segment] = archive.segments(PAIR)
+    footer = archive.footer(segment)
+    gone = set(ids)
+    with writer(archive, PAIR) as one:
+        batches = list(archive.scan(PAIR))
+        kept = [
+            batch.filter(pa.array([each not in gone for each in ids]))
+            for batch, ids in ((one, one.column("trade_id").to_pylist()) for one in batches)
+        ]
+        one.remove_rollups(segment)
+        staged, path = one.stage(kept, footer)
+        archive.store.commit(staged, path)
+
+
+def alone(trades: Sequence[Trade], count: int) -> list[int]:
+    """Ids of trades of a moment of their own, no two of them neighbours."""
+    stamps = [each.true_ns for each in trades]
+    places = range(10, len(trades) - 10, 60)
+    return [
+        trades[at].trade_id or 0 for at in places if stamps[at - 1] < stamps[at] < stamps[at + 1]
+    ][:count]
+
+
+def id_faults(folder: Path) -> list[str]:
+    return [one.text for one in verify(Archive(folder), PAIR).faults]
+
+
+def test_what_a_file_lacked_excuses_no_loss_once_it_is_replaced(started: Any) -> None:
+    lacking = set(range(1_500, 2_500, 10))
+    one: Any = started(TRADES)
+    file = [each for at, each in enumerate(TRADES[1_000:4_000], 1_000) if at not in lacking]
+    one.take_in(csvs.seven_columns(file))
+    one.crawl().run(PAIR)
+    merged(one.folder)
+    assert [(one.source, one.unasked_jumps) for one in footers(one.folder)] == [("api+csv", 100)]
+    assert one.upgrade().exit_status == 4
+    one.check()
+    assert [one.unasked_jumps for one in footers(one.folder)] == [0]
+    [lost] = alone(TRADES, 1)
+    lose(one.folder, [lost])
+    assert id_faults(one.folder) == [
+        f"ids skip from {lost - 1} to {lost + 1}, which no jump on record explains"
+    ]
+
+
+def test_a_loss_is_told_before_and_after(started: Any) -> None:
+    """What a file lacked excuses no loss among the exchange's own trades."""
+    lacking = set(range(1_500, 2_500, 10))
+    one: Any = started(TRADES)
+    file = [each for at, each in enumerate(TRADES[1_000:4_000], 1_000) if at not in lacking]
+    one.take_in(csvs.seven_columns(file))
+    one.crawl().run(PAIR)
+    merged(one.folder)
+    lost = alone(TRADES[4_500:], 7)
+    lose(one.folder, lost)
+    assert len(id_faults(one.folder)) >= 7
+    one.upgrade()
+    assert id_faults(one.folder) == [
+        f"ids skip from {each - 1} to {each + 1}, which no jump on record explains" for each in lost
+    ]
+
+
+@pytest.mark.parametrize("chance", [0.001, 0.5])
+def test_skips_of_the_exchanges_own_stay_on_record(started: Any, chance: float) -> None:
+    """Confirmed where they are few, counted where there are many: just so many as there are."""
+    trades = tapes.jumping_ids(18_000, 7, chance=chance)
+    ids = [each.trade_id or 0 for each in trades]
+    skips = sum(here - before > 1 for before, here in pairwise(ids))
+    one: Any = started(trades)
+    one.take_in(csvs.seven_columns(trades[14_000:17_000]))
+    one.crawl().run(PAIR)
+    merged(one.folder)
+    assert one.upgrade().exit_status == 0
+    one.check()
+    told = footers(one.folder)
+    assert sum(len(each.jumps) + each.unasked_jumps for each in told) == skips
+    assert bool(sum(each.unasked_jumps for each in told)) == (chance == 0.5)
+
+
+def test_a_confirmed_jump_stays_with_its_trades(started: Any) -> None:
+    """The exchange has trades in the next year that the file lacks: one segment becomes two."""
+    trades = [
+        Trade(tapes.utc_ns(2023, 1, 5) + at * 7 * DAY, "41450.1", "1.0", "b", "m", "", number)
+        for at, number in enumerate([1, 2, 3, 104, *range(105, 201)])
+    ]
+    this_year = sum(each.true_ns < tapes.utc_ns(2024, 1, 1) for each in trades)
+    one: Any = started(trades)
+    early = Range(0, trades[9].true_ns + DAY)
+    assert one.crawl().only(PAIR, span=early).exit_status == 0
+    file = csvs.three_columns(trades[10:this_year])
+    one.take_in(file, Whole(0, tapes.utc_ns(2024, 6, 1) // SECOND_NS))
+    assert one.crawl().only(PAIR, span=Range(0, trades[12].true_ns)).exit_status == 0
+    merged(one.folder)
+    assert [(each.source, each.jumps) for each in footers(one.folder)] == [
+        ("api+csv", (Jump(3, 104),))
+    ]
+    assert one.upgrade().upgrade.left == ()
+    merged(one.folder)
+    one.check()
+    archive = Archive(one.folder)
+    assert [(each.year, archive.footer(each).jumps) for each in archive.segments(PAIR)] == [
+        (2023, (Jump(3, 104),)),
+        (2024, ()),
+    ]

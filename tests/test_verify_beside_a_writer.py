@@ -1,0 +1,101 @@
+"""What looks at an archive while its files are replaced tells no damage, and finds all there is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import csvs
+import pytest
+from crawling import Crawl
+from test_bulk_upgrade import PAIR, TRADES, started
+from test_bulk_upgrade_damage import without_a_row
+
+from harvester.archive.archive import Archive
+from harvester.archive.segments import Segment
+from harvester.archive.writer import writer
+from harvester.checks.digest import digests
+from harvester.checks.verify import verify
+from harvester.times import DAY, Range
+
+__all__ = ["started"]
+
+
+class Disturbed:
+    """A filesystem of which just before one opening something happens."""
+
+    def __init__(self, inner: Any, at: int, happens: Callable[[], None]) -> None:
+        self._inner = inner
+        self._at = at
+        self._happens = happens
+        self.opened = 0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._inner, name)
+
+    def open_input_file(self, location: str) -> Any:
+        self.opened += 1
+        if self.opened == self._at:
+            self._happens()
+        return self._inner.open_input_file(location)
+
+
+def disturbed(folder: Path, at: int, happens: Callable[[], None]) -> tuple[Archive, Disturbed]:
+    archive = Archive(folder)
+    between: Any = Disturbed(archive.store.filesystem, at, happens)
+    archive.store.filesystem = between
+    return archive, between
+
+
+@pytest.mark.parametrize("at", range(1, 6))
+def test_a_file_that_is_replaced_while_it_is_checked_is_no_damage(started: Any, at: int) -> None:
+    """Before each opening of a file, an upgrade replaces it by one of the same name."""
+    one = started(TRADES)
+    one.take_in(csvs.three_columns(TRADES[:4_000]))
+    one.fill()
+    done: list[int] = []
+
+    def happens() -> None:
+        done.append(one.upgrade().exit_status)
+
+    archive, between = disturbed(one.folder, at, happens)
+    report = verify(archive, PAIR, workers=1)
+    assert (report.faults, report.rows, done) == ([], len(TRADES), [0] * (between.opened >= at))
+
+
+def test_damage_is_told_though_files_are_replaced_all_the_time(
+    started: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = started(TRADES)
+    one.fill()
+    [file] = (one.folder / "trades").rglob("*.parquet")
+    without_a_row(file)
+    listings: list[int] = []
+    segments = Archive.segments
+
+    def changing(archive: Archive, pair: str) -> list[Segment]:
+        listings.append(1)
+        return [each._replace(changed_ns=len(listings)) for each in segments(archive, pair)]
+
+    monkeypatch.setattr(Archive, "segments", changing)
+    report = verify(Archive(one.folder), PAIR)
+    assert "its rows do not have the checksum that its footer tells" in [
+        fault.text for fault in report.faults
+    ]
+
+
+def test_files_that_are_merged_while_their_months_are_counted(started: Any) -> None:
+    one = started(TRADES)
+    for through in (TRADES[4_000].true_ns, TRADES[4_500].true_ns, TRADES[-1].true_ns + 40 * DAY):
+        assert Crawl(one.exchange.url, one.folder).only(PAIR, Range(0, through)).exit_status == 0
+    assert len(Archive(one.folder).segments(PAIR)) == 3
+    whole = digests(Archive(one.folder), PAIR)
+    assert [found.rows for found in whole] == [len(TRADES)]
+
+    def merged() -> None:
+        with writer(Archive(one.folder), PAIR) as writing:
+            writing.compact(every=True)
+
+    archive, _ = disturbed(one.folder, 1, merged)
+    assert digests(archive, PAIR) == whole
