@@ -500,6 +500,24 @@ def test_no_trade_stands_in_for_one_that_is_lost_and_counts_in_its_own_candle_to
     assert {one.time_ns for one in found.differences} == {rows[lost][1] // MINUTE * MINUTE}
 
 
+def test_of_a_long_row_of_twins_the_blame_may_fall_later_and_is_not_lost(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No more candles wait than have room: then the first of them are told as they are."""
+    monkeypatch.setattr("harvester.checks.splits.MOST_OPEN", 2)
+    seconds = [-30, -10, *range(0, 600, 60), 610]
+    rows = expected(
+        tapes.market(
+            Trade(OPENS + at * 10**9, "100.0", "1.5", "b", "m", "", n + 1)
+            for n, at in enumerate(seconds)
+        )
+    )
+    path = tmp_path / "XBTUSD_1.csv"
+    path.write_bytes(text(lines(1, rows)))
+    found = only(held(tmp_path, Range(0, OPENS + DAY - 1), rows=rows[1:]), str(path))
+    assert (found.differing, found.ours, found.theirs) == (1, len(rows) - 1, len(rows))
+
+
 def test_counting_other_trades_than_are_held_is_an_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -176,22 +176,26 @@ class OneByOne(Asker):
 
 OPENS_S = MINUTES.start * 60
 WHOLES = (Whole(None, None), Whole(0, None), Whole(OPENS_S, OPENS_S + 6 * 60), Whole(OPENS_S, None))
-# By minutes: what coverage begins and ends with, and a hole in it.
-COVERAGES = (((0, 20),), ((1, 5),), ((0, 2), (3, 20)), ((0, 3), (4, 5)))
+COVERAGES = [
+    [Range((FIRST + a) * MINUTE - 1, (FIRST + b) * MINUTE - end) for a, b in minutes]
+    for minutes in (((0, 20),), ((1, 5),), ((0, 2), (3, 20)), ((0, 3), (4, 5)))
+    for end in (0, 1)
+]
+"""Each ends with the very moment at which a minute opens, or just before it."""
 
 
 @settings(max_examples=300, deadline=None)
 @given(
     one=held(),
     whole=st.sampled_from(WHOLES),
-    coverage=st.sampled_from(COVERAGES),
+    spans=st.sampled_from(COVERAGES),
     block_bytes=st.sampled_from((1 << 20, 1)),
     asker_of=st.sampled_from((Asker, OneByOne)),
 )
 def test_of_a_file_as_few_candles_differ_as_can_be_with_each_trade_counted_once(
     one: Held,
     whole: Whole,
-    coverage: Sequence[tuple[int, int]],
+    spans: list[Range],
     block_bytes: int,
     asker_of: type[Asker],
     tmp_path_factory: pytest.TempPathFactory,
@@ -202,16 +206,18 @@ def test_of_a_file_as_few_candles_differ_as_can_be_with_each_trade_counted_once(
         for minute in range(MINUTES.start - 1, MINUTES.stop)
     }
     in_file = [minute for minute, some in theirs.items() if some is not None]
-    spans = [Range((FIRST + a) * MINUTE - 1, (FIRST + b) * MINUTE - 1) for a, b in coverage]
     compared = [
         minute
-        for a, b in coverage
-        for minute in range(FIRST + a, min(FIRST + b, MINUTES.stop + 1))
-        if in_file_time(minute, in_file, whole)
+        for minute in range(MINUTES.start, MINUTES.stop + 1)
+        if is_told(minute, in_file, whole)
+        and any(s.after < minute * MINUTE and (minute + 1) * MINUTE - 1 <= s.through for s in spans)
     ]
-    tape = [made for made in one.tape if any(a <= made.minute - FIRST < b for a, b in coverage)]
-    parts = [(s, [r for r in rows(tape) if s.after < r[1] <= s.through]) for s in spans]
+    parts = [
+        (span, [held for held in rows(one.tape) if span.after < held[1] <= span.through])
+        for span in spans
+    ]
     archive = hold(Archive(folder / "data"), parts)
+    tape = [made for made in one.tape if any(s.after < row(made)[1] <= s.through for s in spans)]
     path = folder / "XBTUSD_1.csv"
     path.write_text(
         "".join(
@@ -228,7 +234,7 @@ def test_of_a_file_as_few_candles_differ_as_can_be_with_each_trade_counted_once(
     assert holds(report, outcomes), (report, outcomes)
 
 
-def in_file_time(minute: int, in_file: Sequence[int], whole: Whole) -> bool:
+def is_told(minute: int, in_file: Sequence[int], whole: Whole) -> bool:
     """Whether the file tells what happened in a minute."""
     if not in_file and None in whole:
         return False
