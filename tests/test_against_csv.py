@@ -27,7 +27,7 @@ from harvester.archive.writer import writer
 from harvester.bulk.ohlcvt import Block, read_candles
 from harvester.bulk.sources import Whole, find
 from harvester.checks.against_csv import choose, compare
-from harvester.checks.ours import Asker
+from harvester.checks.ours import Asker, Edges
 from harvester.checks.report import CsvReport, Difference, FileReport, IntervalReport
 from harvester.checks.side_by_side import compare_blocks
 from harvester.errors import BadFile
@@ -466,6 +466,79 @@ def test_a_candle_may_give_no_more_than_the_one_before_takes(tmp_path: Path) -> 
     found = only(archive, str(path))
     assert (found.differing, found.at_edge) == (1, 1)
     assert [one.time_ns for one in found.differences] == [OPENS, OPENS]
+
+
+# Seconds around OPENS, their volumes, and which of the trades the archive lost.
+LOST = {
+    "its twin opens the next minute": ((-30, -1, 0, 10, 70), "12211", 1),
+    "its neighbour there is another": ((-30, -1, 0, 10, 70), "12311", 1),
+    "twins open the next minutes too": ((-90, -60, -30, 0, 10, 60, 70), "1111111", 2),
+    "all that it had, and a twin": ((-90, -30, 0, 10, 70), "12211", 1),
+}
+
+
+@pytest.mark.parametrize("name", LOST)
+@pytest.mark.parametrize("block_bytes", [1 << 20, 30])
+def test_no_trade_stands_in_for_one_that_is_lost_and_counts_in_its_own_candle_too(
+    name: str, block_bytes: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where the two candles are in different blocks."""
+    monkeypatch.setattr("harvester.bulk.sources.BLOCK_BYTES", block_bytes)
+    seconds, volumes, lost = LOST[name]
+    rows = expected(
+        tapes.market(
+            Trade(OPENS + at * 10**9, "100.0", f"{volume}.5", "b", "m", "", n + 1)
+            for n, (at, volume) in enumerate(zip(seconds, volumes, strict=True))
+        )
+    )
+    path = tmp_path / "XBTUSD_1.csv"
+    path.write_bytes(text(lines(1, rows)))
+    kept = rows[:lost] + rows[lost + 1 :]
+    found = only(held(tmp_path, Range(0, OPENS + DAY - 1), rows=kept), str(path))
+    assert (found.differing, found.at_edge) == (1, 0)
+    assert (found.ours, found.theirs) == (len(rows) - 1, len(rows))
+    assert {one.time_ns for one in found.differences} == {rows[lost][1] // MINUTE * MINUTE}
+
+
+def test_of_a_long_row_of_twins_the_blame_may_fall_later_and_is_not_lost(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No more candles wait than have room: then the first of them are told as they are."""
+    monkeypatch.setattr("harvester.checks.splits.MOST_OPEN", 2)
+    seconds = [-30, -10, *range(0, 600, 60), 610]
+    rows = expected(
+        tapes.market(
+            Trade(OPENS + at * 10**9, "100.0", "1.5", "b", "m", "", n + 1)
+            for n, at in enumerate(seconds)
+        )
+    )
+    path = tmp_path / "XBTUSD_1.csv"
+    path.write_bytes(text(lines(1, rows)))
+    found = only(held(tmp_path, Range(0, OPENS + DAY - 1), rows=rows[1:]), str(path))
+    assert (found.differing, found.ours, found.theirs) == (1, len(rows) - 1, len(rows))
+
+
+def test_counting_other_trades_than_are_held_is_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Candles and the trades at their edges are read by two ways, which may not disagree."""
+    market = edge_market("one of two")
+    archive = held(tmp_path, Range(0, OPENS + DAY - 1), rows=expected(market))
+    path = tmp_path / "XBTUSD_1.csv"
+    path.write_bytes(text(true_lines(market)))
+    read = Asker.edges
+
+    def doubled(asker: Asker, minutes: int, opens: Sequence[int]) -> dict[int, Edges]:
+        found = read(asker, minutes, opens)
+        return {at: Edges(one.before * 2, one.inside, one.behind) for at, one in found.items()}
+
+    monkeypatch.setattr(Asker, "edges", doubled)
+    found = report(archive, str(path))
+    assert [str(one) for one in found.errors] == [
+        "XBTUSD: its candles of 1 minutes count 4 trades where 3 are held; run: harvester verify "
+        "XBTUSD"
+    ]
+    assert found.exit_status == 4
 
 
 # --- skipped -------------------------------------------------------------------------------------

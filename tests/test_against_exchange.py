@@ -358,6 +358,41 @@ def test_an_edge_is_no_excuse_for_another_value(field: str, tmp_path: Path) -> N
     assert {one.time_ns for one in days.differences} == {OPENS}
 
 
+@pytest.mark.parametrize("twin", ["2.5", "3.5"])
+def test_no_trade_stands_in_for_one_that_is_lost_and_counts_in_its_own_candle_too(
+    twin: str, tmp_path: Path
+) -> None:
+    """Whether the trade that opens the next candle looks like the one that was lost or not."""
+    offsets, volumes = (-2 * HOUR, -HOUR, 0, HOUR, DAY), ("1.5", "2.5", twin, "1.5", "1.5")
+    market = tapes.market(
+        Trade(OPENS + offset, "100.0", volume, "b", "m", "", place + 1)
+        for place, (offset, volume) in enumerate(zip(offsets, volumes, strict=True))
+    )
+    lost = market.trades[1]
+    archive = held(tmp_path, trades=[trade for trade in market.trades if trade != lost])
+    days = interval(archive, 1440, market=market, now_ns=OPENS + 3 * DAY)
+    assert (days.differing, days.at_edge, days.ours, days.theirs) == (1, 0, 4, 5)
+    assert {one.time_ns for one in days.differences} == {OPENS - DAY}
+
+
+def test_the_running_candle_may_lack_what_the_last_closed_one_takes(tmp_path: Path) -> None:
+    """It is not compared: a trade of its opening may count in the one before, once."""
+    market = edge_market(-HOUR, 0, HOUR)
+    archive = held(tmp_path, trades=market.trades)
+    last = OPENS // 10**9 - 86_400
+
+    def change(rows: Rows) -> Rows:
+        row = next(row for row in rows if row[0] == last)
+        row[2:] = ["101.0", "100.0", "101.0", "100.6", "4.00000000", 2]
+        return rows
+
+    days = interval(archive, 1440, change, market, now_ns=OPENS + HOUR)
+    assert (days.compared, days.differing, days.at_edge) == (1, 0, 1)
+    # Were it closed, it would have to lack the trade.
+    days = interval(archive, 1440, change, market, now_ns=OPENS + DAY)
+    assert (days.compared, days.differing, days.at_edge) == (2, 1, 0)
+
+
 # --- skipped -------------------------------------------------------------------------------------
 
 

@@ -28,31 +28,34 @@ def compare_interval(
         minutes: the candles' length.
         theirs: in order of time; the last of them is running.
     """
+    if not theirs:
+        return IntervalReport(minutes)
+    first, newest = theirs[0].time_ns, theirs[-1].time_ns
+    # The moment at which the running one opens is asked for too: see `splits`.
+    ours = asker.held(minutes, Range(max(0, first - 1), newest))
+    closed = {one.time_ns: one for one in theirs[:-1]}
+
+    def why_not(time_ns: int) -> str | None:
+        span = Range(time_ns - 1, tally.end_ns(time_ns) - 1)
+        return _why_not(coverage, span, ours.get(time_ns), closed.get(time_ns))
 
     def is_compared(time_ns: int) -> bool:
-        span = Range(time_ns - 1, tally.end_ns(time_ns) - 1)
-        return time_ns >= theirs[0].time_ns and covers(coverage, span)
+        return first <= time_ns < newest and why_not(time_ns) is None
 
-    tally = Tally(asker, minutes, is_compared)
-
-    def edges_of(time_ns: int) -> Edges:
+    def edges_of(time_ns: int) -> Edges | None:
+        beside = (ours.get(time_ns), ours.get(tally.end_ns(time_ns)))
+        if not any(one and one.at_opening for one in beside):
+            return None
         return asker.edges(minutes, [time_ns])[time_ns]
 
-    if theirs:
-        first, newest = theirs[0].time_ns, theirs[-1].time_ns
-        # The moment at which the running one opens is asked for too: see `Edges.moved`.
-        ours = asker.held(minutes, Range(max(0, first - 1), newest))
-        tally.skip(RUNNING)
-        closed = {one.time_ns: one for one in theirs[:-1]}
-        for time_ns in sorted(closed.keys() | {one for one in ours if one < newest}):
-            held, their, end_ns = ours.get(time_ns), closed.get(time_ns), tally.end_ns(time_ns)
-            span = Range(time_ns - 1, end_ns - 1)
-            if reason := _why_not(coverage, span, held, their):
-                tally.skip(reason)
-                continue
-            has_edge = any(one and one.at_opening for one in (held, ours.get(end_ns)))
-            our = held.candle if held else None
-            tally.compare(time_ns, our, their, edges_of if has_edge else lambda _: None)
+    tally = Tally(asker, minutes, is_compared)
+    tally.skip(RUNNING)
+    for time_ns in sorted(closed.keys() | {one for one in ours if one < newest}):
+        if reason := why_not(time_ns):
+            tally.skip(reason)
+            continue
+        held = ours.get(time_ns)
+        tally.compare(time_ns, held.candle if held else None, closed.get(time_ns), edges_of)
     return tally.report()
 
 

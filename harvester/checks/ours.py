@@ -149,31 +149,19 @@ class Edges(NamedTuple):
         for place in range(ending, over):
             self.behind.append(_summed(batch.slice(place, 1)))
 
-    def moved(self, time_ns: int, count: int, decimals: int) -> Iterator[Moved]:
-        """What a candle of `count` trades may be, if trades published at its edges are moved.
+    def candle(self, time_ns: int, given: int, taken: int, decimals: int) -> Candle:
+        """The candle without the first trades of its opening, and with the first behind it.
 
-        A time is published as the float next to it. That may be the moment at which an interval
-        opens, when the trade happened up to 238 ns earlier: the exchange, which knows, counts it
-        in the interval before. Which of the trades published at that moment these are is not
-        known; they are the first of them.
+        Args:
+            time_ns: when it opens.
+            given: how many it lacks of those published as it opens.
+            taken: how many it has of those published when it is over; one of both is not 0.
+            decimals: the pair's.
         """
-        for given in range(len(self.before) + 1):
-            taken = count - sum(one.count for one in self.inside) - (len(self.before) - given)
-            if not 0 <= taken <= len(self.behind):
-                continue
-            parts = [*self.before[given:], *self.inside, *self.behind[:taken]]
-            if parts:
-                yield Moved(_joined(time_ns, parts, decimals), given, taken)
-            elif given:
-                yield Moved(_empty(time_ns, self.before[-1].close), given, taken)
-
-
-class Moved(NamedTuple):
-    """A candle that has given some trades to the one before it, and taken some of the next."""
-
-    candle: Candle
-    given: int
-    taken: int
+        parts = [*self.before[given:], *self.inside, *self.behind[:taken]]
+        if parts:
+            return _joined(time_ns, parts, decimals)
+        return _empty(time_ns, self.before[-1].close)
 
 
 def _near(opens: Sequence[int], most_ns: int) -> Iterator[Sequence[int]]:

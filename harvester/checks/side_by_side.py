@@ -6,7 +6,7 @@ differs, or that one side lacks, is looked at by itself.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from decimal import Decimal
 from typing import NamedTuple
 
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from harvester.bulk.ohlcvt import COLUMNS, ROWS, Block
 from harvester.bulk.sources import Whole
 from harvester.checks.intervals import AFTER, BEFORE, HOLE
-from harvester.checks.ours import Asker
+from harvester.checks.ours import Asker, Edges
 from harvester.checks.report import IntervalReport
 from harvester.checks.tally import Tally
 from harvester.columns import Int64s, times
@@ -36,6 +36,9 @@ _HOLE, _BEYOND = _REASONS.index(HOLE), _REASONS.index(BEYOND)
 Bools = NDArray[np.bool_]
 Codes = NDArray[np.int8]
 Places = NDArray[np.intp]
+
+_Where = tuple[int, int, int]
+"""When a candle opens, and its places on either side, or -1."""
 
 
 def compare_blocks(
@@ -100,13 +103,43 @@ class _Part(NamedTuple):
     """What both sides have of some time.
 
     Attributes:
-        theirs: rows of a block, from the place `offset` in it on.
         ours: our candles.
+        theirs: rows of a block, from the place `offset` in it on.
+        block: None where there are no such rows.
     """
 
-    theirs: pa.RecordBatch
-    offset: int
     ours: pa.RecordBatch
+    theirs: pa.RecordBatch = _NO_CANDLES
+    offset: int = 0
+    block: Block | None = None
+
+    def their(self, place: int) -> Candle | None:
+        """A candle of theirs in all of its digits; None where the place is -1."""
+        if self.block is None or place < 0:
+            return None
+        return self.block.candle(self.offset + place)
+
+
+class _Equals(NamedTuple):
+    """The candles of a part that are equal, and not yet counted.
+
+    Attributes:
+        theirs: when all of the file open.
+        place: where they stand in ours.
+        is_equal: which of them are meant.
+    """
+
+    theirs: Int64s
+    place: Places
+    is_equal: Bools
+
+    def take(self, time_ns: int | None) -> _Where | None:
+        """Take one out, by when it opens; None where it is not among them."""
+        at = 0 if time_ns is None else int(np.searchsorted(self.theirs, time_ns))
+        if at == len(self.theirs) or self.theirs[at] != time_ns or not self.is_equal[at]:
+            return None
+        self.is_equal[at] = False
+        return int(self.theirs[at]), at, int(self.place[at])
 
 
 class _Merge:
@@ -114,6 +147,7 @@ class _Merge:
 
     def __init__(self, asker: Asker, coverage: Sequence[Range], minutes: int, whole: Whole) -> None:
         self.tally = Tally(asker, minutes, self._is_compared, VALUES)
+        self._asker, self._minutes = asker, minutes
         self._width_ns = minutes * UNITS_NS["m"]
         self._after = np.array([one.after for one in coverage])
         self._through = np.array([one.through for one in coverage])
@@ -136,7 +170,7 @@ class _Merge:
                 reached = min(reached, self._ours.last_ns)
             end = int(np.searchsorted(stamps, reached, side="right"))
             rows = block.rows.slice(place, end - place)
-            self._compare(block, _Part(rows, place, self._ours.through(reached)))
+            self._compare(_Part(self._ours.through(reached), rows, place, block))
             place = end
 
     def finish(self) -> None:
@@ -145,18 +179,18 @@ class _Merge:
             return
         ours = self._ours or self._asked(self._since)
         while ours.fill():
-            self._compare(None, _Part(_NO_CANDLES, 0, ours.through(END_OF_TIME)))
+            self._compare(_Part(ours.through(END_OF_TIME)))
 
     def _asked(self, first_ns: int) -> _Ours:
         """Our candles from the file's first row on, or from where it is known to be whole."""
         if self._whole.since_s is None:
             self._first_ns = first_ns
         span = Range(max(0, min(first_ns, self._first_ns) - 1), self._until - 1)
-        asker, minutes = self.tally.asker, self.tally.minutes
+        asker, minutes = self._asker, self._minutes
         return _Ours(asker.batches(minutes, span) if span.after < span.through else iter(()))
 
-    def _compare(self, block: Block | None, part: _Part) -> None:
-        """Count what is equal and what can't be compared; look at the rest one by one."""
+    def _compare(self, part: _Part) -> None:
+        """Look one by one at what must be; count what is equal and what can't be compared."""
         theirs, ours = times(part.theirs), times(part.ours)
         place, is_both = _found(ours, theirs)
         codes, our_codes = self._codes(theirs), self._codes(ours)
@@ -170,35 +204,49 @@ class _Merge:
         # What the file says nothing of is none of its candles.
         self._skip(our_codes[is_alone & (our_codes != _BEYOND)])
         is_equal &= codes == 0
-        trades = pc.sum(part.theirs.column("count").filter(pa.array(is_equal))).as_py() or 0
-        self.tally.equal(int(is_equal.sum()), trades)
+        # Trades of its opening may count in a candle that is not compared.
+        is_equal &= self._are_compared(theirs - self._width_ns)
         left = ((codes == 0) & ~is_equal).nonzero()[0]
         place[~is_both] = -1
         rest = [(int(theirs[at]), int(at), int(place[at])) for at in left]
         rest += [(int(ours[at]), -1, int(at)) for at in (is_alone & (our_codes == 0)).nonzero()[0]]
-        self._one_by_one(block, part, sorted(rest))
+        self._one_by_one(part, sorted(rest), _Equals(theirs, place, is_equal))
+        trades = pc.sum(part.theirs.column("count").filter(pa.array(is_equal))).as_py() or 0
+        self.tally.equal(int(is_equal.sum()), trades)
 
-    def _one_by_one(
-        self, block: Block | None, part: _Part, rest: Sequence[tuple[int, int, int]]
-    ) -> None:
-        """Compare candles by when they open, and by their places on either side, or -1."""
+    def _one_by_one(self, part: _Part, rest: Sequence[_Where], equals: _Equals) -> None:
+        """Compare candles, and of those that are equal the ones that are wanted behind them."""
+        self._wanted(part, equals, {})
         if not rest:
             return
         # With the moment at which the last of them ends.
         span = Range(max(0, rest[0][0] - 1), rest[-1][0] + self._width_ns)
-        openings = self.tally.asker.openings(self.tally.minutes, span)
+        openings = self._asker.openings(self._minutes, span)
         width_ns = self._width_ns
         for begin in range(0, len(rest), _AT_ONCE):
             some = rest[begin : begin + _AT_ONCE]
-            at_edge = [at for at, *_ in some if not openings.isdisjoint((at, at + width_ns))]
-            edges = self.tally.asker.edges(self.tally.minutes, at_edge)
+            at_edge = {at for at, *_ in some if not openings.isdisjoint((at, at + width_ns))}
+            # Those behind them may be wanted as well.
+            at_edge |= openings & {at + width_ns for at in at_edge}
+            edges = self._asker.edges(self._minutes, sorted(at_edge))
             held = _candles(part.ours, [at for _, _, at in some if at >= 0])
             for time_ns, their_place, our_place in some:
                 our = next(held) if our_place >= 0 else None
-                their = None
-                if block is not None and their_place >= 0:
-                    their = block.candle(part.offset + their_place)
-                self.tally.compare(time_ns, our, their, edges.get)
+                self.tally.compare(time_ns, our, part.their(their_place), edges.get)
+                self._wanted(part, equals, edges)
+
+    def _wanted(self, part: _Part, equals: _Equals, edges: Mapping[int, Edges]) -> None:
+        """Compare one by one the equal candles that are wanted next, as long as they are."""
+        asker, minutes = self._asker, self._minutes
+
+        def edges_of(time_ns: int) -> Edges:
+            found = edges.get(time_ns)
+            return asker.edges(minutes, [time_ns])[time_ns] if found is None else found
+
+        while (found := equals.take(self.tally.wanted)) is not None:
+            time_ns, their_place, our_place = found
+            [our] = _candles(part.ours, [our_place])
+            self.tally.compare(time_ns, our, part.their(their_place), edges_of)
 
     def _codes(self, opens: Int64s) -> Codes:
         """Why candles can't be compared, as places in `_REASONS`; 0 where they can."""
@@ -212,8 +260,12 @@ class _Merge:
         codes[(opens < self._since) | (through >= self._until)] = _BEYOND
         return codes
 
+    def _are_compared(self, opens: Int64s) -> Bools:
+        are: Bools = (opens >= self._first_ns) & (self._codes(opens) == 0)
+        return are
+
     def _is_compared(self, time_ns: int) -> bool:
-        return time_ns >= self._first_ns and not self._codes(np.array([time_ns]))[0]
+        return bool(self._are_compared(np.array([time_ns]))[0])
 
     def _skip(self, codes: Codes) -> None:
         for code, candles in enumerate(np.bincount(codes, minlength=len(_REASONS)).tolist()):
