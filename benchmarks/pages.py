@@ -37,8 +37,9 @@ from harvester.archive.schema import (
 )
 from harvester.archive.writer import writer
 from harvester.columns import joined, times
-from harvester.crawl.backfill import Watch, Wish, backfill
+from harvester.crawl.backfill import backfill
 from harvester.crawl.pages import Source
+from harvester.crawl.run import Watch, Wish
 from harvester.crawl.seams import Seams
 from harvester.crawl.stop import Stop
 from harvester.crawl.tape import Tape

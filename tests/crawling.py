@@ -14,8 +14,9 @@ from exchange import Exchange, Market
 from harvester import config
 from harvester.archive.archive import Archive
 from harvester.bulk.upgrading import upgrade
-from harvester.crawl.backfill import Watch, Wish, backfill
+from harvester.crawl.backfill import backfill
 from harvester.crawl.events import Event, Noted, Outcome
+from harvester.crawl.run import Watch, Wish
 from harvester.crawl.stop import Stop
 from harvester.kraken.client import Client
 from harvester.times import END_OF_TIME, Range

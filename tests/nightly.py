@@ -19,8 +19,8 @@ from victims import Ended, Victims
 from harvester import config
 from harvester.archive.archive import Archive
 from harvester.cli.refreshing import report
-from harvester.crawl.backfill import Watch
 from harvester.crawl.events import Event, Listener
+from harvester.crawl.run import Watch
 from harvester.crawl.stop import Stop
 from harvester.upkeep.refresh import refresh
 

@@ -27,8 +27,9 @@ from harvester import config
 from harvester.archive.archive import Archive
 from harvester.archive.writer import writer
 from harvester.columns import ROWS, int64s_as, times
-from harvester.crawl.backfill import Watch, Wish, backfill
+from harvester.crawl.backfill import backfill
 from harvester.crawl.buffer import Buffer
+from harvester.crawl.run import Watch, Wish
 from harvester.crawl.stop import Stop
 from harvester.kraken.client import Client
 from harvester.times import END_OF_TIME, Range

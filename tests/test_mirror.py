@@ -23,7 +23,8 @@ from harvester.archive.schema import ROW_GROUP_ROWS, RowsChecksum
 from harvester.archive.writer import keep_pairs, writer
 from harvester.columns import ROWS, times
 from harvester.config import load
-from harvester.crawl.backfill import Watch, Wish, backfill
+from harvester.crawl.backfill import backfill
+from harvester.crawl.run import Watch, Wish
 from harvester.crawl.stop import Stop
 from harvester.errors import HarvesterError, UsageError
 from harvester.kraken.client import Client

@@ -21,9 +21,9 @@ from test_crawl_kills import dying, most_at_once, same
 from harvester.archive.archive import Archive
 from harvester.archive.writer import Writer
 from harvester.crawl import split
-from harvester.crawl.backfill import _PairCrawl
 from harvester.crawl.crawler import RangeCrawl
 from harvester.crawl.events import PageRead
+from harvester.crawl.pair import PairCrawl
 from harvester.crawl.spans import Cut
 from harvester.times import Range
 
@@ -263,7 +263,7 @@ def test_a_place_to_cut_is_looked_for_no_longer_than_the_crawl_lasts(
         looked.append(since_ns)
         await asyncio.Event().wait()
 
-    monkeypatch.setattr(_PairCrawl, "_guarded_page", never)
+    monkeypatch.setattr(PairCrawl, "_guarded_page", never)
     market = tapes.market(tapes.xbtusd_like(3_000, 23))
 
     async def hurried(crawl: Crawl) -> Any:

@@ -13,9 +13,10 @@ from typing import TypeVar
 from harvester.archive.archive import Archive
 from harvester.bulk.upgrading import upgrade
 from harvester.config import Settings
-from harvester.crawl.backfill import Watch, Wish, backfill
+from harvester.crawl.backfill import backfill
 from harvester.crawl.events import Listener, Outcome, Waiting
 from harvester.crawl.names import Choice, Name, choose, refresh_pairs
+from harvester.crawl.run import Watch, Wish
 from harvester.crawl.stop import Stop
 from harvester.errors import GRAVEST_FIRST, ArchiveHasHoles, ArchiveIncomplete
 from harvester.kraken.client import Client

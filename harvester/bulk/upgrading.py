@@ -20,8 +20,8 @@ from harvester.archive.writer import Writer, writer
 from harvester.bulk.days import Days, Exchange, Proof, number_of
 from harvester.bulk.rounding import Rows, Tally, joined, rows_of
 from harvester.bulk.units import Unit, rows_to_fetch, units
-from harvester.crawl.backfill import Hand
 from harvester.crawl.events import Noted, Replaced, Started
+from harvester.crawl.run import Hand
 from harvester.crawl.upgrades import Day, Left, Upgrade
 from harvester.times import DAY, SECOND, Range, missing, overlap
 

@@ -12,9 +12,10 @@ from harvester.archive.writer import Writer, writer
 from harvester.checks.broken import Broken, Files, judge, spans_known
 from harvester.checks.report import Moved, PairReport, RepairReport
 from harvester.checks.verify import verify
-from harvester.crawl.backfill import Run, fill
+from harvester.crawl.backfill import fill
 from harvester.crawl.endings import error_of
 from harvester.crawl.names import known_pairs, refresh_pairs
+from harvester.crawl.run import Run
 from harvester.errors import ArchiveDamaged
 from harvester.kraken.pairs import Pair
 from harvester.times import Range, missing

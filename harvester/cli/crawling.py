@@ -14,9 +14,10 @@ from harvester.archive.archive import Archive
 from harvester.cli import lean, output
 from harvester.cli.options import Common
 from harvester.cli.progress import Display, display
-from harvester.crawl.backfill import Hand, Watch, Wish, backfill
+from harvester.crawl.backfill import backfill
 from harvester.crawl.events import Begun, Noted, Outcome, Paced, Waiting
 from harvester.crawl.names import Choice, choose
+from harvester.crawl.run import Hand, Watch, Wish
 from harvester.crawl.stop import Stop
 from harvester.errors import Interrupted
 from harvester.kraken.client import Client

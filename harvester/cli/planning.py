@@ -13,10 +13,11 @@ from harvester.cli import output
 from harvester.cli.crawling import Request
 from harvester.cli.options import Common
 from harvester.config import ExchangeSettings
-from harvester.crawl.backfill import Wish, lacking
+from harvester.crawl.backfill import lacking
 from harvester.crawl.clock import Clock
 from harvester.crawl.estimate import Appraiser, Lack
 from harvester.crawl.names import choose
+from harvester.crawl.run import Wish
 from harvester.crawl.stop import Stop
 from harvester.kraken.client import Client
 from harvester.kraken.pages import PAGE_ROWS

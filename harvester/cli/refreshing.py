@@ -11,7 +11,7 @@ from harvester.cli import lean, output
 from harvester.cli.crawling import FILES_A_JOB, FILES_BESIDE, heed_signals, show_warnings
 from harvester.cli.options import Common
 from harvester.cli.progress import display
-from harvester.crawl.backfill import Watch
+from harvester.crawl.run import Watch
 from harvester.crawl.stop import Stop
 from harvester.times import SECOND, show
 from harvester.upkeep.records import recorded

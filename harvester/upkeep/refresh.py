@@ -14,10 +14,11 @@ from harvester.archive.archive import Archive
 from harvester.archive.locks import held
 from harvester.archive.writer import writer
 from harvester.config import Settings
-from harvester.crawl.backfill import Watch, Wish, backfill, begin, fill
+from harvester.crawl.backfill import backfill, begin, fill
 from harvester.crawl.endings import error_of
 from harvester.crawl.events import Begun, Committed, Event, Outcome, Paced, Started, Waiting
 from harvester.crawl.names import known_pairs, listed_and_known
+from harvester.crawl.run import Watch, Wish
 from harvester.crawl.tending import tend
 from harvester.errors import (
     ArchiveLocked,

@@ -1,0 +1,75 @@
+"""What the pairs of one backfill share, and what is wanted of each."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from harvester.archive.archive import Archive
+from harvester.archive.writer import Writer
+from harvester.config import Settings
+from harvester.crawl.buffer import Backlog
+from harvester.crawl.clock import Clock
+from harvester.crawl.estimate import Appraiser
+from harvester.crawl.events import Listener
+from harvester.crawl.stop import Stop
+from harvester.crawl.upgrades import Upgrade
+from harvester.kraken.client import Client
+from harvester.kraken.pairs import Pair
+from harvester.times import Range
+
+
+class Wish(NamedTuple):
+    """What is wanted of a pair."""
+
+    pair: Pair
+    span: Range
+
+
+@dataclass(frozen=True, slots=True)
+class Watch:
+    """How a backfill is watched and steered while it runs.
+
+    `estimates` asks one call more a pair for how many trades are to be expected; `then` is what
+    is done with a pair once nothing is missing of it, its lock still held.
+    """
+
+    listener: Listener
+    stop: Stop
+    newest_first: bool = False
+    estimates: bool = False
+    then: Callable[[Hand], Awaitable[None]] | None = None
+
+
+class Run(NamedTuple):
+    """What the pairs of one run share. Made by `backfill.begin`."""
+
+    client: Client
+    archive: Archive
+    settings: Settings
+    watch: Watch
+    clock: Clock
+    backlog: Backlog
+    appraiser: Appraiser
+    tending: asyncio.Semaphore
+    merging: asyncio.Lock
+
+
+class Hand(NamedTuple):
+    """A pair whose crawl came to its end, for whoever does more with it.
+
+    Attributes:
+        wish: what was wanted of it.
+        writer: its one writer.
+        crawl: fetches a range whole, for a writer of any archive; the other archive is where the
+            neighbours are whose ids it must go on from.
+        tell: takes what came of it so far.
+    """
+
+    run: Run
+    wish: Wish
+    writer: Writer
+    crawl: Callable[[Writer, Archive, Range], Awaitable[None]]
+    tell: Callable[[Upgrade], None]
