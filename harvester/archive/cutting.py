@@ -49,6 +49,8 @@ def unasked_in(
     A skip goes with the trade behind it. Those at the seams to other segments were counted as
     well, and go with the last part.
     """
+    if not parts:
+        return []
     left, edge, told = footer.unasked_jumps, None, [0] * len(parts)
     for place, (_, batches) in enumerate(parts[:-1] if left else ()):
         for batch in batches:
