@@ -13,7 +13,7 @@ import socket
 import ssl
 import time
 from collections.abc import AsyncIterator
-from typing import NamedTuple, Self
+from typing import NamedTuple
 from urllib.request import getproxies
 
 import httpx
@@ -86,10 +86,6 @@ class DirectTransport(httpx.AsyncBaseTransport):
         self._verify = verify
         self._resting: dict[Origin, list[tuple[Connection, float]]] = {}
         self._closed = False
-
-    async def __aenter__(self) -> Self:
-        """Nothing is opened before the first request."""
-        return self
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         """Send one request.
