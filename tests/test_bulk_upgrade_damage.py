@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -164,13 +166,49 @@ def volumes(folder: Path) -> list[Any]:
     return [each for batch in batches for each in batch.column("volume").to_pylist()]
 
 
+def by_backfill(begun: Begun, folder: Path) -> None:
+    begun.crawl(folder).only(PAIR)
+
+
+def by_import(begun: Begun, folder: Path) -> None:
+    done = command("import", str(begun.folder / "XBTUSD.csv"), folder=folder)
+    assert (done.returncode, done.stdout) == (0, "")
+
+
+def by_compact(_: Begun, folder: Path) -> None:
+    assert command("compact", "-q", folder=folder).returncode == 0
+
+
+def by_rollup(_: Begun, folder: Path) -> None:
+    assert command("rollup", "-q", folder=folder).returncode == 0
+
+
+def by_refresh_of_a_delisted_pair(begun: Begun, folder: Path) -> None:
+    begun.exchange.delist(PAIR)
+    url = ["--api-url", begun.exchange.url]
+    done = command("refresh", "XBT/USD", "-q", *url, folder=folder)
+    begun.exchange.add(begun.market)
+    assert done.returncode in (0, 4)
+
+
+def command(*words: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    """Run it as a user would."""
+    program = [sys.executable, "-m", "harvester", *words, "-d", str(folder)]
+    return subprocess.run(program, capture_output=True, text=True, check=False)
+
+
 @pytest.mark.parametrize("begun", ["busy"], indirect=True)
-def test_any_backfill_ends_what_a_crash_left_of_a_replacement(begun: Begun) -> None:
+@pytest.mark.parametrize(
+    "end", [by_backfill, by_import, by_compact, by_rollup, by_refresh_of_a_delisted_pair]
+)
+def test_any_writer_ends_what_a_crash_left_of_a_replacement(
+    begun: Begun, end: Callable[[Begun, Path], None]
+) -> None:
     folders = half_replaced(begun)
     truth = sorted(row[4] for row in begun.truth)
     assert any(sorted(volumes(folder)) != truth for folder in folders)
     for folder in folders:
-        begun.crawl(folder).only(PAIR)
+        end(begun, folder)
         assert sorted(volumes(folder)) == truth
         assert not (folder / NOTE).exists()
         begun.check_between(folder)

@@ -61,7 +61,8 @@ class Begun:
         """Of the file one row is lost; `early` was fetched before it came."""
         self.folder = folder
         self.exchange = exchange
-        self.truth: Tape = expected(tapes.market(trades))
+        self.market = tapes.market(trades)
+        self.truth: Tape = expected(self.market)
         if early is not None:
             assert self.crawl(folder / "begun").only(PAIR, span=early).exit_status == 0
         file = folder / "XBTUSD.csv"

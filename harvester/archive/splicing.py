@@ -92,6 +92,14 @@ def finish(writer: Writer, view: Upgraded) -> list[str]:
     return said
 
 
+def end_replacing(writer: Writer) -> list[str]:
+    """As `finish`, for whoever has other work to do: that it can't be ended now is a line, too."""
+    try:
+        return finish(writer, Upgraded(writer.archive))
+    except ArchiveDamaged as damage:
+        return [str(damage)]
+
+
 def _begun(store: Store, note: str) -> list[Range]:
     try:
         return msgspec.json.decode(store.read(note) or b"[]", type=list[Range])

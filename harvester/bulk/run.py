@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 from harvester.archive.archive import Archive
+from harvester.archive.splicing import end_replacing
 from harvester.archive.writer import Writer, writer
 from harvester.bulk.importer import Chain, Part, Report, Watch, chains, look_at
 from harvester.bulk.sources import Member
@@ -104,8 +105,10 @@ def _import(
             raise Interrupted("interrupted; the same command goes on where it stopped")
         parts = [look_at(member) for member in work.members]
         with writer(archive, name) as one:
+            said = end_replacing(one)
             for chain in chains(parts):
                 reports.append(_one(archive, work.pair, chain, watch, one))
+                reports[-1].notes[:0], said = said, []
                 done(reports[-1])
             if any(report.ranges for report in reports):
                 # Roll-ups are left to `backfill`, which changes the seams again anyway.

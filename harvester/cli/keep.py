@@ -72,6 +72,7 @@ def _writers(
     Beside it what shows how far it is.
     """
     from harvester.archive.archive import Archive
+    from harvester.archive.splicing import end_replacing
     from harvester.archive.writer import writer
     from harvester.cli.progress import display
     from harvester.crawl.events import Begun, Step
@@ -83,6 +84,7 @@ def _writers(
         shown.tell(Begun(len(names)))
         for name in names:
             with writer(archive, name) as one:
+                _tell(end_replacing(one))
                 yield one, lambda pair, done, of: shown.tell(Step(pair, done, of))
 
 

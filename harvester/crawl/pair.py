@@ -9,8 +9,8 @@ from itertools import pairwise
 import msgspec
 
 from harvester.archive.archive import Archive
-from harvester.archive.aside import Upgraded, from_files
-from harvester.archive.splicing import finish
+from harvester.archive.aside import from_files
+from harvester.archive.splicing import end_replacing
 from harvester.archive.writer import Writer, writer
 from harvester.crawl.buffer import Buffer, Locks
 from harvester.crawl.clock import CATCH_UP_NS
@@ -25,7 +25,6 @@ from harvester.crawl.tally import Tally
 from harvester.crawl.tending import tend
 from harvester.crawl.upgrades import Upgrade
 from harvester.errors import (
-    ArchiveDamaged,
     ExchangeError,
     ExchangeRefused,
     HarvesterError,
@@ -120,11 +119,7 @@ class PairCrawl:
 
     async def _finish_replacing(self, one: Writer) -> None:
         """End what a crash left of an upgrade; that it can't be now is said, and stops nothing."""
-        try:
-            said = await asyncio.to_thread(finish, one, Upgraded(self._run.archive))
-        except ArchiveDamaged as damage:
-            said = [str(damage)]
-        for text in said:
+        for text in await asyncio.to_thread(end_replacing, one):
             self._run.watch.listener(Noted(self._pair, text))
 
     async def _fill(self, one: Writer) -> None:
