@@ -76,9 +76,10 @@ def zipped(
     change: Change = list,
     minutes: Sequence[int] = MINUTES,
     name: str = "Kraken_OHLCVT.zip",
+    rows: Sequence[oracle.Row] = ROWS,
 ) -> str:
     """A ZIP of XBTUSD's candles, after something was done to the rows of each member."""
-    members = {f"OHLCVT/XBTUSD_{one}.csv": text(change(lines(one))) for one in minutes}
+    members = {f"OHLCVT/XBTUSD_{one}.csv": text(change(lines(one, rows))) for one in minutes}
     return str(csvs.packed(folder / name, members))
 
 

@@ -9,6 +9,8 @@ from typing import Any
 import csvs
 import pytest
 from crawling import Crawl
+from test_against_csv import only, zipped
+from test_against_exchange import interval
 from test_bulk_upgrade import PAIR, TRADES, started
 from test_bulk_upgrade_damage import without_a_row
 
@@ -16,6 +18,8 @@ from harvester.archive.archive import Archive
 from harvester.archive.segments import Segment
 from harvester.archive.writer import writer
 from harvester.checks.digest import digests
+from harvester.checks.ours import Asker
+from harvester.checks.report import IntervalReport
 from harvester.checks.verify import verify
 from harvester.times import DAY, Range
 
@@ -99,3 +103,37 @@ def test_files_that_are_merged_while_their_months_are_counted(started: Any) -> N
 
     archive, _ = disturbed(one.folder, 1, merged)
     assert digests(archive, PAIR) == whole
+
+
+# --- candles --------------------------------------------------------------------------------------
+
+
+def comparing(one: Any, archive: Archive, against: str) -> IntervalReport:
+    """Hold its candles of a minute against the true ones, as a file or as the exchange's answer."""
+    if against == "exchange":
+        return interval(archive, 1, market=one.market, now_ns=TRADES[3_900].true_ns)
+    return only(archive, zipped(one.folder.parent, minutes=[1], rows=one.truth))
+
+
+@pytest.mark.parametrize("against", ["csv", "exchange"])
+def test_candles_whose_trades_are_replaced_while_they_are_compared_are_compared_again(
+    started: Any, monkeypatch: pytest.MonkeyPatch, against: str
+) -> None:
+    """Before the trades at a candle's edges are read, an upgrade moves them elsewhere."""
+    one = started(TRADES)
+    one.take_in(csvs.three_columns(TRADES[:4_000], "up"))
+    one.fill()
+    archive = Archive(one.folder)
+    undisturbed = comparing(one, archive, against)
+    assert (undisturbed.differing, undisturbed.at_edge > 10) == (0, True)
+    edges, done = Asker.edges, list[int]()
+
+    def late(*given: Any) -> Any:
+        if not done:
+            done.append(one.upgrade().exit_status)
+        return edges(*given)
+
+    monkeypatch.setattr(Asker, "edges", late)
+    found = comparing(one, archive, against)
+    assert (done, found.differing, found.at_edge) == ([0], 0, 0)
+    assert found.compared == undisturbed.compared

@@ -13,6 +13,7 @@ from harvester.candles.engine import MEMORY_LIMIT
 from harvester.checks.ours import Asker
 from harvester.checks.report import CsvReport, FileReport, IntervalReport
 from harvester.checks.side_by_side import compare_blocks
+from harvester.checks.steady import steady
 from harvester.errors import HarvesterError
 from harvester.kraken.pairs import Names, Pair
 from harvester.times import Range
@@ -99,9 +100,13 @@ def _compare_one(
     asker: Asker, coverage: Sequence[Range], file: CandleFile, read: Callable[[int], None]
 ) -> FileReport:
     member, minutes = file
-    try:
+
+    def compared() -> IntervalReport:
         blocks = _told(read_candles(member, minutes), read)
-        found = compare_blocks(asker, coverage, minutes, member.whole, blocks)
+        return compare_blocks(asker, coverage, minutes, member.whole, blocks)
+
+    try:
+        found = steady(asker.archive, asker.pair, compared)
     except HarvesterError as error:
         return FileReport(str(member), IntervalReport(minutes), error)
     return FileReport(str(member), found)

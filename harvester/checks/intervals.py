@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from harvester.checks.ours import Asker, Edges, Held
 from harvester.checks.report import IntervalReport
+from harvester.checks.steady import steady
 from harvester.checks.tally import Tally
 from harvester.kraken.candles import Candle
 from harvester.times import Range, covers
@@ -30,6 +31,12 @@ def compare_interval(
     """
     if not theirs:
         return IntervalReport(minutes)
+    return steady(asker.archive, asker.pair, lambda: _compared(asker, coverage, minutes, theirs))
+
+
+def _compared(
+    asker: Asker, coverage: Sequence[Range], minutes: int, theirs: Sequence[Candle]
+) -> IntervalReport:
     first, newest = theirs[0].time_ns, theirs[-1].time_ns
     # The moment at which the running one opens is asked for too: see `splits`.
     ours = asker.held(minutes, Range(max(0, first - 1), newest))
