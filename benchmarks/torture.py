@@ -97,6 +97,8 @@ def ways(by_way: dict[str, int]) -> Counter[str]:
         name, _, step = way.partition(": ")
         inside = {
             "commit": "a flush",
+            "commit_stream": "an import",
+            "splice": "an upgrade",
             "compact": "a compaction",
             "keep_rollup": "a roll-up",
             "sweep": "a sweep",

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import zipfile
 from collections.abc import Iterable, Mapping
+from decimal import Decimal
 from pathlib import Path
 
-from exchange import SECOND_NS, Trade, time_literal
+from exchange import SECOND_NS, Tape, Trade, time_literal
 
 ROUNDINGS = ("down", "nearest", "up")
 
@@ -31,6 +32,16 @@ def seven_columns(trades: Iterable[Trade], *, header: bool = True) -> bytes:
         fields = [one.price, one.volume, time, one.side, one.order_type, one.misc, one.trade_id]
         lines.append(",".join(map(str, fields)) + "\n")
     return "".join(lines).encode()
+
+
+def tape(trades: Iterable[Trade], rounding: str = "down") -> Tape:
+    """Give the tape that a file of three columns tells, as `exchange.expected` does."""
+    rows: Tape = []
+    for one in trades:
+        at = second(one, rounding) * SECOND_NS
+        tie = rows[-1][2] + 1 if rows and rows[-1][1] == at else 0
+        rows.append((None, at, tie, Decimal(one.price), Decimal(one.volume), None, None, None))
+    return rows
 
 
 def packed(path: Path, members: Mapping[str, bytes]) -> Path:

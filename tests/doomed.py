@@ -101,11 +101,13 @@ class Death:
 def _aim(death: Death) -> None:
     import pyarrow.parquet as pq
 
+    from harvester.archive import splicing
     from harvester.archive.store import LocalStore
     from harvester.archive.writer import Writer
 
-    for name in ("commit", "compact", "keep_rollup", "sweep"):
+    for name in ("commit", "commit_stream", "compact", "keep_rollup", "sweep"):
         death.named(Writer, name)
+    death.named(splicing, "splice")
     death.counted(LocalStore, "stage", "stage")
     death.counted(pq.ParquetWriter, "write_table", "write")
     for owner, name, step in (

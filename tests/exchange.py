@@ -51,7 +51,7 @@ STOCK_AGENT = re.compile(
     re.IGNORECASE,
 )
 
-Tape = list[tuple[int | None, int, int, Decimal, Decimal, str, str, str]]
+Tape = list[tuple[int | None, int, int, Decimal, Decimal, str | None, str | None, str | None]]
 
 
 @dataclass(frozen=True, slots=True)

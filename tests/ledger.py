@@ -48,6 +48,13 @@ class Seen(NamedTuple):
     mark: tuple[int, int, int]
 
 
+class Sound(NamedTuple):
+    """A segment that was read and found to be true, and what of it is told by a file."""
+
+    mark: tuple[int, int, int]
+    by_file: list[Span]
+
+
 def merged(spans: Iterable[Span]) -> list[Span]:
     """The union of half-open spans, in order, as few as can be."""
     union: list[Span] = []
@@ -69,18 +76,21 @@ def uncovered(wanted: Iterable[Span], covered: Iterable[Span]) -> list[Span]:
 
 
 class Ledger:
-    """What is known of one pair in an archive: the true tape, and all spans ever committed."""
+    """What is known of one pair in an archive: the true tape, and all spans ever committed.
 
-    def __init__(self, folder: Path, market: Market) -> None:
+    With `file`, the tape as a file tells it that may be imported, a segment may say of spans of it
+    that they are the file's; they may become fewer, and are the exchange's then.
+    """
+
+    def __init__(self, folder: Path, market: Market, file: Tape | None = None) -> None:
         self.folder = folder
         self.pair = market.altname
         self.truth: Tape = expected(market)
-        names = list(PLAIN.names)
-        columns = [list(column) for column in zip(*self.truth, strict=True)] or [[]] * len(names)
-        self._table = pa.table(dict(zip(names, columns, strict=True)), schema=PLAIN)
+        self._table = table_of(self.truth)
         self._stamps = np.array([row[1] for row in self.truth], dtype=np.int64)
+        self._file = None if file is None else table_of(file)
         self.most_alike = 1 + max((row[2] for row in self.truth), default=0)
-        self._sound: dict[Path, tuple[int, int, int]] = {}
+        self._sound: dict[Path, Sound] = {}
         self._committed: list[Span] = []
 
     def listing(self) -> list[Seen]:
@@ -154,21 +164,35 @@ class Ledger:
         return nested
 
     def _check_file(self, one: Seen) -> None:
-        if self._sound.get(one.path) == one.mark:
+        before = self._sound.get(one.path)
+        if before is not None and before.mark == one.mark:
             return
-        if one.path in self._sound:
-            raise Loss(f"{one.path} was written anew: segments never change")
-        start, stop = (int(self._stamps.searchsorted(end, side="right")) for end in one.span)
         try:
-            kept = plain(one.path)
+            kept, by_file = plain(one.path), told_by_file(one.path)
         except (OSError, pa.ArrowException) as error:
             raise Loss(f"{one.path} can't be read: {error}") from error
-        if not kept.equals(self._table.slice(start, stop - start)):
+        if before is not None and not _are_fewer(by_file, before.by_file):
+            raise Loss(f"{one.path} was written anew: segments never change")
+        true = self._true(one.span, by_file)
+        if not kept.equals(true):
             raise Loss(
                 f"{one.path} holds {kept.num_rows} rows, and the exchange has other "
-                f"{stop - start} in its span"
+                f"{true.num_rows} in its span, of which {by_file} are told by a file"
             )
-        self._sound[one.path] = one.mark
+        self._sound[one.path] = Sound(one.mark, by_file)
+
+    def _true(self, span: Span, by_file: list[Span]) -> pa.Table:
+        """What a segment must hold."""
+        if by_file and self._file is None:
+            raise Loss(f"{self.pair}: a segment says that a file told it, and there is none")
+        parts = [(one, self._table) for one in uncovered([span], by_file)]
+        parts += [(one, self._file) for one in by_file]
+        slices = [between(table, one) for one, table in sorted(parts, key=lambda each: each[0])]
+        return pa.concat_tables([PLAIN.empty_table(), *slices]).combine_chunks()
+
+    def told_by_files(self) -> list[Span]:
+        """What of the archive, nobody writing, files have told."""
+        return merged(span for one in self.listing() for span in told_by_file(one.path))
 
     def check_whole(self, through: int) -> None:
         """Hold the finished archive of this pair against the whole tape, digit by digit.
@@ -194,6 +218,31 @@ class Ledger:
                 f"{self.pair}: {len(rows)} rows, the exchange has {len(self.truth)}; "
                 f"they differ from row {differing} on"
             )
+
+
+def _are_fewer(now: list[Span], before: list[Span]) -> bool:
+    """Whether some spans are gone, and none is new."""
+    return not uncovered(now, before) and bool(uncovered(before, now))
+
+
+def table_of(tape: Tape) -> pa.Table:
+    """Rows of a tape as `PLAIN`."""
+    names = list(PLAIN.names)
+    columns = [list(column) for column in zip(*tape, strict=True)] or [[]] * len(names)
+    return pa.table(dict(zip(names, columns, strict=True)), schema=PLAIN)
+
+
+def between(table: pa.Table, span: Span) -> pa.Table:
+    """The rows of a table of `PLAIN` whose times lie in a span."""
+    stamps = table.column("time").to_numpy()
+    start, stop = (int(stamps.searchsorted(end, side="right")) for end in span)
+    return table.slice(start, stop - start)
+
+
+def told_by_file(path: Path) -> list[Span]:
+    """What of a segment came out of a file, as its footer says."""
+    told = (pq.read_metadata(path).metadata or {}).get(b"harvester.imported", b"[]")
+    return merged((after, through) for after, through, *_ in json.loads(told))
 
 
 def plain(path: Path) -> pa.Table:
@@ -228,6 +277,8 @@ def check_nothing_left(folder: Path) -> None:
         Loss: there are some, or somebody does.
     """
     left = [str(path) for path in staged(folder)] + strangers(folder)
+    left += [str(path) for path in (folder / "upgrade").rglob("*.parquet")]
+    left += [str(path) for path in (folder / "upgrade" / "replacing").glob("*")]
     left += [str(path) for path in (folder / "locks").glob("*.json")]
     if left:
         raise Loss(f"left over: {', '.join(left)}")

@@ -18,7 +18,7 @@ from zoneinfo import ZoneInfo
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
-Row = tuple[int | None, int, int, Decimal, Decimal, str | None, str | None, str]
+Row = tuple[int | None, int, int, Decimal, Decimal, str | None, str | None, str | None]
 Candle = dict[str, Any]
 
 SECOND_NS = 1_000_000_000

@@ -9,8 +9,10 @@ import random
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import NamedTuple, Self
 
+import csvs
 import tapes
 from doomed import WHEN, Plan
 from exchange import SECOND_NS, Clock, Exchange, Fault, Faults, Market, Trade, named
@@ -58,9 +60,21 @@ COMMANDS = (
     Command("pairs --update -q", 1),
 )
 
+OF_FILES = (
+    Command("import {files} -q", 6, (0, 3)),
+    Command("backfill {pairs} -q --upgrade", 12, (0, 3)),
+    Command("backfill {pair} -q --upgrade", 6, (0, 3)),
+)
+"""What is chosen, too, where there are files; they come first."""
+FILES_FIRST = 4
+"""So many trials import, before any other command does."""
+CHANCE_OF_FILES = 0.4
+
 LAST_COMMANDS = (
     "pairs --update -q",
     "backfill {pairs} -q",
+    # Of nothing that came from files, it does nothing.
+    "backfill {pairs} -q --upgrade",
     # What it says of itself while it runs is left by one that was killed, and cleared by the next.
     "refresh {pairs} -q",
     "compact -q",
@@ -82,6 +96,12 @@ AIMS = (
     ("write", "keep_rollup"),
     ("sync", "keep_rollup"),
     ("rename", "keep_rollup"),
+    ("write", "commit_stream"),
+    ("rename", "commit_stream"),
+    ("stage", "splice"),
+    ("rename", "splice"),
+    ("rename", "splice"),
+    ("unlink", "splice"),
     ("unlink", "compact"),
     ("unlink", "sweep"),
     ("unlink", ""),
@@ -143,8 +163,13 @@ def faulty(seed: int, chance: float) -> Faults:
 class Round:
     """An archive, the exchange it copies, and all that is done to them; a context manager."""
 
-    def __init__(self, disk: Disk, seed: int, trades: int, tally: Tally) -> None:
-        """`seed` tells all that is left to chance; `trades`: of each of two markets."""
+    def __init__(
+        self, disk: Disk, seed: int, trades: int, tally: Tally, *, has_files: bool = False
+    ) -> None:
+        """`seed` tells all that is left to chance; `trades`: of each of two markets.
+
+        With `has_files`, a beginning of each history is there to be imported, else by chance.
+        """
         self.random = random.Random(f"round {seed}")
         self.disk = disk
         self.tally = tally
@@ -167,7 +192,26 @@ class Round:
             faults=self.faults,
         )
         self.victims = Victims(disk.folder, "")
+        self.files: list[Path] = []
         self.ledgers = [Ledger(disk.folder, one) for one in self.markets]
+        chances = random.Random(f"files {seed}")
+        if chances.random() < CHANCE_OF_FILES or has_files:
+            self._offer_files(chances)
+
+    def _offer_files(self, chances: random.Random) -> None:
+        """Let there be files of a beginning of each market's history, in whole seconds."""
+        self.commands = (*COMMANDS, *OF_FILES)
+        # Beside a file's trades, which bear no ids, a row left out can't be told from none.
+        self.faults.chances.pop(Fault("skip"), None)
+        rounding = chances.choice(csvs.ROUNDINGS)
+        folder = self.disk.folder.with_name("files")
+        folder.mkdir(exist_ok=True)
+        for place, market in enumerate(self.markets):
+            trades = market.trades[: int(len(market.trades) * chances.uniform(0.1, 0.9))]
+            self.files.append(folder / f"{market.altname}.csv")
+            self.files[-1].write_bytes(csvs.three_columns(trades, rounding))
+            file = csvs.tape(trades, rounding)
+            self.ledgers[place] = Ledger(self.disk.folder, market, file)
 
     def __enter__(self) -> Self:
         """Let the exchange listen."""
@@ -203,11 +247,14 @@ class Round:
 
     def command(self) -> Command:
         """Choose a command, its words filled in."""
-        chosen = self.random.choices(self.commands, [one.weight for one in self.commands])[0]
+        of_files = self.files and self.trials <= FILES_FIRST
+        commands = OF_FILES[:1] if of_files else self.commands
+        chosen = self.random.choices(commands, [one.weight for one in commands])[0]
         since, until = sorted(self.random.sample(self._stamps, 2))
         words = chosen.words.format(
             pairs=" ".join(self.pairs),
             pair=self.random.choice(self.pairs),
+            files=" ".join(map(str, self.files)),
             since=since,
             until=until + 1,
         )
@@ -297,7 +344,11 @@ class Round:
         last_ns = self._stamps[-1]
         reached = [one.committed[-1][1] if one.committed else 0 for one in self.ledgers]
         whole = all(len(one.committed) == 1 for one in self.ledgers)
-        return self.trials >= MOST_TRIALS or (whole and min(reached) >= last_ns)
+        is_all = whole and min(reached) >= last_ns and not self._is_told_by_files()
+        return self.trials >= MOST_TRIALS or is_all
+
+    def _is_told_by_files(self) -> bool:
+        return bool(self.files) and any(one.told_by_files() for one in self.ledgers)
 
     def check(self) -> None:
         """Hold the archive, nobody writing, against all that is known of it.

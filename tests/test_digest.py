@@ -26,12 +26,13 @@ TYPES = {None: 0, "market": 1, "limit": 2}
 def record(row: oracle.Row) -> bytes:
     """A row as docs/format.md tells it."""
     number, stamp, tie, price, volume, side, kind, misc = row
-    text = misc.encode()
+    text = (misc or "").encode()
+    length = 0xFFFFFFFF if misc is None else len(text)
     return (
         struct.pack("<Bqqi", number is not None, number or 0, stamp, tie)
         + struct.pack("<q", int(price.scaleb(10)))
         + int(volume.scaleb(8)).to_bytes(16, "little")
-        + struct.pack("<BBI", SIDES[side], TYPES[kind], len(text))
+        + struct.pack("<BBI", SIDES[side], TYPES[kind], length)
         + text
     )
 

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 import trials
 from doomed import Plan
+from exchange import Faults
 from ordeal import COMMANDS, Command, Round, Tally
 from victims import Disk, hunt
 
@@ -52,6 +53,16 @@ COMPACTIONS = [
     Plan("rename", "after", 1, "compact"),
     Plan("unlink", "before", 2, "compact"),
 ]
+IMPORTS = [
+    Plan("write", "after", 1, "commit_stream"),
+    Plan("rename", "before", 1, "commit_stream"),
+    Plan("rename", "after", 1, "commit_stream"),
+]
+UPGRADES = [
+    Plan("stage", "before", 1, "splice"),
+    Plan("rename", "before", 1, "splice"),
+    Plan("rename", "after", 1, "splice"),
+]
 
 
 def test_a_run_killed_at_any_step_loses_nothing_that_was_committed(one: Round) -> None:
@@ -62,6 +73,19 @@ def test_a_run_killed_at_any_step_loses_nothing_that_was_committed(one: Round) -
     assert one.tally.left["segments beside their merger"] == 2
     assert killed(one, "compact -q", Plan("unlink", "after", 1, "sweep")) == "unlink after sweep"
     one.finish(["backfill {pairs} -q", "verify"])
+
+
+def test_an_import_and_an_upgrade_killed_at_any_step_lose_nothing(tmp_path: Path) -> None:
+    with Round(Disk(tmp_path / "data"), 5, TRADES, Tally(), has_files=True) as one:
+        one.victims.settings["HARVESTER_ARCHIVE_FLUSH_ROWS"] = "200"
+        one.exchange.faults = Faults()
+        one.set_clock(1.0)
+        begins = f"import {' '.join(map(str, one.files))} -q"
+        upgrade = f"backfill {' '.join(one.pairs)} -q --upgrade"
+        plans = [(begins, plan) for plan in IMPORTS] + [(upgrade, plan) for plan in UPGRADES]
+        for words, plan in plans:
+            assert killed(one, words, plan) == f"{plan.step} {plan.when} {plan.phase}"
+        one.finish(["backfill {pairs} -q --upgrade", "verify"])
 
 
 def test_a_run_killed_from_outside_loses_nothing_that_was_committed(one: Round) -> None:
