@@ -23,7 +23,9 @@ from harvester.archive.footers import Footer
 from harvester.archive.writer import writer
 from harvester.bulk import joining
 from harvester.bulk.ahead import ahead
-from harvester.bulk.importer import Chain, Report, Watch, chains, look_at
+from harvester.bulk.importer import Chain
+from harvester.bulk.parts import chains, look_at
+from harvester.bulk.reports import Report, Watch
 from harvester.bulk.sources import Whole, find
 from harvester.columns import ROWS
 from harvester.kraken.pairs import Pair

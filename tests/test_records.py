@@ -18,8 +18,9 @@ from harvester.cli.runs import table
 from harvester.crawl.events import Outcome
 from harvester.errors import ArchiveUnwritable, ExchangeUnreachable
 from harvester.times import Range
-from harvester.upkeep import records
-from harvester.upkeep.records import PairResult, Record, last, recorded
+from harvester.upkeep import recording
+from harvester.upkeep.recording import recorded
+from harvester.upkeep.records import PairResult, Record, last
 
 OUTCOMES = [
     Outcome("XBTUSD", 5_000, 8, Range(0, 7), [], None),
@@ -124,7 +125,7 @@ KILLED = """
 import os, signal, sys
 from harvester import config
 from harvester.archive.archive import Archive
-from harvester.upkeep.records import recorded
+from harvester.upkeep.recording import recorded
 with recorded(Archive(sys.argv[1]), "backfill", {}, config.load(environment={}), print):
     os.kill(os.getpid(), signal.SIGKILL)
 """
@@ -185,7 +186,7 @@ def test_where_the_run_failed_the_record_is_not_complained_of(
 
 
 def test_old_records_are_pruned(archive: Archive, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(records, "MOST_KEPT", 3)
+    monkeypatch.setattr(recording, "MOST_KEPT", 3)
     for number in range(5):
         with recorded(archive, f"run {number}", {}, settings(), warned):
             pass

@@ -22,7 +22,7 @@ from harvester.errors import GRAVEST_FIRST, ArchiveHasHoles, ArchiveIncomplete
 from harvester.kraken.client import Client
 from harvester.kraken.pairs import Pair
 from harvester.times import END_OF_TIME, Range, show
-from harvester.upkeep.records import Result, recorded
+from harvester.upkeep.recording import Result, recorded
 from harvester.upkeep.refresh import refresh
 from harvester.upkeep.refreshed import Refresh
 

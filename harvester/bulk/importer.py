@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
 from decimal import Decimal
-from typing import NamedTuple
 
 import msgspec
 import pyarrow as pa
@@ -18,105 +15,21 @@ from harvester.archive.segments import Segment
 from harvester.archive.skips import Edge, find_gaps
 from harvester.archive.writer import Writer
 from harvester.bulk.ahead import ahead
-from harvester.bulk.counting import Count
 from harvester.bulk.joining import Closed, Joiner, Opened, Rows, Step
-from harvester.bulk.layout import Layout, detect
 from harvester.bulk.overlap import held_from_api, how_exact, measured
+from harvester.bulk.parts import Part
+from harvester.bulk.reports import Report, Watch
 from harvester.bulk.rounding import Sample
 from harvester.bulk.rows import BadRow, parse
 from harvester.bulk.sorting import Sorter
-from harvester.bulk.sources import Member, blocks, checksum, head
+from harvester.bulk.sources import blocks, checksum
 from harvester.columns import times
-from harvester.crawl.upgrades import Rounding
-from harvester.errors import DamagedFile, HarvesterError, Interrupted
+from harvester.errors import DamagedFile, Interrupted
 from harvester.kraken.pairs import Pair
 from harvester.times import END_OF_TIME, SECOND, Range, missing, overlap, show, union
 
 MOST_LISTED = 10_000
 """Rows left out as bad are listed one by one up to so many."""
-
-
-class Part(NamedTuple):
-    """A member that was looked at."""
-
-    member: Member
-    layout: Layout
-    first_ns: int
-
-
-class Watch(NamedTuple):
-    """How an import is watched and steered.
-
-    Attributes:
-        read: told a pair and how many bytes more were read, from any thread.
-        stop: set to end it at the next quiet moment.
-        skip_bad_rows: leave out what can't be read, and list it, instead of ending there.
-    """
-
-    read: Callable[[str, int], None]
-    stop: threading.Event
-    skip_bad_rows: bool = False
-
-
-@dataclass(slots=True)
-class Report:
-    """What became of files of one pair that follow one another.
-
-    Attributes:
-        read: the rows that were read, and can be.
-        kept, held, left: see `joining.Told`.
-        repeats: rows of the id and time of another one.
-        bad: how many rows were left out; `bad_rows` lists them.
-        ranges: what is covered now that was not.
-        rounding: how its whole seconds were rounded; None for other times, or where nothing tells.
-    """
-
-    files: list[str]
-    pair: str
-    layouts: list[str]
-    size: int
-    read: Count = field(default_factory=Count)
-    kept: Count = field(default_factory=Count)
-    held: Count = field(default_factory=Count)
-    left: Count = field(default_factory=Count)
-    repeats: Count = field(default_factory=Count)
-    bad: int = 0
-    bad_rows: list[BadRow] = field(default_factory=list)
-    ranges: list[Range] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
-    rounding: Rounding | None = None
-    seconds: float = 0.0
-    error: HarvesterError | None = None
-
-    @property
-    def exit_status(self) -> int:
-        """0 when every row that can be read is in the archive, or beside a boundary."""
-        return self.error.exit_status if self.error is not None else 0
-
-
-def look_at(member: Member) -> Part:
-    """Find out a member's layout, and when it begins.
-
-    Raises:
-        BadFile: it holds no trades.
-    """
-    sample = head(member)
-    layout = detect(sample, str(member))
-    skipped = sample.partition(b"\n")[2] if layout.has_header else sample
-    rows = parse(skipped, layout, 1).rows
-    return Part(member, layout, int(times(rows).min()) if rows.num_rows else 0)
-
-
-def chains(parts: Sequence[Part]) -> list[list[Part]]:
-    """Parts of one pair in order of time; those that are known to go on where one ends, with it."""
-    made: list[list[Part]] = []
-    for part in sorted(parts, key=lambda one: (one.first_ns, one.member)):
-        whole = part.member.whole
-        if made and whole.since_s and made[-1][-1].member.whole.until_s == whole.since_s:
-            made[-1].append(part)
-        else:
-            made.append([part])
-    return made
 
 
 class Chain:

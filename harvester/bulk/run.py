@@ -11,7 +11,9 @@ from typing import NamedTuple
 from harvester.archive.archive import Archive
 from harvester.archive.splicing import end_replacing
 from harvester.archive.writer import Writer, writer
-from harvester.bulk.importer import Chain, Part, Report, Watch, chains, look_at
+from harvester.bulk.importer import Chain
+from harvester.bulk.parts import Part, chains, look_at
+from harvester.bulk.reports import Report, Watch
 from harvester.bulk.sources import Member
 from harvester.errors import HarvesterError, Interrupted
 from harvester.kraken.pairs import Pair

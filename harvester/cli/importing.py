@@ -13,8 +13,8 @@ from types import FrameType
 from typing import Any, NamedTuple
 
 from harvester.archive.archive import Archive
-from harvester.bulk.importer import Report, Watch
 from harvester.bulk.names import Named, as_named, by_pair, chosen
+from harvester.bulk.reports import Report, Watch
 from harvester.bulk.run import Plan, Work, plan, run
 from harvester.bulk.sources import Member, Whole, find
 from harvester.cli import output
@@ -26,7 +26,7 @@ from harvester.errors import ExchangeError, Interrupted, UnknownPair, UsageError
 from harvester.kraken.client import Client
 from harvester.kraken.pairs import Pair, resolve
 from harvester.times import SECOND, parse_moment, show
-from harvester.upkeep.records import recorded
+from harvester.upkeep.recording import recorded
 
 MOST_SHOWN = 20
 

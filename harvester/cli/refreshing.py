@@ -14,7 +14,7 @@ from harvester.cli.progress import display
 from harvester.crawl.run import Watch
 from harvester.crawl.stop import Stop
 from harvester.times import SECOND, show
-from harvester.upkeep.records import recorded
+from harvester.upkeep.recording import recorded
 from harvester.upkeep.refresh import refresh
 from harvester.upkeep.refreshed import Refresh, Refreshed
 

@@ -18,7 +18,7 @@ from harvester.crawl.events import Waiting
 from harvester.crawl.run import Watch
 from harvester.crawl.stop import Stop
 from harvester.kraken.client import Client
-from harvester.upkeep.records import Recording, recorded
+from harvester.upkeep.recording import Recording, recorded
 
 Show = Callable[[PairReport], None]
 

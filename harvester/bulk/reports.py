@@ -1,0 +1,64 @@
+"""How an import is watched, and what came of it."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from harvester.bulk.counting import Count
+from harvester.bulk.rows import BadRow
+from harvester.crawl.upgrades import Rounding
+from harvester.errors import HarvesterError
+from harvester.times import Range
+
+
+class Watch(NamedTuple):
+    """How an import is watched and steered.
+
+    Attributes:
+        read: told a pair and how many bytes more were read, from any thread.
+        stop: set to end it at the next quiet moment.
+        skip_bad_rows: leave out what can't be read, and list it, instead of ending there.
+    """
+
+    read: Callable[[str, int], None]
+    stop: threading.Event
+    skip_bad_rows: bool = False
+
+
+@dataclass(slots=True)
+class Report:
+    """What became of files of one pair that follow one another.
+
+    Attributes:
+        read: the rows that were read, and can be.
+        kept, held, left: see `joining.Told`.
+        repeats: rows of the id and time of another one.
+        bad: how many rows were left out; `bad_rows` lists them.
+        ranges: what is covered now that was not.
+        rounding: how its whole seconds were rounded; None for other times, or where nothing tells.
+    """
+
+    files: list[str]
+    pair: str
+    layouts: list[str]
+    size: int
+    read: Count = field(default_factory=Count)
+    kept: Count = field(default_factory=Count)
+    held: Count = field(default_factory=Count)
+    left: Count = field(default_factory=Count)
+    repeats: Count = field(default_factory=Count)
+    bad: int = 0
+    bad_rows: list[BadRow] = field(default_factory=list)
+    ranges: list[Range] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    rounding: Rounding | None = None
+    seconds: float = 0.0
+    error: HarvesterError | None = None
+
+    @property
+    def exit_status(self) -> int:
+        """0 when every row that can be read is in the archive, or beside a boundary."""
+        return self.error.exit_status if self.error is not None else 0

@@ -1,0 +1,221 @@
+"""Keeps the record of a run while it goes on."""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Protocol
+from urllib.parse import urlsplit
+
+import msgspec
+
+from harvester.archive.archive import Archive
+from harvester.archive.locks import held
+from harvester.config import Settings
+from harvester.crawl.upgrades import Upgrade
+from harvester.errors import HarvesterError, Interrupted, gravest
+from harvester.times import SECOND, Range, show
+from harvester.upkeep.processes import ticks_of
+from harvester.upkeep.records import FOLDER, PairResult, Record, paths
+
+if TYPE_CHECKING:
+    from harvester.bulk.reports import Report
+    from harvester.checks.report import RepairReport
+
+LOCK = "_runs"
+MOST_KEPT = 1000
+LOCK_WAIT_S = 10.0
+
+
+class Result(Protocol):
+    """What came of one pair, whatever run it was."""
+
+    @property
+    def pair(self) -> str:
+        """Its altname."""
+
+    @property
+    def exit_status(self) -> int:
+        """As that of the command: 0 for complete."""
+
+    @property
+    def trades(self) -> int:
+        """Added."""
+
+    @property
+    def pages(self) -> int:
+        """Asked for."""
+
+    @property
+    def holes(self) -> list[Range]:
+        """Left."""
+
+    @property
+    def reached(self) -> Range | None:
+        """The last range covered."""
+
+    @property
+    def error(self) -> HarvesterError | None:
+        """What ended it."""
+
+
+class Recording:
+    """A run's record while it is made."""
+
+    def __init__(self, archive: Archive, record: Record) -> None:
+        """Nothing is written yet."""
+        self._archive = archive
+        self.record = record
+        self.unwritten: HarvesterError | None = None
+
+    def heard(self, calls: int, refusals: int) -> None:
+        """Note how often the exchange was asked, and how often it refused."""
+        self.record.calls, self.record.refusals = calls, refusals
+
+    def outcomes(self, outcomes: Iterable[Result]) -> None:
+        """Note what each pair's crawl came to."""
+        self.record.pairs = [
+            PairResult(
+                one.pair,
+                one.exit_status,
+                one.trades,
+                one.pages,
+                len(one.holes),
+                covered_through_ns=one.reached.through if one.reached else None,
+                error=None if one.error is None else str(one.error),
+                upgrade=_upgrade(one),
+            )
+            for one in outcomes
+        ]
+
+    def ended_with(self, exit_status: int, error: HarvesterError | None) -> None:
+        """Note how the run as a whole ended, where its pairs alone do not tell."""
+        self.record.exit_status = exit_status
+        self.record.error = None if error is None else str(error)
+
+    def repairs(self, reports: Iterable[RepairReport]) -> None:
+        """Note what mending each pair came to."""
+        self.record.pairs = [
+            PairResult(
+                one.pair,
+                one.exit_status,
+                one.trades,
+                one.pages,
+                moved=len(one.moved),
+                error=None if one.error is None else str(one.error),
+            )
+            for one in reports
+        ]
+
+    def imports(self, reports: Iterable[Report], holes: Callable[[str], int]) -> None:
+        """Note what taking in the files of each pair came to; `holes`: how many a pair has now."""
+        found: dict[str, PairResult] = {}
+        for one in reports:
+            pair = found.setdefault(one.pair, PairResult(one.pair, 0, holes=holes(one.pair)))
+            pair.trades += one.kept.rows
+            pair.exit_status = gravest([pair.exit_status, one.exit_status])
+            if one.ranges:
+                through = max(span.through for span in one.ranges)
+                pair.covered_through_ns = max(pair.covered_through_ns or 0, through)
+            if one.error is not None and pair.error is None:
+                pair.error = str(one.error)
+        self.record.pairs = list(found.values())
+
+    def write(self, *, prune: bool = False) -> None:
+        """Put the record in its place; what prevents that is kept in `unwritten`."""
+        store = self._archive.store
+        data = msgspec.json.format(msgspec.json.encode(self.record), indent=2) + b"\n"
+        try:
+            with held(self._archive.root / "locks", LOCK, wait_s=LOCK_WAIT_S):
+                store.remove_folder(f"staging/{LOCK}")
+                store.write(f"{FOLDER}/{self.record.id}.json", data, LOCK)
+                store.remove_folder(f"staging/{LOCK}")
+                for path in paths(self._archive)[:-MOST_KEPT] if prune else ():
+                    store.remove(path)
+        except HarvesterError as reason:
+            self.unwritten = reason
+
+
+@contextmanager
+def recorded(
+    archive: Archive,
+    command: str,
+    asked: Mapping[str, Any],
+    settings: Settings,
+    warn: Callable[[str], None],
+) -> Iterator[Recording]:
+    """Keep a record of a run over an archive: begun before the block, ended behind it.
+
+    Args:
+        archive: what the run writes.
+        command: what it is called.
+        asked: what was asked for, by name.
+        settings: what is in force.
+        warn: told at the end, where the record could not be written and nothing worse happened.
+    """
+    now_ns = time.time_ns()
+    record = Record(
+        id=_id(now_ns, os.getpid()),
+        command=command,
+        begun=show(now_ns // 10**6 * 10**6),
+        host=socket.gethostname(),
+        pid=os.getpid(),
+        ticks=ticks_of(os.getpid()),
+        asked=dict(asked),
+        settings=_settings(settings),
+    )
+    recording = Recording(archive, record)
+    recording.write(prune=True)
+    try:
+        yield recording
+        if record.exit_status is None:
+            record.exit_status = gravest([one.exit_status for one in record.pairs])
+    except HarvesterError as error:
+        record.exit_status, record.error = error.exit_status, str(error)
+        raise
+    except BaseException as error:
+        is_wish = isinstance(error, KeyboardInterrupt)
+        record.exit_status = Interrupted.exit_status if is_wish else HarvesterError.exit_status
+        record.error = f"{type(error).__name__}: {error}"
+        raise
+    finally:
+        record.state, record.ended = "ended", _now()
+        recording.unwritten = None
+        recording.write()
+        if recording.unwritten is not None and not record.exit_status:
+            warn(f"this run leaves no record: {recording.unwritten}")
+
+
+def _upgrade(one: Result) -> dict[str, Any] | None:
+    """What became of ranges from files, of a backfill that was to replace them."""
+    upgrade = getattr(one, "upgrade", None)
+    return upgrade.plain() if isinstance(upgrade, Upgrade) else None
+
+
+def _settings(settings: Settings) -> dict[str, Any]:
+    exchange, archive = settings.exchange, settings.archive
+    parts = urlsplit(exchange.url)
+    # An address may bear a name and a password, which belong in no record.
+    host = parts.netloc.rpartition("@")[2]
+    return {
+        "exchange.url": parts._replace(netloc=host).geturl(),
+        "exchange.rate": exchange.rate,
+        "exchange.jobs": exchange.jobs,
+        "archive.flush_s": archive.flush_s,
+        "archive.flush_rows": archive.flush_rows,
+        "refresh.settle_s": settings.refresh.settle_s,
+        "candles.rollups": list(settings.candles.rollups),
+    }
+
+
+def _id(now_ns: int, pid: int) -> str:
+    """A name that sorts by the time, such as 20260130T120000.000123Z-4711."""
+    day = time.strftime("%Y%m%dT%H%M%S", time.gmtime(now_ns // SECOND))
+    return f"{day}.{now_ns // 1000 % 10**6:06d}Z-{pid}"
+
+
+def _now() -> str:
+    return show(time.time_ns() // 10**6 * 10**6)
