@@ -19,6 +19,7 @@ from harvester.archive.footers import Footer, Jump
 from harvester.archive.writer import writer
 from harvester.bulk.sources import Whole
 from harvester.checks.verify import verify
+from harvester.errors import ImportIncomplete
 from harvester.times import DAY, Range
 
 __all__ = ["started"]
@@ -141,3 +142,64 @@ def test_a_confirmed_jump_stays_with_its_trades(started: Any) -> None:
         (2023, (Jump(3, 104),)),
         (2024, ()),
     ]
+
+
+# --- a file without ids between the exchange's ----------------------------------------------------
+
+LONG = tapes.xbtusd_like(14_000, 82)
+"""Of it a file tells more than is asked for again, so that nobody finds out what it lacks."""
+
+
+def around_a_file_that_lacks_five(started: Any) -> tuple[Any, str]:
+    """An archive, and what is to be said of it."""
+    one: Any = started(LONG)
+    one.take_in(csvs.three_columns([*LONG[1_000:6_000], *LONG[6_005:12_000]]))
+    crawl = one.crawl()
+    assert crawl.only(PAIR).exit_status == 0
+    [[told]] = [each.imported for each in footers(one.folder) if each.imported]
+    inside = [each.trade_id or 0 for each in LONG if told.after < each.true_ns <= told.through]
+    text = (
+        f"between ids {inside[0] - 1} and {inside[-1] + 1} a file told {len(inside) - 5:,} trades, "
+        f"and the ids leave room for {len(inside):,}: it lacks some, or ids skip there; "
+        "`harvester backfill --upgrade` fetches them anew"
+    )
+    assert crawl.notes == [text]
+    return one, text
+
+
+@pytest.mark.parametrize("is_merged", [False, True])
+def test_that_a_file_lacks_trades_is_told_until_it_is_replaced(
+    started: Any, is_merged: bool
+) -> None:
+    one, text = around_a_file_that_lacks_five(started)
+    if is_merged:
+        merged(one.folder)
+    report = verify(Archive(one.folder), PAIR)
+    assert (report.faults, report.notes, report.unasked_jumps) == ([], [f"{PAIR}: {text}"], 0)
+    one.upgrade()
+    one.check()
+    report = verify(Archive(one.folder), PAIR)
+    assert (report.faults, report.notes, report.unasked_jumps) == ([], [], 0)
+
+
+@pytest.mark.parametrize("is_replaced", [False, True])
+def test_that_a_file_lacks_trades_excuses_no_loss_of_the_exchanges(
+    started: Any, is_replaced: bool
+) -> None:
+    one, _ = around_a_file_that_lacks_five(started)
+    if is_replaced:
+        one.upgrade()
+    merged(one.folder)
+    [lost] = alone(LONG[12_500:], 1)
+    lose(one.folder, [lost])
+    assert id_faults(one.folder) == [
+        f"ids skip from {lost - 1} to {lost + 1}, which no jump on record explains"
+    ]
+
+
+def test_what_a_file_is_shown_to_lack_is_a_fault(started: Any) -> None:
+    one: Any = started(TRADES)
+    one.take_in(csvs.three_columns([*TRADES[1_000:2_000], *TRADES[2_005:4_000]]))
+    assert isinstance(one.crawl().only(PAIR).error, ImportIncomplete)
+    [fault] = id_faults(one.folder)
+    assert fault.endswith("which no jump on record explains")

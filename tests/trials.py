@@ -180,7 +180,7 @@ NOTES = (
     # The exchange's clock jumps as well, and what is covered then lies in its future.
     "which by the exchange's clock is still to come",
     # Ids that skip somewhere in a file's range, which is longer than a page.
-    "and the exchange did not show the place again",
+    "it lacks some, or ids skip there",
 )
 
 

@@ -45,6 +45,8 @@ class Footer:
         trail: rows without an id after the last that has one.
         jumps: where ids skip, confirmed by asking again.
         unasked_jumps: how many more there are of a pair that jumps too often to be asked each time.
+        across_files: ids between which files told fewer trades than would fit, found as the ranges
+            beside them were fetched; that excuses this very place, as long as it is there.
         imported: the ranges that came out of files, in order; none where all came from the API.
     """
 
@@ -61,6 +63,7 @@ class Footer:
     unasked_jumps: int = 0
     checksum: str = ""
     imported: tuple[Imported, ...] = field(default=())
+    across_files: tuple[Jump, ...] = field(default=())
 
     @property
     def altname(self) -> str:
@@ -94,6 +97,8 @@ def encode(footer: Footer) -> dict[str, str]:
     }
     if footer.imported:
         texts["imported"] = msgspec.json.encode(footer.imported).decode()
+    if footer.across_files:
+        texts["across_files"] = msgspec.json.encode(footer.across_files).decode()
     return {f"harvester.{key}": text for key, text in texts.items()}
 
 
@@ -137,6 +142,9 @@ def decode(path: str, raw: dict[bytes, bytes], rows: int) -> Footer:
             jumps=tuple(msgspec.json.decode(texts["jumps"], type=list[Jump])),
             unasked_jumps=int(texts["jumps_not_asked_for"]),
             checksum=texts["rows_sha256"],
+            across_files=tuple(
+                msgspec.json.decode(texts.get("across_files", "[]"), type=list[Jump])
+            ),
             imported=tuple(msgspec.json.decode(texts.get("imported", "[]"), type=list[Imported])),
         )
     except (KeyError, ValueError) as error:

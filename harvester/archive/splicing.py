@@ -264,6 +264,7 @@ class _Anew:
             source="+".join(dict.fromkeys([*names, "api"])),
             cursor=next((one for one in cursors if one), None),
             imported=imported,
+            across_files=old.across_files if imported else (),
         )
 
 

@@ -95,6 +95,8 @@ class Writer:
         for (part, some), unasked in zip(parts, unasked_in(footer, parts), strict=True):
             jumps = standing_in(footer.jumps, some)
             inside = replace(footer, range=part, jumps=jumps, unasked_jumps=unasked)
+            if part.through != span.through:
+                inside = replace(inside, across_files=())
             committed.append(self._place(trades_of(some), inside))
         return committed
 
@@ -204,6 +206,7 @@ class Writer:
             cursor=next((f.cursor for f in reversed(footers) if f.cursor), None),
             jumps=tuple(jump for footer in footers for jump in footer.jumps),
             unasked_jumps=sum(footer.unasked_jumps for footer in footers),
+            across_files=tuple(one for footer in footers for one in footer.across_files),
             imported=_united([one for footer in footers for one in footer.imported]),
         )
         self._place(self._checked(run, footers), merged)

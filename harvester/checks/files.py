@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -19,17 +20,25 @@ from harvester.columns import Int64s, decimal_words, times, trade_ids
 from harvester.errors import ArchiveDamaged
 
 
+class Skip(NamedTuple):
+    """Two neighbouring ids that leave room for others, and how many rows lie between them."""
+
+    sides: tuple[int, int]
+    rows: int
+
+
 @dataclass(slots=True)
 class Findings:
     """What reading one segment showed; `wrong` is empty when it holds what it says.
 
-    `skips`: where ids leave room for others, which only the jumps on record can explain.
+    Attributes:
+        skips: where ids leave room for others, which only what is on record can explain.
     """
 
     segment: Segment
     footer: Footer | None = None
     ids: int = 0
-    skips: list[tuple[int, int]] = field(default_factory=list)
+    skips: list[Skip] = field(default_factory=list)
     wrong: list[str] = field(default_factory=list)
     wrong_rollups: list[tuple[RollUp, str]] = field(default_factory=list)
     rollups: int = 0
@@ -148,10 +157,10 @@ class _Rows:
             self._found.notes.append(f"{self._found.segment.path}: {nothing} trades of no volume")
 
     def _check_ids(self, batch: pa.RecordBatch) -> None:
-        ids = trade_ids(batch)
+        ids, found = trade_ids(batch), self._found
         places = ids.nonzero()[0]
         numbers = ids[places]
-        self._found.ids += len(places)
+        found.ids += len(places)
         if self._first_id is None:
             self._lead += int(places[0]) if len(places) else len(ids)
             self._first_id = int(numbers[0]) if len(places) else None
@@ -159,6 +168,10 @@ class _Rows:
             numbers = np.concatenate(([self._edge.trade_id], numbers))
         back = int((np.diff(numbers) <= 0).sum())
         if back:
-            self._found.notes.append(f"{self._found.segment.path}: ids go back in {back} places")
-        gaps, self._edge = find_gaps(self._edge, batch)
-        self._found.skips += [gap.sides for gap in gaps]
+            found.notes.append(f"{found.segment.path}: ids go back in {back} places")
+        before = self._edge
+        gaps, self._edge = find_gaps(before, batch)
+        for gap in gaps:
+            lent = before.loose if before is not None and before.trade_id == gap.after_id else 0
+            rows = gap.stop - gap.start + lent
+            found.skips.append(Skip(gap.sides, rows))

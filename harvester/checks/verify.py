@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import NamedTuple
 
 from harvester.archive import state
 from harvester.archive.archive import LISTINGS, Archive
-from harvester.archive.footers import Footer
 from harvester.archive.rollups import RollUp
 from harvester.archive.segments import Segment
 from harvester.checks.files import Findings, check_segment
+from harvester.checks.ids import check_ids
 from harvester.checks.report import Fault, PairReport
 from harvester.errors import ArchiveDamaged
 from harvester.times import Range, missing
-
-MOST_SAID = 20
-"""Places where ids skip are told one by one up to so many."""
 
 Progress = Callable[[str, int, int], None]
 """Told a pair, its files checked and its files in all."""
@@ -86,7 +83,7 @@ def _report(archive: Archive, pair: str, found: list[Findings]) -> PairReport:
     for one in found:
         _count(report, one)
     _check_overlaps(report, segments)
-    _check_ids(report, found)
+    check_ids(report, found)
     _check_holes(report, archive, segments)
     return report
 
@@ -140,53 +137,6 @@ def _check_overlaps(report: PairReport, segments: list[Segment]) -> None:
             report.faults.append(Fault(report.pair, one.range, one.path, text, widest.path))
         if widest is None or one.range.through > widest.range.through:
             widest = one
-
-
-def _check_ids(report: PairReport, found: list[Findings]) -> None:
-    """Ids go on by one within and across files, but for jumps on record."""
-    sound = [one for one in found if one.footer is not None and not one.wrong]
-    known = {
-        (jump.after_id, jump.before_id) for one in sound if one.footer for jump in one.footer.jumps
-    }
-    skips = [(skip, one, one) for one in sound for skip in one.skips if skip not in known]
-    skips += [seam for seam in _seam_skips(report, found) if seam[0] not in known]
-    # A pair that jumps at nearly every trade has them counted, and not listed.
-    if len(skips) <= report.unasked_jumps:
-        return
-    for (last, first), left, right in skips[:MOST_SAID]:
-        text = f"ids skip from {last} to {first}, which no jump on record explains"
-        span = Range(left.segment.range.after, right.segment.range.through)
-        other = None if left is right else left.segment.path
-        report.faults.append(Fault(report.pair, span, right.segment.path, text, other))
-    if len(skips) > MOST_SAID:
-        report.notes.append(f"{report.pair}: ids skip in {len(skips) - MOST_SAID} more places")
-
-
-def _seam_skips(
-    report: PairReport, found: list[Findings]
-) -> Iterator[tuple[tuple[int, int], Findings, Findings]]:
-    """Where ids leave room between files that touch; where coverage breaks off, any may."""
-    edge: tuple[int, int] | None = None
-    left: Findings | None = None
-    for one in found:
-        if one.footer is None or one.wrong:
-            left, edge = None, None
-            continue
-        if left is None or left.segment.range.through != one.segment.range.after:
-            edge = None
-        else:
-            report.seams += 1
-            first = one.footer.first_trade_id
-            if edge and first is not None and first - edge[0] - 1 > edge[1] + one.footer.lead:
-                yield (edge[0], first), left, one
-        edge = _edge_behind(one.footer, edge)
-        left = one
-
-
-def _edge_behind(footer: Footer, edge: tuple[int, int] | None) -> tuple[int, int] | None:
-    if footer.last_trade_id is not None:
-        return footer.last_trade_id, footer.trail
-    return edge and (edge[0], edge[1] + footer.rows)
 
 
 def _check_holes(report: PairReport, archive: Archive, segments: list[Segment]) -> None:

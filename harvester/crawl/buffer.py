@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import pyarrow as pa
@@ -63,6 +64,7 @@ class Buffer:
         self._batches: list[pa.RecordBatch] = []
         self._jumps: list[Gap] = []
         self._unasked_jumps = 0
+        self._across_files: list[Gap] = []
         self._cursor: str | None = None
         self._oldest_s: float | None = None
         self._writing, self._merging = locks or Locks.made()
@@ -90,8 +92,15 @@ class Buffer:
         self._oldest_s = self._oldest_s or time.monotonic()
         self.whole_through = max(self.whole_through, whole_through)
 
-    def note(self, cursor: str | None, jumps: list[Gap], unasked_jumps: int = 0) -> None:
+    def note(
+        self,
+        cursor: str | None,
+        jumps: list[Gap],
+        unasked_jumps: int = 0,
+        across_files: Sequence[Gap] = (),
+    ) -> None:
         """Take what the footer is to tell; a jump goes with the trade behind it."""
+        self._across_files += across_files
         self._cursor = cursor or self._cursor
         self._jumps += jumps
         self._unasked_jumps += unasked_jumps
@@ -108,13 +117,14 @@ class Buffer:
                 return
             (now, later), self._batches = cut(self._batches, span.through), []
             jumps = [gap for gap in self._jumps if final or gap.before_ns <= span.through]
-            unasked = self._unasked_jumps
+            unasked, across = self._unasked_jumps, list(self._across_files)
             footer = Footer(
                 span,
                 self._pair_json,
                 cursor=self._cursor,
                 jumps=tuple(Jump(gap.after_id, gap.before_id) for gap in jumps),
                 unasked_jumps=unasked,
+                across_files=tuple(Jump(*gap.sides) for gap in across),
             )
             try:
                 made = await asyncio.to_thread(self._writer.commit, span, now, footer)
@@ -126,6 +136,7 @@ class Buffer:
             rows = sum(batch.num_rows for batch in now)
             self._jumps = self._jumps[len(jumps) :]
             self._unasked_jumps -= unasked
+            self._across_files = self._across_files[len(across) :]
             self.rows -= rows
             self._after = span.through
             self._oldest_s = time.monotonic() if self.rows else None

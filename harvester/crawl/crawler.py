@@ -107,14 +107,16 @@ class RangeCrawl:
         tending = asyncio.create_task(self._tend(done))
         try:
             seams = self._seams
-            left = cut and cut.left
-            seams.begin_at(left or archive.last_id_before(pair, self.span.after))
+            left = (cut and cut.left) or archive.last_id_before(pair, self.span.after)
+            is_file = bool(left and _imported_in(archive, pair, Range(left[2], self.span.after)))
+            seams.begin_at(left, is_file=is_file)
             known_ns = cut.at if cut else _last_known(archive, pair, self.span.after)
             beyond = await self._pages(pair, known_ns)
             self._is_closing = True
             through = self.span.through
             right = self._right or archive.first_id_behind(pair, through) or beyond
-            await self._hand_on(await seams.close(right, self._ask), through)
+            is_file = self._right is None and archive.is_imported(pair, through + 1)
+            await self._hand_on(await seams.close(right, self._ask, is_file=is_file), through)
             whole = True
         finally:
             self._is_closing = True
@@ -177,8 +179,8 @@ class RangeCrawl:
     async def _hand_on(self, rows: pa.RecordBatch, whole_through: int) -> None:
         seams = self._seams
         self._tally.trades += rows.num_rows
-        self._buffer.note(None, seams.jumps, seams.unasked)
-        seams.jumps, seams.unasked = [], 0
+        self._buffer.note(None, seams.jumps, seams.unasked, seams.across_files)
+        seams.jumps, seams.unasked, seams.across_files = [], 0, []
         self._buffer.add(rows, whole_through)
         if self._flushing is not None and self._flushing.done():
             await self._settle_flushing()

@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 
 import pyarrow as pa
 
-from harvester.archive.skips import Edge, Gap, find_gaps, gap_at_end
+from harvester.archive.skips import Edge, Gap, across_file, find_gaps, gap_at_end
 from harvester.columns import no_rows, times
 from harvester.crawl.events import Listener, Noted
 from harvester.crawl.gaps import mend, shown_between
@@ -46,16 +46,26 @@ class Seams:
         self._unfruitful = 0
         self._margin_ns = LEAST_MARGIN_NS
         self._right: tuple[int, int] | None = None
+        # The id before the range behind which a file told of trades, and whether one does behind
+        # the range: files have no ids.
+        self._id_before_file: int | None = None
+        self._is_file_behind = False
         self.outside: list[Gap] = []
         """Gaps whose trades the exchange shows outside of the range, where they are not held."""
         self.jumps: list[Gap] = []
         """Gaps that two answers agree on, in order; whoever takes them empties the list."""
+        self.across_files: list[Gap] = []
+        """Gaps that a file's rows leave, which has no ids; whoever takes them empties the list."""
         self.unasked = 0
         """How many more there are that were not asked for, or not answered."""
 
-    def begin_at(self, left: tuple[int, int, int] | None) -> None:
-        """Go on from the neighbouring range's last id, its rows without one behind it, its time."""
+    def begin_at(self, left: tuple[int, int, int] | None, *, is_file: bool = False) -> None:
+        """Go on from the neighbouring range's last id, its rows without one behind it, its time.
+
+        `is_file`: some of these rows came out of a file.
+        """
         self._edge = left and Edge(*left)
+        self._id_before_file = left[0] if left and is_file else None
 
     async def take(
         self, rows: pa.RecordBatch, unit_ns: int, ask: Interruptible
@@ -74,9 +84,14 @@ class Seams:
         whole = int(times(self._carry)[0]) - 1 if keep else self._passed_ns
         return sure, whole
 
-    async def close(self, right: tuple[int, int] | None, ask: Interruptible) -> pa.RecordBatch:
-        """What was kept back, held against the first id behind the range."""
-        self._right = right
+    async def close(
+        self, right: tuple[int, int] | None, ask: Interruptible, *, is_file: bool = False
+    ) -> pa.RecordBatch:
+        """What was kept back, held against the first id behind the range.
+
+        `is_file`: some rows before that one came out of a file.
+        """
+        self._right, self._is_file_behind = right, is_file
         start = None if self._carry.num_rows else self._edge
 
         def find(now: pa.RecordBatch) -> tuple[list[Gap], Edge | None]:
@@ -99,7 +114,7 @@ class Seams:
             self._unfruitful = 0 if rows.num_rows else self._unfruitful
             return rows, edge
         if self._unfruitful >= JUMPS_BELIEVED:
-            self.unasked += len(gaps)
+            self._leave_open(gaps)
             return rows, edge
         absent: Counter[tuple[int, int]] = Counter()
         outside: set[tuple[int, int]] = set()
@@ -141,12 +156,29 @@ class Seams:
             loose += self._right[1]
         return loose
 
+    def _leave_open(self, gaps: list[Gap]) -> list[Gap]:
+        """Count what is not confirmed; where a file's rows lie between, put it on record by itself.
+
+        What is counted excuses as many skips for ever, wherever, and a file may be replaced.
+        """
+        counted = []
+        for gap in gaps:
+            at_end = gap.before_ns == END_OF_TIME and self._is_file_behind
+            if at_end or gap.after_id == self._id_before_file:
+                rows = gap.stop - gap.start + self._lent(gap)
+                self.across_files.append(gap)
+                self._listener(Noted(self._pair, across_file(*gap.sides, rows)))
+            else:
+                counted.append(gap)
+        self.unasked += len(counted)
+        return counted
+
     def _book(self, gaps: list[Gap], absent: Counter[tuple[int, int]]) -> None:
         """Jumps that two answers agree on are confirmed; the others stay to be asked for."""
         confirmed = [gap for gap in gaps if absent[gap.sides] >= 2]
         open_ = [gap for gap in gaps if absent[gap.sides] < 2]
         self.jumps += confirmed
-        self.unasked += len(open_)
+        open_ = self._leave_open(open_)
         if open_:
             first = open_[0]
             text = (
