@@ -115,7 +115,8 @@ class RangeCrawl:
             self._is_closing = True
             through = self.span.through
             right = self._right or archive.first_id_behind(pair, through) or beyond
-            is_file = self._right is None and archive.is_imported(pair, through + 1)
+            behind = Range(through, through + 1)
+            is_file = self._right is None and bool(_imported_in(archive, pair, behind))
             await self._hand_on(await seams.close(right, self._ask, is_file=is_file), through)
             whole = True
         finally:
