@@ -15,7 +15,7 @@ from typing import NamedTuple, Self
 import csvs
 import tapes
 from doomed import WHEN, Plan
-from exchange import SECOND_NS, Clock, Exchange, Fault, Faults, Market, Trade, named
+from exchange import SECOND_NS, Clock, Exchange, Fault, Faults, Market, Tape, Trade, named
 from ledger import Ledger, Loss, check_nothing_left, staged, strangers
 from victims import Disk, Ended, Victims
 
@@ -193,25 +193,27 @@ class Round:
         )
         self.victims = Victims(disk.folder, "")
         self.files: list[Path] = []
-        self.ledgers = [Ledger(disk.folder, one) for one in self.markets]
         chances = random.Random(f"files {seed}")
+        told: Sequence[Tape | None] = [None] * len(self.markets)
         if chances.random() < CHANCE_OF_FILES or has_files:
-            self._offer_files(chances)
+            told = self._offer_files(chances)
+        self.ledgers = [Ledger(disk.folder, *both) for both in zip(self.markets, told, strict=True)]
 
-    def _offer_files(self, chances: random.Random) -> None:
-        """Let there be files of a beginning of each market's history, in whole seconds."""
+    def _offer_files(self, chances: random.Random) -> list[Tape]:
+        """Let there be files of a beginning of each market's history; returns what they tell."""
         self.commands = (*COMMANDS, *OF_FILES)
         # Beside a file's trades, which bear no ids, a row left out can't be told from none.
         self.faults.chances.pop(Fault("skip"), None)
         rounding = chances.choice(csvs.ROUNDINGS)
         folder = self.disk.folder.with_name("files")
         folder.mkdir(exist_ok=True)
-        for place, market in enumerate(self.markets):
+        told = []
+        for market in self.markets:
             trades = market.trades[: int(len(market.trades) * chances.uniform(0.1, 0.9))]
             self.files.append(folder / f"{market.altname}.csv")
             self.files[-1].write_bytes(csvs.three_columns(trades, rounding))
-            file = csvs.tape(trades, rounding)
-            self.ledgers[place] = Ledger(self.disk.folder, market, file)
+            told.append(csvs.tape(trades, rounding))
+        return told
 
     def __enter__(self) -> Self:
         """Let the exchange listen."""

@@ -217,7 +217,7 @@ def test_rows_without_an_id_count_in_where_ids_go_on() -> None:
 
 def test_a_gap_is_told_by_its_two_sides() -> None:
     gaps, _ = find_gaps(Edge(4, 1, 90), batch((7, 100, "1"), (8, 101, "1"), (11, 105, "1")))
-    assert gaps == [Gap(4, 7, 90, 100, 0, 0), Gap(8, 11, 101, 105, 2, 2)]
+    assert gaps == [Gap(4, 7, 90, 100, 0, 0, 1), Gap(8, 11, 101, 105, 2, 2, 0)]
 
 
 def test_what_another_answer_shows_goes_into_the_gap() -> None:

@@ -14,8 +14,9 @@ from harvester.times import END_OF_TIME
 class Gap(NamedTuple):
     """Two neighbouring trades whose ids leave room for others between them.
 
-    `start` and `stop` tell which of the rows looked at stand between them, without ids. The far
-    side of a range's end has `before_ns` END_OF_TIME: its id is known, and not its time.
+    `start` and `stop` tell which of the rows looked at stand between them, without ids; `rows`
+    how many do in all, those in front of these rows and behind them counted in. The far side of a
+    range's end has `before_ns` END_OF_TIME: its id is known, and not its time.
     """
 
     after_id: int
@@ -24,6 +25,7 @@ class Gap(NamedTuple):
     before_ns: int
     start: int = 0
     stop: int = 0
+    rows: int = 0
 
     @property
     def sides(self) -> tuple[int, int]:
@@ -34,7 +36,7 @@ class Gap(NamedTuple):
 def across_file(after_id: int, before_id: int, rows: int) -> str:
     """What is said where ids leave room for more trades than a file, which has no ids, told there.
 
-    The file lacks some, or the exchange skips ids: neither is proved, so neither is on record.
+    The file lacks some, or the exchange skips ids: neither is proved.
     """
     return (
         f"between ids {after_id} and {before_id} a file told {rows:,} trades, and the ids leave "
@@ -79,6 +81,7 @@ def find_gaps(edge: Edge | None, rows: pa.RecordBatch) -> tuple[list[Gap], Edge 
             int(stamps[i + 1]),
             max(0, int(places[i]) + 1),
             int(places[i + 1]),
+            int(places[i + 1] - places[i]) - 1,
         )
         for i in wide
     ]
@@ -101,7 +104,8 @@ def gap_at_end(edge: Edge | None, right: tuple[int, int] | None, rows: pa.Record
     if edge is None or right is None:
         return []
     number, loose = right
-    if number - edge.trade_id - 1 <= edge.loose + loose:
+    between = edge.loose + loose
+    if number - edge.trade_id - 1 <= between:
         return []
     start = max(0, rows.num_rows - edge.loose)
-    return [Gap(edge.trade_id, number, edge.time_ns, END_OF_TIME, start, rows.num_rows)]
+    return [Gap(edge.trade_id, number, edge.time_ns, END_OF_TIME, start, rows.num_rows, between)]

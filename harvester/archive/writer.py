@@ -94,9 +94,10 @@ class Writer:
         parts = list(by_year(span, batches))
         for (part, some), unasked in zip(parts, unasked_in(footer, parts), strict=True):
             jumps = standing_in(footer.jumps, some)
-            inside = replace(footer, range=part, jumps=jumps, unasked_jumps=unasked)
-            if part.through != span.through:
-                inside = replace(inside, across_files=())
+            across = footer.across_files if part.through == span.through else ()
+            inside = replace(
+                footer, range=part, jumps=jumps, unasked_jumps=unasked, across_files=across
+            )
             committed.append(self._place(trades_of(some), inside))
         return committed
 

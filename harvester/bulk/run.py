@@ -107,10 +107,11 @@ def _import(
             raise Interrupted("interrupted; the same command goes on where it stopped")
         parts = [look_at(member) for member in work.members]
         with writer(archive, name) as one:
-            said = end_replacing(one)
+            notes = end_replacing(one)
             for chain in chains(parts):
                 reports.append(_one(archive, work.pair, chain, watch, one))
-                reports[-1].notes[:0], said = said, []
+                reports[-1].notes[:0] = notes
+                notes = []
                 done(reports[-1])
             if any(report.ranges for report in reports):
                 # Roll-ups are left to `backfill`, which changes the seams again anyway.

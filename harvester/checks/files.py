@@ -169,9 +169,5 @@ class _Rows:
         back = int((np.diff(numbers) <= 0).sum())
         if back:
             found.notes.append(f"{found.segment.path}: ids go back in {back} places")
-        before = self._edge
-        gaps, self._edge = find_gaps(before, batch)
-        for gap in gaps:
-            lent = before.loose if before is not None and before.trade_id == gap.after_id else 0
-            rows = gap.stop - gap.start + lent
-            found.skips.append(Skip(gap.sides, rows))
+        gaps, self._edge = find_gaps(self._edge, batch)
+        found.skips += [Skip(gap.sides, gap.rows) for gap in gaps]

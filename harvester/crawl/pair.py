@@ -10,7 +10,6 @@ import msgspec
 
 from harvester.archive.archive import Archive
 from harvester.archive.aside import from_files
-from harvester.archive.splicing import end_replacing
 from harvester.archive.writer import Writer, writer
 from harvester.crawl.buffer import Buffer, Locks
 from harvester.crawl.clock import CATCH_UP_NS
@@ -22,7 +21,7 @@ from harvester.crawl.pages import Page, Source
 from harvester.crawl.run import Hand, Run, Wish
 from harvester.crawl.split import Means, SplitCrawl
 from harvester.crawl.tally import Tally
-from harvester.crawl.tending import tend
+from harvester.crawl.tending import finish_replacing, tend
 from harvester.crawl.upgrades import Upgrade
 from harvester.errors import (
     ExchangeError,
@@ -89,7 +88,7 @@ class PairCrawl:
     async def _backfill(self) -> None:
         self._done = await self._asked()
         with writer(self._run.archive, self._pair) as one:
-            await self._finish_replacing(one)
+            await asyncio.to_thread(finish_replacing, one, self._run.watch.listener)
             if self._run.watch.then is None:
                 self._done = await self._fetch(one)
             else:
@@ -117,13 +116,8 @@ class PairCrawl:
     def _take(self, upgrade: Upgrade) -> None:
         self._upgrade = upgrade
 
-    async def _finish_replacing(self, one: Writer) -> None:
-        """End what a crash left of an upgrade; that it can't be now is said, and stops nothing."""
-        for text in await asyncio.to_thread(end_replacing, one):
-            self._run.watch.listener(Noted(self._pair, text))
-
     async def _fill(self, one: Writer) -> None:
-        await self._finish_replacing(one)
+        await asyncio.to_thread(finish_replacing, one, self._run.watch.listener)
         holes = self._run.archive.holes(self._pair)
         if holes:
             settled_ns = await self._run.watch.stop.guard(self._run.clock.settled_ns())

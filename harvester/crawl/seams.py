@@ -126,7 +126,7 @@ class Seams:
             gaps, edge = find(rows)
             for gap in gaps:
                 shown = shown_between(found, gap)
-                if shown is not None and shown.num_rows > gap.stop - gap.start + self._lent(gap):
+                if shown is not None and shown.num_rows > gap.rows:
                     outside.add(gap.sides)
                 elif shown is not None:
                     absent[gap.sides] += 1
@@ -143,19 +143,6 @@ class Seams:
         """Behind what rows may still be put: the last row with an id where it is kept back."""
         return self.span.after if self._carry.num_rows else self._passed_ns
 
-    def _lent(self, gap: Gap) -> int:
-        """Rows without an id that the neighbouring ranges hold between the sides of a gap."""
-        loose = 0
-        if (
-            self._edge is not None
-            and gap.after_id == self._edge.trade_id
-            and not self._carry.num_rows
-        ):
-            loose += self._edge.loose
-        if gap.before_ns == END_OF_TIME and self._right is not None:
-            loose += self._right[1]
-        return loose
-
     def _leave_open(self, gaps: list[Gap]) -> list[Gap]:
         """Count what is not confirmed; where a file's rows lie between, put it on record by itself.
 
@@ -165,9 +152,8 @@ class Seams:
         for gap in gaps:
             at_end = gap.before_ns == END_OF_TIME and self._is_file_behind
             if at_end or gap.after_id == self._id_before_file:
-                rows = gap.stop - gap.start + self._lent(gap)
                 self.across_files.append(gap)
-                self._listener(Noted(self._pair, across_file(*gap.sides, rows)))
+                self._listener(Noted(self._pair, across_file(*gap.sides, gap.rows)))
             else:
                 counted.append(gap)
         self.unasked += len(counted)

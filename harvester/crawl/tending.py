@@ -1,11 +1,26 @@
-"""What a pair's files want once its crawl is done: fewer of them, and roll-ups beside them."""
+"""What a pair's files want: ends of what a crash cut, fewer of them, and roll-ups beside them."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
+from harvester.archive.splicing import end_replacing
 from harvester.archive.writer import Writer
 from harvester.crawl.events import Listener, Noted, Step
+
+
+def finish_replacing(writer: Writer, listener: Listener) -> None:
+    """End what a crash left of an upgrade; that it can't be now is told, and stops nothing.
+
+    Args:
+        writer: of the pair; its lock is held.
+        listener: told of damage that was met.
+
+    Raises:
+        ArchiveUnwritable: the machine refused.
+    """
+    for text in end_replacing(writer):
+        listener(Noted(writer.pair, text))
 
 
 def tend(writer: Writer, rollups: Sequence[str], listener: Listener) -> None:

@@ -78,14 +78,10 @@ class Recording:
     def outcomes(self, outcomes: Iterable[Result]) -> None:
         """Note what each pair's crawl came to."""
         self.record.pairs = [
-            PairResult(
-                one.pair,
-                one.exit_status,
-                one.trades,
-                one.pages,
-                len(one.holes),
+            _result(
+                one,
+                holes=len(one.holes),
                 covered_through_ns=one.reached.through if one.reached else None,
-                error=None if one.error is None else str(one.error),
                 upgrade=_upgrade(one),
             )
             for one in outcomes
@@ -98,17 +94,7 @@ class Recording:
 
     def repairs(self, reports: Iterable[RepairReport]) -> None:
         """Note what mending each pair came to."""
-        self.record.pairs = [
-            PairResult(
-                one.pair,
-                one.exit_status,
-                one.trades,
-                one.pages,
-                moved=len(one.moved),
-                error=None if one.error is None else str(one.error),
-            )
-            for one in reports
-        ]
+        self.record.pairs = [_result(one, moved=len(one.moved)) for one in reports]
 
     def imports(self, reports: Iterable[Report], holes: Callable[[str], int]) -> None:
         """Note what taking in the files of each pair came to; `holes`: how many a pair has now."""
@@ -187,6 +173,12 @@ def recorded(
         recording.write()
         if recording.unwritten is not None and not record.exit_status:
             warn(f"this run leaves no record: {recording.unwritten}")
+
+
+def _result(one: Result | RepairReport, **more: Any) -> PairResult:  # noqa: ANN401 - its fields
+    """What both kinds of results tell, and `more`."""
+    error = None if one.error is None else str(one.error)
+    return PairResult(one.pair, one.exit_status, one.trades, one.pages, error=error, **more)
 
 
 def _upgrade(one: Result) -> dict[str, Any] | None:

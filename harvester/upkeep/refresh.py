@@ -12,15 +12,14 @@ from dataclasses import replace
 from harvester.archive import state
 from harvester.archive.archive import Archive
 from harvester.archive.locks import held
-from harvester.archive.splicing import end_replacing
 from harvester.archive.writer import writer
 from harvester.config import Settings
 from harvester.crawl.backfill import backfill, begin, fill
 from harvester.crawl.endings import error_of
-from harvester.crawl.events import Begun, Committed, Event, Noted, Outcome, Paced, Started, Waiting
+from harvester.crawl.events import Begun, Committed, Event, Outcome, Paced, Started, Waiting
 from harvester.crawl.names import known_pairs, listed_and_known
 from harvester.crawl.run import Watch, Wish
-from harvester.crawl.tending import tend
+from harvester.crawl.tending import finish_replacing, tend
 from harvester.errors import (
     ArchiveLocked,
     ExchangeError,
@@ -219,8 +218,7 @@ class _Refreshing:
     async def _tend(self, name: str) -> None:
         """Tend the files of a pair that can't be asked for any more."""
         with writer(self._archive, name) as one:
-            for text in await asyncio.to_thread(end_replacing, one):
-                self._tell(Noted(name, text))
+            await asyncio.to_thread(finish_replacing, one, self._tell)
             await asyncio.to_thread(tend, one, self._settings.candles.rollups, self._tell)
 
     def _span(self, target: Target) -> tuple[Range | None, HarvesterError | None]:
