@@ -105,7 +105,10 @@ class Proxy:
             with caller:
                 caller.settimeout(5)
                 try:
-                    self.asked.append(caller.recv(4096).decode(errors="replace").split("\r\n")[0])
+                    words = caller.recv(4096).decode(errors="replace")
+                    if not words:  # hung up before a word: a browser at its end gives up its own
+                        continue
+                    self.asked.append(words.split("\r\n")[0])
                     caller.sendall(b"HTTP/1.1 404 None\r\nContent-Length: 0\r\n\r\n")
                 except OSError as error:
                     self.asked.append(f"a call that broke: {error}")

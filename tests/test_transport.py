@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import gzip
 import shutil
+import socket
 import ssl
 import subprocess
+import warnings
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
@@ -245,6 +248,44 @@ def test_the_connection_of_a_request_that_was_given_up_is_not_used_again() -> No
             return (await one.get(url)).content, connections
 
     assert asyncio.run(ask()) == (b"body", 2)
+
+
+@pytest.mark.parametrize("refusing", [0, 1], ids=["one address", "behind one that refuses"])
+def test_connecting_given_up_at_any_moment_leaves_no_socket_open(
+    refusing: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answers: list[Any] = []
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: answers)
+
+    async def give_up() -> int:
+        async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await reader.readuntil(b"\r\n\r\n")
+            writer.write(WHOLE)
+
+        async with serving(answer) as url, client() as one:
+            port = httpx.URL(url).port
+            with socket.create_server(("127.0.0.1", 0)) as closed:
+                dead = closed.getsockname()[1]
+            kind = (socket.AF_INET, socket.SOCK_STREAM, 6, "")
+            answers.extend([(*kind, ("127.0.0.1", dead))] * refusing)
+            answers.append((*kind, ("127.0.0.1", port)))
+            given_up = 0
+            while True:
+                asking = asyncio.create_task(one.get(url))
+                for _ in range(given_up):
+                    await asyncio.sleep(0)
+                if asking.done():
+                    return given_up
+                asking.cancel()
+                await asyncio.wait([asking])
+                given_up += 1
+
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("always")
+        turns = asyncio.run(give_up())
+        gc.collect()
+    assert turns > 10
+    assert [str(one.message) for one in seen] == []
 
 
 def test_many_requests_at_once_each_have_their_own_answer() -> None:

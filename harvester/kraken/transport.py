@@ -16,6 +16,7 @@ from collections.abc import AsyncIterator
 from typing import NamedTuple
 from urllib.request import getproxies
 
+import aiohappyeyeballs
 import httpx
 
 from harvester.config import ExchangeSettings
@@ -133,11 +134,9 @@ class DirectTransport(httpx.AsyncBaseTransport):
             async with asyncio.timeout(limit_s):
                 _, connection = await asyncio.get_running_loop().create_connection(
                     Connection,
-                    origin.host,
-                    origin.port,
+                    sock=await _connected(origin),
                     ssl=self._verify if is_secure else None,
                     server_hostname=origin.host if is_secure else None,
-                    happy_eyeballs_delay=HAPPY_EYEBALLS_S,
                 )
         except UnicodeError as error:
             raise httpx.UnsupportedProtocol(f"its host is no name of one ({error})") from error
@@ -157,6 +156,14 @@ class _Pieces(httpx.AsyncByteStream):
     async def __aiter__(self) -> AsyncIterator[bytes]:
         for start in range(0, len(self._body), PIECE_BYTES):
             yield self._body[start : start + PIECE_BYTES]
+
+
+async def _connected(origin: Origin) -> socket.socket:
+    """A socket to the first address that answers; whatever ends the wait, no other is left open."""
+    addresses = await asyncio.get_running_loop().getaddrinfo(
+        origin.host, origin.port, type=socket.SOCK_STREAM
+    )
+    return await aiohappyeyeballs.start_connection(addresses, happy_eyeballs_delay=HAPPY_EYEBALLS_S)
 
 
 def _reason(error: OSError) -> str:
