@@ -183,8 +183,8 @@ def test_the_archive_itself_is_no_such_folder(archive: Archive) -> None:
     assert run(archive, "ohlc", "XBTUSD", "-i", "1m", "-i", "1h", "-o", inside) == (
         2,
         "",
-        f"harvester: -o {inside} lies in the archive at {archive.path}, where nothing else may "
-        "stand: give another folder\n",
+        f"harvester: {inside} lies in the archive at {archive.path}, where nothing else may "
+        "stand: give another place\n",
     )
     assert not (archive.root / "candles").exists()
 

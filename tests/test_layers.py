@@ -37,6 +37,7 @@ STRANGERS = {("archive", "kraken"), ("candles", "kraken")}
 HOMES = {
     "httpx": "kraken",
     "httptools": "kraken",
+    "aiohappyeyeballs": "kraken",
     "isal": "bulk",
     "stamina": "kraken",
     "duckdb": "candles",

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import stat
+import uuid
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,7 +14,9 @@ from typing import BinaryIO
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from harvester.archive.state import is_marked
 from harvester.archive.store import writing
+from harvester.errors import UsageError
 
 
 def write_parquet(batches: Iterable[pa.RecordBatch], schema: pa.Schema, sink: BinaryIO) -> None:
@@ -35,12 +41,62 @@ def write_arrow(
 
 @contextmanager
 def file_sink(file: Path) -> Iterator[BinaryIO]:
-    """A file that stands at its place only once it is whole."""
-    staged = Path(f"{file}.tmp")
-    try:
-        with writing(str(file)):
-            with staged.open("wb") as sink:
+    """A file that stands at its place only once it is whole; pipes and devices are written to.
+
+    Raises:
+        UsageError: it lies in an archive.
+        ArchiveUnwritable: the machine refused.
+    """
+    with writing(str(file)):
+        if _is_stream(file):
+            with file.open("wb") as sink:
                 yield sink
-            staged.replace(file)
+            return
+        with replacing(file) as staged, staged.open("xb") as sink:
+            yield sink
+
+
+@contextmanager
+def replacing(file: Path) -> Iterator[Path]:
+    """A path to make a file at, which takes the place of `file` once it is whole.
+
+    A link stays a link: the file that it leads to is replaced, and keeps its permissions.
+
+    Raises:
+        UsageError: it lies in an archive.
+        OSError: the machine refused.
+    """
+    check_outside(file)
+    target = Path(os.path.realpath(file))
+    for is_so, code in ((target.is_symlink(), errno.ELOOP), (target.is_dir(), errno.EISDIR)):
+        if is_so:
+            raise OSError(code, os.strerror(code))
+    # A name of its own: FILE.tmp may be somebody's.
+    staged = target.with_name(f".{uuid.uuid4().hex}.tmp")
+    try:
+        yield staged
+        if target.exists():
+            staged.chmod(stat.S_IMODE(target.stat().st_mode))
+        staged.replace(target)
     finally:
         staged.unlink(missing_ok=True)
+
+
+def check_outside(place: Path) -> None:
+    """See that what is to be written does not lie in an archive: a segment might be replaced.
+
+    Raises:
+        UsageError: it does.
+    """
+    real = Path(os.path.realpath(place))
+    root = next(filter(is_marked, (real, *real.parents)), None)
+    if root is not None:
+        raise UsageError(
+            f"{place} lies in the archive at {root}, where nothing else may stand: "
+            "give another place"
+        )
+
+
+def _is_stream(file: Path) -> bool:
+    """Whether something stands there that can only be written to."""
+    return file.exists() and not file.is_file() and not file.is_dir()

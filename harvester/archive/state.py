@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from pathlib import Path
 
 import msgspec
 
@@ -46,6 +47,15 @@ def check_mark(store: Store) -> None:
             f"the archive at {store.location('')} has format {mark.format}, this harvester reads "
             f"up to {FORMAT}: install a newer one"
         )
+
+
+def is_marked(folder: Path) -> bool:
+    """Whether a folder is an archive."""
+    try:
+        raw = (folder / "archive.json").read_bytes()
+        return msgspec.json.decode(raw, type=_Mark).made_by == MADE_BY
+    except (OSError, msgspec.DecodeError, UnicodeDecodeError):
+        return False
 
 
 def mark(store: Store, staging: str) -> None:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import duckdb
 
 from harvester import __version__
 from harvester.archive.archive import Archive
+from harvester.archive.export import replacing
 from harvester.archive.store import writing
 from harvester.candles import views
 from harvester.candles.engine import quoted
@@ -34,24 +37,22 @@ def write_database(archive: Archive, file: str, *, names: Mapping[str, str] | No
         names: altnames by spelling, in capitals, that the macros take besides altnames.
 
     Raises:
-        UsageError: something stands there that is no such database, or holds more than one.
+        UsageError: something stands there that is no such database, or holds more than one; or it
+            lies in an archive.
         ArchiveUnwritable: the machine refused.
     """
-    target = Path(file)
-    _check_replaceable(target)
-    folder = target.with_name(f"{target.name}.tmp")
-    # DuckDB names what it writes after the file, so that is called as it will be.
-    staged = folder / target.name
-    with writing(file):
-        folder.mkdir(exist_ok=True)
-        try:
-            staged.unlink(missing_ok=True)
-            with _duckdb_writing(file):
-                _fill(archive, str(staged), names or {})
-            staged.replace(target)
-        finally:
-            staged.unlink(missing_ok=True)
-            folder.rmdir()
+    target = Path(os.path.realpath(file))
+    _check_replaceable(target, file)
+    with (
+        writing(file),
+        replacing(Path(file)) as staged,
+        TemporaryDirectory(prefix=".", suffix=".tmp", dir=target.parent) as folder,
+    ):
+        # DuckDB names what it writes after the file, so that is called as it will be.
+        made = Path(folder) / target.name
+        with _duckdb_writing(file):
+            _fill(archive, str(made), names or {})
+        made.rename(staged)
 
 
 def _fill(archive: Archive, file: str, names: Mapping[str, str]) -> None:
@@ -74,13 +75,13 @@ def _duckdb_writing(file: str) -> Iterator[None]:
         raise ArchiveUnwritable(f"can't write {file}: {error}") from error
 
 
-def _check_replaceable(target: Path) -> None:
+def _check_replaceable(target: Path, file: str) -> None:
     """Refuse to write over anything but a database of ours that holds nothing else."""
     if not target.exists():
         return
-    if not _is_duckdb(target) or not _is_ours(target):
+    if not target.is_file() or not _is_duckdb(target) or not _is_ours(target):
         raise UsageError(
-            f"{target} is there already and is not, or not only, a database of such views: "
+            f"{file} is there already and is not, or not only, a database of such views: "
             "choose another name, or remove it first"
         )
 

@@ -31,7 +31,7 @@ def ohlc(common: Common, pair: tuple[str, ...], interval: tuple[str, ...], **giv
     if given["explain"]:
         check_explained(form, file, is_one=is_one)
     elif not is_one:
-        check_folder(archive, form, file)
+        check_folder(form, file)
     wanted = _wanted(archive, pair, intervals[0], given)
     if given["explain"]:
         limit = common.settings.candles.memory_limit

@@ -8,7 +8,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from harvester.archive.export import file_sink, write_arrow
+from harvester.archive.export import check_outside, file_sink, write_arrow
 from harvester.archive.store import writing
 from harvester.cli import freqtrade, quantconnect
 from harvester.errors import UsageError
@@ -72,6 +72,7 @@ def export_candles(
     if form == "lean":
         quantconnect.resolution(interval)
         written = Written(Path(folder))
+        check_outside(written.place)
         with writing(folder):
             quantconnect.write_candles(
                 written.whole(batches), written.place, symbol_of(pair), interval
@@ -120,6 +121,7 @@ def symbol_of(pair: Pair) -> str:
 
 
 def _file_in(folder: str, name: str) -> Path:
+    check_outside(Path(folder))
     with writing(folder):
         Path(folder).mkdir(parents=True, exist_ok=True)
     return Path(folder) / name

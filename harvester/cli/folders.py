@@ -10,6 +10,7 @@ from typing import NamedTuple
 import pyarrow as pa
 
 from harvester.archive.archive import Archive
+from harvester.archive.export import check_outside
 from harvester.archive.store import writing
 from harvester.candles.question import Question
 from harvester.candles.several import several_batches
@@ -32,14 +33,14 @@ class Wanted(NamedTuple):
     question: Question
 
 
-def check_folder(archive: Archive, form: str | None, given: str | None) -> None:
+def check_folder(form: str | None, given: str | None) -> None:
     """Hold --format and --output to what several answers can be written as.
 
     Raises:
         UsageError: the format is for one answer, or the output is none, or a file, or the archive.
     """
     if form in EXPORTS:
-        folder_of(form, given)
+        check_outside(Path(folder_of(form, given)))
         return
     if form not in (None, "parquet"):
         raise UsageError(
@@ -51,11 +52,7 @@ def check_folder(archive: Archive, form: str | None, given: str | None) -> None:
     folder = Path(given)
     if folder.suffix.lower() in ENDINGS or folder.is_file():
         raise UsageError(f"{_SEVERAL} into a folder, and -o {given} names a file: give a folder")
-    if folder.resolve().is_relative_to(archive.root.resolve()):
-        raise UsageError(
-            f"-o {given} lies in the archive at {archive.path}, where nothing else may stand: "
-            "give another folder"
-        )
+    check_outside(folder)
 
 
 def write_all(

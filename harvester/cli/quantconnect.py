@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 import pyarrow as pa
 
+from harvester.archive.export import check_outside, file_sink
 from harvester.cli.texts import as_text
 from harvester.columns import times
 from harvester.errors import BadInterval
@@ -75,14 +76,14 @@ def _day(stamp_ns: int) -> datetime:
 
 def _write(file: Path, entry: str, lines: Iterator[str]) -> None:
     """One zip that holds one text; the same lines give the same bytes."""
+    check_outside(file)
     file.parent.mkdir(parents=True, exist_ok=True)
-    staged = file.with_name(f"{file.name}.tmp")
     info = zipfile.ZipInfo(entry)
     info.compress_type = zipfile.ZIP_DEFLATED
     info.external_attr = 0o644 << 16
-    try:
-        with zipfile.ZipFile(staged, "w") as packed, packed.open(info, "w") as sink:
-            sink.writelines(f"{line}\n".encode() for line in lines)
-        staged.replace(file)
-    finally:
-        staged.unlink(missing_ok=True)
+    with (
+        file_sink(file) as whole,
+        zipfile.ZipFile(whole, "w") as packed,
+        packed.open(info, "w") as sink,
+    ):
+        sink.writelines(f"{line}\n".encode() for line in lines)

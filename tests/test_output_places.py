@@ -1,0 +1,183 @@
+"""What stands where an answer is to go: links, pipes, other people's files, the archive itself."""
+
+from __future__ import annotations
+
+import io
+import os
+import stat
+import threading
+from pathlib import Path
+
+import duckdb
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from test_cli_folders import archive, files_in
+from test_exports import run
+
+from harvester.archive.archive import Archive
+
+__all__ = ["archive"]
+
+CANDLES = ("ohlc", "XBTUSD", "-i", "1m")
+
+
+def on_stdout(archive: Archive, form: str) -> bytes:
+    file = archive.root.parent / f"plain.{form}"
+    assert run(archive, *CANDLES, "-f", form, "-o", str(file))[0] == 0
+    return file.read_bytes()
+
+
+def held(archive: Archive) -> dict[str, bytes]:
+    return {name: (archive.root / name).read_bytes() for name in files_in(archive.root)}
+
+
+# --- links ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("stands", [True, False], ids=["to a file", "to nothing yet"])
+def test_a_link_stays_and_what_it_leads_to_is_replaced(
+    archive: Archive, tmp_path: Path, *, stands: bool
+) -> None:
+    real, link = tmp_path / "far" / "real.csv", tmp_path / "link.csv"
+    real.parent.mkdir()
+    if stands:
+        real.write_text("old")
+        real.chmod(0o600)
+    link.symlink_to("far/real.csv")
+    assert run(archive, *CANDLES, "-o", str(link))[0] == 0
+    assert link.readlink() == Path("far/real.csv")
+    assert real.read_bytes() == on_stdout(archive, "csv")
+    if stands:
+        assert stat.S_IMODE(real.stat().st_mode) == 0o600
+    assert files_in(tmp_path) == ["far/real.csv", "link.csv"]
+
+
+def test_a_link_in_a_folder_of_another_program_stays(archive: Archive, tmp_path: Path) -> None:
+    real, folder = tmp_path / "real.zip", tmp_path / "lean"
+    link = folder / "crypto/kraken/hour/btcusd_trade.zip"
+    link.parent.mkdir(parents=True)
+    link.symlink_to(real)
+    assert run(archive, "ohlc", "XBTUSD", "-i", "1h", "-f", "lean", "-o", str(folder))[0] == 0
+    assert link.is_symlink()
+    assert real.read_bytes()[:2] == b"PK"
+
+
+def test_the_link_to_a_database_stays(archive: Archive, tmp_path: Path) -> None:
+    real, link = tmp_path / "real.db", tmp_path / "link.db"
+    link.symlink_to(real)
+    for _ in range(2):
+        assert run(archive, "sql", "--db", str(link))[0] == 0
+    assert link.is_symlink()
+    assert files_in(tmp_path) == ["link.db", "real.db"]
+    for file in (link, real):
+        with duckdb.connect(str(file), read_only=True) as one:
+            assert one.execute("SELECT count(*) FROM tape('ETHUSD')").fetchall() == [(400,)]
+
+
+def test_a_link_that_leads_to_itself_is_told(archive: Archive, tmp_path: Path) -> None:
+    link = tmp_path / "link.csv"
+    link.symlink_to(link)
+    reason = "Too many levels of symbolic links"
+    assert run(archive, *CANDLES, "-o", str(link)) == (
+        1,
+        "",
+        f"harvester: can't write {link}: {reason}\n",
+    )
+    assert link.is_symlink()
+
+
+# --- pipes, folders, and other files -------------------------------------------------------------
+
+
+@pytest.mark.parametrize("form", ["csv", "json", "parquet", "arrow", "table"])
+def test_a_pipe_is_written_to(archive: Archive, tmp_path: Path, form: str) -> None:
+    pipe, found = tmp_path / "pipe", io.BytesIO()
+    os.mkfifo(pipe)
+    reader = threading.Thread(target=lambda: found.write(pipe.read_bytes()))
+    reader.start()
+    status, out, _ = run(archive, *CANDLES, "-f", form, "-o", str(pipe))
+    reader.join(20)
+    assert (status, out) == (0, "")
+    assert stat.S_ISFIFO(pipe.stat().st_mode)
+    assert found.getvalue() == on_stdout(archive, form)
+
+
+def test_a_database_is_not_written_to_a_pipe(archive: Archive, tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    assert run(archive, "sql", "--db", str(pipe)) == (
+        2,
+        "",
+        f"harvester: {pipe} is there already and is not, or not only, a database of such views: "
+        "choose another name, or remove it first\n",
+    )
+    assert stat.S_ISFIFO(pipe.stat().st_mode)
+
+
+def test_a_folder_is_no_file(archive: Archive, tmp_path: Path) -> None:
+    assert run(archive, *CANDLES, "-f", "csv", "-o", str(tmp_path)) == (
+        1,
+        "",
+        f"harvester: can't write {tmp_path}: Is a directory\n",
+    )
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_files_beside_it_stay_as_they_are(archive: Archive, tmp_path: Path) -> None:
+    for name in ("x.csv.tmp", "y.db.tmp"):
+        (tmp_path / name).write_text("mine")
+    assert run(archive, *CANDLES, "-o", str(tmp_path / "x.csv"))[0] == 0
+    assert run(archive, "sql", "--db", str(tmp_path / "y.db"))[0] == 0
+    assert files_in(tmp_path) == ["x.csv", "x.csv.tmp", "y.db", "y.db.tmp"]
+    assert (tmp_path / "x.csv.tmp").read_text() == (tmp_path / "y.db.tmp").read_text() == "mine"
+
+
+# --- the archive ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        CANDLES,
+        ("trades", "XBTUSD"),
+        ("bars", "XBTUSD", "--trades", "100"),
+        ("sql", "SELECT 1"),
+        (*CANDLES, "-f", "lean"),
+        (*CANDLES, "-i", "1h", "-f", "lean"),
+        (*CANDLES, "-f", "freqtrade"),
+    ],
+    ids=" ".join,
+)
+@pytest.mark.parametrize("by_link", [False, True], ids=["by its path", "by a link"])
+def test_nothing_of_an_archive_is_written_over(
+    archive: Archive, tmp_path: Path, asked: tuple[str, ...], *, by_link: bool
+) -> None:
+    before = held(archive)
+    place = archive.root / next(name for name in before if name.endswith(".parquet"))
+    if by_link:
+        (tmp_path / "link").symlink_to(place)
+        place = tmp_path / "link"
+    assert run(archive, *asked, "-o", str(place)) == (
+        2,
+        "",
+        f"harvester: {place} lies in the archive at {archive.root}, where nothing else may stand: "
+        "give another place\n",
+    )
+    assert held(archive) == before
+
+
+def test_a_database_is_not_written_into_an_archive(archive: Archive) -> None:
+    before = held(archive)
+    place = archive.root / "views.db"
+    status, _, err = run(archive, "sql", "--db", str(place))
+    assert (status, "lies in the archive" in err) == (2, True)
+    assert held(archive) == before
+
+
+def test_a_folder_with_a_mark_of_another_program_is_no_archive(
+    archive: Archive, tmp_path: Path
+) -> None:
+    (tmp_path / "archive.json").write_text('{"format": 1, "made_by": "another"}')
+    assert run(archive, *CANDLES, "-f", "parquet", "-o", str(tmp_path / "x"))[0] == 0
+    assert isinstance(pq.read_table(tmp_path / "x"), pa.Table)
