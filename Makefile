@@ -8,7 +8,10 @@ BIN = $(VENV)/bin
 demo: install
 	$(BIN)/harvester demo
 
+# The tests start the program hundreds of times, which compiles itself each time where the
+# environment forbids to keep what was compiled.
 test: install
+	$(BIN)/python -m compileall -q harvester
 	$(BIN)/pytest -n auto
 
 check: lint types test

@@ -13,6 +13,7 @@ import socket
 import ssl
 import time
 from collections.abc import AsyncIterator
+from functools import cache
 from typing import NamedTuple
 from urllib.request import getproxies
 
@@ -68,6 +69,7 @@ def http_client(settings: ExchangeSettings) -> httpx.AsyncClient:
         raise BadSetting(f"[exchange] url {settings.url!r} is no address: {error}") from error
 
 
+@cache  # reading them takes some 40 ms
 def _certificates(ca_file: str) -> ssl.SSLContext:
     try:
         return ssl.create_default_context(cafile=ca_file) if ca_file else httpx.create_ssl_context()
