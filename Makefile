@@ -12,7 +12,7 @@ demo: install
 # environment forbids to keep what was compiled.
 test: install
 	$(BIN)/python -m compileall -q harvester
-	$(BIN)/pytest -n auto
+	$(BIN)/pytest -n auto --dist worksteal
 
 check: lint types test
 

@@ -371,7 +371,7 @@ def _filling(
     (80, 84),
     0,
 )
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 def test_any_fill_over_any_holes_and_span_is_as_from_first_principles(
     held: tuple[list[oracle.Row], list[Range]],
     fill: Any,
