@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import io
 import os
+import shutil
 import stat
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -165,6 +168,55 @@ def test_nothing_of_an_archive_is_written_over(
         "give another place\n",
     )
     assert held(archive) == before
+
+
+@pytest.mark.parametrize("how", ["the mark is gone", "its folder is a link"])
+def test_a_segment_is_not_written_over_wherever_it_stands(
+    archive: Archive, tmp_path: Path, how: str
+) -> None:
+    copy = shutil.copytree(archive.root, tmp_path / "data")
+    if how == "the mark is gone":
+        (copy / "archive.json").unlink()
+    else:
+        (copy / "trades").rename(tmp_path / "far")
+        (copy / "trades").symlink_to(tmp_path / "far")
+    place = copy / Archive(copy).segments("XBTUSD")[0].path
+    before = place.read_bytes()
+    (tmp_path / "link").symlink_to(place)
+    for given in (place, place.resolve(), tmp_path / "link"):
+        status, _, err = run(Archive(copy), "trades", "XBTUSD", "-f", "csv", "-o", str(given))
+        assert (status, "give another place" in err) == (2, True), err
+    assert place.read_bytes() == before
+
+
+def test_a_mark_that_nobody_can_read_is_none(archive: Archive, tmp_path: Path) -> None:
+    (tmp_path / "archive.json").write_text("[" * 100_000)
+    assert run(archive, *CANDLES, "-o", str(tmp_path / "x.csv"))[0] == 0
+
+
+def test_what_others_write_to_stdout_stays_around_it(archive: Archive, tmp_path: Path) -> None:
+    file = tmp_path / "all.csv"
+    program = [sys.executable, "-m", "harvester", *CANDLES, "-d", str(archive.root), "-f", "csv"]
+    file.write_text("kept\n")
+    with file.open("ab") as sink:
+        for words in ([*program, "-o", "/dev/fd/1"], ["echo", "behind"]):
+            subprocess.run(words, stdout=sink, stderr=subprocess.DEVNULL, check=True)
+    assert file.read_bytes() == b"kept\n" + on_stdout(archive, "csv") + b"behind\n"
+    assert files_in(tmp_path) == ["all.csv"]
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [("sql", "--db"), ("ohlc", "XBTUSD", "-i", "1h", "-i", "1d", "-o")],
+    ids=["database", "folder"],
+)
+def test_a_name_that_is_too_long_is_told(archive: Archive, asked: tuple[str, ...]) -> None:
+    name = "x" * 300
+    assert run(archive, *asked, name) == (
+        1,
+        "",
+        f"harvester: can't write {name}: File name too long\n",
+    )
 
 
 def test_a_database_is_not_written_into_an_archive(archive: Archive) -> None:

@@ -7,13 +7,14 @@ import os
 import stat
 import uuid
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from harvester.archive.segments import is_segment
 from harvester.archive.state import is_marked
 from harvester.archive.store import writing
 from harvester.errors import UsageError
@@ -48,8 +49,8 @@ def file_sink(file: Path) -> Iterator[BinaryIO]:
         ArchiveUnwritable: the machine refused.
     """
     with writing(str(file)):
-        if _is_stream(file):
-            with file.open("wb") as sink:
+        if (stream := _stream(file)) is not None:
+            with stream as sink:
                 yield sink
             return
         with replacing(file) as staged, staged.open("xb") as sink:
@@ -88,15 +89,26 @@ def check_outside(place: Path) -> None:
     Raises:
         UsageError: it does.
     """
-    real = Path(os.path.realpath(place))
-    root = next(filter(is_marked, (real, *real.parents)), None)
+    # By the way that is given, and by where it leads: folders of an archive may be links.
+    ways = place.absolute(), Path(os.path.realpath(place))
+    root = next((one for way in ways for one in (way, *way.parents) if is_marked(one)), None)
     if root is not None:
         raise UsageError(
             f"{place} lies in the archive at {root}, where nothing else may stand: "
             "give another place"
         )
+    if any(map(is_segment, ways)):
+        raise UsageError(f"{place} is a segment of an archive: give another place")
 
 
-def _is_stream(file: Path) -> bool:
-    """Whether something stands there that can only be written to."""
-    return file.exists() and not file.is_file() and not file.is_dir()
+def _stream(file: Path) -> BinaryIO | None:
+    """What stands there, to be written to, where nothing can take its place."""
+    if not file.exists():
+        return None
+    facts = file.stat()
+    for handle in (1, 2):
+        # /dev/stdout may be a file that others write to, before and behind.
+        with suppress(OSError):
+            if os.path.samestat(facts, os.fstat(handle)):
+                return os.fdopen(os.dup(handle), "wb")
+    return None if file.is_file() or file.is_dir() else file.open("wb")

@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import pyarrow as pa
@@ -51,6 +52,11 @@ def path_of(pair: str, one: Range, last_time_ns: int | None) -> str:
     """Where a segment stands: in the year of its rows, or of its `through` when it has none."""
     year = year_of(one.through if last_time_ns is None else last_time_ns)
     return f"trades/pair={pair}/year={year:04d}/{one.after:019d}-{one.through:019d}.parquet"
+
+
+def is_segment(file: Path) -> bool:
+    """Whether a file is called, and stands, as a segment does."""
+    return _PATH.fullmatch("/".join(("trades", *file.parts[-3:]))) is not None
 
 
 def parse_path(path: str, size: int, changed_ns: int = 0) -> Segment | None:

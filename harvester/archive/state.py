@@ -54,7 +54,7 @@ def is_marked(folder: Path) -> bool:
     try:
         raw = (folder / "archive.json").read_bytes()
         return msgspec.json.decode(raw, type=_Mark).made_by == MADE_BY
-    except (OSError, msgspec.DecodeError, UnicodeDecodeError):
+    except (OSError, msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return False
 
 

@@ -42,7 +42,8 @@ def write_database(archive: Archive, file: str, *, names: Mapping[str, str] | No
         ArchiveUnwritable: the machine refused.
     """
     target = Path(os.path.realpath(file))
-    _check_replaceable(target, file)
+    with writing(file):
+        _check_replaceable(target, file)
     with (
         writing(file),
         replacing(Path(file)) as staged,

@@ -50,7 +50,9 @@ def check_folder(form: str | None, given: str | None) -> None:
     if given is None:
         raise UsageError(f"{_SEVERAL} into a folder: give -o FOLDER, such as -o candles")
     folder = Path(given)
-    if folder.suffix.lower() in ENDINGS or folder.is_file():
+    with writing(given):
+        is_file = folder.suffix.lower() in ENDINGS or folder.is_file()
+    if is_file:
         raise UsageError(f"{_SEVERAL} into a folder, and -o {given} names a file: give a folder")
     check_outside(folder)
 
