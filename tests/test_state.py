@@ -52,7 +52,16 @@ def test_a_newer_format_is_refused(store: LocalStore) -> None:
 
 
 @pytest.mark.parametrize(
-    "raw", [b"", b"{}", b'{"format":"1"}', b"\xff", b'{"format":1', b'{"\xff":1}']
+    "raw",
+    [
+        b"",
+        b"{}",
+        b'{"format":"1"}',
+        b"\xff",
+        b'{"format":1',
+        b'{"\xff":1}',
+        pytest.param(b'{"x":' + b"[" * 100_000, id="nested"),
+    ],
 )
 def test_a_mark_that_cannot_be_read_is_damage(store: LocalStore, raw: bytes) -> None:
     store.write("archive.json", raw, "A")

@@ -49,7 +49,8 @@ def file_sink(file: Path) -> Iterator[BinaryIO]:
         ArchiveUnwritable: the machine refused.
     """
     with writing(str(file)):
-        if (stream := _stream(file)) is not None:
+        facts = _facts(file)
+        if facts is not None and (stream := _stream(file, facts)) is not None:
             with stream as sink:
                 yield sink
             return
@@ -68,16 +69,16 @@ def replacing(file: Path) -> Iterator[Path]:
         OSError: the machine refused.
     """
     check_outside(file)
+    facts = _facts(file)
+    if facts is not None and stat.S_ISDIR(facts.st_mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
     target = Path(os.path.realpath(file))
-    for is_so, code in ((target.is_symlink(), errno.ELOOP), (target.is_dir(), errno.EISDIR)):
-        if is_so:
-            raise OSError(code, os.strerror(code))
     # A name of its own: FILE.tmp may be somebody's.
     staged = target.with_name(f".{uuid.uuid4().hex}.tmp")
     try:
         yield staged
-        if target.exists():
-            staged.chmod(stat.S_IMODE(target.stat().st_mode))
+        if facts is not None:
+            staged.chmod(stat.S_IMODE(facts.st_mode))
         staged.replace(target)
     finally:
         staged.unlink(missing_ok=True)
@@ -90,7 +91,7 @@ def check_outside(place: Path) -> None:
         UsageError: it does.
     """
     # By the way that is given, and by where it leads: folders of an archive may be links.
-    ways = place.absolute(), Path(os.path.realpath(place))
+    ways = dict.fromkeys((place.absolute(), Path(os.path.realpath(place))))
     root = next((one for way in ways for one in (way, *way.parents) if is_marked(one)), None)
     if root is not None:
         raise UsageError(
@@ -101,14 +102,20 @@ def check_outside(place: Path) -> None:
         raise UsageError(f"{place} is a segment of an archive: give another place")
 
 
-def _stream(file: Path) -> BinaryIO | None:
-    """What stands there, to be written to, where nothing can take its place."""
-    if not file.exists():
+def _facts(file: Path) -> os.stat_result | None:
+    """What stands there, behind all links; None where nothing does."""
+    try:
+        return file.stat()
+    except FileNotFoundError:
         return None
-    facts = file.stat()
+
+
+def _stream(file: Path, facts: os.stat_result) -> BinaryIO | None:
+    """What stands there, to be written to, where nothing can take its place."""
     for handle in (1, 2):
         # /dev/stdout may be a file that others write to, before and behind.
         with suppress(OSError):
             if os.path.samestat(facts, os.fstat(handle)):
                 return os.fdopen(os.dup(handle), "wb")
-    return None if file.is_file() or file.is_dir() else file.open("wb")
+    is_replaceable = stat.S_ISREG(facts.st_mode) or stat.S_ISDIR(facts.st_mode)
+    return None if is_replaceable else file.open("wb")

@@ -54,11 +54,6 @@ def path_of(pair: str, one: Range, last_time_ns: int | None) -> str:
     return f"trades/pair={pair}/year={year:04d}/{one.after:019d}-{one.through:019d}.parquet"
 
 
-def is_segment(file: Path) -> bool:
-    """Whether a file is called, and stands, as a segment does."""
-    return _PATH.fullmatch("/".join(("trades", *file.parts[-3:]))) is not None
-
-
 def parse_path(path: str, size: int, changed_ns: int = 0) -> Segment | None:
     """The segment that a listed file is; None for a stranger."""
     match = _PATH.fullmatch(path)
@@ -69,6 +64,11 @@ def parse_path(path: str, size: int, changed_ns: int = 0) -> Segment | None:
     if one.after >= one.through:
         return None
     return Segment(pair, int(year), one, path, size, changed_ns)
+
+
+def is_segment(file: Path) -> bool:
+    """Whether a file is called, and stands, as a segment does."""
+    return parse_path("/".join(("trades", *file.parts[-3:])), 0) is not None
 
 
 def stage_segment(

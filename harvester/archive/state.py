@@ -14,6 +14,8 @@ from harvester.times import Range, union
 
 MADE_BY = "harvester"
 
+_NO_MARK = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+
 
 class _Mark(msgspec.Struct):
     format: int
@@ -37,7 +39,7 @@ def check_mark(store: Store) -> None:
         return
     try:
         mark = msgspec.json.decode(raw, type=_Mark)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except _NO_MARK as error:
         raise ArchiveDamaged(
             f"{store.location('archive.json')} can't be read ({error}): if the segments are "
             "sound, remove it; the next run writes it anew"
@@ -54,7 +56,7 @@ def is_marked(folder: Path) -> bool:
     try:
         raw = (folder / "archive.json").read_bytes()
         return msgspec.json.decode(raw, type=_Mark).made_by == MADE_BY
-    except (OSError, msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+    except (OSError, *_NO_MARK):
         return False
 
 

@@ -44,16 +44,15 @@ def write_database(archive: Archive, file: str, *, names: Mapping[str, str] | No
     target = Path(os.path.realpath(file))
     with writing(file):
         _check_replaceable(target, file)
-    with (
-        writing(file),
-        replacing(Path(file)) as staged,
-        TemporaryDirectory(prefix=".", suffix=".tmp", dir=target.parent) as folder,
-    ):
-        # DuckDB names what it writes after the file, so that is called as it will be.
-        made = Path(folder) / target.name
-        with _duckdb_writing(file):
-            _fill(archive, str(made), names or {})
-        made.rename(staged)
+        with (
+            replacing(Path(file)) as staged,
+            TemporaryDirectory(prefix=".", suffix=".tmp", dir=target.parent) as folder,
+        ):
+            # DuckDB names what it writes after the file, so that is called as it will be.
+            made = Path(folder) / target.name
+            with _duckdb_writing(file):
+                _fill(archive, str(made), names or {})
+            made.rename(staged)
 
 
 def _fill(archive: Archive, file: str, names: Mapping[str, str]) -> None:
@@ -89,7 +88,7 @@ def _check_replaceable(target: Path, file: str) -> None:
 
 def _is_duckdb(target: Path) -> bool:
     # DuckDB itself would take other files, such as SQLite's, for databases too.
-    with writing(str(target)), target.open("rb") as file:
+    with target.open("rb") as file:
         return file.read(12)[8:] == b"DUCK"
 
 

@@ -40,7 +40,7 @@ def check_folder(form: str | None, given: str | None) -> None:
         UsageError: the format is for one answer, or the output is none, or a file, or the archive.
     """
     if form in EXPORTS:
-        check_outside(Path(folder_of(form, given)))
+        folder_of(form, given)
         return
     if form not in (None, "parquet"):
         raise UsageError(
