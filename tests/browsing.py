@@ -106,7 +106,7 @@ class Proxy:
                 caller.settimeout(5)
                 try:
                     words = caller.recv(4096).decode(errors="replace")
-                    if not words:  # hung up before a word: a browser at its end gives up its own
+                    if not words:  # hung up before a word: nobody was asked for anything
                         continue
                     self.asked.append(words.split("\r\n")[0])
                     caller.sendall(b"HTTP/1.1 404 None\r\nContent-Length: 0\r\n\r\n")
@@ -116,6 +116,8 @@ class Proxy:
 
 def look(page: str, folder: Path, script: str, size: tuple[int, int] = (1280, 800)) -> Seen:
     """Open a page from a file, run a script in it, and tell what came of it."""
+    # The one way in which a page could call somebody without a word.
+    assert "preconnect" not in page
     file = folder / "page.html"
     file.write_text(
         page.replace("<body>", f"<body>{WATCH}", 1).replace("</body>", f"{TELL % script}</body>"),

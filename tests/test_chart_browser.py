@@ -80,7 +80,9 @@ def look(tmp_path: Path) -> Any:
             kept = Path(os.environ["CHART_SCREENSHOTS"])
             kept.mkdir(parents=True, exist_ok=True)
             for size in ((1280, 800), (600, 800)):
-                browsing.shoot(page, tmp_path, kept / f"{name}-{size[0]}.png", size)
+                image = kept / f"{name}-{size[0]}.png"
+                browsing.shoot(page, tmp_path, image, size)
+                assert image.read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
         return browsing.look(page, tmp_path, SCRIPT + script)
 
     return seen

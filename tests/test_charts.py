@@ -187,12 +187,12 @@ def test_hundreds_of_holes_are_shaded_together_and_counted(tmp_path: Path) -> No
             Range(days(0, 0).through + i * MINUTE, days(0, 0).through + i * MINUTE + MINUTE // 2),
             [at(i / 60)],
         )
-        for i in range(700)
+        for i in range(1_001)
     ]
     chart = held(tmp_path / "data", parts).chart("XBT/USD", "1m")
     assert 1 <= len(chart.figure.layout.shapes) <= 600
     assert len(chart.figure.layout.annotations) <= 5
-    assert chart.notes[0].startswith("699 ranges are not fetched, the widest from ")
+    assert chart.notes[0].startswith("1,000 ranges are not fetched, the widest from ")
 
 
 # --- coarser -------------------------------------------------------------------------------------

@@ -25,7 +25,7 @@ __all__ = ["archive"]
 CANDLES = ("ohlc", "XBTUSD", "-i", "1m")
 
 
-def on_stdout(archive: Archive, form: str) -> bytes:
+def in_a_file(archive: Archive, form: str) -> bytes:
     file = archive.root.parent / f"plain.{form}"
     assert run(archive, *CANDLES, "-f", form, "-o", str(file))[0] == 0
     return file.read_bytes()
@@ -50,7 +50,7 @@ def test_a_link_stays_and_what_it_leads_to_is_replaced(
     link.symlink_to("far/real.csv")
     assert run(archive, *CANDLES, "-o", str(link))[0] == 0
     assert link.readlink() == Path("far/real.csv")
-    assert real.read_bytes() == on_stdout(archive, "csv")
+    assert real.read_bytes() == in_a_file(archive, "csv")
     if stands:
         assert stat.S_IMODE(real.stat().st_mode) == 0o600
     assert files_in(tmp_path) == ["far/real.csv", "link.csv"]
@@ -97,13 +97,13 @@ def test_a_link_that_leads_to_itself_is_told(archive: Archive, tmp_path: Path) -
 def test_a_pipe_is_written_to(archive: Archive, tmp_path: Path, form: str) -> None:
     pipe, found = tmp_path / "pipe", io.BytesIO()
     os.mkfifo(pipe)
-    reader = threading.Thread(target=lambda: found.write(pipe.read_bytes()))
+    reader = threading.Thread(target=lambda: found.write(pipe.read_bytes()), daemon=True)
     reader.start()
     status, out, _ = run(archive, *CANDLES, "-f", form, "-o", str(pipe))
     reader.join(20)
     assert (status, out) == (0, "")
     assert stat.S_ISFIFO(pipe.stat().st_mode)
-    assert found.getvalue() == on_stdout(archive, form)
+    assert found.getvalue() == in_a_file(archive, form)
 
 
 def test_a_database_is_not_written_to_a_pipe(archive: Archive, tmp_path: Path) -> None:
@@ -201,7 +201,7 @@ def test_what_others_write_to_stdout_stays_around_it(archive: Archive, tmp_path:
     with file.open("ab") as sink:
         for words in ([*program, "-o", "/dev/fd/1"], ["echo", "behind"]):
             subprocess.run(words, stdout=sink, stderr=subprocess.DEVNULL, check=True)
-    assert file.read_bytes() == b"kept\n" + on_stdout(archive, "csv") + b"behind\n"
+    assert file.read_bytes() == b"kept\n" + in_a_file(archive, "csv") + b"behind\n"
     assert files_in(tmp_path) == ["all.csv"]
 
 

@@ -45,7 +45,18 @@ def cut_at(batch: pa.RecordBatch, places: list[int]) -> list[pa.RecordBatch]:
 def test_two_ways_to_count_agree_to_the_bit(
     name: str, levels: list[str], places: list[int], step: int, chunk: int
 ) -> None:
-    batch = trades_batch(MADE_TAPES[name])
+    agree(trades_batch(MADE_TAPES[name]), levels, places, step, chunk)
+
+
+@pytest.mark.parametrize("name", MADE_TAPES)
+def test_they_agree_where_each_row_is_counted_alone(name: str) -> None:
+    batch = trades_batch(MADE_TAPES[name]).slice(0, 60)
+    agree(batch, ["1s", "1m", "5m", "1d"], [7, 23], 1, 1)
+
+
+def agree(
+    batch: pa.RecordBatch, levels: list[str], places: list[int], step: int, chunk: int
+) -> None:
     parsed = parse_levels(levels)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sums, "MOST", step)
