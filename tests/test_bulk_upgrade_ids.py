@@ -12,7 +12,7 @@ import pyarrow as pa
 import pytest
 import tapes
 from exchange import SECOND_NS, Trade
-from test_bulk_upgrade import PAIR, TRADES, started
+from test_bulk_upgrade import NOW_NS, PAIR, TRADES, started
 
 from harvester.archive.archive import Archive
 from harvester.archive.footers import Footer, Jump
@@ -97,6 +97,24 @@ def test_a_loss_is_told_before_and_after(started: Any) -> None:
     one.upgrade()
     assert id_faults(one.folder) == [
         f"ids skip from {each - 1} to {each + 1}, which no jump on record explains" for each in lost
+    ]
+
+
+def test_what_a_file_lacked_at_its_edge_excuses_no_loss_either(started: Any) -> None:
+    one: Any = started(TRADES)
+    edge = TRADES[999].true_ns // SECOND_NS * SECOND_NS + SECOND_NS - 1
+    assert one.crawl().only(PAIR, span=Range(0, edge)).exit_status == 0
+    whole = Whole(0, TRADES[4_000].true_ns // SECOND_NS)
+    one.take_in(csvs.seven_columns(TRADES[1_005:4_000]), whole)
+    one.crawl().run(PAIR)
+    merged(one.folder)
+    assert [(each.source, each.unasked_jumps) for each in footers(one.folder)] == [("api+csv", 1)]
+    [lost] = alone(TRADES[4_500:], 1)
+    lose(one.folder, [lost])
+    assert len(id_faults(one.folder)) == 2
+    one.upgrade()
+    assert id_faults(one.folder) == [
+        f"ids skip from {lost - 1} to {lost + 1}, which no jump on record explains"
     ]
 
 
@@ -189,6 +207,29 @@ def test_that_a_file_lacks_trades_excuses_no_loss_of_the_exchanges(
     one, _ = around_a_file_that_lacks_five(started)
     if is_replaced:
         one.upgrade()
+    merged(one.folder)
+    [lost] = alone(LONG[12_500:], 1)
+    lose(one.folder, [lost])
+    assert id_faults(one.folder) == [
+        f"ids skip from {lost - 1} to {lost + 1}, which no jump on record explains"
+    ]
+
+
+def test_a_quiet_range_before_a_file_hides_nothing_that_it_lacks(started: Any) -> None:
+    """The hole that is fetched last ends at a range without rows, and behind that is the file."""
+    one: Any = started(LONG)
+    one.take_in(csvs.three_columns([*LONG[1_000:6_000], *LONG[6_005:12_000]]))
+    [file] = Archive(one.folder).coverage(PAIR)
+    before = max(each.true_ns for each in LONG if each.true_ns <= file.after)
+    for span in (Range(before, file.after), Range(file.through, NOW_NS)):
+        assert one.crawl().only(PAIR, span=span).error is None
+    assert footers(one.folder)[0].rows == 0
+    assert one.crawl().only(PAIR).exit_status == 0
+    report = verify(Archive(one.folder), PAIR)
+    assert (len(report.notes), report.faults, report.unasked_jumps) == (1, [], 0)
+    assert "a file told" in report.notes[0]
+    one.upgrade()
+    one.check()
     merged(one.folder)
     [lost] = alone(LONG[12_500:], 1)
     lose(one.folder, [lost])

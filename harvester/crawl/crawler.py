@@ -8,7 +8,7 @@ from typing import NamedTuple, TypeVar
 
 import pyarrow as pa
 
-from harvester.archive.archive import Archive
+from harvester.archive.archive import EVERYTHING, Archive
 from harvester.columns import times
 from harvester.crawl.buffer import Backlog, Buffer
 from harvester.crawl.events import Noted
@@ -115,7 +115,7 @@ class RangeCrawl:
             self._is_closing = True
             through = self.span.through
             right = self._right or archive.first_id_behind(pair, through) or beyond
-            behind = Range(through, through + 1)
+            behind = _before_an_id(archive, pair, through)
             is_file = self._right is None and bool(_imported_in(archive, pair, behind))
             await self._hand_on(await seams.close(right, self._ask, is_file=is_file), through)
             whole = True
@@ -267,6 +267,21 @@ def _last_known(archive: Archive, pair: str, moment: int) -> int | None:
     if known is None:
         return None
     return known - SECOND if archive.is_imported(pair, known) else known
+
+
+def _before_an_id(archive: Archive, pair: str, moment: int) -> Range:
+    """From a moment on, all in which no id shows whether a trade is missing, as far as is held."""
+    at = moment
+    for segment, within in archive.pieces(pair, Range(moment, EVERYTHING.through)):
+        if within.after != at:
+            break
+        footer, bounds = archive.footer(segment), archive.bounds(segment)
+        if footer.lead == 0 and bounds is not None and bounds[0] > at:
+            return Range(moment, bounds[0])
+        at = within.through
+        if footer.first_trade_id is not None:
+            break
+    return Range(moment, at)
 
 
 def _imported_in(archive: Archive, pair: str, span: Range) -> str:
