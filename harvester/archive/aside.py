@@ -66,10 +66,13 @@ def unfinished(archive: Archive, wide: Segment, narrow: Segment) -> Segment | No
     return None if missing(told_by_api, aside) else narrow
 
 
-def quarantine_damaged(view: Upgraded, pair: str) -> list[str]:
+def quarantine_damaged(
+    view: Upgraded, pair: str, then: str = "its range is fetched anew"
+) -> list[str]:
     """Set aside which of the segments that lie aside are damaged; their ranges are missing then.
 
-    Reads every row that lies aside. Returns a line for each file that was moved.
+    Reads every row that lies aside. Returns a line for each file that was moved, which says what
+    comes then.
 
     Raises:
         ArchiveUnwritable: the machine refused.
@@ -79,7 +82,7 @@ def quarantine_damaged(view: Upgraded, pair: str) -> list[str]:
         fault = _fault_of(view.store, one)
         if fault is not None:
             to = set_aside(view.store, Note(pair, one.path, one.range, [fault]))
-            said.append(f"{one.path} {fault}: it is in {to} now, and its range is fetched anew")
+            said.append(f"{one.path} {fault}: it is in {to} now, and {then}")
     view.forget_pair(pair)
     return said
 

@@ -14,13 +14,13 @@ from itertools import pairwise
 import msgspec
 import pyarrow as pa
 
-from harvester.archive.archive import Archive, Piece, pieces_of
+from harvester.archive.archive import EVERYTHING, Archive, Piece, pieces_of
 from harvester.archive.aside import ASIDE, Upgraded, from_files, quarantine_damaged
 from harvester.archive.footers import Footer, Imported
 from harvester.archive.reckoning import Reckoning, excused
 from harvester.archive.schema import RowsChecksum
 from harvester.archive.segments import Segment, read_batches
-from harvester.archive.store import Store
+from harvester.archive.torn import noted, path_of_note, still_from_files
 from harvester.archive.writer import Writer
 from harvester.columns import clip
 from harvester.errors import ArchiveDamaged
@@ -55,13 +55,17 @@ def splice(writer: Writer, view: Upgraded, parts: Sequence[Range]) -> list[Segme
     for segment, _ in writer.archive.pieces(writer.pair, span):
         if any(overlap(part, segment.range) for part in parts):
             made.append(Made(segment, _Anew(writer, view, segment, parts).staged()))
-    store, note = writer.archive.store, _note(writer)
-    if len(made) > 1:
+    store, note = writer.archive.store, path_of_note(writer.pair)
+    before = noted(store, writer.pair)
+    if len(made) > 1 and EVERYTHING not in before:
         # Where segments touch at a busy second, a trade may change sides: both, or none.
-        store.write(note, msgspec.json.encode(parts), writer.pair)
+        store.write(note, msgspec.json.encode([*before, *parts]), writer.pair)
     for one in made:
         _put(writer, one)
-    store.remove(note)
+    if not still_from_files(writer.archive, writer.pair, before):
+        store.remove(note)
+    elif len(made) > 1 and EVERYTHING not in before:
+        store.write(note, msgspec.json.encode(before), writer.pair)
     return [one.old for one in made]
 
 
@@ -77,38 +81,31 @@ def finish(writer: Writer, view: Upgraded) -> list[str]:
         ArchiveDamaged: a segment's rows are not those of its footer; nothing was replaced.
         ArchiveUnwritable: the machine refused.
     """
-    store, note = writer.archive.store, _note(writer)
-    begun = _begun(store, note)
+    store, pair = writer.archive.store, writer.pair
+    begun = noted(store, pair)
     if not begun:
         return []
-    said = quarantine_damaged(view, writer.pair)
-    told = [part for _, part in from_files(writer.archive, writer.pair)]
-    aside = [one.range for one in view.aside(writer.pair)]
-    left = [both for part in begun for one in told if (both := overlap(part, one))]
-    if left and not missing(left, aside):
-        splice(writer, view, sorted(left))
+    fetches = f"`harvester backfill {pair} --upgrade` fetches its range anew"
+    said = quarantine_damaged(view, pair, fetches)
+    left = still_from_files(writer.archive, pair, begun)
+    aside = [one.range for one in view.aside(pair)]
+    # Of a note that can't be read nobody knows what was compared: an upgrade does that anew.
+    if left and EVERYTHING not in begun and not missing(left, aside):
+        splice(writer, view, left)
     elif not left:
-        store.remove(note)
+        store.remove(path_of_note(pair))
     return said
 
 
 def end_replacing(writer: Writer) -> list[str]:
-    """As `finish`, for whoever has other work to do: that it can't be ended now is a line, too."""
+    """As `finish`, for whoever has other work to do: damage that is met is a line, too.
+
+    Whether it came to its end `torn` tells.
+    """
     try:
         return finish(writer, Upgraded(writer.archive))
     except ArchiveDamaged as damage:
         return [str(damage)]
-
-
-def _begun(store: Store, note: str) -> list[Range]:
-    try:
-        return msgspec.json.decode(store.read(note) or b"[]", type=list[Range])
-    except (msgspec.DecodeError, UnicodeDecodeError):
-        return []
-
-
-def _note(writer: Writer) -> str:
-    return f"{ASIDE}/replacing/{writer.pair}.json"
 
 
 def checked(view: Upgraded, segment: Segment, parts: Sequence[Range]) -> Iterator[pa.RecordBatch]:

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from harvester.archive.archive import Archive
 from harvester.archive.splicing import end_replacing
+from harvester.archive.torn import torn
 from harvester.archive.writer import Writer, writer
 from harvester.bulk.importer import Chain
 from harvester.bulk.parts import Part, chains, look_at
@@ -108,6 +109,8 @@ def _import(
         parts = [look_at(member) for member in work.members]
         with writer(archive, name) as one:
             notes = end_replacing(one)
+            if found := torn(archive, name):
+                notes.append(found[1])
             for chain in chains(parts):
                 reports.append(_one(archive, work.pair, chain, watch, one))
                 reports[-1].notes[:0] = notes

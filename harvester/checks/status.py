@@ -13,6 +13,7 @@ from harvester.archive.archive import LISTINGS, Archive, pieces_of
 from harvester.archive.gists import Gist, Gists
 from harvester.archive.segments import Segment, parse_path
 from harvester.archive.store import Entry
+from harvester.archive.torn import check_not_torn
 from harvester.errors import ArchiveDamaged, ArchiveError, ArchiveIncomplete
 from harvester.times import BEGINNING_NS, SECOND, Range, missing, union
 
@@ -186,6 +187,10 @@ def _compare(found: PairStatus, archive: Archive) -> None:
     except ArchiveDamaged as damage:
         found.damaged.append(str(damage))
     found.holes = missing(found.wanted, found.coverage)
+    try:
+        check_not_torn(archive, found.pair)
+    except ArchiveDamaged as damage:
+        found.damaged.append(str(damage))
 
 
 def _count_rollups(found: PairStatus, archive: Archive, with_rows: set[str]) -> None:

@@ -11,6 +11,7 @@ from harvester.archive import state
 from harvester.archive.archive import LISTINGS, Archive
 from harvester.archive.rollups import RollUp
 from harvester.archive.segments import Segment
+from harvester.archive.torn import path_of_note, torn
 from harvester.checks.files import Findings, check_segment
 from harvester.checks.ids import check_ids
 from harvester.checks.report import Fault, PairReport
@@ -85,6 +86,7 @@ def _report(archive: Archive, pair: str, found: list[Findings]) -> PairReport:
     _check_overlaps(report, segments)
     check_ids(report, found)
     _check_holes(report, archive, segments)
+    _check_torn(report, archive)
     return report
 
 
@@ -137,6 +139,16 @@ def _check_overlaps(report: PairReport, segments: list[Segment]) -> None:
             report.faults.append(Fault(report.pair, one.range, one.path, text, widest.path))
         if widest is None or one.range.through > widest.range.through:
             widest = one
+
+
+def _check_torn(report: PairReport, archive: Archive) -> None:
+    path = path_of_note(report.pair)
+    try:
+        found = torn(archive, report.pair)
+    except ArchiveDamaged as damage:
+        found = Range(0, 0), str(damage)
+    if found:
+        report.faults.append(Fault(report.pair, found[0], path, found[1]))
 
 
 def _check_holes(report: PairReport, archive: Archive, segments: list[Segment]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 
 from harvester.archive.archive import Archive
+from harvester.archive.torn import check_not_torn
 from harvester.checks.digest import Digest, digests
 from harvester.cli import output
 from harvester.cli.options import Common
@@ -27,6 +28,7 @@ def tell_digests(
     with display(quiet=common.quiet, log_json=common.log_json) as shown:
         shown.tell(Begun(len(names)))
         for name in names:
+            check_not_torn(archive, name)
             of_pair = digests(
                 archive,
                 name,

@@ -73,6 +73,7 @@ def _writers(
     """
     from harvester.archive.archive import Archive
     from harvester.archive.splicing import end_replacing
+    from harvester.archive.torn import torn
     from harvester.archive.writer import writer
     from harvester.cli.progress import display
     from harvester.crawl.events import Begun, Step
@@ -85,6 +86,8 @@ def _writers(
         for name in names:
             with writer(archive, name) as one:
                 _tell(end_replacing(one))
+                if found := torn(archive, name):
+                    output.hint(f"{name}: {found[1]}")
                 yield one, lambda pair, done, of: shown.tell(Step(pair, done, of))
 
 

@@ -10,6 +10,7 @@ import msgspec
 
 from harvester.archive.archive import Archive
 from harvester.archive.aside import from_files
+from harvester.archive.torn import check_not_torn
 from harvester.archive.writer import Writer, writer
 from harvester.crawl.buffer import Buffer, Locks
 from harvester.crawl.clock import CATCH_UP_NS
@@ -132,6 +133,7 @@ class PairCrawl:
         rollups = self._run.settings.candles.rollups
         async with self._run.tending:
             await asyncio.to_thread(tend, one, rollups, self._run.watch.listener)
+        await asyncio.to_thread(check_not_torn, self._run.archive, self._pair)
 
     async def _asked(self) -> Range:
         settled_ns = await self._run.watch.stop.guard(self._run.clock.settled_ns())

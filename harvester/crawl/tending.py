@@ -10,7 +10,9 @@ from harvester.crawl.events import Listener, Noted, Step
 
 
 def finish_replacing(writer: Writer, listener: Listener) -> None:
-    """End what a crash left of an upgrade; that it can't be now is told, and stops nothing.
+    """End what a crash left of an upgrade; that it can't be now stops nothing.
+
+    Where trades are not whole for it, `check_not_torn` says so, once all else is done.
 
     Args:
         writer: of the pair; its lock is held.

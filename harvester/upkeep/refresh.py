@@ -12,6 +12,7 @@ from dataclasses import replace
 from harvester.archive import state
 from harvester.archive.archive import Archive
 from harvester.archive.locks import held
+from harvester.archive.torn import check_not_torn
 from harvester.archive.writer import writer
 from harvester.config import Settings
 from harvester.crawl.backfill import backfill, begin, fill
@@ -220,6 +221,7 @@ class _Refreshing:
         with writer(self._archive, name) as one:
             await asyncio.to_thread(finish_replacing, one, self._tell)
             await asyncio.to_thread(tend, one, self._settings.candles.rollups, self._tell)
+            await asyncio.to_thread(check_not_torn, self._archive, name)
 
     def _span(self, target: Target) -> tuple[Range | None, HarvesterError | None]:
         """From where it was asked for last, or from the first trade ever, to now.
