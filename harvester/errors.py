@@ -32,6 +32,9 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+BAD_JSON = (ValueError, RecursionError)
+"""What decoding JSON that others wrote may raise: it is none, no UTF-8, or nested without end."""
+
 
 class HarvesterError(Exception):
     """Base of all errors that harvester raises on purpose."""

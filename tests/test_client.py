@@ -284,6 +284,15 @@ def test_a_body_of_spoilt_bytes_is_waited_out() -> None:
     ]
 
 
+@pytest.mark.parametrize("place", ["x", "result"])
+def test_a_body_that_is_nested_without_end_is_waited_out(place: str) -> None:
+    told, nested = Told(), f'{{"error":[],"{place}":{{"XXBTZUSD":{"[" * 100_000}'.encode()
+    with Odd(nested) as exchange:
+        assert run(exchange.url, newest, told) == 60
+    [(_, reason)] = told.waits
+    assert "maximum recursion depth" in reason
+
+
 def test_a_body_that_says_it_is_gzip_and_is_not_is_waited_out() -> None:
     told = Told()
     with Odd(Reply(GOOD, headers="Content-Encoding: gzip\r\n")) as exchange:

@@ -116,7 +116,13 @@ def test_a_short_wait_outlasts_a_holder_that_ends(tmp_path: Path) -> None:
         assert process.returncode == 0
 
 
-@pytest.mark.parametrize("note", [b"", b"{}", b'{"pid":1,"host":"\xff","since":""}', None])
+NOTES = [
+    *(b"", b"{}", b'{"pid":1,"host":"\xff","since":""}', None),
+    pytest.param(b'{"x":' + b"[" * 100_000, id="nested"),
+]
+
+
+@pytest.mark.parametrize("note", NOTES)
 def test_a_note_that_cannot_be_read_is_no_fault(tmp_path: Path, note: bytes | None) -> None:
     with held(tmp_path, "XBTUSD"):
         if note is None:

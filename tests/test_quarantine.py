@@ -84,7 +84,11 @@ def test_a_note_whose_file_never_came_waits_for_it(store: LocalStore) -> None:
     assert json.loads(store.read("quarantine/A/0001/note.json") or b"")["faults"] == ["odder"]
 
 
-@pytest.mark.parametrize("raw", [None, b"{", b"\xff"], ids=["of another file", "torn", "no text"])
+@pytest.mark.parametrize(
+    "raw",
+    [None, b"{", b"\xff", b'{"x":' + b"[" * 100_000],
+    ids=["of another file", "torn", "no text", "nested"],
+)
 def test_a_note_that_is_not_of_the_file_is_never_overwritten(
     store: LocalStore, raw: bytes | None
 ) -> None:

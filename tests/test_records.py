@@ -197,6 +197,7 @@ def test_a_record_that_can_t_be_read_hides_no_other(archive: Archive) -> None:
     with recorded(archive, "backfill", {}, settings(), warned):
         pass
     (archive.root / "runs" / "99990101T000000.000000Z-1.json").write_text("{")
+    (archive.root / "runs" / "99990101T000001.000000Z-1.json").write_text('{"x":' + "[" * 100_000)
     (archive.root / "runs" / "notes.txt").write_text("mine")
     assert [one.command for one in last(archive, 9)] == ["backfill"]
 

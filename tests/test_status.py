@@ -146,8 +146,14 @@ def test_a_file_that_was_replaced_is_read_again(archive: Archive) -> None:
     assert Gists(archive).of(again).rows == 500
 
 
+MEMORIES = [
+    *(b"", b"{", b'{"format":9,"segments":{}}', b"\xff\xfe", b"[]"),
+    pytest.param(b'{"x":' + b"[" * 100_000, id="nested"),
+]
+
+
 @pytest.mark.usefixtures("keeping")
-@pytest.mark.parametrize("content", [b"", b"{", b'{"format":9,"segments":{}}', b"\xff\xfe", b"[]"])
+@pytest.mark.parametrize("content", MEMORIES)
 def test_a_memory_that_can_t_be_read_is_none(archive: Archive, content: bytes) -> None:
     before = status(archive, None, YEAR_2020)
     (archive.root / gists.PATH).write_bytes(content)

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import msgspec
 
 from harvester.archive.schema import FORMAT
-from harvester.errors import ArchiveDamaged, ArchiveTooNew
+from harvester.errors import BAD_JSON, ArchiveDamaged, ArchiveTooNew
 from harvester.times import Range
 
 
@@ -70,7 +70,7 @@ class Footer:
         """The pair's altname; empty where the footer does not tell it."""
         try:
             return msgspec.json.decode(self.pair, type=_Named).altname
-        except msgspec.DecodeError:
+        except BAD_JSON:
             return ""
 
 
@@ -147,7 +147,7 @@ def decode(path: str, raw: dict[bytes, bytes], rows: int) -> Footer:
             ),
             imported=tuple(msgspec.json.decode(texts.get("imported", "[]"), type=list[Imported])),
         )
-    except (KeyError, ValueError) as error:
+    except (KeyError, *BAD_JSON) as error:
         raise ArchiveDamaged(f"{path} bears no footer of a segment ({error!r})") from error
     if footer.rows != rows:
         raise ArchiveDamaged(f"{path} holds {rows} rows where its footer says {footer.rows}")

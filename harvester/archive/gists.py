@@ -15,7 +15,7 @@ from harvester.archive.archive import Archive
 from harvester.archive.locks import held
 from harvester.archive.segments import bounds_by, footer_in, opened
 from harvester.archive.store import Entry, Store
-from harvester.errors import HarvesterError
+from harvester.errors import BAD_JSON, HarvesterError
 
 PATH = "cache/footers.json"
 LOCK = "_cache"
@@ -94,6 +94,6 @@ def _kept(store: Store) -> dict[str, _Known]:
     try:
         raw = store.read(PATH)
         kept = msgspec.json.decode(raw, type=_Kept) if raw else _Kept()
-    except (HarvesterError, msgspec.DecodeError, UnicodeDecodeError):
+    except (HarvesterError, *BAD_JSON):
         return {}
     return kept.segments if kept.format == 1 else {}

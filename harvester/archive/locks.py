@@ -13,7 +13,7 @@ import filelock
 import msgspec
 
 from harvester.archive.store import writing
-from harvester.errors import ArchiveLocked
+from harvester.errors import BAD_JSON, ArchiveLocked
 from harvester.times import SECOND, show
 
 
@@ -73,6 +73,6 @@ def _myself() -> Holder:
 def _holder(note: Path) -> str:
     try:
         holder = msgspec.json.decode(note.read_bytes(), type=Holder)
-    except (OSError, ValueError):
+    except (OSError, *BAD_JSON):
         return "it has not said who it is"
     return f"process {holder.pid} on {holder.host}, since {holder.since}"

@@ -7,6 +7,7 @@ import time
 import msgspec
 
 from harvester.archive.store import Store
+from harvester.errors import BAD_JSON
 from harvester.times import SECOND, Range, show
 
 NOTE = "note.json"
@@ -95,5 +96,5 @@ def _free_folder(store: Store, note: Note) -> str:
 def _path_noted(store: Store, path: str) -> str:
     try:
         return msgspec.json.decode(store.read(path) or b"", type=Note).path
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except BAD_JSON:
         return ""

@@ -9,12 +9,10 @@ import msgspec
 
 from harvester.archive.schema import FORMAT
 from harvester.archive.store import Store
-from harvester.errors import ArchiveDamaged, ArchiveTooNew
+from harvester.errors import BAD_JSON, ArchiveDamaged, ArchiveTooNew
 from harvester.times import Range, union
 
 MADE_BY = "harvester"
-
-_NO_MARK = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 
 class _Mark(msgspec.Struct):
@@ -39,7 +37,7 @@ def check_mark(store: Store) -> None:
         return
     try:
         mark = msgspec.json.decode(raw, type=_Mark)
-    except _NO_MARK as error:
+    except BAD_JSON as error:
         raise ArchiveDamaged(
             f"{store.location('archive.json')} can't be read ({error}): if the segments are "
             "sound, remove it; the next run writes it anew"
@@ -56,7 +54,7 @@ def is_marked(folder: Path) -> bool:
     try:
         raw = (folder / "archive.json").read_bytes()
         return msgspec.json.decode(raw, type=_Mark).made_by == MADE_BY
-    except (OSError, *_NO_MARK):
+    except (OSError, *BAD_JSON):
         return False
 
 
@@ -76,7 +74,7 @@ def wanted(store: Store, pair: str) -> list[Range]:
         return []
     try:
         spans = msgspec.json.decode(raw, type=_Wanted).spans
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except BAD_JSON as error:
         raise ArchiveDamaged(
             f"{store.location(f'wanted/{pair}.json')} can't be read ({error}): "
             "remove it; what is then asked for is written anew"

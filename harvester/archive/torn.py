@@ -14,7 +14,7 @@ import msgspec
 from harvester.archive.archive import EVERYTHING, Archive, listed_again
 from harvester.archive.aside import ASIDE, Upgraded, from_files
 from harvester.archive.store import Store
-from harvester.errors import ArchiveDamaged
+from harvester.errors import BAD_JSON, ArchiveDamaged
 from harvester.times import Range, missing, overlap, show
 
 
@@ -28,7 +28,7 @@ def noted(store: Store, pair: str) -> list[Range]:
     raw = store.read(path_of_note(pair))
     try:
         return [] if raw is None else msgspec.json.decode(raw, type=list[Range])
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+    except BAD_JSON:
         return [EVERYTHING]
 
 

@@ -14,7 +14,7 @@ from harvester.archive.gists import Gist, Gists
 from harvester.archive.segments import Segment, parse_path
 from harvester.archive.store import Entry
 from harvester.archive.torn import check_not_torn
-from harvester.errors import ArchiveDamaged, ArchiveError, ArchiveIncomplete
+from harvester.errors import BAD_JSON, ArchiveDamaged, ArchiveError, ArchiveIncomplete
 from harvester.times import BEGINNING_NS, SECOND, Range, missing, union
 
 PAGE_ROWS = 1000
@@ -115,7 +115,7 @@ def _names(archive: Archive) -> dict[str, _Named]:
     try:
         raw = state.known_pairs(archive.store)
         return msgspec.json.decode(raw, type=dict[str, _Named]) if raw else {}
-    except (ArchiveError, msgspec.DecodeError, UnicodeDecodeError):
+    except (ArchiveError, *BAD_JSON):
         return {}
 
 

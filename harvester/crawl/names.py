@@ -12,7 +12,7 @@ import msgspec
 from harvester.archive import state
 from harvester.archive.archive import Archive
 from harvester.archive.writer import keep_pairs
-from harvester.errors import ArchiveDamaged, NothingHeld, UnknownPair, UsageError
+from harvester.errors import BAD_JSON, ArchiveDamaged, NothingHeld, UnknownPair, UsageError
 from harvester.kraken.pairs import Names, Pair, is_pattern, matching, quotes_of, resolve
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ def known_pairs(archive: Archive) -> dict[str, Pair]:
     raw = state.known_pairs(archive.store)
     try:
         pairs = msgspec.json.decode(raw, type=dict[str, Pair]) if raw else {}
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except BAD_JSON as error:
         raise ArchiveDamaged(
             f"{archive.store.location('pairs.json')} can't be read ({error}): "
             "remove it; the next backfill writes it anew"

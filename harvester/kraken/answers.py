@@ -11,7 +11,7 @@ import time
 
 import msgspec
 
-from harvester.errors import ExchangeRefused
+from harvester.errors import BAD_JSON, ExchangeRefused
 
 logger = logging.getLogger("harvester.kraken")
 
@@ -91,7 +91,7 @@ def check_errors(body: bytes, what: str) -> None:
         return
     try:
         envelope = _envelopes.decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except BAD_JSON as error:
         raise Transient(f"the body is no answer of the API ({error})") from error
     errors = [text for text in envelope.error if not text.startswith("W")]
     for text in envelope.error:
@@ -113,7 +113,7 @@ def read_result(body: bytes) -> dict[str, msgspec.Raw]:
         # Entries are not looked into yet: bytes spoilt on the way would show much later.
         body.decode()
         return _results.decode(body).result
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except BAD_JSON as error:
         raise Transient(f"the body is no whole answer ({error})") from error
 
 

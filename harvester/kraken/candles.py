@@ -11,7 +11,7 @@ from itertools import pairwise
 
 import msgspec
 
-from harvester.errors import UnreadableAnswer
+from harvester.errors import BAD_JSON, UnreadableAnswer
 from harvester.kraken.answers import read_result
 from harvester.times import END_OF_TIME, SECOND
 
@@ -84,7 +84,7 @@ def _raw_rows(result: dict[str, msgspec.Raw]) -> list[msgspec.Raw]:
     [rows] = markets.values()
     try:
         return msgspec.json.decode(rows, type=list[msgspec.Raw])
-    except msgspec.DecodeError as error:
+    except BAD_JSON as error:
         raise UnreadableAnswer(f"the exchange's candles are no list of rows: {error}") from error
 
 
@@ -101,7 +101,7 @@ def _candle(raw: msgspec.Raw, minutes: int) -> Candle:
             Decimal(row.volume),
             row.count,
         )
-    except msgspec.DecodeError as error:
+    except BAD_JSON as error:
         raise _bad_row(raw, str(error)) from error
     except InvalidOperation as error:
         raise _bad_row(raw, "one of its numbers is none") from error

@@ -17,7 +17,7 @@ import msgspec
 import stamina
 
 from harvester.config import ExchangeSettings
-from harvester.errors import BadSetting, ExchangeUnreachable, UnreadableAnswer
+from harvester.errors import BAD_JSON, BadSetting, ExchangeUnreachable, UnreadableAnswer
 from harvester.kraken.answers import Transient, check_errors, check_status, read_result
 from harvester.kraken.candles import WEEK_MIN, Candle, read_candles
 from harvester.kraken.pacing import LONGEST_WAIT_S, SPANS_A_PAIR, Paces, PaceState
@@ -303,19 +303,19 @@ def _of(pair: Pair) -> dict[str, str]:
 def _read_page(body: bytes) -> Page:
     try:
         return decode_page(body)
-    except msgspec.DecodeError as error:
+    except BAD_JSON as error:
         raise Transient(f"the body is no whole answer ({error})") from error
 
 
 def _read_clock(body: bytes) -> int:
     try:
         return msgspec.json.decode(read_result(body)["unixtime"], type=int) * SECOND
-    except (KeyError, ValueError) as error:
+    except (KeyError, *BAD_JSON) as error:
         raise Transient(f"the clock can't be read ({error})") from error
 
 
 def _read_status(body: bytes) -> str:
     try:
         return msgspec.json.decode(read_result(body)["status"], type=str)
-    except (KeyError, ValueError) as error:
+    except (KeyError, *BAD_JSON) as error:
         raise Transient(f"the exchange's status can't be read ({error})") from error

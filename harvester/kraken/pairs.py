@@ -12,7 +12,7 @@ from fnmatch import translate
 
 import msgspec
 
-from harvester.errors import UnknownPair, UnreadableAnswer
+from harvester.errors import BAD_JSON, UnknownPair, UnreadableAnswer
 
 _SAFE_NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,38}[A-Za-z0-9])?")
 _SEPARATORS = re.compile(r"[/\-_: ]")
@@ -52,7 +52,7 @@ def read_pairs(result: dict[str, msgspec.Raw]) -> dict[str, Pair]:
     for key, raw in result.items():
         try:
             pair = msgspec.structs.replace(msgspec.json.decode(raw, type=Pair), key=key)
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        except BAD_JSON as error:
             raise UnreadableAnswer(f"the exchange's entry for pair {key!r}: {error}") from error
         if not _SAFE_NAME.fullmatch(pair.altname) or ".." in pair.altname:
             raise UnreadableAnswer(

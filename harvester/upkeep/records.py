@@ -14,6 +14,7 @@ import msgspec
 
 from harvester import __version__
 from harvester.archive.archive import Archive
+from harvester.errors import BAD_JSON
 from harvester.upkeep.processes import is_alive, ticks_of
 
 FOLDER = "runs"
@@ -85,7 +86,7 @@ def last(archive: Archive, count: int) -> list[Record]:
     for path in reversed(paths(archive)):
         if len(found) == count:
             break
-        with suppress(msgspec.DecodeError, UnicodeDecodeError):
+        with suppress(*BAD_JSON):
             raw = archive.store.read(path)
             if raw is not None:
                 found.append(_judged(msgspec.json.decode(raw, type=Record)))
