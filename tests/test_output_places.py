@@ -19,6 +19,8 @@ from test_cli_folders import archive, files_in
 from test_exports import run
 
 from harvester.archive.archive import Archive
+from harvester.archive.export import file_sink
+from harvester.errors import ArchiveUnwritable
 
 __all__ = ["archive"]
 
@@ -125,6 +127,42 @@ def test_a_folder_is_no_file(archive: Archive, tmp_path: Path) -> None:
         f"harvester: can't write {tmp_path}: Is a directory\n",
     )
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_that_may_not_be_written_is_not_replaced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "x.csv"
+    file.write_text("mine")
+    file.chmod(0o444)
+    # Who runs the tests may be allowed to write all the same.
+    may = os.access
+    monkeypatch.setattr(
+        os, "access", lambda at, mode: may(at, mode) and not (at == file and mode == os.W_OK)
+    )
+    told = f"can't write {file}: no permission to write there: choose another place"
+    with pytest.raises(ArchiveUnwritable, match=told), file_sink(file) as sink:
+        sink.write(b"x")
+    assert (file.read_text(), files_in(tmp_path)) == ("mine", ["x.csv"])
+
+
+def test_what_is_written_is_synced_before_it_stands_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A machine that loses its power leaves the old file or the new one, whole."""
+    file, synced = tmp_path / "x.csv", []
+    file.write_text("old")
+    sync = os.fsync
+
+    def noted(handle: int) -> None:
+        sync(handle)
+        name = Path(f"/proc/self/fd/{handle}").readlink()
+        synced.append((name.suffix, name.read_text() if name.is_file() else "", file.read_text()))
+
+    monkeypatch.setattr(os, "fsync", noted)
+    with file_sink(file) as sink:
+        sink.write(b"new")
+    assert synced == [(".tmp", "new", "old"), ("", "", "new")]
 
 
 def test_files_beside_it_stay_as_they_are(archive: Archive, tmp_path: Path) -> None:

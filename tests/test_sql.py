@@ -403,11 +403,31 @@ def own_view(file: Path) -> None:
         one.execute("CREATE VIEW mine AS FROM trades")
 
 
+def own(statement: str) -> Any:
+    def make(file: Path) -> None:
+        write_database(Archive(file.parent / "none"), str(file))
+        with duckdb.connect(str(file)) as one:
+            one.execute(statement)
+
+    return pytest.param(make, id=statement)
+
+
 def text(file: Path) -> None:
     file.write_text("dear diary")
 
 
-@pytest.mark.parametrize("make", [own_table, own_view, text])
+@pytest.mark.parametrize(
+    "make",
+    [
+        own_table,
+        own_view,
+        text,
+        own("CREATE SEQUENCE mine START 42"),
+        own("CREATE TYPE mine AS ENUM ('42')"),
+        own("CREATE SCHEMA mine"),
+        own("CREATE MACRO mine() AS 42"),
+    ],
+)
 def test_what_is_not_only_such_a_database_is_not_overwritten(
     make: Any, archive: Archive, tmp_path: Path
 ) -> None:
@@ -421,6 +441,21 @@ def test_what_is_not_only_such_a_database_is_not_overwritten(
         "another name, or remove it first"
     )
     assert file.read_bytes() == before
+
+
+def test_what_was_not_yet_written_into_a_database_is_not_written_into_another(
+    archive: Archive, tmp_path: Path
+) -> None:
+    """A log that stands beside a database is played into whatever bears that name."""
+    file, log = tmp_path / "mine.db", tmp_path / "mine.db.wal"
+    log.write_bytes(b"changes")
+    with pytest.raises(UsageError) as caught:
+        write_database(archive, str(file))
+    assert str(caught.value) == (
+        f"{log} holds changes to a database of that name: open that one with DuckDB, which writes "
+        "them into it, or remove the file; or choose another name"
+    )
+    assert (file.exists(), log.read_bytes()) == (False, b"changes")
 
 
 # --- the command ---------------------------------------------------------------------------------

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 
 from harvester.archive.segments import is_segment
 from harvester.archive.state import is_marked
-from harvester.archive.store import writing
+from harvester.archive.store import sync, writing
 from harvester.errors import UsageError
 
 
@@ -48,7 +48,7 @@ def file_sink(file: Path) -> Iterator[BinaryIO]:
         UsageError: it lies in an archive.
         ArchiveUnwritable: the machine refused.
     """
-    with writing(str(file)):
+    with writing(str(file), "place"):
         facts = _facts(file)
         if facts is not None and (stream := _stream(file, facts)) is not None:
             with stream as sink:
@@ -72,6 +72,9 @@ def replacing(file: Path) -> Iterator[Path]:
     facts = _facts(file)
     if facts is not None and stat.S_ISDIR(facts.st_mode):
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+    if facts is not None and not os.access(file, os.W_OK):
+        # The folder's permissions alone would let it be replaced.
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
     target = Path(os.path.realpath(file))
     # A name of its own: FILE.tmp may be somebody's.
     staged = target.with_name(f".{uuid.uuid4().hex}.tmp")
@@ -79,7 +82,9 @@ def replacing(file: Path) -> Iterator[Path]:
         yield staged
         if facts is not None:
             staged.chmod(stat.S_IMODE(facts.st_mode))
+        sync(staged)
         staged.replace(target)
+        sync(target.parent)
     finally:
         staged.unlink(missing_ok=True)
 

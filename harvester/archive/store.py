@@ -138,10 +138,10 @@ class LocalStore:
         """Sync the file, rename it into place, sync the folder."""
         target = self.root / path
         with writing(str(target)):
-            _sync(self.root / staged)
+            sync(self.root / staged)
             _make_folder(target.parent)
             (self.root / staged).replace(target)
-            _sync(target.parent)
+            sync(target.parent)
 
     def move(self, path: str, to: str) -> None:
         """Rename a file, and sync both folders: the one where it is found from now on first."""
@@ -151,8 +151,8 @@ class LocalStore:
             if target.exists():
                 raise FileExistsError(errno.EEXIST, "another file stands there")
             source.replace(target)
-            _sync(target.parent)
-            _sync(source.parent)
+            sync(target.parent)
+            sync(source.parent)
 
     def copy(self, path: str, to: str, staging: str) -> None:
         """Put the bytes of a file of any size elsewhere."""
@@ -200,8 +200,10 @@ def reading(path: str) -> Iterator[None]:
 
 
 @contextmanager
-def writing(path: str) -> Iterator[None]:
+def writing(path: str, place: str = "--data") -> Iterator[None]:
     """Turn the machine's refusals to write into ours, with the place and the reason.
+
+    `place` is what may be chosen otherwise where a permission is missing.
 
     Raises:
         ArchiveUnwritable: the disk is full, a permission is missing, or the like.
@@ -212,7 +214,7 @@ def writing(path: str) -> Iterator[None]:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             what = "the disk is full: make room, then run the same command again"
         elif error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-            what = "no permission to write there: choose another --data or change its owner"
+            what = f"no permission to write there: choose another {place} or change its owner"
         else:
             what = error.strerror or str(error)
         raise ArchiveUnwritable(f"can't write {path}: {what}") from error
@@ -231,10 +233,15 @@ def _make_folder(folder: Path) -> None:
         return
     _make_folder(folder.parent)
     folder.mkdir(exist_ok=True)
-    _sync(folder.parent)
+    sync(folder.parent)
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
+    """See that a file's bytes, or a folder's names, outlast a loss of power.
+
+    Raises:
+        OSError: the machine refused.
+    """
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)

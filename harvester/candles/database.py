@@ -37,12 +37,12 @@ def write_database(archive: Archive, file: str, *, names: Mapping[str, str] | No
         names: altnames by spelling, in capitals, that the macros take besides altnames.
 
     Raises:
-        UsageError: something stands there that is no such database, or holds more than one; or it
-            lies in an archive.
+        UsageError: something stands there that is no such database, or holds more than one, or has
+            changes beside it that were not written into it; or it lies in an archive.
         ArchiveUnwritable: the machine refused.
     """
     target = Path(os.path.realpath(file))
-    with writing(file):
+    with writing(file, "place"):
         _check_replaceable(target, file)
         with (
             replacing(Path(file)) as staged,
@@ -77,6 +77,12 @@ def _duckdb_writing(file: str) -> Iterator[None]:
 
 def _check_replaceable(target: Path, file: str) -> None:
     """Refuse to write over anything but a database of ours that holds nothing else."""
+    log = target.with_name(f"{target.name}.wal")
+    if log.exists():
+        raise UsageError(
+            f"{log} holds changes to a database of that name: open that one with DuckDB, which "
+            "writes them into it, or remove the file; or choose another name"
+        )
     if not target.exists():
         return
     if not target.is_file() or not _is_duckdb(target) or not _is_ours(target):
@@ -95,11 +101,17 @@ def _is_duckdb(target: Path) -> bool:
 def _is_ours(target: Path) -> bool:
     try:
         with duckdb.connect(str(target), read_only=True) as one:
-            tables = one.execute("SELECT count(*) FROM duckdb_tables()").fetchall()
+            others = one.execute(
+                "SELECT (SELECT count(*) FROM duckdb_tables()), "
+                "(SELECT count(*) FROM duckdb_sequences()), "
+                "(SELECT count(*) FROM duckdb_types() WHERE NOT internal), "
+                "(SELECT count(*) FROM duckdb_schemas() "
+                "WHERE NOT internal AND schema_name <> 'harvester')"
+            ).fetchall()
             held = one.execute("SELECT view_name FROM duckdb_views() WHERE NOT internal")
             found = {name for (name,) in held.fetchall()}
             held = one.execute("SELECT function_name FROM duckdb_functions() WHERE NOT internal")
             macros = {name for (name,) in held.fetchall()}
     except duckdb.Error:
         return False
-    return tables == [(0,)] and found == _VIEWS and macros <= _MACROS
+    return others == [(0, 0, 0, 0)] and found == _VIEWS and macros <= _MACROS
