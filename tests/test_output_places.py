@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import shutil
+import signal
 import stat
 import subprocess
 import sys
@@ -163,6 +164,28 @@ def test_what_is_written_is_synced_before_it_stands_there(
     with file_sink(file) as sink:
         sink.write(b"new")
     assert synced == [(".tmp", "new", "old"), ("", "", "new")]
+
+
+TERMINATED = """
+import os, signal
+from harvester.cli import formats, main
+
+def half_way(*_):
+    os.kill(os.getpid(), signal.SIGTERM)
+
+formats._WRITERS["parquet"] = half_way
+main()
+"""
+
+
+def test_what_sigterm_cuts_short_leaves_nothing(archive: Archive, tmp_path: Path) -> None:
+    words = (*CANDLES, "-f", "parquet", "-o", str(tmp_path / "x.parquet"), "-d", archive.path)
+    done = subprocess.run(
+        [sys.executable, "-c", TERMINATED, *words], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout) == (-signal.SIGTERM, "")
+    assert done.stderr.strip() == "harvester: interrupted"
+    assert files_in(tmp_path) == []
 
 
 def test_files_beside_it_stay_as_they_are(archive: Archive, tmp_path: Path) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
+from types import FrameType
 
 import click
 
@@ -63,9 +65,31 @@ for command in (
 def main() -> None:
     """Run a command; errors become text and an exit status here and nowhere else."""
     lean.process_is_ours()
+    terminated = _clear_away_on_sigterm()
     status = _run()
     lean.leave()
+    if terminated:
+        os.kill(os.getpid(), signal.SIGTERM)
     sys.exit(status)
+
+
+def _clear_away_on_sigterm() -> list[int]:
+    """Let SIGTERM end a command as Ctrl-C does, so that no half-written file is left behind.
+
+    Commands that write an archive heed it in their own way meanwhile.
+
+    Returns:
+        A list that is not empty once it came; the process is then to end by it.
+    """
+    came: list[int] = []
+
+    def heed(number: int, _frame: FrameType | None) -> None:
+        came.append(number)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, heed)
+    return came
 
 
 def _run() -> int:

@@ -67,6 +67,9 @@ HEAD = """\
 
 <!-- Made by `make docs` from what the commands say of themselves: change it there. -->"""
 GRAVEST = """\
+Commands that fetch or import heed SIGTERM as they heed Ctrl-C. Others end by either, and
+leave no half-written file behind.
+
 Over several pairs, the gravest: {gravest}. What is asked for goes to stdout,
 everything else to stderr. An error is one or two lines: what was given, what is wrong, what to do
 next. A traceback comes with `-vv` only."""
