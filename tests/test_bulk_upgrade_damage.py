@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,7 +11,7 @@ import csvs
 import pyarrow.parquet as pq
 import pytest
 from test_bulk_upgrade import PAIR, TRADES, aside, started
-from test_bulk_upgrade_kills import Begun, Dying, Killed, Steps, begun
+from test_bulk_upgrade_kills import Killed
 
 from harvester.archive.archive import Archive
 from harvester.archive.aside import Upgraded, from_files
@@ -23,9 +20,7 @@ from harvester.archive.writer import writer
 from harvester.bulk import upgrading
 from harvester.errors import ArchiveDamaged
 
-__all__ = ["begun", "started"]
-
-NOTE = f"upgrade/replacing/{PAIR}.json"
+__all__ = ["started"]
 
 
 def without_a_row(path: Path) -> None:
@@ -137,92 +132,3 @@ def test_a_replacement_launders_no_damage(
         splice(writing, Upgraded(archive), parts)
     assert str(told.value) == f"{harmed} holds other rows than its footer tells: {mends}"
     assert held.read_bytes() == before
-
-
-# --- what a crash left between two renames --------------------------------------------------------
-
-
-def half_replaced(begun: Begun) -> list[Path]:
-    """Archives that a killed upgrade left with its note, one for each step at which it did."""
-    found = []
-    for left in range(200):
-        folder, steps = begun.copy(f"{left}"), Steps(left)
-
-        def opened(path: Path, steps: Steps = steps) -> Archive:
-            archive = Archive(path)
-            archive.store = Dying(path, steps)
-            return archive
-
-        try:
-            begun.crawl(folder, upgrade=True, open=opened).only(PAIR)
-        except Killed:
-            found += [folder] if (folder / NOTE).exists() else []
-        else:
-            return found
-    raise AssertionError("it never came to an end")
-
-
-def volumes(folder: Path) -> list[Any]:
-    batches = Archive(folder).scan(PAIR)
-    return [each for batch in batches for each in batch.column("volume").to_pylist()]
-
-
-def by_import(begun: Begun, folder: Path) -> None:
-    done = command("import", str(begun.folder / "XBTUSD.csv"), folder=folder)
-    assert (done.returncode, done.stdout) == (0, "")
-
-
-def by_compact(_: Begun, folder: Path) -> None:
-    assert command("compact", "-q", folder=folder).returncode == 0
-
-
-def by_rollup(_: Begun, folder: Path) -> None:
-    assert command("rollup", "-q", folder=folder).returncode == 0
-
-
-def by_refresh_of_a_delisted_pair(begun: Begun, folder: Path) -> None:
-    begun.exchange.delist(PAIR)
-    url = ["--api-url", begun.exchange.url]
-    done = command("refresh", "XBT/USD", "-q", *url, folder=folder)
-    begun.exchange.add(begun.market)
-    assert done.returncode in (0, 4)
-
-
-def command(*words: str, folder: Path) -> subprocess.CompletedProcess[str]:
-    """Run it as a user would."""
-    program = [sys.executable, "-m", "harvester", *words, "-d", str(folder)]
-    return subprocess.run(program, capture_output=True, text=True, check=False)
-
-
-@pytest.mark.parametrize("begun", ["busy"], indirect=True)
-def test_any_writer_ends_what_a_crash_left_of_a_replacement(begun: Begun) -> None:
-    folders = half_replaced(begun)
-    truth = sorted(row[4] for row in begun.truth)
-    harmed = [folder for folder in folders if sorted(volumes(folder)) != truth]
-    assert harmed
-    for end in (by_import, by_compact, by_rollup, by_refresh_of_a_delisted_pair):
-        folder = shutil.copytree(harmed[0], harmed[0].with_name(end.__name__))
-        end(begun, folder)
-        assert (end, sorted(volumes(folder))) == (end, truth)
-        folders.append(folder)
-    for folder in folders:
-        begun.crawl(folder).only(PAIR)
-        assert sorted(volumes(folder)) == truth
-        assert not (folder / NOTE).exists()
-        begun.check_between(folder)
-        begun.crawl(folder, upgrade=True).only(PAIR)
-        begun.check_end(folder)
-
-
-@pytest.mark.parametrize("begun", ["busy"], indirect=True)
-def test_what_cannot_be_ended_yet_stays_on_record_and_stops_nothing(begun: Begun) -> None:
-    folder = half_replaced(begun)[0]
-    harmed = [file for file in aside(folder) if pq.read_metadata(file).num_rows > 1]
-    for file in harmed:
-        without_a_row(file)
-    crawl = begun.crawl(folder)
-    assert crawl.only(PAIR).exit_status in (0, 4)
-    assert len([note for note in crawl.notes if "holds other rows" in note]) == len(harmed)
-    assert (folder / NOTE).exists()
-    begun.crawl(folder, upgrade=True).only(PAIR)
-    begun.check_end(folder)
