@@ -67,20 +67,27 @@ def half_replaced(begun: Begun) -> list[Path]:
     """Archives that a killed upgrade left with its note, one for each step at which it did."""
     found = []
     for left in range(200):
-        folder, steps = begun.copy(f"{left}"), Steps(left)
-
-        def opened(path: Path, steps: Steps = steps) -> Archive:
-            archive = Archive(path)
-            archive.store = Dying(path, steps)
-            return archive
-
-        try:
-            begun.crawl(folder, upgrade=True, open=opened).only(PAIR)
-        except Killed:
-            found += [folder] if (folder / NOTE).exists() else []
-        else:
+        folder = begun.copy(f"{left}")
+        if not dies(begun, folder, left, upgrade=True):
             return found
+        found += [folder] if (folder / NOTE).exists() else []
     raise AssertionError("it never came to an end")
+
+
+def dies(begun: Begun, folder: Path, left: int, **fields: Any) -> bool:
+    """Backfill until so many steps on the disk are done; whether it was killed for it."""
+    steps = Steps(left)
+
+    def opened(path: Path) -> Archive:
+        archive = Archive(path)
+        archive.store = Dying(path, steps)
+        return archive
+
+    try:
+        begun.crawl(folder, open=opened, **fields).only(PAIR)
+    except Killed:
+        return True
+    return False
 
 
 def volumes(folder: Path) -> list[Any]:
@@ -172,6 +179,20 @@ def test_wherever_it_was_cut_short_a_backfill_ends_it(left: Left, tmp_path: Path
         begun.check_end(folder)
 
 
+def test_killed_again_where_it_was_cut_short(left: Left, tmp_path: Path) -> None:
+    begun = left.begun
+    for found in (left.whole[0], left.torn[0]):
+        for steps in range(50):
+            folder = shutil.copytree(found, tmp_path / f"{found.name}-{steps}")
+            is_over = not dies(begun, folder, steps)
+            begun.crawl(folder).only(PAIR)
+            assert (steps, sorted(volumes(folder))) == (steps, amounts(begun))
+            assert (faults(folder), (folder / NOTE).exists()) == ([], False)
+            if is_over:
+                break
+        assert 3 < steps < 49
+
+
 def test_what_can_not_be_ended_is_told_each_time(left: Left, torn: Path) -> None:
     """A file aside is damaged: a plain backfill sets it aside, and can't fetch what it held."""
     for file in aside(torn):
@@ -210,10 +231,9 @@ def test_a_note_that_can_not_be_read_is_no_reason_to_believe(
     left.begun.check_end(torn)
 
 
-def test_replacing_something_else_leaves_it_on_record(
-    started: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The note of one replacement outlives another one, of one file and of several."""
+@pytest.fixture
+def prepared(started: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Five years from a file, of each of which the exchange's own trades lie aside."""
     trades = years(30, 40, 50, 60, 70)
     one = started(trades)
     one.take_in(csvs.three_columns(trades), Whole(0, tapes.utc_ns(2021, 1, 1) // SECOND_NS))
@@ -223,16 +243,23 @@ def test_replacing_something_else_leaves_it_on_record(
         for year in range(2016, 2021):
             with pytest.raises(Killed):
                 one.crawl(upgrade=True).only(PAIR, span=june(year))
-    parts = [part for _, part in from_files(Archive(one.folder), PAIR)]
-    assert len(parts) == 5
+    one.parts = [part for _, part in from_files(Archive(one.folder), PAIR)]
+    assert len(one.parts) == 5
+    return one
+
+
+def test_replacing_something_else_leaves_it_on_record(
+    prepared: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The note of one replacement outlives another one, of one file and of several."""
+    one, parts = prepared, prepared.parts
     with monkeypatch.context() as patch:
         patch.setattr(splicing, "_put", killed_at(2, splicing._put))
         with pytest.raises(Killed):
             spliced(one.folder, parts[:2])
     begun_with = (one.folder / NOTE).read_bytes()
     assert len(faults(one.folder)) == 1
-    [lies_aside] = [file for file in aside(one.folder) if "year=2017" in str(file)]
-    lies_aside.unlink()
+    lose_aside(one.folder, 2017)
     assert one.crawl(upgrade=True).only(PAIR, span=june(2018)).exit_status == 4
     spliced(one.folder, parts[3:])
     assert [part for _, part in from_files(Archive(one.folder), PAIR)] == [parts[1]]
@@ -241,6 +268,27 @@ def test_replacing_something_else_leaves_it_on_record(
     assert one.upgrade().exit_status == 0
     assert not (one.folder / NOTE).exists()
     one.check()
+
+
+def test_what_was_begun_and_not_done_is_no_part_of_what_is_half_done(
+    prepared: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, parts = prepared, prepared.parts
+    for at, ranges in ((1, parts[3:]), (2, parts[:2])):
+        with monkeypatch.context() as patch:
+            patch.setattr(splicing, "_put", killed_at(at, splicing._put))
+            with pytest.raises(Killed):
+                spliced(one.folder, ranges)
+    assert len(faults(one.folder)) == 1
+    lose_aside(one.folder, 2020)
+    assert one.crawl().only(PAIR).exit_status == 0
+    assert (faults(one.folder), (one.folder / NOTE).exists()) == ([], False)
+    assert [part for _, part in from_files(Archive(one.folder), PAIR)] == parts[2:]
+
+
+def lose_aside(folder: Path, year: int) -> None:
+    [lost] = [file for file in aside(folder) if f"year={year}" in str(file)]
+    lost.unlink()
 
 
 def killed(*_: Any) -> None:

@@ -11,7 +11,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
-import msgspec
 import pyarrow as pa
 
 from harvester.archive.archive import EVERYTHING, Archive, Piece, pieces_of
@@ -20,7 +19,7 @@ from harvester.archive.footers import Footer, Imported
 from harvester.archive.reckoning import Reckoning, excused
 from harvester.archive.schema import RowsChecksum
 from harvester.archive.segments import Segment, read_batches
-from harvester.archive.torn import noted, path_of_note, still_from_files
+from harvester.archive.torn import note, noted, still_from_files
 from harvester.archive.writer import Writer
 from harvester.columns import clip
 from harvester.errors import ArchiveDamaged
@@ -55,45 +54,51 @@ def splice(writer: Writer, view: Upgraded, parts: Sequence[Range]) -> list[Segme
     for segment, _ in writer.archive.pieces(writer.pair, span):
         if any(overlap(part, segment.range) for part in parts):
             made.append(Made(segment, _Anew(writer, view, segment, parts).staged()))
-    store, note = writer.archive.store, path_of_note(writer.pair)
-    before = noted(store, writer.pair)
-    if len(made) > 1 and EVERYTHING not in before:
+    begun = noted(writer.archive.store, writer.pair)
+    can_be_read = [EVERYTHING] not in begun
+    if len(made) > 1 and can_be_read:
         # Where segments touch at a busy second, a trade may change sides: both, or none.
-        store.write(note, msgspec.json.encode([*before, *parts]), writer.pair)
+        note(writer.archive.store, writer.pair, [*begun, list(parts)])
     for one in made:
         _put(writer, one)
-    if not still_from_files(writer.archive, writer.pair, before):
-        store.remove(note)
-    elif len(made) > 1 and EVERYTHING not in before:
-        store.write(note, msgspec.json.encode(before), writer.pair)
+    if begun or len(made) > 1:
+        left = [one for one in begun if still_from_files(writer.archive, writer.pair, one)]
+        if can_be_read or not left:
+            note(writer.archive.store, writer.pair, left)
     return [one.old for one in made]
 
 
 def finish(writer: Writer, view: Upgraded) -> list[str]:
     """Replace what is left of several segments that a crash kept from being replaced together.
 
-    Where nothing is left so, it costs one look. What can't be replaced now stays on record.
+    Where nothing is left so, it costs one look. What can't be replaced now stays on record, unless
+    nothing of it was replaced: then all of it is a file's, as before.
 
     Returns:
         A line for each damaged file that was found aside, and set aside from there.
 
     Raises:
-        ArchiveDamaged: a segment's rows are not those of its footer; nothing was replaced.
+        ArchiveDamaged: a segment's rows are not those of its footer; it was not replaced.
         ArchiveUnwritable: the machine refused.
     """
-    store, pair = writer.archive.store, writer.pair
-    begun = noted(store, pair)
+    archive, pair = writer.archive, writer.pair
+    begun = noted(archive.store, pair)
     if not begun:
         return []
     fetches = f"`harvester backfill {pair} --upgrade` fetches its range anew"
-    said = quarantine_damaged(view, pair, fetches)
-    left = still_from_files(writer.archive, pair, begun)
-    aside = [one.range for one in view.aside(pair)]
-    # Of a note that can't be read nobody knows what was compared: an upgrade does that anew.
-    if left and EVERYTHING not in begun and not missing(left, aside):
-        splice(writer, view, left)
-    elif not left:
-        store.remove(path_of_note(pair))
+    said, stay = quarantine_damaged(view, pair, fetches), []
+    for ranges in begun:
+        left = still_from_files(archive, pair, ranges)
+        aside = [one.range for one in view.aside(pair)]
+        if [EVERYTHING] in begun:
+            # Nobody knows what of it was compared: an upgrade does that anew.
+            stay += [ranges] if left else []
+        elif left and not missing(left, aside):
+            splice(writer, view, left)
+        elif left and missing(ranges, left):
+            stay.append(ranges)
+    if stay != begun:
+        note(archive.store, pair, stay)
     return said
 
 

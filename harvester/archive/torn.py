@@ -23,13 +23,29 @@ def path_of_note(pair: str) -> str:
     return f"{ASIDE}/replacing/{pair}.json"
 
 
-def noted(store: Store, pair: str) -> list[Range]:
-    """The ranges that a note tells of, none where there is no note; all, where it can't be read."""
+def noted(store: Store, pair: str) -> list[list[Range]]:
+    """The replacements that a note tells of, each the ranges that belong together, in order.
+
+    None where there is no note. Where it can't be read, one of all there is.
+    """
     raw = store.read(path_of_note(pair))
     try:
-        return [] if raw is None else msgspec.json.decode(raw, type=list[Range])
+        return [] if raw is None else msgspec.json.decode(raw, type=list[list[Range]])
     except BAD_JSON:
-        return [EVERYTHING]
+        return [[EVERYTHING]]
+
+
+def note(store: Store, pair: str, replacements: Sequence[Sequence[Range]]) -> None:
+    """Put on record which replacements have begun; each once, and none takes the note away.
+
+    Raises:
+        ArchiveUnwritable: the machine refused.
+    """
+    if not replacements:
+        store.remove(path_of_note(pair))
+        return
+    each = dict.fromkeys(tuple(one) for one in replacements)
+    store.write(path_of_note(pair), msgspec.json.encode([*each]), pair)
 
 
 def still_from_files(archive: Archive, pair: str, ranges: Sequence[Range]) -> list[Range]:
@@ -52,24 +68,26 @@ def torn(archive: Archive, pair: str, /) -> tuple[Range, str] | None:
     Raises:
         ArchiveDamaged: a segment can't be read.
     """
-    ranges = noted(archive.store, pair)
-    left = still_from_files(archive, pair, ranges) if ranges else []
-    if not left or not missing(ranges, left):
-        return None
-    span, upgrade = Range(left[0].after, left[-1].through), f"`harvester backfill {pair} --upgrade`"
+    for ranges in noted(archive.store, pair):
+        left = still_from_files(archive, pair, ranges)
+        if left and missing(ranges, left):
+            return Range(left[0].after, left[-1].through), _told(archive, pair, ranges, left)
+    return None
+
+
+def _told(archive: Archive, pair: str, ranges: Sequence[Range], left: Sequence[Range]) -> str:
+    upgrade = f"`harvester backfill {pair} --upgrade` fetches what is lacking"
     if EVERYTHING in ranges:
-        return span, (
+        return (
             "it can't be read, and an upgrade may have been cut short between files that belong "
             "together: trades from files may stand twice, or not at all; "
-            f"{upgrade} fetches what is lacking"
+            f"{upgrade}, or says why not"
         )
     lacking = missing(left, [one.range for one in Upgraded(archive).aside(pair)])
-    ends = (
-        f"{upgrade} fetches what is lacking" if lacking else f"`harvester backfill {pair}` ends it"
-    )
-    return span, (
-        "an upgrade was cut short between files that belong together: a trade near "
-        f"{_seams(ranges, left)} may stand twice, or not at all; {ends}"
+    ends = upgrade if lacking else f"`harvester backfill {pair}` ends it"
+    return (
+        "a file gave way to the exchange's own trades up to a busy second in which it goes on: a "
+        f"trade near {_seams(ranges, left)} may stand twice, or not at all; {ends}, or says why not"
     )
 
 
