@@ -65,7 +65,7 @@ def torn(left: Left, tmp_path: Path) -> Path:
 
 def half_replaced(begun: Begun) -> list[Path]:
     """Archives that a killed upgrade left with its note, one for each step at which it did."""
-    found = []
+    found: list[Path] = []
     for left in range(200):
         folder = begun.copy(f"{left}")
         if not dies(begun, folder, left, upgrade=True):

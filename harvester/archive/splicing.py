@@ -13,13 +13,13 @@ from itertools import pairwise
 
 import pyarrow as pa
 
-from harvester.archive.archive import EVERYTHING, Archive, Piece, pieces_of
+from harvester.archive.archive import Archive, Piece, pieces_of
 from harvester.archive.aside import ASIDE, Upgraded, from_files, quarantine_damaged
 from harvester.archive.footers import Footer, Imported
 from harvester.archive.reckoning import Reckoning, excused
 from harvester.archive.schema import RowsChecksum
 from harvester.archive.segments import Segment, read_batches
-from harvester.archive.torn import note, noted, still_from_files
+from harvester.archive.torn import Together, note, noted, still_from_files
 from harvester.archive.writer import Writer
 from harvester.columns import clip
 from harvester.errors import ArchiveDamaged
@@ -55,16 +55,14 @@ def splice(writer: Writer, view: Upgraded, parts: Sequence[Range]) -> list[Segme
         if any(overlap(part, segment.range) for part in parts):
             made.append(Made(segment, _Anew(writer, view, segment, parts).staged()))
     begun = noted(writer.archive.store, writer.pair)
-    can_be_read = [EVERYTHING] not in begun
-    if len(made) > 1 and can_be_read:
+    if len(made) > 1:
         # Where segments touch at a busy second, a trade may change sides: both, or none.
-        note(writer.archive.store, writer.pair, [*begun, list(parts)])
+        note(writer.archive.store, writer.pair, [*begun, Together(tuple(parts))])
     for one in made:
         _put(writer, one)
     if begun or len(made) > 1:
-        left = [one for one in begun if still_from_files(writer.archive, writer.pair, one)]
-        if can_be_read or not left:
-            note(writer.archive.store, writer.pair, left)
+        left = [one for one in begun if still_from_files(writer.archive, writer.pair, one.ranges)]
+        note(writer.archive.store, writer.pair, left)
     return [one.old for one in made]
 
 
@@ -87,16 +85,14 @@ def finish(writer: Writer, view: Upgraded) -> list[str]:
         return []
     fetches = f"`harvester backfill {pair} --upgrade` fetches its range anew"
     said, stay = quarantine_damaged(view, pair, fetches), []
-    for ranges in begun:
-        left = still_from_files(archive, pair, ranges)
-        aside = [one.range for one in view.aside(pair)]
-        if [EVERYTHING] in begun:
-            # Nobody knows what of it was compared: an upgrade does that anew.
-            stay += [ranges] if left else []
-        elif left and not missing(left, aside):
+    for one in begun:
+        left = still_from_files(archive, pair, one.ranges)
+        aside = [each.range for each in view.aside(pair)]
+        # What was not compared an upgrade replaces, which compares it.
+        if one.compared and left and not missing(left, aside):
             splice(writer, view, left)
-        elif left and missing(ranges, left):
-            stay.append(ranges)
+        elif left and missing(one.ranges, left):
+            stay.append(one)
     if stay != begun:
         note(archive.store, pair, stay)
     return said

@@ -1,8 +1,8 @@
-"""The note of a replacement of several segments that belong together, and whether it is half-way.
+"""Where what a file told ends at a busy second, and the exchange's own trades go on: on record.
 
-Where segments touch at a busy second, a trade may stand on the other side in the exchange's rows
-than in the file's. With one of the two replaced it stands twice, or not at all; the note is there
-from before the first of them is replaced until after the last.
+There a rounded trade may stand on the other side than the exchange has it: twice, or not at all. So
+segments that touch there are replaced together, and noted from before the first one is until after
+the last; and so is a hole that is filled up to such a place.
 """
 
 from __future__ import annotations
@@ -23,29 +23,43 @@ def path_of_note(pair: str) -> str:
     return f"{ASIDE}/replacing/{pair}.json"
 
 
-def noted(store: Store, pair: str) -> list[list[Range]]:
-    """The replacements that a note tells of, each the ranges that belong together, in order.
+class Together(msgspec.Struct, frozen=True):
+    """Ranges that are to be told by a file, all of them, or by the exchange.
 
-    None where there is no note. Where it can't be read, one of all there is.
+    Attributes:
+        ranges: in order.
+        compared: whether what lies aside for them was held against the file, and may replace it.
     """
+
+    ranges: tuple[Range, ...]
+    compared: bool = True
+
+
+_UNKNOWN = Together((EVERYTHING,), compared=False)
+
+
+def noted(store: Store, pair: str) -> list[Together]:
+    """What a note tells of; none where there is no note, all there is where it can't be read."""
     raw = store.read(path_of_note(pair))
     try:
-        return [] if raw is None else msgspec.json.decode(raw, type=list[list[Range]])
+        return [] if raw is None else msgspec.json.decode(raw, type=list[Together])
     except BAD_JSON:
-        return [[EVERYTHING]]
+        return [_UNKNOWN]
 
 
-def note(store: Store, pair: str, replacements: Sequence[Sequence[Range]]) -> None:
-    """Put on record which replacements have begun; each once, and none takes the note away.
+def note(store: Store, pair: str, each: Sequence[Together]) -> None:
+    """Put on record what belongs together; nothing takes the note away.
+
+    One that can't be read stays as it is: it stands for all.
 
     Raises:
         ArchiveUnwritable: the machine refused.
     """
-    if not replacements:
+    if not each:
         store.remove(path_of_note(pair))
-        return
-    each = dict.fromkeys(tuple(one) for one in replacements)
-    store.write(path_of_note(pair), msgspec.json.encode([*each]), pair)
+    elif _UNKNOWN not in each:
+        data = msgspec.json.encode([*dict.fromkeys(each)])
+        store.write(path_of_note(pair), data, pair)
 
 
 def still_from_files(archive: Archive, pair: str, ranges: Sequence[Range]) -> list[Range]:
@@ -68,26 +82,26 @@ def torn(archive: Archive, pair: str, /) -> tuple[Range, str] | None:
     Raises:
         ArchiveDamaged: a segment can't be read.
     """
-    for ranges in noted(archive.store, pair):
-        left = still_from_files(archive, pair, ranges)
-        if left and missing(ranges, left):
-            return Range(left[0].after, left[-1].through), _told(archive, pair, ranges, left)
+    for one in noted(archive.store, pair):
+        left = still_from_files(archive, pair, one.ranges)
+        if left and missing(one.ranges, left):
+            return Range(left[0].after, left[-1].through), _told(archive, pair, one, left)
     return None
 
 
-def _told(archive: Archive, pair: str, ranges: Sequence[Range], left: Sequence[Range]) -> str:
-    upgrade = f"`harvester backfill {pair} --upgrade` fetches what is lacking"
-    if EVERYTHING in ranges:
+def _told(archive: Archive, pair: str, one: Together, left: Sequence[Range]) -> str:
+    upgrade = f"`harvester backfill {pair} --upgrade` fetches what is lacking, or says why not"
+    if one == _UNKNOWN:
         return (
             "it can't be read, and an upgrade may have been cut short between files that belong "
-            "together: trades from files may stand twice, or not at all; "
-            f"{upgrade}, or says why not"
+            f"together: trades from files may stand twice, or not at all; {upgrade}"
         )
-    lacking = missing(left, [one.range for one in Upgraded(archive).aside(pair)])
-    ends = upgrade if lacking else f"`harvester backfill {pair}` ends it"
+    lacking = missing(left, [each.range for each in Upgraded(archive).aside(pair)])
+    ends = f"`harvester backfill {pair}` ends it, or says why not"
     return (
-        "a file gave way to the exchange's own trades up to a busy second in which it goes on: a "
-        f"trade near {_seams(ranges, left)} may stand twice, or not at all; {ends}, or says why not"
+        "a file and the exchange's own trades meet in a busy second: a trade near "
+        f"{_seams(one.ranges, left)} may stand twice, or not at all; "
+        f"{upgrade if lacking or not one.compared else ends}"
     )
 
 

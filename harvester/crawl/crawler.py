@@ -108,7 +108,7 @@ class RangeCrawl:
         try:
             seams = self._seams
             left = (cut and cut.left) or archive.last_id_before(pair, self.span.after)
-            is_file = bool(left and _imported_in(archive, pair, Range(left[2], self.span.after)))
+            is_file = bool(left and imported_in(archive, pair, Range(left[2], self.span.after)))
             seams.begin_at(left, is_file=is_file)
             known_ns = cut.at if cut else _last_known(archive, pair, self.span.after)
             beyond = await self._pages(pair, known_ns)
@@ -116,7 +116,7 @@ class RangeCrawl:
             through = self.span.through
             right = self._right or archive.first_id_behind(pair, through) or beyond
             behind = _before_an_id(archive, pair, through)
-            is_file = self._right is None and bool(_imported_in(archive, pair, behind))
+            is_file = self._right is None and bool(imported_in(archive, pair, behind))
             await self._hand_on(await seams.close(right, self._ask, is_file=is_file), through)
             whole = True
         finally:
@@ -131,7 +131,7 @@ class RangeCrawl:
             gap = seams.outside[0]
             what = f"trades between ids {gap.after_id} and {gap.before_id}"
             for beside in (Range(gap.after_ns, self.span.after), Range(through, gap.before_ns)):
-                if path := _imported_in(archive, pair, beside):
+                if path := imported_in(archive, pair, beside):
                     raise ImportIncomplete(
                         f"{pair}: {what} are not in {path}, which came from a file: "
                         "`harvester backfill --upgrade` fetches anew what did",
@@ -284,7 +284,7 @@ def _before_an_id(archive: Archive, pair: str, moment: int) -> Range:
     return Range(moment, at)
 
 
-def _imported_in(archive: Archive, pair: str, span: Range) -> str:
+def imported_in(archive: Archive, pair: str, span: Range) -> str:
     """The first segment that tells of a span what a file told; empty for none."""
     for piece in archive.pieces(pair, span) if span.after < span.through else []:
         for one in archive.footer(piece.segment).imported:

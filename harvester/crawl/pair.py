@@ -12,6 +12,7 @@ from harvester.archive.archive import Archive
 from harvester.archive.aside import from_files
 from harvester.archive.torn import check_not_torn
 from harvester.archive.writer import Writer, writer
+from harvester.crawl.beside import Beside
 from harvester.crawl.buffer import Buffer, Locks
 from harvester.crawl.clock import CATCH_UP_NS
 from harvester.crawl.crawler import Bounds, RangeCrawl
@@ -126,7 +127,7 @@ class PairCrawl:
             holes = [hole for hole in holes if hole.after < hole.through]
             self._run.watch.listener(Started(self._pair, holes, await self._expected(holes)))
         for hole in self._ordered(holes):
-            await self._crawl(one, self._run.archive, hole)
+            await self._crawl_hole(one, hole)
         await self._tend(one)
 
     async def _tend(self, one: Writer) -> None:
@@ -153,7 +154,7 @@ class PairCrawl:
             expected = await self._expected(ranges)
             self._run.watch.listener(Started(self._pair, ranges, expected))
             for span in self._ordered(ranges):
-                await self._crawl(one, self._run.archive, span)
+                await self._crawl_hole(one, span)
             if asked.through == self._wish.span.through:
                 return asked
             done = asked
@@ -168,6 +169,14 @@ class PairCrawl:
                 "may be missing; `harvester verify --against-exchange` tells"
             )
             self._run.watch.listener(Noted(self._pair, text))
+
+    async def _crawl_hole(self, one: Writer, span: Range) -> None:
+        ends = Beside(self._run.archive, one, span)
+        await ends.begin(self._guarded_page)
+        try:
+            await self._crawl(one, self._run.archive, span)
+        finally:
+            await asyncio.to_thread(ends.end)
 
     async def _crawl(self, one: Writer, archive: Archive, span: Range) -> None:
         run = self._run
