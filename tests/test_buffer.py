@@ -20,7 +20,7 @@ from harvester.crawl import buffer as module
 from harvester.crawl.buffer import Backlog, Buffer
 from harvester.crawl.events import Committed, Event
 from harvester.errors import ArchiveUnwritable
-from harvester.times import Range
+from harvester.times import END_OF_TIME, Range
 
 TARGET = "{}/trades/pair=A/year=1970/0000000000000000000-0000000000000000001.parquet"
 
@@ -73,6 +73,28 @@ def test_what_stayed_is_written_with_what_follows(tmp_path: Path) -> None:
         asyncio.run(both(buffer))
     found = [at for batch in archive.scan("A") for at in batch.column("trade_id").to_pylist()]
     assert (found, archive.coverage("A")) == ([1, 2, 3, 3, 4], [Range(0, 9)])
+
+
+def test_what_skips_at_the_very_end_is_told_with_the_end_whoever_flushes_it(
+    tmp_path: Path,
+) -> None:
+    """A flush in the background may be the one that reaches up to there."""
+    archive = Archive(tmp_path)
+    inside, at_end = Gap(3, 6, 3, 6), Gap(6, 9, 6, END_OF_TIME)
+    with writer(archive, "A") as one:
+        buffer = buffer_of(one)
+        buffer.note(None, [inside], [inside])
+        buffer.add(rows(1, 2, 3), 4)
+        asyncio.run(buffer.flush())
+        buffer.note(None, [at_end], [at_end])
+        buffer.add(rows(6), 7)
+        asyncio.run(buffer.flush())
+        asyncio.run(buffer.flush(final=True))
+    told = [archive.footer(segment) for segment in archive.segments("A")]
+    assert [(each.jumps, each.unasked_jumps) for each in told] == [
+        ((), 0),
+        ((Jump(3, 6), Jump(6, 9)), 2),
+    ]
 
 
 def test_a_jump_is_told_by_the_segment_of_the_trade_behind_it(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from harvester.archive.footers import Footer, Jump
 from harvester.archive.writer import writer
 from harvester.bulk.sources import Whole
 from harvester.checks.verify import verify
+from harvester.crawl import seams
 from harvester.errors import ImportIncomplete
 from harvester.times import DAY, Range
 
@@ -28,6 +30,18 @@ __all__ = ["started"]
 def footers(folder: Path) -> list[Footer]:
     archive = Archive(folder)
     return [archive.footer(one) for one in archive.segments(PAIR)]
+
+
+def excused(folder: Path) -> int:
+    """How many skips of ids are excused, wherever they are."""
+    return sum(each.unasked_jumps for each in footers(folder))
+
+
+def open_skips(folder: Path, trades: Sequence[Trade]) -> int:
+    """How many skips of the true tape are on record in no other way."""
+    known = {tuple(jump) for each in footers(folder) for jump in each.jumps}
+    ids = [each.trade_id or 0 for each in trades]
+    return sum(here - before > 1 and (before, here) not in known for before, here in pairwise(ids))
 
 
 def merged(folder: Path) -> None:
@@ -135,6 +149,23 @@ def test_skips_of_the_exchanges_own_stay_on_record(started: Any, chance: float) 
     assert bool(sum(each.unasked_jumps for each in told)) == (chance == 0.5)
 
 
+def test_ids_that_always_skip_stay_excused_where_two_years_of_a_file_touch(started: Any) -> None:
+    """One replacement makes of it what the other takes away: nobody ever counted that skip."""
+    trades = tapes.jumping_ids(18_000, 1, chance=0.5)
+    stamps = [each.true_ns for each in trades]
+    half = SECOND_NS // 2
+    turn = next(at for at in range(15_500, 17_000) if 1_000 < stamps[at] - stamps[at - 1] < half)
+    later = tapes.utc_ns(2024, 1, 1) - stamps[turn] + 500
+    trades = [replace(each, true_ns=each.true_ns + later) for each in trades]
+    one: Any = started(trades)
+    one.take_in(csvs.three_columns(trades[14_000:17_000], "nearest"))
+    assert one.crawl().only(PAIR).exit_status == 0
+    merged(one.folder)
+    assert one.upgrade().exit_status == 0
+    one.check()
+    assert excused(one.folder) == open_skips(one.folder, trades) > 1_000
+
+
 def test_a_confirmed_jump_stays_with_its_trades(started: Any) -> None:
     """The exchange has trades in the next year that the file lacks: one segment becomes two."""
     trades = [
@@ -160,6 +191,65 @@ def test_a_confirmed_jump_stays_with_its_trades(started: Any) -> None:
         (2023, (Jump(3, 104),)),
         (2024, ()),
     ]
+
+
+# --- without a file -------------------------------------------------------------------------------
+
+
+def always_skipping(seed: int) -> tuple[list[Trade], int]:
+    """A tape, and a place in it where ids skip and no trade follows for some seconds."""
+    trades = tapes.jumping_ids(18_000, seed, chance=0.5)
+    for at in range(15_500, 17_000):
+        one, other = trades[at], trades[at + 1]
+        skips = (other.trade_id or 0) - (one.trade_id or 0) > 1
+        if skips and other.true_ns - one.true_ns > 4 * SECOND_NS:
+            return trades, at
+    raise AssertionError("there is none")
+
+
+def test_a_skip_where_one_run_ends_and_another_begins_is_excused_once(started: Any) -> None:
+    trades, at = always_skipping(0)
+    one: Any = started(trades)
+    until = trades[at].true_ns + 2 * SECOND_NS
+    assert one.crawl().only(PAIR, span=Range(0, until)).exit_status == 0
+    assert excused(one.folder) == open_skips(one.folder, trades[: at + 1])
+    assert one.crawl().only(PAIR).exit_status == 0
+    assert excused(one.folder) == open_skips(one.folder, trades) > 1_000
+
+
+def test_a_skip_where_a_hole_is_filled_up_to_what_is_held_is_excused_once(started: Any) -> None:
+    trades, at = always_skipping(0)
+    one: Any = started(trades)
+    for span in (Range(trades[at].true_ns + 2 * SECOND_NS, NOW_NS), Range(0, NOW_NS)):
+        assert one.crawl().only(PAIR, span=span).exit_status == 0
+    assert id_faults(one.folder) == []
+    assert excused(one.folder) == open_skips(one.folder, trades) > 1_000
+
+
+def test_a_jump_across_a_hole_without_trades_is_on_record(started: Any) -> None:
+    trades = [
+        each if at < 500 else tapes._renumbered(each, (each.trade_id or 0) + 7)
+        for at, each in enumerate(tapes.xbtusd_like(1_000, 5, first_id=1, gap_s=60.0))
+    ]
+    left, right = trades[499].true_ns + 1, trades[500].true_ns - 1
+    one: Any = started(trades)
+    for span in (Range(0, left), Range(right, NOW_NS), Range(0, NOW_NS)):
+        assert one.crawl().only(PAIR, span=span).exit_status == 0
+    assert id_faults(one.folder) == []
+    assert {jump for each in footers(one.folder) for jump in each.jumps} == {Jump(500, 508)}
+
+
+@pytest.mark.parametrize("pages", [14, 15, 16])
+def test_a_skip_where_a_run_was_interrupted_is_excused_once(
+    started: Any, monkeypatch: pytest.MonkeyPatch, pages: int
+) -> None:
+    monkeypatch.setattr(seams, "JUMPS_BELIEVED", 1)
+    trades, _ = always_skipping(pages)
+    one: Any = started(trades)
+    one.crawl(stop_after_pages=pages).only(PAIR)
+    assert one.crawl().only(PAIR).exit_status == 0
+    assert id_faults(one.folder) == []
+    assert excused(one.folder) == open_skips(one.folder, trades) > 5_000
 
 
 # --- a file without ids between the exchange's ----------------------------------------------------

@@ -61,8 +61,22 @@ def unasked_in(
     return [*told[:-1], left]
 
 
-def standing_in(jumps: tuple[Jump, ...], batches: list[pa.RecordBatch]) -> tuple[Jump, ...]:
-    """The jumps of which one side at least is among the rows."""
+def jumps_in(
+    footer: Footer, parts: Sequence[tuple[Range, list[pa.RecordBatch]]]
+) -> list[tuple[Jump, ...]]:
+    """A footer's jumps, by the parts that its rows were cut in.
+
+    A part tells those of which a side at least is among its rows. One of two neighbours on either
+    side, with no rows between them, goes with the last part.
+    """
+    found = [_standing_in(footer.jumps, batches) for _, batches in parts]
+    told = {jump for each in found for jump in each}
+    if found:
+        found[-1] += tuple(jump for jump in footer.jumps if jump not in told)
+    return found
+
+
+def _standing_in(jumps: tuple[Jump, ...], batches: list[pa.RecordBatch]) -> tuple[Jump, ...]:
     if not (jumps and batches):
         return ()
     ids = np.concatenate([trade_ids(batch) for batch in batches])

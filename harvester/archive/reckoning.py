@@ -52,8 +52,8 @@ class Reckoning:
         self.inside = 0
         """How many of them are between two rows that are replaced."""
         self.beside: set[tuple[int, int]] = set()
-        """The others of them, but for that at the range's end: whoever tells of rows counts those
-        in front of them."""
+        """The others of them that were counted with these rows, as those in front of rows are; not
+        those with rows without an id between."""
         self.seams: dict[tuple[int, int], int] = {}
         """Those of them at the range's own ends, and their years."""
 
@@ -108,7 +108,7 @@ class Reckoning:
             self.touched[year] += 1
             if self._goes(gap.after_ns) and self._goes(gap.before_ns):
                 self.inside += 1
-            elif not at_end:
+            elif not (at_end or gap.rows):
                 self.beside.add(gap.sides)
             if at_end or gap.after_ns <= self._span.after:
                 self.seams[gap.sides] = year

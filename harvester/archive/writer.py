@@ -12,7 +12,7 @@ from harvester.archive import state
 from harvester.archive.archive import Archive
 from harvester.archive.aside import unfinished
 from harvester.archive.compaction import groups, within
-from harvester.archive.cutting import belong, by_year, standing_in, unasked_in
+from harvester.archive.cutting import belong, by_year, jumps_in, unasked_in
 from harvester.archive.footers import Footer, Imported
 from harvester.archive.locks import held
 from harvester.archive.quarantine import Note, keep_copy, set_aside
@@ -92,8 +92,8 @@ class Writer:
         state.mark(self._store, self.pair)
         committed = []
         parts = list(by_year(span, batches))
-        for (part, some), unasked in zip(parts, unasked_in(footer, parts), strict=True):
-            jumps = standing_in(footer.jumps, some)
+        counted, told = unasked_in(footer, parts), jumps_in(footer, parts)
+        for (part, some), unasked, jumps in zip(parts, counted, told, strict=True):
             across = footer.across_files if part.through == span.through else ()
             inside = replace(
                 footer, range=part, jumps=jumps, unasked_jumps=unasked, across_files=across

@@ -14,7 +14,7 @@ from harvester.archive.skips import Gap
 from harvester.archive.writer import Writer
 from harvester.columns import cut
 from harvester.crawl.events import Committed, Listener
-from harvester.times import Range
+from harvester.times import END_OF_TIME, Range
 
 COMPACT_EVERY = 16
 """So many segments of one long run are merged on the way."""
@@ -63,7 +63,7 @@ class Buffer:
         self._listener = listener
         self._batches: list[pa.RecordBatch] = []
         self._jumps: list[Gap] = []
-        self._unasked_jumps = 0
+        self._unasked: list[Gap] = []
         self._across_files: list[Gap] = []
         self._cursor: str | None = None
         self._oldest_s: float | None = None
@@ -96,14 +96,17 @@ class Buffer:
         self,
         cursor: str | None,
         jumps: list[Gap],
-        unasked_jumps: int = 0,
+        unasked: Sequence[Gap] = (),
         across_files: Sequence[Gap] = (),
     ) -> None:
-        """Take what the footer is to tell; a jump goes with the trade behind it."""
+        """Take what the footer is to tell; a jump goes with the trade behind it.
+
+        One at the range's own end goes with that end.
+        """
         self._across_files += across_files
         self._cursor = cursor or self._cursor
         self._jumps += jumps
-        self._unasked_jumps += unasked_jumps
+        self._unasked += unasked
 
     def age_s(self) -> float:
         """How long the oldest of what waits has been waiting."""
@@ -116,14 +119,17 @@ class Buffer:
             if span.through <= span.after:
                 return
             (now, later), self._batches = cut(self._batches, span.through), []
-            jumps = [gap for gap in self._jumps if final or gap.before_ns <= span.through]
-            unasked, across = self._unasked_jumps, list(self._across_files)
+            jumps, unasked = (
+                [gap for gap in gaps if final or _stands(gap, span)]
+                for gaps in (self._jumps, self._unasked)
+            )
+            across = list(self._across_files)
             footer = Footer(
                 span,
                 self._pair_json,
                 cursor=self._cursor,
                 jumps=tuple(Jump(gap.after_id, gap.before_id) for gap in jumps),
-                unasked_jumps=unasked,
+                unasked_jumps=len(unasked),
                 across_files=tuple(Jump(*gap.sides) for gap in across),
             )
             try:
@@ -135,7 +141,7 @@ class Buffer:
             self._batches = later + self._batches
             rows = sum(batch.num_rows for batch in now)
             self._jumps = self._jumps[len(jumps) :]
-            self._unasked_jumps -= unasked
+            self._unasked = self._unasked[len(unasked) :]
             self._across_files = self._across_files[len(across) :]
             self.rows -= rows
             self._after = span.through
@@ -151,6 +157,11 @@ class Buffer:
         """Leave a hole: what follows begins behind `after`."""
         self._after = self.whole_through = after
         self._batches, self.rows, self._oldest_s = [], 0, None
+
+
+def _stands(gap: Gap, span: Range) -> bool:
+    # One at the range's end is noted as that end is whole: what is flushed then reaches up to it.
+    return gap.before_ns <= span.through or gap.before_ns == END_OF_TIME
 
 
 class Backlog:

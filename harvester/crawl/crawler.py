@@ -63,7 +63,7 @@ class RangeCrawl:
         self._right: tuple[int, int] | None = None
         self._first_ns: int | None = None
         self._pages_read = 0
-        self._is_closing = self._gives_up = False
+        self._is_closing = self._gives_up = self._is_cut = False
         self._flushing: asyncio.Task[None] | None = None
         self._stuck = (0, 0, 0)
 
@@ -85,7 +85,7 @@ class RangeCrawl:
         if self._is_closing or reached is None or reached >= cut.at:
             return False
         self.span = self._seams.span = Range(self.span.after, cut.at)
-        self._right = cut.right
+        self._right, self._is_cut = cut.right, True
         return True
 
     def give_up(self) -> None:
@@ -114,10 +114,16 @@ class RangeCrawl:
             beyond = await self._pages(pair, known_ns)
             self._is_closing = True
             through = self.span.through
-            right = self._right or archive.first_id_behind(pair, through) or beyond
+            held = self._right or archive.first_id_behind(pair, through)
             behind = _before_an_id(archive, pair, through)
             is_file = self._right is None and bool(imported_in(archive, pair, behind))
-            await self._hand_on(await seams.close(right, self._ask, is_file=is_file), through)
+            rows = await seams.close(
+                held or beyond,
+                self._ask,
+                is_file=is_file,
+                is_held=bool(held) or self._is_cut,
+            )
+            await self._hand_on(rows, through)
             whole = True
         finally:
             self._is_closing = True
@@ -181,7 +187,7 @@ class RangeCrawl:
         seams = self._seams
         self._tally.trades += rows.num_rows
         self._buffer.note(None, seams.jumps, seams.unasked, seams.across_files)
-        seams.jumps, seams.unasked, seams.across_files = [], 0, []
+        seams.jumps, seams.unasked, seams.across_files = [], [], []
         self._buffer.add(rows, whole_through)
         if self._flushing is not None and self._flushing.done():
             await self._settle_flushing()

@@ -50,14 +50,15 @@ class Seams:
         # the range: files have no ids.
         self._id_before_file: int | None = None
         self._is_file_behind = False
+        self._is_held_behind = True
         self.outside: list[Gap] = []
         """Gaps whose trades the exchange shows outside of the range, where they are not held."""
         self.jumps: list[Gap] = []
         """Gaps that two answers agree on, in order; whoever takes them empties the list."""
         self.across_files: list[Gap] = []
         """Gaps that a file's rows leave, which has no ids; whoever takes them empties the list."""
-        self.unasked = 0
-        """How many more there are that were not asked for, or not answered."""
+        self.unasked: list[Gap] = []
+        """More of them, that were not asked for, or not answered; whoever takes them empties it."""
 
     def begin_at(self, left: tuple[int, int, int] | None, *, is_file: bool = False) -> None:
         """Go on from the neighbouring range's last id, its rows without one behind it, its time.
@@ -85,13 +86,23 @@ class Seams:
         return sure, whole
 
     async def close(
-        self, right: tuple[int, int] | None, ask: Interruptible, *, is_file: bool = False
+        self,
+        right: tuple[int, int] | None,
+        ask: Interruptible,
+        *,
+        is_file: bool = False,
+        is_held: bool = True,
     ) -> pa.RecordBatch:
         """What was kept back, held against the first id behind the range.
 
-        `is_file`: some rows before that one came out of a file.
+        Args:
+            right: that id, and the rows without one before it.
+            ask: makes a call that may be interrupted.
+            is_file: some rows before that one came out of a file.
+            is_held: whether the archive holds it, or is about to; if not, whoever fetches it finds
+                the gap again, and it is on record there.
         """
-        self._right, self._is_file_behind = right, is_file
+        self._right, self._is_file_behind, self._is_held_behind = right, is_file, is_held
         start = None if self._carry.num_rows else self._edge
 
         def find(now: pa.RecordBatch) -> tuple[list[Gap], Edge | None]:
@@ -114,7 +125,7 @@ class Seams:
             self._unfruitful = 0 if rows.num_rows else self._unfruitful
             return rows, edge
         if self._unfruitful >= JUMPS_BELIEVED:
-            self._leave_open(gaps)
+            self._leave_open(self._ours(gaps))
             return rows, edge
         absent: Counter[tuple[int, int]] = Counter()
         outside: set[tuple[int, int]] = set()
@@ -134,9 +145,14 @@ class Seams:
             if all(absent[gap.sides] >= 2 or gap.sides in outside for gap in gaps):
                 break
         self._unfruitful = 0 if rows.num_rows > before or outside else self._unfruitful + 1
+        gaps = self._ours(gaps)
         self._book([gap for gap in gaps if gap.sides not in outside], absent)
         self.outside += [gap for gap in gaps if gap.sides in outside]
         return rows, edge
+
+    def _ours(self, gaps: list[Gap]) -> list[Gap]:
+        """Those to be on record with this range: that at its end only where the next id is held."""
+        return [gap for gap in gaps if self._is_held_behind or gap.before_ns != END_OF_TIME]
 
     @property
     def _free_after(self) -> int:
@@ -156,7 +172,7 @@ class Seams:
                 self._listener(Noted(self._pair, across_file(*gap.sides, gap.rows)))
             else:
                 counted.append(gap)
-        self.unasked += len(counted)
+        self.unasked += counted
         return counted
 
     def _book(self, gaps: list[Gap], absent: Counter[tuple[int, int]]) -> None:
