@@ -13,11 +13,12 @@ import pyarrow as pa
 import pytest
 import tapes
 from exchange import SECOND_NS, Trade
-from test_bulk_upgrade import NOW_NS, PAIR, TRADES, started
+from test_bulk_upgrade import NOW_NS, PAIR, TRADES, started, years
 
 from harvester.archive.archive import Archive
 from harvester.archive.footers import Footer, Jump
-from harvester.archive.writer import writer
+from harvester.archive.segments import Segment
+from harvester.archive.writer import Writer, writer
 from harvester.bulk.sources import Whole
 from harvester.checks.verify import verify
 from harvester.crawl import seams
@@ -53,17 +54,20 @@ def lose(folder: Path, ids: Iterable[int]) -> None:
     """Take trades out of the one segment, its footer agreeing with what is left."""
     archive = Archive(folder)
     [segment] = archive.segments(PAIR)
-    footer = archive.footer(segment)
-    gone = set(ids)
     with writer(archive, PAIR) as one:
-        batches = list(archive.scan(PAIR))
-        kept = [
-            batch.filter(pa.array([each not in gone for each in ids]))
-            for batch, ids in ((one, one.column("trade_id").to_pylist()) for one in batches)
-        ]
-        one.remove_rollups(segment)
-        staged, path = one.stage(kept, footer)
-        archive.store.commit(staged, path)
+        lose_of(one, segment, ids)
+
+
+def lose_of(one: Writer, segment: Segment, ids: Iterable[int]) -> None:
+    archive, gone = one.archive, set(ids)
+    batches = list(archive.scan(PAIR, segment.range))
+    kept = [
+        batch.filter(pa.array([each not in gone for each in ids]))
+        for batch, ids in ((one, one.column("trade_id").to_pylist()) for one in batches)
+    ]
+    one.remove_rollups(segment)
+    staged, path = one.stage(kept, archive.footer(segment))
+    archive.store.commit(staged, path)
 
 
 def alone(trades: Sequence[Trade], count: int) -> list[int]:
@@ -97,6 +101,25 @@ def test_what_a_file_lacked_excuses_no_loss_once_it_is_replaced(started: Any) ->
     ]
 
 
+def test_what_a_file_lacked_is_forgotten_by_the_year_behind_it(started: Any) -> None:
+    """Replaced is the year whose last trade the file lacks; the next one stays a file's."""
+    trades = years(60, 70)
+    one: Any = started(trades)
+    whole = Whole(0, tapes.utc_ns(2018, 1, 1) // SECOND_NS)
+    one.take_in(csvs.seven_columns([*trades[:59], *trades[60:]]), whole)
+    one.crawl().only(PAIR)
+    first_year = Range(0, tapes.utc_ns(2017, 1, 1) - 1)
+    one.crawl(upgrade=True).only(PAIR, span=first_year)
+    assert [each.source for each in footers(one.folder)][:2] == ["api", "csv"]
+    assert (id_faults(one.folder), excused(one.folder)) == ([], 0)
+    [lost] = alone(trades[:59], 1)
+    with writer(Archive(one.folder), PAIR) as writing:
+        lose_of(writing, Archive(one.folder).segments(PAIR)[0], [lost])
+    assert id_faults(one.folder) == [
+        f"ids skip from {lost - 1} to {lost + 1}, which no jump on record explains"
+    ]
+
+
 def test_a_loss_is_told_before_and_after(started: Any) -> None:
     """What a file lacked excuses no loss among the exchange's own trades."""
     lacking = set(range(1_500, 2_500, 10))
@@ -122,10 +145,11 @@ def test_what_a_file_lacked_at_its_edge_excuses_no_loss_either(started: Any) -> 
     one.take_in(csvs.seven_columns(TRADES[1_005:4_000]), whole)
     one.crawl().run(PAIR)
     merged(one.folder)
-    assert [(each.source, each.unasked_jumps) for each in footers(one.folder)] == [("api+csv", 1)]
+    [told] = footers(one.folder)
+    assert (told.source, told.unasked_jumps, len(told.across_files)) == ("api+csv", 0, 1)
     [lost] = alone(TRADES[4_500:], 1)
     lose(one.folder, [lost])
-    assert len(id_faults(one.folder)) == 2
+    assert len(id_faults(one.folder)) == 1
     one.upgrade()
     assert id_faults(one.folder) == [
         f"ids skip from {lost - 1} to {lost + 1}, which no jump on record explains"

@@ -51,9 +51,6 @@ class Reckoning:
         """Skips beside or across what is replaced, by year."""
         self.inside = 0
         """How many of them are between two rows that are replaced."""
-        self.beside: set[tuple[int, int]] = set()
-        """The others of them that were counted with these rows, as those in front of rows are; not
-        those with rows without an id between."""
         self.seams: dict[tuple[int, int], int] = {}
         """Those of them at the range's own ends, and their years."""
 
@@ -106,10 +103,7 @@ class Reckoning:
                 self.kept[year] += 1
                 continue
             self.touched[year] += 1
-            if self._goes(gap.after_ns) and self._goes(gap.before_ns):
-                self.inside += 1
-            elif not (at_end or gap.rows):
-                self.beside.add(gap.sides)
+            self.inside += self._goes(gap.after_ns) and self._goes(gap.before_ns)
             if at_end or gap.after_ns <= self._span.after:
                 self.seams[gap.sides] = year
 
@@ -117,9 +111,7 @@ class Reckoning:
         return any(part.after < stamp <= part.through for part in self._replaced)
 
 
-def excused(
-    before: Reckoning, after: Reckoning, told: int, told_new: int, across: set[Jump]
-) -> Counter[int]:
+def excused(before: Reckoning, after: Reckoning, told: int, told_new: int) -> Counter[int]:
     """How many skips of the new rows are excused, by year; never more than there are.
 
     Args:
@@ -127,15 +119,12 @@ def excused(
         after: of the rows as they are to be.
         told: what the footer counted of those that were.
         told_new: what the footers of those that come have counted.
-        across: sides of those that are on record by themselves, and in no count.
     """
     # A seam that skips as before still is what the old footer counted. Where rows of a file meet
     # others, it may or may not have been counted: what is not there any more excuses nothing.
     same = Counter(year for sides, year in after.seams.items() if sides in before.seams)
     stays, comes = after.kept + same, after.touched - same
-    gone = before.beside - after.beside - across
-    counted = max(0, told - before.inside - len(gone))
-    return _up_to(stays, counted) + _up_to(comes, told_new)
+    return _up_to(stays, max(0, told - before.inside)) + _up_to(comes, told_new)
 
 
 def _up_to(counts: Counter[int], most: int) -> Counter[int]:

@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from harvester.archive.archive import Archive, Piece, pieces_of
 from harvester.archive.aside import ASIDE, Upgraded, from_files, quarantine_damaged
-from harvester.archive.footers import Footer, Imported
+from harvester.archive.footers import Footer, Imported, Jump
 from harvester.archive.reckoning import Reckoning, excused
 from harvester.archive.schema import RowsChecksum
 from harvester.archive.segments import Segment, read_batches
@@ -177,9 +177,7 @@ class _Anew:
         """Write its files; nothing is taken from a segment that is not what its footer tells."""
         before, after = self._reckoned()
         told_new = sum(one.unasked_jumps for one in self._footers.values())
-        across = {sides for one in self._on_record() for sides in one.across_files}
-        told = self._footer_before.unasked_jumps
-        excuses = excused(before, after, told, told_new, across)
+        excuses = excused(before, after, self._footer_before.unasked_jumps, told_new)
         jumps, parts = after.jumps(), self._by_year(after.years())
         return [
             self._writer.stage(
@@ -197,8 +195,7 @@ class _Anew:
         """Where ids skip, and where they will; each source is held to its checksum on the way."""
         for segment in self._footers:
             deque(_whole(self._view, segment), maxlen=0)
-        known = [jump for footer in self._on_record() for jump in footer.jumps]
-        span = self._segment.range
+        known, span = self._jumps_on_record(), self._segment.range
         now, then = self._beside(span.after), self._beside(span.through)
         left = self._writer.archive.last_id_before(self._segment.pair, span.after)
         before = Reckoning(span, self._inner, known, left)
@@ -220,15 +217,16 @@ class _Anew:
         is_replaced = any(one.after < moment < one.through for one in self._parts)
         return self._view if is_replaced else self._writer.archive
 
-    def _on_record(self) -> list[Footer]:
-        """All that tell of skips in these rows or at their seams."""
+    def _jumps_on_record(self) -> list[Jump]:
+        """All that were confirmed, in these rows or at their seams."""
         span, archive = self._segment.range, self._writer.archive
         beside = [
             archive.footer(one)
             for one in archive.segments(self._segment.pair)
             if span.after in one.range or span.through in one.range
         ]
-        return [self._footer_before, *beside, *self._footers.values()]
+        footers = [self._footer_before, *beside, *self._footers.values()]
+        return [jump for footer in footers for jump in footer.jumps]
 
     def _by_year(self, years: Sequence[int]) -> list[tuple[int, Range]]:
         """The segment's range, cut where the year turns between rows.

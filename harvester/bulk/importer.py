@@ -9,10 +9,10 @@ import msgspec
 import pyarrow as pa
 
 from harvester.archive.archive import Archive
-from harvester.archive.footers import Footer, Imported
+from harvester.archive.footers import Footer, Imported, Jump
 from harvester.archive.quarantine import Note
 from harvester.archive.segments import Segment
-from harvester.archive.skips import Edge, find_gaps
+from harvester.archive.skips import Edge, Gap, find_gaps
 from harvester.archive.writer import Writer
 from harvester.bulk.ahead import ahead
 from harvester.bulk.joining import Closed, Joiner, Opened, Rows, Step
@@ -154,10 +154,11 @@ class Chain:
 
     def _commit(self, writer: Writer, after: int, steps: Iterator[Step]) -> None:
         ends: list[int] = []
-        gaps = 0
+        gaps, across = 0, list[Gap]()
         if after != self._through:
             known = self._archive.last_id_before(self._pair.altname, after)
             self._edge = known and Edge(*known)
+        beside = self._edge
 
         def rows() -> Iterator[pa.RecordBatch]:
             nonlocal gaps
@@ -168,14 +169,23 @@ class Chain:
                         return
                     case Rows(batch):
                         found, self._edge = find_gaps(self._edge, batch)
-                        gaps += len(found)
+                        # One at a seam would stay counted after the rows on its other side gave
+                        # way to others; so it is told by its sides.
+                        seam = [one for one in found if beside and one.after_id == beside.trade_id]
+                        across.extend(seam)
+                        gaps += len(found) - len(seam)
                         yield batch
 
         def footer() -> Footer:
             span = Range(after, ends[0])
             pair = msgspec.json.encode(self._pair).decode()
             return Footer(
-                span, pair, source="csv", unasked_jumps=gaps, imported=self._imported(span)
+                span,
+                pair,
+                source="csv",
+                unasked_jumps=gaps,
+                imported=self._imported(span),
+                across_files=tuple(Jump(*one.sides) for one in across),
             )
 
         segment = writer.commit_stream(rows(), footer)
