@@ -16,7 +16,7 @@ import csvs
 import tapes
 from doomed import WHEN, Plan
 from exchange import SECOND_NS, Clock, Exchange, Fault, Faults, Market, Tape, Trade, named
-from ledger import Ledger, Loss, check_nothing_left, staged, strangers
+from ledger import Ledger, Loss, check_nothing_left, staged, strangers, told_by_file
 from victims import Disk, Ended, Victims
 
 SETTLE_S = 60
@@ -311,15 +311,29 @@ class Round:
         refreshes = command.words.startswith("refresh")
         if refreshes and end.status == HOLES and self._wants_what_is_to_come():
             self.tally.trials["a hole beyond the exchange's clock, and refresh says so"] += 1
+        elif "--upgrade" in command.words and end.status == HOLES and self._tells_what_is_to_come():
+            self.tally.trials["a file beyond the exchange's clock, and the upgrade says so"] += 1
         elif end.status not in command.statuses:
             raise Loss(f"{command.words!r} ended with status {end.status}: {end.err[-800:]!r}")
 
     def _wants_what_is_to_come(self) -> bool:
         """Whether a hole ends past the exchange's clock, as that has jumped back."""
-        settled_ns = self.clock.now_ns // SECOND_NS * SECOND_NS - SETTLE_S * SECOND_NS
         for one in self.ledgers:
             one.glance()
-        return any(hole[1] > settled_ns for one in self.ledgers for hole in one.holes())
+        return any(hole[1] > self._settled_ns for one in self.ledgers for hole in one.holes())
+
+    def _tells_what_is_to_come(self) -> bool:
+        """Whether a file told of what lies past the exchange's clock, as that has jumped back."""
+        return any(
+            part[1] > self._settled_ns
+            for one in self.ledgers
+            for seen in one.listing()
+            for part in told_by_file(seen.path)
+        )
+
+    @property
+    def _settled_ns(self) -> int:
+        return self.clock.now_ns // SECOND_NS * SECOND_NS - SETTLE_S * SECOND_NS
 
     def booked(self, way: str, command: Command, end: Ended) -> None:
         """Count a run by how it died, or judge it where it did not; then check the archive."""
