@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,6 +18,7 @@ from exchange import SECOND_NS, Clock
 from test_bulk_upgrade import NOW_NS, PAIR, aside, started, years
 from test_bulk_upgrade_damage import without_a_row
 from test_bulk_upgrade_kills import Begun, Dying, Killed, Steps, busy_new_year
+from test_verify_beside_a_writer import disturbed
 
 from harvester.archive import splicing
 from harvester.archive.archive import Archive
@@ -24,6 +26,7 @@ from harvester.archive.aside import Upgraded, from_files
 from harvester.archive.writer import writer
 from harvester.bulk import upgrading
 from harvester.bulk.sources import Whole
+from harvester.checks.digest import digests
 from harvester.checks.proof import prove
 from harvester.checks.status import status
 from harvester.errors import ArchiveDamaged
@@ -130,6 +133,34 @@ def test_a_command_that_tells_of_a_tape_fails(torn: Path, asked: tuple[str, ...]
     assert done.returncode == 4
     assert "may stand twice" in done.stdout + done.stderr
     assert "digest" not in done.stdout
+
+
+@pytest.mark.parametrize("is_upgrade", [True, False], ids=["upgrade", "its end"])
+def test_a_proof_is_of_the_tape_before_or_behind_a_replacement_and_of_no_other(
+    left: Left, tmp_path: Path, is_upgrade: bool
+) -> None:
+    """Before every third opening of a file, all that is left to be replaced is."""
+    begun = left.begun
+    found = begun.folder / "begun" if is_upgrade else left.torn[0]
+    tapes_whole = [digests(Archive(found), PAIR)] if is_upgrade else []
+    for at in range(3, 99, 3):
+        folder = shutil.copytree(found, tmp_path / f"{at}")
+        archive, between = disturbed(
+            folder,
+            at,
+            partial(replaced_now, begun, folder, upgrade=is_upgrade),
+        )
+        report = prove(archive, PAIR)
+        after = digests(Archive(folder), PAIR)
+        assert report.digests in ([], *tapes_whole, after), at
+        assert bool(report.digests) == (not report.faults)
+        if between.opened < at:
+            break
+    assert 5 < at < 96
+
+
+def replaced_now(begun: Begun, folder: Path, **fields: Any) -> None:
+    begun.crawl(folder, **fields).only(PAIR)
 
 
 def test_repair_ends_it(left: Left, torn: Path) -> None:
