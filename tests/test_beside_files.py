@@ -2,32 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import csvs
 import pytest
 import tapes
-from exchange import SECOND_NS
+from exchange import SECOND_NS, Trade
 from test_bulk_upgrade import PAIR, started
 from test_bulk_upgrade_damage import without_a_row
-from test_bulk_upgrade_kills import MIDNIGHT_NS, busy_new_year
-from test_bulk_upgrade_torn import command, faults, volumes
+from test_bulk_upgrade_kills import MIDNIGHT_NS, Killed, busy_new_year
+from test_bulk_upgrade_torn import command, faults, killed, volumes
 
 from harvester.archive.archive import Archive
 from harvester.archive.aside import from_files
 from harvester.bulk.sources import Whole
+from harvester.crawl import pair
 from harvester.times import DAY, Range
 
 __all__ = ["started"]
 
+BUSY = busy_new_year()
 TOLD = "a file and the exchange's own trades meet in a busy second: a trade near "
 
 
-def two_years(started: Any, rounding: str, *, ids: bool) -> Any:
+def two_years(started: Any, rounding: str, *, ids: bool, trades: Sequence[Trade] = BUSY) -> Any:
     """A file over a busy New Year, the exchange's own on both sides of it."""
-    trades = busy_new_year()
     trades = trades if ids else [tapes._renumbered(each, None) for each in trades]
     one = started(trades)
     one.crawl().only(PAIR, span=Range(0, MIDNIGHT_NS - 2 * DAY))
@@ -38,6 +40,14 @@ def two_years(started: Any, rounding: str, *, ids: bool) -> Any:
     parts = [part for _, part in from_files(Archive(one.folder), PAIR)]
     assert parts[0].through == parts[1].after == MIDNIGHT_NS - 1
     return one
+
+
+def alike() -> list[Trade]:
+    """A trade of the same price and volume in each second: no second shows whose it is."""
+    near = [MIDNIGHT_NS + at * SECOND_NS + 700_007_000 for at in range(-30, 30)]
+    far = [MIDNIGHT_NS + at * DAY // 3 for at in (-9, -8, -7, 7, 8, 9)]
+    same = Trade(0, "40000.0", "0.01000000", "b", "l", "", None)
+    return [replace(same, true_ns=stamp) for stamp in sorted([*near, *far])]
 
 
 def truth(one: Any) -> list[Any]:
@@ -83,3 +93,30 @@ def test_what_stands_twice_or_not_at_all_is_told(
             one.crawl().only(PAIR)
         assert sorted(volumes(one.folder)) == truth(one)
         assert faults(one.folder) == []
+
+
+@pytest.mark.parametrize("year", [2023, 2024])
+@pytest.mark.parametrize("rounding", csvs.ROUNDINGS)
+def test_of_trades_that_look_alike_none_is_lost_unsaid(
+    started: Any, rounding: str, year: int
+) -> None:
+    one = two_years(started, rounding, ids=False, trades=alike())
+    removed(one, year)
+    is_whole = sorted(volumes(one.folder)) == truth(one)
+    assert is_whole == (rounding == "down")
+    # Whether the file goes on with the same trade or with another one that looks like it, nobody
+    # can tell: so it is told as well.
+    assert bool(faults(one.folder)) == (year == 2023 or not is_whole)
+
+
+def test_what_stands_once_is_on_record_no_more_though_a_run_was_killed(
+    started: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = two_years(started, "down", ids=True)
+    with monkeypatch.context() as patch:
+        patch.setattr(pair, "settle", killed)
+        with pytest.raises(Killed):
+            removed(one, 2023)
+    assert len(faults(one.folder)) == 1
+    assert one.crawl().only(PAIR).exit_status == 0
+    assert (faults(one.folder), sorted(volumes(one.folder))) == ([], truth(one))

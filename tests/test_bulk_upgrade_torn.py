@@ -13,8 +13,9 @@ from typing import Any, NamedTuple
 import csvs
 import pytest
 import tapes
-from crawling import serve
+from crawling import serve, tape_of
 from exchange import SECOND_NS, Clock
+from msgspec.structs import replace
 from test_bulk_upgrade import NOW_NS, PAIR, aside, started, years
 from test_bulk_upgrade_damage import without_a_row
 from test_bulk_upgrade_kills import Begun, Dying, Killed, Steps, busy_new_year
@@ -23,6 +24,8 @@ from test_verify_beside_a_writer import disturbed
 from harvester.archive import splicing
 from harvester.archive.archive import Archive
 from harvester.archive.aside import Upgraded, from_files
+from harvester.archive.store import LocalStore
+from harvester.archive.torn import noted
 from harvester.archive.writer import writer
 from harvester.bulk import upgrading
 from harvester.bulk.sources import Whole
@@ -247,6 +250,24 @@ def test_what_can_not_be_ended_is_told_each_time(left: Left, torn: Path) -> None
     left.begun.check_end(torn)
 
 
+def test_what_was_fetched_anew_replaces_nothing_before_it_is_compared(
+    left: Left, torn: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An upgrade is killed once it has fetched again what was lost aside."""
+    for file in aside(torn):
+        file.unlink()
+    with monkeypatch.context() as patch:
+        patch.setattr(upgrading._Upgrading, "_replace", killed)
+        with pytest.raises(Killed):
+            left.begun.crawl(torn, upgrade=True).only(PAIR)
+    assert aside(torn)
+    before = tape_of(torn, PAIR)
+    assert left.begun.crawl(torn).only(PAIR).exit_status == 4
+    assert tape_of(torn, PAIR) == before
+    left.begun.crawl(torn, upgrade=True).only(PAIR)
+    left.begun.check_end(torn)
+
+
 @pytest.mark.parametrize("harm", [b"{", b"\xff", b"[[1]]"])
 def test_a_note_that_can_not_be_read_is_no_reason_to_believe(
     left: Left, torn: Path, harm: bytes
@@ -288,13 +309,14 @@ def test_replacing_something_else_leaves_it_on_record(
         patch.setattr(splicing, "_put", killed_at(2, splicing._put))
         with pytest.raises(Killed):
             spliced(one.folder, parts[:2])
-    begun_with = (one.folder / NOTE).read_bytes()
+    [begun_with] = noted(LocalStore(one.folder), PAIR)
     assert len(faults(one.folder)) == 1
     lose_aside(one.folder, 2017)
     assert one.crawl(upgrade=True).only(PAIR, span=june(2018)).exit_status == 4
     spliced(one.folder, parts[3:])
     assert [part for _, part in from_files(Archive(one.folder), PAIR)] == [parts[1]]
-    assert (one.folder / NOTE).read_bytes() == begun_with
+    # What is fetched for it anew is to be held against the file anew.
+    assert noted(LocalStore(one.folder), PAIR) == [replace(begun_with, compared=False)]
     assert len(faults(one.folder)) == 1
     assert one.upgrade().exit_status == 0
     assert not (one.folder / NOTE).exists()

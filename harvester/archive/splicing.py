@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
+import msgspec
 import pyarrow as pa
 
 from harvester.archive.archive import Archive, Piece, pieces_of
@@ -92,7 +93,8 @@ def finish(writer: Writer, view: Upgraded) -> list[str]:
         if one.compared and left and not missing(left, aside):
             splice(writer, view, left)
         elif left and missing(one.ranges, left):
-            stay.append(one)
+            # What is fetched in its stead nobody has held against the file.
+            stay.append(msgspec.structs.replace(one, compared=False))
     if stay != begun:
         note(archive.store, pair, stay)
     return said

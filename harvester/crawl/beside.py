@@ -14,93 +14,113 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable
 from decimal import Decimal
 
+import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from harvester.archive.archive import Archive
 from harvester.archive.torn import Together, note, noted
 from harvester.archive.writer import Writer
+from harvester.columns import times
 from harvester.crawl.crawler import imported_in
 from harvester.crawl.pages import Page
-from harvester.times import SECOND, Range, covers
+from harvester.times import SECOND, UNITS_NS, Range, covers
 
-TIMES_ASKED = 2
-"""An answer may leave trades out."""
+MOST_ASKED, ENOUGH = 3, 2
+
+PAGE_ROWS = 1000
+QUIET_S = 2
+LONGEST_BUSY_NS = UNITS_NS["h"]
+"""So far back a moment is looked for from which on file and exchange can be counted."""
 
 Trades = Counter[tuple[Decimal, Decimal]]
 
 
-class Beside:
-    """The ends of a hole that is to be fetched."""
+async def look(writer: Writer, hole: Range, page: Callable[[int], Awaitable[Page]]) -> None:
+    """Put on record where trades may come to stand twice, or not at all, before a hole is fetched.
 
-    def __init__(self, archive: Archive, writer: Writer, hole: Range) -> None:
-        """`writer` is of the pair; its lock is held."""
-        self._archive = archive
-        self._writer = writer
-        self._hole = hole
+    Args:
+        writer: of the pair; its lock is held.
+        hole: what is to be fetched.
+        page: asks for a page from a stamp on.
 
-    async def begin(self, page: Callable[[int], Awaitable[Page]]) -> None:
-        """Put on record where trades may come to stand twice, or not at all, before they do.
-
-        Raises:
-            ExchangeError: it can't be asked.
-            ArchiveUnwritable: the machine refused.
-        """
-        after, through = self._hole
-        second = Range(after - SECOND, after)
-        if self._is_file(second._replace(after=after - 1)):
-            shown = await self._shown(second, page)
-            told = await asyncio.to_thread(self._held, second)
-            if shown - told:
-                self._note(Together((second, Range(after, after + 1)), compared=False))
-        first = Range(through, through + 1)
-        if self._is_file(first):
-            told = await asyncio.to_thread(self._held, first)
-            if told:
-                self._note(self._at_end)
-
-    def end(self) -> None:
-        """Once its end is fetched: what proved to stand on one side only is on record no more.
-
-        Raises:
-            ArchiveUnwritable: the machine refused.
-        """
-        through, begun = self._hole.through, self._noted()
-        last = Range(through - SECOND, through)
-        if self._at_end in begun and covers(self._archive.coverage(self._writer.pair), last):
-            fetched = self._held(last)
-            if not fetched & self._held(Range(through, through + 1)):
-                begun.remove(self._at_end)
-                note(self._archive.store, self._writer.pair, begun)
-
-    @property
-    def _at_end(self) -> Together:
-        through = self._hole.through
+    Raises:
+        ExchangeError: it can't be asked.
+        ArchiveUnwritable: the machine refused.
+    """
+    archive, pair, (after, through) = writer.archive, writer.pair, hole
+    if imported_in(archive, pair, Range(after - 1, after)):
+        busy = await asyncio.to_thread(_busy_before, archive, pair, after)
+        told = await asyncio.to_thread(_held, archive, pair, busy)
+        if not await _agrees(told, busy, page):
+            ranges = Range(after - SECOND, after), Range(after, after + 1)
+            _note(writer, Together(ranges, compared=False))
+    first = Range(through, through + 1)
+    goes_on = await asyncio.to_thread(_held, archive, pair, first)
+    if goes_on and imported_in(archive, pair, first):
         ranges = Range(through - 1, through), Range(through, through + SECOND)
-        return Together(ranges, compared=False)
+        _note(writer, Together(ranges, compared=False))
 
-    def _noted(self) -> list[Together]:
-        return noted(self._archive.store, self._writer.pair)
 
-    def _note(self, one: Together) -> None:
-        note(self._archive.store, self._writer.pair, [*self._noted(), one])
+def settle(writer: Writer) -> None:
+    """Take off the record where what was fetched in front of a file proved to stand there once.
 
-    def _is_file(self, span: Range) -> bool:
-        return bool(imported_in(self._archive, self._writer.pair, span))
+    Raises:
+        ArchiveUnwritable: the machine refused.
+    """
+    archive, pair = writer.archive, writer.pair
+    begun = noted(archive.store, pair)
+    left = [one for one in begun if not _stands_once(archive, pair, one)]
+    if left != begun:
+        note(archive.store, pair, left)
 
-    def _held(self, span: Range) -> Trades:
-        """What the archive holds of a span."""
-        return _count(self._archive.scan(self._writer.pair, span))
 
-    async def _shown(self, span: Range, page: Callable[[int], Awaitable[Page]]) -> Trades:
-        """What the exchange shows of a span: of two answers the more."""
-        shown = Trades()
-        for _ in range(TIMES_ASKED):
-            rows = (await page(span.after)).rows
-            stamps = rows.column("time").cast(pa.int64())
-            inside = pc.and_(pc.greater(stamps, span.after), pc.less_equal(stamps, span.through))
-            shown |= _count([rows.filter(inside)])
-        return shown
+def _stands_once(archive: Archive, pair: str, one: Together) -> bool:
+    """Whether one of `look`'s second kind is fetched, and no trade of its second is told again."""
+    seam = one.ranges[0].through
+    last, first = Range(seam - SECOND, seam), Range(seam, seam + 1)
+    if one.compared or one.ranges[0] != Range(seam - 1, seam):
+        return False
+    if not covers(archive.coverage(pair), last) or imported_in(archive, pair, last):
+        return False
+    return not _held(archive, pair, last) & _held(archive, pair, first)
+
+
+def _note(writer: Writer, one: Together) -> None:
+    note(writer.archive.store, writer.pair, [*noted(writer.archive.store, writer.pair), one])
+
+
+def _busy_before(archive: Archive, pair: str, moment: int) -> Range:
+    """From the last moment on around which a file has no trade; an hour at most."""
+    window = Range(max(0, moment - LONGEST_BUSY_NS), moment)
+    stamps = [times(batch) for batch in archive.scan(pair, window)]
+    seconds = np.concatenate([[window.after // SECOND], *(each // SECOND for each in stamps)])
+    ends = np.append(seconds, moment // SECOND + 1)
+    gaps = (np.diff(ends) > QUIET_S).nonzero()[0]
+    if not len(gaps):
+        return window
+    return Range((int(ends[gaps[-1]]) + QUIET_S) * SECOND - 1, moment)
+
+
+def _held(archive: Archive, pair: str, span: Range) -> Trades:
+    """What the archive holds of a span."""
+    return _count(archive.scan(pair, span))
+
+
+async def _agrees(told: Trades, span: Range, page: Callable[[int], Awaitable[Page]]) -> bool:
+    """Whether the exchange shows of a span just what a file told, in two answers of three.
+
+    One may be cut short, or come from somewhere else.
+    """
+    agreed = 0
+    for asked in range(1, MOST_ASKED + 1):
+        rows = (await page(span.after)).rows
+        stamps = times(rows)
+        is_whole = len(stamps) < PAGE_ROWS or int(stamps.max()) > span.through
+        inside = pa.array((stamps > span.after) & (stamps <= span.through))
+        agreed += is_whole and _count([rows.filter(inside)]) == told
+        if agreed == ENOUGH or asked - agreed == ENOUGH:
+            break
+    return agreed == ENOUGH
 
 
 def _count(batches: Iterable[pa.RecordBatch]) -> Trades:

@@ -12,7 +12,7 @@ from harvester.archive.archive import Archive
 from harvester.archive.aside import from_files
 from harvester.archive.torn import check_not_torn
 from harvester.archive.writer import Writer, writer
-from harvester.crawl.beside import Beside
+from harvester.crawl.beside import look, settle
 from harvester.crawl.buffer import Buffer, Locks
 from harvester.crawl.clock import CATCH_UP_NS
 from harvester.crawl.crawler import Bounds, RangeCrawl
@@ -171,12 +171,11 @@ class PairCrawl:
             self._run.watch.listener(Noted(self._pair, text))
 
     async def _crawl_hole(self, one: Writer, span: Range) -> None:
-        ends = Beside(self._run.archive, one, span)
-        await ends.begin(self._guarded_page)
+        await look(one, span, self._guarded_page)
         try:
             await self._crawl(one, self._run.archive, span)
         finally:
-            await asyncio.to_thread(ends.end)
+            await asyncio.to_thread(settle, one)
 
     async def _crawl(self, one: Writer, archive: Archive, span: Range) -> None:
         run = self._run

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from harvester.archive.splicing import end_replacing
 from harvester.archive.writer import Writer
+from harvester.crawl.beside import settle
 from harvester.crawl.events import Listener, Noted, Step
 
 
@@ -23,6 +24,7 @@ def finish_replacing(writer: Writer, listener: Listener) -> None:
     """
     for text in end_replacing(writer):
         listener(Noted(writer.pair, text))
+    settle(writer)
 
 
 def tend(writer: Writer, rollups: Sequence[str], listener: Listener) -> None:
