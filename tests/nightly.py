@@ -50,6 +50,12 @@ def daily(name: str, a_day: int, days: int, seed: int = 1) -> Market:
     return Market(*NAMES[name], trades=[trade for trade in made if trade.true_ns < end_ns])
 
 
+def range_of(file: Path) -> tuple[int, int]:
+    """What a segment holds, by its name."""
+    after, through = file.stem.split("-")
+    return int(after), int(through)
+
+
 class Nights:
     """One archive, one exchange, one clock."""
 
@@ -110,11 +116,19 @@ class Nights:
         return self.machine.run(["refresh", *words], plan)
 
     def rows(self) -> dict[str, int]:
-        """How many trades of each pair stand on disk, by the files' own count."""
+        """How many trades of each pair stand on disk, by the files' own count.
+
+        A kill may leave files beside the one that they were merged into, which count no more.
+        """
         found: dict[str, int] = {}
-        for file in sorted((self.folder / "trades").rglob("*.parquet")):
-            name = file.parts[-3].removeprefix("pair=")
-            found[name] = found.get(name, 0) + pq.read_metadata(file).num_rows
+        for folder in (self.folder / "trades").glob("pair=*"):
+            name, reached = folder.name.removeprefix("pair="), 0
+            files = {range_of(file): file for file in folder.rglob("*.parquet")}
+            for after, through in sorted(files, key=lambda one: (one[0], -one[1])):
+                if through > reached:
+                    rows = pq.read_metadata(files[after, through]).num_rows
+                    found[name] = found.get(name, 0) + rows
+                    reached = through
         return found
 
     def files(self, pair: str) -> int:
