@@ -1049,7 +1049,9 @@ class _Server:
         ready.set_result(server.sockets[0].getsockname()[1])
         await halted.wait()
         server.close()
-        await asyncio.sleep(0)
+        # Whom the loop has accepted and not yet handed over is cut off as well.
+        accepting = asyncio.all_tasks() - {asyncio.current_task()}
+        await asyncio.gather(*accepting, return_exceptions=True)
         while self.connections:
             for connection in list(self.connections):
                 connection.abort()
