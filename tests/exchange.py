@@ -1056,6 +1056,11 @@ class _Server:
             for connection in list(self.connections):
                 connection.abort()
             await asyncio.sleep(0)
+        # Of these the loop knows alone: nobody told us of them, or they are on their way out.
+        for transport in list(getattr(loop, "_transports", {}).values()):
+            transport.abort()
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
 
 
 class _Connection(asyncio.Protocol):
