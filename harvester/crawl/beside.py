@@ -23,11 +23,11 @@ from harvester.archive.writer import Writer
 from harvester.columns import times
 from harvester.crawl.crawler import imported_in
 from harvester.crawl.pages import Page
+from harvester.kraken.pages import PAGE_ROWS
 from harvester.times import SECOND, UNITS_NS, Range, covers
 
 MOST_ASKED, ENOUGH = 3, 2
 
-PAGE_ROWS = 1000
 QUIET_S = 2
 LONGEST_BUSY_NS = UNITS_NS["h"]
 """So far back a moment is looked for from which on file and exchange can be counted."""
@@ -55,10 +55,11 @@ async def look(writer: Writer, hole: Range, page: Callable[[int], Awaitable[Page
             ranges = Range(after - SECOND, after), Range(after, after + 1)
             _note(writer, Together(ranges, compared=False))
     first = Range(through, through + 1)
-    goes_on = await asyncio.to_thread(_held, archive, pair, first)
-    if goes_on and imported_in(archive, pair, first):
-        ranges = Range(through - 1, through), Range(through, through + SECOND)
-        _note(writer, Together(ranges, compared=False))
+    if imported_in(archive, pair, first):
+        goes_on = await asyncio.to_thread(_held, archive, pair, first)
+        if goes_on:
+            ranges = Range(through - 1, through), Range(through, through + SECOND)
+            _note(writer, Together(ranges, compared=False))
 
 
 def settle(writer: Writer) -> None:

@@ -115,8 +115,9 @@ class RangeCrawl:
             self._is_closing = True
             through = self.span.through
             held = self._right or archive.first_id_behind(pair, through)
-            behind = _before_an_id(archive, pair, through)
-            is_file = self._right is None and bool(imported_in(archive, pair, behind))
+            is_file = self._right is None and bool(
+                imported_in(archive, pair, _before_an_id(archive, pair, through))
+            )
             rows = await seams.close(
                 held or beyond,
                 self._ask,
