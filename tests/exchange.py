@@ -243,7 +243,8 @@ REFUSALS = {
 DELIVERIES = ("cut", "reset", "close", "hang", "dribble", "drop_after")
 BODIES = ("bad_json", "not_json", "big", "warning")
 CURSORS = ("last_missing", "last_short", "last_stuck", "last_garbage")
-PAGES = ("empty", "stale", "older", "skip", "repeat", "shuffle", *CURSORS)
+LIES = ("first_rows", "last_rows", "later", "newest", "late_row")
+PAGES = ("empty", "stale", "older", "skip", "repeat", "shuffle", *LIES, *CURSORS)
 KINDS = (*REFUSALS, "http", *DELIVERIES, *BODIES, *PAGES)
 
 Item = str | tuple[str, ...] | None
@@ -283,8 +284,11 @@ class Faults:
         would show them.
     times: how often chance may leave out one row, or empty one place.
     candles: what becomes of the rows of an OHLC answer, given the altname and the minutes.
-    Amounts: http status (503), seconds of hang, dribble and throttled, rows of older, skip and
-    repeat, digits of last_short (16), bytes of big.
+    Lies: first_rows and last_rows leave out rows at a page's ends; later answers as if `since` were
+        so many rows later; newest gives the newest page; late_row prints one row's time later.
+    Amounts: http status (503), seconds of hang, dribble and throttled, rows of older, skip,
+        repeat, first_rows, last_rows and later, seconds of late_row (6000), digits of
+        last_short (16), bytes of big.
     """
 
     def __init__(
@@ -470,11 +474,15 @@ class Shelf:
 
 @dataclass
 class Page:
-    """A page in the making: places of rows in the history, and the cursor."""
+    """A page in the making: places of rows in the history, and the cursor.
+
+    `later`: the place of a row whose time is printed later, and by how many seconds.
+    """
 
     places: Sequence[int]
     last: str | None
     start: int
+    later: tuple[int, int] | None = None
 
 
 def shuffled(shelf: Shelf, places: Sequence[int], source: random.Random) -> list[int]:
@@ -845,13 +853,18 @@ class Exchange:
             "skip": lambda fault: self._skip(shelf, page, fault),
             "repeat": lambda fault: self._repeat(shelf, page, fault, size),
             "shuffle": lambda _: self._shuffle(shelf, page),
+            "first_rows": lambda fault: self._cut(shelf, page, fault, first=True),
+            "last_rows": lambda fault: self._cut(shelf, page, fault, first=False),
+            "later": lambda fault: self._step_on(shelf, page, fault, size, end),
+            "newest": lambda _: self._show_newest(page, size, end),
+            "late_row": lambda fault: self._print_later(shelf, page, fault),
         }
         done = []
         for kind, act in acts.items():
             for fault in (fault for fault in faults if fault.kind == kind):
-                before = (page.start, list(page.places))
+                before = (page.start, list(page.places), page.later)
                 act(fault)
-                if before != (page.start, list(page.places)):
+                if before != (page.start, list(page.places), page.later):
                     done.append(kind)
             if kind == "stale" and page.places and shelf.market.altname in self.faults.hide:
                 self._hide(shelf, page, size, end)
@@ -874,6 +887,30 @@ class Exchange:
         if fault.kind == "stale" and before is not None and before < page.start:
             start = before
         page.start, page.places = start, range(start, min(start + size, end))
+
+    def _cut(self, shelf: Shelf, page: Page, fault: Fault, *, first: bool) -> None:
+        """Leave rows out at the beginning or at the end of a page."""
+        source = self.faults.random(shelf.market.altname)
+        rows = int(fault.amount or source.randint(1, max(1, len(page.places))))
+        page.places = (
+            page.places[rows:] if first else page.places[: max(0, len(page.places) - rows)]
+        )
+
+    def _step_on(self, shelf: Shelf, page: Page, fault: Fault, size: int, end: int) -> None:
+        """Answer as if `since` were later by some rows."""
+        source = self.faults.random(shelf.market.altname)
+        rows = int(fault.amount or source.randint(1, max(1, end)))
+        page.start = min(page.start + rows, end)
+        page.places = range(page.start, min(page.start + size, end))
+
+    def _show_newest(self, page: Page, size: int, end: int) -> None:
+        page.start = max(end - size, 0)
+        page.places = range(page.start, end)
+
+    def _print_later(self, shelf: Shelf, page: Page, fault: Fault) -> None:
+        if page.places:
+            place = self.faults.random(shelf.market.altname).choice(page.places)
+            page.places, page.later = list(page.places), (place, int(fault.amount or 6_000))
 
     def _skip(self, shelf: Shelf, page: Page, fault: Fault) -> None:
         """Leave neighbouring rows out of the middle, each at most `times` times."""
@@ -974,6 +1011,12 @@ def _trades_body(shelf: Shelf, page: Page) -> bytes:
         rows = shelf.rows(places.start, places.stop) if places else b""
     else:
         rows = shelf.picked(places)
+    if page.later is not None:
+        place, seconds = page.later
+        row, literal = shelf.picked([place]), shelf.market.literal(place)
+        whole, dot, fraction = literal.partition(".")
+        late = row.replace(literal.encode(), f"{int(whole) + seconds}{dot}{fraction}".encode(), 1)
+        rows = rows.replace(row, late, 1)
     last = b"" if page.last is None else b',"last":%b' % json.dumps(page.last).encode()
     return b'{"error":[],"result":{"%b":[%b]%b}}' % (shelf.market.key.encode(), rows, last)
 

@@ -79,7 +79,7 @@ def xbtusd_like(
     *,
     start_ns: int = BUSY_NS,
     gap_s: float = 6.0,
-    first_id: int | None = 66_432_458,
+    first_id: int | None = 1,
 ) -> list[Trade]:
     """Make what a busy pair looks like: quiet seconds, then bursts with up to 17 equal stamps."""
     maker = _Maker(seed, first_id=first_id)

@@ -94,14 +94,10 @@ def test_of_files_that_overlap_with_other_rows_both_go(other: Segment) -> None:
     }
 
 
-def test_where_ids_skip_at_a_seam_both_sides_go() -> None:
-    seam = Fault(PAIR, Range(0, 20), B.path, "ids skip", A.path)
-    assert paths(judge(report(seam), [A, B, C], Told())) == [A.path, B.path]
-
-
-def test_where_ids_skip_beside_a_broken_file_all_three_go() -> None:
-    seam = Fault(PAIR, Range(0, 20), B.path, "ids skip", A.path)
-    assert paths(judge(report(seam, wrong(C)), [A, B, C], Told())) == [A.path, B.path, C.path]
+def test_sound_files_between_whose_ids_others_are_missing_stay() -> None:
+    seam = Fault(PAIR, Range(0, 20), B.path, "ids skip", A.path, Range(9, 11))
+    assert paths(judge(report(seam), [A, B, C], Told())) == []
+    assert paths(judge(report(seam, wrong(C)), [A, B, C], Told())) == [C.path]
 
 
 def test_a_rollup_goes_and_owes_nothing() -> None:

@@ -56,6 +56,10 @@ class Edge(NamedTuple):
     time_ns: int
 
 
+BEGINNING = Edge(0, 0, 0)
+"""Before the first trade of a market: its ids begin with 1 (docs/kraken.md)."""
+
+
 def find_gaps(edge: Edge | None, rows: pa.RecordBatch) -> tuple[list[Gap], Edge | None]:
     """Where ids do not go on by one, rows without an id between them counted in.
 

@@ -25,9 +25,10 @@ from harvester.archive.segments import (
     read_batches,
     stage_segment,
 )
+from harvester.archive.uncover import without
 from harvester.columns import times
 from harvester.errors import ArchiveDamaged
-from harvester.times import Range
+from harvester.times import Range, overlap
 
 Progress = Callable[[str, int, int], None]
 
@@ -123,6 +124,28 @@ class Writer:
             return whole
 
         return self._place(trades_of(_in_order(rows, ends)), told)
+
+    def uncover(self, lost: Range) -> bool:
+        """Take a range that lacks trades out of coverage, so that it is a gap and on record.
+
+        Segments are cut at its ends; rows in it go. A crash leaves each segment as it was, or cut.
+
+        Returns:
+            Whether any of it was covered.
+
+        Raises:
+            ArchiveDamaged: a segment's rows are not those of its footer; it was not cut.
+        """
+        segments = [one for one in self.archive.segments(self.pair) if overlap(one.range, lost)]
+        for segment in segments:
+            after, through = max(lost.after, segment.range.after), lost.through
+            self.want(Range(after, min(through, segment.range.through)))
+            footer = self.archive.footer(segment)
+            for _ in self._checked([segment], [footer]):
+                pass
+            without(self._store, segment, footer, lost, self._place)
+            self.remove(segment)
+        return bool(segments)
 
     def compact(
         self,
@@ -224,7 +247,7 @@ class Writer:
             if footer.range != one.range or checksum.hexdigest() != footer.checksum:
                 raise ArchiveDamaged(
                     f"{self.archive.location(one)} holds other rows than its footer tells: "
-                    "it was not compacted"
+                    "it was left as it is"
                 )
 
     def stage(

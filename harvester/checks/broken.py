@@ -77,7 +77,7 @@ def judge(report: PairReport, segments: Sequence[Segment], evidence: Evidence) -
     """The files that have to go, by what is wrong with a pair.
 
     Files that are broken in themselves go first: whether others overlap is judged once they are
-    gone. Of two files between which ids skip, nobody can tell which one lost trades: both go.
+    gone. Files between whose ids others are missing stay: only the range between is downloaded.
     What is wanted stands first, where its file can't be read: nothing can be wanted before it is.
 
     Args:
@@ -85,16 +85,15 @@ def judge(report: PairReport, segments: Sequence[Segment], evidence: Evidence) -
         segments: the same files, as the archive lists them.
         evidence: asked where the report does not tell enough.
     """
-    alone = _texts((fault.path, fault.text) for fault in report.faults if fault.other is None)
+    alone = _texts(
+        (fault.path, fault.text)
+        for fault in report.faults
+        if fault.other is None and fault.between is None
+    )
     known = {one.path: one for one in segments}
     texts = {path: found for path, found in alone.items() if path in known}
     if not texts:
         texts = _texts(_overlapping(segments, evidence))
-    for fault in report.faults:
-        left, right = known.get(fault.other or ""), known.get(fault.path or "")
-        if left and right and left.range.through == right.range.after:
-            for path in (left.path, right.path):
-                texts.setdefault(path, []).append(fault.text)
     found = []
     for path, why in sorted(texts.items()):
         spans, is_guess = owed(known[path], evidence.claims(known[path]))

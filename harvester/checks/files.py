@@ -18,13 +18,26 @@ from harvester.archive.skips import Edge, find_gaps
 from harvester.checks.rollups import RollUps
 from harvester.columns import Int64s, decimal_words, times, trade_ids
 from harvester.errors import ArchiveDamaged
+from harvester.times import Range
 
 
 class Skip(NamedTuple):
-    """Two neighbouring ids that leave room for others, and how many rows lie between them."""
+    """Two neighbouring ids that leave room for others, and how many rows lie between them.
+
+    `stamps` are the published times of the two trades, in nanoseconds.
+    """
 
     sides: tuple[int, int]
     rows: int
+    stamps: tuple[int, int]
+
+    @property
+    def between(self) -> Range:
+        """The range that may lack trades; of both trades' times where there is none between."""
+        left_ns, right_ns = self.stamps
+        return (
+            Range(left_ns, right_ns - 1) if right_ns - left_ns > 1 else Range(left_ns - 1, right_ns)
+        )
 
 
 @dataclass(slots=True)
@@ -33,12 +46,15 @@ class Findings:
 
     Attributes:
         skips: where ids leave room for others, which only what is on record can explain.
+        first_id_ns, last_id_ns: published times of the first and last trade with an id.
     """
 
     segment: Segment
     footer: Footer | None = None
     ids: int = 0
     skips: list[Skip] = field(default_factory=list)
+    first_id_ns: int = 0
+    last_id_ns: int = 0
     wrong: list[str] = field(default_factory=list)
     wrong_rollups: list[tuple[RollUp, str]] = field(default_factory=list)
     rollups: int = 0
@@ -164,10 +180,12 @@ class _Rows:
         if self._first_id is None:
             self._lead += int(places[0]) if len(places) else len(ids)
             self._first_id = int(numbers[0]) if len(places) else None
+            found.first_id_ns = int(times(batch)[places[0]]) if len(places) else 0
         if self._edge is not None:
             numbers = np.concatenate(([self._edge.trade_id], numbers))
         back = int((np.diff(numbers) <= 0).sum())
         if back:
             found.notes.append(f"{found.segment.path}: ids go back in {back} places")
         gaps, self._edge = find_gaps(self._edge, batch)
-        found.skips += [Skip(gap.sides, gap.rows) for gap in gaps]
+        found.last_id_ns = self._edge.time_ns if self._edge else 0
+        found.skips += [Skip(gap.sides, gap.rows, (gap.after_ns, gap.before_ns)) for gap in gaps]

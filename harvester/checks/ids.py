@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from harvester.archive.footers import Footer
-from harvester.archive.skips import across_file
+from harvester.archive.skips import BEGINNING, Edge, across_file
 from harvester.checks.files import Findings, Skip
 from harvester.checks.report import Fault, PairReport
 from harvester.times import Range
@@ -37,7 +37,7 @@ def check_ids(report: PairReport, found: Sequence[Findings]) -> None:
     open_ = [one for one in places if one.skip.sides not in known]
     report.notes += [
         f"{report.pair}: {across_file(*sides, rows)}"
-        for (sides, rows), *_ in open_
+        for (sides, rows, _), *_ in open_
         if sides in across
     ]
     _say(report, [one for one in open_ if one.skip.sides not in across])
@@ -47,36 +47,55 @@ def _say(report: PairReport, places: Sequence[_Place]) -> None:
     # A pair that jumps at nearly every trade has them counted, and not listed.
     if len(places) <= report.unasked_jumps:
         return
-    for (sides, _), left, right in places[:MOST_SAID]:
-        text = f"ids skip from {sides[0]} to {sides[1]}, which no jump on record explains"
+    for skip, left, right in places[:MOST_SAID]:
+        text = _told(skip)
         span = Range(left.segment.range.after, right.segment.range.through)
         other = None if left is right else left.segment.path
-        report.faults.append(Fault(report.pair, span, right.segment.path, text, other))
+        report.faults.append(
+            Fault(report.pair, span, right.segment.path, text, other, skip.between)
+        )
     if len(places) > MOST_SAID:
         report.notes.append(f"{report.pair}: ids skip in {len(places) - MOST_SAID} more places")
 
 
+def _told(skip: Skip) -> str:
+    before, behind = skip.sides
+    if before == BEGINNING.trade_id:
+        return f"its first trade id is {behind}, not 1, and no confirmed id gap explains it"
+    return f"ids skip from {before} to {behind}, which no jump on record explains"
+
+
 def _at_seams(report: PairReport, found: Sequence[Findings]) -> Iterator[_Place]:
-    """Where ids leave room between segments that touch; where coverage breaks off, any may."""
-    edge: tuple[int, int] | None = None
+    """Where ids leave room between segments that touch; where coverage breaks off, any may.
+
+    Coverage from 0 on goes on from id 0: a market's first trade has id 1.
+    """
+    edge: Edge | None = None
     left: Findings | None = None
     for one in found:
         if one.footer is None or one.wrong:
             left, edge = None, None
             continue
-        if left is None or left.segment.range.through != one.segment.range.after:
+        footer, segment = one.footer, one.segment
+        if left is None and segment.range.after == 0:
+            edge = BEGINNING
+        elif left is None or left.segment.range.through != segment.range.after:
             edge = None
         else:
             report.seams += 1
-            first = one.footer.first_trade_id
-            rows = edge[1] + one.footer.lead if edge else 0
-            if edge and first is not None and first - edge[0] - 1 > rows:
-                yield _Place(Skip((edge[0], first), rows), left, one)
-        edge = _edge_behind(one.footer, edge)
+        if edge == BEGINNING and footer.lead:
+            # Rows without ids come first: old answers, or a file's, which have none to begin with.
+            edge = None
+        first = footer.first_trade_id
+        rows = edge.loose + footer.lead if edge else 0
+        if edge and first is not None and first - edge.trade_id - 1 > rows:
+            skip = Skip((edge.trade_id, first), rows, (edge.time_ns, one.first_id_ns))
+            yield _Place(skip, left or one, one)
+        edge = _edge_behind(one, footer, edge)
         left = one
 
 
-def _edge_behind(footer: Footer, edge: tuple[int, int] | None) -> tuple[int, int] | None:
+def _edge_behind(found: Findings, footer: Footer, edge: Edge | None) -> Edge | None:
     if footer.last_trade_id is not None:
-        return footer.last_trade_id, footer.trail
-    return edge and (edge[0], edge[1] + footer.rows)
+        return Edge(footer.last_trade_id, footer.trail, found.last_id_ns)
+    return edge and edge._replace(loose=edge.loose + footer.rows)

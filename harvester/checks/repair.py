@@ -18,7 +18,7 @@ from harvester.crawl.names import known_pairs, refresh_pairs
 from harvester.crawl.run import Run
 from harvester.errors import ArchiveDamaged
 from harvester.kraken.pairs import Pair
-from harvester.times import Range, missing
+from harvester.times import Range, missing, union
 
 ROUNDS = 3
 """What was fetched may show that a file beside it is wrong, too; so often that is followed."""
@@ -94,10 +94,13 @@ class _Mending:
     async def _rounds(self, one: Writer) -> None:
         result = self._result
         for turn in range(ROUNDS):
-            moved = len(result.moved)
+            before = len(result.moved), len(result.uncovered)
             await self._set_aside(one)
+            await self._uncover(one)
             # What is missing after the first turn was asked for in it.
-            if moved == len(result.moved) and (turn or not result.after.faults):
+            if before == (len(result.moved), len(result.uncovered)) and (
+                turn or not result.after.faults
+            ):
                 return
             self._changed = True
             await asyncio.to_thread(one.sweep)
@@ -126,6 +129,23 @@ class _Mending:
             await asyncio.to_thread(self._move, one, segments, broken)
             await self._look()
 
+    async def _uncover(self, one: Writer) -> None:
+        """Make gaps of the ranges that lack trades by the ids on their sides."""
+        lost = union(fault.between for fault in self._result.after.faults if fault.between)
+        if not lost:
+            return
+        await self._hear_exchange()
+        self._changed = True
+        for span in lost:
+            await asyncio.to_thread(one.uncover, span)
+        self._result.uncovered += lost
+
+    async def _hear_exchange(self) -> int:
+        """The moment up to which trades are settled; the pair as it is listed is kept."""
+        settled_ns = await self._run.watch.stop.guard(self._run.clock.settled_ns())
+        self._pair = await self._repairer.listed(self._name)
+        return settled_ns
+
     async def _sure_to_be_fetched(
         self, segments: Sequence[Segment], broken: list[Broken]
     ) -> list[Broken]:
@@ -137,8 +157,7 @@ class _Mending:
         if not missing([*wanted, *(span for one in broken for span in one.owed)], kept):
             await guard(asyncio.sleep(0))
             return broken
-        settled_ns = await guard(self._run.clock.settled_ns())
-        self._pair = await self._repairer.listed(self._name)
+        settled_ns = await self._hear_exchange()
         limit_ns = max([settled_ns, *(span.through for span in wanted)])
         return [one.up_to(limit_ns) for one in broken]
 

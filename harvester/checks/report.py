@@ -21,6 +21,8 @@ class Fault(NamedTuple):
         text: what is wrong, for people.
         other: a second file, that may as well be the wrong one: the one before a seam, or the one
             that is overlapped with.
+        between: the range that lacks trades where ids tell so; the files are sound, and only that
+            range is to be downloaded again.
     """
 
     pair: str
@@ -28,6 +30,7 @@ class Fault(NamedTuple):
     path: str | None
     text: str
     other: str | None = None
+    between: Range | None = None
 
     def __str__(self) -> str:
         """One line for people."""
@@ -98,6 +101,7 @@ class RepairReport:
         before: what was wrong, found under the pair's lock where it could be had.
         after: what is wrong now.
         moved: the files that were set aside.
+        uncovered: ranges that were covered and lacked trades; they are gaps now.
         trades: how many were fetched.
         pages: how many answers that took.
         error: what ended it early; None where nothing did.
@@ -107,6 +111,7 @@ class RepairReport:
     before: PairReport
     after: PairReport
     moved: list[Moved] = field(default_factory=list)
+    uncovered: list[Range] = field(default_factory=list)
     trades: int = 0
     pages: int = 0
     error: HarvesterError | None = None
@@ -121,6 +126,7 @@ class RepairReport:
         return {
             "before": asdict(self.before),
             "moved": [one._asdict() for one in self.moved],
+            "uncovered": self.uncovered,
             "trades": self.trades,
             "pages": self.pages,
             "error": None if self.error is None else str(self.error),

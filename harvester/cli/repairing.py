@@ -91,6 +91,10 @@ async def _repair(
 
 def _tell(archive: Archive, done: RepairReport, show: Show | None) -> None:
     if show is not None:
+        if done.uncovered:
+            many = f", and {len(done.uncovered) - 1} more" if len(done.uncovered) > 1 else ""
+            lacked = f"{done.uncovered[0]}{many}"
+            output.result(f"{done.pair}: lacked trades, downloaded again: {lacked}")
         if done.pages:
             trades = f"{done.trades:,} trades in {done.pages:,} pages"
             output.result(f"{done.pair}: fetched {trades}")

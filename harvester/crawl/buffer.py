@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import pyarrow as pa
 
+from harvester.archive.archive import Archive
 from harvester.archive.footers import Footer, Jump
 from harvester.archive.skips import Gap
 from harvester.archive.writer import Writer
@@ -152,6 +153,15 @@ class Buffer:
                 self._segments = 0
                 async with self._merging:
                     await asyncio.to_thread(self._writer.compact)
+
+    def writes_to(self, archive: Archive) -> bool:
+        """Whether what is committed here becomes part of this very archive."""
+        return self._writer.archive is archive
+
+    async def uncover(self, lost: Range) -> bool:
+        """Take a range that lacks trades out of coverage; returns whether any was covered."""
+        async with self._writing, self._merging:
+            return await asyncio.to_thread(self._writer.uncover, lost)
 
     def skip_to(self, after: int) -> None:
         """Leave a hole: what follows begins behind `after`."""

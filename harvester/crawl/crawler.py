@@ -9,9 +9,12 @@ from typing import NamedTuple, TypeVar
 import pyarrow as pa
 
 from harvester.archive.archive import EVERYTHING, Archive
+from harvester.archive.skips import BEGINNING, Edge
 from harvester.columns import times
+from harvester.crawl.beginning import Beginning, has_id
 from harvester.crawl.buffer import Backlog, Buffer
 from harvester.crawl.events import Noted
+from harvester.crawl.order import in_order
 from harvester.crawl.pages import Page, Source
 from harvester.crawl.seams import Seams
 from harvester.crawl.spans import Cut
@@ -66,6 +69,8 @@ class RangeCrawl:
         self._is_closing = self._gives_up = self._is_cut = False
         self._flushing: asyncio.Task[None] | None = None
         self._stuck = (0, 0, 0)
+        self._is_left_known = False
+        self._fault: ArchiveDamaged | None = None
 
     def left(self) -> Range:
         """What is still to be fetched."""
@@ -107,11 +112,14 @@ class RangeCrawl:
         tending = asyncio.create_task(self._tend(done))
         try:
             seams = self._seams
-            left = (cut and cut.left) or archive.last_id_before(pair, self.span.after)
-            is_file = bool(left and imported_in(archive, pair, Range(left[2], self.span.after)))
+            left = _left_edge(archive, pair, self.span.after, cut)
+            is_file = bool(
+                left and imported_in(archive, pair, Range(left.time_ns, self.span.after))
+            )
+            self._is_left_known = left is not None
             seams.begin_at(left, is_file=is_file)
             known_ns = cut.at if cut else _last_known(archive, pair, self.span.after)
-            beyond = await self._pages(pair, known_ns)
+            beyond = await self._pages(archive, pair, known_ns, left)
             self._is_closing = True
             through = self.span.through
             held = self._right or archive.first_id_behind(pair, through)
@@ -124,6 +132,7 @@ class RangeCrawl:
                 is_file=is_file,
                 is_held=bool(held) or self._is_cut,
             )
+            await self._uncover_losses(archive, pair)
             await self._hand_on(rows, through)
             whole = True
         finally:
@@ -134,23 +143,13 @@ class RangeCrawl:
             await tending
             await self._settle_flushing()
             await self._buffer.flush(final=whole)
-        if seams.outside:
-            gap = seams.outside[0]
-            what = f"trades between ids {gap.after_id} and {gap.before_id}"
-            for beside in (Range(gap.after_ns, self.span.after), Range(through, gap.before_ns)):
-                if path := imported_in(archive, pair, beside):
-                    raise ImportIncomplete(
-                        f"{pair}: {what} are not in {path}, which came from a file: "
-                        "`harvester backfill --upgrade` fetches anew what did",
-                        *beside,
-                    )
-            raise ArchiveDamaged(_left_out(archive, pair, f"{what} were left out of", gap.after_ns))
-        newest_ns = self._source.newest_ns
-        if newest_ns is not None and _lacks(archive, pair, newest_ns):
-            what = f"the newest trade, of {show(newest_ns)}, is not in"
-            raise ArchiveDamaged(_left_out(archive, pair, what, newest_ns - 1))
+        if self._fault is not None:
+            raise self._fault
+        await self._uncover_before_newest(archive, pair)
 
-    async def _pages(self, pair: str, known_ns: int | None) -> tuple[int, int] | None:
+    async def _pages(
+        self, archive: Archive, pair: str, known_ns: int | None, left: Edge | None
+    ) -> tuple[int, int] | None:
         """Ask page after page, until the span or the market ends.
 
         Returns the first id behind the span, and the rows without one before it, where shown.
@@ -159,29 +158,101 @@ class RangeCrawl:
             if self._gives_up:
                 raise Interrupted("interrupted; the same command goes on where it stopped")
             tape = self._tape
-            page = await self._ask(self._source.page(tape.next_since()))
+            page = await self._ask(self._next_page(left))
             step = tape.join(page.rows, page.cursor_ns, page.unit_ns, self.span.through)
             self._buffer.note(page.last, [])
+            if step.before.num_rows and not self._is_left_known:
+                self._seams.pass_over(step.before)
             if step.verdict in (Verdict.ADVANCED, Verdict.PAST):
                 self._source.agreed()
-                await self._check(step.rows, page)
+                await self._check(archive, step.rows, page)
                 self._tell(step.rows)
                 if step.verdict is Verdict.PAST:
                     return step.beyond
                 self.after_page(self)
             elif step.verdict is Verdict.QUIET:
-                if await self._ask(self._source.at_head(tape.last_ns, self.span.after, known_ns)):
-                    await self._check(tape.finish(), page)
+                if await self._is_at_head(tape, known_ns):
+                    await self._check(archive, tape.finish(), page)
                     return None
-                if self._source.in_doubt:
-                    tape.squeeze()
             elif step.verdict is Verdict.STALE:
                 self._source.contradicted("a page does not show the last trade held")
             elif step.verdict is Verdict.STAMP_FULL:
-                self._tape = await self._step_beyond(tape, pair)
+                self._tape, left = await self._step_beyond(tape, archive, pair), None
+                self._is_left_known = False
 
-    async def _check(self, rows: pa.RecordBatch, page: Page) -> None:
+    async def _is_at_head(self, tape: Tape, known_ns: int | None) -> bool:
+        if await self._ask(self._source.at_head(tape.last_ns, self.span.after, known_ns)):
+            return True
+        if self._source.in_doubt:
+            tape.squeeze()
+        return False
+
+    async def _next_page(self, left: Edge | None) -> Page:
+        """The next page; the first one only once more than a single answer vouches for it."""
+        since_ns = self._tape.next_since()
+        page = await self._source.page(since_ns)
+        if self._tape.last_ns is not None or self._tape.is_too_coarse(page.unit_ns):
+            return page
+        beginning = Beginning(self._source, self._tape.after, left)
+        page = await beginning.prove(page, since_ns)
+        if beginning.confirmed is not None:
+            self._seams.begin_at(left, confirmed=beginning.confirmed)
+        elif left == BEGINNING and page.rows.num_rows and not has_id(in_order(page.rows)):
+            self._seams.begin_at(None)
+        return page
+
+    async def _uncover_losses(self, archive: Archive, pair: str) -> None:
+        """Make a gap of each range that turned out to lack trades, before anything is committed.
+
+        So a crash at any moment leaves the gap on record, or the place to be found again.
+        """
+        losses, self._seams.lost = self._seams.lost, []
+        for gap, lost in losses:
+            what = f"trades between ids {gap.after_id} and {gap.before_id}"
+            beside = (
+                Range(gap.after_ns, self.span.after),
+                Range(self.span.through, gap.before_ns),
+            )
+            path = next((found for one in beside if (found := imported_in(archive, pair, one))), "")
+            if path:
+                where = next(one for one in beside if imported_in(archive, pair, one))
+                self._fault = self._fault or ImportIncomplete(
+                    f"{pair}: {what} are not in {path}, which came from a file: "
+                    "`harvester backfill --upgrade` fetches anew what did",
+                    *where,
+                )
+            else:
+                await self._uncover(archive, pair, lost, what)
+
+    async def _uncover(self, archive: Archive, pair: str, lost: Range, what: str) -> None:
+        if not self._buffer.writes_to(archive) or not await self._buffer.uncover(lost):
+            self._fault = self._fault or ArchiveDamaged(
+                f"{pair}: {what} are missing from {lost}: `harvester verify {pair} --repair` "
+                "downloads them"
+            )
+            return
+        self._tally.lost.append(lost)
+        text = f"{what} were missing from {lost}, which is a gap now and is downloaded again"
+        self._listener(Noted(pair, text))
+
+    async def _uncover_before_newest(self, archive: Archive, pair: str) -> None:
+        """Make a gap of the time before the newest trade, where that one is not stored."""
+        newest_ns = self._source.newest_ns
+        if newest_ns is None or not _lacks(archive, pair, newest_ns):
+            return
+        covered = next(
+            one for one in archive.coverage(pair) if one.after < newest_ns <= one.through
+        )
+        last_ns = archive.last_time(pair, newest_ns) or 0
+        lost = Range(max(last_ns, covered.after), newest_ns)
+        await self._uncover(archive, pair, lost, f"the newest trade, of {show(newest_ns)},")
+        if self._fault is not None:
+            raise self._fault
+
+    async def _check(self, archive: Archive, rows: pa.RecordBatch, page: Page) -> None:
         sure, whole = await self._seams.take(rows, page.unit_ns, self._ask)
+        if self._seams.lost:
+            await self._uncover_losses(archive, self._tally.pair)
         await self._hand_on(sure, whole)
 
     async def _hand_on(self, rows: pa.RecordBatch, whole_through: int) -> None:
@@ -221,7 +292,7 @@ class RangeCrawl:
                     except Exception as fault:  # noqa: BLE001 - it ends the crawl, not this alone
                         self._buffer.fail(fault)
 
-    async def _step_beyond(self, tape: Tape, pair: str) -> Tape:
+    async def _step_beyond(self, tape: Tape, archive: Archive, pair: str) -> Tape:
         """Leave a stamp that can't be had whole as a hole, and go on behind it."""
         if tape.last_ns is not None:
             stamp, cursor, tries = tape.last_ns, tape.cursor or tape.last_ns, 0
@@ -230,7 +301,9 @@ class RangeCrawl:
                 "out as a hole, and the crawl goes on behind them"
             )
             self._listener(Noted(pair, text))
-            await self._hand_on(await self._seams.close(None, self._ask), stamp - 1)
+            rows = await self._seams.close(None, self._ask)
+            await self._uncover_losses(archive, pair)
+            await self._hand_on(rows, stamp - 1)
             await self._settle_flushing()
             await self._buffer.flush()
             self._seams.begin_at(None)
@@ -251,6 +324,18 @@ class RangeCrawl:
         self._pages_read += 1
         reached, end = self._tape.last_ns, self.span.through
         self._tally.read(self, end if reached is None else min(end, reached))
+
+
+def _left_edge(archive: Archive, pair: str, after: int, cut: Cut | None) -> Edge | None:
+    """The last trade with an id before a range; None where nothing tells of it."""
+    if cut is not None:
+        return Edge(*cut.left) if cut.left else None
+    found = archive.last_id_before(pair, after)
+    if found is not None:
+        return Edge(*found)
+    covered = [one for one in archive.coverage(pair) if one.through == after]
+    is_empty = bool(covered) and covered[0].after == 0 and archive.last_time(pair, after) is None
+    return BEGINNING if after == 0 or is_empty else None
 
 
 def _lacks(archive: Archive, pair: str, stamp_ns: int) -> bool:
@@ -298,9 +383,3 @@ def imported_in(archive: Archive, pair: str, span: Range) -> str:
             if overlap(Range(one.after, one.through), piece.within):
                 return archive.location(piece.segment)
     return ""
-
-
-def _left_out(archive: Archive, pair: str, what: str, before_ns: int) -> str:
-    piece = next(iter(archive.pieces(pair, Range(before_ns, before_ns + 1))), None)
-    where = archive.location(piece.segment) if piece else f"the range behind {show(before_ns)}"
-    return f"{pair}: {what} {where}: remove it, and run the same command again"

@@ -35,6 +35,9 @@ from harvester.times import BEGINNING_NS, DAY, Range, missing, overlap, show
 
 CHUNK_NS = 30 * DAY
 
+LOST_ROUNDS = 3
+"""What is downloaded again may show that more is missing beside it; so often that is followed."""
+
 
 class PairCrawl:
     """Everything that is missing of one pair."""
@@ -74,7 +77,7 @@ class PairCrawl:
 
     def _outcome(self, asked: list[Range], error: HarvesterError | None) -> Outcome:
         coverage = self._run.archive.coverage(self._pair)
-        holes = missing(asked, coverage)
+        holes = missing([*asked, *self._tally.lost], coverage)
         reached = next((one for one in reversed(coverage)), None)
         return Outcome(
             self._pair,
@@ -128,6 +131,7 @@ class PairCrawl:
             self._run.watch.listener(Started(self._pair, holes, await self._expected(holes)))
         for hole in self._ordered(holes):
             await self._crawl_hole(one, hole)
+        await self._fetch_lost(one)
         await self._tend(one)
 
     async def _tend(self, one: Writer) -> None:
@@ -155,9 +159,16 @@ class PairCrawl:
             self._run.watch.listener(Started(self._pair, ranges, expected))
             for span in self._ordered(ranges):
                 await self._crawl_hole(one, span)
+            await self._fetch_lost(one)
             if asked.through == self._wish.span.through:
                 return asked
             done = asked
+
+    async def _fetch_lost(self, one: Writer) -> None:
+        """Download again the ranges that turned out to lack trades; what stays missing is a gap."""
+        for _ in range(LOST_ROUNDS):
+            for span in missing(self._tally.lost, self._run.archive.coverage(self._pair)):
+                await self._crawl_hole(one, span)
 
     def _mind_the_clock(self) -> None:
         """Say so where coverage reaches into time to come: the clock was wrong, now or before."""

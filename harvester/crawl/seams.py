@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Awaitable, Callable
+from typing import NamedTuple
 
 import pyarrow as pa
 
 from harvester.archive.skips import Edge, Gap, across_file, find_gaps, gap_at_end
 from harvester.columns import no_rows, times
 from harvester.crawl.events import Listener, Noted
-from harvester.crawl.gaps import mend, shown_between
+from harvester.crawl.gaps import lost_range, mend, shown_between
 from harvester.crawl.order import joined_rows
 from harvester.crawl.pages import Source
 from harvester.crawl.tape import LEAST_MARGIN_NS
@@ -24,6 +25,18 @@ MOST_CARRIED = 20_000
 
 Finder = Callable[[pa.RecordBatch], tuple[list[Gap], Edge | None]]
 Interruptible = Callable[[Awaitable[pa.RecordBatch]], Awaitable[pa.RecordBatch]]
+
+
+class Loss(NamedTuple):
+    """Trades that the exchange shows in a range that is covered and does not contain them.
+
+    Attributes:
+        gap: the ids on both sides of them.
+        range: where they are.
+    """
+
+    gap: Gap
+    range: Range
 
 
 class Seams:
@@ -49,10 +62,13 @@ class Seams:
         # The id before the range behind which a file told of trades, and whether one does behind
         # the range: files have no ids.
         self._id_before_file: int | None = None
+        self._id_not_stored: int | None = None
         self._is_file_behind = False
         self._is_held_behind = True
-        self.outside: list[Gap] = []
-        """Gaps whose trades the exchange shows outside of the range, where they are not held."""
+        self._confirmed: Gap | None = None
+        self.lost: list[Loss] = []
+        """Trades that the exchange shows outside of the range, where they are not held; whoever
+        takes them empties the list."""
         self.jumps: list[Gap] = []
         """Gaps that two answers agree on, in order; whoever takes them empties the list."""
         self.across_files: list[Gap] = []
@@ -60,13 +76,24 @@ class Seams:
         self.unasked: list[Gap] = []
         """More of them, that were not asked for, or not answered; whoever takes them empties it."""
 
-    def begin_at(self, left: tuple[int, int, int] | None, *, is_file: bool = False) -> None:
-        """Go on from the neighbouring range's last id, its rows without one behind it, its time.
+    def begin_at(
+        self, left: Edge | None, *, is_file: bool = False, confirmed: Gap | None = None
+    ) -> None:
+        """Go on from the last trade with an id before the range.
 
-        `is_file`: some of these rows came out of a file.
+        Args:
+            left: that trade; None where it is not known.
+            is_file: some of the rows without an id behind it came out of a file.
+            confirmed: the id gap behind it that is known to be confirmed.
         """
-        self._edge = left and Edge(*left)
-        self._id_before_file = left[0] if left and is_file else None
+        self._edge = left
+        self._id_before_file = left.trade_id if left and is_file else None
+        self._confirmed = confirmed
+
+    def pass_over(self, rows: pa.RecordBatch) -> None:
+        """Go on from rows before the range that a page shows and the archive does not hold."""
+        self._edge = find_gaps(None, rows)[1] or self._edge
+        self._id_not_stored = self._edge.trade_id if self._edge else None
 
     async def take(
         self, rows: pa.RecordBatch, unit_ns: int, ask: Interruptible
@@ -121,6 +148,9 @@ class Seams:
         Returns the rows, mended, and the edge that the next must go on from.
         """
         gaps, edge = find(rows)
+        if gaps and self._confirmed is not None and gaps[0].sides == self._confirmed.sides:
+            self.jumps.append(gaps[0])
+        gaps = self._open(gaps)
         if not gaps:
             self._unfruitful = 0 if rows.num_rows else self._unfruitful
             return rows, edge
@@ -128,17 +158,19 @@ class Seams:
             self._leave_open(self._ours(gaps))
             return rows, edge
         absent: Counter[tuple[int, int]] = Counter()
-        outside: set[tuple[int, int]] = set()
+        outside: dict[tuple[int, int], Range] = {}
         before = rows.num_rows
         for back in (self._margin_ns, SECOND, self._margin_ns):
             since = max(0, gaps[0].after_ns - back)
             found = await ask(self._source.again(gaps, since))
             rows = mend(rows, gaps, found, Range(self._free_after, self.span.through))
             gaps, edge = find(rows)
+            gaps = self._open(gaps)
             for gap in gaps:
                 shown = shown_between(found, gap)
-                if shown is not None and shown.num_rows > gap.rows:
-                    outside.add(gap.sides)
+                lost = lost_range(found, gap, self.span)
+                if shown is not None and shown.num_rows > gap.rows and lost is not None:
+                    outside[gap.sides] = lost
                 elif shown is not None:
                     absent[gap.sides] += 1
             # A busy second may be too long to be shown whole; the margin is then asked twice.
@@ -147,12 +179,25 @@ class Seams:
         self._unfruitful = 0 if rows.num_rows > before or outside else self._unfruitful + 1
         gaps = self._ours(gaps)
         self._book([gap for gap in gaps if gap.sides not in outside], absent)
-        self.outside += [gap for gap in gaps if gap.sides in outside]
+        self.lost += [Loss(gap, outside[gap.sides]) for gap in gaps if gap.sides in outside]
         return rows, edge
 
+    def _open(self, gaps: list[Gap]) -> list[Gap]:
+        """Those that are not known to be confirmed."""
+        known = self._confirmed and self._confirmed.sides
+        return [gap for gap in gaps if gap.sides != known]
+
     def _ours(self, gaps: list[Gap]) -> list[Gap]:
-        """Those to be on record with this range: that at its end only where the next id is held."""
-        return [gap for gap in gaps if self._is_held_behind or gap.before_ns != END_OF_TIME]
+        """Those to be on record with this range: at its ends only where the other side is held.
+
+        Else whoever downloads the range beside it finds the gap again, and puts it on record.
+        """
+        return [
+            gap
+            for gap in gaps
+            if (self._is_held_behind or gap.before_ns != END_OF_TIME)
+            and gap.after_id != self._id_not_stored
+        ]
 
     @property
     def _free_after(self) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from harvester.crawl.events import Listener, PageRead
+from harvester.times import Range
 
 
 class Tally:
@@ -13,6 +14,8 @@ class Tally:
         self.pair = pair
         self.listener = listener
         self.trades = self.pages = 0
+        self.lost: list[Range] = []
+        """Ranges that turned out to lack trades and are not covered any more."""
         self._reached: dict[object, int] = {}
 
     def read(self, crawl: object, reached_ns: int) -> None:

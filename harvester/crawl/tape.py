@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import pyarrow as pa
 
+from harvester.archive.skips import find_gaps
 from harvester.columns import Int64s, no_rows, times, trade_ids
 from harvester.crawl.order import in_order, joined_rows, unite
 from harvester.times import SECOND
@@ -26,7 +27,9 @@ FIRST_MARGIN_NS = 1_000_000
 FULL_PAGE = 1_000
 
 DOUBTS = 2
-"""So often a page that does not show the last row held is asked for again."""
+"""So often a page that contradicts what is held, or itself, is asked for again."""
+
+NO_ROWS = no_rows()
 
 
 class Verdict(Enum):
@@ -50,11 +53,13 @@ class Step(NamedTuple):
     """What joining a page gave: trades that are now final, in order, and what it meant.
 
     `beyond`: the first id behind the limit, and how many rows without one stand before it there.
+    `before`: rows at or before the range's start that the page shows as well, in order.
     """
 
     rows: pa.RecordBatch
     verdict: Verdict
     beyond: tuple[int, int] | None = None
+    before: pa.RecordBatch = NO_ROWS
 
 
 class Tape:
@@ -86,8 +91,14 @@ class Tape:
         return self._cursor
 
     @property
-    def _is_first(self) -> bool:
-        return self._last_ns is None and self._first_since is None
+    def after(self) -> int:
+        """The published time behind which the range begins."""
+        return self._after
+
+    def is_too_coarse(self, unit_ns: int) -> bool:
+        """Whether a first page prints coarser times than the margin it was requested with."""
+        is_first = self._last_ns is None and self._first_since is None
+        return unit_ns > self._margin and self._after > 0 and is_first
 
     def next_since(self) -> int:
         """The stamp that the next page is asked from.
@@ -116,26 +127,31 @@ class Tape:
         """
         if rows.num_rows == 0:
             return Step(no_rows(), Verdict.QUIET)
-        if unit_ns > self._margin and self._after > 0 and self._is_first:
+        if self.is_too_coarse(unit_ns):
             self._margin = unit_ns
             return Step(no_rows(), Verdict.AGAIN)
         full = rows.num_rows >= FULL_PAGE
         rows = in_order(rows)
         stamps = times(rows)
         newest = int(stamps[-1])
+        if self._doubts < DOUBTS and self._ids_go_back(rows):
+            # A row printed with a later time would end the page, and skip what lies between.
+            self._doubts += 1
+            return Step(no_rows(), Verdict.STALE)
         self._finest = max(LEAST_MARGIN_NS, min(self._finest, unit_ns))
         if self._last_ns is None:
             if full and self._first_since is not None and newest <= self._after:
                 return Step(no_rows(), Verdict.STAMP_FULL)
-            return self._advance(rows, stamps, cursor, unit_ns, limit)
+            return self._advance(rows, stamps, cursor, unit_ns, limit, full=full)
         if newest <= self._last_ns:
             return self._nothing_later(rows, stamps, cursor, full=full)
         start = int(stamps.searchsorted(self._last_ns))
-        if int(stamps[start]) != self._last_ns and self._doubts < DOUBTS:
-            # It was asked from before the last row held, and does not show it.
+        shows_last = int(stamps[start]) == self._last_ns
+        if self._doubts < DOUBTS and not (shows_last and self._same_beginning(rows.slice(start))):
+            # It was asked from before the last rows held, and does not show them.
             self._doubts += 1
             return Step(no_rows(), Verdict.STALE)
-        return self._advance(rows.slice(start), stamps[start:], cursor, unit_ns, limit)
+        return self._advance(rows.slice(start), stamps[start:], cursor, unit_ns, limit, full=full)
 
     def squeeze(self) -> None:
         """Ask on from between the trades of the last stamp: the exchange has more behind them.
@@ -145,32 +161,61 @@ class Tape:
         whole = self._tail.num_rows and not self._tail.column("trade_id").null_count
         self._inside_stamp = bool(whole and self._cursor is not None)
 
+    @staticmethod
+    def _ids_go_back(rows: pa.RecordBatch) -> bool:
+        ids = trade_ids(rows)
+        ids = ids[ids > 0]
+        return bool((ids[1:] < ids[:-1]).any())
+
+    def _same_beginning(self, rows: pa.RecordBatch) -> bool:
+        """Whether rows begin as the last group held does, which has no ids to tell."""
+        if not self._tail.num_rows or not self._tail.column("trade_id").null_count:
+            return True
+        shown = int(times(rows).searchsorted(self._last_ns or 0, side="right"))
+        count = min(self._tail.num_rows, shown)
+        return all(
+            self._tail.column(name).slice(0, count).equals(rows.column(name).slice(0, count))
+            for name in ("price", "volume")
+        )
+
     def finish(self) -> pa.RecordBatch:
         """The trades of the last stamp, once it is known that nothing follows them."""
         tail, self._tail = self._wanted(self._tail), no_rows()
         return tail
 
     def _advance(
-        self, rows: pa.RecordBatch, stamps: Int64s, cursor: int | None, unit_ns: int, limit: int
+        self,
+        rows: pa.RecordBatch,
+        stamps: Int64s,
+        cursor: int | None,
+        unit_ns: int,
+        limit: int,
+        *,
+        full: bool,
     ) -> Step:
-        newest = int(stamps[-1])
         same = int(stamps.searchsorted(self._last_ns or 0, side="right"))
         shown = rows.slice(0, same)
         group = unite(self._tail, shown)
-        last = int(stamps.searchsorted(newest))
         end = int(stamps.searchsorted(limit, side="right"))
+        is_past = end < len(stamps)
+        if is_past and end > same and not _continues(rows, end, full=full):
+            # Ask on from the last row within the limit: those behind it may be out of place.
+            rows, stamps, cursor, is_past = rows.slice(0, end), stamps[:end], None, False
+        newest = int(stamps[-1])
+        last = int(stamps.searchsorted(newest))
         self._note_cursor(cursor, newest)
         self._last_ns = newest
         self._inside_stamp = False
         self._doubts = 0
         self._margin = max(LEAST_MARGIN_NS, unit_ns)
-        if end < len(stamps):
+        if is_past:
             self._tail = no_rows()
             final = _continued(group, shown, rows, max(same, end))
-            return Step(self._wanted(final), Verdict.PAST, _first_id(rows.slice(end)))
+            beyond = _first_id(rows.slice(end))
+            return Step(self._wanted(final), Verdict.PAST, beyond, self._unwanted(final))
         self._tail = rows.slice(last)
         final = _continued(group, shown, rows, last)
-        return Step(self._wanted(final), Verdict.ADVANCED)
+        return Step(self._wanted(final), Verdict.ADVANCED, before=self._unwanted(final))
 
     def _nothing_later(
         self, rows: pa.RecordBatch, stamps: Int64s, cursor: int | None, *, full: bool
@@ -210,6 +255,27 @@ class Tape:
         if rows.num_rows and int(times(rows)[0]) <= self._after:
             return rows.slice(int(times(rows).searchsorted(self._after, side="right")))
         return rows
+
+    def _unwanted(self, rows: pa.RecordBatch) -> pa.RecordBatch:
+        """Rows at or before the range's start, which show what the range goes on from."""
+        if rows.num_rows and int(times(rows)[0]) <= self._after:
+            return rows.slice(0, int(times(rows).searchsorted(self._after, side="right")))
+        return NO_ROWS
+
+
+def _continues(rows: pa.RecordBatch, end: int, *, full: bool) -> bool:
+    """Whether the first id behind the limit continues the last one before it.
+
+    One row alone at the end of a full page proves nothing: its time may be printed too late.
+    """
+    if full and rows.num_rows - end == 1:
+        return False
+    _, edge = find_gaps(None, rows.slice(0, end))
+    beyond = _first_id(rows.slice(end))
+    if edge is None or beyond is None:
+        return False
+    number, loose = beyond
+    return edge.trade_id < number <= edge.trade_id + edge.loose + loose + 1
 
 
 def _continued(

@@ -1,0 +1,246 @@
+"""A trade that an answer withheld is downloaded later, or its range is a gap on record."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import tapes
+from crawling import ALL, Crawl, serve, tape_of
+from exchange import Clock, Faults, Market, Trade, expected
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from harvester.archive.archive import Archive
+from harvester.checks.status import status
+from harvester.checks.verify import verify
+from harvester.crawl import beginning, tape
+from harvester.crawl.events import Outcome
+from harvester.times import END_OF_TIME, Range
+
+LIES = ["first_rows", "last_rows", "later", "newest", "empty", "stale", "older"]
+SECOND_NS = 1_000_000_000
+START_NS = 1_700_000_000_000_000_000
+
+
+def every(seconds: int, trades: int, first_id: int | None = 1) -> Market:
+    """A market with a trade every so many seconds; ids from `first_id` on, or none."""
+    return tapes.market(
+        [
+            Trade(
+                START_NS + place * seconds * SECOND_NS,
+                "1.5",
+                f"{place + 1}.00000000",
+                "b",
+                "l",
+                "",
+                None if first_id is None else first_id + place,
+            )
+            for place in range(trades)
+        ]
+    )
+
+
+def claims(folder: Path, market: Market) -> list[tuple[object, ...]]:
+    """The trades of a market in the ranges that an archive says it covers."""
+    coverage = Archive(folder).coverage(market.altname)
+    return [row for row in expected(market) if any(r.after < row[1] <= r.through for r in coverage)]
+
+
+def is_called_complete(folder: Path, market: Market, outcome: Outcome) -> bool:
+    """Whether a run, `verify` and `status` all say that nothing is missing."""
+    archive = Archive(folder)
+    found = status(archive, [market.altname], END_OF_TIME)
+    return (outcome.exit_status, verify(archive, market.altname).faults, found[0].exit_status) == (
+        0,
+        [],
+        0,
+    )
+
+
+@pytest.mark.parametrize("ids", ["with ids", "without ids"])
+@pytest.mark.parametrize("lie", LIES)
+@pytest.mark.parametrize("since", ["from the first trade", "from the middle"])
+def test_a_lie_in_the_first_answer_costs_no_trade(
+    lie: str, since: str, ids: str, tmp_path: Path
+) -> None:
+    market = every(5, 3_500, 1 if ids == "with ids" else None)
+    middle = 0 if since == "from the first trade" else START_NS + 6_000 * SECOND_NS
+    with serve(market, faults=Faults(script=[lie], seed=3)) as exchange:
+        outcome = Crawl(exchange.url, tmp_path).only(market.altname, Range(middle, END_OF_TIME))
+    assert (outcome.error, tape_of(tmp_path, market.altname)) == (
+        None,
+        [row for row in expected(market) if row[1] > middle],
+    )
+
+
+@pytest.mark.parametrize("lie", ["first_rows:500", "later:2499", "newest"])
+def test_a_lie_at_the_next_answer_behind_covered_time_costs_no_trade(
+    lie: str, tmp_path: Path
+) -> None:
+    """The next id is known here, and many more trades than a page shows are withheld."""
+    market = every(5, 20_000)
+    with serve(market, faults=Faults(seed=3)) as exchange:
+        crawl = Crawl(exchange.url, tmp_path)
+        crawl.only(market.altname, Range(0, START_NS + 500 * SECOND_NS))
+        exchange.faults.push(lie)
+        outcome = crawl.only(market.altname)
+    assert (outcome.error, tape_of(tmp_path, market.altname)) == (None, expected(market))
+    report = verify(Archive(tmp_path), market.altname)
+    assert (report.faults, report.unasked_jumps) == ([], 0)
+
+
+@given(data=st.data())
+@settings(max_examples=60, deadline=None)
+def test_any_tape_with_a_lie_in_any_answer_is_exact_or_has_a_gap_on_record(
+    data: st.DataObject, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    market = data.draw(tapes.tapes(min_size=1))
+    folder = tmp_path_factory.mktemp("archive")
+    stamps = sorted({row[1] for row in expected(market)})
+    bound = st.sampled_from([0, *stamps, *(stamp - 1 for stamp in stamps), stamps[-1] + 1])
+    spans = [
+        Range(min(pair), max(pair))
+        for pair in data.draw(st.lists(st.tuples(bound, bound), max_size=2))
+        if min(pair) < max(pair)
+    ]
+    calls = data.draw(st.integers(0, 6))
+    faults = Faults(
+        seed=data.draw(st.integers(0, 99)),
+        script=[None] * calls + [data.draw(st.sampled_from(LIES))],
+    )
+    size = data.draw(st.sampled_from([5, 11, 1000]))
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        serve(market, faults=faults, page_size=size) as exchange,
+    ):
+        patch.setattr(beginning, "FULL_PAGE", size)
+        patch.setattr(tape, "FULL_PAGE", size)
+        for span in [*spans, ALL, ALL, ALL]:
+            outcome = Crawl(exchange.url, folder).only(market.altname, span)
+            if is_called_complete(folder, market, outcome):
+                assert tape_of(folder, market.altname) == claims(folder, market)
+    held = Archive(folder)
+    assert (outcome.exit_status, claims(folder, market)) == (0, list(expected(market))) or (
+        outcome.exit_status == 4 and held.holes(market.altname)
+    )
+
+
+def test_rows_printed_later_than_the_end_of_a_range_do_not_end_it(tmp_path: Path) -> None:
+    market = every(1, 5_000)
+    until = START_NS + 4_000 * SECOND_NS
+    for seed in range(6):
+        folder = tmp_path / str(seed)
+        faults = Faults(script=[None, "late_row"], seed=seed)
+        with serve(market, faults=faults) as exchange:
+            outcome = Crawl(exchange.url, folder).only(market.altname, Range(0, until))
+        rows = [row for row in expected(market) if row[1] <= until]
+        assert (outcome.exit_status, tape_of(folder, market.altname)) == (0, rows)
+
+
+@pytest.mark.parametrize("place", [999, 1_998, 1_999, 2_000])
+def test_a_page_that_ends_with_a_row_printed_later_is_continued(place: int, tmp_path: Path) -> None:
+    """Alone behind the end of the range, its id goes on by one: that proves nothing."""
+    market = every(1, 5_000)
+    until = START_NS + 4_000 * SECOND_NS
+    trades = list(market.trades)
+    with serve(market) as exchange:
+        page = exchange.pages
+        assert page(market.altname) == 0
+        exchange.faults = Faults(script=[None, f"last_rows:{2_000 - place}", "late_row:9000"])
+        outcome = Crawl(exchange.url, tmp_path).only(market.altname, Range(0, until))
+    assert outcome.exit_status == 0
+    assert len(tape_of(tmp_path, market.altname)) == sum(t.true_ns <= until for t in trades)
+
+
+def test_a_market_whose_first_id_is_not_1_has_that_confirmed_and_on_record(tmp_path: Path) -> None:
+    market = every(60, 50, first_id=7)
+    with serve(market) as exchange:
+        outcome = Crawl(exchange.url, tmp_path).only(market.altname)
+        # The page, two more that begin alike, the page behind the last trade, and the newest one.
+        assert exchange.pages(market.altname) == 5
+    report = verify(Archive(tmp_path), market.altname)
+    assert (outcome.exit_status, report.faults, report.jumps) == (0, [], 1)
+
+
+def test_verify_reports_a_first_id_above_1_that_is_not_confirmed(tmp_path: Path) -> None:
+    market = every(60, 50)
+    with serve(market) as exchange:
+        crawl = Crawl(exchange.url, tmp_path)
+        crawl.only(market.altname, Range(START_NS + 179 * SECOND_NS, END_OF_TIME))
+        [file] = (tmp_path / "trades").rglob("*.parquet")
+        claim_from_the_beginning(file)
+        [fault] = verify(Archive(tmp_path), market.altname).faults
+    assert fault.text == "its first trade id is 4, not 1, and no confirmed id gap explains it"
+
+
+def claim_from_the_beginning(file: Path) -> None:
+    """Have a segment say that it contains every trade from 0 on."""
+    import pyarrow.parquet as pq
+
+    from harvester.archive.schema import WRITER_OPTIONS
+
+    table = pq.ParquetFile(file).read()
+    told = pq.read_metadata(file).metadata
+    footer = {key: text for key, text in told.items() if key.startswith(b"harvester.")}
+    through = file.stem.partition("-")[2]
+    footer[b"harvester.range"] = f"{0:019d}-{through}".encode()
+    wide = file.with_name(f"{0:019d}-{through}.parquet")
+    pq.write_table(table.replace_schema_metadata(footer), wide, **WRITER_OPTIONS)
+    file.unlink()
+
+
+def test_trades_behind_empty_coverage_must_begin_with_id_1(tmp_path: Path) -> None:
+    """An outage was once taken for an empty history: the first id tells, and the gap is filled."""
+    market = every(60, 50)
+    empty = tapes.market([])
+    clock = Clock(START_NS + 601 * SECOND_NS)
+    with serve(empty, clock=clock) as exchange:
+        Crawl(exchange.url, tmp_path, {"refresh.settle_s": 0}).only(empty.altname)
+    if not Archive(tmp_path).coverage(market.altname):
+        pytest.skip("an empty history is not believed any more")
+    with serve(market) as exchange:
+        outcome = Crawl(exchange.url, tmp_path).only(market.altname)
+    assert (outcome.exit_status, tape_of(tmp_path, market.altname)) == (0, expected(market))
+
+
+def test_a_loss_that_can_not_be_filled_stays_a_gap_and_on_record(tmp_path: Path) -> None:
+    """The exchange shows the trades once and then never again."""
+    market = every(60, 2_000)
+    lost = range(1_000, 1_010)
+    clock = Clock(START_NS + (60 * 1_009 + 1) * SECOND_NS)
+    hidden = dict.fromkeys(lost, 1_000)
+    options = {"refresh.settle_s": 0}
+    with serve(market, clock=clock, faults=Faults(hide={market.altname: hidden})) as exchange:
+        Crawl(exchange.url, tmp_path, options).only(market.altname)
+        clock.advance(60 * 500)
+        # Behind covered time the ids skip; asked again, the exchange shows what it withheld ...
+        exchange.faults = Faults(script=[None, None, None, *["denied"] * 5])
+        first = Crawl(exchange.url, tmp_path, options).only(market.altname)
+        assert first.exit_status in {3, 4}
+        [gap] = Archive(tmp_path).holes(market.altname)[:1]
+        assert gap.after < START_NS + 60 * 1_001 * SECOND_NS < gap.through
+        report = verify(Archive(tmp_path), market.altname)
+        assert [fault.text for fault in report.faults][:1] == [
+            "it was asked for, and no file covers it"
+        ]
+        # ... and the next run fills it.
+        exchange.faults = Faults()
+        last = Crawl(exchange.url, tmp_path, options).only(market.altname)
+    assert (last.exit_status, tape_of(tmp_path, market.altname)) == (
+        0,
+        [row for row in expected(market) if row[1] <= clock.now_ns],
+    )
+
+
+def test_no_more_than_two_calls_more_for_a_new_pair(tmp_path: Path) -> None:
+    market = every(5, 2_500)
+    counts = []
+    for span in (ALL, Range(START_NS + 2_002 * SECOND_NS, END_OF_TIME)):
+        folder = tmp_path / str(span.after)
+        with serve(market) as exchange:
+            Crawl(exchange.url, folder).only(market.altname, span)
+            counts.append(exchange.pages(market.altname))
+    # Three pages and three, with the look behind the last trade and at the newest page.
+    assert counts[0] == 5
+    assert counts[1] <= 7
