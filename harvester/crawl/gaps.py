@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pyarrow as pa
 
 from harvester.archive.skips import Gap
-from harvester.columns import Int64s, clip, joined, times, trade_ids
+from harvester.columns import Int64s, clip, times, trade_ids
+from harvester.crawl.order import unite
 from harvester.times import END_OF_TIME, Range
 
 
 def mend(
     rows: pa.RecordBatch, gaps: list[Gap], found: pa.RecordBatch, within: Range
 ) -> pa.RecordBatch:
-    """Put into the gaps what another answer shows there.
+    """Unite rows with what another answer shows from one side of each gap to the other.
+
+    The trades on either side count in: where that answer shows them with another price or volume,
+    these are trades of their own.
 
     Args:
         rows: those that the gaps were found in.
@@ -20,29 +25,40 @@ def mend(
         found: that answer's rows, in order.
         within: only rows published in this range are taken.
     """
-    parts: list[pa.RecordBatch] = []
-    done = 0
+    ids, stamps = trade_ids(found), times(found)
+    shown = np.zeros(len(ids), dtype=np.bool_)
     for gap in gaps:
-        shown = shown_between(found, gap)
-        if shown is None:
-            continue
-        between = clip(shown, within)
-        if between.num_rows > gap.stop - gap.start:
-            parts += [rows.slice(done, gap.start - done), between]
-            done = gap.stop
-    parts.append(rows.slice(done))
-    return joined([part for part in parts if part.num_rows])
+        sides = _sides(ids, stamps, gap)
+        if sides is not None:
+            left, right = sides
+            shown[left[0] : right[-1] + 1] = True
+    if not shown.any():
+        return rows
+    return unite(rows, clip(found.filter(pa.array(shown)), within))
 
 
 def shown_between(found: pa.RecordBatch, gap: Gap) -> pa.RecordBatch | None:
     """What an answer shows between the sides of a gap; None where it does not show both."""
-    ids, stamps = trade_ids(found), times(found)
-    first = _places(ids, stamps, gap.after_id, gap.after_ns)
-    last = _places(ids, stamps, gap.before_id, gap.before_ns)
-    last = last[last > first[0]] if len(first) else last[:0]
-    if len(last) == 0:
+    sides = _sides(trade_ids(found), times(found), gap)
+    if sides is None:
         return None
-    return found.slice(int(first[0]) + 1, int(last[0]) - int(first[0]) - 1)
+    first, last = int(sides[0][-1]), int(sides[1][0])
+    return found.slice(first + 1, last - first - 1)
+
+
+def _sides(ids: Int64s, stamps: Int64s, gap: Gap) -> tuple[Int64s, Int64s] | None:
+    """Where the trades on either side of a gap stand; None where one side is not shown.
+
+    Several trades may bear the id and the time of a side.
+    """
+    left = _places(ids, stamps, gap.after_id, gap.after_ns)
+    right = _places(ids, stamps, gap.before_id, gap.before_ns)
+    right = right[right > left[0]] if len(left) else right[:0]
+    if len(right) == 0:
+        return None
+    if gap.before_ns == END_OF_TIME:
+        right = right[:1]
+    return left[left < right[0]], right
 
 
 def _places(ids: Int64s, stamps: Int64s, number: int, stamp: int) -> Int64s:
