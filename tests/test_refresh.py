@@ -369,6 +369,15 @@ def test_a_record_that_can_not_be_read_stops_no_other_pair(nights: Nights) -> No
     assert report["pairs"][1]["error"].startswith(f"{nights.folder}/wanted/XBTUSD.json can't be")
 
 
+def test_a_hole_is_filled_where_the_record_of_what_was_wanted_is_lost(nights: Nights) -> None:
+    cuts = [XBT.published_ns(XBT.trades[place]) for place in (100, 200, 300)]
+    crawl(nights, "XBTUSD", Range(0, cuts[0]))
+    crawl(nights, "XBTUSD", Range(cuts[1], cuts[2]))
+    (nights.folder / "wanted" / "XBTUSD.json").unlink()
+    assert only(nights.refresh("XBTUSD"))["state"] == "complete"
+    assert nights.tape("XBTUSD") == until(XBT, nights.settled_ns)
+
+
 def test_an_exchange_that_does_not_tell_its_status_is_taken_as_online(nights: Nights) -> None:
     nights.exchange.faults.elsewhere["SystemStatus"] = deque([(Fault("http", 404),)])
     assert only(nights.refresh("XBTUSD"))["state"] == "complete"

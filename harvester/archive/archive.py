@@ -23,7 +23,7 @@ from harvester.archive.segments import (
 from harvester.archive.store import LocalStore, Store
 from harvester.columns import times, trade_ids
 from harvester.errors import ArchiveDamaged
-from harvester.times import END_OF_TIME, Range, missing, union
+from harvester.times import END_OF_TIME, Range, hull, missing, union
 
 EVERYTHING = Range(0, END_OF_TIME)
 LISTINGS = 20
@@ -122,9 +122,17 @@ class Archive:
         """What has been fetched whole, in order, as few ranges as can be."""
         return union(one.range for one in self.segments(pair))
 
+    def wanted(self, pair: str) -> list[Range]:
+        """What was ever asked for; all between the first segment and the last if that was lost.
+
+        Raises:
+            ArchiveDamaged: what is on record can't be read.
+        """
+        return state.wanted(self.store, pair) or hull(self.coverage(pair))
+
     def holes(self, pair: str) -> list[Range]:
         """What was wanted and is not covered."""
-        return missing(state.wanted(self.store, pair), self.coverage(pair))
+        return missing(self.wanted(pair), self.coverage(pair))
 
     def pieces(self, pair: str, span: Range = EVERYTHING) -> list[Piece]:
         """What to read, in order, for the tape of `span`: each moment from one file only.

@@ -183,7 +183,7 @@ def _add_up(found: PairStatus, listed: Iterable[Segment], known: dict[Segment, G
 
 def _compare(found: PairStatus, archive: Archive) -> None:
     try:
-        found.wanted = state.wanted(archive.store, found.pair)
+        found.wanted = archive.wanted(found.pair)
     except ArchiveDamaged as damage:
         found.damaged.append(str(damage))
     found.holes = missing(found.wanted, found.coverage)

@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import NamedTuple
 
-from harvester.archive import state
 from harvester.archive.archive import LISTINGS, Archive
 from harvester.archive.rollups import RollUp
 from harvester.archive.segments import Segment
@@ -153,7 +152,7 @@ def _check_torn(report: PairReport, archive: Archive) -> None:
 
 def _check_holes(report: PairReport, archive: Archive, segments: list[Segment]) -> None:
     try:
-        wanted = state.wanted(archive.store, report.pair)
+        wanted = archive.wanted(report.pair)
     except ArchiveDamaged as damage:
         path = f"wanted/{report.pair}.json"
         report.faults.append(Fault(report.pair, Range(0, 0), path, str(damage)))
