@@ -519,6 +519,22 @@ def test_a_file_of_another_pair_goes_and_nothing_is_wished_for(data: Path) -> No
     )
 
 
+def test_copies_beside_segments_are_set_aside_and_nothing_is_fetched(
+    data: Path, exchange: Exchange
+) -> None:
+    first = segment(data, 0)
+    names = ("copy.parquet", f"old/{first.name}")
+    copies = [first.parent / name for name in names]
+    for copy in copies:
+        copy.parent.mkdir(exist_ok=True)
+        shutil.copyfile(first, copy)
+    body = first.read_bytes()
+    ran = run(exchange, data, "--repair")
+    assert (ran.status, ran.asked, tape_of(data, PAIR)) == (0, [], TAPE)
+    assert list(quarantined(data).values()) == [body] * 2
+    assert not any(copy.exists() for copy in copies)
+
+
 def test_what_was_wanted_and_lost_is_all_between_the_first_file_and_the_last(
     data: Path, exchange: Exchange
 ) -> None:

@@ -45,7 +45,10 @@ def verify(
     report: PairReport | None = None
     sound: dict[_Files, Findings] = {}
     for _ in range(LISTINGS):
-        listed = _listed(archive, pair)
+        try:
+            listed = _listed(archive, pair)
+        except ArchiveDamaged as damage:
+            return PairReport(pair, faults=[Fault(pair, Range(0, 0), None, str(damage))])
         try:
             found = _read_all(
                 archive, pair, listed, sound, workers or os.cpu_count() or 1, progress
@@ -86,6 +89,7 @@ def _report(archive: Archive, pair: str, found: list[Findings]) -> PairReport:
     check_ids(report, found)
     _check_holes(report, archive, segments)
     _check_torn(report, archive)
+    _check_strangers(report, archive)
     return report
 
 
@@ -138,6 +142,16 @@ def _check_overlaps(report: PairReport, segments: list[Segment]) -> None:
             report.faults.append(Fault(report.pair, one.range, one.path, text, widest.path))
         if widest is None or one.range.through > widest.range.through:
             widest = one
+
+
+def _check_strangers(report: PairReport, archive: Archive) -> None:
+    text = "it is no segment in its place, and whoever reads trades/**/*.parquet counts its rows"
+    try:
+        paths = archive.strangers(report.pair)
+    except ArchiveDamaged as damage:
+        report.faults.append(Fault(report.pair, Range(0, 0), None, str(damage)))
+        return
+    report.faults += [Fault(report.pair, Range(0, 0), path, text) for path in paths]
 
 
 def _check_torn(report: PairReport, archive: Archive) -> None:
