@@ -166,6 +166,12 @@ def union(ranges: Iterable[Range]) -> list[Range]:
     return joined
 
 
+def hull(ranges: Iterable[Range]) -> list[Range]:
+    """The one range from where the first of some ranges begins to where the last ends, if any."""
+    joined = union(ranges)
+    return [Range(joined[0].after, joined[-1].through)] if joined else []
+
+
 def covers(covered: Iterable[Range], span: Range) -> bool:
     """Whether one of some disjoint ranges holds a span whole; one from 0 reaches back for ever."""
     return any(one.after <= max(span.after, 0) and span.through <= one.through for one in covered)

@@ -137,6 +137,20 @@ def jumping_ids(n: int, seed: int = 0, *, chance: float = 0.01) -> list[Trade]:
     return trades
 
 
+def shared_ids(n: int, seed: int = 0, *, chance: float = 0.2) -> list[Trade]:
+    """Make trades that bear time and id of the one before, and differ in price or volume."""
+    chances = random.Random(f"shared {seed}")
+    trades: list[Trade] = []
+    for number, trade in enumerate(inside_stamps(n, seed), start=1):
+        trades.append(_renumbered(trade, number))
+        if chances.random() < chance:
+            last = trades[-1]
+            dearer = str(Decimal(last.price) + 1)
+            other = chances.choice(((dearer, last.volume), (last.price, "7.00000000")))
+            trades.append(_repriced(last, *other))
+    return trades
+
+
 def inside_stamps(n: int, seed: int = 0, *, page_size: int = 1000, group: int = 8) -> list[Trade]:
     """Make each page of `page_size` rows end inside a group of equal stamps."""
     maker = _Maker(seed)

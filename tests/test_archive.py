@@ -106,6 +106,20 @@ def test_holes_are_what_was_wanted_and_is_not_covered(archive: Archive) -> None:
     assert archive.holes(PAIR) == [Range(0, 5), Range(10, 20), Range(30, 40)]
 
 
+@pytest.mark.parametrize("raw", [None, b'{"pair":"XBTUSD","spans":[]}'])
+def test_all_between_the_first_segment_and_the_last_is_wanted_where_the_record_is_lost(
+    archive: Archive, raw: bytes | None
+) -> None:
+    for span in (Range(5, 10), Range(20, 30), Range(30, 35)):
+        put(archive, span, ROWS)
+    if raw is not None:
+        archive.store.write(f"wanted/{PAIR}.json", raw, PAIR)
+    assert (archive.wanted(PAIR), archive.holes(PAIR)) == ([Range(5, 35)], [Range(10, 20)])
+    with writer(archive, PAIR) as one:
+        one.want(Range(40, 50))
+    assert archive.holes(PAIR) == [Range(10, 20), Range(40, 50)]
+
+
 def test_segments_stand_by_after_the_widest_first(archive: Archive) -> None:
     for span in (Range(10, 20), Range(0, 10), Range(0, 30)):
         put(archive, span, ROWS)

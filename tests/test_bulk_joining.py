@@ -247,8 +247,21 @@ def test_rows_of_one_time_stand_by_their_ids(tmp_path: Path) -> None:
     assert [row[0] for row in tape_of(tmp_path / "data", "XBTUSD")] == [1, 2, 3]
     assert report.repeats.rows == 1
     assert report.notes == [
-        "1 rows bear the id and the time of another one: each trade was kept once"
+        "1 rows with an id equal another one in every field: each trade was kept once"
     ]
+
+
+def test_rows_of_one_time_and_id_that_differ_are_trades_of_their_own(tmp_path: Path) -> None:
+    rows = ["9000.1,0.5,1588888888.5,b,m,,1", "9000.2,0.5,1588888888.5,b,m,,1"]
+    file = tmp_path / "XBTUSD.csv"
+    file.write_text("".join(f"{row}\n" for row in [*rows, *rows]))
+    [report] = imported(tmp_path / "data", file, whole=Whole(0, 1_588_888_999))
+    kept = tape_of(tmp_path / "data", "XBTUSD")
+    assert [(row[0], str(row[3])) for row in kept] == [
+        (1, "9000.1000000000"),
+        (1, "9000.2000000000"),
+    ]
+    assert report.repeats.rows == 2
 
 
 def test_provenance_is_in_the_footer_and_outlives_a_merger(tmp_path: Path) -> None:

@@ -478,8 +478,8 @@ def test_an_open_archive_shows_the_new_rows_of_a_file_of_the_same_size(
 ) -> None:
     files = LocalStore.files
 
-    def of_one_size(store: LocalStore, folder: str) -> list[Entry]:
-        return [entry._replace(size=1) for entry in files(store, folder)]
+    def of_one_size(store: LocalStore, folder: str, **given: Any) -> list[Entry]:
+        return [entry._replace(size=1) for entry in files(store, folder, **given)]
 
     monkeypatch.setattr(LocalStore, "files", of_one_size)
     one = started(TRADES)

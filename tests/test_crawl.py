@@ -42,6 +42,7 @@ TAPES: dict[str, Callable[[], Market]] = {
     ),
     "a thousand stamps within 14 microseconds": lambda: tapes.market(tapes.packed_stamps()),
     "ids that jump": lambda: tapes.market(tapes.jumping_ids(8_000, 8)),
+    "trades of one time and id that differ": lambda: tapes.market(tapes.shared_ids(5_000, 12)),
     "ids that jump at nearly every trade": lambda: tapes.market(
         tapes.jumping_ids(4_000, 8, chance=0.9)
     ),

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
-from typing import Any
+from collections import Counter
+from decimal import Decimal
+from typing import Any, NamedTuple
 
 import pyarrow as pa
+import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from test_columns import batch
 
 from harvester.archive.skips import Edge, find_gaps
+from harvester.columns import ROWS as ROW_SCHEMA
 from harvester.columns import times, trade_ids
+from harvester.crawl.gaps import mend, shown_between
 from harvester.crawl.order import in_order, unite
+from harvester.times import Range
 
 Row = tuple[int, int]
 """An id, 0 for none, and a published time."""
@@ -38,9 +43,7 @@ def ordered(rows: list[Row]) -> list[Row]:
         follows = place and by_time[place - 1][1] == stamp and not number
         keys.append(keys[-1] if follows else number)
     by_key = [row for _, row in sorted(zip(keys, by_time, strict=True), key=_stamp_and_key)]
-    kept = by_key[:1]
-    kept += [row for before, row in pairwise(by_key) if row != before or not row[0]]
-    return kept
+    return [row for place, row in enumerate(by_key) if not row[0] or row not in by_key[:place]]
 
 
 def _stamp_and_key(item: tuple[int, Row]) -> tuple[int, int]:
@@ -103,3 +106,110 @@ EDGES = st.none() | st.builds(Edge, st.integers(1, 9), st.integers(0, 3), st.jus
 def test_gaps_are_where_ids_leave_room(edge: Edge | None, rows: list[Row]) -> None:
     gaps, behind = find_gaps(edge, rows_of(rows))
     assert ([gap.sides for gap in gaps], behind) == gaps_by_hand(edge, rows)
+
+
+# Trades of one time and id that differ.
+
+
+class Trade(NamedTuple):
+    """A row with all of its fields; an id of 0 is none."""
+
+    trade_id: int
+    time: int
+    price: Decimal = Decimal(1)
+    volume: Decimal = Decimal(1)
+    side: str | None = "buy"
+    order_type: str | None = "limit"
+    misc: str | None = ""
+
+
+def batch_of(trades: list[Trade]) -> pa.RecordBatch:
+    """These trades as a page's rows."""
+    rows = [trade._asdict() | {"trade_id": trade.trade_id or None} for trade in trades]
+    return pa.RecordBatch.from_pylist(rows, schema=ROW_SCHEMA)
+
+
+def trades_in(rows: pa.RecordBatch) -> list[Trade]:
+    """Rows by Arrow's own conversion to Python."""
+    plain = rows.set_column(1, "time", rows.column("time").cast(pa.int64())).to_pylist()
+    return [Trade(**(row | {"trade_id": row["trade_id"] or 0})) for row in plain]
+
+
+FIRST = Trade(5, 7)
+DIFFERENT = [
+    FIRST._replace(price=Decimal(2)),
+    FIRST._replace(volume=Decimal(2)),
+    FIRST._replace(side="sell"),
+    FIRST._replace(side=None),
+    FIRST._replace(order_type="market"),
+    FIRST._replace(misc="x"),
+    FIRST._replace(misc=None),
+]
+FIELDS = [next(k for k in Trade._fields if getattr(t, k) != getattr(FIRST, k)) for t in DIFFERENT]
+
+
+@pytest.mark.parametrize("other", DIFFERENT, ids=FIELDS)
+def test_trades_of_one_time_and_id_that_differ_in_a_field_all_stay(other: Trade) -> None:
+    page = [FIRST, other, FIRST, other, Trade(6, 7)]
+    assert trades_in(in_order(batch_of(page))) == [FIRST, other, Trade(6, 7)]
+    united = unite(batch_of([FIRST, Trade(6, 7)]), batch_of([other, Trade(6, 7)]))
+    assert Counter(trades_in(united)) == Counter([FIRST, other, Trade(6, 7)])
+    assert trades_in(united)[-1] == Trade(6, 7)
+
+
+@pytest.mark.parametrize("other", DIFFERENT, ids=FIELDS)
+def test_trades_without_an_id_that_differ_in_two_views_all_stay(other: Trade) -> None:
+    held, shown = FIRST._replace(trade_id=0), other._replace(trade_id=0)
+    same = Trade(0, 7, Decimal(9))
+    united = unite(batch_of([held, same]), batch_of([shown, same]))
+    assert Counter(trades_in(united)) == Counter([held, shown, same])
+
+
+def test_a_trade_without_an_id_stays_behind_the_one_it_followed_in_its_own_view() -> None:
+    held = [Trade(1, 7), Trade(2, 7), Trade(3, 7)]
+    shown = [Trade(1, 7), Trade(0, 7), Trade(2, 7)]
+    expected = [Trade(1, 7), Trade(0, 7), Trade(2, 7), Trade(3, 7)]
+    assert trades_in(unite(batch_of(held), batch_of(shown))) == expected
+
+
+TRADES_OF_A_STAMP = st.lists(
+    st.tuples(st.integers(0, 3), st.sampled_from([Decimal(1), Decimal(2)])).map(
+        lambda drawn: Trade(drawn[0], 7, drawn[1])
+    ),
+    min_size=1,
+    max_size=8,
+)
+
+
+@settings(deadline=None)
+@given(st.lists(TRADES_OF_A_STAMP, min_size=2, max_size=4))
+def test_views_of_one_stamp_lose_and_multiply_nothing(views: list[list[Trade]]) -> None:
+    pages = [in_order(batch_of(view)) for view in views]
+    united = pages[0]
+    for page in [*pages[1:], *pages]:
+        united = unite(united, page)
+    most: Counter[Trade] = Counter()
+    for view in views:
+        most |= Counter(view)
+    expected = Counter({trade: 1 if trade.trade_id else n for trade, n in most.items()})
+    assert Counter(trades_in(united)) == expected
+
+
+def test_a_gap_is_looked_for_between_the_nearest_trades_of_its_ids() -> None:
+    changed = FIRST._replace(price=Decimal(2))
+    page = batch_of([FIRST, changed, Trade(8, 9), Trade(8, 9, Decimal(3))])
+    (gap,), _ = find_gaps(None, page)
+    shown = shown_between(page, gap)
+    assert shown is not None
+    assert shown.num_rows == 0
+
+
+def test_what_fills_a_gap_leaves_out_no_trade_and_repeats_none() -> None:
+    changed, behind = FIRST._replace(price=Decimal(2)), Trade(8, 9, Decimal(3))
+    ours = batch_of([FIRST, changed, Trade(0, 8), Trade(8, 9)])
+    gaps, _ = find_gaps(None, ours)
+    found = [changed, Trade(6, 8), Trade(0, 8, Decimal(4)), Trade(8, 9), behind]
+    for _ in range(2):
+        ours = mend(ours, gaps, batch_of(found), Range(0, 100))
+        assert Counter(trades_in(ours)) == Counter([FIRST, Trade(0, 8), *found])
+        assert [trade.trade_id for trade in trades_in(ours)] == [5, 5, 0, 6, 0, 8, 8]

@@ -369,6 +369,27 @@ def test_a_record_that_can_not_be_read_stops_no_other_pair(nights: Nights) -> No
     assert report["pairs"][1]["error"].startswith(f"{nights.folder}/wanted/XBTUSD.json can't be")
 
 
+def test_a_linked_folder_is_refused_by_name_and_stops_no_other_pair(nights: Nights) -> None:
+    nights.refresh("XBTUSD", "ETHEUR")
+    link = min((nights.folder / "trades/pair=XBTUSD").glob("year=*"))
+    link.rename(nights.folder.parent / "far")
+    link.symlink_to(nights.folder.parent / "far")
+    report = nights.refresh()
+    assert report["exit_status"] == 4
+    assert states(report) == {"ETHEUR": "complete", "XBTUSD": "failed"}
+    assert report["pairs"][1]["error"].startswith(f"{link} is a symbolic link")
+    assert report["pairs"][1]["trades_added"] == 0
+
+
+def test_a_hole_is_filled_where_the_record_of_what_was_wanted_is_lost(nights: Nights) -> None:
+    cuts = [XBT.published_ns(XBT.trades[place]) for place in (100, 200, 300)]
+    crawl(nights, "XBTUSD", Range(0, cuts[0]))
+    crawl(nights, "XBTUSD", Range(cuts[1], cuts[2]))
+    (nights.folder / "wanted" / "XBTUSD.json").unlink()
+    assert only(nights.refresh("XBTUSD"))["state"] == "complete"
+    assert nights.tape("XBTUSD") == until(XBT, nights.settled_ns)
+
+
 def test_an_exchange_that_does_not_tell_its_status_is_taken_as_online(nights: Nights) -> None:
     nights.exchange.faults.elsewhere["SystemStatus"] = deque([(Fault("http", 404),)])
     assert only(nights.refresh("XBTUSD"))["state"] == "complete"

@@ -512,6 +512,52 @@ def test_a_file_of_another_pair_goes_and_nothing_is_wished_for(data: Path) -> No
     )
 
 
+def test_copies_beside_segments_are_set_aside_and_nothing_is_fetched(
+    data: Path, exchange: Exchange
+) -> None:
+    first = segment(data, 0)
+    names = ("copy.parquet", f"old/{first.name}")
+    copies = [first.parent / name for name in names]
+    for copy in copies:
+        copy.parent.mkdir(exist_ok=True)
+        shutil.copyfile(first, copy)
+    body = first.read_bytes()
+    ran = run(exchange, data, "--repair")
+    assert (ran.status, ran.asked, tape_of(data, PAIR)) == (0, [], TAPE)
+    assert list(quarantined(data).values()) == [body] * 2
+    assert not any(copy.exists() for copy in copies)
+
+
+def test_what_was_wanted_and_lost_is_all_between_the_first_file_and_the_last(
+    data: Path, exchange: Exchange
+) -> None:
+    (data / f"wanted/{PAIR}.json").unlink()
+    segment(data, 1).unlink()
+    assert [fault.span for fault in verify(Archive(data), PAIR).faults if not fault.path] == [
+        RANGES[1]
+    ]
+    ran = run(exchange, data, "--repair")
+    assert (ran.status, tape_of(data, PAIR)) == (0, TAPE)
+
+
+def test_the_false_part_of_a_name_is_not_wished_for_where_what_was_wanted_is_lost(
+    data: Path, exchange: Exchange
+) -> None:
+    (data / f"wanted/{PAIR}.json").unlink()
+    harms.file_renamed_wider(data, 3)
+    ran = run(exchange, data, "--repair")
+    assert (ran.status, tape_of(data, PAIR), wanted(data)) == (0, TAPE, [[0, END]])
+
+
+def test_a_list_of_what_was_wanted_that_cannot_be_read_wants_the_holes_between_files(
+    data: Path, exchange: Exchange
+) -> None:
+    segment(data, 1).unlink()
+    (data / f"wanted/{PAIR}.json").write_bytes(b'{"pair": "ETHUSD", "spans": [[0, 17]]}')
+    ran = run(exchange, data, "--repair")
+    assert (ran.status, tape_of(data, PAIR), wanted(data)) == (0, TAPE, [[0, END]])
+
+
 def test_a_list_of_what_was_wanted_that_cannot_be_read_is_written_anew(
     data: Path, exchange: Exchange
 ) -> None:

@@ -143,17 +143,51 @@ def test_what_was_wanted_stands_in_a_file_that_people_can_read(store: LocalStore
     }
 
 
-@pytest.mark.parametrize("raw", [b"", b"[]", b'{"pair":"A","spans":[[1]]}', b'{"pair":"\xff"}'])
-def test_spans_that_cannot_be_read_are_damage(store: LocalStore, raw: bytes) -> None:
+@pytest.mark.parametrize(
+    ("raw", "why"),
+    [
+        (b"", ".+"),
+        (b"[]", ".+"),
+        (b'{"pair":"A","spans":[[1]]}', ".+"),
+        (b'{"pair":"\xff"}', ".+"),
+        (b'{"pair":"ETHUSD","spans":[[0,9]]}', "it is of pair 'ETHUSD', its name says 'XBTUSD'"),
+        (b'{"pair":"xbtusd","spans":[[0,9]]}', "it is of pair 'xbtusd', its name says 'XBTUSD'"),
+        (
+            b'{"pair":"XBTUSD","spans":[[0,9],[20,10]]}',
+            r"the range \[20, 10\] is none: its end is not after its beginning",
+        ),
+        (
+            b'{"pair":"XBTUSD","spans":[[5,5]]}',
+            r"the range \[5, 5\] is none: its end is not after its beginning",
+        ),
+        (
+            b'{"pair":"XBTUSD","spans":[[-1,9]]}',
+            r"the range \[-1, 9\] is none: its beginning is below 0",
+        ),
+        (
+            b'{"pair":"XBTUSD","spans":[[0,9223372036854775808]]}',
+            r"the range \[0, 9223372036854775808\] is none: it ends after the last nanosecond",
+        ),
+    ],
+)
+def test_spans_that_cannot_be_right_are_damage(store: LocalStore, raw: bytes, why: str) -> None:
     store.write("wanted/XBTUSD.json", raw, "A")
     with pytest.raises(ArchiveDamaged) as caught:
         state.wanted(store, "XBTUSD")
     assert re.fullmatch(
         re.escape(f"{store.root}/wanted/XBTUSD.json can't be read (")
-        + r".+"
-        + re.escape("): remove it; what is then asked for is written anew"),
+        + why
+        + re.escape(
+            "): `harvester verify XBTUSD --repair` writes it anew, as does the next run once it is "
+            "removed: all between the first segment and the last then counts as wanted"
+        ),
         str(caught.value),
     )
+
+
+def test_ranges_that_were_put_in_another_order_by_hand_count(store: LocalStore) -> None:
+    store.write("wanted/XBTUSD.json", b'{"pair":"XBTUSD","spans":[[50,60],[0,10],[5,20]]}', "A")
+    assert state.wanted(store, "XBTUSD") == [Range(0, 20), Range(50, 60)]
 
 
 # Names.

@@ -68,6 +68,12 @@ def test_all_of_a_pair_is_told(archive: Archive) -> None:
     assert one.exit_status == 4
 
 
+def test_the_hole_is_told_where_the_record_of_what_was_wanted_is_lost(archive: Archive) -> None:
+    (archive.root / f"wanted/{PAIR}.json").unlink()
+    [one] = status(archive, None, YEAR_2020)
+    assert (one.wanted, one.holes, one.exit_status) == ([days(0, 120)], [days(100, 110)], 4)
+
+
 def test_no_row_group_is_read(archive: Archive, monkeypatch: pytest.MonkeyPatch) -> None:
     def read(*_: object, **__: object) -> None:
         raise AssertionError("rows were read")

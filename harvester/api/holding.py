@@ -102,7 +102,7 @@ class Holding(Opened):
         from harvester.checks.proof import prove
 
         self._check_open()
-        names = [resolve_named(self._disk, name) for name in pairs] or self._disk.named()
+        names = [resolve_named(self._disk, name) for name in pairs] or self._disk.to_verify()
         return [prove(self._disk, name) for name in names]
 
     def _repr_html_(self) -> str:

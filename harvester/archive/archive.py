@@ -15,6 +15,7 @@ from harvester.archive.footers import Footer
 from harvester.archive.rollups import RollUp, agrees, list_rollups
 from harvester.archive.segments import (
     Segment,
+    pair_files,
     parse_path,
     read_batches,
     read_footer,
@@ -23,7 +24,7 @@ from harvester.archive.segments import (
 from harvester.archive.store import LocalStore, Store
 from harvester.columns import times, trade_ids
 from harvester.errors import ArchiveDamaged
-from harvester.times import END_OF_TIME, Range, missing, union
+from harvester.times import END_OF_TIME, Range, hull, missing, union
 
 EVERYTHING = Range(0, END_OF_TIME)
 LISTINGS = 20
@@ -99,9 +100,16 @@ class Archive:
         state.check_mark(self.store)
 
     def held(self) -> list[str]:
-        """The altnames of the pairs that have segments."""
+        """The altnames of the pairs that have segments, or whose folder is refused as a link."""
         names = [name.removeprefix("pair=") for name in self.store.folders("trades")]
-        return [name for name in names if self.segments(name)]
+        return [name for name in names if self._has_segments(name)]
+
+    def _has_segments(self, pair: str) -> bool:
+        try:
+            return bool(self.segments(pair))
+        except ArchiveDamaged:
+            # Whoever asks for this pair is told so; the others can be asked for.
+            return True
 
     def named(self) -> list[str]:
         """The altnames of the pairs that are held, or were ever asked for."""
@@ -112,9 +120,35 @@ class Archive:
         ]
         return sorted({*self.held(), *wanted})
 
+    def strangers(self, pair: str) -> list[str]:
+        """Parquet files under `trades/` that are no segments, and that plain readers count.
+
+        Those in the pair's folder, and those that stand in no pair's folder.
+
+        Raises:
+            ArchiveDamaged: a folder is a symbolic link.
+        """
+        entries = pair_files(self.store, pair)
+        entries += self.store.files("trades", refuse_links=True, but="trades/pair=")
+        paths = [entry.path for entry in entries if parse_path(*entry) is None]
+        return sorted(path for path in paths if path.endswith(".parquet"))
+
+    def to_verify(self) -> list[str]:
+        """The altnames of the pairs that are named, or have a folder with any Parquet file."""
+        folders = [
+            name.removeprefix("pair=")
+            for name in self.store.folders("trades")
+            if name.startswith("pair=")
+        ]
+        return sorted({*self.named(), *(name for name in folders if self._has_files(name))})
+
+    def _has_files(self, pair: str) -> bool:
+        entries = self.store.files(f"trades/pair={pair}")
+        return any(entry.path.endswith(".parquet") for entry in entries)
+
     def segments(self, pair: str) -> list[Segment]:
         """A pair's segments by `after`, the widest first: the listing alone, no file is opened."""
-        listed = (parse_path(*entry) for entry in self.store.files(f"trades/pair={pair}"))
+        listed = (parse_path(*entry) for entry in pair_files(self.store, pair))
         found = [one for one in listed if one is not None and one.pair == pair]
         return sorted(found, key=lambda one: (one.range.after, -one.range.through))
 
@@ -122,9 +156,17 @@ class Archive:
         """What has been fetched whole, in order, as few ranges as can be."""
         return union(one.range for one in self.segments(pair))
 
+    def wanted(self, pair: str) -> list[Range]:
+        """What was ever asked for; all between the first segment and the last if that was lost.
+
+        Raises:
+            ArchiveDamaged: what is on record can't be read.
+        """
+        return state.wanted(self.store, pair) or hull(self.coverage(pair))
+
     def holes(self, pair: str) -> list[Range]:
         """What was wanted and is not covered."""
-        return missing(state.wanted(self.store, pair), self.coverage(pair))
+        return missing(self.wanted(pair), self.coverage(pair))
 
     def pieces(self, pair: str, span: Range = EVERYTHING) -> list[Piece]:
         """What to read, in order, for the tape of `span`: each moment from one file only.

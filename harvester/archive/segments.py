@@ -20,7 +20,7 @@ from harvester.archive.schema import (
     WRITER_OPTIONS,
     RowsChecksum,
 )
-from harvester.archive.store import Store, reading, writing
+from harvester.archive.store import Entry, Store, reading, writing
 from harvester.columns import clip
 from harvester.errors import ArchiveDamaged
 from harvester.times import END_OF_TIME, Range, year_of
@@ -64,6 +64,15 @@ def parse_path(path: str, size: int, changed_ns: int = 0) -> Segment | None:
     if one.after >= one.through:
         return None
     return Segment(pair, int(year), one, path, size, changed_ns)
+
+
+def pair_files(store: Store, pair: str) -> list[Entry]:
+    """All files below a pair's folder, segments or not: what every reader of it goes by.
+
+    Raises:
+        ArchiveDamaged: the pair's folder, or one below it, is a symbolic link.
+    """
+    return store.files(f"trades/pair={pair}", refuse_links=True)
 
 
 def is_segment(file: Path) -> bool:

@@ -10,7 +10,7 @@ import msgspec
 from harvester.archive.schema import FORMAT
 from harvester.archive.store import Store
 from harvester.errors import BAD_JSON, ArchiveDamaged, ArchiveTooNew
-from harvester.times import Range, union
+from harvester.times import END_OF_TIME, Range, union
 
 MADE_BY = "harvester"
 
@@ -68,26 +68,49 @@ def mark(store: Store, staging: str) -> None:
 
 
 def wanted(store: Store, pair: str) -> list[Range]:
-    """The union of the spans of a pair that were ever asked for."""
+    """The union of the ranges of a pair that are on record as wanted; none where no file stands.
+
+    Where segments stand and nothing is on record, the record was lost: see `Archive.wanted`.
+
+    Raises:
+        ArchiveDamaged: the file can't be read, or holds what no harvester writes.
+    """
     raw = store.read(f"wanted/{pair}.json")
     if raw is None:
         return []
     try:
-        spans = msgspec.json.decode(raw, type=_Wanted).spans
+        found = msgspec.json.decode(raw, type=_Wanted)
+        _check_wanted(found, pair)
     except BAD_JSON as error:
         raise ArchiveDamaged(
-            f"{store.location(f'wanted/{pair}.json')} can't be read ({error}): "
-            "remove it; what is then asked for is written anew"
+            f"{store.location(f'wanted/{pair}.json')} can't be read ({error}): `harvester verify "
+            f"{pair} --repair` writes it anew, as does the next run once it is removed: all "
+            "between the first segment and the last then counts as wanted"
         ) from error
-    return union(Range(*span) for span in spans)
+    return union(Range(*span) for span in found.spans)
 
 
-def want(store: Store, pair: str, span: Range) -> None:
-    """Write down that a span is wanted; under the pair's lock, before it is crawled."""
+def _check_wanted(found: _Wanted, pair: str) -> None:
+    """Refuse what an edit by hand or a copied file leaves.
+
+    Raises:
+        msgspec.ValidationError: it is of another pair, or a range can't be one.
+    """
+    if found.pair != pair:
+        raise msgspec.ValidationError(f"it is of pair {found.pair!r}, its name says {pair!r}")
+    for after, through in found.spans:
+        if not 0 <= after < through <= END_OF_TIME:
+            why = "its beginning is below 0" if after < 0 else "it ends after the last nanosecond"
+            why = why if through > after else "its end is not after its beginning"
+            raise msgspec.ValidationError(f"the range [{after}, {through}] is none: {why}")
+
+
+def want(store: Store, pair: str, *spans: Range) -> None:
+    """Write down that spans are wanted; under the pair's lock, before they are crawled."""
     before = wanted(store, pair)
-    spans = union([*before, span])
-    if spans != before:
-        want_only(store, pair, spans)
+    after = union([*before, *spans])
+    if after != before:
+        want_only(store, pair, after)
 
 
 def want_only(store: Store, pair: str, spans: Iterable[Range]) -> None:

@@ -18,7 +18,7 @@ from typing import NamedTuple, Protocol
 
 from pyarrow import fs
 
-from harvester.errors import ArchiveError, ArchiveUnwritable
+from harvester.errors import ArchiveDamaged, ArchiveError, ArchiveUnwritable
 
 
 class Entry(NamedTuple):
@@ -38,11 +38,20 @@ class Store(Protocol):
     def location(self, path: str) -> str:
         """The name that any Parquet reader opens this file by."""
 
-    def files(self, folder: str) -> list[Entry]:
-        """All files below a folder, none where it is absent."""
+    def files(
+        self, folder: str, *, refuse_links: bool = False, but: str | None = None
+    ) -> list[Entry]:
+        """All files below a folder, none where it is absent.
+
+        With `refuse_links` a symbolic link that leads to no file raises ArchiveDamaged; else it is
+        listed as a file. Folders whose path begins with `but` are passed over.
+        """
 
     def folders(self, folder: str) -> list[str]:
-        """The names of the folders right below a folder."""
+        """The names of the folders right below a folder.
+
+        Those of symbolic links that lead to no file are among them.
+        """
 
     def read(self, path: str) -> bytes | None:
         """A small file's content, None where it is absent."""
@@ -85,9 +94,13 @@ class LocalStore:
         """An absolute path."""
         return f"{self._root}/{path}" if path else self._root
 
-    def files(self, folder: str) -> list[Entry]:
+    def files(
+        self, folder: str, *, refuse_links: bool = False, but: str | None = None
+    ) -> list[Entry]:
         """All files below a folder."""
         entries: list[Entry] = []
+        if refuse_links and (self.root / folder).is_symlink():
+            raise _linked(self.location(folder))
         # A file may go between being named and being looked at: a writer compacts meanwhile.
         pending = [folder]
         while pending:
@@ -96,8 +109,14 @@ class LocalStore:
                 with reading(self.location(here)), os.scandir(self.location(here)) as found:
                     for one in found:
                         path = f"{here}/{one.name}"
-                        if one.is_dir(follow_symlinks=False):
+                        is_folder = one.is_dir(follow_symlinks=False)
+                        is_link = _is_folder_link(one)
+                        if but is not None and path.startswith(but) and (is_folder or is_link):
+                            continue
+                        if is_folder:
                             pending.append(path)
+                        elif refuse_links and is_link:
+                            raise _linked(self.location(path))
                         elif (facts := _facts(one)) is not None:
                             entries.append(Entry(path, facts.st_size, facts.st_mtime_ns))
             except (FileNotFoundError, NotADirectoryError):
@@ -108,7 +127,11 @@ class LocalStore:
         """The names of the folders right below a folder."""
         try:
             with reading(self.location(folder)), os.scandir(self.root / folder) as found:
-                return sorted(one.name for one in found if one.is_dir(follow_symlinks=False))
+                return sorted(
+                    one.name
+                    for one in found
+                    if one.is_dir(follow_symlinks=False) or _is_folder_link(one)
+                )
         except (FileNotFoundError, NotADirectoryError):
             return []
 
@@ -213,11 +236,32 @@ def writing(path: str, place: str = "--data") -> Iterator[None]:
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             what = "the disk is full: make room, then run the same command again"
+        elif error.errno == errno.EXDEV:
+            what = (
+                "it lies on another disk than the archive's staging/, and a file is renamed from "
+                "there into its place: keep the whole archive on one disk"
+            )
         elif error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
             what = f"no permission to write there: choose another {place} or change its owner"
         else:
             what = error.strerror or str(error)
         raise ArchiveUnwritable(f"can't write {path}: {what}") from error
+
+
+def _is_folder_link(entry: os.DirEntry[str]) -> bool:
+    """Whether this is a symbolic link that leads to no file: to a folder, nowhere or in a loop."""
+    try:
+        return entry.is_symlink() and not entry.is_file()
+    except OSError:
+        return True
+
+
+def _linked(location: str) -> ArchiveDamaged:
+    return ArchiveDamaged(
+        f"{location} is a symbolic link and leads to no file: some readers follow a linked folder, "
+        "others pass it over, so none is taken; move the folder itself here, or the whole archive "
+        "to the other disk"
+    )
 
 
 def _facts(entry: os.DirEntry[str]) -> os.stat_result | None:

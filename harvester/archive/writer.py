@@ -72,8 +72,16 @@ class Writer:
         self._store = archive.store
 
     def want(self, span: Range) -> None:
-        """Write down that a span is wanted, before it is crawled."""
-        state.want(self._store, self.pair, span)
+        """Write down that a span is wanted, before it is crawled.
+
+        Where that record was lost, what counts as wanted without it goes on record, too.
+        """
+        state.want(self._store, self.pair, span, *self.archive.wanted(self.pair))
+
+    def want_if_lost(self, spans: Iterable[Range]) -> None:
+        """Write down that spans are wanted if nothing is on record."""
+        if not state.wanted(self._store, self.pair):
+            state.want(self._store, self.pair, *spans)
 
     def commit(
         self, span: Range, rows: pa.RecordBatch | Sequence[pa.RecordBatch], footer: Footer

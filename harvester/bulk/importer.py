@@ -140,8 +140,8 @@ class Chain:
         self.report.repeats = sorter.repeats
         if sorter.repeats.rows:
             self.report.notes.append(
-                f"{sorter.repeats.rows} rows bear the id and the time of another one: each trade "
-                "was kept once"
+                f"{sorter.repeats.rows} rows with an id equal another one in every field: each "
+                "trade was kept once"
             )
         if sorter.steps_back:
             farthest = sorter.farthest_back_ns / SECOND

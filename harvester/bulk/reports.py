@@ -35,7 +35,7 @@ class Report:
     Attributes:
         read: the rows that were read, and can be.
         kept, held, left: see `joining.Told`.
-        repeats: rows of the id and time of another one.
+        repeats: rows with an id that equal another one in every field.
         bad: how many rows were left out; `bad_rows` lists them.
         ranges: what is covered now that was not.
         rounding: how its whole seconds were rounded; None for other times, or where nothing tells.

@@ -27,7 +27,7 @@ class Sorter:
         """How often times went back."""
         self.farthest_back_ns = 0
         self.repeats = Count()
-        """Rows that bore the id and the time of another one: the same trade again."""
+        """Rows with an id that equal another one in every field: the same trade again."""
 
     def check(self, parsed: Parsed) -> list[BadRow]:
         """Take rows out of a block whose times go back farther than a file's may; returns them."""

@@ -80,9 +80,10 @@ def standing_trades(archive: Archive) -> str:
     docs/format.md, by the names of the files. That join has nothing to do but after a crash.
     """
     pattern = f"{quoted_path(str(archive.root))[:-1]}/{_SEGMENTS}'"
-    is_empty = not any(archive.segments(pair) for pair in archive.held())
+    # Of all pairs: the pattern would follow a link that the listing refuses.
+    standing = [segment for pair in archive.held() for segment in archive.segments(pair)]
     source = _read_parquet(pattern, archive.root, ", filename = true")
-    if is_empty:
+    if not standing:
         # The rows of no file have no columns, so these are put beside them.
         rows = f"SELECT {_nothing()}, NULL::VARCHAR AS filename WHERE false"
         found = source.removesuffix(")") + ", allow_empty = true)"

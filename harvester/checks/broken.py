@@ -98,7 +98,8 @@ def judge(report: PairReport, segments: Sequence[Segment], evidence: Evidence) -
     for path, why in sorted(texts.items()):
         spans, is_guess = owed(known[path], evidence.claims(known[path]))
         found.append(Broken(path, known[path].range, tuple(why), spans, is_guess))
-    return [*_beside(report.faults, alone), *found]
+    beside = {path: why for path, why in alone.items() if path not in known}
+    return [*_beside(report.faults, beside, report.pair), *found]
 
 
 def owed(segment: Segment, claims: Claims) -> tuple[tuple[Range, ...], bool]:
@@ -139,12 +140,12 @@ def _texts(found: Iterable[tuple[str | None, str]]) -> dict[str, list[str]]:
     return texts
 
 
-def _beside(faults: Iterable[Fault], texts: dict[str, list[str]]) -> list[Broken]:
-    """Files that are no segments: what is wanted, then roll-ups."""
+def _beside(faults: Iterable[Fault], texts: dict[str, list[str]], pair: str) -> list[Broken]:
+    """Files that are no segments: what is wanted, then roll-ups, then strangers of the pair."""
     spans = {fault.path: fault.span for fault in faults}
     return [
         Broken(path, spans[path], tuple(why))
-        for room in ("wanted/", "candles/")
+        for room in ("wanted/", "candles/", f"trades/pair={pair}/")
         for path, why in sorted(texts.items())
         if path.startswith(room)
     ]

@@ -18,7 +18,7 @@ from harvester.crawl.names import known_pairs, refresh_pairs
 from harvester.crawl.run import Run
 from harvester.errors import ArchiveDamaged
 from harvester.kraken.pairs import Pair
-from harvester.times import Range, missing, union
+from harvester.times import Range, hull, missing, union
 
 ROUNDS = 3
 """What was fetched may show that a file beside it is wrong, too; so often that is followed."""
@@ -154,7 +154,8 @@ class _Mending:
         wanted = self._wanted()
         gone = {one.path for one in broken}
         kept = [one.range for one in segments if one.path not in gone]
-        if not missing([*wanted, *(span for one in broken for span in one.owed)], kept):
+        spans = wanted or hull(spans_known(segments, broken))
+        if not missing([*spans, *(span for one in broken for span in one.owed)], kept):
             await guard(asyncio.sleep(0))
             return broken
         settled_ns = await self._hear_exchange()
@@ -168,9 +169,13 @@ class _Mending:
             return []
 
     def _move(self, one: Writer, segments: Sequence[Segment], broken: list[Broken]) -> None:
+        spans = hull(spans_known(segments, broken))
+        if not any(file.path.startswith("wanted/") for file in broken):
+            # Before a name that tells a false range could count as wanted.
+            one.want_if_lost(spans)
         for file in broken:
             is_list = file.path.startswith("wanted/")
-            owed = spans_known(segments, broken) if is_list else list(file.owed)
+            owed = spans if is_list else list(file.owed)
             note = Note(self._name, file.path, file.range, list(file.faults), owed)
             if is_list:
                 to = one.want_anew(owed, note)

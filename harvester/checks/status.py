@@ -11,7 +11,7 @@ import msgspec
 from harvester.archive import state
 from harvester.archive.archive import LISTINGS, Archive, pieces_of
 from harvester.archive.gists import Gist, Gists
-from harvester.archive.segments import Segment, parse_path
+from harvester.archive.segments import Segment, pair_files, parse_path
 from harvester.archive.store import Entry
 from harvester.archive.torn import check_not_torn
 from harvester.errors import BAD_JSON, ArchiveDamaged, ArchiveError, ArchiveIncomplete
@@ -103,7 +103,7 @@ def status(archive: Archive, pairs: Sequence[str] | None, now_ns: int) -> list[P
     gists.keep(whole=pairs is None)
     for one in found:
         one.wsname = names.get(one.pair, one).wsname
-    return [one for one in found if one.files or one.wanted or pairs is not None]
+    return [one for one in found if one.files or one.wanted or one.damaged or pairs is not None]
 
 
 class _Named(msgspec.Struct):
@@ -140,7 +140,11 @@ def _status_of(archive: Archive, gists: Gists, pair: str, now_ns: int) -> PairSt
 
 def _look(archive: Archive, gists: Gists, pair: str, now_ns: int) -> PairStatus:
     found = PairStatus(pair)
-    listed = _listed(archive, pair)
+    try:
+        listed = _listed(archive, pair)
+    except ArchiveDamaged as damage:
+        found.damaged.append(str(damage))
+        return found
     known: dict[Segment, Gist] = {}
     for segment, entry in listed.items():
         try:
@@ -161,7 +165,7 @@ def _look(archive: Archive, gists: Gists, pair: str, now_ns: int) -> PairStatus:
 
 def _listed(archive: Archive, pair: str) -> dict[Segment, Entry]:
     """A pair's segments by `after`, the widest first, as the store lists them."""
-    entries = archive.store.files(f"trades/pair={pair}")
+    entries = pair_files(archive.store, pair)
     parsed = ((parse_path(*entry), entry) for entry in entries)
     found = [(one, entry) for one, entry in parsed if one is not None and one.pair == pair]
     found.sort(key=lambda both: (both[0].range.after, -both[0].range.through))
@@ -183,7 +187,7 @@ def _add_up(found: PairStatus, listed: Iterable[Segment], known: dict[Segment, G
 
 def _compare(found: PairStatus, archive: Archive) -> None:
     try:
-        found.wanted = state.wanted(archive.store, found.pair)
+        found.wanted = archive.wanted(found.pair)
     except ArchiveDamaged as damage:
         found.damaged.append(str(damage))
     found.holes = missing(found.wanted, found.coverage)

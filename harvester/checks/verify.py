@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import NamedTuple
 
-from harvester.archive import state
 from harvester.archive.archive import LISTINGS, Archive
 from harvester.archive.rollups import RollUp
 from harvester.archive.segments import Segment
@@ -46,7 +45,10 @@ def verify(
     report: PairReport | None = None
     sound: dict[_Files, Findings] = {}
     for _ in range(LISTINGS):
-        listed = _listed(archive, pair)
+        try:
+            listed = _listed(archive, pair)
+        except ArchiveDamaged as damage:
+            return PairReport(pair, faults=[Fault(pair, Range(0, 0), None, str(damage))])
         try:
             found = _read_all(
                 archive, pair, listed, sound, workers or os.cpu_count() or 1, progress
@@ -87,6 +89,7 @@ def _report(archive: Archive, pair: str, found: list[Findings]) -> PairReport:
     check_ids(report, found)
     _check_holes(report, archive, segments)
     _check_torn(report, archive)
+    _check_strangers(report, archive)
     return report
 
 
@@ -141,6 +144,16 @@ def _check_overlaps(report: PairReport, segments: list[Segment]) -> None:
             widest = one
 
 
+def _check_strangers(report: PairReport, archive: Archive) -> None:
+    text = "it is no segment in its place, and whoever reads trades/**/*.parquet counts its rows"
+    try:
+        paths = archive.strangers(report.pair)
+    except ArchiveDamaged as damage:
+        report.faults.append(Fault(report.pair, Range(0, 0), None, str(damage)))
+        return
+    report.faults += [Fault(report.pair, Range(0, 0), path, text) for path in paths]
+
+
 def _check_torn(report: PairReport, archive: Archive) -> None:
     path = path_of_note(report.pair)
     try:
@@ -153,7 +166,7 @@ def _check_torn(report: PairReport, archive: Archive) -> None:
 
 def _check_holes(report: PairReport, archive: Archive, segments: list[Segment]) -> None:
     try:
-        wanted = state.wanted(archive.store, report.pair)
+        wanted = archive.wanted(report.pair)
     except ArchiveDamaged as damage:
         path = f"wanted/{report.pair}.json"
         report.faults.append(Fault(report.pair, Range(0, 0), path, str(damage)))

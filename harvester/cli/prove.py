@@ -58,7 +58,7 @@ def verify(
     from harvester.errors import gravest
 
     archive = Archive(common_.settings.archive.path)
-    names = [resolve_named(archive, name) for name in pair] or archive.named()
+    names = [resolve_named(archive, name) for name in pair] or archive.to_verify()
     # A file that is not to be trusted is told before all trades are read.
     members = find(against_csv, Whole())
     reports = _proved(common_, archive, names, as_json=as_json)

@@ -15,6 +15,7 @@ from harvester.crawl.events import Outcome
 from harvester.crawl.pair import PairCrawl
 from harvester.crawl.run import Run, Watch, Wish
 from harvester.crawl.turns import Turns, in_turn
+from harvester.errors import ArchiveDamaged
 from harvester.kraken.client import Client
 from harvester.kraken.pairs import Pair
 from harvester.times import END_OF_TIME, Range, missing
@@ -50,8 +51,16 @@ async def backfill(
         watch.listener(outcome)
         return outcome
 
-    lacks = [Lack(wish.pair, lacking(archive, wish, settled_ns)) for wish in wishes]
+    lacks = [_lack(archive, wish, settled_ns) for wish in wishes]
     return await in_turn(turns, run.appraiser, lacks, one, settings.exchange.jobs)
+
+
+def _lack(archive: Archive, wish: Wish, settled_ns: int) -> Lack:
+    """What a wish lacks, to order pairs by; one that can't be listed fails in its own crawl."""
+    try:
+        return Lack(wish.pair, lacking(archive, wish, settled_ns))
+    except ArchiveDamaged:
+        return Lack(wish.pair, [])
 
 
 def lacking(archive: Archive, wish: Wish, settled_ns: int) -> list[Range]:

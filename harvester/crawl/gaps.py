@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pyarrow as pa
 
 from harvester.archive.skips import BEGINNING, Gap
-from harvester.columns import Int64s, clip, joined, times, trade_ids
+from harvester.columns import Int64s, clip, times, trade_ids
+from harvester.crawl.order import unite
 from harvester.times import END_OF_TIME, Range
 
 
 def mend(
     rows: pa.RecordBatch, gaps: list[Gap], found: pa.RecordBatch, within: Range
 ) -> pa.RecordBatch:
-    """Put into the gaps what another answer shows there.
+    """Unite rows with what another answer shows from one side of each gap to the other.
+
+    The trades on either side count in: where that answer shows them with another price or volume,
+    these are trades of their own.
 
     Args:
         rows: those that the gaps were found in.
@@ -20,18 +25,16 @@ def mend(
         found: that answer's rows, in order.
         within: only rows published in this range are taken.
     """
-    parts: list[pa.RecordBatch] = []
-    done = 0
+    ids, stamps = trade_ids(found), times(found)
+    shown = np.zeros(len(ids), dtype=np.bool_)
     for gap in gaps:
-        shown = shown_between(found, gap)
-        if shown is None:
-            continue
-        between = clip(shown, within)
-        if between.num_rows > gap.stop - gap.start:
-            parts += [rows.slice(done, gap.start - done), between]
-            done = gap.stop
-    parts.append(rows.slice(done))
-    return joined([part for part in parts if part.num_rows])
+        sides = _sides(ids, stamps, gap)
+        if sides is not None:
+            left, right = sides
+            shown[max(0, left[0]) : right[-1] + 1] = True
+    if not shown.any():
+        return rows
+    return unite(rows, clip(found.filter(pa.array(shown)), within))
 
 
 def shown_between(found: pa.RecordBatch, gap: Gap) -> pa.RecordBatch | None:
@@ -39,8 +42,11 @@ def shown_between(found: pa.RecordBatch, gap: Gap) -> pa.RecordBatch | None:
 
     The side before a market's first trade (id 0) is shown by every answer from `since=0`.
     """
-    sides = _sides(found, gap)
-    return None if sides is None else found.slice(sides[0] + 1, sides[1] - sides[0] - 1)
+    sides = _sides(trade_ids(found), times(found), gap)
+    if sides is None:
+        return None
+    first, last = int(sides[0][-1]), int(sides[1][0])
+    return found.slice(first + 1, last - first - 1)
 
 
 def lost_range(found: pa.RecordBatch, gap: Gap, within: Range) -> Range | None:
@@ -57,34 +63,39 @@ def lost_range(found: pa.RecordBatch, gap: Gap, within: Range) -> Range | None:
     Returns:
         None where the answer shows no such trade, or not both sides of the gap.
     """
-    sides = _sides(found, gap)
+    stamps = times(found)
+    sides = _sides(trade_ids(found), stamps, gap)
     if sides is None:
         return None
-    stamps = times(found)
-    between = stamps[sides[0] + 1 : sides[1]]
+    first, last = int(sides[0][-1]), int(sides[1][0])
+    between = stamps[first + 1 : last]
     early = between[between <= within.after]
     late = between[between > within.through]
     if len(early):
         start_ns = gap.after_ns if int(early[0]) > gap.after_ns else gap.after_ns - 1
         return Range(max(0, start_ns), within.after)
     if len(late):
-        right_ns = int(stamps[sides[1]])
+        right_ns = int(stamps[last])
         return Range(within.through, right_ns if int(late[-1]) == right_ns else right_ns - 1)
     return None
 
 
-def _sides(found: pa.RecordBatch, gap: Gap) -> tuple[int, int] | None:
-    """The places of the rows on both sides of a gap; -1 for the one before the first trade."""
-    ids, stamps = trade_ids(found), times(found)
-    first = -1
+def _sides(ids: Int64s, stamps: Int64s, gap: Gap) -> tuple[Int64s, Int64s] | None:
+    """Where the trades on either side of a gap stand; None where one side is not shown.
+
+    Several trades may bear the id and the time of a side. Before the first trade of a market is
+    the place -1.
+    """
+    left = np.array([-1])
     if gap.after_id != BEGINNING.trade_id:
-        places = _places(ids, stamps, gap.after_id, gap.after_ns)
-        if len(places) == 0:
-            return None
-        first = int(places[0])
-    last = _places(ids, stamps, gap.before_id, gap.before_ns)
-    last = last[last > first]
-    return (first, int(last[0])) if len(last) else None
+        left = _places(ids, stamps, gap.after_id, gap.after_ns)
+    right = _places(ids, stamps, gap.before_id, gap.before_ns)
+    right = right[right > left[0]] if len(left) else right[:0]
+    if len(right) == 0:
+        return None
+    if gap.before_ns == END_OF_TIME:
+        right = right[:1]
+    return left[left < right[0]], right
 
 
 def _places(ids: Int64s, stamps: Int64s, number: int, stamp: int) -> Int64s:

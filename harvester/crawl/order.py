@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from harvester.columns import Int64s, joined, times, trade_ids
 
@@ -14,9 +17,11 @@ def joined_rows(first: pa.RecordBatch, second: pa.RecordBatch) -> pa.RecordBatch
 
 
 def in_order(rows: pa.RecordBatch) -> pa.RecordBatch:
-    """Rows in the tape's order: by time, then trade id, then place; repeats of an id dropped.
+    """Rows in the tape's order: by time, then trade id, then place; repeats dropped.
 
-    A row without an id keeps its place behind the row that it followed.
+    A row repeats another one if they have an id and are equal in every field: two trades of one
+    id and time that differ in another field are two trades. A row without an id keeps its place
+    behind the row that it followed.
     """
     stamps, ids = times(rows), trade_ids(rows)
     ascends = bool((stamps[1:] >= stamps[:-1]).all())
@@ -31,30 +36,69 @@ def in_order(rows: pa.RecordBatch) -> pa.RecordBatch:
     if not (later | (equal & (keys[1:] >= keys[:-1]))).all():
         rows = rows.take(pa.array(np.lexsort((keys, stamps))))
         stamps = times(rows)
-        equal = stamps[1:] == stamps[:-1]
-    ids = trade_ids(rows)
-    repeats = equal & (ids[1:] == ids[:-1]) & (ids[1:] != 0)
-    if repeats.any():
-        keep = np.concatenate(([True], ~repeats))
-        rows = rows.filter(pa.array(keep))
-    return rows
+    repeats = _repeats(rows, trade_ids(rows), stamps)
+    return rows.filter(pa.array(~repeats)) if repeats.any() else rows
 
 
 def unite(held: pa.RecordBatch, new: pa.RecordBatch) -> pa.RecordBatch:
-    """Two views of the trades of one stamp as one: the fuller, and what only the other has by id.
+    """Two views of the same trades as one: of each distinct row as many as the view with more has.
 
-    Both are beginnings of the same group, so of rows without ids the longer run is right.
+    Uniting with the same view again changes nothing. Rows without an id that look alike are
+    several trades; where one view shows fewer of them, it shows less of the group.
+
+    Args:
+        held: one view, as `in_order` gives it.
+        new: the other one, likewise.
     """
     if held.num_rows == 0 or new.num_rows == 0:
         return new if held.num_rows == 0 else held
     base, other = (new, held) if new.num_rows >= held.num_rows else (held, new)
-    have, ids = trade_ids(base), trade_ids(other)
-    if (have[: len(ids)] == ids).all():
+    if base.slice(0, other.num_rows).equals(other):
         return base
-    more = (ids != 0) & ~np.isin(ids, have)
-    if not more.any():
+    surplus = Counter(_values(base, np.arange(base.num_rows)))
+    added = []
+    for place, values in enumerate(_values(other, np.arange(other.num_rows))):
+        if surplus[values]:
+            surplus[values] -= 1
+        else:
+            added.append(place)
+    if not added:
         return base
-    return in_order(joined([base, other.filter(pa.array(more))]))
+    more = np.array(added)
+    stamps = np.concatenate((times(base), times(other)[more]))
+    # Keys of each view by itself: a row without an id stays behind the row it followed there.
+    keys = np.concatenate(
+        [
+            _carried(trade_ids(base), times(base)),
+            _carried(trade_ids(other), times(other))[more],
+        ]
+    )
+    rows = joined([base, other.take(pa.array(more))])
+    return rows.take(pa.array(np.lexsort((keys, stamps))))
+
+
+def _repeats(rows: pa.RecordBatch, ids: Int64s, stamps: Int64s) -> NDArray[np.bool_]:
+    """Which rows have an id and equal a row before them in every field."""
+    repeats = np.zeros(len(ids), dtype=np.bool_)
+    order = np.lexsort((ids, stamps))
+    ids, stamps = ids[order], stamps[order]
+    twins = (ids[1:] == ids[:-1]) & (stamps[1:] == stamps[:-1]) & (ids[1:] != 0)
+    if not twins.any():
+        return repeats
+    # In their order: a repeat is the later one.
+    places = np.unique(order[np.concatenate((twins, [False])) | np.concatenate(([False], twins))])
+    seen = set()
+    for place, values in zip(places, _values(rows, places), strict=True):
+        repeats[place] = values in seen
+        seen.add(values)
+    return repeats
+
+
+def _values(rows: pa.RecordBatch, places: Int64s) -> list[tuple[object, ...]]:
+    """All fields of some rows, to be compared."""
+    some = rows.take(pa.array(places))
+    rest = (column.to_pylist() for column in some.drop_columns(["trade_id", "time"]).columns)
+    return list(zip(trade_ids(some).tolist(), times(some).tolist(), *rest, strict=True))
 
 
 def _carried(ids: Int64s, stamps: Int64s) -> Int64s:

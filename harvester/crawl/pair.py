@@ -26,6 +26,7 @@ from harvester.crawl.tally import Tally
 from harvester.crawl.tending import finish_replacing, tend
 from harvester.crawl.upgrades import Upgrade
 from harvester.errors import (
+    ArchiveDamaged,
     ExchangeError,
     ExchangeRefused,
     HarvesterError,
@@ -76,7 +77,11 @@ class PairCrawl:
         return self._outcome(self._run.archive.holes(self._pair), error)
 
     def _outcome(self, asked: list[Range], error: HarvesterError | None) -> Outcome:
-        coverage = self._run.archive.coverage(self._pair)
+        try:
+            coverage = self._run.archive.coverage(self._pair)
+        except ArchiveDamaged as damage:
+            # A folder of the pair that is refused: nothing can be said of it.
+            asked, coverage, error = [], [], error or damage
         holes = missing([*asked, *self._tally.lost], coverage)
         reached = next((one for one in reversed(coverage)), None)
         return Outcome(

@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
 
-from harvester.archive import state
 from harvester.archive.archive import Archive
 from harvester.archive.locks import held
 from harvester.archive.torn import check_not_torn
@@ -232,7 +231,7 @@ class _Refreshing:
             return None, None
         name = target.pair.altname
         try:
-            spans = state.wanted(self._archive.store, name) or self._archive.coverage(name)
+            spans = self._archive.wanted(name)
         except HarvesterError as error:
             return None, error
         return Range(spans[-1].after if spans else 0, END_OF_TIME), None
