@@ -27,7 +27,7 @@ from harvester.crawl.tending import finish_replacing, tend
 from harvester.crawl.upgrades import Upgrade
 from harvester.errors import (
     ExchangeError,
-    ExchangeRefused,
+    ExchangeUnreachable,
     HarvesterError,
     ImportIncomplete,
 )
@@ -195,16 +195,28 @@ class PairCrawl:
         return await self._run.watch.stop.guard(self._page(since_ns))
 
     async def _has_traded(self) -> bool:
-        """Whether the exchange's candles know of trades; where it has none to show, they do not.
+        """Whether the market ever traded, by the exchange's weekly candles.
+
+        False needs candles that are there and show no trade: an empty list, or a refusal, is also
+        what an outage looks like.
 
         Raises:
-            ExchangeUnreachable: they can't be had just now, so that nothing is known.
+            ExchangeUnreachable: there are no candles to tell.
         """
         try:
-            weeks = await self._run.client.weekly_counts(self._wish.pair)
-        except ExchangeRefused:
-            return False
-        return any(count for _, count in weeks)
+            weeks = await self._run.client.weeks(self._wish.pair)
+        except ExchangeError as error:
+            raise self._unproven(f"can't show its candles ({error})") from error
+        if not weeks:
+            raise self._unproven("shows no candles of it either")
+        # An empty candle repeats the last price: one that is not 0 comes from an earlier trade.
+        return any(week.count or week.volume or week.close for week in weeks)
+
+    def _unproven(self, why: str) -> ExchangeUnreachable:
+        return ExchangeUnreachable(
+            f"{self._pair}: the exchange shows no trade of it, and {why}: that does not prove that "
+            "it never traded, so nothing was marked as covered; the same command asks again"
+        )
 
     def _ordered(self, ranges: list[Range]) -> list[Range]:
         if not self._run.watch.newest_first:
