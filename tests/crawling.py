@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -36,6 +37,7 @@ class Crawl:
     newest_first: bool = False
     upgrade: bool = False
     open: Callable[[Path], Archive] = Archive
+    now_ns: Callable[[], int] = time.time_ns
 
     def run(self, *names: str, span: Range = ALL) -> list[Outcome]:
         """Backfill the pairs; returns their outcomes."""
@@ -68,7 +70,9 @@ class Crawl:
             pairs = await client.pairs()
             wishes = [Wish(pairs[name], span) for name in names]
             then = upgrade if self.upgrade else None
-            watch = Watch(listen, stop, newest_first=self.newest_first, then=then)
+            watch = Watch(
+                listen, stop, newest_first=self.newest_first, then=then, now_ns=self.now_ns
+            )
             return await backfill(client, self.open(self.folder), wishes, settings, watch)
 
     @property

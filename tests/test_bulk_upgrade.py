@@ -45,6 +45,7 @@ class Upgrading:
         imported(self.folder, self._file, whole=whole or Whole())
 
     def crawl(self, **fields: Any) -> Crawl:
+        fields = {"now_ns": lambda: NOW_NS} | fields
         return Crawl(self.exchange.url, self.folder, {"archive.flush_rows": 700}, **fields)
 
     def fill(self) -> None:

@@ -122,12 +122,12 @@ def faults(folder: Path) -> list[str]:
 def test_a_torn_replacement_is_told_by_everyone_who_tells_of_a_tape(left: Left) -> None:
     for folder in left.whole:
         assert (folder, faults(folder)) == (folder, [])
-        assert status(Archive(folder), [PAIR], 0)[0].damaged == []
+        assert status(Archive(folder), [PAIR], NOW_NS)[0].damaged == []
     for folder in left.torn:
         [text] = faults(folder)
         assert "may stand twice, or not at all" in text
         assert f"`harvester backfill {PAIR}` ends it" in text
-        assert status(Archive(folder), [PAIR], 0)[0].damaged == [f"{folder / NOTE}: {text}"]
+        assert status(Archive(folder), [PAIR], NOW_NS)[0].damaged == [f"{folder / NOTE}: {text}"]
 
 
 @pytest.mark.parametrize("asked", [("verify",), ("status",), ("status", "--digest")], ids=" ".join)

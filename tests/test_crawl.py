@@ -50,7 +50,6 @@ TAPES: dict[str, Callable[[], Market]] = {
     "across New Year, without ids": lambda: tapes.market(tapes.new_years(9, first_id=None)),
     "a coin at 0.0000123 dollars": lambda: tapes.tiny_coin(5_000, 10),
     "hardly any trades": lambda: tapes.market(tapes.sparse(60, 11)),
-    "no trades at all": tapes.empty,
 }
 
 

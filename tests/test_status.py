@@ -98,7 +98,7 @@ def test_a_pair_that_was_only_asked_for_is_one_hole(archive: Archive) -> None:
 def test_a_damaged_file_is_named_and_hides_nothing_else(archive: Archive) -> None:
     [broken] = archive.root.glob("trades/*/*/*1586476799999999999.parquet")
     broken.write_bytes(b"PAR1 and no more")
-    [one] = status(archive, None, YEAR_2020)
+    [one] = status(archive, None, YEAR_2020 + 130 * DAY)
     assert (one.trades, one.files, one.exit_status) == (1_000, 2, 4)
     assert [line.startswith(f"{broken} can't be read: ") for line in one.damaged] == [True]
     assert remarks([one])[0].startswith(f"XBTUSD: {broken} can't be read: ")

@@ -14,6 +14,7 @@ from harvester.archive.aside import unfinished
 from harvester.archive.compaction import groups, within
 from harvester.archive.cutting import belong, by_year, jumps_in, unasked_in
 from harvester.archive.footers import Footer, Imported
+from harvester.archive.future import without_future
 from harvester.archive.locks import held
 from harvester.archive.quarantine import Note, keep_copy, set_aside
 from harvester.archive.rollups import list_rollups, rollup_path, stage_rollup
@@ -28,7 +29,7 @@ from harvester.archive.segments import (
 from harvester.archive.uncover import without
 from harvester.columns import times
 from harvester.errors import ArchiveDamaged
-from harvester.times import Range, overlap
+from harvester.times import Range, overlap, show
 
 Progress = Callable[[str, int, int], None]
 
@@ -82,6 +83,45 @@ class Writer:
         """Write down that spans are wanted if nothing is on record."""
         if not state.wanted(self._store, self.pair):
             state.want(self._store, self.pair, *spans)
+
+    def trim_wanted(self, now_ns: int, until_ns: int) -> None:
+        """Cut wanted ranges that end in the future to end at `until_ns`."""
+        wanted = state.wanted(self._store, self.pair)
+        trimmed = without_future(wanted, now_ns, until_ns)
+        if trimmed != wanted:
+            state.want_only(self._store, self.pair, trimmed)
+
+    def cut(self, segment: Segment, through: int) -> Segment:
+        """Replace a segment by one of the same rows whose range ends earlier.
+
+        After a crash in between both stand, and `sweep` removes the new one.
+
+        Args:
+            segment: what to replace.
+            through: where the new range ends; no row is later.
+
+        Raises:
+            ArchiveDamaged: the rows are not those of the footer, or one is later; nothing changed.
+        """
+        bounds = self.archive.bounds(segment)
+        if not segment.range.after < through or (bounds is not None and bounds[1] > through):
+            raise ArchiveDamaged(
+                f"{self.archive.location(segment)} holds trades later than {show(through)}: "
+                "its range can't end there"
+            )
+        footer = self.archive.footer(segment)
+        shorter = replace(
+            footer,
+            range=Range(segment.range.after, through),
+            imported=tuple(
+                part._replace(through=min(part.through, through))
+                for part in footer.imported
+                if part.after < through
+            ),
+        )
+        placed = self._place(self._checked([segment], [footer]), shorter)
+        self.remove(segment)
+        return placed
 
     def commit(
         self, span: Range, rows: pa.RecordBatch | Sequence[pa.RecordBatch], footer: Footer

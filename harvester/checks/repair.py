@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable, Sequence
 
 from harvester.archive import state
+from harvester.archive.future import ending_in_future, fault_of
 from harvester.archive.quarantine import Note
 from harvester.archive.segments import Segment
 from harvester.archive.writer import Writer, writer
@@ -16,7 +18,7 @@ from harvester.crawl.backfill import fill
 from harvester.crawl.endings import error_of
 from harvester.crawl.names import known_pairs, refresh_pairs
 from harvester.crawl.run import Run
-from harvester.errors import ArchiveDamaged
+from harvester.errors import ArchiveDamaged, UnreadableAnswer
 from harvester.kraken.pairs import Pair
 from harvester.times import Range, hull, missing, union
 
@@ -43,9 +45,9 @@ class Repairer:
         """Mend what a report of a pair tells to be wrong; what ends it early is in the result.
 
         In this order: verify under the lock; hear the exchange's clock, where something is to be
-        fetched; put on record what each broken file should have held; move it into quarantine;
-        fetch what is missing; make roll-ups; verify again. After each step a crash leaves nothing
-        that the next run does not mend.
+        fetched; cut ranges that end in the future; put on record what each broken file should have
+        held; move it into quarantine; fetch what is missing; make roll-ups; verify again. After
+        each step a crash leaves nothing that the next run does not mend.
         """
         result = RepairReport(report.pair, report, report)
         mending = _Mending(self, result)
@@ -56,7 +58,8 @@ class Repairer:
         """Verify a pair whose lock is held, remembering nothing of its files."""
         async with self._reading:
             self.run.archive.forget_pair(name)
-            return await asyncio.to_thread(verify, self.run.archive, name)
+            now_ns = self.run.watch.now_ns()
+            return await asyncio.to_thread(verify, self.run.archive, name, now_ns=now_ns)
 
     async def listed(self, name: str) -> Pair:
         """A pair as the exchange is to be asked for it; it lists its pairs once where need be."""
@@ -95,6 +98,7 @@ class _Mending:
         result = self._result
         for turn in range(ROUNDS):
             before = len(result.moved), len(result.uncovered)
+            await self._cut_future(one)
             await self._set_aside(one)
             await self._uncover(one)
             # What is missing after the first turn was asked for in it.
@@ -115,6 +119,49 @@ class _Mending:
     async def _look(self) -> None:
         self._result.after = await self._repairer.verified(self._name)
         self._changed = False
+
+    async def _cut_future(self, one: Writer) -> None:
+        """Cut ranges that end in the future, behind their last trade: what follows is downloaded.
+
+        Only files that nothing else is wrong with, and none without trades or with trades of the
+        future: those are moved like any broken file.
+
+        Raises:
+            UnreadableAnswer: the exchange's clock does not confirm this machine's.
+        """
+        faults = self._result.after.faults
+        paths = Counter(path for fault in faults for path in (fault.path, fault.other))
+        now_ns = self._run.watch.now_ns()
+        segments = ending_in_future(self._archive.segments(self._name), now_ns)
+        segments = [segment for segment in segments if paths[segment.path] == 1]
+        if not segments:
+            return
+        clock = self._run.clock
+        settled_ns = await self._run.watch.stop.guard(clock.settled_ns())
+        if clock.is_behind:
+            raise UnreadableAnswer(
+                f"{self._name}: {clock.both()}: as they differ, it is not certain that "
+                f"{segments[0].path} ends in the future"
+            )
+        for segment in segments:
+            bounds = self._archive.bounds(segment)
+            if bounds is not None and bounds[1] <= now_ns:
+                self._changed = True
+                fault = fault_of(segment, now_ns)
+                await asyncio.to_thread(self._cut, one, segment, bounds[1], settled_ns, fault)
+        if self._changed:
+            await self._look()
+
+    def _cut(
+        self, one: Writer, segment: Segment, last_ns: int, settled_ns: int, fault: str
+    ) -> None:
+        wanted = [Range(last_ns, settled_ns)] if last_ns < settled_ns else []
+        for span in wanted:
+            one.want(span)
+        to = one.cut(segment, last_ns).path
+        moved = Moved(self._name, segment.path, to, (fault,), tuple(wanted))
+        self._result.moved.append(moved)
+        self._repairer.told(moved)
 
     async def _set_aside(self, one: Writer) -> None:
         """Move broken files until none is left; then only what is missing is wrong."""

@@ -72,7 +72,7 @@ class PairReport:
 
 
 class Moved(NamedTuple):
-    """A broken file that was set aside.
+    """A broken file that was set aside, or one whose range was cut.
 
     Attributes:
         pair: altname.
@@ -90,7 +90,8 @@ class Moved(NamedTuple):
 
     def __str__(self) -> str:
         """One line for people."""
-        return f"{self.pair}: moved {self.path} to {self.to}"
+        done = "cut" if self.to.startswith("trades/") else "moved"
+        return f"{self.pair}: {done} {self.path} to {self.to}"
 
 
 @dataclass(slots=True)
@@ -100,8 +101,8 @@ class RepairReport:
     Attributes:
         before: what was wrong, found under the pair's lock where it could be had.
         after: what is wrong now.
-        moved: the files that were set aside.
         uncovered: ranges that were covered and lacked trades; they are gaps now.
+        moved: the files that were set aside, and those whose range was cut.
         trades: how many were fetched.
         pages: how many answers that took.
         error: what ended it early; None where nothing did.

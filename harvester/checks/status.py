@@ -10,6 +10,7 @@ import msgspec
 
 from harvester.archive import state
 from harvester.archive.archive import LISTINGS, Archive, pieces_of
+from harvester.archive.future import advice, ending_in_future, without_future
 from harvester.archive.gists import Gist, Gists
 from harvester.archive.segments import Segment, pair_files, parse_path
 from harvester.archive.store import Entry
@@ -45,7 +46,8 @@ class PairStatus:
         calls_for_holes: estimate of the calls that fill the holes; None where there is nothing to
             judge by.
         calls_to_now: likewise from where coverage ends to now.
-        damaged: files that can't be read, and why; they count as files alone.
+        damaged: files that can't be read, and why: they count as files alone; and those whose
+            range ends in the future.
     """
 
     pair: str
@@ -152,7 +154,7 @@ def _look(archive: Archive, gists: Gists, pair: str, now_ns: int) -> PairStatus:
         except ArchiveDamaged as damage:
             found.damaged.append(str(damage))
     _add_up(found, listed, known)
-    _compare(found, archive)
+    _compare(found, archive, listed, now_ns)
     if found.coverage:
         found.age_s = max(0, now_ns - found.coverage[-1].through) // SECOND
     density = Density(known)
@@ -185,16 +187,17 @@ def _add_up(found: PairStatus, listed: Iterable[Segment], known: dict[Segment, G
     found.first_ns, found.last_ns = min(firsts, default=None), max(lasts, default=None)
 
 
-def _compare(found: PairStatus, archive: Archive) -> None:
+def _compare(found: PairStatus, archive: Archive, segments: Iterable[Segment], now_ns: int) -> None:
     try:
         found.wanted = archive.wanted(found.pair)
     except ArchiveDamaged as damage:
         found.damaged.append(str(damage))
-    found.holes = missing(found.wanted, found.coverage)
+    found.holes = missing(without_future(found.wanted, now_ns), found.coverage)
     try:
         check_not_torn(archive, found.pair)
     except ArchiveDamaged as damage:
         found.damaged.append(str(damage))
+    found.damaged += [advice(archive, one, now_ns) for one in ending_in_future(segments, now_ns)]
 
 
 def _count_rollups(found: PairStatus, archive: Archive, with_rows: set[str]) -> None:

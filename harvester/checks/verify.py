@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import NamedTuple
 
 from harvester.archive.archive import LISTINGS, Archive
+from harvester.archive.future import ending_in_future, fault_of, without_future
 from harvester.archive.rollups import RollUp
 from harvester.archive.segments import Segment
 from harvester.archive.torn import path_of_note, torn
@@ -27,6 +29,7 @@ def verify(
     *,
     workers: int | None = None,
     progress: Progress = lambda _pair, _done, _all: None,
+    now_ns: int | None = None,
 ) -> PairReport:
     """Check everything that the archive says of a pair.
 
@@ -37,11 +40,13 @@ def verify(
         pair: altname.
         workers: files read at a time; None for as many as there are processors.
         progress: told after each file.
+        now_ns: this machine's time, against which coverage must not end in the future.
 
     Raises:
         ArchiveDamaged: files keep vanishing while they are read.
     """
     workers = workers or os.cpu_count() or 1
+    now_ns = time.time_ns() if now_ns is None else now_ns
     report: PairReport | None = None
     sound: dict[_Files, Findings] = {}
     for _ in range(LISTINGS):
@@ -55,7 +60,7 @@ def verify(
             )
         except FileNotFoundError:
             continue
-        report = _report(archive, pair, found)
+        report = _report(archive, pair, found, now_ns)
         # A file may be replaced by one of its name, between the listing and the reading.
         if not report.faults or set(listed) <= set(_listed(archive, pair)):
             return report
@@ -80,14 +85,17 @@ def _listed(archive: Archive, pair: str) -> list[_Files]:
     return [_Files(one, tuple(beside.get(one.path, []))) for one in segments]
 
 
-def _report(archive: Archive, pair: str, found: list[Findings]) -> PairReport:
+def _report(archive: Archive, pair: str, found: list[Findings], now_ns: int) -> PairReport:
     report = PairReport(pair)
     segments = [one.segment for one in found]
     for one in found:
         _count(report, one)
+    for segment in ending_in_future(segments, now_ns):
+        text = fault_of(segment, now_ns)
+        report.faults.append(Fault(pair, segment.range, segment.path, text))
     _check_overlaps(report, segments)
     check_ids(report, found)
-    _check_holes(report, archive, segments)
+    _check_holes(report, archive, segments, now_ns)
     _check_torn(report, archive)
     _check_strangers(report, archive)
     return report
@@ -164,13 +172,15 @@ def _check_torn(report: PairReport, archive: Archive) -> None:
         report.faults.append(Fault(report.pair, found[0], path, found[1]))
 
 
-def _check_holes(report: PairReport, archive: Archive, segments: list[Segment]) -> None:
+def _check_holes(
+    report: PairReport, archive: Archive, segments: list[Segment], now_ns: int
+) -> None:
     try:
         wanted = archive.wanted(report.pair)
     except ArchiveDamaged as damage:
         path = f"wanted/{report.pair}.json"
         report.faults.append(Fault(report.pair, Range(0, 0), path, str(damage)))
         return
-    for hole in missing(wanted, [one.range for one in segments]):
+    for hole in missing(without_future(wanted, now_ns), [one.range for one in segments]):
         text = "it was asked for, and no file covers it"
         report.faults.append(Fault(report.pair, hole, None, text))

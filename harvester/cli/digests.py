@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 
 from harvester.archive.archive import Archive
+from harvester.archive.future import check_not_in_future
 from harvester.archive.torn import check_not_torn
 from harvester.checks.digest import Digest, digests
 from harvester.cli import output
@@ -29,6 +30,7 @@ def tell_digests(
         shown.tell(Begun(len(names)))
         for name in names:
             check_not_torn(archive, name)
+            check_not_in_future(archive, name, now)
             of_pair = digests(
                 archive,
                 name,

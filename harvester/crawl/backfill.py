@@ -73,7 +73,7 @@ def lacking(archive: Archive, wish: Wish, settled_ns: int) -> list[Range]:
 
 def begin(client: Client, archive: Archive, settings: Settings, watch: Watch) -> Run:
     """A run over some pairs of an archive; nothing is asked yet."""
-    clock = Clock(client, settings.refresh.settle_s)
+    clock = Clock(client, settings.refresh.settle_s, watch.now_ns)
     appraiser = Appraiser(client, settings.exchange, watch.stop)
     tending = asyncio.Semaphore(TENDED_AT_ONCE)
     merging = asyncio.Lock()

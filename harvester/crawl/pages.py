@@ -43,7 +43,8 @@ class Source:
     def __init__(self, fetch: Fetch, pair: str, has_traded: Traded | None = None) -> None:
         """`fetch` answers a page from a stamp, or the newest for None.
 
-        `has_traded` tells by other means whether there were trades at all; None for no such means.
+        `has_traded` tells by other means whether there were trades at all; without it, a market is
+        never taken for empty.
         """
         self._fetch = fetch
         self._pair = pair
@@ -82,7 +83,7 @@ class Source:
         """Whether the newest page holds nothing that is still to come.
 
         One empty answer is not believed for years: the newest page must end with the last row
-        seen, and a market that seems empty must seem so twice, and have no candles either.
+        seen. A market that seems empty must seem so twice, and its candles must show it as well.
 
         Args:
             last_ns: the published time of the last row seen of this range; None before the first.
@@ -106,7 +107,7 @@ class Source:
         return False
 
     async def _was_alive(self) -> bool:
-        return self._has_traded is not None and await self._has_traded()
+        return self._has_traded is None or await self._has_traded()
 
     async def again(self, gaps: list[Gap], since_ns: int) -> pa.RecordBatch:
         """The tape from `since_ns` on, until it shows the far side of the last of some gaps."""
@@ -127,7 +128,11 @@ class Traded(Protocol):
     """Whether a market ever traded, by other means than its pages."""
 
     async def __call__(self) -> bool:
-        """Ask for it."""
+        """Ask for it.
+
+        Raises:
+            ExchangeUnreachable: the exchange shows neither that it did nor that it did not.
+        """
 
 
 class Fetch(Protocol):

@@ -10,8 +10,10 @@ import msgspec
 
 from harvester.archive.archive import Archive
 from harvester.archive.aside import from_files
+from harvester.archive.future import TOLERANCE_NS, check_not_in_future
 from harvester.archive.torn import check_not_torn
 from harvester.archive.writer import Writer, writer
+from harvester.columns import times
 from harvester.crawl.beside import look, settle
 from harvester.crawl.buffer import Buffer, Locks
 from harvester.crawl.clock import CATCH_UP_NS
@@ -28,9 +30,10 @@ from harvester.crawl.upgrades import Upgrade
 from harvester.errors import (
     ArchiveDamaged,
     ExchangeError,
-    ExchangeRefused,
+    ExchangeUnreachable,
     HarvesterError,
     ImportIncomplete,
+    UnreadableAnswer,
 )
 from harvester.times import BEGINNING_NS, DAY, Range, missing, overlap, show
 
@@ -54,13 +57,19 @@ class PairCrawl:
         self._weeks: list[tuple[int, int]] | None = None
         self._done = Range(wish.span.after, wish.span.after)
         self._upgrade: Upgrade | None = None
+        self._newest_ns: int | None = None
 
     async def _page(self, since_ns: int | None) -> Page:
         self._tally.pages += 1
         page = await self._run.client.page(self._wish.pair, since_ns)
         believed = await self._run.clock.believe(page, self._pair)
         self._heard()
+        if since_ns is None:
+            self._note_newest(believed)
         return believed
+
+    def _note_newest(self, page: Page) -> None:
+        self._newest_ns = int(times(page.rows).max()) if page.rows.num_rows else 0
 
     async def run(self) -> Outcome:
         """Fetch what is missing of the wish; what ends it early is in the outcome."""
@@ -133,6 +142,7 @@ class PairCrawl:
             settled_ns = await self._run.watch.stop.guard(self._run.clock.settled_ns())
             holes = [hole._replace(through=min(hole.through, settled_ns)) for hole in holes]
             holes = [hole for hole in holes if hole.after < hole.through]
+            await asyncio.to_thread(self._trim_wanted, one)
             self._run.watch.listener(Started(self._pair, holes, await self._expected(holes)))
         for hole in self._ordered(holes):
             await self._crawl_hole(one, hole)
@@ -150,6 +160,54 @@ class PairCrawl:
         return Range(self._wish.span.after, min(self._wish.span.through, settled_ns))
 
     async def _fetch(self, one: Writer) -> Range:
+        """Fetch what is missing, and check the clock by which nothing more is."""
+        while True:
+            done = await self._fetch_missing(one)
+            now_ns = self._run.watch.now_ns()
+            await asyncio.to_thread(check_not_in_future, self._run.archive, self._pair, now_ns)
+            if done.through >= self._wish.span.through or await self._clock_is_plausible():
+                return done
+
+    async def _clock_is_plausible(self) -> bool:
+        """Whether no trade or coverage contradicts an exchange's clock that is far behind ours.
+
+        One that is right by now, asked again, is no proof for what was downloaded until then: False
+        means to go on.
+
+        Raises:
+            UnreadableAnswer: something does contradict it.
+        """
+        clock, guard = self._run.clock, self._run.watch.stop.guard
+        if not clock.is_behind:
+            return True
+        if self._newest_ns is None:
+            # Not by `_page`, which would refuse such a trade without naming this machine's clock.
+            page = await guard(self._run.client.page(self._wish.pair, None))
+            self._tally.pages += 1
+            self._note_newest(page)
+        covered = self._run.archive.coverage(self._pair)
+        known = {
+            "it is asked for from": self._wish.span.after,
+            "its newest trade is of": self._newest_ns or 0,
+            "it is covered through": covered[-1].through if covered else 0,
+        }
+        latest_ns = max(known.values())
+        if latest_ns <= clock.heard_ns + TOLERANCE_NS:
+            return True
+        await guard(clock.hear())
+        if not clock.is_behind:
+            return False
+        text = next(text for text, stamp_ns in known.items() if stamp_ns == latest_ns)
+        raise UnreadableAnswer(
+            f"{self._pair}: {text} {show(latest_ns)}, but {clock.both()}: by that clock nothing "
+            "later can be downloaded; what was downloaded is kept"
+        )
+
+    def _trim_wanted(self, one: Writer) -> None:
+        clock, now_ns = self._run.clock, self._run.watch.now_ns()
+        one.trim_wanted(now_ns, now_ns if clock.is_behind else clock.last_settled_ns)
+
+    async def _fetch_missing(self, one: Writer) -> Range:
         """Fetch until nothing is missing, the head having moved on meanwhile or not."""
         done = Range(0, 0)
         while True:
@@ -158,6 +216,7 @@ class PairCrawl:
             if caught_up or asked.through <= asked.after:
                 return done if done.through else asked
             await asyncio.to_thread(one.want, asked)
+            await asyncio.to_thread(self._trim_wanted, one)
             self._mind_the_clock()
             ranges = missing([asked], self._run.archive.coverage(self._pair))
             expected = await self._expected(ranges)
@@ -176,7 +235,11 @@ class PairCrawl:
                 await self._crawl_hole(one, span)
 
     def _mind_the_clock(self) -> None:
-        """Say so where coverage reaches into time to come: the clock was wrong, now or before."""
+        """Say so where coverage reaches into time to come, or where the two clocks differ."""
+        clock = self._run.clock
+        if clock.ahead_ns > CATCH_UP_NS:
+            text = f"{clock.both()}: trades are downloaded up to the earlier of the two"
+            self._run.watch.listener(Noted(self._pair, text))
         reached = max((one.through for one in self._run.archive.coverage(self._pair)), default=0)
         if reached > self._run.clock.heard_ns:
             text = (
@@ -211,16 +274,28 @@ class PairCrawl:
         return await self._run.watch.stop.guard(self._page(since_ns))
 
     async def _has_traded(self) -> bool:
-        """Whether the exchange's candles know of trades; where it has none to show, they do not.
+        """Whether the market ever traded, by the exchange's weekly candles.
+
+        False needs candles that are there and show no trade: an empty list, or a refusal, is also
+        what an outage looks like.
 
         Raises:
-            ExchangeUnreachable: they can't be had just now, so that nothing is known.
+            ExchangeUnreachable: there are no candles to tell.
         """
         try:
-            weeks = await self._run.client.weekly_counts(self._wish.pair)
-        except ExchangeRefused:
-            return False
-        return any(count for _, count in weeks)
+            weeks = await self._run.client.weeks(self._wish.pair)
+        except ExchangeError as error:
+            raise self._unproven(f"can't show its candles ({error})") from error
+        if not weeks:
+            raise self._unproven("shows no candles of it either")
+        # An empty candle repeats the last price: one that is not 0 comes from an earlier trade.
+        return any(week.count or week.volume or week.close for week in weeks)
+
+    def _unproven(self, why: str) -> ExchangeUnreachable:
+        return ExchangeUnreachable(
+            f"{self._pair}: the exchange shows no trade of it, and {why}: that does not prove that "
+            "it never traded, so nothing was marked as covered; the same command asks again"
+        )
 
     def _ordered(self, ranges: list[Range]) -> list[Range]:
         if not self._run.watch.newest_first:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -33,7 +34,8 @@ class Watch:
     """How a backfill is watched and steered while it runs.
 
     `estimates` asks one call more a pair for how many trades are to be expected; `then` is what
-    is done with a pair once nothing is missing of it, its lock still held.
+    is done with a pair once nothing is missing of it, its lock still held; `now_ns` is this
+    machine's clock.
     """
 
     listener: Listener
@@ -41,6 +43,7 @@ class Watch:
     newest_first: bool = False
     estimates: bool = False
     then: Callable[[Hand], Awaitable[None]] | None = None
+    now_ns: Callable[[], int] = time.time_ns
 
 
 class Run(NamedTuple):

@@ -129,14 +129,17 @@ class Client:
 
         One try only: it serves estimates, and no crawl waits for it.
         """
+        return [(week.time_ns, week.count) for week in await self.weeks(pair)]
+
+    async def weeks(self, pair: Pair) -> list[Candle]:
+        """Weekly candles, from one try only: what fails in passing is ExchangeUnreachable."""
         params = _of(pair) | {"interval": str(WEEK_MIN)}
         try:
             async with self._flight(pair.altname):
                 body = await self._get("OHLC", params, pair.altname)
-            weeks = read_candles(body, WEEK_MIN)
+            return read_candles(body, WEEK_MIN)
         except (Transient, UnreadableAnswer) as error:
             raise ExchangeUnreachable(f"no weekly counts: {error}") from error
-        return [(week.time_ns, week.count) for week in weeks]
 
     async def _ask(
         self,

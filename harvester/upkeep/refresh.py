@@ -10,6 +10,7 @@ from contextlib import suppress
 from dataclasses import replace
 
 from harvester.archive.archive import Archive
+from harvester.archive.future import check_not_in_future
 from harvester.archive.locks import held
 from harvester.archive.torn import check_not_torn
 from harvester.archive.writer import writer
@@ -221,6 +222,7 @@ class _Refreshing:
             await asyncio.to_thread(finish_replacing, one, self._tell)
             await asyncio.to_thread(tend, one, self._settings.candles.rollups, self._tell)
             await asyncio.to_thread(check_not_torn, self._archive, name)
+            check_not_in_future(self._archive, name, self._watch.now_ns())
 
     def _span(self, target: Target) -> tuple[Range | None, HarvesterError | None]:
         """From where it was asked for last, or from the first trade ever, to now.
@@ -234,7 +236,9 @@ class _Refreshing:
             spans = self._archive.wanted(name)
         except HarvesterError as error:
             return None, error
-        return Range(spans[-1].after if spans else 0, END_OF_TIME), None
+        now_ns = self._watch.now_ns()
+        begun = [span.after for span in spans if span.after < now_ns] or [s.after for s in spans]
+        return Range(begun[-1] if begun else 0, END_OF_TIME), None
 
     def _row(self, target: Target, outcome: Outcome) -> Refreshed:
         name = target.pair.altname
