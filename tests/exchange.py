@@ -562,7 +562,8 @@ class Exchange:
     since_mode: "inclusive" or "exclusive". page_size: the most rows of a page. clock: anything
     with `now_ns`. limit: calls a second and pair of Trades and OHLC; limit_total: of all calls.
     `limit`, `limit_total`, `latency_s`, `faults`, `since_mode`, `status` and
-    `unlisted` (altnames that AssetPairs leaves out) may change meanwhile.
+    `unlisted` (altnames that AssetPairs leaves out) may change meanwhile, as may `odd_pairs`:
+    rows of AssetPairs by key, in the place of the true ones or beside them.
     """
 
     def __init__(
@@ -597,6 +598,7 @@ class Exchange:
         self.port = port
         self.status = "online"
         self.unlisted: set[str] = set()
+        self.odd_pairs: dict[str, object] = {}
         self.calls: list[Call] = []
         self.connections = 0
         self._pages: Counter[str] = Counter()
@@ -941,9 +943,8 @@ class Exchange:
         asked = [name for name in params.get("pair", "").split(",") if name]
         named = [self._shelf({"pair": name}) for name in asked]
         shelves = named or [s for name, s in self._shelves.items() if name not in self.unlisted]
-        return _dumps(
-            {"error": [], "result": {s.market.key: _asset_pair(s.market) for s in shelves}}
-        )
+        rows = {s.market.key: _asset_pair(s.market) for s in shelves}
+        return _dumps({"error": [], "result": rows | self.odd_pairs})
 
     def _assets(self, _params: Mapping[str, str]) -> bytes:
         """What other clients ask for before anything else; harvester does not."""

@@ -192,12 +192,15 @@ def test_pairs_of_2025_are_read_with_their_decimals() -> None:
         "x" * 41,
     ],
 )
-def test_a_name_that_is_none_for_a_folder_is_refused(name: str) -> None:
-    with pytest.raises(UnreadableAnswer) as caught:
-        read_pairs(raw({"KEY": {"altname": name}}))
-    assert str(caught.value) == (
-        f"the exchange names a pair {name!r}, which is no name for a folder; nothing was written"
-    )
+def test_a_name_that_is_none_for_a_folder_is_skipped_with_a_warning(
+    name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    good = {"altname": "GOODUSD"}
+    assert list(read_pairs(raw({"KEY": {"altname": name}, "GOOD": good}))) == ["GOODUSD"]
+    assert caplog.messages == [
+        "AssetPairs: 1 of 2 pairs that the exchange lists can't be used: 'KEY' "
+        f"(its altname {name!r} is no name for a folder): skipped"
+    ]
 
 
 @pytest.mark.parametrize("name", ["XBTUSD", "XBTUSD.d", "1INCHUSD", "AAPLx-USD", "A", "x" * 40])
@@ -205,11 +208,67 @@ def test_names_as_the_exchange_gives_them_are_taken(name: str) -> None:
     assert list(read_pairs(raw({"KEY": {"altname": name}}))) == [name]
 
 
-def test_an_entry_of_another_shape_names_its_key() -> None:
+@pytest.mark.parametrize(
+    "row",
+    [
+        {},
+        {"wsname": "A/B"},
+        {"altname": None},
+        {"altname": 7},
+        {"altname": "ODD", "wsname": 7},
+        {"altname": "ODD", "pair_decimals": "5"},
+        {"altname": "ODD", "pair_decimals": -1},
+        {"altname": "ODD", "pair_decimals": 10**9},
+        {"altname": "ODD", "status": ["online"]},
+        None,
+        [],
+        "ODD",
+        7,
+    ],
+    ids=str,
+)
+def test_an_odd_row_is_skipped_with_a_warning(
+    row: object, caplog: pytest.LogCaptureFixture
+) -> None:
+    rows = {"XXBTZUSD": {"altname": "XBTUSD"}, "ODDKEY": row, "XETHZUSD": {"altname": "ETHUSD"}}
+    assert list(read_pairs(raw(rows))) == ["XBTUSD", "ETHUSD"]
+    [warning] = caplog.messages
+    assert warning.startswith(
+        "AssetPairs: 1 of 3 pairs that the exchange lists can't be used: 'ODDKEY' ("
+    )
+
+
+def test_fields_that_are_null_or_missing_cost_no_pair() -> None:
+    fields = [name for name in Pair.__struct_fields__ if name not in ("altname", "key")]
+    rows = {"NULLS": {"altname": "NULLS"} | dict.fromkeys(fields), "BARE": {"altname": "BARE"}}
+    nulls, bare = read_pairs(raw(rows)).values()
+    assert nulls == Pair(altname="NULLS", key="NULLS")
+    assert bare == Pair(altname="BARE", key="BARE")
+
+
+def test_a_status_that_is_missing_is_unknown() -> None:
+    rows = {"A": {"altname": "A"}, "B": {"altname": "B", "status": "online"}}
+    assert [pair.status for pair in read_pairs(raw(rows)).values()] == ["unknown", "online"]
+
+
+def test_the_second_row_of_an_altname_is_skipped_with_a_warning(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    rows = {"FIRST": {"altname": "LUNAUSD"}, "SECOND": {"altname": "LUNAUSD"}}
+    assert [pair.key for pair in read_pairs(raw(rows)).values()] == ["FIRST"]
+    assert caplog.messages == [
+        "AssetPairs: 1 of 2 pairs that the exchange lists can't be used: 'SECOND' "
+        "(its altname LUNAUSD is that of 'FIRST', too): skipped"
+    ]
+
+
+def test_a_list_without_a_row_that_can_be_used_is_no_answer() -> None:
     with pytest.raises(UnreadableAnswer) as caught:
-        read_pairs(raw({"KEY": {"wsname": "A/B"}}))
+        read_pairs(raw({f"K{n}": {"wsname": "A/B"} for n in range(7)}))
+    odd = "(Object missing required field `altname`)"
     assert str(caught.value) == (
-        "the exchange's entry for pair 'KEY': Object missing required field `altname`"
+        "7 of 7 pairs that the exchange lists can't be used: "
+        f"'K0' {odd}, 'K1' {odd}, 'K2' {odd}, 'K3' {odd}, 'K4' {odd} and 2 more"
     )
 
 

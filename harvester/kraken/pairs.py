@@ -6,18 +6,26 @@ Source: `GET /0/public/AssetPairs`. Kraken writes BTC as XBT and DOGE as XDG.
 from __future__ import annotations
 
 import difflib
+import logging
 import re
 from collections.abc import Iterable
 from fnmatch import translate
+from typing import Annotated
 
 import msgspec
 
 from harvester.errors import BAD_JSON, UnknownPair, UnreadableAnswer
 
+logger = logging.getLogger("harvester.kraken")
+
+UNKNOWN = "unknown"
+"""The status of a pair where the exchange gives none."""
+
 _SAFE_NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,38}[A-Za-z0-9])?")
 _SEPARATORS = re.compile(r"[/\-_: ]")
 _ALIASES = {"BTC": "XBT", "DOGE": "XDG"}
 _PREFIX = re.compile(r"^[XZ](?=[A-Z]{3}$)")
+_MOST_NAMED = 5
 
 
 class Pair(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -33,7 +41,7 @@ class Pair(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     lot_decimals: int = 8
     cost_decimals: int | None = None
     tick_size: str | None = None
-    status: str = "online"
+    status: str = UNKNOWN
 
     @property
     def spellings(self) -> list[str]:
@@ -41,26 +49,67 @@ class Pair(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         return list(dict.fromkeys(name for name in (self.altname, self.key, self.wsname) if name))
 
 
+_Decimals = Annotated[int, msgspec.Meta(ge=0, le=40)]
+
+
+class _Row(msgspec.Struct):
+    """A row of AssetPairs: only the altname must be there, any other field may be null."""
+
+    altname: str
+    wsname: str | None = None
+    base: str | None = None
+    quote: str | None = None
+    aclass_base: str | None = None
+    pair_decimals: _Decimals | None = None
+    lot_decimals: _Decimals | None = None
+    cost_decimals: _Decimals | None = None
+    tick_size: str | None = None
+    status: str | None = None
+
+
+_asset_pair = msgspec.json.Decoder(_Row)
+
+
 def read_pairs(result: dict[str, msgspec.Raw]) -> dict[str, Pair]:
-    """AssetPairs' `result` as pairs by altname.
+    """AssetPairs' `result` as pairs by altname; a row that can't be used is skipped with a warning.
 
     Raises:
-        UnreadableAnswer: an entry is not of the documented shape, or bears a name that must
-            not become a path.
+        UnreadableAnswer: there are rows, and none of them can be used.
     """
     pairs: dict[str, Pair] = {}
+    skipped: list[str] = []
     for key, raw in result.items():
         try:
-            pair = msgspec.structs.replace(msgspec.json.decode(raw, type=Pair), key=key)
+            pair = _read_pair(key, raw)
         except BAD_JSON as error:
-            raise UnreadableAnswer(f"the exchange's entry for pair {key!r}: {error}") from error
-        if not _SAFE_NAME.fullmatch(pair.altname) or ".." in pair.altname:
-            raise UnreadableAnswer(
-                f"the exchange names a pair {pair.altname!r}, which is no name for a folder; "
-                "nothing was written"
-            )
-        pairs[pair.altname] = pair
+            skipped.append(f"{key!r} ({error})")
+            continue
+        if (first := pairs.setdefault(pair.altname, pair)) is not pair:
+            skipped.append(f"{key!r} (its altname {pair.altname} is that of {first.key!r}, too)")
+    if not skipped:
+        return pairs
+    shown = ", ".join(skipped[:_MOST_NAMED])
+    more = f" and {len(skipped) - _MOST_NAMED} more" if len(skipped) > _MOST_NAMED else ""
+    text = f"{len(skipped)} of {len(result)} pairs that the exchange lists can't be used: {shown}"
+    if not pairs:
+        raise UnreadableAnswer(text + more)
+    logger.warning("AssetPairs: %s%s: skipped", text, more)
     return pairs
+
+
+def _read_pair(key: str, raw: msgspec.Raw) -> Pair:
+    """One row of AssetPairs.
+
+    Raises:
+        ValueError: it is not of the documented shape, or its altname must not become a path.
+    """
+    row = _asset_pair.decode(raw)
+    if not _SAFE_NAME.fullmatch(row.altname) or ".." in row.altname:
+        raise ValueError(f"its altname {row.altname!r} is no name for a folder")
+    given = {
+        name: value for name, value in msgspec.structs.asdict(row).items() if value is not None
+    }
+    return Pair(**given | {"key": key})
 
 
 class Names:
