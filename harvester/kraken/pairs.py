@@ -15,6 +15,7 @@ from typing import Annotated
 import msgspec
 
 from harvester.errors import BAD_JSON, UnknownPair, UnreadableAnswer
+from harvester.kraken.answers import Transient
 
 logger = logging.getLogger("harvester.kraken")
 
@@ -110,6 +111,19 @@ def _read_pair(key: str, raw: msgspec.Raw) -> Pair:
         name: value for name, value in msgspec.structs.asdict(row).items() if value is not None
     }
     return Pair(**given | {"key": key})
+
+
+def check_market(pair: Pair, name: str) -> None:
+    """Compare the name that an answer gives its market with the pair that was asked for.
+
+    Raises:
+        Transient: it is another market's.
+    """
+    if name != pair.key and name not in pair.spellings:
+        raise Transient(
+            f"an answer about the market {name!r} came where "
+            f"{pair.key or pair.altname} was asked for"
+        )
 
 
 class Names:
