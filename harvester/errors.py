@@ -7,6 +7,7 @@
      │    ├── BadSetting
      │    ├── BadQuery
      │    ├── UnknownPair
+     │    │    └── AmbiguousPair
      │    ├── NothingHeld
      │    └── BadFile
      │         └── DamagedFile
@@ -66,6 +67,10 @@ class BadQuery(UsageError):
 
 class UnknownPair(UsageError):
     """No market goes by that name."""
+
+
+class AmbiguousPair(UnknownPair):
+    """Several markets go by that name, which differ by case, and none is spelled exactly so."""
 
 
 class NothingHeld(UsageError):

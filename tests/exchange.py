@@ -553,7 +553,7 @@ def spellings(market: Market) -> list[str]:
         for first in (base, COMMON_NAMES.get(base, base)):
             for second in (quote, COMMON_NAMES.get(quote, quote)):
                 names += [f"{first}/{second}", f"{first}{second}"]
-    return [name.upper() for name in names]
+    return [*names, *(name.upper() for name in names)]
 
 
 class Exchange:
@@ -660,11 +660,15 @@ class Exchange:
         self.delist(name)
         self.add(replace(market, **fields))
 
+    def _meant(self, name: str) -> str | None:
+        """Give the altname of a pair that is asked for: by its exact spelling, else in any case."""
+        return self._names.get(name, self._names.get(name.upper()))
+
     def pages(self, pair: str | None = None) -> int:
         """Count the Trades pages answered, of one pair or of all."""
         if pair is None:
             return self._pages.total()
-        return self._pages[self._names.get(pair.upper(), pair)]
+        return self._pages[self._meant(pair) or pair]
 
     def zipped(self, body: bytes) -> bytes:
         """Compress as lightly as can be; benchmarks of clients may have it done once a body."""
@@ -679,7 +683,7 @@ class Exchange:
     def answer(self, path: str, params: dict[str, str], agent: str | None) -> Reply:
         """Answer one call and write it down."""
         name = path.rpartition("/")[2]
-        pair = self._names.get(params.get("pair", "").upper())
+        pair = self._meant(params.get("pair", ""))
         try:
             self._admit(path, agent)
             self._limit(name, pair)
@@ -784,7 +788,7 @@ class Exchange:
     def _shelf(self, params: Mapping[str, str]) -> Shelf:
         if not params.get("pair"):
             raise _error(label="invalid")
-        altname = self._names.get(params["pair"].upper())
+        altname = self._meant(params["pair"])
         if altname is None:
             raise _error(label="unknown_pair")
         return self._shelves[altname]

@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from harvester.errors import UnknownPair, UnreadableAnswer
+from harvester.errors import AmbiguousPair, UnknownPair, UnreadableAnswer
 from harvester.kraken.pairs import Pair, read_pairs, resolve, search
 
 CAPTURES = Path(__file__).parents[2] / "shared" / "kraken"
@@ -116,6 +116,62 @@ def test_an_unknown_name_ends_in_a_message_with_near_ones(text: str, near: str) 
     assert str(caught.value) == (
         f"no pair is called {text!r}{near}. `harvester pairs TEXT` searches the markets"
     )
+
+
+# Names that differ only by case are different markets.
+
+TOKEN = ("AAPLxUSD", "AAPLxUSD", "AAPLx/USD")
+COIN = ("AAPLXUSD", "XAAPLXZUSD", "AAPLX/USD")
+
+
+@pytest.mark.parametrize("order", [(TOKEN, COIN), (COIN, TOKEN)])
+@pytest.mark.parametrize(
+    ("text", "altname"),
+    [
+        ("AAPLxUSD", "AAPLxUSD"),
+        ("AAPLx/USD", "AAPLxUSD"),
+        ("AAPLx-USD", "AAPLxUSD"),
+        (" AAPLxUSD ", "AAPLxUSD"),
+        ("AAPLXUSD", "AAPLXUSD"),
+        ("AAPLX/USD", "AAPLXUSD"),
+        ("AAPLX USD", "AAPLXUSD"),
+        ("XAAPLXZUSD", "AAPLXUSD"),
+        ("xaaplxzusd", "AAPLXUSD"),
+    ],
+)
+def test_the_exact_spelling_comes_first(
+    text: str, altname: str, order: tuple[tuple[str, str, str], ...]
+) -> None:
+    assert resolve(text, named(*order)).altname == altname
+
+
+@pytest.mark.parametrize("text", ["aaplxusd", "Aaplxusd", "aaplx/usd", "AAPLx/usd", "aaplx-USD"])
+def test_of_markets_that_differ_by_case_none_is_guessed(text: str) -> None:
+    with pytest.raises(AmbiguousPair) as caught:
+        resolve(text, named(TOKEN, COIN))
+    assert str(caught.value) == (
+        f"{text!r} may mean AAPLXUSD and AAPLxUSD, which differ by case: give the exact spelling"
+    )
+
+
+@pytest.mark.parametrize("text", ["aaplxusd", "AAPLXUSD", "aaplx/usd", "AAPLX/USD"])
+@pytest.mark.parametrize("market", [TOKEN, COIN])
+def test_another_case_that_fits_one_market_alone_means_it(
+    text: str, market: tuple[str, str, str]
+) -> None:
+    assert resolve(text, named(market)).altname == market[0]
+
+
+def test_a_key_of_one_market_and_an_altname_of_another_may_differ_by_case() -> None:
+    pairs = named(("FOOUSD", "barUSD", ""), ("BARUSD", "BAZUSD", ""))
+    assert [resolve(text, pairs).altname for text in ("barUSD", "BARUSD")] == ["FOOUSD", "BARUSD"]
+    with pytest.raises(AmbiguousPair, match="'barusd' may mean BARUSD and FOOUSD"):
+        resolve("barusd", pairs)
+
+
+def test_one_market_under_two_names_that_differ_by_case_is_found() -> None:
+    pairs = [Pair(altname="FOOxUSD", key="K"), Pair(altname="FOOXUSD", key="K")]
+    assert resolve("fooxusd", pairs).altname == "FOOxUSD"
 
 
 # The markets of 2021.

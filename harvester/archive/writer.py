@@ -11,6 +11,7 @@ import pyarrow as pa
 from harvester.archive import state
 from harvester.archive.archive import Archive
 from harvester.archive.aside import unfinished
+from harvester.archive.case import check_case
 from harvester.archive.compaction import groups, within
 from harvester.archive.cutting import belong, by_year, jumps_in, unasked_in
 from harvester.archive.footers import Footer, Imported
@@ -43,9 +44,13 @@ def writer(archive: Archive, pair: str, *, sweep: bool = True) -> Iterator[Write
 
     Raises:
         ArchiveLocked: another run is writing it.
-        ArchiveUnwritable: the machine refuses.
+        ArchiveUnwritable: the machine refuses, or the disk ignores case and would put the pair into
+            the folder of another one.
     """
+    check_case(archive.root, pair)
     with held(archive.root / "locks", pair):
+        # Another pair may have come to be while its lock, which is the same file, was waited for.
+        check_case(archive.root, pair)
         one = Writer(archive, pair)
         if sweep:
             one.sweep()

@@ -12,7 +12,14 @@ import msgspec
 from harvester.archive import state
 from harvester.archive.archive import Archive
 from harvester.archive.writer import keep_pairs
-from harvester.errors import BAD_JSON, ArchiveDamaged, NothingHeld, UnknownPair, UsageError
+from harvester.errors import (
+    BAD_JSON,
+    AmbiguousPair,
+    ArchiveDamaged,
+    NothingHeld,
+    UnknownPair,
+    UsageError,
+)
 from harvester.kraken.pairs import Names, Pair, is_pattern, matching, quotes_of, resolve
 
 if TYPE_CHECKING:
@@ -152,11 +159,14 @@ def resolve_held(archive: Archive, text: str) -> Pair:
 
     Raises:
         NothingHeld: the archive holds no trades of it; the message names what it holds.
+        AmbiguousPair: several markets go by that name, which differ by case.
     """
     held = archive.held()
     pairs = known_pairs(archive)
     try:
         pair = resolve(text, pairs.values())
+    except AmbiguousPair:
+        raise
     except UnknownPair:
         pair = None
     if pair is not None and pair.altname in held:
@@ -182,11 +192,14 @@ def resolve_named(archive: Archive, text: str) -> str:
 
     Raises:
         NothingHeld: it knows no such pair; the message names what it holds.
+        AmbiguousPair: several markets go by that name, which differ by case.
     """
     named = archive.named()
     pairs = {**{name: Pair(altname=name) for name in named}, **known_pairs(archive)}
     try:
         name = resolve(text, pairs.values()).altname
+    except AmbiguousPair:
+        raise
     except UnknownPair:
         name = ""
     return name if name in named else resolve_held(archive, text).altname

@@ -8,13 +8,13 @@ from __future__ import annotations
 import difflib
 import logging
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from fnmatch import translate
 from typing import Annotated
 
 import msgspec
 
-from harvester.errors import BAD_JSON, UnknownPair, UnreadableAnswer
+from harvester.errors import BAD_JSON, AmbiguousPair, UnknownPair, UnreadableAnswer
 from harvester.kraken.answers import Transient
 
 logger = logging.getLogger("harvester.kraken")
@@ -130,21 +130,27 @@ class Names:
     """Every spelling of some pairs, made ready to be looked up."""
 
     def __init__(self, pairs: Iterable[Pair]) -> None:
-        """Of these pairs."""
-        self._names, self._aliases = _spellings(pairs)
+        """Of these pairs; where two bear the same spelling, the first of them goes by it."""
+        self._exact = _spellings(pairs)
+        self._any_case: dict[str, list[str]] = {}
+        for spelling in self._exact:
+            self._any_case.setdefault(spelling.upper(), []).append(spelling)
 
     def resolve(self, text: str) -> Pair:
-        """The pair that a person means: altname, key or wsname, in any case, BTC for XBT.
+        """The pair that a person means: altname, key or wsname, or BTC for XBT.
+
+        The exact spelling counts first, then any other case.
 
         Raises:
             UnknownPair: no market goes by that name; the message names near misses.
+            AmbiguousPair: only another case fits, and that of several markets.
         """
         pair = self.find(text)
         if pair is not None:
             return pair
         bare = _SEPARATORS.sub("", text.strip().upper())
-        near = difflib.get_close_matches(bare, [*self._names, *self._aliases], n=8)
-        means = [self._names.get(name) or self._aliases[name] for name in near]
+        near = difflib.get_close_matches(bare, self._any_case, n=8)
+        means = [self._exact[self._any_case[name][0]] for name in near]
         hints = list(dict.fromkeys(pair.altname for pair in means))[:3]
         raise UnknownPair(
             f"no pair is called {text!r}"
@@ -154,12 +160,29 @@ class Names:
 
     def find(self, text: str) -> Pair | None:
         """The same; None where no market goes by that name. It looks for no near misses."""
-        wanted = text.strip().upper()
-        for book in (self._names, self._aliases):
-            for spelling in (wanted, _SEPARATORS.sub("", wanted)):
-                if spelling in book:
-                    return book[spelling]
+        wanted = text.strip()
+        bare = _SEPARATORS.sub("", wanted)
+        for spelling in (wanted, bare):
+            if spelling in self._exact:
+                return self._exact[spelling]
+        for spelling in (wanted.upper(), bare.upper()):
+            if spelling in self._any_case:
+                return self._only(text, self._any_case[spelling])
         return None
+
+    def _only(self, text: str, spellings: list[str]) -> Pair:
+        """The pair of spellings that differ by case.
+
+        Raises:
+            AmbiguousPair: there are several, which are not one market that was renamed.
+        """
+        pairs = [self._exact[spelling] for spelling in spellings]
+        if len({pair.key or pair.altname for pair in pairs}) == 1:
+            return pairs[0]
+        names = " and ".join(sorted({pair.altname for pair in pairs}))
+        raise AmbiguousPair(
+            f"{text!r} may mean {names}, which differ by case: give the exact spelling"
+        )
 
 
 def resolve(text: str, pairs: Iterable[Pair]) -> Pair:
@@ -190,10 +213,18 @@ def quotes_of(pair: Pair) -> set[str]:
     return names | {_with_people(name) for name in names}
 
 
-def spellings(pairs: Iterable[Pair]) -> dict[str, str]:
-    """The altname that each spelling means, all spellings in capitals: what `resolve` goes by."""
-    names, aliases = _spellings(pairs)
-    return {spelling: pair.altname for spelling, pair in (aliases | names).items()}
+def spellings(pairs: Iterable[Pair], held: Collection[str]) -> dict[str, str]:
+    """The altname that each spelling of held pairs means, letter by letter: what `resolve` goes by.
+
+    Spellings of other pairs are among them where they differ from one of a held pair by case.
+
+    Args:
+        pairs: all that are known.
+        held: altnames of those that are asked for.
+    """
+    exact = _spellings(pairs)
+    near = {spelling.upper() for spelling, pair in exact.items() if pair.altname in held}
+    return {name: pair.altname for name, pair in exact.items() if name.upper() in near}
 
 
 def search(text: str, pairs: Iterable[Pair]) -> list[Pair]:
@@ -214,27 +245,27 @@ def search(text: str, pairs: Iterable[Pair]) -> list[Pair]:
     )
 
 
-def _spellings(pairs: Iterable[Pair]) -> tuple[dict[str, Pair], dict[str, Pair]]:
-    """Names that the exchange gives, and names that people type for them."""
-    names: dict[str, Pair] = {}
-    aliases: dict[str, Pair] = {}
+def _spellings(pairs: Iterable[Pair]) -> dict[str, Pair]:
+    """The pair of each spelling: names that the exchange gives, then names that people type."""
+    by_altname: dict[str, Pair] = {}
     for pair in pairs:
-        names[pair.altname.upper()] = pair
-    for pair in list(names.values()):
+        by_altname.setdefault(pair.altname, pair)
+    names, aliases = dict(by_altname), dict[str, Pair]()
+    for pair in by_altname.values():
         for name in pair.spellings:
-            names.setdefault(name.upper(), pair)
-            aliases.setdefault(_SEPARATORS.sub("", name.upper()), pair)
-        base, slash, quote = pair.wsname.upper().partition("/")
+            names.setdefault(name, pair)
+            aliases.setdefault(_SEPARATORS.sub("", name), pair)
+        base, slash, quote = pair.wsname.partition("/")
         if slash:
             people = {kraken: human for human, kraken in _ALIASES.items()}
             for one in {base, people.get(base, base)}:
                 for other in {quote, people.get(quote, quote)}:
                     aliases.setdefault(one + other, pair)
-    for pair in list(names.values()):
+    for pair in by_altname.values():
         # Old captures know pairs without a wsname; their altname is all there is to go by.
         for human, kraken in _ALIASES.items():
-            aliases.setdefault(pair.altname.upper().replace(kraken, human), pair)
-    return names, aliases
+            aliases.setdefault(pair.altname.replace(kraken, human), pair)
+    return aliases | names
 
 
 def _shown_names(pair: Pair) -> set[str]:

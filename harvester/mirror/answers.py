@@ -176,7 +176,8 @@ class Answers:
             raise Invalid("pair")
         pair = self._names.resolve(text)
         # An empty page would say that nothing was traded, where nothing was ever asked.
-        if not self._tape(pair).held:
+        # A disk that ignores case finds the trades of a pair by the name of another one, too.
+        if pair.altname not in self._held_names() or not self._tape(pair).held:
             raise UnknownPair(f"{self._archive.path} holds no trades of {pair.altname}")
         return pair
 
