@@ -15,7 +15,7 @@ from typing import Annotated
 import msgspec
 
 from harvester.errors import BAD_JSON, AmbiguousPair, UnknownPair, UnreadableAnswer
-from harvester.kraken.answers import Transient
+from harvester.kraken.answers import OtherMarket
 
 logger = logging.getLogger("harvester.kraken")
 
@@ -117,10 +117,10 @@ def check_market(pair: Pair, name: str) -> None:
     """Compare the name that an answer gives its market with the pair that was asked for.
 
     Raises:
-        Transient: it is another market's.
+        OtherMarket: it is another one.
     """
     if name != pair.key and name not in pair.spellings:
-        raise Transient(
+        raise OtherMarket(
             f"an answer about the market {name!r} came where "
             f"{pair.key or pair.altname} was asked for"
         )
