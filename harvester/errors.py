@@ -7,6 +7,7 @@
      │    ├── BadSetting
      │    ├── BadQuery
      │    ├── UnknownPair
+     │    │    └── AmbiguousPair
      │    ├── NothingHeld
      │    └── BadFile
      │         └── DamagedFile
@@ -19,6 +20,7 @@
      │    ├── ArchiveUnwritable
      │    └── ArchiveTooNew
      ├── ArchiveIncomplete          4   damaged, or with holes
+     │    ├── MarketChanged
      │    ├── ArchiveDamaged
      │    │    └── ImportIncomplete
      │    └── ArchiveHasHoles
@@ -66,6 +68,10 @@ class BadQuery(UsageError):
 
 class UnknownPair(UsageError):
     """No market goes by that name."""
+
+
+class AmbiguousPair(UnknownPair):
+    """Several markets go by that name, which differ by case, and none is spelled exactly so."""
 
 
 class NothingHeld(UsageError):
@@ -118,6 +124,25 @@ class ArchiveIncomplete(HarvesterError):
     """What is held is not what was asked for."""
 
     exit_status = 4
+
+
+class MarketChanged(ArchiveIncomplete):
+    """The name of a pair that is held means another market now."""
+
+    def __init__(self, pair: str, held: str, now: str) -> None:
+        """With the altname, and the keys of the market that is held and of the one it means now."""
+        super().__init__(
+            f"{another_market(pair, held, now)}: nothing was added. Keep the old trades where they "
+            "are, and download the new market into another folder (--data FOLDER)"
+        )
+
+
+def another_market(pair: str, held: str, now: str) -> str:
+    """Say that an altname means another market than the one that is held, both by their keys."""
+    return (
+        f"{pair}: the exchange means another market by this name now, {now}, than the archive "
+        f"holds under it, {held}"
+    )
 
 
 class ArchiveDamaged(ArchiveIncomplete):

@@ -561,7 +561,7 @@ def spellings(market: Market) -> list[str]:
         for first in (base, COMMON_NAMES.get(base, base)):
             for second in (quote, COMMON_NAMES.get(quote, quote)):
                 names += [f"{first}/{second}", f"{first}{second}"]
-    return [name.upper() for name in names]
+    return [*names, *(name.upper() for name in names)]
 
 
 class Exchange:
@@ -570,7 +570,8 @@ class Exchange:
     since_mode: "inclusive" or "exclusive". page_size: the most rows of a page. clock: anything
     with `now_ns`. limit: calls a second and pair of Trades and OHLC; limit_total: of all calls.
     `limit`, `limit_total`, `latency_s`, `faults`, `since_mode`, `status` and
-    `unlisted` (altnames that AssetPairs leaves out) may change meanwhile.
+    `unlisted` (altnames that AssetPairs leaves out) may change meanwhile, as may `odd_pairs`:
+    rows of AssetPairs by key, in the place of the true ones or beside them.
     """
 
     def __init__(
@@ -605,6 +606,7 @@ class Exchange:
         self.port = port
         self.status = "online"
         self.unlisted: set[str] = set()
+        self.odd_pairs: dict[str, object] = {}
         self.calls: list[Call] = []
         self.connections = 0
         self._pages: Counter[str] = Counter()
@@ -666,11 +668,15 @@ class Exchange:
         self.delist(name)
         self.add(replace(market, **fields))
 
+    def _meant(self, name: str) -> str | None:
+        """Give the altname of a pair that is asked for: by its exact spelling, else in any case."""
+        return self._names.get(name, self._names.get(name.upper()))
+
     def pages(self, pair: str | None = None) -> int:
         """Count the Trades pages answered, of one pair or of all."""
         if pair is None:
             return self._pages.total()
-        return self._pages[self._names.get(pair.upper(), pair)]
+        return self._pages[self._meant(pair) or pair]
 
     def zipped(self, body: bytes) -> bytes:
         """Compress as lightly as can be; benchmarks of clients may have it done once a body."""
@@ -685,7 +691,7 @@ class Exchange:
     def answer(self, path: str, params: dict[str, str], agent: str | None) -> Reply:
         """Answer one call and write it down."""
         name = path.rpartition("/")[2]
-        pair = self._names.get(params.get("pair", "").upper())
+        pair = self._meant(params.get("pair", ""))
         try:
             self._admit(path, agent)
             self._limit(name, pair)
@@ -790,7 +796,7 @@ class Exchange:
     def _shelf(self, params: Mapping[str, str]) -> Shelf:
         if not params.get("pair"):
             raise _error(label="invalid")
-        altname = self._names.get(params["pair"].upper())
+        altname = self._meant(params["pair"])
         if altname is None:
             raise _error(label="unknown_pair")
         return self._shelves[altname]
@@ -978,9 +984,8 @@ class Exchange:
         asked = [name for name in params.get("pair", "").split(",") if name]
         named = [self._shelf({"pair": name}) for name in asked]
         shelves = named or [s for name, s in self._shelves.items() if name not in self.unlisted]
-        return _dumps(
-            {"error": [], "result": {s.market.key: _asset_pair(s.market) for s in shelves}}
-        )
+        rows = {s.market.key: _asset_pair(s.market) for s in shelves}
+        return _dumps({"error": [], "result": rows | self.odd_pairs})
 
     def _assets(self, _params: Mapping[str, str]) -> bytes:
         """What other clients ask for before anything else; harvester does not."""

@@ -32,6 +32,7 @@ from harvester.kraken.pairs import Pair
 T = TypeVar("T")
 PAIR = Pair(altname="XBTUSD", key="XXBTZUSD")
 MARKET = tapes.market(tapes.xbtusd_like(60, 3))
+PLAINLY_NAMED = tapes.market(tapes.xbtusd_like(60, 3), key="XBTUSD")
 GOOD = b'{"error":[],"result":{"XXBTZUSD":[],"last":"5"}}'
 
 
@@ -137,14 +138,14 @@ def test_the_newest_page_is_asked_without_since() -> None:
 
 
 def test_a_pair_without_a_key_is_asked_by_its_altname() -> None:
-    with Exchange([MARKET]) as exchange:
+    with Exchange([PLAINLY_NAMED]) as exchange:
         run(exchange.url, lambda client: client.page(Pair(altname="XBTUSD"), None))
     assert [call.params for call in exchange.calls] == [{"pair": "XBTUSD"}]
 
 
 def test_a_tokenized_stock_is_asked_with_its_class() -> None:
     pair = Pair(altname="XBTUSD", aclass_base="tokenized_asset")
-    with Exchange([MARKET]) as exchange:
+    with Exchange([PLAINLY_NAMED]) as exchange:
         run(exchange.url, lambda client: client.page(pair, None))
     assert exchange.calls[0].params == {"pair": "XBTUSD", "asset_class": "tokenized_asset"}
 
@@ -514,7 +515,7 @@ def test_a_good_answer_of_another_pair_makes_a_call_under_way_patient(
     other = tapes.market(tapes.xbtusd_like(9, 4), altname="ETHUSD", key="XETHZUSD", wsname="")
 
     async def both(client: Client) -> list[int]:
-        pages = (client.page(pair, None) for pair in (PAIR, Pair(altname="ETHUSD")))
+        pages = (client.page(pair, None) for pair in (PAIR, Pair(altname="ETHUSD", key="XETHZUSD")))
         return [page.rows.num_rows for page in await asyncio.gather(*pages)]
 
     faults = Faults(script={"ETHUSD": ["busy"] * 5})
@@ -657,3 +658,63 @@ def test_every_fault_of_the_wire_becomes_ours() -> None:
 def test_the_market_of_these_tests_fits_a_page() -> None:
     assert isinstance(MARKET, Market)
     assert len(MARKET.trades) == 60
+
+
+# Answers about another market.
+
+OTHER_PAGE = GOOD.replace(b"XXBTZUSD", b"XETHZUSD")
+OTHER_ROWS = (
+    b'{"error":[],"result":{"XETHZUSD":[["1.0","2.00000000",1700000000.5,"b","m","",7]],'
+    b'"last":"1700000000500000000"}}'
+)
+OTHER_CANDLES = (
+    b'{"error":[],"result":{"XETHZUSD":[[1699056000,"1","1","1","1","1","1",1]],"last":1}}'
+)
+
+
+@pytest.mark.parametrize("body", [OTHER_PAGE, OTHER_ROWS])
+def test_a_page_of_another_market_is_asked_for_again(body: bytes) -> None:
+    told = Told()
+    with Odd(body, body) as exchange:
+        assert run(exchange.url, newest, told) == 60
+    why = "an answer about the market 'XETHZUSD' came where XXBTZUSD was asked for"
+    assert told.waits == [("XBTUSD", why)] * 2
+
+
+def test_candles_of_another_market_are_asked_for_again() -> None:
+    told = Told()
+    with Odd(OTHER_CANDLES) as exchange:
+        candles = run(exchange.url, lambda client: client.candles(PAIR, 21600), told)
+    assert sum(candle.count for candle in candles) == 60
+    assert [what for what, _ in told.waits] == ["XBTUSD"]
+
+
+def test_weekly_counts_of_another_market_count_nothing() -> None:
+    weekly = OTHER_CANDLES.replace(b"1699056000", b"1699488000")
+    with Odd(weekly) as exchange, pytest.raises(ExchangeUnreachable, match="'XETHZUSD'"):
+        run(exchange.url, lambda client: client.weekly_counts(PAIR))
+
+
+def test_an_exchange_that_keeps_answering_about_another_market_ends_with_status_3() -> None:
+    with Odd(*[OTHER_PAGE] * 1000) as exchange, pytest.raises(ExchangeUnreachable) as caught:
+        run(exchange.url, newest, give_up_s=0.05)
+    assert caught.value.exit_status == 3
+    assert "(at last: an answer about the market 'XETHZUSD' came" in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["XBTUSD", "XXBTZUSD", "XBT/USD"])
+def test_an_answer_may_name_the_market_in_any_spelling_of_the_exchange(name: str) -> None:
+    pair = Pair(altname="XBTUSD", key="XXBTZUSD", wsname="XBT/USD")
+    told = Told()
+    with Odd(OTHER_ROWS.replace(b"XETHZUSD", name.encode())) as exchange:
+        page = run(exchange.url, lambda client: client.page(pair, 0), told)
+    assert (page.rows.num_rows, told.waits) == (1, [])
+
+
+def test_names_that_differ_by_case_are_two_markets_in_answers() -> None:
+    pair = Pair(altname="AAPLxUSD", key="AAPLxUSD")
+    bodies = [OTHER_ROWS.replace(b"XETHZUSD", name) for name in (b"AAPLXUSD", b"AAPLxUSD")]
+    told = Told()
+    with Odd(*bodies) as exchange:
+        assert run(exchange.url, lambda client: client.page(pair, 0), told).rows.num_rows == 1
+    assert len(told.waits) == 1

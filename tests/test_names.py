@@ -131,3 +131,13 @@ def test_a_pattern_means_what_is_listed_now(tmp_path: Path) -> None:
         exchange.delist("XBTEUR")
         assert chosen(exchange, tmp_path, names("XBT/*")) == ["XBTUSD"]
         assert chosen(exchange, tmp_path, names("XBT/EUR")) == ["XBTEUR"]
+
+
+def test_an_odd_row_of_the_list_loses_no_other_pair(tmp_path: Path) -> None:
+    with serve(*(named(n, tapes.xbtusd_like(5, n)) for n in range(3))) as exchange:
+        exchange.odd_pairs = {
+            "XETHZUSD": {"altname": "ETHUSD", "status": None, "wsname": None},
+            "NULL": None,
+            "PATH": {"altname": "../up"},
+        }
+        assert chosen(exchange, tmp_path, Choice(everything=True)) == ["XBTUSD", "ETHUSD", "XBTEUR"]

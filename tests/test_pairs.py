@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from harvester.errors import UnknownPair, UnreadableAnswer
+from harvester.errors import AmbiguousPair, UnknownPair, UnreadableAnswer
 from harvester.kraken.pairs import Pair, read_pairs, resolve, search
 
 CAPTURES = Path(__file__).parents[2] / "shared" / "kraken"
@@ -118,6 +118,62 @@ def test_an_unknown_name_ends_in_a_message_with_near_ones(text: str, near: str) 
     )
 
 
+# Names that differ only by case are different markets.
+
+TOKEN = ("AAPLxUSD", "AAPLxUSD", "AAPLx/USD")
+COIN = ("AAPLXUSD", "XAAPLXZUSD", "AAPLX/USD")
+
+
+@pytest.mark.parametrize("order", [(TOKEN, COIN), (COIN, TOKEN)])
+@pytest.mark.parametrize(
+    ("text", "altname"),
+    [
+        ("AAPLxUSD", "AAPLxUSD"),
+        ("AAPLx/USD", "AAPLxUSD"),
+        ("AAPLx-USD", "AAPLxUSD"),
+        (" AAPLxUSD ", "AAPLxUSD"),
+        ("AAPLXUSD", "AAPLXUSD"),
+        ("AAPLX/USD", "AAPLXUSD"),
+        ("AAPLX USD", "AAPLXUSD"),
+        ("XAAPLXZUSD", "AAPLXUSD"),
+        ("xaaplxzusd", "AAPLXUSD"),
+    ],
+)
+def test_the_exact_spelling_comes_first(
+    text: str, altname: str, order: tuple[tuple[str, str, str], ...]
+) -> None:
+    assert resolve(text, named(*order)).altname == altname
+
+
+@pytest.mark.parametrize("text", ["aaplxusd", "Aaplxusd", "aaplx/usd", "AAPLx/usd", "aaplx-USD"])
+def test_of_markets_that_differ_by_case_none_is_guessed(text: str) -> None:
+    with pytest.raises(AmbiguousPair) as caught:
+        resolve(text, named(TOKEN, COIN))
+    assert str(caught.value) == (
+        f"{text!r} may mean AAPLXUSD and AAPLxUSD, which differ by case: give the exact spelling"
+    )
+
+
+@pytest.mark.parametrize("text", ["aaplxusd", "AAPLXUSD", "aaplx/usd", "AAPLX/USD"])
+@pytest.mark.parametrize("market", [TOKEN, COIN])
+def test_another_case_that_fits_one_market_alone_means_it(
+    text: str, market: tuple[str, str, str]
+) -> None:
+    assert resolve(text, named(market)).altname == market[0]
+
+
+def test_a_key_of_one_market_and_an_altname_of_another_may_differ_by_case() -> None:
+    pairs = named(("FOOUSD", "barUSD", ""), ("BARUSD", "BAZUSD", ""))
+    assert [resolve(text, pairs).altname for text in ("barUSD", "BARUSD")] == ["FOOUSD", "BARUSD"]
+    with pytest.raises(AmbiguousPair, match="'barusd' may mean BARUSD and FOOUSD"):
+        resolve("barusd", pairs)
+
+
+def test_one_market_under_two_names_that_differ_by_case_is_found() -> None:
+    pairs = [Pair(altname="FOOxUSD", key="K"), Pair(altname="FOOXUSD", key="K")]
+    assert resolve("fooxusd", pairs).altname == "FOOxUSD"
+
+
 # The markets of 2021.
 
 
@@ -192,12 +248,15 @@ def test_pairs_of_2025_are_read_with_their_decimals() -> None:
         "x" * 41,
     ],
 )
-def test_a_name_that_is_none_for_a_folder_is_refused(name: str) -> None:
-    with pytest.raises(UnreadableAnswer) as caught:
-        read_pairs(raw({"KEY": {"altname": name}}))
-    assert str(caught.value) == (
-        f"the exchange names a pair {name!r}, which is no name for a folder; nothing was written"
-    )
+def test_a_name_that_is_none_for_a_folder_is_skipped_with_a_warning(
+    name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    good = {"altname": "GOODUSD"}
+    assert list(read_pairs(raw({"KEY": {"altname": name}, "GOOD": good}))) == ["GOODUSD"]
+    assert caplog.messages == [
+        "AssetPairs: 1 of 2 pairs that the exchange lists can't be used: 'KEY' "
+        f"(its altname {name!r} is no name for a folder): skipped"
+    ]
 
 
 @pytest.mark.parametrize("name", ["XBTUSD", "XBTUSD.d", "1INCHUSD", "AAPLx-USD", "A", "x" * 40])
@@ -205,11 +264,67 @@ def test_names_as_the_exchange_gives_them_are_taken(name: str) -> None:
     assert list(read_pairs(raw({"KEY": {"altname": name}}))) == [name]
 
 
-def test_an_entry_of_another_shape_names_its_key() -> None:
+@pytest.mark.parametrize(
+    "row",
+    [
+        {},
+        {"wsname": "A/B"},
+        {"altname": None},
+        {"altname": 7},
+        {"altname": "ODD", "wsname": 7},
+        {"altname": "ODD", "pair_decimals": "5"},
+        {"altname": "ODD", "pair_decimals": -1},
+        {"altname": "ODD", "pair_decimals": 10**9},
+        {"altname": "ODD", "status": ["online"]},
+        None,
+        [],
+        "ODD",
+        7,
+    ],
+    ids=str,
+)
+def test_an_odd_row_is_skipped_with_a_warning(
+    row: object, caplog: pytest.LogCaptureFixture
+) -> None:
+    rows = {"XXBTZUSD": {"altname": "XBTUSD"}, "ODDKEY": row, "XETHZUSD": {"altname": "ETHUSD"}}
+    assert list(read_pairs(raw(rows))) == ["XBTUSD", "ETHUSD"]
+    [warning] = caplog.messages
+    assert warning.startswith(
+        "AssetPairs: 1 of 3 pairs that the exchange lists can't be used: 'ODDKEY' ("
+    )
+
+
+def test_fields_that_are_null_or_missing_cost_no_pair() -> None:
+    fields = [name for name in Pair.__struct_fields__ if name not in ("altname", "key")]
+    rows = {"NULLS": {"altname": "NULLS"} | dict.fromkeys(fields), "BARE": {"altname": "BARE"}}
+    nulls, bare = read_pairs(raw(rows)).values()
+    assert nulls == Pair(altname="NULLS", key="NULLS")
+    assert bare == Pair(altname="BARE", key="BARE")
+
+
+def test_a_status_that_is_missing_is_unknown() -> None:
+    rows = {"A": {"altname": "A"}, "B": {"altname": "B", "status": "online"}}
+    assert [pair.status for pair in read_pairs(raw(rows)).values()] == ["unknown", "online"]
+
+
+def test_the_second_row_of_an_altname_is_skipped_with_a_warning(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    rows = {"FIRST": {"altname": "LUNAUSD"}, "SECOND": {"altname": "LUNAUSD"}}
+    assert [pair.key for pair in read_pairs(raw(rows)).values()] == ["FIRST"]
+    assert caplog.messages == [
+        "AssetPairs: 1 of 2 pairs that the exchange lists can't be used: 'SECOND' "
+        "(its altname LUNAUSD is that of 'FIRST', too): skipped"
+    ]
+
+
+def test_a_list_without_a_row_that_can_be_used_is_no_answer() -> None:
     with pytest.raises(UnreadableAnswer) as caught:
-        read_pairs(raw({"KEY": {"wsname": "A/B"}}))
+        read_pairs(raw({f"K{n}": {"wsname": "A/B"} for n in range(7)}))
+    odd = "(Object missing required field `altname`)"
     assert str(caught.value) == (
-        "the exchange's entry for pair 'KEY': Object missing required field `altname`"
+        "7 of 7 pairs that the exchange lists can't be used: "
+        f"'K0' {odd}, 'K1' {odd}, 'K2' {odd}, 'K3' {odd}, 'K4' {odd} and 2 more"
     )
 
 

@@ -573,10 +573,20 @@ def test_a_list_of_what_was_wanted_that_cannot_be_read_is_written_anew(
     )
 
 
-def test_a_pair_whose_name_the_archive_forgot_is_looked_up_once(
+def test_a_pair_whose_name_the_archive_forgot_is_known_by_its_files(
     data: Path, exchange: Exchange
 ) -> None:
     (data / "pairs.json").unlink()
+    harms.digit_changed(data, 1)
+    ran = run(exchange, data, "--repair")
+    assert [path for path, _, _ in ran.asked] == ["Time", "Trades"]
+    assert (ran.status, tape_of(data, PAIR)) == (0, TAPE)
+
+
+def test_a_pair_whose_key_the_archive_does_not_know_is_looked_up_once(
+    data: Path, exchange: Exchange
+) -> None:
+    (data / "pairs.json").write_text(json.dumps({PAIR: {"altname": PAIR}}))
     harms.digit_changed(data, 1)
     ran = run(exchange, data, "--repair")
     assert [path for path, _, _ in ran.asked] == ["Time", "AssetPairs", "Trades"]

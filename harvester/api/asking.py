@@ -254,8 +254,7 @@ class Asking(Opened):
         return connect_views(self._disk, names=self._names(), memory_limit=limit)
 
     def _names(self) -> dict[str, str]:
-        known = known_pairs(self._disk)
-        return spellings(known[name] for name in self._disk.held())
+        return spellings(known_pairs(self._disk).values(), self._disk.held())
 
 
 def _plain(size: Number) -> str:

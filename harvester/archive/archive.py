@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import wraps
 from typing import Concatenate, NamedTuple, ParamSpec, TypeVar
@@ -187,6 +188,22 @@ class Archive:
         if footer is None:
             footer = footers[segment] = read_footer(self.store, segment.path)
         return footer
+
+    @listed_again
+    def market(self, pair: str) -> Footer | None:
+        """The first footer that tells the market's key, which the whole folder is taken to be of.
+
+        None where no footer tells it. Files that can't be read tell nothing here.
+
+        Raises:
+            ArchiveDamaged: files keep vanishing.
+        """
+        for segment in self.segments(pair):
+            with suppress(ArchiveDamaged):
+                footer = self.footer(segment)
+                if footer.key:
+                    return footer
+        return None
 
     def _of(self, pair: str) -> _Known:
         return self._known.setdefault(pair, _Known())

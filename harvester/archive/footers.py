@@ -68,14 +68,24 @@ class Footer:
     @property
     def altname(self) -> str:
         """The pair's altname; empty where the footer does not tell it."""
+        return self._named.altname
+
+    @property
+    def key(self) -> str:
+        """The exchange's own name of the market; empty where the footer does not tell it."""
+        return self._named.key
+
+    @property
+    def _named(self) -> _Named:
         try:
-            return msgspec.json.decode(self.pair, type=_Named).altname
+            return msgspec.json.decode(self.pair, type=_Named)
         except BAD_JSON:
-            return ""
+            return _Named()
 
 
 class _Named(msgspec.Struct):
     altname: str = ""
+    key: str = ""
 
 
 def encode(footer: Footer) -> dict[str, str]:

@@ -11,6 +11,7 @@ import pyarrow as pa
 from harvester.archive import state
 from harvester.archive.archive import Archive
 from harvester.archive.aside import unfinished
+from harvester.archive.case import check_case
 from harvester.archive.compaction import groups, within
 from harvester.archive.cutting import belong, by_year, jumps_in, unasked_in
 from harvester.archive.footers import Footer, Imported
@@ -28,7 +29,7 @@ from harvester.archive.segments import (
 )
 from harvester.archive.uncover import without
 from harvester.columns import times
-from harvester.errors import ArchiveDamaged
+from harvester.errors import ArchiveDamaged, MarketChanged
 from harvester.times import Range, overlap, show
 
 Progress = Callable[[str, int, int], None]
@@ -45,9 +46,13 @@ def writer(archive: Archive, pair: str, *, sweep: bool = True) -> Iterator[Write
 
     Raises:
         ArchiveLocked: another run is writing it.
-        ArchiveUnwritable: the machine refuses.
+        ArchiveUnwritable: the machine refuses, or the disk ignores case and would put the pair into
+            the folder of another one.
     """
+    check_case(archive.root, pair)
     with held(archive.root / "locks", pair):
+        # Another pair may have come to be while its lock, which is the same file, was waited for.
+        check_case(archive.root, pair)
         one = Writer(archive, pair)
         if sweep:
             one.sweep()
@@ -71,6 +76,20 @@ class Writer:
         self.archive = archive
         self.pair = pair
         self._store = archive.store
+        self._key = ""
+
+    def check_market(self, key: str) -> None:
+        """Compare a market's key with that of the trades that are held; an empty one fits any.
+
+        Raises:
+            MarketChanged: the trades that are held are another market's.
+        """
+        if not key or key == self._key:
+            return
+        held = self.archive.market(self.pair)
+        if held is not None and held.key != key:
+            raise MarketChanged(self.pair, held.key, key)
+        self._key = key
 
     def want(self, span: Range) -> None:
         """Write down that a span is wanted, before it is crawled.
@@ -133,7 +152,11 @@ class Writer:
             rows: a batch of `columns.ROWS` in the tape's order, or several one after the other;
                 all published in `span`.
             footer: source, cursor, pair and jumps; the facts about rows are filled in.
+
+        Raises:
+            MarketChanged: the trades that are held are another market's.
         """
+        self.check_market(footer.key)
         given = [rows] if isinstance(rows, pa.RecordBatch) else rows
         batches = [one for one in given if one.num_rows]
         if not belong(batches, span):
@@ -167,6 +190,7 @@ class Writer:
 
         def told() -> Footer:
             whole = footer()
+            self.check_market(whole.key)
             if ends and not whole.range.after < ends[0] <= ends[-1] <= whole.range.through:
                 raise AssertionError(f"rows of {self.pair} lie outside of {whole.range}")
             return whole
@@ -210,7 +234,8 @@ class Writer:
         """
         segments = [piece.segment for piece in self.archive.pieces(self.pair)]
         rows_of = {one: self.archive.footer(one).rows for one in segments}
-        runs = groups(segments, rows_of.__getitem__, every=every, closed=closed)
+        found = groups(segments, rows_of.__getitem__, every=every, closed=closed)
+        runs = [part for run in found for part in self._by_market(run) if len(part) > 1]
         done, merged = 0, sum(len(run) for run in runs)
         for run in runs:
             self._merge(run)
@@ -268,12 +293,25 @@ class Writer:
         state.want_only(self._store, self.pair, spans)
         return to
 
+    def _by_market(self, run: list[Segment]) -> Iterator[list[Segment]]:
+        """A run cut where the market's key changes: merged, one of the two would be forgotten."""
+        part: list[Segment] = []
+        key = ""
+        for segment in run:
+            its_key = self.archive.footer(segment).key
+            if key and its_key and its_key != key:
+                yield part
+                part = []
+            part.append(segment)
+            key = its_key or key
+        yield part
+
     def _merge(self, run: list[Segment]) -> None:
         footers = [self.archive.footer(one) for one in run]
         sources = [source for footer in footers for source in footer.source.split("+")]
         merged = Footer(
             range=Range(run[0].range.after, run[-1].range.through),
-            pair=footers[-1].pair,
+            pair=next((f.pair for f in reversed(footers) if f.key), footers[-1].pair),
             source="+".join(dict.fromkeys(sources)),
             cursor=next((f.cursor for f in reversed(footers) if f.cursor), None),
             jumps=tuple(jump for footer in footers for jump in footer.jumps),

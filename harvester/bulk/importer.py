@@ -62,7 +62,9 @@ class Chain:
             BadFile: a row or a file can't be read.
             Interrupted: it was told to stop.
             ArchiveUnwritable: the machine refused.
+            MarketChanged: the trades that are held are another market's.
         """
+        writer.check_market(self._pair.key)
         self._sums = [checksum(part.member) for part in self._parts]
         whole = [part.member.whole for part in self._parts]
         self._ends = [SECOND * (one.until_s or 0) - 1 for one in whole[:-1]] + [END_OF_TIME]

@@ -8,7 +8,7 @@ from fnmatch import fnmatchcase
 from typing import NamedTuple
 
 from harvester.bulk.sources import Member
-from harvester.errors import UnknownPair, UsageError
+from harvester.errors import AmbiguousPair, UnknownPair, UsageError
 from harvester.kraken.pairs import Names, Pair, resolve
 from harvester.times import LONGEST
 
@@ -70,16 +70,16 @@ def chosen(members: Sequence[Member], texts: Sequence[str], known: Iterable[Pair
     book = list(known)
     named = by_pair(members, book)
     spelled = {
-        member: {name.upper() for name in (*pair.spellings, member.stem)}
-        for pair, some in named.pairs
-        for member in some
+        member: {*pair.spellings, member.stem} for pair, some in named.pairs for member in some
     }
-    spelled |= {member: {member.stem.upper()} for member in named.unknown}
+    spelled |= {member: {member.stem} for member in named.unknown}
     wanted: set[Member] = set()
     for text in texts:
-        fits = {member for member, names in spelled.items() if _fits(text.upper(), names)}
+        fits = {member for member, names in spelled.items() if text in names}
         if not fits and not _PATTERN & set(text):
             fits = _of_pair(text, book, named)
+        if not fits:
+            fits = {member for member, names in spelled.items() if _fits(text.upper(), names)}
         if not fits:
             raise UsageError(
                 f"--pairs {text}: none of the files is of it; --dry-run lists what they hold"
@@ -90,13 +90,15 @@ def chosen(members: Sequence[Member], texts: Sequence[str], known: Iterable[Pair
 
 def _fits(text: str, names: set[str]) -> bool:
     if _PATTERN & set(text):
-        return any(fnmatchcase(name, text) for name in names)
-    return text in names
+        return any(fnmatchcase(name.upper(), text) for name in names)
+    return text in {name.upper() for name in names}
 
 
 def _of_pair(text: str, book: list[Pair], named: Named) -> set[Member]:
     try:
         altname = resolve(text, book).altname
+    except AmbiguousPair:
+        raise
     except UnknownPair:
         return set()
     return {member for pair, some in named.pairs if pair.altname == altname for member in some}

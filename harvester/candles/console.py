@@ -55,8 +55,8 @@ def connect_views(
 
     Args:
         archive: where the tape is; it may be empty, and then `trades` has no rows.
-        names: altnames by spelling, in capitals, that the macros take; the altnames of what is
-            held unless given.
+        names: altnames by exact spelling, that the macros take; another case will do where it
+            fits one pair alone. The altnames of what is held unless given.
         memory_limit: what DuckDB may use, such as 2GB; beyond it, it spills to disk.
         threads: how many DuckDB may use; None for all cores.
 
@@ -81,7 +81,7 @@ def sql(
         archive: where the tape is.
         query: any SQL of DuckDB's; `trades`, `tape(pair)` and `ohlc(pair, interval)` are there.
         params: values for `?`, or by name for `$name`: what a user types belongs there.
-        names: altnames by spelling, in capitals, that the macros take.
+        names: altnames by exact spelling, that the macros take.
         memory_limit: what DuckDB may use.
 
     Raises:
@@ -199,12 +199,12 @@ class _Asker:
         connection.execute("SET python_enable_replacements = false")
         connection.execute("SET TimeZone = 'UTC'")
         held = self.archive.held()
-        known = {name.upper(): name for name in held} | dict(self.names or {})
+        known = {name: name for name in held} | dict(self.names or {})
         more = f" and {len(held) - 8} more" if len(held) > 8 else ""
         holds = f"it holds {', '.join(held[:8])}{more}" if held else "it is empty"
         unknown = f"the archive holds no trades of {{}}; {holds}"
         trades = views.listed_trades(self.archive, pieces)
-        for statement in views.statements(trades, known, unknown):
+        for statement in views.statements(trades, views.Spelled(known, held), unknown):
             connection.execute(statement)
         return connection
 

@@ -22,7 +22,12 @@ OLDEST_READER = "v1.2.0"
 """The file is written so that this DuckDB, and any later one, opens it."""
 
 _VIEWS = {"trades", "archive"}
-_MACROS = {"tape", "ohlc", "named", "known", "altname", "opens", "year_of"}
+_MACROS = {"tape", "ohlc", "meant", "several", "exact", "any_case", "place", "altname", "opens"} | {
+    "year_of",
+    # Of files that older versions wrote.
+    "named",
+    "known",
+}
 
 
 def write_database(archive: Archive, file: str, *, names: Mapping[str, str] | None = None) -> None:
@@ -34,7 +39,7 @@ def write_database(archive: Archive, file: str, *, names: Mapping[str, str] | No
     Args:
         archive: where the tape is; its views name it by its absolute path.
         file: where to.
-        names: altnames by spelling, in capitals, that the macros take besides altnames.
+        names: altnames by exact spelling, that the macros take besides altnames.
 
     Raises:
         UsageError: something stands there that is no such database, or holds more than one, or has
@@ -57,9 +62,9 @@ def write_database(archive: Archive, file: str, *, names: Mapping[str, str] | No
 
 def _fill(archive: Archive, file: str, names: Mapping[str, str]) -> None:
     with duckdb.connect(file, config={"storage_compatibility_version": OLDEST_READER}) as one:
-        held = {name.upper(): name for name in archive.held()}
+        known = {name: name for name in archive.held()} | dict(names)
         trades = views.standing_trades(archive)
-        for statement in views.statements(trades, held | dict(names), None):
+        for statement in views.statements(trades, views.Spelled(known), None):
             one.execute(statement)
         one.execute(
             f"CREATE VIEW harvester.archive AS SELECT {quoted(str(archive.root))} AS path, "

@@ -7,8 +7,9 @@ database that is kept while the archive grows. Both take each moment from one fi
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import PurePath
+from typing import NamedTuple
 
 from harvester.archive.archive import Archive, Piece
 from harvester.candles.engine import quoted, quoted_path
@@ -35,18 +36,37 @@ _SEGMENTS = f"trades/pair=*/year=????/{_STAMP}-{_STAMP}.parquet"
 _NAME = r"pair=([^/]+)/year=([0-9]+)/([0-9]{19})-([0-9]{19})[.]parquet$"
 
 
-def statements(trades: str, names: Mapping[str, str], unknown: str | None) -> Iterator[str]:
+class Spelled(NamedTuple):
+    """What the macros take for the name of a pair.
+
+    Attributes:
+        names: altnames by exact spelling.
+        held: the altnames that may be meant, the others being unknown; None for all.
+    """
+
+    names: Mapping[str, str]
+    held: Collection[str] | None = None
+
+    def in_any_case(self) -> dict[str, list[str]]:
+        """The altnames of each spelling in capitals; several where only case tells them apart."""
+        found: dict[str, set[str]] = {}
+        for spelling, altname in self.names.items():
+            found.setdefault(spelling.upper(), set()).add(altname)
+        return {spelling: sorted(altnames) for spelling, altnames in found.items()}
+
+
+def statements(trades: str, spelled: Spelled, unknown: str | None) -> Iterator[str]:
     """What makes the views and macros, in order.
 
     Args:
         trades: the query behind the view `trades`.
-        names: altnames by spelling, all spellings in capitals.
+        spelled: the names that the macros take; the exact spelling first, then any case.
         unknown: what to say of any other name, with `{}` where it stands; None takes it for an
             altname.
     """
     yield "CREATE SCHEMA harvester"
     yield f"CREATE VIEW trades AS {trades}"
-    yield from _altname(names, unknown)
+    yield from _altname(spelled, unknown)
     yield _opens()
     yield _YEAR_OF
     yield _TAPE
@@ -182,23 +202,50 @@ _YEAR_OF = (
 )
 
 
-def _altname(names: Mapping[str, str], unknown: str | None) -> Iterator[str]:
-    """The macros that turn any spelling into the altname."""
-    spellings = ", ".join(quoted(name) for name in names)
-    altnames = ", ".join(quoted(name) for name in names.values())
-    place = f"list_position([{spellings}]::VARCHAR[], spelling)"
+def _altname(spelled: Spelled, unknown: str | None) -> Iterator[str]:
+    """The macros that turn any spelling into the altname, by the rule of `kraken.pairs.Names`."""
+    any_case = spelled.in_any_case()
+    altnames: list[str | None] = [
+        name if spelled.held is None or name in spelled.held else None
+        for name in spelled.names.values()
+    ]
+    altnames += [names[0] if len(names) == 1 else None for names in any_case.values()]
+    several: list[str | None] = [None] * len(spelled.names)
+    several += [" and ".join(names) if len(names) > 1 else None for names in any_case.values()]
+    yield _entry("meant", altnames)
+    yield _entry("several", several)
+    exact = f"list_position({_texts(spelled.names)}, spelling)"
+    yield f"CREATE MACRO harvester.exact(spelling) AS nullif({exact}, 0)"
+    folded = f"list_position({_texts(any_case)}, upper(spelling))"
     yield (
-        f"CREATE MACRO harvester.named(spelling) AS (([{altnames}]::VARCHAR[])[nullif({place}, 0)])"
+        f"CREATE MACRO harvester.any_case(spelling) AS nullif({folded}, 0) + {len(spelled.names)}"
     )
-    yield """CREATE MACRO harvester.known(name) AS coalesce(harvester.named(upper(trim(name))),
-    harvester.named(regexp_replace(upper(trim(name)), '[-/_: ]', '', 'g')))"""
+    bare = "regexp_replace(trim(name), '[-/_: ]', '', 'g')"
+    yield f"""CREATE MACRO harvester.place(name) AS coalesce(
+    harvester.exact(trim(name)), harvester.exact({bare}),
+    harvester.any_case(trim(name)), harvester.any_case({bare}))"""
     other = "trim(name)" if unknown is None else f"error({_said(unknown, 'name')})"
+    ambiguous = (
+        f"{_said('{} may mean ', 'name')} || harvester.several(harvester.place(name)) || "
+        "', which differ by case: give the exact spelling'"
+    )
     # A CASE, as DuckDB works it out before it looks for files; an `error` in a coalesce would make
     # it open them all.
-    yield (
-        "CREATE MACRO harvester.altname(name) AS CASE WHEN harvester.known(name) IS NULL "
-        f"THEN {other} ELSE harvester.known(name) END"
-    )
+    yield f"""CREATE MACRO harvester.altname(name) AS CASE
+    WHEN harvester.meant(harvester.place(name)) IS NOT NULL
+    THEN harvester.meant(harvester.place(name))
+    WHEN harvester.several(harvester.place(name)) IS NOT NULL THEN error({ambiguous})
+    ELSE {other} END"""
+
+
+def _entry(name: str, values: Iterable[str | None]) -> str:
+    """A macro that gives the value at a place, from 1; NULL where the place is NULL."""
+    return f"CREATE MACRO harvester.{name}(place) AS (({_texts(values)})[place])"
+
+
+def _texts(values: Iterable[str | None]) -> str:
+    listed = ", ".join("NULL" if value is None else quoted(value) for value in values)
+    return f"[{listed}]::VARCHAR[]"
 
 
 def _said(message: str, parameter: str) -> str:

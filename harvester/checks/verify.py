@@ -93,6 +93,7 @@ def _report(archive: Archive, pair: str, found: list[Findings], now_ns: int) -> 
     for segment in ending_in_future(segments, now_ns):
         text = fault_of(segment, now_ns)
         report.faults.append(Fault(pair, segment.range, segment.path, text))
+    _check_markets(report, found)
     _check_overlaps(report, segments)
     check_ids(report, found)
     _check_holes(report, archive, segments, now_ns)
@@ -140,6 +141,18 @@ def _count(report: PairReport, found: Findings) -> None:
         Fault(report.pair, segment.range, one.path, text) for one, text in found.wrong_rollups
     ]
     report.faults += [Fault(report.pair, segment.range, segment.path, text) for text in found.wrong]
+
+
+def _check_markets(report: PairReport, found: Sequence[Findings]) -> None:
+    """Find files of another market than the first one that tells its key."""
+    first = ""
+    for one in found:
+        key = one.footer.key if one.footer is not None else ""
+        first = first or key
+        if key and key != first:
+            text = f"its trades are of the market {key}, those before them of {first}"
+            segment = one.segment
+            report.faults.append(Fault(report.pair, segment.range, segment.path, text))
 
 
 def _check_overlaps(report: PairReport, segments: list[Segment]) -> None:

@@ -22,7 +22,14 @@ from harvester.cli.options import Common
 from harvester.cli.progress import Display, display
 from harvester.crawl.events import Begun, Imported, Step
 from harvester.crawl.names import known_pairs, refresh_pairs
-from harvester.errors import ExchangeError, Interrupted, UnknownPair, UsageError, gravest
+from harvester.errors import (
+    AmbiguousPair,
+    ExchangeError,
+    Interrupted,
+    UnknownPair,
+    UsageError,
+    gravest,
+)
 from harvester.kraken.client import Client
 from harvester.kraken.pairs import Pair, resolve
 from harvester.times import SECOND, parse_moment, show
@@ -146,6 +153,8 @@ def _one_pair(request: Request, members: Sequence[Member], archive: Archive, ask
         )
     try:
         return resolve(text, known_pairs(archive).values())
+    except AmbiguousPair:
+        raise
     except UnknownPair:
         if request.delisted and (pair := as_named(text)):
             return pair

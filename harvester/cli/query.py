@@ -67,8 +67,7 @@ def _names(archive: Archive) -> dict[str, str]:
     from harvester.crawl.names import known_pairs
     from harvester.kraken.pairs import spellings
 
-    known = known_pairs(archive)
-    return spellings(known[name] for name in archive.held())
+    return spellings(known_pairs(archive).values(), archive.held())
 
 
 def _write_database(archive: Archive, db: str, common_: Common) -> None:

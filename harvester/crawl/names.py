@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -12,12 +14,23 @@ import msgspec
 from harvester.archive import state
 from harvester.archive.archive import Archive
 from harvester.archive.writer import keep_pairs
-from harvester.errors import BAD_JSON, ArchiveDamaged, NothingHeld, UnknownPair, UsageError
+from harvester.errors import (
+    BAD_JSON,
+    AmbiguousPair,
+    ArchiveDamaged,
+    NothingHeld,
+    UnknownPair,
+    UsageError,
+    another_market,
+)
 from harvester.kraken.pairs import Names, Pair, is_pattern, matching, quotes_of, resolve
 
 if TYPE_CHECKING:
     # Names alone need no HTTP, which takes a tenth of a second to import.
     from harvester.kraken.client import Client
+
+
+logger = logging.getLogger("harvester.crawl")
 
 
 def known_pairs(archive: Archive) -> dict[str, Pair]:
@@ -31,8 +44,41 @@ def known_pairs(archive: Archive) -> dict[str, Pair]:
             "remove it; the next backfill writes it anew"
         ) from error
     for name in archive.held():
-        pairs.setdefault(name, Pair(altname=name))
+        if name not in pairs:
+            pairs[name] = _of_files(archive, name)
     return pairs
+
+
+def _of_files(archive: Archive, name: str) -> Pair:
+    """A pair by what its files tell of the market, where pairs.json does not."""
+    footer = archive.market(name)
+    if footer is not None:
+        with suppress(*BAD_JSON):
+            pair = msgspec.json.decode(footer.pair, type=Pair)
+            return msgspec.structs.replace(pair, altname=name)
+    return Pair(altname=name)
+
+
+def renamed(
+    listed: Mapping[str, Pair], known: Mapping[str, Pair], held: Collection[str]
+) -> dict[str, Pair]:
+    """By the altname that the archive has, what the exchange lists under that market's key now.
+
+    Only of pairs whose altname is another one now. Where the new name has been fetched by itself,
+    the two stay apart.
+    """
+    by_key = {pair.key: pair for pair in listed.values() if pair.key}
+    found = {}
+    for name in held:
+        key = known[name].key if name in known else ""
+        now = by_key.get(key)
+        if now is None or now.altname == name:
+            continue
+        there = known.get(now.altname)
+        is_apart = now.altname in held and (there is None or there.key in ("", key))
+        if not is_apart:
+            found[name] = now
+    return found
 
 
 class Name(NamedTuple):
@@ -75,12 +121,15 @@ async def choose(client: Client, archive: Archive, choice: Choice) -> list[Pair]
         UsageError: a pair named in full is not quoted so.
     """
     if not choice.needs_the_list:
-        try:
-            return _chosen(choice, {}, known_pairs(archive))
-        except UnknownPair:
-            pass
+        with suppress(UnknownPair):
+            pairs = _chosen(choice, {}, known_pairs(archive))
+            # Answers are compared with the key, so the list is asked for one that is not known.
+            if all(pair.key for pair in pairs):
+                return pairs
     listed = await client.pairs()
-    return _chosen(choice, listed, _keep(archive, listed))
+    known = _keep(archive, listed)
+    here = _under_their_names_here(listed, known, archive.held())
+    return _chosen(choice, {pair.altname: pair for pair in here}, known)
 
 
 async def refresh_pairs(client: Client, archive: Archive) -> dict[str, Pair]:
@@ -92,8 +141,26 @@ def _keep(archive: Archive, asked: dict[str, Pair]) -> dict[str, Pair]:
     before = known_pairs(archive)
     held = {name: before[name] for name in archive.held()}
     pairs = {**held, **asked}
+    for name, kept in held.items():
+        if kept.key and pairs[name].key != kept.key:
+            logger.warning("%s", another_market(name, kept.key, pairs[name].key))
+            # The name goes on meaning the market whose trades are there.
+            pairs[name] = kept
     keep_pairs(archive, msgspec.json.encode(pairs))
     return pairs
+
+
+def _under_their_names_here(
+    listed: Mapping[str, Pair], known: Mapping[str, Pair], held: Collection[str]
+) -> Iterator[Pair]:
+    """What is listed now; a pair that is held under another altname goes by that one."""
+    kept = renamed(listed, known, held)
+    names = {now.altname: name for name, now in kept.items()}
+    for pair in listed.values():
+        if pair.altname in names:
+            yield msgspec.structs.replace(pair, altname=names[pair.altname])
+        elif pair.altname not in kept:
+            yield pair
 
 
 def _chosen(choice: Choice, listed: dict[str, Pair], known: dict[str, Pair]) -> list[Pair]:
@@ -152,11 +219,14 @@ def resolve_held(archive: Archive, text: str) -> Pair:
 
     Raises:
         NothingHeld: the archive holds no trades of it; the message names what it holds.
+        AmbiguousPair: several markets go by that name, which differ by case.
     """
     held = archive.held()
     pairs = known_pairs(archive)
     try:
         pair = resolve(text, pairs.values())
+    except AmbiguousPair:
+        raise
     except UnknownPair:
         pair = None
     if pair is not None and pair.altname in held:
@@ -182,11 +252,14 @@ def resolve_named(archive: Archive, text: str) -> str:
 
     Raises:
         NothingHeld: it knows no such pair; the message names what it holds.
+        AmbiguousPair: several markets go by that name, which differ by case.
     """
     named = archive.named()
     pairs = {**{name: Pair(altname=name) for name in named}, **known_pairs(archive)}
     try:
         name = resolve(text, pairs.values()).altname
+    except AmbiguousPair:
+        raise
     except UnknownPair:
         name = ""
     return name if name in named else resolve_held(archive, text).altname

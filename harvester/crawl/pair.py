@@ -30,11 +30,15 @@ from harvester.crawl.upgrades import Upgrade
 from harvester.errors import (
     ArchiveDamaged,
     ExchangeError,
+    ExchangeRefused,
     ExchangeUnreachable,
     HarvesterError,
     ImportIncomplete,
+    MarketChanged,
     UnreadableAnswer,
 )
+from harvester.kraken.answers import OtherMarket
+from harvester.kraken.pairs import Pair
 from harvester.times import BEGINNING_NS, DAY, Range, missing, overlap, show
 
 CHUNK_NS = 30 * DAY
@@ -73,7 +77,7 @@ class PairCrawl:
 
     async def run(self) -> Outcome:
         """Fetch what is missing of the wish; what ends it early is in the outcome."""
-        error = await error_of(self._backfill())
+        error = await self._explained(await error_of(self._backfill()))
         return self._outcome([self._done] if self._done.through > self._done.after else [], error)
 
     def not_begun(self, error: HarvesterError) -> Outcome:
@@ -107,12 +111,35 @@ class PairCrawl:
     async def _backfill(self) -> None:
         self._done = await self._asked()
         with writer(self._run.archive, self._pair) as one:
+            await asyncio.to_thread(one.check_market, self._wish.pair.key)
             await asyncio.to_thread(finish_replacing, one, self._run.watch.listener)
             if self._run.watch.then is None:
                 self._done = await self._fetch(one)
             else:
                 await self._fetch_and_then(one, self._run.watch.then)
             await self._tend(one)
+
+    async def _explained(self, error: HarvesterError | None) -> HarvesterError | None:
+        """The same, unless the exchange gives no answer because the name means another market now.
+
+        Then its list tells, which is asked for only where a key is unknown to the exchange.
+        """
+        key = self._wish.pair.key
+        is_unknown = isinstance(error, ExchangeRefused) and "Unknown asset pair" in str(error)
+        if not (is_unknown or isinstance(error and error.__cause__, OtherMarket)):
+            return error
+        listed: dict[str, Pair] = {}
+
+        async def ask() -> None:
+            listed.update(await self._run.watch.stop.guard(self._run.client.pairs()))
+
+        await error_of(ask())
+        now = listed.get(self._pair)
+        if now is None or now.key == key:
+            return error
+        held = await asyncio.to_thread(self._run.archive.market, self._pair)
+        is_held = held is not None and held.key == key
+        return MarketChanged(self._pair, key, now.key) if is_held else error
 
     async def _fetch_and_then(self, one: Writer, then: Callable[[Hand], Awaitable[None]]) -> None:
         """Fetch what is missing; what shows that a file lacks trades is no reason to end there."""
@@ -136,6 +163,7 @@ class PairCrawl:
         self._upgrade = upgrade
 
     async def _fill(self, one: Writer) -> None:
+        await asyncio.to_thread(one.check_market, self._wish.pair.key)
         await asyncio.to_thread(finish_replacing, one, self._run.watch.listener)
         holes = self._run.archive.holes(self._pair)
         if holes:

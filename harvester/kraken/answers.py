@@ -42,6 +42,10 @@ class Transient(Exception):
         self.wait_s = wait_s
 
 
+class OtherMarket(Transient):
+    """An answer is about another market than the one that was asked for."""
+
+
 _ABSENT = msgspec.Raw(b"")
 
 

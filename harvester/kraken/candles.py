@@ -13,6 +13,7 @@ import msgspec
 
 from harvester.errors import BAD_JSON, UnreadableAnswer
 from harvester.kraken.answers import read_result
+from harvester.kraken.pairs import Pair, check_market
 from harvester.times import END_OF_TIME, SECOND
 
 INTERVALS_MIN = (1, 5, 15, 30, 60, 240, 1440, 10080, 21600)
@@ -59,14 +60,19 @@ class _Row(msgspec.Struct, array_like=True, gc=False):
 _rows = msgspec.json.Decoder(_Row)
 
 
-def read_candles(body: bytes, minutes: int) -> list[Candle]:
+def read_candles(body: bytes, minutes: int, pair: Pair | None = None) -> list[Candle]:
     """Read the body of an OHLC answer for candles of so many minutes, in order of time.
 
+    Args:
+        body: the answer.
+        minutes: the length of its candles.
+        pair: the market that was asked for; None takes the candles of any one.
+
     Raises:
-        Transient: it is no JSON, or is cut short.
+        Transient: it is no JSON, is cut short, or names another market.
         UnreadableAnswer: it is not of the documented shape; the message shows the row.
     """
-    raws = _raw_rows(read_result(body))
+    raws = _raw_rows(read_result(body), pair)
     candles = [_candle(raw, minutes) for raw in raws]
     for raw, (before, one) in zip(raws[1:], pairwise(candles), strict=True):
         if one.time_ns <= before.time_ns:
@@ -74,14 +80,16 @@ def read_candles(body: bytes, minutes: int) -> list[Candle]:
     return candles
 
 
-def _raw_rows(result: dict[str, msgspec.Raw]) -> list[msgspec.Raw]:
+def _raw_rows(result: dict[str, msgspec.Raw], pair: Pair | None) -> list[msgspec.Raw]:
     markets = {name: raw for name, raw in result.items() if name != "last"}
     if len(markets) != 1:
         raise UnreadableAnswer(
             f"the exchange's candles are of {len(markets)} markets ({', '.join(markets)}) where "
             "one was asked for"
         )
-    [rows] = markets.values()
+    [(market, rows)] = markets.items()
+    if pair is not None:
+        check_market(pair, market)
     try:
         return msgspec.json.decode(rows, type=list[msgspec.Raw])
     except BAD_JSON as error:

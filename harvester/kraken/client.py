@@ -22,7 +22,7 @@ from harvester.kraken.answers import Transient, check_errors, check_status, read
 from harvester.kraken.candles import WEEK_MIN, Candle, read_candles
 from harvester.kraken.pacing import LONGEST_WAIT_S, SPANS_A_PAIR, Paces, PaceState
 from harvester.kraken.pages import Page, decode_page
-from harvester.kraken.pairs import Pair, read_pairs
+from harvester.kraken.pairs import Pair, check_market, read_pairs
 from harvester.kraken.transport import http_client
 from harvester.times import SECOND
 
@@ -103,7 +103,7 @@ class Client:
         params = _of(pair)
         if since_ns is not None:
             params["since"] = str(since_ns)
-        return await self._ask("Trades", params, _read_page, pair.altname)
+        return await self._ask("Trades", params, lambda body: _read_page(body, pair), pair.altname)
 
     async def pairs(self) -> dict[str, Pair]:
         """All markets, by altname."""
@@ -121,7 +121,7 @@ class Client:
         """The exchange's own candles: its last 720, and behind them the one that is running."""
         params = _of(pair) | {"interval": str(minutes)}
         return await self._ask(
-            "OHLC", params, lambda body: read_candles(body, minutes), pair.altname
+            "OHLC", params, lambda body: read_candles(body, minutes, pair), pair.altname
         )
 
     async def weekly_counts(self, pair: Pair) -> list[tuple[int, int]]:
@@ -137,7 +137,7 @@ class Client:
         try:
             async with self._flight(pair.altname):
                 body = await self._get("OHLC", params, pair.altname)
-            return read_candles(body, WEEK_MIN)
+            return read_candles(body, WEEK_MIN, pair)
         except (Transient, UnreadableAnswer) as error:
             raise ExchangeUnreachable(f"no weekly counts: {error}") from error
 
@@ -303,11 +303,13 @@ def _of(pair: Pair) -> dict[str, str]:
     return params
 
 
-def _read_page(body: bytes) -> Page:
+def _read_page(body: bytes, pair: Pair) -> Page:
     try:
-        return decode_page(body)
+        page = decode_page(body)
     except BAD_JSON as error:
         raise Transient(f"the body is no whole answer ({error})") from error
+    check_market(pair, page.market)
+    return page
 
 
 def _read_clock(body: bytes) -> int:

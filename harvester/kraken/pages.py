@@ -66,11 +66,13 @@ class Page:
         rows: a batch of `columns.ROWS`; no id where the exchange gave none or 0.
         last: the cursor verbatim, None where it is missing.
         unit_ns: one unit of the last decimal that the page's times print.
+        market: the name that the answer gives the market; see `pairs.check_market`.
     """
 
     rows: pa.RecordBatch
     last: str | None
     unit_ns: int
+    market: str
 
     @property
     def cursor_ns(self) -> int | None:
@@ -94,7 +96,7 @@ def decode_page(body: bytes) -> Page:
     """
     plain = read_plain(body)
     if plain is not None:
-        return Page(plain.rows, plain.last, _unit_ns(plain.stamps))
+        return Page(plain.rows, plain.last, _unit_ns(plain.stamps), plain.market)
     return decode_any_page(body)
 
 
@@ -115,11 +117,11 @@ def decode_any_page(body: bytes) -> Page:
             f"the exchange's answer names {len(result)} markets ({', '.join(result)}) where one "
             "was asked for; nothing of it was kept"
         )
-    rows = next(iter(result.values()))
+    [(market, rows)] = result.items()
     if not isinstance(rows, list):
         raise UnreadableAnswer(f"the exchange's answer holds {rows!r} where rows should be")
     batch, unit_ns = _columns(rows) if rows else (no_rows(), 1)
-    return Page(batch, None if last is None else str(last), unit_ns)
+    return Page(batch, None if last is None else str(last), unit_ns, market)
 
 
 def _columns(rows: list[Row]) -> tuple[pa.RecordBatch, int]:

@@ -31,7 +31,7 @@ from harvester.times import BEGINNING_NS, END_OF_TIME, SECOND
 
 Words = NDArray[np.unsignedinteger[Any]]
 
-_HEAD = re.compile(rb'\{"error":\[\],"result":\{"(?!last")[A-Za-z0-9./_-]+":\[(?=\[")')
+_HEAD = re.compile(rb'\{"error":\[\],"result":\{"(?!last")([A-Za-z0-9./_-]+)":\[(?=\[")')
 _TAIL = re.compile(rb'\]\],"last":"([0-9]+)"\}\}')
 _TAIL_BEGINS = b']],"last":"'
 _QUOTES = 10
@@ -41,11 +41,15 @@ _WORD = 8
 
 
 class Plain(NamedTuple):
-    """What a plain page holds: a batch of `columns.ROWS`, its times in ns, its cursor verbatim."""
+    """What a plain page holds: a batch of `columns.ROWS`, its times in ns, its cursor verbatim.
+
+    `market` is the name that it gives the market.
+    """
 
     rows: pa.RecordBatch
     stamps: Int64s
     last: str
+    market: str
 
 
 class _Places(NamedTuple):
@@ -86,7 +90,7 @@ def read_plain(body: bytes) -> Plain | None:
         empty_texts(len(ids)),
     ]
     rows = pa.RecordBatch.from_arrays(columns, schema=ROWS)
-    return Plain(rows, stamps, tail[1].decode())
+    return Plain(rows, stamps, tail[1].decode(), head[1].decode())
 
 
 def _places(body: bytes, begin: int, end: int) -> _Places | None:

@@ -16,7 +16,7 @@ from harvester.crawl.names import known_pairs
 from harvester.errors import UnknownPair
 from harvester.kraken.candles import INTERVALS_MIN
 from harvester.kraken.pages import PAGE_ROWS
-from harvester.kraken.pairs import Pair, resolve
+from harvester.kraken.pairs import UNKNOWN, Pair, resolve
 from harvester.mirror.ohlc import candles
 from harvester.mirror.tape import LISTED_FOR_S, Clock, Shelf, Tape
 from harvester.times import END_OF_TIME, SECOND, UNITS_NS, Range
@@ -176,7 +176,8 @@ class Answers:
             raise Invalid("pair")
         pair = self._names.resolve(text)
         # An empty page would say that nothing was traded, where nothing was ever asked.
-        if not self._tape(pair).held:
+        # A disk that ignores case finds the trades of a pair by the name of another one, too.
+        if pair.altname not in self._held_names() or not self._tape(pair).held:
             raise UnknownPair(f"{self._archive.path} holds no trades of {pair.altname}")
         return pair
 
@@ -221,6 +222,8 @@ def _is_whole(text: str) -> bool:
 
 def _entry(pair: Pair) -> dict[str, object]:
     fields = msgspec.structs.asdict(pair)
+    if pair.status == UNKNOWN:
+        del fields["status"]
     return {name: value for name, value in fields.items() if name != "key" and value is not None}
 
 

@@ -26,6 +26,7 @@ MADE_PAIR = Pair(
     lot_decimals=8,
     cost_decimals=5,
     tick_size="0.1",
+    status="online",
 )
 END_NS = 1_769_817_600_000_000_000
 """2026-01-31T00:00Z: all made trades were published before it, in the ten days that end there."""

@@ -7,7 +7,8 @@ from typing import NamedTuple
 
 import msgspec
 
-from harvester.errors import HarvesterError, UnknownPair
+from harvester.crawl.names import renamed
+from harvester.errors import HarvesterError, MarketChanged, UnknownPair
 from harvester.kraken.pairs import Names, Pair, is_pattern, matching
 
 
@@ -45,8 +46,8 @@ def targets(texts: Sequence[str], market: Market) -> list[Target]:
         texts: names in any spelling, and patterns such as `*/EUR`.
         market: see `Market`.
     """
-    renamed = _renamed(market)
-    ours = {now.altname: name for name, now in renamed.items()}
+    kept = renamed(market.listed, market.known, market.held)
+    ours = {now.altname: name for name, now in kept.items() if now.altname not in market.held}
     book = Names(market.known.values())
     names: dict[str, UnknownPair | None] = {}
     for text in texts or market.held:
@@ -59,30 +60,22 @@ def targets(texts: Sequence[str], market: Market) -> list[Target]:
     return [
         Target(Pair(altname=name), listed=False, error=error)
         if error
-        else _target(name, market, renamed)
+        else _target(name, market, kept)
         for name, error in names.items()
     ]
 
 
-def _target(name: str, market: Market, renamed: Mapping[str, Pair]) -> Target:
-    if name in renamed:
-        now = renamed[name]
+def _target(name: str, market: Market, kept: Mapping[str, Pair]) -> Target:
+    if name in kept:
+        now = kept[name]
         return Target(msgspec.structs.replace(now, altname=name), renamed_to=now.altname)
     if name in market.listed:
-        return Target(market.listed[name])
+        before, now = market.known.get(name), market.listed[name]
+        if before is not None and before.key and before.key != now.key:
+            return Target(before, error=MarketChanged(name, before.key, now.key))
+        return Target(now)
     gone = market.known.get(name, Pair(altname=name))
     return Target(gone, listed=False, renamed_to=_successor(gone, market))
-
-
-def _renamed(market: Market) -> dict[str, Pair]:
-    """By the altname that the archive has, what the exchange lists under the same key now."""
-    found = {}
-    for name in market.held:
-        now = _by_key(market.known.get(name, Pair(altname=name)), market)
-        # Where the new name has been fetched by itself, the two stay apart.
-        if name not in market.listed and now is not None and now.altname not in market.held:
-            found[name] = now
-    return found
 
 
 def _successor(gone: Pair, market: Market) -> str | None:
