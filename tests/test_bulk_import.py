@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Iterator
 from decimal import Decimal
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import csvs
@@ -20,6 +21,15 @@ import tapes
 from crawling import serve, strangers, tape_of
 from doomed import Plan
 from exchange import Exchange, Market, expected
+
+from harvester.archive.archive import Archive
+from harvester.archive.writer import writer
+from harvester.bulk.importer import Chain
+from harvester.bulk.parts import look_at
+from harvester.bulk.reports import Watch
+from harvester.bulk.sources import find
+from harvester.errors import DamagedFile
+from harvester.kraken.pairs import Pair
 
 HARVESTER = [sys.executable, "-c", "from harvester.cli import main; main()"]
 DOOMED = [sys.executable, str(Path(__file__).with_name("doomed.py"))]
@@ -285,7 +295,7 @@ def test_a_bad_row_names_its_line_and_keeps_its_range_out(harvester: Any, tmp_pa
     assert tape_of(tmp_path / "data", "XBTUSD") == []
     done = harvester("import", "XBTUSD.csv", "--skip-bad-rows", "--json")
     [report] = json.loads(done.out)["files"]
-    assert (done.status, report["bad"], report["read"]["rows"]) == (0, 1, 5_999)
+    assert (done.status, report["bad"], report["read"]["rows"]) == (4, 1, 5_999)
     assert report["bad_rows"] == [
         {
             "line": 3001,
@@ -296,14 +306,17 @@ def test_a_bad_row_names_its_line_and_keeps_its_range_out(harvester: Any, tmp_pa
     ]
 
 
-def test_a_time_far_back_names_its_line(harvester: Any, tmp_path: Path) -> None:
+def test_a_time_far_back_is_put_in_order(harvester: Any, tmp_path: Path) -> None:
     lines = csvs.three_columns(TRADES).splitlines(keepends=True)
-    lines.insert(3_000, lines[100])
+    lines.insert(3_000, lines.pop(100))
     (tmp_path / "XBTUSD.csv").write_bytes(b"".join(lines))
-    done = harvester("import", "XBTUSD.csv", "-q")
-    assert done.status == 2
-    assert done.err.startswith("harvester: XBTUSD: XBTUSD.csv, line 3001: ")
-    assert "its time lies more than 60 s before" in done.err
+    until = str(csvs.second(TRADES[-1]) + 9)
+    done = harvester("import", "XBTUSD.csv", "-q", "--whole-since", "0", "--whole-until", until)
+    assert done.status == 0
+    assert sorted(amounts(tmp_path / "data")) == sorted(ALL)
+    stamps = [row[1] for row in tape_of(tmp_path / "data", "XBTUSD")]
+    assert stamps == sorted(stamps)
+    assert strangers(tmp_path / "data") == []
 
 
 def damaged_zip(folder: Path) -> None:
@@ -332,18 +345,27 @@ def test_a_damaged_zip_leaves_nothing(harvester: Any, tmp_path: Path) -> None:
     assert tape_of(tmp_path / "data", "XBTUSD") == []
 
 
-def test_what_a_killed_run_took_from_a_damaged_zip_is_named(harvester: Any, tmp_path: Path) -> None:
-    damaged_zip(tmp_path)
-    # The run's record and what marks the archive are put in place first.
-    assert harvester("import", "K.zip", plan=Plan("rename", "after", 4)).status == -9
-    [left] = (tmp_path / "data" / "trades").rglob("*.parquet")
-    done = harvester("import", "K.zip", "--json")
-    [report] = json.loads(done.out)["files"]
-    assert done.status == 2
-    assert report["notes"][-1] == (
-        f"{left.relative_to(tmp_path / 'data')} was imported from it by an earlier run: if that "
-        "did not come to its end, remove it; `harvester backfill` fetches its range"
-    )
+def test_a_file_that_changes_while_it_is_imported_is_withdrawn(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Damage is found before anything is written; but a file may change after that."""
+    years = [
+        tapes.xbtusd_like(15_000, year, start_ns=tapes.utc_ns(2018 + year, 6, 1), first_id=1)
+        for year in range(3)
+    ]
+    path = tmp_path / "XBTUSD.csv"
+    path.write_bytes(csvs.three_columns([trade for some in years for trade in some]))
+    part = look_at(*find([str(path)]))
+    path.write_bytes(path.read_bytes()[:-2] + b"9\n")
+    monkeypatch.setattr("harvester.bulk.sources.BLOCK_BYTES", 10_000)
+    archive, watch = Archive(tmp_path / "data"), Watch(lambda _pair, _size: None, Event())
+    with writer(archive, "XBTUSD") as one:
+        chain = Chain(archive, Pair(altname="XBTUSD"), [part], watch)
+        with pytest.raises(DamagedFile, match="its bytes are not those of its checksum"):
+            chain.run(one)
+    assert tape_of(tmp_path / "data", "XBTUSD") == []
+    assert (chain.report.kept.rows, chain.report.ranges) == (0, [])
+    assert len(list((tmp_path / "data" / "quarantine").rglob("*.parquet"))) >= 1
 
 
 # --- names and plans -----------------------------------------------------------------------------

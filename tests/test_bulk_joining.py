@@ -61,8 +61,8 @@ def imported(folder: Path, *files: Path, whole: Whole = UNKNOWN) -> list[Report]
     watch = Watch(lambda _pair, _size: None, Event())
     reports = []
     with writer(archive, "XBTUSD") as one:
-        parts = [look_at(member) for member in find(map(str, files), whole)]
-        for parts_ in chains(parts):
+        parts = [look_at(member) for member in find(map(str, files))]
+        for parts_ in chains(parts, whole):
             chain = Chain(archive, PAIR, parts_, watch)
             chain.run(one)
             reports.append(chain.report)

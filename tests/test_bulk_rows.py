@@ -83,10 +83,23 @@ def test_what_is_no_trade_is_no_layout(text: bytes) -> None:
     )
 
 
-def test_a_file_of_nothing_is_no_file_of_trades() -> None:
+@pytest.mark.parametrize(
+    "text", [b"", b"\n", b"timestamp,price,volume\n", b"price,volume,timestamp,b/s,m/l,misc\n"]
+)
+def test_a_file_without_a_row_is_one_of_a_pair_that_was_not_traded(text: bytes) -> None:
+    assert detect(text, "x.csv") == ((), len(text) > 1)
+    assert str(detect(text, "x.csv")) == "no rows"
+
+
+def test_a_text_alone_is_no_file_of_trades() -> None:
     with pytest.raises(BadFile) as caught:
-        detect(b"\n", "x.csv")
+        detect(b"<html>\n", "x.csv")
     assert str(caught.value) == "x.csv holds no trades: nothing of it was imported"
+
+
+@pytest.mark.parametrize("first", [b"oops,9000.1,0.5\n", b"17000\n", b"1588888888,9000.1\n"])
+def test_a_broken_first_row_is_no_header(first: bytes) -> None:
+    assert detect(first + GOOD * 5, "x.csv") == (PLAIN, False)
 
 
 # --- rows ----------------------------------------------------------------------------------------
@@ -217,7 +230,6 @@ def test_a_time_is_given_out_only_once_no_row_of_it_can_follow() -> None:
     for seconds in ([0, 60, 60], [0, 61], [1, 62], [123]):
         block = b"".join(b"%d,1,2\n" % (begin + second) for second in seconds)
         parsed = parse(block, THREE, 1)
-        assert sorter.check(parsed) == []
         given.append([int(time) // 10**9 - begin for time in times(sorter.push(parsed.rows))])
     given.append([int(time) // 10**9 - begin for time in times(sorter.finish())])
     assert given == [[], [0, 0], [1], [60, 60, 61, 62], [123]]

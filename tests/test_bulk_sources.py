@@ -65,6 +65,39 @@ def test_a_name_that_the_exchange_gives_tells_what_is_whole(
     assert find([str(packed)], UNKNOWN)[0].whole == whole
 
 
+@pytest.mark.parametrize(
+    "folder",
+    [
+        "Kraken_Trading_History_Q3_2023",
+        "Kraken_Trading_History_Q3_2023/TimeAndSales_Combined",
+        "Kraken_Trades_Q3_2023 (1)",
+    ],
+)
+@pytest.mark.parametrize("packed", [False, True])
+def test_an_unpacked_quarter_is_as_whole_as_its_zip(
+    tmp_path: Path, folder: str, packed: bool
+) -> None:
+    row = LINE
+    names = [f"{folder}/ETHUSD.csv", f"{folder}/._ETHUSD.csv", f"__MACOSX/{folder}/._ETHUSD.csv"]
+    if packed:
+        files = csvs.packed(tmp_path / "mine.zip", dict.fromkeys(names, row))
+    else:
+        files = tmp_path
+        for name in names:
+            (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / name).write_bytes(row)
+    [member] = find([str(files)])
+    assert (member.whole, member.stem) == (Whole(1_688_169_600, 1_696_118_400), "ETHUSD")
+
+
+def test_an_unpacked_history_begins_with_history(tmp_path: Path) -> None:
+    for folder, since_s in (("Kraken_Trading_History", 0), ("mine", None)):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "ETHUSD.csv").write_bytes(LINE)
+        [member] = find([str(tmp_path / folder / "ETHUSD.csv")])
+        assert member.whole == Whole(since_s, None)
+
+
 def test_what_was_said_goes_before_what_a_name_tells(tmp_path: Path) -> None:
     packed = csvs.packed(tmp_path / "K_Q1_2026.zip", {"XBTUSD.csv": LINE})
     assert find([str(packed)], Whole(5, None))[0].whole == (5, 1_775_001_600)

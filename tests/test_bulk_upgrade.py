@@ -23,7 +23,7 @@ from harvester.bulk.sources import Whole
 from harvester.checks.verify import verify
 from harvester.crawl.events import Outcome, PageRead, Replaced
 from harvester.crawl.upgrades import Day, Rounding
-from harvester.errors import Interrupted
+from harvester.errors import ArchiveDamaged, Interrupted
 from harvester.times import DAY, Range
 
 PAIR = "XBTUSD"
@@ -238,7 +238,8 @@ def test_a_range_in_which_the_exchange_knows_of_nothing(started: Any) -> None:
     extra = csvs.three_columns([tapes._Maker(1).trade(TRADES[-1].true_ns + 4 * 365 * DAY // 10)])
     one.take_in(csvs.three_columns(TRADES[:50]))
     one.fill()
-    one.take_in(extra, Whole(0, NOW_NS // SECOND_NS))
+    with pytest.raises(ArchiveDamaged, match="1 of 1 rows of time that is covered already"):
+        one.take_in(extra, Whole(0, NOW_NS // SECOND_NS))
     assert one.upgrade().exit_status == 0
     one.check()
 

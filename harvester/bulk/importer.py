@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from decimal import Decimal
 
 import msgspec
@@ -15,34 +15,56 @@ from harvester.archive.segments import Segment
 from harvester.archive.skips import Edge, Gap, find_gaps
 from harvester.archive.writer import Writer
 from harvester.bulk.ahead import ahead
+from harvester.bulk.counting import Count
 from harvester.bulk.joining import Closed, Joiner, Opened, Rows, Step
 from harvester.bulk.overlap import held_from_api, how_exact, measured
-from harvester.bulk.parts import Part
+from harvester.bulk.parts import MOST_LISTED, Part, is_in_order
 from harvester.bulk.reports import Report, Watch
 from harvester.bulk.rounding import Sample
-from harvester.bulk.rows import BadRow, parse
-from harvester.bulk.sorting import Sorter
-from harvester.bulk.sources import blocks, checksum
-from harvester.columns import times
+from harvester.bulk.rows import parse
+from harvester.bulk.sorting import Sorter, StepsBack, in_time_order
+from harvester.bulk.sources import Whole, blocks
+from harvester.bulk.stored import StoredCheck
+from harvester.columns import clip, times
 from harvester.errors import DamagedFile, Interrupted
 from harvester.kraken.pairs import Pair
 from harvester.times import END_OF_TIME, SECOND, Range, missing, overlap, show, union
 
-MOST_LISTED = 10_000
-"""Rows left out as bad are listed one by one up to so many."""
+Take = Callable[[pa.RecordBatch, int], None]
+"""Given rows as they are read, and the bytes that they were."""
 
 
 class Chain:
     """Imports files of one pair that follow one another."""
 
-    def __init__(self, archive: Archive, pair: Pair, parts: Sequence[Part], watch: Watch) -> None:
-        """`parts`: one of `chains`."""
+    def __init__(
+        self,
+        archive: Archive,
+        pair: Pair,
+        parts: Sequence[Part],
+        watch: Watch,
+        bad_times: Sequence[Range] = (),
+    ) -> None:
+        """Begin with files of a pair.
+
+        Args:
+            archive: what they go into.
+            pair: theirs.
+            parts: one of `chains`.
+            watch: told of progress.
+            bad_times: ranges in which other files of the pair have rows that can't be read.
+        """
         self._archive = archive
         self._pair = pair
         self._parts = parts
         self._watch = watch
-        self._sums: list[str] = []
-        self._ends: list[int] = []
+        self._bad_times = union([*bad_times, *(span for part in parts for span in part.bad_times)])
+        self._is_in_order = is_in_order(parts)
+        self._steps_back = StepsBack()
+        self._left_in: list[Range] = []
+        whole = [part.member.whole for part in parts]
+        self._whole = Whole(whole[0].since_s, whole[-1].until_s)
+        self._ends = [SECOND * (one.until_s or 0) - 1 for one in whole[:-1]] + [END_OF_TIME]
         self._edge: Edge | None = None
         self._through = -1
         self._made: list[Segment] = []
@@ -53,26 +75,27 @@ class Chain:
             pair.altname,
             [str(part.layout) for part in parts],
             sum(one.size for one in members),
+            bad=sum(part.bad for part in parts),
+            bad_rows=[row for part in parts for row in part.bad_rows][:MOST_LISTED],
         )
 
     def run(self, writer: Writer) -> None:
         """Import them; what is whole by then is committed whatever ends it.
 
         Raises:
-            BadFile: a row or a file can't be read.
+            DamagedFile: a file can't be read, or is not what it was when it was looked at.
+            ArchiveDamaged: rows of time that is covered already are not stored there.
             Interrupted: it was told to stop.
             ArchiveUnwritable: the machine refused.
             MarketChanged: the trades that are held are another market's.
         """
         writer.check_market(self._pair.key)
-        self._sums = [checksum(part.member) for part in self._parts]
-        whole = [part.member.whole for part in self._parts]
-        self._ends = [SECOND * (one.until_s or 0) - 1 for one in whole[:-1]] + [END_OF_TIME]
         covered = self._archive.coverage(self._pair.altname)
         held = held_from_api(self._archive, self._pair.altname)
-        joiner = Joiner(missing([Range(0, END_OF_TIME)], covered), whole[0])
-        joiner.told.sample = Sample(held)
-        steps = ahead(self._steps(joiner))
+        check = StoredCheck(self._archive, self._pair.altname, covered, held)
+        joiner = Joiner(covered, self._whole, self._bad_times)
+        joiner.told.sample, joiner.told.is_stored = Sample(held), check.push
+        steps = ahead(self._steps(joiner, writer))
         try:
             for step in steps:
                 match step:
@@ -87,50 +110,74 @@ class Chain:
             self._count(joiner)
             if self._span is not None:
                 writer.want(self._span)
-        self._check()
+        self._check(joiner)
+        check.finish()
         if self._watch.stop.is_set():
             raise Interrupted("interrupted; the same command goes on where it stopped")
 
+    def check_left(self, writer: Writer) -> None:
+        """Look up rows that were left out, where other files of the pair covered their time.
+
+        Raises:
+            ArchiveDamaged: rows are not stored there.
+        """
+        covered = self._archive.coverage(self._pair.altname)
+        uncovered = missing([Range(0, END_OF_TIME)], covered)
+        ranges = missing(self._left_in, uncovered)
+        if not ranges:
+            return
+        held = held_from_api(self._archive, self._pair.altname)
+        check = StoredCheck(self._archive, self._pair.altname, covered, held)
+        for rows in self._sorted(Sorter(), writer, lambda _rows, _size: None):
+            for span in ranges:
+                inside = clip(rows, span)
+                if inside.num_rows:
+                    check.push(inside)
+        check.finish()
+
     # --- reading, in a thread of its own ---------------------------------------------------------
 
-    def _steps(self, joiner: Joiner) -> Iterator[Step]:
+    def _steps(self, joiner: Joiner, writer: Writer) -> Iterator[Step]:
         sorter = Sorter()
-        for part, expected in zip(self._parts, self._sums, strict=True):
-            joiner.goes_on(part.member.whole.until_s)
-            for rows in self._batches(part, expected, sorter):
-                yield from joiner.push(rows)
-                if self._watch.stop.is_set():
-                    yield from joiner.finish(whole=False)
-                    return
-        yield from joiner.push(sorter.finish())
+        for rows in self._sorted(sorter, writer, self._take):
+            yield from joiner.push(rows)
+            if self._watch.stop.is_set():
+                yield from joiner.finish(whole=False)
+                return
         self._tell_of(sorter)
         yield from joiner.finish()
 
-    def _batches(self, part: Part, expected: str, sorter: Sorter) -> Iterator[pa.RecordBatch]:
-        name, line = str(part.member), 1
-        for block in blocks(part.member, expected):
-            text = block
-            if line == 1 and part.layout.has_header:
-                text, line = block.partition(b"\n")[2], 2
-            parsed = parse(text, part.layout, line)
-            bad = [*parsed.bad, *sorter.check(parsed)]
-            if bad and not self._watch.skip_bad_rows:
-                raise min(bad).error(name)
-            self._leave_out(name, bad)
-            self._take(parsed.rows)
-            line += parsed.line_count
-            self._watch.read(self._pair.altname, len(block))
-            yield sorter.push(parsed.rows)
+    def _sorted(self, sorter: Sorter, writer: Writer, take: Take) -> Iterator[pa.RecordBatch]:
+        """The rows in order; `take` is given them as they are read."""
+        batches = self._batches(take)
+        if not self._is_in_order:
+            store, folder = self._archive.store, writer.pair
+            batches = in_time_order(batches, lambda: store.location(store.stage(folder)))
+        for rows in batches:
+            yield sorter.push(rows)
+        yield sorter.finish()
 
-    def _leave_out(self, name: str, bad: Sequence[BadRow]) -> None:
-        self.report.bad += len(bad)
-        room = MOST_LISTED - len(self.report.bad_rows)
-        self.report.bad_rows += [one._replace(file=name) for one in bad[:room]]
+    def _batches(self, take: Take) -> Iterator[pa.RecordBatch]:
+        for part in self._parts:
+            line = 1
+            for block in blocks(part.member, part.checksum):
+                text = block
+                if line == 1 and part.layout.has_header:
+                    text, line = block.partition(b"\n")[2], 2
+                parsed = parse(text, part.layout, line)
+                take(parsed.rows, len(block))
+                line += parsed.line_count
+                yield parsed.rows
+                if self._watch.stop.is_set() and not self._is_in_order:
+                    raise Interrupted("interrupted; the same command goes on where it stopped")
 
-    def _take(self, rows: pa.RecordBatch) -> None:
+    def _take(self, rows: pa.RecordBatch, size: int) -> None:
+        # The other half was told when the file was looked at.
+        self._watch.read(self._pair.altname, size // 2)
         self.report.read.add(rows)
         if rows.num_rows:
             stamps = times(rows)
+            self._steps_back.add(stamps)
             span = Range(
                 int(stamps.min()) // SECOND * SECOND - 1,
                 (int(stamps.max()) // SECOND + 1) * SECOND - 1,
@@ -145,10 +192,10 @@ class Chain:
                 f"{sorter.repeats.rows} rows with an id equal another one in every field: each "
                 "trade was kept once"
             )
-        if sorter.steps_back:
-            farthest = sorter.farthest_back_ns / SECOND
+        if self._steps_back.count:
+            places, farthest = self._steps_back.count, self._steps_back.farthest_back_ns / SECOND
             self.report.notes.append(
-                f"times go back in {sorter.steps_back} places, by {farthest:g} s at most: rows "
+                f"times go back in {places} places, by {farthest:g} s at most: rows "
                 "were put in order, those of one time as they came"
             )
 
@@ -156,7 +203,7 @@ class Chain:
 
     def _commit(self, writer: Writer, after: int, steps: Iterator[Step]) -> None:
         ends: list[int] = []
-        gaps, across = 0, list[Gap]()
+        gaps, across, kept = 0, list[Gap](), Count()
         if after != self._through:
             known = self._archive.last_id_before(self._pair.altname, after)
             self._edge = known and Edge(*known)
@@ -176,6 +223,7 @@ class Chain:
                         seam = [one for one in found if beside and one.after_id == beside.trade_id]
                         across.extend(seam)
                         gaps += len(found) - len(seam)
+                        kept.add(batch)
                         yield batch
 
         def footer() -> Footer:
@@ -193,14 +241,16 @@ class Chain:
         segment = writer.commit_stream(rows(), footer)
         self._through = segment.range.through
         self._made.append(segment)
+        self.report.kept.rows += kept.rows
+        self.report.kept.volume += kept.volume
         self.report.ranges = union([*self.report.ranges, segment.range])
 
     def _imported(self, span: Range) -> tuple[Imported, ...]:
         """Which part of a span came out of which file."""
         found, begins = [], 0
-        for part, sum_, ends in zip(self._parts, self._sums, self._ends, strict=True):
+        for part, ends in zip(self._parts, self._ends, strict=True):
             if both := overlap(span, Range(begins, ends)):
-                found.append(Imported(*both, str(part.member), sum_))
+                found.append(Imported(*both, str(part.member), part.checksum))
             begins = ends
         return tuple(found)
 
@@ -211,28 +261,11 @@ class Chain:
             note = Note(one.pair, one.path, one.range, [fault])
             to = writer.set_aside(note)
             self.report.notes.append(f"{one.path} was imported from it, and is in {to} now")
-        self._made, self.report.ranges = [], []
-        for path in self._of_earlier_runs():
-            self.report.notes.append(
-                f"{path} was imported from it by an earlier run: if that did not come to its end, "
-                "remove it; `harvester backfill` fetches its range"
-            )
-
-    def _of_earlier_runs(self) -> list[str]:
-        """Segments with rows of these files: a killed run never held them against a checksum."""
-        ours = {
-            (str(part.member), sum_) for part, sum_ in zip(self._parts, self._sums, strict=True)
-        }
-        pieces = self._archive.pieces(self._pair.altname)
-        return [
-            piece.segment.path
-            for piece in pieces
-            if any(one[2:] in ours for one in self._archive.footer(piece.segment).imported)
-        ]
+        self._made, self.report.ranges, self.report.kept = [], [], Count()
 
     def _count(self, joiner: Joiner) -> None:
         told = joiner.told
-        self.report.kept, self.report.held, self.report.left = told.kept, told.held, told.left
+        self.report.held, self.report.left, self._left_in = told.held, told.left, told.left_in
         rounding = self.report.rounding
         if rounding is not None:
             self.report.notes.append(
@@ -243,8 +276,19 @@ class Chain:
                 f"no two seconds without trades lie near {show(second * SECOND)}, where a range "
                 f"ends: {how_exact(rounding)}"
             )
+        if self.report.bad:
+            self.report.notes.append(
+                f"{self.report.bad:,} rows can't be read: what was traded about their time is not "
+                "covered, and `harvester backfill` fetches it"
+            )
+        if self.report.lacks_quiet:
+            self.report.notes.append(
+                "no boundary can be drawn between two seconds without a trade, so no row was "
+                "imported: say what is whole with --whole-since and --whole-until, or fetch it "
+                "with `harvester backfill`"
+            )
 
-    def _check(self) -> None:
+    def _check(self, joiner: Joiner) -> None:
         """Hold what was read against what became of it: no row may be lost on the way."""
         report = self.report
         parts = (report.kept, report.held, report.left, report.repeats)
@@ -252,9 +296,10 @@ class Chain:
         volume = sum((part.volume for part in parts), Decimal(0))
         written = sum(self._archive.footer(one).rows for one in self._made)
         is_whole = (rows, volume) == (report.read.rows, report.read.volume)
-        if not self._watch.stop.is_set() and not (is_whole and written == report.kept.rows):
+        was_written = joiner.told.kept == report.kept and written == report.kept.rows
+        if not self._watch.stop.is_set() and not (is_whole and was_written):
             raise AssertionError(
                 f"{report.read.rows} rows of volume {report.read.volume} were read, {rows} of "
-                f"volume {volume} are accounted for, {report.kept.rows} were to be written, "
+                f"volume {volume} are accounted for, {joiner.told.kept.rows} were to be written, "
                 f"{written} are in the archive"
             )

@@ -9,7 +9,7 @@ boundary and the API's own range stays a hole of some seconds, for `backfill`.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -20,7 +20,7 @@ from harvester.bulk.counting import Count
 from harvester.bulk.rounding import Sample
 from harvester.bulk.sources import Whole
 from harvester.columns import Int64s, times
-from harvester.times import SECOND, Range, year_end, year_of
+from harvester.times import END_OF_TIME, SECOND, Range, missing, year_end, year_of
 
 SEGMENT_ROWS = 4_000_000
 """As many as compaction would make of it."""
@@ -58,20 +58,33 @@ class Told:
         kept: those that went into segments.
         held: those of time that is covered already; what is held there stays.
         left: those beside what is covered, or at a file's ends, where no boundary could be drawn.
+        left_in: ranges of the rows that were left, each up to its last one.
         busy: seconds that had to do as a boundary although they hold trades.
         sample: some of the rows of time that is held from the API.
+        is_stored: given the rows of time that is covered already, to look them up there.
     """
 
     kept: Count = field(default_factory=Count)
     held: Count = field(default_factory=Count)
     left: Count = field(default_factory=Count)
+    left_in: list[Range] = field(default_factory=list)
     busy: list[int] = field(default_factory=list)
     sample: Sample = field(default_factory=lambda: Sample([]))
+    is_stored: Callable[[pa.RecordBatch], None] = lambda _rows: None
 
     def hold(self, rows: pa.RecordBatch) -> None:
         """Count rows of time that is covered already."""
-        self.held.add(rows)
-        self.sample.take(rows)
+        if rows.num_rows:
+            self.held.add(rows)
+            self.sample.take(rows)
+            self.is_stored(rows)
+
+    def leave(self, rows: pa.RecordBatch) -> None:
+        """Count rows that stay out although their time is not covered."""
+        if rows.num_rows:
+            self.left.add(rows)
+            stamps = times(rows)
+            self.left_in.append(Range(int(stamps[0]) - 1, int(stamps[-1])))
 
 
 class _Cut(NamedTuple):
@@ -100,8 +113,9 @@ class Joiner:
 
     def __init__(
         self,
-        holes: list[Range],
+        covered: Sequence[Range],
         whole: Whole,
+        unknown: Sequence[Range] = (),
         *,
         segment_rows: int = SEGMENT_ROWS,
         most_waiting: int = MOST_WAITING,
@@ -109,12 +123,15 @@ class Joiner:
         """Begin with a file.
 
         Args:
-            holes: what is not covered, in order.
+            covered: what the archive has already.
             whole: what the file is known to hold whole.
+            unknown: ranges in which the file may lack rows: no segment reaches into them.
             segment_rows: a segment of so many ends at the next quiet moment.
             most_waiting: rows that memory holds until one comes.
         """
-        self._holes = list(holes)
+        everything = [Range(0, END_OF_TIME)]
+        self._uncovered = missing(everything, covered)
+        self._holes = missing(everything, [*covered, *unknown])
         self._segment_rows = segment_rows
         self._most_waiting = most_waiting
         self._until_s = whole.until_s
@@ -122,6 +139,7 @@ class Joiner:
         self._cut: _Cut | None = None
         """The last moment where the segment may end; None while none is open."""
         self._after = 0
+        self._is_empty = True
         self._begun = False
         self._written = 0
         self._year = 0
@@ -133,25 +151,37 @@ class Joiner:
         """Take the next rows; none of them ends inside a group of equal time."""
         if rows.num_rows == 0:
             return
+        self._is_empty = False
         batch = self._look(rows)
         at = 0
         while at < rows.num_rows:
             at = yield from (self._seek(batch, at) if self._cut is None else self._fill(batch, at))
         self._last_s = int(batch.stamps[-1]) // SECOND
 
-    def goes_on(self, until_s: int | None) -> None:
-        """Another file goes on where this one ends; it is known to be whole up to `until_s`."""
-        self._until_s = until_s
-
     def finish(self, *, whole: bool = True) -> Iterator[Step]:
         """The file has ended; or reading it has, if it is not `whole`."""
-        if self._cut is None:
-            return
-        if whole and self._until_s is not None and self._last_s is not None:
-            cut = _Cut(self._last_s + QUIET_S, self._until_s - 1)
-            if cut.first <= min(cut.last, self._limit):
-                yield from self._release(cut)
-        yield from self._end_hole()
+        until_s = self._until_s if whole and self._last_s is not None else None
+        if self._cut is not None:
+            if until_s is not None:
+                cut = _Cut(self._quiet_s, until_s - 1)
+                if cut.first <= min(cut.last, self._limit):
+                    yield from self._release(cut)
+            yield from self._end_hole()
+        # A file without a row tells that there was no trade, in no hole.
+        while until_s is not None and self._is_empty and self._holes:
+            first = max(self._quiet_s, self._least)
+            last = min(until_s - 1, self._limit)
+            if first < last:
+                self._after = self._from_second(first)
+                yield from self._close(last * SECOND - 1)
+            self._holes.pop(0)
+
+    @property
+    def _quiet_s(self) -> int:
+        """The first second behind the last row at whose beginning a range may end."""
+        if self._last_s is None:
+            raise AssertionError("nothing is known of the file's beginning")
+        return self._last_s + QUIET_S
 
     def _look(self, rows: pa.RecordBatch) -> _Batch:
         stamps = times(rows)
@@ -170,9 +200,9 @@ class Joiner:
         """Pass over what is covered, up to the first quiet moment of the next hole."""
         yield from ()
         if not self._holes:
-            self.told.hold(batch.rows.slice(at))
+            self._pass(batch, at, batch.rows.num_rows)
             return len(batch.stamps)
-        least = -(-(self._holes[0].after + 1) // SECOND)
+        least = self._least
         found = ((batch.gaps >= at) & (batch.lasts >= least)).nonzero()[0]
         if len(found) == 0:
             self._pass(batch, at, batch.rows.num_rows)
@@ -186,20 +216,28 @@ class Joiner:
             self._holes.pop(0)
             return place
         self._cut = cut._replace(first=second)
-        starts_history = second == 1 and self._holes[0].after == 0
-        self._after = 0 if starts_history else second * SECOND - 1
+        self._after = self._from_second(second)
         return place
 
+    @property
+    def _least(self) -> int:
+        """The first second at whose beginning the next hole's range may begin."""
+        return -(-(self._holes[0].after + 1) // SECOND)
+
+    def _from_second(self, second: int) -> int:
+        """Where a range begins that begins at a second; the whole of history begins at 0."""
+        return 0 if second == 1 and self._holes[0].after == 0 else second * SECOND - 1
+
     def _pass(self, batch: _Batch, start: int, stop: int) -> None:
-        """Count rows that stay out: those of holes are left, the others held."""
+        """Count rows that stay out: those of time that is covered are held, the others left."""
         stamps, at = batch.stamps[start:stop], 0
-        for hole in self._holes:
-            low, high = (int(stamps.searchsorted(end, side="right")) for end in hole)
-            self.told.hold(batch.rows.slice(start + at, low - at))
-            self.told.left.add(batch.rows.slice(start + low, high - low))
-            at = high
+        for hole in self._uncovered:
             if at == len(stamps):
                 return
+            low, high = (int(stamps.searchsorted(end, side="right")) for end in hole)
+            self.told.hold(batch.rows.slice(start + at, low - at))
+            self.told.leave(batch.rows.slice(start + low, high - low))
+            at = high
         self.told.hold(batch.rows.slice(start + at, len(stamps) - at))
 
     def _fill(self, batch: _Batch, at: int) -> Generator[Step, None, int]:
@@ -248,7 +286,7 @@ class Joiner:
     def _end_hole(self) -> Iterator[Step]:
         """Nothing more goes into the hole: what waits is left, as no boundary lies behind it."""
         for rows in self._waiting:
-            self.told.left.add(rows)
+            self.told.leave(rows)
         cut, limit = self._cut, self._limit
         self._waiting, self._waiting_rows, self._cut = [], 0, None
         self._holes.pop(0)

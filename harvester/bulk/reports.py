@@ -10,7 +10,7 @@ from typing import NamedTuple
 from harvester.bulk.counting import Count
 from harvester.bulk.rows import BadRow
 from harvester.crawl.upgrades import Rounding
-from harvester.errors import HarvesterError
+from harvester.errors import ArchiveHasHoles, HarvesterError
 from harvester.times import Range
 
 
@@ -34,7 +34,8 @@ class Report:
 
     Attributes:
         read: the rows that were read, and can be.
-        kept, held, left: see `joining.Told`.
+        kept: rows that are stored now, and were not.
+        held, left: see `joining.Told`.
         repeats: rows with an id that equal another one in every field.
         bad: how many rows were left out; `bad_rows` lists them.
         ranges: what is covered now that was not.
@@ -59,6 +60,13 @@ class Report:
     error: HarvesterError | None = None
 
     @property
+    def lacks_quiet(self) -> bool:
+        """Whether no row could be imported for want of a boundary."""
+        return bool(self.left.rows) and not (self.kept.rows or self.held.rows)
+
+    @property
     def exit_status(self) -> int:
-        """0 when every row that can be read is in the archive, or beside a boundary."""
-        return self.error.exit_status if self.error is not None else 0
+        """0 when every row of the files is in the archive, or beside a boundary."""
+        if self.error is not None:
+            return self.error.exit_status
+        return ArchiveHasHoles.exit_status if self.bad or self.lacks_quiet else 0

@@ -50,7 +50,8 @@ class BadRow(NamedTuple):
 class Parsed:
     """The rows of a block of lines, a batch of `columns.ROWS`, and the lines that are none.
 
-    `lines` tells the line of each row where it is not `first_line` and so on.
+    `lines` tells the line of each row where it is not `first_line` and so on; `bad_times` the time
+    of each bad one in nanoseconds, None where that can't be read.
     """
 
     rows: pa.RecordBatch
@@ -58,6 +59,7 @@ class Parsed:
     line_count: int
     lines: list[int] | None = None
     bad: list[BadRow] = field(default_factory=list)
+    bad_times: list[int | None] = field(default_factory=list)
 
     def line_of(self, place: int) -> int:
         """The line that a row stands on."""
@@ -74,7 +76,7 @@ def parse(block: bytes, layout: Layout, first_line: int) -> Parsed:
     """
     if b"\r" in block:
         block = block.replace(b"\r\n", b"\n")
-    rows = _at_once(block, layout)
+    rows = _at_once(block, layout) if layout.columns else None
     if rows is not None:
         return Parsed(rows, first_line, rows.num_rows)
     return _one_by_one(block, layout, first_line)
@@ -134,6 +136,7 @@ def _one_by_one(block: bytes, layout: Layout, first_line: int) -> Parsed:
     rows: list[dict[str, Any]] = []
     lines: list[int] = []
     bad: list[BadRow] = []
+    bad_times: list[int | None] = []
     texts = block.split(b"\n")[:-1]
     for line, raw in enumerate(texts, first_line):
         text = raw.decode(errors="replace")
@@ -144,6 +147,7 @@ def _one_by_one(block: bytes, layout: Layout, first_line: int) -> Parsed:
             lines.append(line)
         except _Wrong as reason:
             bad.append(BadRow(line, text, str(reason)))
+            bad_times.append(_time_of(text, layout.columns))
     stamps = [row.pop("time") for row in rows]
     columns = [
         pa.array(stamps, pa.int64()).view(pa.timestamp("ns"))
@@ -152,7 +156,7 @@ def _one_by_one(block: bytes, layout: Layout, first_line: int) -> Parsed:
         for one in ROWS
     ]
     batch = pa.RecordBatch.from_arrays(columns, schema=ROWS)
-    return Parsed(batch, first_line, len(texts), lines, bad)
+    return Parsed(batch, first_line, len(texts), lines, bad, bad_times)
 
 
 class _Wrong(Exception):
@@ -175,9 +179,7 @@ def _row(text: str, columns: Sequence[str]) -> dict[str, Any]:
         raise _Wrong(f"it has {len(fields)} fields where {len(columns)} should be")
     given = dict(zip(columns, fields, strict=True))
     row: dict[str, Any] = {name: _number(name, given[name].strip()) for name in _DECIMALS}
-    row["time"] = int(row["time"].scaleb(9, _EXACT))
-    if not BEGINNING_NS <= row["time"] <= END_OF_TIME:
-        raise _Wrong(f"its time {given['time']} lies outside 2011 to 2262")
+    row["time"] = _stamp(given["time"].strip())
     if row["price"] <= 0:
         raise _Wrong(f"price {given['price']} is not above 0")
     if row["volume"] < 0:
@@ -189,6 +191,22 @@ def _row(text: str, columns: Sequence[str]) -> dict[str, Any]:
         row["order_type"] = _word(given["order_type"], ORDER_TYPES, "neither m nor l")
         row["misc"] = given["misc"]
     return row
+
+
+def _stamp(text: str) -> int:
+    stamp = int(_number("time", text).scaleb(9, _EXACT))
+    if not BEGINNING_NS <= stamp <= END_OF_TIME:
+        raise _Wrong(f"its time {text} lies outside 2011 to 2262")
+    return stamp
+
+
+def _time_of(text: str, columns: Sequence[str]) -> int | None:
+    """The time of a line that is no trade, in nanoseconds; None where it can't be read."""
+    try:
+        [fields] = csv.reader([text], strict=True)
+        return _stamp(dict(zip(columns, fields, strict=True))["time"].strip())
+    except (_Wrong, csv.Error, ValueError, KeyError):
+        return None
 
 
 def _number(name: str, text: str) -> Decimal:

@@ -6,6 +6,7 @@ import os
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import NamedTuple
 
 from harvester.archive.archive import Archive
@@ -15,20 +16,21 @@ from harvester.archive.writer import Writer, writer
 from harvester.bulk.importer import Chain
 from harvester.bulk.parts import Part, chains, look_at
 from harvester.bulk.reports import Report, Watch
-from harvester.bulk.sources import Member
-from harvester.errors import HarvesterError, Interrupted
+from harvester.bulk.sources import UNKNOWN, Member, Whole
+from harvester.errors import BadFile, HarvesterError, Interrupted
 from harvester.kraken.pairs import Pair
-from harvester.times import END_OF_TIME, SECOND, Range, missing
+from harvester.times import END_OF_TIME, SECOND, Range, missing, union
 
 MOST_JOBS = 4
 """Pairs side by side: each holds up to some 150 MB."""
 
 
 class Work(NamedTuple):
-    """A pair, and the files that are to be imported of it."""
+    """A pair, and its files; `whole` is what they were said to hold whole together."""
 
     pair: Pair
     members: list[Member]
+    whole: Whole = UNKNOWN
 
     @property
     def size(self) -> int:
@@ -37,35 +39,72 @@ class Work(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """What would be imported of a file: `missing` is what is not covered from its beginning on."""
+    """What would be imported of a file.
+
+    Attributes:
+        file, pair, layout, bytes: which it is, and what it is.
+        rows, bad: how many can be read, and how many can't.
+        is_sorted: whether its rows stand by time; others are put in order.
+        begins_ns: the earliest time; None where there are no rows.
+        missing: what is not covered from its beginning on.
+        error: why it can't be imported.
+    """
 
     file: str
     pair: str
     layout: str
     bytes: int
-    begins_ns: int
+    rows: int
+    bad: int
+    is_sorted: bool
+    begins_ns: int | None
     missing: list[Range]
+    error: str | None = None
 
 
-def plan(archive: Archive, works: Sequence[Work]) -> list[Plan]:
-    """What would be imported; only the first lines of the files are read.
-
-    Raises:
-        BadFile: one can't be read.
-    """
+def plan(archive: Archive, works: Sequence[Work], *, skip_bad_rows: bool = False) -> list[Plan]:
+    """What would be imported; the files are read whole, and a bad one hides no other."""
     plans = []
-    for pair, members in works:
-        coverage = archive.coverage(pair.altname)
-        for member in members:
-            part = look_at(member)
-            until = member.whole.until_s
-            through = END_OF_TIME if until is None else until * SECOND - 1
-            span = Range(part.first_ns // SECOND * SECOND - 1, through)
-            holes = missing([span], coverage)
-            plans.append(
-                Plan(str(member), pair.altname, str(part.layout), member.size, part.first_ns, holes)
-            )
+    for work in works:
+        name, coverage = work.pair.altname, archive.coverage(work.pair.altname)
+        parts, failed = [], dict[Member, HarvesterError]()
+        for member in work.members:
+            try:
+                parts.append(look_at(member, skip_bad_rows=skip_bad_rows))
+            except BadFile as reason:
+                failed[member] = reason
+        # A chain may end where another bound was said than by the file's name.
+        found = {part.member[:2]: part for chain in chains(parts, work.whole) for part in chain}
+        for member in work.members:
+            if member in failed:
+                error = str(failed[member])
+                plans.append(Plan(str(member), name, "", member.size, 0, 0, True, None, [], error))
+            else:
+                plans.append(_planned(found[member[:2]], name, coverage))
     return plans
+
+
+def _planned(part: Part, pair: str, coverage: list[Range]) -> Plan:
+    since_s, until_s = part.member.whole
+    if part.first_ns is not None:
+        after = part.first_ns // SECOND * SECOND - 1
+    elif since_s is not None and until_s is not None:
+        after = max(0, since_s * SECOND - 1)
+    else:
+        after = END_OF_TIME
+    through = END_OF_TIME if until_s is None else until_s * SECOND - 1
+    holes = missing([Range(after, through)], coverage)
+    return Plan(
+        str(part.member),
+        pair,
+        str(part.layout),
+        part.member.size,
+        part.rows,
+        part.bad,
+        part.is_sorted,
+        part.first_ns,
+        holes,
+    )
 
 
 def run(
@@ -106,16 +145,35 @@ def _import(
     def all_of_it() -> None:
         if watch.stop.is_set():
             raise Interrupted("interrupted; the same command goes on where it stopped")
-        parts = [look_at(member) for member in work.members]
+        parts = [
+            look_at(
+                member,
+                skip_bad_rows=watch.skip_bad_rows,
+                read=lambda size: watch.read(name, size - size // 2),
+                stop=watch.stop,
+            )
+            for member in work.members
+        ]
+        # Where one file has rows that can't be read, another one must not call the time covered.
+        bad_times = union(span for part in parts for span in part.bad_times)
         with writer(archive, name) as one:
             notes = end_replacing(one)
             if found := torn(archive, name):
                 notes.append(found[1])
-            for chain in chains(parts):
-                reports.append(_one(archive, work.pair, chain, watch, one))
+            made = [
+                Chain(archive, work.pair, chain, watch, bad_times)
+                for chain in chains(parts, work.whole)
+            ]
+            for chain in made:
+                reports.append(_one(chain, one))
                 reports[-1].notes[:0] = notes
                 notes = []
-                done(reports[-1])
+            for chain in made:
+                # What a file left out must not be called covered by another one.
+                if chain.report.error is None and not watch.stop.is_set():
+                    chain.report.error = _error_of(partial(chain.check_left, one))
+            for report in reports:
+                done(report)
             if any(report.ranges for report in reports):
                 # Roll-ups are left to `backfill`, which changes the seams again anyway.
                 one.compact()
@@ -128,8 +186,7 @@ def _import(
     return reports
 
 
-def _one(archive: Archive, pair: Pair, parts: Sequence[Part], watch: Watch, one: Writer) -> Report:
-    chain = Chain(archive, pair, parts, watch)
+def _one(chain: Chain, one: Writer) -> Report:
     begun_s = time.perf_counter()
     chain.report.error = _error_of(lambda: chain.run(one))
     chain.report.seconds = time.perf_counter() - begun_s

@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 import stat
 import zipfile
-from collections.abc import Iterable, Iterator
-from pathlib import Path, PurePosixPath
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path, PurePath, PurePosixPath
 from typing import NamedTuple
 
 from harvester.bulk.unpacking import REFUSALS, crc32, unpacked
@@ -23,7 +23,8 @@ SMALL_BYTES = 10 << 20
 _METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 
 _QUARTER = re.compile(r"_Q([1-4])_(\d{4})(?!\d)", re.IGNORECASE)
-_HISTORY = re.compile(r"Kraken_(?:Trading_History|OHLCVT)(?: ?\(\d+\))?\.zip", re.IGNORECASE)
+_HISTORY = re.compile(r"Kraken_(?:Trading_History|OHLCVT)(?: ?\(\d+\))?(?:\.zip)?", re.IGNORECASE)
+_NAMES_LOOKED_AT = 2
 _REFUSALS: tuple[type[Exception], ...] = (
     *REFUSALS,
     zipfile.BadZipFile,
@@ -39,6 +40,9 @@ class Whole(NamedTuple):
 
     since_s: int | None = None
     until_s: int | None = None
+
+
+UNKNOWN = Whole()
 
 
 class Member(NamedTuple):
@@ -60,7 +64,11 @@ class Member(NamedTuple):
 
     def __str__(self) -> str:
         """The name by which people know it: `Kraken.zip:folder/XBTUSD.csv`."""
-        return f"{self.path.name}:{self.inner}" if self.inner else self.path.name
+        if self.inner:
+            return f"{self.path.name}:{self.inner}"
+        folder = self.path.absolute().parent.name
+        # The same name stands in each quarter's folder.
+        return f"{folder}/{self.path.name}" if _QUARTER.search(folder) else self.path.name
 
     @property
     def stem(self) -> str:
@@ -68,12 +76,12 @@ class Member(NamedTuple):
         return PurePosixPath(self.inner or self.path.name).stem
 
 
-def find(files: Iterable[str], whole: Whole) -> list[Member]:
+def find(files: Iterable[str], whole: Whole = UNKNOWN) -> list[Member]:
     """The CSVs in some files, ZIPs and folders, in order; only directories of ZIPs are read.
 
     Args:
         files: as typed.
-        whole: what was said of all of them; else a quarter's ZIP says it by its name.
+        whole: what is known of each of them; else the name of its ZIP or folder says it.
 
     Raises:
         BadFile: one is not there, or is none of these, or a ZIP is not to be trusted.
@@ -82,7 +90,11 @@ def find(files: Iterable[str], whole: Whole) -> list[Member]:
     for text in files:
         path = Path(text)
         if path.is_dir():
-            inside = [one for one in sorted(path.rglob("*")) if one.is_file()]
+            inside = [
+                one
+                for one in sorted(path.rglob("*"))
+                if one.is_file() and not _is_hidden(one.relative_to(path))
+            ]
             kept = [one for one in inside if one.suffix.lower() in (".csv", ".zip")]
             if not kept:
                 raise BadFile(f"{text} holds neither a CSV nor a ZIP: give another folder")
@@ -94,33 +106,41 @@ def find(files: Iterable[str], whole: Whole) -> list[Member]:
 
 
 def _members(path: Path, whole: Whole) -> list[Member]:
-    known = _known(path, whole)
     try:
         if path.suffix.lower() == ".csv":
-            return [Member(path, "", path.stat().st_size, None, known)]
+            folders = path.absolute().parts[:-1]
+            return [Member(path, "", path.stat().st_size, None, _known(folders, whole))]
         if not path.exists():
             raise FileNotFoundError(2, "there is no such file")
         if not zipfile.is_zipfile(path):
             raise BadFile(f"{path} is no ZIP, no CSV and no folder: give files of Kraken's")
         with zipfile.ZipFile(path) as archive:
-            return _checked(path, archive.infolist(), known)
+            return _checked(path, archive.infolist(), whole)
     except _REFUSALS as error:
         reason = error.strerror if isinstance(error, OSError) else str(error)
         raise BadFile(f"{path} can't be read: {reason or error}") from error
 
 
-def _known(path: Path, whole: Whole) -> Whole:
-    """What time a file holds whole: as said, else by the name that the exchange gives it."""
+def _known(names: Sequence[str], whole: Whole) -> Whole:
+    """What time a file holds whole: as said, else by the name that the exchange gives it.
+
+    Args:
+        names: of the ZIP and of the folders that it lies in, the nearest one last: two are looked
+            at, as Kraken's ZIPs have one folder inside.
+        whole: what was said.
+    """
     since, until = whole
-    if path.suffix.lower() == ".zip":
-        if quarter := _QUARTER.search(path.name):
+    for name in reversed(names[-_NAMES_LOOKED_AT:]):
+        if quarter := _QUARTER.search(name):
             number, year = int(quarter[1]), int(quarter[2])
             begins = (year, 3 * number - 2)
             ends = (year + number // 4, (3 * number) % 12 + 1)
             since = _month(*begins) if since is None else since
             until = _month(*ends) if until is None else until
-        elif _HISTORY.fullmatch(path.name) and since is None:
-            since = 0
+            break
+        if _HISTORY.fullmatch(name):
+            since = 0 if since is None else since
+            break
     return Whole(since, until)
 
 
@@ -128,7 +148,7 @@ def _month(year: int, month: int) -> int:
     return parse_moment(f"{year:04d}-{month:02d}-01", 0) // SECOND
 
 
-def _checked(path: Path, entries: list[zipfile.ZipInfo], known: Whole) -> list[Member]:
+def _checked(path: Path, entries: list[zipfile.ZipInfo], whole: Whole) -> list[Member]:
     """The CSVs of a ZIP.
 
     Raises:
@@ -141,7 +161,13 @@ def _checked(path: Path, entries: list[zipfile.ZipInfo], known: Whole) -> list[M
         seen.add(entry.filename)
     _check_places(path, entries)
     return [
-        Member(path, entry.filename, entry.file_size, entry.CRC, known)
+        Member(
+            path,
+            entry.filename,
+            entry.file_size,
+            entry.CRC,
+            _known([path.name, *PurePosixPath(entry.filename).parts[:-1]], whole),
+        )
         for entry in entries
         if _is_csv(entry)
     ]
@@ -150,8 +176,12 @@ def _checked(path: Path, entries: list[zipfile.ZipInfo], known: Whole) -> list[M
 def _is_csv(entry: zipfile.ZipInfo) -> bool:
     """Whether a member is a CSV; what systems put beside files is none."""
     place = PurePosixPath(entry.filename)
-    hidden = place.name.startswith(".") or "__MACOSX" in place.parts
-    return not entry.is_dir() and place.suffix.lower() == ".csv" and not hidden
+    return not entry.is_dir() and place.suffix.lower() == ".csv" and not _is_hidden(place)
+
+
+def _is_hidden(place: PurePath) -> bool:
+    """Whether a file is one that systems put beside others, such as `._XBTUSD.csv`."""
+    return place.name.startswith(".") or "__MACOSX" in place.parts
 
 
 def _fault(entry: zipfile.ZipInfo, seen: set[str]) -> str | None:
@@ -221,6 +251,19 @@ def checksum(member: Member) -> str:
 
 def _told(crc: int) -> str:
     return f"crc32:{crc:08x}"
+
+
+def check(member: Member) -> None:
+    """Hold a ZIP's member against the checksum that its ZIP tells, whatever it holds.
+
+    Raises:
+        DamagedFile: its bytes are others.
+    """
+    crc = size = 0
+    for piece in pieces(member):
+        crc, size = crc32(piece, crc), size + len(piece)
+    if member.crc is not None and (crc, size) != (member.crc, member.size):
+        raise DamagedFile(f"{member} is damaged: its bytes are not those of its checksum")
 
 
 def head(member: Member) -> bytes:

@@ -24,12 +24,20 @@ from harvester.cli.options import common, settings_of
     help="Take pairs that the exchange lists no more, by their files' names.",
 )
 @click.option(
-    "--whole-since", metavar="W", help="From when on the files hold every trade, if you know."
+    "--whole-since",
+    metavar="W",
+    help="From when on the files of a pair together hold every trade, if you know.",
 )
 @click.option(
-    "--whole-until", metavar="W", help="Up to before when they hold every trade, if you know."
+    "--whole-until",
+    metavar="W",
+    help="Up to before when they together hold every trade, if you know.",
 )
-@click.option("--skip-bad-rows", is_flag=True, help="Leave out rows that can't be read; list them.")
+@click.option(
+    "--skip-bad-rows",
+    is_flag=True,
+    help="Leave out rows that can't be read, and the time about them; list them.",
+)
 @click.option("--dry-run", is_flag=True, help="Say what would be imported, and import nothing.")
 @click.option("--json", "as_json", is_flag=True, help="The result as JSON on stdout.")
 @common
@@ -53,7 +61,7 @@ def import_(file: tuple[str, ...], as_json: bool, **given: Any) -> int:
         plans, unknown = dry_run(request, common_)
         fields = {"files": [one._asdict() for one in plans], "unknown": unknown}
         output.as_json(fields) if as_json else output.result(table(plans))
-        return 2 if unknown else 0
+        return 2 if unknown or any(one.error for one in plans) else 0
     outcome = importing(request, common_)
     if as_json:
         output.as_json(report(outcome))

@@ -111,14 +111,14 @@ def dry_run(request: Request, common: Common) -> tuple[list[Plan], list[str]]:
     """What would be imported, and the files whose names nobody knows."""
     archive = Archive(common.settings.archive.path)
     works, unknown = _works(request, archive, lambda: _asked(archive, common))
-    return plan(archive, works), unknown
+    return plan(archive, works, skip_bad_rows=request.skip_bad_rows), unknown
 
 
 def _works(request: Request, archive: Archive, ask: Ask) -> tuple[list[Work], list[str]]:
     """The pairs of the files, and the files whose names nobody knows."""
-    members = find(request.files, request.whole())
+    whole, members = request.whole(), find(request.files)
     if request.pair is not None:
-        return [Work(_one_pair(request, members, archive, ask), members)], []
+        return [Work(_one_pair(request, members, archive, ask), members, whole)], []
     known = known_pairs(archive)
     try:
         named = _chosen(request, members, known)
@@ -127,14 +127,16 @@ def _works(request: Request, archive: Archive, ask: Ask) -> tuple[list[Work], li
         is_known = False
     if not is_known:
         named = _chosen(request, members, ask())
-    works = [Work(pair, some) for pair, some in named.pairs]
+    works = [Work(pair, some, whole) for pair, some in named.pairs]
     unknown = []
+    delisted: dict[str, Work] = {}
     for member in named.unknown:
         pair = as_named(member.stem) if request.delisted else None
         if pair is None:
             unknown.append(str(member))
         else:
-            works.append(Work(pair, [member]))
+            delisted.setdefault(pair.altname, Work(pair, [], whole)).members.append(member)
+    works += delisted.values()
     if unknown:
         shown = ", ".join(unknown[:MOST_SHOWN]) + (" ..." if len(unknown) > MOST_SHOWN else "")
         output.error(
@@ -291,9 +293,13 @@ def table(plans: Sequence[Plan]) -> str:
             one.pair,
             one.layout,
             f"{one.bytes / 1e6:.1f}",
-            show(one.begins_ns),
-            "; ".join(map(str, one.missing)) or "nothing",
+            f"{one.rows:,}",
+            f"{one.bad:,}",
+            "by time" if one.is_sorted else "unsorted",
+            "" if one.begins_ns is None else show(one.begins_ns),
+            one.error or "; ".join(map(str, one.missing)) or "nothing",
         ]
         for one in plans
     ]
-    return output.columns(["file", "pair", "layout", "MB", "begins", "not covered"], rows, left=3)
+    names = ["file", "pair", "layout", "MB", "rows", "bad", "order", "begins", "not covered"]
+    return output.columns(names, rows, left=3)
