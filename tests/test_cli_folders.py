@@ -265,7 +265,12 @@ def test_more_than_a_million_empty_candles_need_an_end(tmp_path: Path, fill: str
 def test_with_an_end_they_are_given(tmp_path: Path) -> None:
     held, file = far_apart(tmp_path / "data", MILLION + 1), tmp_path / "all.parquet"
     asked = ["ohlc", PAIR, "-i", "1s", "--fill", "previous", "--until", "now", "-o", str(file)]
-    assert run(held, *asked) == (0, "", f"1,000,003 candles in {file}\n")
+    status, out, err = run(held, *asked)
+    assert (status, out) == (0, "")
+    gap, written = err.splitlines()
+    # `now` is later than what is held.
+    assert gap.startswith("not downloaded: 2020-09-25 02:13:43 to ")
+    assert written == f"1,000,003 candles in {file}"
 
 
 @pytest.mark.parametrize(

@@ -33,10 +33,11 @@ def candles_sql(plan: Plan, candles: str, seeds: Sequence[Seed], price_decimals:
     filled = "" if question.fill == "none" else _filled(plan, seeds, measures)
     kind = "MATERIALIZED" if filled else "NOT MATERIALIZED"
     columns = ",\n    ".join(_columns(plan, price_decimals))
+    where = f"WHERE {_is_complete(plan.runs)}\n" if question.complete_only else ""
     return (
         f"WITH candles AS {kind} (\n{candles}\n){filled}\n"
         f"SELECT\n    {columns}\nFROM {_source(question, 'shown' if filled else 'candles')}\n"
-        "ORDER BY number"
+        f"{where}ORDER BY number"
     )
 
 

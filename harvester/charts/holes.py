@@ -105,7 +105,7 @@ def middle(hole: Range, frame: Frame) -> int:
 
 def name(hole: Range) -> str:
     """What is said of a hole."""
-    return f"not fetched: {hole}"
+    return f"not downloaded: {hole}"
 
 
 def note(holes: Sequence[Range]) -> str:
@@ -113,4 +113,4 @@ def note(holes: Sequence[Range]) -> str:
     if len(holes) == 1:
         return name(holes[0])
     widest = max(holes, key=lambda one: one.through - one.after)
-    return f"{len(holes):,} ranges are not fetched, the widest from {widest}"
+    return f"{len(holes):,} ranges are not downloaded, the widest from {widest}"

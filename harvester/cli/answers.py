@@ -8,6 +8,7 @@ from typing import Any
 
 from harvester.archive.archive import Archive
 from harvester.archive.schema import TRADES
+from harvester.candles.coverage_gaps import checked
 from harvester.cli.delivery import EXPORTS, deliver, folder_of, span_of, tell, tell_written
 from harvester.cli.exports import export_trades
 from harvester.cli.formats import write
@@ -23,7 +24,7 @@ from harvester.times import parse_moment
 def bars(common: Common, pair: str, **given: Any) -> None:
     """Write bars that are not of time."""
     from harvester.candles.bar_size import BYS, parse_size
-    from harvester.candles.bars import BarQuestion, bar_batches
+    from harvester.candles.bars import BarQuestion, bar_batches, counted_spans
 
     sizes = [(by, given[by]) for by in BYS if given[by] is not None]
     if len(sizes) != 1:
@@ -33,9 +34,13 @@ def bars(common: Common, pair: str, **given: Any) -> None:
     anchor_ns = parse_moment(given["anchor"], time.time_ns())
     archive = Archive(common.settings.archive.path)
     one = resolve_held(archive, pair)
-    question = BarQuestion(one.altname, size, wanted, anchor_ns, given["all_columns"])
+    question = BarQuestion(
+        one.altname, size, wanted, anchor_ns, given["all_columns"], given["complete_only"]
+    )
+    spans, strict = counted_spans(question), given["strict"]
+    notes = checked(archive, one.altname, spans, time.time_ns(), strict=strict)
     batches = bar_batches(archive, question)
-    deliver(common, batches, "bars", given["form"], given["file"])
+    deliver(common, batches, "bars", given["form"], given["file"], notes)
 
 
 def trades(common: Common, pair: str, **given: Any) -> None:
@@ -43,12 +48,14 @@ def trades(common: Common, pair: str, **given: Any) -> None:
     wanted = span_of(given["since"], given["until"])
     archive = Archive(common.settings.archive.path)
     one = resolve_held(archive, pair)
+    notes = checked(archive, one.altname, [wanted], time.time_ns(), strict=given["strict"])
     batches = archive.scan(one.altname, wanted)
     if given["form"] in EXPORTS:
-        tell_written(common, export_trades(batches, one, folder_of(given["form"], given["file"])))
+        written = export_trades(batches, one, folder_of(given["form"], given["file"]))
+        tell_written(common, written, notes)
         return
-    rows = write(batches, TRADES, given["form"], given["file"])
-    tell(common, rows, "trades", given["file"])
+    rows = write(batches, TRADES, given["form"], given["file"], notes)
+    tell(common, rows, "trades", given["file"], notes)
 
 
 def pairs(common: Common, text: str, *, update: bool) -> list[Pair]:

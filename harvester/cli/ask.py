@@ -14,6 +14,8 @@ FORMATS = click.Choice(_FORMATS)
 TRADES_FORMATS = click.Choice([*_FORMATS, "freqtrade"])
 CANDLES_FORMATS = click.Choice([*_FORMATS, "freqtrade", "lean"])
 OUTPUT = "Write there instead of stdout; for other programs, their folder."
+STRICT = "End with status 4 where a part of the requested range is not downloaded."
+COMPLETE_ONLY = "Leave out candles that are running, cut by --since or --until, or touch a gap."
 PLACE = "Write there instead of stdout; for other programs, or several answers, a folder."
 
 
@@ -43,6 +45,8 @@ PLACE = "Write there instead of stdout; for other programs, or several answers, 
     "--format", "-f", "form", type=CANDLES_FORMATS, help="[default: table, or by FILE's ending]"
 )
 @click.option("--output", "-o", "file", metavar="FILE", help=PLACE)
+@click.option("--strict", is_flag=True, help=STRICT)
+@click.option("--complete-only", is_flag=True, help=COMPLETE_ONLY)
 @click.option("--explain", is_flag=True, help="Tell the files, rows and SQL instead; or -f json.")
 @common
 def ohlc(**given: Any) -> None:
@@ -71,6 +75,7 @@ def ohlc(**given: Any) -> None:
     "--format", "-f", "form", type=TRADES_FORMATS, help="[default: table, or by FILE's ending]"
 )
 @click.option("--output", "-o", "file", metavar="FILE", help=OUTPUT)
+@click.option("--strict", is_flag=True, help=STRICT)
 @common
 def trades(**given: Any) -> None:
     """The trades of a pair, in the exchange's order, digit by digit.
@@ -121,6 +126,12 @@ def pairs(text: str, as_json: bool, update: bool, **given: Any) -> None:
 @click.option("--all-columns", is_flag=True, help="Taker sides, exact value, ids and more.")
 @click.option("--format", "-f", "form", type=FORMATS, help="[default: table, or by FILE's ending]")
 @click.option("--output", "-o", "file", metavar="FILE", help="Write there instead of stdout.")
+@click.option("--strict", is_flag=True, help=STRICT)
+@click.option(
+    "--complete-only",
+    is_flag=True,
+    help="Leave out bars that ended before their size, at a gap or at the end.",
+)
 @common
 def bars(**given: Any) -> None:
     """Bars of a pair that are not of time, exact, from the trades held.

@@ -14,7 +14,7 @@ from harvester.archive.export import check_outside
 from harvester.archive.store import writing
 from harvester.candles.question import Question
 from harvester.candles.several import several_batches
-from harvester.cli.delivery import EXPORTS, deliver, folder_of, tell_written
+from harvester.cli.delivery import EXPORTS, folder_of, tell, tell_notes, tell_written, write_batches
 from harvester.cli.exports import check_known, export_candles
 from harvester.cli.formats import ENDINGS
 from harvester.cli.options import Common
@@ -31,6 +31,7 @@ class Wanted(NamedTuple):
 
     pair: Pair
     question: Question
+    notes: tuple[str, ...] = ()
 
 
 def check_folder(form: str | None, given: str | None) -> None:
@@ -76,7 +77,8 @@ def write_all(
             for interval in intervals:
                 check_known(one.pair, interval, form)
     limit = common.settings.candles.memory_limit
-    for pair, question in wanted:
+    for pair, question, notes in wanted:
+        tell_notes(common, [f"{pair.altname}: {note}" for note in notes])
         whole = replace(question, all_columns=True) if form in EXPORTS else question
         found = several_batches(archive, whole, intervals, memory_limit=limit)
         for interval, batches in found:
@@ -85,7 +87,8 @@ def write_all(
                 tell_written(common, written)
             else:
                 file = _file_in(folder, pair, interval)
-                deliver(common, _of_one_schema(batches), "candles", "parquet", file)
+                rows = write_batches(_of_one_schema(batches), "parquet", file, notes)
+                tell(common, rows, "candles", file)
 
 
 def _file_in(folder: str, pair: Pair, interval: Interval) -> str:

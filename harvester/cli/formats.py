@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
@@ -34,7 +34,13 @@ _BLOCK = 10_000
 Batches = Iterable[pa.RecordBatch]
 
 
-def write(batches: Batches, schema: pa.Schema, form: str | None, file: str | None) -> int:
+def write(
+    batches: Batches,
+    schema: pa.Schema,
+    form: str | None,
+    file: str | None,
+    notes: Sequence[str] = (),
+) -> int:
     """Write rows to a file or to stdout, batch by batch; returns how many.
 
     Args:
@@ -42,11 +48,16 @@ def write(batches: Batches, schema: pa.Schema, form: str | None, file: str | Non
         schema: their columns, also where there are no rows.
         form: one of `FORMATS`; None takes it from the file's ending, else `table`.
         file: where to; None for stdout.
+        notes: what is to be known of the rows, such as gaps; typed formats keep them as
+            metadata `harvester.notes`, a JSON list of texts.
     """
     form = form or ENDINGS.get(Path(file).suffix.lower() if file else "", "table")
     if form in ("parquet", "arrow") and file is None and sys.stdout.isatty():
         raise UsageError(f"{form} is not for a terminal: give -o FILE, or pipe it on")
     counted = _Counted(batches)
+    if notes:
+        kept = {**(schema.metadata or {}), b"harvester.notes": msgspec.json.encode(notes)}
+        schema = schema.with_metadata(kept)
     with _sink(file) as sink:
         _WRITERS[form](counted, schema, sink)
     return counted.rows
