@@ -107,6 +107,19 @@ def test_its_own_files_are_replaced_and_others_left_alone(archive: Archive, tmp_
     ]
 
 
+def test_csv_goes_into_a_folder_with_the_lines_it_has_alone(
+    archive: Archive, tmp_path: Path
+) -> None:
+    asked = ["ohlc", "XBTUSD", "ETHUSD", "-i", "1m", "-i", "1h", "-f", "csv"]
+    assert quiet(run(archive, *asked, "-o", f"{tmp_path}/"))
+    for pair in ("XBTUSD", "ETHUSD"):
+        for length in ("1m", "1h"):
+            file = tmp_path / f"interval={length}" / f"pair={pair}" / "candles.csv"
+            alone = run(archive, "ohlc", pair, "-i", length, "-f", "csv")[1]
+            assert file.read_text() == alone
+    assert len(files_in(tmp_path)) == 4
+
+
 def test_the_same_interval_twice_is_one(archive: Archive, tmp_path: Path) -> None:
     asked = ["ohlc", "XBTUSD", "BTC/USD", "-i", "60", "-i", "60m", "-i", "060m"]
     assert quiet(run(archive, *asked, "-o", str(tmp_path)))
@@ -156,9 +169,9 @@ SEVERAL = "several pairs or intervals are written"
     [
         ([], f"{SEVERAL} into a folder: give -o FOLDER, such as -o candles"),
         (
-            ["-f", "csv", "-o", "x"],
-            f"{SEVERAL} as Parquet, or for freqtrade or lean: --format csv takes one pair and one "
-            "--interval at a time",
+            ["-f", "json", "-o", "x"],
+            f"{SEVERAL} as Parquet or CSV, or for freqtrade or lean: --format json takes one pair "
+            "and one --interval at a time",
         ),
         (
             ["-o", "x.parquet"],

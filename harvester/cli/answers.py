@@ -11,7 +11,7 @@ from harvester.archive.schema import TRADES
 from harvester.candles.coverage_gaps import checked
 from harvester.cli.delivery import EXPORTS, deliver, folder_of, span_of, tell, tell_written
 from harvester.cli.exports import export_trades
-from harvester.cli.formats import write
+from harvester.cli.formats import form_of, write
 from harvester.cli.options import Common
 from harvester.config import Settings
 from harvester.crawl.names import known_pairs, refresh_pairs, resolve_held
@@ -26,6 +26,7 @@ def bars(common: Common, pair: str, **given: Any) -> None:
     from harvester.candles.bar_size import BYS, parse_size
     from harvester.candles.bars import BarQuestion, bar_batches, counted_spans
 
+    form_of(given["form"], given["file"])
     sizes = [(by, given[by]) for by in BYS if given[by] is not None]
     if len(sizes) != 1:
         raise UsageError("what ends a bar? Give one of --trades N, --volume X and --value X")
@@ -45,6 +46,8 @@ def bars(common: Common, pair: str, **given: Any) -> None:
 
 def trades(common: Common, pair: str, **given: Any) -> None:
     """Write trades."""
+    if given["form"] not in EXPORTS:
+        form_of(given["form"], given["file"])
     wanted = span_of(given["since"], given["until"])
     archive = Archive(common.settings.archive.path)
     one = resolve_held(archive, pair)

@@ -19,6 +19,13 @@ COMPLETE_ONLY = "Leave out candles that are running, cut by --since or --until, 
 PLACE = "Write there instead of stdout; for other programs, or several answers, a folder."
 
 
+def dash_is_stdout(
+    _context: click.Context, _option: click.Parameter, file: str | None
+) -> str | None:
+    """`-o -` means stdout, as it does elsewhere."""
+    return None if file == "-" else file
+
+
 @click.command(short_help="Candles of any interval.")
 @click.argument("pair", nargs=-1, required=True)
 @click.option(
@@ -44,7 +51,7 @@ PLACE = "Write there instead of stdout; for other programs, or several answers, 
 @click.option(
     "--format", "-f", "form", type=CANDLES_FORMATS, help="[default: table, or by FILE's ending]"
 )
-@click.option("--output", "-o", "file", metavar="FILE", help=PLACE)
+@click.option("--output", "-o", "file", metavar="FILE", callback=dash_is_stdout, help=PLACE)
 @click.option("--strict", is_flag=True, help=STRICT)
 @click.option("--complete-only", is_flag=True, help=COMPLETE_ONLY)
 @click.option("--explain", is_flag=True, help="Tell the files, rows and SQL instead; or -f json.")
@@ -55,8 +62,8 @@ def ohlc(**given: Any) -> None:
     An interval is a number and one of ms, s, m, h, d, w, mo (months), q (quarters), y; a bare
     number is minutes. Weeks open on Monday. Times are UTC, also with --tz.
 
-    Several pairs or intervals are written into a folder as Parquet, one file each, and the
-    trades of a pair are read once for all its intervals:
+    Several pairs or intervals are written into a folder as Parquet (or -f csv), one file each, and
+    the trades of a pair are read once for all its intervals:
     harvester ohlc XBT/USD ETH/USD -i 1m -i 1h -o candles
 
     Example: harvester ohlc XBT/USD -i 7m --since 2024-01-01 -o candles.csv
@@ -74,7 +81,7 @@ def ohlc(**given: Any) -> None:
 @click.option(
     "--format", "-f", "form", type=TRADES_FORMATS, help="[default: table, or by FILE's ending]"
 )
-@click.option("--output", "-o", "file", metavar="FILE", help=OUTPUT)
+@click.option("--output", "-o", "file", metavar="FILE", callback=dash_is_stdout, help=OUTPUT)
 @click.option("--strict", is_flag=True, help=STRICT)
 @common
 def trades(**given: Any) -> None:
@@ -125,7 +132,14 @@ def pairs(text: str, as_json: bool, update: bool, **given: Any) -> None:
 )
 @click.option("--all-columns", is_flag=True, help="Taker sides, exact value, ids and more.")
 @click.option("--format", "-f", "form", type=FORMATS, help="[default: table, or by FILE's ending]")
-@click.option("--output", "-o", "file", metavar="FILE", help="Write there instead of stdout.")
+@click.option(
+    "--output",
+    "-o",
+    "file",
+    metavar="FILE",
+    callback=dash_is_stdout,
+    help="Write there instead of stdout.",
+)
 @click.option("--strict", is_flag=True, help=STRICT)
 @click.option(
     "--complete-only",

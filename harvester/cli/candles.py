@@ -17,6 +17,7 @@ from harvester.cli.delivery import EXPORTS, deliver, folder_of, span_of, tell_wr
 from harvester.cli.explaining import check_explained, show_explanation
 from harvester.cli.exports import export_candles
 from harvester.cli.folders import Wanted, check_folder, write_all
+from harvester.cli.formats import form_of
 from harvester.cli.options import Common
 from harvester.crawl.names import resolve_held
 from harvester.errors import UsageError
@@ -34,6 +35,8 @@ def ohlc(common: Common, pair: tuple[str, ...], interval: tuple[str, ...], **giv
         check_explained(form, file, is_one=is_one)
     elif not is_one:
         check_folder(form, file)
+    elif form not in EXPORTS:
+        form_of(form, file)
     wanted = _wanted(archive, pair, intervals[0], given)
     if not given["explain"]:
         wanted = [_checked(archive, asked, strict=given["strict"]) for asked in wanted]
