@@ -234,8 +234,8 @@ def test_holes_are_shaded_and_named(tmp_path: Path, look: Any) -> None:
     assert nothing_wrong(seen)
     assert seen.told[0] >= 2
     assert seen.told[1] == [
-        "not fetched: 2026-01-23 to 2026-01-25",
-        "not fetched: 2026-01-28 to 2026-01-28 16:30",
+        "not downloaded: 2026-01-23 to 2026-01-25",
+        "not downloaded: 2026-01-28 to 2026-01-28 16:30",
     ]
 
 

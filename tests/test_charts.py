@@ -130,9 +130,9 @@ def test_what_is_not_fetched_is_shaded_named_and_told(tmp_path: Path) -> None:
     [shade] = chart.figure.layout.shapes
     assert (shade.x0, shade.x1) == ("2020-09-15T00:00:00.000000", "2020-09-17T00:00:00.000000")
     assert [one.text for one in chart.figure.layout.annotations] == [
-        "not fetched: 2020-09-15 to 2020-09-17"
+        "not downloaded: 2020-09-15 to 2020-09-17"
     ]
-    assert chart.notes == ("not fetched: 2020-09-15 to 2020-09-17",)
+    assert chart.notes == ("not downloaded: 2020-09-15 to 2020-09-17",)
 
 
 def test_the_vwap_breaks_where_a_hole_is_and_nowhere_else(tmp_path: Path) -> None:
@@ -149,10 +149,12 @@ def test_what_was_asked_for_by_since_and_until_is_a_hole_where_it_is_not_held(
     chart = archive.chart("XBT/USD", "1h", since="2020-09-14", until="2020-09-18T12:00")
     assert chart.title == "XBT/USD, 1h candles, 2020-09-14 to 2020-09-18 12:00 (UTC)"
     assert [one.text for one in chart.figure.layout.annotations] == [
-        "not fetched: 2020-09-14 to 2020-09-16",
-        "not fetched: 2020-09-17 to 2020-09-18 12:00",
+        "not downloaded: 2020-09-14 to 2020-09-16",
+        "not downloaded: 2020-09-17 to 2020-09-18 12:00",
     ]
-    assert chart.notes == ("2 ranges are not fetched, the widest from 2020-09-14 to 2020-09-16",)
+    assert chart.notes == (
+        "not downloaded: 2020-09-14 to 2020-09-16, 2020-09-17 to 2020-09-18 12:00",
+    )
 
 
 def test_what_was_ever_wanted_is_a_hole_where_it_is_not_held(tmp_path: Path) -> None:
@@ -160,7 +162,8 @@ def test_what_was_ever_wanted_is_a_hole_where_it_is_not_held(tmp_path: Path) -> 
     with writer(Disk(tmp_path / "data"), "XBTUSD") as one:
         one.want(days(0, 3))
     chart = archive.chart("XBT/USD", "1h")
-    assert chart.notes == ("2 ranges are not fetched, the widest from 2020-09-14 to 2020-09-15",)
+    assert chart.notes == ("not downloaded: 2020-09-14 to 2020-09-15, 2020-09-16 to 2020-09-17",)
+    assert "2 ranges are not downloaded, the widest from 2020-09-14 to 2020-09-15" in chart.html()
 
 
 def test_what_is_yet_to_come_is_no_hole(tmp_path: Path) -> None:
@@ -177,7 +180,7 @@ def test_a_history_wanted_from_the_beginning_moves_the_axis_no_further_than_the_
     with writer(Disk(tmp_path / "data"), "XBTUSD") as one:
         one.want(Range(0, days(0, 1).through))
     chart = archive.chart("XBT/USD", "1h")
-    assert chart.notes == ("not fetched: the beginning to 2020-09-14",)
+    assert chart.notes == ("not downloaded: the beginning to 2020-09-14",)
     assert chart.figure.layout.xaxis.range[0] > "2020-09-14T04:"
 
 
@@ -192,7 +195,8 @@ def test_hundreds_of_holes_are_shaded_together_and_counted(tmp_path: Path) -> No
     chart = held(tmp_path / "data", parts).chart("XBT/USD", "1m")
     assert 1 <= len(chart.figure.layout.shapes) <= 600
     assert len(chart.figure.layout.annotations) <= 5
-    assert chart.notes[0].startswith("1,000 ranges are not fetched, the widest from ")
+    assert chart.notes[0].startswith("not downloaded: ")
+    assert " and 995 more; 1,000 gaps, " in chart.notes[0]
 
 
 # --- coarser -------------------------------------------------------------------------------------
@@ -324,8 +328,8 @@ def test_a_span_without_a_trade_is_an_error(three: harvester.Archive) -> None:
     with pytest.raises(NothingHeld) as caught:
         three.chart("XBT/USD", "1h", since="2020-09-15", until="2020-09-16")
     assert str(caught.value) == (
-        "no trade of XBT/USD is held from 2020-09-14T23:59:59.999999999Z to "
-        "2020-09-15T23:59:59.999999999Z: `harvester status` tells what is covered"
+        "no trade of XBT/USD is held from 2020-09-15 to 2020-09-16: "
+        "`harvester status` tells what is covered"
     )
 
 
@@ -383,7 +387,7 @@ def test_a_page_may_go_to_stdout(run: Any, three: harvester.Archive) -> None:
 
 def test_what_is_to_be_known_of_it_is_told(run: Any) -> None:
     done = run("XBT/USD", "-i", "1h", "--since", "2020-09-13", "-o", "chart.html")
-    assert done.stderr.splitlines()[0] == "not fetched: 2020-09-13 to 2020-09-14"
+    assert done.stderr.splitlines()[0] == "not downloaded: 2020-09-13 to 2020-09-14"
 
 
 @pytest.mark.parametrize(

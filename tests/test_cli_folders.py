@@ -107,6 +107,19 @@ def test_its_own_files_are_replaced_and_others_left_alone(archive: Archive, tmp_
     ]
 
 
+def test_csv_goes_into_a_folder_with_the_lines_it_has_alone(
+    archive: Archive, tmp_path: Path
+) -> None:
+    asked = ["ohlc", "XBTUSD", "ETHUSD", "-i", "1m", "-i", "1h", "-f", "csv"]
+    assert quiet(run(archive, *asked, "-o", f"{tmp_path}/"))
+    for pair in ("XBTUSD", "ETHUSD"):
+        for length in ("1m", "1h"):
+            file = tmp_path / f"interval={length}" / f"pair={pair}" / "candles.csv"
+            alone = run(archive, "ohlc", pair, "-i", length, "-f", "csv")[1]
+            assert file.read_text() == alone
+    assert len(files_in(tmp_path)) == 4
+
+
 def test_the_same_interval_twice_is_one(archive: Archive, tmp_path: Path) -> None:
     asked = ["ohlc", "XBTUSD", "BTC/USD", "-i", "60", "-i", "60m", "-i", "060m"]
     assert quiet(run(archive, *asked, "-o", str(tmp_path)))
@@ -156,9 +169,9 @@ SEVERAL = "several pairs or intervals are written"
     [
         ([], f"{SEVERAL} into a folder: give -o FOLDER, such as -o candles"),
         (
-            ["-f", "csv", "-o", "x"],
-            f"{SEVERAL} as Parquet, or for freqtrade or lean: --format csv takes one pair and one "
-            "--interval at a time",
+            ["-f", "json", "-o", "x"],
+            f"{SEVERAL} as Parquet or CSV, or for freqtrade or lean: --format json takes one pair "
+            "and one --interval at a time",
         ),
         (
             ["-o", "x.parquet"],
@@ -265,7 +278,12 @@ def test_more_than_a_million_empty_candles_need_an_end(tmp_path: Path, fill: str
 def test_with_an_end_they_are_given(tmp_path: Path) -> None:
     held, file = far_apart(tmp_path / "data", MILLION + 1), tmp_path / "all.parquet"
     asked = ["ohlc", PAIR, "-i", "1s", "--fill", "previous", "--until", "now", "-o", str(file)]
-    assert run(held, *asked) == (0, "", f"1,000,003 candles in {file}\n")
+    status, out, err = run(held, *asked)
+    assert (status, out) == (0, "")
+    gap, written = err.splitlines()
+    # `now` is later than what is held.
+    assert gap.startswith("not downloaded: 2020-09-25 02:13:43 to ")
+    assert written == f"1,000,003 candles in {file}"
 
 
 @pytest.mark.parametrize(

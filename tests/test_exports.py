@@ -26,7 +26,7 @@ from test_candles import cut, hold
 from harvester.archive.archive import Archive
 from harvester.candles import console
 from harvester.cli import freqtrade, quantconnect
-from harvester.cli.exports import symbol_of
+from harvester.cli.exports import export_candles, symbol_of
 from harvester.cli.formats import FORMATS, write
 from harvester.cli.output import columns as table
 from harvester.errors import BadInterval, UsageError
@@ -158,7 +158,13 @@ def test_an_interval_that_freqtrade_does_not_know_is_refused(interval: str) -> N
 
 @pytest.mark.parametrize(
     ("wsname", "symbol"),
-    [("XBT/USD", "BTC/USD"), ("XDG/XBT", "DOGE/BTC"), ("WBTC/EUR", "WBTC/EUR")],
+    [
+        ("XBT/USD", "BTC/USD"),
+        ("XDG/XBT", "DOGE/BTC"),
+        ("WBTC/EUR", "WBTC/EUR"),
+        ("LUNA2/USD", "LUNA/USD"),
+        ("LUNA/USD", "LUNC/USD"),
+    ],
 )
 def test_currencies_are_called_as_trading_libraries_call_them(wsname: str, symbol: str) -> None:
     assert symbol_of(Pair(altname="A", wsname=wsname)) == symbol
@@ -236,9 +242,43 @@ def test_lean_reads_hours_and_days_from_one_file(interval: str, kind: str, tmp_p
     )
     row = {"time": hour, **figures, "volume": Decimal("0.10000000")}
     batch = pa.RecordBatch.from_pylist([row], schema=schema)
-    quantconnect.write_candles(iter([batch]), tmp_path, "BTC/USD", parse_interval(interval))
+    quantconnect.write_candles(iter([batch]), tmp_path, "btcusd", parse_interval(interval))
     file = tmp_path / "crypto" / "kraken" / kind / "btcusd_trade.zip"
     assert unpacked(file) == {"btcusd.csv": "20240121 00:00,2,3,1,2.5,0.1\n"}
+
+
+@pytest.mark.parametrize(
+    ("wsname", "symbol"),
+    [
+        ("XBT/USD", "btcusd"),
+        ("LTC/XBT", "ltcbtc"),
+        ("XBT/EUR", "btceur"),
+        ("LUNA2/USD", "luna2usd"),
+        ("LUNA/USD", "lunausd"),
+        ("REPV2/USD", "repv2usd"),
+        ("REP/USD", "repusd"),
+        ("XDG/USD", "xdgusd"),
+        ("XDG/XBT", "xdgbtc"),
+        ("UST/USD", "ustusd"),
+        ("USDT/USD", "usdtusd"),
+    ],
+)
+def test_lean_is_given_krakens_names_but_for_bitcoin(
+    wsname: str, symbol: str, tmp_path: Path
+) -> None:
+    row = {"time": 0, "is_complete": True, "volume": Decimal(1)}
+    row |= dict.fromkeys(("open", "high", "low", "close"), Decimal(2))
+    pair = Pair(altname=wsname.replace("/", ""), wsname=wsname)
+    for interval in ("1m", "1h"):
+        batch = pa.RecordBatch.from_pylist([row])
+        exported = export_candles([batch], pair, parse_interval(interval), "lean", str(tmp_path))
+        assert exported.rows == 1
+    home = tmp_path / "crypto" / "kraken"
+    [minutes] = (home / "minute").iterdir()
+    [hours] = (home / "hour").iterdir()
+    assert (minutes.name, hours.name) == (symbol, f"{symbol}_trade.zip")
+    assert list(unpacked(hours)) == [f"{symbol}.csv"]
+    assert list(unpacked(minutes / "19700101_trade.zip")) == [f"19700101_{symbol}_minute_trade.csv"]
 
 
 def test_an_interval_that_lean_does_not_know_is_refused() -> None:

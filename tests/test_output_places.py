@@ -220,8 +220,8 @@ def test_nothing_of_an_archive_is_written_over(
     before = held(archive)
     place = archive.root / next(name for name in before if name.endswith(".parquet"))
     if by_link:
-        (tmp_path / "link").symlink_to(place)
-        place = tmp_path / "link"
+        (tmp_path / "link.parquet").symlink_to(place)
+        place = tmp_path / "link.parquet"
     assert run(archive, *asked, "-o", str(place)) == (
         2,
         "",
@@ -243,8 +243,8 @@ def test_a_segment_is_not_written_over_wherever_it_stands(
         (copy / "trades").symlink_to(tmp_path / "far")
     place = copy / Archive(copy).segments("XBTUSD")[0].path
     before = place.read_bytes()
-    (tmp_path / "link").symlink_to(place)
-    for given in (place, place.resolve(), tmp_path / "link"):
+    (tmp_path / "link.parquet").symlink_to(place)
+    for given in (place, place.resolve(), tmp_path / "link.parquet"):
         status, _, err = run(Archive(copy), "trades", "XBTUSD", "-f", "csv", "-o", str(given))
         assert (status, "give another place" in err) == (2, True), err
     assert place.read_bytes() == before

@@ -12,7 +12,7 @@ from harvester.api.opened import Opened
 from harvester.crawl.names import known_pairs
 from harvester.errors import UsageError
 from harvester.kraken.pairs import Pair, spellings
-from harvester.times import parse_interval, parse_offset
+from harvester.times import Range, parse_interval, parse_offset
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -27,22 +27,31 @@ Number = int | float | str | Decimal
 class Asking(Opened):
     """Rows, as relations that are read when they are asked for."""
 
-    def trades(self, pair: str, *, since: Moment = "start", until: Moment | None = None) -> Result:
+    def trades(
+        self,
+        pair: str,
+        *,
+        since: Moment = "start",
+        until: Moment | None = None,
+        strict: bool = False,
+    ) -> Result:
         """The trades of a pair, in the exchange's order, digit by digit.
 
         Args:
             pair: which.
             since: from when on.
             until: up to before when.
+            strict: raise where a part of the requested range is not downloaded.
 
         Returns:
             One row a trade: `trade_id` (null where there is none), `time` (UTC, nanoseconds),
             `tie`, `price` (of one unit of the base currency, in the quote currency), `volume` (in
             the base currency), `side` (the taker's), `order_type`, `misc`; docs/format.md tells
-            more. Nothing is read yet.
+            more. Nothing is read yet. `.notes` names the gaps in the requested range.
 
         Raises:
             NothingHeld: the archive holds no trades of the pair.
+            ArchiveHasHoles: with `strict`, there are gaps.
             BadTime: `since` or `until` is no moment, or they are not in order.
 
         Example:
@@ -54,6 +63,7 @@ class Asking(Opened):
 
         one, span, archive = self._held(pair), span_between(since, until), self._disk
         limit = self._settings.candles.memory_limit
+        notes = self._notes(one.altname, [span], strict=strict)
         return Result(
             Origin(
                 f"trades of {one.altname}",
@@ -62,6 +72,7 @@ class Asking(Opened):
                 limit,
                 lambda _: plain_batches(archive, one.altname, span),
                 _units(one),
+                notes=notes,
             )
         )
 
@@ -76,6 +87,8 @@ class Asking(Opened):
         tz: str | None = None,
         offset: str = "0",
         all_columns: bool = False,
+        strict: bool = False,
+        complete_only: bool = False,
     ) -> Result:
         """Candles of a pair, exact, from the trades held.
 
@@ -88,14 +101,19 @@ class Asking(Opened):
             tz: whose clock candles follow, such as `Europe/Berlin`; UTC unless given.
             offset: opens all later, such as `30m`, or earlier, such as `-7h`.
             all_columns: taker sides, exact value, ids, `is_complete` and more as well.
+            strict: raise where a part of the requested range is not downloaded.
+            complete_only: leave out candles that are running, cut by `since` or `until`, or touch
+                a gap.
 
         Returns:
             One row a candle, in order of time: `time` (when it opens, UTC), `open`, `high`, `low`,
             `close`, `vwap` (in the quote currency), `volume` (in the base currency), `count`;
-            docs/candles.md tells of all columns. Nothing is read yet.
+            docs/candles.md tells of all columns. Nothing is read yet. `.notes` names the gaps in
+            the requested range.
 
         Raises:
             NothingHeld: the archive holds no trades of the pair.
+            ArchiveHasHoles: with `strict`, there are gaps.
             BadInterval: the interval, or the offset, is none.
             BadTime: `since` or `until` is no moment, or they are not in order.
             BadSetting: there is no such fill or time zone.
@@ -119,11 +137,15 @@ class Asking(Opened):
             offset_ns=parse_offset(offset),
             pair_decimals=one.pair_decimals,
             tz=tz,
+            complete_only=complete_only,
         )
+        notes = self._notes(one.altname, [question.span], strict=strict)
         check_empty(self._disk, question)
-        return Result(self._candles(question, _units(one)))
+        return Result(self._candles(question, _units(one), notes))
 
-    def _candles(self, question: Question, units: Mapping[str, str]) -> Origin:
+    def _candles(
+        self, question: Question, units: Mapping[str, str], notes: tuple[str, ...]
+    ) -> Origin:
         from harvester.candles.parts import candles
         from harvester.candles.query import batches
         from harvester.candles.result import Origin
@@ -138,6 +160,7 @@ class Asking(Opened):
             session.memory_limit,
             lambda rows: batches(session, question, rows),
             units,
+            notes=notes,
         )
 
     def bars(  # noqa: PLR0913 - the options of the command
@@ -151,6 +174,8 @@ class Asking(Opened):
         until: Moment | None = None,
         anchor: Moment = "start",
         all_columns: bool = False,
+        strict: bool = False,
+        complete_only: bool = False,
     ) -> Result:
         """Bars that are not of time, exact, from the trades held: give one of the three sizes.
 
@@ -163,14 +188,18 @@ class Asking(Opened):
             until: and before it.
             anchor: count from the first trade at or after it; the first one held unless given.
             all_columns: taker sides, exact value, ids and more as well.
+            strict: raise where a part of the range from `anchor` to `until` is not downloaded:
+                bars are counted anew behind a gap.
+            complete_only: leave out bars that ended before their size, at a gap or at the end.
 
         Returns:
             One row a bar, in the tape's order; docs/bars.md tells of the columns. They are made
-            when they are first asked for, and then held.
+            when they are first asked for, and then held. `.notes` names the gaps in the range.
 
         Raises:
             UsageError: none or several of the sizes are given.
             NothingHeld: the archive holds no trades of the pair.
+            ArchiveHasHoles: with `strict`, there are gaps.
             BadSetting: a size is no number above 0, or has more digits than can count.
             BadTime: a moment is none, or `since` and `until` are not in order.
 
@@ -179,7 +208,7 @@ class Asking(Opened):
             [5000, 5000, 5000, 5000]
         """
         from harvester.candles.bar_size import BYS, parse_size
-        from harvester.candles.bars import BarQuestion, bar_batches
+        from harvester.candles.bars import BarQuestion, bar_batches, counted_spans
         from harvester.candles.result import Result, of_batches
 
         sizes = zip(BYS, (trades, volume, value), strict=True)
@@ -193,12 +222,14 @@ class Asking(Opened):
             span_between(since, until),
             moment_ns(anchor, time.time_ns()),
             all_columns,
+            complete_only,
         )
+        notes = self._notes(one.altname, counted_spans(question), strict=strict)
 
         def stream(rows: int) -> Iterator[pa.RecordBatch]:
             return bar_batches(archive, question, batch_rows=rows)
 
-        return Result(of_batches(question.title, stream, _units(one)))
+        return Result(of_batches(question.title, stream, _units(one), notes))
 
     def sql(
         self, query: str, params: Sequence[object] | Mapping[str, object] | None = None
@@ -252,6 +283,16 @@ class Asking(Opened):
         self._check_open()
         limit = self._settings.candles.memory_limit
         return connect_views(self._disk, names=self._names(), memory_limit=limit)
+
+    def _notes(self, pair: str, spans: Sequence[Range], *, strict: bool) -> tuple[str, ...]:
+        """The sentence about gaps in requested ranges, if there are any.
+
+        Raises:
+            ArchiveHasHoles: there are, and the query is strict.
+        """
+        from harvester.candles.coverage_gaps import checked
+
+        return checked(self._disk, pair, spans, time.time_ns(), strict=strict)
 
     def _names(self) -> dict[str, str]:
         return spellings(known_pairs(self._disk).values(), self._disk.held())

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 class Charting(Opened):
     """Candles as pictures."""
 
-    def chart(
+    def chart(  # noqa: PLR0913 - the options of the command
         self,
         pair: str,
         interval: str | int,
@@ -25,6 +25,8 @@ class Charting(Opened):
         until: Moment | None = None,
         tz: str | None = None,
         offset: str = "0",
+        strict: bool = False,
+        complete_only: bool = False,
     ) -> Chart:
         """Candles, vwap and volume by the taker's side, to look at; what is not fetched is shaded.
 
@@ -38,14 +40,18 @@ class Charting(Opened):
             until: only trades before it count.
             tz: whose clock candles follow; times are shown in UTC all the same.
             offset: opens all later, such as `30m`, or earlier, such as `-7h`.
+            strict: raise where a part of the requested range is not downloaded.
+            complete_only: leave out candles that are running, cut by `since` or `until`, or touch
+                a gap.
 
         Returns:
             A chart: `.figure` is plotly's, to be changed as one likes; `.save("chart.html")` keeps
             it, as .png, .svg or .pdf with the extra `png`; `.notes` tells what is to be known of
-            it, such as ranges that are not fetched.
+            it, such as ranges that are not downloaded.
 
         Raises:
             NothingHeld: the archive holds no trades of the pair, or none in that span.
+            ArchiveHasHoles: with `strict`, there are gaps.
             BadInterval: the interval, or the offset, is none.
             BadTime: `since` or `until` is no moment, or they are not in order.
             BadSetting: there is no such time zone.
@@ -70,6 +76,7 @@ class Charting(Opened):
             span_between(since, until),
             offset_ns=parse_offset(offset),
             tz=tz,
+            complete_only=complete_only,
         )
         limit = self._settings.candles.memory_limit
-        return chart(self._disk, one, question, time.time_ns(), memory_limit=limit)
+        return chart(self._disk, one, question, time.time_ns(), memory_limit=limit, strict=strict)

@@ -40,7 +40,7 @@ class Holding(Opened):
         Example:
             >>> [covered] = archive.coverage("XBT/USD")
             >>> str(covered)
-            '1970-01-01T00:00:00Z to 2026-01-31T00:00:00Z'
+            'the beginning to 2026-01-31'
         """
         return self._disk.coverage(self._held(pair).altname)
 

@@ -33,11 +33,20 @@ def write_arrow(
     sink: BinaryIO,
     compression: str | None = None,
 ) -> None:
-    """One Arrow IPC file (Feather, version 2), written batch by batch; `compression`: lz4, zstd."""
-    options = pa.ipc.IpcWriteOptions(unify_dictionaries=True, compression=compression)
-    with pa.ipc.new_file(sink, schema, options=options) as writer:
+    """One Arrow IPC file (Feather, version 2), written batch by batch; `compression`: lz4, zstd.
+
+    Words are plain strings: such a file has one dictionary a column, and segments have their own.
+    """
+    plain = pa.schema([_without_dictionary(field) for field in schema], metadata=schema.metadata)
+    options = pa.ipc.IpcWriteOptions(compression=compression)
+    with pa.ipc.new_file(sink, plain, options=options) as writer:
         for batch in batches:
-            writer.write_batch(batch)
+            writer.write_batch(batch if plain.equals(batch.schema) else batch.cast(plain))
+
+
+def _without_dictionary(field: pa.Field) -> pa.Field:
+    kind = field.type
+    return field.with_type(kind.value_type) if pa.types.is_dictionary(kind) else field
 
 
 @contextmanager

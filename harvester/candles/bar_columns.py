@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from harvester.candles import sums
-from harvester.columns import PRICE, Int64s, decimal_words, times, trade_ids
+from harvester.columns import PRICE, Int64s, decimal_words, decimals_of, times, trade_ids
 
 SUM_OF_VOLUMES = pa.decimal128(38, 8)
 SUM_OF_VALUES = pa.decimal128(38, 18)
@@ -184,6 +184,21 @@ def _from_words(words: Int64s, kind: pa.DataType) -> pa.Array:
 
 
 def _vwap(value: pa.Array, volume: pa.Array) -> pa.Array:
-    """Value by volume, as a double; null where nothing was traded."""
-    by = volume.cast(pa.float64())
-    return pc.divide(value.cast(pa.float64()), pc.if_else(pc.equal(by, 0.0), None, by))
+    """Value by volume, the nearest double; null where nothing was traded.
+
+    As candles have it (`sql.with_vwap`): a multiple of 1e-10, without its rounding error, and what
+    that leaves of the value, worked out in decimals.
+    """
+    total = volume.cast(pa.float64()).to_numpy()
+    is_empty = total == 0.0
+    total = np.where(is_empty, 1.0, total)
+    units = np.rint(value.cast(pa.float64()).to_numpy() / total * 1e10)
+    # The greatest prices may be rounded up to 19 digits.
+    price = decimals_of(pa.decimal128(19, 10), units.astype(np.int64))
+    product = pc.multiply(price.cast(pa.decimal256(19, 10)), volume.cast(pa.decimal256(38, 8)))
+    rest = pc.subtract(value.cast(pa.decimal256(38, 18)), product).cast(pa.float64()).to_numpy()
+    near = units / 1e10
+    wide = near * 134217729.0
+    upper = wide - (wide - near)
+    rounding = ((units - upper * 1e10) - (near - upper) * 1e10) / 1e10
+    return pa.array(near + (rounding + rest / total), mask=is_empty)

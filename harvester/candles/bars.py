@@ -40,6 +40,7 @@ class BarQuestion:
         span: bars whose first trade was published in it are shown; it does not move any bar.
         anchor_ns: counting begins with the first trade at or after it.
         all_columns: the columns between `count` and `last_time` as well.
+        complete_only: leave out bars that ended before their size, at a gap or at the end.
     """
 
     pair: str
@@ -47,6 +48,7 @@ class BarQuestion:
     span: Range = EVERYTHING
     anchor_ns: int = 0
     all_columns: bool = False
+    complete_only: bool = False
 
     @property
     def title(self) -> str:
@@ -91,6 +93,12 @@ def bar_batches(
         yield pa.concat_batches(waiting)
 
 
+def counted_spans(question: BarQuestion) -> list[Range]:
+    """The ranges in which a gap matters: bars are counted from the anchor on, anew after a gap."""
+    from_anchor = Range(max(0, question.anchor_ns - 1), question.span.through)
+    return [question.span, *([from_anchor] if from_anchor.after < from_anchor.through else [])]
+
+
 def _runs(archive: Archive, question: BarQuestion) -> list[Range]:
     """The stretches of coverage to count through, each anew; those before the span are left out."""
     covered = archive.coverage(question.pair)
@@ -125,7 +133,7 @@ def _shown(
                 if newest["time"][-1] > question.span.through:
                     return
         # At a hole, as at the end, the bar under way is as far as anybody knows.
-        if under_way is not None:
+        if under_way is not None and not question.complete_only:
             yield from _in_span(question, under_way, is_complete=False)
 
 

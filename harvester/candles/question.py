@@ -30,6 +30,7 @@ class Question:
         pair_decimals: the decimals that Kraken prints prices with; for `fill="kraken"` alone.
         tz: the time zone whose clock the grid follows, by its name in the tz database; None
             for UTC. It moves no column: `time` is UTC whatever is given.
+        complete_only: leave out candles that are running, cut by the span, or touch a gap.
 
     Raises:
         BadSetting: another fill than the four, a time zone that there is not, or decimals that
@@ -44,6 +45,7 @@ class Question:
     offset_ns: int = 0
     pair_decimals: int = PRICE_DECIMALS
     tz: str | None = None
+    complete_only: bool = False
 
     def __post_init__(self) -> None:
         """Hold what was asked to what can be answered."""

@@ -45,6 +45,7 @@ class Origin:
         units: what the columns count, by name.
         is_ours: the query was made here, so that an error in it is no fault of who asks.
         is_repeatable: making it again changes nothing.
+        notes: see `Result.notes`.
     """
 
     title: str
@@ -55,6 +56,7 @@ class Origin:
     units: Mapping[str, str] = field(default_factory=dict)
     is_ours: bool = True
     is_repeatable: bool = True
+    notes: tuple[str, ...] = ()
 
 
 class Result:
@@ -215,6 +217,16 @@ class Result:
     # --- what they are ---------------------------------------------------------------------------
 
     @property
+    def notes(self) -> tuple[str, ...]:
+        """What is to be known of the rows: gaps in the requested range, as of when it was made.
+
+        Example:
+            >>> archive.trades("XBT/USD", since="2026-01-20").notes
+            ('not downloaded: 2026-01-20 to 2026-01-21',)
+        """
+        return self._origin.notes
+
+    @property
     def columns(self) -> list[str]:
         """The names of the columns; no row is read."""
         return self._ask(lambda one: one.columns)
@@ -307,14 +319,17 @@ class Result:
 
 
 def of_batches(
-    title: str, stream: Callable[[int], Iterator[pa.RecordBatch]], units: Mapping[str, str]
+    title: str,
+    stream: Callable[[int], Iterator[pa.RecordBatch]],
+    units: Mapping[str, str],
+    notes: tuple[str, ...] = (),
 ) -> Origin:
     """Rows that no SQL makes: they are made when they are first asked for, and then held."""
 
     def make() -> Relation:
         return session().from_arrow(pa.Table.from_batches(list(stream(BATCH_ROWS))))
 
-    return Origin(title, make, frozenset, stream=stream, units=units)
+    return Origin(title, make, frozenset, stream=stream, units=units, notes=notes)
 
 
 def of_sql(

@@ -14,7 +14,7 @@ from typing import NamedTuple
 from harvester.archive.archive import Archive, Piece
 from harvester.candles.engine import quoted, quoted_path
 from harvester.candles.measures import BASE, MORE
-from harvester.candles.sql import VWAP
+from harvester.candles.sql import with_vwap
 from harvester.times import DAY, LONGEST, UNITS_NS
 
 COLUMNS = {
@@ -181,10 +181,7 @@ SELECT * FROM trades AS t WHERE t.pair = harvester.altname(pair) ORDER BY t.time
 
 _SINCE, _UNTIL = "since::TIMESTAMP_NS", "until::TIMESTAMP_NS"
 
-_OHLC = f"""CREATE MACRO ohlc(pair, interval, since := NULL, until := NULL) AS TABLE
-SELECT make_timestamp_ns(opens) AS time, open, high, low, close, {VWAP}, volume, count,
-    value, buy_volume, sell_volume
-FROM (
+_CANDLES = f"""(
     SELECT opens, {", ".join(f"{sql} AS {name}" for name, sql in _MEASURES.items())}
     FROM (
         SELECT harvester.opens(epoch_ns(t.time), interval) AS opens, {_PLACE} AS place,
@@ -194,7 +191,13 @@ FROM (
             AND (since IS NULL OR t.time >= {_SINCE} AND t.year >= harvester.year_of({_SINCE}))
             AND (until IS NULL OR t.time < {_UNTIL} AND t.year <= harvester.year_of({_UNTIL}))
     ) GROUP BY opens
-) ORDER BY opens"""  # noqa: S608 - all of it is written here
+)"""  # noqa: S608 - all of it is written here
+
+_OHLC = f"""CREATE MACRO ohlc(pair, interval, since := NULL, until := NULL) AS TABLE
+SELECT make_timestamp_ns(opens) AS time, open, high, low, close, vwap, volume, count,
+    value, buy_volume, sell_volume
+FROM {with_vwap(_CANDLES)}
+ORDER BY opens"""  # noqa: S608 - all of it is written here
 
 # `year` of a TIMESTAMP_NS rounds up, so that 23:59:59.9999999 falls into the next year.
 _YEAR_OF = (

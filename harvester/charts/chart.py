@@ -11,13 +11,14 @@ import pyarrow as pa
 
 from harvester.archive.archive import Archive
 from harvester.archive.export import file_sink
+from harvester.candles.coverage_gaps import gap_notes, gaps_in, refuse_gaps
 from harvester.candles.engine import MEMORY_LIMIT
 from harvester.candles.query import candle_batches
 from harvester.candles.question import Question
 from harvester.charts.candles import arranged
 from harvester.charts.coarser import Drawn, drawable
 from harvester.charts.extra import missing_extra
-from harvester.charts.holes import between, frame_of, note
+from harvester.charts.holes import frame_of, note
 from harvester.errors import NothingHeld, UsageError
 from harvester.kraken.pairs import Pair
 
@@ -34,7 +35,7 @@ class Chart:
     Attributes:
         figure: plotly's, to be changed as one likes before it is shown or saved.
         title: what it shows, as plain text.
-        notes: what is to be known of it: an interval made coarser, ranges that are not fetched.
+        notes: what is to be known of it: an interval made coarser, ranges that are not downloaded.
     """
 
     figure: go.Figure
@@ -108,6 +109,7 @@ def chart(
     now_ns: int,
     *,
     memory_limit: str = MEMORY_LIMIT,
+    strict: bool = False,
 ) -> Chart:
     """Candles and volume of a pair to look at; an interval too fine for a screen is made coarser.
 
@@ -117,8 +119,10 @@ def chart(
         question: what is asked; nothing is filled in.
         now_ns: what is yet to come is no hole.
         memory_limit: what DuckDB may use.
+        strict: raise where a part of the requested range is not downloaded.
 
     Raises:
+        ArchiveHasHoles: with `strict`, there are gaps.
         NothingHeld: no trade of the pair is held in the span.
         UsageError: the extra `notebook` is not installed.
         ArchiveDamaged: a file can't be read, or files keep vanishing.
@@ -128,6 +132,8 @@ def chart(
     except ImportError as error:
         raise missing_extra("a chart", error.name, "notebook") from error
 
+    if strict:
+        refuse_gaps(pair.altname, gaps_in(archive, pair.altname, question.span, now_ns))
     name = pair.wsname or pair.altname
     whole = replace(question, fill="none", all_columns=True)
     drawn = drawable(archive, whole)
@@ -142,14 +148,15 @@ def chart(
         )
     candles = arranged(table, interval, pair)
     frame = frame_of(archive, drawn.question, candles.range, now_ns)
-    title = f"{name}, {interval.text} candles, {between(frame.told)} (UTC)"
-    notes = _notes(question, drawn, [note(frame.holes)] if frame.holes else [])
+    title = f"{name}, {interval.text} candles, {frame.told} (UTC)"
+    remarks = _notes(question, drawn)
+    shown = [*remarks, *([note(frame.holes)] if frame.holes else [])]
     base, _, quote = pair.wsname.partition("/")
-    words = Words(title, notes, base if quote else "", quote, interval.text)
-    return Chart(figure_of(candles, frame, words), title, tuple(notes))
+    words = Words(title, shown, base if quote else "", quote, interval.text)
+    return Chart(figure_of(candles, frame, words), title, (*remarks, *gap_notes(frame.holes)))
 
 
-def _notes(asked: Question, drawn: Drawn, holes: list[str]) -> list[str]:
+def _notes(asked: Question, drawn: Drawn) -> list[str]:
     notes = []
     interval = drawn.question.interval
     if interval is not asked.interval:
@@ -159,4 +166,4 @@ def _notes(asked: Question, drawn: Drawn, holes: list[str]) -> list[str]:
         )
     if asked.tz is not None:
         notes.append(f"candles follow the clock of {asked.tz}")
-    return [*notes, *holes]
+    return notes

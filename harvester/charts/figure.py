@@ -248,7 +248,7 @@ def _shades(frame: Frame) -> list[dict[str, Any]]:
             "fillcolor": SHADE,
             "line": {"width": 0},
             "layer": "below",
-            "name": "not fetched",
+            "name": "not downloaded",
             "legendgroup": "holes",
             "showlegend": place == 0,
         }

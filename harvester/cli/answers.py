@@ -8,9 +8,10 @@ from typing import Any
 
 from harvester.archive.archive import Archive
 from harvester.archive.schema import TRADES
+from harvester.candles.coverage_gaps import checked
 from harvester.cli.delivery import EXPORTS, deliver, folder_of, span_of, tell, tell_written
 from harvester.cli.exports import export_trades
-from harvester.cli.formats import write
+from harvester.cli.formats import form_of, write
 from harvester.cli.options import Common
 from harvester.config import Settings
 from harvester.crawl.names import known_pairs, refresh_pairs, resolve_held
@@ -23,8 +24,9 @@ from harvester.times import parse_moment
 def bars(common: Common, pair: str, **given: Any) -> None:
     """Write bars that are not of time."""
     from harvester.candles.bar_size import BYS, parse_size
-    from harvester.candles.bars import BarQuestion, bar_batches
+    from harvester.candles.bars import BarQuestion, bar_batches, counted_spans
 
+    form_of(given["form"], given["file"])
     sizes = [(by, given[by]) for by in BYS if given[by] is not None]
     if len(sizes) != 1:
         raise UsageError("what ends a bar? Give one of --trades N, --volume X and --value X")
@@ -33,22 +35,30 @@ def bars(common: Common, pair: str, **given: Any) -> None:
     anchor_ns = parse_moment(given["anchor"], time.time_ns())
     archive = Archive(common.settings.archive.path)
     one = resolve_held(archive, pair)
-    question = BarQuestion(one.altname, size, wanted, anchor_ns, given["all_columns"])
+    question = BarQuestion(
+        one.altname, size, wanted, anchor_ns, given["all_columns"], given["complete_only"]
+    )
+    spans, strict = counted_spans(question), given["strict"]
+    notes = checked(archive, one.altname, spans, time.time_ns(), strict=strict)
     batches = bar_batches(archive, question)
-    deliver(common, batches, "bars", given["form"], given["file"])
+    deliver(common, batches, "bars", given["form"], given["file"], notes)
 
 
 def trades(common: Common, pair: str, **given: Any) -> None:
     """Write trades."""
+    if given["form"] not in EXPORTS:
+        form_of(given["form"], given["file"])
     wanted = span_of(given["since"], given["until"])
     archive = Archive(common.settings.archive.path)
     one = resolve_held(archive, pair)
+    notes = checked(archive, one.altname, [wanted], time.time_ns(), strict=given["strict"])
     batches = archive.scan(one.altname, wanted)
     if given["form"] in EXPORTS:
-        tell_written(common, export_trades(batches, one, folder_of(given["form"], given["file"])))
+        written = export_trades(batches, one, folder_of(given["form"], given["file"]))
+        tell_written(common, written, notes)
         return
-    rows = write(batches, TRADES, given["form"], given["file"])
-    tell(common, rows, "trades", given["file"])
+    rows = write(batches, TRADES, given["form"], given["file"], notes)
+    tell(common, rows, "trades", given["file"], notes)
 
 
 def pairs(common: Common, text: str, *, update: bool) -> list[Pair]:

@@ -14,7 +14,16 @@ FORMATS = click.Choice(_FORMATS)
 TRADES_FORMATS = click.Choice([*_FORMATS, "freqtrade"])
 CANDLES_FORMATS = click.Choice([*_FORMATS, "freqtrade", "lean"])
 OUTPUT = "Write there instead of stdout; for other programs, their folder."
+STRICT = "End with status 4 where a part of the requested range is not downloaded."
+COMPLETE_ONLY = "Leave out candles that are running, cut by --since or --until, or touch a gap."
 PLACE = "Write there instead of stdout; for other programs, or several answers, a folder."
+
+
+def dash_is_stdout(
+    _context: click.Context, _option: click.Parameter, file: str | None
+) -> str | None:
+    """`-o -` means stdout, as it does elsewhere."""
+    return None if file == "-" else file
 
 
 @click.command(short_help="Candles of any interval.")
@@ -42,7 +51,9 @@ PLACE = "Write there instead of stdout; for other programs, or several answers, 
 @click.option(
     "--format", "-f", "form", type=CANDLES_FORMATS, help="[default: table, or by FILE's ending]"
 )
-@click.option("--output", "-o", "file", metavar="FILE", help=PLACE)
+@click.option("--output", "-o", "file", metavar="FILE", callback=dash_is_stdout, help=PLACE)
+@click.option("--strict", is_flag=True, help=STRICT)
+@click.option("--complete-only", is_flag=True, help=COMPLETE_ONLY)
 @click.option("--explain", is_flag=True, help="Tell the files, rows and SQL instead; or -f json.")
 @common
 def ohlc(**given: Any) -> None:
@@ -51,8 +62,8 @@ def ohlc(**given: Any) -> None:
     An interval is a number and one of ms, s, m, h, d, w, mo (months), q (quarters), y; a bare
     number is minutes. Weeks open on Monday. Times are UTC, also with --tz.
 
-    Several pairs or intervals are written into a folder as Parquet, one file each, and the
-    trades of a pair are read once for all its intervals:
+    Several pairs or intervals are written into a folder as Parquet (or -f csv), one file each, and
+    the trades of a pair are read once for all its intervals:
     harvester ohlc XBT/USD ETH/USD -i 1m -i 1h -o candles
 
     Example: harvester ohlc XBT/USD -i 7m --since 2024-01-01 -o candles.csv
@@ -70,7 +81,8 @@ def ohlc(**given: Any) -> None:
 @click.option(
     "--format", "-f", "form", type=TRADES_FORMATS, help="[default: table, or by FILE's ending]"
 )
-@click.option("--output", "-o", "file", metavar="FILE", help=OUTPUT)
+@click.option("--output", "-o", "file", metavar="FILE", callback=dash_is_stdout, help=OUTPUT)
+@click.option("--strict", is_flag=True, help=STRICT)
 @common
 def trades(**given: Any) -> None:
     """The trades of a pair, in the exchange's order, digit by digit.
@@ -120,7 +132,20 @@ def pairs(text: str, as_json: bool, update: bool, **given: Any) -> None:
 )
 @click.option("--all-columns", is_flag=True, help="Taker sides, exact value, ids and more.")
 @click.option("--format", "-f", "form", type=FORMATS, help="[default: table, or by FILE's ending]")
-@click.option("--output", "-o", "file", metavar="FILE", help="Write there instead of stdout.")
+@click.option(
+    "--output",
+    "-o",
+    "file",
+    metavar="FILE",
+    callback=dash_is_stdout,
+    help="Write there instead of stdout.",
+)
+@click.option("--strict", is_flag=True, help=STRICT)
+@click.option(
+    "--complete-only",
+    is_flag=True,
+    help="Leave out bars that ended before their size, at a gap or at the end.",
+)
 @common
 def bars(**given: Any) -> None:
     """Bars of a pair that are not of time, exact, from the trades held.

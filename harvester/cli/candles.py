@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
 from typing import Any
 
 from harvester.archive.archive import Archive
 from harvester.candles.clock import zone_of
+from harvester.candles.coverage_gaps import checked
 from harvester.candles.explain import explain
 from harvester.candles.limits import check_empty
 from harvester.candles.query import candle_batches
@@ -15,6 +17,7 @@ from harvester.cli.delivery import EXPORTS, deliver, folder_of, span_of, tell_wr
 from harvester.cli.explaining import check_explained, show_explanation
 from harvester.cli.exports import export_candles
 from harvester.cli.folders import Wanted, check_folder, write_all
+from harvester.cli.formats import form_of
 from harvester.cli.options import Common
 from harvester.crawl.names import resolve_held
 from harvester.errors import UsageError
@@ -32,7 +35,11 @@ def ohlc(common: Common, pair: tuple[str, ...], interval: tuple[str, ...], **giv
         check_explained(form, file, is_one=is_one)
     elif not is_one:
         check_folder(form, file)
+    elif form not in EXPORTS:
+        form_of(form, file)
     wanted = _wanted(archive, pair, intervals[0], given)
+    if not given["explain"]:
+        wanted = [_checked(archive, asked, strict=given["strict"]) for asked in wanted]
     if given["explain"]:
         limit = common.settings.candles.memory_limit
         show_explanation(explain(archive, wanted[0].question, memory_limit=limit), form)
@@ -50,6 +57,7 @@ def print_candles(common: Common, pair: str, interval: str, since: str, until: s
     """Candles as a table on stdout."""
     given = {"since": since, "until": until, "fill": "none", "offset": "0", "tz": None}
     more = {"all_columns": False, "explain": False, "form": "table", "file": None}
+    more |= {"strict": False, "complete_only": False}
     ohlc(common, (pair,), (interval,), **given, **more)
 
 
@@ -75,22 +83,35 @@ def _wanted(
                 offset_ns=offset_ns,
                 tz=tz,
                 pair_decimals=pair.pair_decimals,
+                complete_only=given["complete_only"],
             ),
         )
         for pair in pairs.values()
     ]
 
 
+def _checked(archive: Archive, wanted: Wanted, *, strict: bool) -> Wanted:
+    """The same with notes on the gaps in the requested range.
+
+    Raises:
+        ArchiveHasHoles: there are gaps, and the query is strict.
+    """
+    question, now_ns = wanted.question, time.time_ns()
+    notes = checked(archive, question.pair, [question.span], now_ns, strict=strict)
+    return wanted._replace(notes=notes)
+
+
 def _write_one(
     common: Common, archive: Archive, wanted: Wanted, form: str | None, file: str | None
 ) -> None:
-    pair, question = wanted
+    pair, question, notes = wanted
     limit = common.settings.candles.memory_limit
     if form in EXPORTS:
         whole = replace(question, all_columns=True)
         batches = candle_batches(archive, whole, memory_limit=limit)
         folder = folder_of(form, file)
-        tell_written(common, export_candles(batches, pair, question.interval, form, folder))
+        written = export_candles(batches, pair, question.interval, form, folder)
+        tell_written(common, written, notes)
         return
     batches = candle_batches(archive, question, memory_limit=limit)
-    deliver(common, batches, "candles", form, file)
+    deliver(common, batches, "candles", form, file, notes)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from harvester.cli import output
+from harvester.cli.ask import COMPLETE_ONLY, STRICT
 from harvester.cli.options import Common, common, settings_of
 
 if TYPE_CHECKING:
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
     metavar="FILE",
     help="To end in .html, .png, .svg or .pdf; - for a page on stdout.  [default: PAIR-N.html]",
 )
+@click.option("--strict", is_flag=True, help=STRICT)
+@click.option("--complete-only", is_flag=True, help=COMPLETE_ONLY)
 @common
 def chart(**given: Any) -> None:
     """Candles, vwap and volume by the taker's side; what was never fetched is shaded and named.
@@ -61,9 +64,17 @@ def _drawn(common_: Common, file: str | None, **given: Any) -> tuple[Chart, str]
     span, offset_ns = span_of(given["since"], given["until"]), parse_offset(given["offset"])
     archive = Archive(common_.settings.archive.path)
     pair = resolve_held(archive, given["pair"])
-    question = Question(pair.altname, interval, span, offset_ns=offset_ns, tz=given["tz"])
+    question = Question(
+        pair.altname,
+        interval,
+        span,
+        offset_ns=offset_ns,
+        tz=given["tz"],
+        complete_only=given["complete_only"],
+    )
     limit = common_.settings.candles.memory_limit
-    made = draw(archive, pair, question, time.time_ns(), memory_limit=limit)
+    strict = given["strict"]
+    made = draw(archive, pair, question, time.time_ns(), memory_limit=limit, strict=strict)
     return made, file or f"{pair.altname}-{interval.name}.html"
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import chain
 
 import pyarrow as pa
@@ -30,18 +30,34 @@ def deliver(
     what: str,
     form: str | None,
     file: str | None,
+    notes: Sequence[str] = (),
 ) -> None:
     """Write batches, at least one, to a file or to stdout, and tell of it."""
+    tell(common, write_batches(batches, form, file, notes), what, file, notes)
+
+
+def write_batches(
+    batches: Iterator[pa.RecordBatch], form: str | None, file: str | None, notes: Sequence[str]
+) -> int:
+    """Write batches, at least one, to a file or to stdout; returns how many rows."""
     first = next(batches)
-    tell(common, write(chain([first], batches), first.schema, form, file), what, file)
+    return write(chain([first], batches), first.schema, form, file, notes)
 
 
-def tell(common: Common, rows: int, what: str, file: str | None) -> None:
-    """Say how many rows a file got, or what to do where there are none."""
+def tell(common: Common, rows: int, what: str, file: str | None, notes: Sequence[str] = ()) -> None:
+    """Say how many rows a file got, or what to do where there are none, and notes on the rows."""
+    tell_notes(common, notes)
     if file is not None and not common.quiet:
         output.hint(f"{rows:,} {what} in {file}")
     elif rows == 0 and not common.quiet:
         output.hint(f"no {what} there; `harvester status` tells what is covered")
+
+
+def tell_notes(common: Common, notes: Sequence[str]) -> None:
+    """Say what is to be known of an answer, such as gaps in the requested range."""
+    if not common.quiet:
+        for note in notes:
+            output.hint(note)
 
 
 def folder_of(form: str, given: str | None) -> str:
@@ -58,8 +74,9 @@ def folder_of(form: str, given: str | None) -> str:
     return given
 
 
-def tell_written(common: Common, written: Written) -> None:
-    """Say what another program's folder got."""
+def tell_written(common: Common, written: Written, notes: Sequence[str] = ()) -> None:
+    """Say what another program's folder got, and notes on the rows."""
+    tell_notes(common, notes)
     if common.quiet:
         return
     output.hint(f"{written.rows:,} rows in {written.place}")

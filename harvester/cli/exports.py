@@ -15,8 +15,8 @@ from harvester.errors import UsageError
 from harvester.kraken.pairs import Pair
 from harvester.times import Interval
 
-# Where the trading libraries call a currency by another name than Kraken does; by ccxt's list.
-_CURRENCIES = {
+# Where ccxt, and so freqtrade, calls a currency by another name than Kraken does.
+_CCXT_CURRENCIES = {
     "LUNA": "LUNC",
     "LUNA2": "LUNA",
     "REP": "REPV1",
@@ -75,7 +75,7 @@ def export_candles(
         check_outside(written.place)
         with writing(folder):
             quantconnect.write_candles(
-                written.whole(batches), written.place, symbol_of(pair), interval
+                written.whole(batches), written.place, lean_symbol(pair), interval
             )
         return written
     name = freqtrade.file_name(symbol_of(pair), freqtrade.timeframe(interval))
@@ -106,18 +106,35 @@ def export_trades(batches: Iterable[pa.RecordBatch], pair: Pair, folder: str) ->
 
 
 def symbol_of(pair: Pair) -> str:
-    """The pair as trading libraries write it: BTC/USD for XBT/USD.
+    """The pair as ccxt and freqtrade write it: BTC/USD for XBT/USD.
 
     Raises:
         UsageError: its base and its quote are not known apart.
     """
+    return "/".join(_CCXT_CURRENCIES.get(name, name) for name in _currencies(pair))
+
+
+def lean_symbol(pair: Pair) -> str:
+    """The pair as LEAN's database of Kraken's symbols writes it: Kraken's names, but BTC for XBT.
+
+    ccxt's names do not fit here: LEAN's LUNAUSD and REPUSD are Kraken's LUNA and REP, which ccxt
+    calls LUNC and REPV1.
+
+    Raises:
+        UsageError: its base and its quote are not known apart.
+    """
+    return "".join("BTC" if name == "XBT" else name for name in _currencies(pair)).lower()
+
+
+def _currencies(pair: Pair) -> tuple[str, str]:
+    """Base and quote by Kraken's names."""
     base, slash, quote = pair.wsname.partition("/")
     if not slash:
         raise UsageError(
             f"where {pair.altname} parts into base and quote is not known here: "
             f"`harvester pairs {pair.altname} --update` asks the exchange"
         )
-    return f"{_CURRENCIES.get(base, base)}/{_CURRENCIES.get(quote, quote)}"
+    return base, quote
 
 
 def _file_in(folder: str, name: str) -> Path:

@@ -14,9 +14,9 @@ from harvester.archive.export import check_outside
 from harvester.archive.store import writing
 from harvester.candles.question import Question
 from harvester.candles.several import several_batches
-from harvester.cli.delivery import EXPORTS, deliver, folder_of, tell_written
+from harvester.cli.delivery import EXPORTS, folder_of, tell, tell_notes, tell_written, write_batches
 from harvester.cli.exports import check_known, export_candles
-from harvester.cli.formats import ENDINGS
+from harvester.cli.formats import ending_of
 from harvester.cli.options import Common
 from harvester.columns import PRICE
 from harvester.errors import UsageError
@@ -31,6 +31,7 @@ class Wanted(NamedTuple):
 
     pair: Pair
     question: Question
+    notes: tuple[str, ...] = ()
 
 
 def check_folder(form: str | None, given: str | None) -> None:
@@ -42,16 +43,16 @@ def check_folder(form: str | None, given: str | None) -> None:
     if form in EXPORTS:
         folder_of(form, given)
         return
-    if form not in (None, "parquet"):
+    if form not in (None, "parquet", "csv"):
         raise UsageError(
-            f"{_SEVERAL} as Parquet, or for freqtrade or lean: --format {form} takes one pair and "
-            "one --interval at a time"
+            f"{_SEVERAL} as Parquet or CSV, or for freqtrade or lean: --format {form} takes one "
+            "pair and one --interval at a time"
         )
     if given is None:
         raise UsageError(f"{_SEVERAL} into a folder: give -o FOLDER, such as -o candles")
     folder = Path(given)
     with writing(given):
-        is_file = folder.suffix.lower() in ENDINGS or folder.is_file()
+        is_file = ending_of(given) is not None or folder.is_file()
     if is_file:
         raise UsageError(f"{_SEVERAL} into a folder, and -o {given} names a file: give a folder")
     check_outside(folder)
@@ -76,7 +77,8 @@ def write_all(
             for interval in intervals:
                 check_known(one.pair, interval, form)
     limit = common.settings.candles.memory_limit
-    for pair, question in wanted:
+    for pair, question, notes in wanted:
+        tell_notes(common, [f"{pair.altname}: {note}" for note in notes])
         whole = replace(question, all_columns=True) if form in EXPORTS else question
         found = several_batches(archive, whole, intervals, memory_limit=limit)
         for interval, batches in found:
@@ -84,12 +86,15 @@ def write_all(
                 written = export_candles(batches, pair, interval, form, folder)
                 tell_written(common, written)
             else:
-                file = _file_in(folder, pair, interval)
-                deliver(common, _of_one_schema(batches), "candles", "parquet", file)
+                kind = form or "parquet"
+                file = _file_in(folder, pair, interval, kind)
+                rows = write_batches(_of_one_schema(batches), kind, file, notes)
+                tell(common, rows, "candles", file)
 
 
-def _file_in(folder: str, pair: Pair, interval: Interval) -> str:
-    file = Path(folder) / f"interval={interval.name}" / f"pair={pair.altname}" / "candles.parquet"
+def _file_in(folder: str, pair: Pair, interval: Interval, form: str) -> str:
+    place = Path(folder) / f"interval={interval.name}" / f"pair={pair.altname}"
+    file = place / f"candles.{form}"
     with writing(str(file)):
         file.parent.mkdir(parents=True, exist_ok=True)
     return str(file)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import io
+import os
+import stat
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
@@ -21,11 +23,17 @@ from harvester.errors import UsageError
 FORMATS = ("table", "csv", "json", "jsonl", "parquet", "arrow")
 ENDINGS = {
     ".csv": "csv",
+    ".csv.gz": "csv",
+    ".csv.zst": "csv",
     ".json": "json",
     ".jsonl": "jsonl",
     ".parquet": "parquet",
     ".arrow": "arrow",
+    ".feather": "arrow",
 }
+"""What a file's ending says of its format; a Feather file is an Arrow IPC file."""
+_COMPRESSED = {".gz": "gzip", ".zst": "zstd"}
+_TYPED = ("parquet", "arrow")
 _SHOWN = 40
 """Rows of a table that a terminal shows at its beginning and at its end."""
 _BLOCK = 10_000
@@ -34,7 +42,13 @@ _BLOCK = 10_000
 Batches = Iterable[pa.RecordBatch]
 
 
-def write(batches: Batches, schema: pa.Schema, form: str | None, file: str | None) -> int:
+def write(
+    batches: Batches,
+    schema: pa.Schema,
+    form: str | None,
+    file: str | None,
+    notes: Sequence[str] = (),
+) -> int:
     """Write rows to a file or to stdout, batch by batch; returns how many.
 
     Args:
@@ -42,14 +56,64 @@ def write(batches: Batches, schema: pa.Schema, form: str | None, file: str | Non
         schema: their columns, also where there are no rows.
         form: one of `FORMATS`; None takes it from the file's ending, else `table`.
         file: where to; None for stdout.
+        notes: what is to be known of the rows, such as gaps; typed formats keep them as
+            metadata `harvester.notes`, a JSON list of texts.
     """
-    form = form or ENDINGS.get(Path(file).suffix.lower() if file else "", "table")
-    if form in ("parquet", "arrow") and file is None and sys.stdout.isatty():
+    form = form_of(form, file)
+    if form in _TYPED and file is None and sys.stdout.isatty():
         raise UsageError(f"{form} is not for a terminal: give -o FILE, or pipe it on")
     counted = _Counted(batches)
+    if notes:
+        kept = {**(schema.metadata or {}), b"harvester.notes": msgspec.json.encode(notes)}
+        schema = schema.with_metadata(kept)
     with _sink(file) as sink:
         _WRITERS[form](counted, schema, sink)
     return counted.rows
+
+
+def form_of(form: str | None, file: str | None) -> str:
+    """The format that rows are written in: `form` where it is given, else by the file's ending.
+
+    Raises:
+        UsageError: the ending is none that is known, or says otherwise than the format, or the
+            file is a folder.
+    """
+    if file is None:
+        return form or "table"
+    if file.endswith(("/", os.sep)):
+        raise UsageError(
+            f"-o {file} names a folder, and one answer is written into a file: give a name such as "
+            f"-o {file}answer.csv"
+        )
+    if form in _TYPED and Path(file).suffix.lower() in _COMPRESSED:
+        raise UsageError(f"-o {file}: {form} is not written compressed: give another ending")
+    if form is not None:
+        return form
+    ending = ending_of(file)
+    if ending is not None:
+        return ENDINGS[ending]
+    if _is_stream(Path(file)):
+        return "table"
+    what = f"is no ending that is known (of {file})" if Path(file).suffix else "has no ending"
+    raise UsageError(
+        f"-o: {Path(file).suffix or file} {what}: give one of {', '.join(ENDINGS)}, or -f and a "
+        "format"
+    )
+
+
+def ending_of(file: str) -> str | None:
+    """The ending of a file's name that says its format; None for no such ending."""
+    name = Path(file).name.lower()
+    return next((one for one in sorted(ENDINGS, key=len)[::-1] if name.endswith(one)), None)
+
+
+def _is_stream(file: Path) -> bool:
+    """Whether a pipe or a device stands there, whose name says nothing."""
+    try:
+        mode = file.stat().st_mode
+    except OSError:
+        return False
+    return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
 
 
 class _Counted:
@@ -67,13 +131,18 @@ class _Counted:
 
 @contextmanager
 def _sink(file: str | None) -> Iterator[BinaryIO]:
-    """Stdout, or a file."""
+    """Stdout, or a file; of texts, one whose ending is .gz or .zst is compressed."""
     if file is None:
         with stdout() as sink:
             yield sink
         return
     with file_sink(Path(file)) as sink:
-        yield sink
+        compression = _COMPRESSED.get(Path(file).suffix.lower())
+        if compression is None:
+            yield sink
+            return
+        with pa.CompressedOutputStream(sink, compression) as packed:
+            yield packed
 
 
 def _csv(batches: Batches, schema: pa.Schema, sink: BinaryIO) -> None:

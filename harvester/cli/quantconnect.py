@@ -49,8 +49,15 @@ def resolution(interval: Interval) -> str:
 def write_candles(
     batches: Iterator[pa.RecordBatch], folder: Path, symbol: str, interval: Interval
 ) -> None:
-    """Write candles under `folder`, LEAN's data folder; files of the same days are replaced."""
-    name, kind = symbol.replace("/", "").lower(), resolution(interval)
+    """Write candles under `folder`, LEAN's data folder; files of the same days are replaced.
+
+    Args:
+        batches: the candles, in order.
+        folder: LEAN's data folder.
+        symbol: the pair in LEAN's spelling for file names, such as `btcusd`.
+        interval: the candles' length.
+    """
+    name, kind = symbol, resolution(interval)
     home = folder / "crypto" / MARKET / kind
     if interval.width_ns in _ONE_FILE:
         lines = (f"{_day(one.time_ns):%Y%m%d %H:%M},{one.figures}" for one in _lines(batches))

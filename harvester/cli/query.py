@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from harvester.cli import output
-from harvester.cli.ask import FORMATS
+from harvester.cli.ask import FORMATS, dash_is_stdout
 from harvester.cli.options import Common, common, settings_of
 
 if TYPE_CHECKING:
@@ -21,7 +21,14 @@ _EXPLAINED = ["explain_key", "explain_value"]
 @click.command(short_help="The archive in SQL.")
 @click.argument("query", required=False)
 @click.option("--format", "-f", "form", type=FORMATS, help="[default: table, or by FILE's ending]")
-@click.option("--output", "-o", "file", metavar="FILE", help="Write there instead of stdout.")
+@click.option(
+    "--output",
+    "-o",
+    "file",
+    metavar="FILE",
+    callback=dash_is_stdout,
+    help="Write there instead of stdout.",
+)
 @click.option("--db", metavar="FILE", help="Write a small database with the views to FILE.")
 @common
 def sql(query: str | None, db: str | None, **given: Any) -> None:
@@ -35,7 +42,9 @@ def sql(query: str | None, db: str | None, **given: Any) -> None:
     """
     common_ = settings_of(given)
     from harvester.archive.archive import Archive
+    from harvester.cli.formats import form_of
 
+    form_of(given["form"], given["file"])
     archive = Archive(common_.settings.archive.path)
     if db is not None:
         _write_database(archive, db, common_)
