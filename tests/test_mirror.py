@@ -2,8 +2,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import subprocess
-import sys
 from collections import Counter
 from decimal import Decimal
 from pathlib import Path
@@ -464,26 +462,6 @@ def test_a_port_is_free_again_once_the_server_ends(tmp_path: Path) -> None:
         port = int(url.rpartition(":")[2])
     with serving(archive, port=port) as again:
         assert again == url
-
-
-def test_a_missing_library_names_the_extra() -> None:
-    code = (
-        "import sys; sys.modules['uvicorn'] = None\n"
-        "from harvester.errors import UsageError\n"
-        "try:\n    import harvester.mirror.server\n"
-        "except UsageError as error:\n    print(error)"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        capture_output=True,
-        text=True,
-        check=True,
-        cwd=Path(__file__).parent.parent,
-    )
-    assert done.stdout == (
-        "serving an archive needs uvicorn, of the extra `serve`: "
-        "pip install 'kraken-harvester[serve]'\n"
-    )
 
 
 # --- the made market -----------------------------------------------------------------------------
