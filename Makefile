@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 
-.PHONY: demo test check lint types docs notebooks chart install clean
+.PHONY: demo test check check-newest check-oldest lint types docs notebooks chart install clean
 
 demo: install
 	$(BIN)/harvester demo
@@ -14,7 +14,30 @@ test: install
 	$(BIN)/python -m compileall -q harvester
 	$(BIN)/pytest -n auto --dist worksteal
 
-check: lint types test
+check: lint types test check-newest check-oldest
+
+# What a user gets, who knows nothing of constraints.txt: the newest version of every dependency, and
+# the oldest that pyproject.toml allows. Each has a venv of its own. The commands are run before the
+# extras and the tools of the tests are installed.
+IN_VENV = pytest pytest-timeout pytest-xdist hypothesis
+COMMANDS = tests/test_installed.py
+
+check-newest: install
+	rm -rf build/newest
+	$(PYTHON) -m venv build/newest
+	build/newest/bin/python -m pip install --quiet .
+	HARVESTER_PYTHON=build/newest/bin/python $(BIN)/pytest $(COMMANDS)
+	build/newest/bin/python -m pip install --quiet '.[notebook]' $(IN_VENV)
+	build/newest/bin/python -m pytest -n auto tests/test_sql.py tests/test_notebooks.py
+
+check-oldest: install
+	rm -rf build/oldest
+	$(PYTHON) -m venv build/oldest
+	$(PYTHON) .ci/oldest.py > build/oldest/constraints.txt
+	build/oldest/bin/python -m pip install --quiet --constraint build/oldest/constraints.txt .
+	HARVESTER_PYTHON=build/oldest/bin/python $(BIN)/pytest $(COMMANDS)
+	build/oldest/bin/python -m pip install --quiet --constraint build/oldest/constraints.txt $(IN_VENV)
+	build/oldest/bin/python -m pytest -n auto tests/test_sql.py
 
 lint: install
 	$(BIN)/ruff check .

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 import threading
 from datetime import date
 from decimal import Decimal
@@ -124,6 +125,15 @@ def test_trades_are_the_tape_in_its_order(archive: harvester.Archive) -> None:
     table = archive.trades("btc-usd").to_arrow_table()
     table = table.set_column(1, "time", table.column("time").cast(pa.int64()))
     assert [tuple(row.values()) for row in table.to_pylist()] == YEARS
+
+
+def test_without_polars_its_frame_says_what_to_install(
+    archive: harvester.Archive, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "polars", None)
+    with pytest.raises(UsageError) as caught:
+        archive.trades("XBT/USD").pl()
+    assert str(caught.value) == ".pl() needs Polars: pip install --upgrade polars"
 
 
 def test_pandas_gets_floats_and_arrow_and_polars_decimals(archive: harvester.Archive) -> None:

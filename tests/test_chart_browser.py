@@ -24,7 +24,6 @@ from harvester.columns import clip
 from harvester.mirror.made import END_NS, MADE_PAIR, made_archive, made_tape
 from harvester.times import DAY, Range
 
-pytest.importorskip("plotly", reason="the extra `notebook` is not installed")
 pytestmark = pytest.mark.skipif(browsing.PROGRAM is None, reason="there is no chromium here")
 
 HOUR = DAY // 24

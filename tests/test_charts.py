@@ -26,14 +26,11 @@ from harvester.candles.question import Question
 from harvester.candles.session import Session
 from harvester.charts.chart import Chart
 from harvester.charts.coarser import LADDER, MOST_CANDLES, drawable, length_ns
-from harvester.charts.extra import missing_extra
 from harvester.charts.wording import digits, plain
 from harvester.errors import ArchiveUnwritable, NothingHeld, UsageError
 from harvester.kraken.pairs import Pair
 from harvester.mirror.made import made_archive
 from harvester.times import DAY, END_OF_TIME, Range, parse_interval
-
-pytest.importorskip("plotly", reason="the extra `notebook` is not installed")
 
 HARVESTER = [sys.executable, "-c", "from harvester.cli import main; main()"]
 EVER = Range(0, END_OF_TIME)
@@ -333,12 +330,6 @@ def test_a_span_without_a_trade_is_an_error(three: harvester.Archive) -> None:
     )
 
 
-def test_a_missing_extra_is_named() -> None:
-    assert str(missing_extra("a chart", "plotly", "notebook")) == (
-        "a chart needs plotly, of the extra `notebook`: pip install 'kraken-harvester[notebook]'"
-    )
-
-
 def test_candles_of_a_zone_say_whose_clock_they_follow(three: harvester.Archive) -> None:
     chart = three.chart("XBT/USD", "1d", since="2020-09-14", tz="Europe/Berlin")
     assert chart.notes == ("candles follow the clock of Europe/Berlin",)
@@ -390,28 +381,14 @@ def test_what_is_to_be_known_of_it_is_told(run: Any) -> None:
     assert done.stderr.splitlines()[0] == "not downloaded: 2020-09-13 to 2020-09-14"
 
 
-@pytest.mark.parametrize(
-    ("arguments", "library", "message"),
-    [
-        (
-            ["-o", "c.html"],
-            "plotly",
-            "a chart needs plotly, of the extra `notebook`: "
-            "pip install 'kraken-harvester[notebook]'",
-        ),
-        (
-            ["-o", "c.png"],
-            "kaleido",
-            "an image needs kaleido, of the extra `png`: pip install 'kraken-harvester[png]'",
-        ),
-    ],
-)
-def test_without_its_extra_the_command_says_what_to_install(
-    run: Any, tmp_path: Path, arguments: list[str], library: str, message: str
+@pytest.mark.parametrize("ending", ["png", "svg", "pdf"])
+def test_an_image_without_kaleido_says_what_to_install(
+    run: Any, tmp_path: Path, ending: str
 ) -> None:
-    before = f"import sys; sys.modules[{library!r}] = None"
-    done = run("XBT/USD", "-i", "1h", *arguments, before=before)
-    assert (done.returncode, done.stdout, done.stderr) == (2, "", f"harvester: {message}\n")
+    before = "import sys; sys.modules['kaleido'] = None"
+    done = run("XBT/USD", "-i", "1h", "-o", f"c.{ending}", before=before)
+    message = "harvester: an image needs kaleido: pip install --upgrade kaleido\n"
+    assert (done.returncode, done.stdout, done.stderr) == (2, "", message)
     assert [one.name for one in tmp_path.iterdir()] == ["data"]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -224,3 +225,16 @@ def test_a_module_taken_from_its_package_is_seen() -> None:
 
 def test_an_import_by_name_is_seen() -> None:
     assert list(uses("importlib.import_module('httpx')", "harvester.cli")) == [Use("httpx", 1)]
+
+
+def test_what_is_imported_is_installed_with_harvester_or_by_an_extra() -> None:
+    project = tomllib.loads((ROOT.parent / "pyproject.toml").read_text())["project"]
+    extras = project["optional-dependencies"]
+
+    def names(requirements: list[str]) -> set[str]:
+        return {requirement.partition(">=")[0] for requirement in requirements}
+
+    imported = {use.module.partition(".")[0] for _, _, use in all_uses()}
+    foreign = imported - set(sys.stdlib_module_names) - {"harvester"}
+    optional = foreign - names(project["dependencies"])
+    assert optional == names(extras["polars"]) | names(extras["png"])

@@ -2,8 +2,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import subprocess
-import sys
 from collections import Counter
 from decimal import Decimal
 from pathlib import Path
@@ -237,6 +235,27 @@ def test_since_is_inclusive_and_ten_digits_are_seconds(
     assert ids(body) == list(range(first, 31))
 
 
+@pytest.mark.parametrize(
+    ("since", "first"),
+    [
+        ("1700000000.5", 490),
+        ("1700000000.500000001", 491),
+        ("1700000000.5000000019", 491),
+        ("1700000000.0", 1),
+        ("0.0", 1),
+    ],
+)
+def test_since_in_fractional_seconds_begins_with_earlier_rows(
+    tmp_path: Path, since: str, first: int
+) -> None:
+    """By 10 ms: Kraken was seen to begin 9.7 ms before 1616666442.304882029."""
+    trades: list[Trade] = [
+        (n, T0 + 1_000_000 * n, "100.5", "0.1", "buy", "limit", "") for n in range(1, 501)
+    ]
+    body = get(app(archive_of(tmp_path, trades)), "Trades", pair="XBTUSD", since=since)
+    assert ids(body) == list(range(first, 501))
+
+
 def test_last_is_the_stamp_of_the_last_row(tmp_path: Path) -> None:
     body = get(app(archive_of(tmp_path, PLAIN)), "Trades", pair="XBTUSD", since="0", count="7")
     assert (ids(body)[-1], last(body)) == (7, str(T0 + 700))
@@ -261,7 +280,11 @@ def test_without_since_the_newest_page_comes(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("params", "name"),
     [
-        ({"since": "1616666442.304"}, "since"),
+        ({"since": "1616666442."}, "since"),
+        ({"since": ".5"}, "since"),
+        ({"since": "1616666442.3.4"}, "since"),
+        ({"since": "1616666442.²"}, "since"),
+        ({"since": "1616666442304882029.5"}, "since"),
         ({"since": "-1"}, "since"),
         ({"since": ""}, "since"),
         ({"since": "²"}, "since"),
@@ -464,26 +487,6 @@ def test_a_port_is_free_again_once_the_server_ends(tmp_path: Path) -> None:
         port = int(url.rpartition(":")[2])
     with serving(archive, port=port) as again:
         assert again == url
-
-
-def test_a_missing_library_names_the_extra() -> None:
-    code = (
-        "import sys; sys.modules['uvicorn'] = None\n"
-        "from harvester.errors import UsageError\n"
-        "try:\n    import harvester.mirror.server\n"
-        "except UsageError as error:\n    print(error)"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        capture_output=True,
-        text=True,
-        check=True,
-        cwd=Path(__file__).parent.parent,
-    )
-    assert done.stdout == (
-        "serving an archive needs uvicorn, of the extra `serve`: "
-        "pip install 'kraken-harvester[serve]'\n"
-    )
 
 
 # --- the made market -----------------------------------------------------------------------------

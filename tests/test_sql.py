@@ -13,7 +13,7 @@ import oracle
 import pytest
 import tapes
 from exchange import expected
-from test_candles import MADE_TAPES, answer, cut, hold, is_equal, overlapping
+from test_candles import MADE_TAPES, Part, answer, cut, hold, is_equal, overlapping
 
 from harvester.archive.archive import EVERYTHING, Archive, Piece
 from harvester.archive.writer import writer
@@ -168,6 +168,39 @@ def test_the_tape_is_in_the_exchanges_order(opened: Any, name: str, tmp_path: Pa
     archive = hold(Archive(tmp_path / "a"), cut(rows, [0, stamps[200 % len(rows)], stamps[-1]]))
     query = "SELECT trade_id, epoch_ns(time), tie, price, volume FROM tape('XBTUSD')"
     assert opened(archive, tmp_path).sql(query).fetchall() == [row[:5] for row in rows]
+
+
+@BOTH
+def test_a_pair_is_given_by_place_or_by_name(opened: Any, archive: Archive, tmp_path: Path) -> None:
+    connection = opened(archive, tmp_path)
+    [(trades,)] = connection.sql("SELECT count(*) FROM tape(pair := 'XBTUSD')").fetchall()
+    by_name = connection.sql("FROM ohlc(pair := 'XBTUSD', interval := '1q')").fetchall()
+    by_position = connection.sql("FROM ohlc('XBTUSD', '1q')").fetchall()
+    assert (trades, by_name) == (len(YEARS), by_position)
+
+
+@BOTH
+@pytest.mark.parametrize("folder", ["data", "pair=x"])
+@pytest.mark.parametrize(
+    "parts",
+    [
+        pytest.param([], id="empty"),
+        pytest.param(cut(BUSY, [0, BUSY[400][1], BUSY[-1][1]]), id="adjacent"),
+        pytest.param(overlapping(BUSY)[0], id="overlapping"),
+    ],
+)
+def test_a_macro_may_name_its_parameter_after_any_column(
+    opened: Any, parts: list[Part], folder: str, tmp_path: Path
+) -> None:
+    """DuckDB takes an unqualified column of a view for the parameter of a macro that reads it."""
+    connection = opened(hold(Archive(tmp_path / folder), parts), tmp_path)
+    rows = len({row for _, held in parts for row in held})
+    for name in COLUMNS:
+        made = f"MACRO of_{name}({name}) AS TABLE SELECT {name} AS given FROM trades"  # noqa: S608
+        connection.execute(f"CREATE TEMP {made}")
+        query = f"SELECT count(*), count(given), min(given) FROM of_{name}(7)"  # noqa: S608
+        wanted = (rows, rows, 7 if rows else None)
+        assert (name, connection.sql(query).fetchall()) == (name, [wanted])
 
 
 @pytest.mark.parametrize("spelled", ["XBTUSD", "xbt/usd", "BTC-USD", " btc usd "])

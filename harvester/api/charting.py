@@ -30,7 +30,7 @@ class Charting(Opened):
     ) -> Chart:
         """Candles, vwap and volume by the taker's side, to look at; what is not fetched is shaded.
 
-        A notebook shows it. It needs the extra `notebook`, and no network.
+        A notebook shows it. It needs no network.
 
         Args:
             pair: which.
@@ -55,7 +55,6 @@ class Charting(Opened):
             BadInterval: the interval, or the offset, is none.
             BadTime: `since` or `until` is no moment, or they are not in order.
             BadSetting: there is no such time zone.
-            UsageError: the extra `notebook` is not installed.
             ArchiveDamaged: a file can't be read, or files keep vanishing.
             HarvesterError: the memory allowed does not suffice.
 

@@ -72,7 +72,7 @@ def stand_in(
             end.
 
     Raises:
-        UsageError: the extra `serve` is missing, or `folder` holds trades already.
+        UsageError: `folder` holds trades already.
         ArchiveUnwritable: the machine refused.
 
     Example:

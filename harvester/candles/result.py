@@ -122,9 +122,7 @@ class Result:
         try:
             import polars  # noqa: F401, ICN001, PLC0415 - said before DuckDB reads anything
         except ImportError as error:
-            raise UsageError(
-                ".pl() needs Polars, of the extra `polars`: pip install 'kraken-harvester[polars]'"
-            ) from error
+            raise UsageError(".pl() needs Polars: pip install --upgrade polars") from error
         return cast("pl.DataFrame", self._ask(lambda one: one.pl()))
 
     def to_arrow_table(self) -> pa.Table:

@@ -84,13 +84,14 @@ def listed_trades(archive: Archive, pieces: Iterable[Piece]) -> str:
     files = ", ".join(quoted_path(location) for location, _ in listed)
     # By name: when DuckDB leaves out the files of other pairs, it counts `file_index` anew.
     conditions = [
-        f"(filename <> {quoted(location)} OR time > make_timestamp_ns({piece.within.after}))"
+        f"(held.filename <> {quoted(location)} "
+        f"OR held.time > make_timestamp_ns({piece.within.after}))"
         for location, piece in listed
         if piece.within.after > piece.segment.range.after
     ]
     source = _read_parquet(f"[{files}]", archive.root)
     where = f"\nWHERE {' AND '.join(conditions)}" if conditions else ""
-    return f"SELECT {_chosen(archive.root)}\nFROM {source}{where}"
+    return f"SELECT {_chosen(archive.root)}\nFROM {source} AS held{where}"
 
 
 def standing_trades(archive: Archive) -> str:
@@ -111,7 +112,7 @@ def standing_trades(archive: Archive) -> str:
     return (
         f"SELECT {_chosen(archive.root)}\nFROM {source} AS held\n"
         f"LEFT JOIN ({_overlaps(pattern)}) AS cut ON held.filename = cut.file\n"
-        "WHERE cut.reached IS NULL OR time > make_timestamp_ns(cut.reached)"
+        "WHERE cut.reached IS NULL OR held.time > make_timestamp_ns(cut.reached)"
     )
 
 
@@ -148,14 +149,19 @@ def _misleads(root: PurePath) -> bool:
 
 
 def _chosen(root: PurePath) -> str:
-    columns = list(COLUMNS)
+    """The columns of the view, taken from `held`.
+
+    All are qualified: where a macro's parameter is called as a column, an unqualified name in a
+    view that the macro reads is ambiguous to DuckDB ("Conflicting column names").
+    """
+    columns = [f"held.{name}" for name in COLUMNS]
     if _misleads(root):
         columns += [
-            f"regexp_extract(filename, '{_NAME}', 1) AS pair",
-            f"regexp_extract(filename, '{_NAME}', 2)::BIGINT AS year",
+            f"regexp_extract(held.filename, '{_NAME}', 1) AS pair",
+            f"regexp_extract(held.filename, '{_NAME}', 2)::BIGINT AS year",
         ]
     else:
-        columns += PARTITION
+        columns += [f"held.{name}" for name in PARTITION]
     return ", ".join(columns)
 
 

@@ -17,7 +17,6 @@ from harvester.candles.query import candle_batches
 from harvester.candles.question import Question
 from harvester.charts.candles import arranged
 from harvester.charts.coarser import Drawn, drawable
-from harvester.charts.extra import missing_extra
 from harvester.charts.holes import frame_of, note
 from harvester.errors import NothingHeld, UsageError
 from harvester.kraken.pairs import Pair
@@ -124,13 +123,9 @@ def chart(
     Raises:
         ArchiveHasHoles: with `strict`, there are gaps.
         NothingHeld: no trade of the pair is held in the span.
-        UsageError: the extra `notebook` is not installed.
         ArchiveDamaged: a file can't be read, or files keep vanishing.
     """
-    try:
-        from harvester.charts.figure import Words, figure_of
-    except ImportError as error:
-        raise missing_extra("a chart", error.name, "notebook") from error
+    from harvester.charts.figure import Words, figure_of
 
     if strict:
         refuse_gaps(pair.altname, gaps_in(archive, pair.altname, question.span, now_ns))

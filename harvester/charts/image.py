@@ -6,8 +6,7 @@ from typing import Any
 
 import plotly.graph_objects as go
 
-from harvester.charts.extra import missing_extra
-from harvester.errors import HarvesterError
+from harvester.errors import HarvesterError, UsageError
 
 KINDS = {".png": "png", ".svg": "svg", ".pdf": "pdf"}
 WIDTH, HEIGHT = 1280, 720
@@ -23,14 +22,14 @@ def image_of(figure: go.Figure, kind: str) -> bytes:
         kind: png, svg or pdf.
 
     Raises:
-        UsageError: the extra `png` is not installed.
+        UsageError: kaleido, of the extra `png`, is not installed.
         HarvesterError: no browser was found, or it made no image.
     """
     try:
         import kaleido
         from kaleido.errors import ChromeNotFoundError
     except ImportError as error:
-        raise missing_extra("an image", error.name, "png") from error
+        raise UsageError("an image needs kaleido: pip install --upgrade kaleido") from error
     layout = figure.layout
     size: dict[str, Any] = {
         "format": kind,

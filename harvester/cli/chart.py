@@ -37,7 +37,7 @@ def chart(**given: Any) -> None:
     The page needs no network and nothing but a browser. More candles than a screen can show (3,000)
     are drawn at the next coarser interval that is not, and the chart says so. Times are UTC.
 
-    Pages need the extra `notebook`; images need the extra `png`, and Chrome or Chromium.
+    Images need the extra `png`, and Chrome or Chromium.
 
     Example: harvester chart XBT/USD -i 1h --since 2024-01-01 -o chart.html
     """

@@ -27,7 +27,7 @@ def demo(folder: str, trades: int, seed: int, *, quiet: bool) -> None:
     """The whole way: a made tape, a mirror, a backfill, a comparison, candles.
 
     Raises:
-        UsageError: `folder` holds something else, or the extra `serve` is missing.
+        UsageError: `folder` holds something else.
         ArchiveDamaged: the two tapes differ.
     """
     from harvester.api.standin import stand_in

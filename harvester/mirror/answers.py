@@ -27,6 +27,12 @@ SECONDS_DIGITS = 10
 FOREGROUND_NS = SECOND
 """A range is asked for from up to so long before it begins; what is shown there is dropped."""
 
+FRACTION_MARGIN_NS = 10_000_000
+"""How much earlier a page begins if `since` is in fractional seconds.
+
+Kraken's answer to since=1616666442.304882029 began with a trade 9.7 ms older.
+"""
+
 Question = Mapping[str, str]
 
 
@@ -209,8 +215,14 @@ def _count(question: Question) -> int:
 
 
 def _since_ns(text: str) -> int:
-    if not _is_whole(text):
+    whole, point, fraction = text.partition(".")
+    if not _is_whole(whole) or bool(point) != _is_whole(fraction):
         raise Invalid("since")
+    if point:
+        if len(whole) > SECONDS_DIGITS:
+            raise Invalid("since")
+        since_ns = int(whole) * SECOND + int(fraction[:9].ljust(9, "0"))
+        return max(0, min(since_ns, END_OF_TIME) - FRACTION_MARGIN_NS)
     if len(text) > 19:
         return END_OF_TIME
     return min(int(text) * (SECOND if len(text) <= SECONDS_DIGITS else 1), END_OF_TIME)

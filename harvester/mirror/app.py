@@ -11,20 +11,15 @@ import time
 from collections.abc import Awaitable, Callable
 
 import msgspec
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
 
 from harvester.archive.archive import Archive
 from harvester.errors import HarvesterError, UnknownPair
 from harvester.mirror.answers import Answers, Invalid, NotCovered, Question
-from harvester.mirror.extra import missing_extra
 from harvester.mirror.tape import Clock
-
-try:
-    from starlette.applications import Starlette
-    from starlette.requests import Request
-    from starlette.responses import Response
-    from starlette.routing import Route
-except ImportError as error:  # pragma: no cover - the tests have the extra
-    raise missing_extra(error.name) from error
 
 
 def app(archive: Archive, clock: Clock = time.monotonic) -> Starlette:

@@ -7,15 +7,11 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+import uvicorn
+
 from harvester.archive.archive import Archive
 from harvester.errors import HarvesterError
 from harvester.mirror.app import app
-from harvester.mirror.extra import missing_extra
-
-try:
-    import uvicorn
-except ImportError as error:  # pragma: no cover - the tests have the extra
-    raise missing_extra(error.name) from error
 
 GRACE_S = 2
 """What answers on their way may take once the end was asked for."""
