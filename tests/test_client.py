@@ -350,7 +350,7 @@ def test_waits_grow() -> None:
     assert exchange.calls[-1].at_s - began >= 0.02 + 0.04 + 0.08 + 0.16 + 0.32 - 0.001
 
 
-@pytest.mark.parametrize("fault", ["rate_limit", "too_many", "http:429", "throttled:1"])
+@pytest.mark.parametrize("fault", ["rate_limit", "too_many", "http:429"])
 def test_a_refusal_is_counted_and_slows_the_pair_down(fault: str) -> None:
     told = Told()
 
@@ -362,6 +362,41 @@ def test_a_refusal_is_counted_and_slows_the_pair_down(fault: str) -> None:
         assert run(exchange.url, ask, told, rate=50)
     assert told.client is not None
     assert (told.client.refusals, told.client.calls) == (1, 2)
+
+
+def test_a_throttle_lowers_the_calls_in_flight_and_no_rate() -> None:
+    other = tapes.market(tapes.xbtusd_like(9, 4), altname="ETHUSD", key="XETHZUSD", wsname="")
+
+    async def both(client: Client) -> list[PaceState]:
+        pairs = (PAIR, Pair(altname="ETHUSD"))
+        await asyncio.gather(*(client.page(pair, None) for pair in pairs))
+        return [client.pace(pair) for pair in pairs]
+
+    faults = Faults(script={"XBTUSD": ["throttled:2"]})
+    with Exchange([MARKET, other], faults=faults) as exchange:
+        states = run(exchange.url, both, rate=50)
+    assert [(state.rate, state.refusals) for state in states] == [(50, 1), (50, 0)]
+    # Four might be, two were, so one may be; each answer that is good then brings a part back.
+    assert [state.most_in_flight for state in states] == [2, 2]
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        "EDatabase:Internal error",
+        "EGeneral:No data",
+        "EService:Market in cancel_only mode",
+        "EFuture:Of a kind that nobody knows",
+    ],
+)
+def test_an_error_that_passes_is_asked_again_on_the_second_page(entry: str) -> None:
+    async def twice(client: Client) -> int:
+        return (await client.page(PAIR, None)).rows.num_rows + await newest(client)
+
+    told = Told()
+    with Odd(GOOD, json.dumps({"error": [entry]}).encode()) as exchange:
+        assert run(exchange.url, twice, told) == 60
+    assert told.waits == [("XBTUSD", entry)]
 
 
 def test_good_answers_bring_a_pair_back_to_its_rate() -> None:

@@ -32,6 +32,7 @@ ROOMS = (
     "columns",
     "times",
     "errors",
+    "untrusted",
 )
 STRANGERS = {("archive", "kraken"), ("candles", "kraken")}
 HOMES = {

@@ -224,7 +224,8 @@ class Client:
             if transient.refusal:
                 self.refusals += 1
                 now_s = time.monotonic()
-                self._paces.refused(pair, started_s, now_s, transient.reason, transient.wait_s)
+                note = self._paces.throttled if transient.throttled else self._paces.refused
+                note(pair, started_s, now_s, transient.reason, transient.wait_s)
             raise
         else:
             self._paces.passed(pair, started_s, time.monotonic())
@@ -240,7 +241,7 @@ class Client:
         async with self._turns[pair]:
             while True:
                 now_s = time.monotonic()
-                if (delay_s := self._paces.of(pair).delay_s(now_s)) > 0:
+                if (delay_s := self._paces.delay_s(pair, now_s)) > 0:
                     await asyncio.sleep(delay_s)
                 elif self._paces.full:
                     await self._landed.wait()
