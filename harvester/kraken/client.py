@@ -19,6 +19,7 @@ import stamina
 from harvester.config import ExchangeSettings
 from harvester.errors import BAD_JSON, BadSetting, ExchangeUnreachable, UnreadableAnswer
 from harvester.kraken.answers import Transient, check_errors, check_status, read_result
+from harvester.kraken.bodies import read_raw, unpacked
 from harvester.kraken.candles import WEEK_MIN, Candle, read_candles
 from harvester.kraken.pacing import LONGEST_WAIT_S, SPANS_A_PAIR, Paces, PaceState
 from harvester.kraken.pages import Page, decode_page
@@ -29,7 +30,6 @@ from harvester.times import SECOND
 # stamina reports each retry to the log; `on_wait` tells ours.
 logging.getLogger("stamina").addHandler(logging.NullHandler())
 
-LARGEST_BODY = 32 * 1024 * 1024
 NEVER_ANSWERED_GIVE_UP_S = 15.0
 
 T = TypeVar("T")
@@ -268,29 +268,19 @@ class Client:
                 asyncio.timeout(self._settings.timeout_s),
                 self._http.stream("GET", url) as response,
             ):
-                body = await _body(response)
+                raw = await read_raw(response)
         except TimeoutError as error:
             raise Transient(f"no answer within {self._settings.timeout_s:g} s") from error
         except httpx.UnsupportedProtocol as error:
             raise BadSetting(
                 f"[exchange] url {self._settings.url!r} is no address: {error}"
             ) from error
-        except (httpx.TransportError, httpx.DecodingError) as error:
+        except httpx.TransportError as error:
             raise Transient(str(error) or type(error).__name__) from error
+        body = unpacked(raw, response)
         check_status(response.status_code, f"{self._settings.url}{path}", body)
         check_errors(body, what or endpoint)
         return body
-
-
-async def _body(response: httpx.Response) -> bytes:
-    chunks: list[bytes] = []
-    size = 0
-    async for chunk in response.aiter_bytes():
-        size += len(chunk)
-        if size > LARGEST_BODY:
-            raise Transient(f"a body of more than {LARGEST_BODY >> 20} MB")
-        chunks.append(chunk)
-    return b"".join(chunks)
 
 
 def _of(pair: Pair) -> dict[str, str]:

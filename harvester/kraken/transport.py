@@ -22,6 +22,7 @@ import httpx
 
 from harvester.config import ExchangeSettings
 from harvester.errors import BadSetting
+from harvester.kraken.bodies import ACCEPTED
 from harvester.kraken.connection import Connection
 from harvester.kraken.pacing import SPANS_A_PAIR
 
@@ -58,7 +59,11 @@ def http_client(settings: ExchangeSettings) -> httpx.AsyncClient:
     try:
         return httpx.AsyncClient(
             base_url=settings.url,
-            headers={"User-Agent": settings.user_agent, "Accept": "application/json"},
+            headers={
+                "User-Agent": settings.user_agent,
+                "Accept": "application/json",
+                "Accept-Encoding": ACCEPTED,
+            },
             timeout=settings.timeout_s,
             # However many are asked at once, no call waits for a connection.
             limits=httpx.Limits(max_connections=most, max_keepalive_connections=most),
