@@ -634,6 +634,21 @@ def test_a_warning_is_logged_and_passed_over(caplog: pytest.LogCaptureFixture) -
     assert caplog.messages == ["XBTUSD: the exchange warns: WSomething: odd"]
 
 
+def test_an_unknown_column_is_warned_of_once_a_run(caplog: pytest.LogCaptureFixture) -> None:
+    row = b'["1.5","2.5",1700000000.5,"b","m","",%d,"new"]'
+    body = b'{"error":[],"result":{"XXBTZUSD":[%b,%b],"last":"5"}}' % (row % 1, row % 2)
+
+    async def thrice(client: Client) -> list[int]:
+        return [await newest(client) for _ in range(3)]
+
+    with Odd(body, body, body) as exchange:
+        assert run(exchange.url, thrice) == [2, 2, 2]
+    assert caplog.messages == [
+        "XBTUSD: the exchange sends a column of trades that this version does not know, such as "
+        '"new": it is not kept; all others are'
+    ]
+
+
 def test_an_estimate_is_asked_for_once() -> None:
     with Exchange([MARKET], faults=Faults(elsewhere={"OHLC": ["busy"]})) as exchange:
         with pytest.raises(ExchangeUnreachable) as caught:
@@ -649,6 +664,18 @@ def test_an_estimate_is_asked_for_once() -> None:
 def test_candles_of_another_shape_are_no_estimate(result: bytes) -> None:
     with Odd(b'{"error":[],"result":%b}' % result) as exchange, pytest.raises(ExchangeUnreachable):
         run(exchange.url, lambda client: client.weekly_counts(PAIR))
+
+
+@pytest.mark.parametrize("digits", [65, 5_000_000])
+def test_a_candle_of_many_digits_is_shown_short(digits: int) -> None:
+    row = b'[0,"%b","1","1","1","1","1",1]' % (b"1" * digits)
+    with (
+        Odd(b'{"error":[],"result":{"XXBTZUSD":[%b],"last":0}}' % row) as exchange,
+        pytest.raises(UnreadableAnswer) as caught,
+    ):
+        run(exchange.url, lambda client: client.candles(PAIR, 10080))
+    assert "(one of its numbers has too many digits)" in str(caught.value)
+    assert len(str(caught.value)) < 400
 
 
 @pytest.mark.parametrize("result", [b"{}", b'{"unixtime":"x"}', b'{"unixtime":1.5}'])

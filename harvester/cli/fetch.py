@@ -107,10 +107,12 @@ def _status(outcomes: list[Outcome]) -> int:
 
 
 def _report(outcomes: list[Outcome]) -> dict[str, Any]:
+    from harvester.cli.crawling import warnings_shown
     from harvester.cli.progress import pace_fields
 
     return {
         "exit_status": _status(outcomes),
+        "notes": warnings_shown(),
         "pairs": [
             {
                 "pair": one.pair,

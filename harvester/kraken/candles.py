@@ -13,7 +13,9 @@ import msgspec
 
 from harvester.errors import BAD_JSON, UnreadableAnswer
 from harvester.kraken.answers import read_result
+from harvester.kraken.pages import LONGEST_NUMBER
 from harvester.times import END_OF_TIME, SECOND
+from harvester.untrusted import printable, shortened
 
 INTERVALS_MIN = (1, 5, 15, 30, 60, 240, 1440, 10080, 21600)
 """The lengths of candles that the exchange makes, in minutes."""
@@ -78,8 +80,8 @@ def _raw_rows(result: dict[str, msgspec.Raw]) -> list[msgspec.Raw]:
     markets = {name: raw for name, raw in result.items() if name != "last"}
     if len(markets) != 1:
         raise UnreadableAnswer(
-            f"the exchange's candles are of {len(markets)} markets ({', '.join(markets)}) where "
-            "one was asked for"
+            f"the exchange's candles are of {len(markets)} markets "
+            f"({printable(shortened(', '.join(markets)))}) where one was asked for"
         )
     [rows] = markets.values()
     try:
@@ -91,6 +93,10 @@ def _raw_rows(result: dict[str, msgspec.Raw]) -> list[msgspec.Raw]:
 def _candle(raw: msgspec.Raw, minutes: int) -> Candle:
     try:
         row = _rows.decode(raw)
+        if max(map(len, (row.open, row.high, row.low, row.close, row.vwap, row.volume))) > (
+            LONGEST_NUMBER
+        ):
+            raise _bad_row(raw, "one of its numbers has too many digits")
         one = Candle(
             row.time * SECOND,
             Decimal(row.open),
@@ -114,5 +120,5 @@ def _candle(raw: msgspec.Raw, minutes: int) -> Candle:
 
 
 def _bad_row(raw: msgspec.Raw, reason: str) -> UnreadableAnswer:
-    row = bytes(raw).decode(errors="replace")
+    row = printable(shortened(bytes(raw).decode(errors="replace")))
     return UnreadableAnswer(f"the exchange sent a candle that can't be read: {row} ({reason})")

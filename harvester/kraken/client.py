@@ -26,7 +26,9 @@ from harvester.kraken.pages import Page, decode_page
 from harvester.kraken.pairs import Pair, read_pairs
 from harvester.kraken.transport import http_client
 from harvester.times import SECOND
+from harvester.untrusted import shortened
 
+logger = logging.getLogger("harvester.kraken")
 # stamina reports each retry to the log; `on_wait` tells ours.
 logging.getLogger("stamina").addHandler(logging.NullHandler())
 
@@ -69,6 +71,7 @@ class Client:
         self._landed = asyncio.Event()
         self._told_rates: dict[str, float] = {}
         self._answered = False
+        self._warned_of_column = False
         self._http = http_client(settings)
         self.calls = 0
         self.refusals = 0
@@ -103,7 +106,16 @@ class Client:
         params = _of(pair)
         if since_ns is not None:
             params["since"] = str(since_ns)
-        return await self._ask("Trades", params, _read_page, pair.altname)
+        page = await self._ask("Trades", params, _read_page, pair.altname)
+        if page.unknown is not None and not self._warned_of_column:
+            self._warned_of_column = True
+            logger.warning(
+                "%s: the exchange sends a column of trades that this version does not know, such "
+                "as %s: it is not kept; all others are",
+                pair.altname,
+                page.unknown,
+            )
+        return page
 
     async def pairs(self) -> dict[str, Pair]:
         """All markets, by altname."""
@@ -307,6 +319,6 @@ def _read_clock(body: bytes) -> int:
 
 def _read_status(body: bytes) -> str:
     try:
-        return msgspec.json.decode(read_result(body)["status"], type=str)
+        return shortened(msgspec.json.decode(read_result(body)["status"], type=str))
     except (KeyError, *BAD_JSON) as error:
         raise Transient(f"the exchange's status can't be read ({error})") from error
