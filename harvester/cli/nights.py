@@ -51,7 +51,9 @@ def schedule(common: Common, file: str | None, asked: Asked) -> None:
     night = _night(common.settings, file, asked)
     units = UNITS[asked.kind](night)
     if asked.folder is None:
-        output.result(_printed(units))
+        # On its way into a file or `crontab -`, every byte counts.
+        show = output.block if sys.stdout.isatty() else output.data
+        show(_printed(units))
     else:
         _write(Path(asked.folder), units)
         if not common.quiet:

@@ -63,7 +63,7 @@ def tell(common: Common, done: Refresh, *, as_json: bool) -> None:
     if as_json:
         output.as_json(report(done))
     elif done.pairs and not common.quiet:
-        output.result(table(done.pairs))
+        output.block(table(done.pairs))
     if done.error is not None:
         output.error(str(done.error))
 

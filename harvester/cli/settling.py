@@ -50,7 +50,7 @@ def show(settings: Settings, file: str | None, *, as_json: bool) -> None:
         [one.key.name, _shown(one.value), one.origin, one.key.why] for one in in_force(settings)
     ]
     text = output.columns(["key", "value", "from", "what it is for"], rows, left=4)
-    output.result(_folded(text) if sys.stdout.isatty() else text)
+    output.block(_folded(text) if sys.stdout.isatty() else text)
 
 
 def _facts(one: InForce) -> dict[str, Any]:
