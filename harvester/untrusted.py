@@ -7,7 +7,14 @@ five megabytes would flood it.
 
 from __future__ import annotations
 
+import errno
+import os
 import re
+import stat
+from pathlib import Path
+
+LARGEST_SMALL_FILE = 8 << 20
+"""Bytes of a file of settings or names."""
 
 LONGEST_TEXT = 200
 """Characters of a text from outside that a message shows."""
@@ -34,3 +41,22 @@ def shortened(text: str, most: int = LONGEST_TEXT) -> str:
 def without_credentials(text: str) -> str:
     """The text with `user:password@` left out of every address in it."""
     return _CREDENTIALS.sub("", text) if "@" in text else text
+
+
+def read_small_file(path: str) -> bytes:
+    """The bytes of a file that people write by hand; pipes and devices may never end.
+
+    Raises:
+        OSError: it can't be read, is no regular file, or is larger than such a file is.
+    """
+    mode = Path(path).stat().st_mode
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), path)
+    # Asked before it is opened, as opening a device can have effects, and a pipe can wait for ever.
+    if not stat.S_ISREG(mode):
+        raise OSError(errno.EINVAL, "it is no regular file", path)
+    with Path(path).open("rb") as file:
+        data = file.read(LARGEST_SMALL_FILE + 1)
+    if len(data) > LARGEST_SMALL_FILE:
+        raise OSError(errno.EFBIG, f"it is larger than {LARGEST_SMALL_FILE >> 20} MB", path)
+    return data

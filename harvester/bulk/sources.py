@@ -96,6 +96,8 @@ def find(files: Iterable[str], whole: Whole) -> list[Member]:
 def _members(path: Path, whole: Whole) -> list[Member]:
     known = _known(path, whole)
     try:
+        if path.exists() and not path.is_file():
+            raise BadFile(f"{path} is no regular file: give a CSV, a ZIP or a folder")
         if path.suffix.lower() == ".csv":
             return [Member(path, "", path.stat().st_size, None, known)]
         if not path.exists():

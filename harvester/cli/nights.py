@@ -87,6 +87,11 @@ def _options(settings: Settings, file: str | None) -> list[str]:
     found = file_in_force(file)
     options = ["--config", _absolute(found)] if found else []
     if _is_of_this_call(settings.origins["exchange.url"]):
+        if settings.exchange.shown_url != settings.exchange.url:
+            raise UsageError(
+                "the exchange's address has a name or a password, which must not be printed: write "
+                "it into config.toml"
+            )
         options += ["--api-url", settings.exchange.url]
     return options
 

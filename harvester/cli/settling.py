@@ -32,7 +32,10 @@ def in_force(settings: Settings) -> Iterator[InForce]:
     """Every setting, in the file's order."""
     for key in KEYS:
         section = getattr(settings, key.section)
-        yield InForce(key, getattr(section, key.short), settings.origins[key.name])
+        value = getattr(section, key.short)
+        if key.name == "exchange.url":
+            value = settings.exchange.shown_url
+        yield InForce(key, value, settings.origins[key.name])
 
 
 def show(settings: Settings, file: str | None, *, as_json: bool) -> None:

@@ -12,7 +12,14 @@ import msgspec
 from harvester.archive import state
 from harvester.archive.archive import Archive
 from harvester.archive.writer import keep_pairs
-from harvester.errors import BAD_JSON, ArchiveDamaged, NothingHeld, UnknownPair, UsageError
+from harvester.errors import (
+    BAD_JSON,
+    ArchiveDamaged,
+    ExchangeRefused,
+    NothingHeld,
+    UnknownPair,
+    UsageError,
+)
 from harvester.kraken.pairs import Names, Pair, is_pattern, matching, quotes_of, resolve
 
 if TYPE_CHECKING:
@@ -79,13 +86,21 @@ async def choose(client: Client, archive: Archive, choice: Choice) -> list[Pair]
             return _chosen(choice, {}, known_pairs(archive))
         except UnknownPair:
             pass
-    listed = await client.pairs()
+    listed = await _listed(client)
     return _chosen(choice, listed, _keep(archive, listed))
+
+
+async def _listed(client: Client) -> dict[str, Pair]:
+    """What the exchange lists now; that it lists nothing is no good answer."""
+    listed = await client.pairs()
+    if not listed:
+        raise ExchangeRefused("the exchange lists no market at all: try again later")
+    return listed
 
 
 async def refresh_pairs(client: Client, archive: Archive) -> dict[str, Pair]:
     """Ask the exchange for its markets and keep them; pairs that are held are never dropped."""
-    return _keep(archive, await client.pairs())
+    return _keep(archive, await _listed(client))
 
 
 def _keep(archive: Archive, asked: dict[str, Pair]) -> dict[str, Pair]:
@@ -173,7 +188,7 @@ async def listed_and_known(
     client: Client, archive: Archive
 ) -> tuple[dict[str, Pair], dict[str, Pair]]:
     """What the exchange lists now, and with it what else the archive holds; both by altname."""
-    listed = await client.pairs()
+    listed = await _listed(client)
     return listed, _keep(archive, listed)
 
 

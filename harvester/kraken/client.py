@@ -181,7 +181,7 @@ class Client:
                     return await once()
         except Transient as transient:
             raise ExchangeUnreachable(
-                f"{what}: {self._settings.url} gave no good answer for "
+                f"{what}: {self._settings.shown_url} gave no good answer for "
                 f"{self._patience_s:g} s (at last: {transient.reason}); the same command goes on "
                 "where it stopped"
             ) from transient
@@ -285,12 +285,12 @@ class Client:
             raise Transient(f"no answer within {self._settings.timeout_s:g} s") from error
         except httpx.UnsupportedProtocol as error:
             raise BadSetting(
-                f"[exchange] url {self._settings.url!r} is no address: {error}"
+                f"[exchange] url {self._settings.shown_url!r} is no address: {error}"
             ) from error
         except httpx.TransportError as error:
             raise Transient(str(error) or type(error).__name__) from error
         body = unpacked(raw, response)
-        check_status(response.status_code, f"{self._settings.url}{path}", body)
+        check_status(response.status_code, f"{self._settings.shown_url}{path}", body)
         check_errors(body, what or endpoint)
         return body
 
