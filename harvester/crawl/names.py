@@ -188,7 +188,7 @@ async def listed_and_known(
     client: Client, archive: Archive
 ) -> tuple[dict[str, Pair], dict[str, Pair]]:
     """What the exchange lists now, and with it what else the archive holds; both by altname."""
-    listed = await _listed(client)
+    listed = await client.pairs()
     return listed, _keep(archive, listed)
 
 
