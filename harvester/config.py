@@ -11,10 +11,9 @@ import shlex
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from harvester.errors import BadSetting
+from harvester.errors import BAD_JSON, BadSetting
 from harvester.keys import (
     FILE_VARIABLE,
     KEYS,
@@ -25,6 +24,7 @@ from harvester.keys import (
     check_section,
     check_variables,
 )
+from harvester.untrusted import read_small_file, shortened, without_credentials
 
 DEFAULT_FILE = "config.toml"
 HEAD = """\
@@ -54,6 +54,11 @@ class ExchangeSettings:
     retry_wait_s: float
     give_up_s: float
     ca_file: str
+
+    @property
+    def shown_url(self) -> str:
+        """The address without a name and a password: what people and records see."""
+        return without_credentials(self.url)
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,7 +168,8 @@ def _checked(key: Key, value: Any, origin: str) -> Any:
         return key.rule.read(value)
     except (ValueError, TypeError, OverflowError) as error:
         raise BadSetting(
-            f"{_place(key.name, origin)} is {value!r}: it must be {key.rule.allowed}"
+            f"{_place(key.name, origin)} is {without_credentials(shortened(repr(value)))}: "
+            f"it must be {key.rule.allowed}"
         ) from error
 
 
@@ -176,13 +182,13 @@ def _place(name: str, origin: str) -> str:
 
 def _read_file(file: str) -> dict[str, Any]:
     try:
-        tables = tomllib.loads(Path(file).read_text(encoding="utf-8-sig"))
+        tables = tomllib.loads(read_small_file(file).decode("utf-8-sig"))
     except FileNotFoundError as error:
         raise BadSetting(
             f"there is no configuration file {file!r}: "
             f"`harvester config --init {shlex.quote(file)}` writes one"
         ) from error
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except (OSError, *BAD_JSON) as error:
         raise BadSetting(f"{file} can't be read: {error}") from error
     found: dict[str, Any] = {}
     for section, table in tables.items():

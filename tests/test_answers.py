@@ -76,11 +76,22 @@ def test_any_other_status_is_stopped_at_with_what_it_said(status: int) -> None:
         ("EService:Deadline elapsed", False),
         ("EGeneral:Internal error", False),
         ("EGeneral:Internal error[abc]", False),
+        ("EGeneral:No data", False),
+        ("EDatabase:Internal error", False),
+        ("EDatabase: Internal error", False),
+        ("EService:Market in cancel_only mode", False),
+        ("EService:Market in post_only mode", False),
+        ("EService: Anything new", False),
+        ("EGeneral:Something new", False),
+        ("EQuery:Something new", False),
+        ("no error that has a name", False),
+        ("", False),
     ],
 )
 def test_passing_faults_are_waited_out(entry: str, refusal: bool) -> None:
     fault = transient(errors(entry))
     assert (fault.reason, fault.refusal, fault.wait_s) == (entry, refusal, None)
+    assert fault.throttled == ("Throttled" in entry)
 
 
 @pytest.mark.parametrize(
@@ -91,11 +102,11 @@ def test_passing_faults_are_waited_out(entry: str, refusal: bool) -> None:
         "EGeneral:Invalid arguments:since",
         "EGeneral:Permission denied",
         "EGeneral:Temporary lockout",
-        "EGeneral:Something new",
-        "",
+        "EGeneral: Temporary lockout",
+        "EGeneral:Unknown method",
     ],
 )
-def test_all_other_faults_are_stopped_at(entry: str) -> None:
+def test_faults_that_waiting_does_not_mend_are_stopped_at(entry: str) -> None:
     with pytest.raises(ExchangeRefused) as caught:
         check_errors(errors(entry), "XBTUSD")
     assert str(caught.value) == f"XBTUSD: the exchange refused: {entry}"
@@ -106,6 +117,41 @@ def test_several_faults_are_all_told() -> None:
         check_errors(errors("EGeneral:Permission denied", "EQuery:Unknown asset pair"), "XBTUSD")
     assert str(caught.value) == (
         "XBTUSD: the exchange refused: EGeneral:Permission denied; EQuery:Unknown asset pair"
+    )
+
+
+def test_an_error_that_lasts_decides_over_one_that_is_unknown() -> None:
+    with pytest.raises(ExchangeRefused) as caught:
+        check_errors(errors("EGeneral:Something new", "EGeneral:Permission denied"), "XBTUSD")
+    assert str(caught.value) == (
+        "XBTUSD: the exchange refused: EGeneral:Something new; EGeneral:Permission denied"
+    )
+
+
+@pytest.mark.parametrize("entry", ["EGeneral:Something new", "EService:Busy"])
+def test_thirty_equal_errors_are_one(entry: str) -> None:
+    assert transient(errors(*[entry] * 30)).reason == entry
+
+
+def test_thirty_equal_errors_that_last_are_one() -> None:
+    with pytest.raises(ExchangeRefused) as caught:
+        check_errors(errors(*["EGeneral:Permission denied"] * 30), "XBTUSD")
+    assert str(caught.value) == "XBTUSD: the exchange refused: EGeneral:Permission denied"
+
+
+def test_of_many_errors_the_first_are_shown() -> None:
+    assert transient(errors(*[f"E{number}" for number in range(300_000)])).reason == (
+        "E0; E1; E2; E3; E4; and 299,995 more"
+    )
+
+
+def test_an_error_of_five_megabytes_is_shown_short() -> None:
+    assert transient(errors("E" * 5_000_000)).reason == "E" * 200 + "... (5,000,000 characters)"
+
+
+def test_an_error_is_shown_without_control_characters() -> None:
+    assert transient(errors("EOdd:\x1b[2J\x9b1m\n\u202eXBTUSD: complete")).reason == (
+        r"EOdd:\x1b[2J\x9b1m\n\u202eXBTUSD: complete"
     )
 
 
@@ -154,6 +200,22 @@ def test_a_warning_is_logged_and_passed_over(caplog: pytest.LogCaptureFixture) -
     with caplog.at_level(logging.WARNING, logger="harvester.kraken"):
         check_errors(errors("WGeneral:Danger", result={"XXBTZUSD": []}), "XBTUSD")
     assert caplog.messages == ["XBTUSD: the exchange warns: WGeneral:Danger"]
+
+
+def test_equal_warnings_of_one_answer_are_one(caplog: pytest.LogCaptureFixture) -> None:
+    check_errors(errors(*["WGeneral:Danger"] * 300_000, result={"XXBTZUSD": []}), "XBTUSD")
+    assert caplog.messages == ["XBTUSD: the exchange warns: WGeneral:Danger"]
+
+
+def test_of_many_warnings_of_one_answer_the_first_are_logged(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    warnings = [f"W{number}\n" for number in range(300_000)]
+    check_errors(errors(*warnings, result={"XXBTZUSD": []}), "XBTUSD")
+    assert caplog.messages == [
+        *(rf"XBTUSD: the exchange warns: W{number}\n" for number in range(5)),
+        "XBTUSD: the exchange warns: and 299,995 more",
+    ]
 
 
 def test_a_warning_does_not_hide_an_error(caplog: pytest.LogCaptureFixture) -> None:

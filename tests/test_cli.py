@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import tapes
 from crawling import serve, strangers, tape_of
-from exchange import Exchange, Faults, expected
+from exchange import Clock, Exchange, Faults, Reply, expected
 
 HARVESTER = [sys.executable, "-c", "from harvester.cli import main; main()"]
 FAST = {
@@ -79,6 +81,7 @@ def test_backfill_reports_as_json(harvester: Any) -> None:
     assert (run.status, run.err) == (0, "")
     assert json.loads(run.out) == {
         "exit_status": 0,
+        "notes": [],
         "pairs": [
             {
                 "pair": "XBTUSD",
@@ -101,6 +104,33 @@ def test_backfill_reports_as_json(harvester: Any) -> None:
             }
         ],
     }
+
+
+class WithAnotherColumn(Exchange):
+    """An exchange whose rows of trades have an eighth element."""
+
+    def answer(self, path: str, params: dict[str, str], agent: str | None) -> Reply:
+        reply = super().answer(path, params, agent)
+        if path.endswith("/Trades"):
+            reply = replace(reply, body=re.sub(rb",(\d+)\](?=[,\]])", rb',\1,"new"]', reply.body))
+        return reply
+
+
+@pytest.mark.parametrize("command", ["backfill", "refresh"])
+def test_a_column_that_is_not_known_is_told_once_and_in_the_notes(
+    harvester: Any, command: str, tmp_path: Path
+) -> None:
+    market = tapes.market(tapes.xbtusd_like(2_500, 41))
+    with WithAnotherColumn([market], clock=Clock(market.trades[-1].true_ns + 10**12)) as one:
+        run = harvester(command, "XBTUSD", "--json", HARVESTER_API_URL=one.url)
+    assert run.status == 0
+    [told] = [line for line in run.err.splitlines() if "column" in line]
+    assert told == (
+        "XBTUSD: the exchange sends a column of trades that this version does not know, such as "
+        '"new": it is not kept; all others are'
+    )
+    assert json.loads(run.out)["notes"] == [told]
+    assert tape_of(tmp_path / "data", "XBTUSD") == list(expected(market))
 
 
 def test_a_pace_that_changes_is_told_with_v_and_reported(harvester: Any) -> None:

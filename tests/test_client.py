@@ -299,7 +299,11 @@ def test_a_body_that_says_it_is_gzip_and_is_not_is_waited_out() -> None:
     with Odd(Reply(GOOD, headers="Content-Encoding: gzip\r\n")) as exchange:
         assert run(exchange.url, newest, told) == 60
     assert told.waits == [
-        ("XBTUSD", "Error -3 while decompressing data: incorrect header check"),
+        (
+            "XBTUSD",
+            "the body can't be decompressed: "
+            "Error -3 while decompressing data: incorrect header check",
+        ),
     ]
 
 
@@ -351,7 +355,7 @@ def test_waits_grow() -> None:
     assert exchange.calls[-1].at_s - began >= 0.02 + 0.04 + 0.08 + 0.16 + 0.32 - 0.001
 
 
-@pytest.mark.parametrize("fault", ["rate_limit", "too_many", "http:429", "throttled:1"])
+@pytest.mark.parametrize("fault", ["rate_limit", "too_many", "http:429"])
 def test_a_refusal_is_counted_and_slows_the_pair_down(fault: str) -> None:
     told = Told()
 
@@ -363,6 +367,41 @@ def test_a_refusal_is_counted_and_slows_the_pair_down(fault: str) -> None:
         assert run(exchange.url, ask, told, rate=50)
     assert told.client is not None
     assert (told.client.refusals, told.client.calls) == (1, 2)
+
+
+def test_a_throttle_lowers_the_calls_in_flight_and_no_rate() -> None:
+    other = tapes.market(tapes.xbtusd_like(9, 4), altname="ETHUSD", key="XETHZUSD", wsname="")
+
+    async def both(client: Client) -> list[PaceState]:
+        pairs = (PAIR, Pair(altname="ETHUSD"))
+        await asyncio.gather(*(client.page(pair, None) for pair in pairs))
+        return [client.pace(pair) for pair in pairs]
+
+    faults = Faults(script={"XBTUSD": ["throttled:2"]})
+    with Exchange([MARKET, other], faults=faults) as exchange:
+        states = run(exchange.url, both, rate=50)
+    assert [(state.rate, state.refusals) for state in states] == [(50, 1), (50, 0)]
+    # Four might be, two were, so one may be; each answer that is good then brings a part back.
+    assert [state.most_in_flight for state in states] == [2, 2]
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        "EDatabase:Internal error",
+        "EGeneral:No data",
+        "EService:Market in cancel_only mode",
+        "EFuture:Of a kind that nobody knows",
+    ],
+)
+def test_an_error_that_passes_is_asked_again_on_the_second_page(entry: str) -> None:
+    async def twice(client: Client) -> int:
+        return await newest(client) + await newest(client)
+
+    told = Told()
+    with Odd(GOOD, json.dumps({"error": [entry]}).encode()) as exchange:
+        assert run(exchange.url, twice, told) == 60
+    assert told.waits == [("XBTUSD", entry)]
 
 
 def test_good_answers_bring_a_pair_back_to_its_rate() -> None:
@@ -596,6 +635,21 @@ def test_a_warning_is_logged_and_passed_over(caplog: pytest.LogCaptureFixture) -
     assert caplog.messages == ["XBTUSD: the exchange warns: WSomething: odd"]
 
 
+def test_an_unknown_column_is_warned_of_once_a_run(caplog: pytest.LogCaptureFixture) -> None:
+    row = b'["1.5","2.5",1700000000.5,"b","m","",%d,"new"]'
+    body = b'{"error":[],"result":{"XXBTZUSD":[%b,%b],"last":"5"}}' % (row % 1, row % 2)
+
+    async def thrice(client: Client) -> list[int]:
+        return [await newest(client) for _ in range(3)]
+
+    with Odd(body, body, body) as exchange:
+        assert run(exchange.url, thrice) == [2, 2, 2]
+    assert caplog.messages == [
+        "XBTUSD: the exchange sends a column of trades that this version does not know, such as "
+        '"new": it is not kept; all others are'
+    ]
+
+
 def test_an_estimate_is_asked_for_once() -> None:
     with Exchange([MARKET], faults=Faults(elsewhere={"OHLC": ["busy"]})) as exchange:
         with pytest.raises(ExchangeUnreachable) as caught:
@@ -611,6 +665,18 @@ def test_an_estimate_is_asked_for_once() -> None:
 def test_candles_of_another_shape_are_no_estimate(result: bytes) -> None:
     with Odd(b'{"error":[],"result":%b}' % result) as exchange, pytest.raises(ExchangeUnreachable):
         run(exchange.url, lambda client: client.weekly_counts(PAIR))
+
+
+@pytest.mark.parametrize("digits", [65, 5_000_000])
+def test_a_candle_of_many_digits_is_shown_short(digits: int) -> None:
+    row = b'[0,"%b","1","1","1","1","1",1]' % (b"1" * digits)
+    with (
+        Odd(b'{"error":[],"result":{"XXBTZUSD":[%b],"last":0}}' % row) as exchange,
+        pytest.raises(UnreadableAnswer) as caught,
+    ):
+        run(exchange.url, lambda client: client.candles(PAIR, 10080))
+    assert "(one of its numbers has too many digits)" in str(caught.value)
+    assert len(str(caught.value)) < 400
 
 
 @pytest.mark.parametrize("result", [b"{}", b'{"unixtime":"x"}', b'{"unixtime":1.5}'])

@@ -33,6 +33,7 @@ ROOMS = (
     "columns",
     "times",
     "errors",
+    "untrusted",
 )
 STRANGERS = {("archive", "kraken"), ("candles", "kraken")}
 HOMES = {

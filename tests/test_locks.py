@@ -71,6 +71,41 @@ def test_a_lock_that_another_process_holds_says_who_and_since_when(tmp_path: Pat
     assert caught.value.exit_status == 5
 
 
+def test_a_note_is_not_written_through_a_link(tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    other.write_text("kept")
+    (tmp_path / "XBTUSD.json").symlink_to(other)
+    with held(tmp_path, "XBTUSD"):
+        note = json.loads((tmp_path / "XBTUSD.json").read_text())
+    assert (other.read_text(), note["pid"]) == ("kept", os.getpid())
+
+
+@pytest.mark.parametrize("is_there", [True, False])
+def test_a_lock_that_is_a_link_is_refused(tmp_path: Path, *, is_there: bool) -> None:
+    other, lock = tmp_path / "other", tmp_path / "XBTUSD.lock"
+    if is_there:
+        other.write_text("kept")
+    lock.symlink_to(other)
+    with pytest.raises(ArchiveUnwritable) as caught, held(tmp_path, "XBTUSD"):
+        pass
+    assert str(caught.value) == f"{lock} is a link, and no lock of harvester's: remove it"
+    assert (other.exists() and other.read_text()) == ("kept" if is_there else False)
+
+
+@pytest.mark.parametrize("plant", ["fifo", "zero"])
+def test_a_note_that_never_ends_is_not_read(tmp_path: Path, plant: str) -> None:
+    process = holder(tmp_path)
+    note = tmp_path / "XBTUSD.json"
+    note.unlink()
+    os.mkfifo(note) if plant == "fifo" else note.symlink_to("/dev/zero")
+    try:
+        with pytest.raises(ArchiveLocked) as caught, held(tmp_path, "XBTUSD"):
+            pass
+    finally:
+        end(process)
+    assert "it has not said who it is" in str(caught.value)
+
+
 def test_a_lock_goes_with_a_process_that_is_killed(tmp_path: Path) -> None:
     process = holder(tmp_path)
     os.kill(process.pid, signal.SIGKILL)

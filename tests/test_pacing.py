@@ -366,3 +366,66 @@ def test_a_limit_that_comes_back_after_hours_is_found_in_the_end() -> None:
     made.run(9000)
     assert made.refusals(200, 7200) <= 40
     assert made.used(8000, 9000) > 0.95
+
+
+# Too many calls at once.
+
+THROTTLED = "EService: Throttled: 1700000030"
+
+
+def test_a_throttle_halves_the_calls_in_flight_and_leaves_every_rate() -> None:
+    many = paces(1.0, most_in_flight=8)
+    for number in range(8):
+        many.start(f"C{number}", 100.0)
+    many.throttled("C0", 100.0, 100.5, THROTTLED, 30.0)
+    assert [many.state(f"C{number}", 100.5).rate for number in range(8)] == [1.0] * 8
+    assert many.state("C0", 100.5).most_in_flight == 4
+    assert (many.state("C0", 100.5).refusals, many.state("C1", 100.5).refusals) == (1, 0)
+
+
+def test_a_throttle_holds_all_pairs_back_until_its_stamp() -> None:
+    many = paces(1.0)
+    many.start("A", 100.0)
+    many.throttled("A", 100.0, 100.5, THROTTLED, 30.0)
+    many.end("A", 100.0, 100.5)
+    assert [many.delay_s(name, 110.0) for name in ("A", "B")] == [20.5, 20.5]
+    assert many.state("B", 110.0).waiting == THROTTLED
+    assert [many.delay_s(name, 130.5) for name in ("A", "B")] == [0.0, 0.0]
+    assert many.state("B", 130.5).waiting == ""
+
+
+def test_throttles_of_calls_that_flew_together_lower_once() -> None:
+    many = paces(1.0, most_in_flight=8)
+    for number in range(8):
+        many.start(f"C{number}", 100.0)
+    for number in range(8):
+        many.throttled(f"C{number}", 100.0, 100.5 + number / 100, THROTTLED, 30.0)
+    assert many.state("C0", 101.0).most_in_flight == 4
+
+
+def test_throttles_without_a_stamp_are_waited_out_longer_and_longer() -> None:
+    many, now_s, waits = paces(0, wait_s=5), 100.0, []
+    for _ in range(5):
+        many.start("A", now_s)
+        many.throttled("A", now_s, now_s + 0.1, "EService:Throttled")
+        many.end("A", now_s, now_s + 0.1)
+        waits.append(many.delay_s("A", now_s + 0.1))
+        now_s += 0.1 + waits[-1]
+    assert waits == pytest.approx([5, 10, 20, 40, 60])
+
+
+def test_good_answers_bring_the_calls_in_flight_back() -> None:
+    many = paces(0, most_in_flight=4)
+    for name in "ABCD":
+        many.start(name, 100.0)
+    many.throttled("A", 100.0, 100.5, THROTTLED, 1.0)
+    for name in "ABCD":
+        many.end(name, 100.0, 100.5)
+    allowed = [many.state("A", 102.0).most_in_flight]
+    for step in range(8):
+        many.start("A", 102.0 + step)
+        many.passed("A", 102.0 + step, 102.5 + step)
+        many.end("A", 102.0 + step, 102.5 + step)
+        allowed.append(many.state("A", 102.5 + step).most_in_flight)
+    assert (allowed[0], allowed[-1]) == (2, 4)
+    assert allowed == sorted(allowed)

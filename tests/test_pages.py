@@ -91,6 +91,27 @@ def test_an_eighth_element_changes_nothing() -> None:
     assert only(row(tail=',7,"new"')) == only(row(tail=",7"))
 
 
+@pytest.mark.parametrize(
+    ("tail", "unknown"),
+    [
+        ("", None),
+        (",7", None),
+        (",7,null", "null"),
+        (',7,"x",{}', '"x"'),
+        (',7,{"a": [1]}', '{"a": [1]}'),
+        (',7,"\u202e\x9b"', r'"\u202e\x9b"'),
+        (f',7,"{"x" * 5_000_000}"', f'"{"x" * 199}... (5,000,002 characters)'),
+    ],
+)
+def test_an_element_behind_the_trade_id_is_told(tail: str, unknown: str | None) -> None:
+    page = decode_page(body(row(), row(tail=tail), row(tail=tail)))
+    assert (page.unknown, page.rows.num_rows) == (unknown, 3)
+
+
+def test_a_page_of_plain_form_has_no_unknown_element() -> None:
+    assert decode_page(body(row())).unknown is None
+
+
 def test_a_side_and_an_order_type_that_are_empty_are_unknown() -> None:
     found = only('["1","2",1700000000,"","","",7]')
     assert (found["side"], found["order_type"]) == (None, None)
@@ -216,6 +237,42 @@ def test_what_does_not_fit_shows_row_and_limit(
         f"trade {row(**fields)}: {value} does not fit, {limit}; "
         "it is never rounded, so this pair stops here"
     )
+
+
+@pytest.mark.parametrize("digits", [65, 257, 1000, 5_000_000])
+@pytest.mark.parametrize("head", ["1.", "1.0", "1", "0.0", "x"])
+@pytest.mark.parametrize(
+    ("name", "limit"), [("price", LIMIT_PRICE), ("volume", LIMIT_VOLUME), ("time", LIMIT_TIME)]
+)
+def test_a_number_of_many_digits_is_refused_in_one_short_line(
+    name: str, limit: str, head: str, digits: int
+) -> None:
+    if name == "time" and head in ("0.0", "x"):
+        head = "1700000000."
+    number = head + "1" * digits
+    with pytest.raises((ValueDoesNotFit, UnreadableAnswer)) as caught:
+        decode_page(body(row(), row(**{name: number})))
+    message = str(caught.value)
+    assert limit in message
+    assert f"... ({len(number):,} characters)" in message
+    assert message.isprintable()
+    assert len(message) < 800
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        row(tail=f",{'1' * 5_000_000}"),
+        f'["1.5","2.5",1700000000.5,"{"b" * 5_000_000}","m","",7]',
+        f'["1.5","2.5",1700000000.5,"{chr(0x202E)}","m","{"b" * 5_000_000}",7]',
+        f'["-1.5","2.5",1700000000.5,"b","m","{"b" * 5_000_000}",7]',
+        f'["1.5",5,1700000000.5,"b","m","{"b" * 5_000_000}",7]',
+    ],
+)
+def test_a_row_of_megabytes_that_cannot_be_read_is_shown_short(sent: str) -> None:
+    message = refusal(sent, UnreadableAnswer)
+    assert message.isprintable()
+    assert len(message) < 800
 
 
 @settings(deadline=None)

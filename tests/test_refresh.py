@@ -486,6 +486,7 @@ def test_the_command_tells_all_of_it_as_json(nights: Nights) -> None:
         "calls": len(nights.exchange.calls),
         "refusals": 0,
         "error": None,
+        "notes": [],
         "pairs": [
             {
                 "pair": "XBTUSD",

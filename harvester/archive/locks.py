@@ -13,8 +13,9 @@ import filelock
 import msgspec
 
 from harvester.archive.store import writing
-from harvester.errors import BAD_JSON, ArchiveLocked
+from harvester.errors import BAD_JSON, ArchiveLocked, ArchiveUnwritable
 from harvester.times import SECOND, show
+from harvester.untrusted import read_small_file
 
 
 class Holder(msgspec.Struct):
@@ -43,9 +44,13 @@ def held(folder: Path, name: str, *, wait_s: float = 0.0, doing: str = "") -> It
         ArchiveUnwritable: the folder can't be written.
     """
     note = folder / f"{name}.json"
-    lock = filelock.FileLock(folder / f"{name}.lock", timeout=wait_s)
+    path = folder / f"{name}.lock"
+    lock = filelock.FileLock(path, timeout=wait_s)
     with writing(str(folder)):
         folder.mkdir(parents=True, exist_ok=True)
+        # Older versions of filelock empty what a link leads to.
+        if path.is_symlink():
+            raise ArchiveUnwritable(f"{path} is a link, and no lock of harvester's: remove it")
         try:
             lock.acquire(poll_interval=0.02)
         except filelock.Timeout as error:
@@ -55,7 +60,7 @@ def held(folder: Path, name: str, *, wait_s: float = 0.0, doing: str = "") -> It
             ) from error
     try:
         with writing(str(note)):
-            note.write_bytes(msgspec.json.encode(_myself()))
+            _write_new(note, msgspec.json.encode(_myself()))
         try:
             yield
         finally:
@@ -65,6 +70,13 @@ def held(folder: Path, name: str, *, wait_s: float = 0.0, doing: str = "") -> It
         lock.release()
 
 
+def _write_new(path: Path, data: bytes) -> None:
+    """Write a file in place of what stands there, never through a link."""
+    path.unlink(missing_ok=True)
+    path.touch(exist_ok=False)
+    path.write_bytes(data)
+
+
 def _myself() -> Holder:
     now = show(time.time_ns() // SECOND * SECOND)
     return Holder(os.getpid(), socket.gethostname(), now)
@@ -72,7 +84,7 @@ def _myself() -> Holder:
 
 def _holder(note: Path) -> str:
     try:
-        holder = msgspec.json.decode(note.read_bytes(), type=Holder)
+        holder = msgspec.json.decode(read_small_file(str(note)), type=Holder)
     except (OSError, *BAD_JSON):
         return "it has not said who it is"
     return f"process {holder.pid} on {holder.host}, since {holder.since}"

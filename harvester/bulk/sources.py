@@ -107,6 +107,8 @@ def find(files: Iterable[str], whole: Whole = UNKNOWN) -> list[Member]:
 
 def _members(path: Path, whole: Whole) -> list[Member]:
     try:
+        if path.exists() and not path.is_file():
+            raise BadFile(f"{path} is no regular file: give a CSV, a ZIP or a folder")
         if path.suffix.lower() == ".csv":
             folders = path.absolute().parts[:-1]
             return [Member(path, "", path.stat().st_size, None, _known(folders, whole))]

@@ -260,5 +260,11 @@ def asking_sql(memory_limit: str) -> Iterator[None]:
         text = str(error)
         if "/trades/pair=" in text or "/candles/interval=" in text:
             raise ArchiveDamaged(f"the query can't be answered: {text}") from error
-        # The arrow points into the line above it, so that nothing may stand before that line.
-        raise BadQuery("the query can't be run\n" + text.replace("\n\n", "\n")) from error
+        # The arrow points into the line above it, so that nothing may stand before that line. The
+        # words before it can hold values, whose own lines must not look like lines of ours.
+        words, at, arrow = text.rpartition("\n\nLINE ")
+        if not at:
+            words, arrow = text, ""
+        words = words.replace("\n\n", "\n").replace("\n", "\n    ").expandtabs(4)
+        at = at.replace("\n\n", "\n")
+        raise BadQuery(f"the query can't be run\n{words}{at}{arrow}") from error

@@ -26,7 +26,7 @@ from harvester.cli import (
     status,
 )
 from harvester.cli.sections import Sectioned
-from harvester.errors import HarvesterError
+from harvester.errors import BadQuery, HarvesterError
 
 EPILOG = "`harvester COMMAND --help` shows an example of each. Begin with `harvester demo`."
 
@@ -96,28 +96,32 @@ def _run() -> int:
     try:
         status = cli(prog_name="harvester", standalone_mode=False)
     except HarvesterError as error:
-        return _fail(str(error), error.exit_status, error)
+        # DuckDB's words about a query have an arrow under it: of a line each.
+        lines = str(error).split("\n") if isinstance(error, BadQuery) else [str(error)]
+        return _fail(lines, error.exit_status, error)
     except click.UsageError as error:
         where = error.ctx.command_path if error.ctx else "harvester"
-        return _fail(f"{error.format_message()}\nTry `{where} --help`.", 2, error)
+        text = error.format_message().expandtabs(4)
+        return _fail([*text.split("\n"), f"Try `{where} --help`."], 2, error)
     except click.ClickException as error:
-        return _fail(error.format_message(), 1, error)
+        return _fail([error.format_message()], 1, error)
     except (click.Abort, KeyboardInterrupt) as error:
-        return _fail("interrupted", 130, error)
+        return _fail(["interrupted"], 130, error)
     except output.ReaderGone:
         # Let nothing complain at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except Exception as error:  # noqa: BLE001 - the one place where any fault becomes a line
         text = f"a fault of harvester itself: {type(error).__name__}: {error}"
-        return _fail(f"{text}\nRun it again with -vv for the traceback.", 1, error)
+        return _fail([text, "Run it again with -vv for the traceback."], 1, error)
     return status if isinstance(status, int) else 0
 
 
-def _fail(text: str, status: int, error: BaseException) -> int:
-    output.error(text)
+def _fail(lines: list[str], status: int, error: BaseException) -> int:
+    output.error(*lines)
     if output.wants_traceback(sys.argv):
         import traceback
 
-        output.error("".join(traceback.format_exception(error)))
+        for text in "".join(traceback.format_exception(error)).rstrip().split("\n"):
+            output.hint(text)
     return status

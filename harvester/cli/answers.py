@@ -70,6 +70,9 @@ def pairs(common: Common, text: str, *, update: bool) -> list[Pair]:
     archive = Archive(common.settings.archive.path)
     known = known_pairs(archive)
     if update or len(known) <= len(archive.held()):
+        from harvester.cli.crawling import show_warnings
+
+        show_warnings(verbose=common.verbose > 0)
         known = asyncio.run(_ask_pairs(common.settings, archive))
     found = search(text, known.values())
     if not found:

@@ -113,7 +113,7 @@ def pairs(text: str, as_json: bool, update: bool, **given: Any) -> None:
         output.as_json(found)
         return
     rows = [[one.altname, one.wsname, one.key, str(one.pair_decimals), one.status] for one in found]
-    output.result(output.columns(["pair", "wsname", "key", "decimals", "status"], rows, left=3))
+    output.block(output.columns(["pair", "wsname", "key", "decimals", "status"], rows, left=3))
 
 
 @click.command(short_help="Bars of so many trades, so much volume or so much value.")

@@ -47,7 +47,7 @@ class Bars(Silent):
             # One column is left free: a full line would wrap on some terminals.
             lines = picture(self._run, options.size.width - 1, height, self._signs)
         if lines:
-            yield Text("\n".join(lines), no_wrap=True, overflow="crop")
+            yield Text("\n".join(map(output.line, lines)), no_wrap=True, overflow="crop")
 
     def __enter__(self) -> Self:
         """Begin to draw."""
@@ -77,9 +77,10 @@ class Bars(Silent):
             case Outcome():
                 self._say(outcome_line(event))
             case Imported():
-                self._say("\n".join(event.lines))
+                self._say(*event.lines)
             case _:
                 pass
 
-    def _say(self, text: str) -> None:
+    def _say(self, *lines: str) -> None:
+        text = "\n".join(map(output.line, lines))
         self._console.print(text, markup=False, highlight=False, soft_wrap=True)

@@ -60,7 +60,7 @@ def import_(file: tuple[str, ...], as_json: bool, **given: Any) -> int:
     if request.dry_run:
         plans, unknown = dry_run(request, common_)
         fields = {"files": [one._asdict() for one in plans], "unknown": unknown}
-        output.as_json(fields) if as_json else output.result(table(plans))
+        output.as_json(fields) if as_json else output.block(table(plans))
         return 2 if unknown or any(one.error for one in plans) else 0
     outcome = importing(request, common_)
     if as_json:

@@ -30,6 +30,10 @@ FILES_A_JOB = 4
 
 FILES_BESIDE = 200
 
+MOST_WARNINGS = 100
+"""So many different warnings of the exchange are shown in one run."""
+NO_MORE_WARNINGS = "the exchange warns of more; it is not shown"
+
 
 class Request(NamedTuple):
     """What was typed."""
@@ -134,22 +138,40 @@ def heed_signals(stop: Stop) -> None:
         loop.add_signal_handler(number, heed, number)
 
 
-class _Warnings(logging.Handler):
-    """The exchange's warnings go to stderr, once each unless more is asked for."""
+class Warnings(logging.Handler):
+    """The exchange's warnings go to stderr, once each unless more is asked for.
+
+    Attributes:
+        notes: those that were shown, each once.
+    """
 
     def __init__(self, *, verbose: bool) -> None:
+        """Nothing was shown yet."""
         super().__init__()
         self._verbose = verbose
-        self._told: set[str] = set()
+        self.notes: list[str] = []
 
     def emit(self, record: logging.LogRecord) -> None:
         """Show a warning."""
         text = record.getMessage()
-        if self._verbose or text not in self._told:
-            self._told.add(text)
+        if text not in self.notes:
+            if len(self.notes) > MOST_WARNINGS:
+                return
+            full = len(self.notes) == MOST_WARNINGS
+            self.notes.append(NO_MORE_WARNINGS if full else text)
+            output.hint(self.notes[-1])
+        elif self._verbose:
             output.hint(text)
 
 
-def show_warnings(*, verbose: bool) -> None:
+def show_warnings(*, verbose: bool) -> Warnings:
     """From now on, what the exchange warns of is shown."""
-    logging.getLogger("harvester").handlers[:] = [_Warnings(verbose=verbose)]
+    warnings = Warnings(verbose=verbose)
+    logging.getLogger("harvester").handlers[:] = [warnings]
+    return warnings
+
+
+def warnings_shown() -> list[str]:
+    """What the exchange has warned of since `show_warnings`, each once."""
+    handlers = logging.getLogger("harvester").handlers
+    return [text for one in handlers if isinstance(one, Warnings) for text in one.notes]

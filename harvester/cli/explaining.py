@@ -26,7 +26,7 @@ def show_explanation(one: Explanation, form: str | None) -> None:
     if form == "json":
         output.as_json(_report(one))
     else:
-        output.result("\n\n".join(_paragraphs(one)))
+        output.block("\n\n".join(_paragraphs(one)))
 
 
 def _paragraphs(one: Explanation) -> list[str]:

@@ -84,7 +84,8 @@ def backfill(as_json: bool, dry_run: bool, **given: Any) -> int:
         return 0
     outcomes = run(request, common_)
     if len(outcomes) > 1 and not (common_.quiet or common_.log_json):
-        output.hint(summary(outcomes))
+        for line in summary(outcomes).split("\n"):
+            output.hint(line)
     if as_json:
         output.as_json(_report(outcomes))
     return _status(outcomes)
@@ -94,7 +95,7 @@ def _dry_run(request: Request, common_: Common, *, as_json: bool) -> None:
     from harvester.cli.planning import advice, dry_run, table
 
     plans = dry_run(request, common_)
-    output.as_json(plans.plain()) if as_json else output.result(table(plans))
+    output.as_json(plans.plain()) if as_json else output.block(table(plans))
     more = advice(plans.total)
     if more is not None and not common_.quiet:
         output.hint(more)
@@ -107,10 +108,12 @@ def _status(outcomes: list[Outcome]) -> int:
 
 
 def _report(outcomes: list[Outcome]) -> dict[str, Any]:
+    from harvester.cli.crawling import warnings_shown
     from harvester.cli.progress import pace_fields
 
     return {
         "exit_status": _status(outcomes),
+        "notes": warnings_shown(),
         "pairs": [
             {
                 "pair": one.pair,

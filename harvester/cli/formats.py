@@ -19,6 +19,7 @@ from harvester.archive.export import file_sink, write_arrow, write_parquet
 from harvester.cli.output import columns, stdout
 from harvester.cli.texts import as_flat_text, as_text, cell
 from harvester.errors import UsageError
+from harvester.untrusted import printable
 
 FORMATS = ("table", "csv", "json", "jsonl", "parquet", "arrow")
 ENDINGS = {
@@ -185,7 +186,7 @@ def _json(batches: Batches, _schema: pa.Schema, sink: BinaryIO) -> None:
 
 def _table(batches: Batches, schema: pa.Schema, sink: BinaryIO) -> None:
     shown = _abridged(batches) if sink.isatty() else _blocks(batches)
-    header = schema.names
+    header = [printable(name) for name in schema.names]
     widths = [0] * len(header)
     for number, (rows, left_out) in enumerate(shown):
         lines = columns(header, _aligned(rows, schema)).split("\n")
@@ -224,7 +225,9 @@ def _blocks(batches: Batches) -> Iterator[tuple[list[list[str]], int]]:
 
 
 def _cells(batch: pa.RecordBatch) -> list[list[str]]:
-    text = [[cell(v) for v in column.to_pylist()] for column in as_flat_text(batch).columns]
+    text = [
+        [printable(cell(v)) for v in column.to_pylist()] for column in as_flat_text(batch).columns
+    ]
     return [list(row) for row in zip(*text, strict=True)]
 
 

@@ -53,7 +53,7 @@ def tell(common: Common, names: Sequence[str], *, as_json: bool) -> int:
         output.as_json([plain(one) for one in found])
     elif found:
         levels = common.settings.candles.rollups
-        output.result(text(found, levels, Look.of_stdout(), detailed=bool(names)))
+        output.block(text(found, levels, Look.of_stdout(), detailed=bool(names)))
         for line in remarks(found, exact=common.verbose > 0):
             output.hint(line)
     else:

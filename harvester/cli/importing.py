@@ -186,6 +186,9 @@ def _asked(
             finally:
                 heard(client.calls, client.refusals)
 
+    from harvester.cli.crawling import show_warnings
+
+    show_warnings(verbose=common.verbose > 0)
     try:
         return asyncio.run(ask())
     except ExchangeError as error:

@@ -101,4 +101,4 @@ def _show(rows: list[dict[str, Any]], header: list[str], *, as_json: bool) -> No
         output.as_json(rows)
         return
     text = [[str(value) for value in row.values()] for row in rows]
-    output.result(output.columns(header, text))
+    output.block(output.columns(header, text))

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 import click
 
 from harvester.crawl.names import Choice, Name
 from harvester.errors import UsageError
+from harvester.untrusted import LARGEST_SMALL_FILE, read_small_file
 
 
 def choice_of(
@@ -30,11 +30,19 @@ def choice_of(
     return Choice(names, everything=everything, quotes=quotes)
 
 
+def _typed() -> bytes:
+    """What comes on stdin, which may never end."""
+    data = sys.stdin.buffer.read(LARGEST_SMALL_FILE + 1)
+    if len(data) > LARGEST_SMALL_FILE:
+        raise OSError(None, f"it is larger than {LARGEST_SMALL_FILE >> 20} MB")
+    return data
+
+
 def _names_in(file: str) -> list[Name]:
     """The names of a file, one a line; `#` begins a comment."""
     place = "stdin" if file == "-" else file
     try:
-        raw = sys.stdin.buffer.read() if file == "-" else Path(file).read_bytes()
+        raw = _typed() if file == "-" else read_small_file(file)
         lines = raw.decode("utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         why = error.strerror if isinstance(error, OSError) else "it is no UTF-8 text"

@@ -51,7 +51,9 @@ def schedule(common: Common, file: str | None, asked: Asked) -> None:
     night = _night(common.settings, file, asked)
     units = UNITS[asked.kind](night)
     if asked.folder is None:
-        output.result(_printed(units))
+        # On its way into a file or `crontab -`, every byte counts.
+        show = output.block if sys.stdout.isatty() else output.data
+        show(_printed(units))
     else:
         _write(Path(asked.folder), units)
         if not common.quiet:
@@ -85,6 +87,11 @@ def _options(settings: Settings, file: str | None) -> list[str]:
     found = file_in_force(file)
     options = ["--config", _absolute(found)] if found else []
     if _is_of_this_call(settings.origins["exchange.url"]):
+        if settings.exchange.shown_url != settings.exchange.url:
+            raise UsageError(
+                "the exchange's address has a name or a password, which must not be printed: write "
+                "it into config.toml"
+            )
         options += ["--api-url", settings.exchange.url]
     return options
 

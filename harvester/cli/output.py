@@ -1,4 +1,9 @@
-"""The one place that prints: what was asked for to stdout, everything else to stderr."""
+"""The one place that prints: what was asked for to stdout, everything else to stderr.
+
+Text from outside (exchange answers, files, names) is in many messages and tables. Here every line
+is made printable: control characters, line ends within a line and marks that change the direction
+of writing are escaped, and passwords in addresses are left out. Only data for programs is verbatim.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +15,11 @@ from contextlib import contextmanager
 from typing import Any, BinaryIO
 
 import click
+
+from harvester.untrusted import printable, shortened, without_credentials
+
+LONGEST_LINE = 4000
+"""Characters of a message; rows of tables may be longer."""
 
 
 class ReaderGone(Exception):
@@ -30,27 +40,65 @@ def stdout() -> Iterator[BinaryIO]:
         raise ReaderGone from error
 
 
+def line(text: str) -> str:
+    """A text as it is printed: one line, printable, without passwords."""
+    return printable(without_credentials(text))
+
+
 def result(text: str) -> None:
-    """What was asked for."""
+    """Print a line of what was asked for."""
+    data(line(text))
+
+
+def block(text: str) -> None:
+    """Print several lines of what was asked for, such as a table.
+
+    Line ends are kept, so the cells of a table must be lines already: `columns` makes them so.
+    """
+    data("\n".join(map(line, text.split("\n"))))
+
+
+def data(text: str) -> None:
+    """Print what a program reads, verbatim."""
     with stdout() as sink:
         sink.write(text.encode() + b"\n")
 
 
 def hint(text: str) -> None:
-    """What helps a person on."""
-    click.echo(text, err=True)
+    """Print a line that helps a person on."""
+    click.echo(line(shortened(text, LONGEST_LINE)), err=True)
 
 
-def error(text: str) -> None:
-    """Why a command failed."""
-    click.echo(f"harvester: {text}" if not text.startswith("Traceback") else text, err=True)
+def error(text: str, *more: str) -> None:
+    """Print why a command failed: a line, and further ones."""
+    for one in (f"harvester: {text}", *more):
+        hint(one)
 
 
-def as_json(value: Any) -> None:
-    """A report for machines."""
+def as_json(value: Any, *, indent: int = 2) -> None:
+    """Print a report for machines; without `indent` as one line."""
+    data(_json(value, indent))
+
+
+def log_json(value: Any) -> None:
+    """Print one JSON object as a line of the log."""
+    click.echo(_json(value, 0), err=True)
+
+
+def _json(value: Any, indent: int) -> str:
+    """JSON that shows no control character to a terminal: what is not printable is escaped."""
     import msgspec
 
-    result(msgspec.json.format(msgspec.json.encode(value), indent=2).decode())
+    encoded = msgspec.json.encode(value)
+    text = (msgspec.json.format(encoded, indent=indent) if indent else encoded).decode()
+    return "\n".join(one if one.isprintable() else _escaped(one) for one in text.split("\n"))
+
+
+def _escaped(text: str) -> str:
+    """A line of JSON whose characters that are not printable are escaped, as JSON allows."""
+    import json
+
+    return "".join(char if char.isprintable() else json.dumps(char)[1:-1] for char in text)
 
 
 def wants_traceback(arguments: Iterable[str]) -> bool:
@@ -100,25 +148,26 @@ def fitting(
         heads: what is shown above the columns, where it is not their names.
         left: so many columns stand at the left.
     """
-    lines = [heads or header, *rows]
+    lines = [[printable(cell) for cell in row] for row in (heads or header, *rows)]
     kept = list(range(len(header)))
-    widths = [max(len(line[place]) for line in lines) + 2 for place in kept]
+    widths = [max(len(row[place]) for row in lines) + 2 for place in kept]
     for name in goes_first:
         if room is None or sum(widths[place] for place in kept) - 2 <= room:
             break
         kept.remove(header.index(name))
-    shown = [[line[place] for place in kept] for line in lines]
+    shown = [[row[place] for place in kept] for row in lines]
     return columns(shown[0], shown[1:], left=sum(place < left for place in kept))
 
 
 def columns(header: Sequence[str], rows: Sequence[Sequence[str]], *, left: int = 1) -> str:
-    """Rows of text under one another; the first `left` columns stand at the left."""
-    widths = [max(len(line[i]) for line in [header, *rows]) for i in range(len(header))]
+    """Rows of printable text under one another; the first `left` columns stand at the left."""
+    table = [[printable(cell) for cell in row] for row in [header, *rows]]
+    widths = [max(len(row[i]) for row in table) for i in range(len(header))]
     lines = []
-    for line in [header, *rows]:
+    for row in table:
         cells = [
             text.ljust(width) if i < left else text.rjust(width)
-            for i, (text, width) in enumerate(zip(line, widths, strict=True))
+            for i, (text, width) in enumerate(zip(row, widths, strict=True))
         ]
         lines.append("  ".join(cells).rstrip())
     return "\n".join(lines)

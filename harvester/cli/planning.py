@@ -10,7 +10,7 @@ from harvester.archive.archive import Archive
 from harvester.archive.aside import Upgraded
 from harvester.bulk.units import rows_to_fetch, units
 from harvester.cli import output
-from harvester.cli.crawling import Request
+from harvester.cli.crawling import Request, show_warnings
 from harvester.cli.options import Common
 from harvester.config import ExchangeSettings
 from harvester.crawl.backfill import lacking
@@ -81,6 +81,7 @@ def dry_run(request: Request, common: Common) -> Plans:
     """What a backfill would ask for."""
     wanted = request.span()
     archive = Archive(common.settings.archive.path)
+    show_warnings(verbose=common.verbose > 0)
     return asyncio.run(_dry_run(request, wanted, archive, common))
 
 

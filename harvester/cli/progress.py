@@ -10,8 +10,6 @@ from contextlib import AbstractContextManager, nullcontext
 from types import TracebackType
 from typing import Any, Protocol, Self
 
-import msgspec
-
 from harvester.cli import output
 from harvester.cli.lines import UNICODE, log_line, overall
 from harvester.cli.tracking import Clock, RunTrack
@@ -219,7 +217,7 @@ class JsonLines(Silent):
 
     def _say(self, event: str, fields: dict[str, Any]) -> None:
         now = show(self._now_ns() // 10**6 * 10**6)
-        output.hint(msgspec.json.encode({"event": event, "time": now, **fields}).decode())
+        output.log_json({"event": event, "time": now, **fields})
 
 
 def _whole(seconds: float | None) -> int | None:

@@ -100,7 +100,7 @@ def _answer(
         return
     if found.schema.names == _EXPLAINED and form in (None, "table") and file is None:
         for batch in found.batches:
-            output.result("\n".join(batch.column("explain_value").to_pylist()))
+            output.block("\n".join(batch.column("explain_value").to_pylist()))
         return
     rows = write(found.batches, found.schema, form, file)
     if file is not None and not common_.quiet:

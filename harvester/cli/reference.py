@@ -83,4 +83,4 @@ one of these, but none, ends a command with status 2."""
 
 
 if __name__ == "__main__":
-    output.result(page().rstrip("\n"))
+    output.data(page().rstrip("\n"))

@@ -8,7 +8,13 @@ from typing import Any
 
 from harvester.archive.archive import Archive
 from harvester.cli import lean, output
-from harvester.cli.crawling import FILES_A_JOB, FILES_BESIDE, heed_signals, show_warnings
+from harvester.cli.crawling import (
+    FILES_A_JOB,
+    FILES_BESIDE,
+    heed_signals,
+    show_warnings,
+    warnings_shown,
+)
 from harvester.cli.options import Common
 from harvester.cli.progress import display
 from harvester.crawl.run import Watch
@@ -57,7 +63,7 @@ def tell(common: Common, done: Refresh, *, as_json: bool) -> None:
     if as_json:
         output.as_json(report(done))
     elif done.pairs and not common.quiet:
-        output.result(table(done.pairs))
+        output.block(table(done.pairs))
     if done.error is not None:
         output.error(str(done.error))
 
@@ -71,6 +77,7 @@ def report(done: Refresh) -> dict[str, Any]:
         "refusals": done.refusals,
         "seconds": done.seconds,
         "error": None if done.error is None else str(done.error),
+        "notes": warnings_shown(),
         "pairs": [
             {
                 "pair": one.pair,

@@ -109,4 +109,4 @@ def _tell(archive: Archive, done: RepairReport, show: Show | None) -> None:
         left = f"what was moved is kept in {where}; what is missing stays on record"
     else:
         left = "nothing was moved"
-    output.error(f"{named}\n{done.pair}: {left}")
+    output.error(named, f"{done.pair}: {left}")

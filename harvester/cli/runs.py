@@ -11,6 +11,7 @@ import msgspec
 from harvester.archive.archive import Archive
 from harvester.cli import output
 from harvester.cli.options import Common
+from harvester.untrusted import shortened
 from harvester.upkeep.records import Record, last
 
 HEADER = ["begun", "command", "ended", "took", "pairs", "trades", "calls", "refusals", "holes"]
@@ -27,7 +28,7 @@ def tell_runs(common: Common, count: int, *, as_json: bool) -> None:
     if not found:
         output.hint(f"the archive at {archive.path} has no record of a run")
         return
-    output.result(table(found))
+    output.block(table(found))
 
 
 def table(found: Sequence[Record]) -> str:
@@ -62,7 +63,9 @@ def _end(status: int) -> str:
 def _reasons(one: Record) -> list[str]:
     reasons = [one.error] if one.error else []
     reasons += [pair.error for pair in one.pairs if pair.error]
-    first = [reason.split("\n")[0] for reason in reasons[:1]]
+    first = [
+        output.line(shortened(reason.split("\n")[0], output.LONGEST_LINE)) for reason in reasons[:1]
+    ]
     return first + ([f"and {len(reasons) - 1:,} more; --json tells all"] if reasons[1:] else [])
 
 

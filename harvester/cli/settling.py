@@ -32,7 +32,10 @@ def in_force(settings: Settings) -> Iterator[InForce]:
     """Every setting, in the file's order."""
     for key in KEYS:
         section = getattr(settings, key.section)
-        yield InForce(key, getattr(section, key.short), settings.origins[key.name])
+        value = getattr(section, key.short)
+        if key.name == "exchange.url":
+            value = settings.exchange.shown_url
+        yield InForce(key, value, settings.origins[key.name])
 
 
 def show(settings: Settings, file: str | None, *, as_json: bool) -> None:
@@ -50,7 +53,7 @@ def show(settings: Settings, file: str | None, *, as_json: bool) -> None:
         [one.key.name, _shown(one.value), one.origin, one.key.why] for one in in_force(settings)
     ]
     text = output.columns(["key", "value", "from", "what it is for"], rows, left=4)
-    output.result(_folded(text) if sys.stdout.isatty() else text)
+    output.block(_folded(text) if sys.stdout.isatty() else text)
 
 
 def _facts(one: InForce) -> dict[str, Any]:

@@ -33,19 +33,19 @@ def demo(folder: str, trades: int, seed: int, *, quiet: bool) -> None:
     from harvester.api.standin import stand_in
 
     root = _fresh(Path(folder))
-    output.result(
+    output.block(
         f"These trades are MADE UP: {trades:,} of a market that never was, from seed {seed}. "
         "No network is used."
     )
     with stand_in(trades, seed, folder=root / "exchange") as exchange:
         begun = time.perf_counter()
-        output.result(f"A stand-in for the exchange serves them at {exchange.url}; backfilling ...")
+        output.block(f"A stand-in for the exchange serves them at {exchange.url}; backfilling ...")
         settings = load({"archive.path": str(root / "data")} | exchange.settings)
         common = Common(settings, quiet=quiet, verbose=0, log_json=False)
         [outcome] = run(Request(Choice([Name(PAIR)]), "start", None), common)
     _compare(Archive(exchange.path), Archive(root / "data"), outcome, time.perf_counter() - begun)
     _candles(common)
-    output.result(_NEXT.format(data=root / "data"))
+    output.block(_NEXT.format(data=root / "data"))
 
 
 def _fresh(root: Path) -> Path:
@@ -63,7 +63,7 @@ def _compare(source: Archive, copy: Archive, outcome: Outcome, seconds: float) -
     there, here = (_checksum(archive) for archive in (source, copy))
     if there != here:
         raise ArchiveDamaged(f"the tapes differ: {there} at the exchange, {here} in {copy.path}")
-    output.result(
+    output.block(
         f"\n{outcome.trades:,} trades came in {outcome.pages:,} pages and {seconds:.1f} s, "
         f"and both tapes are equal, digit by digit:\n  exchange  sha256 {there}\n"
         f"  archive   sha256 {here}"
@@ -82,7 +82,7 @@ def _candles(common: Common) -> None:
     last = [archive.bounds(one) for one in archive.segments("XBTUSD")][-1]
     until = (last[1] if last else 0) // (420 * SECOND) * 420 * SECOND
     since = show(until - SHOWN_H * UNITS_NS["h"])
-    output.result("\nCandles at 7 minutes, an interval that Kraken does not offer:\n")
+    output.block("\nCandles at 7 minutes, an interval that Kraken does not offer:\n")
     print_candles(common, PAIR, "7m", since, show(until))
 
 

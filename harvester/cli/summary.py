@@ -50,4 +50,4 @@ def _reason(outcome: Outcome) -> str:
         return f"{outcome.pair}: {outcome.upgrade}"
     if outcome.error is None:
         return f"{outcome.pair}: {len(outcome.holes)} holes, the first {outcome.holes[0]}"
-    return f"{outcome.pair}: {str(outcome.error).removeprefix(f'{outcome.pair}: ')}"
+    return output.line(f"{outcome.pair}: {str(outcome.error).removeprefix(f'{outcome.pair}: ')}")

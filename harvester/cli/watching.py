@@ -7,8 +7,6 @@ import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-import msgspec
-
 from harvester.cli import output
 from harvester.cli.holdings import Look, look, nothing, plain, remarks, text
 from harvester.cli.options import Common
@@ -34,12 +32,12 @@ def watch(
     if as_json:
         while True:
             found = [plain(one) for one in look(common, names)]
-            output.result(msgspec.json.encode(found).decode())
+            output.as_json(found, indent=0)
             sleep(every_s)
     if sys.stdout.isatty():
         return _in_place(lambda: _picture(common, names), every_s, sleep)
     while True:
-        output.result(_picture(common, names) + "\n")
+        output.block(_picture(common, names) + "\n")
         sleep(every_s)
 
 
@@ -47,10 +45,10 @@ def _picture(common: Common, names: Sequence[str]) -> str:
     found = look(common, names)
     now = show(time.time_ns() // SECOND * SECOND)
     if not found:
-        return f"{now}  {nothing(common)}"
+        return output.line(f"{now}  {nothing(common)}")
     levels = common.settings.candles.rollups
     shown = text(found, levels, Look.of_stdout(), detailed=bool(names))
-    return "\n".join([now, "", shown, *remarks(found, exact=common.verbose > 0)])
+    return "\n".join([now, "", shown, *map(output.line, remarks(found, exact=common.verbose > 0))])
 
 
 def _in_place(

@@ -18,6 +18,7 @@ from harvester.errors import (
     BAD_JSON,
     AmbiguousPair,
     ArchiveDamaged,
+    ExchangeRefused,
     NothingHeld,
     UnknownPair,
     UsageError,
@@ -126,15 +127,23 @@ async def choose(client: Client, archive: Archive, choice: Choice) -> list[Pair]
             # Answers are compared with the key, so the list is asked for one that is not known.
             if all(pair.key for pair in pairs):
                 return pairs
-    listed = await client.pairs()
+    listed = await _listed(client)
     known = _keep(archive, listed)
     here = _under_their_names_here(listed, known, archive.held())
     return _chosen(choice, {pair.altname: pair for pair in here}, known)
 
 
+async def _listed(client: Client) -> dict[str, Pair]:
+    """What the exchange lists now; that it lists nothing is no good answer."""
+    listed = await client.pairs()
+    if not listed:
+        raise ExchangeRefused("the exchange lists no market at all: try again later")
+    return listed
+
+
 async def refresh_pairs(client: Client, archive: Archive) -> dict[str, Pair]:
     """Ask the exchange for its markets and keep them; pairs that are held are never dropped."""
-    return _keep(archive, await client.pairs())
+    return _keep(archive, await _listed(client))
 
 
 def _keep(archive: Archive, asked: dict[str, Pair]) -> dict[str, Pair]:

@@ -12,33 +12,52 @@ import time
 import msgspec
 
 from harvester.errors import BAD_JSON, ExchangeRefused
+from harvester.untrusted import LONGEST_TEXT, printable, shortened
 
 logger = logging.getLogger("harvester.kraken")
 
 LONGEST_THROTTLE_S = 3600.0
 
-_REFUSALS = (
-    "EAPI:Rate limit exceeded",
-    "EGeneral:Too many requests",
-    "EService:Throttled",
+MOST_TEXTS = 5
+"""So many different errors or warnings of one answer are shown."""
+
+_TOO_FAST = ("EAPI:Rate limit exceeded", "EGeneral:Too many requests")
+_THROTTLED = "EService:Throttled"
+_PASSING = ("EService:", "EDatabase:", "EGeneral:Internal error", "EGeneral:No data")
+_LASTING = (
+    "EQuery:Unknown asset pair",
+    "EGeneral:Invalid arguments",
+    "EGeneral:Permission denied",
+    "EGeneral:Temporary lockout",
+    "EGeneral:Unknown method",
 )
-_PASSING = (
-    "EService:Unavailable",
-    "EService:Busy",
-    "EService:Deadline elapsed",
-    "EGeneral:Internal error",
-)
+"""What waiting does not mend. An error that is in neither list is asked again for."""
 _THROTTLED_UNTIL = re.compile(r"Throttled:\s*(\d{10})")
 
 
 class Transient(Exception):
     """Wait and ask again, with the same request."""
 
-    def __init__(self, reason: str, *, refusal: bool = False, wait_s: float | None = None) -> None:
-        """`refusal`: we ask too fast. `wait_s`: the exchange's own word for how long to wait."""
+    def __init__(
+        self,
+        reason: str,
+        *,
+        refusal: bool = False,
+        throttled: bool = False,
+        wait_s: float | None = None,
+    ) -> None:
+        """With what the exchange said.
+
+        Args:
+            reason: its words.
+            refusal: it asks for fewer calls.
+            throttled: of a refusal, that too many calls are in flight at once, by all pairs.
+            wait_s: the exchange's own word for how long to wait.
+        """
         super().__init__(reason)
         self.reason = reason
         self.refusal = refusal
+        self.throttled = throttled
         self.wait_s = wait_s
 
 
@@ -88,8 +107,8 @@ def check_errors(body: bytes, what: str) -> None:
     """Judge the `error` list of an answer; warnings (`W...`) are logged and passed over.
 
     Raises:
-        Transient: the body is no JSON, is cut short, or names a passing fault.
-        ExchangeRefused: it names a fault that asking again would not mend.
+        Transient: the body is no JSON, is cut short, or names any fault that may pass.
+        ExchangeRefused: it names a fault that waiting does not mend.
     """
     if body.startswith(b'{"error":[],"result":{'):
         return
@@ -97,10 +116,11 @@ def check_errors(body: bytes, what: str) -> None:
         envelope = _envelopes.decode(body)
     except BAD_JSON as error:
         raise Transient(f"the body is no answer of the API ({error})") from error
-    errors = [text for text in envelope.error if not text.startswith("W")]
-    for text in envelope.error:
-        if text.startswith("W"):
-            logger.warning("%s: the exchange warns: %s", what, text)
+    # Equal ones are one: an answer can hold a hundred thousand.
+    texts = list(dict.fromkeys(envelope.error))
+    errors = [text for text in texts if not text.startswith("W")]
+    for text in _shown([text for text in texts if text.startswith("W")]):
+        logger.warning("%s: the exchange warns: %s", what, text)
     if errors:
         raise _judge(errors, what)
     if bytes(envelope.result) in (b"", b"null"):
@@ -122,16 +142,38 @@ def read_result(body: bytes) -> dict[str, msgspec.Raw]:
 
 
 def _judge(errors: list[str], what: str) -> Exception:
-    text = "; ".join(errors)
-    for one in errors:
-        plain = one.replace(": ", ":", 1)
-        if plain.startswith(_REFUSALS):
-            until = _THROTTLED_UNTIL.search(one)
-            # A stamp that has passed, by whose clock ever, must not become a call at once.
-            wait = int(until[1]) - time.time() if until else 0.0
+    """What to do about the errors of one answer.
+
+    One that is known to pass decides, then one that is known to last; what is unknown may pass.
+    """
+    plain = [text.replace(": ", ":", 1) for text in errors]
+    for text, form in zip(errors, plain, strict=True):
+        if form.startswith(_THROTTLED):
             return Transient(
-                one, refusal=True, wait_s=min(wait, LONGEST_THROTTLE_S) if wait > 0 else None
+                _brief(text), refusal=True, throttled=True, wait_s=_throttled_wait_s(text)
             )
-        if plain.startswith(_PASSING):
-            return Transient(one)
-    return ExchangeRefused(f"{what}: the exchange refused: {text}")
+        if form.startswith(_TOO_FAST):
+            return Transient(_brief(text), refusal=True)
+        if form.startswith(_PASSING):
+            return Transient(_brief(text))
+    reason = "; ".join(_shown(errors))
+    if any(form.startswith(_LASTING) for form in plain):
+        return ExchangeRefused(f"{what}: the exchange refused: {reason}")
+    return Transient(reason)
+
+
+def _throttled_wait_s(text: str) -> float | None:
+    until = _THROTTLED_UNTIL.search(text[:LONGEST_TEXT])
+    # A stamp that has passed, by whose clock ever, must not become a call at once.
+    wait_s = int(until[1]) - time.time() if until else 0.0
+    return min(wait_s, LONGEST_THROTTLE_S) if wait_s > 0 else None
+
+
+def _shown(texts: list[str]) -> list[str]:
+    """The first of some texts of the exchange's, each short and in one line."""
+    more = [f"and {len(texts) - MOST_TEXTS:,} more"] if len(texts) > MOST_TEXTS else []
+    return [_brief(text) for text in texts[:MOST_TEXTS]] + more
+
+
+def _brief(text: str) -> str:
+    return printable(shortened(text))

@@ -13,8 +13,10 @@ import msgspec
 
 from harvester.errors import BAD_JSON, UnreadableAnswer
 from harvester.kraken.answers import read_result
+from harvester.kraken.pages import LONGEST_NUMBER
 from harvester.kraken.pairs import Pair, check_market
 from harvester.times import END_OF_TIME, SECOND
+from harvester.untrusted import printable, shortened
 
 INTERVALS_MIN = (1, 5, 15, 30, 60, 240, 1440, 10080, 21600)
 """The lengths of candles that the exchange makes, in minutes."""
@@ -84,8 +86,8 @@ def _raw_rows(result: dict[str, msgspec.Raw], pair: Pair | None) -> list[msgspec
     markets = {name: raw for name, raw in result.items() if name != "last"}
     if len(markets) != 1:
         raise UnreadableAnswer(
-            f"the exchange's candles are of {len(markets)} markets ({', '.join(markets)}) where "
-            "one was asked for"
+            f"the exchange's candles are of {len(markets)} markets "
+            f"({printable(shortened(', '.join(markets)))}) where one was asked for"
         )
     [(market, rows)] = markets.items()
     if pair is not None:
@@ -99,6 +101,10 @@ def _raw_rows(result: dict[str, msgspec.Raw], pair: Pair | None) -> list[msgspec
 def _candle(raw: msgspec.Raw, minutes: int) -> Candle:
     try:
         row = _rows.decode(raw)
+        if max(map(len, (row.open, row.high, row.low, row.close, row.vwap, row.volume))) > (
+            LONGEST_NUMBER
+        ):
+            raise _bad_row(raw, "one of its numbers has too many digits")
         one = Candle(
             row.time * SECOND,
             Decimal(row.open),
@@ -122,5 +128,5 @@ def _candle(raw: msgspec.Raw, minutes: int) -> Candle:
 
 
 def _bad_row(raw: msgspec.Raw, reason: str) -> UnreadableAnswer:
-    row = bytes(raw).decode(errors="replace")
+    row = printable(shortened(bytes(raw).decode(errors="replace")))
     return UnreadableAnswer(f"the exchange sent a candle that can't be read: {row} ({reason})")

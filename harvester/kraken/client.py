@@ -8,6 +8,7 @@ import time
 from collections import defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 from types import TracebackType
 from typing import Any, Self, TypeVar
 from urllib.parse import urlencode
@@ -19,17 +20,19 @@ import stamina
 from harvester.config import ExchangeSettings
 from harvester.errors import BAD_JSON, BadSetting, ExchangeUnreachable, UnreadableAnswer
 from harvester.kraken.answers import Transient, check_errors, check_status, read_result
+from harvester.kraken.bodies import read_raw, unpacked
 from harvester.kraken.candles import WEEK_MIN, Candle, read_candles
 from harvester.kraken.pacing import LONGEST_WAIT_S, SPANS_A_PAIR, Paces, PaceState
 from harvester.kraken.pages import Page, decode_page
 from harvester.kraken.pairs import Pair, check_market, read_pairs
 from harvester.kraken.transport import http_client
 from harvester.times import SECOND
+from harvester.untrusted import shortened
 
+logger = logging.getLogger("harvester.kraken")
 # stamina reports each retry to the log; `on_wait` tells ours.
 logging.getLogger("stamina").addHandler(logging.NullHandler())
 
-LARGEST_BODY = 32 * 1024 * 1024
 NEVER_ANSWERED_GIVE_UP_S = 15.0
 
 T = TypeVar("T")
@@ -69,6 +72,7 @@ class Client:
         self._landed = asyncio.Event()
         self._told_rates: dict[str, float] = {}
         self._answered = False
+        self._warned_of_column = False
         self._http = http_client(settings)
         self.calls = 0
         self.refusals = 0
@@ -103,7 +107,17 @@ class Client:
         params = _of(pair)
         if since_ns is not None:
             params["since"] = str(since_ns)
-        return await self._ask("Trades", params, lambda body: _read_page(body, pair), pair.altname)
+        read = partial(_read_page, pair=pair)
+        page = await self._ask("Trades", params, read, pair.altname)
+        if page.unknown is not None and not self._warned_of_column:
+            self._warned_of_column = True
+            logger.warning(
+                "%s: the exchange sends a column of trades that this version does not know, such "
+                "as %s: it is not kept; all others are",
+                pair.altname,
+                page.unknown,
+            )
+        return page
 
     async def pairs(self) -> dict[str, Pair]:
         """All markets, by altname."""
@@ -172,7 +186,7 @@ class Client:
                     return await once()
         except Transient as transient:
             raise ExchangeUnreachable(
-                f"{what}: {self._settings.url} gave no good answer for "
+                f"{what}: {self._settings.shown_url} gave no good answer for "
                 f"{self._patience_s:g} s (at last: {transient.reason}); the same command goes on "
                 "where it stopped"
             ) from transient
@@ -227,7 +241,8 @@ class Client:
             if transient.refusal:
                 self.refusals += 1
                 now_s = time.monotonic()
-                self._paces.refused(pair, started_s, now_s, transient.reason, transient.wait_s)
+                note = self._paces.throttled if transient.throttled else self._paces.refused
+                note(pair, started_s, now_s, transient.reason, transient.wait_s)
             raise
         else:
             self._paces.passed(pair, started_s, time.monotonic())
@@ -243,7 +258,7 @@ class Client:
         async with self._turns[pair]:
             while True:
                 now_s = time.monotonic()
-                if (delay_s := self._paces.of(pair).delay_s(now_s)) > 0:
+                if (delay_s := self._paces.delay_s(pair, now_s)) > 0:
                     await asyncio.sleep(delay_s)
                 elif self._paces.full:
                     await self._landed.wait()
@@ -270,29 +285,19 @@ class Client:
                 asyncio.timeout(self._settings.timeout_s),
                 self._http.stream("GET", url) as response,
             ):
-                body = await _body(response)
+                raw = await read_raw(response)
         except TimeoutError as error:
             raise Transient(f"no answer within {self._settings.timeout_s:g} s") from error
         except httpx.UnsupportedProtocol as error:
             raise BadSetting(
-                f"[exchange] url {self._settings.url!r} is no address: {error}"
+                f"[exchange] url {self._settings.shown_url!r} is no address: {error}"
             ) from error
-        except (httpx.TransportError, httpx.DecodingError) as error:
+        except httpx.TransportError as error:
             raise Transient(str(error) or type(error).__name__) from error
-        check_status(response.status_code, f"{self._settings.url}{path}", body)
+        body = unpacked(raw, response)
+        check_status(response.status_code, f"{self._settings.shown_url}{path}", body)
         check_errors(body, what or endpoint)
         return body
-
-
-async def _body(response: httpx.Response) -> bytes:
-    chunks: list[bytes] = []
-    size = 0
-    async for chunk in response.aiter_bytes():
-        size += len(chunk)
-        if size > LARGEST_BODY:
-            raise Transient(f"a body of more than {LARGEST_BODY >> 20} MB")
-        chunks.append(chunk)
-    return b"".join(chunks)
 
 
 def _of(pair: Pair) -> dict[str, str]:
@@ -321,6 +326,6 @@ def _read_clock(body: bytes) -> int:
 
 def _read_status(body: bytes) -> str:
     try:
-        return msgspec.json.decode(read_result(body)["status"], type=str)
+        return shortened(msgspec.json.decode(read_result(body)["status"], type=str))
     except (KeyError, *BAD_JSON) as error:
         raise Transient(f"the exchange's status can't be read ({error})") from error

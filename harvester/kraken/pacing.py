@@ -4,7 +4,8 @@ Kraken limits Trades by address and pair, and calls made while refused prolong t
 pair has a `Pace`, aimed at a rate and counted from request start to request start, so that latency
 costs nothing; `limit.py` finds the rate that is allowed. `Paces` knows all pairs: where several
 are refused together, the address as a whole asks too much; then all slow down, and fewer calls are
-in flight at once.
+in flight at once. Where the exchange says that too many calls are in flight ("Throttled"), that
+alone is lowered, and no pair is asked for a while.
 """
 
 from __future__ import annotations
@@ -176,6 +177,9 @@ class Paces:
         self._refusals: dict[str, float] = {}
         self._slowed: dict[str, float] = {}
         self._tries_s = self._free_until_s = -math.inf
+        self._throttled_s = self._throttled_until_s = -math.inf
+        self._throttles = 0
+        self._throttled_why = ""
 
     def of(self, name: str) -> Pace:
         """The pace of a pair, made at its first request."""
@@ -186,14 +190,15 @@ class Paces:
     def state(self, name: str, now_s: float) -> PaceState:
         """How a pair is asked at present."""
         pace = self.of(name)
-        waiting = pace.waiting or ("too many calls are in flight" if self.full else "")
+        throttled = self._throttled_why if now_s < self._throttled_until_s else ""
+        waiting = pace.waiting or throttled or ("too many calls are in flight" if self.full else "")
         return PaceState(
             name,
             pace.limit.rate,
             pace.limit.set_rate,
             pace.calls,
             pace.refusals,
-            waiting if self.full or pace.delay_s(now_s) > 0 else "",
+            waiting if self.full or self.delay_s(name, now_s) > 0 else "",
             self._flying.get(name, 0),
             int(self._allowed),
         )
@@ -206,6 +211,10 @@ class Paces:
     @property
     def _spacing_s(self) -> float:
         return TRIES_EVERY_S * TRYING_PAIRS / max(TRYING_PAIRS, len(self._paces))
+
+    def delay_s(self, name: str, now_s: float) -> float:
+        """How long the next request of a pair has to wait; 0 when its time has come."""
+        return max(self.of(name).delay_s(now_s), self._throttled_until_s - now_s)
 
     def start(self, name: str, now_s: float) -> None:
         """Note that a request starts."""
@@ -223,6 +232,8 @@ class Paces:
     def passed(self, name: str, started_s: float, now_s: float) -> None:
         """A request brought what was asked for: come back, step by step."""
         pace = self.of(name)
+        if started_s > self._throttled_s:
+            self._throttles = 0
         if pace.passed(started_s, now_s):
             self._free_until_s = now_s + TRIES_EVERY_S
             for other in self._paces.values():
@@ -248,11 +259,40 @@ class Paces:
             self._slow_all(now_s)
             self._refusals.clear()
 
+    def throttled(
+        self, name: str, started_s: float, now_s: float, why: str, wait_s: float | None = None
+    ) -> None:
+        """Too many calls were in flight: fewer from now on, and none for a while.
+
+        That is about all pairs together, so the rate of none is changed.
+
+        Args:
+            name: the pair whose request was refused.
+            started_s: when it was sent. One sent before the last such refusal tells nothing new.
+            now_s: when the refusal came.
+            why: the exchange's words.
+            wait_s: the exchange's own word for how long to wait.
+        """
+        self.of(name).refusals += 1
+        self._throttled_why = why
+        if started_s > self._throttled_s:
+            self._throttled_s = now_s
+            self._throttles += 1
+            self._lower_flights()
+        if wait_s is None:
+            wait_s = min(LONGEST_WAIT_S, self._wait_s * 2.0 ** min(self._throttles - 1, 30))
+            wait_s *= 1 + JITTER * self._jitter()
+        self._throttled_until_s = max(self._throttled_until_s, now_s + wait_s)
+
     def _slow_all(self, now_s: float) -> None:
         """Slow down whoever was not just now, and let fewer calls be in flight."""
         for name, pace in self._paces.items():
             if now_s - self._slowed.get(name, -math.inf) > TOGETHER_S:
                 self._slowed[name] = now_s
                 pace.limit.slow(now_s)
+        self._lower_flights()
+
+    def _lower_flights(self) -> None:
+        """Allow half of the calls that were in flight at once, and one at least."""
         self._allowed = max(1.0, min(self._allowed, self._peak) / 2)
         self._peak = self._in_flight

@@ -7,6 +7,7 @@ captured from 2013 to 2026 (docs/kraken.md).
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from decimal import Decimal
 
@@ -28,9 +29,13 @@ from harvester.columns import (
 from harvester.errors import UnreadableAnswer, ValueDoesNotFit
 from harvester.kraken.plain import read_plain
 from harvester.times import BEGINNING_NS, END_OF_TIME, SECOND
+from harvester.untrusted import printable, shortened
 
 PAGE_ROWS = 1000
 """A page of fewer rows is a short one."""
+
+LONGEST_NUMBER = 64
+"""Characters of a number. Arrow misreads one of a thousand digits, and crashes at a million."""
 
 _STAMP = pa.decimal128(28, 9)
 _SIDE_CODES = {"b": 0, "s": 1, "": None}
@@ -39,7 +44,10 @@ _CURSOR = re.compile(r"[0-9]{19}")
 
 
 class Row(msgspec.Struct, array_like=True, gc=False):
-    """One row as the exchange sends it; six elements before late 2022, seven since."""
+    """One row as the exchange sends it; six elements before late 2022, seven since.
+
+    `unknown` is an eighth element, should there be one: the exchange has added columns before.
+    """
 
     price: str
     volume: str
@@ -48,6 +56,7 @@ class Row(msgspec.Struct, array_like=True, gc=False):
     order_type: str
     misc: str
     trade_id: int | None = None
+    unknown: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
 
 
 class _Answer(msgspec.Struct):
@@ -67,12 +76,15 @@ class Page:
         last: the cursor verbatim, None where it is missing.
         unit_ns: one unit of the last decimal that the page's times print.
         market: the name that the answer gives the market; see `pairs.check_market`.
+        unknown: the first row's element behind its trade id, which is not kept; None where rows
+            have no more elements than are known.
     """
 
     rows: pa.RecordBatch
     last: str | None
     unit_ns: int
     market: str
+    unknown: str | None = None
 
     @property
     def cursor_ns(self) -> int | None:
@@ -114,17 +126,28 @@ def decode_any_page(body: bytes) -> Page:
     last = result.pop("last", None)
     if len(result) != 1:
         raise UnreadableAnswer(
-            f"the exchange's answer names {len(result)} markets ({', '.join(result)}) where one "
+            f"the exchange's answer names {len(result)} markets ({_names(result)}) where one "
             "was asked for; nothing of it was kept"
         )
     [(market, rows)] = result.items()
     if not isinstance(rows, list):
-        raise UnreadableAnswer(f"the exchange's answer holds {rows!r} where rows should be")
+        raise UnreadableAnswer(
+            f"the exchange's answer holds {shortened(repr(rows))} where rows should be"
+        )
     batch, unit_ns = _columns(rows) if rows else (no_rows(), 1)
-    return Page(batch, None if last is None else str(last), unit_ns, market)
+    return Page(batch, None if last is None else str(last), unit_ns, market, _unknown(rows))
+
+
+def _unknown(rows: list[Row]) -> str | None:
+    """The first element that is not known, as printable text."""
+    raws = (row.unknown for row in rows if row.unknown is not msgspec.UNSET)
+    raw = next(raws, None)
+    return None if raw is None else _brief(bytes(raw))
 
 
 def _columns(rows: list[Row]) -> tuple[pa.RecordBatch, int]:
+    if any(max(map(len, _numbers(row))) > LONGEST_NUMBER for row in rows):
+        raise _first_bad_row(rows, ValueError("a number has too many digits"))
     try:
         stamps = _stamps_ns(rows)
         columns = [
@@ -145,6 +168,11 @@ def _columns(rows: list[Row]) -> tuple[pa.RecordBatch, int]:
     except (pa.ArrowInvalid, KeyError, OverflowError) as error:
         raise _first_bad_row(rows, error) from error
     return pa.RecordBatch.from_arrays(columns, schema=ROWS), _unit_ns(stamps)
+
+
+def _numbers(row: Row) -> tuple[str, str, bytes]:
+    """What Arrow is to read as a decimal."""
+    return row.price, row.volume, bytes(row.time)
 
 
 def _check_signs(ids: pa.Array, _times: pa.Array, prices: pa.Array, volumes: pa.Array) -> None:
@@ -174,6 +202,10 @@ def _unit_ns(stamps: Int64s) -> int:
     return unit
 
 
+def _names(names: Iterable[str]) -> str:
+    return printable(shortened(", ".join(names)))
+
+
 def _unreadable(body: bytes, error: Exception) -> UnreadableAnswer:
     """Say which row the typed decoder stumbled over."""
     try:
@@ -184,7 +216,7 @@ def _unreadable(body: bytes, error: Exception) -> UnreadableAnswer:
         try:
             _rows.decode(raw)
         except msgspec.DecodeError as reason:
-            row = bytes(raw).decode(errors="replace")
+            row = _brief(bytes(raw))
             return UnreadableAnswer(
                 f"the exchange sent a trade that can't be read: {row} ({reason}); "
                 "nothing of this page was kept"
@@ -208,16 +240,18 @@ def _first_bad_row(rows: list[Row], error: Exception) -> UnreadableAnswer | Valu
             (bytes(row.time).decode(), _STAMP, "a time has at most 9 decimals"),
         ):
             try:
-                pa.array([value]).cast(kind)
+                if len(value) <= LONGEST_NUMBER:
+                    pa.array([value]).cast(kind)
+                    continue
             except pa.ArrowInvalid as reason:
                 if "not a valid" in str(reason) or "Empty string" in str(reason):
                     return _bad_row(row, f"{value!r} is no number")
-                return ValueDoesNotFit(
-                    f"trade {_show(row)}: {value} does not fit, {limit}; "
-                    "it is never rounded, so this pair stops here"
-                )
+            return ValueDoesNotFit(
+                f"trade {_show(row)}: {shortened(value, LONGEST_NUMBER)} does not fit, {limit}; "
+                "it is never rounded, so this pair stops here"
+            )
         if wrong := _impossible(row):
-            return _bad_row(row, wrong)
+            return _bad_row(row, printable(shortened(wrong)))
     return UnreadableAnswer(f"the exchange's answer can't be read: {error}")
 
 
@@ -248,4 +282,9 @@ def _bad_row(row: Row, reason: str) -> UnreadableAnswer:
 
 
 def _show(row: Row) -> str:
-    return msgspec.json.encode(row).decode()
+    values = (getattr(row, name) for name in row.__struct_fields__)
+    return _brief(msgspec.json.encode([one for one in values if one is not msgspec.UNSET]))
+
+
+def _brief(raw: bytes) -> str:
+    return printable(shortened(raw.decode(errors="replace")))

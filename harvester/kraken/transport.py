@@ -14,7 +14,9 @@ import ssl
 import time
 from collections.abc import AsyncIterator
 from functools import cache
+from pathlib import Path
 from typing import NamedTuple
+from urllib.parse import urlsplit
 from urllib.request import getproxies
 
 import aiohappyeyeballs
@@ -22,8 +24,10 @@ import httpx
 
 from harvester.config import ExchangeSettings
 from harvester.errors import BadSetting
+from harvester.kraken.bodies import ACCEPTED
 from harvester.kraken.connection import Connection
 from harvester.kraken.pacing import SPANS_A_PAIR
+from harvester.untrusted import printable, shortened, without_credentials
 
 RESTS_S = 15.0
 """A connection that has rested longer is not used again: servers close theirs, some after 20 s."""
@@ -53,12 +57,18 @@ def http_client(settings: ExchangeSettings) -> httpx.AsyncClient:
     verify = _certificates(settings.ca_file)
     proxies = getproxies()
     # httpx's own transport knows how to speak to proxies.
+    for kind in ("http", "https", "all"):
+        _check_proxy(kind, proxies.get(kind, ""))
     is_direct = not any(proxies.get(one) for one in ("http", "https", "all"))
     most = SPANS_A_PAIR * settings.jobs + 2
     try:
         return httpx.AsyncClient(
             base_url=settings.url,
-            headers={"User-Agent": settings.user_agent, "Accept": "application/json"},
+            headers={
+                "User-Agent": settings.user_agent,
+                "Accept": "application/json",
+                "Accept-Encoding": ACCEPTED,
+            },
             timeout=settings.timeout_s,
             # However many are asked at once, no call waits for a connection.
             limits=httpx.Limits(max_connections=most, max_keepalive_connections=most),
@@ -66,11 +76,28 @@ def http_client(settings: ExchangeSettings) -> httpx.AsyncClient:
             transport=DirectTransport(verify) if is_direct else None,
         )
     except httpx.InvalidURL as error:
-        raise BadSetting(f"[exchange] url {settings.url!r} is no address: {error}") from error
+        raise BadSetting(f"[exchange] url {settings.shown_url!r} is no address: {error}") from error
+
+
+def _check_proxy(kind: str, address: str) -> None:
+    """Refuse a proxy that httpx can't speak to; its name and password are not shown."""
+    scheme, mark, _ = address.partition("://")
+    try:
+        port = urlsplit(address if mark else f"http://{address}").port
+    except ValueError:
+        port = 0
+    if address and ((mark and scheme.lower() not in ("http", "https")) or port == 0):
+        shown = printable(shortened(without_credentials(address if mark else f"http://{address}")))
+        raise BadSetting(
+            f"the proxy that {kind.upper()}_PROXY names, {shown!r}, can't be used: give one that "
+            "begins with http:// or https://, or unset the variable"
+        )
 
 
 @cache  # reading them takes some 40 ms
 def _certificates(ca_file: str) -> ssl.SSLContext:
+    if ca_file and Path(ca_file).exists() and not Path(ca_file).is_file():
+        raise BadSetting(f"[exchange] ca_file {ca_file!r} can't be used: it is no regular file")
     try:
         return ssl.create_default_context(cafile=ca_file) if ca_file else httpx.create_ssl_context()
     except (OSError, ssl.SSLError) as error:

@@ -8,7 +8,6 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Protocol
-from urllib.parse import urlsplit
 
 import msgspec
 
@@ -18,6 +17,7 @@ from harvester.config import Settings
 from harvester.crawl.upgrades import Upgrade
 from harvester.errors import HarvesterError, Interrupted, gravest
 from harvester.times import SECOND, Range, show
+from harvester.untrusted import without_credentials
 from harvester.upkeep.processes import ticks_of
 from harvester.upkeep.records import FOLDER, PairResult, Record, paths
 
@@ -160,12 +160,13 @@ def recorded(
         if record.exit_status is None:
             record.exit_status = gravest([one.exit_status for one in record.pairs])
     except HarvesterError as error:
-        record.exit_status, record.error = error.exit_status, str(error)
+        record.exit_status = error.exit_status
+        record.error = without_credentials(str(error))
         raise
     except BaseException as error:
         is_wish = isinstance(error, KeyboardInterrupt)
         record.exit_status = Interrupted.exit_status if is_wish else HarvesterError.exit_status
-        record.error = f"{type(error).__name__}: {error}"
+        record.error = without_credentials(f"{type(error).__name__}: {error}")
         raise
     finally:
         record.state, record.ended = "ended", _now()
@@ -189,11 +190,8 @@ def _upgrade(one: Result) -> dict[str, Any] | None:
 
 def _settings(settings: Settings) -> dict[str, Any]:
     exchange, archive = settings.exchange, settings.archive
-    parts = urlsplit(exchange.url)
-    # An address may bear a name and a password, which belong in no record.
-    host = parts.netloc.rpartition("@")[2]
     return {
-        "exchange.url": parts._replace(netloc=host).geturl(),
+        "exchange.url": exchange.shown_url,
         "exchange.rate": exchange.rate,
         "exchange.jobs": exchange.jobs,
         "archive.flush_s": archive.flush_s,
