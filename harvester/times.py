@@ -51,8 +51,22 @@ class Range(NamedTuple):
     through: int
 
     def __str__(self) -> str:
-        """Both ends as a person reads them."""
-        return f"{show(self.after)} to {show(self.through)}"
+        """Both ends as people write them, in UTC: `2024-01-01 to 2024-01-05 12:30`.
+
+        The first is the first instant in the range, the second the first one after it, as `since`
+        and `until` are. Each is a date at midnight, else to the minute, the second or the digit.
+        """
+        start_ns, end_ns = _boundary(self.after), _boundary(self.through)
+        if start_ns == end_ns:
+            # A single instant.
+            start_ns, end_ns = self.after + 1, self.through + 1
+        start = "the beginning" if self.after <= 0 else show_short(start_ns)
+        return f"{start} to {show_short(end_ns)}"
+
+    @property
+    def bounds_text(self) -> str:
+        """The bounds to the nanosecond, `(after, through]`, for who asks for more detail."""
+        return f"({self.after}, {self.through}]"
 
 
 def parse_moment(text: str, now_ns: int) -> int:
@@ -136,6 +150,25 @@ def show(stamp_ns: int) -> str:
     )
     # strftime does not pad years below 1000, and none can occur: stamps start at 1970.
     return f"{text}.{fraction:09d}".rstrip("0").rstrip(".") + "Z"
+
+
+def show_short(stamp_ns: int) -> str:
+    """A stamp in UTC as short as it can be: `2024-01-31`, `2024-01-31 12:00`, to the digit."""
+    if stamp_ns >= END_OF_TIME:
+        return "the end"
+    text = show(stamp_ns).removesuffix("Z").replace("T", " ")
+    if stamp_ns % DAY == 0:
+        return text[:10]
+    return text[:16] if stamp_ns % (60 * SECOND) == 0 else text
+
+
+def _boundary(last_ns: int) -> int:
+    """The stamp that names the boundary between `last_ns` and the next nanosecond.
+
+    That is the next nanosecond, as ranges end just before a round one (`--until 2024-01-01`), or
+    `last_ns` where it is the round one of the two (the exchange's clock has whole seconds).
+    """
+    return last_ns if last_ns % 10 == 0 else last_ns + 1
 
 
 def year_of(stamp_ns: int) -> int:

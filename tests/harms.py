@@ -44,7 +44,7 @@ class Said(NamedTuple):
 
     def lines(self) -> Iterator[str]:
         """Patterns of whole lines."""
-        span = " to ".join(instant(end) for end in self.span)
+        span = span_text(self.span)
         for text in self.texts:
             yield rf"  {re.escape(self.where)}: {text}; range {re.escape(span)}"
 
@@ -98,11 +98,24 @@ def path_of(span: Range) -> str:
     return f"trades/pair={PAIR}/year=2024/{span.after:019d}-{span.through:019d}.parquet"
 
 
-def instant(stamp_ns: int) -> str:
-    """A moment as lines show it, by datetime."""
+def span_text(span: Range) -> str:
+    """A range as lines show it, by datetime: ends between two nanoseconds, the rounder one told."""
+    return " to ".join(_instant(max(end + 1, end, key=_zeros)) for end in span)
+
+
+def _zeros(stamp_ns: int) -> int:
+    return len(str(stamp_ns)) - len(str(stamp_ns).rstrip("0"))
+
+
+def _instant(stamp_ns: int) -> str:
+    if stamp_ns == 0:
+        return "the beginning"
     seconds, fraction = divmod(stamp_ns, 10**9)
-    text = datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S")
-    return (f"{text}.{fraction:09d}".rstrip("0") if fraction else text) + "Z"
+    when = datetime.fromtimestamp(seconds, UTC)
+    if fraction:
+        return f"{when:%Y-%m-%d %H:%M:%S}.{fraction:09d}".rstrip("0")
+    date, clock = f"{when:%Y-%m-%d %H:%M:%S}".split()
+    return date if clock == "00:00:00" else f"{date} {clock.removesuffix(':00')}"
 
 
 def rewrite(
@@ -121,7 +134,7 @@ OUTSIDE = "it holds trades from outside of its range"
 
 
 def _other_name(span: Range) -> str:
-    return f"its footer says {span.after}-{span.through}, its name another range"
+    return f"its footer says {re.escape(span_text(span))}, its name another range"
 
 
 def row_taken_out(folder: Path, place: int) -> list[Said]:

@@ -65,7 +65,7 @@ def test_backfill_brings_the_tape_and_says_so(harvester: Any, tmp_path: Path) ->
     run = harvester("backfill", "btc/usd", "--until", "2024-06-01")
     assert (run.status, run.out) == (0, "")
     assert run.err == (
-        "XBTUSD: 1970-01-01T00:00:00Z to 2024-05-31T23:59:59.999999999Z to fetch\n"
+        "XBTUSD: the beginning to 2024-06-01 to fetch\n"
         "XBTUSD: 5,000 trades in 8 pages, complete through 2024-05-31T23:59:59Z\n"
     )
     market = tapes.market(tapes.xbtusd_like(5_000, 41))

@@ -121,9 +121,9 @@ def test_it_says_what_it_did(imported: Any, tmp_path: Path) -> None:
 
 
 def harvester_time(stamp_ns: int) -> str:
-    """A last nanosecond of a second, as messages show it."""
-    second = datetime.fromtimestamp(stamp_ns // 10**9, UTC)
-    return f"{second:%Y-%m-%dT%H:%M:%S}.{stamp_ns % 10**9:09d}Z"
+    """The first moment after a second's last nanosecond, as messages show it."""
+    assert stamp_ns % 10**9 == 10**9 - 1
+    return f"{datetime.fromtimestamp((stamp_ns + 1) // 10**9, UTC):%Y-%m-%d %H:%M:%S}"
 
 
 def test_days_that_do_not_agree_are_said_though_it_is_quiet(run: Any, tmp_path: Path) -> None:

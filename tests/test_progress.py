@@ -256,7 +256,7 @@ def test_a_few_pairs_have_a_line_each_every_half_minute(capsys: pytest.CaptureFi
         clock.now_s += 1
         lines.tell(PageRead("XBTUSD", 1000 * page, page, JANUARY + page * DAY // 4))
     assert capsys.readouterr().err.splitlines() == [
-        "XBTUSD: 2024-01-01T00:00:00Z to 2024-01-31T00:00:00Z to fetch",
+        "XBTUSD: 2024-01-01 to 2024-01-31 to fetch",
         "XBTUSD: 2024-01-08T12:00:00Z, 30,000 trades, 1.0 pages/s, 1 min left",
         "XBTUSD: 2024-01-16T00:00:00Z, 60,000 trades, 1.0 pages/s, 1 min left",
     ]

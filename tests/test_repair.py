@@ -326,7 +326,7 @@ def test_a_rollup_that_was_altered_is_moved_and_made_anew_with_nobody_asked(roll
     altered = (rolled / path).read_bytes()
     ran = run(NOWHERE, rolled, "--repair")
     name = path.rpartition("/")[2]
-    span = " to ".join(harms.instant(end) for end in RANGES[2])
+    span = harms.span_text(RANGES[2])
     assert (ran.status, ran.err) == (0, "")
     assert ran.lines[1:-1] == [
         f"  {path}: it does not agree with the trades that it is made of; range {span}",
@@ -728,7 +728,7 @@ def test_where_the_machine_refuses_in_the_middle_what_is_missing_is_told(
     harms.digit_changed(data, 3)
     refuse_moves(monkeypatch, errno.EIO, after=1)
     ran = run(exchange, data, "--repair", "-q")
-    hole = " to ".join(harms.instant(end) for end in RANGES[1])
+    hole = harms.span_text(RANGES[1])
     assert f"  {PAIR}: it was asked for, and no file covers it; range {hole}" in ran.lines
     place = data / f"quarantine/{PAIR}/0002/{segment(data, 3).name}"
     assert (ran.status, len(quarantined(data)), segment(data, 3).exists()) == (1, 1, True)
@@ -820,7 +820,7 @@ def test_a_pair_that_was_delisted_fails_alone_and_says_where_its_file_is(
     broken = segment(data, 1).read_bytes()
     exchange.delist(PAIR)
     ran = run(exchange, data, "--repair", "-q")
-    hole = " to ".join(harms.instant(end) for end in RANGES[1])
+    hole = harms.span_text(RANGES[1])
     assert ran.status == 3
     assert ran.err == (
         "harvester: XBTUSD: the exchange refused: EQuery:Unknown asset pair\n"
@@ -850,7 +850,7 @@ def command(url: str, folder: Path, *words: str) -> subprocess.CompletedProcess[
 def test_the_real_command_tells_it_all(data: Path, exchange: Exchange) -> None:
     [said] = harms.digit_changed(data, 1)
     done = command(exchange.url, data, "btc/usd", "--repair")
-    name, span = Path(said.where).name, " to ".join(map(harms.instant, said.span))
+    name, span = Path(said.where).name, harms.span_text(said.span)
     assert (done.returncode, done.stderr) == (0, f"XBTUSD: {span} to fetch\n")
     assert done.stdout.splitlines() == [
         "XBTUSD: 1 FAULTS: 4 files, 800 trades, 800 ids, 1 seams, 0 confirmed jumps, 0 roll-ups",

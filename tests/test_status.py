@@ -286,6 +286,19 @@ def test_ages_are_short(seconds: int | None, said: str) -> None:
     assert age(seconds) == said
 
 
+def test_a_hole_is_told_as_people_write_it_and_to_the_nanosecond_where_asked_for() -> None:
+    found = [PairStatus(PAIR, holes=[days(0, 366), days(400, 401)])]
+    told = [
+        f"{PAIR}: not covered: 2020-01-01 to 2021-01-01",
+        f"{PAIR}: not covered: 2021-02-04 to 2021-02-05",
+    ]
+    assert remarks(found) == told
+    assert remarks(found, exact=True) == [
+        f"{told[0]} (1577836799999999999, 1609459199999999999]",
+        f"{told[1]} (1612396799999999999, 1612483199999999999]",
+    ]
+
+
 def test_not_every_hole_of_hundreds_is_said() -> None:
     many = PairStatus("A", holes=[Range(i, i + 1) for i in range(0, 100, 2)])
     said = remarks([many])

@@ -230,8 +230,46 @@ def test_a_stamp_is_shown_to_its_last_digit(stamp: int, text: str) -> None:
     assert show(stamp) == text
 
 
-def test_a_range_shows_both_ends() -> None:
-    assert str(Range(0, END_OF_TIME)) == "1970-01-01T00:00:00Z to the end"
+SHOWN = {
+    # Ranges end a nanosecond before the round moment that people name.
+    (utc(2024, 1, 1) - 1, utc(2025, 1, 1) - 1): "2024-01-01 to 2025-01-01",
+    # The exchange's clock has whole seconds, and coverage ends with one.
+    (utc(2024, 1, 1), utc(2024, 1, 2, 12, 0, 1)): "2024-01-01 to 2024-01-02 12:00:01",
+    (utc(2024, 1, 1, 12, 30) - 1, utc(2024, 1, 1, 13) - 1): "2024-01-01 12:30 to 2024-01-01 13:00",
+    (utc(2024, 1, 1) + S // 2 - 1, utc(2024, 1, 1) + S - 1): (
+        "2024-01-01 00:00:00.5 to 2024-01-01 00:00:01"
+    ),
+    (utc(2024, 1, 1) + 122, utc(2024, 1, 1) + 455): (
+        "2024-01-01 00:00:00.000000123 to 2024-01-01 00:00:00.000000456"
+    ),
+    # One instant alone.
+    (utc(2024, 1, 1) - 1, utc(2024, 1, 1)): "2024-01-01 to 2024-01-01 00:00:00.000000001",
+    (utc(2024, 1, 1) + 4, utc(2024, 1, 1) + 5): (
+        "2024-01-01 00:00:00.000000005 to 2024-01-01 00:00:00.000000006"
+    ),
+    (0, utc(2024, 1, 1) - 1): "the beginning to 2024-01-01",
+    (utc(2024, 1, 1) - 1, END_OF_TIME): "2024-01-01 to the end",
+    (0, END_OF_TIME): "the beginning to the end",
+}
+
+
+@pytest.mark.parametrize(("bounds", "text"), SHOWN.items())
+def test_a_range_is_shown_as_people_write_it(bounds: tuple[int, int], text: str) -> None:
+    assert str(Range(*bounds)) == text
+
+
+@given(st.integers(1, utc(2200, 1, 1)), st.integers(1, 10**18))
+def test_the_ends_shown_are_since_and_until_of_the_range_to_the_nanosecond(
+    after: int, length: int
+) -> None:
+    since, until = str(Range(after, after + length)).split(" to ")
+    read = span(parse_moment(since, NOW), parse_moment(until, NOW))
+    assert abs(read.after - after) <= 1
+    assert abs(read.through - after - length) <= 1
+
+
+def test_the_bounds_of_a_range_are_shown_to_the_nanosecond_where_asked_for() -> None:
+    assert Range(5, 1_704_067_199_999_999_999).bounds_text == "(5, 1704067199999999999]"
 
 
 # Years.

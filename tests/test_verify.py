@@ -15,6 +15,7 @@ import pytest
 import tapes
 from crawling import Crawl, serve
 from exchange import Market
+from harms import span_text
 
 from harvester.archive.archive import Archive
 from harvester.archive.rollups import PARTIALS
@@ -218,8 +219,8 @@ def test_a_file_doubled_under_a_shifted_name(harmed: Path) -> None:
     lines = [line.split("; ")[0] for line in faults(harmed)]
     assert f"{name_of(double, harmed)}: it overlaps with {name_of(file, harmed)}" in lines
     assert (
-        f"{name_of(double, harmed)}: its footer says {after:d}-{through:d}, its name another range"
-        in lines
+        f"{name_of(double, harmed)}: its footer says {span_text(Range(after, through))}, "
+        "its name another range" in lines
     )
 
 
@@ -230,8 +231,8 @@ def test_a_file_renamed_to_a_wider_range(harmed: Path) -> None:
     file.rename(wide)
     lines = [line.split("; ")[0] for line in faults(harmed)]
     assert (
-        f"{name_of(wide, harmed)}: its footer says {after:d}-{through:d}, its name another range"
-        in lines
+        f"{name_of(wide, harmed)}: its footer says {span_text(Range(after, through))}, "
+        "its name another range" in lines
     )
 
 

@@ -11,10 +11,9 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from harvester.charts.coarser import length_ns
-from harvester.charts.holes import moment
 from harvester.charts.wording import digits
 from harvester.kraken.pairs import Pair
-from harvester.times import Interval, Range
+from harvester.times import Interval, Range, show_short
 
 Floats = NDArray[np.float64]
 VOLUMES = ("buy_volume", "sell_volume", "unknown_volume")
@@ -77,7 +76,7 @@ def _told(
 
     return list(
         zip(
-            [moment(one) for one in opens_ns.tolist()],
+            [show_short(one) for one in opens_ns.tolist()],
             prices("open"),
             prices("high"),
             prices("low"),

@@ -17,7 +17,7 @@ from harvester.candles.question import Question
 from harvester.charts.candles import arranged
 from harvester.charts.coarser import Drawn, drawable
 from harvester.charts.extra import missing_extra
-from harvester.charts.holes import between, frame_of, note
+from harvester.charts.holes import frame_of, note
 from harvester.errors import NothingHeld, UsageError
 from harvester.kraken.pairs import Pair
 
@@ -142,7 +142,7 @@ def chart(
         )
     candles = arranged(table, interval, pair)
     frame = frame_of(archive, drawn.question, candles.range, now_ns)
-    title = f"{name}, {interval.text} candles, {between(frame.told)} (UTC)"
+    title = f"{name}, {interval.text} candles, {frame.told} (UTC)"
     notes = _notes(question, drawn, [note(frame.holes)] if frame.holes else [])
     base, _, quote = pair.wsname.partition("/")
     words = Words(title, notes, base if quote else "", quote, interval.text)

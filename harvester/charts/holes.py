@@ -9,13 +9,10 @@ from harvester.archive.archive import Archive
 from harvester.candles.question import Question
 from harvester.times import (
     BEGINNING_NS,
-    DAY,
     END_OF_TIME,
-    SECOND,
     Range,
     missing,
     overlap,
-    show,
     union,
 )
 
@@ -108,7 +105,7 @@ def middle(hole: Range, frame: Frame) -> int:
 
 def name(hole: Range) -> str:
     """What is said of a hole."""
-    return f"not fetched: {between(hole)}"
+    return f"not fetched: {hole}"
 
 
 def note(holes: Sequence[Range]) -> str:
@@ -116,22 +113,4 @@ def note(holes: Sequence[Range]) -> str:
     if len(holes) == 1:
         return name(holes[0])
     widest = max(holes, key=lambda one: one.through - one.after)
-    return f"{len(holes):,} ranges are not fetched, the widest from {between(widest)}"
-
-
-def between(span: Range) -> str:
-    """Both ends of a span, each no longer than it must be: `2024-01-03 to 2024-01-05 12:30`.
-
-    The second is the first moment behind it, as `until` is.
-    """
-    return f"{moment(span.after + 1)} to {moment(span.through + 1)}"
-
-
-def moment(stamp_ns: int) -> str:
-    """A stamp as people write it, in UTC: a date at midnight, else to the minute or the digit."""
-    if stamp_ns <= BEGINNING_NS:
-        return "the beginning"
-    text = show(stamp_ns).removesuffix("Z").replace("T", " ")
-    if stamp_ns % DAY == 0:
-        return text[:10]
-    return text[:16] if stamp_ns % (60 * SECOND) == 0 else text
+    return f"{len(holes):,} ranges are not fetched, the widest from {widest}"

@@ -82,9 +82,7 @@ def check_segment(archive: Archive, segment: Segment, rollups: Sequence[RollUp])
 def _check_footer(found: Findings, footer: Footer) -> None:
     segment = found.segment
     if footer.range != segment.range:
-        found.wrong.append(
-            f"its footer says {footer.range.after}-{footer.range.through}, its name another range"
-        )
+        found.wrong.append(f"its footer says {footer.range}, its name another range")
     if footer.altname != segment.pair:
         named = footer.altname or "no pair"
         found.wrong.append(f"its footer is of {named}, its folder of {segment.pair}")

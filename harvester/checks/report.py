@@ -31,7 +31,7 @@ class Fault(NamedTuple):
 
     def __str__(self) -> str:
         """One line for people."""
-        return f"{self.path or self.pair}: {self.text}; range {_instants(self.span)}"
+        return f"{self.path or self.pair}: {self.text}; range {self.span}"
 
 
 @dataclass(slots=True)
@@ -291,7 +291,3 @@ class CsvReport(Comparison):
             "skipped": self.skipped,
             "exit_status": self.exit_status,
         }
-
-
-def _instants(span: Range) -> str:
-    return f"{show(span.after)} to {show(span.through)}"

@@ -5,7 +5,6 @@ from __future__ import annotations
 from harvester.candles.explain import Explanation, Read
 from harvester.cli import output
 from harvester.errors import UsageError
-from harvester.times import show
 
 
 def check_explained(form: str | None, file: str | None, *, is_one: bool) -> None:
@@ -31,9 +30,8 @@ def show_explanation(one: Explanation, form: str | None) -> None:
 
 
 def _paragraphs(one: Explanation) -> list[str]:
-    after, through = one.question.span
     rows = _counted(sum(read.rows for read in one.reads), "row")
-    what = [f"{one.question.title}, {_from(after)} to {show(through)}: {rows} read"]
+    what = [f"{one.question.title}, {one.question.span}: {rows} read"]
     if one.passes > 1:
         what.append("twice, once to see that no price has more decimals than are shown")
     what.append(f"in {_counted(one.parts, 'part')}")
@@ -42,8 +40,8 @@ def _paragraphs(one: Explanation) -> list[str]:
     if one.reads:
         told.append(output.columns(["level", "files", "rows read"], _totals(one)))
     if reads:
-        header = ["level", "file", "from", "through", "rows read"]
-        table = output.columns(header, [_row(read, one) for read in reads], left=2)
+        header = ["level", "file", "range", "rows read"]
+        table = output.columns(header, [_row(read, one) for read in reads], left=3)
         told.append(table)
     if one.carried:
         told.append("close: the trade whose price is carried into the span")
@@ -56,12 +54,7 @@ def _totals(one: Explanation) -> list[list[str]]:
 
 def _row(read: Read, one: Explanation) -> list[str]:
     level = "close" if read is one.carried else read.level
-    return [level, read.file, _from(read.span.after), show(read.span.through), f"{read.rows:,}"]
-
-
-def _from(after: int) -> str:
-    """A span's first moment; from 0 on it reaches back to the beginning of all time."""
-    return show(after + 1) if after else show(0)
+    return [level, read.file, str(read.span), f"{read.rows:,}"]
 
 
 def _counted(number: int, what: str) -> str:

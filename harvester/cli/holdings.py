@@ -54,7 +54,7 @@ def tell(common: Common, names: Sequence[str], *, as_json: bool) -> int:
     elif found:
         levels = common.settings.candles.rollups
         output.result(text(found, levels, Look.of_stdout(), detailed=bool(names)))
-        for line in remarks(found):
+        for line in remarks(found, exact=common.verbose > 0):
             output.hint(line)
     else:
         output.hint(nothing(common))
@@ -115,10 +115,19 @@ def text(
     return "\n".join(lines)
 
 
-def remarks(found: Sequence[PairStatus]) -> list[str]:
-    """What can't be read, and what is not covered, the first of it."""
+def remarks(found: Sequence[PairStatus], *, exact: bool = False) -> list[str]:
+    """What can't be read, and what is not covered, the first of it.
+
+    Args:
+        found: what is held.
+        exact: whether ranges are shown with their bounds to the nanosecond.
+    """
     lines = [f"{one.pair}: {why}" for one in found for why in one.damaged]
-    holes = [f"{one.pair}: not covered: {hole}" for one in found for hole in one.holes]
+    holes = [
+        f"{one.pair}: not covered: {hole}{f' {hole.bounds_text}' if exact else ''}"
+        for one in found
+        for hole in one.holes
+    ]
     lines += holes[:MOST_SAID]
     if len(holes) > MOST_SAID:
         lines.append(f"and {len(holes) - MOST_SAID:,} more holes; --json tells all")

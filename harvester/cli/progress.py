@@ -227,7 +227,7 @@ def _whole(seconds: float | None) -> int | None:
 
 
 def _spans(missing: list[Any]) -> str:
-    first = f"{show(missing[0].after)} to {show(missing[0].through)}"
+    first = str(missing[0])
     return first if len(missing) == 1 else f"{len(missing)} ranges, the first {first},"
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
@@ -66,7 +67,8 @@ def verify(
     if repair and any(one.faults for one in reports):
         from harvester.cli.repairing import repair as mend
 
-        repaired = mend(common_, archive, reports, None if as_json else _print)
+        shown = None if as_json else partial(_print, exact=common_.verbose > 0)
+        repaired = mend(common_, archive, reports, shown)
         reports = [repaired[one.pair].after if one.pair in repaired else one for one in reports]
     names = list(dict.fromkeys(names))
     found = _Found({}, {}, repaired if repair else None)
@@ -104,11 +106,12 @@ def _proved(
             reports.append(prove(archive, name, lambda *step: shown.tell(Step(*step))))
             if not as_json:
                 with shown.aside():
-                    _print(reports[-1])
+                    _print(reports[-1], exact=common_.verbose > 0)
     return reports
 
 
-def _print(report: PairReport) -> None:
+def _print(report: PairReport, *, exact: bool) -> None:
+    """Print a report; `exact`: with the bounds of ranges to the nanosecond."""
     verdict = f"{len(report.faults)} FAULTS" if report.faults else "sound"
     jumps = f"{report.jumps:,} confirmed jumps"
     if report.unasked_jumps:
@@ -119,7 +122,7 @@ def _print(report: PairReport) -> None:
         f"{report.rollups:,} roll-ups"
     )
     for fault in report.faults:
-        output.result(f"  {fault}")
+        output.result(f"  {fault} {fault.span.bounds_text}" if exact else f"  {fault}")
     for digest in report.digests:
         output.result(f"  digest: {digest}")
     for note in report.notes:

@@ -50,7 +50,7 @@ def _picture(common: Common, names: Sequence[str]) -> str:
         return f"{now}  {nothing(common)}"
     levels = common.settings.candles.rollups
     shown = text(found, levels, Look.of_stdout(), detailed=bool(names))
-    return "\n".join([now, "", shown, *remarks(found)])
+    return "\n".join([now, "", shown, *remarks(found, exact=common.verbose > 0)])
 
 
 def _in_place(
