@@ -35,6 +35,7 @@ class Crawl:
     stop_after_pages: int | None = None
     newest_first: bool = False
     upgrade: bool = False
+    estimates: bool = False
     open: Callable[[Path], Archive] = Archive
 
     def run(self, *names: str, span: Range = ALL) -> list[Outcome]:
@@ -68,7 +69,13 @@ class Crawl:
             pairs = await client.pairs()
             wishes = [Wish(pairs[name], span) for name in names]
             then = upgrade if self.upgrade else None
-            watch = Watch(listen, stop, newest_first=self.newest_first, then=then)
+            watch = Watch(
+                listen,
+                stop,
+                newest_first=self.newest_first,
+                estimates=self.estimates,
+                then=then,
+            )
             return await backfill(client, self.open(self.folder), wishes, settings, watch)
 
     @property

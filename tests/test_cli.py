@@ -72,6 +72,14 @@ def test_backfill_brings_the_tape_and_says_so(harvester: Any, tmp_path: Path) ->
     assert tape_of(tmp_path / "data", "XBTUSD") == list(expected(market))
 
 
+def test_a_backfill_with_nothing_to_do_says_that_it_is_up_to_date(harvester: Any) -> None:
+    asked = ["backfill", "btc/usd", "--since", "2024-01-01", "--until", "2024-06-01"]
+    harvester(*asked)
+    run = harvester(*asked)
+    assert (run.status, run.out) == (0, "")
+    assert run.err == "XBTUSD: up to date, complete through 2024-05-31T23:59:59Z\n"
+
+
 def test_backfill_reports_as_json(harvester: Any) -> None:
     run = harvester(
         "backfill", "XBTUSD", "--since", "2024-01-01", "--until", "2024-06-01", "--json", "-q"

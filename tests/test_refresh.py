@@ -20,6 +20,7 @@ from victims import ended, wait_for
 
 from harvester.archive.archive import Archive
 from harvester.archive.locks import held
+from harvester.cli.tracking import RunTrack
 from harvester.crawl.events import Event, Outcome, PageRead
 from harvester.crawl.stop import Stop
 from harvester.errors import NothingHeld
@@ -155,6 +156,18 @@ def test_holes_of_earlier_runs_are_filled_wherever_they_are(nights: Nights) -> N
     ]
     inside = [row for row in rows if day(1) < row[1] <= day(2) or day(6) < row[1]]
     assert one["trades_added"] == len(inside)
+
+
+def test_no_pair_runs_on_once_its_earlier_holes_are_filled(nights: Nights) -> None:
+    """Else its line stays on the terminal, and in a log it is repeated every half minute."""
+    for span in (Range(day(1), day(2)), Range(day(3), day(4))):
+        crawl(nights, "XBTUSD", span)
+    remove_first_file(nights, "XBTUSD")
+    nights.refresh()
+    run = RunTrack()
+    for event in nights.events:
+        run.take(event)
+    assert (run.running, run.done, run.failed) == ({}, 1, 0)
 
 
 def test_a_hole_that_can_not_be_filled_stays_one(tmp_path: Path) -> None:

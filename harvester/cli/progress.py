@@ -185,7 +185,9 @@ class JsonLines(Silent):
         if isinstance(event, PageRead | Step) and not self._is_due(event):
             return
         if isinstance(event, PageRead):
-            one = self._run.running[event.pair]
+            one = self._run.running.get(event.pair)
+            if one is None:
+                return
             fields |= {"pages_s": round(one.pages_s, 3), "left_s": _whole(one.left_s)}
         if isinstance(event, Outcome):
             fields["error"] = None if event.error is None else str(event.error)
@@ -219,7 +221,7 @@ class JsonLines(Silent):
 
     def _say(self, event: str, fields: dict[str, Any]) -> None:
         now = show(self._now_ns() // 10**6 * 10**6)
-        output.hint(msgspec.json.encode({"event": event, "time": now, **fields}).decode())
+        output.line(msgspec.json.encode({"event": event, "time": now, **fields}).decode())
 
 
 def _whole(seconds: float | None) -> int | None:
