@@ -26,6 +26,7 @@ from harvester.crawl.stop import Stop
 from harvester.errors import NothingHeld
 from harvester.kraken.pairs import Pair
 from harvester.times import Range
+from harvester.upkeep import refresh as module
 from harvester.upkeep.targets import Market as Known
 from harvester.upkeep.targets import targets
 
@@ -368,9 +369,51 @@ def test_what_was_fetched_before_an_interruption_is_kept(nights: Nights) -> None
 def test_a_run_whose_time_is_up_names_what_is_unfinished(nights: Nights) -> None:
     nights.pairs = ["XBTUSD", "ETHEUR"]
     report = nights.refresh(most_s=0)
-    assert report["exit_status"] == 4
+    assert report["exit_status"] == 0
     assert report["error"] == "the time was up; the next run goes on where this one stopped"
     assert nights.refresh()["exit_status"] == 0
+
+
+@pytest.mark.parametrize("is_quiet", [False, True])
+def test_a_run_whose_time_is_up_ends_well_and_names_what_is_unfinished(
+    nights: Nights, is_quiet: bool
+) -> None:
+    nights.refresh("XBTUSD", "ETHEUR")
+    nights.pass_day()
+    done = nights.command("--max-minutes", "0.0000001", *(["-q"] if is_quiet else []))
+    assert done.status == 0
+    assert done.err.splitlines()[-1] == (
+        "the time was up: 2 pairs are unfinished (ETHEUR, XBTUSD); the next run goes on there"
+    )
+
+
+def test_a_pair_whose_time_is_up_after_some_pages_is_unfinished_and_well(
+    nights: Nights, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs: list[module._Refreshing] = []
+
+    class Refreshing(module._Refreshing):
+        def __init__(self, *given: Any) -> None:
+            super().__init__(*given)
+            runs.append(self)
+
+    def listen(event: Event) -> None:
+        if isinstance(event, PageRead) and event.pages == 4:
+            runs[0].time_is_up()
+
+    monkeypatch.setattr(module, "_Refreshing", Refreshing)
+    report = nights.refresh("XBTUSD", listener=listen)
+    assert states(report) == {"XBTUSD": "unfinished"}
+    assert (report["exit_status"], only(report)["exit_status"]) == (0, 0)
+    assert nights.rows()["XBTUSD"] == only(report)["trades_added"] > 0
+
+
+def test_that_the_time_is_up_hides_no_damage(nights: Nights) -> None:
+    nights.refresh("XBTUSD", "ETHEUR")
+    (nights.folder / "wanted" / "XBTUSD.json").write_bytes(b"{")
+    report = nights.refresh(most_s=0)
+    assert report["exit_status"] == 4
+    assert states(report) == {"ETHEUR": "unfinished", "XBTUSD": "failed"}
 
 
 def test_a_record_that_can_not_be_read_stops_no_other_pair(nights: Nights) -> None:
