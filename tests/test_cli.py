@@ -327,6 +327,7 @@ def test_every_format_holds_every_candle(form: str, harvester: Any, tmp_path: Pa
 def test_bad_input_is_one_clear_line(
     arguments: list[str], status: int, message: str, harvester: Any, tmp_path: Path
 ) -> None:
+    (tmp_path / "data").mkdir()
     run = harvester(*arguments)
     assert (run.status, run.out, run.err) == (status, "", f"harvester: {message}\n")
     assert not (tmp_path / "data" / "trades").exists()
@@ -462,6 +463,7 @@ def test_every_command_shows_an_example(command: str, harvester: Any) -> None:
 
 
 def test_a_folder_without_an_archive_is_said(harvester: Any, tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
     run = harvester("status")
     assert (run.status, run.err) == (
         0,

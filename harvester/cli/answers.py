@@ -31,7 +31,7 @@ def bars(common: Common, pair: str, **given: Any) -> None:
     size = parse_size(*sizes[0])
     wanted = span_of(given["since"], given["until"])
     anchor_ns = parse_moment(given["anchor"], time.time_ns())
-    archive = Archive(common.settings.archive.path)
+    archive = common.existing()
     one = resolve_held(archive, pair)
     question = BarQuestion(one.altname, size, wanted, anchor_ns, given["all_columns"])
     batches = bar_batches(archive, question)
@@ -41,7 +41,7 @@ def bars(common: Common, pair: str, **given: Any) -> None:
 def trades(common: Common, pair: str, **given: Any) -> None:
     """Write trades."""
     wanted = span_of(given["since"], given["until"])
-    archive = Archive(common.settings.archive.path)
+    archive = common.existing()
     one = resolve_held(archive, pair)
     batches = archive.scan(one.altname, wanted)
     if given["form"] in EXPORTS:
