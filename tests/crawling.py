@@ -36,6 +36,7 @@ class Crawl:
     stop_after_pages: int | None = None
     newest_first: bool = False
     upgrade: bool = False
+    estimates: bool = False
     open: Callable[[Path], Archive] = Archive
     now_ns: Callable[[], int] = time.time_ns
 
@@ -71,7 +72,12 @@ class Crawl:
             wishes = [Wish(pairs[name], span) for name in names]
             then = upgrade if self.upgrade else None
             watch = Watch(
-                listen, stop, newest_first=self.newest_first, then=then, now_ns=self.now_ns
+                listen,
+                stop,
+                newest_first=self.newest_first,
+                estimates=self.estimates,
+                then=then,
+                now_ns=self.now_ns,
             )
             return await backfill(client, self.open(self.folder), wishes, settings, watch)
 

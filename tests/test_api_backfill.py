@@ -22,7 +22,6 @@ from harvester.archive.archive import Archive as Disk
 from harvester.archive.writer import writer
 from harvester.crawl.events import Committed, Event, PageRead, Started
 from harvester.errors import (
-    ArchiveHasHoles,
     ArchiveLocked,
     ExchangeUnreachable,
     NothingHeld,
@@ -96,14 +95,11 @@ def test_a_refresh_brings_a_pair_up_to_now(archive: harvester.Archive) -> None:
     assert archive.holes("XBTUSD") == []
 
 
-def test_a_refresh_whose_time_is_up_is_an_error_unless_nobody_asks(
-    archive: harvester.Archive,
-) -> None:
-    text = "the time was up; the next run goes on where this one stopped"
-    with pytest.raises(ArchiveHasHoles, match=f"^{text}$"):
-        archive.refresh("XBTUSD", max_minutes=1e-9)
-    done = archive.refresh("XBTUSD", max_minutes=1e-9, check=False)
-    assert done.exit_status == ArchiveHasHoles.exit_status
+def test_a_refresh_whose_time_is_up_is_no_error_and_says_so(archive: harvester.Archive) -> None:
+    archive.backfill("XBTUSD", until=UNTIL)
+    done = archive.refresh("XBTUSD", max_minutes=1e-9)
+    assert str(done.error) == "the time was up; the next run goes on where this one stopped"
+    assert ([one.state for one in done.pairs], done.exit_status) == (["unfinished"], 0)
 
 
 def test_a_refresh_of_nothing_says_how_to_begin(archive: harvester.Archive) -> None:

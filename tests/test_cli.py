@@ -74,6 +74,14 @@ def test_backfill_brings_the_tape_and_says_so(harvester: Any, tmp_path: Path) ->
     assert tape_of(tmp_path / "data", "XBTUSD") == list(expected(market))
 
 
+def test_a_backfill_with_nothing_to_do_says_that_it_is_up_to_date(harvester: Any) -> None:
+    asked = ["backfill", "btc/usd", "--since", "2024-01-01", "--until", "2024-06-01"]
+    harvester(*asked)
+    run = harvester(*asked)
+    assert (run.status, run.out) == (0, "")
+    assert run.err == "XBTUSD: up to date, complete through 2024-05-31T23:59:59Z\n"
+
+
 def test_backfill_reports_as_json(harvester: Any) -> None:
     run = harvester(
         "backfill", "XBTUSD", "--since", "2024-01-01", "--until", "2024-06-01", "--json", "-q"
@@ -349,6 +357,7 @@ def test_every_format_holds_every_candle(form: str, harvester: Any, tmp_path: Pa
 def test_bad_input_is_one_clear_line(
     arguments: list[str], status: int, message: str, harvester: Any, tmp_path: Path
 ) -> None:
+    (tmp_path / "data").mkdir()
     run = harvester(*arguments)
     assert (run.status, run.out, run.err) == (status, "", f"harvester: {message}\n")
     assert not (tmp_path / "data" / "trades").exists()
@@ -484,6 +493,7 @@ def test_every_command_shows_an_example(command: str, harvester: Any) -> None:
 
 
 def test_a_folder_without_an_archive_is_said(harvester: Any, tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
     run = harvester("status")
     assert (run.status, run.err) == (
         0,

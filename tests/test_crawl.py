@@ -14,6 +14,7 @@ from crawling import Crawl, serve, strangers, tape_of
 from exchange import Clock, Exchange, Faults, Market, Trade, expected, named
 
 from harvester.archive.archive import Archive
+from harvester.crawl.events import Started
 from harvester.times import END_OF_TIME, Range, parse_moment
 
 Mode = Literal["inclusive", "exclusive"]
@@ -167,6 +168,21 @@ def test_an_interrupted_run_keeps_what_it_fetched_and_goes_on(tmp_path: Path) ->
         Crawl(exchange.url, tmp_path).only("XBTUSD")
         assert exchange.pages("XBTUSD") - before <= 22 - kept // 1_000
     assert tape_of(tmp_path, "XBTUSD") == list(expected(market))
+
+
+def test_a_resumed_run_begins_with_how_many_trades_of_the_request_are_stored(
+    tmp_path: Path,
+) -> None:
+    market = tapes.market(tapes.xbtusd_like(20_000, 18))
+    with serve(market) as exchange:
+        Crawl(exchange.url, tmp_path, stop_after_pages=8).only("XBTUSD")
+        kept = len(tape_of(tmp_path, "XBTUSD"))
+        again = Crawl(exchange.url, tmp_path, estimates=True)
+        again.only("XBTUSD")
+    begun = [event for event in again.events if isinstance(event, Started)]
+    # The exchange's counts are of weeks; within one, trades are taken to be evenly spread.
+    assert [event.held for event in begun] == [kept]
+    assert begun[0].expected is not None
 
 
 def test_a_typed_boundary_loses_nothing_to_the_rounding_of_times(tmp_path: Path) -> None:

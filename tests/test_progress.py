@@ -14,7 +14,7 @@ from harvester.cli.bars import Bars
 from harvester.cli.lines import ASCII, UNICODE, cut, duration, picture
 from harvester.cli.progress import JsonLines, Lines
 from harvester.cli.tracking import RunTrack
-from harvester.crawl.events import Begun, Imported, Outcome, PageRead, Started, Step, Waiting
+from harvester.crawl.events import Begun, Ended, Imported, Outcome, PageRead, Started, Step, Waiting
 from harvester.errors import ExchangeUnreachable
 from harvester.times import DAY, SECOND, Range
 
@@ -204,6 +204,61 @@ def test_a_text_is_cut_where_the_line_ends() -> None:
     ]
 
 
+def test_a_resumed_download_shows_how_much_of_the_whole_request_is_done() -> None:
+    """Twenty days of 1,000 trades are stored; five of the ten that are left are read."""
+    clock = Clock()
+    run = RunTrack(clock)
+    left = Range(JANUARY + 20 * DAY, JANUARY + 30 * DAY)
+    run.take(Started("XBTUSD", [left], 10_000, held=20_000))
+    shown = [picture(run, 80, 24, ASCII)]
+    for page in range(1, 6):
+        clock.now_s += 1
+        run.take(PageRead("XBTUSD", 1000 * page, page, JANUARY + (20 + page) * DAY))
+    shown.append(picture(run, 80, 24, ASCII))
+    # As the head moves on, what this run brought is stored as well.
+    run.take(Started("XBTUSD", [Range(left.through, left.through + DAY)], 500, held=29_500))
+    shown.append(picture(run, 80, 24, ASCII))
+    assert [line[:26] for [line] in shown] == [
+        "XBTUSD  ========----   66%",
+        "XBTUSD  ==========--   83%",
+        "XBTUSD  ============   98%",
+    ]
+    assert shown[1][0].endswith("1.0/s  5 s left")
+
+
+def test_a_pair_that_lacks_nothing_is_shown_as_whole() -> None:
+    run = RunTrack(Clock())
+    run.take(Started("XBTUSD", [], None, held=5_000))
+    assert run.running["XBTUSD"].part == 1.0
+
+
+@pytest.mark.parametrize("reached", [MONTH, None])
+def test_a_pair_for_which_there_is_nothing_to_do_is_up_to_date(reached: Range | None) -> None:
+    through = ", complete through 2024-01-31T00:00:00Z" if reached else ""
+    assert str(Outcome("XBTUSD", 0, 0, reached, [], None)) == f"XBTUSD: up to date{through}"
+    assert str(Started("XBTUSD", [], None)) == "XBTUSD: up to date"
+
+
+def test_what_comes_late_of_a_pair_that_has_ended_is_not_shown() -> None:
+    run = one_pair()
+    run.take(Outcome("XBTUSD", 10_000, 10, MONTH, [], None))
+    run.take(PageRead("XBTUSD", 11_000, 11, JANUARY + 11 * DAY))
+    run.take(Step("XBTUSD", 3, 12))
+    assert (run.running, run.done, run.trades) == ({}, 1, 10_000)
+
+
+def test_a_pair_whose_earlier_gaps_are_filled_after_its_end_runs_until_they_are() -> None:
+    """As in a refresh: its outcome is told, and then what was missing before is downloaded."""
+    run = one_pair()
+    run.take(Outcome("XBTUSD", 10_000, 10, MONTH, [], None))
+    run.take(Started("XBTUSD", [MONTH], 2_000))
+    run.take(PageRead("XBTUSD", 1_000, 1, JANUARY + DAY))
+    meanwhile = (list(run.running), run.done, run.trades)
+    run.take(Ended("XBTUSD", 0))
+    assert meanwhile == (["XBTUSD"], 0, 11_000)
+    assert (run.running, run.done, run.failed, run.trades) == ({}, 1, 0, 11_000)
+
+
 # On a terminal.
 
 
@@ -223,7 +278,7 @@ def test_a_terminal_shows_the_lines_and_keeps_what_pairs_came_to(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("LC_ALL", "C.UTF-8")
-    console = terminal(81)
+    console = terminal(83)
     bars = Bars(one_pair(), console)
     console.print(bars)
     bars.tell(Outcome("XBTUSD", 30_000, 30, MONTH, [], None))

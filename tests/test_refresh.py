@@ -20,11 +20,13 @@ from victims import ended, wait_for
 
 from harvester.archive.archive import Archive
 from harvester.archive.locks import held
+from harvester.cli.tracking import RunTrack
 from harvester.crawl.events import Event, Outcome, PageRead
 from harvester.crawl.stop import Stop
 from harvester.errors import NothingHeld
 from harvester.kraken.pairs import Pair
 from harvester.times import Range
+from harvester.upkeep import refresh as module
 from harvester.upkeep.targets import Market as Known
 from harvester.upkeep.targets import targets
 
@@ -155,6 +157,18 @@ def test_holes_of_earlier_runs_are_filled_wherever_they_are(nights: Nights) -> N
     ]
     inside = [row for row in rows if day(1) < row[1] <= day(2) or day(6) < row[1]]
     assert one["trades_added"] == len(inside)
+
+
+def test_no_pair_runs_on_once_its_earlier_holes_are_filled(nights: Nights) -> None:
+    """Else its line stays on the terminal, and in a log it is repeated every half minute."""
+    for span in (Range(day(1), day(2)), Range(day(3), day(4))):
+        crawl(nights, "XBTUSD", span)
+    remove_first_file(nights, "XBTUSD")
+    nights.refresh()
+    run = RunTrack()
+    for event in nights.events:
+        run.take(event)
+    assert (run.running, run.done, run.failed) == ({}, 1, 0)
 
 
 def test_a_hole_that_can_not_be_filled_stays_one(tmp_path: Path) -> None:
@@ -355,9 +369,51 @@ def test_what_was_fetched_before_an_interruption_is_kept(nights: Nights) -> None
 def test_a_run_whose_time_is_up_names_what_is_unfinished(nights: Nights) -> None:
     nights.pairs = ["XBTUSD", "ETHEUR"]
     report = nights.refresh(most_s=0)
-    assert report["exit_status"] == 4
+    assert report["exit_status"] == 0
     assert report["error"] == "the time was up; the next run goes on where this one stopped"
     assert nights.refresh()["exit_status"] == 0
+
+
+@pytest.mark.parametrize("is_quiet", [False, True])
+def test_a_run_whose_time_is_up_ends_well_and_names_what_is_unfinished(
+    nights: Nights, is_quiet: bool
+) -> None:
+    nights.refresh("XBTUSD", "ETHEUR")
+    nights.pass_day()
+    done = nights.command("--max-minutes", "0.0000001", *(["-q"] if is_quiet else []))
+    assert done.status == 0
+    assert done.err.splitlines()[-1] == (
+        "the time was up: 2 pairs are unfinished (ETHEUR, XBTUSD); the next run goes on there"
+    )
+
+
+def test_a_pair_whose_time_is_up_after_some_pages_is_unfinished_and_well(
+    nights: Nights, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs: list[module._Refreshing] = []
+
+    class Refreshing(module._Refreshing):
+        def __init__(self, *given: Any) -> None:
+            super().__init__(*given)
+            runs.append(self)
+
+    def listen(event: Event) -> None:
+        if isinstance(event, PageRead) and event.pages == 4:
+            runs[0].time_is_up()
+
+    monkeypatch.setattr(module, "_Refreshing", Refreshing)
+    report = nights.refresh("XBTUSD", listener=listen)
+    assert states(report) == {"XBTUSD": "unfinished"}
+    assert (report["exit_status"], only(report)["exit_status"]) == (0, 0)
+    assert nights.rows()["XBTUSD"] == only(report)["trades_added"] > 0
+
+
+def test_that_the_time_is_up_hides_no_damage(nights: Nights) -> None:
+    nights.refresh("XBTUSD", "ETHEUR")
+    (nights.folder / "wanted" / "XBTUSD.json").write_bytes(b"{")
+    report = nights.refresh(most_s=0)
+    assert report["exit_status"] == 4
+    assert states(report) == {"ETHEUR": "unfinished", "XBTUSD": "failed"}
 
 
 def test_a_record_that_can_not_be_read_stops_no_other_pair(nights: Nights) -> None:

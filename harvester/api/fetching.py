@@ -119,7 +119,8 @@ class Fetching(Opened):
         Args:
             *pairs: names and patterns such as `*/EUR`; without any, those of `refresh.pairs` in
                 the settings, or all that are held where it names none.
-            max_minutes: end in good order after so long; the next run goes on.
+            max_minutes: end in good order after so long; the next run goes on. That is no error:
+                pairs that were not finished have the state `unfinished`.
             progress: as of `backfill`.
             check: raise what ended the run, or the gravest error of a pair. Else it is only told
                 in the result.
@@ -132,7 +133,7 @@ class Fetching(Opened):
             NothingHeld: no pair is named, and none is held.
             ExchangeError: the exchange can't be reached, refuses, or is in maintenance.
             ArchiveLocked: another refresh goes on, or another run is writing one of the pairs.
-            ArchiveHasHoles: something that was asked for is not covered, or the time was up.
+            ArchiveHasHoles: something that was asked for is not covered.
             ArchiveDamaged: what the exchange shows contradicts what is held.
             ArchiveUnwritable: the machine refused.
             ValueDoesNotFit: a trade that the format has no room for.
@@ -149,7 +150,7 @@ class Fetching(Opened):
         renewal = Renewal(Disk(self.path), self._settings, pairs, max_minutes, _listener(progress))
         done = from_here(renewal.run)
         if check:
-            if done.error is not None:
+            if done.error is not None and done.error.exit_status:
                 raise done.error
             raise_gravest(done.pairs)
         return done

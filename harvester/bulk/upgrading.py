@@ -109,7 +109,8 @@ class _Upgrading:
     def _begin(self, found: list[Unit], aside: list[Range]) -> None:
         ranges = missing([part for unit in found for part in unit.parts], aside)
         expected = sum(rows_to_fetch(unit, aside) for unit in found)
-        self._run.watch.listener(Started(self._pair, ranges, expected))
+        held = sum(rows_to_fetch(unit, []) for unit in found) - expected
+        self._run.watch.listener(Started(self._pair, ranges, expected, held))
 
     def _next(self, beside: Writer, settled_ns: int) -> Unit | None:
         """The range that takes the fewest calls, or the newest where those come first."""

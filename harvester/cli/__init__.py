@@ -26,18 +26,29 @@ from harvester.cli import (
     status,
 )
 from harvester.cli.sections import Sectioned
-from harvester.errors import BadQuery, HarvesterError
+from harvester.errors import BadQuery, HarvesterError, UsageError
 
 EPILOG = "`harvester COMMAND --help` shows an example of each. Begin with `harvester demo`."
 
 
-@click.group(cls=Sectioned, epilog=EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(
+    cls=Sectioned,
+    epilog=EPILOG,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    invoke_without_command=True,
+    subcommand_metavar="COMMAND [ARGS]...",
+)
 @click.version_option(__version__, "-V", "--version", message="harvester %(version)s")
-def cli() -> None:
+@click.pass_context
+def cli(context: click.Context) -> int:
     """The whole trade history of any Kraken market, kept exactly, as plain Parquet.
 
     Candles of any interval are built from it, past the 720 that Kraken's own endpoint gives.
     """
+    if context.invoked_subcommand is None:
+        output.hint(context.get_help())
+        return UsageError.exit_status
+    return 0
 
 
 for command in (

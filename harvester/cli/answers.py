@@ -33,7 +33,7 @@ def bars(common: Common, pair: str, **given: Any) -> None:
     size = parse_size(*sizes[0])
     wanted = span_of(given["since"], given["until"])
     anchor_ns = parse_moment(given["anchor"], time.time_ns())
-    archive = Archive(common.settings.archive.path)
+    archive = common.existing()
     one = resolve_held(archive, pair)
     question = BarQuestion(
         one.altname, size, wanted, anchor_ns, given["all_columns"], given["complete_only"]
@@ -49,7 +49,7 @@ def trades(common: Common, pair: str, **given: Any) -> None:
     if given["form"] not in EXPORTS:
         form_of(given["form"], given["file"])
     wanted = span_of(given["since"], given["until"])
-    archive = Archive(common.settings.archive.path)
+    archive = common.existing()
     one = resolve_held(archive, pair)
     notes = checked(archive, one.altname, [wanted], time.time_ns(), strict=given["strict"])
     batches = archive.scan(one.altname, wanted)

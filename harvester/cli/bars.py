@@ -28,7 +28,8 @@ class Bars(Silent):
         """Nothing is drawn before it is entered; a clock and a terminal may be handed in."""
         self._run = run or RunTrack()
         self._signs = UNICODE if output.speaks_unicode() else ASCII
-        self._lock = threading.Lock()
+        # A signal's handler may print while its own thread holds the lock.
+        self._lock = threading.RLock()
         self._console = console or Console(stderr=True)
         self._live = Live(
             self,
@@ -44,18 +45,24 @@ class Bars(Silent):
         """The lines for a terminal as wide and high as it is at this moment."""
         height = min(options.size.height, MOST_LINES)
         with self._lock:
-            # One column is left free: a full line would wrap on some terminals.
-            lines = picture(self._run, options.size.width - 1, height, self._signs)
+            # Three columns are left free: a full line would wrap on some terminals, and so would
+            # the ^C that a terminal puts behind it; then lines stay behind when all is redrawn.
+            lines = picture(self._run, options.size.width - 3, height, self._signs)
         if lines:
             yield Text("\n".join(map(output.line, lines)), no_wrap=True, overflow="crop")
 
     def __enter__(self) -> Self:
         """Begin to draw."""
         self._live.start()
+        output.show_live(self)
         return self
 
     def __exit__(self, *_: object) -> None:
         """Draw no more, and leave nothing behind."""
+        output.hide_live()
+
+    def stop(self) -> None:
+        """Draw no more."""
         self._live.stop()
 
     @contextmanager
@@ -73,14 +80,15 @@ class Bars(Silent):
             self._run.take(event)
         match event:
             case Noted(pair, text):
-                self._say(f"{pair}: {text}")
+                self.say(output.line(f"{pair}: {text}"))
             case Outcome():
-                self._say(outcome_line(event))
+                self.say(output.line(outcome_line(event)))
             case Imported():
-                self._say(*event.lines)
+                self.say("\n".join(map(output.line, event.lines)))
             case _:
                 pass
 
-    def _say(self, *lines: str) -> None:
-        text = "\n".join(map(output.line, lines))
-        self._console.print(text, markup=False, highlight=False, soft_wrap=True)
+    def say(self, text: str) -> None:
+        """Print above the lines, long ones broken between words."""
+        shown = output.wrapped(text, self._console.width)
+        self._console.print(shown, markup=False, highlight=False, soft_wrap=True)

@@ -30,7 +30,7 @@ def ohlc(common: Common, pair: tuple[str, ...], interval: tuple[str, ...], **giv
     is_one = len(pair) == len(interval) == 1
     # By their names, each once: 60 and 60m are the same.
     intervals = list({one.name: one for one in map(parse_interval, interval)}.values())
-    archive = Archive(common.settings.archive.path)
+    archive = common.existing()
     if given["explain"]:
         check_explained(form, file, is_one=is_one)
     elif not is_one:

@@ -50,7 +50,6 @@ def _drawn(common_: Common, file: str | None, **given: Any) -> tuple[Chart, str]
     import time
     from pathlib import Path
 
-    from harvester.archive.archive import Archive
     from harvester.candles.question import Question
     from harvester.charts.chart import chart as draw
     from harvester.charts.chart import check_ending
@@ -62,7 +61,7 @@ def _drawn(common_: Common, file: str | None, **given: Any) -> tuple[Chart, str]
         check_ending(Path(file))
     interval = parse_interval(given["interval"])
     span, offset_ns = span_of(given["since"], given["until"]), parse_offset(given["offset"])
-    archive = Archive(common_.settings.archive.path)
+    archive = common_.existing()
     pair = resolve_held(archive, given["pair"])
     question = Question(
         pair.altname,

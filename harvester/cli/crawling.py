@@ -129,6 +129,7 @@ def heed_signals(stop: Stop) -> None:
     def heed(number: int) -> None:
         seen.append(number)
         if len(seen) > 1:
+            output.hide_live()
             os._exit(Interrupted.exit_status)
         output.hint("stopping; what was fetched is being written (again to stop at once)")
         stop.wish()

@@ -44,12 +44,10 @@ def serve(host: str, port: int, **given: Any) -> None:
 
     Example: harvester serve --data data --port 8722
     """
-    path = settings_of(given).settings.archive.path
-    from harvester.archive.archive import Archive
+    archive = settings_of(given).existing()
     from harvester.cli import output
     from harvester.mirror.server import serve_forever
 
-    archive = Archive(path)
     serve_forever(
         archive,
         host,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 
-from harvester.archive.archive import Archive
 from harvester.archive.future import check_not_in_future
 from harvester.archive.torn import check_not_torn
 from harvester.checks.digest import Digest, digests
@@ -23,7 +22,7 @@ def tell_digests(
     now = time.time_ns()
     since, until = between
     wanted = span(parse_moment(since, now), None if until is None else parse_moment(until, now))
-    archive = Archive(common.settings.archive.path)
+    archive = common.existing()
     names = [resolve_held(archive, name).altname for name in pairs] or archive.held()
     found = []
     with display(quiet=common.quiet, log_json=common.log_json) as shown:

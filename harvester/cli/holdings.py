@@ -7,7 +7,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import Any, NamedTuple
 
-from harvester.archive.archive import Archive
 from harvester.checks.status import PairStatus, status
 from harvester.cli import output
 from harvester.cli.coverage import ASCII, BLOCKS, Marks, month_bars, year_bar, years
@@ -63,7 +62,7 @@ def tell(common: Common, names: Sequence[str], *, as_json: bool) -> int:
 
 def look(common: Common, names: Sequence[str]) -> list[PairStatus]:
     """What the archive holds of some pairs, in any spelling; of all where none is named."""
-    archive = Archive(common.settings.archive.path)
+    archive = common.existing()
     pairs = None
     if names:
         # The names of pairs are with the exchange's client, which takes its time to load.

@@ -203,6 +203,7 @@ def _stopping() -> Iterator[threading.Event]:
 
     def heed(_number: int, _frame: FrameType | None) -> None:
         if stop.is_set():
+            output.hide_live()
             os._exit(Interrupted.exit_status)
         stop.set()
         output.hint("stopping; what was read is being written (again to stop at once)")

@@ -71,7 +71,6 @@ def _writers(
 
     Beside it what shows how far it is.
     """
-    from harvester.archive.archive import Archive
     from harvester.archive.splicing import end_replacing
     from harvester.archive.torn import torn
     from harvester.archive.writer import writer
@@ -79,7 +78,7 @@ def _writers(
     from harvester.crawl.events import Begun, Step
     from harvester.crawl.names import resolve_held
 
-    archive = Archive(common.settings.archive.path)
+    archive = common.existing()
     names = [resolve_held(archive, name).altname for name in pairs] or archive.held()
     with display(quiet=common.quiet, log_json=common.log_json) as shown:
         shown.tell(Begun(len(names)))

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple, TypeVar
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import click
 
 from harvester.cli import lean
 from harvester.config import Settings, load
+from harvester.errors import UsageError
+
+if TYPE_CHECKING:
+    from harvester.archive.archive import Archive
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -20,6 +25,22 @@ class Common(NamedTuple):
     quiet: bool
     verbose: int
     log_json: bool
+
+    def existing(self) -> Archive:
+        """The archive, of a command that makes none.
+
+        Raises:
+            UsageError: its folder was named and is not there.
+        """
+        from harvester.archive.archive import Archive
+
+        path, origin = self.settings.archive.path, self.settings.origins["archive.path"]
+        # Without a name a new user is at work, who is told how to begin.
+        if origin != "default" and not Path(path).is_dir():
+            named = "--data" if origin == "option" else origin
+            why = "that is no folder" if Path(path).exists() else "there is no such folder"
+            raise UsageError(f"{named} is {path!r}, and {why}: name the one with the archive")
+        return Archive(path)
 
 
 def common(function: F) -> F:

@@ -12,7 +12,7 @@ import shutil
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Protocol
 
 import click
 
@@ -20,6 +20,31 @@ from harvester.untrusted import printable, shortened, without_credentials
 
 LONGEST_LINE = 4000
 """Characters of a message; rows of tables may be longer."""
+
+
+class LiveDisplay(Protocol):
+    """Lines that are redrawn in their place on the terminal that stderr is."""
+
+    def say(self, text: str) -> None:
+        """Print above the lines."""
+
+    def stop(self) -> None:
+        """Take the lines away for good."""
+
+
+_live: list[LiveDisplay] = []
+"""The displays that are drawn, the last one on top."""
+
+
+def show_live(display: LiveDisplay) -> None:
+    """From now on hints and errors are printed above this display."""
+    _live.append(display)
+
+
+def hide_live() -> None:
+    """Take away what is drawn, as before the process ends; nothing is drawn from now on."""
+    while _live:
+        _live.pop().stop()
 
 
 class ReaderGone(Exception):
@@ -65,14 +90,48 @@ def data(text: str) -> None:
 
 
 def hint(text: str) -> None:
-    """Print a line that helps a person on."""
-    click.echo(line(shortened(text, LONGEST_LINE)), err=True)
+    """Print a line that helps a person on; a terminal breaks it between words."""
+    text = line(shortened(text, LONGEST_LINE))
+    if _live:
+        _live[-1].say(text)
+    else:
+        click.echo(wrapped(text, _stderr_width()), err=True)
 
 
 def error(text: str, *more: str) -> None:
     """Print why a command failed: a line, and further ones."""
     for one in (f"harvester: {text}", *more):
         hint(one)
+
+
+def _stderr_width() -> int | None:
+    """How many characters a line of stderr has; None where it is no terminal."""
+    try:
+        return os.get_terminal_size(sys.stderr.fileno()).columns or None
+    except (OSError, ValueError):
+        return None
+
+
+def wrapped(text: str, width: int | None) -> str:
+    """The text with lines that are too long broken between words; a longer word stays whole."""
+    if width is None or all(len(line) <= width for line in text.split("\n")):
+        return text
+    import textwrap
+
+    lines: list[str] = []
+    for line in text.split("\n"):
+        indent = line[: len(line) - len(line.lstrip())]
+        parts = textwrap.wrap(
+            line,
+            width,
+            subsequent_indent=indent,
+            expand_tabs=False,
+            replace_whitespace=False,
+            break_long_words=False,
+            break_on_hyphens=False,
+        )
+        lines += parts if len(line) > width else [line]
+    return "\n".join(lines)
 
 
 def as_json(value: Any, *, indent: int = 2) -> None:

@@ -183,7 +183,9 @@ class JsonLines(Silent):
         if isinstance(event, PageRead | Step) and not self._is_due(event):
             return
         if isinstance(event, PageRead):
-            one = self._run.running[event.pair]
+            one = self._run.running.get(event.pair)
+            if one is None:
+                return
             fields |= {"pages_s": round(one.pages_s, 3), "left_s": _whole(one.left_s)}
         if isinstance(event, Outcome):
             fields["error"] = None if event.error is None else str(event.error)

@@ -53,12 +53,11 @@ def verify(
     Example: harvester verify XBT/USD --repair
     """
     common_ = settings_of(given)
-    from harvester.archive.archive import Archive
     from harvester.bulk.sources import Whole, find
     from harvester.crawl.names import resolve_named
     from harvester.errors import gravest
 
-    archive = Archive(common_.settings.archive.path)
+    archive = common_.existing()
     names = [resolve_named(archive, name) for name in pair] or archive.to_verify()
     # A file that is not to be trusted is told before all trades are read.
     members = find(against_csv, Whole())

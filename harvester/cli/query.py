@@ -41,11 +41,10 @@ def sql(query: str | None, db: str | None, **given: Any) -> None:
     Example: harvester sql "FROM ohlc('XBT/USD', '4h') LIMIT 5"
     """
     common_ = settings_of(given)
-    from harvester.archive.archive import Archive
     from harvester.cli.formats import form_of
 
     form_of(given["form"], given["file"])
-    archive = Archive(common_.settings.archive.path)
+    archive = common_.existing()
     if db is not None:
         _write_database(archive, db, common_)
     text = _typed(query, is_needed=db is None)

@@ -25,6 +25,8 @@ from harvester.upkeep.refresh import refresh
 from harvester.upkeep.refreshed import Refresh, Refreshed
 
 HEADER = ["pair", "state", "added", "first", "last", "holes", "calls", "refused", "seconds"]
+MOST_NAMED = 5
+"""So many pairs are named that were not finished in time."""
 GOES_FIRST = ("first", "refused", "seconds", "calls", "last", "holes")
 
 
@@ -64,7 +66,11 @@ def tell(common: Common, done: Refresh, *, as_json: bool) -> None:
         output.as_json(report(done))
     elif done.pairs and not common.quiet:
         output.block(table(done.pairs))
-    if done.error is not None:
+    if late := [one.pair for one in done.pairs if one.state == "unfinished"]:
+        named = ", ".join(late[:MOST_NAMED]) + (", ..." if len(late) > MOST_NAMED else "")
+        pairs = "1 pair is" if len(late) == 1 else f"{len(late):,} pairs are"
+        output.hint(f"the time was up: {pairs} unfinished ({named}); the next run goes on there")
+    elif done.error is not None:
         output.error(str(done.error))
 
 

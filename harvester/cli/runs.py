@@ -8,7 +8,6 @@ from typing import Any
 
 import msgspec
 
-from harvester.archive.archive import Archive
 from harvester.cli import output
 from harvester.cli.options import Common
 from harvester.untrusted import shortened
@@ -20,7 +19,7 @@ GOES_FIRST = ("pairs", "refusals", "took", "calls", "holes")
 
 def tell_runs(common: Common, count: int, *, as_json: bool) -> None:
     """The last runs that wrote, the latest first, and what went wrong in them."""
-    archive = Archive(common.settings.archive.path)
+    archive = common.existing()
     found = last(archive, count)
     if as_json:
         output.as_json([_plain(one) for one in found])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+
 import click
 
 SECTIONS = {
@@ -25,6 +27,27 @@ def by_section(group: click.Group) -> dict[str, list[str]]:
 
 class Sectioned(click.Group):
     """A group whose help lists its commands by section."""
+
+    def parse_args(self, context: click.Context, words: list[str]) -> list[str]:
+        """Read the words before a command; an option of the commands stands behind one.
+
+        Raises:
+            click.UsageError: it stands before; the message has the words in their right order.
+        """
+        given = list(words)
+        try:
+            return super().parse_args(context, words)
+        except click.NoSuchOption as error:
+            name = error.option_name
+            parameters = [known for command in self.commands.values() for known in command.params]
+            if not any(name in known.opts for known in parameters):
+                raise
+            place = next((i for i, word in enumerate(given) if word in self.commands), None)
+            if place is None:
+                right = f"harvester COMMAND {shlex.join(given)}"
+            else:
+                right = f"harvester {shlex.join([*given[place:], *given[:place]])}"
+            raise click.UsageError(f"{name} goes behind the command: `{right}`", context) from error
 
     def format_commands(self, _context: click.Context, formatter: click.HelpFormatter) -> None:
         """Write one list for each section."""

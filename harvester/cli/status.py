@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import click
@@ -9,7 +10,37 @@ import click
 from harvester.cli.options import common, settings_of
 
 
-@click.command(short_help="What the archive holds, and what the last runs did.")
+class NumbersLeftOut(click.Command):
+    """A command some of whose options take a number that may be left out.
+
+    click takes the next word for it, whatever it is: `status --watch XBTUSD`.
+    """
+
+    def parse_args(self, context: click.Context, words: list[str]) -> list[str]:
+        """Give an option that is not followed by a number its default."""
+        defaults = {
+            name: option.flag_value
+            for option in self.params
+            if isinstance(option, click.Option)
+            and not option.is_flag
+            and isinstance(option.flag_value, int | float)
+            for name in option.opts
+        }
+        end = words.index("--") if "--" in words else len(words)
+        given = [
+            f"{word}={defaults[word]}"
+            if place < end and word in defaults and not _NUMBER.fullmatch("".join(behind))
+            else word
+            for place, word in enumerate(words)
+            for behind in [words[place + 1 : place + 2]]
+        ]
+        return super().parse_args(context, given)
+
+
+_NUMBER = re.compile(r"[0-9.]+")
+
+
+@click.command(cls=NumbersLeftOut, short_help="What the archive holds, and what the last runs did.")
 @click.argument("pair", nargs=-1)
 @click.option(
     "--runs",
@@ -44,7 +75,7 @@ def status(
 
     Names and footers tell; no trade is read, and nobody is asked. Exit status 4 where something
     that was asked for is not covered. A narrow terminal shows fewer columns; docs/status.md tells
-    what they mean. --watch is best put last, as it takes a number.
+    what they mean.
 
     With --digest instead: one checksum of each pair's trades over the whole months held, the same
     for whoever holds the same trades; -v tells each month's. With --runs instead: the last runs

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from harvester.crawl.events import (
     Begun,
+    Ended,
     Event,
     Imported,
     Outcome,
@@ -44,6 +45,7 @@ class PairTrack:
 
     Attributes:
         expected: trades in what is missing, by the exchange's own weekly counts; None for unknown.
+        held: trades of the request that were stored when it began.
         reached_ns: the moment reached, None before the first page.
         waiting: why nothing comes at present; empty where something does.
         slowed: how it is held back, in words; empty where it is not.
@@ -54,6 +56,7 @@ class PairTrack:
         """Nothing is known yet."""
         self.pair = pair
         self.expected: int | None = None
+        self.held = 0
         self.trades = self.pages = 0
         self.reached_ns: int | None = None
         self.waiting = self.slowed = ""
@@ -70,7 +73,7 @@ class PairTrack:
     def begin(self, event: Started) -> None:
         """Take in what is missing; a run that lasts begins anew with what came meanwhile."""
         self._before, self.is_crawled = self.trades, True
-        self.expected, self._missing = event.expected, event.missing
+        self.expected, self._missing, self.held = event.expected, event.missing, event.held
 
     def read(self, event: PageRead) -> None:
         """Take in a page."""
@@ -120,6 +123,8 @@ class PairTrack:
         By the exchange's counts, and where those are absent or used up, by how dense what was read
         lately is.
         """
+        if self.is_crawled and not self._missing:
+            return 0
         if self.expected is not None and self.trades - self._before < self.expected:
             return self.expected - (self.trades - self._before)
         then, reached = self._points[0], self.reached_ns
@@ -152,10 +157,13 @@ class PairTrack:
 
     @property
     def part(self) -> float | None:
-        """How much of the work is done, from 0 to 1; None where nothing tells."""
+        """How much of the whole request is done, from 0 to 1; None where nothing tells.
+
+        What was stored before this run counts as done: a resumed download goes on where it was.
+        """
         if self.step is not None:
             return self.step.done / self.step.of if self.step.of else 1.0
-        left, done = self.trades_left, self.trades - self._before
+        left, done = self.trades_left, self.held + self.trades - self._before
         return None if left is None or not done + left else done / (done + left)
 
 
@@ -173,18 +181,23 @@ class RunTrack:
         self._clock = clock
         self.pairs: int | None = None
         self.running: dict[str, PairTrack] = {}
-        self._failed = self._well = self._trades = self._pages = 0
+        self._trades = self._pages = 0
+        # Pairs whose download ended, by whether it ended well.
+        self._ended: dict[str, bool] = {}
         self.waiting = ""
         # Pairs whose work fetched no trades, by how it ended: some come back to the next work.
         self._stepped: set[str] = set()
         self._broken: set[str] = set()
 
     def take(self, event: Event) -> None:
-        """Take in an event."""
+        """Take in an event; what comes late of a pair that has ended is left out."""
+        if isinstance(event, PageRead | Step) and event.pair in self._ended:
+            return
         match event:
             case Begun(pairs):
                 self.pairs = pairs
             case Started(pair):
+                self._ended.pop(pair, None)
                 self._of(pair).begin(event)
             case PageRead(pair):
                 self.waiting = ""
@@ -194,21 +207,26 @@ class RunTrack:
             case Imported(pair, status):
                 self.running.pop(pair, None)
                 (self._broken if status else self._stepped).add(pair)
-            case Waiting(what, reason) if what not in self.running:
-                self.waiting = f"{what}: waiting: {reason}"
-            case Waiting(pair, reason):
-                self.running[pair].waiting = reason
+            case Waiting():
+                self._wait(event)
             case Paced(pair, pace) if pair in self.running:
                 self.running[pair].slowed = f"slowed to {pace.rate:.2g}/s" if pace.slowed else ""
-            case Outcome(pair):
-                self.running.pop(pair, None)
-                self._stepped.discard(pair)
-                self._failed += event.exit_status != 0
-                self._well += event.exit_status == 0
-                self._trades += event.trades
-                self._pages += event.pages
-            case _:
-                pass
+            case Outcome() | Ended():
+                self._end(event)
+
+    def _wait(self, event: Waiting) -> None:
+        if track := self.running.get(event.pair):
+            track.waiting = event.reason
+        else:
+            self.waiting = f"{event.pair}: waiting: {event.reason}"
+
+    def _end(self, event: Outcome | Ended) -> None:
+        track = self.running.pop(event.pair, None)
+        self._stepped.discard(event.pair)
+        self._ended[event.pair] = event.exit_status == 0
+        if done := event if isinstance(event, Outcome) else track:
+            self._trades += done.trades
+            self._pages += done.pages
 
     def _of(self, pair: str) -> PairTrack:
         if pair not in self.running:
@@ -227,12 +245,12 @@ class RunTrack:
     @property
     def done(self) -> int:
         """How many pairs ended well."""
-        return self._well + len(self._stepped - self._broken)
+        return sum(self._ended.values()) + len(self._stepped - self._broken)
 
     @property
     def failed(self) -> int:
         """How many pairs ended badly."""
-        return self._failed + len(self._broken)
+        return len(self._ended) - sum(self._ended.values()) + len(self._broken)
 
     @property
     def trades(self) -> int:

@@ -11,7 +11,7 @@ from harvester.config import Settings
 from harvester.crawl.buffer import Backlog
 from harvester.crawl.clock import Clock
 from harvester.crawl.estimate import Appraiser, Lack
-from harvester.crawl.events import Outcome
+from harvester.crawl.events import Ended, Outcome
 from harvester.crawl.pair import PairCrawl
 from harvester.crawl.run import Run, Watch, Wish
 from harvester.crawl.turns import Turns, in_turn
@@ -90,4 +90,6 @@ async def fill(run: Run, pair: Pair, one: Writer) -> Outcome:
         pair: whose holes.
         one: its writer; the lock is held.
     """
-    return await PairCrawl(run, Wish(pair, Range(0, END_OF_TIME))).fill(one)
+    outcome = await PairCrawl(run, Wish(pair, Range(0, END_OF_TIME))).fill(one)
+    run.watch.listener(Ended(outcome.pair, outcome.exit_status))
+    return outcome

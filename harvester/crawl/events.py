@@ -41,17 +41,19 @@ class Imported(NamedTuple):
 class Started(NamedTuple):
     """A pair's crawl begins.
 
-    `expected` estimates the trades in `missing`, None where the exchange gave no counts.
+    `expected` estimates the trades in `missing`, None where the exchange gave no counts; `held`
+    those of the request that are stored already, counted where progress is shown as a bar.
     """
 
     pair: str
     missing: list[Range]
     expected: int | None
+    held: int = 0
 
     def __str__(self) -> str:
         """One line for people."""
         if not self.missing:
-            return f"{self.pair}: nothing to fetch"
+            return f"{self.pair}: up to date"
         many = f"{len(self.missing)} ranges, the first " if len(self.missing) > 1 else ""
         about = "" if self.expected is None else f", about {self.expected:,} trades"
         return f"{self.pair}: {many}{self.missing[0]} to fetch{about}"
@@ -128,6 +130,17 @@ class Replaced(NamedTuple):
         return f"{self.pair}: {self.rows:,} trades from files replaced, {self.span}"
 
 
+class Ended(NamedTuple):
+    """A pair's gaps were downloaded as part of other work, which reports what came of it."""
+
+    pair: str
+    exit_status: int
+
+    def __str__(self) -> str:
+        """One line for people."""
+        return f"{self.pair}: done" if self.exit_status == 0 else f"{self.pair}: failed"
+
+
 class Outcome(NamedTuple):
     """What a pair's crawl came to.
 
@@ -165,6 +178,8 @@ class Outcome(NamedTuple):
         if self.holes:
             return f"{done}; {len(self.holes)} holes stay, the first {self.holes[0]}"
         reached = f", complete through {_second(self.reached.through)}" if self.reached else ""
+        if not self.trades and not str(self.upgrade or ""):
+            return f"{self.pair}: up to date{reached}"
         return f"{done}{reached}"
 
 
@@ -183,6 +198,7 @@ Event = (
     | Paced
     | Noted
     | Replaced
+    | Ended
     | Outcome
 )
 Listener = Callable[[Event], None]

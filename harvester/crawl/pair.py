@@ -171,7 +171,7 @@ class PairCrawl:
             holes = [hole._replace(through=min(hole.through, settled_ns)) for hole in holes]
             holes = [hole for hole in holes if hole.after < hole.through]
             await asyncio.to_thread(self._trim_wanted, one)
-            self._run.watch.listener(Started(self._pair, holes, await self._expected(holes)))
+            await self._begin(holes, self._wish.span)
         for hole in self._ordered(holes):
             await self._crawl_hole(one, hole)
         await self._fetch_lost(one)
@@ -247,8 +247,7 @@ class PairCrawl:
             await asyncio.to_thread(self._trim_wanted, one)
             self._mind_the_clock()
             ranges = missing([asked], self._run.archive.coverage(self._pair))
-            expected = await self._expected(ranges)
-            self._run.watch.listener(Started(self._pair, ranges, expected))
+            await self._begin(ranges, asked)
             for span in self._ordered(ranges):
                 await self._crawl_hole(one, span)
             await self._fetch_lost(one)
@@ -329,6 +328,30 @@ class PairCrawl:
         if not self._run.watch.newest_first:
             return ranges
         return [part for one in reversed(ranges) for part in reversed(_chunks(one))]
+
+    async def _begin(self, ranges: list[Range], asked: Range) -> None:
+        """Report what is missing of a request, and how many of its trades are stored."""
+        expected = await self._expected(ranges)
+        is_shown = self._run.watch.estimates
+        held = await asyncio.to_thread(self._held, asked) if is_shown else 0
+        self._run.watch.listener(Started(self._pair, ranges, expected, held))
+
+    def _held(self, asked: Range) -> int:
+        """About how many trades of a range are stored, by the footers; 0 where they can't tell.
+
+        A segment that reaches beyond the range counts by its share of time.
+        """
+        archive, rows = self._run.archive, 0.0
+        try:
+            for segment, within in archive.pieces(self._pair, asked):
+                share = (within.through - within.after) / (
+                    segment.range.through - segment.range.after
+                )
+                rows += archive.footer(segment).rows * share
+        except (HarvesterError, FileNotFoundError):
+            # It is for show alone: the download itself reports what is wrong.
+            return 0
+        return round(rows)
 
     async def _expected(self, ranges: list[Range]) -> int | None:
         known = self._run.appraiser.trades.pop(self._pair, None)

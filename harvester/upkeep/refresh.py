@@ -256,7 +256,8 @@ class _Refreshing:
             if not isinstance(target.error, UnknownPair):
                 row.look(self._archive)
         except HarvesterError as error:
-            row.error = row.error or error
+            # That the time was up hides no damage.
+            row.error = error if isinstance(row.error, TimeIsUp) else row.error or error
         if not target.listed and row.reached is not None:
             # What lies behind its last trade can't be had, and need not have been anything.
             row.holes = [hole for hole in row.holes if hole.after < row.reached.through]

@@ -12,8 +12,10 @@ from harvester.errors import ArchiveHasHoles, HarvesterError, gravest
 from harvester.times import Range
 
 
-class TimeIsUp(ArchiveHasHoles):
-    """The time allowed for a run was up before it was done."""
+class TimeIsUp(HarvesterError):
+    """The time allowed for a run was up before it was done: what was asked for, and no failure."""
+
+    exit_status = 0
 
     def __init__(self) -> None:
         super().__init__("the time was up; the next run goes on where this one stopped")
@@ -63,7 +65,7 @@ class Refreshed:
 
     @property
     def exit_status(self) -> int:
-        """0 where nothing is left to be done."""
+        """0 where nothing is wrong: complete, or stopped because the time was up."""
         if self.error is not None:
             return self.error.exit_status
         return ArchiveHasHoles.exit_status if self.holes else 0
@@ -109,6 +111,6 @@ class Refresh(NamedTuple):
 
     @property
     def exit_status(self) -> int:
-        """The gravest of all pairs', 0 only where each is complete."""
+        """The gravest of all pairs', 0 only where each is complete or the time was up."""
         whole = [self.error.exit_status] if self.error else []
         return gravest([*whole, *(one.exit_status for one in self.pairs)])
