@@ -8,6 +8,7 @@ import io
 import os
 import pty
 import re
+import select
 import signal
 import struct
 import subprocess
@@ -109,7 +110,9 @@ def interrupted(url: str, folder: Path, width: int, *arguments: str) -> tuple[in
         except OSError:
             break
         told += read.decode(errors="replace")
-        if not is_pressed and re.search(r"%  20[0-9]{2}-", told):
+        # Between two frames: amid one, the terminal's ^C may land in an escape sequence.
+        is_page_shown = re.search(r"%  20[0-9]{2}-", told)
+        if not is_pressed and is_page_shown and not select.select([master], [], [], 0.05)[0]:
             os.write(master, b"\x03")
             is_pressed = True
     os.close(master)
