@@ -813,7 +813,8 @@ class Exchange:
         page = Page(range(start, min(start + size, end)), None, start)
         if not scripted and "since" not in params:
             # By chance the newest page stays whole: it is what a client asks to be sure.
-            faults = tuple(f for f in faults if f.kind not in {"empty", "older", "stale"})
+            whole = {"empty", "older", "stale", "later", "first_rows", "last_rows"}
+            faults = tuple(f for f in faults if f.kind not in whole)
         done: list[str] = []
         if faults or shelf.market.altname in self.faults.hide:
             done = self._alter_rows(shelf, page, faults, (size, end), scripted=scripted)

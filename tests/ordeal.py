@@ -32,6 +32,7 @@ PASSING = (
     *("cut", "reset", "close", "drop_after", "bad_json", "not_json", "warning"),
     *("empty", "stale", "older", "skip", "repeat", "shuffle"),
     *("last_missing", "last_short", "last_stuck", "last_garbage"),
+    *("first_rows", "last_rows", "later", "newest"),
 )
 """What an exchange does now and then, and what asking again mends."""
 LASTING = ("denied", "lockout", "invalid", "unknown_pair", "http:403")

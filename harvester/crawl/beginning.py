@@ -123,4 +123,5 @@ def _first(rows: pa.RecordBatch, after: int) -> FirstRow | None:
     if place >= rows.num_rows:
         return None
     row = rows.slice(place, 1)
-    return (int(times(row)[0]), *(str(column[0].as_py()) for column in row.columns))
+    others = [name for name in row.schema.names if name != "time"]
+    return (int(times(row)[0]), *(str(row.column(name)[0].as_py()) for name in others))
