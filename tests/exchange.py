@@ -856,14 +856,15 @@ class Exchange:
         acts: dict[str, Callable[[Fault], None]] = {
             "older": lambda fault: self._step_back(shelf, page, fault, size, end),
             "stale": lambda fault: self._step_back(shelf, page, fault, size, end),
+            "later": lambda fault: self._step_on(shelf, page, fault, size, end),
+            "newest": lambda _: self._show_newest(page, size, end),
+            # Before rows are mixed: else any rows would be left out, not those at an end.
+            "first_rows": lambda fault: self._cut(shelf, page, fault, first=True),
+            "last_rows": lambda fault: self._cut(shelf, page, fault, first=False),
             "empty": lambda _: self._empty(shelf, page, scripted=scripted),
             "skip": lambda fault: self._skip(shelf, page, fault),
             "repeat": lambda fault: self._repeat(shelf, page, fault, size),
             "shuffle": lambda _: self._shuffle(shelf, page),
-            "first_rows": lambda fault: self._cut(shelf, page, fault, first=True),
-            "last_rows": lambda fault: self._cut(shelf, page, fault, first=False),
-            "later": lambda fault: self._step_on(shelf, page, fault, size, end),
-            "newest": lambda _: self._show_newest(page, size, end),
             "late_row": lambda fault: self._print_later(shelf, page, fault),
         }
         done = []
