@@ -16,6 +16,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 from harvester.errors import (
+    AmbiguousPair,
     ArchiveDamaged,
     ArchiveError,
     ArchiveHasHoles,
@@ -35,6 +36,7 @@ from harvester.errors import (
     HarvesterError,
     ImportIncomplete,
     Interrupted,
+    MarketChanged,
     NothingHeld,
     UnknownPair,
     UnreadableAnswer,
@@ -57,6 +59,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "AmbiguousPair",
     "Archive",
     "ArchiveDamaged",
     "ArchiveError",
@@ -78,6 +81,7 @@ __all__ = [
     "HarvesterError",
     "ImportIncomplete",
     "Interrupted",
+    "MarketChanged",
     "NothingHeld",
     "Outcome",
     "Pair",

@@ -464,22 +464,19 @@ def test_decimals_that_changed_since_are_asked_for(whole: Archive, tmp_path: Pat
     assert asked(exchange) == ["OHLC"] * 9 + ["AssetPairs"]
 
 
-def test_an_archive_without_names_asks_for_them(whole: Archive, tmp_path: Path) -> None:
+def test_an_archive_without_names_has_them_in_its_files(whole: Archive, tmp_path: Path) -> None:
     archive = copied(whole, tmp_path)
     with serve_sparse() as exchange:
         assert compare(exchange, archive).exit_status == 0
-    assert asked(exchange) == ["AssetPairs"] + ["OHLC"] * 9
+    assert asked(exchange) == ["OHLC"] * 9
     assert known_pairs(archive)["XBTUSD"].pair_decimals == 1
 
 
-def test_a_pair_without_a_name_that_nobody_lists_is_refused(whole: Archive, tmp_path: Path) -> None:
+def test_a_pair_that_nobody_lists_is_refused(whole: Archive, tmp_path: Path) -> None:
     archive = copied(whole, tmp_path)
     with serve_sparse(tapes.tiny_coin(5)) as exchange, pytest.raises(ExchangeRefused) as caught:
         compare(exchange, archive)
-    assert str(caught.value) == (
-        "XBTUSD: the exchange does not list it, so nothing tells with how many decimals it prints "
-        "its candles, and none can be compared"
-    )
+    assert str(caught.value) == "XBTUSD: the exchange refused: EQuery:Unknown asset pair"
 
 
 # --- as a command --------------------------------------------------------------------------------

@@ -159,7 +159,7 @@ def test_progress_is_told_in_lines_for_people(archive: harvester.Archive) -> Non
     assert {PageRead, Committed} <= set(kinds)
     assert [str(told[0]), str(told[-1])] == [
         "XBTUSD: 2020-01-01 to 2024-06-01 to fetch",
-        "XBTUSD: 5,000 trades in 8 pages, complete through 2024-05-31T23:59:59Z",
+        "XBTUSD: 5,000 trades in 9 pages, complete through 2024-05-31T23:59:59Z",
     ]
 
 

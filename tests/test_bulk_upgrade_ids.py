@@ -161,7 +161,7 @@ def test_skips_of_the_exchanges_own_stay_on_record(started: Any, chance: float) 
     """Confirmed where they are few, counted where there are many: just so many as there are."""
     trades = tapes.jumping_ids(18_000, 7, chance=chance)
     ids = [each.trade_id or 0 for each in trades]
-    skips = sum(here - before > 1 for before, here in pairwise(ids))
+    skips = sum(here - before > 1 for before, here in pairwise([0, *ids]))
     one: Any = started(trades)
     one.take_in(csvs.seven_columns(trades[14_000:17_000]))
     one.crawl().run(PAIR)

@@ -86,8 +86,8 @@ def test_strict_ends_with_4_and_writes_nothing(archive: Archive, what: str, tmp_
     assert run(archive, *ASKED[what], "--strict", "-o", str(file)) == (
         4,
         "",
-        f"harvester: XBTUSD: {GAP}\n`harvester backfill XBTUSD --since 2020-09-15T00:00:00Z "
-        "--until 2020-09-17T00:00:00Z` downloads it; without strict, what is there is given\n",
+        f"harvester: XBTUSD: {GAP}: `harvester backfill XBTUSD --since 2020-09-15T00:00:00Z "
+        "--until 2020-09-17T00:00:00Z` downloads it; without --strict the answer leaves it out\n",
     )
     assert not file.exists()
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import tapes
 from crawling import serve
-from exchange import Exchange
+from exchange import Exchange, Faults
 from test_output import run
 
 NOBODY = "http://127.0.0.1:9"
@@ -92,6 +92,7 @@ def test_a_pipe_or_a_device_as_a_file_is_one_clear_line(
     tmp_path: Path, endless: Path, arguments: tuple[str, ...]
 ) -> None:
     given = [text.format(endless) for text in arguments]
+    (tmp_path / "data").mkdir(exist_ok=True)
     done = run(NOBODY, tmp_path, *given)
     [line] = done.stderr.splitlines()
     assert (done.returncode, "no regular file" in line) == (2, True)
@@ -122,3 +123,13 @@ def test_all_of_an_exchange_that_lists_nothing_is_no_success(
         done = run(exchange.url, tmp_path, "backfill", "--all", *more)
     assert done.returncode == 3
     assert "the exchange lists no market at all" in done.stderr
+
+
+def test_a_trade_of_the_far_future_is_named_by_the_command_itself(tmp_path: Path) -> None:
+    """In a process without pandas, which makes no objects of nanoseconds."""
+    market = tapes.market(tapes.xbtusd_like(50, 4))
+    with serve(market, faults=Faults(script=["late_row:99999999"] * 9)) as exchange:
+        done = run(exchange.url, tmp_path, "backfill", "XBTUSD", "-q")
+    assert done.returncode == 3
+    assert "the exchange sent a trade of 20" in done.stderr
+    assert "price 4" in done.stderr

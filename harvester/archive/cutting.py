@@ -80,6 +80,8 @@ def _standing_in(jumps: tuple[Jump, ...], batches: list[pa.RecordBatch]) -> tupl
     if not (jumps and batches):
         return ()
     ids = np.concatenate([trade_ids(batch) for batch in batches])
+    # Rows without an id read as id 0, which is also what stands before the first trade.
+    ids = ids[ids > 0]
     before = np.isin([jump.after_id for jump in jumps], ids)
     behind = np.isin([jump.before_id for jump in jumps], ids)
     return tuple(compress(jumps, before | behind))

@@ -39,7 +39,9 @@ class Reckoning:
         self._span = span
         self._replaced = replaced
         self._known = frozenset(known)
-        self._known_ids = np.unique(np.array([*self._known], dtype=np.int64))
+        # Rows without an id read as id 0, which is also what stands before the first trade.
+        ids = np.unique(np.array([*self._known], dtype=np.int64))
+        self._known_ids = ids[ids > 0]
         self._edge = Edge(*left) if left is not None else None
         self._year = year_of(span.through)
         self._years: set[int] = set()

@@ -96,9 +96,9 @@ def refuse_gaps(pair: str, gaps: Sequence[Range]) -> None:
         return
     since = "start" if gaps[0].after <= 0 else show(gaps[0].after + 1)
     raise ArchiveHasHoles(
-        f"{pair}: {gap_note(gaps)}\n"
+        f"{pair}: {gap_note(gaps)}: "
         f"`harvester backfill {pair} --since {since} --until {show(gaps[-1].through + 1)}` "
-        "downloads it; without strict, what is there is given"
+        "downloads it; without --strict the answer leaves it out"
     )
 
 

@@ -110,7 +110,9 @@ class Clock:
         if latest_ns > self.heard_ns + DAY:
             await self.hear()
         if latest_ns > self.heard_ns + DAY:
-            row = page.rows.slice(int(times(page.rows).argmax()), 1).to_pylist()[0]
+            # Without its time, which pyarrow turns into an object by pandas only.
+            latest = page.rows.slice(int(times(page.rows).argmax()), 1)
+            row = latest.drop_columns(["time"]).to_pylist()[0]
             raise UnreadableAnswer(
                 f"{pair}: the exchange sent a trade of {show(latest_ns)}, id {row['trade_id']}, "
                 f"price {row['price']:f}, volume {row['volume']:f}, while its clock says "
