@@ -550,6 +550,7 @@ def test_the_report_as_json(whole: Archive) -> None:
         "skipped": {"running": 1},
         "shortened": 0,
         "at_edge": 0,
+        "within_float_rounding": 0,
         "miscounted": 0,
         "theirs": 150,
         "ours": 150,
