@@ -811,6 +811,7 @@ def test_the_report_as_json(tmp_path: Path) -> None:
                 "ours": 4_000,
                 "differences": [],
                 "more": 0,
+                "notes": [],
                 "error": None,
             }
         ],

@@ -179,6 +179,7 @@ class IntervalReport:
         theirs: trades in all candles compared, by the exchange's count.
         ours: the same by the trades held.
         differences: value by value, the first of them; `more` is how many are not listed.
+        notes: what else there is to say of how it was compared.
     """
 
     minutes: int
@@ -193,6 +194,7 @@ class IntervalReport:
     ours: int = 0
     differences: tuple[Difference, ...] = ()
     more: int = 0
+    notes: tuple[str, ...] = ()
 
 
 class Comparison:

@@ -123,6 +123,7 @@ class Tally:
             self._minutes,
             skipped=dict(self._skipped),
             differences=tuple(self._differences),
+            notes=(),
             **self._counted,
         )
 

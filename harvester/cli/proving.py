@@ -151,7 +151,7 @@ def _line(one: IntervalReport) -> str:
         parts.append(f"{one.at_edge:,} equal by moving trades published at the very edge")
     if one.within_float_rounding:
         parts.append(f"{one.within_float_rounding:,} equal within float rounding")
-    return "; ".join(parts)
+    return "; ".join([*parts, *one.notes])
 
 
 def _weeks(one: IntervalReport) -> str:
