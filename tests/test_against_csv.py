@@ -805,11 +805,13 @@ def test_the_report_as_json(tmp_path: Path) -> None:
                 "skipped": {},
                 "shortened": 0,
                 "at_edge": 0,
+                "within_float_rounding": 0,
                 "miscounted": 0,
                 "theirs": 4_000,
                 "ours": 4_000,
                 "differences": [],
                 "more": 0,
+                "notes": [],
                 "error": None,
             }
         ],

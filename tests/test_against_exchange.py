@@ -518,7 +518,8 @@ def test_the_report_for_people(tmp_path: Path) -> None:
     lines = run.stdout.splitlines()
     assert lines[1] == f"XBTUSD against the exchange: 1 DIFFER: {total} candles compared, 9 skipped"
     assert lines[6:8] == [
-        f"  60m: {closed[60]} compared, 1 differ; skipped 1 running",
+        f"  60m: {closed[60]} compared, 1 differ; skipped 1 running; asked again: the second "
+        "answer differs",
         f"    XBTUSD 60m {when} count: ours {count}, theirs {count + 1}",
     ]
     assert lines[-1] == "  trades a week: no week compared; skipped 1 running"
@@ -547,11 +548,13 @@ def test_the_report_as_json(whole: Archive) -> None:
         "skipped": {"running": 1},
         "shortened": 0,
         "at_edge": 0,
+        "within_float_rounding": 0,
         "miscounted": 0,
         "theirs": 150,
         "ours": 150,
         "differences": [],
         "more": 0,
+        "notes": [],
     }
     assert (run.returncode, run.stderr, report["exit_status"]) == (0, "", 0)
 

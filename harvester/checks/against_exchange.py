@@ -4,18 +4,33 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 
 from harvester.archive.archive import Archive
 from harvester.candles.engine import MEMORY_LIMIT
 from harvester.checks.intervals import compare_interval
 from harvester.checks.ours import Asker
-from harvester.checks.report import ExchangeReport
+from harvester.checks.report import ExchangeReport, IntervalReport
 from harvester.checks.values import decimals_of
 from harvester.crawl.names import refresh_pairs
-from harvester.errors import ExchangeRefused
+from harvester.errors import ExchangeError, ExchangeRefused
 from harvester.kraken.candles import INTERVALS_MIN, Candle
 from harvester.kraken.client import Client
 from harvester.kraken.pairs import Pair
+
+
+class _Steps:
+    """Counts the answers and comparisons that are done, and reports each."""
+
+    def __init__(self, progress: Callable[[int, int], None], total: int) -> None:
+        self._progress = progress
+        self._done, self._total = 0, total
+
+    def advance(self, steps: int = 1, *, more: int = 0) -> None:
+        """Count steps as done; `more` is how many were found to follow."""
+        self._done += steps
+        self._total += more
+        self._progress(self._done, self._total)
 
 
 class Comparer:
@@ -38,12 +53,15 @@ class Comparer:
     ) -> ExchangeReport:
         """Hold the exchange's candles of all its lengths against the trades held.
 
+        The exchange's answers are not always stable: an interval that differs is requested and
+        compared once more before a difference is reported, and a note says so.
+
         Args:
             pair: which.
             progress: told how many answers and comparisons are done, and how many there are.
 
         Raises:
-            ExchangeError: no good answer came, or one that can't be read.
+            ExchangeError: no good first answer came, or one that can't be read.
             NothingHeld: the trades went while they were asked for.
             ArchiveDamaged: a file can't be read.
             ValueDoesNotFit: a sum has more than 38 digits.
@@ -55,20 +73,52 @@ class Comparer:
             pair = await self._as_listed(pair)
         # Theirs first: what is committed meanwhile only widens what can be compared.
         answers: dict[int, Sequence[Candle]] = {}
-        steps = 2 * len(INTERVALS_MIN)
+        steps = _Steps(progress, 2 * len(INTERVALS_MIN))
         for minutes in INTERVALS_MIN:
             answers[minutes] = await self._client.candles(pair, minutes)
-            progress(len(answers), steps)
+            steps.advance()
         if _printed_decimals(answers.values()) not in (None, pair.pair_decimals):
             pair = await self._as_listed(pair)
         asker = Asker(self._archive, pair.altname, pair.pair_decimals, self._memory_limit)
-        intervals = []
+
+        async def compared(minutes: int, theirs: Sequence[Candle]) -> IntervalReport:
+            return await asyncio.to_thread(compare_interval, asker, coverage, minutes, theirs)
+
+        reports: dict[int, IntervalReport] = {}
         async with self._computing:
             for minutes, theirs in answers.items():
-                work = asyncio.to_thread(compare_interval, asker, coverage, minutes, theirs)
-                intervals.append(await work)
-                progress(len(answers) + len(intervals), steps)
-        return ExchangeReport(pair.altname, tuple(intervals))
+                reports[minutes] = await compared(minutes, theirs)
+                steps.advance(more=2 if reports[minutes].differing else 0)
+        differing = [minutes for minutes, report in reports.items() if report.differing]
+        second, failure = await self._second_answers(pair, differing, steps)
+        async with self._computing:
+            for minutes in differing:
+                if minutes in second:
+                    theirs = _completed(second[minutes], answers[minutes])
+                    report = await compared(minutes, theirs)
+                    note = f"the second answer {'differs' if report.differing else 'agrees'}"
+                else:
+                    report, note = reports[minutes], f"no second answer: {failure}"
+                reports[minutes] = replace(report, notes=(f"asked again: {note}",))
+                steps.advance()
+        return ExchangeReport(pair.altname, tuple(reports.values()))
+
+    async def _second_answers(
+        self, pair: Pair, differing: Sequence[int], steps: _Steps
+    ) -> tuple[dict[int, Sequence[Candle]], ExchangeError | None]:
+        """Candles of the intervals that differ, requested once more; an error ends the requests.
+
+        It is returned, not raised, so that the differences found are reported all the same.
+        """
+        answers: dict[int, Sequence[Candle]] = {}
+        try:
+            for minutes in differing:
+                answers[minutes] = await self._client.candles(pair, minutes)
+                steps.advance()
+        except ExchangeError as error:
+            steps.advance(len(differing) - len(answers))
+            return answers, error
+        return answers, None
 
     async def _as_listed(self, pair: Pair) -> Pair:
         """The pair as the exchange lists it today, asked once for all pairs."""
@@ -82,6 +132,21 @@ class Comparer:
                 "decimals it prints its candles, and none can be compared"
             )
         return listed
+
+
+def _completed(second: Sequence[Candle], first: Sequence[Candle]) -> Sequence[Candle]:
+    """A second answer, with what only the first one has before its begin and behind its end.
+
+    So a difference does not vanish because the second answer is older, shorter or begins later.
+    Each is in order of time, and its last candle is running.
+    """
+    if not second:
+        return first
+    begin, newest = second[0].time_ns, second[-1].time_ns
+    before = [candle for candle in first if candle.time_ns < begin]
+    if first[-1].time_ns <= newest:
+        return [*before, *second]
+    return [*before, *second[:-1], *(candle for candle in first if candle.time_ns >= newest)]
 
 
 def _printed_decimals(answers: Iterable[Sequence[Candle]]) -> int | None:

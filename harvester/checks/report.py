@@ -174,10 +174,13 @@ class IntervalReport:
         shortened: prices that the exchange prints with fewer decimals than they were traded at.
         at_edge: candles that are equal once trades published at the very edge of the interval
             count on its other side.
+        within_float_rounding: candles that are equal, but for a volume that the exchange summed as
+            floats and that is no farther off than their rounding.
         miscounted: candles whose numbers of trades are not equal.
         theirs: trades in all candles compared, by the exchange's count.
         ours: the same by the trades held.
         differences: value by value, the first of them; `more` is how many are not listed.
+        notes: what else there is to say of how it was compared.
     """
 
     minutes: int
@@ -186,11 +189,13 @@ class IntervalReport:
     skipped: dict[str, int] = field(default_factory=dict)
     shortened: int = 0
     at_edge: int = 0
+    within_float_rounding: int = 0
     miscounted: int = 0
     theirs: int = 0
     ours: int = 0
     differences: tuple[Difference, ...] = ()
     more: int = 0
+    notes: tuple[str, ...] = ()
 
 
 class Comparison:

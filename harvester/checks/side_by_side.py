@@ -21,11 +21,13 @@ from harvester.checks.intervals import AFTER, BEFORE, HOLE
 from harvester.checks.ours import Asker, Edges
 from harvester.checks.report import IntervalReport
 from harvester.checks.tally import Tally
+from harvester.checks.values import is_float_rounded
 from harvester.columns import Int64s, times
 from harvester.kraken.candles import Candle
 from harvester.times import END_OF_TIME, SECOND, UNITS_NS, Range
 
 VALUES = COLUMNS[1:]
+_NOT_VOLUME = [name for name in VALUES if name != "volume"]
 BEYOND = "beyond what the file's name tells"
 _REASONS = ("", BEFORE, AFTER, HOLE, BEYOND)
 _NO_CANDLES = pa.RecordBatch.from_pylist([], schema=ROWS)
@@ -195,9 +197,11 @@ class _Merge:
         place, is_both = _found(ours, theirs)
         codes, our_codes = self._codes(theirs), self._codes(ours)
         is_equal = is_both.copy()
-        is_equal[is_both] = _equal(
-            part.theirs.filter(pa.array(is_both)), part.ours.take(pa.array(place[is_both]))
-        )
+        of_file = part.theirs.filter(pa.array(is_both))
+        held = part.ours.take(pa.array(place[is_both]))
+        is_equal[is_both] = _equal(of_file, held, VALUES)
+        is_rounded = _is_float_rounded(part, is_both, of_file, held)
+        is_equal |= is_rounded
         is_alone = np.ones(len(ours), dtype=bool)
         is_alone[place[is_both]] = False
         self._skip(codes)
@@ -212,7 +216,7 @@ class _Merge:
         rest += [(int(ours[at]), -1, int(at)) for at in (is_alone & (our_codes == 0)).nonzero()[0]]
         self._one_by_one(part, sorted(rest), _Equals(theirs, place, is_equal))
         trades = pc.sum(part.theirs.column("count").filter(pa.array(is_equal))).as_py() or 0
-        self.tally.equal(int(is_equal.sum()), trades)
+        self.tally.equal(int(is_equal.sum()), trades, int((is_equal & is_rounded).sum()))
 
     def _one_by_one(self, part: _Part, rest: Sequence[_Where], equals: _Equals) -> None:
         """Compare candles, and of those that are equal the ones that are wanted behind them."""
@@ -281,10 +285,36 @@ def _found(ours: Int64s, theirs: Int64s) -> tuple[Places, Bools]:
     return place, ours[np.minimum(place, len(ours) - 1)] == theirs
 
 
-def _equal(theirs: pa.RecordBatch, ours: pa.RecordBatch) -> Bools:
-    """Whether candles are equal in all values, as numbers; shape (rows,)."""
+def _is_float_rounded(
+    part: _Part, is_both: Bools, of_file: pa.RecordBatch, held: pa.RecordBatch
+) -> Bools:
+    """Which candles of the file are equal, but for a volume within float rounding; shape (rows,).
+
+    Args:
+        part: of some time.
+        is_both: which candles of the file the archive has too.
+        of_file: these, as the file has them.
+        held: these, by the trades held.
+    """
+    is_rounded = np.zeros(part.theirs.num_rows, dtype=bool)
+    # Such a volume has too many digits for the column.
+    if not of_file.column("volume").null_count:
+        return is_rounded
+    is_close = _bools(of_file.column("volume").is_null()) & _equal(of_file, held, _NOT_VOLUME)
+    volumes, counts = held.column("volume"), held.column("count")
+    places = is_both.nonzero()[0]
+    for row in is_close.nonzero()[0].tolist():
+        their = part.their(int(places[row]))
+        is_rounded[places[row]] = their is not None and is_float_rounded(
+            volumes[row].as_py(), their.volume, counts[row].as_py()
+        )
+    return is_rounded
+
+
+def _equal(theirs: pa.RecordBatch, ours: pa.RecordBatch, names: Sequence[str]) -> Bools:
+    """Whether candles are equal in these values, as numbers; shape (rows,)."""
     equal = np.ones(theirs.num_rows, dtype=bool)
-    for name in VALUES:
+    for name in names:
         equal &= _bools(pc.equal(theirs.column(name), ours.column(name)).fill_null(False))
     return equal
 

@@ -67,8 +67,15 @@ class Tally:
         """Note why some candles can't be compared."""
         self._skipped[reason] += candles
 
-    def equal(self, candles: int, trades: int) -> None:
-        """Note candles that are equal in all values, and their trades; none of them is wanted."""
+    def equal(self, candles: int, trades: int, within_float_rounding: int = 0) -> None:
+        """Note candles that are equal, and their trades; none of them is wanted.
+
+        Args:
+            candles: how many.
+            trades: how many they count.
+            within_float_rounding: how many of the candles have a volume that is equal only so.
+        """
+        self._counted["within_float_rounding"] += within_float_rounding
         self._counted["compared"] += candles
         self._counted["ours"] += trades
         self._counted["theirs"] += trades
@@ -116,6 +123,7 @@ class Tally:
             self._minutes,
             skipped=dict(self._skipped),
             differences=tuple(self._differences),
+            notes=(),
             **self._counted,
         )
 
@@ -143,6 +151,7 @@ class Tally:
         self._counted["theirs"] += their.count if their else 0
         if our and their:
             self._counted["shortened"] += shortened_prices(our, their, decimals)
+            self._counted["within_float_rounding"] += not wrong and our.volume != their.volume
         for name in wrong:
             self._list(choice.sides.time_ns, name, our, their)
 

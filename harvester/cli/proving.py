@@ -149,7 +149,9 @@ def _line(one: IntervalReport) -> str:
         parts.append(f"{one.shortened:,} prices held only to the decimals that the exchange prints")
     if one.at_edge:
         parts.append(f"{one.at_edge:,} equal by moving trades published at the very edge")
-    return "; ".join(parts)
+    if one.within_float_rounding:
+        parts.append(f"{one.within_float_rounding:,} equal within float rounding")
+    return "; ".join([*parts, *one.notes])
 
 
 def _weeks(one: IntervalReport) -> str:
