@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 from harvester.errors import BadSetting
-from harvester.rules import AGENT, FILLED, LENGTHS, NAMES, SIZE, TEXT, URL, Rule, number, whole
+from harvester.rules import AGENT, LENGTHS, NAMES, PATH, SIZE, TEXT, URL, Rule, number, whole
 
 PREFIX = "HARVESTER_"
 FILE_VARIABLE = "HARVESTER_CONFIG"
@@ -46,7 +46,7 @@ class Key(NamedTuple):
 
 
 KEYS = (
-    Key("archive.path", "data", FILLED, "the folder that holds the archive"),
+    Key("archive.path", "data", PATH, "the folder that holds the archive"),
     Key(
         "archive.flush_s",
         30.0,

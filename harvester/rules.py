@@ -7,6 +7,7 @@ A rule reads what a file, the environment or an option holds; it says no with a 
 from __future__ import annotations
 
 import math
+import os
 import re
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -72,6 +73,21 @@ def _read_filled(text: Any) -> str:
     return str(text)
 
 
+def is_path_text(text: str) -> bool:
+    """Whether the system could have a file of that name: no NUL, and nothing it can't encode."""
+    try:
+        return b"\0" not in os.fsencode(text)
+    except UnicodeEncodeError:
+        return False
+
+
+def _read_path(text: Any) -> str:
+    path = _read_filled(text)
+    if not is_path_text(path):
+        raise ValueError(text)
+    return path
+
+
 def _read_url(text: Any) -> str:
     url = _read_filled(text).rstrip("/")
     parts = urlsplit(url)
@@ -117,7 +133,7 @@ def _read_size(text: Any) -> str:
 
 
 TEXT = Rule(_read_text, "a text")
-FILLED = Rule(_read_filled, "a text that is not empty")
+PATH = Rule(_read_path, "a text that is not empty and has no NUL character")
 NAMES = Rule(_read_names, 'a list of names, such as ["XBT/USD"]')
 URL = Rule(
     _read_url,

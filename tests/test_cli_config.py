@@ -142,7 +142,10 @@ def test_a_misspelt_variable_ends_a_command(harvester: Callable[..., Run]) -> No
 def test_a_wrong_variable_of_an_option_is_named_itself(harvester: Callable[..., Run]) -> None:
     run = harvester("status", HARVESTER_DATA=" ")
     assert run == Run(
-        2, "", "harvester: HARVESTER_DATA is ' ': it must be a text that is not empty\n"
+        2,
+        "",
+        "harvester: HARVESTER_DATA is ' ': it must be a text that is not empty "
+        "and has no NUL character\n",
     )
 
 

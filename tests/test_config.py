@@ -160,7 +160,7 @@ ADDRESS = (
     "an address that begins with https:// or http:// and names a host, with a port below 65536 "
     "or none"
 )
-FILLED = "a text that is not empty"
+FILLED = "a text that is not empty and has no NUL character"
 SIZE = "a size of 1MB or more in KB, MB, GB or TB, such as 2GB or 512MB"
 LENGTHS = 'a list of lengths in ms, s, m, h, d or w, such as ["1m", "1h"], or an empty one'
 AGENT = "a text of printable ASCII that is not empty"

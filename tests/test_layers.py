@@ -29,6 +29,7 @@ ROOMS = (
     "kraken",
     "config",
     "keys",
+    "arguments",
     "rules",
     "columns",
     "times",

@@ -10,11 +10,13 @@ from harvester.api.asking import Asking
 from harvester.api.charting import Charting
 from harvester.api.fetching import Fetching
 from harvester.api.holding import Holding
+from harvester.arguments import check_types
 from harvester.config import load
 from harvester.errors import BadSetting
 from harvester.keys import KEYS
 
 
+@check_types
 def open(  # noqa: A001 - harvester.open reads well
     path: str | os.PathLike[str] | None = None,
     *,
@@ -50,13 +52,23 @@ def _check_settings(given: Mapping[str, Any]) -> None:
     rules = {key.name: key.rule for key in KEYS}
     for name, value in given.items():
         if name not in rules:
-            raise BadSetting(f"settings: {name!r} is no setting; there are {', '.join(rules)}")
+            raise BadSetting(
+                f"settings: {_shown(name)} is no setting; there are {', '.join(rules)}"
+            )
         try:
             rules[name].read(value)
         except (ValueError, TypeError, OverflowError) as error:
             raise BadSetting(
-                f"settings: {name} is {value!r}: it must be {rules[name].allowed}"
+                f"settings: {name} is {_shown(value)}: it must be {rules[name].allowed}"
             ) from error
+
+
+def _shown(value: object) -> str:
+    try:
+        return repr(value)
+    except ValueError:
+        # Python prints no integer of more than 4300 digits.
+        return "a number of thousands of digits"
 
 
 class Archive(Fetching, Asking, Charting, Holding):

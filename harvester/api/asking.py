@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from harvester.api.moments import Moment, moment_ns, span_between
 from harvester.api.opened import Opened
+from harvester.arguments import check_types
 from harvester.crawl.names import known_pairs
 from harvester.errors import UsageError
 from harvester.kraken.pairs import Pair, spellings
@@ -27,6 +28,7 @@ Number = int | float | str | Decimal
 class Asking(Opened):
     """Rows, as relations that are read when they are asked for."""
 
+    @check_types
     def trades(
         self,
         pair: str,
@@ -76,6 +78,7 @@ class Asking(Opened):
             )
         )
 
+    @check_types
     def ohlc(  # noqa: PLR0913 - the options of the command
         self,
         pair: str,
@@ -163,6 +166,7 @@ class Asking(Opened):
             notes=notes,
         )
 
+    @check_types
     def bars(  # noqa: PLR0913 - the options of the command
         self,
         pair: str,
@@ -231,6 +235,7 @@ class Asking(Opened):
 
         return Result(of_batches(question.title, stream, _units(one), notes))
 
+    @check_types
     def sql(
         self, query: str, params: Sequence[object] | Mapping[str, object] | None = None
     ) -> Result:
@@ -300,7 +305,10 @@ class Asking(Opened):
 
 def _plain(size: Number) -> str:
     """A size in plain digits; a float by the shortest digits that mean it."""
-    return size if isinstance(size, str) else f"{Decimal(str(size)):f}"
+    if isinstance(size, str):
+        return size
+    # `str` refuses integers of thousands of digits.
+    return f"{Decimal(size if isinstance(size, int) else str(size)):f}"
 
 
 def _units(pair: Pair) -> dict[str, str]:

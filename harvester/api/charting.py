@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from harvester.api.moments import Moment, span_between
 from harvester.api.opened import Opened
+from harvester.arguments import check_types
 from harvester.times import parse_interval, parse_offset
 
 if TYPE_CHECKING:
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 class Charting(Opened):
     """Candles as pictures."""
 
+    @check_types
     def chart(  # noqa: PLR0913 - the options of the command
         self,
         pair: str,

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from harvester.api.moments import Moment, span_between
 from harvester.api.opened import Opened
 from harvester.archive.archive import Archive as Disk
+from harvester.arguments import check_types
 from harvester.crawl.names import known_pairs
 from harvester.errors import UnknownPair, UsageError
 from harvester.kraken.pairs import Pair, search
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 class Fetching(Opened):
     """Backfills, refreshes, and the names of markets."""
 
+    @check_types
     def backfill(
         self,
         *pairs: str,
@@ -75,6 +77,7 @@ class Fetching(Opened):
         crawl = self._crawl(pairs, span, progress, newest_first=newest_first, upgrade=upgrade)
         return _checked(from_here(crawl.run), check=check)
 
+    @check_types
     async def abackfill(
         self,
         *pairs: str,
@@ -104,6 +107,7 @@ class Fetching(Opened):
         crawl = self._crawl(pairs, span, progress, newest_first=newest_first, upgrade=upgrade)
         return _checked(await to_its_end(crawl.run), check=check)
 
+    @check_types
     def refresh(
         self,
         *pairs: str,
@@ -130,6 +134,7 @@ class Fetching(Opened):
             `exchange`, `calls`, `refusals`, `seconds`, `error`, `exit_status`.
 
         Raises:
+            UsageError: `max_minutes` is no number above 0.
             NothingHeld: no pair is named, and none is held.
             ExchangeError: the exchange can't be reached, refuses, or is in maintenance.
             ArchiveLocked: another refresh goes on, or another run is writing one of the pairs.
@@ -147,7 +152,10 @@ class Fetching(Opened):
         from harvester.api.crawling import Renewal, from_here, raise_gravest
 
         self._check_open()
-        renewal = Renewal(Disk(self.path), self._settings, pairs, max_minutes, _listener(progress))
+        minutes = None if max_minutes is None else float(max_minutes)
+        if minutes is not None and not minutes > 0:
+            raise UsageError(f"max_minutes is {minutes:g}: give a number above 0")
+        renewal = Renewal(Disk(self.path), self._settings, pairs, minutes, _listener(progress))
         done = from_here(renewal.run)
         if check:
             if done.error is not None and done.error.exit_status:
@@ -155,6 +163,7 @@ class Fetching(Opened):
             raise_gravest(done.pairs)
         return done
 
+    @check_types
     def pairs(self, text: str = "", *, update: bool = False) -> list[Pair]:
         """The markets whose names hold a text, in any spelling: BTC finds XBT.
 

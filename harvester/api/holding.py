@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from harvester.api.html import show_archive
 from harvester.api.opened import Opened
+from harvester.arguments import check_types
 from harvester.checks.status import PairStatus, status
 from harvester.crawl.names import resolve_named
 from harvester.times import Range
@@ -28,6 +29,7 @@ class Holding(Opened):
         self._check_open()
         return self._disk.held()
 
+    @check_types
     def coverage(self, pair: str) -> list[Range]:
         """What has been fetched whole of a pair, in order, as few ranges as can be.
 
@@ -44,6 +46,7 @@ class Holding(Opened):
         """
         return self._disk.coverage(self._held(pair).altname)
 
+    @check_types
     def holes(self, pair: str) -> list[Range]:
         """What was asked for of a pair and is not covered, in order.
 
@@ -60,6 +63,7 @@ class Holding(Opened):
         self._check_open()
         return self._disk.holes(resolve_named(self._disk, pair))
 
+    @check_types
     def status(self, *pairs: str) -> list[PairStatus]:
         """What is held of some pairs, or of all: trades, first and last, coverage, files, bytes.
 
@@ -81,6 +85,7 @@ class Holding(Opened):
         names = [self._held(name).altname for name in pairs]
         return status(self._disk, names or None, time.time_ns())
 
+    @check_types
     def verify(self, *pairs: str) -> list[PairReport]:
         """Read every trade of some pairs, or of all, and hold it against all that is said of it.
 

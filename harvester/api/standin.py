@@ -10,6 +10,9 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Self
 
+from harvester.arguments import check_types
+from harvester.errors import UsageError
+
 TRADES = 200_000
 SEED = 7
 
@@ -57,6 +60,7 @@ class StandIn:
         return f"<harvester.StandIn at {self.url}: made-up trades of XBT/USD>"
 
 
+@check_types
 def stand_in(
     trades: int = TRADES, seed: int = SEED, *, folder: str | os.PathLike[str] | None = None
 ) -> StandIn:
@@ -72,7 +76,7 @@ def stand_in(
             end.
 
     Raises:
-        UsageError: `folder` holds trades already.
+        UsageError: `folder` holds trades already, or a number is negative.
         ArchiveUnwritable: the machine refused.
 
     Example:
@@ -82,4 +86,7 @@ def stand_in(
         >>> outcome.trades
         1000
     """
+    for name, number in (("trades", trades), ("seed", seed)):
+        if number < 0:
+            raise UsageError(f"{name} is {number}: give 0 or more")
     return StandIn(trades, seed, folder)

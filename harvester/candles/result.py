@@ -13,6 +13,7 @@ import duckdb
 import pyarrow as pa
 
 from harvester.archive.archive import LISTINGS, Archive
+from harvester.arguments import check_types, wrong_type
 from harvester.candles.console import asking_sql, is_question, sql
 from harvester.candles.engine import MEMORY_LIMIT, asking, session
 from harvester.candles.showing import preview
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 BATCH_ROWS = 100_000
 SHOWN_ROWS = 10
 TITLE_LETTERS = 60
+INTERRUPTED = "Query interrupted"
+"""DuckDB's RuntimeError for Ctrl-C."""
 
 T = TypeVar("T")
 Relation = duckdb.DuckDBPyRelation
@@ -77,6 +80,7 @@ class Result:
 
     # --- rows ------------------------------------------------------------------------------------
 
+    @check_types
     def df(self, *, utc_index: bool = False) -> pd.DataFrame:
         """The rows for people, in pandas: decimals become floats, each the nearest.
 
@@ -138,6 +142,7 @@ class Result:
         """
         return self._ask(lambda one: one.to_arrow_table())
 
+    @check_types
     def to_arrow_reader(self, batch_rows: int = BATCH_ROWS) -> pa.RecordBatchReader:
         """The rows as a stream of Arrow batches: memory does not grow with their number.
 
@@ -149,6 +154,7 @@ class Result:
             batch_rows: about how many rows a batch holds.
 
         Raises:
+            UsageError: `batch_rows` is no whole number above 0.
             ArchiveDamaged: a file can't be read, or files keep vanishing; here or while it is read.
             HarvesterError: the memory allowed does not suffice.
 
@@ -156,6 +162,8 @@ class Result:
             >>> sum(batch.num_rows for batch in archive.trades("XBT/USD").to_arrow_reader())
             20000
         """
+        if batch_rows < 1:
+            raise UsageError(f"batch_rows is {batch_rows}: give 1 or more")
         if self._origin.stream is None:
             return self._ask(lambda one: one.to_arrow_reader(batch_rows))
         batches = self._origin.stream(batch_rows)
@@ -189,7 +197,7 @@ class Result:
             >>> archive.trades("XBT/USD").filter("trade_id <= 3").shape
             (3, 8)
         """
-        return self._further("filter", condition)
+        return self._further("filter", _sql_text("condition", condition))
 
     def select(self, columns: str) -> Result:
         """Columns, or anything made of them, in SQL. What is not named is not read.
@@ -201,8 +209,9 @@ class Result:
             >>> archive.ohlc("XBT/USD", "1d").select("time, high - low AS spread").columns
             ['time', 'spread']
         """
-        return self._further("project", columns)
+        return self._further("project", _sql_text("columns", columns))
 
+    @check_types
     def limit(self, rows: int, offset: int = 0) -> Result:
         """So many rows, from the first or from another on.
 
@@ -260,14 +269,14 @@ class Result:
     # --- asking ----------------------------------------------------------------------------------
 
     def _call(self, name: str, *args: object, **kwargs: object) -> object:
-        found = self._ask(lambda one: getattr(one, name)(*args, **kwargs))
+        found = self._ask(lambda one: _applied(one, name, *args, **kwargs))
         return self._further(name, *args, **kwargs) if isinstance(found, Relation) else found
 
     def _further(self, name: str, *args: object, **kwargs: object) -> Result:
         """What a relation's method makes of these rows, tried at once, as it may be nonsense."""
 
         def make() -> Relation:
-            return cast("Relation", getattr(self._fresh(), name)(*args, **kwargs))
+            return cast("Relation", _applied(self._fresh(), name, *args, **kwargs))
 
         units = self._origin.units if name in _KEEP_COLUMNS else {}
         made = Result(replace(self._origin, make=make, stream=None, units=units, is_ours=False))
@@ -293,8 +302,7 @@ class Result:
                 with self._asking():
                     return question(self._made())
             except RuntimeError as error:
-                # DuckDB's word for Ctrl-C.
-                if str(error) == "Query interrupted":
+                if str(error) == INTERRUPTED:
                     raise KeyboardInterrupt from error
                 raise
             except ArchiveDamaged:
@@ -314,6 +322,28 @@ class Result:
         if self._origin.is_ours:
             return asking(self._origin.title, self._origin.memory_limit)
         return asking_sql(self._origin.memory_limit)
+
+
+def _sql_text(name: str, value: str) -> str:
+    """SQL as text, or as an expression of DuckDB's own."""
+    if not isinstance(value, str | duckdb.Expression):
+        raise wrong_type(name, "SQL text", value)
+    return value
+
+
+def _applied(relation: Relation, method: str, *args: object, **kwargs: object) -> object:
+    """Call a method of DuckDB's relation.
+
+    Raises:
+        UsageError: the arguments are of types that it does not take.
+    """
+    try:
+        return getattr(relation, method)(*args, **kwargs)
+    except (TypeError, ValueError, AttributeError, RuntimeError) as error:
+        if str(error) == INTERRUPTED:
+            raise
+        brief = str(error).partition("\n")[0]
+        raise UsageError(f".{method}() does not take these arguments: {brief}") from error
 
 
 def of_batches(

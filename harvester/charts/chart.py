@@ -11,6 +11,7 @@ import pyarrow as pa
 
 from harvester.archive.archive import Archive
 from harvester.archive.export import file_sink
+from harvester.arguments import check_types
 from harvester.candles.coverage_gaps import gap_notes, gaps_in, refuse_gaps
 from harvester.candles.engine import MEMORY_LIMIT
 from harvester.candles.query import candle_batches
@@ -53,6 +54,7 @@ class Chart:
 
         return page_of(self.figure, self.title)
 
+    @check_types
     def save(self, path: str | os.PathLike[str]) -> None:
         """Keep it as a file, which stands there whole or not at all.
 

@@ -1,0 +1,187 @@
+"""Types of the arguments of public functions, checked when they are called.
+
+`check_types` reads a function's annotations, so that a signature is the one place that says what a
+parameter may be. A value of another type is a UsageError that names the parameter, not an
+AttributeError from somewhere inside.
+"""
+
+from __future__ import annotations
+
+import inspect
+import os
+from collections.abc import Callable, Mapping, Sequence
+from datetime import date
+from decimal import Decimal
+from functools import wraps
+from operator import index
+from typing import NamedTuple, ParamSpec, SupportsIndex, TypeVar, cast
+
+import numpy as np
+
+from harvester.errors import BadInterval, BadSetting, BadTime, UsageError
+from harvester.rules import is_path_text
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+class ArgumentType(NamedTuple):
+    """What a parameter of one annotation accepts.
+
+    Attributes:
+        accepts: whether a value is of the type.
+        expected: the type in words, for messages.
+        error: what is raised for a value of another type.
+    """
+
+    accepts: Callable[[object], bool]
+    expected: str
+    error: type[UsageError] = UsageError
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str) and not _has_surrogates(value)
+
+
+def _has_surrogates(text: str) -> bool:
+    return any("\ud800" <= letter <= "\udfff" for letter in text)
+
+
+def _is_flag(value: object) -> bool:
+    return isinstance(value, bool | np.bool_)
+
+
+def _is_integer(value: object) -> bool:
+    """An int, or another library's integer; arrays and classes have an `__index__`, too."""
+    is_index = isinstance(value, SupportsIndex) and not isinstance(value, np.ndarray | type)
+    return is_index and not _is_flag(value)
+
+
+def _is_whole(value: object) -> bool:
+    return _is_integer(value) and not _is_wide(value)
+
+
+def _is_wide(value: object) -> bool:
+    """An integer that no column, clock or counter holds."""
+    return _is_integer(value) and not -(2**63) <= index(cast("SupportsIndex", value)) < 2**63
+
+
+def _is_moment(value: object) -> bool:
+    return isinstance(value, str | date | np.datetime64) or _is_whole(value)
+
+
+def _is_path(value: object) -> bool:
+    path = os.fspath(value) if isinstance(value, str | os.PathLike) else None
+    return isinstance(path, str) and is_path_text(path)
+
+
+def _is_params(value: object) -> bool:
+    is_text = isinstance(value, str | bytes | bytearray | memoryview)
+    return isinstance(value, Sequence | Mapping) and not is_text
+
+
+ARGUMENT_TYPES: dict[str, ArgumentType] = {
+    "str": ArgumentType(_is_text, "text"),
+    "bool": ArgumentType(_is_flag, "True or False"),
+    "int": ArgumentType(_is_whole, "a whole number"),
+    "float": ArgumentType(
+        lambda value: _is_whole(value) or isinstance(value, float | np.floating), "a number"
+    ),
+    "str | int": ArgumentType(
+        lambda value: _is_text(value) or _is_whole(value),
+        "text such as '4h' or a whole number of minutes",
+        BadInterval,
+    ),
+    "Fill": ArgumentType(_is_text, "text", BadSetting),
+    "Moment": ArgumentType(
+        _is_moment,
+        "a time (text such as '2024-01-31' or '7d', a datetime, a date, or UNIX nanoseconds)",
+        BadTime,
+    ),
+    "Number": ArgumentType(
+        lambda value: _is_integer(value) or isinstance(value, float | np.floating | Decimal | str),
+        "a number (int, float, Decimal or text)",
+        BadSetting,
+    ),
+    "str | os.PathLike[str]": ArgumentType(
+        _is_path, "a path (text without NUL characters, or a pathlib.Path)"
+    ),
+    "Mapping[str, Any]": ArgumentType(
+        lambda value: isinstance(value, Mapping),
+        'a mapping of names to values, such as {"exchange.rate": 0.5}',
+        BadSetting,
+    ),
+    "Sequence[object] | Mapping[str, object]": ArgumentType(
+        _is_params, "a list of values, or a mapping of names to values"
+    ),
+    "Callable[[Event], object]": ArgumentType(callable, "a function"),
+}
+"""By annotation, as it is written, without `| None`."""
+
+
+def wrong_type(
+    name: str, expected: str, value: object, error: type[UsageError] = UsageError
+) -> UsageError:
+    """The error for a value of a type that a parameter does not accept."""
+    found = type(value).__name__
+    if isinstance(value, str) and _has_surrogates(value):
+        found += " with a lone surrogate"
+    elif _is_wide(value):
+        found += " of more than 64 bits"
+    return error(f"{name} must be {expected}, not {found}")
+
+
+def check_types(function: Callable[P, R]) -> Callable[P, R]:
+    """Decorate a public function: arguments of other types than its annotations are UsageErrors.
+
+    Too many arguments, too few and unknown names stay Python's own TypeError.
+
+    Raises:
+        KeyError: when decorating: an annotation has no entry in `ARGUMENT_TYPES`.
+    """
+    signature = inspect.signature(function)
+    parameters = {
+        name: _accepted(parameter)
+        for name, parameter in signature.parameters.items()
+        if name != "self"
+    }
+
+    def check(*args: P.args, **kwargs: P.kwargs) -> None:
+        try:
+            bound = signature.bind(*args, **kwargs).arguments
+        except TypeError:
+            # The call itself says it in Python's usual words.
+            return
+        for name, (accepted, is_many) in parameters.items():
+            if name in bound:
+                values = bound[name] if is_many else (bound[name],)
+                for value in values:
+                    if not accepted.accepts(value):
+                        named = f"each of {name}" if is_many else name
+                        raise wrong_type(named, accepted.expected, value, accepted.error)
+
+    if inspect.iscoroutinefunction(function):
+
+        @wraps(function)
+        async def checked_async(*args: P.args, **kwargs: P.kwargs) -> object:
+            check(*args, **kwargs)
+            return await function(*args, **kwargs)
+
+        return cast("Callable[P, R]", checked_async)
+
+    @wraps(function)
+    def checked(*args: P.args, **kwargs: P.kwargs) -> R:
+        check(*args, **kwargs)
+        return function(*args, **kwargs)
+
+    return checked
+
+
+def _accepted(parameter: inspect.Parameter) -> tuple[ArgumentType, bool]:
+    """What a parameter accepts, None too where its annotation says so; whether it is `*args`."""
+    annotation = str(parameter.annotation)
+    accepted = ARGUMENT_TYPES[annotation.removesuffix(" | None")]
+    if annotation.endswith(" | None"):
+        accepts = accepted.accepts
+        accepted = accepted._replace(accepts=lambda value: value is None or accepts(value))
+    return accepted, parameter.kind is parameter.VAR_POSITIONAL

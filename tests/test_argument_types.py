@@ -1,0 +1,332 @@
+"""Arguments of the wrong type: every public method takes any value, or refuses it as its own error.
+
+The methods and their parameters are read from the signatures, so that a new one is tried as well.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import inspect
+from collections.abc import Callable, Iterator
+from datetime import UTC, date, datetime, timedelta
+from decimal import Decimal
+from fractions import Fraction
+from pathlib import Path
+from typing import Any, NamedTuple, cast
+
+import duckdb
+import numpy as np
+import pytest
+
+import harvester
+from harvester.errors import BadSetting, HarvesterError, UsageError
+from harvester.keys import KEYS
+
+
+class LikeAPath:
+    """A path that is none: its text is bytes."""
+
+    def __fspath__(self) -> bytes:
+        return b"data"
+
+
+VALUES: dict[str, Any] = {
+    "none": None,
+    "whole": 5,
+    "negative": -1,
+    "huge": 10**5000,
+    "float": 1.5,
+    "nan": float("nan"),
+    "infinite": float("inf"),
+    "true": True,
+    "decimal": Decimal("1.5"),
+    "decimal_nan": Decimal("sNaN"),
+    "fraction": Fraction(1, 3),
+    "complex": 1j,
+    "empty_text": "",
+    "text": "x",
+    "null_text": "a\0b",
+    "surrogate": "\ud800",
+    "digits": "9" * 5000,
+    "bytes": b"x",
+    "list": [],
+    "list_of_text": ["XBT/USD"],
+    "tuple": (1, 2),
+    "dict": {},
+    "dict_of_numbers": {1: 2},
+    "dict_of_objects": {"x": object()},
+    "set": {1},
+    "object": object(),
+    "type": int,
+    "function": lambda *_: None,
+    "datetime": datetime(2026, 1, 30, tzinfo=UTC),
+    "date": date(2026, 1, 30),
+    "far_date": date(9999, 12, 31),
+    "timedelta": timedelta(hours=1),
+    "path": Path("x"),
+    "like_a_path": LikeAPath(),
+    "array": np.array([1, 2]),
+    "one_number": np.array([1]),
+    "numpy_whole": np.int64(5),
+    "numpy_float": np.float32(1.5),
+    "numpy_time": np.datetime64("2026-01-30"),
+    "numpy_far_time": np.datetime64(2**62, "D"),
+    "numpy_wait": np.timedelta64(5, "s"),
+}
+
+VALID: dict[str, dict[str, Any]] = {
+    "open": {"path": "data"},
+    "stand_in": {"trades": 5, "seed": 1},
+    "trades": {"pair": "XBT/USD"},
+    "ohlc": {"pair": "XBT/USD", "interval": "1d"},
+    "chart": {"pair": "XBT/USD", "interval": "1d"},
+    "bars": {"pair": "XBT/USD", "trades": 100},
+    "sql": {"query": "SELECT 1"},
+    "coverage": {"pair": "XBT/USD"},
+    "holes": {"pair": "XBT/USD"},
+    "backfill": {"pairs": ("XBT/USD",)},
+    "abackfill": {"pairs": ("XBT/USD",)},
+    "filter": {"condition": "true"},
+    "select": {"columns": "time"},
+    "limit": {"rows": 1},
+}
+"""What a method needs beside the argument that is tried; nothing where it is not named."""
+
+
+class Slot(NamedTuple):
+    """A parameter of a public function, and what it belongs to."""
+
+    owner: str
+    function: str
+    parameter: str
+
+    def __str__(self) -> str:
+        return f"{self.owner}.{self.function}-{self.parameter}"
+
+
+def public(kind: type) -> Iterator[str]:
+    for name, _ in inspect.getmembers(kind, inspect.isfunction):
+        if not name.startswith("_"):
+            yield name
+
+
+def slots() -> list[Slot]:
+    owners: dict[str, Any] = {
+        "Archive": harvester.Archive,
+        "Result": harvester.Result,
+        "Chart": harvester.Chart,
+    }
+    found = [
+        Slot(owner, name, parameter)
+        for owner, kind in owners.items()
+        for name in public(kind)
+        for parameter in inspect.signature(getattr(kind, name)).parameters
+        if parameter != "self"
+    ]
+    for function in ("open", "stand_in"):
+        parameters = inspect.signature(getattr(harvester, function)).parameters
+        found += [Slot("harvester", function, parameter) for parameter in parameters]
+    return found
+
+
+SLOTS = slots()
+
+
+@pytest.fixture(scope="module")
+def owners(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
+    with harvester.stand_in(1_000) as exchange:
+        settings = exchange.settings | {"exchange.give_up_s": 1}
+        archive = harvester.open(tmp_path_factory.mktemp("sample") / "data", settings=settings)
+        archive.backfill("XBT/USD")
+        yield {
+            "harvester": harvester,
+            "Archive": archive,
+            "Result": archive.ohlc("XBT/USD", "1d"),
+            "Chart": archive.chart("XBT/USD", "1d"),
+        }
+
+
+@pytest.fixture(autouse=True)
+def in_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def call(function: Callable[..., Any], arguments: dict[str, Any]) -> object:
+    """Call with arguments by name, and read what comes of it to its end."""
+    signature = inspect.signature(function)
+    positional: list[Any] = []
+    named = dict(arguments)
+    for name, parameter in signature.parameters.items():
+        if parameter.kind is parameter.VAR_POSITIONAL:
+            positional += named.pop(name, ())
+    found = function(*positional, **named)
+    if inspect.iscoroutine(found):
+        found = asyncio.run(found)
+    if isinstance(found, harvester.Result):
+        found = found.fetchall()
+    if isinstance(found, harvester.StandIn):
+        found.close()
+    return found
+
+
+def arguments_of(slot: Slot, value: object) -> dict[str, Any]:
+    is_many = slot.parameter == "pairs"
+    valid = dict(VALID.get(slot.function, {}))
+    if slot.function == "bars" and slot.parameter in ("volume", "value"):
+        del valid["trades"]
+    return valid | {slot.parameter: (value,) if is_many else value}
+
+
+def test_the_signatures_are_seen() -> None:
+    assert Slot("Archive", "ohlc", "since") in SLOTS
+    assert Slot("Archive", "abackfill", "pairs") in SLOTS
+    assert Slot("Result", "to_arrow_reader", "batch_rows") in SLOTS
+    assert Slot("harvester", "open", "settings") in SLOTS
+    assert len(SLOTS) > 50
+
+
+@pytest.mark.parametrize("slot", SLOTS, ids=str)
+def test_any_value_is_taken_or_refused_as_an_error_of_harvester(
+    slot: Slot, owners: dict[str, Any]
+) -> None:
+    function = getattr(owners[slot.owner], slot.function)
+    raw = {}
+    for name, value in VALUES.items():
+        if (slot.parameter, name) == ("progress", "type"):
+            # It is called, and its own errors reach the caller.
+            continue
+        try:
+            call(function, arguments_of(slot, value))
+        except HarvesterError:
+            pass
+        except Exception as error:  # noqa: BLE001 - what is not harvester's own is the fault
+            raw[name] = f"{type(error).__name__}: {error}"[:100]
+    assert raw == {}
+
+
+NEVER = ("object", "bytes", "set", "type", "complex", "timedelta", "like_a_path")
+
+
+@pytest.mark.parametrize("slot", SLOTS, ids=str)
+def test_what_no_parameter_takes_is_refused_by_the_name_of_the_parameter(
+    slot: Slot, owners: dict[str, Any]
+) -> None:
+    function = getattr(owners[slot.owner], slot.function)
+    for name in NEVER:
+        if (slot.parameter, name) == ("progress", "type"):
+            continue
+        with pytest.raises(UsageError) as caught:
+            call(function, arguments_of(slot, VALUES[name]))
+        assert slot.parameter in str(caught.value)
+        assert str(caught.value).endswith(f"not {type(VALUES[name]).__name__}")
+
+
+@pytest.mark.parametrize(
+    ("ask", "message"),
+    [
+        (
+            lambda archive: archive.trades("XBT/USD", since=[]),
+            "since must be a time (text such as '2024-01-31' or '7d', a datetime, a date, or UNIX "
+            "nanoseconds), not list",
+        ),
+        (
+            lambda archive: archive.backfill(["XBT/USD"]),
+            "each of pairs must be text, not list",
+        ),
+        (lambda archive: archive.ohlc(None, "1d"), "pair must be text, not NoneType"),
+        (
+            lambda archive: archive.ohlc("XBT/USD", 1.5),
+            "interval must be text such as '4h' or a whole number of minutes, not float",
+        ),
+        (
+            lambda archive: archive.ohlc("XBT/USD", "1d", strict="no"),
+            "strict must be True or False, not str",
+        ),
+        (
+            lambda archive: archive.ohlc("XBT/USD", "1d").limit(10**30),
+            "rows must be a whole number, not int of more than 64 bits",
+        ),
+        (
+            lambda archive: archive.coverage("\ud800"),
+            "pair must be text, not str with a lone surrogate",
+        ),
+        (
+            lambda archive: archive.ohlc("XBT/USD", "1d").to_arrow_reader(0),
+            "batch_rows is 0: give 1 or more",
+        ),
+        (
+            lambda archive: archive.refresh(max_minutes=float("nan")),
+            "max_minutes is nan: give a number above 0",
+        ),
+        (lambda _: harvester.stand_in(-1), "trades is -1: give 0 or more"),
+        (
+            lambda _: harvester.open(Path("a\0b")),
+            "path must be a path (text without NUL characters, or a pathlib.Path), not PosixPath",
+        ),
+    ],
+)
+def test_the_message_names_the_parameter_and_what_it_takes(
+    ask: Callable[[harvester.Archive], object], message: str, owners: dict[str, Any]
+) -> None:
+    with pytest.raises(UsageError) as caught:
+        ask(owners["Archive"])
+    assert str(caught.value) == message
+
+
+@pytest.mark.parametrize("key", [key.name for key in KEYS])
+def test_a_setting_of_any_type_is_taken_or_refused(key: str) -> None:
+    for value in VALUES.values():
+        with contextlib.suppress(HarvesterError):
+            harvester.open(settings={key: value})
+
+
+def test_a_name_of_a_setting_of_any_type_is_refused() -> None:
+    for name in (5, None, b"archive.path", 10**5000, ("archive", "path")):
+        with pytest.raises(BadSetting):
+            harvester.open(settings=cast("dict[str, Any]", {name: 1}))
+
+
+@pytest.mark.parametrize("value", VALUES.values(), ids=VALUES)
+def test_a_parameter_of_sql_is_taken_or_refused(value: object, owners: dict[str, Any]) -> None:
+    archive: harvester.Archive = owners["Archive"]
+    for query, params in (("SELECT ?", [value]), ("SELECT $x", {"x": value})):
+        with contextlib.suppress(HarvesterError):
+            archive.sql(query, params).fetchall()
+
+
+RELATION = ("aggregate", "order", "sort", "union", "join", "query", "distinct", "sum", "set_alias")
+
+
+@pytest.mark.parametrize("method", RELATION)
+def test_a_method_of_duckdb_takes_or_refuses_any_value(method: str, owners: dict[str, Any]) -> None:
+    for value in VALUES.values():
+        with contextlib.suppress(HarvesterError):
+            getattr(owners["Result"], method)(value)
+
+
+def test_an_expression_of_duckdb_is_as_good_as_sql_text(owners: dict[str, Any]) -> None:
+    count = duckdb.ColumnExpression("count")
+    nothing = count < duckdb.ConstantExpression(0)
+    assert owners["Result"].filter(nothing).select(count).fetchall() == []
+
+
+def test_an_unknown_name_or_a_missing_argument_is_pythons_own_error(
+    owners: dict[str, Any],
+) -> None:
+    with pytest.raises(TypeError, match="unexpected keyword argument 'sinc'"):
+        owners["Archive"].trades("XBT/USD", sinc="7d")
+    with pytest.raises(TypeError, match="missing 1 required positional argument: 'pair'"):
+        owners["Archive"].trades()
+
+
+def test_numbers_and_flags_of_numpy_are_as_good_as_pythons(owners: dict[str, Any]) -> None:
+    archive: harvester.Archive = owners["Archive"]
+    candles = archive.ohlc("XBT/USD", cast("int", np.int64(60)), strict=cast("bool", np.True_))
+    assert candles.fetchall() == archive.ohlc("XBT/USD", "1h").fetchall()
+    bars = archive.bars("XBT/USD", trades=cast("int", np.int32(100)))
+    assert len(bars) == 10
+
+
+def test_the_async_method_is_a_coroutine_function_as_before() -> None:
+    assert inspect.iscoroutinefunction(harvester.Archive.abackfill)
