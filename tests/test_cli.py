@@ -68,7 +68,7 @@ def test_backfill_brings_the_tape_and_says_so(harvester: Any, tmp_path: Path) ->
     assert (run.status, run.out) == (0, "")
     assert run.err == (
         "XBTUSD: the beginning to 2024-06-01 to fetch\n"
-        "XBTUSD: 5,000 trades in 8 pages, complete through 2024-05-31T23:59:59Z\n"
+        "XBTUSD: 5,000 trades in 9 pages, complete through 2024-05-31T23:59:59Z\n"
     )
     market = tapes.market(tapes.xbtusd_like(5_000, 41))
     assert tape_of(tmp_path / "data", "XBTUSD") == list(expected(market))
@@ -95,14 +95,14 @@ def test_backfill_reports_as_json(harvester: Any) -> None:
                 "pair": "XBTUSD",
                 "exit_status": 0,
                 "trades": 5000,
-                "pages": 8,
+                "pages": 9,
                 "covered_through_ns": 1717199999999999999,
                 "holes": [],
                 "error": None,
                 "pace": {
                     "rate": None,
                     "set_rate": None,
-                    "calls": 8,
+                    "calls": 9,
                     "refusals": 0,
                     "waiting": "",
                     "in_flight": 0,
@@ -206,12 +206,12 @@ def test_runs_are_on_record_with_what_they_came_to(harvester: Any) -> None:
         (one["command"], one["state"], one["exit_status"], one["trades"], one["calls"])
         for one in json.loads(run.out)
     ]
-    # A repair that finds nothing to mend is no run; eight pages, the clock and the pairs are calls.
+    # A repair that finds nothing to mend is no run; nine pages, the clock and the pairs are calls.
     assert [line[:4] for line in told] == [
         ("backfill", "ended", 3, 0),
         ("backfill", "ended", 0, 5000),
     ]
-    assert (run.status, told[1][4]) == (0, 10)
+    assert (run.status, told[1][4]) == (0, 11)
 
 
 def test_status_is_told_one_way_at_a_time(harvester: Any) -> None:

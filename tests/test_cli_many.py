@@ -66,7 +66,7 @@ def test_all_is_every_pair_that_is_listed(harvester: Any, tmp_path: Path) -> Non
     assert run.stderr.endswith(
         "\n"
         "      pairs  trades  pages\n"
-        "done      5   1,300     16\n"
+        "done      5   1,300     21\n"
     )  # fmt: skip
     for n, (name, size) in enumerate(zip(NAMES, SIZES, strict=True)):
         want = list(expected(named(n, tapes.xbtusd_like(size, n))))
@@ -172,7 +172,7 @@ def test_one_of_many_that_fails_is_told_at_the_end(harvester: Any, tmp_path: Pat
     table, denied, wide = run.stderr[run.stderr.index("        pairs") :].split("failed: ")
     assert table == (
         "        pairs  trades  pages\n"
-        "done        3      60      9\n"
+        "done        3      60     12\n"
         "failed      2       0      2\n"
     )  # fmt: skip
     assert denied == "ETHUSD: the exchange refused: EGeneral:Permission denied\n"

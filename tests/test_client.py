@@ -373,7 +373,7 @@ def test_a_throttle_lowers_the_calls_in_flight_and_no_rate() -> None:
     other = tapes.market(tapes.xbtusd_like(9, 4), altname="ETHUSD", key="XETHZUSD", wsname="")
 
     async def both(client: Client) -> list[PaceState]:
-        pairs = (PAIR, Pair(altname="ETHUSD"))
+        pairs = (PAIR, Pair(altname="ETHUSD", key="XETHZUSD"))
         await asyncio.gather(*(client.page(pair, None) for pair in pairs))
         return [client.pace(pair) for pair in pairs]
 

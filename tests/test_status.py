@@ -70,7 +70,7 @@ def test_all_of_a_pair_is_told(archive: Archive) -> None:
 
 def test_the_hole_is_told_where_the_record_of_what_was_wanted_is_lost(archive: Archive) -> None:
     (archive.root / f"wanted/{PAIR}.json").unlink()
-    [one] = status(archive, None, YEAR_2020)
+    [one] = status(archive, None, YEAR_2020 + 130 * DAY)
     assert (one.wanted, one.holes, one.exit_status) == ([days(0, 120)], [days(100, 110)], 4)
 
 

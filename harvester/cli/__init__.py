@@ -46,7 +46,8 @@ def cli(context: click.Context) -> int:
     Candles of any interval are built from it, past the 720 that Kraken's own endpoint gives.
     """
     if context.invoked_subcommand is None:
-        output.hint(context.get_help())
+        for line in context.get_help().split("\n"):
+            output.hint(line)
         return UsageError.exit_status
     return 0
 
