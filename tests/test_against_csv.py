@@ -536,8 +536,8 @@ def test_counting_other_trades_than_are_held_is_an_error(
     monkeypatch.setattr(Asker, "edges", doubled)
     found = report(archive, str(path))
     assert [str(one) for one in found.errors] == [
-        "XBTUSD: its candles of 1 minutes count 4 trades where 3 are held; run: harvester verify "
-        "XBTUSD"
+        "XBTUSD: its candles of 1 minutes count 4 trades where 3 are held; "
+        "`harvester verify XBTUSD` finds which"
     ]
     assert found.exit_status == 4
 

@@ -144,13 +144,20 @@ def test_it_says_what_was_measured() -> None:
 
 
 def test_a_busy_boundary_is_worth_what_was_measured() -> None:
-    assert how_exact(Rounding("down", 9, 9)) == "it is exact, as the file rounds its times down"
-    untold = (
-        "it is exact if the file rounds its times down; `harvester verify --against-exchange` tells"
+    assert (
+        how_exact(Rounding("down", 9, 9), "XBTUSD")
+        == "it is exact, as the file rounds its times down"
     )
-    assert (how_exact(None), how_exact(Rounding("not told", 9, 9))) == (untold, untold)
+    untold = (
+        "it is exact if the file rounds its times down; "
+        "`harvester verify XBTUSD --against-exchange` tells"
+    )
+    assert (
+        how_exact(None, "XBTUSD"),
+        how_exact(Rounding("not told", 9, 9), "XBTUSD"),
+    ) == (untold, untold)
     for way in ("nearest", "up", "none"):
-        assert how_exact(Rounding(way, 9, 9)) == (
+        assert how_exact(Rounding(way, 9, 9), "XBTUSD") == (
             "as the file does not round its times down, a trade may be missing there, or be there "
-            "twice; `harvester backfill --upgrade` puts that right"
+            "twice; `harvester backfill XBTUSD --upgrade` puts that right"
         )

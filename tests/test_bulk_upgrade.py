@@ -278,7 +278,7 @@ def test_a_row_that_the_file_lacks_is_told_by_its_day(started: Any) -> None:
     assert (filled.exit_status, str(filled.error)) == (
         4,
         f"XBTUSD: trades between ids 1 and 30 are not in {one.folder / segment.path}, which came "
-        "from a file: `harvester backfill --upgrade` fetches anew what did",
+        "from a file: `harvester backfill XBTUSD --upgrade` fetches anew what did",
     )
     before = (one.folder / segment.path).read_bytes()
     crawl = one.crawl(upgrade=True)

@@ -293,7 +293,7 @@ def around_a_file_that_lacks_five(started: Any) -> tuple[Any, str]:
     text = (
         f"between ids {inside[0] - 1} and {inside[-1] + 1} a file told {len(inside) - 5:,} trades, "
         f"and the ids leave room for {len(inside):,}: it lacks some, or ids skip there; "
-        "`harvester backfill --upgrade` fetches them anew"
+        f"`harvester backfill {PAIR} --upgrade` fetches them anew"
     )
     assert crawl.notes == [text]
     return one, text

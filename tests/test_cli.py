@@ -288,7 +288,7 @@ def test_every_format_holds_every_candle(form: str, harvester: Any, tmp_path: Pa
             2,
             (
                 "no pair is called 'XBTUSX'; near it are XBTUSD, BTTUSD. "
-                "`harvester pairs TEXT` searches the markets"
+                "`harvester pairs` lists the markets"
             ),
         ),
         (
@@ -370,7 +370,7 @@ def test_a_pair_that_is_not_held_names_those_that_are(harvester: Any, tmp_path: 
         2,
         (
             f"harvester: the archive at {tmp_path}/data holds no trades of 'ETHUSD'; it holds "
-            "XBTUSD. `harvester backfill ETHUSD` fetches them\n"
+            "XBTUSD. `harvester pairs --update` lists the markets\n"
         ),
     )
 
@@ -497,7 +497,7 @@ def test_a_folder_without_an_archive_is_said(harvester: Any, tmp_path: Path) -> 
     run = harvester("status")
     assert (run.status, run.err) == (
         0,
-        f"the archive at {tmp_path}/data holds nothing; `harvester backfill PAIR` fills it\n",
+        f"the archive at {tmp_path}/data holds nothing; `harvester backfill XBT/USD` begins one\n",
     )
 
 

@@ -118,19 +118,19 @@ def test_names_are_read_from_stdin(harvester: Any, tmp_path: Path) -> None:
                 "Try `harvester backfill --help`."
             ),
         ),
-        (["*/JPY"], "", "no pair fits '*/JPY': `harvester pairs TEXT` searches the markets"),
+        (["*/JPY"], "", "no pair fits '*/JPY': `harvester pairs` lists the markets"),
         (
             ["--pairs-file", "-"],
             "XBTUSD\n# none\nXBTUSX\n",
             (
                 "stdin, line 3: no pair is called 'XBTUSX'; near it are XBTUSD, XBTEUR. "
-                "`harvester pairs TEXT` searches the markets"
+                "`harvester pairs` lists the markets"
             ),
         ),
         (
             ["--pairs-file", "-"],
             "XBTUSD\n*/JPY # yen\n",
-            ("stdin, line 2: no pair fits '*/JPY': `harvester pairs TEXT` searches the markets"),
+            ("stdin, line 2: no pair fits '*/JPY': `harvester pairs` lists the markets"),
         ),
         (
             ["--pairs-file", "-"],

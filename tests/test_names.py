@@ -76,7 +76,7 @@ def test_what_is_typed_means_these_pairs(
         (
             names("*/JPY"),
             UnknownPair,
-            "no pair fits '*/JPY': `harvester pairs TEXT` searches the markets",
+            "no pair fits '*/JPY': `harvester pairs` lists the markets",
         ),
         (
             names("ETH/*", quotes=("EUR",)),
@@ -96,10 +96,7 @@ def test_what_is_typed_means_these_pairs(
         (
             Choice([Name("XBTUSD"), Name("*/JPY", "pairs.txt, line 7")]),
             UnknownPair,
-            (
-                "pairs.txt, line 7: no pair fits '*/JPY': `harvester pairs TEXT` searches the "
-                "markets"
-            ),
+            "pairs.txt, line 7: no pair fits '*/JPY': `harvester pairs` lists the markets",
         ),
     ],
 )

@@ -114,7 +114,7 @@ def test_an_unknown_name_ends_in_a_message_with_near_ones(text: str, near: str) 
     with pytest.raises(UnknownPair) as caught:
         resolve(text, MARKETS)
     assert str(caught.value) == (
-        f"no pair is called {text!r}{near}. `harvester pairs TEXT` searches the markets"
+        f"no pair is called {text!r}{near}. `harvester pairs` lists the markets"
     )
 
 

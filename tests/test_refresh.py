@@ -122,8 +122,8 @@ def test_nothing_named_and_nothing_held_is_no_quiet_success(nights: Nights) -> N
 @pytest.mark.parametrize(
     ("text", "why"),
     [
-        ("FOO/USD", "no pair is called 'FOO/USD'. `harvester pairs TEXT` searches the markets"),
-        ("*/FOO", "no pair fits '*/FOO': `harvester pairs TEXT` searches the markets"),
+        ("FOO/USD", "no pair is called 'FOO/USD'. `harvester pairs` lists the markets"),
+        ("*/FOO", "no pair fits '*/FOO': `harvester pairs` lists the markets"),
     ],
 )
 def test_a_name_that_nobody_knows_stops_no_other_pair(nights: Nights, text: str, why: str) -> None:
@@ -523,8 +523,7 @@ def test_when_something_is_wrong_cron_hears_of_that_alone(nights: Nights) -> Non
     done = nights.command("-q")
     assert (done.status, done.out) == (2, "")
     assert done.err == (
-        "harvester: FOO/USD: no pair is called 'FOO/USD'. "
-        "`harvester pairs TEXT` searches the markets\n"
+        "harvester: FOO/USD: no pair is called 'FOO/USD'. `harvester pairs` lists the markets\n"
     )
 
 

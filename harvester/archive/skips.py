@@ -33,7 +33,7 @@ class Gap(NamedTuple):
         return self.after_id, self.before_id
 
 
-def across_file(after_id: int, before_id: int, rows: int) -> str:
+def across_file(pair: str, after_id: int, before_id: int, rows: int) -> str:
     """What is said where ids leave room for more trades than a file, which has no ids, told there.
 
     The file lacks some, or the exchange skips ids: neither is proved.
@@ -41,7 +41,7 @@ def across_file(after_id: int, before_id: int, rows: int) -> str:
     return (
         f"between ids {after_id} and {before_id} a file told {rows:,} trades, and the ids leave "
         f"room for {before_id - after_id - 1:,}: it lacks some, or ids skip there; "
-        "`harvester backfill --upgrade` fetches them anew"
+        f"`harvester backfill {pair} --upgrade` fetches them anew"
     )
 
 

@@ -274,18 +274,18 @@ class Chain:
         for second in told.busy:
             self.report.notes.append(
                 f"no two seconds without trades lie near {show(second * SECOND)}, where a range "
-                f"ends: {how_exact(rounding)}"
+                f"ends: {how_exact(rounding, self.report.pair)}"
             )
         if self.report.bad:
             self.report.notes.append(
                 f"{self.report.bad:,} rows can't be read: what was traded about their time is not "
-                "covered, and `harvester backfill` fetches it"
+                f"covered, and `harvester backfill {self.report.pair}` fetches it"
             )
         if self.report.lacks_quiet:
             self.report.notes.append(
                 "no boundary can be drawn between two seconds without a trade, so no row was "
                 "imported: say what is whole with --whole-since and --whole-until, or fetch it "
-                "with `harvester backfill`"
+                f"with `harvester backfill {self.report.pair}`"
             )
 
     def _check(self, joiner: Joiner) -> None:

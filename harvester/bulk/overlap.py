@@ -40,7 +40,7 @@ def measured(archive: Archive, pair: str, sample: Sample) -> Rounding | None:
     return tally.rounding()
 
 
-def how_exact(rounding: Rounding | None) -> str:
+def how_exact(rounding: Rounding | None, pair: str) -> str:
     """What a boundary at a busy second is worth, by the rounding that was measured."""
     way = rounding.way if rounding is not None else "not told"
     if way == "down":
@@ -48,9 +48,9 @@ def how_exact(rounding: Rounding | None) -> str:
     if way == "not told":
         return (
             "it is exact if the file rounds its times down; "
-            "`harvester verify --against-exchange` tells"
+            f"`harvester verify {pair} --against-exchange` tells"
         )
     return (
         "as the file does not round its times down, a trade may be missing there, or be there "
-        "twice; `harvester backfill --upgrade` puts that right"
+        f"twice; `harvester backfill {pair} --upgrade` puts that right"
     )

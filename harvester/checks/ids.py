@@ -36,7 +36,7 @@ def check_ids(report: PairReport, found: Sequence[Findings]) -> None:
     places += _at_seams(report, found)
     open_ = [one for one in places if one.skip.sides not in known]
     report.notes += [
-        f"{report.pair}: {across_file(*sides, rows)}"
+        f"{report.pair}: {across_file(report.pair, *sides, rows)}"
         for (sides, rows, _), *_ in open_
         if sides in across
     ]

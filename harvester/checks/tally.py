@@ -116,8 +116,8 @@ class Tally:
         if ours != self._held + self._lent:
             raise ArchiveDamaged(
                 f"{self._asker.pair}: its candles of {self._minutes} minutes count {ours} trades "
-                f"where {self._held + self._lent} are held; run: harvester verify "
-                f"{self._asker.pair}"
+                f"where {self._held + self._lent} are held; "
+                f"`harvester verify {self._asker.pair}` finds which"
             )
         return IntervalReport(
             self._minutes,

@@ -28,7 +28,9 @@ from harvester.cli import (
 from harvester.cli.sections import Sectioned
 from harvester.errors import BadQuery, HarvesterError, UsageError
 
-EPILOG = "`harvester COMMAND --help` shows an example of each. Begin with `harvester demo`."
+EPILOG = (
+    "Each command shows an example, as in `harvester backfill --help`. Begin with `harvester demo`."
+)
 
 
 @click.group(

@@ -75,7 +75,7 @@ def look(common: Common, names: Sequence[str]) -> list[PairStatus]:
 def nothing(common: Common) -> str:
     """What is said of an archive that holds nothing."""
     path = common.settings.archive.path
-    return f"the archive at {path} holds nothing; `harvester backfill PAIR` fills it"
+    return f"the archive at {path} holds nothing; `harvester backfill XBT/USD` begins one"
 
 
 def plain(one: PairStatus) -> dict[str, Any]:

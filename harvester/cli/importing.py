@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shlex
 import signal
 import threading
 import time
@@ -36,6 +37,7 @@ from harvester.times import SECOND, parse_moment, show
 from harvester.upkeep.recording import recorded
 
 MOST_SHOWN = 20
+MOST_NAMED = 8
 
 Ask = Callable[[], dict[str, Pair]]
 """Asks the exchange for its pairs."""
@@ -100,8 +102,11 @@ def importing(request: Request, common: Common) -> TakenIn:
         done = TakenIn(reports, unknown)
         record.ended_with(done.exit_status, None)
     if not common.quiet and any(one.ranges for one in reports):
+        pairs = [one.pair for one in reports if one.ranges]
+        # Without names it means all pairs held, where a list of hundreds would be no help.
+        fetch = f"backfill {shlex.join(pairs)}" if len(pairs) <= MOST_NAMED else "refresh"
         output.hint(
-            "`harvester backfill` fetches what is missing beside it; `harvester rollup` makes "
+            f"`harvester {fetch}` fetches what is missing beside it; `harvester rollup` makes "
             "long questions fast"
         )
     return done
@@ -245,7 +250,10 @@ class _Told:
 def _lines(one: Report) -> Iterator[str]:
     for file, layout in zip(one.files, one.layouts, strict=False):
         yield f"{one.pair}: {file} has {layout}"
-    others = ((one.held, "of time held already"), (one.left, "left to `harvester backfill`"))
+    others = (
+        (one.held, "of time held already"),
+        (one.left, f"left to `harvester backfill {one.pair}`"),
+    )
     parts = [f"{one.pair}: {one.kept.rows:,} of {one.read.rows:,} rows imported"]
     parts += [f"{count.rows:,} {what}" for count, what in others if count.rows]
     parts += [f"{one.bad:,} that can't be read left out"] if one.bad else []

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import click
 
-from harvester.cli import lean
+from harvester.cli import lean, output
 from harvester.config import Settings, load
 from harvester.errors import UsageError
 
@@ -79,7 +79,9 @@ def common(function: F) -> F:
 def settings_of(given: dict[str, Any], **more: Any) -> Common:
     """The common options of a command, taken out of what it was given; `more`: by key name."""
     lean.settle()
-    options = {"archive.path": given.pop("data"), "exchange.url": given.pop("api_url")}
+    data, file, api_url = given.pop("data"), given.pop("config"), given.pop("api_url")
+    options = {"archive.path": data, "exchange.url": api_url}
     options |= {name.replace("__", "."): value for name, value in more.items()}
-    settings = load(options, file=given.pop("config"))
+    settings = load(options, file=file)
+    output.repeat_in_advice({"--data": data, "--config": file, "--api-url": api_url})
     return Common(settings, given.pop("quiet"), given.pop("verbose"), given.pop("log_json"))

@@ -8,9 +8,11 @@ of writing are escaped, and passwords in addresses are left out. Only data for p
 from __future__ import annotations
 
 import os
+import re
+import shlex
 import shutil
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, BinaryIO, Protocol
 
@@ -31,6 +33,11 @@ class LiveDisplay(Protocol):
     def stop(self) -> None:
         """Take the lines away for good."""
 
+
+_repeated: dict[str, str] = {}
+"""Options of this command that the commands in messages need, too, by name."""
+
+_ADVISED = re.compile(r"`(harvester [a-z]+[^`]*)`")
 
 _live: list[LiveDisplay] = []
 """The displays that are drawn, the last one on top."""
@@ -65,9 +72,31 @@ def stdout() -> Iterator[BinaryIO]:
         raise ReaderGone from error
 
 
+def repeat_in_advice(options: Mapping[str, str | None]) -> None:
+    """From now on commands in messages have these options, so that they mean the same archive."""
+    _repeated.clear()
+    # An address that is shown without its password would not work.
+    _repeated.update(
+        {
+            name: value
+            for name, value in options.items()
+            if value is not None and without_credentials(value) == value
+        }
+    )
+
+
 def line(text: str) -> str:
     """A text as it is printed: one line, printable, without passwords."""
-    return printable(without_credentials(text))
+    return printable(without_credentials(_ADVISED.sub(_with_options, text)))
+
+
+def _with_options(advised: re.Match[str]) -> str:
+    command = advised[1]
+    if "--help" not in command:
+        for name, value in _repeated.items():
+            if f" {name} " not in command:
+                command += f" {name} {shlex.quote(value)}"
+    return f"`{command}`"
 
 
 def result(text: str) -> None:

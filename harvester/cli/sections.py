@@ -42,12 +42,31 @@ class Sectioned(click.Group):
             parameters = [known for command in self.commands.values() for known in command.params]
             if not any(name in known.opts for known in parameters):
                 raise
-            place = next((i for i, word in enumerate(given) if word in self.commands), None)
-            if place is None:
-                right = f"harvester COMMAND {shlex.join(given)}"
-            else:
-                right = f"harvester {shlex.join([*given[place:], *given[:place]])}"
-            raise click.UsageError(f"{name} goes behind the command: `{right}`", context) from error
+            right = self._right_order(given)
+            text = f"{name} goes behind the command"
+            raise click.UsageError(f"{text}: `{right}`" if right else text, context) from error
+
+    def _right_order(self, given: list[str]) -> str | None:
+        """The line with the command in front; where none was named, with one that takes the rest.
+
+        None where no command takes these words.
+        """
+        named = [i for i, word in enumerate(given) if word in self.commands]
+        orders = [(given[i], [*given[i + 1 :], *given[:i]]) for i in named]
+        if not named:
+            names = [name for section in by_section(self).values() for name in section]
+            orders = [(name, given) for name in sorted(names, key=lambda name: name != "status")]
+        for name, rest in orders:
+            # With --help the context would print it, and needs no arguments.
+            asks_help = bool({"-h", "--help"} & set(rest))
+            try:
+                self.commands[name].make_context(
+                    name, list(rest), resilient_parsing=asks_help
+                ).close()
+            except click.ClickException:
+                continue
+            return f"harvester {shlex.join([name, *rest])}"
+        return None
 
     def format_commands(self, _context: click.Context, formatter: click.HelpFormatter) -> None:
         """Write one list for each section."""

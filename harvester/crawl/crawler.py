@@ -218,7 +218,7 @@ class RangeCrawl:
                 where = next(one for one in beside if imported_in(archive, pair, one))
                 self._fault = self._fault or ImportIncomplete(
                     f"{pair}: {what} are not in {path}, which came from a file: "
-                    "`harvester backfill --upgrade` fetches anew what did",
+                    f"`harvester backfill {pair} --upgrade` fetches anew what did",
                     *where,
                 )
             else:

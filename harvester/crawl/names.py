@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shlex
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -206,7 +207,7 @@ def _meant(
         return [pair]
     found = matching(text, listed.values())
     if not found:
-        raise UnknownPair(f"no pair fits {text!r}: `harvester pairs TEXT` searches the markets")
+        raise UnknownPair(f"no pair fits {text!r}: `harvester pairs` lists the markets")
     found = [pair for pair in found if quoted(pair)]
     if not found:
         raise UnknownPair(f"no pair that fits {text!r} is quoted in what --quote asks for")
@@ -240,11 +241,16 @@ def resolve_held(archive: Archive, text: str) -> Pair:
         pair = None
     if pair is not None and pair.altname in held:
         return pair
+    if pair is None and state.known_pairs(archive.store) is not None:
+        # The list that is kept is of all markets, so a backfill would refuse the name.
+        advice = "`harvester pairs --update` lists the markets"
+    else:
+        advice = f"`harvester backfill {shlex.quote(text)}` fetches them"
     names = ", ".join(held[:8]) + (f" and {len(held) - 8} more" if len(held) > 8 else "")
     raise NothingHeld(
         f"the archive at {archive.path} holds no trades of {text!r}; "
         + (f"it holds {names}. " if held else "it is empty. ")
-        + f"`harvester backfill {text}` fetches them"
+        + advice
     )
 
 

@@ -272,7 +272,7 @@ class PairCrawl:
             text = (
                 f"it is covered through {show(reached)}, which by the exchange's clock is still to "
                 f"come ({show(self._run.clock.heard_ns)}): if that clock was wrong before, trades "
-                "may be missing; `harvester verify --against-exchange` tells"
+                f"may be missing; `harvester verify {self._pair} --against-exchange` tells"
             )
             self._run.watch.listener(Noted(self._pair, text))
 

@@ -214,7 +214,7 @@ class Seams:
             at_end = gap.before_ns == END_OF_TIME and self._is_file_behind
             if at_end or gap.after_id == self._id_before_file:
                 self.across_files.append(gap)
-                self._listener(Noted(self._pair, across_file(*gap.sides, gap.rows)))
+                self._listener(Noted(self._pair, across_file(self._pair, *gap.sides, gap.rows)))
             else:
                 counted.append(gap)
         self.unasked += counted

@@ -155,7 +155,7 @@ class Names:
         raise UnknownPair(
             f"no pair is called {text!r}"
             + (f"; near it are {', '.join(hints)}" if hints else "")
-            + ". `harvester pairs TEXT` searches the markets"
+            + ". `harvester pairs` lists the markets"
         )
 
     def find(self, text: str) -> Pair | None:
