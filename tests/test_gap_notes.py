@@ -87,7 +87,8 @@ def test_strict_ends_with_4_and_writes_nothing(archive: Archive, what: str, tmp_
         4,
         "",
         f"harvester: XBTUSD: {GAP}: `harvester backfill XBTUSD --since 2020-09-15T00:00:00Z "
-        "--until 2020-09-17T00:00:00Z` downloads it; without --strict the answer leaves it out\n",
+        f"--until 2020-09-17T00:00:00Z --data {archive.path}` downloads it; "
+        "without --strict the answer leaves it out\n",
     )
     assert not file.exists()
 

@@ -120,9 +120,12 @@ def check_import(
                 broken.add(volume)
             else:
                 sound[volume] += 1
-        if file.order == "shuffled":
+        # A row without a readable time is placed by its neighbours: where it is the very one that
+        # is out of order, nothing in the file shows that.
+        order = "by time" if "t" in file.broken.values() else file.order
+        if order == "shuffled":
             random.Random(number).shuffle(texts)
-        elif file.order == "swapped":
+        elif order == "swapped":
             texts[1:3] = texts[1:3][::-1]
         path = place / str(number) / "XBTUSD.csv"
         path.parent.mkdir(parents=True)

@@ -177,7 +177,7 @@ THIRTY: list[tuple[Callable[[Month], Night], int, dict[str, str]]] = [
     LATER,
     (Month.two_at_once, 0, COMPLETE | XDG | SOL),
     LATER,
-    (Month.out_of_time, 4, COMPLETE | XDG | SOL | {"XBTUSD": "unfinished"}),
+    (Month.out_of_time, 0, COMPLETE | XDG | SOL | {"XBTUSD": "unfinished"}),
     LATER,
     (Month.delisted, 0, ALL),
     LAST,
