@@ -68,7 +68,7 @@ def test_backfill_brings_the_tape_and_says_so(harvester: Any, tmp_path: Path) ->
     assert (run.status, run.out) == (0, "")
     assert run.err == (
         "XBTUSD: the beginning to 2024-06-01 to fetch\n"
-        "XBTUSD: 5,000 trades in 9 pages, complete through 2024-05-31T23:59:59Z\n"
+        "XBTUSD: 5,000 trades in 8 pages, complete through 2024-05-31T23:59:59Z\n"
     )
     market = tapes.market(tapes.xbtusd_like(5_000, 41))
     assert tape_of(tmp_path / "data", "XBTUSD") == list(expected(market))
