@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from decimal import Decimal
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 import tapes
 from crawling import ALL, Crawl, serve, tape_of
@@ -12,8 +14,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from harvester.archive.archive import Archive
+from harvester.archive.footers import Footer
+from harvester.archive.writer import writer
 from harvester.checks.status import status
 from harvester.checks.verify import verify
+from harvester.columns import ROWS, no_rows
 from harvester.crawl import beginning, tape
 from harvester.crawl.events import Outcome
 from harvester.times import END_OF_TIME, Range
@@ -138,19 +143,26 @@ def test_rows_printed_later_than_the_end_of_a_range_do_not_end_it(tmp_path: Path
         assert (outcome.exit_status, tape_of(folder, market.altname)) == (0, rows)
 
 
-@pytest.mark.parametrize("place", [999, 1_998, 1_999, 2_000])
-def test_a_page_that_ends_with_a_row_printed_later_is_continued(place: int, tmp_path: Path) -> None:
-    """Alone behind the end of the range, its id goes on by one: that proves nothing."""
-    market = every(1, 5_000)
+def test_a_full_page_whose_last_row_alone_is_behind_the_end_is_continued() -> None:
+    """Its id goes on by one, but its time may be printed later than it was."""
+    page = pa.RecordBatch.from_pylist(
+        [
+            {
+                "trade_id": place + 1,
+                "time": START_NS + place * SECOND_NS + (9_000 * SECOND_NS if place == 999 else 0),
+                "price": Decimal(1),
+                "volume": Decimal(1),
+                "side": "buy",
+                "order_type": "limit",
+                "misc": "",
+            }
+            for place in range(1_000)
+        ],
+        schema=ROWS,
+    )
     until = START_NS + 4_000 * SECOND_NS
-    trades = list(market.trades)
-    with serve(market) as exchange:
-        page = exchange.pages
-        assert page(market.altname) == 0
-        exchange.faults = Faults(script=[None, f"last_rows:{2_000 - place}", "late_row:9000"])
-        outcome = Crawl(exchange.url, tmp_path).only(market.altname, Range(0, until))
-    assert outcome.exit_status == 0
-    assert len(tape_of(tmp_path, market.altname)) == sum(t.true_ns <= until for t in trades)
+    step = tape.Tape(0).join(page, None, 100, until)
+    assert (step.verdict, step.beyond) == (tape.Verdict.ADVANCED, None)
 
 
 def test_a_market_whose_first_id_is_not_1_has_that_confirmed_and_on_record(tmp_path: Path) -> None:
@@ -193,12 +205,10 @@ def claim_from_the_beginning(file: Path) -> None:
 def test_trades_behind_empty_coverage_must_begin_with_id_1(tmp_path: Path) -> None:
     """An outage was once taken for an empty history: the first id tells, and the gap is filled."""
     market = every(60, 50)
-    empty = tapes.market([])
-    clock = Clock(START_NS + 601 * SECOND_NS)
-    with serve(empty, clock=clock) as exchange:
-        Crawl(exchange.url, tmp_path, {"refresh.settle_s": 0}).only(empty.altname)
-    if not Archive(tmp_path).coverage(market.altname):
-        pytest.skip("an empty history is not believed any more")
+    covered = Range(0, START_NS + 601 * SECOND_NS)
+    with writer(Archive(tmp_path), market.altname) as one:
+        one.want(covered)
+        one.commit(covered, no_rows(), Footer(covered, '{"altname":"XBTUSD","key":"XXBTZUSD"}'))
     with serve(market) as exchange:
         outcome = Crawl(exchange.url, tmp_path).only(market.altname)
     assert (outcome.exit_status, tape_of(tmp_path, market.altname)) == (0, expected(market))

@@ -71,6 +71,7 @@ class RangeCrawl:
         self._stuck = (0, 0, 0)
         self._is_left_known = False
         self._fault: ArchiveDamaged | None = None
+        self._is_closed = False
 
     def left(self) -> Range:
         """What is still to be fetched."""
@@ -145,6 +146,7 @@ class RangeCrawl:
             await self._buffer.flush(final=whole)
         if self._fault is not None:
             raise self._fault
+        self._is_closed = True
         await self._uncover_before_newest(archive, pair)
 
     async def _pages(
@@ -225,7 +227,9 @@ class RangeCrawl:
                 await self._uncover(archive, pair, lost, what)
 
     async def _uncover(self, archive: Archive, pair: str, lost: Range, what: str) -> None:
-        if not self._buffer.writes_to(archive) or not await self._buffer.uncover(lost):
+        # Until this crawl has ended, rows of its own range are not all committed.
+        is_own = not self._is_closed and overlap(lost, self.span) is not None
+        if is_own or not self._buffer.writes_to(archive) or not await self._buffer.uncover(lost):
             self._fault = self._fault or ArchiveDamaged(
                 f"{pair}: {what} are missing from {lost}: `harvester verify {pair} --repair` "
                 "downloads them"

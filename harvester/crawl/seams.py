@@ -169,8 +169,9 @@ class Seams:
             for gap in gaps:
                 shown = shown_between(found, gap)
                 lost = lost_range(found, gap, self.span)
-                if shown is not None and shown.num_rows > gap.rows and lost is not None:
-                    outside[gap.sides] = lost
+                if shown is not None and shown.num_rows > gap.rows:
+                    # Rows of this very range that were handed on already can't be put in any more.
+                    outside[gap.sides] = lost or Range(gap.after_ns - 1, self._passed_ns)
                 elif shown is not None:
                     absent[gap.sides] += 1
             # A busy second may be too long to be shown whole; the margin is then asked twice.
