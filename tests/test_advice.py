@@ -15,6 +15,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import click
 import csvs
 import pytest
 import tapes
@@ -220,7 +221,8 @@ def test_a_command_that_is_named_works(
 @pytest.mark.parametrize("command", sorted(PARSED_ONLY))
 def test_a_command_that_never_ends_is_parsed(command: str) -> None:
     name, *words = shlex.split(command)[1:]
-    cli.commands[name].make_context(name, words).close()
+    root = click.Context(cli, **cli.context_settings)
+    cli.commands[name].make_context(name, words, parent=root).close()
 
 
 def advice(command: str, shell: dict[str, str], folder: Path) -> list[str]:

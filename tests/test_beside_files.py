@@ -13,7 +13,7 @@ import tapes
 from exchange import SECOND_NS, Trade
 from test_bulk_upgrade import PAIR, started
 from test_bulk_upgrade_damage import without_a_row
-from test_bulk_upgrade_kills import MIDNIGHT_NS, Killed, busy_new_year
+from test_bulk_upgrade_kills import MIDNIGHT_NS, Killed, busy_new_year, earlier_import
 from test_bulk_upgrade_torn import command, faults, killed, volumes
 
 from harvester.archive.archive import Archive
@@ -34,7 +34,8 @@ def two_years(started: Any, rounding: str, *, ids: bool, trades: Sequence[Trade]
     one = started(trades)
     one.crawl().only(PAIR, span=Range(0, MIDNIGHT_NS - 2 * DAY))
     whole = Whole(0, (MIDNIGHT_NS + DAY + DAY // 2) // SECOND_NS)
-    one.take_in(csvs.three_columns(trades, rounding), whole)
+    with earlier_import():
+        one.take_in(csvs.three_columns(trades, rounding), whole)
     assert one.crawl().only(PAIR).exit_status == 0
     assert sorted(volumes(one.folder)) == truth(one)
     parts = [part for _, part in from_files(Archive(one.folder), PAIR)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import tempfile
 import zlib
 from itertools import pairwise
@@ -20,7 +21,7 @@ from test_schema import batch
 
 from harvester.archive.archive import Archive
 from harvester.archive.footers import Footer
-from harvester.archive.writer import writer
+from harvester.archive.writer import Writer, writer
 from harvester.bulk import joining
 from harvester.bulk.ahead import ahead
 from harvester.bulk.importer import Chain
@@ -34,6 +35,7 @@ from harvester.times import END_OF_TIME, Range, missing
 PAIR = Pair(altname="XBTUSD")
 UNKNOWN = Whole()
 START_NS = tapes.utc_ns(2023, 12, 31, 23, 59, 30)
+MIDNIGHT_S = START_NS // SECOND_NS + 30
 
 
 def tape(gaps_ms: list[int]) -> Market:
@@ -116,8 +118,67 @@ def test_a_file_and_the_api_together_are_the_tape(
         assert volumes(folder) == [number for number, _ in enumerate(gaps, 1)]
         ranges = [one.range for one in Archive(folder).segments("XBTUSD")]
         assert all(one.through <= other.after for one, other in pairwise(ranges))
-        if whole and not spans:
+        seconds = {csvs.second(trade, rounding) - MIDNIGHT_S for trade in market.trades}
+        if whole and not spans and seconds.isdisjoint((-2, -1, 0, 1)):
             assert report.kept.rows == len(gaps)
+
+
+class Killed(BaseException):
+    """The program ends here; nothing of ours goes on."""
+
+
+@settings(deadline=None, max_examples=100)
+@given(
+    st.integers(29_400, 30_100),
+    st.lists(GAPS_MS, min_size=5, max_size=40),
+    st.sampled_from(csvs.ROUNDINGS),
+    st.integers(0, 2),
+    st.booleans(),
+    st.sampled_from((1, 5, 1000)),
+)
+def test_what_an_import_committed_before_it_was_killed_joins_the_api(
+    first: int, more: list[int], rounding: str, commits: int, goes_on: bool, segment_rows: int
+) -> None:
+    """Whether the import is run again or not, and where the year turns among trades, too."""
+    market = tape([0, first, *more])
+    left = commits
+
+    def commit_stream(self: Writer, *asked: Any) -> Any:
+        nonlocal left
+        if left == 0:
+            raise Killed
+        left -= 1
+        return whole_commit(self, *asked)
+
+    whole_commit = Writer.commit_stream
+    with tempfile.TemporaryDirectory() as made, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(joining.Joiner.__init__, "__kwdefaults__", _limits(segment_rows))
+        folder, file = Path(made) / "data", Path(made) / "XBTUSD.csv"
+        file.write_bytes(csvs.three_columns(market.trades, rounding))
+        patch.setattr(Writer, "commit_stream", commit_stream)
+        with contextlib.suppress(Killed):
+            imported(folder, file, whole=Whole(0, None))
+        patch.setattr(Writer, "commit_stream", whole_commit)
+        if goes_on:
+            imported(folder, file, whole=Whole(0, None))
+        fill(folder, market)
+        assert volumes(folder) == list(range(1, len(more) + 3))
+
+
+def test_where_the_year_turns_among_trades_a_gap_is_left(tmp_path: Path) -> None:
+    market = tape([0, 10_000, 10_000, 9_500, 300, 300, 10_000, 10_000])
+    file = tmp_path / "XBTUSD.csv"
+    file.write_bytes(csvs.three_columns(market.trades))
+    [report] = imported(tmp_path / "data", file, whole=Whole(0, None))
+    assert (report.kept.rows, report.left.rows, report.exit_status) == (4, 4, 0)
+    [note] = report.notes
+    assert note.startswith("trades lie about the end of 2023")
+    covered = Archive(tmp_path / "data").coverage("XBTUSD")
+    assert missing([Range(0, covered[-1].through)], covered) == [
+        Range((MIDNIGHT_S - 2) * SECOND_NS - 1, (MIDNIGHT_S + 2) * SECOND_NS - 1)
+    ]
+    fill(tmp_path / "data", market)
+    assert volumes(tmp_path / "data") == list(range(1, 9))
 
 
 def test_a_trade_that_the_api_prints_a_second_later_is_there_once(tmp_path: Path) -> None:
@@ -208,7 +269,7 @@ def test_a_file_without_a_quiet_moment_still_goes_in_and_says_so(
         joining.Joiner.__init__, "__kwdefaults__", {"segment_rows": 10**6, "most_waiting": 50}
     )
     monkeypatch.setattr("harvester.bulk.sources.BLOCK_BYTES", 2_000)
-    market = tape([0, *([500] * 400)])
+    market = tape([0, 60_000, *([500] * 400)])
     file = tmp_path / "XBTUSD.csv"
     file.write_bytes(csvs.three_columns(market.trades))
     [report] = imported(tmp_path / "data", file, whole=Whole(0, None))
@@ -216,7 +277,7 @@ def test_a_file_without_a_quiet_moment_still_goes_in_and_says_so(
     [note] = report.notes
     assert note.startswith("no two seconds without trades lie near 2024-01-01T00:0")
     fill(tmp_path / "data", market)
-    assert volumes(tmp_path / "data") == list(range(1, 402))
+    assert volumes(tmp_path / "data") == list(range(1, 403))
 
 
 def test_rows_equal_in_every_field_stay(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
 import shutil
 from collections.abc import Iterator, Sequence
@@ -22,6 +23,7 @@ from harvester.archive.aside import from_files
 from harvester.archive.store import LocalStore
 from harvester.archive.writer import writer
 from harvester.bulk import upgrading
+from harvester.bulk.joining import Joiner
 from harvester.bulk.sources import Whole
 from harvester.candles.rollups import parse_levels, roll_up
 from harvester.checks.verify import verify
@@ -52,6 +54,14 @@ def quiet_new_year() -> list[Trade]:
     return numbered([*far, MIDNIGHT_NS - 200_000_000])
 
 
+@contextlib.contextmanager
+def earlier_import() -> Iterator[None]:
+    """Import as before ends of years among trades were left out: segments meet in a busy second."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Joiner, "_end_hole_at_busy_year_end", lambda *_: None)
+        yield
+
+
 class Begun:
     """An archive with a file's trades in it, to be upgraded again and again from here."""
 
@@ -67,7 +77,8 @@ class Begun:
             assert self.crawl(folder / "begun").only(PAIR, span=early).exit_status == 0
         file = folder / "XBTUSD.csv"
         file.write_bytes(csvs.three_columns([*trades[:-3], *trades[-2:]], "up"))
-        imported(folder / "begun", file, whole=Whole(0, trades[-1].true_ns // SECOND_NS + 9))
+        with earlier_import():
+            imported(folder / "begun", file, whole=Whole(0, trades[-1].true_ns // SECOND_NS + 9))
         # Filled by a run that ends with what the file lacks.
         Crawl(exchange.url, folder / "begun").only(PAIR)
         with writer(Archive(folder / "begun"), PAIR) as one:

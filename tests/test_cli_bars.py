@@ -131,7 +131,7 @@ def test_a_pair_that_is_not_held_names_those_that_are(harvester: Any, data: Path
     assert (run.returncode, run.stderr) == (
         2,
         f"harvester: the archive at {data} holds no trades of 'ETHUSD'; it holds XBTUSD. "
-        "`harvester backfill ETHUSD` fetches them\n",
+        "`harvester pairs --update` lists the markets\n",
     )
 
 

@@ -156,7 +156,7 @@ def test_a_pair_that_is_not_held_leaves_all_unwritten(archive: Archive, tmp_path
         2,
         "",
         f"harvester: the archive at {archive.path} holds no trades of 'SOLUSD'; it holds ETHUSD, "
-        "XBTUSD. `harvester backfill SOLUSD` fetches them\n",
+        f"XBTUSD. `harvester pairs --update --data {archive.path}` lists the markets\n",
     )
     assert files_in(tmp_path) == []
 
@@ -249,7 +249,7 @@ def test_a_span_that_is_not_covered_is_empty_with_a_hint(archive: Archive) -> No
     assert run(archive, "ohlc", "XBTUSD", "-i", "1m", *span, "-f", "csv") == (
         0,
         "time,open,high,low,close,vwap,volume,count\n",
-        "no candles there; `harvester status` tells what is covered\n",
+        f"no candles there; `harvester status --data {archive.path}` tells what is covered\n",
     )
 
 

@@ -276,6 +276,11 @@ class Chain:
                 f"no two seconds without trades lie near {show(second * SECOND)}, where a range "
                 f"ends: {how_exact(rounding, self.report.pair)}"
             )
+        for year in told.year_ends:
+            self.report.notes.append(
+                f"trades lie about the end of {year}, where a segment has to end: some seconds are "
+                f"not covered there, and `harvester backfill {self.report.pair}` fetches them"
+            )
         if self.report.bad:
             self.report.notes.append(
                 f"{self.report.bad:,} rows can't be read: what was traded about their time is not "

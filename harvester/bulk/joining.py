@@ -4,7 +4,8 @@ The file's times are whole seconds, and whether they were rounded down, up or to
 told. So a boundary with what came from the API lies only where that makes no difference: at the
 beginning of a second such that the file has no trade in it, nor in the one before. No trade of the
 file can then have a true time within half a second of the boundary. What lies between such a
-boundary and the API's own range stays a hole of some seconds, for `backfill`.
+boundary and the API's own range stays a hole of some seconds, for `backfill`. So does the end of a
+year that is no such moment: segments are of one year each.
 """
 
 from __future__ import annotations
@@ -60,6 +61,7 @@ class Told:
         left: those beside what is covered, or at a file's ends, where no boundary could be drawn.
         left_in: ranges of the rows that were left, each up to its last one.
         busy: seconds that had to do as a boundary although they hold trades.
+        year_ends: years at whose end there are trades, so that a gap is left there.
         sample: some of the rows of time that is held from the API.
         is_stored: given the rows of time that is covered already, to look them up there.
     """
@@ -69,6 +71,7 @@ class Told:
     left: Count = field(default_factory=Count)
     left_in: list[Range] = field(default_factory=list)
     busy: list[int] = field(default_factory=list)
+    year_ends: list[int] = field(default_factory=list)
     sample: Sample = field(default_factory=lambda: Sample([]))
     is_stored: Callable[[pa.RecordBatch], None] = lambda _rows: None
 
@@ -242,6 +245,7 @@ class Joiner:
 
     def _fill(self, batch: _Batch, at: int) -> Generator[Step, None, int]:
         """Hand on what lies before the last quiet moment so far; the rest waits for the next."""
+        self._end_hole_at_busy_year_end(batch, at)
         inside: int = int(batch.stamps.searchsorted(self._holes[0].through, side="right"))
         usable = (batch.gaps >= at) & (batch.gaps <= inside) & (batch.firsts <= self._limit)
         found = usable.nonzero()[0]
@@ -257,6 +261,27 @@ class Joiner:
             yield from self._release_busy()
         return inside
 
+    def _end_hole_at_busy_year_end(self, batch: _Batch, at: int) -> None:
+        """Let the hole end, and another begin, where a year ends without a quiet moment.
+
+        No segment has rows of two years. Two that met among trades would show trades twice or not
+        at all if only one of them were written and the other's range downloaded.
+        """
+        last_s = int(batch.stamps[at]) // SECOND
+        if (self._waiting or self._written) and self._last_s is not None:
+            last_s = self._last_s
+        hole = self._holes[0]
+        year = year_of(last_s * SECOND)
+        while (end := year_end(year)) < min(hole.through, int(batch.stamps[-1])):
+            place = int(batch.stamps.searchsorted(end, side="right"))
+            second = (end + 1) // SECOND
+            is_here = (batch.gaps == place) & (batch.firsts <= second) & (second <= batch.lasts)
+            if not is_here.any():
+                self._holes[:1] = [Range(hole.after, end), Range(end, hole.through)]
+                self.told.year_ends.append(year)
+                return
+            year = year_of(int(batch.stamps[place]))
+
     def _wait(self, rows: pa.RecordBatch) -> None:
         if rows.num_rows:
             self._waiting.append(rows)
@@ -268,7 +293,7 @@ class Joiner:
         self._cut = cut
         for rows in waiting:
             yield from self._write(rows)
-        if self._written >= self._segment_rows:
+        if self._written >= self._segment_rows and cut.is_quiet:
             yield from self._close(min(cut.last, self._limit) * SECOND - 1)
 
     def _release_busy(self) -> Iterator[Step]:
@@ -297,7 +322,7 @@ class Joiner:
         yield from self._close(min(cut.last, limit) * SECOND - 1)
 
     def _write(self, rows: pa.RecordBatch) -> Iterator[Step]:
-        """Hand on rows, cut where the year turns."""
+        """Hand on rows, cut where the year turns, which is at a quiet moment."""
         while rows.num_rows:
             stamps = times(rows)
             year = year_of(int(stamps[0]))

@@ -109,9 +109,8 @@ def _read_whole(
         line += parsed.line_count
         read(len(block))
     is_sorted = steps.farthest_back_ns <= HABIT_S * SECOND
-    within_ns = steps.farthest_back_ns if is_sorted else None
     last_ns = steps.latest_ns if rows else None
-    found = bad_times.ranges(within_ns)
+    found = bad_times.ranges(steps.farthest_back_ns)
     return Part(member, sum_, layout, rows, first_ns, last_ns, is_sorted, bad, bad_rows, found)
 
 
