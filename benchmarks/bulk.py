@@ -24,9 +24,9 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from harvester.archive.archive import Archive
-from harvester.archive.writer import keep_pairs
 from harvester.kraken.pairs import Pair
+from harvester.storage.archive import Archive
+from harvester.storage.writer import keep_pairs
 
 Numbers = NDArray[np.int64]
 BEGINS_S = 1_767_225_600

@@ -24,14 +24,14 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from harvester.archive.archive import EVERYTHING, Archive
-from harvester.archive.footers import Footer
-from harvester.archive.writer import writer
 from harvester.candles.query import candle_batches, ohlc
 from harvester.candles.question import Question
 from harvester.candles.rollups import parse_levels, roll_up
 from harvester.candles.ticks import ticks_sql
 from harvester.columns import ORDER_TYPES, PRICE, ROWS, SIDES, VOLUME
+from harvester.storage.archive import EVERYTHING, Archive
+from harvester.storage.footers import Footer
+from harvester.storage.writer import writer
 from harvester.times import Range, parse_interval, parse_moment, span
 
 PAIR = "XBTUSD"

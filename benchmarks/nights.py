@@ -19,11 +19,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from harvester.archive.archive import Archive
-from harvester.archive.footers import Footer
-from harvester.archive.writer import writer
 from harvester.candles.rollups import parse_levels, roll_up
 from harvester.columns import ROWS
+from harvester.storage.archive import Archive
+from harvester.storage.footers import Footer
+from harvester.storage.writer import writer
 from harvester.times import DAY, Range
 
 TESTS = Path(__file__).resolve().parents[1] / "tests"

@@ -26,16 +26,6 @@ import pyarrow.parquet as pq
 from crawl import AGENT, FULL_PAGE, stand_in
 
 from harvester import config
-from harvester.archive.archive import Archive
-from harvester.archive.footers import Footer
-from harvester.archive.schema import (
-    ROW_GROUP_ROWS,
-    TRADES,
-    WRITER_OPTIONS,
-    RowsChecksum,
-    trades_of,
-)
-from harvester.archive.writer import writer
 from harvester.columns import joined, times
 from harvester.crawl.backfill import backfill
 from harvester.crawl.pages import Source
@@ -46,6 +36,16 @@ from harvester.crawl.tape import Tape
 from harvester.kraken.client import Client
 from harvester.kraken.pages import Page, decode_any_page, decode_page
 from harvester.kraken.pairs import Pair
+from harvester.storage.archive import Archive
+from harvester.storage.footers import Footer
+from harvester.storage.schema import (
+    ROW_GROUP_ROWS,
+    TRADES,
+    WRITER_OPTIONS,
+    RowsChecksum,
+    trades_of,
+)
+from harvester.storage.writer import writer
 from harvester.times import END_OF_TIME, Range
 
 READ_ROWS = 32_768

@@ -21,10 +21,10 @@ import pyarrow.parquet as pq
 from candles import PAIR, SPELLED, chunks
 
 import harvester
-from harvester.archive.archive import Archive
-from harvester.archive.footers import Footer
-from harvester.archive.writer import writer
 from harvester.candles.rollups import parse_levels, roll_up
+from harvester.storage.archive import Archive
+from harvester.storage.footers import Footer
+from harvester.storage.writer import writer
 from harvester.times import Range
 
 CANDLES = 100_000

@@ -20,13 +20,13 @@ from statistics import median
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from harvester.archive.archive import Archive
-from harvester.archive.footers import Footer
-from harvester.archive.gists import PATH
-from harvester.archive.rollups import rollup_path, stage_rollup
-from harvester.archive.schema import TRADES
-from harvester.archive.segments import parse_path, path_of, stage_segment
 from harvester.checks.status import status
+from harvester.storage.archive import Archive
+from harvester.storage.footers import Footer
+from harvester.storage.gists import PATH
+from harvester.storage.rollups import rollup_path, stage_rollup
+from harvester.storage.schema import TRADES
+from harvester.storage.segments import parse_path, path_of, stage_segment
 from harvester.times import Range, year_end
 
 FIRST_YEAR = 2016

@@ -19,11 +19,11 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from harvester.archive.archive import Archive
-from harvester.archive.footers import Footer
-from harvester.archive.schema import ROW_GROUP_ROWS, TRADES, WRITER_OPTIONS
-from harvester.archive.writer import writer
 from harvester.columns import ROWS
+from harvester.storage.archive import Archive
+from harvester.storage.footers import Footer
+from harvester.storage.schema import ROW_GROUP_ROWS, TRADES, WRITER_OPTIONS
+from harvester.storage.writer import writer
 from harvester.times import Range
 
 TESTS = Path(__file__).resolve().parents[1] / "tests"

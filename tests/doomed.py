@@ -101,9 +101,9 @@ class Death:
 def _aim(death: Death) -> None:
     import pyarrow.parquet as pq
 
-    from harvester.archive import splicing
-    from harvester.archive.store import LocalStore
-    from harvester.archive.writer import Writer
+    from harvester.storage import splicing
+    from harvester.storage.store import LocalStore
+    from harvester.storage.writer import Writer
 
     for name in ("commit", "commit_stream", "compact", "keep_rollup", "sweep"):
         death.named(Writer, name)

@@ -19,10 +19,10 @@ from crawling import Crawl, serve
 from exchange import Exchange, Market
 
 from harvester import config
-from harvester.archive.archive import Archive
-from harvester.archive.schema import WRITER_OPTIONS
 from harvester.crawl.names import refresh_pairs
 from harvester.kraken.client import Client
+from harvester.storage.archive import Archive
+from harvester.storage.schema import WRITER_OPTIONS
 from harvester.times import Range
 
 PAIR = "XBTUSD"

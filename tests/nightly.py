@@ -17,11 +17,11 @@ from exchange import SECOND_NS, Clock, Exchange, Market, Tape, expected
 from victims import Ended, Victims
 
 from harvester import config
-from harvester.archive.archive import Archive
 from harvester.cli.refreshing import report
 from harvester.crawl.events import Event, Listener
 from harvester.crawl.run import Watch
 from harvester.crawl.stop import Stop
+from harvester.storage.archive import Archive
 from harvester.upkeep.refresh import refresh
 
 DAY_NS = 86_400 * SECOND_NS

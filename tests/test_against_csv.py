@@ -21,9 +21,6 @@ import tapes
 from exchange import Market, Trade, expected
 from test_candles import batch, cut, hold
 
-from harvester.archive.archive import Archive
-from harvester.archive.footers import Footer
-from harvester.archive.writer import writer
 from harvester.bulk.ohlcvt import Block, read_candles
 from harvester.bulk.sources import Whole, find
 from harvester.checks.against_csv import choose, compare
@@ -32,6 +29,9 @@ from harvester.checks.report import CsvReport, Difference, FileReport, IntervalR
 from harvester.checks.side_by_side import compare_blocks
 from harvester.errors import BadFile
 from harvester.kraken.pairs import Pair
+from harvester.storage.archive import Archive
+from harvester.storage.footers import Footer
+from harvester.storage.writer import writer
 from harvester.times import Range
 
 HARVESTER = [sys.executable, "-c", "from harvester.cli import main; main()"]

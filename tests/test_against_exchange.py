@@ -22,7 +22,6 @@ from exchange import Clock, Exchange, Faults, Market, Shelf, Trade, expected, oh
 from test_candles import cut, hold
 
 from harvester import config
-from harvester.archive.archive import Archive
 from harvester.checks.against_exchange import Comparer
 from harvester.checks.intervals import compare_interval
 from harvester.checks.ours import Asker
@@ -31,6 +30,7 @@ from harvester.crawl.names import known_pairs, refresh_pairs
 from harvester.errors import ExchangeRefused
 from harvester.kraken.candles import read_candles
 from harvester.kraken.client import Client
+from harvester.storage.archive import Archive
 from harvester.times import Range
 
 HARVESTER = [sys.executable, "-c", "from harvester.cli import main; main()"]

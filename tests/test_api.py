@@ -21,10 +21,10 @@ import harvester
 from harvester import errors
 from harvester.api.html import bar
 from harvester.api.moments import moment_ns, span_between
-from harvester.archive.archive import Archive as Disk
-from harvester.archive.footers import Footer
-from harvester.archive.writer import writer
 from harvester.errors import BadSetting, BadTime, HarvesterError, UsageError
+from harvester.storage.archive import Archive as Disk
+from harvester.storage.footers import Footer
+from harvester.storage.writer import writer
 from harvester.times import DAY, Range
 
 HEAVY = ("pandas", "duckdb", "plotly", "pyarrow", "numpy", "httpx", "polars", "msgspec", "rich")

@@ -18,8 +18,6 @@ from crawling import serve, strangers, tape_of
 from exchange import Exchange, Faults, expected
 
 import harvester
-from harvester.archive.archive import Archive as Disk
-from harvester.archive.writer import writer
 from harvester.crawl.events import Committed, Event, PageRead, Started
 from harvester.errors import (
     ArchiveLocked,
@@ -29,6 +27,8 @@ from harvester.errors import (
     UsageError,
     ValueDoesNotFit,
 )
+from harvester.storage.archive import Archive as Disk
+from harvester.storage.writer import writer
 from harvester.upkeep.records import last
 
 MARKET = tapes.market(tapes.xbtusd_like(5_000, 61), wsname="XBT/USD")

@@ -21,8 +21,6 @@ from exchange import expected
 from test_candles import PLAIN, answer, cut, hold, is_equal
 
 import harvester
-from harvester.archive.archive import Archive as Disk
-from harvester.archive.writer import writer
 from harvester.candles.result import Origin, Result
 from harvester.candles.rollups import parse_levels, roll_up
 from harvester.errors import (
@@ -34,6 +32,8 @@ from harvester.errors import (
     NothingHeld,
     UsageError,
 )
+from harvester.storage.archive import Archive as Disk
+from harvester.storage.writer import writer
 
 YEARS = list(expected(tapes.market(tapes.new_years(each=200))))
 DAY = 86_400_000_000_000

@@ -16,14 +16,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_schema import batch
 
-from harvester.archive import archive as module
-from harvester.archive import segments as segments_module
-from harvester.archive import state
-from harvester.archive.archive import Archive
-from harvester.archive.footers import Footer
-from harvester.archive.segments import Segment, path_of, stage_segment
-from harvester.archive.writer import writer
 from harvester.errors import ArchiveDamaged
+from harvester.storage import archive as module
+from harvester.storage import segments as segments_module
+from harvester.storage import state
+from harvester.storage.archive import Archive
+from harvester.storage.footers import Footer
+from harvester.storage.segments import Segment, path_of, stage_segment
+from harvester.storage.writer import writer
 from harvester.times import Range
 
 PAIR = "XBTUSD"

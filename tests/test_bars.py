@@ -19,12 +19,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from harvester import columns
-from harvester.archive.archive import EVERYTHING, Archive, Piece
-from harvester.archive.footers import Footer
-from harvester.archive.writer import writer
 from harvester.candles.bar_size import BYS, By, parse_size
 from harvester.candles.bars import MOST_WAITING, BarQuestion, bar_batches
 from harvester.errors import ArchiveDamaged, BadSetting, NothingHeld, ValueDoesNotFit
+from harvester.storage.archive import EVERYTHING, Archive, Piece
+from harvester.storage.footers import Footer
+from harvester.storage.writer import writer
 from harvester.times import Range, union
 
 PAIR = "XBTUSD"

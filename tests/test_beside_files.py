@@ -16,10 +16,10 @@ from test_bulk_upgrade_damage import without_a_row
 from test_bulk_upgrade_kills import MIDNIGHT_NS, Killed, busy_new_year, earlier_import
 from test_bulk_upgrade_torn import command, faults, killed, volumes
 
-from harvester.archive.archive import Archive
-from harvester.archive.aside import from_files
 from harvester.bulk.sources import Whole
 from harvester.crawl import pair
+from harvester.storage.archive import Archive
+from harvester.storage.aside import from_files
 from harvester.times import DAY, Range
 
 __all__ = ["started"]

@@ -24,14 +24,14 @@ from tapes import xbtusd_like
 from test_schema import batch
 
 from harvester import config
-from harvester.archive.archive import Archive
-from harvester.archive.writer import writer
 from harvester.columns import ROWS, int64s_as, times
 from harvester.crawl.backfill import backfill
 from harvester.crawl.buffer import Buffer
 from harvester.crawl.run import Watch, Wish
 from harvester.crawl.stop import Stop
 from harvester.kraken.client import Client
+from harvester.storage.archive import Archive
+from harvester.storage.writer import writer
 from harvester.times import END_OF_TIME, Range
 
 MOST_S = 0.020

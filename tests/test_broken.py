@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from harvester.archive.footers import Footer
-from harvester.archive.segments import Claims, Segment, read_claims
-from harvester.archive.store import LocalStore
 from harvester.checks.broken import Broken, judge, owed, spans_known
 from harvester.checks.report import Fault, PairReport
+from harvester.storage.footers import Footer
+from harvester.storage.segments import Claims, Segment, read_claims
+from harvester.storage.store import LocalStore
 from harvester.times import Range
 
 PAIR = "XBTUSD"

@@ -11,15 +11,15 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from harvester.archive.archive import Archive
-from harvester.archive.footers import Jump
-from harvester.archive.skips import Gap
-from harvester.archive.writer import Writer, writer
 from harvester.columns import ROWS
 from harvester.crawl import buffer as module
 from harvester.crawl.buffer import Backlog, Buffer
 from harvester.crawl.events import Committed, Event
 from harvester.errors import ArchiveUnwritable
+from harvester.storage.archive import Archive
+from harvester.storage.footers import Jump
+from harvester.storage.skips import Gap
+from harvester.storage.writer import Writer, writer
 from harvester.times import END_OF_TIME, Range
 
 TARGET = "{}/trades/pair=A/year=1970/0000000000000000000-0000000000000000001.parquet"

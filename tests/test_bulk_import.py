@@ -22,14 +22,14 @@ from crawling import serve, strangers, tape_of
 from doomed import Plan
 from exchange import Exchange, Market, expected
 
-from harvester.archive.archive import Archive
-from harvester.archive.writer import writer
 from harvester.bulk.importer import Chain
 from harvester.bulk.parts import look_at
 from harvester.bulk.reports import Watch
 from harvester.bulk.sources import find
 from harvester.errors import DamagedFile
 from harvester.kraken.pairs import Pair
+from harvester.storage.archive import Archive
+from harvester.storage.writer import writer
 
 HARVESTER = [sys.executable, "-c", "from harvester.cli import main; main()"]
 DOOMED = [sys.executable, str(Path(__file__).with_name("doomed.py"))]

@@ -19,9 +19,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_schema import batch
 
-from harvester.archive.archive import Archive
-from harvester.archive.footers import Footer
-from harvester.archive.writer import Writer, writer
 from harvester.bulk import joining
 from harvester.bulk.ahead import ahead
 from harvester.bulk.importer import Chain
@@ -30,6 +27,9 @@ from harvester.bulk.reports import Report, Watch
 from harvester.bulk.sources import Whole, find
 from harvester.columns import ROWS
 from harvester.kraken.pairs import Pair
+from harvester.storage.archive import Archive
+from harvester.storage.footers import Footer
+from harvester.storage.writer import Writer, writer
 from harvester.times import END_OF_TIME, Range, missing
 
 PAIR = Pair(altname="XBTUSD")

@@ -15,15 +15,15 @@ from crawling import Crawl, serve, strangers, tape_of
 from exchange import SECOND_NS, Clock, Exchange, Tape, Trade, expected
 from test_bulk_joining import imported
 
-from harvester.archive.archive import Archive
-from harvester.archive.aside import Upgraded, from_files
-from harvester.archive.store import Entry, LocalStore
-from harvester.archive.writer import writer
 from harvester.bulk.sources import Whole
 from harvester.checks.verify import verify
 from harvester.crawl.events import Outcome, PageRead, Replaced
 from harvester.crawl.upgrades import Day, Rounding
 from harvester.errors import ArchiveDamaged, Interrupted
+from harvester.storage.archive import Archive
+from harvester.storage.aside import Upgraded, from_files
+from harvester.storage.store import Entry, LocalStore
+from harvester.storage.writer import writer
 from harvester.times import DAY, Range
 
 PAIR = "XBTUSD"

@@ -13,12 +13,12 @@ import pytest
 from test_bulk_upgrade import PAIR, TRADES, aside, started
 from test_bulk_upgrade_kills import Killed
 
-from harvester.archive.archive import Archive
-from harvester.archive.aside import Upgraded, from_files
-from harvester.archive.splicing import splice
-from harvester.archive.writer import writer
 from harvester.bulk import upgrading
 from harvester.errors import ArchiveDamaged
+from harvester.storage.archive import Archive
+from harvester.storage.aside import Upgraded, from_files
+from harvester.storage.splicing import splice
+from harvester.storage.writer import writer
 
 __all__ = ["started"]
 

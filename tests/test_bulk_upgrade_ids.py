@@ -15,14 +15,14 @@ import tapes
 from exchange import SECOND_NS, Trade
 from test_bulk_upgrade import NOW_NS, PAIR, TRADES, started, years
 
-from harvester.archive.archive import Archive
-from harvester.archive.footers import Footer, Jump
-from harvester.archive.segments import Segment
-from harvester.archive.writer import Writer, writer
 from harvester.bulk.sources import Whole
 from harvester.checks.verify import verify
 from harvester.crawl import seams
 from harvester.errors import ImportIncomplete
+from harvester.storage.archive import Archive
+from harvester.storage.footers import Footer, Jump
+from harvester.storage.segments import Segment
+from harvester.storage.writer import Writer, writer
 from harvester.times import DAY, Range
 
 __all__ = ["started"]

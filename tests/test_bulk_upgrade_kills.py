@@ -18,15 +18,15 @@ from exchange import SECOND_NS, Clock, Exchange, Tape, Trade, expected
 from test_bulk_joining import imported
 from victims import Victims, hunt
 
-from harvester.archive.archive import Archive
-from harvester.archive.aside import from_files
-from harvester.archive.store import LocalStore
-from harvester.archive.writer import writer
 from harvester.bulk import upgrading
 from harvester.bulk.joining import Joiner
 from harvester.bulk.sources import Whole
 from harvester.candles.rollups import parse_levels, roll_up
 from harvester.checks.verify import verify
+from harvester.storage.archive import Archive
+from harvester.storage.aside import from_files
+from harvester.storage.store import LocalStore
+from harvester.storage.writer import writer
 from harvester.times import DAY, Range, missing
 
 PAIR = "XBTUSD"

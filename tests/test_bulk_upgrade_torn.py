@@ -21,18 +21,18 @@ from test_bulk_upgrade_damage import without_a_row
 from test_bulk_upgrade_kills import Begun, Dying, Killed, Steps, busy_new_year
 from test_verify_beside_a_writer import disturbed
 
-from harvester.archive import splicing
-from harvester.archive.archive import Archive
-from harvester.archive.aside import Upgraded, from_files
-from harvester.archive.store import LocalStore
-from harvester.archive.torn import noted
-from harvester.archive.writer import writer
 from harvester.bulk import upgrading
 from harvester.bulk.sources import Whole
 from harvester.checks.digest import digests
 from harvester.checks.proof import prove
 from harvester.checks.status import status
 from harvester.errors import ArchiveDamaged
+from harvester.storage import splicing
+from harvester.storage.archive import Archive
+from harvester.storage.aside import Upgraded, from_files
+from harvester.storage.store import LocalStore
+from harvester.storage.torn import noted
+from harvester.storage.writer import writer
 from harvester.times import Range
 
 __all__ = ["started"]

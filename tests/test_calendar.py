@@ -18,12 +18,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_candles import ask
 
-from harvester.archive.archive import EVERYTHING
 from harvester.candles.calendar import grid_of
 from harvester.candles.clock import Turn, turns, zone_of
 from harvester.candles.grid import CalendarGrid, FixedGrid, Grid
 from harvester.candles.question import Question
 from harvester.errors import BadSetting
+from harvester.storage.archive import EVERYTHING
 from harvester.times import Range, parse_moment
 
 if TYPE_CHECKING:

@@ -19,9 +19,6 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from harvester import columns
-from harvester.archive.archive import EVERYTHING, Archive, Piece
-from harvester.archive.footers import Footer
-from harvester.archive.writer import writer
 from harvester.candles.query import candle_batches, ohlc
 from harvester.candles.question import FILLS, Question
 from harvester.errors import (
@@ -30,6 +27,9 @@ from harvester.errors import (
     NothingHeld,
     ValueDoesNotFit,
 )
+from harvester.storage.archive import EVERYTHING, Archive, Piece
+from harvester.storage.footers import Footer
+from harvester.storage.writer import writer
 from harvester.times import Range, parse_interval, union
 
 if TYPE_CHECKING:

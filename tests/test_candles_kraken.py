@@ -12,8 +12,8 @@ import pytest
 from exchange import Market, expected
 from test_candles import PLAIN, answer, ask, cut, hold
 
-from harvester.archive.archive import Archive
 from harvester.candles.query import ohlc
+from harvester.storage.archive import Archive
 from harvester.times import parse_moment
 
 if TYPE_CHECKING:

@@ -17,9 +17,6 @@ from exchange import Exchange, Market, expected
 
 import harvester
 from harvester import config
-from harvester.archive import case
-from harvester.archive.archive import Archive
-from harvester.archive.writer import writer
 from harvester.bulk.names import chosen
 from harvester.bulk.sources import Member, Whole, find
 from harvester.candles.database import write_database
@@ -28,6 +25,9 @@ from harvester.errors import AmbiguousPair, ArchiveUnwritable, NothingHeld
 from harvester.kraken.client import Client
 from harvester.kraken.pairs import Pair, spellings
 from harvester.mirror.answers import Answers
+from harvester.storage import case
+from harvester.storage.archive import Archive
+from harvester.storage.writer import writer
 from harvester.upkeep.targets import Market as Known
 from harvester.upkeep.targets import targets
 

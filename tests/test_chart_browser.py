@@ -16,12 +16,12 @@ import msgspec
 import pytest
 
 import harvester
-from harvester.archive.archive import Archive as Disk
-from harvester.archive.footers import Footer
-from harvester.archive.writer import keep_pairs, writer
 from harvester.charts.chart import Chart
 from harvester.columns import clip
 from harvester.mirror.made import END_NS, MADE_PAIR, made_archive, made_tape
+from harvester.storage.archive import Archive as Disk
+from harvester.storage.footers import Footer
+from harvester.storage.writer import keep_pairs, writer
 from harvester.times import DAY, Range
 
 pytestmark = pytest.mark.skipif(browsing.PROGRAM is None, reason="there is no chromium here")

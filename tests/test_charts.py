@@ -19,8 +19,6 @@ from exchange import expected
 from test_candles import MINUTE, SECOND, START, cut, hold, trade
 
 import harvester
-from harvester.archive.archive import Archive as Disk
-from harvester.archive.writer import keep_pairs, writer
 from harvester.candles.chunks import most_candles
 from harvester.candles.question import Question
 from harvester.candles.session import Session
@@ -30,6 +28,8 @@ from harvester.charts.wording import digits, plain
 from harvester.errors import ArchiveUnwritable, NothingHeld, UsageError
 from harvester.kraken.pairs import Pair
 from harvester.mirror.made import made_archive
+from harvester.storage.archive import Archive as Disk
+from harvester.storage.writer import keep_pairs, writer
 from harvester.times import DAY, END_OF_TIME, Range, parse_interval
 
 HARVESTER = [sys.executable, "-c", "from harvester.cli import main; main()"]

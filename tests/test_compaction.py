@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harvester.archive.compaction import LARGEST_ROWS, groups, within
-from harvester.archive.segments import Segment
+from harvester.storage.compaction import LARGEST_ROWS, groups, within
+from harvester.storage.segments import Segment
 from harvester.times import Range
 
 

@@ -13,10 +13,10 @@ from exchange import Faults, Market, expected
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harvester.archive.archive import Archive
-from harvester.archive.segments import Segment
-from harvester.archive.writer import Writer
 from harvester.errors import ArchiveUnwritable
+from harvester.storage.archive import Archive
+from harvester.storage.segments import Segment
+from harvester.storage.writer import Writer
 
 KINDS = [
     "rate_limit",

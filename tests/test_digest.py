@@ -13,9 +13,9 @@ import tapes
 from exchange import expected
 from test_candles import PAIR, cut, hold
 
-from harvester.archive.archive import Archive
-from harvester.archive.writer import writer
 from harvester.checks.digest import Digest, digests
+from harvester.storage.archive import Archive
+from harvester.storage.writer import writer
 from harvester.times import Range, parse_moment, span
 
 ROWS = expected(tapes.market(tapes.sparse(400)))

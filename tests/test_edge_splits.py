@@ -19,7 +19,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_candles import hold
 
-from harvester.archive.archive import Archive
 from harvester.bulk.ohlcvt import read_candles
 from harvester.bulk.sources import Whole, find
 from harvester.checks.intervals import compare_interval
@@ -27,6 +26,7 @@ from harvester.checks.ours import Asker
 from harvester.checks.report import IntervalReport
 from harvester.checks.side_by_side import compare_blocks
 from harvester.kraken.candles import Candle
+from harvester.storage.archive import Archive
 from harvester.times import Range
 
 MINUTE = 60 * 10**9

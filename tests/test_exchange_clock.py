@@ -21,9 +21,9 @@ from wrong_clock import (
     all_settled,
 )
 
-from harvester.archive.archive import Archive
 from harvester.crawl.events import Outcome
 from harvester.errors import UnreadableAnswer
+from harvester.storage.archive import Archive
 from harvester.times import Range, show
 
 AHEAD: dict[str, Lie] = {

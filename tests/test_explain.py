@@ -14,12 +14,12 @@ from test_candles import PAIR, ask, cut, hold
 from test_exports import run
 from test_rollups import LEVELS, rolled
 
-from harvester.archive import segments
-from harvester.archive.archive import EVERYTHING, Archive
 from harvester.candles import chunks as cutting
 from harvester.candles.explain import explain
 from harvester.candles.query import candle_batches
 from harvester.candles.question import FILLS
+from harvester.storage import segments
+from harvester.storage.archive import EVERYTHING, Archive
 from harvester.times import Range
 
 if TYPE_CHECKING:

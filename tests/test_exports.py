@@ -23,7 +23,6 @@ import tapes
 from exchange import expected
 from test_candles import cut, hold
 
-from harvester.archive.archive import Archive
 from harvester.candles import console
 from harvester.cli import freqtrade, quantconnect
 from harvester.cli.exports import export_candles, symbol_of
@@ -31,6 +30,7 @@ from harvester.cli.formats import FORMATS, write
 from harvester.cli.output import columns as table
 from harvester.errors import BadInterval, UsageError
 from harvester.kraken.pairs import Pair
+from harvester.storage.archive import Archive
 from harvester.times import parse_interval
 
 HARVESTER = [sys.executable, "-c", "from harvester.cli import main; main()"]

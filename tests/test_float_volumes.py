@@ -14,8 +14,8 @@ import pytest
 from test_against_csv import MINUTE, ROWS, held, lines, only, report, run, text
 from test_candles import hold
 
-from harvester.archive.archive import Archive
 from harvester.checks.report import IntervalReport
+from harvester.storage.archive import Archive
 from harvester.times import Range
 
 OPENS_S = 1_617_148_800

@@ -16,8 +16,6 @@ from crawling import Crawl, strangers, tape_of
 from exchange import SECOND_NS, Clock, Exchange, Market, expected
 from wrong_clock import DAY_NS, MARKET, NOW_NS, SETTLED_NS, TRADES, Lying, all_settled
 
-from harvester.archive.archive import Archive
-from harvester.archive.writer import Writer
 from harvester.checks.repair import Repairer
 from harvester.checks.report import RepairReport
 from harvester.checks.status import status
@@ -29,6 +27,8 @@ from harvester.crawl.run import Watch
 from harvester.crawl.stop import Stop
 from harvester.errors import HarvesterError, UnreadableAnswer
 from harvester.kraken.client import Client
+from harvester.storage.archive import Archive
+from harvester.storage.writer import Writer
 from harvester.times import END_OF_TIME, Range, show
 
 YEAR_NS = 365 * DAY_NS

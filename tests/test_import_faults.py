@@ -16,11 +16,11 @@ import pyarrow as pa
 import pytest
 from crawling import tape_of
 
-from harvester.archive.archive import Archive
-from harvester.archive.footers import Footer
-from harvester.archive.writer import keep_pairs, writer
 from harvester.columns import ROWS
 from harvester.kraken.pairs import Pair
+from harvester.storage.archive import Archive
+from harvester.storage.footers import Footer
+from harvester.storage.writer import keep_pairs, writer
 from harvester.times import SECOND, Range, covers
 
 PAIR = Pair(altname="XBTUSD")

@@ -18,7 +18,6 @@ from crawling import tape_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harvester.archive.archive import Archive
 from harvester.bulk import sorting
 from harvester.bulk.reports import Report, Watch
 from harvester.bulk.rounding import Rows
@@ -29,6 +28,7 @@ from harvester.bulk.stored import match
 from harvester.columns import ROWS, times
 from harvester.errors import ArchiveDamaged, BadFile
 from harvester.kraken.pairs import Pair
+from harvester.storage.archive import Archive
 from harvester.times import SECOND, Range, covers
 
 PAIR = Pair(altname="XBTUSD")

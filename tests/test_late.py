@@ -13,8 +13,8 @@ import tapes
 from crawling import Crawl, serve, strangers, tape_of
 from exchange import SECOND_NS, Clock, Exchange, Faults, Market, Tape, expected
 
-from harvester.archive.archive import Archive
 from harvester.checks.verify import verify
+from harvester.storage.archive import Archive
 from harvester.times import show
 
 TRADES = tapes.xbtusd_like(1_700, 91, first_id=1)

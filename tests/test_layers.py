@@ -25,7 +25,7 @@ ROOMS = (
     "charts",
     "crawl",
     "candles",
-    "archive",
+    "storage",
     "kraken",
     "config",
     "keys",
@@ -36,7 +36,7 @@ ROOMS = (
     "errors",
     "untrusted",
 )
-STRANGERS = {("archive", "kraken"), ("candles", "kraken")}
+STRANGERS = {("storage", "kraken"), ("candles", "kraken")}
 HOMES = {
     "httpx": "kraken",
     "httptools": "kraken",
@@ -44,8 +44,8 @@ HOMES = {
     "isal": "bulk",
     "stamina": "kraken",
     "duckdb": "candles",
-    "pyarrow.parquet": "archive",
-    "filelock": "archive",
+    "pyarrow.parquet": "storage",
+    "filelock": "storage",
     "starlette": "mirror",
     "uvicorn": "mirror",
     "plotly": "charts",
@@ -211,13 +211,13 @@ def test_a_lazy_import_is_seen() -> None:
 
 
 def test_an_import_for_types_alone_is_seen() -> None:
-    source = "if TYPE_CHECKING:\n    from harvester.archive.archive import Archive\n"
-    assert list(uses(source, "harvester.kraken")) == [Use("harvester.archive.archive.Archive", 2)]
+    source = "if TYPE_CHECKING:\n    from harvester.storage.archive import Archive\n"
+    assert list(uses(source, "harvester.kraken")) == [Use("harvester.storage.archive.Archive", 2)]
 
 
 def test_a_relative_import_is_seen() -> None:
     assert list(uses("from ..archive import store", "harvester.kraken")) == [
-        Use("harvester.archive.store", 1)
+        Use("harvester.storage.store", 1)
     ]
 
 

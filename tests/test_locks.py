@@ -15,13 +15,13 @@ from pathlib import Path
 
 import pytest
 
-from harvester.archive.locks import held
 from harvester.errors import ArchiveLocked, ArchiveUnwritable
+from harvester.storage.locks import held
 
 HOLDER = """
 import sys
 from pathlib import Path
-from harvester.archive.locks import held
+from harvester.storage.locks import held
 with held(Path(sys.argv[1]), "XBTUSD"):
     print("held", flush=True)
     sys.stdin.read()

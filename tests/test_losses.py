@@ -13,14 +13,14 @@ from exchange import Clock, Faults, Market, Trade, expected
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harvester.archive.archive import Archive
-from harvester.archive.footers import Footer
-from harvester.archive.writer import writer
 from harvester.checks.status import status
 from harvester.checks.verify import verify
 from harvester.columns import ROWS, no_rows
 from harvester.crawl import beginning, tape
 from harvester.crawl.events import Outcome
+from harvester.storage.archive import Archive
+from harvester.storage.footers import Footer
+from harvester.storage.writer import writer
 from harvester.times import END_OF_TIME, Range
 
 LIES = ["first_rows", "last_rows", "later", "newest", "empty", "stale", "older"]
@@ -190,7 +190,7 @@ def claim_from_the_beginning(file: Path) -> None:
     """Have a segment say that it contains every trade from 0 on."""
     import pyarrow.parquet as pq
 
-    from harvester.archive.schema import WRITER_OPTIONS
+    from harvester.storage.schema import WRITER_OPTIONS
 
     table = pq.ParquetFile(file).read()
     told = pq.read_metadata(file).metadata

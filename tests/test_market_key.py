@@ -15,9 +15,6 @@ from exchange import Clock, Exchange, Market
 from nightly import DAY_NS, FIRST_NS, OPTIONS, Nights, until
 
 from harvester import config
-from harvester.archive.archive import Archive
-from harvester.archive.footers import Footer
-from harvester.archive.writer import writer
 from harvester.checks.verify import verify
 from harvester.columns import no_rows
 from harvester.crawl.backfill import backfill
@@ -28,6 +25,9 @@ from harvester.crawl.stop import Stop
 from harvester.errors import MarketChanged
 from harvester.kraken.client import Client
 from harvester.kraken.pairs import Pair
+from harvester.storage.archive import Archive
+from harvester.storage.footers import Footer
+from harvester.storage.writer import writer
 from harvester.times import END_OF_TIME, Range
 from harvester.upkeep.targets import Market as Known
 from harvester.upkeep.targets import targets

@@ -15,10 +15,6 @@ import pytest
 from crawling import Crawl
 from starlette.applications import Starlette
 
-from harvester.archive.archive import Archive
-from harvester.archive.footers import Footer
-from harvester.archive.schema import ROW_GROUP_ROWS, RowsChecksum
-from harvester.archive.writer import keep_pairs, writer
 from harvester.columns import ROWS, times
 from harvester.config import load
 from harvester.crawl.backfill import backfill
@@ -32,6 +28,10 @@ from harvester.mirror.app import app
 from harvester.mirror.made import END_NS, MADE_PAIR, made_archive, made_tape
 from harvester.mirror.server import serving
 from harvester.mirror.tape import Shelf, Tape
+from harvester.storage.archive import Archive
+from harvester.storage.footers import Footer
+from harvester.storage.schema import ROW_GROUP_ROWS, RowsChecksum
+from harvester.storage.writer import keep_pairs, writer
 from harvester.times import DAY, END_OF_TIME, Range
 
 T0 = 1_700_000_000_000_000_000

@@ -12,10 +12,10 @@ from crawling import serve
 from exchange import Exchange, named
 
 from harvester import config
-from harvester.archive.archive import Archive
 from harvester.crawl.names import Choice, Name, choose
 from harvester.errors import UnknownPair, UsageError
 from harvester.kraken.client import Client
+from harvester.storage.archive import Archive
 
 
 @pytest.fixture(scope="module")

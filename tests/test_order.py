@@ -12,11 +12,11 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from test_columns import batch
 
-from harvester.archive.skips import Edge, find_gaps
 from harvester.columns import ROWS as ROW_SCHEMA
 from harvester.columns import times, trade_ids
 from harvester.crawl.gaps import mend, shown_between
 from harvester.crawl.order import in_order, unite
+from harvester.storage.skips import Edge, find_gaps
 from harvester.times import Range
 
 Row = tuple[int, int]

@@ -19,9 +19,9 @@ import pytest
 from test_cli_folders import archive, files_in
 from test_exports import run
 
-from harvester.archive.archive import Archive
-from harvester.archive.export import file_sink
 from harvester.errors import ArchiveUnwritable
+from harvester.storage.archive import Archive
+from harvester.storage.export import file_sink
 
 __all__ = ["archive"]
 

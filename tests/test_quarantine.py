@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from harvester.archive.quarantine import Note, keep_copy, set_aside
-from harvester.archive.store import LocalStore
 from harvester.errors import ArchiveUnwritable
+from harvester.storage.quarantine import Note, keep_copy, set_aside
+from harvester.storage.store import LocalStore
 from harvester.times import Range
 
 PATH = "trades/pair=A/year=2024/x.parquet"

@@ -13,10 +13,10 @@ import msgspec
 import pytest
 
 from harvester import __version__, config
-from harvester.archive.archive import Archive
 from harvester.cli.runs import table
 from harvester.crawl.events import Outcome
 from harvester.errors import ArchiveUnwritable, ExchangeUnreachable
+from harvester.storage.archive import Archive
 from harvester.times import Range
 from harvester.upkeep import recording
 from harvester.upkeep.recording import recorded
@@ -124,7 +124,7 @@ def test_a_run_that_goes_on_is_seen(archive: Archive) -> None:
 KILLED = """
 import os, signal, sys
 from harvester import config
-from harvester.archive.archive import Archive
+from harvester.storage.archive import Archive
 from harvester.upkeep.recording import recorded
 with recorded(Archive(sys.argv[1]), "backfill", {}, config.load(environment={}), print):
     os.kill(os.getpid(), signal.SIGKILL)

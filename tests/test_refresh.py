@@ -18,13 +18,13 @@ from exchange import Clock, Exchange, Fault, Market
 from nightly import DAY_NS, FIRST_NS, NAMES, SETTLE_NS, Nights, daily, states, until
 from victims import ended, wait_for
 
-from harvester.archive.archive import Archive
-from harvester.archive.locks import held
 from harvester.cli.tracking import RunTrack
 from harvester.crawl.events import Event, Outcome, PageRead
 from harvester.crawl.stop import Stop
 from harvester.errors import NothingHeld
 from harvester.kraken.pairs import Pair
+from harvester.storage.archive import Archive
+from harvester.storage.locks import held
 from harvester.times import Range
 from harvester.upkeep import refresh as module
 from harvester.upkeep.targets import Market as Known

@@ -32,10 +32,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_crawl_kills import dying, is_dead
 
-from harvester.archive.archive import Archive
-from harvester.archive.locks import held
-from harvester.archive.schema import WRITER_OPTIONS
-from harvester.archive.writer import writer
 from harvester.candles.rollups import parse_levels, roll_up
 from harvester.checks.repair import Repairer
 from harvester.checks.report import PairReport, RepairReport
@@ -47,6 +43,10 @@ from harvester.crawl.run import Watch
 from harvester.crawl.stop import Stop
 from harvester.errors import HarvesterError
 from harvester.kraken.client import Client
+from harvester.storage.archive import Archive
+from harvester.storage.locks import held
+from harvester.storage.schema import WRITER_OPTIONS
+from harvester.storage.writer import writer
 from harvester.times import Range
 
 TAPE = list(expected(MARKET))

@@ -29,8 +29,6 @@ from test_candles import (
     trade,
 )
 
-from harvester.archive.archive import EVERYTHING, Archive
-from harvester.archive.writer import writer
 from harvester.candles import sums
 from harvester.candles.chunks import chunks
 from harvester.candles.plan import plan
@@ -38,6 +36,8 @@ from harvester.candles.query import candle_batches, ohlc
 from harvester.candles.question import FILLS
 from harvester.candles.rollups import RolledUp, parse_levels, roll_up
 from harvester.errors import ArchiveDamaged, BadInterval
+from harvester.storage.archive import EVERYTHING, Archive
+from harvester.storage.writer import writer
 from harvester.times import END_OF_TIME, Range, parse_interval
 
 if TYPE_CHECKING:

@@ -9,9 +9,9 @@ import tapes
 from crawling import Crawl, serve, tape_of
 from exchange import Clock, Exchange, Faults, Market, Trade, expected
 
-from harvester.archive.archive import Archive
 from harvester.checks.verify import verify
 from harvester.crawl.tape import Tape
+from harvester.storage.archive import Archive
 from harvester.times import END_OF_TIME, Range
 
 TRADES = tapes.xbtusd_like(3_000, 81)
@@ -101,7 +101,7 @@ def _widen(file: Path, wide: Path, through: int) -> None:
     """Make a segment claim more than it holds, name and footer alike."""
     import pyarrow.parquet as pq
 
-    from harvester.archive.schema import WRITER_OPTIONS
+    from harvester.storage.schema import WRITER_OPTIONS
 
     table = pq.ParquetFile(file).read()
     footer = {

@@ -14,10 +14,16 @@ import tapes
 from exchange import Market, expected
 from test_schema import batch, checksum
 
-from harvester.archive import segments as module
-from harvester.archive.footers import Footer, Jump
-from harvester.archive.schema import TRADES
-from harvester.archive.segments import (
+from harvester.errors import (
+    ArchiveDamaged,
+    ArchiveError,
+    ArchiveTooNew,
+    ArchiveUnwritable,
+)
+from harvester.storage import segments as module
+from harvester.storage.footers import Footer, Jump
+from harvester.storage.schema import TRADES
+from harvester.storage.segments import (
     Segment,
     parse_path,
     path_of,
@@ -26,13 +32,7 @@ from harvester.archive.segments import (
     stage_segment,
     time_bounds,
 )
-from harvester.archive.store import LocalStore
-from harvester.errors import (
-    ArchiveDamaged,
-    ArchiveError,
-    ArchiveTooNew,
-    ArchiveUnwritable,
-)
+from harvester.storage.store import LocalStore
 from harvester.times import Range
 
 AFTER, THROUGH = 1_559_347_199_999_999_999, 1_561_939_199_999_999_999

@@ -15,8 +15,6 @@ from hypothesis import strategies as st
 from test_candles import MINUTE, PAIR, SECOND, answer, ask, cut, hold, is_equal
 from test_rollups import busy_archive, rolled
 
-from harvester.archive.archive import EVERYTHING, Archive, Piece
-from harvester.archive.writer import writer
 from harvester.candles import chunks as cutting
 from harvester.candles import plan as planning
 from harvester.candles import several, sources, ticks
@@ -26,6 +24,8 @@ from harvester.candles.question import FILLS, Question
 from harvester.candles.session import Session
 from harvester.candles.several import several_batches, spooled
 from harvester.candles.spool import Spool, Spooled
+from harvester.storage.archive import EVERYTHING, Archive, Piece
+from harvester.storage.writer import writer
 from harvester.times import END_OF_TIME, Range, parse_interval, union
 
 if TYPE_CHECKING:

@@ -18,13 +18,13 @@ from ledger import Ledger
 from test_crawl_faults import KINDS
 from test_crawl_kills import dying, most_at_once, same
 
-from harvester.archive.archive import Archive
-from harvester.archive.writer import Writer
 from harvester.crawl import split
 from harvester.crawl.crawler import RangeCrawl
 from harvester.crawl.events import PageRead
 from harvester.crawl.pair import PairCrawl
 from harvester.crawl.spans import Cut
+from harvester.storage.archive import Archive
+from harvester.storage.writer import Writer
 from harvester.times import Range
 
 LATENCY_S = 0.004

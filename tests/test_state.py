@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harvester.archive import state
-from harvester.archive.archive import Archive
-from harvester.archive.store import LocalStore
 from harvester.errors import ArchiveDamaged, ArchiveTooNew
+from harvester.storage import state
+from harvester.storage.archive import Archive
+from harvester.storage.store import LocalStore
 from harvester.times import Range
 
 

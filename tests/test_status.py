@@ -9,15 +9,15 @@ import pytest
 from rich.console import Console
 from test_archive import put, tape
 
-from harvester.archive import gists, state
-from harvester.archive.archive import Archive
-from harvester.archive.gists import Gist, Gists
 from harvester.checks import status as module
 from harvester.checks.status import PairStatus, status
 from harvester.cli import output
 from harvester.cli.coverage import ASCII, BLOCKS, month_bars, year_bar, years
 from harvester.cli.holdings import Look, age, remarks, text
 from harvester.cli.watching import _in_place
+from harvester.storage import gists, state
+from harvester.storage.archive import Archive
+from harvester.storage.gists import Gist, Gists
 from harvester.times import DAY, SECOND, Range
 
 PAIR = "XBTUSD"

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from harvester.archive.store import Entry, LocalStore, writing
 from harvester.errors import ArchiveError, ArchiveUnwritable
+from harvester.storage.store import Entry, LocalStore, writing
 
 
 @pytest.fixture

@@ -14,12 +14,12 @@ from crawling import Crawl, serve, tape_of
 from exchange import expected
 
 import harvester
-from harvester.archive.archive import Archive
-from harvester.archive.store import LocalStore
-from harvester.archive.writer import writer
 from harvester.checks.status import status
 from harvester.checks.verify import verify
 from harvester.errors import ArchiveDamaged, ArchiveUnwritable
+from harvester.storage.archive import Archive
+from harvester.storage.store import LocalStore
+from harvester.storage.writer import writer
 
 PAIR = "XBTUSD"
 MARKET = tapes.market(tapes.new_years(5))

@@ -12,11 +12,11 @@ from exchange import Market, Trade, expected
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harvester.archive.skips import Edge, Gap, find_gaps
 from harvester.columns import ROWS, no_rows
 from harvester.crawl.gaps import mend, shown_between
 from harvester.crawl.order import in_order, unite
 from harvester.crawl.tape import Tape, Verdict
+from harvester.storage.skips import Edge, Gap, find_gaps
 from harvester.times import Range
 
 FAR = 4_000_000_000_000_000_000

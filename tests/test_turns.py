@@ -11,7 +11,6 @@ import tapes
 from crawling import Crawl, serve, tape_of
 from exchange import Exchange, Faults, Market, expected, named
 
-from harvester.archive.archive import Archive
 from harvester.crawl import turns as turns_module
 from harvester.crawl.events import Outcome, Started
 from harvester.crawl.stop import Stop
@@ -22,6 +21,7 @@ from harvester.errors import (
     HarvesterError,
     Interrupted,
 )
+from harvester.storage.archive import Archive
 
 
 def markets(*sizes: int) -> list[Market]:

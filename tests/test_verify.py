@@ -17,12 +17,12 @@ from crawling import Crawl, serve
 from exchange import Market
 from harms import span_text
 
-from harvester.archive.archive import Archive
-from harvester.archive.rollups import PARTIALS
-from harvester.archive.schema import WRITER_OPTIONS
-from harvester.archive.writer import writer
 from harvester.candles.rollups import parse_levels, roll_up
 from harvester.checks.verify import verify
+from harvester.storage.archive import Archive
+from harvester.storage.rollups import PARTIALS
+from harvester.storage.schema import WRITER_OPTIONS
+from harvester.storage.writer import writer
 from harvester.times import Range
 
 TRADES = tapes.xbtusd_like(4_000, 71)

@@ -14,13 +14,13 @@ from test_against_exchange import interval
 from test_bulk_upgrade import PAIR, TRADES, started
 from test_bulk_upgrade_damage import without_a_row
 
-from harvester.archive.archive import Archive
-from harvester.archive.segments import Segment
-from harvester.archive.writer import writer
 from harvester.checks.digest import digests
 from harvester.checks.ours import Asker
 from harvester.checks.report import IntervalReport
 from harvester.checks.verify import verify
+from harvester.storage.archive import Archive
+from harvester.storage.segments import Segment
+from harvester.storage.writer import writer
 from harvester.times import DAY, Range
 
 __all__ = ["started"]

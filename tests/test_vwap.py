@@ -12,13 +12,13 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from test_candles import MINUTE, PAIR, START, answer, ask, hold, trade
 
-from harvester.archive.archive import Archive
-from harvester.archive.writer import writer
 from harvester.candles import console
 from harvester.candles.bar_size import parse_size
 from harvester.candles.bars import BarQuestion, bar_batches
 from harvester.candles.query import ohlc
 from harvester.candles.rollups import parse_levels, roll_up
+from harvester.storage.archive import Archive
+from harvester.storage.writer import writer
 from harvester.times import Range
 
 UNIT = Decimal("1e-10")

@@ -10,7 +10,6 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import TypeVar
 
-from harvester.archive.archive import Archive
 from harvester.bulk.upgrading import upgrade
 from harvester.config import Settings
 from harvester.crawl.backfill import backfill
@@ -21,6 +20,7 @@ from harvester.crawl.stop import Stop
 from harvester.errors import GRAVEST_FIRST, ArchiveHasHoles, ArchiveIncomplete
 from harvester.kraken.client import Client
 from harvester.kraken.pairs import Pair
+from harvester.storage.archive import Archive
 from harvester.times import END_OF_TIME, Range, show
 from harvester.upkeep.recording import Result, recorded
 from harvester.upkeep.refresh import refresh

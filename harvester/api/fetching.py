@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 
 from harvester.api.moments import Moment, span_between
 from harvester.api.opened import Opened
-from harvester.archive.archive import Archive as Disk
 from harvester.arguments import check_types
 from harvester.crawl.names import known_pairs
 from harvester.errors import UnknownPair, UsageError
 from harvester.kraken.pairs import Pair, search
+from harvester.storage.archive import Archive as Disk
 from harvester.times import Range
 
 if TYPE_CHECKING:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Self
 
-from harvester.archive.archive import Archive as Disk
 from harvester.config import Settings
 from harvester.crawl.names import resolve_held
 from harvester.errors import UsageError
 from harvester.kraken.pairs import Pair
+from harvester.storage.archive import Archive as Disk
 
 
 class Opened:

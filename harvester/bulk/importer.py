@@ -8,12 +8,6 @@ from decimal import Decimal
 import msgspec
 import pyarrow as pa
 
-from harvester.archive.archive import Archive
-from harvester.archive.footers import Footer, Imported, Jump
-from harvester.archive.quarantine import Note
-from harvester.archive.segments import Segment
-from harvester.archive.skips import Edge, Gap, find_gaps
-from harvester.archive.writer import Writer
 from harvester.bulk.ahead import ahead
 from harvester.bulk.counting import Count
 from harvester.bulk.joining import Closed, Joiner, Opened, Rows, Step
@@ -28,6 +22,12 @@ from harvester.bulk.stored import StoredCheck
 from harvester.columns import clip, times
 from harvester.errors import DamagedFile, Interrupted
 from harvester.kraken.pairs import Pair
+from harvester.storage.archive import Archive
+from harvester.storage.footers import Footer, Imported, Jump
+from harvester.storage.quarantine import Note
+from harvester.storage.segments import Segment
+from harvester.storage.skips import Edge, Gap, find_gaps
+from harvester.storage.writer import Writer
 from harvester.times import END_OF_TIME, SECOND, Range, missing, overlap, show, union
 
 Take = Callable[[pa.RecordBatch, int], None]

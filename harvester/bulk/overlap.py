@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from harvester.archive.archive import Archive
-from harvester.archive.aside import from_files
 from harvester.bulk.rounding import Sample, Tally, joined, rows_of
 from harvester.crawl.upgrades import Rounding
 from harvester.errors import ArchiveDamaged, HarvesterError
+from harvester.storage.archive import Archive
+from harvester.storage.aside import from_files
 from harvester.times import SECOND, Range, missing
 
 

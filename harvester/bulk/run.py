@@ -9,16 +9,16 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import NamedTuple
 
-from harvester.archive.archive import Archive
-from harvester.archive.splicing import end_replacing
-from harvester.archive.torn import torn
-from harvester.archive.writer import Writer, writer
 from harvester.bulk.importer import Chain
 from harvester.bulk.parts import Part, chains, look_at
 from harvester.bulk.reports import Report, Watch
 from harvester.bulk.sources import UNKNOWN, Member, Whole
 from harvester.errors import BadFile, HarvesterError, Interrupted
 from harvester.kraken.pairs import Pair
+from harvester.storage.archive import Archive
+from harvester.storage.splicing import end_replacing
+from harvester.storage.torn import torn
+from harvester.storage.writer import Writer, writer
 from harvester.times import END_OF_TIME, SECOND, Range, missing, union
 
 MOST_JOBS = 4

@@ -8,10 +8,10 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from harvester.archive.store import writing
 from harvester.bulk.counting import Count
 from harvester.columns import Int64s, clip, joined, no_rows, times
 from harvester.crawl.order import in_order
+from harvester.storage.store import writing
 from harvester.times import END_OF_TIME, SECOND, Range
 
 HABIT_S = 60

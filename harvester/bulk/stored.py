@@ -14,9 +14,9 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from harvester.archive.archive import Archive
 from harvester.bulk.rounding import Rows, joined, rows_of
 from harvester.errors import ArchiveDamaged, HarvesterError
+from harvester.storage.archive import Archive
 from harvester.times import SECOND, Range, missing, show
 
 BATCH_ROWS = 1_000_000

@@ -12,11 +12,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from harvester.archive.archive import Archive
-from harvester.archive.aside import from_files
-from harvester.archive.segments import Segment, read_batches
 from harvester.bulk.joining import QUIET_S
 from harvester.columns import Int64s, times
+from harvester.storage.archive import Archive
+from harvester.storage.aside import from_files
+from harvester.storage.segments import Segment, read_batches
 from harvester.times import SECOND, UNITS_NS, Range, missing, overlap, union
 
 FIRST_LOOK_NS = UNITS_NS["m"]

@@ -11,18 +11,18 @@ import asyncio
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from harvester.archive.archive import Archive, pieces_of
-from harvester.archive.aside import Upgraded, aside_of, quarantine_damaged
-from harvester.archive.quarantine import Note, keep_segment
-from harvester.archive.segments import Segment, read_batches
-from harvester.archive.splicing import checked, clear, finish, splice
-from harvester.archive.writer import Writer, writer
 from harvester.bulk.days import Days, Exchange, Proof, number_of
 from harvester.bulk.rounding import Rows, Tally, joined, rows_of
 from harvester.bulk.units import Unit, rows_to_fetch, units
 from harvester.crawl.events import Noted, Replaced, Started
 from harvester.crawl.run import Hand
 from harvester.crawl.upgrades import Day, Left, Upgrade
+from harvester.storage.archive import Archive, pieces_of
+from harvester.storage.aside import Upgraded, aside_of, quarantine_damaged
+from harvester.storage.quarantine import Note, keep_segment
+from harvester.storage.segments import Segment, read_batches
+from harvester.storage.splicing import checked, clear, finish, splice
+from harvester.storage.writer import Writer, writer
 from harvester.times import DAY, SECOND, Range, missing, overlap
 
 MOST_SAID = 20

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
-from harvester.archive.archive import EVERYTHING, Archive
 from harvester.candles import cuts, sums
 from harvester.candles.bar_columns import (
     Columns,
@@ -22,6 +21,7 @@ from harvester.candles.bar_columns import (
 from harvester.candles.bar_size import BarSize
 from harvester.columns import Int64s
 from harvester.errors import ArchiveDamaged, NothingHeld, ValueDoesNotFit
+from harvester.storage.archive import EVERYTHING, Archive
 from harvester.times import Range, show
 
 BATCH_ROWS = 100_000

@@ -10,10 +10,10 @@ from collections.abc import Iterator
 from dataclasses import replace
 from itertools import pairwise
 
-from harvester.archive.archive import Archive
 from harvester.candles.plan import Plan
 from harvester.candles.question import Question
 from harvester.candles.sources import Source
+from harvester.storage.archive import Archive
 from harvester.times import Range
 
 CHUNK_CANDLES = 1_000_000

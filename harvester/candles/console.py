@@ -11,10 +11,10 @@ import duckdb
 import pyarrow as pa
 from duckdb.sqltypes import DuckDBPyType
 
-from harvester.archive.archive import LISTINGS, Archive, Piece
 from harvester.candles import views
 from harvester.candles.engine import MEMORY_LIMIT, connect
 from harvester.errors import ArchiveDamaged, BadQuery, HarvesterError
+from harvester.storage.archive import LISTINGS, Archive, Piece
 
 BATCH_ROWS = 20_000
 

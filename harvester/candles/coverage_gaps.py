@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from harvester.archive.archive import Archive
 from harvester.errors import ArchiveHasHoles
+from harvester.storage.archive import Archive
 from harvester.times import (
     BEGINNING_NS,
     DAY,

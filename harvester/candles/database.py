@@ -11,12 +11,12 @@ from tempfile import TemporaryDirectory
 import duckdb
 
 from harvester import __version__
-from harvester.archive.archive import Archive
-from harvester.archive.export import replacing
-from harvester.archive.store import writing
 from harvester.candles import views
 from harvester.candles.engine import quoted
 from harvester.errors import ArchiveUnwritable, UsageError
+from harvester.storage.archive import Archive
+from harvester.storage.export import replacing
+from harvester.storage.store import writing
 
 OLDEST_READER = "v1.2.0"
 """The file is written so that this DuckDB, and any later one, opens it."""

@@ -7,11 +7,11 @@ from typing import NamedTuple
 
 import duckdb
 
-from harvester.archive.archive import Archive, Piece
 from harvester.candles.measures import BASE, PRICES
 from harvester.candles.plan import Plan
 from harvester.candles.sources import grouped_sql
 from harvester.candles.ticks import ticks_sql
+from harvester.storage.archive import Archive, Piece
 from harvester.times import Range
 
 AHEAD, BEHIND = 0, 2

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from harvester.archive.archive import Archive
 from harvester.candles.plan import Plan, clipped
 from harvester.candles.question import Question
 from harvester.candles.session import Session
 from harvester.errors import UsageError
+from harvester.storage.archive import Archive
 from harvester.times import END_OF_TIME
 
 EMPTY_CANDLES = 1_000_000

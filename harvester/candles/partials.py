@@ -11,7 +11,6 @@ from collections.abc import Sequence
 import numpy as np
 import pyarrow as pa
 
-from harvester.archive.rollups import PARTIALS
 from harvester.candles import sums
 from harvester.candles.bar_columns import (
     Columns,
@@ -24,6 +23,7 @@ from harvester.candles.bar_columns import (
 )
 from harvester.columns import Int64s
 from harvester.errors import ArchiveDamaged, ValueDoesNotFit
+from harvester.storage.rollups import PARTIALS
 from harvester.times import show
 
 _SUMS = ("volume", "value", "buy_volume", "sell_volume", "buy_value", "sell_value")

@@ -7,11 +7,11 @@ from collections.abc import Iterator
 import duckdb
 import pyarrow as pa
 
-from harvester.archive.archive import Archive
 from harvester.candles.engine import MEMORY_LIMIT, asking
 from harvester.candles.plan import Plan
 from harvester.candles.question import Question
 from harvester.candles.session import Session
+from harvester.storage.archive import Archive
 
 BATCH_ROWS = 100_000
 

@@ -11,11 +11,11 @@ import duckdb
 import numpy as np
 import pyarrow as pa
 
-from harvester.archive.rollups import PARTIALS
 from harvester.candles.engine import asking, session
 from harvester.candles.measures import BASE, COMBINED, LAST_TIME, MORE
 from harvester.candles.rollups import width_of
 from harvester.columns import joined, times
+from harvester.storage.rollups import PARTIALS
 from harvester.times import Interval
 
 CHUNK_ROWS = 500_000

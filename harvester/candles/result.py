@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 import duckdb
 import pyarrow as pa
 
-from harvester.archive.archive import LISTINGS, Archive
 from harvester.arguments import check_types, wrong_type
 from harvester.candles.console import asking_sql, is_question, sql
 from harvester.candles.engine import MEMORY_LIMIT, asking, session
 from harvester.candles.showing import preview
 from harvester.errors import ArchiveDamaged, HarvesterError, UsageError
+from harvester.storage.archive import LISTINGS, Archive
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -7,12 +7,12 @@ from dataclasses import dataclass, field
 
 import pyarrow as pa
 
-from harvester.archive.rollups import RollUp, rollup_path
-from harvester.archive.schema import RowsChecksum
-from harvester.archive.segments import Segment, read_batches
-from harvester.archive.writer import Writer
 from harvester.candles.partials import Partials
 from harvester.errors import ArchiveDamaged, BadInterval, ValueDoesNotFit
+from harvester.storage.rollups import RollUp, rollup_path
+from harvester.storage.schema import RowsChecksum
+from harvester.storage.segments import Segment, read_batches
+from harvester.storage.writer import Writer
 from harvester.times import Interval, parse_interval
 
 Progress = Callable[[str, int, int], None]

@@ -8,7 +8,6 @@ from typing import TypeVar
 
 import duckdb
 
-from harvester.archive.archive import LISTINGS, Archive
 from harvester.candles.chunks import chunks
 from harvester.candles.engine import MEMORY_LIMIT, asking, session
 from harvester.candles.filling import loses_digits, seeds
@@ -18,6 +17,7 @@ from harvester.candles.sources import grouped_sql
 from harvester.candles.spool import Spool
 from harvester.candles.sql import candles_sql, measures_of
 from harvester.errors import ArchiveDamaged
+from harvester.storage.archive import LISTINGS, Archive
 
 T = TypeVar("T")
 

@@ -15,7 +15,6 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from harvester.archive.archive import Archive
 from harvester.candles.chunks import chunks
 from harvester.candles.engine import MEMORY_LIMIT, quoted
 from harvester.candles.grid import FixedGrid, Grid
@@ -26,6 +25,7 @@ from harvester.candles.session import Session
 from harvester.candles.sources import TICKS, Source, grouped_sql
 from harvester.candles.spool import Spool, Spooled
 from harvester.candles.sql import measures_of
+from harvester.storage.archive import Archive
 from harvester.times import Interval, Range, overlap, parse_interval, union
 
 

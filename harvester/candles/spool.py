@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import NamedTuple
 
-from harvester.archive.archive import Piece
-from harvester.archive.segments import Segment
 from harvester.candles.sources import TICKS, Source, whole_buckets
+from harvester.storage.archive import Piece
+from harvester.storage.segments import Segment
 from harvester.times import Range, missing, overlap, union
 
 

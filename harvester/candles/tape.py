@@ -8,12 +8,12 @@ from itertools import groupby
 import duckdb
 import pyarrow as pa
 
-from harvester.archive.archive import EVERYTHING, Archive, Piece
-from harvester.archive.schema import TRADES
 from harvester.candles.engine import MEMORY_LIMIT, quoted_path, session
 from harvester.candles.ticks import conditions
 from harvester.candles.views import COLUMNS
 from harvester.columns import WORD
+from harvester.storage.archive import EVERYTHING, Archive, Piece
+from harvester.storage.schema import TRADES
 from harvester.times import Range, year_end
 
 PLAIN = pa.schema([one.with_type(pa.string()) if one.type == WORD else one for one in TRADES])

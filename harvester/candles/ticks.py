@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from harvester.archive.archive import Archive, Piece
 from harvester.candles.engine import quoted_path
+from harvester.storage.archive import Archive, Piece
 
 NO_TICKS = """SELECT NULL::BIGINT AS trade_id, NULL::TIMESTAMP_NS AS time,
     NULL::DECIMAL(18, 10) AS price, NULL::DECIMAL(22, 8) AS volume, NULL::VARCHAR AS side,

@@ -9,8 +9,6 @@ from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
-from harvester.archive.archive import Archive
-from harvester.archive.export import file_sink
 from harvester.arguments import check_types
 from harvester.candles.coverage_gaps import gap_notes, gaps_in, refuse_gaps
 from harvester.candles.engine import MEMORY_LIMIT
@@ -21,6 +19,8 @@ from harvester.charts.coarser import Drawn, drawable
 from harvester.charts.holes import frame_of, note
 from harvester.errors import NothingHeld, UsageError
 from harvester.kraken.pairs import Pair
+from harvester.storage.archive import Archive
+from harvester.storage.export import file_sink
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go

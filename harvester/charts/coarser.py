@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import NamedTuple
 
-from harvester.archive.archive import Archive
 from harvester.candles.chunks import most_candles
 from harvester.candles.plan import Plan
 from harvester.candles.question import Question
 from harvester.candles.session import Session
+from harvester.storage.archive import Archive
 from harvester.times import DAY, LONGEST, Interval, parse_interval
 
 MOST_CANDLES = 3_000

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from harvester.archive.archive import Archive
 from harvester.candles.question import Question
+from harvester.storage.archive import Archive
 from harvester.times import (
     BEGINNING_NS,
     END_OF_TIME,

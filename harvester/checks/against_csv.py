@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
-from harvester.archive.archive import Archive
 from harvester.bulk.names import CandleFile, candle_file
 from harvester.bulk.ohlcvt import Block, read_candles
 from harvester.bulk.sources import Member
@@ -16,6 +15,7 @@ from harvester.checks.side_by_side import compare_blocks
 from harvester.checks.steady import steady
 from harvester.errors import HarvesterError
 from harvester.kraken.pairs import Names, Pair
+from harvester.storage.archive import Archive
 from harvester.times import Range
 
 Progress = Callable[[int, int], None]

@@ -6,7 +6,6 @@ import asyncio
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 
-from harvester.archive.archive import Archive
 from harvester.candles.engine import MEMORY_LIMIT
 from harvester.checks.intervals import compare_interval
 from harvester.checks.ours import Asker
@@ -17,6 +16,7 @@ from harvester.errors import ExchangeError, ExchangeRefused
 from harvester.kraken.candles import INTERVALS_MIN, Candle
 from harvester.kraken.client import Client
 from harvester.kraken.pairs import Pair
+from harvester.storage.archive import Archive
 
 
 class _Steps:

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple, Protocol
 
-from harvester.archive.archive import Archive
-from harvester.archive.compaction import within
-from harvester.archive.schema import RowsChecksum
-from harvester.archive.segments import Claims, Segment, read_batches, read_claims
 from harvester.checks.report import Fault, PairReport
+from harvester.storage.archive import Archive
+from harvester.storage.compaction import within
+from harvester.storage.schema import RowsChecksum
+from harvester.storage.segments import Claims, Segment, read_batches, read_claims
 from harvester.times import Range, union
 
 

@@ -9,15 +9,15 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from harvester.archive.archive import Archive
-from harvester.archive.footers import Footer
-from harvester.archive.rollups import RollUp
-from harvester.archive.schema import TRADES, RowsChecksum, ties
-from harvester.archive.segments import READ_ROWS, Segment, footer_in, opened, path_of
-from harvester.archive.skips import Edge, find_gaps
 from harvester.checks.rollups import RollUps
 from harvester.columns import Int64s, decimal_words, times, trade_ids
 from harvester.errors import ArchiveDamaged
+from harvester.storage.archive import Archive
+from harvester.storage.footers import Footer
+from harvester.storage.rollups import RollUp
+from harvester.storage.schema import TRADES, RowsChecksum, ties
+from harvester.storage.segments import READ_ROWS, Segment, footer_in, opened, path_of
+from harvester.storage.skips import Edge, find_gaps
 from harvester.times import Range
 
 

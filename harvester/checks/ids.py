@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from harvester.archive.footers import Footer
-from harvester.archive.skips import BEGINNING, Edge, across_file
 from harvester.checks.files import Findings, Skip
 from harvester.checks.report import Fault, PairReport
+from harvester.storage.footers import Footer
+from harvester.storage.skips import BEGINNING, Edge, across_file
 from harvester.times import Range
 
 MOST_SAID = 20

@@ -6,11 +6,6 @@ import asyncio
 from collections import Counter
 from collections.abc import Callable, Sequence
 
-from harvester.archive import state
-from harvester.archive.future import ending_in_future, fault_of
-from harvester.archive.quarantine import Note
-from harvester.archive.segments import Segment
-from harvester.archive.writer import Writer, writer
 from harvester.checks.broken import Broken, Files, judge, spans_known
 from harvester.checks.report import Moved, PairReport, RepairReport
 from harvester.checks.verify import verify
@@ -20,6 +15,11 @@ from harvester.crawl.names import known_pairs, refresh_pairs
 from harvester.crawl.run import Run
 from harvester.errors import ArchiveDamaged, UnreadableAnswer
 from harvester.kraken.pairs import Pair
+from harvester.storage import state
+from harvester.storage.future import ending_in_future, fault_of
+from harvester.storage.quarantine import Note
+from harvester.storage.segments import Segment
+from harvester.storage.writer import Writer, writer
 from harvester.times import Range, hull, missing, union
 
 ROUNDS = 3

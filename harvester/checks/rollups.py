@@ -6,12 +6,12 @@ from collections.abc import Sequence
 
 import pyarrow as pa
 
-from harvester.archive.archive import Archive
-from harvester.archive.rollups import PARTIALS, RollUp, read_partials
-from harvester.archive.segments import Segment
 from harvester.candles.recount import Recount
 from harvester.candles.rollups import parse_levels
 from harvester.errors import ArchiveDamaged, BadInterval, ValueDoesNotFit
+from harvester.storage.archive import Archive
+from harvester.storage.rollups import PARTIALS, RollUp, read_partials
+from harvester.storage.segments import Segment
 
 
 class RollUps:

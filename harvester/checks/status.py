@@ -8,14 +8,14 @@ from dataclasses import dataclass, field
 
 import msgspec
 
-from harvester.archive import state
-from harvester.archive.archive import LISTINGS, Archive, pieces_of
-from harvester.archive.future import advice, ending_in_future, without_future
-from harvester.archive.gists import Gist, Gists
-from harvester.archive.segments import Segment, pair_files, parse_path
-from harvester.archive.store import Entry
-from harvester.archive.torn import check_not_torn
 from harvester.errors import BAD_JSON, ArchiveDamaged, ArchiveError, ArchiveIncomplete
+from harvester.storage import state
+from harvester.storage.archive import LISTINGS, Archive, pieces_of
+from harvester.storage.future import advice, ending_in_future, without_future
+from harvester.storage.gists import Gist, Gists
+from harvester.storage.segments import Segment, pair_files, parse_path
+from harvester.storage.store import Entry
+from harvester.storage.torn import check_not_torn
 from harvester.times import BEGINNING_NS, SECOND, Range, missing, union
 
 PAGE_ROWS = 1000

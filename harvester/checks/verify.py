@@ -8,15 +8,15 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import NamedTuple
 
-from harvester.archive.archive import LISTINGS, Archive
-from harvester.archive.future import ending_in_future, fault_of, without_future
-from harvester.archive.rollups import RollUp
-from harvester.archive.segments import Segment
-from harvester.archive.torn import path_of_note, torn
 from harvester.checks.files import Findings, check_segment
 from harvester.checks.ids import check_ids
 from harvester.checks.report import Fault, PairReport
 from harvester.errors import ArchiveDamaged
+from harvester.storage.archive import LISTINGS, Archive
+from harvester.storage.future import ending_in_future, fault_of, without_future
+from harvester.storage.rollups import RollUp
+from harvester.storage.segments import Segment
+from harvester.storage.torn import path_of_note, torn
 from harvester.times import Range, missing
 
 Progress = Callable[[str, int, int], None]

@@ -6,8 +6,6 @@ import asyncio
 import time
 from typing import Any
 
-from harvester.archive.archive import Archive
-from harvester.archive.schema import TRADES
 from harvester.candles.coverage_gaps import checked
 from harvester.cli.delivery import EXPORTS, deliver, folder_of, span_of, tell, tell_written
 from harvester.cli.exports import export_trades
@@ -18,6 +16,8 @@ from harvester.crawl.names import known_pairs, refresh_pairs, resolve_held
 from harvester.errors import UnknownPair, UsageError
 from harvester.kraken.client import Client
 from harvester.kraken.pairs import Pair, search
+from harvester.storage.archive import Archive
+from harvester.storage.schema import TRADES
 from harvester.times import parse_moment
 
 

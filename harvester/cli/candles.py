@@ -6,7 +6,6 @@ import time
 from dataclasses import replace
 from typing import Any
 
-from harvester.archive.archive import Archive
 from harvester.candles.clock import zone_of
 from harvester.candles.coverage_gaps import checked
 from harvester.candles.explain import explain
@@ -21,6 +20,7 @@ from harvester.cli.formats import form_of
 from harvester.cli.options import Common
 from harvester.crawl.names import resolve_held
 from harvester.errors import UsageError
+from harvester.storage.archive import Archive
 from harvester.times import Interval, parse_interval, parse_offset
 
 

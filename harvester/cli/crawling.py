@@ -10,7 +10,6 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Any, NamedTuple
 
-from harvester.archive.archive import Archive
 from harvester.cli import lean, output
 from harvester.cli.options import Common
 from harvester.cli.progress import Display, display
@@ -22,6 +21,7 @@ from harvester.crawl.stop import Stop
 from harvester.errors import Interrupted
 from harvester.kraken.client import Client
 from harvester.kraken.pacing import PaceState
+from harvester.storage.archive import Archive
 from harvester.times import Range, parse_moment, span
 from harvester.upkeep.recording import Recording, recorded
 

@@ -9,9 +9,6 @@ from typing import NamedTuple
 
 import pyarrow as pa
 
-from harvester.archive.archive import Archive
-from harvester.archive.export import check_outside
-from harvester.archive.store import writing
 from harvester.candles.question import Question
 from harvester.candles.several import several_batches
 from harvester.cli.delivery import EXPORTS, folder_of, tell, tell_notes, tell_written, write_batches
@@ -21,6 +18,9 @@ from harvester.cli.options import Common
 from harvester.columns import PRICE
 from harvester.errors import UsageError
 from harvester.kraken.pairs import Pair
+from harvester.storage.archive import Archive
+from harvester.storage.export import check_outside
+from harvester.storage.store import writing
 from harvester.times import Interval
 
 _SEVERAL = "several pairs or intervals are written"

@@ -15,10 +15,10 @@ import msgspec
 import pyarrow as pa
 import pyarrow.csv
 
-from harvester.archive.export import file_sink, write_arrow, write_parquet
 from harvester.cli.output import columns, stdout
 from harvester.cli.texts import as_flat_text, as_text, cell
 from harvester.errors import UsageError
+from harvester.storage.export import file_sink, write_arrow, write_parquet
 from harvester.untrusted import printable
 
 FORMATS = ("table", "csv", "json", "jsonl", "parquet", "arrow")

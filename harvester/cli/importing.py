@@ -13,7 +13,6 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any, NamedTuple
 
-from harvester.archive.archive import Archive
 from harvester.bulk.names import Named, as_named, by_pair, chosen
 from harvester.bulk.reports import Report, Watch
 from harvester.bulk.run import Plan, Work, plan, run
@@ -33,6 +32,7 @@ from harvester.errors import (
 )
 from harvester.kraken.client import Client
 from harvester.kraken.pairs import Pair, resolve
+from harvester.storage.archive import Archive
 from harvester.times import SECOND, parse_moment, show
 from harvester.upkeep.recording import recorded
 

@@ -12,7 +12,7 @@ from harvester.cli import output
 from harvester.cli.options import Common, common, settings_of
 
 if TYPE_CHECKING:
-    from harvester.archive.writer import Progress, Writer
+    from harvester.storage.writer import Progress, Writer
 
 
 @click.command(short_help="Merge small files into large ones.")
@@ -71,12 +71,12 @@ def _writers(
 
     Beside it what shows how far it is.
     """
-    from harvester.archive.splicing import end_replacing
-    from harvester.archive.torn import torn
-    from harvester.archive.writer import writer
     from harvester.cli.progress import display
     from harvester.crawl.events import Begun, Step
     from harvester.crawl.names import resolve_held
+    from harvester.storage.splicing import end_replacing
+    from harvester.storage.torn import torn
+    from harvester.storage.writer import writer
 
     archive = common.existing()
     names = [resolve_held(archive, name).altname for name in pairs] or archive.held()

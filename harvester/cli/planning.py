@@ -6,8 +6,6 @@ import asyncio
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from harvester.archive.archive import Archive
-from harvester.archive.aside import Upgraded
 from harvester.bulk.units import rows_to_fetch, units
 from harvester.cli import output
 from harvester.cli.crawling import Request, show_warnings
@@ -21,6 +19,8 @@ from harvester.crawl.run import Wish
 from harvester.crawl.stop import Stop
 from harvester.kraken.client import Client
 from harvester.kraken.pages import PAGE_ROWS
+from harvester.storage.archive import Archive
+from harvester.storage.aside import Upgraded
 from harvester.times import Range, missing
 
 BYTES_A_TRADE = 11

@@ -12,9 +12,9 @@ from harvester.cli import output
 from harvester.cli.options import Common, common, settings_of
 
 if TYPE_CHECKING:
-    from harvester.archive.archive import Archive
     from harvester.checks.report import CsvReport, PairReport, RepairReport
     from harvester.cli.proving import Compared
+    from harvester.storage.archive import Archive
 
 
 @click.command(short_help="Prove or disprove what is held.")

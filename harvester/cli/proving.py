@@ -7,7 +7,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import Any, NamedTuple
 
-from harvester.archive.archive import Archive
 from harvester.checks.against_exchange import Comparer
 from harvester.checks.report import Comparison, ExchangeReport, IntervalReport
 from harvester.cli import output
@@ -20,6 +19,7 @@ from harvester.errors import HarvesterError
 from harvester.kraken.candles import WEEK_MIN
 from harvester.kraken.client import Client
 from harvester.kraken.pairs import Pair
+from harvester.storage.archive import Archive
 
 STEPS = "answers and comparisons"
 

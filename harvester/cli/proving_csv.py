@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from harvester.archive.archive import Archive
 from harvester.bulk.sources import Member
 from harvester.checks.against_csv import Chosen, choose, compare
 from harvester.checks.report import CsvReport
@@ -17,6 +16,7 @@ from harvester.crawl.events import Begun, Step
 from harvester.crawl.names import known_pairs
 from harvester.errors import ArchiveIncomplete, gravest
 from harvester.kraken.pairs import Pair
+from harvester.storage.archive import Archive
 
 MOST_SHOWN = 8
 

@@ -14,10 +14,10 @@ from typing import NamedTuple
 
 import pyarrow as pa
 
-from harvester.archive.export import file_sink
 from harvester.cli.texts import as_text
 from harvester.columns import times
 from harvester.errors import BadInterval
+from harvester.storage.export import file_sink
 from harvester.times import DAY, SECOND, Interval
 
 MARKET = "kraken"

@@ -13,7 +13,7 @@ from harvester.cli.ask import FORMATS, dash_is_stdout
 from harvester.cli.options import Common, common, settings_of
 
 if TYPE_CHECKING:
-    from harvester.archive.archive import Archive
+    from harvester.storage.archive import Archive
 
 _EXPLAINED = ["explain_key", "explain_value"]
 

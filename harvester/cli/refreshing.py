@@ -6,7 +6,6 @@ import asyncio
 from collections.abc import Sequence
 from typing import Any
 
-from harvester.archive.archive import Archive
 from harvester.cli import lean, output
 from harvester.cli.crawling import (
     FILES_A_JOB,
@@ -19,6 +18,7 @@ from harvester.cli.options import Common
 from harvester.cli.progress import display
 from harvester.crawl.run import Watch
 from harvester.crawl.stop import Stop
+from harvester.storage.archive import Archive
 from harvester.times import SECOND, show
 from harvester.upkeep.recording import recorded
 from harvester.upkeep.refresh import refresh

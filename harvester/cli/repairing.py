@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 
-from harvester.archive.archive import Archive
 from harvester.checks.digest import digests
 from harvester.checks.repair import Repairer
 from harvester.checks.report import Moved, PairReport, RepairReport
@@ -18,6 +17,7 @@ from harvester.crawl.events import Waiting
 from harvester.crawl.run import Watch
 from harvester.crawl.stop import Stop
 from harvester.kraken.client import Client
+from harvester.storage.archive import Archive
 from harvester.upkeep.recording import Recording, recorded
 
 Show = Callable[[PairReport], None]

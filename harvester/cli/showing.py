@@ -6,8 +6,6 @@ import shutil
 import time
 from pathlib import Path
 
-from harvester.archive.archive import Archive
-from harvester.archive.schema import RowsChecksum
 from harvester.cli import output
 from harvester.cli.candles import print_candles
 from harvester.cli.crawling import Request, run
@@ -16,6 +14,8 @@ from harvester.config import load
 from harvester.crawl.events import Outcome
 from harvester.crawl.names import Choice, Name
 from harvester.errors import ArchiveDamaged, UsageError
+from harvester.storage.archive import Archive
+from harvester.storage.schema import RowsChecksum
 from harvester.times import SECOND, UNITS_NS, show
 
 PAIR = "XBT/USD"

@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 
-from harvester.archive.archive import Archive
-from harvester.archive.writer import Writer
 from harvester.config import Settings
 from harvester.crawl.buffer import Backlog
 from harvester.crawl.clock import Clock
@@ -18,6 +16,8 @@ from harvester.crawl.turns import Turns, in_turn
 from harvester.errors import ArchiveDamaged
 from harvester.kraken.client import Client
 from harvester.kraken.pairs import Pair
+from harvester.storage.archive import Archive
+from harvester.storage.writer import Writer
 from harvester.times import END_OF_TIME, Range, missing
 
 TENDED_AT_ONCE = 2

@@ -11,11 +11,11 @@ from typing import Any
 
 import pyarrow as pa
 
-from harvester.archive.skips import BEGINNING, Edge, Gap, find_gaps
 from harvester.columns import times
 from harvester.crawl.order import in_order
 from harvester.crawl.pages import Page, Source
 from harvester.crawl.tape import FULL_PAGE
+from harvester.storage.skips import BEGINNING, Edge, Gap, find_gaps
 from harvester.times import DAY, SECOND
 
 LOOKS_FOR_A_TRADE_BEFORE = 2

@@ -17,13 +17,13 @@ from decimal import Decimal
 import numpy as np
 import pyarrow as pa
 
-from harvester.archive.archive import Archive
-from harvester.archive.torn import Together, note, noted
-from harvester.archive.writer import Writer
 from harvester.columns import times
 from harvester.crawl.crawler import imported_in
 from harvester.crawl.pages import Page
 from harvester.kraken.pages import PAGE_ROWS
+from harvester.storage.archive import Archive
+from harvester.storage.torn import Together, note, noted
+from harvester.storage.writer import Writer
 from harvester.times import SECOND, UNITS_NS, Range, covers
 
 MOST_ASKED, ENOUGH = 3, 2

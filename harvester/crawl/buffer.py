@@ -9,12 +9,12 @@ from typing import NamedTuple
 
 import pyarrow as pa
 
-from harvester.archive.archive import Archive
-from harvester.archive.footers import Footer, Jump
-from harvester.archive.skips import Gap
-from harvester.archive.writer import Writer
 from harvester.columns import cut
 from harvester.crawl.events import Committed, Listener
+from harvester.storage.archive import Archive
+from harvester.storage.footers import Footer, Jump
+from harvester.storage.skips import Gap
+from harvester.storage.writer import Writer
 from harvester.times import END_OF_TIME, Range
 
 COMPACT_EVERY = 16

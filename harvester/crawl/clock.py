@@ -6,11 +6,11 @@ import math
 import time
 from collections.abc import Callable
 
-from harvester.archive.future import TOLERANCE_NS
 from harvester.columns import times
 from harvester.crawl.pages import Page
 from harvester.errors import UnreadableAnswer
 from harvester.kraken.client import Client
+from harvester.storage.future import TOLERANCE_NS
 from harvester.times import BEGINNING_NS, DAY, END_OF_TIME, SECOND, show
 
 CATCH_UP_NS = 600 * SECOND

@@ -8,8 +8,6 @@ from typing import NamedTuple, TypeVar
 
 import pyarrow as pa
 
-from harvester.archive.archive import EVERYTHING, Archive
-from harvester.archive.skips import BEGINNING, Edge
 from harvester.columns import times
 from harvester.crawl.beginning import Beginning, has_id
 from harvester.crawl.buffer import Backlog, Buffer
@@ -22,6 +20,8 @@ from harvester.crawl.stop import Stop
 from harvester.crawl.tally import Tally
 from harvester.crawl.tape import LEAST_MARGIN_NS, Tape, Verdict
 from harvester.errors import ArchiveDamaged, ImportIncomplete, Interrupted
+from harvester.storage.archive import EVERYTHING, Archive
+from harvester.storage.skips import BEGINNING, Edge
 from harvester.times import SECOND, Range, overlap, show
 
 T = TypeVar("T")

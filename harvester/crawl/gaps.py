@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pyarrow as pa
 
-from harvester.archive.skips import BEGINNING, Gap
 from harvester.columns import Int64s, clip, times, trade_ids
 from harvester.crawl.order import unite
+from harvester.storage.skips import BEGINNING, Gap
 from harvester.times import END_OF_TIME, Range
 
 

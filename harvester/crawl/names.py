@@ -12,9 +12,6 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
-from harvester.archive import state
-from harvester.archive.archive import Archive
-from harvester.archive.writer import keep_pairs
 from harvester.errors import (
     BAD_JSON,
     AmbiguousPair,
@@ -26,6 +23,9 @@ from harvester.errors import (
     another_market,
 )
 from harvester.kraken.pairs import Names, Pair, is_pattern, matching, quotes_of, resolve
+from harvester.storage import state
+from harvester.storage.archive import Archive
+from harvester.storage.writer import keep_pairs
 
 if TYPE_CHECKING:
     # Names alone need no HTTP, which takes a tenth of a second to import.

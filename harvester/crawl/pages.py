@@ -6,10 +6,10 @@ from typing import Protocol
 
 import pyarrow as pa
 
-from harvester.archive.skips import Gap
 from harvester.columns import joined, times, trade_ids
 from harvester.crawl.tape import Tape, Verdict
 from harvester.errors import ExchangeUnreachable
+from harvester.storage.skips import Gap
 from harvester.times import show
 
 REASK_PAGES = 8

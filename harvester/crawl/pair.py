@@ -8,11 +8,6 @@ from itertools import pairwise
 
 import msgspec
 
-from harvester.archive.archive import Archive
-from harvester.archive.aside import from_files
-from harvester.archive.future import TOLERANCE_NS, check_not_in_future
-from harvester.archive.torn import check_not_torn
-from harvester.archive.writer import Writer, writer
 from harvester.columns import times
 from harvester.crawl.beside import look, settle
 from harvester.crawl.buffer import Buffer, Locks
@@ -39,6 +34,11 @@ from harvester.errors import (
 )
 from harvester.kraken.answers import OtherMarket
 from harvester.kraken.pairs import Pair
+from harvester.storage.archive import Archive
+from harvester.storage.aside import from_files
+from harvester.storage.future import TOLERANCE_NS, check_not_in_future
+from harvester.storage.torn import check_not_torn
+from harvester.storage.writer import Writer, writer
 from harvester.times import BEGINNING_NS, DAY, Range, missing, overlap, show
 
 CHUNK_NS = 30 * DAY

@@ -8,8 +8,6 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from harvester.archive.archive import Archive
-from harvester.archive.writer import Writer
 from harvester.config import Settings
 from harvester.crawl.buffer import Backlog
 from harvester.crawl.clock import Clock
@@ -19,6 +17,8 @@ from harvester.crawl.stop import Stop
 from harvester.crawl.upgrades import Upgrade
 from harvester.kraken.client import Client
 from harvester.kraken.pairs import Pair
+from harvester.storage.archive import Archive
+from harvester.storage.writer import Writer
 from harvester.times import Range
 
 

@@ -13,12 +13,12 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import NamedTuple
 
-from harvester.archive.archive import Archive
 from harvester.crawl.crawler import RangeCrawl
 from harvester.crawl.pages import Page
 from harvester.crawl.spans import Cut, cut_between, middle
 from harvester.errors import HarvesterError, Interrupted
 from harvester.kraken.pacing import SPANS_A_PAIR
+from harvester.storage.archive import Archive
 from harvester.times import Range
 
 LEAST_LEFT = 8

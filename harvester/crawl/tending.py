@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from harvester.archive.splicing import end_replacing
-from harvester.archive.writer import Writer
 from harvester.crawl.beside import settle
 from harvester.crawl.events import Listener, Noted, Step
+from harvester.storage.splicing import end_replacing
+from harvester.storage.writer import Writer
 
 
 def finish_replacing(writer: Writer, listener: Listener) -> None:

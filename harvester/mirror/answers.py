@@ -10,8 +10,6 @@ from collections.abc import Callable, Mapping
 
 import msgspec
 
-from harvester.archive import state
-from harvester.archive.archive import Archive
 from harvester.crawl.names import known_pairs
 from harvester.errors import UnknownPair
 from harvester.kraken.candles import INTERVALS_MIN
@@ -19,6 +17,8 @@ from harvester.kraken.pages import PAGE_ROWS
 from harvester.kraken.pairs import UNKNOWN, Pair, resolve
 from harvester.mirror.ohlc import candles
 from harvester.mirror.tape import LISTED_FOR_S, Clock, Shelf, Tape
+from harvester.storage import state
+from harvester.storage.archive import Archive
 from harvester.times import END_OF_TIME, SECOND, UNITS_NS, Range
 
 SECONDS_DIGITS = 10

@@ -16,10 +16,10 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from harvester.archive.archive import Archive
 from harvester.errors import HarvesterError, UnknownPair
 from harvester.mirror.answers import Answers, Invalid, NotCovered, Question
 from harvester.mirror.tape import Clock
+from harvester.storage.archive import Archive
 
 
 def app(archive: Archive, clock: Clock = time.monotonic) -> Starlette:

@@ -8,12 +8,12 @@ import msgspec
 import numpy as np
 import pyarrow as pa
 
-from harvester.archive.archive import Archive
-from harvester.archive.footers import Footer
-from harvester.archive.writer import keep_pairs, writer
 from harvester.columns import ORDER_TYPES, PRICE, ROWS, SIDES, VOLUME, Int64s
 from harvester.errors import UsageError
 from harvester.kraken.pairs import Pair
+from harvester.storage.archive import Archive
+from harvester.storage.footers import Footer
+from harvester.storage.writer import keep_pairs, writer
 from harvester.times import DAY, Range
 
 MADE_PAIR = Pair(

@@ -16,9 +16,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from harvester.archive.archive import Archive
 from harvester.columns import PRICE, VOLUME, times
 from harvester.kraken.pairs import Pair
+from harvester.storage.archive import Archive
 from harvester.times import SECOND, Range
 
 CLOSED = 720

@@ -9,9 +9,9 @@ from contextlib import contextmanager
 
 import uvicorn
 
-from harvester.archive.archive import Archive
 from harvester.errors import HarvesterError
 from harvester.mirror.app import app
+from harvester.storage.archive import Archive
 
 GRACE_S = 2
 """What answers on their way may take once the end was asked for."""

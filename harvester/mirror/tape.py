@@ -8,11 +8,11 @@ from collections.abc import Callable, Iterator
 from itertools import pairwise
 from typing import NamedTuple
 
-from harvester.archive.archive import LISTINGS, Archive, Piece
-from harvester.archive.segments import Segment, read_batches
 from harvester.columns import joined, times
 from harvester.errors import ArchiveDamaged
 from harvester.mirror.rendering import Rendered, render
+from harvester.storage.archive import LISTINGS, Archive, Piece
+from harvester.storage.segments import Segment, read_batches
 from harvester.times import Range, missing
 
 LISTED_FOR_S = 1.0

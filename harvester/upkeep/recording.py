@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
 
-from harvester.archive.archive import Archive
-from harvester.archive.locks import held
 from harvester.config import Settings
 from harvester.crawl.upgrades import Upgrade
 from harvester.errors import HarvesterError, Interrupted, gravest
+from harvester.storage.archive import Archive
+from harvester.storage.locks import held
 from harvester.times import SECOND, Range, show
 from harvester.untrusted import without_credentials
 from harvester.upkeep.processes import ticks_of

@@ -13,8 +13,8 @@ from typing import Any
 import msgspec
 
 from harvester import __version__
-from harvester.archive.archive import Archive
 from harvester.errors import BAD_JSON
+from harvester.storage.archive import Archive
 from harvester.upkeep.processes import is_alive, ticks_of
 
 FOLDER = "runs"

@@ -9,11 +9,6 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
 
-from harvester.archive.archive import Archive
-from harvester.archive.future import check_not_in_future
-from harvester.archive.locks import held
-from harvester.archive.torn import check_not_torn
-from harvester.archive.writer import writer
 from harvester.config import Settings
 from harvester.crawl.backfill import backfill, begin, fill
 from harvester.crawl.endings import error_of
@@ -34,6 +29,11 @@ from harvester.errors import (
 from harvester.kraken.client import Client
 from harvester.kraken.pacing import PaceState
 from harvester.kraken.pairs import Pair
+from harvester.storage.archive import Archive
+from harvester.storage.future import check_not_in_future
+from harvester.storage.locks import held
+from harvester.storage.torn import check_not_torn
+from harvester.storage.writer import writer
 from harvester.times import END_OF_TIME, Range
 from harvester.upkeep.refreshed import Refresh, Refreshed, TimeIsUp
 from harvester.upkeep.targets import Market, Target, targets

@@ -6,9 +6,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from harvester.archive.archive import LISTINGS, Archive
-from harvester.archive.segments import Segment
 from harvester.errors import ArchiveHasHoles, HarvesterError, gravest
+from harvester.storage.archive import LISTINGS, Archive
+from harvester.storage.segments import Segment
 from harvester.times import Range
 
 

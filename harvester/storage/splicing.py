@@ -14,16 +14,16 @@ from itertools import pairwise
 import msgspec
 import pyarrow as pa
 
-from harvester.archive.archive import Archive, Piece, pieces_of
-from harvester.archive.aside import ASIDE, Upgraded, from_files, quarantine_damaged
-from harvester.archive.footers import Footer, Imported, Jump
-from harvester.archive.reckoning import Reckoning, excused
-from harvester.archive.schema import RowsChecksum
-from harvester.archive.segments import Segment, read_batches
-from harvester.archive.torn import Together, note, noted, still_from_files
-from harvester.archive.writer import Writer
 from harvester.columns import clip
 from harvester.errors import ArchiveDamaged
+from harvester.storage.archive import Archive, Piece, pieces_of
+from harvester.storage.aside import ASIDE, Upgraded, from_files, quarantine_damaged
+from harvester.storage.footers import Footer, Imported, Jump
+from harvester.storage.reckoning import Reckoning, excused
+from harvester.storage.schema import RowsChecksum
+from harvester.storage.segments import Segment, read_batches
+from harvester.storage.torn import Together, note, noted, still_from_files
+from harvester.storage.writer import Writer
 from harvester.times import Range, missing, overlap, year_end
 
 

@@ -8,28 +8,28 @@ from dataclasses import replace
 
 import pyarrow as pa
 
-from harvester.archive import state
-from harvester.archive.archive import Archive
-from harvester.archive.aside import unfinished
-from harvester.archive.case import check_case
-from harvester.archive.compaction import groups, within
-from harvester.archive.cutting import belong, by_year, jumps_in, unasked_in
-from harvester.archive.footers import Footer, Imported
-from harvester.archive.future import without_future
-from harvester.archive.locks import held
-from harvester.archive.quarantine import Note, keep_copy, set_aside
-from harvester.archive.rollups import list_rollups, rollup_path, stage_rollup
-from harvester.archive.schema import RowsChecksum, trades_of
-from harvester.archive.segments import (
+from harvester.columns import times
+from harvester.errors import ArchiveDamaged, MarketChanged
+from harvester.storage import state
+from harvester.storage.archive import Archive
+from harvester.storage.aside import unfinished
+from harvester.storage.case import check_case
+from harvester.storage.compaction import groups, within
+from harvester.storage.cutting import belong, by_year, jumps_in, unasked_in
+from harvester.storage.footers import Footer, Imported
+from harvester.storage.future import without_future
+from harvester.storage.locks import held
+from harvester.storage.quarantine import Note, keep_copy, set_aside
+from harvester.storage.rollups import list_rollups, rollup_path, stage_rollup
+from harvester.storage.schema import RowsChecksum, trades_of
+from harvester.storage.segments import (
     Segment,
     parse_path,
     path_of,
     read_batches,
     stage_segment,
 )
-from harvester.archive.uncover import without
-from harvester.columns import times
-from harvester.errors import ArchiveDamaged, MarketChanged
+from harvester.storage.uncover import without
 from harvester.times import Range, overlap, show
 
 Progress = Callable[[str, int, int], None]

@@ -11,10 +11,12 @@ from typing import Concatenate, NamedTuple, ParamSpec, TypeVar
 
 import pyarrow as pa
 
-from harvester.archive import state
-from harvester.archive.footers import Footer
-from harvester.archive.rollups import RollUp, agrees, list_rollups
-from harvester.archive.segments import (
+from harvester.columns import times, trade_ids
+from harvester.errors import ArchiveDamaged
+from harvester.storage import state
+from harvester.storage.footers import Footer
+from harvester.storage.rollups import RollUp, agrees, list_rollups
+from harvester.storage.segments import (
     Segment,
     pair_files,
     parse_path,
@@ -22,9 +24,7 @@ from harvester.archive.segments import (
     read_footer,
     time_bounds,
 )
-from harvester.archive.store import LocalStore, Store
-from harvester.columns import times, trade_ids
-from harvester.errors import ArchiveDamaged
+from harvester.storage.store import LocalStore, Store
 from harvester.times import END_OF_TIME, Range, hull, missing, union
 
 EVERYTHING = Range(0, END_OF_TIME)

@@ -11,10 +11,10 @@ from collections.abc import Sequence
 
 import msgspec
 
-from harvester.archive.archive import EVERYTHING, Archive, listed_again
-from harvester.archive.aside import ASIDE, Upgraded, from_files
-from harvester.archive.store import Store
 from harvester.errors import BAD_JSON, ArchiveDamaged
+from harvester.storage.archive import EVERYTHING, Archive, listed_again
+from harvester.storage.aside import ASIDE, Upgraded, from_files
+from harvester.storage.store import Store
 from harvester.times import Range, missing, overlap, show
 
 

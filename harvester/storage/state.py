@@ -7,9 +7,9 @@ from pathlib import Path
 
 import msgspec
 
-from harvester.archive.schema import FORMAT
-from harvester.archive.store import Store
 from harvester.errors import BAD_JSON, ArchiveDamaged, ArchiveTooNew
+from harvester.storage.schema import FORMAT
+from harvester.storage.store import Store
 from harvester.times import END_OF_TIME, Range, union
 
 MADE_BY = "harvester"

@@ -6,8 +6,8 @@ import time
 
 import msgspec
 
-from harvester.archive.store import Store
 from harvester.errors import BAD_JSON
+from harvester.storage.store import Store
 from harvester.times import SECOND, Range, show
 
 NOTE = "note.json"

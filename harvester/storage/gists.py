@@ -11,11 +11,11 @@ from typing import NamedTuple
 
 import msgspec
 
-from harvester.archive.archive import Archive
-from harvester.archive.locks import held
-from harvester.archive.segments import bounds_by, footer_in, opened
-from harvester.archive.store import Entry, Store
 from harvester.errors import BAD_JSON, HarvesterError
+from harvester.storage.archive import Archive
+from harvester.storage.locks import held
+from harvester.storage.segments import bounds_by, footer_in, opened
+from harvester.storage.store import Entry, Store
 
 PATH = "cache/footers.json"
 LOCK = "_cache"

@@ -13,16 +13,16 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from harvester.archive.footers import Footer, decode, encode
-from harvester.archive.schema import (
+from harvester.columns import clip
+from harvester.errors import ArchiveDamaged
+from harvester.storage.footers import Footer, decode, encode
+from harvester.storage.schema import (
     ROW_GROUP_ROWS,
     TRADES,
     WRITER_OPTIONS,
     RowsChecksum,
 )
-from harvester.archive.store import Entry, Store, reading, writing
-from harvester.columns import clip
-from harvester.errors import ArchiveDamaged
+from harvester.storage.store import Entry, Store, reading, writing
 from harvester.times import END_OF_TIME, Range, year_of
 
 READ_ROWS = 32_768

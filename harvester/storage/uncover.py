@@ -10,10 +10,10 @@ from dataclasses import replace
 
 import pyarrow as pa
 
-from harvester.archive.cutting import jumps_in, unasked_in
-from harvester.archive.footers import Footer, Imported
-from harvester.archive.segments import Segment, read_batches
-from harvester.archive.store import Store
+from harvester.storage.cutting import jumps_in, unasked_in
+from harvester.storage.footers import Footer, Imported
+from harvester.storage.segments import Segment, read_batches
+from harvester.storage.store import Store
 from harvester.times import Range, overlap
 
 Place = Callable[[Iterable[pa.RecordBatch], Footer], Segment]

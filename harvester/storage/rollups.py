@@ -13,12 +13,12 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from harvester.archive.footers import Footer
-from harvester.archive.schema import FORMAT
-from harvester.archive.segments import Segment, opened
-from harvester.archive.store import Store, writing
 from harvester.columns import PRICE, SUM_OF_VALUES, SUM_OF_VOLUMES
 from harvester.errors import ArchiveDamaged
+from harvester.storage.footers import Footer
+from harvester.storage.schema import FORMAT
+from harvester.storage.segments import Segment, opened
+from harvester.storage.store import Store, writing
 
 _WHEN = pa.timestamp("ns")
 

@@ -14,10 +14,10 @@ from typing import BinaryIO
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from harvester.archive.segments import is_segment
-from harvester.archive.state import is_marked
-from harvester.archive.store import sync, writing
 from harvester.errors import UsageError
+from harvester.storage.segments import is_segment
+from harvester.storage.state import is_marked
+from harvester.storage.store import sync, writing
 
 
 def write_parquet(batches: Iterable[pa.RecordBatch], schema: pa.Schema, sink: BinaryIO) -> None:

@@ -8,9 +8,9 @@ from itertools import compress
 import numpy as np
 import pyarrow as pa
 
-from harvester.archive.footers import Footer, Jump
-from harvester.archive.skips import find_gaps
 from harvester.columns import cut, times, trade_ids
+from harvester.storage.footers import Footer, Jump
+from harvester.storage.skips import find_gaps
 from harvester.times import Range, year_end, year_of
 
 

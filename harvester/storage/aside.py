@@ -10,19 +10,19 @@ from itertools import pairwise
 
 import numpy as np
 
-from harvester.archive.archive import EVERYTHING, Archive, Piece, listed_again, pieces_of
-from harvester.archive.quarantine import Note, set_aside
-from harvester.archive.schema import TRADES, RowsChecksum
-from harvester.archive.segments import (
+from harvester.columns import Int64s, times, trade_ids
+from harvester.errors import ArchiveDamaged
+from harvester.storage.archive import EVERYTHING, Archive, Piece, listed_again, pieces_of
+from harvester.storage.quarantine import Note, set_aside
+from harvester.storage.schema import TRADES, RowsChecksum
+from harvester.storage.segments import (
     Segment,
     parse_path,
     read_batches,
     read_footer,
     read_schema,
 )
-from harvester.archive.store import Store
-from harvester.columns import Int64s, times, trade_ids
-from harvester.errors import ArchiveDamaged
+from harvester.storage.store import Store
 from harvester.times import UNITS_NS, Range, missing, overlap, union
 
 ASIDE = "upgrade"

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from harvester.archive.store import writing
 from harvester.errors import ArchiveUnwritable
+from harvester.storage.store import writing
 
 _BESIDE = (("trades", "pair=", ""), ("wanted", "", ".json"), ("locks", "", ".lock"))
 """Where a pair leaves its name: the folder, and what stands before and behind the name there."""

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from harvester.archive.archive import Archive
-from harvester.archive.segments import Segment
 from harvester.errors import ArchiveDamaged
+from harvester.storage.archive import Archive
+from harvester.storage.segments import Segment
 from harvester.times import DAY, Range, show
 
 TOLERANCE_NS = DAY

@@ -12,8 +12,8 @@ from pathlib import Path
 import filelock
 import msgspec
 
-from harvester.archive.store import writing
 from harvester.errors import BAD_JSON, ArchiveLocked, ArchiveUnwritable
+from harvester.storage.store import writing
 from harvester.times import SECOND, show
 from harvester.untrusted import read_small_file
 
