@@ -19,13 +19,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_schema import batch
 
-from harvester.bulk import joining
-from harvester.bulk.ahead import ahead
-from harvester.bulk.importer import Chain
-from harvester.bulk.parts import chains, look_at
-from harvester.bulk.reports import Report, Watch
-from harvester.bulk.sources import Whole, find
 from harvester.columns import ROWS
+from harvester.csv_import import joining
+from harvester.csv_import.ahead import ahead
+from harvester.csv_import.importer import Chain
+from harvester.csv_import.parts import chains, look_at
+from harvester.csv_import.reports import Report, Watch
+from harvester.csv_import.sources import Whole, find
 from harvester.kraken.pairs import Pair
 from harvester.storage.archive import Archive
 from harvester.storage.footers import Footer
@@ -268,7 +268,7 @@ def test_a_file_without_a_quiet_moment_still_goes_in_and_says_so(
     monkeypatch.setattr(
         joining.Joiner.__init__, "__kwdefaults__", {"segment_rows": 10**6, "most_waiting": 50}
     )
-    monkeypatch.setattr("harvester.bulk.sources.BLOCK_BYTES", 2_000)
+    monkeypatch.setattr("harvester.csv_import.sources.BLOCK_BYTES", 2_000)
     market = tape([0, 60_000, *([500] * 400)])
     file = tmp_path / "XBTUSD.csv"
     file.write_bytes(csvs.three_columns(market.trades))

@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harvester.bulk.layout import PLAIN, WHOLE, Layout, detect
-from harvester.bulk.rows import parse
-from harvester.bulk.sorting import Sorter
 from harvester.columns import times
+from harvester.csv_import.layout import PLAIN, WHOLE, Layout, detect
+from harvester.csv_import.rows import parse
+from harvester.csv_import.sorting import Sorter
 from harvester.errors import BadFile
 
 THREE = Layout(PLAIN, has_header=False)

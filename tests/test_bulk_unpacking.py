@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from harvester.bulk import unpacking
-from harvester.bulk.unpacking import unpacked
+from harvester.csv_import import unpacking
+from harvester.csv_import.unpacking import unpacked
 
 ROW = b"1588888888,9000.1,0.5\n"
 METHODS = {"stored": zipfile.ZIP_STORED, "deflated": zipfile.ZIP_DEFLATED}

@@ -15,10 +15,10 @@ from crawling import Crawl, serve, strangers, tape_of
 from exchange import SECOND_NS, Clock, Exchange, Tape, Trade, expected
 from test_bulk_joining import imported
 
-from harvester.bulk.sources import Whole
 from harvester.checks.verify import verify
 from harvester.crawl.events import Outcome, PageRead, Replaced
 from harvester.crawl.upgrades import Day, Rounding
+from harvester.csv_import.sources import Whole
 from harvester.errors import ArchiveDamaged, Interrupted
 from harvester.storage.archive import Archive
 from harvester.storage.aside import Upgraded, from_files

@@ -13,7 +13,7 @@ import pytest
 from test_bulk_upgrade import PAIR, TRADES, aside, started
 from test_bulk_upgrade_kills import Killed
 
-from harvester.bulk import upgrading
+from harvester.csv_import import upgrading
 from harvester.errors import ArchiveDamaged
 from harvester.storage.archive import Archive
 from harvester.storage.aside import Upgraded, from_files

@@ -15,9 +15,9 @@ import tapes
 from exchange import SECOND_NS, Trade
 from test_bulk_upgrade import NOW_NS, PAIR, TRADES, started, years
 
-from harvester.bulk.sources import Whole
 from harvester.checks.verify import verify
 from harvester.crawl import seams
+from harvester.csv_import.sources import Whole
 from harvester.errors import ImportIncomplete
 from harvester.storage.archive import Archive
 from harvester.storage.footers import Footer, Jump

@@ -21,11 +21,11 @@ from test_bulk_upgrade_damage import without_a_row
 from test_bulk_upgrade_kills import Begun, Dying, Killed, Steps, busy_new_year
 from test_verify_beside_a_writer import disturbed
 
-from harvester.bulk import upgrading
-from harvester.bulk.sources import Whole
 from harvester.checks.digest import digests
 from harvester.checks.proof import prove
 from harvester.checks.status import status
+from harvester.csv_import import upgrading
+from harvester.csv_import.sources import Whole
 from harvester.errors import ArchiveDamaged
 from harvester.storage import splicing
 from harvester.storage.archive import Archive

@@ -17,10 +17,10 @@ from exchange import Exchange, Market, expected
 
 import harvester
 from harvester import config
-from harvester.bulk.names import chosen
-from harvester.bulk.sources import Member, Whole, find
 from harvester.candles.database import write_database
 from harvester.crawl.names import Choice, Name, choose, known_pairs, resolve_held, resolve_named
+from harvester.csv_import.names import chosen
+from harvester.csv_import.sources import Member, Whole, find
 from harvester.errors import AmbiguousPair, ArchiveUnwritable, NothingHeld
 from harvester.kraken.client import Client
 from harvester.kraken.pairs import Pair, spellings

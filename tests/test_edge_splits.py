@@ -19,12 +19,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_candles import hold
 
-from harvester.bulk.ohlcvt import read_candles
-from harvester.bulk.sources import Whole, find
 from harvester.checks.intervals import compare_interval
 from harvester.checks.ours import Asker
 from harvester.checks.report import IntervalReport
 from harvester.checks.side_by_side import compare_blocks
+from harvester.csv_import.ohlcvt import read_candles
+from harvester.csv_import.sources import Whole, find
 from harvester.kraken.candles import Candle
 from harvester.storage.archive import Archive
 from harvester.times import Range
@@ -226,7 +226,7 @@ def test_of_a_file_as_few_candles_differ_as_can_be_with_each_trade_counted_once(
         )
     )
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("harvester.bulk.sources.BLOCK_BYTES", block_bytes)
+        patch.setattr("harvester.csv_import.sources.BLOCK_BYTES", block_bytes)
         [member] = find([str(path)], Whole())
         asker = asker_of(archive, "XBTUSD", 1)
         report = compare_blocks(asker, spans, 1, whole, read_candles(member, 1))

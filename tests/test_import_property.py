@@ -18,14 +18,14 @@ from crawling import tape_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harvester.bulk import sorting
-from harvester.bulk.reports import Report, Watch
-from harvester.bulk.rounding import Rows
-from harvester.bulk.run import Work, run
-from harvester.bulk.sorting import in_time_order
-from harvester.bulk.sources import Whole, find
-from harvester.bulk.stored import match
 from harvester.columns import ROWS, times
+from harvester.csv_import import sorting
+from harvester.csv_import.reports import Report, Watch
+from harvester.csv_import.rounding import Rows
+from harvester.csv_import.run import Work, run
+from harvester.csv_import.sorting import in_time_order
+from harvester.csv_import.sources import Whole, find
+from harvester.csv_import.stored import match
 from harvester.errors import ArchiveDamaged, BadFile
 from harvester.kraken.pairs import Pair
 from harvester.storage.archive import Archive

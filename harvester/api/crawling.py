@@ -10,13 +10,13 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import TypeVar
 
-from harvester.bulk.upgrading import upgrade
 from harvester.config import Settings
 from harvester.crawl.backfill import backfill
 from harvester.crawl.events import Listener, Outcome, Waiting
 from harvester.crawl.names import Choice, Name, choose, refresh_pairs
 from harvester.crawl.run import Watch, Wish
 from harvester.crawl.stop import Stop
+from harvester.csv_import.upgrading import upgrade
 from harvester.errors import GRAVEST_FIRST, ArchiveHasHoles, ArchiveIncomplete
 from harvester.kraken.client import Client
 from harvester.kraken.pairs import Pair

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
-from harvester.bulk.names import CandleFile, candle_file
-from harvester.bulk.ohlcvt import Block, read_candles
-from harvester.bulk.sources import Member
 from harvester.candles.engine import MEMORY_LIMIT
 from harvester.checks.ours import Asker
 from harvester.checks.report import CsvReport, FileReport, IntervalReport
 from harvester.checks.side_by_side import compare_blocks
 from harvester.checks.steady import steady
+from harvester.csv_import.names import CandleFile, candle_file
+from harvester.csv_import.ohlcvt import Block, read_candles
+from harvester.csv_import.sources import Member
 from harvester.errors import HarvesterError
 from harvester.kraken.pairs import Names, Pair
 from harvester.storage.archive import Archive

@@ -117,7 +117,7 @@ async def _run(
 
 def _upgrade() -> Callable[[Hand], Awaitable[None]]:
     """What a pair's crawl is followed by; loaded where it is wanted, which is seldom."""
-    from harvester.bulk.upgrading import upgrade
+    from harvester.csv_import.upgrading import upgrade
 
     return upgrade
 

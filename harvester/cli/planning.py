@@ -6,7 +6,6 @@ import asyncio
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from harvester.bulk.units import rows_to_fetch, units
 from harvester.cli import output
 from harvester.cli.crawling import Request, show_warnings
 from harvester.cli.options import Common
@@ -17,6 +16,7 @@ from harvester.crawl.estimate import Appraiser, Lack
 from harvester.crawl.names import choose
 from harvester.crawl.run import Wish
 from harvester.crawl.stop import Stop
+from harvester.csv_import.units import rows_to_fetch, units
 from harvester.kraken.client import Client
 from harvester.kraken.pages import PAGE_ROWS
 from harvester.storage.archive import Archive

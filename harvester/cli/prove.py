@@ -53,8 +53,8 @@ def verify(
     Example: harvester verify XBT/USD --repair
     """
     common_ = settings_of(given)
-    from harvester.bulk.sources import Whole, find
     from harvester.crawl.names import resolve_named
+    from harvester.csv_import.sources import Whole, find
     from harvester.errors import gravest
 
     archive = common_.existing()

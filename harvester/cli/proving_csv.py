@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from harvester.bulk.sources import Member
 from harvester.checks.against_csv import Chosen, choose, compare
 from harvester.checks.report import CsvReport
 from harvester.cli import output
@@ -14,6 +13,7 @@ from harvester.cli.progress import display
 from harvester.cli.proving import print_interval, verdict
 from harvester.crawl.events import Begun, Step
 from harvester.crawl.names import known_pairs
+from harvester.csv_import.sources import Member
 from harvester.errors import ArchiveIncomplete, gravest
 from harvester.kraken.pairs import Pair
 from harvester.storage.archive import Archive

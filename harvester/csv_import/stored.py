@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from harvester.bulk.rounding import Rows, joined, rows_of
+from harvester.csv_import.rounding import Rows, joined, rows_of
 from harvester.errors import ArchiveDamaged, HarvesterError
 from harvester.storage.archive import Archive
 from harvester.times import SECOND, Range, missing, show

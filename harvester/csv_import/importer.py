@@ -8,18 +8,18 @@ from decimal import Decimal
 import msgspec
 import pyarrow as pa
 
-from harvester.bulk.ahead import ahead
-from harvester.bulk.counting import Count
-from harvester.bulk.joining import Closed, Joiner, Opened, Rows, Step
-from harvester.bulk.overlap import held_from_api, how_exact, measured
-from harvester.bulk.parts import MOST_LISTED, Part, is_in_order
-from harvester.bulk.reports import Report, Watch
-from harvester.bulk.rounding import Sample
-from harvester.bulk.rows import parse
-from harvester.bulk.sorting import Sorter, StepsBack, in_time_order
-from harvester.bulk.sources import Whole, blocks
-from harvester.bulk.stored import StoredCheck
 from harvester.columns import clip, times
+from harvester.csv_import.ahead import ahead
+from harvester.csv_import.counting import Count
+from harvester.csv_import.joining import Closed, Joiner, Opened, Rows, Step
+from harvester.csv_import.overlap import held_from_api, how_exact, measured
+from harvester.csv_import.parts import MOST_LISTED, Part, is_in_order
+from harvester.csv_import.reports import Report, Watch
+from harvester.csv_import.rounding import Sample
+from harvester.csv_import.rows import parse
+from harvester.csv_import.sorting import Sorter, StepsBack, in_time_order
+from harvester.csv_import.sources import Whole, blocks
+from harvester.csv_import.stored import StoredCheck
 from harvester.errors import DamagedFile, Interrupted
 from harvester.kraken.pairs import Pair
 from harvester.storage.archive import Archive

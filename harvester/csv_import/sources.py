@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path, PurePath, PurePosixPath
 from typing import NamedTuple
 
-from harvester.bulk.unpacking import REFUSALS, crc32, unpacked
+from harvester.csv_import.unpacking import REFUSALS, crc32, unpacked
 from harvester.errors import BadFile, DamagedFile
 from harvester.times import SECOND, parse_moment
 

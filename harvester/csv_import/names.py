@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from fnmatch import fnmatchcase
 from typing import NamedTuple
 
-from harvester.bulk.sources import Member
+from harvester.csv_import.sources import Member
 from harvester.errors import AmbiguousPair, UnknownPair, UsageError
 from harvester.kraken.pairs import Names, Pair, resolve
 from harvester.times import LONGEST

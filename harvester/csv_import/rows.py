@@ -10,11 +10,11 @@ from typing import Any, NamedTuple
 
 import pyarrow as pa
 
-from harvester.bulk.digits import Digits, Letters, Unusual, read
-from harvester.bulk.layout import ORDER_TYPES, SIDES, Layout, number
 from harvester.columns import ORDER_TYPES as ORDER_WORDS
 from harvester.columns import PRICE, ROWS, VOLUME, decimals_of, empty_texts, int64s_as
 from harvester.columns import SIDES as SIDE_WORDS
+from harvester.csv_import.digits import Digits, Letters, Unusual, read
+from harvester.csv_import.layout import ORDER_TYPES, SIDES, Layout, number
 from harvester.errors import BadFile
 from harvester.times import BEGINNING_NS, END_OF_TIME
 

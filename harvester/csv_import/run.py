@@ -9,10 +9,10 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import NamedTuple
 
-from harvester.bulk.importer import Chain
-from harvester.bulk.parts import Part, chains, look_at
-from harvester.bulk.reports import Report, Watch
-from harvester.bulk.sources import UNKNOWN, Member, Whole
+from harvester.csv_import.importer import Chain
+from harvester.csv_import.parts import Part, chains, look_at
+from harvester.csv_import.reports import Report, Watch
+from harvester.csv_import.sources import UNKNOWN, Member, Whole
 from harvester.errors import BadFile, HarvesterError, Interrupted
 from harvester.kraken.pairs import Pair
 from harvester.storage.archive import Archive
