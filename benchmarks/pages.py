@@ -27,12 +27,12 @@ from crawl import AGENT, FULL_PAGE, stand_in
 
 from harvester import config
 from harvester.columns import joined, times
-from harvester.crawl.backfill import backfill
-from harvester.crawl.pages import Source
-from harvester.crawl.run import Watch, Wish
-from harvester.crawl.seams import Seams
-from harvester.crawl.stop import Stop
-from harvester.crawl.tape import Tape
+from harvester.download.backfill import backfill
+from harvester.download.pages import Source
+from harvester.download.run import Watch, Wish
+from harvester.download.seams import Seams
+from harvester.download.stop import Stop
+from harvester.download.tape import Tape
 from harvester.kraken.client import Client
 from harvester.kraken.pages import Page, decode_any_page, decode_page
 from harvester.kraken.pairs import Pair

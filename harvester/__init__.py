@@ -51,7 +51,7 @@ if TYPE_CHECKING:
     from harvester.charts.chart import Chart
     from harvester.checks.report import PairReport
     from harvester.checks.status import PairStatus
-    from harvester.crawl.events import Outcome
+    from harvester.download.events import Outcome
     from harvester.kraken.pairs import Pair
     from harvester.times import Range
     from harvester.upkeep.refreshed import Refresh
@@ -109,7 +109,7 @@ _LAZY = {
     "PairStatus": "harvester.checks.status",
     "Result": "harvester.candles.result",
     "PairReport": "harvester.checks.report",
-    "Outcome": "harvester.crawl.events",
+    "Outcome": "harvester.download.events",
     "Pair": "harvester.kraken.pairs",
     "Range": "harvester.times",
     "Refresh": "harvester.upkeep.refreshed",

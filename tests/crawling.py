@@ -13,11 +13,11 @@ import pyarrow.parquet as pq
 from exchange import Exchange, Market
 
 from harvester import config
-from harvester.crawl.backfill import backfill
-from harvester.crawl.events import Event, Noted, Outcome
-from harvester.crawl.run import Watch, Wish
-from harvester.crawl.stop import Stop
 from harvester.csv_import.upgrading import upgrade
+from harvester.download.backfill import backfill
+from harvester.download.events import Event, Noted, Outcome
+from harvester.download.run import Watch, Wish
+from harvester.download.stop import Stop
 from harvester.kraken.client import Client
 from harvester.storage.archive import Archive
 from harvester.times import END_OF_TIME, Range

@@ -19,7 +19,7 @@ from crawling import Crawl, serve
 from exchange import Exchange, Market
 
 from harvester import config
-from harvester.crawl.names import refresh_pairs
+from harvester.download.names import refresh_pairs
 from harvester.kraken.client import Client
 from harvester.storage.archive import Archive
 from harvester.storage.schema import WRITER_OPTIONS

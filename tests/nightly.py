@@ -18,9 +18,9 @@ from victims import Ended, Victims
 
 from harvester import config
 from harvester.cli.refreshing import report
-from harvester.crawl.events import Event, Listener
-from harvester.crawl.run import Watch
-from harvester.crawl.stop import Stop
+from harvester.download.events import Event, Listener
+from harvester.download.run import Watch
+from harvester.download.stop import Stop
 from harvester.storage.archive import Archive
 from harvester.upkeep.refresh import refresh
 

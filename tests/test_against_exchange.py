@@ -26,7 +26,7 @@ from harvester.checks.against_exchange import Comparer
 from harvester.checks.intervals import compare_interval
 from harvester.checks.ours import Asker
 from harvester.checks.report import Difference, ExchangeReport, IntervalReport
-from harvester.crawl.names import known_pairs, refresh_pairs
+from harvester.download.names import known_pairs, refresh_pairs
 from harvester.errors import ExchangeRefused
 from harvester.kraken.candles import read_candles
 from harvester.kraken.client import Client

@@ -18,7 +18,7 @@ from crawling import serve, strangers, tape_of
 from exchange import Exchange, Faults, expected
 
 import harvester
-from harvester.crawl.events import Committed, Event, PageRead, Started
+from harvester.download.events import Committed, Event, PageRead, Started
 from harvester.errors import (
     ArchiveLocked,
     ExchangeUnreachable,

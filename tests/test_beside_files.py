@@ -16,8 +16,8 @@ from test_bulk_upgrade_damage import without_a_row
 from test_bulk_upgrade_kills import MIDNIGHT_NS, Killed, busy_new_year, earlier_import
 from test_bulk_upgrade_torn import command, faults, killed, volumes
 
-from harvester.crawl import pair
 from harvester.csv_import.sources import Whole
+from harvester.download import pair
 from harvester.storage.archive import Archive
 from harvester.storage.aside import from_files
 from harvester.times import DAY, Range

@@ -25,10 +25,10 @@ from test_schema import batch
 
 from harvester import config
 from harvester.columns import ROWS, int64s_as, times
-from harvester.crawl.backfill import backfill
-from harvester.crawl.buffer import Buffer
-from harvester.crawl.run import Watch, Wish
-from harvester.crawl.stop import Stop
+from harvester.download.backfill import backfill
+from harvester.download.buffer import Buffer
+from harvester.download.run import Watch, Wish
+from harvester.download.stop import Stop
 from harvester.kraken.client import Client
 from harvester.storage.archive import Archive
 from harvester.storage.writer import writer

@@ -12,9 +12,9 @@ import pyarrow as pa
 import pytest
 
 from harvester.columns import ROWS
-from harvester.crawl import buffer as module
-from harvester.crawl.buffer import Backlog, Buffer
-from harvester.crawl.events import Committed, Event
+from harvester.download import buffer as module
+from harvester.download.buffer import Backlog, Buffer
+from harvester.download.events import Committed, Event
 from harvester.errors import ArchiveUnwritable
 from harvester.storage.archive import Archive
 from harvester.storage.footers import Jump

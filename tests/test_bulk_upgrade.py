@@ -16,9 +16,9 @@ from exchange import SECOND_NS, Clock, Exchange, Tape, Trade, expected
 from test_bulk_joining import imported
 
 from harvester.checks.verify import verify
-from harvester.crawl.events import Outcome, PageRead, Replaced
-from harvester.crawl.upgrades import Day, Rounding
 from harvester.csv_import.sources import Whole
+from harvester.download.events import Outcome, PageRead, Replaced
+from harvester.download.upgrades import Day, Rounding
 from harvester.errors import ArchiveDamaged, Interrupted
 from harvester.storage.archive import Archive
 from harvester.storage.aside import Upgraded, from_files

@@ -16,8 +16,8 @@ from exchange import SECOND_NS, Trade
 from test_bulk_upgrade import NOW_NS, PAIR, TRADES, started, years
 
 from harvester.checks.verify import verify
-from harvester.crawl import seams
 from harvester.csv_import.sources import Whole
+from harvester.download import seams
 from harvester.errors import ImportIncomplete
 from harvester.storage.archive import Archive
 from harvester.storage.footers import Footer, Jump

@@ -13,7 +13,7 @@ import tapes
 from crawling import Crawl, serve, strangers, tape_of
 from exchange import Clock, Exchange, Faults, Market, Trade, expected, named
 
-from harvester.crawl.events import Started
+from harvester.download.events import Started
 from harvester.storage.archive import Archive
 from harvester.times import END_OF_TIME, Range, parse_moment
 

@@ -21,7 +21,7 @@ from wrong_clock import (
     all_settled,
 )
 
-from harvester.crawl.events import Outcome
+from harvester.download.events import Outcome
 from harvester.errors import UnreadableAnswer
 from harvester.storage.archive import Archive
 from harvester.times import Range, show

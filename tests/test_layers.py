@@ -23,7 +23,7 @@ ROOMS = (
     "csv_import",
     "mirror",
     "charts",
-    "crawl",
+    "download",
     "candles",
     "storage",
     "kraken",
@@ -149,7 +149,8 @@ def test_the_crawl_knows_neither_http_nor_sql() -> None:
     wrong = [
         f"{path}:{use.line} imports {use.module}"
         for room, path, use in all_uses()
-        if room == "crawl" and any(is_of(use.module, lib) for lib in ("httpx", "duckdb", "sqlite3"))
+        if room == "download"
+        and any(is_of(use.module, lib) for lib in ("httpx", "duckdb", "sqlite3"))
     ]
     assert wrong == []
 

@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from harvester.checks.status import status
 from harvester.checks.verify import verify
 from harvester.columns import ROWS, no_rows
-from harvester.crawl import beginning, tape
-from harvester.crawl.events import Outcome
+from harvester.download import beginning, tape
+from harvester.download.events import Outcome
 from harvester.storage.archive import Archive
 from harvester.storage.footers import Footer
 from harvester.storage.writer import writer

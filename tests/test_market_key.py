@@ -17,11 +17,11 @@ from nightly import DAY_NS, FIRST_NS, OPTIONS, Nights, until
 from harvester import config
 from harvester.checks.verify import verify
 from harvester.columns import no_rows
-from harvester.crawl.backfill import backfill
-from harvester.crawl.events import Outcome
-from harvester.crawl.names import Choice, Name, choose, known_pairs
-from harvester.crawl.run import Watch, Wish
-from harvester.crawl.stop import Stop
+from harvester.download.backfill import backfill
+from harvester.download.events import Outcome
+from harvester.download.names import Choice, Name, choose, known_pairs
+from harvester.download.run import Watch, Wish
+from harvester.download.stop import Stop
 from harvester.errors import MarketChanged
 from harvester.kraken.client import Client
 from harvester.kraken.pairs import Pair

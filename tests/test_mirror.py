@@ -17,9 +17,9 @@ from starlette.applications import Starlette
 
 from harvester.columns import ROWS, times
 from harvester.config import load
-from harvester.crawl.backfill import backfill
-from harvester.crawl.run import Watch, Wish
-from harvester.crawl.stop import Stop
+from harvester.download.backfill import backfill
+from harvester.download.run import Watch, Wish
+from harvester.download.stop import Stop
 from harvester.errors import HarvesterError, UsageError
 from harvester.kraken.client import Client
 from harvester.kraken.pages import decode_page

@@ -14,8 +14,8 @@ from test_columns import batch
 
 from harvester.columns import ROWS as ROW_SCHEMA
 from harvester.columns import times, trade_ids
-from harvester.crawl.gaps import mend, shown_between
-from harvester.crawl.order import in_order, unite
+from harvester.download.gaps import mend, shown_between
+from harvester.download.order import in_order, unite
 from harvester.storage.skips import Edge, find_gaps
 from harvester.times import Range
 

@@ -21,7 +21,7 @@ from rich.console import Console
 from harvester.cli import formats, output
 from harvester.cli.bars import Bars
 from harvester.cli.runs import table
-from harvester.crawl.events import Imported, Noted, Waiting
+from harvester.download.events import Imported, Noted, Waiting
 from harvester.upkeep.records import Record
 
 # A title, a cleared screen, C1, a direction, other line ends, a forged line.

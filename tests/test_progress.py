@@ -14,7 +14,16 @@ from harvester.cli.bars import Bars
 from harvester.cli.lines import ASCII, UNICODE, cut, duration, picture
 from harvester.cli.progress import JsonLines, Lines
 from harvester.cli.tracking import RunTrack
-from harvester.crawl.events import Begun, Ended, Imported, Outcome, PageRead, Started, Step, Waiting
+from harvester.download.events import (
+    Begun,
+    Ended,
+    Imported,
+    Outcome,
+    PageRead,
+    Started,
+    Step,
+    Waiting,
+)
 from harvester.errors import ExchangeUnreachable
 from harvester.times import DAY, SECOND, Range
 

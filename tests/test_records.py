@@ -14,7 +14,7 @@ import pytest
 
 from harvester import __version__, config
 from harvester.cli.runs import table
-from harvester.crawl.events import Outcome
+from harvester.download.events import Outcome
 from harvester.errors import ArchiveUnwritable, ExchangeUnreachable
 from harvester.storage.archive import Archive
 from harvester.times import Range

@@ -38,9 +38,9 @@ from harvester.checks.report import PairReport, RepairReport
 from harvester.checks.verify import verify
 from harvester.cli import cli
 from harvester.config import load
-from harvester.crawl.backfill import begin
-from harvester.crawl.run import Watch
-from harvester.crawl.stop import Stop
+from harvester.download.backfill import begin
+from harvester.download.run import Watch
+from harvester.download.stop import Stop
 from harvester.errors import HarvesterError
 from harvester.kraken.client import Client
 from harvester.storage.archive import Archive

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from harvester.columns import ROWS
-from harvester.crawl.spans import Cut, cut_between, middle
+from harvester.download.spans import Cut, cut_between, middle
 from harvester.times import UNITS_NS, Range
 
 WEEK = UNITS_NS["w"]

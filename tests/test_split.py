@@ -18,11 +18,11 @@ from ledger import Ledger
 from test_crawl_faults import KINDS
 from test_crawl_kills import dying, most_at_once, same
 
-from harvester.crawl import split
-from harvester.crawl.crawler import RangeCrawl
-from harvester.crawl.events import PageRead
-from harvester.crawl.pair import PairCrawl
-from harvester.crawl.spans import Cut
+from harvester.download import split
+from harvester.download.crawler import RangeCrawl
+from harvester.download.events import PageRead
+from harvester.download.pair import PairCrawl
+from harvester.download.spans import Cut
 from harvester.storage.archive import Archive
 from harvester.storage.writer import Writer
 from harvester.times import Range

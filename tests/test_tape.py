@@ -13,9 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from harvester.columns import ROWS, no_rows
-from harvester.crawl.gaps import mend, shown_between
-from harvester.crawl.order import in_order, unite
-from harvester.crawl.tape import Tape, Verdict
+from harvester.download.gaps import mend, shown_between
+from harvester.download.order import in_order, unite
+from harvester.download.tape import Tape, Verdict
 from harvester.storage.skips import Edge, Gap, find_gaps
 from harvester.times import Range
 

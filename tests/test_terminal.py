@@ -24,8 +24,8 @@ from rich.console import Console
 from harvester.cli import crawling, output
 from harvester.cli.bars import Bars
 from harvester.cli.tracking import RunTrack
-from harvester.crawl.events import Noted, Started
-from harvester.crawl.stop import Stop
+from harvester.download.events import Noted, Started
+from harvester.download.stop import Stop
 from harvester.times import DAY, SECOND, Range
 
 ON_THIS_TERMINAL = (

@@ -11,10 +11,10 @@ import tapes
 from crawling import Crawl, serve, tape_of
 from exchange import Exchange, Faults, Market, expected, named
 
-from harvester.crawl import turns as turns_module
-from harvester.crawl.events import Outcome, Started
-from harvester.crawl.stop import Stop
-from harvester.crawl.turns import Turns
+from harvester.download import turns as turns_module
+from harvester.download.events import Outcome, Started
+from harvester.download.stop import Stop
+from harvester.download.turns import Turns
 from harvester.errors import (
     ExchangeRefused,
     ExchangeUnreachable,

@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from harvester.config import Settings
-from harvester.crawl.backfill import backfill
-from harvester.crawl.events import Listener, Outcome, Waiting
-from harvester.crawl.names import Choice, Name, choose, refresh_pairs
-from harvester.crawl.run import Watch, Wish
-from harvester.crawl.stop import Stop
 from harvester.csv_import.upgrading import upgrade
+from harvester.download.backfill import backfill
+from harvester.download.events import Listener, Outcome, Waiting
+from harvester.download.names import Choice, Name, choose, refresh_pairs
+from harvester.download.run import Watch, Wish
+from harvester.download.stop import Stop
 from harvester.errors import GRAVEST_FIRST, ArchiveHasHoles, ArchiveIncomplete
 from harvester.kraken.client import Client
 from harvester.kraken.pairs import Pair

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from harvester.api.moments import Moment, span_between
 from harvester.api.opened import Opened
 from harvester.arguments import check_types
-from harvester.crawl.names import known_pairs
+from harvester.download.names import known_pairs
 from harvester.errors import UnknownPair, UsageError
 from harvester.kraken.pairs import Pair, search
 from harvester.storage.archive import Archive as Disk
@@ -16,7 +16,7 @@ from harvester.times import Range
 
 if TYPE_CHECKING:
     from harvester.api.crawling import Crawl
-    from harvester.crawl.events import Event, Outcome
+    from harvester.download.events import Event, Outcome
     from harvester.upkeep.refreshed import Refresh
 
 
@@ -46,7 +46,7 @@ class Fetching(Opened):
             newest_first: the newest missing month first.
             upgrade: then fetch anew what came from Kraken's CSV files, and replace it range by
                 range. docs/import.md tells more.
-            progress: told each event of `harvester.crawl.events` in another thread; `print` will
+            progress: told each event of `harvester.download.events` in another thread; `print` will
                 do.
             check: raise the gravest error once all pairs are done. Else it is only told in the
                 outcomes.

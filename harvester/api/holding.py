@@ -9,7 +9,7 @@ from harvester.api.html import show_archive
 from harvester.api.opened import Opened
 from harvester.arguments import check_types
 from harvester.checks.status import PairStatus, status
-from harvester.crawl.names import resolve_named
+from harvester.download.names import resolve_named
 from harvester.times import Range
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from harvester.checks.intervals import compare_interval
 from harvester.checks.ours import Asker
 from harvester.checks.report import ExchangeReport, IntervalReport
 from harvester.checks.values import decimals_of
-from harvester.crawl.names import refresh_pairs
+from harvester.download.names import refresh_pairs
 from harvester.errors import ExchangeError, ExchangeRefused
 from harvester.kraken.candles import INTERVALS_MIN, Candle
 from harvester.kraken.client import Client

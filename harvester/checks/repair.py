@@ -9,10 +9,10 @@ from collections.abc import Callable, Sequence
 from harvester.checks.broken import Broken, Files, judge, spans_known
 from harvester.checks.report import Moved, PairReport, RepairReport
 from harvester.checks.verify import verify
-from harvester.crawl.backfill import fill
-from harvester.crawl.endings import error_of
-from harvester.crawl.names import known_pairs, refresh_pairs
-from harvester.crawl.run import Run
+from harvester.download.backfill import fill
+from harvester.download.endings import error_of
+from harvester.download.names import known_pairs, refresh_pairs
+from harvester.download.run import Run
 from harvester.errors import ArchiveDamaged, UnreadableAnswer
 from harvester.kraken.pairs import Pair
 from harvester.storage import state

@@ -15,7 +15,7 @@ from harvester.cli import output
 from harvester.cli.lines import ASCII, UNICODE, picture
 from harvester.cli.progress import Silent, outcome_line
 from harvester.cli.tracking import RunTrack
-from harvester.crawl.events import Event, Imported, Noted, Outcome
+from harvester.download.events import Event, Imported, Noted, Outcome
 
 REFRESHES_A_SECOND = 4
 MOST_LINES = 16

@@ -18,7 +18,7 @@ from harvester.cli.exports import export_candles
 from harvester.cli.folders import Wanted, check_folder, write_all
 from harvester.cli.formats import form_of
 from harvester.cli.options import Common
-from harvester.crawl.names import resolve_held
+from harvester.download.names import resolve_held
 from harvester.errors import UsageError
 from harvester.storage.archive import Archive
 from harvester.times import Interval, parse_interval, parse_offset

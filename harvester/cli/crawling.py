@@ -13,11 +13,11 @@ from typing import Any, NamedTuple
 from harvester.cli import lean, output
 from harvester.cli.options import Common
 from harvester.cli.progress import Display, display
-from harvester.crawl.backfill import backfill
-from harvester.crawl.events import Begun, Noted, Outcome, Paced, Waiting
-from harvester.crawl.names import Choice, choose
-from harvester.crawl.run import Hand, Watch, Wish
-from harvester.crawl.stop import Stop
+from harvester.download.backfill import backfill
+from harvester.download.events import Begun, Noted, Outcome, Paced, Waiting
+from harvester.download.names import Choice, choose
+from harvester.download.run import Hand, Watch, Wish
+from harvester.download.stop import Stop
 from harvester.errors import Interrupted
 from harvester.kraken.client import Client
 from harvester.kraken.pacing import PaceState

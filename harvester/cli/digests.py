@@ -8,8 +8,8 @@ from harvester.checks.digest import Digest, digests
 from harvester.cli import output
 from harvester.cli.options import Common
 from harvester.cli.progress import display
-from harvester.crawl.events import Begun, Step
-from harvester.crawl.names import resolve_held
+from harvester.download.events import Begun, Step
+from harvester.download.names import resolve_held
 from harvester.storage.future import check_not_in_future
 from harvester.storage.torn import check_not_torn
 from harvester.times import parse_moment, span

@@ -11,7 +11,7 @@ from harvester.cli.options import Common, common, settings_of
 
 if TYPE_CHECKING:
     from harvester.cli.crawling import Request
-    from harvester.crawl.events import Outcome
+    from harvester.download.events import Outcome
 
 
 @click.command(short_help="Fetch what is missing of some pairs, or of all.")

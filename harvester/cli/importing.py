@@ -16,12 +16,12 @@ from typing import Any, NamedTuple
 from harvester.cli import output
 from harvester.cli.options import Common
 from harvester.cli.progress import Display, display
-from harvester.crawl.events import Begun, Imported, Step
-from harvester.crawl.names import known_pairs, refresh_pairs
 from harvester.csv_import.names import Named, as_named, by_pair, chosen
 from harvester.csv_import.reports import Report, Watch
 from harvester.csv_import.run import Plan, Work, plan, run
 from harvester.csv_import.sources import Member, Whole, find
+from harvester.download.events import Begun, Imported, Step
+from harvester.download.names import known_pairs, refresh_pairs
 from harvester.errors import (
     AmbiguousPair,
     ExchangeError,

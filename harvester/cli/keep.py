@@ -72,8 +72,8 @@ def _writers(
     Beside it what shows how far it is.
     """
     from harvester.cli.progress import display
-    from harvester.crawl.events import Begun, Step
-    from harvester.crawl.names import resolve_held
+    from harvester.download.events import Begun, Step
+    from harvester.download.names import resolve_held
     from harvester.storage.splicing import end_replacing
     from harvester.storage.torn import torn
     from harvester.storage.writer import writer

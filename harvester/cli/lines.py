@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from harvester.cli.tracking import PairTrack, RunTrack
-from harvester.crawl.events import Step
+from harvester.download.events import Step
 from harvester.times import show
 
 

@@ -10,13 +10,13 @@ from harvester.cli import output
 from harvester.cli.crawling import Request, show_warnings
 from harvester.cli.options import Common
 from harvester.config import ExchangeSettings
-from harvester.crawl.backfill import lacking
-from harvester.crawl.clock import Clock
-from harvester.crawl.estimate import Appraiser, Lack
-from harvester.crawl.names import choose
-from harvester.crawl.run import Wish
-from harvester.crawl.stop import Stop
 from harvester.csv_import.units import rows_to_fetch, units
+from harvester.download.backfill import lacking
+from harvester.download.clock import Clock
+from harvester.download.estimate import Appraiser, Lack
+from harvester.download.names import choose
+from harvester.download.run import Wish
+from harvester.download.stop import Stop
 from harvester.kraken.client import Client
 from harvester.kraken.pages import PAGE_ROWS
 from harvester.storage.archive import Archive

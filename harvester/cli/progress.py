@@ -13,7 +13,7 @@ from typing import Any, Protocol, Self
 from harvester.cli import output
 from harvester.cli.lines import UNICODE, log_line, overall
 from harvester.cli.tracking import Clock, RunTrack
-from harvester.crawl.events import (
+from harvester.download.events import (
     Event,
     Imported,
     Noted,

@@ -53,8 +53,8 @@ def verify(
     Example: harvester verify XBT/USD --repair
     """
     common_ = settings_of(given)
-    from harvester.crawl.names import resolve_named
     from harvester.csv_import.sources import Whole, find
+    from harvester.download.names import resolve_named
     from harvester.errors import gravest
 
     archive = common_.existing()
@@ -96,7 +96,7 @@ def _proved(
     """Each pair verified, and told as it is done."""
     from harvester.checks.proof import prove
     from harvester.cli.progress import display
-    from harvester.crawl.events import Begun, Step
+    from harvester.download.events import Begun, Step
 
     reports = []
     with display(quiet=common_.quiet, log_json=common_.log_json) as shown:

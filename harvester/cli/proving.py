@@ -13,8 +13,8 @@ from harvester.cli import output
 from harvester.cli.crawling import show_warnings
 from harvester.cli.options import Common
 from harvester.cli.progress import Display, display
-from harvester.crawl.events import Begun, Step, Waiting
-from harvester.crawl.names import known_pairs
+from harvester.download.events import Begun, Step, Waiting
+from harvester.download.names import known_pairs
 from harvester.errors import HarvesterError
 from harvester.kraken.candles import WEEK_MIN
 from harvester.kraken.client import Client

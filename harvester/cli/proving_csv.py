@@ -11,9 +11,9 @@ from harvester.cli import output
 from harvester.cli.options import Common
 from harvester.cli.progress import display
 from harvester.cli.proving import print_interval, verdict
-from harvester.crawl.events import Begun, Step
-from harvester.crawl.names import known_pairs
 from harvester.csv_import.sources import Member
+from harvester.download.events import Begun, Step
+from harvester.download.names import known_pairs
 from harvester.errors import ArchiveIncomplete, gravest
 from harvester.kraken.pairs import Pair
 from harvester.storage.archive import Archive

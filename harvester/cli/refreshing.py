@@ -16,8 +16,8 @@ from harvester.cli.crawling import (
 )
 from harvester.cli.options import Common
 from harvester.cli.progress import display
-from harvester.crawl.run import Watch
-from harvester.crawl.stop import Stop
+from harvester.download.run import Watch
+from harvester.download.stop import Stop
 from harvester.storage.archive import Archive
 from harvester.times import SECOND, show
 from harvester.upkeep.recording import recorded

@@ -12,10 +12,10 @@ from harvester.cli import output
 from harvester.cli.crawling import heed_signals, show_warnings
 from harvester.cli.options import Common
 from harvester.cli.progress import Display, display
-from harvester.crawl.backfill import begin
-from harvester.crawl.events import Waiting
-from harvester.crawl.run import Watch
-from harvester.crawl.stop import Stop
+from harvester.download.backfill import begin
+from harvester.download.events import Waiting
+from harvester.download.run import Watch
+from harvester.download.stop import Stop
 from harvester.kraken.client import Client
 from harvester.storage.archive import Archive
 from harvester.upkeep.recording import Recording, recorded

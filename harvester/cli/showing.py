@@ -11,8 +11,8 @@ from harvester.cli.candles import print_candles
 from harvester.cli.crawling import Request, run
 from harvester.cli.options import Common
 from harvester.config import load
-from harvester.crawl.events import Outcome
-from harvester.crawl.names import Choice, Name
+from harvester.download.events import Outcome
+from harvester.download.names import Choice, Name
 from harvester.errors import ArchiveDamaged, UsageError
 from harvester.storage.archive import Archive
 from harvester.storage.schema import RowsChecksum

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from harvester.cli import output
-from harvester.crawl.events import Outcome
+from harvester.download.events import Outcome
 from harvester.errors import Interrupted
 
 MOST_LISTED = 20

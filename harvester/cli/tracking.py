@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import NamedTuple
 
-from harvester.crawl.events import (
+from harvester.download.events import (
     Begun,
     Ended,
     Event,

@@ -13,8 +13,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from harvester.columns import Int64s, no_rows, times, trade_ids
-from harvester.crawl.upgrades import Day, Rounding
 from harvester.csv_import.rounding import SHIFTS_NS, WAYS, Way
+from harvester.download.upgrades import Day, Rounding
 from harvester.storage.skips import Edge, find_gaps, gap_at_end
 from harvester.times import DAY, SECOND, Range
 

@@ -7,9 +7,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from harvester.crawl.upgrades import Rounding
 from harvester.csv_import.counting import Count
 from harvester.csv_import.rows import BadRow
+from harvester.download.upgrades import Rounding
 from harvester.errors import ArchiveHasHoles, HarvesterError
 from harvester.times import Range
 

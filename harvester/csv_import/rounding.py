@@ -13,7 +13,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from harvester.columns import Int64s, clip, decimal_words, times
-from harvester.crawl.upgrades import Rounding
+from harvester.download.upgrades import Rounding
 from harvester.times import SECOND, Range, overlap
 
 Way = Literal["down", "nearest", "up"]

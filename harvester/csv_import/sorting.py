@@ -9,8 +9,8 @@ import numpy as np
 import pyarrow as pa
 
 from harvester.columns import Int64s, clip, joined, no_rows, times
-from harvester.crawl.order import in_order
 from harvester.csv_import.counting import Count
+from harvester.download.order import in_order
 from harvester.storage.store import writing
 from harvester.times import END_OF_TIME, SECOND, Range
 

@@ -11,12 +11,12 @@ import asyncio
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from harvester.crawl.events import Noted, Replaced, Started
-from harvester.crawl.run import Hand
-from harvester.crawl.upgrades import Day, Left, Upgrade
 from harvester.csv_import.days import Days, Exchange, Proof, number_of
 from harvester.csv_import.rounding import Rows, Tally, joined, rows_of
 from harvester.csv_import.units import Unit, rows_to_fetch, units
+from harvester.download.events import Noted, Replaced, Started
+from harvester.download.run import Hand
+from harvester.download.upgrades import Day, Left, Upgrade
 from harvester.storage.archive import Archive, pieces_of
 from harvester.storage.aside import Upgraded, aside_of, quarantine_damaged
 from harvester.storage.quarantine import Note, keep_segment

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 
 import msgspec
 
-from harvester.crawl.names import known_pairs
+from harvester.download.names import known_pairs
 from harvester.errors import UnknownPair
 from harvester.kraken.candles import INTERVALS_MIN
 from harvester.kraken.pages import PAGE_ROWS

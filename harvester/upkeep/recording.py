@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import msgspec
 
 from harvester.config import Settings
-from harvester.crawl.upgrades import Upgrade
+from harvester.download.upgrades import Upgrade
 from harvester.errors import HarvesterError, Interrupted, gravest
 from harvester.storage.archive import Archive
 from harvester.storage.locks import held

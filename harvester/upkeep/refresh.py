@@ -10,12 +10,12 @@ from contextlib import suppress
 from dataclasses import replace
 
 from harvester.config import Settings
-from harvester.crawl.backfill import backfill, begin, fill
-from harvester.crawl.endings import error_of
-from harvester.crawl.events import Begun, Committed, Event, Outcome, Paced, Started, Waiting
-from harvester.crawl.names import known_pairs, listed_and_known
-from harvester.crawl.run import Watch, Wish
-from harvester.crawl.tending import finish_replacing, tend
+from harvester.download.backfill import backfill, begin, fill
+from harvester.download.endings import error_of
+from harvester.download.events import Begun, Committed, Event, Outcome, Paced, Started, Waiting
+from harvester.download.names import known_pairs, listed_and_known
+from harvester.download.run import Watch, Wish
+from harvester.download.tending import finish_replacing, tend
 from harvester.errors import (
     ArchiveLocked,
     ExchangeError,

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import pyarrow as pa
 
 from harvester.columns import Int64s, no_rows, times, trade_ids
-from harvester.crawl.order import in_order, joined_rows, unite
+from harvester.download.order import in_order, joined_rows, unite
 from harvester.storage.skips import find_gaps
 from harvester.times import SECOND
 

@@ -9,16 +9,16 @@ from typing import NamedTuple, TypeVar
 import pyarrow as pa
 
 from harvester.columns import times
-from harvester.crawl.beginning import Beginning, has_id
-from harvester.crawl.buffer import Backlog, Buffer
-from harvester.crawl.events import Noted
-from harvester.crawl.order import in_order
-from harvester.crawl.pages import Page, Source
-from harvester.crawl.seams import Seams
-from harvester.crawl.spans import Cut
-from harvester.crawl.stop import Stop
-from harvester.crawl.tally import Tally
-from harvester.crawl.tape import LEAST_MARGIN_NS, Tape, Verdict
+from harvester.download.beginning import Beginning, has_id
+from harvester.download.buffer import Backlog, Buffer
+from harvester.download.events import Noted
+from harvester.download.order import in_order
+from harvester.download.pages import Page, Source
+from harvester.download.seams import Seams
+from harvester.download.spans import Cut
+from harvester.download.stop import Stop
+from harvester.download.tally import Tally
+from harvester.download.tape import LEAST_MARGIN_NS, Tape, Verdict
 from harvester.errors import ArchiveDamaged, ImportIncomplete, Interrupted
 from harvester.storage.archive import EVERYTHING, Archive
 from harvester.storage.skips import BEGINNING, Edge

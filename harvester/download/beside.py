@@ -18,8 +18,8 @@ import numpy as np
 import pyarrow as pa
 
 from harvester.columns import times
-from harvester.crawl.crawler import imported_in
-from harvester.crawl.pages import Page
+from harvester.download.crawler import imported_in
+from harvester.download.pages import Page
 from harvester.kraken.pages import PAGE_ROWS
 from harvester.storage.archive import Archive
 from harvester.storage.torn import Together, note, noted

@@ -9,11 +9,11 @@ from typing import NamedTuple
 import pyarrow as pa
 
 from harvester.columns import no_rows, times
-from harvester.crawl.events import Listener, Noted
-from harvester.crawl.gaps import lost_range, mend, shown_between
-from harvester.crawl.order import joined_rows
-from harvester.crawl.pages import Source
-from harvester.crawl.tape import LEAST_MARGIN_NS
+from harvester.download.events import Listener, Noted
+from harvester.download.gaps import lost_range, mend, shown_between
+from harvester.download.order import joined_rows
+from harvester.download.pages import Source
+from harvester.download.tape import LEAST_MARGIN_NS
 from harvester.storage.skips import Edge, Gap, across_file, find_gaps, gap_at_end
 from harvester.times import END_OF_TIME, SECOND, Range, show
 

@@ -8,8 +8,8 @@ import numpy as np
 import pyarrow as pa
 
 from harvester.columns import times, trade_ids
-from harvester.crawl.estimate import WEEK
-from harvester.crawl.order import in_order
+from harvester.download.estimate import WEEK
+from harvester.download.order import in_order
 from harvester.times import Range
 
 

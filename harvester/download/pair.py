@@ -9,19 +9,19 @@ from itertools import pairwise
 import msgspec
 
 from harvester.columns import times
-from harvester.crawl.beside import look, settle
-from harvester.crawl.buffer import Buffer, Locks
-from harvester.crawl.clock import CATCH_UP_NS
-from harvester.crawl.crawler import Bounds, RangeCrawl
-from harvester.crawl.endings import error_of
-from harvester.crawl.estimate import Estimate
-from harvester.crawl.events import Noted, Outcome, Started
-from harvester.crawl.pages import Page, Source
-from harvester.crawl.run import Hand, Run, Wish
-from harvester.crawl.split import Means, SplitCrawl
-from harvester.crawl.tally import Tally
-from harvester.crawl.tending import finish_replacing, tend
-from harvester.crawl.upgrades import Upgrade
+from harvester.download.beside import look, settle
+from harvester.download.buffer import Buffer, Locks
+from harvester.download.clock import CATCH_UP_NS
+from harvester.download.crawler import Bounds, RangeCrawl
+from harvester.download.endings import error_of
+from harvester.download.estimate import Estimate
+from harvester.download.events import Noted, Outcome, Started
+from harvester.download.pages import Page, Source
+from harvester.download.run import Hand, Run, Wish
+from harvester.download.split import Means, SplitCrawl
+from harvester.download.tally import Tally
+from harvester.download.tending import finish_replacing, tend
+from harvester.download.upgrades import Upgrade
 from harvester.errors import (
     ArchiveDamaged,
     ExchangeError,

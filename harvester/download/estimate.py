@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from harvester.config import ExchangeSettings
-from harvester.crawl.stop import Stop
+from harvester.download.stop import Stop
 from harvester.errors import ExchangeError, ExchangeUnreachable
 from harvester.kraken.client import Client
 from harvester.kraken.pairs import Pair

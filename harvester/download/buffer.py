@@ -10,7 +10,7 @@ from typing import NamedTuple
 import pyarrow as pa
 
 from harvester.columns import cut
-from harvester.crawl.events import Committed, Listener
+from harvester.download.events import Committed, Listener
 from harvester.storage.archive import Archive
 from harvester.storage.footers import Footer, Jump
 from harvester.storage.skips import Gap

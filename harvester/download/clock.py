@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 
 from harvester.columns import times
-from harvester.crawl.pages import Page
+from harvester.download.pages import Page
 from harvester.errors import UnreadableAnswer
 from harvester.kraken.client import Client
 from harvester.storage.future import TOLERANCE_NS

@@ -7,7 +7,7 @@ from typing import Protocol
 import pyarrow as pa
 
 from harvester.columns import joined, times, trade_ids
-from harvester.crawl.tape import Tape, Verdict
+from harvester.download.tape import Tape, Verdict
 from harvester.errors import ExchangeUnreachable
 from harvester.storage.skips import Gap
 from harvester.times import show

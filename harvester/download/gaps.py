@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow as pa
 
 from harvester.columns import Int64s, clip, times, trade_ids
-from harvester.crawl.order import unite
+from harvester.download.order import unite
 from harvester.storage.skips import BEGINNING, Gap
 from harvester.times import END_OF_TIME, Range
 

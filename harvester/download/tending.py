@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from harvester.crawl.beside import settle
-from harvester.crawl.events import Listener, Noted, Step
+from harvester.download.beside import settle
+from harvester.download.events import Listener, Noted, Step
 from harvester.storage.splicing import end_replacing
 from harvester.storage.writer import Writer
 

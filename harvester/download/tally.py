@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from harvester.crawl.events import Listener, PageRead
+from harvester.download.events import Listener, PageRead
 from harvester.times import Range
 
 

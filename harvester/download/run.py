@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from harvester.config import Settings
-from harvester.crawl.buffer import Backlog
-from harvester.crawl.clock import Clock
-from harvester.crawl.estimate import Appraiser
-from harvester.crawl.events import Listener
-from harvester.crawl.stop import Stop
-from harvester.crawl.upgrades import Upgrade
+from harvester.download.buffer import Backlog
+from harvester.download.clock import Clock
+from harvester.download.estimate import Appraiser
+from harvester.download.events import Listener
+from harvester.download.stop import Stop
+from harvester.download.upgrades import Upgrade
 from harvester.kraken.client import Client
 from harvester.kraken.pairs import Pair
 from harvester.storage.archive import Archive

@@ -13,9 +13,9 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import NamedTuple
 
-from harvester.crawl.crawler import RangeCrawl
-from harvester.crawl.pages import Page
-from harvester.crawl.spans import Cut, cut_between, middle
+from harvester.download.crawler import RangeCrawl
+from harvester.download.pages import Page
+from harvester.download.spans import Cut, cut_between, middle
 from harvester.errors import HarvesterError, Interrupted
 from harvester.kraken.pacing import SPANS_A_PAIR
 from harvester.storage.archive import Archive

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from harvester.crawl.upgrades import Upgrade
+from harvester.download.upgrades import Upgrade
 from harvester.errors import HarvesterError
 from harvester.kraken.pacing import PaceState
 from harvester.times import SECOND, Range, show

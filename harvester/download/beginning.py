@@ -12,9 +12,9 @@ from typing import Any
 import pyarrow as pa
 
 from harvester.columns import times
-from harvester.crawl.order import in_order
-from harvester.crawl.pages import Page, Source
-from harvester.crawl.tape import FULL_PAGE
+from harvester.download.order import in_order
+from harvester.download.pages import Page, Source
+from harvester.download.tape import FULL_PAGE
 from harvester.storage.skips import BEGINNING, Edge, Gap, find_gaps
 from harvester.times import DAY, SECOND
 

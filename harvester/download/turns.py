@@ -7,9 +7,9 @@ import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 
-from harvester.crawl.estimate import Appraiser, Lack
-from harvester.crawl.events import Outcome
-from harvester.crawl.stop import Stop
+from harvester.download.estimate import Appraiser, Lack
+from harvester.download.events import Outcome
+from harvester.download.stop import Stop
 from harvester.errors import ExchangeUnreachable, HarvesterError, Interrupted
 from harvester.times import UNITS_NS
 

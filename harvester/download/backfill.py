@@ -6,13 +6,13 @@ import asyncio
 from collections.abc import Sequence
 
 from harvester.config import Settings
-from harvester.crawl.buffer import Backlog
-from harvester.crawl.clock import Clock
-from harvester.crawl.estimate import Appraiser, Lack
-from harvester.crawl.events import Ended, Outcome
-from harvester.crawl.pair import PairCrawl
-from harvester.crawl.run import Run, Watch, Wish
-from harvester.crawl.turns import Turns, in_turn
+from harvester.download.buffer import Backlog
+from harvester.download.clock import Clock
+from harvester.download.estimate import Appraiser, Lack
+from harvester.download.events import Ended, Outcome
+from harvester.download.pair import PairCrawl
+from harvester.download.run import Run, Watch, Wish
+from harvester.download.turns import Turns, in_turn
 from harvester.errors import ArchiveDamaged
 from harvester.kraken.client import Client
 from harvester.kraken.pairs import Pair
