@@ -24,11 +24,11 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from harvester.candles.query import candle_batches, ohlc
-from harvester.candles.question import Question
-from harvester.candles.rollups import parse_levels, roll_up
-from harvester.candles.ticks import ticks_sql
 from harvester.columns import ORDER_TYPES, PRICE, ROWS, SIDES, VOLUME
+from harvester.query.query import candle_batches, ohlc
+from harvester.query.question import Question
+from harvester.query.rollups import parse_levels, roll_up
+from harvester.query.ticks import ticks_sql
 from harvester.storage.archive import EVERYTHING, Archive
 from harvester.storage.footers import Footer
 from harvester.storage.writer import writer

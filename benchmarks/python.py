@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 from candles import PAIR, SPELLED, chunks
 
 import harvester
-from harvester.candles.rollups import parse_levels, roll_up
+from harvester.query.rollups import parse_levels, roll_up
 from harvester.storage.archive import Archive
 from harvester.storage.footers import Footer
 from harvester.storage.writer import writer

@@ -47,12 +47,12 @@ from harvester.errors import (
 if TYPE_CHECKING:
     from harvester.api.archive import Archive, open  # noqa: A004 - harvester.open reads well
     from harvester.api.standin import StandIn, stand_in
-    from harvester.candles.result import Result
     from harvester.charts.chart import Chart
     from harvester.checks.report import PairReport
     from harvester.checks.status import PairStatus
     from harvester.download.events import Outcome
     from harvester.kraken.pairs import Pair
+    from harvester.query.result import Result
     from harvester.times import Range
     from harvester.upkeep.refreshed import Refresh
 
@@ -107,7 +107,7 @@ _LAZY = {
     "StandIn": "harvester.api.standin",
     "stand_in": "harvester.api.standin",
     "PairStatus": "harvester.checks.status",
-    "Result": "harvester.candles.result",
+    "Result": "harvester.query.result",
     "PairReport": "harvester.checks.report",
     "Outcome": "harvester.download.events",
     "Pair": "harvester.kraken.pairs",

@@ -118,7 +118,7 @@ with harvester.open("data", settings={"exchange.rate": 0.5}) as archive:
 
 REVEALED = [
     "pandas.core.frame.DataFrame",
-    "harvester.candles.result.Result",
+    "harvester.query.result.Result",
     "harvester.errors.HarvesterError | None",
     "int | None",
     "int",

@@ -21,8 +21,6 @@ from exchange import expected
 from test_candles import PLAIN, answer, cut, hold, is_equal
 
 import harvester
-from harvester.candles.result import Origin, Result
-from harvester.candles.rollups import parse_levels, roll_up
 from harvester.errors import (
     ArchiveDamaged,
     BadInterval,
@@ -32,6 +30,8 @@ from harvester.errors import (
     NothingHeld,
     UsageError,
 )
+from harvester.query.result import Origin, Result
+from harvester.query.rollups import parse_levels, roll_up
 from harvester.storage.archive import Archive as Disk
 from harvester.storage.writer import writer
 
@@ -204,7 +204,7 @@ def test_a_bars_size_may_be_a_number_or_text(archive: harvester.Archive, size: A
 
 
 def bars_count() -> int:
-    from harvester.candles.bar_columns import schema_of
+    from harvester.query.bar_columns import schema_of
 
     return int(schema_of(all_columns=False).get_field_index("count"))
 

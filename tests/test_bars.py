@@ -19,9 +19,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from harvester import columns
-from harvester.candles.bar_size import BYS, By, parse_size
-from harvester.candles.bars import MOST_WAITING, BarQuestion, bar_batches
 from harvester.errors import ArchiveDamaged, BadSetting, NothingHeld, ValueDoesNotFit
+from harvester.query.bar_size import BYS, By, parse_size
+from harvester.query.bars import MOST_WAITING, BarQuestion, bar_batches
 from harvester.storage.archive import EVERYTHING, Archive, Piece
 from harvester.storage.footers import Footer
 from harvester.storage.writer import writer

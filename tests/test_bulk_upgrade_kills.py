@@ -18,11 +18,11 @@ from exchange import SECOND_NS, Clock, Exchange, Tape, Trade, expected
 from test_bulk_joining import imported
 from victims import Victims, hunt
 
-from harvester.candles.rollups import parse_levels, roll_up
 from harvester.checks.verify import verify
 from harvester.csv_import import upgrading
 from harvester.csv_import.joining import Joiner
 from harvester.csv_import.sources import Whole
+from harvester.query.rollups import parse_levels, roll_up
 from harvester.storage.archive import Archive
 from harvester.storage.aside import from_files
 from harvester.storage.store import LocalStore

@@ -18,11 +18,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_candles import ask
 
-from harvester.candles.calendar import grid_of
-from harvester.candles.clock import Turn, turns, zone_of
-from harvester.candles.grid import CalendarGrid, FixedGrid, Grid
-from harvester.candles.question import Question
 from harvester.errors import BadSetting
+from harvester.query.calendar import grid_of
+from harvester.query.clock import Turn, turns, zone_of
+from harvester.query.grid import CalendarGrid, FixedGrid, Grid
+from harvester.query.question import Question
 from harvester.storage.archive import EVERYTHING
 from harvester.times import Range, parse_moment
 

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from test_calendar import DAY, HOUR, LONG, MINUTE, PLACES, SHORT, clock, moment
 from test_candles import answer, ask, hold, is_equal, model
 
-from harvester.candles.query import ohlc
-from harvester.candles.question import FILLS
+from harvester.query.query import ohlc
+from harvester.query.question import FILLS
 from harvester.storage.archive import EVERYTHING, Archive
 from harvester.times import Range, span
 

@@ -19,14 +19,14 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from harvester import columns
-from harvester.candles.query import candle_batches, ohlc
-from harvester.candles.question import FILLS, Question
 from harvester.errors import (
     ArchiveDamaged,
     BadSetting,
     NothingHeld,
     ValueDoesNotFit,
 )
+from harvester.query.query import candle_batches, ohlc
+from harvester.query.question import FILLS, Question
 from harvester.storage.archive import EVERYTHING, Archive, Piece
 from harvester.storage.footers import Footer
 from harvester.storage.writer import writer

@@ -17,7 +17,6 @@ from exchange import Exchange, Market, expected
 
 import harvester
 from harvester import config
-from harvester.candles.database import write_database
 from harvester.csv_import.names import chosen
 from harvester.csv_import.sources import Member, Whole, find
 from harvester.download.names import Choice, Name, choose, known_pairs, resolve_held, resolve_named
@@ -25,6 +24,7 @@ from harvester.errors import AmbiguousPair, ArchiveUnwritable, NothingHeld
 from harvester.kraken.client import Client
 from harvester.kraken.pairs import Pair, spellings
 from harvester.mirror.answers import Answers
+from harvester.query.database import write_database
 from harvester.storage import case
 from harvester.storage.archive import Archive
 from harvester.storage.writer import writer
@@ -172,7 +172,7 @@ def test_the_macros_take_no_pair_for_another_that_is_not_held(
 
 
 def test_a_connection_without_names_takes_altnames_in_their_exact_spelling(folder: Path) -> None:
-    from harvester.candles.console import connect_views
+    from harvester.query.console import connect_views
 
     with connect_views(Archive(folder)) as connection:
         assert [counted(connection, name)[0] for name in ROWS] == [30, 50]

@@ -19,15 +19,15 @@ from exchange import expected
 from test_candles import MINUTE, SECOND, START, cut, hold, trade
 
 import harvester
-from harvester.candles.chunks import most_candles
-from harvester.candles.question import Question
-from harvester.candles.session import Session
 from harvester.charts.chart import Chart
 from harvester.charts.coarser import LADDER, MOST_CANDLES, drawable, length_ns
 from harvester.charts.wording import digits, plain
 from harvester.errors import ArchiveUnwritable, NothingHeld, UsageError
 from harvester.kraken.pairs import Pair
 from harvester.mirror.made import made_archive
+from harvester.query.chunks import most_candles
+from harvester.query.question import Question
+from harvester.query.session import Session
 from harvester.storage.archive import Archive as Disk
 from harvester.storage.writer import keep_pairs, writer
 from harvester.times import DAY, END_OF_TIME, Range, parse_interval

@@ -14,10 +14,10 @@ from test_candles import PAIR, ask, cut, hold
 from test_exports import run
 from test_rollups import LEVELS, rolled
 
-from harvester.candles import chunks as cutting
-from harvester.candles.explain import explain
-from harvester.candles.query import candle_batches
-from harvester.candles.question import FILLS
+from harvester.query import chunks as cutting
+from harvester.query.explain import explain
+from harvester.query.query import candle_batches
+from harvester.query.question import FILLS
 from harvester.storage import segments
 from harvester.storage.archive import EVERYTHING, Archive
 from harvester.times import Range

@@ -23,13 +23,13 @@ import tapes
 from exchange import expected
 from test_candles import cut, hold
 
-from harvester.candles import console
 from harvester.cli import freqtrade, quantconnect
 from harvester.cli.exports import export_candles, symbol_of
 from harvester.cli.formats import FORMATS, write
 from harvester.cli.output import columns as table
 from harvester.errors import BadInterval, UsageError
 from harvester.kraken.pairs import Pair
+from harvester.query import console
 from harvester.storage.archive import Archive
 from harvester.times import parse_interval
 

@@ -15,9 +15,9 @@ from test_candles import MINUTE, SECOND, START, hold, trade
 from test_exports import run
 
 import harvester
-from harvester.candles.coverage_gaps import gap_note, gaps_in
 from harvester.errors import ArchiveHasHoles
 from harvester.kraken.pairs import Pair
+from harvester.query.coverage_gaps import gap_note, gaps_in
 from harvester.storage.archive import Archive
 from harvester.storage.writer import keep_pairs, writer
 from harvester.times import DAY, END_OF_TIME, Range

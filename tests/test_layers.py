@@ -24,7 +24,7 @@ ROOMS = (
     "mirror",
     "charts",
     "download",
-    "candles",
+    "query",
     "storage",
     "kraken",
     "config",
@@ -36,14 +36,14 @@ ROOMS = (
     "errors",
     "untrusted",
 )
-STRANGERS = {("storage", "kraken"), ("candles", "kraken")}
+STRANGERS = {("storage", "kraken"), ("query", "kraken")}
 HOMES = {
     "httpx": "kraken",
     "httptools": "kraken",
     "aiohappyeyeballs": "kraken",
     "isal": "csv_import",
     "stamina": "kraken",
-    "duckdb": "candles",
+    "duckdb": "query",
     "pyarrow.parquet": "storage",
     "filelock": "storage",
     "starlette": "mirror",

@@ -13,12 +13,12 @@ from hypothesis import strategies as st
 from test_candles import MADE_TAPES
 from test_candles import batch as rows_of
 
-from harvester.candles import recount, sums
-from harvester.candles.partials import Partials
-from harvester.candles.recount import Recount
-from harvester.candles.rollups import parse_levels, width_of
 from harvester.columns import joined
 from harvester.errors import ArchiveDamaged
+from harvester.query import recount, sums
+from harvester.query.partials import Partials
+from harvester.query.recount import Recount
+from harvester.query.rollups import parse_levels, width_of
 from harvester.storage.rollups import PARTIALS
 from harvester.storage.schema import trades_of
 

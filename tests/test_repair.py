@@ -32,7 +32,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_crawl_kills import dying, is_dead
 
-from harvester.candles.rollups import parse_levels, roll_up
 from harvester.checks.repair import Repairer
 from harvester.checks.report import PairReport, RepairReport
 from harvester.checks.verify import verify
@@ -43,6 +42,7 @@ from harvester.download.run import Watch
 from harvester.download.stop import Stop
 from harvester.errors import HarvesterError
 from harvester.kraken.client import Client
+from harvester.query.rollups import parse_levels, roll_up
 from harvester.storage.archive import Archive
 from harvester.storage.locks import held
 from harvester.storage.schema import WRITER_OPTIONS

@@ -29,13 +29,13 @@ from test_candles import (
     trade,
 )
 
-from harvester.candles import sums
-from harvester.candles.chunks import chunks
-from harvester.candles.plan import plan
-from harvester.candles.query import candle_batches, ohlc
-from harvester.candles.question import FILLS
-from harvester.candles.rollups import RolledUp, parse_levels, roll_up
 from harvester.errors import ArchiveDamaged, BadInterval
+from harvester.query import sums
+from harvester.query.chunks import chunks
+from harvester.query.plan import plan
+from harvester.query.query import candle_batches, ohlc
+from harvester.query.question import FILLS
+from harvester.query.rollups import RolledUp, parse_levels, roll_up
 from harvester.storage.archive import EVERYTHING, Archive
 from harvester.storage.writer import writer
 from harvester.times import END_OF_TIME, Range, parse_interval

@@ -15,15 +15,15 @@ from hypothesis import strategies as st
 from test_candles import MINUTE, PAIR, SECOND, answer, ask, cut, hold, is_equal
 from test_rollups import busy_archive, rolled
 
-from harvester.candles import chunks as cutting
-from harvester.candles import plan as planning
-from harvester.candles import several, sources, ticks
-from harvester.candles.engine import connect
-from harvester.candles.query import candle_batches
-from harvester.candles.question import FILLS, Question
-from harvester.candles.session import Session
-from harvester.candles.several import several_batches, spooled
-from harvester.candles.spool import Spool, Spooled
+from harvester.query import chunks as cutting
+from harvester.query import plan as planning
+from harvester.query import several, sources, ticks
+from harvester.query.engine import connect
+from harvester.query.query import candle_batches
+from harvester.query.question import FILLS, Question
+from harvester.query.session import Session
+from harvester.query.several import several_batches, spooled
+from harvester.query.spool import Spool, Spooled
 from harvester.storage.archive import EVERYTHING, Archive, Piece
 from harvester.storage.writer import writer
 from harvester.times import END_OF_TIME, Range, parse_interval, union

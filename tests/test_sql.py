@@ -15,12 +15,12 @@ import tapes
 from exchange import expected
 from test_candles import MADE_TAPES, Part, answer, cut, hold, is_equal, overlapping
 
-from harvester.candles import console
-from harvester.candles.console import connect_views, sql
-from harvester.candles.database import write_database
-from harvester.candles.query import candle_batches
-from harvester.candles.question import Question
 from harvester.errors import BadInterval, BadQuery, HarvesterError, UsageError
+from harvester.query import console
+from harvester.query.console import connect_views, sql
+from harvester.query.database import write_database
+from harvester.query.query import candle_batches
+from harvester.query.question import Question
 from harvester.storage.archive import EVERYTHING, Archive, Piece
 from harvester.storage.writer import writer
 from harvester.times import Range, parse_interval

@@ -17,8 +17,8 @@ from crawling import Crawl, serve
 from exchange import Market
 from harms import span_text
 
-from harvester.candles.rollups import parse_levels, roll_up
 from harvester.checks.verify import verify
+from harvester.query.rollups import parse_levels, roll_up
 from harvester.storage.archive import Archive
 from harvester.storage.rollups import PARTIALS
 from harvester.storage.schema import WRITER_OPTIONS

@@ -12,11 +12,11 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from test_candles import MINUTE, PAIR, START, answer, ask, hold, trade
 
-from harvester.candles import console
-from harvester.candles.bar_size import parse_size
-from harvester.candles.bars import BarQuestion, bar_batches
-from harvester.candles.query import ohlc
-from harvester.candles.rollups import parse_levels, roll_up
+from harvester.query import console
+from harvester.query.bar_size import parse_size
+from harvester.query.bars import BarQuestion, bar_batches
+from harvester.query.query import ohlc
+from harvester.query.rollups import parse_levels, roll_up
 from harvester.storage.archive import Archive
 from harvester.storage.writer import writer
 from harvester.times import Range

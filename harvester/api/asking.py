@@ -18,9 +18,9 @@ from harvester.times import Range, parse_interval, parse_offset
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from harvester.candles.engine import Connection
-    from harvester.candles.question import Fill, Question
-    from harvester.candles.result import Origin, Result
+    from harvester.query.engine import Connection
+    from harvester.query.question import Fill, Question
+    from harvester.query.result import Origin, Result
 
 Number = int | float | str | Decimal
 
@@ -60,8 +60,8 @@ class Asking(Opened):
             >>> archive.trades("XBT/USD", since="2026-01-30").df().columns.tolist()
             ['trade_id', 'time', 'tie', 'price', 'volume', 'side', 'order_type', 'misc']
         """
-        from harvester.candles.result import Origin, Result
-        from harvester.candles.tape import plain_batches, tape
+        from harvester.query.result import Origin, Result
+        from harvester.query.tape import plain_batches, tape
 
         one, span, archive = self._held(pair), span_between(since, until), self._disk
         limit = self._settings.candles.memory_limit
@@ -126,9 +126,9 @@ class Asking(Opened):
             >>> archive.ohlc("btc/usd", "4h", since="2026-01-30", fill="previous").shape
             (6, 8)
         """
-        from harvester.candles.limits import check_empty
-        from harvester.candles.question import Question
-        from harvester.candles.result import Result
+        from harvester.query.limits import check_empty
+        from harvester.query.question import Question
+        from harvester.query.result import Result
 
         one = self._held(pair)
         question = Question(
@@ -149,10 +149,10 @@ class Asking(Opened):
     def _candles(
         self, question: Question, units: Mapping[str, str], notes: tuple[str, ...]
     ) -> Origin:
-        from harvester.candles.parts import candles
-        from harvester.candles.query import batches
-        from harvester.candles.result import Origin
-        from harvester.candles.session import Session
+        from harvester.query.parts import candles
+        from harvester.query.query import batches
+        from harvester.query.result import Origin
+        from harvester.query.session import Session
 
         archive, pair = self._disk, question.pair
         session = Session(archive, self._settings.candles.memory_limit)
@@ -211,9 +211,9 @@ class Asking(Opened):
             >>> archive.bars("XBT/USD", trades=5_000).df()["count"].tolist()
             [5000, 5000, 5000, 5000]
         """
-        from harvester.candles.bar_size import BYS, parse_size
-        from harvester.candles.bars import BarQuestion, bar_batches, counted_spans
-        from harvester.candles.result import Result, of_batches
+        from harvester.query.bar_size import BYS, parse_size
+        from harvester.query.bars import BarQuestion, bar_batches, counted_spans
+        from harvester.query.result import Result, of_batches
 
         sizes = zip(BYS, (trades, volume, value), strict=True)
         given = [(by, _plain(size)) for by, size in sizes if size is not None]
@@ -261,7 +261,7 @@ class Asking(Opened):
             >>> archive.sql("SELECT count(*) FROM trades WHERE pair = ?", ["XBTUSD"]).fetchall()
             [(20000,)]
         """
-        from harvester.candles.result import Result, of_sql
+        from harvester.query.result import Result, of_sql
 
         limit = self._settings.candles.memory_limit
         self._check_open()
@@ -283,7 +283,7 @@ class Asking(Opened):
             ...     connection.sql("FROM tape('btcusd') LIMIT 2").columns[:2]
             ['trade_id', 'time']
         """
-        from harvester.candles.console import connect_views
+        from harvester.query.console import connect_views
 
         self._check_open()
         limit = self._settings.candles.memory_limit
@@ -295,7 +295,7 @@ class Asking(Opened):
         Raises:
             ArchiveHasHoles: there are, and the query is strict.
         """
-        from harvester.candles.coverage_gaps import checked
+        from harvester.query.coverage_gaps import checked
 
         return checked(self._disk, pair, spans, time.time_ns(), strict=strict)
 

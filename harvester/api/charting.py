@@ -67,8 +67,8 @@ class Charting(Opened):
             >>> len(chart.figure.data[0].x)
             24
         """
-        from harvester.candles.question import Question
         from harvester.charts.chart import chart
+        from harvester.query.question import Question
 
         one = self._held(pair)
         question = Question(

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from html import escape
 
-from harvester.candles.showing import FAINT, table
 from harvester.checks.status import PairStatus
+from harvester.query.showing import FAINT, table
 from harvester.times import DAY, Range, overlap, show, year_end, year_of
 
 WIDTH, HEIGHT = 300, 14

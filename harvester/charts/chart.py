@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 
 from harvester.arguments import check_types
-from harvester.candles.coverage_gaps import gap_notes, gaps_in, refuse_gaps
-from harvester.candles.engine import MEMORY_LIMIT
-from harvester.candles.query import candle_batches
-from harvester.candles.question import Question
 from harvester.charts.candles import arranged
 from harvester.charts.coarser import Drawn, drawable
 from harvester.charts.holes import frame_of, note
 from harvester.errors import NothingHeld, UsageError
 from harvester.kraken.pairs import Pair
+from harvester.query.coverage_gaps import gap_notes, gaps_in, refuse_gaps
+from harvester.query.engine import MEMORY_LIMIT
+from harvester.query.query import candle_batches
+from harvester.query.question import Question
 from harvester.storage.archive import Archive
 from harvester.storage.export import file_sink
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import NamedTuple
 
-from harvester.candles.chunks import most_candles
-from harvester.candles.plan import Plan
-from harvester.candles.question import Question
-from harvester.candles.session import Session
+from harvester.query.chunks import most_candles
+from harvester.query.plan import Plan
+from harvester.query.question import Question
+from harvester.query.session import Session
 from harvester.storage.archive import Archive
 from harvester.times import DAY, LONGEST, Interval, parse_interval
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
-from harvester.candles.engine import MEMORY_LIMIT
 from harvester.checks.ours import Asker
 from harvester.checks.report import CsvReport, FileReport, IntervalReport
 from harvester.checks.side_by_side import compare_blocks
@@ -15,6 +14,7 @@ from harvester.csv_import.ohlcvt import Block, read_candles
 from harvester.csv_import.sources import Member
 from harvester.errors import HarvesterError
 from harvester.kraken.pairs import Names, Pair
+from harvester.query.engine import MEMORY_LIMIT
 from harvester.storage.archive import Archive
 from harvester.times import Range
 

@@ -6,7 +6,6 @@ import asyncio
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 
-from harvester.candles.engine import MEMORY_LIMIT
 from harvester.checks.intervals import compare_interval
 from harvester.checks.ours import Asker
 from harvester.checks.report import ExchangeReport, IntervalReport
@@ -16,6 +15,7 @@ from harvester.errors import ExchangeError, ExchangeRefused
 from harvester.kraken.candles import INTERVALS_MIN, Candle
 from harvester.kraken.client import Client
 from harvester.kraken.pairs import Pair
+from harvester.query.engine import MEMORY_LIMIT
 from harvester.storage.archive import Archive
 
 

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 import pyarrow as pa
 
-from harvester.candles.recount import Recount
-from harvester.candles.rollups import parse_levels
 from harvester.errors import ArchiveDamaged, BadInterval, ValueDoesNotFit
+from harvester.query.recount import Recount
+from harvester.query.rollups import parse_levels
 from harvester.storage.archive import Archive
 from harvester.storage.rollups import PARTIALS, RollUp, read_partials
 from harvester.storage.segments import Segment

@@ -6,7 +6,6 @@ import asyncio
 import time
 from typing import Any
 
-from harvester.candles.coverage_gaps import checked
 from harvester.cli.delivery import EXPORTS, deliver, folder_of, span_of, tell, tell_written
 from harvester.cli.exports import export_trades
 from harvester.cli.formats import form_of, write
@@ -16,6 +15,7 @@ from harvester.download.names import known_pairs, refresh_pairs, resolve_held
 from harvester.errors import UnknownPair, UsageError
 from harvester.kraken.client import Client
 from harvester.kraken.pairs import Pair, search
+from harvester.query.coverage_gaps import checked
 from harvester.storage.archive import Archive
 from harvester.storage.schema import TRADES
 from harvester.times import parse_moment
@@ -23,8 +23,8 @@ from harvester.times import parse_moment
 
 def bars(common: Common, pair: str, **given: Any) -> None:
     """Write bars that are not of time."""
-    from harvester.candles.bar_size import BYS, parse_size
-    from harvester.candles.bars import BarQuestion, bar_batches, counted_spans
+    from harvester.query.bar_size import BYS, parse_size
+    from harvester.query.bars import BarQuestion, bar_batches, counted_spans
 
     form_of(given["form"], given["file"])
     sizes = [(by, given[by]) for by in BYS if given[by] is not None]

@@ -6,12 +6,6 @@ import time
 from dataclasses import replace
 from typing import Any
 
-from harvester.candles.clock import zone_of
-from harvester.candles.coverage_gaps import checked
-from harvester.candles.explain import explain
-from harvester.candles.limits import check_empty
-from harvester.candles.query import candle_batches
-from harvester.candles.question import Question
 from harvester.cli.delivery import EXPORTS, deliver, folder_of, span_of, tell_written
 from harvester.cli.explaining import check_explained, show_explanation
 from harvester.cli.exports import export_candles
@@ -20,6 +14,12 @@ from harvester.cli.formats import form_of
 from harvester.cli.options import Common
 from harvester.download.names import resolve_held
 from harvester.errors import UsageError
+from harvester.query.clock import zone_of
+from harvester.query.coverage_gaps import checked
+from harvester.query.explain import explain
+from harvester.query.limits import check_empty
+from harvester.query.query import candle_batches
+from harvester.query.question import Question
 from harvester.storage.archive import Archive
 from harvester.times import Interval, parse_interval, parse_offset
 

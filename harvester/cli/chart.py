@@ -50,11 +50,11 @@ def _drawn(common_: Common, file: str | None, **given: Any) -> tuple[Chart, str]
     import time
     from pathlib import Path
 
-    from harvester.candles.question import Question
     from harvester.charts.chart import chart as draw
     from harvester.charts.chart import check_ending
     from harvester.cli.delivery import span_of
     from harvester.download.names import resolve_held
+    from harvester.query.question import Question
     from harvester.times import parse_interval, parse_offset
 
     if file not in (None, "-"):

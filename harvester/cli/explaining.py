@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from harvester.candles.explain import Explanation, Read
 from harvester.cli import output
 from harvester.errors import UsageError
+from harvester.query.explain import Explanation, Read
 
 
 def check_explained(form: str | None, file: str | None, *, is_one: bool) -> None:

@@ -9,8 +9,6 @@ from typing import NamedTuple
 
 import pyarrow as pa
 
-from harvester.candles.question import Question
-from harvester.candles.several import several_batches
 from harvester.cli.delivery import EXPORTS, folder_of, tell, tell_notes, tell_written, write_batches
 from harvester.cli.exports import check_known, export_candles
 from harvester.cli.formats import ending_of
@@ -18,6 +16,8 @@ from harvester.cli.options import Common
 from harvester.columns import PRICE
 from harvester.errors import UsageError
 from harvester.kraken.pairs import Pair
+from harvester.query.question import Question
+from harvester.query.several import several_batches
 from harvester.storage.archive import Archive
 from harvester.storage.export import check_outside
 from harvester.storage.store import writing

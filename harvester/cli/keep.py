@@ -26,7 +26,7 @@ def compact(pair: tuple[str, ...], as_json: bool, **given: Any) -> None:
 
     Example: harvester compact XBT/USD
     """
-    from harvester.candles.rollups import parse_levels, roll_up
+    from harvester.query.rollups import parse_levels, roll_up
 
     common_ = settings_of(given)
     levels = parse_levels(common_.settings.candles.rollups)
@@ -51,7 +51,7 @@ def rollup(pair: tuple[str, ...], as_json: bool, **given: Any) -> None:
 
     Example: harvester rollup XBT/USD
     """
-    from harvester.candles.rollups import parse_levels, roll_up
+    from harvester.query.rollups import parse_levels, roll_up
 
     common_ = settings_of(given)
     levels = parse_levels(common_.settings.candles.rollups)

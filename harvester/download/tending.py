@@ -48,7 +48,7 @@ def tend(writer: Writer, rollups: Sequence[str], listener: Listener) -> None:
     if not rollups:
         return
     # The rooms of candles are wanted only now, and take their time to load.
-    from harvester.candles.rollups import parse_levels, roll_up  # noqa: PLC0415
+    from harvester.query.rollups import parse_levels, roll_up  # noqa: PLC0415
 
     for note in roll_up(writer, parse_levels(rollups), step).notes:
         listener(Noted(writer.pair, note))

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from decimal import Decimal
 
-from harvester.candles.filling import Seed
-from harvester.candles.measures import BASE, LAST_TIME, MORE, PRICES, ZEROS
-from harvester.candles.plan import Plan, Run
-from harvester.candles.question import PRICE_DECIMALS, Question
+from harvester.query.filling import Seed
+from harvester.query.measures import BASE, LAST_TIME, MORE, PRICES, ZEROS
+from harvester.query.plan import Plan, Run
+from harvester.query.question import PRICE_DECIMALS, Question
 
 
 def measures_of(question: Question) -> dict[str, str]:

@@ -16,9 +16,9 @@ from itertools import zip_longest
 from typing import NamedTuple
 from zoneinfo import ZoneInfo
 
-from harvester.candles.clock import Turn, turns, zone_of
-from harvester.candles.grid import CalendarGrid, FixedGrid, Grid, Stretch
-from harvester.candles.question import Question
+from harvester.query.clock import Turn, turns, zone_of
+from harvester.query.grid import CalendarGrid, FixedGrid, Grid, Stretch
+from harvester.query.question import Question
 from harvester.times import DAY, UNITS_NS, Interval, Range
 
 EPOCH = date(1970, 1, 1)

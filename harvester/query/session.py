@@ -8,15 +8,15 @@ from typing import TypeVar
 
 import duckdb
 
-from harvester.candles.chunks import chunks
-from harvester.candles.engine import MEMORY_LIMIT, asking, session
-from harvester.candles.filling import loses_digits, seeds
-from harvester.candles.plan import Plan, plan
-from harvester.candles.question import PRICE_DECIMALS, Question
-from harvester.candles.sources import grouped_sql
-from harvester.candles.spool import Spool
-from harvester.candles.sql import candles_sql, measures_of
 from harvester.errors import ArchiveDamaged
+from harvester.query.chunks import chunks
+from harvester.query.engine import MEMORY_LIMIT, asking, session
+from harvester.query.filling import loses_digits, seeds
+from harvester.query.plan import Plan, plan
+from harvester.query.question import PRICE_DECIMALS, Question
+from harvester.query.sources import grouped_sql
+from harvester.query.spool import Spool
+from harvester.query.sql import candles_sql, measures_of
 from harvester.storage.archive import LISTINGS, Archive
 
 T = TypeVar("T")

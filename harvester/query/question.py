@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from harvester.candles.clock import zone_of
 from harvester.errors import BadSetting
+from harvester.query.clock import zone_of
 from harvester.times import Interval, Range
 
 Fill = Literal["none", "previous", "null", "kraken"]

@@ -13,10 +13,10 @@ import duckdb
 import pyarrow as pa
 
 from harvester.arguments import check_types, wrong_type
-from harvester.candles.console import asking_sql, is_question, sql
-from harvester.candles.engine import MEMORY_LIMIT, asking, session
-from harvester.candles.showing import preview
 from harvester.errors import ArchiveDamaged, HarvesterError, UsageError
+from harvester.query.console import asking_sql, is_question, sql
+from harvester.query.engine import MEMORY_LIMIT, asking, session
+from harvester.query.showing import preview
 from harvester.storage.archive import LISTINGS, Archive
 
 if TYPE_CHECKING:

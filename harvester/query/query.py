@@ -7,10 +7,10 @@ from collections.abc import Iterator
 import duckdb
 import pyarrow as pa
 
-from harvester.candles.engine import MEMORY_LIMIT, asking
-from harvester.candles.plan import Plan
-from harvester.candles.question import Question
-from harvester.candles.session import Session
+from harvester.query.engine import MEMORY_LIMIT, asking
+from harvester.query.plan import Plan
+from harvester.query.question import Question
+from harvester.query.session import Session
 from harvester.storage.archive import Archive
 
 BATCH_ROWS = 100_000

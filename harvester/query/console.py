@@ -11,9 +11,9 @@ import duckdb
 import pyarrow as pa
 from duckdb.sqltypes import DuckDBPyType
 
-from harvester.candles import views
-from harvester.candles.engine import MEMORY_LIMIT, connect
 from harvester.errors import ArchiveDamaged, BadQuery, HarvesterError
+from harvester.query import views
+from harvester.query.engine import MEMORY_LIMIT, connect
 from harvester.storage.archive import LISTINGS, Archive, Piece
 
 BATCH_ROWS = 20_000

@@ -11,9 +11,9 @@ from tempfile import TemporaryDirectory
 import duckdb
 
 from harvester import __version__
-from harvester.candles import views
-from harvester.candles.engine import quoted
 from harvester.errors import ArchiveUnwritable, UsageError
+from harvester.query import views
+from harvester.query.engine import quoted
 from harvester.storage.archive import Archive
 from harvester.storage.export import replacing
 from harvester.storage.store import writing

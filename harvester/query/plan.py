@@ -9,12 +9,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from harvester.candles.calendar import grid_of
-from harvester.candles.grid import Grid, Whole
-from harvester.candles.question import Question
-from harvester.candles.sources import Source, choose
-from harvester.candles.spool import Spool, served_by
 from harvester.errors import NothingHeld
+from harvester.query.calendar import grid_of
+from harvester.query.grid import Grid, Whole
+from harvester.query.question import Question
+from harvester.query.sources import Source, choose
+from harvester.query.spool import Spool, served_by
 from harvester.storage.archive import Archive, Piece
 from harvester.times import Range, overlap, union, year_end
 

@@ -11,8 +11,10 @@ from collections.abc import Sequence
 import numpy as np
 import pyarrow as pa
 
-from harvester.candles import sums
-from harvester.candles.bar_columns import (
+from harvester.columns import Int64s
+from harvester.errors import ArchiveDamaged, ValueDoesNotFit
+from harvester.query import sums
+from harvester.query.bar_columns import (
     Columns,
     Ticks,
     array_of,
@@ -21,8 +23,6 @@ from harvester.candles.bar_columns import (
     ids_of,
     part,
 )
-from harvester.columns import Int64s
-from harvester.errors import ArchiveDamaged, ValueDoesNotFit
 from harvester.storage.rollups import PARTIALS
 from harvester.times import show
 

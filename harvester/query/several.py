@@ -15,16 +15,16 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from harvester.candles.chunks import chunks
-from harvester.candles.engine import MEMORY_LIMIT, quoted
-from harvester.candles.grid import FixedGrid, Grid
-from harvester.candles.plan import Plan, clipped, plan
-from harvester.candles.query import batches
-from harvester.candles.question import Question
-from harvester.candles.session import Session
-from harvester.candles.sources import TICKS, Source, grouped_sql
-from harvester.candles.spool import Spool, Spooled
-from harvester.candles.sql import measures_of
+from harvester.query.chunks import chunks
+from harvester.query.engine import MEMORY_LIMIT, quoted
+from harvester.query.grid import FixedGrid, Grid
+from harvester.query.plan import Plan, clipped, plan
+from harvester.query.query import batches
+from harvester.query.question import Question
+from harvester.query.session import Session
+from harvester.query.sources import TICKS, Source, grouped_sql
+from harvester.query.spool import Spool, Spooled
+from harvester.query.sql import measures_of
 from harvester.storage.archive import Archive
 from harvester.times import Interval, Range, overlap, parse_interval, union
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import NamedTuple
 
-from harvester.candles.sources import TICKS, Source, whole_buckets
+from harvester.query.sources import TICKS, Source, whole_buckets
 from harvester.storage.archive import Piece
 from harvester.storage.segments import Segment
 from harvester.times import Range, missing, overlap, union

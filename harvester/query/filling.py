@@ -7,10 +7,10 @@ from typing import NamedTuple
 
 import duckdb
 
-from harvester.candles.measures import BASE, PRICES
-from harvester.candles.plan import Plan
-from harvester.candles.sources import grouped_sql
-from harvester.candles.ticks import ticks_sql
+from harvester.query.measures import BASE, PRICES
+from harvester.query.plan import Plan
+from harvester.query.sources import grouped_sql
+from harvester.query.ticks import ticks_sql
 from harvester.storage.archive import Archive, Piece
 from harvester.times import Range
 

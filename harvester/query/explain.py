@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import NamedTuple
 
-from harvester.candles.engine import MEMORY_LIMIT
-from harvester.candles.filling import carried_from
-from harvester.candles.plan import Plan
-from harvester.candles.question import Question
-from harvester.candles.session import Session, looks_at_digits
-from harvester.candles.sources import Source
+from harvester.query.engine import MEMORY_LIMIT
+from harvester.query.filling import carried_from
+from harvester.query.plan import Plan
+from harvester.query.question import Question
+from harvester.query.session import Session, looks_at_digits
+from harvester.query.sources import Source
 from harvester.storage.archive import Archive
 from harvester.storage.segments import rows_touched
 from harvester.times import Range

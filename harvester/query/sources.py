@@ -6,11 +6,11 @@ from collections.abc import Iterator, Sequence
 from itertools import groupby
 from typing import NamedTuple
 
-from harvester.candles.engine import quoted_path
-from harvester.candles.grid import Grid
-from harvester.candles.measures import COMBINED
-from harvester.candles.ticks import NO_TICKS, conditions, place_sql, ticks_sql
 from harvester.errors import BadInterval
+from harvester.query.engine import quoted_path
+from harvester.query.grid import Grid
+from harvester.query.measures import COMBINED
+from harvester.query.ticks import NO_TICKS, conditions, place_sql, ticks_sql
 from harvester.storage.archive import Archive, Piece
 from harvester.storage.rollups import RollUp
 from harvester.times import Range, parse_interval

@@ -11,9 +11,9 @@ from itertools import pairwise
 
 import duckdb
 
-from harvester.candles.plan import Plan, of_listing
-from harvester.candles.question import PRICE_DECIMALS, Question
-from harvester.candles.session import Session, looks_at_digits
+from harvester.query.plan import Plan, of_listing
+from harvester.query.question import PRICE_DECIMALS, Question
+from harvester.query.session import Session, looks_at_digits
 from harvester.times import Range, year_end
 
 

@@ -10,9 +10,9 @@ from collections.abc import Iterator
 from dataclasses import replace
 from itertools import pairwise
 
-from harvester.candles.plan import Plan
-from harvester.candles.question import Question
-from harvester.candles.sources import Source
+from harvester.query.plan import Plan
+from harvester.query.question import Question
+from harvester.query.sources import Source
 from harvester.storage.archive import Archive
 from harvester.times import Range
 

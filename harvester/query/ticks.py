@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from harvester.candles.engine import quoted_path
+from harvester.query.engine import quoted_path
 from harvester.storage.archive import Archive, Piece
 
 NO_TICKS = """SELECT NULL::BIGINT AS trade_id, NULL::TIMESTAMP_NS AS time,

@@ -11,9 +11,9 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import PurePath
 from typing import NamedTuple
 
-from harvester.candles.engine import quoted, quoted_path
-from harvester.candles.measures import BASE, MORE
-from harvester.candles.sql import with_vwap
+from harvester.query.engine import quoted, quoted_path
+from harvester.query.measures import BASE, MORE
+from harvester.query.sql import with_vwap
 from harvester.storage.archive import Archive, Piece
 from harvester.times import DAY, LONGEST, UNITS_NS
 

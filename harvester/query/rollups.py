@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 
 import pyarrow as pa
 
-from harvester.candles.partials import Partials
 from harvester.errors import ArchiveDamaged, BadInterval, ValueDoesNotFit
+from harvester.query.partials import Partials
 from harvester.storage.rollups import RollUp, rollup_path
 from harvester.storage.schema import RowsChecksum
 from harvester.storage.segments import Segment, read_batches

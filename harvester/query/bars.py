@@ -8,8 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
-from harvester.candles import cuts, sums
-from harvester.candles.bar_columns import (
+from harvester.columns import Int64s
+from harvester.errors import ArchiveDamaged, NothingHeld, ValueDoesNotFit
+from harvester.query import cuts, sums
+from harvester.query.bar_columns import (
     Columns,
     Ticks,
     as_batch,
@@ -18,9 +20,7 @@ from harvester.candles.bar_columns import (
     part,
     schema_of,
 )
-from harvester.candles.bar_size import BarSize
-from harvester.columns import Int64s
-from harvester.errors import ArchiveDamaged, NothingHeld, ValueDoesNotFit
+from harvester.query.bar_size import BarSize
 from harvester.storage.archive import EVERYTHING, Archive
 from harvester.times import Range, show
 

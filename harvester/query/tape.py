@@ -8,10 +8,10 @@ from itertools import groupby
 import duckdb
 import pyarrow as pa
 
-from harvester.candles.engine import MEMORY_LIMIT, quoted_path, session
-from harvester.candles.ticks import conditions
-from harvester.candles.views import COLUMNS
 from harvester.columns import WORD
+from harvester.query.engine import MEMORY_LIMIT, quoted_path, session
+from harvester.query.ticks import conditions
+from harvester.query.views import COLUMNS
 from harvester.storage.archive import EVERYTHING, Archive, Piece
 from harvester.storage.schema import TRADES
 from harvester.times import Range, year_end

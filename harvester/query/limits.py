@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from harvester.candles.plan import Plan, clipped
-from harvester.candles.question import Question
-from harvester.candles.session import Session
 from harvester.errors import UsageError
+from harvester.query.plan import Plan, clipped
+from harvester.query.question import Question
+from harvester.query.session import Session
 from harvester.storage.archive import Archive
 from harvester.times import END_OF_TIME
 
