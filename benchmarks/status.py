@@ -20,7 +20,6 @@ from statistics import median
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from harvester.checks.status import status
 from harvester.storage.archive import Archive
 from harvester.storage.footers import Footer
 from harvester.storage.gists import PATH
@@ -28,6 +27,7 @@ from harvester.storage.rollups import rollup_path, stage_rollup
 from harvester.storage.schema import TRADES
 from harvester.storage.segments import parse_path, path_of, stage_segment
 from harvester.times import Range, year_end
+from harvester.verify.status import status
 
 FIRST_YEAR = 2016
 ROWS = 100

@@ -48,13 +48,13 @@ if TYPE_CHECKING:
     from harvester.api.archive import Archive, open  # noqa: A004 - harvester.open reads well
     from harvester.api.standin import StandIn, stand_in
     from harvester.charts.chart import Chart
-    from harvester.checks.report import PairReport
-    from harvester.checks.status import PairStatus
     from harvester.download.events import Outcome
     from harvester.kraken.pairs import Pair
     from harvester.query.result import Result
     from harvester.times import Range
     from harvester.upkeep.refreshed import Refresh
+    from harvester.verify.report import PairReport
+    from harvester.verify.status import PairStatus
 
 __version__ = "0.1.0"
 
@@ -106,9 +106,9 @@ _LAZY = {
     "open": "harvester.api.archive",
     "StandIn": "harvester.api.standin",
     "stand_in": "harvester.api.standin",
-    "PairStatus": "harvester.checks.status",
+    "PairStatus": "harvester.verify.status",
     "Result": "harvester.query.result",
-    "PairReport": "harvester.checks.report",
+    "PairReport": "harvester.verify.report",
     "Outcome": "harvester.download.events",
     "Pair": "harvester.kraken.pairs",
     "Range": "harvester.times",

@@ -21,10 +21,6 @@ import tapes
 from exchange import Market, Trade, expected
 from test_candles import batch, cut, hold
 
-from harvester.checks.against_csv import choose, compare
-from harvester.checks.ours import Asker, Edges
-from harvester.checks.report import CsvReport, Difference, FileReport, IntervalReport
-from harvester.checks.side_by_side import compare_blocks
 from harvester.csv_import.ohlcvt import Block, read_candles
 from harvester.csv_import.sources import Whole, find
 from harvester.errors import BadFile
@@ -33,6 +29,10 @@ from harvester.storage.archive import Archive
 from harvester.storage.footers import Footer
 from harvester.storage.writer import writer
 from harvester.times import Range
+from harvester.verify.against_csv import choose, compare
+from harvester.verify.ours import Asker, Edges
+from harvester.verify.report import CsvReport, Difference, FileReport, IntervalReport
+from harvester.verify.side_by_side import compare_blocks
 
 HARVESTER = [sys.executable, "-c", "from harvester.cli import main; main()"]
 CAPTURED = Path(__file__).parents[2] / "shared" / "kraken"
@@ -505,7 +505,7 @@ def test_of_a_long_row_of_twins_the_blame_may_fall_later_and_is_not_lost(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """No more candles wait than have room: then the first of them are told as they are."""
-    monkeypatch.setattr("harvester.checks.splits.MOST_OPEN", 2)
+    monkeypatch.setattr("harvester.verify.splits.MOST_OPEN", 2)
     seconds = [-30, -10, *range(0, 600, 60), 610]
     rows = expected(
         tapes.market(

@@ -22,16 +22,16 @@ from exchange import Clock, Exchange, Faults, Market, Shelf, Trade, expected, oh
 from test_candles import cut, hold
 
 from harvester import config
-from harvester.checks.against_exchange import Comparer
-from harvester.checks.intervals import compare_interval
-from harvester.checks.ours import Asker
-from harvester.checks.report import Difference, ExchangeReport, IntervalReport
 from harvester.download.names import known_pairs, refresh_pairs
 from harvester.errors import ExchangeRefused
 from harvester.kraken.candles import read_candles
 from harvester.kraken.client import Client
 from harvester.storage.archive import Archive
 from harvester.times import Range
+from harvester.verify.against_exchange import Comparer
+from harvester.verify.intervals import compare_interval
+from harvester.verify.ours import Asker
+from harvester.verify.report import Difference, ExchangeReport, IntervalReport
 
 HARVESTER = [sys.executable, "-c", "from harvester.cli import main; main()"]
 CAPTURED = Path(__file__).parents[2] / "shared" / "kraken"

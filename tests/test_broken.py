@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from harvester.checks.broken import Broken, judge, owed, spans_known
-from harvester.checks.report import Fault, PairReport
 from harvester.storage.footers import Footer
 from harvester.storage.segments import Claims, Segment, read_claims
 from harvester.storage.store import LocalStore
 from harvester.times import Range
+from harvester.verify.broken import Broken, judge, owed, spans_known
+from harvester.verify.report import Fault, PairReport
 
 PAIR = "XBTUSD"
 BTC, ETH = '{"altname": "XBTUSD"}', '{"altname": "ETHUSD"}'

@@ -15,7 +15,6 @@ from crawling import Crawl, serve, strangers, tape_of
 from exchange import SECOND_NS, Clock, Exchange, Tape, Trade, expected
 from test_bulk_joining import imported
 
-from harvester.checks.verify import verify
 from harvester.csv_import.sources import Whole
 from harvester.download.events import Outcome, PageRead, Replaced
 from harvester.download.upgrades import Day, Rounding
@@ -25,6 +24,7 @@ from harvester.storage.aside import Upgraded, from_files
 from harvester.storage.store import Entry, LocalStore
 from harvester.storage.writer import writer
 from harvester.times import DAY, Range
+from harvester.verify.verify import verify
 
 PAIR = "XBTUSD"
 NOW_NS = tapes.utc_ns(2025, 3, 1)

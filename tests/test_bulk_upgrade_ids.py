@@ -15,7 +15,6 @@ import tapes
 from exchange import SECOND_NS, Trade
 from test_bulk_upgrade import NOW_NS, PAIR, TRADES, started, years
 
-from harvester.checks.verify import verify
 from harvester.csv_import.sources import Whole
 from harvester.download import seams
 from harvester.errors import ImportIncomplete
@@ -24,6 +23,7 @@ from harvester.storage.footers import Footer, Jump
 from harvester.storage.segments import Segment
 from harvester.storage.writer import Writer, writer
 from harvester.times import DAY, Range
+from harvester.verify.verify import verify
 
 __all__ = ["started"]
 

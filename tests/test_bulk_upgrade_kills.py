@@ -18,7 +18,6 @@ from exchange import SECOND_NS, Clock, Exchange, Tape, Trade, expected
 from test_bulk_joining import imported
 from victims import Victims, hunt
 
-from harvester.checks.verify import verify
 from harvester.csv_import import upgrading
 from harvester.csv_import.joining import Joiner
 from harvester.csv_import.sources import Whole
@@ -28,6 +27,7 @@ from harvester.storage.aside import from_files
 from harvester.storage.store import LocalStore
 from harvester.storage.writer import writer
 from harvester.times import DAY, Range, missing
+from harvester.verify.verify import verify
 
 PAIR = "XBTUSD"
 NOW_NS = tapes.utc_ns(2025, 3, 1)

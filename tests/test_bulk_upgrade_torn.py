@@ -21,9 +21,6 @@ from test_bulk_upgrade_damage import without_a_row
 from test_bulk_upgrade_kills import Begun, Dying, Killed, Steps, busy_new_year
 from test_verify_beside_a_writer import disturbed
 
-from harvester.checks.digest import digests
-from harvester.checks.proof import prove
-from harvester.checks.status import status
 from harvester.csv_import import upgrading
 from harvester.csv_import.sources import Whole
 from harvester.errors import ArchiveDamaged
@@ -34,6 +31,9 @@ from harvester.storage.store import LocalStore
 from harvester.storage.torn import noted
 from harvester.storage.writer import writer
 from harvester.times import Range
+from harvester.verify.digest import digests
+from harvester.verify.proof import prove
+from harvester.verify.status import status
 
 __all__ = ["started"]
 

@@ -13,10 +13,10 @@ import tapes
 from exchange import expected
 from test_candles import PAIR, cut, hold
 
-from harvester.checks.digest import Digest, digests
 from harvester.storage.archive import Archive
 from harvester.storage.writer import writer
 from harvester.times import Range, parse_moment, span
+from harvester.verify.digest import Digest, digests
 
 ROWS = expected(tapes.market(tapes.sparse(400)))
 SIDES = {None: 0, "buy": 1, "sell": 2}

@@ -19,15 +19,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_candles import hold
 
-from harvester.checks.intervals import compare_interval
-from harvester.checks.ours import Asker
-from harvester.checks.report import IntervalReport
-from harvester.checks.side_by_side import compare_blocks
 from harvester.csv_import.ohlcvt import read_candles
 from harvester.csv_import.sources import Whole, find
 from harvester.kraken.candles import Candle
 from harvester.storage.archive import Archive
 from harvester.times import Range
+from harvester.verify.intervals import compare_interval
+from harvester.verify.ours import Asker
+from harvester.verify.report import IntervalReport
+from harvester.verify.side_by_side import compare_blocks
 
 MINUTE = 60 * 10**9
 FIRST = 28_532_160  # Minutes since the epoch: 2024-04-01.

@@ -14,9 +14,9 @@ import pytest
 from test_against_csv import MINUTE, ROWS, held, lines, only, report, run, text
 from test_candles import hold
 
-from harvester.checks.report import IntervalReport
 from harvester.storage.archive import Archive
 from harvester.times import Range
+from harvester.verify.report import IntervalReport
 
 OPENS_S = 1_617_148_800
 OPENS = OPENS_S * 10**9

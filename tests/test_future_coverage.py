@@ -16,10 +16,6 @@ from crawling import Crawl, strangers, tape_of
 from exchange import SECOND_NS, Clock, Exchange, Market, expected
 from wrong_clock import DAY_NS, MARKET, NOW_NS, SETTLED_NS, TRADES, Lying, all_settled
 
-from harvester.checks.repair import Repairer
-from harvester.checks.report import RepairReport
-from harvester.checks.status import status
-from harvester.checks.verify import verify
 from harvester.cli import cli
 from harvester.config import load
 from harvester.download.backfill import begin
@@ -30,6 +26,10 @@ from harvester.kraken.client import Client
 from harvester.storage.archive import Archive
 from harvester.storage.writer import Writer
 from harvester.times import END_OF_TIME, Range, show
+from harvester.verify.repair import Repairer
+from harvester.verify.report import RepairReport
+from harvester.verify.status import status
+from harvester.verify.verify import verify
 
 YEAR_NS = 365 * DAY_NS
 # The wrong clock's moment lies four days before now; what is traded since is what it hides.

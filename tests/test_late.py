@@ -13,9 +13,9 @@ import tapes
 from crawling import Crawl, serve, strangers, tape_of
 from exchange import SECOND_NS, Clock, Exchange, Faults, Market, Tape, expected
 
-from harvester.checks.verify import verify
 from harvester.storage.archive import Archive
 from harvester.times import show
+from harvester.verify.verify import verify
 
 TRADES = tapes.xbtusd_like(1_700, 91, first_id=1)
 MARKET = tapes.market(TRADES)

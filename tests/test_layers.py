@@ -19,7 +19,7 @@ ROOMS = (
     "__init__",
     "api",
     "upkeep",
-    "checks",
+    "verify",
     "csv_import",
     "mirror",
     "charts",

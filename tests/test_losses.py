@@ -13,8 +13,6 @@ from exchange import Clock, Faults, Market, Trade, expected
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harvester.checks.status import status
-from harvester.checks.verify import verify
 from harvester.columns import ROWS, no_rows
 from harvester.download import beginning, tape
 from harvester.download.events import Outcome
@@ -22,6 +20,8 @@ from harvester.storage.archive import Archive
 from harvester.storage.footers import Footer
 from harvester.storage.writer import writer
 from harvester.times import END_OF_TIME, Range
+from harvester.verify.status import status
+from harvester.verify.verify import verify
 
 LIES = ["first_rows", "last_rows", "later", "newest", "empty", "stale", "older"]
 SECOND_NS = 1_000_000_000

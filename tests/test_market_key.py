@@ -15,7 +15,6 @@ from exchange import Clock, Exchange, Market
 from nightly import DAY_NS, FIRST_NS, OPTIONS, Nights, until
 
 from harvester import config
-from harvester.checks.verify import verify
 from harvester.columns import no_rows
 from harvester.download.backfill import backfill
 from harvester.download.events import Outcome
@@ -31,6 +30,7 @@ from harvester.storage.writer import writer
 from harvester.times import END_OF_TIME, Range
 from harvester.upkeep.targets import Market as Known
 from harvester.upkeep.targets import targets
+from harvester.verify.verify import verify
 
 
 def luna(key: str, seed: int, days: int = 3, **fields: Any) -> Market:

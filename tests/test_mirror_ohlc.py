@@ -15,14 +15,14 @@ from exchange import INTERVALS_MIN, Clock, Market, Shelf, ohlc_rows
 from test_mirror import PLAIN, T0, archive_of, commit, errors, get, rows_of
 
 import harvester
-from harvester.checks.against_exchange import Comparer
-from harvester.checks.report import ExchangeReport
 from harvester.kraken.client import Client
 from harvester.mirror.app import app
 from harvester.mirror.made import END_NS, MADE_PAIR, made_archive, made_tape
 from harvester.mirror.ohlc import ohlc_rows as candles_of
 from harvester.storage.archive import Archive
 from harvester.times import DAY, Range
+from harvester.verify.against_exchange import Comparer
+from harvester.verify.report import ExchangeReport
 
 MARKETS = {
     "busy": tapes.market(tapes.xbtusd_like(3_000, 61)),

@@ -14,10 +14,10 @@ from exchange import Clock, Exchange
 from nightly import DAY_NS, FIRST_NS, Nights, daily, jump_ahead, states, until
 from victims import ended, wait_for
 
-from harvester.checks.verify import verify
 from harvester.download.events import Event, Outcome
 from harvester.storage.archive import Archive
 from harvester.storage.writer import writer
+from harvester.verify.verify import verify
 
 C, COMPLETE = "complete", {"XBTUSD": "complete", "ETHEUR": "complete"}
 XDG, SOL = {"XDGUSD": C}, {"SOLEUR": C}

@@ -32,9 +32,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_crawl_kills import dying, is_dead
 
-from harvester.checks.repair import Repairer
-from harvester.checks.report import PairReport, RepairReport
-from harvester.checks.verify import verify
 from harvester.cli import cli
 from harvester.config import load
 from harvester.download.backfill import begin
@@ -48,6 +45,9 @@ from harvester.storage.locks import held
 from harvester.storage.schema import WRITER_OPTIONS
 from harvester.storage.writer import writer
 from harvester.times import Range
+from harvester.verify.repair import Repairer
+from harvester.verify.report import PairReport, RepairReport
+from harvester.verify.verify import verify
 
 TAPE = list(expected(MARKET))
 NOWHERE = "http://127.0.0.1:9"

@@ -9,10 +9,10 @@ import tapes
 from crawling import Crawl, serve, tape_of
 from exchange import Clock, Exchange, Faults, Market, Trade, expected
 
-from harvester.checks.verify import verify
 from harvester.download.tape import Tape
 from harvester.storage.archive import Archive
 from harvester.times import END_OF_TIME, Range
+from harvester.verify.verify import verify
 
 TRADES = tapes.xbtusd_like(3_000, 81)
 MARKET = tapes.market(TRADES)

@@ -23,8 +23,8 @@ from test_against_exchange import (
     verify,
 )
 
-from harvester.checks.report import ExchangeReport, IntervalReport
 from harvester.storage.archive import Archive
+from harvester.verify.report import ExchangeReport, IntervalReport
 
 AGREES = ("asked again: the second answer agrees",)
 DIFFERS = ("asked again: the second answer differs",)

@@ -9,8 +9,6 @@ import pytest
 from rich.console import Console
 from test_archive import put, tape
 
-from harvester.checks import status as module
-from harvester.checks.status import PairStatus, status
 from harvester.cli import output
 from harvester.cli.coverage import ASCII, BLOCKS, month_bars, year_bar, years
 from harvester.cli.holdings import Look, age, remarks, text
@@ -19,6 +17,8 @@ from harvester.storage import gists, state
 from harvester.storage.archive import Archive
 from harvester.storage.gists import Gist, Gists
 from harvester.times import DAY, SECOND, Range
+from harvester.verify import status as module
+from harvester.verify.status import PairStatus, status
 
 PAIR = "XBTUSD"
 YEAR_2020 = 1_577_836_800 * SECOND

@@ -14,12 +14,12 @@ from crawling import Crawl, serve, tape_of
 from exchange import expected
 
 import harvester
-from harvester.checks.status import status
-from harvester.checks.verify import verify
 from harvester.errors import ArchiveDamaged, ArchiveUnwritable
 from harvester.storage.archive import Archive
 from harvester.storage.store import LocalStore
 from harvester.storage.writer import writer
+from harvester.verify.status import status
+from harvester.verify.verify import verify
 
 PAIR = "XBTUSD"
 MARKET = tapes.market(tapes.new_years(5))

@@ -17,13 +17,13 @@ from crawling import Crawl, serve
 from exchange import Market
 from harms import span_text
 
-from harvester.checks.verify import verify
 from harvester.query.rollups import parse_levels, roll_up
 from harvester.storage.archive import Archive
 from harvester.storage.rollups import PARTIALS
 from harvester.storage.schema import WRITER_OPTIONS
 from harvester.storage.writer import writer
 from harvester.times import Range
+from harvester.verify.verify import verify
 
 TRADES = tapes.xbtusd_like(4_000, 71)
 CUTS = [TRADES[i].true_ns for i in (1_000, 2_000, 3_000)]

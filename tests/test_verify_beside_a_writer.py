@@ -14,14 +14,14 @@ from test_against_exchange import interval
 from test_bulk_upgrade import PAIR, TRADES, started
 from test_bulk_upgrade_damage import without_a_row
 
-from harvester.checks.digest import digests
-from harvester.checks.ours import Asker
-from harvester.checks.report import IntervalReport
-from harvester.checks.verify import verify
 from harvester.storage.archive import Archive
 from harvester.storage.segments import Segment
 from harvester.storage.writer import writer
 from harvester.times import DAY, Range
+from harvester.verify.digest import digests
+from harvester.verify.ours import Asker
+from harvester.verify.report import IntervalReport
+from harvester.verify.verify import verify
 
 __all__ = ["started"]
 

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 from harvester.api.html import show_archive
 from harvester.api.opened import Opened
 from harvester.arguments import check_types
-from harvester.checks.status import PairStatus, status
 from harvester.download.names import resolve_named
 from harvester.times import Range
+from harvester.verify.status import PairStatus, status
 
 if TYPE_CHECKING:
-    from harvester.checks.report import PairReport
+    from harvester.verify.report import PairReport
 
 
 class Holding(Opened):
@@ -104,7 +104,7 @@ class Holding(Opened):
             >>> report.rows, report.faults
             (20000, [])
         """
-        from harvester.checks.proof import prove
+        from harvester.verify.proof import prove
 
         self._check_open()
         names = [resolve_named(self._disk, name) for name in pairs] or self._disk.to_verify()

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from html import escape
 
-from harvester.checks.status import PairStatus
 from harvester.query.showing import FAINT, table
 from harvester.times import DAY, Range, overlap, show, year_end, year_of
+from harvester.verify.status import PairStatus
 
 WIDTH, HEIGHT = 300, 14
 LEAST = 1.5

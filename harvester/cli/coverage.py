@@ -7,8 +7,8 @@ from datetime import UTC, datetime
 from itertools import pairwise
 from typing import NamedTuple
 
-from harvester.checks.status import PairStatus
 from harvester.times import BEGINNING_NS, SECOND, Range, overlap, year_of
+from harvester.verify.status import PairStatus
 
 
 class Marks(NamedTuple):

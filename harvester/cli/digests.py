@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 
-from harvester.checks.digest import Digest, digests
 from harvester.cli import output
 from harvester.cli.options import Common
 from harvester.cli.progress import display
@@ -13,6 +12,7 @@ from harvester.download.names import resolve_held
 from harvester.storage.future import check_not_in_future
 from harvester.storage.torn import check_not_torn
 from harvester.times import parse_moment, span
+from harvester.verify.digest import Digest, digests
 
 
 def tell_digests(

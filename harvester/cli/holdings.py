@@ -7,12 +7,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import Any, NamedTuple
 
-from harvester.checks.status import PairStatus, status
 from harvester.cli import output
 from harvester.cli.coverage import ASCII, BLOCKS, Marks, month_bars, year_bar, years
 from harvester.cli.options import Common
 from harvester.errors import gravest
 from harvester.times import show
+from harvester.verify.status import PairStatus, status
 
 MOST_DETAILED = 3
 """So many pairs have their coverage shown month by month."""

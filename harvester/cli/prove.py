@@ -12,9 +12,9 @@ from harvester.cli import output
 from harvester.cli.options import Common, common, settings_of
 
 if TYPE_CHECKING:
-    from harvester.checks.report import CsvReport, PairReport, RepairReport
     from harvester.cli.proving import Compared
     from harvester.storage.archive import Archive
+    from harvester.verify.report import CsvReport, PairReport, RepairReport
 
 
 @click.command(short_help="Prove or disprove what is held.")
@@ -94,9 +94,9 @@ def _proved(
     common_: Common, archive: Archive, names: Sequence[str], *, as_json: bool
 ) -> list[PairReport]:
     """Each pair verified, and told as it is done."""
-    from harvester.checks.proof import prove
     from harvester.cli.progress import display
     from harvester.download.events import Begun, Step
+    from harvester.verify.proof import prove
 
     reports = []
     with display(quiet=common_.quiet, log_json=common_.log_json) as shown:

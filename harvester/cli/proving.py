@@ -7,8 +7,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import Any, NamedTuple
 
-from harvester.checks.against_exchange import Comparer
-from harvester.checks.report import Comparison, ExchangeReport, IntervalReport
 from harvester.cli import output
 from harvester.cli.crawling import show_warnings
 from harvester.cli.options import Common
@@ -20,6 +18,8 @@ from harvester.kraken.candles import WEEK_MIN
 from harvester.kraken.client import Client
 from harvester.kraken.pairs import Pair
 from harvester.storage.archive import Archive
+from harvester.verify.against_exchange import Comparer
+from harvester.verify.report import Comparison, ExchangeReport, IntervalReport
 
 STEPS = "answers and comparisons"
 

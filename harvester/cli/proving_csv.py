@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from harvester.checks.against_csv import Chosen, choose, compare
-from harvester.checks.report import CsvReport
 from harvester.cli import output
 from harvester.cli.options import Common
 from harvester.cli.progress import display
@@ -17,6 +15,8 @@ from harvester.download.names import known_pairs
 from harvester.errors import ArchiveIncomplete, gravest
 from harvester.kraken.pairs import Pair
 from harvester.storage.archive import Archive
+from harvester.verify.against_csv import Chosen, choose, compare
+from harvester.verify.report import CsvReport
 
 MOST_SHOWN = 8
 

@@ -5,9 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 
-from harvester.checks.digest import digests
-from harvester.checks.repair import Repairer
-from harvester.checks.report import Moved, PairReport, RepairReport
 from harvester.cli import output
 from harvester.cli.crawling import heed_signals, show_warnings
 from harvester.cli.options import Common
@@ -19,6 +16,9 @@ from harvester.download.stop import Stop
 from harvester.kraken.client import Client
 from harvester.storage.archive import Archive
 from harvester.upkeep.recording import Recording, recorded
+from harvester.verify.digest import digests
+from harvester.verify.repair import Repairer
+from harvester.verify.report import Moved, PairReport, RepairReport
 
 Show = Callable[[PairReport], None]
 

@@ -22,8 +22,8 @@ from harvester.upkeep.processes import ticks_of
 from harvester.upkeep.records import FOLDER, PairResult, Record, paths
 
 if TYPE_CHECKING:
-    from harvester.checks.report import RepairReport
     from harvester.csv_import.reports import Report
+    from harvester.verify.report import RepairReport
 
 LOCK = "_runs"
 MOST_KEPT = 1000

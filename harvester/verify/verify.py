@@ -8,9 +8,6 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import NamedTuple
 
-from harvester.checks.files import Findings, check_segment
-from harvester.checks.ids import check_ids
-from harvester.checks.report import Fault, PairReport
 from harvester.errors import ArchiveDamaged
 from harvester.storage.archive import LISTINGS, Archive
 from harvester.storage.future import ending_in_future, fault_of, without_future
@@ -18,6 +15,9 @@ from harvester.storage.rollups import RollUp
 from harvester.storage.segments import Segment
 from harvester.storage.torn import path_of_note, torn
 from harvester.times import Range, missing
+from harvester.verify.files import Findings, check_segment
+from harvester.verify.ids import check_ids
+from harvester.verify.report import Fault, PairReport
 
 Progress = Callable[[str, int, int], None]
 """Told a pair, its files checked and its files in all."""

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, NamedTuple
 
-from harvester.checks.digest import Digest
 from harvester.errors import ArchiveDamaged, ArchiveIncomplete, HarvesterError, gravest
 from harvester.times import Range, show
+from harvester.verify.digest import Digest
 
 
 class Fault(NamedTuple):

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from harvester.checks.digest import digests
-from harvester.checks.report import PairReport
-from harvester.checks.verify import verify
 from harvester.errors import ArchiveDamaged
 from harvester.storage.archive import LISTINGS, Archive, listed_again
 from harvester.storage.segments import Segment
 from harvester.storage.torn import Together, noted
+from harvester.verify.digest import digests
+from harvester.verify.report import PairReport
+from harvester.verify.verify import verify
 
 Progress = Callable[[str, int, int, str], None]
 """Told a pair, how much of it is done, of how much, and what is counted: files, then months."""

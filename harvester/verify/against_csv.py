@@ -5,10 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
-from harvester.checks.ours import Asker
-from harvester.checks.report import CsvReport, FileReport, IntervalReport
-from harvester.checks.side_by_side import compare_blocks
-from harvester.checks.steady import steady
 from harvester.csv_import.names import CandleFile, candle_file
 from harvester.csv_import.ohlcvt import Block, read_candles
 from harvester.csv_import.sources import Member
@@ -17,6 +13,10 @@ from harvester.kraken.pairs import Names, Pair
 from harvester.query.engine import MEMORY_LIMIT
 from harvester.storage.archive import Archive
 from harvester.times import Range
+from harvester.verify.ours import Asker
+from harvester.verify.report import CsvReport, FileReport, IntervalReport
+from harvester.verify.side_by_side import compare_blocks
+from harvester.verify.steady import steady
 
 Progress = Callable[[int, int], None]
 """Told how many bytes are done, and how many there are."""

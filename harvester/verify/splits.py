@@ -14,8 +14,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
-from harvester.checks.ours import Edges
 from harvester.kraken.candles import Candle
+from harvester.verify.ours import Edges
 
 IsEqual = Callable[[Candle | None, Candle | None], bool]
 """Tells whether our candle is the exchange's."""

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from harvester.checks.ours import Asker, Edges, Held
-from harvester.checks.report import IntervalReport
-from harvester.checks.steady import steady
-from harvester.checks.tally import Tally
 from harvester.kraken.candles import Candle
 from harvester.times import Range, covers
+from harvester.verify.ours import Asker, Edges, Held
+from harvester.verify.report import IntervalReport
+from harvester.verify.steady import steady
+from harvester.verify.tally import Tally
 
 RUNNING = "running"
 BEFORE = "before what is held"

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from harvester.checks.files import Findings, Skip
-from harvester.checks.report import Fault, PairReport
 from harvester.storage.footers import Footer
 from harvester.storage.skips import BEGINNING, Edge, across_file
 from harvester.times import Range
+from harvester.verify.files import Findings, Skip
+from harvester.verify.report import Fault, PairReport
 
 MOST_SAID = 20
 """Places where ids skip are told one by one up to so many."""

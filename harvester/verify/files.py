@@ -9,7 +9,6 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from harvester.checks.rollups import RollUps
 from harvester.columns import Int64s, decimal_words, times, trade_ids
 from harvester.errors import ArchiveDamaged
 from harvester.storage.archive import Archive
@@ -19,6 +18,7 @@ from harvester.storage.schema import TRADES, RowsChecksum, ties
 from harvester.storage.segments import READ_ROWS, Segment, footer_in, opened, path_of
 from harvester.storage.skips import Edge, find_gaps
 from harvester.times import Range
+from harvester.verify.rollups import RollUps
 
 
 class Skip(NamedTuple):

@@ -6,10 +6,6 @@ import asyncio
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 
-from harvester.checks.intervals import compare_interval
-from harvester.checks.ours import Asker
-from harvester.checks.report import ExchangeReport, IntervalReport
-from harvester.checks.values import decimals_of
 from harvester.download.names import refresh_pairs
 from harvester.errors import ExchangeError, ExchangeRefused
 from harvester.kraken.candles import INTERVALS_MIN, Candle
@@ -17,6 +13,10 @@ from harvester.kraken.client import Client
 from harvester.kraken.pairs import Pair
 from harvester.query.engine import MEMORY_LIMIT
 from harvester.storage.archive import Archive
+from harvester.verify.intervals import compare_interval
+from harvester.verify.ours import Asker
+from harvester.verify.report import ExchangeReport, IntervalReport
+from harvester.verify.values import decimals_of
 
 
 class _Steps:

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Sequence
 
-from harvester.checks.ours import Asker, Edges
-from harvester.checks.report import Difference, IntervalReport
-from harvester.checks.splits import Choice, Sides, Splits
-from harvester.checks.values import shortened_prices, shown, wrong_values
 from harvester.errors import ArchiveDamaged
 from harvester.kraken.candles import VALUES, Candle
 from harvester.times import UNITS_NS
+from harvester.verify.ours import Asker, Edges
+from harvester.verify.report import Difference, IntervalReport
+from harvester.verify.splits import Choice, Sides, Splits
+from harvester.verify.values import shortened_prices, shown, wrong_values
 
 MOST_LISTED = 20
 """Differences are listed up to so many for each length of candles."""

@@ -15,16 +15,16 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from harvester.checks.intervals import AFTER, BEFORE, HOLE
-from harvester.checks.ours import Asker, Edges
-from harvester.checks.report import IntervalReport
-from harvester.checks.tally import Tally
-from harvester.checks.values import is_float_rounded
 from harvester.columns import Int64s, times
 from harvester.csv_import.ohlcvt import COLUMNS, ROWS, Block
 from harvester.csv_import.sources import Whole
 from harvester.kraken.candles import Candle
 from harvester.times import END_OF_TIME, SECOND, UNITS_NS, Range
+from harvester.verify.intervals import AFTER, BEFORE, HOLE
+from harvester.verify.ours import Asker, Edges
+from harvester.verify.report import IntervalReport
+from harvester.verify.tally import Tally
+from harvester.verify.values import is_float_rounded
 
 VALUES = COLUMNS[1:]
 _NOT_VOLUME = [name for name in VALUES if name != "volume"]

@@ -6,9 +6,6 @@ import asyncio
 from collections import Counter
 from collections.abc import Callable, Sequence
 
-from harvester.checks.broken import Broken, Files, judge, spans_known
-from harvester.checks.report import Moved, PairReport, RepairReport
-from harvester.checks.verify import verify
 from harvester.download.backfill import fill
 from harvester.download.endings import error_of
 from harvester.download.names import known_pairs, refresh_pairs
@@ -21,6 +18,9 @@ from harvester.storage.quarantine import Note
 from harvester.storage.segments import Segment
 from harvester.storage.writer import Writer, writer
 from harvester.times import Range, hull, missing, union
+from harvester.verify.broken import Broken, Files, judge, spans_known
+from harvester.verify.report import Moved, PairReport, RepairReport
+from harvester.verify.verify import verify
 
 ROUNDS = 3
 """What was fetched may show that a file beside it is wrong, too; so often that is followed."""

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from harvester.checks.report import IntervalReport
 from harvester.errors import ArchiveDamaged
 from harvester.storage.archive import Archive
+from harvester.verify.report import IntervalReport
 
 MOST_TURNS = 3
 """So often candles are compared while files are replaced under them; what then differs is told."""
