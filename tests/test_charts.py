@@ -24,10 +24,10 @@ from harvester.charts.coarser import LADDER, MOST_CANDLES, drawable, length_ns
 from harvester.charts.wording import digits, plain
 from harvester.errors import ArchiveUnwritable, NothingHeld, UsageError
 from harvester.kraken.pairs import Pair
-from harvester.mirror.made import made_archive
 from harvester.query.chunks import most_candles
 from harvester.query.question import Question
 from harvester.query.session import Session
+from harvester.server.made import made_archive
 from harvester.storage.archive import Archive as Disk
 from harvester.storage.writer import keep_pairs, writer
 from harvester.times import DAY, END_OF_TIME, Range, parse_interval

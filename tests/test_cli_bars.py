@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from harvester.mirror.made import made_archive
+from harvester.server.made import made_archive
 
 HARVESTER = [sys.executable, "-c", "from harvester.cli import main; main()"]
 

@@ -24,10 +24,10 @@ from harvester.errors import HarvesterError, UsageError
 from harvester.kraken.client import Client
 from harvester.kraken.pages import decode_page
 from harvester.kraken.pairs import Pair
-from harvester.mirror.app import app
-from harvester.mirror.made import END_NS, MADE_PAIR, made_archive, made_tape
-from harvester.mirror.server import serving
-from harvester.mirror.tape import Shelf, Tape
+from harvester.server.app import app
+from harvester.server.made import END_NS, MADE_PAIR, made_archive, made_tape
+from harvester.server.server import serving
+from harvester.server.tape import Shelf, Tape
 from harvester.storage.archive import Archive
 from harvester.storage.footers import Footer
 from harvester.storage.schema import ROW_GROUP_ROWS, RowsChecksum

@@ -16,9 +16,9 @@ from test_mirror import PLAIN, T0, archive_of, commit, errors, get, rows_of
 
 import harvester
 from harvester.kraken.client import Client
-from harvester.mirror.app import app
-from harvester.mirror.made import END_NS, MADE_PAIR, made_archive, made_tape
-from harvester.mirror.ohlc import ohlc_rows as candles_of
+from harvester.server.app import app
+from harvester.server.made import END_NS, MADE_PAIR, made_archive, made_tape
+from harvester.server.ohlc import ohlc_rows as candles_of
 from harvester.storage.archive import Archive
 from harvester.times import DAY, Range
 from harvester.verify.against_exchange import Comparer

@@ -15,8 +15,8 @@ from harvester.errors import UnknownPair
 from harvester.kraken.candles import INTERVALS_MIN
 from harvester.kraken.pages import PAGE_ROWS
 from harvester.kraken.pairs import UNKNOWN, Pair, resolve
-from harvester.mirror.ohlc import candles
-from harvester.mirror.tape import LISTED_FOR_S, Clock, Shelf, Tape
+from harvester.server.ohlc import candles
+from harvester.server.tape import LISTED_FOR_S, Clock, Shelf, Tape
 from harvester.storage import state
 from harvester.storage.archive import Archive
 from harvester.times import END_OF_TIME, SECOND, UNITS_NS, Range

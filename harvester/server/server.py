@@ -10,7 +10,7 @@ from contextlib import contextmanager
 import uvicorn
 
 from harvester.errors import HarvesterError
-from harvester.mirror.app import app
+from harvester.server.app import app
 from harvester.storage.archive import Archive
 
 GRACE_S = 2

@@ -17,8 +17,8 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from harvester.errors import HarvesterError, UnknownPair
-from harvester.mirror.answers import Answers, Invalid, NotCovered, Question
-from harvester.mirror.tape import Clock
+from harvester.server.answers import Answers, Invalid, NotCovered, Question
+from harvester.server.tape import Clock
 from harvester.storage.archive import Archive
 
 

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from harvester.columns import joined, times
 from harvester.errors import ArchiveDamaged
-from harvester.mirror.rendering import Rendered, render
+from harvester.server.rendering import Rendered, render
 from harvester.storage.archive import LISTINGS, Archive, Piece
 from harvester.storage.segments import Segment, read_batches
 from harvester.times import Range, missing
