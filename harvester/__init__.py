@@ -50,9 +50,9 @@ if TYPE_CHECKING:
     from harvester.charts.chart import Chart
     from harvester.download.events import Outcome
     from harvester.kraken.pairs import Pair
+    from harvester.operations.refreshed import Refresh
     from harvester.query.result import Result
     from harvester.times import Range
-    from harvester.upkeep.refreshed import Refresh
     from harvester.verify.report import PairReport
     from harvester.verify.status import PairStatus
 
@@ -112,7 +112,7 @@ _LAZY = {
     "Outcome": "harvester.download.events",
     "Pair": "harvester.kraken.pairs",
     "Range": "harvester.times",
-    "Refresh": "harvester.upkeep.refreshed",
+    "Refresh": "harvester.operations.refreshed",
 }
 """Where names live whose modules import what is heavy."""
 

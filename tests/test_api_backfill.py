@@ -27,9 +27,9 @@ from harvester.errors import (
     UsageError,
     ValueDoesNotFit,
 )
+from harvester.operations.records import last
 from harvester.storage.archive import Archive as Disk
 from harvester.storage.writer import writer
-from harvester.upkeep.records import last
 
 MARKET = tapes.market(tapes.xbtusd_like(5_000, 61), wsname="XBT/USD")
 TAPE = list(expected(MARKET))

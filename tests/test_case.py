@@ -23,13 +23,13 @@ from harvester.download.names import Choice, Name, choose, known_pairs, resolve_
 from harvester.errors import AmbiguousPair, ArchiveUnwritable, NothingHeld
 from harvester.kraken.client import Client
 from harvester.kraken.pairs import Pair, spellings
+from harvester.operations.targets import Market as Known
+from harvester.operations.targets import targets
 from harvester.query.database import write_database
 from harvester.server.answers import Answers
 from harvester.storage import case
 from harvester.storage.archive import Archive
 from harvester.storage.writer import writer
-from harvester.upkeep.targets import Market as Known
-from harvester.upkeep.targets import targets
 
 TOKEN = Market("AAPLxUSD", "AAPLxUSD", "AAPLx/USD", "AAPLx", trades=tapes.xbtusd_like(30, 1))
 COIN = Market("AAPLXUSD", "XAAPLXZUSD", "AAPLX/USD", "AAPLX", trades=tapes.xbtusd_like(50, 2))

@@ -18,7 +18,7 @@ ROOMS = (
     "cli",
     "__init__",
     "api",
-    "upkeep",
+    "operations",
     "verify",
     "csv_import",
     "server",

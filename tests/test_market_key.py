@@ -24,12 +24,12 @@ from harvester.download.stop import Stop
 from harvester.errors import MarketChanged
 from harvester.kraken.client import Client
 from harvester.kraken.pairs import Pair
+from harvester.operations.targets import Market as Known
+from harvester.operations.targets import targets
 from harvester.storage.archive import Archive
 from harvester.storage.footers import Footer
 from harvester.storage.writer import writer
 from harvester.times import END_OF_TIME, Range
-from harvester.upkeep.targets import Market as Known
-from harvester.upkeep.targets import targets
 from harvester.verify.verify import verify
 
 

@@ -16,11 +16,11 @@ from harvester import __version__, config
 from harvester.cli.runs import table
 from harvester.download.events import Outcome
 from harvester.errors import ArchiveUnwritable, ExchangeUnreachable
+from harvester.operations import recording
+from harvester.operations.recording import recorded
+from harvester.operations.records import PairResult, Record, last
 from harvester.storage.archive import Archive
 from harvester.times import Range
-from harvester.upkeep import recording
-from harvester.upkeep.recording import recorded
-from harvester.upkeep.records import PairResult, Record, last
 
 OUTCOMES = [
     Outcome("XBTUSD", 5_000, 8, Range(0, 7), [], None),
@@ -125,7 +125,7 @@ KILLED = """
 import os, signal, sys
 from harvester import config
 from harvester.storage.archive import Archive
-from harvester.upkeep.recording import recorded
+from harvester.operations.recording import recorded
 with recorded(Archive(sys.argv[1]), "backfill", {}, config.load(environment={}), print):
     os.kill(os.getpid(), signal.SIGKILL)
 """

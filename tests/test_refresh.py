@@ -23,12 +23,12 @@ from harvester.download.events import Event, Outcome, PageRead
 from harvester.download.stop import Stop
 from harvester.errors import NothingHeld
 from harvester.kraken.pairs import Pair
+from harvester.operations import refresh as module
+from harvester.operations.targets import Market as Known
+from harvester.operations.targets import targets
 from harvester.storage.archive import Archive
 from harvester.storage.locks import held
 from harvester.times import Range
-from harvester.upkeep import refresh as module
-from harvester.upkeep.targets import Market as Known
-from harvester.upkeep.targets import targets
 
 XBT, ETH = daily("XBTUSD", 100, 12), daily("ETHEUR", 40, 12, 2)
 

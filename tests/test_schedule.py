@@ -15,10 +15,10 @@ from pathlib import Path
 import pytest
 
 from harvester.errors import BadTime, UsageError
-from harvester.upkeep.cron import cron
-from harvester.upkeep.launchd import launchd
-from harvester.upkeep.schedule import Night, parse_clock
-from harvester.upkeep.systemd import systemd
+from harvester.operations.cron import cron
+from harvester.operations.launchd import launchd
+from harvester.operations.schedule import Night, parse_clock
+from harvester.operations.systemd import systemd
 
 DATA = "/srv/market data"
 PLAIN = Night(

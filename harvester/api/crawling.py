@@ -20,11 +20,11 @@ from harvester.download.stop import Stop
 from harvester.errors import GRAVEST_FIRST, ArchiveHasHoles, ArchiveIncomplete
 from harvester.kraken.client import Client
 from harvester.kraken.pairs import Pair
+from harvester.operations.recording import Result, recorded
+from harvester.operations.refresh import refresh
+from harvester.operations.refreshed import Refresh
 from harvester.storage.archive import Archive
 from harvester.times import END_OF_TIME, Range, show
-from harvester.upkeep.recording import Result, recorded
-from harvester.upkeep.refresh import refresh
-from harvester.upkeep.refreshed import Refresh
 
 T = TypeVar("T")
 

@@ -21,9 +21,9 @@ from harvester.download.stop import Stop
 from harvester.errors import Interrupted
 from harvester.kraken.client import Client
 from harvester.kraken.pacing import PaceState
+from harvester.operations.recording import Recording, recorded
 from harvester.storage.archive import Archive
 from harvester.times import Range, parse_moment, span
-from harvester.upkeep.recording import Recording, recorded
 
 FILES_A_JOB = 4
 """A connection, a lock, a segment that is written, one that is read back."""

@@ -32,9 +32,9 @@ from harvester.errors import (
 )
 from harvester.kraken.client import Client
 from harvester.kraken.pairs import Pair, resolve
+from harvester.operations.recording import recorded
 from harvester.storage.archive import Archive
 from harvester.times import SECOND, parse_moment, show
-from harvester.upkeep.recording import recorded
 
 MOST_SHOWN = 20
 MOST_NAMED = 8

@@ -17,10 +17,10 @@ from harvester.cli.options import Common
 from harvester.config import Settings, file_in_force
 from harvester.errors import HarvesterError, UsageError
 from harvester.keys import PREFIX
-from harvester.upkeep.cron import cron
-from harvester.upkeep.launchd import launchd
-from harvester.upkeep.schedule import HOUR, Night, parse_clock
-from harvester.upkeep.systemd import systemd
+from harvester.operations.cron import cron
+from harvester.operations.launchd import launchd
+from harvester.operations.schedule import HOUR, Night, parse_clock
+from harvester.operations.systemd import systemd
 
 UNITS = {"cron": cron, "systemd": systemd, "launchd": launchd}
 WRITTEN = ("archive.path", "exchange.url")

@@ -18,11 +18,11 @@ from harvester.cli.options import Common
 from harvester.cli.progress import display
 from harvester.download.run import Watch
 from harvester.download.stop import Stop
+from harvester.operations.recording import recorded
+from harvester.operations.refresh import refresh
+from harvester.operations.refreshed import Refresh, Refreshed
 from harvester.storage.archive import Archive
 from harvester.times import SECOND, show
-from harvester.upkeep.recording import recorded
-from harvester.upkeep.refresh import refresh
-from harvester.upkeep.refreshed import Refresh, Refreshed
 
 HEADER = ["pair", "state", "added", "first", "last", "holes", "calls", "refused", "seconds"]
 MOST_NAMED = 5

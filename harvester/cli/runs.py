@@ -10,8 +10,8 @@ import msgspec
 
 from harvester.cli import output
 from harvester.cli.options import Common
+from harvester.operations.records import Record, last
 from harvester.untrusted import shortened
-from harvester.upkeep.records import Record, last
 
 HEADER = ["begun", "command", "ended", "took", "pairs", "trades", "calls", "refusals", "holes"]
 GOES_FIRST = ("pairs", "refusals", "took", "calls", "holes")

@@ -17,7 +17,7 @@ from harvester.errors import (
     Interrupted,
     UsageError,
 )
-from harvester.upkeep.schedule import AGAIN_AFTER_S, NICE, TRIES, Night, check_written
+from harvester.operations.schedule import AGAIN_AFTER_S, NICE, TRIES, Night, check_written
 
 SERVICE = "harvester.service"
 TIMER = "harvester.timer"

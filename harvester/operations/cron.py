@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 
 from harvester.errors import UsageError
-from harvester.upkeep.schedule import NICE, Night, check_written, trying
+from harvester.operations.schedule import NICE, Night, check_written, trying
 
 FILE = "harvester.cron"
 LONGEST = 998

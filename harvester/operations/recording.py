@@ -14,12 +14,12 @@ import msgspec
 from harvester.config import Settings
 from harvester.download.upgrades import Upgrade
 from harvester.errors import HarvesterError, Interrupted, gravest
+from harvester.operations.processes import ticks_of
+from harvester.operations.records import FOLDER, PairResult, Record, paths
 from harvester.storage.archive import Archive
 from harvester.storage.locks import held
 from harvester.times import SECOND, Range, show
 from harvester.untrusted import without_credentials
-from harvester.upkeep.processes import ticks_of
-from harvester.upkeep.records import FOLDER, PairResult, Record, paths
 
 if TYPE_CHECKING:
     from harvester.csv_import.reports import Report

@@ -14,8 +14,8 @@ import msgspec
 
 from harvester import __version__
 from harvester.errors import BAD_JSON
+from harvester.operations.processes import is_alive, ticks_of
 from harvester.storage.archive import Archive
-from harvester.upkeep.processes import is_alive, ticks_of
 
 FOLDER = "runs"
 

@@ -29,14 +29,14 @@ from harvester.errors import (
 from harvester.kraken.client import Client
 from harvester.kraken.pacing import PaceState
 from harvester.kraken.pairs import Pair
+from harvester.operations.refreshed import Refresh, Refreshed, TimeIsUp
+from harvester.operations.targets import Market, Target, targets
 from harvester.storage.archive import Archive
 from harvester.storage.future import check_not_in_future
 from harvester.storage.locks import held
 from harvester.storage.torn import check_not_torn
 from harvester.storage.writer import writer
 from harvester.times import END_OF_TIME, Range
-from harvester.upkeep.refreshed import Refresh, Refreshed, TimeIsUp
-from harvester.upkeep.targets import Market, Target, targets
 
 LOCK = "_refresh"
 MAINTENANCE = "maintenance"
