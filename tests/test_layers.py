@@ -217,7 +217,7 @@ def test_an_import_for_types_alone_is_seen() -> None:
 
 
 def test_a_relative_import_is_seen() -> None:
-    assert list(uses("from ..archive import store", "harvester.kraken")) == [
+    assert list(uses("from ..storage import store", "harvester.kraken")) == [
         Use("harvester.storage.store", 1)
     ]
 
