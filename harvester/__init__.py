@@ -50,7 +50,7 @@ if TYPE_CHECKING:
     from harvester.charts.chart import Chart
     from harvester.download.events import Outcome
     from harvester.kraken.pairs import Pair
-    from harvester.operations.refreshed import Refresh
+    from harvester.operations.refresh import Refresh
     from harvester.query.result import Result
     from harvester.times import Range
     from harvester.verify.report import PairReport
@@ -112,7 +112,7 @@ _LAZY = {
     "Outcome": "harvester.download.events",
     "Pair": "harvester.kraken.pairs",
     "Range": "harvester.times",
-    "Refresh": "harvester.operations.refreshed",
+    "Refresh": "harvester.operations.refresh",
 }
 """Where names live whose modules import what is heavy."""
 

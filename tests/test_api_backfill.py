@@ -27,7 +27,7 @@ from harvester.errors import (
     UsageError,
     ValueDoesNotFit,
 )
-from harvester.operations.records import last
+from harvester.operations.run_log import last
 from harvester.storage.archive import Archive as Disk
 from harvester.storage.writer import writer
 

@@ -23,8 +23,8 @@ from harvester.download.names import Choice, Name, choose, known_pairs, resolve_
 from harvester.errors import AmbiguousPair, ArchiveUnwritable, NothingHeld
 from harvester.kraken.client import Client
 from harvester.kraken.pairs import Pair, spellings
-from harvester.operations.targets import Market as Known
-from harvester.operations.targets import targets
+from harvester.operations.refresh_pairs import Market as Known
+from harvester.operations.refresh_pairs import targets
 from harvester.query.database import write_database
 from harvester.server.answers import Answers
 from harvester.storage import case

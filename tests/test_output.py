@@ -22,7 +22,7 @@ from harvester.cli import formats, output
 from harvester.cli.bars import Bars
 from harvester.cli.runs import table
 from harvester.download.events import Imported, Noted, Waiting
-from harvester.operations.records import Record
+from harvester.operations.run_log import Record
 
 # A title, a cleared screen, C1, a direction, other line ends, a forged line.
 EVIL = "x\x1b]0;title\x07\x1b[2J\x9b1m\u202e\u2066\u2028\x85\r\x0b\nharvester: all is well\ty\x7f"

@@ -16,9 +16,8 @@ from harvester import __version__, config
 from harvester.cli.runs import table
 from harvester.download.events import Outcome
 from harvester.errors import ArchiveUnwritable, ExchangeUnreachable
-from harvester.operations import recording
-from harvester.operations.recording import recorded
-from harvester.operations.records import PairResult, Record, last
+from harvester.operations import run_log
+from harvester.operations.run_log import PairResult, Record, last, recorded
 from harvester.storage.archive import Archive
 from harvester.times import Range
 
@@ -125,7 +124,7 @@ KILLED = """
 import os, signal, sys
 from harvester import config
 from harvester.storage.archive import Archive
-from harvester.operations.recording import recorded
+from harvester.operations.run_log import recorded
 with recorded(Archive(sys.argv[1]), "backfill", {}, config.load(environment={}), print):
     os.kill(os.getpid(), signal.SIGKILL)
 """
@@ -186,7 +185,7 @@ def test_where_the_run_failed_the_record_is_not_complained_of(
 
 
 def test_old_records_are_pruned(archive: Archive, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(recording, "MOST_KEPT", 3)
+    monkeypatch.setattr(run_log, "MOST_KEPT", 3)
     for number in range(5):
         with recorded(archive, f"run {number}", {}, settings(), warned):
             pass

@@ -24,8 +24,8 @@ from harvester.download.stop import Stop
 from harvester.errors import NothingHeld
 from harvester.kraken.pairs import Pair
 from harvester.operations import refresh as module
-from harvester.operations.targets import Market as Known
-from harvester.operations.targets import targets
+from harvester.operations.refresh_pairs import Market as Known
+from harvester.operations.refresh_pairs import targets
 from harvester.storage.archive import Archive
 from harvester.storage.locks import held
 from harvester.times import Range

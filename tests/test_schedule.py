@@ -15,10 +15,7 @@ from pathlib import Path
 import pytest
 
 from harvester.errors import BadTime, UsageError
-from harvester.operations.cron import cron
-from harvester.operations.launchd import launchd
-from harvester.operations.schedule import Night, parse_clock
-from harvester.operations.systemd import systemd
+from harvester.operations.schedulers import Night, cron, launchd, parse_clock, systemd
 
 DATA = "/srv/market data"
 PLAIN = Night(

@@ -20,9 +20,8 @@ from harvester.download.stop import Stop
 from harvester.errors import GRAVEST_FIRST, ArchiveHasHoles, ArchiveIncomplete
 from harvester.kraken.client import Client
 from harvester.kraken.pairs import Pair
-from harvester.operations.recording import Result, recorded
-from harvester.operations.refresh import refresh
-from harvester.operations.refreshed import Refresh
+from harvester.operations.refresh import Refresh, refresh
+from harvester.operations.run_log import Result, recorded
 from harvester.storage.archive import Archive
 from harvester.times import END_OF_TIME, Range, show
 

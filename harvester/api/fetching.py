@@ -17,7 +17,7 @@ from harvester.times import Range
 if TYPE_CHECKING:
     from harvester.api.crawling import Crawl
     from harvester.download.events import Event, Outcome
-    from harvester.operations.refreshed import Refresh
+    from harvester.operations.refresh import Refresh
 
 
 class Fetching(Opened):

@@ -21,7 +21,7 @@ from harvester.download.stop import Stop
 from harvester.errors import Interrupted
 from harvester.kraken.client import Client
 from harvester.kraken.pacing import PaceState
-from harvester.operations.recording import Recording, recorded
+from harvester.operations.run_log import Recording, recorded
 from harvester.storage.archive import Archive
 from harvester.times import Range, parse_moment, span
 

@@ -17,10 +17,7 @@ from harvester.cli.options import Common
 from harvester.config import Settings, file_in_force
 from harvester.errors import HarvesterError, UsageError
 from harvester.keys import PREFIX
-from harvester.operations.cron import cron
-from harvester.operations.launchd import launchd
-from harvester.operations.schedule import HOUR, Night, parse_clock
-from harvester.operations.systemd import systemd
+from harvester.operations.schedulers import HOUR, Night, cron, launchd, parse_clock, systemd
 
 UNITS = {"cron": cron, "systemd": systemd, "launchd": launchd}
 WRITTEN = ("archive.path", "exchange.url")

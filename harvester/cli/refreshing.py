@@ -18,9 +18,8 @@ from harvester.cli.options import Common
 from harvester.cli.progress import display
 from harvester.download.run import Watch
 from harvester.download.stop import Stop
-from harvester.operations.recording import recorded
-from harvester.operations.refresh import refresh
-from harvester.operations.refreshed import Refresh, Refreshed
+from harvester.operations.refresh import Refresh, Refreshed, refresh
+from harvester.operations.run_log import recorded
 from harvester.storage.archive import Archive
 from harvester.times import SECOND, show
 

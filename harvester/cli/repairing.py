@@ -14,7 +14,7 @@ from harvester.download.events import Waiting
 from harvester.download.run import Watch
 from harvester.download.stop import Stop
 from harvester.kraken.client import Client
-from harvester.operations.recording import Recording, recorded
+from harvester.operations.run_log import Recording, recorded
 from harvester.storage.archive import Archive
 from harvester.verify.digest import digests
 from harvester.verify.repair import Repairer

@@ -10,7 +10,7 @@ import msgspec
 
 from harvester.cli import output
 from harvester.cli.options import Common
-from harvester.operations.records import Record, last
+from harvester.operations.run_log import Record, last
 from harvester.untrusted import shortened
 
 HEADER = ["begun", "command", "ended", "took", "pairs", "trades", "calls", "refusals", "holes"]

@@ -1,4 +1,4 @@
-"""Which pairs a refresh is for, and what the exchange calls them by now."""
+"""Choose the pairs of a refresh; find renamed and delisted pairs."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ import msgspec
 from harvester.download.names import renamed
 from harvester.errors import HarvesterError, MarketChanged, UnknownPair
 from harvester.kraken.pairs import Names, Pair, is_pattern, matching
+
+# --- targets --------------------------------------------------------------------------------------
 
 
 class Target(NamedTuple):

@@ -1,4 +1,4 @@
-"""Keeps the record of a run while it goes on."""
+"""Run log: one JSON file per run of a command, written while it runs."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ import os
 import socket
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
 
+from harvester import __version__
 from harvester.config import Settings
 from harvester.download.upgrades import Upgrade
-from harvester.errors import HarvesterError, Interrupted, gravest
-from harvester.operations.processes import ticks_of
-from harvester.operations.records import FOLDER, PairResult, Record, paths
+from harvester.errors import BAD_JSON, HarvesterError, Interrupted, gravest
 from harvester.storage.archive import Archive
 from harvester.storage.locks import held
 from harvester.times import SECOND, Range, show
@@ -24,6 +24,131 @@ from harvester.untrusted import without_credentials
 if TYPE_CHECKING:
     from harvester.csv_import.reports import Report
     from harvester.verify.report import RepairReport
+
+
+# --- processes ------------------------------------------------------------------------------------
+
+
+def is_alive(pid: int) -> bool:
+    """Whether a process of this number runs on this machine."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        # It is somebody else's.
+        return True
+    return True
+
+
+def ticks_of(pid: int) -> int | None:
+    """When a process started, where the system tells: on Linux."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_bytes()
+        # The name before it may hold anything, so fields count from its closing bracket.
+        return int(stat.rpartition(b")")[2].split()[19])
+    except (OSError, IndexError, ValueError):
+        return None
+
+
+# --- records --------------------------------------------------------------------------------------
+
+# It is written when the run begins and replaced whole when it ends, so a run that was killed is
+# seen as well. A record is only a record: that it can't be written stops nothing.
+
+FOLDER = "runs"
+
+
+class PairResult(msgspec.Struct):
+    """What a run came to for one pair."""
+
+    pair: str
+    exit_status: int
+    trades: int = 0
+    pages: int = 0
+    holes: int = 0
+    moved: int = 0
+    covered_through_ns: int | None = None
+    error: str | None = None
+    upgrade: dict[str, Any] | None = None
+
+
+class Record(msgspec.Struct):
+    """One run, as its file tells it. Moments are ISO 8601 in UTC.
+
+    Attributes:
+        id: the file's name without its ending; later runs sort behind earlier ones.
+        command: such as backfill.
+        state: `running` or `ended` in the file; `killed` where the process is gone without a word.
+        asked: what was asked for.
+        settings: those that matter to it.
+        ticks: when its process started, by the system's count: process ids are used again.
+        calls: made to the exchange, those that were refused as well.
+    """
+
+    id: str
+    command: str
+    begun: str
+    format: int = 1
+    state: str = "running"
+    version: str = __version__
+    host: str = ""
+    pid: int = 0
+    ticks: int | None = None
+    asked: dict[str, Any] = {}
+    settings: dict[str, Any] = {}
+    ended: str | None = None
+    exit_status: int | None = None
+    error: str | None = None
+    calls: int = 0
+    refusals: int = 0
+    pairs: list[PairResult] = []
+
+    @property
+    def trades(self) -> int:
+        """Of all pairs."""
+        return sum(one.trades for one in self.pairs)
+
+    @property
+    def holes(self) -> int:
+        """Of all pairs."""
+        return sum(one.holes for one in self.pairs)
+
+
+def last(archive: Archive, count: int) -> list[Record]:
+    """The last so many runs, the latest first; a file that can't be read is left out.
+
+    Raises:
+        ArchiveError: the folder can't be read.
+    """
+    found: list[Record] = []
+    for path in reversed(paths(archive)):
+        if len(found) == count:
+            break
+        with suppress(*BAD_JSON):
+            raw = archive.store.read(path)
+            if raw is not None:
+                found.append(_judged(msgspec.json.decode(raw, type=Record)))
+    return found
+
+
+def _judged(record: Record) -> Record:
+    """A record, with `killed` for a run that has not ended and whose process is gone."""
+    if record.state == "running" and record.host == socket.gethostname():
+        ticks = ticks_of(record.pid)
+        is_other = None not in (ticks, record.ticks) and ticks != record.ticks
+        if is_other or not is_alive(record.pid):
+            record.state = "killed"
+    return record
+
+
+def paths(archive: Archive) -> list[str]:
+    """All records, the oldest first."""
+    entries = archive.store.files(FOLDER)
+    return sorted(one.path for one in entries if one.path.endswith(".json"))
+
+
+# --- recording ------------------------------------------------------------------------------------
 
 LOCK = "_runs"
 MOST_KEPT = 1000
