@@ -24,11 +24,11 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from harvester.columns import ORDER_TYPES, PRICE, ROWS, SIDES, VOLUME
 from harvester.query.query import candle_batches, ohlc
 from harvester.query.question import Question
 from harvester.query.rollups import parse_levels, roll_up
 from harvester.query.ticks import ticks_sql
+from harvester.schema import ORDER_TYPES, PRICE, ROWS, SIDES, VOLUME
 from harvester.storage.archive import EVERYTHING, Archive
 from harvester.storage.footers import Footer
 from harvester.storage.writer import writer

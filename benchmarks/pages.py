@@ -26,7 +26,6 @@ import pyarrow.parquet as pq
 from crawl import AGENT, FULL_PAGE, stand_in
 
 from harvester import config
-from harvester.columns import joined, times
 from harvester.download.backfill import backfill
 from harvester.download.pages import Source
 from harvester.download.run import Watch, Wish
@@ -36,15 +35,17 @@ from harvester.download.tape import Tape
 from harvester.kraken.client import Client
 from harvester.kraken.pages import Page, decode_any_page, decode_page
 from harvester.kraken.pairs import Pair
-from harvester.storage.archive import Archive
-from harvester.storage.footers import Footer
-from harvester.storage.schema import (
+from harvester.schema import (
     ROW_GROUP_ROWS,
     TRADES,
     WRITER_OPTIONS,
     RowsChecksum,
+    joined,
+    times,
     trades_of,
 )
+from harvester.storage.archive import Archive
+from harvester.storage.footers import Footer
 from harvester.storage.writer import writer
 from harvester.times import END_OF_TIME, Range
 

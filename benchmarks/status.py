@@ -20,11 +20,11 @@ from statistics import median
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from harvester.schema import TRADES
 from harvester.storage.archive import Archive
 from harvester.storage.footers import Footer
 from harvester.storage.gists import PATH
 from harvester.storage.rollups import rollup_path, stage_rollup
-from harvester.storage.schema import TRADES
 from harvester.storage.segments import parse_path, path_of, stage_segment
 from harvester.times import Range, year_end
 from harvester.verify.status import status

@@ -19,10 +19,9 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from harvester.columns import ROWS
+from harvester.schema import ROW_GROUP_ROWS, ROWS, TRADES, WRITER_OPTIONS
 from harvester.storage.archive import Archive
 from harvester.storage.footers import Footer
-from harvester.storage.schema import ROW_GROUP_ROWS, TRADES, WRITER_OPTIONS
 from harvester.storage.writer import writer
 from harvester.times import Range
 

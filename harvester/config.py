@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from harvester.errors import BAD_JSON, BadSetting
-from harvester.keys import (
+from harvester.escaping import read_small_file, shortened, without_credentials
+from harvester.settings_keys import (
     FILE_VARIABLE,
     KEYS,
     PREFIX,
@@ -24,7 +25,6 @@ from harvester.keys import (
     check_section,
     check_variables,
 )
-from harvester.untrusted import read_small_file, shortened, without_credentials
 
 DEFAULT_FILE = "config.toml"
 HEAD = """\

@@ -1,38 +1,44 @@
-"""Everything that can go wrong, and the exit status each thing ends a command with.
+"""Exceptions of harvester and the exit status that each one ends a command with.
 
-    HarvesterError                  1
-     ├── UsageError                 2   what was typed is wrong
-     │    ├── BadTime
-     │    ├── BadInterval
-     │    ├── BadSetting
-     │    ├── BadQuery
-     │    ├── UnknownPair
-     │    │    └── AmbiguousPair
-     │    ├── NothingHeld
-     │    └── BadFile
-     │         └── DamagedFile
-     ├── ExchangeError              3   the exchange could not be reached, or refused
-     │    ├── ExchangeUnreachable
-     │    ├── ExchangeRefused
-     │    └── UnreadableAnswer
-     ├── ValueDoesNotFit            1   a trade that the format has no room for
-     ├── ArchiveError               1   this machine's disk
-     │    ├── ArchiveUnwritable
-     │    └── ArchiveTooNew
-     ├── ArchiveIncomplete          4   damaged, or with holes
-     │    ├── MarketChanged
-     │    ├── ArchiveDamaged
-     │    │    └── ImportIncomplete
-     │    └── ArchiveHasHoles
-     ├── ArchiveLocked              5   another run is writing
-     └── Interrupted              130   Ctrl-C or SIGTERM
-
-A message is one or two lines: what was given, what is wrong, what to do next.
+How the work on one pair of many ended is an error, too: see `error_of`.
 """
 
 from __future__ import annotations
 
+import traceback
+from collections.abc import Awaitable
 from typing import ClassVar
+
+# --- errors ---------------------------------------------------------------------------------------
+
+#     HarvesterError                  1
+#      ├── UsageError                 2   what was typed is wrong
+#      │    ├── BadTime
+#      │    ├── BadInterval
+#      │    ├── BadSetting
+#      │    ├── BadQuery
+#      │    ├── UnknownPair
+#      │    │    └── AmbiguousPair
+#      │    ├── NothingHeld
+#      │    └── BadFile
+#      │         └── DamagedFile
+#      ├── ExchangeError              3   the exchange could not be reached, or refused
+#      │    ├── ExchangeUnreachable
+#      │    ├── ExchangeRefused
+#      │    └── UnreadableAnswer
+#      ├── ValueDoesNotFit            1   a trade that the format has no room for
+#      ├── ArchiveError               1   this machine's disk
+#      │    ├── ArchiveUnwritable
+#      │    └── ArchiveTooNew
+#      ├── ArchiveIncomplete          4   damaged, or with holes
+#      │    ├── MarketChanged
+#      │    ├── ArchiveDamaged
+#      │    │    └── ImportIncomplete
+#      │    └── ArchiveHasHoles
+#      ├── ArchiveLocked              5   another run is writing
+#      └── Interrupted              130   Ctrl-C or SIGTERM
+#
+# A message is one or two lines: what was given, what is wrong, what to do next.
 
 BAD_JSON = (ValueError, RecursionError)
 """What decoding JSON that others wrote may raise: it is none, no UTF-8, or nested without end."""
@@ -184,3 +190,29 @@ GRAVEST_FIRST = (130, 2, 1, 4, 3, 5, 0)
 def gravest(statuses: list[int]) -> int:
     """The exit status of a run over several pairs: the gravest of theirs, 0 for none."""
     return min(statuses, key=GRAVEST_FIRST.index, default=0)
+
+
+# --- endings --------------------------------------------------------------------------------------
+
+
+async def error_of(work: Awaitable[None]) -> HarvesterError | None:
+    """Do one pair's work, and return what ended it, if anything did: the others go on."""
+    try:
+        await work
+    except HarvesterError as reason:
+        _let_go(reason)
+        return reason
+    except Exception as fault:  # noqa: BLE001 - one pair's fault must not end the others
+        _let_go(fault)
+        error = HarvesterError(f"a fault of harvester itself: {type(fault).__name__}: {fault}")
+        error.__cause__ = fault
+        return error
+    return None
+
+
+def _let_go(error: BaseException) -> None:
+    """Keep the lines of a traceback, and not the trades that its frames hold on to."""
+    seen: BaseException | None = error
+    while seen is not None:
+        traceback.clear_frames(seen.__traceback__)
+        seen = seen.__cause__ or seen.__context__

@@ -21,8 +21,8 @@ from exchange import Exchange, Market
 from harvester import config
 from harvester.download.names import refresh_pairs
 from harvester.kraken.client import Client
+from harvester.schema import WRITER_OPTIONS
 from harvester.storage.archive import Archive
-from harvester.storage.schema import WRITER_OPTIONS
 from harvester.times import Range
 
 PAIR = "XBTUSD"

@@ -21,7 +21,7 @@ import pytest
 
 import harvester
 from harvester.errors import BadSetting, HarvesterError, UsageError
-from harvester.keys import KEYS
+from harvester.settings_keys import KEYS
 
 
 class LikeAPath:

@@ -18,7 +18,7 @@ from exchange import expected
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harvester import columns
+from harvester import schema
 from harvester.errors import ArchiveDamaged, BadSetting, NothingHeld, ValueDoesNotFit
 from harvester.query.bar_size import BYS, By, parse_size
 from harvester.query.bars import MOST_WAITING, BarQuestion, bar_batches
@@ -80,7 +80,7 @@ def hold(folder: str | Path, parts: Sequence[tuple[Range, Rows]]) -> Archive:
     with writer(archive, PAIR) as one:
         for span, rows in parts:
             made = [dict(zip(NAMES, row, strict=True)) for row in rows]
-            batch = pa.RecordBatch.from_pylist(made, schema=columns.ROWS)
+            batch = pa.RecordBatch.from_pylist(made, schema=schema.ROWS)
             one.commit(span, batch, Footer(range=span, pair="{}"))
     return archive
 

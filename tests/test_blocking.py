@@ -24,12 +24,12 @@ from tapes import xbtusd_like
 from test_schema import batch
 
 from harvester import config
-from harvester.columns import ROWS, int64s_as, times
 from harvester.download.backfill import backfill
 from harvester.download.buffer import Buffer
 from harvester.download.run import Watch, Wish
 from harvester.download.stop import Stop
 from harvester.kraken.client import Client
+from harvester.schema import ROWS, int64s_as, times
 from harvester.storage.archive import Archive
 from harvester.storage.writer import writer
 from harvester.times import END_OF_TIME, Range

@@ -11,16 +11,16 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from harvester.columns import ROWS
 from harvester.download import buffer as module
 from harvester.download.buffer import Backlog, Buffer
 from harvester.download.events import Committed, Event
 from harvester.errors import ArchiveUnwritable
+from harvester.schema import ROWS
 from harvester.storage.archive import Archive
 from harvester.storage.footers import Jump
-from harvester.storage.skips import Gap
 from harvester.storage.writer import Writer, writer
 from harvester.times import END_OF_TIME, Range
+from harvester.trade_ids import Gap
 
 TARGET = "{}/trades/pair=A/year=1970/0000000000000000000-0000000000000000001.parquet"
 

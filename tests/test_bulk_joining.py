@@ -19,7 +19,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_schema import batch
 
-from harvester.columns import ROWS
 from harvester.csv_import import joining
 from harvester.csv_import.ahead import ahead
 from harvester.csv_import.importer import Chain
@@ -27,6 +26,7 @@ from harvester.csv_import.parts import chains, look_at
 from harvester.csv_import.reports import Report, Watch
 from harvester.csv_import.sources import Whole, find
 from harvester.kraken.pairs import Pair
+from harvester.schema import ROWS
 from harvester.storage.archive import Archive
 from harvester.storage.footers import Footer
 from harvester.storage.writer import Writer, writer

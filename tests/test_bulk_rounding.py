@@ -12,10 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_schema import batch
 
-from harvester.columns import ROWS
 from harvester.csv_import.overlap import how_exact
 from harvester.csv_import.rounding import Rows, Sample, Tally, rows_of
 from harvester.download.upgrades import Rounding
+from harvester.schema import ROWS
 from harvester.times import Range
 
 

@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harvester.columns import times
 from harvester.csv_import.layout import PLAIN, WHOLE, Layout, detect
 from harvester.csv_import.rows import parse
 from harvester.csv_import.sorting import Sorter
 from harvester.errors import BadFile
+from harvester.schema import times
 
 THREE = Layout(PLAIN, has_header=False)
 SEVEN = Layout(WHOLE, has_header=False)

@@ -18,13 +18,8 @@ from exchange import expected
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from harvester import columns
-from harvester.errors import (
-    ArchiveDamaged,
-    BadSetting,
-    NothingHeld,
-    ValueDoesNotFit,
-)
+from harvester import schema
+from harvester.errors import ArchiveDamaged, BadSetting, NothingHeld, ValueDoesNotFit
 from harvester.query.query import candle_batches, ohlc
 from harvester.query.question import FILLS, Question
 from harvester.storage.archive import EVERYTHING, Archive, Piece
@@ -54,7 +49,7 @@ Part = tuple[Range, "Sequence[oracle.Row]"]
 def batch(rows: Sequence[oracle.Row]) -> pa.RecordBatch:
     """Rows of a tape as the archive takes them."""
     return pa.RecordBatch.from_pylist(
-        [dict(zip(NAMES, row, strict=True)) for row in rows], schema=columns.ROWS
+        [dict(zip(NAMES, row, strict=True)) for row in rows], schema=schema.ROWS
     )
 
 

@@ -17,7 +17,7 @@ import pytest
 
 import harvester
 from harvester.charts.chart import Chart
-from harvester.columns import clip
+from harvester.schema import clip
 from harvester.server.made import END_NS, MADE_PAIR, made_archive, made_tape
 from harvester.storage.archive import Archive as Disk
 from harvester.storage.footers import Footer

@@ -22,7 +22,7 @@ import pytest
 from harvester.cli import newfile, nights, settings, settling
 from harvester.config import commented
 from harvester.errors import HarvesterError, UsageError
-from harvester.keys import KEYS
+from harvester.settings_keys import KEYS
 
 HARVESTER = [sys.executable, "-c", "from harvester.cli import main; main()"]
 PROGRAM = str(Path(sys.executable).parent / "harvester")

@@ -15,7 +15,7 @@ import pytest
 
 from harvester import errors
 from harvester.cli import cli, options, reference, sections
-from harvester.keys import SHORT_VARIABLES
+from harvester.settings_keys import SHORT_VARIABLES
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "cli.md"

@@ -11,7 +11,7 @@ import pyarrow as pa
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harvester.columns import (
+from harvester.schema import (
     PRICE,
     ROWS,
     VOLUME,

@@ -13,7 +13,7 @@ import pytest
 
 from harvester.config import Settings, commented, load
 from harvester.errors import BadSetting
-from harvester.keys import KEYS
+from harvester.settings_keys import KEYS
 
 REPOSITORY = Path(__file__).parents[1]
 

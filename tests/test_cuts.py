@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harvester.columns import Int64s
 from harvester.query import cuts
+from harvester.schema import Int64s
 
 LARGEST = 10**40 - 1
 """More than any value: a price of 18 digits times a volume of 22."""

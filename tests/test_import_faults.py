@@ -16,8 +16,8 @@ import pyarrow as pa
 import pytest
 from crawling import tape_of
 
-from harvester.columns import ROWS
 from harvester.kraken.pairs import Pair
+from harvester.schema import ROWS
 from harvester.storage.archive import Archive
 from harvester.storage.footers import Footer
 from harvester.storage.writer import keep_pairs, writer

@@ -18,7 +18,6 @@ from crawling import tape_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harvester.columns import ROWS, times
 from harvester.csv_import import sorting
 from harvester.csv_import.reports import Report, Watch
 from harvester.csv_import.rounding import Rows
@@ -28,6 +27,7 @@ from harvester.csv_import.sources import Whole, find
 from harvester.csv_import.stored import match
 from harvester.errors import ArchiveDamaged, BadFile
 from harvester.kraken.pairs import Pair
+from harvester.schema import ROWS, times
 from harvester.storage.archive import Archive
 from harvester.times import SECOND, Range, covers
 

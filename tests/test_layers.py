@@ -28,13 +28,13 @@ ROOMS = (
     "storage",
     "kraken",
     "config",
-    "keys",
-    "arguments",
-    "rules",
-    "columns",
+    "settings_keys",
+    "argument_types",
+    "trade_ids",
+    "schema",
     "times",
     "errors",
-    "untrusted",
+    "escaping",
 )
 STRANGERS = {("storage", "kraken"), ("query", "kraken")}
 HOMES = {

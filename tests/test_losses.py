@@ -13,9 +13,9 @@ from exchange import Clock, Faults, Market, Trade, expected
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harvester.columns import ROWS, no_rows
 from harvester.download import beginning, tape
 from harvester.download.events import Outcome
+from harvester.schema import ROWS, no_rows
 from harvester.storage.archive import Archive
 from harvester.storage.footers import Footer
 from harvester.storage.writer import writer
@@ -190,7 +190,7 @@ def claim_from_the_beginning(file: Path) -> None:
     """Have a segment say that it contains every trade from 0 on."""
     import pyarrow.parquet as pq
 
-    from harvester.storage.schema import WRITER_OPTIONS
+    from harvester.schema import WRITER_OPTIONS
 
     table = pq.ParquetFile(file).read()
     told = pq.read_metadata(file).metadata

@@ -15,7 +15,6 @@ from exchange import Clock, Exchange, Market
 from nightly import DAY_NS, FIRST_NS, OPTIONS, Nights, until
 
 from harvester import config
-from harvester.columns import no_rows
 from harvester.download.backfill import backfill
 from harvester.download.events import Outcome
 from harvester.download.names import Choice, Name, choose, known_pairs
@@ -26,6 +25,7 @@ from harvester.kraken.client import Client
 from harvester.kraken.pairs import Pair
 from harvester.operations.refresh_pairs import Market as Known
 from harvester.operations.refresh_pairs import targets
+from harvester.schema import no_rows
 from harvester.storage.archive import Archive
 from harvester.storage.footers import Footer
 from harvester.storage.writer import writer

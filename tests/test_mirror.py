@@ -15,7 +15,6 @@ import pytest
 from crawling import Crawl
 from starlette.applications import Starlette
 
-from harvester.columns import ROWS, times
 from harvester.config import load
 from harvester.download.backfill import backfill
 from harvester.download.run import Watch, Wish
@@ -24,13 +23,13 @@ from harvester.errors import HarvesterError, UsageError
 from harvester.kraken.client import Client
 from harvester.kraken.pages import decode_page
 from harvester.kraken.pairs import Pair
+from harvester.schema import ROW_GROUP_ROWS, ROWS, RowsChecksum, times
 from harvester.server.app import app
 from harvester.server.made import END_NS, MADE_PAIR, made_archive, made_tape
 from harvester.server.server import serving
 from harvester.server.tape import Shelf, Tape
 from harvester.storage.archive import Archive
 from harvester.storage.footers import Footer
-from harvester.storage.schema import ROW_GROUP_ROWS, RowsChecksum
 from harvester.storage.writer import keep_pairs, writer
 from harvester.times import DAY, END_OF_TIME, Range
 

@@ -12,12 +12,10 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from test_columns import batch
 
-from harvester.columns import ROWS as ROW_SCHEMA
-from harvester.columns import times, trade_ids
-from harvester.download.gaps import mend, shown_between
-from harvester.download.order import in_order, unite
-from harvester.storage.skips import Edge, find_gaps
+from harvester.schema import ROWS as ROW_SCHEMA
+from harvester.schema import in_order, times, trade_ids, unite
 from harvester.times import Range
+from harvester.trade_ids import Edge, find_gaps, mend, shown_between
 
 Row = tuple[int, int]
 """An id, 0 for none, and a published time."""

@@ -12,9 +12,9 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from harvester.columns import ROWS
 from harvester.errors import UnreadableAnswer, ValueDoesNotFit
 from harvester.kraken.pages import Page, decode_page
+from harvester.schema import ROWS
 
 CAPTURES = Path(__file__).parents[2] / "shared" / "kraken"
 PAGES = (

@@ -13,14 +13,13 @@ from hypothesis import strategies as st
 from test_candles import MADE_TAPES
 from test_candles import batch as rows_of
 
-from harvester.columns import joined
 from harvester.errors import ArchiveDamaged
 from harvester.query import recount, sums
 from harvester.query.partials import Partials
 from harvester.query.recount import Recount
 from harvester.query.rollups import parse_levels, width_of
+from harvester.schema import joined, trades_of
 from harvester.storage.rollups import PARTIALS
-from harvester.storage.schema import trades_of
 
 
 def trades_batch(rows: Sequence[oracle.Row]) -> pa.RecordBatch:

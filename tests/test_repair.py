@@ -40,9 +40,9 @@ from harvester.download.stop import Stop
 from harvester.errors import HarvesterError
 from harvester.kraken.client import Client
 from harvester.query.rollups import parse_levels, roll_up
+from harvester.schema import WRITER_OPTIONS
 from harvester.storage.archive import Archive
 from harvester.storage.locks import held
-from harvester.storage.schema import WRITER_OPTIONS
 from harvester.storage.writer import writer
 from harvester.times import Range
 from harvester.verify.repair import Repairer

@@ -17,14 +17,7 @@ from exchange import expected
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harvester.columns import ROWS
-from harvester.storage.schema import (
-    STEP_ROWS,
-    TRADES,
-    RowsChecksum,
-    ties,
-    trades_of,
-)
+from harvester.schema import ROWS, STEP_ROWS, TRADES, RowsChecksum, ties, trades_of
 
 # (id, time, tie, price, volume, side, order type, misc), as `exchange.expected()` has it.
 Row = tuple[Any, ...]

@@ -101,7 +101,7 @@ def _widen(file: Path, wide: Path, through: int) -> None:
     """Make a segment claim more than it holds, name and footer alike."""
     import pyarrow.parquet as pq
 
-    from harvester.storage.schema import WRITER_OPTIONS
+    from harvester.schema import WRITER_OPTIONS
 
     table = pq.ParquetFile(file).read()
     footer = {

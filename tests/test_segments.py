@@ -14,15 +14,10 @@ import tapes
 from exchange import Market, expected
 from test_schema import batch, checksum
 
-from harvester.errors import (
-    ArchiveDamaged,
-    ArchiveError,
-    ArchiveTooNew,
-    ArchiveUnwritable,
-)
+from harvester.errors import ArchiveDamaged, ArchiveError, ArchiveTooNew, ArchiveUnwritable
+from harvester.schema import TRADES
 from harvester.storage import segments as module
 from harvester.storage.footers import Footer, Jump
-from harvester.storage.schema import TRADES
 from harvester.storage.segments import (
     Segment,
     parse_path,

@@ -8,8 +8,8 @@ import pyarrow as pa
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harvester.columns import ROWS
 from harvester.download.spans import Cut, cut_between, middle
+from harvester.schema import ROWS
 from harvester.times import UNITS_NS, Range
 
 WEEK = UNITS_NS["w"]

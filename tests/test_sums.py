@@ -7,8 +7,8 @@ import pyarrow as pa
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harvester.columns import Int64s
 from harvester.query import sums
+from harvester.schema import Int64s
 
 WORD = 1 << 64
 VOLUMES = st.integers(0, 10**22 - 1) | st.sampled_from((0, 1, 2**60, 2**63, 2**64 - 1, 2**64))

@@ -12,12 +12,10 @@ from exchange import Market, Trade, expected
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harvester.columns import ROWS, no_rows
-from harvester.download.gaps import mend, shown_between
-from harvester.download.order import in_order, unite
 from harvester.download.tape import Tape, Verdict
-from harvester.storage.skips import Edge, Gap, find_gaps
+from harvester.schema import ROWS, in_order, no_rows, unite
 from harvester.times import Range
+from harvester.trade_ids import Edge, Gap, find_gaps, mend, shown_between
 
 FAR = 4_000_000_000_000_000_000
 Row = tuple[int | None, int, str]

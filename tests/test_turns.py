@@ -15,12 +15,7 @@ from harvester.download import turns as turns_module
 from harvester.download.events import Outcome, Started
 from harvester.download.stop import Stop
 from harvester.download.turns import Turns
-from harvester.errors import (
-    ExchangeRefused,
-    ExchangeUnreachable,
-    HarvesterError,
-    Interrupted,
-)
+from harvester.errors import ExchangeRefused, ExchangeUnreachable, HarvesterError, Interrupted
 from harvester.storage.archive import Archive
 
 

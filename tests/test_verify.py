@@ -18,9 +18,9 @@ from exchange import Market
 from harms import span_text
 
 from harvester.query.rollups import parse_levels, roll_up
+from harvester.schema import WRITER_OPTIONS
 from harvester.storage.archive import Archive
 from harvester.storage.rollups import PARTIALS
-from harvester.storage.schema import WRITER_OPTIONS
 from harvester.storage.writer import writer
 from harvester.times import Range
 from harvester.verify.verify import verify

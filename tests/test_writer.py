@@ -19,12 +19,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_schema import Row, batch, checksum
 
-from harvester.columns import ROWS
 from harvester.errors import ArchiveDamaged, ArchiveLocked, ArchiveUnwritable
+from harvester.schema import ROWS, TRADES
 from harvester.storage.archive import Archive
 from harvester.storage.footers import Footer, Jump
 from harvester.storage.quarantine import Note
-from harvester.storage.schema import TRADES
 from harvester.storage.segments import Segment, path_of, stage_segment
 from harvester.storage.store import LocalStore
 from harvester.storage.writer import Writer, keep_pairs, writer

@@ -10,10 +10,10 @@ from harvester.api.asking import Asking
 from harvester.api.charting import Charting
 from harvester.api.fetching import Fetching
 from harvester.api.holding import Holding
-from harvester.arguments import check_types
+from harvester.argument_types import check_types
 from harvester.config import load
 from harvester.errors import BadSetting
-from harvester.keys import KEYS
+from harvester.settings_keys import KEYS
 
 
 @check_types

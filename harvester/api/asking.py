@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from harvester.api.moments import Moment, moment_ns, span_between
 from harvester.api.opened import Opened
-from harvester.arguments import check_types
+from harvester.argument_types import check_types
 from harvester.download.names import known_pairs
 from harvester.errors import UsageError
 from harvester.kraken.pairs import Pair, spellings

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from harvester.api.moments import Moment, span_between
 from harvester.api.opened import Opened
-from harvester.arguments import check_types
+from harvester.argument_types import check_types
 from harvester.times import parse_interval, parse_offset
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from harvester.api.moments import Moment, span_between
 from harvester.api.opened import Opened
-from harvester.arguments import check_types
+from harvester.argument_types import check_types
 from harvester.download.names import known_pairs
 from harvester.errors import UnknownPair, UsageError
 from harvester.kraken.pairs import Pair, search

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from harvester.api.html import show_archive
 from harvester.api.opened import Opened
-from harvester.arguments import check_types
+from harvester.argument_types import check_types
 from harvester.download.names import resolve_named
 from harvester.times import Range
 from harvester.verify.status import PairStatus, status

@@ -10,7 +10,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Self
 
-from harvester.arguments import check_types
+from harvester.argument_types import check_types
 from harvester.errors import UsageError
 
 TRADES = 200_000

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
-from harvester.arguments import check_types
+from harvester.argument_types import check_types
 from harvester.charts.candles import arranged
 from harvester.charts.coarser import Drawn, drawable
 from harvester.charts.holes import frame_of, note

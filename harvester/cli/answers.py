@@ -16,8 +16,8 @@ from harvester.errors import UnknownPair, UsageError
 from harvester.kraken.client import Client
 from harvester.kraken.pairs import Pair, search
 from harvester.query.coverage_gaps import checked
+from harvester.schema import TRADES
 from harvester.storage.archive import Archive
-from harvester.storage.schema import TRADES
 from harvester.times import parse_moment
 
 

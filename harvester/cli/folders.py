@@ -13,11 +13,11 @@ from harvester.cli.delivery import EXPORTS, folder_of, tell, tell_notes, tell_wr
 from harvester.cli.exports import check_known, export_candles
 from harvester.cli.formats import ending_of
 from harvester.cli.options import Common
-from harvester.columns import PRICE
 from harvester.errors import UsageError
 from harvester.kraken.pairs import Pair
 from harvester.query.question import Question
 from harvester.query.several import several_batches
+from harvester.schema import PRICE
 from harvester.storage.archive import Archive
 from harvester.storage.export import check_outside
 from harvester.storage.store import writing

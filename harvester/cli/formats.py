@@ -18,8 +18,8 @@ import pyarrow.csv
 from harvester.cli.output import columns, stdout
 from harvester.cli.texts import as_flat_text, as_text, cell
 from harvester.errors import UsageError
+from harvester.escaping import printable
 from harvester.storage.export import file_sink, write_arrow, write_parquet
-from harvester.untrusted import printable
 
 FORMATS = ("table", "csv", "json", "jsonl", "parquet", "arrow")
 ENDINGS = {

@@ -11,8 +11,8 @@ import re
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from harvester.columns import times
 from harvester.errors import BadInterval
+from harvester.schema import times
 from harvester.times import Interval
 
 CANDLES = pa.schema(

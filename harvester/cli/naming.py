@@ -9,7 +9,7 @@ import click
 
 from harvester.download.names import Choice, Name
 from harvester.errors import UsageError
-from harvester.untrusted import LARGEST_SMALL_FILE, read_small_file
+from harvester.escaping import LARGEST_SMALL_FILE, read_small_file
 
 
 def choice_of(

@@ -16,8 +16,8 @@ from harvester.cli.newfile import check_absent, write_new
 from harvester.cli.options import Common
 from harvester.config import Settings, file_in_force
 from harvester.errors import HarvesterError, UsageError
-from harvester.keys import PREFIX
 from harvester.operations.schedulers import HOUR, Night, cron, launchd, parse_clock, systemd
+from harvester.settings_keys import PREFIX
 
 UNITS = {"cron": cron, "systemd": systemd, "launchd": launchd}
 WRITTEN = ("archive.path", "exchange.url")

@@ -18,7 +18,7 @@ from typing import Any, BinaryIO, Protocol
 
 import click
 
-from harvester.untrusted import printable, shortened, without_credentials
+from harvester.escaping import printable, shortened, without_credentials
 
 LONGEST_LINE = 4000
 """Characters of a message; rows of tables may be longer."""

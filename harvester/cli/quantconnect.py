@@ -15,8 +15,8 @@ from typing import NamedTuple
 import pyarrow as pa
 
 from harvester.cli.texts import as_text
-from harvester.columns import times
 from harvester.errors import BadInterval
+from harvester.schema import times
 from harvester.storage.export import file_sink
 from harvester.times import DAY, SECOND, Interval
 

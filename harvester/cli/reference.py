@@ -11,7 +11,7 @@ from harvester.cli import cli, output
 from harvester.cli.sections import by_section
 from harvester.config import DEFAULT_FILE
 from harvester.errors import GRAVEST_FIRST
-from harvester.keys import FILE_VARIABLE, KEYS, SHORT_VARIABLES
+from harvester.settings_keys import FILE_VARIABLE, KEYS, SHORT_VARIABLES
 
 # As click leaves of a terminal of 80 columns.
 WIDTH = 78

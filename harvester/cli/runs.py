@@ -10,8 +10,8 @@ import msgspec
 
 from harvester.cli import output
 from harvester.cli.options import Common
+from harvester.escaping import shortened
 from harvester.operations.run_log import Record, last
-from harvester.untrusted import shortened
 
 HEADER = ["begun", "command", "ended", "took", "pairs", "trades", "calls", "refusals", "holes"]
 GOES_FIRST = ("pairs", "refusals", "took", "calls", "holes")

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from harvester.cli import output
 from harvester.cli.newfile import write_new
 from harvester.config import DEFAULT_FILE, Settings, commented, file_in_force
-from harvester.keys import FILE_VARIABLE, KEYS, Key
+from harvester.settings_keys import FILE_VARIABLE, KEYS, Key
 
 NARROWEST = 12
 SHOWN = 4

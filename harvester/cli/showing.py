@@ -14,8 +14,8 @@ from harvester.config import load
 from harvester.download.events import Outcome
 from harvester.download.names import Choice, Name
 from harvester.errors import ArchiveDamaged, UsageError
+from harvester.schema import RowsChecksum
 from harvester.storage.archive import Archive
-from harvester.storage.schema import RowsChecksum
 from harvester.times import SECOND, UNITS_NS, show
 
 PAIR = "XBT/USD"

@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from harvester.columns import decimal_words
+from harvester.schema import decimal_words
 
 
 def as_text(batch: pa.RecordBatch) -> pa.RecordBatch:

@@ -6,9 +6,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from harvester.columns import times
 from harvester.csv_import.rows import Parsed
 from harvester.csv_import.sorting import HABIT_S, StepsBack
+from harvester.schema import times
 from harvester.times import END_OF_TIME, SECOND, Range, union
 
 MOST_KEPT = 100_000

@@ -12,11 +12,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from harvester.columns import Int64s, no_rows, times, trade_ids
 from harvester.csv_import.rounding import SHIFTS_NS, WAYS, Way
 from harvester.download.upgrades import Day, Rounding
-from harvester.storage.skips import Edge, find_gaps, gap_at_end
+from harvester.schema import Int64s, no_rows, times, trade_ids
 from harvester.times import DAY, SECOND, Range
+from harvester.trade_ids import Edge, find_gaps, gap_at_end
 
 
 class Sum(NamedTuple):

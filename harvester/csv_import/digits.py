@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.csv as pc
 from numpy.typing import NDArray
 
-from harvester.columns import Int64s
+from harvester.schema import Int64s
 
 Bytes = NDArray[np.uint8]
 

@@ -8,7 +8,6 @@ from decimal import Decimal
 import msgspec
 import pyarrow as pa
 
-from harvester.columns import clip, times
 from harvester.csv_import.ahead import ahead
 from harvester.csv_import.counting import Count
 from harvester.csv_import.joining import Closed, Joiner, Opened, Rows, Step
@@ -22,13 +21,14 @@ from harvester.csv_import.sources import Whole, blocks
 from harvester.csv_import.stored import StoredCheck
 from harvester.errors import DamagedFile, Interrupted
 from harvester.kraken.pairs import Pair
+from harvester.schema import clip, times
 from harvester.storage.archive import Archive
 from harvester.storage.footers import Footer, Imported, Jump
 from harvester.storage.quarantine import Note
 from harvester.storage.segments import Segment
-from harvester.storage.skips import Edge, Gap, find_gaps
 from harvester.storage.writer import Writer
 from harvester.times import END_OF_TIME, SECOND, Range, missing, overlap, show, union
+from harvester.trade_ids import Edge, Gap, find_gaps
 
 Take = Callable[[pa.RecordBatch, int], None]
 """Given rows as they are read, and the bytes that they were."""

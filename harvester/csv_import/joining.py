@@ -17,10 +17,10 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from harvester.columns import Int64s, times
 from harvester.csv_import.counting import Count
 from harvester.csv_import.rounding import Sample
 from harvester.csv_import.sources import Whole
+from harvester.schema import Int64s, times
 from harvester.times import END_OF_TIME, SECOND, Range, missing, year_end, year_of
 
 SEGMENT_ROWS = 4_000_000

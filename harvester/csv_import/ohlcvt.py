@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from harvester.columns import PRICE, SUM_OF_VOLUMES, Int64s, decimals_of, times
 from harvester.csv_import.digits import Digits, Unusual, read
 from harvester.csv_import.layout import number
 from harvester.csv_import.sources import Member, blocks
 from harvester.errors import BadFile
 from harvester.kraken.candles import Candle
+from harvester.schema import PRICE, SUM_OF_VOLUMES, Int64s, decimals_of, times
 from harvester.times import BEGINNING_NS, END_OF_TIME, SECOND, UNITS_NS, show
 
 COLUMNS = ("time", "open", "high", "low", "close", "volume", "count")

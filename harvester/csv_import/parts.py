@@ -6,13 +6,13 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from harvester.columns import times
 from harvester.csv_import.badtimes import BadTimes
 from harvester.csv_import.layout import Layout, detect
 from harvester.csv_import.rows import BadRow, parse
 from harvester.csv_import.sorting import HABIT_S, StepsBack
 from harvester.csv_import.sources import UNKNOWN, Member, Whole, blocks, check, checksum, head
 from harvester.errors import BadFile, DamagedFile, Interrupted
+from harvester.schema import times
 from harvester.times import SECOND, Range
 
 MOST_LISTED = 10_000

@@ -12,8 +12,8 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from harvester.columns import Int64s, clip, decimal_words, times
 from harvester.download.upgrades import Rounding
+from harvester.schema import Int64s, clip, decimal_words, times
 from harvester.times import SECOND, Range, overlap
 
 Way = Literal["down", "nearest", "up"]

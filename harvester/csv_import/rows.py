@@ -10,12 +10,12 @@ from typing import Any, NamedTuple
 
 import pyarrow as pa
 
-from harvester.columns import ORDER_TYPES as ORDER_WORDS
-from harvester.columns import PRICE, ROWS, VOLUME, decimals_of, empty_texts, int64s_as
-from harvester.columns import SIDES as SIDE_WORDS
 from harvester.csv_import.digits import Digits, Letters, Unusual, read
 from harvester.csv_import.layout import ORDER_TYPES, SIDES, Layout, number
 from harvester.errors import BadFile
+from harvester.schema import ORDER_TYPES as ORDER_WORDS
+from harvester.schema import PRICE, ROWS, VOLUME, decimals_of, empty_texts, int64s_as
+from harvester.schema import SIDES as SIDE_WORDS
 from harvester.times import BEGINNING_NS, END_OF_TIME
 
 _DECIMALS = {"time": 9, "price": 10, "volume": 8}

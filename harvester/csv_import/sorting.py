@@ -8,9 +8,8 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from harvester.columns import Int64s, clip, joined, no_rows, times
 from harvester.csv_import.counting import Count
-from harvester.download.order import in_order
+from harvester.schema import Int64s, clip, in_order, joined, no_rows, times
 from harvester.storage.store import writing
 from harvester.times import END_OF_TIME, SECOND, Range
 

@@ -12,8 +12,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from harvester.columns import Int64s, times
 from harvester.csv_import.joining import QUIET_S
+from harvester.schema import Int64s, times
 from harvester.storage.archive import Archive
 from harvester.storage.aside import from_files
 from harvester.storage.segments import Segment, read_batches

@@ -11,12 +11,11 @@ from typing import Any
 
 import pyarrow as pa
 
-from harvester.columns import times
-from harvester.download.order import in_order
 from harvester.download.pages import Page, Source
 from harvester.download.tape import FULL_PAGE
-from harvester.storage.skips import BEGINNING, Edge, Gap, find_gaps
+from harvester.schema import in_order, times
 from harvester.times import DAY, SECOND
+from harvester.trade_ids import BEGINNING, Edge, Gap, find_gaps
 
 LOOKS_FOR_A_TRADE_BEFORE = 2
 """Requests that look for a trade before the start, each nearer to it, as it may be a busy time."""

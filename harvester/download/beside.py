@@ -17,10 +17,10 @@ from decimal import Decimal
 import numpy as np
 import pyarrow as pa
 
-from harvester.columns import times
 from harvester.download.crawler import imported_in
 from harvester.download.pages import Page
 from harvester.kraken.pages import PAGE_ROWS
+from harvester.schema import times
 from harvester.storage.archive import Archive
 from harvester.storage.torn import Together, note, noted
 from harvester.storage.writer import Writer

@@ -9,13 +9,13 @@ from typing import NamedTuple
 
 import pyarrow as pa
 
-from harvester.columns import cut
 from harvester.download.events import Committed, Listener
+from harvester.schema import cut
 from harvester.storage.archive import Archive
 from harvester.storage.footers import Footer, Jump
-from harvester.storage.skips import Gap
 from harvester.storage.writer import Writer
 from harvester.times import END_OF_TIME, Range
+from harvester.trade_ids import Gap
 
 COMPACT_EVERY = 16
 """So many segments of one long run are merged on the way."""

@@ -6,10 +6,10 @@ import math
 import time
 from collections.abc import Callable
 
-from harvester.columns import times
 from harvester.download.pages import Page
 from harvester.errors import UnreadableAnswer
 from harvester.kraken.client import Client
+from harvester.schema import times
 from harvester.storage.future import TOLERANCE_NS
 from harvester.times import BEGINNING_NS, DAY, END_OF_TIME, SECOND, show
 

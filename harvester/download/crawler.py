@@ -8,11 +8,9 @@ from typing import NamedTuple, TypeVar
 
 import pyarrow as pa
 
-from harvester.columns import times
 from harvester.download.beginning import Beginning, has_id
 from harvester.download.buffer import Backlog, Buffer
 from harvester.download.events import Noted
-from harvester.download.order import in_order
 from harvester.download.pages import Page, Source
 from harvester.download.seams import Seams
 from harvester.download.spans import Cut
@@ -20,9 +18,10 @@ from harvester.download.stop import Stop
 from harvester.download.tally import Tally
 from harvester.download.tape import LEAST_MARGIN_NS, Tape, Verdict
 from harvester.errors import ArchiveDamaged, ImportIncomplete, Interrupted
+from harvester.schema import in_order, times
 from harvester.storage.archive import EVERYTHING, Archive
-from harvester.storage.skips import BEGINNING, Edge
 from harvester.times import SECOND, Range, overlap, show
+from harvester.trade_ids import BEGINNING, Edge
 
 T = TypeVar("T")
 

@@ -6,11 +6,11 @@ from typing import Protocol
 
 import pyarrow as pa
 
-from harvester.columns import joined, times, trade_ids
 from harvester.download.tape import Tape, Verdict
 from harvester.errors import ExchangeUnreachable
-from harvester.storage.skips import Gap
+from harvester.schema import joined, times, trade_ids
 from harvester.times import show
+from harvester.trade_ids import Gap
 
 REASK_PAGES = 8
 CONTRADICTIONS = 5

@@ -8,12 +8,10 @@ from itertools import pairwise
 
 import msgspec
 
-from harvester.columns import times
 from harvester.download.beside import look, settle
 from harvester.download.buffer import Buffer, Locks
 from harvester.download.clock import CATCH_UP_NS
 from harvester.download.crawler import Bounds, RangeCrawl
-from harvester.download.endings import error_of
 from harvester.download.estimate import Estimate
 from harvester.download.events import Noted, Outcome, Started
 from harvester.download.pages import Page, Source
@@ -31,9 +29,11 @@ from harvester.errors import (
     ImportIncomplete,
     MarketChanged,
     UnreadableAnswer,
+    error_of,
 )
 from harvester.kraken.answers import OtherMarket
 from harvester.kraken.pairs import Pair
+from harvester.schema import times
 from harvester.storage.archive import Archive
 from harvester.storage.aside import from_files
 from harvester.storage.future import TOLERANCE_NS, check_not_in_future

@@ -8,14 +8,21 @@ from typing import NamedTuple
 
 import pyarrow as pa
 
-from harvester.columns import no_rows, times
 from harvester.download.events import Listener, Noted
-from harvester.download.gaps import lost_range, mend, shown_between
-from harvester.download.order import joined_rows
 from harvester.download.pages import Source
 from harvester.download.tape import LEAST_MARGIN_NS
-from harvester.storage.skips import Edge, Gap, across_file, find_gaps, gap_at_end
+from harvester.schema import joined_rows, no_rows, times
 from harvester.times import END_OF_TIME, SECOND, Range, show
+from harvester.trade_ids import (
+    Edge,
+    Gap,
+    across_file,
+    find_gaps,
+    gap_at_end,
+    lost_range,
+    mend,
+    shown_between,
+)
 
 JUMPS_BELIEVED = 12
 """After so many pages in a row with jumps where asking found nothing, they are noted, not asked."""

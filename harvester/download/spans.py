@@ -7,9 +7,8 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from harvester.columns import times, trade_ids
 from harvester.download.estimate import WEEK
-from harvester.download.order import in_order
+from harvester.schema import in_order, times, trade_ids
 from harvester.times import Range
 
 

@@ -13,10 +13,9 @@ from typing import NamedTuple
 
 import pyarrow as pa
 
-from harvester.columns import Int64s, no_rows, times, trade_ids
-from harvester.download.order import in_order, joined_rows, unite
-from harvester.storage.skips import find_gaps
+from harvester.schema import Int64s, in_order, joined_rows, no_rows, times, trade_ids, unite
 from harvester.times import SECOND
+from harvester.trade_ids import find_gaps
 
 LEAST_MARGIN_NS = 1_000
 """Published times are floats, off by up to 238 ns from the stamps that `since` is held against."""

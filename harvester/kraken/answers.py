@@ -12,7 +12,7 @@ import time
 import msgspec
 
 from harvester.errors import BAD_JSON, ExchangeRefused
-from harvester.untrusted import LONGEST_TEXT, printable, shortened
+from harvester.escaping import LONGEST_TEXT, printable, shortened
 
 logger = logging.getLogger("harvester.kraken")
 

@@ -10,8 +10,8 @@ import zlib
 
 import httpx
 
+from harvester.escaping import printable, shortened
 from harvester.kraken.answers import Transient
-from harvester.untrusted import printable, shortened
 
 LARGEST_BODY = 32 * 1024 * 1024
 """Bytes, compressed or not; a page has some 70,000, the list of pairs a million."""

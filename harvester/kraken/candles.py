@@ -12,11 +12,11 @@ from itertools import pairwise
 import msgspec
 
 from harvester.errors import BAD_JSON, UnreadableAnswer
+from harvester.escaping import printable, shortened
 from harvester.kraken.answers import read_result
 from harvester.kraken.pages import LONGEST_NUMBER
 from harvester.kraken.pairs import Pair, check_market
 from harvester.times import END_OF_TIME, SECOND
-from harvester.untrusted import printable, shortened
 
 INTERVALS_MIN = (1, 5, 15, 30, 60, 240, 1440, 10080, 21600)
 """The lengths of candles that the exchange makes, in minutes."""

@@ -19,6 +19,7 @@ import stamina
 
 from harvester.config import ExchangeSettings
 from harvester.errors import BAD_JSON, BadSetting, ExchangeUnreachable, UnreadableAnswer
+from harvester.escaping import shortened
 from harvester.kraken.answers import Transient, check_errors, check_status, read_result
 from harvester.kraken.bodies import read_raw, unpacked
 from harvester.kraken.candles import WEEK_MIN, Candle, read_candles
@@ -27,7 +28,6 @@ from harvester.kraken.pages import Page, decode_page
 from harvester.kraken.pairs import Pair, check_market, read_pairs
 from harvester.kraken.transport import http_client
 from harvester.times import SECOND
-from harvester.untrusted import shortened
 
 logger = logging.getLogger("harvester.kraken")
 # stamina reports each retry to the log; `on_wait` tells ours.

@@ -16,20 +16,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from harvester.columns import (
-    ORDER_TYPES,
-    PRICE,
-    ROWS,
-    SIDES,
-    VOLUME,
-    Int64s,
-    decimal_words,
-    no_rows,
-)
 from harvester.errors import UnreadableAnswer, ValueDoesNotFit
+from harvester.escaping import printable, shortened
 from harvester.kraken.plain import read_plain
+from harvester.schema import ORDER_TYPES, PRICE, ROWS, SIDES, VOLUME, Int64s, decimal_words, no_rows
 from harvester.times import BEGINNING_NS, END_OF_TIME, SECOND
-from harvester.untrusted import printable, shortened
 
 PAGE_ROWS = 1000
 """A page of fewer rows is a short one."""

@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from harvester.columns import (
+from harvester.schema import (
     ORDER_TYPES,
     PRICE,
     ROWS,

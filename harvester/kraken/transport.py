@@ -24,10 +24,10 @@ import httpx
 
 from harvester.config import ExchangeSettings
 from harvester.errors import BadSetting
+from harvester.escaping import printable, shortened, without_credentials
 from harvester.kraken.bodies import ACCEPTED
 from harvester.kraken.connection import Connection
 from harvester.kraken.pacing import SPANS_A_PAIR
-from harvester.untrusted import printable, shortened, without_credentials
 
 RESTS_S = 15.0
 """A connection that has rested longer is not used again: servers close theirs, some after 20 s."""

@@ -12,7 +12,6 @@ from typing import NamedTuple
 
 from harvester.config import Settings
 from harvester.download.backfill import backfill, begin, fill
-from harvester.download.endings import error_of
 from harvester.download.events import Begun, Committed, Event, Outcome, Paced, Started, Waiting
 from harvester.download.names import known_pairs, listed_and_known
 from harvester.download.run import Watch, Wish
@@ -27,6 +26,7 @@ from harvester.errors import (
     Interrupted,
     NothingHeld,
     UnknownPair,
+    error_of,
     gravest,
 )
 from harvester.kraken.client import Client

@@ -16,10 +16,10 @@ from harvester import __version__
 from harvester.config import Settings
 from harvester.download.upgrades import Upgrade
 from harvester.errors import BAD_JSON, HarvesterError, Interrupted, gravest
+from harvester.escaping import without_credentials
 from harvester.storage.archive import Archive
 from harvester.storage.locks import held
 from harvester.times import SECOND, Range, show
-from harvester.untrusted import without_credentials
 
 if TYPE_CHECKING:
     from harvester.csv_import.reports import Report

@@ -12,8 +12,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from harvester.columns import PRICE, Int64s, decimal_words, decimals_of, times, trade_ids
 from harvester.query import sums
+from harvester.schema import PRICE, Int64s, decimal_words, decimals_of, times, trade_ids
 
 SUM_OF_VOLUMES = pa.decimal128(38, 8)
 SUM_OF_VALUES = pa.decimal128(38, 18)

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
-from harvester.columns import Int64s
 from harvester.errors import ArchiveDamaged, NothingHeld, ValueDoesNotFit
 from harvester.query import cuts, sums
 from harvester.query.bar_columns import (
@@ -21,6 +20,7 @@ from harvester.query.bar_columns import (
     schema_of,
 )
 from harvester.query.bar_size import BarSize
+from harvester.schema import Int64s
 from harvester.storage.archive import EVERYTHING, Archive
 from harvester.times import Range, show
 

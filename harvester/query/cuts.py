@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
-from harvester.columns import Int64s
 from harvester.query import sums
+from harvester.schema import Int64s
 
 _KEY_BITS = 60
 """Two keys can be added up and stay within 64 bits."""

@@ -11,7 +11,6 @@ from collections.abc import Sequence
 import numpy as np
 import pyarrow as pa
 
-from harvester.columns import Int64s
 from harvester.errors import ArchiveDamaged, ValueDoesNotFit
 from harvester.query import sums
 from harvester.query.bar_columns import (
@@ -23,6 +22,7 @@ from harvester.query.bar_columns import (
     ids_of,
     part,
 )
+from harvester.schema import Int64s
 from harvester.storage.rollups import PARTIALS
 from harvester.times import show
 

@@ -11,10 +11,10 @@ import duckdb
 import numpy as np
 import pyarrow as pa
 
-from harvester.columns import joined, times
 from harvester.query.engine import asking, session
 from harvester.query.measures import BASE, COMBINED, LAST_TIME, MORE
 from harvester.query.rollups import width_of
+from harvester.schema import joined, times
 from harvester.storage.rollups import PARTIALS
 from harvester.times import Interval
 

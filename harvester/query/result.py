@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 import duckdb
 import pyarrow as pa
 
-from harvester.arguments import check_types, wrong_type
+from harvester.argument_types import check_types, wrong_type
 from harvester.errors import ArchiveDamaged, HarvesterError, UsageError
 from harvester.query.console import asking_sql, is_question, sql
 from harvester.query.engine import MEMORY_LIMIT, asking, session

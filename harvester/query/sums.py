@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from harvester.columns import Int64s
+from harvester.schema import Int64s
 
 BITS = 30
 MOST = 1 << 17

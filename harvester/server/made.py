@@ -8,9 +8,9 @@ import msgspec
 import numpy as np
 import pyarrow as pa
 
-from harvester.columns import ORDER_TYPES, PRICE, ROWS, SIDES, VOLUME, Int64s
 from harvester.errors import UsageError
 from harvester.kraken.pairs import Pair
+from harvester.schema import ORDER_TYPES, PRICE, ROWS, SIDES, VOLUME, Int64s
 from harvester.storage.archive import Archive
 from harvester.storage.footers import Footer
 from harvester.storage.writer import keep_pairs, writer

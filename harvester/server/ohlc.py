@@ -16,8 +16,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from harvester.columns import PRICE, VOLUME, times
 from harvester.kraken.pairs import Pair
+from harvester.schema import PRICE, VOLUME, times
 from harvester.storage.archive import Archive
 from harvester.times import SECOND, Range
 

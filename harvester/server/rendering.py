@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from harvester.columns import PRICE, VOLUME, Int64s, decimal_words, times
+from harvester.schema import PRICE, VOLUME, Int64s, decimal_words, times
 
 _LETTERS = {"buy": "b", "sell": "s", "market": "m", "limit": "l"}
 

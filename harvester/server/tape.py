@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterator
 from itertools import pairwise
 from typing import NamedTuple
 
-from harvester.columns import joined, times
 from harvester.errors import ArchiveDamaged
+from harvester.schema import joined, times
 from harvester.server.rendering import Rendered, render
 from harvester.storage.archive import LISTINGS, Archive, Piece
 from harvester.storage.segments import Segment, read_batches

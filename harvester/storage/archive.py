@@ -11,8 +11,8 @@ from typing import Concatenate, NamedTuple, ParamSpec, TypeVar
 
 import pyarrow as pa
 
-from harvester.columns import times, trade_ids
 from harvester.errors import ArchiveDamaged
+from harvester.schema import times, trade_ids
 from harvester.storage import state
 from harvester.storage.footers import Footer
 from harvester.storage.rollups import RollUp, agrees, list_rollups

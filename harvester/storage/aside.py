@@ -10,11 +10,10 @@ from itertools import pairwise
 
 import numpy as np
 
-from harvester.columns import Int64s, times, trade_ids
 from harvester.errors import ArchiveDamaged
+from harvester.schema import TRADES, Int64s, RowsChecksum, times, trade_ids
 from harvester.storage.archive import EVERYTHING, Archive, Piece, listed_again, pieces_of
 from harvester.storage.quarantine import Note, set_aside
-from harvester.storage.schema import TRADES, RowsChecksum
 from harvester.storage.segments import (
     Segment,
     parse_path,

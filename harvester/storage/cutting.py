@@ -8,10 +8,10 @@ from itertools import compress
 import numpy as np
 import pyarrow as pa
 
-from harvester.columns import cut, times, trade_ids
+from harvester.schema import cut, times, trade_ids
 from harvester.storage.footers import Footer, Jump
-from harvester.storage.skips import find_gaps
 from harvester.times import Range, year_end, year_of
+from harvester.trade_ids import find_gaps
 
 
 def by_year(

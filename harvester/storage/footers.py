@@ -8,7 +8,7 @@ from typing import NamedTuple
 import msgspec
 
 from harvester.errors import BAD_JSON, ArchiveDamaged, ArchiveTooNew
-from harvester.storage.schema import FORMAT
+from harvester.schema import FORMAT
 from harvester.times import Range
 
 

@@ -13,9 +13,9 @@ import filelock
 import msgspec
 
 from harvester.errors import BAD_JSON, ArchiveLocked, ArchiveUnwritable
+from harvester.escaping import read_small_file
 from harvester.storage.store import writing
 from harvester.times import SECOND, show
-from harvester.untrusted import read_small_file
 
 
 class Holder(msgspec.Struct):

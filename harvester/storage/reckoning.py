@@ -12,10 +12,10 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 import pyarrow as pa
 
-from harvester.columns import no_rows, times, trade_ids
+from harvester.schema import no_rows, times, trade_ids
 from harvester.storage.footers import Jump
-from harvester.storage.skips import Edge, Gap, find_gaps, gap_at_end
 from harvester.times import END_OF_TIME, Range, overlap, year_end, year_of
+from harvester.trade_ids import Edge, Gap, find_gaps, gap_at_end
 
 
 class Reckoning:

@@ -13,10 +13,9 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from harvester.columns import PRICE, SUM_OF_VALUES, SUM_OF_VOLUMES
 from harvester.errors import ArchiveDamaged
+from harvester.schema import FORMAT, PRICE, SUM_OF_VALUES, SUM_OF_VOLUMES
 from harvester.storage.footers import Footer
-from harvester.storage.schema import FORMAT
 from harvester.storage.segments import Segment, opened
 from harvester.storage.store import Store, writing
 

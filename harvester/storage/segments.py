@@ -13,15 +13,9 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from harvester.columns import clip
 from harvester.errors import ArchiveDamaged
+from harvester.schema import ROW_GROUP_ROWS, TRADES, WRITER_OPTIONS, RowsChecksum, clip
 from harvester.storage.footers import Footer, decode, encode
-from harvester.storage.schema import (
-    ROW_GROUP_ROWS,
-    TRADES,
-    WRITER_OPTIONS,
-    RowsChecksum,
-)
 from harvester.storage.store import Entry, Store, reading, writing
 from harvester.times import END_OF_TIME, Range, year_of
 

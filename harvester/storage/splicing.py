@@ -14,13 +14,12 @@ from itertools import pairwise
 import msgspec
 import pyarrow as pa
 
-from harvester.columns import clip
 from harvester.errors import ArchiveDamaged
+from harvester.schema import RowsChecksum, clip
 from harvester.storage.archive import Archive, Piece, pieces_of
 from harvester.storage.aside import ASIDE, Upgraded, from_files, quarantine_damaged
 from harvester.storage.footers import Footer, Imported, Jump
 from harvester.storage.reckoning import Reckoning, excused
-from harvester.storage.schema import RowsChecksum
 from harvester.storage.segments import Segment, read_batches
 from harvester.storage.torn import Together, note, noted, still_from_files
 from harvester.storage.writer import Writer

@@ -8,7 +8,7 @@ from pathlib import Path
 import msgspec
 
 from harvester.errors import BAD_JSON, ArchiveDamaged, ArchiveTooNew
-from harvester.storage.schema import FORMAT
+from harvester.schema import FORMAT
 from harvester.storage.store import Store
 from harvester.times import END_OF_TIME, Range, union
 

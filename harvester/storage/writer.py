@@ -8,8 +8,8 @@ from dataclasses import replace
 
 import pyarrow as pa
 
-from harvester.columns import times
 from harvester.errors import ArchiveDamaged, MarketChanged
+from harvester.schema import RowsChecksum, times, trades_of
 from harvester.storage import state
 from harvester.storage.archive import Archive
 from harvester.storage.aside import unfinished
@@ -21,7 +21,6 @@ from harvester.storage.future import without_future
 from harvester.storage.locks import held
 from harvester.storage.quarantine import Note, keep_copy, set_aside
 from harvester.storage.rollups import list_rollups, rollup_path, stage_rollup
-from harvester.storage.schema import RowsChecksum, trades_of
 from harvester.storage.segments import (
     Segment,
     parse_path,

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple, Protocol
 
+from harvester.schema import RowsChecksum
 from harvester.storage.archive import Archive
 from harvester.storage.compaction import within
-from harvester.storage.schema import RowsChecksum
 from harvester.storage.segments import Claims, Segment, read_batches, read_claims
 from harvester.times import Range, union
 from harvester.verify.report import Fault, PairReport

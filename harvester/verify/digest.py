@@ -13,8 +13,8 @@ from datetime import UTC, datetime
 from itertools import groupby
 from typing import NamedTuple
 
+from harvester.schema import RowsChecksum
 from harvester.storage.archive import EVERYTHING, Archive, listed_again
-from harvester.storage.schema import RowsChecksum
 from harvester.times import SECOND, Range, covers
 
 

@@ -9,15 +9,14 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from harvester.columns import Int64s, decimal_words, times, trade_ids
 from harvester.errors import ArchiveDamaged
+from harvester.schema import TRADES, Int64s, RowsChecksum, decimal_words, ties, times, trade_ids
 from harvester.storage.archive import Archive
 from harvester.storage.footers import Footer
 from harvester.storage.rollups import RollUp
-from harvester.storage.schema import TRADES, RowsChecksum, ties
 from harvester.storage.segments import READ_ROWS, Segment, footer_in, opened, path_of
-from harvester.storage.skips import Edge, find_gaps
 from harvester.times import Range
+from harvester.trade_ids import Edge, find_gaps
 from harvester.verify.rollups import RollUps
 
 

@@ -6,8 +6,8 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from harvester.storage.footers import Footer
-from harvester.storage.skips import BEGINNING, Edge, across_file
 from harvester.times import Range
+from harvester.trade_ids import BEGINNING, Edge, across_file
 from harvester.verify.files import Findings, Skip
 from harvester.verify.report import Fault, PairReport
 

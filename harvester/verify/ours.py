@@ -12,11 +12,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from harvester.columns import PRICE, VOLUME, times
 from harvester.kraken.candles import VALUES, Candle
 from harvester.query.engine import MEMORY_LIMIT
 from harvester.query.query import candle_batches
 from harvester.query.question import Fill, Question
+from harvester.schema import PRICE, VOLUME, times
 from harvester.storage.archive import Archive
 from harvester.times import DAY, UNITS_NS, Range, parse_interval
 

@@ -7,10 +7,9 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 
 from harvester.download.backfill import fill
-from harvester.download.endings import error_of
 from harvester.download.names import known_pairs, refresh_pairs
 from harvester.download.run import Run
-from harvester.errors import ArchiveDamaged, UnreadableAnswer
+from harvester.errors import ArchiveDamaged, UnreadableAnswer, error_of
 from harvester.kraken.pairs import Pair
 from harvester.storage import state
 from harvester.storage.future import ending_in_future, fault_of

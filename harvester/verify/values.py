@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from decimal import ROUND_DOWN, ROUND_HALF_UP, Context, Decimal
 from fractions import Fraction
 
-from harvester.columns import VOLUME
 from harvester.kraken.candles import VALUES, Candle
+from harvester.schema import VOLUME
 
 PRICES = ("open", "high", "low", "close")
 

@@ -1,9 +1,4 @@
-"""Types of the arguments of public functions, checked when they are called.
-
-`check_types` reads a function's annotations, so that a signature is the one place that says what a
-parameter may be. A value of another type is a UsageError that names the parameter, not an
-AttributeError from somewhere inside.
-"""
+"""Types of the arguments of public functions, checked when they are called."""
 
 from __future__ import annotations
 
@@ -19,7 +14,13 @@ from typing import NamedTuple, ParamSpec, SupportsIndex, TypeVar, cast
 import numpy as np
 
 from harvester.errors import BadInterval, BadSetting, BadTime, UsageError
-from harvester.rules import is_path_text
+from harvester.escaping import is_path_text
+
+# --- arguments ------------------------------------------------------------------------------------
+
+# `check_types` reads a function's annotations, so that a signature is the one place that says
+# what a parameter may be. A value of another type is a UsageError that names the parameter, not
+# an AttributeError from somewhere inside.
 
 P = ParamSpec("P")
 R = TypeVar("R")

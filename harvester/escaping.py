@@ -1,9 +1,4 @@
-"""Text from outside: made safe to print, and short.
-
-Error texts, names, file names and rows come from the exchange or from files. A control character in
-one could move the cursor, change a terminal's title or begin a line that looks like ours; one of
-five megabytes would flood it.
-"""
+"""Text from outside (exchange, files, names): made safe to print, and shortened."""
 
 from __future__ import annotations
 
@@ -12,6 +7,12 @@ import os
 import re
 import stat
 from pathlib import Path
+
+# --- untrusted ------------------------------------------------------------------------------------
+
+# Error texts, names, file names and rows come from the exchange or from files. A control
+# character in one could move the cursor, change a terminal's title or begin a line that looks
+# like ours; one of five megabytes would flood it.
 
 LARGEST_SMALL_FILE = 8 << 20
 """Bytes of a file of settings or names."""
@@ -60,3 +61,11 @@ def read_small_file(path: str) -> bytes:
     if len(data) > LARGEST_SMALL_FILE:
         raise OSError(errno.EFBIG, f"it is larger than {LARGEST_SMALL_FILE >> 20} MB", path)
     return data
+
+
+def is_path_text(text: str) -> bool:
+    """Whether the system could have a file of that name: no NUL, and nothing it can't encode."""
+    try:
+        return b"\0" not in os.fsencode(text)
+    except UnicodeEncodeError:
+        return False
