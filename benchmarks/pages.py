@@ -33,8 +33,8 @@ from harvester.download.seams import Seams
 from harvester.download.stop import Stop
 from harvester.download.tape import Tape
 from harvester.kraken.client import Client
-from harvester.kraken.pages import Page, decode_any_page, decode_page
 from harvester.kraken.pairs import Pair
+from harvester.kraken.trades import Page, decode_any_page, decode_page
 from harvester.schema import (
     ROW_GROUP_ROWS,
     TRADES,

@@ -24,8 +24,8 @@ from test_candles import cut, hold
 from harvester import config
 from harvester.download.names import known_pairs, refresh_pairs
 from harvester.errors import ExchangeRefused
-from harvester.kraken.candles import read_candles
 from harvester.kraken.client import Client
+from harvester.kraken.ohlc import read_candles
 from harvester.storage.archive import Archive
 from harvester.times import Range
 from harvester.verify.against_exchange import Comparer

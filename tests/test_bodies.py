@@ -14,9 +14,8 @@ import pytest
 from exchange import Exchange, Reply
 from test_client import GOOD, MARKET, Odd, Told, newest, run
 
-from harvester.kraken import bodies
-from harvester.kraken.answers import Transient
-from harvester.kraken.bodies import unpacked
+from harvester.kraken import decode
+from harvester.kraken.decode import Transient, unpacked
 
 BOMB_BYTES = 256 << 20
 
@@ -85,7 +84,7 @@ def test_a_bomb_takes_no_more_than_the_limit(coding: str, window: int) -> None:
     tracemalloc.start()
     try:
         assert fault(coding, body) == "a body of more than 32 MB"
-        assert tracemalloc.get_traced_memory()[1] < 3 * bodies.LARGEST_BODY
+        assert tracemalloc.get_traced_memory()[1] < 3 * decode.LARGEST_BODY
     finally:
         tracemalloc.stop()
 
@@ -124,7 +123,7 @@ def test_a_bomb_from_the_exchange_is_waited_out_in_bounded_memory(headers: str) 
     try:
         with Odd(Reply(body, headers=headers)) as exchange:
             assert run(exchange.url, newest, told) == 60
-        assert tracemalloc.get_traced_memory()[1] < 4 * bodies.LARGEST_BODY
+        assert tracemalloc.get_traced_memory()[1] < 4 * decode.LARGEST_BODY
     finally:
         tracemalloc.stop()
     assert len(told.waits) == 1
@@ -151,7 +150,7 @@ def test_a_body_that_is_too_large_as_it_is_sent_is_not_read_on() -> None:
                 while True:
                     yield bytes(1 << 20)
 
-        return await bodies.read_raw(httpx.Response(200, stream=Endless()))
+        return await decode.read_raw(httpx.Response(200, stream=Endless()))
 
     with pytest.raises(Transient, match="a body of more than 32 MB"):
         asyncio.run(read())

@@ -26,8 +26,8 @@ from harvester.errors import (
 )
 from harvester.kraken import client as module
 from harvester.kraken.client import Client
-from harvester.kraken.pacing import PaceState
 from harvester.kraken.pairs import Pair
+from harvester.kraken.rate_limit import PaceState
 
 T = TypeVar("T")
 PAIR = Pair(altname="XBTUSD", key="XXBTZUSD")

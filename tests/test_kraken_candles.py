@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from harvester.errors import UnreadableAnswer
-from harvester.kraken.answers import Transient
-from harvester.kraken.candles import Candle, read_candles
+from harvester.kraken.decode import Transient
+from harvester.kraken.ohlc import Candle, read_candles
 
 CAPTURED = Path(__file__).parents[2] / "shared/kraken/ohlc_XBTUSDT_1m_2025-11-10.json"
 ROW = '[1600000200,"0.10","2.5","0.1","1e-10","0.3","100000000000.00000001",3]'

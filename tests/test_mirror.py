@@ -21,8 +21,8 @@ from harvester.download.run import Watch, Wish
 from harvester.download.stop import Stop
 from harvester.errors import HarvesterError, UsageError
 from harvester.kraken.client import Client
-from harvester.kraken.pages import decode_page
 from harvester.kraken.pairs import Pair
+from harvester.kraken.trades import decode_page
 from harvester.schema import ROW_GROUP_ROWS, ROWS, RowsChecksum, times
 from harvester.server.app import app
 from harvester.server.made import END_NS, MADE_PAIR, made_archive, made_tape

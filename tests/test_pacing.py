@@ -17,7 +17,7 @@ from exchange import Bucket
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harvester.kraken.pacing import Pace, Paces, PaceState
+from harvester.kraken.rate_limit import Pace, Paces, PaceState
 
 
 def no_jitter() -> float:

@@ -13,7 +13,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from harvester.errors import UnreadableAnswer, ValueDoesNotFit
-from harvester.kraken.pages import Page, decode_page
+from harvester.kraken.trades import Page, decode_page
 from harvester.schema import ROWS
 
 CAPTURES = Path(__file__).parents[2] / "shared" / "kraken"

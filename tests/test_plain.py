@@ -12,8 +12,7 @@ from hypothesis import strategies as st
 from tapes import tiny_coin, xbtusd_like, zero_ids
 
 from harvester.errors import HarvesterError
-from harvester.kraken.pages import Page, decode_any_page, decode_page
-from harvester.kraken.plain import read_plain
+from harvester.kraken.trades import Page, decode_any_page, decode_page, read_plain
 
 
 def body(*rows: str, last: str = '"1700000000000000000"') -> bytes:

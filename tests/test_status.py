@@ -350,6 +350,6 @@ def test_ctrl_c_is_how_a_watch_on_a_terminal_ends() -> None:
 
 
 def test_the_page_that_estimates_count_by_is_the_exchange_s() -> None:
-    from harvester.kraken.pages import PAGE_ROWS
+    from harvester.kraken.trades import PAGE_ROWS
 
     assert module.PAGE_ROWS == PAGE_ROWS

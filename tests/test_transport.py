@@ -19,8 +19,8 @@ import httpx
 import pytest
 
 from harvester import config
-from harvester.kraken import connection as limits
-from harvester.kraken.transport import DirectTransport, http_client
+from harvester.kraken import http as limits
+from harvester.kraken.http import DirectTransport, http_client
 
 HEAD = b"HTTP/1.1 200 OK\r\n"
 WHOLE = HEAD + b"Content-Length: 4\r\n\r\nbody"

@@ -20,7 +20,7 @@ from harvester.download.run import Hand, Watch, Wish
 from harvester.download.stop import Stop
 from harvester.errors import Interrupted
 from harvester.kraken.client import Client
-from harvester.kraken.pacing import PaceState
+from harvester.kraken.rate_limit import PaceState
 from harvester.operations.run_log import Recording, recorded
 from harvester.storage.archive import Archive
 from harvester.times import Range, parse_moment, span

@@ -18,7 +18,7 @@ from harvester.download.names import choose
 from harvester.download.run import Wish
 from harvester.download.stop import Stop
 from harvester.kraken.client import Client
-from harvester.kraken.pages import PAGE_ROWS
+from harvester.kraken.trades import PAGE_ROWS
 from harvester.storage.archive import Archive
 from harvester.storage.aside import Upgraded
 from harvester.times import Range, missing

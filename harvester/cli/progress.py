@@ -25,7 +25,7 @@ from harvester.download.events import (
     Step,
     Waiting,
 )
-from harvester.kraken.pacing import PaceState
+from harvester.kraken.rate_limit import PaceState
 from harvester.times import show
 
 LINE_EVERY_S = 30.0

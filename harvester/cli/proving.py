@@ -14,8 +14,8 @@ from harvester.cli.progress import Display, display
 from harvester.download.events import Begun, Step, Waiting
 from harvester.download.names import known_pairs
 from harvester.errors import HarvesterError
-from harvester.kraken.candles import WEEK_MIN
 from harvester.kraken.client import Client
+from harvester.kraken.ohlc import WEEK_MIN
 from harvester.kraken.pairs import Pair
 from harvester.storage.archive import Archive
 from harvester.verify.against_exchange import Comparer

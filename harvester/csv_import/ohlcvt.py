@@ -14,7 +14,7 @@ from harvester.csv_import.digits import Digits, Unusual, read
 from harvester.csv_import.layout import number
 from harvester.csv_import.sources import Member, blocks
 from harvester.errors import BadFile
-from harvester.kraken.candles import Candle
+from harvester.kraken.ohlc import Candle
 from harvester.schema import PRICE, SUM_OF_VOLUMES, Int64s, decimals_of, times
 from harvester.times import BEGINNING_NS, END_OF_TIME, SECOND, UNITS_NS, show
 

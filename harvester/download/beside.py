@@ -19,7 +19,7 @@ import pyarrow as pa
 
 from harvester.download.crawler import imported_in
 from harvester.download.pages import Page
-from harvester.kraken.pages import PAGE_ROWS
+from harvester.kraken.trades import PAGE_ROWS
 from harvester.schema import times
 from harvester.storage.archive import Archive
 from harvester.storage.torn import Together, note, noted

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from harvester.download.upgrades import Upgrade
 from harvester.errors import HarvesterError
-from harvester.kraken.pacing import PaceState
+from harvester.kraken.rate_limit import PaceState
 from harvester.times import SECOND, Range, show
 
 

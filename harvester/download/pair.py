@@ -31,7 +31,7 @@ from harvester.errors import (
     UnreadableAnswer,
     error_of,
 )
-from harvester.kraken.answers import OtherMarket
+from harvester.kraken.decode import OtherMarket
 from harvester.kraken.pairs import Pair
 from harvester.schema import times
 from harvester.storage.archive import Archive

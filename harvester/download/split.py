@@ -17,7 +17,7 @@ from harvester.download.crawler import RangeCrawl
 from harvester.download.pages import Page
 from harvester.download.spans import Cut, cut_between, middle
 from harvester.errors import HarvesterError, Interrupted
-from harvester.kraken.pacing import SPANS_A_PAIR
+from harvester.kraken.rate_limit import SPANS_A_PAIR
 from harvester.storage.archive import Archive
 from harvester.times import Range
 

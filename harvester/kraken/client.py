@@ -20,13 +20,19 @@ import stamina
 from harvester.config import ExchangeSettings
 from harvester.errors import BAD_JSON, BadSetting, ExchangeUnreachable, UnreadableAnswer
 from harvester.escaping import shortened
-from harvester.kraken.answers import Transient, check_errors, check_status, read_result
-from harvester.kraken.bodies import read_raw, unpacked
-from harvester.kraken.candles import WEEK_MIN, Candle, read_candles
-from harvester.kraken.pacing import LONGEST_WAIT_S, SPANS_A_PAIR, Paces, PaceState
-from harvester.kraken.pages import Page, decode_page
+from harvester.kraken.decode import (
+    Transient,
+    check_errors,
+    check_status,
+    read_raw,
+    read_result,
+    unpacked,
+)
+from harvester.kraken.http import http_client
+from harvester.kraken.ohlc import WEEK_MIN, Candle, read_candles
 from harvester.kraken.pairs import Pair, check_market, read_pairs
-from harvester.kraken.transport import http_client
+from harvester.kraken.rate_limit import LONGEST_WAIT_S, SPANS_A_PAIR, Paces, PaceState
+from harvester.kraken.trades import Page, decode_page
 from harvester.times import SECOND
 
 logger = logging.getLogger("harvester.kraken")

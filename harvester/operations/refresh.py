@@ -30,8 +30,8 @@ from harvester.errors import (
     gravest,
 )
 from harvester.kraken.client import Client
-from harvester.kraken.pacing import PaceState
 from harvester.kraken.pairs import Pair
+from harvester.kraken.rate_limit import PaceState
 from harvester.operations.refresh_pairs import Market, Target, targets
 from harvester.storage.archive import LISTINGS, Archive
 from harvester.storage.future import check_not_in_future

@@ -12,9 +12,9 @@ import msgspec
 
 from harvester.download.names import known_pairs
 from harvester.errors import UnknownPair
-from harvester.kraken.candles import INTERVALS_MIN
-from harvester.kraken.pages import PAGE_ROWS
+from harvester.kraken.ohlc import INTERVALS_MIN
 from harvester.kraken.pairs import UNKNOWN, Pair, resolve
+from harvester.kraken.trades import PAGE_ROWS
 from harvester.server.ohlc import candles
 from harvester.server.tape import LISTED_FOR_S, Clock, Shelf, Tape
 from harvester.storage import state

@@ -8,8 +8,8 @@ from dataclasses import replace
 
 from harvester.download.names import refresh_pairs
 from harvester.errors import ExchangeError, ExchangeRefused
-from harvester.kraken.candles import INTERVALS_MIN, Candle
 from harvester.kraken.client import Client
+from harvester.kraken.ohlc import INTERVALS_MIN, Candle
 from harvester.kraken.pairs import Pair
 from harvester.query.engine import MEMORY_LIMIT
 from harvester.storage.archive import Archive

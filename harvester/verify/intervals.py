@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from harvester.kraken.candles import Candle
+from harvester.kraken.ohlc import Candle
 from harvester.times import Range, covers
 from harvester.verify.ours import Asker, Edges, Held
 from harvester.verify.report import IntervalReport

@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from harvester.kraken.candles import VALUES, Candle
+from harvester.kraken.ohlc import VALUES, Candle
 from harvester.query.engine import MEMORY_LIMIT
 from harvester.query.query import candle_batches
 from harvester.query.question import Fill, Question

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from harvester.csv_import.ohlcvt import COLUMNS, ROWS, Block
 from harvester.csv_import.sources import Whole
-from harvester.kraken.candles import Candle
+from harvester.kraken.ohlc import Candle
 from harvester.schema import Int64s, times
 from harvester.times import END_OF_TIME, SECOND, UNITS_NS, Range
 from harvester.verify.intervals import AFTER, BEFORE, HOLE

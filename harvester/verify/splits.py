@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
-from harvester.kraken.candles import Candle
+from harvester.kraken.ohlc import Candle
 from harvester.verify.ours import Edges
 
 IsEqual = Callable[[Candle | None, Candle | None], bool]

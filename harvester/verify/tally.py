@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 
 from harvester.errors import ArchiveDamaged
-from harvester.kraken.candles import VALUES, Candle
+from harvester.kraken.ohlc import VALUES, Candle
 from harvester.times import UNITS_NS
 from harvester.verify.ours import Asker, Edges
 from harvester.verify.report import Difference, IntervalReport

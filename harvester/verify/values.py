@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from decimal import ROUND_DOWN, ROUND_HALF_UP, Context, Decimal
 from fractions import Fraction
 
-from harvester.kraken.candles import VALUES, Candle
+from harvester.kraken.ohlc import VALUES, Candle
 from harvester.schema import VOLUME
 
 PRICES = ("open", "high", "low", "close")

@@ -1,7 +1,4 @@
-"""One answer of the OHLC endpoint, from bytes to exact candles.
-
-Source: Kraken's public REST documentation for `GET /0/public/OHLC`, and captured bodies.
-"""
+"""Decode an answer of the OHLC endpoint into exact candles."""
 
 from __future__ import annotations
 
@@ -13,10 +10,14 @@ import msgspec
 
 from harvester.errors import BAD_JSON, UnreadableAnswer
 from harvester.escaping import printable, shortened
-from harvester.kraken.answers import read_result
-from harvester.kraken.pages import LONGEST_NUMBER
+from harvester.kraken.decode import read_result
 from harvester.kraken.pairs import Pair, check_market
+from harvester.kraken.trades import LONGEST_NUMBER
 from harvester.times import END_OF_TIME, SECOND
+
+# --- candles --------------------------------------------------------------------------------------
+
+# Source: Kraken's public REST documentation for `GET /0/public/OHLC`, and captured bodies.
 
 INTERVALS_MIN = (1, 5, 15, 30, 60, 240, 1440, 10080, 21600)
 """The lengths of candles that the exchange makes, in minutes."""
