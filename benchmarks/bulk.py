@@ -25,7 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harvester.kraken.pairs import Pair
-from harvester.storage.archive import Archive
+from harvester.storage.trade_store import Archive
 from harvester.storage.writer import keep_pairs
 
 Numbers = NDArray[np.int64]

@@ -29,8 +29,8 @@ from harvester.query.question import Question
 from harvester.query.rollups import parse_levels, roll_up
 from harvester.query.ticks import ticks_sql
 from harvester.schema import ORDER_TYPES, PRICE, ROWS, SIDES, VOLUME
-from harvester.storage.archive import EVERYTHING, Archive
-from harvester.storage.footers import Footer
+from harvester.storage.footer import Footer
+from harvester.storage.trade_store import EVERYTHING, Archive
 from harvester.storage.writer import writer
 from harvester.times import Range, parse_interval, parse_moment, span
 

@@ -21,8 +21,8 @@ import pyarrow.parquet as pq
 
 from harvester.query.rollups import parse_levels, roll_up
 from harvester.schema import ROWS
-from harvester.storage.archive import Archive
-from harvester.storage.footers import Footer
+from harvester.storage.footer import Footer
+from harvester.storage.trade_store import Archive
 from harvester.storage.writer import writer
 from harvester.times import DAY, Range
 

@@ -44,8 +44,8 @@ from harvester.schema import (
     times,
     trades_of,
 )
-from harvester.storage.archive import Archive
-from harvester.storage.footers import Footer
+from harvester.storage.footer import Footer
+from harvester.storage.trade_store import Archive
 from harvester.storage.writer import writer
 from harvester.times import END_OF_TIME, Range
 

@@ -22,8 +22,8 @@ from candles import PAIR, SPELLED, chunks
 
 import harvester
 from harvester.query.rollups import parse_levels, roll_up
-from harvester.storage.archive import Archive
-from harvester.storage.footers import Footer
+from harvester.storage.footer import Footer
+from harvester.storage.trade_store import Archive
 from harvester.storage.writer import writer
 from harvester.times import Range
 

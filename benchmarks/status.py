@@ -21,11 +21,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from harvester.schema import TRADES
-from harvester.storage.archive import Archive
-from harvester.storage.footers import Footer
-from harvester.storage.gists import PATH
-from harvester.storage.rollups import rollup_path, stage_rollup
-from harvester.storage.segments import parse_path, path_of, stage_segment
+from harvester.storage.footer import Footer
+from harvester.storage.metadata_cache import PATH
+from harvester.storage.rollup_files import rollup_path, stage_rollup
+from harvester.storage.segment import parse_path, path_of, stage_segment
+from harvester.storage.trade_store import Archive
 from harvester.times import Range, year_end
 from harvester.verify.status import status
 

@@ -19,7 +19,7 @@ from harvester.download.events import Event, Noted, Outcome
 from harvester.download.run import Watch, Wish
 from harvester.download.stop import Stop
 from harvester.kraken.client import Client
-from harvester.storage.archive import Archive
+from harvester.storage.trade_store import Archive
 from harvester.times import END_OF_TIME, Range
 
 ALL = Range(0, END_OF_TIME)

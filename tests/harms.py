@@ -22,7 +22,7 @@ from harvester import config
 from harvester.download.names import refresh_pairs
 from harvester.kraken.client import Client
 from harvester.schema import WRITER_OPTIONS
-from harvester.storage.archive import Archive
+from harvester.storage.trade_store import Archive
 from harvester.times import Range
 
 PAIR = "XBTUSD"

@@ -22,7 +22,7 @@ from harvester.download.events import Event, Listener
 from harvester.download.run import Watch
 from harvester.download.stop import Stop
 from harvester.operations.refresh import refresh
-from harvester.storage.archive import Archive
+from harvester.storage.trade_store import Archive
 
 DAY_NS = 86_400 * SECOND_NS
 SETTLE_NS = 60 * SECOND_NS

@@ -25,8 +25,8 @@ from harvester.csv_import.ohlcvt import Block, read_candles
 from harvester.csv_import.sources import Whole, find
 from harvester.errors import BadFile
 from harvester.kraken.pairs import Pair
-from harvester.storage.archive import Archive
-from harvester.storage.footers import Footer
+from harvester.storage.footer import Footer
+from harvester.storage.trade_store import Archive
 from harvester.storage.writer import writer
 from harvester.times import Range
 from harvester.verify.against_csv import choose, compare

@@ -26,7 +26,7 @@ from harvester.download.names import known_pairs, refresh_pairs
 from harvester.errors import ExchangeRefused
 from harvester.kraken.client import Client
 from harvester.kraken.ohlc import read_candles
-from harvester.storage.archive import Archive
+from harvester.storage.trade_store import Archive
 from harvester.times import Range
 from harvester.verify.against_exchange import Comparer
 from harvester.verify.intervals import compare_interval

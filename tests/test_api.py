@@ -22,8 +22,8 @@ from harvester import errors
 from harvester.api.html import bar
 from harvester.api.moments import moment_ns, span_between
 from harvester.errors import BadSetting, BadTime, HarvesterError, UsageError
-from harvester.storage.archive import Archive as Disk
-from harvester.storage.footers import Footer
+from harvester.storage.footer import Footer
+from harvester.storage.trade_store import Archive as Disk
 from harvester.storage.writer import writer
 from harvester.times import DAY, Range
 

@@ -28,7 +28,7 @@ from harvester.errors import (
     ValueDoesNotFit,
 )
 from harvester.operations.run_log import last
-from harvester.storage.archive import Archive as Disk
+from harvester.storage.trade_store import Archive as Disk
 from harvester.storage.writer import writer
 
 MARKET = tapes.market(tapes.xbtusd_like(5_000, 61), wsname="XBT/USD")

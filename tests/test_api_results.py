@@ -32,7 +32,7 @@ from harvester.errors import (
 )
 from harvester.query.result import Origin, Result
 from harvester.query.rollups import parse_levels, roll_up
-from harvester.storage.archive import Archive as Disk
+from harvester.storage.trade_store import Archive as Disk
 from harvester.storage.writer import writer
 
 YEARS = list(expected(tapes.market(tapes.new_years(each=200))))

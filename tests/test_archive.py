@@ -17,12 +17,12 @@ from hypothesis import strategies as st
 from test_schema import batch
 
 from harvester.errors import ArchiveDamaged
-from harvester.storage import archive as module
-from harvester.storage import segments as segments_module
-from harvester.storage import state
-from harvester.storage.archive import Archive
-from harvester.storage.footers import Footer
-from harvester.storage.segments import Segment, path_of, stage_segment
+from harvester.storage import metadata
+from harvester.storage import segment as segments_module
+from harvester.storage import trade_store as module
+from harvester.storage.footer import Footer
+from harvester.storage.segment import Segment, path_of, stage_segment
+from harvester.storage.trade_store import Archive
 from harvester.storage.writer import writer
 from harvester.times import Range
 
@@ -100,7 +100,7 @@ def test_coverage_is_told_by_the_listing_alone(archive: Archive) -> None:
 
 
 def test_holes_are_what_was_wanted_and_is_not_covered(archive: Archive) -> None:
-    state.want(archive.store, PAIR, Range(0, 40))
+    metadata.want(archive.store, PAIR, Range(0, 40))
     put(archive, Range(5, 10), ROWS)
     put(archive, Range(20, 30), ROWS)
     assert archive.holes(PAIR) == [Range(0, 5), Range(10, 20), Range(30, 40)]

@@ -18,8 +18,8 @@ from test_bulk_upgrade_torn import command, faults, killed, volumes
 
 from harvester.csv_import.sources import Whole
 from harvester.download import pair
-from harvester.storage.archive import Archive
-from harvester.storage.aside import from_files
+from harvester.storage.replacement_staging import from_files
+from harvester.storage.trade_store import Archive
 from harvester.times import DAY, Range
 
 __all__ = ["started"]

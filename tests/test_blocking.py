@@ -30,7 +30,7 @@ from harvester.download.run import Watch, Wish
 from harvester.download.stop import Stop
 from harvester.kraken.client import Client
 from harvester.schema import ROWS, int64s_as, times
-from harvester.storage.archive import Archive
+from harvester.storage.trade_store import Archive
 from harvester.storage.writer import writer
 from harvester.times import END_OF_TIME, Range
 

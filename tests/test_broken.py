@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from harvester.storage.footers import Footer
-from harvester.storage.segments import Claims, Segment, read_claims
-from harvester.storage.store import LocalStore
+from harvester.storage.filesystem import LocalStore
+from harvester.storage.footer import Footer
+from harvester.storage.segment import Claims, Segment, read_claims
 from harvester.times import Range
 from harvester.verify.broken import Broken, judge, owed, spans_known
 from harvester.verify.report import Fault, PairReport

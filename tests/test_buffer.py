@@ -16,8 +16,8 @@ from harvester.download.buffer import Backlog, Buffer
 from harvester.download.events import Committed, Event
 from harvester.errors import ArchiveUnwritable
 from harvester.schema import ROWS
-from harvester.storage.archive import Archive
-from harvester.storage.footers import Jump
+from harvester.storage.footer import Jump
+from harvester.storage.trade_store import Archive
 from harvester.storage.writer import Writer, writer
 from harvester.times import END_OF_TIME, Range
 from harvester.trade_ids import Gap

@@ -28,7 +28,7 @@ from harvester.csv_import.reports import Watch
 from harvester.csv_import.sources import find
 from harvester.errors import DamagedFile
 from harvester.kraken.pairs import Pair
-from harvester.storage.archive import Archive
+from harvester.storage.trade_store import Archive
 from harvester.storage.writer import writer
 
 HARVESTER = [sys.executable, "-c", "from harvester.cli import main; main()"]

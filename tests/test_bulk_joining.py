@@ -27,8 +27,8 @@ from harvester.csv_import.reports import Report, Watch
 from harvester.csv_import.sources import Whole, find
 from harvester.kraken.pairs import Pair
 from harvester.schema import ROWS
-from harvester.storage.archive import Archive
-from harvester.storage.footers import Footer
+from harvester.storage.footer import Footer
+from harvester.storage.trade_store import Archive
 from harvester.storage.writer import Writer, writer
 from harvester.times import END_OF_TIME, Range, missing
 

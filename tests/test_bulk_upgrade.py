@@ -19,9 +19,9 @@ from harvester.csv_import.sources import Whole
 from harvester.download.events import Outcome, PageRead, Replaced
 from harvester.download.upgrades import Day, Rounding
 from harvester.errors import ArchiveDamaged, Interrupted
-from harvester.storage.archive import Archive
-from harvester.storage.aside import Upgraded, from_files
-from harvester.storage.store import Entry, LocalStore
+from harvester.storage.filesystem import Entry, LocalStore
+from harvester.storage.replacement_staging import Upgraded, from_files
+from harvester.storage.trade_store import Archive
 from harvester.storage.writer import writer
 from harvester.times import DAY, Range
 from harvester.verify.verify import verify

@@ -15,9 +15,9 @@ from test_bulk_upgrade_kills import Killed
 
 from harvester.csv_import import upgrading
 from harvester.errors import ArchiveDamaged
-from harvester.storage.archive import Archive
-from harvester.storage.aside import Upgraded, from_files
-from harvester.storage.splicing import splice
+from harvester.storage.replacement import splice
+from harvester.storage.replacement_staging import Upgraded, from_files
+from harvester.storage.trade_store import Archive
 from harvester.storage.writer import writer
 
 __all__ = ["started"]

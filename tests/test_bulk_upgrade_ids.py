@@ -18,9 +18,9 @@ from test_bulk_upgrade import NOW_NS, PAIR, TRADES, started, years
 from harvester.csv_import.sources import Whole
 from harvester.download import seams
 from harvester.errors import ImportIncomplete
-from harvester.storage.archive import Archive
-from harvester.storage.footers import Footer, Jump
-from harvester.storage.segments import Segment
+from harvester.storage.footer import Footer, Jump
+from harvester.storage.segment import Segment
+from harvester.storage.trade_store import Archive
 from harvester.storage.writer import Writer, writer
 from harvester.times import DAY, Range
 from harvester.verify.verify import verify

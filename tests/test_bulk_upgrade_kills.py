@@ -22,9 +22,9 @@ from harvester.csv_import import upgrading
 from harvester.csv_import.joining import Joiner
 from harvester.csv_import.sources import Whole
 from harvester.query.rollups import parse_levels, roll_up
-from harvester.storage.archive import Archive
-from harvester.storage.aside import from_files
-from harvester.storage.store import LocalStore
+from harvester.storage.filesystem import LocalStore
+from harvester.storage.replacement_staging import from_files
+from harvester.storage.trade_store import Archive
 from harvester.storage.writer import writer
 from harvester.times import DAY, Range, missing
 from harvester.verify.verify import verify

@@ -24,11 +24,10 @@ from test_verify_beside_a_writer import disturbed
 from harvester.csv_import import upgrading
 from harvester.csv_import.sources import Whole
 from harvester.errors import ArchiveDamaged
-from harvester.storage import splicing
-from harvester.storage.archive import Archive
-from harvester.storage.aside import Upgraded, from_files
-from harvester.storage.store import LocalStore
-from harvester.storage.torn import noted
+from harvester.storage import replacement
+from harvester.storage.filesystem import LocalStore
+from harvester.storage.replacement_staging import Upgraded, from_files, noted
+from harvester.storage.trade_store import Archive
 from harvester.storage.writer import writer
 from harvester.times import Range
 from harvester.verify.digest import digests
@@ -306,7 +305,7 @@ def test_replacing_something_else_leaves_it_on_record(
     """The note of one replacement outlives another one, of one file and of several."""
     one, parts = prepared, prepared.parts
     with monkeypatch.context() as patch:
-        patch.setattr(splicing, "_put", killed_at(2, splicing._put))
+        patch.setattr(replacement, "_put", killed_at(2, replacement._put))
         with pytest.raises(Killed):
             spliced(one.folder, parts[:2])
     [begun_with] = noted(LocalStore(one.folder), PAIR)
@@ -329,7 +328,7 @@ def test_what_was_begun_and_not_done_is_no_part_of_what_is_half_done(
     one, parts = prepared, prepared.parts
     for at, ranges in ((1, parts[3:]), (2, parts[:2])):
         with monkeypatch.context() as patch:
-            patch.setattr(splicing, "_put", killed_at(at, splicing._put))
+            patch.setattr(replacement, "_put", killed_at(at, replacement._put))
             with pytest.raises(Killed):
                 spliced(one.folder, ranges)
     assert len(faults(one.folder)) == 1
@@ -361,7 +360,7 @@ def killed_at(turn: int, done: Any) -> Any:
 def spliced(folder: Path, parts: list[Range]) -> None:
     archive = Archive(folder)
     with writer(archive, PAIR) as one:
-        splicing.splice(one, Upgraded(archive), parts)
+        replacement.splice(one, Upgraded(archive), parts)
 
 
 def june(year: int) -> Range:

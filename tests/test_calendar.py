@@ -23,7 +23,7 @@ from harvester.query.calendar import grid_of
 from harvester.query.clock import Turn, turns, zone_of
 from harvester.query.grid import CalendarGrid, FixedGrid, Grid
 from harvester.query.question import Question
-from harvester.storage.archive import EVERYTHING
+from harvester.storage.trade_store import EVERYTHING
 from harvester.times import Range, parse_moment
 
 if TYPE_CHECKING:

@@ -17,7 +17,7 @@ from test_candles import answer, ask, hold, is_equal, model
 
 from harvester.query.query import ohlc
 from harvester.query.question import FILLS
-from harvester.storage.archive import EVERYTHING, Archive
+from harvester.storage.trade_store import EVERYTHING, Archive
 from harvester.times import Range, span
 
 if TYPE_CHECKING:

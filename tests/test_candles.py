@@ -22,8 +22,8 @@ from harvester import schema
 from harvester.errors import ArchiveDamaged, BadSetting, NothingHeld, ValueDoesNotFit
 from harvester.query.query import candle_batches, ohlc
 from harvester.query.question import FILLS, Question
-from harvester.storage.archive import EVERYTHING, Archive, Piece
-from harvester.storage.footers import Footer
+from harvester.storage.footer import Footer
+from harvester.storage.trade_store import EVERYTHING, Archive, Piece
 from harvester.storage.writer import writer
 from harvester.times import Range, parse_interval, union
 

@@ -13,7 +13,7 @@ from exchange import Market, expected
 from test_candles import PLAIN, answer, ask, cut, hold
 
 from harvester.query.query import ohlc
-from harvester.storage.archive import Archive
+from harvester.storage.trade_store import Archive
 from harvester.times import parse_moment
 
 if TYPE_CHECKING:

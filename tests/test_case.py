@@ -27,8 +27,8 @@ from harvester.operations.refresh_pairs import Market as Known
 from harvester.operations.refresh_pairs import targets
 from harvester.query.database import write_database
 from harvester.server.answers import Answers
-from harvester.storage import case
-from harvester.storage.archive import Archive
+from harvester.storage import filesystem
+from harvester.storage.trade_store import Archive
 from harvester.storage.writer import writer
 
 TOKEN = Market("AAPLxUSD", "AAPLxUSD", "AAPLx/USD", "AAPLx", trades=tapes.xbtusd_like(30, 1))
@@ -218,9 +218,9 @@ def test_a_disk_is_asked_whether_it_ignores_case(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "pair=XBTUSD").mkdir()
-    assert not case.ignores_case(tmp_path / "pair=XBTUSD")
+    assert not filesystem.ignores_case(tmp_path / "pair=XBTUSD")
     monkeypatch.setattr(Path, "samefile", lambda one, other: one.name.lower() == other.name.lower())
-    assert case.ignores_case(tmp_path / "pair=XBTUSD")
+    assert filesystem.ignores_case(tmp_path / "pair=XBTUSD")
 
 
 @pytest.mark.parametrize(
@@ -230,7 +230,7 @@ def test_on_a_disk_that_ignores_case_the_second_pair_is_refused(
     there: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / there).mkdir(parents=True)
-    monkeypatch.setattr(case, "ignores_case", lambda _path: True)
+    monkeypatch.setattr(filesystem, "ignores_case", lambda _path: True)
     with (
         pytest.raises(ArchiveUnwritable) as caught,
         writer(Archive(tmp_path), "AAPLXUSD"),
@@ -246,7 +246,7 @@ def test_on_a_disk_that_ignores_case_a_pair_is_written_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "trades/pair=AAPLxUSD").mkdir(parents=True)
-    monkeypatch.setattr(case, "ignores_case", lambda _path: True)
+    monkeypatch.setattr(filesystem, "ignores_case", lambda _path: True)
     with writer(Archive(tmp_path), "AAPLxUSD") as one:
         assert one.pair == "AAPLxUSD"
 
@@ -254,7 +254,7 @@ def test_on_a_disk_that_ignores_case_a_pair_is_written_again(
 def test_a_pair_that_is_refused_there_stops_no_other(
     exchange: Exchange, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(case, "ignores_case", lambda _path: True)
+    monkeypatch.setattr(filesystem, "ignores_case", lambda _path: True)
     crawl = Crawl(exchange.url, tmp_path)
     assert crawl.only("AAPLxUSD").error is None
     assert isinstance(crawl.only("AAPLXUSD").error, ArchiveUnwritable)

@@ -19,8 +19,8 @@ import harvester
 from harvester.charts.chart import Chart
 from harvester.schema import clip
 from harvester.server.made import END_NS, MADE_PAIR, made_archive, made_tape
-from harvester.storage.archive import Archive as Disk
-from harvester.storage.footers import Footer
+from harvester.storage.footer import Footer
+from harvester.storage.trade_store import Archive as Disk
 from harvester.storage.writer import keep_pairs, writer
 from harvester.times import DAY, Range
 

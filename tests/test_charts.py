@@ -28,7 +28,7 @@ from harvester.query.chunks import most_candles
 from harvester.query.question import Question
 from harvester.query.session import Session
 from harvester.server.made import made_archive
-from harvester.storage.archive import Archive as Disk
+from harvester.storage.trade_store import Archive as Disk
 from harvester.storage.writer import keep_pairs, writer
 from harvester.times import DAY, END_OF_TIME, Range, parse_interval
 

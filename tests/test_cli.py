@@ -407,7 +407,7 @@ def test_the_gravest_status_of_several_pairs_wins(harvester: Any, tmp_path: Path
 
 
 def test_a_second_run_meanwhile_ends_with_5(harvester: Any, tmp_path: Path) -> None:
-    from harvester.storage.archive import Archive
+    from harvester.storage.trade_store import Archive
     from harvester.storage.writer import writer
 
     with writer(Archive(tmp_path / "data"), "XBTUSD"):

@@ -14,7 +14,7 @@ from exchange import expected
 from test_candles import PAIR, SECOND, START, cut, hold, trade
 from test_exports import run
 
-from harvester.storage.archive import Archive
+from harvester.storage.trade_store import Archive
 from harvester.times import Range
 
 if TYPE_CHECKING:

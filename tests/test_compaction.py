@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from harvester.storage.compaction import LARGEST_ROWS, groups, within
-from harvester.storage.segments import Segment
+from harvester.storage.segment import Segment
 from harvester.times import Range
 
 

@@ -14,7 +14,7 @@ from crawling import Crawl, serve, strangers, tape_of
 from exchange import Clock, Exchange, Faults, Market, Trade, expected, named
 
 from harvester.download.events import Started
-from harvester.storage.archive import Archive
+from harvester.storage.trade_store import Archive
 from harvester.times import END_OF_TIME, Range, parse_moment
 
 Mode = Literal["inclusive", "exclusive"]

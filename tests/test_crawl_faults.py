@@ -14,8 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from harvester.errors import ArchiveUnwritable
-from harvester.storage.archive import Archive
-from harvester.storage.segments import Segment
+from harvester.storage.segment import Segment
+from harvester.storage.trade_store import Archive
 from harvester.storage.writer import Writer
 
 KINDS = [

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from ledger import Ledger
 from test_crawl_faults import KINDS
 
-from harvester.storage.archive import Archive
-from harvester.storage.store import LocalStore
+from harvester.storage.filesystem import LocalStore
+from harvester.storage.trade_store import Archive
 
 WINDOW_NS = 200_000
 """Twice the margin of times with four decimals: a page must show more than such a span."""

@@ -13,7 +13,7 @@ import tapes
 from exchange import expected
 from test_candles import PAIR, cut, hold
 
-from harvester.storage.archive import Archive
+from harvester.storage.trade_store import Archive
 from harvester.storage.writer import writer
 from harvester.times import Range, parse_moment, span
 from harvester.verify.digest import Digest, digests

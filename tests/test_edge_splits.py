@@ -22,7 +22,7 @@ from test_candles import hold
 from harvester.csv_import.ohlcvt import read_candles
 from harvester.csv_import.sources import Whole, find
 from harvester.kraken.ohlc import Candle
-from harvester.storage.archive import Archive
+from harvester.storage.trade_store import Archive
 from harvester.times import Range
 from harvester.verify.intervals import compare_interval
 from harvester.verify.ours import Asker

@@ -23,7 +23,7 @@ from wrong_clock import (
 
 from harvester.download.events import Outcome
 from harvester.errors import UnreadableAnswer
-from harvester.storage.archive import Archive
+from harvester.storage.trade_store import Archive
 from harvester.times import Range, show
 
 AHEAD: dict[str, Lie] = {

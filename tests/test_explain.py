@@ -18,8 +18,8 @@ from harvester.query import chunks as cutting
 from harvester.query.explain import explain
 from harvester.query.query import candle_batches
 from harvester.query.question import FILLS
-from harvester.storage import segments
-from harvester.storage.archive import EVERYTHING, Archive
+from harvester.storage import segment
+from harvester.storage.trade_store import EVERYTHING, Archive
 from harvester.times import Range
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ TICKS = len([row for row in BUSY if row[1] > BUSY[1499][1]])
 def archive(tmp_path_factory: pytest.TempPathFactory) -> Archive:
     """Two segments of many small row groups; the second has no roll-ups."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(segments, "ROW_GROUP_ROWS", GROUP)
+        patch.setattr(segment, "ROW_GROUP_ROWS", GROUP)
         path = tmp_path_factory.mktemp("archive")
         (path / "pairs.json").write_text(json.dumps({PAIR: {"altname": PAIR}}))
         made = hold(Archive(path), cut(BUSY, [0, BUSY[1499][1], LAST]))

@@ -30,7 +30,7 @@ from harvester.cli.output import columns as table
 from harvester.errors import BadInterval, UsageError
 from harvester.kraken.pairs import Pair
 from harvester.query import console
-from harvester.storage.archive import Archive
+from harvester.storage.trade_store import Archive
 from harvester.times import parse_interval
 
 HARVESTER = [sys.executable, "-c", "from harvester.cli import main; main()"]

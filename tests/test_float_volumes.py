@@ -14,7 +14,7 @@ import pytest
 from test_against_csv import MINUTE, ROWS, held, lines, only, report, run, text
 from test_candles import hold
 
-from harvester.storage.archive import Archive
+from harvester.storage.trade_store import Archive
 from harvester.times import Range
 from harvester.verify.report import IntervalReport
 

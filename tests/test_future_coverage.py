@@ -23,7 +23,7 @@ from harvester.download.run import Watch
 from harvester.download.stop import Stop
 from harvester.errors import HarvesterError, UnreadableAnswer
 from harvester.kraken.client import Client
-from harvester.storage.archive import Archive
+from harvester.storage.trade_store import Archive
 from harvester.storage.writer import Writer
 from harvester.times import END_OF_TIME, Range, show
 from harvester.verify.repair import Repairer

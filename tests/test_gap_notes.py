@@ -18,7 +18,7 @@ import harvester
 from harvester.errors import ArchiveHasHoles
 from harvester.kraken.pairs import Pair
 from harvester.query.coverage_gaps import gap_note, gaps_in
-from harvester.storage.archive import Archive
+from harvester.storage.trade_store import Archive
 from harvester.storage.writer import keep_pairs, writer
 from harvester.times import DAY, END_OF_TIME, Range
 

@@ -18,8 +18,8 @@ from crawling import tape_of
 
 from harvester.kraken.pairs import Pair
 from harvester.schema import ROWS
-from harvester.storage.archive import Archive
-from harvester.storage.footers import Footer
+from harvester.storage.footer import Footer
+from harvester.storage.trade_store import Archive
 from harvester.storage.writer import keep_pairs, writer
 from harvester.times import SECOND, Range, covers
 

@@ -28,7 +28,7 @@ from harvester.csv_import.stored import match
 from harvester.errors import ArchiveDamaged, BadFile
 from harvester.kraken.pairs import Pair
 from harvester.schema import ROWS, times
-from harvester.storage.archive import Archive
+from harvester.storage.trade_store import Archive
 from harvester.times import SECOND, Range, covers
 
 PAIR = Pair(altname="XBTUSD")

@@ -13,7 +13,7 @@ import tapes
 from crawling import Crawl, serve, strangers, tape_of
 from exchange import SECOND_NS, Clock, Exchange, Faults, Market, Tape, expected
 
-from harvester.storage.archive import Archive
+from harvester.storage.trade_store import Archive
 from harvester.times import show
 from harvester.verify.verify import verify
 

@@ -212,13 +212,15 @@ def test_a_lazy_import_is_seen() -> None:
 
 
 def test_an_import_for_types_alone_is_seen() -> None:
-    source = "if TYPE_CHECKING:\n    from harvester.storage.archive import Archive\n"
-    assert list(uses(source, "harvester.kraken")) == [Use("harvester.storage.archive.Archive", 2)]
+    source = "if TYPE_CHECKING:\n    from harvester.storage.trade_store import Archive\n"
+    assert list(uses(source, "harvester.kraken")) == [
+        Use("harvester.storage.trade_store.Archive", 2)
+    ]
 
 
 def test_a_relative_import_is_seen() -> None:
-    assert list(uses("from ..storage import store", "harvester.kraken")) == [
-        Use("harvester.storage.store", 1)
+    assert list(uses("from ..storage import filesystem", "harvester.kraken")) == [
+        Use("harvester.storage.filesystem", 1)
     ]
 
 

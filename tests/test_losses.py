@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from harvester.download import beginning, tape
 from harvester.download.events import Outcome
 from harvester.schema import ROWS, no_rows
-from harvester.storage.archive import Archive
-from harvester.storage.footers import Footer
+from harvester.storage.footer import Footer
+from harvester.storage.trade_store import Archive
 from harvester.storage.writer import writer
 from harvester.times import END_OF_TIME, Range
 from harvester.verify.status import status

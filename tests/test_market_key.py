@@ -26,8 +26,8 @@ from harvester.kraken.pairs import Pair
 from harvester.operations.refresh_pairs import Market as Known
 from harvester.operations.refresh_pairs import targets
 from harvester.schema import no_rows
-from harvester.storage.archive import Archive
-from harvester.storage.footers import Footer
+from harvester.storage.footer import Footer
+from harvester.storage.trade_store import Archive
 from harvester.storage.writer import writer
 from harvester.times import END_OF_TIME, Range
 from harvester.verify.verify import verify

@@ -28,8 +28,8 @@ from harvester.server.app import app
 from harvester.server.made import END_NS, MADE_PAIR, made_archive, made_tape
 from harvester.server.server import serving
 from harvester.server.tape import Shelf, Tape
-from harvester.storage.archive import Archive
-from harvester.storage.footers import Footer
+from harvester.storage.footer import Footer
+from harvester.storage.trade_store import Archive
 from harvester.storage.writer import keep_pairs, writer
 from harvester.times import DAY, END_OF_TIME, Range
 

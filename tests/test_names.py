@@ -15,7 +15,7 @@ from harvester import config
 from harvester.download.names import Choice, Name, choose
 from harvester.errors import UnknownPair, UsageError
 from harvester.kraken.client import Client
-from harvester.storage.archive import Archive
+from harvester.storage.trade_store import Archive
 
 
 @pytest.fixture(scope="module")

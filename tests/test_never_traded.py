@@ -10,7 +10,7 @@ import tapes
 from crawling import Crawl, serve, tape_of
 from exchange import SECOND_NS, Clock, Faults, expected
 
-from harvester.storage.archive import Archive
+from harvester.storage.trade_store import Archive
 from harvester.times import Range
 
 WEEK_S = 7 * 86_400

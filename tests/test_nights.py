@@ -15,7 +15,7 @@ from nightly import DAY_NS, FIRST_NS, Nights, daily, jump_ahead, states, until
 from victims import ended, wait_for
 
 from harvester.download.events import Event, Outcome
-from harvester.storage.archive import Archive
+from harvester.storage.trade_store import Archive
 from harvester.storage.writer import writer
 from harvester.verify.verify import verify
 

@@ -15,7 +15,7 @@ from test_candles import cut, hold
 from test_cli_folders import BUSY, PAIRS
 from test_exports import run
 
-from harvester.storage.archive import Archive
+from harvester.storage.trade_store import Archive
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -20,8 +20,8 @@ from test_cli_folders import archive, files_in
 from test_exports import run
 
 from harvester.errors import ArchiveUnwritable
-from harvester.storage.archive import Archive
 from harvester.storage.export import file_sink
+from harvester.storage.trade_store import Archive
 
 __all__ = ["archive"]
 

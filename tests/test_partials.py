@@ -19,7 +19,7 @@ from harvester.query.partials import Partials
 from harvester.query.recount import Recount
 from harvester.query.rollups import parse_levels, width_of
 from harvester.schema import joined, trades_of
-from harvester.storage.rollups import PARTIALS
+from harvester.storage.rollup_files import PARTIALS
 
 
 def trades_batch(rows: Sequence[oracle.Row]) -> pa.RecordBatch:

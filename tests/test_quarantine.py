@@ -8,8 +8,7 @@ from pathlib import Path
 import pytest
 
 from harvester.errors import ArchiveUnwritable
-from harvester.storage.quarantine import Note, keep_copy, set_aside
-from harvester.storage.store import LocalStore
+from harvester.storage.filesystem import LocalStore, Note, keep_copy, set_aside
 from harvester.times import Range
 
 PATH = "trades/pair=A/year=2024/x.parquet"

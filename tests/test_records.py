@@ -18,7 +18,7 @@ from harvester.download.events import Outcome
 from harvester.errors import ArchiveUnwritable, ExchangeUnreachable
 from harvester.operations import run_log
 from harvester.operations.run_log import PairResult, Record, last, recorded
-from harvester.storage.archive import Archive
+from harvester.storage.trade_store import Archive
 from harvester.times import Range
 
 OUTCOMES = [
@@ -123,7 +123,7 @@ def test_a_run_that_goes_on_is_seen(archive: Archive) -> None:
 KILLED = """
 import os, signal, sys
 from harvester import config
-from harvester.storage.archive import Archive
+from harvester.storage.trade_store import Archive
 from harvester.operations.run_log import recorded
 with recorded(Archive(sys.argv[1]), "backfill", {}, config.load(environment={}), print):
     os.kill(os.getpid(), signal.SIGKILL)

@@ -26,8 +26,8 @@ from harvester.kraken.pairs import Pair
 from harvester.operations import refresh as module
 from harvester.operations.refresh_pairs import Market as Known
 from harvester.operations.refresh_pairs import targets
-from harvester.storage.archive import Archive
-from harvester.storage.locks import held
+from harvester.storage.lock import held
+from harvester.storage.trade_store import Archive
 from harvester.times import Range
 
 XBT, ETH = daily("XBTUSD", 100, 12), daily("ETHEUR", 40, 12, 2)

@@ -41,8 +41,8 @@ from harvester.errors import HarvesterError
 from harvester.kraken.client import Client
 from harvester.query.rollups import parse_levels, roll_up
 from harvester.schema import WRITER_OPTIONS
-from harvester.storage.archive import Archive
-from harvester.storage.locks import held
+from harvester.storage.lock import held
+from harvester.storage.trade_store import Archive
 from harvester.storage.writer import writer
 from harvester.times import Range
 from harvester.verify.repair import Repairer

@@ -36,7 +36,7 @@ from harvester.query.plan import plan
 from harvester.query.query import candle_batches, ohlc
 from harvester.query.question import FILLS
 from harvester.query.rollups import RolledUp, parse_levels, roll_up
-from harvester.storage.archive import EVERYTHING, Archive
+from harvester.storage.trade_store import EVERYTHING, Archive
 from harvester.storage.writer import writer
 from harvester.times import END_OF_TIME, Range, parse_interval
 

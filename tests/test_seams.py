@@ -10,7 +10,7 @@ from crawling import Crawl, serve, tape_of
 from exchange import Clock, Exchange, Faults, Market, Trade, expected
 
 from harvester.download.tape import Tape
-from harvester.storage.archive import Archive
+from harvester.storage.trade_store import Archive
 from harvester.times import END_OF_TIME, Range
 from harvester.verify.verify import verify
 

@@ -23,7 +23,7 @@ from test_against_exchange import (
     verify,
 )
 
-from harvester.storage.archive import Archive
+from harvester.storage.trade_store import Archive
 from harvester.verify.report import ExchangeReport, IntervalReport
 
 AGREES = ("asked again: the second answer agrees",)

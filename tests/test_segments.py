@@ -16,9 +16,10 @@ from test_schema import batch, checksum
 
 from harvester.errors import ArchiveDamaged, ArchiveError, ArchiveTooNew, ArchiveUnwritable
 from harvester.schema import TRADES
-from harvester.storage import segments as module
-from harvester.storage.footers import Footer, Jump
-from harvester.storage.segments import (
+from harvester.storage import segment as module
+from harvester.storage.filesystem import LocalStore
+from harvester.storage.footer import Footer, Jump
+from harvester.storage.segment import (
     Segment,
     parse_path,
     path_of,
@@ -27,7 +28,6 @@ from harvester.storage.segments import (
     stage_segment,
     time_bounds,
 )
-from harvester.storage.store import LocalStore
 from harvester.times import Range
 
 AFTER, THROUGH = 1_559_347_199_999_999_999, 1_561_939_199_999_999_999

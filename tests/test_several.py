@@ -24,7 +24,7 @@ from harvester.query.question import FILLS, Question
 from harvester.query.session import Session
 from harvester.query.several import several_batches, spooled
 from harvester.query.spool import Spool, Spooled
-from harvester.storage.archive import EVERYTHING, Archive, Piece
+from harvester.storage.trade_store import EVERYTHING, Archive, Piece
 from harvester.storage.writer import writer
 from harvester.times import END_OF_TIME, Range, parse_interval, union
 

@@ -23,7 +23,7 @@ from harvester.download.crawler import RangeCrawl
 from harvester.download.events import PageRead
 from harvester.download.pair import PairCrawl
 from harvester.download.spans import Cut
-from harvester.storage.archive import Archive
+from harvester.storage.trade_store import Archive
 from harvester.storage.writer import Writer
 from harvester.times import Range
 

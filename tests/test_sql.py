@@ -21,7 +21,7 @@ from harvester.query.console import connect_views, sql
 from harvester.query.database import write_database
 from harvester.query.query import candle_batches
 from harvester.query.question import Question
-from harvester.storage.archive import EVERYTHING, Archive, Piece
+from harvester.storage.trade_store import EVERYTHING, Archive, Piece
 from harvester.storage.writer import writer
 from harvester.times import Range, parse_interval
 

@@ -13,9 +13,9 @@ from harvester.cli import output
 from harvester.cli.coverage import ASCII, BLOCKS, month_bars, year_bar, years
 from harvester.cli.holdings import Look, age, remarks, text
 from harvester.cli.watching import _in_place
-from harvester.storage import gists, state
-from harvester.storage.archive import Archive
-from harvester.storage.gists import Gist, Gists
+from harvester.storage import metadata, metadata_cache
+from harvester.storage.metadata_cache import Gist, Gists
+from harvester.storage.trade_store import Archive
 from harvester.times import DAY, SECOND, Range
 from harvester.verify import status as module
 from harvester.verify.status import PairStatus, status
@@ -40,7 +40,7 @@ def daily(first: int, last: int, a_day: int) -> list[object]:
 def archive(tmp_path: Path) -> Archive:
     """One hundred days of 100 trades a day, a hole of ten days, and ten days more."""
     one = Archive(tmp_path / "data")
-    state.want(one.store, PAIR, days(0, 120))
+    metadata.want(one.store, PAIR, days(0, 120))
     put(one, days(0, 100), daily(0, 100, 100))
     put(one, days(110, 120), daily(110, 120, 100))
     return one
@@ -90,7 +90,7 @@ def test_a_segment_beside_its_merger_counts_once(archive: Archive) -> None:
 
 
 def test_a_pair_that_was_only_asked_for_is_one_hole(archive: Archive) -> None:
-    state.want(archive.store, "ETHUSD", days(0, 1))
+    metadata.want(archive.store, "ETHUSD", days(0, 1))
     one = status(archive, None, YEAR_2020)[0]
     assert (one.pair, one.files, one.holes, one.calls) == ("ETHUSD", 0, [days(0, 1)], None)
 
@@ -107,7 +107,7 @@ def test_a_damaged_file_is_named_and_hides_nothing_else(archive: Archive) -> Non
 def test_files_that_vanish_are_listed_again(
     archive: Archive, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real, gone = gists.read_gist, [True]
+    real, gone = metadata_cache.read_gist, [True]
 
     def read(*args: object) -> Gist:
         if gone:
@@ -115,7 +115,7 @@ def test_files_that_vanish_are_listed_again(
             raise FileNotFoundError
         return real(*args)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(gists, "read_gist", read)
+    monkeypatch.setattr(metadata_cache, "read_gist", read)
     assert status(archive, None, YEAR_2020)[0].trades == 11_000
 
 
@@ -124,7 +124,7 @@ def test_files_that_vanish_are_listed_again(
 
 @pytest.fixture
 def keeping(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gists, "WORTH_KEEPING", 1)
+    monkeypatch.setattr(metadata_cache, "WORTH_KEEPING", 1)
 
 
 @pytest.mark.usefixtures("keeping")
@@ -136,7 +136,7 @@ def test_a_footer_that_is_remembered_is_not_read_again(
     def read(*_: object) -> Gist:
         raise AssertionError("a footer was read")
 
-    monkeypatch.setattr(gists, "read_gist", read)
+    monkeypatch.setattr(metadata_cache, "read_gist", read)
     assert status(Archive(archive.root), None, YEAR_2020) == before
 
 
@@ -162,7 +162,7 @@ MEMORIES = [
 @pytest.mark.parametrize("content", MEMORIES)
 def test_a_memory_that_can_t_be_read_is_none(archive: Archive, content: bytes) -> None:
     before = status(archive, None, YEAR_2020)
-    (archive.root / gists.PATH).write_bytes(content)
+    (archive.root / metadata_cache.PATH).write_bytes(content)
     assert status(Archive(archive.root), None, YEAR_2020) == before
 
 
@@ -173,7 +173,7 @@ def test_what_is_gone_is_forgotten(archive: Archive) -> None:
     [gone] = archive.root.glob("trades/*/*/*1586476799999999999.parquet")
     gone.unlink()
     status(Archive(archive.root), None, YEAR_2020)
-    kept = (archive.root / gists.PATH).read_text()
+    kept = (archive.root / metadata_cache.PATH).read_text()
     assert ("1586476799999999999" in kept, "1588291199999999999" in kept) == (False, True)
 
 
@@ -186,7 +186,7 @@ def test_an_archive_that_can_t_be_written_is_told_all_the_same(
 
     monkeypatch.setattr(Path, "write_bytes", write)
     assert status(archive, None, YEAR_2020)[0].trades == 11_000
-    assert not (archive.root / gists.PATH).exists()
+    assert not (archive.root / metadata_cache.PATH).exists()
 
 
 def test_a_small_archive_is_left_as_it_is(archive: Archive) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from harvester.errors import ArchiveError, ArchiveUnwritable
-from harvester.storage.store import Entry, LocalStore, writing
+from harvester.storage.filesystem import Entry, LocalStore, writing
 
 
 @pytest.fixture

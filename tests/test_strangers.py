@@ -15,8 +15,8 @@ from exchange import expected
 
 import harvester
 from harvester.errors import ArchiveDamaged, ArchiveUnwritable
-from harvester.storage.archive import Archive
-from harvester.storage.store import LocalStore
+from harvester.storage.filesystem import LocalStore
+from harvester.storage.trade_store import Archive
 from harvester.storage.writer import writer
 from harvester.verify.status import status
 from harvester.verify.verify import verify

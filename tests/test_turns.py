@@ -16,7 +16,7 @@ from harvester.download.events import Outcome, Started
 from harvester.download.stop import Stop
 from harvester.download.turns import Turns
 from harvester.errors import ExchangeRefused, ExchangeUnreachable, HarvesterError, Interrupted
-from harvester.storage.archive import Archive
+from harvester.storage.trade_store import Archive
 
 
 def markets(*sizes: int) -> list[Market]:

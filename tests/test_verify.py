@@ -19,8 +19,8 @@ from harms import span_text
 
 from harvester.query.rollups import parse_levels, roll_up
 from harvester.schema import WRITER_OPTIONS
-from harvester.storage.archive import Archive
-from harvester.storage.rollups import PARTIALS
+from harvester.storage.rollup_files import PARTIALS
+from harvester.storage.trade_store import Archive
 from harvester.storage.writer import writer
 from harvester.times import Range
 from harvester.verify.verify import verify

@@ -14,8 +14,8 @@ from test_against_exchange import interval
 from test_bulk_upgrade import PAIR, TRADES, started
 from test_bulk_upgrade_damage import without_a_row
 
-from harvester.storage.archive import Archive
-from harvester.storage.segments import Segment
+from harvester.storage.segment import Segment
+from harvester.storage.trade_store import Archive
 from harvester.storage.writer import writer
 from harvester.times import DAY, Range
 from harvester.verify.digest import digests

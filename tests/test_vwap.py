@@ -17,7 +17,7 @@ from harvester.query.bar_size import parse_size
 from harvester.query.bars import BarQuestion, bar_batches
 from harvester.query.query import ohlc
 from harvester.query.rollups import parse_levels, roll_up
-from harvester.storage.archive import Archive
+from harvester.storage.trade_store import Archive
 from harvester.storage.writer import writer
 from harvester.times import Range
 

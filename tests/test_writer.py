@@ -21,11 +21,10 @@ from test_schema import Row, batch, checksum
 
 from harvester.errors import ArchiveDamaged, ArchiveLocked, ArchiveUnwritable
 from harvester.schema import ROWS, TRADES
-from harvester.storage.archive import Archive
-from harvester.storage.footers import Footer, Jump
-from harvester.storage.quarantine import Note
-from harvester.storage.segments import Segment, path_of, stage_segment
-from harvester.storage.store import LocalStore
+from harvester.storage.filesystem import LocalStore, Note
+from harvester.storage.footer import Footer, Jump
+from harvester.storage.segment import Segment, path_of, stage_segment
+from harvester.storage.trade_store import Archive
 from harvester.storage.writer import Writer, keep_pairs, writer
 from harvester.times import Range
 

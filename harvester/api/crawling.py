@@ -22,7 +22,7 @@ from harvester.kraken.client import Client
 from harvester.kraken.pairs import Pair
 from harvester.operations.refresh import Refresh, refresh
 from harvester.operations.run_log import Result, recorded
-from harvester.storage.archive import Archive
+from harvester.storage.trade_store import Archive
 from harvester.times import END_OF_TIME, Range, show
 
 T = TypeVar("T")

@@ -11,7 +11,7 @@ from harvester.argument_types import check_types
 from harvester.download.names import known_pairs
 from harvester.errors import UnknownPair, UsageError
 from harvester.kraken.pairs import Pair, search
-from harvester.storage.archive import Archive as Disk
+from harvester.storage.trade_store import Archive as Disk
 from harvester.times import Range
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from harvester.config import Settings
 from harvester.download.names import resolve_held
 from harvester.errors import UsageError
 from harvester.kraken.pairs import Pair
-from harvester.storage.archive import Archive as Disk
+from harvester.storage.trade_store import Archive as Disk
 
 
 class Opened:

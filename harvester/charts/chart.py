@@ -19,8 +19,8 @@ from harvester.query.coverage_gaps import gap_notes, gaps_in, refuse_gaps
 from harvester.query.engine import MEMORY_LIMIT
 from harvester.query.query import candle_batches
 from harvester.query.question import Question
-from harvester.storage.archive import Archive
 from harvester.storage.export import file_sink
+from harvester.storage.trade_store import Archive
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go

@@ -9,7 +9,7 @@ from harvester.query.chunks import most_candles
 from harvester.query.plan import Plan
 from harvester.query.question import Question
 from harvester.query.session import Session
-from harvester.storage.archive import Archive
+from harvester.storage.trade_store import Archive
 from harvester.times import DAY, LONGEST, Interval, parse_interval
 
 MOST_CANDLES = 3_000

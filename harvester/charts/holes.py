@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from harvester.query.question import Question
-from harvester.storage.archive import Archive
+from harvester.storage.trade_store import Archive
 from harvester.times import (
     BEGINNING_NS,
     END_OF_TIME,

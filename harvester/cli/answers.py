@@ -17,7 +17,7 @@ from harvester.kraken.client import Client
 from harvester.kraken.pairs import Pair, search
 from harvester.query.coverage_gaps import checked
 from harvester.schema import TRADES
-from harvester.storage.archive import Archive
+from harvester.storage.trade_store import Archive
 from harvester.times import parse_moment
 
 

@@ -20,7 +20,7 @@ from harvester.query.explain import explain
 from harvester.query.limits import check_empty
 from harvester.query.query import candle_batches
 from harvester.query.question import Question
-from harvester.storage.archive import Archive
+from harvester.storage.trade_store import Archive
 from harvester.times import Interval, parse_interval, parse_offset
 
 

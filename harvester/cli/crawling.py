@@ -22,7 +22,7 @@ from harvester.errors import Interrupted
 from harvester.kraken.client import Client
 from harvester.kraken.rate_limit import PaceState
 from harvester.operations.run_log import Recording, recorded
-from harvester.storage.archive import Archive
+from harvester.storage.trade_store import Archive
 from harvester.times import Range, parse_moment, span
 
 FILES_A_JOB = 4

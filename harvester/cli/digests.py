@@ -9,8 +9,8 @@ from harvester.cli.options import Common
 from harvester.cli.progress import display
 from harvester.download.events import Begun, Step
 from harvester.download.names import resolve_held
-from harvester.storage.future import check_not_in_future
-from harvester.storage.torn import check_not_torn
+from harvester.storage.replacement_staging import check_not_torn
+from harvester.storage.trade_store import check_not_in_future
 from harvester.times import parse_moment, span
 from harvester.verify.digest import Digest, digests
 

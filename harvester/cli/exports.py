@@ -12,7 +12,7 @@ from harvester.cli import freqtrade, quantconnect
 from harvester.errors import UsageError
 from harvester.kraken.pairs import Pair
 from harvester.storage.export import check_outside, file_sink, write_arrow
-from harvester.storage.store import writing
+from harvester.storage.filesystem import writing
 from harvester.times import Interval
 
 # Where ccxt, and so freqtrade, calls a currency by another name than Kraken does.

@@ -18,9 +18,9 @@ from harvester.kraken.pairs import Pair
 from harvester.query.question import Question
 from harvester.query.several import several_batches
 from harvester.schema import PRICE
-from harvester.storage.archive import Archive
 from harvester.storage.export import check_outside
-from harvester.storage.store import writing
+from harvester.storage.filesystem import writing
+from harvester.storage.trade_store import Archive
 from harvester.times import Interval
 
 _SEVERAL = "several pairs or intervals are written"

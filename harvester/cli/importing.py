@@ -33,7 +33,7 @@ from harvester.errors import (
 from harvester.kraken.client import Client
 from harvester.kraken.pairs import Pair, resolve
 from harvester.operations.run_log import recorded
-from harvester.storage.archive import Archive
+from harvester.storage.trade_store import Archive
 from harvester.times import SECOND, parse_moment, show
 
 MOST_SHOWN = 20

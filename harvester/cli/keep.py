@@ -74,8 +74,8 @@ def _writers(
     from harvester.cli.progress import display
     from harvester.download.events import Begun, Step
     from harvester.download.names import resolve_held
-    from harvester.storage.splicing import end_replacing
-    from harvester.storage.torn import torn
+    from harvester.storage.replacement import end_replacing
+    from harvester.storage.replacement_staging import torn
     from harvester.storage.writer import writer
 
     archive = common.existing()

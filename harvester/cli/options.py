@@ -13,7 +13,7 @@ from harvester.config import Settings, load
 from harvester.errors import UsageError
 
 if TYPE_CHECKING:
-    from harvester.storage.archive import Archive
+    from harvester.storage.trade_store import Archive
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -32,7 +32,7 @@ class Common(NamedTuple):
         Raises:
             UsageError: its folder was named and is not there.
         """
-        from harvester.storage.archive import Archive
+        from harvester.storage.trade_store import Archive
 
         path, origin = self.settings.archive.path, self.settings.origins["archive.path"]
         # Without a name a new user is at work, who is told how to begin.

@@ -19,8 +19,8 @@ from harvester.download.run import Wish
 from harvester.download.stop import Stop
 from harvester.kraken.client import Client
 from harvester.kraken.trades import PAGE_ROWS
-from harvester.storage.archive import Archive
-from harvester.storage.aside import Upgraded
+from harvester.storage.replacement_staging import Upgraded
+from harvester.storage.trade_store import Archive
 from harvester.times import Range, missing
 
 BYTES_A_TRADE = 11

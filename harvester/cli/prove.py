@@ -13,7 +13,7 @@ from harvester.cli.options import Common, common, settings_of
 
 if TYPE_CHECKING:
     from harvester.cli.proving import Compared
-    from harvester.storage.archive import Archive
+    from harvester.storage.trade_store import Archive
     from harvester.verify.report import CsvReport, PairReport, RepairReport
 
 

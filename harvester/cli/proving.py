@@ -17,7 +17,7 @@ from harvester.errors import HarvesterError
 from harvester.kraken.client import Client
 from harvester.kraken.ohlc import WEEK_MIN
 from harvester.kraken.pairs import Pair
-from harvester.storage.archive import Archive
+from harvester.storage.trade_store import Archive
 from harvester.verify.against_exchange import Comparer
 from harvester.verify.report import Comparison, ExchangeReport, IntervalReport
 

@@ -14,7 +14,7 @@ from harvester.download.events import Begun, Step
 from harvester.download.names import known_pairs
 from harvester.errors import ArchiveIncomplete, gravest
 from harvester.kraken.pairs import Pair
-from harvester.storage.archive import Archive
+from harvester.storage.trade_store import Archive
 from harvester.verify.against_csv import Chosen, choose, compare
 from harvester.verify.report import CsvReport
 

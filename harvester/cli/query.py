@@ -13,7 +13,7 @@ from harvester.cli.ask import FORMATS, dash_is_stdout
 from harvester.cli.options import Common, common, settings_of
 
 if TYPE_CHECKING:
-    from harvester.storage.archive import Archive
+    from harvester.storage.trade_store import Archive
 
 _EXPLAINED = ["explain_key", "explain_value"]
 

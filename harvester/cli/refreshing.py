@@ -20,7 +20,7 @@ from harvester.download.run import Watch
 from harvester.download.stop import Stop
 from harvester.operations.refresh import Refresh, Refreshed, refresh
 from harvester.operations.run_log import recorded
-from harvester.storage.archive import Archive
+from harvester.storage.trade_store import Archive
 from harvester.times import SECOND, show
 
 HEADER = ["pair", "state", "added", "first", "last", "holes", "calls", "refused", "seconds"]

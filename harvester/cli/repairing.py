@@ -15,7 +15,7 @@ from harvester.download.run import Watch
 from harvester.download.stop import Stop
 from harvester.kraken.client import Client
 from harvester.operations.run_log import Recording, recorded
-from harvester.storage.archive import Archive
+from harvester.storage.trade_store import Archive
 from harvester.verify.digest import digests
 from harvester.verify.repair import Repairer
 from harvester.verify.report import Moved, PairReport, RepairReport

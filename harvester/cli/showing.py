@@ -15,7 +15,7 @@ from harvester.download.events import Outcome
 from harvester.download.names import Choice, Name
 from harvester.errors import ArchiveDamaged, UsageError
 from harvester.schema import RowsChecksum
-from harvester.storage.archive import Archive
+from harvester.storage.trade_store import Archive
 from harvester.times import SECOND, UNITS_NS, show
 
 PAIR = "XBT/USD"

@@ -22,10 +22,10 @@ from harvester.csv_import.stored import StoredCheck
 from harvester.errors import DamagedFile, Interrupted
 from harvester.kraken.pairs import Pair
 from harvester.schema import clip, times
-from harvester.storage.archive import Archive
-from harvester.storage.footers import Footer, Imported, Jump
-from harvester.storage.quarantine import Note
-from harvester.storage.segments import Segment
+from harvester.storage.filesystem import Note
+from harvester.storage.footer import Footer, Imported, Jump
+from harvester.storage.segment import Segment
+from harvester.storage.trade_store import Archive
 from harvester.storage.writer import Writer
 from harvester.times import END_OF_TIME, SECOND, Range, missing, overlap, show, union
 from harvester.trade_ids import Edge, Gap, find_gaps

@@ -5,8 +5,8 @@ from __future__ import annotations
 from harvester.csv_import.rounding import Sample, Tally, joined, rows_of
 from harvester.download.upgrades import Rounding
 from harvester.errors import ArchiveDamaged, HarvesterError
-from harvester.storage.archive import Archive
-from harvester.storage.aside import from_files
+from harvester.storage.replacement_staging import from_files
+from harvester.storage.trade_store import Archive
 from harvester.times import SECOND, Range, missing
 
 

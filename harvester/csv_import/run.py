@@ -15,9 +15,9 @@ from harvester.csv_import.reports import Report, Watch
 from harvester.csv_import.sources import UNKNOWN, Member, Whole
 from harvester.errors import BadFile, HarvesterError, Interrupted
 from harvester.kraken.pairs import Pair
-from harvester.storage.archive import Archive
-from harvester.storage.splicing import end_replacing
-from harvester.storage.torn import torn
+from harvester.storage.replacement import end_replacing
+from harvester.storage.replacement_staging import torn
+from harvester.storage.trade_store import Archive
 from harvester.storage.writer import Writer, writer
 from harvester.times import END_OF_TIME, SECOND, Range, missing, union
 

@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from harvester.csv_import.counting import Count
 from harvester.schema import Int64s, clip, in_order, joined, no_rows, times
-from harvester.storage.store import writing
+from harvester.storage.filesystem import writing
 from harvester.times import END_OF_TIME, SECOND, Range
 
 HABIT_S = 60

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from harvester.csv_import.rounding import Rows, joined, rows_of
 from harvester.errors import ArchiveDamaged, HarvesterError
-from harvester.storage.archive import Archive
+from harvester.storage.trade_store import Archive
 from harvester.times import SECOND, Range, missing, show
 
 BATCH_ROWS = 1_000_000

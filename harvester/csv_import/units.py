@@ -14,9 +14,9 @@ import numpy as np
 
 from harvester.csv_import.joining import QUIET_S
 from harvester.schema import Int64s, times
-from harvester.storage.archive import Archive
-from harvester.storage.aside import from_files
-from harvester.storage.segments import Segment, read_batches
+from harvester.storage.replacement_staging import from_files
+from harvester.storage.segment import Segment, read_batches
+from harvester.storage.trade_store import Archive
 from harvester.times import SECOND, UNITS_NS, Range, missing, overlap, union
 
 FIRST_LOOK_NS = UNITS_NS["m"]

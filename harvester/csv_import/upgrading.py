@@ -17,11 +17,11 @@ from harvester.csv_import.units import Unit, rows_to_fetch, units
 from harvester.download.events import Noted, Replaced, Started
 from harvester.download.run import Hand
 from harvester.download.upgrades import Day, Left, Upgrade
-from harvester.storage.archive import Archive, pieces_of
-from harvester.storage.aside import Upgraded, aside_of, quarantine_damaged
-from harvester.storage.quarantine import Note, keep_segment
-from harvester.storage.segments import Segment, read_batches
-from harvester.storage.splicing import checked, clear, finish, splice
+from harvester.storage.filesystem import Note, keep_segment
+from harvester.storage.replacement import checked, clear, finish, splice
+from harvester.storage.replacement_staging import Upgraded, aside_of, quarantine_damaged
+from harvester.storage.segment import Segment, read_batches
+from harvester.storage.trade_store import Archive, pieces_of
 from harvester.storage.writer import Writer, writer
 from harvester.times import DAY, SECOND, Range, missing, overlap
 

@@ -16,7 +16,7 @@ from harvester.download.turns import Turns, in_turn
 from harvester.errors import ArchiveDamaged
 from harvester.kraken.client import Client
 from harvester.kraken.pairs import Pair
-from harvester.storage.archive import Archive
+from harvester.storage.trade_store import Archive
 from harvester.storage.writer import Writer
 from harvester.times import END_OF_TIME, Range, missing
 

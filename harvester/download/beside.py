@@ -21,8 +21,8 @@ from harvester.download.crawler import imported_in
 from harvester.download.pages import Page
 from harvester.kraken.trades import PAGE_ROWS
 from harvester.schema import times
-from harvester.storage.archive import Archive
-from harvester.storage.torn import Together, note, noted
+from harvester.storage.replacement_staging import Together, note, noted
+from harvester.storage.trade_store import Archive
 from harvester.storage.writer import Writer
 from harvester.times import SECOND, UNITS_NS, Range, covers
 

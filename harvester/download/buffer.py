@@ -11,8 +11,8 @@ import pyarrow as pa
 
 from harvester.download.events import Committed, Listener
 from harvester.schema import cut
-from harvester.storage.archive import Archive
-from harvester.storage.footers import Footer, Jump
+from harvester.storage.footer import Footer, Jump
+from harvester.storage.trade_store import Archive
 from harvester.storage.writer import Writer
 from harvester.times import END_OF_TIME, Range
 from harvester.trade_ids import Gap

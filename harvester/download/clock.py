@@ -10,7 +10,7 @@ from harvester.download.pages import Page
 from harvester.errors import UnreadableAnswer
 from harvester.kraken.client import Client
 from harvester.schema import times
-from harvester.storage.future import TOLERANCE_NS
+from harvester.storage.trade_store import TOLERANCE_NS
 from harvester.times import BEGINNING_NS, DAY, END_OF_TIME, SECOND, show
 
 CATCH_UP_NS = 600 * SECOND

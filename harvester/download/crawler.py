@@ -19,7 +19,7 @@ from harvester.download.tally import Tally
 from harvester.download.tape import LEAST_MARGIN_NS, Tape, Verdict
 from harvester.errors import ArchiveDamaged, ImportIncomplete, Interrupted
 from harvester.schema import in_order, times
-from harvester.storage.archive import EVERYTHING, Archive
+from harvester.storage.trade_store import EVERYTHING, Archive
 from harvester.times import SECOND, Range, overlap, show
 from harvester.trade_ids import BEGINNING, Edge
 

@@ -23,8 +23,8 @@ from harvester.errors import (
     another_market,
 )
 from harvester.kraken.pairs import Names, Pair, is_pattern, matching, quotes_of, resolve
-from harvester.storage import state
-from harvester.storage.archive import Archive
+from harvester.storage import metadata
+from harvester.storage.trade_store import Archive
 from harvester.storage.writer import keep_pairs
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ logger = logging.getLogger("harvester.crawl")
 
 def known_pairs(archive: Archive) -> dict[str, Pair]:
     """The pairs that the archive keeps names of, and those it holds, by altname."""
-    raw = state.known_pairs(archive.store)
+    raw = metadata.known_pairs(archive.store)
     try:
         pairs = msgspec.json.decode(raw, type=dict[str, Pair]) if raw else {}
     except BAD_JSON as error:
@@ -241,7 +241,7 @@ def resolve_held(archive: Archive, text: str) -> Pair:
         pair = None
     if pair is not None and pair.altname in held:
         return pair
-    if pair is None and state.known_pairs(archive.store) is not None:
+    if pair is None and metadata.known_pairs(archive.store) is not None:
         # The list that is kept is of all markets, so a backfill would refuse the name.
         advice = "`harvester pairs --update` lists the markets"
     else:

@@ -34,10 +34,8 @@ from harvester.errors import (
 from harvester.kraken.decode import OtherMarket
 from harvester.kraken.pairs import Pair
 from harvester.schema import times
-from harvester.storage.archive import Archive
-from harvester.storage.aside import from_files
-from harvester.storage.future import TOLERANCE_NS, check_not_in_future
-from harvester.storage.torn import check_not_torn
+from harvester.storage.replacement_staging import check_not_torn, from_files
+from harvester.storage.trade_store import TOLERANCE_NS, Archive, check_not_in_future
 from harvester.storage.writer import Writer, writer
 from harvester.times import BEGINNING_NS, DAY, Range, missing, overlap, show
 

@@ -17,7 +17,7 @@ from harvester.download.stop import Stop
 from harvester.download.upgrades import Upgrade
 from harvester.kraken.client import Client
 from harvester.kraken.pairs import Pair
-from harvester.storage.archive import Archive
+from harvester.storage.trade_store import Archive
 from harvester.storage.writer import Writer
 from harvester.times import Range
 

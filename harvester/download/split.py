@@ -18,7 +18,7 @@ from harvester.download.pages import Page
 from harvester.download.spans import Cut, cut_between, middle
 from harvester.errors import HarvesterError, Interrupted
 from harvester.kraken.rate_limit import SPANS_A_PAIR
-from harvester.storage.archive import Archive
+from harvester.storage.trade_store import Archive
 from harvester.times import Range
 
 LEAST_LEFT = 8

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from harvester.download.beside import settle
 from harvester.download.events import Listener, Noted, Step
-from harvester.storage.splicing import end_replacing
+from harvester.storage.replacement import end_replacing
 from harvester.storage.writer import Writer
 
 

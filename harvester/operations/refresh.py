@@ -33,11 +33,10 @@ from harvester.kraken.client import Client
 from harvester.kraken.pairs import Pair
 from harvester.kraken.rate_limit import PaceState
 from harvester.operations.refresh_pairs import Market, Target, targets
-from harvester.storage.archive import LISTINGS, Archive
-from harvester.storage.future import check_not_in_future
-from harvester.storage.locks import held
-from harvester.storage.segments import Segment
-from harvester.storage.torn import check_not_torn
+from harvester.storage.lock import held
+from harvester.storage.replacement_staging import check_not_torn
+from harvester.storage.segment import Segment
+from harvester.storage.trade_store import LISTINGS, Archive, check_not_in_future
 from harvester.storage.writer import writer
 from harvester.times import END_OF_TIME, Range
 

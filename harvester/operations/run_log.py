@@ -17,8 +17,8 @@ from harvester.config import Settings
 from harvester.download.upgrades import Upgrade
 from harvester.errors import BAD_JSON, HarvesterError, Interrupted, gravest
 from harvester.escaping import without_credentials
-from harvester.storage.archive import Archive
-from harvester.storage.locks import held
+from harvester.storage.lock import held
+from harvester.storage.trade_store import Archive
 from harvester.times import SECOND, Range, show
 
 if TYPE_CHECKING:

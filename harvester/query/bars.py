@@ -21,7 +21,7 @@ from harvester.query.bar_columns import (
 )
 from harvester.query.bar_size import BarSize
 from harvester.schema import Int64s
-from harvester.storage.archive import EVERYTHING, Archive
+from harvester.storage.trade_store import EVERYTHING, Archive
 from harvester.times import Range, show
 
 BATCH_ROWS = 100_000

@@ -13,7 +13,7 @@ from itertools import pairwise
 from harvester.query.plan import Plan
 from harvester.query.question import Question
 from harvester.query.sources import Source
-from harvester.storage.archive import Archive
+from harvester.storage.trade_store import Archive
 from harvester.times import Range
 
 CHUNK_CANDLES = 1_000_000

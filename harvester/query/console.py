@@ -14,7 +14,7 @@ from duckdb.sqltypes import DuckDBPyType
 from harvester.errors import ArchiveDamaged, BadQuery, HarvesterError
 from harvester.query import views
 from harvester.query.engine import MEMORY_LIMIT, connect
-from harvester.storage.archive import LISTINGS, Archive, Piece
+from harvester.storage.trade_store import LISTINGS, Archive, Piece
 
 BATCH_ROWS = 20_000
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from harvester.errors import ArchiveHasHoles
-from harvester.storage.archive import Archive
+from harvester.storage.trade_store import Archive
 from harvester.times import (
     BEGINNING_NS,
     DAY,

@@ -14,9 +14,9 @@ from harvester import __version__
 from harvester.errors import ArchiveUnwritable, UsageError
 from harvester.query import views
 from harvester.query.engine import quoted
-from harvester.storage.archive import Archive
 from harvester.storage.export import replacing
-from harvester.storage.store import writing
+from harvester.storage.filesystem import writing
+from harvester.storage.trade_store import Archive
 
 OLDEST_READER = "v1.2.0"
 """The file is written so that this DuckDB, and any later one, opens it."""

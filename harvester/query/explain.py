@@ -13,8 +13,8 @@ from harvester.query.plan import Plan
 from harvester.query.question import Question
 from harvester.query.session import Session, looks_at_digits
 from harvester.query.sources import Source
-from harvester.storage.archive import Archive
-from harvester.storage.segments import rows_touched
+from harvester.storage.segment import rows_touched
+from harvester.storage.trade_store import Archive
 from harvester.times import Range
 
 

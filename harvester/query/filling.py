@@ -11,7 +11,7 @@ from harvester.query.measures import BASE, PRICES
 from harvester.query.plan import Plan
 from harvester.query.sources import grouped_sql
 from harvester.query.ticks import ticks_sql
-from harvester.storage.archive import Archive, Piece
+from harvester.storage.trade_store import Archive, Piece
 from harvester.times import Range
 
 AHEAD, BEHIND = 0, 2

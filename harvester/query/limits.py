@@ -6,7 +6,7 @@ from harvester.errors import UsageError
 from harvester.query.plan import Plan, clipped
 from harvester.query.question import Question
 from harvester.query.session import Session
-from harvester.storage.archive import Archive
+from harvester.storage.trade_store import Archive
 from harvester.times import END_OF_TIME
 
 EMPTY_CANDLES = 1_000_000

@@ -23,7 +23,7 @@ from harvester.query.bar_columns import (
     part,
 )
 from harvester.schema import Int64s
-from harvester.storage.rollups import PARTIALS
+from harvester.storage.rollup_files import PARTIALS
 from harvester.times import show
 
 _SUMS = ("volume", "value", "buy_volume", "sell_volume", "buy_value", "sell_value")

@@ -15,7 +15,7 @@ from harvester.query.grid import Grid, Whole
 from harvester.query.question import Question
 from harvester.query.sources import Source, choose
 from harvester.query.spool import Spool, served_by
-from harvester.storage.archive import Archive, Piece
+from harvester.storage.trade_store import Archive, Piece
 from harvester.times import Range, overlap, union, year_end
 
 

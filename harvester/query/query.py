@@ -11,7 +11,7 @@ from harvester.query.engine import MEMORY_LIMIT, asking
 from harvester.query.plan import Plan
 from harvester.query.question import Question
 from harvester.query.session import Session
-from harvester.storage.archive import Archive
+from harvester.storage.trade_store import Archive
 
 BATCH_ROWS = 100_000
 

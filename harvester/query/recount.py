@@ -15,7 +15,7 @@ from harvester.query.engine import asking, session
 from harvester.query.measures import BASE, COMBINED, LAST_TIME, MORE
 from harvester.query.rollups import width_of
 from harvester.schema import joined, times
-from harvester.storage.rollups import PARTIALS
+from harvester.storage.rollup_files import PARTIALS
 from harvester.times import Interval
 
 CHUNK_ROWS = 500_000

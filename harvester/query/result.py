@@ -17,7 +17,7 @@ from harvester.errors import ArchiveDamaged, HarvesterError, UsageError
 from harvester.query.console import asking_sql, is_question, sql
 from harvester.query.engine import MEMORY_LIMIT, asking, session
 from harvester.query.showing import preview
-from harvester.storage.archive import LISTINGS, Archive
+from harvester.storage.trade_store import LISTINGS, Archive
 
 if TYPE_CHECKING:
     import pandas as pd

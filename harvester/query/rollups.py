@@ -10,8 +10,8 @@ import pyarrow as pa
 from harvester.errors import ArchiveDamaged, BadInterval, ValueDoesNotFit
 from harvester.query.partials import Partials
 from harvester.schema import RowsChecksum
-from harvester.storage.rollups import RollUp, rollup_path
-from harvester.storage.segments import Segment, read_batches
+from harvester.storage.rollup_files import RollUp, rollup_path
+from harvester.storage.segment import Segment, read_batches
 from harvester.storage.writer import Writer
 from harvester.times import Interval, parse_interval
 

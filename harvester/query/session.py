@@ -17,7 +17,7 @@ from harvester.query.question import PRICE_DECIMALS, Question
 from harvester.query.sources import grouped_sql
 from harvester.query.spool import Spool
 from harvester.query.sql import candles_sql, measures_of
-from harvester.storage.archive import LISTINGS, Archive
+from harvester.storage.trade_store import LISTINGS, Archive
 
 T = TypeVar("T")
 

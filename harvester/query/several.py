@@ -25,7 +25,7 @@ from harvester.query.session import Session
 from harvester.query.sources import TICKS, Source, grouped_sql
 from harvester.query.spool import Spool, Spooled
 from harvester.query.sql import measures_of
-from harvester.storage.archive import Archive
+from harvester.storage.trade_store import Archive
 from harvester.times import Interval, Range, overlap, parse_interval, union
 
 

@@ -11,8 +11,8 @@ from harvester.query.engine import quoted_path
 from harvester.query.grid import Grid
 from harvester.query.measures import COMBINED
 from harvester.query.ticks import NO_TICKS, conditions, place_sql, ticks_sql
-from harvester.storage.archive import Archive, Piece
-from harvester.storage.rollups import RollUp
+from harvester.storage.rollup_files import RollUp
+from harvester.storage.trade_store import Archive, Piece
 from harvester.times import Range, parse_interval
 
 TICKS = "ticks"

@@ -12,8 +12,8 @@ from itertools import groupby
 from typing import NamedTuple
 
 from harvester.query.sources import TICKS, Source, whole_buckets
-from harvester.storage.archive import Piece
-from harvester.storage.segments import Segment
+from harvester.storage.segment import Segment
+from harvester.storage.trade_store import Piece
 from harvester.times import Range, missing, overlap, union
 
 

@@ -12,7 +12,7 @@ from harvester.query.engine import MEMORY_LIMIT, quoted_path, session
 from harvester.query.ticks import conditions
 from harvester.query.views import COLUMNS
 from harvester.schema import TRADES, WORD
-from harvester.storage.archive import EVERYTHING, Archive, Piece
+from harvester.storage.trade_store import EVERYTHING, Archive, Piece
 from harvester.times import Range, year_end
 
 PLAIN = pa.schema([one.with_type(pa.string()) if one.type == WORD else one for one in TRADES])

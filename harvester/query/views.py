@@ -14,7 +14,7 @@ from typing import NamedTuple
 from harvester.query.engine import quoted, quoted_path
 from harvester.query.measures import BASE, MORE
 from harvester.query.sql import with_vwap
-from harvester.storage.archive import Archive, Piece
+from harvester.storage.trade_store import Archive, Piece
 from harvester.times import DAY, LONGEST, UNITS_NS
 
 COLUMNS = {

@@ -17,8 +17,8 @@ from harvester.kraken.pairs import UNKNOWN, Pair, resolve
 from harvester.kraken.trades import PAGE_ROWS
 from harvester.server.ohlc import candles
 from harvester.server.tape import LISTED_FOR_S, Clock, Shelf, Tape
-from harvester.storage import state
-from harvester.storage.archive import Archive
+from harvester.storage import metadata
+from harvester.storage.trade_store import Archive
 from harvester.times import END_OF_TIME, SECOND, UNITS_NS, Range
 
 SECONDS_DIGITS = 10
@@ -73,7 +73,7 @@ class Names:
         if self._read_s is not None and now - self._read_s < LISTED_FOR_S:
             return
         store = self._archive.store
-        mark = (state.known_pairs(store), store.folders("trades"))
+        mark = (metadata.known_pairs(store), store.folders("trades"))
         if mark != self._mark:
             pairs = known_pairs(self._archive)
             for folder in mark[1]:

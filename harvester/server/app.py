@@ -19,7 +19,7 @@ from starlette.routing import Route
 from harvester.errors import HarvesterError, UnknownPair
 from harvester.server.answers import Answers, Invalid, NotCovered, Question
 from harvester.server.tape import Clock
-from harvester.storage.archive import Archive
+from harvester.storage.trade_store import Archive
 
 
 def app(archive: Archive, clock: Clock = time.monotonic) -> Starlette:

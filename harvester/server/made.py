@@ -11,8 +11,8 @@ import pyarrow as pa
 from harvester.errors import UsageError
 from harvester.kraken.pairs import Pair
 from harvester.schema import ORDER_TYPES, PRICE, ROWS, SIDES, VOLUME, Int64s
-from harvester.storage.archive import Archive
-from harvester.storage.footers import Footer
+from harvester.storage.footer import Footer
+from harvester.storage.trade_store import Archive
 from harvester.storage.writer import keep_pairs, writer
 from harvester.times import DAY, Range
 

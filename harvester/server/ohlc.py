@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 
 from harvester.kraken.pairs import Pair
 from harvester.schema import PRICE, VOLUME, times
-from harvester.storage.archive import Archive
+from harvester.storage.trade_store import Archive
 from harvester.times import SECOND, Range
 
 CLOSED = 720

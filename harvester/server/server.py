@@ -11,7 +11,7 @@ import uvicorn
 
 from harvester.errors import HarvesterError
 from harvester.server.app import app
-from harvester.storage.archive import Archive
+from harvester.storage.trade_store import Archive
 
 GRACE_S = 2
 """What answers on their way may take once the end was asked for."""

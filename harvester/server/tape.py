@@ -11,8 +11,8 @@ from typing import NamedTuple
 from harvester.errors import ArchiveDamaged
 from harvester.schema import joined, times
 from harvester.server.rendering import Rendered, render
-from harvester.storage.archive import LISTINGS, Archive, Piece
-from harvester.storage.segments import Segment, read_batches
+from harvester.storage.segment import Segment, read_batches
+from harvester.storage.trade_store import LISTINGS, Archive, Piece
 from harvester.times import Range, missing
 
 LISTED_FOR_S = 1.0

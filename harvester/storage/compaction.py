@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 
-from harvester.storage.segments import Segment
+from harvester.storage.segment import Segment
 from harvester.times import Range
 
 LARGEST_ROWS = 4_000_000

@@ -1,4 +1,4 @@
-"""Answers for other tools: files that are no part of an archive."""
+"""Write query results to files of the user: Parquet, Arrow, CSV; each is complete or absent."""
 
 from __future__ import annotations
 
@@ -15,9 +15,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from harvester.errors import UsageError
-from harvester.storage.segments import is_segment
-from harvester.storage.state import is_marked
-from harvester.storage.store import sync, writing
+from harvester.storage.filesystem import sync, writing
+from harvester.storage.metadata import is_marked
+from harvester.storage.segment import is_segment
+
+# --- export ---------------------------------------------------------------------------------------
 
 
 def write_parquet(batches: Iterable[pa.RecordBatch], schema: pa.Schema, sink: BinaryIO) -> None:

@@ -10,25 +10,16 @@ import pyarrow as pa
 
 from harvester.errors import ArchiveDamaged, MarketChanged
 from harvester.schema import RowsChecksum, times, trades_of
-from harvester.storage import state
-from harvester.storage.archive import Archive
-from harvester.storage.aside import unfinished
-from harvester.storage.case import check_case
+from harvester.storage import metadata
 from harvester.storage.compaction import groups, within
-from harvester.storage.cutting import belong, by_year, jumps_in, unasked_in
-from harvester.storage.footers import Footer, Imported
-from harvester.storage.future import without_future
-from harvester.storage.locks import held
-from harvester.storage.quarantine import Note, keep_copy, set_aside
-from harvester.storage.rollups import list_rollups, rollup_path, stage_rollup
-from harvester.storage.segments import (
-    Segment,
-    parse_path,
-    path_of,
-    read_batches,
-    stage_segment,
-)
-from harvester.storage.uncover import without
+from harvester.storage.filesystem import Note, check_case, keep_copy, set_aside
+from harvester.storage.footer import Footer, Imported
+from harvester.storage.lock import held
+from harvester.storage.replacement_staging import unfinished
+from harvester.storage.rollup_files import list_rollups, rollup_path, stage_rollup
+from harvester.storage.segment import Segment, parse_path, path_of, read_batches, stage_segment
+from harvester.storage.trade_store import Archive, without_future
+from harvester.storage.year_split import belong, by_year, jumps_in, unasked_in, without
 from harvester.times import Range, overlap, show
 
 Progress = Callable[[str, int, int], None]
@@ -64,7 +55,7 @@ def writer(archive: Archive, pair: str, *, sweep: bool = True) -> Iterator[Write
 def keep_pairs(archive: Archive, data: bytes) -> None:
     """Keep what names are resolved with, as JSON."""
     with held(archive.root / "locks", "_pairs", wait_s=10.0):
-        state.keep_pairs(archive.store, data)
+        metadata.keep_pairs(archive.store, data)
 
 
 class Writer:
@@ -95,19 +86,19 @@ class Writer:
 
         Where that record was lost, what counts as wanted without it goes on record, too.
         """
-        state.want(self._store, self.pair, span, *self.archive.wanted(self.pair))
+        metadata.want(self._store, self.pair, span, *self.archive.wanted(self.pair))
 
     def want_if_lost(self, spans: Iterable[Range]) -> None:
         """Write down that spans are wanted if nothing is on record."""
-        if not state.wanted(self._store, self.pair):
-            state.want(self._store, self.pair, *spans)
+        if not metadata.wanted(self._store, self.pair):
+            metadata.want(self._store, self.pair, *spans)
 
     def trim_wanted(self, now_ns: int, until_ns: int) -> None:
         """Cut wanted ranges that end in the future to end at `until_ns`."""
-        wanted = state.wanted(self._store, self.pair)
+        wanted = metadata.wanted(self._store, self.pair)
         trimmed = without_future(wanted, now_ns, until_ns)
         if trimmed != wanted:
-            state.want_only(self._store, self.pair, trimmed)
+            metadata.want_only(self._store, self.pair, trimmed)
 
     def cut(self, segment: Segment, through: int) -> Segment:
         """Replace a segment by one of the same rows whose range ends earlier.
@@ -160,7 +151,7 @@ class Writer:
         batches = [one for one in given if one.num_rows]
         if not belong(batches, span):
             raise AssertionError(f"rows of {self.pair} are out of order, or lie outside of {span}")
-        state.mark(self._store, self.pair)
+        metadata.mark(self._store, self.pair)
         committed = []
         parts = list(by_year(span, batches))
         counted, told = unasked_in(footer, parts), jumps_in(footer, parts)
@@ -184,7 +175,7 @@ class Writer:
                 a group of equal time.
             footer: asked once all rows were taken; its range holds them whole.
         """
-        state.mark(self._store, self.pair)
+        metadata.mark(self._store, self.pair)
         ends: list[int] = []
 
         def told() -> Footer:
@@ -289,7 +280,7 @@ class Writer:
         Returns where the copy is.
         """
         to = keep_copy(self._store, note)
-        state.want_only(self._store, self.pair, spans)
+        metadata.want_only(self._store, self.pair, spans)
         return to
 
     def _by_market(self, run: list[Segment]) -> Iterator[list[Segment]]:

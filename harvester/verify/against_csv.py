@@ -11,7 +11,7 @@ from harvester.csv_import.sources import Member
 from harvester.errors import HarvesterError
 from harvester.kraken.pairs import Names, Pair
 from harvester.query.engine import MEMORY_LIMIT
-from harvester.storage.archive import Archive
+from harvester.storage.trade_store import Archive
 from harvester.times import Range
 from harvester.verify.ours import Asker
 from harvester.verify.report import CsvReport, FileReport, IntervalReport

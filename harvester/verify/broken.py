@@ -6,9 +6,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple, Protocol
 
 from harvester.schema import RowsChecksum
-from harvester.storage.archive import Archive
 from harvester.storage.compaction import within
-from harvester.storage.segments import Claims, Segment, read_batches, read_claims
+from harvester.storage.segment import Claims, Segment, read_batches, read_claims
+from harvester.storage.trade_store import Archive
 from harvester.times import Range, union
 from harvester.verify.report import Fault, PairReport
 

@@ -14,7 +14,7 @@ from itertools import groupby
 from typing import NamedTuple
 
 from harvester.schema import RowsChecksum
-from harvester.storage.archive import EVERYTHING, Archive, listed_again
+from harvester.storage.trade_store import EVERYTHING, Archive, listed_again
 from harvester.times import SECOND, Range, covers
 
 

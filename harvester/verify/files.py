@@ -11,10 +11,10 @@ import pyarrow as pa
 
 from harvester.errors import ArchiveDamaged
 from harvester.schema import TRADES, Int64s, RowsChecksum, decimal_words, ties, times, trade_ids
-from harvester.storage.archive import Archive
-from harvester.storage.footers import Footer
-from harvester.storage.rollups import RollUp
-from harvester.storage.segments import READ_ROWS, Segment, footer_in, opened, path_of
+from harvester.storage.footer import Footer
+from harvester.storage.rollup_files import RollUp
+from harvester.storage.segment import READ_ROWS, Segment, footer_in, opened, path_of
+from harvester.storage.trade_store import Archive
 from harvester.times import Range
 from harvester.trade_ids import Edge, find_gaps
 from harvester.verify.rollups import RollUps

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from harvester.storage.footers import Footer
+from harvester.storage.footer import Footer
 from harvester.times import Range
 from harvester.trade_ids import BEGINNING, Edge, across_file
 from harvester.verify.files import Findings, Skip

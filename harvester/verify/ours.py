@@ -17,7 +17,7 @@ from harvester.query.engine import MEMORY_LIMIT
 from harvester.query.query import candle_batches
 from harvester.query.question import Fill, Question
 from harvester.schema import PRICE, VOLUME, times
-from harvester.storage.archive import Archive
+from harvester.storage.trade_store import Archive
 from harvester.times import DAY, UNITS_NS, Range, parse_interval
 
 SHOWN = ("time", *VALUES, "first_time", "is_complete")

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from harvester.errors import ArchiveDamaged
-from harvester.storage.archive import LISTINGS, Archive, listed_again
-from harvester.storage.segments import Segment
-from harvester.storage.torn import Together, noted
+from harvester.storage.replacement_staging import Together, noted
+from harvester.storage.segment import Segment
+from harvester.storage.trade_store import LISTINGS, Archive, listed_again
 from harvester.verify.digest import digests
 from harvester.verify.report import PairReport
 from harvester.verify.verify import verify

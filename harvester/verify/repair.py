@@ -11,10 +11,10 @@ from harvester.download.names import known_pairs, refresh_pairs
 from harvester.download.run import Run
 from harvester.errors import ArchiveDamaged, UnreadableAnswer, error_of
 from harvester.kraken.pairs import Pair
-from harvester.storage import state
-from harvester.storage.future import ending_in_future, fault_of
-from harvester.storage.quarantine import Note
-from harvester.storage.segments import Segment
+from harvester.storage import metadata
+from harvester.storage.filesystem import Note
+from harvester.storage.segment import Segment
+from harvester.storage.trade_store import ending_in_future, fault_of
 from harvester.storage.writer import Writer, writer
 from harvester.times import Range, hull, missing, union
 from harvester.verify.broken import Broken, Files, judge, spans_known
@@ -210,7 +210,7 @@ class _Mending:
 
     def _wanted(self) -> list[Range]:
         try:
-            return state.wanted(self._archive.store, self._name)
+            return metadata.wanted(self._archive.store, self._name)
         except ArchiveDamaged:
             return []
 

@@ -9,9 +9,9 @@ import pyarrow as pa
 from harvester.errors import ArchiveDamaged, BadInterval, ValueDoesNotFit
 from harvester.query.recount import Recount
 from harvester.query.rollups import parse_levels
-from harvester.storage.archive import Archive
-from harvester.storage.rollups import PARTIALS, RollUp, read_partials
-from harvester.storage.segments import Segment
+from harvester.storage.rollup_files import PARTIALS, RollUp, read_partials
+from harvester.storage.segment import Segment
+from harvester.storage.trade_store import Archive
 
 
 class RollUps:

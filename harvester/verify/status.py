@@ -9,13 +9,19 @@ from dataclasses import dataclass, field
 import msgspec
 
 from harvester.errors import BAD_JSON, ArchiveDamaged, ArchiveError, ArchiveIncomplete
-from harvester.storage import state
-from harvester.storage.archive import LISTINGS, Archive, pieces_of
-from harvester.storage.future import advice, ending_in_future, without_future
-from harvester.storage.gists import Gist, Gists
-from harvester.storage.segments import Segment, pair_files, parse_path
-from harvester.storage.store import Entry
-from harvester.storage.torn import check_not_torn
+from harvester.storage import metadata
+from harvester.storage.filesystem import Entry
+from harvester.storage.metadata_cache import Gist, Gists
+from harvester.storage.replacement_staging import check_not_torn
+from harvester.storage.segment import Segment, pair_files, parse_path
+from harvester.storage.trade_store import (
+    LISTINGS,
+    Archive,
+    advice,
+    ending_in_future,
+    pieces_of,
+    without_future,
+)
 from harvester.times import BEGINNING_NS, SECOND, Range, missing, union
 
 PAGE_ROWS = 1000
@@ -115,7 +121,7 @@ class _Named(msgspec.Struct):
 def _names(archive: Archive) -> dict[str, _Named]:
     """Names for people; that they can't be read keeps nobody from a status."""
     try:
-        raw = state.known_pairs(archive.store)
+        raw = metadata.known_pairs(archive.store)
         return msgspec.json.decode(raw, type=dict[str, _Named]) if raw else {}
     except (ArchiveError, *BAD_JSON):
         return {}

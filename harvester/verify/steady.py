@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from harvester.errors import ArchiveDamaged
-from harvester.storage.archive import Archive
+from harvester.storage.trade_store import Archive
 from harvester.verify.report import IntervalReport
 
 MOST_TURNS = 3

@@ -9,11 +9,16 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import NamedTuple
 
 from harvester.errors import ArchiveDamaged
-from harvester.storage.archive import LISTINGS, Archive
-from harvester.storage.future import ending_in_future, fault_of, without_future
-from harvester.storage.rollups import RollUp
-from harvester.storage.segments import Segment
-from harvester.storage.torn import path_of_note, torn
+from harvester.storage.replacement_staging import path_of_note, torn
+from harvester.storage.rollup_files import RollUp
+from harvester.storage.segment import Segment
+from harvester.storage.trade_store import (
+    LISTINGS,
+    Archive,
+    ending_in_future,
+    fault_of,
+    without_future,
+)
 from harvester.times import Range, missing
 from harvester.verify.files import Findings, check_segment
 from harvester.verify.ids import check_ids

@@ -1,4 +1,4 @@
-"""The small files beside the segments: the mark, what was wanted, how pairs are called."""
+"""Small files beside the segments: the archive's mark, requested ranges, names of pairs."""
 
 from __future__ import annotations
 
@@ -9,8 +9,10 @@ import msgspec
 
 from harvester.errors import BAD_JSON, ArchiveDamaged, ArchiveTooNew
 from harvester.schema import FORMAT
-from harvester.storage.store import Store
+from harvester.storage.filesystem import Store
 from harvester.times import END_OF_TIME, Range, union
+
+# --- state ----------------------------------------------------------------------------------------
 
 MADE_BY = "harvester"
 

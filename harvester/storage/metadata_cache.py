@@ -1,8 +1,4 @@
-"""What a glance needs of each footer, remembered: to open thousands of files takes seconds.
-
-A memory only: it can be removed at any time, is never needed, and counts for a file only while that
-has the size and the time of writing that it had when its footer was read. Segments never change.
-"""
+"""Cache of row counts and time bounds of segments, so that `status` opens no footer twice."""
 
 from __future__ import annotations
 
@@ -12,10 +8,16 @@ from typing import NamedTuple
 import msgspec
 
 from harvester.errors import BAD_JSON, HarvesterError
-from harvester.storage.archive import Archive
-from harvester.storage.locks import held
-from harvester.storage.segments import bounds_by, footer_in, opened
-from harvester.storage.store import Entry, Store
+from harvester.storage.filesystem import Entry, Store
+from harvester.storage.lock import held
+from harvester.storage.segment import bounds_by, footer_in, opened
+from harvester.storage.trade_store import Archive
+
+# --- gists ----------------------------------------------------------------------------------------
+
+# A memory only: it can be removed at any time, is never needed, and counts for a file only while
+# that has the size and the time of writing that it had when its footer was read. Segments never
+# change.
 
 PATH = "cache/footers.json"
 LOCK = "_cache"

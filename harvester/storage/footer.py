@@ -1,4 +1,4 @@
-"""What a segment says of itself, kept in its Parquet metadata under `harvester.*`."""
+"""Metadata of a segment, kept in its Parquet footer under `harvester.*`."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ import msgspec
 from harvester.errors import BAD_JSON, ArchiveDamaged, ArchiveTooNew
 from harvester.schema import FORMAT
 from harvester.times import Range
+
+# --- footers --------------------------------------------------------------------------------------
 
 
 class Jump(NamedTuple):

@@ -1,4 +1,4 @@
-"""Segments: one immutable Parquet file each, the trades of one range, told by name and footer."""
+"""Segments: one immutable Parquet file each, with all trades of one range; names and reading."""
 
 from __future__ import annotations
 
@@ -15,9 +15,11 @@ import pyarrow.parquet as pq
 
 from harvester.errors import ArchiveDamaged
 from harvester.schema import ROW_GROUP_ROWS, TRADES, WRITER_OPTIONS, RowsChecksum, clip
-from harvester.storage.footers import Footer, decode, encode
-from harvester.storage.store import Entry, Store, reading, writing
+from harvester.storage.filesystem import Entry, Store, reading, writing
+from harvester.storage.footer import Footer, decode, encode
 from harvester.times import END_OF_TIME, Range, year_of
+
+# --- segments -------------------------------------------------------------------------------------
 
 READ_ROWS = 32_768
 """Rows read at a time: as fast as whole row groups, and a quarter of their memory."""

@@ -1,4 +1,4 @@
-"""An archive as its readers see it: the tape of every pair it holds, and what is covered."""
+"""The stored trades of all pairs as readers see them: segments, coverage, gaps, and scans."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ import pyarrow as pa
 
 from harvester.errors import ArchiveDamaged
 from harvester.schema import times, trade_ids
-from harvester.storage import state
-from harvester.storage.footers import Footer
-from harvester.storage.rollups import RollUp, agrees, list_rollups
-from harvester.storage.segments import (
+from harvester.storage import metadata
+from harvester.storage.filesystem import LocalStore, Store
+from harvester.storage.footer import Footer
+from harvester.storage.rollup_files import RollUp, agrees, list_rollups
+from harvester.storage.segment import (
     Segment,
     pair_files,
     parse_path,
@@ -24,8 +25,9 @@ from harvester.storage.segments import (
     read_footer,
     time_bounds,
 )
-from harvester.storage.store import LocalStore, Store
-from harvester.times import END_OF_TIME, Range, hull, missing, union
+from harvester.times import DAY, END_OF_TIME, Range, hull, missing, show, union
+
+# --- archive --------------------------------------------------------------------------------------
 
 EVERYTHING = Range(0, END_OF_TIME)
 LISTINGS = 20
@@ -98,7 +100,7 @@ class Archive:
         self.store: Store = local
         # By pair, as one thread may forget a pair while another learns of the next.
         self._known: dict[str, _Known] = {}
-        state.check_mark(self.store)
+        metadata.check_mark(self.store)
 
     def held(self) -> list[str]:
         """The altnames of the pairs that have segments, or whose folder is refused as a link."""
@@ -163,7 +165,7 @@ class Archive:
         Raises:
             ArchiveDamaged: what is on record can't be read.
         """
-        return state.wanted(self.store, pair) or hull(self.coverage(pair))
+        return metadata.wanted(self.store, pair) or hull(self.coverage(pair))
 
     def holes(self, pair: str) -> list[Range]:
         """What was wanted and is not covered."""
@@ -340,3 +342,60 @@ class Archive:
             known[segment] = bounds = time_bounds(self.store, segment.path) if rows else None
             return bounds
         return known.get(segment)
+
+
+# --- future ---------------------------------------------------------------------------------------
+
+# Such a range claims that there are no trades in time that is still to come, so later runs would
+# never download them.
+
+TOLERANCE_NS = DAY
+"""A clock may be off by this much before what it says is called implausible."""
+
+
+def ending_in_future(segments: Iterable[Segment], now_ns: int) -> list[Segment]:
+    """The segments whose range ends after `now_ns`, by more than the tolerance."""
+    return [segment for segment in segments if segment.range.through > now_ns + TOLERANCE_NS]
+
+
+def fault_of(segment: Segment, now_ns: int) -> str:
+    """What is wrong with a segment whose range ends in the future, for people."""
+    return (
+        f"its range ends in the future, at {show(segment.range.through)}, while this machine's "
+        f"clock says {show(now_ns)}: one clock was or is wrong, and trades may be missing"
+    )
+
+
+def advice(archive: Archive, segment: Segment, now_ns: int) -> str:
+    """The same with the name of the file, and what to do."""
+    return (
+        f"{archive.location(segment)}: {fault_of(segment, now_ns)}; if this machine's clock is "
+        f"right, `harvester verify {segment.pair} --repair` cuts the range"
+    )
+
+
+def check_not_in_future(archive: Archive, pair: str, now_ns: int) -> None:
+    """Refuse coverage that ends in the future.
+
+    Raises:
+        ArchiveDamaged: a segment's range does.
+    """
+    for segment in ending_in_future(archive.segments(pair), now_ns):
+        raise ArchiveDamaged(advice(archive, segment, now_ns))
+
+
+def without_future(
+    wanted: Iterable[Range], now_ns: int, until_ns: int | None = None
+) -> list[Range]:
+    """Requested ranges, those that end in the future cut to end at `until_ns`, or now.
+
+    No run requests the future, so only a wrong clock leaves such ranges.
+    """
+    limit_ns = now_ns if until_ns is None else until_ns
+    cut = (
+        span._replace(through=min(span.through, limit_ns))
+        if span.through > now_ns + TOLERANCE_NS
+        else span
+        for span in wanted
+    )
+    return [span for span in cut if span.after < span.through]

@@ -1,8 +1,4 @@
-"""Roll-ups: partial candles of one segment, one file a level, of the segment's own name.
-
-A roll-up is only a shortcut: it serves while its footer bears the checksum of the segment that
-stands, and whatever has none is answered from ticks.
-"""
+"""Roll-up files: partial candles of one segment, one file per level; paths, schema and validity."""
 
 from __future__ import annotations
 
@@ -15,9 +11,14 @@ import pyarrow.parquet as pq
 
 from harvester.errors import ArchiveDamaged
 from harvester.schema import FORMAT, PRICE, SUM_OF_VALUES, SUM_OF_VOLUMES
-from harvester.storage.footers import Footer
-from harvester.storage.segments import Segment, opened
-from harvester.storage.store import Store, writing
+from harvester.storage.filesystem import Store, writing
+from harvester.storage.footer import Footer
+from harvester.storage.segment import Segment, opened
+
+# --- rollups --------------------------------------------------------------------------------------
+
+# A roll-up is only a shortcut: it serves while its footer bears the checksum of the segment that
+# stands, and whatever has none is answered from ticks.
 
 _WHEN = pa.timestamp("ns")
 

@@ -1,4 +1,4 @@
-"""One writer a pair: a lock that a crash releases, and that says who holds it and since when."""
+"""One writer per pair: a file lock that a crash releases, and that names its holder."""
 
 from __future__ import annotations
 
@@ -14,8 +14,10 @@ import msgspec
 
 from harvester.errors import BAD_JSON, ArchiveLocked, ArchiveUnwritable
 from harvester.escaping import read_small_file
-from harvester.storage.store import writing
+from harvester.storage.filesystem import writing
 from harvester.times import SECOND, show
+
+# --- locks ----------------------------------------------------------------------------------------
 
 
 class Holder(msgspec.Struct):
