@@ -27,11 +27,10 @@ from crawl import AGENT, FULL_PAGE, stand_in
 
 from harvester import config
 from harvester.download.backfill import backfill
-from harvester.download.pages import Source
-from harvester.download.run import Watch, Wish
-from harvester.download.seams import Seams
-from harvester.download.stop import Stop
-from harvester.download.tape import Tape
+from harvester.download.events import Stop
+from harvester.download.id_check import Seams
+from harvester.download.page_merge import Source, Tape
+from harvester.download.request import Watch, Wish
 from harvester.kraken.client import Client
 from harvester.kraken.pairs import Pair
 from harvester.kraken.trades import Page, decode_any_page, decode_page

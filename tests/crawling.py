@@ -15,9 +15,8 @@ from exchange import Exchange, Market
 from harvester import config
 from harvester.csv_import.upgrading import upgrade
 from harvester.download.backfill import backfill
-from harvester.download.events import Event, Noted, Outcome
-from harvester.download.run import Watch, Wish
-from harvester.download.stop import Stop
+from harvester.download.events import Event, Noted, Outcome, Stop
+from harvester.download.request import Watch, Wish
 from harvester.kraken.client import Client
 from harvester.storage.trade_store import Archive
 from harvester.times import END_OF_TIME, Range

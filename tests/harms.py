@@ -19,7 +19,7 @@ from crawling import Crawl, serve
 from exchange import Exchange, Market
 
 from harvester import config
-from harvester.download.names import refresh_pairs
+from harvester.download.pair_selection import refresh_pairs
 from harvester.kraken.client import Client
 from harvester.schema import WRITER_OPTIONS
 from harvester.storage.trade_store import Archive

@@ -18,9 +18,8 @@ from victims import Ended, Victims
 
 from harvester import config
 from harvester.cli.refreshing import report
-from harvester.download.events import Event, Listener
-from harvester.download.run import Watch
-from harvester.download.stop import Stop
+from harvester.download.events import Event, Listener, Stop
+from harvester.download.request import Watch
 from harvester.operations.refresh import refresh
 from harvester.storage.trade_store import Archive
 

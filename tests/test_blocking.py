@@ -26,8 +26,8 @@ from test_schema import batch
 from harvester import config
 from harvester.download.backfill import backfill
 from harvester.download.buffer import Buffer
-from harvester.download.run import Watch, Wish
-from harvester.download.stop import Stop
+from harvester.download.events import Stop
+from harvester.download.request import Watch, Wish
 from harvester.kraken.client import Client
 from harvester.schema import ROWS, int64s_as, times
 from harvester.storage.trade_store import Archive

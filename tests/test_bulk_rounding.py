@@ -14,7 +14,7 @@ from test_schema import batch
 
 from harvester.csv_import.overlap import how_exact
 from harvester.csv_import.rounding import Rows, Sample, Tally, rows_of
-from harvester.download.upgrades import Rounding
+from harvester.download.events import Rounding
 from harvester.schema import ROWS
 from harvester.times import Range
 

@@ -16,8 +16,7 @@ from exchange import SECOND_NS, Clock, Exchange, Tape, Trade, expected
 from test_bulk_joining import imported
 
 from harvester.csv_import.sources import Whole
-from harvester.download.events import Outcome, PageRead, Replaced
-from harvester.download.upgrades import Day, Rounding
+from harvester.download.events import Day, Outcome, PageRead, Replaced, Rounding
 from harvester.errors import ArchiveDamaged, Interrupted
 from harvester.storage.filesystem import Entry, LocalStore
 from harvester.storage.replacement_staging import Upgraded, from_files

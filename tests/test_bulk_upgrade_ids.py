@@ -16,7 +16,7 @@ from exchange import SECOND_NS, Trade
 from test_bulk_upgrade import NOW_NS, PAIR, TRADES, started, years
 
 from harvester.csv_import.sources import Whole
-from harvester.download import seams
+from harvester.download import id_check
 from harvester.errors import ImportIncomplete
 from harvester.storage.footer import Footer, Jump
 from harvester.storage.segment import Segment
@@ -267,7 +267,7 @@ def test_a_jump_across_a_hole_without_trades_is_on_record(started: Any) -> None:
 def test_a_skip_where_a_run_was_interrupted_is_excused_once(
     started: Any, monkeypatch: pytest.MonkeyPatch, pages: int
 ) -> None:
-    monkeypatch.setattr(seams, "JUMPS_BELIEVED", 1)
+    monkeypatch.setattr(id_check, "JUMPS_BELIEVED", 1)
     trades, _ = always_skipping(pages)
     one: Any = started(trades)
     one.crawl(stop_after_pages=pages).only(PAIR)

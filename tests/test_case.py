@@ -19,7 +19,14 @@ import harvester
 from harvester import config
 from harvester.csv_import.names import chosen
 from harvester.csv_import.sources import Member, Whole, find
-from harvester.download.names import Choice, Name, choose, known_pairs, resolve_held, resolve_named
+from harvester.download.pair_selection import (
+    Choice,
+    Name,
+    choose,
+    known_pairs,
+    resolve_held,
+    resolve_named,
+)
 from harvester.errors import AmbiguousPair, ArchiveUnwritable, NothingHeld
 from harvester.kraken.client import Client
 from harvester.kraken.pairs import Pair, spellings

@@ -19,8 +19,8 @@ from wrong_clock import DAY_NS, MARKET, NOW_NS, SETTLED_NS, TRADES, Lying, all_s
 from harvester.cli import cli
 from harvester.config import load
 from harvester.download.backfill import begin
-from harvester.download.run import Watch
-from harvester.download.stop import Stop
+from harvester.download.events import Stop
+from harvester.download.request import Watch
 from harvester.errors import HarvesterError, UnreadableAnswer
 from harvester.kraken.client import Client
 from harvester.storage.trade_store import Archive

@@ -13,7 +13,7 @@ from exchange import Clock, Faults, Market, Trade, expected
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harvester.download import beginning, tape
+from harvester.download import id_check, page_merge
 from harvester.download.events import Outcome
 from harvester.schema import ROWS, no_rows
 from harvester.storage.footer import Footer
@@ -119,8 +119,8 @@ def test_any_tape_with_a_lie_in_any_answer_is_exact_or_has_a_gap_on_record(
         pytest.MonkeyPatch.context() as patch,
         serve(market, faults=faults, page_size=size) as exchange,
     ):
-        patch.setattr(beginning, "FULL_PAGE", size)
-        patch.setattr(tape, "FULL_PAGE", size)
+        patch.setattr(id_check, "FULL_PAGE", size)
+        patch.setattr(page_merge, "FULL_PAGE", size)
         for span in [*spans, ALL, ALL, ALL]:
             outcome = Crawl(exchange.url, folder).only(market.altname, span)
             if is_called_complete(folder, market, outcome):
@@ -161,8 +161,8 @@ def test_a_full_page_whose_last_row_alone_is_behind_the_end_is_continued() -> No
         schema=ROWS,
     )
     until = START_NS + 4_000 * SECOND_NS
-    step = tape.Tape(0).join(page, None, 100, until)
-    assert (step.verdict, step.beyond) == (tape.Verdict.ADVANCED, None)
+    step = page_merge.Tape(0).join(page, None, 100, until)
+    assert (step.verdict, step.beyond) == (page_merge.Verdict.ADVANCED, None)
 
 
 def test_a_market_whose_first_id_is_not_1_has_that_confirmed_and_on_record(tmp_path: Path) -> None:

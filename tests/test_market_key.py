@@ -16,10 +16,9 @@ from nightly import DAY_NS, FIRST_NS, OPTIONS, Nights, until
 
 from harvester import config
 from harvester.download.backfill import backfill
-from harvester.download.events import Outcome
-from harvester.download.names import Choice, Name, choose, known_pairs
-from harvester.download.run import Watch, Wish
-from harvester.download.stop import Stop
+from harvester.download.events import Outcome, Stop
+from harvester.download.pair_selection import Choice, Name, choose, known_pairs
+from harvester.download.request import Watch, Wish
 from harvester.errors import MarketChanged
 from harvester.kraken.client import Client
 from harvester.kraken.pairs import Pair

@@ -17,8 +17,8 @@ from starlette.applications import Starlette
 
 from harvester.config import load
 from harvester.download.backfill import backfill
-from harvester.download.run import Watch, Wish
-from harvester.download.stop import Stop
+from harvester.download.events import Stop
+from harvester.download.request import Watch, Wish
 from harvester.errors import HarvesterError, UsageError
 from harvester.kraken.client import Client
 from harvester.kraken.pairs import Pair

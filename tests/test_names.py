@@ -12,7 +12,7 @@ from crawling import serve
 from exchange import Exchange, named
 
 from harvester import config
-from harvester.download.names import Choice, Name, choose
+from harvester.download.pair_selection import Choice, Name, choose
 from harvester.errors import UnknownPair, UsageError
 from harvester.kraken.client import Client
 from harvester.storage.trade_store import Archive

@@ -19,8 +19,7 @@ from nightly import DAY_NS, FIRST_NS, NAMES, SETTLE_NS, Nights, daily, states, u
 from victims import ended, wait_for
 
 from harvester.cli.tracking import RunTrack
-from harvester.download.events import Event, Outcome, PageRead
-from harvester.download.stop import Stop
+from harvester.download.events import Event, Outcome, PageRead, Stop
 from harvester.errors import NothingHeld
 from harvester.kraken.pairs import Pair
 from harvester.operations import refresh as module

@@ -35,8 +35,8 @@ from test_crawl_kills import dying, is_dead
 from harvester.cli import cli
 from harvester.config import load
 from harvester.download.backfill import begin
-from harvester.download.run import Watch
-from harvester.download.stop import Stop
+from harvester.download.events import Stop
+from harvester.download.request import Watch
 from harvester.errors import HarvesterError
 from harvester.kraken.client import Client
 from harvester.query.rollups import parse_levels, roll_up

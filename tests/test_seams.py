@@ -9,7 +9,7 @@ import tapes
 from crawling import Crawl, serve, tape_of
 from exchange import Clock, Exchange, Faults, Market, Trade, expected
 
-from harvester.download.tape import Tape
+from harvester.download.page_merge import Tape
 from harvester.storage.trade_store import Archive
 from harvester.times import END_OF_TIME, Range
 from harvester.verify.verify import verify

@@ -18,11 +18,10 @@ from ledger import Ledger
 from test_crawl_faults import KINDS
 from test_crawl_kills import dying, most_at_once, same
 
-from harvester.download import split
-from harvester.download.crawler import RangeCrawl
+from harvester.download import range_split
 from harvester.download.events import PageRead
 from harvester.download.pair import PairCrawl
-from harvester.download.spans import Cut
+from harvester.download.range import Cut, RangeCrawl
 from harvester.storage.trade_store import Archive
 from harvester.storage.writer import Writer
 from harvester.times import Range
@@ -244,11 +243,11 @@ def test_both_spans_take_turns_in_writing(
 def test_cutting_is_given_up_for_a_while_where_no_place_is_found(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(split, "cut_between", lambda _rows, _within: None)
+    monkeypatch.setattr(range_split, "cut_between", lambda _rows, _within: None)
     market = tapes.market(tapes.xbtusd_like(6_000, 19))
     with serve(market) as exchange:
         Crawl(exchange.url, tmp_path, FAST).only("XBTUSD")
-        assert exchange.pages("XBTUSD") <= 62 + 4 * split.PLACES
+        assert exchange.pages("XBTUSD") <= 62 + 4 * range_split.PLACES
     assert tape_of(tmp_path, "XBTUSD") == list(expected(market))
 
 

@@ -12,7 +12,7 @@ from exchange import Market, Trade, expected
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harvester.download.tape import Tape, Verdict
+from harvester.download.page_merge import Tape, Verdict
 from harvester.schema import ROWS, in_order, no_rows, unite
 from harvester.times import Range
 from harvester.trade_ids import Edge, Gap, find_gaps, mend, shown_between

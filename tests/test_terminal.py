@@ -24,8 +24,7 @@ from rich.console import Console
 from harvester.cli import crawling, output
 from harvester.cli.bars import Bars
 from harvester.cli.tracking import RunTrack
-from harvester.download.events import Noted, Started
-from harvester.download.stop import Stop
+from harvester.download.events import Noted, Started, Stop
 from harvester.times import DAY, SECOND, Range
 
 ON_THIS_TERMINAL = (

@@ -11,10 +11,9 @@ import tapes
 from crawling import Crawl, serve, tape_of
 from exchange import Exchange, Faults, Market, expected, named
 
-from harvester.download import turns as turns_module
-from harvester.download.events import Outcome, Started
-from harvester.download.stop import Stop
-from harvester.download.turns import Turns
+from harvester.download import backfill as turns_module
+from harvester.download.backfill import Turns
+from harvester.download.events import Outcome, Started, Stop
 from harvester.errors import ExchangeRefused, ExchangeUnreachable, HarvesterError, Interrupted
 from harvester.storage.trade_store import Archive
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from harvester.api.moments import Moment, moment_ns, span_between
 from harvester.api.opened import Opened
 from harvester.argument_types import check_types
-from harvester.download.names import known_pairs
+from harvester.download.pair_selection import known_pairs
 from harvester.errors import UsageError
 from harvester.kraken.pairs import Pair, spellings
 from harvester.times import Range, parse_interval, parse_offset

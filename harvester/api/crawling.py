@@ -13,10 +13,9 @@ from typing import TypeVar
 from harvester.config import Settings
 from harvester.csv_import.upgrading import upgrade
 from harvester.download.backfill import backfill
-from harvester.download.events import Listener, Outcome, Waiting
-from harvester.download.names import Choice, Name, choose, refresh_pairs
-from harvester.download.run import Watch, Wish
-from harvester.download.stop import Stop
+from harvester.download.events import Listener, Outcome, Stop, Waiting
+from harvester.download.pair_selection import Choice, Name, choose, refresh_pairs
+from harvester.download.request import Watch, Wish
 from harvester.errors import GRAVEST_FIRST, ArchiveHasHoles, ArchiveIncomplete
 from harvester.kraken.client import Client
 from harvester.kraken.pairs import Pair

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from harvester.api.moments import Moment, span_between
 from harvester.api.opened import Opened
 from harvester.argument_types import check_types
-from harvester.download.names import known_pairs
+from harvester.download.pair_selection import known_pairs
 from harvester.errors import UnknownPair, UsageError
 from harvester.kraken.pairs import Pair, search
 from harvester.storage.trade_store import Archive as Disk

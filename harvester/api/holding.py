@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from harvester.api.html import show_archive
 from harvester.api.opened import Opened
 from harvester.argument_types import check_types
-from harvester.download.names import resolve_named
+from harvester.download.pair_selection import resolve_named
 from harvester.times import Range
 from harvester.verify.status import PairStatus, status
 

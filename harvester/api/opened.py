@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Self
 
 from harvester.config import Settings
-from harvester.download.names import resolve_held
+from harvester.download.pair_selection import resolve_held
 from harvester.errors import UsageError
 from harvester.kraken.pairs import Pair
 from harvester.storage.trade_store import Archive as Disk

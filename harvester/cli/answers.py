@@ -11,7 +11,7 @@ from harvester.cli.exports import export_trades
 from harvester.cli.formats import form_of, write
 from harvester.cli.options import Common
 from harvester.config import Settings
-from harvester.download.names import known_pairs, refresh_pairs, resolve_held
+from harvester.download.pair_selection import known_pairs, refresh_pairs, resolve_held
 from harvester.errors import UnknownPair, UsageError
 from harvester.kraken.client import Client
 from harvester.kraken.pairs import Pair, search

@@ -12,7 +12,7 @@ from harvester.cli.exports import export_candles
 from harvester.cli.folders import Wanted, check_folder, write_all
 from harvester.cli.formats import form_of
 from harvester.cli.options import Common
-from harvester.download.names import resolve_held
+from harvester.download.pair_selection import resolve_held
 from harvester.errors import UsageError
 from harvester.query.clock import zone_of
 from harvester.query.coverage_gaps import checked

@@ -14,10 +14,9 @@ from harvester.cli import lean, output
 from harvester.cli.options import Common
 from harvester.cli.progress import Display, display
 from harvester.download.backfill import backfill
-from harvester.download.events import Begun, Noted, Outcome, Paced, Waiting
-from harvester.download.names import Choice, choose
-from harvester.download.run import Hand, Watch, Wish
-from harvester.download.stop import Stop
+from harvester.download.events import Begun, Noted, Outcome, Paced, Stop, Waiting
+from harvester.download.pair_selection import Choice, choose
+from harvester.download.request import Hand, Watch, Wish
 from harvester.errors import Interrupted
 from harvester.kraken.client import Client
 from harvester.kraken.rate_limit import PaceState

@@ -21,7 +21,7 @@ from harvester.csv_import.reports import Report, Watch
 from harvester.csv_import.run import Plan, Work, plan, run
 from harvester.csv_import.sources import Member, Whole, find
 from harvester.download.events import Begun, Imported, Step
-from harvester.download.names import known_pairs, refresh_pairs
+from harvester.download.pair_selection import known_pairs, refresh_pairs
 from harvester.errors import (
     AmbiguousPair,
     ExchangeError,

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import click
 
-from harvester.download.names import Choice, Name
+from harvester.download.pair_selection import Choice, Name
 from harvester.errors import UsageError
 from harvester.escaping import LARGEST_SMALL_FILE, read_small_file
 

@@ -12,11 +12,11 @@ from harvester.cli.options import Common
 from harvester.config import ExchangeSettings
 from harvester.csv_import.units import rows_to_fetch, units
 from harvester.download.backfill import lacking
-from harvester.download.clock import Clock
 from harvester.download.estimate import Appraiser, Lack
-from harvester.download.names import choose
-from harvester.download.run import Wish
-from harvester.download.stop import Stop
+from harvester.download.events import Stop
+from harvester.download.exchange_clock import Clock
+from harvester.download.pair_selection import choose
+from harvester.download.request import Wish
 from harvester.kraken.client import Client
 from harvester.kraken.trades import PAGE_ROWS
 from harvester.storage.replacement_staging import Upgraded

@@ -54,7 +54,7 @@ def verify(
     """
     common_ = settings_of(given)
     from harvester.csv_import.sources import Whole, find
-    from harvester.download.names import resolve_named
+    from harvester.download.pair_selection import resolve_named
     from harvester.errors import gravest
 
     archive = common_.existing()

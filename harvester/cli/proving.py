@@ -12,7 +12,7 @@ from harvester.cli.crawling import show_warnings
 from harvester.cli.options import Common
 from harvester.cli.progress import Display, display
 from harvester.download.events import Begun, Step, Waiting
-from harvester.download.names import known_pairs
+from harvester.download.pair_selection import known_pairs
 from harvester.errors import HarvesterError
 from harvester.kraken.client import Client
 from harvester.kraken.ohlc import WEEK_MIN

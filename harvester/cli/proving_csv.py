@@ -11,7 +11,7 @@ from harvester.cli.progress import display
 from harvester.cli.proving import print_interval, verdict
 from harvester.csv_import.sources import Member
 from harvester.download.events import Begun, Step
-from harvester.download.names import known_pairs
+from harvester.download.pair_selection import known_pairs
 from harvester.errors import ArchiveIncomplete, gravest
 from harvester.kraken.pairs import Pair
 from harvester.storage.trade_store import Archive

@@ -72,7 +72,7 @@ def _typed(query: str | None, *, is_needed: bool) -> str | None:
 
 
 def _names(archive: Archive) -> dict[str, str]:
-    from harvester.download.names import known_pairs
+    from harvester.download.pair_selection import known_pairs
     from harvester.kraken.pairs import spellings
 
     return spellings(known_pairs(archive).values(), archive.held())

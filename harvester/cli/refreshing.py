@@ -16,8 +16,8 @@ from harvester.cli.crawling import (
 )
 from harvester.cli.options import Common
 from harvester.cli.progress import display
-from harvester.download.run import Watch
-from harvester.download.stop import Stop
+from harvester.download.events import Stop
+from harvester.download.request import Watch
 from harvester.operations.refresh import Refresh, Refreshed, refresh
 from harvester.operations.run_log import recorded
 from harvester.storage.trade_store import Archive

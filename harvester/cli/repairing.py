@@ -10,9 +10,8 @@ from harvester.cli.crawling import heed_signals, show_warnings
 from harvester.cli.options import Common
 from harvester.cli.progress import Display, display
 from harvester.download.backfill import begin
-from harvester.download.events import Waiting
-from harvester.download.run import Watch
-from harvester.download.stop import Stop
+from harvester.download.events import Stop, Waiting
+from harvester.download.request import Watch
 from harvester.kraken.client import Client
 from harvester.operations.run_log import Recording, recorded
 from harvester.storage.trade_store import Archive

@@ -12,7 +12,7 @@ from harvester.cli.crawling import Request, run
 from harvester.cli.options import Common
 from harvester.config import load
 from harvester.download.events import Outcome
-from harvester.download.names import Choice, Name
+from harvester.download.pair_selection import Choice, Name
 from harvester.errors import ArchiveDamaged, UsageError
 from harvester.schema import RowsChecksum
 from harvester.storage.trade_store import Archive

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from harvester.csv_import.rounding import SHIFTS_NS, WAYS, Way
-from harvester.download.upgrades import Day, Rounding
+from harvester.download.events import Day, Rounding
 from harvester.schema import Int64s, no_rows, times, trade_ids
 from harvester.times import DAY, SECOND, Range
 from harvester.trade_ids import Edge, find_gaps, gap_at_end

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from harvester.csv_import.rounding import Sample, Tally, joined, rows_of
-from harvester.download.upgrades import Rounding
+from harvester.download.events import Rounding
 from harvester.errors import ArchiveDamaged, HarvesterError
 from harvester.storage.replacement_staging import from_files
 from harvester.storage.trade_store import Archive

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from harvester.csv_import.counting import Count
 from harvester.csv_import.rows import BadRow
-from harvester.download.upgrades import Rounding
+from harvester.download.events import Rounding
 from harvester.errors import ArchiveHasHoles, HarvesterError
 from harvester.times import Range
 

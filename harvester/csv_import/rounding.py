@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from harvester.download.upgrades import Rounding
+from harvester.download.events import Rounding
 from harvester.schema import Int64s, clip, decimal_words, times
 from harvester.times import SECOND, Range, overlap
 

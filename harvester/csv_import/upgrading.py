@@ -14,9 +14,8 @@ from typing import NamedTuple
 from harvester.csv_import.days import Days, Exchange, Proof, number_of
 from harvester.csv_import.rounding import Rows, Tally, joined, rows_of
 from harvester.csv_import.units import Unit, rows_to_fetch, units
-from harvester.download.events import Noted, Replaced, Started
-from harvester.download.run import Hand
-from harvester.download.upgrades import Day, Left, Upgrade
+from harvester.download.events import Day, Left, Noted, Replaced, Started, Upgrade
+from harvester.download.request import Hand
 from harvester.storage.filesystem import Note, keep_segment
 from harvester.storage.replacement import checked, clear, finish, splice
 from harvester.storage.replacement_staging import Upgraded, aside_of, quarantine_damaged

@@ -1,4 +1,4 @@
-"""Trades on their way to disk: what waits in memory, and when it is written."""
+"""Write buffer per range, and the memory budget of all of them."""
 
 from __future__ import annotations
 
@@ -16,6 +16,8 @@ from harvester.storage.trade_store import Archive
 from harvester.storage.writer import Writer
 from harvester.times import END_OF_TIME, Range
 from harvester.trade_ids import Gap
+
+# --- buffer ---------------------------------------------------------------------------------------
 
 COMPACT_EVERY = 16
 """So many segments of one long run are merged on the way."""

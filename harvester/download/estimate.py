@@ -1,4 +1,4 @@
-"""How many trades a range holds, from the weekly counts that the exchange itself gives."""
+"""Estimate how many trades a range has, and plan a download (`--dry-run`)."""
 
 from __future__ import annotations
 
@@ -8,11 +8,13 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from harvester.config import ExchangeSettings
-from harvester.download.stop import Stop
+from harvester.download.events import Stop
 from harvester.errors import ExchangeError, ExchangeUnreachable
 from harvester.kraken.client import Client
 from harvester.kraken.pairs import Pair
 from harvester.times import UNITS_NS, Range
+
+# --- estimate -------------------------------------------------------------------------------------
 
 WEEK = UNITS_NS["w"]
 FAILURES = 3

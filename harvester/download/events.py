@@ -1,14 +1,180 @@
-"""What a crawl tells while it runs, and what it comes to."""
+"""Progress events of a download, its result, and the request to stop it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, NamedTuple
+import asyncio
+from collections.abc import Awaitable, Callable, Sized
+from decimal import Decimal
+from typing import Any, NamedTuple, TypeVar
 
-from harvester.download.upgrades import Upgrade
-from harvester.errors import HarvesterError
+from harvester.errors import HarvesterError, Interrupted
 from harvester.kraken.rate_limit import PaceState
 from harvester.times import SECOND, Range, show
+
+# --- stop -----------------------------------------------------------------------------------------
+
+T = TypeVar("T")
+
+
+class Stop:
+    """The wish to stop: what is being waited for is dropped, what was fetched is kept.
+
+    Only what stands under `guard` is ever cut short; a commit on its way to disk never is.
+    """
+
+    def __init__(self) -> None:
+        """Nobody wishes so yet."""
+        self._wished = False
+        self._waiting: set[asyncio.Task[Any]] = set()
+
+    @property
+    def is_wished(self) -> bool:
+        """Whether everything is to come to an end."""
+        return self._wished
+
+    def wish(self) -> None:
+        """Ask everything to come to an end."""
+        self._wished = True
+        for task in self._waiting:
+            task.cancel()
+
+    async def guard(self, work: Awaitable[T]) -> T:
+        """Wait for `work`.
+
+        Raises:
+            Interrupted: the wish came first.
+        """
+        task = asyncio.current_task()
+        if task is None:
+            raise AssertionError("a coroutine always runs in a task")
+        self._waiting.add(task)
+        try:
+            if self._wished:
+                task.cancel()
+            answer = await work
+            # A wish that came with the answer lands here, and nowhere later.
+            await asyncio.sleep(0) if self._wished else None
+        except asyncio.CancelledError:
+            if not self._wished:
+                raise
+            task.uncancel()
+            raise Interrupted("interrupted; the same command goes on where it stopped") from None
+        finally:
+            self._waiting.discard(task)
+        return answer
+
+
+# --- upgrades -------------------------------------------------------------------------------------
+
+
+class Day(NamedTuple):
+    """A UTC day of which a file and the exchange tell otherwise; `day` is ISO 8601."""
+
+    day: str
+    file_rows: int
+    file_volume: Decimal
+    exchange_rows: int
+    exchange_volume: Decimal
+
+    def __str__(self) -> str:
+        """One line for people."""
+        return (
+            f"{self.day}: the file has {self.file_rows:,} trades of volume {self.file_volume:f}, "
+            f"the exchange {self.exchange_rows:,} of {self.exchange_volume:f}"
+        )
+
+    def plain(self) -> dict[str, Any]:
+        """For JSON."""
+        return {
+            "day": self.day,
+            "file": {"rows": self.file_rows, "volume": f"{self.file_volume:f}"},
+            "exchange": {"rows": self.exchange_rows, "volume": f"{self.exchange_volume:f}"},
+        }
+
+
+class Rounding(NamedTuple):
+    """How files of whole seconds round their times.
+
+    Attributes:
+        way: `down`, `nearest` or `up`; `none` of these; `not told` where several explain as much.
+        agree: rows of the file that the best way explains.
+        of: rows that were compared.
+    """
+
+    way: str
+    agree: int
+    of: int
+
+    def words(self, trades: str) -> str:
+        """The same behind `whole seconds, `; `trades` are those that were compared."""
+        counts = f"{self.agree:,} of {self.of:,} {trades}"
+        return {
+            "down": f"rounded down: {counts} agree",
+            "nearest": f"rounded to the nearest: {counts} agree",
+            "up": f"rounded up: {counts} agree",
+            "none": f"rounded neither down, nor to the nearest, nor up: at best {counts} agree",
+        }.get(self.way, f"and {self.of:,} {trades} do not tell how they were rounded")
+
+
+class Left(NamedTuple):
+    """A range that stays as the file told it, and why."""
+
+    range: Range
+    reason: str
+
+
+class Upgrade(NamedTuple):
+    """What an upgrade of one pair came to.
+
+    Attributes:
+        replaced: the ranges, in the order in which they were.
+        left: those that stay as they were.
+        days: those that do not agree, in order.
+        kept: where files that do not agree were copied to, within the archive.
+        rounding: measured over all that was compared; None where nothing was, or where times are
+            finer than seconds.
+    """
+
+    replaced: tuple[Range, ...] = ()
+    left: tuple[Left, ...] = ()
+    days: tuple[Day, ...] = ()
+    kept: tuple[str, ...] = ()
+    rounding: Rounding | None = None
+
+    @property
+    def is_sound(self) -> bool:
+        """Whether all agreed, and nothing had to stay as it was."""
+        return not (self.days or self.left)
+
+    def __str__(self) -> str:
+        """What it came to, as a part of a line; empty where there was nothing to do."""
+        parts = []
+        if self.replaced:
+            parts.append(f"{_counted(self.replaced, 'range')} from files replaced")
+        if self.left:
+            parts.append(f"{_counted(self.left, 'range')} from files left as they were")
+        if self.days:
+            parts.append(f"{_counted(self.days, 'day')} not as in the file")
+        if self.rounding is not None:
+            parts.append(f"the file's times are whole seconds, {self.rounding.words('trades')}")
+        return ", ".join(parts)
+
+    def plain(self) -> dict[str, Any]:
+        """For JSON."""
+        return {
+            "replaced": list(self.replaced),
+            "left": [{"range": one.range, "reason": one.reason} for one in self.left],
+            "days": [one.plain() for one in self.days],
+            "kept": list(self.kept),
+            "rounding": None if self.rounding is None else self.rounding._asdict(),
+        }
+
+
+def _counted(things: Sized, name: str) -> str:
+    return f"{len(things)} {name}" + ("s" if len(things) != 1 else "")
+
+
+# --- events ---------------------------------------------------------------------------------------
 
 
 class Begun(NamedTuple):
@@ -202,3 +368,29 @@ Event = (
     | Outcome
 )
 Listener = Callable[[Event], None]
+
+
+# --- tally ----------------------------------------------------------------------------------------
+
+
+class Tally:
+    """Trades and pages of one pair's run, and how far each of its crawls has come."""
+
+    def __init__(self, pair: str, listener: Listener) -> None:
+        """`pair` is the altname."""
+        self.pair = pair
+        self.listener = listener
+        self.trades = self.pages = 0
+        self.lost: list[Range] = []
+        """Ranges that turned out to lack trades and are not covered any more."""
+        self._reached: dict[object, int] = {}
+
+    def read(self, crawl: object, reached_ns: int) -> None:
+        """A crawl has read a page; where there are two, the earlier tells how far the pair is."""
+        self._reached[crawl] = reached_ns
+        reached_ns = min(self._reached.values())
+        self.listener(PageRead(self.pair, self.trades, self.pages, reached_ns))
+
+    def leave(self, crawl: object) -> None:
+        """A crawl has ended."""
+        self._reached.pop(crawl, None)

@@ -1,25 +1,22 @@
-"""Everything that is missing of one pair: range after range, and what is done then."""
+"""Download everything that is missing of one pair, then compact it and build roll-ups."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from itertools import pairwise
 
 import msgspec
 
-from harvester.download.beside import look, settle
 from harvester.download.buffer import Buffer, Locks
-from harvester.download.clock import CATCH_UP_NS
-from harvester.download.crawler import Bounds, RangeCrawl
 from harvester.download.estimate import Estimate
-from harvester.download.events import Noted, Outcome, Started
-from harvester.download.pages import Page, Source
-from harvester.download.run import Hand, Run, Wish
-from harvester.download.split import Means, SplitCrawl
-from harvester.download.tally import Tally
-from harvester.download.tending import finish_replacing, tend
-from harvester.download.upgrades import Upgrade
+from harvester.download.events import Listener, Noted, Outcome, Started, Step, Tally, Upgrade
+from harvester.download.exchange_clock import CATCH_UP_NS
+from harvester.download.import_boundary import look, settle
+from harvester.download.page_merge import Page, Source
+from harvester.download.range import Bounds, RangeCrawl
+from harvester.download.range_split import Means, SplitCrawl
+from harvester.download.request import Hand, Run, Wish
 from harvester.errors import (
     ArchiveDamaged,
     ExchangeError,
@@ -34,10 +31,60 @@ from harvester.errors import (
 from harvester.kraken.decode import OtherMarket
 from harvester.kraken.pairs import Pair
 from harvester.schema import times
+from harvester.storage.replacement import end_replacing
 from harvester.storage.replacement_staging import check_not_torn, from_files
 from harvester.storage.trade_store import TOLERANCE_NS, Archive, check_not_in_future
 from harvester.storage.writer import Writer, writer
 from harvester.times import BEGINNING_NS, DAY, Range, missing, overlap, show
+
+# --- tending --------------------------------------------------------------------------------------
+
+
+def finish_replacing(writer: Writer, listener: Listener) -> None:
+    """End what a crash left of an upgrade; that it can't be now stops nothing.
+
+    Where trades are not whole for it, `check_not_torn` says so, once all else is done.
+
+    Args:
+        writer: of the pair; its lock is held.
+        listener: told of damage that was met.
+
+    Raises:
+        ArchiveUnwritable: the machine refused.
+    """
+    for text in end_replacing(writer):
+        listener(Noted(writer.pair, text))
+    settle(writer)
+
+
+def tend(writer: Writer, rollups: Sequence[str], listener: Listener) -> None:
+    """Merge small segments, then make the roll-ups that are lacking.
+
+    Args:
+        writer: of the pair; its lock is held.
+        rollups: their levels, such as 1m; none for no roll-ups.
+        listener: told how far it is, and of segments that can have no roll-ups.
+
+    Raises:
+        ArchiveDamaged: a segment's rows are not those of its footer.
+        ArchiveUnwritable: the machine refused.
+        BadInterval: a level is no interval of fixed length.
+    """
+
+    def step(pair: str, done: int, of: int) -> None:
+        listener(Step(pair, done, of))
+
+    writer.compact(closed=True, progress=step)
+    if not rollups:
+        return
+    # The rooms of candles are wanted only now, and take their time to load.
+    from harvester.query.rollups import parse_levels, roll_up  # noqa: PLC0415
+
+    for note in roll_up(writer, parse_levels(rollups), step).notes:
+        listener(Noted(writer.pair, note))
+
+
+# --- pair -----------------------------------------------------------------------------------------
 
 CHUNK_NS = 30 * DAY
 

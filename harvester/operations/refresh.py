@@ -13,9 +13,9 @@ from typing import NamedTuple
 from harvester.config import Settings
 from harvester.download.backfill import backfill, begin, fill
 from harvester.download.events import Begun, Committed, Event, Outcome, Paced, Started, Waiting
-from harvester.download.names import known_pairs, listed_and_known
-from harvester.download.run import Watch, Wish
-from harvester.download.tending import finish_replacing, tend
+from harvester.download.pair import finish_replacing, tend
+from harvester.download.pair_selection import known_pairs, listed_and_known
+from harvester.download.request import Watch, Wish
 from harvester.errors import (
     ArchiveHasHoles,
     ArchiveLocked,

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from harvester.download.names import renamed
+from harvester.download.pair_selection import renamed
 from harvester.errors import HarvesterError, MarketChanged, UnknownPair
 from harvester.kraken.pairs import Names, Pair, is_pattern, matching
 

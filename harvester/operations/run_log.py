@@ -14,7 +14,7 @@ import msgspec
 
 from harvester import __version__
 from harvester.config import Settings
-from harvester.download.upgrades import Upgrade
+from harvester.download.events import Upgrade
 from harvester.errors import BAD_JSON, HarvesterError, Interrupted, gravest
 from harvester.escaping import without_credentials
 from harvester.storage.lock import held

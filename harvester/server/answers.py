@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 
 import msgspec
 
-from harvester.download.names import known_pairs
+from harvester.download.pair_selection import known_pairs
 from harvester.errors import UnknownPair
 from harvester.kraken.ohlc import INTERVALS_MIN
 from harvester.kraken.pairs import UNKNOWN, Pair, resolve

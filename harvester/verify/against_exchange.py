@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 
-from harvester.download.names import refresh_pairs
+from harvester.download.pair_selection import refresh_pairs
 from harvester.errors import ExchangeError, ExchangeRefused
 from harvester.kraken.client import Client
 from harvester.kraken.ohlc import INTERVALS_MIN, Candle

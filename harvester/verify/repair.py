@@ -7,8 +7,8 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 
 from harvester.download.backfill import fill
-from harvester.download.names import known_pairs, refresh_pairs
-from harvester.download.run import Run
+from harvester.download.pair_selection import known_pairs, refresh_pairs
+from harvester.download.request import Run
 from harvester.errors import ArchiveDamaged, UnreadableAnswer, error_of
 from harvester.kraken.pairs import Pair
 from harvester.storage import metadata

@@ -1,4 +1,4 @@
-"""What the pairs of one backfill share, and what is wanted of each."""
+"""What is requested of a download: pairs, ranges and options."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from typing import NamedTuple
 
 from harvester.config import Settings
 from harvester.download.buffer import Backlog
-from harvester.download.clock import Clock
 from harvester.download.estimate import Appraiser
-from harvester.download.events import Listener
-from harvester.download.stop import Stop
-from harvester.download.upgrades import Upgrade
+from harvester.download.events import Listener, Stop, Upgrade
+from harvester.download.exchange_clock import Clock
 from harvester.kraken.client import Client
 from harvester.kraken.pairs import Pair
 from harvester.storage.trade_store import Archive
 from harvester.storage.writer import Writer
 from harvester.times import Range
+
+# --- run ------------------------------------------------------------------------------------------
 
 
 class Wish(NamedTuple):

@@ -6,12 +6,14 @@ import math
 import time
 from collections.abc import Callable
 
-from harvester.download.pages import Page
+from harvester.download.page_merge import Page
 from harvester.errors import UnreadableAnswer
 from harvester.kraken.client import Client
 from harvester.schema import times
 from harvester.storage.trade_store import TOLERANCE_NS
 from harvester.times import BEGINNING_NS, DAY, END_OF_TIME, SECOND, show
+
+# --- clock ----------------------------------------------------------------------------------------
 
 CATCH_UP_NS = 600 * SECOND
 """A head that moved on by more than this while its past was fetched is fetched as well."""

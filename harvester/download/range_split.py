@@ -1,10 +1,4 @@
-"""One missing range of one pair, crawled in two spans at once where one alone can't keep the pace.
-
-Each page is asked from the last one's cursor, so a crawl makes one call after the other. Where an
-answer takes longer than the pace, calls that are allowed would be lost; then what is left is cut
-about where half of its trades lie, and both halves go on side by side, under one pace. Where one
-comes to its end first, what is left of the other is cut again.
-"""
+"""Download one range in two halves at once, where one sequential loop cannot use the full rate."""
 
 from __future__ import annotations
 
@@ -13,13 +7,19 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import NamedTuple
 
-from harvester.download.crawler import RangeCrawl
-from harvester.download.pages import Page
-from harvester.download.spans import Cut, cut_between, middle
+from harvester.download.page_merge import Page
+from harvester.download.range import Cut, RangeCrawl, cut_between, middle
 from harvester.errors import HarvesterError, Interrupted
 from harvester.kraken.rate_limit import SPANS_A_PAIR
 from harvester.storage.trade_store import Archive
 from harvester.times import Range
+
+# --- split ----------------------------------------------------------------------------------------
+
+# Each page is asked from the last one's cursor, so a crawl makes one call after the other. Where
+# an answer takes longer than the pace, calls that are allowed would be lost; then what is left is
+# cut about where half of its trades lie, and both halves go on side by side, under one pace.
+# Where one comes to its end first, what is left of the other is cut again.
 
 LEAST_LEFT = 8
 """Pages: less than that is not worth the call that finds the place to cut."""

@@ -1,4 +1,4 @@
-"""Names of pairs for an archive: from what it keeps, else from the exchange."""
+"""Resolve names, patterns, --all and --quote to pairs, from pairs.json or the exchange."""
 
 from __future__ import annotations
 
@@ -28,9 +28,10 @@ from harvester.storage.trade_store import Archive
 from harvester.storage.writer import keep_pairs
 
 if TYPE_CHECKING:
-    # Names alone need no HTTP, which takes a tenth of a second to import.
     from harvester.kraken.client import Client
 
+
+# --- names ----------------------------------------------------------------------------------------
 
 logger = logging.getLogger("harvester.crawl")
 

@@ -1,11 +1,4 @@
-"""A hole beside what a file told: does a trade of the second where they meet stand on both sides?
-
-A file's times are whole seconds, rounded one way or the other, and its ranges end just before one.
-A trade of the second before may bear the next one's number in the file. Where the file goes on with
-that second, the hole shows the trade again; where that second lies in the hole, neither does. An
-import draws its boundaries at quiet moments, where no trade can be so. But a file's segments touch
-where a year turns as well; and one of them may be lost, and fetched from the exchange.
-"""
+"""Ambiguous boundaries between imported and downloaded trades."""
 
 from __future__ import annotations
 
@@ -17,14 +10,23 @@ from decimal import Decimal
 import numpy as np
 import pyarrow as pa
 
-from harvester.download.crawler import imported_in
-from harvester.download.pages import Page
+from harvester.download.page_merge import Page
+from harvester.download.range import imported_in
 from harvester.kraken.trades import PAGE_ROWS
 from harvester.schema import times
 from harvester.storage.replacement_staging import Together, note, noted
 from harvester.storage.trade_store import Archive
 from harvester.storage.writer import Writer
 from harvester.times import SECOND, UNITS_NS, Range, covers
+
+# --- beside ---------------------------------------------------------------------------------------
+
+# A file's times are whole seconds, rounded one way or the other, and its ranges end just before
+# one. A trade of the second before may bear the next one's number in the file. Where the file
+# goes on with that second, the hole shows the trade again; where that second lies in the hole,
+# neither does. An import draws its boundaries at quiet moments, where no trade can be so. But a
+# file's segments touch where a year turns as well; and one of them may be lost, and fetched from
+# the exchange.
 
 MOST_ASKED, ENOUGH = 3, 2
 
