@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 from exchange import Exchange, Market
 
 from harvester import config
-from harvester.csv_import.upgrading import upgrade
+from harvester.csv_import.redownload import upgrade
 from harvester.download.backfill import backfill
 from harvester.download.events import Event, Noted, Outcome, Stop
 from harvester.download.request import Watch, Wish

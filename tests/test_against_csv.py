@@ -21,8 +21,8 @@ import tapes
 from exchange import Market, Trade, expected
 from test_candles import batch, cut, hold
 
+from harvester.csv_import.files import Whole, find
 from harvester.csv_import.ohlcvt import Block, read_candles
-from harvester.csv_import.sources import Whole, find
 from harvester.errors import BadFile
 from harvester.kraken.pairs import Pair
 from harvester.storage.footer import Footer
@@ -484,7 +484,7 @@ def test_no_trade_stands_in_for_one_that_is_lost_and_counts_in_its_own_candle_to
     name: str, block_bytes: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Also where the two candles are in different blocks."""
-    monkeypatch.setattr("harvester.csv_import.sources.BLOCK_BYTES", block_bytes)
+    monkeypatch.setattr("harvester.csv_import.files.BLOCK_BYTES", block_bytes)
     seconds, volumes, lost = LOST[name]
     rows = expected(
         tapes.market(
@@ -635,7 +635,7 @@ def test_lines_are_counted_over_headers_blank_lines_and_blocks(
     place: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whether the row that goes back is the first of a block or not."""
-    monkeypatch.setattr("harvester.csv_import.sources.BLOCK_BYTES", 100)
+    monkeypatch.setattr("harvester.csv_import.files.BLOCK_BYTES", 100)
     rows = [b"%d,9.5,9.5,9.5,9.5,1,2\n" % (FIRST + 60 * n) for n in range(30)]
     rows[10] += b"\n"
     rows[place] = rows[3]
@@ -716,7 +716,7 @@ def test_neither_side_is_held_whole(
     whole: Archive, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of each side no more is at hand than a block, and none runs ahead of the other."""
-    monkeypatch.setattr("harvester.csv_import.sources.BLOCK_BYTES", 4_000)
+    monkeypatch.setattr("harvester.csv_import.files.BLOCK_BYTES", 4_000)
     [member] = find([zipped(tmp_path, list, [1])], Whole())
     standing: weakref.WeakSet[Seen] = weakref.WeakSet()
     most, read, apart = 0, 0, 0

@@ -16,7 +16,7 @@ from test_bulk_upgrade_damage import without_a_row
 from test_bulk_upgrade_kills import MIDNIGHT_NS, Killed, busy_new_year, earlier_import
 from test_bulk_upgrade_torn import command, faults, killed, volumes
 
-from harvester.csv_import.sources import Whole
+from harvester.csv_import.files import Whole
 from harvester.download import pair
 from harvester.storage.replacement_staging import from_files
 from harvester.storage.trade_store import Archive

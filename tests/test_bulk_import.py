@@ -22,10 +22,9 @@ from crawling import serve, strangers, tape_of
 from doomed import Plan
 from exchange import Exchange, Market, expected
 
-from harvester.csv_import.importer import Chain
-from harvester.csv_import.parts import look_at
-from harvester.csv_import.reports import Watch
-from harvester.csv_import.sources import find
+from harvester.csv_import.file_scan import look_at
+from harvester.csv_import.files import find
+from harvester.csv_import.importer import Chain, Watch
 from harvester.errors import DamagedFile
 from harvester.kraken.pairs import Pair
 from harvester.storage.trade_store import Archive
@@ -357,7 +356,7 @@ def test_a_file_that_changes_while_it_is_imported_is_withdrawn(
     path.write_bytes(csvs.three_columns([trade for some in years for trade in some]))
     part = look_at(*find([str(path)]))
     path.write_bytes(path.read_bytes()[:-2] + b"9\n")
-    monkeypatch.setattr("harvester.csv_import.sources.BLOCK_BYTES", 10_000)
+    monkeypatch.setattr("harvester.csv_import.files.BLOCK_BYTES", 10_000)
     archive, watch = Archive(tmp_path / "data"), Watch(lambda _pair, _size: None, Event())
     with writer(archive, "XBTUSD") as one:
         chain = Chain(archive, Pair(altname="XBTUSD"), [part], watch)

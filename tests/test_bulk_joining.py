@@ -19,12 +19,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_schema import batch
 
-from harvester.csv_import import joining
-from harvester.csv_import.ahead import ahead
-from harvester.csv_import.importer import Chain
-from harvester.csv_import.parts import chains, look_at
-from harvester.csv_import.reports import Report, Watch
-from harvester.csv_import.sources import Whole, find
+from harvester.csv_import import boundaries
+from harvester.csv_import.file_scan import chains, look_at
+from harvester.csv_import.files import Whole, ahead, find
+from harvester.csv_import.importer import Chain, Report, Watch
 from harvester.kraken.pairs import Pair
 from harvester.schema import ROWS
 from harvester.storage.footer import Footer
@@ -107,7 +105,7 @@ def test_a_file_and_the_api_together_are_the_tape(
     last_s = csvs.second(market.trades[-1], "up")
     known = Whole(0, last_s + 5) if whole else Whole()
     with tempfile.TemporaryDirectory() as made, pytest.MonkeyPatch.context() as patch:
-        patch.setattr(joining.Joiner.__init__, "__kwdefaults__", _limits(segment_rows))
+        patch.setattr(boundaries.Joiner.__init__, "__kwdefaults__", _limits(segment_rows))
         folder, file = Path(made) / "data", Path(made) / "XBTUSD.csv"
         file.write_bytes(csvs.three_columns(market.trades, rounding))
         hold(folder, market, spans)
@@ -152,7 +150,7 @@ def test_what_an_import_committed_before_it_was_killed_joins_the_api(
 
     whole_commit = Writer.commit_stream
     with tempfile.TemporaryDirectory() as made, pytest.MonkeyPatch.context() as patch:
-        patch.setattr(joining.Joiner.__init__, "__kwdefaults__", _limits(segment_rows))
+        patch.setattr(boundaries.Joiner.__init__, "__kwdefaults__", _limits(segment_rows))
         folder, file = Path(made) / "data", Path(made) / "XBTUSD.csv"
         file.write_bytes(csvs.three_columns(market.trades, rounding))
         patch.setattr(Writer, "commit_stream", commit_stream)
@@ -200,7 +198,7 @@ def test_a_trade_that_the_api_prints_a_second_later_is_there_once(tmp_path: Path
 
 
 def _limits(segment_rows: int) -> dict[str, Any]:
-    return {"segment_rows": segment_rows, "most_waiting": joining.MOST_WAITING}
+    return {"segment_rows": segment_rows, "most_waiting": boundaries.MOST_WAITING}
 
 
 @settings(deadline=None, max_examples=30)
@@ -266,9 +264,9 @@ def test_a_file_without_a_quiet_moment_still_goes_in_and_says_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
-        joining.Joiner.__init__, "__kwdefaults__", {"segment_rows": 10**6, "most_waiting": 50}
+        boundaries.Joiner.__init__, "__kwdefaults__", {"segment_rows": 10**6, "most_waiting": 50}
     )
-    monkeypatch.setattr("harvester.csv_import.sources.BLOCK_BYTES", 2_000)
+    monkeypatch.setattr("harvester.csv_import.files.BLOCK_BYTES", 2_000)
     market = tape([0, 60_000, *([500] * 400)])
     file = tmp_path / "XBTUSD.csv"
     file.write_bytes(csvs.three_columns(market.trades))

@@ -12,8 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_schema import batch
 
-from harvester.csv_import.overlap import how_exact
-from harvester.csv_import.rounding import Rows, Sample, Tally, rows_of
+from harvester.csv_import.overlap import Rows, Sample, Tally, how_exact, rows_of
 from harvester.download.events import Rounding
 from harvester.schema import ROWS
 from harvester.times import Range

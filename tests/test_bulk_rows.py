@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harvester.csv_import.layout import PLAIN, WHOLE, Layout, detect
-from harvester.csv_import.rows import parse
+from harvester.csv_import.columns import PLAIN, WHOLE, Layout, detect
+from harvester.csv_import.parse import parse
 from harvester.csv_import.sorting import Sorter
 from harvester.errors import BadFile
 from harvester.schema import times

@@ -15,7 +15,7 @@ from crawling import Crawl, serve, strangers, tape_of
 from exchange import SECOND_NS, Clock, Exchange, Tape, Trade, expected
 from test_bulk_joining import imported
 
-from harvester.csv_import.sources import Whole
+from harvester.csv_import.files import Whole
 from harvester.download.events import Day, Outcome, PageRead, Replaced, Rounding
 from harvester.errors import ArchiveDamaged, Interrupted
 from harvester.storage.filesystem import Entry, LocalStore

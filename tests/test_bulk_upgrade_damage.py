@@ -13,7 +13,7 @@ import pytest
 from test_bulk_upgrade import PAIR, TRADES, aside, started
 from test_bulk_upgrade_kills import Killed
 
-from harvester.csv_import import upgrading
+from harvester.csv_import import redownload
 from harvester.errors import ArchiveDamaged
 from harvester.storage.replacement import splice
 from harvester.storage.replacement_staging import Upgraded, from_files
@@ -78,7 +78,7 @@ def test_damage_found_on_the_way_tells_what_mends_it(
     one.take_in(csvs.three_columns(TRADES[:4_000]))
     one.fill()
     harmed: list[Path] = []
-    compare = upgrading._Upgrading._compare
+    compare = redownload._Upgrading._compare
 
     def late(self: Any, unit: Any) -> Any:
         if not harmed:
@@ -86,7 +86,7 @@ def test_damage_found_on_the_way_tells_what_mends_it(
             without_a_row(harmed[0])
         return compare(self, unit)
 
-    monkeypatch.setattr(upgrading._Upgrading, "_compare", late)
+    monkeypatch.setattr(redownload._Upgrading, "_compare", late)
     done = one.upgrade()
     assert (done.exit_status, str(done.error)) == (
         4,
@@ -112,7 +112,7 @@ def test_a_replacement_launders_no_damage(
     with writer(Archive(one.folder), PAIR) as writing:
         writing.compact(every=True)
     with monkeypatch.context() as patch:
-        patch.setattr(upgrading, "splice", killed)
+        patch.setattr(redownload, "splice", killed)
         with pytest.raises(Killed):
             one.upgrade()
     archive = Archive(one.folder)

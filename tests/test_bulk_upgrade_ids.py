@@ -15,7 +15,7 @@ import tapes
 from exchange import SECOND_NS, Trade
 from test_bulk_upgrade import NOW_NS, PAIR, TRADES, started, years
 
-from harvester.csv_import.sources import Whole
+from harvester.csv_import.files import Whole
 from harvester.download import id_check
 from harvester.errors import ImportIncomplete
 from harvester.storage.footer import Footer, Jump

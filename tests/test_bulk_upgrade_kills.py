@@ -18,9 +18,9 @@ from exchange import SECOND_NS, Clock, Exchange, Tape, Trade, expected
 from test_bulk_joining import imported
 from victims import Victims, hunt
 
-from harvester.csv_import import upgrading
-from harvester.csv_import.joining import Joiner
-from harvester.csv_import.sources import Whole
+from harvester.csv_import import redownload
+from harvester.csv_import.boundaries import Joiner
+from harvester.csv_import.files import Whole
 from harvester.query.rollups import parse_levels, roll_up
 from harvester.storage.filesystem import LocalStore
 from harvester.storage.replacement_staging import from_files
@@ -188,7 +188,7 @@ def test_killed_at_every_step_on_the_disk_an_upgrade_goes_on(
             return opened(archive.root / "upgrade")
 
         with monkeypatch.context() as patch:
-            patch.setattr(upgrading, "aside_of", beside)
+            patch.setattr(redownload, "aside_of", beside)
             try:
                 begun.crawl(folder, upgrade=True, open=opened).only(PAIR)
             except Killed:

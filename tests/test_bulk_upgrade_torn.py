@@ -21,8 +21,8 @@ from test_bulk_upgrade_damage import without_a_row
 from test_bulk_upgrade_kills import Begun, Dying, Killed, Steps, busy_new_year
 from test_verify_beside_a_writer import disturbed
 
-from harvester.csv_import import upgrading
-from harvester.csv_import.sources import Whole
+from harvester.csv_import import redownload
+from harvester.csv_import.files import Whole
 from harvester.errors import ArchiveDamaged
 from harvester.storage import replacement
 from harvester.storage.filesystem import LocalStore
@@ -256,7 +256,7 @@ def test_what_was_fetched_anew_replaces_nothing_before_it_is_compared(
     for file in aside(torn):
         file.unlink()
     with monkeypatch.context() as patch:
-        patch.setattr(upgrading._Upgrading, "_replace", killed)
+        patch.setattr(redownload._Upgrading, "_replace", killed)
         with pytest.raises(Killed):
             left.begun.crawl(torn, upgrade=True).only(PAIR)
     assert aside(torn)
@@ -290,7 +290,7 @@ def prepared(started: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
     one.take_in(csvs.three_columns(trades), Whole(0, tapes.utc_ns(2021, 1, 1) // SECOND_NS))
     one.fill()
     with monkeypatch.context() as patch:
-        patch.setattr(upgrading, "splice", killed)
+        patch.setattr(redownload, "splice", killed)
         for year in range(2016, 2021):
             with pytest.raises(Killed):
                 one.crawl(upgrade=True).only(PAIR, span=june(year))

@@ -17,8 +17,8 @@ from exchange import Exchange, Market, expected
 
 import harvester
 from harvester import config
-from harvester.csv_import.names import chosen
-from harvester.csv_import.sources import Member, Whole, find
+from harvester.csv_import.files import Member, Whole, find
+from harvester.csv_import.run import chosen
 from harvester.download.pair_selection import (
     Choice,
     Name,

@@ -19,8 +19,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_candles import hold
 
+from harvester.csv_import.files import Whole, find
 from harvester.csv_import.ohlcvt import read_candles
-from harvester.csv_import.sources import Whole, find
 from harvester.kraken.ohlc import Candle
 from harvester.storage.trade_store import Archive
 from harvester.times import Range
@@ -226,7 +226,7 @@ def test_of_a_file_as_few_candles_differ_as_can_be_with_each_trade_counted_once(
         )
     )
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("harvester.csv_import.sources.BLOCK_BYTES", block_bytes)
+        patch.setattr("harvester.csv_import.files.BLOCK_BYTES", block_bytes)
         [member] = find([str(path)], Whole())
         asker = asker_of(archive, "XBTUSD", 1)
         report = compare_blocks(asker, spans, 1, whole, read_candles(member, 1))

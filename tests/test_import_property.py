@@ -19,12 +19,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from harvester.csv_import import sorting
-from harvester.csv_import.reports import Report, Watch
-from harvester.csv_import.rounding import Rows
+from harvester.csv_import.files import Whole, find
+from harvester.csv_import.importer import Report, Watch
+from harvester.csv_import.overlap import Rows, match
 from harvester.csv_import.run import Work, run
 from harvester.csv_import.sorting import in_time_order
-from harvester.csv_import.sources import Whole, find
-from harvester.csv_import.stored import match
 from harvester.errors import ArchiveDamaged, BadFile
 from harvester.kraken.pairs import Pair
 from harvester.schema import ROWS, times

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from harvester.config import Settings
-from harvester.csv_import.upgrading import upgrade
+from harvester.csv_import.redownload import upgrade
 from harvester.download.backfill import backfill
 from harvester.download.events import Listener, Outcome, Stop, Waiting
 from harvester.download.pair_selection import Choice, Name, choose, refresh_pairs

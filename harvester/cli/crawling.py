@@ -116,7 +116,7 @@ async def _run(
 
 def _upgrade() -> Callable[[Hand], Awaitable[None]]:
     """What a pair's crawl is followed by; loaded where it is wanted, which is seldom."""
-    from harvester.csv_import.upgrading import upgrade
+    from harvester.csv_import.redownload import upgrade
 
     return upgrade
 

@@ -16,10 +16,9 @@ from typing import Any, NamedTuple
 from harvester.cli import output
 from harvester.cli.options import Common
 from harvester.cli.progress import Display, display
-from harvester.csv_import.names import Named, as_named, by_pair, chosen
-from harvester.csv_import.reports import Report, Watch
-from harvester.csv_import.run import Plan, Work, plan, run
-from harvester.csv_import.sources import Member, Whole, find
+from harvester.csv_import.files import Member, Whole, find
+from harvester.csv_import.importer import Report, Watch
+from harvester.csv_import.run import Named, Plan, Work, as_named, by_pair, chosen, plan, run
 from harvester.download.events import Begun, Imported, Step
 from harvester.download.pair_selection import known_pairs, refresh_pairs
 from harvester.errors import (

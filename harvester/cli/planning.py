@@ -10,7 +10,7 @@ from harvester.cli import output
 from harvester.cli.crawling import Request, show_warnings
 from harvester.cli.options import Common
 from harvester.config import ExchangeSettings
-from harvester.csv_import.units import rows_to_fetch, units
+from harvester.csv_import.redownload import rows_to_fetch, units
 from harvester.download.backfill import lacking
 from harvester.download.estimate import Appraiser, Lack
 from harvester.download.events import Stop

@@ -53,7 +53,7 @@ def verify(
     Example: harvester verify XBT/USD --repair
     """
     common_ = settings_of(given)
-    from harvester.csv_import.sources import Whole, find
+    from harvester.csv_import.files import Whole, find
     from harvester.download.pair_selection import resolve_named
     from harvester.errors import gravest
 

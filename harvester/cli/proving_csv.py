@@ -9,7 +9,7 @@ from harvester.cli import output
 from harvester.cli.options import Common
 from harvester.cli.progress import display
 from harvester.cli.proving import print_interval, verdict
-from harvester.csv_import.sources import Member
+from harvester.csv_import.files import Member
 from harvester.download.events import Begun, Step
 from harvester.download.pair_selection import known_pairs
 from harvester.errors import ArchiveIncomplete, gravest

@@ -1,25 +1,24 @@
-"""One pair's files on their way into the archive: read ahead, put in order, joined, committed."""
+"""Import the files of one pair: sort, fit into what is not covered, commit, report."""
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from decimal import Decimal
+from typing import NamedTuple
 
 import msgspec
 import pyarrow as pa
 
-from harvester.csv_import.ahead import ahead
-from harvester.csv_import.counting import Count
-from harvester.csv_import.joining import Closed, Joiner, Opened, Rows, Step
-from harvester.csv_import.overlap import held_from_api, how_exact, measured
-from harvester.csv_import.parts import MOST_LISTED, Part, is_in_order
-from harvester.csv_import.reports import Report, Watch
-from harvester.csv_import.rounding import Sample
-from harvester.csv_import.rows import parse
-from harvester.csv_import.sorting import Sorter, StepsBack, in_time_order
-from harvester.csv_import.sources import Whole, blocks
-from harvester.csv_import.stored import StoredCheck
-from harvester.errors import DamagedFile, Interrupted
+from harvester.csv_import.boundaries import Closed, Joiner, Opened, Rows, Step
+from harvester.csv_import.file_scan import MOST_LISTED, Part, is_in_order
+from harvester.csv_import.files import Whole, ahead, blocks
+from harvester.csv_import.overlap import Sample, StoredCheck, held_from_api, how_exact, measured
+from harvester.csv_import.parse import BadRow, parse
+from harvester.csv_import.sorting import Count, Sorter, StepsBack, in_time_order
+from harvester.download.events import Rounding
+from harvester.errors import ArchiveHasHoles, DamagedFile, HarvesterError, Interrupted
 from harvester.kraken.pairs import Pair
 from harvester.schema import clip, times
 from harvester.storage.filesystem import Note
@@ -29,6 +28,69 @@ from harvester.storage.trade_store import Archive
 from harvester.storage.writer import Writer
 from harvester.times import END_OF_TIME, SECOND, Range, missing, overlap, show, union
 from harvester.trade_ids import Edge, Gap, find_gaps
+
+# --- reports --------------------------------------------------------------------------------------
+
+
+class Watch(NamedTuple):
+    """How an import is watched and steered.
+
+    Attributes:
+        read: told a pair and how many bytes more were read, from any thread.
+        stop: set to end it at the next quiet moment.
+        skip_bad_rows: leave out what can't be read, and list it, instead of ending there.
+    """
+
+    read: Callable[[str, int], None]
+    stop: threading.Event
+    skip_bad_rows: bool = False
+
+
+@dataclass(slots=True)
+class Report:
+    """What became of files of one pair that follow one another.
+
+    Attributes:
+        read: the rows that were read, and can be.
+        kept: rows that are stored now, and were not.
+        held, left: see `joining.Told`.
+        repeats: rows with an id that equal another one in every field.
+        bad: how many rows were left out; `bad_rows` lists them.
+        ranges: what is covered now that was not.
+        rounding: how its whole seconds were rounded; None for other times, or where nothing tells.
+    """
+
+    files: list[str]
+    pair: str
+    layouts: list[str]
+    size: int
+    read: Count = field(default_factory=Count)
+    kept: Count = field(default_factory=Count)
+    held: Count = field(default_factory=Count)
+    left: Count = field(default_factory=Count)
+    repeats: Count = field(default_factory=Count)
+    bad: int = 0
+    bad_rows: list[BadRow] = field(default_factory=list)
+    ranges: list[Range] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    rounding: Rounding | None = None
+    seconds: float = 0.0
+    error: HarvesterError | None = None
+
+    @property
+    def lacks_quiet(self) -> bool:
+        """Whether no row could be imported for want of a boundary."""
+        return bool(self.left.rows) and not (self.kept.rows or self.held.rows)
+
+    @property
+    def exit_status(self) -> int:
+        """0 when every row of the files is in the archive, or beside a boundary."""
+        if self.error is not None:
+            return self.error.exit_status
+        return ArchiveHasHoles.exit_status if self.bad or self.lacks_quiet else 0
+
+
+# --- importer -------------------------------------------------------------------------------------
 
 Take = Callable[[pa.RecordBatch, int], None]
 """Given rows as they are read, and the bytes that they were."""

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from harvester.csv_import.digits import Digits, Unusual, read
-from harvester.csv_import.layout import number
-from harvester.csv_import.sources import Member, blocks
+from harvester.csv_import.columns import number
+from harvester.csv_import.files import Member, blocks
+from harvester.csv_import.parse import Digits, Unusual, read
 from harvester.errors import BadFile
 from harvester.kraken.ohlc import Candle
 from harvester.schema import PRICE, SUM_OF_VOLUMES, Int64s, decimals_of, times

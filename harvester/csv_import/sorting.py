@@ -1,17 +1,44 @@
-"""Rows of a file as the tape has them: by time, and where there are ids by id within one time."""
+"""Sort rows by time and trade id, in bounded memory."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from decimal import Decimal
 from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
-from harvester.csv_import.counting import Count
 from harvester.schema import Int64s, clip, in_order, joined, no_rows, times
 from harvester.storage.filesystem import writing
 from harvester.times import END_OF_TIME, SECOND, Range
+
+# --- counting -------------------------------------------------------------------------------------
+
+
+@dataclass(slots=True)
+class Count:
+    """Rows, and the sum of their volumes."""
+
+    rows: int = 0
+    volume: Decimal = Decimal(0)
+
+    def add(self, rows: pa.RecordBatch) -> None:
+        """Count a batch of `columns.ROWS`."""
+        if rows.num_rows:
+            self.rows += rows.num_rows
+            self.volume += pc.sum(rows.column("volume")).as_py()
+
+    def take(self, rows: pa.RecordBatch) -> None:
+        """Count a batch out again."""
+        if rows.num_rows:
+            self.rows -= rows.num_rows
+            self.volume -= pc.sum(rows.column("volume")).as_py()
+
+
+# --- sorting --------------------------------------------------------------------------------------
 
 HABIT_S = 60
 """So far may times go back within a file: rows are put in order over so many seconds."""

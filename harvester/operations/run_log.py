@@ -22,7 +22,7 @@ from harvester.storage.trade_store import Archive
 from harvester.times import SECOND, Range, show
 
 if TYPE_CHECKING:
-    from harvester.csv_import.reports import Report
+    from harvester.csv_import.importer import Report
     from harvester.verify.report import RepairReport
 
 

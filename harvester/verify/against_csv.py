@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
-from harvester.csv_import.names import CandleFile, candle_file
+from harvester.csv_import.files import Member
 from harvester.csv_import.ohlcvt import Block, read_candles
-from harvester.csv_import.sources import Member
+from harvester.csv_import.run import CandleFile, candle_file
 from harvester.errors import HarvesterError
 from harvester.kraken.pairs import Names, Pair
 from harvester.query.engine import MEMORY_LIMIT

@@ -15,8 +15,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from harvester.csv_import.files import Whole
 from harvester.csv_import.ohlcvt import COLUMNS, ROWS, Block
-from harvester.csv_import.sources import Whole
 from harvester.kraken.ohlc import Candle
 from harvester.schema import Int64s, times
 from harvester.times import END_OF_TIME, SECOND, UNITS_NS, Range

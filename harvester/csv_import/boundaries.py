@@ -1,12 +1,4 @@
-"""Where a file's rows go into an archive: into what is not covered, between quiet moments.
-
-The file's times are whole seconds, and whether they were rounded down, up or to the nearest is not
-told. So a boundary with what came from the API lies only where that makes no difference: at the
-beginning of a second such that the file has no trade in it, nor in the one before. No trade of the
-file can then have a true time within half a second of the boundary. What lies between such a
-boundary and the API's own range stays a hole of some seconds, for `backfill`. So does the end of a
-year that is no such moment: segments are of one year each.
-"""
+"""Where imported ranges may begin and end: at quiet moments, outside of what is covered."""
 
 from __future__ import annotations
 
@@ -17,11 +9,20 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from harvester.csv_import.counting import Count
-from harvester.csv_import.rounding import Sample
-from harvester.csv_import.sources import Whole
+from harvester.csv_import.files import Whole
+from harvester.csv_import.overlap import Sample
+from harvester.csv_import.sorting import Count
 from harvester.schema import Int64s, times
 from harvester.times import END_OF_TIME, SECOND, Range, missing, year_end, year_of
+
+# --- joining --------------------------------------------------------------------------------------
+
+# The file's times are whole seconds, and whether they were rounded down, up or to the nearest is
+# not told. So a boundary with what came from the API lies only where that makes no difference: at
+# the beginning of a second such that the file has no trade in it, nor in the one before. No trade
+# of the file can then have a true time within half a second of the boundary. What lies between
+# such a boundary and the API's own range stays a hole of some seconds, for `backfill`. So does
+# the end of a year that is no such moment: segments are of one year each.
 
 SEGMENT_ROWS = 4_000_000
 """As many as compaction would make of it."""

@@ -1,28 +1,260 @@
-"""What came from files is fetched from the exchange, and replaced range by range once it is whole.
-
-Pages go where readers do not look (`archive.aside`), by the crawl's own rules, so that whatever
-stops it, the same command goes on. A range that is whole there is held against the file, day by
-day, and takes its place.
-"""
+"""Re-download imported ranges, compare them day by day, and replace them."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from itertools import pairwise
 from typing import NamedTuple
 
-from harvester.csv_import.days import Days, Exchange, Proof, number_of
-from harvester.csv_import.rounding import Rows, Tally, joined, rows_of
-from harvester.csv_import.units import Unit, rows_to_fetch, units
-from harvester.download.events import Day, Left, Noted, Replaced, Started, Upgrade
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from harvester.csv_import.boundaries import QUIET_S
+from harvester.csv_import.overlap import SHIFTS_NS, WAYS, Rows, Tally, Way, joined, rows_of
+from harvester.download.events import Day, Left, Noted, Replaced, Rounding, Started, Upgrade
 from harvester.download.request import Hand
+from harvester.schema import Int64s, no_rows, times, trade_ids
 from harvester.storage.filesystem import Note, keep_segment
 from harvester.storage.replacement import checked, clear, finish, splice
-from harvester.storage.replacement_staging import Upgraded, aside_of, quarantine_damaged
+from harvester.storage.replacement_staging import Upgraded, aside_of, from_files, quarantine_damaged
 from harvester.storage.segment import Segment, read_batches
 from harvester.storage.trade_store import Archive, pieces_of
 from harvester.storage.writer import Writer, writer
-from harvester.times import DAY, SECOND, Range, missing, overlap
+from harvester.times import DAY, SECOND, UNITS_NS, Range, missing, overlap, union
+from harvester.trade_ids import Edge, find_gaps, gap_at_end
+
+# --- units ----------------------------------------------------------------------------------------
+
+# Its ends are where a file and the API meet, or quiet moments of the file (see `joining`). Two
+# segments of one file may touch at a busy second, as at the turn of a year. Rounded, a trade may
+# lie on the other side than by the API's time; so a range reaches on into its neighbour, up to
+# the next quiet moment.
+
+FIRST_LOOK_NS = UNITS_NS["m"]
+GROWS_BY = 8
+
+
+class Unit(NamedTuple):
+    """What is replaced at once.
+
+    Attributes:
+        span: from its first part to its last.
+        parts: what came from files, in order; what lies between them came from the API.
+        rows: of the files.
+    """
+
+    span: Range
+    parts: tuple[Range, ...]
+    rows: int
+
+
+def units(archive: Archive, pair: str, within: Range) -> list[Unit]:
+    """What is to be replaced of a pair, in order; a segment that touches `within` counts whole.
+
+    Raises:
+        ArchiveDamaged: a segment can't be read.
+    """
+    told = from_files(archive, pair)
+    regions = union(part for _, part in told)
+    found: list[Unit] = []
+    for segment in dict.fromkeys(segment for segment, _ in told):
+        if overlap(segment.range, within) is None:
+            continue
+        own = [part for one, part in told if one == segment]
+        span = Range(
+            _quiet_before(archive, pair, own[0].after, regions),
+            _quiet_behind(archive, pair, own[-1].through, regions),
+        )
+        parts = tuple(both for region in regions if (both := overlap(region, span)))
+        rows = sum(_rows(archive, one, part, parts) for one, part in told)
+        found.append(Unit(span, parts, rows))
+    return found
+
+
+def rows_to_fetch(unit: Unit, aside: list[Range]) -> int:
+    """About how many rows of it do not lie aside yet, as if they were evenly spread."""
+    left = missing(unit.parts, aside)
+    whole = sum(one.through - one.after for one in unit.parts)
+    return unit.rows * sum(one.through - one.after for one in left) // whole
+
+
+def _rows(archive: Archive, segment: Segment, part: Range, parts: tuple[Range, ...]) -> int:
+    inside = [both for one in parts if (both := overlap(one, part))]
+    if not inside:
+        return 0
+    if inside == [segment.range]:
+        return archive.footer(segment).rows
+    return sum(
+        batch.num_rows
+        for one in inside
+        for batch in read_batches(archive.store, segment.path, one, ["time"])
+    )
+
+
+def _quiet_behind(archive: Archive, pair: str, moment: int, regions: list[Range]) -> int:
+    """The first quiet moment from one on; where a region of files ends, that is one."""
+    region = next((one for one in regions if one.after < moment < one.through), None)
+    if region is None or _is_quiet(archive, pair, moment):
+        return moment
+    width = FIRST_LOOK_NS
+    while True:
+        window = Range(moment - SECOND, min(region.through, moment + width))
+        seconds = _seconds(archive, pair, window)
+        for at in (np.diff(seconds) > QUIET_S).nonzero()[0]:
+            found = (int(seconds[at]) + QUIET_S) * SECOND - 1
+            if found >= moment:
+                return found
+        if window.through == region.through:
+            return region.through
+        width *= GROWS_BY
+
+
+def _quiet_before(archive: Archive, pair: str, moment: int, regions: list[Range]) -> int:
+    """The last quiet moment up to one, likewise."""
+    region = next((one for one in regions if one.after < moment < one.through), None)
+    if region is None or _is_quiet(archive, pair, moment):
+        return moment
+    width = FIRST_LOOK_NS
+    while True:
+        window = Range(max(region.after, moment - width), moment + SECOND)
+        seconds = _seconds(archive, pair, window)
+        for at in (np.diff(seconds) > QUIET_S).nonzero()[0][::-1]:
+            found = (int(seconds[at + 1]) - 1) * SECOND - 1
+            if found <= moment:
+                return found
+        if window.after == region.after:
+            return region.after
+        width *= GROWS_BY
+
+
+def _is_quiet(archive: Archive, pair: str, moment: int) -> bool:
+    return not len(_seconds(archive, pair, Range(moment - SECOND, moment + SECOND)))
+
+
+def _seconds(archive: Archive, pair: str, window: Range) -> Int64s:
+    """The seconds in which there are trades."""
+    stamps = [times(batch) for batch in archive.scan(pair, window)]
+    seconds: Int64s = np.unique(np.concatenate([np.empty(0, np.int64), *stamps]) // SECOND)
+    return seconds
+
+
+# --- days -----------------------------------------------------------------------------------------
+
+
+class Sum(NamedTuple):
+    """Trades of a day, and their volume."""
+
+    rows: int = 0
+    volume: Decimal = Decimal(0)
+
+
+class Days:
+    """Sums by day; the day is that of a time after something was added to it."""
+
+    def __init__(self, shift_ns: int = 0) -> None:
+        """Nothing was counted yet."""
+        self._shift_ns = shift_ns
+        self.sums: dict[int, Sum] = {}
+
+    def add(self, batch: pa.RecordBatch) -> None:
+        """Count a batch, in order of time."""
+        days = (times(batch) + self._shift_ns) // DAY
+        for start, stop in _runs(days):
+            day, before = int(days[start]), self.sums.get(int(days[start]), Sum())
+            volume = pc.sum(batch.column("volume").slice(start, stop - start)).as_py()
+            self.sums[day] = Sum(before.rows + stop - start, before.volume + volume)
+
+    def differing(self, exchange: Days) -> list[Day]:
+        """The days on which an exchange has other sums, in order."""
+        return [
+            Day(_shown(day), *self.sums.get(day, Sum()), *exchange.sums.get(day, Sum()))
+            for day in sorted(self.sums.keys() | exchange.sums.keys())
+            if self.sums.get(day) != exchange.sums.get(day)
+        ]
+
+
+class Exchange:
+    """The exchange's trades of some ranges, by day, however the file rounds them."""
+
+    def __init__(self) -> None:
+        """Nothing was counted yet."""
+        self._by_way = {way: Days(SHIFTS_NS[way]) for way in WAYS}
+
+    def add(self, batch: pa.RecordBatch) -> None:
+        """Count a batch, in order of time."""
+        for days in self._by_way.values():
+            days.add(batch)
+
+    def differing(self, file: Days, rounding: Rounding | None) -> list[Day]:
+        """The days that do not agree, by the rounding that was measured, or else that fits best."""
+        found: dict[Way, list[Day]] = {
+            way: file.differing(days) for way, days in self._by_way.items()
+        }
+        measured = [way for way in WAYS if rounding is not None and way == rounding.way]
+        return min((found[way] for way in measured or WAYS), key=len)
+
+
+class Proof:
+    """On which days ids show that no trade is missing among those of the exchange."""
+
+    def __init__(self, span: Range, left: tuple[int, int, int] | None) -> None:
+        """Begin a range; `left` is the last id before it, as `Archive.last_id_before` gives it."""
+        self._span = span
+        self._edge = Edge(*left) if left is not None else None
+        self._open: set[int] = set()
+
+    def add(self, batch: pa.RecordBatch) -> None:
+        """Take the next trades."""
+        if self._edge is None:
+            self._begin(batch)
+        gaps, self._edge = find_gaps(self._edge, batch)
+        for gap in gaps:
+            self._doubt(gap.after_ns, gap.before_ns)
+
+    def finish(self, right: tuple[int, int] | None) -> set[int]:
+        """The days on which they do not, `right` being the first id behind the range."""
+        if self._edge is None:
+            self._doubt(*self._span)
+        elif right is None or gap_at_end(self._edge, right, no_rows()):
+            self._doubt(self._edge.time_ns, self._span.through)
+        return self._open
+
+    def _begin(self, batch: pa.RecordBatch) -> None:
+        """Before the first id nothing is shown, but where it is the pair's first."""
+        places = trade_ids(batch).nonzero()[0]
+        is_first = len(places) and trade_ids(batch)[places[0]] == 1
+        if not is_first:
+            self._doubt(self._span.after, int(times(batch)[places[0] if len(places) else -1]))
+
+    def _doubt(self, after: int, through: int) -> None:
+        # By the file's clock a trade may lie a second earlier, or later.
+        self._open.update(range((after - SECOND) // DAY, (through + SECOND) // DAY + 1))
+
+
+def number_of(day: Day) -> int:
+    """The day as one of `Proof` is named."""
+    since = datetime.fromisoformat(day.day).replace(tzinfo=UTC) - datetime(1970, 1, 1, tzinfo=UTC)
+    return since.days
+
+
+def _runs(days: Int64s) -> Iterable[tuple[int, int]]:
+    ends = [0, *((np.diff(days) != 0).nonzero()[0] + 1).tolist(), len(days)]
+    return [(start, stop) for start, stop in pairwise(ends) if start < stop]
+
+
+def _shown(day: int) -> str:
+    return (datetime(1970, 1, 1, tzinfo=UTC) + timedelta(days=day)).date().isoformat()
+
+
+# --- upgrading ------------------------------------------------------------------------------------
+
+# Pages go where readers do not look (`archive.aside`), by the crawl's own rules, so that whatever
+# stops it, the same command goes on. A range that is whole there is held against the file, day by
+# day, and takes its place.
 
 MOST_SAID = 20
 """Days that do not agree are told one by one up to so many."""

@@ -1,17 +1,85 @@
-"""CSVs, packed or not: found, held against what ZIPs can hide, and read as a stream."""
+"""Find CSV files in folders and ZIPs, check them, and read them as a stream of blocks."""
 
 from __future__ import annotations
 
+import queue
 import re
 import stat
+import threading
 import zipfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path, PurePath, PurePosixPath
-from typing import NamedTuple
+from typing import IO, NamedTuple, TypeVar, cast
 
-from harvester.csv_import.unpacking import REFUSALS, crc32, unpacked
 from harvester.errors import BadFile, DamagedFile
 from harvester.times import SECOND, parse_moment
+
+# --- unpacking ------------------------------------------------------------------------------------
+
+try:
+    import isal.isal_zlib as inflating
+except ImportError:  # pragma: no cover - where ISA-L has no build, zlib does the same
+    import zlib as inflating  # type: ignore[no-redef]
+
+REFUSALS = (cast("type[Exception]", inflating.error),)
+
+PIECE_BYTES = 1 << 20
+PACKED_BYTES = 1 << 18
+_HEADER_BYTES = 30
+_RAW = -15
+"""A window of 32 KiB, and no header: what ZIPs hold."""
+
+crc32 = inflating.crc32
+
+
+def unpacked(path: Path, inner: str) -> Iterator[bytes]:
+    """The bytes of a member, some at a time; whoever takes them holds them against its checksum.
+
+    Raises:
+        zipfile.BadZipFile, EOFError, OSError, one of `REFUSALS`: it can't be read.
+    """
+    with zipfile.ZipFile(path) as archive:
+        entry = archive.getinfo(inner)
+        with archive.open(entry) as stream:
+            if entry.compress_type != zipfile.ZIP_DEFLATED:
+                yield from _pieces(stream)
+                return
+        # Opening it has held its own header against the directory.
+        with path.open("rb") as file:
+            file.seek(entry.header_offset)
+            header = file.read(_HEADER_BYTES)
+            file.seek(_number(header[26:28]) + _number(header[28:30]), 1)
+            yield from _inflated(file, entry.compress_size)
+
+
+def _number(data: bytes) -> int:
+    return int.from_bytes(data, "little")
+
+
+def _pieces(stream: IO[bytes]) -> Iterator[bytes]:
+    while data := stream.read(PIECE_BYTES):
+        yield data
+
+
+def _inflated(file: IO[bytes], size: int) -> Iterator[bytes]:
+    """The next `size` bytes of a file, unpacked; never more than a piece of them in memory."""
+    inflate = inflating.decompressobj(_RAW)
+    packed = b""
+    while not inflate.eof:
+        if not packed:
+            packed = file.read(min(PACKED_BYTES, size))
+            size -= len(packed)
+        # All may have been taken in, and some of it not be given out yet: it is asked for, too.
+        piece = inflate.decompress(packed, PIECE_BYTES)
+        if not (piece or packed or inflate.eof):
+            raise EOFError("it ends before its last byte")
+        packed = inflate.unconsumed_tail
+        if piece:
+            yield piece
+
+
+# --- sources --------------------------------------------------------------------------------------
 
 BLOCK_BYTES = 1 << 20
 LONGEST_LINE = 1 << 16
@@ -309,3 +377,49 @@ def blocks(member: Member, expected: str | None) -> Iterator[bytes]:
         raise DamagedFile(f"{member} is damaged: its bytes are not those of its checksum")
     if rest:
         yield rest + b"\n"
+
+
+# --- ahead ----------------------------------------------------------------------------------------
+
+T = TypeVar("T")
+
+DEPTH = 4
+"""Blocks that are read while earlier ones are written."""
+
+
+class _End(NamedTuple):
+    error: BaseException | None = None
+
+
+def ahead(items: Iterator[T], depth: int = DEPTH) -> Generator[T, None, None]:
+    """The same items, made by a thread of their own, up to `depth` of them ahead."""
+    made: queue.Queue[T | _End] = queue.Queue(depth)
+    gone = threading.Event()
+
+    def hand_on(item: T | _End) -> None:
+        while not gone.is_set():
+            with suppress(queue.Full):
+                made.put(item, timeout=0.1)
+                return
+
+    def work() -> None:
+        try:
+            for item in items:
+                hand_on(item)
+                if gone.is_set():
+                    return
+        except BaseException as error:  # noqa: BLE001 - it is raised anew where items are taken
+            hand_on(_End(error))
+        else:
+            hand_on(_End())
+
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+    try:
+        while not isinstance(item := made.get(), _End):
+            yield item
+        if item.error is not None:
+            raise item.error
+    finally:
+        gone.set()
+        thread.join()

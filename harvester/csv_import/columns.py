@@ -1,4 +1,4 @@
-"""What the columns of a file are: told by its content, and by its header where it names them."""
+"""Detect the columns of a CSV file, from its content or its header."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from typing import NamedTuple
 
 from harvester.errors import BadFile
 from harvester.times import BEGINNING_NS, END_OF_TIME, SECOND
+
+# --- layout ---------------------------------------------------------------------------------------
 
 SAMPLE_LINES = 1_000
 
