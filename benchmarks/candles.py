@@ -24,10 +24,10 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from harvester.query.query import candle_batches, ohlc
-from harvester.query.question import Question
+from harvester.query.candle_query import Question
+from harvester.query.candles import candle_batches, ohlc
 from harvester.query.rollups import parse_levels, roll_up
-from harvester.query.ticks import ticks_sql
+from harvester.query.sources import ticks_sql
 from harvester.schema import ORDER_TYPES, PRICE, ROWS, SIDES, VOLUME
 from harvester.storage.footer import Footer
 from harvester.storage.trade_store import EVERYTHING, Archive

@@ -20,8 +20,7 @@ from hypothesis import strategies as st
 
 from harvester import schema
 from harvester.errors import ArchiveDamaged, BadSetting, NothingHeld, ValueDoesNotFit
-from harvester.query.bar_size import BYS, By, parse_size
-from harvester.query.bars import MOST_WAITING, BarQuestion, bar_batches
+from harvester.query.bars import BYS, MOST_WAITING, BarQuestion, By, bar_batches, parse_size
 from harvester.storage.footer import Footer
 from harvester.storage.trade_store import EVERYTHING, Archive, Piece
 from harvester.storage.writer import writer

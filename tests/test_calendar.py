@@ -19,10 +19,8 @@ from hypothesis import strategies as st
 from test_candles import ask
 
 from harvester.errors import BadSetting
-from harvester.query.calendar import grid_of
-from harvester.query.clock import Turn, turns, zone_of
-from harvester.query.grid import CalendarGrid, FixedGrid, Grid
-from harvester.query.question import Question
+from harvester.query.calendar import CalendarGrid, FixedGrid, Grid, Turn, turns, zone_of
+from harvester.query.candle_query import Question, grid_of
 from harvester.storage.trade_store import EVERYTHING
 from harvester.times import Range, parse_moment
 

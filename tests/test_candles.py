@@ -20,8 +20,8 @@ from hypothesis import strategies as st
 
 from harvester import schema
 from harvester.errors import ArchiveDamaged, BadSetting, NothingHeld, ValueDoesNotFit
-from harvester.query.query import candle_batches, ohlc
-from harvester.query.question import FILLS, Question
+from harvester.query.candle_query import FILLS, Question
+from harvester.query.candles import candle_batches, ohlc
 from harvester.storage.footer import Footer
 from harvester.storage.trade_store import EVERYTHING, Archive, Piece
 from harvester.storage.writer import writer

@@ -12,7 +12,7 @@ import pytest
 from exchange import Market, expected
 from test_candles import PLAIN, answer, ask, cut, hold
 
-from harvester.query.query import ohlc
+from harvester.query.candles import ohlc
 from harvester.storage.trade_store import Archive
 from harvester.times import parse_moment
 

@@ -32,7 +32,7 @@ from harvester.kraken.client import Client
 from harvester.kraken.pairs import Pair, spellings
 from harvester.operations.refresh_pairs import Market as Known
 from harvester.operations.refresh_pairs import targets
-from harvester.query.database import write_database
+from harvester.query.sql import write_database
 from harvester.server.answers import Answers
 from harvester.storage import filesystem
 from harvester.storage.trade_store import Archive
@@ -179,7 +179,7 @@ def test_the_macros_take_no_pair_for_another_that_is_not_held(
 
 
 def test_a_connection_without_names_takes_altnames_in_their_exact_spelling(folder: Path) -> None:
-    from harvester.query.console import connect_views
+    from harvester.query.sql import connect_views
 
     with connect_views(Archive(folder)) as connection:
         assert [counted(connection, name)[0] for name in ROWS] == [30, 50]

@@ -24,9 +24,9 @@ from harvester.charts.coarser import LADDER, MOST_CANDLES, drawable, length_ns
 from harvester.charts.wording import digits, plain
 from harvester.errors import ArchiveUnwritable, NothingHeld, UsageError
 from harvester.kraken.pairs import Pair
-from harvester.query.chunks import most_candles
-from harvester.query.question import Question
-from harvester.query.session import Session
+from harvester.query.candle_query import Question
+from harvester.query.candles import Session
+from harvester.query.plan import most_candles
 from harvester.server.made import made_archive
 from harvester.storage.trade_store import Archive as Disk
 from harvester.storage.writer import keep_pairs, writer

@@ -14,10 +14,10 @@ from test_candles import PAIR, ask, cut, hold
 from test_exports import run
 from test_rollups import LEVELS, rolled
 
-from harvester.query import chunks as cutting
+from harvester.query import plan as cutting
+from harvester.query.candle_query import FILLS
+from harvester.query.candles import candle_batches
 from harvester.query.explain import explain
-from harvester.query.query import candle_batches
-from harvester.query.question import FILLS
 from harvester.storage import segment
 from harvester.storage.trade_store import EVERYTHING, Archive
 from harvester.times import Range

@@ -29,7 +29,7 @@ from harvester.cli.formats import FORMATS, write
 from harvester.cli.output import columns as table
 from harvester.errors import BadInterval, UsageError
 from harvester.kraken.pairs import Pair
-from harvester.query import console
+from harvester.query import sql
 from harvester.storage.trade_store import Archive
 from harvester.times import parse_interval
 
@@ -324,7 +324,7 @@ TYPES: list[tuple[str, str, Any]] = [
 
 
 def written(query: str, form: str, folder: Path) -> bytes:
-    found = console.answer(Archive(folder / "none"), query)
+    found = sql.answer(Archive(folder / "none"), query)
     assert found is not None
     write(found.batches, found.schema, form, str(folder / "made"))
     return (folder / "made").read_bytes()

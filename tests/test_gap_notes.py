@@ -17,7 +17,7 @@ from test_exports import run
 import harvester
 from harvester.errors import ArchiveHasHoles
 from harvester.kraken.pairs import Pair
-from harvester.query.coverage_gaps import gap_note, gaps_in
+from harvester.query.plan import gap_note, gaps_in
 from harvester.storage.trade_store import Archive
 from harvester.storage.writer import keep_pairs, writer
 from harvester.times import DAY, END_OF_TIME, Range

@@ -14,10 +14,9 @@ from test_candles import MADE_TAPES
 from test_candles import batch as rows_of
 
 from harvester.errors import ArchiveDamaged
-from harvester.query import recount, sums
-from harvester.query.partials import Partials
-from harvester.query.recount import Recount
-from harvester.query.rollups import parse_levels, width_of
+from harvester.query import aggregate, rollups
+from harvester.query.aggregate import Partials
+from harvester.query.rollups import Recount, parse_levels, width_of
 from harvester.schema import joined, trades_of
 from harvester.storage.rollup_files import PARTIALS
 
@@ -58,8 +57,8 @@ def agree(
 ) -> None:
     parsed = parse_levels(levels)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sums, "MOST", step)
-        patch.setattr(recount, "CHUNK_ROWS", chunk)
+        patch.setattr(aggregate, "MOST", step)
+        patch.setattr(rollups, "CHUNK_ROWS", chunk)
         by_numpy = Partials([width_of(level) for level in parsed], "a test")
         by_duckdb = Recount(parsed, "a test")
         for part in cut_at(batch, places):

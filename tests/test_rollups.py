@@ -30,11 +30,10 @@ from test_candles import (
 )
 
 from harvester.errors import ArchiveDamaged, BadInterval
-from harvester.query import sums
-from harvester.query.chunks import chunks
-from harvester.query.plan import plan
-from harvester.query.query import candle_batches, ohlc
-from harvester.query.question import FILLS
+from harvester.query import aggregate
+from harvester.query.candle_query import FILLS
+from harvester.query.candles import candle_batches, ohlc
+from harvester.query.plan import chunks, plan
 from harvester.query.rollups import RolledUp, parse_levels, roll_up
 from harvester.storage.trade_store import EVERYTHING, Archive
 from harvester.storage.writer import writer
@@ -344,7 +343,7 @@ def test_chunks_of_ticks_are_cut_between_buckets(
 ) -> None:
     archive = busy_archive(tmp_path)
     truth = table(archive, interval="1h", all_columns=True)
-    monkeypatch.setattr(sums, "MOST", 7)
+    monkeypatch.setattr(aggregate, "MOST", 7)
     rolled(archive)
     files = sorted(tmp_path.glob("candles/interval=1m/**/*.parquet"))
     times = [pq.read_table(path, partitioning=None).column("time").to_pylist() for path in files]

@@ -15,15 +15,13 @@ from hypothesis import strategies as st
 from test_candles import MINUTE, PAIR, SECOND, answer, ask, cut, hold, is_equal
 from test_rollups import busy_archive, rolled
 
-from harvester.query import chunks as cutting
+from harvester.query import candles, sources
+from harvester.query import plan as cutting
 from harvester.query import plan as planning
-from harvester.query import several, sources, ticks
-from harvester.query.engine import connect
-from harvester.query.query import candle_batches
-from harvester.query.question import FILLS, Question
-from harvester.query.session import Session
-from harvester.query.several import several_batches, spooled
-from harvester.query.spool import Spool, Spooled
+from harvester.query.candle_query import FILLS, Question
+from harvester.query.candles import Session, candle_batches, several_batches, spooled
+from harvester.query.connection import connect
+from harvester.query.sources import Spool, Spooled
 from harvester.storage.trade_store import EVERYTHING, Archive, Piece
 from harvester.storage.writer import writer
 from harvester.times import END_OF_TIME, Range, parse_interval, union
@@ -189,7 +187,7 @@ def test_any_tape_any_cut_any_lengths(
 def ticks_read(monkeypatch: pytest.MonkeyPatch) -> list[Piece]:
     """Each piece of ticks that a query is made for."""
     read: list[Piece] = []
-    real = ticks.ticks_sql
+    real = sources.ticks_sql
 
     def noted(archive: Archive, pieces: Sequence[Piece], at: int = 0) -> str:
         read.extend(pieces)
@@ -284,7 +282,7 @@ def test_files_that_vanish_while_they_are_read_are_listed_again(
                 one.compact(every=True)
         return made
 
-    monkeypatch.setattr(several, "plan", planned_and_gone)
+    monkeypatch.setattr(candles, "plan", planned_and_gone)
     made = together(archive, ask(), ("1m", "1h"))
     assert all(one.equals(other) for one, other in zip(made, truth, strict=True))
 

@@ -16,11 +16,10 @@ from exchange import expected
 from test_candles import MADE_TAPES, Part, answer, cut, hold, is_equal, overlapping
 
 from harvester.errors import BadInterval, BadQuery, HarvesterError, UsageError
-from harvester.query import console
-from harvester.query.console import connect_views, sql
-from harvester.query.database import write_database
-from harvester.query.query import candle_batches
-from harvester.query.question import Question
+from harvester.query import sql as sql_module
+from harvester.query.candle_query import Question
+from harvester.query.candles import candle_batches
+from harvester.query.sql import connect_views, sql, write_database
 from harvester.storage.trade_store import EVERYTHING, Archive, Piece
 from harvester.storage.writer import writer
 from harvester.times import Range, parse_interval
@@ -365,7 +364,7 @@ def test_a_text_without_a_query_is_said(archive: Archive) -> None:
 
 def test_too_little_memory_is_said(archive: Archive) -> None:
     with pytest.raises(HarvesterError) as caught:
-        console.answer(archive, "SELECT list(range) FROM range(10000000)", memory_limit="20MB")
+        sql_module.answer(archive, "SELECT list(range) FROM range(10000000)", memory_limit="20MB")
     assert str(caught.value).startswith(
         "the query needs more than 20MB of memory: raise memory_limit, or ask for a shorter span "
         "(Out of Memory Error: "
@@ -386,7 +385,7 @@ class Compacting(Archive):
 def test_a_compaction_in_between_is_answered_by_listing_again(tmp_path: Path) -> None:
     stamps = [row[1] for row in BUSY]
     hold(Archive(tmp_path), cut(BUSY, [0, stamps[400], stamps[800], stamps[-1]]))
-    found = console.answer(Compacting(tmp_path), "SELECT trade_id FROM trades")
+    found = sql_module.answer(Compacting(tmp_path), "SELECT trade_id FROM trades")
     assert found is not None
     assert sum(batch.num_rows for batch in found.batches) == len(BUSY)
 

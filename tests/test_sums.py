@@ -7,7 +7,7 @@ import pyarrow as pa
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harvester.query import sums
+from harvester.query import aggregate
 from harvester.schema import Int64s
 
 WORD = 1 << 64
@@ -19,11 +19,11 @@ TRADES = st.lists(st.tuples(PRICES, VOLUMES), min_size=1, max_size=20)
 def as_limbs(numbers: list[int]) -> Int64s:
     """Numbers below 2**90 as a decimal's words hold them."""
     low = np.array([one % WORD for one in numbers], dtype=np.uint64).view(np.int64)
-    return sums.of_words(low, np.array([one // WORD for one in numbers], dtype=np.int64))
+    return aggregate.of_words(low, np.array([one // WORD for one in numbers], dtype=np.int64))
 
 
 def as_numbers(limbs: Int64s) -> list[int]:
-    return [sums.number(limbs[:, i]) for i in range(limbs.shape[1])]
+    return [aggregate.number(limbs[:, i]) for i in range(limbs.shape[1])]
 
 
 @given(TRADES)
@@ -35,18 +35,18 @@ def test_a_number_goes_in_and_comes_out(trades: list[tuple[int, int]]) -> None:
 @given(TRADES)
 def test_products_are_exact(trades: list[tuple[int, int]]) -> None:
     prices = np.array([price for price, _ in trades])
-    made = sums.product(prices, as_limbs([volume for _, volume in trades]))
+    made = aggregate.product(prices, as_limbs([volume for _, volume in trades]))
     assert as_numbers(made) == [price * volume for price, volume in trades]
 
 
 @given(TRADES, st.sets(st.integers(1, 19), max_size=5))
 def test_totals_are_exact(trades: list[tuple[int, int]], cuts: set[int]) -> None:
     starts = [0, *sorted(one for one in cuts if one < len(trades))]
-    made = sums.product(
+    made = aggregate.product(
         np.array([price for price, _ in trades]), as_limbs([volume for _, volume in trades])
     )
     values = [price * volume for price, volume in trades]
-    assert as_numbers(sums.totals(made, np.array(starts))) == [
+    assert as_numbers(aggregate.totals(made, np.array(starts))) == [
         sum(values[a:b]) for a, b in zip(starts, [*starts[1:], len(values)], strict=True)
     ]
 
@@ -54,14 +54,14 @@ def test_totals_are_exact(trades: list[tuple[int, int]], cuts: set[int]) -> None
 def test_as_many_of_the_largest_as_may_be_added_up_are_exact() -> None:
     """No limb leaves 64 bits on the way."""
     price, volume = 10**18 - 1, 10**22 - 1
-    made = sums.product(np.full(sums.MOST, price), as_limbs([volume] * sums.MOST))
-    assert as_numbers(sums.totals(made, np.array([0]))) == [price * volume * sums.MOST]
+    made = aggregate.product(np.full(aggregate.MOST, price), as_limbs([volume] * aggregate.MOST))
+    assert as_numbers(aggregate.totals(made, np.array([0]))) == [price * volume * aggregate.MOST]
 
 
 @given(st.lists(st.integers(0, 10**38 - 1), min_size=1, max_size=9))
 def test_words_are_those_of_a_decimal(numbers: list[int]) -> None:
     limbs = np.array([[one >> 30 * i & (1 << 30) - 1 for one in numbers] for i in range(5)])
-    words = sums.words(limbs)
+    words = aggregate.words(limbs)
     kind = pa.decimal128(38, 0)
     made = pa.Array.from_buffers(kind, len(numbers), [None, pa.py_buffer(words)])
     assert [int(one) for one in made.to_pylist()] == numbers
@@ -70,4 +70,4 @@ def test_words_are_those_of_a_decimal(numbers: list[int]) -> None:
 def test_what_reaches_38_digits_is_found_and_nothing_below() -> None:
     numbers = [10**38 - 1, 10**38, 5, 10**38 + 1, 2**149, 10**38 - 2**90]
     limbs = np.array([[one >> 30 * i & (1 << 30) - 1 for one in numbers] for i in range(5)])
-    assert sums.too_large(limbs).tolist() == [1, 3, 4]
+    assert aggregate.too_large(limbs).tolist() == [1, 3, 4]

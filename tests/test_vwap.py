@@ -12,10 +12,9 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from test_candles import MINUTE, PAIR, START, answer, ask, hold, trade
 
-from harvester.query import console
-from harvester.query.bar_size import parse_size
-from harvester.query.bars import BarQuestion, bar_batches
-from harvester.query.query import ohlc
+from harvester.query import sql
+from harvester.query.bars import BarQuestion, bar_batches, parse_size
+from harvester.query.candles import ohlc
 from harvester.query.rollups import parse_levels, roll_up
 from harvester.storage.trade_store import Archive
 from harvester.storage.writer import writer
@@ -33,7 +32,7 @@ def vwaps(archive: Archive, trades: int) -> dict[str, float | None]:
     """The vwap of all trades by each way that makes one."""
     question = BarQuestion(PAIR, parse_size("trades", str(trades)))
     [bar] = [row for batch in bar_batches(archive, question) for row in batch.to_pylist()]
-    found = console.sql(archive, "SELECT vwap FROM ohlc('XBTUSD', '1h')", names={PAIR: PAIR})
+    found = sql.sql(archive, "SELECT vwap FROM ohlc('XBTUSD', '1h')", names={PAIR: PAIR})
     assert found is not None
     made = {
         "trades": answer(ohlc(archive, ask("1h")))[0]["vwap"],

@@ -18,8 +18,8 @@ from harvester.times import Range, parse_interval, parse_offset
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from harvester.query.engine import Connection
-    from harvester.query.question import Fill, Question
+    from harvester.query.candle_query import Fill, Question
+    from harvester.query.connection import Connection
     from harvester.query.result import Origin, Result
 
 Number = int | float | str | Decimal
@@ -60,8 +60,8 @@ class Asking(Opened):
             >>> archive.trades("XBT/USD", since="2026-01-30").df().columns.tolist()
             ['trade_id', 'time', 'tie', 'price', 'volume', 'side', 'order_type', 'misc']
         """
+        from harvester.query.relations import plain_batches, tape
         from harvester.query.result import Origin, Result
-        from harvester.query.tape import plain_batches, tape
 
         one, span, archive = self._held(pair), span_between(since, until), self._disk
         limit = self._settings.candles.memory_limit
@@ -126,8 +126,8 @@ class Asking(Opened):
             >>> archive.ohlc("btc/usd", "4h", since="2026-01-30", fill="previous").shape
             (6, 8)
         """
-        from harvester.query.limits import check_empty
-        from harvester.query.question import Question
+        from harvester.query.candle_query import Question
+        from harvester.query.candles import check_empty
         from harvester.query.result import Result
 
         one = self._held(pair)
@@ -149,10 +149,9 @@ class Asking(Opened):
     def _candles(
         self, question: Question, units: Mapping[str, str], notes: tuple[str, ...]
     ) -> Origin:
-        from harvester.query.parts import candles
-        from harvester.query.query import batches
+        from harvester.query.candles import Session, batches
+        from harvester.query.relations import candles
         from harvester.query.result import Origin
-        from harvester.query.session import Session
 
         archive, pair = self._disk, question.pair
         session = Session(archive, self._settings.candles.memory_limit)
@@ -211,8 +210,7 @@ class Asking(Opened):
             >>> archive.bars("XBT/USD", trades=5_000).df()["count"].tolist()
             [5000, 5000, 5000, 5000]
         """
-        from harvester.query.bar_size import BYS, parse_size
-        from harvester.query.bars import BarQuestion, bar_batches, counted_spans
+        from harvester.query.bars import BYS, BarQuestion, bar_batches, counted_spans, parse_size
         from harvester.query.result import Result, of_batches
 
         sizes = zip(BYS, (trades, volume, value), strict=True)
@@ -283,7 +281,7 @@ class Asking(Opened):
             ...     connection.sql("FROM tape('btcusd') LIMIT 2").columns[:2]
             ['trade_id', 'time']
         """
-        from harvester.query.console import connect_views
+        from harvester.query.sql import connect_views
 
         self._check_open()
         limit = self._settings.candles.memory_limit
@@ -295,7 +293,7 @@ class Asking(Opened):
         Raises:
             ArchiveHasHoles: there are, and the query is strict.
         """
-        from harvester.query.coverage_gaps import checked
+        from harvester.query.plan import checked
 
         return checked(self._disk, pair, spans, time.time_ns(), strict=strict)
 

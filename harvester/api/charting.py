@@ -68,7 +68,7 @@ class Charting(Opened):
             24
         """
         from harvester.charts.chart import chart
-        from harvester.query.question import Question
+        from harvester.query.candle_query import Question
 
         one = self._held(pair)
         question = Question(

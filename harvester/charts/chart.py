@@ -15,10 +15,10 @@ from harvester.charts.coarser import Drawn, drawable
 from harvester.charts.holes import frame_of, note
 from harvester.errors import NothingHeld, UsageError
 from harvester.kraken.pairs import Pair
-from harvester.query.coverage_gaps import gap_notes, gaps_in, refuse_gaps
-from harvester.query.engine import MEMORY_LIMIT
-from harvester.query.query import candle_batches
-from harvester.query.question import Question
+from harvester.query.candle_query import Question
+from harvester.query.candles import candle_batches
+from harvester.query.connection import MEMORY_LIMIT
+from harvester.query.plan import gap_notes, gaps_in, refuse_gaps
 from harvester.storage.export import file_sink
 from harvester.storage.trade_store import Archive
 

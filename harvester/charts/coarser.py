@@ -5,10 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import NamedTuple
 
-from harvester.query.chunks import most_candles
-from harvester.query.plan import Plan
-from harvester.query.question import Question
-from harvester.query.session import Session
+from harvester.query.candle_query import Question
+from harvester.query.candles import Session
+from harvester.query.plan import Plan, most_candles
 from harvester.storage.trade_store import Archive
 from harvester.times import DAY, LONGEST, Interval, parse_interval
 

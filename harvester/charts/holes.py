@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from harvester.query.question import Question
+from harvester.query.candle_query import Question
 from harvester.storage.trade_store import Archive
 from harvester.times import (
     BEGINNING_NS,

@@ -15,7 +15,7 @@ from harvester.download.pair_selection import known_pairs, refresh_pairs, resolv
 from harvester.errors import UnknownPair, UsageError
 from harvester.kraken.client import Client
 from harvester.kraken.pairs import Pair, search
-from harvester.query.coverage_gaps import checked
+from harvester.query.plan import checked
 from harvester.schema import TRADES
 from harvester.storage.trade_store import Archive
 from harvester.times import parse_moment
@@ -23,8 +23,7 @@ from harvester.times import parse_moment
 
 def bars(common: Common, pair: str, **given: Any) -> None:
     """Write bars that are not of time."""
-    from harvester.query.bar_size import BYS, parse_size
-    from harvester.query.bars import BarQuestion, bar_batches, counted_spans
+    from harvester.query.bars import BYS, BarQuestion, bar_batches, counted_spans, parse_size
 
     form_of(given["form"], given["file"])
     sizes = [(by, given[by]) for by in BYS if given[by] is not None]

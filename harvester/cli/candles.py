@@ -14,12 +14,11 @@ from harvester.cli.formats import form_of
 from harvester.cli.options import Common
 from harvester.download.pair_selection import resolve_held
 from harvester.errors import UsageError
-from harvester.query.clock import zone_of
-from harvester.query.coverage_gaps import checked
+from harvester.query.calendar import zone_of
+from harvester.query.candle_query import Question
+from harvester.query.candles import candle_batches, check_empty
 from harvester.query.explain import explain
-from harvester.query.limits import check_empty
-from harvester.query.query import candle_batches
-from harvester.query.question import Question
+from harvester.query.plan import checked
 from harvester.storage.trade_store import Archive
 from harvester.times import Interval, parse_interval, parse_offset
 

@@ -15,8 +15,8 @@ from harvester.cli.formats import ending_of
 from harvester.cli.options import Common
 from harvester.errors import UsageError
 from harvester.kraken.pairs import Pair
-from harvester.query.question import Question
-from harvester.query.several import several_batches
+from harvester.query.candle_query import Question
+from harvester.query.candles import several_batches
 from harvester.schema import PRICE
 from harvester.storage.export import check_outside
 from harvester.storage.filesystem import writing

@@ -79,7 +79,7 @@ def _names(archive: Archive) -> dict[str, str]:
 
 
 def _write_database(archive: Archive, db: str, common_: Common) -> None:
-    from harvester.query.database import write_database
+    from harvester.query.sql import write_database
 
     write_database(archive, db, names=_names(archive))
     if not common_.quiet:
@@ -91,7 +91,7 @@ def _answer(
     archive: Archive, query: str, common_: Common, form: str | None, file: str | None
 ) -> None:
     from harvester.cli.formats import write
-    from harvester.query.console import answer
+    from harvester.query.sql import answer
 
     limit = common_.settings.candles.memory_limit
     found = answer(archive, query, names=_names(archive), memory_limit=limit)

@@ -1,168 +1,257 @@
-"""The grid of a question: its intervals counted along a clock, and laid out in time.
-
-Intervals are counted on the clock on the wall of a zone, from 1970-01-01 00:00 on that clock, or
-from the Monday after it for weeks. They open when the clock first shows a place of that count.
-
-- Set forward, the clock jumps over such places: one interval opens there, for all of them.
-- Set back by less than an interval is long, it shows time again that the interval takes in.
-- Set back by an interval's length or more, it goes through the intervals of that time twice.
-"""
+"""Grids of intervals: fixed width, months and years, time zones."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from datetime import date, timedelta
-from itertools import zip_longest
+from abc import ABC, abstractmethod
+from bisect import bisect_right
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from difflib import get_close_matches
+from itertools import pairwise
+from math import gcd
 from typing import NamedTuple
-from zoneinfo import ZoneInfo
+from zoneinfo import ZoneInfo, available_timezones
 
-from harvester.query.clock import Turn, turns, zone_of
-from harvester.query.grid import CalendarGrid, FixedGrid, Grid, Stretch
-from harvester.query.question import Question
-from harvester.times import DAY, UNITS_NS, Interval, Range
+from harvester.errors import BadSetting
+from harvester.times import DAY, SECOND, Range
 
-EPOCH = date(1970, 1, 1)
-FIRST_MONDAY_NS = 4 * DAY
-MONTHS = {"mo": 1, "q": 3, "y": 12}
+# --- grid -----------------------------------------------------------------------------------------
 
-# The grid is laid from somewhat earlier to somewhat later than asked for: how a clock was turned
-# outside does not matter then to where the intervals inside open and end. A turn is a day at most.
-RUN_UP_NS = 2 * DAY
+# An interval is known by its number, an integer that grows by one from each to the next. All that
+# the rest of the room asks of a grid is here.
 
 
-class Steps(NamedTuple):
-    """So many openings, at one distance from each other."""
+class Whole(NamedTuple):
+    """The intervals that a range holds whole, by number, both included; none if last < first."""
 
-    first_ns: int
+    first: int
+    last: int
+
+
+class Grid(ABC):
+    """Intervals, one right after the other, each with its number."""
+
+    __slots__ = ()
+
+    @abstractmethod
+    def number(self, moment_ns: int) -> int:
+        """The interval that a moment lies in."""
+
+    @abstractmethod
+    def opens(self, number: int) -> int:
+        """When an interval opens, in nanoseconds."""
+
+    @abstractmethod
+    def number_sql(self, moment_ns: str) -> str:
+        """The same as `number`, of an SQL expression in nanoseconds."""
+
+    @abstractmethod
+    def opens_sql(self, number: str) -> str:
+        """When an interval opens, as TIMESTAMP_NS, of an SQL expression of its number."""
+
+    @property
+    @abstractmethod
+    def step_ns(self) -> int:
+        """The greatest length that each interval opens at a multiple of, from the UNIX epoch on."""
+
+    def divided_by(self, level_ns: int) -> bool:
+        """Whether each interval opens at a multiple of a length, counted from the UNIX epoch.
+
+        If so, candles of that length, on the grid of the epoch, add up to those of this one.
+        """
+        return self.step_ns % level_ns == 0
+
+    def whole(self, span: Range) -> Whole:
+        """The intervals that lie in a range from their first nanosecond to their last.
+
+        A range from 0 reaches back to the beginning of all time: nothing was traded before.
+        """
+        first = self.number(0) if span.after <= 0 else self.number(span.after) + 1
+        return Whole(first, self.number(span.through + 1) - 1)
+
+
+@dataclass(frozen=True, slots=True)
+class FixedGrid(Grid):
+    """Intervals of one width, counted from the UNIX epoch plus an offset, in nanoseconds."""
+
     width_ns: int
-    times: int
+    offset_ns: int = 0
+
+    @property
+    def _shift_ns(self) -> int:
+        # Never negative: DuckDB's // cuts towards zero, and so floors what is not below it.
+        return -self.offset_ns % self.width_ns
+
+    def number(self, moment_ns: int) -> int:
+        """The interval that a moment lies in."""
+        return (moment_ns + self._shift_ns) // self.width_ns
+
+    def opens(self, number: int) -> int:
+        """When an interval opens, in nanoseconds."""
+        return number * self.width_ns - self._shift_ns
+
+    def number_sql(self, moment_ns: str) -> str:
+        """The same as `number`, of an SQL expression in nanoseconds."""
+        return f"({moment_ns} + {self._shift_ns}) // {self.width_ns}"
+
+    def opens_sql(self, number: str) -> str:
+        """When an interval opens, as TIMESTAMP_NS, of an SQL expression of its number."""
+        return f"make_timestamp_ns({number} * {self.width_ns} - {self._shift_ns})"
+
+    @property
+    def step_ns(self) -> int:
+        """The greatest length that each interval opens at a multiple of."""
+        return gcd(self.width_ns, self._shift_ns)
 
 
-class Even(NamedTuple):
-    """Intervals of one width on the clock, of which one opens at `phase_ns` of it."""
+class Stretch(NamedTuple):
+    """Intervals of one width, from the first, which has a number, up to the next stretch."""
 
+    opens_ns: int
+    number: int
     width_ns: int
-    phase_ns: int
-
-    @property
-    def shortest_ns(self) -> int:
-        """As all are."""
-        return self.width_ns
-
-    @property
-    def longest_ns(self) -> int:
-        """As all are."""
-        return self.width_ns
-
-    def at_or_after(self, wall_ns: int) -> int:
-        """The first opening that is not before a wall time."""
-        return wall_ns + (self.phase_ns - wall_ns) % self.width_ns
-
-    def steps(self, first_ns: int, end_ns: int) -> Iterator[Steps]:
-        """The openings from one of them to before another wall time."""
-        if first_ns < end_ns:
-            yield Steps(first_ns, self.width_ns, (end_ns - first_ns - 1) // self.width_ns + 1)
 
 
-class Months(NamedTuple):
-    """Intervals of so many months, of which each opens `phase_ns` after a month begins."""
+@dataclass(frozen=True, slots=True)
+class CalendarGrid(Grid):
+    """Intervals of many widths, in stretches of one width each; known from the first of them on.
 
-    months: int
-    phase_ns: int
-
-    @property
-    def shortest_ns(self) -> int:
-        """As if all were February."""
-        return self.months * 28 * DAY
-
-    @property
-    def longest_ns(self) -> int:
-        """As if all were January."""
-        return self.months * 31 * DAY
-
-    def at_or_after(self, wall_ns: int) -> int:
-        """The first opening that is not before a wall time."""
-        before = EPOCH + timedelta(days=(wall_ns - self.phase_ns - 1) // DAY)
-        months = (before.year - EPOCH.year) * 12 + before.month - 1
-        year, month = divmod((months // self.months + 1) * self.months, 12)
-        return (date(EPOCH.year + year, month + 1, 1) - EPOCH).days * DAY + self.phase_ns
-
-    def steps(self, first_ns: int, end_ns: int) -> Iterator[Steps]:
-        """The openings from one of them to before another wall time."""
-        opens_ns = first_ns
-        while opens_ns < end_ns:
-            yield Steps(opens_ns, 0, 1)
-            opens_ns = self.at_or_after(opens_ns + 1)
-
-
-Rule = Even | Months
-
-
-def grid_of(question: Question, over: Range) -> Grid:
-    """The intervals of a question.
-
-    Args:
-        question: what is asked; its interval, offset and time zone decide.
-        over: all moments that the grid may be asked for, both edges included.
-
-    Raises:
-        BadSetting: there is no such time zone.
+    In the days of a zone, two in a year are stretches of their own, of 23 and of 25 hours.
     """
-    rule = _rule(question.interval, question.offset_ns)
-    if question.tz is None and isinstance(rule, Even):
-        return FixedGrid(rule.width_ns, rule.phase_ns)
-    zone = None if question.tz is None else zone_of(question.tz)
-    return CalendarGrid(tuple(_stretches(rule, zone, over)))
+
+    stretches: tuple[Stretch, ...]
+
+    @property
+    def _singles(self) -> set[Stretch]:
+        """Stretches of one interval: a constant, which DuckDB plans faster than a formula."""
+        return {a for a, b in pairwise(self.stretches) if b.number - a.number == 1}
+
+    def number(self, moment_ns: int) -> int:
+        """The interval that a moment lies in."""
+        after = bisect_right(self.stretches, moment_ns, key=lambda one: one.opens_ns)
+        one = self.stretches[max(after - 1, 0)]
+        return one.number + (moment_ns - one.opens_ns) // one.width_ns
+
+    def opens(self, number: int) -> int:
+        """When an interval opens, in nanoseconds."""
+        after = bisect_right(self.stretches, number, key=lambda one: one.number)
+        one = self.stretches[max(after - 1, 0)]
+        return one.opens_ns + (number - one.number) * one.width_ns
+
+    def number_sql(self, moment_ns: str) -> str:
+        """The same as `number`, of an SQL expression in nanoseconds."""
+        singles = self._singles
+        leaves = [
+            f"{one.number}"
+            if one in singles
+            else f"{one.number} + ({moment_ns} - {one.opens_ns}) // {one.width_ns}"
+            for one in self.stretches
+        ]
+        number = _branching(moment_ns, [one.opens_ns for one in self.stretches], leaves)
+        return f"({number})::BIGINT"
+
+    def opens_sql(self, number: str) -> str:
+        """When an interval opens, as TIMESTAMP_NS, of an SQL expression of its number."""
+        singles = self._singles
+        leaves = [
+            f"{one.opens_ns}"
+            if one in singles
+            else f"{one.opens_ns} + ({number} - {one.number}) * {one.width_ns}"
+            for one in self.stretches
+        ]
+        opens = _branching(number, [one.number for one in self.stretches], leaves)
+        return f"make_timestamp_ns({opens})"
+
+    @property
+    def step_ns(self) -> int:
+        """The greatest length that each interval opens at a multiple of."""
+        return gcd(*(length for one in self.stretches for length in (one.opens_ns, one.width_ns)))
 
 
-def _rule(interval: Interval, offset_ns: int) -> Rule:
-    if interval.unit in MONTHS:
-        return Months(interval.count * MONTHS[interval.unit], offset_ns)
-    monday_ns = FIRST_MONDAY_NS if interval.unit == "w" else 0
-    return Even(interval.count * UNITS_NS[interval.unit], monday_ns + offset_ns)
+def _branching(value: str, froms: Sequence[int], leaves: Sequence[str]) -> str:
+    """The leaf of the last `from` that is not above a value; of the first one below all of them.
+
+    Halved and halved again: of 500 leaves, a value is compared with nine.
+    """
+    if len(leaves) == 1:
+        return leaves[0]
+    half = len(leaves) // 2
+    below = _branching(value, froms[:half], leaves[:half])
+    above = _branching(value, froms[half:], leaves[half:])
+    return f"CASE WHEN {value} < {froms[half]} THEN {below} ELSE {above} END"
 
 
-def _stretches(rule: Rule, zone: ZoneInfo | None, over: Range) -> list[Stretch]:
-    """Neighbouring intervals of one width together."""
-    around_ns = rule.longest_ns + RUN_UP_NS
-    first_ns, last_ns = over.after - around_ns, over.through + around_ns
-    turned = [Turn(first_ns, 0)] if zone is None else turns(zone, first_ns, last_ns)
-    openings = list(_openings(rule, turned, last_ns))
-    found: list[Stretch] = []
-    number = 0
-    for one in _widths(openings):
-        if not found or found[-1].width_ns != one.width_ns:
-            found.append(Stretch(one.first_ns, number, one.width_ns))
-        number += one.times
+# --- clock ----------------------------------------------------------------------------------------
+
+# A wall time is written as a stamp is, in nanoseconds since 1970-01-01 00:00, but on that clock.
+
+# A clock that is turned and turned back between two looks would go unseen. Since 1970 no zone
+# left less than 6 days and 23 hours between two turns (Brazil in 2000, Gaza up to 2086).
+LOOK_S = 3 * DAY // SECOND
+
+NEAR = 0.8
+"""How alike two names must be, from 0 to 1, for one to be meant by the other."""
+
+
+class Turn(NamedTuple):
+    """From `at_ns` on, and up to the next turn, the clock is ahead of UTC by `ahead_ns`."""
+
+    at_ns: int
+    ahead_ns: int
+
+
+def turns(zone: ZoneInfo, first_ns: int, last_ns: int) -> list[Turn]:
+    """What the clock of a zone does from one moment through another; the first is no real turn."""
+    at, last = first_ns // SECOND, last_ns // SECOND
+    found = [Turn(at * SECOND, _ahead_ns(zone, at))]
+    while at < last:
+        ahead_ns, later = found[-1].ahead_ns, min(at + LOOK_S, last)
+        if _ahead_ns(zone, later) != ahead_ns:
+            later = _turned(zone, at, later)
+            found.append(Turn(later * SECOND, _ahead_ns(zone, later)))
+        at = later
     return found
 
 
-def _openings(rule: Rule, turned: list[Turn], last_ns: int) -> Iterator[Steps]:
-    """When intervals open, up to the first that opens after a moment."""
-    shown_ns = turned[0].at_ns + turned[0].ahead_ns  # so far the clock has come, this excluded
-    for turn, after in zip_longest(turned, turned[1:]):
-        wall_ns = turn.at_ns + turn.ahead_ns
-        if shown_ns - wall_ns >= rule.shortest_ns:
-            shown_ns = wall_ns
-        first_ns = rule.at_or_after(shown_ns)
-        if first_ns < wall_ns:
-            first_ns = rule.at_or_after(wall_ns)
-            if first_ns > wall_ns:
-                yield Steps(turn.at_ns, 0, 1)
-        if after:
-            end_ns = after.at_ns + turn.ahead_ns
+def _turned(zone: ZoneInfo, before: int, after: int) -> int:
+    """The first second that is not as far ahead as `before` is, while `after` is not either."""
+    ahead_ns = _ahead_ns(zone, before)
+    while after - before > 1:
+        middle = (before + after) // 2
+        if _ahead_ns(zone, middle) == ahead_ns:
+            before = middle
         else:
-            end_ns = rule.at_or_after(max(shown_ns, last_ns + turn.ahead_ns + 1)) + 1
-        for some in rule.steps(first_ns, end_ns):
-            yield some._replace(first_ns=some.first_ns - turn.ahead_ns)
-        shown_ns = max(shown_ns, end_ns)
+            after = middle
+    return after
 
 
-def _widths(openings: list[Steps]) -> Iterator[Steps]:
-    """Intervals of one width together, each up to the next opening; the last opening has none."""
-    for one, after in zip_longest(openings, openings[1:]):
-        if one.times > 1:
-            yield one._replace(times=one.times - 1)
-        if after:
-            last_ns = one.first_ns + (one.times - 1) * one.width_ns
-            yield Steps(last_ns, after.first_ns - last_ns, 1)
+def _ahead_ns(zone: ZoneInfo, at: int) -> int:
+    ahead = datetime.fromtimestamp(at, zone).utcoffset() or timedelta()
+    return ahead // timedelta(seconds=1) * SECOND
+
+
+def zone_of(name: str) -> ZoneInfo:
+    """The time zone of a name in the tz database, such as Europe/Berlin.
+
+    Raises:
+        BadSetting: there is none of that name.
+    """
+    try:
+        return ZoneInfo(name)
+    except (KeyError, ValueError, OSError):
+        # A folder of zones, such as `Europe`, is an OSError; a path, such as `../x`, a ValueError.
+        meant = " or ".join(_names_like(name)) or "a name such as Europe/Berlin or UTC"
+    raise BadSetting(f"tz is {name!r}, which is no time zone of the tz database: give {meant}")
+
+
+def _names_like(name: str) -> list[str]:
+    """Names that another case, a slip of the keyboard, or a city alone is near to."""
+    names = {known.casefold(): known for known in sorted(available_timezones())}
+    cities = {known.rpartition("/")[2]: known for known in names}
+    wanted = name.strip().replace(" ", "_").casefold()
+    if wanted in names:
+        return [names[wanted]]
+    near = get_close_matches(wanted, names, n=2, cutoff=NEAR)
+    near += [cities[city] for city in get_close_matches(wanted, cities, n=2, cutoff=NEAR)]
+    return [names[known] for known in dict.fromkeys(near)]

@@ -1,4 +1,4 @@
-"""How a question is answered: from which files and levels, how many rows, and by what SQL."""
+"""How a query is answered: files, levels, row counts and SQL."""
 
 from __future__ import annotations
 
@@ -7,15 +7,17 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import NamedTuple
 
-from harvester.query.engine import MEMORY_LIMIT
-from harvester.query.filling import carried_from
+from harvester.query.candle_query import Question
+from harvester.query.candle_sql import carried_from
+from harvester.query.candles import Session, looks_at_digits
+from harvester.query.connection import MEMORY_LIMIT
 from harvester.query.plan import Plan
-from harvester.query.question import Question
-from harvester.query.session import Session, looks_at_digits
 from harvester.query.sources import Source
 from harvester.storage.segment import rows_touched
 from harvester.storage.trade_store import Archive
 from harvester.times import Range
+
+# --- explain --------------------------------------------------------------------------------------
 
 
 class Read(NamedTuple):

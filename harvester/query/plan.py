@@ -1,22 +1,38 @@
-"""What a question reads and fills, worked out from one listing of the archive.
+"""Query planning: which segments and roll-ups answer a candle query, and where its gaps are.
 
-Files and coverage come from the same listing: an answer never calls an interval complete whose
-trades were committed after it had looked for files.
+Segments and coverage come from one directory listing, so no interval is called complete while its
+trades are missing from the answer.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import NamedTuple
 
-from harvester.errors import NothingHeld
-from harvester.query.calendar import grid_of
-from harvester.query.grid import Grid, Whole
-from harvester.query.question import Question
-from harvester.query.sources import Source, choose
-from harvester.query.spool import Spool, served_by
+from harvester.errors import ArchiveHasHoles, NothingHeld
+from harvester.query.calendar import Grid, Whole
+from harvester.query.candle_query import Question, grid_of
+from harvester.query.sources import Source, Spool, choose, served_by
 from harvester.storage.trade_store import Archive, Piece
-from harvester.times import Range, overlap, union, year_end
+from harvester.times import (
+    BEGINNING_NS,
+    DAY,
+    END_OF_TIME,
+    SECOND,
+    Range,
+    missing,
+    overlap,
+    show,
+    union,
+    year_end,
+)
+
+# --- plan -----------------------------------------------------------------------------------------
+
+# Files and coverage come from the same listing: an answer never calls an interval complete whose
+# trades were committed after it had looked for files.
 
 
 class Run(NamedTuple):
@@ -123,3 +139,165 @@ def _nothing(archive: Archive, pair: str) -> NothingHeld:
         f"the archive at {archive.path} holds no trades of {pair}; {holds}. "
         f"`harvester backfill {pair}` fetches them"
     )
+
+
+# --- chunks ---------------------------------------------------------------------------------------
+
+# Spans are cut where intervals open, so each candle is answered whole by one of them; and what
+# follows in one chunk is grouped in a smaller table, which is faster too.
+
+CHUNK_CANDLES = 1_000_000
+
+
+def chunks(archive: Archive, one: Plan, most: int = CHUNK_CANDLES) -> list[Question]:
+    """The question of a plan, cut into questions of about so many candles at most, in order.
+
+    Raises:
+        FileNotFoundError: a file is gone; list again.
+    """
+    after, through = one.question.span
+    # A piece that begins inside an interval is cut where that opens, so edges may lie ahead.
+    inside = sorted({edge for edge in _edges(archive, one, most) if after < edge < through})
+    spans = (Range(*ends) for ends in pairwise([after, *inside, through]))
+    return [replace(one.question, span=span) for span in spans]
+
+
+def most_candles(archive: Archive, one: Plan) -> int:
+    """How many candles that saw trades a plan comes to, at most: names and footers tell it.
+
+    A piece has no more of them than trades, nor than intervals from its first trade to its last;
+    one that several pieces share counts once.
+
+    Raises:
+        FileNotFoundError: a file is gone; list again.
+    """
+    total = 0
+    reached: int | None = None
+    for source in one.sources:
+        segment, within = source.piece
+        bounds = archive.bounds(segment)
+        if bounds is None or bounds[1] <= within.after or bounds[0] > within.through:
+            continue
+        first = one.grid.number(max(within.after + 1, bounds[0]))
+        last = one.grid.number(min(within.through, bounds[1]))
+        opened = last - (first if reached is None else max(first, reached + 1)) + 1
+        total += max(min(opened, archive.footer(segment).rows), 0)
+        reached = last
+    return total
+
+
+def _edges(archive: Archive, one: Plan, most: int) -> Iterator[int]:
+    """The last nanoseconds of the chunks, but for the last one."""
+    expected = 0
+    for source in one.sources:
+        within = source.piece.within
+        first, last = one.grid.number(within.after + 1), one.grid.number(within.through)
+        if one.opening is not None:
+            first = max(first, one.opening)
+        candles = _candles(archive, one, source, last - first + 1)
+        parts = -(-candles // most)
+        if expected and expected + candles > most:
+            yield one.grid.opens(first) - 1
+            expected = 0
+        for part in range(1, parts):
+            yield one.grid.opens(first + (last - first + 1) * part // parts) - 1
+        expected += candles // max(parts, 1)
+
+
+def _candles(archive: Archive, one: Plan, source: Source, intervals: int) -> int:
+    """How many candles a piece may come to, at most: empty intervals count where they are shown."""
+    if one.question.fill != "none" and one.opening is not None:
+        return max(intervals, 0)
+    return max(min(intervals, archive.footer(source.piece.segment).rows), 0)
+
+
+# --- coverage gaps --------------------------------------------------------------------------------
+
+# An answer over a gap looks like one over a quiet market, so each says which gaps it spans.
+
+NAMED = 5
+"""So many gaps are named in a sentence, the first ones; of more, their number and total length."""
+
+
+def gaps_in(archive: Archive, pair: str, span: Range, now_ns: int) -> list[Range]:
+    """What of a requested range is not covered, in order.
+
+    These count: everything between the first and the last covered moment, whether or not it was
+    ever requested; what `backfill` was asked for and has not downloaded; and, where the range has
+    a beginning or an end, what lies between that and the coverage. The future is no gap.
+
+    Args:
+        archive: where the trades are.
+        pair: the altname.
+        span: the requested range; from 0 or to the end of time where no bound was given.
+        now_ns: what is later is not counted.
+    """
+    covered = archive.coverage(pair)
+    if not covered:
+        return []
+    span = Range(span.after, min(span.through, END_OF_TIME))
+    after = span.after if span.after > 0 else covered[0].after
+    is_open = span.through > now_ns
+    through = covered[-1].through if is_open else span.through
+    if is_open and after >= through:
+        # All that was requested is later than what is covered.
+        through = now_ns
+    requested = [Range(after, through)] if after < through else []
+    ever = Range(max(span.after, 0), min(span.through, now_ns))
+    wanted = [overlap(gap, ever) for gap in archive.holes(pair)]
+    found = union([*missing(requested, covered), *filter(None, wanted)])
+    return [gap for gap in found if gap.through > BEGINNING_NS]
+
+
+def gap_note(gaps: Sequence[Range]) -> str:
+    """One sentence that names gaps, at least one: `not downloaded: 2024-01-01 to 2025-01-01`."""
+    named = ", ".join(str(gap) for gap in gaps[:NAMED])
+    if len(gaps) <= NAMED:
+        return f"not downloaded: {named}"
+    total_ns = sum(gap.through - max(gap.after, BEGINNING_NS) for gap in gaps)
+    return (
+        f"not downloaded: {named} and {len(gaps) - NAMED:,} more; {len(gaps):,} gaps, "
+        f"{_length(total_ns)} in total"
+    )
+
+
+def checked(
+    archive: Archive, pair: str, spans: Iterable[Range], now_ns: int, *, strict: bool
+) -> tuple[str, ...]:
+    """What is to be known of an answer over some ranges: the sentence about gaps, if there are any.
+
+    Raises:
+        ArchiveHasHoles: there are, and the query is strict.
+    """
+    gaps = union(gap for span in spans for gap in gaps_in(archive, pair, span, now_ns))
+    if strict:
+        refuse_gaps(pair, gaps)
+    return gap_notes(gaps)
+
+
+def gap_notes(gaps: Sequence[Range]) -> tuple[str, ...]:
+    """The sentence about gaps, if there are any."""
+    return (gap_note(gaps),) if gaps else ()
+
+
+def refuse_gaps(pair: str, gaps: Sequence[Range]) -> None:
+    """End a strict query that spans gaps.
+
+    Raises:
+        ArchiveHasHoles: there are gaps.
+    """
+    if not gaps:
+        return
+    since = "start" if gaps[0].after <= 0 else show(gaps[0].after + 1)
+    raise ArchiveHasHoles(
+        f"{pair}: {gap_note(gaps)}: "
+        f"`harvester backfill {pair} --since {since} --until {show(gaps[-1].through + 1)}` "
+        "downloads it; without --strict the answer leaves it out"
+    )
+
+
+def _length(total_ns: int) -> str:
+    for unit, width_ns in (("days", DAY), ("hours", 3600 * SECOND), ("minutes", 60 * SECOND)):
+        if total_ns >= 2 * width_ns:
+            return f"{total_ns / width_ns:,.1f} {unit}"
+    return f"{total_ns / SECOND:,.9f}".rstrip("0").rstrip(".") + " seconds"

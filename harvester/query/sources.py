@@ -1,19 +1,136 @@
-"""What each piece of the tape is read from: its ticks, or the coarsest roll-up that will do."""
+"""Which files answer a query: trades, roll-ups or a shared scan; and the SQL that reads them."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from itertools import groupby
 from typing import NamedTuple
 
 from harvester.errors import BadInterval
-from harvester.query.engine import quoted_path
-from harvester.query.grid import Grid
-from harvester.query.measures import COMBINED
-from harvester.query.ticks import NO_TICKS, conditions, place_sql, ticks_sql
+from harvester.query.calendar import Grid
+from harvester.query.connection import quoted_path
 from harvester.storage.rollup_files import RollUp
+from harvester.storage.segment import Segment
 from harvester.storage.trade_store import Archive, Piece
-from harvester.times import Range, parse_interval
+from harvester.times import Range, missing, overlap, parse_interval, union
+
+# --- ticks ----------------------------------------------------------------------------------------
+
+NO_TICKS = """SELECT NULL::BIGINT AS trade_id, NULL::TIMESTAMP_NS AS time,
+    NULL::DECIMAL(18, 10) AS price, NULL::DECIMAL(22, 8) AS volume, NULL::VARCHAR AS side,
+    NULL::BIGINT AS place WHERE false"""
+
+
+def place_sql(at: int) -> str:
+    """A row's place along the tape, a BIGINT, where `at` files come before those that are read.
+
+    Rows of a file number far below 2^40, and files below 2^23. DuckDB counts files without a
+    sign and rows with one: left as they are, they would come to 128 bits.
+    """
+    return f"((file_index::BIGINT + {at}) << 40 | file_row_number)"
+
+
+def ticks_sql(archive: Archive, pieces: Sequence[Piece], at: int = 0) -> str:
+    """A query for the trades of some pieces, given in the tape's order, `at` files along it.
+
+    Its columns: trade_id, time, price, volume, side and `place`, a BIGINT that grows along the
+    tape. `file_index` counts along the list as it is given, whatever the files are called, and
+    so does the place, even where ids are missing and several rows share one time.
+    """
+    if not pieces:
+        return NO_TICKS
+    files = ", ".join(quoted_path(archive.location(piece.segment)) for piece in pieces)
+    within = " AND ".join(conditions(pieces)) or "true"
+    return (
+        f"SELECT trade_id, time, price, volume, side, {place_sql(at)} AS place\n"
+        f"FROM read_parquet([{files}], hive_partitioning = false)\nWHERE {within}"
+    )
+
+
+def conditions(pieces: Sequence[Piece]) -> list[str]:
+    """What cuts the pieces out of their files, where they are not whole files anyway.
+
+    The pieces are given in the tape's order, and touch but for holes in the coverage.
+
+    Comparisons of `time` with literals: row groups outside are not even read.
+    """
+    found = []
+    first, last = pieces[0], pieces[-1]
+    if first.within.after > first.segment.range.after:
+        found.append(f"time > make_timestamp_ns({first.within.after})")
+    if last.within.through < last.segment.range.through:
+        found.append(f"time <= make_timestamp_ns({last.within.through})")
+    # A merged file beside one that it reaches into: from each moment, one file's rows only.
+    found += [
+        f"(file_index <> {index} OR time > make_timestamp_ns({piece.within.after}))"
+        for index, piece in enumerate(pieces)
+        if index and piece.within.after > piece.segment.range.after
+    ]
+    return found
+
+
+# --- measures -------------------------------------------------------------------------------------
+
+BASE = {
+    "open": "arg_min(price, place)",
+    "high": "max(price)",
+    "low": "min(price)",
+    "close": "arg_max(price, place)",
+    "value": "sum(price * volume)",
+    "volume": "sum(volume)",
+    "count": "count(*)",
+}
+MORE = {
+    "buy_volume": "coalesce(sum(volume) FILTER (side = 'buy'), 0)",
+    "sell_volume": "coalesce(sum(volume) FILTER (side = 'sell'), 0)",
+    "buy_value": "coalesce(sum(price * volume) FILTER (side = 'buy'), 0)",
+    "sell_value": "coalesce(sum(price * volume) FILTER (side = 'sell'), 0)",
+    "buy_count": "count(*) FILTER (side = 'buy')",
+    "sell_count": "count(*) FILTER (side = 'sell')",
+    "first_trade_id": "arg_min(trade_id, place)",
+    "last_trade_id": "arg_max(trade_id, place)",
+    "first_time": "min(time)",
+}
+LAST_TIME = {"last_time": "max(time)"}
+
+PRICES = ("open", "high", "low", "close")
+ZEROS = {
+    "value": "DECIMAL(38, 18)",
+    "volume": "DECIMAL(38, 8)",
+    "count": "BIGINT",
+    "buy_volume": "DECIMAL(38, 8)",
+    "sell_volume": "DECIMAL(38, 8)",
+    "buy_value": "DECIMAL(38, 18)",
+    "sell_value": "DECIMAL(38, 18)",
+    "buy_count": "BIGINT",
+    "sell_count": "BIGINT",
+}
+
+# Ticks have a price, a volume and a side; partial candles have the very columns above. `place`
+# grows along the tape in both.
+COMBINED = {
+    "open": "arg_min(open, place)",
+    "high": "max(high)",
+    "low": "min(low)",
+    "close": "arg_max(close, place)",
+    "value": "sum(value)",
+    "volume": "sum(volume)",
+    "count": "sum(count)::BIGINT",
+    "buy_volume": "sum(buy_volume)",
+    "sell_volume": "sum(sell_volume)",
+    "buy_value": "sum(buy_value)",
+    "sell_value": "sum(sell_value)",
+    "buy_count": "sum(buy_count)::BIGINT",
+    "sell_count": "sum(sell_count)::BIGINT",
+    "first_trade_id": "arg_min(first_trade_id, place)",
+    "last_trade_id": "arg_max(last_trade_id, place)",
+    "first_time": "min(first_time)",
+    "last_time": "max(last_time)",
+}
+
+
+# --- sources --------------------------------------------------------------------------------------
 
 TICKS = "ticks"
 
@@ -156,3 +273,66 @@ def _from_partials(
         f"SELECT {grid.number_sql('epoch_ns(time)')} AS number{chosen}, {place_sql(at)} AS place\n"
         f"FROM read_parquet([{files}], hive_partitioning = false)\nWHERE {within}"
     )
+
+
+# --- spool ----------------------------------------------------------------------------------------
+
+# They serve as roll-ups do, but by spans of time instead of segments: what was traded in a span
+# that is covered never changes, whatever becomes of the files meanwhile.
+
+
+class Spooled(NamedTuple):
+    """A file of partial candles in order, as `_from_partials` reads them, of all of a range.
+
+    The range is covered from end to end: there is no hole in it.
+    """
+
+    range: Range
+    path: str
+
+
+@dataclass(frozen=True, slots=True)
+class Spool:
+    """What has been read: partial candles of one width, on the grid of the epoch.
+
+    Attributes:
+        width_ns: divides every grid that is asked for.
+        parts: in order; no two overlap.
+    """
+
+    width_ns: int
+    parts: Sequence[Spooled]
+
+
+def served_by(spool: Spool, sources: Sequence[Source]) -> list[Source]:
+    """The same sources, with the spool in the place of the ticks that it has read."""
+    found: list[Source] = []
+    for level, group in groupby(sources, key=lambda one: one.level):
+        some = list(group)
+        if level == TICKS:
+            taken = list(_taken(spool, some))
+            some = sorted([*taken, *_left(some, taken)], key=lambda one: one.piece.within)
+        found += some
+    return found
+
+
+def _taken(spool: Spool, sources: Sequence[Source]) -> Iterator[Source]:
+    """What of the ticks the spool tells, in buckets that are whole."""
+    for run in union(one.piece.within for one in sources):
+        for part in spool.parts:
+            both = overlap(run, part.range)
+            if both is None:
+                continue
+            # To what cuts and reads it, a file of the spool is a segment with a roll-up.
+            pretended = Segment("", 0, part.range, part.path, 0)
+            middle = whole_buckets(Piece(pretended, both), spool.width_ns)
+            if middle is not None:
+                yield Source(Piece(pretended, middle), None, part.path)
+
+
+def _left(sources: Sequence[Source], taken: Sequence[Source]) -> Iterator[Source]:
+    """The ticks that are read all the same."""
+    spans = [one.piece.within for one in taken]
+    for one in sources:
+        for span in missing([one.piece.within], spans):
+            yield Source(Piece(one.piece.segment, span), None)

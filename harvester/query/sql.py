@@ -1,199 +1,384 @@
-"""The one definition of a candle, in SQL, for every interval and every policy of filling."""
+"""Run SQL on the views of an archive; write a database file that any DuckDB opens."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from decimal import Decimal
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, NamedTuple, TypeVar
 
-from harvester.query.filling import Seed
-from harvester.query.measures import BASE, LAST_TIME, MORE, PRICES, ZEROS
-from harvester.query.plan import Plan, Run
-from harvester.query.question import PRICE_DECIMALS, Question
+import duckdb
+import pyarrow as pa
+from duckdb.sqltypes import DuckDBPyType
 
+from harvester import __version__
+from harvester.errors import ArchiveDamaged, ArchiveUnwritable, BadQuery, HarvesterError, UsageError
+from harvester.query import views
+from harvester.query.connection import MEMORY_LIMIT, connect, quoted
+from harvester.storage.export import replacing
+from harvester.storage.filesystem import writing
+from harvester.storage.trade_store import LISTINGS, Archive, Piece
 
-def measures_of(question: Question) -> dict[str, str]:
-    """The measures that a question needs, by their formulas from ticks."""
-    measures = BASE | (MORE if question.all_columns else {})
-    if question.all_columns or question.fill != "none":
-        measures |= LAST_TIME
-    return measures
+# --- console --------------------------------------------------------------------------------------
 
+BATCH_ROWS = 20_000
 
-def candles_sql(plan: Plan, candles: str, seeds: Sequence[Seed], price_decimals: int) -> str:
-    """The whole query: candles in order of time, filled as the question says.
+T = TypeVar("T")
 
-    Args:
-        plan: the question and the coverage.
-        candles: the query for `number` and the measures.
-        seeds: where filling begins without a candle.
-        price_decimals: the decimals that prices are shown with; none may be lost by it.
-    """
-    question = plan.question
-    measures = list(measures_of(question))
-    filled = "" if question.fill == "none" else _filled(plan, seeds, measures)
-    kind = "MATERIALIZED" if filled else "NOT MATERIALIZED"
-    columns = ",\n    ".join(_columns(plan, price_decimals))
-    where = f"WHERE {_is_complete(plan.runs)}\n" if question.complete_only else ""
-    return (
-        f"WITH candles AS {kind} (\n{candles}\n){filled}\n"
-        f"SELECT\n    {columns}\nFROM {_source(question, 'shown' if filled else 'candles')}\n"
-        f"{where}ORDER BY number"
-    )
-
-
-# --- empty intervals -----------------------------------------------------------------------------
-
-
-def _filled(plan: Plan, seeds: Sequence[Seed], measures: list[str]) -> str:
-    """The further steps of the query that end in `shown`: candles and empty intervals."""
-    price = "NULL" if plan.question.fill == "null" else "close"
-    steps = {
-        "known": _known(plan.runs, seeds),
-        "gaps": _GAPS,
-        "fillings": _fillings(measures, price),
-        "shown": _shown(measures),
-    }
-    # DuckDB 2.0 does not spill when it sorts a UNION straight away, but does spill a held result.
-    held = {"known", "shown"}
-    return "".join(
-        f",\n{name} AS {'' if name in held else 'NOT '}MATERIALIZED (\n{sql}\n)"
-        for name, sql in steps.items()
-    )
-
-
-def _shown(measures: list[str]) -> str:
-    columns = ", ".join(["number", *measures])
-    return f"SELECT {columns} FROM candles UNION ALL SELECT {columns} FROM fillings"  # noqa: S608
-
-
-# Each row of `known` fills what follows it, up to the next row and to the end of its own run. Of
-# two runs that begin in one interval the later fills: without `last` in the order, either might.
-_GAPS = """SELECT close, number + 1 AS start,
-    least(coalesce(lead(number) OVER (ORDER BY number, rank, last), last + 1), last + 1) AS stop
-FROM known"""
-
-# Unrolled in two steps, as a gap of years at a short interval must not become one long list.
-_UNROLLED = """SELECT close, unnest(range(step, least(step + 4096, stop))) AS number FROM (
-    SELECT close, stop, unnest(range(start, stop, 4096)) AS step FROM gaps WHERE start < stop
-)"""
-
-
-def _known(runs: Sequence[Run], seeds: Sequence[Seed]) -> str:
-    """Candles and seeds: number, rank, close, and the last interval that may be filled after it.
-
-    A candle's close is carried through the run that its last trade lies in, never across a hole.
-    """
-    whens = " ".join(
-        f"WHEN last_time <= make_timestamp_ns({run.range.through}) THEN {run.whole.last}"
-        for run in runs
-    )
-    last = f"CASE {whens} END::BIGINT" if runs else "NULL::BIGINT"
-    rows = [f"SELECT number, 1 AS rank, close, {last} AS last FROM candles"]  # noqa: S608
-    rows += [
-        f"SELECT {seed.number}::BIGINT, {seed.rank}, {_price(seed.close)}, {seed.last}::BIGINT"
-        for seed in seeds
-    ]
-    return "\nUNION ALL ".join(rows)
-
-
-def _price(price: Decimal | None) -> str:
-    return "NULL" if price is None else f"'{price:f}'::DECIMAL(18, {PRICE_DECIMALS})"
-
-
-def _fillings(measures: list[str], price: str) -> str:
-    """The empty intervals, column by column as the candles are."""
-    columns = ["number"]
-    for name in measures:
-        if name in PRICES:
-            columns.append(f"{price} AS {name}")
-        elif name in ZEROS:
-            columns.append(f"0::{ZEROS[name]} AS {name}")
-        else:
-            columns.append(f"NULL AS {name}")
-    return f"SELECT {', '.join(columns)}\nFROM ({_UNROLLED})"
-
-
-# --- the columns shown ---------------------------------------------------------------------------
-
-# `list_avg([x])` is the decimal x as a double. A cast says the same, but DuckDB 2.0 divides 128
-# bits bit by bit for it: 350 ns a candle where this takes 20.
-#
-# A quotient of two such doubles is off by some units in its last place, so one price of 59854.1
-# would print as 59854.09999999999, below the candle's low. So the quotient is taken as a multiple
-# of 1e-10 (`units`, a whole number), what it leaves of the value is worked out in decimals
-# (`rest`), and both are added, the large part without its rounding error: `near` = `units` / 1e10
-# is off by ((`units` - `upper` * 1e10) - `lower` * 1e10) / 1e10 exactly, as `upper` and `lower`
-# are parts of `near` short enough for exact products (Veltkamp's splitting). 100 ns a candle.
-#
-# From a value of 4e19 on, `units` * volume might not fit 38 digits; `rest` is left out there.
-_VWAP_STEPS = {
-    "total": "list_avg([volume])",
-    "units": "round(list_avg([value]) / nullif(total, 0) * 1e10)",
-    "rest": (
-        "CASE WHEN value < 40000000000000000000::DECIMAL(38, 18) "
-        "THEN value - units::BIGINT * 0.0000000001::DECIMAL(10, 10) * volume END"
-    ),
-    "near": "units / 1e10",
-    "wide": "near * 134217729e0",
-    "upper": "wide - (wide - near)",
-    "lower": "near - upper",
-    "rounding": "((units - upper * 1e10) - lower * 1e10) / 1e10",
-    "vwap": "near + (rounding + coalesce(list_avg([rest]) / total, 0))",
+# Arrow has no type for these, or Parquet and JSON have none; DuckDB's own text loses nothing.
+_AS_TEXT = {
+    "bignum",
+    "bit",
+    "geometry",
+    "interval",
+    "time with time zone",
+    "type",
+    "uhugeint",
+    "union",
+    "variant",
 }
 
 
-def with_vwap(candles: str) -> str:
-    """A source of candles with the column `vwap`: the double nearest to value / volume.
+class Answer(NamedTuple):
+    """What a query came to: its columns, and its rows as they are made."""
+
+    schema: pa.Schema
+    batches: Iterator[pa.RecordBatch]
+
+
+def connect_views(
+    archive: Archive,
+    *,
+    names: Mapping[str, str] | None = None,
+    memory_limit: str = MEMORY_LIMIT,
+    threads: int | None = None,
+) -> duckdb.DuckDBPyConnection:
+    """A connection with the view `trades` and the macros `tape` and `ohlc`; see docs/sql.md.
+
+    It reads the files that stand now, each moment from one of them only, whoever writes. After a
+    compaction make another.
 
     Args:
-        candles: a table or a subquery with the columns `value` and `volume`.
+        archive: where the tape is; it may be empty, and then `trades` has no rows.
+        names: altnames by exact spelling, that the macros take; another case will do where it
+            fits one pair alone. The altnames of what is held unless given.
+        memory_limit: what DuckDB may use, such as 2GB; beyond it, it spills to disk.
+        threads: how many DuckDB may use; None for all cores.
+
+    Raises:
+        BadSetting: DuckDB does not take the memory limit or the number of threads.
     """
-    steps = ",\n    ".join(f"{sql} AS {name}" for name, sql in _VWAP_STEPS.items())
-    return f"(SELECT *, {steps}\nFROM {candles})"
+    asker = _Asker(archive, names, memory_limit, threads)
+    return asker.ask(lambda connection: connection)
 
 
-def _source(question: Question, candles: str) -> str:
-    return candles if question.fill == "kraken" else with_vwap(candles)
+def sql(
+    archive: Archive,
+    query: str,
+    params: Sequence[Any] | Mapping[str, Any] | None = None,
+    *,
+    names: Mapping[str, str] | None = None,
+    memory_limit: str = MEMORY_LIMIT,
+) -> duckdb.DuckDBPyRelation:
+    """Ask an archive in SQL: a relation that runs when it is read, `.df()`, `.pl()` or in Arrow.
 
+    Args:
+        archive: where the tape is.
+        query: any SQL of DuckDB's; `trades`, `tape(pair)` and `ohlc(pair, interval)` are there.
+        params: values for `?`, or by name for `$name`: what a user types belongs there.
+        names: altnames by exact spelling, that the macros take.
+        memory_limit: what DuckDB may use.
 
-def _columns(plan: Plan, price_decimals: int) -> list[str]:
-    question = plan.question
-    if price_decimals == PRICE_DECIMALS:
-        prices = list(PRICES)
-    else:
-        prices = [_shortened(name, price_decimals) for name in PRICES]
-    vwap = _truncated_vwap(question.pair_decimals) if question.fill == "kraken" else "vwap"
-    columns = [f"{plan.grid.opens_sql('number')} AS time", *prices, vwap, "volume", "count"]
-    if question.all_columns:
-        columns += ["value", *MORE, *LAST_TIME, f"{_is_complete(plan.runs)} AS is_complete"]
-    return columns
-
-
-def _shortened(name: str, decimals: int) -> str:
-    """A price with fewer decimals, which was looked into; a cast alone would round in silence."""
-    short = f"{name}::DECIMAL(18, {decimals})"
-    error = f"error('a {name} of more than {decimals} decimals was added meanwhile: ask again')"
-    return f"CASE WHEN {name} IS NULL OR {name} = {short} THEN {short} ELSE {error} END AS {name}"
-
-
-def _truncated_vwap(decimals: int) -> str:
-    """The vwap as Kraken prints it: cut off, never rounded, after some decimals; 0 of nothing.
-
-    Integers all the way, value in units of 1e-18 over volume in units of 1e-8: a double is now
-    and then on the wrong side of the cut.
+    Raises:
+        BadQuery: DuckDB can't make sense of the query, or there is none.
+        HarvesterError: the memory allowed does not suffice for a statement that runs at once.
+        ArchiveDamaged: a file of the archive can't be read.
+        duckdb.Error: when read: a value can't be cast, memory ran out, a file is gone.
     """
-    units = f"{_units('value')} // nullif({_units('volume')}, 0)"
-    cut = f"coalesce(({units}) // {10 ** (PRICE_DECIMALS - decimals)}, 0)"
-    unit, kind = f"{Decimal(1).scaleb(-decimals):f}", f"DECIMAL(18, {decimals})"
-    return f"({cut}::DECIMAL(18, 0) * '{unit}'::{kind})::{kind} AS vwap"
+    statements = _statements(query, memory_limit)
+
+    def ask(connection: duckdb.DuckDBPyConnection) -> duckdb.DuckDBPyRelation:
+        for statement in statements[:-1]:
+            connection.execute(statement)
+        return connection.sql(statements[-1], params=params)
+
+    return _Asker(archive, names, memory_limit).ask(ask, listings=_listings(statements))
 
 
-def _units(name: str) -> str:
-    """A decimal as an integer of its last digit, by its text: twice as fast as by arithmetic."""
-    return f"replace({name}::VARCHAR, '.', '')::HUGEINT"
+def answer(
+    archive: Archive,
+    query: str,
+    *,
+    names: Mapping[str, str] | None = None,
+    memory_limit: str = MEMORY_LIMIT,
+) -> Answer | None:
+    """Run statements, and give the rows of the last one as they are made.
+
+    None where it has no rows to give, such as CREATE or COPY. Columns of types that files can't
+    hold come as DuckDB's text. A single query is asked again where a compaction took its files.
+
+    Raises:
+        BadQuery: DuckDB can't make sense of a statement, or there is none.
+        HarvesterError: the memory allowed does not suffice; or a compaction took files away
+            under statements that may change something, and so are not run again.
+        ArchiveDamaged: a file of the archive can't be read.
+    """
+    statements = _statements(query, memory_limit)
+
+    def ask(connection: duckdb.DuckDBPyConnection) -> Answer | None:
+        for statement in statements[:-1]:
+            connection.execute(statement)
+        relation = connection.sql(statements[-1])
+        if _has_no_rows(statements[-1], relation):
+            return None
+        reader = _plain(relation).to_arrow_reader(BATCH_ROWS)
+        first = next(reader, pa.RecordBatch.from_pylist([], schema=reader.schema))
+        return Answer(reader.schema, _rows(first, reader, memory_limit))
+
+    return _Asker(archive, names, memory_limit).ask(ask, listings=_listings(statements))
 
 
-def _is_complete(runs: Sequence[Run]) -> str:
-    """Whether coverage holds the interval whole."""
-    wholes = [run.whole for run in runs if run.whole.first <= run.whole.last]
-    return " OR ".join(f"number BETWEEN {one.first} AND {one.last}" for one in wholes) or "false"
+def is_question(query: str, memory_limit: str = MEMORY_LIMIT) -> bool:
+    """Whether a text is one query that changes nothing, so that it may be run again.
+
+    Raises:
+        BadQuery: DuckDB can't make sense of it, or there is none.
+    """
+    return _listings(_statements(query, memory_limit)) > 1
+
+
+def _statements(query: str, memory_limit: str) -> list[duckdb.Statement]:
+    with asking_sql(memory_limit):
+        found = connect(memory_limit).extract_statements(query)
+    if not found:
+        raise BadQuery("there is no query in that text: give one such as FROM trades LIMIT 10")
+    return found
+
+
+def _listings(statements: list[duckdb.Statement]) -> int:
+    """How often statements may be run: what changes something only once."""
+    is_question = [one.type for one in statements] == [duckdb.StatementType.SELECT]
+    return LISTINGS if is_question else 1
+
+
+def _rows(
+    first: pa.RecordBatch, reader: pa.RecordBatchReader, memory_limit: str
+) -> Iterator[pa.RecordBatch]:
+    yield first
+    with asking_sql(memory_limit):
+        yield from reader
+
+
+@dataclass(frozen=True)
+class _Asker:
+    """Connections to an archive, made anew when a compaction took a file that one has listed."""
+
+    archive: Archive
+    names: Mapping[str, str] | None
+    memory_limit: str
+    threads: int | None = None
+
+    def ask(
+        self, question: Callable[[duckdb.DuckDBPyConnection], T], *, listings: int = LISTINGS
+    ) -> T:
+        for _ in range(listings):
+            pieces = [one for pair in self.archive.held() for one in self.archive.pieces(pair)]
+            try:
+                with asking_sql(self.memory_limit):
+                    return question(self._connection(pieces))
+            except ArchiveDamaged:
+                if not self._vanished(pieces):
+                    raise
+        raise HarvesterError(
+            "files of the archive were merged into others while they were read: run it again"
+        )
+
+    def _vanished(self, pieces: list[Piece]) -> bool:
+        held = self.archive.held()
+        standing = {one for pair in held for one in self.archive.segments(pair)}
+        return any(piece.segment not in standing for piece in pieces)
+
+    def _connection(self, pieces: list[Piece]) -> duckdb.DuckDBPyConnection:
+        connection = connect(self.memory_limit, self.threads)
+        # A name that no table has must not find a variable of ours.
+        connection.execute("SET python_enable_replacements = false")
+        connection.execute("SET TimeZone = 'UTC'")
+        held = self.archive.held()
+        known = {name: name for name in held} | dict(self.names or {})
+        more = f" and {len(held) - 8} more" if len(held) > 8 else ""
+        holds = f"it holds {', '.join(held[:8])}{more}" if held else "it is empty"
+        unknown = f"the archive holds no trades of {{}}; {holds}"
+        trades = views.listed_trades(self.archive, pieces)
+        for statement in views.statements(trades, views.Spelled(known, held), unknown):
+            connection.execute(statement)
+        return connection
+
+
+def _has_no_rows(statement: duckdb.Statement, relation: duckdb.DuckDBPyRelation) -> bool:
+    """Whether what came back is only DuckDB's word that it did as it was told."""
+    certain = statement.expected_result_type == [duckdb.ExpectedResultType.QUERY_RESULT]
+    return not certain and relation.columns in (["Count"], ["Success"])
+
+
+def _plain(relation: duckdb.DuckDBPyRelation) -> duckdb.DuckDBPyRelation:
+    """The same rows under names that differ, in types that files can hold."""
+    taken: set[str] = set()
+    columns = []
+    for place, (name, kind) in enumerate(zip(relation.columns, relation.types, strict=True), 1):
+        free = name
+        while free.lower() in taken:
+            free += "_"
+        taken.add(free.lower())
+        cast = "::VARCHAR" if _is_odd(kind) else ""
+        columns.append(f'#{place}{cast} AS "{free.replace(chr(34), chr(34) * 2)}"')
+    return relation.project(", ".join(columns))
+
+
+def _is_odd(kind: DuckDBPyType) -> bool:
+    if kind.id in _AS_TEXT:
+        return True
+    if kind.id not in ("array", "list", "map", "struct"):
+        return False
+    return any(isinstance(one, DuckDBPyType) and _is_odd(one) for _, one in kind.children)
+
+
+@contextmanager
+def asking_sql(memory_limit: str) -> Iterator[None]:
+    """Turn DuckDB's errors into ours, its own words and its arrow under the query kept.
+
+    Raises:
+        BadQuery: DuckDB can't make sense of the query, or of a value in it.
+        HarvesterError: the memory allowed does not suffice.
+        ArchiveDamaged: a file of the archive can't be read.
+    """
+    try:
+        yield
+    except duckdb.InterruptException as error:
+        raise KeyboardInterrupt from error
+    except duckdb.OutOfMemoryException as error:
+        brief = str(error).partition("\n")[0]
+        raise HarvesterError(
+            f"the query needs more than {memory_limit} of memory: raise memory_limit, or ask for "
+            f"a shorter span ({brief})"
+        ) from error
+    except duckdb.Error as error:
+        text = str(error)
+        if "/trades/pair=" in text or "/candles/interval=" in text:
+            raise ArchiveDamaged(f"the query can't be answered: {text}") from error
+        # The arrow points into the line above it, so that nothing may stand before that line. The
+        # words before it can hold values, whose own lines must not look like lines of ours.
+        words, at, arrow = text.rpartition("\n\nLINE ")
+        if not at:
+            words, arrow = text, ""
+        words = words.replace("\n\n", "\n").replace("\n", "\n    ").expandtabs(4)
+        at = at.replace("\n\n", "\n")
+        raise BadQuery(f"the query can't be run\n{words}{at}{arrow}") from error
+
+
+# --- database -------------------------------------------------------------------------------------
+
+OLDEST_READER = "v1.2.0"
+"""The file is written so that this DuckDB, and any later one, opens it."""
+
+_VIEWS = {"trades", "archive"}
+_MACROS = {"tape", "ohlc", "meant", "several", "exact", "any_case", "place", "altname", "opens"} | {
+    "year_of",
+    # Of files that older versions wrote.
+    "named",
+    "known",
+}
+
+
+def write_database(archive: Archive, file: str, *, names: Mapping[str, str] | None = None) -> None:
+    """Write a database that holds no trades, only the views and macros of docs/sql.md.
+
+    They look for the archive's files anew at each query, so the file stays right as the archive
+    grows. It stands at its place only once it is whole; one that was written before is replaced.
+
+    Args:
+        archive: where the tape is; its views name it by its absolute path.
+        file: where to.
+        names: altnames by exact spelling, that the macros take besides altnames.
+
+    Raises:
+        UsageError: something stands there that is no such database, or holds more than one, or has
+            changes beside it that were not written into it; or it lies in an archive.
+        ArchiveUnwritable: the machine refused.
+    """
+    target = Path(os.path.realpath(file))
+    with writing(file, "place"):
+        _check_replaceable(target, file)
+        with (
+            replacing(Path(file)) as staged,
+            TemporaryDirectory(prefix=".", suffix=".tmp", dir=target.parent) as folder,
+        ):
+            # DuckDB names what it writes after the file, so that is called as it will be.
+            made = Path(folder) / target.name
+            with _duckdb_writing(file):
+                _fill(archive, str(made), names or {})
+            made.rename(staged)
+
+
+def _fill(archive: Archive, file: str, names: Mapping[str, str]) -> None:
+    with duckdb.connect(file, config={"storage_compatibility_version": OLDEST_READER}) as one:
+        known = {name: name for name in archive.held()} | dict(names)
+        trades = views.standing_trades(archive)
+        for statement in views.statements(trades, views.Spelled(known), None):
+            one.execute(statement)
+        one.execute(
+            f"CREATE VIEW harvester.archive AS SELECT {quoted(str(archive.root))} AS path, "
+            f"{quoted(__version__)} AS made_by"
+        )
+
+
+@contextmanager
+def _duckdb_writing(file: str) -> Iterator[None]:
+    try:
+        yield
+    except duckdb.IOException as error:
+        raise ArchiveUnwritable(f"can't write {file}: {error}") from error
+
+
+def _check_replaceable(target: Path, file: str) -> None:
+    """Refuse to write over anything but a database of ours that holds nothing else."""
+    log = target.with_name(f"{target.name}.wal")
+    if log.exists():
+        raise UsageError(
+            f"{log} holds changes to a database of that name: open that one with DuckDB, which "
+            "writes them into it, or remove the file; or choose another name"
+        )
+    if not target.exists():
+        return
+    if not target.is_file() or not _is_duckdb(target) or not _is_ours(target):
+        raise UsageError(
+            f"{file} is there already and is not, or not only, a database of such views: "
+            "choose another name, or remove it first"
+        )
+
+
+def _is_duckdb(target: Path) -> bool:
+    # DuckDB itself would take other files, such as SQLite's, for databases too.
+    with target.open("rb") as file:
+        return file.read(12)[8:] == b"DUCK"
+
+
+def _is_ours(target: Path) -> bool:
+    try:
+        with duckdb.connect(str(target), read_only=True) as one:
+            others = one.execute(
+                "SELECT (SELECT count(*) FROM duckdb_tables()), "
+                "(SELECT count(*) FROM duckdb_sequences()), "
+                "(SELECT count(*) FROM duckdb_types() WHERE NOT internal), "
+                "(SELECT count(*) FROM duckdb_schemas() "
+                "WHERE NOT internal AND schema_name <> 'harvester')"
+            ).fetchall()
+            held = one.execute("SELECT view_name FROM duckdb_views() WHERE NOT internal")
+            found = {name for (name,) in held.fetchall()}
+            held = one.execute("SELECT function_name FROM duckdb_functions() WHERE NOT internal")
+            macros = {name for (name,) in held.fetchall()}
+    except duckdb.Error:
+        return False
+    return others == [(0, 0, 0, 0)] and found == _VIEWS and macros <= _MACROS

@@ -1,9 +1,4 @@
-"""The views and macros that an archive is asked through in SQL, as the statements that make them.
-
-The view `trades` comes in two forms. `listed_trades` names the files that stand now, and so needs
-nothing at each query but to open them. `standing_trades` finds the files anew each time, for a
-database that is kept while the archive grows. Both take each moment from one file only.
-"""
+"""SQL views and macros of an archive, as the statements that create them."""
 
 from __future__ import annotations
 
@@ -11,11 +6,17 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import PurePath
 from typing import NamedTuple
 
-from harvester.query.engine import quoted, quoted_path
-from harvester.query.measures import BASE, MORE
-from harvester.query.sql import with_vwap
+from harvester.query.candle_sql import with_vwap
+from harvester.query.connection import quoted, quoted_path
+from harvester.query.sources import BASE, MORE
 from harvester.storage.trade_store import Archive, Piece
 from harvester.times import DAY, LONGEST, UNITS_NS
+
+# --- views ----------------------------------------------------------------------------------------
+
+# The view `trades` comes in two forms. `listed_trades` names the files that stand now, and so
+# needs nothing at each query but to open them. `standing_trades` finds the files anew each time,
+# for a database that is kept while the archive grows. Both take each moment from one file only.
 
 COLUMNS = {
     "trade_id": "BIGINT",

@@ -10,7 +10,7 @@ from harvester.csv_import.ohlcvt import Block, read_candles
 from harvester.csv_import.run import CandleFile, candle_file
 from harvester.errors import HarvesterError
 from harvester.kraken.pairs import Names, Pair
-from harvester.query.engine import MEMORY_LIMIT
+from harvester.query.connection import MEMORY_LIMIT
 from harvester.storage.trade_store import Archive
 from harvester.times import Range
 from harvester.verify.ours import Asker

@@ -11,7 +11,7 @@ from harvester.errors import ExchangeError, ExchangeRefused
 from harvester.kraken.client import Client
 from harvester.kraken.ohlc import INTERVALS_MIN, Candle
 from harvester.kraken.pairs import Pair
-from harvester.query.engine import MEMORY_LIMIT
+from harvester.query.connection import MEMORY_LIMIT
 from harvester.storage.trade_store import Archive
 from harvester.verify.intervals import compare_interval
 from harvester.verify.ours import Asker

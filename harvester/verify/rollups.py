@@ -7,8 +7,7 @@ from collections.abc import Sequence
 import pyarrow as pa
 
 from harvester.errors import ArchiveDamaged, BadInterval, ValueDoesNotFit
-from harvester.query.recount import Recount
-from harvester.query.rollups import parse_levels
+from harvester.query.rollups import Recount, parse_levels
 from harvester.storage.rollup_files import PARTIALS, RollUp, read_partials
 from harvester.storage.segment import Segment
 from harvester.storage.trade_store import Archive

@@ -1,4 +1,4 @@
-"""DuckDB itself: connections of ours, names written into SQL, and its errors turned into ours."""
+"""DuckDB connections, quoting of names and values, and translation of its errors."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ from uuid import uuid4
 import duckdb
 
 from harvester.errors import ArchiveDamaged, BadSetting, HarvesterError, ValueDoesNotFit
+
+# --- engine ---------------------------------------------------------------------------------------
 
 MEMORY_LIMIT = "2GB"
 

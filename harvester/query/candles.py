@@ -1,0 +1,369 @@
+"""Candles of a pair: `CandleQuery` to a DuckDB relation or a stream of Arrow batches."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from math import gcd
+from pathlib import Path
+from typing import TypeVar
+
+import duckdb
+import pyarrow as pa
+
+from harvester.errors import ArchiveDamaged, UsageError
+from harvester.query.calendar import FixedGrid, Grid
+from harvester.query.candle_query import PRICE_DECIMALS, Question
+from harvester.query.candle_sql import candles_sql, loses_digits, measures_of, seeds
+from harvester.query.connection import MEMORY_LIMIT, asking, quoted, session
+from harvester.query.plan import Plan, chunks, clipped, plan
+from harvester.query.sources import TICKS, Source, Spool, Spooled, grouped_sql
+from harvester.storage.trade_store import LISTINGS, Archive
+from harvester.times import END_OF_TIME, Interval, Range, overlap, parse_interval, union
+
+# --- session --------------------------------------------------------------------------------------
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """An archive, and how it is asked.
+
+    Attributes:
+        archive: where the tape is.
+        memory_limit: what DuckDB may use, such as 2GB; beyond it, it spills to disk.
+        threads: how many DuckDB may use; None for all cores.
+        spool: what has been read already, if its partial candles add up to those asked for.
+    """
+
+    archive: Archive
+    memory_limit: str = MEMORY_LIMIT
+    threads: int | None = None
+    spool: Spool | None = None
+
+    def connect(self) -> duckdb.DuckDBPyConnection:
+        """A connection of its own.
+
+        Raises:
+            BadSetting: DuckDB does not take the memory limit or the number of threads.
+        """
+        return session(self.memory_limit, self.threads)
+
+    def prepared(self, question: Question) -> tuple[list[Question], int]:
+        """The short questions that a question comes to, and the decimals to show prices with.
+
+        In Kraken's form these are the pair's, unless a digit were lost: to know it, all candles
+        are made once.
+        """
+
+        def losing(one: Plan) -> bool:
+            return loses_digits(self.archive, one, self.connect())
+
+        def shortened(one: Plan) -> list[Question]:
+            return chunks(self.archive, one)
+
+        # Cut by what stands in the archive, whose footers tell how many rows there are.
+        questions = Session(self.archive, self.memory_limit).whoever_writes(question, shortened)
+        if not looks_at_digits(question):
+            return questions, PRICE_DECIMALS
+        if any(self.whoever_writes(part, losing) for part in questions):
+            return questions, PRICE_DECIMALS
+        return questions, question.pair_decimals
+
+    def sql(self, one: Plan, price_decimals: int, connection: duckdb.DuckDBPyConnection) -> str:
+        """The whole query of a plan."""
+        starts = seeds(self.archive, one, connection)
+        candles = grouped_sql(self.archive, one.sources, one.grid, measures_of(one.question))
+        return candles_sql(one, candles, starts, price_decimals)
+
+    def relation(self, one: Plan, price_decimals: int) -> duckdb.DuckDBPyRelation:
+        """The candles of a plan, on a connection of their own."""
+        connection = self.connect()
+        return connection.sql(self.sql(one, price_decimals, connection))
+
+    def whoever_writes(self, question: Question, ask: Callable[[Plan], T]) -> T:
+        """Ask, and when a file is gone by then, compacted, list again and ask again.
+
+        Raises:
+            NothingHeld: the archive holds nothing of the pair.
+            ArchiveDamaged: a file can't be read, or files keep vanishing.
+            ValueDoesNotFit: a sum has more than 38 digits.
+            HarvesterError: the memory allowed does not suffice.
+        """
+        for _ in range(LISTINGS):
+            try:
+                one = plan(self.archive, question, self.spool)
+            except FileNotFoundError:
+                continue
+            try:
+                with asking(question.title, self.memory_limit):
+                    return ask(one)
+            except FileNotFoundError:
+                continue
+            except ArchiveDamaged:
+                if not self.vanished(one):
+                    raise
+        raise ArchiveDamaged(
+            f"files of {question.pair} keep vanishing while they are read: try again"
+        )
+
+    def vanished(self, one: Plan) -> bool:
+        """Whether a file that a plan reads stands no more."""
+        pair = one.question.pair
+        standing = {*self.archive.segments(pair), *self.archive.rollups(pair)}
+        used = [piece.segment for piece in one.held]
+        rollups = [source.rollup for source in one.sources if source.rollup is not None]
+        return any(file not in standing for file in (*used, *rollups))
+
+
+def looks_at_digits(question: Question) -> bool:
+    """Whether all candles are made once to see that Kraken's form loses no digit of a price."""
+    return question.fill == "kraken" and question.pair_decimals < PRICE_DECIMALS
+
+
+# --- query ----------------------------------------------------------------------------------------
+
+BATCH_ROWS = 100_000
+
+
+def ohlc(
+    archive: Archive,
+    question: Question,
+    *,
+    memory_limit: str = MEMORY_LIMIT,
+    threads: int | None = None,
+) -> duckdb.DuckDBPyRelation:
+    """Candles as a relation that runs when it is read: `.df()`, `.pl()`, `.to_arrow_table()`.
+
+    One row a candle, in order of time; docs/candles.md tells the columns. It reads the files
+    that stand now: after a compaction ask again, or use `candle_batches`, which does.
+
+    Raises:
+        NothingHeld: the archive holds nothing of the pair.
+        BadSetting: DuckDB does not take the memory limit or the number of threads.
+        ArchiveDamaged: a file can't be read.
+        duckdb.Error: when read: a sum has too many digits, memory ran out, a file is gone.
+    """
+    session = Session(archive, memory_limit, threads)
+    _, decimals = session.prepared(question)
+    return session.whoever_writes(question, lambda one: session.relation(one, decimals))
+
+
+def candle_batches(
+    archive: Archive,
+    question: Question,
+    *,
+    batch_rows: int = BATCH_ROWS,
+    memory_limit: str = MEMORY_LIMIT,
+    threads: int | None = None,
+) -> Iterator[pa.RecordBatch]:
+    """The same candles as Arrow batches, at least one, whoever writes the archive meanwhile.
+
+    Args:
+        archive: where the tape is.
+        question: what is asked.
+        batch_rows: about how many candles a batch holds.
+        memory_limit: what DuckDB may use, such as 2GB; beyond it, it spills to disk.
+        threads: how many DuckDB may use; None for all cores.
+
+    Raises:
+        NothingHeld: the archive holds nothing of the pair.
+        BadSetting: DuckDB does not take the memory limit or the number of threads.
+        ArchiveDamaged: a file can't be read, or files keep vanishing.
+        ValueDoesNotFit: a sum has more than 38 digits.
+        HarvesterError: the memory allowed does not suffice.
+    """
+    yield from batches(Session(archive, memory_limit, threads), question, batch_rows)
+
+
+def batches(
+    session: Session, question: Question, batch_rows: int = BATCH_ROWS
+) -> Iterator[pa.RecordBatch]:
+    """The candles of `candle_batches`, in a session."""
+    questions, decimals = session.prepared(question)
+
+    def begin(one: Plan) -> tuple[pa.RecordBatch, pa.RecordBatchReader]:
+        reader = session.relation(one, decimals).to_arrow_reader(batch_rows)
+        # The sort yields nothing before all files have been read: with the first batch here,
+        # none can vanish any more.
+        return next(reader, _no_candles(reader.schema)), reader
+
+    for place, part in enumerate(questions):
+        first, reader = session.whoever_writes(part, begin)
+        if first.num_rows or place == 0:
+            yield first
+        with asking(question.title, session.memory_limit):
+            yield from reader
+
+
+def _no_candles(schema: pa.Schema) -> pa.RecordBatch:
+    return pa.RecordBatch.from_pylist([], schema=schema)
+
+
+# --- limits ---------------------------------------------------------------------------------------
+
+EMPTY_CANDLES = 1_000_000
+"""Empty candles beyond the number of trades that an answer without a named end may come to."""
+
+
+def check_empty(archive: Archive, question: Question) -> None:
+    """Refuse to fill in a great many empty intervals where nobody said up to when.
+
+    Candles that saw trades are no more than the trades, so an answer without a named end has at
+    most that many and `EMPTY_CANDLES`.
+
+    Raises:
+        UsageError: there are too many.
+        NothingHeld: the archive holds nothing of the pair.
+        ArchiveDamaged: a file can't be read, or files keep vanishing.
+    """
+    if question.fill == "none" or question.span.through < END_OF_TIME:
+        return
+
+    def count(one: Plan) -> int:
+        return _empty(archive, one)
+
+    empty = Session(archive).whoever_writes(question, count)
+    if empty > EMPTY_CANDLES:
+        raise UsageError(
+            f"{question.title}: --fill {question.fill} would add some {empty:,} empty ones, and "
+            "no --until says where to end: give --until (now means all of them), a longer "
+            "interval, or --fill none"
+        )
+
+
+def _empty(archive: Archive, one: Plan) -> int:
+    """How many intervals are filled at least, but for those between a hole and the next trade."""
+    if one.opening is None:
+        return 0
+    lengths = (run.whole.last - max(run.whole.first, one.opening) + 1 for run in one.runs)
+    pieces = clipped(one.held, one.question.span)
+    trades = sum(archive.footer(piece.segment).rows for piece in pieces)
+    return sum(max(length, 0) for length in lengths) - trades
+
+
+# --- several --------------------------------------------------------------------------------------
+
+# What more than one of them would read from ticks is read once, into a spool: partial candles of
+# the greatest length that divides them all, in files of a temporary folder. Each length is then
+# answered from the spool as from a roll-up, and so has the bytes that it has alone.
+
+
+def several_batches(
+    archive: Archive,
+    question: Question,
+    intervals: Sequence[Interval],
+    *,
+    memory_limit: str = MEMORY_LIMIT,
+    threads: int | None = None,
+) -> Iterator[tuple[Interval, Iterator[pa.RecordBatch]]]:
+    """Each interval with its candles, as `candle_batches` gives them; the ticks are read once.
+
+    Args:
+        archive: where the tape is.
+        question: what is asked, whatever its interval.
+        intervals: the lengths, each to be read to its end before the next.
+        memory_limit: what DuckDB may use, such as 2GB; beyond it, it spills to disk.
+        threads: how many DuckDB may use; None for all cores.
+
+    Raises:
+        NothingHeld: the archive holds nothing of the pair.
+        BadSetting: DuckDB does not take the memory limit or the number of threads.
+        ArchiveDamaged: a file can't be read, or files keep vanishing.
+        ValueDoesNotFit: a sum has more than 38 digits.
+        HarvesterError: the memory allowed does not suffice.
+    """
+    questions = [replace(question, interval=interval) for interval in intervals]
+    session = Session(archive, memory_limit, threads)
+    with tempfile.TemporaryDirectory(prefix="harvester-") as folder:
+        spool = spooled(session, questions, Path(folder)) if len(questions) > 1 else None
+        for one in questions:
+            yield one.interval, batches(replace(session, spool=spool), one)
+
+
+def spooled(session: Session, questions: Sequence[Question], folder: Path) -> Spool:
+    """Read what several questions would read from ticks, once.
+
+    Args:
+        session: without a spool.
+        questions: they differ in nothing but the interval.
+        folder: for the files of the spool.
+    """
+
+    def read(one: Plan) -> Spool:
+        plans = [plan(session.archive, question) for question in questions]
+        width_ns = gcd(*(length for each in plans for length in _lengths(each)))
+        wanted = _by_several(
+            [[s.piece.within for s in each.sources if s.level == TICKS] for each in plans]
+        )
+        measures = measures_of(questions[0])
+        return Spool(
+            width_ns, list(_written(session, _of_ticks(one, wanted, width_ns), measures, folder))
+        )
+
+    return session.whoever_writes(questions[0], read)
+
+
+def _lengths(one: Plan) -> Iterator[int]:
+    """What the width of the spool must divide: where candles and roll-ups end, it ends as well."""
+    yield one.grid.step_ns
+    for level in {source.level for source in one.sources} - {TICKS}:
+        yield parse_interval(level).width_ns or 1
+
+
+def _ticks_of(one: Plan) -> list[Range]:
+    return [source.piece.within for source in one.sources if source.level == TICKS]
+
+
+def _by_several(read: Iterable[Sequence[Range]]) -> list[Range]:
+    """The time that more than one list of ranges holds; none overlaps within a list."""
+    edges = sorted(
+        edge for ranges in read for one in ranges for edge in ((one.after, 1), (one.through, -1))
+    )
+    found: list[Range] = []
+    depth = began = 0
+    for at, change in edges:
+        if depth > 1 and began < at:
+            found.append(Range(began, at))
+        depth, began = depth + change, at
+    return union(found)
+
+
+def _of_ticks(one: Plan, wanted: Sequence[Range], width_ns: int) -> Plan:
+    """The plan of partial candles of all ticks in some ranges."""
+    grid = FixedGrid(width_ns)
+    return replace(
+        one,
+        question=replace(one.question, fill="none"),
+        grid=grid,
+        sources=[Source(piece, None) for span in wanted for piece in clipped(one.held, span)],
+        opening=None if one.opening is None else grid.number(one.grid.opens(one.opening)),
+    )
+
+
+def _written(
+    session: Session, one: Plan, measures: dict[str, str], folder: Path
+) -> Iterator[Spooled]:
+    """Files of some hundred thousand partial candles each, of a plan's ticks."""
+    pieces = [source.piece for source in one.sources]
+    covered = union(piece.within for piece in pieces)
+    connection = session.connect()
+    for part in chunks(session.archive, one):
+        for span in filter(None, (overlap(part.span, run) for run in covered)):
+            sources = [Source(piece, None) for piece in clipped(pieces, span)]
+            file = folder / f"{span.after:019d}.parquet"
+            candles = grouped_sql(session.archive, sources, one.grid, measures)
+            connection.execute(_copy(candles, one.grid, measures, str(file)))
+            yield Spooled(span, str(file))
+    connection.close()
+
+
+def _copy(candles: str, grid: Grid, measures: Iterable[str], file: str) -> str:
+    """What writes partial candles as a roll-up has them, in order: their place is their order."""
+    columns = ", ".join(measures)
+    return (
+        f"COPY (\nSELECT {grid.opens_sql('number')} AS time, {columns}\nFROM (\n{candles}\n)\n"
+        f"ORDER BY number\n) TO {quoted(file)} (FORMAT parquet)"
+    )
