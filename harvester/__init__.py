@@ -53,7 +53,7 @@ if TYPE_CHECKING:
     from harvester.operations.refresh import Refresh
     from harvester.query.result import Result
     from harvester.times import Range
-    from harvester.verify.report import PairReport
+    from harvester.verify.reports import PairReport
     from harvester.verify.status import PairStatus
 
 __version__ = "0.1.0"
@@ -108,7 +108,7 @@ _LAZY = {
     "stand_in": "harvester.api.standin",
     "PairStatus": "harvester.verify.status",
     "Result": "harvester.query.result",
-    "PairReport": "harvester.verify.report",
+    "PairReport": "harvester.verify.reports",
     "Outcome": "harvester.download.events",
     "Pair": "harvester.kraken.pairs",
     "Range": "harvester.times",

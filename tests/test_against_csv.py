@@ -29,10 +29,9 @@ from harvester.storage.footer import Footer
 from harvester.storage.trade_store import Archive
 from harvester.storage.writer import writer
 from harvester.times import Range
-from harvester.verify.against_csv import choose, compare
-from harvester.verify.ours import Asker, Edges
-from harvester.verify.report import CsvReport, Difference, FileReport, IntervalReport
-from harvester.verify.side_by_side import compare_blocks
+from harvester.verify.against_csv import choose, compare, compare_blocks
+from harvester.verify.local_candles import Asker, Edges
+from harvester.verify.reports import CsvReport, Difference, FileReport, IntervalReport
 
 HARVESTER = [sys.executable, "-c", "from harvester.cli import main; main()"]
 CAPTURED = Path(__file__).parents[2] / "shared" / "kraken"
@@ -505,7 +504,7 @@ def test_of_a_long_row_of_twins_the_blame_may_fall_later_and_is_not_lost(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """No more candles wait than have room: then the first of them are told as they are."""
-    monkeypatch.setattr("harvester.verify.splits.MOST_OPEN", 2)
+    monkeypatch.setattr("harvester.verify.local_candles.MOST_OPEN", 2)
     seconds = [-30, -10, *range(0, 600, 60), 610]
     rows = expected(
         tapes.market(

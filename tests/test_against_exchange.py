@@ -29,9 +29,9 @@ from harvester.kraken.ohlc import read_candles
 from harvester.storage.trade_store import Archive
 from harvester.times import Range
 from harvester.verify.against_exchange import Comparer
-from harvester.verify.intervals import compare_interval
-from harvester.verify.ours import Asker
-from harvester.verify.report import Difference, ExchangeReport, IntervalReport
+from harvester.verify.compare import compare_interval
+from harvester.verify.local_candles import Asker
+from harvester.verify.reports import Difference, ExchangeReport, IntervalReport
 
 HARVESTER = [sys.executable, "-c", "from harvester.cli import main; main()"]
 CAPTURED = Path(__file__).parents[2] / "shared" / "kraken"

@@ -11,8 +11,8 @@ from harvester.storage.filesystem import LocalStore
 from harvester.storage.footer import Footer
 from harvester.storage.segment import Claims, Segment, read_claims
 from harvester.times import Range
-from harvester.verify.broken import Broken, judge, owed, spans_known
-from harvester.verify.report import Fault, PairReport
+from harvester.verify.repair import Broken, judge, owed, spans_known
+from harvester.verify.reports import Fault, PairReport
 
 PAIR = "XBTUSD"
 BTC, ETH = '{"altname": "XBTUSD"}', '{"altname": "ETHUSD"}'

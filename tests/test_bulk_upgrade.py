@@ -23,7 +23,7 @@ from harvester.storage.replacement_staging import Upgraded, from_files
 from harvester.storage.trade_store import Archive
 from harvester.storage.writer import writer
 from harvester.times import DAY, Range
-from harvester.verify.verify import verify
+from harvester.verify.integrity import verify
 
 PAIR = "XBTUSD"
 NOW_NS = tapes.utc_ns(2025, 3, 1)

@@ -23,7 +23,7 @@ from harvester.storage.segment import Segment
 from harvester.storage.trade_store import Archive
 from harvester.storage.writer import Writer, writer
 from harvester.times import DAY, Range
-from harvester.verify.verify import verify
+from harvester.verify.integrity import verify
 
 __all__ = ["started"]
 

@@ -31,7 +31,7 @@ from harvester.storage.trade_store import Archive
 from harvester.storage.writer import writer
 from harvester.times import Range
 from harvester.verify.digest import digests
-from harvester.verify.proof import prove
+from harvester.verify.integrity import prove
 from harvester.verify.status import status
 
 __all__ = ["started"]

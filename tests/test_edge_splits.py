@@ -24,10 +24,10 @@ from harvester.csv_import.ohlcvt import read_candles
 from harvester.kraken.ohlc import Candle
 from harvester.storage.trade_store import Archive
 from harvester.times import Range
-from harvester.verify.intervals import compare_interval
-from harvester.verify.ours import Asker
-from harvester.verify.report import IntervalReport
-from harvester.verify.side_by_side import compare_blocks
+from harvester.verify.against_csv import compare_blocks
+from harvester.verify.compare import compare_interval
+from harvester.verify.local_candles import Asker
+from harvester.verify.reports import IntervalReport
 
 MINUTE = 60 * 10**9
 FIRST = 28_532_160  # Minutes since the epoch: 2024-04-01.

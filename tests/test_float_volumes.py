@@ -16,7 +16,7 @@ from test_candles import hold
 
 from harvester.storage.trade_store import Archive
 from harvester.times import Range
-from harvester.verify.report import IntervalReport
+from harvester.verify.reports import IntervalReport
 
 OPENS_S = 1_617_148_800
 OPENS = OPENS_S * 10**9

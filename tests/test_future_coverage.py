@@ -26,10 +26,10 @@ from harvester.kraken.client import Client
 from harvester.storage.trade_store import Archive
 from harvester.storage.writer import Writer
 from harvester.times import END_OF_TIME, Range, show
+from harvester.verify.integrity import verify
 from harvester.verify.repair import Repairer
-from harvester.verify.report import RepairReport
+from harvester.verify.reports import RepairReport
 from harvester.verify.status import status
-from harvester.verify.verify import verify
 
 YEAR_NS = 365 * DAY_NS
 # The wrong clock's moment lies four days before now; what is traded since is what it hides.

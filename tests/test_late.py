@@ -15,7 +15,7 @@ from exchange import SECOND_NS, Clock, Exchange, Faults, Market, Tape, expected
 
 from harvester.storage.trade_store import Archive
 from harvester.times import show
-from harvester.verify.verify import verify
+from harvester.verify.integrity import verify
 
 TRADES = tapes.xbtusd_like(1_700, 91, first_id=1)
 MARKET = tapes.market(TRADES)

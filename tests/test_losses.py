@@ -20,8 +20,8 @@ from harvester.storage.footer import Footer
 from harvester.storage.trade_store import Archive
 from harvester.storage.writer import writer
 from harvester.times import END_OF_TIME, Range
+from harvester.verify.integrity import verify
 from harvester.verify.status import status
-from harvester.verify.verify import verify
 
 LIES = ["first_rows", "last_rows", "later", "newest", "empty", "stale", "older"]
 SECOND_NS = 1_000_000_000

@@ -29,7 +29,7 @@ from harvester.storage.footer import Footer
 from harvester.storage.trade_store import Archive
 from harvester.storage.writer import writer
 from harvester.times import END_OF_TIME, Range
-from harvester.verify.verify import verify
+from harvester.verify.integrity import verify
 
 
 def luna(key: str, seed: int, days: int = 3, **fields: Any) -> Market:

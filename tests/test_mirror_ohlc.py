@@ -22,7 +22,7 @@ from harvester.server.ohlc import ohlc_rows as candles_of
 from harvester.storage.trade_store import Archive
 from harvester.times import DAY, Range
 from harvester.verify.against_exchange import Comparer
-from harvester.verify.report import ExchangeReport
+from harvester.verify.reports import ExchangeReport
 
 MARKETS = {
     "busy": tapes.market(tapes.xbtusd_like(3_000, 61)),

@@ -17,7 +17,7 @@ from victims import ended, wait_for
 from harvester.download.events import Event, Outcome
 from harvester.storage.trade_store import Archive
 from harvester.storage.writer import writer
-from harvester.verify.verify import verify
+from harvester.verify.integrity import verify
 
 C, COMPLETE = "complete", {"XBTUSD": "complete", "ETHEUR": "complete"}
 XDG, SOL = {"XDGUSD": C}, {"SOLEUR": C}

@@ -45,9 +45,9 @@ from harvester.storage.lock import held
 from harvester.storage.trade_store import Archive
 from harvester.storage.writer import writer
 from harvester.times import Range
+from harvester.verify.integrity import verify
 from harvester.verify.repair import Repairer
-from harvester.verify.report import PairReport, RepairReport
-from harvester.verify.verify import verify
+from harvester.verify.reports import PairReport, RepairReport
 
 TAPE = list(expected(MARKET))
 NOWHERE = "http://127.0.0.1:9"

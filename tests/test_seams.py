@@ -12,7 +12,7 @@ from exchange import Clock, Exchange, Faults, Market, Trade, expected
 from harvester.download.page_merge import Tape
 from harvester.storage.trade_store import Archive
 from harvester.times import END_OF_TIME, Range
-from harvester.verify.verify import verify
+from harvester.verify.integrity import verify
 
 TRADES = tapes.xbtusd_like(3_000, 81)
 MARKET = tapes.market(TRADES)

@@ -24,7 +24,7 @@ from test_against_exchange import (
 )
 
 from harvester.storage.trade_store import Archive
-from harvester.verify.report import ExchangeReport, IntervalReport
+from harvester.verify.reports import ExchangeReport, IntervalReport
 
 AGREES = ("asked again: the second answer agrees",)
 DIFFERS = ("asked again: the second answer differs",)

@@ -18,8 +18,8 @@ from harvester.errors import ArchiveDamaged, ArchiveUnwritable
 from harvester.storage.filesystem import LocalStore
 from harvester.storage.trade_store import Archive
 from harvester.storage.writer import writer
+from harvester.verify.integrity import verify
 from harvester.verify.status import status
-from harvester.verify.verify import verify
 
 PAIR = "XBTUSD"
 MARKET = tapes.market(tapes.new_years(5))

@@ -23,7 +23,7 @@ from harvester.storage.rollup_files import PARTIALS
 from harvester.storage.trade_store import Archive
 from harvester.storage.writer import writer
 from harvester.times import Range
-from harvester.verify.verify import verify
+from harvester.verify.integrity import verify
 
 TRADES = tapes.xbtusd_like(4_000, 71)
 CUTS = [TRADES[i].true_ns for i in (1_000, 2_000, 3_000)]

@@ -19,9 +19,9 @@ from harvester.storage.trade_store import Archive
 from harvester.storage.writer import writer
 from harvester.times import DAY, Range
 from harvester.verify.digest import digests
-from harvester.verify.ours import Asker
-from harvester.verify.report import IntervalReport
-from harvester.verify.verify import verify
+from harvester.verify.integrity import verify
+from harvester.verify.local_candles import Asker
+from harvester.verify.reports import IntervalReport
 
 __all__ = ["started"]
 

@@ -13,7 +13,7 @@ from harvester.times import Range
 from harvester.verify.status import PairStatus, status
 
 if TYPE_CHECKING:
-    from harvester.verify.report import PairReport
+    from harvester.verify.reports import PairReport
 
 
 class Holding(Opened):
@@ -104,7 +104,7 @@ class Holding(Opened):
             >>> report.rows, report.faults
             (20000, [])
         """
-        from harvester.verify.proof import prove
+        from harvester.verify.integrity import prove
 
         self._check_open()
         names = [resolve_named(self._disk, name) for name in pairs] or self._disk.to_verify()

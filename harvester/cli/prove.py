@@ -14,7 +14,7 @@ from harvester.cli.options import Common, common, settings_of
 if TYPE_CHECKING:
     from harvester.cli.proving import Compared
     from harvester.storage.trade_store import Archive
-    from harvester.verify.report import CsvReport, PairReport, RepairReport
+    from harvester.verify.reports import CsvReport, PairReport, RepairReport
 
 
 @click.command(short_help="Prove or disprove what is held.")
@@ -96,7 +96,7 @@ def _proved(
     """Each pair verified, and told as it is done."""
     from harvester.cli.progress import display
     from harvester.download.events import Begun, Step
-    from harvester.verify.proof import prove
+    from harvester.verify.integrity import prove
 
     reports = []
     with display(quiet=common_.quiet, log_json=common_.log_json) as shown:

@@ -19,7 +19,7 @@ from harvester.kraken.ohlc import WEEK_MIN
 from harvester.kraken.pairs import Pair
 from harvester.storage.trade_store import Archive
 from harvester.verify.against_exchange import Comparer
-from harvester.verify.report import Comparison, ExchangeReport, IntervalReport
+from harvester.verify.reports import Comparison, ExchangeReport, IntervalReport
 
 STEPS = "answers and comparisons"
 

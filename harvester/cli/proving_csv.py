@@ -16,7 +16,7 @@ from harvester.errors import ArchiveIncomplete, gravest
 from harvester.kraken.pairs import Pair
 from harvester.storage.trade_store import Archive
 from harvester.verify.against_csv import Chosen, choose, compare
-from harvester.verify.report import CsvReport
+from harvester.verify.reports import CsvReport
 
 MOST_SHOWN = 8
 

@@ -17,7 +17,7 @@ from harvester.operations.run_log import Recording, recorded
 from harvester.storage.trade_store import Archive
 from harvester.verify.digest import digests
 from harvester.verify.repair import Repairer
-from harvester.verify.report import Moved, PairReport, RepairReport
+from harvester.verify.reports import Moved, PairReport, RepairReport
 
 Show = Callable[[PairReport], None]
 

@@ -23,7 +23,7 @@ from harvester.times import SECOND, Range, show
 
 if TYPE_CHECKING:
     from harvester.csv_import.importer import Report
-    from harvester.verify.report import RepairReport
+    from harvester.verify.reports import RepairReport
 
 
 # --- processes ------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""Holds the candles of an archive against the exchange's own, value by value."""
+"""Compare the archive's candles with the OHLC endpoint."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ from harvester.kraken.ohlc import INTERVALS_MIN, Candle
 from harvester.kraken.pairs import Pair
 from harvester.query.connection import MEMORY_LIMIT
 from harvester.storage.trade_store import Archive
-from harvester.verify.intervals import compare_interval
-from harvester.verify.ours import Asker
-from harvester.verify.report import ExchangeReport, IntervalReport
-from harvester.verify.values import decimals_of
+from harvester.verify.compare import compare_interval, decimals_of
+from harvester.verify.local_candles import Asker
+from harvester.verify.reports import ExchangeReport, IntervalReport
+
+# --- against exchange -----------------------------------------------------------------------------
 
 
 class _Steps:

@@ -1,7 +1,4 @@
-"""One line that tells a tape: two people who hold the same trades get the same one.
-
-docs/format.md tells how to compute it without harvester.
-"""
+"""Digest of a trade history: one line that is equal for two users who have the same trades."""
 
 from __future__ import annotations
 
@@ -16,6 +13,10 @@ from typing import NamedTuple
 from harvester.schema import RowsChecksum
 from harvester.storage.trade_store import EVERYTHING, Archive, listed_again
 from harvester.times import SECOND, Range, covers
+
+# --- digest ---------------------------------------------------------------------------------------
+
+# docs/format.md tells how to compute it without harvester.
 
 
 class Month(NamedTuple):

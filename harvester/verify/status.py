@@ -1,4 +1,4 @@
-"""What an archive holds of each pair, from names and footers alone: no trade is read."""
+"""What an archive has of each pair, from file names and footers only."""
 
 from __future__ import annotations
 
@@ -23,6 +23,8 @@ from harvester.storage.trade_store import (
     without_future,
 )
 from harvester.times import BEGINNING_NS, SECOND, Range, missing, union
+
+# --- status ---------------------------------------------------------------------------------------
 
 PAGE_ROWS = 1000
 """Trades of a full page."""

@@ -1,15 +1,16 @@
-"""Proves or disproves what an archive holds of a pair, file by file and seam by seam."""
+"""Verify a pair: every segment, overlaps, gaps, trade ids, digests."""
 
 from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import NamedTuple
 
 from harvester.errors import ArchiveDamaged
-from harvester.storage.replacement_staging import path_of_note, torn
+from harvester.storage.footer import Footer
+from harvester.storage.replacement_staging import Together, noted, path_of_note, torn
 from harvester.storage.rollup_files import RollUp
 from harvester.storage.segment import Segment
 from harvester.storage.trade_store import (
@@ -17,12 +18,108 @@ from harvester.storage.trade_store import (
     Archive,
     ending_in_future,
     fault_of,
+    listed_again,
     without_future,
 )
 from harvester.times import Range, missing
-from harvester.verify.files import Findings, check_segment
-from harvester.verify.ids import check_ids
-from harvester.verify.report import Fault, PairReport
+from harvester.trade_ids import BEGINNING, Edge, across_file
+from harvester.verify.digest import digests
+from harvester.verify.reports import Fault, PairReport
+from harvester.verify.segment_check import Findings, Skip, check_segment
+
+# --- ids ------------------------------------------------------------------------------------------
+
+MOST_SAID = 20
+"""Places where ids skip are told one by one up to so many."""
+
+
+class _Place(NamedTuple):
+    """A skip, and the segments that the ids on its sides are in."""
+
+    skip: Skip
+    left: Findings
+    right: Findings
+
+
+def check_ids(report: PairReport, found: Sequence[Findings]) -> None:
+    """Tell where ids leave room for others, and nothing on record explains it.
+
+    Where a file's rows lie between, and nobody could find out why, that is told as odd.
+    """
+    sound = [one for one in found if one.footer is not None and not one.wrong]
+    footers = [one.footer for one in sound if one.footer]
+    known = {tuple(jump) for one in footers for jump in one.jumps}
+    across = {tuple(sides) for one in footers for sides in one.across_files}
+    places = [_Place(skip, one, one) for one in sound for skip in one.skips]
+    places += _at_seams(report, found)
+    open_ = [one for one in places if one.skip.sides not in known]
+    report.notes += [
+        f"{report.pair}: {across_file(report.pair, *sides, rows)}"
+        for (sides, rows, _), *_ in open_
+        if sides in across
+    ]
+    _say(report, [one for one in open_ if one.skip.sides not in across])
+
+
+def _say(report: PairReport, places: Sequence[_Place]) -> None:
+    # A pair that jumps at nearly every trade has them counted, and not listed.
+    if len(places) <= report.unasked_jumps:
+        return
+    for skip, left, right in places[:MOST_SAID]:
+        text = _told(skip)
+        span = Range(left.segment.range.after, right.segment.range.through)
+        other = None if left is right else left.segment.path
+        report.faults.append(
+            Fault(report.pair, span, right.segment.path, text, other, skip.between)
+        )
+    if len(places) > MOST_SAID:
+        report.notes.append(f"{report.pair}: ids skip in {len(places) - MOST_SAID} more places")
+
+
+def _told(skip: Skip) -> str:
+    before, behind = skip.sides
+    if before == BEGINNING.trade_id:
+        return f"its first trade id is {behind}, not 1, and no confirmed id gap explains it"
+    return f"ids skip from {before} to {behind}, which no jump on record explains"
+
+
+def _at_seams(report: PairReport, found: Sequence[Findings]) -> Iterator[_Place]:
+    """Where ids leave room between segments that touch; where coverage breaks off, any may.
+
+    Coverage from 0 on goes on from id 0: a market's first trade has id 1.
+    """
+    edge: Edge | None = None
+    left: Findings | None = None
+    for one in found:
+        if one.footer is None or one.wrong:
+            left, edge = None, None
+            continue
+        footer, segment = one.footer, one.segment
+        if left is None and segment.range.after == 0:
+            edge = BEGINNING
+        elif left is None or left.segment.range.through != segment.range.after:
+            edge = None
+        else:
+            report.seams += 1
+        if edge == BEGINNING and footer.lead:
+            # Rows without ids come first: old answers, or a file's, which have none to begin with.
+            edge = None
+        first = footer.first_trade_id
+        rows = edge.loose + footer.lead if edge else 0
+        if edge and first is not None and first - edge.trade_id - 1 > rows:
+            skip = Skip((edge.trade_id, first), rows, (edge.time_ns, one.first_id_ns))
+            yield _Place(skip, left or one, one)
+        edge = _edge_behind(one, footer, edge)
+        left = one
+
+
+def _edge_behind(found: Findings, footer: Footer, edge: Edge | None) -> Edge | None:
+    if footer.last_trade_id is not None:
+        return Edge(footer.last_trade_id, footer.trail, found.last_id_ns)
+    return edge and edge._replace(loose=edge.loose + footer.rows)
+
+
+# --- verify ---------------------------------------------------------------------------------------
 
 Progress = Callable[[str, int, int], None]
 """Told a pair, its files checked and its files in all."""
@@ -202,3 +299,53 @@ def _check_holes(
     for hole in missing(without_future(wanted, now_ns), [one.range for one in segments]):
         text = "it was asked for, and no file covers it"
         report.faults.append(Fault(report.pair, hole, None, text))
+
+
+# --- proof ----------------------------------------------------------------------------------------
+
+ProofProgress = Callable[[str, int, int, str], None]
+"""Told a pair, how much of it is done, of how much, and what is counted: files, then months."""
+
+
+def prove(
+    archive: Archive, pair: str, progress: ProofProgress = lambda _pair, _done, _all, _unit: None
+) -> PairReport:
+    """What `verify` finds of a pair, with its digests where nothing is wrong.
+
+    Where what a file told gives way to the exchange's own trades meanwhile, all is read again: it
+    is of the tape before, or of the one behind.
+
+    Raises:
+        ArchiveDamaged: files keep vanishing, or being replaced, while they are read.
+    """
+    for _ in range(LISTINGS):
+        before = _replaceable(archive, pair)
+        report = _proved(archive, pair, progress)
+        if report.faults or before == _replaceable(archive, pair):
+            return report
+    raise ArchiveDamaged(f"files of {pair} keep being replaced while they are read: try again")
+
+
+def _proved(archive: Archive, pair: str, progress: ProofProgress) -> PairReport:
+    report = verify(
+        archive, pair, progress=lambda name, done, of: progress(name, done, of, "files")
+    )
+    if not report.faults:
+        report.digests = digests(
+            archive, pair, progress=lambda name, done, of: progress(name, done, of, "months")
+        )
+    return report
+
+
+def _replaceable(archive: Archive, pair: str) -> tuple[list[Together], list[Segment]] | None:
+    """What may be replaced by other trades, and is being; None where a file can't be read."""
+    try:
+        return _from_files(archive, pair)
+    except ArchiveDamaged:
+        return None
+
+
+@listed_again
+def _from_files(archive: Archive, pair: str, /) -> tuple[list[Together], list[Segment]]:
+    segments = [one for one in archive.segments(pair) if archive.footer(one).imported]
+    return noted(archive.store, pair), segments

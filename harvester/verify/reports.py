@@ -1,4 +1,4 @@
-"""What a check of a pair comes to."""
+"""Reports of verification and repair."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from typing import Any, NamedTuple
 from harvester.errors import ArchiveDamaged, ArchiveIncomplete, HarvesterError, gravest
 from harvester.times import Range, show
 from harvester.verify.digest import Digest
+
+# --- report ---------------------------------------------------------------------------------------
 
 
 class Fault(NamedTuple):
