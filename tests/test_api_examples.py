@@ -14,8 +14,8 @@ import pytest
 
 import harvester
 from harvester.cli import cli
+from harvester.server.app import serving
 from harvester.server.made import made_archive
-from harvester.server.server import serving
 
 PAGE = (Path(__file__).parents[1] / "docs" / "python.md").read_text(encoding="utf-8")
 PUBLIC = {

@@ -33,7 +33,7 @@ from harvester.kraken.pairs import Pair, spellings
 from harvester.operations.refresh_pairs import Market as Known
 from harvester.operations.refresh_pairs import targets
 from harvester.query.sql import write_database
-from harvester.server.answers import Answers
+from harvester.server.responses import Answers
 from harvester.storage import filesystem
 from harvester.storage.trade_store import Archive
 from harvester.storage.writer import writer

@@ -19,9 +19,8 @@ from exchange import expected
 from test_candles import MINUTE, SECOND, START, cut, hold, trade
 
 import harvester
+from harvester.charts.candle_arrays import LADDER, MOST_CANDLES, digits, drawable, length_ns, plain
 from harvester.charts.chart import Chart
-from harvester.charts.coarser import LADDER, MOST_CANDLES, drawable, length_ns
-from harvester.charts.wording import digits, plain
 from harvester.errors import ArchiveUnwritable, NothingHeld, UsageError
 from harvester.kraken.pairs import Pair
 from harvester.query.candle_query import Question

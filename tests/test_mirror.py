@@ -24,10 +24,9 @@ from harvester.kraken.client import Client
 from harvester.kraken.pairs import Pair
 from harvester.kraken.trades import decode_page
 from harvester.schema import ROW_GROUP_ROWS, ROWS, RowsChecksum, times
-from harvester.server.app import app
+from harvester.server.app import app, serving
 from harvester.server.made import END_NS, MADE_PAIR, made_archive, made_tape
-from harvester.server.server import serving
-from harvester.server.tape import Shelf, Tape
+from harvester.server.pages import Shelf, Tape
 from harvester.storage.footer import Footer
 from harvester.storage.trade_store import Archive
 from harvester.storage.writer import keep_pairs, writer

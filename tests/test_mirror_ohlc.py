@@ -18,7 +18,7 @@ import harvester
 from harvester.kraken.client import Client
 from harvester.server.app import app
 from harvester.server.made import END_NS, MADE_PAIR, made_archive, made_tape
-from harvester.server.ohlc import ohlc_rows as candles_of
+from harvester.server.responses import ohlc_rows as candles_of
 from harvester.storage.trade_store import Archive
 from harvester.times import DAY, Range
 from harvester.verify.against_exchange import Comparer

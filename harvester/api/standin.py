@@ -31,8 +31,8 @@ class StandIn:
     path: Path
 
     def __init__(self, trades: int, seed: int, folder: str | os.PathLike[str] | None) -> None:
+        from harvester.server.app import serving
         from harvester.server.made import made_archive
-        from harvester.server.server import serving
 
         with ExitStack() as open_yet:
             if folder is None:

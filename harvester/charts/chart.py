@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 
 from harvester.argument_types import check_types
-from harvester.charts.candles import arranged
-from harvester.charts.coarser import Drawn, drawable
-from harvester.charts.holes import frame_of, note
+from harvester.charts.candle_arrays import Drawn, arranged, drawable
+from harvester.charts.figure import frame_of, note
 from harvester.errors import NothingHeld, UsageError
 from harvester.kraken.pairs import Pair
 from harvester.query.candle_query import Question
@@ -50,7 +49,7 @@ class Chart:
             >>> "XBT/USD, 1h candles" in page, "src=" in page.partition("<script")[0]
             (True, False)
         """
-        from harvester.charts.page import page_of
+        from harvester.charts.export import page_of
 
         return page_of(self.figure, self.title)
 
@@ -78,13 +77,13 @@ class Chart:
 
     def _content(self, ending: str) -> bytes:
         if ending in IMAGES:
-            from harvester.charts.image import image_of
+            from harvester.charts.export import image_of
 
             return image_of(self.figure, ending.removeprefix("."))
         return self.html().encode()
 
     def _repr_html_(self) -> str:
-        from harvester.charts.page import frame_in_notebook
+        from harvester.charts.export import frame_in_notebook
 
         return frame_in_notebook(self.html())
 

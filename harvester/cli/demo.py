@@ -46,7 +46,7 @@ def serve(host: str, port: int, **given: Any) -> None:
     """
     archive = settings_of(given).existing()
     from harvester.cli import output
-    from harvester.server.server import serve_forever
+    from harvester.server.app import serve_forever
 
     serve_forever(
         archive,

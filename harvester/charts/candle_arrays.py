@@ -1,8 +1,9 @@
-"""The candles of a chart as arrays: where each is drawn, and what is said of it."""
+"""The candles of a chart as arrays: choose the interval, load, format values."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from decimal import Decimal
 from typing import Any, NamedTuple
 
@@ -10,10 +11,82 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from harvester.charts.coarser import length_ns
-from harvester.charts.wording import digits
 from harvester.kraken.pairs import Pair
-from harvester.times import Interval, Range, show_short
+from harvester.query.candle_query import Question
+from harvester.query.candles import Session
+from harvester.query.plan import Plan, most_candles
+from harvester.storage.trade_store import Archive
+from harvester.times import DAY, LONGEST, Interval, Range, parse_interval, show_short
+
+# --- coarser --------------------------------------------------------------------------------------
+
+MOST_CANDLES = 3_000
+"""More than a screen has columns of pixels for; a browser still moves so many without a jerk."""
+
+LADDER = tuple(
+    parse_interval(text)
+    for text in "1s 5s 15s 30s 1m 5m 15m 30m 1h 4h 1d 1w 1mo 1q 1y".split()  # noqa: SIM905
+)
+
+
+class Drawn(NamedTuple):
+    """A question that a screen can show, and how many candles the one asked for could come to."""
+
+    question: Question
+    asked: int
+
+
+def length_ns(interval: Interval) -> int:
+    """The length of an interval; where the calendar decides, about that."""
+    return interval.count * 36_525 * DAY // LONGEST[interval.unit]
+
+
+def drawable(archive: Archive, question: Question) -> Drawn:
+    """The question, of the next coarser interval that comes to at most `MOST_CANDLES`.
+
+    The candles are not made for it: how many there can be is known from names and footers.
+
+    Raises:
+        NothingHeld: the archive holds nothing of the pair.
+        ArchiveDamaged: a file can't be read, or files keep vanishing.
+    """
+
+    def expected(one: Plan) -> int:
+        return most_candles(archive, one)
+
+    session = Session(archive)
+    asked = session.whoever_writes(question, expected)
+    found = question
+    if asked > MOST_CANDLES:
+        for rung in LADDER:
+            if length_ns(rung) > length_ns(question.interval):
+                found = replace(question, interval=rung)
+                if session.whoever_writes(found, expected) <= MOST_CANDLES:
+                    break
+    return Drawn(found, asked)
+
+
+# --- wording --------------------------------------------------------------------------------------
+
+_ENTITIES = {ord(one): f"&#{ord(one)};" for one in "&<>\"'{}$"}
+"""Plotly reads tags, `%{...}` and, where MathJax is, `$...$` in what it shows."""
+
+
+def plain(text: str) -> str:
+    """A text that plotly shows as it stands, whatever is in it."""
+    shown = (one if one.isprintable() else "\N{REPLACEMENT CHARACTER}" for one in text)
+    return "".join(shown).translate(_ENTITIES)
+
+
+def digits(number: Decimal, least: int = 0) -> str:
+    """A number to its last digit that is not 0, with as many decimals as `least` at least."""
+    text = f"{number:,f}"
+    whole, point, fraction = text.partition(".")
+    fraction = fraction.rstrip("0").ljust(least, "0")
+    return f"{whole}.{fraction}" if point and fraction else whole
+
+
+# --- candles --------------------------------------------------------------------------------------
 
 Floats = NDArray[np.float64]
 VOLUMES = ("buy_volume", "sell_volume", "unknown_volume")
