@@ -45,13 +45,13 @@ from harvester.errors import (
 )
 
 if TYPE_CHECKING:
-    from harvester.api.archive import Archive, open  # noqa: A004 - harvester.open reads well
-    from harvester.api.standin import StandIn, stand_in
+    from harvester.archive import Archive, open  # noqa: A004 - harvester.open reads well
     from harvester.charts.chart import Chart
     from harvester.download.events import Outcome
     from harvester.kraken.pairs import Pair
     from harvester.operations.refresh import Refresh
     from harvester.query.result import Result
+    from harvester.server.sample_data import StandIn, stand_in
     from harvester.times import Range
     from harvester.verify.reports import PairReport
     from harvester.verify.status import PairStatus
@@ -101,11 +101,11 @@ __all__ = [
 ]
 
 _LAZY = {
-    "Archive": "harvester.api.archive",
+    "Archive": "harvester.archive",
     "Chart": "harvester.charts.chart",
-    "open": "harvester.api.archive",
-    "StandIn": "harvester.api.standin",
-    "stand_in": "harvester.api.standin",
+    "open": "harvester.archive",
+    "StandIn": "harvester.server.sample_data",
+    "stand_in": "harvester.server.sample_data",
     "PairStatus": "harvester.verify.status",
     "Result": "harvester.query.result",
     "PairReport": "harvester.verify.reports",

@@ -6,7 +6,10 @@ How the work on one pair of many ended is an error, too: see `error_of`.
 from __future__ import annotations
 
 import traceback
-from collections.abc import Awaitable
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable
 from typing import ClassVar
 
 # --- errors ---------------------------------------------------------------------------------------

@@ -19,9 +19,9 @@ from test_candles import START, batch, trade
 
 import harvester
 from harvester import errors
-from harvester.api.html import bar
-from harvester.api.moments import moment_ns, span_between
+from harvester.argument_types import moment_ns, span_between
 from harvester.errors import BadSetting, BadTime, HarvesterError, UsageError
+from harvester.notebook import bar
 from harvester.storage.footer import Footer
 from harvester.storage.trade_store import Archive as Disk
 from harvester.storage.writer import writer

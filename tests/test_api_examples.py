@@ -15,7 +15,7 @@ import pytest
 import harvester
 from harvester.cli import cli
 from harvester.server.app import serving
-from harvester.server.made import made_archive
+from harvester.server.sample_data import made_archive
 
 PAGE = (Path(__file__).parents[1] / "docs" / "python.md").read_text(encoding="utf-8")
 PUBLIC = {

@@ -26,7 +26,7 @@ from harvester.kraken.pairs import Pair
 from harvester.query.candle_query import Question
 from harvester.query.candles import Session
 from harvester.query.plan import most_candles
-from harvester.server.made import made_archive
+from harvester.server.sample_data import made_archive
 from harvester.storage.trade_store import Archive as Disk
 from harvester.storage.writer import keep_pairs, writer
 from harvester.times import DAY, END_OF_TIME, Range, parse_interval

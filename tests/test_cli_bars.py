@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from harvester.server.made import made_archive
+from harvester.server.sample_data import made_archive
 
 HARVESTER = [sys.executable, "-c", "from harvester.cli import main; main()"]
 

@@ -25,8 +25,8 @@ from harvester.kraken.pairs import Pair
 from harvester.kraken.trades import decode_page
 from harvester.schema import ROW_GROUP_ROWS, ROWS, RowsChecksum, times
 from harvester.server.app import app, serving
-from harvester.server.made import END_NS, MADE_PAIR, made_archive, made_tape
 from harvester.server.pages import Shelf, Tape
+from harvester.server.sample_data import END_NS, MADE_PAIR, made_archive, made_tape
 from harvester.storage.footer import Footer
 from harvester.storage.trade_store import Archive
 from harvester.storage.writer import keep_pairs, writer

@@ -17,8 +17,8 @@ from test_mirror import PLAIN, T0, archive_of, commit, errors, get, rows_of
 import harvester
 from harvester.kraken.client import Client
 from harvester.server.app import app
-from harvester.server.made import END_NS, MADE_PAIR, made_archive, made_tape
 from harvester.server.responses import ohlc_rows as candles_of
+from harvester.server.sample_data import END_NS, MADE_PAIR, made_archive, made_tape
 from harvester.storage.trade_store import Archive
 from harvester.times import DAY, Range
 from harvester.verify.against_exchange import Comparer

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from harvester.server.made import made_tape
+from harvester.server.sample_data import made_tape
 
 nbformat = pytest.importorskip("nbformat", reason="needs the extra notebook")
 nbclient = pytest.importorskip("nbclient", reason="needs the extra notebook")

@@ -30,7 +30,7 @@ def demo(folder: str, trades: int, seed: int, *, quiet: bool) -> None:
         UsageError: `folder` holds something else.
         ArchiveDamaged: the two tapes differ.
     """
-    from harvester.api.standin import stand_in
+    from harvester.server.sample_data import stand_in
 
     root = _fresh(Path(folder))
     output.block(

@@ -6,12 +6,15 @@ import logging
 import re
 import time
 import zlib
+from typing import TYPE_CHECKING
 
-import httpx
 import msgspec
 
 from harvester.errors import BAD_JSON, ExchangeRefused
 from harvester.escaping import LONGEST_TEXT, printable, shortened
+
+if TYPE_CHECKING:
+    import httpx
 
 # --- answers --------------------------------------------------------------------------------------
 

@@ -15,10 +15,11 @@ from typing import Protocol
 #
 # - Half of what was refused is gone to first, or what the calls that passed show to be safe.
 # - From there it goes half-way to the lowest rate that was refused, and again, until the two are
-#   near. Each try that is refused goes back to the rate before it, and makes the next one wait twice
-#   as long.
-# - A rate that had been sure and is lost was allowed for a reason: for two minutes it is tried again
-#   every ten seconds, so that a limit that comes back is found soon. After that it is forgotten.
+#   near. Each try that is refused goes back to the rate before it, and makes the next one wait
+#   twice as long.
+# - A rate that had been sure and is lost was allowed for a reason: for two minutes it is tried
+#   again every ten seconds, so that a limit that comes back is found soon. After that it is
+#   forgotten.
 
 PASSED_CALLS = 4
 PASSED_S = 2.0

@@ -355,7 +355,7 @@ HEAD = """\
 # --- launchd --------------------------------------------------------------------------------------
 
 LABEL = "kraken-harvester.refresh"
-FILE_LAUNCHD = f"{LABEL}.plist"
+LAUNCHD_FILE = f"{LABEL}.plist"
 
 
 def launchd(night: Night) -> dict[str, str]:
@@ -380,7 +380,7 @@ def launchd(night: Night) -> dict[str, str]:
         "Nice": NICE,
     }
     first, second, rest = plistlib.dumps(agent, sort_keys=False).decode().split("\n", 2)
-    return {FILE_LAUNCHD: f"{first}\n{second}\n{HEAD_LAUNCHD}{rest}"}
+    return {LAUNCHD_FILE: f"{first}\n{second}\n{LAUNCHD_HEAD}{rest}"}
 
 
 _RUN = '"$@"'
@@ -392,11 +392,11 @@ def _named(night: Night) -> tuple[str, ...]:
 
 
 # Two hyphens must not stand in a comment of XML.
-HEAD_LAUNCHD = f"""\
+LAUNCHD_HEAD = f"""\
 <!--
   harvester, every night. To install:
     harvester schedule launchd -o ~/Library/LaunchAgents
-    launchctl bootstrap gui/$(id -u) ~/Library/LaunchAgents/{FILE_LAUNCHD}
+    launchctl bootstrap gui/$(id -u) ~/Library/LaunchAgents/{LAUNCHD_FILE}
   To run it now: launchctl kickstart gui/$(id -u)/{LABEL}
   To take it out: launchctl bootout gui/$(id -u)/{LABEL}
   It tries again where the exchange was the reason.

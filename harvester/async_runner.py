@@ -1,4 +1,4 @@
-"""Backfills from a program: on its own event loop, or on one in a thread beside it."""
+"""Run a download from a program: on its own event loop, or on one in a thread beside it."""
 
 from __future__ import annotations
 
@@ -23,6 +23,8 @@ from harvester.operations.refresh import Refresh, refresh
 from harvester.operations.run_log import Result, recorded
 from harvester.storage.trade_store import Archive
 from harvester.times import END_OF_TIME, Range, show
+
+# --- crawling -------------------------------------------------------------------------------------
 
 T = TypeVar("T")
 

@@ -1,13 +1,15 @@
-"""An archive as HTML, for a notebook: what is held of each pair, and a bar of its coverage."""
+"""An archive as HTML for a notebook: its pairs, and a bar of the coverage of each."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from html import escape
 
-from harvester.query.result import FAINT, table
+from harvester.query.html_preview import FAINT, table
 from harvester.times import DAY, Range, overlap, show, year_end, year_of
 from harvester.verify.status import PairStatus
+
+# --- html -----------------------------------------------------------------------------------------
 
 WIDTH, HEIGHT = 300, 14
 LEAST = 1.5

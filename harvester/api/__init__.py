@@ -1,1 +1,0 @@
-"""What `import harvester` gives: an archive to fill, to ask and to look at."""
