@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from harvester.cli import newfile, nights, settings, settling
+from harvester.cli import nights, output, settings, settling
 from harvester.config import commented
 from harvester.errors import HarvesterError, UsageError
 from harvester.settings_keys import KEYS
@@ -219,15 +219,15 @@ def test_one_that_comes_meanwhile_is_not_written_over(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     target = tmp_path / "config.toml"
-    put = newfile._put
+    put = output._put
 
     def late(temporary: Path, path: Path) -> None:
         target.write_text("theirs")
         put(temporary, path)
 
-    monkeypatch.setattr(newfile, "_put", late)
+    monkeypatch.setattr(output, "_put", late)
     with pytest.raises(UsageError):
-        newfile.write_new(target, "ours")
+        output.write_new(target, "ours")
     assert [(one.name, one.read_text()) for one in tmp_path.iterdir()] == [
         ("config.toml", "theirs")
     ]
@@ -240,7 +240,7 @@ def test_a_disk_without_links_gets_the_file_all_the_same(
         raise OSError(errno.EPERM, "Operation not permitted")
 
     monkeypatch.setattr(os, "link", refuse)
-    newfile.write_new(tmp_path / "one", "text")
+    output.write_new(tmp_path / "one", "text")
     assert [(one.name, one.read_text()) for one in tmp_path.iterdir()] == [("one", "text")]
 
 
@@ -250,14 +250,14 @@ def test_a_full_disk_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(HarvesterError) as caught:
-        newfile.write_new(tmp_path / "one", "text")
+        output.write_new(tmp_path / "one", "text")
     assert str(caught.value) == f"can't write {tmp_path}/one: No space left on device"
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_kill_before_the_name_is_given_leaves_no_part_of_the_file(tmp_path: Path) -> None:
     code = (
-        "import os, signal; from pathlib import Path; from harvester.cli.newfile import write_new\n"
+        "import os, signal; from pathlib import Path; from harvester.cli.output import write_new\n"
         "os.link = lambda *_: os.kill(os.getpid(), signal.SIGKILL)\n"
         f"write_new(Path({str(tmp_path / 'config.toml')!r}), 'text')"
     )
@@ -267,7 +267,7 @@ def test_a_kill_before_the_name_is_given_leaves_no_part_of_the_file(tmp_path: Pa
 
 
 def test_its_mode_is_that_of_any_new_file(tmp_path: Path) -> None:
-    newfile.write_new(tmp_path / "one", "text")
+    output.write_new(tmp_path / "one", "text")
     (tmp_path / "two").touch()
     assert (tmp_path / "one").stat().st_mode == (tmp_path / "two").stat().st_mode
 

@@ -14,7 +14,7 @@ import click
 import pytest
 
 from harvester import errors
-from harvester.cli import cli, options, reference, sections
+from harvester.cli import cli, docs, options, sections
 from harvester.settings_keys import SHORT_VARIABLES
 
 ROOT = Path(__file__).parents[1]
@@ -38,19 +38,19 @@ def all_options() -> Iterator[tuple[str, click.Option]]:
 
 def test_the_page_is_what_the_commands_say() -> None:
     """Where it is not: `make docs`, and look at what changed."""
-    assert PAGE.read_text(encoding="utf-8") == reference.page()
+    assert PAGE.read_text(encoding="utf-8") == docs.page()
 
 
 @pytest.mark.parametrize("columns", ["40", "300"])
 def test_the_page_is_the_same_on_every_terminal(columns: str) -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "harvester.cli.reference"],
+        [sys.executable, "-m", "harvester.cli.docs"],
         env={**os.environ, "COLUMNS": columns, "LC_ALL": "C"},
         capture_output=True,
         check=True,
         timeout=60,
     )
-    assert done.stdout == reference.page().encode()
+    assert done.stdout == docs.page().encode()
 
 
 def test_the_page_is_what_a_terminal_of_80_columns_shows() -> None:
@@ -137,4 +137,4 @@ def test_every_exit_status_is_told() -> None:
         one = pending.pop()
         found.add(one.exit_status)
         pending += one.__subclasses__()
-    assert set(reference.STATUSES) == found
+    assert set(docs.STATUSES) == found

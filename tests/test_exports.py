@@ -23,8 +23,8 @@ import tapes
 from exchange import expected
 from test_candles import cut, hold
 
-from harvester.cli import freqtrade, quantconnect
-from harvester.cli.exports import export_candles, symbol_of
+from harvester.cli import exporters
+from harvester.cli.exporters import export_candles, symbol_of
 from harvester.cli.formats import FORMATS, write
 from harvester.cli.output import columns as table
 from harvester.errors import BadInterval, UsageError
@@ -143,13 +143,13 @@ def test_freqtrade_takes_no_trade_without_an_id_for_a_repeat(
     ],
 )
 def test_freqtrade_is_given_its_own_names_of_intervals(interval: str, name: str) -> None:
-    assert freqtrade.timeframe(parse_interval(interval)) == name
+    assert exporters.freqtrade_timeframe(parse_interval(interval)) == name
 
 
 @pytest.mark.parametrize("interval", ["7m", "1s", "7d", "10080", "2mo", "1y", "3w"])
 def test_an_interval_that_freqtrade_does_not_know_is_refused(interval: str) -> None:
     with pytest.raises(BadInterval) as caught:
-        freqtrade.timeframe(parse_interval(interval))
+        exporters.freqtrade_timeframe(parse_interval(interval))
     assert str(caught.value) == (
         f"freqtrade knows no interval {interval!r}: give one of 1m, 3m, 5m, 15m, 30m, 1h, 2h, 4h, "
         "6h, 8h, 12h, 1d, 3d, 1w, 2w, 1mo"
@@ -195,7 +195,7 @@ def test_a_float_is_the_one_nearest_to_the_decimal(digits: str) -> None:
     schema = pa.schema({"time": pa.timestamp("ns"), **kinds})
     volume = Decimal(digits).quantize(Decimal("1e-8"))
     batch = pa.RecordBatch.from_pylist([{"time": 0, **candle, "volume": volume}], schema=schema)
-    [row] = freqtrade.candles(batch).to_pylist()
+    [row] = exporters.freqtrade_candles(batch).to_pylist()
     assert (row["open"], row["volume"]) == (0.1234567891, float(volume))
 
 
@@ -242,7 +242,7 @@ def test_lean_reads_hours_and_days_from_one_file(interval: str, kind: str, tmp_p
     )
     row = {"time": hour, **figures, "volume": Decimal("0.10000000")}
     batch = pa.RecordBatch.from_pylist([row], schema=schema)
-    quantconnect.write_candles(iter([batch]), tmp_path, "btcusd", parse_interval(interval))
+    exporters.write_lean_candles(iter([batch]), tmp_path, "btcusd", parse_interval(interval))
     file = tmp_path / "crypto" / "kraken" / kind / "btcusd_trade.zip"
     assert unpacked(file) == {"btcusd.csv": "20240121 00:00,2,3,1,2.5,0.1\n"}
 
@@ -283,7 +283,7 @@ def test_lean_is_given_krakens_names_but_for_bitcoin(
 
 def test_an_interval_that_lean_does_not_know_is_refused() -> None:
     with pytest.raises(BadInterval) as caught:
-        quantconnect.resolution(parse_interval("7m"))
+        exporters.lean_resolution(parse_interval("7m"))
     assert str(caught.value) == "LEAN knows no interval '7m': give one of 1s, 1m, 1h, 1d"
 
 

@@ -19,7 +19,7 @@ from exchange import Exchange, Reply
 from rich.console import Console
 
 from harvester.cli import formats, output
-from harvester.cli.bars import Bars
+from harvester.cli.progress import Bars
 from harvester.cli.runs import table
 from harvester.download.events import Imported, Noted, Waiting
 from harvester.operations.run_log import Record

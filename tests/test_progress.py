@@ -10,10 +10,8 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from harvester.cli.bars import Bars
-from harvester.cli.lines import ASCII, UNICODE, cut, duration, picture
-from harvester.cli.progress import JsonLines, Lines
-from harvester.cli.tracking import RunTrack
+from harvester.cli.progress import Bars, JsonLines, Lines
+from harvester.cli.progress_text import ASCII, UNICODE, RunTrack, cut, duration, picture
 from harvester.download.events import (
     Begun,
     Ended,

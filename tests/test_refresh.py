@@ -18,7 +18,7 @@ from exchange import Clock, Exchange, Fault, Market
 from nightly import DAY_NS, FIRST_NS, NAMES, SETTLE_NS, Nights, daily, states, until
 from victims import ended, wait_for
 
-from harvester.cli.tracking import RunTrack
+from harvester.cli.progress_text import RunTrack
 from harvester.download.events import Event, Outcome, PageRead, Stop
 from harvester.errors import NothingHeld
 from harvester.kraken.pairs import Pair

@@ -22,8 +22,8 @@ from crawling import serve
 from rich.console import Console
 
 from harvester.cli import crawling, output
-from harvester.cli.bars import Bars
-from harvester.cli.tracking import RunTrack
+from harvester.cli.progress import Bars
+from harvester.cli.progress_text import RunTrack
 from harvester.download.events import Noted, Started, Stop
 from harvester.times import DAY, SECOND, Range
 

@@ -17,8 +17,8 @@ from harvester.cli import (
     demo,
     fetch,
     keep,
-    lean,
     output,
+    process,
     prove,
     query,
     refresh,
@@ -78,10 +78,10 @@ for command in (
 
 def main() -> None:
     """Run a command; errors become text and an exit status here and nowhere else."""
-    lean.process_is_ours()
+    process.process_is_ours()
     terminated = _clear_away_on_sigterm()
     status = _run()
-    lean.leave()
+    process.leave()
     if terminated:
         os.kill(os.getpid(), signal.SIGTERM)
     sys.exit(status)

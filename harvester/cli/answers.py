@@ -7,7 +7,7 @@ import time
 from typing import Any
 
 from harvester.cli.delivery import EXPORTS, deliver, folder_of, span_of, tell, tell_written
-from harvester.cli.exports import export_trades
+from harvester.cli.exporters import export_trades
 from harvester.cli.formats import form_of, write
 from harvester.cli.options import Common
 from harvester.config import Settings

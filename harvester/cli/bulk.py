@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from harvester.cli import lean, output
+from harvester.cli import output, process
 from harvester.cli.options import common, settings_of
 
 
@@ -53,7 +53,7 @@ def import_(file: tuple[str, ...], as_json: bool, **given: Any) -> int:
     names = ("pair", "pairs", "delisted", "whole_since", "whole_until", "skip_bad_rows", "dry_run")
     options = {name: given.pop(name) for name in names}
     common_ = settings_of(given)
-    lean.settle_in()
+    process.settle_in()
     from harvester.cli.importing import Request, dry_run, importing, report, table
 
     request = Request(file, **options)

@@ -6,10 +6,18 @@ import time
 from dataclasses import replace
 from typing import Any
 
-from harvester.cli.delivery import EXPORTS, deliver, folder_of, span_of, tell_written
+from harvester.cli.delivery import (
+    EXPORTS,
+    Wanted,
+    check_folder,
+    deliver,
+    folder_of,
+    span_of,
+    tell_written,
+    write_all,
+)
 from harvester.cli.explaining import check_explained, show_explanation
-from harvester.cli.exports import export_candles
-from harvester.cli.folders import Wanted, check_folder, write_all
+from harvester.cli.exporters import export_candles
 from harvester.cli.formats import form_of
 from harvester.cli.options import Common
 from harvester.download.pair_selection import resolve_held

@@ -10,7 +10,7 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Any, NamedTuple
 
-from harvester.cli import lean, output
+from harvester.cli import output, process
 from harvester.cli.options import Common
 from harvester.cli.progress import Display, display
 from harvester.download.backfill import backfill
@@ -67,7 +67,7 @@ def run(request: Request, common: Common) -> list[Outcome]:
     wanted = request.span()
     archive = Archive(common.settings.archive.path)
     show_warnings(verbose=common.verbose > 0)
-    lean.allow_files(FILES_A_JOB * common.settings.exchange.jobs + FILES_BESIDE)
+    process.allow_files(FILES_A_JOB * common.settings.exchange.jobs + FILES_BESIDE)
     with (
         recorded(archive, "backfill", request.asked(), common.settings, output.hint) as record,
         display(quiet=common.quiet, log_json=common.log_json) as shown,

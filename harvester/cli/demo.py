@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from harvester.cli import lean
+from harvester.cli import process
 from harvester.cli.options import common, settings_of
 
 
@@ -26,7 +26,7 @@ def demo(folder: str, trades: int, seed: int, quiet: bool) -> None:
 
     Example: harvester demo --trades 50000
     """
-    lean.settle()
+    process.settle()
     from harvester.cli.showing import demo as show
 
     show(folder, trades, seed, quiet=quiet)

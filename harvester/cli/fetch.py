@@ -63,7 +63,7 @@ def backfill(as_json: bool, dry_run: bool, **given: Any) -> int:
     rate, jobs = given.pop("rate"), given.pop("jobs")
     common_ = settings_of(given, exchange__rate=rate, exchange__jobs=jobs)
     from harvester.cli.crawling import Request, run
-    from harvester.cli.naming import choice_of
+    from harvester.cli.options import choice_of
     from harvester.cli.summary import summary
 
     choice = choice_of(

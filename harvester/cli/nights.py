@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from harvester.cli import output
-from harvester.cli.newfile import check_absent, write_new
 from harvester.cli.options import Common
+from harvester.cli.output import check_absent, write_new
 from harvester.config import Settings, file_in_force
 from harvester.errors import HarvesterError, UsageError
 from harvester.operations.schedulers import HOUR, Night, cron, launchd, parse_clock, systemd

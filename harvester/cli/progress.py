@@ -1,18 +1,21 @@
-"""What a person sees of long work: bars on a terminal, a line now and then where there is none."""
+"""Show progress: bars on a terminal, lines in a log, JSON lines."""
 
 from __future__ import annotations
 
 import math
 import threading
 import time
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from types import TracebackType
 from typing import Any, Protocol, Self
 
+from rich.console import Console, ConsoleOptions, RenderResult
+from rich.live import Live
+from rich.text import Text
+
 from harvester.cli import output
-from harvester.cli.lines import UNICODE, log_line, overall
-from harvester.cli.tracking import Clock, RunTrack
+from harvester.cli.progress_text import ASCII, UNICODE, Clock, RunTrack, log_line, overall, picture
 from harvester.download.events import (
     Event,
     Imported,
@@ -27,6 +30,8 @@ from harvester.download.events import (
 )
 from harvester.kraken.rate_limit import PaceState
 from harvester.times import show
+
+# --- progress -------------------------------------------------------------------------------------
 
 LINE_EVERY_S = 30.0
 PAGE_EVERY_S = 1.0
@@ -67,7 +72,6 @@ def display(*, quiet: bool, log_json: bool) -> Display:
         return JsonLines()
     if not output.is_terminal():
         return Lines()
-    from harvester.cli.bars import Bars
 
     return Bars()
 
@@ -242,3 +246,82 @@ def pace_fields(pace: PaceState | None) -> dict[str, Any] | None:
 def outcome_line(outcome: Outcome) -> str:
     """What a pair's crawl came to, in one line."""
     return str(outcome)
+
+
+# --- bars -----------------------------------------------------------------------------------------
+
+REFRESHES_A_SECOND = 4
+MOST_LINES = 16
+
+
+class Bars(Silent):
+    """A line a pair and one for all, for a terminal; what happens once scrolls by above."""
+
+    def __init__(self, run: RunTrack | None = None, console: Console | None = None) -> None:
+        """Nothing is drawn before it is entered; a clock and a terminal may be handed in."""
+        self._run = run or RunTrack()
+        self._signs = UNICODE if output.speaks_unicode() else ASCII
+        # A signal's handler may print while its own thread holds the lock.
+        self._lock = threading.RLock()
+        self._console = console or Console(stderr=True)
+        self._live = Live(
+            self,
+            console=self._console,
+            refresh_per_second=REFRESHES_A_SECOND,
+            transient=True,
+            redirect_stdout=False,
+            redirect_stderr=True,
+            vertical_overflow="crop",
+        )
+
+    def __rich_console__(self, _: Console, options: ConsoleOptions) -> RenderResult:
+        """The lines for a terminal as wide and high as it is at this moment."""
+        height = min(options.size.height, MOST_LINES)
+        with self._lock:
+            # Three columns are left free: a full line would wrap on some terminals, and so would
+            # the ^C that a terminal puts behind it; then lines stay behind when all is redrawn.
+            lines = picture(self._run, options.size.width - 3, height, self._signs)
+        if lines:
+            yield Text("\n".join(map(output.line, lines)), no_wrap=True, overflow="crop")
+
+    def __enter__(self) -> Self:
+        """Begin to draw."""
+        self._live.start()
+        output.show_live(self)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Draw no more, and leave nothing behind."""
+        output.hide_live()
+
+    def stop(self) -> None:
+        """Draw no more."""
+        self._live.stop()
+
+    @contextmanager
+    def aside(self) -> Iterator[None]:
+        """Take the lines away, and draw them again behind what was printed meanwhile."""
+        self._live.stop()
+        try:
+            yield
+        finally:
+            self._live.start()
+
+    def tell(self, event: Event) -> None:
+        """Show one event."""
+        with self._lock:
+            self._run.take(event)
+        match event:
+            case Noted(pair, text):
+                self.say(output.line(f"{pair}: {text}"))
+            case Outcome():
+                self.say(output.line(outcome_line(event)))
+            case Imported():
+                self.say("\n".join(map(output.line, event.lines)))
+            case _:
+                pass
+
+    def say(self, text: str) -> None:
+        """Print above the lines, long ones broken between words."""
+        shown = output.wrapped(text, self._console.width)
+        self._console.print(shown, markup=False, highlight=False, soft_wrap=True)

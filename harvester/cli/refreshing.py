@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Sequence
 from typing import Any
 
-from harvester.cli import lean, output
+from harvester.cli import output, process
 from harvester.cli.crawling import (
     FILES_A_JOB,
     FILES_BESIDE,
@@ -37,7 +37,7 @@ def run(common: Common, pairs: Sequence[str], max_minutes: float | None) -> Refr
     """
     archive = Archive(common.settings.archive.path)
     show_warnings(verbose=common.verbose > 0)
-    lean.allow_files(FILES_A_JOB * common.settings.exchange.jobs + FILES_BESIDE)
+    process.allow_files(FILES_A_JOB * common.settings.exchange.jobs + FILES_BESIDE)
     most_s = None if max_minutes is None else max_minutes * 60
 
     async def main() -> Refresh:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from harvester.cli import output
-from harvester.cli.newfile import write_new
+from harvester.cli.output import write_new
 from harvester.config import DEFAULT_FILE, Settings, commented, file_in_force
 from harvester.settings_keys import FILE_VARIABLE, KEYS, Key
 

@@ -1,4 +1,4 @@
-"""Makes a process that is harvester's alone start sooner and stay smaller."""
+"""The process of a command: memory, garbage collection, limit of open files."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ import os
 import sys
 from contextlib import suppress
 from importlib.abc import MetaPathFinder
+
+# --- lean -----------------------------------------------------------------------------------------
 
 _ours: list[bool] = []
 

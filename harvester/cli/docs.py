@@ -1,7 +1,4 @@
-"""docs/cli.md: what every command says of itself, and every setting.
-
-`python -m harvester.cli.reference` prints it; `make docs` writes it.
-"""
+"""Generate docs/cli.md: the help of every command, and every setting."""
 
 from __future__ import annotations
 
@@ -12,6 +9,10 @@ from harvester.cli.sections import by_section
 from harvester.config import DEFAULT_FILE
 from harvester.errors import GRAVEST_FIRST
 from harvester.settings_keys import FILE_VARIABLE, KEYS, SHORT_VARIABLES
+
+# --- reference ------------------------------------------------------------------------------------
+
+# `python -m harvester.cli.reference` prints it; `make docs` writes it.
 
 # As click leaves of a terminal of 80 columns.
 WIDTH = 78
