@@ -33,7 +33,7 @@ BEGINS_S = 1_767_225_600
 SECONDS = 89 * 86_400
 STEP = 100_000
 QUARTER = "Kraken_Trading_History_Q1_2026.zip"
-HARVESTER = [sys.executable, "-c", "from harvester.cli import main; main()"]
+HARVESTER = [sys.executable, "-c", "from harvester.cli.main import main; main()"]
 PANDAS = """
 import sys, zipfile
 from pathlib import Path

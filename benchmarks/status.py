@@ -89,7 +89,7 @@ def bare(root: Path) -> int:
 
 def command(root: Path) -> None:
     """Run the command itself, from start-up to exit."""
-    code = "from harvester.cli import main; main()"
+    code = "from harvester.cli.main import main; main()"
     words = [sys.executable, "-c", code, "status", "-q", "-d", str(root)]
     subprocess.run(words, check=True, stdout=subprocess.DEVNULL)
 

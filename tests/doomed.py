@@ -142,7 +142,7 @@ def main() -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (plan.most_bytes, plan.most_bytes))
     if plan.step:
         _aim(Death(plan))
-    from harvester.cli import main as harvester
+    from harvester.cli.main import main as harvester
 
     harvester()
 

@@ -33,7 +33,7 @@ from harvester.verify.against_csv import choose, compare, compare_blocks
 from harvester.verify.local_candles import Asker, Edges
 from harvester.verify.reports import CsvReport, Difference, FileReport, IntervalReport
 
-HARVESTER = [sys.executable, "-c", "from harvester.cli import main; main()"]
+HARVESTER = [sys.executable, "-c", "from harvester.cli.main import main; main()"]
 CAPTURED = Path(__file__).parents[2] / "shared" / "kraken"
 MINUTE = 60 * 10**9
 DAY = 1440 * MINUTE

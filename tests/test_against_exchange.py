@@ -33,7 +33,7 @@ from harvester.verify.compare import compare_interval
 from harvester.verify.local_candles import Asker
 from harvester.verify.reports import Difference, ExchangeReport, IntervalReport
 
-HARVESTER = [sys.executable, "-c", "from harvester.cli import main; main()"]
+HARVESTER = [sys.executable, "-c", "from harvester.cli.main import main; main()"]
 CAPTURED = Path(__file__).parents[2] / "shared" / "kraken"
 MINUTES = (1, 5, 15, 30, 60, 240, 1440, 10080, 21600)
 FIELDS = ("open", "high", "low", "close", "vwap", "volume", "count")

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 import harvester
-from harvester.cli import cli
+from harvester.cli.main import COMMANDS
 from harvester.server.app import serving
 from harvester.server.sample_data import made_archive
 
@@ -74,7 +74,7 @@ def test_the_page_tells_of_every_method(name: str) -> None:
     assert re.search(rf"`(?:harvester)?\.{name.rpartition('.')[2]}\(", PAGE)
 
 
-@pytest.mark.parametrize("name", sorted(set(cli.commands) - NOT_IN_PYTHON))
+@pytest.mark.parametrize("name", sorted(set(COMMANDS) - NOT_IN_PYTHON))
 def test_every_question_that_is_a_command_is_a_method(name: str) -> None:
     assert hasattr(harvester.Archive, name)
 

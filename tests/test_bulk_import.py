@@ -30,7 +30,7 @@ from harvester.kraken.pairs import Pair
 from harvester.storage.trade_store import Archive
 from harvester.storage.writer import writer
 
-HARVESTER = [sys.executable, "-c", "from harvester.cli import main; main()"]
+HARVESTER = [sys.executable, "-c", "from harvester.cli.main import main; main()"]
 DOOMED = [sys.executable, str(Path(__file__).with_name("doomed.py"))]
 CAPTURED = Path(__file__).parents[2] / "shared" / "kraken"
 TRADES = tapes.xbtusd_like(6_000, 81)

@@ -31,7 +31,7 @@ from harvester.storage.trade_store import Archive as Disk
 from harvester.storage.writer import keep_pairs, writer
 from harvester.times import DAY, END_OF_TIME, Range, parse_interval
 
-HARVESTER = [sys.executable, "-c", "from harvester.cli import main; main()"]
+HARVESTER = [sys.executable, "-c", "from harvester.cli.main import main; main()"]
 EVER = Range(0, END_OF_TIME)
 DAY_ONE = 1_600_041_600 * SECOND
 """2020-09-14T00:00Z."""
@@ -341,7 +341,7 @@ def test_candles_of_a_zone_say_whose_clock_they_follow(three: harvester.Archive)
 def run(three: harvester.Archive, tmp_path: Path) -> Any:
     def ran(*arguments: str, before: str = "") -> subprocess.CompletedProcess[str]:
         known = {k: v for k, v in os.environ.items() if not k.startswith("HARVESTER_")}
-        program = f"{before}; from harvester.cli import main; main()".removeprefix("; ")
+        program = f"{before}; from harvester.cli.main import main; main()".removeprefix("; ")
         return subprocess.run(
             [sys.executable, "-c", program, "chart", *arguments],
             env=known | {"HARVESTER_DATA": three.path},

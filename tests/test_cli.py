@@ -18,7 +18,7 @@ import tapes
 from crawling import serve, strangers, tape_of
 from exchange import Clock, Exchange, Faults, Reply, expected
 
-HARVESTER = [sys.executable, "-c", "from harvester.cli import main; main()"]
+HARVESTER = [sys.executable, "-c", "from harvester.cli.main import main; main()"]
 FAST = {
     "HARVESTER_EXCHANGE_RETRY_WAIT_S": "0.01",
     "HARVESTER_EXCHANGE_RATE": "0",

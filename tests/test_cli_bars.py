@@ -16,7 +16,7 @@ import pytest
 
 from harvester.server.sample_data import made_archive
 
-HARVESTER = [sys.executable, "-c", "from harvester.cli import main; main()"]
+HARVESTER = [sys.executable, "-c", "from harvester.cli.main import main; main()"]
 
 
 @pytest.fixture(scope="module")

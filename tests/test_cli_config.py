@@ -24,7 +24,7 @@ from harvester.config import commented
 from harvester.errors import HarvesterError, UsageError
 from harvester.settings_keys import KEYS
 
-HARVESTER = [sys.executable, "-c", "from harvester.cli import main; main()"]
+HARVESTER = [sys.executable, "-c", "from harvester.cli.main import main; main()"]
 PROGRAM = str(Path(sys.executable).parent / "harvester")
 
 

@@ -14,24 +14,25 @@ import click
 import pytest
 
 from harvester import errors
-from harvester.cli import cli, docs, options, sections
+from harvester.cli import docs, options
+from harvester.cli.main import COMMANDS, SECTIONS, cli, load_command
 from harvester.settings_keys import SHORT_VARIABLES
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "cli.md"
-NAMES = sorted(cli.commands)
+NAMES = sorted(COMMANDS)
 
 
 def help_of(name: str) -> str:
     """What a command says of itself on a terminal of 80 columns."""
     root = click.Context(cli, info_name="harvester", terminal_width=78)
-    command = cli.commands[name]
+    command = load_command(name)
     return command.get_help(click.Context(command, parent=root, info_name=name, terminal_width=78))
 
 
 def all_options() -> Iterator[tuple[str, click.Option]]:
     for name in NAMES:
-        for one in cli.commands[name].params:
+        for one in load_command(name).params:
             if isinstance(one, click.Option):
                 yield name, one
 
@@ -71,17 +72,25 @@ def test_no_help_is_wider_than_80_columns() -> None:
     assert len(texts) == len(NAMES) + 1
 
 
+def test_every_command_stands_in_one_section() -> None:
+    listed = [name for section in SECTIONS.values() for name in section]
+    assert sorted(listed) == NAMES
+
+
 @pytest.mark.parametrize("name", NAMES)
-def test_every_command_has_its_section(name: str) -> None:
-    assert sections.by_section(cli).get("Others", []) == []
-    assert sum(name in names for names in sections.by_section(cli).values()) == 1
+def test_a_command_goes_by_the_name_in_the_list(name: str) -> None:
+    assert load_command(name).name == name
 
 
-def test_a_command_of_no_section_is_shown_all_the_same() -> None:
-    group = sections.Sectioned(
-        "x", commands={"odd": click.Command("odd"), "sql": cli.commands["sql"]}
+def test_the_help_of_the_program_imports_no_command() -> None:
+    code = "import sys; sys.argv[1:] = ['--help']; from harvester.cli.main import main; main()"
+    shown = subprocess.run(
+        [sys.executable, "-X", "importtime", "-c", code], capture_output=True, text=True, check=True
     )
-    assert sections.by_section(group) == {"Ask": ["sql"], "Others": ["odd"]}
+    assert "backfill" in shown.stdout
+    imported = {line.rpartition("|")[2].strip() for line in shown.stderr.splitlines()}
+    assert imported.isdisjoint({"numpy", "pyarrow", "duckdb", "httpx", "rich"})
+    assert imported.isdisjoint({f"harvester.cli.{entry.module}" for entry in COMMANDS.values()})
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -91,7 +100,7 @@ def test_every_command_shows_an_example_that_it_takes(name: str) -> None:
     for line in lines:
         words = shlex.split(line.removeprefix("  Example: "))
         assert words[:2] == ["harvester", name]
-        cli.commands[name].make_context(name, words[2:]).close()
+        load_command(name).make_context(name, words[2:]).close()
 
 
 def test_every_option_says_what_it_does() -> None:

@@ -15,7 +15,7 @@ import tapes
 from crawling import serve, tape_of
 from exchange import Exchange, Faults, expected, named
 
-HARVESTER = [sys.executable, "-c", "from harvester.cli import main; main()"]
+HARVESTER = [sys.executable, "-c", "from harvester.cli.main import main; main()"]
 SIZES = (1_200, 10, 30, 20, 40)
 NAMES = ("XBTUSD", "ETHUSD", "XBTEUR", "XDGUSD", "SOLUSD")
 SHORT = ("--since", "2024-01-01", "--until", "2024-06-01")

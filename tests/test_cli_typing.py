@@ -14,7 +14,7 @@ import pytest
 import tapes
 from crawling import Crawl, serve
 
-HARVESTER = [sys.executable, "-c", "from harvester.cli import main; main()"]
+HARVESTER = [sys.executable, "-c", "from harvester.cli.main import main; main()"]
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
 
@@ -154,7 +154,8 @@ def test_the_seconds_of_a_watch_may_be_left_out_anywhere(
     pairs: tuple[str, ...],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    from harvester.cli import cli, watching
+    from harvester.cli import watching
+    from harvester.cli.main import cli
 
     asked: list[tuple[float, tuple[str, ...]]] = []
 

@@ -24,7 +24,7 @@ from victims import Victims, hunt
 
 import harvester
 
-HARVESTER = [sys.executable, "-c", "from harvester.cli import main; main()"]
+HARVESTER = [sys.executable, "-c", "from harvester.cli.main import main; main()"]
 TRADES = tapes.xbtusd_like(6_000, 81)
 TRUTH: Tape = expected(tapes.market(TRADES))
 NOW_NS = tapes.utc_ns(2025, 3, 1)

@@ -33,7 +33,7 @@ from harvester.query import sql
 from harvester.storage.trade_store import Archive
 from harvester.times import parse_interval
 
-HARVESTER = [sys.executable, "-c", "from harvester.cli import main; main()"]
+HARVESTER = [sys.executable, "-c", "from harvester.cli.main import main; main()"]
 SECOND = oracle.SECOND_NS
 MINUTE = 60 * SECOND
 PAIR = {"XBTUSD": {"altname": "XBTUSD", "wsname": "XBT/USD"}}

@@ -16,7 +16,7 @@ from crawling import Crawl, strangers, tape_of
 from exchange import SECOND_NS, Clock, Exchange, Market, expected
 from wrong_clock import DAY_NS, MARKET, NOW_NS, SETTLED_NS, TRADES, Lying, all_settled
 
-from harvester.cli import cli
+from harvester.cli.main import cli
 from harvester.config import load
 from harvester.download.backfill import begin
 from harvester.download.events import Stop

@@ -25,7 +25,7 @@ from harvester.times import SECOND, Range, covers
 
 PAIR = Pair(altname="XBTUSD")
 START_S = 1_700_000_000
-COMMAND = [sys.executable, "-c", "from harvester.cli import main; main()"]
+COMMAND = [sys.executable, "-c", "from harvester.cli.main import main; main()"]
 
 
 class Answer(NamedTuple):

@@ -32,7 +32,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_crawl_kills import dying, is_dead
 
-from harvester.cli import cli
+from harvester.cli.main import cli
 from harvester.config import load
 from harvester.download.backfill import begin
 from harvester.download.events import Stop
@@ -887,7 +887,7 @@ def test_a_pair_that_was_delisted_fails_alone_and_says_where_its_file_is(
 
 def command(url: str, folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-c", "from harvester.cli import main; main()", "verify", *words],
+        [sys.executable, "-c", "from harvester.cli.main import main; main()", "verify", *words],
         env=os.environ | FAST | {"HARVESTER_DATA": str(folder), "HARVESTER_API_URL": url},
         capture_output=True,
         text=True,

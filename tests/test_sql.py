@@ -24,7 +24,7 @@ from harvester.storage.trade_store import EVERYTHING, Archive, Piece
 from harvester.storage.writer import writer
 from harvester.times import Range, parse_interval
 
-HARVESTER = [sys.executable, "-c", "from harvester.cli import main; main()"]
+HARVESTER = [sys.executable, "-c", "from harvester.cli.main import main; main()"]
 COLUMNS = {
     "trade_id": "BIGINT",
     "time": "TIMESTAMP_NS",

@@ -29,7 +29,7 @@ from harvester.times import DAY, SECOND, Range
 
 ON_THIS_TERMINAL = (
     "import fcntl, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); "
-    "from harvester.cli import main; main()"
+    "from harvester.cli.main import main; main()"
 )
 """A command whose terminal sends it the signal of Ctrl-C."""
 

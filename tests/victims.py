@@ -17,7 +17,7 @@ from typing import NamedTuple
 from doomed import PREFIX, Plan
 from ledger import Loss
 
-HARVESTER = [sys.executable, "-c", "from harvester.cli import main; main()"]
+HARVESTER = [sys.executable, "-c", "from harvester.cli.main import main; main()"]
 DOOMED = [sys.executable, str(Path(__file__).with_name("doomed.py"))]
 LONGEST_S = 120.0
 POLL_S = 0.0005

@@ -26,7 +26,7 @@ def dash_is_stdout(
     return None if file == "-" else file
 
 
-@click.command(short_help="Candles of any interval.")
+@click.command()
 @click.argument("pair", nargs=-1, required=True)
 @click.option(
     "--interval",
@@ -74,7 +74,7 @@ def ohlc(**given: Any) -> None:
     answer(common_, **given)
 
 
-@click.command(short_help="The trades themselves.")
+@click.command()
 @click.argument("pair")
 @click.option("--since", metavar="W", default="start", show_default=True, help="From when on.")
 @click.option("--until", metavar="W", help="Up to before when.")
@@ -95,7 +95,7 @@ def trades(**given: Any) -> None:
     answer(common_, **given)
 
 
-@click.command(short_help="The markets, searched by any spelling.")
+@click.command()
 @click.argument("text", required=False, default="")
 @click.option("--json", "as_json", is_flag=True, help="As JSON.")
 @click.option("--update", is_flag=True, help="Ask the exchange, also when names are known already.")
@@ -116,7 +116,7 @@ def pairs(text: str, as_json: bool, update: bool, **given: Any) -> None:
     output.block(output.columns(["pair", "wsname", "key", "decimals", "status"], rows, left=3))
 
 
-@click.command(short_help="Bars of so many trades, so much volume or so much value.")
+@click.command()
 @click.argument("pair")
 @click.option("--trades", metavar="N", help="A bar ends with its N-th trade.")
 @click.option("--volume", metavar="X", help="With the trade that brings its volume to X.")

@@ -10,7 +10,7 @@ from harvester.cli import output, process
 from harvester.cli.options import common, settings_of
 
 
-@click.command("import", short_help="Take in Kraken's downloadable CSV archives.")
+@click.command("import")
 @click.argument("file", nargs=-1, required=True)
 @click.option("--pair", metavar="PAIR", help="What the one file is of, whatever its name.")
 @click.option(

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from harvester.charts.chart import Chart
 
 
-@click.command(short_help="Candles and volume to look at, as one file.")
+@click.command()
 @click.argument("pair")
 @click.option("--interval", "-i", required=True, metavar="N", help="Such as 7m, 4h or 1d.")
 @click.option("--since", metavar="W", default="start", show_default=True, help="From when on.")

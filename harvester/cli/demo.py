@@ -10,7 +10,7 @@ from harvester.cli import process
 from harvester.cli.options import common, settings_of
 
 
-@click.command(short_help="The whole way on made-up trades, no network needed.")
+@click.command()
 @click.option("--folder", default="demo", show_default=True, help="Made anew at each run.")
 @click.option(
     "--trades",
@@ -32,7 +32,7 @@ def demo(folder: str, trades: int, seed: int, quiet: bool) -> None:
     show(folder, trades, seed, quiet=quiet)
 
 
-@click.command(short_help="Answer as Kraken does, from the archive.")
+@click.command()
 @click.option("--host", default="127.0.0.1", show_default=True, help="Where it listens.")
 @click.option("--port", type=int, default=8722, show_default=True, help="0 for one that is free.")
 @common

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import click
 
-from harvester.cli import cli, output
-from harvester.cli.sections import by_section
+from harvester.cli import output
+from harvester.cli.main import SECTIONS, cli, load_command
 from harvester.config import DEFAULT_FILE
 from harvester.errors import GRAVEST_FIRST
 from harvester.settings_keys import FILE_VARIABLE, KEYS, SHORT_VARIABLES
 
 # --- reference ------------------------------------------------------------------------------------
 
-# `python -m harvester.cli.reference` prints it; `make docs` writes it.
+# `python -m harvester.cli.docs` prints it; `make docs` writes it.
 
 # As click leaves of a terminal of 80 columns.
 WIDTH = 78
@@ -33,10 +33,10 @@ def page() -> str:
     """The whole page, the same on every machine."""
     root = click.Context(cli, info_name="harvester", terminal_width=WIDTH, **cli.context_settings)
     parts = [HEAD, _text(cli, root), _statuses(), _settings()]
-    for title, names in by_section(cli).items():
+    for title, entries in SECTIONS.items():
         parts.append(f"## {title}")
-        for name in names:
-            command = cli.commands[name]
+        for name in entries:
+            command = load_command(name)
             inner = click.Context(command, parent=root, info_name=name, terminal_width=WIDTH)
             parts += [f"### harvester {name}", _text(command, inner)]
     return "\n\n".join(parts) + "\n"

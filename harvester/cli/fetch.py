@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from harvester.download.events import Outcome
 
 
-@click.command(short_help="Fetch what is missing of some pairs, or of all.")
+@click.command()
 @click.argument("pair", nargs=-1)
 @click.option("--all", "everything", is_flag=True, help="Every pair that the exchange lists.")
 @click.option(

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from harvester.storage.writer import Progress, Writer
 
 
-@click.command(short_help="Merge small files into large ones.")
+@click.command()
 @click.argument("pair", nargs=-1)
 @click.option("--json", "as_json", is_flag=True, help="The result as JSON on stdout.")
 @common
@@ -39,7 +39,7 @@ def compact(pair: tuple[str, ...], as_json: bool, **given: Any) -> None:
     _show(rows, ["pair", "files before", "after"], as_json=as_json)
 
 
-@click.command(short_help="Make the partial candles that answer long questions fast.")
+@click.command()
 @click.argument("pair", nargs=-1)
 @click.option("--json", "as_json", is_flag=True, help="The result as JSON on stdout.")
 @common

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from harvester.verify.reports import CsvReport, PairReport, RepairReport
 
 
-@click.command(short_help="Prove or disprove what is held.")
+@click.command()
 @click.argument("pair", nargs=-1)
 @click.option(
     "--against-exchange", is_flag=True, help="Compare candles with the exchange's own, too."

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 _EXPLAINED = ["explain_key", "explain_value"]
 
 
-@click.command(short_help="The archive in SQL.")
+@click.command()
 @click.argument("query", required=False)
 @click.option("--format", "-f", "form", type=FORMATS, help="[default: table, or by FILE's ending]")
 @click.option(

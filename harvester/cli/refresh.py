@@ -9,7 +9,7 @@ import click
 from harvester.cli.options import common, settings_of
 
 
-@click.command(short_help="Bring pairs up to now: the command of every night.")
+@click.command()
 @click.argument("pair", nargs=-1)
 @click.option(
     "--max-minutes",

@@ -11,7 +11,7 @@ from harvester.cli.options import common, settings_of
 KINDS = click.Choice(["cron", "systemd", "launchd"])
 
 
-@click.command(short_help="What is in force, and why; or a new config.toml.")
+@click.command()
 @click.option(
     "--init",
     is_flag=False,
@@ -40,7 +40,7 @@ def config(init: str | None, as_json: bool, **given: Any) -> None:
     settling.show(settings_of(given).settings, file, as_json=as_json)
 
 
-@click.command(short_help="Units that run `harvester refresh` every night.")
+@click.command()
 @click.argument("kind", type=KINDS, metavar="cron|systemd|launchd")
 @click.option("--at", metavar="HH:MM", help="When, by local time.  [default: 04 and some minute]")
 @click.option("--system", is_flag=True, help="systemd: for the whole system; else for your user.")

@@ -40,7 +40,7 @@ class NumbersLeftOut(click.Command):
 _NUMBER = re.compile(r"[0-9.]+")
 
 
-@click.command(cls=NumbersLeftOut, short_help="What the archive holds, and what the last runs did.")
+@click.command(cls=NumbersLeftOut)
 @click.argument("pair", nargs=-1)
 @click.option(
     "--runs",
