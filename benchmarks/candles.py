@@ -24,13 +24,13 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from harvester.query.candle_query import Question
+from harvester.query.candle_query import CandleQuery
 from harvester.query.candles import candle_batches, ohlc
 from harvester.query.rollups import parse_levels, roll_up
 from harvester.query.sources import ticks_sql
 from harvester.schema import ORDER_TYPES, PRICE, ROWS, SIDES, VOLUME
 from harvester.storage.footer import Footer
-from harvester.storage.trade_store import EVERYTHING, Archive
+from harvester.storage.trade_store import EVERYTHING, TradeStore
 from harvester.storage.writer import writer
 from harvester.times import Range, parse_interval, parse_moment, span
 
@@ -96,7 +96,7 @@ def prepare(folder: Path, ticks: int) -> None:
     kind = pa.schema([("time", pa.timestamp("ns")), ("price", "f8"), ("volume", "f8")])
     after = 0
     with (
-        writer(Archive(folder / "ticks"), PAIR) as one,
+        writer(TradeStore(folder / "ticks"), PAIR) as one,
         pq.ParquetWriter(folder / "floats.parquet", kind, compression="snappy") as parquet,
         pa.ipc.new_file(folder / "floats.arrow", kind) as arrow,
     ):
@@ -111,7 +111,7 @@ def prepare(folder: Path, ticks: int) -> None:
             arrow.write_table(floats)
     subprocess.run(["cp", "-r", folder / "ticks", folder / "rolled"], check=True)  # noqa: S607
     begun = time.perf_counter()
-    with writer(Archive(folder / "rolled"), PAIR) as one:
+    with writer(TradeStore(folder / "rolled"), PAIR) as one:
         made = roll_up(one, parse_levels(["1m", "1h"]))
     print(f"{made.files} roll-ups in {time.perf_counter() - begun:.1f} s", file=sys.stderr)
     (folder / "done").touch()
@@ -122,7 +122,7 @@ def prepare(folder: Path, ticks: int) -> None:
 
 def scan(folder: Path) -> int:
     """Read the columns that a candle needs, and nothing more."""
-    archive = Archive(folder / "ticks")
+    archive = TradeStore(folder / "ticks")
     ticks = ticks_sql(archive, archive.pieces(PAIR))
     connection = duckdb.connect(config={"threads": THREADS})
     query = f"SELECT max(time), max(price), max(volume), max(place) FROM ({ticks})"  # noqa: S608
@@ -138,9 +138,9 @@ def ours(
     """Ask harvester, sorted, to Arrow."""
 
     def ask(folder: Path) -> int:
-        question = Question(PAIR, parse_interval(interval), within, **more)
+        question = CandleQuery(PAIR, parse_interval(interval), within, **more)
         found = candle_batches(
-            Archive(folder / kind), question, memory_limit=MEMORY, threads=THREADS
+            TradeStore(folder / kind), question, memory_limit=MEMORY, threads=THREADS
         )
         return sum(batch.num_rows for batch in found)
 
@@ -149,8 +149,8 @@ def ours(
 
 def to_pandas(folder: Path) -> int:
     """A hundred thousand candles to pandas."""
-    question = Question(PAIR, parse_interval("1h"), EVERYTHING)
-    found = ohlc(Archive(folder / "rolled"), question, memory_limit=MEMORY, threads=THREADS)
+    question = CandleQuery(PAIR, parse_interval("1h"), EVERYTHING)
+    found = ohlc(TradeStore(folder / "rolled"), question, memory_limit=MEMORY, threads=THREADS)
     return len(found.df())
 
 

@@ -127,7 +127,7 @@ def measured(command: list[str], folder: Path) -> tuple[Cost, str]:
 
 
 @contextmanager
-def stand_in(trades: int, gzip: str, *more: str) -> Iterator[str]:
+def sample_exchange(trades: int, gzip: str, *more: str) -> Iterator[str]:
     """Start the stand-in exchange and give its address; it is ended by its own id."""
     command = [sys.executable, str(STAND_IN), "--trades", str(trades), "--seed", "7", *more]
     command += {"each": [], "once": ["--cache-gzip"], "none": ["--no-gzip"]}[gzip]
@@ -181,7 +181,7 @@ def middle(costs: list[Cost]) -> Cost:
 def compare(trades: int, rounds: int, gzip: str) -> dict[str, Any]:
     """Measure all programs in turn, round after round, over one stand-in."""
     costs: dict[str, list[Cost]] = {"harvester": [], **{f"bare {name}": [] for name in BARE}}
-    with stand_in(trades, gzip) as url:
+    with sample_exchange(trades, gzip) as url:
         backfill(url, trades)  # warms the file cache, and the stand-in
         for _ in range(rounds):
             for client in BARE:

@@ -64,7 +64,7 @@ def serve(pairs: int, trades: int, rate: float) -> None:
 
 
 @contextmanager
-def stand_in(pairs: int, trades: int, rate: float) -> Iterator[str]:
+def sample_exchange(pairs: int, trades: int, rate: float) -> Iterator[str]:
     """Start the stand-in as a process of its own; it is ended by its own id."""
     command = [sys.executable, __file__, "--serve", "--pairs", str(pairs)]
     command += ["--trades", str(trades), "--rate", str(rate)]
@@ -148,7 +148,7 @@ def main() -> None:
         serve(options.pairs, options.trades, options.rate)
         return
     trades = int(options.minutes * 60 * options.rate * 1000 * SPARE)
-    with stand_in(options.pairs, trades, options.rate) as url:
+    with sample_exchange(options.pairs, trades, options.rate) as url:
         sys.path.insert(0, str(TESTS))
         from exchange import named  # noqa: PLC0415 - of the tests
 

@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 from harvester.query.rollups import parse_levels, roll_up
 from harvester.schema import ROWS
 from harvester.storage.footer import Footer
-from harvester.storage.trade_store import Archive
+from harvester.storage.trade_store import TradeStore
 from harvester.storage.writer import writer
 from harvester.times import DAY, Range
 
@@ -67,7 +67,7 @@ def year_of_nights(folder: Path, trades: int, nights: int) -> dict[str, Any]:
     most_files = again = 0
     before: set[Path] = set()
     for night in range(nights):
-        archive = Archive(folder)
+        archive = TradeStore(folder)
         span = Range(first_ns + night * DAY - 1, first_ns + (night + 1) * DAY - 1)
         with writer(archive, PAIR) as one:
             one.want(span)

@@ -23,17 +23,17 @@ import httpx
 import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
-from crawl import AGENT, FULL_PAGE, stand_in
+from crawl import AGENT, FULL_PAGE, sample_exchange
 
 from harvester import config
 from harvester.download.backfill import backfill
-from harvester.download.events import Stop
-from harvester.download.id_check import Seams
-from harvester.download.page_merge import Source, Tape
-from harvester.download.request import Watch, Wish
+from harvester.download.events import CancelToken
+from harvester.download.id_check import IdContinuityChecker
+from harvester.download.page_merge import PageMerger, PageSource
+from harvester.download.request import BackfillRequest, RunOptions
 from harvester.kraken.client import Client
 from harvester.kraken.pairs import Pair
-from harvester.kraken.trades import Page, decode_any_page, decode_page
+from harvester.kraken.trades import TradesPage, decode_any_page, decode_page
 from harvester.schema import (
     ROW_GROUP_ROWS,
     TRADES,
@@ -44,7 +44,7 @@ from harvester.schema import (
     trades_of,
 )
 from harvester.storage.footer import Footer
-from harvester.storage.trade_store import Archive
+from harvester.storage.trade_store import TradeStore
 from harvester.storage.writer import writer
 from harvester.times import END_OF_TIME, Range
 
@@ -71,7 +71,7 @@ async def followed(url: str) -> Served:
     async with Client(settings(url).exchange) as client:
         pair = (await client.pairs())["XBTUSD"]
     served = Served(url, pair, [], [])
-    tape = Tape(SPAN.after)
+    tape = PageMerger(SPAN.after)
     async with httpx.AsyncClient(base_url=url, headers=AGENT) as plain:
         while True:
             since = tape.next_since()
@@ -115,9 +115,9 @@ async def ask_all(client: Client, served: Served) -> None:
 async def crawl(client: Client, served: Served) -> None:
     """The whole of it: a backfill into a fresh archive, in this process."""
     with tempfile.TemporaryDirectory() as name:
-        watch = Watch(lambda _event: None, Stop())
-        wishes = [Wish(served.pair, SPAN)]
-        (outcome,) = await backfill(client, Archive(name), wishes, settings(served.url), watch)
+        watch = RunOptions(lambda _event: None, CancelToken())
+        wishes = [BackfillRequest(served.pair, SPAN)]
+        (outcome,) = await backfill(client, TradeStore(name), wishes, settings(served.url), watch)
     if outcome.error is not None:
         raise outcome.error
 
@@ -139,26 +139,26 @@ def clients(served: Served) -> dict[str, httpx.AsyncClient]:
     return kinds
 
 
-def join_pages(pages: list[Page]) -> list[pa.RecordBatch]:
+def join_pages(pages: list[TradesPage]) -> list[pa.RecordBatch]:
     """Join decoded pages into one tape."""
-    tape = Tape(SPAN.after)
+    tape = PageMerger(SPAN.after)
     return [tape.join(page.rows, page.cursor_ns, page.unit_ns, SPAN.through).rows for page in pages]
 
 
-class NoSource(Source):
+class NoSource(PageSource):
     """Answers nothing: ids of the stand-in go on by one."""
 
     def __init__(self) -> None:
         """Nothing is ever asked."""
 
 
-async def check_seams(pages: list[Page], parts: list[pa.RecordBatch]) -> list[pa.RecordBatch]:
+async def check_seams(pages: list[TradesPage], parts: list[pa.RecordBatch]) -> list[pa.RecordBatch]:
     """Hold the ids of joined pages against one another."""
 
     async def ask(work: Awaitable[pa.RecordBatch]) -> pa.RecordBatch:
         return await work
 
-    seams = Seams(NoSource(), "XBTUSD", SPAN, lambda _event: None)
+    seams = IdContinuityChecker(NoSource(), "XBTUSD", SPAN, lambda _event: None)
     seams.begin_at(None)
     return [
         (await seams.take(rows, page.unit_ns, ask))[0]
@@ -176,7 +176,7 @@ class Disk(NamedTuple):
     def commit(self) -> None:
         """Commit them as a crawl does."""
         span = Range(0, int(times(self.rows)[-1]))
-        with writer(Archive(self.folder), "XBTUSD") as one:
+        with writer(TradeStore(self.folder), "XBTUSD") as one:
             one.commit(span, self.rows, Footer(span, "{}"))
 
     def write(self) -> None:
@@ -309,7 +309,7 @@ def main() -> None:
     options = parser.parse_args()
     found: dict[str, dict[str, float]] = {}
     for gzipped, name in (("none", "plain"), ("once", "gzipped")):
-        with stand_in(options.pages * 1000, gzipped) as url:
+        with sample_exchange(options.pages * 1000, gzipped) as url:
             served = asyncio.run(followed(url))
             found[name] = measured(served, options.rounds)
         show(f"{name}, {len(served.bodies)} pages, {options.rounds} rounds", found[name])

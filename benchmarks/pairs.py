@@ -99,7 +99,7 @@ class StandIn:
 
 
 @contextmanager
-def stand_in(scene: Scene) -> Iterator[StandIn]:
+def sample_exchange(scene: Scene) -> Iterator[StandIn]:
     """Start the stand-in exchange; it is ended by its own id."""
     command = [sys.executable, str(STAND_IN), "--alike", "--seed", str(SEED)]
     command += ["--pairs", str(scene.pairs), "--trades", str(scene.trades)]
@@ -168,7 +168,7 @@ def check(folder: Path, trades: int) -> dict[str, Any]:
 def compare(scene: Scene, rounds: int) -> dict[str, Any]:
     """Measure all programs in turn, round after round, over one stand-in."""
     runs: dict[str, list[Measured]] = {"harvester": [], "bare": [], "bare, own pools": []}
-    with stand_in(scene) as exchange:
+    with sample_exchange(scene) as exchange:
         bare_loops(exchange, scene, own_pools=True)  # warms the stand-in
         for _ in range(rounds):
             ours, found = backfill(exchange, scene)

@@ -135,12 +135,12 @@ def installed(python: str, module: str) -> str | None:
 
 def compare(trades: int, rounds: int, mode: str, python: str) -> dict[str, Any]:
     """Measure all that is installed in turn, round after round, over one stand-in."""
-    from crawl import stand_in  # noqa: PLC0415 - see above
+    from crawl import sample_exchange  # noqa: PLC0415 - see above
 
     versions = {name: installed(python, name) for name in ("ccxt", "freqtrade")}
     names = ["harvester", *(name for name, version in versions.items() if version)]
     runs: dict[str, list[Run]] = {name: [] for name in names}
-    with stand_in(trades, "once", "--since-mode", mode) as url:
+    with sample_exchange(trades, "once", "--since-mode", mode) as url:
         for _ in range(rounds):
             for name in names:
                 with tempfile.TemporaryDirectory() as folder:

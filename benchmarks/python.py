@@ -23,7 +23,7 @@ from candles import PAIR, SPELLED, chunks
 import harvester
 from harvester.query.rollups import parse_levels, roll_up
 from harvester.storage.footer import Footer
-from harvester.storage.trade_store import Archive
+from harvester.storage.trade_store import TradeStore
 from harvester.storage.writer import writer
 from harvester.times import Range
 
@@ -37,7 +37,7 @@ def prepare(folder: Path, ticks: int) -> None:
     """An archive with roll-ups, the same without, and the candles that are asked for as Parquet."""
     for name, levels in (("rolled", ["1m", "1h"]), ("ticks", [])):
         after = 0
-        with writer(Archive(folder / name), PAIR) as one:
+        with writer(TradeStore(folder / name), PAIR) as one:
             for rows in chunks(ticks):
                 through = int(rows.column("time").cast(pa.int64())[-1].as_py())
                 one.commit(Range(after, through), rows, Footer(Range(after, through), SPELLED))

@@ -25,7 +25,7 @@ from harvester.storage.footer import Footer
 from harvester.storage.metadata_cache import PATH
 from harvester.storage.rollup_files import rollup_path, stage_rollup
 from harvester.storage.segment import parse_path, path_of, stage_segment
-from harvester.storage.trade_store import Archive
+from harvester.storage.trade_store import TradeStore
 from harvester.times import Range, year_end
 from harvester.verify.status import status
 
@@ -35,7 +35,7 @@ ROWS = 100
 
 def make(root: Path, pairs: int, files: int) -> None:
     """An archive of segments of a year each, and roll-ups at two levels beside them."""
-    archive = Archive(root)
+    archive = TradeStore(root)
     for number in range(pairs):
         pair = f"P{number:03d}USD"
         for year in range(FIRST_YEAR, FIRST_YEAR + files):
@@ -97,7 +97,7 @@ def command(root: Path) -> None:
 def cold(root: Path) -> None:
     """Tell the status with nothing remembered."""
     (root / PATH).unlink(missing_ok=True)
-    status(Archive(root), None, time.time_ns())
+    status(TradeStore(root), None, time.time_ns())
 
 
 def seconds(work: Callable[[], object]) -> float:
@@ -120,14 +120,14 @@ def main() -> None:
         ways: dict[str, Callable[[], object]] = {
             "list and open each footer": lambda: bare(root),
             "status, nothing remembered": lambda: cold(root),
-            "status": lambda: status(Archive(root), None, time.time_ns()),
+            "status": lambda: status(TradeStore(root), None, time.time_ns()),
             "harvester status": lambda: command(root),
         }
         times: dict[str, list[float]] = {name: [] for name in ways}
         for _ in range(given.rounds):
             for name, work in ways.items():
                 times[name].append(seconds(work))
-        found = status(Archive(root), None, time.time_ns())
+        found = status(TradeStore(root), None, time.time_ns())
         if sum(one.trades for one in found) != given.pairs * given.files * ROWS:
             sys.exit("status tells other trades than there are")
     medians = {name: median(each) for name, each in times.items()}

@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 
 from harvester.schema import ROW_GROUP_ROWS, ROWS, TRADES, WRITER_OPTIONS
 from harvester.storage.footer import Footer
-from harvester.storage.trade_store import Archive
+from harvester.storage.trade_store import TradeStore
 from harvester.storage.writer import writer
 from harvester.times import Range
 
@@ -83,7 +83,7 @@ def commit_ours(table: pa.Table, folder: Path) -> Path:
     (batch,) = rows.cast(ROWS).combine_chunks().to_batches()
     stamps = batch.column("time").cast(pa.int64())
     span = Range(0, stamps[-1].as_py())
-    archive = Archive(folder)
+    archive = TradeStore(folder)
     with writer(archive, "XBTUSD") as one:
         segments = one.commit(span, batch, Footer(span, "{}"))
     (segment,) = segments

@@ -47,11 +47,11 @@ from harvester.errors import (
 if TYPE_CHECKING:
     from harvester.archive import Archive, open  # noqa: A004 - harvester.open reads well
     from harvester.charts.chart import Chart
-    from harvester.download.events import Outcome
+    from harvester.download.events import BackfillResult
     from harvester.kraken.pairs import Pair
-    from harvester.operations.refresh import Refresh
+    from harvester.operations.refresh import RefreshResult
     from harvester.query.result import Result
-    from harvester.server.sample_data import StandIn, stand_in
+    from harvester.server.sample_data import SampleExchange, sample_exchange
     from harvester.times import Range
     from harvester.verify.reports import PairReport
     from harvester.verify.status import PairStatus
@@ -68,6 +68,7 @@ __all__ = [
     "ArchiveLocked",
     "ArchiveTooNew",
     "ArchiveUnwritable",
+    "BackfillResult",
     "BadFile",
     "BadInterval",
     "BadQuery",
@@ -83,36 +84,35 @@ __all__ = [
     "Interrupted",
     "MarketChanged",
     "NothingHeld",
-    "Outcome",
     "Pair",
     "PairReport",
     "PairStatus",
     "Range",
-    "Refresh",
+    "RefreshResult",
     "Result",
-    "StandIn",
+    "SampleExchange",
     "UnknownPair",
     "UnreadableAnswer",
     "UsageError",
     "ValueDoesNotFit",
     "__version__",
     "open",
-    "stand_in",
+    "sample_exchange",
 ]
 
 _LAZY = {
     "Archive": "harvester.archive",
     "Chart": "harvester.charts.chart",
     "open": "harvester.archive",
-    "StandIn": "harvester.server.sample_data",
-    "stand_in": "harvester.server.sample_data",
+    "SampleExchange": "harvester.server.sample_data",
+    "sample_exchange": "harvester.server.sample_data",
     "PairStatus": "harvester.verify.status",
     "Result": "harvester.query.result",
     "PairReport": "harvester.verify.reports",
-    "Outcome": "harvester.download.events",
+    "BackfillResult": "harvester.download.events",
     "Pair": "harvester.kraken.pairs",
     "Range": "harvester.times",
-    "Refresh": "harvester.operations.refresh",
+    "RefreshResult": "harvester.operations.refresh",
 }
 """Where names live whose modules import what is heavy."""
 

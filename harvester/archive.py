@@ -15,20 +15,20 @@ from harvester.errors import BadSetting, UnknownPair, UsageError
 from harvester.kraken.pairs import Pair, search, spellings
 from harvester.notebook import show_archive
 from harvester.settings_keys import KEYS
-from harvester.storage.trade_store import Archive as Disk
+from harvester.storage.trade_store import TradeStore as Disk
 from harvester.times import Range, parse_interval, parse_offset
 from harvester.verify.status import PairStatus, status
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from harvester.async_runner import Crawl
+    from harvester.async_runner import BackfillCall
     from harvester.charts.chart import Chart
-    from harvester.download.events import Event, Outcome
-    from harvester.operations.refresh import Refresh
-    from harvester.query.candle_query import Fill, Question
+    from harvester.download.events import BackfillResult, Event
+    from harvester.operations.refresh import RefreshResult
+    from harvester.query.candle_query import CandleQuery, Fill
     from harvester.query.connection import Connection
-    from harvester.query.result import Origin, Result
+    from harvester.query.result import Result, ResultSource
     from harvester.verify.reports import PairReport
 
 
@@ -160,7 +160,7 @@ class Archive:
         upgrade: bool = False,
         progress: Callable[[Event], object] | None = None,
         check: bool = True,
-    ) -> list[Outcome]:
+    ) -> list[BackfillResult]:
         """Fetch what is missing of some pairs, side by side, and keep it.
 
         Whatever stops it, the same call goes on where it stopped. It works inside a notebook's
@@ -198,11 +198,11 @@ class Archive:
             >>> outcome.pair, outcome.exit_status
             ('XBTUSD', 0)
         """
-        from harvester.async_runner import from_here
+        from harvester.async_runner import run_in_thread
 
         span = span_between(since, until)
         crawl = self._crawl(pairs, span, progress, newest_first=newest_first, upgrade=upgrade)
-        return _checked(from_here(crawl.run), check=check)
+        return _checked(run_in_thread(crawl.run), check=check)
 
     @check_types
     async def abackfill(
@@ -214,7 +214,7 @@ class Archive:
         upgrade: bool = False,
         progress: Callable[[Event], object] | None = None,
         check: bool = True,
-    ) -> list[Outcome]:
+    ) -> list[BackfillResult]:
         """As `backfill`, on the event loop that runs. Cancelled, it first keeps what was fetched.
 
         Raises:
@@ -228,11 +228,11 @@ class Archive:
             >>> outcome.holes
             []
         """
-        from harvester.async_runner import to_its_end
+        from harvester.async_runner import run_to_completion
 
         span = span_between(since, until)
         crawl = self._crawl(pairs, span, progress, newest_first=newest_first, upgrade=upgrade)
-        return _checked(await to_its_end(crawl.run), check=check)
+        return _checked(await run_to_completion(crawl.run), check=check)
 
     @check_types
     def refresh(
@@ -241,7 +241,7 @@ class Archive:
         max_minutes: float | None = None,
         progress: Callable[[Event], object] | None = None,
         check: bool = True,
-    ) -> Refresh:
+    ) -> RefreshResult:
         """Bring pairs up to the exchange's now, fill their holes, and tend their files.
 
         The run of every night. A pair that is held goes on from where it was asked for; a new one
@@ -276,14 +276,14 @@ class Archive:
             >>> [(pair.pair, pair.state) for pair in done.pairs]
             [('XBTUSD', 'complete')]
         """
-        from harvester.async_runner import Renewal, from_here, raise_gravest
+        from harvester.async_runner import RefreshCall, raise_gravest, run_in_thread
 
         self._check_open()
         minutes = None if max_minutes is None else float(max_minutes)
         if minutes is not None and not minutes > 0:
             raise UsageError(f"max_minutes is {minutes:g}: give a number above 0")
-        renewal = Renewal(Disk(self.path), self._settings, pairs, minutes, _listener(progress))
-        done = from_here(renewal.run)
+        renewal = RefreshCall(Disk(self.path), self._settings, pairs, minutes, _listener(progress))
+        done = run_in_thread(renewal.run)
         if check:
             if done.error is not None and done.error.exit_status:
                 raise done.error
@@ -312,10 +312,10 @@ class Archive:
         self._check_open()
         known = known_pairs(self._disk)
         if update or len(known) <= len(self._disk.held()):
-            from harvester.async_runner import from_here, market_names
+            from harvester.async_runner import market_names, run_in_thread
 
             another = Disk(self._disk.path)
-            known = from_here(lambda stop: stop.guard(market_names(self._settings, another)))
+            known = run_in_thread(lambda stop: stop.guard(market_names(self._settings, another)))
         found = search(text, known.values())
         if not found:
             raise UnknownPair(
@@ -331,8 +331,8 @@ class Archive:
         *,
         newest_first: bool,
         upgrade: bool,
-    ) -> Crawl:
-        from harvester.async_runner import Crawl
+    ) -> BackfillCall:
+        from harvester.async_runner import BackfillCall
 
         self._check_open()
         if not pairs:
@@ -341,7 +341,7 @@ class Archive:
         # An archive of its own, as that one is used in another thread.
         another = Disk(self.path)
         told = _listener(progress)
-        return Crawl(another, self._settings, pairs, span, newest_first, upgrade, told)
+        return BackfillCall(another, self._settings, pairs, span, newest_first, upgrade, told)
 
     # --- queries ---------------------------------------------------------------------------------
 
@@ -378,13 +378,13 @@ class Archive:
             ['trade_id', 'time', 'tie', 'price', 'volume', 'side', 'order_type', 'misc']
         """
         from harvester.query.relations import plain_batches, tape
-        from harvester.query.result import Origin, Result
+        from harvester.query.result import Result, ResultSource
 
         one, span, archive = self._held(pair), span_between(since, until), self._disk
         limit = self._settings.candles.memory_limit
         notes = self._notes(one.altname, [span], strict=strict)
         return Result(
-            Origin(
+            ResultSource(
                 f"trades of {one.altname}",
                 lambda: tape(archive, one.altname, span, memory_limit=limit),
                 lambda: frozenset(archive.segments(one.altname)),
@@ -443,12 +443,12 @@ class Archive:
             >>> archive.ohlc("btc/usd", "4h", since="2026-01-30", fill="previous").shape
             (6, 8)
         """
-        from harvester.query.candle_query import Question
+        from harvester.query.candle_query import CandleQuery
         from harvester.query.candles import check_empty
         from harvester.query.result import Result
 
         one = self._held(pair)
-        question = Question(
+        question = CandleQuery(
             one.altname,
             parse_interval(str(interval)),
             span_between(since, until),
@@ -464,15 +464,15 @@ class Archive:
         return Result(self._candles(question, _units(one), notes))
 
     def _candles(
-        self, question: Question, units: Mapping[str, str], notes: tuple[str, ...]
-    ) -> Origin:
-        from harvester.query.candles import Session, batches
+        self, question: CandleQuery, units: Mapping[str, str], notes: tuple[str, ...]
+    ) -> ResultSource:
+        from harvester.query.candles import QuerySession, batches
         from harvester.query.relations import candles
-        from harvester.query.result import Origin
+        from harvester.query.result import ResultSource
 
         archive, pair = self._disk, question.pair
-        session = Session(archive, self._settings.candles.memory_limit)
-        return Origin(
+        session = QuerySession(archive, self._settings.candles.memory_limit)
+        return ResultSource(
             question.title,
             lambda: candles(session, question),
             lambda: frozenset((*archive.segments(pair), *archive.rollups(pair))),
@@ -527,7 +527,7 @@ class Archive:
             >>> archive.bars("XBT/USD", trades=5_000).df()["count"].tolist()
             [5000, 5000, 5000, 5000]
         """
-        from harvester.query.bars import BYS, BarQuestion, bar_batches, counted_spans, parse_size
+        from harvester.query.bars import BYS, BarQuery, bar_batches, counted_spans, parse_size
         from harvester.query.result import Result, of_batches
 
         sizes = zip(BYS, (trades, volume, value), strict=True)
@@ -535,7 +535,7 @@ class Archive:
         if len(given) != 1:
             raise UsageError("what ends a bar? Give one of trades=N, volume=X and value=X")
         one, archive = self._held(pair), self._disk
-        question = BarQuestion(
+        question = BarQuery(
             one.altname,
             parse_size(*given[0]),
             span_between(since, until),
@@ -670,10 +670,10 @@ class Archive:
             24
         """
         from harvester.charts.chart import chart
-        from harvester.query.candle_query import Question
+        from harvester.query.candle_query import CandleQuery
 
         one = self._held(pair)
-        question = Question(
+        question = CandleQuery(
             one.altname,
             parse_interval(str(interval)),
             span_between(since, until),
@@ -811,7 +811,7 @@ def _listener(progress: Callable[[Event], object] | None) -> Callable[[Event], N
     return tell
 
 
-def _checked(outcomes: list[Outcome], *, check: bool) -> list[Outcome]:
+def _checked(outcomes: list[BackfillResult], *, check: bool) -> list[BackfillResult]:
     from harvester.async_runner import raise_gravest
 
     if check:

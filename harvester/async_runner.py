@@ -13,15 +13,15 @@ from typing import TypeVar
 from harvester.config import Settings
 from harvester.csv_import.redownload import upgrade
 from harvester.download.backfill import backfill
-from harvester.download.events import Listener, Outcome, Stop, Waiting
-from harvester.download.pair_selection import Choice, Name, choose, refresh_pairs
-from harvester.download.request import Watch, Wish
+from harvester.download.events import BackfillResult, CancelToken, Listener, Waiting
+from harvester.download.pair_selection import PairName, PairSelection, choose, refresh_pairs
+from harvester.download.request import BackfillRequest, RunOptions
 from harvester.errors import GRAVEST_FIRST, ArchiveHasHoles, ArchiveIncomplete
 from harvester.kraken.client import Client
 from harvester.kraken.pairs import Pair
-from harvester.operations.refresh import Refresh, refresh
-from harvester.operations.run_log import Result, recorded
-from harvester.storage.trade_store import Archive
+from harvester.operations.refresh import RefreshResult, refresh
+from harvester.operations.run_log import RunResult, recorded
+from harvester.storage.trade_store import TradeStore
 from harvester.times import END_OF_TIME, Range, show
 
 # --- crawling -------------------------------------------------------------------------------------
@@ -30,7 +30,7 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
-class Crawl:
+class BackfillCall:
     """A backfill to come.
 
     Attributes:
@@ -43,7 +43,7 @@ class Crawl:
         progress: told what happens.
     """
 
-    archive: Archive
+    archive: TradeStore
     settings: Settings
     names: Sequence[str]
     span: Range
@@ -51,7 +51,7 @@ class Crawl:
     upgrade: bool
     progress: Listener
 
-    async def run(self, stop: Stop) -> list[Outcome]:
+    async def run(self, stop: CancelToken) -> list[BackfillResult]:
         """Fetch what is missing; an outcome a pair.
 
         Raises:
@@ -73,10 +73,10 @@ class Crawl:
         with recorded(self.archive, "backfill", asked, self.settings, warnings.warn) as record:
             async with Client(self.settings.exchange, on_wait=waiting) as client:
                 try:
-                    choice = Choice([Name(text) for text in self.names])
+                    choice = PairSelection([PairName(text) for text in self.names])
                     pairs = await stop.guard(choose(client, self.archive, choice))
-                    wishes = [Wish(pair, self.span) for pair in pairs]
-                    watch = Watch(
+                    wishes = [BackfillRequest(pair, self.span) for pair in pairs]
+                    watch = RunOptions(
                         self.progress,
                         stop,
                         newest_first=self.newest_first,
@@ -90,7 +90,7 @@ class Crawl:
 
 
 @dataclass(frozen=True, slots=True)
-class Renewal:
+class RefreshCall:
     """A refresh to come.
 
     Attributes:
@@ -101,13 +101,13 @@ class Renewal:
         progress: told what happens.
     """
 
-    archive: Archive
+    archive: TradeStore
     settings: Settings
     names: Sequence[str]
     max_minutes: float | None
     progress: Listener
 
-    async def run(self, stop: Stop) -> Refresh:
+    async def run(self, stop: CancelToken) -> RefreshResult:
         """Refresh them; whatever goes wrong is in the result.
 
         Raises:
@@ -116,7 +116,7 @@ class Renewal:
         asked = {"pairs": list(self.names), "max_minutes": self.max_minutes}
         most_s = None if self.max_minutes is None else self.max_minutes * 60
         with recorded(self.archive, "refresh", asked, self.settings, warnings.warn) as record:
-            watch = Watch(self.progress, stop)
+            watch = RunOptions(self.progress, stop)
             done = await refresh(self.archive, self.settings, watch, self.names, most_s=most_s)
             record.heard(done.calls, done.refusals)
             record.outcomes(done.pairs)
@@ -124,13 +124,13 @@ class Renewal:
             return done
 
 
-async def to_its_end(work: Callable[[Stop], Awaitable[T]]) -> T:
+async def run_to_completion(work: Callable[[CancelToken], Awaitable[T]]) -> T:
     """Do work in the loop that runs; where it is cancelled, what was fetched is kept first.
 
     Raises:
         asyncio.CancelledError: it was cancelled, and has come to its end by now.
     """
-    stop = Stop()
+    stop = CancelToken()
     task = asyncio.ensure_future(work(stop))
     try:
         return await asyncio.shield(task)
@@ -143,13 +143,13 @@ async def to_its_end(work: Callable[[Stop], Awaitable[T]]) -> T:
         raise
 
 
-def from_here(work: Callable[[Stop], Awaitable[T]]) -> T:
+def run_in_thread(work: Callable[[CancelToken], Awaitable[T]]) -> T:
     """Do work on a loop in a thread of its own, whatever runs in this one, and wait for it.
 
     Raises:
         KeyboardInterrupt: Ctrl-C; what was fetched is kept. A second one does not wait for that.
     """
-    stop, done = Stop(), Future[T]()
+    stop, done = CancelToken(), Future[T]()
     loops: list[asyncio.AbstractEventLoop] = []
     begun = threading.Event()
 
@@ -176,7 +176,7 @@ def from_here(work: Callable[[Stop], Awaitable[T]]) -> T:
         raise
 
 
-async def market_names(settings: Settings, archive: Archive) -> dict[str, Pair]:
+async def market_names(settings: Settings, archive: TradeStore) -> dict[str, Pair]:
     """Ask the exchange for its markets, by altname, and keep them.
 
     Raises:
@@ -186,7 +186,7 @@ async def market_names(settings: Settings, archive: Archive) -> dict[str, Pair]:
         return await refresh_pairs(client, archive)
 
 
-def raise_gravest(outcomes: Sequence[Result]) -> None:
+def raise_gravest(outcomes: Sequence[RunResult]) -> None:
     """Raise what went gravest wrong, the rest told in its notes; nothing where all is complete.
 
     Raises:

@@ -1,6 +1,6 @@
 """Exceptions of harvester and the exit status that each one ends a command with.
 
-How the work on one pair of many ended is an error, too: see `error_of`.
+How the work on one pair of many ended is an error, too: see `capture_error`.
 """
 
 from __future__ import annotations
@@ -198,7 +198,7 @@ def gravest(statuses: list[int]) -> int:
 # --- endings --------------------------------------------------------------------------------------
 
 
-async def error_of(work: Awaitable[None]) -> HarvesterError | None:
+async def capture_error(work: Awaitable[None]) -> HarvesterError | None:
     """Do one pair's work, and return what ended it, if anything did: the others go on."""
     try:
         await work

@@ -13,7 +13,7 @@ from harvester.times import END_OF_TIME, Range
 # --- skips ----------------------------------------------------------------------------------------
 
 
-class Gap(NamedTuple):
+class IdGap(NamedTuple):
     """Two neighbouring trades whose ids leave room for others between them.
 
     `start` and `stop` tell which of the rows looked at stand between them, without ids; `rows`
@@ -47,7 +47,7 @@ def across_file(pair: str, after_id: int, before_id: int, rows: int) -> str:
     )
 
 
-class Edge(NamedTuple):
+class LastId(NamedTuple):
     """The last trade with an id so far: where the next id must go on.
 
     `loose` counts the rows without an id that follow it.
@@ -58,18 +58,18 @@ class Edge(NamedTuple):
     time_ns: int
 
 
-BEGINNING = Edge(0, 0, 0)
+BEGINNING = LastId(0, 0, 0)
 """Before the first trade of a market: its ids begin with 1 (docs/kraken.md)."""
 
 
-def find_gaps(edge: Edge | None, rows: pa.RecordBatch) -> tuple[list[Gap], Edge | None]:
+def find_gaps(edge: LastId | None, rows: pa.RecordBatch) -> tuple[list[IdGap], LastId | None]:
     """Where ids do not go on by one, rows without an id between them counted in.
 
     Returns the gaps in order, and the edge that the next rows must go on from.
     """
     ids = trade_ids(rows)
     if _go_on(edge, ids):
-        return [], Edge(int(ids[-1]), 0, int(times(rows)[-1]))
+        return [], LastId(int(ids[-1]), 0, int(times(rows)[-1]))
     places = ids.nonzero()[0]
     if len(places) == 0:
         return [], edge and edge._replace(loose=edge.loose + len(ids))
@@ -80,7 +80,7 @@ def find_gaps(edge: Edge | None, rows: pa.RecordBatch) -> tuple[list[Gap], Edge 
         places = np.concatenate(([-1 - edge.loose], places))
     wide = (np.diff(numbers) > np.diff(places)).nonzero()[0]
     gaps = [
-        Gap(
+        IdGap(
             int(numbers[i]),
             int(numbers[i + 1]),
             int(stamps[i]),
@@ -91,18 +91,20 @@ def find_gaps(edge: Edge | None, rows: pa.RecordBatch) -> tuple[list[Gap], Edge 
         )
         for i in wide
     ]
-    behind = Edge(int(numbers[-1]), len(ids) - 1 - int(places[-1]), int(stamps[-1]))
+    behind = LastId(int(numbers[-1]), len(ids) - 1 - int(places[-1]), int(stamps[-1]))
     return gaps, behind
 
 
-def _go_on(edge: Edge | None, ids: Int64s) -> bool:
+def _go_on(edge: LastId | None, ids: Int64s) -> bool:
     """Whether every row has an id, one more than the last: so it is on nearly every page."""
     if len(ids) == 0 or not ids[0] or not (ids[1:] - ids[:-1] == 1).all():
         return False
     return edge is None or int(ids[0]) - edge.trade_id <= edge.loose + 1
 
 
-def gap_at_end(edge: Edge | None, right: tuple[int, int] | None, rows: pa.RecordBatch) -> list[Gap]:
+def gap_at_end(
+    edge: LastId | None, right: tuple[int, int] | None, rows: pa.RecordBatch
+) -> list[IdGap]:
     """The gap between the last trade with an id and the first one behind the range, if any.
 
     `right` is that one's id and how many rows without an id stand before it there.
@@ -114,14 +116,14 @@ def gap_at_end(edge: Edge | None, right: tuple[int, int] | None, rows: pa.Record
     if number - edge.trade_id - 1 <= between:
         return []
     start = max(0, rows.num_rows - edge.loose)
-    return [Gap(edge.trade_id, number, edge.time_ns, END_OF_TIME, start, rows.num_rows, between)]
+    return [IdGap(edge.trade_id, number, edge.time_ns, END_OF_TIME, start, rows.num_rows, between)]
 
 
 # --- gaps -----------------------------------------------------------------------------------------
 
 
 def mend(
-    rows: pa.RecordBatch, gaps: list[Gap], found: pa.RecordBatch, within: Range
+    rows: pa.RecordBatch, gaps: list[IdGap], found: pa.RecordBatch, within: Range
 ) -> pa.RecordBatch:
     """Unite rows with what another answer shows from one side of each gap to the other.
 
@@ -146,7 +148,7 @@ def mend(
     return unite(rows, clip(found.filter(pa.array(shown)), within))
 
 
-def shown_between(found: pa.RecordBatch, gap: Gap) -> pa.RecordBatch | None:
+def shown_between(found: pa.RecordBatch, gap: IdGap) -> pa.RecordBatch | None:
     """What an answer shows between the sides of a gap; None where it does not show both.
 
     The side before a market's first trade (id 0) is shown by every answer from `since=0`.
@@ -158,7 +160,7 @@ def shown_between(found: pa.RecordBatch, gap: Gap) -> pa.RecordBatch | None:
     return found.slice(first + 1, last - first - 1)
 
 
-def lost_range(found: pa.RecordBatch, gap: Gap, within: Range) -> Range | None:
+def lost_range(found: pa.RecordBatch, gap: IdGap, within: Range) -> Range | None:
     """The range outside of `within` in which an answer shows trades that belong into a gap.
 
     It begins behind the trade on the gap's left side and ends before the one on its right, or
@@ -189,7 +191,7 @@ def lost_range(found: pa.RecordBatch, gap: Gap, within: Range) -> Range | None:
     return None
 
 
-def _sides(ids: Int64s, stamps: Int64s, gap: Gap) -> tuple[Int64s, Int64s] | None:
+def _sides(ids: Int64s, stamps: Int64s, gap: IdGap) -> tuple[Int64s, Int64s] | None:
     """Where the trades on either side of a gap stand; None where one side is not shown.
 
     Several trades may bear the id and the time of a side. Before the first trade of a market is

@@ -15,10 +15,10 @@ from exchange import Exchange, Market
 from harvester import config
 from harvester.csv_import.redownload import upgrade
 from harvester.download.backfill import backfill
-from harvester.download.events import Event, Noted, Outcome, Stop
-from harvester.download.request import Watch, Wish
+from harvester.download.events import BackfillResult, CancelToken, Event, Noted
+from harvester.download.request import BackfillRequest, RunOptions
 from harvester.kraken.client import Client
-from harvester.storage.trade_store import Archive
+from harvester.storage.trade_store import TradeStore
 from harvester.times import END_OF_TIME, Range
 
 ALL = Range(0, END_OF_TIME)
@@ -36,18 +36,18 @@ class Crawl:
     newest_first: bool = False
     upgrade: bool = False
     estimates: bool = False
-    open: Callable[[Path], Archive] = Archive
+    open: Callable[[Path], TradeStore] = TradeStore
     now_ns: Callable[[], int] = time.time_ns
 
-    def run(self, *names: str, span: Range = ALL) -> list[Outcome]:
+    def run(self, *names: str, span: Range = ALL) -> list[BackfillResult]:
         """Backfill the pairs; returns their outcomes."""
         return asyncio.run(self._run(names, span))
 
-    def only(self, name: str, span: Range = ALL) -> Outcome:
+    def only(self, name: str, span: Range = ALL) -> BackfillResult:
         """Backfill one pair."""
         return self.run(name, span=span)[0]
 
-    async def _run(self, names: Sequence[str], span: Range) -> list[Outcome]:
+    async def _run(self, names: Sequence[str], span: Range) -> list[BackfillResult]:
         settings = config.load(
             {
                 "exchange.url": self.url,
@@ -58,7 +58,7 @@ class Crawl:
             | self.options,
             environment={},
         )
-        stop = Stop()
+        stop = CancelToken()
 
         def listen(event: Event) -> None:
             self.events.append(event)
@@ -68,9 +68,9 @@ class Crawl:
 
         async with Client(settings.exchange) as client:
             pairs = await client.pairs()
-            wishes = [Wish(pairs[name], span) for name in names]
+            wishes = [BackfillRequest(pairs[name], span) for name in names]
             then = upgrade if self.upgrade else None
-            watch = Watch(
+            watch = RunOptions(
                 listen,
                 stop,
                 newest_first=self.newest_first,

@@ -22,7 +22,7 @@ from harvester import config
 from harvester.download.pair_selection import refresh_pairs
 from harvester.kraken.client import Client
 from harvester.schema import WRITER_OPTIONS
-from harvester.storage.trade_store import Archive
+from harvester.storage.trade_store import TradeStore
 from harvester.times import Range
 
 PAIR = "XBTUSD"
@@ -59,7 +59,7 @@ def build(folder: Path, part: Callable[[], Path]) -> Path:
         for span in RANGES:
             fetch(exchange.url, folder, span, part())
         want(folder, Range(0, END))
-        asyncio.run(_know(exchange, Archive(folder)))
+        asyncio.run(_know(exchange, TradeStore(folder)))
     return folder
 
 
@@ -77,7 +77,7 @@ def want(folder: Path, *spans: Range) -> None:
     (folder / f"wanted/{PAIR}.json").write_text(f'{{"pair": "{PAIR}", "spans": [{listed}]}}')
 
 
-async def _know(exchange: Exchange, archive: Archive) -> None:
+async def _know(exchange: Exchange, archive: TradeStore) -> None:
     settings = config.load({"exchange.url": exchange.url}, environment={})
     async with Client(settings.exchange) as client:
         await refresh_pairs(client, archive)

@@ -18,10 +18,10 @@ from victims import Ended, Victims
 
 from harvester import config
 from harvester.cli.refreshing import report
-from harvester.download.events import Event, Listener, Stop
-from harvester.download.request import Watch
+from harvester.download.events import CancelToken, Event, Listener
+from harvester.download.request import RunOptions
 from harvester.operations.refresh import refresh
-from harvester.storage.trade_store import Archive
+from harvester.storage.trade_store import TradeStore
 
 DAY_NS = 86_400 * SECOND_NS
 SETTLE_NS = 60 * SECOND_NS
@@ -79,7 +79,7 @@ class Nights:
         self,
         *pairs: str,
         most_s: float | None = None,
-        stop: Stop | None = None,
+        stop: CancelToken | None = None,
         listener: Listener = lambda _event: None,
         **options: Any,
     ) -> Any:
@@ -95,8 +95,8 @@ class Nights:
             self.events.append(event)
             listener(event)
 
-        watch = Watch(listen, stop or Stop())
-        archive = Archive(self.folder)
+        watch = RunOptions(listen, stop or CancelToken())
+        archive = TradeStore(self.folder)
         done = asyncio.run(refresh(archive, settings, watch, pairs, most_s=most_s))
         return json.loads(msgspec.json.encode(report(done)))
 

@@ -21,16 +21,16 @@ import tapes
 from exchange import Market, Trade, expected
 from test_candles import batch, cut, hold
 
-from harvester.csv_import.files import Whole, find
+from harvester.csv_import.files import KnownComplete, find
 from harvester.csv_import.ohlcvt import Block, read_candles
 from harvester.errors import BadFile
 from harvester.kraken.pairs import Pair
 from harvester.storage.footer import Footer
-from harvester.storage.trade_store import Archive
+from harvester.storage.trade_store import TradeStore
 from harvester.storage.writer import writer
 from harvester.times import Range
 from harvester.verify.against_csv import choose, compare, compare_blocks
-from harvester.verify.local_candles import Asker, Edges
+from harvester.verify.local_candles import BoundaryTrades, LocalCandleReader
 from harvester.verify.reports import CsvReport, Difference, FileReport, IntervalReport
 
 HARVESTER = [sys.executable, "-c", "from harvester.cli.main import main; main()"]
@@ -82,29 +82,29 @@ def zipped(
     return str(csvs.packed(folder / name, members))
 
 
-def held(folder: Path, *spans: Range, rows: Sequence[oracle.Row] = ROWS) -> Archive:
+def held(folder: Path, *spans: Range, rows: Sequence[oracle.Row] = ROWS) -> TradeStore:
     """An archive of these spans."""
     parts = [
         (span, [row for row in rows if span.after < row[1] <= span.through])
         for span in spans or (EVERYTHING,)
     ]
-    return hold(Archive(folder / "data"), parts)
+    return hold(TradeStore(folder / "data"), parts)
 
 
-def sound(folder: Path) -> Archive:
+def sound(folder: Path) -> TradeStore:
     """An archive of TRADES in which `verify` finds nothing wrong."""
-    archive = Archive(folder / "data")
+    archive = TradeStore(folder / "data")
     with writer(archive, "XBTUSD") as one:
         one.commit(EVERYTHING, batch(ROWS), Footer(EVERYTHING, '{"altname":"XBTUSD"}'))
     return archive
 
 
-def report(archive: Archive, *files: str, pair: Pair = PAIR) -> CsvReport:
-    chosen = choose(find(files, Whole()), [pair.altname], [pair])
+def report(archive: TradeStore, *files: str, pair: Pair = PAIR) -> CsvReport:
+    chosen = choose(find(files, KnownComplete()), [pair.altname], [pair])
     return compare(archive, pair, chosen.files[pair.altname])
 
 
-def only(archive: Archive, *files: str, pair: Pair = PAIR) -> IntervalReport:
+def only(archive: TradeStore, *files: str, pair: Pair = PAIR) -> IntervalReport:
     """What came of the one file that there is."""
     [one] = report(archive, *files, pair=pair).files
     assert one.error is None
@@ -112,17 +112,17 @@ def only(archive: Archive, *files: str, pair: Pair = PAIR) -> IntervalReport:
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> Archive:
+def whole(tmp_path_factory: pytest.TempPathFactory) -> TradeStore:
     """An archive of all of TRADES, in three files."""
     stamps = [row[1] for row in ROWS]
     bounds = [0, stamps[1_500], stamps[3_000], EVERYTHING.through]
-    return hold(Archive(tmp_path_factory.mktemp("whole")), cut(ROWS, bounds))
+    return hold(TradeStore(tmp_path_factory.mktemp("whole")), cut(ROWS, bounds))
 
 
 # --- equal ---------------------------------------------------------------------------------------
 
 
-def test_all_lengths_of_a_zip_are_equal(whole: Archive, tmp_path: Path) -> None:
+def test_all_lengths_of_a_zip_are_equal(whole: TradeStore, tmp_path: Path) -> None:
     found = report(whole, zipped(tmp_path))
     assert found.files == tuple(
         FileReport(
@@ -136,7 +136,7 @@ def test_all_lengths_of_a_zip_are_equal(whole: Archive, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("minutes", [7, 10080])
 def test_any_whole_number_of_minutes_is_compared(
-    minutes: int, whole: Archive, tmp_path: Path
+    minutes: int, whole: TradeStore, tmp_path: Path
 ) -> None:
     found = only(whole, zipped(tmp_path, minutes=[minutes]))
     skipped = {} if minutes == 7 else {"after what is held": 1}
@@ -144,7 +144,7 @@ def test_any_whole_number_of_minutes_is_compared(
     assert found.compared + sum(found.skipped.values()) == len(lines(minutes))
 
 
-def test_a_csv_and_a_folder_are_taken_as_a_zip_is(whole: Archive, tmp_path: Path) -> None:
+def test_a_csv_and_a_folder_are_taken_as_a_zip_is(whole: TradeStore, tmp_path: Path) -> None:
     single = tmp_path / "XBTUSD_60.csv"
     single.write_bytes(text(lines(60)))
     folder = tmp_path / "some" / "deeper"
@@ -176,7 +176,7 @@ EQUAL: dict[str, Change] = {
 
 @pytest.mark.parametrize("name", EQUAL)
 def test_numbers_are_compared_and_not_how_they_are_printed(
-    name: str, whole: Archive, tmp_path: Path
+    name: str, whole: TradeStore, tmp_path: Path
 ) -> None:
     found = only(whole, zipped(tmp_path, EQUAL[name], [60]))
     assert (found.compared, found.differing) == (len(lines(60)), 0)
@@ -186,7 +186,7 @@ def test_volumes_of_tiny_coins_are_equal_in_all_digits(tmp_path: Path) -> None:
     market = tapes.tiny_coin(3_000, 92)
     rows = expected(market)
     archive = hold(
-        Archive(tmp_path / "data"), [(Range(0, rows[-1][1] // DAY * DAY + DAY - 1), rows)]
+        TradeStore(tmp_path / "data"), [(Range(0, rows[-1][1] // DAY * DAY + DAY - 1), rows)]
     )
     path = tmp_path / "XBTUSD_1440.csv"
     path.write_bytes(text(lines(1440, rows)))
@@ -209,7 +209,7 @@ def test_whole_seconds_of_an_imported_file_are_compared_however_they_were_rounde
     ]
     path = tmp_path / "XBTUSD_1.csv"
     path.write_bytes(text(lines(1, true)))
-    found = only(Archive(tmp_path / "data"), str(path))
+    found = only(TradeStore(tmp_path / "data"), str(path))
     assert (found.differing, sum(found.skipped.values())) == (0, 1)
     assert found.compared >= len(lines(1, true)) - 1
     assert (found.at_edge > 10) == (rounding != "down")
@@ -227,7 +227,7 @@ def raised(value: str) -> str:
 @pytest.mark.parametrize("minutes", MINUTES)
 @pytest.mark.parametrize("field", FIELDS)
 def test_one_digit_of_one_value_is_told_with_its_place(
-    field: str, minutes: int, whole: Archive, tmp_path: Path
+    field: str, minutes: int, whole: TradeStore, tmp_path: Path
 ) -> None:
     place, column = len(lines(minutes)) // 2, FIELDS.index(field) + 1
 
@@ -252,7 +252,7 @@ def test_one_digit_of_one_value_is_told_with_its_place(
 
 
 @pytest.mark.parametrize("minutes", MINUTES)
-def test_a_row_taken_out_is_told(minutes: int, whole: Archive, tmp_path: Path) -> None:
+def test_a_row_taken_out_is_told(minutes: int, whole: TradeStore, tmp_path: Path) -> None:
     rows = lines(minutes)
     gone = rows[len(rows) // 2]
 
@@ -267,7 +267,7 @@ def test_a_row_taken_out_is_told(minutes: int, whole: Archive, tmp_path: Path) -
     assert (found.compared, found.differing) == (len(rows), 1)
 
 
-def test_a_row_added_is_told(whole: Archive, tmp_path: Path) -> None:
+def test_a_row_added_is_told(whole: TradeStore, tmp_path: Path) -> None:
     known = {row[0] for row in lines(1)}
     first = int(lines(1)[0][0])
     free = next(str(at) for at in range(first, first + 7_200, 60) if str(at) not in known)
@@ -279,7 +279,7 @@ def test_a_row_added_is_told(whole: Archive, tmp_path: Path) -> None:
     )
 
 
-def test_a_row_that_tells_of_no_trades_is_none(whole: Archive, tmp_path: Path) -> None:
+def test_a_row_that_tells_of_no_trades_is_none(whole: TradeStore, tmp_path: Path) -> None:
     known = {row[0] for row in lines(1)}
     first = int(lines(1)[0][0])
     free = next(str(at) for at in range(first, first + 7_200, 60) if str(at) not in known)
@@ -288,7 +288,7 @@ def test_a_row_that_tells_of_no_trades_is_none(whole: Archive, tmp_path: Path) -
 
 
 def test_more_decimals_than_a_trade_can_have_differ_by_all_of_them(
-    whole: Archive, tmp_path: Path
+    whole: TradeStore, tmp_path: Path
 ) -> None:
     row = lines(1440)[1]
 
@@ -301,7 +301,7 @@ def test_more_decimals_than_a_trade_can_have_differ_by_all_of_them(
     assert Decimal(found.theirs or "") - Decimal(row[5]) == Decimal("4e-10")
 
 
-def test_no_more_than_twenty_values_are_listed(whole: Archive, tmp_path: Path) -> None:
+def test_no_more_than_twenty_values_are_listed(whole: TradeStore, tmp_path: Path) -> None:
     found = only(
         whole, zipped(tmp_path, lambda rows: [[*row[:6], raised(row[6])] for row in rows], [1])
     )
@@ -311,7 +311,7 @@ def test_no_more_than_twenty_values_are_listed(whole: Archive, tmp_path: Path) -
 
 
 def test_of_a_part_that_is_wholly_missing_every_candle_is_told(
-    whole: Archive, tmp_path: Path
+    whole: TradeStore, tmp_path: Path
 ) -> None:
     rows = lines(1)
     found = only(whole, zipped(tmp_path, lambda all_: all_[:300] + all_[-300:], [1]))
@@ -319,7 +319,7 @@ def test_of_a_part_that_is_wholly_missing_every_candle_is_told(
 
 
 def test_what_lies_before_and_behind_a_files_rows_is_not_its_own(
-    whole: Archive, tmp_path: Path
+    whole: TradeStore, tmp_path: Path
 ) -> None:
     """Nothing tells of a single file from when to when it holds all."""
     path = zipped(tmp_path, lambda rows: rows[100:-100], [1], "some.zip")
@@ -327,18 +327,18 @@ def test_what_lies_before_and_behind_a_files_rows_is_not_its_own(
     assert (found.compared, found.differing) == (len(lines(1)) - 200, 0)
 
 
-def test_of_the_whole_history_its_beginning_is_known(whole: Archive, tmp_path: Path) -> None:
+def test_of_the_whole_history_its_beginning_is_known(whole: TradeStore, tmp_path: Path) -> None:
     found = only(whole, zipped(tmp_path, lambda rows: rows[100:-100], [1]))
     assert (found.compared, found.differing) == (len(lines(1)) - 100, 100)
 
 
-def test_of_a_quarter_both_ends_are_known(whole: Archive, tmp_path: Path) -> None:
+def test_of_a_quarter_both_ends_are_known(whole: TradeStore, tmp_path: Path) -> None:
     path = zipped(tmp_path, lambda rows: rows[100:-100], [1], "Kraken_OHLCVT_Q1_2024.zip")
     found = only(whole, path)
     assert (found.compared, found.differing) == (len(lines(1)), 200)
 
 
-def test_a_quarter_without_a_row_lacks_all_that_we_hold(whole: Archive, tmp_path: Path) -> None:
+def test_a_quarter_without_a_row_lacks_all_that_we_hold(whole: TradeStore, tmp_path: Path) -> None:
     path = zipped(tmp_path, lambda _: [], [60], "Kraken_OHLCVT_Q1_2024.zip")
     found = only(whole, path)
     assert (found.compared, found.differing) == (len(lines(60)), len(lines(60)))
@@ -346,7 +346,7 @@ def test_a_quarter_without_a_row_lacks_all_that_we_hold(whole: Archive, tmp_path
 
 @pytest.mark.parametrize("quarter", ["Q4_2023", "Q2_2024"])
 def test_what_a_quarters_name_does_not_tell_of_is_skipped(
-    quarter: str, whole: Archive, tmp_path: Path
+    quarter: str, whole: TradeStore, tmp_path: Path
 ) -> None:
     path = zipped(tmp_path, list, [60], f"Kraken_OHLCVT_{quarter}.zip")
     found = only(whole, path)
@@ -526,13 +526,17 @@ def test_counting_other_trades_than_are_held_is_an_error(
     archive = held(tmp_path, Range(0, OPENS + DAY - 1), rows=expected(market))
     path = tmp_path / "XBTUSD_1.csv"
     path.write_bytes(text(true_lines(market)))
-    read = Asker.edges
+    read = LocalCandleReader.edges
 
-    def doubled(asker: Asker, minutes: int, opens: Sequence[int]) -> dict[int, Edges]:
+    def doubled(
+        asker: LocalCandleReader, minutes: int, opens: Sequence[int]
+    ) -> dict[int, BoundaryTrades]:
         found = read(asker, minutes, opens)
-        return {at: Edges(one.before * 2, one.inside, one.behind) for at, one in found.items()}
+        return {
+            at: BoundaryTrades(one.before * 2, one.inside, one.behind) for at, one in found.items()
+        }
 
-    monkeypatch.setattr(Asker, "edges", doubled)
+    monkeypatch.setattr(LocalCandleReader, "edges", doubled)
     found = report(archive, str(path))
     assert [str(one) for one in found.errors] == [
         "XBTUSD: its candles of 1 minutes count 4 trades where 3 are held; "
@@ -614,7 +618,7 @@ BAD = {
 def refusal(folder: Path, data: bytes) -> str:
     path = folder / "XBTUSD_1.csv"
     path.write_bytes(data)
-    [member] = find([str(path)], Whole())
+    [member] = find([str(path)], KnownComplete())
     with pytest.raises(BadFile) as caught:
         list(read_candles(member, 1))
     return str(caught.value)
@@ -643,7 +647,7 @@ def test_lines_are_counted_over_headers_blank_lines_and_blocks(
     assert f"it does not come after the one of 2024-01-20T23:{place - 1}:00Z above it" in message
 
 
-def test_a_bad_row_ends_its_file_and_no_other(whole: Archive, tmp_path: Path) -> None:
+def test_a_bad_row_ends_its_file_and_no_other(whole: TradeStore, tmp_path: Path) -> None:
     def change(rows: list[Line]) -> list[Line]:
         if len(rows) == len(lines(60)):
             rows[5][2] = "high"
@@ -659,7 +663,7 @@ def test_a_bad_row_ends_its_file_and_no_other(whole: Archive, tmp_path: Path) ->
     assert found.exit_status == 2
 
 
-def test_a_member_that_its_checksum_belies_is_damaged(whole: Archive, tmp_path: Path) -> None:
+def test_a_member_that_its_checksum_belies_is_damaged(whole: TradeStore, tmp_path: Path) -> None:
     path = Path(zipped(tmp_path, list, [1]))
     data = bytearray(path.read_bytes())
     data[data.index(b"PK\x01\x02") + 16] ^= 1
@@ -681,7 +685,7 @@ def test_files_are_chosen_by_their_names(tmp_path: Path) -> None:
         Pair(altname="XBTUSD", key="XXBTZUSD", wsname="XBT/USD"),
         Pair(altname="ETHUSD", wsname="ETH/USD"),
     ]
-    chosen = choose(find([str(path)], Whole()), ["XBTUSD", "ADAUSD"], known)
+    chosen = choose(find([str(path)], KnownComplete()), ["XBTUSD", "ADAUSD"], known)
     assert {
         name: [(one.member.stem, one.minutes) for one in files]
         for name, files in chosen.files.items()
@@ -699,7 +703,7 @@ class Seen(Block):
     __hash__ = object.__hash__
 
 
-class Slowly(Asker):
+class Slowly(LocalCandleReader):
     """Hands our candles on in small batches, and says how many."""
 
     given = 0
@@ -712,11 +716,11 @@ class Slowly(Asker):
 
 
 def test_neither_side_is_held_whole(
-    whole: Archive, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    whole: TradeStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of each side no more is at hand than a block, and none runs ahead of the other."""
     monkeypatch.setattr("harvester.csv_import.files.BLOCK_BYTES", 4_000)
-    [member] = find([zipped(tmp_path, list, [1])], Whole())
+    [member] = find([zipped(tmp_path, list, [1])], KnownComplete())
     standing: weakref.WeakSet[Seen] = weakref.WeakSet()
     most, read, apart = 0, 0, 0
 
@@ -943,7 +947,7 @@ def test_the_hours_of_2018_are_krakens(tmp_path: Path) -> None:
     # The first and the last hour of the capture are not whole.
     within = range(min(stamps) // hour + 1, max(stamps) // hour)
     opens = [int(line.partition(",")[0]) * 10**9 // hour for line in path.read_text().splitlines()]
-    found = only(Archive(tmp_path / "data"), str(path))
+    found = only(TradeStore(tmp_path / "data"), str(path))
     assert (found.compared, found.differing) == (len(within), 0)
     assert found.skipped == {
         "before what is held": sum(one < within.start for one in opens),

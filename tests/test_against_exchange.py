@@ -26,11 +26,11 @@ from harvester.download.pair_selection import known_pairs, refresh_pairs
 from harvester.errors import ExchangeRefused
 from harvester.kraken.client import Client
 from harvester.kraken.ohlc import read_candles
-from harvester.storage.trade_store import Archive
+from harvester.storage.trade_store import TradeStore
 from harvester.times import Range
 from harvester.verify.against_exchange import Comparer
 from harvester.verify.compare import compare_interval
-from harvester.verify.local_candles import Asker
+from harvester.verify.local_candles import LocalCandleReader
 from harvester.verify.reports import Difference, ExchangeReport, IntervalReport
 
 HARVESTER = [sys.executable, "-c", "from harvester.cli.main import main; main()"]
@@ -59,18 +59,18 @@ def traded(minutes: int, market: Market = SPARSE) -> list[Any]:
     return [row for row in shown(minutes, market)[:-1] if row[-1]][-1]
 
 
-def held(folder: Path, *spans: Range, trades: Sequence[Trade] = SPARSE.trades) -> Archive:
+def held(folder: Path, *spans: Range, trades: Sequence[Trade] = SPARSE.trades) -> TradeStore:
     """An archive of these spans."""
     rows = expected(tapes.market(trades))
     parts = [
         (span, [row for row in rows if span.after < row[1] <= span.through])
         for span in spans or (Range(0, NOW),)
     ]
-    return hold(Archive(folder), parts)
+    return hold(TradeStore(folder), parts)
 
 
 def interval(
-    archive: Archive,
+    archive: TradeStore,
     minutes: int,
     change: Change = list,
     market: Market = SPARSE,
@@ -79,7 +79,7 @@ def interval(
     """One length of candles compared, after something was done to the exchange's rows."""
     rows = change(shown(minutes, market, now_ns))
     body = json.dumps({"error": [], "result": {"XXBTZUSD": rows, "last": 0}}).encode()
-    asker = Asker(archive, "XBTUSD", market.pair_decimals)
+    asker = LocalCandleReader(archive, "XBTUSD", market.pair_decimals)
     return compare_interval(asker, archive.coverage("XBTUSD"), minutes, read_candles(body, minutes))
 
 
@@ -103,11 +103,11 @@ def more(value: Any) -> Any:
     return f"{Decimal(value) + Decimal(1).scaleb(-len(decimals)):f}"
 
 
-def crawled(exchange: Exchange, folder: Path) -> Archive:
+def crawled(exchange: Exchange, folder: Path) -> TradeStore:
     """An archive of the first market, up to the exchange's clock, and of its names."""
     name = next(iter(exchange._shelves))
     assert Crawl(exchange.url, folder, {"refresh.settle_s": 0}).only(name).error is None
-    archive = Archive(folder)
+    archive = TradeStore(folder)
     with_client(exchange, lambda client: refresh_pairs(client, archive))
     return archive
 
@@ -127,13 +127,13 @@ def serve_sparse(market: Market = SPARSE) -> Exchange:
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> Archive:
+def whole(tmp_path_factory: pytest.TempPathFactory) -> TradeStore:
     """An archive of all that SPARSE ever traded."""
     with serve_sparse() as exchange:
         return crawled(exchange, tmp_path_factory.mktemp("whole"))
 
 
-def compare(exchange: Exchange, archive: Archive, name: str = "XBTUSD") -> ExchangeReport:
+def compare(exchange: Exchange, archive: TradeStore, name: str = "XBTUSD") -> ExchangeReport:
     """All lengths of one pair compared."""
     pair = known_pairs(archive)[name]
     return with_client(exchange, lambda client: Comparer(client, archive).compare(pair))
@@ -161,17 +161,17 @@ def test_a_whole_archive_is_equal_in_all_nine_intervals(name: str, tmp_path: Pat
     assert (report.differing, report.exit_status) == (0, 0)
 
 
-def test_weekly_counts_are_the_trades_held(whole: Archive) -> None:
+def test_weekly_counts_are_the_trades_held(whole: TradeStore) -> None:
     weeks = interval(whole, 10080)
     assert (weeks.theirs, weeks.ours, weeks.miscounted) == (150, 150, 0)
 
 
-def test_empty_candles_that_the_exchange_leaves_out_are_equal(whole: Archive) -> None:
+def test_empty_candles_that_the_exchange_leaves_out_are_equal(whole: TradeStore) -> None:
     days = interval(whole, 1440, lambda rows: [row for row in rows if row[-1]] + rows[-1:])
     assert (days.differing, days.compared) == (0, len(shown(1440)) - 1)
 
 
-def test_an_answer_without_candles_compares_nothing(whole: Archive) -> None:
+def test_an_answer_without_candles_compares_nothing(whole: TradeStore) -> None:
     assert interval(whole, 60, lambda _: []) == IntervalReport(60)
 
 
@@ -239,7 +239,7 @@ def test_a_vwap_is_never_taken_for_shortened(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("field", FIELDS)
-def test_one_digit_of_one_value_is_told_with_its_place(field: str, whole: Archive) -> None:
+def test_one_digit_of_one_value_is_told_with_its_place(field: str, whole: TradeStore) -> None:
     row = traded(1440)
     value = row[FIELDS.index(field) + 1]
     days = interval(whole, 1440, altering(row[0], **{field: more(value)}))
@@ -256,7 +256,7 @@ def test_a_difference_is_one_line() -> None:
     assert str(one) == "XBTUSD 60m 2023-11-14T22:13:20Z close: ours 1.5, theirs none"
 
 
-def test_the_running_candle_is_not_compared(whole: Archive) -> None:
+def test_the_running_candle_is_not_compared(whole: TradeStore) -> None:
     running = shown(1440)[-1][0]
     assert interval(whole, 1440, altering(running, count=7)).differing == 0
 
@@ -287,7 +287,9 @@ def test_the_very_first_trade_lost_leaves_no_candle_of_ours(tmp_path: Path) -> N
     assert days.skipped == {"empty, with no trade held before it": quiet, "running": 1}
 
 
-def test_a_candle_that_the_exchange_lacks_though_we_hold_its_trades_differs(whole: Archive) -> None:
+def test_a_candle_that_the_exchange_lacks_though_we_hold_its_trades_differs(
+    whole: TradeStore,
+) -> None:
     gone = traded(1440)
     days = interval(whole, 1440, lambda rows: [row for row in rows if row[0] != gone[0]])
     opened, volume, count = gone[0] * 10**9, gone[6].rstrip("0"), str(gone[7])
@@ -297,7 +299,7 @@ def test_a_candle_that_the_exchange_lacks_though_we_hold_its_trades_differs(whol
     )
 
 
-def test_no_more_than_twenty_differences_are_listed(whole: Archive) -> None:
+def test_no_more_than_twenty_differences_are_listed(whole: TradeStore) -> None:
     hours = interval(whole, 60, lambda rows: [[*row[:7], row[7] + 1] for row in rows])
     assert (hours.differing, len(hours.differences), hours.more) == (720, 20, 700)
 
@@ -437,34 +439,34 @@ def test_what_lies_before_and_after_what_is_held_is_skipped(tmp_path: Path) -> N
 # --- the pair's decimals -------------------------------------------------------------------------
 
 
-def copied(archive: Archive, target: Path, names: str | None = None) -> Archive:
+def copied(archive: TradeStore, target: Path, names: str | None = None) -> TradeStore:
     """The archive with other names in it, or with none."""
     folder = Path(shutil.copytree(archive.path, target / "data"))
     if names is None:
         (folder / "pairs.json").unlink()
     else:
         (folder / "pairs.json").write_text(names)
-    return Archive(folder)
+    return TradeStore(folder)
 
 
 def asked(exchange: Exchange) -> list[str]:
     return [call.path.rpartition("/")[2] for call in exchange.calls]
 
 
-def test_the_exchange_is_not_asked_for_names_that_are_known(whole: Archive) -> None:
+def test_the_exchange_is_not_asked_for_names_that_are_known(whole: TradeStore) -> None:
     with serve_sparse() as exchange:
         assert compare(exchange, whole).exit_status == 0
     assert asked(exchange) == ["OHLC"] * 9
 
 
-def test_decimals_that_changed_since_are_asked_for(whole: Archive, tmp_path: Path) -> None:
+def test_decimals_that_changed_since_are_asked_for(whole: TradeStore, tmp_path: Path) -> None:
     stale = '{"XBTUSD":{"altname":"XBTUSD","key":"XXBTZUSD","pair_decimals":3}}'
     with serve_sparse() as exchange:
         assert compare(exchange, copied(whole, tmp_path, stale)).exit_status == 0
     assert asked(exchange) == ["OHLC"] * 9 + ["AssetPairs"]
 
 
-def test_an_archive_without_names_has_them_in_its_files(whole: Archive, tmp_path: Path) -> None:
+def test_an_archive_without_names_has_them_in_its_files(whole: TradeStore, tmp_path: Path) -> None:
     archive = copied(whole, tmp_path)
     with serve_sparse() as exchange:
         assert compare(exchange, archive).exit_status == 0
@@ -472,7 +474,7 @@ def test_an_archive_without_names_has_them_in_its_files(whole: Archive, tmp_path
     assert known_pairs(archive)["XBTUSD"].pair_decimals == 1
 
 
-def test_a_pair_that_nobody_lists_is_refused(whole: Archive, tmp_path: Path) -> None:
+def test_a_pair_that_nobody_lists_is_refused(whole: TradeStore, tmp_path: Path) -> None:
     archive = copied(whole, tmp_path)
     with serve_sparse(tapes.tiny_coin(5)) as exchange, pytest.raises(ExchangeRefused) as caught:
         compare(exchange, archive)
@@ -491,7 +493,7 @@ def environment(url: str, folder: str) -> dict[str, str]:
     return known | given
 
 
-def verify(url: str, archive: Archive, *arguments: str) -> subprocess.CompletedProcess[str]:
+def verify(url: str, archive: TradeStore, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [*HARVESTER, "verify", *arguments],
         env=environment(url, archive.path),
@@ -526,7 +528,7 @@ def test_the_report_for_people(tmp_path: Path) -> None:
     assert (run.returncode, run.stderr) == (4, "XBTUSD: asking the exchange for its own candles\n")
 
 
-def test_the_report_as_json(whole: Archive) -> None:
+def test_the_report_as_json(whole: TradeStore) -> None:
     with serve_sparse() as exchange:
         run = verify(exchange.url, whole, "--against-exchange", "--json", "-q", "btc/usd")
     [report] = json.loads(run.stdout)
@@ -559,7 +561,7 @@ def test_the_report_as_json(whole: Archive) -> None:
     assert (run.returncode, run.stderr, report["exit_status"]) == (0, "", 0)
 
 
-def test_without_the_option_nobody_is_asked(whole: Archive) -> None:
+def test_without_the_option_nobody_is_asked(whole: TradeStore) -> None:
     run = verify("http://127.0.0.1:9", whole, "--json")
     assert (run.returncode, "exchange" in json.loads(run.stdout)[0]) == (0, False)
 
@@ -568,7 +570,7 @@ def test_nothing_compared_is_said_and_is_no_success(tmp_path: Path) -> None:
     with serve_sparse() as exchange:
         settled = Crawl(exchange.url, tmp_path).only("XBTUSD", Range(5 * DAY, 6 * DAY))
         assert settled.error is None
-        run = verify(exchange.url, Archive(tmp_path), "--against-exchange", "-q")
+        run = verify(exchange.url, TradeStore(tmp_path), "--against-exchange", "-q")
     lines = run.stdout.splitlines()
     rows = sum(len(shown(minutes)) for minutes in MINUTES)
     assert lines[1] == f"XBTUSD against the exchange: nothing compared: {rows:,} candles skipped"
@@ -582,14 +584,14 @@ def test_nothing_compared_is_said_and_is_no_success(tmp_path: Path) -> None:
 def test_a_pair_of_which_nothing_is_held_asks_nobody(tmp_path: Path) -> None:
     (tmp_path / "wanted").mkdir()
     (tmp_path / "wanted/XBTUSD.json").write_text('{"pair":"XBTUSD","spans":[]}')
-    run = verify("http://127.0.0.1:9", Archive(tmp_path), "--against-exchange")
+    run = verify("http://127.0.0.1:9", TradeStore(tmp_path), "--against-exchange")
     assert run.stdout.splitlines()[-1] == (
         "XBTUSD against the exchange: nothing compared: no trades are held"
     )
     assert run.returncode == 4
 
 
-def test_an_exchange_that_is_down_is_said_and_ends_with_3(whole: Archive) -> None:
+def test_an_exchange_that_is_down_is_said_and_ends_with_3(whole: TradeStore) -> None:
     run = verify("http://127.0.0.1:9", whole, "--against-exchange")
     assert (run.returncode, run.stdout.partition("  digest")[0]) == (3, SOUND)
     assert run.stderr.splitlines() == [
@@ -601,7 +603,7 @@ def test_an_exchange_that_is_down_is_said_and_ends_with_3(whole: Archive) -> Non
 
 
 def test_a_pair_that_fails_does_not_keep_the_others_from_being_compared(
-    whole: Archive, tmp_path: Path
+    whole: TradeStore, tmp_path: Path
 ) -> None:
     folder = Path(shutil.copytree(whole.path, tmp_path / "data"))
     coin = tapes.tiny_coin(50, 84)
@@ -616,7 +618,7 @@ def test_a_pair_that_fails_does_not_keep_the_others_from_being_compared(
     assert (run.returncode, run.stderr) == (3, f"harvester: {refusal}\n")
 
 
-def test_ctrl_c_ends_it_with_130(whole: Archive) -> None:
+def test_ctrl_c_ends_it_with_130(whole: TradeStore) -> None:
     hanging = Faults(elsewhere={"OHLC": ["hang"]})
     with serve(SPARSE, clock=Clock(NOW), faults=hanging) as exchange:
         process = subprocess.Popen(
@@ -647,9 +649,11 @@ def test_captured_candles_of_kraken_are_equal_where_the_captured_trades_reach(
     market = Market.from_bodies((CAPTURED / "trades_XBTUSDT_2025-11-10.json").read_bytes())
     rows = expected(market)
     stamps = [row[1] for row in rows]
-    archive = hold(Archive(tmp_path), cut(rows, [stamps[0] - 1, stamps[500], stamps[-1]]))
+    archive = hold(TradeStore(tmp_path), cut(rows, [stamps[0] - 1, stamps[500], stamps[-1]]))
     theirs = read_candles((CAPTURED / "ohlc_XBTUSDT_1m_2025-11-10.json").read_bytes(), 1)
-    report = compare_interval(Asker(archive, "XBTUSD", 1), archive.coverage("XBTUSD"), 1, theirs)
+    report = compare_interval(
+        LocalCandleReader(archive, "XBTUSD", 1), archive.coverage("XBTUSD"), 1, theirs
+    )
     assert report == IntervalReport(
         minutes=1,
         compared=409,

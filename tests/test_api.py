@@ -23,7 +23,7 @@ from harvester.argument_types import moment_ns, span_between
 from harvester.errors import BadSetting, BadTime, HarvesterError, UsageError
 from harvester.notebook import bar
 from harvester.storage.footer import Footer
-from harvester.storage.trade_store import Archive as Disk
+from harvester.storage.trade_store import TradeStore as Disk
 from harvester.storage.writer import writer
 from harvester.times import DAY, Range
 
@@ -39,17 +39,17 @@ def test_the_public_names_are_these() -> None:
     assert set(harvester.__all__) - raised == {
         "Archive",
         "Chart",
-        "Outcome",
+        "BackfillResult",
         "Pair",
         "PairReport",
         "PairStatus",
         "Range",
-        "Refresh",
+        "RefreshResult",
         "Result",
-        "StandIn",
+        "SampleExchange",
         "__version__",
         "open",
-        "stand_in",
+        "sample_exchange",
     }
     assert raised - set(harvester.__all__) == {"ClassVar"} & raised
 
@@ -108,7 +108,7 @@ def closes(archive: harvester.Archive, pair: str) -> harvester.Result:
 with harvester.open("data", settings={"exchange.rate": 0.5}) as archive:
     outcomes = archive.backfill("XBT/USD", since="7d", progress=print)
     reveal_type(outcomes[0].error)
-    more: list[harvester.Outcome] = asyncio.run(archive.abackfill("XBT/USD"))
+    more: list[harvester.BackfillResult] = asyncio.run(archive.abackfill("XBT/USD"))
     rows: list[tuple[object, ...]] = closes(archive, "XBT/USD").fetchall()
     reveal_type(archive.status()[0].first_ns)
     reveal_type(archive.coverage("XBT/USD")[0].after)

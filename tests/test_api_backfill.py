@@ -28,7 +28,7 @@ from harvester.errors import (
     ValueDoesNotFit,
 )
 from harvester.operations.run_log import last
-from harvester.storage.trade_store import Archive as Disk
+from harvester.storage.trade_store import TradeStore as Disk
 from harvester.storage.writer import writer
 
 MARKET = tapes.market(tapes.xbtusd_like(5_000, 61), wsname="XBT/USD")
@@ -155,7 +155,7 @@ def test_progress_is_told_in_lines_for_people(archive: harvester.Archive) -> Non
     told: list[Event] = []
     archive.backfill("XBTUSD", since="2020-01-01", until=UNTIL, progress=told.append)
     kinds = [type(one) for one in told]
-    assert (kinds[0], kinds[-1]) == (Started, harvester.Outcome)
+    assert (kinds[0], kinds[-1]) == (Started, harvester.BackfillResult)
     assert {PageRead, Committed} <= set(kinds)
     assert [str(told[0]), str(told[-1])] == [
         "XBTUSD: 2020-01-01 to 2024-06-01 to fetch",

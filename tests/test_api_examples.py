@@ -23,7 +23,7 @@ PUBLIC = {
     for one in (harvester.Archive, harvester.Result, harvester.Chart)
     for name, member in inspect.getmembers(one)
     if not name.startswith("_") and callable(member)
-} | {"open": harvester.open, "stand_in": harvester.stand_in}
+} | {"open": harvester.open, "sample_exchange": harvester.sample_exchange}
 NOT_IN_PYTHON = {"config", "import", "schedule", "serve", "demo", "compact", "rollup"}
 """Commands that are no question: of a mirror, of a show, of upkeep, and of how they are set."""
 

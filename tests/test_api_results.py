@@ -30,9 +30,9 @@ from harvester.errors import (
     NothingHeld,
     UsageError,
 )
-from harvester.query.result import Origin, Result
+from harvester.query.result import Result, ResultSource
 from harvester.query.rollups import parse_levels, roll_up
-from harvester.storage.trade_store import Archive as Disk
+from harvester.storage.trade_store import TradeStore as Disk
 from harvester.storage.writer import writer
 
 YEARS = list(expected(tapes.market(tapes.new_years(each=200))))
@@ -412,7 +412,7 @@ def test_ctrl_c_in_a_query_is_a_keyboard_interrupt() -> None:
         raise RuntimeError("Query interrupted")
 
     with pytest.raises(KeyboardInterrupt):
-        Result(Origin("nothing", interrupted, frozenset)).df()
+        Result(ResultSource("nothing", interrupted, frozenset)).df()
 
 
 # --- SQL -----------------------------------------------------------------------------------------

@@ -22,7 +22,7 @@ from harvester.storage import segment as segments_module
 from harvester.storage import trade_store as module
 from harvester.storage.footer import Footer
 from harvester.storage.segment import Segment, path_of, stage_segment
-from harvester.storage.trade_store import Archive
+from harvester.storage.trade_store import TradeStore
 from harvester.storage.writer import writer
 from harvester.times import Range
 
@@ -40,7 +40,7 @@ def tape(stamps: list[int], ids: list[int | None] | None = None) -> list[Any]:
     return rows
 
 
-def put(archive: Archive, span: Range, rows: list[Any]) -> None:
+def put(archive: TradeStore, span: Range, rows: list[Any]) -> None:
     """Commit the rows of a tape that lie in a span, past the writer."""
     inside = [row for row in rows if span.after < row[1] <= span.through]
     footer = Footer(span, "{}")
@@ -65,9 +65,9 @@ def places(rows: list[Any], span: Range) -> list[tuple[int, int]]:
 
 
 @pytest.fixture
-def archive(tmp_path: Path) -> Archive:
+def archive(tmp_path: Path) -> TradeStore:
     """An archive that has nothing on disk yet."""
-    return Archive(tmp_path / "data")
+    return TradeStore(tmp_path / "data")
 
 
 ROWS = tape([5, 10, 10, 15, 20, 20, 20, 25, 30, 35])
@@ -76,13 +76,13 @@ ROWS = tape([5, 10, 10, 15, 20, 20, 20, 25, 30, 35])
 # What is held.
 
 
-def test_an_archive_that_is_not_there_holds_nothing(archive: Archive) -> None:
+def test_an_archive_that_is_not_there_holds_nothing(archive: TradeStore) -> None:
     assert (archive.held(), archive.segments(PAIR), archive.coverage(PAIR)) == ([], [], [])
     assert (list(archive.scan(PAIR)), archive.holes(PAIR)) == ([], [])
     assert not archive.root.exists()
 
 
-def test_a_pair_of_strangers_alone_is_not_held(archive: Archive) -> None:
+def test_a_pair_of_strangers_alone_is_not_held(archive: TradeStore) -> None:
     put(archive, Range(0, 10), ROWS)
     for path in ("trades/pair=ETHUSD/year=2019/notes.txt", "trades/pair=/x", "trades/README.md"):
         target = archive.root / path
@@ -91,7 +91,7 @@ def test_a_pair_of_strangers_alone_is_not_held(archive: Archive) -> None:
     assert archive.held() == [PAIR]
 
 
-def test_coverage_is_told_by_the_listing_alone(archive: Archive) -> None:
+def test_coverage_is_told_by_the_listing_alone(archive: TradeStore) -> None:
     for span in (Range(0, 10), Range(10, 20), Range(25, 30)):
         target = archive.root / path_of(PAIR, span, span.through)
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -99,7 +99,7 @@ def test_coverage_is_told_by_the_listing_alone(archive: Archive) -> None:
     assert archive.coverage(PAIR) == [Range(0, 20), Range(25, 30)]
 
 
-def test_holes_are_what_was_wanted_and_is_not_covered(archive: Archive) -> None:
+def test_holes_are_what_was_wanted_and_is_not_covered(archive: TradeStore) -> None:
     metadata.want(archive.store, PAIR, Range(0, 40))
     put(archive, Range(5, 10), ROWS)
     put(archive, Range(20, 30), ROWS)
@@ -108,7 +108,7 @@ def test_holes_are_what_was_wanted_and_is_not_covered(archive: Archive) -> None:
 
 @pytest.mark.parametrize("raw", [None, b'{"pair":"XBTUSD","spans":[]}'])
 def test_all_between_the_first_segment_and_the_last_is_wanted_where_the_record_is_lost(
-    archive: Archive, raw: bytes | None
+    archive: TradeStore, raw: bytes | None
 ) -> None:
     for span in (Range(5, 10), Range(20, 30), Range(30, 35)):
         put(archive, span, ROWS)
@@ -120,7 +120,7 @@ def test_all_between_the_first_segment_and_the_last_is_wanted_where_the_record_i
     assert archive.holes(PAIR) == [Range(10, 20), Range(40, 50)]
 
 
-def test_segments_stand_by_after_the_widest_first(archive: Archive) -> None:
+def test_segments_stand_by_after_the_widest_first(archive: TradeStore) -> None:
     for span in (Range(10, 20), Range(0, 10), Range(0, 30)):
         put(archive, span, ROWS)
     assert [one.range for one in archive.segments(PAIR)] == [
@@ -143,7 +143,7 @@ SPANS = st.lists(
 def test_each_moment_is_read_once_however_segments_overlap(
     tmp_path_factory: pytest.TempPathFactory, spans: list[Range], asked: list[int]
 ) -> None:
-    archive = Archive(tmp_path_factory.mktemp("overlap"))
+    archive = TradeStore(tmp_path_factory.mktemp("overlap"))
     for span in spans:
         put(archive, span, ROWS)
     span = Range(*asked)
@@ -158,7 +158,7 @@ def test_each_moment_is_read_once_however_segments_overlap(
 def test_pieces_are_in_order_and_do_not_overlap(
     tmp_path_factory: pytest.TempPathFactory, spans: list[Range]
 ) -> None:
-    archive = Archive(tmp_path_factory.mktemp("pieces"))
+    archive = TradeStore(tmp_path_factory.mktemp("pieces"))
     for span in spans:
         put(archive, span, [])
     pieces = archive.pieces(PAIR)
@@ -167,7 +167,7 @@ def test_pieces_are_in_order_and_do_not_overlap(
     assert all(one.within.through <= one.segment.range.through for one in pieces)
 
 
-def test_a_span_of_one_moment_gives_its_rows(archive: Archive) -> None:
+def test_a_span_of_one_moment_gives_its_rows(archive: TradeStore) -> None:
     put(archive, Range(0, 40), ROWS)
     assert seen(archive.scan(PAIR, Range(19, 20))) == [(20, 0), (20, 1), (20, 2)]
 
@@ -175,27 +175,27 @@ def test_a_span_of_one_moment_gives_its_rows(archive: Archive) -> None:
 # Files that vanish.
 
 
-def split(archive: Archive) -> None:
+def split(archive: TradeStore) -> None:
     """Three segments that touch."""
     for span in (Range(0, 10), Range(10, 20), Range(20, 40)):
         put(archive, span, ROWS)
 
 
-def test_a_scan_under_way_survives_a_compaction(archive: Archive) -> None:
+def test_a_scan_under_way_survives_a_compaction(archive: TradeStore) -> None:
     split(archive)
     reader = archive.scan(PAIR)
     first = seen(iter([next(reader)]))
-    with writer(Archive(archive.root), PAIR) as one:
+    with writer(TradeStore(archive.root), PAIR) as one:
         assert one.compact(every=True) == (3, 1)
     assert first + seen(reader) == places(ROWS, Range(0, 40))
 
 
 def test_a_scan_that_listed_before_a_compaction_lists_again(
-    archive: Archive, monkeypatch: pytest.MonkeyPatch
+    archive: TradeStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     split(archive)
     listed = archive.segments(PAIR)
-    with writer(Archive(archive.root), PAIR) as one:
+    with writer(TradeStore(archive.root), PAIR) as one:
         one.compact(every=True)
     real, listings = archive.segments, [listed]
     monkeypatch.setattr(archive, "segments", lambda pair: (listings or [real(pair)]).pop())
@@ -220,7 +220,7 @@ def cut_off(monkeypatch: pytest.MonkeyPatch, after_batches: int) -> None:
 
 @pytest.mark.parametrize("batches", [0, 1, 2, 3, 4])
 def test_a_file_that_vanishes_half_read_loses_and_repeats_nothing(
-    archive: Archive, monkeypatch: pytest.MonkeyPatch, batches: int
+    archive: TradeStore, monkeypatch: pytest.MonkeyPatch, batches: int
 ) -> None:
     # Row groups of two end inside the groups of equal time.
     monkeypatch.setattr(segments_module, "ROW_GROUP_ROWS", 2)
@@ -230,7 +230,7 @@ def test_a_file_that_vanishes_half_read_loses_and_repeats_nothing(
     assert seen(archive.scan(PAIR)) == places(rows, Range(0, 40))
 
 
-ASKED: dict[str, Callable[[Archive], object]] = {
+ASKED: dict[str, Callable[[TradeStore], object]] = {
     "the id before": lambda archive: archive.last_id_before(PAIR, 40),
     "the id behind": lambda archive: archive.first_id_behind(PAIR, 0),
     "the last time": lambda archive: archive.last_time(PAIR, 40),
@@ -240,12 +240,12 @@ ASKED: dict[str, Callable[[Archive], object]] = {
 
 @pytest.mark.parametrize("name", ASKED)
 def test_who_asks_while_files_are_merged_hears_the_same(
-    archive: Archive, monkeypatch: pytest.MonkeyPatch, name: str
+    archive: TradeStore, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     """As one span of a pair does, at its ends, while the segments of another are merged."""
     split(archive)
     want, listed = ASKED[name](archive), archive.segments(PAIR)
-    with writer(Archive(archive.root), PAIR) as one:
+    with writer(TradeStore(archive.root), PAIR) as one:
         one.compact(every=True)
     archive.forget_pair(PAIR)
     real, listings = archive.segments, [listed]
@@ -255,7 +255,7 @@ def test_who_asks_while_files_are_merged_hears_the_same(
 
 
 def test_a_pair_is_forgotten_while_others_are_learnt_of(
-    archive: Archive, monkeypatch: pytest.MonkeyPatch
+    archive: TradeStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In one thread a pair has ended, while in another files of the next are being merged."""
     footer = Footer(Range(0, 1), "{}")
@@ -283,7 +283,7 @@ def test_a_pair_is_forgotten_while_others_are_learnt_of(
 
 
 def test_files_that_keep_vanishing_end_in_an_error(
-    archive: Archive, monkeypatch: pytest.MonkeyPatch
+    archive: TradeStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     split(archive)
     listed = archive.segments(PAIR)
@@ -294,7 +294,7 @@ def test_files_that_keep_vanishing_end_in_an_error(
     assert str(caught.value) == "files of XBTUSD keep vanishing while they are read: try again"
 
 
-def test_a_damaged_file_is_told_by_its_place(archive: Archive) -> None:
+def test_a_damaged_file_is_told_by_its_place(archive: TradeStore) -> None:
     split(archive)
     place = archive.location(archive.segments(PAIR)[1])
     Path(place).write_bytes(b"PAR1")
@@ -309,7 +309,7 @@ LOOSE = tape([5, 10, 15, 20, 25, 30], [None, 2, None, None, None, 6])
 
 
 @pytest.fixture
-def loose(archive: Archive) -> Archive:
+def loose(archive: TradeStore) -> TradeStore:
     for span in (Range(0, 10), Range(10, 15), Range(15, 27), Range(27, 40)):
         put(archive, span, LOOSE)
     return archive
@@ -328,24 +328,24 @@ def loose(archive: Archive) -> Archive:
     ],
 )
 def test_the_last_id_before_a_moment_is_told_with_the_rows_behind_it_and_its_time(
-    loose: Archive, moment: int, edge: tuple[int, int, int] | None
+    loose: TradeStore, moment: int, edge: tuple[int, int, int] | None
 ) -> None:
     assert loose.last_id_before(PAIR, moment) == edge
 
 
 @pytest.mark.parametrize(("moment", "edge"), [(27, (6, 0)), (15, (6, 2)), (0, (2, 1)), (40, None)])
 def test_the_first_id_behind_a_moment_is_told_with_the_rows_before_it(
-    loose: Archive, moment: int, edge: tuple[int, int] | None
+    loose: TradeStore, moment: int, edge: tuple[int, int] | None
 ) -> None:
     assert loose.first_id_behind(PAIR, moment) == edge
 
 
-def test_the_time_of_the_last_id_is_its_own_and_not_the_last_rows(archive: Archive) -> None:
+def test_the_time_of_the_last_id_is_its_own_and_not_the_last_rows(archive: TradeStore) -> None:
     put(archive, Range(0, 27), LOOSE)
     assert archive.last_id_before(PAIR, 27) == (2, 3, 10)
 
 
-def test_the_edge_does_not_reach_over_a_hole(archive: Archive) -> None:
+def test_the_edge_does_not_reach_over_a_hole(archive: TradeStore) -> None:
     put(archive, Range(0, 10), LOOSE)
     put(archive, Range(12, 27), LOOSE)
     assert archive.last_id_before(PAIR, 27) is None
@@ -356,7 +356,7 @@ def test_the_edge_does_not_reach_over_a_hole(archive: Archive) -> None:
     [(40, 35), (35, 35), (34, 30), (20, 20), (19, 15), (5, 5), (4, None), (60, 35)],
 )
 def test_the_last_time_is_that_of_the_last_trade_at_or_before_a_moment(
-    archive: Archive, moment: int, last: int | None
+    archive: TradeStore, moment: int, last: int | None
 ) -> None:
     put(archive, Range(0, 22), ROWS)
     put(archive, Range(22, 40), ROWS)
@@ -364,7 +364,7 @@ def test_the_last_time_is_that_of_the_last_trade_at_or_before_a_moment(
     assert archive.last_time(PAIR, moment) == last
 
 
-def test_bounds_are_the_first_and_the_last_time(archive: Archive) -> None:
+def test_bounds_are_the_first_and_the_last_time(archive: TradeStore) -> None:
     put(archive, Range(0, 40), ROWS)
     put(archive, Range(40, 50), ROWS)
     assert [archive.bounds(one) for one in archive.segments(PAIR)] == [(5, 35), None]

@@ -77,7 +77,7 @@ VALUES: dict[str, Any] = {
 
 VALID: dict[str, dict[str, Any]] = {
     "open": {"path": "data"},
-    "stand_in": {"trades": 5, "seed": 1},
+    "sample_exchange": {"trades": 5, "seed": 1},
     "trades": {"pair": "XBT/USD"},
     "ohlc": {"pair": "XBT/USD", "interval": "1d"},
     "chart": {"pair": "XBT/USD", "interval": "1d"},
@@ -124,7 +124,7 @@ def slots() -> list[Slot]:
         for parameter in inspect.signature(getattr(kind, name)).parameters
         if parameter != "self"
     ]
-    for function in ("open", "stand_in"):
+    for function in ("open", "sample_exchange"):
         parameters = inspect.signature(getattr(harvester, function)).parameters
         found += [Slot("harvester", function, parameter) for parameter in parameters]
     return found
@@ -135,7 +135,7 @@ SLOTS = slots()
 
 @pytest.fixture(scope="module")
 def owners(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
-    with harvester.stand_in(1_000) as exchange:
+    with harvester.sample_exchange(1_000) as exchange:
         settings = exchange.settings | {"exchange.give_up_s": 1}
         archive = harvester.open(tmp_path_factory.mktemp("sample") / "data", settings=settings)
         archive.backfill("XBT/USD")
@@ -165,7 +165,7 @@ def call(function: Callable[..., Any], arguments: dict[str, Any]) -> object:
         found = asyncio.run(found)
     if isinstance(found, harvester.Result):
         found = found.fetchall()
-    if isinstance(found, harvester.StandIn):
+    if isinstance(found, harvester.SampleExchange):
         found.close()
     return found
 
@@ -259,7 +259,7 @@ def test_what_no_parameter_takes_is_refused_by_the_name_of_the_parameter(
             lambda archive: archive.refresh(max_minutes=float("nan")),
             "max_minutes is nan: give a number above 0",
         ),
-        (lambda _: harvester.stand_in(-1), "trades is -1: give 0 or more"),
+        (lambda _: harvester.sample_exchange(-1), "trades is -1: give 0 or more"),
         (
             lambda _: harvester.open(Path("a\0b")),
             "path must be a path (text without NUL characters, or a pathlib.Path), not PosixPath",

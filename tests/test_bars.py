@@ -20,9 +20,9 @@ from hypothesis import strategies as st
 
 from harvester import schema
 from harvester.errors import ArchiveDamaged, BadSetting, NothingHeld, ValueDoesNotFit
-from harvester.query.bars import BYS, MOST_WAITING, BarQuestion, By, bar_batches, parse_size
+from harvester.query.bars import BYS, MOST_WAITING, BarQuery, By, bar_batches, parse_size
 from harvester.storage.footer import Footer
-from harvester.storage.trade_store import EVERYTHING, Archive, Piece
+from harvester.storage.trade_store import EVERYTHING, Piece, TradeStore
 from harvester.storage.writer import writer
 from harvester.times import Range, union
 
@@ -73,9 +73,9 @@ def counted_anew(
 # --- archives to ask -----------------------------------------------------------------------------
 
 
-def hold(folder: str | Path, parts: Sequence[tuple[Range, Rows]]) -> Archive:
+def hold(folder: str | Path, parts: Sequence[tuple[Range, Rows]]) -> TradeStore:
     """An archive of these segments."""
-    archive = Archive(folder)
+    archive = TradeStore(folder)
     with writer(archive, PAIR) as one:
         for span, rows in parts:
             made = [dict(zip(NAMES, row, strict=True)) for row in rows]
@@ -101,11 +101,11 @@ def trade(
     return (None, stamp, 0, Decimal(price), Decimal(volume), side, "market", "")
 
 
-def ask(by: By, size: str, **more: Any) -> BarQuestion:
-    return BarQuestion(PAIR, parse_size(by, size), **{"all_columns": True, **more})
+def ask(by: By, size: str, **more: Any) -> BarQuery:
+    return BarQuery(PAIR, parse_size(by, size), **{"all_columns": True, **more})
 
 
-def answer(archive: Archive, question: BarQuestion, **more: Any) -> list[oracle.Candle]:
+def answer(archive: TradeStore, question: BarQuery, **more: Any) -> list[oracle.Candle]:
     """Bars as the oracle writes them: times are nanoseconds."""
     table = pa.Table.from_batches(bar_batches(archive, question, **more))
     for place, field in enumerate(table.schema):
@@ -146,7 +146,7 @@ def size_of(rows: Rows, by: By, share: str) -> str:
 
 
 @pytest.fixture(scope="module")
-def made_archives(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Archive]:
+def made_archives(tmp_path_factory: pytest.TempPathFactory) -> dict[str, TradeStore]:
     archives = {}
     for name, rows in MADE_TAPES.items():
         stamps = [row[1] for row in rows]
@@ -162,7 +162,7 @@ def made_archives(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Archive
 @pytest.mark.parametrize("by", BYS)
 @pytest.mark.parametrize("name", MADE_TAPES)
 def test_every_column_equals_the_oracles(
-    made_archives: dict[str, Archive], name: str, by: By, share: str
+    made_archives: dict[str, TradeStore], name: str, by: By, share: str
 ) -> None:
     size = size_of(MADE_TAPES[name], by, share)
     made = answer(made_archives[name], ask(by, size))
@@ -173,7 +173,7 @@ def test_every_column_equals_the_oracles(
 @pytest.mark.parametrize("by", BYS)
 @pytest.mark.parametrize("name", ["zero ids", "tiny coin"])
 def test_how_many_trades_are_counted_at_a_time_makes_no_difference(
-    made_archives: dict[str, Archive], name: str, by: By, step_rows: int
+    made_archives: dict[str, TradeStore], name: str, by: By, step_rows: int
 ) -> None:
     size = size_of(MADE_TAPES[name], by, "a tenth")
     made = answer(made_archives[name], ask(by, size), step_rows=step_rows)
@@ -245,7 +245,7 @@ def test_a_side_that_is_unknown_counts_on_neither_side(tmp_path: Path, sides: li
 
 @pytest.mark.parametrize("by", BYS)
 def test_the_same_bars_are_shown_whichever_span_is_asked_for(
-    made_archives: dict[str, Archive], by: By
+    made_archives: dict[str, TradeStore], by: By
 ) -> None:
     rows = MADE_TAPES["one stamp"]
     size = size_of(rows, by, "a tenth")
@@ -259,7 +259,7 @@ def test_the_same_bars_are_shown_whichever_span_is_asked_for(
 
 
 def test_counting_begins_with_the_first_trade_at_or_after_the_anchor(
-    made_archives: dict[str, Archive],
+    made_archives: dict[str, TradeStore],
 ) -> None:
     rows = MADE_TAPES["busy"]
     for anchor_ns in (rows[0][1], rows[100][1] + 1, rows[333][1]):
@@ -268,7 +268,9 @@ def test_counting_begins_with_the_first_trade_at_or_after_the_anchor(
         assert_equal(made, list(counted(later, "volume", Decimal("0.5"))))
 
 
-def test_an_anchor_behind_the_last_trade_leaves_no_bar(made_archives: dict[str, Archive]) -> None:
+def test_an_anchor_behind_the_last_trade_leaves_no_bar(
+    made_archives: dict[str, TradeStore],
+) -> None:
     anchor_ns = MADE_TAPES["busy"][-1][1] + 1
     assert answer(made_archives["busy"], ask("trades", "5", anchor_ns=anchor_ns)) == []
 
@@ -277,7 +279,7 @@ HOLED = [Range(START - 1, START + 10 * SECOND), Range(START + 20 * SECOND, START
 
 
 @pytest.fixture
-def holed(tmp_path: Path) -> Archive:
+def holed(tmp_path: Path) -> TradeStore:
     """Five trades, a hole of ten seconds, five trades."""
     return hold(tmp_path, [(HOLED[0], FIVE), (HOLED[1], FIVE_MORE)])
 
@@ -287,7 +289,7 @@ FIVE_MORE = [trade(at) for at in range(21, 26)]
 
 
 @pytest.mark.parametrize("by", BYS)
-def test_a_hole_ends_the_bar_under_way_and_counting_begins_anew(holed: Archive, by: By) -> None:
+def test_a_hole_ends_the_bar_under_way_and_counting_begins_anew(holed: TradeStore, by: By) -> None:
     size = {"trades": "3", "volume": "2.5", "value": "15"}[by]
     made = answer(holed, ask(by, size))
     assert [(one["count"], one["is_complete"]) for one in made] == [(3, True), (2, False)] * 2
@@ -295,14 +297,14 @@ def test_a_hole_ends_the_bar_under_way_and_counting_begins_anew(holed: Archive, 
 
 
 @pytest.mark.parametrize("second", [2, 4, 15, 22])
-def test_a_span_beside_a_hole_shows_the_same_bars(holed: Archive, second: int) -> None:
+def test_a_span_beside_a_hole_shows_the_same_bars(holed: TradeStore, second: int) -> None:
     begin = START + second * SECOND
     made = answer(holed, ask("trades", "3", span=Range(begin - 1, EVERYTHING.through)))
     bars = counted_anew([*FIVE, *FIVE_MORE], HOLED, "trades", Decimal(3))
     assert_equal(made, [bar for bar in bars if bar["time"] >= begin])
 
 
-def test_an_anchor_in_a_hole_begins_behind_it(holed: Archive) -> None:
+def test_an_anchor_in_a_hole_begins_behind_it(holed: TradeStore) -> None:
     made = answer(holed, ask("trades", "3", anchor_ns=START + 15 * SECOND))
     assert_equal(made, list(counted(FIVE_MORE, "trades", Decimal(3))))
 
@@ -317,13 +319,13 @@ def test_a_bar_goes_on_over_time_that_is_covered_and_empty(tmp_path: Path) -> No
 # --- whoever writes meanwhile --------------------------------------------------------------------
 
 
-class Compacting(Archive):
+class Compacting(TradeStore):
     """An archive whose segments are merged right after they were listed to be read."""
 
     def pieces(self, pair: str, span: Range = EVERYTHING) -> list[Piece]:
         found = super().pieces(pair, span)
         if len(self.segments(pair)) > 1:
-            with writer(Archive(self.path), pair) as one:
+            with writer(TradeStore(self.path), pair) as one:
                 one.compact(every=True)
         return found
 
@@ -338,7 +340,7 @@ def test_a_compaction_in_between_changes_no_bar(tmp_path: Path, by: By) -> None:
     assert_equal(made, list(counted(rows, by, Decimal(size))))
 
 
-class Counting(Archive):
+class Counting(TradeStore):
     """An archive that counts the batches that were taken from it."""
 
     taken = 0
@@ -349,21 +351,23 @@ class Counting(Archive):
             yield batch
 
 
-def test_bars_come_while_the_tape_is_still_read(made_archives: dict[str, Archive]) -> None:
+def test_bars_come_while_the_tape_is_still_read(made_archives: dict[str, TradeStore]) -> None:
     archive = Counting(made_archives["busy"].path)
     first = next(bar_batches(archive, ask("trades", "10"), batch_rows=2))
     assert first.num_rows > 0
     assert (archive.taken, len(archive.segments(PAIR))) == (2, 5)
 
 
-def test_nothing_is_read_behind_the_last_bar_of_the_span(made_archives: dict[str, Archive]) -> None:
+def test_nothing_is_read_behind_the_last_bar_of_the_span(
+    made_archives: dict[str, TradeStore],
+) -> None:
     archive = Counting(made_archives["busy"].path)
     begin = MADE_TAPES["busy"][20][1]
     assert len(answer(archive, ask("trades", "10", span=Range(0, begin)))) == 3
     assert (archive.taken, len(archive.segments(PAIR))) == (2, 5)
 
 
-def test_nothing_is_read_before_the_hole_before_the_span(holed: Archive) -> None:
+def test_nothing_is_read_before_the_hole_before_the_span(holed: TradeStore) -> None:
     archive = Counting(holed.path)
     answer(archive, ask("trades", "3", span=Range(HOLED[1].after, EVERYTHING.through)))
     assert archive.taken == 1
@@ -374,7 +378,7 @@ def test_nothing_is_read_before_the_hole_before_the_span(holed: Archive) -> None
 
 @pytest.mark.parametrize("question", [ask("trades", "9"), ask("trades", "9", span=Range(0, 1))])
 def test_the_columns_and_their_types_are_those_of_the_documentation(
-    made_archives: dict[str, Archive], question: BarQuestion
+    made_archives: dict[str, TradeStore], question: BarQuery
 ) -> None:
     volume, value, price = "decimal128(38, 8)", "decimal128(38, 18)", "decimal128(18, 10)"
     types = ["timestamp[ns]", *[price] * 4, "double", volume, "int64"]
@@ -387,7 +391,7 @@ def test_the_columns_and_their_types_are_those_of_the_documentation(
 
 
 def test_the_plain_columns_are_a_candles_and_what_a_bar_needs_besides(
-    made_archives: dict[str, Archive],
+    made_archives: dict[str, TradeStore],
 ) -> None:
     plain = answer(made_archives["busy"], ask("volume", "3", all_columns=False))
     full = answer(made_archives["busy"], ask("volume", "3"))
@@ -395,12 +399,12 @@ def test_the_plain_columns_are_a_candles_and_what_a_bar_needs_besides(
     assert tuple(plain[0]) == PLAIN
 
 
-def test_batches_are_about_as_large_as_asked_for(made_archives: dict[str, Archive]) -> None:
+def test_batches_are_about_as_large_as_asked_for(made_archives: dict[str, TradeStore]) -> None:
     batches = bar_batches(made_archives["busy"], ask("trades", "1"), batch_rows=50, step_rows=30)
     assert {one.num_rows for one in batches} <= set(range(25, 80))
 
 
-def test_few_bars_of_many_trades_do_not_pile_up(made_archives: dict[str, Archive]) -> None:
+def test_few_bars_of_many_trades_do_not_pile_up(made_archives: dict[str, TradeStore]) -> None:
     batches = bar_batches(made_archives["busy"], ask("trades", "2"), step_rows=4)
     assert max(one.num_rows for one in batches) <= 2 * MOST_WAITING
 
@@ -408,9 +412,9 @@ def test_few_bars_of_many_trades_do_not_pile_up(made_archives: dict[str, Archive
 # --- refusals ------------------------------------------------------------------------------------
 
 
-def test_a_pair_that_is_not_held_names_those_that_are(holed: Archive) -> None:
+def test_a_pair_that_is_not_held_names_those_that_are(holed: TradeStore) -> None:
     with pytest.raises(NothingHeld) as caught:
-        next(bar_batches(holed, BarQuestion("ETHUSD", parse_size("trades", "5"))))
+        next(bar_batches(holed, BarQuery("ETHUSD", parse_size("trades", "5"))))
     assert str(caught.value) == (
         f"the archive at {holed.path} holds no trades of ETHUSD; it holds XBTUSD. "
         "`harvester backfill ETHUSD` fetches them"
@@ -419,7 +423,7 @@ def test_a_pair_that_is_not_held_names_those_that_are(holed: Archive) -> None:
 
 def test_an_empty_archive_says_so(tmp_path: Path) -> None:
     with pytest.raises(NothingHeld) as caught:
-        next(bar_batches(Archive(tmp_path), ask("trades", "5")))
+        next(bar_batches(TradeStore(tmp_path), ask("trades", "5")))
     assert str(caught.value) == (
         f"the archive at {tmp_path} holds no trades of XBTUSD; it is empty. "
         "`harvester backfill XBTUSD` fetches them"

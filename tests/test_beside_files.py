@@ -16,10 +16,10 @@ from test_bulk_upgrade_damage import without_a_row
 from test_bulk_upgrade_kills import MIDNIGHT_NS, Killed, busy_new_year, earlier_import
 from test_bulk_upgrade_torn import command, faults, killed, volumes
 
-from harvester.csv_import.files import Whole
+from harvester.csv_import.files import KnownComplete
 from harvester.download import pair
 from harvester.storage.replacement_staging import from_files
-from harvester.storage.trade_store import Archive
+from harvester.storage.trade_store import TradeStore
 from harvester.times import DAY, Range
 
 __all__ = ["started"]
@@ -33,12 +33,12 @@ def two_years(started: Any, rounding: str, *, ids: bool, trades: Sequence[Trade]
     trades = trades if ids else [tapes._renumbered(each, None) for each in trades]
     one = started(trades)
     one.crawl().only(PAIR, span=Range(0, MIDNIGHT_NS - 2 * DAY))
-    whole = Whole(0, (MIDNIGHT_NS + DAY + DAY // 2) // SECOND_NS)
+    whole = KnownComplete(0, (MIDNIGHT_NS + DAY + DAY // 2) // SECOND_NS)
     with earlier_import():
         one.take_in(csvs.three_columns(trades, rounding), whole)
     assert one.crawl().only(PAIR).exit_status == 0
     assert sorted(volumes(one.folder)) == truth(one)
-    parts = [part for _, part in from_files(Archive(one.folder), PAIR)]
+    parts = [part for _, part in from_files(TradeStore(one.folder), PAIR)]
     assert parts[0].through == parts[1].after == MIDNIGHT_NS - 1
     return one
 
@@ -56,7 +56,7 @@ def truth(one: Any) -> list[Any]:
 
 
 def file_of(one: Any, year: int) -> Path:
-    [found] = [each for each, _ in from_files(Archive(one.folder), PAIR) if each.year == year]
+    [found] = [each for each, _ in from_files(TradeStore(one.folder), PAIR) if each.year == year]
     return Path(one.folder, found.path)
 
 

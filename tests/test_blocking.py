@@ -25,12 +25,12 @@ from test_schema import batch
 
 from harvester import config
 from harvester.download.backfill import backfill
-from harvester.download.buffer import Buffer
-from harvester.download.events import Stop
-from harvester.download.request import Watch, Wish
+from harvester.download.buffer import WriteBuffer
+from harvester.download.events import CancelToken
+from harvester.download.request import BackfillRequest, RunOptions
 from harvester.kraken.client import Client
 from harvester.schema import ROWS, int64s_as, times
-from harvester.storage.trade_store import Archive
+from harvester.storage.trade_store import TradeStore
 from harvester.storage.writer import writer
 from harvester.times import END_OF_TIME, Range
 
@@ -93,9 +93,9 @@ def test_a_crawl_with_flushes_compaction_and_roll_ups_never_holds_the_loop(
             async with client:
                 pairs = await client.pairs()
                 held.clear()
-                watch = Watch(lambda _event: None, Stop())
-                wish = Wish(pairs["XBTUSD"], Range(0, END_OF_TIME))
-                return await backfill(client, Archive(tmp_path), [wish], settings, watch)
+                watch = RunOptions(lambda _event: None, CancelToken())
+                wish = BackfillRequest(pairs["XBTUSD"], Range(0, END_OF_TIME))
+                return await backfill(client, TradeStore(tmp_path), [wish], settings, watch)
 
         (outcome,) = asyncio.run(crawl())
     assert outcome.error is None
@@ -114,9 +114,9 @@ def test_a_flush_of_a_million_trades_does_not_hold_the_loop(tmp_path: Path, held
         columns[1] = int64s_as(pa.timestamp("ns"), stamps + np.int64(number * length))
         return pa.RecordBatch.from_arrays(columns, schema=ROWS)
 
-    archive = Archive(tmp_path)
+    archive = TradeStore(tmp_path)
     with writer(archive, "XBTUSD") as one:
-        buffer = Buffer(one, 0, "{}", lambda _event: None)
+        buffer = WriteBuffer(one, 0, "{}", lambda _event: None)
         for number in range(1_000):
             rows = later(number)
             buffer.add(rows, int(times(rows)[-1]))

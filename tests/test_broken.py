@@ -9,7 +9,7 @@ import pytest
 
 from harvester.storage.filesystem import LocalStore
 from harvester.storage.footer import Footer
-from harvester.storage.segment import Claims, Segment, read_claims
+from harvester.storage.segment import Segment, UnverifiedFooter, read_claims
 from harvester.times import Range
 from harvester.verify.repair import Broken, judge, owed, spans_known
 from harvester.verify.reports import Fault, PairReport
@@ -30,11 +30,11 @@ A, B, C = segment(0, 10), segment(10, 20), segment(20, 30)
 class Told:
     """Evidence made by hand: files say what their names say, and agree, unless told otherwise."""
 
-    claimed: dict[str, Claims] = field(default_factory=dict)
+    claimed: dict[str, UnverifiedFooter] = field(default_factory=dict)
     disagreeing: set[tuple[Segment, Segment]] = field(default_factory=set)
 
-    def claims(self, one: Segment) -> Claims:
-        return self.claimed.get(one.path, Claims(Footer(one.range, BTC)))
+    def claims(self, one: Segment) -> UnverifiedFooter:
+        return self.claimed.get(one.path, UnverifiedFooter(Footer(one.range, BTC)))
 
     def agree(self, one: Segment, other: Segment) -> bool:
         return (one, other) not in self.disagreeing
@@ -149,20 +149,23 @@ NAME = Range(100, 200)
 def test_the_rows_tell_whether_name_or_footer_is_believed(
     told: Range, bounds: tuple[int, int] | None, spans: list[Range]
 ) -> None:
-    assert owed(segment(*NAME), Claims(Footer(told, BTC), bounds)) == (tuple(spans), False)
+    assert owed(segment(*NAME), UnverifiedFooter(Footer(told, BTC), bounds)) == (
+        tuple(spans),
+        False,
+    )
 
 
 def test_a_file_that_tells_nothing_owes_what_its_name_says_and_that_is_a_guess() -> None:
-    for nothing in (Claims(), Claims(Footer(Range(7, 7), BTC))):
+    for nothing in (UnverifiedFooter(), UnverifiedFooter(Footer(Range(7, 7), BTC))):
         assert owed(segment(*NAME), nothing) == ((NAME,), True)
 
 
 def test_a_file_of_another_pair_owes_nothing() -> None:
-    assert owed(segment(*NAME), Claims(Footer(NAME, ETH), (101, 200))) == ((), False)
+    assert owed(segment(*NAME), UnverifiedFooter(Footer(NAME, ETH), (101, 200))) == ((), False)
 
 
 def test_a_footer_that_names_no_pair_is_believed_all_the_same() -> None:
-    assert owed(segment(*NAME), Claims(Footer(NAME, "{"), (101, 200))) == ((NAME,), False)
+    assert owed(segment(*NAME), UnverifiedFooter(Footer(NAME, "{"), (101, 200))) == ((NAME,), False)
 
 
 @pytest.mark.parametrize(
@@ -187,4 +190,4 @@ def test_what_was_asked_for_is_known_from_sound_files_and_from_what_broken_ones_
 @pytest.mark.parametrize("body", [b"", b"PAR1", b"no Parquet at all"])
 def test_a_file_that_is_none_claims_nothing(tmp_path: Path, body: bytes) -> None:
     (tmp_path / "x.parquet").write_bytes(body)
-    assert read_claims(LocalStore(tmp_path), "x.parquet") == Claims()
+    assert read_claims(LocalStore(tmp_path), "x.parquet") == UnverifiedFooter()

@@ -12,15 +12,15 @@ import pyarrow as pa
 import pytest
 
 from harvester.download import buffer as module
-from harvester.download.buffer import Backlog, Buffer
+from harvester.download.buffer import MemoryBudget, WriteBuffer
 from harvester.download.events import Committed, Event
 from harvester.errors import ArchiveUnwritable
 from harvester.schema import ROWS
-from harvester.storage.footer import Jump
-from harvester.storage.trade_store import Archive
+from harvester.storage.footer import ConfirmedIdGap
+from harvester.storage.trade_store import TradeStore
 from harvester.storage.writer import Writer, writer
 from harvester.times import END_OF_TIME, Range
-from harvester.trade_ids import Gap
+from harvester.trade_ids import IdGap
 
 TARGET = "{}/trades/pair=A/year=1970/0000000000000000000-0000000000000000001.parquet"
 
@@ -36,20 +36,20 @@ def rows(*stamps: int) -> pa.RecordBatch:
     )
 
 
-def buffer_of(one: Writer, events: list[Event] | None = None) -> Buffer:
+def buffer_of(one: Writer, events: list[Event] | None = None) -> WriteBuffer:
     listener = events.append if events is not None else (lambda _event: None)
-    return Buffer(one, 0, '{"altname":"A"}', listener)
+    return WriteBuffer(one, 0, '{"altname":"A"}', listener)
 
 
-def backlog_of(*buffers: Buffer, most_rows: int) -> Backlog:
-    backlog = Backlog(most_rows)
+def backlog_of(*buffers: WriteBuffer, most_rows: int) -> MemoryBudget:
+    backlog = MemoryBudget(most_rows)
     for buffer in buffers:
         backlog.enter(buffer)
     return backlog
 
 
 def test_only_what_is_whole_is_written(tmp_path: Path) -> None:
-    archive = Archive(tmp_path)
+    archive = TradeStore(tmp_path)
     events: list[Event] = []
     with writer(archive, "A") as one:
         buffer = buffer_of(one, events)
@@ -60,9 +60,9 @@ def test_only_what_is_whole_is_written(tmp_path: Path) -> None:
 
 
 def test_what_stayed_is_written_with_what_follows(tmp_path: Path) -> None:
-    archive = Archive(tmp_path)
+    archive = TradeStore(tmp_path)
 
-    async def both(buffer: Buffer) -> None:
+    async def both(buffer: WriteBuffer) -> None:
         await buffer.flush()
         buffer.add(rows(4), 9)
         await buffer.flush()
@@ -79,8 +79,8 @@ def test_what_skips_at_the_very_end_is_told_with_the_end_whoever_flushes_it(
     tmp_path: Path,
 ) -> None:
     """A flush in the background may be the one that reaches up to there."""
-    archive = Archive(tmp_path)
-    inside, at_end = Gap(3, 6, 3, 6), Gap(6, 9, 6, END_OF_TIME)
+    archive = TradeStore(tmp_path)
+    inside, at_end = IdGap(3, 6, 3, 6), IdGap(6, 9, 6, END_OF_TIME)
     with writer(archive, "A") as one:
         buffer = buffer_of(one)
         buffer.note(None, [inside], [inside])
@@ -93,14 +93,14 @@ def test_what_skips_at_the_very_end_is_told_with_the_end_whoever_flushes_it(
     told = [archive.footer(segment) for segment in archive.segments("A")]
     assert [(each.jumps, each.unasked_jumps) for each in told] == [
         ((), 0),
-        ((Jump(3, 6), Jump(6, 9)), 2),
+        ((ConfirmedIdGap(3, 6), ConfirmedIdGap(6, 9)), 2),
     ]
 
 
 def test_a_jump_is_told_by_the_segment_of_the_trade_behind_it(tmp_path: Path) -> None:
-    archive = Archive(tmp_path)
+    archive = TradeStore(tmp_path)
 
-    async def both(buffer: Buffer) -> None:
+    async def both(buffer: WriteBuffer) -> None:
         await buffer.flush()
         buffer.add(rows(7), 9)
         await buffer.flush()
@@ -108,14 +108,14 @@ def test_a_jump_is_told_by_the_segment_of_the_trade_behind_it(tmp_path: Path) ->
     with writer(archive, "A") as one:
         buffer = buffer_of(one)
         buffer.add(rows(1, 2), 5)
-        buffer.note("1", [Gap(2, 7, 2, 7)])
+        buffer.note("1", [IdGap(2, 7, 2, 7)])
         asyncio.run(both(buffer))
     jumps = [archive.footer(segment).jumps for segment in archive.segments("A")]
-    assert jumps == [(), (Jump(2, 7),)]
+    assert jumps == [(), (ConfirmedIdGap(2, 7),)]
 
 
 def test_a_write_that_fails_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    archive = Archive(tmp_path)
+    archive = TradeStore(tmp_path)
 
     def full(*_: object) -> None:
         raise ArchiveUnwritable("the disk is full")
@@ -133,7 +133,7 @@ def test_a_write_that_fails_loses_nothing(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 def test_beyond_the_bound_crawls_wait_until_the_largest_is_written(tmp_path: Path) -> None:
-    with writer(Archive(tmp_path), "A") as one, writer(Archive(tmp_path), "B") as other:
+    with writer(TradeStore(tmp_path), "A") as one, writer(TradeStore(tmp_path), "B") as other:
         small, large = buffer_of(one), buffer_of(other)
 
         async def go() -> None:
@@ -147,10 +147,10 @@ def test_beyond_the_bound_crawls_wait_until_the_largest_is_written(tmp_path: Pat
 
 
 def test_near_the_bound_the_largest_is_written_while_crawls_go_on(tmp_path: Path) -> None:
-    with writer(Archive(tmp_path), "A") as one, writer(Archive(tmp_path), "B") as other:
+    with writer(TradeStore(tmp_path), "A") as one, writer(TradeStore(tmp_path), "B") as other:
         written = asyncio.Event()
         small = buffer_of(one)
-        large = Buffer(other, 0, "{}", lambda _event: written.set())
+        large = WriteBuffer(other, 0, "{}", lambda _event: written.set())
 
         async def go() -> tuple[int, int, int]:
             backlog = backlog_of(small, large, most_rows=5)
@@ -165,7 +165,7 @@ def test_near_the_bound_the_largest_is_written_while_crawls_go_on(tmp_path: Path
 
 
 def test_well_below_the_bound_nothing_is_written(tmp_path: Path) -> None:
-    with writer(Archive(tmp_path), "A") as one:
+    with writer(TradeStore(tmp_path), "A") as one:
         buffer = buffer_of(one)
 
         async def go() -> bool:
@@ -179,7 +179,7 @@ def test_well_below_the_bound_nothing_is_written(tmp_path: Path) -> None:
 
 
 def test_what_is_being_written_is_not_written_again_but_the_next_largest(tmp_path: Path) -> None:
-    archive = Archive(tmp_path)
+    archive = TradeStore(tmp_path)
     with writer(archive, "A") as one, writer(archive, "B") as other:
         small, large = buffer_of(one), buffer_of(other)
 
@@ -198,7 +198,7 @@ def test_what_is_being_written_is_not_written_again_but_the_next_largest(tmp_pat
 
 
 def test_what_fails_while_others_have_it_written_is_told_by_its_own_crawl(tmp_path: Path) -> None:
-    with writer(Archive(tmp_path), "A") as one:
+    with writer(TradeStore(tmp_path), "A") as one:
         buffer = buffer_of(one)
 
         async def go() -> None:
@@ -215,7 +215,7 @@ def test_what_fails_while_others_have_it_written_is_told_by_its_own_crawl(tmp_pa
 
 
 def test_a_buffer_that_left_is_not_counted(tmp_path: Path) -> None:
-    with writer(Archive(tmp_path), "A") as one:
+    with writer(TradeStore(tmp_path), "A") as one:
         buffer = buffer_of(one)
 
         async def go() -> None:
@@ -250,7 +250,9 @@ def test_files_of_one_pair_at_a_time_are_merged(
         told = {"A": lambda _event: None, "B": lambda _event: committed.set()}
         tasks = []
         for each in (one, other):
-            buffer = Buffer(each, 0, "{}", told[each.pair], module.Locks(asyncio.Lock(), merging))
+            buffer = WriteBuffer(
+                each, 0, "{}", told[each.pair], module.Locks(asyncio.Lock(), merging)
+            )
             buffer.add(rows(1, 2), 2)
             tasks.append(asyncio.create_task(buffer.flush()))
             await (first if each is one else committed).wait()
@@ -261,6 +263,6 @@ def test_files_of_one_pair_at_a_time_are_merged(
         await asyncio.gather(*tasks)
         return during
 
-    with writer(Archive(tmp_path), "A") as one, writer(Archive(tmp_path), "B") as other:
+    with writer(TradeStore(tmp_path), "A") as one, writer(TradeStore(tmp_path), "B") as other:
         during = asyncio.run(go(one, other))
     assert (during, begun) == (["A"], ["A", "B"])

@@ -24,10 +24,10 @@ from exchange import Exchange, Market, expected
 
 from harvester.csv_import.file_scan import look_at
 from harvester.csv_import.files import find
-from harvester.csv_import.importer import Chain, Watch
+from harvester.csv_import.importer import FileChain, ImportOptions
 from harvester.errors import DamagedFile
 from harvester.kraken.pairs import Pair
-from harvester.storage.trade_store import Archive
+from harvester.storage.trade_store import TradeStore
 from harvester.storage.writer import writer
 
 HARVESTER = [sys.executable, "-c", "from harvester.cli.main import main; main()"]
@@ -357,9 +357,12 @@ def test_a_file_that_changes_while_it_is_imported_is_withdrawn(
     part = look_at(*find([str(path)]))
     path.write_bytes(path.read_bytes()[:-2] + b"9\n")
     monkeypatch.setattr("harvester.csv_import.files.BLOCK_BYTES", 10_000)
-    archive, watch = Archive(tmp_path / "data"), Watch(lambda _pair, _size: None, Event())
+    archive, watch = (
+        TradeStore(tmp_path / "data"),
+        ImportOptions(lambda _pair, _size: None, Event()),
+    )
     with writer(archive, "XBTUSD") as one:
-        chain = Chain(archive, Pair(altname="XBTUSD"), [part], watch)
+        chain = FileChain(archive, Pair(altname="XBTUSD"), [part], watch)
         with pytest.raises(DamagedFile, match="its bytes are not those of its checksum"):
             chain.run(one)
     assert tape_of(tmp_path / "data", "XBTUSD") == []

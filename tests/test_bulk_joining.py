@@ -21,17 +21,17 @@ from test_schema import batch
 
 from harvester.csv_import import boundaries
 from harvester.csv_import.file_scan import chains, look_at
-from harvester.csv_import.files import Whole, ahead, find
-from harvester.csv_import.importer import Chain, Report, Watch
+from harvester.csv_import.files import KnownComplete, ahead, find
+from harvester.csv_import.importer import FileChain, ImportOptions, ImportReport
 from harvester.kraken.pairs import Pair
 from harvester.schema import ROWS
 from harvester.storage.footer import Footer
-from harvester.storage.trade_store import Archive
+from harvester.storage.trade_store import TradeStore
 from harvester.storage.writer import Writer, writer
 from harvester.times import END_OF_TIME, Range, missing
 
 PAIR = Pair(altname="XBTUSD")
-UNKNOWN = Whole()
+UNKNOWN = KnownComplete()
 START_NS = tapes.utc_ns(2023, 12, 31, 23, 59, 30)
 MIDNIGHT_S = START_NS // SECOND_NS + 30
 
@@ -49,21 +49,21 @@ def tape(gaps_ms: list[int]) -> Market:
 def hold(folder: Path, market: Market, spans: list[Range]) -> None:
     """Let the archive have spans as the exchange shows them."""
     rows = expected(market)
-    with writer(Archive(folder), "XBTUSD") as one:
+    with writer(TradeStore(folder), "XBTUSD") as one:
         for span in spans:
             inside = [row for row in rows if span.after < row[1] <= span.through]
             one.commit(span, batch(inside, ROWS), Footer(span, '{"altname":"XBTUSD"}'))
 
 
-def imported(folder: Path, *files: Path, whole: Whole = UNKNOWN) -> list[Report]:
+def imported(folder: Path, *files: Path, whole: KnownComplete = UNKNOWN) -> list[ImportReport]:
     """Import files of one pair, chain by chain."""
-    archive = Archive(folder)
-    watch = Watch(lambda _pair, _size: None, Event())
+    archive = TradeStore(folder)
+    watch = ImportOptions(lambda _pair, _size: None, Event())
     reports = []
     with writer(archive, "XBTUSD") as one:
         parts = [look_at(member) for member in find(map(str, files))]
         for parts_ in chains(parts, whole):
-            chain = Chain(archive, PAIR, parts_, watch)
+            chain = FileChain(archive, PAIR, parts_, watch)
             chain.run(one)
             reports.append(chain.report)
     return reports
@@ -76,7 +76,7 @@ def volumes(folder: Path) -> list[int]:
 
 def fill(folder: Path, market: Market) -> None:
     """Fetch what is missing, as a perfect backfill does."""
-    holes = missing([Range(0, END_OF_TIME)], Archive(folder).coverage("XBTUSD"))
+    holes = missing([Range(0, END_OF_TIME)], TradeStore(folder).coverage("XBTUSD"))
     hold(folder, market, holes)
 
 
@@ -103,9 +103,9 @@ def test_a_file_and_the_api_together_are_the_tape(
     ends = sorted(START_NS + end * 1_000_000 for end in ends_ms)
     spans = [Range(*pair) for pair in list(pairwise(ends))[::2]]
     last_s = csvs.second(market.trades[-1], "up")
-    known = Whole(0, last_s + 5) if whole else Whole()
+    known = KnownComplete(0, last_s + 5) if whole else KnownComplete()
     with tempfile.TemporaryDirectory() as made, pytest.MonkeyPatch.context() as patch:
-        patch.setattr(boundaries.Joiner.__init__, "__kwdefaults__", _limits(segment_rows))
+        patch.setattr(boundaries.BoundaryFinder.__init__, "__kwdefaults__", _limits(segment_rows))
         folder, file = Path(made) / "data", Path(made) / "XBTUSD.csv"
         file.write_bytes(csvs.three_columns(market.trades, rounding))
         hold(folder, market, spans)
@@ -114,7 +114,7 @@ def test_a_file_and_the_api_together_are_the_tape(
         assert sum(one.rows for one in counts) == len(market.trades)
         fill(folder, market)
         assert volumes(folder) == [number for number, _ in enumerate(gaps, 1)]
-        ranges = [one.range for one in Archive(folder).segments("XBTUSD")]
+        ranges = [one.range for one in TradeStore(folder).segments("XBTUSD")]
         assert all(one.through <= other.after for one, other in pairwise(ranges))
         seconds = {csvs.second(trade, rounding) - MIDNIGHT_S for trade in market.trades}
         if whole and not spans and seconds.isdisjoint((-2, -1, 0, 1)):
@@ -150,15 +150,15 @@ def test_what_an_import_committed_before_it_was_killed_joins_the_api(
 
     whole_commit = Writer.commit_stream
     with tempfile.TemporaryDirectory() as made, pytest.MonkeyPatch.context() as patch:
-        patch.setattr(boundaries.Joiner.__init__, "__kwdefaults__", _limits(segment_rows))
+        patch.setattr(boundaries.BoundaryFinder.__init__, "__kwdefaults__", _limits(segment_rows))
         folder, file = Path(made) / "data", Path(made) / "XBTUSD.csv"
         file.write_bytes(csvs.three_columns(market.trades, rounding))
         patch.setattr(Writer, "commit_stream", commit_stream)
         with contextlib.suppress(Killed):
-            imported(folder, file, whole=Whole(0, None))
+            imported(folder, file, whole=KnownComplete(0, None))
         patch.setattr(Writer, "commit_stream", whole_commit)
         if goes_on:
-            imported(folder, file, whole=Whole(0, None))
+            imported(folder, file, whole=KnownComplete(0, None))
         fill(folder, market)
         assert volumes(folder) == list(range(1, len(more) + 3))
 
@@ -167,11 +167,11 @@ def test_where_the_year_turns_among_trades_a_gap_is_left(tmp_path: Path) -> None
     market = tape([0, 10_000, 10_000, 9_500, 300, 300, 10_000, 10_000])
     file = tmp_path / "XBTUSD.csv"
     file.write_bytes(csvs.three_columns(market.trades))
-    [report] = imported(tmp_path / "data", file, whole=Whole(0, None))
+    [report] = imported(tmp_path / "data", file, whole=KnownComplete(0, None))
     assert (report.kept.rows, report.left.rows, report.exit_status) == (4, 4, 0)
     [note] = report.notes
     assert note.startswith("trades lie about the end of 2023")
-    covered = Archive(tmp_path / "data").coverage("XBTUSD")
+    covered = TradeStore(tmp_path / "data").coverage("XBTUSD")
     assert missing([Range(0, covered[-1].through)], covered) == [
         Range((MIDNIGHT_S - 2) * SECOND_NS - 1, (MIDNIGHT_S + 2) * SECOND_NS - 1)
     ]
@@ -192,7 +192,7 @@ def test_a_trade_that_the_api_prints_a_second_later_is_there_once(tmp_path: Path
     (tmp_path / "XBTUSD.csv").write_bytes(csvs.three_columns(trades))
     held = Range((second + 1) * SECOND_NS + 10, (second + 20) * SECOND_NS)
     hold(tmp_path / "data", market, [held])
-    imported(tmp_path / "data", tmp_path / "XBTUSD.csv", whole=Whole(0, None))
+    imported(tmp_path / "data", tmp_path / "XBTUSD.csv", whole=KnownComplete(0, None))
     fill(tmp_path / "data", market)
     assert volumes(tmp_path / "data") == [1, 2, 3]
 
@@ -220,13 +220,17 @@ def test_quarters_that_follow_one_another_have_no_seam(gaps: list[int], at: int)
                 files[-1].write_bytes(csvs.three_columns(trades))
         members = [
             find([str(file)], whole)[0]
-            for file, whole in zip(files[-2:], [Whole(0, cut_s), Whole(cut_s, None)], strict=False)
+            for file, whole in zip(
+                files[-2:], [KnownComplete(0, cut_s), KnownComplete(cut_s, None)], strict=False
+            )
         ]
         looked = [look_at(member) for member in members]
         assert [len(chain) for chain in chains(looked)] == [len(files)]
-        archive = Archive(folder)
+        archive = TradeStore(folder)
         with writer(archive, "XBTUSD") as one:
-            chain = Chain(archive, PAIR, looked, Watch(lambda _pair, _size: None, Event()))
+            chain = FileChain(
+                archive, PAIR, looked, ImportOptions(lambda _pair, _size: None, Event())
+            )
             chain.run(one)
         fill(folder, market)
         assert volumes(folder) == [number for number, _ in enumerate(gaps, 1)]
@@ -238,7 +242,7 @@ def test_what_is_held_from_the_api_stays_as_it_is(tmp_path: Path) -> None:
     file.write_bytes(csvs.three_columns(market.trades))
     span = Range(market.trades[2].true_ns + 1_000, market.trades[4].true_ns + 1_000)
     hold(tmp_path / "data", market, [span])
-    [report] = imported(tmp_path / "data", file, whole=Whole(0, None))
+    [report] = imported(tmp_path / "data", file, whole=KnownComplete(0, None))
     sides = {int(row[4]): row[5] for row in tape_of(tmp_path / "data", "XBTUSD")}
     assert {4: "buy", 5: "buy"}.items() <= sides.items()
     assert {side for number, side in sides.items() if number not in (4, 5)} == {None}
@@ -264,13 +268,15 @@ def test_a_file_without_a_quiet_moment_still_goes_in_and_says_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
-        boundaries.Joiner.__init__, "__kwdefaults__", {"segment_rows": 10**6, "most_waiting": 50}
+        boundaries.BoundaryFinder.__init__,
+        "__kwdefaults__",
+        {"segment_rows": 10**6, "most_waiting": 50},
     )
     monkeypatch.setattr("harvester.csv_import.files.BLOCK_BYTES", 2_000)
     market = tape([0, 60_000, *([500] * 400)])
     file = tmp_path / "XBTUSD.csv"
     file.write_bytes(csvs.three_columns(market.trades))
-    [report] = imported(tmp_path / "data", file, whole=Whole(0, None))
+    [report] = imported(tmp_path / "data", file, whole=KnownComplete(0, None))
     assert report.kept.rows > 100
     [note] = report.notes
     assert note.startswith("no two seconds without trades lie near 2024-01-01T00:0")
@@ -281,7 +287,7 @@ def test_a_file_without_a_quiet_moment_still_goes_in_and_says_so(
 def test_rows_equal_in_every_field_stay(tmp_path: Path) -> None:
     file = tmp_path / "XBTUSD.csv"
     file.write_bytes(b"1588888888,9000.1,0.5\n" * 17 + b"1588888899,9000.1,0.5\n")
-    imported(tmp_path / "data", file, whole=Whole(0, 1_588_888_999))
+    imported(tmp_path / "data", file, whole=KnownComplete(0, 1_588_888_999))
     rows = tape_of(tmp_path / "data", "XBTUSD")
     assert [(row[1] // SECOND_NS, row[2]) for row in rows] == [
         *((1_588_888_888, tie) for tie in range(17)),
@@ -294,7 +300,7 @@ def test_seven_columns_come_out_as_the_exchange_has_them(tmp_path: Path) -> None
     file = tmp_path / "XBTUSD.csv"
     file.write_bytes(csvs.seven_columns(market.trades))
     last_s = csvs.second(market.trades[-1])
-    imported(tmp_path / "data", file, whole=Whole(0, last_s + 3))
+    imported(tmp_path / "data", file, whole=KnownComplete(0, last_s + 3))
     assert tape_of(tmp_path / "data", "XBTUSD") == expected(market)
 
 
@@ -302,7 +308,7 @@ def test_rows_of_one_time_stand_by_their_ids(tmp_path: Path) -> None:
     lines = [b"9000.1,0.5,1588888888.5,b,m,,%d\n" % number for number in (3, 1, 2, 2)]
     file = tmp_path / "XBTUSD.csv"
     file.write_bytes(b"".join(lines))
-    [report] = imported(tmp_path / "data", file, whole=Whole(0, 1_588_888_999))
+    [report] = imported(tmp_path / "data", file, whole=KnownComplete(0, 1_588_888_999))
     assert [row[0] for row in tape_of(tmp_path / "data", "XBTUSD")] == [1, 2, 3]
     assert report.repeats.rows == 1
     assert report.notes == [
@@ -314,7 +320,7 @@ def test_rows_of_one_time_and_id_that_differ_are_trades_of_their_own(tmp_path: P
     rows = ["9000.1,0.5,1588888888.5,b,m,,1", "9000.2,0.5,1588888888.5,b,m,,1"]
     file = tmp_path / "XBTUSD.csv"
     file.write_text("".join(f"{row}\n" for row in [*rows, *rows]))
-    [report] = imported(tmp_path / "data", file, whole=Whole(0, 1_588_888_999))
+    [report] = imported(tmp_path / "data", file, whole=KnownComplete(0, 1_588_888_999))
     kept = tape_of(tmp_path / "data", "XBTUSD")
     assert [(row[0], str(row[3])) for row in kept] == [
         (1, "9000.1000000000"),
@@ -327,9 +333,9 @@ def test_provenance_is_in_the_footer_and_outlives_a_merger(tmp_path: Path) -> No
     market = tape([0, 5_000, 60_000, 5_000])
     file = tmp_path / "XBTUSD.csv"
     file.write_bytes(csvs.three_columns(market.trades))
-    imported(tmp_path / "data", file, whole=Whole(0, None))
+    imported(tmp_path / "data", file, whole=KnownComplete(0, None))
     fill(tmp_path / "data", market)
-    archive = Archive(tmp_path / "data")
+    archive = TradeStore(tmp_path / "data")
     crc = f"crc32:{zlib.crc32(file.read_bytes()):08x}"
     first, *_ = archive.segments("XBTUSD")
     footer = archive.footer(first)

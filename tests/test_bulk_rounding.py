@@ -12,17 +12,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_schema import batch
 
-from harvester.csv_import.overlap import Rows, Sample, Tally, how_exact, rows_of
+from harvester.csv_import.overlap import KeyedRows, RoundingCounts, Sample, how_exact, rows_of
 from harvester.download.events import Rounding
 from harvester.schema import ROWS
 from harvester.times import Range
 
 
-def api_rows(trades: list[Trade]) -> Rows:
+def api_rows(trades: list[Trade]) -> KeyedRows:
     return rows_of(batch(expected(tapes.market(trades)), ROWS))
 
 
-def file_rows(trades: list[Trade], rounding: str) -> Rows:
+def file_rows(trades: list[Trade], rounding: str) -> KeyedRows:
     """What a file of whole seconds prints, as rows."""
     lines = [
         (None, second(one, rounding) * SECOND_NS, 0, Decimal(one.price), Decimal(one.volume))
@@ -31,8 +31,8 @@ def file_rows(trades: list[Trade], rounding: str) -> Rows:
     return rows_of(batch([(*line, None, None, None) for line in lines], ROWS))
 
 
-def measured(file: Rows, api: Rows) -> Rounding | None:
-    tally = Tally()
+def measured(file: KeyedRows, api: KeyedRows) -> Rounding | None:
+    tally = RoundingCounts()
     tally.compare(file, api)
     return tally.rounding()
 
@@ -81,7 +81,7 @@ def test_finer_times_were_not_rounded_to_seconds() -> None:
 
 
 def test_nothing_compared_tells_nothing() -> None:
-    assert Tally().rounding() is None
+    assert RoundingCounts().rounding() is None
 
 
 def test_rows_that_the_api_lacks_do_not_hide_the_way() -> None:
@@ -108,9 +108,9 @@ def test_parts_add_up_to_the_whole(cut: int) -> None:
     trades = tapes.xbtusd_like(500, 5)
     file, api = file_rows(trades, "nearest"), api_rows(trades)
     at = int(file.stamps.searchsorted(file.stamps[cut]))
-    whole = Tally()
+    whole = RoundingCounts()
     for rows in (file.part(0, at), file.part(at, 500)):
-        part = Tally()
+        part = RoundingCounts()
         part.compare(rows, api)
         whole.add(part)
     assert whole.rounding() == measured(file, api) == Rounding("nearest", 500, 500)

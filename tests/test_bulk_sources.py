@@ -9,14 +9,14 @@ from pathlib import Path
 import csvs
 import pytest
 
-from harvester.csv_import.files import Whole, blocks, checksum, find
+from harvester.csv_import.files import KnownComplete, blocks, checksum, find
 from harvester.errors import BadFile, DamagedFile
 
 LINE = b"1588888888,9000.1,0.5\n"
-UNKNOWN = Whole()
+UNKNOWN = KnownComplete()
 
 
-def found(*paths: Path, whole: Whole = UNKNOWN) -> list[str]:
+def found(*paths: Path, whole: KnownComplete = UNKNOWN) -> list[str]:
     return [str(one) for one in find(map(str, paths), whole)]
 
 
@@ -87,7 +87,7 @@ def test_an_unpacked_quarter_is_as_whole_as_its_zip(
             (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
             (tmp_path / name).write_bytes(row)
     [member] = find([str(files)])
-    assert (member.whole, member.stem) == (Whole(1_688_169_600, 1_696_118_400), "ETHUSD")
+    assert (member.whole, member.stem) == (KnownComplete(1_688_169_600, 1_696_118_400), "ETHUSD")
 
 
 def test_an_unpacked_history_begins_with_history(tmp_path: Path) -> None:
@@ -95,12 +95,12 @@ def test_an_unpacked_history_begins_with_history(tmp_path: Path) -> None:
         (tmp_path / folder).mkdir()
         (tmp_path / folder / "ETHUSD.csv").write_bytes(LINE)
         [member] = find([str(tmp_path / folder / "ETHUSD.csv")])
-        assert member.whole == Whole(since_s, None)
+        assert member.whole == KnownComplete(since_s, None)
 
 
 def test_what_was_said_goes_before_what_a_name_tells(tmp_path: Path) -> None:
     packed = csvs.packed(tmp_path / "K_Q1_2026.zip", {"XBTUSD.csv": LINE})
-    assert find([str(packed)], Whole(5, None))[0].whole == (5, 1_775_001_600)
+    assert find([str(packed)], KnownComplete(5, None))[0].whole == (5, 1_775_001_600)
 
 
 @pytest.mark.parametrize(

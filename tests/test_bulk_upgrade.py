@@ -15,12 +15,12 @@ from crawling import Crawl, serve, strangers, tape_of
 from exchange import SECOND_NS, Clock, Exchange, Tape, Trade, expected
 from test_bulk_joining import imported
 
-from harvester.csv_import.files import Whole
-from harvester.download.events import Day, Outcome, PageRead, Replaced, Rounding
+from harvester.csv_import.files import KnownComplete
+from harvester.download.events import BackfillResult, Day, PageRead, Replaced, Rounding
 from harvester.errors import ArchiveDamaged, Interrupted
 from harvester.storage.filesystem import Entry, LocalStore
-from harvester.storage.replacement_staging import Upgraded, from_files
-from harvester.storage.trade_store import Archive
+from harvester.storage.replacement_staging import ReplacementView, from_files
+from harvester.storage.trade_store import TradeStore
 from harvester.storage.writer import writer
 from harvester.times import DAY, Range
 from harvester.verify.integrity import verify
@@ -39,9 +39,9 @@ class Upgrading:
         self.exchange = serve(self.market, clock=Clock(NOW_NS))
         self._file = folder / "XBTUSD.csv"
 
-    def take_in(self, data: bytes, whole: Whole | None = None) -> None:
+    def take_in(self, data: bytes, whole: KnownComplete | None = None) -> None:
         self._file.write_bytes(data)
-        imported(self.folder, self._file, whole=whole or Whole())
+        imported(self.folder, self._file, whole=whole or KnownComplete())
 
     def crawl(self, **fields: Any) -> Crawl:
         fields = {"now_ns": lambda: NOW_NS} | fields
@@ -50,7 +50,7 @@ class Upgrading:
     def fill(self) -> None:
         assert self.crawl().only(PAIR).exit_status == 0
 
-    def upgrade(self, **fields: Any) -> Outcome:
+    def upgrade(self, **fields: Any) -> BackfillResult:
         return self.crawl(upgrade=True, **fields).only(PAIR)
 
     @property
@@ -58,14 +58,14 @@ class Upgrading:
         return tape_of(self.folder, PAIR)
 
     def sources(self) -> list[str]:
-        archive = Archive(self.folder)
+        archive = TradeStore(self.folder)
         return [archive.footer(one).source for one in archive.segments(PAIR)]
 
     def check(self) -> None:
         """The whole tape is the exchange's, nothing is left over, and all of it is proved."""
         assert self.tape == self.truth
         assert set(self.sources()) == {"api"}
-        assert verify(Archive(self.folder), PAIR).faults == []
+        assert verify(TradeStore(self.folder), PAIR).faults == []
         assert strangers(self.folder) == []
         assert aside(self.folder) == []
 
@@ -99,12 +99,12 @@ def test_the_whole_tape_is_the_exchanges(started: Any, rounding: str) -> None:
     one = started(TRADES)
     one.take_in(csvs.three_columns(TRADES[:4_000], rounding))
     one.fill()
-    coverage = Archive(one.folder).coverage(PAIR)
+    coverage = TradeStore(one.folder).coverage(PAIR)
     done = one.upgrade()
     assert done.exit_status == 0
     assert done.upgrade.rounding == Rounding(rounding, done.trades, done.trades)
     assert (len(done.upgrade.replaced), done.upgrade.days, done.upgrade.left) == (1, (), ())
-    assert Archive(one.folder).coverage(PAIR) == coverage
+    assert TradeStore(one.folder).coverage(PAIR) == coverage
     one.check()
 
 
@@ -136,7 +136,7 @@ def test_in_a_merged_segment_only_what_came_from_files_is_fetched(started: Any) 
     one = started(TRADES)
     one.take_in(csvs.three_columns(TRADES[1_000:4_000]))
     one.fill()
-    archive = Archive(one.folder)
+    archive = TradeStore(one.folder)
     with writer(archive, PAIR) as writing:
         writing.compact(every=True)
     assert one.sources() == ["api+csv"]
@@ -192,16 +192,18 @@ def test_a_year_that_turns_within_a_busy_second(started: Any, rounding: str) -> 
     trades, moved = busy_new_year(rounding)
     assert bool(moved) == (rounding != "down")
     one = started(trades)
-    one.take_in(csvs.three_columns(trades, rounding), Whole(0, trades[-1].true_ns // SECOND_NS + 9))
+    one.take_in(
+        csvs.three_columns(trades, rounding), KnownComplete(0, trades[-1].true_ns // SECOND_NS + 9)
+    )
     one.fill()
-    assert len(Archive(one.folder).segments(PAIR)) > 1
+    assert len(TradeStore(one.folder).segments(PAIR)) > 1
     # Of the later year nothing is asked for, but what a trade of the earlier one may be told as.
     early = Range(0, tapes.utc_ns(2024, 1, 1) - 1)
     done = one.crawl(upgrade=True).only(PAIR, span=early)
     assert (done.exit_status, done.upgrade.days) == (0, ())
     assert [row[3:5] for row in one.tape] == [row[3:5] for row in one.truth]
     assert "csv" in "".join(one.sources())
-    assert verify(Archive(one.folder), PAIR).faults == []
+    assert verify(TradeStore(one.folder), PAIR).faults == []
     assert one.upgrade().exit_status == 0
     one.check()
 
@@ -222,7 +224,9 @@ def test_a_trade_of_another_year_than_the_files(started: Any) -> None:
     # What the file tells begins at noon of the last day of the year, where there is no trade.
     early = Range(0, tapes.utc_ns(2023, 12, 31, 12))
     assert one.crawl().only(PAIR, span=early).exit_status == 0
-    one.take_in(csvs.three_columns(trades, "up"), Whole(0, trades[-1].true_ns // SECOND_NS + 9))
+    one.take_in(
+        csvs.three_columns(trades, "up"), KnownComplete(0, trades[-1].true_ns // SECOND_NS + 9)
+    )
     assert one.upgrade().exit_status == 0
     one.check()
     assert {path.parent.name for path in (one.folder / "trades").rglob("*.parquet")} >= {
@@ -238,7 +242,7 @@ def test_a_range_in_which_the_exchange_knows_of_nothing(started: Any) -> None:
     one.take_in(csvs.three_columns(TRADES[:50]))
     one.fill()
     with pytest.raises(ArchiveDamaged, match="1 of 1 rows of time that is covered already"):
-        one.take_in(extra, Whole(0, NOW_NS // SECOND_NS))
+        one.take_in(extra, KnownComplete(0, NOW_NS // SECOND_NS))
     assert one.upgrade().exit_status == 0
     one.check()
 
@@ -273,7 +277,7 @@ def test_a_row_that_the_file_lacks_is_told_by_its_day(started: Any) -> None:
     one = started(trades)
     one.take_in(csvs.three_columns([*trades[:11], *trades[12:]]))
     filled = one.crawl().only(PAIR)
-    [segment] = {segment for segment, _ in from_files(Archive(one.folder), PAIR)}
+    [segment] = {segment for segment, _ in from_files(TradeStore(one.folder), PAIR)}
     assert (filled.exit_status, str(filled.error)) == (
         4,
         f"XBTUSD: trades between ids 1 and 30 are not in {one.folder / segment.path}, which came "
@@ -334,7 +338,7 @@ def test_without_ids_fewer_trades_replace_nothing(started: Any) -> None:
     done = one.upgrade()
     assert (done.exit_status, done.upgrade.replaced, done.upgrade.kept) == (4, (), ())
     [left] = done.upgrade.left
-    [path] = {segment.path for segment, _ in from_files(Archive(one.folder), PAIR)}
+    [path] = {segment.path for segment, _ in from_files(TradeStore(one.folder), PAIR)}
     assert left.reason == (
         "the exchange shows fewer trades than the file on 2024-02-03, and no ids prove them to be "
         "all; another --upgrade asks for them again; to have the exchange's all the same, remove "
@@ -414,7 +418,7 @@ def replaced(crawl: Crawl) -> list[int]:
 def test_the_cheapest_are_replaced_first(started: Any) -> None:
     trades = years(2_500, 100, 1_300)
     one = started(trades)
-    one.take_in(csvs.three_columns(trades), Whole(0, tapes.utc_ns(2019, 1, 1) // SECOND_NS))
+    one.take_in(csvs.three_columns(trades), KnownComplete(0, tapes.utc_ns(2019, 1, 1) // SECOND_NS))
     crawl = one.crawl(upgrade=True)
     assert crawl.only(PAIR).exit_status == 0
     assert replaced(crawl) == [2017, 2018, 2016]
@@ -424,7 +428,7 @@ def test_the_cheapest_are_replaced_first(started: Any) -> None:
 def test_newest_first_replaces_the_newest_first(started: Any) -> None:
     trades = years(100, 200, 50)
     one = started(trades)
-    one.take_in(csvs.three_columns(trades), Whole(0, tapes.utc_ns(2019, 1, 1) // SECOND_NS))
+    one.take_in(csvs.three_columns(trades), KnownComplete(0, tapes.utc_ns(2019, 1, 1) // SECOND_NS))
     crawl = one.crawl(upgrade=True, newest_first=True)
     assert crawl.only(PAIR).exit_status == 0
     assert replaced(crawl) == [2018, 2017, 2016]
@@ -434,7 +438,7 @@ def test_newest_first_replaces_the_newest_first(started: Any) -> None:
 def test_a_span_picks_the_segments_that_it_touches(started: Any) -> None:
     trades = years(100, 200, 50)
     one = started(trades)
-    one.take_in(csvs.three_columns(trades), Whole(0, tapes.utc_ns(2019, 1, 1) // SECOND_NS))
+    one.take_in(csvs.three_columns(trades), KnownComplete(0, tapes.utc_ns(2019, 1, 1) // SECOND_NS))
     one.fill()
     crawl = one.crawl(upgrade=True)
     span = Range(tapes.utc_ns(2017, 6, 1), tapes.utc_ns(2017, 6, 1) + 1)
@@ -445,7 +449,7 @@ def test_a_span_picks_the_segments_that_it_touches(started: Any) -> None:
 
 def test_what_is_not_settled_yet_is_left(started: Any) -> None:
     one = started(TRADES)
-    one.take_in(csvs.three_columns(TRADES), Whole(0, NOW_NS // SECOND_NS + 500))
+    one.take_in(csvs.three_columns(TRADES), KnownComplete(0, NOW_NS // SECOND_NS + 500))
     done = one.upgrade()
     [left] = done.upgrade.left
     assert (done.exit_status, left.reason) == (
@@ -465,7 +469,9 @@ def test_an_interrupted_upgrade_keeps_what_it_fetched(started: Any) -> None:
     done = one.upgrade(stop_after_pages=3)
     assert (done.exit_status, type(done.error)) == (130, Interrupted)
     assert one.tape == before
-    fetched = sum(piece.segment.size > 0 for piece in Upgraded(Archive(one.folder)).pieces(PAIR))
+    fetched = sum(
+        piece.segment.size > 0 for piece in ReplacementView(TradeStore(one.folder)).pieces(PAIR)
+    )
     assert fetched
     assert aside(one.folder)
     crawl = one.crawl(upgrade=True)
@@ -487,7 +493,7 @@ def test_an_open_archive_shows_the_new_rows_of_a_file_of_the_same_size(
     one = started(TRADES)
     one.take_in(csvs.three_columns(TRADES[:4_000]))
     one.fill()
-    archive = Archive(one.folder)
+    archive = TradeStore(one.folder)
     sources = {archive.footer(each).source for each in archive.segments(PAIR)}
     assert "csv" in "".join(sources)
     # A run in another process would leave this archive alone as well.
@@ -499,9 +505,9 @@ def test_an_open_archive_shows_the_new_rows_of_a_file_of_the_same_size(
 def test_a_scan_through_a_replacement_is_a_whole_tape(started: Any) -> None:
     trades = years(2_000, 2_000, 2_000)
     one = started(trades)
-    one.take_in(csvs.three_columns(trades), Whole(0, tapes.utc_ns(2019, 1, 1) // SECOND_NS))
+    one.take_in(csvs.three_columns(trades), KnownComplete(0, tapes.utc_ns(2019, 1, 1) // SECOND_NS))
     one.fill()
-    scan = Archive(one.folder).scan(PAIR)
+    scan = TradeStore(one.folder).scan(PAIR)
     seen = [next(scan)]
     assert one.upgrade().exit_status == 0
     seen += scan

@@ -16,8 +16,8 @@ from test_bulk_upgrade_kills import Killed
 from harvester.csv_import import redownload
 from harvester.errors import ArchiveDamaged
 from harvester.storage.replacement import splice
-from harvester.storage.replacement_staging import Upgraded, from_files
-from harvester.storage.trade_store import Archive
+from harvester.storage.replacement_staging import ReplacementView, from_files
+from harvester.storage.trade_store import TradeStore
 from harvester.storage.writer import writer
 
 __all__ = ["started"]
@@ -109,26 +109,26 @@ def test_a_replacement_launders_no_damage(
     def killed(*_: Any) -> None:
         raise Killed
 
-    with writer(Archive(one.folder), PAIR) as writing:
+    with writer(TradeStore(one.folder), PAIR) as writing:
         writing.compact(every=True)
     with monkeypatch.context() as patch:
         patch.setattr(redownload, "splice", killed)
         with pytest.raises(Killed):
             one.upgrade()
-    archive = Archive(one.folder)
+    archive = TradeStore(one.folder)
     [segment] = archive.segments(PAIR)
     held = one.folder / segment.path
     parts = [part for _, part in from_files(archive, PAIR)]
     harmed = held if where == "held" else min(aside(one.folder))
     without_a_row(harmed)
     before = held.read_bytes()
-    archive = Archive(one.folder)
+    archive = TradeStore(one.folder)
     mends = (
         f"it was not upgraded. `harvester verify {PAIR} --repair` mends it"
         if where == "held"
         else "the same command fetches its range anew"
     )
     with writer(archive, PAIR) as writing, pytest.raises(ArchiveDamaged) as told:
-        splice(writing, Upgraded(archive), parts)
+        splice(writing, ReplacementView(archive), parts)
     assert str(told.value) == f"{harmed} holds other rows than its footer tells: {mends}"
     assert held.read_bytes() == before

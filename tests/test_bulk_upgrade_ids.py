@@ -15,12 +15,12 @@ import tapes
 from exchange import SECOND_NS, Trade
 from test_bulk_upgrade import NOW_NS, PAIR, TRADES, started, years
 
-from harvester.csv_import.files import Whole
+from harvester.csv_import.files import KnownComplete
 from harvester.download import id_check
 from harvester.errors import ImportIncomplete
-from harvester.storage.footer import Footer, Jump
+from harvester.storage.footer import ConfirmedIdGap, Footer
 from harvester.storage.segment import Segment
-from harvester.storage.trade_store import Archive
+from harvester.storage.trade_store import TradeStore
 from harvester.storage.writer import Writer, writer
 from harvester.times import DAY, Range
 from harvester.verify.integrity import verify
@@ -29,7 +29,7 @@ __all__ = ["started"]
 
 
 def footers(folder: Path) -> list[Footer]:
-    archive = Archive(folder)
+    archive = TradeStore(folder)
     return [archive.footer(one) for one in archive.segments(PAIR)]
 
 
@@ -46,13 +46,13 @@ def open_skips(folder: Path, trades: Sequence[Trade]) -> int:
 
 
 def merged(folder: Path) -> None:
-    with writer(Archive(folder), PAIR) as one:
+    with writer(TradeStore(folder), PAIR) as one:
         one.compact(every=True)
 
 
 def lose(folder: Path, ids: Iterable[int]) -> None:
     """Take trades out of the one segment, its footer agreeing with what is left."""
-    archive = Archive(folder)
+    archive = TradeStore(folder)
     [segment] = archive.segments(PAIR)
     with writer(archive, PAIR) as one:
         lose_of(one, segment, ids)
@@ -80,7 +80,7 @@ def alone(trades: Sequence[Trade], count: int) -> list[int]:
 
 
 def id_faults(folder: Path) -> list[str]:
-    return [one.text for one in verify(Archive(folder), PAIR).faults]
+    return [one.text for one in verify(TradeStore(folder), PAIR).faults]
 
 
 def test_what_a_file_lacked_excuses_no_loss_once_it_is_replaced(started: Any) -> None:
@@ -105,7 +105,7 @@ def test_what_a_file_lacked_is_forgotten_by_the_year_behind_it(started: Any) -> 
     """Replaced is the year whose last trade the file lacks; the next one stays a file's."""
     trades = years(60, 70)
     one: Any = started(trades)
-    whole = Whole(0, tapes.utc_ns(2018, 1, 1) // SECOND_NS)
+    whole = KnownComplete(0, tapes.utc_ns(2018, 1, 1) // SECOND_NS)
     one.take_in(csvs.seven_columns([*trades[:59], *trades[60:]]), whole)
     one.crawl().only(PAIR)
     first_year = Range(0, tapes.utc_ns(2017, 1, 1) - 1)
@@ -113,8 +113,8 @@ def test_what_a_file_lacked_is_forgotten_by_the_year_behind_it(started: Any) -> 
     assert [each.source for each in footers(one.folder)][:2] == ["api", "csv"]
     assert (id_faults(one.folder), excused(one.folder)) == ([], 0)
     [lost] = alone(trades[:59], 1)
-    with writer(Archive(one.folder), PAIR) as writing:
-        lose_of(writing, Archive(one.folder).segments(PAIR)[0], [lost])
+    with writer(TradeStore(one.folder), PAIR) as writing:
+        lose_of(writing, TradeStore(one.folder).segments(PAIR)[0], [lost])
     assert id_faults(one.folder) == [
         f"ids skip from {lost - 1} to {lost + 1}, which no jump on record explains"
     ]
@@ -141,7 +141,7 @@ def test_what_a_file_lacked_at_its_edge_excuses_no_loss_either(started: Any) -> 
     one: Any = started(TRADES)
     edge = TRADES[999].true_ns // SECOND_NS * SECOND_NS + SECOND_NS - 1
     assert one.crawl().only(PAIR, span=Range(0, edge)).exit_status == 0
-    whole = Whole(0, TRADES[4_000].true_ns // SECOND_NS)
+    whole = KnownComplete(0, TRADES[4_000].true_ns // SECOND_NS)
     one.take_in(csvs.seven_columns(TRADES[1_005:4_000]), whole)
     one.crawl().run(PAIR)
     merged(one.folder)
@@ -201,18 +201,18 @@ def test_a_confirmed_jump_stays_with_its_trades(started: Any) -> None:
     early = Range(0, trades[9].true_ns + DAY)
     assert one.crawl().only(PAIR, span=early).exit_status == 0
     file = csvs.three_columns(trades[10:this_year])
-    one.take_in(file, Whole(0, tapes.utc_ns(2024, 6, 1) // SECOND_NS))
+    one.take_in(file, KnownComplete(0, tapes.utc_ns(2024, 6, 1) // SECOND_NS))
     assert one.crawl().only(PAIR, span=Range(0, trades[12].true_ns)).exit_status == 0
     merged(one.folder)
     assert [(each.source, each.jumps) for each in footers(one.folder)] == [
-        ("api+csv", (Jump(3, 104),))
+        ("api+csv", (ConfirmedIdGap(3, 104),))
     ]
     assert one.upgrade().upgrade.left == ()
     merged(one.folder)
     one.check()
-    archive = Archive(one.folder)
+    archive = TradeStore(one.folder)
     assert [(each.year, archive.footer(each).jumps) for each in archive.segments(PAIR)] == [
-        (2023, (Jump(3, 104),)),
+        (2023, (ConfirmedIdGap(3, 104),)),
         (2024, ()),
     ]
 
@@ -260,7 +260,9 @@ def test_a_jump_across_a_hole_without_trades_is_on_record(started: Any) -> None:
     for span in (Range(0, left), Range(right, NOW_NS), Range(0, NOW_NS)):
         assert one.crawl().only(PAIR, span=span).exit_status == 0
     assert id_faults(one.folder) == []
-    assert {jump for each in footers(one.folder) for jump in each.jumps} == {Jump(500, 508)}
+    assert {jump for each in footers(one.folder) for jump in each.jumps} == {
+        ConfirmedIdGap(500, 508)
+    }
 
 
 @pytest.mark.parametrize("pages", [14, 15, 16])
@@ -306,11 +308,11 @@ def test_that_a_file_lacks_trades_is_told_until_it_is_replaced(
     one, text = around_a_file_that_lacks_five(started)
     if is_merged:
         merged(one.folder)
-    report = verify(Archive(one.folder), PAIR)
+    report = verify(TradeStore(one.folder), PAIR)
     assert (report.faults, report.notes, report.unasked_jumps) == ([], [f"{PAIR}: {text}"], 0)
     one.upgrade()
     one.check()
-    report = verify(Archive(one.folder), PAIR)
+    report = verify(TradeStore(one.folder), PAIR)
     assert (report.faults, report.notes, report.unasked_jumps) == ([], [], 0)
 
 
@@ -333,13 +335,13 @@ def test_a_quiet_range_before_a_file_hides_nothing_that_it_lacks(started: Any) -
     """The hole that is fetched last ends at a range without rows, and behind that is the file."""
     one: Any = started(LONG)
     one.take_in(csvs.three_columns([*LONG[1_000:6_000], *LONG[6_005:12_000]]))
-    [file] = Archive(one.folder).coverage(PAIR)
+    [file] = TradeStore(one.folder).coverage(PAIR)
     before = max(each.true_ns for each in LONG if each.true_ns <= file.after)
     for span in (Range(before, file.after), Range(file.through, NOW_NS)):
         assert one.crawl().only(PAIR, span=span).error is None
     assert footers(one.folder)[0].rows == 0
     assert one.crawl().only(PAIR).exit_status == 0
-    report = verify(Archive(one.folder), PAIR)
+    report = verify(TradeStore(one.folder), PAIR)
     assert (len(report.notes), report.faults, report.unasked_jumps) == (1, [], 0)
     assert "a file told" in report.notes[0]
     one.upgrade()

@@ -19,12 +19,12 @@ from test_bulk_joining import imported
 from victims import Victims, hunt
 
 from harvester.csv_import import redownload
-from harvester.csv_import.boundaries import Joiner
-from harvester.csv_import.files import Whole
+from harvester.csv_import.boundaries import BoundaryFinder
+from harvester.csv_import.files import KnownComplete
 from harvester.query.rollups import parse_levels, roll_up
 from harvester.storage.filesystem import LocalStore
 from harvester.storage.replacement_staging import from_files
-from harvester.storage.trade_store import Archive
+from harvester.storage.trade_store import TradeStore
 from harvester.storage.writer import writer
 from harvester.times import DAY, Range, missing
 from harvester.verify.integrity import verify
@@ -58,7 +58,7 @@ def quiet_new_year() -> list[Trade]:
 def earlier_import() -> Iterator[None]:
     """Import as before ends of years among trades were left out: segments meet in a busy second."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Joiner, "_end_hole_at_busy_year_end", lambda *_: None)
+        patch.setattr(BoundaryFinder, "_end_hole_at_busy_year_end", lambda *_: None)
         yield
 
 
@@ -78,13 +78,15 @@ class Begun:
         file = folder / "XBTUSD.csv"
         file.write_bytes(csvs.three_columns([*trades[:-3], *trades[-2:]], "up"))
         with earlier_import():
-            imported(folder / "begun", file, whole=Whole(0, trades[-1].true_ns // SECOND_NS + 9))
+            imported(
+                folder / "begun", file, whole=KnownComplete(0, trades[-1].true_ns // SECOND_NS + 9)
+            )
         # Filled by a run that ends with what the file lacks.
         Crawl(exchange.url, folder / "begun").only(PAIR)
-        with writer(Archive(folder / "begun"), PAIR) as one:
+        with writer(TradeStore(folder / "begun"), PAIR) as one:
             roll_up(one, parse_levels(["1h"]))
         self.before = tape_of(folder / "begun", PAIR)
-        self.coverage = Archive(folder / "begun").coverage(PAIR)
+        self.coverage = TradeStore(folder / "begun").coverage(PAIR)
 
     def crawl(self, folder: Path, **fields: Any) -> Crawl:
         options = {"archive.flush_rows": 30, "candles.rollups": []}
@@ -96,7 +98,7 @@ class Begun:
 
     def check_between(self, folder: Path) -> None:
         """All is covered; what is said to be a file's is the file's, all else the exchange's."""
-        archive = Archive(folder)
+        archive = TradeStore(folder)
         faults = verify(archive, PAIR).faults
         assert [one for one in faults if (one.path or "").startswith("candles/")] == []
         assert archive.coverage(PAIR) == self.coverage
@@ -111,10 +113,10 @@ class Begun:
 
     def check_end(self, folder: Path) -> None:
         assert tape_of(folder, PAIR) == self.truth
-        assert verify(Archive(folder), PAIR).faults == []
+        assert verify(TradeStore(folder), PAIR).faults == []
         assert strangers(folder) == []
         assert list((folder / "upgrade").rglob("*.parquet")) == []
-        assert from_files(Archive(folder), PAIR) == []
+        assert from_files(TradeStore(folder), PAIR) == []
 
 
 def plain(batch: Any) -> list[tuple[Any, ...]]:
@@ -179,12 +181,12 @@ def test_killed_at_every_step_on_the_disk_an_upgrade_goes_on(
     while True:
         folder, steps = begun.copy(f"{deaths}"), Steps(deaths)
 
-        def opened(path: Path, steps: Steps = steps) -> Archive:
-            archive = Archive(path)
+        def opened(path: Path, steps: Steps = steps) -> TradeStore:
+            archive = TradeStore(path)
             archive.store = Dying(path, steps)
             return archive
 
-        def beside(archive: Archive) -> Archive:
+        def beside(archive: TradeStore) -> TradeStore:
             return opened(archive.root / "upgrade")
 
         with monkeypatch.context() as patch:
@@ -210,15 +212,15 @@ def test_what_a_crash_left_of_a_replacement_any_writer_clears(begun: Begun) -> N
     for left in range(200):
         folder, steps = begun.copy(f"{left}"), Steps(left)
 
-        def opened(path: Path, steps: Steps = steps) -> Archive:
-            archive = Archive(path)
+        def opened(path: Path, steps: Steps = steps) -> TradeStore:
+            archive = TradeStore(path)
             archive.store = Dying(path, steps)
             return archive
 
         try:
             begun.crawl(folder, upgrade=True, open=opened).only(PAIR)
         except Killed:
-            archive = Archive(folder)
+            archive = TradeStore(folder)
             pieces, segments = archive.pieces(PAIR), archive.segments(PAIR)
             doubled += len(pieces) < len(segments)
             with writer(archive, PAIR):

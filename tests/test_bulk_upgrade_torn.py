@@ -22,12 +22,12 @@ from test_bulk_upgrade_kills import Begun, Dying, Killed, Steps, busy_new_year
 from test_verify_beside_a_writer import disturbed
 
 from harvester.csv_import import redownload
-from harvester.csv_import.files import Whole
+from harvester.csv_import.files import KnownComplete
 from harvester.errors import ArchiveDamaged
 from harvester.storage import replacement
 from harvester.storage.filesystem import LocalStore
-from harvester.storage.replacement_staging import Upgraded, from_files, noted
-from harvester.storage.trade_store import Archive
+from harvester.storage.replacement_staging import ReplacementView, from_files, noted
+from harvester.storage.trade_store import TradeStore
 from harvester.storage.writer import writer
 from harvester.times import Range
 from harvester.verify.digest import digests
@@ -83,8 +83,8 @@ def dies(begun: Begun, folder: Path, left: int, **fields: Any) -> bool:
     """Backfill until so many steps on the disk are done; whether it was killed for it."""
     steps = Steps(left)
 
-    def opened(path: Path) -> Archive:
-        archive = Archive(path)
+    def opened(path: Path) -> TradeStore:
+        archive = TradeStore(path)
         archive.store = Dying(path, steps)
         return archive
 
@@ -96,7 +96,7 @@ def dies(begun: Begun, folder: Path, left: int, **fields: Any) -> bool:
 
 
 def volumes(folder: Path) -> list[Any]:
-    batches = Archive(folder).scan(PAIR)
+    batches = TradeStore(folder).scan(PAIR)
     return [each for batch in batches for each in batch.column("volume").to_pylist()]
 
 
@@ -113,7 +113,7 @@ def command(*words: str, folder: Path) -> subprocess.CompletedProcess[str]:
 
 def faults(folder: Path) -> list[str]:
     """What `verify` finds of a replacement."""
-    report = prove(Archive(folder), PAIR)
+    report = prove(TradeStore(folder), PAIR)
     assert bool(report.digests) == (not report.faults)
     return [one.text for one in report.faults if one.path == NOTE]
 
@@ -121,12 +121,12 @@ def faults(folder: Path) -> list[str]:
 def test_a_torn_replacement_is_told_by_everyone_who_tells_of_a_tape(left: Left) -> None:
     for folder in left.whole:
         assert (folder, faults(folder)) == (folder, [])
-        assert status(Archive(folder), [PAIR], NOW_NS)[0].damaged == []
+        assert status(TradeStore(folder), [PAIR], NOW_NS)[0].damaged == []
     for folder in left.torn:
         [text] = faults(folder)
         assert "may stand twice, or not at all" in text
         assert f"`harvester backfill {PAIR}` ends it" in text
-        assert status(Archive(folder), [PAIR], NOW_NS)[0].damaged == [f"{folder / NOTE}: {text}"]
+        assert status(TradeStore(folder), [PAIR], NOW_NS)[0].damaged == [f"{folder / NOTE}: {text}"]
 
 
 @pytest.mark.parametrize("asked", [("verify",), ("status",), ("status", "--digest")], ids=" ".join)
@@ -144,7 +144,7 @@ def test_a_proof_is_of_the_tape_before_or_behind_a_replacement_and_of_no_other(
     """Before every third opening of a file, all that is left to be replaced is."""
     begun = left.begun
     found = begun.folder / "begun" if is_upgrade else left.torn[0]
-    tapes_whole = [digests(Archive(found), PAIR)] if is_upgrade else []
+    tapes_whole = [digests(TradeStore(found), PAIR)] if is_upgrade else []
     for at in range(3, 99, 3):
         folder = shutil.copytree(found, tmp_path / f"{at}")
         archive, between = disturbed(
@@ -153,7 +153,7 @@ def test_a_proof_is_of_the_tape_before_or_behind_a_replacement_and_of_no_other(
             partial(replaced_now, begun, folder, upgrade=is_upgrade),
         )
         report = prove(archive, PAIR)
-        after = digests(Archive(folder), PAIR)
+        after = digests(TradeStore(folder), PAIR)
         assert report.digests in ([], *tapes_whole, after), at
         assert bool(report.digests) == (not report.faults)
         if between.opened < at:
@@ -287,14 +287,14 @@ def prepared(started: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
     """Five years from a file, of each of which the exchange's own trades lie aside."""
     trades = years(30, 40, 50, 60, 70)
     one = started(trades)
-    one.take_in(csvs.three_columns(trades), Whole(0, tapes.utc_ns(2021, 1, 1) // SECOND_NS))
+    one.take_in(csvs.three_columns(trades), KnownComplete(0, tapes.utc_ns(2021, 1, 1) // SECOND_NS))
     one.fill()
     with monkeypatch.context() as patch:
         patch.setattr(redownload, "splice", killed)
         for year in range(2016, 2021):
             with pytest.raises(Killed):
                 one.crawl(upgrade=True).only(PAIR, span=june(year))
-    one.parts = [part for _, part in from_files(Archive(one.folder), PAIR)]
+    one.parts = [part for _, part in from_files(TradeStore(one.folder), PAIR)]
     assert len(one.parts) == 5
     return one
 
@@ -313,7 +313,7 @@ def test_replacing_something_else_leaves_it_on_record(
     lose_aside(one.folder, 2017)
     assert one.crawl(upgrade=True).only(PAIR, span=june(2018)).exit_status == 4
     spliced(one.folder, parts[3:])
-    assert [part for _, part in from_files(Archive(one.folder), PAIR)] == [parts[1]]
+    assert [part for _, part in from_files(TradeStore(one.folder), PAIR)] == [parts[1]]
     # What is fetched for it anew is to be held against the file anew.
     assert noted(LocalStore(one.folder), PAIR) == [replace(begun_with, compared=False)]
     assert len(faults(one.folder)) == 1
@@ -335,7 +335,7 @@ def test_what_was_begun_and_not_done_is_no_part_of_what_is_half_done(
     lose_aside(one.folder, 2020)
     assert one.crawl().only(PAIR).exit_status == 0
     assert (faults(one.folder), (one.folder / NOTE).exists()) == ([], False)
-    assert [part for _, part in from_files(Archive(one.folder), PAIR)] == parts[2:]
+    assert [part for _, part in from_files(TradeStore(one.folder), PAIR)] == parts[2:]
 
 
 def lose_aside(folder: Path, year: int) -> None:
@@ -358,9 +358,9 @@ def killed_at(turn: int, done: Any) -> Any:
 
 
 def spliced(folder: Path, parts: list[Range]) -> None:
-    archive = Archive(folder)
+    archive = TradeStore(folder)
     with writer(archive, PAIR) as one:
-        replacement.splice(one, Upgraded(archive), parts)
+        replacement.splice(one, ReplacementView(archive), parts)
 
 
 def june(year: int) -> Range:

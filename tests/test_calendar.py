@@ -20,7 +20,7 @@ from test_candles import ask
 
 from harvester.errors import BadSetting
 from harvester.query.calendar import CalendarGrid, FixedGrid, Grid, Turn, turns, zone_of
-from harvester.query.candle_query import Question, grid_of
+from harvester.query.candle_query import CandleQuery, grid_of
 from harvester.storage.trade_store import EVERYTHING
 from harvester.times import Range, parse_moment
 
@@ -76,7 +76,7 @@ def moment(text: str) -> int:
     return parse_moment(text, 0)
 
 
-def clock(question: Question) -> oracle.Clock:
+def clock(question: CandleQuery) -> oracle.Clock:
     one = question.interval
     return oracle.Clock(question.tz or "UTC", one.count, one.unit, question.offset_ns)
 
@@ -173,7 +173,7 @@ def test_every_turn_of_every_zone_is_seen() -> None:
 
 
 @st.composite
-def clocks(draw: st.DrawFn) -> tuple[Question, int]:
+def clocks(draw: st.DrawFn) -> tuple[CandleQuery, int]:
     """Any zone, at a turn of its clock if there is one, and intervals of quarters of an hour.
 
     Only Casey was turned at another time than a quarter since 2012: at 00:01.
@@ -189,7 +189,7 @@ def clocks(draw: st.DrawFn) -> tuple[Question, int]:
 
 @given(clocks(), st.integers(0, 200))
 @settings(max_examples=150, deadline=None)
-def test_any_clock_is_followed_through_any_turn(one: tuple[Question, int], early: int) -> None:
+def test_any_clock_is_followed_through_any_turn(one: tuple[CandleQuery, int], early: int) -> None:
     question, when = one
     first = when - early * 15 * MINUTE
     last = first + 4 * DAY

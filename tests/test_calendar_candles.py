@@ -17,7 +17,7 @@ from test_candles import answer, ask, hold, is_equal, model
 
 from harvester.query.candle_query import FILLS
 from harvester.query.candles import ohlc
-from harvester.storage.trade_store import EVERYTHING, Archive
+from harvester.storage.trade_store import EVERYTHING, TradeStore
 from harvester.times import Range, span
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ def test_candles_at_the_turns_of_clocks_are_the_oracles(
     end = moment(turn) + reach * (2 if interval in LONG else 1)
     times = oracle.walked(moment(turn) - reach, end, step, clock(question))
     rows = tape(times)
-    archive = hold(Archive(tmp_path), [(Range(times[0] - 1, rows[-1][1]), rows)])
+    archive = hold(TradeStore(tmp_path), [(Range(times[0] - 1, rows[-1][1]), rows)])
     truth = oracle.candles_between(rows, times)
     shown = [one for one in times if truth[0]["time"] <= one <= truth[-1]["time"]]
     truth = oracle.filled(truth, shown, fill)
@@ -120,7 +120,7 @@ def test_any_fill_over_any_holes_as_clocks_go_back_is_as_from_first_principles(
         parts = [
             (one, [row for row in rows if one.after < row[1] <= one.through]) for one in covered
         ]
-        made = answer(ohlc(hold(Archive(folder), parts), question))
+        made = answer(ohlc(hold(TradeStore(folder), parts), question))
     truth = model(rows, covered, question, times)
     assert is_equal(made, truth, (*oracle.COLUMNS, "is_complete"))
 
@@ -128,7 +128,7 @@ def test_any_fill_over_any_holes_as_clocks_go_back_is_as_from_first_principles(
 def months(tmp_path: Path, within: Range, span_: Range = EVERYTHING, **more: Any) -> Any:
     """Whether each month shown is complete, by when it opens; one trade, on January the 20th."""
     rows = [trade(moment("2024-01-20"), 5)]
-    archive = hold(Archive(tmp_path), [(within, rows)])
+    archive = hold(TradeStore(tmp_path), [(within, rows)])
     made = answer(ohlc(archive, ask("1mo", span_, fill="null", all_columns=True, **more)))
     return {one["time"]: one["is_complete"] for one in made}
 
@@ -159,7 +159,7 @@ def test_a_month_ends_when_the_clocks_of_its_zone_say_so(tmp_path: Path) -> None
 
 def test_a_span_is_half_open_on_the_calendar_too(tmp_path: Path) -> None:
     rows = [trade(moment(when) - odd, 5) for when in ("2024-02-01", "2024-03-01") for odd in (1, 0)]
-    archive = hold(Archive(tmp_path), [(Range(0, moment("2024-04-01")), rows)])
+    archive = hold(TradeStore(tmp_path), [(Range(0, moment("2024-04-01")), rows)])
     february = span(moment("2024-02-01"), moment("2024-03-01"))
     made = answer(ohlc(archive, ask("1mo", february, all_columns=True)))
     assert [(one["time"], one["count"], one["is_complete"]) for one in made] == [
@@ -170,7 +170,7 @@ def test_a_span_is_half_open_on_the_calendar_too(tmp_path: Path) -> None:
 def test_the_day_and_month_of_a_trade_are_not_rounded_up(tmp_path: Path) -> None:
     """As DuckDB's date functions do: 23:59:59.9999997 would fall into March."""
     rows = [trade(moment("2024-03-01") - 300, 5)]
-    archive = hold(Archive(tmp_path), [(Range(0, moment("2024-04-01")), rows)])
+    archive = hold(TradeStore(tmp_path), [(Range(0, moment("2024-04-01")), rows)])
     times = {
         interval: answer(ohlc(archive, ask(interval)))[0]["time"] for interval in ("1d", "1mo")
     }
@@ -179,7 +179,7 @@ def test_the_day_and_month_of_a_trade_are_not_rounded_up(tmp_path: Path) -> None
 
 def test_empty_years_before_the_first_trade_are_not_filled(tmp_path: Path) -> None:
     rows = [trade(moment("2013-03-05"), 5)]
-    archive = hold(Archive(tmp_path), [(Range(0, moment("2013-06-01") - 1), rows)])
+    archive = hold(TradeStore(tmp_path), [(Range(0, moment("2013-06-01") - 1), rows)])
     made = answer(ohlc(archive, ask("1mo", fill="null", tz="America/New_York")))
     assert [one["time"] for one in made] == [
         moment("2013-03-01T05:00"),
@@ -194,7 +194,7 @@ def test_the_empty_end_of_a_year_before_the_file_of_the_next_is_filled(tmp_path:
         (Range(moment("2023-10-31"), moment("2024-03-01") - 1), [trade(moment("2024-02-02"), 6)]),
     ]
     since = Range(moment("2023-11-01") - 1, EVERYTHING.through)
-    found = answer(ohlc(hold(Archive(tmp_path), parts), ask("1mo", since, fill="previous")))
+    found = answer(ohlc(hold(TradeStore(tmp_path), parts), ask("1mo", since, fill="previous")))
     assert [(one["time"], one["close"]) for one in found] == [
         (moment("2023-11-01"), 5),
         (moment("2023-12-01"), 5),
@@ -205,7 +205,7 @@ def test_the_empty_end_of_a_year_before_the_file_of_the_next_is_filled(tmp_path:
 
 def test_times_stay_in_utc_under_a_zone(tmp_path: Path) -> None:
     rows = [trade(moment("2024-07-01T12:00"), 5)]
-    archive = hold(Archive(tmp_path), [(Range(0, moment("2024-07-03")), rows)])
+    archive = hold(TradeStore(tmp_path), [(Range(0, moment("2024-07-03")), rows)])
     table = ohlc(archive, ask("1d", tz="America/New_York")).to_arrow_table()
     assert str(table.schema.field("time").type) == "timestamp[ns]"
     assert str(table.column("time")[0].as_py()) == "2024-07-01 04:00:00"

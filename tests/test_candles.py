@@ -20,10 +20,10 @@ from hypothesis import strategies as st
 
 from harvester import schema
 from harvester.errors import ArchiveDamaged, BadSetting, NothingHeld, ValueDoesNotFit
-from harvester.query.candle_query import FILLS, Question
+from harvester.query.candle_query import FILLS, CandleQuery
 from harvester.query.candles import candle_batches, ohlc
 from harvester.storage.footer import Footer
-from harvester.storage.trade_store import EVERYTHING, Archive, Piece
+from harvester.storage.trade_store import EVERYTHING, Piece, TradeStore
 from harvester.storage.writer import writer
 from harvester.times import Range, parse_interval, union
 
@@ -53,7 +53,7 @@ def batch(rows: Sequence[oracle.Row]) -> pa.RecordBatch:
     )
 
 
-def hold(archive: Archive, parts: Sequence[Part], pair: str = PAIR) -> Archive:
+def hold(archive: TradeStore, parts: Sequence[Part], pair: str = PAIR) -> TradeStore:
     """Commit each part as a segment; overlapping ones stay, as after a crash in a compaction."""
     with writer(archive, pair) as one:
         for span, rows in parts:
@@ -76,8 +76,8 @@ def trade(after_s: float, price: str, volume: str = "1", side: str | None = "buy
     return (None, stamp, 0, Decimal(price), Decimal(volume), side, "market", "")
 
 
-def ask(interval: str = "1m", span: Range = EVERYTHING, **more: Any) -> Question:
-    return Question(PAIR, parse_interval(interval), span, **more)
+def ask(interval: str = "1m", span: Range = EVERYTHING, **more: Any) -> CandleQuery:
+    return CandleQuery(PAIR, parse_interval(interval), span, **more)
 
 
 def answer(relation: duckdb.DuckDBPyRelation) -> list[oracle.Candle]:
@@ -117,19 +117,19 @@ MADE_TAPES = {
 
 
 @pytest.fixture(scope="module")
-def made_archives(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Archive]:
+def made_archives(tmp_path_factory: pytest.TempPathFactory) -> dict[str, TradeStore]:
     archives = {}
     for name, rows in MADE_TAPES.items():
         stamps = [row[1] for row in rows]
         bounds = sorted({0, *stamps[:: len(stamps) // 7], stamps[-1] + 1})
-        archives[name] = hold(Archive(tmp_path_factory.mktemp("made")), cut(rows, bounds))
+        archives[name] = hold(TradeStore(tmp_path_factory.mktemp("made")), cut(rows, bounds))
     return archives
 
 
 @pytest.mark.parametrize("interval", INTERVALS)
 @pytest.mark.parametrize("name", MADE_TAPES)
 def test_every_column_equals_the_oracles(
-    made_archives: dict[str, Archive], name: str, interval: str
+    made_archives: dict[str, TradeStore], name: str, interval: str
 ) -> None:
     made = answer(ohlc(made_archives[name], ask(interval, all_columns=True)))
     width = parse_interval(interval).width_ns
@@ -153,21 +153,21 @@ def test_any_tape_in_any_segments_on_any_grid_equals_the_oracles(
     rows = expected(market)
     bounds = sorted({0, rows[-1][1] + 1, *(rows[i % len(rows)][1] for i in cuts)})
     with tempfile.TemporaryDirectory() as folder:
-        archive = hold(Archive(folder), cut(rows, bounds))
+        archive = hold(TradeStore(folder), cut(rows, bounds))
         made = answer(ohlc(archive, ask(interval, all_columns=True, offset_ns=offset)))
     width = parse_interval(interval).width_ns
     assert width is not None
     assert is_equal(made, oracle.candles(rows, width, offset), oracle.COLUMNS)
 
 
-def test_weeks_open_on_thursday(made_archives: dict[str, Archive]) -> None:
+def test_weeks_open_on_thursday(made_archives: dict[str, TradeStore]) -> None:
     week = 7 * 86_400 * SECOND
     made = answer(ohlc(made_archives["sparse"], ask("10080")))
     assert {one["time"] % week for one in made} == {0}
 
 
 def test_every_run_on_one_or_two_threads_gives_the_same_bytes(
-    made_archives: dict[str, Archive],
+    made_archives: dict[str, TradeStore],
 ) -> None:
     question = ask("1s", fill="previous", all_columns=True)
     runs = {
@@ -182,13 +182,13 @@ def test_every_run_on_one_or_two_threads_gives_the_same_bytes(
 
 def test_a_side_that_is_unknown_counts_on_neither_side(tmp_path: Path) -> None:
     rows = [trade(0, "5", "1", None), trade(1, "6", "2", "sell")]
-    archive = hold(Archive(tmp_path), [(Range(0, START + MINUTE), rows)])
+    archive = hold(TradeStore(tmp_path), [(Range(0, START + MINUTE), rows)])
     made = answer(ohlc(archive, ask(all_columns=True)))
     assert is_equal(made, oracle.candles(rows, MINUTE), oracle.COLUMNS)
 
 
 def test_a_candle_without_volume_has_no_vwap(tmp_path: Path) -> None:
-    archive = hold(Archive(tmp_path), [(Range(0, START + MINUTE), [trade(0, "5", "0")])])
+    archive = hold(TradeStore(tmp_path), [(Range(0, START + MINUTE), [trade(0, "5", "0")])])
     assert [one["vwap"] for one in answer(ohlc(archive, ask()))] == [None]
 
 
@@ -208,7 +208,7 @@ def overlapping(rows: Sequence[oracle.Row]) -> list[list[Part]]:
 @pytest.mark.parametrize("name", ["busy", "without ids", "one stamp"])
 def test_overlapping_segments_count_each_trade_once(tmp_path: Path, name: str, way: int) -> None:
     rows = MADE_TAPES[name]
-    archive = hold(Archive(tmp_path), overlapping(rows)[way])
+    archive = hold(TradeStore(tmp_path), overlapping(rows)[way])
     made = answer(ohlc(archive, ask("90s", all_columns=True)))
     assert is_equal(made, oracle.candles(rows, 90 * SECOND), oracle.COLUMNS)
 
@@ -217,18 +217,18 @@ def test_overlapping_segments_count_each_trade_once(tmp_path: Path, name: str, w
 def test_a_folder_may_be_called_anything(tmp_path: Path, name: str) -> None:
     """Beside one whose name its own would match, were it taken for a pattern."""
     span = Range(0, START + MINUTE)
-    hold(Archive(tmp_path / "a1"), [(span, [trade(0, "5"), trade(1, "5")])])
-    archive = hold(Archive(tmp_path / name), [(span, [trade(0, "5")])])
+    hold(TradeStore(tmp_path / "a1"), [(span, [trade(0, "5"), trade(1, "5")])])
+    archive = hold(TradeStore(tmp_path / name), [(span, [trade(0, "5")])])
     assert [one["count"] for one in answer(ohlc(archive, ask()))] == [1]
 
 
-class Compacting(Archive):
+class Compacting(TradeStore):
     """An archive whose segments are merged right after it was listed for the first time."""
 
     def pieces(self, pair: str, span: Range = EVERYTHING) -> list[Piece]:
         found = super().pieces(pair, span)
         if len(self.segments(pair)) > 1:
-            with writer(Archive(self.path), pair) as one:
+            with writer(TradeStore(self.path), pair) as one:
                 one.compact(every=True)
         return found
 
@@ -237,14 +237,14 @@ class Compacting(Archive):
 def test_a_compaction_in_between_is_answered_by_listing_again(tmp_path: Path, fill: Any) -> None:
     rows = MADE_TAPES["busy"]
     stamps = [row[1] for row in rows]
-    hold(Archive(tmp_path), cut(rows, [0, stamps[400], stamps[800], stamps[-1]]))
+    hold(TradeStore(tmp_path), cut(rows, [0, stamps[400], stamps[800], stamps[-1]]))
     span = Range(stamps[850], EVERYTHING.through)
     made = list(candle_batches(Compacting(tmp_path), ask("90s", span, fill=fill)))
     counted = sum(sum(one.column("count").to_pylist()) for one in made)
     assert counted == len([stamp for stamp in stamps if stamp > span.after])
 
 
-class Vanishing(Archive):
+class Vanishing(TradeStore):
     """An archive whose files go between every listing and the reading."""
 
     def pieces(self, pair: str, span: Range = EVERYTHING) -> list[Piece]:
@@ -253,14 +253,14 @@ class Vanishing(Archive):
 
 
 def test_files_that_keep_vanishing_end_in_an_error(tmp_path: Path) -> None:
-    hold(Archive(tmp_path), [(Range(0, START), [])])
+    hold(TradeStore(tmp_path), [(Range(0, START), [])])
     with pytest.raises(ArchiveDamaged) as caught:
         next(candle_batches(Vanishing(tmp_path), ask()))
     assert str(caught.value) == ("files of XBTUSD keep vanishing while they are read: try again")
 
 
 def test_a_file_that_is_no_parquet_is_damage(tmp_path: Path) -> None:
-    archive = hold(Archive(tmp_path), [(Range(0, START), [trade(-1, "5")])])
+    archive = hold(TradeStore(tmp_path), [(Range(0, START), [trade(-1, "5")])])
     location = archive.location(archive.segments(PAIR)[0])
     Path(location).write_bytes(b"no parquet file" * 9)
     with pytest.raises(ArchiveDamaged) as caught:
@@ -295,7 +295,7 @@ def broken_tapes(draw: st.DrawFn) -> tuple[list[oracle.Row], list[Range]]:
 
 
 def model(
-    rows: list[oracle.Row], covered: list[Range], question: Question, times: Sequence[int]
+    rows: list[oracle.Row], covered: list[Range], question: CandleQuery, times: Sequence[int]
 ) -> list[oracle.Candle]:
     """Fill interval by interval, from first principles; `times` are openings around all rows."""
     after, through = question.span
@@ -323,7 +323,7 @@ def model(
 
 
 def _filling(
-    time: int, prior: oracle.Row | None, before: list[oracle.Row], question: Question
+    time: int, prior: oracle.Row | None, before: list[oracle.Row], question: CandleQuery
 ) -> list[oracle.Candle]:
     empty = {**oracle.NOTHING, "time": time}
     if question.fill == "null" and before:
@@ -380,7 +380,7 @@ def test_any_fill_over_any_holes_and_span_is_as_from_first_principles(
     question = ask(interval, span, fill=fill, all_columns=True, offset_ns=offset)
     parts = [(one, [row for row in rows if one.after < row[1] <= one.through]) for one in covered]
     with tempfile.TemporaryDirectory() as folder:
-        made = answer(ohlc(hold(Archive(folder), parts), question))
+        made = answer(ohlc(hold(TradeStore(folder), parts), question))
     width = question.interval.width_ns
     assert width is not None
     times = range(START // width * width + offset - width, START + (STRETCH + 80) * SECOND, width)
@@ -388,52 +388,52 @@ def test_any_fill_over_any_holes_and_span_is_as_from_first_principles(
 
 
 @pytest.fixture
-def holed(tmp_path: Path) -> Archive:
+def holed(tmp_path: Path) -> TradeStore:
     """Ten seconds with a trade in the first and the fourth, a hole of ten, ten with one trade."""
     first = Range(START - 1, START + 10 * SECOND - 1)
     second = Range(START + 20 * SECOND - 1, START + 30 * SECOND - 1)
     early = [trade(0, "5"), trade(3, "7", "2")]
-    return hold(Archive(tmp_path), [(first, early), (second, [trade(25, "9")])])
+    return hold(TradeStore(tmp_path), [(first, early), (second, [trade(25, "9")])])
 
 
-def closes(archive: Archive, **more: Any) -> dict[int, Decimal | None]:
+def closes(archive: TradeStore, **more: Any) -> dict[int, Decimal | None]:
     """The closes by their second after START."""
     found = answer(ohlc(archive, ask("1s", **more)))
     return {(one["time"] - START) // SECOND: one["close"] for one in found}
 
 
-def test_nothing_is_carried_across_a_hole(holed: Archive) -> None:
+def test_nothing_is_carried_across_a_hole(holed: TradeStore) -> None:
     carried = dict.fromkeys(range(3), 5) | dict.fromkeys(range(3, 10), 7)
     assert closes(holed, fill="previous") == carried | dict.fromkeys(range(25, 30), 9)
 
 
-def test_null_shows_what_is_covered_and_empty_even_after_a_hole(holed: Archive) -> None:
+def test_null_shows_what_is_covered_and_empty_even_after_a_hole(holed: TradeStore) -> None:
     shown = {**dict.fromkeys((*range(10), *range(20, 30))), 0: 5, 3: 7, 25: 9}
     assert closes(holed, fill="null") == shown
 
 
-def test_the_close_before_the_span_is_carried_in(holed: Archive) -> None:
+def test_the_close_before_the_span_is_carried_in(holed: TradeStore) -> None:
     span = Range(START + 5 * SECOND - 1, START + 8 * SECOND - 1)
     assert closes(holed, span=span, fill="previous") == dict.fromkeys((5, 6, 7), 7)
 
 
-def test_a_null_span_begins_where_it_was_asked_to_begin(holed: Archive) -> None:
+def test_a_null_span_begins_where_it_was_asked_to_begin(holed: TradeStore) -> None:
     span = Range(START + 5 * SECOND - 1, START + 8 * SECOND - 1)
     assert closes(holed, span=span, fill="null") == dict.fromkeys((5, 6, 7))
 
 
-def test_a_span_without_coverage_has_no_candles(holed: Archive) -> None:
+def test_a_span_without_coverage_has_no_candles(holed: TradeStore) -> None:
     assert closes(holed, span=Range(0, START - SECOND), fill="null") == {}
 
 
-def test_a_trade_in_a_cut_interval_is_carried_on_instead_of_one_before(holed: Archive) -> None:
+def test_a_trade_in_a_cut_interval_is_carried_on_instead_of_one_before(holed: TradeStore) -> None:
     question = ask("4s", Range(START, START + 10 * SECOND - 1), fill="previous")
     assert [one["close"] for one in answer(ohlc(holed, question))] == [7, 7]
 
 
 def test_null_goes_on_within_the_coverage_after_a_hole_inside_an_interval(tmp_path: Path) -> None:
     before, after = Range(START - 1, START + SECOND), Range(START + 2 * SECOND, START + 15 * SECOND)
-    archive = hold(Archive(tmp_path), [(before, [trade(0.5, "5")]), (after, [])])
+    archive = hold(TradeStore(tmp_path), [(before, [trade(0.5, "5")]), (after, [])])
     found = answer(ohlc(archive, ask("5s", fill="null", all_columns=True)))
     assert [(one["close"], one["is_complete"]) for one in found] == [
         (5, False),
@@ -444,24 +444,24 @@ def test_null_goes_on_within_the_coverage_after_a_hole_inside_an_interval(tmp_pa
 
 def test_a_trade_at_the_very_end_of_its_coverage_is_not_carried_beyond(tmp_path: Path) -> None:
     first, second = Range(START - 1, START), Range(START + 1, START + 15 * SECOND)
-    archive = hold(Archive(tmp_path), [(first, [trade(0, "5")]), (second, [])])
+    archive = hold(TradeStore(tmp_path), [(first, [trade(0, "5")]), (second, [])])
     assert closes(archive, fill="previous") == {0: 5}
 
 
 def test_before_the_first_coverage_from_0_there_was_nothing(tmp_path: Path) -> None:
     rows = [(None, 30 * SECOND, 0, Decimal(5), Decimal(1), "buy", "market", "")]
-    archive = hold(Archive(tmp_path), [(Range(0, 60 * SECOND - 1), rows)])
+    archive = hold(TradeStore(tmp_path), [(Range(0, 60 * SECOND - 1), rows)])
     assert [one["is_complete"] for one in answer(ohlc(archive, ask(all_columns=True)))] == [True]
 
 
 def test_the_running_interval_is_not_complete(tmp_path: Path) -> None:
     rows = [trade(0, "5"), trade(61, "6")]
-    archive = hold(Archive(tmp_path), [(Range(0, START + 90 * SECOND), rows)])
+    archive = hold(TradeStore(tmp_path), [(Range(0, START + 90 * SECOND), rows)])
     made = answer(ohlc(archive, ask(all_columns=True)))
     assert [one["is_complete"] for one in made] == [True, False]
 
 
-def test_a_candle_that_the_span_cuts_counts_its_part_and_is_not_complete(holed: Archive) -> None:
+def test_a_candle_that_the_span_cuts_counts_its_part_and_is_not_complete(holed: TradeStore) -> None:
     made = answer(ohlc(holed, ask("5s", Range(START, START + 9 * SECOND), all_columns=True)))
     assert [(one["open"], one["is_complete"]) for one in made] == [(7, False)]
 
@@ -475,14 +475,14 @@ def test_the_cut_vwap_of_trades_of_one_price_is_that_price(tenths: int, lots: li
     price = Decimal(tenths).scaleb(-2)
     rows = [trade(at, str(price), str(Decimal(lot).scaleb(-8))) for at, lot in enumerate(lots)]
     with tempfile.TemporaryDirectory() as folder:
-        archive = hold(Archive(folder), [(Range(0, START + MINUTE), rows)])
+        archive = hold(TradeStore(folder), [(Range(0, START + MINUTE), rows)])
         made = answer(ohlc(archive, ask(fill="kraken", pair_decimals=2)))
     assert [one["vwap"] for one in made] == [price]
 
 
 @pytest.mark.parametrize("decimals", [0, 1, 5, 10])
 def test_the_vwap_is_cut_off_after_the_pairs_decimals(
-    made_archives: dict[str, Archive], decimals: int
+    made_archives: dict[str, TradeStore], decimals: int
 ) -> None:
     question = ask("7m", fill="kraken", pair_decimals=decimals)
     made = answer(ohlc(made_archives["tiny coin"], question))
@@ -495,7 +495,7 @@ def test_the_vwap_is_cut_off_after_the_pairs_decimals(
 def test_prices_have_the_pairs_decimals_unless_a_digit_were_lost(
     tmp_path: Path, price: str, decimals: int
 ) -> None:
-    archive = hold(Archive(tmp_path), [(Range(0, START + MINUTE), [trade(0, price)])])
+    archive = hold(TradeStore(tmp_path), [(Range(0, START + MINUTE), [trade(0, price)])])
     table = ohlc(archive, ask(fill="kraken", pair_decimals=1)).to_arrow_table()
     assert {table.schema.field(name).type.scale for name in PLAIN[1:5]} == {decimals}
 
@@ -505,7 +505,7 @@ def test_prices_have_the_pairs_decimals_unless_a_digit_were_lost(
 
 @pytest.mark.parametrize("fill", FILLS)
 def test_the_columns_and_their_types_are_those_of_the_documentation(
-    made_archives: dict[str, Archive],
+    made_archives: dict[str, TradeStore],
     fill: Any,
 ) -> None:
     volume, value, price = "decimal128(38, 8)", "decimal128(38, 18)", "decimal128(18, 10)"
@@ -517,24 +517,26 @@ def test_the_columns_and_their_types_are_those_of_the_documentation(
     assert [str(one) for one in schema.types] == types
 
 
-def test_a_relation_outlives_all_that_made_it(made_archives: dict[str, Archive]) -> None:
+def test_a_relation_outlives_all_that_made_it(made_archives: dict[str, TradeStore]) -> None:
     relation = ohlc(made_archives["busy"], ask())
     gc.collect()
     assert relation.to_arrow_table() == relation.to_arrow_table()
 
 
-def test_what_is_built_upon_a_relation_keeps_its_order(made_archives: dict[str, Archive]) -> None:
+def test_what_is_built_upon_a_relation_keeps_its_order(
+    made_archives: dict[str, TradeStore],
+) -> None:
     relation = ohlc(made_archives["busy"], ask("1s"))
     assert answer(relation.limit(9)) == answer(relation)[:9]
 
 
-def test_batches_are_the_relation_in_pieces(made_archives: dict[str, Archive]) -> None:
+def test_batches_are_the_relation_in_pieces(made_archives: dict[str, TradeStore]) -> None:
     relation = ohlc(made_archives["busy"], ask("1s"))
     batches = list(candle_batches(made_archives["busy"], ask("1s"), batch_rows=50))
     assert pa.Table.from_batches(batches) == relation.to_arrow_table()
 
 
-def test_an_answer_without_candles_still_has_its_columns(holed: Archive) -> None:
+def test_an_answer_without_candles_still_has_its_columns(holed: TradeStore) -> None:
     batches = list(candle_batches(holed, ask(span=Range(0, 1))))
     assert [(one.num_rows, tuple(one.schema.names)) for one in batches] == [(0, PLAIN)]
 
@@ -548,7 +550,7 @@ def test_a_question_larger_than_its_memory_spills_and_leaves_nothing_behind(
     monkeypatch.chdir(here)
     monkeypatch.setattr(tempfile, "tempdir", str(spill))
     span = Range(0, START + 400_000 * SECOND)
-    archive = hold(Archive(tmp_path / "data"), [(span, [trade(0, "5")])])
+    archive = hold(TradeStore(tmp_path / "data"), [(span, [trade(0, "5")])])
     question = ask("100ms", fill="previous")
     rows = sum(one.num_rows for one in candle_batches(archive, question, memory_limit="200MB"))
     gc.collect()
@@ -559,8 +561,8 @@ def test_a_question_larger_than_its_memory_spills_and_leaves_nothing_behind(
 
 
 def test_a_pair_that_is_not_held_names_those_that_are(tmp_path: Path) -> None:
-    hold(Archive(tmp_path), [(Range(0, START), [])], "ETHUSD")
-    archive = hold(Archive(tmp_path), [(Range(0, START), [])], "XBTEUR")
+    hold(TradeStore(tmp_path), [(Range(0, START), [])], "ETHUSD")
+    archive = hold(TradeStore(tmp_path), [(Range(0, START), [])], "XBTEUR")
     with pytest.raises(NothingHeld) as caught:
         ohlc(archive, ask())
     assert str(caught.value) == (
@@ -571,7 +573,7 @@ def test_a_pair_that_is_not_held_names_those_that_are(tmp_path: Path) -> None:
 
 def test_an_empty_archive_says_so(tmp_path: Path) -> None:
     with pytest.raises(NothingHeld) as caught:
-        next(candle_batches(Archive(tmp_path), ask()))
+        next(candle_batches(TradeStore(tmp_path), ask()))
     assert str(caught.value) == (
         f"the archive at {tmp_path} holds no trades of XBTUSD; it is empty. "
         "`harvester backfill XBTUSD` fetches them"
@@ -582,7 +584,7 @@ HUGE = [trade(at, "9000000", "9000000000000") for at in range(2)]
 
 
 def test_a_sum_that_does_not_fit_is_refused(tmp_path: Path) -> None:
-    archive = hold(Archive(tmp_path), [(Range(0, START + MINUTE), HUGE)])
+    archive = hold(TradeStore(tmp_path), [(Range(0, START + MINUTE), HUGE)])
     with pytest.raises(ValueDoesNotFit) as caught:
         list(candle_batches(archive, ask()))
     assert str(caught.value) == (
@@ -593,7 +595,7 @@ def test_a_sum_that_does_not_fit_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_sum_that_just_fits_is_exact(tmp_path: Path) -> None:
-    archive = hold(Archive(tmp_path), [(Range(0, START + MINUTE), HUGE)])
+    archive = hold(TradeStore(tmp_path), [(Range(0, START + MINUTE), HUGE)])
     made = answer(ohlc(archive, ask("1s", all_columns=True, fill="kraken")))
     assert {(one["value"], one["vwap"]) for one in made if one["count"]} == {
         (Decimal(81) * 10**18, Decimal(9_000_000))
@@ -632,7 +634,7 @@ def test_a_question_that_can_not_be_answered_is_refused(more: Any, message: str)
     ],
 )
 def test_limits_that_duckdb_does_not_take_are_refused(
-    made_archives: dict[str, Archive],
+    made_archives: dict[str, TradeStore],
     more: Any,
     given: str,
     why: str,

@@ -13,7 +13,7 @@ from exchange import Market, expected
 from test_candles import PLAIN, answer, ask, cut, hold
 
 from harvester.query.candles import ohlc
-from harvester.storage.trade_store import Archive
+from harvester.storage.trade_store import TradeStore
 from harvester.times import parse_moment
 
 if TYPE_CHECKING:
@@ -32,11 +32,11 @@ def moment(text: str) -> int:
     return parse_moment(text, 0)
 
 
-def held(folder: Path, rows: Sequence[oracle.Row]) -> Archive:
+def held(folder: Path, rows: Sequence[oracle.Row]) -> TradeStore:
     """An archive of what was captured, from its first trade through its last, in five segments."""
     stamps = [row[1] for row in rows]
     bounds = [stamps[0] - 1, *stamps[200 : 4 * (len(rows) // 5) : len(rows) // 5], stamps[-1]]
-    return hold(Archive(folder), cut(rows, bounds))
+    return hold(TradeStore(folder), cut(rows, bounds))
 
 
 def test_each_whole_minute_of_a_captured_page_is_krakens(tmp_path: Path) -> None:

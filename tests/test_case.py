@@ -17,11 +17,11 @@ from exchange import Exchange, Market, expected
 
 import harvester
 from harvester import config
-from harvester.csv_import.files import Member, Whole, find
+from harvester.csv_import.files import KnownComplete, Member, find
 from harvester.csv_import.run import chosen
 from harvester.download.pair_selection import (
-    Choice,
-    Name,
+    PairName,
+    PairSelection,
     choose,
     known_pairs,
     resolve_held,
@@ -33,9 +33,9 @@ from harvester.kraken.pairs import Pair, spellings
 from harvester.operations.refresh_pairs import Market as Known
 from harvester.operations.refresh_pairs import targets
 from harvester.query.sql import write_database
-from harvester.server.responses import Answers
+from harvester.server.responses import ApiResponder
 from harvester.storage import filesystem
-from harvester.storage.trade_store import Archive
+from harvester.storage.trade_store import TradeStore
 from harvester.storage.writer import writer
 
 TOKEN = Market("AAPLxUSD", "AAPLxUSD", "AAPLx/USD", "AAPLx", trades=tapes.xbtusd_like(30, 1))
@@ -66,7 +66,7 @@ def token_only(exchange: Exchange, tmp_path_factory: pytest.TempPathFactory) -> 
     """An archive that holds one of them, and knows the other one by name."""
     path = tmp_path_factory.mktemp("one")
     Crawl(exchange.url, path).run(*named(exchange, path, "AAPLxUSD"))
-    assert known_pairs(Archive(path)).keys() == ROWS.keys()
+    assert known_pairs(TradeStore(path)).keys() == ROWS.keys()
     return path
 
 
@@ -76,7 +76,9 @@ def named(exchange: Exchange, folder: Path, *texts: str) -> list[str]:
     async def ask() -> list[Pair]:
         settings = config.load({"exchange.url": exchange.url}, environment={})
         async with Client(settings.exchange) as client:
-            return await choose(client, Archive(folder), Choice([Name(text) for text in texts]))
+            return await choose(
+                client, TradeStore(folder), PairSelection([PairName(text) for text in texts])
+            )
 
     return [pair.altname for pair in asyncio.run(ask())]
 
@@ -94,10 +96,10 @@ def test_a_backfill_of_neither_spelling_names_both(exchange: Exchange, tmp_path:
 
 @pytest.mark.parametrize("find_pair", [resolve_held, resolve_named])
 def test_what_is_held_is_looked_up_by_the_exact_spelling(find_pair: Any, folder: Path) -> None:
-    found = [find_pair(Archive(folder), name) for name in ("AAPLxUSD", "AAPLXUSD")]
+    found = [find_pair(TradeStore(folder), name) for name in ("AAPLxUSD", "AAPLXUSD")]
     assert [getattr(one, "altname", one) for one in found] == ["AAPLxUSD", "AAPLXUSD"]
     with pytest.raises(AmbiguousPair) as caught:
-        find_pair(Archive(folder), "aaplxusd")
+        find_pair(TradeStore(folder), "aaplxusd")
     assert str(caught.value) == BOTH
 
 
@@ -106,7 +108,7 @@ def test_the_exact_spelling_of_a_pair_that_is_not_held_means_no_other(
     find_pair: Any, token_only: Path
 ) -> None:
     with pytest.raises(NothingHeld, match="holds no trades of 'AAPLXUSD'; it holds AAPLxUSD"):
-        find_pair(Archive(token_only), "AAPLXUSD")
+        find_pair(TradeStore(token_only), "AAPLXUSD")
 
 
 def test_a_refresh_of_neither_spelling_names_both_and_refreshes_the_others() -> None:
@@ -129,7 +131,7 @@ def live(path: Path, _: Path) -> duckdb.DuckDBPyConnection:
 
 def kept(path: Path, folder: Path) -> duckdb.DuckDBPyConnection:
     """The database file as somebody without harvester opens it."""
-    archive = Archive(path)
+    archive = TradeStore(path)
     names = spellings(known_pairs(archive).values(), archive.held())
     write_database(archive, str(folder / "kept.db"), names=names)
     return duckdb.connect(str(folder / "kept.db"), read_only=True)
@@ -181,7 +183,7 @@ def test_the_macros_take_no_pair_for_another_that_is_not_held(
 def test_a_connection_without_names_takes_altnames_in_their_exact_spelling(folder: Path) -> None:
     from harvester.query.sql import connect_views
 
-    with connect_views(Archive(folder)) as connection:
+    with connect_views(TradeStore(folder)) as connection:
         assert [counted(connection, name)[0] for name in ROWS] == [30, 50]
         with pytest.raises(duckdb.Error, match="'aaplxusd' may mean AAPLXUSD and AAPLxUSD"):
             counted(connection, "aaplxusd")
@@ -191,7 +193,7 @@ def test_a_connection_without_names_takes_altnames_in_their_exact_spelling(folde
 
 
 def test_the_server_answers_about_the_pair_of_the_exact_spelling(folder: Path) -> None:
-    answers = Answers(Archive(folder))
+    answers = ApiResponder(TradeStore(folder))
     for name, key in (("AAPLxUSD", "AAPLxUSD"), ("AAPLXUSD", "XAAPLXZUSD")):
         result = json.loads(answers.trades({"pair": name, "since": "0"}))["result"]
         assert len(result[key]) == ROWS[name]
@@ -206,7 +208,7 @@ def test_files_of_a_pair_are_chosen_by_the_exact_spelling(tmp_path: Path) -> Non
     for name in ROWS:
         (tmp_path / f"{name}.csv").write_text("1700000000,1.0,1.0\n")
     known = [Pair(altname=name) for name in ROWS]
-    members = find([str(tmp_path)], Whole())
+    members = find([str(tmp_path)], KnownComplete())
 
     def stems(text: str) -> list[str]:
         picked: list[Member] = chosen(members, [text], known)
@@ -240,7 +242,7 @@ def test_on_a_disk_that_ignores_case_the_second_pair_is_refused(
     monkeypatch.setattr(filesystem, "ignores_case", lambda _path: True)
     with (
         pytest.raises(ArchiveUnwritable) as caught,
-        writer(Archive(tmp_path), "AAPLXUSD"),
+        writer(TradeStore(tmp_path), "AAPLXUSD"),
     ):
         pass
     assert str(caught.value) == (
@@ -254,7 +256,7 @@ def test_on_a_disk_that_ignores_case_a_pair_is_written_again(
 ) -> None:
     (tmp_path / "trades/pair=AAPLxUSD").mkdir(parents=True)
     monkeypatch.setattr(filesystem, "ignores_case", lambda _path: True)
-    with writer(Archive(tmp_path), "AAPLxUSD") as one:
+    with writer(TradeStore(tmp_path), "AAPLxUSD") as one:
         assert one.pair == "AAPLxUSD"
 
 

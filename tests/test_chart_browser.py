@@ -20,7 +20,7 @@ from harvester.charts.chart import Chart
 from harvester.schema import clip
 from harvester.server.sample_data import END_NS, MADE_PAIR, made_archive, made_tape
 from harvester.storage.footer import Footer
-from harvester.storage.trade_store import Archive as Disk
+from harvester.storage.trade_store import TradeStore as Disk
 from harvester.storage.writer import keep_pairs, writer
 from harvester.times import DAY, Range
 

@@ -23,11 +23,11 @@ from harvester.charts.candle_arrays import LADDER, MOST_CANDLES, digits, drawabl
 from harvester.charts.chart import Chart
 from harvester.errors import ArchiveUnwritable, NothingHeld, UsageError
 from harvester.kraken.pairs import Pair
-from harvester.query.candle_query import Question
-from harvester.query.candles import Session
+from harvester.query.candle_query import CandleQuery
+from harvester.query.candles import QuerySession
 from harvester.query.plan import most_candles
 from harvester.server.sample_data import made_archive
-from harvester.storage.trade_store import Archive as Disk
+from harvester.storage.trade_store import TradeStore as Disk
 from harvester.storage.writer import keep_pairs, writer
 from harvester.times import DAY, END_OF_TIME, Range, parse_interval
 
@@ -221,8 +221,8 @@ def test_no_more_candles_come_than_were_expected(tmp_path: Path, interval: str) 
     rows = list(expected(tapes.market(tapes.xbtusd_like(2_000, 5))))
     stamps = [row[1] for row in rows]
     archive = hold(Disk(tmp_path), cut(rows, sorted({0, *stamps[::37], stamps[-1] + DAY})))
-    question = Question("XBTUSD", parse_interval(interval), EVER)
-    most = Session(archive).whoever_writes(question, lambda one: most_candles(archive, one))
+    question = CandleQuery("XBTUSD", parse_interval(interval), EVER)
+    most = QuerySession(archive).whoever_writes(question, lambda one: most_candles(archive, one))
     made = len({stamp // length_ns(question.interval) for stamp in stamps})
     assert made <= most <= len(rows)
     if interval in ("1h", "1d"):
@@ -231,7 +231,7 @@ def test_no_more_candles_come_than_were_expected(tmp_path: Path, interval: str) 
 
 def test_a_question_that_a_screen_can_show_is_left_as_it_is(tmp_path: Path) -> None:
     made_archive(tmp_path / "data", 20_000, 7)
-    asked = Question("XBTUSD", parse_interval("7m"), EVER)
+    asked = CandleQuery("XBTUSD", parse_interval("7m"), EVER)
     drawn = drawable(Disk(tmp_path / "data"), asked)
     assert drawn.question is asked
     assert drawn.asked <= MOST_CANDLES

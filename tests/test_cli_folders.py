@@ -14,7 +14,7 @@ from exchange import expected
 from test_candles import PAIR, SECOND, START, cut, hold, trade
 from test_exports import run
 
-from harvester.storage.trade_store import Archive
+from harvester.storage.trade_store import TradeStore
 from harvester.times import Range
 
 if TYPE_CHECKING:
@@ -30,10 +30,10 @@ MILLION = 1_000_000
 
 
 @pytest.fixture(scope="module")
-def archive(tmp_path_factory: pytest.TempPathFactory) -> Archive:
+def archive(tmp_path_factory: pytest.TempPathFactory) -> TradeStore:
     path = tmp_path_factory.mktemp("archive")
     (path / "pairs.json").write_text(json.dumps(PAIRS))
-    made = hold(Archive(path), cut(BUSY, [0, BUSY[700][1], BUSY[-1][1]]))
+    made = hold(TradeStore(path), cut(BUSY, [0, BUSY[700][1], BUSY[-1][1]]))
     return hold(made, cut(OTHER, [0, OTHER[-1][1]]), "ETHUSD")
 
 
@@ -48,7 +48,9 @@ def quiet(found: tuple[int, str, str]) -> bool:
 # --- one folder ----------------------------------------------------------------------------------
 
 
-def test_each_pair_and_interval_has_the_file_it_has_alone(archive: Archive, tmp_path: Path) -> None:
+def test_each_pair_and_interval_has_the_file_it_has_alone(
+    archive: TradeStore, tmp_path: Path
+) -> None:
     folder = tmp_path / "new" / "candles"
     asked = ["ohlc", "xbt/usd", "ETHUSD", "-i", "1m", "-i", "60", "--all-columns"]
     status, out, err = run(archive, *asked, "-o", str(folder))
@@ -72,7 +74,7 @@ def test_each_pair_and_interval_has_the_file_it_has_alone(archive: Archive, tmp_
 
 @pytest.mark.parametrize("fill", ["none", "kraken"])
 def test_the_folder_is_one_table_by_interval_and_pair(
-    archive: Archive, tmp_path: Path, fill: str
+    archive: TradeStore, tmp_path: Path, fill: str
 ) -> None:
     span = ["--until", "2030-01-01"] if fill == "none" else []
     asked = ["ohlc", "XBTUSD", "ETHUSD", "-i", "1m", "-i", "1d", "--fill", fill, *span]
@@ -89,7 +91,9 @@ def test_the_folder_is_one_table_by_interval_and_pair(
     ]
 
 
-def test_its_own_files_are_replaced_and_others_left_alone(archive: Archive, tmp_path: Path) -> None:
+def test_its_own_files_are_replaced_and_others_left_alone(
+    archive: TradeStore, tmp_path: Path
+) -> None:
     mine = tmp_path / "interval=1h" / "pair=XBTUSD"
     mine.mkdir(parents=True)
     (mine / "candles.parquet").write_text("old")
@@ -108,7 +112,7 @@ def test_its_own_files_are_replaced_and_others_left_alone(archive: Archive, tmp_
 
 
 def test_csv_goes_into_a_folder_with_the_lines_it_has_alone(
-    archive: Archive, tmp_path: Path
+    archive: TradeStore, tmp_path: Path
 ) -> None:
     asked = ["ohlc", "XBTUSD", "ETHUSD", "-i", "1m", "-i", "1h", "-f", "csv"]
     assert quiet(run(archive, *asked, "-o", f"{tmp_path}/"))
@@ -120,13 +124,13 @@ def test_csv_goes_into_a_folder_with_the_lines_it_has_alone(
     assert len(files_in(tmp_path)) == 4
 
 
-def test_the_same_interval_twice_is_one(archive: Archive, tmp_path: Path) -> None:
+def test_the_same_interval_twice_is_one(archive: TradeStore, tmp_path: Path) -> None:
     asked = ["ohlc", "XBTUSD", "BTC/USD", "-i", "60", "-i", "60m", "-i", "060m"]
     assert quiet(run(archive, *asked, "-o", str(tmp_path)))
     assert files_in(tmp_path) == ["interval=60m/pair=XBTUSD/candles.parquet"]
 
 
-def test_freqtrades_folder_takes_several(archive: Archive, tmp_path: Path) -> None:
+def test_freqtrades_folder_takes_several(archive: TradeStore, tmp_path: Path) -> None:
     asked = ["ohlc", "XBTUSD", "ETHUSD", "-i", "1m", "-i", "5m", "-f", "freqtrade"]
     assert quiet(run(archive, *asked, "-o", str(tmp_path)))
     names = [
@@ -140,7 +144,7 @@ def test_freqtrades_folder_takes_several(archive: Archive, tmp_path: Path) -> No
 
 
 def test_what_another_program_does_not_know_leaves_all_unwritten(
-    archive: Archive, tmp_path: Path
+    archive: TradeStore, tmp_path: Path
 ) -> None:
     asked = ["ohlc", "XBTUSD", "ETHUSD", "-i", "1m", "-i", "2h", "-f", "lean"]
     assert run(archive, *asked, "-o", str(tmp_path)) == (
@@ -151,7 +155,7 @@ def test_what_another_program_does_not_know_leaves_all_unwritten(
     assert files_in(tmp_path) == []
 
 
-def test_a_pair_that_is_not_held_leaves_all_unwritten(archive: Archive, tmp_path: Path) -> None:
+def test_a_pair_that_is_not_held_leaves_all_unwritten(archive: TradeStore, tmp_path: Path) -> None:
     assert run(archive, "ohlc", "XBTUSD", "SOLUSD", "-i", "1m", "-o", str(tmp_path)) == (
         2,
         "",
@@ -183,7 +187,9 @@ SEVERAL = "several pairs or intervals are written"
         ),
     ],
 )
-def test_where_several_cannot_go_is_told(archive: Archive, more: list[str], message: str) -> None:
+def test_where_several_cannot_go_is_told(
+    archive: TradeStore, more: list[str], message: str
+) -> None:
     assert run(archive, "ohlc", "XBTUSD", "-i", "1m", "-i", "1h", *more) == (
         2,
         "",
@@ -191,7 +197,7 @@ def test_where_several_cannot_go_is_told(archive: Archive, more: list[str], mess
     )
 
 
-def test_the_archive_itself_is_no_such_folder(archive: Archive) -> None:
+def test_the_archive_itself_is_no_such_folder(archive: TradeStore) -> None:
     inside = f"{archive.path}/candles"
     assert run(archive, "ohlc", "XBTUSD", "-i", "1m", "-i", "1h", "-o", inside) == (
         2,
@@ -235,16 +241,16 @@ NO_ZONE = "which is no time zone of the tz database: give a name such as Europe/
         ),
     ],
 )
-def test_a_bad_question_is_one_line(archive: Archive, asked: list[str], message: str) -> None:
+def test_a_bad_question_is_one_line(archive: TradeStore, asked: list[str], message: str) -> None:
     assert run(archive, "ohlc", "XBTUSD", *asked) == (2, "", f"harvester: {message}\n")
 
 
-def test_an_empty_name_is_one_line(archive: Archive) -> None:
+def test_an_empty_name_is_one_line(archive: TradeStore) -> None:
     message = "harvester: a pair's name is empty: give one such as XBT/USD\n"
     assert run(archive, "ohlc", "", "-i", "1m") == (2, "", message)
 
 
-def test_a_span_that_is_not_covered_is_empty_with_a_hint(archive: Archive) -> None:
+def test_a_span_that_is_not_covered_is_empty_with_a_hint(archive: TradeStore) -> None:
     span = ["--since", "2012-01-01", "--until", "2013-01-01", "--fill", "previous"]
     assert run(archive, "ohlc", "XBTUSD", "-i", "1m", *span, "-f", "csv") == (
         0,
@@ -256,11 +262,11 @@ def test_a_span_that_is_not_covered_is_empty_with_a_hint(archive: Archive) -> No
 # --- a great many empty candles ------------------------------------------------------------------
 
 
-def far_apart(path: Path, empty: int) -> Archive:
+def far_apart(path: Path, empty: int) -> TradeStore:
     """Two trades, with so many seconds between them that saw none; held up to the second."""
     last = START + (empty + 1) * SECOND
     rows = [trade(0, "5"), trade(empty + 1, "6")]
-    return hold(Archive(path), [(Range(0, last + SECOND - 1), rows)])
+    return hold(TradeStore(path), [(Range(0, last + SECOND - 1), rows)])
 
 
 @pytest.mark.parametrize("fill", ["previous", "null", "kraken"])
@@ -301,7 +307,7 @@ def test_a_million_or_a_longer_interval_or_no_filling_needs_none(
 def test_seconds_that_saw_trades_are_not_counted(tmp_path: Path) -> None:
     # As many trades as seconds: no more rows than there are trades.
     rows = [trade(at, "5") for at in range(3)] + [trade(MILLION + 2, "5")]
-    held = hold(Archive(tmp_path / "data"), [(Range(0, rows[-1][1] + SECOND - 1), rows)])
+    held = hold(TradeStore(tmp_path / "data"), [(Range(0, rows[-1][1] + SECOND - 1), rows)])
     file = tmp_path / "all.parquet"
     status, _, err = run(held, "ohlc", PAIR, "-i", "1s", "--fill", "null", "-o", str(file))
     assert (status, err) == (0, f"{MILLION + 3:,} candles in {file}\n")
@@ -317,6 +323,6 @@ def test_of_several_intervals_one_is_enough_to_refuse(tmp_path: Path) -> None:
 
 
 def test_an_archive_without_a_trade_has_nothing_to_fill(tmp_path: Path) -> None:
-    held = hold(Archive(tmp_path), [(Range(0, START), [])])
+    held = hold(TradeStore(tmp_path), [(Range(0, START), [])])
     status, out, _ = run(held, "ohlc", PAIR, "-i", "1ms", "--fill", "null", "-f", "csv")
     assert (status, out) == (0, "time,open,high,low,close,vwap,volume,count\n")

@@ -14,7 +14,7 @@ from crawling import Crawl, serve, strangers, tape_of
 from exchange import Clock, Exchange, Faults, Market, Trade, expected, named
 
 from harvester.download.events import Started
-from harvester.storage.trade_store import Archive
+from harvester.storage.trade_store import TradeStore
 from harvester.times import END_OF_TIME, Range, parse_moment
 
 Mode = Literal["inclusive", "exclusive"]
@@ -153,7 +153,7 @@ def test_newest_first_begins_with_the_newest_month(tmp_path: Path) -> None:
         # Two requests show where the month begins, the next one that it is whole.
         crawl = Crawl(exchange.url, tmp_path, newest_first=True, stop_after_pages=3)
         crawl.only("XBTUSD", span)
-    coverage = Archive(tmp_path).coverage("XBTUSD")
+    coverage = TradeStore(tmp_path).coverage("XBTUSD")
     assert coverage[-1].through == span.through
     assert coverage[0].after > span.after
 
@@ -247,7 +247,7 @@ def test_confirmed_jumps_are_recorded(tmp_path: Path) -> None:
     market = tapes.market([t for i, t in enumerate(trades) if i not in gone])
     with serve(market) as exchange:
         Crawl(exchange.url, tmp_path).only("XBTUSD")
-    archive = Archive(tmp_path)
+    archive = TradeStore(tmp_path)
     jumps = [jump for one in archive.segments("XBTUSD") for jump in archive.footer(one).jumps]
     first = trades[0].trade_id or 0
     assert jumps == [(first + 499, first + 502), (first + 1_699, first + 1_701)]

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from harvester.errors import ArchiveUnwritable
 from harvester.storage.segment import Segment
-from harvester.storage.trade_store import Archive
+from harvester.storage.trade_store import TradeStore
 from harvester.storage.writer import Writer
 
 KINDS = [
@@ -114,7 +114,7 @@ def test_a_market_that_shows_nothing_at_first_is_not_believed_to_be_empty(tmp_pa
             "XBTUSD: the exchange's answers contradict one another (the newest page is empty); "
             "nothing in doubt was kept, the same command goes on where it stopped",
         )
-        assert Archive(tmp_path).coverage("XBTUSD") == []
+        assert TradeStore(tmp_path).coverage("XBTUSD") == []
         exchange.faults = Faults()
         Crawl(exchange.url, tmp_path).only("XBTUSD")
     assert tape_of(tmp_path, "XBTUSD") == list(expected(market))

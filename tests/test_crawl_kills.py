@@ -15,7 +15,7 @@ from ledger import Ledger
 from test_crawl_faults import KINDS
 
 from harvester.storage.filesystem import LocalStore
-from harvester.storage.trade_store import Archive
+from harvester.storage.trade_store import TradeStore
 
 WINDOW_NS = 200_000
 """Twice the margin of times with four decimals: a page must show more than such a span."""
@@ -74,19 +74,19 @@ class Dying(LocalStore):
         super().remove_folder(folder)
 
 
-def dying(folder: Path, steps: int, *, torn: bool = False) -> Archive:
+def dying(folder: Path, steps: int, *, torn: bool = False) -> TradeStore:
     """An archive on such a disk."""
-    archive = Archive(folder)
+    archive = TradeStore(folder)
     archive.store = Dying(folder, steps, torn=torn)
     return archive
 
 
-def same(archive: Archive, _folder: Path) -> Archive:
+def same(archive: TradeStore, _folder: Path) -> TradeStore:
     """An archive that is open already."""
     return archive
 
 
-def is_dead(archive: Archive) -> bool:
+def is_dead(archive: TradeStore) -> bool:
     """Whether its disk is."""
     return isinstance(archive.store, Dying) and archive.store.is_dead
 

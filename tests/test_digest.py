@@ -13,7 +13,7 @@ import tapes
 from exchange import expected
 from test_candles import PAIR, cut, hold
 
-from harvester.storage.trade_store import Archive
+from harvester.storage.trade_store import TradeStore
 from harvester.storage.writer import writer
 from harvester.times import Range, parse_moment, span
 from harvester.verify.digest import Digest, digests
@@ -50,10 +50,10 @@ def by_hand(rows: Sequence[oracle.Row], months: list[str]) -> tuple[int, str]:
     return total, hashlib.sha256(lines.encode()).hexdigest()
 
 
-def archive_of(path: Path, places: list[int], rows: Sequence[oracle.Row] = ROWS) -> Archive:
+def archive_of(path: Path, places: list[int], rows: Sequence[oracle.Row] = ROWS) -> TradeStore:
     """The tape in segments cut behind some of its rows, covered to a day after its end."""
     end = rows[-1][1] + 86_400 * 10**9
-    return hold(Archive(path), cut(rows, [0, *(rows[place][1] for place in places), end]))
+    return hold(TradeStore(path), cut(rows, [0, *(rows[place][1] for place in places), end]))
 
 
 def months_between(first: str, last: str) -> list[str]:
@@ -76,7 +76,7 @@ def test_it_does_not_depend_on_how_the_tape_is_cut(tmp_path: Path, places: list[
     assert digests(archive, PAIR) == truth
     with writer(archive, PAIR) as one:
         one.compact(every=True)
-    assert digests(Archive(tmp_path / "b"), PAIR, workers=1) == truth
+    assert digests(TradeStore(tmp_path / "b"), PAIR, workers=1) == truth
 
 
 def test_one_trade_less_is_another_digest_and_one_other_month(tmp_path: Path) -> None:
@@ -107,7 +107,7 @@ def test_a_hole_parts_the_months(tmp_path: Path) -> None:
     lost = whole.months[2].month
     inside = parse_moment(f"{lost}-10", 0)
     parts = cut(ROWS, [0, inside]) + cut(ROWS, [inside + 10**9, ROWS[-1][1] + 86_400 * 10**9])
-    found = digests(hold(Archive(tmp_path / "b"), parts), PAIR)
+    found = digests(hold(TradeStore(tmp_path / "b"), parts), PAIR)
     assert [[month.month for month in one.months] for one in found] == [
         [month.month for month in whole.months[:2]],
         [month.month for month in whole.months[3:]],
@@ -115,8 +115,8 @@ def test_a_hole_parts_the_months(tmp_path: Path) -> None:
 
 
 def test_nothing_whole_is_no_digest(tmp_path: Path) -> None:
-    assert digests(Archive(tmp_path / "none"), PAIR) == []
-    day = hold(Archive(tmp_path / "day"), [(Range(0, ROWS[0][1]), ROWS[:1])])
+    assert digests(TradeStore(tmp_path / "none"), PAIR) == []
+    day = hold(TradeStore(tmp_path / "day"), [(Range(0, ROWS[0][1]), ROWS[:1])])
     assert digests(day, PAIR) == []
 
 

@@ -19,14 +19,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_candles import hold
 
-from harvester.csv_import.files import Whole, find
+from harvester.csv_import.files import KnownComplete, find
 from harvester.csv_import.ohlcvt import read_candles
 from harvester.kraken.ohlc import Candle
-from harvester.storage.trade_store import Archive
+from harvester.storage.trade_store import TradeStore
 from harvester.times import Range
 from harvester.verify.against_csv import compare_blocks
 from harvester.verify.compare import compare_interval
-from harvester.verify.local_candles import Asker
+from harvester.verify.local_candles import LocalCandleReader
 from harvester.verify.reports import IntervalReport
 
 MINUTE = 60 * 10**9
@@ -163,7 +163,7 @@ def happened(true: Sequence[Made], minute: int) -> list[Made]:
     return [one for one in true if one.true == minute]
 
 
-class OneByOne(Asker):
+class OneByOne(LocalCandleReader):
     """Hands our candles on in batches of one."""
 
     def batches(self, minutes: int, span: Range) -> Iterator[pa.RecordBatch]:
@@ -175,7 +175,12 @@ class OneByOne(Asker):
 # --- files ---------------------------------------------------------------------------------------
 
 OPENS_S = MINUTES.start * 60
-WHOLES = (Whole(None, None), Whole(0, None), Whole(OPENS_S, OPENS_S + 6 * 60), Whole(OPENS_S, None))
+WHOLES = (
+    KnownComplete(None, None),
+    KnownComplete(0, None),
+    KnownComplete(OPENS_S, OPENS_S + 6 * 60),
+    KnownComplete(OPENS_S, None),
+)
 COVERAGES = [
     [Range((FIRST + a) * MINUTE - 1, (FIRST + b) * MINUTE - end) for a, b in minutes]
     for minutes in (((0, 20),), ((1, 5),), ((0, 2), (3, 20)), ((0, 3), (4, 5)))
@@ -190,14 +195,14 @@ COVERAGES = [
     whole=st.sampled_from(WHOLES),
     spans=st.sampled_from(COVERAGES),
     block_bytes=st.sampled_from((1 << 20, 1)),
-    asker_of=st.sampled_from((Asker, OneByOne)),
+    asker_of=st.sampled_from((LocalCandleReader, OneByOne)),
 )
 def test_of_a_file_as_few_candles_differ_as_can_be_with_each_trade_counted_once(
     one: Held,
-    whole: Whole,
+    whole: KnownComplete,
     spans: list[Range],
     block_bytes: int,
-    asker_of: type[Asker],
+    asker_of: type[LocalCandleReader],
     tmp_path_factory: pytest.TempPathFactory,
 ) -> None:
     folder = tmp_path_factory.mktemp("file")
@@ -216,7 +221,7 @@ def test_of_a_file_as_few_candles_differ_as_can_be_with_each_trade_counted_once(
         (span, [held for held in rows(one.tape) if span.after < held[1] <= span.through])
         for span in spans
     ]
-    archive = hold(Archive(folder / "data"), parts)
+    archive = hold(TradeStore(folder / "data"), parts)
     tape = [made for made in one.tape if any(s.after < row(made)[1] <= s.through for s in spans)]
     path = folder / "XBTUSD_1.csv"
     path.write_text(
@@ -227,14 +232,14 @@ def test_of_a_file_as_few_candles_differ_as_can_be_with_each_trade_counted_once(
     )
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("harvester.csv_import.files.BLOCK_BYTES", block_bytes)
-        [member] = find([str(path)], Whole())
+        [member] = find([str(path)], KnownComplete())
         asker = asker_of(archive, "XBTUSD", 1)
         report = compare_blocks(asker, spans, 1, whole, read_candles(member, 1))
     outcomes = best(tape, compared, lambda minute, some: values(some) == theirs.get(minute))
     assert holds(report, outcomes), (report, outcomes)
 
 
-def is_told(minute: int, in_file: Sequence[int], whole: Whole) -> bool:
+def is_told(minute: int, in_file: Sequence[int], whole: KnownComplete) -> bool:
     """Whether the file tells what happened in a minute."""
     if not in_file and None in whole:
         return False
@@ -255,10 +260,10 @@ def test_of_the_exchanges_as_few_candles_differ_as_can_be_with_each_trade_counte
     opening = Made(FIRST - 9, False, "99.0", "1.5", FIRST - 9)
     tape, true = [opening, *one.tape], [opening, *one.true]
     span = Range(0, MINUTES.stop * MINUTE + MINUTE)
-    archive = hold(Archive(tmp_path_factory.mktemp("exchange") / "data"), [(span, rows(tape))])
+    archive = hold(TradeStore(tmp_path_factory.mktemp("exchange") / "data"), [(span, rows(tape))])
     shown = range(FIRST - 1 + skipped, MINUTES.stop)
     theirs = [printed(true, minute, happened(true, minute)) for minute in shown]
-    report = compare_interval(Asker(archive, "XBTUSD", 1), [span], 1, theirs)
+    report = compare_interval(LocalCandleReader(archive, "XBTUSD", 1), [span], 1, theirs)
     known = {one.time_ns // MINUTE: one for one in theirs}
     outcomes = best(
         tape,

@@ -21,9 +21,9 @@ from wrong_clock import (
     all_settled,
 )
 
-from harvester.download.events import Outcome
+from harvester.download.events import BackfillResult
 from harvester.errors import UnreadableAnswer
-from harvester.storage.trade_store import Archive
+from harvester.storage.trade_store import TradeStore
 from harvester.times import Range, show
 
 AHEAD: dict[str, Lie] = {
@@ -45,7 +45,9 @@ NEVER: dict[str, Lie] = {
 }
 
 
-def crawl(exchange: Exchange, folder: Path, now_ns: int = NOW_NS, span: Range = ALL) -> Outcome:
+def crawl(
+    exchange: Exchange, folder: Path, now_ns: int = NOW_NS, span: Range = ALL
+) -> BackfillResult:
     return Crawl(exchange.url, folder, now_ns=lambda: now_ns).only("XBTUSD", span)
 
 
@@ -70,7 +72,7 @@ def test_an_impossible_clock_ends_a_run_before_anything_is_covered(
             f"the exchange's clock says {spoken}, this machine's {show(NOW_NS)}: "
         )
         assert caught.value.exit_status == 3
-        assert Archive(tmp_path).coverage("XBTUSD") == []
+        assert TradeStore(tmp_path).coverage("XBTUSD") == []
         exchange.times = 0
         assert crawl(exchange, tmp_path).exit_status == 0
     assert tape_of(tmp_path, "XBTUSD") == all_settled()
@@ -99,7 +101,7 @@ def test_a_clock_that_the_newest_trade_contradicts_is_no_success(
         said_ns = BEHIND[name](NOW_NS // SECOND_NS) * SECOND_NS
         assert outcome.exit_status == 3
         assert f"clock says {show(said_ns)}" in str(outcome.error)
-        last_ns = Archive(tmp_path).coverage("XBTUSD")
+        last_ns = TradeStore(tmp_path).coverage("XBTUSD")
         assert is_held or all(one.through <= said_ns for one in last_ns)
         exchange.times = 0
         assert crawl(exchange, tmp_path).exit_status == 0
@@ -160,7 +162,7 @@ def test_a_clock_that_stands_where_all_trades_end_is_fine(years: int, tmp_path: 
             outcome = crawl(exchange, tmp_path, now_ns)
             assert (outcome.exit_status, outcome.error) == (0, None)
     assert tape_of(tmp_path, "XBTUSD") == all_settled()
-    assert Archive(tmp_path).coverage("XBTUSD") == [Range(0, SETTLED_NS)]
+    assert TradeStore(tmp_path).coverage("XBTUSD") == [Range(0, SETTLED_NS)]
 
 
 @pytest.mark.parametrize("ahead_s", [0, 3_600, 80_000])
@@ -182,7 +184,7 @@ def test_a_machine_whose_clock_has_lost_its_battery_claims_nothing(tmp_path: Pat
         pytest.raises(UnreadableAnswer, match="this machine's 1970-01-01T00:01:00Z"),
     ):
         crawl(exchange, tmp_path, now_ns=60 * SECOND_NS)
-    assert Archive(tmp_path).coverage("XBTUSD") == []
+    assert TradeStore(tmp_path).coverage("XBTUSD") == []
 
 
 def test_coverage_ends_by_the_earlier_of_two_clocks(tmp_path: Path) -> None:
@@ -191,7 +193,7 @@ def test_coverage_ends_by_the_earlier_of_two_clocks(tmp_path: Path) -> None:
         exchange.right.now_ns = NOW_NS - DAY_NS
         run = Crawl(exchange.url, tmp_path, now_ns=lambda: exchange.right.now_ns)
         assert run.only("XBTUSD").exit_status == 0
-        assert Archive(tmp_path).coverage("XBTUSD") == [Range(0, SETTLED_NS - DAY_NS)]
+        assert TradeStore(tmp_path).coverage("XBTUSD") == [Range(0, SETTLED_NS - DAY_NS)]
         assert run.notes == [
             f"the exchange's clock says {show(NOW_NS - DAY_NS // 2)}, this machine's "
             f"{show(NOW_NS - DAY_NS)}: trades are downloaded up to the earlier of the two"

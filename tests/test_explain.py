@@ -19,7 +19,7 @@ from harvester.query.candle_query import FILLS
 from harvester.query.candles import candle_batches
 from harvester.query.explain import explain
 from harvester.storage import segment
-from harvester.storage.trade_store import EVERYTHING, Archive
+from harvester.storage.trade_store import EVERYTHING, TradeStore
 from harvester.times import Range
 
 if TYPE_CHECKING:
@@ -34,13 +34,13 @@ TICKS = len([row for row in BUSY if row[1] > BUSY[1499][1]])
 
 
 @pytest.fixture(scope="module")
-def archive(tmp_path_factory: pytest.TempPathFactory) -> Archive:
+def archive(tmp_path_factory: pytest.TempPathFactory) -> TradeStore:
     """Two segments of many small row groups; the second has no roll-ups."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(segment, "ROW_GROUP_ROWS", GROUP)
         path = tmp_path_factory.mktemp("archive")
         (path / "pairs.json").write_text(json.dumps({PAIR: {"altname": PAIR}}))
-        made = hold(Archive(path), cut(BUSY, [0, BUSY[1499][1], LAST]))
+        made = hold(TradeStore(path), cut(BUSY, [0, BUSY[1499][1], LAST]))
         rolled(made)
         for one in made.rollups(PAIR):
             if one.segment_path == made.segments(PAIR)[1].path:
@@ -65,7 +65,7 @@ def profiled(sql: str, path: Path) -> list[dict[str, Any]]:
 @pytest.mark.parametrize("fill", FILLS)
 @pytest.mark.parametrize("interval", ["1m", "1h", "7s"])
 def test_plain_duckdb_runs_the_sql_and_gives_the_candles(
-    archive: Archive, interval: str, fill: str
+    archive: TradeStore, interval: str, fill: str
 ) -> None:
     for span in (EVERYTHING, CUT):
         question = ask(interval, span, fill=fill, all_columns=True, pair_decimals=1)
@@ -76,7 +76,7 @@ def test_plain_duckdb_runs_the_sql_and_gives_the_candles(
 
 @pytest.mark.parametrize("span", [EVERYTHING, CUT], ids=["all", "cut"])
 def test_the_rows_told_are_those_of_the_row_groups_that_duckdb_scans(
-    archive: Archive, tmp_path: Path, span: Range
+    archive: TradeStore, tmp_path: Path, span: Range
 ) -> None:
     told = explain(archive, ask("1s", span))
     [scan] = profiled(told.sql, tmp_path / "profile.json")
@@ -85,7 +85,7 @@ def test_the_rows_told_are_those_of_the_row_groups_that_duckdb_scans(
     assert (sum(groups) == 31) == (span == EVERYTHING)
 
 
-def test_files_levels_and_spans_are_told_in_order(archive: Archive) -> None:
+def test_files_levels_and_spans_are_told_in_order(archive: TradeStore) -> None:
     one, two = archive.segments(PAIR)
     told = explain(archive, ask("1m", Range(CUT.after, LAST)))
     minute = 60 * 10**9
@@ -103,7 +103,7 @@ def test_files_levels_and_spans_are_told_in_order(archive: Archive) -> None:
     assert LEVELS == ("1m", "1h")
 
 
-def test_the_close_that_is_carried_in_is_told(archive: Archive) -> None:
+def test_the_close_that_is_carried_in_is_told(archive: TradeStore) -> None:
     told = explain(archive, ask("1m", CUT, fill="previous"))
     last_before = max(row[1] for row in BUSY if row[1] <= CUT.after)
     assert told.carried is not None
@@ -116,13 +116,13 @@ def test_the_close_that_is_carried_in_is_told(archive: Archive) -> None:
     assert explain(archive, ask("1m", fill="previous")).carried is None
 
 
-def test_krakens_form_reads_twice_where_a_digit_may_be_lost(archive: Archive) -> None:
+def test_krakens_form_reads_twice_where_a_digit_may_be_lost(archive: TradeStore) -> None:
     assert explain(archive, ask("1m", fill="kraken", pair_decimals=1)).passes == 2
     assert explain(archive, ask("1m", fill="kraken")).passes == 1
 
 
 def test_the_parts_are_those_of_the_stream(
-    archive: Archive, monkeypatch: pytest.MonkeyPatch
+    archive: TradeStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(cutting.chunks, "__defaults__", (500,))
     assert explain(archive, ask("1s")).parts > 5
@@ -131,7 +131,7 @@ def test_the_parts_are_those_of_the_stream(
 # --- the command ---------------------------------------------------------------------------------
 
 
-def test_the_command_tells_it_as_a_table(archive: Archive) -> None:
+def test_the_command_tells_it_as_a_table(archive: TradeStore) -> None:
     one, two = archive.segments(PAIR)
     status, out, err = run(archive, "ohlc", "XBTUSD", "-i", "1h", "--explain")
     told = explain(archive, ask("1h"))
@@ -161,7 +161,7 @@ def test_the_command_tells_it_as_a_table(archive: Archive) -> None:
     assert sql == f"{told.sql};\n"
 
 
-def test_the_command_tells_it_as_json(archive: Archive) -> None:
+def test_the_command_tells_it_as_json(archive: TradeStore) -> None:
     asked = ["ohlc", "XBTUSD", "-i", "1h", "--fill", "previous", "--explain", "-f", "json"]
     status, out, err = run(archive, *asked)
     told = explain(archive, ask("1h", fill="previous"))
@@ -197,7 +197,7 @@ def test_the_command_tells_it_as_json(archive: Archive) -> None:
     ],
 )
 def test_what_makes_no_sense_beside_it_is_refused(
-    archive: Archive, more: list[str], message: str
+    archive: TradeStore, more: list[str], message: str
 ) -> None:
     status, out, err = run(archive, "ohlc", "XBTUSD", "-i", "1h", "--explain", *more)
     assert (status, out, err) == (2, "", f"harvester: {message}\n")

@@ -30,7 +30,7 @@ from harvester.cli.output import columns as table
 from harvester.errors import BadInterval, UsageError
 from harvester.kraken.pairs import Pair
 from harvester.query import sql
-from harvester.storage.trade_store import Archive
+from harvester.storage.trade_store import TradeStore
 from harvester.times import parse_interval
 
 HARVESTER = [sys.executable, "-c", "from harvester.cli.main import main; main()"]
@@ -44,13 +44,13 @@ THROUGH = BUSY[-1][1]
 
 
 @pytest.fixture(scope="module")
-def archive(tmp_path_factory: pytest.TempPathFactory) -> Archive:
+def archive(tmp_path_factory: pytest.TempPathFactory) -> TradeStore:
     folder = tmp_path_factory.mktemp("archive")
     (folder / "pairs.json").write_text(json.dumps(PAIR))
-    return hold(Archive(folder), cut(BUSY, [0, BUSY[400][1], THROUGH]))
+    return hold(TradeStore(folder), cut(BUSY, [0, BUSY[400][1], THROUGH]))
 
 
-def run(archive: Archive, *arguments: str) -> tuple[int, str, str]:
+def run(archive: TradeStore, *arguments: str) -> tuple[int, str, str]:
     done = subprocess.run(
         [*HARVESTER, *arguments, "-d", archive.path],
         capture_output=True,
@@ -70,7 +70,7 @@ def whole(interval_ns: int) -> list[oracle.Candle]:
 # --- freqtrade -----------------------------------------------------------------------------------
 
 
-def test_freqtrade_reads_the_candles_as_its_own(archive: Archive, tmp_path: Path) -> None:
+def test_freqtrade_reads_the_candles_as_its_own(archive: TradeStore, tmp_path: Path) -> None:
     truth = whole(MINUTE)
     assert len(truth) == len(oracle.candles(BUSY, MINUTE)) - 1
     folder = tmp_path / "user_data" / "kraken"
@@ -97,7 +97,7 @@ def test_freqtrade_reads_the_candles_as_its_own(archive: Archive, tmp_path: Path
     ]
 
 
-def test_freqtrade_reads_the_trades_as_its_own(archive: Archive, tmp_path: Path) -> None:
+def test_freqtrade_reads_the_trades_as_its_own(archive: TradeStore, tmp_path: Path) -> None:
     status, out, err = run(archive, "trades", "XBTUSD", "-f", "freqtrade", "-o", str(tmp_path))
     file = tmp_path / "BTC_USD-trades.feather"
     assert (status, out, err) == (0, "", f"{len(BUSY):,} rows in {file}\n")
@@ -116,7 +116,7 @@ def test_freqtrade_reads_the_trades_as_its_own(archive: Archive, tmp_path: Path)
 
 
 def test_freqtrade_takes_no_trade_without_an_id_for_a_repeat(
-    archive: Archive, tmp_path: Path
+    archive: TradeStore, tmp_path: Path
 ) -> None:
     """It drops what has the milliseconds and the id of another."""
     run(archive, "trades", "XBTUSD", "-f", "freqtrade", "-o", str(tmp_path))
@@ -179,7 +179,7 @@ def test_a_pair_of_an_unknown_quote_is_refused() -> None:
     )
 
 
-def test_an_export_wants_a_folder(archive: Archive) -> None:
+def test_an_export_wants_a_folder(archive: TradeStore) -> None:
     assert run(archive, "trades", "XBTUSD", "-f", "freqtrade") == (
         2,
         "",
@@ -208,7 +208,7 @@ def line(one: oracle.Candle, when: str) -> str:
     return ",".join([when, *figures]) + "\n"
 
 
-def test_lean_reads_minutes_day_by_day(archive: Archive, tmp_path: Path) -> None:
+def test_lean_reads_minutes_day_by_day(archive: TradeStore, tmp_path: Path) -> None:
     truth = whole(MINUTE)
     status, out, err = run(archive, "ohlc", "XBTUSD", "-i", "1m", "-f", "lean", "-o", str(tmp_path))
     assert (status, out) == (0, "")
@@ -324,7 +324,7 @@ TYPES: list[tuple[str, str, Any]] = [
 
 
 def written(query: str, form: str, folder: Path) -> bytes:
-    found = sql.answer(Archive(folder / "none"), query)
+    found = sql.answer(TradeStore(folder / "none"), query)
     assert found is not None
     write(found.batches, found.schema, form, str(folder / "made"))
     return (folder / "made").read_bytes()
@@ -406,7 +406,7 @@ def test_a_long_table_is_lined_up_by_the_block(tmp_path: Path) -> None:
         ["sql", "FROM trades"],
     ],
 )
-def test_head_ends_a_command_cleanly(arguments: list[str], archive: Archive) -> None:
+def test_head_ends_a_command_cleanly(arguments: list[str], archive: TradeStore) -> None:
     command = subprocess.Popen(
         [*HARVESTER, *arguments, "-d", archive.path],
         stdout=subprocess.PIPE,

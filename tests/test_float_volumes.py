@@ -14,7 +14,7 @@ import pytest
 from test_against_csv import MINUTE, ROWS, held, lines, only, report, run, text
 from test_candles import hold
 
-from harvester.storage.trade_store import Archive
+from harvester.storage.trade_store import TradeStore
 from harvester.times import Range
 from harvester.verify.reports import IntervalReport
 
@@ -31,8 +31,8 @@ def trade(time_ns: int, price: str, volume: str, tie: int = 0) -> oracle.Row:
 TWO = [trade(OPENS + 5, "1841.75", "0.1"), trade(OPENS + 100 * 10**9, "1918.89", "0.20000001")]
 
 
-def archive_of(folder: Path, trades: Sequence[oracle.Row]) -> Archive:
-    return hold(Archive(folder / "data"), [(Range(OPENS - HOUR - 1, OPENS + HOUR - 1), trades)])
+def archive_of(folder: Path, trades: Sequence[oracle.Row]) -> TradeStore:
+    return hold(TradeStore(folder / "data"), [(Range(OPENS - HOUR - 1, OPENS + HOUR - 1), trades)])
 
 
 def compared(folder: Path, volume: str, minutes: int = 60) -> IntervalReport:
@@ -217,7 +217,7 @@ def test_the_number_of_them_is_reported(tmp_path: Path) -> None:
     archive_of(tmp_path, TWO)
     path = tmp_path / "XBTUSD_60.csv"
     path.write_text(f"{OPENS_S},1841.75,1918.89,1841.75,1918.89,0.3000000100000001,2\n")
-    assert report(Archive(tmp_path / "data"), str(path)).exit_status == 0
+    assert report(TradeStore(tmp_path / "data"), str(path)).exit_status == 0
     options = ("verify", "XBTUSD", "--against-csv", "XBTUSD_60.csv")
     printed = run(tmp_path, *options).stdout.splitlines()
     assert printed[-2:] == [

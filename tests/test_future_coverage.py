@@ -19,11 +19,11 @@ from wrong_clock import DAY_NS, MARKET, NOW_NS, SETTLED_NS, TRADES, Lying, all_s
 from harvester.cli.main import cli
 from harvester.config import load
 from harvester.download.backfill import begin
-from harvester.download.events import Stop
-from harvester.download.request import Watch
+from harvester.download.events import CancelToken
+from harvester.download.request import RunOptions
 from harvester.errors import HarvesterError, UnreadableAnswer
 from harvester.kraken.client import Client
-from harvester.storage.trade_store import Archive
+from harvester.storage.trade_store import TradeStore
 from harvester.storage.writer import Writer
 from harvester.times import END_OF_TIME, Range, show
 from harvester.verify.integrity import verify
@@ -62,8 +62,8 @@ def repaired(exchange: Exchange, folder: Path, now_ns: int = NOW_NS) -> RepairRe
             },
             environment={},
         )
-        archive = Archive(folder)
-        watch = Watch(lambda _event: None, Stop(), now_ns=lambda: now_ns)
+        archive = TradeStore(folder)
+        watch = RunOptions(lambda _event: None, CancelToken(), now_ns=lambda: now_ns)
         async with Client(settings.exchange) as client:
             run = begin(client, archive, settings, watch)
             found = verify(archive, "XBTUSD", now_ns=now_ns)
@@ -83,7 +83,7 @@ def an_empty_file(exchange: Lying, folder: Path, future_ns: int) -> None:
     run = Crawl(exchange.url, folder, {"refresh.settle_s": 0}, now_ns=lambda: THEN_NS)
     assert run.only("XBTUSD").exit_status == 0
     written_ahead(exchange, folder, future_ns)
-    assert len(Archive(folder).segments("XBTUSD")) == 2
+    assert len(TradeStore(folder).segments("XBTUSD")) == 2
 
 
 def a_file_from_the_middle(exchange: Lying, folder: Path, future_ns: int) -> None:
@@ -93,7 +93,7 @@ def a_file_from_the_middle(exchange: Lying, folder: Path, future_ns: int) -> Non
     run = Crawl(exchange.url, folder, now_ns=lambda: THEN_NS)
     assert run.only("XBTUSD", Range(0, middle_ns)).exit_status == 0
     written_ahead(exchange, folder, future_ns)
-    assert len(Archive(folder).segments("XBTUSD")) == 2
+    assert len(TradeStore(folder).segments("XBTUSD")) == 2
 
 
 SHAPES = (one_file, an_empty_file, a_file_from_the_middle)
@@ -107,7 +107,7 @@ def test_it_is_a_fault_to_all_who_ask_until_a_repair_cuts_it(
 ) -> None:
     with Lying(MARKET, lambda now_s: now_s) as exchange:
         shape(exchange, tmp_path, FUTURES[future])
-        archive = Archive(tmp_path)
+        archive = TradeStore(tmp_path)
         [covered] = archive.coverage("XBTUSD")
         assert covered.through > NOW_NS + DAY_NS
         before = tape_of(tmp_path, "XBTUSD")
@@ -161,7 +161,7 @@ def test_a_crash_between_the_new_file_and_the_old_one_is_mended_by_the_next_repa
             patch.setattr(Writer, "remove", crash)
             with pytest.raises(KeyboardInterrupt):
                 repaired(exchange, tmp_path)
-        assert len(Archive(tmp_path).segments("XBTUSD")) == 2
+        assert len(TradeStore(tmp_path).segments("XBTUSD")) == 2
         rows = [tuple(row.values()) for row in _scanned(tmp_path)]
         assert len(rows) == len(before)
         done = repaired(exchange, tmp_path)
@@ -171,7 +171,7 @@ def test_a_crash_between_the_new_file_and_the_old_one_is_mended_by_the_next_repa
 
 
 def _scanned(folder: Path) -> list[dict[str, Any]]:
-    return [row for batch in Archive(folder).scan("XBTUSD") for row in batch.to_pylist()]
+    return [row for batch in TradeStore(folder).scan("XBTUSD") for row in batch.to_pylist()]
 
 
 @pytest.mark.parametrize(
@@ -204,7 +204,7 @@ def test_what_a_wrong_clock_wanted_of_the_future_is_trimmed_by_the_next_run(tmp_
         run.only("XBTUSD", Range(0, THEN_NS))
         path = tmp_path / "wanted/XBTUSD.json"
         path.write_text(json.dumps({"pair": "XBTUSD", "spans": [[0, END_OF_TIME]]}))
-        archive = Archive(tmp_path)
+        archive = TradeStore(tmp_path)
         [found] = status(archive, None, NOW_NS)
         assert (found.exit_status, found.holes) == (4, [Range(THEN_NS, NOW_NS)])
         [fault] = verify(archive, "XBTUSD", now_ns=NOW_NS).faults
@@ -252,7 +252,7 @@ def test_the_commands_agree(
 
 def _rename_into_the_future(folder: Path) -> None:
     """Make of a segment what a clock a year ahead would have made."""
-    archive = Archive(folder)
+    archive = TradeStore(folder)
     [segment] = archive.segments("XBTUSD")
     footer = archive.footer(segment)
     span = Range(0, segment.range.through + YEAR_NS)

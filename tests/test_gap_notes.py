@@ -18,7 +18,7 @@ import harvester
 from harvester.errors import ArchiveHasHoles
 from harvester.kraken.pairs import Pair
 from harvester.query.plan import gap_note, gaps_in
-from harvester.storage.trade_store import Archive
+from harvester.storage.trade_store import TradeStore
 from harvester.storage.writer import keep_pairs, writer
 from harvester.times import DAY, END_OF_TIME, Range
 
@@ -42,15 +42,15 @@ def days(first: float, last: float) -> Range:
     return Range(DAY_ONE + int(first * DAY) - 1, DAY_ONE + int(last * DAY) - 1)
 
 
-def made(path: Path, parts: Sequence[tuple[Range, list[oracle.Row]]]) -> Archive:
-    archive = Archive(path)
+def made(path: Path, parts: Sequence[tuple[Range, list[oracle.Row]]]) -> TradeStore:
+    archive = TradeStore(path)
     pair = Pair(altname="XBTUSD", wsname="XBT/USD", pair_decimals=1)
     keep_pairs(archive, msgspec.json.encode({"XBTUSD": pair}))
     return hold(archive, parts)
 
 
 @pytest.fixture(scope="module")
-def archive(tmp_path_factory: pytest.TempPathFactory) -> Archive:
+def archive(tmp_path_factory: pytest.TempPathFactory) -> TradeStore:
     """Two downloads, 14 September and 17 September, that nobody asked to be joined.
 
     The last candle of an hour of the first day is cut by the gap, the very last one runs.
@@ -74,14 +74,16 @@ ASKED: dict[str, list[str]] = {
 
 
 @pytest.mark.parametrize("what", ASKED)
-def test_an_answer_over_a_gap_names_it_on_one_line(archive: Archive, what: str) -> None:
+def test_an_answer_over_a_gap_names_it_on_one_line(archive: TradeStore, what: str) -> None:
     status, out, err = run(archive, *ASKED[what], "-f", "csv")
     assert (status, err) == (0, f"{GAP}\n")
     assert len(out.splitlines()) > 2
 
 
 @pytest.mark.parametrize("what", ASKED)
-def test_strict_ends_with_4_and_writes_nothing(archive: Archive, what: str, tmp_path: Path) -> None:
+def test_strict_ends_with_4_and_writes_nothing(
+    archive: TradeStore, what: str, tmp_path: Path
+) -> None:
     file = tmp_path / "x.csv"
     assert run(archive, *ASKED[what], "--strict", "-o", str(file)) == (
         4,
@@ -98,14 +100,16 @@ def test_strict_ends_with_4_and_writes_nothing(archive: Archive, what: str, tmp_
     "span",
     [["--until", "2020-09-15"], ["--since", "2020-09-17"], ["--until", "2020-09-14T12:00"]],
 )
-def test_a_range_without_a_gap_says_nothing(archive: Archive, what: str, span: list[str]) -> None:
+def test_a_range_without_a_gap_says_nothing(
+    archive: TradeStore, what: str, span: list[str]
+) -> None:
     # Bars behind a gap depend on it unless they are counted from behind it.
     anchor = ["--anchor", "2020-09-17"] if what == "bars" and "--since" in span else []
     status, _, err = run(archive, *ASKED[what], *span, *anchor, "--strict", "-f", "csv")
     assert (status, err) == (0, "")
 
 
-def test_bars_behind_a_gap_name_it_as_it_moves_them(archive: Archive) -> None:
+def test_bars_behind_a_gap_name_it_as_it_moves_them(archive: TradeStore) -> None:
     status, _, err = run(archive, *ASKED["bars"], "--since", "2020-09-17", "-f", "csv")
     assert (status, err) == (0, f"{GAP}\n")
 
@@ -122,20 +126,20 @@ def test_bars_behind_a_gap_name_it_as_it_moves_them(archive: Archive) -> None:
         (["--since", "2012-01-01", "--until", "2013-01-01"], "2012-01-01 to 2013-01-01"),
     ],
 )
-def test_only_what_is_requested_is_named(archive: Archive, span: list[str], gaps: str) -> None:
+def test_only_what_is_requested_is_named(archive: TradeStore, span: list[str], gaps: str) -> None:
     for what in ("ohlc", "trades"):
         status, _, err = run(archive, *ASKED[what], *span, "-f", "csv")
         assert (status, err.splitlines()[0]) == (0, f"not downloaded: {gaps}")
 
 
-def test_quiet_says_nothing_but_strict_still_refuses(archive: Archive) -> None:
+def test_quiet_says_nothing_but_strict_still_refuses(archive: TradeStore) -> None:
     assert run(archive, *ASKED["ohlc"], "-q", "-f", "csv")[2] == ""
     assert run(archive, *ASKED["ohlc"], "-q", "--strict")[0] == 4
 
 
 @pytest.mark.parametrize("what", ["ohlc", "trades"])
 def test_exports_for_other_programs_name_it_too(
-    archive: Archive, what: str, tmp_path: Path
+    archive: TradeStore, what: str, tmp_path: Path
 ) -> None:
     status, _, err = run(archive, *ASKED[what], "-f", "freqtrade", "-o", str(tmp_path))
     assert (status, err.splitlines()[0]) == (0, GAP)
@@ -144,13 +148,15 @@ def test_exports_for_other_programs_name_it_too(
     assert not (tmp_path / "strict").exists()
 
 
-def test_lean_names_it_too(archive: Archive, tmp_path: Path) -> None:
+def test_lean_names_it_too(archive: TradeStore, tmp_path: Path) -> None:
     status, _, err = run(archive, *ASKED["ohlc"], "-f", "lean", "-o", str(tmp_path))
     assert (status, err.splitlines()[0]) == (0, GAP)
 
 
 @pytest.mark.parametrize("what", ASKED)
-def test_typed_files_keep_it_in_their_metadata(archive: Archive, what: str, tmp_path: Path) -> None:
+def test_typed_files_keep_it_in_their_metadata(
+    archive: TradeStore, what: str, tmp_path: Path
+) -> None:
     table, file = tmp_path / "x.parquet", tmp_path / "x.arrow"
     assert run(archive, *ASKED[what], "-o", str(table))[0] == 0
     assert run(archive, *ASKED[what], "-o", str(file))[0] == 0
@@ -174,7 +180,7 @@ def test_of_several_pairs_each_is_named(tmp_path: Path) -> None:
     assert run(archive, *asked, "--strict")[0] == 4
 
 
-def test_the_chart_says_it_in_the_same_words(archive: Archive, tmp_path: Path) -> None:
+def test_the_chart_says_it_in_the_same_words(archive: TradeStore, tmp_path: Path) -> None:
     pytest.importorskip("plotly", reason="the extra `notebook` is not installed")
     file = tmp_path / "chart.html"
     status, _, err = run(archive, "chart", "XBTUSD", "-i", "1h", "-o", str(file))
@@ -192,7 +198,7 @@ def test_the_chart_says_it_in_the_same_words(archive: Archive, tmp_path: Path) -
 @pytest.mark.parametrize("fill", ["none", "previous", "null", "kraken"])
 @pytest.mark.parametrize("interval", ["1h", "2h", "1d", "1w"])
 def test_complete_only_leaves_out_what_is_not_complete(
-    archive: Archive, fill: Any, interval: str
+    archive: TradeStore, fill: Any, interval: str
 ) -> None:
     opened = harvester.open(archive.path)
     span = {"since": "2020-09-14T00:30", "until": "2020-09-18", "fill": fill, "all_columns": True}
@@ -205,7 +211,7 @@ def test_complete_only_leaves_out_what_is_not_complete(
     assert streamed == kept.to_arrow_table().to_pylist()
 
 
-def test_complete_only_on_the_command_line(archive: Archive) -> None:
+def test_complete_only_on_the_command_line(archive: TradeStore) -> None:
     asked = ["ohlc", "XBTUSD", "-i", "1d", "--since", "2020-09-14", "-f", "csv"]
     assert len(run(archive, *asked)[1].splitlines()) == 3
     # The 17th is still running half an hour before midnight.
@@ -214,7 +220,7 @@ def test_complete_only_on_the_command_line(archive: Archive) -> None:
     ]
 
 
-def test_bars_that_did_not_reach_their_size_are_left_out(archive: Archive) -> None:
+def test_bars_that_did_not_reach_their_size_are_left_out(archive: TradeStore) -> None:
     opened = harvester.open(archive.path)
     assert opened.bars("XBTUSD", trades=2).df()["count"].tolist() == [2, 1, 2]
     assert opened.bars("XBTUSD", trades=2, complete_only=True).df()["count"].tolist() == [2, 2]
@@ -225,7 +231,7 @@ def test_bars_that_did_not_reach_their_size_are_left_out(archive: Archive) -> No
 # --- Python --------------------------------------------------------------------------------------
 
 
-def test_results_have_notes_and_strict_raises(archive: Archive) -> None:
+def test_results_have_notes_and_strict_raises(archive: TradeStore) -> None:
     opened = harvester.open(archive.path)
     asked: list[Any] = [
         lambda **more: opened.ohlc("XBTUSD", "1h", **more),
@@ -267,7 +273,7 @@ def test_a_range_wholly_behind_the_coverage_is_a_gap_up_to_now(tmp_path: Path) -
 
 
 def test_a_pair_without_coverage_has_no_gaps(tmp_path: Path) -> None:
-    assert gaps_in(Archive(tmp_path), "XBTUSD", EVER, NOW) == []
+    assert gaps_in(TradeStore(tmp_path), "XBTUSD", EVER, NOW) == []
 
 
 def test_the_sentence_stays_short() -> None:

@@ -19,7 +19,7 @@ from crawling import tape_of
 from harvester.kraken.pairs import Pair
 from harvester.schema import ROWS
 from harvester.storage.footer import Footer
-from harvester.storage.trade_store import Archive
+from harvester.storage.trade_store import TradeStore
 from harvester.storage.writer import keep_pairs, writer
 from harvester.times import SECOND, Range, covers
 
@@ -45,7 +45,7 @@ def command(tmp_path: Path) -> Any:
     """Run `harvester` in a folder of its own, with no exchange to be reached."""
     # Names that are known need no exchange.
     pairs = {name: {"altname": name} for name in ("XBTUSD", "ETHUSD")}
-    keep_pairs(Archive(tmp_path / "data"), json.dumps(pairs).encode())
+    keep_pairs(TradeStore(tmp_path / "data"), json.dumps(pairs).encode())
     kept = {key: value for key, value in os.environ.items() if not key.startswith("HARVESTER_")}
     own = {
         "HARVESTER_API_URL": "http://127.0.0.1:9",
@@ -93,7 +93,7 @@ def exact(rows: list[tuple[Any, ...]]) -> list[tuple[int, Decimal, Decimal]]:
 
 def is_covered(folder: Path, second: int) -> bool:
     moment = second * SECOND
-    return covers(Archive(folder).coverage("XBTUSD"), Range(moment - 1, moment))
+    return covers(TradeStore(folder).coverage("XBTUSD"), Range(moment - 1, moment))
 
 
 # --- bounds ---------------------------------------------------------------------------------------
@@ -188,7 +188,7 @@ def held(folder: Path, rows: list[tuple[Any, ...]], span: Range) -> None:
         },
         schema=ROWS,
     )
-    with writer(Archive(folder), "XBTUSD") as one:
+    with writer(TradeStore(folder), "XBTUSD") as one:
         one.commit(span, batch, Footer(span, '{"altname":"XBTUSD"}'))
 
 
@@ -358,7 +358,7 @@ def test_an_empty_member_of_a_quarter_is_covered_and_empty(
     ]
     assert command(name).status == 0
     assert stored(tmp_path) == []
-    [covered] = Archive(tmp_path / "data").coverage("XBTUSD")
+    [covered] = TradeStore(tmp_path / "data").coverage("XBTUSD")
     assert covered == Range((Q3[0] + 1) * SECOND - 1, (Q3[1] - 1) * SECOND - 1)
     assert command.other("verify").status == 0
     again = command(name, "--json")
@@ -372,7 +372,7 @@ def test_an_empty_file_of_which_nothing_is_known_covers_nothing(
     csvs.packed(tmp_path / "Kraken_Trading_History.zip", {"XBTUSD.csv": b""})
     for name in ("XBTUSD.csv", "Kraken_Trading_History.zip"):
         assert command(name).status == 0
-        assert Archive(tmp_path / "data").coverage("XBTUSD") == []
+        assert TradeStore(tmp_path / "data").coverage("XBTUSD") == []
 
 
 def test_an_empty_quarter_between_two_has_no_seam(command: Any, tmp_path: Path) -> None:
@@ -383,7 +383,7 @@ def test_an_empty_quarter_between_two_has_no_seam(command: Any, tmp_path: Path) 
         csvs.packed(tmp_path / name, {"XBTUSD.csv": lines(*rows)})
     done = command(*(f"Kraken_Trading_History_Q{number}_2023.zip" for number in (4, 3, 2)))
     assert done.status == 0
-    [covered] = Archive(tmp_path / "data").coverage("XBTUSD")
+    [covered] = TradeStore(tmp_path / "data").coverage("XBTUSD")
     assert covered.after < third * SECOND < fourth * SECOND < covered.through
     assert stored(tmp_path) == exact(early[1:] + late)
 

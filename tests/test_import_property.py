@@ -19,15 +19,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from harvester.csv_import import sorting
-from harvester.csv_import.files import Whole, find
-from harvester.csv_import.importer import Report, Watch
-from harvester.csv_import.overlap import Rows, match
-from harvester.csv_import.run import Work, run
+from harvester.csv_import.files import KnownComplete, find
+from harvester.csv_import.importer import ImportOptions, ImportReport
+from harvester.csv_import.overlap import KeyedRows, match
+from harvester.csv_import.run import PairFiles, run
 from harvester.csv_import.sorting import in_time_order
 from harvester.errors import ArchiveDamaged, BadFile
 from harvester.kraken.pairs import Pair
 from harvester.schema import ROWS, times
-from harvester.storage.trade_store import Archive
+from harvester.storage.trade_store import TradeStore
 from harvester.times import SECOND, Range, covers
 
 PAIR = Pair(altname="XBTUSD")
@@ -35,7 +35,7 @@ PAIR = Pair(altname="XBTUSD")
 
 def is_covered(folder: Path, second: int) -> bool:
     moment = second * SECOND
-    return covers(Archive(folder).coverage("XBTUSD"), Range(moment - 1, moment))
+    return covers(TradeStore(folder).coverage("XBTUSD"), Range(moment - 1, moment))
 
 
 # --- anything at all ------------------------------------------------------------------------------
@@ -136,16 +136,18 @@ def check_import(
         path = place / str(number) / "XBTUSD.csv"
         path.parent.mkdir(parents=True)
         path.write_text("".join(text + "\n" for text in texts))
-        whole = Whole()
+        whole = KnownComplete()
         if rows and file.knows != "nothing":
             more = 0 if file.knows == "its ends" else 5_000
             is_consistent &= not more
-            whole = Whole(rows[0][0] - more, rows[-1][0] + 1 + more)
+            whole = KnownComplete(rows[0][0] - more, rows[-1][0] + 1 + more)
         members += find([str(path)], whole)
     ends = (history[0][0], history[-1][0])
-    said = Whole(*(None if by is None else end + by for end, by in zip(ends, bounds, strict=True)))
-    watch = Watch(lambda _pair, _size: None, Event(), skip)
-    reports = run(Archive(folder), [Work(PAIR, members, said)], watch, lambda _report: None)
+    said = KnownComplete(
+        *(None if by is None else end + by for end, by in zip(ends, bounds, strict=True))
+    )
+    watch = ImportOptions(lambda _pair, _size: None, Event(), skip)
+    reports = run(TradeStore(folder), [PairFiles(PAIR, members, said)], watch, lambda _report: None)
     given_ = Given(history, sound, broken, is_consistent, skip)
     judge(folder, given_, reports, before, was_covered)
 
@@ -167,7 +169,7 @@ class Given(NamedTuple):
 def judge(
     folder: Path,
     given_: Given,
-    reports: list[Report],
+    reports: list[ImportReport],
     before: Counter[int],
     was_covered: list[bool],
 ) -> None:
@@ -213,9 +215,9 @@ POINTS = st.lists(st.tuples(st.integers(0, 12), st.integers(0, 2)), max_size=12)
 def test_as_many_rows_find_a_trade_as_can(
     rows: list[tuple[int, int]], trades: list[tuple[int, int]], tolerance: int
 ) -> None:
-    def packed(points: list[tuple[int, int]]) -> Rows:
+    def packed(points: list[tuple[int, int]]) -> KeyedRows:
         stamps, marks = np.array([(0, 0), *points])[1:].T
-        return Rows(stamps.astype(np.int64), marks.astype(np.uint64))
+        return KeyedRows(stamps.astype(np.int64), marks.astype(np.uint64))
 
     is_found, is_used = match(packed(rows), packed(trades), tolerance)
     assert is_found.sum() == is_used.sum() == most_pairs(rows, trades, tolerance)

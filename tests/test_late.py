@@ -13,7 +13,7 @@ import tapes
 from crawling import Crawl, serve, strangers, tape_of
 from exchange import SECOND_NS, Clock, Exchange, Faults, Market, Tape, expected
 
-from harvester.storage.trade_store import Archive
+from harvester.storage.trade_store import TradeStore
 from harvester.times import show
 from harvester.verify.integrity import verify
 
@@ -107,7 +107,7 @@ def test_a_trade_that_is_late_by_more_than_settle_is_on_record_as_a_jump(tmp_pat
     assert [each for one in jumps for each in one] == [[number - 1, number + 1]]
     kept = [row[0] for row in tape_of(tmp_path, "XBTUSD")]
     assert kept == [row[0] for row in shown_by(clock) if row[0] != number]
-    assert verify(Archive(tmp_path), "XBTUSD").jumps == 1
+    assert verify(TradeStore(tmp_path), "XBTUSD").jumps == 1
 
 
 QUIET = tapes.sparse(30, 3)

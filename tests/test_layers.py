@@ -214,9 +214,9 @@ def test_a_lazy_import_is_seen() -> None:
 
 
 def test_an_import_for_types_alone_is_seen() -> None:
-    source = "if TYPE_CHECKING:\n    from harvester.storage.trade_store import Archive\n"
+    source = "if TYPE_CHECKING:\n    from harvester.storage.trade_store import TradeStore\n"
     assert list(uses(source, "harvester.kraken")) == [
-        Use("harvester.storage.trade_store.Archive", 2)
+        Use("harvester.storage.trade_store.TradeStore", 2)
     ]
 
 

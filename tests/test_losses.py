@@ -14,10 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from harvester.download import id_check, page_merge
-from harvester.download.events import Outcome
+from harvester.download.events import BackfillResult
 from harvester.schema import ROWS, no_rows
 from harvester.storage.footer import Footer
-from harvester.storage.trade_store import Archive
+from harvester.storage.trade_store import TradeStore
 from harvester.storage.writer import writer
 from harvester.times import END_OF_TIME, Range
 from harvester.verify.integrity import verify
@@ -48,13 +48,13 @@ def every(seconds: int, trades: int, first_id: int | None = 1) -> Market:
 
 def claims(folder: Path, market: Market) -> list[tuple[object, ...]]:
     """The trades of a market in the ranges that an archive says it covers."""
-    coverage = Archive(folder).coverage(market.altname)
+    coverage = TradeStore(folder).coverage(market.altname)
     return [row for row in expected(market) if any(r.after < row[1] <= r.through for r in coverage)]
 
 
-def is_called_complete(folder: Path, market: Market, outcome: Outcome) -> bool:
+def is_called_complete(folder: Path, market: Market, outcome: BackfillResult) -> bool:
     """Whether a run, `verify` and `status` all say that nothing is missing."""
-    archive = Archive(folder)
+    archive = TradeStore(folder)
     found = status(archive, [market.altname], END_OF_TIME)
     return (outcome.exit_status, verify(archive, market.altname).faults, found[0].exit_status) == (
         0,
@@ -91,7 +91,7 @@ def test_a_lie_at_the_next_answer_behind_covered_time_costs_no_trade(
         exchange.faults.push(lie)
         outcome = crawl.only(market.altname)
     assert (outcome.error, tape_of(tmp_path, market.altname)) == (None, expected(market))
-    report = verify(Archive(tmp_path), market.altname)
+    report = verify(TradeStore(tmp_path), market.altname)
     assert (report.faults, report.unasked_jumps) == ([], 0)
 
 
@@ -125,7 +125,7 @@ def test_any_tape_with_a_lie_in_any_answer_is_exact_or_has_a_gap_on_record(
             outcome = Crawl(exchange.url, folder).only(market.altname, span)
             if is_called_complete(folder, market, outcome):
                 assert tape_of(folder, market.altname) == claims(folder, market)
-    held = Archive(folder)
+    held = TradeStore(folder)
     assert (outcome.exit_status, claims(folder, market)) == (0, list(expected(market))) or (
         outcome.exit_status == 4 and held.holes(market.altname)
     )
@@ -161,8 +161,8 @@ def test_a_full_page_whose_last_row_alone_is_behind_the_end_is_continued() -> No
         schema=ROWS,
     )
     until = START_NS + 4_000 * SECOND_NS
-    step = page_merge.Tape(0).join(page, None, 100, until)
-    assert (step.verdict, step.beyond) == (page_merge.Verdict.ADVANCED, None)
+    step = page_merge.PageMerger(0).join(page, None, 100, until)
+    assert (step.verdict, step.beyond) == (page_merge.JoinResult.ADVANCED, None)
 
 
 def test_a_market_whose_first_id_is_not_1_has_that_confirmed_and_on_record(tmp_path: Path) -> None:
@@ -171,7 +171,7 @@ def test_a_market_whose_first_id_is_not_1_has_that_confirmed_and_on_record(tmp_p
         outcome = Crawl(exchange.url, tmp_path).only(market.altname)
         # The page, two more that begin alike, the page behind the last trade, and the newest one.
         assert exchange.pages(market.altname) == 5
-    report = verify(Archive(tmp_path), market.altname)
+    report = verify(TradeStore(tmp_path), market.altname)
     assert (outcome.exit_status, report.faults, report.jumps) == (0, [], 1)
 
 
@@ -182,7 +182,7 @@ def test_verify_reports_a_first_id_above_1_that_is_not_confirmed(tmp_path: Path)
         crawl.only(market.altname, Range(START_NS + 179 * SECOND_NS, END_OF_TIME))
         [file] = (tmp_path / "trades").rglob("*.parquet")
         claim_from_the_beginning(file)
-        [fault] = verify(Archive(tmp_path), market.altname).faults
+        [fault] = verify(TradeStore(tmp_path), market.altname).faults
     assert fault.text == "its first trade id is 4, not 1, and no confirmed id gap explains it"
 
 
@@ -206,7 +206,7 @@ def test_trades_behind_empty_coverage_must_begin_with_id_1(tmp_path: Path) -> No
     """An outage was once taken for an empty history: the first id tells, and the gap is filled."""
     market = every(60, 50)
     covered = Range(0, START_NS + 601 * SECOND_NS)
-    with writer(Archive(tmp_path), market.altname) as one:
+    with writer(TradeStore(tmp_path), market.altname) as one:
         one.want(covered)
         one.commit(covered, no_rows(), Footer(covered, '{"altname":"XBTUSD","key":"XXBTZUSD"}'))
     with serve(market) as exchange:
@@ -228,9 +228,9 @@ def test_a_loss_that_can_not_be_filled_stays_a_gap_and_on_record(tmp_path: Path)
         exchange.faults = Faults(script=[None, None, None, *["denied"] * 5])
         first = Crawl(exchange.url, tmp_path, options).only(market.altname)
         assert first.exit_status in {3, 4}
-        [gap] = Archive(tmp_path).holes(market.altname)[:1]
+        [gap] = TradeStore(tmp_path).holes(market.altname)[:1]
         assert gap.after < START_NS + 60 * 1_001 * SECOND_NS < gap.through
-        report = verify(Archive(tmp_path), market.altname)
+        report = verify(TradeStore(tmp_path), market.altname)
         assert [fault.text for fault in report.faults][:1] == [
             "it was asked for, and no file covers it"
         ]

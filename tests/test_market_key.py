@@ -16,9 +16,9 @@ from nightly import DAY_NS, FIRST_NS, OPTIONS, Nights, until
 
 from harvester import config
 from harvester.download.backfill import backfill
-from harvester.download.events import Outcome, Stop
-from harvester.download.pair_selection import Choice, Name, choose, known_pairs
-from harvester.download.request import Watch, Wish
+from harvester.download.events import BackfillResult, CancelToken
+from harvester.download.pair_selection import PairName, PairSelection, choose, known_pairs
+from harvester.download.request import BackfillRequest, RunOptions
 from harvester.errors import MarketChanged
 from harvester.kraken.client import Client
 from harvester.kraken.pairs import Pair
@@ -26,7 +26,7 @@ from harvester.operations.refresh_pairs import Market as Known
 from harvester.operations.refresh_pairs import targets
 from harvester.schema import no_rows
 from harvester.storage.footer import Footer
-from harvester.storage.trade_store import Archive
+from harvester.storage.trade_store import TradeStore
 from harvester.storage.writer import writer
 from harvester.times import END_OF_TIME, Range
 from harvester.verify.integrity import verify
@@ -77,21 +77,21 @@ def row_of(report: Any, pair: str) -> Any:
     return row
 
 
-def backfilled(nights: Nights, choice: Choice) -> list[Outcome]:
+def backfilled(nights: Nights, choice: PairSelection) -> list[BackfillResult]:
     """What a backfill of this choice comes to."""
 
     async def chosen() -> list[Pair]:
         settings = config.load({"exchange.url": nights.exchange.url}, environment={})
         async with Client(settings.exchange) as client:
-            return await choose(client, Archive(nights.folder), choice)
+            return await choose(client, TradeStore(nights.folder), choice)
 
-    async def run() -> list[Outcome]:
+    async def run() -> list[BackfillResult]:
         options = OPTIONS | {"exchange.url": nights.exchange.url, "exchange.give_up_s": 0.05}
         settings = config.load(options, environment={})
-        wishes = [Wish(pair, Range(0, END_OF_TIME)) for pair in await chosen()]
+        wishes = [BackfillRequest(pair, Range(0, END_OF_TIME)) for pair in await chosen()]
         async with Client(settings.exchange) as client:
-            watch = Watch(lambda _event: None, Stop())
-            return await backfill(client, Archive(nights.folder), wishes, settings, watch)
+            watch = RunOptions(lambda _event: None, CancelToken())
+            return await backfill(client, TradeStore(nights.folder), wishes, settings, watch)
 
     return asyncio.run(run())
 
@@ -104,7 +104,7 @@ def test_a_refresh_adds_nothing_of_another_market_and_says_so(nights: Nights) ->
     assert (luna_row["exit_status"], luna_row["error"]) == (4, MESSAGE)
     assert row_of(report, "XBTUSD")["state"] == "complete"
     assert nights.tape("LUNAUSD") == held
-    assert known_pairs(Archive(nights.folder))["LUNAUSD"].key == "OLDLUNA"
+    assert known_pairs(TradeStore(nights.folder))["LUNAUSD"].key == "OLDLUNA"
 
 
 def test_the_old_market_goes_on_under_its_key_where_it_is_listed(
@@ -120,9 +120,11 @@ def test_the_old_market_goes_on_under_its_key_where_it_is_listed(
     assert nights.rows().keys() == {"LUNAUSD", "XBTUSD"}
 
 
-@pytest.mark.parametrize("choice", [Choice(everything=True), Choice([Name("*/USD")])], ids=str)
+@pytest.mark.parametrize(
+    "choice", [PairSelection(everything=True), PairSelection([PairName("*/USD")])], ids=str
+)
 def test_a_backfill_of_all_that_is_listed_adds_nothing_of_another_market(
-    choice: Choice, nights: Nights
+    choice: PairSelection, nights: Nights
 ) -> None:
     relist(nights)
     held = nights.tape("LUNAUSD")
@@ -134,7 +136,7 @@ def test_a_backfill_of_all_that_is_listed_adds_nothing_of_another_market(
 
 def test_a_backfill_of_all_that_is_listed_goes_on_with_the_old_market(nights: Nights) -> None:
     relist(nights, old_as="LUNCUSD")
-    outcomes = backfilled(nights, Choice(everything=True))
+    outcomes = backfilled(nights, PairSelection(everything=True))
     assert {one.pair: one.error for one in outcomes} == {"LUNAUSD": None, "XBTUSD": None}
     assert nights.tape("LUNAUSD") == until(OLD, nights.settled_ns)
 
@@ -142,7 +144,7 @@ def test_a_backfill_of_all_that_is_listed_goes_on_with_the_old_market(nights: Ni
 def test_a_backfill_by_name_says_that_it_is_another_market(nights: Nights) -> None:
     relist(nights)
     held = nights.tape("LUNAUSD")
-    [outcome] = backfilled(nights, Choice([Name("LUNA/USD")]))
+    [outcome] = backfilled(nights, PairSelection([PairName("LUNA/USD")]))
     assert (type(outcome.error), str(outcome.error)) == (MarketChanged, MESSAGE)
     assert nights.tape("LUNAUSD") == held
 
@@ -162,7 +164,7 @@ def test_a_key_that_the_exchange_takes_for_the_new_market_brings_nothing_of_it(
         error = crawl.only("LUNAUSD").error
         assert isinstance(error, MarketChanged)
         assert row_of(nights.refresh(), "LUNAUSD")["exit_status"] == 4
-        [outcome] = backfilled(nights, Choice([Name("LUNAUSD")]))
+        [outcome] = backfilled(nights, PairSelection([PairName("LUNAUSD")]))
         assert isinstance(outcome.error, MarketChanged)
         assert nights.tape("LUNAUSD") == held
 
@@ -171,7 +173,7 @@ def test_the_key_is_read_from_the_files_where_pairs_json_is_gone(nights: Nights)
     relist(nights)
     held = nights.tape("LUNAUSD")
     (nights.folder / "pairs.json").unlink()
-    assert known_pairs(Archive(nights.folder))["LUNAUSD"] == Pair(
+    assert known_pairs(TradeStore(nights.folder))["LUNAUSD"] == Pair(
         altname="LUNAUSD",
         key="OLDLUNA",
         wsname="LUNA/USD",
@@ -203,14 +205,14 @@ def spelled(key: str) -> str:
     return msgspec.json.encode(Pair(altname="LUNAUSD", key=key)).decode()
 
 
-def mixed(folder: Path, *keys: str) -> Archive:
+def mixed(folder: Path, *keys: str) -> TradeStore:
     """An archive of one empty segment a key, as an older harvester left them."""
-    archive = Archive(folder)
+    archive = TradeStore(folder)
     for place, key in enumerate(keys):
         span = Range(FIRST_NS + place * 10, FIRST_NS + place * 10 + 10)
         with writer(archive, "LUNAUSD") as one:
             # Each in an archive of its own, as no writer puts them together any more.
-            alone = Archive(folder / f"alone{place}")
+            alone = TradeStore(folder / f"alone{place}")
             with writer(alone, "LUNAUSD") as other:
                 [made] = other.commit(span, no_rows(), Footer(span, spelled(key)))
             one.want(span)
@@ -220,7 +222,7 @@ def mixed(folder: Path, *keys: str) -> Archive:
     return archive
 
 
-def keys_on_disk(archive: Archive) -> list[tuple[int, str]]:
+def keys_on_disk(archive: TradeStore) -> list[tuple[int, str]]:
     """The length and the key of each segment."""
     return [
         (one.range.through - one.range.after, msgspec.json.decode(archive.footer(one).pair)["key"])

@@ -17,18 +17,18 @@ from starlette.applications import Starlette
 
 from harvester.config import load
 from harvester.download.backfill import backfill
-from harvester.download.events import Stop
-from harvester.download.request import Watch, Wish
+from harvester.download.events import CancelToken
+from harvester.download.request import BackfillRequest, RunOptions
 from harvester.errors import HarvesterError, UsageError
 from harvester.kraken.client import Client
 from harvester.kraken.pairs import Pair
 from harvester.kraken.trades import decode_page
 from harvester.schema import ROW_GROUP_ROWS, ROWS, RowsChecksum, times
 from harvester.server.app import app, serving
-from harvester.server.pages import Shelf, Tape
+from harvester.server.pages import RenderedPageCache, TradePages
 from harvester.server.sample_data import END_NS, MADE_PAIR, made_archive, made_tape
 from harvester.storage.footer import Footer
-from harvester.storage.trade_store import Archive
+from harvester.storage.trade_store import TradeStore
 from harvester.storage.writer import keep_pairs, writer
 from harvester.times import DAY, END_OF_TIME, Range
 
@@ -60,13 +60,13 @@ def rows_of(trades: list[Trade]) -> pa.RecordBatch:
     return pa.RecordBatch.from_pylist(rows, schema=ROWS)
 
 
-def commit(archive: Archive, span: Range, rows: pa.RecordBatch, pair: str = "XBTUSD") -> None:
+def commit(archive: TradeStore, span: Range, rows: pa.RecordBatch, pair: str = "XBTUSD") -> None:
     with writer(archive, pair) as one:
         one.commit(span, rows, Footer(span, "{}"))
 
 
-def archive_of(path: Path, trades: list[Trade], pair: Pair = MADE_PAIR) -> Archive:
-    archive = Archive(path)
+def archive_of(path: Path, trades: list[Trade], pair: Pair = MADE_PAIR) -> TradeStore:
+    archive = TradeStore(path)
     keep_pairs(archive, msgspec.json.encode({pair.altname: pair}))
     commit(archive, Range(0, T0 + DAY), rows_of(trades), pair.altname)
     return archive
@@ -133,7 +133,7 @@ def printed(tape: pa.RecordBatch) -> list[tuple[Any, ...]]:
     ]
 
 
-def checksum(archive: Archive) -> tuple[int, str]:
+def checksum(archive: TradeStore) -> tuple[int, str]:
     found = RowsChecksum()
     for batch in archive.scan("XBTUSD"):
         found.update(batch)
@@ -209,7 +209,7 @@ def test_a_stamp_that_stands_in_two_row_groups_is_served_whole(tmp_path: Path) -
 
 
 def test_a_page_goes_over_from_one_segment_to_the_next(tmp_path: Path) -> None:
-    archive = Archive(tmp_path)
+    archive = TradeStore(tmp_path)
     middle = PLAIN[9][1]
     commit(archive, Range(0, middle), rows_of(PLAIN[:10]))
     commit(archive, Range(middle, T0 + DAY), rows_of(PLAIN[10:]))
@@ -309,7 +309,7 @@ def test_a_pair_goes_by_any_spelling(tmp_path: Path, text: str) -> None:
 
 
 def test_a_held_pair_without_a_kept_name_goes_by_its_altname(tmp_path: Path) -> None:
-    archive = Archive(tmp_path)
+    archive = TradeStore(tmp_path)
     commit(archive, Range(0, T0 + DAY), rows_of(PLAIN[:1]), "OLDEUR")
     assert get(app(archive), "Trades", pair="OLDEUR").startswith(
         b'{"error":[],"result":{"OLDEUR":[["101.5000000000",'
@@ -376,13 +376,13 @@ def test_a_copy_claims_no_more_than_the_mirror_has(tmp_path: Path) -> None:
     archive = made_archive(tmp_path / "there", 2_000, 5)
     with serving(archive) as url:
         outcome = Crawl(url, tmp_path / "here", {"refresh.settle_s": 0}).only("XBTUSD")
-    copy = Archive(tmp_path / "here")
+    copy = TradeStore(tmp_path / "here")
     assert (outcome.holes, copy.coverage("XBTUSD")) == ([], archive.coverage("XBTUSD"))
     assert checksum(copy) == checksum(archive)
 
 
 def test_a_page_over_a_hole_is_refused(tmp_path: Path) -> None:
-    archive = Archive(tmp_path)
+    archive = TradeStore(tmp_path)
     first, second = PLAIN[9][1], PLAIN[19][1] + 60 * 10**9
     commit(archive, Range(0, first), rows_of(PLAIN[:10]))
     commit(archive, Range(second, T0 + DAY), rows_of([]))
@@ -391,7 +391,7 @@ def test_a_page_over_a_hole_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_page_from_a_moment_before_the_coverage_is_given(tmp_path: Path) -> None:
-    archive = Archive(tmp_path)
+    archive = TradeStore(tmp_path)
     begin = PLAIN[0][1] - 1
     commit(archive, Range(begin, T0 + DAY), rows_of(PLAIN))
     body = get(app(archive), "Trades", pair="XBTUSD", since=str(begin - 10**6))
@@ -420,7 +420,7 @@ def test_a_damaged_segment_is_told_as_an_internal_error(tmp_path: Path) -> None:
 
 
 def test_new_segments_show_within_a_second(tmp_path: Path) -> None:
-    archive, clock = Archive(tmp_path), Clock()
+    archive, clock = TradeStore(tmp_path), Clock()
     middle = PLAIN[9][1]
     commit(archive, Range(0, middle), rows_of(PLAIN[:10]))
     application = app(archive, clock)
@@ -433,7 +433,7 @@ def test_new_segments_show_within_a_second(tmp_path: Path) -> None:
 
 
 def test_a_new_pair_shows_within_a_second(tmp_path: Path) -> None:
-    archive, clock = Archive(tmp_path), Clock()
+    archive, clock = TradeStore(tmp_path), Clock()
     application = app(archive, clock)
     before = errors(get(application, "Trades", pair="XBTUSD"))
     commit(archive, Range(0, T0 + DAY), rows_of(PLAIN))
@@ -443,7 +443,7 @@ def test_a_new_pair_shows_within_a_second(tmp_path: Path) -> None:
 
 
 def test_segments_that_are_merged_away_are_looked_up_again(tmp_path: Path) -> None:
-    archive = Archive(tmp_path)
+    archive = TradeStore(tmp_path)
     middle = PLAIN[9][1]
     commit(archive, Range(0, middle), rows_of(PLAIN[:10]))
     commit(archive, Range(middle, T0 + DAY), rows_of(PLAIN[10:]))
@@ -455,12 +455,12 @@ def test_segments_that_are_merged_away_are_looked_up_again(tmp_path: Path) -> No
 
 
 def test_what_is_kept_rendered_is_bounded(tmp_path: Path) -> None:
-    archive = Archive(tmp_path)
+    archive = TradeStore(tmp_path)
     ends = [0, *(trade[1] for trade in PLAIN)]
     for place, trade in enumerate(PLAIN):
         commit(archive, Range(ends[place], ends[place + 1]), rows_of([trade]))
-    shelf = Shelf(archive, most_bytes=1_000)
-    page = Tape(archive, "XBTUSD", shelf, Clock()).page(0, 1000, 1)
+    shelf = RenderedPageCache(archive, most_bytes=1_000)
+    page = TradePages(archive, "XBTUSD", shelf, Clock()).page(0, 1000, 1)
     assert page.text.count(b"],") == 30
     assert shelf.bytes <= 1_000
 
@@ -546,13 +546,13 @@ def test_made_trades_never_mix_with_true_ones(tmp_path: Path) -> None:
 
 
 def test_an_archive_crawled_from_a_mirror_equals_it(tmp_path: Path) -> None:
-    source, copy = made_archive(tmp_path / "source", 5_000, 7), Archive(tmp_path / "copy")
+    source, copy = made_archive(tmp_path / "source", 5_000, 7), TradeStore(tmp_path / "copy")
 
     async def crawl(url: str) -> None:
         settings = load({"exchange.url": url, "exchange.rate": 0}, environment={})
         async with Client(settings.exchange) as client:
-            wish = Wish((await client.pairs())["XBTUSD"], Range(0, END_OF_TIME))
-            watch = Watch(lambda _event: None, Stop())
+            wish = BackfillRequest((await client.pairs())["XBTUSD"], Range(0, END_OF_TIME))
+            watch = RunOptions(lambda _event: None, CancelToken())
             [outcome] = await backfill(client, copy, [wish], settings, watch)
         assert (outcome.error, outcome.holes) == (None, [])
 

@@ -19,7 +19,7 @@ from harvester.kraken.client import Client
 from harvester.server.app import app
 from harvester.server.responses import ohlc_rows as candles_of
 from harvester.server.sample_data import END_NS, MADE_PAIR, made_archive, made_tape
-from harvester.storage.trade_store import Archive
+from harvester.storage.trade_store import TradeStore
 from harvester.times import DAY, Range
 from harvester.verify.against_exchange import Comparer
 from harvester.verify.reports import ExchangeReport
@@ -43,7 +43,7 @@ def test_candles_are_those_that_the_exchange_makes(tmp_path: Path, market: Marke
     with serve(market, clock=Clock(now_ns)) as exchange:
         settings = {"exchange.url": exchange.url, "exchange.rate": 0}
         harvester.open(tmp_path, settings=settings).backfill(market.altname)
-    archive = Archive(tmp_path)
+    archive = TradeStore(tmp_path)
     reached_ns = archive.coverage(market.altname)[-1].through
     for minutes in INTERVALS_MIN:
         body = get(app(archive), "OHLC", pair=market.altname, interval=str(minutes))
@@ -76,7 +76,7 @@ def test_there_are_720_closed_candles_and_the_running_one(tmp_path: Path) -> Non
 
 
 def test_they_begin_behind_the_last_hole(tmp_path: Path) -> None:
-    archive = Archive(tmp_path)
+    archive = TradeStore(tmp_path)
     hole = Range(PLAIN[9][1], T0 + 90 * MINUTE)
     trade = PLAIN[10]
     inside = [(trade[0], hole.through + 1, *trade[2:]), (trade[0], T0 + 200 * MINUTE, *trade[2:])]
@@ -104,13 +104,13 @@ def test_what_can_not_be_read_is_refused_by_name(
 
 
 def test_a_copy_is_equal_in_every_candle_that_can_be_compared(tmp_path: Path) -> None:
-    with harvester.stand_in(5_000) as exchange:
+    with harvester.sample_exchange(5_000) as exchange:
         archive = harvester.open(tmp_path, settings=exchange.settings)
         archive.backfill("XBT/USD")
 
         async def compare() -> ExchangeReport:
             async with Client(archive.settings.exchange) as client:
-                return await Comparer(client, Archive(tmp_path)).compare(MADE_PAIR)
+                return await Comparer(client, TradeStore(tmp_path)).compare(MADE_PAIR)
 
         report = asyncio.run(compare())
     assert [one.differing for one in report.intervals] == [0] * len(INTERVALS_MIN)
@@ -123,7 +123,7 @@ def test_a_copy_is_equal_in_every_candle_that_can_be_compared(tmp_path: Path) ->
 
 
 def test_a_stand_in_leaves_nothing_behind() -> None:
-    exchange = harvester.stand_in(1_000)
+    exchange = harvester.sample_exchange(1_000)
     assert exchange.path.is_dir()
     exchange.close()
     assert not exchange.path.exists()
@@ -132,6 +132,6 @@ def test_a_stand_in_leaves_nothing_behind() -> None:
 
 
 def test_a_folder_that_was_named_stays(tmp_path: Path) -> None:
-    with harvester.stand_in(1_000, folder=tmp_path / "there") as exchange:
+    with harvester.sample_exchange(1_000, folder=tmp_path / "there") as exchange:
         assert exchange.path == tmp_path / "there"
-    assert Archive(tmp_path / "there").held() == ["XBTUSD"]
+    assert TradeStore(tmp_path / "there").held() == ["XBTUSD"]

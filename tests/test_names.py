@@ -12,10 +12,10 @@ from crawling import serve
 from exchange import Exchange, named
 
 from harvester import config
-from harvester.download.pair_selection import Choice, Name, choose
+from harvester.download.pair_selection import PairName, PairSelection, choose
 from harvester.errors import UnknownPair, UsageError
 from harvester.kraken.client import Client
-from harvester.storage.trade_store import Archive
+from harvester.storage.trade_store import TradeStore
 
 
 @pytest.fixture(scope="module")
@@ -24,18 +24,18 @@ def exchange() -> Iterator[Exchange]:
         yield one
 
 
-def chosen(exchange: Exchange, folder: Path, choice: Choice) -> list[str]:
+def chosen(exchange: Exchange, folder: Path, choice: PairSelection) -> list[str]:
     async def ask() -> list[str]:
         settings = config.load({"exchange.url": exchange.url}, environment={})
         async with Client(settings.exchange) as client:
-            pairs = await choose(client, Archive(folder), choice)
+            pairs = await choose(client, TradeStore(folder), choice)
         return [pair.altname for pair in pairs]
 
     return asyncio.run(ask())
 
 
-def names(*texts: str, quotes: tuple[str, ...] = ()) -> Choice:
-    return Choice([Name(text) for text in texts], quotes=quotes)
+def names(*texts: str, quotes: tuple[str, ...] = ()) -> PairSelection:
+    return PairSelection([PairName(text) for text in texts], quotes=quotes)
 
 
 ALL = ["XBTUSD", "ETHUSD", "XBTEUR", "XDGUSD", "SOLUSD", "C5USD"]
@@ -56,12 +56,12 @@ ALL = ["XBTUSD", "ETHUSD", "XBTEUR", "XDGUSD", "SOLUSD", "C5USD"]
         (names("XBT/*", quotes=("usd",)), ["XBTUSD"]),
         (names("XBT/*", quotes=("zusd", "EUR")), ["XBTUSD", "XBTEUR"]),
         (names("XBT/EUR", quotes=("EUR",)), ["XBTEUR"]),
-        (Choice(everything=True), ALL),
-        (Choice(everything=True, quotes=["EUR"]), ["XBTEUR"]),
+        (PairSelection(everything=True), ALL),
+        (PairSelection(everything=True, quotes=["EUR"]), ["XBTEUR"]),
     ],
 )
 def test_what_is_typed_means_these_pairs(
-    choice: Choice, want: list[str], exchange: Exchange, tmp_path: Path
+    choice: PairSelection, want: list[str], exchange: Exchange, tmp_path: Path
 ) -> None:
     if want:
         assert chosen(exchange, tmp_path, choice) == want
@@ -89,19 +89,19 @@ def test_what_is_typed_means_these_pairs(
             "'XBT/USD' is quoted in something else than --quote asks for: leave one of them out",
         ),
         (
-            Choice(everything=True, quotes=["JPY"]),
+            PairSelection(everything=True, quotes=["JPY"]),
             UnknownPair,
             "no pair is quoted in 'JPY': the exchange quotes in USD, EUR",
         ),
         (
-            Choice([Name("XBTUSD"), Name("*/JPY", "pairs.txt, line 7")]),
+            PairSelection([PairName("XBTUSD"), PairName("*/JPY", "pairs.txt, line 7")]),
             UnknownPair,
             "pairs.txt, line 7: no pair fits '*/JPY': `harvester pairs` lists the markets",
         ),
     ],
 )
 def test_what_means_no_pair_is_said(
-    choice: Choice, kind: type[Exception], message: str, exchange: Exchange, tmp_path: Path
+    choice: PairSelection, kind: type[Exception], message: str, exchange: Exchange, tmp_path: Path
 ) -> None:
     with pytest.raises(kind) as caught:
         chosen(exchange, tmp_path, choice)
@@ -137,4 +137,8 @@ def test_an_odd_row_of_the_list_loses_no_other_pair(tmp_path: Path) -> None:
             "NULL": None,
             "PATH": {"altname": "../up"},
         }
-        assert chosen(exchange, tmp_path, Choice(everything=True)) == ["XBTUSD", "ETHUSD", "XBTEUR"]
+        assert chosen(exchange, tmp_path, PairSelection(everything=True)) == [
+            "XBTUSD",
+            "ETHUSD",
+            "XBTEUR",
+        ]

@@ -10,7 +10,7 @@ import tapes
 from crawling import Crawl, serve, tape_of
 from exchange import SECOND_NS, Clock, Faults, expected
 
-from harvester.storage.trade_store import Archive
+from harvester.storage.trade_store import TradeStore
 from harvester.times import Range
 
 WEEK_S = 7 * 86_400
@@ -41,7 +41,7 @@ def test_a_market_whose_candles_are_there_and_hold_no_trade_is_covered_and_empty
     with serve(tapes.empty(), clock=Clock(NOW_NS), faults=showing(weeks())) as exchange:
         outcome = Crawl(exchange.url, tmp_path).only("XBTUSD")
     assert (outcome.exit_status, outcome.error) == (0, None)
-    assert Archive(tmp_path).coverage("XBTUSD") == [Range(0, SETTLED_NS)]
+    assert TradeStore(tmp_path).coverage("XBTUSD") == [Range(0, SETTLED_NS)]
     assert tape_of(tmp_path, "XBTUSD") == []
 
 
@@ -63,7 +63,7 @@ def test_empty_answers_prove_nothing_where_candles_do_not_show_that_nobody_trade
     with serve(market, faults=showing(rows, script=["empty"] * 40)) as exchange:
         outcome = Crawl(exchange.url, tmp_path).only("XBTUSD")
         assert (outcome.exit_status, why in str(outcome.error)) == (3, True)
-        assert Archive(tmp_path).coverage("XBTUSD") == []
+        assert TradeStore(tmp_path).coverage("XBTUSD") == []
         exchange.faults = Faults()
         outcome = Crawl(exchange.url, tmp_path).only("XBTUSD")
     assert outcome.exit_status == (0 if trades else 3)
@@ -80,7 +80,7 @@ def test_candles_that_are_refused_prove_nothing(fault: str, tmp_path: Path) -> N
         outcome = Crawl(exchange.url, tmp_path).only("XBTUSD")
         assert outcome.exit_status == 3
         assert str(outcome.error).startswith("XBTUSD: the exchange shows no trade of it")
-        assert Archive(tmp_path).coverage("XBTUSD") == []
+        assert TradeStore(tmp_path).coverage("XBTUSD") == []
         exchange.faults = Faults()
         Crawl(exchange.url, tmp_path).only("XBTUSD")
     assert tape_of(tmp_path, "XBTUSD") == list(expected(market))

@@ -14,8 +14,8 @@ from exchange import Clock, Exchange
 from nightly import DAY_NS, FIRST_NS, Nights, daily, jump_ahead, states, until
 from victims import ended, wait_for
 
-from harvester.download.events import Event, Outcome
-from harvester.storage.trade_store import Archive
+from harvester.download.events import BackfillResult, Event
+from harvester.storage.trade_store import TradeStore
 from harvester.storage.writer import writer
 from harvester.verify.integrity import verify
 
@@ -128,7 +128,7 @@ class Month:
 
     def beside_a_backfill(self) -> Night:
         """Another run writes one pair: it is left alone."""
-        with writer(Archive(self.nights.folder), "SOLEUR"):
+        with writer(TradeStore(self.nights.folder), "SOLEUR"):
             return self.plain()
 
     def out_of_time(self) -> Night:
@@ -137,7 +137,7 @@ class Month:
         left = {"ETHEUR", "XDGUSD", "SOLEUR"}
 
         def listen(event: Event) -> None:
-            if isinstance(event, Outcome):
+            if isinstance(event, BackfillResult):
                 left.discard(event.pair)
                 if not left:
                     jump_ahead(3600)
@@ -220,7 +220,7 @@ def test_after_thirty_nights_of_all_kinds_the_archive_is_the_exchanges_tape(tmp_
         clock.now_ns -= DAY_NS
     ends = dict.fromkeys(("XBTUSD", "ETHEUR", "SOLEUR"), nights.settled_ns)
     ends["XDGUSD"] = delisted_ns
-    archive = Archive(nights.folder)
+    archive = TradeStore(nights.folder)
     for market in markets:
         name = market.altname
         assert nights.tape(name) == until(market, ends[name]), name

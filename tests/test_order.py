@@ -15,7 +15,7 @@ from test_columns import batch
 from harvester.schema import ROWS as ROW_SCHEMA
 from harvester.schema import in_order, times, trade_ids, unite
 from harvester.times import Range
-from harvester.trade_ids import Edge, find_gaps, mend, shown_between
+from harvester.trade_ids import LastId, find_gaps, mend, shown_between
 
 Row = tuple[int, int]
 """An id, 0 for none, and a published time."""
@@ -78,7 +78,7 @@ def test_two_views_of_one_stamp_hold_what_either_shows(held: list[int], new: lis
     assert told(united) == [(one, 7) for one in sorted({*held, *new})]
 
 
-def gaps_by_hand(edge: Edge | None, rows: list[Row]) -> tuple[list[tuple[int, int]], Any]:
+def gaps_by_hand(edge: LastId | None, rows: list[Row]) -> tuple[list[tuple[int, int]], Any]:
     """The sides of each gap, and the last id with the rows behind it and its time."""
     found = []
     last = edge
@@ -88,20 +88,20 @@ def gaps_by_hand(edge: Edge | None, rows: list[Row]) -> tuple[list[tuple[int, in
             continue
         if last and number - last.trade_id - 1 > last.loose:
             found.append((last.trade_id, number))
-        last = Edge(number, 0, stamp)
+        last = LastId(number, 0, stamp)
     return found, last
 
 
-EDGES = st.none() | st.builds(Edge, st.integers(1, 9), st.integers(0, 3), st.just(1))
+EDGES = st.none() | st.builds(LastId, st.integers(1, 9), st.integers(0, 3), st.just(1))
 
 
 @settings(deadline=None)
 @given(EDGES, ROWS | LIKE_A_PAGE)
-@example(Edge(4, 0, 1), [(5, 1), (6, 2)])
-@example(Edge(4, 0, 1), [(6, 1), (7, 2)])
-@example(Edge(4, 1, 1), [(6, 1), (7, 2)])
+@example(LastId(4, 0, 1), [(5, 1), (6, 2)])
+@example(LastId(4, 0, 1), [(6, 1), (7, 2)])
+@example(LastId(4, 1, 1), [(6, 1), (7, 2)])
 @example(None, [(5, 1), (7, 2)])
-def test_gaps_are_where_ids_leave_room(edge: Edge | None, rows: list[Row]) -> None:
+def test_gaps_are_where_ids_leave_room(edge: LastId | None, rows: list[Row]) -> None:
     gaps, behind = find_gaps(edge, rows_of(rows))
     assert ([gap.sides for gap in gaps], behind) == gaps_by_hand(edge, rows)
 

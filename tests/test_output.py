@@ -22,7 +22,7 @@ from harvester.cli import formats, output
 from harvester.cli.progress import Bars
 from harvester.cli.runs import table
 from harvester.download.events import Imported, Noted, Waiting
-from harvester.operations.run_log import Record
+from harvester.operations.run_log import RunRecord
 
 # A title, a cleared screen, C1, a direction, other line ends, a forged line.
 EVIL = "x\x1b]0;title\x07\x1b[2J\x9b1m\u202e\u2066\u2028\x85\r\x0b\nharvester: all is well\ty\x7f"
@@ -111,7 +111,7 @@ def test_progress_on_a_terminal_is_printable() -> None:
 
 
 def test_the_log_of_runs_is_printable() -> None:
-    record = Record("1", "backfill", "2024-01-01T00:00:00Z", exit_status=3, error=EVIL)
+    record = RunRecord("1", "backfill", "2024-01-01T00:00:00Z", exit_status=3, error=EVIL)
     [*_, reason] = table([record]).split("\n")
     assert reason == f"    {SAFE.partition(chr(92) + 'n')[0]}"
 

@@ -15,7 +15,7 @@ from test_candles import cut, hold
 from test_cli_folders import BUSY, PAIRS
 from test_exports import run
 
-from harvester.storage.trade_store import Archive
+from harvester.storage.trade_store import TradeStore
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -30,15 +30,15 @@ KNOWN = ".csv, .csv.gz, .csv.zst, .json, .jsonl, .parquet, .arrow, .feather"
 
 
 @pytest.fixture(scope="module")
-def archive(tmp_path_factory: pytest.TempPathFactory) -> Archive:
+def archive(tmp_path_factory: pytest.TempPathFactory) -> TradeStore:
     """Two segments, whose words have dictionaries of their own."""
     path = tmp_path_factory.mktemp("archive")
     (path / "pairs.json").write_text(json.dumps(PAIRS))
-    return hold(Archive(path), cut(BUSY, [0, BUSY[700][1], BUSY[-1][1]]))
+    return hold(TradeStore(path), cut(BUSY, [0, BUSY[700][1], BUSY[-1][1]]))
 
 
 @pytest.mark.parametrize("what", ASKED)
-def test_compressed_csv_holds_the_very_text(archive: Archive, what: str, tmp_path: Path) -> None:
+def test_compressed_csv_holds_the_very_text(archive: TradeStore, what: str, tmp_path: Path) -> None:
     text = run(archive, *ASKED[what], "-f", "csv")[1].encode()
     for name in ("x.csv.gz", "y.CSV.GZ", "x.csv.zst"):
         assert run(archive, *ASKED[what], "-o", str(tmp_path / name))[0] == 0
@@ -49,7 +49,7 @@ def test_compressed_csv_holds_the_very_text(archive: Archive, what: str, tmp_pat
 
 
 @pytest.mark.parametrize("what", ASKED)
-def test_feather_is_written(archive: Archive, what: str, tmp_path: Path) -> None:
+def test_feather_is_written(archive: TradeStore, what: str, tmp_path: Path) -> None:
     feather, arrow = tmp_path / "x.feather", tmp_path / "x.arrow"
     assert run(archive, *ASKED[what], "-o", str(feather))[0] == 0
     assert run(archive, *ASKED[what], "-o", str(arrow))[0] == 0
@@ -69,7 +69,7 @@ def test_feather_is_written(archive: Archive, what: str, tmp_path: Path) -> None
     ],
 )
 def test_an_ending_that_is_not_known_is_refused_with_those_that_are(
-    archive: Archive, what: str, name: str, message: str, tmp_path: Path
+    archive: TradeStore, what: str, name: str, message: str, tmp_path: Path
 ) -> None:
     file = tmp_path / name
     told = message.format(file=file, known=KNOWN)
@@ -83,7 +83,7 @@ def test_an_ending_that_is_not_known_is_refused_with_those_that_are(
 
 @pytest.mark.parametrize("ending", ["arrow", "feather"])
 def test_trades_of_several_segments_are_one_arrow_file(
-    archive: Archive, ending: str, tmp_path: Path
+    archive: TradeStore, ending: str, tmp_path: Path
 ) -> None:
     """Segments have dictionaries of their own for words, and such a file has room for one."""
     assert len(archive.segments("XBTUSD")) > 1
@@ -96,7 +96,7 @@ def test_trades_of_several_segments_are_one_arrow_file(
 
 @pytest.mark.parametrize("more", [[], ["-f", "csv"], ["-f", "parquet"]])
 def test_a_folder_is_refused_for_one_answer(
-    archive: Archive, more: list[str], tmp_path: Path
+    archive: TradeStore, more: list[str], tmp_path: Path
 ) -> None:
     place = f"{tmp_path}/folder/"
     assert run(archive, *ASKED["ohlc"], *more, "-o", place) == (
@@ -108,7 +108,7 @@ def test_a_folder_is_refused_for_one_answer(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_format_that_is_given_needs_no_ending(archive: Archive, tmp_path: Path) -> None:
+def test_a_format_that_is_given_needs_no_ending(archive: TradeStore, tmp_path: Path) -> None:
     text = run(archive, *ASKED["ohlc"], "-f", "csv")[1]
     for name in ("x", "x.txt", "x.gz"):
         assert run(archive, *ASKED["ohlc"], "-f", "csv", "-o", str(tmp_path / name))[0] == 0
@@ -118,7 +118,7 @@ def test_a_format_that_is_given_needs_no_ending(archive: Archive, tmp_path: Path
 
 @pytest.mark.parametrize("form", ["table", "json", "jsonl"])
 def test_any_text_is_compressed_by_the_files_ending(
-    archive: Archive, form: str, tmp_path: Path
+    archive: TradeStore, form: str, tmp_path: Path
 ) -> None:
     file = tmp_path / "x.gz"
     assert run(archive, *ASKED["sql"], "-f", form, "-o", str(file))[0] == 0
@@ -126,7 +126,7 @@ def test_any_text_is_compressed_by_the_files_ending(
     assert gzip.decompress(file.read_bytes()).decode() == text
 
 
-def test_typed_files_are_not_compressed_from_outside(archive: Archive, tmp_path: Path) -> None:
+def test_typed_files_are_not_compressed_from_outside(archive: TradeStore, tmp_path: Path) -> None:
     file = tmp_path / "x.parquet.gz"
     assert run(archive, *ASKED["ohlc"], "-f", "parquet", "-o", str(file)) == (
         2,
@@ -136,17 +136,17 @@ def test_typed_files_are_not_compressed_from_outside(archive: Archive, tmp_path:
 
 
 @pytest.mark.parametrize("what", ASKED)
-def test_a_dash_is_stdout(archive: Archive, what: str) -> None:
+def test_a_dash_is_stdout(archive: TradeStore, what: str) -> None:
     assert run(archive, *ASKED[what], "-f", "csv", "-o", "-") == run(
         archive, *ASKED[what], "-f", "csv"
     )
 
 
-def test_a_device_needs_no_ending(archive: Archive) -> None:
+def test_a_device_needs_no_ending(archive: TradeStore) -> None:
     assert run(archive, *ASKED["sql"], "-o", "/dev/null")[0] == 0
 
 
-def test_the_zstd_tool_reads_it(archive: Archive, tmp_path: Path) -> None:
+def test_the_zstd_tool_reads_it(archive: TradeStore, tmp_path: Path) -> None:
     file = tmp_path / "x.csv.zst"
     assert run(archive, *ASKED["sql"], "-o", str(file))[0] == 0
     try:

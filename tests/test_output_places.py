@@ -21,20 +21,20 @@ from test_exports import run
 
 from harvester.errors import ArchiveUnwritable
 from harvester.storage.export import file_sink
-from harvester.storage.trade_store import Archive
+from harvester.storage.trade_store import TradeStore
 
 __all__ = ["archive"]
 
 CANDLES = ("ohlc", "XBTUSD", "-i", "1m")
 
 
-def in_a_file(archive: Archive, form: str) -> bytes:
+def in_a_file(archive: TradeStore, form: str) -> bytes:
     file = archive.root.parent / f"plain.{form}"
     assert run(archive, *CANDLES, "-f", form, "-o", str(file))[0] == 0
     return file.read_bytes()
 
 
-def held(archive: Archive) -> dict[str, bytes]:
+def held(archive: TradeStore) -> dict[str, bytes]:
     return {name: (archive.root / name).read_bytes() for name in files_in(archive.root)}
 
 
@@ -43,7 +43,7 @@ def held(archive: Archive) -> dict[str, bytes]:
 
 @pytest.mark.parametrize("stands", [True, False], ids=["to a file", "to nothing yet"])
 def test_a_link_stays_and_what_it_leads_to_is_replaced(
-    archive: Archive, tmp_path: Path, *, stands: bool
+    archive: TradeStore, tmp_path: Path, *, stands: bool
 ) -> None:
     real, link = tmp_path / "far" / "real.csv", tmp_path / "link.csv"
     real.parent.mkdir()
@@ -59,7 +59,7 @@ def test_a_link_stays_and_what_it_leads_to_is_replaced(
     assert files_in(tmp_path) == ["far/real.csv", "link.csv"]
 
 
-def test_a_link_in_a_folder_of_another_program_stays(archive: Archive, tmp_path: Path) -> None:
+def test_a_link_in_a_folder_of_another_program_stays(archive: TradeStore, tmp_path: Path) -> None:
     real, folder = tmp_path / "real.zip", tmp_path / "lean"
     link = folder / "crypto/kraken/hour/btcusd_trade.zip"
     link.parent.mkdir(parents=True)
@@ -69,7 +69,7 @@ def test_a_link_in_a_folder_of_another_program_stays(archive: Archive, tmp_path:
     assert real.read_bytes()[:2] == b"PK"
 
 
-def test_the_link_to_a_database_stays(archive: Archive, tmp_path: Path) -> None:
+def test_the_link_to_a_database_stays(archive: TradeStore, tmp_path: Path) -> None:
     real, link = tmp_path / "real.db", tmp_path / "link.db"
     link.symlink_to(real)
     for _ in range(2):
@@ -81,7 +81,7 @@ def test_the_link_to_a_database_stays(archive: Archive, tmp_path: Path) -> None:
             assert one.execute("SELECT count(*) FROM tape('ETHUSD')").fetchall() == [(400,)]
 
 
-def test_a_link_that_leads_to_itself_is_told(archive: Archive, tmp_path: Path) -> None:
+def test_a_link_that_leads_to_itself_is_told(archive: TradeStore, tmp_path: Path) -> None:
     link = tmp_path / "link.csv"
     link.symlink_to(link)
     reason = "Too many levels of symbolic links"
@@ -97,7 +97,7 @@ def test_a_link_that_leads_to_itself_is_told(archive: Archive, tmp_path: Path) -
 
 
 @pytest.mark.parametrize("form", ["csv", "json", "parquet", "arrow", "table"])
-def test_a_pipe_is_written_to(archive: Archive, tmp_path: Path, form: str) -> None:
+def test_a_pipe_is_written_to(archive: TradeStore, tmp_path: Path, form: str) -> None:
     pipe, found = tmp_path / "pipe", io.BytesIO()
     os.mkfifo(pipe)
     reader = threading.Thread(target=lambda: found.write(pipe.read_bytes()), daemon=True)
@@ -109,7 +109,7 @@ def test_a_pipe_is_written_to(archive: Archive, tmp_path: Path, form: str) -> No
     assert found.getvalue() == in_a_file(archive, form)
 
 
-def test_a_database_is_not_written_to_a_pipe(archive: Archive, tmp_path: Path) -> None:
+def test_a_database_is_not_written_to_a_pipe(archive: TradeStore, tmp_path: Path) -> None:
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
     assert run(archive, "sql", "--db", str(pipe)) == (
@@ -121,7 +121,7 @@ def test_a_database_is_not_written_to_a_pipe(archive: Archive, tmp_path: Path) -
     assert stat.S_ISFIFO(pipe.stat().st_mode)
 
 
-def test_a_folder_is_no_file(archive: Archive, tmp_path: Path) -> None:
+def test_a_folder_is_no_file(archive: TradeStore, tmp_path: Path) -> None:
     assert run(archive, *CANDLES, "-f", "csv", "-o", str(tmp_path)) == (
         1,
         "",
@@ -178,7 +178,7 @@ main()
 """
 
 
-def test_what_sigterm_cuts_short_leaves_nothing(archive: Archive, tmp_path: Path) -> None:
+def test_what_sigterm_cuts_short_leaves_nothing(archive: TradeStore, tmp_path: Path) -> None:
     words = (*CANDLES, "-f", "parquet", "-o", str(tmp_path / "x.parquet"), "-d", archive.path)
     done = subprocess.run(
         [sys.executable, "-c", TERMINATED, *words], capture_output=True, text=True, check=False
@@ -188,7 +188,7 @@ def test_what_sigterm_cuts_short_leaves_nothing(archive: Archive, tmp_path: Path
     assert files_in(tmp_path) == []
 
 
-def test_files_beside_it_stay_as_they_are(archive: Archive, tmp_path: Path) -> None:
+def test_files_beside_it_stay_as_they_are(archive: TradeStore, tmp_path: Path) -> None:
     for name in ("x.csv.tmp", "y.db.tmp"):
         (tmp_path / name).write_text("mine")
     assert run(archive, *CANDLES, "-o", str(tmp_path / "x.csv"))[0] == 0
@@ -215,7 +215,7 @@ def test_files_beside_it_stay_as_they_are(archive: Archive, tmp_path: Path) -> N
 )
 @pytest.mark.parametrize("by_link", [False, True], ids=["by its path", "by a link"])
 def test_nothing_of_an_archive_is_written_over(
-    archive: Archive, tmp_path: Path, asked: tuple[str, ...], *, by_link: bool
+    archive: TradeStore, tmp_path: Path, asked: tuple[str, ...], *, by_link: bool
 ) -> None:
     before = held(archive)
     place = archive.root / next(name for name in before if name.endswith(".parquet"))
@@ -233,7 +233,7 @@ def test_nothing_of_an_archive_is_written_over(
 
 @pytest.mark.parametrize("how", ["the mark is gone", "its folder is a link"])
 def test_a_segment_is_not_written_over_wherever_it_stands(
-    archive: Archive, tmp_path: Path, how: str
+    archive: TradeStore, tmp_path: Path, how: str
 ) -> None:
     copy = shutil.copytree(archive.root, tmp_path / "data")
     if how == "the mark is gone":
@@ -241,21 +241,21 @@ def test_a_segment_is_not_written_over_wherever_it_stands(
     else:
         (copy / "trades").rename(tmp_path / "far")
         (copy / "trades").symlink_to(tmp_path / "far")
-    place = copy / Archive(copy).segments("XBTUSD")[0].path
+    place = copy / TradeStore(copy).segments("XBTUSD")[0].path
     before = place.read_bytes()
     (tmp_path / "link.parquet").symlink_to(place)
     for given in (place, place.resolve(), tmp_path / "link.parquet"):
-        status, _, err = run(Archive(copy), "trades", "XBTUSD", "-f", "csv", "-o", str(given))
+        status, _, err = run(TradeStore(copy), "trades", "XBTUSD", "-f", "csv", "-o", str(given))
         assert (status, "give another place" in err) == (2, True), err
     assert place.read_bytes() == before
 
 
-def test_a_mark_that_nobody_can_read_is_none(archive: Archive, tmp_path: Path) -> None:
+def test_a_mark_that_nobody_can_read_is_none(archive: TradeStore, tmp_path: Path) -> None:
     (tmp_path / "archive.json").write_text("[" * 100_000)
     assert run(archive, *CANDLES, "-o", str(tmp_path / "x.csv"))[0] == 0
 
 
-def test_what_others_write_to_stdout_stays_around_it(archive: Archive, tmp_path: Path) -> None:
+def test_what_others_write_to_stdout_stays_around_it(archive: TradeStore, tmp_path: Path) -> None:
     file = tmp_path / "all.csv"
     program = [sys.executable, "-m", "harvester", *CANDLES, "-d", str(archive.root), "-f", "csv"]
     file.write_text("kept\n")
@@ -271,7 +271,7 @@ def test_what_others_write_to_stdout_stays_around_it(archive: Archive, tmp_path:
     [("sql", "--db"), ("ohlc", "XBTUSD", "-i", "1h", "-i", "1d", "-o")],
     ids=["database", "folder"],
 )
-def test_a_name_that_is_too_long_is_told(archive: Archive, asked: tuple[str, ...]) -> None:
+def test_a_name_that_is_too_long_is_told(archive: TradeStore, asked: tuple[str, ...]) -> None:
     name = "x" * 300
     assert run(archive, *asked, name) == (
         1,
@@ -280,7 +280,7 @@ def test_a_name_that_is_too_long_is_told(archive: Archive, asked: tuple[str, ...
     )
 
 
-def test_a_database_is_not_written_into_an_archive(archive: Archive) -> None:
+def test_a_database_is_not_written_into_an_archive(archive: TradeStore) -> None:
     before = held(archive)
     place = archive.root / "views.db"
     status, _, err = run(archive, "sql", "--db", str(place))
@@ -289,7 +289,7 @@ def test_a_database_is_not_written_into_an_archive(archive: Archive) -> None:
 
 
 def test_a_folder_with_a_mark_of_another_program_is_no_archive(
-    archive: Archive, tmp_path: Path
+    archive: TradeStore, tmp_path: Path
 ) -> None:
     (tmp_path / "archive.json").write_text('{"format": 1, "made_by": "another"}')
     assert run(archive, *CANDLES, "-f", "parquet", "-o", str(tmp_path / "x"))[0] == 0

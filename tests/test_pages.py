@@ -13,7 +13,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from harvester.errors import UnreadableAnswer, ValueDoesNotFit
-from harvester.kraken.trades import Page, decode_page
+from harvester.kraken.trades import TradesPage, decode_page
 from harvester.schema import ROWS
 
 CAPTURES = Path(__file__).parents[2] / "shared" / "kraken"
@@ -443,7 +443,7 @@ def test_a_captured_page_decodes_to_the_numbers_that_json_reads(name: str) -> No
     sent = captured(name)
     result = json.loads(sent, parse_float=str, parse_int=str)["result"]
     (rows,) = (value for key, value in result.items() if key != "last")
-    page: Page = decode_page(sent)
+    page: TradesPage = decode_page(sent)
     assert page.last == result["last"]
     got = [
         (

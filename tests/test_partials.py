@@ -16,7 +16,7 @@ from test_candles import batch as rows_of
 from harvester.errors import ArchiveDamaged
 from harvester.query import aggregate, rollups
 from harvester.query.aggregate import Partials
-from harvester.query.rollups import Recount, parse_levels, width_of
+from harvester.query.rollups import RollupRecomputation, parse_levels, width_of
 from harvester.schema import joined, trades_of
 from harvester.storage.rollup_files import PARTIALS
 
@@ -60,7 +60,7 @@ def agree(
         patch.setattr(aggregate, "MOST", step)
         patch.setattr(rollups, "CHUNK_ROWS", chunk)
         by_numpy = Partials([width_of(level) for level in parsed], "a test")
-        by_duckdb = Recount(parsed, "a test")
+        by_duckdb = RollupRecomputation(parsed, "a test")
         for part in cut_at(batch, places):
             by_numpy.add(part)
             by_duckdb.add(part)

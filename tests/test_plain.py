@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from tapes import tiny_coin, xbtusd_like, zero_ids
 
 from harvester.errors import HarvesterError
-from harvester.kraken.trades import Page, decode_any_page, decode_page, read_plain
+from harvester.kraken.trades import TradesPage, decode_any_page, decode_page, read_plain
 
 
 def body(*rows: str, last: str = '"1700000000000000000"') -> bytes:
@@ -20,7 +20,7 @@ def body(*rows: str, last: str = '"1700000000000000000"') -> bytes:
     return f'{{"error":[],"result":{{"XXBTZUSD":[{",".join(rows)}],"last":{last}}}}}'.encode()
 
 
-def outcome(sent: bytes, *, general: bool) -> Page | tuple[str, str]:
+def outcome(sent: bytes, *, general: bool) -> TradesPage | tuple[str, str]:
     """The page that a reader makes of a body, or the name and the words of its error."""
     try:
         return (decode_any_page if general else decode_page)(sent)

@@ -13,10 +13,10 @@ from rich.console import Console
 from harvester.cli.progress import Bars, JsonLines, Lines
 from harvester.cli.progress_text import ASCII, UNICODE, RunTrack, cut, duration, picture
 from harvester.download.events import (
+    BackfillResult,
     Begun,
     Ended,
     Imported,
-    Outcome,
     PageRead,
     Started,
     Step,
@@ -123,8 +123,8 @@ def test_of_hundreds_of_pairs_the_busiest_are_shown_and_one_line_for_all() -> No
     clock.now_s = 10
     for number in (3, 400):
         run.take(PageRead(f"P{number:03d}USD", 5_000, 5, JANUARY + DAY))
-    run.take(Outcome("P000USD", 7_000, 7, MONTH, [], None))
-    run.take(Outcome("P001USD", 0, 0, None, [], ExchangeUnreachable("P001USD: no")))
+    run.take(BackfillResult("P000USD", 7_000, 7, MONTH, [], None))
+    run.take(BackfillResult("P001USD", 0, 0, None, [], ExchangeUnreachable("P001USD: no")))
     lines = picture(run, 80, 6, UNICODE)
     # Both have 5,000 trades left; 686 others 10,000 each, and 10 that have not begun are like them.
     assert lines == [
@@ -181,7 +181,7 @@ def test_what_a_crawl_does_to_its_files_at_its_end_is_shown_and_ends_no_pair() -
     assert picture(run, 80, 24, UNICODE) == ["XBTUSD  ━━━╌╌╌╌╌╌╌╌╌   25%  3 of 12 files"]
     run.take(Step("XBTUSD", 12, 12))
     assert (list(run.running), run.done) == (["XBTUSD"], 0)
-    run.take(Outcome("XBTUSD", 10_000, 10, MONTH, [], None))
+    run.take(BackfillResult("XBTUSD", 10_000, 10, MONTH, [], None))
     assert (list(run.running), run.done) == ([], 1)
 
 
@@ -242,13 +242,13 @@ def test_a_pair_that_lacks_nothing_is_shown_as_whole() -> None:
 @pytest.mark.parametrize("reached", [MONTH, None])
 def test_a_pair_for_which_there_is_nothing_to_do_is_up_to_date(reached: Range | None) -> None:
     through = ", complete through 2024-01-31T00:00:00Z" if reached else ""
-    assert str(Outcome("XBTUSD", 0, 0, reached, [], None)) == f"XBTUSD: up to date{through}"
+    assert str(BackfillResult("XBTUSD", 0, 0, reached, [], None)) == f"XBTUSD: up to date{through}"
     assert str(Started("XBTUSD", [], None)) == "XBTUSD: up to date"
 
 
 def test_what_comes_late_of_a_pair_that_has_ended_is_not_shown() -> None:
     run = one_pair()
-    run.take(Outcome("XBTUSD", 10_000, 10, MONTH, [], None))
+    run.take(BackfillResult("XBTUSD", 10_000, 10, MONTH, [], None))
     run.take(PageRead("XBTUSD", 11_000, 11, JANUARY + 11 * DAY))
     run.take(Step("XBTUSD", 3, 12))
     assert (run.running, run.done, run.trades) == ({}, 1, 10_000)
@@ -257,7 +257,7 @@ def test_what_comes_late_of_a_pair_that_has_ended_is_not_shown() -> None:
 def test_a_pair_whose_earlier_gaps_are_filled_after_its_end_runs_until_they_are() -> None:
     """As in a refresh: its outcome is told, and then what was missing before is downloaded."""
     run = one_pair()
-    run.take(Outcome("XBTUSD", 10_000, 10, MONTH, [], None))
+    run.take(BackfillResult("XBTUSD", 10_000, 10, MONTH, [], None))
     run.take(Started("XBTUSD", [MONTH], 2_000))
     run.take(PageRead("XBTUSD", 1_000, 1, JANUARY + DAY))
     meanwhile = (list(run.running), run.done, run.trades)
@@ -288,7 +288,7 @@ def test_a_terminal_shows_the_lines_and_keeps_what_pairs_came_to(
     console = terminal(83)
     bars = Bars(one_pair(), console)
     console.print(bars)
-    bars.tell(Outcome("XBTUSD", 30_000, 30, MONTH, [], None))
+    bars.tell(BackfillResult("XBTUSD", 30_000, 30, MONTH, [], None))
     console.print(bars)
     assert drawn(console) == (
         f"{WIDTHS[80]}\nXBTUSD: 30,000 trades in 30 pages, complete through 2024-01-31T00:00:00Z\n"
@@ -359,7 +359,7 @@ def test_json_lines_have_stable_names(capsys: pytest.CaptureFixture[str]) -> Non
         clock.now_s += 10.5 if page == 3 else 0.5
         lines.tell(PageRead("XBTUSD", 1000 * page, page, JANUARY + page * DAY))
     clock.now_s = 30
-    lines.tell(Outcome("XBTUSD", 3_000, 3, MONTH, [], ExchangeUnreachable("XBTUSD: no")))
+    lines.tell(BackfillResult("XBTUSD", 3_000, 3, MONTH, [], ExchangeUnreachable("XBTUSD: no")))
     told: list[dict[str, Any]] = [json.loads(one) for one in capsys.readouterr().err.splitlines()]
     assert [one["event"] for one in told] == [
         "begun",

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from harvester.errors import ArchiveUnwritable
-from harvester.storage.filesystem import LocalStore, Note, keep_copy, set_aside
+from harvester.storage.filesystem import LocalStore, QuarantineNote, keep_copy, set_aside
 from harvester.times import Range
 
 PATH = "trades/pair=A/year=2024/x.parquet"
@@ -25,8 +25,10 @@ def put(store: LocalStore, path: str, data: bytes) -> None:
     target.write_bytes(data)
 
 
-def note(path: str = PATH, fault: str = "odd") -> Note:
-    return Note("A", path, Range(1, 9), [fault], [Range(2, 9)], when="2024-01-01T00:00:00Z")
+def note(path: str = PATH, fault: str = "odd") -> QuarantineNote:
+    return QuarantineNote(
+        "A", path, Range(1, 9), [fault], [Range(2, 9)], when="2024-01-01T00:00:00Z"
+    )
 
 
 def test_a_file_goes_whole_and_its_note_tells_where_from(store: LocalStore) -> None:
@@ -57,7 +59,7 @@ def test_pairs_are_kept_apart(store: LocalStore) -> None:
     put(store, PATH, b"1")
     put(store, "trades/pair=B/y.parquet", b"2")
     set_aside(store, note())
-    other = Note("B", "trades/pair=B/y.parquet", Range(1, 9), [])
+    other = QuarantineNote("B", "trades/pair=B/y.parquet", Range(1, 9), [])
     assert set_aside(store, other) == "quarantine/B/0001/y.parquet"
 
 

@@ -14,22 +14,22 @@ import pytest
 
 from harvester import __version__, config
 from harvester.cli.runs import table
-from harvester.download.events import Outcome
+from harvester.download.events import BackfillResult
 from harvester.errors import ArchiveUnwritable, ExchangeUnreachable
 from harvester.operations import run_log
-from harvester.operations.run_log import PairResult, Record, last, recorded
-from harvester.storage.trade_store import Archive
+from harvester.operations.run_log import PairResult, RunRecord, last, recorded
+from harvester.storage.trade_store import TradeStore
 from harvester.times import Range
 
 OUTCOMES = [
-    Outcome("XBTUSD", 5_000, 8, Range(0, 7), [], None),
-    Outcome("ETHUSD", 0, 1, None, [Range(7, 9)], ExchangeUnreachable("ETHUSD: no answer")),
+    BackfillResult("XBTUSD", 5_000, 8, Range(0, 7), [], None),
+    BackfillResult("ETHUSD", 0, 1, None, [Range(7, 9)], ExchangeUnreachable("ETHUSD: no answer")),
 ]
 
 
 @pytest.fixture
-def archive(tmp_path: Path) -> Archive:
-    return Archive(tmp_path / "data")
+def archive(tmp_path: Path) -> TradeStore:
+    return TradeStore(tmp_path / "data")
 
 
 def settings(**options: Any) -> config.Settings:
@@ -40,11 +40,11 @@ def warned(_: str) -> None:
     raise AssertionError("nothing was to be warned of")
 
 
-def files(archive: Archive) -> list[Path]:
+def files(archive: TradeStore) -> list[Path]:
     return sorted((archive.root / "runs").iterdir())
 
 
-def test_a_record_tells_what_was_asked_and_what_came_of_it(archive: Archive) -> None:
+def test_a_record_tells_what_was_asked_and_what_came_of_it(archive: TradeStore) -> None:
     asked = {"pairs": ["btc/usd"], "since": "start"}
     with recorded(archive, "backfill", asked, settings(), warned) as one:
         one.outcomes(OUTCOMES)
@@ -103,7 +103,7 @@ def test_a_record_tells_what_was_asked_and_what_came_of_it(archive: Archive) -> 
     assert archive.store.files("staging") == []
 
 
-def test_a_name_and_a_password_in_the_address_are_left_out(archive: Archive) -> None:
+def test_a_name_and_a_password_in_the_address_are_left_out(archive: TradeStore) -> None:
     given = settings(**{"exchange.url": "https://ann:secret@mirror.example:8443/x"})
     with recorded(archive, "backfill", {}, given, warned):
         pass
@@ -114,7 +114,7 @@ def test_a_name_and_a_password_in_the_address_are_left_out(archive: Archive) -> 
     assert b"secret" not in file.read_bytes()
 
 
-def test_a_run_that_goes_on_is_seen(archive: Archive) -> None:
+def test_a_run_that_goes_on_is_seen(archive: TradeStore) -> None:
     with recorded(archive, "backfill", {}, settings(), warned):
         assert [one.state for one in last(archive, 9)] == ["running"]
     assert [one.state for one in last(archive, 9)] == ["ended"]
@@ -130,27 +130,27 @@ with recorded(Archive(sys.argv[1]), "backfill", {}, config.load(environment={}),
 """
 
 
-def test_a_run_that_was_killed_is_told_as_killed(archive: Archive) -> None:
+def test_a_run_that_was_killed_is_told_as_killed(archive: TradeStore) -> None:
     subprocess.run([sys.executable, "-c", KILLED, str(archive.root)], check=False, timeout=60)
     assert [(one.state, one.exit_status) for one in last(archive, 9)] == [("killed", None)]
 
 
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="the system tells no start times")
-def test_a_process_of_the_same_number_is_not_the_run(archive: Archive) -> None:
+def test_a_process_of_the_same_number_is_not_the_run(archive: TradeStore) -> None:
     with recorded(archive, "backfill", {}, settings(), warned) as one:
         one.record.ticks = 1
         one.write()
         assert [found.state for found in last(archive, 9)] == ["killed"]
 
 
-def test_a_run_on_another_machine_is_believed(archive: Archive) -> None:
+def test_a_run_on_another_machine_is_believed(archive: TradeStore) -> None:
     with recorded(archive, "backfill", {}, settings(), warned) as one:
         one.record.host, one.record.pid = "elsewhere", 0
         one.write()
         assert [found.state for found in last(archive, 9)] == ["running"]
 
 
-def test_an_error_that_ends_a_run_is_told_and_goes_on_its_way(archive: Archive) -> None:
+def test_an_error_that_ends_a_run_is_told_and_goes_on_its_way(archive: TradeStore) -> None:
     with (
         pytest.raises(ExchangeUnreachable),
         recorded(archive, "backfill", {}, settings(), warned),
@@ -161,7 +161,7 @@ def test_an_error_that_ends_a_run_is_told_and_goes_on_its_way(archive: Archive) 
 
 
 def test_that_it_can_t_be_written_is_one_line_and_no_more(
-    archive: Archive, monkeypatch: pytest.MonkeyPatch
+    archive: TradeStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def write(*_: object) -> None:
         raise ArchiveUnwritable("can't write there: the disk is full")
@@ -174,7 +174,7 @@ def test_that_it_can_t_be_written_is_one_line_and_no_more(
 
 
 def test_where_the_run_failed_the_record_is_not_complained_of(
-    archive: Archive, monkeypatch: pytest.MonkeyPatch
+    archive: TradeStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def write(*_: object) -> None:
         raise ArchiveUnwritable("can't write there: the disk is full")
@@ -184,7 +184,7 @@ def test_where_the_run_failed_the_record_is_not_complained_of(
         one.outcomes(OUTCOMES)
 
 
-def test_old_records_are_pruned(archive: Archive, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_old_records_are_pruned(archive: TradeStore, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(run_log, "MOST_KEPT", 3)
     for number in range(5):
         with recorded(archive, f"run {number}", {}, settings(), warned):
@@ -192,7 +192,7 @@ def test_old_records_are_pruned(archive: Archive, monkeypatch: pytest.MonkeyPatc
     assert [one.command for one in last(archive, 9)] == ["run 4", "run 3", "run 2"]
 
 
-def test_a_record_that_can_t_be_read_hides_no_other(archive: Archive) -> None:
+def test_a_record_that_can_t_be_read_hides_no_other(archive: TradeStore) -> None:
     with recorded(archive, "backfill", {}, settings(), warned):
         pass
     (archive.root / "runs" / "99990101T000000.000000Z-1.json").write_text("{")
@@ -202,11 +202,11 @@ def test_a_record_that_can_t_be_read_hides_no_other(archive: Archive) -> None:
 
 
 def test_the_table_of_runs_says_why_one_failed() -> None:
-    well = Record("b", "backfill", "2026-01-30T12:00:00Z", ended="2026-01-30T13:02:03.9Z")
+    well = RunRecord("b", "backfill", "2026-01-30T12:00:00Z", ended="2026-01-30T13:02:03.9Z")
     well = msgspec.structs.replace(well, state="ended", exit_status=0, calls=8_123, refusals=2)
     well.pairs = [PairResult("XBTUSD", 0, 8_000_000, 8_120)]
-    bad = Record("a", "repair", "2026-01-29T12:00:00Z", state="killed")
-    ugly = Record("c", "backfill", "2026-01-28T12:00:00Z", state="ended", exit_status=3)
+    bad = RunRecord("a", "repair", "2026-01-29T12:00:00Z", state="killed")
+    ugly = RunRecord("c", "backfill", "2026-01-28T12:00:00Z", state="ended", exit_status=3)
     ugly.pairs = [PairResult("A", 3, error="A: one\nmore of it"), PairResult("B", 3, error="B")]
     assert table([well, bad, ugly]).split("\n") == [
         "begun                command   ended        took  pairs     trades  calls  refusals"

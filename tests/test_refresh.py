@@ -19,14 +19,14 @@ from nightly import DAY_NS, FIRST_NS, NAMES, SETTLE_NS, Nights, daily, states, u
 from victims import ended, wait_for
 
 from harvester.cli.progress_text import RunTrack
-from harvester.download.events import Event, Outcome, PageRead, Stop
+from harvester.download.events import BackfillResult, CancelToken, Event, PageRead
 from harvester.errors import NothingHeld
 from harvester.kraken.pairs import Pair
 from harvester.operations import refresh as module
 from harvester.operations.refresh_pairs import Market as Known
 from harvester.operations.refresh_pairs import targets
 from harvester.storage.lock import held
-from harvester.storage.trade_store import Archive
+from harvester.storage.trade_store import TradeStore
 from harvester.times import Range
 
 XBT, ETH = daily("XBTUSD", 100, 12), daily("ETHEUR", 40, 12, 2)
@@ -95,7 +95,7 @@ def test_a_pair_goes_on_from_where_it_was_asked_for_last(nights: Nights) -> None
     crawl(nights, "XBTUSD", Range(day(5), day(6)))
     assert only(nights.refresh())["state"] == "complete"
     through = nights.settled_ns
-    assert Archive(nights.folder).coverage("XBTUSD") == [
+    assert TradeStore(nights.folder).coverage("XBTUSD") == [
         Range(day(1), day(2)),
         Range(day(5), through),
     ]
@@ -105,7 +105,7 @@ def test_a_pair_that_was_imported_goes_on_from_there(nights: Nights) -> None:
     crawl(nights, "XBTUSD", Range(day(1), day(2)))
     (nights.folder / "wanted" / "XBTUSD.json").unlink()
     nights.refresh()
-    assert Archive(nights.folder).coverage("XBTUSD") == [Range(day(1), nights.settled_ns)]
+    assert TradeStore(nights.folder).coverage("XBTUSD") == [Range(day(1), nights.settled_ns)]
 
 
 def test_nothing_named_and_nothing_held_is_no_quiet_success(nights: Nights) -> None:
@@ -146,7 +146,7 @@ def test_holes_of_earlier_runs_are_filled_wherever_they_are(nights: Nights) -> N
     for span in spans:
         crawl(nights, "XBTUSD", span)
     remove_first_file(nights, "XBTUSD")
-    assert Archive(nights.folder).holes("XBTUSD") == [spans[0]]
+    assert TradeStore(nights.folder).holes("XBTUSD") == [spans[0]]
     one = only(nights.refresh())
     assert (one["state"], one["holes"]) == ("complete", [])
     rows = until(XBT, nights.settled_ns)
@@ -308,7 +308,7 @@ def test_maintenance_that_begins_during_the_run_is_told_from_a_failure(nights: N
     nights.exchange.faults.push(*["unavailable"] * 1000, pair="XBTUSD")
 
     def begins(event: Event) -> None:
-        if isinstance(event, Outcome):
+        if isinstance(event, BackfillResult):
             nights.exchange.status = "maintenance"
 
     one = only(nights.refresh(exchange__give_up_s=0.05, listener=begins))
@@ -352,7 +352,7 @@ def test_a_pair_that_another_run_writes_is_left_alone(nights: Nights) -> None:
 
 
 def test_what_was_fetched_before_an_interruption_is_kept(nights: Nights) -> None:
-    stop = Stop()
+    stop = CancelToken()
 
     def listen(event: Event) -> None:
         if isinstance(event, PageRead) and event.pages == 4:

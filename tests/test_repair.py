@@ -35,14 +35,14 @@ from test_crawl_kills import dying, is_dead
 from harvester.cli.main import cli
 from harvester.config import load
 from harvester.download.backfill import begin
-from harvester.download.events import Stop
-from harvester.download.request import Watch
+from harvester.download.events import CancelToken
+from harvester.download.request import RunOptions
 from harvester.errors import HarvesterError
 from harvester.kraken.client import Client
 from harvester.query.rollups import parse_levels, roll_up
 from harvester.schema import WRITER_OPTIONS
 from harvester.storage.lock import held
-from harvester.storage.trade_store import Archive
+from harvester.storage.trade_store import TradeStore
 from harvester.storage.writer import writer
 from harvester.times import Range
 from harvester.verify.integrity import verify
@@ -93,16 +93,18 @@ def mend(exchange: Exchange) -> Iterator[Mend]:
     options = {"exchange.url": exchange.url}
     client = Client(load(options, environment=FAST).exchange)
 
-    async def work(archive: Archive, report: PairReport | None, stop: Stop) -> RepairReport:
-        watch = Watch(lambda _event: None, stop)
+    async def work(
+        archive: TradeStore, report: PairReport | None, stop: CancelToken
+    ) -> RepairReport:
+        watch = RunOptions(lambda _event: None, stop)
         run = begin(client, archive, load(options, environment=dict(os.environ)), watch)
         repairer = Repairer(run, lambda _moved: None)
         return await repairer.repair(report or verify(archive, PAIR))
 
     def mending(
-        archive: Archive, report: PairReport | None = None, stop: Stop | None = None
+        archive: TradeStore, report: PairReport | None = None, stop: CancelToken | None = None
     ) -> RepairReport:
-        return runner.run(work(archive, report, stop or Stop()))
+        return runner.run(work(archive, report, stop or CancelToken()))
 
     with asyncio.Runner() as runner:
         yield mending
@@ -238,7 +240,7 @@ def test_it_is_caught_with_lines_that_name_file_and_range(mended: Mended) -> Non
 def test_it_is_mended(mended: Mended) -> None:
     assert mended.mended.status == 0
     assert tape_of(mended.folder, PAIR) == TAPE
-    assert verify(Archive(mended.folder), PAIR).faults == []
+    assert verify(TradeStore(mended.folder), PAIR).faults == []
 
 
 def test_the_broken_file_is_kept_to_the_byte(mended: Mended) -> None:
@@ -309,7 +311,7 @@ def test_a_second_repair_does_nothing_and_asks_for_nothing(mended: Mended) -> No
 def rolled(data: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The archive with a roll-up of hours beside each segment."""
     monkeypatch.setenv("HARVESTER_CANDLES_ROLLUPS", "1h")
-    with writer(Archive(data), PAIR) as one:
+    with writer(TradeStore(data), PAIR) as one:
         roll_up(one, parse_levels(["1h"]))
     return data
 
@@ -333,7 +335,7 @@ def test_a_rollup_that_was_altered_is_moved_and_made_anew_with_nobody_asked(roll
         f"{PAIR}: moved {path} to quarantine/{PAIR}/0001/{name}",
     ]
     assert quarantined(rolled) == {f"{PAIR}/0001/{name}": altered}
-    report = verify(Archive(rolled), PAIR)
+    report = verify(TradeStore(rolled), PAIR)
     assert (report.faults, report.files, report.rollups) == ([], 1, 1)
     assert note(rolled)["wanted"] == []
 
@@ -343,13 +345,13 @@ def test_the_rollups_of_a_segment_that_goes_are_made_anew_as_well(
 ) -> None:
     harms.digit_changed(rolled, 1)
     assert run(exchange, rolled, "--repair").status == 0
-    report = verify(Archive(rolled), PAIR)
+    report = verify(TradeStore(rolled), PAIR)
     assert (report.faults, report.files, report.rollups) == ([], 1, 1)
     assert list(quarantined(rolled)) == [f"{PAIR}/0001/{Path(path_of(RANGES[1])).name}"]
 
 
 def test_an_archive_that_stays_open_is_mended_again(rolled: Path, mend: Mend) -> None:
-    archive = Archive(rolled)
+    archive = TradeStore(rolled)
     harms.digit_changed(rolled, 1)
     assert mend(archive).exit_status == 0
     for _ in range(2):
@@ -453,7 +455,7 @@ def test_ids_that_the_exchange_really_skips_are_on_record_after_it(tmp_path: Pat
         forget_jumps(segment(tmp_path / "data", 1))
         assert run(skipping, tmp_path / "data").status == 4
         assert run(skipping, tmp_path / "data", "--repair").status == 0
-    report = verify(Archive(tmp_path / "data"), PAIR)
+    report = verify(TradeStore(tmp_path / "data"), PAIR)
     assert (report.faults, report.jumps) == ([], 1)
 
 
@@ -533,7 +535,7 @@ def test_what_was_wanted_and_lost_is_all_between_the_first_file_and_the_last(
 ) -> None:
     (data / f"wanted/{PAIR}.json").unlink()
     segment(data, 1).unlink()
-    assert [fault.span for fault in verify(Archive(data), PAIR).faults if not fault.path] == [
+    assert [fault.span for fault in verify(TradeStore(data), PAIR).faults if not fault.path] == [
         RANGES[1]
     ]
     ran = run(exchange, data, "--repair")
@@ -688,7 +690,7 @@ def test_killed_at_any_step_nothing_is_lost_and_the_next_repair_ends_it(
         if not is_dead(archive):
             break
         assert report.error is not None
-        assert mend(Archive(folder)).exit_status == 0, steps
+        assert mend(TradeStore(folder)).exit_status == 0, steps
         assert (tape_of(folder, PAIR), wanted(folder)) == (TAPE, [[0, END]]), steps
         assert broken <= set(quarantined(folder).values())
         assert strangers(folder) == []
@@ -806,7 +808,7 @@ def test_what_changed_before_the_lock_was_had_is_looked_at_again(
 ) -> None:
     body = segment(data, 1).read_bytes()
     harms.digit_changed(data, 1)
-    archive = Archive(data)
+    archive = TradeStore(data)
     report = verify(archive, PAIR)
     segment(data, 1).write_bytes(body)
     calls = len(exchange.calls)
@@ -816,7 +818,7 @@ def test_what_changed_before_the_lock_was_had_is_looked_at_again(
 
 
 def test_nothing_is_believed_that_was_read_before_the_lock_was_had(data: Path, mend: Mend) -> None:
-    archive = Archive(data)
+    archive = TradeStore(data)
     report = verify(archive, PAIR)
     # Neither the name nor the size of the file tells that it is another one.
     body = segment(data, 1).read_bytes()
@@ -830,9 +832,9 @@ def test_nothing_is_believed_that_was_read_before_the_lock_was_had(data: Path, m
 def test_a_wish_to_stop_comes_before_anything_is_moved(data: Path, mend: Mend) -> None:
     harms.digit_changed(data, 1)
     before = kept(data)
-    stop = Stop()
+    stop = CancelToken()
     stop.wish()
-    done = mend(Archive(data), stop=stop)
+    done = mend(TradeStore(data), stop=stop)
     assert (done.exit_status, done.moved, kept(data)) == (130, [], before)
 
 
@@ -877,9 +879,9 @@ def test_a_pair_that_was_delisted_fails_alone_and_says_where_its_file_is(
         "record\n"
     )
     assert f"  {PAIR}: it was asked for, and no file covers it; range {hole}" in ran.lines
-    assert Archive(data).holes(PAIR) == [RANGES[1]]
+    assert TradeStore(data).holes(PAIR) == [RANGES[1]]
     assert quarantined(data)[f"{PAIR}/0001/{segment(data, 1).name}"] == broken
-    assert verify(Archive(data), "BTTUSD").faults == []
+    assert verify(TradeStore(data), "BTTUSD").faults == []
 
 
 # --- the command ---------------------------------------------------------------------------------

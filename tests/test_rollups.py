@@ -35,7 +35,7 @@ from harvester.query.candle_query import FILLS
 from harvester.query.candles import candle_batches, ohlc
 from harvester.query.plan import chunks, plan
 from harvester.query.rollups import RolledUp, parse_levels, roll_up
-from harvester.storage.trade_store import EVERYTHING, Archive
+from harvester.storage.trade_store import EVERYTHING, TradeStore
 from harvester.storage.writer import writer
 from harvester.times import END_OF_TIME, Range, parse_interval
 
@@ -47,12 +47,12 @@ INTERVALS = ("1m", "7m", "1h", "4h", "1d", "10080", "90s", "1s")
 HUGE = Decimal("99999999.9999999999")
 
 
-def rolled(archive: Archive, levels: Sequence[str] = LEVELS) -> RolledUp:
+def rolled(archive: TradeStore, levels: Sequence[str] = LEVELS) -> RolledUp:
     with writer(archive, PAIR) as one:
         return roll_up(one, parse_levels(levels))
 
 
-def read_from(archive: Archive, **question: Any) -> list[str]:
+def read_from(archive: TradeStore, **question: Any) -> list[str]:
     """What each piece of an answer is read from, in order."""
     return [
         "ticks" if one.rollup is None else one.rollup.interval
@@ -60,7 +60,7 @@ def read_from(archive: Archive, **question: Any) -> list[str]:
     ]
 
 
-def table(archive: Archive, **question: Any) -> pa.Table:
+def table(archive: TradeStore, **question: Any) -> pa.Table:
     return pa.Table.from_batches(candle_batches(archive, ask(**question)))
 
 
@@ -72,16 +72,18 @@ def spans_of(rows: Sequence[oracle.Row]) -> list[Range]:
 
 
 @pytest.fixture(scope="module")
-def pairs_of_archives(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Archive, ...]]:
+def pairs_of_archives(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> dict[str, tuple[TradeStore, ...]]:
     """Of each made tape an archive of ticks alone, and its copy with roll-ups."""
-    made: dict[str, tuple[Archive, ...]] = {}
+    made: dict[str, tuple[TradeStore, ...]] = {}
     for name, rows in MADE_TAPES.items():
         stamps = [row[1] for row in rows]
         bounds = sorted({0, *stamps[:: len(stamps) // 5], stamps[-1] + 1})
-        plain = hold(Archive(tmp_path_factory.mktemp("plain")), cut(rows, bounds))
+        plain = hold(TradeStore(tmp_path_factory.mktemp("plain")), cut(rows, bounds))
         path = tmp_path_factory.mktemp("rolled") / "data"
         shutil.copytree(plain.path, path)
-        with_rollups = Archive(path)
+        with_rollups = TradeStore(path)
         rolled(with_rollups)
         made[name] = (plain, with_rollups)
     return made
@@ -93,7 +95,7 @@ def pairs_of_archives(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tup
 @pytest.mark.parametrize("interval", INTERVALS)
 @pytest.mark.parametrize("name", MADE_TAPES)
 def test_every_column_equals_the_oracles(
-    pairs_of_archives: dict[str, tuple[Archive, ...]], name: str, interval: str
+    pairs_of_archives: dict[str, tuple[TradeStore, ...]], name: str, interval: str
 ) -> None:
     _, archive = pairs_of_archives[name]
     made = answer(ohlc(archive, ask(interval, all_columns=True)))
@@ -105,7 +107,7 @@ def test_every_column_equals_the_oracles(
 @pytest.mark.parametrize("fill", FILLS)
 @pytest.mark.parametrize("name", ["busy", "zero ids", "one stamp"])
 def test_ticks_and_rollups_give_the_same_bytes(
-    pairs_of_archives: dict[str, tuple[Archive, ...]], name: str, fill: str
+    pairs_of_archives: dict[str, tuple[TradeStore, ...]], name: str, fill: str
 ) -> None:
     plain, archive = pairs_of_archives[name]
     for span in spans_of(MADE_TAPES[name]):
@@ -117,7 +119,7 @@ def test_ticks_and_rollups_give_the_same_bytes(
 
 
 def test_every_run_on_one_or_two_threads_gives_the_same_bytes(
-    pairs_of_archives: dict[str, tuple[Archive, ...]],
+    pairs_of_archives: dict[str, tuple[TradeStore, ...]],
 ) -> None:
     _, archive = pairs_of_archives["busy"]
     question = ask("4h", span=spans_of(MADE_TAPES["busy"])[1], all_columns=True)
@@ -131,7 +133,7 @@ def test_every_run_on_one_or_two_threads_gives_the_same_bytes(
 @pytest.mark.parametrize("tz", [None, "Europe/Berlin", "Asia/Kolkata", "Australia/Lord_Howe"])
 @pytest.mark.parametrize("interval", ["4h", "1d", "1w", "1mo", "1q", "1y"])
 def test_ticks_and_rollups_agree_on_the_calendar(
-    pairs_of_archives: dict[str, tuple[Archive, ...]], interval: str, tz: str | None
+    pairs_of_archives: dict[str, tuple[TradeStore, ...]], interval: str, tz: str | None
 ) -> None:
     plain, archive = pairs_of_archives["sparse"]
     question = {"interval": interval, "tz": tz, "all_columns": True}
@@ -160,10 +162,10 @@ def test_any_tape_any_cut_any_span_any_chunk(
     first, last = rows[0][1], rows[-1][1]
     span = Range(max(0, first + shift_s * SECOND), min(last, first + 3600 * SECOND) + 100 * SECOND)
     bounds = sorted({0, last, *(first + (last - first) * place // 60 for place in cuts)})
-    plain = hold(Archive(tmp_path_factory.mktemp("plain")), cut(rows, bounds))
+    plain = hold(TradeStore(tmp_path_factory.mktemp("plain")), cut(rows, bounds))
     path = tmp_path_factory.mktemp("rolled") / "data"
     shutil.copytree(plain.path, path)
-    archive = Archive(path)
+    archive = TradeStore(path)
     rolled(archive, ["1m"])
     question = ask(interval, span, fill=fill, all_columns=True)
     truth = ohlc(plain, question).to_arrow_table()
@@ -176,12 +178,12 @@ def test_any_tape_any_cut_any_span_any_chunk(
 # --- what answers --------------------------------------------------------------------------------
 
 
-def busy_archive(path: Path) -> Archive:
+def busy_archive(path: Path) -> TradeStore:
     """A trade every ten seconds for five hours, in two segments that part inside of a minute."""
     begin = START // (3600 * SECOND) * 3600
     trades = [trade(begin - START // SECOND + i * 10, str(1 + i % 7)) for i in range(1800)]
     middle = trades[900][1] + 25 * SECOND
-    return hold(Archive(path), cut(trades, [0, middle, trades[-1][1] + SECOND]))
+    return hold(TradeStore(path), cut(trades, [0, middle, trades[-1][1] + SECOND]))
 
 
 def test_the_coarsest_level_that_divides_the_question_answers(tmp_path: Path) -> None:
@@ -221,9 +223,9 @@ def test_a_segment_without_rollup_is_answered_from_ticks_and_the_others_are_not(
 
 
 def test_a_rollup_of_other_rows_never_serves(tmp_path: Path) -> None:
-    archive = hold(Archive(tmp_path / "a"), [(Range(0, START), [trade(-1, "5")])])
+    archive = hold(TradeStore(tmp_path / "a"), [(Range(0, START), [trade(-1, "5")])])
     rolled(archive)
-    other = hold(Archive(tmp_path / "b"), [(Range(0, START), [trade(-1, "6")])])
+    other = hold(TradeStore(tmp_path / "b"), [(Range(0, START), [trade(-1, "6")])])
     shutil.copytree(tmp_path / "a/candles", tmp_path / "b/candles")
     assert read_from(other, interval="1h") == ["ticks"]
     assert rolled(other) == RolledUp(files=2)
@@ -232,11 +234,11 @@ def test_a_rollup_of_other_rows_never_serves(tmp_path: Path) -> None:
 
 
 def test_a_file_that_is_no_rollup_never_serves(tmp_path: Path) -> None:
-    archive = hold(Archive(tmp_path), [(Range(0, START), [trade(-1, "5")])])
+    archive = hold(TradeStore(tmp_path), [(Range(0, START), [trade(-1, "5")])])
     rolled(archive)
     for one in archive.rollups(PAIR):
         (archive.root / one.path).write_bytes(b"no parquet")
-    assert read_from(Archive(tmp_path), interval="1h") == ["ticks"]
+    assert read_from(TradeStore(tmp_path), interval="1h") == ["ticks"]
 
 
 def test_rollups_that_vanish_meanwhile_are_done_without(
@@ -245,15 +247,15 @@ def test_rollups_that_vanish_meanwhile_are_done_without(
     archive = busy_archive(tmp_path)
     rolled(archive)
     truth = table(archive, interval="1h")
-    serves = Archive.serves
+    serves = TradeStore.serves
 
-    def serves_and_goes(self: Archive, *of: Any) -> bool:
+    def serves_and_goes(self: TradeStore, *of: Any) -> bool:
         known = serves(self, *of)
         shutil.rmtree(tmp_path / "candles", ignore_errors=True)
         return known
 
-    monkeypatch.setattr(Archive, "serves", serves_and_goes)
-    assert table(Archive(tmp_path), interval="1h").equals(truth)
+    monkeypatch.setattr(TradeStore, "serves", serves_and_goes)
+    assert table(TradeStore(tmp_path), interval="1h").equals(truth)
 
 
 # --- making them ---------------------------------------------------------------------------------
@@ -271,7 +273,7 @@ def test_each_segment_has_one_of_its_own_name_and_year(tmp_path: Path) -> None:
 
 
 def test_an_empty_segment_has_none(tmp_path: Path) -> None:
-    archive = hold(Archive(tmp_path), [(Range(0, START), [])])
+    archive = hold(TradeStore(tmp_path), [(Range(0, START), [])])
     assert rolled(archive) == RolledUp()
 
 
@@ -302,7 +304,7 @@ def test_what_a_crash_left_without_a_segment_is_swept(tmp_path: Path) -> None:
 
 
 def test_nothing_is_made_from_rows_that_are_not_the_footers(tmp_path: Path) -> None:
-    archive = hold(Archive(tmp_path), [(Range(0, START), [trade(-1, "5")])])
+    archive = hold(TradeStore(tmp_path), [(Range(0, START), [trade(-1, "5")])])
     path = archive.root / archive.segments(PAIR)[0].path
     with pq.ParquetFile(path) as file:
         rows, kept = file.read(), file.metadata.metadata
@@ -311,7 +313,7 @@ def test_nothing_is_made_from_rows_that_are_not_the_footers(tmp_path: Path) -> N
     altered = rows.set_column(price, rows.schema.field(price), changed)
     pq.write_table(altered.replace_schema_metadata(kept), path)
     with pytest.raises(ArchiveDamaged) as caught:
-        rolled(Archive(tmp_path))
+        rolled(TradeStore(tmp_path))
     assert str(caught.value) == (
         f"{path} holds other rows than its footer tells: it was not rolled up. "
         "`harvester verify XBTUSD` tells more"
@@ -321,7 +323,7 @@ def test_nothing_is_made_from_rows_that_are_not_the_footers(tmp_path: Path) -> N
 
 def test_a_sum_that_does_not_fit_leaves_that_segment_without(tmp_path: Path) -> None:
     huge = (None, START, 0, HUGE, Decimal(10) ** 13, "buy", "market", "")
-    archive = hold(Archive(tmp_path), [(Range(0, START), [huge]), (Range(START, START + 1), [])])
+    archive = hold(TradeStore(tmp_path), [(Range(0, START), [huge]), (Range(START, START + 1), [])])
     done = rolled(archive)
     assert done.files == 0
     assert len(done.notes) == 1

@@ -15,10 +15,10 @@ from pathlib import Path
 import pytest
 
 from harvester.errors import BadTime, UsageError
-from harvester.operations.schedulers import Night, cron, launchd, parse_clock, systemd
+from harvester.operations.schedulers import ScheduledJob, cron, launchd, parse_clock, systemd
 
 DATA = "/srv/market data"
-PLAIN = Night(
+PLAIN = ScheduledJob(
     command=("/opt/h/bin/harvester", "refresh", "--data", DATA, "--config", "/srv/config.toml"),
     folder="/srv",
     data=DATA,
@@ -229,7 +229,7 @@ def test_what_lies_among_temporary_files_is_not_hidden_from_the_run() -> None:
 
 
 @pytest.mark.parametrize("make", [cron, launchd])
-def test_schedulers_that_keep_no_output_need_a_log(make: Callable[[Night], object]) -> None:
+def test_schedulers_that_keep_no_output_need_a_log(make: Callable[[ScheduledJob], object]) -> None:
     with pytest.raises(UsageError) as caught:
         make(PLAIN)
     assert str(caught.value) == f"{make.__name__} keeps no output: name a file with --log"
@@ -258,7 +258,7 @@ def _ended(tmp_path: Path, statuses: str, command: list[str]) -> tuple[int, str,
     return done.returncode, done.stdout, len((tmp_path / "tries").read_text())
 
 
-def _program(tmp_path: Path) -> Night:
+def _program(tmp_path: Path) -> ScheduledJob:
     """A night whose program, in a folder with a hard name, ends with the statuses it finds."""
     folder = tmp_path / "it's 100% \u00e9 $HOME"
     folder.mkdir()
@@ -347,14 +347,14 @@ def test_systemd_reads_the_names_that_were_meant(tmp_path: Path) -> None:
     assert settings["ReadWritePaths"].startswith(f'"{whole}"')
 
 
-def _said(make: Callable[[Night], object], night: Night) -> str:
+def _said(make: Callable[[ScheduledJob], object], night: ScheduledJob) -> str:
     with pytest.raises(UsageError) as caught:
         make(night)
     return str(caught.value)
 
 
 @pytest.mark.parametrize("make", [cron, systemd, launchd])
-def test_no_unit_holds_a_line_break_of_a_name(make: Callable[[Night], object]) -> None:
+def test_no_unit_holds_a_line_break_of_a_name(make: Callable[[ScheduledJob], object]) -> None:
     assert _said(make, replace(LOGGED, folder="/a\nb")) == (
         f"'/a\\nb' holds '\\n', which can't be written down for {make.__name__}: "
         "choose another name"

@@ -9,8 +9,8 @@ import tapes
 from crawling import Crawl, serve, tape_of
 from exchange import Clock, Exchange, Faults, Market, Trade, expected
 
-from harvester.download.page_merge import Tape
-from harvester.storage.trade_store import Archive
+from harvester.download.page_merge import PageMerger
+from harvester.storage.trade_store import TradeStore
 from harvester.times import END_OF_TIME, Range
 from harvester.verify.integrity import verify
 
@@ -46,7 +46,7 @@ def test_a_trade_left_out_at_the_settled_head_is_found(tmp_path: Path) -> None:
     last = max(i for i, one in enumerate(TRADES) if one.true_ns <= clock.now_ns - 60 * 10**9)
     with Exchange([MARKET], clock=clock, faults=hiding(last)) as exchange:
         Crawl(exchange.url, tmp_path).only("XBTUSD")
-    [covered] = Archive(tmp_path).coverage("XBTUSD")
+    [covered] = TradeStore(tmp_path).coverage("XBTUSD")
     assert tape_of(tmp_path, "XBTUSD") == [
         row for row in expected(MARKET) if row[1] <= covered.through
     ]
@@ -86,14 +86,14 @@ def test_a_trade_that_a_covered_range_lacks_is_no_jump(tmp_path: Path) -> None:
     cut = TRADES[1_000].true_ns + 300
     with serve(tapes.market(TRADES[:1_000])) as exchange:
         Crawl(exchange.url, tmp_path).only("XBTUSD", Range(0, TRADES[999].true_ns + 300))
-    name = Archive(tmp_path).segments("XBTUSD")[0].path
+    name = TradeStore(tmp_path).segments("XBTUSD")[0].path
     held = tmp_path / name
     wide = held.with_name(f"{0:019d}-{cut:019d}.parquet")
     _widen(held, wide, cut)
     with serve(MARKET) as exchange:
         outcome = Crawl(exchange.url, tmp_path).only("XBTUSD")
     assert (outcome.exit_status, tape_of(tmp_path, "XBTUSD")) == (0, list(expected(MARKET)))
-    report = verify(Archive(tmp_path), "XBTUSD")
+    report = verify(TradeStore(tmp_path), "XBTUSD")
     assert (report.faults, report.jumps) == ([], 0)
 
 
@@ -152,20 +152,20 @@ def test_a_pair_that_always_jumps_is_sound_across_new_year(flush_rows: int, tmp_
     with serve(market) as exchange:
         Crawl(exchange.url, tmp_path, {"archive.flush_rows": flush_rows}).only("XBTUSD")
     assert tape_of(tmp_path, "XBTUSD") == list(expected(market))
-    assert verify(Archive(tmp_path), "XBTUSD").faults == []
+    assert verify(TradeStore(tmp_path), "XBTUSD").faults == []
 
 
 def test_a_fault_of_ours_in_one_pair_ends_no_other(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = Tape.join
+    real = PageMerger.join
 
     def join(self: object, rows: object, *more: object) -> object:
         if getattr(rows, "num_rows", 0) == 40:
             raise ZeroDivisionError("made by the test")
         return real(self, rows, *more)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(Tape, "join", join)
+    monkeypatch.setattr(PageMerger, "join", join)
     odd = tapes.market(
         tapes.sparse(40, 85), altname="ETHUSD", key="XETHZUSD", wsname="ETH/USD", base="XETH"
     )

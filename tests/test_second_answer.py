@@ -23,7 +23,7 @@ from test_against_exchange import (
     verify,
 )
 
-from harvester.storage.trade_store import Archive
+from harvester.storage.trade_store import TradeStore
 from harvester.verify.reports import ExchangeReport, IntervalReport
 
 AGREES = ("asked again: the second answer agrees",)
@@ -35,7 +35,7 @@ Answers = Callable[[int, Rows], Rows]
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> Archive:
+def whole(tmp_path_factory: pytest.TempPathFactory) -> TradeStore:
     """An archive of all that SPARSE ever traded."""
     with serve_sparse() as exchange:
         return crawled(exchange, tmp_path_factory.mktemp("whole"))
@@ -53,7 +53,7 @@ def answering(by_minutes: dict[int, Answers]) -> Callable[[str, int, Rows], Rows
     return candles
 
 
-def compared(whole: Archive, by_minutes: dict[int, Answers]) -> tuple[ExchangeReport, Exchange]:
+def compared(whole: TradeStore, by_minutes: dict[int, Answers]) -> tuple[ExchangeReport, Exchange]:
     with serve_sparse() as exchange:
         exchange.faults.candles = answering(by_minutes)
         return compare(exchange, whole), exchange
@@ -81,7 +81,7 @@ def all_are_wrong(minutes: int, field: str = "volume") -> Answers:
 @pytest.mark.parametrize("field", FIELDS)
 @pytest.mark.parametrize("minutes", [1440, 10080])
 def test_a_difference_that_the_second_answer_does_not_repeat_is_none(
-    minutes: int, field: str, whole: Archive
+    minutes: int, field: str, whole: TradeStore
 ) -> None:
     report, exchange = compared(whole, {minutes: first_is_wrong(minutes, field)})
     assert (report.differing, report.exit_status) == (0, 0)
@@ -90,7 +90,7 @@ def test_a_difference_that_the_second_answer_does_not_repeat_is_none(
     assert exchange.calls[-1].params["interval"] == str(minutes)
 
 
-def test_a_row_that_the_first_answer_lacks_is_none_either(whole: Archive) -> None:
+def test_a_row_that_the_first_answer_lacks_is_none_either(whole: TradeStore) -> None:
     gone = traded(1440)[0]
 
     def lacking(number: int, rows: Rows) -> Rows:
@@ -100,7 +100,7 @@ def test_a_row_that_the_first_answer_lacks_is_none_either(whole: Archive) -> Non
     assert (report.differing, of_minutes(report, 1440).notes) == (0, AGREES)
 
 
-def test_a_difference_that_the_second_answer_repeats_is_reported(whole: Archive) -> None:
+def test_a_difference_that_the_second_answer_repeats_is_reported(whole: TradeStore) -> None:
     report, exchange = compared(whole, {1440: all_are_wrong(1440)})
     days = of_minutes(report, 1440)
     assert (report.differing, report.exit_status) == (1, 4)
@@ -111,7 +111,7 @@ def test_a_difference_that_the_second_answer_repeats_is_reported(whole: Archive)
     assert asked(exchange) == ["OHLC"] * 10
 
 
-def test_each_interval_that_differs_is_asked_for_once_more(whole: Archive) -> None:
+def test_each_interval_that_differs_is_asked_for_once_more(whole: TradeStore) -> None:
     report, exchange = compared(
         whole,
         {
@@ -129,7 +129,7 @@ def test_each_interval_that_differs_is_asked_for_once_more(whole: Archive) -> No
     assert again == ["240", "1440", "21600"]
 
 
-def test_an_interval_that_is_equal_is_asked_for_once(whole: Archive) -> None:
+def test_an_interval_that_is_equal_is_asked_for_once(whole: TradeStore) -> None:
     report, exchange = compared(whole, {})
     assert {one.notes for one in report.intervals} == {()}
     assert asked(exchange) == ["OHLC"] * 9
@@ -148,7 +148,7 @@ SHORT: dict[str, Callable[[Rows], Rows]] = {
 
 
 @pytest.mark.parametrize("name", SHORT)
-def test_a_second_answer_without_the_candle_does_not_agree(name: str, whole: Archive) -> None:
+def test_a_second_answer_without_the_candle_does_not_agree(name: str, whole: TradeStore) -> None:
     def answers(number: int, rows: Rows) -> Rows:
         return wrong(1440)(rows) if number == 1 else SHORT[name](rows)
 
@@ -159,7 +159,7 @@ def test_a_second_answer_without_the_candle_does_not_agree(name: str, whole: Arc
     assert days.compared == of_minutes(compared(whole, {})[0], 1440).compared
 
 
-def test_a_difference_is_reported_though_no_second_answer_comes(whole: Archive) -> None:
+def test_a_difference_is_reported_though_no_second_answer_comes(whole: TradeStore) -> None:
     """After the first refusal nothing more is asked."""
     faults = Faults(
         candles=answering({1440: all_are_wrong(1440), 10080: all_are_wrong(10080)}),
@@ -181,7 +181,7 @@ def test_a_difference_is_reported_though_no_second_answer_comes(whole: Archive) 
 # --- as a command --------------------------------------------------------------------------------
 
 
-def test_the_report_says_so(whole: Archive) -> None:
+def test_the_report_says_so(whole: TradeStore) -> None:
     by_minutes = {1440: first_is_wrong(1440), 10080: all_are_wrong(10080)}
     with serve_sparse() as exchange:
         exchange.faults.candles = answering(by_minutes)
@@ -203,7 +203,7 @@ def test_the_report_says_so(whole: Archive) -> None:
     assert (printed.returncode, plain.returncode) == (4, 4)
 
 
-def test_progress_ends_with_the_last_comparison(whole: Archive) -> None:
+def test_progress_ends_with_the_last_comparison(whole: TradeStore) -> None:
     with serve_sparse() as exchange:
         exchange.faults.candles = answering({1440: first_is_wrong(1440)})
         ran = verify(exchange.url, whole, "--against-exchange", "--log-json")

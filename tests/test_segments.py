@@ -18,7 +18,7 @@ from harvester.errors import ArchiveDamaged, ArchiveError, ArchiveTooNew, Archiv
 from harvester.schema import TRADES
 from harvester.storage import segment as module
 from harvester.storage.filesystem import LocalStore
-from harvester.storage.footer import Footer, Jump
+from harvester.storage.footer import ConfirmedIdGap, Footer
 from harvester.storage.segment import (
     Segment,
     parse_path,
@@ -213,7 +213,7 @@ def test_all_files_have_one_schema(tmp_path: Path, kind: str) -> None:
 
 def test_the_footer_tells_what_the_segment_holds(tmp_path: Path) -> None:
     rows = [(None, 5, 0, *REST), (7, 6, 0, *REST), (9, 6, 1, *REST), (None, 8, 0, *REST)]
-    given = Footer(Range(4, 9), "{}", cursor="0000000000000000008", jumps=(Jump(7, 9),))
+    given = Footer(Range(4, 9), "{}", cursor="0000000000000000008", jumps=(ConfirmedIdGap(7, 9),))
     store, staged, full = written(tmp_path, rows, given)
     assert full == Footer(
         range=Range(4, 9),
@@ -225,7 +225,7 @@ def test_the_footer_tells_what_the_segment_holds(tmp_path: Path) -> None:
         last_trade_id=9,
         lead=1,
         trail=1,
-        jumps=(Jump(7, 9),),
+        jumps=(ConfirmedIdGap(7, 9),),
         checksum=checksum(rows),
     )
     assert read_footer(store, staged) == full
@@ -233,7 +233,9 @@ def test_the_footer_tells_what_the_segment_holds(tmp_path: Path) -> None:
 
 def test_a_plain_reader_finds_the_footer_as_text(tmp_path: Path) -> None:
     rows = [(7, 5, 0, *REST)]
-    footer = Footer(Range(4, 9), '{"altname":"XBTUSD"}', source="csv", jumps=(Jump(6, 7),))
+    footer = Footer(
+        Range(4, 9), '{"altname":"XBTUSD"}', source="csv", jumps=(ConfirmedIdGap(6, 7),)
+    )
     store, staged, _ = written(tmp_path, rows, footer)
     found = {
         key.decode(): value.decode()

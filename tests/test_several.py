@@ -18,11 +18,11 @@ from test_rollups import busy_archive, rolled
 from harvester.query import candles, sources
 from harvester.query import plan as cutting
 from harvester.query import plan as planning
-from harvester.query.candle_query import FILLS, Question
-from harvester.query.candles import Session, candle_batches, several_batches, spooled
+from harvester.query.candle_query import FILLS, CandleQuery
+from harvester.query.candles import QuerySession, candle_batches, several_batches, spooled
 from harvester.query.connection import connect
 from harvester.query.sources import Spool, Spooled
-from harvester.storage.trade_store import EVERYTHING, Archive, Piece
+from harvester.storage.trade_store import EVERYTHING, Piece, TradeStore
 from harvester.storage.writer import writer
 from harvester.times import END_OF_TIME, Range, parse_interval, union
 
@@ -37,12 +37,12 @@ LENGTH = LAST - FIRST
 CUT = Range(FIRST + LENGTH // 5 + 17, LAST - LENGTH // 7 - 13)
 
 
-def partly(path: Path, rows: Sequence[oracle.Row], *, with_rollups: bool) -> Archive:
+def partly(path: Path, rows: Sequence[oracle.Row], *, with_rollups: bool) -> TradeStore:
     """Segments that part inside of seconds, a hole among them; all but one with roll-ups."""
     stamps = [row[1] for row in rows]
     bounds = sorted({0, *stamps[:: len(stamps) // 6], stamps[-1] + 1})
     parts = cut(rows, bounds)
-    archive = hold(Archive(path), [*parts[:2], *parts[3:]])
+    archive = hold(TradeStore(path), [*parts[:2], *parts[3:]])
     if with_rollups:
         rolled(archive)
         lacking = archive.segments(PAIR)[3]
@@ -53,7 +53,7 @@ def partly(path: Path, rows: Sequence[oracle.Row], *, with_rollups: bool) -> Arc
 
 
 @pytest.fixture(scope="module")
-def archives(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Archive]:
+def archives(tmp_path_factory: pytest.TempPathFactory) -> dict[str, TradeStore]:
     sparse = expected(tapes.market(tapes.sparse(200)))
     return {
         "ticks": partly(tmp_path_factory.mktemp("ticks"), BUSY, with_rollups=False),
@@ -63,7 +63,7 @@ def archives(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Archive]:
     }
 
 
-def together(archive: Archive, question: Question, lengths: Sequence[str]) -> list[pa.Table]:
+def together(archive: TradeStore, question: CandleQuery, lengths: Sequence[str]) -> list[pa.Table]:
     intervals = [parse_interval(text) for text in lengths]
     return [
         pa.Table.from_batches(batches)
@@ -71,13 +71,13 @@ def together(archive: Archive, question: Question, lengths: Sequence[str]) -> li
     ]
 
 
-def alone(archive: Archive, question: Question, lengths: Sequence[str]) -> list[pa.Table]:
+def alone(archive: TradeStore, question: CandleQuery, lengths: Sequence[str]) -> list[pa.Table]:
     intervals = [parse_interval(text) for text in lengths]
     questions = [replace(question, interval=interval) for interval in intervals]
     return [pa.Table.from_batches(candle_batches(archive, one)) for one in questions]
 
 
-def are_equal(archive: Archive, lengths: Sequence[str], **asked: Any) -> bool:
+def are_equal(archive: TradeStore, lengths: Sequence[str], **asked: Any) -> bool:
     question = ask(**asked)
     pairs = zip(
         together(archive, question, lengths), alone(archive, question, lengths), strict=True
@@ -93,7 +93,7 @@ def in_small_parts(monkeypatch: pytest.MonkeyPatch, candles: int) -> None:
 
 
 def test_each_length_equals_the_oracles(tmp_path: Path) -> None:
-    archive = hold(Archive(tmp_path), cut(BUSY, [0, BUSY[700][1], LAST]))
+    archive = hold(TradeStore(tmp_path), cut(BUSY, [0, BUSY[700][1], LAST]))
     lengths = ("1h", "1m", "90s", "7m")
     for text, table in zip(lengths, together(archive, ask(all_columns=True), lengths), strict=True):
         width_ns = parse_interval(text).width_ns
@@ -106,7 +106,7 @@ def test_each_length_equals_the_oracles(tmp_path: Path) -> None:
 @pytest.mark.parametrize("fill", FILLS)
 @pytest.mark.parametrize("name", ["ticks", "rolled"])
 def test_every_fill_every_column_every_source(
-    archives: dict[str, Archive], name: str, fill: str, span: Range
+    archives: dict[str, TradeStore], name: str, fill: str, span: Range
 ) -> None:
     lengths = ("1m", "5m", "1h", "90s")
     assert are_equal(archives[name], lengths, fill=fill, span=span, all_columns=True)
@@ -124,20 +124,20 @@ def test_every_fill_every_column_every_source(
 )
 @pytest.mark.parametrize("name", ["sparse", "sparse, rolled"])
 def test_the_calendar_zones_and_offsets(
-    archives: dict[str, Archive], name: str, lengths: tuple[str, ...], more: dict[str, Any]
+    archives: dict[str, TradeStore], name: str, lengths: tuple[str, ...], more: dict[str, Any]
 ) -> None:
     asked = {"fill": "null", "all_columns": True, **more}
     assert are_equal(archives[name], lengths, **asked)
 
 
 @pytest.mark.parametrize("name", ["ticks", "rolled"])
-def test_lengths_of_which_none_divides_another(archives: dict[str, Archive], name: str) -> None:
+def test_lengths_of_which_none_divides_another(archives: dict[str, TradeStore], name: str) -> None:
     assert are_equal(archives[name], ("7s", "500ms"), all_columns=True)
     assert are_equal(archives[name], ("90m", "1h", "13m"), span=CUT, all_columns=True)
 
 
 def test_a_long_question_in_parts(
-    archives: dict[str, Archive], monkeypatch: pytest.MonkeyPatch
+    archives: dict[str, TradeStore], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lengths = ("1s", "1m", "7m", "1h")
     question = ask(fill="previous", span=CUT, all_columns=True)
@@ -148,7 +148,7 @@ def test_a_long_question_in_parts(
         assert all(one.equals(other) for one, other in zip(made, truth, strict=True))
 
 
-def test_krakens_form_looks_at_every_digit(archives: dict[str, Archive]) -> None:
+def test_krakens_form_looks_at_every_digit(archives: dict[str, TradeStore]) -> None:
     for decimals in (1, 5):
         assert are_equal(
             archives["ticks"], ("1m", "1h"), fill="kraken", pair_decimals=decimals, span=CUT
@@ -174,7 +174,7 @@ def test_any_tape_any_cut_any_lengths(
     rows = expected(market)
     first, last = rows[0][1], rows[-1][1]
     bounds = sorted({0, last, *(first + (last - first) * place // 60 for place in cuts)})
-    archive = hold(Archive(tmp_path_factory.mktemp("any")), cut(rows, bounds))
+    archive = hold(TradeStore(tmp_path_factory.mktemp("any")), cut(rows, bounds))
     if is_rolled:
         rolled(archive, ["1m"])
     assert are_equal(archive, lengths, offset_ns=offset_ns, all_columns=True)
@@ -189,7 +189,7 @@ def ticks_read(monkeypatch: pytest.MonkeyPatch) -> list[Piece]:
     read: list[Piece] = []
     real = sources.ticks_sql
 
-    def noted(archive: Archive, pieces: Sequence[Piece], at: int = 0) -> str:
+    def noted(archive: TradeStore, pieces: Sequence[Piece], at: int = 0) -> str:
         read.extend(pieces)
         return real(archive, pieces, at)
 
@@ -201,7 +201,7 @@ def ticks_read(monkeypatch: pytest.MonkeyPatch) -> list[Piece]:
     "lengths", [("1m", "5m", "1h", "1d"), ("7s", "500ms"), ("1mo", "90s", "1w")]
 )
 def test_each_tick_is_read_once(
-    archives: dict[str, Archive],
+    archives: dict[str, TradeStore],
     monkeypatch: pytest.MonkeyPatch,
     ticks_read: list[Piece],
     lengths: tuple[str, ...],
@@ -227,12 +227,12 @@ def test_ticks_between_rollups_are_read_once(tmp_path: Path, ticks_read: list[Pi
 
 
 def test_what_one_length_alone_reads_is_read_straight(tmp_path: Path) -> None:
-    archive = hold(Archive(tmp_path), cut(BUSY, [0, LAST]))
+    archive = hold(TradeStore(tmp_path), cut(BUSY, [0, LAST]))
     rolled(archive)
     folder = tmp_path / "spool"
     folder.mkdir()
     questions = [ask("10s"), ask("1m"), ask("1h")]
-    assert list(spooled(Session(archive), questions, folder).parts) == []
+    assert list(spooled(QuerySession(archive), questions, folder).parts) == []
     assert list(folder.iterdir()) == []
 
 
@@ -261,7 +261,7 @@ def test_a_compaction_between_two_lengths_changes_nothing(tmp_path: Path) -> Non
     for interval, batches in found:
         made.append(pa.Table.from_batches(batches))
         if interval.text == "1m":
-            with writer(Archive(tmp_path), PAIR) as one:
+            with writer(TradeStore(tmp_path), PAIR) as one:
                 one.compact(every=True)
     assert len(archive.segments(PAIR)) < 6
     assert all(one.equals(other) for one, other in zip(made, truth, strict=True))
@@ -278,7 +278,7 @@ def test_files_that_vanish_while_they_are_read_are_listed_again(
         made = planning.plan(*of)
         if not is_compacted:
             is_compacted.append(True)
-            with writer(Archive(tmp_path), PAIR) as one:
+            with writer(TradeStore(tmp_path), PAIR) as one:
                 one.compact(every=True)
         return made
 
@@ -288,7 +288,7 @@ def test_files_that_vanish_while_they_are_read_are_listed_again(
 
 
 def test_nothing_is_left_behind(
-    archives: dict[str, Archive], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    archives: dict[str, TradeStore], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     found = several_batches(archives["ticks"], ask(), [parse_interval("1m"), parse_interval("1h")])

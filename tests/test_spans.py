@@ -8,7 +8,7 @@ import pyarrow as pa
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harvester.download.range import Cut, cut_between, middle
+from harvester.download.range import SplitPoint, cut_between, middle
 from harvester.schema import ROWS
 from harvester.times import UNITS_NS, Range
 
@@ -68,31 +68,31 @@ def test_the_middle_lies_in_the_range(counts: list[int], after: int, length: int
 
 def test_a_cut_lies_between_two_trades_whose_ids_go_on_by_one() -> None:
     page = rows((10, 1), (20, 4), (30, 5), (40, 6))
-    assert cut_between(page, ALL) == Cut(20, (4, 0, 20), (5, 0))
+    assert cut_between(page, ALL) == SplitPoint(20, (4, 0, 20), (5, 0))
 
 
 def test_trades_of_one_time_are_not_cut_apart() -> None:
     page = rows((10, 1), (10, 2), (10, 3), (20, 4))
-    assert cut_between(page, ALL) == Cut(10, (3, 0, 10), (4, 0))
+    assert cut_between(page, ALL) == SplitPoint(10, (3, 0, 10), (4, 0))
 
 
 def test_a_page_out_of_order_is_put_in_order_first() -> None:
-    assert cut_between(rows((30, 9), (20, 8), (10, 5)), ALL) == Cut(20, (8, 0, 20), (9, 0))
+    assert cut_between(rows((30, 9), (20, 8), (10, 5)), ALL) == SplitPoint(20, (8, 0, 20), (9, 0))
 
 
 def test_without_neighbouring_ids_any_two_times_do() -> None:
-    assert cut_between(rows((10, None), (10, None), (20, None)), ALL) == Cut(10, None, None)
-    assert cut_between(rows((10, 1), (20, 3)), ALL) == Cut(10, None, None)
+    assert cut_between(rows((10, None), (10, None), (20, None)), ALL) == SplitPoint(10, None, None)
+    assert cut_between(rows((10, 1), (20, 3)), ALL) == SplitPoint(10, None, None)
 
 
 def test_rows_without_an_id_are_nobodys_neighbours() -> None:
     page = rows((10, None), (20, 1), (30, None), (40, 2), (50, 3))
-    assert cut_between(page, ALL) == Cut(40, (2, 0, 40), (3, 0))
+    assert cut_between(page, ALL) == SplitPoint(40, (2, 0, 40), (3, 0))
 
 
 def test_both_sides_of_a_cut_lie_in_the_range() -> None:
     page = rows((10, 1), (20, 2), (30, 3), (40, 4))
-    assert cut_between(page, Range(10, 35)) == Cut(20, (2, 0, 20), (3, 0))
+    assert cut_between(page, Range(10, 35)) == SplitPoint(20, (2, 0, 20), (3, 0))
     assert cut_between(page, Range(20, 40)) is None
     assert cut_between(page, Range(40, 100)) is None
 

@@ -20,9 +20,9 @@ from test_crawl_kills import dying, most_at_once, same
 
 from harvester.download import range_split
 from harvester.download.events import PageRead
-from harvester.download.pair import PairCrawl
-from harvester.download.range import Cut, RangeCrawl
-from harvester.storage.trade_store import Archive
+from harvester.download.pair import PairDownload
+from harvester.download.range import RangeDownload, SplitPoint
+from harvester.storage.trade_store import TradeStore
 from harvester.storage.writer import Writer
 from harvester.times import Range
 
@@ -35,15 +35,15 @@ FAST = {"exchange.rate": 2_000.0}
 def cuts(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Where ranges were cut."""
     places: list[int] = []
-    shorten = RangeCrawl.shorten
+    shorten = RangeDownload.shorten
 
-    def spy(crawl: RangeCrawl, cut: Cut) -> bool:
+    def spy(crawl: RangeDownload, cut: SplitPoint) -> bool:
         done = shorten(crawl, cut)
         if done:
             places.append(cut.at)
         return done
 
-    monkeypatch.setattr(RangeCrawl, "shorten", spy)
+    monkeypatch.setattr(RangeDownload, "shorten", spy)
     return places
 
 
@@ -152,22 +152,22 @@ def test_a_span_that_fails_ends_the_other_and_what_both_fetched_is_kept(
     market = tapes.market(tapes.xbtusd_like(8_000, 17))
     with serve(market) as exchange:
         crawl = Crawl(exchange.url, tmp_path, FAST)
-        begun = RangeCrawl.run
+        begun = RangeDownload.run
         denied = [False]
 
-        async def run(self: RangeCrawl, *given: object) -> None:
+        async def run(self: RangeDownload, *given: object) -> None:
             if cuts and not denied[0]:
                 denied[0] = True
                 exchange.faults.push(*[None] * 6, "denied")
             await begun(self, *given)  # type: ignore[arg-type]
 
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(RangeCrawl, "run", run)
+            patch.setattr(RangeDownload, "run", run)
             outcome = crawl.only("XBTUSD")
         asked = exchange.pages("XBTUSD")
         assert str(outcome.error) == ("XBTUSD: the exchange refused: EGeneral:Permission denied")
         Ledger(tmp_path, market).check()
-        assert len(Archive(tmp_path).coverage("XBTUSD")) == 2
+        assert len(TradeStore(tmp_path).coverage("XBTUSD")) == 2
         assert asked < 40
         Crawl(exchange.url, tmp_path, FAST).only("XBTUSD")
     assert tape_of(tmp_path, "XBTUSD") == list(expected(market))
@@ -179,14 +179,14 @@ def test_a_page_that_leaves_out_the_first_trades_behind_a_cut_costs_none(
     market = tapes.market(tapes.xbtusd_like(6_000, 18))
     places = {market.published_ns(trade): place for place, trade in enumerate(market.trades)}
     with serve(market) as exchange:
-        shorten = RangeCrawl.shorten
+        shorten = RangeDownload.shorten
 
-        def hide(crawl: RangeCrawl, cut: Cut) -> bool:
+        def hide(crawl: RangeDownload, cut: SplitPoint) -> bool:
             behind = places[cut.at] + 1
             exchange.faults.hide.setdefault("XBTUSD", {}).update({behind: 1, behind + 1: 1})
             return shorten(crawl, cut)
 
-        monkeypatch.setattr(RangeCrawl, "shorten", hide)
+        monkeypatch.setattr(RangeDownload, "shorten", hide)
         outcome = Crawl(exchange.url, tmp_path, FAST).only("XBTUSD")
         assert exchange.faults.hide["XBTUSD"]
         assert not any(exchange.faults.hide["XBTUSD"].values())
@@ -199,13 +199,13 @@ def test_an_exchange_that_shows_nothing_for_a_while_is_not_believed_behind_a_cut
     """A trade is known where the second span begins, even while the archive holds none yet."""
     market = tapes.market(tapes.xbtusd_like(6_000, 22))
     with serve(market) as exchange:
-        shorten = RangeCrawl.shorten
+        shorten = RangeDownload.shorten
 
-        def empty(crawl: RangeCrawl, cut: Cut) -> bool:
+        def empty(crawl: RangeDownload, cut: SplitPoint) -> bool:
             exchange.faults.push(*["empty"] * 30)
             return shorten(crawl, cut)
 
-        monkeypatch.setattr(RangeCrawl, "shorten", empty)
+        monkeypatch.setattr(RangeDownload, "shorten", empty)
         first = Crawl(exchange.url, tmp_path, FAST).only("XBTUSD")
         monkeypatch.undo()
         Ledger(tmp_path, market).check()
@@ -262,7 +262,7 @@ def test_a_place_to_cut_is_looked_for_no_longer_than_the_crawl_lasts(
         looked.append(since_ns)
         await asyncio.Event().wait()
 
-    monkeypatch.setattr(PairCrawl, "_guarded_page", never)
+    monkeypatch.setattr(PairDownload, "_guarded_page", never)
     market = tapes.market(tapes.xbtusd_like(3_000, 23))
 
     async def hurried(crawl: Crawl) -> Any:

@@ -17,10 +17,10 @@ from test_candles import MADE_TAPES, Part, answer, cut, hold, is_equal, overlapp
 
 from harvester.errors import BadInterval, BadQuery, HarvesterError, UsageError
 from harvester.query import sql as sql_module
-from harvester.query.candle_query import Question
+from harvester.query.candle_query import CandleQuery
 from harvester.query.candles import candle_batches
 from harvester.query.sql import connect_views, sql, write_database
-from harvester.storage.trade_store import EVERYTHING, Archive, Piece
+from harvester.storage.trade_store import EVERYTHING, Piece, TradeStore
 from harvester.storage.writer import writer
 from harvester.times import Range, parse_interval
 
@@ -43,7 +43,7 @@ BUSY = expected(tapes.market(tapes.xbtusd_like(900)))
 NAMES = {"XBTUSD": "XBTUSD", "BTCUSD": "XBTUSD", "XBT/USD": "XBTUSD", "ETHEUR": "ETHEUR"}
 
 
-def filled(archive: Archive) -> Archive:
+def filled(archive: TradeStore) -> TradeStore:
     """An archive of a pair of five years and a busy one, each in several segments."""
     for pair, rows in (("XBTUSD", YEARS), ("ETHEUR", BUSY)):
         stamps = [row[1] for row in rows]
@@ -53,15 +53,15 @@ def filled(archive: Archive) -> Archive:
 
 
 @pytest.fixture(scope="module")
-def archive(tmp_path_factory: pytest.TempPathFactory) -> Archive:
-    return filled(Archive(tmp_path_factory.mktemp("archive")))
+def archive(tmp_path_factory: pytest.TempPathFactory) -> TradeStore:
+    return filled(TradeStore(tmp_path_factory.mktemp("archive")))
 
 
-def live(archive: Archive, _: Path) -> duckdb.DuckDBPyConnection:
+def live(archive: TradeStore, _: Path) -> duckdb.DuckDBPyConnection:
     return connect_views(archive, names=NAMES)
 
 
-def kept(archive: Archive, folder: Path) -> duckdb.DuckDBPyConnection:
+def kept(archive: TradeStore, folder: Path) -> duckdb.DuckDBPyConnection:
     """The database file as somebody without harvester opens it."""
     write_database(archive, str(folder / "kept.db"), names=NAMES)
     return duckdb.connect(str(folder / "kept.db"), read_only=True)
@@ -75,7 +75,7 @@ def files_read(connection: duckdb.DuckDBPyConnection, query: str, *params: Any) 
     return int(plan.split("Total Files Read: ")[1].split()[0])
 
 
-def years_of(archive: Archive, pair: str, *years: int) -> int:
+def years_of(archive: TradeStore, pair: str, *years: int) -> int:
     return len([one for one in archive.segments(pair) if one.year in years or not years])
 
 
@@ -83,7 +83,9 @@ def years_of(archive: Archive, pair: str, *years: int) -> int:
 
 
 @BOTH
-def test_trades_are_all_trades_of_all_pairs(opened: Any, archive: Archive, tmp_path: Path) -> None:
+def test_trades_are_all_trades_of_all_pairs(
+    opened: Any, archive: TradeStore, tmp_path: Path
+) -> None:
     query = "SELECT pair, count(*), sum(volume) FROM trades GROUP BY pair ORDER BY pair"
     assert opened(archive, tmp_path).sql(query).fetchall() == [
         ("ETHEUR", len(BUSY), oracle.total_volume(BUSY)),
@@ -93,7 +95,7 @@ def test_trades_are_all_trades_of_all_pairs(opened: Any, archive: Archive, tmp_p
 
 @BOTH
 def test_trades_have_the_columns_of_the_format_and_the_partition(
-    opened: Any, archive: Archive, tmp_path: Path
+    opened: Any, archive: TradeStore, tmp_path: Path
 ) -> None:
     relation = opened(archive, tmp_path).sql("FROM trades")
     assert dict(zip(relation.columns, map(str, relation.types), strict=True)) == COLUMNS
@@ -101,7 +103,7 @@ def test_trades_have_the_columns_of_the_format_and_the_partition(
 
 @BOTH
 def test_only_the_files_of_the_pair_and_the_year_are_read(
-    opened: Any, archive: Archive, tmp_path: Path
+    opened: Any, archive: TradeStore, tmp_path: Path
 ) -> None:
     connection = opened(archive, tmp_path)
     all_of_it = years_of(archive, "XBTUSD")
@@ -125,7 +127,7 @@ def test_only_the_files_of_the_pair_and_the_year_are_read(
 @BOTH
 @pytest.mark.parametrize("way", [0, 1])
 def test_what_a_crashed_compaction_left_counts_once(opened: Any, way: int, tmp_path: Path) -> None:
-    archive = hold(Archive(tmp_path / "a"), overlapping(MADE_TAPES["busy"])[way])
+    archive = hold(TradeStore(tmp_path / "a"), overlapping(MADE_TAPES["busy"])[way])
     hold(archive, cut(YEARS, [0, YEARS[-1][1]]), "AAAEUR")
     connection = opened(archive, tmp_path)
     query = "SELECT trade_id FROM tape('XBTUSD')"
@@ -142,8 +144,8 @@ def test_what_a_crashed_compaction_left_counts_once(opened: Any, way: int, tmp_p
 )
 def test_a_folder_may_be_called_anything(opened: Any, name: str, tmp_path: Path) -> None:
     """Beside one whose name its own would match, were it taken for a pattern."""
-    hold(Archive(tmp_path / "a1"), cut(YEARS, [0, YEARS[-1][1]]))
-    archive = hold(Archive(tmp_path / name), cut(BUSY, [0, BUSY[400][1], BUSY[-1][1]]))
+    hold(TradeStore(tmp_path / "a1"), cut(YEARS, [0, YEARS[-1][1]]))
+    archive = hold(TradeStore(tmp_path / name), cut(BUSY, [0, BUSY[400][1], BUSY[-1][1]]))
     connection = opened(archive, tmp_path)
     query = "SELECT pair, year, count(*) FROM trades WHERE pair = 'XBTUSD' GROUP BY ALL"
     assert connection.sql(query).fetchall() == [("XBTUSD", 2024, len(BUSY))]
@@ -151,7 +153,7 @@ def test_a_folder_may_be_called_anything(opened: Any, name: str, tmp_path: Path)
 
 @BOTH
 def test_an_empty_archive_has_the_view_and_no_rows(opened: Any, tmp_path: Path) -> None:
-    relation = opened(Archive(tmp_path / "none"), tmp_path).sql("FROM trades")
+    relation = opened(TradeStore(tmp_path / "none"), tmp_path).sql("FROM trades")
     assert dict(zip(relation.columns, map(str, relation.types), strict=True)) == COLUMNS
     assert relation.fetchall() == []
 
@@ -164,13 +166,15 @@ def test_an_empty_archive_has_the_view_and_no_rows(opened: Any, tmp_path: Path) 
 def test_the_tape_is_in_the_exchanges_order(opened: Any, name: str, tmp_path: Path) -> None:
     rows = MADE_TAPES[name]
     stamps = [row[1] for row in rows]
-    archive = hold(Archive(tmp_path / "a"), cut(rows, [0, stamps[200 % len(rows)], stamps[-1]]))
+    archive = hold(TradeStore(tmp_path / "a"), cut(rows, [0, stamps[200 % len(rows)], stamps[-1]]))
     query = "SELECT trade_id, epoch_ns(time), tie, price, volume FROM tape('XBTUSD')"
     assert opened(archive, tmp_path).sql(query).fetchall() == [row[:5] for row in rows]
 
 
 @BOTH
-def test_a_pair_is_given_by_place_or_by_name(opened: Any, archive: Archive, tmp_path: Path) -> None:
+def test_a_pair_is_given_by_place_or_by_name(
+    opened: Any, archive: TradeStore, tmp_path: Path
+) -> None:
     connection = opened(archive, tmp_path)
     [(trades,)] = connection.sql("SELECT count(*) FROM tape(pair := 'XBTUSD')").fetchall()
     by_name = connection.sql("FROM ohlc(pair := 'XBTUSD', interval := '1q')").fetchall()
@@ -192,7 +196,7 @@ def test_a_macro_may_name_its_parameter_after_any_column(
     opened: Any, parts: list[Part], folder: str, tmp_path: Path
 ) -> None:
     """DuckDB takes an unqualified column of a view for the parameter of a macro that reads it."""
-    connection = opened(hold(Archive(tmp_path / folder), parts), tmp_path)
+    connection = opened(hold(TradeStore(tmp_path / folder), parts), tmp_path)
     rows = len({row for _, held in parts for row in held})
     for name in COLUMNS:
         made = f"MACRO of_{name}({name}) AS TABLE SELECT {name} AS given FROM trades"  # noqa: S608
@@ -205,7 +209,7 @@ def test_a_macro_may_name_its_parameter_after_any_column(
 @pytest.mark.parametrize("spelled", ["XBTUSD", "xbt/usd", "BTC-USD", " btc usd "])
 @BOTH
 def test_any_spelling_of_a_pair_will_do(
-    opened: Any, spelled: str, archive: Archive, tmp_path: Path
+    opened: Any, spelled: str, archive: TradeStore, tmp_path: Path
 ) -> None:
     connection = opened(archive, tmp_path)
     [(counted,)] = connection.sql("SELECT count(*) FROM tape(?)", params=[spelled]).fetchall()
@@ -213,7 +217,7 @@ def test_any_spelling_of_a_pair_will_do(
 
 
 @pytest.mark.parametrize("query", ["FROM tape('NOPE''S')", "FROM ohlc('NOPE''S', '1h')"])
-def test_a_pair_that_is_not_held_is_said(query: str, archive: Archive) -> None:
+def test_a_pair_that_is_not_held_is_said(query: str, archive: TradeStore) -> None:
     with pytest.raises(duckdb.Error) as caught:
         sql(archive, query).fetchall()
     assert str(caught.value) == (
@@ -226,7 +230,7 @@ def test_a_pair_that_is_not_held_is_said(query: str, archive: Archive) -> None:
 )
 @BOTH
 def test_what_is_typed_for_a_pair_is_never_sql(
-    opened: Any, typed: str, archive: Archive, tmp_path: Path
+    opened: Any, typed: str, archive: TradeStore, tmp_path: Path
 ) -> None:
     connection = opened(archive, tmp_path)
     try:
@@ -245,11 +249,11 @@ INTERVALS = ("500ms", "1s", "90s", "7m", "60", "1h", "4h", "1d", "3d", "10080")
 @BOTH
 @pytest.mark.parametrize("interval", INTERVALS)
 def test_candles_are_those_of_harvester(
-    opened: Any, interval: str, archive: Archive, tmp_path: Path
+    opened: Any, interval: str, archive: TradeStore, tmp_path: Path
 ) -> None:
     connection = opened(archive, tmp_path)
     for pair in ("XBTUSD", "ETHEUR"):
-        question = Question(pair, parse_interval(interval), EVERYTHING, all_columns=True)
+        question = CandleQuery(pair, parse_interval(interval), EVERYTHING, all_columns=True)
         truth = [row for one in candle_batches(archive, question) for row in one.to_pylist()]
         made = connection.sql("FROM ohlc(?, ?)", params=[pair, interval]).to_arrow_table()
         assert made.column_names == list(CANDLE)
@@ -261,7 +265,7 @@ def test_candles_are_those_of_harvester(
 def test_candles_of_any_tape_are_the_oracles(opened: Any, name: str, tmp_path: Path) -> None:
     rows = MADE_TAPES[name]
     stamps = [row[1] for row in rows]
-    archive = hold(Archive(tmp_path / "a"), cut(rows, [0, stamps[len(stamps) // 2], stamps[-1]]))
+    archive = hold(TradeStore(tmp_path / "a"), cut(rows, [0, stamps[len(stamps) // 2], stamps[-1]]))
     connection = opened(archive, tmp_path)
     made = answer(connection.sql("FROM ohlc('XBTUSD', '90s')"))
     assert is_equal(made, oracle.candles(rows, 90 * oracle.SECOND_NS), CANDLE)
@@ -286,13 +290,13 @@ def test_candles_of_the_calendar_are_the_oracles(
     opened: Any, name: str, interval: str, number: int, unit: str, tmp_path: Path
 ) -> None:
     rows = MADE_TAPES[name]
-    archive = hold(Archive(tmp_path / "a"), cut(rows, [0, rows[-1][1]]))
+    archive = hold(TradeStore(tmp_path / "a"), cut(rows, [0, rows[-1][1]]))
     made = answer(opened(archive, tmp_path).sql(f"FROM ohlc('XBTUSD', '{interval}')"))
     assert is_equal(made, oracle.calendar_candles(rows, unit, number=number), CANDLE)
 
 
 @BOTH
-def test_a_span_holds_since_and_not_until(opened: Any, archive: Archive, tmp_path: Path) -> None:
+def test_a_span_holds_since_and_not_until(opened: Any, archive: TradeStore, tmp_path: Path) -> None:
     """To the nanosecond, where a function of DuckDB's would round into the next year."""
     first, last = YEARS[20][1], YEARS[100][1]
     made = opened(archive, tmp_path).sql(
@@ -307,7 +311,7 @@ def test_a_span_holds_since_and_not_until(opened: Any, archive: Archive, tmp_pat
 def test_a_span_that_ends_at_new_year_loses_no_last_nanosecond(opened: Any, tmp_path: Path) -> None:
     turn = tapes.utc_ns(2023, 1, 1)
     trade = (1, turn - 1, 0, Decimal(5), Decimal(1), "buy", "market", "")
-    archive = hold(Archive(tmp_path / "a"), [(Range(0, turn - 1), [trade])])
+    archive = hold(TradeStore(tmp_path / "a"), [(Range(0, turn - 1), [trade])])
     query = (
         "SELECT count FROM ohlc('XBTUSD', '1y', since := TIMESTAMP_NS "
         "'2022-12-31 23:59:59.999999999', until := '2023-01-01')"
@@ -318,7 +322,7 @@ def test_a_span_that_ends_at_new_year_loses_no_last_nanosecond(opened: Any, tmp_
 @pytest.mark.parametrize("interval", ["1M", "0m", "5x", "", "1' OR 1=1 --", "101y", "9" * 18])
 @BOTH
 def test_an_interval_is_refused_in_harvesters_own_words(
-    opened: Any, interval: str, archive: Archive, tmp_path: Path
+    opened: Any, interval: str, archive: TradeStore, tmp_path: Path
 ) -> None:
     with pytest.raises(BadInterval) as ours:
         parse_interval(interval)
@@ -331,12 +335,12 @@ def test_an_interval_is_refused_in_harvesters_own_words(
 # --- in Python -----------------------------------------------------------------------------------
 
 
-def test_params_are_values_and_frames_come_out(archive: Archive) -> None:
+def test_params_are_values_and_frames_come_out(archive: TradeStore) -> None:
     relation = sql(archive, "SELECT count(*) AS n FROM trades WHERE pair = $p", {"p": "ETHEUR"})
     assert (relation.df()["n"][0], relation.pl()["n"][0]) == (len(BUSY), len(BUSY))
 
 
-def test_a_query_that_makes_no_sense_is_said_with_its_place(archive: Archive) -> None:
+def test_a_query_that_makes_no_sense_is_said_with_its_place(archive: TradeStore) -> None:
     with pytest.raises(BadQuery) as caught:
         sql(archive, "SELEC 1")
     assert str(caught.value) == (
@@ -347,14 +351,14 @@ def test_a_query_that_makes_no_sense_is_said_with_its_place(archive: Archive) ->
     )
 
 
-def test_a_name_that_no_table_has_is_no_variable_of_python(archive: Archive) -> None:
+def test_a_name_that_no_table_has_is_no_variable_of_python(archive: TradeStore) -> None:
     params = archive  # A name of this function's, and of the one that it calls.
     with pytest.raises(BadQuery) as caught:
         sql(params, "FROM params")
     assert "\nCatalog Error: Table with name params does not exist!\n" in str(caught.value)
 
 
-def test_a_text_without_a_query_is_said(archive: Archive) -> None:
+def test_a_text_without_a_query_is_said(archive: TradeStore) -> None:
     with pytest.raises(BadQuery) as caught:
         sql(archive, "-- nothing")
     assert str(caught.value) == (
@@ -362,7 +366,7 @@ def test_a_text_without_a_query_is_said(archive: Archive) -> None:
     )
 
 
-def test_too_little_memory_is_said(archive: Archive) -> None:
+def test_too_little_memory_is_said(archive: TradeStore) -> None:
     with pytest.raises(HarvesterError) as caught:
         sql_module.answer(archive, "SELECT list(range) FROM range(10000000)", memory_limit="20MB")
     assert str(caught.value).startswith(
@@ -371,20 +375,20 @@ def test_too_little_memory_is_said(archive: Archive) -> None:
     )
 
 
-class Compacting(Archive):
+class Compacting(TradeStore):
     """An archive whose segments are merged right after they were listed for the first time."""
 
     def pieces(self, pair: str, span: Range = EVERYTHING) -> list[Piece]:
         found = super().pieces(pair, span)
         if len(self.segments(pair)) > 1:
-            with writer(Archive(self.path), pair) as one:
+            with writer(TradeStore(self.path), pair) as one:
                 one.compact(every=True)
         return found
 
 
 def test_a_compaction_in_between_is_answered_by_listing_again(tmp_path: Path) -> None:
     stamps = [row[1] for row in BUSY]
-    hold(Archive(tmp_path), cut(BUSY, [0, stamps[400], stamps[800], stamps[-1]]))
+    hold(TradeStore(tmp_path), cut(BUSY, [0, stamps[400], stamps[800], stamps[-1]]))
     found = sql_module.answer(Compacting(tmp_path), "SELECT trade_id FROM trades")
     assert found is not None
     assert sum(batch.num_rows for batch in found.batches) == len(BUSY)
@@ -394,7 +398,7 @@ def test_a_compaction_in_between_is_answered_by_listing_again(tmp_path: Path) ->
 
 
 def test_a_database_stays_right_as_the_archive_grows(tmp_path: Path) -> None:
-    archive = Archive(tmp_path / "a")
+    archive = TradeStore(tmp_path / "a")
     connection = kept(archive, tmp_path)
     hold(archive, cut(BUSY, [0, BUSY[400][1]]))
     [(early,)] = connection.sql("SELECT count(*) FROM trades").fetchall()
@@ -406,19 +410,21 @@ def test_a_database_stays_right_as_the_archive_grows(tmp_path: Path) -> None:
     assert late == len(BUSY)
 
 
-def test_a_database_says_which_archive_it_reads(archive: Archive, tmp_path: Path) -> None:
+def test_a_database_says_which_archive_it_reads(archive: TradeStore, tmp_path: Path) -> None:
     [(path,)] = kept(archive, tmp_path).sql("SELECT path FROM harvester.archive").fetchall()
     assert path == str(archive.root)
 
 
-def test_a_database_is_small_and_alone_in_its_folder(archive: Archive, tmp_path: Path) -> None:
+def test_a_database_is_small_and_alone_in_its_folder(archive: TradeStore, tmp_path: Path) -> None:
     write_database(archive, str(tmp_path / "kept.db"))
     assert [one.name for one in tmp_path.iterdir()] == ["kept.db"]
     assert (tmp_path / "kept.db").stat().st_size < 1_000_000
 
 
-def test_a_database_is_written_again_over_one_of_its_kind(archive: Archive, tmp_path: Path) -> None:
-    write_database(Archive(tmp_path / "none"), str(tmp_path / "kept.db"))
+def test_a_database_is_written_again_over_one_of_its_kind(
+    archive: TradeStore, tmp_path: Path
+) -> None:
+    write_database(TradeStore(tmp_path / "none"), str(tmp_path / "kept.db"))
     connection = kept(archive, tmp_path)
     [(counted,)] = connection.sql("SELECT count(*) FROM trades").fetchall()
     assert counted == len(BUSY) + len(YEARS)
@@ -430,14 +436,14 @@ def own_table(file: Path) -> None:
 
 
 def own_view(file: Path) -> None:
-    write_database(Archive(file.parent / "none"), str(file))
+    write_database(TradeStore(file.parent / "none"), str(file))
     with duckdb.connect(str(file)) as one:
         one.execute("CREATE VIEW mine AS FROM trades")
 
 
 def own(statement: str) -> Any:
     def make(file: Path) -> None:
-        write_database(Archive(file.parent / "none"), str(file))
+        write_database(TradeStore(file.parent / "none"), str(file))
         with duckdb.connect(str(file)) as one:
             one.execute(statement)
 
@@ -461,7 +467,7 @@ def text(file: Path) -> None:
     ],
 )
 def test_what_is_not_only_such_a_database_is_not_overwritten(
-    make: Any, archive: Archive, tmp_path: Path
+    make: Any, archive: TradeStore, tmp_path: Path
 ) -> None:
     file = tmp_path / "mine.db"
     make(file)
@@ -476,7 +482,7 @@ def test_what_is_not_only_such_a_database_is_not_overwritten(
 
 
 def test_what_was_not_yet_written_into_a_database_is_not_written_into_another(
-    archive: Archive, tmp_path: Path
+    archive: TradeStore, tmp_path: Path
 ) -> None:
     """A log that stands beside a database is played into whatever bears that name."""
     file, log = tmp_path / "mine.db", tmp_path / "mine.db.wal"
@@ -493,7 +499,7 @@ def test_what_was_not_yet_written_into_a_database_is_not_written_into_another(
 # --- the command ---------------------------------------------------------------------------------
 
 
-def run(archive: Archive, *arguments: str, stdin: str = "") -> tuple[int, str, str]:
+def run(archive: TradeStore, *arguments: str, stdin: str = "") -> tuple[int, str, str]:
     done = subprocess.run(
         [*HARVESTER, "sql", "-d", archive.path, *arguments],
         input=stdin,
@@ -508,14 +514,14 @@ def run(archive: Archive, *arguments: str, stdin: str = "") -> tuple[int, str, s
 COUNT = "SELECT count(*) AS n FROM tape('XBTUSD')"
 
 
-def test_a_query_is_given_or_piped_in(archive: Archive) -> None:
+def test_a_query_is_given_or_piped_in(archive: TradeStore) -> None:
     wanted = (0, f"n\n{len(YEARS)}\n", "")
     assert run(archive, COUNT, "-f", "csv") == wanted
     assert run(archive, "-f", "csv", stdin=COUNT) == wanted
     assert run(archive, "-", "-f", "csv", stdin=f"SET threads = 1; {COUNT};") == wanted
 
 
-def test_no_query_is_wrong_use(archive: Archive) -> None:
+def test_no_query_is_wrong_use(archive: TradeStore) -> None:
     assert run(archive) == (
         2,
         "",
@@ -524,7 +530,7 @@ def test_no_query_is_wrong_use(archive: Archive) -> None:
     )
 
 
-def test_a_wrong_query_is_shown_with_its_place(archive: Archive) -> None:
+def test_a_wrong_query_is_shown_with_its_place(archive: TradeStore) -> None:
     assert run(archive, "SELECT 1 +") == (
         2,
         "",
@@ -533,14 +539,14 @@ def test_a_wrong_query_is_shown_with_its_place(archive: Archive) -> None:
     )
 
 
-def test_a_statement_without_rows_prints_nothing(archive: Archive, tmp_path: Path) -> None:
+def test_a_statement_without_rows_prints_nothing(archive: TradeStore, tmp_path: Path) -> None:
     copied = f"COPY (SELECT 42 AS a) TO '{tmp_path / 'copied.csv'}'"
     assert run(archive, copied) == (0, "", "")
     assert (tmp_path / "copied.csv").read_text() == "a\n42\n"
 
 
 def test_the_command_writes_a_database_and_says_how_to_open_it(
-    archive: Archive, tmp_path: Path
+    archive: TradeStore, tmp_path: Path
 ) -> None:
     file = tmp_path / "my views.db"
     assert run(archive, "--db", str(file)) == (
@@ -552,13 +558,13 @@ def test_the_command_writes_a_database_and_says_how_to_open_it(
         assert one.sql(COUNT).fetchall() == [(len(YEARS),)]
 
 
-def test_a_plan_is_printed_as_it_is_drawn(archive: Archive) -> None:
+def test_a_plan_is_printed_as_it_is_drawn(archive: TradeStore) -> None:
     status, out, _ = run(archive, "EXPLAIN FROM tape('XBTUSD')")
     assert (status, out[0], "explain_key" in out) == (0, "╭", False)
 
 
 @pytest.mark.parametrize("form", ["csv", "jsonl", "table"])
-def test_a_reader_that_has_had_enough_ends_it_cleanly(form: str, archive: Archive) -> None:
+def test_a_reader_that_has_had_enough_ends_it_cleanly(form: str, archive: TradeStore) -> None:
     """At once, though the query would make rows for hours."""
     endless = "SELECT * FROM range(1000000000000) AS numbers(number)"
     process = subprocess.Popen(

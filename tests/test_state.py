@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from harvester.errors import ArchiveDamaged, ArchiveTooNew
 from harvester.storage import metadata
 from harvester.storage.filesystem import LocalStore
-from harvester.storage.trade_store import Archive
+from harvester.storage.trade_store import TradeStore
 from harvester.times import Range
 
 
@@ -38,13 +38,13 @@ def test_an_archive_is_marked_with_its_format_once(store: LocalStore) -> None:
 
 
 def test_a_folder_without_a_mark_is_a_new_archive(tmp_path: Path) -> None:
-    assert Archive(tmp_path / "data").held() == []
+    assert TradeStore(tmp_path / "data").held() == []
 
 
 def test_a_newer_format_is_refused(store: LocalStore) -> None:
     store.write("archive.json", b'{"format":2}', "A")
     with pytest.raises(ArchiveTooNew) as caught:
-        Archive(store.root)
+        TradeStore(store.root)
     assert str(caught.value) == (
         f"the archive at {store.root} has format 2, this harvester reads up to 1: "
         "install a newer one"
@@ -66,7 +66,7 @@ def test_a_newer_format_is_refused(store: LocalStore) -> None:
 def test_a_mark_that_cannot_be_read_is_damage(store: LocalStore, raw: bytes) -> None:
     store.write("archive.json", raw, "A")
     with pytest.raises(ArchiveDamaged) as caught:
-        Archive(store.root)
+        TradeStore(store.root)
     assert re.fullmatch(
         re.escape(f"{store.root}/archive.json can't be read (")
         + r".+"

@@ -14,8 +14,8 @@ from harvester.cli.coverage import ASCII, BLOCKS, month_bars, year_bar, years
 from harvester.cli.holdings import Look, age, remarks, text
 from harvester.cli.watching import _in_place
 from harvester.storage import metadata, metadata_cache
-from harvester.storage.metadata_cache import Gist, Gists
-from harvester.storage.trade_store import Archive
+from harvester.storage.metadata_cache import SegmentSummary, SegmentSummaryCache
+from harvester.storage.trade_store import TradeStore
 from harvester.times import DAY, SECOND, Range
 from harvester.verify import status as module
 from harvester.verify.status import PairStatus, status
@@ -37,16 +37,16 @@ def daily(first: int, last: int, a_day: int) -> list[object]:
 
 
 @pytest.fixture
-def archive(tmp_path: Path) -> Archive:
+def archive(tmp_path: Path) -> TradeStore:
     """One hundred days of 100 trades a day, a hole of ten days, and ten days more."""
-    one = Archive(tmp_path / "data")
+    one = TradeStore(tmp_path / "data")
     metadata.want(one.store, PAIR, days(0, 120))
     put(one, days(0, 100), daily(0, 100, 100))
     put(one, days(110, 120), daily(110, 120, 100))
     return one
 
 
-def test_all_of_a_pair_is_told(archive: Archive) -> None:
+def test_all_of_a_pair_is_told(archive: TradeStore) -> None:
     [one] = status(archive, None, YEAR_2020 + 130 * DAY - 1)
     sizes = [path.stat().st_size for path in archive.root.glob("trades/*/*/*.parquet")]
     assert one == PairStatus(
@@ -68,13 +68,13 @@ def test_all_of_a_pair_is_told(archive: Archive) -> None:
     assert one.exit_status == 4
 
 
-def test_the_hole_is_told_where_the_record_of_what_was_wanted_is_lost(archive: Archive) -> None:
+def test_the_hole_is_told_where_the_record_of_what_was_wanted_is_lost(archive: TradeStore) -> None:
     (archive.root / f"wanted/{PAIR}.json").unlink()
     [one] = status(archive, None, YEAR_2020 + 130 * DAY)
     assert (one.wanted, one.holes, one.exit_status) == ([days(0, 120)], [days(100, 110)], 4)
 
 
-def test_no_row_group_is_read(archive: Archive, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_row_group_is_read(archive: TradeStore, monkeypatch: pytest.MonkeyPatch) -> None:
     def read(*_: object, **__: object) -> None:
         raise AssertionError("rows were read")
 
@@ -83,19 +83,19 @@ def test_no_row_group_is_read(archive: Archive, monkeypatch: pytest.MonkeyPatch)
     assert status(archive, None, YEAR_2020)[0].trades == 11_000
 
 
-def test_a_segment_beside_its_merger_counts_once(archive: Archive) -> None:
+def test_a_segment_beside_its_merger_counts_once(archive: TradeStore) -> None:
     put(archive, days(0, 10), daily(0, 10, 100))
     [one] = status(archive, None, YEAR_2020)
     assert (one.trades, one.files) == (11_000, 3)
 
 
-def test_a_pair_that_was_only_asked_for_is_one_hole(archive: Archive) -> None:
+def test_a_pair_that_was_only_asked_for_is_one_hole(archive: TradeStore) -> None:
     metadata.want(archive.store, "ETHUSD", days(0, 1))
     one = status(archive, None, YEAR_2020)[0]
     assert (one.pair, one.files, one.holes, one.calls) == ("ETHUSD", 0, [days(0, 1)], None)
 
 
-def test_a_damaged_file_is_named_and_hides_nothing_else(archive: Archive) -> None:
+def test_a_damaged_file_is_named_and_hides_nothing_else(archive: TradeStore) -> None:
     [broken] = archive.root.glob("trades/*/*/*1586476799999999999.parquet")
     broken.write_bytes(b"PAR1 and no more")
     [one] = status(archive, None, YEAR_2020 + 130 * DAY)
@@ -105,11 +105,11 @@ def test_a_damaged_file_is_named_and_hides_nothing_else(archive: Archive) -> Non
 
 
 def test_files_that_vanish_are_listed_again(
-    archive: Archive, monkeypatch: pytest.MonkeyPatch
+    archive: TradeStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     real, gone = metadata_cache.read_gist, [True]
 
-    def read(*args: object) -> Gist:
+    def read(*args: object) -> SegmentSummary:
         if gone:
             gone.pop()
             raise FileNotFoundError
@@ -129,27 +129,27 @@ def keeping(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("keeping")
 def test_a_footer_that_is_remembered_is_not_read_again(
-    archive: Archive, monkeypatch: pytest.MonkeyPatch
+    archive: TradeStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = status(archive, None, YEAR_2020)
 
-    def read(*_: object) -> Gist:
+    def read(*_: object) -> SegmentSummary:
         raise AssertionError("a footer was read")
 
     monkeypatch.setattr(metadata_cache, "read_gist", read)
-    assert status(Archive(archive.root), None, YEAR_2020) == before
+    assert status(TradeStore(archive.root), None, YEAR_2020) == before
 
 
 @pytest.mark.usefixtures("keeping")
-def test_a_file_that_was_replaced_is_read_again(archive: Archive) -> None:
+def test_a_file_that_was_replaced_is_read_again(archive: TradeStore) -> None:
     """Of the same name and the same size, as a repair may leave it."""
     status(archive, None, YEAR_2020)
     entry = archive.store.files(f"trades/pair={PAIR}")[1]
-    assert Gists(archive).of(entry).rows == 1_000
+    assert SegmentSummaryCache(archive).of(entry).rows == 1_000
     (archive.root / entry.path).unlink()
     put(archive, days(110, 120), daily(110, 120, 50))
     again = archive.store.files(f"trades/pair={PAIR}")[1]._replace(size=entry.size)
-    assert Gists(archive).of(again).rows == 500
+    assert SegmentSummaryCache(archive).of(again).rows == 500
 
 
 MEMORIES = [
@@ -160,26 +160,26 @@ MEMORIES = [
 
 @pytest.mark.usefixtures("keeping")
 @pytest.mark.parametrize("content", MEMORIES)
-def test_a_memory_that_can_t_be_read_is_none(archive: Archive, content: bytes) -> None:
+def test_a_memory_that_can_t_be_read_is_none(archive: TradeStore, content: bytes) -> None:
     before = status(archive, None, YEAR_2020)
     (archive.root / metadata_cache.PATH).write_bytes(content)
-    assert status(Archive(archive.root), None, YEAR_2020) == before
+    assert status(TradeStore(archive.root), None, YEAR_2020) == before
 
 
 @pytest.mark.usefixtures("keeping")
-def test_what_is_gone_is_forgotten(archive: Archive) -> None:
+def test_what_is_gone_is_forgotten(archive: TradeStore) -> None:
     status(archive, None, YEAR_2020)
     put(archive, days(120, 121), daily(120, 121, 10))
     [gone] = archive.root.glob("trades/*/*/*1586476799999999999.parquet")
     gone.unlink()
-    status(Archive(archive.root), None, YEAR_2020)
+    status(TradeStore(archive.root), None, YEAR_2020)
     kept = (archive.root / metadata_cache.PATH).read_text()
     assert ("1586476799999999999" in kept, "1588291199999999999" in kept) == (False, True)
 
 
 @pytest.mark.usefixtures("keeping")
 def test_an_archive_that_can_t_be_written_is_told_all_the_same(
-    archive: Archive, monkeypatch: pytest.MonkeyPatch
+    archive: TradeStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def write(*_: object) -> None:
         raise OSError(30, "Read-only file system")
@@ -189,7 +189,7 @@ def test_an_archive_that_can_t_be_written_is_told_all_the_same(
     assert not (archive.root / metadata_cache.PATH).exists()
 
 
-def test_a_small_archive_is_left_as_it_is(archive: Archive) -> None:
+def test_a_small_archive_is_left_as_it_is(archive: TradeStore) -> None:
     status(archive, None, YEAR_2020)
     assert not (archive.root / "cache").exists()
 

@@ -16,7 +16,7 @@ from exchange import expected
 import harvester
 from harvester.errors import ArchiveDamaged, ArchiveUnwritable
 from harvester.storage.filesystem import LocalStore
-from harvester.storage.trade_store import Archive
+from harvester.storage.trade_store import TradeStore
 from harvester.storage.writer import writer
 from harvester.verify.integrity import verify
 from harvester.verify.status import status
@@ -46,7 +46,7 @@ def a_segment(data: Path) -> Path:
 
 
 def faulty_paths(data: Path) -> list[str | None]:
-    return [fault.path for fault in verify(Archive(data), PAIR).faults]
+    return [fault.path for fault in verify(TradeStore(data), PAIR).faults]
 
 
 def plain_rows(data: Path) -> int:
@@ -88,7 +88,7 @@ def test_a_file_in_another_pairs_folder_is_a_fault_when_all_are_verified(data: P
     with harvester.open(data) as archive:
         faults = {report.pair: len(report.faults) > 0 for report in archive.verify()}
     assert faults == {"ETHUSD": True, "SOLUSD": True, PAIR: False}
-    assert Archive(data).held() == ["ETHUSD", PAIR]
+    assert TradeStore(data).held() == ["ETHUSD", PAIR]
 
 
 def test_what_no_parquet_reader_counts_is_no_fault(data: Path) -> None:
@@ -140,7 +140,7 @@ def test_a_link_to_a_folder_is_refused_by_name_by_every_reader_and_writer(
     data: Path, make: Callable[[Path], Path]
 ) -> None:
     link = make(data)
-    archive = Archive(data)
+    archive = TradeStore(data)
     assert archive.held() == [PAIR]
 
     def write() -> None:
@@ -178,13 +178,13 @@ def test_a_linked_year_is_not_downloaded_again_and_stops_no_other_pair(data: Pat
 
 def test_a_link_beside_the_pairs_is_a_fault(data: Path) -> None:
     (data / "trades/backup").symlink_to(data.parent)
-    [fault] = verify(Archive(data), PAIR).faults
+    [fault] = verify(TradeStore(data), PAIR).faults
     assert fault.text.startswith(f"{data}/trades/backup is a symbolic link")
 
 
 def test_an_archive_behind_a_link_is_read_and_written(data: Path) -> None:
     (data.parent / "link").symlink_to(data)
-    assert verify(Archive(data.parent / "link"), PAIR).faults == []
+    assert verify(TradeStore(data.parent / "link"), PAIR).faults == []
 
 
 def test_a_place_on_another_disk_than_staging_is_named(

@@ -12,10 +12,10 @@ from exchange import Market, Trade, expected
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harvester.download.page_merge import Tape, Verdict
+from harvester.download.page_merge import JoinResult, PageMerger
 from harvester.schema import ROWS, in_order, no_rows, unite
 from harvester.times import Range
-from harvester.trade_ids import Edge, Gap, find_gaps, mend, shown_between
+from harvester.trade_ids import IdGap, LastId, find_gaps, mend, shown_between
 
 FAR = 4_000_000_000_000_000_000
 Row = tuple[int | None, int, str]
@@ -77,12 +77,12 @@ class Served(NamedTuple):
 
 def walk(served: Served, after: int, *, cursors: bool = True) -> list[tuple[Any, ...]]:
     """The tape behind `after`, to the head."""
-    tape, found = Tape(after), []
+    tape, found = PageMerger(after), []
     for _ in range(10_000):
         rows, cursor, unit = served.page(tape.next_since())
         step = tape.join(rows, cursor if cursors else None, unit, FAR)
         found.append(step.rows)
-        if step.verdict is Verdict.QUIET:
+        if step.verdict is JoinResult.QUIET:
             found.append(tape.finish())
             break
     else:
@@ -116,25 +116,25 @@ def test_any_long_tape_is_walked_exactly(seed: int, inclusive: bool, cursors: bo
 
 
 def test_the_next_page_is_asked_from_the_margin_before_the_last_row() -> None:
-    tape = Tape(0)
+    tape = PageMerger(0)
     tape.join(batch((1, 5_000_000_000_000_000_000 - 10**18, "1")), None, 100, FAR)
     assert tape.next_since() == 4_000_000_000_000_000_000 - 1_000
 
 
 def test_a_page_of_four_decimals_widens_the_margin() -> None:
-    tape = Tape(0)
+    tape = PageMerger(0)
     tape.join(batch((1, 1_600_000_000_000_100_000, "1")), None, 100_000, FAR)
     assert tape.next_since() == 1_600_000_000_000_000_000
 
 
 def test_a_cursor_before_the_margin_is_stepped_back_from() -> None:
-    tape = Tape(0)
+    tape = PageMerger(0)
     tape.join(batch((1, 1_600_000_000_000_100_000, "1")), 1_600_000_000_000_050_000, 100, FAR)
     assert tape.next_since() == 1_600_000_000_000_049_999
 
 
 def test_a_cursor_that_does_not_advance_is_not_believed() -> None:
-    tape = Tape(0)
+    tape = PageMerger(0)
     tape.join(batch((1, 1_600_000_000_000_100_000, "1")), 1_600_000_000_000_100_000, 100, FAR)
     tape.join(
         batch((1, 1_600_000_000_000_100_000, "1"), (2, 1_600_000_000_500_000_000, "1")),
@@ -146,27 +146,27 @@ def test_a_cursor_that_does_not_advance_is_not_believed() -> None:
 
 
 def test_a_full_page_that_ends_before_what_is_held_is_stale() -> None:
-    tape = Tape(0)
+    tape = PageMerger(0)
     tape.join(batch((9, 1_600_000_001_000_000_000, "1")), None, 100, FAR)
     old = batch(*((None, 1_500_000_000_000_000_000 + i, "1") for i in range(1_000)))
-    assert tape.join(old, None, 100, FAR).verdict is Verdict.STALE
+    assert tape.join(old, None, 100, FAR).verdict is JoinResult.STALE
 
 
 def test_a_page_that_leaves_out_the_last_row_held_is_doubted_twice() -> None:
-    tape = Tape(0)
+    tape = PageMerger(0)
     tape.join(batch((1, 1_600_000_000_000_000_000, "1")), None, 100, FAR)
     later = batch((5, 1_600_000_005_000_000_000, "1"))
     verdicts = [tape.join(later, None, 100, FAR).verdict for _ in range(3)]
-    assert verdicts == [Verdict.STALE, Verdict.STALE, Verdict.ADVANCED]
+    assert verdicts == [JoinResult.STALE, JoinResult.STALE, JoinResult.ADVANCED]
 
 
 def test_rows_beyond_the_limit_are_left_out_and_end_the_range() -> None:
-    step = Tape(0).join(batch((1, 10, "1"), (2, 20, "1"), (3, 30, "1")), None, 1, 20)
-    assert (rows_of(step.rows), step.verdict) == ([(1, 10, "1"), (2, 20, "1")], Verdict.PAST)
+    step = PageMerger(0).join(batch((1, 10, "1"), (2, 20, "1"), (3, 30, "1")), None, 1, 20)
+    assert (rows_of(step.rows), step.verdict) == ([(1, 10, "1"), (2, 20, "1")], JoinResult.PAST)
 
 
 def test_the_last_stamp_of_a_page_waits_for_the_next() -> None:
-    step = Tape(0).join(batch((1, 10, "1"), (2, 20, "1"), (3, 20, "1")), None, 1, FAR)
+    step = PageMerger(0).join(batch((1, 10, "1"), (2, 20, "1"), (3, 20, "1")), None, 1, FAR)
     assert rows_of(step.rows) == [(1, 10, "1")]
 
 
@@ -210,43 +210,43 @@ def test_of_two_views_without_ids_the_longer_is_right() -> None:
 
 def test_rows_without_an_id_count_in_where_ids_go_on() -> None:
     gaps, edge = find_gaps(None, batch((1, 1, "1"), (None, 2, "1"), (3, 3, "1"), (None, 4, "1")))
-    assert (gaps, edge) == ([], Edge(3, 1, 3))
+    assert (gaps, edge) == ([], LastId(3, 1, 3))
 
 
 def test_a_gap_is_told_by_its_two_sides() -> None:
-    gaps, _ = find_gaps(Edge(4, 1, 90), batch((7, 100, "1"), (8, 101, "1"), (11, 105, "1")))
-    assert gaps == [Gap(4, 7, 90, 100, 0, 0, 1), Gap(8, 11, 101, 105, 2, 2, 0)]
+    gaps, _ = find_gaps(LastId(4, 1, 90), batch((7, 100, "1"), (8, 101, "1"), (11, 105, "1")))
+    assert gaps == [IdGap(4, 7, 90, 100, 0, 0, 1), IdGap(8, 11, 101, 105, 2, 2, 0)]
 
 
 def test_what_another_answer_shows_goes_into_the_gap() -> None:
     ours = batch((1, 1, "1"), (4, 4, "4"), (6, 6, "6"))
     found = batch((1, 1, "1"), (2, 2, "2"), (None, 3, "3"), (4, 4, "4"), (5, 5, "5"), (6, 6, "6"))
-    gaps = [Gap(1, 4, 1, 4, 1, 1), Gap(4, 6, 4, 6, 2, 2)]
+    gaps = [IdGap(1, 4, 1, 4, 1, 1), IdGap(4, 6, 4, 6, 2, 2)]
     assert rows_of(mend(ours, gaps, found, Range(0, FAR))) == rows_of(found)
 
 
 def test_what_lies_outside_of_the_range_does_not_go_into_the_gap() -> None:
     ours = batch((4, 4, "4"))
     found = batch((1, 1, "1"), (2, 2, "2"), (3, 3, "3"), (4, 4, "4"))
-    assert rows_of(mend(ours, [Gap(1, 4, 1, 4)], found, Range(2, FAR))) == [
+    assert rows_of(mend(ours, [IdGap(1, 4, 1, 4)], found, Range(2, FAR))) == [
         (3, 3, "3"),
         (4, 4, "4"),
     ]
 
 
 def test_an_answer_that_shows_only_one_side_says_nothing() -> None:
-    assert shown_between(batch((1, 1, "1"), (2, 2, "2")), Gap(1, 4, 1, 4)) is None
+    assert shown_between(batch((1, 1, "1"), (2, 2, "2")), IdGap(1, 4, 1, 4)) is None
 
 
 def test_an_empty_page_is_quiet() -> None:
-    assert Tape(0).join(no_rows(), None, 1, FAR).verdict is Verdict.QUIET
+    assert PageMerger(0).join(no_rows(), None, 1, FAR).verdict is JoinResult.QUIET
 
 
 def test_coarse_times_are_asked_again_from_further_back() -> None:
-    tape = Tape(1_600_000_000_000_000_000)
+    tape = PageMerger(1_600_000_000_000_000_000)
     coarse = batch((1, 1_600_000_000_500_000_000, "1"))
     verdict = tape.join(coarse, None, 100_000_000, FAR).verdict
-    assert (verdict, tape.next_since()) == (Verdict.AGAIN, 1_599_999_999_900_000_000)
+    assert (verdict, tape.next_since()) == (JoinResult.AGAIN, 1_599_999_999_900_000_000)
 
 
 def test_a_trade_alike_at_the_neighbouring_nanosecond_is_never_taken_for_a_repeat() -> None:

@@ -24,7 +24,7 @@ from rich.console import Console
 from harvester.cli import crawling, output
 from harvester.cli.progress import Bars
 from harvester.cli.progress_text import RunTrack
-from harvester.download.events import Noted, Started, Stop
+from harvester.download.events import CancelToken, Noted, Started
 from harvester.times import DAY, SECOND, Range
 
 ON_THIS_TERMINAL = (
@@ -181,7 +181,7 @@ def test_a_second_ctrl_c_takes_the_lines_away_before_it_ends_the_process(
         ended.append((status, screen.lines, screen.is_cursor_shown))
 
     async def press_twice() -> None:
-        crawling.heed_signals(Stop())
+        crawling.heed_signals(CancelToken())
         with Bars(begun(), console):
             for _ in range(2):
                 os.kill(os.getpid(), signal.SIGINT)

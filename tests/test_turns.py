@@ -12,10 +12,10 @@ from crawling import Crawl, serve, tape_of
 from exchange import Exchange, Faults, Market, expected, named
 
 from harvester.download import backfill as turns_module
-from harvester.download.backfill import Turns
-from harvester.download.events import Outcome, Started, Stop
+from harvester.download.backfill import PairQueue
+from harvester.download.events import BackfillResult, CancelToken, Started
 from harvester.errors import ExchangeRefused, ExchangeUnreachable, HarvesterError, Interrupted
-from harvester.storage.trade_store import Archive
+from harvester.storage.trade_store import TradeStore
 
 
 def markets(*sizes: int) -> list[Market]:
@@ -130,7 +130,7 @@ def test_pairs_that_are_done_or_failed_keep_no_trades_in_memory(tmp_path: Path) 
     """Their errors are told at the end, and must not hold on to what their crawls had read."""
     several = markets(*[3_000] * 6)
     script = {market.altname: [None, None, "denied"] for market in several[:3]}
-    archive = Archive(tmp_path)
+    archive = TradeStore(tmp_path)
     gc.collect()
     before = pa.total_allocated_bytes()
     with serve(*several, faults=Faults(script=script)) as exchange:
@@ -169,7 +169,7 @@ def test_after_the_wish_to_stop_no_pair_is_begun(tmp_path: Path) -> None:
         crawl.stop_after_pages = 1
         outcomes = crawl.run(*(market.altname for market in several))
     assert {type(outcome.error) for outcome in outcomes} == {Interrupted}
-    told = [event for event in crawl.events if isinstance(event, Outcome)]
+    told = [event for event in crawl.events if isinstance(event, BackfillResult)]
     assert len(told) == len(began(crawl)) <= 2
 
 
@@ -185,14 +185,14 @@ def test_after_the_wish_to_stop_no_pair_is_begun(tmp_path: Path) -> None:
 def test_only_silence_to_all_ends_the_run(
     error: HarvesterError | None, heard: bool, down: bool
 ) -> None:
-    turns = Turns(["A", "B"], Stop(), 0.0 if not heard else 60.0)
+    turns = PairQueue(["A", "B"], CancelToken(), 0.0 if not heard else 60.0)
     turns.heard()
     turns.ended_with(error)
     assert (turns.refusal("B") is not None) is down
 
 
 def test_each_pair_has_its_turn_once() -> None:
-    turns = Turns(["A", "B", "C", "D"], Stop(), 1.0)
+    turns = PairQueue(["A", "B", "C", "D"], CancelToken(), 1.0)
     assert turns.next({}) == 0
     assert turns.next({"C": 5, "A": 9}) == 2
     assert turns.next({"D": 1}) == 3

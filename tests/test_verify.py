@@ -20,7 +20,7 @@ from harms import span_text
 from harvester.query.rollups import parse_levels, roll_up
 from harvester.schema import WRITER_OPTIONS
 from harvester.storage.rollup_files import PARTIALS
-from harvester.storage.trade_store import Archive
+from harvester.storage.trade_store import TradeStore
 from harvester.storage.writer import writer
 from harvester.times import Range
 from harvester.verify.integrity import verify
@@ -56,7 +56,7 @@ def files(folder: Path) -> list[Path]:
 
 
 def faults(folder: Path) -> list[str]:
-    return [str(fault) for fault in verify(Archive(folder), "XBTUSD").faults]
+    return [str(fault) for fault in verify(TradeStore(folder), "XBTUSD").faults]
 
 
 def rewrite(file: Path, change: Callable[[pa.Table], pa.Table]) -> None:
@@ -74,7 +74,7 @@ def name_of(file: Path, folder: Path) -> str:
 
 
 def test_a_sound_archive_is_told_to_be(sound: Path) -> None:
-    report = verify(Archive(sound), "XBTUSD")
+    report = verify(TradeStore(sound), "XBTUSD")
     counts = (report.files, report.rows, report.ids, report.seams, report.jumps)
     assert (report.faults, counts) == ([], (4, 4_000, 4_000, 3, 0))
 
@@ -82,7 +82,7 @@ def test_a_sound_archive_is_told_to_be(sound: Path) -> None:
 @pytest.fixture
 def rolled(harmed: Path) -> Path:
     """The archive with a roll-up of minutes and one of hours beside each segment."""
-    with writer(Archive(harmed), "XBTUSD") as one:
+    with writer(TradeStore(harmed), "XBTUSD") as one:
         roll_up(one, parse_levels(["1m", "1h"]))
     return harmed
 
@@ -103,7 +103,7 @@ def alter(file: Path, column: str, change: Callable[[list[Any]], list[Any]]) -> 
 
 
 def test_sound_rollups_are_counted(rolled: Path) -> None:
-    report = verify(Archive(rolled), "XBTUSD")
+    report = verify(TradeStore(rolled), "XBTUSD")
     assert (report.faults, report.rollups) == ([], 8)
 
 
@@ -120,7 +120,7 @@ def test_a_rollup_altered(rolled: Path, level: str, column: str) -> None:
     alter(file, column, change)
     segment = files(rolled / "trades")[1]
     after, through = (int(part) for part in segment.stem.split("-"))
-    [fault] = verify(Archive(rolled), "XBTUSD").faults
+    [fault] = verify(TradeStore(rolled), "XBTUSD").faults
     assert fault[:4] == (
         "XBTUSD",
         Range(after, through),
@@ -205,7 +205,7 @@ def test_a_file_lost(harmed: Path) -> None:
     lost = files(harmed)[1]
     after, through = (int(part) for part in lost.stem.split("-"))
     lost.unlink()
-    report = verify(Archive(harmed), "XBTUSD")
+    report = verify(TradeStore(harmed), "XBTUSD")
     assert [(f.span, f.path, f.text) for f in report.faults] == [
         (Range(after, through), None, "it was asked for, and no file covers it")
     ]
@@ -276,7 +276,7 @@ def test_a_file_in_the_folder_of_another_pair(harmed: Path) -> None:
     other = harmed / "trades/pair=ETHUSD" / file.parent.name / file.name
     other.parent.mkdir(parents=True)
     shutil.copy(file, other)
-    report = verify(Archive(harmed), "ETHUSD")
+    report = verify(TradeStore(harmed), "ETHUSD")
     assert [fault.text for fault in report.faults] == [
         "its footer is of XBTUSD, its folder of ETHUSD"
     ]
@@ -289,7 +289,7 @@ def test_ids_that_skip_between_files(tmp_path: Path) -> None:
     with serve(tapes.market(TRADES[:1_001] + TRADES[1_003:])) as exchange:
         Crawl(exchange.url, right).only("XBTUSD", Range(CUTS[0], CUTS[1]))
     shutil.copytree(right / "trades", left / "trades", dirs_exist_ok=True)
-    [fault] = verify(Archive(left), "XBTUSD").faults
+    [fault] = verify(TradeStore(left), "XBTUSD").faults
     first = TRADES[0].trade_id or 0
     assert fault.text == (
         f"ids skip from {first + 1_000} to {first + 1_003}, which no jump on record explains"
@@ -299,14 +299,14 @@ def test_ids_that_skip_between_files(tmp_path: Path) -> None:
 def test_a_confirmed_jump_is_no_fault(tmp_path: Path) -> None:
     with serve(tapes.market(TRADES[:500] + TRADES[510:])) as exchange:
         Crawl(exchange.url, tmp_path).only("XBTUSD")
-    report = verify(Archive(tmp_path), "XBTUSD")
+    report = verify(TradeStore(tmp_path), "XBTUSD")
     assert (report.faults, report.jumps) == ([], 1)
 
 
 def test_a_pair_that_always_jumps_is_sound_and_counted(tmp_path: Path) -> None:
     with serve(tapes.market(tapes.jumping_ids(20_000, 72, chance=0.5))) as exchange:
         Crawl(exchange.url, tmp_path, {"archive.flush_rows": 3_000}).only("XBTUSD")
-    report = verify(Archive(tmp_path), "XBTUSD")
+    report = verify(TradeStore(tmp_path), "XBTUSD")
     assert report.faults == []
     assert report.jumps + report.unasked_jumps > 5_000
 
@@ -321,12 +321,12 @@ def test_odd_tapes_are_sound(market: Market, tmp_path: Path) -> None:
         crawl = Crawl(exchange.url, tmp_path, {"archive.flush_rows": 500})
         outcome = crawl.only(market.altname)
     assert outcome.exit_status == 0
-    assert verify(Archive(tmp_path), outcome.pair).faults == []
+    assert verify(TradeStore(tmp_path), outcome.pair).faults == []
 
 
 def test_an_interrupted_backfill_leaves_a_hole_that_is_told(tmp_path: Path) -> None:
     with serve(tapes.market(TRADES)) as exchange:
         Crawl(exchange.url, tmp_path, stop_after_pages=2).only("XBTUSD", Range(0, END))
-    [fault] = verify(Archive(tmp_path), "XBTUSD").faults
-    [held] = Archive(tmp_path).coverage("XBTUSD")
+    [fault] = verify(TradeStore(tmp_path), "XBTUSD").faults
+    [held] = TradeStore(tmp_path).coverage("XBTUSD")
     assert fault.span == Range(held.through, END)

@@ -15,12 +15,12 @@ from test_bulk_upgrade import PAIR, TRADES, started
 from test_bulk_upgrade_damage import without_a_row
 
 from harvester.storage.segment import Segment
-from harvester.storage.trade_store import Archive
+from harvester.storage.trade_store import TradeStore
 from harvester.storage.writer import writer
 from harvester.times import DAY, Range
 from harvester.verify.digest import digests
 from harvester.verify.integrity import verify
-from harvester.verify.local_candles import Asker
+from harvester.verify.local_candles import LocalCandleReader
 from harvester.verify.reports import IntervalReport
 
 __all__ = ["started"]
@@ -45,8 +45,8 @@ class Disturbed:
         return self._inner.open_input_file(location)
 
 
-def disturbed(folder: Path, at: int, happens: Callable[[], None]) -> tuple[Archive, Disturbed]:
-    archive = Archive(folder)
+def disturbed(folder: Path, at: int, happens: Callable[[], None]) -> tuple[TradeStore, Disturbed]:
+    archive = TradeStore(folder)
     between: Any = Disturbed(archive.store.filesystem, at, happens)
     archive.store.filesystem = between
     return archive, between
@@ -76,14 +76,14 @@ def test_damage_is_told_though_files_are_replaced_all_the_time(
     [file] = (one.folder / "trades").rglob("*.parquet")
     without_a_row(file)
     listings: list[int] = []
-    segments = Archive.segments
+    segments = TradeStore.segments
 
-    def changing(archive: Archive, pair: str) -> list[Segment]:
+    def changing(archive: TradeStore, pair: str) -> list[Segment]:
         listings.append(1)
         return [each._replace(changed_ns=len(listings)) for each in segments(archive, pair)]
 
-    monkeypatch.setattr(Archive, "segments", changing)
-    report = verify(Archive(one.folder), PAIR)
+    monkeypatch.setattr(TradeStore, "segments", changing)
+    report = verify(TradeStore(one.folder), PAIR)
     assert "its rows do not have the checksum that its footer tells" in [
         fault.text for fault in report.faults
     ]
@@ -93,12 +93,12 @@ def test_files_that_are_merged_while_their_months_are_counted(started: Any) -> N
     one = started(TRADES)
     for through in (TRADES[4_000].true_ns, TRADES[4_500].true_ns, TRADES[-1].true_ns + 40 * DAY):
         assert Crawl(one.exchange.url, one.folder).only(PAIR, Range(0, through)).exit_status == 0
-    assert len(Archive(one.folder).segments(PAIR)) == 3
-    whole = digests(Archive(one.folder), PAIR)
+    assert len(TradeStore(one.folder).segments(PAIR)) == 3
+    whole = digests(TradeStore(one.folder), PAIR)
     assert [found.rows for found in whole] == [len(TRADES)]
 
     def merged() -> None:
-        with writer(Archive(one.folder), PAIR) as writing:
+        with writer(TradeStore(one.folder), PAIR) as writing:
             writing.compact(every=True)
 
     archive, _ = disturbed(one.folder, 1, merged)
@@ -108,7 +108,7 @@ def test_files_that_are_merged_while_their_months_are_counted(started: Any) -> N
 # --- candles --------------------------------------------------------------------------------------
 
 
-def comparing(one: Any, archive: Archive, against: str) -> IntervalReport:
+def comparing(one: Any, archive: TradeStore, against: str) -> IntervalReport:
     """Hold its candles of a minute against the true ones, as a file or as the exchange's answer."""
     if against == "exchange":
         return interval(archive, 1, market=one.market, now_ns=TRADES[3_900].true_ns)
@@ -123,17 +123,17 @@ def test_candles_whose_trades_are_replaced_while_they_are_compared_are_compared_
     one = started(TRADES)
     one.take_in(csvs.three_columns(TRADES[:4_000], "up"))
     one.fill()
-    archive = Archive(one.folder)
+    archive = TradeStore(one.folder)
     undisturbed = comparing(one, archive, against)
     assert (undisturbed.differing, undisturbed.at_edge > 10) == (0, True)
-    edges, done = Asker.edges, list[int]()
+    edges, done = LocalCandleReader.edges, list[int]()
 
     def late(*given: Any) -> Any:
         if not done:
             done.append(one.upgrade().exit_status)
         return edges(*given)
 
-    monkeypatch.setattr(Asker, "edges", late)
+    monkeypatch.setattr(LocalCandleReader, "edges", late)
     found = comparing(one, archive, against)
     assert (done, found.differing, found.at_edge) == ([0], 0, 0)
     assert found.compared == undisturbed.compared

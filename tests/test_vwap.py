@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from test_candles import MINUTE, PAIR, START, answer, ask, hold, trade
 
 from harvester.query import sql
-from harvester.query.bars import BarQuestion, bar_batches, parse_size
+from harvester.query.bars import BarQuery, bar_batches, parse_size
 from harvester.query.candles import ohlc
 from harvester.query.rollups import parse_levels, roll_up
-from harvester.storage.trade_store import Archive
+from harvester.storage.trade_store import TradeStore
 from harvester.storage.writer import writer
 from harvester.times import Range
 
@@ -28,9 +28,9 @@ PRICES = st.integers(0, 17).flatmap(lambda digits: st.integers(1, 10 ** (digits 
 VOLUMES = st.integers(0, 13).flatmap(lambda digits: st.integers(1, 10 ** (digits + 1) - 1))
 
 
-def vwaps(archive: Archive, trades: int) -> dict[str, float | None]:
+def vwaps(archive: TradeStore, trades: int) -> dict[str, float | None]:
     """The vwap of all trades by each way that makes one."""
-    question = BarQuestion(PAIR, parse_size("trades", str(trades)))
+    question = BarQuery(PAIR, parse_size("trades", str(trades)))
     [bar] = [row for batch in bar_batches(archive, question) for row in batch.to_pylist()]
     found = sql.sql(archive, "SELECT vwap FROM ohlc('XBTUSD', '1h')", names={PAIR: PAIR})
     assert found is not None
@@ -52,7 +52,7 @@ def made_of(trades: list[tuple[int, int]]) -> dict[str, float | None]:
         for second, (price, volume) in enumerate(trades)
     ]
     with tempfile.TemporaryDirectory() as folder:
-        archive = hold(Archive(folder), [(Range(0, START + MINUTE), rows)])
+        archive = hold(TradeStore(folder), [(Range(0, START + MINUTE), rows)])
         return vwaps(archive, len(rows))
 
 

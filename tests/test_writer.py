@@ -21,10 +21,10 @@ from test_schema import Row, batch, checksum
 
 from harvester.errors import ArchiveDamaged, ArchiveLocked, ArchiveUnwritable
 from harvester.schema import ROWS, TRADES
-from harvester.storage.filesystem import LocalStore, Note
-from harvester.storage.footer import Footer, Jump
+from harvester.storage.filesystem import LocalStore, QuarantineNote
+from harvester.storage.footer import ConfirmedIdGap, Footer
 from harvester.storage.segment import Segment, path_of, stage_segment
-from harvester.storage.trade_store import Archive
+from harvester.storage.trade_store import TradeStore
 from harvester.storage.writer import Writer, keep_pairs, writer
 from harvester.times import Range
 
@@ -35,9 +35,9 @@ YEARS: list[Row] = list(expected(tapes.market(tapes.new_years())))
 
 
 @pytest.fixture
-def archive(tmp_path: Path) -> Archive:
+def archive(tmp_path: Path) -> TradeStore:
     """An archive that has nothing on disk yet."""
-    return Archive(tmp_path / "data")
+    return TradeStore(tmp_path / "data")
 
 
 def commit(one: Writer, span: Range, tape: list[Row], footer: Footer = NOTE) -> list[Segment]:
@@ -46,7 +46,7 @@ def commit(one: Writer, span: Range, tape: list[Row], footer: Footer = NOTE) -> 
     return one.commit(span, batch(inside, ROWS), footer)
 
 
-def committed(archive: Archive, tape: list[Row], spans: list[Range]) -> None:
+def committed(archive: TradeStore, tape: list[Row], spans: list[Range]) -> None:
     """Commit a tape span by span."""
     with writer(archive, PAIR) as one:
         for span in spans:
@@ -61,7 +61,7 @@ def cuts(tape: list[Row], number: int) -> list[Range]:
     return [Range(*ends_of) for ends_of in pairwise(ends)]
 
 
-def held(archive: Archive, span: Range | None = None) -> list[Row]:
+def held(archive: TradeStore, span: Range | None = None) -> list[Row]:
     """The tape that the archive holds, as the exchange stand-in writes tapes."""
     found: list[Row] = []
     for one in archive.scan(PAIR, *([span] if span else [])):
@@ -71,7 +71,7 @@ def held(archive: Archive, span: Range | None = None) -> list[Row]:
     return found
 
 
-def parquets(archive: Archive) -> list[str]:
+def parquets(archive: TradeStore) -> list[str]:
     """Paths of all files under trades/."""
     found = (archive.root / "trades").rglob("*")
     return sorted(str(one.relative_to(archive.root)) for one in found if one.is_file())
@@ -80,7 +80,7 @@ def parquets(archive: Archive) -> list[str]:
 # Committing.
 
 
-def test_what_is_committed_is_read_back_digit_by_digit(archive: Archive) -> None:
+def test_what_is_committed_is_read_back_digit_by_digit(archive: TradeStore) -> None:
     committed(archive, TAPE, cuts(TAPE, 4))
     assert held(archive) == TAPE
 
@@ -90,7 +90,7 @@ def test_what_is_committed_is_read_back_digit_by_digit(archive: Archive) -> None
     [tapes.tiny_coin(50), tapes.old_style(50), tapes.market(tapes.zero_ids(50)), tapes.empty()],
     ids=["tiny coin", "old", "zero ids", "empty"],
 )
-def test_tapes_of_all_kinds_are_read_back(archive: Archive, market: Market) -> None:
+def test_tapes_of_all_kinds_are_read_back(archive: TradeStore, market: Market) -> None:
     tape: list[Row] = list(expected(market))
     committed(archive, tape, [Range(0, 2**62)])
     assert held(archive) == tape
@@ -102,7 +102,7 @@ def test_any_tape_in_any_pieces_is_read_back_before_and_after_merging(
     tmp_path_factory: pytest.TempPathFactory, market: Market, number: int
 ) -> None:
     tape: list[Row] = list(expected(market))
-    archive = Archive(tmp_path_factory.mktemp("any"))
+    archive = TradeStore(tmp_path_factory.mktemp("any"))
     spans = cuts(tape, number) if tape else [Range(0, 10)]
     committed(archive, tape, spans)
     assert held(archive) == tape
@@ -112,14 +112,14 @@ def test_any_tape_in_any_pieces_is_read_back_before_and_after_merging(
     assert archive.coverage(PAIR) == [Range(spans[0].after, spans[-1].through)]
 
 
-def test_a_span_without_trades_is_covered_by_a_segment_of_no_rows(archive: Archive) -> None:
+def test_a_span_without_trades_is_covered_by_a_segment_of_no_rows(archive: TradeStore) -> None:
     committed(archive, [], [Range(10, 20)])
     (one,) = archive.segments(PAIR)
     assert (archive.coverage(PAIR), archive.footer(one).rows) == ([Range(10, 20)], 0)
     assert (archive.held(), list(archive.scan(PAIR))) == ([PAIR], [])
 
 
-def test_a_span_is_cut_between_rows_where_the_year_turns(archive: Archive) -> None:
+def test_a_span_is_cut_between_rows_where_the_year_turns(archive: TradeStore) -> None:
     span = Range(tapes.utc_ns(2018, 12, 1), tapes.utc_ns(2024, 2, 1))
     committed(archive, YEARS, [span])
     found = archive.segments(PAIR)
@@ -133,28 +133,28 @@ def test_a_span_is_cut_between_rows_where_the_year_turns(archive: Archive) -> No
     assert held(archive) == YEARS
 
 
-def test_each_row_lies_in_the_folder_of_its_year(archive: Archive) -> None:
+def test_each_row_lies_in_the_folder_of_its_year(archive: TradeStore) -> None:
     committed(archive, YEARS, [Range(0, tapes.utc_ns(2024, 2, 1))])
     for path in parquets(archive):
         stamps = pq.read_table(archive.root / path).column("time").to_pylist()
         assert {f"year={stamp.year}" for stamp in stamps} == {path.split("/")[2]}
 
 
-def test_an_empty_span_over_several_years_is_one_segment(archive: Archive) -> None:
+def test_an_empty_span_over_several_years_is_one_segment(archive: TradeStore) -> None:
     span = Range(tapes.utc_ns(2018, 5, 1), tapes.utc_ns(2021, 5, 1))
     committed(archive, [], [span])
     assert parquets(archive) == [path_of(PAIR, span, None)]
     assert "/year=2021/" in parquets(archive)[0]
 
 
-def test_a_span_that_ends_in_a_later_year_than_its_rows_stays_whole(archive: Archive) -> None:
+def test_a_span_that_ends_in_a_later_year_than_its_rows_stays_whole(archive: TradeStore) -> None:
     tape = [row for row in YEARS if row[1] < tapes.utc_ns(2019, 12, 1)]
     span = Range(0, tapes.utc_ns(2021, 5, 1))
     committed(archive, tape, [span])
     assert parquets(archive) == [path_of(PAIR, span, tapes.utc_ns(2019, 6, 1))]
 
 
-def test_the_last_nanosecond_of_a_year_is_of_that_year(archive: Archive) -> None:
+def test_the_last_nanosecond_of_a_year_is_of_that_year(archive: TradeStore) -> None:
     turn = tapes.utc_ns(2020, 1, 1)
     tape: list[Row] = [(1, turn - 1, 0, *TAPE[0][3:]), (2, turn, 0, *TAPE[0][3:])]
     committed(archive, tape, [Range(turn - 10, turn + 10)])
@@ -164,13 +164,13 @@ def test_the_last_nanosecond_of_a_year_is_of_that_year(archive: Archive) -> None
     ]
 
 
-def test_a_jump_stands_in_the_segments_of_the_rows_beside_it(archive: Archive) -> None:
+def test_a_jump_stands_in_the_segments_of_the_rows_beside_it(archive: TradeStore) -> None:
     turn = tapes.utc_ns(2020, 1, 1)
     stamps = (turn - 5, turn - 3, turn + 5, turn + 7)
     tape: list[Row] = [
         (number, at, 0, *TAPE[0][3:]) for number, at in zip((1, 5, 9, 20), stamps, strict=True)
     ]
-    jumps = (Jump(1, 5), Jump(5, 9), Jump(9, 20))
+    jumps = (ConfirmedIdGap(1, 5), ConfirmedIdGap(5, 9), ConfirmedIdGap(9, 20))
     with writer(archive, PAIR) as one:
         footer = Footer(Range(0, 1), "{}", jumps=jumps, unasked_jumps=3)
         commit(one, Range(turn - 10, turn + 10), tape, footer)
@@ -180,7 +180,7 @@ def test_a_jump_stands_in_the_segments_of_the_rows_beside_it(archive: Archive) -
 
 
 def test_skips_that_were_counted_are_told_by_the_segments_that_they_are_in(
-    archive: Archive,
+    archive: TradeStore,
 ) -> None:
     turn = tapes.utc_ns(2020, 1, 1)
     stamps = (turn - 5, turn - 3, turn + 5, turn + 7)
@@ -194,7 +194,7 @@ def test_skips_that_were_counted_are_told_by_the_segments_that_they_are_in(
     assert [one.unasked_jumps for one in footers] == [1, 3]
 
 
-def test_the_footer_keeps_source_and_cursor_and_counts_the_rows(archive: Archive) -> None:
+def test_the_footer_keeps_source_and_cursor_and_counts_the_rows(archive: TradeStore) -> None:
     span = Range(TAPE[0][1] - 1, TAPE[-1][1])
     footer = Footer(Range(0, 1), "{}", source="csv", cursor="1705792331777820800", rows=99)
     with writer(archive, PAIR) as one:
@@ -216,7 +216,7 @@ def test_the_footer_keeps_source_and_cursor_and_counts_the_rows(archive: Archive
     ],
 )
 def test_rows_that_do_not_belong_are_never_dropped_in_silence(
-    archive: Archive, span: Range, stamps: list[int]
+    archive: TradeStore, span: Range, stamps: list[int]
 ) -> None:
     rows: list[Row] = [(at, stamp, 0, *TAPE[0][3:]) for at, stamp in enumerate(stamps, 1)]
     with (
@@ -256,29 +256,29 @@ class Fragile(LocalStore):
         super().remove(path)
 
 
-def crashing(archive: Archive, **passing: int) -> Writer:
+def crashing(archive: TradeStore, **passing: int) -> Writer:
     """A writer whose store crashes; no lock and no sweep, as after kill -9."""
     archive.store = Fragile(archive.root, **passing)
     return Writer(archive, PAIR)
 
 
-def test_a_crash_between_staging_and_rename_leaves_nothing_to_see(archive: Archive) -> None:
+def test_a_crash_between_staging_and_rename_leaves_nothing_to_see(archive: TradeStore) -> None:
     with pytest.raises(Crash):
         commit(crashing(archive, commits=0), Range(0, 2**62), TAPE)
-    after = Archive(archive.root)
+    after = TradeStore(archive.root)
     assert (after.held(), after.coverage(PAIR), parquets(after)) == ([], [], [])
     assert after.store.files("staging") != []
 
 
-def test_the_next_run_sweeps_what_a_crash_left_in_staging(archive: Archive) -> None:
+def test_the_next_run_sweeps_what_a_crash_left_in_staging(archive: TradeStore) -> None:
     with pytest.raises(Crash):
         commit(crashing(archive, commits=0), Range(0, 2**62), TAPE)
-    after = Archive(archive.root)
+    after = TradeStore(archive.root)
     with writer(after, PAIR):
         assert after.store.files("staging") == []
 
 
-def test_the_sweep_of_one_pair_leaves_the_staging_of_another(archive: Archive) -> None:
+def test_the_sweep_of_one_pair_leaves_the_staging_of_another(archive: TradeStore) -> None:
     with writer(archive, "ETHUSD"):
         staged = archive.store.stage("ETHUSD")
         (archive.root / staged).write_bytes(b"x")
@@ -287,15 +287,15 @@ def test_the_sweep_of_one_pair_leaves_the_staging_of_another(archive: Archive) -
         assert (archive.root / staged).exists()
 
 
-def test_a_crash_between_the_years_of_a_commit_keeps_the_first_whole(archive: Archive) -> None:
+def test_a_crash_between_the_years_of_a_commit_keeps_the_first_whole(archive: TradeStore) -> None:
     with pytest.raises(Crash):
         commit(crashing(archive, commits=1), Range(0, tapes.utc_ns(2024, 2, 1)), YEARS)
-    after = Archive(archive.root)
+    after = TradeStore(archive.root)
     (covered,) = after.coverage(PAIR)
     assert held(after) == [row for row in YEARS if row[1] <= covered.through]
 
 
-def test_a_writer_that_fails_leaves_no_staged_file(archive: Archive) -> None:
+def test_a_writer_that_fails_leaves_no_staged_file(archive: TradeStore) -> None:
     archive.store = Fragile(archive.root, commits=0)
     with pytest.raises(Crash), writer(archive, PAIR) as one:
         commit(one, Range(0, 2**62), TAPE)
@@ -303,7 +303,7 @@ def test_a_writer_that_fails_leaves_no_staged_file(archive: Archive) -> None:
 
 
 def test_a_full_disk_at_the_commit_is_told_and_leaves_nothing_to_see(
-    archive: Archive, monkeypatch: pytest.MonkeyPatch
+    archive: TradeStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(_handle: int) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
@@ -320,7 +320,7 @@ def test_a_full_disk_at_the_commit_is_told_and_leaves_nothing_to_see(
     assert parquets(archive) == []
 
 
-def test_nothing_but_segments_stands_under_trades(archive: Archive) -> None:
+def test_nothing_but_segments_stands_under_trades(archive: TradeStore) -> None:
     keep_pairs(archive, b"{}")
     with writer(archive, PAIR) as one:
         one.want(Range(0, 2**62))
@@ -337,15 +337,19 @@ def test_nothing_but_segments_stands_under_trades(archive: Archive) -> None:
     }
 
 
-def test_two_writers_of_a_pair_keep_each_other_out(archive: Archive) -> None:
-    with writer(archive, PAIR), pytest.raises(ArchiveLocked), writer(Archive(archive.root), PAIR):
+def test_two_writers_of_a_pair_keep_each_other_out(archive: TradeStore) -> None:
+    with (
+        writer(archive, PAIR),
+        pytest.raises(ArchiveLocked),
+        writer(TradeStore(archive.root), PAIR),
+    ):
         pass
 
 
 # Merging.
 
 
-def test_merging_keeps_rows_checksum_and_range(archive: Archive) -> None:
+def test_merging_keeps_rows_checksum_and_range(archive: TradeStore) -> None:
     spans = cuts(TAPE, 5)
     committed(archive, TAPE, spans)
     with writer(archive, PAIR) as one:
@@ -357,13 +361,15 @@ def test_merging_keeps_rows_checksum_and_range(archive: Archive) -> None:
     assert (footer.first_trade_id, footer.last_trade_id) == (TAPE[0][0], TAPE[-1][0])
 
 
-def test_merging_keeps_sources_jumps_and_the_last_cursor(archive: Archive) -> None:
+def test_merging_keeps_sources_jumps_and_the_last_cursor(archive: TradeStore) -> None:
     spans = cuts(TAPE, 3)
     ids = [[row[0] for row in TAPE if s.after < row[1] <= s.through] for s in spans]
     given_footers = [
-        Footer(spans[0], "old", source="csv", cursor="1", jumps=(Jump(0, ids[0][0]),)),
+        Footer(spans[0], "old", source="csv", cursor="1", jumps=(ConfirmedIdGap(0, ids[0][0]),)),
         Footer(spans[1], "mid", source="api", cursor="2", unasked_jumps=2),
-        Footer(spans[2], "new", source="csv", jumps=(Jump(8, ids[2][1]),), unasked_jumps=1),
+        Footer(
+            spans[2], "new", source="csv", jumps=(ConfirmedIdGap(8, ids[2][1]),), unasked_jumps=1
+        ),
     ]
     with writer(archive, PAIR) as one:
         for span, footer in zip(spans, given_footers, strict=True):
@@ -372,11 +378,11 @@ def test_merging_keeps_sources_jumps_and_the_last_cursor(archive: Archive) -> No
     (segment,) = archive.segments(PAIR)
     found = archive.footer(segment)
     assert (found.pair, found.source, found.cursor) == ("new", "csv+api", "2")
-    assert found.jumps == (Jump(0, ids[0][0]), Jump(8, ids[2][1]))
+    assert found.jumps == (ConfirmedIdGap(0, ids[0][0]), ConfirmedIdGap(8, ids[2][1]))
     assert found.unasked_jumps == 3
 
 
-def test_merging_stays_within_years(archive: Archive) -> None:
+def test_merging_stays_within_years(archive: TradeStore) -> None:
     spans = cuts(YEARS, 30)
     committed(archive, YEARS, spans)
     years = {one.year for one in archive.segments(PAIR)}
@@ -386,7 +392,7 @@ def test_merging_stays_within_years(archive: Archive) -> None:
     assert held(archive) == YEARS
 
 
-def test_a_hole_is_not_merged_over(archive: Archive) -> None:
+def test_a_hole_is_not_merged_over(archive: TradeStore) -> None:
     spans = cuts(TAPE, 5)
     committed(archive, TAPE, [spans[0], spans[1], spans[3], spans[4]])
     with writer(archive, PAIR) as one:
@@ -397,7 +403,7 @@ def test_a_hole_is_not_merged_over(archive: Archive) -> None:
     ]
 
 
-def test_merging_what_is_merged_does_nothing(archive: Archive) -> None:
+def test_merging_what_is_merged_does_nothing(archive: TradeStore) -> None:
     committed(archive, TAPE, cuts(TAPE, 5))
     with writer(archive, PAIR) as one:
         one.compact(every=True)
@@ -406,7 +412,7 @@ def test_merging_what_is_merged_does_nothing(archive: Archive) -> None:
     assert parquets(archive) == before
 
 
-def spoil(archive: Archive, segment: Segment, rows: list[Row]) -> None:
+def spoil(archive: TradeStore, segment: Segment, rows: list[Row]) -> None:
     """Put other rows into a segment under its old footer."""
     place = archive.root / segment.path
     metadata = {
@@ -418,14 +424,14 @@ def spoil(archive: Archive, segment: Segment, rows: list[Row]) -> None:
     pq.write_table(table, place, store_decimal_as_integer=True)
 
 
-def test_a_segment_of_other_rows_than_its_footer_tells_is_not_merged(archive: Archive) -> None:
+def test_a_segment_of_other_rows_than_its_footer_tells_is_not_merged(archive: TradeStore) -> None:
     spans = cuts(TAPE, 3)
     committed(archive, TAPE, spans)
     damaged = archive.segments(PAIR)[1]
     inside = [row for row in TAPE if spans[1].after < row[1] <= spans[1].through]
     spoil(archive, damaged, [(*inside[0][:3], Decimal("0.1"), *inside[0][4:]), *inside[1:]])
     before = parquets(archive)
-    fresh = Archive(archive.root)
+    fresh = TradeStore(archive.root)
     with writer(fresh, PAIR) as one, pytest.raises(ArchiveDamaged) as caught:
         one.compact(every=True)
     assert str(caught.value) == (
@@ -434,7 +440,7 @@ def test_a_segment_of_other_rows_than_its_footer_tells_is_not_merged(archive: Ar
     assert parquets(archive) == before
 
 
-def test_a_segment_renamed_to_a_wider_range_is_not_merged(archive: Archive) -> None:
+def test_a_segment_renamed_to_a_wider_range_is_not_merged(archive: TradeStore) -> None:
     spans = cuts(TAPE, 3)
     committed(archive, TAPE, [spans[0], spans[2]])
     narrow = archive.segments(PAIR)[0]
@@ -453,13 +459,13 @@ def test_a_segment_renamed_to_a_wider_range_is_not_merged(archive: Archive) -> N
 
 @pytest.mark.parametrize("removals", [0, 1, 2, 3])
 def test_a_crash_between_merger_and_removal_is_right_to_read_and_healed_by_the_next_run(
-    archive: Archive, removals: int
+    archive: TradeStore, removals: int
 ) -> None:
     spans = cuts(TAPE, 4)
     committed(archive, TAPE, spans)
     with pytest.raises(Crash):
         crashing(archive, removals=removals).compact(every=True)
-    after = Archive(archive.root)
+    after = TradeStore(archive.root)
     assert len(after.segments(PAIR)) == 5 - removals
     assert held(after) == TAPE
     with writer(after, PAIR):
@@ -469,7 +475,7 @@ def test_a_crash_between_merger_and_removal_is_right_to_read_and_healed_by_the_n
     assert held(after) == TAPE
 
 
-def test_a_crash_before_the_merger_stands_leaves_all_as_it_was(archive: Archive) -> None:
+def test_a_crash_before_the_merger_stands_leaves_all_as_it_was(archive: TradeStore) -> None:
     committed(archive, TAPE, cuts(TAPE, 4))
     before = parquets(archive)
     with pytest.raises(Crash):
@@ -477,7 +483,7 @@ def test_a_crash_before_the_merger_stands_leaves_all_as_it_was(archive: Archive)
     assert parquets(archive) == before
 
 
-def placed(archive: Archive, span: Range, rows: list[Row], name: Range | None = None) -> str:
+def placed(archive: TradeStore, span: Range, rows: list[Row], name: Range | None = None) -> str:
     """Put a segment on disk past the writer, under another name if given."""
     staged, _ = stage_segment(archive.store, PAIR, [batch(rows)] if rows else [], Footer(span, ""))
     path = path_of(PAIR, name or span, rows[-1][1] if rows else None)
@@ -490,28 +496,28 @@ def small(*stamps: int) -> list[Row]:
     return [(at, at, 0, *TAPE[0][3:]) for at in stamps]
 
 
-def test_a_sweep_keeps_a_segment_whose_rows_its_wider_neighbour_lacks(archive: Archive) -> None:
+def test_a_sweep_keeps_a_segment_whose_rows_its_wider_neighbour_lacks(archive: TradeStore) -> None:
     wide = placed(archive, Range(0, 40), small(5, 35))
     narrow = placed(archive, Range(10, 20), small(15))
     with writer(archive, PAIR):
         assert parquets(archive) == sorted([wide, narrow])
 
 
-def test_a_sweep_keeps_a_segment_beside_one_renamed_to_cover_it(archive: Archive) -> None:
+def test_a_sweep_keeps_a_segment_beside_one_renamed_to_cover_it(archive: TradeStore) -> None:
     renamed = placed(archive, Range(0, 10), small(5), name=Range(0, 40))
     narrow = placed(archive, Range(10, 20), small(15))
     with writer(archive, PAIR):
         assert parquets(archive) == sorted([renamed, narrow])
 
 
-def test_a_sweep_keeps_a_segment_that_was_itself_renamed(archive: Archive) -> None:
+def test_a_sweep_keeps_a_segment_that_was_itself_renamed(archive: TradeStore) -> None:
     wide = placed(archive, Range(0, 40), small(5, 15, 35))
     renamed = placed(archive, Range(50, 60), small(), name=Range(20, 30))
     with writer(archive, PAIR):
         assert parquets(archive) == sorted([wide, renamed])
 
 
-def test_a_sweep_keeps_segments_that_overlap_in_part(archive: Archive) -> None:
+def test_a_sweep_keeps_segments_that_overlap_in_part(archive: TradeStore) -> None:
     paths = [
         placed(archive, Range(0, 20), small(5, 15)),
         placed(archive, Range(10, 30), small(15, 25)),
@@ -520,7 +526,7 @@ def test_a_sweep_keeps_segments_that_overlap_in_part(archive: Archive) -> None:
         assert parquets(archive) == sorted(paths)
 
 
-def test_a_sweep_removes_what_lies_in_a_wider_one_row_by_row(archive: Archive) -> None:
+def test_a_sweep_removes_what_lies_in_a_wider_one_row_by_row(archive: TradeStore) -> None:
     wide = placed(archive, Range(0, 40), small(5, 15, 35))
     placed(archive, Range(10, 20), small(15))
     placed(archive, Range(20, 30), small())
@@ -529,7 +535,7 @@ def test_a_sweep_removes_what_lies_in_a_wider_one_row_by_row(archive: Archive) -
 
 
 def test_segments_that_overlap_in_part_are_merged_without_repeating_a_row(
-    archive: Archive,
+    archive: TradeStore,
 ) -> None:
     placed(archive, Range(0, 20), small(5, 15))
     placed(archive, Range(10, 30), small(15, 25))
@@ -546,7 +552,7 @@ def test_a_tape_survives_any_course_of_commits_merges_and_crashes(
     tmp_path_factory: pytest.TempPathFactory, seed: int
 ) -> None:
     chance = random.Random(seed)
-    archive = Archive(tmp_path_factory.mktemp("course"))
+    archive = TradeStore(tmp_path_factory.mktemp("course"))
     spans = cuts(TAPE, 6)
     chance.shuffle(spans)
     done: list[Range] = []
@@ -561,25 +567,25 @@ def test_a_tape_survives_any_course_of_commits_merges_and_crashes(
                 worker.compact(every=True)
             archive.store = store
         covered = [row for row in TAPE if any(s.after < row[1] <= s.through for s in done)]
-        assert held(Archive(archive.root)) == covered
+        assert held(TradeStore(archive.root)) == covered
 
 
 # Names of pairs.
 
 
-def test_names_are_kept_under_a_lock_of_their_own(archive: Archive) -> None:
+def test_names_are_kept_under_a_lock_of_their_own(archive: TradeStore) -> None:
     with writer(archive, PAIR):
         keep_pairs(archive, b'{"XBTUSD":{}}')
     assert archive.store.files("staging") == []
 
 
-def test_what_is_set_aside_is_remembered_no_more(archive: Archive) -> None:
+def test_what_is_set_aside_is_remembered_no_more(archive: TradeStore) -> None:
     tape = list(expected(tapes.market(tapes.xbtusd_like(20, 5))))
     committed(archive, tape, [Range(0, tape[-1][1])])
     [segment] = archive.segments("XBTUSD")
     archive.footer(segment)
     with writer(archive, "XBTUSD") as one:
-        to = one.set_aside(Note("XBTUSD", segment.path, segment.range, ["odd"]))
+        to = one.set_aside(QuarantineNote("XBTUSD", segment.path, segment.range, ["odd"]))
     assert to == f"quarantine/XBTUSD/0001/{Path(segment.path).name}"
     assert archive.segments("XBTUSD") == []
     with pytest.raises(FileNotFoundError):

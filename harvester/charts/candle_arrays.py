@@ -12,10 +12,10 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from harvester.kraken.pairs import Pair
-from harvester.query.candle_query import Question
-from harvester.query.candles import Session
+from harvester.query.candle_query import CandleQuery
+from harvester.query.candles import QuerySession
 from harvester.query.plan import Plan, most_candles
-from harvester.storage.trade_store import Archive
+from harvester.storage.trade_store import TradeStore
 from harvester.times import DAY, LONGEST, Interval, Range, parse_interval, show_short
 
 # --- coarser --------------------------------------------------------------------------------------
@@ -32,7 +32,7 @@ LADDER = tuple(
 class Drawn(NamedTuple):
     """A question that a screen can show, and how many candles the one asked for could come to."""
 
-    question: Question
+    question: CandleQuery
     asked: int
 
 
@@ -41,7 +41,7 @@ def length_ns(interval: Interval) -> int:
     return interval.count * 36_525 * DAY // LONGEST[interval.unit]
 
 
-def drawable(archive: Archive, question: Question) -> Drawn:
+def drawable(archive: TradeStore, question: CandleQuery) -> Drawn:
     """The question, of the next coarser interval that comes to at most `MOST_CANDLES`.
 
     The candles are not made for it: how many there can be is known from names and footers.
@@ -54,7 +54,7 @@ def drawable(archive: Archive, question: Question) -> Drawn:
     def expected(one: Plan) -> int:
         return most_candles(archive, one)
 
-    session = Session(archive)
+    session = QuerySession(archive)
     asked = session.whoever_writes(question, expected)
     found = question
     if asked > MOST_CANDLES:

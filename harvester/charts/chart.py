@@ -14,12 +14,12 @@ from harvester.charts.candle_arrays import Drawn, arranged, drawable
 from harvester.charts.figure import frame_of, note
 from harvester.errors import NothingHeld, UsageError
 from harvester.kraken.pairs import Pair
-from harvester.query.candle_query import Question
+from harvester.query.candle_query import CandleQuery
 from harvester.query.candles import candle_batches
 from harvester.query.connection import MEMORY_LIMIT
 from harvester.query.plan import gap_notes, gaps_in, refuse_gaps
 from harvester.storage.export import file_sink
-from harvester.storage.trade_store import Archive
+from harvester.storage.trade_store import TradeStore
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -49,7 +49,7 @@ class Chart:
             >>> "XBT/USD, 1h candles" in page, "src=" in page.partition("<script")[0]
             (True, False)
         """
-        from harvester.charts.export import page_of
+        from harvester.charts.save import page_of
 
         return page_of(self.figure, self.title)
 
@@ -77,13 +77,13 @@ class Chart:
 
     def _content(self, ending: str) -> bytes:
         if ending in IMAGES:
-            from harvester.charts.export import image_of
+            from harvester.charts.save import image_of
 
             return image_of(self.figure, ending.removeprefix("."))
         return self.html().encode()
 
     def _repr_html_(self) -> str:
-        from harvester.charts.export import frame_in_notebook
+        from harvester.charts.save import frame_in_notebook
 
         return frame_in_notebook(self.html())
 
@@ -103,9 +103,9 @@ def check_ending(file: Path) -> None:
 
 
 def chart(
-    archive: Archive,
+    archive: TradeStore,
     pair: Pair,
-    question: Question,
+    question: CandleQuery,
     now_ns: int,
     *,
     memory_limit: str = MEMORY_LIMIT,
@@ -152,7 +152,7 @@ def chart(
     return Chart(figure_of(candles, frame, words), title, (*remarks, *gap_notes(frame.holes)))
 
 
-def _notes(asked: Question, drawn: Drawn) -> list[str]:
+def _notes(asked: CandleQuery, drawn: Drawn) -> list[str]:
     notes = []
     interval = drawn.question.interval
     if interval is not asked.interval:

@@ -9,8 +9,8 @@ import numpy as np
 import plotly.graph_objects as go
 
 from harvester.charts.candle_arrays import Candles, broken, plain
-from harvester.query.candle_query import Question
-from harvester.storage.trade_store import Archive
+from harvester.query.candle_query import CandleQuery
+from harvester.storage.trade_store import TradeStore
 from harvester.times import (
     BEGINNING_NS,
     END_OF_TIME,
@@ -46,7 +46,7 @@ class Frame(NamedTuple):
     holes: list[Range]
 
 
-def frame_of(archive: Archive, question: Question, candles: Range, now_ns: int) -> Frame:
+def frame_of(archive: TradeStore, question: CandleQuery, candles: Range, now_ns: int) -> Frame:
     """From when to when a chart reaches, and what of it is not fetched.
 
     It reaches from `since` to `until` where they are given; else from the first candle to the last,

@@ -17,13 +17,13 @@ from harvester.kraken.client import Client
 from harvester.kraken.pairs import Pair, search
 from harvester.query.plan import checked
 from harvester.schema import TRADES
-from harvester.storage.trade_store import Archive
+from harvester.storage.trade_store import TradeStore
 from harvester.times import parse_moment
 
 
 def bars(common: Common, pair: str, **given: Any) -> None:
     """Write bars that are not of time."""
-    from harvester.query.bars import BYS, BarQuestion, bar_batches, counted_spans, parse_size
+    from harvester.query.bars import BYS, BarQuery, bar_batches, counted_spans, parse_size
 
     form_of(given["form"], given["file"])
     sizes = [(by, given[by]) for by in BYS if given[by] is not None]
@@ -34,7 +34,7 @@ def bars(common: Common, pair: str, **given: Any) -> None:
     anchor_ns = parse_moment(given["anchor"], time.time_ns())
     archive = common.existing()
     one = resolve_held(archive, pair)
-    question = BarQuestion(
+    question = BarQuery(
         one.altname, size, wanted, anchor_ns, given["all_columns"], given["complete_only"]
     )
     spans, strict = counted_spans(question), given["strict"]
@@ -66,7 +66,7 @@ def pairs(common: Common, text: str, *, update: bool) -> list[Pair]:
     Raises:
         UnknownPair: there is none.
     """
-    archive = Archive(common.settings.archive.path)
+    archive = TradeStore(common.settings.archive.path)
     known = known_pairs(archive)
     if update or len(known) <= len(archive.held()):
         from harvester.cli.crawling import show_warnings
@@ -79,6 +79,6 @@ def pairs(common: Common, text: str, *, update: bool) -> list[Pair]:
     return found
 
 
-async def _ask_pairs(settings: Settings, archive: Archive) -> dict[str, Pair]:
+async def _ask_pairs(settings: Settings, archive: TradeStore) -> dict[str, Pair]:
     async with Client(settings.exchange) as client:
         return await refresh_pairs(client, archive)

@@ -23,11 +23,11 @@ from harvester.cli.options import Common
 from harvester.download.pair_selection import resolve_held
 from harvester.errors import UsageError
 from harvester.query.calendar import zone_of
-from harvester.query.candle_query import Question
+from harvester.query.candle_query import CandleQuery
 from harvester.query.candles import candle_batches, check_empty
 from harvester.query.explain import explain
 from harvester.query.plan import checked
-from harvester.storage.trade_store import Archive
+from harvester.storage.trade_store import TradeStore
 from harvester.times import Interval, parse_interval, parse_offset
 
 
@@ -69,7 +69,7 @@ def print_candles(common: Common, pair: str, interval: str, since: str, until: s
 
 
 def _wanted(
-    archive: Archive, names: tuple[str, ...], interval: Interval, given: dict[str, Any]
+    archive: TradeStore, names: tuple[str, ...], interval: Interval, given: dict[str, Any]
 ) -> list[Wanted]:
     """Each pair, once, with what is asked of it."""
     offset_ns = parse_offset(given["offset"])
@@ -81,7 +81,7 @@ def _wanted(
     return [
         Wanted(
             pair,
-            Question(
+            CandleQuery(
                 pair=pair.altname,
                 interval=interval,
                 span=span,
@@ -97,7 +97,7 @@ def _wanted(
     ]
 
 
-def _checked(archive: Archive, wanted: Wanted, *, strict: bool) -> Wanted:
+def _checked(archive: TradeStore, wanted: Wanted, *, strict: bool) -> Wanted:
     """The same with notes on the gaps in the requested range.
 
     Raises:
@@ -109,7 +109,7 @@ def _checked(archive: Archive, wanted: Wanted, *, strict: bool) -> Wanted:
 
 
 def _write_one(
-    common: Common, archive: Archive, wanted: Wanted, form: str | None, file: str | None
+    common: Common, archive: TradeStore, wanted: Wanted, form: str | None, file: str | None
 ) -> None:
     pair, question, notes = wanted
     limit = common.settings.candles.memory_limit

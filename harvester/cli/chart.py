@@ -54,7 +54,7 @@ def _drawn(common_: Common, file: str | None, **given: Any) -> tuple[Chart, str]
     from harvester.charts.chart import check_ending
     from harvester.cli.delivery import span_of
     from harvester.download.pair_selection import resolve_held
-    from harvester.query.candle_query import Question
+    from harvester.query.candle_query import CandleQuery
     from harvester.times import parse_interval, parse_offset
 
     if file not in (None, "-"):
@@ -63,7 +63,7 @@ def _drawn(common_: Common, file: str | None, **given: Any) -> tuple[Chart, str]
     span, offset_ns = span_of(given["since"], given["until"]), parse_offset(given["offset"])
     archive = common_.existing()
     pair = resolve_held(archive, given["pair"])
-    question = Question(
+    question = CandleQuery(
         pair.altname,
         interval,
         span,

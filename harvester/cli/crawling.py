@@ -14,14 +14,14 @@ from harvester.cli import output, process
 from harvester.cli.options import Common
 from harvester.cli.progress import Display, display
 from harvester.download.backfill import backfill
-from harvester.download.events import Begun, Noted, Outcome, Paced, Stop, Waiting
-from harvester.download.pair_selection import Choice, choose
-from harvester.download.request import Hand, Watch, Wish
+from harvester.download.events import BackfillResult, Begun, CancelToken, Noted, Paced, Waiting
+from harvester.download.pair_selection import PairSelection, choose
+from harvester.download.request import BackfillRequest, CompletedPair, RunOptions
 from harvester.errors import Interrupted
 from harvester.kraken.client import Client
 from harvester.kraken.rate_limit import PaceState
-from harvester.operations.run_log import Recording, recorded
-from harvester.storage.trade_store import Archive
+from harvester.operations.run_log import RunRecorder, recorded
+from harvester.storage.trade_store import TradeStore
 from harvester.times import Range, parse_moment, span
 
 FILES_A_JOB = 4
@@ -37,7 +37,7 @@ NO_MORE_WARNINGS = "the exchange warns of more; it is not shown"
 class Request(NamedTuple):
     """What was typed."""
 
-    choice: Choice
+    choice: PairSelection
     since: str
     until: str | None
     newest_first: bool = False
@@ -62,10 +62,10 @@ class Request(NamedTuple):
         }
 
 
-def run(request: Request, common: Common) -> list[Outcome]:
+def run(request: Request, common: Common) -> list[BackfillResult]:
     """Backfill what was typed, on the terminal."""
     wanted = request.span()
-    archive = Archive(common.settings.archive.path)
+    archive = TradeStore(common.settings.archive.path)
     show_warnings(verbose=common.verbose > 0)
     process.allow_files(FILES_A_JOB * common.settings.exchange.jobs + FILES_BESIDE)
     with (
@@ -80,12 +80,12 @@ def run(request: Request, common: Common) -> list[Outcome]:
 async def _run(
     request: Request,
     wanted: Range,
-    archive: Archive,
+    archive: TradeStore,
     common: Common,
-    seen: tuple[Display, Recording],
-) -> list[Outcome]:
+    seen: tuple[Display, RunRecorder],
+) -> list[BackfillResult]:
     shown, record = seen
-    stop = Stop()
+    stop = CancelToken()
     heed_signals(stop)
     settings = common.settings
 
@@ -99,14 +99,14 @@ async def _run(
 
     async with Client(settings.exchange, on_wait=waiting, on_pace=paced) as client:
         pairs = await stop.guard(choose(client, archive, request.choice))
-        watch = Watch(
+        watch = RunOptions(
             shown.tell,
             stop,
             newest_first=request.newest_first,
             estimates=not common.quiet and output.is_terminal(),
             then=_upgrade() if request.upgrade else None,
         )
-        wishes = [Wish(pair, wanted) for pair in pairs]
+        wishes = [BackfillRequest(pair, wanted) for pair in pairs]
         shown.tell(Begun(len(wishes)))
         try:
             return await backfill(client, archive, wishes, settings, watch)
@@ -114,14 +114,14 @@ async def _run(
             record.heard(client.calls, client.refusals)
 
 
-def _upgrade() -> Callable[[Hand], Awaitable[None]]:
+def _upgrade() -> Callable[[CompletedPair], Awaitable[None]]:
     """What a pair's crawl is followed by; loaded where it is wanted, which is seldom."""
     from harvester.csv_import.redownload import upgrade
 
     return upgrade
 
 
-def heed_signals(stop: Stop) -> None:
+def heed_signals(stop: CancelToken) -> None:
     """The first Ctrl-C or SIGTERM keeps what was fetched; the second ends at once."""
     seen: list[int] = []
 

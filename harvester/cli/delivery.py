@@ -17,12 +17,12 @@ from harvester.cli.formats import ending_of, write
 from harvester.cli.options import Common
 from harvester.errors import UsageError
 from harvester.kraken.pairs import Pair
-from harvester.query.candle_query import Question
+from harvester.query.candle_query import CandleQuery
 from harvester.query.candles import several_batches
 from harvester.schema import PRICE
 from harvester.storage.export import check_outside
 from harvester.storage.filesystem import writing
-from harvester.storage.trade_store import Archive
+from harvester.storage.trade_store import TradeStore
 from harvester.times import Interval, Range, parse_moment, span
 
 # --- delivery -------------------------------------------------------------------------------------
@@ -105,7 +105,7 @@ class Wanted(NamedTuple):
     """A pair, and what is asked of it, whatever the interval."""
 
     pair: Pair
-    question: Question
+    question: CandleQuery
     notes: tuple[str, ...] = ()
 
 
@@ -135,7 +135,7 @@ def check_folder(form: str | None, given: str | None) -> None:
 
 def write_all(
     common: Common,
-    archive: Archive,
+    archive: TradeStore,
     wanted: Sequence[Wanted],
     intervals: Sequence[Interval],
     form: str | None,

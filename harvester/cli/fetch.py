@@ -11,7 +11,7 @@ from harvester.cli.options import Common, common, settings_of
 
 if TYPE_CHECKING:
     from harvester.cli.crawling import Request
-    from harvester.download.events import Outcome
+    from harvester.download.events import BackfillResult
 
 
 @click.command()
@@ -101,13 +101,13 @@ def _dry_run(request: Request, common_: Common, *, as_json: bool) -> None:
         output.hint(more)
 
 
-def _status(outcomes: list[Outcome]) -> int:
+def _status(outcomes: list[BackfillResult]) -> int:
     from harvester.errors import gravest
 
     return gravest([outcome.exit_status for outcome in outcomes])
 
 
-def _report(outcomes: list[Outcome]) -> dict[str, Any]:
+def _report(outcomes: list[BackfillResult]) -> dict[str, Any]:
     from harvester.cli.crawling import warnings_shown
     from harvester.cli.progress import pace_fields
 

@@ -16,9 +16,18 @@ from typing import Any, NamedTuple
 from harvester.cli import output
 from harvester.cli.options import Common
 from harvester.cli.progress import Display, display
-from harvester.csv_import.files import Member, Whole, find
-from harvester.csv_import.importer import Report, Watch
-from harvester.csv_import.run import Named, Plan, Work, as_named, by_pair, chosen, plan, run
+from harvester.csv_import.files import KnownComplete, Member, find
+from harvester.csv_import.importer import ImportOptions, ImportReport
+from harvester.csv_import.run import (
+    FilePlan,
+    MatchedFiles,
+    PairFiles,
+    as_named,
+    by_pair,
+    chosen,
+    plan,
+    run,
+)
 from harvester.download.events import Begun, Imported, Step
 from harvester.download.pair_selection import known_pairs, refresh_pairs
 from harvester.errors import (
@@ -32,7 +41,7 @@ from harvester.errors import (
 from harvester.kraken.client import Client
 from harvester.kraken.pairs import Pair, resolve
 from harvester.operations.run_log import recorded
-from harvester.storage.trade_store import Archive
+from harvester.storage.trade_store import TradeStore
 from harvester.times import SECOND, parse_moment, show
 
 MOST_SHOWN = 20
@@ -54,7 +63,7 @@ class Request(NamedTuple):
     skip_bad_rows: bool = False
     dry_run: bool = False
 
-    def whole(self) -> Whole:
+    def whole(self) -> KnownComplete:
         """What time the files are said to hold whole, in seconds.
 
         Raises:
@@ -69,13 +78,13 @@ class Request(NamedTuple):
             if stamp is not None and stamp % SECOND:
                 raise UsageError(f"{option} {text}: give a whole second, as the files have them")
             ends.append(None if stamp is None else stamp // SECOND)
-        return Whole(*ends)
+        return KnownComplete(*ends)
 
 
 class TakenIn(NamedTuple):
     """What an import came to; `unknown` are the files whose names nobody knows."""
 
-    reports: list[Report]
+    reports: list[ImportReport]
     unknown: list[str]
 
     @property
@@ -86,7 +95,7 @@ class TakenIn(NamedTuple):
 
 def importing(request: Request, common: Common) -> TakenIn:
     """Import what was typed, on the terminal."""
-    archive = Archive(common.settings.archive.path)
+    archive = TradeStore(common.settings.archive.path)
     asked = request._asdict()
     with recorded(archive, "import", asked, common.settings, output.hint) as record:
         works, unknown = _works(request, archive, lambda: _asked(archive, common, record.heard))
@@ -95,7 +104,7 @@ def importing(request: Request, common: Common) -> TakenIn:
             _stopping() as stop,
         ):
             told = _Told(works, shown)
-            watch = Watch(told.read, stop, request.skip_bad_rows)
+            watch = ImportOptions(told.read, stop, request.skip_bad_rows)
             reports = run(archive, works, watch, told.done)
         record.imports(reports, lambda pair: len(archive.holes(pair)))
         done = TakenIn(reports, unknown)
@@ -111,18 +120,18 @@ def importing(request: Request, common: Common) -> TakenIn:
     return done
 
 
-def dry_run(request: Request, common: Common) -> tuple[list[Plan], list[str]]:
+def dry_run(request: Request, common: Common) -> tuple[list[FilePlan], list[str]]:
     """What would be imported, and the files whose names nobody knows."""
-    archive = Archive(common.settings.archive.path)
+    archive = TradeStore(common.settings.archive.path)
     works, unknown = _works(request, archive, lambda: _asked(archive, common))
     return plan(archive, works, skip_bad_rows=request.skip_bad_rows), unknown
 
 
-def _works(request: Request, archive: Archive, ask: Ask) -> tuple[list[Work], list[str]]:
+def _works(request: Request, archive: TradeStore, ask: Ask) -> tuple[list[PairFiles], list[str]]:
     """The pairs of the files, and the files whose names nobody knows."""
     whole, members = request.whole(), find(request.files)
     if request.pair is not None:
-        return [Work(_one_pair(request, members, archive, ask), members, whole)], []
+        return [PairFiles(_one_pair(request, members, archive, ask), members, whole)], []
     known = known_pairs(archive)
     try:
         named = _chosen(request, members, known)
@@ -131,15 +140,15 @@ def _works(request: Request, archive: Archive, ask: Ask) -> tuple[list[Work], li
         is_known = False
     if not is_known:
         named = _chosen(request, members, ask())
-    works = [Work(pair, some, whole) for pair, some in named.pairs]
+    works = [PairFiles(pair, some, whole) for pair, some in named.pairs]
     unknown = []
-    delisted: dict[str, Work] = {}
+    delisted: dict[str, PairFiles] = {}
     for member in named.unknown:
         pair = as_named(member.stem) if request.delisted else None
         if pair is None:
             unknown.append(str(member))
         else:
-            delisted.setdefault(pair.altname, Work(pair, [], whole)).members.append(member)
+            delisted.setdefault(pair.altname, PairFiles(pair, [], whole)).members.append(member)
     works += delisted.values()
     if unknown:
         shown = ", ".join(unknown[:MOST_SHOWN]) + (" ..." if len(unknown) > MOST_SHOWN else "")
@@ -150,7 +159,7 @@ def _works(request: Request, archive: Archive, ask: Ask) -> tuple[list[Work], li
     return works, unknown
 
 
-def _one_pair(request: Request, members: Sequence[Member], archive: Archive, ask: Ask) -> Pair:
+def _one_pair(request: Request, members: Sequence[Member], archive: TradeStore, ask: Ask) -> Pair:
     text = request.pair or ""
     if len(members) != 1:
         raise UsageError(
@@ -167,14 +176,14 @@ def _one_pair(request: Request, members: Sequence[Member], archive: Archive, ask
     return resolve(text, ask().values())
 
 
-def _chosen(request: Request, members: Sequence[Member], known: dict[str, Pair]) -> Named:
+def _chosen(request: Request, members: Sequence[Member], known: dict[str, Pair]) -> MatchedFiles:
     texts = [text.strip() for text in (request.pairs or "").split(",") if text.strip()]
     kept = chosen(members, texts, known.values()) if texts else members
     return by_pair(kept, known.values())
 
 
 def _asked(
-    archive: Archive,
+    archive: TradeStore,
     common: Common,
     heard: Callable[[int, int], None] = lambda _calls, _refusals: None,
 ) -> dict[str, Pair]:
@@ -223,7 +232,7 @@ def _stopping() -> Iterator[threading.Event]:
 class _Told:
     """Makes events of what an import tells, from any thread."""
 
-    def __init__(self, works: Sequence[Work], shown: Display) -> None:
+    def __init__(self, works: Sequence[PairFiles], shown: Display) -> None:
         self._shown = shown
         self._sizes = {work.pair.altname: work.size for work in works}
         self._read = dict.fromkeys(self._sizes, 0)
@@ -240,13 +249,13 @@ class _Told:
             done = min(self._read[pair], self._sizes[pair] - 1)
             self._shown.tell(Step(pair, done, self._sizes[pair], "bytes"))
 
-    def done(self, one: Report) -> None:
+    def done(self, one: ImportReport) -> None:
         """Files of a pair are done."""
         with self._lock:
             self._shown.tell(Imported(one.pair, one.exit_status, list(_lines(one)), as_fields(one)))
 
 
-def _lines(one: Report) -> Iterator[str]:
+def _lines(one: ImportReport) -> Iterator[str]:
     for file, layout in zip(one.files, one.layouts, strict=False):
         yield f"{one.pair}: {file} has {layout}"
     others = (
@@ -267,7 +276,7 @@ def _lines(one: Report) -> Iterator[str]:
         yield f"harvester: {one.pair}: {one.error}"
 
 
-def as_fields(one: Report) -> dict[str, Any]:
+def as_fields(one: ImportReport) -> dict[str, Any]:
     """A report for machines."""
     counts = {
         name: {"rows": count.rows, "volume": f"{count.volume:f}"}
@@ -296,7 +305,7 @@ def report(done: TakenIn) -> dict[str, Any]:
     return {"files": [as_fields(one) for one in done.reports], "unknown": done.unknown}
 
 
-def table(plans: Sequence[Plan]) -> str:
+def table(plans: Sequence[FilePlan]) -> str:
     """What would be imported, for people."""
     rows = [
         [

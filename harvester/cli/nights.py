@@ -16,7 +16,7 @@ from harvester.cli.options import Common
 from harvester.cli.output import check_absent, write_new
 from harvester.config import Settings, file_in_force
 from harvester.errors import HarvesterError, UsageError
-from harvester.operations.schedulers import HOUR, Night, cron, launchd, parse_clock, systemd
+from harvester.operations.schedulers import HOUR, ScheduledJob, cron, launchd, parse_clock, systemd
 from harvester.settings_keys import PREFIX
 
 UNITS = {"cron": cron, "systemd": systemd, "launchd": launchd}
@@ -65,11 +65,11 @@ def _printed(units: dict[str, str]) -> str:
     return "\n".join(f"# {name}\n{text}" for name, text in units.items()).rstrip("\n")
 
 
-def _night(settings: Settings, file: str | None, asked: Asked) -> Night:
+def _night(settings: Settings, file: str | None, asked: Asked) -> ScheduledJob:
     hour, minute = parse_clock(asked.at) if asked.at else (HOUR, random.randrange(60))  # noqa: S311
     log = asked.log or os.path.expanduser(LOGS.get(asked.kind, ""))  # noqa: PTH111 - may be ""
     data = _absolute(settings.archive.path)
-    return Night(
+    return ScheduledJob(
         command=(*program(), "refresh", "--data", data, *_options(settings, file)),
         folder=str(Path.cwd()),
         data=data,

@@ -11,12 +11,12 @@ import click
 
 from harvester.cli import output, process
 from harvester.config import Settings, load
-from harvester.download.pair_selection import Choice, Name
+from harvester.download.pair_selection import PairName, PairSelection
 from harvester.errors import UsageError
 from harvester.escaping import LARGEST_SMALL_FILE, read_small_file
 
 if TYPE_CHECKING:
-    from harvester.storage.trade_store import Archive
+    from harvester.storage.trade_store import TradeStore
 
 
 # --- options --------------------------------------------------------------------------------------
@@ -32,13 +32,13 @@ class Common(NamedTuple):
     verbose: int
     log_json: bool
 
-    def existing(self) -> Archive:
+    def existing(self) -> TradeStore:
         """The archive, of a command that makes none.
 
         Raises:
             UsageError: its folder was named and is not there.
         """
-        from harvester.storage.trade_store import Archive
+        from harvester.storage.trade_store import TradeStore
 
         path, origin = self.settings.archive.path, self.settings.origins["archive.path"]
         # Without a name a new user is at work, who is told how to begin.
@@ -46,7 +46,7 @@ class Common(NamedTuple):
             named = "--data" if origin == "option" else origin
             why = "that is no folder" if Path(path).exists() else "there is no such folder"
             raise UsageError(f"{named} is {path!r}, and {why}: name the one with the archive")
-        return Archive(path)
+        return TradeStore(path)
 
 
 def common(function: F) -> F:
@@ -98,7 +98,7 @@ def settings_of(given: dict[str, Any], **more: Any) -> Common:
 
 def choice_of(
     pairs: Sequence[str], *, everything: bool, quotes: Sequence[str], file: str | None
-) -> Choice:
+) -> PairSelection:
     """What the arguments and options say together.
 
     Raises:
@@ -110,8 +110,8 @@ def choice_of(
     if not (everything or pairs or file):
         all_of = f" --all --quote {quotes[0]}" if quotes else " --all for every pair"
         raise click.UsageError(f"which pairs? Give names, patterns, --pairs-file, or{all_of}")
-    names = [Name(text) for text in pairs] + (_names_in(file) if file else [])
-    return Choice(names, everything=everything, quotes=quotes)
+    names = [PairName(text) for text in pairs] + (_names_in(file) if file else [])
+    return PairSelection(names, everything=everything, quotes=quotes)
 
 
 def _typed() -> bytes:
@@ -122,7 +122,7 @@ def _typed() -> bytes:
     return data
 
 
-def _names_in(file: str) -> list[Name]:
+def _names_in(file: str) -> list[PairName]:
     """The names of a file, one a line; `#` begins a comment."""
     place = "stdin" if file == "-" else file
     try:
@@ -132,7 +132,7 @@ def _names_in(file: str) -> list[Name]:
         why = error.strerror if isinstance(error, OSError) else "it is no UTF-8 text"
         raise UsageError(f"--pairs-file {file}: can't be read: {why}") from error
     texts = [line.partition("#")[0].strip() for line in lines]
-    names = [Name(text, f"{place}, line {n}") for n, text in enumerate(texts, 1) if text]
+    names = [PairName(text, f"{place}, line {n}") for n, text in enumerate(texts, 1) if text]
     if not names:
         raise UsageError(f"--pairs-file {file}: it names no pair: give one a line")
     return names

@@ -12,15 +12,15 @@ from harvester.cli.options import Common
 from harvester.config import ExchangeSettings
 from harvester.csv_import.redownload import rows_to_fetch, units
 from harvester.download.backfill import lacking
-from harvester.download.estimate import Appraiser, Lack
-from harvester.download.events import Stop
-from harvester.download.exchange_clock import Clock
+from harvester.download.estimate import MissingData, TradeCountEstimator
+from harvester.download.events import CancelToken
+from harvester.download.exchange_clock import ExchangeClock
 from harvester.download.pair_selection import choose
-from harvester.download.request import Wish
+from harvester.download.request import BackfillRequest
 from harvester.kraken.client import Client
 from harvester.kraken.trades import PAGE_ROWS
-from harvester.storage.replacement_staging import Upgraded
-from harvester.storage.trade_store import Archive
+from harvester.storage.replacement_staging import ReplacementView
+from harvester.storage.trade_store import TradeStore
 from harvester.times import Range, missing
 
 BYTES_A_TRADE = 11
@@ -80,21 +80,24 @@ class Plans(NamedTuple):
 def dry_run(request: Request, common: Common) -> Plans:
     """What a backfill would ask for."""
     wanted = request.span()
-    archive = Archive(common.settings.archive.path)
+    archive = TradeStore(common.settings.archive.path)
     show_warnings(verbose=common.verbose > 0)
     return asyncio.run(_dry_run(request, wanted, archive, common))
 
 
-async def _dry_run(request: Request, wanted: Range, archive: Archive, common: Common) -> Plans:
+async def _dry_run(request: Request, wanted: Range, archive: TradeStore, common: Common) -> Plans:
     exchange = common.settings.exchange
     async with Client(exchange) as client:
         pairs = await choose(client, archive, request.choice)
-        settled_ns = await Clock(client, common.settings.refresh.settle_s).settled_ns()
-        lacks = [Lack(pair, lacking(archive, Wish(pair, wanted), settled_ns)) for pair in pairs]
+        settled_ns = await ExchangeClock(client, common.settings.refresh.settle_s).settled_ns()
+        lacks = [
+            MissingData(pair, lacking(archive, BackfillRequest(pair, wanted), settled_ns))
+            for pair in pairs
+        ]
         asked = [lack for lack in lacks if lack.ranges]
         if not common.quiet:
             _say_how_long(len(asked), exchange)
-        appraiser = Appraiser(client, exchange, Stop())
+        appraiser = TradeCountEstimator(client, exchange, CancelToken())
         await appraiser.appraise(asked, exchange.jobs)
     plans = [_plan(lack, appraiser.trades.get(lack.pair.altname), exchange.rate) for lack in lacks]
     if request.upgrade:
@@ -109,7 +112,7 @@ def _say_how_long(calls: int, exchange: ExchangeSettings) -> None:
         output.hint(f"asking for the weekly counts of {calls} pairs: about {seconds:.0f} s")
 
 
-def _plan(lack: Lack, trades: int | None, rate: float) -> Plan:
+def _plan(lack: MissingData, trades: int | None, rate: float) -> Plan:
     name, ranges = lack.pair.altname, len(lack.ranges)
     if not lack.ranges:
         return Plan(name, 0, 0, 0, 0.0, 0)
@@ -120,10 +123,10 @@ def _plan(lack: Lack, trades: int | None, rate: float) -> Plan:
     return Plan(name, ranges, trades, calls, _hours(calls, rate), trades * BYTES_A_TRADE)
 
 
-def _with_upgrade(plan: Plan, archive: Archive, wanted: Range, rate: float) -> Plan:
+def _with_upgrade(plan: Plan, archive: TradeStore, wanted: Range, rate: float) -> Plan:
     """A plan, and what of its pair came from files and does not lie aside yet."""
     found = units(archive, plan.pair, wanted)
-    aside = [one.range for one in Upgraded(archive).aside(plan.pair)]
+    aside = [one.range for one in ReplacementView(archive).aside(plan.pair)]
     rows = sum(rows_to_fetch(unit, aside) for unit in found)
     ranges = len(missing([part for unit in found for part in unit.parts], aside))
     plan = plan._replace(ranges=plan.ranges + ranges, from_files=rows)

@@ -17,10 +17,10 @@ from rich.text import Text
 from harvester.cli import output
 from harvester.cli.progress_text import ASCII, UNICODE, Clock, RunTrack, log_line, overall, picture
 from harvester.download.events import (
+    BackfillResult,
     Event,
     Imported,
     Noted,
-    Outcome,
     Paced,
     PageRead,
     Replaced,
@@ -93,7 +93,7 @@ class Silent:
         """Show what can't be left unsaid."""
         if isinstance(event, Noted):
             output.hint(f"{event.pair}: {event.text}")
-        if isinstance(event, Outcome) and event.exit_status:
+        if isinstance(event, BackfillResult) and event.exit_status:
             output.error(outcome_line(event))
         if isinstance(event, Imported) and event.exit_status:
             output.error(f"{event.pair}: {event.report['error']}")
@@ -136,7 +136,7 @@ class Lines(Silent):
             case Imported():
                 for line in event.lines:
                     output.hint(line)
-            case Replaced() | Outcome():
+            case Replaced() | BackfillResult():
                 output.hint(str(event))
             case _:
                 pass
@@ -180,7 +180,7 @@ class JsonLines(Silent):
         # As it ends a pair, it is forgotten; so what was known of it is asked for first.
         self._run.take(event)
         fields: dict[str, Any] = event._asdict()
-        if isinstance(event, Paced | Outcome):
+        if isinstance(event, Paced | BackfillResult):
             fields["pace"] = pace_fields(event.pace)
         if isinstance(event, Imported):
             fields = event.report
@@ -191,7 +191,7 @@ class JsonLines(Silent):
             if one is None:
                 return
             fields |= {"pages_s": round(one.pages_s, 3), "left_s": _whole(one.left_s)}
-        if isinstance(event, Outcome):
+        if isinstance(event, BackfillResult):
             fields["error"] = None if event.error is None else str(event.error)
             fields["upgrade"] = None if event.upgrade is None else event.upgrade.plain()
             fields["exit_status"] = event.exit_status
@@ -243,7 +243,7 @@ def pace_fields(pace: PaceState | None) -> dict[str, Any] | None:
     return {name: None if value == math.inf else value for name, value in fields.items()}
 
 
-def outcome_line(outcome: Outcome) -> str:
+def outcome_line(outcome: BackfillResult) -> str:
     """What a pair's crawl came to, in one line."""
     return str(outcome)
 
@@ -314,7 +314,7 @@ class Bars(Silent):
         match event:
             case Noted(pair, text):
                 self.say(output.line(f"{pair}: {text}"))
-            case Outcome():
+            case BackfillResult():
                 self.say(output.line(outcome_line(event)))
             case Imported():
                 self.say("\n".join(map(output.line, event.lines)))

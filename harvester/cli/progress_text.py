@@ -8,11 +8,11 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from harvester.download.events import (
+    BackfillResult,
     Begun,
     Ended,
     Event,
     Imported,
-    Outcome,
     Paced,
     PageRead,
     Started,
@@ -213,7 +213,7 @@ class RunTrack:
                 self._wait(event)
             case Paced(pair, pace) if pair in self.running:
                 self.running[pair].slowed = f"slowed to {pace.rate:.2g}/s" if pace.slowed else ""
-            case Outcome() | Ended():
+            case BackfillResult() | Ended():
                 self._end(event)
 
     def _wait(self, event: Waiting) -> None:
@@ -222,11 +222,11 @@ class RunTrack:
         else:
             self.waiting = f"{event.pair}: waiting: {event.reason}"
 
-    def _end(self, event: Outcome | Ended) -> None:
+    def _end(self, event: BackfillResult | Ended) -> None:
         track = self.running.pop(event.pair, None)
         self._stepped.discard(event.pair)
         self._ended[event.pair] = event.exit_status == 0
-        if done := event if isinstance(event, Outcome) else track:
+        if done := event if isinstance(event, BackfillResult) else track:
             self._trades += done.trades
             self._pages += done.pages
 

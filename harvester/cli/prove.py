@@ -13,7 +13,7 @@ from harvester.cli.options import Common, common, settings_of
 
 if TYPE_CHECKING:
     from harvester.cli.proving import Compared
-    from harvester.storage.trade_store import Archive
+    from harvester.storage.trade_store import TradeStore
     from harvester.verify.reports import CsvReport, PairReport, RepairReport
 
 
@@ -53,14 +53,14 @@ def verify(
     Example: harvester verify XBT/USD --repair
     """
     common_ = settings_of(given)
-    from harvester.csv_import.files import Whole, find
+    from harvester.csv_import.files import KnownComplete, find
     from harvester.download.pair_selection import resolve_named
     from harvester.errors import gravest
 
     archive = common_.existing()
     names = [resolve_named(archive, name) for name in pair] or archive.to_verify()
     # A file that is not to be trusted is told before all trades are read.
-    members = find(against_csv, Whole())
+    members = find(against_csv, KnownComplete())
     reports = _proved(common_, archive, names, as_json=as_json)
     repaired: dict[str, RepairReport] = {}
     if repair and any(one.faults for one in reports):
@@ -91,7 +91,7 @@ def verify(
 
 
 def _proved(
-    common_: Common, archive: Archive, names: Sequence[str], *, as_json: bool
+    common_: Common, archive: TradeStore, names: Sequence[str], *, as_json: bool
 ) -> list[PairReport]:
     """Each pair verified, and told as it is done."""
     from harvester.cli.progress import display

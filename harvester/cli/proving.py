@@ -17,7 +17,7 @@ from harvester.errors import HarvesterError
 from harvester.kraken.client import Client
 from harvester.kraken.ohlc import WEEK_MIN
 from harvester.kraken.pairs import Pair
-from harvester.storage.trade_store import Archive
+from harvester.storage.trade_store import TradeStore
 from harvester.verify.against_exchange import Comparer
 from harvester.verify.reports import Comparison, ExchangeReport, IntervalReport
 
@@ -52,7 +52,7 @@ class Compared(NamedTuple):
 
 
 def against_exchange(
-    common: Common, archive: Archive, names: Sequence[str], *, as_json: bool
+    common: Common, archive: TradeStore, names: Sequence[str], *, as_json: bool
 ) -> dict[str, Compared]:
     """Hold these pairs of an archive against the exchange, and tell as each is done."""
     show_warnings(verbose=common.verbose > 0)
@@ -72,7 +72,7 @@ def against_exchange(
 
 async def _against_exchange(
     common: Common,
-    archive: Archive,
+    archive: TradeStore,
     names: Sequence[str],
     seen: tuple[Callable[[Compared], None], Display],
 ) -> dict[str, Compared]:

@@ -14,7 +14,7 @@ from harvester.download.events import Begun, Step
 from harvester.download.pair_selection import known_pairs
 from harvester.errors import ArchiveIncomplete, gravest
 from harvester.kraken.pairs import Pair
-from harvester.storage.trade_store import Archive
+from harvester.storage.trade_store import TradeStore
 from harvester.verify.against_csv import Chosen, choose, compare
 from harvester.verify.reports import CsvReport
 
@@ -36,7 +36,7 @@ class Asked(NamedTuple):
 
 
 def against_csv(
-    common: Common, archive: Archive, asked: Asked, *, as_json: bool
+    common: Common, archive: TradeStore, asked: Asked, *, as_json: bool
 ) -> dict[str, CsvReport]:
     """Hold pairs of an archive against files of candles, and tell as each is done."""
     known = known_pairs(archive)

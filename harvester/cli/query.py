@@ -13,7 +13,7 @@ from harvester.cli.ask import FORMATS, dash_is_stdout
 from harvester.cli.options import Common, common, settings_of
 
 if TYPE_CHECKING:
-    from harvester.storage.trade_store import Archive
+    from harvester.storage.trade_store import TradeStore
 
 _EXPLAINED = ["explain_key", "explain_value"]
 
@@ -71,14 +71,14 @@ def _typed(query: str | None, *, is_needed: bool) -> str | None:
     return query
 
 
-def _names(archive: Archive) -> dict[str, str]:
+def _names(archive: TradeStore) -> dict[str, str]:
     from harvester.download.pair_selection import known_pairs
     from harvester.kraken.pairs import spellings
 
     return spellings(known_pairs(archive).values(), archive.held())
 
 
-def _write_database(archive: Archive, db: str, common_: Common) -> None:
+def _write_database(archive: TradeStore, db: str, common_: Common) -> None:
     from harvester.query.sql import write_database
 
     write_database(archive, db, names=_names(archive))
@@ -88,7 +88,7 @@ def _write_database(archive: Archive, db: str, common_: Common) -> None:
 
 
 def _answer(
-    archive: Archive, query: str, common_: Common, form: str | None, file: str | None
+    archive: TradeStore, query: str, common_: Common, form: str | None, file: str | None
 ) -> None:
     from harvester.cli.formats import write
     from harvester.query.sql import answer

@@ -16,11 +16,11 @@ from harvester.cli.crawling import (
 )
 from harvester.cli.options import Common
 from harvester.cli.progress import display
-from harvester.download.events import Stop
-from harvester.download.request import Watch
-from harvester.operations.refresh import Refresh, Refreshed, refresh
+from harvester.download.events import CancelToken
+from harvester.download.request import RunOptions
+from harvester.operations.refresh import RefreshedPair, RefreshResult, refresh
 from harvester.operations.run_log import recorded
-from harvester.storage.trade_store import Archive
+from harvester.storage.trade_store import TradeStore
 from harvester.times import SECOND, show
 
 HEADER = ["pair", "state", "added", "first", "last", "holes", "calls", "refused", "seconds"]
@@ -29,22 +29,22 @@ MOST_NAMED = 5
 GOES_FIRST = ("first", "refused", "seconds", "calls", "last", "holes")
 
 
-def run(common: Common, pairs: Sequence[str], max_minutes: float | None) -> Refresh:
+def run(common: Common, pairs: Sequence[str], max_minutes: float | None) -> RefreshResult:
     """Refresh what is meant, with progress on stderr.
 
     Raises:
         NothingHeld: nothing is meant.
     """
-    archive = Archive(common.settings.archive.path)
+    archive = TradeStore(common.settings.archive.path)
     show_warnings(verbose=common.verbose > 0)
     process.allow_files(FILES_A_JOB * common.settings.exchange.jobs + FILES_BESIDE)
     most_s = None if max_minutes is None else max_minutes * 60
 
-    async def main() -> Refresh:
-        stop = Stop()
+    async def main() -> RefreshResult:
+        stop = CancelToken()
         heed_signals(stop)
         estimates = not common.quiet and output.is_terminal()
-        watch = Watch(shown.tell, stop, estimates=estimates)
+        watch = RunOptions(shown.tell, stop, estimates=estimates)
         return await refresh(archive, common.settings, watch, pairs, most_s=most_s)
 
     asked = {"pairs": list(pairs), "max_minutes": max_minutes}
@@ -59,7 +59,7 @@ def run(common: Common, pairs: Sequence[str], max_minutes: float | None) -> Refr
         return done
 
 
-def tell(common: Common, done: Refresh, *, as_json: bool) -> None:
+def tell(common: Common, done: RefreshResult, *, as_json: bool) -> None:
     """Say what came of it: JSON or a table on stdout, and on stderr why nothing did."""
     if as_json:
         output.as_json(report(done))
@@ -73,7 +73,7 @@ def tell(common: Common, done: Refresh, *, as_json: bool) -> None:
         output.error(str(done.error))
 
 
-def report(done: Refresh) -> dict[str, Any]:
+def report(done: RefreshResult) -> dict[str, Any]:
     """The same for machines. Times are published times, in nanoseconds."""
     return {
         "exit_status": done.exit_status,
@@ -104,7 +104,7 @@ def report(done: Refresh) -> dict[str, Any]:
     }
 
 
-def table(pairs: Sequence[Refreshed]) -> str:
+def table(pairs: Sequence[RefreshedPair]) -> str:
     """A line a pair."""
     rows = [
         [

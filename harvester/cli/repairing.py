@@ -10,11 +10,11 @@ from harvester.cli.crawling import heed_signals, show_warnings
 from harvester.cli.options import Common
 from harvester.cli.progress import Display, display
 from harvester.download.backfill import begin
-from harvester.download.events import Stop, Waiting
-from harvester.download.request import Watch
+from harvester.download.events import CancelToken, Waiting
+from harvester.download.request import RunOptions
 from harvester.kraken.client import Client
-from harvester.operations.run_log import Recording, recorded
-from harvester.storage.trade_store import Archive
+from harvester.operations.run_log import RunRecorder, recorded
+from harvester.storage.trade_store import TradeStore
 from harvester.verify.digest import digests
 from harvester.verify.repair import Repairer
 from harvester.verify.reports import Moved, PairReport, RepairReport
@@ -23,7 +23,7 @@ Show = Callable[[PairReport], None]
 
 
 def repair(
-    common: Common, archive: Archive, reports: Sequence[PairReport], show: Show | None
+    common: Common, archive: TradeStore, reports: Sequence[PairReport], show: Show | None
 ) -> dict[str, RepairReport]:
     """Mend the pairs of an archive that have faults, and tell as it is done.
 
@@ -46,13 +46,13 @@ def repair(
 
 async def _repair(
     common: Common,
-    archive: Archive,
+    archive: TradeStore,
     reports: Sequence[PairReport],
     show: Show | None,
-    seen: tuple[Display, Recording],
+    seen: tuple[Display, RunRecorder],
 ) -> dict[str, RepairReport]:
     shown, record = seen
-    stop = Stop()
+    stop = CancelToken()
     heed_signals(stop)
     settings = common.settings
 
@@ -66,7 +66,7 @@ async def _repair(
 
     async with Client(settings.exchange, on_wait=waiting) as client:
         estimates = not common.quiet and output.is_terminal()
-        watch = Watch(shown.tell, stop, estimates=estimates)
+        watch = RunOptions(shown.tell, stop, estimates=estimates)
         repairer = Repairer(begin(client, archive, settings, watch), told)
         turn = asyncio.Semaphore(settings.exchange.jobs)
 
@@ -88,7 +88,7 @@ async def _repair(
         return {report.pair: report for report in done}
 
 
-def _tell(archive: Archive, done: RepairReport, show: Show | None) -> None:
+def _tell(archive: TradeStore, done: RepairReport, show: Show | None) -> None:
     if show is not None:
         if done.uncovered:
             many = f", and {len(done.uncovered) - 1} more" if len(done.uncovered) > 1 else ""

@@ -11,7 +11,7 @@ import msgspec
 from harvester.cli import output
 from harvester.cli.options import Common
 from harvester.escaping import shortened
-from harvester.operations.run_log import Record, last
+from harvester.operations.run_log import RunRecord, last
 
 HEADER = ["begun", "command", "ended", "took", "pairs", "trades", "calls", "refusals", "holes"]
 GOES_FIRST = ("pairs", "refusals", "took", "calls", "holes")
@@ -30,7 +30,7 @@ def tell_runs(common: Common, count: int, *, as_json: bool) -> None:
     output.block(table(found))
 
 
-def table(found: Sequence[Record]) -> str:
+def table(found: Sequence[RunRecord]) -> str:
     """A line a run, and under it why it failed."""
     rows = [_row(one) for one in found]
     lines = output.fitting(HEADER, rows, GOES_FIRST, output.width(), left=3).split("\n")
@@ -41,7 +41,7 @@ def table(found: Sequence[Record]) -> str:
     return "\n".join(told)
 
 
-def _row(one: Record) -> list[str]:
+def _row(one: RunRecord) -> list[str]:
     return [
         one.begun[:19].replace("T", " "),
         one.command,
@@ -59,7 +59,7 @@ def _end(status: int) -> str:
     return "done" if status == 0 else f"status {status}"
 
 
-def _reasons(one: Record) -> list[str]:
+def _reasons(one: RunRecord) -> list[str]:
     reasons = [one.error] if one.error else []
     reasons += [pair.error for pair in one.pairs if pair.error]
     first = [
@@ -68,7 +68,7 @@ def _reasons(one: Record) -> list[str]:
     return first + ([f"and {len(reasons) - 1:,} more; --json tells all"] if reasons[1:] else [])
 
 
-def _took(one: Record) -> str:
+def _took(one: RunRecord) -> str:
     if one.ended is None:
         return ""
     seconds = (
@@ -78,5 +78,5 @@ def _took(one: Record) -> str:
     return f"{whole // 3600}:{whole // 60 % 60:02d}:{whole % 60:02d}"
 
 
-def _plain(one: Record) -> dict[str, Any]:
+def _plain(one: RunRecord) -> dict[str, Any]:
     return {**msgspec.to_builtins(one), "trades": one.trades, "holes": one.holes}

@@ -11,11 +11,11 @@ from harvester.cli.candles import print_candles
 from harvester.cli.crawling import Request, run
 from harvester.cli.options import Common
 from harvester.config import load
-from harvester.download.events import Outcome
-from harvester.download.pair_selection import Choice, Name
+from harvester.download.events import BackfillResult
+from harvester.download.pair_selection import PairName, PairSelection
 from harvester.errors import ArchiveDamaged, UsageError
 from harvester.schema import RowsChecksum
-from harvester.storage.trade_store import Archive
+from harvester.storage.trade_store import TradeStore
 from harvester.times import SECOND, UNITS_NS, show
 
 PAIR = "XBT/USD"
@@ -30,20 +30,22 @@ def demo(folder: str, trades: int, seed: int, *, quiet: bool) -> None:
         UsageError: `folder` holds something else.
         ArchiveDamaged: the two tapes differ.
     """
-    from harvester.server.sample_data import stand_in
+    from harvester.server.sample_data import sample_exchange
 
     root = _fresh(Path(folder))
     output.block(
         f"These trades are MADE UP: {trades:,} of a market that never was, from seed {seed}. "
         "No network is used."
     )
-    with stand_in(trades, seed, folder=root / "exchange") as exchange:
+    with sample_exchange(trades, seed, folder=root / "exchange") as exchange:
         begun = time.perf_counter()
         output.block(f"A stand-in for the exchange serves them at {exchange.url}; backfilling ...")
         settings = load({"archive.path": str(root / "data")} | exchange.settings)
         common = Common(settings, quiet=quiet, verbose=0, log_json=False)
-        [outcome] = run(Request(Choice([Name(PAIR)]), "start", None), common)
-    _compare(Archive(exchange.path), Archive(root / "data"), outcome, time.perf_counter() - begun)
+        [outcome] = run(Request(PairSelection([PairName(PAIR)]), "start", None), common)
+    _compare(
+        TradeStore(exchange.path), TradeStore(root / "data"), outcome, time.perf_counter() - begun
+    )
     _candles(common)
     output.block(_NEXT.format(data=root / "data"))
 
@@ -57,7 +59,7 @@ def _fresh(root: Path) -> Path:
     return root
 
 
-def _compare(source: Archive, copy: Archive, outcome: Outcome, seconds: float) -> None:
+def _compare(source: TradeStore, copy: TradeStore, outcome: BackfillResult, seconds: float) -> None:
     if outcome.error is not None:
         raise outcome.error
     there, here = (_checksum(archive) for archive in (source, copy))
@@ -70,7 +72,7 @@ def _compare(source: Archive, copy: Archive, outcome: Outcome, seconds: float) -
     )
 
 
-def _checksum(archive: Archive) -> str:
+def _checksum(archive: TradeStore) -> str:
     checksum = RowsChecksum()
     for batch in archive.scan("XBTUSD"):
         checksum.update(batch)
@@ -78,7 +80,7 @@ def _checksum(archive: Archive) -> str:
 
 
 def _candles(common: Common) -> None:
-    archive = Archive(common.settings.archive.path)
+    archive = TradeStore(common.settings.archive.path)
     last = [archive.bounds(one) for one in archive.segments("XBTUSD")][-1]
     until = (last[1] if last else 0) // (420 * SECOND) * 420 * SECOND
     since = show(until - SHOWN_H * UNITS_NS["h"])

@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from harvester.cli import output
-from harvester.download.events import Outcome
+from harvester.download.events import BackfillResult
 from harvester.errors import Interrupted
 
 MOST_LISTED = 20
 
 
-def summary(outcomes: Sequence[Outcome]) -> str:
+def summary(outcomes: Sequence[BackfillResult]) -> str:
     """A table of how many pairs were done, failed, have holes or were stopped, and the failures."""
-    groups: dict[str, list[Outcome]] = {}
+    groups: dict[str, list[BackfillResult]] = {}
     for kind in ("done", "not agreeing", "with holes", "failed", "stopped"):
         if found := [one for one in outcomes if _kind(one) == kind]:
             groups[kind] = found
@@ -35,7 +35,7 @@ def summary(outcomes: Sequence[Outcome]) -> str:
     return "\n".join(lines)
 
 
-def _kind(outcome: Outcome) -> str:
+def _kind(outcome: BackfillResult) -> str:
     if isinstance(outcome.error, Interrupted):
         return "stopped"
     if outcome.error is not None:
@@ -45,7 +45,7 @@ def _kind(outcome: Outcome) -> str:
     return "done" if outcome.exit_status == 0 else "not agreeing"
 
 
-def _reason(outcome: Outcome) -> str:
+def _reason(outcome: BackfillResult) -> str:
     if outcome.error is None and not outcome.holes:
         return f"{outcome.pair}: {outcome.upgrade}"
     if outcome.error is None:

@@ -9,9 +9,9 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from harvester.csv_import.files import Whole
+from harvester.csv_import.files import KnownComplete
 from harvester.csv_import.overlap import Sample
-from harvester.csv_import.sorting import Count
+from harvester.csv_import.sorting import RowCount
 from harvester.schema import Int64s, times
 from harvester.times import END_OF_TIME, SECOND, Range, missing, year_end, year_of
 
@@ -31,7 +31,7 @@ MOST_WAITING = 1_000_000
 QUIET_S = 2
 
 
-class Rows(NamedTuple):
+class SegmentRows(NamedTuple):
     """Rows that go into the segment being written."""
 
     rows: pa.RecordBatch
@@ -49,11 +49,11 @@ class Closed(NamedTuple):
     through: int
 
 
-Step = Rows | Opened | Closed
+Step = SegmentRows | Opened | Closed
 
 
 @dataclass(slots=True)
-class Told:
+class ImportCounts:
     """What became of the rows of a file.
 
     Attributes:
@@ -67,9 +67,9 @@ class Told:
         is_stored: given the rows of time that is covered already, to look them up there.
     """
 
-    kept: Count = field(default_factory=Count)
-    held: Count = field(default_factory=Count)
-    left: Count = field(default_factory=Count)
+    kept: RowCount = field(default_factory=RowCount)
+    held: RowCount = field(default_factory=RowCount)
+    left: RowCount = field(default_factory=RowCount)
     left_in: list[Range] = field(default_factory=list)
     busy: list[int] = field(default_factory=list)
     year_ends: list[int] = field(default_factory=list)
@@ -112,13 +112,13 @@ class _Batch(NamedTuple):
         return _Cut(int(self.firsts[at]), int(self.lasts[at]))
 
 
-class Joiner:
+class BoundaryFinder:
     """Takes a file's rows in order, and says which of them go into which segments."""
 
     def __init__(
         self,
         covered: Sequence[Range],
-        whole: Whole,
+        whole: KnownComplete,
         unknown: Sequence[Range] = (),
         *,
         segment_rows: int = SEGMENT_ROWS,
@@ -149,7 +149,7 @@ class Joiner:
         self._year = 0
         self._waiting: list[pa.RecordBatch] = []
         self._waiting_rows = 0
-        self.told = Told()
+        self.told = ImportCounts()
 
     def push(self, rows: pa.RecordBatch) -> Iterator[Step]:
         """Take the next rows; none of them ends inside a group of equal time."""
@@ -332,7 +332,7 @@ class Joiner:
             self._year = year
             some = rows.slice(0, int(stamps.searchsorted(year_end(year), side="right")))
             yield from self._begin()
-            yield Rows(some)
+            yield SegmentRows(some)
             self._written += some.num_rows
             self.told.kept.add(some)
             rows = rows.slice(some.num_rows)

@@ -9,9 +9,9 @@ from typing import NamedTuple
 import numpy as np
 
 from harvester.csv_import.columns import Layout, detect
-from harvester.csv_import.files import UNKNOWN, Member, Whole, blocks, check, checksum, head
+from harvester.csv_import.files import UNKNOWN, KnownComplete, Member, blocks, check, checksum, head
 from harvester.csv_import.parse import BadRow, Parsed, parse
-from harvester.csv_import.sorting import HABIT_S, StepsBack
+from harvester.csv_import.sorting import HABIT_S, TimeDisorder
 from harvester.errors import BadFile, DamagedFile, Interrupted
 from harvester.schema import times
 from harvester.times import END_OF_TIME, SECOND, Range, union
@@ -37,7 +37,7 @@ class _Run(NamedTuple):
     is_known: bool
 
 
-class BadTimes:
+class UnreadableTimes:
     """Bounds the times of the bad rows of one file by themselves and by the rows beside them."""
 
     def __init__(self) -> None:
@@ -47,7 +47,7 @@ class BadTimes:
         """The time of the last good row."""
         self._is_open = False
         """Whether no good row followed the last run yet."""
-        self._steps = StepsBack()
+        self._steps = TimeDisorder()
         """Steps back among all times that can be read, those of bad rows, too."""
 
     def add(self, parsed: Parsed) -> None:
@@ -142,7 +142,7 @@ MOST_LISTED = 10_000
 """Rows left out as bad are listed one by one up to so many."""
 
 
-class Part(NamedTuple):
+class ScannedFile(NamedTuple):
     """A member that was read once.
 
     Attributes:
@@ -174,7 +174,7 @@ def look_at(
     skip_bad_rows: bool = False,
     read: Callable[[int], None] = lambda _bytes: None,
     stop: threading.Event | None = None,
-) -> Part:
+) -> ScannedFile:
     """Read a member whole, and find out its layout, its times and which rows can't be read.
 
     Args:
@@ -203,11 +203,11 @@ def _read_whole(
     skip_bad_rows: bool,
     read: Callable[[int], None],
     stop: threading.Event | None,
-) -> Part:
+) -> ScannedFile:
     name, line = str(member), 1
     sum_ = checksum(member)
     layout = detect(head(member), name)
-    steps, bad_times = StepsBack(), BadTimes()
+    steps, bad_times = TimeDisorder(), UnreadableTimes()
     rows = bad = 0
     bad_rows: list[BadRow] = []
     first_ns: int | None = None
@@ -234,10 +234,12 @@ def _read_whole(
     is_sorted = steps.farthest_back_ns <= HABIT_S * SECOND
     last_ns = steps.latest_ns if rows else None
     found = bad_times.ranges(steps.farthest_back_ns)
-    return Part(member, sum_, layout, rows, first_ns, last_ns, is_sorted, bad, bad_rows, found)
+    return ScannedFile(
+        member, sum_, layout, rows, first_ns, last_ns, is_sorted, bad, bad_rows, found
+    )
 
 
-def chains(parts: Sequence[Part], said: Whole = UNKNOWN) -> list[list[Part]]:
+def chains(parts: Sequence[ScannedFile], said: KnownComplete = UNKNOWN) -> list[list[ScannedFile]]:
     """Parts of one pair in order of time; those that are known to go on where one ends, with it.
 
     Args:
@@ -246,7 +248,7 @@ def chains(parts: Sequence[Part], said: Whole = UNKNOWN) -> list[list[Part]]:
             it counts for the beginning of the one that begins first and the end of the one that
             ends last, never for an end that another part lies behind.
     """
-    made: list[list[Part]] = []
+    made: list[list[ScannedFile]] = []
     for part in sorted(parts, key=lambda part: (_begins_ns([part]) or 0, part.member)):
         whole = part.member.whole
         if made and whole.since_s and made[-1][-1].member.whole.until_s == whole.since_s:
@@ -264,7 +266,7 @@ def chains(parts: Sequence[Part], said: Whole = UNKNOWN) -> list[list[Part]]:
     return made
 
 
-def is_in_order(chain: Sequence[Part]) -> bool:
+def is_in_order(chain: Sequence[ScannedFile]) -> bool:
     """Whether parts, one after the other, can be read as they are: sorted within a minute."""
     latest_ns = 0
     for part in chain:
@@ -276,12 +278,12 @@ def is_in_order(chain: Sequence[Part]) -> bool:
     return True
 
 
-def _with_whole(part: Part, **bounds: int) -> Part:
+def _with_whole(part: ScannedFile, **bounds: int) -> ScannedFile:
     whole = part.member.whole._replace(**bounds)
     return part._replace(member=part.member._replace(whole=whole))
 
 
-def _begins_ns(chain: Sequence[Part]) -> int | None:
+def _begins_ns(chain: Sequence[ScannedFile]) -> int | None:
     since_s = chain[0].member.whole.since_s
     known = [] if since_s is None else [since_s * SECOND]
     return min(
@@ -289,7 +291,7 @@ def _begins_ns(chain: Sequence[Part]) -> int | None:
     )
 
 
-def _ends_ns(chain: Sequence[Part]) -> int:
+def _ends_ns(chain: Sequence[ScannedFile]) -> int:
     until_s = chain[-1].member.whole.until_s
     known = [] if until_s is None else [until_s * SECOND - 1]
     return max([*known, *(part.last_ns for part in chain if part.last_ns is not None)], default=-1)

@@ -103,14 +103,14 @@ _REFUSALS: tuple[type[Exception], ...] = (
 )
 
 
-class Whole(NamedTuple):
+class KnownComplete(NamedTuple):
     """From which second on, and up to before which, a file holds all trades; None: not known."""
 
     since_s: int | None = None
     until_s: int | None = None
 
 
-UNKNOWN = Whole()
+UNKNOWN = KnownComplete()
 
 
 class Member(NamedTuple):
@@ -128,7 +128,7 @@ class Member(NamedTuple):
     inner: str
     size: int
     crc: int | None
-    whole: Whole
+    whole: KnownComplete
 
     def __str__(self) -> str:
         """The name by which people know it: `Kraken.zip:folder/XBTUSD.csv`."""
@@ -144,7 +144,7 @@ class Member(NamedTuple):
         return PurePosixPath(self.inner or self.path.name).stem
 
 
-def find(files: Iterable[str], whole: Whole = UNKNOWN) -> list[Member]:
+def find(files: Iterable[str], whole: KnownComplete = UNKNOWN) -> list[Member]:
     """The CSVs in some files, ZIPs and folders, in order; only directories of ZIPs are read.
 
     Args:
@@ -173,7 +173,7 @@ def find(files: Iterable[str], whole: Whole = UNKNOWN) -> list[Member]:
     return found
 
 
-def _members(path: Path, whole: Whole) -> list[Member]:
+def _members(path: Path, whole: KnownComplete) -> list[Member]:
     try:
         if path.exists() and not path.is_file():
             raise BadFile(f"{path} is no regular file: give a CSV, a ZIP or a folder")
@@ -191,7 +191,7 @@ def _members(path: Path, whole: Whole) -> list[Member]:
         raise BadFile(f"{path} can't be read: {reason or error}") from error
 
 
-def _known(names: Sequence[str], whole: Whole) -> Whole:
+def _known(names: Sequence[str], whole: KnownComplete) -> KnownComplete:
     """What time a file holds whole: as said, else by the name that the exchange gives it.
 
     Args:
@@ -211,14 +211,14 @@ def _known(names: Sequence[str], whole: Whole) -> Whole:
         if _HISTORY.fullmatch(name):
             since = 0 if since is None else since
             break
-    return Whole(since, until)
+    return KnownComplete(since, until)
 
 
 def _month(year: int, month: int) -> int:
     return parse_moment(f"{year:04d}-{month:02d}-01", 0) // SECOND
 
 
-def _checked(path: Path, entries: list[zipfile.ZipInfo], whole: Whole) -> list[Member]:
+def _checked(path: Path, entries: list[zipfile.ZipInfo], whole: KnownComplete) -> list[Member]:
     """The CSVs of a ZIP.
 
     Raises:

@@ -11,28 +11,28 @@ from typing import NamedTuple
 import msgspec
 import pyarrow as pa
 
-from harvester.csv_import.boundaries import Closed, Joiner, Opened, Rows, Step
-from harvester.csv_import.file_scan import MOST_LISTED, Part, is_in_order
-from harvester.csv_import.files import Whole, ahead, blocks
+from harvester.csv_import.boundaries import BoundaryFinder, Closed, Opened, SegmentRows, Step
+from harvester.csv_import.file_scan import MOST_LISTED, ScannedFile, is_in_order
+from harvester.csv_import.files import KnownComplete, ahead, blocks
 from harvester.csv_import.overlap import Sample, StoredCheck, held_from_api, how_exact, measured
 from harvester.csv_import.parse import BadRow, parse
-from harvester.csv_import.sorting import Count, Sorter, StepsBack, in_time_order
+from harvester.csv_import.sorting import RowCount, Sorter, TimeDisorder, in_time_order
 from harvester.download.events import Rounding
 from harvester.errors import ArchiveHasHoles, DamagedFile, HarvesterError, Interrupted
 from harvester.kraken.pairs import Pair
 from harvester.schema import clip, times
-from harvester.storage.filesystem import Note
-from harvester.storage.footer import Footer, Imported, Jump
+from harvester.storage.filesystem import QuarantineNote
+from harvester.storage.footer import ConfirmedIdGap, Footer, ImportedRange
 from harvester.storage.segment import Segment
-from harvester.storage.trade_store import Archive
+from harvester.storage.trade_store import TradeStore
 from harvester.storage.writer import Writer
 from harvester.times import END_OF_TIME, SECOND, Range, missing, overlap, show, union
-from harvester.trade_ids import Edge, Gap, find_gaps
+from harvester.trade_ids import IdGap, LastId, find_gaps
 
 # --- reports --------------------------------------------------------------------------------------
 
 
-class Watch(NamedTuple):
+class ImportOptions(NamedTuple):
     """How an import is watched and steered.
 
     Attributes:
@@ -47,7 +47,7 @@ class Watch(NamedTuple):
 
 
 @dataclass(slots=True)
-class Report:
+class ImportReport:
     """What became of files of one pair that follow one another.
 
     Attributes:
@@ -64,11 +64,11 @@ class Report:
     pair: str
     layouts: list[str]
     size: int
-    read: Count = field(default_factory=Count)
-    kept: Count = field(default_factory=Count)
-    held: Count = field(default_factory=Count)
-    left: Count = field(default_factory=Count)
-    repeats: Count = field(default_factory=Count)
+    read: RowCount = field(default_factory=RowCount)
+    kept: RowCount = field(default_factory=RowCount)
+    held: RowCount = field(default_factory=RowCount)
+    left: RowCount = field(default_factory=RowCount)
+    repeats: RowCount = field(default_factory=RowCount)
     bad: int = 0
     bad_rows: list[BadRow] = field(default_factory=list)
     ranges: list[Range] = field(default_factory=list)
@@ -96,15 +96,15 @@ Take = Callable[[pa.RecordBatch, int], None]
 """Given rows as they are read, and the bytes that they were."""
 
 
-class Chain:
+class FileChain:
     """Imports files of one pair that follow one another."""
 
     def __init__(
         self,
-        archive: Archive,
+        archive: TradeStore,
         pair: Pair,
-        parts: Sequence[Part],
-        watch: Watch,
+        parts: Sequence[ScannedFile],
+        watch: ImportOptions,
         bad_times: Sequence[Range] = (),
     ) -> None:
         """Begin with files of a pair.
@@ -122,17 +122,17 @@ class Chain:
         self._watch = watch
         self._bad_times = union([*bad_times, *(span for part in parts for span in part.bad_times)])
         self._is_in_order = is_in_order(parts)
-        self._steps_back = StepsBack()
+        self._steps_back = TimeDisorder()
         self._left_in: list[Range] = []
         whole = [part.member.whole for part in parts]
-        self._whole = Whole(whole[0].since_s, whole[-1].until_s)
+        self._whole = KnownComplete(whole[0].since_s, whole[-1].until_s)
         self._ends = [SECOND * (one.until_s or 0) - 1 for one in whole[:-1]] + [END_OF_TIME]
-        self._edge: Edge | None = None
+        self._edge: LastId | None = None
         self._through = -1
         self._made: list[Segment] = []
         self._span: Range | None = None
         members = [part.member for part in parts]
-        self.report = Report(
+        self.report = ImportReport(
             [str(one) for one in members],
             pair.altname,
             [str(part.layout) for part in parts],
@@ -155,7 +155,7 @@ class Chain:
         covered = self._archive.coverage(self._pair.altname)
         held = held_from_api(self._archive, self._pair.altname)
         check = StoredCheck(self._archive, self._pair.altname, covered, held)
-        joiner = Joiner(covered, self._whole, self._bad_times)
+        joiner = BoundaryFinder(covered, self._whole, self._bad_times)
         joiner.told.sample, joiner.told.is_stored = Sample(held), check.push
         steps = ahead(self._steps(joiner, writer))
         try:
@@ -199,7 +199,7 @@ class Chain:
 
     # --- reading, in a thread of its own ---------------------------------------------------------
 
-    def _steps(self, joiner: Joiner, writer: Writer) -> Iterator[Step]:
+    def _steps(self, joiner: BoundaryFinder, writer: Writer) -> Iterator[Step]:
         sorter = Sorter()
         for rows in self._sorted(sorter, writer, self._take):
             yield from joiner.push(rows)
@@ -265,10 +265,10 @@ class Chain:
 
     def _commit(self, writer: Writer, after: int, steps: Iterator[Step]) -> None:
         ends: list[int] = []
-        gaps, across, kept = 0, list[Gap](), Count()
+        gaps, across, kept = 0, list[IdGap](), RowCount()
         if after != self._through:
             known = self._archive.last_id_before(self._pair.altname, after)
-            self._edge = known and Edge(*known)
+            self._edge = known and LastId(*known)
         beside = self._edge
 
         def rows() -> Iterator[pa.RecordBatch]:
@@ -278,7 +278,7 @@ class Chain:
                     case Closed(through):
                         ends.append(through)
                         return
-                    case Rows(batch):
+                    case SegmentRows(batch):
                         found, self._edge = find_gaps(self._edge, batch)
                         # One at a seam would stay counted after the rows on its other side gave
                         # way to others; so it is told by its sides.
@@ -297,7 +297,7 @@ class Chain:
                 source="csv",
                 unasked_jumps=gaps,
                 imported=self._imported(span),
-                across_files=tuple(Jump(*one.sides) for one in across),
+                across_files=tuple(ConfirmedIdGap(*one.sides) for one in across),
             )
 
         segment = writer.commit_stream(rows(), footer)
@@ -307,12 +307,12 @@ class Chain:
         self.report.kept.volume += kept.volume
         self.report.ranges = union([*self.report.ranges, segment.range])
 
-    def _imported(self, span: Range) -> tuple[Imported, ...]:
+    def _imported(self, span: Range) -> tuple[ImportedRange, ...]:
         """Which part of a span came out of which file."""
         found, begins = [], 0
         for part, ends in zip(self._parts, self._ends, strict=True):
             if both := overlap(span, Range(begins, ends)):
-                found.append(Imported(*both, str(part.member), part.checksum))
+                found.append(ImportedRange(*both, str(part.member), part.checksum))
             begins = ends
         return tuple(found)
 
@@ -320,12 +320,12 @@ class Chain:
         """Set aside what was committed of a file that turned out to be damaged."""
         fault = "the file that it was imported from is damaged"
         for one in self._made:
-            note = Note(one.pair, one.path, one.range, [fault])
+            note = QuarantineNote(one.pair, one.path, one.range, [fault])
             to = writer.set_aside(note)
             self.report.notes.append(f"{one.path} was imported from it, and is in {to} now")
-        self._made, self.report.ranges, self.report.kept = [], [], Count()
+        self._made, self.report.ranges, self.report.kept = [], [], RowCount()
 
-    def _count(self, joiner: Joiner) -> None:
+    def _count(self, joiner: BoundaryFinder) -> None:
         told = joiner.told
         self.report.held, self.report.left, self._left_in = told.held, told.left, told.left_in
         rounding = self.report.rounding
@@ -355,7 +355,7 @@ class Chain:
                 f"with `harvester backfill {self.report.pair}`"
             )
 
-    def _check(self, joiner: Joiner) -> None:
+    def _check(self, joiner: BoundaryFinder) -> None:
         """Hold what was read against what became of it: no row may be lost on the way."""
         report = self.report
         parts = (report.kept, report.held, report.left, report.repeats)

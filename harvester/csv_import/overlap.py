@@ -13,7 +13,7 @@ from harvester.download.events import Rounding
 from harvester.errors import ArchiveDamaged, HarvesterError
 from harvester.schema import Int64s, clip, decimal_words, times
 from harvester.storage.replacement_staging import from_files
-from harvester.storage.trade_store import Archive
+from harvester.storage.trade_store import TradeStore
 from harvester.times import SECOND, Range, missing, overlap, show
 
 # --- rounding -------------------------------------------------------------------------------------
@@ -35,38 +35,38 @@ ENOUGH = 0.9
 """Of the rows, so many must be explained: a file's errors are few."""
 
 
-class Rows(NamedTuple):
+class KeyedRows(NamedTuple):
     """Trades as they are compared: times in ns, and what tells price and volume; shape (rows,)."""
 
     stamps: Int64s
     marks: NDArray[np.uint64]
 
-    def part(self, start: int, stop: int) -> Rows:
+    def part(self, start: int, stop: int) -> KeyedRows:
         """Some of them, without a copy."""
-        return Rows(self.stamps[start:stop], self.marks[start:stop])
+        return KeyedRows(self.stamps[start:stop], self.marks[start:stop])
 
-    def within(self, span: Range) -> Rows:
+    def within(self, span: Range) -> KeyedRows:
         """Those published in a range, of rows in order of time."""
         start, stop = (int(self.stamps.searchsorted(end, side="right")) for end in span)
         return self.part(start, stop)
 
 
-def rows_of(batch: pa.RecordBatch) -> Rows:
+def rows_of(batch: pa.RecordBatch) -> KeyedRows:
     """The rows of a batch of `columns.ROWS`, or of `schema.TRADES`, in copies of their own."""
     price = decimal_words(batch.column("price"))[0].astype(np.uint64)
     low, high = (words.astype(np.uint64) for words in decimal_words(batch.column("volume")))
-    return Rows(times(batch).copy(), _mixed(_mixed(_mixed(price) + low) + high))
+    return KeyedRows(times(batch).copy(), _mixed(_mixed(_mixed(price) + low) + high))
 
 
-def joined(parts: list[Rows]) -> Rows:
+def joined(parts: list[KeyedRows]) -> KeyedRows:
     """Several as one."""
-    return Rows(
+    return KeyedRows(
         np.concatenate([np.empty(0, np.int64), *(one.stamps for one in parts)]),
         np.concatenate([np.empty(0, np.uint64), *(one.marks for one in parts)]),
     )
 
 
-class Tally:
+class RoundingCounts:
     """Rows compared so far, and how many of them each way explains."""
 
     def __init__(self) -> None:
@@ -76,7 +76,7 @@ class Tally:
         self.is_whole = True
         """Whether all times of the file were whole seconds."""
 
-    def compare(self, file: Rows, api: Rows) -> None:
+    def compare(self, file: KeyedRows, api: KeyedRows) -> None:
         """Count rows of a file.
 
         Args:
@@ -93,7 +93,7 @@ class Tally:
             _, left, right = np.intersect1d(theirs, ours, assume_unique=True, return_indices=True)
             self.agree[way] += int(np.minimum(counts[left], found[right]).sum())
 
-    def add(self, other: Tally) -> None:
+    def add(self, other: RoundingCounts) -> None:
         """Count in what another one has counted."""
         self.of += other.of
         self.is_whole &= other.is_whole
@@ -124,7 +124,7 @@ class Sample:
             if one.through - one.after > 4 * SECOND
         ]
         self._most = most
-        self._rows: list[Rows] = []
+        self._rows: list[KeyedRows] = []
         self._count = 0
 
     def take(self, batch: pa.RecordBatch) -> None:
@@ -140,12 +140,12 @@ class Sample:
                 self._rows.append(found)
                 self._count += len(found.stamps)
 
-    def taken(self) -> Rows:
+    def taken(self) -> KeyedRows:
         """The rows that were taken."""
         return joined(self._rows)
 
 
-def _keys(rows: Rows, shift: int) -> NDArray[np.uint64]:
+def _keys(rows: KeyedRows, shift: int) -> NDArray[np.uint64]:
     """One number that tells second, price and volume from others."""
     seconds = ((rows.stamps + shift) // SECOND).astype(np.uint64)
     return _mixed(seconds + rows.marks)
@@ -162,7 +162,7 @@ def _mixed(words: NDArray[np.uint64]) -> NDArray[np.uint64]:
 # --- overlap --------------------------------------------------------------------------------------
 
 
-def held_from_api(archive: Archive, pair: str) -> list[Range]:
+def held_from_api(archive: TradeStore, pair: str) -> list[Range]:
     """What is covered by what the API gave, in order; nothing where a segment can't be read."""
     try:
         told = [part for _, part in from_files(archive, pair)]
@@ -171,7 +171,7 @@ def held_from_api(archive: Archive, pair: str) -> list[Range]:
     return missing(archive.coverage(pair), told)
 
 
-def measured(archive: Archive, pair: str, sample: Sample) -> Rounding | None:
+def measured(archive: TradeStore, pair: str, sample: Sample) -> Rounding | None:
     """How a file rounds its times; None where nothing of it is held from the API.
 
     It is worth a word, and stops no import: a segment that can't be read is for `verify` to tell.
@@ -180,7 +180,7 @@ def measured(archive: Archive, pair: str, sample: Sample) -> Rounding | None:
     if not len(rows.stamps):
         return None
     span = Range(int(rows.stamps[0]) - SECOND - 1, int(rows.stamps[-1]) + SECOND)
-    tally = Tally()
+    tally = RoundingCounts()
     try:
         for part in held_from_api(archive, pair):
             inside = rows.within(part)
@@ -231,7 +231,7 @@ class StoredCheck:
     """Compares rows of one pair, in order of time, with the trades that are stored."""
 
     def __init__(
-        self, archive: Archive, pair: str, covered: Sequence[Range], api: Sequence[Range]
+        self, archive: TradeStore, pair: str, covered: Sequence[Range], api: Sequence[Range]
     ) -> None:
         """Begin at the beginning of history.
 
@@ -248,7 +248,7 @@ class StoredCheck:
             + [_Part(span, False) for span in missing(covered, api)]
         )
         self._ends = np.array(sorted(end for span in api for end in span), dtype=np.int64)
-        self._waiting: list[Rows] = []
+        self._waiting: list[KeyedRows] = []
         self._waiting_rows = 0
         self._trades = joined([])
         """Trades that were read, and may still stand for a row."""
@@ -299,7 +299,7 @@ class StoredCheck:
         except HarvesterError as reason:
             self.error = reason
 
-    def _compare(self, rows: Rows, part: _Part) -> None:
+    def _compare(self, rows: KeyedRows, part: _Part) -> None:
         first, last = int(rows.stamps[0]), int(rows.stamps[-1])
         span = Range(
             max(part.span.after, first - TOLERANCE_NS - 1, self._read_through),
@@ -317,7 +317,9 @@ class StoredCheck:
             self._read_through = span.through
         _, self._trades = self._matched(rows, joined(trades), last, part)
 
-    def _matched(self, rows: Rows, trades: Rows, bound: int, part: _Part) -> tuple[Rows, Rows]:
+    def _matched(
+        self, rows: KeyedRows, trades: KeyedRows, bound: int, part: _Part
+    ) -> tuple[KeyedRows, KeyedRows]:
         """Match rows up to a time; returns the rows behind it and the trades left for them."""
         stop = int(rows.stamps.searchsorted(bound, side="right"))
         some = rows.part(0, stop)
@@ -337,14 +339,14 @@ class StoredCheck:
             self._last_ns = int(absent[-1])
             self.absent += len(absent)
         keep = ~is_used & (trades.stamps > bound - TOLERANCE_NS)
-        left = Rows(trades.stamps[keep], trades.marks[keep])
+        left = KeyedRows(trades.stamps[keep], trades.marks[keep])
         return rows.part(stop, len(rows.stamps)), left
 
 
 Flags = NDArray[np.bool_]
 
 
-def match(rows: Rows, trades: Rows, tolerance: int) -> tuple[Flags, Flags]:
+def match(rows: KeyedRows, trades: KeyedRows, tolerance: int) -> tuple[Flags, Flags]:
     """Find a trade of its own for each row, by price, volume and time.
 
     Args:

@@ -14,18 +14,31 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from harvester.csv_import.boundaries import QUIET_S
-from harvester.csv_import.overlap import SHIFTS_NS, WAYS, Rows, Tally, Way, joined, rows_of
+from harvester.csv_import.overlap import (
+    SHIFTS_NS,
+    WAYS,
+    KeyedRows,
+    RoundingCounts,
+    Way,
+    joined,
+    rows_of,
+)
 from harvester.download.events import Day, Left, Noted, Replaced, Rounding, Started, Upgrade
-from harvester.download.request import Hand
+from harvester.download.request import CompletedPair
 from harvester.schema import Int64s, no_rows, times, trade_ids
-from harvester.storage.filesystem import Note, keep_segment
+from harvester.storage.filesystem import QuarantineNote, keep_segment
 from harvester.storage.replacement import checked, clear, finish, splice
-from harvester.storage.replacement_staging import Upgraded, aside_of, from_files, quarantine_damaged
+from harvester.storage.replacement_staging import (
+    ReplacementView,
+    aside_of,
+    from_files,
+    quarantine_damaged,
+)
 from harvester.storage.segment import Segment, read_batches
-from harvester.storage.trade_store import Archive, pieces_of
+from harvester.storage.trade_store import TradeStore, pieces_of
 from harvester.storage.writer import Writer, writer
 from harvester.times import DAY, SECOND, UNITS_NS, Range, missing, overlap, union
-from harvester.trade_ids import Edge, find_gaps, gap_at_end
+from harvester.trade_ids import LastId, find_gaps, gap_at_end
 
 # --- units ----------------------------------------------------------------------------------------
 
@@ -52,7 +65,7 @@ class Unit(NamedTuple):
     rows: int
 
 
-def units(archive: Archive, pair: str, within: Range) -> list[Unit]:
+def units(archive: TradeStore, pair: str, within: Range) -> list[Unit]:
     """What is to be replaced of a pair, in order; a segment that touches `within` counts whole.
 
     Raises:
@@ -82,7 +95,7 @@ def rows_to_fetch(unit: Unit, aside: list[Range]) -> int:
     return unit.rows * sum(one.through - one.after for one in left) // whole
 
 
-def _rows(archive: Archive, segment: Segment, part: Range, parts: tuple[Range, ...]) -> int:
+def _rows(archive: TradeStore, segment: Segment, part: Range, parts: tuple[Range, ...]) -> int:
     inside = [both for one in parts if (both := overlap(one, part))]
     if not inside:
         return 0
@@ -95,7 +108,7 @@ def _rows(archive: Archive, segment: Segment, part: Range, parts: tuple[Range, .
     )
 
 
-def _quiet_behind(archive: Archive, pair: str, moment: int, regions: list[Range]) -> int:
+def _quiet_behind(archive: TradeStore, pair: str, moment: int, regions: list[Range]) -> int:
     """The first quiet moment from one on; where a region of files ends, that is one."""
     region = next((one for one in regions if one.after < moment < one.through), None)
     if region is None or _is_quiet(archive, pair, moment):
@@ -113,7 +126,7 @@ def _quiet_behind(archive: Archive, pair: str, moment: int, regions: list[Range]
         width *= GROWS_BY
 
 
-def _quiet_before(archive: Archive, pair: str, moment: int, regions: list[Range]) -> int:
+def _quiet_before(archive: TradeStore, pair: str, moment: int, regions: list[Range]) -> int:
     """The last quiet moment up to one, likewise."""
     region = next((one for one in regions if one.after < moment < one.through), None)
     if region is None or _is_quiet(archive, pair, moment):
@@ -131,11 +144,11 @@ def _quiet_before(archive: Archive, pair: str, moment: int, regions: list[Range]
         width *= GROWS_BY
 
 
-def _is_quiet(archive: Archive, pair: str, moment: int) -> bool:
+def _is_quiet(archive: TradeStore, pair: str, moment: int) -> bool:
     return not len(_seconds(archive, pair, Range(moment - SECOND, moment + SECOND)))
 
 
-def _seconds(archive: Archive, pair: str, window: Range) -> Int64s:
+def _seconds(archive: TradeStore, pair: str, window: Range) -> Int64s:
     """The seconds in which there are trades."""
     stamps = [times(batch) for batch in archive.scan(pair, window)]
     seconds: Int64s = np.unique(np.concatenate([np.empty(0, np.int64), *stamps]) // SECOND)
@@ -204,7 +217,7 @@ class Proof:
     def __init__(self, span: Range, left: tuple[int, int, int] | None) -> None:
         """Begin a range; `left` is the last id before it, as `Archive.last_id_before` gives it."""
         self._span = span
-        self._edge = Edge(*left) if left is not None else None
+        self._edge = LastId(*left) if left is not None else None
         self._open: set[int] = set()
 
     def add(self, batch: pa.RecordBatch) -> None:
@@ -263,7 +276,7 @@ WINDOW_ROWS = 250_000
 """Rows of a file that are held against the exchange's at a time."""
 
 
-async def upgrade(hand: Hand) -> None:
+async def upgrade(hand: CompletedPair) -> None:
     """Let the exchange's own trades take the place of what files told of a pair.
 
     Raises:
@@ -275,7 +288,7 @@ async def upgrade(hand: Hand) -> None:
     await _Upgrading(hand).run()
 
 
-class Compared(NamedTuple):
+class DayComparison(NamedTuple):
     """A file and the exchange over a range.
 
     Attributes:
@@ -290,13 +303,13 @@ class Compared(NamedTuple):
 class _Upgrading:
     """One pair on its way; its lock is held."""
 
-    def __init__(self, hand: Hand) -> None:
+    def __init__(self, hand: CompletedPair) -> None:
         self._hand = hand
         self._run = hand.run
         self._pair = hand.wish.pair.altname
-        self._archive: Archive = hand.run.archive
-        self._view = Upgraded(hand.run.archive)
-        self._tallies: dict[Range, Tally] = {}
+        self._archive: TradeStore = hand.run.archive
+        self._view = ReplacementView(hand.run.archive)
+        self._tallies: dict[Range, RoundingCounts] = {}
         self._told = Upgrade()
         self._left: dict[Range, str] = {}
         self._short: dict[Range, list[Day]] = {}
@@ -388,7 +401,7 @@ class _Upgrading:
             if unit.span.after <= span.through and span.after <= unit.span.through:
                 del self._left[span]
 
-    def _compare(self, unit: Unit) -> Compared:
+    def _compare(self, unit: Unit) -> DayComparison:
         file, exchange = Days(), Exchange()
         for segment in self._segments(unit):
             for batch in checked(self._view, segment, unit.parts):
@@ -402,13 +415,13 @@ class _Upgrading:
         if fewer:
             unproved = self._unproved(unit.span)
             fewer = [day for day in fewer if number_of(day) in unproved]
-        return Compared(days, fewer)
+        return DayComparison(days, fewer)
 
-    def _measured(self, unit: Unit) -> Tally:
+    def _measured(self, unit: Unit) -> RoundingCounts:
         """The file's seconds, held against the exchange's times."""
-        tally = Tally()
+        tally = RoundingCounts()
         for segment in self._segments(unit):
-            waiting: list[Rows] = []
+            waiting: list[KeyedRows] = []
             for part in (one for one in unit.parts if overlap(one, segment.range)):
                 for batch in read_batches(self._archive.store, segment.path, part):
                     waiting.append(rows_of(batch))
@@ -421,7 +434,7 @@ class _Upgrading:
             tally.compare(joined(waiting), self._api(joined(waiting)))
         return tally
 
-    def _api(self, rows: Rows) -> Rows:
+    def _api(self, rows: KeyedRows) -> KeyedRows:
         """The trades aside that rows of a file may be."""
         if not len(rows.stamps):
             return rows
@@ -456,7 +469,7 @@ class _Upgrading:
             inside = [day for day in days if any(overlap(_around(day), part) for part in parts)]
             if inside:
                 faults = [f"the exchange does not agree: {day}" for day in inside]
-                note = Note(self._pair, segment.path, segment.range, faults)
+                note = QuarantineNote(self._pair, segment.path, segment.range, faults)
                 to = keep_segment(self._archive.store, note)
                 self._told = self._told._replace(kept=(*self._told.kept, to))
                 self._note(f"{segment.path} does not agree with the exchange: a copy is in {to}")
@@ -478,7 +491,7 @@ class _Upgrading:
         self._run.watch.listener(Noted(self._pair, text))
 
     def _tell(self) -> None:
-        tally = Tally()
+        tally = RoundingCounts()
         for one in self._tallies.values():
             tally.add(one)
         left = tuple(Left(*one) for one in sorted(self._left.items()))

@@ -11,9 +11,9 @@ from fnmatch import fnmatchcase
 from functools import partial
 from typing import NamedTuple
 
-from harvester.csv_import.file_scan import Part, chains, look_at
-from harvester.csv_import.files import UNKNOWN, Member, Whole
-from harvester.csv_import.importer import Chain, Report, Watch
+from harvester.csv_import.file_scan import ScannedFile, chains, look_at
+from harvester.csv_import.files import UNKNOWN, KnownComplete, Member
+from harvester.csv_import.importer import FileChain, ImportOptions, ImportReport
 from harvester.errors import (
     AmbiguousPair,
     BadFile,
@@ -25,7 +25,7 @@ from harvester.errors import (
 from harvester.kraken.pairs import Names, Pair, resolve
 from harvester.storage.replacement import end_replacing
 from harvester.storage.replacement_staging import torn
-from harvester.storage.trade_store import Archive
+from harvester.storage.trade_store import TradeStore
 from harvester.storage.writer import Writer, writer
 from harvester.times import END_OF_TIME, LONGEST, SECOND, Range, missing, union
 
@@ -35,12 +35,12 @@ MOST_JOBS = 4
 """Pairs side by side: each holds up to some 150 MB."""
 
 
-class Work(NamedTuple):
+class PairFiles(NamedTuple):
     """A pair, and its files; `whole` is what they were said to hold whole together."""
 
     pair: Pair
     members: list[Member]
-    whole: Whole = UNKNOWN
+    whole: KnownComplete = UNKNOWN
 
     @property
     def size(self) -> int:
@@ -48,7 +48,7 @@ class Work(NamedTuple):
         return sum(member.size for member in self.members)
 
 
-class Plan(NamedTuple):
+class FilePlan(NamedTuple):
     """What would be imported of a file.
 
     Attributes:
@@ -72,7 +72,9 @@ class Plan(NamedTuple):
     error: str | None = None
 
 
-def plan(archive: Archive, works: Sequence[Work], *, skip_bad_rows: bool = False) -> list[Plan]:
+def plan(
+    archive: TradeStore, works: Sequence[PairFiles], *, skip_bad_rows: bool = False
+) -> list[FilePlan]:
     """What would be imported; the files are read whole, and a bad one hides no other."""
     plans = []
     for work in works:
@@ -88,13 +90,15 @@ def plan(archive: Archive, works: Sequence[Work], *, skip_bad_rows: bool = False
         for member in work.members:
             if member in failed:
                 error = str(failed[member])
-                plans.append(Plan(str(member), name, "", member.size, 0, 0, True, None, [], error))
+                plans.append(
+                    FilePlan(str(member), name, "", member.size, 0, 0, True, None, [], error)
+                )
             else:
                 plans.append(_planned(found[member[:2]], name, coverage))
     return plans
 
 
-def _planned(part: Part, pair: str, coverage: list[Range]) -> Plan:
+def _planned(part: ScannedFile, pair: str, coverage: list[Range]) -> FilePlan:
     since_s, until_s = part.member.whole
     if part.first_ns is not None:
         after = part.first_ns // SECOND * SECOND - 1
@@ -104,7 +108,7 @@ def _planned(part: Part, pair: str, coverage: list[Range]) -> Plan:
         after = END_OF_TIME
     through = END_OF_TIME if until_s is None else until_s * SECOND - 1
     holes = missing([Range(after, through)], coverage)
-    return Plan(
+    return FilePlan(
         str(part.member),
         pair,
         str(part.layout),
@@ -118,11 +122,11 @@ def _planned(part: Part, pair: str, coverage: list[Range]) -> Plan:
 
 
 def run(
-    archive: Archive,
-    works: Sequence[Work],
-    watch: Watch,
-    done: Callable[[Report], None],
-) -> list[Report]:
+    archive: TradeStore,
+    works: Sequence[PairFiles],
+    watch: ImportOptions,
+    done: Callable[[ImportReport], None],
+) -> list[ImportReport]:
     """Import the files of some pairs; one that fails stops no other.
 
     Args:
@@ -144,13 +148,13 @@ def run(
 
 
 def _import(
-    archive: Archive,
-    work: Work,
-    watch: Watch,
-    done: Callable[[Report], None],
-) -> list[Report]:
+    archive: TradeStore,
+    work: PairFiles,
+    watch: ImportOptions,
+    done: Callable[[ImportReport], None],
+) -> list[ImportReport]:
     name = work.pair.altname
-    reports: list[Report] = []
+    reports: list[ImportReport] = []
 
     def all_of_it() -> None:
         if watch.stop.is_set():
@@ -171,7 +175,7 @@ def _import(
             if found := torn(archive, name):
                 notes.append(found[1])
             made = [
-                Chain(archive, work.pair, chain, watch, bad_times)
+                FileChain(archive, work.pair, chain, watch, bad_times)
                 for chain in chains(parts, work.whole)
             ]
             for chain in made:
@@ -191,12 +195,12 @@ def _import(
     error = _error_of(all_of_it)
     if error is not None:
         files = [str(member) for member in work.members]
-        reports.append(Report(files, name, [], work.size, error=error))
+        reports.append(ImportReport(files, name, [], work.size, error=error))
         done(reports[-1])
     return reports
 
 
-def _one(chain: Chain, one: Writer) -> Report:
+def _one(chain: FileChain, one: Writer) -> ImportReport:
     begun_s = time.perf_counter()
     chain.report.error = _error_of(lambda: chain.run(one))
     chain.report.seconds = time.perf_counter() - begun_s
@@ -222,14 +226,14 @@ _PATTERN = frozenset("*?[")
 _CANDLES = re.compile(r"(.+)_([0-9]{1,8})", re.ASCII)
 
 
-class Named(NamedTuple):
+class MatchedFiles(NamedTuple):
     """Members by their pairs, and those whose names nobody knows."""
 
     pairs: list[tuple[Pair, list[Member]]]
     unknown: list[Member]
 
 
-def by_pair(members: Iterable[Member], known: Iterable[Pair]) -> Named:
+def by_pair(members: Iterable[Member], known: Iterable[Pair]) -> MatchedFiles:
     """The pair of each member, from its file's name; in the order of the first of each."""
     book = Names(known)
     found: dict[str, tuple[Pair, list[Member]]] = {}
@@ -240,7 +244,7 @@ def by_pair(members: Iterable[Member], known: Iterable[Pair]) -> Named:
             unknown.append(member)
         else:
             found.setdefault(pair.altname, (pair, []))[1].append(member)
-    return Named(list(found.values()), unknown)
+    return MatchedFiles(list(found.values()), unknown)
 
 
 class CandleFile(NamedTuple):
@@ -300,7 +304,7 @@ def _fits(text: str, names: set[str]) -> bool:
     return text in {name.upper() for name in names}
 
 
-def _of_pair(text: str, book: list[Pair], named: Named) -> set[Member]:
+def _of_pair(text: str, book: list[Pair], named: MatchedFiles) -> set[Member]:
     try:
         altname = resolve(text, book).altname
     except AmbiguousPair:

@@ -19,7 +19,7 @@ from harvester.times import END_OF_TIME, SECOND, Range
 
 
 @dataclass(slots=True)
-class Count:
+class RowCount:
     """Rows, and the sum of their volumes."""
 
     rows: int = 0
@@ -44,7 +44,7 @@ HABIT_S = 60
 """So far may times go back within a file: rows are put in order over so many seconds."""
 
 
-class StepsBack:
+class TimeDisorder:
     """Counts how often, and how far, times go back within a file."""
 
     def __init__(self) -> None:
@@ -72,7 +72,7 @@ class Sorter:
         """Nothing was read yet."""
         self._carry = no_rows()
         self._latest = -1
-        self.repeats = Count()
+        self.repeats = RowCount()
         """Rows with an id that equal another one in every field: the same trade again."""
 
     def push(self, rows: pa.RecordBatch) -> pa.RecordBatch:

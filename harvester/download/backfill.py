@@ -8,16 +8,16 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 
 from harvester.config import Settings
-from harvester.download.buffer import Backlog
-from harvester.download.estimate import Appraiser, Lack
-from harvester.download.events import Ended, Outcome, Stop
-from harvester.download.exchange_clock import Clock
-from harvester.download.pair import PairCrawl
-from harvester.download.request import Run, Watch, Wish
+from harvester.download.buffer import MemoryBudget
+from harvester.download.estimate import MissingData, TradeCountEstimator
+from harvester.download.events import BackfillResult, CancelToken, Ended
+from harvester.download.exchange_clock import ExchangeClock
+from harvester.download.pair import PairDownload
+from harvester.download.request import BackfillRequest, DownloadContext, RunOptions
 from harvester.errors import ArchiveDamaged, ExchangeUnreachable, HarvesterError, Interrupted
 from harvester.kraken.client import Client
 from harvester.kraken.pairs import Pair
-from harvester.storage.trade_store import Archive
+from harvester.storage.trade_store import TradeStore
 from harvester.storage.writer import Writer
 from harvester.times import END_OF_TIME, UNITS_NS, Range, missing
 
@@ -30,10 +30,10 @@ WORTH_ASKING_NS = UNITS_NS["w"]
 """Who lacks less than a week is soon done: it takes its turn in the order given, and no call."""
 
 
-class Turns:
+class PairQueue:
     """Gives each pair its turn, once. Pairs are known by their place in the list of wishes."""
 
-    def __init__(self, names: Sequence[str], stop: Stop, give_up_s: float) -> None:
+    def __init__(self, names: Sequence[str], stop: CancelToken, give_up_s: float) -> None:
         """`give_up_s`: so long without one good page of any pair, and no further pair is begun."""
         self._names = names
         self._left = dict.fromkeys(range(len(names)))
@@ -71,13 +71,13 @@ class Turns:
         return None
 
 
-async def in_turn(
-    turns: Turns,
-    appraiser: Appraiser,
-    lacks: Sequence[Lack],
-    crawl: Callable[[int], Awaitable[Outcome]],
+async def run_concurrently(
+    turns: PairQueue,
+    appraiser: TradeCountEstimator,
+    lacks: Sequence[MissingData],
+    crawl: Callable[[int], Awaitable[BackfillResult]],
     jobs: int,
-) -> list[Outcome]:
+) -> list[BackfillResult]:
     """Crawl every pair, `jobs` side by side, the largest first; returns outcomes in their order.
 
     Where all find room at once, their order does not matter, and nobody is asked for sizes.
@@ -89,7 +89,7 @@ async def in_turn(
         crawl: fetches the pair of a place.
         jobs: pairs side by side.
     """
-    outcomes: dict[int, Outcome] = {}
+    outcomes: dict[int, BackfillResult] = {}
 
     async def work() -> None:
         while (place := turns.next(appraiser.trades)) is not None:
@@ -113,7 +113,7 @@ async def in_turn(
     return [outcomes[place] for place in range(len(lacks))]
 
 
-def _width(lack: Lack) -> int:
+def _width(lack: MissingData) -> int:
     return sum(one.through - one.after for one in lack.ranges)
 
 
@@ -125,21 +125,23 @@ TENDED_AT_ONCE = 2
 
 async def backfill(
     client: Client,
-    archive: Archive,
-    wishes: Sequence[Wish],
+    archive: TradeStore,
+    wishes: Sequence[BackfillRequest],
     settings: Settings,
-    watch: Watch,
-) -> list[Outcome]:
+    watch: RunOptions,
+) -> list[BackfillResult]:
     """Fetch what is missing of each wish, several pairs side by side; a failing one stops no other.
 
     Returns an outcome a wish, in their order.
     """
     run = begin(client, archive, settings, watch)
     settled_ns = await watch.stop.guard(run.clock.settled_ns())
-    turns = Turns([wish.pair.altname for wish in wishes], watch.stop, settings.exchange.give_up_s)
+    turns = PairQueue(
+        [wish.pair.altname for wish in wishes], watch.stop, settings.exchange.give_up_s
+    )
 
-    async def one(place: int) -> Outcome:
-        crawl = PairCrawl(run, wishes[place], turns.heard)
+    async def one(place: int) -> BackfillResult:
+        crawl = PairDownload(run, wishes[place], turns.heard)
         refusal = turns.refusal(wishes[place].pair.altname)
         if refusal is not None:
             return crawl.not_begun(refusal)
@@ -151,18 +153,18 @@ async def backfill(
         return outcome
 
     lacks = [_lack(archive, wish, settled_ns) for wish in wishes]
-    return await in_turn(turns, run.appraiser, lacks, one, settings.exchange.jobs)
+    return await run_concurrently(turns, run.appraiser, lacks, one, settings.exchange.jobs)
 
 
-def _lack(archive: Archive, wish: Wish, settled_ns: int) -> Lack:
+def _lack(archive: TradeStore, wish: BackfillRequest, settled_ns: int) -> MissingData:
     """What a wish lacks, to order pairs by; one that can't be listed fails in its own crawl."""
     try:
-        return Lack(wish.pair, lacking(archive, wish, settled_ns))
+        return MissingData(wish.pair, lacking(archive, wish, settled_ns))
     except ArchiveDamaged:
-        return Lack(wish.pair, [])
+        return MissingData(wish.pair, [])
 
 
-def lacking(archive: Archive, wish: Wish, settled_ns: int) -> list[Range]:
+def lacking(archive: TradeStore, wish: BackfillRequest, settled_ns: int) -> list[Range]:
     """What is missing of a wish, up to the moment until which trades are settled."""
     asked = wish.span._replace(through=min(wish.span.through, settled_ns))
     return missing(
@@ -170,16 +172,20 @@ def lacking(archive: Archive, wish: Wish, settled_ns: int) -> list[Range]:
     )
 
 
-def begin(client: Client, archive: Archive, settings: Settings, watch: Watch) -> Run:
+def begin(
+    client: Client, archive: TradeStore, settings: Settings, watch: RunOptions
+) -> DownloadContext:
     """A run over some pairs of an archive; nothing is asked yet."""
-    clock = Clock(client, settings.refresh.settle_s, watch.now_ns)
-    appraiser = Appraiser(client, settings.exchange, watch.stop)
+    clock = ExchangeClock(client, settings.refresh.settle_s, watch.now_ns)
+    appraiser = TradeCountEstimator(client, settings.exchange, watch.stop)
     tending = asyncio.Semaphore(TENDED_AT_ONCE)
     merging = asyncio.Lock()
-    return Run(client, archive, settings, watch, clock, Backlog(), appraiser, tending, merging)
+    return DownloadContext(
+        client, archive, settings, watch, clock, MemoryBudget(), appraiser, tending, merging
+    )
 
 
-async def fill(run: Run, pair: Pair, one: Writer) -> Outcome:
+async def fill(run: DownloadContext, pair: Pair, one: Writer) -> BackfillResult:
     """Fetch the holes on record of a pair, one after the other, and tend its files.
 
     Where there are no holes, the exchange is not asked.
@@ -189,6 +195,6 @@ async def fill(run: Run, pair: Pair, one: Writer) -> Outcome:
         pair: whose holes.
         one: its writer; the lock is held.
     """
-    outcome = await PairCrawl(run, Wish(pair, Range(0, END_OF_TIME))).fill(one)
+    outcome = await PairDownload(run, BackfillRequest(pair, Range(0, END_OF_TIME))).fill(one)
     run.watch.listener(Ended(outcome.pair, outcome.exit_status))
     return outcome

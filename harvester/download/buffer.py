@@ -11,11 +11,11 @@ import pyarrow as pa
 
 from harvester.download.events import Committed, Listener
 from harvester.schema import cut
-from harvester.storage.footer import Footer, Jump
-from harvester.storage.trade_store import Archive
+from harvester.storage.footer import ConfirmedIdGap, Footer
+from harvester.storage.trade_store import TradeStore
 from harvester.storage.writer import Writer
 from harvester.times import END_OF_TIME, Range
-from harvester.trade_ids import Gap
+from harvester.trade_ids import IdGap
 
 # --- buffer ---------------------------------------------------------------------------------------
 
@@ -48,7 +48,7 @@ class Locks(NamedTuple):
         return cls(asyncio.Lock(), asyncio.Lock())
 
 
-class Buffer:
+class WriteBuffer:
     """One pair's trades between the tape and the archive."""
 
     def __init__(
@@ -65,9 +65,9 @@ class Buffer:
         self._pair_json = pair_json
         self._listener = listener
         self._batches: list[pa.RecordBatch] = []
-        self._jumps: list[Gap] = []
-        self._unasked: list[Gap] = []
-        self._across_files: list[Gap] = []
+        self._jumps: list[IdGap] = []
+        self._unasked: list[IdGap] = []
+        self._across_files: list[IdGap] = []
         self._cursor: str | None = None
         self._oldest_s: float | None = None
         self._writing, self._merging = locks or Locks.made()
@@ -98,9 +98,9 @@ class Buffer:
     def note(
         self,
         cursor: str | None,
-        jumps: list[Gap],
-        unasked: Sequence[Gap] = (),
-        across_files: Sequence[Gap] = (),
+        jumps: list[IdGap],
+        unasked: Sequence[IdGap] = (),
+        across_files: Sequence[IdGap] = (),
     ) -> None:
         """Take what the footer is to tell; a jump goes with the trade behind it.
 
@@ -131,9 +131,9 @@ class Buffer:
                 span,
                 self._pair_json,
                 cursor=self._cursor,
-                jumps=tuple(Jump(gap.after_id, gap.before_id) for gap in jumps),
+                jumps=tuple(ConfirmedIdGap(gap.after_id, gap.before_id) for gap in jumps),
                 unasked_jumps=len(unasked),
-                across_files=tuple(Jump(*gap.sides) for gap in across),
+                across_files=tuple(ConfirmedIdGap(*gap.sides) for gap in across),
             )
             try:
                 made = await asyncio.to_thread(self._writer.commit, span, now, footer)
@@ -156,7 +156,7 @@ class Buffer:
                 async with self._merging:
                     await asyncio.to_thread(self._writer.compact)
 
-    def writes_to(self, archive: Archive) -> bool:
+    def writes_to(self, archive: TradeStore) -> bool:
         """Whether what is committed here becomes part of this very archive."""
         return self._writer.archive is archive
 
@@ -171,12 +171,12 @@ class Buffer:
         self._batches, self.rows, self._oldest_s = [], 0, None
 
 
-def _stands(gap: Gap, span: Range) -> bool:
+def _stands(gap: IdGap, span: Range) -> bool:
     # One at the range's end is noted as that end is whole: what is flushed then reaches up to it.
     return gap.before_ns <= span.through or gap.before_ns == END_OF_TIME
 
 
-class Backlog:
+class MemoryBudget:
     """What waits in memory over all pairs: bounded, so that many pairs cost no more than few.
 
     The largest is written first, one at a time: in the background once the bound comes near, and
@@ -186,7 +186,7 @@ class Backlog:
     def __init__(self, most_rows: int = MOST_WAITING) -> None:
         """`most_rows` over all pairs together."""
         self._most_rows = most_rows
-        self._buffers: set[Buffer] = set()
+        self._buffers: set[WriteBuffer] = set()
         self._relief: asyncio.Task[None] | None = None
 
     @property
@@ -194,11 +194,11 @@ class Backlog:
         """Rows that wait, those that are just being written counted in."""
         return sum(buffer.rows for buffer in self._buffers)
 
-    def enter(self, buffer: Buffer) -> None:
+    def enter(self, buffer: WriteBuffer) -> None:
         """Count a pair's buffer in."""
         self._buffers.add(buffer)
 
-    def leave(self, buffer: Buffer) -> None:
+    def leave(self, buffer: WriteBuffer) -> None:
         """Count it no more."""
         self._buffers.discard(buffer)
 

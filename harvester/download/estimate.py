@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from harvester.config import ExchangeSettings
-from harvester.download.events import Stop
+from harvester.download.events import CancelToken
 from harvester.errors import ExchangeError, ExchangeUnreachable
 from harvester.kraken.client import Client
 from harvester.kraken.pairs import Pair
@@ -38,32 +38,32 @@ class Estimate:
         return round(total)
 
 
-class Lack(NamedTuple):
+class MissingData(NamedTuple):
     """What is missing of a pair."""
 
     pair: Pair
     ranges: list[Range]
 
 
-class Appraiser:
+class TradeCountEstimator:
     """Asks how many trades each of many pairs lacks: one call a pair.
 
     The calls go side by side, each asker at the pace of a pair's crawl, so that together they ask
     no more of the exchange than the crawl itself does.
     """
 
-    def __init__(self, client: Client, settings: ExchangeSettings, stop: Stop) -> None:
+    def __init__(self, client: Client, settings: ExchangeSettings, stop: CancelToken) -> None:
         """Nothing is asked yet."""
         self._client = client
         self._settings = settings
         self._stop = stop
         self._failures = 0
-        self._left: deque[Lack] = deque()
+        self._left: deque[MissingData] = deque()
         self.trades: dict[str, int] = {}
         """What is known so far, by altname. Pairs that nothing is known of are not in it."""
 
     async def appraise(
-        self, lacks: Sequence[Lack], askers: int, *, within_s: float | None = None
+        self, lacks: Sequence[MissingData], askers: int, *, within_s: float | None = None
     ) -> None:
         """Ask for these pairs, the largest markets first as far as their names tell.
 
@@ -97,7 +97,7 @@ class Appraiser:
             if self._left:
                 pause_s = await self._ask(self._left.popleft())
 
-    async def _ask(self, lack: Lack) -> float:
+    async def _ask(self, lack: MissingData) -> float:
         """Ask for one pair; returns the seconds to wait before the next."""
         rate = self._settings.rate
         try:

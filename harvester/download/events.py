@@ -16,7 +16,7 @@ from harvester.times import SECOND, Range, show
 T = TypeVar("T")
 
 
-class Stop:
+class CancelToken:
     """The wish to stop: what is being waited for is dropped, what was fetched is kept.
 
     Only what stands under `guard` is ever cut short; a commit on its way to disk never is.
@@ -307,7 +307,7 @@ class Ended(NamedTuple):
         return f"{self.pair}: done" if self.exit_status == 0 else f"{self.pair}: failed"
 
 
-class Outcome(NamedTuple):
+class BackfillResult(NamedTuple):
     """What a pair's crawl came to.
 
     `reached` is what was covered up to; `holes` are ranges asked for that stay uncovered; `pace`
@@ -365,7 +365,7 @@ Event = (
     | Noted
     | Replaced
     | Ended
-    | Outcome
+    | BackfillResult
 )
 Listener = Callable[[Event], None]
 
@@ -373,7 +373,7 @@ Listener = Callable[[Event], None]
 # --- tally ----------------------------------------------------------------------------------------
 
 
-class Tally:
+class DownloadCounts:
     """Trades and pages of one pair's run, and how far each of its crawls has come."""
 
     def __init__(self, pair: str, listener: Listener) -> None:

@@ -22,7 +22,7 @@ TIMES_ASKED = 3
 """An implausible time may be one bad answer among good ones, so it is asked for again."""
 
 
-class Clock:
+class ExchangeClock:
     """The exchange's clock, checked against this machine's.
 
     It may be behind by years, as that of an API server over an old archive is. It can't be ahead:

@@ -9,13 +9,13 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 
 from harvester.download.events import Listener, Noted
-from harvester.download.page_merge import FULL_PAGE, LEAST_MARGIN_NS, Page, Source
+from harvester.download.page_merge import FULL_PAGE, LEAST_MARGIN_NS, Page, PageSource
 from harvester.schema import in_order, joined_rows, no_rows, times
 from harvester.times import DAY, END_OF_TIME, SECOND, Range, show
 from harvester.trade_ids import (
     BEGINNING,
-    Edge,
-    Gap,
+    IdGap,
+    LastId,
     across_file,
     find_gaps,
     gap_at_end,
@@ -32,11 +32,11 @@ JUMPS_BELIEVED = 12
 MOST_CARRIED = 20_000
 """Rows kept back until the next trade with an id shows them to be whole."""
 
-Finder = Callable[[pa.RecordBatch], tuple[list[Gap], Edge | None]]
+Finder = Callable[[pa.RecordBatch], tuple[list[IdGap], LastId | None]]
 Interruptible = Callable[[Awaitable[pa.RecordBatch]], Awaitable[pa.RecordBatch]]
 
 
-class Loss(NamedTuple):
+class MissingTrades(NamedTuple):
     """Trades that the exchange shows in a range that is covered and does not contain them.
 
     Attributes:
@@ -44,25 +44,25 @@ class Loss(NamedTuple):
         range: where they are.
     """
 
-    gap: Gap
+    gap: IdGap
     range: Range
 
 
-class Seams:
+class IdContinuityChecker:
     """The tape of one range on its way from joining to the buffer, id by id.
 
     The last trade with an id, and what follows it, is kept back: only the next one shows whether
     something is missing between them.
     """
 
-    def __init__(self, source: Source, pair: str, span: Range, listener: Listener) -> None:
+    def __init__(self, source: PageSource, pair: str, span: Range, listener: Listener) -> None:
         """`span` is the range being crawled; nothing outside of it is ever taken."""
         self._source = source
         self._pair = pair
         self.span = span
         """May be made shorter while it is crawled, at what has not been reached yet."""
         self._listener = listener
-        self._edge: Edge | None = None
+        self._edge: LastId | None = None
         self._carry = no_rows()
         self._passed_ns = span.after
         self._unfruitful = 0
@@ -74,19 +74,19 @@ class Seams:
         self._id_not_stored: int | None = None
         self._is_file_behind = False
         self._is_held_behind = True
-        self._confirmed: Gap | None = None
-        self.lost: list[Loss] = []
+        self._confirmed: IdGap | None = None
+        self.lost: list[MissingTrades] = []
         """Trades that the exchange shows outside of the range, where they are not held; whoever
         takes them empties the list."""
-        self.jumps: list[Gap] = []
+        self.jumps: list[IdGap] = []
         """Gaps that two answers agree on, in order; whoever takes them empties the list."""
-        self.across_files: list[Gap] = []
+        self.across_files: list[IdGap] = []
         """Gaps that a file's rows leave, which has no ids; whoever takes them empties the list."""
-        self.unasked: list[Gap] = []
+        self.unasked: list[IdGap] = []
         """More of them, that were not asked for, or not answered; whoever takes them empties it."""
 
     def begin_at(
-        self, left: Edge | None, *, is_file: bool = False, confirmed: Gap | None = None
+        self, left: LastId | None, *, is_file: bool = False, confirmed: IdGap | None = None
     ) -> None:
         """Go on from the last trade with an id before the range.
 
@@ -141,7 +141,7 @@ class Seams:
         self._right, self._is_file_behind, self._is_held_behind = right, is_file, is_held
         start = None if self._carry.num_rows else self._edge
 
-        def find(now: pa.RecordBatch) -> tuple[list[Gap], Edge | None]:
+        def find(now: pa.RecordBatch) -> tuple[list[IdGap], LastId | None]:
             gaps, edge = find_gaps(start, now)
             return gaps + gap_at_end(edge, right, now), edge
 
@@ -151,7 +151,7 @@ class Seams:
 
     async def _settle(
         self, rows: pa.RecordBatch, find: Finder, ask: Interruptible
-    ) -> tuple[pa.RecordBatch, Edge | None]:
+    ) -> tuple[pa.RecordBatch, LastId | None]:
         """Ask for the places again: from the margin before, then from a second earlier.
 
         Returns the rows, mended, and the edge that the next must go on from.
@@ -189,15 +189,17 @@ class Seams:
         self._unfruitful = 0 if rows.num_rows > before or outside else self._unfruitful + 1
         gaps = self._ours(gaps)
         self._book([gap for gap in gaps if gap.sides not in outside], absent)
-        self.lost += [Loss(gap, outside[gap.sides]) for gap in gaps if gap.sides in outside]
+        self.lost += [
+            MissingTrades(gap, outside[gap.sides]) for gap in gaps if gap.sides in outside
+        ]
         return rows, edge
 
-    def _open(self, gaps: list[Gap]) -> list[Gap]:
+    def _open(self, gaps: list[IdGap]) -> list[IdGap]:
         """Those that are not known to be confirmed."""
         known = self._confirmed and self._confirmed.sides
         return [gap for gap in gaps if gap.sides != known]
 
-    def _ours(self, gaps: list[Gap]) -> list[Gap]:
+    def _ours(self, gaps: list[IdGap]) -> list[IdGap]:
         """Those to be on record with this range: at its ends only where the other side is held.
 
         Else whoever downloads the range beside it finds the gap again, and puts it on record.
@@ -214,7 +216,7 @@ class Seams:
         """Behind what rows may still be put: the last row with an id where it is kept back."""
         return self.span.after if self._carry.num_rows else self._passed_ns
 
-    def _leave_open(self, gaps: list[Gap]) -> list[Gap]:
+    def _leave_open(self, gaps: list[IdGap]) -> list[IdGap]:
         """Count what is not confirmed; where a file's rows lie between, put it on record by itself.
 
         What is counted excuses as many skips for ever, wherever, and a file may be replaced.
@@ -230,7 +232,7 @@ class Seams:
         self.unasked += counted
         return counted
 
-    def _book(self, gaps: list[Gap], absent: Counter[tuple[int, int]]) -> None:
+    def _book(self, gaps: list[IdGap], absent: Counter[tuple[int, int]]) -> None:
         """Jumps that two answers agree on are confirmed; the others stay to be asked for."""
         confirmed = [gap for gap in gaps if absent[gap.sides] >= 2]
         open_ = [gap for gap in gaps if absent[gap.sides] < 2]
@@ -269,15 +271,15 @@ LOOKS_FOR_AN_ID_GAP = 3
 FirstRow = tuple[Any, ...]
 
 
-class Beginning:
+class FirstPageCheck:
     """Proves where a range begins, by more than one answer where one alone does not show it."""
 
-    def __init__(self, source: Source, after: int, edge: Edge | None) -> None:
+    def __init__(self, source: PageSource, after: int, edge: LastId | None) -> None:
         """`edge`: the last trade with an id before `after`; BEGINNING before the first trade."""
         self._source = source
         self._after = after
         self._edge = edge
-        self.confirmed: Gap | None = None
+        self.confirmed: IdGap | None = None
         """The id gap before the first trade, where all answers began with an id above 1."""
 
     async def prove(self, page: Page, since_ns: int) -> Page:

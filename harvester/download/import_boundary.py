@@ -14,8 +14,8 @@ from harvester.download.page_merge import Page
 from harvester.download.range import imported_in
 from harvester.kraken.trades import PAGE_ROWS
 from harvester.schema import times
-from harvester.storage.replacement_staging import Together, note, noted
-from harvester.storage.trade_store import Archive
+from harvester.storage.replacement_staging import AtomicReplacement, note, noted
+from harvester.storage.trade_store import TradeStore
 from harvester.storage.writer import Writer
 from harvester.times import SECOND, UNITS_NS, Range, covers
 
@@ -55,13 +55,13 @@ async def look(writer: Writer, hole: Range, page: Callable[[int], Awaitable[Page
         told = await asyncio.to_thread(_held, archive, pair, busy)
         if not await _agrees(told, busy, page):
             ranges = Range(after - SECOND, after), Range(after, after + 1)
-            _note(writer, Together(ranges, compared=False))
+            _note(writer, AtomicReplacement(ranges, compared=False))
     first = Range(through, through + 1)
     if imported_in(archive, pair, first):
         goes_on = await asyncio.to_thread(_held, archive, pair, first)
         if goes_on:
             ranges = Range(through - 1, through), Range(through, through + SECOND)
-            _note(writer, Together(ranges, compared=False))
+            _note(writer, AtomicReplacement(ranges, compared=False))
 
 
 def settle(writer: Writer) -> None:
@@ -77,7 +77,7 @@ def settle(writer: Writer) -> None:
         note(archive.store, pair, left)
 
 
-def _stands_once(archive: Archive, pair: str, one: Together) -> bool:
+def _stands_once(archive: TradeStore, pair: str, one: AtomicReplacement) -> bool:
     """Whether one of `look`'s second kind is fetched, and no trade of its second is told again."""
     seam = one.ranges[0].through
     last, first = Range(seam - SECOND, seam), Range(seam, seam + 1)
@@ -88,11 +88,11 @@ def _stands_once(archive: Archive, pair: str, one: Together) -> bool:
     return not _held(archive, pair, last) & _held(archive, pair, first)
 
 
-def _note(writer: Writer, one: Together) -> None:
+def _note(writer: Writer, one: AtomicReplacement) -> None:
     note(writer.archive.store, writer.pair, [*noted(writer.archive.store, writer.pair), one])
 
 
-def _busy_before(archive: Archive, pair: str, moment: int) -> Range:
+def _busy_before(archive: TradeStore, pair: str, moment: int) -> Range:
     """From the last moment on around which a file has no trade; an hour at most."""
     window = Range(max(0, moment - LONGEST_BUSY_NS), moment)
     stamps = [times(batch) for batch in archive.scan(pair, window)]
@@ -104,7 +104,7 @@ def _busy_before(archive: Archive, pair: str, moment: int) -> Range:
     return Range((int(ends[gaps[-1]]) + QUIET_S) * SECOND - 1, moment)
 
 
-def _held(archive: Archive, pair: str, span: Range) -> Trades:
+def _held(archive: TradeStore, pair: str, span: Range) -> Trades:
     """What the archive holds of a span."""
     return _count(archive.scan(pair, span))
 

@@ -10,7 +10,7 @@ import pyarrow as pa
 from harvester.errors import ExchangeUnreachable
 from harvester.schema import Int64s, in_order, joined, joined_rows, no_rows, times, trade_ids, unite
 from harvester.times import SECOND, show
-from harvester.trade_ids import Gap, find_gaps
+from harvester.trade_ids import IdGap, find_gaps
 
 # --- tape -----------------------------------------------------------------------------------------
 
@@ -34,7 +34,7 @@ DOUBTS = 2
 NO_ROWS = no_rows()
 
 
-class Verdict(Enum):
+class JoinResult(Enum):
     """What a page meant for the tape."""
 
     ADVANCED = auto()
@@ -51,7 +51,7 @@ class Verdict(Enum):
     """It reached beyond the limit: everything up to it is here."""
 
 
-class Step(NamedTuple):
+class MergeStep(NamedTuple):
     """What joining a page gave: trades that are now final, in order, and what it meant.
 
     `beyond`: the first id behind the limit, and how many rows without one stand before it there.
@@ -59,12 +59,12 @@ class Step(NamedTuple):
     """
 
     rows: pa.RecordBatch
-    verdict: Verdict
+    verdict: JoinResult
     beyond: tuple[int, int] | None = None
     before: pa.RecordBatch = NO_ROWS
 
 
-class Tape:
+class PageMerger:
     """The tape of one range, page by page."""
 
     def __init__(self, after: int, *, first_since: int | None = None) -> None:
@@ -118,7 +118,7 @@ class Tape:
             return self._cursor - 1
         return max(0, min(self._cursor - 1, self._last_ns - self._margin))
 
-    def join(self, rows: pa.RecordBatch, cursor: int | None, unit_ns: int, limit: int) -> Step:
+    def join(self, rows: pa.RecordBatch, cursor: int | None, unit_ns: int, limit: int) -> MergeStep:
         """Take the next page.
 
         Args:
@@ -128,10 +128,10 @@ class Tape:
             limit: rows published after it are not wanted.
         """
         if rows.num_rows == 0:
-            return Step(no_rows(), Verdict.QUIET)
+            return MergeStep(no_rows(), JoinResult.QUIET)
         if self.is_too_coarse(unit_ns):
             self._margin = unit_ns
-            return Step(no_rows(), Verdict.AGAIN)
+            return MergeStep(no_rows(), JoinResult.AGAIN)
         full = rows.num_rows >= FULL_PAGE
         rows = in_order(rows)
         stamps = times(rows)
@@ -139,11 +139,11 @@ class Tape:
         if self._doubts < DOUBTS and self._ids_go_back(rows):
             # A row printed with a later time would end the page, and skip what lies between.
             self._doubts += 1
-            return Step(no_rows(), Verdict.STALE)
+            return MergeStep(no_rows(), JoinResult.STALE)
         self._finest = max(LEAST_MARGIN_NS, min(self._finest, unit_ns))
         if self._last_ns is None:
             if full and self._first_since is not None and newest <= self._after:
-                return Step(no_rows(), Verdict.STAMP_FULL)
+                return MergeStep(no_rows(), JoinResult.STAMP_FULL)
             return self._advance(rows, stamps, cursor, unit_ns, limit, full=full)
         if newest <= self._last_ns:
             return self._nothing_later(rows, stamps, cursor, full=full)
@@ -152,7 +152,7 @@ class Tape:
         if self._doubts < DOUBTS and not (shows_last and self._same_beginning(rows.slice(start))):
             # It was asked from before the last rows held, and does not show them.
             self._doubts += 1
-            return Step(no_rows(), Verdict.STALE)
+            return MergeStep(no_rows(), JoinResult.STALE)
         return self._advance(rows.slice(start), stamps[start:], cursor, unit_ns, limit, full=full)
 
     def squeeze(self) -> None:
@@ -194,7 +194,7 @@ class Tape:
         limit: int,
         *,
         full: bool,
-    ) -> Step:
+    ) -> MergeStep:
         same = int(stamps.searchsorted(self._last_ns or 0, side="right"))
         shown = rows.slice(0, same)
         group = unite(self._tail, shown)
@@ -214,34 +214,34 @@ class Tape:
             self._tail = no_rows()
             final = _continued(group, shown, rows, max(same, end))
             beyond = _first_id(rows.slice(end))
-            return Step(self._wanted(final), Verdict.PAST, beyond, self._unwanted(final))
+            return MergeStep(self._wanted(final), JoinResult.PAST, beyond, self._unwanted(final))
         self._tail = rows.slice(last)
         final = _continued(group, shown, rows, last)
-        return Step(self._wanted(final), Verdict.ADVANCED, before=self._unwanted(final))
+        return MergeStep(self._wanted(final), JoinResult.ADVANCED, before=self._unwanted(final))
 
     def _nothing_later(
         self, rows: pa.RecordBatch, stamps: Int64s, cursor: int | None, *, full: bool
-    ) -> Step:
+    ) -> MergeStep:
         too_old = full and int(stamps[0]) < self.next_since() - self._margin
         if too_old or int(stamps[-1]) < (self._last_ns or 0):
             # Even a page at the head repeats the last row held, or is empty.
-            return Step(no_rows(), Verdict.STALE)
+            return MergeStep(no_rows(), JoinResult.STALE)
         before = self._tail.num_rows
         self._tail = unite(self._tail, rows.slice(int(stamps.searchsorted(self._last_ns or 0))))
         if not full:
-            return Step(no_rows(), Verdict.QUIET)
+            return MergeStep(no_rows(), JoinResult.QUIET)
         if self._margin > self._finest:
             # A page of few rows can look coarser than the exchange prints.
             self._margin = self._finest
-            return Step(no_rows(), Verdict.ADVANCED)
+            return MergeStep(no_rows(), JoinResult.ADVANCED)
         grew = self._tail.num_rows > before
         if not self._tail.column("trade_id").null_count and (grew or not self._inside_stamp):
             # The cursor knows true stamps, finer than the published one: go on between them.
             moved = self._note_cursor(cursor, int(stamps[-1]))
             if self._cursor is not None and (moved or not self._inside_stamp):
                 self._inside_stamp = True
-                return Step(no_rows(), Verdict.ADVANCED)
-        return Step(no_rows(), Verdict.STAMP_FULL)
+                return MergeStep(no_rows(), JoinResult.ADVANCED)
+        return MergeStep(no_rows(), JoinResult.STAMP_FULL)
 
     def _note_cursor(self, cursor: int | None, newest: int) -> bool:
         """Believe a cursor that is there, advances, and stands near the page's last row."""
@@ -322,7 +322,7 @@ class Page(Protocol):
         """One unit of the last decimal that the page's times print."""
 
 
-class Source:
+class PageSource:
     """The pages of one crawl. Counts the contradictions among them."""
 
     def __init__(self, fetch: Fetch, pair: str, has_traded: Traded | None = None) -> None:
@@ -394,9 +394,9 @@ class Source:
     async def _was_alive(self) -> bool:
         return self._has_traded is None or await self._has_traded()
 
-    async def again(self, gaps: list[Gap], since_ns: int) -> pa.RecordBatch:
+    async def again(self, gaps: list[IdGap], since_ns: int) -> pa.RecordBatch:
         """The tape from `since_ns` on, until it shows the far side of the last of some gaps."""
-        tape = Tape(since_ns, first_since=since_ns)
+        tape = PageMerger(since_ns, first_since=since_ns)
         found: list[pa.RecordBatch] = []
         end = gaps[-1].before_ns
         for _ in range(REASK_PAGES):
@@ -404,7 +404,7 @@ class Source:
             step = tape.join(page.rows, page.cursor_ns, page.unit_ns, end)
             found.append(step.rows)
             there = bool((trade_ids(page.rows) == gaps[-1].before_id).any())
-            if there or step.verdict in (Verdict.PAST, Verdict.QUIET, Verdict.STAMP_FULL):
+            if there or step.verdict in (JoinResult.PAST, JoinResult.QUIET, JoinResult.STAMP_FULL):
                 break
         return joined([batch for batch in [*found, tape.finish()] if batch.num_rows])
 

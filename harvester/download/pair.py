@@ -8,15 +8,23 @@ from itertools import pairwise
 
 import msgspec
 
-from harvester.download.buffer import Buffer, Locks
+from harvester.download.buffer import Locks, WriteBuffer
 from harvester.download.estimate import Estimate
-from harvester.download.events import Listener, Noted, Outcome, Started, Step, Tally, Upgrade
+from harvester.download.events import (
+    BackfillResult,
+    DownloadCounts,
+    Listener,
+    Noted,
+    Started,
+    Step,
+    Upgrade,
+)
 from harvester.download.exchange_clock import CATCH_UP_NS
 from harvester.download.import_boundary import look, settle
-from harvester.download.page_merge import Page, Source
-from harvester.download.range import Bounds, RangeCrawl
-from harvester.download.range_split import Means, SplitCrawl
-from harvester.download.request import Hand, Run, Wish
+from harvester.download.page_merge import Page, PageSource
+from harvester.download.range import Bounds, RangeDownload
+from harvester.download.range_split import SplitCallbacks, SplitDownload
+from harvester.download.request import BackfillRequest, CompletedPair, DownloadContext
 from harvester.errors import (
     ArchiveDamaged,
     ExchangeError,
@@ -26,14 +34,14 @@ from harvester.errors import (
     ImportIncomplete,
     MarketChanged,
     UnreadableAnswer,
-    error_of,
+    capture_error,
 )
 from harvester.kraken.decode import OtherMarket
 from harvester.kraken.pairs import Pair
 from harvester.schema import times
 from harvester.storage.replacement import end_replacing
 from harvester.storage.replacement_staging import check_not_torn, from_files
-from harvester.storage.trade_store import TOLERANCE_NS, Archive, check_not_in_future
+from harvester.storage.trade_store import TOLERANCE_NS, TradeStore, check_not_in_future
 from harvester.storage.writer import Writer, writer
 from harvester.times import BEGINNING_NS, DAY, Range, missing, overlap, show
 
@@ -57,7 +65,7 @@ def finish_replacing(writer: Writer, listener: Listener) -> None:
     settle(writer)
 
 
-def tend(writer: Writer, rollups: Sequence[str], listener: Listener) -> None:
+def run_maintenance(writer: Writer, rollups: Sequence[str], listener: Listener) -> None:
     """Merge small segments, then make the roll-ups that are lacking.
 
     Args:
@@ -92,16 +100,18 @@ LOST_ROUNDS = 3
 """What is downloaded again may show that more is missing beside it; so often that is followed."""
 
 
-class PairCrawl:
+class PairDownload:
     """Everything that is missing of one pair."""
 
-    def __init__(self, run: Run, wish: Wish, heard: Callable[[], None] = lambda: None) -> None:
+    def __init__(
+        self, run: DownloadContext, wish: BackfillRequest, heard: Callable[[], None] = lambda: None
+    ) -> None:
         """`heard` is told of each good answer."""
         self._run = run
         self._wish = wish
         self._heard = heard
         self._pair = wish.pair.altname
-        self._tally = Tally(self._pair, run.watch.listener)
+        self._tally = DownloadCounts(self._pair, run.watch.listener)
         self._locks = Locks(asyncio.Lock(), run.merging)
         self._weeks: list[tuple[int, int]] | None = None
         self._done = Range(wish.span.after, wish.span.after)
@@ -120,21 +130,21 @@ class PairCrawl:
     def _note_newest(self, page: Page) -> None:
         self._newest_ns = int(times(page.rows).max()) if page.rows.num_rows else 0
 
-    async def run(self) -> Outcome:
+    async def run(self) -> BackfillResult:
         """Fetch what is missing of the wish; what ends it early is in the outcome."""
-        error = await self._explained(await error_of(self._backfill()))
+        error = await self._explained(await capture_error(self._backfill()))
         return self._outcome([self._done] if self._done.through > self._done.after else [], error)
 
-    def not_begun(self, error: HarvesterError) -> Outcome:
+    def not_begun(self, error: HarvesterError) -> BackfillResult:
         """The outcome of a pair that nobody was asked for."""
         return self._outcome([], error)
 
-    async def fill(self, one: Writer) -> Outcome:
+    async def fill(self, one: Writer) -> BackfillResult:
         """Fetch the holes on record; the lock is held by the writer."""
-        error = await error_of(self._fill(one))
+        error = await capture_error(self._fill(one))
         return self._outcome(self._run.archive.holes(self._pair), error)
 
-    def _outcome(self, asked: list[Range], error: HarvesterError | None) -> Outcome:
+    def _outcome(self, asked: list[Range], error: HarvesterError | None) -> BackfillResult:
         try:
             coverage = self._run.archive.coverage(self._pair)
         except ArchiveDamaged as damage:
@@ -142,7 +152,7 @@ class PairCrawl:
             asked, coverage, error = [], [], error or damage
         holes = missing([*asked, *self._tally.lost], coverage)
         reached = next((one for one in reversed(coverage)), None)
-        return Outcome(
+        return BackfillResult(
             self._pair,
             self._tally.trades,
             self._tally.pages,
@@ -178,7 +188,7 @@ class PairCrawl:
         async def ask() -> None:
             listed.update(await self._run.watch.stop.guard(self._run.client.pairs()))
 
-        await error_of(ask())
+        await capture_error(ask())
         now = listed.get(self._pair)
         if now is None or now.key == key:
             return error
@@ -186,7 +196,9 @@ class PairCrawl:
         is_held = held is not None and held.key == key
         return MarketChanged(self._pair, key, now.key) if is_held else error
 
-    async def _fetch_and_then(self, one: Writer, then: Callable[[Hand], Awaitable[None]]) -> None:
+    async def _fetch_and_then(
+        self, one: Writer, then: Callable[[CompletedPair], Awaitable[None]]
+    ) -> None:
         """Fetch what is missing; what shows that a file lacks trades is no reason to end there."""
         before: list[Range] | None = None
         lacks: list[ImportIncomplete] = []
@@ -198,7 +210,7 @@ class PairCrawl:
             except ImportIncomplete as lack:
                 # The range that showed it is whole: the next time others are missing.
                 lacks.append(lack)
-        await then(Hand(self._run, self._wish, one, self._crawl, self._take))
+        await then(CompletedPair(self._run, self._wish, one, self._crawl, self._take))
         left = [part for _, part in from_files(self._run.archive, self._pair)]
         for known in lacks:
             if any(overlap(part, Range(known.after, known.through)) for part in left):
@@ -225,7 +237,7 @@ class PairCrawl:
     async def _tend(self, one: Writer) -> None:
         rollups = self._run.settings.candles.rollups
         async with self._run.tending:
-            await asyncio.to_thread(tend, one, rollups, self._run.watch.listener)
+            await asyncio.to_thread(run_maintenance, one, rollups, self._run.watch.listener)
         await asyncio.to_thread(check_not_torn, self._run.archive, self._pair)
 
     async def _asked(self) -> Range:
@@ -328,19 +340,21 @@ class PairCrawl:
         finally:
             await asyncio.to_thread(settle, one)
 
-    async def _crawl(self, one: Writer, archive: Archive, span: Range) -> None:
+    async def _crawl(self, one: Writer, archive: TradeStore, span: Range) -> None:
         run = self._run
         spelled = msgspec.json.encode(self._wish.pair).decode()
         kept = run.settings.archive
         bounds = Bounds(run.backlog, kept.flush_s, kept.flush_rows)
 
-        def make(part: Range) -> RangeCrawl:
-            buffer = Buffer(one, part.after, spelled, run.watch.listener, self._locks)
-            source = Source(self._page, self._pair, self._has_traded)
-            return RangeCrawl(part, source, buffer, bounds, run.watch.stop, self._tally)
+        def make(part: Range) -> RangeDownload:
+            buffer = WriteBuffer(one, part.after, spelled, run.watch.listener, self._locks)
+            source = PageSource(self._page, self._pair, self._has_traded)
+            return RangeDownload(part, source, buffer, bounds, run.watch.stop, self._tally)
 
-        means = Means(lambda: run.client.starved(self._wish.pair), self._guarded_page, self._weekly)
-        await SplitCrawl(make, means).run(archive, self._pair, span)
+        means = SplitCallbacks(
+            lambda: run.client.starved(self._wish.pair), self._guarded_page, self._weekly
+        )
+        await SplitDownload(make, means).run(archive, self._pair, span)
 
     async def _guarded_page(self, since_ns: int) -> Page:
         return await self._run.watch.stop.guard(self._page(since_ns))

@@ -24,7 +24,7 @@ from harvester.errors import (
 )
 from harvester.kraken.pairs import Names, Pair, is_pattern, matching, quotes_of, resolve
 from harvester.storage import metadata
-from harvester.storage.trade_store import Archive
+from harvester.storage.trade_store import TradeStore
 from harvester.storage.writer import keep_pairs
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger("harvester.crawl")
 
 
-def known_pairs(archive: Archive) -> dict[str, Pair]:
+def known_pairs(archive: TradeStore) -> dict[str, Pair]:
     """The pairs that the archive keeps names of, and those it holds, by altname."""
     raw = metadata.known_pairs(archive.store)
     try:
@@ -52,7 +52,7 @@ def known_pairs(archive: Archive) -> dict[str, Pair]:
     return pairs
 
 
-def _of_files(archive: Archive, name: str) -> Pair:
+def _of_files(archive: TradeStore, name: str) -> Pair:
     """A pair by what its files tell of the market, where pairs.json does not."""
     footer = archive.market(name)
     if footer is not None:
@@ -84,7 +84,7 @@ def renamed(
     return found
 
 
-class Name(NamedTuple):
+class PairName(NamedTuple):
     """A name or a pattern such as `*/EUR`, and the place it was read from, for messages."""
 
     text: str
@@ -92,7 +92,7 @@ class Name(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Choice:
+class PairSelection:
     """Which pairs are meant.
 
     Attributes:
@@ -101,7 +101,7 @@ class Choice:
         quotes: of `everything` and of patterns, only pairs quoted in one of these.
     """
 
-    names: Sequence[Name] = ()
+    names: Sequence[PairName] = ()
     everything: bool = False
     quotes: Sequence[str] = ()
 
@@ -113,7 +113,7 @@ class Choice:
         )
 
 
-async def choose(client: Client, archive: Archive, choice: Choice) -> list[Pair]:
+async def choose(client: Client, archive: TradeStore, choice: PairSelection) -> list[Pair]:
     """The pairs that are meant, each once, in the order they were named in.
 
     Patterns, and everything, mean what the exchange lists now; for names alone it is asked only
@@ -143,12 +143,12 @@ async def _listed(client: Client) -> dict[str, Pair]:
     return listed
 
 
-async def refresh_pairs(client: Client, archive: Archive) -> dict[str, Pair]:
+async def refresh_pairs(client: Client, archive: TradeStore) -> dict[str, Pair]:
     """Ask the exchange for its markets and keep them; pairs that are held are never dropped."""
     return _keep(archive, await _listed(client))
 
 
-def _keep(archive: Archive, asked: dict[str, Pair]) -> dict[str, Pair]:
+def _keep(archive: TradeStore, asked: dict[str, Pair]) -> dict[str, Pair]:
     before = known_pairs(archive)
     held = {name: before[name] for name in archive.held()}
     pairs = {**held, **asked}
@@ -174,7 +174,7 @@ def _under_their_names_here(
             yield pair
 
 
-def _chosen(choice: Choice, listed: dict[str, Pair], known: dict[str, Pair]) -> list[Pair]:
+def _chosen(choice: PairSelection, listed: dict[str, Pair], known: dict[str, Pair]) -> list[Pair]:
     """What is meant of the pairs `listed` now, or named in full of all those `known`."""
     quotes = {quote.strip().upper() for quote in choice.quotes}
     for quote in choice.quotes:
@@ -225,7 +225,7 @@ def _mind_the_quote(quote: str, pairs: Collection[Pair]) -> None:
         )
 
 
-def resolve_held(archive: Archive, text: str) -> Pair:
+def resolve_held(archive: TradeStore, text: str) -> Pair:
     """The pair of an archive that a person means, without asking anybody.
 
     Raises:
@@ -256,14 +256,14 @@ def resolve_held(archive: Archive, text: str) -> Pair:
 
 
 async def listed_and_known(
-    client: Client, archive: Archive
+    client: Client, archive: TradeStore
 ) -> tuple[dict[str, Pair], dict[str, Pair]]:
     """What the exchange lists now, and with it what else the archive holds; both by altname."""
     listed = await client.pairs()
     return listed, _keep(archive, listed)
 
 
-def resolve_named(archive: Archive, text: str) -> str:
+def resolve_named(archive: TradeStore, text: str) -> str:
     """The altname of a pair that an archive holds, or was ever asked for.
 
     Raises:

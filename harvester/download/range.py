@@ -9,21 +9,21 @@ from typing import NamedTuple, TypeVar
 import numpy as np
 import pyarrow as pa
 
-from harvester.download.buffer import Backlog, Buffer
+from harvester.download.buffer import MemoryBudget, WriteBuffer
 from harvester.download.estimate import WEEK
-from harvester.download.events import Noted, Stop, Tally
-from harvester.download.id_check import Beginning, Seams, has_id
-from harvester.download.page_merge import LEAST_MARGIN_NS, Page, Source, Tape, Verdict
+from harvester.download.events import CancelToken, DownloadCounts, Noted
+from harvester.download.id_check import FirstPageCheck, IdContinuityChecker, has_id
+from harvester.download.page_merge import LEAST_MARGIN_NS, JoinResult, Page, PageMerger, PageSource
 from harvester.errors import ArchiveDamaged, ImportIncomplete, Interrupted
 from harvester.schema import in_order, times, trade_ids
-from harvester.storage.trade_store import EVERYTHING, Archive
+from harvester.storage.trade_store import EVERYTHING, TradeStore
 from harvester.times import SECOND, Range, overlap, show
-from harvester.trade_ids import BEGINNING, Edge
+from harvester.trade_ids import BEGINNING, LastId
 
 # --- spans ----------------------------------------------------------------------------------------
 
 
-class Cut(NamedTuple):
+class SplitPoint(NamedTuple):
     """A place between two trades where one span ends and the next begins.
 
     Attributes:
@@ -60,7 +60,7 @@ def middle(span: Range, weeks: list[tuple[int, int]]) -> int:
     return (span.after + span.through) // 2
 
 
-def cut_between(rows: pa.RecordBatch, within: Range) -> Cut | None:
+def cut_between(rows: pa.RecordBatch, within: Range) -> SplitPoint | None:
     """The first place of a page where the tape can be cut in two, both sides known.
 
     Two trades of different times whose ids go on by one are neighbours for sure: whatever a page
@@ -80,7 +80,11 @@ def cut_between(rows: pa.RecordBatch, within: Range) -> Cut | None:
     for places, known in ((sure.nonzero()[0], True), (apart.nonzero()[0], False)):
         if len(places):
             at, number = int(stamps[places[0]]), int(ids[places[0]])
-            return Cut(at, (number, 0, at), (number + 1, 0)) if known else Cut(at, None, None)
+            return (
+                SplitPoint(at, (number, 0, at), (number + 1, 0))
+                if known
+                else SplitPoint(at, None, None)
+            )
     return None
 
 
@@ -96,26 +100,26 @@ MOST_OVER = 1.25
 class Bounds(NamedTuple):
     """What may wait in memory: over all pairs, and of one crawl for how long and how many."""
 
-    backlog: Backlog
+    backlog: MemoryBudget
     flush_s: float
     flush_rows: int
 
 
-class RangeCrawl:
+class RangeDownload:
     """Crawls one missing range of one pair."""
 
     def __init__(
         self,
         span: Range,
-        source: Source,
-        buffer: Buffer,
+        source: PageSource,
+        buffer: WriteBuffer,
         bounds: Bounds,
-        stop: Stop,
-        tally: Tally,
+        stop: CancelToken,
+        tally: DownloadCounts,
     ) -> None:
         """The crawl of `span`, whose trades go to `buffer`; nothing is asked yet."""
         self.span = span
-        self.after_page: Callable[[RangeCrawl], None] = lambda _crawl: None
+        self.after_page: Callable[[RangeDownload], None] = lambda _crawl: None
         """Called with every page that goes on."""
         self._source = source
         self._buffer = buffer
@@ -123,8 +127,8 @@ class RangeCrawl:
         self._stop = stop
         self._tally = tally
         self._listener = tally.listener
-        self._seams = Seams(source, tally.pair, span, tally.listener)
-        self._tape = Tape(span.after)
+        self._seams = IdContinuityChecker(source, tally.pair, span, tally.listener)
+        self._tape = PageMerger(span.after)
         self._right: tuple[int, int] | None = None
         self._first_ns: int | None = None
         self._pages_read = 0
@@ -147,7 +151,7 @@ class RangeCrawl:
         left, passed_ns = self.left(), self._tape.last_ns - self._first_ns
         return self._pages_read * (left.through - left.after) / max(1, passed_ns)
 
-    def shorten(self, cut: Cut) -> bool:
+    def shorten(self, cut: SplitPoint) -> bool:
         """End at a cut: what lies behind it is another's. False where it is too late for that."""
         reached = self._tape.last_ns
         if self._is_closing or reached is None or reached >= cut.at:
@@ -160,7 +164,7 @@ class RangeCrawl:
         """End with the page that is under way; what was fetched whole is committed."""
         self._gives_up = True
 
-    async def run(self, archive: Archive, pair: str, cut: Cut | None = None) -> None:
+    async def run(self, archive: TradeStore, pair: str, cut: SplitPoint | None = None) -> None:
         """Fetch the span whole.
 
         Whatever ends it early, what was fetched whole before is committed.
@@ -212,7 +216,7 @@ class RangeCrawl:
         await self._uncover_before_newest(archive, pair)
 
     async def _pages(
-        self, archive: Archive, pair: str, known_ns: int | None, left: Edge | None
+        self, archive: TradeStore, pair: str, known_ns: int | None, left: LastId | None
     ) -> tuple[int, int] | None:
         """Ask page after page, until the span or the market ends.
 
@@ -227,37 +231,37 @@ class RangeCrawl:
             self._buffer.note(page.last, [])
             if step.before.num_rows and not self._is_left_known:
                 self._seams.pass_over(step.before)
-            if step.verdict in (Verdict.ADVANCED, Verdict.PAST):
+            if step.verdict in (JoinResult.ADVANCED, JoinResult.PAST):
                 self._source.agreed()
                 await self._check(archive, step.rows, page)
                 self._tell(step.rows)
-                if step.verdict is Verdict.PAST:
+                if step.verdict is JoinResult.PAST:
                     return step.beyond
                 self.after_page(self)
-            elif step.verdict is Verdict.QUIET:
+            elif step.verdict is JoinResult.QUIET:
                 if await self._is_at_head(tape, known_ns):
                     await self._check(archive, tape.finish(), page)
                     return None
-            elif step.verdict is Verdict.STALE:
+            elif step.verdict is JoinResult.STALE:
                 self._source.contradicted("a page does not show the last trade held")
-            elif step.verdict is Verdict.STAMP_FULL:
+            elif step.verdict is JoinResult.STAMP_FULL:
                 self._tape, left = await self._step_beyond(tape, archive, pair), None
                 self._is_left_known = False
 
-    async def _is_at_head(self, tape: Tape, known_ns: int | None) -> bool:
+    async def _is_at_head(self, tape: PageMerger, known_ns: int | None) -> bool:
         if await self._ask(self._source.at_head(tape.last_ns, self.span.after, known_ns)):
             return True
         if self._source.in_doubt:
             tape.squeeze()
         return False
 
-    async def _next_page(self, left: Edge | None) -> Page:
+    async def _next_page(self, left: LastId | None) -> Page:
         """The next page; the first one only once more than a single answer vouches for it."""
         since_ns = self._tape.next_since()
         page = await self._source.page(since_ns)
         if self._tape.last_ns is not None or self._tape.is_too_coarse(page.unit_ns):
             return page
-        beginning = Beginning(self._source, self._tape.after, left)
+        beginning = FirstPageCheck(self._source, self._tape.after, left)
         page = await beginning.prove(page, since_ns)
         if beginning.confirmed is not None:
             self._seams.begin_at(left, confirmed=beginning.confirmed)
@@ -265,7 +269,7 @@ class RangeCrawl:
             self._seams.begin_at(None)
         return page
 
-    async def _uncover_losses(self, archive: Archive, pair: str) -> None:
+    async def _uncover_losses(self, archive: TradeStore, pair: str) -> None:
         """Make a gap of each range that turned out to lack trades, before anything is committed.
 
         So a crash at any moment leaves the gap on record, or the place to be found again.
@@ -288,7 +292,7 @@ class RangeCrawl:
             else:
                 await self._uncover(archive, pair, lost, what)
 
-    async def _uncover(self, archive: Archive, pair: str, lost: Range, what: str) -> None:
+    async def _uncover(self, archive: TradeStore, pair: str, lost: Range, what: str) -> None:
         # Until this crawl has ended, rows of its own range are not all committed.
         is_own = not self._is_closed and overlap(lost, self.span) is not None
         if is_own or not self._buffer.writes_to(archive) or not await self._buffer.uncover(lost):
@@ -301,7 +305,7 @@ class RangeCrawl:
         text = f"{what} were missing from {lost}, which is a gap now and is downloaded again"
         self._listener(Noted(pair, text))
 
-    async def _uncover_before_newest(self, archive: Archive, pair: str) -> None:
+    async def _uncover_before_newest(self, archive: TradeStore, pair: str) -> None:
         """Make a gap of the time before the newest trade, where that one is not stored."""
         newest_ns = self._source.newest_ns
         if newest_ns is None or not _lacks(archive, pair, newest_ns):
@@ -315,7 +319,7 @@ class RangeCrawl:
         if self._fault is not None:
             raise self._fault
 
-    async def _check(self, archive: Archive, rows: pa.RecordBatch, page: Page) -> None:
+    async def _check(self, archive: TradeStore, rows: pa.RecordBatch, page: Page) -> None:
         sure, whole = await self._seams.take(rows, page.unit_ns, self._ask)
         if self._seams.lost:
             await self._uncover_losses(archive, self._tally.pair)
@@ -358,7 +362,7 @@ class RangeCrawl:
                     except Exception as fault:  # noqa: BLE001 - it ends the crawl, not this alone
                         self._buffer.fail(fault)
 
-    async def _step_beyond(self, tape: Tape, archive: Archive, pair: str) -> Tape:
+    async def _step_beyond(self, tape: PageMerger, archive: TradeStore, pair: str) -> PageMerger:
         """Leave a stamp that can't be had whole as a hole, and go on behind it."""
         if tape.last_ns is not None:
             stamp, cursor, tries = tape.last_ns, tape.cursor or tape.last_ns, 0
@@ -382,7 +386,7 @@ class RangeCrawl:
             stamp = since + LEAST_MARGIN_NS
         self._stuck = (stamp, cursor, tries + 1)
         self._buffer.skip_to(stamp)
-        return Tape(stamp, first_since=since)
+        return PageMerger(stamp, first_since=since)
 
     def _tell(self, rows: pa.RecordBatch) -> None:
         if self._first_ns is None and rows.num_rows:
@@ -392,19 +396,19 @@ class RangeCrawl:
         self._tally.read(self, end if reached is None else min(end, reached))
 
 
-def _left_edge(archive: Archive, pair: str, after: int, cut: Cut | None) -> Edge | None:
+def _left_edge(archive: TradeStore, pair: str, after: int, cut: SplitPoint | None) -> LastId | None:
     """The last trade with an id before a range; None where nothing tells of it."""
     if cut is not None:
-        return Edge(*cut.left) if cut.left else None
+        return LastId(*cut.left) if cut.left else None
     found = archive.last_id_before(pair, after)
     if found is not None:
-        return Edge(*found)
+        return LastId(*found)
     covered = [one for one in archive.coverage(pair) if one.through == after]
     is_empty = bool(covered) and covered[0].after == 0 and archive.last_time(pair, after) is None
     return BEGINNING if after == 0 or is_empty else None
 
 
-def _lacks(archive: Archive, pair: str, stamp_ns: int) -> bool:
+def _lacks(archive: TradeStore, pair: str, stamp_ns: int) -> bool:
     """Whether a stamp is covered and no trade of it is held.
 
     At a quiet head nothing else would tell of a trade that came later than it should: no id
@@ -419,7 +423,7 @@ def _lacks(archive: Archive, pair: str, stamp_ns: int) -> bool:
     )
 
 
-def _last_known(archive: Archive, pair: str, moment: int) -> int | None:
+def _last_known(archive: TradeStore, pair: str, moment: int) -> int | None:
     """The time of the last trade held at or before a moment; of a file's, the least it can be."""
     known = archive.last_time(pair, moment)
     if known is None:
@@ -427,7 +431,7 @@ def _last_known(archive: Archive, pair: str, moment: int) -> int | None:
     return known - SECOND if archive.is_imported(pair, known) else known
 
 
-def _before_an_id(archive: Archive, pair: str, moment: int) -> Range:
+def _before_an_id(archive: TradeStore, pair: str, moment: int) -> Range:
     """From a moment on, all in which no id shows whether a trade is missing, as far as is held."""
     at = moment
     for segment, within in archive.pieces(pair, Range(moment, EVERYTHING.through)):
@@ -442,7 +446,7 @@ def _before_an_id(archive: Archive, pair: str, moment: int) -> Range:
     return Range(moment, at)
 
 
-def imported_in(archive: Archive, pair: str, span: Range) -> str:
+def imported_in(archive: TradeStore, pair: str, span: Range) -> str:
     """The first segment that tells of a span what a file told; empty for none."""
     for piece in archive.pieces(pair, span) if span.after < span.through else []:
         for one in archive.footer(piece.segment).imported:

@@ -8,10 +8,10 @@ from contextlib import suppress
 from typing import NamedTuple
 
 from harvester.download.page_merge import Page
-from harvester.download.range import Cut, RangeCrawl, cut_between, middle
+from harvester.download.range import RangeDownload, SplitPoint, cut_between, middle
 from harvester.errors import HarvesterError, Interrupted
 from harvester.kraken.rate_limit import SPANS_A_PAIR
-from harvester.storage.trade_store import Archive
+from harvester.storage.trade_store import TradeStore
 from harvester.times import Range
 
 # --- split ----------------------------------------------------------------------------------------
@@ -31,7 +31,7 @@ REST_PAGES = 16
 """So many pages are read before a place is looked for again where none was found."""
 
 
-class Means(NamedTuple):
+class SplitCallbacks(NamedTuple):
     """What cutting a range takes: to know that it is worth it, a page, and trades a week."""
 
     starved: Callable[[], bool]
@@ -39,18 +39,18 @@ class Means(NamedTuple):
     weeks: Callable[[], Awaitable[list[tuple[int, int]]]]
 
 
-class SplitCrawl:
+class SplitDownload:
     """Crawls one missing range, in as many spans at once as it takes."""
 
-    def __init__(self, make: Callable[[Range], RangeCrawl], means: Means) -> None:
+    def __init__(self, make: Callable[[Range], RangeDownload], means: SplitCallbacks) -> None:
         """`make` gives the crawl of a span."""
         self._make = make
         self._means = means
-        self._running: dict[asyncio.Task[None], RangeCrawl | None] = {}
+        self._running: dict[asyncio.Task[None], RangeDownload | None] = {}
         self._ended: asyncio.Queue[asyncio.Task[None]] = asyncio.Queue()
         self._rest = 0
 
-    async def run(self, archive: Archive, pair: str, span: Range) -> None:
+    async def run(self, archive: TradeStore, pair: str, span: Range) -> None:
         """Fetch `span` whole.
 
         Where one span fails, the others end with the page that they are at. What was fetched
@@ -81,17 +81,17 @@ class SplitCrawl:
         if errors:
             raise min(errors, key=lambda error: isinstance(error, Interrupted))
 
-    def _begin(self, span: Range, cut: Cut | None) -> None:
+    def _begin(self, span: Range, cut: SplitPoint | None) -> None:
         crawl = self._make(span)
         crawl.after_page = self._consider
         self._watch(crawl.run(self._archive, self._pair, cut), crawl)
 
-    def _watch(self, work: Awaitable[None], crawl: RangeCrawl | None = None) -> None:
+    def _watch(self, work: Awaitable[None], crawl: RangeDownload | None = None) -> None:
         task = asyncio.ensure_future(work)
         self._running[task] = crawl
         task.add_done_callback(self._ended.put_nowait)
 
-    def _consider(self, crawl: RangeCrawl) -> None:
+    def _consider(self, crawl: RangeDownload) -> None:
         """Cut a crawl in two, if it can't keep the pace and the rest is long."""
         if self._rest:
             self._rest -= 1
@@ -102,7 +102,7 @@ class SplitCrawl:
         ):
             self._watch(self._cut(crawl))
 
-    async def _cut(self, crawl: RangeCrawl) -> None:
+    async def _cut(self, crawl: RangeDownload) -> None:
         # Whatever is wrong here, the crawl itself meets it, and tells.
         with suppress(HarvesterError):
             weeks = await self._means.weeks()

@@ -9,20 +9,20 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from harvester.config import Settings
-from harvester.download.buffer import Backlog
-from harvester.download.estimate import Appraiser
-from harvester.download.events import Listener, Stop, Upgrade
-from harvester.download.exchange_clock import Clock
+from harvester.download.buffer import MemoryBudget
+from harvester.download.estimate import TradeCountEstimator
+from harvester.download.events import CancelToken, Listener, Upgrade
+from harvester.download.exchange_clock import ExchangeClock
 from harvester.kraken.client import Client
 from harvester.kraken.pairs import Pair
-from harvester.storage.trade_store import Archive
+from harvester.storage.trade_store import TradeStore
 from harvester.storage.writer import Writer
 from harvester.times import Range
 
 # --- run ------------------------------------------------------------------------------------------
 
 
-class Wish(NamedTuple):
+class BackfillRequest(NamedTuple):
     """What is wanted of a pair."""
 
     pair: Pair
@@ -30,7 +30,7 @@ class Wish(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Watch:
+class RunOptions:
     """How a backfill is watched and steered while it runs.
 
     `estimates` asks one call more a pair for how many trades are to be expected; `then` is what
@@ -39,28 +39,28 @@ class Watch:
     """
 
     listener: Listener
-    stop: Stop
+    stop: CancelToken
     newest_first: bool = False
     estimates: bool = False
-    then: Callable[[Hand], Awaitable[None]] | None = None
+    then: Callable[[CompletedPair], Awaitable[None]] | None = None
     now_ns: Callable[[], int] = time.time_ns
 
 
-class Run(NamedTuple):
+class DownloadContext(NamedTuple):
     """What the pairs of one run share. Made by `backfill.begin`."""
 
     client: Client
-    archive: Archive
+    archive: TradeStore
     settings: Settings
-    watch: Watch
-    clock: Clock
-    backlog: Backlog
-    appraiser: Appraiser
+    watch: RunOptions
+    clock: ExchangeClock
+    backlog: MemoryBudget
+    appraiser: TradeCountEstimator
     tending: asyncio.Semaphore
     merging: asyncio.Lock
 
 
-class Hand(NamedTuple):
+class CompletedPair(NamedTuple):
     """A pair whose crawl came to its end, for whoever does more with it.
 
     Attributes:
@@ -71,8 +71,8 @@ class Hand(NamedTuple):
         tell: takes what came of it so far.
     """
 
-    run: Run
-    wish: Wish
+    run: DownloadContext
+    wish: BackfillRequest
     writer: Writer
-    crawl: Callable[[Writer, Archive, Range], Awaitable[None]]
+    crawl: Callable[[Writer, TradeStore, Range], Awaitable[None]]
     tell: Callable[[Upgrade], None]

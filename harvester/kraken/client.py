@@ -32,7 +32,7 @@ from harvester.kraken.http import http_client
 from harvester.kraken.ohlc import WEEK_MIN, Candle, read_candles
 from harvester.kraken.pairs import Pair, check_market, read_pairs
 from harvester.kraken.rate_limit import LONGEST_WAIT_S, SPANS_A_PAIR, Paces, PaceState
-from harvester.kraken.trades import Page, decode_page
+from harvester.kraken.trades import TradesPage, decode_page
 from harvester.times import SECOND
 
 logger = logging.getLogger("harvester.kraken")
@@ -108,7 +108,7 @@ class Client:
         """Whether answers take longer than the pace: one call after another can't keep it then."""
         return self._paces.of(pair.altname).starved
 
-    async def page(self, pair: Pair, since_ns: int | None) -> Page:
+    async def page(self, pair: Pair, since_ns: int | None) -> TradesPage:
         """One page of trades: those from `since_ns` on, or the newest when it is None."""
         params = _of(pair)
         if since_ns is not None:
@@ -314,7 +314,7 @@ def _of(pair: Pair) -> dict[str, str]:
     return params
 
 
-def _read_page(body: bytes, pair: Pair) -> Page:
+def _read_page(body: bytes, pair: Pair) -> TradesPage:
     try:
         page = decode_page(body)
     except BAD_JSON as error:

@@ -33,7 +33,7 @@ LONGEST_HEAD = 64 * 1024
 
 
 @dataclass(slots=True)
-class Answer:
+class HttpResponse:
     """A whole answer: its body as it was sent, gzipped or not."""
 
     status: int = 0
@@ -55,8 +55,8 @@ class Connection(asyncio.Protocol):
         """Not open yet."""
         self._parser = httptools.HttpResponseParser(self)
         self._transport: asyncio.Transport | None = None
-        self._waiter: asyncio.Future[Answer] | None = None
-        self._answer = Answer()
+        self._waiter: asyncio.Future[HttpResponse] | None = None
+        self._answer = HttpResponse()
         self._size = 0
         self._in_body = False
 
@@ -65,7 +65,7 @@ class Connection(asyncio.Protocol):
         """Whether requests can be sent."""
         return self._transport is not None and not self._transport.is_closing()
 
-    async def ask(self, request: bytes) -> Answer:
+    async def ask(self, request: bytes) -> HttpResponse:
         """Send a request, and wait for all of its answer.
 
         Raises:
@@ -74,7 +74,7 @@ class Connection(asyncio.Protocol):
         """
         if self._transport is None or self._waiter is not None:
             raise AssertionError("a connection is asked once it is open, one thing at a time")
-        self._answer, self._size, self._in_body = Answer(), 0, False
+        self._answer, self._size, self._in_body = HttpResponse(), 0, False
         self._waiter = asyncio.get_running_loop().create_future()
         self._transport.write(request)
         try:
@@ -131,7 +131,7 @@ class Connection(asyncio.Protocol):
     def on_message_begin(self) -> None:
         """Another answer begins: where none is due, it must not be taken for the next one."""
         if self._is_idle:
-            self._answer = Answer()
+            self._answer = HttpResponse()
             self.abort()
 
     def on_header(self, name: bytes, value: bytes) -> None:
@@ -151,7 +151,7 @@ class Connection(asyncio.Protocol):
     def on_message_complete(self) -> None:
         """The answer has ended; one that only says that there is more to come does not count."""
         if self._answer.status < 200:
-            self._answer, self._in_body = Answer(), False
+            self._answer, self._in_body = HttpResponse(), False
             return
         self._finish()
         if not self._parser.should_keep_alive():
@@ -189,7 +189,7 @@ PIECE_BYTES = 1 << 14
 _CAN_END_A_LINE = (b"\r", b"\n", b"\0")
 
 
-class Origin(NamedTuple):
+class HttpOrigin(NamedTuple):
     """Where connections lead."""
 
     scheme: str
@@ -263,7 +263,7 @@ class DirectTransport(httpx.AsyncBaseTransport):
     def __init__(self, verify: ssl.SSLContext) -> None:
         """`verify`: how the exchange's certificate is held against what is trusted."""
         self._verify = verify
-        self._resting: dict[Origin, list[tuple[Connection, float]]] = {}
+        self._resting: dict[HttpOrigin, list[tuple[Connection, float]]] = {}
         self._closed = False
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
@@ -295,7 +295,7 @@ class DirectTransport(httpx.AsyncBaseTransport):
                 connection.abort()
         self._resting.clear()
 
-    def _rested(self, origin: Origin) -> Connection | None:
+    def _rested(self, origin: HttpOrigin) -> Connection | None:
         """The connection that rested last, if one is still good; those that are not are closed."""
         resting = self._resting.get(origin, [])
         while resting:
@@ -305,7 +305,7 @@ class DirectTransport(httpx.AsyncBaseTransport):
             connection.abort()
         return None
 
-    async def _opened(self, origin: Origin, request: httpx.Request) -> Connection:
+    async def _opened(self, origin: HttpOrigin, request: httpx.Request) -> Connection:
         limit_s = request.extensions.get("timeout", {}).get("connect")
         is_secure = origin.scheme == "https"
         try:
@@ -336,7 +336,7 @@ class _Pieces(httpx.AsyncByteStream):
             yield self._body[start : start + PIECE_BYTES]
 
 
-async def _connected(origin: Origin) -> socket.socket:
+async def _connected(origin: HttpOrigin) -> socket.socket:
     """A socket to the first address that answers; whatever ends the wait, no other is left open."""
     addresses = await asyncio.get_running_loop().getaddrinfo(
         origin.host, origin.port, type=socket.SOCK_STREAM
@@ -351,11 +351,11 @@ def _reason(error: OSError) -> str:
     return os.strerror(error.errno)
 
 
-def _origin(url: httpx.URL) -> Origin:
+def _origin(url: httpx.URL) -> HttpOrigin:
     if url.scheme not in ("http", "https"):
         raise httpx.UnsupportedProtocol("it must begin with http:// or https://")
     port = url.port or (443 if url.scheme == "https" else 80)
-    return Origin(url.scheme, url.raw_host.decode(), port)
+    return HttpOrigin(url.scheme, url.raw_host.decode(), port)
 
 
 def _written(request: httpx.Request) -> bytes:

@@ -272,7 +272,7 @@ class _LooseAnswer(msgspec.Struct):
 
 
 @dataclass(frozen=True, slots=True)
-class Page:
+class TradesPage:
     """One page: exact rows in the exchange's order, and its cursor.
 
     Attributes:
@@ -301,7 +301,7 @@ _loose_answers = msgspec.json.Decoder(_LooseAnswer)
 _rows = msgspec.json.Decoder(Row)
 
 
-def decode_page(body: bytes) -> Page:
+def decode_page(body: bytes) -> TradesPage:
     """Read the body of a Trades answer, every digit of it.
 
     Raises:
@@ -312,11 +312,11 @@ def decode_page(body: bytes) -> Page:
     """
     plain = read_plain(body)
     if plain is not None:
-        return Page(plain.rows, plain.last, _unit_ns(plain.stamps), plain.market)
+        return TradesPage(plain.rows, plain.last, _unit_ns(plain.stamps), plain.market)
     return decode_any_page(body)
 
 
-def decode_any_page(body: bytes) -> Page:
+def decode_any_page(body: bytes) -> TradesPage:
     """Read a page row by row, whatever its form; raises as `decode_page` does."""
     try:
         body.decode()
@@ -339,7 +339,7 @@ def decode_any_page(body: bytes) -> Page:
             f"the exchange's answer holds {shortened(repr(rows))} where rows should be"
         )
     batch, unit_ns = _columns(rows) if rows else (no_rows(), 1)
-    return Page(batch, None if last is None else str(last), unit_ns, market, _unknown(rows))
+    return TradesPage(batch, None if last is None else str(last), unit_ns, market, _unknown(rows))
 
 
 def _unknown(rows: list[Row]) -> str | None:

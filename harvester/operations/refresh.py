@@ -12,10 +12,18 @@ from typing import NamedTuple
 
 from harvester.config import Settings
 from harvester.download.backfill import backfill, begin, fill
-from harvester.download.events import Begun, Committed, Event, Outcome, Paced, Started, Waiting
-from harvester.download.pair import finish_replacing, tend
+from harvester.download.events import (
+    BackfillResult,
+    Begun,
+    Committed,
+    Event,
+    Paced,
+    Started,
+    Waiting,
+)
+from harvester.download.pair import finish_replacing, run_maintenance
 from harvester.download.pair_selection import known_pairs, listed_and_known
-from harvester.download.request import Watch, Wish
+from harvester.download.request import BackfillRequest, RunOptions
 from harvester.errors import (
     ArchiveHasHoles,
     ArchiveLocked,
@@ -26,17 +34,17 @@ from harvester.errors import (
     Interrupted,
     NothingHeld,
     UnknownPair,
-    error_of,
+    capture_error,
     gravest,
 )
 from harvester.kraken.client import Client
 from harvester.kraken.pairs import Pair
 from harvester.kraken.rate_limit import PaceState
-from harvester.operations.refresh_pairs import Market, Target, targets
+from harvester.operations.refresh_pairs import Market, RefreshTarget, targets
 from harvester.storage.lock import held
 from harvester.storage.replacement_staging import check_not_torn
 from harvester.storage.segment import Segment
-from harvester.storage.trade_store import LISTINGS, Archive, check_not_in_future
+from harvester.storage.trade_store import LISTINGS, TradeStore, check_not_in_future
 from harvester.storage.writer import writer
 from harvester.times import END_OF_TIME, Range
 
@@ -53,7 +61,7 @@ class TimeIsUp(HarvesterError):
 
 
 @dataclass(slots=True)
-class Refreshed:
+class RefreshedPair:
     """What a refresh came to for one pair.
 
     Attributes:
@@ -106,7 +114,7 @@ class Refreshed:
         """For trades: pages that were read, and refusals."""
         return self.pages + self.refusals
 
-    def look(self, archive: Archive) -> None:
+    def look(self, archive: TradeStore) -> None:
         """Fill in what is held of the pair by now.
 
         Raises:
@@ -125,15 +133,15 @@ class Refreshed:
             return
 
 
-def _bounds(archive: Archive, segments: Iterable[Segment]) -> tuple[int, int] | None:
+def _bounds(archive: TradeStore, segments: Iterable[Segment]) -> tuple[int, int] | None:
     """The first and last published time of the first of some segments that has rows."""
     return next((known for one in segments if (known := archive.bounds(one))), None)
 
 
-class Refresh(NamedTuple):
+class RefreshResult(NamedTuple):
     """What a refresh came to. `error`: what ended it as a whole, if anything did."""
 
-    pairs: list[Refreshed]
+    pairs: list[RefreshedPair]
     exchange: str
     calls: int
     refusals: int
@@ -155,13 +163,13 @@ ONLINE = "online"
 
 
 async def refresh(
-    archive: Archive,
+    archive: TradeStore,
     settings: Settings,
-    watch: Watch,
+    watch: RunOptions,
     pairs: Sequence[str] = (),
     *,
     most_s: float | None = None,
-) -> Refresh:
+) -> RefreshResult:
     """Bring pairs up to the exchange's now less `settle_s`, fill their holes, tend their files.
 
     Whatever goes wrong is in the result: of one pair, and the others go on; or of all.
@@ -203,7 +211,7 @@ async def refresh(
 class _Refreshing:
     """One refresh on its way."""
 
-    def __init__(self, archive: Archive, settings: Settings, watch: Watch) -> None:
+    def __init__(self, archive: TradeStore, settings: Settings, watch: RunOptions) -> None:
         self._archive = archive
         self._settings = settings
         self._tell = watch.listener
@@ -212,7 +220,7 @@ class _Refreshing:
         self._client = Client(settings.exchange, on_wait=self._waits, on_pace=self._paced)
         self._exchange = ""
         self._time_is_up = False
-        self._rows: list[Refreshed] = []
+        self._rows: list[RefreshedPair] = []
         self._refusals: Counter[str] = Counter()
         self._added: Counter[str] = Counter()
         self._begun_s: dict[str, float] = {}
@@ -237,10 +245,10 @@ class _Refreshing:
                 raise reason from error
             await self._each(targets(texts, market._replace(listed=listed, known=known)))
 
-    def result(self, error: HarvesterError | None, seconds: float) -> Refresh:
+    def result(self, error: HarvesterError | None, seconds: float) -> RefreshResult:
         """All that came of it."""
         client = self._client
-        return Refresh(
+        return RefreshResult(
             self._rows, self._exchange, client.calls, client.refusals, round(seconds, 3), error
         )
 
@@ -261,14 +269,14 @@ class _Refreshing:
             # Such as a mirror that does not know the question.
             return ONLINE
 
-    async def _each(self, found: list[Target]) -> None:
+    async def _each(self, found: list[RefreshTarget]) -> None:
         found = list(await asyncio.gather(*map(self._confirmed, found)))
-        asked: list[tuple[Target, Wish]] = []
-        rest: list[tuple[Target, HarvesterError | None]] = []
+        asked: list[tuple[RefreshTarget, BackfillRequest]] = []
+        rest: list[tuple[RefreshTarget, HarvesterError | None]] = []
         for target in found:
             span, error = (None, target.error) if target.error else self._span(target)
             if span is not None:
-                asked.append((target, Wish(target.pair, span)))
+                asked.append((target, BackfillRequest(target.pair, span)))
             else:
                 rest.append((target, error))
         outcomes = await self._fetch([wish for _, wish in asked])
@@ -276,13 +284,13 @@ class _Refreshing:
             self._rows.append(self._row(target, outcome))
         for target, error in rest:
             name = target.pair.altname
-            outcome = _failed(name, error or await error_of(self._tend(name)))
+            outcome = _failed(name, error or await capture_error(self._tend(name)))
             self._tell(outcome)
             self._rows.append(self._row(target, outcome))
         places = {target.pair.altname: place for place, target in enumerate(found)}
         self._rows.sort(key=lambda row: places[row.pair])
 
-    async def _confirmed(self, target: Target) -> Target:
+    async def _confirmed(self, target: RefreshTarget) -> RefreshTarget:
         """The same, listed where the exchange still answers: a list may have been cut short."""
         if target.listed or target.error is not None or target.renamed_to is not None:
             return target
@@ -294,7 +302,7 @@ class _Refreshing:
             return target._replace(error=self._reason(error))
         return target._replace(listed=True)
 
-    async def _fetch(self, wishes: list[Wish]) -> list[Outcome]:
+    async def _fetch(self, wishes: list[BackfillRequest]) -> list[BackfillResult]:
         self._tell(Begun(len(wishes)))
         try:
             outcomes = await backfill(
@@ -309,19 +317,19 @@ class _Refreshing:
                 self._exchange = await self._stop.guard(self._client.status())
         return [one._replace(error=one.error and self._reason(one.error)) for one in outcomes]
 
-    async def _earlier(self, wish: Wish, outcome: Outcome) -> Outcome:
+    async def _earlier(self, wish: BackfillRequest, outcome: BackfillResult) -> BackfillResult:
         """Fill the holes that lie before what was asked for just now, too."""
         name = wish.pair.altname
         if outcome.error or all(h.after >= wish.span.after for h in self._archive.holes(name)):
             return outcome
-        filled: list[Outcome] = []
+        filled: list[BackfillResult] = []
 
         async def work() -> None:
             run = begin(self._client, self._archive, self._settings, self._watch)
             with writer(self._archive, name) as one:
                 filled.append(await fill(run, wish.pair, one))
 
-        error = await error_of(work())
+        error = await capture_error(work())
         pages = outcome.pages + sum(one.pages for one in filled)
         return outcome._replace(
             pages=pages, error=error or next((one.error for one in filled), None)
@@ -331,11 +339,13 @@ class _Refreshing:
         """Tend the files of a pair that can't be asked for any more."""
         with writer(self._archive, name) as one:
             await asyncio.to_thread(finish_replacing, one, self._tell)
-            await asyncio.to_thread(tend, one, self._settings.candles.rollups, self._tell)
+            await asyncio.to_thread(
+                run_maintenance, one, self._settings.candles.rollups, self._tell
+            )
             await asyncio.to_thread(check_not_torn, self._archive, name)
             check_not_in_future(self._archive, name, self._watch.now_ns())
 
-    def _span(self, target: Target) -> tuple[Range | None, HarvesterError | None]:
+    def _span(self, target: RefreshTarget) -> tuple[Range | None, HarvesterError | None]:
         """From where it was asked for last, or from the first trade ever, to now.
 
         Nothing of a pair that can't be asked for.
@@ -351,9 +361,9 @@ class _Refreshing:
         begun = [span.after for span in spans if span.after < now_ns] or [s.after for s in spans]
         return Range(begun[-1] if begun else 0, END_OF_TIME), None
 
-    def _row(self, target: Target, outcome: Outcome) -> Refreshed:
+    def _row(self, target: RefreshTarget, outcome: BackfillResult) -> RefreshedPair:
         name = target.pair.altname
-        row = Refreshed(
+        row = RefreshedPair(
             name,
             trades=self._added[name],
             pages=outcome.pages,
@@ -375,7 +385,7 @@ class _Refreshing:
         row.state = self._state(target, row)
         return row
 
-    def _state(self, target: Target, row: Refreshed) -> str:
+    def _state(self, target: RefreshTarget, row: RefreshedPair) -> str:
         match row.error:
             case None if not target.listed:
                 return "renamed" if target.renamed_to else "delisted"
@@ -400,7 +410,7 @@ class _Refreshing:
                 self._begun_s.setdefault(pair, time.monotonic())
             case Committed(pair, _, rows):
                 self._added[pair] += rows
-            case Outcome(pair):
+            case BackfillResult(pair):
                 begun_s = self._begun_s.get(pair, time.monotonic())
                 self._seconds[pair] = round(time.monotonic() - begun_s, 3)
                 if event.error is not None:
@@ -415,5 +425,5 @@ class _Refreshing:
         self._tell(Paced(pace.pair, pace))
 
 
-def _failed(name: str, error: HarvesterError | None) -> Outcome:
-    return Outcome(name, 0, 0, None, [], error)
+def _failed(name: str, error: HarvesterError | None) -> BackfillResult:
+    return BackfillResult(name, 0, 0, None, [], error)

@@ -14,7 +14,7 @@ from harvester.kraken.pairs import Names, Pair, is_pattern, matching
 # --- targets --------------------------------------------------------------------------------------
 
 
-class Target(NamedTuple):
+class RefreshTarget(NamedTuple):
     """A pair to be refreshed.
 
     Attributes:
@@ -38,7 +38,7 @@ class Market(NamedTuple):
     held: Sequence[str]
 
 
-def targets(texts: Sequence[str], market: Market) -> list[Target]:
+def targets(texts: Sequence[str], market: Market) -> list[RefreshTarget]:
     """The pairs that are meant, each once; those held where no text is given.
 
     A pair that bears another altname by now, but its key still, is one market with one tape: it is
@@ -60,24 +60,24 @@ def targets(texts: Sequence[str], market: Market) -> list[Target]:
             continue
         names |= {ours.get(name, name): None for name in found}
     return [
-        Target(Pair(altname=name), listed=False, error=error)
+        RefreshTarget(Pair(altname=name), listed=False, error=error)
         if error
         else _target(name, market, kept)
         for name, error in names.items()
     ]
 
 
-def _target(name: str, market: Market, kept: Mapping[str, Pair]) -> Target:
+def _target(name: str, market: Market, kept: Mapping[str, Pair]) -> RefreshTarget:
     if name in kept:
         now = kept[name]
-        return Target(msgspec.structs.replace(now, altname=name), renamed_to=now.altname)
+        return RefreshTarget(msgspec.structs.replace(now, altname=name), renamed_to=now.altname)
     if name in market.listed:
         before, now = market.known.get(name), market.listed[name]
         if before is not None and before.key and before.key != now.key:
-            return Target(before, error=MarketChanged(name, before.key, now.key))
-        return Target(now)
+            return RefreshTarget(before, error=MarketChanged(name, before.key, now.key))
+        return RefreshTarget(now)
     gone = market.known.get(name, Pair(altname=name))
-    return Target(gone, listed=False, renamed_to=_successor(gone, market))
+    return RefreshTarget(gone, listed=False, renamed_to=_successor(gone, market))
 
 
 def _successor(gone: Pair, market: Market) -> str | None:

@@ -18,11 +18,11 @@ from harvester.download.events import Upgrade
 from harvester.errors import BAD_JSON, HarvesterError, Interrupted, gravest
 from harvester.escaping import without_credentials
 from harvester.storage.lock import held
-from harvester.storage.trade_store import Archive
+from harvester.storage.trade_store import TradeStore
 from harvester.times import SECOND, Range, show
 
 if TYPE_CHECKING:
-    from harvester.csv_import.importer import Report
+    from harvester.csv_import.importer import ImportReport
     from harvester.verify.reports import RepairReport
 
 
@@ -73,7 +73,7 @@ class PairResult(msgspec.Struct):
     upgrade: dict[str, Any] | None = None
 
 
-class Record(msgspec.Struct):
+class RunRecord(msgspec.Struct):
     """One run, as its file tells it. Moments are ISO 8601 in UTC.
 
     Attributes:
@@ -115,24 +115,24 @@ class Record(msgspec.Struct):
         return sum(one.holes for one in self.pairs)
 
 
-def last(archive: Archive, count: int) -> list[Record]:
+def last(archive: TradeStore, count: int) -> list[RunRecord]:
     """The last so many runs, the latest first; a file that can't be read is left out.
 
     Raises:
         ArchiveError: the folder can't be read.
     """
-    found: list[Record] = []
+    found: list[RunRecord] = []
     for path in reversed(paths(archive)):
         if len(found) == count:
             break
         with suppress(*BAD_JSON):
             raw = archive.store.read(path)
             if raw is not None:
-                found.append(_judged(msgspec.json.decode(raw, type=Record)))
+                found.append(_judged(msgspec.json.decode(raw, type=RunRecord)))
     return found
 
 
-def _judged(record: Record) -> Record:
+def _judged(record: RunRecord) -> RunRecord:
     """A record, with `killed` for a run that has not ended and whose process is gone."""
     if record.state == "running" and record.host == socket.gethostname():
         ticks = ticks_of(record.pid)
@@ -142,7 +142,7 @@ def _judged(record: Record) -> Record:
     return record
 
 
-def paths(archive: Archive) -> list[str]:
+def paths(archive: TradeStore) -> list[str]:
     """All records, the oldest first."""
     entries = archive.store.files(FOLDER)
     return sorted(one.path for one in entries if one.path.endswith(".json"))
@@ -155,7 +155,7 @@ MOST_KEPT = 1000
 LOCK_WAIT_S = 10.0
 
 
-class Result(Protocol):
+class RunResult(Protocol):
     """What came of one pair, whatever run it was."""
 
     @property
@@ -187,10 +187,10 @@ class Result(Protocol):
         """What ended it."""
 
 
-class Recording:
+class RunRecorder:
     """A run's record while it is made."""
 
-    def __init__(self, archive: Archive, record: Record) -> None:
+    def __init__(self, archive: TradeStore, record: RunRecord) -> None:
         """Nothing is written yet."""
         self._archive = archive
         self.record = record
@@ -200,7 +200,7 @@ class Recording:
         """Note how often the exchange was asked, and how often it refused."""
         self.record.calls, self.record.refusals = calls, refusals
 
-    def outcomes(self, outcomes: Iterable[Result]) -> None:
+    def outcomes(self, outcomes: Iterable[RunResult]) -> None:
         """Note what each pair's crawl came to."""
         self.record.pairs = [
             _result(
@@ -221,7 +221,7 @@ class Recording:
         """Note what mending each pair came to."""
         self.record.pairs = [_result(one, moved=len(one.moved)) for one in reports]
 
-    def imports(self, reports: Iterable[Report], holes: Callable[[str], int]) -> None:
+    def imports(self, reports: Iterable[ImportReport], holes: Callable[[str], int]) -> None:
         """Note what taking in the files of each pair came to; `holes`: how many a pair has now."""
         found: dict[str, PairResult] = {}
         for one in reports:
@@ -252,12 +252,12 @@ class Recording:
 
 @contextmanager
 def recorded(
-    archive: Archive,
+    archive: TradeStore,
     command: str,
     asked: Mapping[str, Any],
     settings: Settings,
     warn: Callable[[str], None],
-) -> Iterator[Recording]:
+) -> Iterator[RunRecorder]:
     """Keep a record of a run over an archive: begun before the block, ended behind it.
 
     Args:
@@ -268,7 +268,7 @@ def recorded(
         warn: told at the end, where the record could not be written and nothing worse happened.
     """
     now_ns = time.time_ns()
-    record = Record(
+    record = RunRecord(
         id=_id(now_ns, os.getpid()),
         command=command,
         begun=show(now_ns // 10**6 * 10**6),
@@ -278,7 +278,7 @@ def recorded(
         asked=dict(asked),
         settings=_settings(settings),
     )
-    recording = Recording(archive, record)
+    recording = RunRecorder(archive, record)
     recording.write(prune=True)
     try:
         yield recording
@@ -301,13 +301,13 @@ def recorded(
             warn(f"this run leaves no record: {recording.unwritten}")
 
 
-def _result(one: Result | RepairReport, **more: Any) -> PairResult:  # noqa: ANN401 - its fields
+def _result(one: RunResult | RepairReport, **more: Any) -> PairResult:  # noqa: ANN401 - its fields
     """What both kinds of results tell, and `more`."""
     error = None if one.error is None else str(one.error)
     return PairResult(one.pair, one.exit_status, one.trades, one.pages, error=error, **more)
 
 
-def _upgrade(one: Result) -> dict[str, Any] | None:
+def _upgrade(one: RunResult) -> dict[str, Any] | None:
     """What became of ranges from files, of a backfill that was to replace them."""
     upgrade = getattr(one, "upgrade", None)
     return upgrade.plain() if isinstance(upgrade, Upgrade) else None

@@ -33,7 +33,7 @@ _CLOCK = re.compile(r"([01]?[0-9]|2[0-3]):([0-5][0-9])", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
-class Night:
+class ScheduledJob:
     """A run of one installation, each night at the same time.
 
     Attributes:
@@ -78,7 +78,7 @@ def parse_clock(text: str) -> tuple[int, int]:
     return int(match[1]), int(match[2])
 
 
-def check_written(night: Night, kind: str, never: str) -> None:
+def check_written(night: ScheduledJob, kind: str, never: str) -> None:
     """See that all names can be written down for a scheduler.
 
     Args:
@@ -129,7 +129,7 @@ _PLAIN = re.compile(r"[\w./:=@+,-]+", re.ASCII)
 _TEMPORARY = ("/tmp", "/var/tmp")  # noqa: S108 - where others may look is what is asked here
 
 
-def systemd(night: Night) -> dict[str, str]:
+def systemd(night: ScheduledJob) -> dict[str, str]:
     """Service and timer, with how to put them in, by the names of their files.
 
     Raises:
@@ -154,7 +154,7 @@ def _check_program(path: str) -> None:
         )
 
 
-def _service(night: Night) -> str:
+def _service(night: ScheduledJob) -> str:
     lines = [
         *_head(night),
         "[Unit]",
@@ -187,7 +187,7 @@ def _service(night: Night) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _timer(night: Night) -> str:
+def _timer(night: ScheduledJob) -> str:
     return f"""\
 [Unit]
 Description=harvester, every night
@@ -203,7 +203,7 @@ WantedBy=timers.target
 """
 
 
-def _head(night: Night) -> list[str]:
+def _head(night: ScheduledJob) -> list[str]:
     mine = night.user is None
     control = "systemctl --user" if mine else "sudo systemctl"
     journal = "journalctl --user" if mine else "journalctl"
@@ -226,7 +226,7 @@ def _head(night: Night) -> list[str]:
     ]
 
 
-def _output(night: Night) -> list[str]:
+def _output(night: ScheduledJob) -> list[str]:
     if night.log is None:
         return []
     target = f"append:{_single(night.log)}"
@@ -251,7 +251,7 @@ _USER_NOTE = [
 ]
 
 
-def _fenced(night: Night) -> list[str]:
+def _fenced(night: ScheduledJob) -> list[str]:
     """The disk is there to be read; what is written is the archive, and the log."""
     private = not any(_lies_in(path, _TEMPORARY) for path in night.paths)
     # DuckDB spills there.
@@ -318,7 +318,7 @@ LONGEST = 998
 """Bytes: Debian's cron refuses a longer command."""
 
 
-def cron(night: Night) -> dict[str, str]:
+def cron(night: ScheduledJob) -> dict[str, str]:
     """The line, with how to put it in, by the name of its file.
 
     cron mails what a command prints, where mail works: that is only how a run ended, and only
@@ -358,7 +358,7 @@ LABEL = "kraken-harvester.refresh"
 LAUNCHD_FILE = f"{LABEL}.plist"
 
 
-def launchd(night: Night) -> dict[str, str]:
+def launchd(night: ScheduledJob) -> dict[str, str]:
     """The agent, with how to put it in, by the name of its file.
 
     Raises:
@@ -386,7 +386,7 @@ def launchd(night: Night) -> dict[str, str]:
 _RUN = '"$@"'
 
 
-def _named(night: Night) -> tuple[str, ...]:
+def _named(night: ScheduledJob) -> tuple[str, ...]:
     """What the shell is called, and then what it runs."""
     return ("harvester", *night.command)
 

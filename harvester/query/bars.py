@@ -15,7 +15,7 @@ from harvester.errors import ArchiveDamaged, BadSetting, NothingHeld, ValueDoesN
 from harvester.query import aggregate
 from harvester.query.aggregate import Columns, Ticks, as_batch, carry_on, grouped, part, schema_of
 from harvester.schema import Int64s
-from harvester.storage.trade_store import EVERYTHING, Archive
+from harvester.storage.trade_store import EVERYTHING, TradeStore
 from harvester.times import Range, show
 
 # --- bar size -------------------------------------------------------------------------------------
@@ -174,7 +174,7 @@ MOST_WAITING = 64
 
 
 @dataclass(frozen=True, slots=True)
-class BarQuestion:
+class BarQuery:
     """Bars of one pair, of one size.
 
     Attributes:
@@ -200,8 +200,8 @@ class BarQuestion:
 
 
 def bar_batches(
-    archive: Archive,
-    question: BarQuestion,
+    archive: TradeStore,
+    question: BarQuery,
     *,
     batch_rows: int = BATCH_ROWS,
     step_rows: int = STEP_ROWS,
@@ -236,13 +236,13 @@ def bar_batches(
         yield pa.concat_batches(waiting)
 
 
-def counted_spans(question: BarQuestion) -> list[Range]:
+def counted_spans(question: BarQuery) -> list[Range]:
     """The ranges in which a gap matters: bars are counted from the anchor on, anew after a gap."""
     from_anchor = Range(max(0, question.anchor_ns - 1), question.span.through)
     return [question.span, *([from_anchor] if from_anchor.after < from_anchor.through else [])]
 
 
-def _runs(archive: Archive, question: BarQuestion) -> list[Range]:
+def _runs(archive: TradeStore, question: BarQuery) -> list[Range]:
     """The stretches of coverage to count through, each anew; those before the span are left out."""
     covered = archive.coverage(question.pair)
     if not covered:
@@ -261,7 +261,7 @@ def _runs(archive: Archive, question: BarQuestion) -> list[Range]:
 
 
 def _shown(
-    archive: Archive, question: BarQuestion, runs: list[Range], step_rows: int
+    archive: TradeStore, question: BarQuery, runs: list[Range], step_rows: int
 ) -> Iterator[pa.RecordBatch]:
     """The bars that begin in the span, batch by batch."""
     for run in runs:
@@ -281,7 +281,7 @@ def _shown(
 
 
 def _cut(
-    question: BarQuestion, batch: pa.RecordBatch, under_way: Columns | None
+    question: BarQuery, batch: pa.RecordBatch, under_way: Columns | None
 ) -> tuple[Columns, Columns | None]:
     """The bars that end in a batch, and the one that is under way behind it."""
     ticks = Ticks.of(batch)
@@ -309,7 +309,7 @@ def _ends(size: BarSize, ticks: Ticks, under_way: Columns | None) -> Int64s:
     return reaching(size.units, ticks.volume if size.by == "volume" else ticks.value, got)
 
 
-def _hold_to_decimals(question: BarQuestion, bars: Columns) -> None:
+def _hold_to_decimals(question: BarQuery, bars: Columns) -> None:
     """Refuse a sum that no decimal can hold."""
     for name in ("value", "volume"):
         for place in aggregate.too_large(bars[name])[:1]:
@@ -320,9 +320,7 @@ def _hold_to_decimals(question: BarQuestion, bars: Columns) -> None:
             )
 
 
-def _in_span(
-    question: BarQuestion, bars: Columns, *, is_complete: bool
-) -> Iterator[pa.RecordBatch]:
+def _in_span(question: BarQuery, bars: Columns, *, is_complete: bool) -> Iterator[pa.RecordBatch]:
     """Those bars that begin in the span, as a batch; none where there are none."""
     start, stop = bars["time"].searchsorted(question.span, side="right").tolist()
     if start < stop:

@@ -22,7 +22,7 @@ from harvester.times import DAY, SECOND, Range
 # the rest of the room asks of a grid is here.
 
 
-class Whole(NamedTuple):
+class WholeGrid(NamedTuple):
     """The intervals that a range holds whole, by number, both included; none if last < first."""
 
     first: int
@@ -62,13 +62,13 @@ class Grid(ABC):
         """
         return self.step_ns % level_ns == 0
 
-    def whole(self, span: Range) -> Whole:
+    def whole(self, span: Range) -> WholeGrid:
         """The intervals that lie in a range from their first nanosecond to their last.
 
         A range from 0 reaches back to the beginning of all time: nothing was traded before.
         """
         first = self.number(0) if span.after <= 0 else self.number(span.after) + 1
-        return Whole(first, self.number(span.through + 1) - 1)
+        return WholeGrid(first, self.number(span.through + 1) - 1)
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,7 +23,7 @@ PRICE_DECIMALS = 10
 
 
 @dataclass(frozen=True, slots=True)
-class Question:
+class CandleQuery:
     """Candles of one pair, of one length, over one span.
 
     Attributes:
@@ -158,7 +158,7 @@ class Months(NamedTuple):
 Rule = Even | Months
 
 
-def grid_of(question: Question, over: Range) -> Grid:
+def grid_of(question: CandleQuery, over: Range) -> Grid:
     """The intervals of a question.
 
     Args:

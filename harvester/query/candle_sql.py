@@ -8,10 +8,10 @@ from typing import NamedTuple
 
 import duckdb
 
-from harvester.query.candle_query import PRICE_DECIMALS, Question
-from harvester.query.plan import Plan, Run
+from harvester.query.candle_query import PRICE_DECIMALS, CandleQuery
+from harvester.query.plan import Plan, PlannedRun
 from harvester.query.sources import BASE, LAST_TIME, MORE, PRICES, ZEROS, grouped_sql, ticks_sql
-from harvester.storage.trade_store import Archive, Piece
+from harvester.storage.trade_store import Piece, TradeStore
 from harvester.times import Range
 
 # --- filling --------------------------------------------------------------------------------------
@@ -32,7 +32,7 @@ class Seed(NamedTuple):
     last: int
 
 
-def seeds(archive: Archive, one: Plan, connection: duckdb.DuckDBPyConnection) -> list[Seed]:
+def seeds(archive: TradeStore, one: Plan, connection: duckdb.DuckDBPyConnection) -> list[Seed]:
     """Where filling begins without a candle, by the question's policy.
 
     Raises:
@@ -58,7 +58,7 @@ def _stretches(one: Plan) -> list[Seed]:
     ]
 
 
-def carried_from(archive: Archive, one: Plan) -> Piece | None:
+def carried_from(archive: TradeStore, one: Plan) -> Piece | None:
     """The last trade before the span, back to the last hole, where its price is carried in.
 
     Raises:
@@ -75,7 +75,7 @@ def carried_from(archive: Archive, one: Plan) -> Piece | None:
 
 
 def _carried_in(
-    archive: Archive, one: Plan, connection: duckdb.DuckDBPyConnection
+    archive: TradeStore, one: Plan, connection: duckdb.DuckDBPyConnection
 ) -> Decimal | None:
     """The price of that trade; None without one."""
     piece = carried_from(archive, one)
@@ -87,7 +87,7 @@ def _carried_in(
     return Decimal(close)
 
 
-def loses_digits(archive: Archive, one: Plan, connection: duckdb.DuckDBPyConnection) -> bool:
+def loses_digits(archive: TradeStore, one: Plan, connection: duckdb.DuckDBPyConnection) -> bool:
     """Whether a candle's price has more decimals than its pair has today, as old trades do.
 
     Raises:
@@ -107,7 +107,7 @@ def loses_digits(archive: Archive, one: Plan, connection: duckdb.DuckDBPyConnect
 # --- sql ------------------------------------------------------------------------------------------
 
 
-def measures_of(question: Question) -> dict[str, str]:
+def measures_of(question: CandleQuery) -> dict[str, str]:
     """The measures that a question needs, by their formulas from ticks."""
     measures = BASE | (MORE if question.all_columns else {})
     if question.all_columns or question.fill != "none":
@@ -174,7 +174,7 @@ _UNROLLED = """SELECT close, unnest(range(step, least(step + 4096, stop))) AS nu
 )"""
 
 
-def _known(runs: Sequence[Run], seeds: Sequence[Seed]) -> str:
+def _known(runs: Sequence[PlannedRun], seeds: Sequence[Seed]) -> str:
     """Candles and seeds: number, rank, close, and the last interval that may be filled after it.
 
     A candle's close is carried through the run that its last trade lies in, never across a hole.
@@ -248,7 +248,7 @@ def with_vwap(candles: str) -> str:
     return f"(SELECT *, {steps}\nFROM {candles})"
 
 
-def _source(question: Question, candles: str) -> str:
+def _source(question: CandleQuery, candles: str) -> str:
     return candles if question.fill == "kraken" else with_vwap(candles)
 
 
@@ -289,7 +289,7 @@ def _units(name: str) -> str:
     return f"replace({name}::VARCHAR, '.', '')::HUGEINT"
 
 
-def _is_complete(runs: Sequence[Run]) -> str:
+def _is_complete(runs: Sequence[PlannedRun]) -> str:
     """Whether coverage holds the interval whole."""
     wholes = [run.whole for run in runs if run.whole.first <= run.whole.last]
     return " OR ".join(f"number BETWEEN {one.first} AND {one.last}" for one in wholes) or "false"

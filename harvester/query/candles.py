@@ -14,12 +14,12 @@ import pyarrow as pa
 
 from harvester.errors import ArchiveDamaged, UsageError
 from harvester.query.calendar import FixedGrid, Grid
-from harvester.query.candle_query import PRICE_DECIMALS, Question
+from harvester.query.candle_query import PRICE_DECIMALS, CandleQuery
 from harvester.query.candle_sql import candles_sql, loses_digits, measures_of, seeds
 from harvester.query.connection import MEMORY_LIMIT, asking, quoted, session
 from harvester.query.plan import Plan, chunks, clipped, plan
 from harvester.query.sources import TICKS, Source, Spool, Spooled, grouped_sql
-from harvester.storage.trade_store import LISTINGS, Archive
+from harvester.storage.trade_store import LISTINGS, TradeStore
 from harvester.times import END_OF_TIME, Interval, Range, overlap, parse_interval, union
 
 # --- session --------------------------------------------------------------------------------------
@@ -28,7 +28,7 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
-class Session:
+class QuerySession:
     """An archive, and how it is asked.
 
     Attributes:
@@ -38,7 +38,7 @@ class Session:
         spool: what has been read already, if its partial candles add up to those asked for.
     """
 
-    archive: Archive
+    archive: TradeStore
     memory_limit: str = MEMORY_LIMIT
     threads: int | None = None
     spool: Spool | None = None
@@ -51,7 +51,7 @@ class Session:
         """
         return session(self.memory_limit, self.threads)
 
-    def prepared(self, question: Question) -> tuple[list[Question], int]:
+    def prepared(self, question: CandleQuery) -> tuple[list[CandleQuery], int]:
         """The short questions that a question comes to, and the decimals to show prices with.
 
         In Kraken's form these are the pair's, unless a digit were lost: to know it, all candles
@@ -61,11 +61,13 @@ class Session:
         def losing(one: Plan) -> bool:
             return loses_digits(self.archive, one, self.connect())
 
-        def shortened(one: Plan) -> list[Question]:
+        def shortened(one: Plan) -> list[CandleQuery]:
             return chunks(self.archive, one)
 
         # Cut by what stands in the archive, whose footers tell how many rows there are.
-        questions = Session(self.archive, self.memory_limit).whoever_writes(question, shortened)
+        questions = QuerySession(self.archive, self.memory_limit).whoever_writes(
+            question, shortened
+        )
         if not looks_at_digits(question):
             return questions, PRICE_DECIMALS
         if any(self.whoever_writes(part, losing) for part in questions):
@@ -83,7 +85,7 @@ class Session:
         connection = self.connect()
         return connection.sql(self.sql(one, price_decimals, connection))
 
-    def whoever_writes(self, question: Question, ask: Callable[[Plan], T]) -> T:
+    def whoever_writes(self, question: CandleQuery, ask: Callable[[Plan], T]) -> T:
         """Ask, and when a file is gone by then, compacted, list again and ask again.
 
         Raises:
@@ -118,7 +120,7 @@ class Session:
         return any(file not in standing for file in (*used, *rollups))
 
 
-def looks_at_digits(question: Question) -> bool:
+def looks_at_digits(question: CandleQuery) -> bool:
     """Whether all candles are made once to see that Kraken's form loses no digit of a price."""
     return question.fill == "kraken" and question.pair_decimals < PRICE_DECIMALS
 
@@ -129,8 +131,8 @@ BATCH_ROWS = 100_000
 
 
 def ohlc(
-    archive: Archive,
-    question: Question,
+    archive: TradeStore,
+    question: CandleQuery,
     *,
     memory_limit: str = MEMORY_LIMIT,
     threads: int | None = None,
@@ -146,14 +148,14 @@ def ohlc(
         ArchiveDamaged: a file can't be read.
         duckdb.Error: when read: a sum has too many digits, memory ran out, a file is gone.
     """
-    session = Session(archive, memory_limit, threads)
+    session = QuerySession(archive, memory_limit, threads)
     _, decimals = session.prepared(question)
     return session.whoever_writes(question, lambda one: session.relation(one, decimals))
 
 
 def candle_batches(
-    archive: Archive,
-    question: Question,
+    archive: TradeStore,
+    question: CandleQuery,
     *,
     batch_rows: int = BATCH_ROWS,
     memory_limit: str = MEMORY_LIMIT,
@@ -175,11 +177,11 @@ def candle_batches(
         ValueDoesNotFit: a sum has more than 38 digits.
         HarvesterError: the memory allowed does not suffice.
     """
-    yield from batches(Session(archive, memory_limit, threads), question, batch_rows)
+    yield from batches(QuerySession(archive, memory_limit, threads), question, batch_rows)
 
 
 def batches(
-    session: Session, question: Question, batch_rows: int = BATCH_ROWS
+    session: QuerySession, question: CandleQuery, batch_rows: int = BATCH_ROWS
 ) -> Iterator[pa.RecordBatch]:
     """The candles of `candle_batches`, in a session."""
     questions, decimals = session.prepared(question)
@@ -208,7 +210,7 @@ EMPTY_CANDLES = 1_000_000
 """Empty candles beyond the number of trades that an answer without a named end may come to."""
 
 
-def check_empty(archive: Archive, question: Question) -> None:
+def check_empty(archive: TradeStore, question: CandleQuery) -> None:
     """Refuse to fill in a great many empty intervals where nobody said up to when.
 
     Candles that saw trades are no more than the trades, so an answer without a named end has at
@@ -225,7 +227,7 @@ def check_empty(archive: Archive, question: Question) -> None:
     def count(one: Plan) -> int:
         return _empty(archive, one)
 
-    empty = Session(archive).whoever_writes(question, count)
+    empty = QuerySession(archive).whoever_writes(question, count)
     if empty > EMPTY_CANDLES:
         raise UsageError(
             f"{question.title}: --fill {question.fill} would add some {empty:,} empty ones, and "
@@ -234,7 +236,7 @@ def check_empty(archive: Archive, question: Question) -> None:
         )
 
 
-def _empty(archive: Archive, one: Plan) -> int:
+def _empty(archive: TradeStore, one: Plan) -> int:
     """How many intervals are filled at least, but for those between a hole and the next trade."""
     if one.opening is None:
         return 0
@@ -252,8 +254,8 @@ def _empty(archive: Archive, one: Plan) -> int:
 
 
 def several_batches(
-    archive: Archive,
-    question: Question,
+    archive: TradeStore,
+    question: CandleQuery,
     intervals: Sequence[Interval],
     *,
     memory_limit: str = MEMORY_LIMIT,
@@ -276,14 +278,14 @@ def several_batches(
         HarvesterError: the memory allowed does not suffice.
     """
     questions = [replace(question, interval=interval) for interval in intervals]
-    session = Session(archive, memory_limit, threads)
+    session = QuerySession(archive, memory_limit, threads)
     with tempfile.TemporaryDirectory(prefix="harvester-") as folder:
         spool = spooled(session, questions, Path(folder)) if len(questions) > 1 else None
         for one in questions:
             yield one.interval, batches(replace(session, spool=spool), one)
 
 
-def spooled(session: Session, questions: Sequence[Question], folder: Path) -> Spool:
+def spooled(session: QuerySession, questions: Sequence[CandleQuery], folder: Path) -> Spool:
     """Read what several questions would read from ticks, once.
 
     Args:
@@ -344,7 +346,7 @@ def _of_ticks(one: Plan, wanted: Sequence[Range], width_ns: int) -> Plan:
 
 
 def _written(
-    session: Session, one: Plan, measures: dict[str, str], folder: Path
+    session: QuerySession, one: Plan, measures: dict[str, str], folder: Path
 ) -> Iterator[Spooled]:
     """Files of some hundred thousand partial candles each, of a plan's ticks."""
     pieces = [source.piece for source in one.sources]

@@ -7,14 +7,14 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import NamedTuple
 
-from harvester.query.candle_query import Question
+from harvester.query.candle_query import CandleQuery
 from harvester.query.candle_sql import carried_from
-from harvester.query.candles import Session, looks_at_digits
+from harvester.query.candles import QuerySession, looks_at_digits
 from harvester.query.connection import MEMORY_LIMIT
 from harvester.query.plan import Plan
 from harvester.query.sources import Source
 from harvester.storage.segment import rows_touched
-from harvester.storage.trade_store import Archive
+from harvester.storage.trade_store import TradeStore
 from harvester.times import Range
 
 # --- explain --------------------------------------------------------------------------------------
@@ -36,7 +36,7 @@ class Read(NamedTuple):
     rows: int
 
 
-class Total(NamedTuple):
+class ExplainTotals(NamedTuple):
     """What is read of one level."""
 
     level: str
@@ -59,18 +59,18 @@ class Explanation:
         sql: the whole answer in one query; any DuckDB runs it while the files stand.
     """
 
-    question: Question
+    question: CandleQuery
     reads: tuple[Read, ...]
     carried: Read | None
-    totals: tuple[Total, ...]
+    totals: tuple[ExplainTotals, ...]
     passes: int
     parts: int
     sql: str
 
 
 def explain(
-    archive: Archive,
-    question: Question,
+    archive: TradeStore,
+    question: CandleQuery,
     *,
     memory_limit: str = MEMORY_LIMIT,
     threads: int | None = None,
@@ -82,7 +82,7 @@ def explain(
         BadSetting: DuckDB does not take the memory limit or the number of threads.
         ArchiveDamaged: a file can't be read, or files keep vanishing.
     """
-    session = Session(archive, memory_limit, threads)
+    session = QuerySession(archive, memory_limit, threads)
     parts, decimals = session.prepared(question)
 
     def told(one: Plan) -> Explanation:
@@ -101,7 +101,7 @@ def explain(
     return session.whoever_writes(question, told)
 
 
-def _reads(archive: Archive, sources: Sequence[Source]) -> Iterator[Read]:
+def _reads(archive: TradeStore, sources: Sequence[Source]) -> Iterator[Read]:
     for _, group in groupby(sources, key=lambda one: one.level):
         some = list(group)
         # One query reads them, and cuts at its two ends only before it reads.
@@ -110,12 +110,12 @@ def _reads(archive: Archive, sources: Sequence[Source]) -> Iterator[Read]:
             yield _read(archive, one, asked)
 
 
-def _read(archive: Archive, one: Source, asked: Range) -> Read:
+def _read(archive: TradeStore, one: Source, asked: Range) -> Read:
     path = one.rollup.path if one.rollup is not None else one.piece.segment.path
     return Read(one.level, path, one.piece.within, rows_touched(archive.store, path, asked))
 
 
-def _totals(reads: Sequence[Read]) -> Iterator[Total]:
+def _totals(reads: Sequence[Read]) -> Iterator[ExplainTotals]:
     for level in dict.fromkeys(one.level for one in reads):
         some = [one for one in reads if one.level == level]
-        yield Total(level, len({one.file for one in some}), sum(one.rows for one in some))
+        yield ExplainTotals(level, len({one.file for one in some}), sum(one.rows for one in some))

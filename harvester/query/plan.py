@@ -12,10 +12,10 @@ from itertools import pairwise
 from typing import NamedTuple
 
 from harvester.errors import ArchiveHasHoles, NothingHeld
-from harvester.query.calendar import Grid, Whole
-from harvester.query.candle_query import Question, grid_of
+from harvester.query.calendar import Grid, WholeGrid
+from harvester.query.candle_query import CandleQuery, grid_of
 from harvester.query.sources import Source, Spool, choose, served_by
-from harvester.storage.trade_store import Archive, Piece
+from harvester.storage.trade_store import Piece, TradeStore
 from harvester.times import (
     BEGINNING_NS,
     DAY,
@@ -35,11 +35,11 @@ from harvester.times import (
 # trades were committed after it had looked for files.
 
 
-class Run(NamedTuple):
+class PlannedRun(NamedTuple):
     """A stretch of coverage inside the span, without a hole, and the intervals it holds whole."""
 
     range: Range
-    whole: Whole
+    whole: WholeGrid
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,16 +54,16 @@ class Plan:
         opening: the interval of the first trade held; None where no trade is.
     """
 
-    question: Question
+    question: CandleQuery
     grid: Grid
     held: list[Piece]
     sources: list[Source]
     before: list[Piece]
-    runs: list[Run]
+    runs: list[PlannedRun]
     opening: int | None
 
 
-def plan(archive: Archive, question: Question, spool: Spool | None = None) -> Plan:
+def plan(archive: TradeStore, question: CandleQuery, spool: Spool | None = None) -> Plan:
     """List the archive once, and work out what a question reads and fills.
 
     Args:
@@ -82,7 +82,7 @@ def plan(archive: Archive, question: Question, spool: Spool | None = None) -> Pl
 
 
 def of_listing(
-    archive: Archive, question: Question, held: list[Piece], spool: Spool | None = None
+    archive: TradeStore, question: CandleQuery, held: list[Piece], spool: Spool | None = None
 ) -> Plan:
     """Work out what a question reads and fills, by a listing that was made before.
 
@@ -107,12 +107,12 @@ def of_listing(
         held,
         sources if spool is None else served_by(spool, sources),
         clipped(held, Range(leading.after, span.after)) if leading else [],
-        [Run(one, grid.whole(one)) for one in inside],
+        [PlannedRun(one, grid.whole(one)) for one in inside],
         _opening(archive, held, grid),
     )
 
 
-def _opening(archive: Archive, held: list[Piece], grid: Grid) -> int | None:
+def _opening(archive: TradeStore, held: list[Piece], grid: Grid) -> int | None:
     bounds = (archive.bounds(piece.segment) for piece in held)
     return next((grid.number(times[0]) for times in bounds if times), None)
 
@@ -132,7 +132,7 @@ def clipped(pieces: list[Piece], span: Range) -> list[Piece]:
     return [Piece(piece.segment, part) for piece, part in parts if part]
 
 
-def _nothing(archive: Archive, pair: str) -> NothingHeld:
+def _nothing(archive: TradeStore, pair: str) -> NothingHeld:
     held = archive.held()
     holds = f"it holds {', '.join(held)}" if held else "it is empty"
     return NothingHeld(
@@ -149,7 +149,7 @@ def _nothing(archive: Archive, pair: str) -> NothingHeld:
 CHUNK_CANDLES = 1_000_000
 
 
-def chunks(archive: Archive, one: Plan, most: int = CHUNK_CANDLES) -> list[Question]:
+def chunks(archive: TradeStore, one: Plan, most: int = CHUNK_CANDLES) -> list[CandleQuery]:
     """The question of a plan, cut into questions of about so many candles at most, in order.
 
     Raises:
@@ -162,7 +162,7 @@ def chunks(archive: Archive, one: Plan, most: int = CHUNK_CANDLES) -> list[Quest
     return [replace(one.question, span=span) for span in spans]
 
 
-def most_candles(archive: Archive, one: Plan) -> int:
+def most_candles(archive: TradeStore, one: Plan) -> int:
     """How many candles that saw trades a plan comes to, at most: names and footers tell it.
 
     A piece has no more of them than trades, nor than intervals from its first trade to its last;
@@ -186,7 +186,7 @@ def most_candles(archive: Archive, one: Plan) -> int:
     return total
 
 
-def _edges(archive: Archive, one: Plan, most: int) -> Iterator[int]:
+def _edges(archive: TradeStore, one: Plan, most: int) -> Iterator[int]:
     """The last nanoseconds of the chunks, but for the last one."""
     expected = 0
     for source in one.sources:
@@ -204,7 +204,7 @@ def _edges(archive: Archive, one: Plan, most: int) -> Iterator[int]:
         expected += candles // max(parts, 1)
 
 
-def _candles(archive: Archive, one: Plan, source: Source, intervals: int) -> int:
+def _candles(archive: TradeStore, one: Plan, source: Source, intervals: int) -> int:
     """How many candles a piece may come to, at most: empty intervals count where they are shown."""
     if one.question.fill != "none" and one.opening is not None:
         return max(intervals, 0)
@@ -219,7 +219,7 @@ NAMED = 5
 """So many gaps are named in a sentence, the first ones; of more, their number and total length."""
 
 
-def gaps_in(archive: Archive, pair: str, span: Range, now_ns: int) -> list[Range]:
+def gaps_in(archive: TradeStore, pair: str, span: Range, now_ns: int) -> list[Range]:
     """What of a requested range is not covered, in order.
 
     These count: everything between the first and the last covered moment, whether or not it was
@@ -262,7 +262,7 @@ def gap_note(gaps: Sequence[Range]) -> str:
 
 
 def checked(
-    archive: Archive, pair: str, spans: Iterable[Range], now_ns: int, *, strict: bool
+    archive: TradeStore, pair: str, spans: Iterable[Range], now_ns: int, *, strict: bool
 ) -> tuple[str, ...]:
     """What is to be known of an answer over some ranges: the sentence about gaps, if there are any.
 

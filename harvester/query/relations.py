@@ -9,14 +9,14 @@ from itertools import groupby, pairwise
 import duckdb
 import pyarrow as pa
 
-from harvester.query.candle_query import PRICE_DECIMALS, Question
-from harvester.query.candles import Session, looks_at_digits
+from harvester.query.candle_query import PRICE_DECIMALS, CandleQuery
+from harvester.query.candles import QuerySession, looks_at_digits
 from harvester.query.connection import MEMORY_LIMIT, quoted_path, session
 from harvester.query.plan import Plan, of_listing
 from harvester.query.sources import conditions
 from harvester.query.views import COLUMNS
 from harvester.schema import TRADES, WORD
-from harvester.storage.trade_store import EVERYTHING, Archive, Piece
+from harvester.storage.trade_store import EVERYTHING, Piece, TradeStore
 from harvester.times import Range, year_end
 
 # --- tape -----------------------------------------------------------------------------------------
@@ -25,7 +25,7 @@ PLAIN = pa.schema([one.with_type(pa.string()) if one.type == WORD else one for o
 
 
 def tape(
-    archive: Archive, pair: str, span: Range = EVERYTHING, *, memory_limit: str = MEMORY_LIMIT
+    archive: TradeStore, pair: str, span: Range = EVERYTHING, *, memory_limit: str = MEMORY_LIMIT
 ) -> duckdb.DuckDBPyRelation:
     """The trades of a span, in the tape's order, with the columns of docs/format.md.
 
@@ -42,7 +42,7 @@ def tape(
     return session(memory_limit).sql("\nUNION ALL ".join(parts) or _no_trades())
 
 
-def plain_batches(archive: Archive, pair: str, span: Range) -> Iterator[pa.RecordBatch]:
+def plain_batches(archive: TradeStore, pair: str, span: Range) -> Iterator[pa.RecordBatch]:
     """The same trades as a stream, at least one batch, whoever writes the archive meanwhile.
 
     Words are plain strings, as DuckDB gives them.
@@ -55,7 +55,7 @@ def plain_batches(archive: Archive, pair: str, span: Range) -> Iterator[pa.Recor
         yield batch.cast(PLAIN)
 
 
-def _year(archive: Archive, year: int, pieces: Sequence[Piece]) -> str:
+def _year(archive: TradeStore, year: int, pieces: Sequence[Piece]) -> str:
     files = ", ".join(quoted_path(archive.location(piece.segment)) for piece in pieces)
     # A segment lies in the year of its rows. So that DuckDB knows it too:
     bounds = (
@@ -80,7 +80,7 @@ def _no_trades() -> str:
 # Grouped in one, all trades would be read before the first candle could be left out.
 
 
-def candles(session: Session, question: Question) -> duckdb.DuckDBPyRelation:
+def candles(session: QuerySession, question: CandleQuery) -> duckdb.DuckDBPyRelation:
     """The candles of `query.ohlc`, row by row the same, in parts of a year.
 
     Raises:
@@ -111,7 +111,7 @@ def _spans(one: Plan) -> list[Range]:
 
 
 def _part(
-    session: Session,
+    session: QuerySession,
     one: Plan,
     span: Range,
     decimals: int,

@@ -17,7 +17,7 @@ from harvester.errors import ArchiveDamaged, HarvesterError, UsageError
 from harvester.query.connection import MEMORY_LIMIT, asking, session
 from harvester.query.html_preview import preview
 from harvester.query.sql import asking_sql, is_question, sql
-from harvester.storage.trade_store import LISTINGS, Archive
+from harvester.storage.trade_store import LISTINGS, TradeStore
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -36,7 +36,7 @@ _KEEP_COLUMNS = {"filter", "limit", "order", "sort", "distinct"}
 
 
 @dataclass(frozen=True)
-class Origin:
+class ResultSource:
     """Where rows come from.
 
     Attributes:
@@ -74,7 +74,7 @@ class Result:
     `pyarrow.table(result)`, `duckdb.sql("FROM result")`.
     """
 
-    def __init__(self, origin: Origin) -> None:
+    def __init__(self, origin: ResultSource) -> None:
         self._origin = origin
         self._relation: Relation | None = None
         self._files: frozenset[object] = frozenset()
@@ -352,23 +352,23 @@ def of_batches(
     stream: Callable[[int], Iterator[pa.RecordBatch]],
     units: Mapping[str, str],
     notes: tuple[str, ...] = (),
-) -> Origin:
+) -> ResultSource:
     """Rows that no SQL makes: they are made when they are first asked for, and then held."""
 
     def make() -> Relation:
         return session().from_arrow(pa.Table.from_batches(list(stream(BATCH_ROWS))))
 
-    return Origin(title, make, frozenset, stream=stream, units=units, notes=notes)
+    return ResultSource(title, make, frozenset, stream=stream, units=units, notes=notes)
 
 
 def of_sql(
-    archive: Archive,
+    archive: TradeStore,
     query: str,
     params: Sequence[object] | Mapping[str, object] | None,
     *,
     names: Mapping[str, str],
     memory_limit: str,
-) -> Origin:
+) -> ResultSource:
     """The rows of `console.sql`; none where the last statement gives none.
 
     Raises:
@@ -383,7 +383,7 @@ def of_sql(
         return frozenset(one for pair in archive.held() for one in archive.segments(pair))
 
     title = " ".join(query.split())
-    return Origin(
+    return ResultSource(
         title if len(title) <= TITLE_LETTERS else f"{title[:TITLE_LETTERS]}...",
         make,
         files,

@@ -141,7 +141,7 @@ MEMORY_LIMIT = "512MB"
 TICKS = ["trade_id", "time", "price", "volume", "side"]
 
 
-class Recount:
+class RollupRecomputation:
     """Partial candles at several levels from the batches of one segment, in its order.
 
     Memory holds some chunks of ticks, and the partial candles.

@@ -12,7 +12,7 @@ from harvester.query.calendar import Grid
 from harvester.query.connection import quoted_path
 from harvester.storage.rollup_files import RollUp
 from harvester.storage.segment import Segment
-from harvester.storage.trade_store import Archive, Piece
+from harvester.storage.trade_store import Piece, TradeStore
 from harvester.times import Range, missing, overlap, parse_interval, union
 
 # --- ticks ----------------------------------------------------------------------------------------
@@ -31,7 +31,7 @@ def place_sql(at: int) -> str:
     return f"((file_index::BIGINT + {at}) << 40 | file_row_number)"
 
 
-def ticks_sql(archive: Archive, pieces: Sequence[Piece], at: int = 0) -> str:
+def ticks_sql(archive: TradeStore, pieces: Sequence[Piece], at: int = 0) -> str:
     """A query for the trades of some pieces, given in the tape's order, `at` files along it.
 
     Its columns: trade_id, time, price, volume, side and `place`, a BIGINT that grows along the
@@ -149,7 +149,7 @@ class Source(NamedTuple):
             return ""
         return TICKS if self.rollup is None else self.rollup.interval
 
-    def location(self, archive: Archive) -> str:
+    def location(self, archive: TradeStore) -> str:
         """The name that any Parquet reader opens the file by."""
         return self.spooled or archive.location(self.rollup or self.piece.segment)
 
@@ -159,7 +159,7 @@ class _Level(NamedTuple):
     rollup: RollUp
 
 
-def choose(archive: Archive, pair: str, pieces: Sequence[Piece], grid: Grid) -> list[Source]:
+def choose(archive: TradeStore, pair: str, pieces: Sequence[Piece], grid: Grid) -> list[Source]:
     """The pieces in order, each from the coarsest roll-up that divides the grid, else from ticks.
 
     Where a piece begins or ends inside a bucket of the roll-up, ticks make the edge.
@@ -171,7 +171,7 @@ def choose(archive: Archive, pair: str, pieces: Sequence[Piece], grid: Grid) -> 
     return [source for piece in pieces for source in _best(archive, piece, levels)]
 
 
-def _levels(archive: Archive, pair: str, grid: Grid) -> dict[str, list[_Level]]:
+def _levels(archive: TradeStore, pair: str, grid: Grid) -> dict[str, list[_Level]]:
     """By the segment's path, the roll-ups that divide the grid, the coarsest first."""
     found: dict[str, list[_Level]] = {}
     for rollup in archive.rollups(pair):
@@ -186,7 +186,7 @@ def _levels(archive: Archive, pair: str, grid: Grid) -> dict[str, list[_Level]]:
     return found
 
 
-def _best(archive: Archive, piece: Piece, levels: dict[str, list[_Level]]) -> list[Source]:
+def _best(archive: TradeStore, piece: Piece, levels: dict[str, list[_Level]]) -> list[Source]:
     for level in levels.get(piece.segment.path, []):
         middle = whole_buckets(piece, level.width_ns)
         if middle is not None and archive.serves(level.rollup, piece.segment):
@@ -217,7 +217,7 @@ def _with_edges(piece: Piece, middle: Range, rollup: RollUp) -> Iterator[Source]
 
 
 def grouped_sql(
-    archive: Archive, sources: Sequence[Source], grid: Grid, measures: dict[str, str]
+    archive: TradeStore, sources: Sequence[Source], grid: Grid, measures: dict[str, str]
 ) -> str:
     """A query for the candles of a grid: `number` and the measures, in no order.
 
@@ -260,7 +260,7 @@ def _from_ticks(ticks: str, grid: Grid, measures: dict[str, str]) -> str:
 
 
 def _from_partials(
-    archive: Archive,
+    archive: TradeStore,
     sources: Sequence[Source],
     at: int,
     grid: Grid,

@@ -20,7 +20,7 @@ from harvester.query import views
 from harvester.query.connection import MEMORY_LIMIT, connect, quoted
 from harvester.storage.export import replacing
 from harvester.storage.filesystem import writing
-from harvester.storage.trade_store import LISTINGS, Archive, Piece
+from harvester.storage.trade_store import LISTINGS, Piece, TradeStore
 
 # --- console --------------------------------------------------------------------------------------
 
@@ -42,7 +42,7 @@ _AS_TEXT = {
 }
 
 
-class Answer(NamedTuple):
+class SqlAnswer(NamedTuple):
     """What a query came to: its columns, and its rows as they are made."""
 
     schema: pa.Schema
@@ -50,7 +50,7 @@ class Answer(NamedTuple):
 
 
 def connect_views(
-    archive: Archive,
+    archive: TradeStore,
     *,
     names: Mapping[str, str] | None = None,
     memory_limit: str = MEMORY_LIMIT,
@@ -76,7 +76,7 @@ def connect_views(
 
 
 def sql(
-    archive: Archive,
+    archive: TradeStore,
     query: str,
     params: Sequence[Any] | Mapping[str, Any] | None = None,
     *,
@@ -109,12 +109,12 @@ def sql(
 
 
 def answer(
-    archive: Archive,
+    archive: TradeStore,
     query: str,
     *,
     names: Mapping[str, str] | None = None,
     memory_limit: str = MEMORY_LIMIT,
-) -> Answer | None:
+) -> SqlAnswer | None:
     """Run statements, and give the rows of the last one as they are made.
 
     None where it has no rows to give, such as CREATE or COPY. Columns of types that files can't
@@ -128,7 +128,7 @@ def answer(
     """
     statements = _statements(query, memory_limit)
 
-    def ask(connection: duckdb.DuckDBPyConnection) -> Answer | None:
+    def ask(connection: duckdb.DuckDBPyConnection) -> SqlAnswer | None:
         for statement in statements[:-1]:
             connection.execute(statement)
         relation = connection.sql(statements[-1])
@@ -136,7 +136,7 @@ def answer(
             return None
         reader = _plain(relation).to_arrow_reader(BATCH_ROWS)
         first = next(reader, pa.RecordBatch.from_pylist([], schema=reader.schema))
-        return Answer(reader.schema, _rows(first, reader, memory_limit))
+        return SqlAnswer(reader.schema, _rows(first, reader, memory_limit))
 
     return _Asker(archive, names, memory_limit).ask(ask, listings=_listings(statements))
 
@@ -176,7 +176,7 @@ def _rows(
 class _Asker:
     """Connections to an archive, made anew when a compaction took a file that one has listed."""
 
-    archive: Archive
+    archive: TradeStore
     names: Mapping[str, str] | None
     memory_limit: str
     threads: int | None = None
@@ -292,7 +292,9 @@ _MACROS = {"tape", "ohlc", "meant", "several", "exact", "any_case", "place", "al
 }
 
 
-def write_database(archive: Archive, file: str, *, names: Mapping[str, str] | None = None) -> None:
+def write_database(
+    archive: TradeStore, file: str, *, names: Mapping[str, str] | None = None
+) -> None:
     """Write a database that holds no trades, only the views and macros of docs/sql.md.
 
     They look for the archive's files anew at each query, so the file stays right as the archive
@@ -322,7 +324,7 @@ def write_database(archive: Archive, file: str, *, names: Mapping[str, str] | No
             made.rename(staged)
 
 
-def _fill(archive: Archive, file: str, names: Mapping[str, str]) -> None:
+def _fill(archive: TradeStore, file: str, names: Mapping[str, str]) -> None:
     with duckdb.connect(file, config={"storage_compatibility_version": OLDEST_READER}) as one:
         known = {name: name for name in archive.held()} | dict(names)
         trades = views.standing_trades(archive)

@@ -9,7 +9,7 @@ from typing import NamedTuple
 from harvester.query.candle_sql import with_vwap
 from harvester.query.connection import quoted, quoted_path
 from harvester.query.sources import BASE, MORE
-from harvester.storage.trade_store import Archive, Piece
+from harvester.storage.trade_store import Piece, TradeStore
 from harvester.times import DAY, LONGEST, UNITS_NS
 
 # --- views ----------------------------------------------------------------------------------------
@@ -77,7 +77,7 @@ def statements(trades: str, spelled: Spelled, unknown: str | None) -> Iterator[s
 # --- trades --------------------------------------------------------------------------------------
 
 
-def listed_trades(archive: Archive, pieces: Iterable[Piece]) -> str:
+def listed_trades(archive: TradeStore, pieces: Iterable[Piece]) -> str:
     """The query behind `trades` over the files of some pieces, of any pairs."""
     listed = [(archive.location(piece.segment), piece) for piece in pieces]
     if not listed:
@@ -95,7 +95,7 @@ def listed_trades(archive: Archive, pieces: Iterable[Piece]) -> str:
     return f"SELECT {_chosen(archive.root)}\nFROM {source} AS held{where}"
 
 
-def standing_trades(archive: Archive) -> str:
+def standing_trades(archive: TradeStore) -> str:
     """The query behind `trades` over whatever files the archive holds when it runs.
 
     Of a file that reaches into what earlier ones hold, only the later rows are taken: the rule of

@@ -18,8 +18,8 @@ from starlette.routing import Route
 
 from harvester.errors import HarvesterError, UnknownPair
 from harvester.server.pages import Clock
-from harvester.server.responses import Answers, Invalid, NotCovered, Question
-from harvester.storage.trade_store import Archive
+from harvester.server.responses import ApiResponder, Invalid, NotCovered, Question
+from harvester.storage.trade_store import TradeStore
 
 # --- app ------------------------------------------------------------------------------------------
 
@@ -28,7 +28,7 @@ from harvester.storage.trade_store import Archive
 # there is.
 
 
-def app(archive: Archive, clock: Clock = time.monotonic) -> Starlette:
+def app(archive: TradeStore, clock: Clock = time.monotonic) -> Starlette:
     """The mirror of an archive: `/0/public/` Trades, OHLC, AssetPairs, Time and SystemStatus.
 
     Errors are answered as Kraken does, with HTTP 200 and a list of them.
@@ -37,7 +37,7 @@ def app(archive: Archive, clock: Clock = time.monotonic) -> Starlette:
         archive: what is served, as it is at any time; it is looked at once a second at most.
         clock: tells the seconds between looks.
     """
-    answers = Answers(archive, clock)
+    answers = ApiResponder(archive, clock)
     endpoints: dict[str, Callable[[Question], bytes | Callable[[], bytes]]] = {
         "Trades": answers.trades,
         "OHLC": answers.ohlc,
@@ -94,7 +94,7 @@ GRACE_S = 2
 
 
 @contextmanager
-def serving(archive: Archive, host: str = "127.0.0.1", port: int = 0) -> Iterator[str]:
+def serving(archive: TradeStore, host: str = "127.0.0.1", port: int = 0) -> Iterator[str]:
     """Serve an archive in a thread while the block runs; gives the URL.
 
     Args:
@@ -117,7 +117,7 @@ def serving(archive: Archive, host: str = "127.0.0.1", port: int = 0) -> Iterato
 
 
 def serve_forever(
-    archive: Archive,
+    archive: TradeStore,
     host: str,
     port: int,
     ready: Callable[[str], None] = lambda _url: None,
@@ -161,7 +161,7 @@ def _reason(error: OSError | OverflowError) -> str:
     return words.partition(" (while attempting")[0]
 
 
-def _server(archive: Archive) -> uvicorn.Server:
+def _server(archive: TradeStore) -> uvicorn.Server:
     return uvicorn.Server(
         uvicorn.Config(
             app(archive),

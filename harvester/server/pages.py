@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from harvester.errors import ArchiveDamaged
 from harvester.schema import PRICE, VOLUME, Int64s, decimal_words, joined, times
 from harvester.storage.segment import Segment, read_batches
-from harvester.storage.trade_store import LISTINGS, Archive, Piece
+from harvester.storage.trade_store import LISTINGS, Piece, TradeStore
 from harvester.times import Range, missing
 
 # --- rendering ------------------------------------------------------------------------------------
@@ -129,7 +129,7 @@ MOST_BYTES = 160 * 1024 * 1024
 Clock = Callable[[], float]
 
 
-class Page(NamedTuple):
+class RenderedPage(NamedTuple):
     """Some rows as JSON, a comma behind each, and the last one's time; no rows: b"" and None.
 
     `whole`: there are as many as were asked for; a shorter page says that nothing follows.
@@ -140,7 +140,7 @@ class Page(NamedTuple):
     whole: bool
 
 
-class Cell(NamedTuple):
+class RenderedChunk(NamedTuple):
     """A stretch of one segment: rendered at once, as long as a row group or so."""
 
     segment: Segment
@@ -148,17 +148,17 @@ class Cell(NamedTuple):
     pair_decimals: int
 
 
-class Shelf:
+class RenderedPageCache:
     """Rendered cells, the least lately used of which go first."""
 
-    def __init__(self, archive: Archive, most_bytes: int = MOST_BYTES) -> None:
+    def __init__(self, archive: TradeStore, most_bytes: int = MOST_BYTES) -> None:
         """Nothing is read before it is asked for."""
         self._archive = archive
         self._most_bytes = most_bytes
-        self._cells: OrderedDict[Cell, Rendered] = OrderedDict()
+        self._cells: OrderedDict[RenderedChunk, Rendered] = OrderedDict()
         self.bytes = 0
 
-    def get(self, cell: Cell) -> Rendered:
+    def get(self, cell: RenderedChunk) -> Rendered:
         """The rows of a cell, rendered now or before.
 
         Raises:
@@ -176,10 +176,12 @@ class Shelf:
         return self._cells[cell]
 
 
-class Tape:
+class TradePages:
     """One pair's tape, as it is now: the archive may grow and be compacted meanwhile."""
 
-    def __init__(self, archive: Archive, pair: str, shelf: Shelf, clock: Clock) -> None:
+    def __init__(
+        self, archive: TradeStore, pair: str, shelf: RenderedPageCache, clock: Clock
+    ) -> None:
         """`pair` is an altname; `clock` tells seconds that never run back."""
         self._archive = archive
         self._pair = pair
@@ -206,7 +208,7 @@ class Tape:
         holes = missing([Range(span.after, max(span.through, span.after))], covered)
         return next((hole for hole in holes if hole.after < self.through), None)
 
-    def page(self, since_ns: int | None, count: int, pair_decimals: int) -> Page:
+    def page(self, since_ns: int | None, count: int, pair_decimals: int) -> RenderedPage:
         """Up to `count` rows published at `since_ns` or later, or the newest ones for None.
 
         Raises:
@@ -221,7 +223,7 @@ class Tape:
                 self._listed_s = None
         raise ArchiveDamaged(f"files of {self._pair} keep vanishing while they are read: try again")
 
-    def _after(self, after_ns: int, count: int, pair_decimals: int) -> Page:
+    def _after(self, after_ns: int, count: int, pair_decimals: int) -> RenderedPage:
         parts: list[memoryview] = []
         last = None
         pieces = self._listing()
@@ -236,9 +238,9 @@ class Tape:
                 count -= stop - start
                 if count == 0:
                     break
-        return Page(b"".join(parts), last, whole=count == 0)
+        return RenderedPage(b"".join(parts), last, whole=count == 0)
 
-    def _newest(self, count: int, pair_decimals: int) -> Page:
+    def _newest(self, count: int, pair_decimals: int) -> RenderedPage:
         parts: list[memoryview] = []
         last = None
         for piece in reversed(self._listing()):
@@ -250,8 +252,8 @@ class Tape:
                 last = int(rows.stamps[-1]) if last is None else last
                 count -= stop - start
                 if count == 0:
-                    return Page(b"".join(reversed(parts)), last, whole=True)
-        return Page(b"".join(reversed(parts)), last, whole=False)
+                    return RenderedPage(b"".join(reversed(parts)), last, whole=True)
+        return RenderedPage(b"".join(reversed(parts)), last, whole=False)
 
     def _listing(self) -> list[Piece]:
         now = self._clock()
@@ -262,7 +264,7 @@ class Tape:
             self._edges = {one: at for one, at in self._edges.items() if one in there}
         return self._pieces
 
-    def _cells(self, pieces: list[Piece], pair_decimals: int) -> Iterator[Cell]:
+    def _cells(self, pieces: list[Piece], pair_decimals: int) -> Iterator[RenderedChunk]:
         """Pieces in parts that hold a row group or so each, none of them empty.
 
         They are cut between stamps and not between row groups: a group of one stamp may stand
@@ -272,7 +274,7 @@ class Tape:
             after = piece.within.after
             edges = self._edges_of(piece.segment)
             for one in pairwise([after, *(edge for edge in edges if edge > after)]):
-                yield Cell(piece.segment, Range(*one), pair_decimals)
+                yield RenderedChunk(piece.segment, Range(*one), pair_decimals)
 
     def _edges_of(self, segment: Segment) -> list[int]:
         """The last stamp of each of a segment's row groups, ascending; read once."""

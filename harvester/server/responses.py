@@ -18,9 +18,9 @@ from harvester.kraken.ohlc import INTERVALS_MIN
 from harvester.kraken.pairs import UNKNOWN, Pair, resolve
 from harvester.kraken.trades import PAGE_ROWS
 from harvester.schema import PRICE, VOLUME, times
-from harvester.server.pages import LISTED_FOR_S, Clock, Shelf, Tape
+from harvester.server.pages import LISTED_FOR_S, Clock, RenderedPageCache, TradePages
 from harvester.storage import metadata
-from harvester.storage.trade_store import Archive
+from harvester.storage.trade_store import TradeStore
 from harvester.times import END_OF_TIME, SECOND, UNITS_NS, Range
 
 # --- ohlc -----------------------------------------------------------------------------------------
@@ -72,7 +72,7 @@ class _Sums:
         self.value = _EXACT.add(self.value, later.value)
 
 
-def candles(archive: Archive, pair: Pair, width_ns: int, now_ns: int) -> list[Row]:
+def candles(archive: TradeStore, pair: Pair, width_ns: int, now_ns: int) -> list[Row]:
     """The candles of a pair at a moment, from the first whole one behind its last hole on.
 
     Args:
@@ -203,10 +203,10 @@ class NotCovered(Exception):
     """The page would reach over time that the archive never asked for."""
 
 
-class Names:
+class ServedNames:
     """The pairs of an archive, looked up by any spelling; read again once a second at most."""
 
-    def __init__(self, archive: Archive, clock: Clock) -> None:
+    def __init__(self, archive: TradeStore, clock: Clock) -> None:
         """Nothing is read before it is asked for."""
         self._archive = archive
         self._clock = clock
@@ -242,16 +242,16 @@ class Names:
         self._read_s = now
 
 
-class Answers:
+class ApiResponder:
     """The endpoints of the mirror. A pair that the archive does not hold is unknown to it."""
 
-    def __init__(self, archive: Archive, clock: Clock = time.monotonic) -> None:
+    def __init__(self, archive: TradeStore, clock: Clock = time.monotonic) -> None:
         """`clock` tells seconds that never run back."""
         self._archive = archive
         self._clock = clock
-        self._names = Names(archive, clock)
-        self._shelf = Shelf(archive)
-        self._tapes: dict[str, Tape] = {}
+        self._names = ServedNames(archive, clock)
+        self._shelf = RenderedPageCache(archive)
+        self._tapes: dict[str, TradePages] = {}
         self._held: tuple[float, list[str]] | None = None
 
     def trades(self, question: Question) -> bytes:
@@ -346,9 +346,11 @@ class Answers:
             raise UnknownPair(f"{self._archive.path} holds no trades of {pair.altname}")
         return pair
 
-    def _tape(self, pair: Pair) -> Tape:
+    def _tape(self, pair: Pair) -> TradePages:
         if pair.altname not in self._tapes:
-            self._tapes[pair.altname] = Tape(self._archive, pair.altname, self._shelf, self._clock)
+            self._tapes[pair.altname] = TradePages(
+                self._archive, pair.altname, self._shelf, self._clock
+            )
         return self._tapes[pair.altname]
 
     def _held_names(self) -> list[str]:
@@ -358,7 +360,7 @@ class Answers:
         return self._held[1]
 
 
-def _check_cover(tape: Tape, since_ns: int, last_ns: int | None) -> None:
+def _check_cover(tape: TradePages, since_ns: int, last_ns: int | None) -> None:
     """Refuse a page over a hole. Who begins at a hole's end asks from a moment before it."""
     through = tape.through if last_ns is None else last_ns
     hole = tape.hole_within(Range(since_ns + FOREGROUND_NS, through))

@@ -19,7 +19,7 @@ from harvester.errors import UsageError
 from harvester.kraken.pairs import Pair
 from harvester.schema import ORDER_TYPES, PRICE, ROWS, SIDES, VOLUME, Int64s
 from harvester.storage.footer import Footer
-from harvester.storage.trade_store import Archive
+from harvester.storage.trade_store import TradeStore
 from harvester.storage.writer import keep_pairs, writer
 from harvester.times import DAY, Range
 
@@ -81,14 +81,14 @@ def made_tape(trades: int, seed: int) -> pa.RecordBatch:
     return pa.RecordBatch.from_arrays(columns, schema=ROWS)
 
 
-def made_archive(path: str | os.PathLike[str], trades: int, seed: int) -> Archive:
+def made_archive(path: str | os.PathLike[str], trades: int, seed: int) -> TradeStore:
     """A new archive at `path` that holds a made tape of `MADE_PAIR`, covered from 1970 to its end.
 
     Raises:
         UsageError: an archive with trades stands there already.
         ArchiveUnwritable: the machine refused.
     """
-    archive = Archive(path)
+    archive = TradeStore(path)
     if held := archive.held():
         raise UsageError(
             f"the archive at {archive.path} holds trades already ({', '.join(held[:3])}): "
@@ -163,8 +163,8 @@ TRADES = 200_000
 SEED = 7
 
 
-class StandIn:
-    """An exchange on this machine that serves made-up trades. Made by `harvester.stand_in`.
+class SampleExchange:
+    """An exchange on this machine that serves made-up trades. Made by `harvester.sample_exchange`.
 
     Attributes:
         url: where it answers as Kraken does.
@@ -202,13 +202,13 @@ class StandIn:
         self.close()
 
     def __repr__(self) -> str:
-        return f"<harvester.StandIn at {self.url}: made-up trades of XBT/USD>"
+        return f"<harvester.SampleExchange at {self.url}: made-up trades of XBT/USD>"
 
 
 @check_types
-def stand_in(
+def sample_exchange(
     trades: int = TRADES, seed: int = SEED, *, folder: str | os.PathLike[str] | None = None
-) -> StandIn:
+) -> SampleExchange:
     """Serve a market that never was, on this machine, as Kraken would serve it.
 
     Its trades of XBT/USD are made up, and lie in the ten days before 2026-01-31. It answers Trades,
@@ -225,7 +225,7 @@ def stand_in(
         ArchiveUnwritable: the machine refused.
 
     Example:
-        >>> with harvester.stand_in(1_000) as exchange:
+        >>> with harvester.sample_exchange(1_000) as exchange:
         ...     copy = harvester.open("copy", settings=exchange.settings)
         ...     [outcome] = copy.backfill("XBT/USD")
         >>> outcome.trades
@@ -234,4 +234,4 @@ def stand_in(
     for name, number in (("trades", trades), ("seed", seed)):
         if number < 0:
             raise UsageError(f"{name} is {number}: give 0 or more")
-    return StandIn(trades, seed, folder)
+    return SampleExchange(trades, seed, folder)

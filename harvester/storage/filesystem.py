@@ -348,7 +348,7 @@ def _now() -> str:
     return show(time.time_ns() // SECOND * SECOND)
 
 
-class Note(msgspec.Struct):
+class QuarantineNote(msgspec.Struct):
     """Why a file was set aside, as it stands beside it in JSON.
 
     Attributes:
@@ -368,7 +368,7 @@ class Note(msgspec.Struct):
     when: str = msgspec.field(default_factory=_now)
 
 
-def set_aside(store: Store, note: Note) -> str:
+def set_aside(store: Store, note: QuarantineNote) -> str:
     """Move a file into quarantine; its note is there before it is. Returns where it is now.
 
     Raises:
@@ -379,14 +379,14 @@ def set_aside(store: Store, note: Note) -> str:
     return to
 
 
-def keep_copy(store: Store, note: Note) -> str:
+def keep_copy(store: Store, note: QuarantineNote) -> str:
     """Put the bytes of a small file into quarantine, with a note; returns where they are."""
     to = _prepared(store, note)
     store.write(to, store.read(note.path) or b"", note.pair)
     return to
 
 
-def keep_segment(store: Store, note: Note) -> str:
+def keep_segment(store: Store, note: QuarantineNote) -> str:
     """Put a copy of a file into quarantine, however large; one that is there already will do.
 
     Returns where it is.
@@ -403,7 +403,7 @@ def keep_segment(store: Store, note: Note) -> str:
     return to
 
 
-def _prepared(store: Store, note: Note) -> str:
+def _prepared(store: Store, note: QuarantineNote) -> str:
     """Where a file is to go, its note written there."""
     folder = _free_folder(store, note)
     data = msgspec.json.format(msgspec.json.encode(note), indent=2) + b"\n"
@@ -411,7 +411,7 @@ def _prepared(store: Store, note: Note) -> str:
     return f"{folder}/{note.path.rpartition('/')[2]}"
 
 
-def _free_folder(store: Store, note: Note) -> str:
+def _free_folder(store: Store, note: QuarantineNote) -> str:
     """The next number; or one that waits for this very file, since a crash came in between."""
     above = f"quarantine/{note.pair}"
     numbers = [name for name in store.folders(above) if name.isdecimal()]
@@ -426,6 +426,6 @@ def _free_folder(store: Store, note: Note) -> str:
 
 def _path_noted(store: Store, path: str) -> str:
     try:
-        return msgspec.json.decode(store.read(path) or b"", type=Note).path
+        return msgspec.json.decode(store.read(path) or b"", type=QuarantineNote).path
     except BAD_JSON:
         return ""

@@ -14,14 +14,14 @@ from harvester.times import Range
 # --- footers --------------------------------------------------------------------------------------
 
 
-class Jump(NamedTuple):
+class ConfirmedIdGap(NamedTuple):
     """Ids that the exchange skips between two neighbouring trades: asked for again, twice."""
 
     after_id: int
     before_id: int
 
 
-class Imported(NamedTuple):
+class ImportedRange(NamedTuple):
     """What of a segment came out of a file, and which.
 
     Attributes:
@@ -61,11 +61,11 @@ class Footer:
     last_trade_id: int | None = None
     lead: int = 0
     trail: int = 0
-    jumps: tuple[Jump, ...] = field(default=())
+    jumps: tuple[ConfirmedIdGap, ...] = field(default=())
     unasked_jumps: int = 0
     checksum: str = ""
-    imported: tuple[Imported, ...] = field(default=())
-    across_files: tuple[Jump, ...] = field(default=())
+    imported: tuple[ImportedRange, ...] = field(default=())
+    across_files: tuple[ConfirmedIdGap, ...] = field(default=())
 
     @property
     def altname(self) -> str:
@@ -151,13 +151,15 @@ def decode(path: str, raw: dict[bytes, bytes], rows: int) -> Footer:
             last_trade_id=_number(texts["last_trade_id"]),
             lead=int(texts["rows_before_first_id"]),
             trail=int(texts["rows_after_last_id"]),
-            jumps=tuple(msgspec.json.decode(texts["jumps"], type=list[Jump])),
+            jumps=tuple(msgspec.json.decode(texts["jumps"], type=list[ConfirmedIdGap])),
             unasked_jumps=int(texts["jumps_not_asked_for"]),
             checksum=texts["rows_sha256"],
             across_files=tuple(
-                msgspec.json.decode(texts.get("across_files", "[]"), type=list[Jump])
+                msgspec.json.decode(texts.get("across_files", "[]"), type=list[ConfirmedIdGap])
             ),
-            imported=tuple(msgspec.json.decode(texts.get("imported", "[]"), type=list[Imported])),
+            imported=tuple(
+                msgspec.json.decode(texts.get("imported", "[]"), type=list[ImportedRange])
+            ),
         )
     except (KeyError, *BAD_JSON) as error:
         raise ArchiveDamaged(f"{path} bears no footer of a segment ({error!r})") from error

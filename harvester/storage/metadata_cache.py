@@ -11,7 +11,7 @@ from harvester.errors import BAD_JSON, HarvesterError
 from harvester.storage.filesystem import Entry, Store
 from harvester.storage.lock import held
 from harvester.storage.segment import bounds_by, footer_in, opened
-from harvester.storage.trade_store import Archive
+from harvester.storage.trade_store import TradeStore
 
 # --- gists ----------------------------------------------------------------------------------------
 
@@ -25,7 +25,7 @@ WORTH_KEEPING = 200
 """So many footers read anew are worth a write; a small archive never has this file."""
 
 
-class Gist(NamedTuple):
+class SegmentSummary(NamedTuple):
     """Of one segment: its rows, and their first and last published time; None for no rows."""
 
     rows: int
@@ -36,7 +36,7 @@ class Gist(NamedTuple):
 class _Known(NamedTuple):
     size: int
     changed_ns: int
-    gist: Gist
+    gist: SegmentSummary
 
 
 class _Kept(msgspec.Struct):
@@ -44,17 +44,17 @@ class _Kept(msgspec.Struct):
     segments: dict[str, _Known] = {}
 
 
-class Gists:
+class SegmentSummaryCache:
     """Gists of an archive's segments, from its memory or else from the files."""
 
-    def __init__(self, archive: Archive) -> None:
+    def __init__(self, archive: TradeStore) -> None:
         """Read what is remembered; what can't be read is no memory."""
         self._archive = archive
         self._before = _kept(archive.store)
         self._seen: dict[str, _Known] = {}
         self._read = 0
 
-    def of(self, entry: Entry) -> Gist:
+    def of(self, entry: Entry) -> SegmentSummary:
         """The gist of a segment, as it is listed.
 
         Raises:
@@ -86,10 +86,10 @@ class Gists:
             store.remove_folder(f"staging/{LOCK}")
 
 
-def read_gist(store: Store, path: str) -> Gist:
+def read_gist(store: Store, path: str) -> SegmentSummary:
     """The gist of a segment by its footer and statistics; no row is read."""
     with opened(store, path) as file:
-        return Gist(footer_in(path, file).rows, *(bounds_by(file.metadata) or ()))
+        return SegmentSummary(footer_in(path, file).rows, *(bounds_by(file.metadata) or ()))
 
 
 def _kept(store: Store) -> dict[str, _Known]:

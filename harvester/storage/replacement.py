@@ -13,11 +13,11 @@ import pyarrow as pa
 
 from harvester.errors import ArchiveDamaged
 from harvester.schema import RowsChecksum, clip, no_rows, times, trade_ids
-from harvester.storage.footer import Footer, Imported, Jump
+from harvester.storage.footer import ConfirmedIdGap, Footer, ImportedRange
 from harvester.storage.replacement_staging import (
     ASIDE,
-    Together,
-    Upgraded,
+    AtomicReplacement,
+    ReplacementView,
     from_files,
     note,
     noted,
@@ -25,10 +25,10 @@ from harvester.storage.replacement_staging import (
     still_from_files,
 )
 from harvester.storage.segment import Segment, read_batches
-from harvester.storage.trade_store import Archive, Piece, pieces_of
+from harvester.storage.trade_store import Piece, TradeStore, pieces_of
 from harvester.storage.writer import Writer
 from harvester.times import END_OF_TIME, Range, missing, overlap, year_end, year_of
-from harvester.trade_ids import Edge, Gap, find_gaps, gap_at_end
+from harvester.trade_ids import IdGap, LastId, find_gaps, gap_at_end
 
 # --- reckoning ------------------------------------------------------------------------------------
 
@@ -37,14 +37,14 @@ from harvester.trade_ids import Edge, Gap, find_gaps, gap_at_end
 # of others.
 
 
-class Reckoning:
+class IdGapRecount:
     """The skips of a range's rows, its seams counted in, as the rows pass in order."""
 
     def __init__(
         self,
         span: Range,
         replaced: Sequence[Range],
-        known: Iterable[Jump],
+        known: Iterable[ConfirmedIdGap],
         left: tuple[int, int, int] | None,
     ) -> None:
         """Begin a range.
@@ -61,10 +61,10 @@ class Reckoning:
         # Rows without an id read as id 0, which is also what stands before the first trade.
         ids = np.unique(np.array([*self._known], dtype=np.int64))
         self._known_ids = ids[ids > 0]
-        self._edge = Edge(*left) if left is not None else None
+        self._edge = LastId(*left) if left is not None else None
         self._year = year_of(span.through)
         self._years: set[int] = set()
-        self._stand: dict[Jump, int] = {}
+        self._stand: dict[ConfirmedIdGap, int] = {}
         self._years_of: dict[int, int] = {}
         self.kept: Counter[int] = Counter()
         """Skips between rows that stay, by year."""
@@ -98,7 +98,7 @@ class Reckoning:
         """The years of the rows, in order; that of the range's end where there are none."""
         return sorted(self._years) or [self._year]
 
-    def jumps(self) -> dict[Jump, int]:
+    def jumps(self) -> dict[ConfirmedIdGap, int]:
         """The confirmed jumps that stand here, and the year of the trade behind each.
 
         Of one whose sides both stand here with others between them nothing is left.
@@ -110,11 +110,11 @@ class Reckoning:
                 found[jump] = years[0]
         return found
 
-    def _count(self, gaps: Iterable[Gap]) -> None:
+    def _count(self, gaps: Iterable[IdGap]) -> None:
         for gap in gaps:
             at_end = gap.before_ns == END_OF_TIME
             year = self._year if at_end else year_of(gap.before_ns)
-            jump = Jump(*gap.sides)
+            jump = ConfirmedIdGap(*gap.sides)
             if jump in self._known:
                 self._stand[jump] = year
                 continue
@@ -132,7 +132,7 @@ class Reckoning:
         return any(part.after < stamp <= part.through for part in self._replaced)
 
 
-def excused(before: Reckoning, after: Reckoning, told: int, told_new: int) -> Counter[int]:
+def excused(before: IdGapRecount, after: IdGapRecount, told: int, told_new: int) -> Counter[int]:
     """How many skips of the new rows are excused, by year; never more than there are.
 
     Args:
@@ -163,14 +163,14 @@ def _up_to(counts: Counter[int], most: int) -> Counter[int]:
 
 
 @dataclass(frozen=True, slots=True)
-class Made:
+class StagedReplacement:
     """A segment, and the files that are to stand in its place: staged, and where they belong."""
 
     old: Segment
     files: list[tuple[str, str]]
 
 
-def splice(writer: Writer, view: Upgraded, parts: Sequence[Range]) -> list[Segment]:
+def splice(writer: Writer, view: ReplacementView, parts: Sequence[Range]) -> list[Segment]:
     """Let some ranges that came from files be told by what lies aside.
 
     Args:
@@ -189,11 +189,13 @@ def splice(writer: Writer, view: Upgraded, parts: Sequence[Range]) -> list[Segme
     span = Range(parts[0].after, parts[-1].through)
     for segment, _ in writer.archive.pieces(writer.pair, span):
         if any(overlap(part, segment.range) for part in parts):
-            made.append(Made(segment, _Anew(writer, view, segment, parts).staged()))
+            made.append(
+                StagedReplacement(segment, _SegmentRewrite(writer, view, segment, parts).staged())
+            )
     begun = noted(writer.archive.store, writer.pair)
     if len(made) > 1:
         # Where segments touch at a busy second, a trade may change sides: both, or none.
-        note(writer.archive.store, writer.pair, [*begun, Together(tuple(parts))])
+        note(writer.archive.store, writer.pair, [*begun, AtomicReplacement(tuple(parts))])
     for one in made:
         _put(writer, one)
     if begun or len(made) > 1:
@@ -202,7 +204,7 @@ def splice(writer: Writer, view: Upgraded, parts: Sequence[Range]) -> list[Segme
     return [one.old for one in made]
 
 
-def finish(writer: Writer, view: Upgraded) -> list[str]:
+def finish(writer: Writer, view: ReplacementView) -> list[str]:
     """Replace what is left of several segments that a crash kept from being replaced together.
 
     Where nothing is left so, it costs one look. What can't be replaced now stays on record, unless
@@ -241,12 +243,14 @@ def end_replacing(writer: Writer) -> list[str]:
     Whether it came to its end `torn` tells.
     """
     try:
-        return finish(writer, Upgraded(writer.archive))
+        return finish(writer, ReplacementView(writer.archive))
     except ArchiveDamaged as damage:
         return [str(damage)]
 
 
-def checked(view: Upgraded, segment: Segment, parts: Sequence[Range]) -> Iterator[pa.RecordBatch]:
+def checked(
+    view: ReplacementView, segment: Segment, parts: Sequence[Range]
+) -> Iterator[pa.RecordBatch]:
     """The rows of some parts of a segment, once all of it is held to its own checksum.
 
     Raises:
@@ -256,7 +260,7 @@ def checked(view: Upgraded, segment: Segment, parts: Sequence[Range]) -> Iterato
         yield from (some for part in parts if (some := clip(batch, part)).num_rows)
 
 
-def _whole(view: Upgraded, segment: Segment) -> Iterator[pa.RecordBatch]:
+def _whole(view: ReplacementView, segment: Segment) -> Iterator[pa.RecordBatch]:
     """All rows of a segment; at the end they are held to its checksum."""
     footer, checksum = view.footer(segment), RowsChecksum()
     for batch in read_batches(view.store, segment.path):
@@ -280,7 +284,7 @@ def clear(writer: Writer, beside: Writer) -> None:
         beside.archive.store.remove_folder(f"trades/pair={beside.pair}")
 
 
-def _put(writer: Writer, made: Made) -> None:
+def _put(writer: Writer, made: StagedReplacement) -> None:
     store, old = writer.archive.store, made.old
     # Answers are the same without roll-ups, and never come from those of other rows.
     writer.remove_rollups(old)
@@ -292,11 +296,11 @@ def _put(writer: Writer, made: Made) -> None:
         writer.remove(old)
 
 
-class _Anew:
+class _SegmentRewrite:
     """One segment on its way to be written anew."""
 
     def __init__(
-        self, writer: Writer, view: Upgraded, segment: Segment, parts: Sequence[Range]
+        self, writer: Writer, view: ReplacementView, segment: Segment, parts: Sequence[Range]
     ) -> None:
         self._writer = writer
         self._view = view
@@ -328,19 +332,19 @@ class _Anew:
             for year, part in parts
         ]
 
-    def _reckoned(self) -> tuple[Reckoning, Reckoning]:
+    def _reckoned(self) -> tuple[IdGapRecount, IdGapRecount]:
         """Where ids skip, and where they will; each source is held to its checksum on the way."""
         for segment in self._footers:
             deque(_whole(self._view, segment), maxlen=0)
         known, span = self._jumps_on_record(), self._segment.range
         now, then = self._beside(span.after), self._beside(span.through)
         left = self._writer.archive.last_id_before(self._segment.pair, span.after)
-        before = Reckoning(span, self._inner, known, left)
+        before = IdGapRecount(span, self._inner, known, left)
         for batch in _whole(self._view, self._segment):
             before.add(batch)
         before.finish(self._writer.archive.first_id_behind(self._segment.pair, span.through))
         left = now.last_id_before(self._segment.pair, span.after)
-        after = Reckoning(span, self._inner, known, left)
+        after = IdGapRecount(span, self._inner, known, left)
         for piece in self._sources:
             for batch in read_batches(
                 self._view.store, piece.segment.path, piece.within, ["trade_id", "time"]
@@ -349,12 +353,12 @@ class _Anew:
         after.finish(then.first_id_behind(self._segment.pair, span.through))
         return before, after
 
-    def _beside(self, moment: int) -> Archive:
+    def _beside(self, moment: int) -> TradeStore:
         """Where the neighbour at a moment will be that touches the segment there."""
         is_replaced = any(one.after < moment < one.through for one in self._parts)
         return self._view if is_replaced else self._writer.archive
 
-    def _jumps_on_record(self) -> list[Jump]:
+    def _jumps_on_record(self) -> list[ConfirmedIdGap]:
         """All that were confirmed, in these rows or at their seams."""
         span, archive = self._segment.range, self._writer.archive
         beside = [
@@ -403,7 +407,9 @@ class _Anew:
         )
 
 
-def _less(imported: Sequence[Imported], part: Range, inner: Sequence[Range]) -> Iterator[Imported]:
+def _less(
+    imported: Sequence[ImportedRange], part: Range, inner: Sequence[Range]
+) -> Iterator[ImportedRange]:
     """What came from files, within a part, and is not replaced."""
     for one in imported:
         if both := overlap(Range(one.after, one.through), part):

@@ -10,9 +10,9 @@ import numpy as np
 
 from harvester.errors import BAD_JSON, ArchiveDamaged
 from harvester.schema import TRADES, Int64s, RowsChecksum, times, trade_ids
-from harvester.storage.filesystem import Note, Store, set_aside
+from harvester.storage.filesystem import QuarantineNote, Store, set_aside
 from harvester.storage.segment import Segment, parse_path, read_batches, read_footer, read_schema
-from harvester.storage.trade_store import EVERYTHING, Archive, Piece, listed_again, pieces_of
+from harvester.storage.trade_store import EVERYTHING, Piece, TradeStore, listed_again, pieces_of
 from harvester.times import UNITS_NS, Range, missing, overlap, show, union
 
 # --- aside ----------------------------------------------------------------------------------------
@@ -28,12 +28,12 @@ GROWS_BY = 16
 """An id is looked for in the hour next to a moment, then in so many times more."""
 
 
-def aside_of(archive: Archive) -> Archive:
+def aside_of(archive: TradeStore) -> TradeStore:
     """The archive aside, as its writer and its readers see it; it need not exist yet."""
-    return Archive(archive.root / ASIDE)
+    return TradeStore(archive.root / ASIDE)
 
 
-def from_files(archive: Archive, pair: str) -> list[tuple[Segment, Range]]:
+def from_files(archive: TradeStore, pair: str) -> list[tuple[Segment, Range]]:
     """What of each segment came out of files, in order; no two touch within a segment."""
     found: list[tuple[Segment, Range]] = []
     for piece in pieces_of(archive.segments(pair)):
@@ -43,7 +43,7 @@ def from_files(archive: Archive, pair: str) -> list[tuple[Segment, Range]]:
     return found
 
 
-def unfinished(archive: Archive, wide: Segment, narrow: Segment) -> Segment | None:
+def unfinished(archive: TradeStore, wide: Segment, narrow: Segment) -> Segment | None:
     """Which of two segments, one inside the other, a crash left of a replacement; None for none.
 
     Where a replacement has another name than what it replaces, both stand for a moment.
@@ -57,12 +57,12 @@ def unfinished(archive: Archive, wide: Segment, narrow: Segment) -> Segment | No
         return wide if told_by_api else narrow if missing(now, before) else None
     if not told_by_api:
         return None
-    aside = [one.range for one in Upgraded(archive).aside(wide.pair)]
+    aside = [one.range for one in ReplacementView(archive).aside(wide.pair)]
     return None if missing(told_by_api, aside) else narrow
 
 
 def quarantine_damaged(
-    view: Upgraded, pair: str, then: str = "its range is fetched anew"
+    view: ReplacementView, pair: str, then: str = "its range is fetched anew"
 ) -> list[str]:
     """Set aside which of the segments that lie aside are damaged; their ranges are missing then.
 
@@ -76,7 +76,7 @@ def quarantine_damaged(
     for one in view.aside(pair):
         fault = _fault_of(view.store, one)
         if fault is not None:
-            to = set_aside(view.store, Note(pair, one.path, one.range, [fault]))
+            to = set_aside(view.store, QuarantineNote(pair, one.path, one.range, [fault]))
             said.append(f"{one.path} {fault}: it is in {to} now, and {then}")
     view.forget_pair(pair)
     return said
@@ -96,13 +96,13 @@ def _fault_of(store: Store, segment: Segment) -> str | None:
     return None if is_sound else "holds other rows than its footer tells"
 
 
-class Upgraded(Archive):
+class ReplacementView(TradeStore):
     """An archive's tape as it is to be: the API's own trades, and what lies aside of the rest.
 
     Where neither holds anything, it is not covered, whatever files have told.
     """
 
-    def __init__(self, archive: Archive) -> None:
+    def __init__(self, archive: TradeStore) -> None:
         """`archive` is the one that readers see."""
         super().__init__(archive.path)
         self.store = archive.store
@@ -225,7 +225,7 @@ def path_of_note(pair: str) -> str:
     return f"{ASIDE}/replacing/{pair}.json"
 
 
-class Together(msgspec.Struct, frozen=True):
+class AtomicReplacement(msgspec.Struct, frozen=True):
     """Ranges that are to be told by a file, all of them, or by the exchange.
 
     Attributes:
@@ -237,19 +237,19 @@ class Together(msgspec.Struct, frozen=True):
     compared: bool = True
 
 
-_UNKNOWN = Together((EVERYTHING,), compared=False)
+_UNKNOWN = AtomicReplacement((EVERYTHING,), compared=False)
 
 
-def noted(store: Store, pair: str) -> list[Together]:
+def noted(store: Store, pair: str) -> list[AtomicReplacement]:
     """What a note tells of; none where there is no note, all there is where it can't be read."""
     raw = store.read(path_of_note(pair))
     try:
-        return [] if raw is None else msgspec.json.decode(raw, type=list[Together])
+        return [] if raw is None else msgspec.json.decode(raw, type=list[AtomicReplacement])
     except BAD_JSON:
         return [_UNKNOWN]
 
 
-def note(store: Store, pair: str, each: Sequence[Together]) -> None:
+def note(store: Store, pair: str, each: Sequence[AtomicReplacement]) -> None:
     """Put on record what belongs together; nothing takes the note away.
 
     One that can't be read stays as it is: it stands for all.
@@ -264,7 +264,7 @@ def note(store: Store, pair: str, each: Sequence[Together]) -> None:
         store.write(path_of_note(pair), data, pair)
 
 
-def still_from_files(archive: Archive, pair: str, ranges: Sequence[Range]) -> list[Range]:
+def still_from_files(archive: TradeStore, pair: str, ranges: Sequence[Range]) -> list[Range]:
     """What of some ranges files tell, in order.
 
     Raises:
@@ -275,7 +275,7 @@ def still_from_files(archive: Archive, pair: str, ranges: Sequence[Range]) -> li
 
 
 @listed_again
-def torn(archive: Archive, pair: str, /) -> tuple[Range, str] | None:
+def torn(archive: TradeStore, pair: str, /) -> tuple[Range, str] | None:
     """Where a replacement is half-way, and what that means, for people; None where none is.
 
     While an upgrade is at work it is so for a moment. Where the note can't be read, it may be in
@@ -291,14 +291,14 @@ def torn(archive: Archive, pair: str, /) -> tuple[Range, str] | None:
     return None
 
 
-def _told(archive: Archive, pair: str, one: Together, left: Sequence[Range]) -> str:
+def _told(archive: TradeStore, pair: str, one: AtomicReplacement, left: Sequence[Range]) -> str:
     upgrade = f"`harvester backfill {pair} --upgrade` fetches what is lacking, or says why not"
     if one == _UNKNOWN:
         return (
             "it can't be read, and an upgrade may have been cut short between files that belong "
             f"together: trades from files may stand twice, or not at all; {upgrade}"
         )
-    lacking = missing(left, [each.range for each in Upgraded(archive).aside(pair)])
+    lacking = missing(left, [each.range for each in ReplacementView(archive).aside(pair)])
     ends = f"`harvester backfill {pair}` ends it, or says why not"
     return (
         "a file and the exchange's own trades meet in a busy second: a trade near "
@@ -314,7 +314,7 @@ def _seams(ranges: Sequence[Range], left: Sequence[Range]) -> str:
     return " or ".join(show(one) for one in ends if one in replaced) or show(ends[0])
 
 
-def check_not_torn(archive: Archive, pair: str) -> None:
+def check_not_torn(archive: TradeStore, pair: str) -> None:
     """Refuse what is half replaced.
 
     Raises:

@@ -192,7 +192,7 @@ def footer_in(path: str, file: pq.ParquetFile) -> Footer:
     return decode(path, dict(file.metadata.metadata or {}), file.metadata.num_rows)
 
 
-class Claims(NamedTuple):
+class UnverifiedFooter(NamedTuple):
     """What a file says of itself, whether its rows agree or not; None where it can't be read.
 
     `bounds` are the first and last published time by its statistics; None for no rows, too.
@@ -202,7 +202,7 @@ class Claims(NamedTuple):
     bounds: tuple[int, int] | None = None
 
 
-def read_claims(store: Store, path: str) -> Claims:
+def read_claims(store: Store, path: str) -> UnverifiedFooter:
     """What a segment says of itself, however damaged: nothing is held against anything.
 
     Raises:
@@ -216,9 +216,9 @@ def read_claims(store: Store, path: str) -> Claims:
             groups = [file.metadata.row_group(group) for group in range(file.num_row_groups)]
             spans = [_bounds(group, place) for group in groups if place >= 0]
     except (ArchiveDamaged, ValueError):
-        return Claims()
+        return UnverifiedFooter()
     first, last = ([ends[i] for ends in spans] for i in (0, 1))
-    return Claims(footer, (min(first), max(last)) if spans else None)
+    return UnverifiedFooter(footer, (min(first), max(last)) if spans else None)
 
 
 def read_schema(store: Store, path: str) -> pa.Schema:

@@ -33,7 +33,7 @@ EVERYTHING = Range(0, END_OF_TIME)
 LISTINGS = 20
 """How often a reader lists again when files vanish under it, before it calls that damage."""
 
-A = TypeVar("A", bound="Archive")
+A = TypeVar("A", bound="TradeStore")
 P = ParamSpec("P")
 T = TypeVar("T")
 
@@ -84,7 +84,7 @@ def listed_again(
     return asked
 
 
-class Archive:
+class TradeStore:
     """A folder of segments. Reading needs no lock; a pair is written by its one `Writer`."""
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
@@ -366,7 +366,7 @@ def fault_of(segment: Segment, now_ns: int) -> str:
     )
 
 
-def advice(archive: Archive, segment: Segment, now_ns: int) -> str:
+def advice(archive: TradeStore, segment: Segment, now_ns: int) -> str:
     """The same with the name of the file, and what to do."""
     return (
         f"{archive.location(segment)}: {fault_of(segment, now_ns)}; if this machine's clock is "
@@ -374,7 +374,7 @@ def advice(archive: Archive, segment: Segment, now_ns: int) -> str:
     )
 
 
-def check_not_in_future(archive: Archive, pair: str, now_ns: int) -> None:
+def check_not_in_future(archive: TradeStore, pair: str, now_ns: int) -> None:
     """Refuse coverage that ends in the future.
 
     Raises:

@@ -12,13 +12,13 @@ from harvester.errors import ArchiveDamaged, MarketChanged
 from harvester.schema import RowsChecksum, times, trades_of
 from harvester.storage import metadata
 from harvester.storage.compaction import groups, within
-from harvester.storage.filesystem import Note, check_case, keep_copy, set_aside
-from harvester.storage.footer import Footer, Imported
+from harvester.storage.filesystem import QuarantineNote, check_case, keep_copy, set_aside
+from harvester.storage.footer import Footer, ImportedRange
 from harvester.storage.lock import held
 from harvester.storage.replacement_staging import unfinished
 from harvester.storage.rollup_files import list_rollups, rollup_path, stage_rollup
 from harvester.storage.segment import Segment, parse_path, path_of, read_batches, stage_segment
-from harvester.storage.trade_store import Archive, without_future
+from harvester.storage.trade_store import TradeStore, without_future
 from harvester.storage.year_split import belong, by_year, jumps_in, unasked_in, without
 from harvester.times import Range, overlap, show
 
@@ -26,7 +26,7 @@ Progress = Callable[[str, int, int], None]
 
 
 @contextmanager
-def writer(archive: Archive, pair: str, *, sweep: bool = True) -> Iterator[Writer]:
+def writer(archive: TradeStore, pair: str, *, sweep: bool = True) -> Iterator[Writer]:
     """Be the one writer of a pair while the block runs; what a crash left is swept first.
 
     Args:
@@ -52,7 +52,7 @@ def writer(archive: Archive, pair: str, *, sweep: bool = True) -> Iterator[Write
             archive.store.remove_folder(f"staging/{pair}")
 
 
-def keep_pairs(archive: Archive, data: bytes) -> None:
+def keep_pairs(archive: TradeStore, data: bytes) -> None:
     """Keep what names are resolved with, as JSON."""
     with held(archive.root / "locks", "_pairs", wait_s=10.0):
         metadata.keep_pairs(archive.store, data)
@@ -61,7 +61,7 @@ def keep_pairs(archive: Archive, data: bytes) -> None:
 class Writer:
     """Writes one pair, whose lock is held. Made by `writer()`."""
 
-    def __init__(self, archive: Archive, pair: str) -> None:
+    def __init__(self, archive: TradeStore, pair: str) -> None:
         """`pair` is the altname."""
         self.archive = archive
         self.pair = pair
@@ -267,13 +267,13 @@ class Writer:
             if rollup.segment_path not in standing:
                 self._store.remove(rollup.path)
 
-    def set_aside(self, note: Note) -> str:
+    def set_aside(self, note: QuarantineNote) -> str:
         """Move a broken file of the pair into quarantine, with a note; returns where it is now."""
         to = set_aside(self._store, note)
         self.archive.forget_pair(self.pair)
         return to
 
-    def want_anew(self, spans: Iterable[Range], note: Note) -> str:
+    def want_anew(self, spans: Iterable[Range], note: QuarantineNote) -> str:
         """Write down anew what is wanted, where that can't be read; what stood there is kept.
 
         It is copied into quarantine first, and then replaced: at no moment is there none.
@@ -393,9 +393,9 @@ def _in_order(rows: Iterable[pa.RecordBatch], ends: list[int]) -> Iterator[pa.Re
         yield batch
 
 
-def _united(parts: list[Imported]) -> tuple[Imported, ...]:
+def _united(parts: list[ImportedRange]) -> tuple[ImportedRange, ...]:
     """What came out of files, in order; ranges of one file that touch are one."""
-    united: list[Imported] = []
+    united: list[ImportedRange] = []
     for one in parts:
         last = united[-1] if united else None
         if last is not None and last[1:] == (one.after, *one[2:]):

@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from harvester.schema import cut, times, trade_ids
 from harvester.storage.filesystem import Store
-from harvester.storage.footer import Footer, Imported, Jump
+from harvester.storage.footer import ConfirmedIdGap, Footer, ImportedRange
 from harvester.storage.segment import Segment, read_batches
 from harvester.times import Range, overlap, year_end, year_of
 from harvester.trade_ids import find_gaps
@@ -68,7 +68,7 @@ def unasked_in(
 
 def jumps_in(
     footer: Footer, parts: Sequence[tuple[Range, list[pa.RecordBatch]]]
-) -> list[tuple[Jump, ...]]:
+) -> list[tuple[ConfirmedIdGap, ...]]:
     """A footer's jumps, by the parts that its rows were cut in.
 
     A part tells those of which a side at least is among its rows. One of two neighbours on either
@@ -81,7 +81,9 @@ def jumps_in(
     return found
 
 
-def _standing_in(jumps: tuple[Jump, ...], batches: list[pa.RecordBatch]) -> tuple[Jump, ...]:
+def _standing_in(
+    jumps: tuple[ConfirmedIdGap, ...], batches: list[pa.RecordBatch]
+) -> tuple[ConfirmedIdGap, ...]:
     if not (jumps and batches):
         return ()
     ids = np.concatenate([trade_ids(batch) for batch in batches])
@@ -132,7 +134,7 @@ def without(store: Store, segment: Segment, footer: Footer, lost: Range, place: 
         place(read_batches(store, segment.path, span), part)
 
 
-def _clipped(imported: Iterable[Imported], span: Range) -> tuple[Imported, ...]:
+def _clipped(imported: Iterable[ImportedRange], span: Range) -> tuple[ImportedRange, ...]:
     return tuple(
         part._replace(after=max(part.after, span.after), through=min(part.through, span.through))
         for part in imported

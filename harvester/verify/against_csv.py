@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from harvester.csv_import.files import Member, Whole
+from harvester.csv_import.files import KnownComplete, Member
 from harvester.csv_import.ohlcvt import COLUMNS, ROWS, Block, read_candles
 from harvester.csv_import.run import CandleFile, candle_file
 from harvester.errors import HarvesterError
@@ -19,10 +19,17 @@ from harvester.kraken.ohlc import Candle
 from harvester.kraken.pairs import Names, Pair
 from harvester.query.connection import MEMORY_LIMIT
 from harvester.schema import Int64s, times
-from harvester.storage.trade_store import Archive
+from harvester.storage.trade_store import TradeStore
 from harvester.times import END_OF_TIME, SECOND, UNITS_NS, Range
-from harvester.verify.compare import AFTER, BEFORE, HOLE, Tally, is_float_rounded, steady
-from harvester.verify.local_candles import Asker, Edges
+from harvester.verify.compare import (
+    AFTER,
+    BEFORE,
+    HOLE,
+    ComparisonCounts,
+    is_float_rounded,
+    retry_if_replaced,
+)
+from harvester.verify.local_candles import BoundaryTrades, LocalCandleReader
 from harvester.verify.reports import CsvReport, FileReport, IntervalReport
 
 # --- side by side ---------------------------------------------------------------------------------
@@ -48,10 +55,10 @@ _Where = tuple[int, int, int]
 
 
 def compare_blocks(
-    asker: Asker,
+    asker: LocalCandleReader,
     coverage: Sequence[Range],
     minutes: int,
-    whole: Whole,
+    whole: KnownComplete,
     blocks: Iterable[Block],
 ) -> IntervalReport:
     """Hold the candles of a file against ours.
@@ -151,8 +158,14 @@ class _Equals(NamedTuple):
 class _Merge:
     """Takes block after block of a file, and of ours what lies beside it."""
 
-    def __init__(self, asker: Asker, coverage: Sequence[Range], minutes: int, whole: Whole) -> None:
-        self.tally = Tally(asker, minutes, self._is_compared, VALUES)
+    def __init__(
+        self,
+        asker: LocalCandleReader,
+        coverage: Sequence[Range],
+        minutes: int,
+        whole: KnownComplete,
+    ) -> None:
+        self.tally = ComparisonCounts(asker, minutes, self._is_compared, VALUES)
         self._asker, self._minutes = asker, minutes
         self._width_ns = minutes * UNITS_NS["m"]
         self._after = np.array([one.after for one in coverage])
@@ -243,11 +256,11 @@ class _Merge:
                 self.tally.compare(time_ns, our, part.their(their_place), edges.get)
                 self._wanted(part, equals, edges)
 
-    def _wanted(self, part: _Part, equals: _Equals, edges: Mapping[int, Edges]) -> None:
+    def _wanted(self, part: _Part, equals: _Equals, edges: Mapping[int, BoundaryTrades]) -> None:
         """Compare one by one the equal candles that are wanted next, as long as they are."""
         asker, minutes = self._asker, self._minutes
 
-        def edges_of(time_ns: int) -> Edges:
+        def edges_of(time_ns: int) -> BoundaryTrades:
             found = edges.get(time_ns)
             return asker.edges(minutes, [time_ns])[time_ns] if found is None else found
 
@@ -382,7 +395,7 @@ def choose(members: Iterable[Member], wanted: Iterable[str], known: Iterable[Pai
 
 
 def compare(
-    archive: Archive,
+    archive: TradeStore,
     pair: Pair,
     files: Sequence[CandleFile],
     memory_limit: str = MEMORY_LIMIT,
@@ -402,7 +415,7 @@ def compare(
     coverage = archive.coverage(pair.altname)
     if not coverage:
         return CsvReport(pair.altname, is_held=False)
-    asker = Asker(archive, pair.altname, pair.pair_decimals, memory_limit)
+    asker = LocalCandleReader(archive, pair.altname, pair.pair_decimals, memory_limit)
     total, before = sum(one.member.size for one in files), 0
     reports = []
     for file in files:
@@ -418,7 +431,10 @@ def compare(
 
 
 def _compare_one(
-    asker: Asker, coverage: Sequence[Range], file: CandleFile, read: Callable[[int], None]
+    asker: LocalCandleReader,
+    coverage: Sequence[Range],
+    file: CandleFile,
+    read: Callable[[int], None],
 ) -> FileReport:
     member, minutes = file
 
@@ -427,7 +443,7 @@ def _compare_one(
         return compare_blocks(asker, coverage, minutes, member.whole, blocks)
 
     try:
-        found = steady(asker.archive, asker.pair, compared)
+        found = retry_if_replaced(asker.archive, asker.pair, compared)
     except HarvesterError as error:
         return FileReport(str(member), IntervalReport(minutes), error)
     return FileReport(str(member), found)

@@ -12,9 +12,9 @@ from harvester.kraken.client import Client
 from harvester.kraken.ohlc import INTERVALS_MIN, Candle
 from harvester.kraken.pairs import Pair
 from harvester.query.connection import MEMORY_LIMIT
-from harvester.storage.trade_store import Archive
+from harvester.storage.trade_store import TradeStore
 from harvester.verify.compare import compare_interval, decimals_of
-from harvester.verify.local_candles import Asker
+from harvester.verify.local_candles import LocalCandleReader
 from harvester.verify.reports import ExchangeReport, IntervalReport
 
 # --- against exchange -----------------------------------------------------------------------------
@@ -38,7 +38,7 @@ class Comparer:
     """Compares pair after pair of an archive with one exchange."""
 
     def __init__(
-        self, client: Client, archive: Archive, *, memory_limit: str = MEMORY_LIMIT
+        self, client: Client, archive: TradeStore, *, memory_limit: str = MEMORY_LIMIT
     ) -> None:
         """Nothing is asked before the first pair is."""
         self._client = client
@@ -80,7 +80,9 @@ class Comparer:
             steps.advance()
         if _printed_decimals(answers.values()) not in (None, pair.pair_decimals):
             pair = await self._as_listed(pair)
-        asker = Asker(self._archive, pair.altname, pair.pair_decimals, self._memory_limit)
+        asker = LocalCandleReader(
+            self._archive, pair.altname, pair.pair_decimals, self._memory_limit
+        )
 
         async def compared(minutes: int, theirs: Sequence[Candle]) -> IntervalReport:
             return await asyncio.to_thread(compare_interval, asker, coverage, minutes, theirs)

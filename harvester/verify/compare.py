@@ -10,9 +10,16 @@ from fractions import Fraction
 from harvester.errors import ArchiveDamaged
 from harvester.kraken.ohlc import VALUES, Candle
 from harvester.schema import VOLUME
-from harvester.storage.trade_store import Archive
+from harvester.storage.trade_store import TradeStore
 from harvester.times import UNITS_NS, Range, covers
-from harvester.verify.local_candles import Asker, Choice, Edges, Held, Sides, Splits
+from harvester.verify.local_candles import (
+    BoundaryTrades,
+    LocalCandle,
+    LocalCandleReader,
+    Sides,
+    SplitChoice,
+    Splits,
+)
 from harvester.verify.reports import Difference, IntervalReport
 
 # --- values ---------------------------------------------------------------------------------------
@@ -119,16 +126,16 @@ def _is_shortened(ours: Candle, theirs: Candle, name: str, decimals: int) -> boo
 MOST_LISTED = 20
 """Differences are listed up to so many for each length of candles."""
 
-EdgesOf = Callable[[int], Edges | None]
+EdgesOf = Callable[[int], BoundaryTrades | None]
 """Tells, of when a candle opens, the trades at its edges; None where there are none."""
 
 
-class Tally:
+class ComparisonCounts:
     """Counts what was compared, and keeps the first differences."""
 
     def __init__(
         self,
-        asker: Asker,
+        asker: LocalCandleReader,
         minutes: int,
         is_compared: Callable[[int], bool],
         names: Sequence[str] = VALUES,
@@ -240,7 +247,7 @@ class Tally:
             self._count(choice)
         self._lent += taken if is_cut else 0
 
-    def _count(self, choice: Choice) -> None:
+    def _count(self, choice: SplitChoice) -> None:
         decimals, their = self._asker.decimals, choice.sides.their
         our = choice.sides.made(choice.given, choice.taken, decimals)
         wrong = self._wrong(our, their)
@@ -273,7 +280,9 @@ MOST_TURNS = 3
 """So often candles are compared while files are replaced under them; what then differs is told."""
 
 
-def steady(archive: Archive, pair: str, compare: Callable[[], IntervalReport]) -> IntervalReport:
+def retry_if_replaced(
+    archive: TradeStore, pair: str, compare: Callable[[], IntervalReport]
+) -> IntervalReport:
     """Compare candles, and compare them again if an upgrade moved trades while they were.
 
     A candle may be read from a file of whole seconds, and the trades at its edges a moment later
@@ -311,7 +320,7 @@ NO_CLOSE = "empty, with no trade held before it"
 
 
 def compare_interval(
-    asker: Asker, coverage: Sequence[Range], minutes: int, theirs: Sequence[Candle]
+    asker: LocalCandleReader, coverage: Sequence[Range], minutes: int, theirs: Sequence[Candle]
 ) -> IntervalReport:
     """Hold the exchange's candles of one length against ours.
 
@@ -323,11 +332,13 @@ def compare_interval(
     """
     if not theirs:
         return IntervalReport(minutes)
-    return steady(asker.archive, asker.pair, lambda: _compared(asker, coverage, minutes, theirs))
+    return retry_if_replaced(
+        asker.archive, asker.pair, lambda: _compared(asker, coverage, minutes, theirs)
+    )
 
 
 def _compared(
-    asker: Asker, coverage: Sequence[Range], minutes: int, theirs: Sequence[Candle]
+    asker: LocalCandleReader, coverage: Sequence[Range], minutes: int, theirs: Sequence[Candle]
 ) -> IntervalReport:
     first, newest = theirs[0].time_ns, theirs[-1].time_ns
     # The moment at which the running one opens is asked for too: see `splits`.
@@ -341,13 +352,13 @@ def _compared(
     def is_compared(time_ns: int) -> bool:
         return first <= time_ns < newest and why_not(time_ns) is None
 
-    def edges_of(time_ns: int) -> Edges | None:
+    def edges_of(time_ns: int) -> BoundaryTrades | None:
         beside = (ours.get(time_ns), ours.get(tally.end_ns(time_ns)))
         if not any(one and one.at_opening for one in beside):
             return None
         return asker.edges(minutes, [time_ns])[time_ns]
 
-    tally = Tally(asker, minutes, is_compared)
+    tally = ComparisonCounts(asker, minutes, is_compared)
     tally.skip(RUNNING)
     for time_ns in sorted(closed.keys() | {one for one in ours if one < newest}):
         if reason := why_not(time_ns):
@@ -359,7 +370,7 @@ def _compared(
 
 
 def _why_not(
-    coverage: Sequence[Range], span: Range, held: Held | None, their: Candle | None
+    coverage: Sequence[Range], span: Range, held: LocalCandle | None, their: Candle | None
 ) -> str | None:
     """Why a candle can't be compared; None where it can."""
     uncovered = _uncovered(coverage, span)

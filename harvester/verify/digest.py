@@ -11,7 +11,7 @@ from itertools import groupby
 from typing import NamedTuple
 
 from harvester.schema import RowsChecksum
-from harvester.storage.trade_store import EVERYTHING, Archive, listed_again
+from harvester.storage.trade_store import EVERYTHING, TradeStore, listed_again
 from harvester.times import SECOND, Range, covers
 
 # --- digest ---------------------------------------------------------------------------------------
@@ -43,7 +43,7 @@ class Digest(NamedTuple):
 
 
 def digests(
-    archive: Archive,
+    archive: TradeStore,
     pair: str,
     span: Range = EVERYTHING,
     *,
@@ -78,7 +78,7 @@ def digests(
 
 
 @listed_again
-def _whole_months(archive: Archive, pair: str, span: Range) -> list[int]:
+def _whole_months(archive: TradeStore, pair: str, span: Range) -> list[int]:
     """The numbers of the months that coverage and span hold whole."""
     bounds = (archive.bounds(piece.segment) for piece in archive.pieces(pair))
     first_ns = next((found[0] for found in bounds if found), None)
@@ -94,7 +94,7 @@ def _whole_months(archive: Archive, pair: str, span: Range) -> list[int]:
     return whole
 
 
-def _digest(archive: Archive, pair: str, number: int) -> Month:
+def _digest(archive: TradeStore, pair: str, number: int) -> Month:
     checksum = RowsChecksum()
     for batch in archive.scan(pair, _span(number)):
         checksum.update(batch)

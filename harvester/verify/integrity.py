@@ -10,19 +10,19 @@ from typing import NamedTuple
 
 from harvester.errors import ArchiveDamaged
 from harvester.storage.footer import Footer
-from harvester.storage.replacement_staging import Together, noted, path_of_note, torn
+from harvester.storage.replacement_staging import AtomicReplacement, noted, path_of_note, torn
 from harvester.storage.rollup_files import RollUp
 from harvester.storage.segment import Segment
 from harvester.storage.trade_store import (
     LISTINGS,
-    Archive,
+    TradeStore,
     ending_in_future,
     fault_of,
     listed_again,
     without_future,
 )
 from harvester.times import Range, missing
-from harvester.trade_ids import BEGINNING, Edge, across_file
+from harvester.trade_ids import BEGINNING, LastId, across_file
 from harvester.verify.digest import digests
 from harvester.verify.reports import Fault, PairReport
 from harvester.verify.segment_check import Findings, Skip, check_segment
@@ -88,7 +88,7 @@ def _at_seams(report: PairReport, found: Sequence[Findings]) -> Iterator[_Place]
 
     Coverage from 0 on goes on from id 0: a market's first trade has id 1.
     """
-    edge: Edge | None = None
+    edge: LastId | None = None
     left: Findings | None = None
     for one in found:
         if one.footer is None or one.wrong:
@@ -113,9 +113,9 @@ def _at_seams(report: PairReport, found: Sequence[Findings]) -> Iterator[_Place]
         left = one
 
 
-def _edge_behind(found: Findings, footer: Footer, edge: Edge | None) -> Edge | None:
+def _edge_behind(found: Findings, footer: Footer, edge: LastId | None) -> LastId | None:
     if footer.last_trade_id is not None:
-        return Edge(footer.last_trade_id, footer.trail, found.last_id_ns)
+        return LastId(footer.last_trade_id, footer.trail, found.last_id_ns)
     return edge and edge._replace(loose=edge.loose + footer.rows)
 
 
@@ -126,7 +126,7 @@ Progress = Callable[[str, int, int], None]
 
 
 def verify(
-    archive: Archive,
+    archive: TradeStore,
     pair: str,
     *,
     workers: int | None = None,
@@ -179,7 +179,7 @@ class _Files(NamedTuple):
     rollups: tuple[RollUp, ...]
 
 
-def _listed(archive: Archive, pair: str) -> list[_Files]:
+def _listed(archive: TradeStore, pair: str) -> list[_Files]:
     beside: dict[str, list[RollUp]] = {}
     segments = archive.segments(pair)
     for one in archive.rollups(pair):
@@ -187,7 +187,7 @@ def _listed(archive: Archive, pair: str) -> list[_Files]:
     return [_Files(one, tuple(beside.get(one.path, []))) for one in segments]
 
 
-def _report(archive: Archive, pair: str, found: list[Findings], now_ns: int) -> PairReport:
+def _report(archive: TradeStore, pair: str, found: list[Findings], now_ns: int) -> PairReport:
     report = PairReport(pair)
     segments = [one.segment for one in found]
     for one in found:
@@ -205,7 +205,7 @@ def _report(archive: Archive, pair: str, found: list[Findings], now_ns: int) -> 
 
 
 def _read_all(
-    archive: Archive,
+    archive: TradeStore,
     pair: str,
     listed: Sequence[_Files],
     sound: Mapping[_Files, Findings],
@@ -267,7 +267,7 @@ def _check_overlaps(report: PairReport, segments: list[Segment]) -> None:
             widest = one
 
 
-def _check_strangers(report: PairReport, archive: Archive) -> None:
+def _check_strangers(report: PairReport, archive: TradeStore) -> None:
     text = "it is no segment in its place, and whoever reads trades/**/*.parquet counts its rows"
     try:
         paths = archive.strangers(report.pair)
@@ -277,7 +277,7 @@ def _check_strangers(report: PairReport, archive: Archive) -> None:
     report.faults += [Fault(report.pair, Range(0, 0), path, text) for path in paths]
 
 
-def _check_torn(report: PairReport, archive: Archive) -> None:
+def _check_torn(report: PairReport, archive: TradeStore) -> None:
     path = path_of_note(report.pair)
     try:
         found = torn(archive, report.pair)
@@ -288,7 +288,7 @@ def _check_torn(report: PairReport, archive: Archive) -> None:
 
 
 def _check_holes(
-    report: PairReport, archive: Archive, segments: list[Segment], now_ns: int
+    report: PairReport, archive: TradeStore, segments: list[Segment], now_ns: int
 ) -> None:
     try:
         wanted = archive.wanted(report.pair)
@@ -308,7 +308,7 @@ ProofProgress = Callable[[str, int, int, str], None]
 
 
 def prove(
-    archive: Archive, pair: str, progress: ProofProgress = lambda _pair, _done, _all, _unit: None
+    archive: TradeStore, pair: str, progress: ProofProgress = lambda _pair, _done, _all, _unit: None
 ) -> PairReport:
     """What `verify` finds of a pair, with its digests where nothing is wrong.
 
@@ -326,7 +326,7 @@ def prove(
     raise ArchiveDamaged(f"files of {pair} keep being replaced while they are read: try again")
 
 
-def _proved(archive: Archive, pair: str, progress: ProofProgress) -> PairReport:
+def _proved(archive: TradeStore, pair: str, progress: ProofProgress) -> PairReport:
     report = verify(
         archive, pair, progress=lambda name, done, of: progress(name, done, of, "files")
     )
@@ -337,7 +337,9 @@ def _proved(archive: Archive, pair: str, progress: ProofProgress) -> PairReport:
     return report
 
 
-def _replaceable(archive: Archive, pair: str) -> tuple[list[Together], list[Segment]] | None:
+def _replaceable(
+    archive: TradeStore, pair: str
+) -> tuple[list[AtomicReplacement], list[Segment]] | None:
     """What may be replaced by other trades, and is being; None where a file can't be read."""
     try:
         return _from_files(archive, pair)
@@ -346,6 +348,6 @@ def _replaceable(archive: Archive, pair: str) -> tuple[list[Together], list[Segm
 
 
 @listed_again
-def _from_files(archive: Archive, pair: str, /) -> tuple[list[Together], list[Segment]]:
+def _from_files(archive: TradeStore, pair: str, /) -> tuple[list[AtomicReplacement], list[Segment]]:
     segments = [one for one in archive.segments(pair) if archive.footer(one).imported]
     return noted(archive.store, pair), segments

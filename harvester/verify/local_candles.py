@@ -13,11 +13,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from harvester.kraken.ohlc import VALUES, Candle
-from harvester.query.candle_query import Fill, Question
+from harvester.query.candle_query import CandleQuery, Fill
 from harvester.query.candles import candle_batches
 from harvester.query.connection import MEMORY_LIMIT
 from harvester.schema import PRICE, VOLUME, times
-from harvester.storage.trade_store import Archive
+from harvester.storage.trade_store import TradeStore
 from harvester.times import DAY, UNITS_NS, Range, parse_interval
 
 # --- ours -----------------------------------------------------------------------------------------
@@ -31,7 +31,7 @@ _WIDE_VOLUME = pa.decimal256(VOLUME.precision, VOLUME.scale)
 
 
 @dataclass(frozen=True, slots=True)
-class Held:
+class LocalCandle:
     """A candle of ours.
 
     Attributes:
@@ -46,26 +46,26 @@ class Held:
 
 
 @dataclass(frozen=True, slots=True)
-class Asker:
+class LocalCandleReader:
     """Asks an archive for candles of one pair.
 
     Attributes:
         decimals: the pair's, after which a vwap is cut off.
     """
 
-    archive: Archive
+    archive: TradeStore
     pair: str
     decimals: int
     memory_limit: str = MEMORY_LIMIT
 
-    def held(self, minutes: int, span: Range) -> dict[int, Held]:
+    def held(self, minutes: int, span: Range) -> dict[int, LocalCandle]:
         """The candles of a span, empty ones included, by when they open."""
         found = {}
         for row in self._rows(minutes, span, SHOWN, fill="kraken"):
             values = {name: row[name] for name in VALUES}
             at_opening = row["first_time"] == row["time"]
             candle = Candle(row["time"], **values)
-            found[candle.time_ns] = Held(candle, row["is_complete"], at_opening)
+            found[candle.time_ns] = LocalCandle(candle, row["is_complete"], at_opening)
         return found
 
     def batches(self, minutes: int, span: Range) -> Iterator[pa.RecordBatch]:
@@ -78,7 +78,7 @@ class Asker:
         rows = self._rows(minutes, span, ("time", "first_time"))
         return {row["time"] for row in rows if row["time"] == row["first_time"]}
 
-    def edges(self, minutes: int, opens: Sequence[int]) -> dict[int, Edges]:
+    def edges(self, minutes: int, opens: Sequence[int]) -> dict[int, BoundaryTrades]:
         """What was traded at the edges of some candles, by when these open.
 
         Candles that lie near one another are read at once.
@@ -88,7 +88,7 @@ class Asker:
             opens: when they open, in order.
         """
         width_ns = minutes * UNITS_NS["m"]
-        found = {one: Edges([], [], []) for one in opens}
+        found = {one: BoundaryTrades([], [], []) for one in opens}
         for some in _near(opens, max(DAY, width_ns)):
             span = Range(some[0] - 1, some[-1] + width_ns)
             for batch in self.archive.scan(self.pair, span):
@@ -109,9 +109,11 @@ class Asker:
 
     def _question(
         self, minutes: int, span: Range, fill: Fill = "none", *, all_columns: bool = True
-    ) -> Question:
+    ) -> CandleQuery:
         interval = parse_interval(str(minutes))
-        return Question(self.pair, interval, span, fill, all_columns, pair_decimals=self.decimals)
+        return CandleQuery(
+            self.pair, interval, span, fill, all_columns, pair_decimals=self.decimals
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +129,7 @@ class _Sum:
     count: int
 
 
-class Edges(NamedTuple):
+class BoundaryTrades(NamedTuple):
     """The trades of a candle, and those published at the very moment that it is over.
 
     Attributes:
@@ -253,7 +255,7 @@ class Sides(NamedTuple):
     time_ns: int
     our: Candle | None
     their: Candle | None
-    edges: Edges | None
+    edges: BoundaryTrades | None
 
     @property
     def most_given(self) -> int:
@@ -280,7 +282,7 @@ class Sides(NamedTuple):
         return self.edges.candle(self.time_ns, given, taken, decimals)
 
 
-class Choice(NamedTuple):
+class SplitChoice(NamedTuple):
     """One way to split the edges of a candle, and of those before it.
 
     Attributes:
@@ -295,7 +297,7 @@ class Choice(NamedTuple):
     given: int
     taken: int
     outside: int
-    before: Choice | None
+    before: SplitChoice | None
 
 
 class _Way(NamedTuple):
@@ -303,7 +305,7 @@ class _Way(NamedTuple):
 
     differing: int
     moved: int
-    latest: Choice | None
+    latest: SplitChoice | None
 
     @property
     def cost(self) -> tuple[int, int]:
@@ -359,25 +361,25 @@ class Splits:
         self._is_open = False
         self._waiting += 1
 
-    def settled(self) -> list[Choice]:
+    def settled(self) -> list[SplitChoice]:
         """The choices that are certain by now, in order; each is handed out once."""
         if len(self._ways) > 1 and self._waiting < MOST_OPEN:
             return []
         return self._hand_out()[0]
 
-    def end(self) -> tuple[list[Choice], int]:
+    def end(self) -> tuple[list[SplitChoice], int]:
         """Let no more follow: the choices left, and how many trades beyond the end were taken."""
         left = self._hand_out()
         self.begin(is_open=False)
         return left
 
-    def _hand_out(self) -> tuple[list[Choice], int]:
+    def _hand_out(self) -> tuple[list[SplitChoice], int]:
         taken, way = min(self._ways.items(), key=lambda one: one[1].cost)
         self._ways, self._waiting = {taken: _SETTLED}, 0
         return [*_backwards(way.latest)][::-1], taken
 
     def _next(self, sides: Sides, given: int, taken: int, before: _Way, *, differs: bool) -> _Way:
-        choice = Choice(sides, given, taken, given if self._is_open else 0, before.latest)
+        choice = SplitChoice(sides, given, taken, given if self._is_open else 0, before.latest)
         return _Way(before.differing + differs, before.moved + taken, choice)
 
 
@@ -388,7 +390,7 @@ def _keep(ways: dict[int, _Way], taken: int, way: _Way) -> None:
         ways[taken] = way
 
 
-def _backwards(choice: Choice | None) -> Iterator[Choice]:
+def _backwards(choice: SplitChoice | None) -> Iterator[SplitChoice]:
     while choice is not None:
         yield choice
         choice = choice.before

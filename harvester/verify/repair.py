@@ -9,15 +9,15 @@ from typing import NamedTuple, Protocol
 
 from harvester.download.backfill import fill
 from harvester.download.pair_selection import known_pairs, refresh_pairs
-from harvester.download.request import Run
-from harvester.errors import ArchiveDamaged, UnreadableAnswer, error_of
+from harvester.download.request import DownloadContext
+from harvester.errors import ArchiveDamaged, UnreadableAnswer, capture_error
 from harvester.kraken.pairs import Pair
 from harvester.schema import RowsChecksum
 from harvester.storage import metadata
 from harvester.storage.compaction import within
-from harvester.storage.filesystem import Note
-from harvester.storage.segment import Claims, Segment, read_batches, read_claims
-from harvester.storage.trade_store import Archive, ending_in_future, fault_of
+from harvester.storage.filesystem import QuarantineNote
+from harvester.storage.segment import Segment, UnverifiedFooter, read_batches, read_claims
+from harvester.storage.trade_store import TradeStore, ending_in_future, fault_of
 from harvester.storage.writer import Writer, writer
 from harvester.times import Range, hull, missing, union
 from harvester.verify.integrity import verify
@@ -51,10 +51,10 @@ class Broken(NamedTuple):
         return self._replace(owed=tuple(one for one in owed if one.after < one.through))
 
 
-class Evidence(Protocol):
+class SegmentReader(Protocol):
     """What is asked of the files themselves."""
 
-    def claims(self, segment: Segment) -> Claims:
+    def claims(self, segment: Segment) -> UnverifiedFooter:
         """What a file says of itself."""
 
     def agree(self, one: Segment, other: Segment) -> bool:
@@ -64,11 +64,11 @@ class Evidence(Protocol):
 class Files:
     """The evidence of an archive."""
 
-    def __init__(self, archive: Archive) -> None:
+    def __init__(self, archive: TradeStore) -> None:
         """Nothing is read yet."""
         self._store = archive.store
 
-    def claims(self, segment: Segment) -> Claims:
+    def claims(self, segment: Segment) -> UnverifiedFooter:
         """What a file says of itself, by its footer and statistics."""
         return read_claims(self._store, segment.path)
 
@@ -86,7 +86,7 @@ class Files:
         return sums[0] == sums[1]
 
 
-def judge(report: PairReport, segments: Sequence[Segment], evidence: Evidence) -> list[Broken]:
+def judge(report: PairReport, segments: Sequence[Segment], evidence: SegmentReader) -> list[Broken]:
     """The files that have to go, by what is wrong with a pair.
 
     Files that are broken in themselves go first: whether others overlap is judged once they are
@@ -115,7 +115,7 @@ def judge(report: PairReport, segments: Sequence[Segment], evidence: Evidence) -
     return [*_beside(report.faults, beside, report.pair), *found]
 
 
-def owed(segment: Segment, claims: Claims) -> tuple[tuple[Range, ...], bool]:
+def owed(segment: Segment, claims: UnverifiedFooter) -> tuple[tuple[Range, ...], bool]:
     """The ranges that a broken file should have held, and whether that is a guess.
 
     Name and footer may tell different ones. A name can be changed by accident, so the footer is
@@ -164,7 +164,7 @@ def _beside(faults: Iterable[Fault], texts: dict[str, list[str]], pair: str) -> 
     ]
 
 
-def _overlapping(segments: Sequence[Segment], evidence: Evidence) -> Iterator[tuple[str, str]]:
+def _overlapping(segments: Sequence[Segment], evidence: SegmentReader) -> Iterator[tuple[str, str]]:
     """Of sound files that overlap, those that go, each with the reason.
 
     Where they hold the same rows, the later one goes; one that lies inside the other stays, as it
@@ -193,7 +193,7 @@ Told = Callable[[Moved], None]
 class Repairer:
     """Mends pair after pair, or several side by side."""
 
-    def __init__(self, run: Run, told: Told) -> None:
+    def __init__(self, run: DownloadContext, told: Told) -> None:
         """`told` hears of each file as it is moved."""
         self.run = run
         self.told = told
@@ -213,7 +213,7 @@ class Repairer:
         """
         result = RepairReport(report.pair, report, report)
         mending = _Mending(self, result)
-        result.error = await error_of(mending.run()) or result.error
+        result.error = await capture_error(mending.run()) or result.error
         return result
 
     async def verified(self, name: str) -> PairReport:
@@ -251,9 +251,9 @@ class _Mending:
         result = self._result
         with writer(self._archive, self._name, sweep=False) as one:
             result.before = result.after = await self._repairer.verified(self._name)
-            error = await error_of(self._rounds(one))
+            error = await capture_error(self._rounds(one))
             if self._changed:
-                error = await error_of(self._look()) or error
+                error = await capture_error(self._look()) or error
             result.error = error or result.error
 
     async def _rounds(self, one: Writer) -> None:
@@ -385,7 +385,7 @@ class _Mending:
         for file in broken:
             is_list = file.path.startswith("wanted/")
             owed = spans if is_list else list(file.owed)
-            note = Note(self._name, file.path, file.range, list(file.faults), owed)
+            note = QuarantineNote(self._name, file.path, file.range, list(file.faults), owed)
             if is_list:
                 to = one.want_anew(owed, note)
             else:

@@ -10,14 +10,14 @@ import numpy as np
 import pyarrow as pa
 
 from harvester.errors import ArchiveDamaged, BadInterval, ValueDoesNotFit
-from harvester.query.rollups import Recount, parse_levels
+from harvester.query.rollups import RollupRecomputation, parse_levels
 from harvester.schema import TRADES, Int64s, RowsChecksum, decimal_words, ties, times, trade_ids
 from harvester.storage.footer import Footer
 from harvester.storage.rollup_files import PARTIALS, RollUp, read_partials
 from harvester.storage.segment import READ_ROWS, Segment, footer_in, opened, path_of
-from harvester.storage.trade_store import Archive
+from harvester.storage.trade_store import TradeStore
 from harvester.times import Range
-from harvester.trade_ids import Edge, find_gaps
+from harvester.trade_ids import LastId, find_gaps
 
 # --- rollups --------------------------------------------------------------------------------------
 
@@ -25,14 +25,16 @@ from harvester.trade_ids import Edge, find_gaps
 class RollUps:
     """The roll-ups of one segment, made once more from its ticks as they pass."""
 
-    def __init__(self, archive: Archive, segment: Segment, rollups: Sequence[RollUp]) -> None:
+    def __init__(self, archive: TradeStore, segment: Segment, rollups: Sequence[RollUp]) -> None:
         """`rollups` are those that stand beside the segment."""
         self._archive = archive
         self._segment = segment
         self._wrong: list[tuple[RollUp, str]] = []
         self._rollups = [one for one in rollups if self._is_level(one)]
         levels = parse_levels(one.interval for one in self._rollups)
-        self._recount = Recount(levels, f"roll-ups of {segment.path}") if levels else None
+        self._recount = (
+            RollupRecomputation(levels, f"roll-ups of {segment.path}") if levels else None
+        )
 
     def add(self, batch: pa.RecordBatch) -> None:
         """Count the next ticks."""
@@ -121,7 +123,7 @@ class Findings:
         return not (self.wrong or self.wrong_rollups)
 
 
-def check_segment(archive: Archive, segment: Segment, rollups: Sequence[RollUp]) -> Findings:
+def check_segment(archive: TradeStore, segment: Segment, rollups: Sequence[RollUp]) -> Findings:
     """Hold a segment's name, footer, rows and roll-ups against one another.
 
     Footer and rows are read from one open file: another may take its name meanwhile, whole.
@@ -168,7 +170,7 @@ class _Rows:
         self._checksum = RowsChecksum()
         self._last_ns: int | None = None
         self._tie = 0
-        self._edge: Edge | None = None
+        self._edge: LastId | None = None
         self._lead = 0
         self._first_id: int | None = None
         self._said: set[str] = set()

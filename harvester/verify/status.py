@@ -11,12 +11,12 @@ import msgspec
 from harvester.errors import BAD_JSON, ArchiveDamaged, ArchiveError, ArchiveIncomplete
 from harvester.storage import metadata
 from harvester.storage.filesystem import Entry
-from harvester.storage.metadata_cache import Gist, Gists
+from harvester.storage.metadata_cache import SegmentSummary, SegmentSummaryCache
 from harvester.storage.replacement_staging import check_not_torn
 from harvester.storage.segment import Segment, pair_files, parse_path
 from harvester.storage.trade_store import (
     LISTINGS,
-    Archive,
+    TradeStore,
     advice,
     ending_in_future,
     pieces_of,
@@ -93,7 +93,7 @@ class PairStatus:
         return ArchiveIncomplete.exit_status if self.holes or self.damaged else 0
 
 
-def status(archive: Archive, pairs: Sequence[str] | None, now_ns: int) -> list[PairStatus]:
+def status(archive: TradeStore, pairs: Sequence[str] | None, now_ns: int) -> list[PairStatus]:
     """What an archive holds of some pairs.
 
     Args:
@@ -106,7 +106,7 @@ def status(archive: Archive, pairs: Sequence[str] | None, now_ns: int) -> list[P
         ArchiveTooNew: a newer harvester wrote one of them.
         ArchiveError: a folder can't be read.
     """
-    gists = Gists(archive)
+    gists = SegmentSummaryCache(archive)
     names = _names(archive)
     chosen = _all(archive) if pairs is None else pairs
     found = [_status_of(archive, gists, pair, now_ns) for pair in chosen]
@@ -120,7 +120,7 @@ class _Named(msgspec.Struct):
     wsname: str = ""
 
 
-def _names(archive: Archive) -> dict[str, _Named]:
+def _names(archive: TradeStore) -> dict[str, _Named]:
     """Names for people; that they can't be read keeps nobody from a status."""
     try:
         raw = metadata.known_pairs(archive.store)
@@ -129,7 +129,7 @@ def _names(archive: Archive) -> dict[str, _Named]:
         return {}
 
 
-def _all(archive: Archive) -> list[str]:
+def _all(archive: TradeStore) -> list[str]:
     held = {name.removeprefix("pair=") for name in archive.store.folders("trades")}
     asked = {
         entry.path.removeprefix("wanted/").removesuffix(".json")
@@ -139,7 +139,9 @@ def _all(archive: Archive) -> list[str]:
     return sorted(held | asked)
 
 
-def _status_of(archive: Archive, gists: Gists, pair: str, now_ns: int) -> PairStatus:
+def _status_of(
+    archive: TradeStore, gists: SegmentSummaryCache, pair: str, now_ns: int
+) -> PairStatus:
     for _ in range(LISTINGS):
         try:
             return _look(archive, gists, pair, now_ns)
@@ -148,14 +150,14 @@ def _status_of(archive: Archive, gists: Gists, pair: str, now_ns: int) -> PairSt
     raise ArchiveDamaged(f"files of {pair} keep vanishing while they are looked at: try again")
 
 
-def _look(archive: Archive, gists: Gists, pair: str, now_ns: int) -> PairStatus:
+def _look(archive: TradeStore, gists: SegmentSummaryCache, pair: str, now_ns: int) -> PairStatus:
     found = PairStatus(pair)
     try:
         listed = _listed(archive, pair)
     except ArchiveDamaged as damage:
         found.damaged.append(str(damage))
         return found
-    known: dict[Segment, Gist] = {}
+    known: dict[Segment, SegmentSummary] = {}
     for segment, entry in listed.items():
         try:
             known[segment] = gists.of(entry)
@@ -173,7 +175,7 @@ def _look(archive: Archive, gists: Gists, pair: str, now_ns: int) -> PairStatus:
     return found
 
 
-def _listed(archive: Archive, pair: str) -> dict[Segment, Entry]:
+def _listed(archive: TradeStore, pair: str) -> dict[Segment, Entry]:
     """A pair's segments by `after`, the widest first, as the store lists them."""
     entries = pair_files(archive.store, pair)
     parsed = ((parse_path(*entry), entry) for entry in entries)
@@ -182,7 +184,9 @@ def _listed(archive: Archive, pair: str) -> dict[Segment, Entry]:
     return dict(found)
 
 
-def _add_up(found: PairStatus, listed: Iterable[Segment], known: dict[Segment, Gist]) -> None:
+def _add_up(
+    found: PairStatus, listed: Iterable[Segment], known: dict[Segment, SegmentSummary]
+) -> None:
     segments = list(listed)
     found.files = len(segments)
     found.bytes = sum(one.size for one in segments)
@@ -195,7 +199,9 @@ def _add_up(found: PairStatus, listed: Iterable[Segment], known: dict[Segment, G
     found.first_ns, found.last_ns = min(firsts, default=None), max(lasts, default=None)
 
 
-def _compare(found: PairStatus, archive: Archive, segments: Iterable[Segment], now_ns: int) -> None:
+def _compare(
+    found: PairStatus, archive: TradeStore, segments: Iterable[Segment], now_ns: int
+) -> None:
     try:
         found.wanted = archive.wanted(found.pair)
     except ArchiveDamaged as damage:
@@ -208,7 +214,7 @@ def _compare(found: PairStatus, archive: Archive, segments: Iterable[Segment], n
     found.damaged += [advice(archive, one, now_ns) for one in ending_in_future(segments, now_ns)]
 
 
-def _count_rollups(found: PairStatus, archive: Archive, with_rows: set[str]) -> None:
+def _count_rollups(found: PairStatus, archive: TradeStore, with_rows: set[str]) -> None:
     found.rollups_wanted = len(with_rows)
     for one in archive.rollups(found.pair):
         if one.segment_path in with_rows:
@@ -218,7 +224,7 @@ def _count_rollups(found: PairStatus, archive: Archive, with_rows: set[str]) -> 
 class Density:
     """How many trades a span holds, judged by the segments that lie next to it."""
 
-    def __init__(self, known: dict[Segment, Gist]) -> None:
+    def __init__(self, known: dict[Segment, SegmentSummary]) -> None:
         """`known`: a pair's segments by `after`, and what their footers tell."""
         self._spans = [
             (Range(max(one.range.after, gist.first_ns - 1), one.range.through), gist.rows)
