@@ -107,7 +107,7 @@ def crawl(url: str, options: argparse.Namespace, names: list[str]) -> tuple[list
 def figures(samples: list[Sample], told: Any, options: argparse.Namespace) -> dict[str, Any]:  # noqa: ANN401 - JSON
     """Work out what the run came to."""
     seconds = samples[-1].second
-    later = [one for one in samples if one.second >= seconds * WARM_UP]
+    later = [sample for sample in samples if sample.second >= seconds * WARM_UP]
     pages = sum(pair["pages"] for pair in told["pairs"])
     return {
         "minutes": seconds / 60,
@@ -121,18 +121,18 @@ def figures(samples: list[Sample], told: Any, options: argparse.Namespace) -> di
         "growth_mb": tail(later) - head(later),
         "tenths_mb": [round(tail(later[: len(later) * n // 10])) for n in range(1, 11)],
         "open_files": [min(s.open_files for s in later), max(s.open_files for s in later)],
-        "most_segments": max(one.segments for one in samples),
+        "most_segments": max(sample.segments for sample in samples),
     }
 
 
 def head(samples: list[Sample]) -> float:
     """The most memory in the first tenth of some samples."""
-    return max(one.resident_mb for one in samples[: max(1, len(samples) // 10)])
+    return max(sample.resident_mb for sample in samples[: max(1, len(samples) // 10)])
 
 
 def tail(samples: list[Sample]) -> float:
     """The most memory in the last tenth of some samples."""
-    return max(one.resident_mb for one in samples[-max(1, len(samples) // 10) :])
+    return max(sample.resident_mb for sample in samples[-max(1, len(samples) // 10) :])
 
 
 def main() -> None:

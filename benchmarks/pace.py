@@ -207,7 +207,7 @@ def show(figures: dict[str, dict[str, Any]]) -> None:
 
 def targets(figures: dict[str, dict[str, Any]]) -> dict[str, bool]:
     """Tell which targets are met."""
-    met = {"tapes exact": all(one["exact"] for one in figures.values())}
+    met = {"tapes exact": all(figure["exact"] for figure in figures.values())}
     if one := figures.get("steady"):
         met[f"at least {LEAST_USED:.0%} of the allowed calls used"] = one["used"] >= LEAST_USED
         met[f"at most {MOST_REFUSALS} refusals in all"] = one["refusals"] <= MOST_REFUSALS

@@ -57,10 +57,10 @@ async def bare(url: str, own_pools: bool) -> int:
     def client() -> httpx.AsyncClient:
         return httpx.AsyncClient(base_url=url, headers=AGENT, limits=limits, verify=context)
 
-    async def follow(pair: str, one: httpx.AsyncClient) -> int:
+    async def follow(pair: str, async_client: httpx.AsyncClient) -> int:
         loop = Loop()
         while True:
-            answer = await one.get("/0/public/Trades", params=loop.params | {"pair": pair})
+            answer = await async_client.get("/0/public/Trades", params=loop.params | {"pair": pair})
             if not loop.follow(orjson.loads(answer.content)):
                 return loop.rows
 

@@ -178,7 +178,7 @@ def main() -> None:
         print(ccxt_loop(options.ccxt))
         return
     modes = ("inclusive", "exclusive")
-    found = [compare(options.trades, options.rounds, one, options.python) for one in modes]
+    found = [compare(options.trades, options.rounds, mode, options.python) for mode in modes]
     for one in found:
         show(one)
     print(json.dumps({"benchmark": "peers", "found": found}))

@@ -194,7 +194,7 @@ def raise_gravest(outcomes: Sequence[RunResult]) -> None:
         ArchiveHasHoles: ranges that were asked for stay uncovered.
     """
     wrong = sorted(
-        (one for one in outcomes if one.exit_status),
+        (outcome for outcome in outcomes if outcome.exit_status),
         key=lambda one: GRAVEST_FIRST.index(one.exit_status),
     )
     if not wrong:

@@ -27,7 +27,7 @@ def show_archive(path: str, held: Sequence[PairStatus], named: Sequence[str]) ->
         held: what is held of each pair.
         named: the pairs held or asked for.
     """
-    missing = [name for name in named if name not in {one.pair for one in held}]
+    missing = [name for name in named if name not in {pair_status.pair for pair_status in held}]
     also = f"asked for and not held: {', '.join(missing)}" if missing else ""
     title = f"<strong>{escape(path)}</strong>"
     if not held:
@@ -36,15 +36,15 @@ def show_archive(path: str, held: Sequence[PairStatus], named: Sequence[str]) ->
     header = ["pair", "first", "last", f"covered {_years(shown)}", "trades", "holes", "MB"]
     rows = [
         [
-            f'{escape(one.pair)} <small style="{FAINT}">{escape(one.wsname)}</small>',
-            _date(one.first_ns),
-            _date(one.last_ns),
-            bar(one.coverage, one.holes, shown),
-            f"{one.trades:,}",
-            f"{len(one.holes):,}",
-            f"{one.bytes / 1e6:,.1f}",
+            f'{escape(pair_status.pair)} <small style="{FAINT}">{escape(pair_status.wsname)}</small>',
+            _date(pair_status.first_ns),
+            _date(pair_status.last_ns),
+            bar(pair_status.coverage, pair_status.holes, shown),
+            f"{pair_status.trades:,}",
+            f"{len(pair_status.holes):,}",
+            f"{pair_status.bytes / 1e6:,.1f}",
         ]
-        for one in held
+        for pair_status in held
     ]
     return _framed(title, table(header, rows, left=4), also)
 
@@ -102,9 +102,11 @@ def _shown(held: Sequence[PairStatus]) -> Range:
 
     Coverage may reach back to 1970, where there is nothing to be seen.
     """
-    starts = [one.first_ns for one in held if one.first_ns is not None]
-    starts += [hole.after for one in held for hole in one.holes if hole.after > 0]
-    ends = [part.through for one in held for part in (*one.coverage, *one.holes)]
+    starts = [pair_status.first_ns for pair_status in held if pair_status.first_ns is not None]
+    starts += [hole.after for pair_status in held for hole in pair_status.holes if hole.after > 0]
+    ends = [
+        part.through for pair_status in held for part in (*pair_status.coverage, *pair_status.holes)
+    ]
     end = max(ends)
     return Range(min([*starts, end - DAY]), end)
 

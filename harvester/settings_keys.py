@@ -114,7 +114,7 @@ def _read_lengths(text: Any) -> tuple[str, ...]:
     except BadInterval as error:
         raise ValueError(text) from error
     # The calendar's months have no length that smaller candles could be added up to.
-    if any(one.width_ns is None for one in lengths):
+    if any(length.width_ns is None for length in lengths):
         raise ValueError(text)
     return names
 
@@ -301,7 +301,9 @@ def check_variables(names: Iterable[str]) -> None:
         BadSetting: one is misspelt; the message names the nearest one, and what is allowed.
     """
     short = {key.short.upper(): key.variables[-1] for key in KEYS}
-    known = {one: one for key in KEYS for one in key.variables} | {FILE_VARIABLE: FILE_VARIABLE}
+    known = {variable: variable for key in KEYS for variable in key.variables} | {
+        FILE_VARIABLE: FILE_VARIABLE
+    }
     meant = short | {one.removeprefix(PREFIX): one for one in known}
     for name in sorted(names):
         rest = name.removeprefix(PREFIX)

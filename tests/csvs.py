@@ -20,16 +20,24 @@ def second(trade: Trade, rounding: str = "down") -> int:
 
 def three_columns(trades: Iterable[Trade], rounding: str = "down") -> bytes:
     """Write time, price, volume without a header."""
-    lines = [f"{second(one, rounding)},{one.price},{one.volume}\n" for one in trades]
+    lines = [f"{second(trade, rounding)},{trade.price},{trade.volume}\n" for trade in trades]
     return "".join(lines).encode()
 
 
 def seven_columns(trades: Iterable[Trade], *, header: bool = True) -> bytes:
     """Write seven columns under a header that names six."""
     lines = ["price,volume,timestamp,b/s,m/l,misc\n"] if header else []
-    for one in trades:
-        time = time_literal(one.true_ns, None)
-        fields = [one.price, one.volume, time, one.side, one.order_type, one.misc, one.trade_id]
+    for trade in trades:
+        time = time_literal(trade.true_ns, None)
+        fields = [
+            trade.price,
+            trade.volume,
+            time,
+            trade.side,
+            trade.order_type,
+            trade.misc,
+            trade.trade_id,
+        ]
         lines.append(",".join(map(str, fields)) + "\n")
     return "".join(lines).encode()
 
@@ -37,10 +45,10 @@ def seven_columns(trades: Iterable[Trade], *, header: bool = True) -> bytes:
 def tape(trades: Iterable[Trade], rounding: str = "down") -> Tape:
     """Give the tape that a file of three columns tells, as `exchange.expected` does."""
     rows: Tape = []
-    for one in trades:
-        at = second(one, rounding) * SECOND_NS
+    for trade in trades:
+        at = second(trade, rounding) * SECOND_NS
         tie = rows[-1][2] + 1 if rows and rows[-1][1] == at else 0
-        rows.append((None, at, tie, Decimal(one.price), Decimal(one.volume), None, None, None))
+        rows.append((None, at, tie, Decimal(trade.price), Decimal(trade.volume), None, None, None))
     return rows
 
 

@@ -647,7 +647,7 @@ class Exchange:
 
     def add(self, market: Market) -> None:
         """List a market, or put another in the place of one of the same altname."""
-        alike = (one for one in self._shelves.values() if one.market.shows_as(market))
+        alike = (shelve for shelve in self._shelves.values() if shelve.market.shows_as(market))
         self._shelves[market.altname] = Shelf(market, next(alike, None))
         for name in spellings(market):
             self._names.setdefault(name, market.altname)
@@ -992,7 +992,7 @@ class Exchange:
     def _assets(self, _params: Mapping[str, str]) -> bytes:
         """What other clients ask for before anything else; harvester does not."""
         markets = [shelf.market for shelf in self._shelves.values()]
-        names = {name for one in markets for name in (one.base, one.quote)}
+        names = {name for market in markets for name in (market.base, market.quote)}
         about = {"aclass": "currency", "decimals": 10, "display_decimals": 5, "status": "enabled"}
         return _dumps({"error": [], "result": {n: {"altname": n} | about for n in sorted(names)}})
 

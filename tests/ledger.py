@@ -163,23 +163,23 @@ class Ledger:
             reached = max(reached, one.span[1])
         return nested
 
-    def _check_file(self, one: Seen) -> None:
-        before = self._sound.get(one.path)
-        if before is not None and before.mark == one.mark:
+    def _check_file(self, seen: Seen) -> None:
+        before = self._sound.get(seen.path)
+        if before is not None and before.mark == seen.mark:
             return
         try:
-            kept, by_file = plain(one.path), told_by_file(one.path)
+            kept, by_file = plain(seen.path), told_by_file(seen.path)
         except (OSError, pa.ArrowException) as error:
-            raise Loss(f"{one.path} can't be read: {error}") from error
+            raise Loss(f"{seen.path} can't be read: {error}") from error
         if before is not None and not _are_fewer(by_file, before.by_file):
-            raise Loss(f"{one.path} was written anew: segments never change")
-        true = self._true(one.span, by_file)
+            raise Loss(f"{seen.path} was written anew: segments never change")
+        true = self._true(seen.span, by_file)
         if not kept.equals(true):
             raise Loss(
-                f"{one.path} holds {kept.num_rows} rows, and the exchange has other "
+                f"{seen.path} holds {kept.num_rows} rows, and the exchange has other "
                 f"{true.num_rows} in its span, of which {by_file} are told by a file"
             )
-        self._sound[one.path] = Sound(one.mark, by_file)
+        self._sound[seen.path] = Sound(seen.mark, by_file)
 
     def _true(self, span: Span, by_file: list[Span]) -> pa.Table:
         """What a segment must hold."""
@@ -208,7 +208,7 @@ class Ledger:
         if gone := self.holes():
             raise Loss(f"{self.pair}: wanted and not covered: {gone}")
         files = sorted(self.listing(), key=lambda one: one.path.name)
-        rows = [tuple(row.values()) for one in files for row in plain(one.path).to_pylist()]
+        rows = [tuple(row.values()) for file in files for row in plain(file.path).to_pylist()]
         if rows != self.truth:
             differing = next(
                 (i for i, (a, b) in enumerate(zip(rows, self.truth, strict=False)) if a != b),

@@ -178,7 +178,7 @@ class Round:
         self.commands: Sequence[Command] = COMMANDS
         self.doing = "nothing yet"
         self.markets = [troubled(trades, seed), SECONDS[seed % len(SECONDS)](trades, seed)]
-        self._stamps = sorted(trade.true_ns for one in self.markets for trade in one.trades)
+        self._stamps = sorted(trade.true_ns for market in self.markets for trade in market.trades)
         self._known_at_first = self.random.choice((0.2, 0.6, 1.0))
         self.trials = 0
         self.clock = Clock(self._stamps[0])
@@ -247,13 +247,13 @@ class Round:
     @property
     def pairs(self) -> list[str]:
         """The altnames."""
-        return [one.altname for one in self.markets]
+        return [market.altname for market in self.markets]
 
     def command(self) -> Command:
         """Choose a command, its words filled in."""
         of_files = self.files and self.trials <= FILES_FIRST
         commands = OF_FILES[:1] if of_files else self.commands
-        chosen = self.random.choices(commands, [one.weight for one in commands])[0]
+        chosen = self.random.choices(commands, [command.weight for command in commands])[0]
         since, until = sorted(self.random.sample(self._stamps, 2))
         words = chosen.words.format(
             pairs=" ".join(self.pairs),
@@ -273,8 +273,8 @@ class Round:
     def glance(self) -> bool:
         """Note what is committed; whether any of it is new."""
         before = [one.committed for one in self.ledgers]
-        for one in self.ledgers:
-            one.glance()
+        for ledger in self.ledgers:
+            ledger.glance()
         return before != [one.committed for one in self.ledgers]
 
     def pass_time(self, *, whole: bool = False) -> None:
@@ -320,16 +320,16 @@ class Round:
 
     def _wants_what_is_to_come(self) -> bool:
         """Whether a hole ends past the exchange's clock, as that has jumped back."""
-        for one in self.ledgers:
-            one.glance()
+        for ledger in self.ledgers:
+            ledger.glance()
         return any(hole[1] > self._settled_ns for one in self.ledgers for hole in one.holes())
 
     def _tells_what_is_to_come(self) -> bool:
         """Whether a file told of what lies past the exchange's clock, as that has jumped back."""
         return any(
             part[1] > self._settled_ns
-            for one in self.ledgers
-            for seen in one.listing()
+            for ledger in self.ledgers
+            for seen in ledger.listing()
             for part in told_by_file(seen.path)
         )
 
@@ -351,22 +351,22 @@ class Round:
         left = self.tally.left
         if any(path.parent.name in self.pairs for path in staged(self.disk.folder)):
             left["a file in staging"] += 1
-        if any(one.check() for one in self.ledgers):
+        if any(ledger.check() for ledger in self.ledgers):
             left["segments beside their merger"] += 1
-        if any(len(one.committed) > 1 for one in self.ledgers):
+        if any(len(ledger.committed) > 1 for ledger in self.ledgers):
             left["holes between what is committed"] += 1
 
     @property
     def is_done(self) -> bool:
         """Whether there is nothing left to be fetched, or enough was tried."""
         last_ns = self._stamps[-1]
-        reached = [one.committed[-1][1] if one.committed else 0 for one in self.ledgers]
-        whole = all(len(one.committed) == 1 for one in self.ledgers)
+        reached = [ledger.committed[-1][1] if ledger.committed else 0 for ledger in self.ledgers]
+        whole = all(len(ledger.committed) == 1 for ledger in self.ledgers)
         is_all = whole and min(reached) >= last_ns and not self._is_told_by_files()
         return self.trials >= MOST_TRIALS or is_all
 
     def _is_told_by_files(self) -> bool:
-        return bool(self.files) and any(one.told_by_files() for one in self.ledgers)
+        return bool(self.files) and any(ledger.told_by_files() for ledger in self.ledgers)
 
     def check(self) -> None:
         """Hold the archive, nobody writing, against all that is known of it.
@@ -374,8 +374,8 @@ class Round:
         Raises:
             Loss: a promise was broken.
         """
-        for one in self.ledgers:
-            one.check()
+        for ledger in self.ledgers:
+            ledger.check()
         if found := strangers(self.disk.folder):
             raise Loss(f"strangers among the segments: {found}")
 
@@ -391,6 +391,6 @@ class Round:
         for words in commands:
             filled = words.format(pairs=" ".join(self.pairs))
             self.judge(Command(filled, 0), self.victims.run(filled.split()))
-        for one in self.ledgers:
-            one.check_whole(self.clock.now_ns // SECOND_NS * SECOND_NS - SETTLE_S * SECOND_NS)
+        for ledger in self.ledgers:
+            ledger.check_whole(self.clock.now_ns // SECOND_NS * SECOND_NS - SETTLE_S * SECOND_NS)
         check_nothing_left(self.disk.folder)

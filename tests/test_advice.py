@@ -95,7 +95,7 @@ def texts_of(path: Path) -> Iterator[str]:
 def is_command(node: ast.AST) -> bool:
     """Whether a function's docstring is the help text of a command."""
     decorators = getattr(node, "decorator_list", [])
-    return any("click.command" in ast.unparse(one) for one in decorators)
+    return any("click.command" in ast.unparse(decorator) for decorator in decorators)
 
 
 def commands_in(text: str) -> Iterator[str]:

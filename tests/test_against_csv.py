@@ -56,8 +56,8 @@ Change = Callable[[list[Line]], list[Line]]
 def lines(minutes: int, rows: Sequence[oracle.Row] = ROWS) -> list[Line]:
     """The rows of a file of candles, by the oracle; numbers without zeros at their ends."""
     return [
-        [str(one["time"] // 10**9), *(plain(one[name]) for name in FIELDS)]
-        for one in oracle.candles(rows, minutes * MINUTE)
+        [str(candle["time"] // 10**9), *(plain(candle[name]) for name in FIELDS)]
+        for candle in oracle.candles(rows, minutes * MINUTE)
     ]
 
 
@@ -67,7 +67,7 @@ def plain(value: Decimal | int) -> str:
 
 
 def text(some: Sequence[Line]) -> bytes:
-    return "".join(",".join(one) + "\n" for one in some).encode()
+    return "".join(",".join(line) + "\n" for line in some).encode()
 
 
 def zipped(
@@ -78,7 +78,9 @@ def zipped(
     rows: Sequence[oracle.Row] = ROWS,
 ) -> str:
     """A ZIP of XBTUSD's candles, after something was done to the rows of each member."""
-    members = {f"OHLCVT/XBTUSD_{one}.csv": text(change(lines(one, rows))) for one in minutes}
+    members = {
+        f"OHLCVT/XBTUSD_{minute}.csv": text(change(lines(minute, rows))) for minute in minutes
+    }
     return str(csvs.packed(folder / name, members))
 
 
@@ -151,7 +153,7 @@ def test_a_csv_and_a_folder_are_taken_as_a_zip_is(whole: TradeStore, tmp_path: P
     folder.mkdir(parents=True)
     (folder / "xbtusd_1440.csv").write_bytes(text(lines(1440)))
     found = report(whole, str(single), str(tmp_path / "some"))
-    assert [(one.file, one.interval.compared) for one in found.files] == [
+    assert [(file.file, file.interval.compared) for file in found.files] == [
         ("XBTUSD_60.csv", len(lines(60))),
         ("xbtusd_1440.csv", len(lines(1440))),
     ]
@@ -448,7 +450,7 @@ def test_a_row_that_is_missing_is_told_though_its_only_trade_is_at_the_edge(
     path.write_bytes(text([lines(1, rows)[0], lines(1, rows)[2]]))
     found = only(archive, str(path))
     assert (found.differing, found.at_edge) == (1, 0)
-    assert [one.time_ns for one in found.differences] == [OPENS, OPENS]
+    assert [difference.time_ns for difference in found.differences] == [OPENS, OPENS]
 
 
 def test_a_candle_may_give_no_more_than_the_one_before_takes(tmp_path: Path) -> None:
@@ -465,7 +467,7 @@ def test_a_candle_may_give_no_more_than_the_one_before_takes(tmp_path: Path) -> 
     path.write_bytes(text([[*first[:5], "3", "2"], last]))
     found = only(archive, str(path))
     assert (found.differing, found.at_edge) == (1, 1)
-    assert [one.time_ns for one in found.differences] == [OPENS, OPENS]
+    assert [difference.time_ns for difference in found.differences] == [OPENS, OPENS]
 
 
 # Seconds around OPENS, their volumes, and which of the trades the archive lost.
@@ -497,7 +499,9 @@ def test_no_trade_stands_in_for_one_that_is_lost_and_counts_in_its_own_candle_to
     found = only(held(tmp_path, Range(0, OPENS + DAY - 1), rows=kept), str(path))
     assert (found.differing, found.at_edge) == (1, 0)
     assert (found.ours, found.theirs) == (len(rows) - 1, len(rows))
-    assert {one.time_ns for one in found.differences} == {rows[lost][1] // MINUTE * MINUTE}
+    assert {difference.time_ns for difference in found.differences} == {
+        rows[lost][1] // MINUTE * MINUTE
+    }
 
 
 def test_of_a_long_row_of_twins_the_blame_may_fall_later_and_is_not_lost(
@@ -538,7 +542,7 @@ def test_counting_other_trades_than_are_held_is_an_error(
 
     monkeypatch.setattr(LocalCandleReader, "edges", doubled)
     found = report(archive, str(path))
-    assert [str(one) for one in found.errors] == [
+    assert [str(error) for error in found.errors] == [
         "XBTUSD: its candles of 1 minutes count 4 trades where 3 are held; "
         "`harvester verify XBTUSD` finds which"
     ]
@@ -654,8 +658,8 @@ def test_a_bad_row_ends_its_file_and_no_other(whole: TradeStore, tmp_path: Path)
         return rows
 
     found = report(whole, zipped(tmp_path, change, [60, 1440]))
-    assert [one.interval.compared for one in found.files] == [0, len(lines(1440))]
-    assert [str(one) for one in found.errors] == [
+    assert [file.interval.compared for file in found.files] == [0, len(lines(1440))]
+    assert [str(error) for error in found.errors] == [
         "Kraken_OHLCVT.zip:OHLCVT/XBTUSD_60.csv, line 6: "
         f"{','.join(change(lines(60))[5])!r} can't be read: high 'high' is no number; nothing is "
         "concluded from this file"
@@ -669,7 +673,7 @@ def test_a_member_that_its_checksum_belies_is_damaged(whole: TradeStore, tmp_pat
     data[data.index(b"PK\x01\x02") + 16] ^= 1
     path.write_bytes(data)
     found = report(whole, str(path))
-    assert [str(one) for one in found.errors] == [
+    assert [str(error) for error in found.errors] == [
         "Kraken_OHLCVT.zip:OHLCVT/XBTUSD_1.csv is damaged: its bytes are not those of its checksum"
     ]
     assert found.exit_status == 2
@@ -680,14 +684,14 @@ def test_a_member_that_its_checksum_belies_is_damaged(whole: TradeStore, tmp_pat
 
 def test_files_are_chosen_by_their_names(tmp_path: Path) -> None:
     names = ["XBTUSD_1", "BTCUSD_60", "ETHUSD_1", "OLDUSD_1", "XBTUSD", "XBTUSD_0", "XBTUSD_1h"]
-    path = csvs.packed(tmp_path / "K.zip", {f"x/{one}.csv": b"" for one in names})
+    path = csvs.packed(tmp_path / "K.zip", {f"x/{name}.csv": b"" for name in names})
     known = [
         Pair(altname="XBTUSD", key="XXBTZUSD", wsname="XBT/USD"),
         Pair(altname="ETHUSD", wsname="ETH/USD"),
     ]
     chosen = choose(find([str(path)], KnownComplete()), ["XBTUSD", "ADAUSD"], known)
     assert {
-        name: [(one.member.stem, one.minutes) for one in files]
+        name: [(file.member.stem, file.minutes) for file in files]
         for name, files in chosen.files.items()
     } == {"XBTUSD": [("XBTUSD_1", 1), ("BTCUSD_60", 60)], "ADAUSD": []}
     assert chosen.passed_over == 1
@@ -726,13 +730,13 @@ def test_neither_side_is_held_whole(
 
     def blocks() -> Iterator[Block]:
         nonlocal most, read, apart
-        for one in read_candles(member, 1):
-            block = Seen(one.rows, one.size, one.text)
+        for read_candle in read_candles(member, 1):
+            block = Seen(read_candle.rows, read_candle.size, read_candle.text)
             standing.add(block)
             most = max(most, len(standing))
             apart = max(apart, abs(Slowly.given - read))
-            read += one.rows.num_rows
-            del one
+            read += read_candle.rows.num_rows
+            del read_candle
             yield block
             del block
 
@@ -841,7 +845,7 @@ def test_other_files_are_passed_over_and_said(tmp_path: Path) -> None:
     sound(tmp_path)
     data = text(lines(1440))
     names = ["XBTUSD_1440", "OLDUSD_1440", "notes"]
-    csvs.packed(tmp_path / "K.zip", {f"{one}.csv": data for one in names})
+    csvs.packed(tmp_path / "K.zip", {f"{name}.csv": data for name in names})
     (tmp_path / "data" / "pairs.json").write_text('{"ETHUSD":{"altname":"ETHUSD"}}')
     csvs.packed(tmp_path / "L.zip", {"ETHUSD_1.csv": b"", "ETHUSD_5.csv": b""})
     ran = run(tmp_path, "verify", "--against-csv", "K.zip", "--against-csv", "L.zip")
@@ -899,8 +903,8 @@ def test_progress_is_told_in_bytes(tmp_path: Path) -> None:
     zipped(tmp_path, minutes=[1, 60])
     ran = run(tmp_path, "verify", "--against-csv", "Kraken_OHLCVT.zip", "--log-json")
     size = len(text(lines(1))) + len(text(lines(60)))
-    steps = [json.loads(one) for one in ran.stderr.splitlines()]
-    told = [(one["done"], one["of"]) for one in steps if one.get("unit") == "bytes"]
+    steps = [json.loads(splitline) for splitline in ran.stderr.splitlines()]
+    told = [(step["done"], step["of"]) for step in steps if step.get("unit") == "bytes"]
     assert told[-1] == (size, size)
     assert (ran.returncode, sorted(told)) == (0, told)
 
@@ -943,7 +947,7 @@ def test_the_hours_of_2018_are_krakens(tmp_path: Path) -> None:
     assert run(tmp_path, "import", "XBTUSD.csv", "--delisted").returncode == 0
     path = tmp_path / "XBTUSD_60.csv"
     path.write_bytes((CAPTURED / "ohlcvt_XBTUSD_60_2018-05-08.csv").read_bytes())
-    stamps, hour = [one.true_ns for one in market.trades], 60 * MINUTE
+    stamps, hour = [trade.true_ns for trade in market.trades], 60 * MINUTE
     # The first and the last hour of the capture are not whole.
     within = range(min(stamps) // hour + 1, max(stamps) // hour)
     opens = [int(line.partition(",")[0]) * 10**9 // hour for line in path.read_text().splitlines()]

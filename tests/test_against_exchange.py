@@ -156,7 +156,7 @@ def test_a_whole_archive_is_equal_in_all_nine_intervals(name: str, tmp_path: Pat
     with serve(market, clock=Clock(now_ns)) as exchange:
         report = compare(exchange, crawled(exchange, tmp_path), market.altname)
     closed = {minutes: len(shown(minutes, market, now_ns)) - 1 for minutes in MINUTES}
-    assert {one.minutes: one.compared for one in report.intervals} == closed
+    assert {interval.minutes: interval.compared for interval in report.intervals} == closed
     assert [one.skipped for one in report.intervals] == [{"running": 1}] * 9
     assert (report.differing, report.exit_status) == (0, 0)
 
@@ -232,7 +232,7 @@ def test_a_vwap_is_never_taken_for_shortened(tmp_path: Path) -> None:
     weeks = interval(
         held(tmp_path, trades=FINE.trades), 10080, altering(row[0], vwap=more(row[5])), FINE
     )
-    assert [one.field for one in weeks.differences] == ["vwap"]
+    assert [difference.field for difference in weeks.differences] == ["vwap"]
 
 
 # --- different -----------------------------------------------------------------------------------
@@ -267,10 +267,10 @@ def test_a_trade_that_the_archive_lost_is_caught(tmp_path: Path) -> None:
     weeks, days = interval(archive, 10080), interval(archive, 1440)
     assert (weeks.miscounted, weeks.theirs, weeks.ours) == (1, 150, 149)
     opened = lost.true_ns // DAY * DAY
-    first = [one for one in days.differences if one.time_ns == opened]
+    first = [difference for difference in days.differences if difference.time_ns == opened]
     assert Difference("XBTUSD", 1440, opened, "count", "0", "1") in first
     # The price that the empty days behind it carry is another one, too.
-    assert {one.time_ns for one in days.differences} - {opened} != set()
+    assert {difference.time_ns for difference in days.differences} - {opened} != set()
 
 
 def test_the_very_first_trade_lost_leaves_no_candle_of_ours(tmp_path: Path) -> None:
@@ -357,7 +357,7 @@ def test_an_edge_is_no_excuse_for_another_value(field: str, tmp_path: Path) -> N
         market,
     )
     assert (days.differing, days.at_edge) == (1, 1)
-    assert {one.time_ns for one in days.differences} == {OPENS}
+    assert {difference.time_ns for difference in days.differences} == {OPENS}
 
 
 @pytest.mark.parametrize("twin", ["2.5", "3.5"])
@@ -374,7 +374,7 @@ def test_no_trade_stands_in_for_one_that_is_lost_and_counts_in_its_own_candle_to
     archive = held(tmp_path, trades=[trade for trade in market.trades if trade != lost])
     days = interval(archive, 1440, market=market, now_ns=OPENS + 3 * DAY)
     assert (days.differing, days.at_edge, days.ours, days.theirs) == (1, 0, 4, 5)
-    assert {one.time_ns for one in days.differences} == {OPENS - DAY}
+    assert {difference.time_ns for difference in days.differences} == {OPENS - DAY}
 
 
 def test_the_running_candle_may_lack_what_the_last_closed_one_takes(tmp_path: Path) -> None:
@@ -542,7 +542,7 @@ def test_the_report_as_json(whole: TradeStore) -> None:
         "error": None,
         "exit_status": 0,
     }
-    assert [one["minutes"] for one in intervals] == list(MINUTES)
+    assert [interval["minutes"] for interval in intervals] == list(MINUTES)
     assert intervals[7] == {
         "minutes": 10080,
         "compared": len(shown(10080)) - 1,
@@ -611,7 +611,7 @@ def test_a_pair_that_fails_does_not_keep_the_others_from_being_compared(
     with serve(coin, clock=clock) as exchange:
         archive = crawled(exchange, folder)
         run = verify(exchange.url, archive, "--against-exchange", "--json", "-q")
-    found = {one["pair"]: one["exchange"] for one in json.loads(run.stdout)}
+    found = {load["pair"]: load["exchange"] for load in json.loads(run.stdout)}
     refusal = "XBTUSD: the exchange refused: EQuery:Unknown asset pair"
     assert (found["XBTUSD"]["error"], found["XBTUSD"]["exit_status"]) == (refusal, 3)
     assert (found["BTTUSD"]["error"], found["BTTUSD"]["exit_status"]) == (None, 0)

@@ -90,7 +90,9 @@ def test_it_leaves_a_record_as_the_command_does(archive: harvester.Archive) -> N
 def test_a_refresh_brings_a_pair_up_to_now(archive: harvester.Archive) -> None:
     archive.backfill("XBTUSD", until=UNTIL)
     done = archive.refresh()
-    assert [(one.pair, one.state, one.trades) for one in done.pairs] == [("XBTUSD", "complete", 0)]
+    assert [(pair.pair, pair.state, pair.trades) for pair in done.pairs] == [
+        ("XBTUSD", "complete", 0)
+    ]
     assert (done.exit_status, done.exchange) == (0, "online")
     assert archive.holes("XBTUSD") == []
 
@@ -99,7 +101,7 @@ def test_a_refresh_whose_time_is_up_is_no_error_and_says_so(archive: harvester.A
     archive.backfill("XBTUSD", until=UNTIL)
     done = archive.refresh("XBTUSD", max_minutes=1e-9)
     assert str(done.error) == "the time was up; the next run goes on where this one stopped"
-    assert ([one.state for one in done.pairs], done.exit_status) == (["unfinished"], 0)
+    assert ([pair.state for pair in done.pairs], done.exit_status) == (["unfinished"], 0)
 
 
 def test_a_refresh_of_nothing_says_how_to_begin(archive: harvester.Archive) -> None:
@@ -113,7 +115,10 @@ def test_a_refresh_of_nothing_says_how_to_begin(archive: harvester.Archive) -> N
 
 def test_several_pairs_have_an_outcome_each(archive: harvester.Archive) -> None:
     outcomes = archive.backfill("BTTUSD", "XBT/USD", until=UNTIL)
-    assert [(one.pair, one.trades) for one in outcomes] == [("BTTUSD", 500), ("XBTUSD", 5_000)]
+    assert [(outcome.pair, outcome.trades) for outcome in outcomes] == [
+        ("BTTUSD", 500),
+        ("XBTUSD", 5_000),
+    ]
     assert archive.held() == ["BTTUSD", "XBTUSD"]
 
 
@@ -154,7 +159,7 @@ def test_awaited_it_runs_on_the_loop_that_runs(archive: harvester.Archive) -> No
 def test_progress_is_told_in_lines_for_people(archive: harvester.Archive) -> None:
     told: list[Event] = []
     archive.backfill("XBTUSD", since="2020-01-01", until=UNTIL, progress=told.append)
-    kinds = [type(one) for one in told]
+    kinds = [type(event) for event in told]
     assert (kinds[0], kinds[-1]) == (Started, harvester.BackfillResult)
     assert {PageRead, Committed} <= set(kinds)
     assert [str(told[0]), str(told[-1])] == [
@@ -288,8 +293,8 @@ def test_what_is_waited_for_is_told(tmp_path: Path) -> None:
 
 
 def test_the_markets_are_asked_for_where_none_is_known(archive: harvester.Archive) -> None:
-    assert [one.altname for one in archive.pairs()] == ["BTTUSD", "PEPEXBT", "XBTUSD"]
-    assert [one.altname for one in archive.pairs("btc")] == ["PEPEXBT", "XBTUSD"]
+    assert [pair.altname for pair in archive.pairs()] == ["BTTUSD", "PEPEXBT", "XBTUSD"]
+    assert [pair.altname for pair in archive.pairs("btc")] == ["PEPEXBT", "XBTUSD"]
 
 
 def test_markets_that_are_not_there_are_said(archive: harvester.Archive) -> None:

@@ -328,10 +328,10 @@ def test_several_threads_ask_one_archive(archive: harvester.Archive) -> None:
         found.extend(len(archive.ohlc("XBTUSD", "1d")) for _ in range(3))
 
     threads = [threading.Thread(target=ask) for _ in range(4)]
-    for one in threads:
-        one.start()
-    for one in threads:
-        one.join()
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
     assert found == [len(oracle.candles(YEARS, DAY))] * 12
 
 

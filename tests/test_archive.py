@@ -54,8 +54,8 @@ def seen(batches: Iterator[pa.RecordBatch]) -> list[tuple[int, int]]:
     """(time, tie) of the rows that a reader got."""
     return [
         (stamp.value, tie)
-        for one in batches
-        for stamp, tie in zip(one.column("time"), one.column("tie").to_pylist(), strict=True)
+        for batch in batches
+        for stamp, tie in zip(batch.column("time"), batch.column("tie").to_pylist(), strict=True)
     ]
 
 
@@ -123,7 +123,7 @@ def test_all_between_the_first_segment_and_the_last_is_wanted_where_the_record_i
 def test_segments_stand_by_after_the_widest_first(archive: TradeStore) -> None:
     for span in (Range(10, 20), Range(0, 10), Range(0, 30)):
         put(archive, span, ROWS)
-    assert [one.range for one in archive.segments(PAIR)] == [
+    assert [segment.range for segment in archive.segments(PAIR)] == [
         Range(0, 30),
         Range(0, 10),
         Range(10, 20),
@@ -163,8 +163,8 @@ def test_pieces_are_in_order_and_do_not_overlap(
         put(archive, span, [])
     pieces = archive.pieces(PAIR)
     assert all(one.within.through <= other.within.after for one, other in pairwise(pieces))
-    assert all(one.segment.range.after <= one.within.after for one in pieces)
-    assert all(one.within.through <= one.segment.range.through for one in pieces)
+    assert all(piece.segment.range.after <= piece.within.after for piece in pieces)
+    assert all(piece.within.through <= piece.segment.range.through for piece in pieces)
 
 
 def test_a_span_of_one_moment_gives_its_rows(archive: TradeStore) -> None:
@@ -367,4 +367,4 @@ def test_the_last_time_is_that_of_the_last_trade_at_or_before_a_moment(
 def test_bounds_are_the_first_and_the_last_time(archive: TradeStore) -> None:
     put(archive, Range(0, 40), ROWS)
     put(archive, Range(40, 50), ROWS)
-    assert [archive.bounds(one) for one in archive.segments(PAIR)] == [(5, 35), None]
+    assert [archive.bounds(segment) for segment in archive.segments(PAIR)] == [(5, 35), None]

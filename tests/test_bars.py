@@ -401,12 +401,12 @@ def test_the_plain_columns_are_a_candles_and_what_a_bar_needs_besides(
 
 def test_batches_are_about_as_large_as_asked_for(made_archives: dict[str, TradeStore]) -> None:
     batches = bar_batches(made_archives["busy"], ask("trades", "1"), batch_rows=50, step_rows=30)
-    assert {one.num_rows for one in batches} <= set(range(25, 80))
+    assert {batch.num_rows for batch in batches} <= set(range(25, 80))
 
 
 def test_few_bars_of_many_trades_do_not_pile_up(made_archives: dict[str, TradeStore]) -> None:
     batches = bar_batches(made_archives["busy"], ask("trades", "2"), step_rows=4)
-    assert max(one.num_rows for one in batches) <= 2 * MOST_WAITING
+    assert max(batch.num_rows for batch in batches) <= 2 * MOST_WAITING
 
 
 # --- refusals ------------------------------------------------------------------------------------

@@ -121,5 +121,5 @@ def test_a_flush_of_a_million_trades_does_not_hold_the_loop(tmp_path: Path, held
             rows = later(number)
             buffer.add(rows, int(times(rows)[-1]))
         asyncio.run(buffer.flush(final=True))
-    assert sum(archive.footer(one).rows for one in archive.segments("XBTUSD")) == 1_000_000
+    assert sum(archive.footer(segment).rows for segment in archive.segments("XBTUSD")) == 1_000_000
     assert held.too_long() == []

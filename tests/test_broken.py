@@ -33,23 +33,23 @@ class Told:
     claimed: dict[str, UnverifiedFooter] = field(default_factory=dict)
     disagreeing: set[tuple[Segment, Segment]] = field(default_factory=set)
 
-    def claims(self, one: Segment) -> UnverifiedFooter:
-        return self.claimed.get(one.path, UnverifiedFooter(Footer(one.range, BTC)))
+    def claims(self, segment: Segment) -> UnverifiedFooter:
+        return self.claimed.get(segment.path, UnverifiedFooter(Footer(segment.range, BTC)))
 
-    def agree(self, one: Segment, other: Segment) -> bool:
-        return (one, other) not in self.disagreeing
+    def agree(self, segment: Segment, other: Segment) -> bool:
+        return (segment, other) not in self.disagreeing
 
 
 def report(*faults: Fault) -> PairReport:
     return PairReport(PAIR, faults=list(faults))
 
 
-def wrong(one: Segment, text: str = "odd", other: Segment | None = None) -> Fault:
-    return Fault(PAIR, one.range, one.path, text, other and other.path)
+def wrong(segment: Segment, text: str = "odd", other: Segment | None = None) -> Fault:
+    return Fault(PAIR, segment.range, segment.path, text, other and other.path)
 
 
 def paths(found: list[Broken]) -> list[str]:
-    return [one.path for one in found]
+    return [broken.path for broken in found]
 
 
 def test_nothing_has_to_go_where_nothing_is_wrong() -> None:

@@ -36,9 +36,9 @@ def rows(*stamps: int) -> pa.RecordBatch:
     )
 
 
-def buffer_of(one: Writer, events: list[Event] | None = None) -> WriteBuffer:
+def buffer_of(writer: Writer, events: list[Event] | None = None) -> WriteBuffer:
     listener = events.append if events is not None else (lambda _event: None)
-    return WriteBuffer(one, 0, '{"altname":"A"}', listener)
+    return WriteBuffer(writer, 0, '{"altname":"A"}', listener)
 
 
 def backlog_of(*buffers: WriteBuffer, most_rows: int) -> MemoryBudget:

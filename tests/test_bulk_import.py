@@ -212,7 +212,9 @@ def test_the_api_from_inside_a_busy_second_on_and_the_file_up_to_it(
         *("ohlc", "XBTUSD", "-i", "1m", "-f", "csv"), "--since", str(since), "--until", str(until)
     )
     [made] = csv.DictReader(done.out.splitlines())
-    [true] = [one for one in oracle.candles(truth, 60 * 10**9) if one["time"] == since * 10**9]
+    [true] = [
+        candle for candle in oracle.candles(truth, 60 * 10**9) if candle["time"] == since * 10**9
+    ]
     names = ("open", "high", "low", "close", "volume", "count")
     assert [Decimal(made[name]) for name in names] == [Decimal(true[name]) for name in names]
 
@@ -261,7 +263,7 @@ def test_killed_ten_times_an_import_is_exact(harvester: Any, tmp_path: Path) -> 
         for year in range(2012, 2026)
     ]
     trades = [one for some in years for one in some]
-    tape = [(Decimal(one.price), Decimal(one.volume)) for one in trades]
+    tape = [(Decimal(trade.price), Decimal(trade.volume)) for trade in trades]
     members = {"T/XBTUSD.csv": csvs.three_columns(trades)}
     csvs.packed(tmp_path / "Kraken_Trading_History.zip", members)
     until = str(csvs.second(trades[-1]) + 60)
@@ -394,7 +396,7 @@ def test_pairs_picks_from_a_zip_by_any_spelling_and_by_pattern(
 
     def picked(*options: str) -> list[str]:
         done = harvester("import", "K.zip", "--dry-run", "--json", "--delisted", *options)
-        return [one["pair"] for one in json.loads(done.out)["files"]] if done.out else [done.err]
+        return [load["pair"] for load in json.loads(done.out)["files"]] if done.out else [done.err]
 
     assert picked("--pairs", "btc/usd") == ["XBTUSD"]
     assert picked("--pairs", "*USD") == ["XBTUSD", "OLDUSD"]

@@ -111,10 +111,10 @@ def test_a_file_and_the_api_together_are_the_tape(
         hold(folder, market, spans)
         [report] = imported(folder, file, whole=known)
         counts = (report.kept, report.held, report.left)
-        assert sum(one.rows for one in counts) == len(market.trades)
+        assert sum(count.rows for count in counts) == len(market.trades)
         fill(folder, market)
         assert volumes(folder) == [number for number, _ in enumerate(gaps, 1)]
-        ranges = [one.range for one in TradeStore(folder).segments("XBTUSD")]
+        ranges = [segment.range for segment in TradeStore(folder).segments("XBTUSD")]
         assert all(one.through <= other.after for one, other in pairwise(ranges))
         seconds = {csvs.second(trade, rounding) - MIDNIGHT_S for trade in market.trades}
         if whole and not spans and seconds.isdisjoint((-2, -1, 0, 1)):
@@ -208,8 +208,8 @@ def test_quarters_that_follow_one_another_have_no_seam(gaps: list[int], at: int)
     market = tape(gaps)
     cut_s = csvs.second(market.trades[min(at, len(gaps) - 1)])
     parts = [
-        [one for one in market.trades if csvs.second(one) < cut_s],
-        [one for one in market.trades if csvs.second(one) >= cut_s],
+        [trade for trade in market.trades if csvs.second(trade) < cut_s],
+        [trade for trade in market.trades if csvs.second(trade) >= cut_s],
     ]
     with tempfile.TemporaryDirectory() as made:
         folder, files = Path(made) / "data", []

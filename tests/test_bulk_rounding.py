@@ -25,8 +25,8 @@ def api_rows(trades: list[Trade]) -> KeyedRows:
 def file_rows(trades: list[Trade], rounding: str) -> KeyedRows:
     """What a file of whole seconds prints, as rows."""
     lines = [
-        (None, second(one, rounding) * SECOND_NS, 0, Decimal(one.price), Decimal(one.volume))
-        for one in trades
+        (None, second(trade, rounding) * SECOND_NS, 0, Decimal(trade.price), Decimal(trade.volume))
+        for trade in trades
     ]
     return rows_of(batch([(*line, None, None, None) for line in lines], ROWS))
 

@@ -59,7 +59,7 @@ class Upgrading:
 
     def sources(self) -> list[str]:
         archive = TradeStore(self.folder)
-        return [archive.footer(one).source for one in archive.segments(PAIR)]
+        return [archive.footer(segment).source for segment in archive.segments(PAIR)]
 
     def check(self) -> None:
         """The whole tape is the exchange's, nothing is left over, and all of it is proved."""
@@ -183,7 +183,9 @@ def busy_new_year(rounding: str) -> tuple[list[Trade], int]:
     for number, stamp in enumerate(stamps, 1):
         trades.append(Trade(stamp, "41450.10000", f"{number}.00000000", "b", "m", "", number))
     second = midnight // SECOND_NS
-    moved = sum(csvs.second(one, rounding) >= second > one.true_ns // SECOND_NS for one in trades)
+    moved = sum(
+        csvs.second(trade, rounding) >= second > trade.true_ns // SECOND_NS for trade in trades
+    )
     return trades, moved
 
 
@@ -409,9 +411,9 @@ def years(*counts: int) -> list[Trade]:
 def replaced(crawl: Crawl) -> list[int]:
     """The years in the order in which they were replaced."""
     return [
-        2016 + (one.span.through - tapes.utc_ns(2016, 1, 2)) // (365 * DAY)
-        for one in crawl.events
-        if isinstance(one, Replaced)
+        2016 + (event.span.through - tapes.utc_ns(2016, 1, 2)) // (365 * DAY)
+        for event in crawl.events
+        if isinstance(event, Replaced)
     ]
 
 

@@ -30,7 +30,7 @@ __all__ = ["started"]
 
 def footers(folder: Path) -> list[Footer]:
     archive = TradeStore(folder)
-    return [archive.footer(one) for one in archive.segments(PAIR)]
+    return [archive.footer(segment) for segment in archive.segments(PAIR)]
 
 
 def excused(folder: Path) -> int:
@@ -58,15 +58,15 @@ def lose(folder: Path, ids: Iterable[int]) -> None:
         lose_of(one, segment, ids)
 
 
-def lose_of(one: Writer, segment: Segment, ids: Iterable[int]) -> None:
-    archive, gone = one.archive, set(ids)
+def lose_of(writer: Writer, segment: Segment, ids: Iterable[int]) -> None:
+    archive, gone = writer.archive, set(ids)
     batches = list(archive.scan(PAIR, segment.range))
     kept = [
         batch.filter(pa.array([each not in gone for each in ids]))
         for batch, ids in ((one, one.column("trade_id").to_pylist()) for one in batches)
     ]
-    one.remove_rollups(segment)
-    staged, path = one.stage(kept, archive.footer(segment))
+    writer.remove_rollups(segment)
+    staged, path = writer.stage(kept, archive.footer(segment))
     archive.store.commit(staged, path)
 
 
@@ -80,7 +80,7 @@ def alone(trades: Sequence[Trade], count: int) -> list[int]:
 
 
 def id_faults(folder: Path) -> list[str]:
-    return [one.text for one in verify(TradeStore(folder), PAIR).faults]
+    return [fault.text for fault in verify(TradeStore(folder), PAIR).faults]
 
 
 def test_what_a_file_lacked_excuses_no_loss_once_it_is_replaced(started: Any) -> None:
@@ -90,10 +90,12 @@ def test_what_a_file_lacked_excuses_no_loss_once_it_is_replaced(started: Any) ->
     one.take_in(csvs.seven_columns(file))
     one.crawl().run(PAIR)
     merged(one.folder)
-    assert [(one.source, one.unasked_jumps) for one in footers(one.folder)] == [("api+csv", 100)]
+    assert [(footer.source, footer.unasked_jumps) for footer in footers(one.folder)] == [
+        ("api+csv", 100)
+    ]
     assert one.upgrade().exit_status == 4
     one.check()
-    assert [one.unasked_jumps for one in footers(one.folder)] == [0]
+    assert [footer.unasked_jumps for footer in footers(one.folder)] == [0]
     [lost] = alone(TRADES, 1)
     lose(one.folder, [lost])
     assert id_faults(one.folder) == [

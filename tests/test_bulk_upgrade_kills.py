@@ -100,7 +100,7 @@ class Begun:
         """All is covered; what is said to be a file's is the file's, all else the exchange's."""
         archive = TradeStore(folder)
         faults = verify(archive, PAIR).faults
-        assert [one for one in faults if (one.path or "").startswith("candles/")] == []
+        assert [fault for fault in faults if (fault.path or "").startswith("candles/")] == []
         assert archive.coverage(PAIR) == self.coverage
         files = [part for _, part in from_files(archive, PAIR)]
         for parts, tape in (

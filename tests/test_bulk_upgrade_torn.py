@@ -115,7 +115,7 @@ def faults(folder: Path) -> list[str]:
     """What `verify` finds of a replacement."""
     report = prove(TradeStore(folder), PAIR)
     assert bool(report.digests) == (not report.faults)
-    return [one.text for one in report.faults if one.path == NOTE]
+    return [fault.text for fault in report.faults if fault.path == NOTE]
 
 
 def test_a_torn_replacement_is_told_by_everyone_who_tells_of_a_tape(left: Left) -> None:

@@ -169,7 +169,9 @@ def test_every_turn_of_every_zone_is_seen() -> None:
             continue
         until_ = min(until, changes[-1][0])
         seen = turns(ZoneInfo.from_file(BytesIO(zone_file(name))), since, until_)
-        assert seen[1:] == [Turn(*one) for one in changes if since < one[0] <= until_], name
+        assert seen[1:] == [Turn(*change) for change in changes if since < change[0] <= until_], (
+            name
+        )
 
 
 @st.composite
@@ -246,7 +248,7 @@ def test_hours_and_less_are_never_longer_or_shorter_in_berlin(
 ) -> None:
     width = {"1h": 1, "30m": 1 / 2, "1m": 1 / 60}[interval]
     found = opens(interval, "Europe/Berlin", day, next_day)
-    assert (len(found), {round(one, 9) for one in hours(found)}) == (
+    assert (len(found), {round(hour, 9) for hour in hours(found)}) == (
         round(many / width),
         {round(width, 9)},
     )
@@ -379,7 +381,7 @@ def test_sql_numbers_and_opens_as_python_does(
         "FROM (SELECT make_timestamp_ns(unnest($1::BIGINT[])) AS time)",
         [stamps],
     ).fetchall()
-    assert rows == [(grid.number(one), grid.opens(grid.number(one))) for one in stamps]
+    assert rows == [(grid.number(stamp), grid.opens(grid.number(stamp))) for stamp in stamps]
 
 
 # --- what roll-ups may serve ---------------------------------------------------------------------

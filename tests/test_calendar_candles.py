@@ -55,7 +55,7 @@ def test_candles_at_the_turns_of_clocks_are_the_oracles(
     rows = tape(times)
     archive = hold(TradeStore(tmp_path), [(Range(times[0] - 1, rows[-1][1]), rows)])
     truth = oracle.candles_between(rows, times)
-    shown = [one for one in times if truth[0]["time"] <= one <= truth[-1]["time"]]
+    shown = [time for time in times if truth[0]["time"] <= time <= truth[-1]["time"]]
     truth = oracle.filled(truth, shown, fill)
     if fill == "kraken":
         truth = [one | {"vwap": oracle.truncated(one["vwap"], 10)} for one in truth]

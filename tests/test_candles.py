@@ -248,7 +248,9 @@ class Vanishing(TradeStore):
     """An archive whose files go between every listing and the reading."""
 
     def pieces(self, pair: str, span: Range = EVERYTHING) -> list[Piece]:
-        gone = [one.segment._replace(path=one.segment.path + "x") for one in super().pieces(pair)]
+        gone = [
+            piece.segment._replace(path=piece.segment.path + "x") for piece in super().pieces(pair)
+        ]
         return [Piece(one, one.range) for one in gone if span]
 
 
@@ -538,7 +540,7 @@ def test_batches_are_the_relation_in_pieces(made_archives: dict[str, TradeStore]
 
 def test_an_answer_without_candles_still_has_its_columns(holed: TradeStore) -> None:
     batches = list(candle_batches(holed, ask(span=Range(0, 1))))
-    assert [(one.num_rows, tuple(one.schema.names)) for one in batches] == [(0, PLAIN)]
+    assert [(batch.num_rows, tuple(batch.schema.names)) for batch in batches] == [(0, PLAIN)]
 
 
 def test_a_question_larger_than_its_memory_spills_and_leaves_nothing_behind(
@@ -552,7 +554,10 @@ def test_a_question_larger_than_its_memory_spills_and_leaves_nothing_behind(
     span = Range(0, START + 400_000 * SECOND)
     archive = hold(TradeStore(tmp_path / "data"), [(span, [trade(0, "5")])])
     question = ask("100ms", fill="previous")
-    rows = sum(one.num_rows for one in candle_batches(archive, question, memory_limit="200MB"))
+    rows = sum(
+        candle_batch.num_rows
+        for candle_batch in candle_batches(archive, question, memory_limit="200MB")
+    )
     gc.collect()
     assert (rows, list(here.iterdir()), list(spill.iterdir())) == (4_000_000, [], [])
 

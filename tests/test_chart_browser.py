@@ -160,8 +160,8 @@ def test_a_crosshair_stands_at_the_mouse(archive: harvester.Archive, look: Any) 
     seen = look(archive.chart("XBT/USD", "1h"), script)
     assert nothing_wrong(seen)
     lines, x, y = seen.told
-    upright = [one for one in lines if one[0] == one[1]]
-    level = [one for one in lines if one[2] == one[3]]
+    upright = [line for line in lines if line[0] == line[1]]
+    level = [line for line in lines if line[2] == line[3]]
     assert [one[0] for one in upright] == [pytest.approx(x, abs=1)] * len(upright)
     assert [one[2] for one in level] == [pytest.approx(y, abs=1)] * len(level)
     assert upright

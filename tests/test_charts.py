@@ -125,7 +125,7 @@ def test_what_is_not_fetched_is_shaded_named_and_told(tmp_path: Path) -> None:
     chart = held(tmp_path / "data", parts).chart("XBT/USD", "1h")
     [shade] = chart.figure.layout.shapes
     assert (shade.x0, shade.x1) == ("2020-09-15T00:00:00.000000", "2020-09-17T00:00:00.000000")
-    assert [one.text for one in chart.figure.layout.annotations] == [
+    assert [annotation.text for annotation in chart.figure.layout.annotations] == [
         "not downloaded: 2020-09-15 to 2020-09-17"
     ]
     assert chart.notes == ("not downloaded: 2020-09-15 to 2020-09-17",)
@@ -144,7 +144,7 @@ def test_what_was_asked_for_by_since_and_until_is_a_hole_where_it_is_not_held(
     archive = held(tmp_path / "data", [(days(2, 3), [at(50)])])
     chart = archive.chart("XBT/USD", "1h", since="2020-09-14", until="2020-09-18T12:00")
     assert chart.title == "XBT/USD, 1h candles, 2020-09-14 to 2020-09-18 12:00 (UTC)"
-    assert [one.text for one in chart.figure.layout.annotations] == [
+    assert [annotation.text for annotation in chart.figure.layout.annotations] == [
         "not downloaded: 2020-09-14 to 2020-09-16",
         "not downloaded: 2020-09-17 to 2020-09-18 12:00",
     ]

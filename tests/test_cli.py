@@ -203,8 +203,8 @@ def test_runs_are_on_record_with_what_they_came_to(harvester: Any) -> None:
     harvester("verify", "--repair", "-q")
     run = harvester("status", "--runs", "--json")
     told = [
-        (one["command"], one["state"], one["exit_status"], one["trades"], one["calls"])
-        for one in json.loads(run.out)
+        (load["command"], load["state"], load["exit_status"], load["trades"], load["calls"])
+        for load in json.loads(run.out)
     ]
     # A repair that finds nothing to mend is no run; nine pages, the clock and the pairs are calls.
     assert [line[:4] for line in told] == [

@@ -32,9 +32,9 @@ def help_of(name: str) -> str:
 
 def all_options() -> Iterator[tuple[str, click.Option]]:
     for name in NAMES:
-        for one in load_command(name).params:
-            if isinstance(one, click.Option):
-                yield name, one
+        for param in load_command(name).params:
+            if isinstance(param, click.Option):
+                yield name, param
 
 
 def test_the_page_is_what_the_commands_say() -> None:
@@ -95,7 +95,9 @@ def test_the_help_of_the_program_imports_no_command() -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_every_command_shows_an_example_that_it_takes(name: str) -> None:
-    lines = [one for one in help_of(name).splitlines() if one.startswith("  Example: ")]
+    lines = [
+        splitline for splitline in help_of(name).splitlines() if splitline.startswith("  Example: ")
+    ]
     assert lines
     for line in lines:
         words = shlex.split(line.removeprefix("  Example: "))
@@ -126,10 +128,10 @@ def test_the_variables_of_options_are_told_where_they_stand() -> None:
         pass
 
     told = {
-        variable: one.opts[0]
-        for one in any_command.params
-        if isinstance(one, click.Option)
-        for variable in re.findall(r"HARVESTER_\w+", one.help or "")
+        variable: param.opts[0]
+        for param in any_command.params
+        if isinstance(param, click.Option)
+        for variable in re.findall(r"HARVESTER_\w+", param.help or "")
     }
     assert told == {
         "HARVESTER_DATA": "--data",

@@ -150,7 +150,7 @@ def test_days_that_do_not_agree_are_said_though_it_is_quiet(run: Any, tmp_path: 
 
 
 def test_a_dry_run_counts_what_came_from_files(imported: Any, exchange: Exchange) -> None:
-    calls = len([one for one in exchange.calls if one.path.endswith("Trades")])
+    calls = len([call for call in exchange.calls if call.path.endswith("Trades")])
     plain = json.loads(imported("backfill", "XBTUSD", "--dry-run", "--json").stdout)
     done = imported("backfill", "XBTUSD", "--upgrade", "--dry-run", "--rate", "1", "--json")
     [pair] = json.loads(done.stdout)["pairs"]
@@ -165,7 +165,7 @@ def test_a_dry_run_counts_what_came_from_files(imported: Any, exchange: Exchange
         "from_files": pair["from_files"],
     }
     assert 3_900 < pair["from_files"] <= 4_000
-    assert len([one for one in exchange.calls if one.path.endswith("Trades")]) == calls
+    assert len([call for call in exchange.calls if call.path.endswith("Trades")]) == calls
     table = imported("backfill", "XBTUSD", "--upgrade", "--dry-run").stdout.splitlines()
     assert table[0].split("  ")[-1] == "from files"
     assert table[-1].split()[-1] == f"{pair['from_files']:,}"

@@ -206,7 +206,7 @@ def test_candles_are_the_closed_ones_and_the_running_one() -> None:
     with Exchange([MARKET], clock=Clock(trades[-1].true_ns)) as exchange:
         candles = run(exchange.url, lambda client: client.candles(PAIR, 21600))
         assert exchange.calls[-1].params == {"pair": "XXBTZUSD", "interval": "21600"}
-    assert [(one.count, one.open, one.close) for one in candles] == [
+    assert [(candle.count, candle.open, candle.close) for candle in candles] == [
         (60, Decimal(trades[0].price), Decimal(trades[-1].price))
     ]
 
@@ -215,7 +215,10 @@ def test_candles_are_asked_for_again_as_pages_are() -> None:
     told = Told()
     with Exchange([MARKET], faults=Faults(elsewhere={"OHLC": ["busy"]})) as exchange:
         candles = run(exchange.url, lambda client: client.candles(PAIR, 21600), told)
-    assert (told.waits, sum(one.count for one in candles)) == ([("XBTUSD", "EService:Busy")], 60)
+    assert (told.waits, sum(candle.count for candle in candles)) == (
+        [("XBTUSD", "EService:Busy")],
+        60,
+    )
 
 
 @pytest.mark.parametrize("call", ["candles", "weekly_counts"])
@@ -448,7 +451,9 @@ def test_what_a_pair_was_asked_can_be_seen() -> None:
     with faulty(["rate_limit"]) as exchange:
         state = asyncio.run(session(exchange.url))
     assert state == PaceState("XBTUSD", 10, 20, 2, 1, "", 0, 4)
-    assert [(one.rate, one.waiting) for one in told] == [(10, "EAPI:Rate limit exceeded")]
+    assert [(pace_state.rate, pace_state.waiting) for pace_state in told] == [
+        (10, "EAPI:Rate limit exceeded")
+    ]
 
 
 def test_no_more_calls_are_in_flight_than_places() -> None:

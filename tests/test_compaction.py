@@ -66,7 +66,7 @@ def test_no_segment_is_merged_twice_and_none_alone(
     segments, rows = laid_out(parts)
     runs = groups(segments, rows.__getitem__, every=every)
     merged = [one for run in runs for one in run]
-    assert merged == [one for one in segments if one in merged]
+    assert merged == [segment for segment in segments if segment in merged]
     assert all(len(run) > 1 for run in runs)
 
 
@@ -78,12 +78,12 @@ def test_what_was_merged_is_not_merged_again(parts: list[tuple[int, int, int]]) 
     runs = groups(segments, rows.__getitem__, every=True)
     first = {run[0]: run for run in runs}
     inner = {one for run in runs for one in run[1:]}
-    for one in segments:
-        if one in first:
-            span = Range(one.range.after, first[one][-1].range.through)
-            wide[one._replace(range=span)] = sum(rows[part] for part in first[one])
-        elif one not in inner:
-            wide[one] = rows[one]
+    for segment in segments:
+        if segment in first:
+            span = Range(segment.range.after, first[segment][-1].range.through)
+            wide[segment._replace(range=span)] = sum(rows[part] for part in first[segment])
+        elif segment not in inner:
+            wide[segment] = rows[segment]
     assert groups(wide, wide.__getitem__, every=True) == []
 
 
@@ -126,7 +126,7 @@ def merged_nightly(nights: list[int]) -> tuple[list[int], int, int]:
     files, written, most = [], 0, 0
     for count in nights:
         files.append(count)
-        segments, rows = laid_out([(0, 0, one) for one in files])
+        segments, rows = laid_out([(0, 0, file) for file in files])
         for run in reversed(groups(segments, rows.__getitem__)):
             first, total = segments.index(run[0]), sum(rows[one] for one in run)
             files[first : first + len(run)] = [total]

@@ -248,7 +248,9 @@ def test_confirmed_jumps_are_recorded(tmp_path: Path) -> None:
     with serve(market) as exchange:
         Crawl(exchange.url, tmp_path).only("XBTUSD")
     archive = TradeStore(tmp_path)
-    jumps = [jump for one in archive.segments("XBTUSD") for jump in archive.footer(one).jumps]
+    jumps = [
+        jump for segment in archive.segments("XBTUSD") for jump in archive.footer(segment).jumps
+    ]
     first = trades[0].trade_id or 0
     assert jumps == [(first + 499, first + 502), (first + 1_699, first + 1_701)]
 

@@ -127,11 +127,11 @@ def test_a_disk_that_fails_while_the_exchange_is_waited_for_ends_the_crawl_with_
     market = tapes.market(tapes.xbtusd_like(2_000, 21))
     commit, calls = Writer.commit, []
 
-    def full(one: Writer, *given: Any) -> list[Segment]:
-        calls.append(one)
+    def full(writer: Writer, *given: Any) -> list[Segment]:
+        calls.append(writer)
         if len(calls) == 1:
             raise ArchiveUnwritable("the disk is full")
-        return commit(one, *given)
+        return commit(writer, *given)
 
     monkeypatch.setattr(Writer, "commit", full)
     options = {"archive.flush_s": 0.02}

@@ -95,7 +95,8 @@ def most_at_once(market: Market) -> int:
     """How many trades lie within the longest span that pages overlap by."""
     stamps = [trade.true_ns for trade in market.trades]
     return max(
-        (sum(at - WINDOW_NS <= one <= at + WINDOW_NS for one in stamps) for at in stamps), default=0
+        (sum(at - WINDOW_NS <= stamp <= at + WINDOW_NS for stamp in stamps) for at in stamps),
+        default=0,
     )
 
 

@@ -27,8 +27,8 @@ def naive(size: int, amounts: list[int], got: int) -> list[int]:
 def as_limbs(numbers: list[int]) -> Int64s:
     """As `sums.product` makes them: three limbs of 30 bits, and what is above them."""
     mask = (1 << 30) - 1
-    limbs = [[one >> 30 * i & mask for one in numbers] for i in range(3)]
-    return np.array([*limbs, [one >> 90 for one in numbers]])
+    limbs = [[number >> 30 * i & mask for number in numbers] for i in range(3)]
+    return np.array([*limbs, [number >> 90 for number in numbers]])
 
 
 def reaching(size: int, amounts: list[int], got: int) -> list[int]:

@@ -53,17 +53,17 @@ class Held(NamedTuple):
     true: list[Made]
 
 
-def row(one: Made, tie: int = 0) -> oracle.Row:
-    stamp = one.minute * MINUTE + (0 if one.is_opening else INSIDE)
-    return (None, stamp, tie, Decimal(one.price), Decimal(one.volume), "buy", "market", "")
+def row(made: Made, tie: int = 0) -> oracle.Row:
+    stamp = made.minute * MINUTE + (0 if made.is_opening else INSIDE)
+    return (None, stamp, tie, Decimal(made.price), Decimal(made.volume), "buy", "market", "")
 
 
 def rows(tape: Sequence[Made]) -> list[oracle.Row]:
     found: list[oracle.Row] = []
-    for one in tape:
-        new = row(one)
+    for made in tape:
+        new = row(made)
         tie = found[-1][2] + 1 if found and found[-1][1] == new[1] else 0
-        found.append(row(one, tie))
+        found.append(row(made, tie))
     return found
 
 
@@ -120,7 +120,7 @@ def best(tape: Sequence[Made], compared: Sequence[int], is_equal: IsEqual) -> se
         is_equal: whether a minute of some trades is the exchange's.
     """
     openings = {
-        minute: [one for one in tape if one.minute == minute and one.is_opening]
+        minute: [made for made in tape if made.minute == minute and made.is_opening]
         for minute in range(MINUTES.start - 1, MINUTES.stop + 2)
     }
     asked = [
@@ -134,7 +134,7 @@ def best(tape: Sequence[Made], compared: Sequence[int], is_equal: IsEqual) -> se
         differing = ours = at_edge = 0
         for minute in compared:
             out, into = given.get(minute, 0), given.get(minute + 1, 0)
-            inside = [one for one in tape if one.minute == minute and not one.is_opening]
+            inside = [made for made in tape if made.minute == minute and not made.is_opening]
             some = [*openings[minute][out:], *inside, *openings[minute + 1][:into]]
             ours += len(some)
             if not is_equal(minute, some):
@@ -148,7 +148,7 @@ def best(tape: Sequence[Made], compared: Sequence[int], is_equal: IsEqual) -> se
 
 def holds(report: IntervalReport, outcomes: set[Outcome]) -> bool:
     told = (report.differing, report.ours, report.at_edge)
-    return told in {(one.differing, one.ours, one.at_edge) for one in outcomes}
+    return told in {(outcome.differing, outcome.ours, outcome.at_edge) for outcome in outcomes}
 
 
 def values(some: Sequence[Made]) -> tuple[Decimal, ...] | None:
@@ -160,7 +160,7 @@ def values(some: Sequence[Made]) -> tuple[Decimal, ...] | None:
 
 
 def happened(true: Sequence[Made], minute: int) -> list[Made]:
-    return [one for one in true if one.true == minute]
+    return [made for made in true if made.true == minute]
 
 
 class OneByOne(LocalCandleReader):
@@ -264,7 +264,7 @@ def test_of_the_exchanges_as_few_candles_differ_as_can_be_with_each_trade_counte
     shown = range(FIRST - 1 + skipped, MINUTES.stop)
     theirs = [printed(true, minute, happened(true, minute)) for minute in shown]
     report = compare_interval(LocalCandleReader(archive, "XBTUSD", 1), [span], 1, theirs)
-    known = {one.time_ns // MINUTE: one for one in theirs}
+    known = {their.time_ns // MINUTE: their for their in theirs}
     outcomes = best(
         tape,
         shown[:-1],

@@ -402,10 +402,10 @@ def test_ohlc_and_the_oracle_agree(minutes: int) -> None:
     assert [_kraken_form(one) for one in made[-721:]] == shown
 
 
-def _kraken_form(one: oracle.Candle) -> list[object]:
-    prices = [one[name] for name in ("open", "high", "low", "close")]
-    vwap = oracle.truncated(one["vwap"], 1)
-    return [one["time"] // SECOND_NS, *prices, vwap, one["volume"], one["count"]]
+def _kraken_form(candle: oracle.Candle) -> list[object]:
+    prices = [candle[name] for name in ("open", "high", "low", "close")]
+    vwap = oracle.truncated(candle["vwap"], 1)
+    return [candle["time"] // SECOND_NS, *prices, vwap, candle["volume"], candle["count"]]
 
 
 @pytest.mark.parametrize(

@@ -102,7 +102,7 @@ def test_a_clock_that_the_newest_trade_contradicts_is_no_success(
         assert outcome.exit_status == 3
         assert f"clock says {show(said_ns)}" in str(outcome.error)
         last_ns = TradeStore(tmp_path).coverage("XBTUSD")
-        assert is_held or all(one.through <= said_ns for one in last_ns)
+        assert is_held or all(last_n.through <= said_ns for last_n in last_ns)
         exchange.times = 0
         assert crawl(exchange, tmp_path).exit_status == 0
     assert tape_of(tmp_path, "XBTUSD") == all_settled()

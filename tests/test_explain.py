@@ -42,9 +42,9 @@ def archive(tmp_path_factory: pytest.TempPathFactory) -> TradeStore:
         (path / "pairs.json").write_text(json.dumps({PAIR: {"altname": PAIR}}))
         made = hold(TradeStore(path), cut(BUSY, [0, BUSY[1499][1], LAST]))
         rolled(made)
-        for one in made.rollups(PAIR):
-            if one.segment_path == made.segments(PAIR)[1].path:
-                (made.root / one.path).unlink()
+        for rollup in made.rollups(PAIR):
+            if rollup.segment_path == made.segments(PAIR)[1].path:
+                (made.root / rollup.path).unlink()
         return made
 
 
@@ -59,7 +59,7 @@ def profiled(sql: str, path: Path) -> list[dict[str, Any]]:
         found = [operator] if operator["type"] == "TABLE_SCAN" else []
         return found + [scan for child in operator.get("children", []) for scan in scans(child)]
 
-    return [scan for one in json.loads(path.read_text())["operator"] for scan in scans(one)]
+    return [scan for load in json.loads(path.read_text())["operator"] for scan in scans(load)]
 
 
 @pytest.mark.parametrize("fill", FILLS)
@@ -171,8 +171,8 @@ def test_the_command_tells_it_as_json(archive: TradeStore) -> None:
         "interval": "1h",
         "span": list(EVERYTHING),
         "reads": [
-            {"level": one.level, "file": one.file, "span": list(one.span), "rows": one.rows}
-            for one in told.reads
+            {"level": read.level, "file": read.file, "span": list(read.span), "rows": read.rows}
+            for read in told.reads
         ],
         "carried": None,
         "totals": [

@@ -202,9 +202,9 @@ def test_a_float_is_the_one_nearest_to_the_decimal(digits: str) -> None:
 # --- LEAN ----------------------------------------------------------------------------------------
 
 
-def line(one: oracle.Candle, when: str) -> str:
+def line(candle: oracle.Candle, when: str) -> str:
     names = ("open", "high", "low", "close", "volume")
-    figures = [format(one[name].normalize(), "f") for name in names]
+    figures = [format(candle[name].normalize(), "f") for name in names]
     return ",".join([when, *figures]) + "\n"
 
 
@@ -346,7 +346,9 @@ def test_any_type_of_duckdbs_is_written_exactly(
     )
     rows = [{"x": in_json, "y": "y"}] * 2
     assert json.loads(written(query, "json", tmp_path)) == rows
-    assert [json.loads(one) for one in written(query, "jsonl", tmp_path).splitlines()] == rows
+    assert [
+        json.loads(splitline) for splitline in written(query, "jsonl", tmp_path).splitlines()
+    ] == rows
 
 
 @pytest.mark.parametrize("form", ["parquet", "arrow"])

@@ -170,7 +170,7 @@ def test_of_many_rounded_volumes_the_one_that_is_wrong_is_found(tmp_path: Path) 
     path = tmp_path / "XBTUSD_60.csv"
     path.write_bytes(text(rows))
     found = only(held(tmp_path), str(path))
-    assert [(one.time_ns, one.field) for one in found.differences] == [
+    assert [(difference.time_ns, difference.field) for difference in found.differences] == [
         (int(rows[place][0]) * 10**9, "volume")
     ]
 

@@ -352,7 +352,7 @@ def test_an_empty_member_of_a_quarter_is_covered_and_empty(
         name += ".zip"
     plan = command(name, "--dry-run", "--json")
     assert plan.status == 0
-    assert [(one["pair"], one["layout"]) for one in plan.reports] == [
+    assert [(report["pair"], report["layout"]) for report in plan.reports] == [
         ("ETHUSD", "time,price,volume without header"),
         ("XBTUSD", "no rows"),
     ]
@@ -362,7 +362,7 @@ def test_an_empty_member_of_a_quarter_is_covered_and_empty(
     assert covered == Range((Q3[0] + 1) * SECOND - 1, (Q3[1] - 1) * SECOND - 1)
     assert command.other("verify").status == 0
     again = command(name, "--json")
-    assert (again.status, [one["kept"]["rows"] for one in again.reports]) == (0, [0, 0])
+    assert (again.status, [report["kept"]["rows"] for report in again.reports]) == (0, [0, 0])
 
 
 def test_an_empty_file_of_which_nothing_is_known_covers_nothing(
@@ -392,7 +392,7 @@ def test_one_bad_file_hides_no_other_from_a_dry_run(command: Any, tmp_path: Path
     members = {"ETHUSD.csv": b"<html>", "XBTUSD.csv": lines(*regular(START_S, START_S + 600, 60))}
     csvs.packed(tmp_path / "K.zip", members)
     done = command("K.zip", "--dry-run", "--json")
-    assert (done.status, [one["rows"] for one in done.reports]) == (2, [0, 10])
+    assert (done.status, [report["rows"] for report in done.reports]) == (2, [0, 10])
     assert done.reports[0]["error"].startswith("K.zip:ETHUSD.csv holds no trades")
 
 
@@ -411,4 +411,4 @@ def test_files_of_one_delisted_pair_are_imported_together(command: Any, tmp_path
         (tmp_path / name).mkdir()
         (tmp_path / name / "OLDUSD.csv").write_bytes(lines(*regular(since, since + 6_000, 60)))
     done = command("a", "b", "--json")
-    assert [one["kept"]["rows"] for one in done.reports] == [98, 98]
+    assert [report["kept"]["rows"] for report in done.reports] == [98, 98]

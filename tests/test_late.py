@@ -104,7 +104,7 @@ def test_a_trade_that_is_late_by_more_than_settle_is_on_record_as_a_jump(tmp_pat
         json.loads(pq.read_metadata(file).metadata[b"harvester.jumps"])
         for file in sorted(tmp_path.glob("trades/**/*.parquet"))
     ]
-    assert [each for one in jumps for each in one] == [[number - 1, number + 1]]
+    assert [each for jump in jumps for each in jump] == [[number - 1, number + 1]]
     kept = [row[0] for row in tape_of(tmp_path, "XBTUSD")]
     assert kept == [row[0] for row in shown_by(clock) if row[0] != number]
     assert verify(TradeStore(tmp_path), "XBTUSD").jumps == 1
@@ -162,7 +162,7 @@ def test_coverage_of_time_that_is_still_to_come_is_said(tmp_path: Path) -> None:
 def test_a_trade_of_the_future_is_no_end_of_the_tape(tmp_path: Path) -> None:
     """Believed, it would end the crawl there, and all behind it would be lost."""
     rows = tapes.xbtusd_like(3_000, 5)
-    literals = [f"{one.true_ns // 1000 / 10**6:.6f}" for one in rows]
+    literals = [f"{row.true_ns // 1000 / 10**6:.6f}" for row in rows]
     future_s = rows[-1].true_ns // SECOND_NS + 40 * 86_400
     literals[500] = f"{future_s}.5"
     market = Market(trades=rows, literals=literals)

@@ -137,7 +137,10 @@ def test_a_backfill_of_all_that_is_listed_adds_nothing_of_another_market(
 def test_a_backfill_of_all_that_is_listed_goes_on_with_the_old_market(nights: Nights) -> None:
     relist(nights, old_as="LUNCUSD")
     outcomes = backfilled(nights, PairSelection(everything=True))
-    assert {one.pair: one.error for one in outcomes} == {"LUNAUSD": None, "XBTUSD": None}
+    assert {outcome.pair: outcome.error for outcome in outcomes} == {
+        "LUNAUSD": None,
+        "XBTUSD": None,
+    }
     assert nights.tape("LUNAUSD") == until(OLD, nights.settled_ns)
 
 
@@ -192,7 +195,9 @@ def test_two_markets_that_swapped_names_go_on_each_in_its_folder() -> None:
     first, second = Pair(altname="AUSD", key="1"), Pair(altname="BUSD", key="2")
     listed = {"AUSD": Pair(altname="AUSD", key="2"), "BUSD": Pair(altname="BUSD", key="1")}
     market = Known(listed, {"AUSD": first, "BUSD": second}, ["AUSD", "BUSD"])
-    assert [(one.pair.altname, one.pair.key, one.renamed_to) for one in targets([], market)] == [
+    assert [
+        (target.pair.altname, target.pair.key, target.renamed_to) for target in targets([], market)
+    ] == [
         ("AUSD", "1", "BUSD"),
         ("BUSD", "2", "AUSD"),
     ]
@@ -225,8 +230,11 @@ def mixed(folder: Path, *keys: str) -> TradeStore:
 def keys_on_disk(archive: TradeStore) -> list[tuple[int, str]]:
     """The length and the key of each segment."""
     return [
-        (one.range.through - one.range.after, msgspec.json.decode(archive.footer(one).pair)["key"])
-        for one in archive.segments("LUNAUSD")
+        (
+            segment.range.through - segment.range.after,
+            msgspec.json.decode(archive.footer(segment).pair)["key"],
+        )
+        for segment in archive.segments("LUNAUSD")
     ]
 
 

@@ -113,9 +113,9 @@ def test_a_copy_is_equal_in_every_candle_that_can_be_compared(tmp_path: Path) ->
                 return await Comparer(client, TradeStore(tmp_path)).compare(MADE_PAIR)
 
         report = asyncio.run(compare())
-    assert [one.differing for one in report.intervals] == [0] * len(INTERVALS_MIN)
+    assert [interval.differing for interval in report.intervals] == [0] * len(INTERVALS_MIN)
     # 720 candles where ten days have as many; the running one is skipped.
-    found = {one.minutes: one.compared for one in report.intervals}
+    found = {interval.minutes: interval.compared for interval in report.intervals}
     assert found == dict.fromkeys((1, 5, 15), 720) | {30: 480, 60: 240, 240: 60, 1440: 10} | {
         10080: 2,
         21600: 1,

@@ -54,7 +54,7 @@ class Run:
     def printed(self) -> list[str]:
         """What the cells of the notebook sent to stderr; a warning would stand there."""
         outputs = chain.from_iterable(cell.outputs for cell in code(self.notebook))
-        return [one["text"] for one in outputs if one.get("name") == "stderr"]
+        return [output["text"] for output in outputs if output.get("name") == "stderr"]
 
 
 @pytest.fixture(autouse=True)
@@ -124,7 +124,7 @@ def test_beyond_720_finds_all_values_equal_on_the_overlap(
     assert Decimal(ours[6]) == Decimal(theirs[6]) == sum(row["volume"] for row in minute)
     seconds = [int(row["at"].timestamp()) for row in tape]
     assert held == {
-        name: len({one // width for one in seconds})
+        name: len({second // width for second in seconds})
         for name, width in {
             "1s": 1, "1m": 60, "5m": 300, "7m": 420, "15m": 900, "90m": 5400,
         }.items()

@@ -32,13 +32,13 @@ def paces(rate: float, most_in_flight: int = 100, wait_s: float = 5) -> Paces:
     return Paces(rate, wait_s, most_in_flight, no_jitter)
 
 
-def starts(one: Pace, gaps: list[float]) -> list[float]:
+def starts(pace: Pace, gaps: list[float]) -> list[float]:
     """When requests start that are wished for after these gaps, one after the other."""
     now, made = 100.0, []
     for gap in gaps:
         now += gap
-        now += one.delay_s(now)
-        one.start(now)
+        now += pace.delay_s(now)
+        pace.start(now)
         made.append(now)
     return made
 
@@ -84,11 +84,11 @@ def test_no_limit_never_waits() -> None:
 # A refusal.
 
 
-def refused_at(one: Pace, now: float, wait_s: float | None = None) -> float:
+def refused_at(pace: Pace, now: float, wait_s: float | None = None) -> float:
     """A call that is refused at once; returns how long nothing is asked for then."""
-    one.start(now)
-    one.refused(now, now, "no", wait_s)
-    return one.delay_s(now)
+    pace.start(now)
+    pace.refused(now, now, "no", wait_s)
+    return pace.delay_s(now)
 
 
 def test_a_refusal_is_waited_out_and_halves_the_rate() -> None:

@@ -154,7 +154,7 @@ def test_a_time_is_its_literal_and_no_float(literal: str, stamp: int) -> None:
     ],
 )
 def test_the_unit_is_that_of_the_last_decimal_printed(literals: list[str], unit: int) -> None:
-    assert decode_page(body(*(row(time=one) for one in literals))).unit_ns == unit
+    assert decode_page(body(*(row(time=literal) for literal in literals))).unit_ns == unit
 
 
 # A JSON number as a person or a program might print it.
@@ -459,13 +459,13 @@ def test_a_captured_page_decodes_to_the_numbers_that_json_reads(name: str) -> No
     ]
     assert got == [
         (
-            exactly(Decimal(one[0])),
-            exactly(Decimal(one[1])),
-            int(Decimal(one[2]) * 10**9),
-            {"b": "buy", "s": "sell"}[one[3]],
-            {"m": "market", "l": "limit"}[one[4]],
-            one[5],
-            int(one[6]) if len(one) > 6 else None,
+            exactly(Decimal(row[0])),
+            exactly(Decimal(row[1])),
+            int(Decimal(row[2]) * 10**9),
+            {"b": "buy", "s": "sell"}[row[3]],
+            {"m": "market", "l": "limit"}[row[4]],
+            row[5],
+            int(row[6]) if len(row) > 6 else None,
         )
-        for one in rows
+        for row in rows
     ]

@@ -212,8 +212,8 @@ def test_pairs_of_2025_are_read_with_their_decimals() -> None:
     result = captured("assetpairs_2025_few.json")
     pairs = read_pairs(raw(result))
     assert [
-        (one.key, one.wsname, one.pair_decimals, one.tick_size, one.status, one.base)
-        for one in pairs.values()
+        (pair.key, pair.wsname, pair.pair_decimals, pair.tick_size, pair.status, pair.base)
+        for pair in pairs.values()
     ] == [
         (key, e["wsname"], e["pair_decimals"], e["tick_size"], e["status"], e["base"])
         for key, e in result.items()

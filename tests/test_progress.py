@@ -345,7 +345,7 @@ def test_steps_are_told_as_json_once_a_second_and_at_their_end(
     for done in (1, 2, 3):
         lines.tell(Step("XBTUSD", done, 3, "months"))
     step: dict[str, Any] = {"event": "step", "time": "2024-01-01T00:00:00Z", "pair": "XBTUSD"}
-    assert [json.loads(one) for one in capsys.readouterr().err.splitlines()] == [
+    assert [json.loads(splitline) for splitline in capsys.readouterr().err.splitlines()] == [
         step | {"done": done, "of": 3, "unit": "months"} for done in (1, 3)
     ]
 
@@ -360,7 +360,9 @@ def test_json_lines_have_stable_names(capsys: pytest.CaptureFixture[str]) -> Non
         lines.tell(PageRead("XBTUSD", 1000 * page, page, JANUARY + page * DAY))
     clock.now_s = 30
     lines.tell(BackfillResult("XBTUSD", 3_000, 3, MONTH, [], ExchangeUnreachable("XBTUSD: no")))
-    told: list[dict[str, Any]] = [json.loads(one) for one in capsys.readouterr().err.splitlines()]
+    told: list[dict[str, Any]] = [
+        json.loads(splitline) for splitline in capsys.readouterr().err.splitlines()
+    ]
     assert [one["event"] for one in told] == [
         "begun",
         "started",

@@ -532,7 +532,7 @@ def test_the_command_tells_all_of_it_as_json(nights: Nights) -> None:
     rows = until(XBT, nights.settled_ns)
     pages = nights.exchange.pages("XBTUSD")
     seconds = [report.pop("seconds"), report["pairs"][0].pop("seconds")]
-    assert all(isinstance(one, float) and one >= 0 for one in seconds)
+    assert all(isinstance(second, float) and second >= 0 for second in seconds)
     assert (done.status, done.err) == (0, "")
     assert report == {
         "exit_status": 0,

@@ -129,7 +129,8 @@ class Ran:
     def asked(self) -> list[tuple[str, str | None, str | None]]:
         """Endpoint, pair and `since` of each call."""
         return [
-            (one.path.rpartition("/")[2], one.pair, one.params.get("since")) for one in self.calls
+            (call.path.rpartition("/")[2], call.pair, call.params.get("since"))
+            for call in self.calls
         ]
 
 
@@ -233,7 +234,9 @@ def test_it_is_caught_with_lines_that_name_file_and_range(mended: Mended) -> Non
     patterns = [pattern for said in mended.said for pattern in said.lines()]
     found = mended.caught.lines[1:]
     assert (mended.caught.status, len(found)) == (4, len(patterns))
-    unsaid = [one for one in patterns if not any(re.fullmatch(one, line) for line in found)]
+    unsaid = [
+        pattern for pattern in patterns if not any(re.fullmatch(pattern, line) for line in found)
+    ]
     assert unsaid == []
 
 

@@ -55,8 +55,8 @@ def rolled(archive: TradeStore, levels: Sequence[str] = LEVELS) -> RolledUp:
 def read_from(archive: TradeStore, **question: Any) -> list[str]:
     """What each piece of an answer is read from, in order."""
     return [
-        "ticks" if one.rollup is None else one.rollup.interval
-        for one in plan(archive, ask(**question)).sources
+        "ticks" if source.rollup is None else source.rollup.interval
+        for source in plan(archive, ask(**question)).sources
     ]
 
 
@@ -171,7 +171,7 @@ def test_any_tape_any_cut_any_span_any_chunk(
     truth = ohlc(plain, question).to_arrow_table()
     assert ohlc(archive, question).to_arrow_table().equals(truth)
     most = 1 + truth.num_rows // parts
-    chunked = [ohlc(archive, one) for one in chunks(archive, plan(archive, question), most)]
+    chunked = [ohlc(archive, chunk) for chunk in chunks(archive, plan(archive, question), most)]
     assert pa.concat_tables([one.to_arrow_table() for one in chunked]).equals(truth)
 
 
@@ -236,8 +236,8 @@ def test_a_rollup_of_other_rows_never_serves(tmp_path: Path) -> None:
 def test_a_file_that_is_no_rollup_never_serves(tmp_path: Path) -> None:
     archive = hold(TradeStore(tmp_path), [(Range(0, START), [trade(-1, "5")])])
     rolled(archive)
-    for one in archive.rollups(PAIR):
-        (archive.root / one.path).write_bytes(b"no parquet")
+    for rollup in archive.rollups(PAIR):
+        (archive.root / rollup.path).write_bytes(b"no parquet")
     assert read_from(TradeStore(tmp_path), interval="1h") == ["ticks"]
 
 
@@ -265,7 +265,7 @@ def test_each_segment_has_one_of_its_own_name_and_year(tmp_path: Path) -> None:
     archive = busy_archive(tmp_path)
     assert rolled(archive) == RolledUp(files=4)
     assert rolled(archive) == RolledUp(standing=4)
-    names = {one.path.removeprefix("trades/") for one in archive.segments(PAIR)}
+    names = {segment.path.removeprefix("trades/") for segment in archive.segments(PAIR)}
     found = {
         path.relative_to(tmp_path / "candles") for path in tmp_path.glob("candles/**/*.parquet")
     }
@@ -300,7 +300,7 @@ def test_what_a_crash_left_without_a_segment_is_swept(tmp_path: Path) -> None:
     (archive.root / archive.segments(PAIR)[0].path).unlink()
     with writer(archive, PAIR):
         pass
-    assert [one.interval for one in archive.rollups(PAIR)] == ["1h", "1m"]
+    assert [rollup.interval for rollup in archive.rollups(PAIR)] == ["1h", "1m"]
 
 
 def test_nothing_is_made_from_rows_that_are_not_the_footers(tmp_path: Path) -> None:
@@ -349,7 +349,7 @@ def test_chunks_of_ticks_are_cut_between_buckets(
     rolled(archive)
     files = sorted(tmp_path.glob("candles/interval=1m/**/*.parquet"))
     times = [pq.read_table(path, partitioning=None).column("time").to_pylist() for path in files]
-    assert all(one == sorted(set(one)) for one in times)
+    assert all(time == sorted(set(time)) for time in times)
     assert table(archive, interval="1h", all_columns=True).equals(truth)
 
 

@@ -286,7 +286,7 @@ def test_cron_tries_again_after_status_3_alone_and_tells_a_bad_end(
 ) -> None:
     night = _program(tmp_path)
     [text] = cron(night).values()
-    [line] = [one for one in text.splitlines() if not one.startswith("#")]
+    [line] = [splitline for splitline in text.splitlines() if not splitline.startswith("#")]
     minute, hour, *rest, command = line.split(" ", 5)
     assert (minute, hour, rest) == ("7", "4", ["*", "*", "*"])
     # As cron reads it: a bare % would end the line, and \% is one.

@@ -48,8 +48,8 @@ def checksum(rows: Iterable[Row]) -> str:
 def product(*batches: pa.RecordBatch) -> str:
     """The checksum as the product reckons it."""
     reckoned = RowsChecksum()
-    for one in batches:
-        reckoned.update(one)
+    for batch in batches:
+        reckoned.update(batch)
     return reckoned.hexdigest()
 
 

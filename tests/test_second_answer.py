@@ -85,7 +85,9 @@ def test_a_difference_that_the_second_answer_does_not_repeat_is_none(
 ) -> None:
     report, exchange = compared(whole, {minutes: first_is_wrong(minutes, field)})
     assert (report.differing, report.exit_status) == (0, 0)
-    assert {one.minutes: one.notes for one in report.intervals if one.notes} == {minutes: AGREES}
+    assert {
+        interval.minutes: interval.notes for interval in report.intervals if interval.notes
+    } == {minutes: AGREES}
     assert asked(exchange) == ["OHLC"] * 10
     assert exchange.calls[-1].params["interval"] == str(minutes)
 
@@ -104,7 +106,7 @@ def test_a_difference_that_the_second_answer_repeats_is_reported(whole: TradeSto
     report, exchange = compared(whole, {1440: all_are_wrong(1440)})
     days = of_minutes(report, 1440)
     assert (report.differing, report.exit_status) == (1, 4)
-    assert [(one.time_ns, one.field) for one in days.differences] == [
+    assert [(difference.time_ns, difference.field) for difference in days.differences] == [
         (traded(1440)[0] * 10**9, "volume")
     ]
     assert days.notes == DIFFERS
@@ -120,7 +122,9 @@ def test_each_interval_that_differs_is_asked_for_once_more(whole: TradeStore) ->
             21600: all_are_wrong(21600),
         },
     )
-    assert {one.minutes: one.notes for one in report.intervals if one.notes} == {
+    assert {
+        interval.minutes: interval.notes for interval in report.intervals if interval.notes
+    } == {
         240: DIFFERS,
         1440: AGREES,
         21600: DIFFERS,
@@ -131,7 +135,7 @@ def test_each_interval_that_differs_is_asked_for_once_more(whole: TradeStore) ->
 
 def test_an_interval_that_is_equal_is_asked_for_once(whole: TradeStore) -> None:
     report, exchange = compared(whole, {})
-    assert {one.notes for one in report.intervals} == {()}
+    assert {interval.notes for interval in report.intervals} == {()}
     assert asked(exchange) == ["OHLC"] * 9
 
 
@@ -154,7 +158,7 @@ def test_a_second_answer_without_the_candle_does_not_agree(name: str, whole: Tra
 
     report, _ = compared(whole, {1440: answers})
     days = of_minutes(report, 1440)
-    assert [one.time_ns for one in days.differences] == [traded(1440)[0] * 10**9]
+    assert [difference.time_ns for difference in days.differences] == [traded(1440)[0] * 10**9]
     assert (days.notes, report.exit_status) == (DIFFERS, 4)
     assert days.compared == of_minutes(compared(whole, {})[0], 1440).compared
 
@@ -170,7 +174,9 @@ def test_a_difference_is_reported_though_no_second_answer_comes(whole: TradeStor
     notes = (
         "asked again: no second answer: XBTUSD: the exchange refused: EQuery:Unknown asset pair",
     )
-    assert {one.minutes: one.notes for one in report.intervals if one.notes} == {
+    assert {
+        interval.minutes: interval.notes for interval in report.intervals if interval.notes
+    } == {
         1440: notes,
         10080: notes,
     }

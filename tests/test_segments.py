@@ -46,9 +46,9 @@ def written(
 def read_back(store: LocalStore, path: str, within: Range | None = None) -> list[Any]:
     """The rows of a segment as tuples."""
     found = []
-    for one in read_batches(store, path, within):
-        stamps = [value.value for value in one.column("time")]
-        for row, stamp in zip(one.to_pylist(), stamps, strict=True):
+    for read_batch in read_batches(store, path, within):
+        stamps = [value.value for value in read_batch.column("time")]
+        for row, stamp in zip(read_batch.to_pylist(), stamps, strict=True):
             found.append(tuple({**row, "time": stamp}[name] for name in TRADES.names))
     return found
 

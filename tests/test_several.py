@@ -46,9 +46,9 @@ def partly(path: Path, rows: Sequence[oracle.Row], *, with_rollups: bool) -> Tra
     if with_rollups:
         rolled(archive)
         lacking = archive.segments(PAIR)[3]
-        for one in archive.rollups(PAIR):
-            if one.segment_path == lacking.path:
-                (archive.root / one.path).unlink()
+        for rollup in archive.rollups(PAIR):
+            if rollup.segment_path == lacking.path:
+                (archive.root / rollup.path).unlink()
     return archive
 
 

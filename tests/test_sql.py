@@ -76,7 +76,9 @@ def files_read(connection: duckdb.DuckDBPyConnection, query: str, *params: Any) 
 
 
 def years_of(archive: TradeStore, pair: str, *years: int) -> int:
-    return len([one for one in archive.segments(pair) if one.year in years or not years])
+    return len(
+        [segment for segment in archive.segments(pair) if segment.year in years or not years]
+    )
 
 
 # --- trades --------------------------------------------------------------------------------------
@@ -254,7 +256,11 @@ def test_candles_are_those_of_harvester(
     connection = opened(archive, tmp_path)
     for pair in ("XBTUSD", "ETHEUR"):
         question = CandleQuery(pair, parse_interval(interval), EVERYTHING, all_columns=True)
-        truth = [row for one in candle_batches(archive, question) for row in one.to_pylist()]
+        truth = [
+            row
+            for candle_batch in candle_batches(archive, question)
+            for row in candle_batch.to_pylist()
+        ]
         made = connection.sql("FROM ohlc(?, ?)", params=[pair, interval]).to_arrow_table()
         assert made.column_names == list(CANDLE)
         assert made.to_pylist() == [{name: row[name] for name in CANDLE} for row in truth]

@@ -91,7 +91,7 @@ def test_a_file_that_goes_while_it_is_listed_is_left_out(
         return real(path)
 
     monkeypatch.setattr(os, "scandir", scandir)
-    assert [one.path for one in store.files("trades")] == ["trades/2"]
+    assert [file.path for file in store.files("trades")] == ["trades/2"]
 
 
 def test_a_folder_that_may_not_be_read_is_told(

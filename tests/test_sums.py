@@ -18,8 +18,8 @@ TRADES = st.lists(st.tuples(PRICES, VOLUMES), min_size=1, max_size=20)
 
 def as_limbs(numbers: list[int]) -> Int64s:
     """Numbers below 2**90 as a decimal's words hold them."""
-    low = np.array([one % WORD for one in numbers], dtype=np.uint64).view(np.int64)
-    return aggregate.of_words(low, np.array([one // WORD for one in numbers], dtype=np.int64))
+    low = np.array([number % WORD for number in numbers], dtype=np.uint64).view(np.int64)
+    return aggregate.of_words(low, np.array([number // WORD for number in numbers], dtype=np.int64))
 
 
 def as_numbers(limbs: Int64s) -> list[int]:
@@ -41,7 +41,7 @@ def test_products_are_exact(trades: list[tuple[int, int]]) -> None:
 
 @given(TRADES, st.sets(st.integers(1, 19), max_size=5))
 def test_totals_are_exact(trades: list[tuple[int, int]], cuts: set[int]) -> None:
-    starts = [0, *sorted(one for one in cuts if one < len(trades))]
+    starts = [0, *sorted(cut for cut in cuts if cut < len(trades))]
     made = aggregate.product(
         np.array([price for price, _ in trades]), as_limbs([volume for _, volume in trades])
     )
@@ -60,7 +60,7 @@ def test_as_many_of_the_largest_as_may_be_added_up_are_exact() -> None:
 
 @given(st.lists(st.integers(0, 10**38 - 1), min_size=1, max_size=9))
 def test_words_are_those_of_a_decimal(numbers: list[int]) -> None:
-    limbs = np.array([[one >> 30 * i & (1 << 30) - 1 for one in numbers] for i in range(5)])
+    limbs = np.array([[number >> 30 * i & (1 << 30) - 1 for number in numbers] for i in range(5)])
     words = aggregate.words(limbs)
     kind = pa.decimal128(38, 0)
     made = pa.Array.from_buffers(kind, len(numbers), [None, pa.py_buffer(words)])
@@ -69,5 +69,5 @@ def test_words_are_those_of_a_decimal(numbers: list[int]) -> None:
 
 def test_what_reaches_38_digits_is_found_and_nothing_below() -> None:
     numbers = [10**38 - 1, 10**38, 5, 10**38 + 1, 2**149, 10**38 - 2**90]
-    limbs = np.array([[one >> 30 * i & (1 << 30) - 1 for one in numbers] for i in range(5)])
+    limbs = np.array([[number >> 30 * i & (1 << 30) - 1 for number in numbers] for i in range(5)])
     assert aggregate.too_large(limbs).tolist() == [1, 3, 4]

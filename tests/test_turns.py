@@ -106,7 +106,7 @@ def test_one_that_fails_stops_no_other(tmp_path: Path) -> None:
     with serve(*several, faults=Faults(script=script)) as exchange:
         crawl = Crawl(exchange.url, tmp_path, options={"exchange.jobs": 4})
         outcomes = crawl.run(*(market.altname for market in several))
-    failed = {one.pair: str(one.error) for one in outcomes if one.error is not None}
+    failed = {outcome.pair: str(outcome.error) for outcome in outcomes if outcome.error is not None}
     assert failed == {"ETHUSD": "ETHUSD: the exchange refused: EGeneral:Permission denied"}
     for market in several:
         want = [] if market.altname == "ETHUSD" else list(expected(market))
@@ -153,11 +153,11 @@ def test_an_exchange_that_is_gone_is_not_waited_for_by_each_pair_anew(tmp_path: 
         known = {call.pair for call in exchange.calls if call.path.endswith("Trades")}
     begun = [outcome for outcome in outcomes if outcome.pair in known]
     assert len(begun) == 2
-    assert {str(one.error) for one in outcomes if one not in begun} == {
-        f"{one.pair}: not asked for, as the exchange gave no good answer to others for 0.05 s; "
+    assert {str(outcome.error) for outcome in outcomes if outcome not in begun} == {
+        f"{outcome.pair}: not asked for, as the exchange gave no good answer to others for 0.05 s; "
         "the same command goes on where it stopped"
-        for one in outcomes
-        if one not in begun
+        for outcome in outcomes
+        if outcome not in begun
     }
     assert [outcome.exit_status for outcome in outcomes] == [3] * 6
 

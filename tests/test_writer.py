@@ -40,10 +40,10 @@ def archive(tmp_path: Path) -> TradeStore:
     return TradeStore(tmp_path / "data")
 
 
-def commit(one: Writer, span: Range, tape: list[Row], footer: Footer = NOTE) -> list[Segment]:
+def commit(writer: Writer, span: Range, tape: list[Row], footer: Footer = NOTE) -> list[Segment]:
     """Commit what of a tape lies in a span."""
     inside = [row for row in tape if span.after < row[1] <= span.through]
-    return one.commit(span, batch(inside, ROWS), footer)
+    return writer.commit(span, batch(inside, ROWS), footer)
 
 
 def committed(archive: TradeStore, tape: list[Row], spans: list[Range]) -> None:
@@ -158,7 +158,7 @@ def test_the_last_nanosecond_of_a_year_is_of_that_year(archive: TradeStore) -> N
     turn = tapes.utc_ns(2020, 1, 1)
     tape: list[Row] = [(1, turn - 1, 0, *TAPE[0][3:]), (2, turn, 0, *TAPE[0][3:])]
     committed(archive, tape, [Range(turn - 10, turn + 10)])
-    assert [(one.year, one.range) for one in archive.segments(PAIR)] == [
+    assert [(segment.year, segment.range) for segment in archive.segments(PAIR)] == [
         (2019, Range(turn - 10, turn - 1)),
         (2020, Range(turn - 1, turn + 10)),
     ]
@@ -174,7 +174,7 @@ def test_a_jump_stands_in_the_segments_of_the_rows_beside_it(archive: TradeStore
     with writer(archive, PAIR) as one:
         footer = Footer(Range(0, 1), "{}", jumps=jumps, unasked_jumps=3)
         commit(one, Range(turn - 10, turn + 10), tape, footer)
-    footers = [archive.footer(one) for one in archive.segments(PAIR)]
+    footers = [archive.footer(segment) for segment in archive.segments(PAIR)]
     assert [one.jumps for one in footers] == [jumps[:2], jumps[1:]]
     assert sum(one.unasked_jumps for one in footers) == 3
 
@@ -190,7 +190,7 @@ def test_skips_that_were_counted_are_told_by_the_segments_that_they_are_in(
     with writer(archive, PAIR) as one:
         footer = Footer(Range(0, 1), "{}", unasked_jumps=4)
         commit(one, Range(turn - 10, turn + 10), tape, footer)
-    footers = [archive.footer(one) for one in archive.segments(PAIR)]
+    footers = [archive.footer(segment) for segment in archive.segments(PAIR)]
     assert [one.unasked_jumps for one in footers] == [1, 3]
 
 
@@ -385,10 +385,10 @@ def test_merging_keeps_sources_jumps_and_the_last_cursor(archive: TradeStore) ->
 def test_merging_stays_within_years(archive: TradeStore) -> None:
     spans = cuts(YEARS, 30)
     committed(archive, YEARS, spans)
-    years = {one.year for one in archive.segments(PAIR)}
+    years = {segment.year for segment in archive.segments(PAIR)}
     with writer(archive, PAIR) as one:
         one.compact(every=True)
-    assert sorted(one.year for one in archive.segments(PAIR)) == sorted(years)
+    assert sorted(segment.year for segment in archive.segments(PAIR)) == sorted(years)
     assert held(archive) == YEARS
 
 
@@ -469,7 +469,7 @@ def test_a_crash_between_merger_and_removal_is_right_to_read_and_healed_by_the_n
     assert len(after.segments(PAIR)) == 5 - removals
     assert held(after) == TAPE
     with writer(after, PAIR):
-        assert [one.range for one in after.segments(PAIR)] == [
+        assert [segment.range for segment in after.segments(PAIR)] == [
             Range(spans[0].after, spans[-1].through)
         ]
     assert held(after) == TAPE

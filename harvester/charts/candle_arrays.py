@@ -51,8 +51,8 @@ def drawable(archive: TradeStore, question: CandleQuery) -> Drawn:
         ArchiveDamaged: a file can't be read, or files keep vanishing.
     """
 
-    def expected(one: Plan) -> int:
-        return most_candles(archive, one)
+    def expected(plan: Plan) -> int:
+        return most_candles(archive, plan)
 
     session = QuerySession(archive)
     asked = session.whoever_writes(question, expected)
@@ -142,10 +142,10 @@ def _told(
     opens_ns: NDArray[np.int64], rows: dict[str, list[Any]], decimals: int
 ) -> list[tuple[str, ...]]:
     def prices(name: str) -> list[str]:
-        return [digits(one, decimals) for one in rows[name]]
+        return [digits(row, decimals) for row in rows[name]]
 
     def volumes(name: str) -> list[str]:
-        return [digits(one) for one in rows[name]]
+        return [digits(row) for row in rows[name]]
 
     return list(
         zip(
@@ -154,11 +154,11 @@ def _told(
             prices("high"),
             prices("low"),
             prices("close"),
-            [_vwap(one, decimals) for one in rows["vwap"]],
+            [_vwap(row, decimals) for row in rows["vwap"]],
             volumes("volume"),
             volumes("buy_volume"),
             volumes("sell_volume"),
-            [f"{one:,}" for one in rows["count"]],
+            [f"{row:,}" for row in rows["count"]],
             ["" if whole else f"<br><i>{NOT_WHOLE}</i>" for whole in rows["is_complete"]],
             strict=True,
         )

@@ -64,15 +64,15 @@ def frame_of(archive: TradeStore, question: CandleQuery, candles: Range, now_ns:
         since if since > 0 else candles.after,
         until if until <= now_ns else min(candles.through, covered[-1].through),
     )
-    asked = [overlap(one, question.span) for one in archive.holes(question.pair)]
+    asked = [overlap(hole, question.span) for hole in archive.holes(question.pair)]
     holes = union([*missing([told], covered), *filter(None, asked)])
     # A history that was wanted from the beginning of all time on has no edge to show.
-    after = min([told.after, *(one.after for one in holes if one.after >= BEGINNING_NS)])
-    through = max([told.through, *(one.through for one in holes if one.through < END_OF_TIME)])
+    after = min([told.after, *(hole.after for hole in holes if hole.after >= BEGINNING_NS)])
+    through = max([told.through, *(hole.through for hole in holes if hole.through < END_OF_TIME)])
     return Frame(
         Range(min(after, candles.after), max(through, candles.through)),
         Range(after, through),
-        [one for one in holes if one.through > BEGINNING_NS],
+        [hole for hole in holes if hole.through > BEGINNING_NS],
     )
 
 
@@ -265,7 +265,7 @@ def _layout(words: Words) -> dict[str, Any]:
         "spikecolor": FAINT,
     }
     unit = f"{plain(words.quote)} per {plain(words.base)}" if words.base and words.quote else ""
-    notes = "<br>".join(plain(one) for one in words.notes[:2])
+    notes = "<br>".join(plain(note) for note in words.notes[:2])
     return {
         "template": "none",
         "title": {

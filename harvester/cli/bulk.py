@@ -59,9 +59,9 @@ def import_(file: tuple[str, ...], as_json: bool, **given: Any) -> int:
     request = Request(file, **options)
     if request.dry_run:
         plans, unknown = dry_run(request, common_)
-        fields = {"files": [one._asdict() for one in plans], "unknown": unknown}
+        fields = {"files": [plan._asdict() for plan in plans], "unknown": unknown}
         output.as_json(fields) if as_json else output.block(table(plans))
-        return 2 if unknown or any(one.error for one in plans) else 0
+        return 2 if unknown or any(plan.error for plan in plans) else 0
     outcome = importing(request, common_)
     if as_json:
         output.as_json(report(outcome))

@@ -85,7 +85,7 @@ def _deliver(common_: Common, made: Chart, file: str) -> None:
         made.save(file)
     if common_.quiet:
         return
-    for one in made.notes:
-        output.hint(one)
+    for note in made.notes:
+        output.hint(note)
     if file != "-":
         output.hint(f"{made.title}: {file}")

@@ -30,42 +30,42 @@ ASCII = Marks("#", "+", "-", ".")
 
 def years(found: Sequence[PairStatus]) -> range:
     """The years from the first trade or hole of some pairs on, to the last that is covered."""
-    begun = [year_of(begin) for one in found if (begin := _begin(one)) is not None]
-    ended = [year_of(_end(one)) for one in found if _begin(one) is not None]
+    begun = [year_of(begin) for pair_status in found if (begin := _begin(pair_status)) is not None]
+    ended = [year_of(_end(pair_status)) for pair_status in found if _begin(pair_status) is not None]
     return range(min(begun), max(ended) + 1) if begun else range(0)
 
 
-def year_bar(one: PairStatus, over: Sequence[int], marks: Marks) -> str:
+def year_bar(pair_status: PairStatus, over: Sequence[int], marks: Marks) -> str:
     """One sign a year."""
     cuts = [_month(year, 1) for year in [*over, over[-1] + 1]] if over else []
-    return "".join(_mark(one, marks, Range(*ends)) for ends in pairwise(cuts))
+    return "".join(_mark(pair_status, marks, Range(*ends)) for ends in pairwise(cuts))
 
 
-def month_bars(one: PairStatus, marks: Marks, width: int) -> list[str]:
+def month_bars(pair_status: PairStatus, marks: Marks, width: int) -> list[str]:
     """One sign a month, year by year, as many years a line as fit into `width`."""
     cells = []
-    for year in years([one]):
+    for year in years([pair_status]):
         cuts = [_month(year, month) for month in range(1, 14)]
-        bar = "".join(_mark(one, marks, Range(*ends)) for ends in pairwise(cuts))
+        bar = "".join(_mark(pair_status, marks, Range(*ends)) for ends in pairwise(cuts))
         cells.append(f"{year} {bar}")
     a_line = max(1, (width - 2) // 19)
     return ["  " + "  ".join(cells[at : at + a_line]) for at in range(0, len(cells), a_line)]
 
 
-def _begin(one: PairStatus) -> int | None:
-    moments = [] if one.first_ns is None else [one.first_ns]
-    moments += [max(hole.after + 1, BEGINNING_NS) for hole in one.holes]
+def _begin(pair_status: PairStatus) -> int | None:
+    moments = [] if pair_status.first_ns is None else [pair_status.first_ns]
+    moments += [max(hole.after + 1, BEGINNING_NS) for hole in pair_status.holes]
     return min(moments, default=None)
 
 
-def _end(one: PairStatus) -> int:
-    return max([span.through for span in [*one.coverage, *one.holes]], default=0)
+def _end(pair_status: PairStatus) -> int:
+    return max([span.through for span in [*pair_status.coverage, *pair_status.holes]], default=0)
 
 
-def _mark(one: PairStatus, marks: Marks, span: Range) -> str:
+def _mark(pair_status: PairStatus, marks: Marks, span: Range) -> str:
     """The state of what was asked for in a span."""
-    missing = _length(one.holes, span)
-    covered = _length(one.coverage, span)
+    missing = _length(pair_status.holes, span)
+    covered = _length(pair_status.coverage, span)
     if not missing:
         return marks.whole if covered else marks.none
     return marks.part if covered else marks.hole

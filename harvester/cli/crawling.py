@@ -53,7 +53,7 @@ class Request(NamedTuple):
         """The same for a run's record."""
         choice = self.choice
         return {
-            "pairs": [one.text for one in choice.names] or (["*"] if choice.everything else []),
+            "pairs": [name.text for name in choice.names] or (["*"] if choice.everything else []),
             "quotes": list(choice.quotes),
             "since": self.since,
             "until": self.until,
@@ -174,4 +174,4 @@ def show_warnings(*, verbose: bool) -> Warnings:
 def warnings_shown() -> list[str]:
     """What the exchange has warned of since `show_warnings`, each once."""
     handlers = logging.getLogger("harvester").handlers
-    return [text for one in handlers if isinstance(one, Warnings) for text in one.notes]
+    return [text for handler in handlers if isinstance(handler, Warnings) for text in handler.notes]

@@ -47,7 +47,7 @@ def tell_digests(
     return 0
 
 
-def _print(one: Digest, *, with_months: bool) -> None:
-    output.result(str(one))
-    for month in one.months if with_months else []:
+def _print(digest: Digest, *, with_months: bool) -> None:
+    output.result(str(digest))
+    for month in digest.months if with_months else []:
         output.result(f"  {month.month}: {month.rows:,} trades, {month.sha256}")

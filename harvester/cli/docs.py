@@ -56,7 +56,7 @@ def _statuses() -> str:
 def _settings() -> str:
     lines = ["| key | variable | default | allowed |", "| --- | --- | --- | --- |"]
     for key in KEYS:
-        variables = ", ".join(f"`{one}`" for one in key.variables)
+        variables = ", ".join(f"`{variable}`" for variable in key.variables)
         default = ", ".join(key.default) if isinstance(key.default, tuple) else str(key.default)
         shown = f"`{default}`" if default else "none"
         lines.append(f"| `{key.name}` | {variables} | {shown} | {key.rule.allowed} |")

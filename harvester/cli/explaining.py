@@ -21,39 +21,39 @@ def check_explained(form: str | None, file: str | None, *, is_one: bool) -> None
         raise UsageError("--explain writes to stdout: leave -o out, or pipe it on")
 
 
-def show_explanation(one: Explanation, form: str | None) -> None:
+def show_explanation(explanation: Explanation, form: str | None) -> None:
     """Print what is read, and the SQL."""
     if form == "json":
-        output.as_json(_report(one))
+        output.as_json(_report(explanation))
     else:
-        output.block("\n\n".join(_paragraphs(one)))
+        output.block("\n\n".join(_paragraphs(explanation)))
 
 
-def _paragraphs(one: Explanation) -> list[str]:
-    rows = _counted(sum(read.rows for read in one.reads), "row")
-    what = [f"{one.question.title}, {one.question.span}: {rows} read"]
-    if one.passes > 1:
+def _paragraphs(explanation: Explanation) -> list[str]:
+    rows = _counted(sum(read.rows for read in explanation.reads), "row")
+    what = [f"{explanation.question.title}, {explanation.question.span}: {rows} read"]
+    if explanation.passes > 1:
         what.append("twice, once to see that no price has more decimals than are shown")
-    what.append(f"in {_counted(one.parts, 'part')}")
-    reads = [*([one.carried] if one.carried else []), *one.reads]
+    what.append(f"in {_counted(explanation.parts, 'part')}")
+    reads = [*([explanation.carried] if explanation.carried else []), *explanation.reads]
     told = [", ".join(what)]
-    if one.reads:
-        told.append(output.columns(["level", "files", "rows read"], _totals(one)))
+    if explanation.reads:
+        told.append(output.columns(["level", "files", "rows read"], _totals(explanation)))
     if reads:
         header = ["level", "file", "range", "rows read"]
-        table = output.columns(header, [_row(read, one) for read in reads], left=3)
+        table = output.columns(header, [_row(read, explanation) for read in reads], left=3)
         told.append(table)
-    if one.carried:
+    if explanation.carried:
         told.append("close: the trade whose price is carried into the span")
-    return [*told, f"{one.sql};"]
+    return [*told, f"{explanation.sql};"]
 
 
-def _totals(one: Explanation) -> list[list[str]]:
-    return [[total.level, f"{total.files:,}", f"{total.rows:,}"] for total in one.totals]
+def _totals(explanation: Explanation) -> list[list[str]]:
+    return [[total.level, f"{total.files:,}", f"{total.rows:,}"] for total in explanation.totals]
 
 
-def _row(read: Read, one: Explanation) -> list[str]:
-    level = "close" if read is one.carried else read.level
+def _row(read: Read, explanation: Explanation) -> list[str]:
+    level = "close" if read is explanation.carried else read.level
     return [level, read.file, str(read.span), f"{read.rows:,}"]
 
 
@@ -61,16 +61,16 @@ def _counted(number: int, what: str) -> str:
     return f"{number:,} {what}" if number == 1 else f"{number:,} {what}s"
 
 
-def _report(one: Explanation) -> dict[str, object]:
-    question = one.question
+def _report(explanation: Explanation) -> dict[str, object]:
+    question = explanation.question
     return {
         "pair": question.pair,
         "interval": question.interval.text,
         "span": question.span,
-        "reads": [read._asdict() for read in one.reads],
-        "carried": one.carried and one.carried._asdict(),
-        "totals": [total._asdict() for total in one.totals],
-        "passes": one.passes,
-        "parts": one.parts,
-        "sql": one.sql,
+        "reads": [read._asdict() for read in explanation.reads],
+        "carried": explanation.carried and explanation.carried._asdict(),
+        "totals": [total._asdict() for total in explanation.totals],
+        "passes": explanation.passes,
+        "parts": explanation.parts,
+        "sql": explanation.sql,
     }

@@ -157,7 +157,7 @@ def write_lean_candles(
     name, kind = symbol, lean_resolution(interval)
     home = folder / "crypto" / MARKET / kind
     if interval.width_ns in _ONE_FILE:
-        lines = (f"{_day(one.time_ns):%Y%m%d %H:%M},{one.figures}" for one in _lines(batches))
+        lines = (f"{_day(line.time_ns):%Y%m%d %H:%M},{line.figures}" for line in _lines(batches))
         _write(home / f"{name}_trade.zip", f"{name}.csv", lines)
         return
     for day_ns, held in groupby(_lines(batches), lambda one: one.time_ns // DAY * DAY):

@@ -116,16 +116,16 @@ def _report(outcomes: list[BackfillResult]) -> dict[str, Any]:
         "notes": warnings_shown(),
         "pairs": [
             {
-                "pair": one.pair,
-                "exit_status": one.exit_status,
-                "trades": one.trades,
-                "pages": one.pages,
-                "covered_through_ns": one.reached.through if one.reached else None,
-                "holes": one.holes,
-                "error": str(one.error) if one.error else None,
-                "pace": pace_fields(one.pace),
-                "upgrade": None if one.upgrade is None else one.upgrade.plain(),
+                "pair": outcome.pair,
+                "exit_status": outcome.exit_status,
+                "trades": outcome.trades,
+                "pages": outcome.pages,
+                "covered_through_ns": outcome.reached.through if outcome.reached else None,
+                "holes": outcome.holes,
+                "error": str(outcome.error) if outcome.error else None,
+                "pace": pace_fields(outcome.pace),
+                "upgrade": None if outcome.upgrade is None else outcome.upgrade.plain(),
             }
-            for one in outcomes
+            for outcome in outcomes
         ],
     }

@@ -39,14 +39,15 @@ def as_text(batch: pa.RecordBatch) -> pa.RecordBatch:
 def as_flat_text(batch: pa.RecordBatch) -> pa.RecordBatch:
     """The same with each list and struct as one text of JSON."""
     columns = [
-        _json_texts(one) if pa.types.is_nested(one.type) else one for one in as_text(batch).columns
+        _json_texts(column) if pa.types.is_nested(column.type) else column
+        for column in as_text(batch).columns
     ]
     return pa.RecordBatch.from_arrays(columns, names=batch.schema.names)
 
 
 def _json_texts(column: pa.Array) -> pa.Array:
     values = column.to_pylist()
-    texts = [None if one is None else msgspec.json.encode(one).decode() for one in values]
+    texts = [None if value is None else msgspec.json.encode(value).decode() for value in values]
     return pa.array(texts, pa.string())
 
 

@@ -78,12 +78,12 @@ def nothing(common: Common) -> str:
     return f"the archive at {path} holds nothing; `harvester backfill XBT/USD` begins one"
 
 
-def plain(one: PairStatus) -> dict[str, Any]:
+def plain(pair_status: PairStatus) -> dict[str, Any]:
     """For JSON."""
     return {
-        **asdict(one),
-        "bytes_a_trade": one.bytes_a_trade and round(one.bytes_a_trade, 3),
-        "exit_status": one.exit_status,
+        **asdict(pair_status),
+        "bytes_a_trade": pair_status.bytes_a_trade and round(pair_status.bytes_a_trade, 3),
+        "exit_status": pair_status.exit_status,
     }
 
 
@@ -108,9 +108,9 @@ def text(
     lines = [output.fitting(names, cells, GOES_FIRST, look.width, heads=heads)]
     if not (detailed or len(rows) <= MOST_DETAILED):
         return lines[0]
-    for one in rows:
-        if bars := month_bars(one, look.marks, look.width or 80):
-            lines += ["", f"{one.pair} by month: {look.marks.legend()}", *bars]
+    for row in rows:
+        if bars := month_bars(row, look.marks, look.width or 80):
+            lines += ["", f"{row.pair} by month: {look.marks.legend()}", *bars]
     return "\n".join(lines)
 
 
@@ -121,11 +121,11 @@ def remarks(found: Sequence[PairStatus], *, exact: bool = False) -> list[str]:
         found: what is held.
         exact: whether ranges are shown with their bounds to the nanosecond.
     """
-    lines = [f"{one.pair}: {why}" for one in found for why in one.damaged]
+    lines = [f"{pair_status.pair}: {why}" for pair_status in found for why in pair_status.damaged]
     holes = [
-        f"{one.pair}: not covered: {hole}{f' {hole.bounds_text}' if exact else ''}"
-        for one in found
-        for hole in one.holes
+        f"{pair_status.pair}: not covered: {hole}{f' {hole.bounds_text}' if exact else ''}"
+        for pair_status in found
+        for hole in pair_status.holes
     ]
     lines += holes[:MOST_SAID]
     if len(holes) > MOST_SAID:
@@ -137,8 +137,8 @@ def _columns(found: Sequence[PairStatus], levels: Sequence[str], marks: Marks) -
     over = years(found)
     spanned = _years(over)
 
-    def rollups(one: PairStatus) -> str:
-        return _rollups(one, levels)
+    def rollups(pair_status: PairStatus) -> str:
+        return _rollups(pair_status, levels)
 
     return [
         Column("pair", lambda one: one.pair, lambda all_: f"{len(all_)} pairs"),
@@ -163,8 +163,8 @@ def _years(over: Sequence[int]) -> str:
     return f"{over[0]}-{over[-1] % 100:02d}"
 
 
-def _calls(one: PairStatus) -> str:
-    return "?" if one.calls is None else f"{one.calls:,}"
+def _calls(pair_status: PairStatus) -> str:
+    return "?" if pair_status.calls is None else f"{pair_status.calls:,}"
 
 
 def _summed(of: Callable[[PairStatus], int]) -> Callable[[Sequence[PairStatus]], str]:
@@ -175,31 +175,45 @@ def _outer(
     of: Callable[[PairStatus], int | None], choose: Callable[[list[int]], int]
 ) -> Callable[[Sequence[PairStatus]], str]:
     def total(all_: Sequence[PairStatus]) -> str:
-        known = [moment for one in all_ if (moment := of(one)) is not None]
+        known = [moment for pair_status in all_ if (moment := of(pair_status)) is not None]
         return _date(choose(known)) if known else ""
 
     return total
 
 
 def _oldest(all_: Sequence[PairStatus]) -> str:
-    return age(max((one.age_s for one in all_ if one.age_s is not None), default=None))
+    return age(
+        max(
+            (pair_status.age_s for pair_status in all_ if pair_status.age_s is not None),
+            default=None,
+        )
+    )
 
 
 def _overall(all_: Sequence[PairStatus]) -> str:
-    return _ratio(sum(one.bytes for one in all_), sum(one.trades for one in all_))
+    return _ratio(
+        sum(pair_status.bytes for pair_status in all_),
+        sum(pair_status.trades for pair_status in all_),
+    )
 
 
-def _rollups(one: PairStatus, levels: Sequence[str]) -> str:
+def _rollups(pair_status: PairStatus, levels: Sequence[str]) -> str:
     """The levels that are whole, and of the others how far they are."""
-    made = [(level, one.rollups.get(level, 0)) for level in levels]
-    whole = [level for level, count in made if count == one.rollups_wanted and count]
-    rest = [f"{level} {count}/{one.rollups_wanted}" for level, count in made if level not in whole]
-    return " ".join(whole + rest) if one.rollups_wanted else ""
+    made = [(level, pair_status.rollups.get(level, 0)) for level in levels]
+    whole = [level for level, count in made if count == pair_status.rollups_wanted and count]
+    rest = [
+        f"{level} {count}/{pair_status.rollups_wanted}"
+        for level, count in made
+        if level not in whole
+    ]
+    return " ".join(whole + rest) if pair_status.rollups_wanted else ""
 
 
 def _all_rollups(all_: Sequence[PairStatus], levels: Sequence[str]) -> str:
-    wanted = sum(one.rollups_wanted for one in all_) * len(levels)
-    lacking = wanted - sum(one.rollups.get(level, 0) for one in all_ for level in levels)
+    wanted = sum(pair_status.rollups_wanted for pair_status in all_) * len(levels)
+    lacking = wanted - sum(
+        pair_status.rollups.get(level, 0) for pair_status in all_ for level in levels
+    )
     return f"{lacking:,} lacking" if lacking else ""
 
 

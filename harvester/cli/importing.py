@@ -90,7 +90,7 @@ class TakenIn(NamedTuple):
     @property
     def exit_status(self) -> int:
         """The gravest of all pairs'; 2 where a file's name means no pair."""
-        return gravest([one.exit_status for one in self.reports] + [2] * bool(self.unknown))
+        return gravest([report.exit_status for report in self.reports] + [2] * bool(self.unknown))
 
 
 def importing(request: Request, common: Common) -> TakenIn:
@@ -110,7 +110,7 @@ def importing(request: Request, common: Common) -> TakenIn:
         done = TakenIn(reports, unknown)
         record.ended_with(done.exit_status, None)
     if not common.quiet and any(one.ranges for one in reports):
-        pairs = [one.pair for one in reports if one.ranges]
+        pairs = [report.pair for report in reports if report.ranges]
         # Without names it means all pairs held, where a list of hundreds would be no help.
         fetch = f"backfill {shlex.join(pairs)}" if len(pairs) <= MOST_NAMED else "refresh"
         output.hint(
@@ -249,54 +249,63 @@ class _Told:
             done = min(self._read[pair], self._sizes[pair] - 1)
             self._shown.tell(Step(pair, done, self._sizes[pair], "bytes"))
 
-    def done(self, one: ImportReport) -> None:
+    def done(self, import_report: ImportReport) -> None:
         """Files of a pair are done."""
         with self._lock:
-            self._shown.tell(Imported(one.pair, one.exit_status, list(_lines(one)), as_fields(one)))
+            self._shown.tell(
+                Imported(
+                    import_report.pair,
+                    import_report.exit_status,
+                    list(_lines(import_report)),
+                    as_fields(import_report),
+                )
+            )
 
 
-def _lines(one: ImportReport) -> Iterator[str]:
-    for file, layout in zip(one.files, one.layouts, strict=False):
-        yield f"{one.pair}: {file} has {layout}"
+def _lines(import_report: ImportReport) -> Iterator[str]:
+    for file, layout in zip(import_report.files, import_report.layouts, strict=False):
+        yield f"{import_report.pair}: {file} has {layout}"
     others = (
-        (one.held, "of time held already"),
-        (one.left, f"left to `harvester backfill {one.pair}`"),
+        (import_report.held, "of time held already"),
+        (import_report.left, f"left to `harvester backfill {import_report.pair}`"),
     )
-    parts = [f"{one.pair}: {one.kept.rows:,} of {one.read.rows:,} rows imported"]
+    parts = [
+        f"{import_report.pair}: {import_report.kept.rows:,} of {import_report.read.rows:,} rows imported"
+    ]
     parts += [f"{count.rows:,} {what}" for count, what in others if count.rows]
-    parts += [f"{one.bad:,} that can't be read left out"] if one.bad else []
-    yield ", ".join(parts) + f", in {one.seconds:.1f} s"
-    for note in one.notes:
-        yield f"{one.pair}: {note}"
-    for row in one.bad_rows[:MOST_SHOWN]:
-        yield f"{one.pair}: {row.file}, line {row.line}, left out: {row.text!r}: {row.reason}"
-    if one.bad > MOST_SHOWN:
-        yield f"{one.pair}: {one.bad - MOST_SHOWN:,} more left out; --json lists them"
-    if one.error is not None:
-        yield f"harvester: {one.pair}: {one.error}"
+    parts += [f"{import_report.bad:,} that can't be read left out"] if import_report.bad else []
+    yield ", ".join(parts) + f", in {import_report.seconds:.1f} s"
+    for note in import_report.notes:
+        yield f"{import_report.pair}: {note}"
+    for row in import_report.bad_rows[:MOST_SHOWN]:
+        yield f"{import_report.pair}: {row.file}, line {row.line}, left out: {row.text!r}: {row.reason}"
+    if import_report.bad > MOST_SHOWN:
+        yield f"{import_report.pair}: {import_report.bad - MOST_SHOWN:,} more left out; --json lists them"
+    if import_report.error is not None:
+        yield f"harvester: {import_report.pair}: {import_report.error}"
 
 
-def as_fields(one: ImportReport) -> dict[str, Any]:
+def as_fields(import_report: ImportReport) -> dict[str, Any]:
     """A report for machines."""
     counts = {
         name: {"rows": count.rows, "volume": f"{count.volume:f}"}
         for name in ("read", "kept", "held", "left", "repeats")
-        for count in [getattr(one, name)]
+        for count in [getattr(import_report, name)]
     }
     return {
-        "pair": one.pair,
-        "exit_status": one.exit_status,
-        "files": one.files,
-        "layouts": one.layouts,
-        "bytes": one.size,
+        "pair": import_report.pair,
+        "exit_status": import_report.exit_status,
+        "files": import_report.files,
+        "layouts": import_report.layouts,
+        "bytes": import_report.size,
         **counts,
-        "bad": one.bad,
-        "bad_rows": [row._asdict() for row in one.bad_rows],
-        "ranges": one.ranges,
-        "notes": one.notes,
-        "rounding": None if one.rounding is None else one.rounding._asdict(),
-        "seconds": round(one.seconds, 3),
-        "error": str(one.error) if one.error else None,
+        "bad": import_report.bad,
+        "bad_rows": [row._asdict() for row in import_report.bad_rows],
+        "ranges": import_report.ranges,
+        "notes": import_report.notes,
+        "rounding": None if import_report.rounding is None else import_report.rounding._asdict(),
+        "seconds": round(import_report.seconds, 3),
+        "error": str(import_report.error) if import_report.error else None,
     }
 
 
@@ -309,17 +318,17 @@ def table(plans: Sequence[FilePlan]) -> str:
     """What would be imported, for people."""
     rows = [
         [
-            one.file,
-            one.pair,
-            one.layout,
-            f"{one.bytes / 1e6:.1f}",
-            f"{one.rows:,}",
-            f"{one.bad:,}",
-            "by time" if one.is_sorted else "unsorted",
-            "" if one.begins_ns is None else show(one.begins_ns),
-            one.error or "; ".join(map(str, one.missing)) or "nothing",
+            plan.file,
+            plan.pair,
+            plan.layout,
+            f"{plan.bytes / 1e6:.1f}",
+            f"{plan.rows:,}",
+            f"{plan.bad:,}",
+            "by time" if plan.is_sorted else "unsorted",
+            "" if plan.begins_ns is None else show(plan.begins_ns),
+            plan.error or "; ".join(map(str, plan.missing)) or "nothing",
         ]
-        for one in plans
+        for plan in plans
     ]
     names = ["file", "pair", "layout", "MB", "rows", "bad", "order", "begins", "not covered"]
     return output.columns(names, rows, left=3)

@@ -74,7 +74,7 @@ class Plans(NamedTuple):
 
     def plain(self) -> dict[str, Any]:
         """For JSON."""
-        return {"pairs": [one._asdict() for one in self.pairs], "total": self.total._asdict()}
+        return {"pairs": [pair._asdict() for pair in self.pairs], "total": self.total._asdict()}
 
 
 def dry_run(request: Request, common: Common) -> Plans:
@@ -161,14 +161,14 @@ def _hours(calls: int, rate: float) -> float:
 
 def table(plans: Plans) -> str:
     """A dry run as text: a line a pair, and one for all."""
-    files = sum(one.from_files for one in plans.pairs)
-    rows = [[one.pair, str(one.ranges), *_expected(one)] for one in plans.pairs]
+    files = sum(pair.from_files for pair in plans.pairs)
+    rows = [[pair.pair, str(pair.ranges), *_expected(pair)] for pair in plans.pairs]
     total = plans.total
     if total.pairs > 1:
         name = f"{total.pairs} pairs" + (f", {total.unknown} unknown" if total.unknown else "")
         rows.append([name, str(total.ranges), *_expected(total)])
     if files:
-        counts = [*(one.from_files for one in plans.pairs), files]
+        counts = [*(pair.from_files for pair in plans.pairs), files]
         rows = [[*row, f"{count:,}"] for row, count in zip(rows, counts, strict=False)]
     names = ["pair", "ranges", "trades", "calls", "hours", "MB", *(["from files"] if files else [])]
     return output.columns(names, rows)

@@ -272,27 +272,27 @@ class RunTrack:
         pairs that have not begun are taken to be like those that have. None where nothing tells.
         """
         tracks = list(self.running.values())
-        steps = [one.step for one in tracks if one.step is not None and not one.is_crawled]
+        steps = [track.step for track in tracks if track.step is not None and not track.is_crawled]
         if steps:
             return self._steps_left_s(steps)
-        known = [calls for one in tracks if (calls := one.calls_left) is not None]
+        known = [calls for track in tracks if (calls := track.calls_left) is not None]
         ended = self.done + self.failed
         if not tracks or len(known) < len(tracks) or self.pages_s <= 0:
             return None
         calls = sum(known)
-        made = self._pages + sum(one.pages for one in tracks)
+        made = self._pages + sum(track.pages for track in tracks)
         to_come = max(0, (self.pairs or 0) - ended - len(tracks))
         calls += to_come * (made + calls) / (ended + len(tracks))
-        return max([calls / self.pages_s, *(one.left_s or 0.0 for one in tracks)])
+        return max([calls / self.pages_s, *(track.left_s or 0.0 for track in tracks)])
 
     def _steps_left_s(self, steps: list[Step]) -> float | None:
         """The same of work that fetches no trades: known once each pair has begun."""
         ended = self.done + self.failed
         pace = sum(one.steps_s for one in self.running.values())
         is_all = len(steps) == len(self.running) and ended + len(steps) >= (self.pairs or 0)
-        if not is_all or len({one.unit for one in steps}) > 1 or pace <= 0:
+        if not is_all or len({step.unit for step in steps}) > 1 or pace <= 0:
             return None
-        return sum(one.of - one.done for one in steps) / pace
+        return sum(step.of - step.done for step in steps) / pace
 
     def busiest(self, most: int) -> list[PairTrack]:
         """The pairs that read most at present, those longest at it first where they are equal."""
@@ -300,7 +300,7 @@ class RunTrack:
         if len(tracks) <= most:
             return tracks
         chosen = sorted(tracks, key=lambda one: -round(one.pages_s + one.steps_s, 1))[:most]
-        return [one for one in tracks if one in chosen]
+        return [track for track in tracks if track in chosen]
 
 
 # --- lines ----------------------------------------------------------------------------------------
@@ -360,7 +360,7 @@ def overall(run: RunTrack, width: int, signs: Signs) -> str:
     return cut("  ".join(parts), width, signs)
 
 
-def pair_line(one: PairTrack, names: int, width: int, signs: Signs) -> str:
+def pair_line(pair_track: PairTrack, names: int, width: int, signs: Signs) -> str:
     """One line for a pair, its columns under those of the other pairs.
 
     Args:
@@ -369,29 +369,29 @@ def pair_line(one: PairTrack, names: int, width: int, signs: Signs) -> str:
         width: of the line.
         signs: what it is drawn with.
     """
-    cells = [one.pair.ljust(names)]
+    cells = [pair_track.pair.ljust(names)]
     if width >= MIDDLE:
-        cells.append(_bar(one.part, 24 if width >= WIDE else 12, signs))
-    cells.append("    " if one.part is None else f"{int(100 * one.part):3d}%")
-    if one.step is not None:
-        cells += [_step(one.step), _state(one)]
+        cells.append(_bar(pair_track.part, 24 if width >= WIDE else 12, signs))
+    cells.append("    " if pair_track.part is None else f"{int(100 * pair_track.part):3d}%")
+    if pair_track.step is not None:
+        cells += [_step(pair_track.step), _state(pair_track)]
         return cut("  ".join(cells).rstrip(), width, signs)
-    cells += [_reached(one, 16 if width >= WIDE else 10), f"{one.trades:>11,}"]
+    cells += [_reached(pair_track, 16 if width >= WIDE else 10), f"{pair_track.trades:>11,}"]
     if width >= MIDDLE:
-        cells.append(f"{one.pages_s:5.1f}/s")
-    cells.append(_state(one))
+        cells.append(f"{pair_track.pages_s:5.1f}/s")
+    cells.append(_state(pair_track))
     return cut("  ".join(cells).rstrip(), width, signs)
 
 
-def log_line(one: PairTrack) -> str:
+def log_line(pair_track: PairTrack) -> str:
     """The same for a log: date reached, trades, pages a second, time left, what is waited for."""
-    reached = "" if one.reached_ns is None else show(one.reached_ns // 10**9 * 10**9)
-    left = "" if one.left_s is None else f"{duration(one.left_s)} left"
-    waiting = one.waiting and f"waiting: {one.waiting}"
-    parts = [reached, f"{one.trades:,} trades", f"{one.pages_s:.1f} pages/s", left]
-    if one.step is not None:
-        parts = [_step(one.step), left]
-    return f"{one.pair}: " + ", ".join(p for p in [*parts, one.slowed, waiting] if p)
+    reached = "" if pair_track.reached_ns is None else show(pair_track.reached_ns // 10**9 * 10**9)
+    left = "" if pair_track.left_s is None else f"{duration(pair_track.left_s)} left"
+    waiting = pair_track.waiting and f"waiting: {pair_track.waiting}"
+    parts = [reached, f"{pair_track.trades:,} trades", f"{pair_track.pages_s:.1f} pages/s", left]
+    if pair_track.step is not None:
+        parts = [_step(pair_track.step), left]
+    return f"{pair_track.pair}: " + ", ".join(p for p in [*parts, pair_track.slowed, waiting] if p)
 
 
 def picture(run: RunTrack, width: int, height: int, signs: Signs) -> list[str]:
@@ -416,8 +416,12 @@ def _bar(part: float | None, width: int, signs: Signs) -> str:
     return signs.done * done + signs.rest * (width - done)
 
 
-def _reached(one: PairTrack, width: int) -> str:
-    text = "" if one.reached_ns is None else show(one.reached_ns).replace("T", " ")[:width]
+def _reached(pair_track: PairTrack, width: int) -> str:
+    text = (
+        ""
+        if pair_track.reached_ns is None
+        else show(pair_track.reached_ns).replace("T", " ")[:width]
+    )
     return text.ljust(width)
 
 
@@ -427,8 +431,8 @@ def _step(step: Step) -> str:
     return f"{step.done:,} of {step.of:,} {step.unit}"
 
 
-def _state(one: PairTrack) -> str:
-    if one.waiting:
-        return f"waiting: {one.waiting}"
-    left = "" if one.left_s is None else f"{duration(one.left_s)} left"
-    return ", ".join(part for part in (left, one.slowed) if part)
+def _state(pair_track: PairTrack) -> str:
+    if pair_track.waiting:
+        return f"waiting: {pair_track.waiting}"
+    left = "" if pair_track.left_s is None else f"{duration(pair_track.left_s)} left"
+    return ", ".join(part for part in (left, pair_track.slowed) if part)

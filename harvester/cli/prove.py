@@ -63,15 +63,17 @@ def verify(
     members = find(against_csv, KnownComplete())
     reports = _proved(common_, archive, names, as_json=as_json)
     repaired: dict[str, RepairReport] = {}
-    if repair and any(one.faults for one in reports):
+    if repair and any(report.faults for report in reports):
         from harvester.cli.repairing import repair as mend
 
         shown = None if as_json else partial(_print, exact=common_.verbose > 0)
         repaired = mend(common_, archive, reports, shown)
-        reports = [repaired[one.pair].after if one.pair in repaired else one for one in reports]
+        reports = [
+            repaired[report.pair].after if report.pair in repaired else report for report in reports
+        ]
     names = list(dict.fromkeys(names))
     found = _Found({}, {}, repaired if repair else None)
-    statuses = [repaired.get(one.pair, one).exit_status for one in reports]
+    statuses = [repaired.get(report.pair, report).exit_status for report in reports]
     if against_exchange and reports:
         from harvester.cli import proving
 
@@ -84,7 +86,7 @@ def verify(
         found.csv.update(proving_csv.against_csv(common_, archive, asked, as_json=as_json))
         statuses += [proving_csv.exit_status(found.csv)]
     if as_json:
-        output.as_json([found.plain(one) for one in reports])
+        output.as_json([found.plain(report) for report in reports])
     elif not reports:
         output.hint(f"the archive at {archive.path} holds nothing to check")
     return gravest(statuses)

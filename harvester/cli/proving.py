@@ -59,12 +59,12 @@ def against_exchange(
 
     with display(quiet=common.quiet, log_json=common.log_json) as shown:
 
-        def tell(one: Compared) -> None:
+        def tell(compared: Compared) -> None:
             with shown.aside():
-                if one.error is not None:
-                    output.error(str(one.error))
-                elif one.report is not None and not as_json:
-                    _print(one.report)
+                if compared.error is not None:
+                    output.error(str(compared.error))
+                elif compared.report is not None and not as_json:
+                    _print(compared.report)
 
         shown.tell(Begun(len(names)))
         return asyncio.run(_against_exchange(common, archive, names, (tell, shown)))
@@ -117,20 +117,22 @@ async def _against_exchange(
 
 def _print(report: ExchangeReport) -> None:
     output.result(f"{report.pair} against the exchange: {verdict(report)}")
-    for one in report.intervals:
-        print_interval(f"{one.minutes}m", one)
-    for one in report.intervals:
-        if one.minutes == WEEK_MIN:
-            output.result(f"  trades a week: {_weeks(one)}")
+    for interval in report.intervals:
+        print_interval(f"{interval.minutes}m", interval)
+    for interval in report.intervals:
+        if interval.minutes == WEEK_MIN:
+            output.result(f"  trades a week: {_weeks(interval)}")
 
 
-def print_interval(title: str, one: IntervalReport) -> None:
+def print_interval(title: str, interval_report: IntervalReport) -> None:
     """What candles of one length came to, and their differences."""
-    output.result(f"  {title}: {_line(one)}")
-    for difference in one.differences:
+    output.result(f"  {title}: {_line(interval_report)}")
+    for difference in interval_report.differences:
         output.result(f"    {difference}")
-    if one.more:
-        output.result(f"    and {one.more:,} more values of {one.minutes}m candles")
+    if interval_report.more:
+        output.result(
+            f"    and {interval_report.more:,} more values of {interval_report.minutes}m candles"
+        )
 
 
 def verdict(report: Comparison) -> str:
@@ -143,27 +145,35 @@ def verdict(report: Comparison) -> str:
     return f"{report.differing:,} DIFFER: {done}" if report.differing else f"equal: {done}"
 
 
-def _line(one: IntervalReport) -> str:
-    parts = [f"{one.compared:,} compared, {one.differing:,} differ{_skipped(one)}"]
-    if one.shortened:
-        parts.append(f"{one.shortened:,} prices held only to the decimals that the exchange prints")
-    if one.at_edge:
-        parts.append(f"{one.at_edge:,} equal by moving trades published at the very edge")
-    if one.within_float_rounding:
-        parts.append(f"{one.within_float_rounding:,} equal within float rounding")
-    return "; ".join([*parts, *one.notes])
+def _line(interval_report: IntervalReport) -> str:
+    parts = [
+        f"{interval_report.compared:,} compared, {interval_report.differing:,} differ{_skipped(interval_report)}"
+    ]
+    if interval_report.shortened:
+        parts.append(
+            f"{interval_report.shortened:,} prices held only to the decimals that the exchange prints"
+        )
+    if interval_report.at_edge:
+        parts.append(
+            f"{interval_report.at_edge:,} equal by moving trades published at the very edge"
+        )
+    if interval_report.within_float_rounding:
+        parts.append(f"{interval_report.within_float_rounding:,} equal within float rounding")
+    return "; ".join([*parts, *interval_report.notes])
 
 
-def _weeks(one: IntervalReport) -> str:
-    if not one.compared:
-        return f"no week compared{_skipped(one)}"
+def _weeks(interval_report: IntervalReport) -> str:
+    if not interval_report.compared:
+        return f"no week compared{_skipped(interval_report)}"
     return (
-        f"{one.compared:,} weeks compared, {one.miscounted:,} differ: "
-        f"{one.theirs:,} by the exchange's count, {one.ours:,} held{_skipped(one)}"
+        f"{interval_report.compared:,} weeks compared, {interval_report.miscounted:,} differ: "
+        f"{interval_report.theirs:,} by the exchange's count, {interval_report.ours:,} held{_skipped(interval_report)}"
     )
 
 
-def _skipped(one: IntervalReport) -> str:
-    if not one.skipped:
+def _skipped(interval_report: IntervalReport) -> str:
+    if not interval_report.skipped:
         return ""
-    return "; skipped " + ", ".join(f"{n:,} {reason}" for reason, n in one.skipped.items())
+    return "; skipped " + ", ".join(
+        f"{n:,} {reason}" for reason, n in interval_report.skipped.items()
+    )

@@ -88,9 +88,9 @@ def _tell_of_others(chosen: Chosen) -> None:
 
 def _print(report: CsvReport) -> None:
     output.result(f"{report.pair} against the files: {_verdict(report)}")
-    for one in report.files:
-        if one.error is None:
-            print_interval(f"{one.interval.minutes}m, {one.file}", one.interval)
+    for file in report.files:
+        if file.error is None:
+            print_interval(f"{file.interval.minutes}m, {file.file}", file.interval)
 
 
 def _verdict(report: CsvReport) -> str:

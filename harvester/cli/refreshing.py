@@ -65,7 +65,7 @@ def tell(common: Common, done: RefreshResult, *, as_json: bool) -> None:
         output.as_json(report(done))
     elif done.pairs and not common.quiet:
         output.block(table(done.pairs))
-    if late := [one.pair for one in done.pairs if one.state == "unfinished"]:
+    if late := [pair.pair for pair in done.pairs if pair.state == "unfinished"]:
         named = ", ".join(late[:MOST_NAMED]) + (", ..." if len(late) > MOST_NAMED else "")
         pairs = "1 pair is" if len(late) == 1 else f"{len(late):,} pairs are"
         output.hint(f"the time was up: {pairs} unfinished ({named}); the next run goes on there")
@@ -85,21 +85,21 @@ def report(done: RefreshResult) -> dict[str, Any]:
         "notes": warnings_shown(),
         "pairs": [
             {
-                "pair": one.pair,
-                "state": one.state,
-                "exit_status": one.exit_status,
-                "trades_added": one.trades,
-                "first_ns": one.first_ns,
-                "last_ns": one.last_ns,
-                "covered_through_ns": one.reached.through if one.reached else None,
-                "holes": one.holes,
-                "calls": one.calls,
-                "refusals": one.refusals,
-                "seconds": one.seconds,
-                "renamed_to": one.renamed_to,
-                "error": None if one.error is None else str(one.error),
+                "pair": pair.pair,
+                "state": pair.state,
+                "exit_status": pair.exit_status,
+                "trades_added": pair.trades,
+                "first_ns": pair.first_ns,
+                "last_ns": pair.last_ns,
+                "covered_through_ns": pair.reached.through if pair.reached else None,
+                "holes": pair.holes,
+                "calls": pair.calls,
+                "refusals": pair.refusals,
+                "seconds": pair.seconds,
+                "renamed_to": pair.renamed_to,
+                "error": None if pair.error is None else str(pair.error),
             }
-            for one in done.pairs
+            for pair in done.pairs
         ],
     }
 
@@ -108,17 +108,17 @@ def table(pairs: Sequence[RefreshedPair]) -> str:
     """A line a pair."""
     rows = [
         [
-            one.pair,
-            one.state,
-            f"{one.trades:,}",
-            _moment(one.first_ns),
-            _moment(one.last_ns),
-            str(len(one.holes)),
-            f"{one.calls:,}",
-            f"{one.refusals:,}",
-            f"{one.seconds:.1f}",
+            pair.pair,
+            pair.state,
+            f"{pair.trades:,}",
+            _moment(pair.first_ns),
+            _moment(pair.last_ns),
+            str(len(pair.holes)),
+            f"{pair.calls:,}",
+            f"{pair.refusals:,}",
+            f"{pair.seconds:.1f}",
         ]
-        for one in pairs
+        for pair in pairs
     ]
     return output.fitting(HEADER, rows, GOES_FIRST, output.width(), left=2)
 

@@ -34,7 +34,7 @@ def repair(
         show: prints a report for people; None where JSON follows.
     """
     show_warnings(verbose=common.verbose > 0)
-    asked = {"pairs": [one.pair for one in reports if one.faults]}
+    asked = {"pairs": [report.pair for report in reports if report.faults]}
     with (
         recorded(archive, "repair", asked, common.settings, output.hint) as record,
         display(quiet=common.quiet, log_json=common.log_json) as shown,

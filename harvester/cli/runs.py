@@ -32,7 +32,7 @@ def tell_runs(common: Common, count: int, *, as_json: bool) -> None:
 
 def table(found: Sequence[RunRecord]) -> str:
     """A line a run, and under it why it failed."""
-    rows = [_row(one) for one in found]
+    rows = [_row(run_record) for run_record in found]
     lines = output.fitting(HEADER, rows, GOES_FIRST, output.width(), left=3).split("\n")
     told = lines[:1]
     for one, line in zip(found, lines[1:], strict=True):
@@ -41,17 +41,17 @@ def table(found: Sequence[RunRecord]) -> str:
     return "\n".join(told)
 
 
-def _row(one: RunRecord) -> list[str]:
+def _row(run_record: RunRecord) -> list[str]:
     return [
-        one.begun[:19].replace("T", " "),
-        one.command,
-        one.state if one.exit_status is None else _end(one.exit_status),
-        _took(one),
-        f"{len(one.pairs):,}",
-        f"{one.trades:,}",
-        f"{one.calls:,}",
-        f"{one.refusals:,}",
-        f"{one.holes:,}",
+        run_record.begun[:19].replace("T", " "),
+        run_record.command,
+        run_record.state if run_record.exit_status is None else _end(run_record.exit_status),
+        _took(run_record),
+        f"{len(run_record.pairs):,}",
+        f"{run_record.trades:,}",
+        f"{run_record.calls:,}",
+        f"{run_record.refusals:,}",
+        f"{run_record.holes:,}",
     ]
 
 
@@ -59,24 +59,28 @@ def _end(status: int) -> str:
     return "done" if status == 0 else f"status {status}"
 
 
-def _reasons(one: RunRecord) -> list[str]:
-    reasons = [one.error] if one.error else []
-    reasons += [pair.error for pair in one.pairs if pair.error]
+def _reasons(run_record: RunRecord) -> list[str]:
+    reasons = [run_record.error] if run_record.error else []
+    reasons += [pair.error for pair in run_record.pairs if pair.error]
     first = [
         output.line(shortened(reason.split("\n")[0], output.LONGEST_LINE)) for reason in reasons[:1]
     ]
     return first + ([f"and {len(reasons) - 1:,} more; --json tells all"] if reasons[1:] else [])
 
 
-def _took(one: RunRecord) -> str:
-    if one.ended is None:
+def _took(run_record: RunRecord) -> str:
+    if run_record.ended is None:
         return ""
     seconds = (
-        datetime.fromisoformat(one.ended) - datetime.fromisoformat(one.begun)
+        datetime.fromisoformat(run_record.ended) - datetime.fromisoformat(run_record.begun)
     ).total_seconds()
     whole = max(0, round(seconds))
     return f"{whole // 3600}:{whole // 60 % 60:02d}:{whole % 60:02d}"
 
 
-def _plain(one: RunRecord) -> dict[str, Any]:
-    return {**msgspec.to_builtins(one), "trades": one.trades, "holes": one.holes}
+def _plain(run_record: RunRecord) -> dict[str, Any]:
+    return {
+        **msgspec.to_builtins(run_record),
+        "trades": run_record.trades,
+        "holes": run_record.holes,
+    }

@@ -56,15 +56,15 @@ def show(settings: Settings, file: str | None, *, as_json: bool) -> None:
     output.block(_folded(text) if sys.stdout.isatty() else text)
 
 
-def _facts(one: InForce) -> dict[str, Any]:
+def _facts(in_force: InForce) -> dict[str, Any]:
     return {
-        "key": one.key.name,
-        "value": one.value,
-        "origin": one.origin,
-        "default": one.key.default,
-        "allowed": one.key.rule.allowed,
-        "variables": one.key.variables,
-        "why": one.key.why,
+        "key": in_force.key.name,
+        "value": in_force.value,
+        "origin": in_force.origin,
+        "default": in_force.key.default,
+        "allowed": in_force.key.rule.allowed,
+        "variables": in_force.key.variables,
+        "why": in_force.key.why,
     }
 
 

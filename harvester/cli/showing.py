@@ -81,7 +81,7 @@ def _checksum(archive: TradeStore) -> str:
 
 def _candles(common: Common) -> None:
     archive = TradeStore(common.settings.archive.path)
-    last = [archive.bounds(one) for one in archive.segments("XBTUSD")][-1]
+    last = [archive.bounds(segment) for segment in archive.segments("XBTUSD")][-1]
     until = (last[1] if last else 0) // (420 * SECOND) * 420 * SECOND
     since = show(until - SHOWN_H * UNITS_NS["h"])
     output.block("\nCandles at 7 minutes, an interval that Kraken does not offer:\n")

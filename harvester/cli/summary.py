@@ -15,7 +15,7 @@ def summary(outcomes: Sequence[BackfillResult]) -> str:
     """A table of how many pairs were done, failed, have holes or were stopped, and the failures."""
     groups: dict[str, list[BackfillResult]] = {}
     for kind in ("done", "not agreeing", "with holes", "failed", "stopped"):
-        if found := [one for one in outcomes if _kind(one) == kind]:
+        if found := [outcome for outcome in outcomes if _kind(outcome) == kind]:
             groups[kind] = found
     rows = [
         [

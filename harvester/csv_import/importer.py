@@ -133,10 +133,10 @@ class FileChain:
         self._span: Range | None = None
         members = [part.member for part in parts]
         self.report = ImportReport(
-            [str(one) for one in members],
+            [str(member) for member in members],
             pair.altname,
             [str(part.layout) for part in parts],
-            sum(one.size for one in members),
+            sum(member.size for member in members),
             bad=sum(part.bad for part in parts),
             bad_rows=[row for part in parts for row in part.bad_rows][:MOST_LISTED],
         )

@@ -141,17 +141,17 @@ class _Reader:
             self.line += 1
         return Block(_rows(candles), size, lines)
 
-    def _held_to_grid(self, one: Candle, latest_ns: int) -> Candle:
-        if one.time_ns % self.width_ns:
+    def _held_to_grid(self, candle: Candle, latest_ns: int) -> Candle:
+        if candle.time_ns % self.width_ns:
             raise _Wrong(f"no candle of {self.width_ns // UNITS_NS['m']} minutes opens then")
-        if one.time_ns <= latest_ns:
+        if candle.time_ns <= latest_ns:
             raise _Wrong(f"it does not come after the one of {show(latest_ns)} above it")
-        return one
+        return candle
 
 
 def _is_header(line: bytes) -> bool:
     fields = line.decode(errors="replace").split(",")
-    return len(fields) == len(COLUMNS) and all(number(one.strip()) is None for one in fields)
+    return len(fields) == len(COLUMNS) and all(number(field.strip()) is None for field in fields)
 
 
 def _columns(fields: Digits) -> pa.RecordBatch:
@@ -202,12 +202,12 @@ def _number(name: str, text: str) -> Decimal:
 
 def _rows(candles: list[Candle]) -> pa.RecordBatch:
     columns: list[Any] = [
-        pa.array([one.time_ns for one in candles], pa.int64()).view(pa.timestamp("ns"))
+        pa.array([candle.time_ns for candle in candles], pa.int64()).view(pa.timestamp("ns"))
     ]
     for field in list(ROWS)[1:-1]:
-        values = [_fitting(getattr(one, field.name), field.type) for one in candles]
+        values = [_fitting(getattr(candle, field.name), field.type) for candle in candles]
         columns.append(pa.array(values, field.type))
-    columns.append(pa.array([one.count for one in candles], pa.int64()))
+    columns.append(pa.array([candle.count for candle in candles], pa.int64()))
     return pa.RecordBatch.from_arrays(columns, schema=ROWS)
 
 

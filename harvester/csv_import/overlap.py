@@ -61,8 +61,8 @@ def rows_of(batch: pa.RecordBatch) -> KeyedRows:
 def joined(parts: list[KeyedRows]) -> KeyedRows:
     """Several as one."""
     return KeyedRows(
-        np.concatenate([np.empty(0, np.int64), *(one.stamps for one in parts)]),
-        np.concatenate([np.empty(0, np.uint64), *(one.marks for one in parts)]),
+        np.concatenate([np.empty(0, np.int64), *(part.stamps for part in parts)]),
+        np.concatenate([np.empty(0, np.uint64), *(part.marks for part in parts)]),
     )
 
 

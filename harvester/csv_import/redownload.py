@@ -91,7 +91,7 @@ def units(archive: TradeStore, pair: str, within: Range) -> list[Unit]:
 def rows_to_fetch(unit: Unit, aside: list[Range]) -> int:
     """About how many rows of it do not lie aside yet, as if they were evenly spread."""
     left = missing(unit.parts, aside)
-    whole = sum(one.through - one.after for one in unit.parts)
+    whole = sum(part.through - part.after for part in unit.parts)
     return unit.rows * sum(one.through - one.after for one in left) // whole
 
 
@@ -343,9 +343,9 @@ class _Upgrading:
     def _doubt(self, beside: Writer) -> None:
         """Drop what shows fewer trades than a file: an answer may have left some out."""
         days = [day for span in self._left for day in self._short.get(span, [])]
-        for one in beside.archive.segments(self._pair):
-            if any(overlap(one.range, _around(day)) for day in days):
-                beside.remove(one)
+        for segment in beside.archive.segments(self._pair):
+            if any(overlap(segment.range, _around(day)) for day in days):
+                beside.remove(segment)
 
     def _units(self) -> list[Unit]:
         return units(self._archive, self._pair, self._hand.wish.span)
@@ -388,7 +388,7 @@ class _Upgrading:
                 f"the exchange shows fewer trades than the file on {_listed(compared.fewer)}, and "
                 "no ids prove them to be all; another --upgrade asks for them again; to have the "
                 "exchange's all the same, remove "
-                f"{', '.join(one.path for one in self._segments(unit))} and backfill",
+                f"{', '.join(segment.path for segment in self._segments(unit))} and backfill",
             )
             return
         self._keep(unit, compared.days)
@@ -425,7 +425,7 @@ class _Upgrading:
             for part in (one for one in unit.parts if overlap(one, segment.range)):
                 for batch in read_batches(self._archive.store, segment.path, part):
                     waiting.append(rows_of(batch))
-                    if sum(len(one.stamps) for one in waiting) >= WINDOW_ROWS:
+                    if sum(len(keyed_rows.stamps) for keyed_rows in waiting) >= WINDOW_ROWS:
                         rows = joined(waiting)
                         # Of the last second more may come.
                         end = int(rows.stamps.searchsorted(rows.stamps[-1] // SECOND * SECOND))
@@ -465,7 +465,7 @@ class _Upgrading:
     def _keep(self, unit: Unit, days: list[Day]) -> None:
         """Copy into quarantine what does not agree with the exchange, before it is replaced."""
         for segment in self._segments(unit):
-            parts = [both for one in unit.parts if (both := overlap(one, segment.range))]
+            parts = [both for part in unit.parts if (both := overlap(part, segment.range))]
             inside = [day for day in days if any(overlap(_around(day), part) for part in parts)]
             if inside:
                 faults = [f"the exchange does not agree: {day}" for day in inside]

@@ -200,9 +200,9 @@ def _import(
     return reports
 
 
-def _one(chain: FileChain, one: Writer) -> ImportReport:
+def _one(chain: FileChain, writer: Writer) -> ImportReport:
     begun_s = time.perf_counter()
-    chain.report.error = _error_of(lambda: chain.run(one))
+    chain.report.error = _error_of(lambda: chain.run(writer))
     chain.report.seconds = time.perf_counter() - begun_s
     return chain.report
 

@@ -185,7 +185,7 @@ def begin(
     )
 
 
-async def fill(run: DownloadContext, pair: Pair, one: Writer) -> BackfillResult:
+async def fill(run: DownloadContext, pair: Pair, writer: Writer) -> BackfillResult:
     """Fetch the holes on record of a pair, one after the other, and tend its files.
 
     Where there are no holes, the exchange is not asked.
@@ -195,6 +195,6 @@ async def fill(run: DownloadContext, pair: Pair, one: Writer) -> BackfillResult:
         pair: whose holes.
         one: its writer; the lock is held.
     """
-    outcome = await PairDownload(run, BackfillRequest(pair, Range(0, END_OF_TIME))).fill(one)
+    outcome = await PairDownload(run, BackfillRequest(pair, Range(0, END_OF_TIME))).fill(writer)
     run.watch.listener(Ended(outcome.pair, outcome.exit_status))
     return outcome

@@ -164,7 +164,7 @@ class Upgrade(NamedTuple):
         return {
             "replaced": list(self.replaced),
             "left": [{"range": one.range, "reason": one.reason} for one in self.left],
-            "days": [one.plain() for one in self.days],
+            "days": [day.plain() for day in self.days],
             "kept": list(self.kept),
             "rounding": None if self.rounding is None else self.rounding._asdict(),
         }

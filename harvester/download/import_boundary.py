@@ -77,19 +77,23 @@ def settle(writer: Writer) -> None:
         note(archive.store, pair, left)
 
 
-def _stands_once(archive: TradeStore, pair: str, one: AtomicReplacement) -> bool:
+def _stands_once(archive: TradeStore, pair: str, atomic_replacement: AtomicReplacement) -> bool:
     """Whether one of `look`'s second kind is fetched, and no trade of its second is told again."""
-    seam = one.ranges[0].through
+    seam = atomic_replacement.ranges[0].through
     last, first = Range(seam - SECOND, seam), Range(seam, seam + 1)
-    if one.compared or one.ranges[0] != Range(seam - 1, seam):
+    if atomic_replacement.compared or atomic_replacement.ranges[0] != Range(seam - 1, seam):
         return False
     if not covers(archive.coverage(pair), last) or imported_in(archive, pair, last):
         return False
     return not _held(archive, pair, last) & _held(archive, pair, first)
 
 
-def _note(writer: Writer, one: AtomicReplacement) -> None:
-    note(writer.archive.store, writer.pair, [*noted(writer.archive.store, writer.pair), one])
+def _note(writer: Writer, atomic_replacement: AtomicReplacement) -> None:
+    note(
+        writer.archive.store,
+        writer.pair,
+        [*noted(writer.archive.store, writer.pair), atomic_replacement],
+    )
 
 
 def _busy_before(archive: TradeStore, pair: str, moment: int) -> Range:

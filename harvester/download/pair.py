@@ -139,9 +139,9 @@ class PairDownload:
         """The outcome of a pair that nobody was asked for."""
         return self._outcome([], error)
 
-    async def fill(self, one: Writer) -> BackfillResult:
+    async def fill(self, writer: Writer) -> BackfillResult:
         """Fetch the holes on record; the lock is held by the writer."""
-        error = await capture_error(self._fill(one))
+        error = await capture_error(self._fill(writer))
         return self._outcome(self._run.archive.holes(self._pair), error)
 
     def _outcome(self, asked: list[Range], error: HarvesterError | None) -> BackfillResult:
@@ -197,7 +197,7 @@ class PairDownload:
         return MarketChanged(self._pair, key, now.key) if is_held else error
 
     async def _fetch_and_then(
-        self, one: Writer, then: Callable[[CompletedPair], Awaitable[None]]
+        self, writer: Writer, then: Callable[[CompletedPair], Awaitable[None]]
     ) -> None:
         """Fetch what is missing; what shows that a file lacks trades is no reason to end there."""
         before: list[Range] | None = None
@@ -205,12 +205,12 @@ class PairDownload:
         while before != (now := self._run.archive.coverage(self._pair)):
             before = now
             try:
-                self._done = await self._fetch(one)
+                self._done = await self._fetch(writer)
                 break
             except ImportIncomplete as lack:
                 # The range that showed it is whole: the next time others are missing.
                 lacks.append(lack)
-        await then(CompletedPair(self._run, self._wish, one, self._crawl, self._take))
+        await then(CompletedPair(self._run, self._wish, writer, self._crawl, self._take))
         left = [part for _, part in from_files(self._run.archive, self._pair)]
         for known in lacks:
             if any(overlap(part, Range(known.after, known.through)) for part in left):
@@ -219,35 +219,35 @@ class PairDownload:
     def _take(self, upgrade: Upgrade) -> None:
         self._upgrade = upgrade
 
-    async def _fill(self, one: Writer) -> None:
-        await asyncio.to_thread(one.check_market, self._wish.pair.key)
-        await asyncio.to_thread(finish_replacing, one, self._run.watch.listener)
+    async def _fill(self, writer: Writer) -> None:
+        await asyncio.to_thread(writer.check_market, self._wish.pair.key)
+        await asyncio.to_thread(finish_replacing, writer, self._run.watch.listener)
         holes = self._run.archive.holes(self._pair)
         if holes:
             settled_ns = await self._run.watch.stop.guard(self._run.clock.settled_ns())
             holes = [hole._replace(through=min(hole.through, settled_ns)) for hole in holes]
             holes = [hole for hole in holes if hole.after < hole.through]
-            await asyncio.to_thread(self._trim_wanted, one)
+            await asyncio.to_thread(self._trim_wanted, writer)
             await self._begin(holes, self._wish.span)
         for hole in self._ordered(holes):
-            await self._crawl_hole(one, hole)
-        await self._fetch_lost(one)
-        await self._tend(one)
+            await self._crawl_hole(writer, hole)
+        await self._fetch_lost(writer)
+        await self._tend(writer)
 
-    async def _tend(self, one: Writer) -> None:
+    async def _tend(self, writer: Writer) -> None:
         rollups = self._run.settings.candles.rollups
         async with self._run.tending:
-            await asyncio.to_thread(run_maintenance, one, rollups, self._run.watch.listener)
+            await asyncio.to_thread(run_maintenance, writer, rollups, self._run.watch.listener)
         await asyncio.to_thread(check_not_torn, self._run.archive, self._pair)
 
     async def _asked(self) -> Range:
         settled_ns = await self._run.watch.stop.guard(self._run.clock.settled_ns())
         return Range(self._wish.span.after, min(self._wish.span.through, settled_ns))
 
-    async def _fetch(self, one: Writer) -> Range:
+    async def _fetch(self, writer: Writer) -> Range:
         """Fetch what is missing, and check the clock by which nothing more is."""
         while True:
-            done = await self._fetch_missing(one)
+            done = await self._fetch_missing(writer)
             now_ns = self._run.watch.now_ns()
             await asyncio.to_thread(check_not_in_future, self._run.archive, self._pair, now_ns)
             if done.through >= self._wish.span.through or await self._clock_is_plausible():
@@ -288,11 +288,11 @@ class PairDownload:
             "later can be downloaded; what was downloaded is kept"
         )
 
-    def _trim_wanted(self, one: Writer) -> None:
+    def _trim_wanted(self, writer: Writer) -> None:
         clock, now_ns = self._run.clock, self._run.watch.now_ns()
-        one.trim_wanted(now_ns, now_ns if clock.is_behind else clock.last_settled_ns)
+        writer.trim_wanted(now_ns, now_ns if clock.is_behind else clock.last_settled_ns)
 
-    async def _fetch_missing(self, one: Writer) -> Range:
+    async def _fetch_missing(self, writer: Writer) -> Range:
         """Fetch until nothing is missing, the head having moved on meanwhile or not."""
         done = Range(0, 0)
         while True:
@@ -300,23 +300,23 @@ class PairDownload:
             caught_up = done.through and asked.through - done.through < CATCH_UP_NS
             if caught_up or asked.through <= asked.after:
                 return done if done.through else asked
-            await asyncio.to_thread(one.want, asked)
-            await asyncio.to_thread(self._trim_wanted, one)
+            await asyncio.to_thread(writer.want, asked)
+            await asyncio.to_thread(self._trim_wanted, writer)
             self._mind_the_clock()
             ranges = missing([asked], self._run.archive.coverage(self._pair))
             await self._begin(ranges, asked)
             for span in self._ordered(ranges):
-                await self._crawl_hole(one, span)
-            await self._fetch_lost(one)
+                await self._crawl_hole(writer, span)
+            await self._fetch_lost(writer)
             if asked.through == self._wish.span.through:
                 return asked
             done = asked
 
-    async def _fetch_lost(self, one: Writer) -> None:
+    async def _fetch_lost(self, writer: Writer) -> None:
         """Download again the ranges that turned out to lack trades; what stays missing is a gap."""
         for _ in range(LOST_ROUNDS):
             for span in missing(self._tally.lost, self._run.archive.coverage(self._pair)):
-                await self._crawl_hole(one, span)
+                await self._crawl_hole(writer, span)
 
     def _mind_the_clock(self) -> None:
         """Say so where coverage reaches into time to come, or where the two clocks differ."""
@@ -333,21 +333,21 @@ class PairDownload:
             )
             self._run.watch.listener(Noted(self._pair, text))
 
-    async def _crawl_hole(self, one: Writer, span: Range) -> None:
-        await look(one, span, self._guarded_page)
+    async def _crawl_hole(self, writer: Writer, span: Range) -> None:
+        await look(writer, span, self._guarded_page)
         try:
-            await self._crawl(one, self._run.archive, span)
+            await self._crawl(writer, self._run.archive, span)
         finally:
-            await asyncio.to_thread(settle, one)
+            await asyncio.to_thread(settle, writer)
 
-    async def _crawl(self, one: Writer, archive: TradeStore, span: Range) -> None:
+    async def _crawl(self, writer: Writer, archive: TradeStore, span: Range) -> None:
         run = self._run
         spelled = msgspec.json.encode(self._wish.pair).decode()
         kept = run.settings.archive
         bounds = Bounds(run.backlog, kept.flush_s, kept.flush_rows)
 
         def make(part: Range) -> RangeDownload:
-            buffer = WriteBuffer(one, part.after, spelled, run.watch.listener, self._locks)
+            buffer = WriteBuffer(writer, part.after, spelled, run.watch.listener, self._locks)
             source = PageSource(self._page, self._pair, self._has_traded)
             return RangeDownload(part, source, buffer, bounds, run.watch.stop, self._tally)
 

@@ -109,7 +109,9 @@ class PairSelection:
     def needs_the_list(self) -> bool:
         """Whether the exchange must be asked for what it lists now."""
         return (
-            self.everything or bool(self.quotes) or any(is_pattern(one.text) for one in self.names)
+            self.everything
+            or bool(self.quotes)
+            or any(is_pattern(name.text) for name in self.names)
         )
 
 

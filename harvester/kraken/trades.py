@@ -487,7 +487,7 @@ def _bad_row(row: Row, reason: str) -> UnreadableAnswer:
 
 def _show(row: Row) -> str:
     values = (getattr(row, name) for name in row.__struct_fields__)
-    return _brief(msgspec.json.encode([one for one in values if one is not msgspec.UNSET]))
+    return _brief(msgspec.json.encode([value for value in values if value is not msgspec.UNSET]))
 
 
 def _brief(raw: bytes) -> str:

@@ -135,7 +135,7 @@ class RefreshedPair:
 
 def _bounds(archive: TradeStore, segments: Iterable[Segment]) -> tuple[int, int] | None:
     """The first and last published time of the first of some segments that has rows."""
-    return next((known for one in segments if (known := archive.bounds(one))), None)
+    return next((known for segment in segments if (known := archive.bounds(segment))), None)
 
 
 class RefreshResult(NamedTuple):
@@ -152,7 +152,7 @@ class RefreshResult(NamedTuple):
     def exit_status(self) -> int:
         """The gravest of all pairs', 0 only where each is complete or the time was up."""
         whole = [self.error.exit_status] if self.error else []
-        return gravest([*whole, *(one.exit_status for one in self.pairs)])
+        return gravest([*whole, *(pair.exit_status for pair in self.pairs)])
 
 
 # --- refresh --------------------------------------------------------------------------------------
@@ -310,12 +310,15 @@ class _Refreshing:
             )
         except HarvesterError as error:
             # It ended before any pair's turn.
-            return [_failed(one.pair.altname, self._reason(error)) for one in wishes]
+            return [_failed(wish.pair.altname, self._reason(error)) for wish in wishes]
         outcomes = list(await asyncio.gather(*map(self._earlier, wishes, outcomes)))
-        if any(isinstance(one.error, ExchangeError) for one in outcomes):
+        if any(isinstance(outcome.error, ExchangeError) for outcome in outcomes):
             with suppress(ExchangeError, Interrupted):
                 self._exchange = await self._stop.guard(self._client.status())
-        return [one._replace(error=one.error and self._reason(one.error)) for one in outcomes]
+        return [
+            outcome._replace(error=outcome.error and self._reason(outcome.error))
+            for outcome in outcomes
+        ]
 
     async def _earlier(self, wish: BackfillRequest, outcome: BackfillResult) -> BackfillResult:
         """Fill the holes that lie before what was asked for just now, too."""
@@ -330,9 +333,10 @@ class _Refreshing:
                 filled.append(await fill(run, wish.pair, one))
 
         error = await capture_error(work())
-        pages = outcome.pages + sum(one.pages for one in filled)
+        pages = outcome.pages + sum(backfill_result.pages for backfill_result in filled)
         return outcome._replace(
-            pages=pages, error=error or next((one.error for one in filled), None)
+            pages=pages,
+            error=error or next((backfill_result.error for backfill_result in filled), None),
         )
 
     async def _tend(self, name: str) -> None:

@@ -107,12 +107,12 @@ class RunRecord(msgspec.Struct):
     @property
     def trades(self) -> int:
         """Of all pairs."""
-        return sum(one.trades for one in self.pairs)
+        return sum(pair.trades for pair in self.pairs)
 
     @property
     def holes(self) -> int:
         """Of all pairs."""
-        return sum(one.holes for one in self.pairs)
+        return sum(pair.holes for pair in self.pairs)
 
 
 def last(archive: TradeStore, count: int) -> list[RunRecord]:
@@ -145,7 +145,7 @@ def _judged(record: RunRecord) -> RunRecord:
 def paths(archive: TradeStore) -> list[str]:
     """All records, the oldest first."""
     entries = archive.store.files(FOLDER)
-    return sorted(one.path for one in entries if one.path.endswith(".json"))
+    return sorted(entry.path for entry in entries if entry.path.endswith(".json"))
 
 
 # --- recording ------------------------------------------------------------------------------------
@@ -204,12 +204,12 @@ class RunRecorder:
         """Note what each pair's crawl came to."""
         self.record.pairs = [
             _result(
-                one,
-                holes=len(one.holes),
-                covered_through_ns=one.reached.through if one.reached else None,
-                upgrade=_upgrade(one),
+                outcome,
+                holes=len(outcome.holes),
+                covered_through_ns=outcome.reached.through if outcome.reached else None,
+                upgrade=_upgrade(outcome),
             )
-            for one in outcomes
+            for outcome in outcomes
         ]
 
     def ended_with(self, exit_status: int, error: HarvesterError | None) -> None:
@@ -219,20 +219,22 @@ class RunRecorder:
 
     def repairs(self, reports: Iterable[RepairReport]) -> None:
         """Note what mending each pair came to."""
-        self.record.pairs = [_result(one, moved=len(one.moved)) for one in reports]
+        self.record.pairs = [_result(report, moved=len(report.moved)) for report in reports]
 
     def imports(self, reports: Iterable[ImportReport], holes: Callable[[str], int]) -> None:
         """Note what taking in the files of each pair came to; `holes`: how many a pair has now."""
         found: dict[str, PairResult] = {}
-        for one in reports:
-            pair = found.setdefault(one.pair, PairResult(one.pair, 0, holes=holes(one.pair)))
-            pair.trades += one.kept.rows
-            pair.exit_status = gravest([pair.exit_status, one.exit_status])
-            if one.ranges:
-                through = max(span.through for span in one.ranges)
+        for report in reports:
+            pair = found.setdefault(
+                report.pair, PairResult(report.pair, 0, holes=holes(report.pair))
+            )
+            pair.trades += report.kept.rows
+            pair.exit_status = gravest([pair.exit_status, report.exit_status])
+            if report.ranges:
+                through = max(span.through for span in report.ranges)
                 pair.covered_through_ns = max(pair.covered_through_ns or 0, through)
-            if one.error is not None and pair.error is None:
-                pair.error = str(one.error)
+            if report.error is not None and pair.error is None:
+                pair.error = str(report.error)
         self.record.pairs = list(found.values())
 
     def write(self, *, prune: bool = False) -> None:
@@ -283,7 +285,7 @@ def recorded(
     try:
         yield recording
         if record.exit_status is None:
-            record.exit_status = gravest([one.exit_status for one in record.pairs])
+            record.exit_status = gravest([pair.exit_status for pair in record.pairs])
     except HarvesterError as error:
         record.exit_status = error.exit_status
         record.error = without_credentials(str(error))
@@ -301,15 +303,22 @@ def recorded(
             warn(f"this run leaves no record: {recording.unwritten}")
 
 
-def _result(one: RunResult | RepairReport, **more: Any) -> PairResult:  # noqa: ANN401 - its fields
+def _result(run_result: RunResult | RepairReport, **more: Any) -> PairResult:  # noqa: ANN401 - its fields
     """What both kinds of results tell, and `more`."""
-    error = None if one.error is None else str(one.error)
-    return PairResult(one.pair, one.exit_status, one.trades, one.pages, error=error, **more)
+    error = None if run_result.error is None else str(run_result.error)
+    return PairResult(
+        run_result.pair,
+        run_result.exit_status,
+        run_result.trades,
+        run_result.pages,
+        error=error,
+        **more,
+    )
 
 
-def _upgrade(one: RunResult) -> dict[str, Any] | None:
+def _upgrade(run_result: RunResult) -> dict[str, Any] | None:
     """What became of ranges from files, of a backfill that was to replace them."""
-    upgrade = getattr(one, "upgrade", None)
+    upgrade = getattr(run_result, "upgrade", None)
     return upgrade.plain() if isinstance(upgrade, Upgrade) else None
 
 

@@ -274,7 +274,7 @@ def _fenced(night: ScheduledJob) -> list[str]:
 
 
 def _lies_in(path: str, folders: tuple[str, ...]) -> bool:
-    return any(path == one or path.startswith(f"{one}/") for one in folders)
+    return any(path == folder or path.startswith(f"{folder}/") for folder in folders)
 
 
 def _command(words: tuple[str, ...]) -> str:

@@ -143,30 +143,36 @@ class CalendarGrid(Grid):
         """The same as `number`, of an SQL expression in nanoseconds."""
         singles = self._singles
         leaves = [
-            f"{one.number}"
-            if one in singles
-            else f"{one.number} + ({moment_ns} - {one.opens_ns}) // {one.width_ns}"
-            for one in self.stretches
+            f"{stretch.number}"
+            if stretch in singles
+            else f"{stretch.number} + ({moment_ns} - {stretch.opens_ns}) // {stretch.width_ns}"
+            for stretch in self.stretches
         ]
-        number = _branching(moment_ns, [one.opens_ns for one in self.stretches], leaves)
+        number = _branching(moment_ns, [stretch.opens_ns for stretch in self.stretches], leaves)
         return f"({number})::BIGINT"
 
     def opens_sql(self, number: str) -> str:
         """When an interval opens, as TIMESTAMP_NS, of an SQL expression of its number."""
         singles = self._singles
         leaves = [
-            f"{one.opens_ns}"
-            if one in singles
-            else f"{one.opens_ns} + ({number} - {one.number}) * {one.width_ns}"
-            for one in self.stretches
+            f"{stretch.opens_ns}"
+            if stretch in singles
+            else f"{stretch.opens_ns} + ({number} - {stretch.number}) * {stretch.width_ns}"
+            for stretch in self.stretches
         ]
-        opens = _branching(number, [one.number for one in self.stretches], leaves)
+        opens = _branching(number, [stretch.number for stretch in self.stretches], leaves)
         return f"make_timestamp_ns({opens})"
 
     @property
     def step_ns(self) -> int:
         """The greatest length that each interval opens at a multiple of."""
-        return gcd(*(length for one in self.stretches for length in (one.opens_ns, one.width_ns)))
+        return gcd(
+            *(
+                length
+                for stretch in self.stretches
+                for length in (stretch.opens_ns, stretch.width_ns)
+            )
+        )
 
 
 def _branching(value: str, froms: Sequence[int], leaves: Sequence[str]) -> str:

@@ -190,10 +190,10 @@ def _stretches(rule: Rule, zone: ZoneInfo | None, over: Range) -> list[Stretch]:
     openings = list(_openings(rule, turned, last_ns))
     found: list[Stretch] = []
     number = 0
-    for one in _widths(openings):
-        if not found or found[-1].width_ns != one.width_ns:
-            found.append(Stretch(one.first_ns, number, one.width_ns))
-        number += one.times
+    for width in _widths(openings):
+        if not found or found[-1].width_ns != width.width_ns:
+            found.append(Stretch(width.first_ns, number, width.width_ns))
+        number += width.times
     return found
 
 

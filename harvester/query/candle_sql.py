@@ -32,41 +32,41 @@ class Seed(NamedTuple):
     last: int
 
 
-def seeds(archive: TradeStore, one: Plan, connection: duckdb.DuckDBPyConnection) -> list[Seed]:
+def seeds(archive: TradeStore, plan: Plan, connection: duckdb.DuckDBPyConnection) -> list[Seed]:
     """Where filling begins without a candle, by the question's policy.
 
     Raises:
         FileNotFoundError: a file is gone; list again.
         duckdb.Error: a file can't be read, or is gone.
     """
-    if one.question.fill == "none" or not one.runs:
+    if plan.question.fill == "none" or not plan.runs:
         return []
-    if one.question.fill == "null":
-        return _stretches(one)
-    close = _carried_in(archive, one, connection)
-    whole = one.runs[0].whole
+    if plan.question.fill == "null":
+        return _stretches(plan)
+    close = _carried_in(archive, plan, connection)
+    whole = plan.runs[0].whole
     return [] if close is None else [Seed(whole.first - 1, AHEAD, close, whole.last)]
 
 
-def _stretches(one: Plan) -> list[Seed]:
+def _stretches(plan: Plan) -> list[Seed]:
     """Each run from its beginning, but none of it before the first trade held."""
-    if one.opening is None:
+    if plan.opening is None:
         return []
     return [
-        Seed(max(run.whole.first, one.opening) - 1, BEHIND, None, run.whole.last)
-        for run in one.runs
+        Seed(max(run.whole.first, plan.opening) - 1, BEHIND, None, run.whole.last)
+        for run in plan.runs
     ]
 
 
-def carried_from(archive: TradeStore, one: Plan) -> Piece | None:
+def carried_from(archive: TradeStore, plan: Plan) -> Piece | None:
     """The last trade before the span, back to the last hole, where its price is carried in.
 
     Raises:
         FileNotFoundError: a file is gone; list again.
     """
-    if one.question.fill in ("none", "null") or not one.runs:
+    if plan.question.fill in ("none", "null") or not plan.runs:
         return None
-    for piece in reversed(one.before):
+    for piece in reversed(plan.before):
         last_ns = archive.last_time_in(piece)
         if last_ns is not None:
             # Only the last row group is read.
@@ -75,10 +75,10 @@ def carried_from(archive: TradeStore, one: Plan) -> Piece | None:
 
 
 def _carried_in(
-    archive: TradeStore, one: Plan, connection: duckdb.DuckDBPyConnection
+    archive: TradeStore, plan: Plan, connection: duckdb.DuckDBPyConnection
 ) -> Decimal | None:
     """The price of that trade; None without one."""
-    piece = carried_from(archive, one)
+    piece = carried_from(archive, plan)
     if piece is None:
         return None
     ticks = ticks_sql(archive, [piece])
@@ -87,18 +87,18 @@ def _carried_in(
     return Decimal(close)
 
 
-def loses_digits(archive: TradeStore, one: Plan, connection: duckdb.DuckDBPyConnection) -> bool:
+def loses_digits(archive: TradeStore, plan: Plan, connection: duckdb.DuckDBPyConnection) -> bool:
     """Whether a candle's price has more decimals than its pair has today, as old trades do.
 
     Raises:
         duckdb.Error: a file can't be read, or is gone.
     """
-    decimals = one.question.pair_decimals
-    carried = [start.close for start in seeds(archive, one, connection)]
+    decimals = plan.question.pair_decimals
+    carried = [start.close for start in seeds(archive, plan, connection)]
     if any(close != round(close, decimals) for close in carried if close is not None):
         return True
     prices = {name: BASE[name] for name in PRICES}
-    candles = grouped_sql(archive, one.sources, one.grid, prices)
+    candles = grouped_sql(archive, plan.sources, plan.grid, prices)
     finer = " OR ".join(f"{name} <> {name}::DECIMAL(18, {decimals})" for name in PRICES)
     query = f"SELECT 1 FROM ({candles}) WHERE {finer} LIMIT 1"  # noqa: S608
     return bool(connection.execute(query).fetchall())
@@ -292,4 +292,6 @@ def _units(name: str) -> str:
 def _is_complete(runs: Sequence[PlannedRun]) -> str:
     """Whether coverage holds the interval whole."""
     wholes = [run.whole for run in runs if run.whole.first <= run.whole.last]
-    return " OR ".join(f"number BETWEEN {one.first} AND {one.last}" for one in wholes) or "false"
+    return (
+        " OR ".join(f"number BETWEEN {whole.first} AND {whole.last}" for whole in wholes) or "false"
+    )

@@ -58,11 +58,11 @@ class QuerySession:
         are made once.
         """
 
-        def losing(one: Plan) -> bool:
-            return loses_digits(self.archive, one, self.connect())
+        def losing(plan: Plan) -> bool:
+            return loses_digits(self.archive, plan, self.connect())
 
-        def shortened(one: Plan) -> list[CandleQuery]:
-            return chunks(self.archive, one)
+        def shortened(plan: Plan) -> list[CandleQuery]:
+            return chunks(self.archive, plan)
 
         # Cut by what stands in the archive, whose footers tell how many rows there are.
         questions = QuerySession(self.archive, self.memory_limit).whoever_writes(
@@ -74,16 +74,16 @@ class QuerySession:
             return questions, PRICE_DECIMALS
         return questions, question.pair_decimals
 
-    def sql(self, one: Plan, price_decimals: int, connection: duckdb.DuckDBPyConnection) -> str:
+    def sql(self, plan: Plan, price_decimals: int, connection: duckdb.DuckDBPyConnection) -> str:
         """The whole query of a plan."""
-        starts = seeds(self.archive, one, connection)
-        candles = grouped_sql(self.archive, one.sources, one.grid, measures_of(one.question))
-        return candles_sql(one, candles, starts, price_decimals)
+        starts = seeds(self.archive, plan, connection)
+        candles = grouped_sql(self.archive, plan.sources, plan.grid, measures_of(plan.question))
+        return candles_sql(plan, candles, starts, price_decimals)
 
-    def relation(self, one: Plan, price_decimals: int) -> duckdb.DuckDBPyRelation:
+    def relation(self, plan: Plan, price_decimals: int) -> duckdb.DuckDBPyRelation:
         """The candles of a plan, on a connection of their own."""
         connection = self.connect()
-        return connection.sql(self.sql(one, price_decimals, connection))
+        return connection.sql(self.sql(plan, price_decimals, connection))
 
     def whoever_writes(self, question: CandleQuery, ask: Callable[[Plan], T]) -> T:
         """Ask, and when a file is gone by then, compacted, list again and ask again.
@@ -111,12 +111,12 @@ class QuerySession:
             f"files of {question.pair} keep vanishing while they are read: try again"
         )
 
-    def vanished(self, one: Plan) -> bool:
+    def vanished(self, plan: Plan) -> bool:
         """Whether a file that a plan reads stands no more."""
-        pair = one.question.pair
+        pair = plan.question.pair
         standing = {*self.archive.segments(pair), *self.archive.rollups(pair)}
-        used = [piece.segment for piece in one.held]
-        rollups = [source.rollup for source in one.sources if source.rollup is not None]
+        used = [piece.segment for piece in plan.held]
+        rollups = [source.rollup for source in plan.sources if source.rollup is not None]
         return any(file not in standing for file in (*used, *rollups))
 
 
@@ -186,8 +186,8 @@ def batches(
     """The candles of `candle_batches`, in a session."""
     questions, decimals = session.prepared(question)
 
-    def begin(one: Plan) -> tuple[pa.RecordBatch, pa.RecordBatchReader]:
-        reader = session.relation(one, decimals).to_arrow_reader(batch_rows)
+    def begin(plan: Plan) -> tuple[pa.RecordBatch, pa.RecordBatchReader]:
+        reader = session.relation(plan, decimals).to_arrow_reader(batch_rows)
         # The sort yields nothing before all files have been read: with the first batch here,
         # none can vanish any more.
         return next(reader, _no_candles(reader.schema)), reader
@@ -224,8 +224,8 @@ def check_empty(archive: TradeStore, question: CandleQuery) -> None:
     if question.fill == "none" or question.span.through < END_OF_TIME:
         return
 
-    def count(one: Plan) -> int:
-        return _empty(archive, one)
+    def count(plan: Plan) -> int:
+        return _empty(archive, plan)
 
     empty = QuerySession(archive).whoever_writes(question, count)
     if empty > EMPTY_CANDLES:
@@ -236,12 +236,12 @@ def check_empty(archive: TradeStore, question: CandleQuery) -> None:
         )
 
 
-def _empty(archive: TradeStore, one: Plan) -> int:
+def _empty(archive: TradeStore, plan: Plan) -> int:
     """How many intervals are filled at least, but for those between a hole and the next trade."""
-    if one.opening is None:
+    if plan.opening is None:
         return 0
-    lengths = (run.whole.last - max(run.whole.first, one.opening) + 1 for run in one.runs)
-    pieces = clipped(one.held, one.question.span)
+    lengths = (run.whole.last - max(run.whole.first, plan.opening) + 1 for run in plan.runs)
+    pieces = clipped(plan.held, plan.question.span)
     trades = sum(archive.footer(piece.segment).rows for piece in pieces)
     return sum(max(length, 0) for length in lengths) - trades
 
@@ -308,15 +308,15 @@ def spooled(session: QuerySession, questions: Sequence[CandleQuery], folder: Pat
     return session.whoever_writes(questions[0], read)
 
 
-def _lengths(one: Plan) -> Iterator[int]:
+def _lengths(plan: Plan) -> Iterator[int]:
     """What the width of the spool must divide: where candles and roll-ups end, it ends as well."""
-    yield one.grid.step_ns
-    for level in {source.level for source in one.sources} - {TICKS}:
+    yield plan.grid.step_ns
+    for level in {source.level for source in plan.sources} - {TICKS}:
         yield parse_interval(level).width_ns or 1
 
 
-def _ticks_of(one: Plan) -> list[Range]:
-    return [source.piece.within for source in one.sources if source.level == TICKS]
+def _ticks_of(plan: Plan) -> list[Range]:
+    return [source.piece.within for source in plan.sources if source.level == TICKS]
 
 
 def _by_several(read: Iterable[Sequence[Range]]) -> list[Range]:
@@ -333,31 +333,31 @@ def _by_several(read: Iterable[Sequence[Range]]) -> list[Range]:
     return union(found)
 
 
-def _of_ticks(one: Plan, wanted: Sequence[Range], width_ns: int) -> Plan:
+def _of_ticks(plan: Plan, wanted: Sequence[Range], width_ns: int) -> Plan:
     """The plan of partial candles of all ticks in some ranges."""
     grid = FixedGrid(width_ns)
     return replace(
-        one,
-        question=replace(one.question, fill="none"),
+        plan,
+        question=replace(plan.question, fill="none"),
         grid=grid,
-        sources=[Source(piece, None) for span in wanted for piece in clipped(one.held, span)],
-        opening=None if one.opening is None else grid.number(one.grid.opens(one.opening)),
+        sources=[Source(piece, None) for span in wanted for piece in clipped(plan.held, span)],
+        opening=None if plan.opening is None else grid.number(plan.grid.opens(plan.opening)),
     )
 
 
 def _written(
-    session: QuerySession, one: Plan, measures: dict[str, str], folder: Path
+    session: QuerySession, plan: Plan, measures: dict[str, str], folder: Path
 ) -> Iterator[Spooled]:
     """Files of some hundred thousand partial candles each, of a plan's ticks."""
-    pieces = [source.piece for source in one.sources]
+    pieces = [source.piece for source in plan.sources]
     covered = union(piece.within for piece in pieces)
     connection = session.connect()
-    for part in chunks(session.archive, one):
+    for part in chunks(session.archive, plan):
         for span in filter(None, (overlap(part.span, run) for run in covered)):
             sources = [Source(piece, None) for piece in clipped(pieces, span)]
             file = folder / f"{span.after:019d}.parquet"
-            candles = grouped_sql(session.archive, sources, one.grid, measures)
-            connection.execute(_copy(candles, one.grid, measures, str(file)))
+            candles = grouped_sql(session.archive, sources, plan.grid, measures)
+            connection.execute(_copy(candles, plan.grid, measures, str(file)))
             yield Spooled(span, str(file))
     connection.close()
 

@@ -85,9 +85,9 @@ def explain(
     session = QuerySession(archive, memory_limit, threads)
     parts, decimals = session.prepared(question)
 
-    def told(one: Plan) -> Explanation:
-        reads = tuple(_reads(archive, one.sources))
-        carried = carried_from(archive, one)
+    def told(plan: Plan) -> Explanation:
+        reads = tuple(_reads(archive, plan.sources))
+        carried = carried_from(archive, plan)
         return Explanation(
             question,
             reads,
@@ -95,7 +95,7 @@ def explain(
             tuple(_totals(reads)),
             2 if looks_at_digits(question) else 1,
             len(parts),
-            session.sql(one, decimals, session.connect()),
+            session.sql(plan, decimals, session.connect()),
         )
 
     return session.whoever_writes(question, told)
@@ -110,12 +110,12 @@ def _reads(archive: TradeStore, sources: Sequence[Source]) -> Iterator[Read]:
             yield _read(archive, one, asked)
 
 
-def _read(archive: TradeStore, one: Source, asked: Range) -> Read:
-    path = one.rollup.path if one.rollup is not None else one.piece.segment.path
-    return Read(one.level, path, one.piece.within, rows_touched(archive.store, path, asked))
+def _read(archive: TradeStore, source: Source, asked: Range) -> Read:
+    path = source.rollup.path if source.rollup is not None else source.piece.segment.path
+    return Read(source.level, path, source.piece.within, rows_touched(archive.store, path, asked))
 
 
 def _totals(reads: Sequence[Read]) -> Iterator[ExplainTotals]:
-    for level in dict.fromkeys(one.level for one in reads):
-        some = [one for one in reads if one.level == level]
+    for level in dict.fromkeys(read.level for read in reads):
+        some = [read for read in reads if read.level == level]
         yield ExplainTotals(level, len({one.file for one in some}), sum(one.rows for one in some))

@@ -149,20 +149,20 @@ def _nothing(archive: TradeStore, pair: str) -> NothingHeld:
 CHUNK_CANDLES = 1_000_000
 
 
-def chunks(archive: TradeStore, one: Plan, most: int = CHUNK_CANDLES) -> list[CandleQuery]:
+def chunks(archive: TradeStore, plan: Plan, most: int = CHUNK_CANDLES) -> list[CandleQuery]:
     """The question of a plan, cut into questions of about so many candles at most, in order.
 
     Raises:
         FileNotFoundError: a file is gone; list again.
     """
-    after, through = one.question.span
+    after, through = plan.question.span
     # A piece that begins inside an interval is cut where that opens, so edges may lie ahead.
-    inside = sorted({edge for edge in _edges(archive, one, most) if after < edge < through})
+    inside = sorted({edge for edge in _edges(archive, plan, most) if after < edge < through})
     spans = (Range(*ends) for ends in pairwise([after, *inside, through]))
-    return [replace(one.question, span=span) for span in spans]
+    return [replace(plan.question, span=span) for span in spans]
 
 
-def most_candles(archive: TradeStore, one: Plan) -> int:
+def most_candles(archive: TradeStore, plan: Plan) -> int:
     """How many candles that saw trades a plan comes to, at most: names and footers tell it.
 
     A piece has no more of them than trades, nor than intervals from its first trade to its last;
@@ -173,40 +173,40 @@ def most_candles(archive: TradeStore, one: Plan) -> int:
     """
     total = 0
     reached: int | None = None
-    for source in one.sources:
+    for source in plan.sources:
         segment, within = source.piece
         bounds = archive.bounds(segment)
         if bounds is None or bounds[1] <= within.after or bounds[0] > within.through:
             continue
-        first = one.grid.number(max(within.after + 1, bounds[0]))
-        last = one.grid.number(min(within.through, bounds[1]))
+        first = plan.grid.number(max(within.after + 1, bounds[0]))
+        last = plan.grid.number(min(within.through, bounds[1]))
         opened = last - (first if reached is None else max(first, reached + 1)) + 1
         total += max(min(opened, archive.footer(segment).rows), 0)
         reached = last
     return total
 
 
-def _edges(archive: TradeStore, one: Plan, most: int) -> Iterator[int]:
+def _edges(archive: TradeStore, plan: Plan, most: int) -> Iterator[int]:
     """The last nanoseconds of the chunks, but for the last one."""
     expected = 0
-    for source in one.sources:
+    for source in plan.sources:
         within = source.piece.within
-        first, last = one.grid.number(within.after + 1), one.grid.number(within.through)
-        if one.opening is not None:
-            first = max(first, one.opening)
-        candles = _candles(archive, one, source, last - first + 1)
+        first, last = plan.grid.number(within.after + 1), plan.grid.number(within.through)
+        if plan.opening is not None:
+            first = max(first, plan.opening)
+        candles = _candles(archive, plan, source, last - first + 1)
         parts = -(-candles // most)
         if expected and expected + candles > most:
-            yield one.grid.opens(first) - 1
+            yield plan.grid.opens(first) - 1
             expected = 0
         for part in range(1, parts):
-            yield one.grid.opens(first + (last - first + 1) * part // parts) - 1
+            yield plan.grid.opens(first + (last - first + 1) * part // parts) - 1
         expected += candles // max(parts, 1)
 
 
-def _candles(archive: TradeStore, one: Plan, source: Source, intervals: int) -> int:
+def _candles(archive: TradeStore, plan: Plan, source: Source, intervals: int) -> int:
     """How many candles a piece may come to, at most: empty intervals count where they are shown."""
-    if one.question.fill != "none" and one.opening is not None:
+    if plan.question.fill != "none" and plan.opening is not None:
         return max(intervals, 0)
     return max(min(intervals, archive.footer(source.piece.segment).rows), 0)
 

@@ -93,33 +93,33 @@ def candles(session: QuerySession, question: CandleQuery) -> duckdb.DuckDBPyRela
     if looks_at_digits(question):
         _, decimals = session.prepared(question)
 
-    def asked(one: Plan) -> duckdb.DuckDBPyRelation:
+    def asked(plan: Plan) -> duckdb.DuckDBPyRelation:
         connection = session.connect()
-        parts = [_part(session, one, span, decimals, connection) for span in _spans(one)]
+        parts = [_part(session, plan, span, decimals, connection) for span in _spans(plan)]
         return connection.sql("\nUNION ALL ".join(parts))
 
     return session.whoever_writes(question, asked)
 
 
-def _spans(one: Plan) -> list[Range]:
+def _spans(plan: Plan) -> list[Range]:
     """The span, cut where the interval opens that holds the first moment of a year."""
-    after, through = one.question.span
-    years = sorted({source.piece.segment.year for source in one.sources})
-    opens = (one.grid.opens(one.grid.number(year_end(year - 1) + 1)) for year in years[1:])
+    after, through = plan.question.span
+    years = sorted({source.piece.segment.year for source in plan.sources})
+    opens = (plan.grid.opens(plan.grid.number(year_end(year - 1) + 1)) for year in years[1:])
     inside = sorted({at - 1 for at in opens if after < at - 1 < through})
     return [Range(*ends) for ends in pairwise([after, *inside, through])]
 
 
 def _part(
     session: QuerySession,
-    one: Plan,
+    plan: Plan,
     span: Range,
     decimals: int,
     connection: duckdb.DuckDBPyConnection,
 ) -> str:
-    if span == one.question.span:
-        return f"({session.sql(one, decimals, connection)})"
-    part = of_listing(session.archive, replace(one.question, span=span), one.held)
+    if span == plan.question.span:
+        return f"({session.sql(plan, decimals, connection)})"
+    part = of_listing(session.archive, replace(plan.question, span=span), plan.held)
     first, last = part.grid.number(span.after + 1), part.grid.number(span.through)
     return (
         f"SELECT * FROM (\n{session.sql(part, decimals, connection)}\n)\n"  # noqa: S608

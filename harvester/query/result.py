@@ -380,7 +380,7 @@ def of_sql(
         return found if found is not None else session().sql("SELECT NULL AS done WHERE false")
 
     def files() -> frozenset[object]:
-        return frozenset(one for pair in archive.held() for one in archive.segments(pair))
+        return frozenset(segment for pair in archive.held() for segment in archive.segments(pair))
 
     title = " ".join(query.split())
     return ResultSource(

@@ -266,9 +266,9 @@ def _from_partials(
     grid: Grid,
     measures: dict[str, str],
 ) -> str:
-    files = ", ".join(quoted_path(one.location(archive)) for one in sources)
+    files = ", ".join(quoted_path(source.location(archive)) for source in sources)
     chosen = "".join(f", {name}" for name in measures)
-    within = " AND ".join(conditions([one.piece for one in sources])) or "true"
+    within = " AND ".join(conditions([source.piece for source in sources])) or "true"
     return (
         f"SELECT {grid.number_sql('epoch_ns(time)')} AS number{chosen}, {place_sql(at)} AS place\n"
         f"FROM read_parquet([{files}], hive_partitioning = false)\nWHERE {within}"
@@ -318,7 +318,7 @@ def served_by(spool: Spool, sources: Sequence[Source]) -> list[Source]:
 
 def _taken(spool: Spool, sources: Sequence[Source]) -> Iterator[Source]:
     """What of the ticks the spool tells, in buckets that are whole."""
-    for run in union(one.piece.within for one in sources):
+    for run in union(source.piece.within for source in sources):
         for part in spool.parts:
             both = overlap(run, part.range)
             if both is None:
@@ -333,6 +333,6 @@ def _taken(spool: Spool, sources: Sequence[Source]) -> Iterator[Source]:
 def _left(sources: Sequence[Source], taken: Sequence[Source]) -> Iterator[Source]:
     """The ticks that are read all the same."""
     spans = [one.piece.within for one in taken]
-    for one in sources:
-        for span in missing([one.piece.within], spans):
-            yield Source(Piece(one.piece.segment, span), None)
+    for source in sources:
+        for span in missing([source.piece.within], spans):
+            yield Source(Piece(source.piece.segment, span), None)

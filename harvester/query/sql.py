@@ -160,7 +160,7 @@ def _statements(query: str, memory_limit: str) -> list[duckdb.Statement]:
 
 def _listings(statements: list[duckdb.Statement]) -> int:
     """How often statements may be run: what changes something only once."""
-    is_question = [one.type for one in statements] == [duckdb.StatementType.SELECT]
+    is_question = [statement.type for statement in statements] == [duckdb.StatementType.SELECT]
     return LISTINGS if is_question else 1
 
 
@@ -185,7 +185,7 @@ class _Asker:
         self, question: Callable[[duckdb.DuckDBPyConnection], T], *, listings: int = LISTINGS
     ) -> T:
         for _ in range(listings):
-            pieces = [one for pair in self.archive.held() for one in self.archive.pieces(pair)]
+            pieces = [piece for pair in self.archive.held() for piece in self.archive.pieces(pair)]
             try:
                 with asking_sql(self.memory_limit):
                     return question(self._connection(pieces))
@@ -198,7 +198,7 @@ class _Asker:
 
     def _vanished(self, pieces: list[Piece]) -> bool:
         held = self.archive.held()
-        standing = {one for pair in held for one in self.archive.segments(pair)}
+        standing = {segment for pair in held for segment in self.archive.segments(pair)}
         return any(piece.segment not in standing for piece in pieces)
 
     def _connection(self, pieces: list[Piece]) -> duckdb.DuckDBPyConnection:

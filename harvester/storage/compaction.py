@@ -43,11 +43,11 @@ def groups(
 
 def _touching(segments: Iterable[Segment]) -> Iterator[list[Segment]]:
     run: list[Segment] = []
-    for one in segments:
-        if run and (run[-1].range.through != one.range.after or run[-1].year != one.year):
+    for segment in segments:
+        if run and (run[-1].range.through != segment.range.after or run[-1].year != segment.year):
             yield run
             run = []
-        run.append(one)
+        run.append(segment)
     if run:
         yield run
 

@@ -118,7 +118,7 @@ def want(store: Store, pair: str, *spans: Range) -> None:
 def want_only(store: Store, pair: str, spans: Iterable[Range]) -> None:
     """Write down anew all that is wanted; whatever stood there is replaced."""
     mark(store, pair)
-    data = _pretty(_Wanted(pair, [(one.after, one.through) for one in union(spans)]))
+    data = _pretty(_Wanted(pair, [(span.after, span.through) for span in union(spans)]))
     store.write(f"wanted/{pair}.json", data, pair)
 
 

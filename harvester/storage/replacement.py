@@ -277,9 +277,9 @@ def _whole(view: ReplacementView, segment: Segment) -> Iterator[pa.RecordBatch]:
 def clear(writer: Writer, beside: Writer) -> None:
     """Take away what lies aside and is not wanted any more."""
     left = [part for _, part in from_files(writer.archive, writer.pair)]
-    for one in beside.archive.segments(beside.pair):
-        if not any(overlap(one.range, part) for part in left):
-            beside.remove(one)
+    for segment in beside.archive.segments(beside.pair):
+        if not any(overlap(segment.range, part) for part in left):
+            beside.remove(segment)
     if not beside.archive.segments(beside.pair):
         beside.archive.store.remove_folder(f"trades/pair={beside.pair}")
 
@@ -317,7 +317,7 @@ class _SegmentRewrite:
     def staged(self) -> list[tuple[str, str]]:
         """Write its files; nothing is taken from a segment that is not what its footer tells."""
         before, after = self._reckoned()
-        told_new = sum(one.unasked_jumps for one in self._footers.values())
+        told_new = sum(footer.unasked_jumps for footer in self._footers.values())
         excuses = excused(before, after, self._footer_before.unasked_jumps, told_new)
         jumps, parts = after.jumps(), self._by_year(after.years())
         return [
@@ -325,7 +325,7 @@ class _SegmentRewrite:
                 self._rows(part),
                 replace(
                     self._footer(part),
-                    jumps=tuple(sorted(one for one in jumps if jumps[one] == year)),
+                    jumps=tuple(sorted(jump for jump in jumps if jumps[jump] == year)),
                     unasked_jumps=excuses[year],
                 ),
             )
@@ -355,16 +355,16 @@ class _SegmentRewrite:
 
     def _beside(self, moment: int) -> TradeStore:
         """Where the neighbour at a moment will be that touches the segment there."""
-        is_replaced = any(one.after < moment < one.through for one in self._parts)
+        is_replaced = any(part.after < moment < part.through for part in self._parts)
         return self._view if is_replaced else self._writer.archive
 
     def _jumps_on_record(self) -> list[ConfirmedIdGap]:
         """All that were confirmed, in these rows or at their seams."""
         span, archive = self._segment.range, self._writer.archive
         beside = [
-            archive.footer(one)
-            for one in archive.segments(self._segment.pair)
-            if span.after in one.range or span.through in one.range
+            archive.footer(segment)
+            for segment in archive.segments(self._segment.pair)
+            if span.after in segment.range or span.through in segment.range
         ]
         footers = [self._footer_before, *beside, *self._footers.values()]
         return [jump for footer in footers for jump in footer.jumps]
@@ -395,13 +395,13 @@ class _SegmentRewrite:
         imported = tuple(_less(old.imported, part, self._inner))
         names = [name for name in old.source.split("+") if name != "csv" or imported]
         ends_aside = self._sources[-1].segment != self._segment
-        cursors = [one.cursor for one in reversed(footers)]
+        cursors = [footer.cursor for footer in reversed(footers)]
         cursors = [*cursors, old.cursor] if ends_aside else [old.cursor, *cursors]
         return Footer(
             range=part,
             pair=footers[-1].pair if footers else old.pair,
             source="+".join(dict.fromkeys([*names, "api"])),
-            cursor=next((one for one in cursors if one), None),
+            cursor=next((cursor for cursor in cursors if cursor), None),
             imported=imported,
             across_files=old.across_files if imported else (),
         )
@@ -411,7 +411,7 @@ def _less(
     imported: Sequence[ImportedRange], part: Range, inner: Sequence[Range]
 ) -> Iterator[ImportedRange]:
     """What came from files, within a part, and is not replaced."""
-    for one in imported:
-        if both := overlap(Range(one.after, one.through), part):
+    for imported_range in imported:
+        if both := overlap(Range(imported_range.after, imported_range.through), part):
             for rest in missing([both], inner):
-                yield one._replace(after=rest.after, through=rest.through)
+                yield imported_range._replace(after=rest.after, through=rest.through)

@@ -196,8 +196,8 @@ class ReplacementView(TradeStore):
     def _ids(self, segment: Segment, window: Range) -> tuple[Int64s, Int64s]:
         batches = list(read_batches(self.store, segment.path, window, ["trade_id", "time"]))
         empty = np.empty(0, dtype=np.int64)
-        ids = np.concatenate([empty, *(trade_ids(one) for one in batches)])
-        return ids, np.concatenate([empty, *(times(one) for one in batches)])
+        ids = np.concatenate([empty, *(trade_ids(batch) for batch in batches)])
+        return ids, np.concatenate([empty, *(times(batch) for batch in batches)])
 
 
 def _windows(span: Range, *, from_end: bool) -> list[Range]:
@@ -291,9 +291,11 @@ def torn(archive: TradeStore, pair: str, /) -> tuple[Range, str] | None:
     return None
 
 
-def _told(archive: TradeStore, pair: str, one: AtomicReplacement, left: Sequence[Range]) -> str:
+def _told(
+    archive: TradeStore, pair: str, atomic_replacement: AtomicReplacement, left: Sequence[Range]
+) -> str:
     upgrade = f"`harvester backfill {pair} --upgrade` fetches what is lacking, or says why not"
-    if one == _UNKNOWN:
+    if atomic_replacement == _UNKNOWN:
         return (
             "it can't be read, and an upgrade may have been cut short between files that belong "
             f"together: trades from files may stand twice, or not at all; {upgrade}"
@@ -302,8 +304,8 @@ def _told(archive: TradeStore, pair: str, one: AtomicReplacement, left: Sequence
     ends = f"`harvester backfill {pair}` ends it, or says why not"
     return (
         "a file and the exchange's own trades meet in a busy second: a trade near "
-        f"{_seams(one.ranges, left)} may stand twice, or not at all; "
-        f"{upgrade if lacking or not one.compared else ends}"
+        f"{_seams(atomic_replacement.ranges, left)} may stand twice, or not at all; "
+        f"{upgrade if lacking or not atomic_replacement.compared else ends}"
     )
 
 
@@ -311,7 +313,7 @@ def _seams(ranges: Sequence[Range], left: Sequence[Range]) -> str:
     """Where what is left of some ranges meets what was replaced."""
     replaced = {moment for one in missing(ranges, left) for moment in one}
     ends = [moment for one in left for moment in one]
-    return " or ".join(show(one) for one in ends if one in replaced) or show(ends[0])
+    return " or ".join(show(end) for end in ends if end in replaced) or show(ends[0])
 
 
 def check_not_torn(archive: TradeStore, pair: str) -> None:

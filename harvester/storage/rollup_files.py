@@ -129,18 +129,18 @@ def _marks(interval: str, footer: Footer) -> dict[str, str]:
     }
 
 
-def agrees(store: Store, one: RollUp, footer: Footer) -> bool:
+def agrees(store: Store, roll_up: RollUp, footer: Footer) -> bool:
     """Whether a roll-up was made, in this format, from the very rows of a segment.
 
     Raises:
         FileNotFoundError: it is gone; list again.
     """
     try:
-        with opened(store, one.path) as file:
+        with opened(store, roll_up.path) as file:
             marks = dict(file.metadata.metadata or {})
     except ArchiveDamaged:
         return False
-    wanted = _marks(one.interval, footer)
+    wanted = _marks(roll_up.interval, footer)
     # How a pair is spelled may change; which rows a roll-up was made from may not.
     wanted.pop("harvester.pair")
     return all(marks.get(key.encode()) == text.encode() for key, text in wanted.items())

@@ -49,11 +49,11 @@ def pieces_of(segments: Iterable[Segment], span: Range = EVERYTHING) -> list[Pie
     """See `Archive.pieces`; `segments` as they are listed."""
     pieces: list[Piece] = []
     reached = span.after
-    for one in segments:
-        if one.range.through <= reached or one.range.after >= span.through:
+    for segment in segments:
+        if segment.range.through <= reached or segment.range.after >= span.through:
             continue
-        part = Range(max(reached, one.range.after), min(span.through, one.range.through))
-        pieces.append(Piece(one, part))
+        part = Range(max(reached, segment.range.after), min(span.through, segment.range.through))
+        pieces.append(Piece(segment, part))
         reached = part.through
     return pieces
 
@@ -157,7 +157,7 @@ class TradeStore:
 
     def coverage(self, pair: str) -> list[Range]:
         """What has been fetched whole, in order, as few ranges as can be."""
-        return union(one.range for one in self.segments(pair))
+        return union(segment.range for segment in self.segments(pair))
 
     def wanted(self, pair: str) -> list[Range]:
         """What was ever asked for; all between the first segment and the last if that was lost.
@@ -273,29 +273,29 @@ class TradeStore:
         published time; None where coverage does not reach the moment, or no row has an id.
         """
         between, at = 0, moment
-        for one in reversed(self.segments(pair)):
-            if one.range.through != at:
+        for segment in reversed(self.segments(pair)):
+            if segment.range.through != at:
                 continue
-            footer = self.footer(one)
+            footer = self.footer(segment)
             if footer.last_trade_id is not None:
-                time_ns = self._time_of_last_id(one, footer)
+                time_ns = self._time_of_last_id(segment, footer)
                 return footer.last_trade_id, between + footer.trail, time_ns
             between += footer.rows
-            at = one.range.after
+            at = segment.range.after
         return None
 
     @listed_again
     def first_id_behind(self, pair: str, moment: int) -> tuple[int, int] | None:
         """The nearest id after a moment, likewise, and the rows without one before it."""
         between, at = 0, moment
-        for one in self.segments(pair):
-            if one.range.after != at:
+        for segment in self.segments(pair):
+            if segment.range.after != at:
                 continue
-            footer = self.footer(one)
+            footer = self.footer(segment)
             if footer.first_trade_id is not None:
                 return footer.first_trade_id, between + footer.lead
             between += footer.rows
-            at = one.range.through
+            at = segment.range.through
         return None
 
     def _time_of_last_id(self, segment: Segment, footer: Footer) -> int:
@@ -314,7 +314,7 @@ class TradeStore:
         """The published time of the last trade held at or before a moment; None for none."""
         pieces = reversed(self.pieces(pair, Range(0, moment)))
         return next(
-            (found for one in pieces if (found := self.last_time_in(one)) is not None), None
+            (found for piece in pieces if (found := self.last_time_in(piece)) is not None), None
         )
 
     @listed_again

@@ -223,7 +223,7 @@ class Writer:
         be merged how many are done, and how many there are.
         """
         segments = [piece.segment for piece in self.archive.pieces(self.pair)]
-        rows_of = {one: self.archive.footer(one).rows for one in segments}
+        rows_of = {segment: self.archive.footer(segment).rows for segment in segments}
         found = groups(segments, rows_of.__getitem__, every=every, closed=closed)
         runs = [part for run in found for part in self._by_market(run) if len(part) > 1]
         done, merged = 0, sum(len(run) for run in runs)
@@ -254,14 +254,14 @@ class Writer:
         """
         self._store.remove_folder(f"staging/{self.pair}")
         widest: Segment | None = None
-        for one in self.archive.segments(self.pair):
-            if widest is not None and within(one.range, widest.range):
-                gone = self._left_over(widest, one)
+        for segment in self.archive.segments(self.pair):
+            if widest is not None and within(segment.range, widest.range):
+                gone = self._left_over(widest, segment)
                 if gone is not None:
                     self.remove(gone)
-                widest = one if gone == widest else widest
+                widest = segment if gone == widest else widest
             else:
-                widest = one
+                widest = segment
         standing = {one.path for one in self.archive.segments(self.pair)}
         for rollup in list_rollups(self._store, self.pair):
             if rollup.segment_path not in standing:
@@ -306,12 +306,14 @@ class Writer:
             cursor=next((f.cursor for f in reversed(footers) if f.cursor), None),
             jumps=tuple(jump for footer in footers for jump in footer.jumps),
             unasked_jumps=sum(footer.unasked_jumps for footer in footers),
-            across_files=tuple(one for footer in footers for one in footer.across_files),
+            across_files=tuple(
+                across_file for footer in footers for across_file in footer.across_files
+            ),
             imported=_united([one for footer in footers for one in footer.imported]),
         )
         self._place(self._checked(run, footers), merged)
-        for one in run:
-            self.remove(one)
+        for segment in run:
+            self.remove(segment)
 
     def _checked(self, run: list[Segment], footers: list[Footer]) -> Iterator[pa.RecordBatch]:
         """The rows of a run, each segment held to its own checksum: a merge launders no damage."""
@@ -396,10 +398,10 @@ def _in_order(rows: Iterable[pa.RecordBatch], ends: list[int]) -> Iterator[pa.Re
 def _united(parts: list[ImportedRange]) -> tuple[ImportedRange, ...]:
     """What came out of files, in order; ranges of one file that touch are one."""
     united: list[ImportedRange] = []
-    for one in parts:
+    for part in parts:
         last = united[-1] if united else None
-        if last is not None and last[1:] == (one.after, *one[2:]):
-            united[-1] = last._replace(through=one.through)
+        if last is not None and last[1:] == (part.after, *part[2:]):
+            united[-1] = last._replace(through=part.through)
         else:
-            united.append(one)
+            united.append(part)
     return tuple(united)

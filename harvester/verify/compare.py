@@ -343,7 +343,7 @@ def _compared(
     first, newest = theirs[0].time_ns, theirs[-1].time_ns
     # The moment at which the running one opens is asked for too: see `splits`.
     ours = asker.held(minutes, Range(max(0, first - 1), newest))
-    closed = {one.time_ns: one for one in theirs[:-1]}
+    closed = {their.time_ns: their for their in theirs[:-1]}
 
     def why_not(time_ns: int) -> str | None:
         span = Range(time_ns - 1, tally.end_ns(time_ns) - 1)
@@ -360,7 +360,7 @@ def _compared(
 
     tally = ComparisonCounts(asker, minutes, is_compared)
     tally.skip(RUNNING)
-    for time_ns in sorted(closed.keys() | {one for one in ours if one < newest}):
+    for time_ns in sorted(closed.keys() | {our for our in ours if our < newest}):
         if reason := why_not(time_ns):
             tally.skip(reason)
             continue

@@ -102,12 +102,12 @@ def _digest(archive: TradeStore, pair: str, number: int) -> Month:
 
 
 def _joined(pair: str, months: list[Month]) -> Digest:
-    text = "".join(f"{one.month} {one.rows} {one.sha256}\n" for one in months)
+    text = "".join(f"{month.month} {month.rows} {month.sha256}\n" for month in months)
     return Digest(
         pair,
         months[0].month,
         months[-1].month,
-        sum(one.rows for one in months),
+        sum(month.rows for month in months),
         hashlib.sha256(text.encode()).hexdigest(),
         months,
     )

@@ -46,13 +46,13 @@ def check_ids(report: PairReport, found: Sequence[Findings]) -> None:
 
     Where a file's rows lie between, and nobody could find out why, that is told as odd.
     """
-    sound = [one for one in found if one.footer is not None and not one.wrong]
+    sound = [findings for findings in found if findings.footer is not None and not findings.wrong]
     footers = [one.footer for one in sound if one.footer]
-    known = {tuple(jump) for one in footers for jump in one.jumps}
-    across = {tuple(sides) for one in footers for sides in one.across_files}
+    known = {tuple(jump) for footer in footers for jump in footer.jumps}
+    across = {tuple(sides) for footer in footers for sides in footer.across_files}
     places = [_Place(skip, one, one) for one in sound for skip in one.skips]
     places += _at_seams(report, found)
-    open_ = [one for one in places if one.skip.sides not in known]
+    open_ = [place for place in places if place.skip.sides not in known]
     report.notes += [
         f"{report.pair}: {across_file(report.pair, *sides, rows)}"
         for (sides, rows, _), *_ in open_
@@ -90,11 +90,11 @@ def _at_seams(report: PairReport, found: Sequence[Findings]) -> Iterator[_Place]
     """
     edge: LastId | None = None
     left: Findings | None = None
-    for one in found:
-        if one.footer is None or one.wrong:
+    for findings in found:
+        if findings.footer is None or findings.wrong:
             left, edge = None, None
             continue
-        footer, segment = one.footer, one.segment
+        footer, segment = findings.footer, findings.segment
         if left is None and segment.range.after == 0:
             edge = BEGINNING
         elif left is None or left.segment.range.through != segment.range.after:
@@ -107,10 +107,10 @@ def _at_seams(report: PairReport, found: Sequence[Findings]) -> Iterator[_Place]
         first = footer.first_trade_id
         rows = edge.loose + footer.lead if edge else 0
         if edge and first is not None and first - edge.trade_id - 1 > rows:
-            skip = Skip((edge.trade_id, first), rows, (edge.time_ns, one.first_id_ns))
-            yield _Place(skip, left or one, one)
-        edge = _edge_behind(one, footer, edge)
-        left = one
+            skip = Skip((edge.trade_id, first), rows, (edge.time_ns, findings.first_id_ns))
+            yield _Place(skip, left or findings, findings)
+        edge = _edge_behind(findings, footer, edge)
+        left = findings
 
 
 def _edge_behind(found: Findings, footer: Footer, edge: LastId | None) -> LastId | None:
@@ -182,16 +182,16 @@ class _Files(NamedTuple):
 def _listed(archive: TradeStore, pair: str) -> list[_Files]:
     beside: dict[str, list[RollUp]] = {}
     segments = archive.segments(pair)
-    for one in archive.rollups(pair):
-        beside.setdefault(one.segment_path, []).append(one)
-    return [_Files(one, tuple(beside.get(one.path, []))) for one in segments]
+    for rollup in archive.rollups(pair):
+        beside.setdefault(rollup.segment_path, []).append(rollup)
+    return [_Files(segment, tuple(beside.get(segment.path, []))) for segment in segments]
 
 
 def _report(archive: TradeStore, pair: str, found: list[Findings], now_ns: int) -> PairReport:
     report = PairReport(pair)
     segments = [one.segment for one in found]
-    for one in found:
-        _count(report, one)
+    for findings in found:
+        _count(report, findings)
     for segment in ending_in_future(segments, now_ns):
         text = fault_of(segment, now_ns)
         report.faults.append(Fault(pair, segment.range, segment.path, text))
@@ -216,8 +216,8 @@ def _read_all(
     found: list[Findings] = []
     with ThreadPoolExecutor(workers) as pool:
         futures: list[Future[Findings]] = [
-            pool.submit(lambda one: sound.get(one) or check_segment(archive, *one), one)
-            for one in listed
+            pool.submit(lambda one: sound.get(one) or check_segment(archive, *one), files)
+            for files in listed
         ]
         try:
             for future in futures:
@@ -248,23 +248,23 @@ def _count(report: PairReport, found: Findings) -> None:
 def _check_markets(report: PairReport, found: Sequence[Findings]) -> None:
     """Find files of another market than the first one that tells its key."""
     first = ""
-    for one in found:
-        key = one.footer.key if one.footer is not None else ""
+    for findings in found:
+        key = findings.footer.key if findings.footer is not None else ""
         first = first or key
         if key and key != first:
             text = f"its trades are of the market {key}, those before them of {first}"
-            segment = one.segment
+            segment = findings.segment
             report.faults.append(Fault(report.pair, segment.range, segment.path, text))
 
 
 def _check_overlaps(report: PairReport, segments: list[Segment]) -> None:
     widest: Segment | None = None
-    for one in segments:
-        if widest is not None and one.range.after < widest.range.through:
+    for segment in segments:
+        if widest is not None and segment.range.after < widest.range.through:
             text = f"it overlaps with {widest.path}"
-            report.faults.append(Fault(report.pair, one.range, one.path, text, widest.path))
-        if widest is None or one.range.through > widest.range.through:
-            widest = one
+            report.faults.append(Fault(report.pair, segment.range, segment.path, text, widest.path))
+        if widest is None or segment.range.through > widest.range.through:
+            widest = segment
 
 
 def _check_strangers(report: PairReport, archive: TradeStore) -> None:
@@ -296,7 +296,7 @@ def _check_holes(
         path = f"wanted/{report.pair}.json"
         report.faults.append(Fault(report.pair, Range(0, 0), path, str(damage)))
         return
-    for hole in missing(without_future(wanted, now_ns), [one.range for one in segments]):
+    for hole in missing(without_future(wanted, now_ns), [segment.range for segment in segments]):
         text = "it was asked for, and no file covers it"
         report.faults.append(Fault(report.pair, hole, None, text))
 
@@ -349,5 +349,5 @@ def _replaceable(
 
 @listed_again
 def _from_files(archive: TradeStore, pair: str, /) -> tuple[list[AtomicReplacement], list[Segment]]:
-    segments = [one for one in archive.segments(pair) if archive.footer(one).imported]
+    segments = [segment for segment in archive.segments(pair) if archive.footer(segment).imported]
     return noted(archive.store, pair), segments

@@ -195,8 +195,8 @@ def _summed(trades: pa.RecordBatch) -> _Sum:
 
 def _joined(time_ns: int, parts: Sequence[_Sum], decimals: int) -> Candle:
     value = volume = Decimal(0)
-    for one in parts:
-        value, volume = _EXACT.add(value, one.value), _EXACT.add(volume, one.volume)
+    for part in parts:
+        value, volume = _EXACT.add(value, part.value), _EXACT.add(volume, part.volume)
     unit = Decimal(1).scaleb(-decimals)
     cut = _EXACT.divide_int(value, _EXACT.multiply(volume, unit)) if volume else Decimal(0)
     return Candle(

@@ -57,7 +57,7 @@ class SegmentReader(Protocol):
     def claims(self, segment: Segment) -> UnverifiedFooter:
         """What a file says of itself."""
 
-    def agree(self, one: Segment, other: Segment) -> bool:
+    def agree(self, segment: Segment, other: Segment) -> bool:
         """Whether two files hold the same rows where their ranges overlap."""
 
 
@@ -103,7 +103,7 @@ def judge(report: PairReport, segments: Sequence[Segment], evidence: SegmentRead
         for fault in report.faults
         if fault.other is None and fault.between is None
     )
-    known = {one.path: one for one in segments}
+    known = {segment.path: segment for segment in segments}
     texts = {path: found for path, found in alone.items() if path in known}
     if not texts:
         texts = _texts(_overlapping(segments, evidence))
@@ -137,7 +137,7 @@ def owed(segment: Segment, claims: UnverifiedFooter) -> tuple[tuple[Range, ...],
 def spans_known(segments: Iterable[Segment], broken: Sequence[Broken]) -> list[Range]:
     """All that files tell to have been asked for, where no list of it can be read any more."""
     gone = {one.path for one in broken}
-    kept = [one.range for one in segments if one.path not in gone]
+    kept = [segment.range for segment in segments if segment.path not in gone]
     return union([*kept, *(span for one in broken for span in one.owed)])
 
 
@@ -171,15 +171,15 @@ def _overlapping(segments: Sequence[Segment], evidence: SegmentReader) -> Iterat
     is cleared away like a crash's leavings. Where they do not, nobody can tell which one is right.
     """
     kept: list[Segment] = []
-    for one in segments:
-        if not kept or one.range.after >= kept[-1].range.through:
-            kept.append(one)
-        elif not evidence.agree(kept[-1], one):
+    for segment in segments:
+        if not kept or segment.range.after >= kept[-1].range.through:
+            kept.append(segment)
+        elif not evidence.agree(kept[-1], segment):
             wide = kept.pop()
-            yield wide.path, f"it overlaps with {one.path}, which holds other trades"
-            yield one.path, f"it overlaps with {wide.path}, which holds other trades"
-        elif not within(one.range, kept[-1].range):
-            yield one.path, f"it overlaps with {kept[-1].path}"
+            yield wide.path, f"it overlaps with {segment.path}, which holds other trades"
+            yield segment.path, f"it overlaps with {wide.path}, which holds other trades"
+        elif not within(segment.range, kept[-1].range):
+            yield segment.path, f"it overlaps with {kept[-1].path}"
 
 
 # --- repair ---------------------------------------------------------------------------------------
@@ -256,21 +256,21 @@ class _Mending:
                 error = await capture_error(self._look()) or error
             result.error = error or result.error
 
-    async def _rounds(self, one: Writer) -> None:
+    async def _rounds(self, writer: Writer) -> None:
         result = self._result
         for turn in range(ROUNDS):
             before = len(result.moved), len(result.uncovered)
-            await self._cut_future(one)
-            await self._set_aside(one)
-            await self._uncover(one)
+            await self._cut_future(writer)
+            await self._set_aside(writer)
+            await self._uncover(writer)
             # What is missing after the first turn was asked for in it.
             if before == (len(result.moved), len(result.uncovered)) and (
                 turn or not result.after.faults
             ):
                 return
             self._changed = True
-            await asyncio.to_thread(one.sweep)
-            outcome = await fill(self._run, self._pair, one)
+            await asyncio.to_thread(writer.sweep)
+            outcome = await fill(self._run, self._pair, writer)
             result.trades += outcome.trades
             result.pages += outcome.pages
             result.error = outcome.error
@@ -282,7 +282,7 @@ class _Mending:
         self._result.after = await self._repairer.verified(self._name)
         self._changed = False
 
-    async def _cut_future(self, one: Writer) -> None:
+    async def _cut_future(self, writer: Writer) -> None:
         """Cut ranges that end in the future, behind their last trade: what follows is downloaded.
 
         Only files that nothing else is wrong with, and none without trades or with trades of the
@@ -310,22 +310,22 @@ class _Mending:
             if bounds is not None and bounds[1] <= now_ns:
                 self._changed = True
                 fault = fault_of(segment, now_ns)
-                await asyncio.to_thread(self._cut, one, segment, bounds[1], settled_ns, fault)
+                await asyncio.to_thread(self._cut, writer, segment, bounds[1], settled_ns, fault)
         if self._changed:
             await self._look()
 
     def _cut(
-        self, one: Writer, segment: Segment, last_ns: int, settled_ns: int, fault: str
+        self, writer: Writer, segment: Segment, last_ns: int, settled_ns: int, fault: str
     ) -> None:
         wanted = [Range(last_ns, settled_ns)] if last_ns < settled_ns else []
         for span in wanted:
-            one.want(span)
-        to = one.cut(segment, last_ns).path
+            writer.want(span)
+        to = writer.cut(segment, last_ns).path
         moved = Moved(self._name, segment.path, to, (fault,), tuple(wanted))
         self._result.moved.append(moved)
         self._repairer.told(moved)
 
-    async def _set_aside(self, one: Writer) -> None:
+    async def _set_aside(self, writer: Writer) -> None:
         """Move broken files until none is left; then only what is missing is wrong."""
         while True:
             segments = self._archive.segments(self._name)
@@ -335,10 +335,10 @@ class _Mending:
             if not broken:
                 return
             self._changed = True
-            await asyncio.to_thread(self._move, one, segments, broken)
+            await asyncio.to_thread(self._move, writer, segments, broken)
             await self._look()
 
-    async def _uncover(self, one: Writer) -> None:
+    async def _uncover(self, writer: Writer) -> None:
         """Make gaps of the ranges that lack trades by the ids on their sides."""
         lost = union(fault.between for fault in self._result.after.faults if fault.between)
         if not lost:
@@ -346,7 +346,7 @@ class _Mending:
         await self._hear_exchange()
         self._changed = True
         for span in lost:
-            await asyncio.to_thread(one.uncover, span)
+            await asyncio.to_thread(writer.uncover, span)
         self._result.uncovered += lost
 
     async def _hear_exchange(self) -> int:
@@ -362,7 +362,7 @@ class _Mending:
         guard = self._run.watch.stop.guard
         wanted = self._wanted()
         gone = {one.path for one in broken}
-        kept = [one.range for one in segments if one.path not in gone]
+        kept = [segment.range for segment in segments if segment.path not in gone]
         spans = wanted or hull(spans_known(segments, broken))
         if not missing([*spans, *(span for one in broken for span in one.owed)], kept):
             await guard(asyncio.sleep(0))
@@ -377,21 +377,21 @@ class _Mending:
         except ArchiveDamaged:
             return []
 
-    def _move(self, one: Writer, segments: Sequence[Segment], broken: list[Broken]) -> None:
+    def _move(self, writer: Writer, segments: Sequence[Segment], broken: list[Broken]) -> None:
         spans = hull(spans_known(segments, broken))
         if not any(file.path.startswith("wanted/") for file in broken):
             # Before a name that tells a false range could count as wanted.
-            one.want_if_lost(spans)
+            writer.want_if_lost(spans)
         for file in broken:
             is_list = file.path.startswith("wanted/")
             owed = spans if is_list else list(file.owed)
             note = QuarantineNote(self._name, file.path, file.range, list(file.faults), owed)
             if is_list:
-                to = one.want_anew(owed, note)
+                to = writer.want_anew(owed, note)
             else:
                 for span in owed:
-                    one.want(span)
-                to = one.set_aside(note)
+                    writer.want(span)
+                to = writer.set_aside(note)
             moved = Moved(self._name, file.path, to, file.faults, tuple(owed))
             self._result.moved.append(moved)
             self._repairer.told(moved)

@@ -213,17 +213,17 @@ class Comparison:
     @property
     def compared(self) -> int:
         """Candles of all lengths that were compared."""
-        return sum(one.compared for one in self.intervals)
+        return sum(interval.compared for interval in self.intervals)
 
     @property
     def differing(self) -> int:
         """Candles of all lengths that are not equal."""
-        return sum(one.differing for one in self.intervals)
+        return sum(interval.differing for interval in self.intervals)
 
     @property
     def skipped(self) -> int:
         """Candles of all lengths that were not compared."""
-        return sum(sum(one.skipped.values()) for one in self.intervals)
+        return sum(sum(interval.skipped.values()) for interval in self.intervals)
 
     @property
     def errors(self) -> Sequence[HarvesterError]:
@@ -235,7 +235,7 @@ class Comparison:
         """The gravest of the errors'; 4 where a candle differs, or none could be compared."""
         is_proved = self.compared and not self.differing
         status = 0 if is_proved else ArchiveIncomplete.exit_status
-        return gravest([status, *(one.exit_status for one in self.errors)])
+        return gravest([status, *(error.exit_status for error in self.errors)])
 
 
 @dataclass(frozen=True, slots=True)
@@ -288,18 +288,18 @@ class CsvReport(Comparison):
     @property
     def intervals(self) -> tuple[IntervalReport, ...]:
         """What was compared, file by file."""
-        return tuple(one.interval for one in self.files)
+        return tuple(file.interval for file in self.files)
 
     @property
     def errors(self) -> tuple[HarvesterError, ...]:
         """What ended files early."""
-        return tuple(one.error for one in self.files if one.error is not None)
+        return tuple(file.error for file in self.files if file.error is not None)
 
     def plain(self) -> dict[str, Any]:
         """For JSON: each file's figures beside its name."""
         return {
             "pair": self.pair,
-            "files": [one.plain() for one in self.files],
+            "files": [file.plain() for file in self.files],
             "compared": self.compared,
             "differing": self.differing,
             "skipped": self.skipped,

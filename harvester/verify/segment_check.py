@@ -30,8 +30,8 @@ class RollUps:
         self._archive = archive
         self._segment = segment
         self._wrong: list[tuple[RollUp, str]] = []
-        self._rollups = [one for one in rollups if self._is_level(one)]
-        levels = parse_levels(one.interval for one in self._rollups)
+        self._rollups = [rollup for rollup in rollups if self._is_level(rollup)]
+        levels = parse_levels(rollup.interval for rollup in self._rollups)
         self._recount = (
             RollupRecomputation(levels, f"roll-ups of {segment.path}") if levels else None
         )
@@ -43,7 +43,7 @@ class RollUps:
                 self._recount.add(batch)
         except ValueDoesNotFit as reason:
             self._recount = None
-            self._wrong += [(one, str(reason)) for one in self._rollups]
+            self._wrong += [(rollup, str(reason)) for rollup in self._rollups]
 
     def wrong(self) -> list[tuple[RollUp, str]]:
         """The roll-ups that do not agree with the ticks, each with what is wrong.
@@ -66,11 +66,11 @@ class RollUps:
                 self._wrong.append((one, "its footer is not of the segment beside it"))
         return self._wrong
 
-    def _is_level(self, one: RollUp) -> bool:
+    def _is_level(self, roll_up: RollUp) -> bool:
         try:
-            parse_levels([one.interval])
+            parse_levels([roll_up.interval])
         except BadInterval:
-            self._wrong.append((one, f"{one.interval!r} is no level of roll-ups"))
+            self._wrong.append((roll_up, f"{roll_up.interval!r} is no level of roll-ups"))
             return False
         return True
 

@@ -189,8 +189,8 @@ def _add_up(
 ) -> None:
     segments = list(listed)
     found.files = len(segments)
-    found.bytes = sum(one.size for one in segments)
-    found.coverage = union(one.range for one in segments)
+    found.bytes = sum(segment.size for segment in segments)
+    found.coverage = union(segment.range for segment in segments)
     found.trades = sum(
         known[piece.segment].rows for piece in pieces_of(segments) if piece.segment in known
     )
@@ -211,14 +211,16 @@ def _compare(
         check_not_torn(archive, found.pair)
     except ArchiveDamaged as damage:
         found.damaged.append(str(damage))
-    found.damaged += [advice(archive, one, now_ns) for one in ending_in_future(segments, now_ns)]
+    found.damaged += [
+        advice(archive, segment, now_ns) for segment in ending_in_future(segments, now_ns)
+    ]
 
 
 def _count_rollups(found: PairStatus, archive: TradeStore, with_rows: set[str]) -> None:
     found.rollups_wanted = len(with_rows)
-    for one in archive.rollups(found.pair):
-        if one.segment_path in with_rows:
-            found.rollups[one.interval] = found.rollups.get(one.interval, 0) + 1
+    for rollup in archive.rollups(found.pair):
+        if rollup.segment_path in with_rows:
+            found.rollups[rollup.interval] = found.rollups.get(rollup.interval, 0) + 1
 
 
 class Density:
