@@ -186,7 +186,7 @@ class Archive:
             UnknownPair: no market goes by one of the names.
             ExchangeError: the exchange can't be reached, refuses, or answers nonsense.
             ArchiveLocked: another run is writing one of the pairs.
-            ArchiveHasHoles: something that was asked for is not covered.
+            ArchiveHasGaps: something that was asked for is not covered.
             ArchiveIncomplete: what was replaced, or could not be, does not agree with its file.
             ArchiveDamaged: what the exchange shows contradicts what is held.
             ArchiveUnwritable: the machine refused.
@@ -225,7 +225,7 @@ class Archive:
             >>> async def both():
             ...     return await archive.abackfill("XBT/USD", since="2026-01-21")
             >>> [outcome] = asyncio.run(both())
-            >>> outcome.holes
+            >>> outcome.gaps
             []
         """
         from harvester.async_runner import run_to_completion
@@ -242,7 +242,7 @@ class Archive:
         progress: Callable[[Event], object] | None = None,
         check: bool = True,
     ) -> RefreshResult:
-        """Bring pairs up to the exchange's now, fill their holes, and tend their files.
+        """Bring pairs up to the exchange's now, fill their gaps, and tend their files.
 
         The run of every night. A pair that is held goes on from where it was asked for; a new one
         begins with its first trade. docs/nightly.md tells what the states mean.
@@ -257,7 +257,7 @@ class Archive:
                 in the result.
 
         Returns:
-            The run as a whole: `pairs` (each with `state`, `trades`, `holes`, `calls`, ...),
+            The run as a whole: `pairs` (each with `state`, `trades`, `gaps`, `calls`, ...),
             `exchange`, `calls`, `refusals`, `seconds`, `error`, `exit_status`.
 
         Raises:
@@ -265,7 +265,7 @@ class Archive:
             NothingHeld: no pair is named, and none is held.
             ExchangeError: the exchange can't be reached, refuses, or is in maintenance.
             ArchiveLocked: another refresh goes on, or another run is writing one of the pairs.
-            ArchiveHasHoles: something that was asked for is not covered.
+            ArchiveHasGaps: something that was asked for is not covered.
             ArchiveDamaged: what the exchange shows contradicts what is held.
             ArchiveUnwritable: the machine refused.
             ValueDoesNotFit: a trade that the format has no room for.
@@ -370,7 +370,7 @@ class Archive:
 
         Raises:
             NothingHeld: the archive holds no trades of the pair.
-            ArchiveHasHoles: with `strict`, there are gaps.
+            ArchiveHasGaps: with `strict`, there are gaps.
             BadTime: `since` or `until` is no moment, or they are not in order.
 
         Example:
@@ -433,7 +433,7 @@ class Archive:
 
         Raises:
             NothingHeld: the archive holds no trades of the pair.
-            ArchiveHasHoles: with `strict`, there are gaps.
+            ArchiveHasGaps: with `strict`, there are gaps.
             BadInterval: the interval, or the offset, is none.
             BadTime: `since` or `until` is no moment, or they are not in order.
             BadSetting: there is no such fill or time zone.
@@ -519,7 +519,7 @@ class Archive:
         Raises:
             UsageError: none or several of the sizes are given.
             NothingHeld: the archive holds no trades of the pair.
-            ArchiveHasHoles: with `strict`, there are gaps.
+            ArchiveHasGaps: with `strict`, there are gaps.
             BadSetting: a size is no number above 0, or has more digits than can count.
             BadTime: a moment is none, or `since` and `until` are not in order.
 
@@ -608,7 +608,7 @@ class Archive:
         """The sentence about gaps in requested ranges, if there are any.
 
         Raises:
-            ArchiveHasHoles: there are, and the query is strict.
+            ArchiveHasGaps: there are, and the query is strict.
         """
         from harvester.query.plan import checked
 
@@ -655,7 +655,7 @@ class Archive:
 
         Raises:
             NothingHeld: the archive holds no trades of the pair, or none in that span.
-            ArchiveHasHoles: with `strict`, there are gaps.
+            ArchiveHasGaps: with `strict`, there are gaps.
             BadInterval: the interval, or the offset, is none.
             BadTime: `since` or `until` is no moment, or they are not in order.
             BadSetting: there is no such time zone.
@@ -714,7 +714,7 @@ class Archive:
         return self._disk.coverage(self._held(pair).altname)
 
     @check_types
-    def holes(self, pair: str) -> list[Range]:
+    def gaps(self, pair: str) -> list[Range]:
         """What was asked for of a pair and is not covered, in order.
 
         Returns:
@@ -724,11 +724,11 @@ class Archive:
             NothingHeld: the archive knows nothing of the pair.
 
         Example:
-            >>> archive.holes("XBT/USD")
+            >>> archive.gaps("XBT/USD")
             []
         """
         self._check_open()
-        return self._disk.holes(resolve_named(self._disk, pair))
+        return self._disk.gaps(resolve_named(self._disk, pair))
 
     @check_types
     def status(self, *pairs: str) -> list[PairStatus]:
@@ -745,7 +745,7 @@ class Archive:
 
         Example:
             >>> [held] = archive.status()
-            >>> held.pair, held.trades, held.holes
+            >>> held.pair, held.trades, held.gaps
             ('XBTUSD', 20000, [])
         """
         self._check_open()

@@ -16,7 +16,7 @@ from harvester.download.backfill import backfill
 from harvester.download.events import BackfillResult, CancelToken, Listener, Waiting
 from harvester.download.pair_selection import PairName, PairSelection, choose, refresh_pairs
 from harvester.download.request import BackfillRequest, RunOptions
-from harvester.errors import GRAVEST_FIRST, ArchiveHasHoles, ArchiveIncomplete
+from harvester.errors import GRAVEST_FIRST, ArchiveHasGaps, ArchiveIncomplete
 from harvester.kraken.client import Client
 from harvester.kraken.pairs import Pair
 from harvester.operations.refresh import RefreshResult, refresh
@@ -191,7 +191,7 @@ def raise_gravest(outcomes: Sequence[RunResult]) -> None:
 
     Raises:
         HarvesterError: what ended the pair.
-        ArchiveHasHoles: ranges that were asked for stay uncovered.
+        ArchiveHasGaps: ranges that were asked for stay uncovered.
     """
     wrong = sorted(
         (outcome for outcome in outcomes if outcome.exit_status),
@@ -199,7 +199,7 @@ def raise_gravest(outcomes: Sequence[RunResult]) -> None:
     )
     if not wrong:
         return
-    kind = ArchiveHasHoles if wrong[0].holes else ArchiveIncomplete
+    kind = ArchiveHasGaps if wrong[0].gaps else ArchiveIncomplete
     error = wrong[0].error or kind(str(wrong[0]))
     for other in wrong[1:]:
         error.add_note(str(other))

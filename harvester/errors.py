@@ -33,11 +33,11 @@ from typing import ClassVar
 #      ├── ArchiveError               1   this machine's disk
 #      │    ├── ArchiveUnwritable
 #      │    └── ArchiveTooNew
-#      ├── ArchiveIncomplete          4   damaged, or with holes
+#      ├── ArchiveIncomplete          4   damaged, or with gaps
 #      │    ├── MarketChanged
 #      │    ├── ArchiveDamaged
 #      │    │    └── ImportIncomplete
-#      │    └── ArchiveHasHoles
+#      │    └── ArchiveHasGaps
 #      ├── ArchiveLocked              5   another run is writing
 #      └── Interrupted              130   Ctrl-C or SIGTERM
 #
@@ -171,7 +171,7 @@ class ImportIncomplete(ArchiveDamaged):
         self.after, self.through = after, through
 
 
-class ArchiveHasHoles(ArchiveIncomplete):
+class ArchiveHasGaps(ArchiveIncomplete):
     """Ranges that were asked for are not covered."""
 
 

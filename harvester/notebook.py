@@ -13,14 +13,14 @@ from harvester.verify.status import PairStatus
 
 WIDTH, HEIGHT = 300, 14
 LEAST = 1.5
-"""So wide is a hole at least, that it can be seen."""
+"""So wide is a gap at least, that it can be seen."""
 
-COVERED, HOLE = "#2a9d6f", "#e5484d"
+COVERED, GAP = "#2a9d6f", "#e5484d"
 """Both stand out on white as on black."""
 
 
 def show_archive(path: str, held: Sequence[PairStatus], named: Sequence[str]) -> str:
-    """A table of pairs with their trades, first and last, coverage and holes.
+    """A table of pairs with their trades, first and last, coverage and gaps.
 
     Args:
         path: of the archive.
@@ -33,33 +33,33 @@ def show_archive(path: str, held: Sequence[PairStatus], named: Sequence[str]) ->
     if not held:
         return _framed(title, f"nothing is held; {also or 'archive.backfill(PAIR) fetches it'}")
     shown = _shown(held)
-    header = ["pair", "first", "last", f"covered {_years(shown)}", "trades", "holes", "MB"]
+    header = ["pair", "first", "last", f"covered {_years(shown)}", "trades", "gaps", "MB"]
     rows = [
         [
-            f'{escape(pair_status.pair)} <small style="{FAINT}">{escape(pair_status.wsname)}</small>',
-            _date(pair_status.first_ns),
-            _date(pair_status.last_ns),
-            bar(pair_status.coverage, pair_status.holes, shown),
-            f"{pair_status.trades:,}",
-            f"{len(pair_status.holes):,}",
-            f"{pair_status.bytes / 1e6:,.1f}",
+            f'{escape(pair.pair)} <small style="{FAINT}">{escape(pair.wsname)}</small>',
+            _date(pair.first_ns),
+            _date(pair.last_ns),
+            bar(pair.coverage, pair.gaps, shown),
+            f"{pair.trades:,}",
+            f"{len(pair.gaps):,}",
+            f"{pair.bytes / 1e6:,.1f}",
         ]
-        for pair_status in held
+        for pair in held
     ]
     return _framed(title, table(header, rows, left=4), also)
 
 
-def bar(coverage: Sequence[Range], holes: Sequence[Range], shown: Range) -> str:
+def bar(coverage: Sequence[Range], gaps: Sequence[Range], shown: Range) -> str:
     """Coverage along time as an inline SVG, a notch at each New Year; what is held tells itself.
 
     Args:
         coverage: what is covered.
-        holes: what was asked for and is not covered; each is to be seen, however short.
+        gaps: what was asked for and is not covered; each is to be seen, however short.
         shown: from when to when the bar reaches.
     """
     parts = [
         *_stretches(coverage, shown, COVERED, "covered", 0.0),
-        *_stretches(holes, shown, HOLE, "hole", LEAST),
+        *_stretches(gaps, shown, GAP, "gap", LEAST),
         *_notches(shown),
     ]
     return (
@@ -98,14 +98,14 @@ def _place(moment_ns: int, shown: Range) -> float:
 
 
 def _shown(held: Sequence[PairStatus]) -> Range:
-    """From the first trade, or the first hole, to where coverage or a hole ends: one for all pairs.
+    """From the first trade, or the first gap, to where coverage or a gap ends: one for all pairs.
 
     Coverage may reach back to 1970, where there is nothing to be seen.
     """
     starts = [pair_status.first_ns for pair_status in held if pair_status.first_ns is not None]
-    starts += [hole.after for pair_status in held for hole in pair_status.holes if hole.after > 0]
+    starts += [gap.after for pair_status in held for gap in pair_status.gaps if gap.after > 0]
     ends = [
-        part.through for pair_status in held for part in (*pair_status.coverage, *pair_status.holes)
+        part.through for pair_status in held for part in (*pair_status.coverage, *pair_status.gaps)
     ]
     end = max(ends)
     return Range(min([*starts, end - DAY]), end)

@@ -211,8 +211,8 @@ def covers(covered: Iterable[Range], span: Range) -> bool:
 
 
 def missing(wanted: Iterable[Range], covered: Iterable[Range]) -> list[Range]:
-    """The holes: what is wanted and not covered, in order."""
-    holes: list[Range] = []
+    """The gaps: what is wanted and not covered, in order."""
+    gaps: list[Range] = []
     have = union(covered)
     for want in union(wanted):
         at = want.after
@@ -220,11 +220,11 @@ def missing(wanted: Iterable[Range], covered: Iterable[Range]) -> list[Range]:
             if held.through <= at or held.after >= want.through:
                 continue
             if held.after > at:
-                holes.append(Range(at, held.after))
+                gaps.append(Range(at, held.after))
             at = max(at, held.through)
         if at < want.through:
-            holes.append(Range(at, want.through))
-    return holes
+            gaps.append(Range(at, want.through))
+    return gaps
 
 
 @dataclass(frozen=True, slots=True)

@@ -128,7 +128,7 @@ class Ledger:
         """All that was ever seen to be covered."""
         return self._committed
 
-    def holes(self) -> list[Span]:
+    def gaps(self) -> list[Span]:
         """What was wanted and was never seen to be covered."""
         path = self.folder / "wanted" / f"{self.pair}.json"
         spans = json.loads(path.read_text())["spans"] if path.exists() else []
@@ -205,7 +205,7 @@ class Ledger:
         gone = uncovered([(0, through)], self._committed)
         if gone:
             raise Loss(f"{self.pair}: asked for and not covered: {gone}")
-        if gone := self.holes():
+        if gone := self.gaps():
             raise Loss(f"{self.pair}: wanted and not covered: {gone}")
         files = sorted(self.listing(), key=lambda one: one.path.name)
         rows = [tuple(row.values()) for file in files for row in plain(file.path).to_pylist()]

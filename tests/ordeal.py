@@ -22,7 +22,7 @@ from victims import Disk, Ended, Victims
 SETTLE_S = 60
 LATENCY_S = 0.004
 MOST_TRIALS = 80
-HOLES = 4
+GAPS = 4
 """The status of a run that leaves some."""
 STEPS = 20
 """Trials over which a market's history passes, where not all of it has when they begin."""
@@ -311,18 +311,18 @@ class Round:
         """
         self.tally.statuses[end.status] += 1
         refreshes = command.words.startswith("refresh")
-        if refreshes and end.status == HOLES and self._wants_what_is_to_come():
-            self.tally.trials["a hole beyond the exchange's clock, and refresh says so"] += 1
-        elif "--upgrade" in command.words and end.status == HOLES and self._tells_what_is_to_come():
+        if refreshes and end.status == GAPS and self._wants_what_is_to_come():
+            self.tally.trials["a gap beyond the exchange's clock, and refresh says so"] += 1
+        elif "--upgrade" in command.words and end.status == GAPS and self._tells_what_is_to_come():
             self.tally.trials["a file beyond the exchange's clock, and the upgrade says so"] += 1
         elif end.status not in command.statuses:
             raise Loss(f"{command.words!r} ended with status {end.status}: {end.err[-800:]!r}")
 
     def _wants_what_is_to_come(self) -> bool:
-        """Whether a hole ends past the exchange's clock, as that has jumped back."""
+        """Whether a gap ends past the exchange's clock, as that has jumped back."""
         for ledger in self.ledgers:
             ledger.glance()
-        return any(hole[1] > self._settled_ns for one in self.ledgers for hole in one.holes())
+        return any(gap[1] > self._settled_ns for one in self.ledgers for gap in one.gaps())
 
     def _tells_what_is_to_come(self) -> bool:
         """Whether a file told of what lies past the exchange's clock, as that has jumped back."""
@@ -354,7 +354,7 @@ class Round:
         if any(ledger.check() for ledger in self.ledgers):
             left["segments beside their merger"] += 1
         if any(len(ledger.committed) > 1 for ledger in self.ledgers):
-            left["holes between what is committed"] += 1
+            left["gaps between what is committed"] += 1
 
     @property
     def is_done(self) -> bool:

@@ -554,16 +554,16 @@ def test_counting_other_trades_than_are_held_is_an_error(
 
 def test_what_coverage_does_not_hold_whole_is_skipped_with_the_reason(tmp_path: Path) -> None:
     opens = [int(row[0]) * 10**9 for row in lines(60)]
-    hole = Range(opens[20] + 7 * MINUTE, opens[23] - 1)
+    gap = Range(opens[20] + 7 * MINUTE, opens[23] - 1)
     archive = held(
-        tmp_path, Range(opens[3] - 1, hole.after), Range(hole.through, opens[-4] + 5 * MINUTE)
+        tmp_path, Range(opens[3] - 1, gap.after), Range(gap.through, opens[-4] + 5 * MINUTE)
     )
     found = only(archive, zipped(tmp_path, list, [60]))
-    assert found.skipped == {"before what is held": 3, "in a hole": 3, "after what is held": 4}
+    assert found.skipped == {"before what is held": 3, "in a gap": 3, "after what is held": 4}
     assert (found.compared, found.differing) == (len(opens) - 10, 0)
 
 
-def test_a_difference_in_a_hole_counts_for_nothing(tmp_path: Path) -> None:
+def test_a_difference_in_a_gap_counts_for_nothing(tmp_path: Path) -> None:
     opens = [int(row[0]) * 10**9 for row in lines(60)]
     archive = held(tmp_path, Range(0, opens[20]), Range(opens[21] - 1, EVERYTHING.through))
 
@@ -572,10 +572,10 @@ def test_a_difference_in_a_hole_counts_for_nothing(tmp_path: Path) -> None:
         return rows
 
     found = only(archive, zipped(tmp_path, change, [60]))
-    assert (found.skipped, found.differing) == ({"in a hole": 1}, 0)
+    assert (found.skipped, found.differing) == ({"in a gap": 1}, 0)
 
 
-def test_a_candle_that_the_file_lacks_is_skipped_where_a_hole_reaches_into_it(
+def test_a_candle_that_the_file_lacks_is_skipped_where_a_gap_reaches_into_it(
     tmp_path: Path,
 ) -> None:
     rows = lines(60)
@@ -585,7 +585,7 @@ def test_a_candle_that_the_file_lacks_is_skipped_where_a_hole_reaches_into_it(
     )
     path = zipped(tmp_path, lambda all_: [row for row in all_ if row != rows[20]], [60])
     found = only(archive, path)
-    assert (found.skipped, found.differing) == ({"in a hole": 1}, 0)
+    assert (found.skipped, found.differing) == ({"in a gap": 1}, 0)
 
 
 # --- rows that are none --------------------------------------------------------------------------

@@ -398,29 +398,29 @@ def test_the_running_candle_may_lack_what_the_last_closed_one_takes(tmp_path: Pa
 # --- skipped -------------------------------------------------------------------------------------
 
 
-def test_a_hole_is_skipped_and_counts_neither_as_equal_nor_as_different(tmp_path: Path) -> None:
-    hole = Range((TODAY - 45) * DAY - 1, (TODAY - 42) * DAY - 1)
-    archive = held(tmp_path, Range(0, hole.after), Range(hole.through, NOW))
-    seconds = (hole.after + 1) // 10**9
+def test_a_gap_is_skipped_and_counts_neither_as_equal_nor_as_different(tmp_path: Path) -> None:
+    gap = Range((TODAY - 45) * DAY - 1, (TODAY - 42) * DAY - 1)
+    archive = held(tmp_path, Range(0, gap.after), Range(gap.through, NOW))
+    seconds = (gap.after + 1) // 10**9
     days = interval(archive, 1440, altering(seconds, count=5, close="7.0"))
-    assert days.skipped["in a hole"] == 3
+    assert days.skipped["in a gap"] == 3
     assert days.compared + sum(days.skipped.values()) == len(shown(1440))
     assert days.differing == 0
 
 
-def test_an_interval_that_a_hole_reaches_into_is_in_a_hole(tmp_path: Path) -> None:
+def test_an_interval_that_a_gap_reaches_into_is_in_a_gap(tmp_path: Path) -> None:
     noon = (TODAY - 45) * DAY + 12 * HOUR
     days = interval(held(tmp_path, Range(0, noon), Range(noon + 1, NOW)), 1440)
-    assert days.skipped["in a hole"] == 1
+    assert days.skipped["in a gap"] == 1
 
 
-def test_after_a_hole_an_empty_candle_has_no_price_to_be_held_against(tmp_path: Path) -> None:
+def test_after_a_gap_an_empty_candle_has_no_price_to_be_held_against(tmp_path: Path) -> None:
     trades = [SPARSE.trades[0], *(t for t in SPARSE.trades if t.true_ns > NOW - 90 * DAY)]
     begun = (trades[1].true_ns // DAY - 4) * DAY - 1
     archive = held(tmp_path, Range(0, begun - 50 * DAY), Range(begun, NOW), trades=trades)
     days = interval(archive, 1440, market=tapes.market(trades))
     assert days.skipped["empty, with no trade held before it"] == 4
-    assert (days.skipped["in a hole"], days.differing) == (50, 0)
+    assert (days.skipped["in a gap"], days.differing) == (50, 0)
 
 
 def test_what_lies_before_and_after_what_is_held_is_skipped(tmp_path: Path) -> None:

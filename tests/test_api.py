@@ -195,7 +195,7 @@ def test_a_closed_archive_says_so(tmp_path: Path) -> None:
         archive.__enter__,
         lambda: archive.sql("FROM trades"),
         lambda: archive.trades("XBTUSD"),
-        lambda: archive.holes("XBTUSD"),
+        lambda: archive.gaps("XBTUSD"),
         lambda: archive.backfill("XBTUSD"),
     )
     for ask in asked:
@@ -282,7 +282,7 @@ def test_since_is_included_and_until_is_not() -> None:
 
 @pytest.fixture
 def holed(tmp_path: Path) -> harvester.Archive:
-    """Two covered stretches of a day, and a hole of an hour that was asked for between them."""
+    """Two covered stretches of a day, and a gap of an hour that was asked for between them."""
     disk = Disk(tmp_path)
     hour = 3600 * 10**9
     parts = [
@@ -297,17 +297,17 @@ def holed(tmp_path: Path) -> harvester.Archive:
 
 
 def test_what_is_held_covered_and_missing(holed: harvester.Archive) -> None:
-    hole = Range(START + DAY, START + DAY + 3600 * 10**9)
+    gap = Range(START + DAY, START + DAY + 3600 * 10**9)
     assert holed.coverage("xbt-usd") == [
-        Range(START, hole.after),
-        Range(hole.through, START + 2 * DAY),
+        Range(START, gap.after),
+        Range(gap.through, START + 2 * DAY),
     ]
-    assert holed.holes("XBTUSD") == [hole]
+    assert holed.gaps("XBTUSD") == [gap]
     [status] = holed.status()
-    assert (status.trades, status.first_ns, status.holes, status.files) == (
+    assert (status.trades, status.first_ns, status.gaps, status.files) == (
         3,
         START + 5 * 10**9,
-        [hole],
+        [gap],
         2,
     )
     assert holed.status("XBTUSD") == [status]
@@ -318,22 +318,22 @@ def test_a_status_is_a_row_of_a_frame(holed: harvester.Archive) -> None:
     assert frame[["pair", "trades", "files"]].to_numpy().tolist() == [["XBTUSD", 3, 2]]
 
 
-def test_verify_names_the_hole_and_gives_no_digest(holed: harvester.Archive) -> None:
+def test_verify_names_the_gap_and_gives_no_digest(holed: harvester.Archive) -> None:
     [report] = holed.verify()
     assert [fault.text for fault in report.faults] == ["it was asked for, and no file covers it"]
     assert (report.rows, report.digests) == (3, [])
 
 
-def test_an_archive_shows_its_pairs_and_where_holes_are(holed: harvester.Archive) -> None:
+def test_an_archive_shows_its_pairs_and_where_gaps_are(holed: harvester.Archive) -> None:
     html = holed._repr_html_()
     assert [unescape(one) for one in re.findall(r">([^<]+)<", html)] == [
         holed.path,
-        *("pair", "first", "last", "covered 2020", "trades", "holes", "MB"),
+        *("pair", "first", "last", "covered 2020", "trades", "gaps", "MB"),
         "XBTUSD ",
         *("2020-09-13 12:27", "2020-09-15 12:26"),
         f"covered: {Range(START, START + DAY)}",
         f"covered: {Range(START + DAY + 3600 * 10**9, START + 2 * DAY)}",
-        f"hole: {holed.holes('XBTUSD')[0]}",
+        f"gap: {holed.gaps('XBTUSD')[0]}",
         *("3", "1", "0.0"),
     ]
     ET.fromstring(html.replace("<br>", "<br/>"))  # noqa: S314 - it is our own
@@ -354,10 +354,10 @@ def test_foreign_names_are_escaped(holed: harvester.Archive) -> None:
     assert "&lt;img src=x onerror=alert(1)&gt;" in html
 
 
-def test_a_hole_of_a_second_in_ten_years_is_seen() -> None:
+def test_a_gap_of_a_second_in_ten_years_is_seen() -> None:
     years = Range(START, START + 3_650 * DAY)
-    hole = Range(START + 500 * DAY, START + 500 * DAY + 10**9)
-    svg = ET.fromstring(bar([], [hole], years))  # noqa: S314 - it is our own
-    [drawn] = [one for one in svg if one.find("title") is not None and "hole" in str(one[0].text)]
+    gap = Range(START + 500 * DAY, START + 500 * DAY + 10**9)
+    svg = ET.fromstring(bar([], [gap], years))  # noqa: S314 - it is our own
+    [drawn] = [one for one in svg if one.find("title") is not None and "gap" in str(one[0].text)]
     assert float(drawn.attrib["width"]) == 1.5
     assert abs(float(drawn.attrib["x"]) - 300 * 500 / 3_650) < 0.01

@@ -60,7 +60,7 @@ def archive(exchange: Exchange, tmp_path: Path) -> harvester.Archive:
 def test_it_fetches_the_tape_and_tells_what_it_came_to(archive: harvester.Archive) -> None:
     [outcome] = archive.backfill("btc/usd", until=UNTIL)
     assert outcome[:3] == ("XBTUSD", 5_000, 8)
-    assert (outcome.holes, outcome.error) == ([], None)
+    assert (outcome.gaps, outcome.error) == ([], None)
     assert tape_of(Path(archive.path), "XBTUSD") == TAPE
 
 
@@ -94,7 +94,7 @@ def test_a_refresh_brings_a_pair_up_to_now(archive: harvester.Archive) -> None:
         ("XBTUSD", "complete", 0)
     ]
     assert (done.exit_status, done.exchange) == (0, "online")
-    assert archive.holes("XBTUSD") == []
+    assert archive.gaps("XBTUSD") == []
 
 
 def test_a_refresh_whose_time_is_up_is_no_error_and_says_so(archive: harvester.Archive) -> None:
@@ -257,12 +257,12 @@ def test_unchecked_an_error_is_only_told(archive: harvester.Archive) -> None:
     assert outcome.exit_status == 5
 
 
-def test_a_hole_that_stays_is_an_error(tmp_path: Path) -> None:
+def test_a_gap_that_stays_is_an_error(tmp_path: Path) -> None:
     with serve(tapes.market(tapes.one_stamp(1_500))) as one:
-        with pytest.raises(harvester.ArchiveHasHoles) as caught:
+        with pytest.raises(harvester.ArchiveHasGaps) as caught:
             opened(one.url, tmp_path).backfill("XBTUSD")
-        [hole] = harvester.open(tmp_path).holes("XBTUSD")
-    assert str(caught.value).endswith(f"1 holes stay, the first {hole}")
+        [gap] = harvester.open(tmp_path).gaps("XBTUSD")
+    assert str(caught.value).endswith(f"1 gaps stay, the first {gap}")
 
 
 def test_a_pair_that_nobody_knows_is_refused(archive: harvester.Archive) -> None:

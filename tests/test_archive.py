@@ -78,7 +78,7 @@ ROWS = tape([5, 10, 10, 15, 20, 20, 20, 25, 30, 35])
 
 def test_an_archive_that_is_not_there_holds_nothing(archive: TradeStore) -> None:
     assert (archive.held(), archive.segments(PAIR), archive.coverage(PAIR)) == ([], [], [])
-    assert (list(archive.scan(PAIR)), archive.holes(PAIR)) == ([], [])
+    assert (list(archive.scan(PAIR)), archive.gaps(PAIR)) == ([], [])
     assert not archive.root.exists()
 
 
@@ -99,11 +99,11 @@ def test_coverage_is_told_by_the_listing_alone(archive: TradeStore) -> None:
     assert archive.coverage(PAIR) == [Range(0, 20), Range(25, 30)]
 
 
-def test_holes_are_what_was_wanted_and_is_not_covered(archive: TradeStore) -> None:
+def test_gaps_are_what_was_wanted_and_is_not_covered(archive: TradeStore) -> None:
     metadata.want(archive.store, PAIR, Range(0, 40))
     put(archive, Range(5, 10), ROWS)
     put(archive, Range(20, 30), ROWS)
-    assert archive.holes(PAIR) == [Range(0, 5), Range(10, 20), Range(30, 40)]
+    assert archive.gaps(PAIR) == [Range(0, 5), Range(10, 20), Range(30, 40)]
 
 
 @pytest.mark.parametrize("raw", [None, b'{"pair":"XBTUSD","spans":[]}'])
@@ -114,10 +114,10 @@ def test_all_between_the_first_segment_and_the_last_is_wanted_where_the_record_i
         put(archive, span, ROWS)
     if raw is not None:
         archive.store.write(f"wanted/{PAIR}.json", raw, PAIR)
-    assert (archive.wanted(PAIR), archive.holes(PAIR)) == ([Range(5, 35)], [Range(10, 20)])
+    assert (archive.wanted(PAIR), archive.gaps(PAIR)) == ([Range(5, 35)], [Range(10, 20)])
     with writer(archive, PAIR) as one:
         one.want(Range(40, 50))
-    assert archive.holes(PAIR) == [Range(10, 20), Range(40, 50)]
+    assert archive.gaps(PAIR) == [Range(10, 20), Range(40, 50)]
 
 
 def test_segments_stand_by_after_the_widest_first(archive: TradeStore) -> None:
@@ -345,7 +345,7 @@ def test_the_time_of_the_last_id_is_its_own_and_not_the_last_rows(archive: Trade
     assert archive.last_id_before(PAIR, 27) == (2, 3, 10)
 
 
-def test_the_edge_does_not_reach_over_a_hole(archive: TradeStore) -> None:
+def test_the_edge_does_not_reach_over_a_gap(archive: TradeStore) -> None:
     put(archive, Range(0, 10), LOOSE)
     put(archive, Range(12, 27), LOOSE)
     assert archive.last_id_before(PAIR, 27) is None

@@ -84,7 +84,7 @@ VALID: dict[str, dict[str, Any]] = {
     "bars": {"pair": "XBT/USD", "trades": 100},
     "sql": {"query": "SELECT 1"},
     "coverage": {"pair": "XBT/USD"},
-    "holes": {"pair": "XBT/USD"},
+    "gaps": {"pair": "XBT/USD"},
     "backfill": {"pairs": ("XBT/USD",)},
     "abackfill": {"pairs": ("XBT/USD",)},
     "filter": {"condition": "true"},

@@ -46,7 +46,7 @@ def amount(row: oracle.Row, by: By) -> Decimal:
 
 
 def counted(rows: Rows, by: By, size: Decimal) -> Iterator[oracle.Candle]:
-    """Bars of one stretch without a hole: count until the size is reached, and begin at zero."""
+    """Bars of one stretch without a gap: count until the size is reached, and begin at zero."""
     bar: list[oracle.Row] = []
     total = Decimal(0)
     for row in rows:
@@ -240,7 +240,7 @@ def test_a_side_that_is_unknown_counts_on_neither_side(tmp_path: Path, sides: li
     assert_equal(made, list(counted(rows, "trades", Decimal(2))))
 
 
-# --- spans, anchors, holes -----------------------------------------------------------------------
+# --- spans, anchors, gaps -----------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("by", BYS)
@@ -280,7 +280,7 @@ HOLED = [Range(START - 1, START + 10 * SECOND), Range(START + 20 * SECOND, START
 
 @pytest.fixture
 def holed(tmp_path: Path) -> TradeStore:
-    """Five trades, a hole of ten seconds, five trades."""
+    """Five trades, a gap of ten seconds, five trades."""
     return hold(tmp_path, [(HOLED[0], FIVE), (HOLED[1], FIVE_MORE)])
 
 
@@ -289,7 +289,7 @@ FIVE_MORE = [trade(at) for at in range(21, 26)]
 
 
 @pytest.mark.parametrize("by", BYS)
-def test_a_hole_ends_the_bar_under_way_and_counting_begins_anew(holed: TradeStore, by: By) -> None:
+def test_a_gap_ends_the_bar_under_way_and_counting_begins_anew(holed: TradeStore, by: By) -> None:
     size = {"trades": "3", "volume": "2.5", "value": "15"}[by]
     made = answer(holed, ask(by, size))
     assert [(one["count"], one["is_complete"]) for one in made] == [(3, True), (2, False)] * 2
@@ -297,14 +297,14 @@ def test_a_hole_ends_the_bar_under_way_and_counting_begins_anew(holed: TradeStor
 
 
 @pytest.mark.parametrize("second", [2, 4, 15, 22])
-def test_a_span_beside_a_hole_shows_the_same_bars(holed: TradeStore, second: int) -> None:
+def test_a_span_beside_a_gap_shows_the_same_bars(holed: TradeStore, second: int) -> None:
     begin = START + second * SECOND
     made = answer(holed, ask("trades", "3", span=Range(begin - 1, EVERYTHING.through)))
     bars = counted_anew([*FIVE, *FIVE_MORE], HOLED, "trades", Decimal(3))
     assert_equal(made, [bar for bar in bars if bar["time"] >= begin])
 
 
-def test_an_anchor_in_a_hole_begins_behind_it(holed: TradeStore) -> None:
+def test_an_anchor_in_a_gap_begins_behind_it(holed: TradeStore) -> None:
     made = answer(holed, ask("trades", "3", anchor_ns=START + 15 * SECOND))
     assert_equal(made, list(counted(FIVE_MORE, "trades", Decimal(3))))
 
@@ -367,7 +367,7 @@ def test_nothing_is_read_behind_the_last_bar_of_the_span(
     assert (archive.taken, len(archive.segments(PAIR))) == (2, 5)
 
 
-def test_nothing_is_read_before_the_hole_before_the_span(holed: TradeStore) -> None:
+def test_nothing_is_read_before_the_gap_before_the_span(holed: TradeStore) -> None:
     archive = Counting(holed.path)
     answer(archive, ask("trades", "3", span=Range(HOLED[1].after, EVERYTHING.through)))
     assert archive.taken == 1

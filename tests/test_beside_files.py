@@ -1,4 +1,4 @@
-"""A hole is filled up to a busy second of a file: no trade stands twice, or not at all, unsaid."""
+"""A gap is filled up to a busy second of a file: no trade stands twice, or not at all, unsaid."""
 
 from __future__ import annotations
 

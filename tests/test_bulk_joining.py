@@ -76,8 +76,8 @@ def volumes(folder: Path) -> list[int]:
 
 def fill(folder: Path, market: Market) -> None:
     """Fetch what is missing, as a perfect backfill does."""
-    holes = missing([Range(0, END_OF_TIME)], TradeStore(folder).coverage("XBTUSD"))
-    hold(folder, market, holes)
+    gaps = missing([Range(0, END_OF_TIME)], TradeStore(folder).coverage("XBTUSD"))
+    hold(folder, market, gaps)
 
 
 GAPS_MS = st.one_of(

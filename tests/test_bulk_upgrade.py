@@ -125,7 +125,7 @@ def test_a_second_upgrade_asks_for_no_page(started: Any) -> None:
     one.check()
 
 
-def test_holes_are_filled_first(started: Any) -> None:
+def test_gaps_are_filled_first(started: Any) -> None:
     one = started(TRADES)
     one.take_in(csvs.three_columns(TRADES[1_000:4_000]))
     assert one.upgrade().exit_status == 0

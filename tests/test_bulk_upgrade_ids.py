@@ -243,7 +243,7 @@ def test_a_skip_where_one_run_ends_and_another_begins_is_excused_once(started: A
     assert excused(one.folder) == open_skips(one.folder, trades) > 1_000
 
 
-def test_a_skip_where_a_hole_is_filled_up_to_what_is_held_is_excused_once(started: Any) -> None:
+def test_a_skip_where_a_gap_is_filled_up_to_what_is_held_is_excused_once(started: Any) -> None:
     trades, at = always_skipping(0)
     one: Any = started(trades)
     for span in (Range(trades[at].true_ns + 2 * SECOND_NS, NOW_NS), Range(0, NOW_NS)):
@@ -252,7 +252,7 @@ def test_a_skip_where_a_hole_is_filled_up_to_what_is_held_is_excused_once(starte
     assert excused(one.folder) == open_skips(one.folder, trades) > 1_000
 
 
-def test_a_jump_across_a_hole_without_trades_is_on_record(started: Any) -> None:
+def test_a_jump_across_a_gap_without_trades_is_on_record(started: Any) -> None:
     trades = [
         each if at < 500 else tapes._renumbered(each, (each.trade_id or 0) + 7)
         for at, each in enumerate(tapes.xbtusd_like(1_000, 5, first_id=1, gap_s=60.0))
@@ -334,7 +334,7 @@ def test_that_a_file_lacks_trades_excuses_no_loss_of_the_exchanges(
 
 
 def test_a_quiet_range_before_a_file_hides_nothing_that_it_lacks(started: Any) -> None:
-    """The hole that is fetched last ends at a range without rows, and behind that is the file."""
+    """The gap that is fetched last ends at a range without rows, and behind that is the file."""
     one: Any = started(LONG)
     one.take_in(csvs.three_columns([*LONG[1_000:6_000], *LONG[6_005:12_000]]))
     [file] = TradeStore(one.folder).coverage(PAIR)

@@ -58,7 +58,7 @@ def quiet_new_year() -> list[Trade]:
 def earlier_import() -> Iterator[None]:
     """Import as before ends of years among trades were left out: segments meet in a busy second."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(BoundaryFinder, "_end_hole_at_busy_year_end", lambda *_: None)
+        patch.setattr(BoundaryFinder, "_end_gap_at_busy_year_end", lambda *_: None)
         yield
 
 

@@ -98,7 +98,7 @@ def broken_tapes(draw: st.DrawFn) -> tuple[list[oracle.Row], list[Range]]:
     0,
 )
 @settings(max_examples=25, deadline=None)
-def test_any_fill_over_any_holes_as_clocks_go_back_is_as_from_first_principles(
+def test_any_fill_over_any_gaps_as_clocks_go_back_is_as_from_first_principles(
     held: tuple[list[oracle.Row], list[Range]],
     fill: Any,
     interval: str,

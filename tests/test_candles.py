@@ -273,7 +273,7 @@ def test_a_file_that_is_no_parquet_is_damage(tmp_path: Path) -> None:
     )
 
 
-# --- spans, holes, fills -------------------------------------------------------------------------
+# --- spans, gaps, fills -------------------------------------------------------------------------
 
 STRETCH = 40
 MOMENTS = st.integers(0, 4 * STRETCH)
@@ -355,7 +355,7 @@ def _filling(
     0,
 )
 @example(
-    # Coverage ends right where the span begins: what follows lies behind a hole.
+    # Coverage ends right where the span begins: what follows lies behind a gap.
     (
         [trade(1, "5")],
         [
@@ -369,7 +369,7 @@ def _filling(
     0,
 )
 @settings(max_examples=150, deadline=None)
-def test_any_fill_over_any_holes_and_span_is_as_from_first_principles(
+def test_any_fill_over_any_gaps_and_span_is_as_from_first_principles(
     held: tuple[list[oracle.Row], list[Range]],
     fill: Any,
     interval: str,
@@ -391,7 +391,7 @@ def test_any_fill_over_any_holes_and_span_is_as_from_first_principles(
 
 @pytest.fixture
 def holed(tmp_path: Path) -> TradeStore:
-    """Ten seconds with a trade in the first and the fourth, a hole of ten, ten with one trade."""
+    """Ten seconds with a trade in the first and the fourth, a gap of ten, ten with one trade."""
     first = Range(START - 1, START + 10 * SECOND - 1)
     second = Range(START + 20 * SECOND - 1, START + 30 * SECOND - 1)
     early = [trade(0, "5"), trade(3, "7", "2")]
@@ -404,12 +404,12 @@ def closes(archive: TradeStore, **more: Any) -> dict[int, Decimal | None]:
     return {(one["time"] - START) // SECOND: one["close"] for one in found}
 
 
-def test_nothing_is_carried_across_a_hole(holed: TradeStore) -> None:
+def test_nothing_is_carried_across_a_gap(holed: TradeStore) -> None:
     carried = dict.fromkeys(range(3), 5) | dict.fromkeys(range(3, 10), 7)
     assert closes(holed, fill="previous") == carried | dict.fromkeys(range(25, 30), 9)
 
 
-def test_null_shows_what_is_covered_and_empty_even_after_a_hole(holed: TradeStore) -> None:
+def test_null_shows_what_is_covered_and_empty_even_after_a_gap(holed: TradeStore) -> None:
     shown = {**dict.fromkeys((*range(10), *range(20, 30))), 0: 5, 3: 7, 25: 9}
     assert closes(holed, fill="null") == shown
 
@@ -433,7 +433,7 @@ def test_a_trade_in_a_cut_interval_is_carried_on_instead_of_one_before(holed: Tr
     assert [one["close"] for one in answer(ohlc(holed, question))] == [7, 7]
 
 
-def test_null_goes_on_within_the_coverage_after_a_hole_inside_an_interval(tmp_path: Path) -> None:
+def test_null_goes_on_within_the_coverage_after_a_gap_inside_an_interval(tmp_path: Path) -> None:
     before, after = Range(START - 1, START + SECOND), Range(START + 2 * SECOND, START + 15 * SECOND)
     archive = hold(TradeStore(tmp_path), [(before, [trade(0.5, "5")]), (after, [])])
     found = answer(ohlc(archive, ask("5s", fill="null", all_columns=True)))

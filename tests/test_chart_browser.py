@@ -93,14 +93,14 @@ def nothing_wrong(seen: browsing.Seen) -> bool:
     return True
 
 
-def holed(folder: Path, holes: list[tuple[int, int]], wsname: str = "XBT/USD") -> harvester.Archive:
+def holed(folder: Path, gaps: list[tuple[int, int]], wsname: str = "XBT/USD") -> harvester.Archive:
     """The made tape, but for some ranges that were never fetched."""
     disk, pair = Disk(folder), msgspec.structs.replace(MADE_PAIR, wsname=wsname)
     keep_pairs(disk, msgspec.json.encode({"XBTUSD": pair}))
     tape, after = made_tape(30_000, 7), START - 1
     with writer(disk, "XBTUSD") as one:
         one.want(Range(START - 1, END_NS - 1))
-        for begins, ends in [*holes, (END_NS, END_NS)]:
+        for begins, ends in [*gaps, (END_NS, END_NS)]:
             span = Range(after, begins - 1)
             spelled = msgspec.json.encode(pair).decode()
             one.commit(span, clip(tape, span), Footer(span, spelled, source="made"))
@@ -218,18 +218,18 @@ def test_names_of_others_are_only_ever_text(tmp_path: Path, look: Any) -> None:
     assert unit == f"{quote} per {base}"
 
 
-def test_holes_are_shaded_and_named(tmp_path: Path, look: Any) -> None:
-    holes = [
+def test_gaps_are_shaded_and_named(tmp_path: Path, look: Any) -> None:
+    gaps = [
         (START + 2 * DAY, START + 4 * DAY),
         (START + 7 * DAY, START + 7 * DAY + 16 * HOUR + HOUR // 2),
     ]
-    chart = holed(tmp_path / "data", holes).chart("XBT/USD", "1h")
+    chart = holed(tmp_path / "data", gaps).chart("XBT/USD", "1h")
     script = """
     return [drawn('.shapelayer path'),
       Array.from(gd.querySelectorAll('.annotation-text')).map(function (one) {
         return one.textContent; })];
     """
-    seen = look(chart, script, "holes")
+    seen = look(chart, script, "gaps")
     assert nothing_wrong(seen)
     assert seen.told[0] >= 2
     assert seen.told[1] == [
@@ -238,9 +238,9 @@ def test_holes_are_shaded_and_named(tmp_path: Path, look: Any) -> None:
     ]
 
 
-def test_hundreds_of_holes_and_thousands_of_candles_are_drawn(tmp_path: Path, look: Any) -> None:
-    holes = [(START + i * HOUR // 2, START + i * HOUR // 2 + HOUR // 60) for i in range(1, 400)]
-    chart = holed(tmp_path / "data", holes).chart("XBT/USD", "1m")
+def test_hundreds_of_gaps_and_thousands_of_candles_are_drawn(tmp_path: Path, look: Any) -> None:
+    gaps = [(START + i * HOUR // 2, START + i * HOUR // 2 + HOUR // 60) for i in range(1, 400)]
+    chart = holed(tmp_path / "data", gaps).chart("XBT/USD", "1m")
     assert chart.notes[0].startswith("1m would be up to ")
     script = """
     return [gd.querySelectorAll('.boxlayer path.box').length,

@@ -131,14 +131,14 @@ def test_what_is_not_fetched_is_shaded_named_and_told(tmp_path: Path) -> None:
     assert chart.notes == ("not downloaded: 2020-09-15 to 2020-09-17",)
 
 
-def test_the_vwap_breaks_where_a_hole_is_and_nowhere_else(tmp_path: Path) -> None:
+def test_the_vwap_breaks_where_a_gap_is_and_nowhere_else(tmp_path: Path) -> None:
     rows = [at(1), at(2), at(9)]
     parts = [(days(0, 1), rows), (days(3, 4), [at(3 * 24 + 5)])]
     vwap = trace(held(tmp_path / "data", parts).chart("XBT/USD", "1h"), "vwap")
     assert [bool(one) for one in np.isnan(vwap.y)] == [False, False, False, True, False]
 
 
-def test_what_was_asked_for_by_since_and_until_is_a_hole_where_it_is_not_held(
+def test_what_was_asked_for_by_since_and_until_is_a_gap_where_it_is_not_held(
     tmp_path: Path,
 ) -> None:
     archive = held(tmp_path / "data", [(days(2, 3), [at(50)])])
@@ -153,7 +153,7 @@ def test_what_was_asked_for_by_since_and_until_is_a_hole_where_it_is_not_held(
     )
 
 
-def test_what_was_ever_wanted_is_a_hole_where_it_is_not_held(tmp_path: Path) -> None:
+def test_what_was_ever_wanted_is_a_gap_where_it_is_not_held(tmp_path: Path) -> None:
     archive = held(tmp_path / "data", [(days(1, 2), [at(30)])])
     with writer(Disk(tmp_path / "data"), "XBTUSD") as one:
         one.want(days(0, 3))
@@ -162,7 +162,7 @@ def test_what_was_ever_wanted_is_a_hole_where_it_is_not_held(tmp_path: Path) -> 
     assert "2 ranges are not downloaded, the widest from 2020-09-14 to 2020-09-15" in chart.html()
 
 
-def test_what_is_yet_to_come_is_no_hole(tmp_path: Path) -> None:
+def test_what_is_yet_to_come_is_no_gap(tmp_path: Path) -> None:
     archive = held(tmp_path / "data", [(days(0, 1), [at(5)])])
     chart = archive.chart("XBT/USD", "1h", until="2200-01-01")
     assert (chart.notes, chart.figure.layout.shapes) == ((), ())
@@ -180,7 +180,7 @@ def test_a_history_wanted_from_the_beginning_moves_the_axis_no_further_than_the_
     assert chart.figure.layout.xaxis.range[0] > "2020-09-14T04:"
 
 
-def test_hundreds_of_holes_are_shaded_together_and_counted(tmp_path: Path) -> None:
+def test_hundreds_of_gaps_are_shaded_together_and_counted(tmp_path: Path) -> None:
     parts = [
         (
             Range(days(0, 0).through + i * MINUTE, days(0, 0).through + i * MINUTE + MINUTE // 2),

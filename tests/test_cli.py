@@ -97,7 +97,7 @@ def test_backfill_reports_as_json(harvester: Any) -> None:
                 "trades": 5000,
                 "pages": 9,
                 "covered_through_ns": 1717199999999999999,
-                "holes": [],
+                "gaps": [],
                 "error": None,
                 "pace": {
                     "rate": None,
@@ -185,11 +185,11 @@ def test_status_tells_what_is_held(harvester: Any) -> None:
         "last_ns": rows[-1][1],
         "coverage": [[1704067199999999999, 1717199999999999999]],
         "wanted": [[1704067199999999999, 1717199999999999999]],
-        "holes": [],
+        "gaps": [],
         "files": 1,
         "rollups": {"1h": 1, "1m": 1},
         "rollups_wanted": 1,
-        "calls_for_holes": 0,
+        "calls_for_gaps": 0,
         "damaged": [],
         "exit_status": 0,
     }

@@ -124,7 +124,7 @@ def test_an_earlier_since_fetches_only_the_front(tmp_path: Path) -> None:
     assert tape_of(tmp_path, "XBTUSD") == list(expected(market))
 
 
-def test_holes_at_the_front_in_the_middle_and_at_the_end_are_filled(tmp_path: Path) -> None:
+def test_gaps_at_the_front_in_the_middle_and_at_the_end_are_filled(tmp_path: Path) -> None:
     trades = tapes.xbtusd_like(12_000, 15)
     market = tapes.market(trades)
     cuts = [trades[i].true_ns for i in (2_000, 4_000, 8_000, 10_000)]
@@ -133,7 +133,7 @@ def test_holes_at_the_front_in_the_middle_and_at_the_end_are_filled(tmp_path: Pa
         crawl.only("XBTUSD", Range(cuts[0], cuts[1]))
         crawl.only("XBTUSD", Range(cuts[2], cuts[3]))
         outcome = crawl.only("XBTUSD")
-    assert (outcome.holes, tape_of(tmp_path, "XBTUSD")) == ([], list(expected(market)))
+    assert (outcome.gaps, tape_of(tmp_path, "XBTUSD")) == ([], list(expected(market)))
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -202,7 +202,7 @@ def test_a_typed_boundary_loses_nothing_to_the_rounding_of_times(tmp_path: Path)
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_a_stamp_too_full_for_a_page_is_a_hole_with_a_warning(mode: Mode, tmp_path: Path) -> None:
+def test_a_stamp_too_full_for_a_page_is_a_gap_with_a_warning(mode: Mode, tmp_path: Path) -> None:
     trades = tapes.one_stamp(1_500, 19)
     market = tapes.market(trades)
     with serve(market, since_mode=mode) as exchange:
@@ -212,11 +212,11 @@ def test_a_stamp_too_full_for_a_page_is_a_hole_with_a_warning(mode: Mode, tmp_pa
     stamp = market.published_ns(trades[300])
     around = [row for row in expected(market) if row[1] != stamp]
     assert tape_of(tmp_path, "XBTUSD") == around
-    assert (outcome.exit_status, outcome.holes) == (4, [Range(stamp - 1, stamp)])
+    assert (outcome.exit_status, outcome.gaps) == (4, [Range(stamp - 1, stamp)])
     assert crawl.notes == [
         (
             "more trades bear the time 2024-01-20T23:12:11.7778208Z than a page can show: they are "
-            "left out as a hole, and the crawl goes on behind them"
+            "left out as a gap, and the crawl goes on behind them"
         )
     ]
 

@@ -102,7 +102,7 @@ def test_a_span_takes_the_months_that_lie_in_it_whole(tmp_path: Path) -> None:
     assert exact.months == [first, second]
 
 
-def test_a_hole_parts_the_months(tmp_path: Path) -> None:
+def test_a_gap_parts_the_months(tmp_path: Path) -> None:
     [whole] = digests(archive_of(tmp_path / "a", []), PAIR)
     lost = whole.months[2].month
     inside = parse_moment(f"{lost}-10", 0)

@@ -206,14 +206,14 @@ def test_what_a_wrong_clock_wanted_of_the_future_is_trimmed_by_the_next_run(tmp_
         path.write_text(json.dumps({"pair": "XBTUSD", "spans": [[0, END_OF_TIME]]}))
         archive = TradeStore(tmp_path)
         [found] = status(archive, None, NOW_NS)
-        assert (found.exit_status, found.holes) == (4, [Range(THEN_NS, NOW_NS)])
+        assert (found.exit_status, found.gaps) == (4, [Range(THEN_NS, NOW_NS)])
         [fault] = verify(archive, "XBTUSD", now_ns=NOW_NS).faults
         assert fault.span == Range(THEN_NS, NOW_NS)
         assert run.only("XBTUSD").exit_status == 0
     assert json.loads(path.read_text())["spans"] == [[0, SETTLED_NS]]
     assert tape_of(tmp_path, "XBTUSD") == all_settled()
     [found] = status(archive, None, NOW_NS)
-    assert (found.exit_status, found.holes) == (0, [])
+    assert (found.exit_status, found.gaps) == (0, [])
 
 
 def _until_now(trades: int) -> Market:

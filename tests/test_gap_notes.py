@@ -15,7 +15,7 @@ from test_candles import MINUTE, SECOND, START, hold, trade
 from test_exports import run
 
 import harvester
-from harvester.errors import ArchiveHasHoles
+from harvester.errors import ArchiveHasGaps
 from harvester.kraken.pairs import Pair
 from harvester.query.plan import gap_note, gaps_in
 from harvester.storage.trade_store import TradeStore
@@ -188,7 +188,7 @@ def test_the_chart_says_it_in_the_same_words(archive: TradeStore, tmp_path: Path
     file.unlink()
     assert run(archive, "chart", "XBTUSD", "-i", "1h", "-o", str(file), "--strict")[0] == 4
     assert not file.exists()
-    with pytest.raises(ArchiveHasHoles):
+    with pytest.raises(ArchiveHasGaps):
         harvester.open(archive.path).chart("XBTUSD", "1h", strict=True)
 
 
@@ -242,7 +242,7 @@ def test_results_have_notes_and_strict_raises(archive: TradeStore) -> None:
         assert ask().notes == (GAP,)
         assert ask().limit(1).notes == (GAP,)
         assert ask(until="2020-09-15").notes == ()
-        with pytest.raises(ArchiveHasHoles, match="2020-09-15 to 2020-09-17"):
+        with pytest.raises(ArchiveHasGaps, match="2020-09-15 to 2020-09-17"):
             ask(strict=True)
     assert opened.sql("SELECT 1").notes == ()
 

@@ -127,7 +127,7 @@ def test_any_tape_with_a_lie_in_any_answer_is_exact_or_has_a_gap_on_record(
                 assert tape_of(folder, market.altname) == claims(folder, market)
     held = TradeStore(folder)
     assert (outcome.exit_status, claims(folder, market)) == (0, list(expected(market))) or (
-        outcome.exit_status == 4 and held.holes(market.altname)
+        outcome.exit_status == 4 and held.gaps(market.altname)
     )
 
 
@@ -228,7 +228,7 @@ def test_a_loss_that_can_not_be_filled_stays_a_gap_and_on_record(tmp_path: Path)
         exchange.faults = Faults(script=[None, None, None, *["denied"] * 5])
         first = Crawl(exchange.url, tmp_path, options).only(market.altname)
         assert first.exit_status in {3, 4}
-        [gap] = TradeStore(tmp_path).holes(market.altname)[:1]
+        [gap] = TradeStore(tmp_path).gaps(market.altname)[:1]
         assert gap.after < START_NS + 60 * 1_001 * SECOND_NS < gap.through
         report = verify(TradeStore(tmp_path), market.altname)
         assert [fault.text for fault in report.faults][:1] == [

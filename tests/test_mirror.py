@@ -377,11 +377,11 @@ def test_a_copy_claims_no_more_than_the_mirror_has(tmp_path: Path) -> None:
     with serving(archive) as url:
         outcome = Crawl(url, tmp_path / "here", {"refresh.settle_s": 0}).only("XBTUSD")
     copy = TradeStore(tmp_path / "here")
-    assert (outcome.holes, copy.coverage("XBTUSD")) == ([], archive.coverage("XBTUSD"))
+    assert (outcome.gaps, copy.coverage("XBTUSD")) == ([], archive.coverage("XBTUSD"))
     assert checksum(copy) == checksum(archive)
 
 
-def test_a_page_over_a_hole_is_refused(tmp_path: Path) -> None:
+def test_a_page_over_a_gap_is_refused(tmp_path: Path) -> None:
     archive = TradeStore(tmp_path)
     first, second = PLAIN[9][1], PLAIN[19][1] + 60 * 10**9
     commit(archive, Range(0, first), rows_of(PLAIN[:10]))
@@ -529,7 +529,7 @@ def test_a_tape_may_be_as_short_as_one_likes(tmp_path: Path, trades: int) -> Non
 
 def test_a_made_archive_is_wanted_and_covered_whole(tmp_path: Path) -> None:
     archive = made_archive(tmp_path, 100, 1)
-    assert (archive.coverage("XBTUSD"), archive.holes("XBTUSD")) == ([Range(0, END_NS)], [])
+    assert (archive.coverage("XBTUSD"), archive.gaps("XBTUSD")) == ([Range(0, END_NS)], [])
 
 
 def test_made_trades_never_mix_with_true_ones(tmp_path: Path) -> None:
@@ -554,7 +554,7 @@ def test_an_archive_crawled_from_a_mirror_equals_it(tmp_path: Path) -> None:
             wish = BackfillRequest((await client.pairs())["XBTUSD"], Range(0, END_OF_TIME))
             watch = RunOptions(lambda _event: None, CancelToken())
             [outcome] = await backfill(client, copy, [wish], settings, watch)
-        assert (outcome.error, outcome.holes) == (None, [])
+        assert (outcome.error, outcome.gaps) == (None, [])
 
     with serving(source) as url:
         asyncio.run(crawl(url))

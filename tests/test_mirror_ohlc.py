@@ -75,16 +75,16 @@ def test_there_are_720_closed_candles_and_the_running_one(tmp_path: Path) -> Non
     assert [row[0] for row in found] == list(range(end_s - 720 * 60, end_s + 1, 60))
 
 
-def test_they_begin_behind_the_last_hole(tmp_path: Path) -> None:
+def test_they_begin_behind_the_last_gap(tmp_path: Path) -> None:
     archive = TradeStore(tmp_path)
-    hole = Range(PLAIN[9][1], T0 + 90 * MINUTE)
+    gap = Range(PLAIN[9][1], T0 + 90 * MINUTE)
     trade = PLAIN[10]
-    inside = [(trade[0], hole.through + 1, *trade[2:]), (trade[0], T0 + 200 * MINUTE, *trade[2:])]
-    commit(archive, Range(0, hole.after), rows_of(PLAIN[:10]))
-    commit(archive, Range(hole.through, T0 + DAY), rows_of(inside))
+    inside = [(trade[0], gap.through + 1, *trade[2:]), (trade[0], T0 + 200 * MINUTE, *trade[2:])]
+    commit(archive, Range(0, gap.after), rows_of(PLAIN[:10]))
+    commit(archive, Range(gap.through, T0 + DAY), rows_of(inside))
     [first, *_] = rows(get(app(archive), "OHLC", pair="XBTUSD", interval="60"), "XBTUSD")
-    # The hour that the hole ends in is not whole; the next one is, and shows the close before it.
-    assert first[0] == (hole.through // (60 * MINUTE) + 1) * 3600
+    # The hour that the gap ends in is not whole; the next one is, and shows the close before it.
+    assert first[0] == (gap.through // (60 * MINUTE) + 1) * 3600
     assert first[4:] == ["111.5000000000", "0.0000000000", "0.00000000", 0]
 
 

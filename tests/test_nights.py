@@ -228,7 +228,7 @@ def test_after_thirty_nights_of_all_kinds_the_archive_is_the_exchanges_tape(tmp_
         assert (report.faults, report.notes) == ([], []), name
         assert report.rollups == 2 * nights.files(name)
         assert [one.through for one in archive.coverage(name)] == [ends[name]]
-        assert archive.holes(name) == []
+        assert archive.gaps(name) == []
         assert nights.files(name) <= 6
     assert strangers(nights.folder) == []
     assert archive.held() == sorted(ends)

@@ -389,7 +389,7 @@ def test_json_lines_have_stable_names(capsys: pytest.CaptureFixture[str]) -> Non
             "trades": 3000,
             "pages": 3,
             "reached": [MONTH.after, MONTH.through],
-            "holes": [],
+            "gaps": [],
             "error": "XBTUSD: no",
             "pace": None,
             "upgrade": None,

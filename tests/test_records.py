@@ -81,7 +81,7 @@ def test_a_record_tells_what_was_asked_and_what_came_of_it(archive: TradeStore) 
                 "exit_status": 0,
                 "trades": 5000,
                 "pages": 8,
-                "holes": 0,
+                "gaps": 0,
                 "moved": 0,
                 "covered_through_ns": 7,
                 "error": None,
@@ -92,7 +92,7 @@ def test_a_record_tells_what_was_asked_and_what_came_of_it(archive: TradeStore) 
                 "exit_status": 3,
                 "trades": 0,
                 "pages": 1,
-                "holes": 1,
+                "gaps": 1,
                 "moved": 0,
                 "covered_through_ns": None,
                 "error": "ETHUSD: no answer",
@@ -209,8 +209,7 @@ def test_the_table_of_runs_says_why_one_failed() -> None:
     ugly = RunRecord("c", "backfill", "2026-01-28T12:00:00Z", state="ended", exit_status=3)
     ugly.pairs = [PairResult("A", 3, error="A: one\nmore of it"), PairResult("B", 3, error="B")]
     assert table([well, bad, ugly]).split("\n") == [
-        "begun                command   ended        took  pairs     trades  calls  refusals"
-        "  holes",
+        "begun                command   ended        took  pairs     trades  calls  refusals  gaps",
         "2026-01-30 12:00:00  backfill  done      1:02:04      1  8,000,000  8,123         2"
         "      0",
         "2026-01-29 12:00:00  repair    killed                 0          0      0         0"

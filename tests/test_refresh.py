@@ -133,22 +133,22 @@ def test_a_name_that_nobody_knows_stops_no_other_pair(nights: Nights, text: str,
     assert (report["pairs"][0]["exit_status"], report["pairs"][0]["error"]) == (2, why)
 
 
-# --- holes, files, roll-ups ----------------------------------------------------------------------
+# --- gaps, files, roll-ups ----------------------------------------------------------------------
 
 
 def remove_first_file(nights: Nights, pair: str) -> None:
-    """Make a hole: what was wanted is not there any more."""
+    """Make a gap: what was wanted is not there any more."""
     min((nights.folder / "trades" / f"pair={pair}").rglob("*.parquet")).unlink()
 
 
-def test_holes_of_earlier_runs_are_filled_wherever_they_are(nights: Nights) -> None:
+def test_gaps_of_earlier_runs_are_filled_wherever_they_are(nights: Nights) -> None:
     spans = [Range(day(1), day(2)), Range(day(3), day(4)), Range(day(5), day(6))]
     for span in spans:
         crawl(nights, "XBTUSD", span)
     remove_first_file(nights, "XBTUSD")
-    assert TradeStore(nights.folder).holes("XBTUSD") == [spans[0]]
+    assert TradeStore(nights.folder).gaps("XBTUSD") == [spans[0]]
     one = only(nights.refresh())
-    assert (one["state"], one["holes"]) == ("complete", [])
+    assert (one["state"], one["gaps"]) == ("complete", [])
     rows = until(XBT, nights.settled_ns)
     asked = [*spans[:2], Range(day(5), nights.settled_ns)]
     assert nights.tape("XBTUSD") == [
@@ -158,7 +158,7 @@ def test_holes_of_earlier_runs_are_filled_wherever_they_are(nights: Nights) -> N
     assert one["trades_added"] == len(inside)
 
 
-def test_no_pair_runs_on_once_its_earlier_holes_are_filled(nights: Nights) -> None:
+def test_no_pair_runs_on_once_its_earlier_gaps_are_filled(nights: Nights) -> None:
     """Else its line stays on the terminal, and in a log it is repeated every half minute."""
     for span in (Range(day(1), day(2)), Range(day(3), day(4))):
         crawl(nights, "XBTUSD", span)
@@ -170,15 +170,15 @@ def test_no_pair_runs_on_once_its_earlier_holes_are_filled(nights: Nights) -> No
     assert (run.running, run.done, run.failed) == ({}, 1, 0)
 
 
-def test_a_hole_that_can_not_be_filled_stays_one(tmp_path: Path) -> None:
+def test_a_gap_that_can_not_be_filled_stays_one(tmp_path: Path) -> None:
     market = tapes.market(tapes.one_stamp(1500, first_id=None))
     with Exchange([market]) as exchange:
         nights = Nights(tmp_path / "data", exchange, Clock(0))
         for _ in range(2):
             report = nights.refresh("XBTUSD")
             one = only(report)
-            assert (report["exit_status"], one["state"], one["exit_status"]) == (4, "holes", 4)
-            [(after, through)] = one["holes"]
+            assert (report["exit_status"], one["state"], one["exit_status"]) == (4, "gaps", 4)
+            [(after, through)] = one["gaps"]
             assert after < tapes.BUSY_NS <= through
 
 
@@ -246,14 +246,14 @@ def test_whether_a_pair_is_gone_is_not_known_where_nobody_answers(nights: Nights
     assert (one["state"], one["exit_status"]) == ("failed", 3)
 
 
-def test_a_hole_of_a_delisted_pair_is_a_hole(nights: Nights) -> None:
+def test_a_gap_of_a_delisted_pair_is_a_gap(nights: Nights) -> None:
     crawl(nights, "XBTUSD", Range(day(1), day(2)))
     crawl(nights, "XBTUSD", Range(day(3), day(4)))
     remove_first_file(nights, "XBTUSD")
     nights.exchange.delist("XBTUSD")
     one = only(nights.refresh())
     assert (one["state"], one["exit_status"]) == ("delisted", 4)
-    assert one["holes"] == [[day(1), day(2)]]
+    assert one["gaps"] == [[day(1), day(2)]]
 
 
 def test_a_pair_that_goes_during_the_run_fails_once_and_is_delisted_from_then_on(
@@ -270,7 +270,7 @@ def test_a_pair_that_goes_during_the_run_fails_once_and_is_delisted_from_then_on
     )
     nights.exchange.delist("XBTUSD")
     one = only(nights.refresh())
-    assert (one["state"], one["exit_status"], one["holes"]) == ("delisted", 0, [])
+    assert (one["state"], one["exit_status"], one["gaps"]) == ("delisted", 0, [])
 
 
 def test_a_pair_that_was_renamed_goes_on_under_its_old_name_here(nights: Nights) -> None:
@@ -436,7 +436,7 @@ def test_a_linked_folder_is_refused_by_name_and_stops_no_other_pair(nights: Nigh
     assert report["pairs"][1]["trades_added"] == 0
 
 
-def test_a_hole_is_filled_where_the_record_of_what_was_wanted_is_lost(nights: Nights) -> None:
+def test_a_gap_is_filled_where_the_record_of_what_was_wanted_is_lost(nights: Nights) -> None:
     cuts = [XBT.published_ns(XBT.trades[place]) for place in (100, 200, 300)]
     crawl(nights, "XBTUSD", Range(0, cuts[0]))
     crawl(nights, "XBTUSD", Range(cuts[1], cuts[2]))
@@ -497,7 +497,7 @@ def test_the_command_tells_in_a_table_what_came_of_it(nights: Nights) -> None:
     lines = [line.split() for line in done.out.splitlines()]
     # The last column is the time that it took.
     assert [line[:-1] for line in lines] == [
-        ["pair", "state", "added", "first", "last", "holes", "calls", "refused"],
+        ["pair", "state", "added", "first", "last", "gaps", "calls", "refused"],
         ["XBTUSD", "complete", *_row(nights, XBT)],
         ["ETHEUR", "complete", *_row(nights, ETH)],
         ["DOGE/USD", "failed", "0", "0", "0", "0"],
@@ -550,7 +550,7 @@ def test_the_command_tells_all_of_it_as_json(nights: Nights) -> None:
                 "first_ns": rows[0][1],
                 "last_ns": rows[-1][1],
                 "covered_through_ns": nights.settled_ns,
-                "holes": [],
+                "gaps": [],
                 "calls": pages,
                 "refusals": 0,
                 "renamed_to": None,

@@ -554,7 +554,7 @@ def test_the_false_part_of_a_name_is_not_wished_for_where_what_was_wanted_is_los
     assert (ran.status, tape_of(data, PAIR), wanted(data)) == (0, TAPE, [[0, END]])
 
 
-def test_a_list_of_what_was_wanted_that_cannot_be_read_wants_the_holes_between_files(
+def test_a_list_of_what_was_wanted_that_cannot_be_read_wants_the_gaps_between_files(
     data: Path, exchange: Exchange
 ) -> None:
     segment(data, 1).unlink()
@@ -782,8 +782,8 @@ def test_where_the_machine_refuses_in_the_middle_what_is_missing_is_told(
     harms.digit_changed(data, 3)
     refuse_moves(monkeypatch, errno.EIO, after=1)
     ran = run(exchange, data, "--repair", "-q")
-    hole = harms.span_text(RANGES[1])
-    assert f"  {PAIR}: it was asked for, and no file covers it; range {hole}" in ran.lines
+    gap = harms.span_text(RANGES[1])
+    assert f"  {PAIR}: it was asked for, and no file covers it; range {gap}" in ran.lines
     place = data / f"quarantine/{PAIR}/0002/{segment(data, 3).name}"
     assert (ran.status, len(quarantined(data)), segment(data, 3).exists()) == (1, 1, True)
     assert ran.err == (
@@ -874,15 +874,15 @@ def test_a_pair_that_was_delisted_fails_alone_and_says_where_its_file_is(
     broken = segment(data, 1).read_bytes()
     exchange.delist(PAIR)
     ran = run(exchange, data, "--repair", "-q")
-    hole = harms.span_text(RANGES[1])
+    gap = harms.span_text(RANGES[1])
     assert ran.status == 3
     assert ran.err == (
         "harvester: XBTUSD: the exchange refused: EQuery:Unknown asset pair\n"
         f"XBTUSD: what was moved is kept in {data}/quarantine/XBTUSD; what is missing stays on "
         "record\n"
     )
-    assert f"  {PAIR}: it was asked for, and no file covers it; range {hole}" in ran.lines
-    assert TradeStore(data).holes(PAIR) == [RANGES[1]]
+    assert f"  {PAIR}: it was asked for, and no file covers it; range {gap}" in ran.lines
+    assert TradeStore(data).gaps(PAIR) == [RANGES[1]]
     assert quarantined(data)[f"{PAIR}/0001/{segment(data, 1).name}"] == broken
     assert verify(TradeStore(data), "BTTUSD").faults == []
 

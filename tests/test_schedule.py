@@ -59,7 +59,7 @@ Type=exec
 WorkingDirectory=/srv
 ExecStart=/opt/h/bin/harvester refresh --data "/srv/market data" --config /srv/config.toml
 # Tried again: 3 (the exchange) and a kill. Not: 1 (this machine), 2 (wrong use),
-# 4 (holes or damage), 5 (another run is at it). 130: it was told to stop.
+# 4 (gaps or damage), 5 (another run is at it). 130: it was told to stop.
 Restart=on-failure
 RestartSec=600
 RestartPreventExitStatus=1 2 4 5
@@ -106,7 +106,7 @@ ExecStart=/opt/h/bin/harvester refresh --data "/srv/market data" --config /srv/c
 StandardOutput=append:/var/log/harvester.log
 StandardError=append:/var/log/harvester.log
 # Tried again: 3 (the exchange) and a kill. Not: 1 (this machine), 2 (wrong use),
-# 4 (holes or damage), 5 (another run is at it). 130: it was told to stop.
+# 4 (gaps or damage), 5 (another run is at it). 130: it was told to stop.
 Restart=on-failure
 RestartSec=600
 RestartPreventExitStatus=1 2 4 5

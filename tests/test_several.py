@@ -38,7 +38,7 @@ CUT = Range(FIRST + LENGTH // 5 + 17, LAST - LENGTH // 7 - 13)
 
 
 def partly(path: Path, rows: Sequence[oracle.Row], *, with_rollups: bool) -> TradeStore:
-    """Segments that part inside of seconds, a hole among them; all but one with roll-ups."""
+    """Segments that part inside of seconds, a gap among them; all but one with roll-ups."""
     stamps = [row[1] for row in rows]
     bounds = sorted({0, *stamps[:: len(stamps) // 6], stamps[-1] + 1})
     parts = cut(rows, bounds)

@@ -38,7 +38,7 @@ def daily(first: int, last: int, a_day: int) -> list[object]:
 
 @pytest.fixture
 def archive(tmp_path: Path) -> TradeStore:
-    """One hundred days of 100 trades a day, a hole of ten days, and ten days more."""
+    """One hundred days of 100 trades a day, a gap of ten days, and ten days more."""
     one = TradeStore(tmp_path / "data")
     metadata.want(one.store, PAIR, days(0, 120))
     put(one, days(0, 100), daily(0, 100, 100))
@@ -56,22 +56,22 @@ def test_all_of_a_pair_is_told(archive: TradeStore) -> None:
         last_ns=YEAR_2020 + 120 * DAY - DAY // 100,
         coverage=[days(0, 100), days(110, 120)],
         wanted=[days(0, 120)],
-        holes=[days(100, 110)],
+        gaps=[days(100, 110)],
         files=2,
         bytes=sum(sizes),
         rollups_wanted=2,
         age_s=10 * 86_400,
         # A thousand trades each by what lies beside them, and two calls for either.
-        calls_for_holes=3,
+        calls_for_gaps=3,
         calls_to_now=3,
     )
     assert one.exit_status == 4
 
 
-def test_the_hole_is_told_where_the_record_of_what_was_wanted_is_lost(archive: TradeStore) -> None:
+def test_the_gap_is_told_where_the_record_of_what_was_wanted_is_lost(archive: TradeStore) -> None:
     (archive.root / f"wanted/{PAIR}.json").unlink()
     [one] = status(archive, None, YEAR_2020 + 130 * DAY)
-    assert (one.wanted, one.holes, one.exit_status) == ([days(0, 120)], [days(100, 110)], 4)
+    assert (one.wanted, one.gaps, one.exit_status) == ([days(0, 120)], [days(100, 110)], 4)
 
 
 def test_no_row_group_is_read(archive: TradeStore, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -89,10 +89,10 @@ def test_a_segment_beside_its_merger_counts_once(archive: TradeStore) -> None:
     assert (one.trades, one.files) == (11_000, 3)
 
 
-def test_a_pair_that_was_only_asked_for_is_one_hole(archive: TradeStore) -> None:
+def test_a_pair_that_was_only_asked_for_is_one_gap(archive: TradeStore) -> None:
     metadata.want(archive.store, "ETHUSD", days(0, 1))
     one = status(archive, None, YEAR_2020)[0]
-    assert (one.pair, one.files, one.holes, one.calls) == ("ETHUSD", 0, [days(0, 1)], None)
+    assert (one.pair, one.files, one.gaps, one.calls) == ("ETHUSD", 0, [days(0, 1)], None)
 
 
 def test_a_damaged_file_is_named_and_hides_nothing_else(archive: TradeStore) -> None:
@@ -204,27 +204,27 @@ ONE = PairStatus(
     last_ns=YEAR_2020 + 120 * DAY,
     coverage=[Range(0, YEAR_2020 - 1), days(61, 120)],
     wanted=[Range(0, YEAR_2020 + 120 * DAY)],
-    holes=[days(0, 61)],
+    gaps=[days(0, 61)],
     files=31,
     bytes=912_345_678,
     rollups={"1m": 31, "1h": 30},
     rollups_wanted=31,
     age_s=10_800,
-    calls_for_holes=1_200,
+    calls_for_gaps=1_200,
     calls_to_now=4,
 )
 TWO = PairStatus("ETHEUR", trades=5, first_ns=YEAR_2020, coverage=[days(0, 120)], age_s=60)
 LEVELS = ("1m", "1h")
 
 
-def test_the_table_of_a_pair_shows_its_holes_month_by_month() -> None:
+def test_the_table_of_a_pair_shows_its_gaps_month_by_month() -> None:
     assert text([ONE], LEVELS, Look(None, BLOCKS)) == (
-        "pair        trades       first        last  age   2013-20  holes  calls  files"
+        "pair        trades       first        last  age   2013-20  gaps  calls  files"
         "     MB  B/trade     roll-ups\n"
         "XBTUSD  85,123,456  2013-10-06  2020-04-30   3h  ███████▒      1  1,204     31"
         "  912.3     10.7  1m 1h 30/31\n"
         "\n"
-        "XBTUSD by month: █ whole  ▒ in part  ░ a hole  · not asked\n"
+        "XBTUSD by month: █ whole  ▒ in part  ░ a gap  · not asked\n"
         "  2013 ████████████  2014 ████████████  2015 ████████████  2016 ████████████\n"
         "  2017 ████████████  2018 ████████████  2019 ████████████  2020 ░░▒█········"
     )
@@ -233,7 +233,7 @@ def test_the_table_of_a_pair_shows_its_holes_month_by_month() -> None:
 def test_a_narrow_terminal_shows_what_matters_most() -> None:
     shown = text([ONE, TWO], LEVELS, Look(80, ASCII)).split("\n")
     assert shown[:4] == [
-        "pair         trades        last  age   2013-20  holes  calls  files     MB",
+        "pair         trades        last  age   2013-20  gaps  calls  files     MB",
         "XBTUSD   85,123,456  2020-04-30   3h  #######+      1  1,204     31  912.3",
         "ETHEUR            5               1m  .......#      0      ?      0    0.0",
         "2 pairs  85,123,461  2020-04-30   3h                1  1,204     31  912.3",
@@ -243,7 +243,7 @@ def test_a_narrow_terminal_shows_what_matters_most() -> None:
 
 def test_a_very_narrow_one_shows_no_line_that_wraps() -> None:
     assert text([ONE], LEVELS, Look(40, ASCII)).split("\n")[:2] == [
-        "pair        trades  age  holes",
+        "pair        trades  age  gaps",
         "XBTUSD  85,123,456   3h      1",
     ]
 
@@ -271,7 +271,7 @@ def test_of_many_pairs_months_are_shown_on_request() -> None:
     assert text(many, LEVELS, Look(None, ASCII), detailed=True).count("by month") == 4
 
 
-def test_years_begin_with_the_first_trade_or_hole() -> None:
+def test_years_begin_with_the_first_trade_or_gap() -> None:
     assert (years([ONE]), years([TWO]), years([PairStatus("A")])) == (
         range(2013, 2021),
         range(2020, 2021),
@@ -279,7 +279,7 @@ def test_years_begin_with_the_first_trade_or_hole() -> None:
     )
 
 
-def test_what_was_never_asked_for_is_no_hole() -> None:
+def test_what_was_never_asked_for_is_no_gap() -> None:
     assert year_bar(TWO, range(2019, 2021), BLOCKS) == "·█"
     assert month_bars(TWO, ASCII, 80) == ["  2020 ####........"]
 
@@ -292,8 +292,8 @@ def test_ages_are_short(seconds: int | None, said: str) -> None:
     assert age(seconds) == said
 
 
-def test_a_hole_is_told_as_people_write_it_and_to_the_nanosecond_where_asked_for() -> None:
-    found = [PairStatus(PAIR, holes=[days(0, 366), days(400, 401)])]
+def test_a_gap_is_told_as_people_write_it_and_to_the_nanosecond_where_asked_for() -> None:
+    found = [PairStatus(PAIR, gaps=[days(0, 366), days(400, 401)])]
     told = [
         f"{PAIR}: not covered: 2020-01-01 to 2021-01-01",
         f"{PAIR}: not covered: 2021-02-04 to 2021-02-05",
@@ -305,10 +305,10 @@ def test_a_hole_is_told_as_people_write_it_and_to_the_nanosecond_where_asked_for
     ]
 
 
-def test_not_every_hole_of_hundreds_is_said() -> None:
-    many = PairStatus("A", holes=[Range(i, i + 1) for i in range(0, 100, 2)])
+def test_not_every_gap_of_hundreds_is_said() -> None:
+    many = PairStatus("A", gaps=[Range(i, i + 1) for i in range(0, 100, 2)])
     said = remarks([many])
-    assert (len(said), said[-1]) == (21, "and 30 more holes; --json tells all")
+    assert (len(said), said[-1]) == (21, "and 30 more gaps; --json tells all")
 
 
 @pytest.mark.parametrize(

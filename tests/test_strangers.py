@@ -149,7 +149,7 @@ def test_a_link_to_a_folder_is_refused_by_name_by_every_reader_and_writer(
 
     readers: list[Callable[[], object]] = [
         lambda: archive.segments(PAIR),
-        lambda: archive.holes(PAIR),
+        lambda: archive.gaps(PAIR),
         lambda: list(archive.scan(PAIR)),
         lambda: harvester.open(data).ohlc(PAIR, "1d").df(),
         lambda: harvester.open(data).sql("SELECT count(*) FROM trades").fetchall(),

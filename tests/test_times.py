@@ -352,10 +352,10 @@ def test_missing_is_what_is_wanted_and_not_covered(
 
 @settings(deadline=None)
 @given(RANGES, RANGES)
-def test_holes_are_in_order_and_apart(wanted: list[Range], covered: list[Range]) -> None:
-    holes = missing(wanted, covered)
-    assert all(hole.after < hole.through for hole in holes)
-    assert all(one.through < other.after for one, other in pairwise(holes))
+def test_gaps_are_in_order_and_apart(wanted: list[Range], covered: list[Range]) -> None:
+    gaps = missing(wanted, covered)
+    assert all(gap.after < gap.through for gap in gaps)
+    assert all(one.through < other.after for one, other in pairwise(gaps))
 
 
 @settings(deadline=None)

@@ -324,7 +324,7 @@ def test_odd_tapes_are_sound(market: Market, tmp_path: Path) -> None:
     assert verify(TradeStore(tmp_path), outcome.pair).faults == []
 
 
-def test_an_interrupted_backfill_leaves_a_hole_that_is_told(tmp_path: Path) -> None:
+def test_an_interrupted_backfill_leaves_a_gap_that_is_told(tmp_path: Path) -> None:
     with serve(tapes.market(TRADES)) as exchange:
         Crawl(exchange.url, tmp_path, stop_after_pages=2).only("XBTUSD", Range(0, END))
     [fault] = verify(TradeStore(tmp_path), "XBTUSD").faults

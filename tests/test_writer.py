@@ -392,7 +392,7 @@ def test_merging_stays_within_years(archive: TradeStore) -> None:
     assert held(archive) == YEARS
 
 
-def test_a_hole_is_not_merged_over(archive: TradeStore) -> None:
+def test_a_gap_is_not_merged_over(archive: TradeStore) -> None:
     spans = cuts(TAPE, 5)
     committed(archive, TAPE, [spans[0], spans[1], spans[3], spans[4]])
     with writer(archive, PAIR) as one:

@@ -172,10 +172,10 @@ def _vwap(given: float | None, decimals: int) -> str:
     return f"{Decimal(given):,.{decimals + 2}f}"
 
 
-def broken(candles: Candles, holes: Sequence[Range]) -> list[int]:
-    """The places before which a line over candles breaks: a hole took candles away there."""
+def broken(candles: Candles, gaps: Sequence[Range]) -> list[int]:
+    """The places before which a line over candles breaks: a gap took candles away there."""
     ends_ns = candles.opens_ns + candles.width_ns
-    behind = np.searchsorted(ends_ns, [hole.through + 1 for hole in holes], side="right")
+    behind = np.searchsorted(ends_ns, [gap.through + 1 for gap in gaps], side="right")
     apart = np.diff(candles.opens_ns, prepend=candles.opens_ns[0]) > candles.width_ns * 3 // 2
     inside = behind < len(candles.opens_ns)
     return sorted({int(one) for one in behind[inside] if apart[one]})

@@ -117,12 +117,12 @@ def chart(
         archive: where the tape is.
         pair: its names.
         question: what is asked; nothing is filled in.
-        now_ns: what is yet to come is no hole.
+        now_ns: what is yet to come is no gap.
         memory_limit: what DuckDB may use.
         strict: raise where a part of the requested range is not downloaded.
 
     Raises:
-        ArchiveHasHoles: with `strict`, there are gaps.
+        ArchiveHasGaps: with `strict`, there are gaps.
         NothingHeld: no trade of the pair is held in the span.
         ArchiveDamaged: a file can't be read, or files keep vanishing.
     """
@@ -146,10 +146,10 @@ def chart(
     frame = frame_of(archive, drawn.question, candles.range, now_ns)
     title = f"{name}, {interval.text} candles, {frame.told} (UTC)"
     remarks = _notes(question, drawn)
-    shown = [*remarks, *([note(frame.holes)] if frame.holes else [])]
+    shown = [*remarks, *([note(frame.gaps)] if frame.gaps else [])]
     base, _, quote = pair.wsname.partition("/")
     words = Words(title, shown, base if quote else "", quote, interval.text)
-    return Chart(figure_of(candles, frame, words), title, (*remarks, *gap_notes(frame.holes)))
+    return Chart(figure_of(candles, frame, words), title, (*remarks, *gap_notes(frame.gaps)))
 
 
 def _notes(asked: CandleQuery, drawn: Drawn) -> list[str]:

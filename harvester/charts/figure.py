@@ -20,13 +20,13 @@ from harvester.times import (
     union,
 )
 
-# --- holes ----------------------------------------------------------------------------------------
+# --- gaps ----------------------------------------------------------------------------------------
 
 LEAST = 1 / 600
-"""So wide is a hole at least, of the chart's width, that it can be seen."""
+"""So wide is a gap at least, of the chart's width, that it can be seen."""
 
 NAMED = 5
-"""So many holes are named on the chart, the widest; hundreds of names can't be read."""
+"""So many gaps are named on the chart, the widest; hundreds of names can't be read."""
 
 APART = 1 / 25
 """Names stand at least so far from each other, of the chart's width."""
@@ -38,12 +38,12 @@ class Frame(NamedTuple):
     Attributes:
         shown: from when to when the time axis reaches.
         told: the span that the title names.
-        holes: what in it is not fetched, in order.
+        gaps: what in it is not fetched, in order.
     """
 
     shown: Range
     told: Range
-    holes: list[Range]
+    gaps: list[Range]
 
 
 def frame_of(archive: TradeStore, question: CandleQuery, candles: Range, now_ns: int) -> Frame:
@@ -56,7 +56,7 @@ def frame_of(archive: TradeStore, question: CandleQuery, candles: Range, now_ns:
         archive: where the tape is.
         question: what is asked.
         candles: from when the first one opens to when the last one ends.
-        now_ns: what is yet to come is no hole.
+        now_ns: what is yet to come is no gap.
     """
     covered = archive.coverage(question.pair)
     since, until = question.span
@@ -64,24 +64,24 @@ def frame_of(archive: TradeStore, question: CandleQuery, candles: Range, now_ns:
         since if since > 0 else candles.after,
         until if until <= now_ns else min(candles.through, covered[-1].through),
     )
-    asked = [overlap(hole, question.span) for hole in archive.holes(question.pair)]
-    holes = union([*missing([told], covered), *filter(None, asked)])
+    asked = [overlap(gap, question.span) for gap in archive.gaps(question.pair)]
+    gaps = union([*missing([told], covered), *filter(None, asked)])
     # A history that was wanted from the beginning of all time on has no edge to show.
-    after = min([told.after, *(hole.after for hole in holes if hole.after >= BEGINNING_NS)])
-    through = max([told.through, *(hole.through for hole in holes if hole.through < END_OF_TIME)])
+    after = min([told.after, *(gap.after for gap in gaps if gap.after >= BEGINNING_NS)])
+    through = max([told.through, *(gap.through for gap in gaps if gap.through < END_OF_TIME)])
     return Frame(
         Range(min(after, candles.after), max(through, candles.through)),
         Range(after, through),
-        [hole for hole in holes if hole.through > BEGINNING_NS],
+        [gap for gap in gaps if gap.through > BEGINNING_NS],
     )
 
 
 def shades(frame: Frame) -> list[Range]:
-    """What to shade, in order: each hole, wide enough to be seen; those so close are one."""
+    """What to shade, in order: each gap, wide enough to be seen; those so close are one."""
     least = int((frame.shown.through - frame.shown.after) * LEAST)
     found = []
-    for hole in frame.holes:
-        one = overlap(hole, frame.shown)
+    for gap in frame.gaps:
+        one = overlap(gap, frame.shown)
         if one is not None:
             missing_ns = max(least - (one.through - one.after), 0)
             found.append(Range(one.after - missing_ns // 2, one.through + missing_ns // 2))
@@ -89,37 +89,37 @@ def shades(frame: Frame) -> list[Range]:
 
 
 def named(frame: Frame) -> list[Range]:
-    """The holes to name, in order: the widest ones, as far apart as names need."""
+    """The gaps to name, in order: the widest ones, as far apart as names need."""
     width = frame.shown.through - frame.shown.after
     apart = width * APART
     # A name beside a line among hundreds tells nothing of which one is meant.
-    least = 0 if len(frame.holes) <= NAMED else width * LEAST
-    seen = [one for one in frame.holes if one.through - one.after >= least]
+    least = 0 if len(frame.gaps) <= NAMED else width * LEAST
+    seen = [one for one in frame.gaps if one.through - one.after >= least]
     found: list[Range] = []
-    for hole in sorted(seen, key=lambda one: one.after - one.through):
-        clear = all(abs(middle(hole, frame) - middle(one, frame)) >= apart for one in found)
-        if clear and overlap(hole, frame.shown) and len(found) < NAMED:
-            found.append(hole)
+    for gap in sorted(seen, key=lambda one: one.after - one.through):
+        clear = all(abs(middle(gap, frame) - middle(one, frame)) >= apart for one in found)
+        if clear and overlap(gap, frame.shown) and len(found) < NAMED:
+            found.append(gap)
     return sorted(found)
 
 
-def middle(hole: Range, frame: Frame) -> int:
-    """The moment in the middle of what is seen of a hole."""
-    seen = overlap(hole, frame.shown) or hole
+def middle(gap: Range, frame: Frame) -> int:
+    """The moment in the middle of what is seen of a gap."""
+    seen = overlap(gap, frame.shown) or gap
     return (seen.after + seen.through) // 2
 
 
-def name(hole: Range) -> str:
-    """What is said of a hole."""
-    return f"not downloaded: {hole}"
+def name(gap: Range) -> str:
+    """What is said of a gap."""
+    return f"not downloaded: {gap}"
 
 
-def note(holes: Sequence[Range]) -> str:
-    """What is said of all holes together."""
-    if len(holes) == 1:
-        return name(holes[0])
-    widest = max(holes, key=lambda one: one.through - one.after)
-    return f"{len(holes):,} ranges are not downloaded, the widest from {widest}"
+def note(gaps: Sequence[Range]) -> str:
+    """What is said of all gaps together."""
+    if len(gaps) == 1:
+        return name(gaps[0])
+    widest = max(gaps, key=lambda one: one.through - one.after)
+    return f"{len(gaps):,} ranges are not downloaded, the widest from {widest}"
 
 
 # --- figure ---------------------------------------------------------------------------------------
@@ -207,7 +207,7 @@ def _hover(words: Words) -> str:
 
 
 def _vwap(candles: Candles, frame: Frame) -> go.Scatter:
-    breaks = broken(candles, frame.holes)
+    breaks = broken(candles, frame.gaps)
     times = candles.place(candles.opens_ns)
     return go.Scatter(
         x=np.insert(times, breaks, times[breaks]),
@@ -361,7 +361,7 @@ def _shades(frame: Frame) -> list[dict[str, Any]]:
             "line": {"width": 0},
             "layer": "below",
             "name": "not downloaded",
-            "legendgroup": "holes",
+            "legendgroup": "gaps",
             "showlegend": place == 0,
         }
         for place, one in enumerate(shades(frame))
@@ -371,17 +371,17 @@ def _shades(frame: Frame) -> list[dict[str, Any]]:
 def _names(frame: Frame) -> list[dict[str, Any]]:
     return [
         {
-            "x": _time(middle(hole, frame)),
+            "x": _time(middle(gap, frame)),
             "y": 0.98,
             "xref": "x",
             "yref": "y domain",
             "yanchor": "top",
-            "text": name(hole),
+            "text": name(gap),
             "textangle": -90,
             "showarrow": False,
             "font": {"size": 11, "color": FAINT},
         }
-        for hole in named(frame)
+        for gap in named(frame)
     ]
 
 

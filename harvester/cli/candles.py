@@ -101,7 +101,7 @@ def _checked(archive: TradeStore, wanted: Wanted, *, strict: bool) -> Wanted:
     """The same with notes on the gaps in the requested range.
 
     Raises:
-        ArchiveHasHoles: there are gaps, and the query is strict.
+        ArchiveHasGaps: there are gaps, and the query is strict.
     """
     question, now_ns = wanted.question, time.time_ns()
     notes = checked(archive, question.pair, [question.span], now_ns, strict=strict)

@@ -16,12 +16,12 @@ class Marks(NamedTuple):
 
     whole: str
     part: str
-    hole: str
+    gap: str
     none: str
 
     def legend(self) -> str:
         """What they mean."""
-        return f"{self.whole} whole  {self.part} in part  {self.hole} a hole  {self.none} not asked"
+        return f"{self.whole} whole  {self.part} in part  {self.gap} a gap  {self.none} not asked"
 
 
 BLOCKS = Marks("█", "▒", "░", "·")
@@ -29,7 +29,7 @@ ASCII = Marks("#", "+", "-", ".")
 
 
 def years(found: Sequence[PairStatus]) -> range:
-    """The years from the first trade or hole of some pairs on, to the last that is covered."""
+    """The years from the first trade or gap of some pairs on, to the last that is covered."""
     begun = [year_of(begin) for pair_status in found if (begin := _begin(pair_status)) is not None]
     ended = [year_of(_end(pair_status)) for pair_status in found if _begin(pair_status) is not None]
     return range(min(begun), max(ended) + 1) if begun else range(0)
@@ -54,21 +54,21 @@ def month_bars(pair_status: PairStatus, marks: Marks, width: int) -> list[str]:
 
 def _begin(pair_status: PairStatus) -> int | None:
     moments = [] if pair_status.first_ns is None else [pair_status.first_ns]
-    moments += [max(hole.after + 1, BEGINNING_NS) for hole in pair_status.holes]
+    moments += [max(gap.after + 1, BEGINNING_NS) for gap in pair_status.gaps]
     return min(moments, default=None)
 
 
 def _end(pair_status: PairStatus) -> int:
-    return max([span.through for span in [*pair_status.coverage, *pair_status.holes]], default=0)
+    return max([span.through for span in [*pair_status.coverage, *pair_status.gaps]], default=0)
 
 
 def _mark(pair_status: PairStatus, marks: Marks, span: Range) -> str:
     """The state of what was asked for in a span."""
-    missing = _length(pair_status.holes, span)
+    missing = _length(pair_status.gaps, span)
     covered = _length(pair_status.coverage, span)
     if not missing:
         return marks.whole if covered else marks.none
-    return marks.part if covered else marks.hole
+    return marks.part if covered else marks.gap
 
 
 def _length(ranges: Sequence[Range], span: Range) -> int:

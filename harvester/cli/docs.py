@@ -23,7 +23,7 @@ STATUSES = {
     "harvester",
     2: "wrong use: an option, a name, a time or a setting",
     3: "the exchange could not be reached, or refused",
-    4: "the archive is damaged, or has holes",
+    4: "the archive is damaged, or has gaps",
     5: "another run is writing",
     130: "interrupted; what was fetched is kept",
 }

@@ -121,7 +121,7 @@ def _report(outcomes: list[BackfillResult]) -> dict[str, Any]:
                 "trades": outcome.trades,
                 "pages": outcome.pages,
                 "covered_through_ns": outcome.reached.through if outcome.reached else None,
-                "holes": outcome.holes,
+                "gaps": outcome.gaps,
                 "error": str(outcome.error) if outcome.error else None,
                 "pace": pace_fields(outcome.pace),
                 "upgrade": None if outcome.upgrade is None else outcome.upgrade.plain(),

@@ -18,7 +18,7 @@ MOST_DETAILED = 3
 """So many pairs have their coverage shown month by month."""
 
 MOST_SAID = 20
-"""Holes told one by one."""
+"""Gaps told one by one."""
 
 GOES_FIRST = ("B/trade", "roll-ups", "first", "MB", "files", "calls", "coverage", "last", "age")
 """Columns that go where a terminal is narrow, the first one first."""
@@ -122,14 +122,14 @@ def remarks(found: Sequence[PairStatus], *, exact: bool = False) -> list[str]:
         exact: whether ranges are shown with their bounds to the nanosecond.
     """
     lines = [f"{pair_status.pair}: {why}" for pair_status in found for why in pair_status.damaged]
-    holes = [
-        f"{pair_status.pair}: not covered: {hole}{f' {hole.bounds_text}' if exact else ''}"
+    gaps = [
+        f"{pair_status.pair}: not covered: {gap}{f' {gap.bounds_text}' if exact else ''}"
         for pair_status in found
-        for hole in pair_status.holes
+        for gap in pair_status.gaps
     ]
-    lines += holes[:MOST_SAID]
-    if len(holes) > MOST_SAID:
-        lines.append(f"and {len(holes) - MOST_SAID:,} more holes; --json tells all")
+    lines += gaps[:MOST_SAID]
+    if len(gaps) > MOST_SAID:
+        lines.append(f"and {len(gaps) - MOST_SAID:,} more gaps; --json tells all")
     return lines
 
 
@@ -147,7 +147,7 @@ def _columns(found: Sequence[PairStatus], levels: Sequence[str], marks: Marks) -
         Column("last", lambda one: _date(one.last_ns), _outer(lambda one: one.last_ns, max)),
         Column("age", lambda one: age(one.age_s), _oldest),
         Column("coverage", lambda one: year_bar(one, over, marks), lambda _: "", spanned),
-        Column("holes", lambda one: f"{len(one.holes):,}", _summed(lambda one: len(one.holes))),
+        Column("gaps", lambda one: f"{len(one.gaps):,}", _summed(lambda one: len(one.gaps))),
         Column("calls", _calls, lambda all_: f"{sum(one.calls or 0 for one in all_):,}"),
         Column("files", lambda one: f"{one.files:,}", _summed(lambda one: one.files)),
         Column("MB", lambda one: _mb(one.bytes), lambda all_: _mb(sum(o.bytes for o in all_))),

@@ -106,7 +106,7 @@ def importing(request: Request, common: Common) -> TakenIn:
             told = _Told(works, shown)
             watch = ImportOptions(told.read, stop, request.skip_bad_rows)
             reports = run(archive, works, watch, told.done)
-        record.imports(reports, lambda pair: len(archive.holes(pair)))
+        record.imports(reports, lambda pair: len(archive.gaps(pair)))
         done = TakenIn(reports, unknown)
         record.ended_with(done.exit_status, None)
     if not common.quiet and any(one.ranges for one in reports):
@@ -249,63 +249,61 @@ class _Told:
             done = min(self._read[pair], self._sizes[pair] - 1)
             self._shown.tell(Step(pair, done, self._sizes[pair], "bytes"))
 
-    def done(self, import_report: ImportReport) -> None:
+    def done(self, done: ImportReport) -> None:
         """Files of a pair are done."""
         with self._lock:
             self._shown.tell(
                 Imported(
-                    import_report.pair,
-                    import_report.exit_status,
-                    list(_lines(import_report)),
-                    as_fields(import_report),
+                    done.pair,
+                    done.exit_status,
+                    list(_lines(done)),
+                    as_fields(done),
                 )
             )
 
 
-def _lines(import_report: ImportReport) -> Iterator[str]:
-    for file, layout in zip(import_report.files, import_report.layouts, strict=False):
-        yield f"{import_report.pair}: {file} has {layout}"
+def _lines(done: ImportReport) -> Iterator[str]:
+    for file, layout in zip(done.files, done.layouts, strict=False):
+        yield f"{done.pair}: {file} has {layout}"
     others = (
-        (import_report.held, "of time held already"),
-        (import_report.left, f"left to `harvester backfill {import_report.pair}`"),
+        (done.held, "of time held already"),
+        (done.left, f"left to `harvester backfill {done.pair}`"),
     )
-    parts = [
-        f"{import_report.pair}: {import_report.kept.rows:,} of {import_report.read.rows:,} rows imported"
-    ]
+    parts = [f"{done.pair}: {done.kept.rows:,} of {done.read.rows:,} rows imported"]
     parts += [f"{count.rows:,} {what}" for count, what in others if count.rows]
-    parts += [f"{import_report.bad:,} that can't be read left out"] if import_report.bad else []
-    yield ", ".join(parts) + f", in {import_report.seconds:.1f} s"
-    for note in import_report.notes:
-        yield f"{import_report.pair}: {note}"
-    for row in import_report.bad_rows[:MOST_SHOWN]:
-        yield f"{import_report.pair}: {row.file}, line {row.line}, left out: {row.text!r}: {row.reason}"
-    if import_report.bad > MOST_SHOWN:
-        yield f"{import_report.pair}: {import_report.bad - MOST_SHOWN:,} more left out; --json lists them"
-    if import_report.error is not None:
-        yield f"harvester: {import_report.pair}: {import_report.error}"
+    parts += [f"{done.bad:,} that can't be read left out"] if done.bad else []
+    yield ", ".join(parts) + f", in {done.seconds:.1f} s"
+    for note in done.notes:
+        yield f"{done.pair}: {note}"
+    for row in done.bad_rows[:MOST_SHOWN]:
+        yield f"{done.pair}: {row.file}, line {row.line}, left out: {row.text!r}: {row.reason}"
+    if done.bad > MOST_SHOWN:
+        yield f"{done.pair}: {done.bad - MOST_SHOWN:,} more left out; --json lists them"
+    if done.error is not None:
+        yield f"harvester: {done.pair}: {done.error}"
 
 
-def as_fields(import_report: ImportReport) -> dict[str, Any]:
+def as_fields(done: ImportReport) -> dict[str, Any]:
     """A report for machines."""
     counts = {
         name: {"rows": count.rows, "volume": f"{count.volume:f}"}
         for name in ("read", "kept", "held", "left", "repeats")
-        for count in [getattr(import_report, name)]
+        for count in [getattr(done, name)]
     }
     return {
-        "pair": import_report.pair,
-        "exit_status": import_report.exit_status,
-        "files": import_report.files,
-        "layouts": import_report.layouts,
-        "bytes": import_report.size,
+        "pair": done.pair,
+        "exit_status": done.exit_status,
+        "files": done.files,
+        "layouts": done.layouts,
+        "bytes": done.size,
         **counts,
-        "bad": import_report.bad,
-        "bad_rows": [row._asdict() for row in import_report.bad_rows],
-        "ranges": import_report.ranges,
-        "notes": import_report.notes,
-        "rounding": None if import_report.rounding is None else import_report.rounding._asdict(),
-        "seconds": round(import_report.seconds, 3),
-        "error": str(import_report.error) if import_report.error else None,
+        "bad": done.bad,
+        "bad_rows": [row._asdict() for row in done.bad_rows],
+        "ranges": done.ranges,
+        "notes": done.notes,
+        "rounding": None if done.rounding is None else done.rounding._asdict(),
+        "seconds": round(done.seconds, 3),
+        "error": str(done.error) if done.error else None,
     }
 
 

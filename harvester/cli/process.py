@@ -87,7 +87,7 @@ def _keep_freed_memory_small() -> None:
     """Tell glibc, where that is what allocates, to give large blocks back and to keep one heap.
 
     Each thread that writes a segment would else keep a heap of its own, and large buffers would
-    leave holes in it: 213 MB at the peak of 300,000 trades became 269 MB at 3,000,000.
+    leave gaps in it: 213 MB at the peak of 300,000 trades became 269 MB at 3,000,000.
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt

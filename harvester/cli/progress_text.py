@@ -364,7 +364,7 @@ def pair_line(pair_track: PairTrack, names: int, width: int, signs: Signs) -> st
     """One line for a pair, its columns under those of the other pairs.
 
     Args:
-        one: the pair.
+        pair_track: the pair.
         names: the width of the longest name.
         width: of the line.
         signs: what it is drawn with.

@@ -124,15 +124,13 @@ def _print(report: ExchangeReport) -> None:
             output.result(f"  trades a week: {_weeks(interval)}")
 
 
-def print_interval(title: str, interval_report: IntervalReport) -> None:
+def print_interval(title: str, interval: IntervalReport) -> None:
     """What candles of one length came to, and their differences."""
-    output.result(f"  {title}: {_line(interval_report)}")
-    for difference in interval_report.differences:
+    output.result(f"  {title}: {_line(interval)}")
+    for difference in interval.differences:
         output.result(f"    {difference}")
-    if interval_report.more:
-        output.result(
-            f"    and {interval_report.more:,} more values of {interval_report.minutes}m candles"
-        )
+    if interval.more:
+        output.result(f"    and {interval.more:,} more values of {interval.minutes}m candles")
 
 
 def verdict(report: Comparison) -> str:
@@ -145,35 +143,29 @@ def verdict(report: Comparison) -> str:
     return f"{report.differing:,} DIFFER: {done}" if report.differing else f"equal: {done}"
 
 
-def _line(interval_report: IntervalReport) -> str:
-    parts = [
-        f"{interval_report.compared:,} compared, {interval_report.differing:,} differ{_skipped(interval_report)}"
-    ]
-    if interval_report.shortened:
+def _line(interval: IntervalReport) -> str:
+    parts = [f"{interval.compared:,} compared, {interval.differing:,} differ{_skipped(interval)}"]
+    if interval.shortened:
         parts.append(
-            f"{interval_report.shortened:,} prices held only to the decimals that the exchange prints"
+            f"{interval.shortened:,} prices held only to the decimals that the exchange prints"
         )
-    if interval_report.at_edge:
-        parts.append(
-            f"{interval_report.at_edge:,} equal by moving trades published at the very edge"
-        )
-    if interval_report.within_float_rounding:
-        parts.append(f"{interval_report.within_float_rounding:,} equal within float rounding")
-    return "; ".join([*parts, *interval_report.notes])
+    if interval.at_edge:
+        parts.append(f"{interval.at_edge:,} equal by moving trades published at the very edge")
+    if interval.within_float_rounding:
+        parts.append(f"{interval.within_float_rounding:,} equal within float rounding")
+    return "; ".join([*parts, *interval.notes])
 
 
-def _weeks(interval_report: IntervalReport) -> str:
-    if not interval_report.compared:
-        return f"no week compared{_skipped(interval_report)}"
+def _weeks(interval: IntervalReport) -> str:
+    if not interval.compared:
+        return f"no week compared{_skipped(interval)}"
     return (
-        f"{interval_report.compared:,} weeks compared, {interval_report.miscounted:,} differ: "
-        f"{interval_report.theirs:,} by the exchange's count, {interval_report.ours:,} held{_skipped(interval_report)}"
+        f"{interval.compared:,} weeks compared, {interval.miscounted:,} differ: "
+        f"{interval.theirs:,} by the exchange's count, {interval.ours:,} held{_skipped(interval)}"
     )
 
 
-def _skipped(interval_report: IntervalReport) -> str:
-    if not interval_report.skipped:
+def _skipped(interval: IntervalReport) -> str:
+    if not interval.skipped:
         return ""
-    return "; skipped " + ", ".join(
-        f"{n:,} {reason}" for reason, n in interval_report.skipped.items()
-    )
+    return "; skipped " + ", ".join(f"{n:,} {reason}" for reason, n in interval.skipped.items())

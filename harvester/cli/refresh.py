@@ -20,7 +20,7 @@ from harvester.cli.options import common, settings_of
 @click.option("--json", "as_json", is_flag=True, help="The result as JSON on stdout.")
 @common
 def refresh(pair: tuple[str, ...], max_minutes: float | None, as_json: bool, **given: Any) -> int:
-    """Bring pairs up to the exchange's now, fill their holes, and tend their files.
+    """Bring pairs up to the exchange's now, fill their gaps, and tend their files.
 
     Without PAIR: those of [refresh] pairs in config.toml, or all that are held where it names
     none. PAIR is a name in any spelling, or a pattern such as '*/EUR'. A pair that is held goes

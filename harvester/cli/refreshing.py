@@ -23,10 +23,10 @@ from harvester.operations.run_log import recorded
 from harvester.storage.trade_store import TradeStore
 from harvester.times import SECOND, show
 
-HEADER = ["pair", "state", "added", "first", "last", "holes", "calls", "refused", "seconds"]
+HEADER = ["pair", "state", "added", "first", "last", "gaps", "calls", "refused", "seconds"]
 MOST_NAMED = 5
 """So many pairs are named that were not finished in time."""
-GOES_FIRST = ("first", "refused", "seconds", "calls", "last", "holes")
+GOES_FIRST = ("first", "refused", "seconds", "calls", "last", "gaps")
 
 
 def run(common: Common, pairs: Sequence[str], max_minutes: float | None) -> RefreshResult:
@@ -92,7 +92,7 @@ def report(done: RefreshResult) -> dict[str, Any]:
                 "first_ns": pair.first_ns,
                 "last_ns": pair.last_ns,
                 "covered_through_ns": pair.reached.through if pair.reached else None,
-                "holes": pair.holes,
+                "gaps": pair.gaps,
                 "calls": pair.calls,
                 "refusals": pair.refusals,
                 "seconds": pair.seconds,
@@ -113,7 +113,7 @@ def table(pairs: Sequence[RefreshedPair]) -> str:
             f"{pair.trades:,}",
             _moment(pair.first_ns),
             _moment(pair.last_ns),
-            str(len(pair.holes)),
+            str(len(pair.gaps)),
             f"{pair.calls:,}",
             f"{pair.refusals:,}",
             f"{pair.seconds:.1f}",

@@ -13,8 +13,8 @@ from harvester.cli.options import Common
 from harvester.escaping import shortened
 from harvester.operations.run_log import RunRecord, last
 
-HEADER = ["begun", "command", "ended", "took", "pairs", "trades", "calls", "refusals", "holes"]
-GOES_FIRST = ("pairs", "refusals", "took", "calls", "holes")
+HEADER = ["begun", "command", "ended", "took", "pairs", "trades", "calls", "refusals", "gaps"]
+GOES_FIRST = ("pairs", "refusals", "took", "calls", "gaps")
 
 
 def tell_runs(common: Common, count: int, *, as_json: bool) -> None:
@@ -51,7 +51,7 @@ def _row(run_record: RunRecord) -> list[str]:
         f"{run_record.trades:,}",
         f"{run_record.calls:,}",
         f"{run_record.refusals:,}",
-        f"{run_record.holes:,}",
+        f"{run_record.gaps:,}",
     ]
 
 
@@ -82,5 +82,5 @@ def _plain(run_record: RunRecord) -> dict[str, Any]:
     return {
         **msgspec.to_builtins(run_record),
         "trades": run_record.trades,
-        "holes": run_record.holes,
+        "gaps": run_record.gaps,
     }

@@ -71,7 +71,7 @@ def status(
     as_json: bool,
     **given: Any,
 ) -> int:
-    """What the archive holds of each pair: trades, coverage, holes, files, bytes.
+    """What the archive holds of each pair: trades, coverage, gaps, files, bytes.
 
     Names and footers tell; no trade is read, and nobody is asked. Exit status 4 where something
     that was asked for is not covered. A narrow terminal shows fewer columns; docs/status.md tells

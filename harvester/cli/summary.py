@@ -12,9 +12,9 @@ MOST_LISTED = 20
 
 
 def summary(outcomes: Sequence[BackfillResult]) -> str:
-    """A table of how many pairs were done, failed, have holes or were stopped, and the failures."""
+    """A table of how many pairs were done, failed, have gaps or were stopped, and the failures."""
     groups: dict[str, list[BackfillResult]] = {}
-    for kind in ("done", "not agreeing", "with holes", "failed", "stopped"):
+    for kind in ("done", "not agreeing", "with gaps", "failed", "stopped"):
         if found := [outcome for outcome in outcomes if _kind(outcome) == kind]:
             groups[kind] = found
     rows = [
@@ -27,7 +27,7 @@ def summary(outcomes: Sequence[BackfillResult]) -> str:
         for kind, found in groups.items()
     ]
     lines = [output.columns(["", "pairs", "trades", "pages"], rows)]
-    for kind in ("not agreeing", "with holes", "failed"):
+    for kind in ("not agreeing", "with gaps", "failed"):
         found = groups.get(kind, [])
         lines += [f"{kind}: {_reason(one)}" for one in found[:MOST_LISTED]]
         if len(found) > MOST_LISTED:
@@ -40,14 +40,14 @@ def _kind(outcome: BackfillResult) -> str:
         return "stopped"
     if outcome.error is not None:
         return "failed"
-    if outcome.holes:
-        return "with holes"
+    if outcome.gaps:
+        return "with gaps"
     return "done" if outcome.exit_status == 0 else "not agreeing"
 
 
 def _reason(outcome: BackfillResult) -> str:
-    if outcome.error is None and not outcome.holes:
+    if outcome.error is None and not outcome.gaps:
         return f"{outcome.pair}: {outcome.upgrade}"
     if outcome.error is None:
-        return f"{outcome.pair}: {len(outcome.holes)} holes, the first {outcome.holes[0]}"
+        return f"{outcome.pair}: {len(outcome.gaps)} gaps, the first {outcome.gaps[0]}"
     return output.line(f"{outcome.pair}: {str(outcome.error).removeprefix(f'{outcome.pair}: ')}")

@@ -21,7 +21,7 @@ from harvester.times import END_OF_TIME, SECOND, Range, missing, year_end, year_
 # not told. So a boundary with what came from the API lies only where that makes no difference: at
 # the beginning of a second such that the file has no trade in it, nor in the one before. No trade
 # of the file can then have a true time within half a second of the boundary. What lies between
-# such a boundary and the API's own range stays a hole of some seconds, for `backfill`. So does
+# such a boundary and the API's own range stays a gap of some seconds, for `backfill`. So does
 # the end of a year that is no such moment: segments are of one year each.
 
 SEGMENT_ROWS = 4_000_000
@@ -135,7 +135,7 @@ class BoundaryFinder:
         """
         everything = [Range(0, END_OF_TIME)]
         self._uncovered = missing(everything, covered)
-        self._holes = missing(everything, [*covered, *unknown])
+        self._gaps = missing(everything, [*covered, *unknown])
         self._segment_rows = segment_rows
         self._most_waiting = most_waiting
         self._until_s = whole.until_s
@@ -170,15 +170,15 @@ class BoundaryFinder:
                 cut = _Cut(self._quiet_s, until_s - 1)
                 if cut.first <= min(cut.last, self._limit):
                     yield from self._release(cut)
-            yield from self._end_hole()
-        # A file without a row tells that there was no trade, in no hole.
-        while until_s is not None and self._is_empty and self._holes:
+            yield from self._end_gap()
+        # A file without a row tells that there was no trade, in no gap.
+        while until_s is not None and self._is_empty and self._gaps:
             first = max(self._quiet_s, self._least)
             last = min(until_s - 1, self._limit)
             if first < last:
                 self._after = self._from_second(first)
                 yield from self._close(last * SECOND - 1)
-            self._holes.pop(0)
+            self._gaps.pop(0)
 
     @property
     def _quiet_s(self) -> int:
@@ -197,13 +197,13 @@ class BoundaryFinder:
 
     @property
     def _limit(self) -> int:
-        """The last second at whose beginning the hole being filled may end."""
-        return (self._holes[0].through + 1) // SECOND
+        """The last second at whose beginning the gap being filled may end."""
+        return (self._gaps[0].through + 1) // SECOND
 
     def _seek(self, batch: _Batch, at: int) -> Generator[Step, None, int]:
-        """Pass over what is covered, up to the first quiet moment of the next hole."""
+        """Pass over what is covered, up to the first quiet moment of the next gap."""
         yield from ()
-        if not self._holes:
+        if not self._gaps:
             self._pass(batch, at, batch.rows.num_rows)
             return len(batch.stamps)
         least = self._least
@@ -216,8 +216,8 @@ class BoundaryFinder:
         cut = batch.cut(int(found[0]))
         second = max(cut.first, least)
         if second >= self._limit:
-            # The hole is too narrow, or too busy, to have a boundary on either side.
-            self._holes.pop(0)
+            # The gap is too narrow, or too busy, to have a boundary on either side.
+            self._gaps.pop(0)
             return place
         self._cut = cut._replace(first=second)
         self._after = self._from_second(second)
@@ -225,20 +225,20 @@ class BoundaryFinder:
 
     @property
     def _least(self) -> int:
-        """The first second at whose beginning the next hole's range may begin."""
-        return -(-(self._holes[0].after + 1) // SECOND)
+        """The first second at whose beginning the next gap's range may begin."""
+        return -(-(self._gaps[0].after + 1) // SECOND)
 
     def _from_second(self, second: int) -> int:
         """Where a range begins that begins at a second; the whole of history begins at 0."""
-        return 0 if second == 1 and self._holes[0].after == 0 else second * SECOND - 1
+        return 0 if second == 1 and self._gaps[0].after == 0 else second * SECOND - 1
 
     def _pass(self, batch: _Batch, start: int, stop: int) -> None:
         """Count rows that stay out: those of time that is covered are held, the others left."""
         stamps, at = batch.stamps[start:stop], 0
-        for hole in self._uncovered:
+        for gap in self._uncovered:
             if at == len(stamps):
                 return
-            low, high = (int(stamps.searchsorted(end, side="right")) for end in hole)
+            low, high = (int(stamps.searchsorted(end, side="right")) for end in gap)
             self.told.hold(batch.rows.slice(start + at, low - at))
             self.told.leave(batch.rows.slice(start + low, high - low))
             at = high
@@ -246,8 +246,8 @@ class BoundaryFinder:
 
     def _fill(self, batch: _Batch, at: int) -> Generator[Step, None, int]:
         """Hand on what lies before the last quiet moment so far; the rest waits for the next."""
-        self._end_hole_at_busy_year_end(batch, at)
-        inside: int = int(batch.stamps.searchsorted(self._holes[0].through, side="right"))
+        self._end_gap_at_busy_year_end(batch, at)
+        inside: int = int(batch.stamps.searchsorted(self._gaps[0].through, side="right"))
         usable = (batch.gaps >= at) & (batch.gaps <= inside) & (batch.firsts <= self._limit)
         found = usable.nonzero()[0]
         done = at
@@ -257,13 +257,13 @@ class BoundaryFinder:
             yield from self._release(batch.cut(int(found[-1])))
         self._wait(batch.rows.slice(done, inside - done))
         if inside < batch.rows.num_rows:
-            yield from self._end_hole()
+            yield from self._end_gap()
         elif self._waiting_rows > self._most_waiting:
             yield from self._release_busy()
         return inside
 
-    def _end_hole_at_busy_year_end(self, batch: _Batch, at: int) -> None:
-        """Let the hole end, and another begin, where a year ends without a quiet moment.
+    def _end_gap_at_busy_year_end(self, batch: _Batch, at: int) -> None:
+        """Let the gap end, and another begin, where a year ends without a quiet moment.
 
         No segment has rows of two years. Two that met among trades would show trades twice or not
         at all if only one of them were written and the other's range downloaded.
@@ -271,14 +271,14 @@ class BoundaryFinder:
         last_s = int(batch.stamps[at]) // SECOND
         if (self._waiting or self._written) and self._last_s is not None:
             last_s = self._last_s
-        hole = self._holes[0]
+        gap = self._gaps[0]
         year = year_of(last_s * SECOND)
-        while (end := year_end(year)) < min(hole.through, int(batch.stamps[-1])):
+        while (end := year_end(year)) < min(gap.through, int(batch.stamps[-1])):
             place = int(batch.stamps.searchsorted(end, side="right"))
             second = (end + 1) // SECOND
             is_here = (batch.gaps == place) & (batch.firsts <= second) & (second <= batch.lasts)
             if not is_here.any():
-                self._holes[:1] = [Range(hole.after, end), Range(end, hole.through)]
+                self._gaps[:1] = [Range(gap.after, end), Range(end, gap.through)]
                 self.told.year_ends.append(year)
                 return
             year = year_of(int(batch.stamps[place]))
@@ -309,15 +309,15 @@ class BoundaryFinder:
         yield from self._release(_Cut(second, second, is_quiet=False))
         self._wait(rows.slice(early))
 
-    def _end_hole(self) -> Iterator[Step]:
-        """Nothing more goes into the hole: what waits is left, as no boundary lies behind it."""
+    def _end_gap(self) -> Iterator[Step]:
+        """Nothing more goes into the gap: what waits is left, as no boundary lies behind it."""
         for rows in self._waiting:
             self.told.leave(rows)
         cut, limit = self._cut, self._limit
         self._waiting, self._waiting_rows, self._cut = [], 0, None
-        self._holes.pop(0)
+        self._gaps.pop(0)
         if cut is None:
-            raise AssertionError("a hole that was not begun has no end")
+            raise AssertionError("a gap that was not begun has no end")
         if not cut.is_quiet:
             self.told.busy.append(cut.last)
         yield from self._close(min(cut.last, limit) * SECOND - 1)

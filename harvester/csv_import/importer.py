@@ -18,7 +18,7 @@ from harvester.csv_import.overlap import Sample, StoredCheck, held_from_api, how
 from harvester.csv_import.parse import BadRow, parse
 from harvester.csv_import.sorting import RowCount, Sorter, TimeDisorder, in_time_order
 from harvester.download.events import Rounding
-from harvester.errors import ArchiveHasHoles, DamagedFile, HarvesterError, Interrupted
+from harvester.errors import ArchiveHasGaps, DamagedFile, HarvesterError, Interrupted
 from harvester.kraken.pairs import Pair
 from harvester.schema import clip, times
 from harvester.storage.filesystem import QuarantineNote
@@ -87,7 +87,7 @@ class ImportReport:
         """0 when every row of the files is in the archive, or beside a boundary."""
         if self.error is not None:
             return self.error.exit_status
-        return ArchiveHasHoles.exit_status if self.bad or self.lacks_quiet else 0
+        return ArchiveHasGaps.exit_status if self.bad or self.lacks_quiet else 0
 
 
 # --- importer -------------------------------------------------------------------------------------

@@ -370,14 +370,14 @@ class _Upgrading:
 
     async def _fetch(self, beside: Writer, unit: Unit) -> None:
         await self._run.watch.stop.guard(asyncio.sleep(0))
-        for hole in missing(unit.parts, beside.archive.coverage(self._pair)):
-            await self._hand.crawl(beside, self._view, hole)
+        for gap in missing(unit.parts, beside.archive.coverage(self._pair)):
+            await self._hand.crawl(beside, self._view, gap)
 
     def _replace(self, unit: Unit, beside: Writer) -> None:
         """Let a range that lies aside take its place, if it may."""
-        holes = missing(unit.parts, beside.archive.coverage(self._pair))
-        if holes:
-            self._leave(unit, f"the exchange can't show {holes[0]} whole")
+        gaps = missing(unit.parts, beside.archive.coverage(self._pair))
+        if gaps:
+            self._leave(unit, f"the exchange can't show {gaps[0]} whole")
             return
         compared = self._compare(unit)
         self._say(compared.days)

@@ -107,7 +107,7 @@ def _planned(part: ScannedFile, pair: str, coverage: list[Range]) -> FilePlan:
     else:
         after = END_OF_TIME
     through = END_OF_TIME if until_s is None else until_s * SECOND - 1
-    holes = missing([Range(after, through)], coverage)
+    gaps = missing([Range(after, through)], coverage)
     return FilePlan(
         str(part.member),
         pair,
@@ -117,7 +117,7 @@ def _planned(part: ScannedFile, pair: str, coverage: list[Range]) -> FilePlan:
         part.bad,
         part.is_sorted,
         part.first_ns,
-        holes,
+        gaps,
     )
 
 

@@ -186,14 +186,14 @@ def begin(
 
 
 async def fill(run: DownloadContext, pair: Pair, writer: Writer) -> BackfillResult:
-    """Fetch the holes on record of a pair, one after the other, and tend its files.
+    """Fetch the gaps on record of a pair, one after the other, and tend its files.
 
-    Where there are no holes, the exchange is not asked.
+    Where there are no gaps, the exchange is not asked.
 
     Args:
         run: see `begin`.
-        pair: whose holes.
-        one: its writer; the lock is held.
+        pair: whose gaps.
+        writer: its writer; the lock is held.
     """
     outcome = await PairDownload(run, BackfillRequest(pair, Range(0, END_OF_TIME))).fill(writer)
     run.watch.listener(Ended(outcome.pair, outcome.exit_status))

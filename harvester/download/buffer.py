@@ -166,7 +166,7 @@ class WriteBuffer:
             return await asyncio.to_thread(self._writer.uncover, lost)
 
     def skip_to(self, after: int) -> None:
-        """Leave a hole: what follows begins behind `after`."""
+        """Leave a gap: what follows begins behind `after`."""
         self._after = self.whole_through = after
         self._batches, self.rows, self._oldest_s = [], 0, None
 

@@ -310,7 +310,7 @@ class Ended(NamedTuple):
 class BackfillResult(NamedTuple):
     """What a pair's crawl came to.
 
-    `reached` is what was covered up to; `holes` are ranges asked for that stay uncovered; `pace`
+    `reached` is what was covered up to; `gaps` are ranges asked for that stay uncovered; `pace`
     is how the exchange was asked, where it was; `upgrade` what became of ranges from files.
     """
 
@@ -318,7 +318,7 @@ class BackfillResult(NamedTuple):
     trades: int
     pages: int
     reached: Range | None
-    holes: list[Range]
+    gaps: list[Range]
     error: HarvesterError | None
     pace: PaceState | None = None
     upgrade: Upgrade | None = None
@@ -329,7 +329,7 @@ class BackfillResult(NamedTuple):
         if self.error is not None:
             return self.error.exit_status
         is_sound = self.upgrade is None or self.upgrade.is_sound
-        return 0 if is_sound and not self.holes else 4
+        return 0 if is_sound and not self.gaps else 4
 
     def __str__(self) -> str:
         """One line for people."""
@@ -341,8 +341,8 @@ class BackfillResult(NamedTuple):
             return why if why.startswith(self.pair) else f"{self.pair}: {why}"
         if self.error is not None:
             return f"{done}; {self.error}"
-        if self.holes:
-            return f"{done}; {len(self.holes)} holes stay, the first {self.holes[0]}"
+        if self.gaps:
+            return f"{done}; {len(self.gaps)} gaps stay, the first {self.gaps[0]}"
         reached = f", complete through {_second(self.reached.through)}" if self.reached else ""
         if not self.trades and not str(self.upgrade or ""):
             return f"{self.pair}: up to date{reached}"

@@ -23,7 +23,7 @@ from harvester.times import SECOND, UNITS_NS, Range, covers
 
 # A file's times are whole seconds, rounded one way or the other, and its ranges end just before
 # one. A trade of the second before may bear the next one's number in the file. Where the file
-# goes on with that second, the hole shows the trade again; where that second lies in the hole,
+# goes on with that second, the gap shows the trade again; where that second lies in the gap,
 # neither does. An import draws its boundaries at quiet moments, where no trade can be so. But a
 # file's segments touch where a year turns as well; and one of them may be lost, and fetched from
 # the exchange.
@@ -37,19 +37,19 @@ LONGEST_BUSY_NS = UNITS_NS["h"]
 Trades = Counter[tuple[Decimal, Decimal]]
 
 
-async def look(writer: Writer, hole: Range, page: Callable[[int], Awaitable[Page]]) -> None:
-    """Put on record where trades may come to stand twice, or not at all, before a hole is fetched.
+async def look(writer: Writer, gap: Range, page: Callable[[int], Awaitable[Page]]) -> None:
+    """Put on record where trades may come to stand twice, or not at all, before a gap is fetched.
 
     Args:
         writer: of the pair; its lock is held.
-        hole: what is to be fetched.
+        gap: what is to be fetched.
         page: asks for a page from a stamp on.
 
     Raises:
         ExchangeError: it can't be asked.
         ArchiveUnwritable: the machine refused.
     """
-    archive, pair, (after, through) = writer.archive, writer.pair, hole
+    archive, pair, (after, through) = writer.archive, writer.pair, gap
     if imported_in(archive, pair, Range(after - 1, after)):
         busy = await asyncio.to_thread(_busy_before, archive, pair, after)
         told = await asyncio.to_thread(_held, archive, pair, busy)

@@ -140,9 +140,9 @@ class PairDownload:
         return self._outcome([], error)
 
     async def fill(self, writer: Writer) -> BackfillResult:
-        """Fetch the holes on record; the lock is held by the writer."""
+        """Fetch the gaps on record; the lock is held by the writer."""
         error = await capture_error(self._fill(writer))
-        return self._outcome(self._run.archive.holes(self._pair), error)
+        return self._outcome(self._run.archive.gaps(self._pair), error)
 
     def _outcome(self, asked: list[Range], error: HarvesterError | None) -> BackfillResult:
         try:
@@ -150,14 +150,14 @@ class PairDownload:
         except ArchiveDamaged as damage:
             # A folder of the pair that is refused: nothing can be said of it.
             asked, coverage, error = [], [], error or damage
-        holes = missing([*asked, *self._tally.lost], coverage)
+        gaps = missing([*asked, *self._tally.lost], coverage)
         reached = next((one for one in reversed(coverage)), None)
         return BackfillResult(
             self._pair,
             self._tally.trades,
             self._tally.pages,
             reached,
-            holes,
+            gaps,
             error,
             self._run.client.pace(self._wish.pair),
             self._upgrade,
@@ -222,15 +222,15 @@ class PairDownload:
     async def _fill(self, writer: Writer) -> None:
         await asyncio.to_thread(writer.check_market, self._wish.pair.key)
         await asyncio.to_thread(finish_replacing, writer, self._run.watch.listener)
-        holes = self._run.archive.holes(self._pair)
-        if holes:
+        gaps = self._run.archive.gaps(self._pair)
+        if gaps:
             settled_ns = await self._run.watch.stop.guard(self._run.clock.settled_ns())
-            holes = [hole._replace(through=min(hole.through, settled_ns)) for hole in holes]
-            holes = [hole for hole in holes if hole.after < hole.through]
+            gaps = [gap._replace(through=min(gap.through, settled_ns)) for gap in gaps]
+            gaps = [gap for gap in gaps if gap.after < gap.through]
             await asyncio.to_thread(self._trim_wanted, writer)
-            await self._begin(holes, self._wish.span)
-        for hole in self._ordered(holes):
-            await self._crawl_hole(writer, hole)
+            await self._begin(gaps, self._wish.span)
+        for gap in self._ordered(gaps):
+            await self._crawl_gap(writer, gap)
         await self._fetch_lost(writer)
         await self._tend(writer)
 
@@ -306,7 +306,7 @@ class PairDownload:
             ranges = missing([asked], self._run.archive.coverage(self._pair))
             await self._begin(ranges, asked)
             for span in self._ordered(ranges):
-                await self._crawl_hole(writer, span)
+                await self._crawl_gap(writer, span)
             await self._fetch_lost(writer)
             if asked.through == self._wish.span.through:
                 return asked
@@ -316,7 +316,7 @@ class PairDownload:
         """Download again the ranges that turned out to lack trades; what stays missing is a gap."""
         for _ in range(LOST_ROUNDS):
             for span in missing(self._tally.lost, self._run.archive.coverage(self._pair)):
-                await self._crawl_hole(writer, span)
+                await self._crawl_gap(writer, span)
 
     def _mind_the_clock(self) -> None:
         """Say so where coverage reaches into time to come, or where the two clocks differ."""
@@ -333,7 +333,7 @@ class PairDownload:
             )
             self._run.watch.listener(Noted(self._pair, text))
 
-    async def _crawl_hole(self, writer: Writer, span: Range) -> None:
+    async def _crawl_gap(self, writer: Writer, span: Range) -> None:
         await look(writer, span, self._guarded_page)
         try:
             await self._crawl(writer, self._run.archive, span)

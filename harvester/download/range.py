@@ -363,12 +363,12 @@ class RangeDownload:
                         self._buffer.fail(fault)
 
     async def _step_beyond(self, tape: PageMerger, archive: TradeStore, pair: str) -> PageMerger:
-        """Leave a stamp that can't be had whole as a hole, and go on behind it."""
+        """Leave a stamp that can't be had whole as a gap, and go on behind it."""
         if tape.last_ns is not None:
             stamp, cursor, tries = tape.last_ns, tape.cursor or tape.last_ns, 0
             text = (
                 f"more trades bear the time {show(stamp)} than a page can show: they are left "
-                "out as a hole, and the crawl goes on behind them"
+                "out as a gap, and the crawl goes on behind them"
             )
             self._listener(Noted(pair, text))
             rows = await self._seams.close(None, self._ask)

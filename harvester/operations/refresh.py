@@ -25,7 +25,7 @@ from harvester.download.pair import finish_replacing, run_maintenance
 from harvester.download.pair_selection import known_pairs, listed_and_known
 from harvester.download.request import BackfillRequest, RunOptions
 from harvester.errors import (
-    ArchiveHasHoles,
+    ArchiveHasGaps,
     ArchiveLocked,
     ExchangeError,
     ExchangeRefused,
@@ -66,7 +66,7 @@ class RefreshedPair:
 
     Attributes:
         pair: altname, as the archive has it.
-        state: `complete`, `holes`, `delisted`, `renamed` (its tape goes on under another name that
+        state: `complete`, `gaps`, `delisted`, `renamed` (its tape goes on under another name that
             is held, too), `maintenance`, `locked` (another run is writing it), `unfinished` (the
             time was up), `interrupted`, or `failed`.
         trades: how many were added.
@@ -76,7 +76,7 @@ class RefreshedPair:
         first_ns: published time of the first trade held, None for none.
         last_ns: of the last one.
         reached: the range that is covered up to its end, None where nothing is.
-        holes: what was wanted and is not covered.
+        gaps: what was wanted and is not covered.
         renamed_to: what the exchange calls it now, where that is another name.
         error: what ended it, if anything did.
     """
@@ -90,15 +90,15 @@ class RefreshedPair:
     first_ns: int | None = None
     last_ns: int | None = None
     reached: Range | None = None
-    holes: list[Range] = field(default_factory=list[Range])
+    gaps: list[Range] = field(default_factory=list[Range])
     renamed_to: str | None = None
     error: HarvesterError | None = None
 
     def __str__(self) -> str:
         """One line for people."""
         why = str(self.error) if self.error is not None else ""
-        if not why and self.holes:
-            why = f"{len(self.holes)} holes stay, the first {self.holes[0]}"
+        if not why and self.gaps:
+            why = f"{len(self.gaps)} gaps stay, the first {self.gaps[0]}"
         done = f"{self.pair}: {self.state}: {self.trades:,} trades in {self.pages:,} pages"
         return f"{done}; {why}" if why else done
 
@@ -107,7 +107,7 @@ class RefreshedPair:
         """0 where nothing is wrong: complete, or stopped because the time was up."""
         if self.error is not None:
             return self.error.exit_status
-        return ArchiveHasHoles.exit_status if self.holes else 0
+        return ArchiveHasGaps.exit_status if self.gaps else 0
 
     @property
     def calls(self) -> int:
@@ -120,7 +120,7 @@ class RefreshedPair:
         Raises:
             ArchiveDamaged: a segment's footer, or what was wanted, can't be read.
         """
-        self.holes = archive.holes(self.pair)
+        self.gaps = archive.gaps(self.pair)
         self.reached = next(reversed(archive.coverage(self.pair)), None)
         for _ in range(LISTINGS):
             segments = archive.segments(self.pair)
@@ -170,7 +170,7 @@ async def refresh(
     *,
     most_s: float | None = None,
 ) -> RefreshResult:
-    """Bring pairs up to the exchange's now less `settle_s`, fill their holes, tend their files.
+    """Bring pairs up to the exchange's now less `settle_s`, fill their gaps, tend their files.
 
     Whatever goes wrong is in the result: of one pair, and the others go on; or of all.
 
@@ -321,9 +321,9 @@ class _Refreshing:
         ]
 
     async def _earlier(self, wish: BackfillRequest, outcome: BackfillResult) -> BackfillResult:
-        """Fill the holes that lie before what was asked for just now, too."""
+        """Fill the gaps that lie before what was asked for just now, too."""
         name = wish.pair.altname
-        if outcome.error or all(h.after >= wish.span.after for h in self._archive.holes(name)):
+        if outcome.error or all(h.after >= wish.span.after for h in self._archive.gaps(name)):
             return outcome
         filled: list[BackfillResult] = []
 
@@ -385,7 +385,7 @@ class _Refreshing:
             row.error = error if isinstance(row.error, TimeIsUp) else row.error or error
         if not target.listed and row.reached is not None:
             # What lies behind its last trade can't be had, and need not have been anything.
-            row.holes = [hole for hole in row.holes if hole.after < row.reached.through]
+            row.gaps = [gap for gap in row.gaps if gap.after < row.reached.through]
         row.state = self._state(target, row)
         return row
 
@@ -394,7 +394,7 @@ class _Refreshing:
             case None if not target.listed:
                 return "renamed" if target.renamed_to else "delisted"
             case None:
-                return "holes" if row.holes else "complete"
+                return "gaps" if row.gaps else "complete"
             case TimeIsUp():
                 return "unfinished"
             case Interrupted():

@@ -66,7 +66,7 @@ class PairResult(msgspec.Struct):
     exit_status: int
     trades: int = 0
     pages: int = 0
-    holes: int = 0
+    gaps: int = 0
     moved: int = 0
     covered_through_ns: int | None = None
     error: str | None = None
@@ -110,9 +110,9 @@ class RunRecord(msgspec.Struct):
         return sum(pair.trades for pair in self.pairs)
 
     @property
-    def holes(self) -> int:
+    def gaps(self) -> int:
         """Of all pairs."""
-        return sum(pair.holes for pair in self.pairs)
+        return sum(pair.gaps for pair in self.pairs)
 
 
 def last(archive: TradeStore, count: int) -> list[RunRecord]:
@@ -175,7 +175,7 @@ class RunResult(Protocol):
         """Asked for."""
 
     @property
-    def holes(self) -> list[Range]:
+    def gaps(self) -> list[Range]:
         """Left."""
 
     @property
@@ -205,7 +205,7 @@ class RunRecorder:
         self.record.pairs = [
             _result(
                 outcome,
-                holes=len(outcome.holes),
+                gaps=len(outcome.gaps),
                 covered_through_ns=outcome.reached.through if outcome.reached else None,
                 upgrade=_upgrade(outcome),
             )
@@ -221,13 +221,11 @@ class RunRecorder:
         """Note what mending each pair came to."""
         self.record.pairs = [_result(report, moved=len(report.moved)) for report in reports]
 
-    def imports(self, reports: Iterable[ImportReport], holes: Callable[[str], int]) -> None:
-        """Note what taking in the files of each pair came to; `holes`: how many a pair has now."""
+    def imports(self, reports: Iterable[ImportReport], gaps: Callable[[str], int]) -> None:
+        """Note what taking in the files of each pair came to; `gaps`: how many a pair has now."""
         found: dict[str, PairResult] = {}
         for report in reports:
-            pair = found.setdefault(
-                report.pair, PairResult(report.pair, 0, holes=holes(report.pair))
-            )
+            pair = found.setdefault(report.pair, PairResult(report.pair, 0, gaps=gaps(report.pair)))
             pair.trades += report.kept.rows
             pair.exit_status = gravest([pair.exit_status, report.exit_status])
             if report.ranges:

@@ -171,7 +171,7 @@ def _service(night: ScheduledJob) -> str:
         f"ExecStart={_command(night.command)}",
         *_output(night),
         "# Tried again: 3 (the exchange) and a kill. Not: 1 (this machine), 2 (wrong use),",
-        "# 4 (holes or damage), 5 (another run is at it). 130: it was told to stop.",
+        "# 4 (gaps or damage), 5 (another run is at it). 130: it was told to stop.",
         "Restart=on-failure",
         f"RestartSec={AGAIN_AFTER_S}",
         f"RestartPreventExitStatus={' '.join(map(str, NEVER_AGAIN))}",

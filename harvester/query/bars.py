@@ -275,7 +275,7 @@ def _shown(
                 newest = full if under_way is None else under_way
                 if newest["time"][-1] > question.span.through:
                     return
-        # At a hole, as at the end, the bar under way is as far as anybody knows.
+        # At a gap, as at the end, the bar under way is as far as anybody knows.
         if under_way is not None and not question.complete_only:
             yield from _in_span(question, under_way, is_complete=False)
 

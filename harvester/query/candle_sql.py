@@ -59,7 +59,7 @@ def _stretches(plan: Plan) -> list[Seed]:
 
 
 def carried_from(archive: TradeStore, plan: Plan) -> Piece | None:
-    """The last trade before the span, back to the last hole, where its price is carried in.
+    """The last trade before the span, back to the last gap, where its price is carried in.
 
     Raises:
         FileNotFoundError: a file is gone; list again.
@@ -177,7 +177,7 @@ _UNROLLED = """SELECT close, unnest(range(step, least(step + 4096, stop))) AS nu
 def _known(runs: Sequence[PlannedRun], seeds: Sequence[Seed]) -> str:
     """Candles and seeds: number, rank, close, and the last interval that may be filled after it.
 
-    A candle's close is carried through the run that its last trade lies in, never across a hole.
+    A candle's close is carried through the run that its last trade lies in, never across a gap.
     """
     whens = " ".join(
         f"WHEN last_time <= make_timestamp_ns({run.range.through}) THEN {run.whole.last}"

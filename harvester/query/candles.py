@@ -237,7 +237,7 @@ def check_empty(archive: TradeStore, question: CandleQuery) -> None:
 
 
 def _empty(archive: TradeStore, plan: Plan) -> int:
-    """How many intervals are filled at least, but for those between a hole and the next trade."""
+    """How many intervals are filled at least, but for those between a gap and the next trade."""
     if plan.opening is None:
         return 0
     lengths = (run.whole.last - max(run.whole.first, plan.opening) + 1 for run in plan.runs)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import NamedTuple
 
-from harvester.errors import ArchiveHasHoles, NothingHeld
+from harvester.errors import ArchiveHasGaps, NothingHeld
 from harvester.query.calendar import Grid, WholeGrid
 from harvester.query.candle_query import CandleQuery, grid_of
 from harvester.query.sources import Source, Spool, choose, served_by
@@ -36,7 +36,7 @@ from harvester.times import (
 
 
 class PlannedRun(NamedTuple):
-    """A stretch of coverage inside the span, without a hole, and the intervals it holds whole."""
+    """A stretch of coverage inside the span, without a gap, and the intervals it holds whole."""
 
     range: Range
     whole: WholeGrid
@@ -49,7 +49,7 @@ class Plan:
     Attributes:
         held: all that the archive holds of the pair, in the tape's order.
         sources: what of it lies in the span, and what that is read from.
-        before: what of it leads up to the span without a hole.
+        before: what of it leads up to the span without a gap.
         runs: the coverage inside the span, in order.
         opening: the interval of the first trade held; None where no trade is.
     """
@@ -244,7 +244,7 @@ def gaps_in(archive: TradeStore, pair: str, span: Range, now_ns: int) -> list[Ra
         through = now_ns
     requested = [Range(after, through)] if after < through else []
     ever = Range(max(span.after, 0), min(span.through, now_ns))
-    wanted = [overlap(gap, ever) for gap in archive.holes(pair)]
+    wanted = [overlap(gap, ever) for gap in archive.gaps(pair)]
     found = union([*missing(requested, covered), *filter(None, wanted)])
     return [gap for gap in found if gap.through > BEGINNING_NS]
 
@@ -267,7 +267,7 @@ def checked(
     """What is to be known of an answer over some ranges: the sentence about gaps, if there are any.
 
     Raises:
-        ArchiveHasHoles: there are, and the query is strict.
+        ArchiveHasGaps: there are, and the query is strict.
     """
     gaps = union(gap for span in spans for gap in gaps_in(archive, pair, span, now_ns))
     if strict:
@@ -284,12 +284,12 @@ def refuse_gaps(pair: str, gaps: Sequence[Range]) -> None:
     """End a strict query that spans gaps.
 
     Raises:
-        ArchiveHasHoles: there are gaps.
+        ArchiveHasGaps: there are gaps.
     """
     if not gaps:
         return
     since = "start" if gaps[0].after <= 0 else show(gaps[0].after + 1)
-    raise ArchiveHasHoles(
+    raise ArchiveHasGaps(
         f"{pair}: {gap_note(gaps)}: "
         f"`harvester backfill {pair} --since {since} --until {show(gaps[-1].through + 1)}` "
         "downloads it; without --strict the answer leaves it out"

@@ -51,7 +51,7 @@ def ticks_sql(archive: TradeStore, pieces: Sequence[Piece], at: int = 0) -> str:
 def conditions(pieces: Sequence[Piece]) -> list[str]:
     """What cuts the pieces out of their files, where they are not whole files anyway.
 
-    The pieces are given in the tape's order, and touch but for holes in the coverage.
+    The pieces are given in the tape's order, and touch but for gaps in the coverage.
 
     Comparisons of `time` with literals: row groups outside are not even read.
     """
@@ -284,7 +284,7 @@ def _from_partials(
 class Spooled(NamedTuple):
     """A file of partial candles in order, as `_from_partials` reads them, of all of a range.
 
-    The range is covered from end to end: there is no hole in it.
+    The range is covered from end to end: there is no gap in it.
     """
 
     range: Range

@@ -23,7 +23,7 @@ from harvester.storage.trade_store import TradeStore
 
 # --- app ------------------------------------------------------------------------------------------
 
-# A mirror knows what its archive covers and no more: a page that would reach over a hole is
+# A mirror knows what its archive covers and no more: a page that would reach over a gap is
 # refused, and its clock stands still where coverage ends, so that a copy never claims more than
 # there is.
 
@@ -66,8 +66,8 @@ def _endpoint(
             return _error("EQuery:Unknown asset pair")
         except Invalid as invalid:
             return _error(f"EGeneral:Invalid arguments:{invalid}")
-        except NotCovered as hole:
-            return _error(f"EQuery:Not covered by this mirror:{hole}")
+        except NotCovered as gap:
+            return _error(f"EQuery:Not covered by this mirror:{gap}")
         except HarvesterError as error:
             # What Kraken says of its own faults; clients wait, ask again and show the reason.
             return _error(f"EGeneral:Internal error:{error}")

@@ -202,11 +202,11 @@ class TradePages:
         pieces = self._listing()
         return pieces[-1].within.through if pieces else 0
 
-    def hole_within(self, span: Range) -> Range | None:
+    def gap_within(self, span: Range) -> Range | None:
         """The first stretch of a span that the archive does not cover; its end is no matter."""
         covered = [piece.within for piece in self._listing()]
-        holes = missing([Range(span.after, max(span.through, span.after))], covered)
-        return next((hole for hole in holes if hole.after < self.through), None)
+        gaps = missing([Range(span.after, max(span.through, span.after))], covered)
+        return next((gap for gap in gaps if gap.after < self.through), None)
 
     def page(self, since_ns: int | None, count: int, pair_decimals: int) -> RenderedPage:
         """Up to `count` rows published at `since_ns` or later, or the newest ones for None.

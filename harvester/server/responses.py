@@ -73,7 +73,7 @@ class _Sums:
 
 
 def candles(archive: TradeStore, pair: Pair, width_ns: int, now_ns: int) -> list[Row]:
-    """The candles of a pair at a moment, from the first whole one behind its last hole on.
+    """The candles of a pair at a moment, from the first whole one behind its last gap on.
 
     Args:
         archive: holds the pair.
@@ -260,7 +260,7 @@ class ApiResponder:
         Raises:
             UnknownPair: the archive holds no such pair.
             Invalid: a parameter can't be read.
-            NotCovered: the page would reach over a hole, as if nothing had been traded there.
+            NotCovered: the page would reach over a gap, as if nothing had been traded there.
             ArchiveDamaged: a file can't be read.
         """
         pair = self._pair(question.get("pair") or "")
@@ -281,7 +281,7 @@ class ApiResponder:
     def ohlc(self, question: Question) -> Callable[[], bytes]:
         """What makes the answer of candles: for long ones it reads many rows, so it bears a thread.
 
-        They begin with the first whole one behind the last hole that saw a trade. The clock is
+        They begin with the first whole one behind the last gap that saw a trade. The clock is
         that of `time`.
 
         Raises:
@@ -361,11 +361,11 @@ class ApiResponder:
 
 
 def _check_cover(tape: TradePages, since_ns: int, last_ns: int | None) -> None:
-    """Refuse a page over a hole. Who begins at a hole's end asks from a moment before it."""
+    """Refuse a page over a gap. Who begins at a gap's end asks from a moment before it."""
     through = tape.through if last_ns is None else last_ns
-    hole = tape.hole_within(Range(since_ns + FOREGROUND_NS, through))
-    if hole is not None:
-        raise NotCovered(f"{hole.after}-{hole.through}")
+    gap = tape.gap_within(Range(since_ns + FOREGROUND_NS, through))
+    if gap is not None:
+        raise NotCovered(f"{gap.after}-{gap.through}")
 
 
 def _count(question: Question) -> int:

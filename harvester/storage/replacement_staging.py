@@ -217,7 +217,7 @@ def _windows(span: Range, *, from_end: bool) -> list[Range]:
 
 # There a rounded trade may stand on the other side than the exchange has it: twice, or not at
 # all. So segments that touch there are replaced together, and noted from before the first one is
-# until after the last; and so is a hole that is filled up to such a place.
+# until after the last; and so is a gap that is filled up to such a place.
 
 
 def path_of_note(pair: str) -> str:

@@ -167,7 +167,7 @@ class TradeStore:
         """
         return metadata.wanted(self.store, pair) or hull(self.coverage(pair))
 
-    def holes(self, pair: str) -> list[Range]:
+    def gaps(self, pair: str) -> list[Range]:
         """What was wanted and is not covered."""
         return missing(self.wanted(pair), self.coverage(pair))
 
@@ -267,7 +267,7 @@ class TradeStore:
 
     @listed_again
     def last_id_before(self, pair: str, moment: int) -> tuple[int, int, int] | None:
-        """The nearest id at or before a moment that coverage reaches without a hole.
+        """The nearest id at or before a moment that coverage reaches without a gap.
 
         Returns the id, how many rows without one stand between it and the moment, and its
         published time; None where coverage does not reach the moment, or no row has an id.

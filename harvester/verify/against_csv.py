@@ -24,7 +24,7 @@ from harvester.times import END_OF_TIME, SECOND, UNITS_NS, Range
 from harvester.verify.compare import (
     AFTER,
     BEFORE,
-    HOLE,
+    GAP,
     ComparisonCounts,
     is_float_rounded,
     retry_if_replaced,
@@ -40,11 +40,11 @@ from harvester.verify.reports import CsvReport, FileReport, IntervalReport
 VALUES = COLUMNS[1:]
 _NOT_VOLUME = [name for name in VALUES if name != "volume"]
 BEYOND = "beyond what the file's name tells"
-_REASONS = ("", BEFORE, AFTER, HOLE, BEYOND)
+_REASONS = ("", BEFORE, AFTER, GAP, BEYOND)
 _NO_CANDLES = pa.RecordBatch.from_pylist([], schema=ROWS)
 _AT_ONCE = 4_096
 
-_HOLE, _BEYOND = _REASONS.index(HOLE), _REASONS.index(BEYOND)
+_GAP, _BEYOND = _REASONS.index(GAP), _REASONS.index(BEYOND)
 
 Bools = NDArray[np.bool_]
 Codes = NDArray[np.int8]
@@ -274,7 +274,7 @@ class _Merge:
         after, through = opens - 1, opens + (self._width_ns - 1)
         run = np.searchsorted(self._after, np.maximum(after, 0), side="right") - 1
         is_held = (run >= 0) & (through <= self._through[run])
-        codes = np.full(len(opens), _HOLE, dtype=np.int8)
+        codes = np.full(len(opens), _GAP, dtype=np.int8)
         codes[through > self._through[-1]] = _REASONS.index(AFTER)
         codes[after < self._after[0]] = _REASONS.index(BEFORE)
         codes[is_held] = 0

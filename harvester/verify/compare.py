@@ -315,7 +315,7 @@ def retry_if_replaced(
 RUNNING = "running"
 BEFORE = "before what is held"
 AFTER = "after what is held"
-HOLE = "in a hole"
+GAP = "in a gap"
 NO_CLOSE = "empty, with no trade held before it"
 
 
@@ -375,7 +375,7 @@ def _why_not(
     """Why a candle can't be compared; None where it can."""
     uncovered = _uncovered(coverage, span)
     if held is not None:
-        return None if held.is_complete else uncovered or HOLE
+        return None if held.is_complete else uncovered or GAP
     if uncovered is None and their is not None and not (their.count or their.volume):
         return NO_CLOSE
     return uncovered
@@ -387,4 +387,4 @@ def _uncovered(coverage: Sequence[Range], span: Range) -> str | None:
         return None
     if span.after < coverage[0].after:
         return BEFORE
-    return AFTER if span.through > coverage[-1].through else HOLE
+    return AFTER if span.through > coverage[-1].through else GAP

@@ -28,7 +28,7 @@ class Month(NamedTuple):
 
 
 class Digest(NamedTuple):
-    """A tape's digest over whole months without a hole, both included."""
+    """A tape's digest over whole months without a gap, both included."""
 
     pair: str
     first: str

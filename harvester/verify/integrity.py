@@ -198,7 +198,7 @@ def _report(archive: TradeStore, pair: str, found: list[Findings], now_ns: int) 
     _check_markets(report, found)
     _check_overlaps(report, segments)
     check_ids(report, found)
-    _check_holes(report, archive, segments, now_ns)
+    _check_gaps(report, archive, segments, now_ns)
     _check_torn(report, archive)
     _check_strangers(report, archive)
     return report
@@ -287,7 +287,7 @@ def _check_torn(report: PairReport, archive: TradeStore) -> None:
         report.faults.append(Fault(report.pair, found[0], path, found[1]))
 
 
-def _check_holes(
+def _check_gaps(
     report: PairReport, archive: TradeStore, segments: list[Segment], now_ns: int
 ) -> None:
     try:
@@ -296,9 +296,9 @@ def _check_holes(
         path = f"wanted/{report.pair}.json"
         report.faults.append(Fault(report.pair, Range(0, 0), path, str(damage)))
         return
-    for hole in missing(without_future(wanted, now_ns), [segment.range for segment in segments]):
+    for gap in missing(without_future(wanted, now_ns), [segment.range for segment in segments]):
         text = "it was asked for, and no file covers it"
-        report.faults.append(Fault(report.pair, hole, None, text))
+        report.faults.append(Fault(report.pair, gap, None, text))
 
 
 # --- proof ----------------------------------------------------------------------------------------

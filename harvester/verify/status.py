@@ -29,8 +29,8 @@ from harvester.times import BEGINNING_NS, SECOND, Range, missing, union
 PAGE_ROWS = 1000
 """Trades of a full page."""
 
-CALLS_A_HOLE = 2
-"""What a hole takes beside its pages: the page that shows its end, and a look at the head."""
+CALLS_A_GAP = 2
+"""What a gap takes beside its pages: the page that shows its end, and a look at the head."""
 
 
 @dataclass(slots=True)
@@ -45,13 +45,13 @@ class PairStatus:
         last_ns: time of the last one.
         coverage: what has been fetched whole.
         wanted: what was ever asked for.
-        holes: what was wanted and is not covered.
+        gaps: what was wanted and is not covered.
         files: segments.
         bytes: of the segments together.
         rollups: by level, how many segments with trades have a roll-up, by their names.
         rollups_wanted: how many segments have trades, and so can have one.
         age_s: seconds since the moment that coverage ends at; None where nothing is covered.
-        calls_for_holes: estimate of the calls that fill the holes; None where there is nothing to
+        calls_for_gaps: estimate of the calls that fill the gaps; None where there is nothing to
             judge by.
         calls_to_now: likewise from where coverage ends to now.
         damaged: files that can't be read, and why: they count as files alone; and those whose
@@ -65,13 +65,13 @@ class PairStatus:
     last_ns: int | None = None
     coverage: list[Range] = field(default_factory=list)
     wanted: list[Range] = field(default_factory=list)
-    holes: list[Range] = field(default_factory=list)
+    gaps: list[Range] = field(default_factory=list)
     files: int = 0
     bytes: int = 0
     rollups: dict[str, int] = field(default_factory=dict)
     rollups_wanted: int = 0
     age_s: int | None = None
-    calls_for_holes: int | None = None
+    calls_for_gaps: int | None = None
     calls_to_now: int | None = None
     damaged: list[str] = field(default_factory=list)
 
@@ -83,14 +83,14 @@ class PairStatus:
     @property
     def calls(self) -> int | None:
         """Estimate of the calls that make it complete up to now."""
-        if self.calls_for_holes is None or self.calls_to_now is None:
+        if self.calls_for_gaps is None or self.calls_to_now is None:
             return None
-        return self.calls_for_holes + self.calls_to_now
+        return self.calls_for_gaps + self.calls_to_now
 
     @property
     def exit_status(self) -> int:
         """0 when all that was asked for is covered, and can be read."""
-        return ArchiveIncomplete.exit_status if self.holes or self.damaged else 0
+        return ArchiveIncomplete.exit_status if self.gaps or self.damaged else 0
 
 
 def status(archive: TradeStore, pairs: Sequence[str] | None, now_ns: int) -> list[PairStatus]:
@@ -168,7 +168,7 @@ def _look(archive: TradeStore, gists: SegmentSummaryCache, pair: str, now_ns: in
     if found.coverage:
         found.age_s = max(0, now_ns - found.coverage[-1].through) // SECOND
     density = Density(known)
-    found.calls_for_holes = density.calls(found.holes)
+    found.calls_for_gaps = density.calls(found.gaps)
     ahead = [Range(one.through, now_ns) for one in found.coverage[-1:] if one.through < now_ns]
     found.calls_to_now = density.calls(ahead)
     _count_rollups(found, archive, {one.path for one, gist in known.items() if gist.rows})
@@ -206,7 +206,7 @@ def _compare(
         found.wanted = archive.wanted(found.pair)
     except ArchiveDamaged as damage:
         found.damaged.append(str(damage))
-    found.holes = missing(without_future(found.wanted, now_ns), found.coverage)
+    found.gaps = missing(without_future(found.wanted, now_ns), found.coverage)
     try:
         check_not_torn(archive, found.pair)
     except ArchiveDamaged as damage:
@@ -241,7 +241,7 @@ class Density:
             if not self._spans:
                 return None
             trades = self._a_ns(span) * max(0, span.through - max(span.after, BEGINNING_NS))
-            total += math.ceil(trades / PAGE_ROWS) + CALLS_A_HOLE
+            total += math.ceil(trades / PAGE_ROWS) + CALLS_A_GAP
         return total
 
     def _a_ns(self, span: Range) -> float:
