@@ -364,7 +364,8 @@ class RangeDownload:
 
     async def _step_beyond(self, tape: PageMerger, archive: TradeStore, pair: str) -> PageMerger:
         """Leave a stamp that can't be had whole as a gap, and go on behind it."""
-        if tape.last_ns is not None:
+        # A place that was left before is not tried again, so that each call goes further.
+        if tape.last_ns is not None and tape.last_ns > self._stuck[0]:
             stamp, cursor, tries = tape.last_ns, tape.cursor or tape.last_ns, 0
             text = (
                 f"more trades bear the time {show(stamp)} than a page can show: they are left "
