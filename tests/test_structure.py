@@ -86,7 +86,7 @@ def code_lines(function: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
 
 def imports(path: Path, names: set[str]) -> set[str]:
     """The modules of the package that a module imports when it is loaded."""
-    found = set()
+    found: set[str] = set()
 
     def visit(nodes: list[ast.stmt]) -> None:
         for node in nodes:
@@ -193,7 +193,8 @@ def test_every_module_and_class_says_what_it_is() -> None:
     silent = []
     for name, path in modules().items():
         tree = ast.parse(path.read_text(encoding="utf-8"))
-        nodes = [tree, *(node for node in tree.body if isinstance(node, ast.ClassDef))]
+        nodes: list[ast.Module | ast.ClassDef] = [tree]
+        nodes += [node for node in tree.body if isinstance(node, ast.ClassDef)]
         silent += [
             f"{name} {getattr(node, 'name', '')}" for node in nodes if not ast.get_docstring(node)
         ]
