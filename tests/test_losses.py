@@ -155,6 +155,21 @@ def test_trades_a_nanosecond_apart_that_fill_a_page_do_not_hold_a_backfill_up(
     assert TradeStore(tmp_path).gaps(market.altname)
 
 
+def test_the_newest_page_must_show_no_more_trades_of_the_last_time_than_are_stored(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trades = [Trade(START_NS, "41450.0", "0.0001", "b", "m", "", number) for number in range(1, 7)]
+    market = tapes.market(trades)
+    monkeypatch.setattr(id_check, "FULL_PAGE", 5)
+    monkeypatch.setattr(page_merge, "FULL_PAGE", 5)
+    faults = Faults(script=[None, "first_rows"], seed=0)
+    with serve(market, faults=faults, page_size=5) as exchange:
+        outcome = Crawl(exchange.url, tmp_path).only(market.altname)
+    stored = tape_of(tmp_path, market.altname)
+    assert stored == expected(market) or TradeStore(tmp_path).gaps(market.altname)
+    assert outcome.exit_status in ((0,) if stored == expected(market) else (3, 4))
+
+
 def test_rows_printed_later_than_the_end_of_a_range_do_not_end_it(tmp_path: Path) -> None:
     market = every(1, 5_000)
     until = START_NS + 4_000 * SECOND_NS

@@ -155,6 +155,18 @@ class PageMerger:
             return MergeStep(no_rows(), JoinResult.STALE)
         return self._advance(rows.slice(start), stamps[start:], cursor, unit_ns, limit, full=full)
 
+    def lacks(self, rows: pa.RecordBatch) -> bool:
+        """Whether another page shows more trades at the last published time; they are added.
+
+        Args:
+            rows: of the page that was requested without `since`.
+        """
+        rows, before = in_order(rows), self._tail.num_rows
+        if self._last_ns is None:
+            return False
+        self._tail = unite(self._tail, rows.slice(int(times(rows).searchsorted(self._last_ns))))
+        return bool(self._tail.num_rows > before)
+
     def squeeze(self) -> None:
         """Ask on from between the trades of the last stamp: the exchange has more behind them.
 
@@ -337,6 +349,8 @@ class PageSource:
         self._contradictions = 0
         self.newest_ns: int | None = None
         """The last published time on the newest page, once it was asked for."""
+        self.newest: pa.RecordBatch | None = None
+        """The rows of that page."""
 
     async def page(self, since_ns: int | None) -> Page:
         """One page from a stamp on, or the newest for None."""
@@ -383,6 +397,7 @@ class PageSource:
             self.contradicted("the newest page is empty")
             return False
         latest = self.newest_ns = int(times(newest).max())
+        self.newest = newest
         if latest == last_ns or (last_ns is None and (known_ns or 0) <= latest <= after):
             return True
         last = last_ns if last_ns is not None else after

@@ -250,7 +250,11 @@ class RangeDownload:
 
     async def _is_at_head(self, tape: PageMerger, known_ns: int | None) -> bool:
         if await self._ask(self._source.at_head(tape.last_ns, self.span.after, known_ns)):
-            return True
+            # The newest page may show more trades of the last time than the page before it did.
+            newest = self._source.newest
+            if newest is None or not tape.lacks(newest):
+                return True
+            self._source.contradicted("the newest page shows more trades of the last time")
         if self._source.in_doubt:
             tape.squeeze()
         return False
