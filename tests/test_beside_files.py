@@ -14,10 +14,10 @@ from exchange import SECOND_NS, Trade
 from test_bulk_upgrade import PAIR, started
 from test_bulk_upgrade_damage import without_a_row
 from test_bulk_upgrade_kills import MIDNIGHT_NS, Killed, busy_new_year, earlier_import
-from test_bulk_upgrade_torn import command, faults, killed, volumes
+from test_bulk_upgrade_torn import command, faults, killed_at, volumes
 
 from harvester.csv_import.files import KnownComplete
-from harvester.download import pair
+from harvester.download import import_boundary, pair
 from harvester.storage.replacement_staging import from_files
 from harvester.storage.trade_store import TradeStore
 from harvester.times import DAY, Range
@@ -115,7 +115,7 @@ def test_what_stands_once_is_on_record_no_more_though_a_run_was_killed(
 ) -> None:
     one = two_years(started, "down", ids=True)
     with monkeypatch.context() as patch:
-        patch.setattr(pair, "settle", killed)
+        patch.setattr(pair, "settle", killed_at(2, import_boundary.settle))
         with pytest.raises(Killed):
             removed(one, 2023)
     assert len(faults(one.folder)) == 1

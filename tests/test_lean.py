@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-ARRANGED = "from harvester.cli import lean; lean.process_is_ours(); lean.settle()"
+ARRANGED = "from harvester.cli import process; process.process_is_ours(); process.settle()"
 PARQUET = """
 import io, sys
 import pyarrow as pa, pyarrow.parquet as pq

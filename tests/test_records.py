@@ -123,9 +123,9 @@ def test_a_run_that_goes_on_is_seen(archive: TradeStore) -> None:
 KILLED = """
 import os, signal, sys
 from harvester import config
-from harvester.storage.trade_store import Archive
+from harvester.storage.trade_store import TradeStore
 from harvester.operations.run_log import recorded
-with recorded(Archive(sys.argv[1]), "backfill", {}, config.load(environment={}), print):
+with recorded(TradeStore(sys.argv[1]), "backfill", {}, config.load(environment={}), print):
     os.kill(os.getpid(), signal.SIGKILL)
 """
 
