@@ -55,7 +55,7 @@ def read_small_file(path: str) -> bytes:
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), path)
     # Asked before it is opened, as opening a device can have effects, and a pipe can wait for ever.
     if not stat.S_ISREG(mode):
-        raise OSError(errno.EINVAL, "it is no regular file", path)
+        raise OSError(errno.EINVAL, "it is not a regular file", path)
     with Path(path).open("rb") as file:
         data = file.read(LARGEST_SMALL_FILE + 1)
     if len(data) > LARGEST_SMALL_FILE:

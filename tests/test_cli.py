@@ -148,7 +148,8 @@ def test_a_pace_that_changes_is_told_with_v_and_reported(harvester: Any) -> None
         with serve(market, faults=Faults(script=[None, "rate_limit"])) as one:
             run = harvester(*given, option, "-d", f"data{option}", HARVESTER_API_URL=one.url)
         line = (
-            "XBTUSD: asked at 25.00 calls a second, EAPI:Rate limit exceeded (1 of 2 calls refused)"
+            "XBTUSD: requested at 25.00 calls a second, EAPI:Rate limit exceeded "
+            "(1 of 2 calls refused)"
         )
         assert (line in run.err.splitlines()) is told
         pace = json.loads(run.out)["pairs"][0]["pace"]
