@@ -12,7 +12,7 @@ from harvester.argument_types import Moment, check_types, moment_ns, span_betwee
 from harvester.config import Settings, load
 from harvester.download.pair_selection import known_pairs, resolve_held, resolve_named
 from harvester.errors import BadSetting, UnknownPair, UsageError
-from harvester.kraken.pairs import Pair, search, spellings
+from harvester.kraken.pairs import Pair, altnames_by_spelling, search
 from harvester.notebook import show_archive
 from harvester.settings_keys import KEYS
 from harvester.storage.trade_store import TradeStore as Disk
@@ -615,7 +615,7 @@ class Archive:
         return checked(self._disk, pair, spans, time.time_ns(), strict=strict)
 
     def _names(self) -> dict[str, str]:
-        return spellings(known_pairs(self._disk).values(), self._disk.held())
+        return altnames_by_spelling(known_pairs(self._disk).values(), self._disk.held())
 
     # --- charts ----------------------------------------------------------------------------------
 

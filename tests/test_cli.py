@@ -396,7 +396,7 @@ def test_quiet_still_says_what_went_wrong(harvester: Any) -> None:
     run = harvester("backfill", "PEPEXBT", "-q")
     assert run.status == 1
     assert run.err.startswith("harvester: PEPEXBT: 0 trades in 1 pages; trade [")
-    assert run.err.endswith("it is never rounded, so this pair stops here\n")
+    assert run.err.endswith("values are never rounded, so this pair stops here\n")
 
 
 def test_the_gravest_status_of_several_pairs_wins(harvester: Any, tmp_path: Path) -> None:

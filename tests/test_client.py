@@ -626,7 +626,7 @@ def test_a_row_that_cannot_be_read_stops_at_once() -> None:
         run(exchange.url, newest)
     assert str(caught.value) == (
         'the exchange sent a trade that can\'t be read: ["x","1",1700000000,"b","m","",null] '
-        "('x' is no number); nothing of this page was kept"
+        "('x' is not a number); nothing of this page was stored"
     )
     assert len(exchange.agents) == 1
 
@@ -748,7 +748,7 @@ def test_a_page_of_another_market_is_asked_for_again(body: bytes) -> None:
     told = Told()
     with Odd(body, body) as exchange:
         assert run(exchange.url, newest, told) == 60
-    why = "an answer about the market 'XETHZUSD' came where XXBTZUSD was asked for"
+    why = "the answer is about the market 'XETHZUSD', but XXBTZUSD was requested"
     assert told.waits == [("XBTUSD", why)] * 2
 
 
@@ -770,7 +770,7 @@ def test_an_exchange_that_keeps_answering_about_another_market_ends_with_status_
     with Odd(*[OTHER_PAGE] * 1000) as exchange, pytest.raises(ExchangeUnreachable) as caught:
         run(exchange.url, newest, give_up_s=0.05)
     assert caught.value.exit_status == 3
-    assert "(at last: an answer about the market 'XETHZUSD' came" in str(caught.value)
+    assert "(at last: the answer is about the market 'XETHZUSD', but" in str(caught.value)
 
 
 @pytest.mark.parametrize("name", ["XBTUSD", "XXBTZUSD", "XBT/USD"])

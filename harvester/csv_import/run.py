@@ -22,7 +22,7 @@ from harvester.errors import (
     UnknownPair,
     UsageError,
 )
-from harvester.kraken.pairs import Names, Pair, resolve
+from harvester.kraken.pairs import Pair, PairIndex, resolve
 from harvester.storage.replacement import end_replacing
 from harvester.storage.replacement_staging import torn
 from harvester.storage.trade_store import TradeStore
@@ -235,7 +235,7 @@ class MatchedFiles(NamedTuple):
 
 def by_pair(members: Iterable[Member], known: Iterable[Pair]) -> MatchedFiles:
     """The pair of each member, from its file's name; in the order of the first of each."""
-    book = Names(known)
+    book = PairIndex(known)
     found: dict[str, tuple[Pair, list[Member]]] = {}
     unknown = []
     for member in members:
@@ -254,7 +254,7 @@ class CandleFile(NamedTuple):
     minutes: int
 
 
-def candle_file(member: Member, book: Names) -> tuple[Pair, CandleFile] | None:
+def candle_file(member: Member, book: PairIndex) -> tuple[Pair, CandleFile] | None:
     """Whose candles a member holds, and which, by its name: `XBTUSD_60.csv` is XBTUSD's of an hour.
 
     None where its name is none of candles, or no pair fits it.

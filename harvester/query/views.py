@@ -213,7 +213,7 @@ _YEAR_OF = (
 
 
 def _altname(spelled: Spelled, unknown: str | None) -> Iterator[str]:
-    """The macros that turn any spelling into the altname, by the rule of `kraken.pairs.Names`."""
+    """The macros that turn any spelling into the altname, by the rules of `PairIndex`."""
     any_case = spelled.in_any_case()
     altnames: list[str | None] = [
         name if spelled.held is None or name in spelled.held else None
