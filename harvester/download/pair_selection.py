@@ -20,7 +20,7 @@ from harvester.errors import (
     NothingHeld,
     UnknownPair,
     UsageError,
-    another_market,
+    market_changed_text,
 )
 from harvester.kraken.pairs import Pair, PairIndex, is_pattern, match_pattern, quote_names, resolve
 from harvester.storage import metadata
@@ -156,7 +156,7 @@ def _keep(archive: TradeStore, asked: dict[str, Pair]) -> dict[str, Pair]:
     pairs = {**held, **asked}
     for name, kept in held.items():
         if kept.key and pairs[name].key != kept.key:
-            logger.warning("%s", another_market(name, kept.key, pairs[name].key))
+            logger.warning("%s", market_changed_text(name, kept.key, pairs[name].key))
             # The name goes on meaning the market whose trades are there.
             pairs[name] = kept
     keep_pairs(archive, msgspec.json.encode(pairs))
