@@ -41,7 +41,7 @@ from harvester.schema import (
     RowsChecksum,
     joined,
     times,
-    trades_of,
+    with_ties,
 )
 from harvester.storage.footer import Footer
 from harvester.storage.trade_store import TradeStore
@@ -222,7 +222,7 @@ def works(served: Served, folder: Path) -> dict[str, Work]:
     pages = [decode_page(body) for body in bodies]
     parts = join_pages(pages)
     rows = joined(asyncio.run(check_seams(pages, parts)))
-    disk = Disk(rows, joined(list(trades_of([rows]))), folder)
+    disk = Disk(rows, joined(list(with_ties([rows]))), folder)
     disk.write()
     disk.write_defaults()
     records = bytes(RECORD_BYTES * rows.num_rows)

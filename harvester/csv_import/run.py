@@ -27,7 +27,7 @@ from harvester.storage.replacement import end_replacing
 from harvester.storage.replacement_staging import torn
 from harvester.storage.trade_store import TradeStore
 from harvester.storage.writer import Writer, writer
-from harvester.times import END_OF_TIME, LONGEST, SECOND, Range, missing, union
+from harvester.times import END_OF_TIME, MAX_COUNT, SECOND, Range, missing, union
 
 # --- run ------------------------------------------------------------------------------------------
 
@@ -260,7 +260,7 @@ def candle_file(member: Member, book: PairIndex) -> tuple[Pair, CandleFile] | No
     None where its name is none of candles, or no pair fits it.
     """
     match = _CANDLES.fullmatch(member.stem)
-    if match is None or not 0 < int(match[2]) <= LONGEST["m"]:
+    if match is None or not 0 < int(match[2]) <= MAX_COUNT["m"]:
         return None
     pair = book.find(match[1])
     return None if pair is None else (pair, CandleFile(member, int(match[2])))

@@ -23,8 +23,8 @@ from harvester.schema import (
     SIDES,
     VOLUME,
     Int64s,
-    decimals_of,
-    empty_texts,
+    decimal_array,
+    empty_strings,
     int64s_as,
 )
 from harvester.times import BEGINNING_NS, END_OF_TIME, SECOND
@@ -87,11 +87,11 @@ def decode_fast(body: bytes) -> FastPage | None:
     columns = [
         int64s_as(pa.int64(), ids) if ids.all() else pa.array(ids, mask=ids == 0),
         int64s_as(pa.timestamp("ns"), times_ns),
-        decimals_of(PRICE, prices),
-        decimals_of(VOLUME, volumes),
+        decimal_array(PRICE, prices),
+        decimal_array(VOLUME, volumes),
         pa.DictionaryArray.from_arrays(pa.array(offsets.is_sell.astype(np.int32)), SIDES),
         pa.DictionaryArray.from_arrays(pa.array(offsets.is_limit.astype(np.int32)), ORDER_TYPES),
-        empty_texts(len(ids)),
+        empty_strings(len(ids)),
     ]
     rows = pa.RecordBatch.from_arrays(columns, schema=ROWS)
     return FastPage(rows, times_ns, tail[1].decode(), head[1].decode())
