@@ -205,8 +205,8 @@ def with_ties(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
     """Turn ordered batches of `ROWS` into batches of `TRADES`: add the column `tie`.
 
     Trades of equal time may be spread over several batches. The results have about `STEP_ROWS`
-    rows: small batches reuse memory and free shared memory sooner. One batch of 250,000 rows takes twice
-    the time, nearly all of it for new memory pages.
+    rows: small batches reuse memory and free shared memory sooner. One batch of 250,000 rows takes
+    twice the time, nearly all of it for new memory pages.
     """
     last_ns, last_tie = None, 0
     for rows in _in_steps(batches):
