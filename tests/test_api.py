@@ -341,7 +341,7 @@ def test_an_archive_shows_its_pairs_and_where_gaps_are(holed: harvester.Archive)
 
 def test_an_archive_without_pairs_says_so(tmp_path: Path) -> None:
     assert (
-        "nothing is held; archive.backfill(PAIR) fetches it"
+        "the archive is empty; archive.backfill(PAIR) downloads trades"
         in harvester.open(tmp_path)._repr_html_()
     )
 
