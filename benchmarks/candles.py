@@ -32,7 +32,7 @@ from harvester.schema import ORDER_TYPES, PRICE, ROWS, SIDES, VOLUME
 from harvester.storage.footer import Footer
 from harvester.storage.trade_store import EVERYTHING, TradeStore
 from harvester.storage.writer import writer
-from harvester.times import Range, parse_interval, parse_moment, span
+from harvester.times import Range, parse_interval, parse_moment, range_between
 
 PAIR = "XBTUSD"
 SPELLED = json.dumps({"altname": PAIR})
@@ -43,7 +43,7 @@ BUSY = [1, 1, 2, 6, 6, 4, 6, 9, 6, 4, 4, 5]
 """How busy the years are, one against another: a market of the early years was a quiet one."""
 CHUNK = 4_000_000
 SEED = 7
-MONTH = span(parse_moment("2021-03-01", 0), parse_moment("2021-04-01", 0))
+MONTH = range_between(parse_moment("2021-03-01", 0), parse_moment("2021-04-01", 0))
 THREADS = 2
 MEMORY = "512MB"
 

@@ -33,7 +33,7 @@ from harvester.download.page_merge import PageMerger, PageSource
 from harvester.download.request import BackfillRequest, RunOptions
 from harvester.kraken.client import Client
 from harvester.kraken.pairs import Pair
-from harvester.kraken.trades import TradesPage, decode_any_page, decode_page
+from harvester.kraken.trades import TradesPage, decode_general, decode_page
 from harvester.schema import (
     ROW_GROUP_ROWS,
     TRADES,
@@ -41,7 +41,7 @@ from harvester.schema import (
     RowsChecksum,
     joined,
     times,
-    trades_of,
+    with_ties,
 )
 from harvester.storage.footer import Footer
 from harvester.storage.trade_store import TradeStore
@@ -222,14 +222,14 @@ def works(served: Served, folder: Path) -> dict[str, Work]:
     pages = [decode_page(body) for body in bodies]
     parts = join_pages(pages)
     rows = joined(asyncio.run(check_seams(pages, parts)))
-    disk = Disk(rows, joined(list(trades_of([rows]))), folder)
+    disk = Disk(rows, joined(list(with_ties([rows]))), folder)
     disk.write()
     disk.write_defaults()
     records = bytes(RECORD_BYTES * rows.num_rows)
     return {
         "gunzip": each(gzip.decompress, [gzip.compress(body, 6) for body in bodies]),
         "decode": each(decode_page, bodies),
-        "decode, row by row": each(decode_any_page, bodies),
+        "decode, row by row": each(decode_general, bodies),
         "orjson.loads": each(orjson.loads, bodies),
         "join": lambda: join_pages(pages),
         "check ids": lambda: asyncio.run(check_seams(pages, parts)),

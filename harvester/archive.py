@@ -8,11 +8,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any, Self
 
-from harvester.argument_types import Moment, check_types, moment_ns, span_between
+from harvester.argument_types import Moment, check_types, moment_ns, parse_range
 from harvester.config import Settings, load
 from harvester.download.pair_selection import known_pairs, resolve_held, resolve_named
 from harvester.errors import BadSetting, UnknownPair, UsageError
-from harvester.kraken.pairs import Pair, search, spellings
+from harvester.kraken.pairs import Pair, altnames_by_spelling, search
 from harvester.notebook import show_archive
 from harvester.settings_keys import KEYS
 from harvester.storage.trade_store import TradeStore as Disk
@@ -200,7 +200,7 @@ class Archive:
         """
         from harvester.async_runner import run_in_thread
 
-        span = span_between(since, until)
+        span = parse_range(since, until)
         crawl = self._crawl(pairs, span, progress, newest_first=newest_first, upgrade=upgrade)
         return _checked(run_in_thread(crawl.run), check=check)
 
@@ -230,7 +230,7 @@ class Archive:
         """
         from harvester.async_runner import run_to_completion
 
-        span = span_between(since, until)
+        span = parse_range(since, until)
         crawl = self._crawl(pairs, span, progress, newest_first=newest_first, upgrade=upgrade)
         return _checked(await run_to_completion(crawl.run), check=check)
 
@@ -380,7 +380,7 @@ class Archive:
         from harvester.query.relations import plain_batches, tape
         from harvester.query.result import Result, ResultSource
 
-        one, span, archive = self._held(pair), span_between(since, until), self._disk
+        one, span, archive = self._held(pair), parse_range(since, until), self._disk
         limit = self._settings.candles.memory_limit
         notes = self._notes(one.altname, [span], strict=strict)
         return Result(
@@ -451,7 +451,7 @@ class Archive:
         question = CandleQuery(
             one.altname,
             parse_interval(str(interval)),
-            span_between(since, until),
+            parse_range(since, until),
             fill=fill,
             all_columns=all_columns,
             offset_ns=parse_offset(offset),
@@ -538,7 +538,7 @@ class Archive:
         question = BarQuery(
             one.altname,
             parse_size(*given[0]),
-            span_between(since, until),
+            parse_range(since, until),
             moment_ns(anchor, time.time_ns()),
             all_columns,
             complete_only,
@@ -615,7 +615,7 @@ class Archive:
         return checked(self._disk, pair, spans, time.time_ns(), strict=strict)
 
     def _names(self) -> dict[str, str]:
-        return spellings(known_pairs(self._disk).values(), self._disk.held())
+        return altnames_by_spelling(known_pairs(self._disk).values(), self._disk.held())
 
     # --- charts ----------------------------------------------------------------------------------
 
@@ -676,7 +676,7 @@ class Archive:
         question = CandleQuery(
             one.altname,
             parse_interval(str(interval)),
-            span_between(since, until),
+            parse_range(since, until),
             offset_ns=parse_offset(offset),
             tz=tz,
             complete_only=complete_only,

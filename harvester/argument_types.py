@@ -1,4 +1,4 @@
-"""Types of the arguments of public functions: checked when they are called; times as given."""
+"""Check the arguments of public functions, and turn times of any Python type into nanoseconds."""
 
 from __future__ import annotations
 
@@ -16,27 +16,25 @@ import numpy as np
 
 from harvester.errors import BadInterval, BadSetting, BadTime, UsageError
 from harvester.escaping import is_path_text
-from harvester.times import END_OF_TIME, Range, parse_moment, span
+from harvester.times import END_OF_TIME, Range, parse_moment, range_between
 
-# --- argument types -------------------------------------------------------------------------------
+# --- Argument types -------------------------------------------------------------------------------
 
-# --- arguments ------------------------------------------------------------------------------------
-
-# `check_types` reads a function's annotations, so that a signature is the one place that says
-# what a parameter may be. A value of another type is a UsageError that names the parameter, not
-# an AttributeError from somewhere inside.
+# `check_types` reads a function's annotations, so that the signature is the only place that says
+# what a parameter accepts. A value of another type is a UsageError that names the parameter, not an
+# AttributeError from somewhere inside.
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
 
 class ArgumentType(NamedTuple):
-    """What a parameter of one annotation accepts.
+    """The values that a parameter with one annotation accepts.
 
     Attributes:
         accepts: whether a value is of the type.
         expected: the type in words, for messages.
-        error: what is raised for a value of another type.
+        error: the exception for a value of another type.
     """
 
     accepts: Callable[[object], bool]
@@ -57,7 +55,7 @@ def _is_flag(value: object) -> bool:
 
 
 def _is_integer(value: object) -> bool:
-    """An int, or another library's integer; arrays and classes have an `__index__`, too."""
+    """Whether a value is an int or another library's integer; arrays also have an `__index__`."""
     is_index = isinstance(value, SupportsIndex) and not isinstance(value, np.ndarray | type)
     return is_index and not _is_flag(value)
 
@@ -67,7 +65,7 @@ def _is_whole(value: object) -> bool:
 
 
 def _is_wide(value: object) -> bool:
-    """An integer that no column, clock or counter holds."""
+    """Whether a value is an integer of more than 64 bits, which no column can hold."""
     return _is_integer(value) and not -(2**63) <= index(cast("SupportsIndex", value)) < 2**63
 
 
@@ -121,13 +119,20 @@ ARGUMENT_TYPES: dict[str, ArgumentType] = {
     ),
     "Callable[[Event], object]": ArgumentType(callable, "a function"),
 }
-"""By annotation, as it is written, without `| None`."""
+"""The accepted values by annotation, as it is written, without `| None`."""
 
 
 def wrong_type(
     name: str, expected: str, value: object, error: type[UsageError] = UsageError
 ) -> UsageError:
-    """The error for a value of a type that a parameter does not accept."""
+    """The error for a value of a type that a parameter does not accept.
+
+    Args:
+        name: the parameter.
+        expected: the accepted type in words.
+        value: the wrong value.
+        error: the exception's class.
+    """
     found = type(value).__name__
     if isinstance(value, str) and _has_surrogates(value):
         found += " with a lone surrogate"
@@ -137,12 +142,12 @@ def wrong_type(
 
 
 def check_types(function: Callable[P, R]) -> Callable[P, R]:
-    """Decorate a public function: arguments of other types than its annotations are UsageErrors.
+    """Decorate a public function: raise UsageError for arguments of other types than annotated.
 
-    Too many arguments, too few and unknown names stay Python's own TypeError.
+    Too many or too few arguments and unknown names remain Python's own TypeError.
 
     Raises:
-        KeyError: when decorating: an annotation has no entry in `ARGUMENT_TYPES`.
+        KeyError: while decorating, if an annotation has no entry in `ARGUMENT_TYPES`.
     """
     signature = inspect.signature(function)
     parameters = {
@@ -155,7 +160,7 @@ def check_types(function: Callable[P, R]) -> Callable[P, R]:
         try:
             bound = signature.bind(*args, **kwargs).arguments
         except TypeError:
-            # The call itself says it in Python's usual words.
+            # The call itself raises it, with Python's usual message.
             return
         for name, (accepted, is_many) in parameters.items():
             if name in bound:
@@ -183,7 +188,7 @@ def check_types(function: Callable[P, R]) -> Callable[P, R]:
 
 
 def _accepted(parameter: inspect.Parameter) -> tuple[ArgumentType, bool]:
-    """What a parameter accepts, None too where its annotation says so; whether it is `*args`."""
+    """The values that a parameter accepts (None if annotated), and whether it is `*args`."""
     annotation = str(parameter.annotation)
     accepted = ARGUMENT_TYPES[annotation.removesuffix(" | None")]
     if annotation.endswith(" | None"):
@@ -192,57 +197,67 @@ def _accepted(parameter: inspect.Parameter) -> tuple[ArgumentType, bool]:
     return accepted, parameter.kind is parameter.VAR_POSITIONAL
 
 
-# --- moments --------------------------------------------------------------------------------------
+# --- Times ----------------------------------------------------------------------------------------
 
 Moment = str | date | np.datetime64 | SupportsIndex
-"""A moment: text as the commands take it; a `date` (its midnight, UTC); a `datetime`, which a
-`pandas.Timestamp` is as well, UTC where it has no zone; a `numpy.datetime64`; or a whole number as
-the commands take it: UNIX nanoseconds (19 digits) or seconds (10 digits), 0 for the beginning."""
+"""A time: text as in command-line options; a `date` (its midnight, UTC); a `datetime` or
+`pandas.Timestamp` (UTC without a zone); a `numpy.datetime64`; or a whole number: UNIX nanoseconds
+(19 digits), UNIX seconds (10 digits), or 0 for the beginning."""
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
 
 
-def moment_ns(given: Moment, now_ns: int) -> int:
-    """A moment in nanoseconds since the UNIX epoch, to its last digit.
+def moment_ns(moment: Moment, now_ns: int) -> int:
+    """Convert a time of any accepted type into UNIX nanoseconds, exact to the last digit.
+
+    Args:
+        moment: the time.
+        now_ns: the present time in UNIX nanoseconds, for ages such as 7d.
 
     Raises:
-        BadTime: it is none, or lies before 1970 or beyond 2262.
+        BadTime: it is not a time, or is before 1970 or after 2262.
     """
-    if isinstance(given, str):
-        return parse_moment(given, now_ns)
-    if isinstance(given, datetime):
-        return _held(given, _of_datetime(given))
-    if isinstance(given, date):
-        midnight = datetime(given.year, given.month, given.day, tzinfo=UTC)
-        return _held(given, _of_datetime(midnight))
-    if isinstance(given, np.datetime64):
-        return _held(given, _of_numpy(given))
-    if isinstance(given, SupportsIndex) and not isinstance(given, bool):
-        return parse_moment(str(given.__index__()), now_ns)
+    if isinstance(moment, str):
+        return parse_moment(moment, now_ns)
+    if isinstance(moment, datetime):
+        return _check_bounds(moment, _datetime_ns(moment))
+    if isinstance(moment, date):
+        midnight = datetime(moment.year, moment.month, moment.day, tzinfo=UTC)
+        return _check_bounds(moment, _datetime_ns(midnight))
+    if isinstance(moment, np.datetime64):
+        return _check_bounds(moment, _numpy_ns(moment))
+    if isinstance(moment, SupportsIndex) and not isinstance(moment, bool):
+        return parse_moment(str(moment.__index__()), now_ns)
     raise BadTime(
-        f"{given!r} is no time: give text such as '2024-01-31' or '7d', a datetime, a date, or "
+        f"{moment!r} is no time: give text such as '2024-01-31' or '7d', a datetime, a date, or "
         "UNIX nanoseconds"
     )
 
 
-def span_between(since: Moment, until: Moment | None) -> Range:
-    """The range from `since` on, itself included, up to before `until`; None: no end.
+def parse_range(since: Moment, until: Moment | None) -> Range:
+    """The range from `since` (inclusive) to `until` (exclusive; None for no end).
+
+    Args:
+        since: start time.
+        until: end time.
 
     Raises:
-        BadTime: one of them is no moment, or they are not in order.
+        BadTime: one of them is not a time, or `since` is not before `until`.
     """
     now_ns = time.time_ns()
-    return span(moment_ns(since, now_ns), None if until is None else moment_ns(until, now_ns))
+    return range_between(
+        moment_ns(since, now_ns), None if until is None else moment_ns(until, now_ns)
+    )
 
 
-def _of_datetime(moment: datetime) -> int:
+def _datetime_ns(moment: datetime) -> int:
     # pandas' NaT is a datetime that equals nothing.
     if moment != moment:  # noqa: PLR0124
         raise BadTime("NaT is no time: a moment is missing")
     aware = moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)
-    # pandas keeps what is finer than a microsecond beside it.
-    finer = int(getattr(moment, "nanosecond", 0))
+    # pandas keeps the part below a microsecond in an attribute of its own.
+    below_microsecond = int(getattr(moment, "nanosecond", 0))
     whole = datetime(
         aware.year,
         aware.month,
@@ -254,19 +269,20 @@ def _of_datetime(moment: datetime) -> int:
         tzinfo=aware.tzinfo,
         fold=aware.fold,
     )
-    return (whole - _EPOCH) // _MICROSECOND * 1000 + finer
+    return (whole - _EPOCH) // _MICROSECOND * 1000 + below_microsecond
 
 
-def _of_numpy(moment: np.datetime64) -> int:
+def _numpy_ns(moment: np.datetime64) -> int:
     if np.isnat(moment):
         raise BadTime("NaT is no time: a moment is missing")
-    # Through whole seconds, as NumPy turns what does not fit nanoseconds into another time.
+    # Via whole seconds, as NumPy silently wraps times that do not fit in nanoseconds.
     seconds = moment.astype("datetime64[s]")
     rest = (moment - seconds).astype("timedelta64[ns]")
     return int(seconds.astype(np.int64)) * 10**9 + int(rest.astype(np.int64))
 
 
-def _held(given: object, stamp_ns: int) -> int:
+def _check_bounds(moment: object, stamp_ns: int) -> int:
+    """Return a time in UNIX nanoseconds, or raise BadTime if it is out of bounds."""
     if not 0 <= stamp_ns <= END_OF_TIME:
-        raise BadTime(f"{str(given)!r} is out of bounds: from 1970-01-01 to 2262-04-11")
+        raise BadTime(f"{str(moment)!r} is out of bounds: from 1970-01-01 to 2262-04-11")
     return stamp_ns

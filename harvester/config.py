@@ -1,6 +1,6 @@
-"""Settings: option over environment over config.toml over default, into one frozen `Settings`.
+"""Load the settings: defaults, overridden by config.toml, the environment and then options.
 
-`keys.KEYS` is the one list of what can be set.
+`settings_keys.KEYS` is the list of all settings.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ from harvester.settings_keys import (
 
 DEFAULT_FILE = "config.toml"
 HEAD = """\
-# harvester's settings, each with its default. A value here gives way to the environment
-# (HARVESTER_<SECTION>_<KEY>, such as HARVESTER_EXCHANGE_RATE) and to an option.
-# `harvester config` shows what is in force, and where each value came from."""
+# All settings of harvester with their defaults. Environment variables (HARVESTER_<SECTION>_<KEY>,
+# such as HARVESTER_EXCHANGE_RATE) and command-line options override the values of this file.
+# `harvester config` shows the effective values and their origins."""
 
 
 @dataclass(frozen=True, slots=True)
 class ArchiveSettings:
-    """Where trades are kept, and when what waits in memory is written."""
+    """Section `[archive]`: where trades are stored, and when buffered trades are written."""
 
     path: str
     flush_s: float
@@ -44,7 +44,7 @@ class ArchiveSettings:
 
 @dataclass(frozen=True, slots=True)
 class ExchangeSettings:
-    """How the exchange is asked."""
+    """Section `[exchange]`: the API's address, rates, timeouts and retries."""
 
     url: str
     user_agent: str
@@ -57,13 +57,13 @@ class ExchangeSettings:
 
     @property
     def shown_url(self) -> str:
-        """The address without a name and a password: what people and records see."""
+        """The address without user name and password, for messages and records."""
         return without_credentials(self.url)
 
 
 @dataclass(frozen=True, slots=True)
 class RefreshSettings:
-    """What the nightly run brings up to date."""
+    """Section `[refresh]`: what `harvester refresh` updates."""
 
     pairs: tuple[str, ...]
     settle_s: float
@@ -71,7 +71,7 @@ class RefreshSettings:
 
 @dataclass(frozen=True, slots=True)
 class CandleSettings:
-    """How candles are built."""
+    """Section `[candles]`: roll-ups and memory of queries."""
 
     rollups: tuple[str, ...]
     memory_limit: str
@@ -79,7 +79,7 @@ class CandleSettings:
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """All that is in force for one run, and where each value came from."""
+    """All effective settings of one run, and the origin of each value by key name."""
 
     archive: ArchiveSettings
     exchange: ExchangeSettings
@@ -94,13 +94,13 @@ def load(
     file: str | None = None,
     environment: Mapping[str, str] | None = None,
 ) -> Settings:
-    """The settings in force.
+    """Load the effective settings.
 
     Args:
-        options: by key name (`exchange.rate`), what was given on the command line; None counts
-            as not given.
-        file: the configuration file; without it what `file_in_force` finds.
-        environment: `os.environ` unless given.
+        options: values of command-line options by key name (`exchange.rate`); None counts as not
+            set.
+        file: the configuration file; None for the one that `file_in_force` finds.
+        environment: environment variables; None for `os.environ`.
 
     Raises:
         BadSetting: a key or a variable is unknown, a value is not allowed, or the file can't be
@@ -116,7 +116,7 @@ def load(
         value, origin = key.default, "default"
         if key.name in written:
             value, origin = written[key.name], str(file)
-        if variable := next((one for one in key.variables if one in environment), None):
+        if variable := next((name for name in key.variables if name in environment), None):
             value, origin = environment[variable], variable
         if options and options.get(key.name) is not None:
             value, origin = options[key.name], "option"
@@ -133,28 +133,32 @@ def load(
 def file_in_force(
     file: str | None = None, environment: Mapping[str, str] | None = None
 ) -> str | None:
-    """The configuration file: the one given, that of HARVESTER_CONFIG, or `config.toml` here.
+    """The configuration file to read: `file`, that of HARVESTER_CONFIG, or ./config.toml.
 
-    None where there is no `config.toml` and nobody asked for another.
+    Args:
+        file: the path of the option; None without one.
+        environment: environment variables; None for `os.environ`.
+
+    Returns None if no file is named and there is no ./config.toml.
     """
     environment = os.environ if environment is None else environment
-    asked = file or environment.get(FILE_VARIABLE)
-    return asked or (DEFAULT_FILE if os.path.lexists(DEFAULT_FILE) else None)
+    named = file or environment.get(FILE_VARIABLE)
+    return named or (DEFAULT_FILE if os.path.lexists(DEFAULT_FILE) else None)
 
 
-def commented() -> str:
-    """The text of config.toml: every key with its default, and why it is there."""
+def default_file_text() -> str:
+    """The text of a default config.toml: every key with its default and a comment."""
     lines = [HEAD]
     for section in SECTIONS:
         lines.append(f"\n[{section}]")
         for key in KEYS:
             if key.section == section:
-                lines += [f"# {key.why}", f"{key.short} = {_toml(key.default)}"]
+                lines += [f"# {key.help}", f"{key.short} = {_toml(key.default)}"]
     return "\n".join(lines) + "\n"
 
 
 def _toml(value: Any) -> str:
-    # No default holds what JSON and TOML write differently.
+    # JSON and TOML write all defaults in the same way.
     return json.dumps(list(value) if isinstance(value, tuple) else value)
 
 
@@ -168,12 +172,13 @@ def _checked(key: Key, value: Any, origin: str) -> Any:
         return key.rule.read(value)
     except (ValueError, TypeError, OverflowError) as error:
         raise BadSetting(
-            f"{_place(key.name, origin)} is {without_credentials(shortened(repr(value)))}: "
+            f"{_value_name(key.name, origin)} is {without_credentials(shortened(repr(value)))}: "
             f"it must be {key.rule.allowed}"
         ) from error
 
 
-def _place(name: str, origin: str) -> str:
+def _value_name(name: str, origin: str) -> str:
+    """A setting as the user wrote it: an option, a variable, or a key of the file."""
     section, _, key = name.partition(".")
     if origin == "option":
         return {"exchange.url": "--api-url", "archive.path": "--data"}.get(name, f"--{key}")
@@ -193,7 +198,7 @@ def _read_file(file: str) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for section, table in tables.items():
         if not isinstance(table, dict):
-            raise BadSetting(f"{file}: {section!r} stands outside of a [section]")
+            raise BadSetting(f"{file}: {section!r} must be inside a [section]")
         for name, value in table.items():
             check_key(file, section, name)
             found[f"{section}.{name}"] = value

@@ -1,70 +1,65 @@
-"""Exceptions of harvester and the exit status that each one ends a command with.
+"""All errors that harvester raises, and the exit status that each one gives a command.
 
-How the work on one pair of many ended is an error, too: see `capture_error`.
+    HarvesterError                  1
+     ├── UsageError                 2   what the user typed is wrong
+     │    ├── BadTime
+     │    ├── BadInterval
+     │    ├── BadSetting
+     │    ├── BadQuery
+     │    ├── UnknownPair
+     │    │    └── AmbiguousPair
+     │    ├── NothingHeld
+     │    └── BadFile
+     │         └── DamagedFile
+     ├── ExchangeError              3   the exchange could not be reached, or refused
+     │    ├── ExchangeUnreachable
+     │    ├── ExchangeRefused
+     │    └── UnreadableAnswer
+     ├── ValueDoesNotFit            1   a trade that the storage format can't hold
+     ├── ArchiveError               1   an archive can't be read or written
+     │    ├── ArchiveUnwritable
+     │    └── ArchiveTooNew
+     ├── ArchiveIncomplete          4   an archive is damaged or has gaps
+     │    ├── MarketChanged
+     │    ├── ArchiveDamaged
+     │    │    └── ImportIncomplete
+     │    └── ArchiveHasGaps
+     ├── ArchiveLocked              5   another run is writing
+     └── Interrupted              130   Ctrl-C or SIGTERM
+
+A message is one or two lines: what was given, what is wrong, what to do next.
 """
 
 from __future__ import annotations
 
 import traceback
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable
-from typing import ClassVar
-
-# --- errors ---------------------------------------------------------------------------------------
-
-#     HarvesterError                  1
-#      ├── UsageError                 2   what was typed is wrong
-#      │    ├── BadTime
-#      │    ├── BadInterval
-#      │    ├── BadSetting
-#      │    ├── BadQuery
-#      │    ├── UnknownPair
-#      │    │    └── AmbiguousPair
-#      │    ├── NothingHeld
-#      │    └── BadFile
-#      │         └── DamagedFile
-#      ├── ExchangeError              3   the exchange could not be reached, or refused
-#      │    ├── ExchangeUnreachable
-#      │    ├── ExchangeRefused
-#      │    └── UnreadableAnswer
-#      ├── ValueDoesNotFit            1   a trade that the format has no room for
-#      ├── ArchiveError               1   this machine's disk
-#      │    ├── ArchiveUnwritable
-#      │    └── ArchiveTooNew
-#      ├── ArchiveIncomplete          4   damaged, or with gaps
-#      │    ├── MarketChanged
-#      │    ├── ArchiveDamaged
-#      │    │    └── ImportIncomplete
-#      │    └── ArchiveHasGaps
-#      ├── ArchiveLocked              5   another run is writing
-#      └── Interrupted              130   Ctrl-C or SIGTERM
-#
-# A message is one or two lines: what was given, what is wrong, what to do next.
 
 BAD_JSON = (ValueError, RecursionError)
-"""What decoding JSON that others wrote may raise: it is none, no UTF-8, or nested without end."""
+"""What decoding foreign JSON may raise: it is not JSON, not UTF-8, or nested too deeply."""
 
 
 class HarvesterError(Exception):
-    """Base of all errors that harvester raises on purpose."""
+    """Base class of all errors that harvester raises on purpose."""
 
     exit_status: ClassVar[int] = 1
 
 
 class UsageError(HarvesterError):
-    """What was asked for makes no sense."""
+    """The request is wrong: an argument, an option, a setting or a file."""
 
     exit_status = 2
 
 
 class BadTime(UsageError):
-    """A moment or a span of time that can't be read."""
+    """A time or a time range can't be read."""
 
 
 class BadInterval(UsageError):
-    """A candle interval that can't be read or built."""
+    """A candle interval can't be read or built."""
 
 
 class BadSetting(UsageError):
@@ -72,85 +67,91 @@ class BadSetting(UsageError):
 
 
 class BadQuery(UsageError):
-    """SQL that can't be run."""
+    """A SQL query can't be run."""
 
 
 class UnknownPair(UsageError):
-    """No market goes by that name."""
+    """No market has this name."""
 
 
 class AmbiguousPair(UnknownPair):
-    """Several markets go by that name, which differ by case, and none is spelled exactly so."""
+    """Several markets differ from this name by case only, and none has exactly this name."""
 
 
 class NothingHeld(UsageError):
-    """The archive holds nothing of what was asked for."""
+    """The archive contains nothing of what was requested."""
 
 
 class BadFile(UsageError):
-    """A file to be imported that can't be read, or not be trusted."""
+    """A file to import can't be read or can't be trusted."""
 
 
 class DamagedFile(BadFile):
-    """A file to be imported whose bytes are not those that its checksum was made of."""
+    """The bytes of a file to import differ from its checksum."""
 
 
 class ExchangeError(HarvesterError):
-    """The exchange could not be reached, refused, or answered nonsense."""
+    """The exchange can't be reached, refused a request, or sent an invalid answer."""
 
     exit_status = 3
 
 
 class ExchangeUnreachable(ExchangeError):
-    """No good answer came within the time allowed."""
+    """The exchange sent no valid answer within the time allowed."""
 
 
 class ExchangeRefused(ExchangeError):
-    """The exchange answered, and asking again would not help."""
+    """The exchange refused a request, and retrying would not help."""
 
 
 class UnreadableAnswer(ExchangeError):
-    """An answer came that can't be read; nothing of it was kept."""
+    """An answer of the exchange can't be read; nothing of it was stored."""
 
 
 class ValueDoesNotFit(HarvesterError):
-    """A trade bears a value that the format on disk can't hold exactly."""
+    """A trade has a value that the storage format can't hold exactly."""
 
 
 class ArchiveError(HarvesterError):
-    """The archive could not be read or written on this machine."""
+    """An archive can't be read or written on this machine."""
 
 
 class ArchiveUnwritable(ArchiveError):
-    """A write failed: disk full, no permission, a missing folder."""
+    """Writing to an archive failed: disk full, no permission, a missing folder."""
 
 
 class ArchiveTooNew(ArchiveError):
-    """The archive was made by a newer harvester."""
+    """The archive was written by a newer version of harvester."""
 
 
 class ArchiveIncomplete(HarvesterError):
-    """What is held is not what was asked for."""
+    """The archive does not contain exactly what was requested."""
 
     exit_status = 4
 
 
 class MarketChanged(ArchiveIncomplete):
-    """The name of a pair that is held means another market now."""
+    """The exchange now uses the name of a stored pair for another market."""
 
-    def __init__(self, pair: str, held: str, now: str) -> None:
-        """With the altname, and the keys of the market that is held and of the one it means now."""
+    def __init__(self, pair: str, stored: str, now: str) -> None:
+        """Describe the change.
+
+        Args:
+            pair: the altname.
+            stored: the key of the stored market.
+            now: the key of the market that has this altname now.
+        """
         super().__init__(
-            f"{another_market(pair, held, now)}: nothing was added. Keep the old trades where they "
-            "are, and download the new market into another folder (--data FOLDER)"
+            f"{market_changed_text(pair, stored, now)}: nothing was added. Keep the old trades "
+            "where they are, and download the new market into another folder (--data FOLDER)"
         )
 
 
-def another_market(pair: str, held: str, now: str) -> str:
-    """Say that an altname means another market than the one that is held, both by their keys."""
+def market_changed_text(pair: str, stored: str, now: str) -> str:
+    """The sentence that an altname stands for another market now; arguments as `MarketChanged`."""
     return (
-        f"{pair}: the exchange means another market by this name now, {now}, than the archive "
-        f"holds under it, {held}"
+        f"{pair}: the exchange now uses this name for another market, {now}, than the archive "
+        f"does, {stored}"
     )
 
 
@@ -159,20 +160,21 @@ class ArchiveDamaged(ArchiveIncomplete):
 
 
 class ImportIncomplete(ArchiveDamaged):
-    """What came from a file lacks trades that the exchange shows.
+    """Imported data lacks trades that the exchange shows.
 
     Attributes:
-        after, through: the range in which it does, in nanoseconds.
+        after: start of the range that lacks them (exclusive), UNIX nanoseconds.
+        through: its end (inclusive), UNIX nanoseconds.
     """
 
     def __init__(self, message: str, after: int, through: int) -> None:
-        """With the range that it is about."""
+        """Describe the range `(after, through]`, in UNIX nanoseconds."""
         super().__init__(message)
         self.after, self.through = after, through
 
 
 class ArchiveHasGaps(ArchiveIncomplete):
-    """Ranges that were asked for are not covered."""
+    """Requested ranges are not covered: the archive has gaps."""
 
 
 class ArchiveLocked(HarvesterError):
@@ -182,7 +184,7 @@ class ArchiveLocked(HarvesterError):
 
 
 class Interrupted(HarvesterError):
-    """The user asked to stop."""
+    """The user stopped the command."""
 
     exit_status = 130
 
@@ -191,30 +193,27 @@ GRAVEST_FIRST = (130, 2, 1, 4, 3, 5, 0)
 
 
 def gravest(statuses: list[int]) -> int:
-    """The exit status of a run over several pairs: the gravest of theirs, 0 for none."""
+    """The exit status of a run over several pairs: the worst of theirs, 0 without pairs."""
     return min(statuses, key=GRAVEST_FIRST.index, default=0)
 
 
-# --- endings --------------------------------------------------------------------------------------
-
-
 async def capture_error(work: Awaitable[None]) -> HarvesterError | None:
-    """Do one pair's work, and return what ended it, if anything did: the others go on."""
+    """Await one pair's work and return its error, so that the work on other pairs continues."""
     try:
         await work
     except HarvesterError as reason:
-        _let_go(reason)
+        _drop_frames(reason)
         return reason
-    except Exception as fault:  # noqa: BLE001 - one pair's fault must not end the others
-        _let_go(fault)
+    except Exception as fault:  # noqa: BLE001 - an error of one pair must not end the others
+        _drop_frames(fault)
         error = HarvesterError(f"a fault of harvester itself: {type(fault).__name__}: {fault}")
         error.__cause__ = fault
         return error
     return None
 
 
-def _let_go(error: BaseException) -> None:
-    """Keep the lines of a traceback, and not the trades that its frames hold on to."""
+def _drop_frames(error: BaseException) -> None:
+    """Free the local variables of an error's traceback: they would keep trades in memory."""
     seen: BaseException | None = error
     while seen is not None:
         traceback.clear_frames(seen.__traceback__)

@@ -1,4 +1,4 @@
-"""An archive as HTML for a notebook: its pairs, and a bar of the coverage of each."""
+"""HTML view of an archive in a notebook: its pairs, each with a bar of its coverage."""
 
 from __future__ import annotations
 
@@ -9,30 +9,29 @@ from harvester.query.html_preview import FAINT, table
 from harvester.times import DAY, Range, overlap, show, year_end, year_of
 from harvester.verify.status import PairStatus
 
-# --- html -----------------------------------------------------------------------------------------
-
 WIDTH, HEIGHT = 300, 14
-LEAST = 1.5
-"""So wide is a gap at least, that it can be seen."""
+MIN_GAP_WIDTH = 1.5
+"""The width of a short gap, so that it can be seen."""
 
 COVERED, GAP = "#2a9d6f", "#e5484d"
-"""Both stand out on white as on black."""
+"""Both are visible on white and on black."""
 
 
-def show_archive(path: str, held: Sequence[PairStatus], named: Sequence[str]) -> str:
-    """A table of pairs with their trades, first and last, coverage and gaps.
+def show_archive(path: str, stored: Sequence[PairStatus], named: Sequence[str]) -> str:
+    """Render an archive as an HTML table: each pair with its trades, coverage and gaps.
 
     Args:
-        path: of the archive.
-        held: what is held of each pair.
-        named: the pairs held or asked for.
+        path: the archive's folder.
+        stored: the status of each pair with trades.
+        named: the altnames of all stored or requested pairs.
     """
-    missing = [name for name in named if name not in {pair_status.pair for pair_status in held}]
-    also = f"asked for and not held: {', '.join(missing)}" if missing else ""
+    missing = [name for name in named if name not in {status.pair for status in stored}]
+    also = f"requested, but not downloaded: {', '.join(missing)}" if missing else ""
     title = f"<strong>{escape(path)}</strong>"
-    if not held:
-        return _framed(title, f"nothing is held; {also or 'archive.backfill(PAIR) fetches it'}")
-    shown = _shown(held)
+    if not stored:
+        note = also or "archive.backfill(PAIR) downloads trades"
+        return _framed(title, f"the archive is empty; {note}")
+    shown = _time_axis(stored)
     header = ["pair", "first", "last", f"covered {_years(shown)}", "trades", "gaps", "MB"]
     rows = [
         [
@@ -44,22 +43,22 @@ def show_archive(path: str, held: Sequence[PairStatus], named: Sequence[str]) ->
             f"{len(pair.gaps):,}",
             f"{pair.bytes / 1e6:,.1f}",
         ]
-        for pair in held
+        for pair in stored
     ]
     return _framed(title, table(header, rows, left=4), also)
 
 
 def bar(coverage: Sequence[Range], gaps: Sequence[Range], shown: Range) -> str:
-    """Coverage along time as an inline SVG, a notch at each New Year; what is held tells itself.
+    """Draw coverage and gaps on a time axis as an inline SVG, with a notch at each New Year.
 
     Args:
-        coverage: what is covered.
-        gaps: what was asked for and is not covered; each is to be seen, however short.
-        shown: from when to when the bar reaches.
+        coverage: the covered ranges.
+        gaps: requested ranges that are not covered; even a short one is visible.
+        shown: the range of the time axis.
     """
     parts = [
-        *_stretches(coverage, shown, COVERED, "covered", 0.0),
-        *_stretches(gaps, shown, GAP, "gap", LEAST),
+        *_rectangles(coverage, shown, COVERED, "covered", 0.0),
+        *_rectangles(gaps, shown, GAP, "gap", MIN_GAP_WIDTH),
         *_notches(shown),
     ]
     return (
@@ -69,44 +68,42 @@ def bar(coverage: Sequence[Range], gaps: Sequence[Range], shown: Range) -> str:
     )
 
 
-def _stretches(
-    ranges: Sequence[Range], shown: Range, colour: str, word: str, least: float
+def _rectangles(
+    ranges: Sequence[Range], shown: Range, colour: str, label: str, min_width: float
 ) -> Iterator[str]:
-    for one in ranges:
-        seen = overlap(one, shown)
-        if seen is None:
+    for part in ranges:
+        visible = overlap(part, shown)
+        if visible is None:
             continue
-        left = _place(seen.after, shown)
-        width = max(_place(seen.through, shown) - left, least)
+        left = _x_of(visible.after, shown)
+        width = max(_x_of(visible.through, shown) - left, min_width)
         yield (
             f'<rect x="{min(left, WIDTH - width):.2f}" width="{width:.2f}" height="{HEIGHT}" '
-            f'fill="{colour}"><title>{word}: {one}</title></rect>'
+            f'fill="{colour}"><title>{label}: {part}</title></rect>'
         )
 
 
 def _notches(shown: Range) -> Iterator[str]:
     for year in range(year_of(shown.after), year_of(shown.through)):
-        x = _place(year_end(year), shown)
+        x = _x_of(year_end(year), shown)
         yield (
             f'<rect x="{x:.2f}" width="1" height="4" fill="currentColor">'
             f"<title>{year + 1}</title></rect>"
         )
 
 
-def _place(moment_ns: int, shown: Range) -> float:
+def _x_of(moment_ns: int, shown: Range) -> float:
     return (moment_ns - shown.after) / (shown.through - shown.after) * WIDTH
 
 
-def _shown(held: Sequence[PairStatus]) -> Range:
-    """From the first trade, or the first gap, to where coverage or a gap ends: one for all pairs.
+def _time_axis(stored: Sequence[PairStatus]) -> Range:
+    """The range of all pairs' bars: from the first trade or gap to the end of coverage and gaps.
 
-    Coverage may reach back to 1970, where there is nothing to be seen.
+    Coverage is no start: it may reach back to 1970, without trades.
     """
-    starts = [pair_status.first_ns for pair_status in held if pair_status.first_ns is not None]
-    starts += [gap.after for pair_status in held for gap in pair_status.gaps if gap.after > 0]
-    ends = [
-        part.through for pair_status in held for part in (*pair_status.coverage, *pair_status.gaps)
-    ]
+    starts = [status.first_ns for status in stored if status.first_ns is not None]
+    starts += [gap.after for status in stored for gap in status.gaps if gap.after > 0]
+    ends = [part.through for status in stored for part in (*status.coverage, *status.gaps)]
     end = max(ends)
     return Range(min([*starts, end - DAY]), end)
 

@@ -1,4 +1,8 @@
-"""The schema of trades in Arrow: columns, checks, order, merging, and the checksum of rows."""
+"""The Arrow schema of trades, and operations on batches of it: slicing, order, merging, checksum.
+
+`kraken` produces and `storage` writes these batches, without knowing each other. Rows are Arrow
+record batches all the way, so that no digit is ever turned into a float.
+"""
 
 from __future__ import annotations
 
@@ -14,17 +18,14 @@ from numpy.typing import NDArray
 
 from harvester.times import Range
 
-# --- columns --------------------------------------------------------------------------------------
-
-# The exchange's room and the archive's know nothing of each other; they meet in these types. Rows
-# are Arrow record batches all the way, so that no digit is ever turned into a float.
+# --- Rows of a page -------------------------------------------------------------------------------
 
 PRICE = pa.decimal128(18, 10)
 VOLUME = pa.decimal128(22, 8)
 WORD = pa.dictionary(pa.int32(), pa.string())
 SUM_OF_VOLUMES = pa.decimal128(38, VOLUME.scale)
 SUM_OF_VALUES = pa.decimal128(38, PRICE.scale + VOLUME.scale)
-"""A value is a price times a volume: no digit of the product is lost."""
+"""A value is a price times a volume: the scale keeps all digits of the product."""
 
 SIDES = pa.array(["buy", "sell"])
 ORDER_TYPES = pa.array(["market", "limit"])
@@ -40,7 +41,7 @@ ROWS = pa.schema(
         pa.field("misc", pa.string()),
     ]
 )
-"""The rows of a page: a trade without its place in the tape."""
+"""The rows of a page: trades without the index `tie` among trades of equal time."""
 
 Int64s = NDArray[np.int64]
 
@@ -48,7 +49,7 @@ _NO_ROWS = pa.RecordBatch.from_pylist([], schema=ROWS)
 
 
 def no_rows() -> pa.RecordBatch:
-    """A batch of no trades."""
+    """An empty batch of `ROWS`."""
     return _NO_ROWS
 
 
@@ -64,7 +65,7 @@ def trade_ids(batch: pa.RecordBatch) -> Int64s:
 
 
 def _words(values: pa.Array) -> Int64s:
-    """Whole numbers of 64 bits as they lie in memory, in a quarter of pyarrow's own time."""
+    """A 64-bit column as a numpy view of its buffer; four times as fast as pyarrow's own way."""
     if len(values) == 0:
         return np.empty(0, dtype=np.int64)
     words = np.frombuffer(values.buffers()[1], dtype=np.int64)
@@ -72,32 +73,32 @@ def _words(values: pa.Array) -> Int64s:
 
 
 def decimal_words(values: pa.Array) -> tuple[Int64s, Int64s]:
-    """A decimal128 array as its unscaled integers' low and high 64 bits; shapes (rows,)."""
+    """The low and high 64 bits of a decimal128 array's unscaled integers; shapes (rows,)."""
     words = np.frombuffer(values.buffers()[1], dtype=np.int64)
     words = words[2 * values.offset : 2 * (values.offset + len(values))]
     return words[::2], words[1::2]
 
 
-def decimals_of(kind: pa.Decimal128Type, unscaled: Int64s) -> pa.Array:
-    """Decimals of unscaled integers of 64 bits, none of them below 0; no null."""
+def decimal_array(kind: pa.Decimal128Type, unscaled: Int64s) -> pa.Array:
+    """A decimal array of type `kind` from unscaled 64-bit integers of 0 or more; no nulls."""
     words = np.zeros((len(unscaled), 2), dtype=np.int64)
     words[:, 0] = unscaled
     return pa.Array.from_buffers(kind, len(unscaled), [None, pa.py_buffer(words)])
 
 
 def int64s_as(kind: pa.DataType, numbers: Int64s) -> pa.Array:
-    """Integers of 64 bits as a type that is stored so, without a copy; no null."""
+    """An array of a 64-bit type `kind` from integers, without a copy; no nulls."""
     return pa.Array.from_buffers(kind, len(numbers), [None, pa.py_buffer(numbers)])
 
 
-def empty_texts(rows: int) -> pa.Array:
-    """So many empty texts; none is null."""
+def empty_strings(rows: int) -> pa.Array:
+    """A string array of so many empty strings; no nulls."""
     offsets = pa.py_buffer(np.zeros(rows + 1, dtype=np.int32))
     return pa.Array.from_buffers(pa.string(), rows, [None, offsets, pa.py_buffer(b"")])
 
 
 def joined(batches: list[pa.RecordBatch]) -> pa.RecordBatch:
-    """Several batches as one, in order; words of different dictionaries are unified."""
+    """Concatenate batches; different dictionaries are unified."""
     if len(batches) == 1:
         return batches[0]
     if not batches:
@@ -106,31 +107,38 @@ def joined(batches: list[pa.RecordBatch]) -> pa.RecordBatch:
 
 
 def clip(batch: pa.RecordBatch, within: Range) -> pa.RecordBatch:
-    """The rows published in a range, of a batch ordered by time."""
+    """The rows of a batch that were published in a range; the batch must be ordered by time."""
     stamps = times(batch)
     start = int(stamps.searchsorted(within.after, side="right"))
     stop = int(stamps.searchsorted(within.through, side="right"))
     return batch.slice(start, stop - start)
 
 
-def cut(
+def split_at(
     batches: list[pa.RecordBatch], through: int
 ) -> tuple[list[pa.RecordBatch], list[pa.RecordBatch]]:
-    """Rows in order as those published up to a time, and those after it; no batch is empty."""
+    """Split ordered batches into the rows published up to `through` and those after it.
+
+    Args:
+        batches: rows in order of time.
+        through: the last time of the first part, UNIX nanoseconds.
+
+    Returns both parts; no batch in them is empty.
+    """
     upto: list[pa.RecordBatch] = []
-    behind: list[pa.RecordBatch] = []
+    after: list[pa.RecordBatch] = []
     for batch in batches:
         count = int(times(batch).searchsorted(through, side="right"))
         if count:
             upto.append(batch.slice(0, count))
         if count < batch.num_rows:
-            behind.append(batch.slice(count))
-    return upto, behind
+            after.append(batch.slice(count))
+    return upto, after
 
 
-# --- schema ---------------------------------------------------------------------------------------
+# --- Trades of a segment --------------------------------------------------------------------------
 
-# docs/format.md tells the same in words, for whoever writes another reader.
+# docs/format.md is the specification, for other readers.
 
 FORMAT = 1
 
@@ -146,11 +154,11 @@ TRADES = pa.schema(
         pa.field("misc", WORD),
     ]
 )
-"""One row a trade, in the tape's order: by `time`, then `tie`."""
+"""The rows of a segment: one per trade, in the trade history's order: by `time`, then `tie`."""
 
 ROW_GROUP_ROWS = 122_880
 STEP_ROWS = 32_768
-"""So many rows are turned into records at a time: 1.7 MB of them."""
+"""Rows that are processed at a time: 1.7 MB of checksum records."""
 
 WRITER_OPTIONS: dict[str, Any] = {
     "version": "2.6",
@@ -184,33 +192,34 @@ _RECORD = np.dtype(
 _NULL_MISC = 0xFFFF_FFFF
 
 
-def ties(stamps: Int64s) -> Int64s:
-    """Each row's place among its neighbours of equal time, from 0; shape (rows,)."""
-    places = np.arange(len(stamps), dtype=np.int64)
-    begins = np.ones(len(stamps), dtype=bool)
-    begins[1:] = stamps[1:] != stamps[:-1]
-    result: Int64s = places - np.maximum.accumulate(np.where(begins, places, 0))
+def tie_indexes(stamps: Int64s) -> Int64s:
+    """Each row's index among its neighbours of equal time, from 0; shape (rows,)."""
+    indexes = np.arange(len(stamps), dtype=np.int64)
+    is_first = np.ones(len(stamps), dtype=bool)
+    is_first[1:] = stamps[1:] != stamps[:-1]
+    result: Int64s = indexes - np.maximum.accumulate(np.where(is_first, indexes, 0))
     return result
 
 
-def trades_of(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-    """The same of rows in several batches, a group cut or not; some thousands of rows at a time.
+def with_ties(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    """Turn ordered batches of `ROWS` into batches of `TRADES`: add the column `tie`.
 
-    Small pieces fit memory that was just used, and let go of what is not theirs alone sooner:
-    one piece of 250,000 rows costs twice the time, nearly all of it for fresh pages of memory.
+    Trades of equal time may be spread over several batches. The results have about `STEP_ROWS`
+    rows: small batches reuse memory and free shared memory sooner. One batch of 250,000 rows takes
+    twice the time, nearly all of it for new memory pages.
     """
     last_ns, last_tie = None, 0
     for rows in _in_steps(batches):
         stamps = times(rows)
-        places = ties(stamps)
+        indexes = tie_indexes(stamps)
         if stamps[0] == last_ns:
-            places[: stamps.searchsorted(stamps[0], side="right")] += last_tie + 1
-        last_ns, last_tie = stamps[-1], int(places[-1])
-        yield _with_ties(rows, places)
+            indexes[: stamps.searchsorted(stamps[0], side="right")] += last_tie + 1
+        last_ns, last_tie = stamps[-1], int(indexes[-1])
+        yield _add_tie_column(rows, indexes)
 
 
 def _in_steps(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-    """The same rows in batches of about `STEP_ROWS`; none is empty."""
+    """The same rows in batches of at most `STEP_ROWS`; none is empty."""
     waiting: list[pa.RecordBatch] = []
     rows = 0
     for batch in batches:
@@ -225,29 +234,29 @@ def _in_steps(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         yield joined(waiting)
 
 
-def _with_ties(rows: pa.RecordBatch, places: Int64s) -> pa.RecordBatch:
-    tie = pa.array(places.astype(np.int32))
+def _add_tie_column(rows: pa.RecordBatch, indexes: Int64s) -> pa.RecordBatch:
+    tie = pa.array(indexes.astype(np.int32))
     columns = [tie if name == "tie" else rows.column(name) for name in TRADES.names]
     columns[-1] = columns[-1].dictionary_encode()
     return pa.RecordBatch.from_arrays(columns, schema=TRADES)
 
 
 class RowsChecksum:
-    """SHA-256 over the logical rows: the same however they are encoded, cut or fetched.
+    """SHA-256 of trades, independent of how they are encoded, split into files or downloaded.
 
-    Each row counts as one record of 51 bytes, little-endian: a byte that says whether there is
-    an id (int64, 0 if none), time (int64, ns), tie (int32), price (int64, units of 1e-10),
+    Each row is hashed as one record of 51 bytes, little-endian: a byte that says whether there is
+    an id, the id (int64, 0 if none), time (int64, ns), tie (int32), price (int64, units of 1e-10),
     volume (int128, units of 1e-8), side (byte: 0 null, 1 buy, 2 sell), order type (byte: 0 null,
     1 market, 2 limit), misc's length in bytes (uint32, all ones for null), then misc's UTF-8.
     """
 
     def __init__(self) -> None:
-        """Nothing counted yet."""
+        """Start without rows."""
         self._hash = hashlib.sha256()
         self.rows = 0
 
     def update(self, trades: pa.RecordBatch) -> None:
-        """Count the next rows, a batch of `TRADES`."""
+        """Add the next rows, a batch of `TRADES`."""
         for start in range(0, trades.num_rows, STEP_ROWS):
             self._update(trades.slice(start, STEP_ROWS))
 
@@ -261,12 +270,12 @@ class RowsChecksum:
         self._hash.update(records.data)
 
     def hexdigest(self) -> str:
-        """The checksum of all rows counted."""
+        """The checksum of all rows that were added, in hexadecimal."""
         return self._hash.hexdigest()
 
 
 def _records(trades: pa.RecordBatch) -> np.ndarray[Any, np.dtype[np.void]]:
-    # What is the same in all rows is not worked out for each: files have no ids and no sides.
+    # Columns that are null in all rows stay zero: imported trades have no ids and no sides.
     records = np.zeros(trades.num_rows, dtype=_RECORD)
     ids = trades.column("trade_id")
     if ids.null_count < len(ids):
@@ -274,7 +283,7 @@ def _records(trades: pa.RecordBatch) -> np.ndarray[Any, np.dtype[np.void]]:
         records["has_id"] = ids.is_valid().to_numpy(zero_copy_only=False) if ids.null_count else 1
     records["time"] = times(trades)
     records["tie"] = trades.column("tie").to_numpy()
-    # A decimal of 18 digits fits its low word, sign and all.
+    # A decimal of 18 digits fits in its low word, including the sign.
     records["price"] = decimal_words(trades.column("price"))[0]
     records["volume_low"], high = decimal_words(trades.column("volume"))
     if high.any():
@@ -288,25 +297,25 @@ def _records(trades: pa.RecordBatch) -> np.ndarray[Any, np.dtype[np.void]]:
 
 
 def _codes(words: pa.DictionaryArray, known: pa.Array) -> Int64s:
-    """Each word's place in `known`, from 1; 0 for null."""
-    places = pc.add(pc.index_in(words.dictionary, value_set=known), 1)
-    if places.null_count:
-        raise ValueError(f"unknown words among {words.dictionary}")
+    """The index of each value in `known`, from 1; 0 for null."""
+    positions = pc.add(pc.index_in(words.dictionary, value_set=known), 1)
+    if positions.null_count:
+        raise ValueError(f"unknown values among {words.dictionary}")
     codes: Int64s
     if words.null_count:
-        codes = places.take(words.indices).fill_null(0).to_numpy(zero_copy_only=False)
+        codes = positions.take(words.indices).fill_null(0).to_numpy(zero_copy_only=False)
     else:
-        codes = places.to_numpy()[words.indices.to_numpy()]
+        codes = positions.to_numpy()[words.indices.to_numpy()]
     return codes
 
 
 def _has_texts(words: pa.DictionaryArray) -> bool:
-    """Whether any text may be more than an empty one."""
+    """Whether any text of the dictionary is not empty."""
     return bool(pc.max(pc.binary_length(words.dictionary)).as_py())
 
 
 def _misc_bytes(words: pa.DictionaryArray) -> Int64s | int:
-    """The length of each text, `_NULL_MISC` for null; one for all where it is the same."""
+    """The length of each text, `_NULL_MISC` for null; one number if all are null or all empty."""
     if words.null_count == len(words):
         return _NULL_MISC
     if words.null_count == 0 and not _has_texts(words):
@@ -316,30 +325,30 @@ def _misc_bytes(words: pa.DictionaryArray) -> Int64s | int:
     return sizes
 
 
-# --- order ----------------------------------------------------------------------------------------
+# --- Order and merging ----------------------------------------------------------------------------
 
 
 def joined_rows(first: pa.RecordBatch, second: pa.RecordBatch) -> pa.RecordBatch:
-    """Two batches as one, without a copy where one of them is empty."""
+    """Concatenate two batches, without a copy if one of them is empty."""
     return joined([batch for batch in (first, second) if batch.num_rows])
 
 
-def in_order(rows: pa.RecordBatch) -> pa.RecordBatch:
-    """Rows in the tape's order: by time, then trade id, then place; repeats dropped.
+def sort_rows(rows: pa.RecordBatch) -> pa.RecordBatch:
+    """Sort rows into the trade history's order (time, trade id, given order) and drop repeats.
 
-    A row repeats another one if they have an id and are equal in every field: two trades of one
-    id and time that differ in another field are two trades. A row without an id keeps its place
-    behind the row that it followed.
+    A row repeats another if both have an id and all fields are equal. Two rows of equal id and time
+    that differ in another field are two trades. A row without an id stays behind the row that it
+    followed.
     """
     stamps, ids = times(rows), trade_ids(rows)
-    ascends = bool((stamps[1:] >= stamps[:-1]).all())
-    if ascends and (ids[1:] > ids[:-1]).all() and (ids[:1] > 0).all():
-        # As nearly every page comes: each row with an id above the one before.
+    is_ascending = bool((stamps[1:] >= stamps[:-1]).all())
+    if is_ascending and (ids[1:] > ids[:-1]).all() and (ids[:1] > 0).all():
+        # True for nearly every page: each id is above the one before.
         return rows
-    if not ascends:
+    if not is_ascending:
         rows = rows.take(pa.array(np.argsort(stamps, kind="stable")))
         stamps = times(rows)
-    keys = _carried(trade_ids(rows), stamps)
+    keys = _carry_ids(trade_ids(rows), stamps)
     later, equal = stamps[1:] > stamps[:-1], stamps[1:] == stamps[:-1]
     if not (later | (equal & (keys[1:] >= keys[:-1]))).all():
         rows = rows.take(pa.array(np.lexsort((keys, stamps))))
@@ -348,37 +357,37 @@ def in_order(rows: pa.RecordBatch) -> pa.RecordBatch:
     return rows.filter(pa.array(~repeats)) if repeats.any() else rows
 
 
-def unite(held: pa.RecordBatch, new: pa.RecordBatch) -> pa.RecordBatch:
-    """Two views of the same trades as one: of each distinct row as many as the view with more has.
+def merge_rows(known: pa.RecordBatch, new: pa.RecordBatch) -> pa.RecordBatch:
+    """Merge two answers about the same trades: keep each distinct row as often as either has it.
 
-    Uniting with the same view again changes nothing. Rows without an id that look alike are
-    several trades; where one view shows fewer of them, it shows less of the group.
+    Merging with the same answer again changes nothing. Equal rows without an id are several trades;
+    an answer with fewer of them shows a smaller part of their group.
 
     Args:
-        held: one view, as `in_order` gives it.
-        new: the other one, likewise.
+        known: one answer's rows, sorted by `sort_rows`.
+        new: the other answer's rows, sorted as well.
     """
-    if held.num_rows == 0 or new.num_rows == 0:
-        return new if held.num_rows == 0 else held
-    base, other = (new, held) if new.num_rows >= held.num_rows else (held, new)
+    if known.num_rows == 0 or new.num_rows == 0:
+        return new if known.num_rows == 0 else known
+    base, other = (new, known) if new.num_rows >= known.num_rows else (known, new)
     if base.slice(0, other.num_rows).equals(other):
         return base
     surplus = Counter(_values(base, np.arange(base.num_rows)))
     added = []
-    for place, values in enumerate(_values(other, np.arange(other.num_rows))):
+    for index, values in enumerate(_values(other, np.arange(other.num_rows))):
         if surplus[values]:
             surplus[values] -= 1
         else:
-            added.append(place)
+            added.append(index)
     if not added:
         return base
     more = np.array(added)
     stamps = np.concatenate((times(base), times(other)[more]))
-    # Keys of each view by itself: a row without an id stays behind the row it followed there.
+    # Keys are computed per answer: a row without an id stays behind the row it followed there.
     keys = np.concatenate(
         [
-            _carried(trade_ids(base), times(base)),
-            _carried(trade_ids(other), times(other))[more],
+            _carry_ids(trade_ids(base), times(base)),
+            _carry_ids(trade_ids(other), times(other))[more],
         ]
     )
     rows = joined([base, other.take(pa.array(more))])
@@ -386,35 +395,35 @@ def unite(held: pa.RecordBatch, new: pa.RecordBatch) -> pa.RecordBatch:
 
 
 def _repeats(rows: pa.RecordBatch, ids: Int64s, stamps: Int64s) -> NDArray[np.bool_]:
-    """Which rows have an id and equal a row before them in every field."""
+    """Mark the rows that have an id and equal an earlier row in every field."""
     repeats = np.zeros(len(ids), dtype=np.bool_)
     order = np.lexsort((ids, stamps))
     ids, stamps = ids[order], stamps[order]
     twins = (ids[1:] == ids[:-1]) & (stamps[1:] == stamps[:-1]) & (ids[1:] != 0)
     if not twins.any():
         return repeats
-    # In their order: a repeat is the later one.
-    places = np.unique(order[np.concatenate((twins, [False])) | np.concatenate(([False], twins))])
+    # In the given order: the later one is the repeat.
+    indexes = np.unique(order[np.concatenate((twins, [False])) | np.concatenate(([False], twins))])
     seen = set()
-    for place, values in zip(places, _values(rows, places), strict=True):
-        repeats[place] = values in seen
+    for index, values in zip(indexes, _values(rows, indexes), strict=True):
+        repeats[index] = values in seen
         seen.add(values)
     return repeats
 
 
-def _values(rows: pa.RecordBatch, places: Int64s) -> list[tuple[object, ...]]:
-    """All fields of some rows, to be compared."""
-    some = rows.take(pa.array(places))
+def _values(rows: pa.RecordBatch, indexes: Int64s) -> list[tuple[object, ...]]:
+    """All fields of the rows at some indexes, as comparable tuples."""
+    some = rows.take(pa.array(indexes))
     rest = (column.to_pylist() for column in some.drop_columns(["trade_id", "time"]).columns)
     return list(zip(trade_ids(some).tolist(), times(some).tolist(), *rest, strict=True))
 
 
-def _carried(ids: Int64s, stamps: Int64s) -> Int64s:
-    """Each row's id, or where it has none that of the nearest row before it of the same stamp."""
+def _carry_ids(ids: Int64s, stamps: Int64s) -> Int64s:
+    """Each row's id; without one, that of the nearest earlier row of the same time."""
     if ids.all():
         return ids
-    anchored = ids != 0
-    anchored[0] = True
-    anchored[1:] |= stamps[1:] != stamps[:-1]
-    carried: Int64s = ids[np.maximum.accumulate(np.where(anchored, np.arange(len(ids)), 0))]
+    is_anchor = ids != 0
+    is_anchor[0] = True
+    is_anchor[1:] |= stamps[1:] != stamps[:-1]
+    carried: Int64s = ids[np.maximum.accumulate(np.where(is_anchor, np.arange(len(ids)), 0))]
     return carried

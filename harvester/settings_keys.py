@@ -1,4 +1,7 @@
-"""Every setting: its key, type, default, help text, and the check of its values."""
+"""The list of all settings: key, default, allowed values and help text.
+
+config.toml, the names of environment variables and the documentation are generated from it.
+"""
 
 from __future__ import annotations
 
@@ -13,19 +16,19 @@ from harvester.errors import BadInterval, BadSetting
 from harvester.escaping import is_path_text
 from harvester.times import parse_interval
 
-# --- rules ----------------------------------------------------------------------------------------
+# --- Rules for values -----------------------------------------------------------------------------
 
-# A rule reads what a file, the environment or an option holds; it says no with a ValueError,
-# which `config` turns into a message that names the place.
+# A rule reads a value from the file, the environment or an option. It refuses a value by a
+# ValueError, which `config` turns into a message that names the origin of the value.
 
-# As DuckDB reads them.
+# Sizes as DuckDB reads them.
 _SIZE = re.compile(r"([0-9]+(?:\.[0-9]+)?) ?([KMGT])(?:i?B)?", re.IGNORECASE | re.ASCII)
 _BYTES = {"K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
-LEAST_BYTES = 10**6
+MIN_BYTES = 10**6
 
 
 class Rule(NamedTuple):
-    """What a value may be: how it is read, and the words that say so."""
+    """The allowed values of a setting: a function that reads them, and their description."""
 
     read: Callable[[Any], Any]
     allowed: str
@@ -41,7 +44,7 @@ def _real(text: Any) -> float:
 
 
 def number(least: float, *, exclusive: bool = False) -> Rule:
-    """A finite number, `least` or more; or above it."""
+    """The rule for a finite number of at least `least`, or above it if `exclusive`."""
 
     def read(text: Any) -> float:
         number = _real(text)
@@ -53,7 +56,7 @@ def number(least: float, *, exclusive: bool = False) -> Rule:
 
 
 def whole(least: int) -> Rule:
-    """A whole number, `least` or more."""
+    """The rule for a whole number of at least `least`."""
 
     def read(text: Any) -> int:
         if isinstance(text, float | bool) or int(text) < least:
@@ -85,7 +88,7 @@ def _read_path(text: Any) -> str:
 def _read_url(text: Any) -> str:
     url = _read_filled(text).rstrip("/")
     parts = urlsplit(url)
-    # The port is read, and so checked, by being asked for.
+    # Reading the port checks it.
     if parts.scheme not in ("https", "http") or not parts.hostname or parts.port == 0:
         raise ValueError(text)
     if not url.isprintable() or " " in url:
@@ -113,7 +116,7 @@ def _read_lengths(text: Any) -> tuple[str, ...]:
         lengths = [parse_interval(name) for name in names]
     except BadInterval as error:
         raise ValueError(text) from error
-    # The calendar's months have no length that smaller candles could be added up to.
+    # Calendar months have no fixed length that smaller candles could be added up to.
     if any(length.width_ns is None for length in lengths):
         raise ValueError(text)
     return names
@@ -121,7 +124,7 @@ def _read_lengths(text: Any) -> tuple[str, ...]:
 
 def _read_size(text: Any) -> str:
     match = _SIZE.fullmatch(_read_text(text).strip())
-    if match is None or float(match[1]) * _BYTES[match[2].upper()] < LEAST_BYTES:
+    if match is None or float(match[1]) * _BYTES[match[2].upper()] < MIN_BYTES:
         raise ValueError(text)
     return str(text).strip()
 
@@ -141,124 +144,139 @@ SIZE = Rule(_read_size, "a size of 1MB or more in KB, MB, GB or TB, such as 2GB 
 AGENT = Rule(_read_agent, "a text of printable ASCII that is not empty")
 
 
-# --- keys -----------------------------------------------------------------------------------------
-
-# config.toml, the environment's names and the documentation follow it.
+# --- The settings ---------------------------------------------------------------------------------
 
 PREFIX = "HARVESTER_"
 FILE_VARIABLE = "HARVESTER_CONFIG"
-"""Names the configuration file."""
+"""The environment variable with the path of the configuration file."""
 SHORT_VARIABLES = {"HARVESTER_DATA": "archive.path", "HARVESTER_API_URL": "exchange.url"}
-"""The same as options have."""
+"""Short environment variables, named like the options --data and --api-url."""
 
 
 class Key(NamedTuple):
-    """One setting: its name, its default, its rule, and why it is there."""
+    """One setting.
+
+    Attributes:
+        name: section and key, such as `exchange.rate`.
+        default: its value unless set.
+        rule: the allowed values.
+        help: one line for config.toml and `harvester config`, with the unit.
+    """
 
     name: str
     default: Any
     rule: Rule
-    why: str
+    help: str
 
     @property
     def section(self) -> str:
-        """Its table in the file."""
+        """Its section in the file."""
         return self.name.partition(".")[0]
 
     @property
     def short(self) -> str:
-        """Its name within the table."""
+        """Its name within the section."""
         return self.name.partition(".")[2]
 
     @property
     def variables(self) -> tuple[str, ...]:
-        """What the environment calls it; the first that is set counts."""
+        """Its environment variables; the first one that is set counts."""
         long = PREFIX + self.name.replace(".", "_").upper()
         return (*(name for name, key in SHORT_VARIABLES.items() if key == self.name), long)
 
 
 KEYS = (
-    Key("archive.path", "data", PATH, "the folder that holds the archive"),
+    Key("archive.path", "data", PATH, "Folder of the archive."),
     Key(
         "archive.flush_s",
         30.0,
         number(0, exclusive=True),
-        "seconds: trades wait no longer in memory, so a crash costs at most these calls",
+        "Seconds between writes of buffered trades to disk. A crash loses no more than that.",
     ),
     Key(
         "archive.flush_rows",
         250_000,
         whole(1),
-        "trades: no more of one pair wait in memory; larger segments compact less often",
+        "Write a pair's buffered trades once there are this many. More: larger, fewer segments.",
     ),
     Key(
         "exchange.url",
         "https://api.kraken.com",
         URL,
-        "where the API answers; a mirror's address goes here",
+        "Address of Kraken's API, or of an API server.",
     ),
     Key(
         "exchange.user_agent",
         "kraken-harvester",
         AGENT,
-        "text: how requests introduce themselves; stock names of libraries are refused",
+        "User-Agent of requests. Kraken refuses the default names of HTTP libraries.",
     ),
     Key(
         "exchange.rate",
         1.0,
         number(0),
-        "pages a second a pair, 0 for no limit: Kraken allows one a second for each pair",
+        "Pages per second for each pair; 0 means no limit. Kraken allows 1.",
     ),
-    Key("exchange.jobs", 8, whole(1), "pairs crawled side by side: each has a limit of its own"),
+    Key(
+        "exchange.jobs",
+        8,
+        whole(1),
+        "Number of pairs that are downloaded in parallel. Each has its own rate limit.",
+    ),
     Key(
         "exchange.timeout_s",
         30.0,
         number(0, exclusive=True),
-        "seconds: an answer takes no longer, from the first byte sent to the last received",
+        "Seconds until a request without a complete answer counts as failed.",
     ),
     Key(
         "exchange.retry_wait_s",
         5.0,
         number(0, exclusive=True),
-        "seconds before asking again, doubling to 60 with jitter: refusals pass in some seconds",
+        "Seconds to wait before a retry, doubling up to 60, with jitter.",
     ),
     Key(
         "exchange.give_up_s",
         600.0,
         number(0, exclusive=True),
-        "seconds without one good answer end the run; 15 when there never was one",
+        "Give up after this many seconds without a valid answer (15 if there was none yet).",
     ),
-    Key("exchange.ca_file", "", TEXT, "path: certificates to trust instead of the usual ones"),
+    Key(
+        "exchange.ca_file",
+        "",
+        TEXT,
+        "File of certificates to trust instead of the system's; empty for the system's.",
+    ),
     Key(
         "refresh.pairs",
         (),
         NAMES,
-        "names: what the nightly run brings up to date; none means all that is held",
+        "Pairs that the nightly refresh updates; an empty list means all pairs in the archive.",
     ),
     Key(
         "refresh.settle_s",
         60.0,
         number(0),
-        "seconds: trades younger than this, by the exchange's clock, are left for the next run",
+        "Leave trades of the last this many seconds, by the exchange's clock, for the next run.",
     ),
     Key(
         "candles.rollups",
         ("1m", "1h"),
         LENGTHS,
-        "intervals: partial candles kept beside the trades, so that long questions are quick",
+        "Intervals that are pre-aggregated (roll-ups), so that queries over long ranges are fast.",
     ),
     Key(
         "candles.memory_limit",
         "2GB",
         SIZE,
-        "size: a question uses no more memory, such as 2GB",
+        "Most memory that a query may use, such as 2GB.",
     ),
 )
 
 
 SECTIONS = tuple(dict.fromkeys(key.section for key in KEYS))
 
-# Kubernetes tells each pod of each service in such variables, and a service may be called so.
+# Kubernetes sets such variables for each service, and a service may be called "harvester".
 _SERVICE = re.compile(
     r"_(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT(_[0-9]+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)?)\Z"
 )
@@ -266,10 +284,15 @@ _NEAR = 0.8
 
 
 def check_key(place: str, section: str, name: str) -> None:
-    """See that a key of the file is one.
+    """Check that a key of the configuration file exists.
+
+    Args:
+        place: the file, for the message.
+        section: the key's section.
+        name: the key.
 
     Raises:
-        BadSetting: it is not; the message names the nearest one, and what is allowed.
+        BadSetting: there is no such key; the message names the nearest one and the known ones.
     """
     known = [key.name for key in KEYS]
     if f"{section}.{name}" in known:
@@ -280,10 +303,14 @@ def check_key(place: str, section: str, name: str) -> None:
 
 
 def check_section(place: str, name: str) -> None:
-    """See that a table of the file is a section.
+    """Check that a section of the configuration file exists.
+
+    Args:
+        place: the file, for the message.
+        name: the section.
 
     Raises:
-        BadSetting: it is not; the message names the nearest one, and all that are.
+        BadSetting: there is no such section; the message names the nearest one and all others.
     """
     if name not in SECTIONS:
         near = difflib.get_close_matches(name, SECTIONS, n=1)
@@ -292,25 +319,25 @@ def check_section(place: str, name: str) -> None:
 
 
 def check_variables(names: Iterable[str]) -> None:
-    """See that each variable that is meant for us is one that we know.
+    """Refuse misspelt environment variables.
 
-    Meant for us is what begins with HARVESTER_ and goes on with a section or a key, or nearly
-    so. Other programs may have the prefix, too: what is like none of ours is left to them.
+    A variable counts as harvester's if it begins with HARVESTER_ and goes on with a section or a
+    key, or nearly so. Others are ignored, as other programs may use the same prefix.
 
     Raises:
-        BadSetting: one is misspelt; the message names the nearest one, and what is allowed.
+        BadSetting: one is misspelt; the message names the nearest one and the known ones.
     """
     short = {key.short.upper(): key.variables[-1] for key in KEYS}
     known = {variable: variable for key in KEYS for variable in key.variables} | {
         FILE_VARIABLE: FILE_VARIABLE
     }
-    meant = short | {one.removeprefix(PREFIX): one for one in known}
+    meant = short | {variable.removeprefix(PREFIX): variable for variable in known}
     for name in sorted(names):
         rest = name.removeprefix(PREFIX)
         if rest == name or name in known or _SERVICE.search(name):
             continue
         near = difflib.get_close_matches(rest, meant, n=1, cutoff=_NEAR)
-        section = next((one for one in SECTIONS if f"{rest}_".startswith(f"{one}_".upper())), "")
+        section = next((name for name in SECTIONS if f"{rest}_".startswith(f"{name}_".upper())), "")
         if near or section:
             raise BadSetting(
                 _no_setting(
@@ -327,9 +354,9 @@ _VARIABLES = (
 )
 
 
-def _no_setting(given: str, meant: str | None, allowed: str) -> str:
+def _no_setting(name: str, meant: str | None, allowed: str) -> str:
     hint = f" is {meant} meant?" if meant else ""
-    return f"{given} is no setting;{hint} {allowed}"
+    return f"{name} is no setting;{hint} {allowed}"
 
 
 def _keys_of(section: str) -> str:
@@ -338,4 +365,4 @@ def _keys_of(section: str) -> str:
 
 
 def _sections() -> str:
-    return "the sections are " + ", ".join(f"[{one}]" for one in SECTIONS)
+    return "the sections are " + ", ".join(f"[{section}]" for section in SECTIONS)

@@ -1,7 +1,7 @@
-"""Time: what a person types becomes UTC nanoseconds here, and nowhere else.
+"""Times, ranges and intervals: parse what a person types, print it, and compute with ranges.
 
-Inside harvester a moment is an `int` of nanoseconds since the UNIX epoch, and a span is a
-half-open `Range` of published time, ``(after, through]``.
+Inside harvester a time is an `int` of nanoseconds since the UNIX epoch (UTC), and a range is a
+half-open `Range` of published time, ``(after, through]``. Only this module parses times.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from harvester.errors import BadInterval, BadTime
 SECOND = 1_000_000_000
 DAY = 86_400 * SECOND
 BEGINNING_NS = 1_293_840_000 * SECOND
-"""2011, before which there was no exchange."""
+"""2011-01-01: the exchange did not exist before."""
 END_OF_TIME = 9_223_372_036_854_775_806
-"""The last stamp that fits nineteen digits and int64, with one to spare for `+ 1`."""
+"""The last time that fits nineteen digits and int64, minus one, so that `+ 1` still fits."""
 
 UNITS_NS = {
     "ms": 1_000_000,
@@ -30,9 +30,9 @@ UNITS_NS = {
     "w": 7 * DAY,
 }
 
-LONGEST = {unit: 36_525 * DAY // width for unit, width in UNITS_NS.items()}
-LONGEST |= {"mo": 1200, "q": 400, "y": 100}
-"""How many of a unit make a century: no candle is longer."""
+MAX_COUNT = {unit: 36_525 * DAY // width for unit, width in UNITS_NS.items()}
+MAX_COUNT |= {"mo": 1200, "q": 400, "y": 100}
+"""How many of each unit make a century: no interval is longer."""
 
 _AGO = re.compile(r"([0-9]{1,18})(s|m|h|d|w)")
 _ISO = re.compile(
@@ -45,16 +45,17 @@ _OFFSET = re.compile(r"(-?)(?:([0-9]{1,18})(ms|s|m|h|d|w)|0)")
 
 
 class Range(NamedTuple):
-    """A half-open span of published time, ``(after, through]``, in nanoseconds."""
+    """A half-open range of published time, ``(after, through]``, in UNIX nanoseconds."""
 
     after: int
     through: int
 
     def __str__(self) -> str:
-        """Both ends as people write them, in UTC: `2024-01-01 to 2024-01-05 12:30`.
+        """Both ends in UTC, such as `2024-01-01 to 2024-01-05 12:30`.
 
-        The first is the first instant in the range, the second the first one after it, as `since`
-        and `until` are. Each is a date at midnight, else to the minute, the second or the digit.
+        Like `since` and `until`, the first is the first instant in the range, and the second is the
+        first instant after it. Midnight is printed as a date; other times to the minute, the second
+        or the last digit.
         """
         start_ns, end_ns = _boundary(self.after), _boundary(self.through)
         if start_ns == end_ns:
@@ -65,36 +66,41 @@ class Range(NamedTuple):
 
     @property
     def bounds_text(self) -> str:
-        """The bounds to the nanosecond, `(after, through]`, for who asks for more detail."""
+        """The exact bounds in nanoseconds, as `(after, through]`."""
         return f"({self.after}, {self.through}]"
 
 
 def parse_moment(text: str, now_ns: int) -> int:
-    """Read a moment: `0`, `start`, an ISO date or time, 10 or 19 digits, `7d`, `yesterday`, `now`.
+    """Parse a time: an ISO date or time, UNIX seconds or nanoseconds, an age such as 7d, or a word.
 
-    Returns nanoseconds since the UNIX epoch. A time without a zone is UTC.
+    Args:
+        text: `0` or `start`, `now`, `yesterday`, an ISO date or time (UTC without a zone), 10
+            digits (UNIX seconds), 19 digits (UNIX nanoseconds), or an age in s, m, h, d or w.
+        now_ns: the present time, UNIX nanoseconds.
+
+    Returns UNIX nanoseconds.
 
     Raises:
-        BadTime: it is none of these, or lies before 1970 or beyond 2262.
+        BadTime: it is none of these, or is before 1970 or after 2262.
     """
-    given = text.strip()
-    word = given.lower()
+    stripped = text.strip()
+    word = stripped.lower()
     if word in ("0", "start"):
         return 0
     if word == "now":
         return now_ns
     if word == "yesterday":
         return (now_ns // DAY - 1) * DAY
-    if given.isdigit() and given.isascii():
-        return _from_digits(given)
+    if stripped.isdigit() and stripped.isascii():
+        return _parse_digits(stripped)
     if ago := _AGO.fullmatch(word):
-        if given.endswith("M"):
+        if stripped.endswith("M"):
             raise BadTime(
                 f"{text!r} could mean anything: for minutes ago write {word}, for months ago a date"
             )
         return max(0, now_ns - int(ago[1]) * UNITS_NS[ago[2]])
-    if iso := _ISO.fullmatch(given):
-        return _from_iso(given, iso)
+    if iso := _ISO.fullmatch(stripped):
+        return _parse_iso(stripped, iso)
     raise BadTime(
         f"{text!r} is no time: give an ISO date or time (2024-01-31, 2024-01-31T12:00Z), UNIX "
         "seconds or nanoseconds (10 or 19 digits), 7d or 12h (that long ago), "
@@ -102,58 +108,66 @@ def parse_moment(text: str, now_ns: int) -> int:
     )
 
 
-def _from_digits(given: str) -> int:
-    if len(given) == 10:
-        return int(given) * SECOND
-    if len(given) == 19 and int(given) <= END_OF_TIME:
-        return int(given)
+def _parse_digits(digits: str) -> int:
+    if len(digits) == 10:
+        return int(digits) * SECOND
+    if len(digits) == 19 and int(digits) <= END_OF_TIME:
+        return int(digits)
     raise BadTime(
-        f"{given!r} could mean anything: a bare number is UNIX seconds (10 digits) or "
+        f"{digits!r} could mean anything: a bare number is UNIX seconds (10 digits) or "
         "nanoseconds (19 digits); for days ago write 7d, for a date 2024-01-31"
     )
 
 
-def _from_iso(given: str, match: re.Match[str]) -> int:
+def _parse_iso(text: str, match: re.Match[str]) -> int:
     date, clock, fraction, zone = match.groups()
     zone = "+00:00" if zone is None or zone in "zZ" else zone
     try:
         moment = datetime.fromisoformat(f"{date}T{clock or '00:00'}{zone}")
     except ValueError as error:
-        raise BadTime(f"{given!r} is no date that exists: {error}") from error
-    # Whole seconds by datetime, the fraction by its digits: datetime stops at microseconds.
+        raise BadTime(f"{text!r} is no date that exists: {error}") from error
+    # datetime has microseconds only, so the fraction is read digit by digit.
     whole = (moment - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(seconds=1)
     stamp = whole * SECOND + int((fraction or "").ljust(9, "0"))
     if not 0 <= stamp <= END_OF_TIME:
-        raise BadTime(f"{given!r} is out of bounds: from 1970-01-01 to 2262-04-11")
+        raise BadTime(f"{text!r} is out of bounds: from 1970-01-01 to 2262-04-11")
     return stamp
 
 
-def span(since_ns: int, until_ns: int | None) -> Range:
-    """The range that holds `since` itself and all before `until` (exclusive; None: no end)."""
+def range_between(since_ns: int, until_ns: int | None) -> Range:
+    """The range from `since_ns` (inclusive) to `until_ns` (exclusive), both UNIX nanoseconds.
+
+    Args:
+        since_ns: its first instant.
+        until_ns: the first instant after it; None for no end.
+
+    Raises:
+        BadTime: `since_ns` is not before `until_ns`.
+    """
     through = END_OF_TIME if until_ns is None else until_ns - 1
     after = max(0, since_ns - 1)
     if through <= after:
         raise BadTime(
-            f"--since {show(since_ns)} does not lie before --until {show(through + 1)}: "
+            f"--since {show(since_ns)} is not before --until {show(through + 1)}: "
             "since is inclusive, until exclusive"
         )
     return Range(after, through)
 
 
 def show(stamp_ns: int) -> str:
-    """A stamp as ISO 8601 in UTC, to its last digit: `2024-01-31T12:00:00.5Z`."""
+    """A time as ISO 8601 in UTC, exact to the last digit: `2024-01-31T12:00:00.5Z`."""
     if stamp_ns >= END_OF_TIME:
         return "the end"
     whole, fraction = divmod(stamp_ns, SECOND)
     text = (datetime(1970, 1, 1, tzinfo=UTC) + timedelta(seconds=whole)).strftime(
         "%Y-%m-%dT%H:%M:%S"
     )
-    # strftime does not pad years below 1000, and none can occur: stamps start at 1970.
+    # strftime does not pad years below 1000, but times start at 1970.
     return f"{text}.{fraction:09d}".rstrip("0").rstrip(".") + "Z"
 
 
 def show_short(stamp_ns: int) -> str:
-    """A stamp in UTC as short as it can be: `2024-01-31`, `2024-01-31 12:00`, to the digit."""
+    """A time in UTC as short as possible without loss: `2024-01-31`, `2024-01-31 12:00`."""
     if stamp_ns >= END_OF_TIME:
         return "the end"
     text = show(stamp_ns).removesuffix("Z").replace("T", " ")
@@ -163,73 +177,86 @@ def show_short(stamp_ns: int) -> str:
 
 
 def _boundary(last_ns: int) -> int:
-    """The stamp that names the boundary between `last_ns` and the next nanosecond.
+    """The time to print for the boundary between `last_ns` and the next nanosecond.
 
-    That is the next nanosecond, as ranges end just before a round one (`--until 2024-01-01`), or
-    `last_ns` where it is the round one of the two (the exchange's clock has whole seconds).
+    Usually the next nanosecond, as ranges end just before a round time (`--until 2024-01-01`). It
+    is `last_ns` if that is the round one of the two (the exchange's clock has whole seconds).
     """
     return last_ns if last_ns % 10 == 0 else last_ns + 1
 
 
 def year_of(stamp_ns: int) -> int:
-    """The calendar year, in UTC, that a stamp lies in."""
+    """The calendar year (UTC) of a time."""
     return (datetime(1970, 1, 1, tzinfo=UTC) + timedelta(seconds=stamp_ns // SECOND)).year
 
 
 def year_end(year: int) -> int:
-    """The last nanosecond of a year, in UTC."""
+    """The last nanosecond of a calendar year (UTC)."""
     days = (datetime(year + 1, 1, 1, tzinfo=UTC) - datetime(1970, 1, 1, tzinfo=UTC)).days
     return days * DAY - 1
 
 
-def overlap(one: Range, other: Range) -> Range | None:
-    """What two ranges share; None for nothing."""
-    both = Range(max(one.after, other.after), min(one.through, other.through))
+def overlap(first: Range, second: Range) -> Range | None:
+    """The part that two ranges share; None if they share nothing."""
+    both = Range(max(first.after, second.after), min(first.through, second.through))
     return both if both.after < both.through else None
 
 
 def union(ranges: Iterable[Range]) -> list[Range]:
-    """The same time as few ranges as can be, in order: touching and overlapping ones joined."""
+    """Join touching and overlapping ranges; the result is in order."""
     joined: list[Range] = []
-    for one in sorted(ranges):
-        if joined and one.after <= joined[-1].through:
-            joined[-1] = Range(joined[-1].after, max(joined[-1].through, one.through))
+    for part in sorted(ranges):
+        if joined and part.after <= joined[-1].through:
+            joined[-1] = Range(joined[-1].after, max(joined[-1].through, part.through))
         else:
-            joined.append(one)
+            joined.append(part)
     return joined
 
 
-def hull(ranges: Iterable[Range]) -> list[Range]:
-    """The one range from where the first of some ranges begins to where the last ends, if any."""
+def enclosing_range(ranges: Iterable[Range]) -> list[Range]:
+    """The smallest range that contains all of some ranges, in a list; empty without ranges."""
     joined = union(ranges)
     return [Range(joined[0].after, joined[-1].through)] if joined else []
 
 
-def covers(covered: Iterable[Range], span: Range) -> bool:
-    """Whether one of some disjoint ranges holds a span whole; one from 0 reaches back for ever."""
-    return any(one.after <= max(span.after, 0) and span.through <= one.through for one in covered)
+def covers(covered: Iterable[Range], wanted: Range) -> bool:
+    """Whether one of the disjoint covered ranges contains a whole range.
+
+    Args:
+        covered: disjoint ranges; one that begins at 0 covers all earlier times.
+        wanted: the range in question.
+    """
+    return any(
+        part.after <= max(wanted.after, 0) and wanted.through <= part.through for part in covered
+    )
 
 
 def missing(wanted: Iterable[Range], covered: Iterable[Range]) -> list[Range]:
-    """The gaps: what is wanted and not covered, in order."""
+    """The gaps: the parts of the wanted ranges that no covered range contains, in order."""
     gaps: list[Range] = []
-    have = union(covered)
-    for want in union(wanted):
-        at = want.after
-        for held in have:
-            if held.through <= at or held.after >= want.through:
+    covered_parts = union(covered)
+    for wanted_part in union(wanted):
+        reached = wanted_part.after
+        for covered_part in covered_parts:
+            if covered_part.through <= reached or covered_part.after >= wanted_part.through:
                 continue
-            if held.after > at:
-                gaps.append(Range(at, held.after))
-            at = max(at, held.through)
-        if at < want.through:
-            gaps.append(Range(at, want.through))
+            if covered_part.after > reached:
+                gaps.append(Range(reached, covered_part.after))
+            reached = max(reached, covered_part.through)
+        if reached < wanted_part.through:
+            gaps.append(Range(reached, wanted_part.through))
     return gaps
 
 
 @dataclass(frozen=True, slots=True)
 class Interval:
-    """A candle's length as typed, and what it means: so many of a unit of `LONGEST`."""
+    """A candle interval.
+
+    Attributes:
+        text: as it was typed.
+        count: its number of units.
+        unit: one of the units of `MAX_COUNT`.
+    """
 
     text: str
     count: int
@@ -237,27 +264,28 @@ class Interval:
 
     @property
     def name(self) -> str:
-        """The same for all ways to type it, such as 60m for 60."""
+        """The normalized text, such as 60m for 60."""
         return f"{self.count}{self.unit}"
 
     @property
     def width_ns(self) -> int | None:
-        """Its length; None where the calendar decides."""
+        """Its length in nanoseconds; None for months, quarters and years, which vary."""
         return self.count * UNITS_NS[self.unit] if self.unit in UNITS_NS else None
 
 
 def parse_interval(text: str) -> Interval:
-    """Read a candle interval: `<n>` and one of ms s m h d w mo q y; a bare number is minutes.
+    """Parse a candle interval: a number and one of ms s m h d w mo q y; a bare number is minutes.
 
     Raises:
-        BadInterval: it is none of these, is zero, or is longer than a century.
+        BadInterval: it is not an interval, is zero, or is longer than a century.
     """
-    given = text.strip()
-    if re.fullmatch(r"[0-9]+M", given):
+    stripped = text.strip()
+    if re.fullmatch(r"[0-9]+M", stripped):
+        number = stripped[:-1]
         raise BadInterval(
-            f"interval {text!r}: is {given[:-1]}m (minutes) meant, or {given[:-1]}mo (months)?"
+            f"interval {text!r}: is {number}m (minutes) meant, or {number}mo (months)?"
         )
-    match = _INTERVAL.fullmatch(given)
+    match = _INTERVAL.fullmatch(stripped)
     if match is None:
         raise BadInterval(
             f"{text!r} is no interval: give a number and one of ms, s, m, h, d, w, mo, q, y, "
@@ -266,18 +294,18 @@ def parse_interval(text: str) -> Interval:
     count, unit = int(match[1]), match[2] or "m"
     if count == 0:
         raise BadInterval(f"interval {text!r} has no length: give 1 or more")
-    if count > LONGEST[unit]:
+    if count > MAX_COUNT[unit]:
         raise BadInterval(f"interval {text!r} is longer than a century: give a shorter one")
-    return Interval(given, count, unit)
+    return Interval(stripped, count, unit)
 
 
 def parse_offset(text: str) -> int:
-    """Read what moves the grid of candles: `<n>` and one of ms s m h d w, or minus that; or 0.
+    """Parse an offset of candle boundaries: a number and one of ms s m h d w, or minus that; or 0.
 
     Returns nanoseconds.
 
     Raises:
-        BadInterval: it is none of these, or is longer than a century.
+        BadInterval: it is not an offset, or is longer than a century.
     """
     match = _OFFSET.fullmatch(text.strip())
     if match is None:
@@ -286,6 +314,6 @@ def parse_offset(text: str) -> int:
             "such as 30m, or -7h to move it back"
         )
     count, unit = int(match[2] or 0), match[3] or "w"
-    if count > LONGEST[unit]:
+    if count > MAX_COUNT[unit]:
         raise BadInterval(f"offset {text!r} is longer than a century: give a shorter one")
     return count * UNITS_NS[unit] * (-1 if match[1] else 1)

@@ -1,4 +1,4 @@
-"""Find gaps in trade ids, and fill them with rows of a later answer."""
+"""Id gaps: find trade ids that are not consecutive, and fill them with rows of later answers."""
 
 from __future__ import annotations
 
@@ -7,18 +7,22 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from harvester.schema import Int64s, clip, times, trade_ids, unite
+from harvester.schema import Int64s, clip, merge_rows, times, trade_ids
 from harvester.times import END_OF_TIME, Range
-
-# --- skips ----------------------------------------------------------------------------------------
 
 
 class IdGap(NamedTuple):
-    """Two neighbouring trades whose ids leave room for others between them.
+    """An id gap: two neighbouring trades with more unused ids than rows between them.
 
-    `start` and `stop` tell which of the rows looked at stand between them, without ids; `rows`
-    how many do in all, those in front of these rows and behind them counted in. The far side of a
-    range's end has `before_ns` END_OF_TIME: its id is known, and not its time.
+    Attributes:
+        after_id: the id of the trade before the gap.
+        before_id: the id of the trade behind it.
+        after_ns: the time of the trade before the gap.
+        before_ns: the time of the trade behind it; END_OF_TIME if that trade is beyond the range's
+            end, where only its id is known.
+        start: index of the first of the given rows in the gap; they have no ids.
+        stop: index after the last of them.
+        rows: rows without an id in the gap, also those before and after the given rows.
     """
 
     after_id: int
@@ -31,129 +35,150 @@ class IdGap(NamedTuple):
 
     @property
     def sides(self) -> tuple[int, int]:
-        """The ids on either side, which tell it from others."""
+        """The ids on both sides, which identify the gap."""
         return self.after_id, self.before_id
 
 
-def across_file(pair: str, after_id: int, before_id: int, rows: int) -> str:
-    """What is said where ids leave room for more trades than a file, which has no ids, told there.
+def imported_gap_text(pair: str, after_id: int, before_id: int, rows: int) -> str:
+    """The message about an id gap that spans imported trades, which have no ids.
 
-    The file lacks some, or the exchange skips ids: neither is proved.
+    Either the imported file lacks trades or the exchange skipped ids; neither is proved.
+
+    Args:
+        pair: the altname.
+        after_id: the id of the trade before the imported ones.
+        before_id: the id of the trade behind them.
+        rows: the number of imported trades between.
     """
     return (
-        f"between ids {after_id} and {before_id} a file told {rows:,} trades, and the ids leave "
-        f"room for {before_id - after_id - 1:,}: it lacks some, or ids skip there; "
-        f"`harvester backfill {pair} --upgrade` fetches them anew"
+        f"between ids {after_id} and {before_id} there are {rows:,} imported trades, but "
+        f"{before_id - after_id - 1:,} unused ids: the imported file lacks trades, or the exchange "
+        f"skipped ids; `harvester backfill {pair} --upgrade` downloads them again"
     )
 
 
 class LastId(NamedTuple):
-    """The last trade with an id so far: where the next id must go on.
+    """The last trade with an id so far: the next id must follow it.
 
-    `loose` counts the rows without an id that follow it.
+    Attributes:
+        trade_id: its id.
+        rows_without_id: the number of rows without an id after it.
+        time_ns: its time.
     """
 
     trade_id: int
-    loose: int
+    rows_without_id: int
     time_ns: int
 
 
-BEGINNING = LastId(0, 0, 0)
-"""Before the first trade of a market: its ids begin with 1 (docs/kraken.md)."""
+BEFORE_FIRST_ID = LastId(0, 0, 0)
+"""The state before a market's first trade: ids begin with 1 (docs/kraken.md)."""
 
 
-def find_gaps(edge: LastId | None, rows: pa.RecordBatch) -> tuple[list[IdGap], LastId | None]:
-    """Where ids do not go on by one, rows without an id between them counted in.
+def find_gaps(last: LastId | None, rows: pa.RecordBatch) -> tuple[list[IdGap], LastId | None]:
+    """Find the id gaps in rows that follow a trade. A row without an id uses up one id.
 
-    Returns the gaps in order, and the edge that the next rows must go on from.
+    Args:
+        last: the last trade with an id before the rows; None if unknown.
+        rows: a batch in the trade history's order.
+
+    Returns the gaps in order, and the last trade with an id after these rows.
     """
     ids = trade_ids(rows)
-    if _go_on(edge, ids):
+    if _are_consecutive(last, ids):
         return [], LastId(int(ids[-1]), 0, int(times(rows)[-1]))
-    places = ids.nonzero()[0]
-    if len(places) == 0:
-        return [], edge and edge._replace(loose=edge.loose + len(ids))
-    numbers, stamps = ids[places], times(rows)[places]
-    if edge is not None:
-        numbers = np.concatenate(([edge.trade_id], numbers))
-        stamps = np.concatenate(([edge.time_ns], stamps))
-        places = np.concatenate(([-1 - edge.loose], places))
-    wide = (np.diff(numbers) > np.diff(places)).nonzero()[0]
+    indexes = ids.nonzero()[0]
+    if len(indexes) == 0:
+        return [], last and last._replace(rows_without_id=last.rows_without_id + len(ids))
+    numbers, times_ns = ids[indexes], times(rows)[indexes]
+    if last is not None:
+        numbers = np.concatenate(([last.trade_id], numbers))
+        times_ns = np.concatenate(([last.time_ns], times_ns))
+        indexes = np.concatenate(([-1 - last.rows_without_id], indexes))
+    gap_starts = (np.diff(numbers) > np.diff(indexes)).nonzero()[0]
     gaps = [
         IdGap(
             int(numbers[i]),
             int(numbers[i + 1]),
-            int(stamps[i]),
-            int(stamps[i + 1]),
-            max(0, int(places[i]) + 1),
-            int(places[i + 1]),
-            int(places[i + 1] - places[i]) - 1,
+            int(times_ns[i]),
+            int(times_ns[i + 1]),
+            max(0, int(indexes[i]) + 1),
+            int(indexes[i + 1]),
+            int(indexes[i + 1] - indexes[i]) - 1,
         )
-        for i in wide
+        for i in gap_starts
     ]
-    behind = LastId(int(numbers[-1]), len(ids) - 1 - int(places[-1]), int(stamps[-1]))
-    return gaps, behind
+    new_last = LastId(int(numbers[-1]), len(ids) - 1 - int(indexes[-1]), int(times_ns[-1]))
+    return gaps, new_last
 
 
-def _go_on(edge: LastId | None, ids: Int64s) -> bool:
-    """Whether every row has an id, one more than the last: so it is on nearly every page."""
+def _are_consecutive(last: LastId | None, ids: Int64s) -> bool:
+    """Whether every row has an id, one above the previous: true for nearly every page."""
     if len(ids) == 0 or not ids[0] or not (ids[1:] - ids[:-1] == 1).all():
         return False
-    return edge is None or int(ids[0]) - edge.trade_id <= edge.loose + 1
+    return last is None or int(ids[0]) - last.trade_id <= last.rows_without_id + 1
 
 
 def gap_at_end(
-    edge: LastId | None, right: tuple[int, int] | None, rows: pa.RecordBatch
+    last: LastId | None, following: tuple[int, int] | None, rows: pa.RecordBatch
 ) -> list[IdGap]:
-    """The gap between the last trade with an id and the first one behind the range, if any.
-
-    `right` is that one's id and how many rows without an id stand before it there.
-    """
-    if edge is None or right is None:
-        return []
-    number, loose = right
-    between = edge.loose + loose
-    if number - edge.trade_id - 1 <= between:
-        return []
-    start = max(0, rows.num_rows - edge.loose)
-    return [IdGap(edge.trade_id, number, edge.time_ns, END_OF_TIME, start, rows.num_rows, between)]
-
-
-# --- gaps -----------------------------------------------------------------------------------------
-
-
-def mend(
-    rows: pa.RecordBatch, gaps: list[IdGap], found: pa.RecordBatch, within: Range
-) -> pa.RecordBatch:
-    """Unite rows with what another answer shows from one side of each gap to the other.
-
-    The trades on either side count in: where that answer shows them with another price or volume,
-    these are trades of their own.
+    """The id gap between the end of a range and the data that follows it, if there is one.
 
     Args:
-        rows: those that the gaps were found in.
-        gaps: where it was asked for again, in order.
-        found: that answer's rows, in order.
-        within: only rows published in this range are taken.
+        last: the last trade with an id in the range.
+        following: the id of the first trade with one behind the range, and the number of rows
+            without an id before it there.
+        rows: the last rows of the range.
     """
-    ids, stamps = trade_ids(found), times(found)
-    shown = np.zeros(len(ids), dtype=np.bool_)
+    if last is None or following is None:
+        return []
+    next_id, rows_before = following
+    between = last.rows_without_id + rows_before
+    if next_id - last.trade_id - 1 <= between:
+        return []
+    start = max(0, rows.num_rows - last.rows_without_id)
+    return [IdGap(last.trade_id, next_id, last.time_ns, END_OF_TIME, start, rows.num_rows, between)]
+
+
+# --- Filling id gaps ------------------------------------------------------------------------------
+
+
+def fill_gaps(
+    rows: pa.RecordBatch, gaps: list[IdGap], found: pa.RecordBatch, within: Range
+) -> pa.RecordBatch:
+    """Add the rows that another answer has in the gaps, from one side of each gap to the other.
+
+    The trades on both sides are included: if that answer shows them with another price or volume,
+    those are separate trades.
+
+    Args:
+        rows: the rows with the gaps, in order.
+        gaps: the gaps that were requested again, in order.
+        found: the rows of that answer, in order.
+        within: only rows published in this range are added.
+    """
+    ids, times_ns = trade_ids(found), times(found)
+    is_in_gap = np.zeros(len(ids), dtype=np.bool_)
     for gap in gaps:
-        sides = _sides(ids, stamps, gap)
+        sides = _find_sides(ids, times_ns, gap)
         if sides is not None:
             left, right = sides
-            shown[max(0, left[0]) : right[-1] + 1] = True
-    if not shown.any():
+            is_in_gap[max(0, left[0]) : right[-1] + 1] = True
+    if not is_in_gap.any():
         return rows
-    return unite(rows, clip(found.filter(pa.array(shown)), within))
+    return merge_rows(rows, clip(found.filter(pa.array(is_in_gap)), within))
 
 
-def shown_between(found: pa.RecordBatch, gap: IdGap) -> pa.RecordBatch | None:
-    """What an answer shows between the sides of a gap; None where it does not show both.
+def rows_in_gap(found: pa.RecordBatch, gap: IdGap) -> pa.RecordBatch | None:
+    """The rows that an answer has in an id gap; None if it does not have both sides of the gap.
 
-    The side before a market's first trade (id 0) is shown by every answer from `since=0`.
+    Every answer to `since=0` has the side before a market's first trade (id 0).
+
+    Args:
+        found: the answer's rows, in order.
+        gap: the gap in question.
     """
-    sides = _sides(trade_ids(found), times(found), gap)
+    sides = _find_sides(trade_ids(found), times(found), gap)
     if sides is None:
         return None
     first, last = int(sides[0][-1]), int(sides[1][0])
@@ -161,46 +186,46 @@ def shown_between(found: pa.RecordBatch, gap: IdGap) -> pa.RecordBatch | None:
 
 
 def lost_range(found: pa.RecordBatch, gap: IdGap, within: Range) -> Range | None:
-    """The range outside of `within` in which an answer shows trades that belong into a gap.
+    """The range outside of `within` where an answer has trades of an id gap: they were lost there.
 
-    It begins behind the trade on the gap's left side and ends before the one on its right, or
-    contains their whole groups of equal time where a lost trade shares it.
+    It begins after the trade on the gap's left side and ends before the one on its right side. If a
+    lost trade has the same time as one of them, it includes all trades of that time.
 
     Args:
         found: the answer's rows, in order.
-        gap: at one edge of `within`.
-        within: the range that was downloaded; what lies in it is not lost.
+        gap: a gap at one end of `within`.
+        within: the downloaded range; trades in it are not lost.
 
     Returns:
-        None where the answer shows no such trade, or not both sides of the gap.
+        None if the answer has no such trade, or not both sides of the gap.
     """
-    stamps = times(found)
-    sides = _sides(trade_ids(found), stamps, gap)
+    times_ns = times(found)
+    sides = _find_sides(trade_ids(found), times_ns, gap)
     if sides is None:
         return None
     first, last = int(sides[0][-1]), int(sides[1][0])
-    between = stamps[first + 1 : last]
+    between = times_ns[first + 1 : last]
     early = between[between <= within.after]
     late = between[between > within.through]
     if len(early):
         start_ns = gap.after_ns if int(early[0]) > gap.after_ns else gap.after_ns - 1
         return Range(max(0, start_ns), within.after)
     if len(late):
-        right_ns = int(stamps[last])
+        right_ns = int(times_ns[last])
         return Range(within.through, right_ns if int(late[-1]) == right_ns else right_ns - 1)
     return None
 
 
-def _sides(ids: Int64s, stamps: Int64s, gap: IdGap) -> tuple[Int64s, Int64s] | None:
-    """Where the trades on either side of a gap stand; None where one side is not shown.
+def _find_sides(ids: Int64s, times_ns: Int64s, gap: IdGap) -> tuple[Int64s, Int64s] | None:
+    """Indexes of the trades on both sides of a gap; None if one side is missing.
 
-    Several trades may bear the id and the time of a side. Before the first trade of a market is
-    the place -1.
+    Several trades may have the id and time of a side. The index before a market's first trade is
+    -1.
     """
     left = np.array([-1])
-    if gap.after_id != BEGINNING.trade_id:
-        left = _places(ids, stamps, gap.after_id, gap.after_ns)
-    right = _places(ids, stamps, gap.before_id, gap.before_ns)
+    if gap.after_id != BEFORE_FIRST_ID.trade_id:
+        left = _indexes_of(ids, times_ns, gap.after_id, gap.after_ns)
+    right = _indexes_of(ids, times_ns, gap.before_id, gap.before_ns)
     right = right[right > left[0]] if len(left) else right[:0]
     if len(right) == 0:
         return None
@@ -209,8 +234,10 @@ def _sides(ids: Int64s, stamps: Int64s, gap: IdGap) -> tuple[Int64s, Int64s] | N
     return left[left < right[0]], right
 
 
-def _places(ids: Int64s, stamps: Int64s, number: int, stamp: int) -> Int64s:
-    """Where a trade stands: by id and time, as ids that start anew may come twice."""
-    same = ids == number
-    places: Int64s = (same if stamp == END_OF_TIME else same & (stamps == stamp)).nonzero()[0]
-    return places
+def _indexes_of(ids: Int64s, times_ns: Int64s, trade_id: int, time_ns: int) -> Int64s:
+    """Indexes of a trade, by id and time: ids that restart from 1 may occur twice."""
+    is_same = ids == trade_id
+    if time_ns != END_OF_TIME:
+        is_same = is_same & (times_ns == time_ns)
+    indexes: Int64s = is_same.nonzero()[0]
+    return indexes

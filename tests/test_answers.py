@@ -40,7 +40,7 @@ def test_200_is_judged_by_its_body() -> None:
 def test_429_and_5xx_are_waited_out(status: int) -> None:
     with pytest.raises(Transient) as caught:
         check_status(status, URL, b"<html>")
-    assert (caught.value.reason, caught.value.refusal) == (f"HTTP {status}", status == 429)
+    assert (caught.value.reason, caught.value.is_refusal) == (f"HTTP {status}", status == 429)
 
 
 def test_403_tells_what_to_set() -> None:
@@ -90,8 +90,8 @@ def test_any_other_status_is_stopped_at_with_what_it_said(status: int) -> None:
 )
 def test_passing_faults_are_waited_out(entry: str, refusal: bool) -> None:
     fault = transient(errors(entry))
-    assert (fault.reason, fault.refusal, fault.wait_s) == (entry, refusal, None)
-    assert fault.throttled == ("Throttled" in entry)
+    assert (fault.reason, fault.is_refusal, fault.wait_s) == (entry, refusal, None)
+    assert fault.is_throttled == ("Throttled" in entry)
 
 
 @pytest.mark.parametrize(
@@ -190,7 +190,7 @@ def _stopped_clock(monkeypatch: pytest.MonkeyPatch) -> None:
 )
 def test_a_throttle_waits_until_its_stamp(entry: str, wait_s: float | None) -> None:
     fault = transient(errors(entry))
-    assert (fault.reason, fault.refusal, fault.wait_s) == (entry, True, wait_s)
+    assert (fault.reason, fault.is_refusal, fault.wait_s) == (entry, True, wait_s)
 
 
 # Warnings.
@@ -245,7 +245,7 @@ def test_a_good_answer_passes(body: bytes) -> None:
     "body", [b'{"error":[]}', b'{"error":[],"result":null}', b'{"error":["WOdd"]}']
 )
 def test_neither_result_nor_error_is_waited_out(body: bytes) -> None:
-    assert transient(body).reason == "the answer holds neither a result nor an error"
+    assert transient(body).reason == "the answer has neither a result nor an error"
 
 
 @pytest.mark.parametrize(
@@ -264,4 +264,4 @@ def test_neither_result_nor_error_is_waited_out(body: bytes) -> None:
     ],
 )
 def test_what_is_no_answer_is_waited_out(body: bytes, reason: str) -> None:
-    assert transient(body).reason == f"the body is no answer of the API ({reason})"
+    assert transient(body).reason == f"the body is not an answer of the API ({reason})"

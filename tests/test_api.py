@@ -19,7 +19,7 @@ from test_candles import START, batch, trade
 
 import harvester
 from harvester import errors
-from harvester.argument_types import moment_ns, span_between
+from harvester.argument_types import moment_ns, parse_range
 from harvester.errors import BadSetting, BadTime, HarvesterError, UsageError
 from harvester.notebook import bar
 from harvester.storage.footer import Footer
@@ -274,7 +274,7 @@ def test_what_is_no_moment_is_refused(given: Any, message: str) -> None:
 
 
 def test_since_is_included_and_until_is_not() -> None:
-    assert span_between(NOON, date(2024, 2, 1)) == Range(NOON - 1, NOON + DAY // 2 - 1)
+    assert parse_range(NOON, date(2024, 2, 1)) == Range(NOON - 1, NOON + DAY // 2 - 1)
 
 
 # --- what is held --------------------------------------------------------------------------------
@@ -341,7 +341,7 @@ def test_an_archive_shows_its_pairs_and_where_gaps_are(holed: harvester.Archive)
 
 def test_an_archive_without_pairs_says_so(tmp_path: Path) -> None:
     assert (
-        "nothing is held; archive.backfill(PAIR) fetches it"
+        "the archive is empty; archive.backfill(PAIR) downloads trades"
         in harvester.open(tmp_path)._repr_html_()
     )
 

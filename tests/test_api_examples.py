@@ -15,7 +15,7 @@ import pytest
 import harvester
 from harvester.cli.main import COMMANDS
 from harvester.server.app import serving
-from harvester.server.sample_data import made_archive
+from harvester.server.sample_data import create_sample_archive
 
 PAGE = (Path(__file__).parents[1] / "docs" / "python.md").read_text(encoding="utf-8")
 PUBLIC = {
@@ -31,7 +31,7 @@ NOT_IN_PYTHON = {"config", "import", "schedule", "serve", "demo", "compact", "ro
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A folder to stand in, beside an exchange of 20,000 made-up trades."""
-    source = made_archive(tmp_path / "exchange", 20_000, 7)
+    source = create_sample_archive(tmp_path / "exchange", 20_000, 7)
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
     with serving(source) as url:
@@ -42,7 +42,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 
 def test_the_examples_of_the_docstrings_are_right(folder: Path) -> None:
-    made_archive(folder / "data", 20_000, 7)
+    create_sample_archive(folder / "data", 20_000, 7)
     names = {"harvester": harvester, "asyncio": asyncio}
     runner = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS)
     told: list[str] = []

@@ -295,9 +295,9 @@ def around_a_file_that_lacks_five(started: Any) -> tuple[Any, str]:
     [[told]] = [each.imported for each in footers(one.folder) if each.imported]
     inside = [each.trade_id or 0 for each in LONG if told.after < each.true_ns <= told.through]
     text = (
-        f"between ids {inside[0] - 1} and {inside[-1] + 1} a file told {len(inside) - 5:,} trades, "
-        f"and the ids leave room for {len(inside):,}: it lacks some, or ids skip there; "
-        f"`harvester backfill {PAIR} --upgrade` fetches them anew"
+        f"between ids {inside[0] - 1} and {inside[-1] + 1} there are {len(inside) - 5:,} imported "
+        f"trades, but {len(inside):,} unused ids: the imported file lacks trades, or the exchange "
+        f"skipped ids; `harvester backfill {PAIR} --upgrade` downloads them again"
     )
     assert crawl.notes == [text]
     return one, text
@@ -345,7 +345,7 @@ def test_a_quiet_range_before_a_file_hides_nothing_that_it_lacks(started: Any) -
     assert one.crawl().only(PAIR).exit_status == 0
     report = verify(TradeStore(one.folder), PAIR)
     assert (len(report.notes), report.faults, report.unasked_jumps) == (1, [], 0)
-    assert "a file told" in report.notes[0]
+    assert "imported trades" in report.notes[0]
     one.upgrade()
     one.check()
     merged(one.folder)

@@ -18,7 +18,7 @@ from test_candles import answer, ask, hold, is_equal, model
 from harvester.query.candle_query import FILLS
 from harvester.query.candles import ohlc
 from harvester.storage.trade_store import EVERYTHING, TradeStore
-from harvester.times import Range, span
+from harvester.times import Range, range_between
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -160,7 +160,7 @@ def test_a_month_ends_when_the_clocks_of_its_zone_say_so(tmp_path: Path) -> None
 def test_a_span_is_half_open_on_the_calendar_too(tmp_path: Path) -> None:
     rows = [trade(moment(when) - odd, 5) for when in ("2024-02-01", "2024-03-01") for odd in (1, 0)]
     archive = hold(TradeStore(tmp_path), [(Range(0, moment("2024-04-01")), rows)])
-    february = span(moment("2024-02-01"), moment("2024-03-01"))
+    february = range_between(moment("2024-02-01"), moment("2024-03-01"))
     made = answer(ohlc(archive, ask("1mo", february, all_columns=True)))
     assert [(one["time"], one["count"], one["is_complete"]) for one in made] == [
         (moment("2024-02-01"), 2, True)

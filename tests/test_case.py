@@ -29,7 +29,7 @@ from harvester.download.pair_selection import (
 )
 from harvester.errors import AmbiguousPair, ArchiveUnwritable, NothingHeld
 from harvester.kraken.client import Client
-from harvester.kraken.pairs import Pair, spellings
+from harvester.kraken.pairs import Pair, altnames_by_spelling
 from harvester.operations.refresh_pairs import Market as Known
 from harvester.operations.refresh_pairs import targets
 from harvester.query.sql import write_database
@@ -132,7 +132,7 @@ def live(path: Path, _: Path) -> duckdb.DuckDBPyConnection:
 def kept(path: Path, folder: Path) -> duckdb.DuckDBPyConnection:
     """The database file as somebody without harvester opens it."""
     archive = TradeStore(path)
-    names = spellings(known_pairs(archive).values(), archive.held())
+    names = altnames_by_spelling(known_pairs(archive).values(), archive.held())
     write_database(archive, str(folder / "kept.db"), names=names)
     return duckdb.connect(str(folder / "kept.db"), read_only=True)
 

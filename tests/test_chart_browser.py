@@ -18,7 +18,7 @@ import pytest
 import harvester
 from harvester.charts.chart import Chart
 from harvester.schema import clip
-from harvester.server.sample_data import END_NS, MADE_PAIR, made_archive, made_tape
+from harvester.server.sample_data import END_NS, SAMPLE_PAIR, create_sample_archive, sample_trades
 from harvester.storage.footer import Footer
 from harvester.storage.trade_store import TradeStore as Disk
 from harvester.storage.writer import keep_pairs, writer
@@ -66,7 +66,7 @@ function drawn(what) {
 @pytest.fixture(scope="module")
 def archive(tmp_path_factory: pytest.TempPathFactory) -> Iterator[harvester.Archive]:
     folder = tmp_path_factory.mktemp("made") / "data"
-    made_archive(folder, 30_000, 7)
+    create_sample_archive(folder, 30_000, 7)
     with harvester.open(folder) as one:
         yield one
 
@@ -95,9 +95,9 @@ def nothing_wrong(seen: browsing.Seen) -> bool:
 
 def holed(folder: Path, gaps: list[tuple[int, int]], wsname: str = "XBT/USD") -> harvester.Archive:
     """The made tape, but for some ranges that were never fetched."""
-    disk, pair = Disk(folder), msgspec.structs.replace(MADE_PAIR, wsname=wsname)
+    disk, pair = Disk(folder), msgspec.structs.replace(SAMPLE_PAIR, wsname=wsname)
     keep_pairs(disk, msgspec.json.encode({"XBTUSD": pair}))
-    tape, after = made_tape(30_000, 7), START - 1
+    tape, after = sample_trades(30_000, 7), START - 1
     with writer(disk, "XBTUSD") as one:
         one.want(Range(START - 1, END_NS - 1))
         for begins, ends in [*gaps, (END_NS, END_NS)]:

@@ -26,7 +26,7 @@ from harvester.kraken.pairs import Pair
 from harvester.query.candle_query import CandleQuery
 from harvester.query.candles import QuerySession
 from harvester.query.plan import most_candles
-from harvester.server.sample_data import made_archive
+from harvester.server.sample_data import create_sample_archive
 from harvester.storage.trade_store import TradeStore as Disk
 from harvester.storage.writer import keep_pairs, writer
 from harvester.times import DAY, END_OF_TIME, Range, parse_interval
@@ -230,7 +230,7 @@ def test_no_more_candles_come_than_were_expected(tmp_path: Path, interval: str) 
 
 
 def test_a_question_that_a_screen_can_show_is_left_as_it_is(tmp_path: Path) -> None:
-    made_archive(tmp_path / "data", 20_000, 7)
+    create_sample_archive(tmp_path / "data", 20_000, 7)
     asked = CandleQuery("XBTUSD", parse_interval("7m"), EVER)
     drawn = drawable(Disk(tmp_path / "data"), asked)
     assert drawn.question is asked

@@ -148,7 +148,8 @@ def test_a_pace_that_changes_is_told_with_v_and_reported(harvester: Any) -> None
         with serve(market, faults=Faults(script=[None, "rate_limit"])) as one:
             run = harvester(*given, option, "-d", f"data{option}", HARVESTER_API_URL=one.url)
         line = (
-            "XBTUSD: asked at 25.00 calls a second, EAPI:Rate limit exceeded (1 of 2 calls refused)"
+            "XBTUSD: requested at 25.00 calls a second, EAPI:Rate limit exceeded "
+            "(1 of 2 calls refused)"
         )
         assert (line in run.err.splitlines()) is told
         pace = json.loads(run.out)["pairs"][0]["pace"]
@@ -304,7 +305,7 @@ def test_every_format_holds_every_candle(form: str, harvester: Any, tmp_path: Pa
             ["backfill", "XBTUSD", "--since", "2024-02-01", "--until", "2024-01-01"],
             2,
             (
-                "--since 2024-02-01T00:00:00Z does not lie before --until 2024-01-01T00:00:00Z: "
+                "--since 2024-02-01T00:00:00Z is not before --until 2024-01-01T00:00:00Z: "
                 "since is inclusive, until exclusive"
             ),
         ),
@@ -395,7 +396,7 @@ def test_quiet_still_says_what_went_wrong(harvester: Any) -> None:
     run = harvester("backfill", "PEPEXBT", "-q")
     assert run.status == 1
     assert run.err.startswith("harvester: PEPEXBT: 0 trades in 1 pages; trade [")
-    assert run.err.endswith("it is never rounded, so this pair stops here\n")
+    assert run.err.endswith("values are never rounded, so this pair stops here\n")
 
 
 def test_the_gravest_status_of_several_pairs_wins(harvester: Any, tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from harvester.server.sample_data import made_archive
+from harvester.server.sample_data import create_sample_archive
 
 HARVESTER = [sys.executable, "-c", "from harvester.cli.main import main; main()"]
 
@@ -22,7 +22,7 @@ HARVESTER = [sys.executable, "-c", "from harvester.cli.main import main; main()"
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("made") / "data"
-    made_archive(folder, 3_000, 7)
+    create_sample_archive(folder, 3_000, 7)
     return folder
 
 

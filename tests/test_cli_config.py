@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from harvester.cli import nights, output, settings, settling
-from harvester.config import commented
+from harvester.config import default_file_text
 from harvester.errors import HarvesterError, UsageError
 from harvester.settings_keys import KEYS
 
@@ -87,7 +87,7 @@ def test_config_tells_each_value_and_where_it_came_from(
         "candles.rollups": ("none", "mine.toml"),
         "candles.memory_limit": ("2GB", "default"),
     }
-    assert {line[0]: line[3] for line in lines[1:]} == {key.name: key.why for key in KEYS}
+    assert {line[0]: line[3] for line in lines[1:]} == {key.name: key.help for key in KEYS}
 
 
 def test_config_as_json_tells_all(harvester: Callable[..., Run], tmp_path: Path) -> None:
@@ -103,7 +103,7 @@ def test_config_as_json_tells_all(harvester: Callable[..., Run], tmp_path: Path)
         "default": 8,
         "allowed": "a whole number, 1 or more",
         "variables": ["HARVESTER_EXCHANGE_JOBS"],
-        "why": "pairs crawled side by side: each has a limit of its own",
+        "why": "Number of pairs that are downloaded in parallel. Each has its own rate limit.",
     }
 
 
@@ -184,7 +184,7 @@ def test_init_writes_a_file_that_changes_nothing(
     run = harvester("config", "--init", *arguments, **environment)
     assert run == Run(0, "", f"{file} is written: every key with its default\n")
     assert [one.name for one in tmp_path.iterdir()] == [file]
-    assert (tmp_path / file).read_text() == commented()
+    assert (tmp_path / file).read_text() == default_file_text()
     told = json.loads(harvester("config", "--config", file, "--json").out)["settings"]
     assert all(one["value"] == one["default"] for one in told)
     assert {one["origin"] for one in told} == {file}
@@ -425,5 +425,5 @@ def test_without_an_installed_command_python_runs_it(
 
 
 def test_the_file_that_init_writes_is_toml() -> None:
-    tables: dict[str, Any] = tomllib.loads(commented())
+    tables: dict[str, Any] = tomllib.loads(default_file_text())
     assert list(tables) == ["archive", "exchange", "refresh", "candles"]

@@ -252,10 +252,10 @@ WAITED_OUT = {
     "http:527": "HTTP 527",
     "close": "the connection was closed without an answer",
     "not_json": (
-        "the body is no answer of the API (JSON is malformed: invalid character (byte 0))"
+        "the body is not an answer of the API (JSON is malformed: invalid character (byte 0))"
     ),
-    "bad_json": "the body is no whole answer (Input data was truncated)",
-    "big:34000000": "a body of more than 32 MB",
+    "bad_json": "the body is not a complete answer (Input data was truncated)",
+    "big:34000000": "the body has more than 32 MB",
 }
 
 
@@ -282,8 +282,8 @@ def test_a_body_of_spoilt_bytes_is_waited_out() -> None:
     assert told.waits == [
         (
             "XBTUSD",
-            "the body is no whole answer ('utf-8' codec can't decode byte 0xff in position 28: "
-            "invalid start byte)",
+            "the body is not a complete answer ('utf-8' codec can't decode byte 0xff in position "
+            "28: invalid start byte)",
         )
     ]
 
@@ -364,7 +364,7 @@ def test_a_refusal_is_counted_and_slows_the_pair_down(fault: str) -> None:
 
     async def ask(client: Client) -> bool:
         await client.page(PAIR, None)
-        return client.slowed(PAIR)
+        return client.is_slowed(PAIR)
 
     with faulty([fault]) as exchange:
         assert run(exchange.url, ask, told, rate=50)
@@ -411,7 +411,7 @@ def test_good_answers_bring_a_pair_back_to_its_rate() -> None:
     async def ask(client: Client) -> bool:
         for _ in range(12):
             await client.page(PAIR, None)
-        return client.slowed(PAIR)
+        return client.is_slowed(PAIR)
 
     with faulty(["rate_limit"]) as exchange:
         assert not run(exchange.url, ask, rate=0)
@@ -477,7 +477,7 @@ def test_no_more_calls_are_in_flight_than_places() -> None:
 def test_a_fault_that_is_no_refusal_does_not_slow_the_pair_down() -> None:
     async def ask(client: Client) -> tuple[bool, int]:
         await client.page(PAIR, None)
-        return client.slowed(PAIR), client.refusals
+        return client.is_slowed(PAIR), client.refusals
 
     with faulty(["busy"]) as exchange:
         assert run(exchange.url, ask, rate=50) == (False, 0)
@@ -626,7 +626,7 @@ def test_a_row_that_cannot_be_read_stops_at_once() -> None:
         run(exchange.url, newest)
     assert str(caught.value) == (
         'the exchange sent a trade that can\'t be read: ["x","1",1700000000,"b","m","",null] '
-        "('x' is no number); nothing of this page was kept"
+        "('x' is not a number); nothing of this page was stored"
     )
     assert len(exchange.agents) == 1
 
@@ -716,7 +716,7 @@ def test_an_address_whose_host_is_no_name_is_told() -> None:
     with pytest.raises(BadSetting) as caught:
         run("https://api..kraken.com", newest)
     assert str(caught.value).startswith(
-        "[exchange] url 'https://api..kraken.com' is no address: its host is no name of one ("
+        "[exchange] url 'https://api..kraken.com' is not an address: its host name is invalid ("
     )
 
 
@@ -748,7 +748,7 @@ def test_a_page_of_another_market_is_asked_for_again(body: bytes) -> None:
     told = Told()
     with Odd(body, body) as exchange:
         assert run(exchange.url, newest, told) == 60
-    why = "an answer about the market 'XETHZUSD' came where XXBTZUSD was asked for"
+    why = "the answer is about the market 'XETHZUSD', but XXBTZUSD was requested"
     assert told.waits == [("XBTUSD", why)] * 2
 
 
@@ -770,7 +770,7 @@ def test_an_exchange_that_keeps_answering_about_another_market_ends_with_status_
     with Odd(*[OTHER_PAGE] * 1000) as exchange, pytest.raises(ExchangeUnreachable) as caught:
         run(exchange.url, newest, give_up_s=0.05)
     assert caught.value.exit_status == 3
-    assert "(at last: an answer about the market 'XETHZUSD' came" in str(caught.value)
+    assert "(at last: the answer is about the market 'XETHZUSD', but" in str(caught.value)
 
 
 @pytest.mark.parametrize("name", ["XBTUSD", "XXBTZUSD", "XBT/USD"])

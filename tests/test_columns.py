@@ -16,11 +16,11 @@ from harvester.schema import (
     ROWS,
     VOLUME,
     clip,
-    cut,
+    decimal_array,
     decimal_words,
-    decimals_of,
     joined,
     no_rows,
+    split_at,
     times,
     trade_ids,
 )
@@ -68,7 +68,7 @@ def test_cut_parts_batches_by_time_and_leaves_none_empty(
     places = sorted(data.draw(st.lists(st.integers(0, len(stamps)), max_size=3)))
     whole = batch(stamps)
     ends = pairwise([0, *places, len(stamps)])
-    upto, behind = cut([whole.slice(start, end - start) for start, end in ends], through)
+    upto, behind = split_at([whole.slice(start, end - start) for start, end in ends], through)
     assert [one for part in upto for one in stamps_of(part)] == [
         stamp for stamp in stamps if stamp <= through
     ]
@@ -82,7 +82,7 @@ def test_cut_parts_batches_by_time_and_leaves_none_empty(
 @given(st.lists(st.integers(0, 2**63 - 1), min_size=1))
 def test_decimals_of_integers_are_those_at_their_scale(unscaled: list[int]) -> None:
     kind = pa.decimal128(19, 4)
-    made = decimals_of(kind, np.array(unscaled, dtype=np.int64))
+    made = decimal_array(kind, np.array(unscaled, dtype=np.int64))
     assert made.type == kind
     assert made.to_pylist() == [Decimal(one).scaleb(-4) for one in unscaled]
 

@@ -11,7 +11,7 @@ from typing import Any
 import duckdb
 import pytest
 
-from harvester.config import Settings, commented, load
+from harvester.config import Settings, default_file_text, load
 from harvester.errors import BadSetting
 from harvester.settings_keys import KEYS
 
@@ -285,7 +285,7 @@ NO_SETTING = {
     "[zzzzzzzz]\nqqqqqqqqqqqqq = 1": f"[zzzzzzzz] qqqqqqqqqqqqq is no setting; {SECTIONS}",
     "[exchnage]": f"[exchnage] is no section; is [exchange] meant? {SECTIONS}",
     "[qqqqqqq]": f"[qqqqqqq] is no section; {SECTIONS}",
-    "rate = 1": "'rate' stands outside of a [section]",
+    "rate = 1": "'rate' must be inside a [section]",
 }
 
 
@@ -410,13 +410,13 @@ def test_config_toml_has_every_key_with_its_default() -> None:
 
 
 def test_config_toml_is_what_init_writes() -> None:
-    assert shipped() == commented()
+    assert shipped() == default_file_text()
 
 
 def test_config_toml_says_of_every_key_what_it_is_for() -> None:
     lines = shipped().splitlines()
     above = {line.split(" = ")[0]: lines[at - 1] for at, line in enumerate(lines) if " = " in line}
-    assert above == {key.name.partition(".")[2]: f"# {key.why}" for key in KEYS}
+    assert above == {key.name.partition(".")[2]: f"# {key.help}" for key in KEYS}
 
 
 def test_config_toml_changes_nothing() -> None:
@@ -424,4 +424,4 @@ def test_config_toml_changes_nothing() -> None:
 
 
 def test_every_key_tells_its_unit_or_kind_and_why() -> None:
-    assert [key.name for key in KEYS if len(key.why) < 20] == []
+    assert [key.name for key in KEYS if len(key.help) < 20] == []

@@ -233,8 +233,8 @@ def test_a_price_of_thirteen_decimals_stops_its_pair_and_no_other(tmp_path: Path
     assert (stopped.exit_status, str(stopped.error)) == (
         1,
         (
-            f"trade {row}: {first.price} does not fit, a price has at most 10 decimals and lies "
-            "below 100,000,000; it is never rounded, so this pair stops here"
+            f"trade {row}: {first.price} does not fit, a price has at most 10 decimals and is "
+            "below 100,000,000; values are never rounded, so this pair stops here"
         ),
     )
     assert (whole.exit_status, tape_of(tmp_path, "XBTUSD")) == (0, list(expected(good)))

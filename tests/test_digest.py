@@ -15,7 +15,7 @@ from test_candles import PAIR, cut, hold
 
 from harvester.storage.trade_store import TradeStore
 from harvester.storage.writer import writer
-from harvester.times import Range, parse_moment, span
+from harvester.times import Range, parse_moment, range_between
 from harvester.verify.digest import Digest, digests
 
 ROWS = expected(tapes.market(tapes.sparse(400)))
@@ -92,12 +92,12 @@ def test_a_span_takes_the_months_that_lie_in_it_whole(tmp_path: Path) -> None:
     [whole] = digests(archive, PAIR)
     first, second, third, fourth = whole.months[:4]
     begin, end = (f"{month.month}-02" for month in (first, fourth))
-    [some] = digests(archive, PAIR, span(parse_moment(begin, 0), parse_moment(end, 0)))
+    [some] = digests(archive, PAIR, range_between(parse_moment(begin, 0), parse_moment(end, 0)))
     assert some.months == [second, third]
     [exact] = digests(
         archive,
         PAIR,
-        span(parse_moment(f"{first.month}-01", 0), parse_moment(f"{third.month}-01", 0)),
+        range_between(parse_moment(f"{first.month}-01", 0), parse_moment(f"{third.month}-01", 0)),
     )
     assert exact.months == [first, second]
 

@@ -39,10 +39,10 @@ def test_an_answer_may_hold_no_candle() -> None:
 
 
 BAD_ROWS = {
-    '[1600000200,"x","1","1","1","1","1",3]': "one of its numbers is none",
-    '[1600000200,"NaN","1","1","1","1","1",3]': "one of its numbers is below 0 or without end",
-    '[1600000200,"1","1","1","1","1","-1",3]': "one of its numbers is below 0 or without end",
-    '[1600000200,"1","1","1","1","1","1",-3]': "one of its numbers is below 0 or without end",
+    '[1600000200,"x","1","1","1","1","1",3]': "one of its numbers can't be read",
+    '[1600000200,"NaN","1","1","1","1","1",3]': "one of its numbers is negative or infinite",
+    '[1600000200,"1","1","1","1","1","-1",3]': "one of its numbers is negative or infinite",
+    '[1600000200,"1","1","1","1","1","1",-3]': "one of its numbers is negative or infinite",
     '[1600000201,"1","1","1","1","1","1",3]': "no candle of 5 minutes opens then",
     '[-300,"1","1","1","1","1","1",3]': "no candle of 5 minutes opens then",
     '[9999999999900,"1","1","1","1","1","1",3]': "no candle of 5 minutes opens then",
@@ -66,19 +66,19 @@ def test_rows_that_do_not_ascend_are_refused(time_s: int) -> None:
         read(f"{ROW},{row}")
     assert str(caught.value) == (
         f"the exchange sent a candle that can't be read: {row} "
-        "(it does not come after the one before it)"
+        "(it is not later than the candle before it)"
     )
 
 
 @pytest.mark.parametrize(
     ("result", "message"),
     [
-        (b"{}", "the exchange's candles are of 0 markets () where one was asked for"),
+        (b"{}", "the exchange's candles are of 0 markets (), but one was requested"),
         (
             b'{"A":[],"B":[]}',
-            "the exchange's candles are of 2 markets (A, B) where one was asked for",
+            "the exchange's candles are of 2 markets (A, B), but one was requested",
         ),
-        (b'{"A":5}', "the exchange's candles are no list of rows: Expected `array`, got `int`"),
+        (b'{"A":5}', "the exchange's candles are not a list of rows: Expected `array`, got `int`"),
     ],
 )
 def test_an_answer_of_another_shape_is_refused(result: bytes, message: str) -> None:

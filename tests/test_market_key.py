@@ -43,8 +43,8 @@ def luna(key: str, seed: int, days: int = 3, **fields: Any) -> Market:
 OLD, NEW = luna("OLDLUNA", 1), luna("NEWLUNA", 2)
 OTHER = luna("XXBTZUSD", 3, altname="XBTUSD", wsname="XBT/USD", base="XXBT")
 WARNING = (
-    "LUNAUSD: the exchange means another market by this name now, NEWLUNA, than the archive holds "
-    "under it, OLDLUNA"
+    "LUNAUSD: the exchange now uses this name for another market, NEWLUNA, than the archive does, "
+    "OLDLUNA"
 )
 MESSAGE = (
     f"{WARNING}: nothing was added. Keep the old trades where they are, and download the new "

@@ -26,7 +26,7 @@ from harvester.kraken.trades import decode_page
 from harvester.schema import ROW_GROUP_ROWS, ROWS, RowsChecksum, times
 from harvester.server.app import app, serving
 from harvester.server.pages import RenderedPageCache, TradePages
-from harvester.server.sample_data import END_NS, MADE_PAIR, made_archive, made_tape
+from harvester.server.sample_data import END_NS, SAMPLE_PAIR, create_sample_archive, sample_trades
 from harvester.storage.footer import Footer
 from harvester.storage.trade_store import TradeStore
 from harvester.storage.writer import keep_pairs, writer
@@ -65,7 +65,7 @@ def commit(archive: TradeStore, span: Range, rows: pa.RecordBatch, pair: str = "
         one.commit(span, rows, Footer(span, "{}"))
 
 
-def archive_of(path: Path, trades: list[Trade], pair: Pair = MADE_PAIR) -> TradeStore:
+def archive_of(path: Path, trades: list[Trade], pair: Pair = SAMPLE_PAIR) -> TradeStore:
     archive = TradeStore(path)
     keep_pairs(archive, msgspec.json.encode({pair.altname: pair}))
     commit(archive, Range(0, T0 + DAY), rows_of(trades), pair.altname)
@@ -189,19 +189,19 @@ def test_a_page_decodes_to_the_rows_of_the_archive(tmp_path: Path) -> None:
 
 
 def test_a_walk_by_the_cursor_finds_every_row_once_and_in_order(tmp_path: Path) -> None:
-    archive = made_archive(tmp_path, 5_000, 3)
+    archive = create_sample_archive(tmp_path, 5_000, 3)
     with serving(archive) as url:
-        assert walk(url) == printed(made_tape(5_000, 3))
+        assert walk(url) == printed(sample_trades(5_000, 3))
 
 
 def test_a_stamp_that_stands_in_two_row_groups_is_served_whole(tmp_path: Path) -> None:
     rows = ROW_GROUP_ROWS + 50
     edge = slice(ROW_GROUP_ROWS - 1, ROW_GROUP_ROWS + 1)
-    seed = next(n for n in range(100) if len(set(times(made_tape(rows, n))[edge])) == 1)
-    stamp = int(times(made_tape(rows, seed))[ROW_GROUP_ROWS])
-    expected = np.flatnonzero(times(made_tape(rows, seed)) >= stamp) + 1
+    seed = next(n for n in range(100) if len(set(times(sample_trades(rows, n))[edge])) == 1)
+    stamp = int(times(sample_trades(rows, seed))[ROW_GROUP_ROWS])
+    expected = np.flatnonzero(times(sample_trades(rows, seed)) >= stamp) + 1
 
-    application = app(made_archive(tmp_path, rows, seed))
+    application = app(create_sample_archive(tmp_path, rows, seed))
 
     body = get(application, "Trades", pair="XBTUSD", since=str(stamp))
     assert ids(body) == expected.tolist()
@@ -324,7 +324,7 @@ def test_a_name_that_nobody_bears_is_an_unknown_pair(tmp_path: Path) -> None:
 def test_a_known_pair_that_is_not_held_is_unknown_and_not_empty(tmp_path: Path) -> None:
     archive = archive_of(tmp_path, PLAIN)
     other = Pair(altname="ETHUSD")
-    keep_pairs(archive, msgspec.json.encode({"XBTUSD": MADE_PAIR, "ETHUSD": other}))
+    keep_pairs(archive, msgspec.json.encode({"XBTUSD": SAMPLE_PAIR, "ETHUSD": other}))
     body = get(app(archive), "Trades", pair="ETHUSD")
     assert errors(body) == ["EQuery:Unknown asset pair"]
 
@@ -367,13 +367,13 @@ def test_harvesters_own_client_reads_pairs_and_clock(tmp_path: Path) -> None:
 
     with serving(archive_of(tmp_path, PLAIN)) as url:
         pairs, clock_ns = asyncio.run(ask(url))
-    assert pairs == {"XBTUSD": MADE_PAIR}
+    assert pairs == {"XBTUSD": SAMPLE_PAIR}
     # The clock stands where coverage ends, so that a copy claims no more.
     assert clock_ns == T0 + DAY
 
 
 def test_a_copy_claims_no_more_than_the_mirror_has(tmp_path: Path) -> None:
-    archive = made_archive(tmp_path / "there", 2_000, 5)
+    archive = create_sample_archive(tmp_path / "there", 2_000, 5)
     with serving(archive) as url:
         outcome = Crawl(url, tmp_path / "here", {"refresh.settle_s": 0}).only("XBTUSD")
     copy = TradeStore(tmp_path / "here")
@@ -387,7 +387,7 @@ def test_a_page_over_a_gap_is_refused(tmp_path: Path) -> None:
     commit(archive, Range(0, first), rows_of(PLAIN[:10]))
     commit(archive, Range(second, T0 + DAY), rows_of([]))
     [text] = errors(get(app(archive), "Trades", pair="XBTUSD", since="0"))
-    assert text == f"EQuery:Not covered by this mirror:{first}-{second}"
+    assert text == f"EQuery:Not covered by this archive:{first}-{second}"
 
 
 def test_a_page_from_a_moment_before_the_coverage_is_given(tmp_path: Path) -> None:
@@ -459,7 +459,7 @@ def test_what_is_kept_rendered_is_bounded(tmp_path: Path) -> None:
     ends = [0, *(trade[1] for trade in PLAIN)]
     for place, trade in enumerate(PLAIN):
         commit(archive, Range(ends[place], ends[place + 1]), rows_of([trade]))
-    shelf = RenderedPageCache(archive, most_bytes=1_000)
+    shelf = RenderedPageCache(archive, max_bytes=1_000)
     page = TradePages(archive, "XBTUSD", shelf, Clock()).page(0, 1000, 1)
     assert page.text.count(b"],") == 30
     assert shelf.bytes <= 1_000
@@ -491,15 +491,15 @@ def test_a_port_is_free_again_once_the_server_ends(tmp_path: Path) -> None:
 
 
 def test_a_seed_always_makes_the_same_tape() -> None:
-    assert made_tape(5_000, 1).equals(made_tape(5_000, 1))
+    assert sample_trades(5_000, 1).equals(sample_trades(5_000, 1))
 
 
 def test_another_seed_makes_another_tape() -> None:
-    assert not made_tape(5_000, 1).equals(made_tape(5_000, 2))
+    assert not sample_trades(5_000, 1).equals(sample_trades(5_000, 2))
 
 
 def test_made_times_are_those_that_kraken_prints_and_end_where_they_should() -> None:
-    stamps = times(made_tape(20_000, 1))
+    stamps = times(sample_trades(20_000, 1))
     assert (np.diff(stamps) >= 0).all()
     assert not (stamps % 100).any()
     assert END_NS - 10 * DAY < stamps[0] < END_NS - 9 * DAY
@@ -507,38 +507,38 @@ def test_made_times_are_those_that_kraken_prints_and_end_where_they_should() -> 
 
 
 def test_made_trades_share_stamps_by_up_to_seventeen() -> None:
-    groups = Counter(times(made_tape(20_000, 1)).tolist())
+    groups = Counter(times(sample_trades(20_000, 1)).tolist())
     assert max(groups.values()) == 17
 
 
 def test_made_ids_count_from_one() -> None:
-    assert made_tape(20_000, 1).column("trade_id").to_pylist() == list(range(1, 20_001))
+    assert sample_trades(20_000, 1).column("trade_id").to_pylist() == list(range(1, 20_001))
 
 
 def test_made_prices_have_one_decimal_and_volumes_are_positive() -> None:
-    tape = made_tape(20_000, 1)
+    tape = sample_trades(20_000, 1)
     assert all(price == round(price, 1) > 0 for price in tape.column("price").to_pylist())
     assert min(tape.column("volume").to_pylist()) > 0
 
 
 @pytest.mark.parametrize("trades", [0, 1, 2])
 def test_a_tape_may_be_as_short_as_one_likes(tmp_path: Path, trades: int) -> None:
-    archive = made_archive(tmp_path, trades, 1)
+    archive = create_sample_archive(tmp_path, trades, 1)
     assert checksum(archive)[0] == trades
 
 
 def test_a_made_archive_is_wanted_and_covered_whole(tmp_path: Path) -> None:
-    archive = made_archive(tmp_path, 100, 1)
+    archive = create_sample_archive(tmp_path, 100, 1)
     assert (archive.coverage("XBTUSD"), archive.gaps("XBTUSD")) == ([Range(0, END_NS)], [])
 
 
 def test_made_trades_never_mix_with_true_ones(tmp_path: Path) -> None:
     archive_of(tmp_path, PLAIN)
     with pytest.raises(UsageError) as caught:
-        made_archive(tmp_path, 100, 1)
+        create_sample_archive(tmp_path, 100, 1)
     assert str(caught.value) == (
-        f"the archive at {tmp_path} holds trades already (XBTUSD): "
-        "give a folder of its own for the made-up market"
+        f"the archive at {tmp_path} has trades already (XBTUSD): "
+        "give another folder for the sample market"
     )
 
 
@@ -546,7 +546,10 @@ def test_made_trades_never_mix_with_true_ones(tmp_path: Path) -> None:
 
 
 def test_an_archive_crawled_from_a_mirror_equals_it(tmp_path: Path) -> None:
-    source, copy = made_archive(tmp_path / "source", 5_000, 7), TradeStore(tmp_path / "copy")
+    source, copy = (
+        create_sample_archive(tmp_path / "source", 5_000, 7),
+        TradeStore(tmp_path / "copy"),
+    )
 
     async def crawl(url: str) -> None:
         settings = load({"exchange.url": url, "exchange.rate": 0}, environment={})

@@ -18,7 +18,7 @@ import harvester
 from harvester.kraken.client import Client
 from harvester.server.app import app
 from harvester.server.responses import ohlc_rows as candles_of
-from harvester.server.sample_data import END_NS, MADE_PAIR, made_archive, made_tape
+from harvester.server.sample_data import END_NS, SAMPLE_PAIR, create_sample_archive, sample_trades
 from harvester.storage.trade_store import TradeStore
 from harvester.times import DAY, Range
 from harvester.verify.against_exchange import Comparer
@@ -54,7 +54,7 @@ def test_candles_are_those_that_the_exchange_makes(tmp_path: Path, market: Marke
 
 @pytest.mark.parametrize("size", [1, 7, 1_000])
 def test_candles_may_go_over_from_one_batch_to_the_next(size: int) -> None:
-    tape = made_tape(2_000, 3)
+    tape = sample_trades(2_000, 3)
     batches = [tape.slice(start, size) for start in range(0, len(tape), size)]
     for minutes in (1, 240, 10080):
         whole = candles_of([tape], minutes * MINUTE, END_NS, 1)
@@ -62,7 +62,7 @@ def test_candles_may_go_over_from_one_batch_to_the_next(size: int) -> None:
 
 
 def test_since_leaves_out_what_opens_then_or_before(tmp_path: Path) -> None:
-    application = app(made_archive(tmp_path, 2_000, 3))
+    application = app(create_sample_archive(tmp_path, 2_000, 3))
     everything = rows(get(application, "OHLC", pair="XBTUSD", interval="60"))
     since = everything[100][0]
     later = rows(get(application, "OHLC", pair="XBTUSD", interval="60", since=str(since)))
@@ -70,7 +70,7 @@ def test_since_leaves_out_what_opens_then_or_before(tmp_path: Path) -> None:
 
 
 def test_there_are_720_closed_candles_and_the_running_one(tmp_path: Path) -> None:
-    found = rows(get(app(made_archive(tmp_path, 2_000, 3)), "OHLC", pair="XBTUSD"))
+    found = rows(get(app(create_sample_archive(tmp_path, 2_000, 3)), "OHLC", pair="XBTUSD"))
     end_s = END_NS // 10**9
     assert [row[0] for row in found] == list(range(end_s - 720 * 60, end_s + 1, 60))
 
@@ -110,7 +110,7 @@ def test_a_copy_is_equal_in_every_candle_that_can_be_compared(tmp_path: Path) ->
 
         async def compare() -> ExchangeReport:
             async with Client(archive.settings.exchange) as client:
-                return await Comparer(client, TradeStore(tmp_path)).compare(MADE_PAIR)
+                return await Comparer(client, TradeStore(tmp_path)).compare(SAMPLE_PAIR)
 
         report = asyncio.run(compare())
     assert [interval.differing for interval in report.intervals] == [0] * len(INTERVALS_MIN)

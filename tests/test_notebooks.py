@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from harvester.server.sample_data import made_tape
+from harvester.server.sample_data import sample_trades
 
 nbformat = pytest.importorskip("nbformat", reason="needs the extra notebook")
 nbclient = pytest.importorskip("nbclient", reason="needs the extra notebook")
@@ -69,7 +69,7 @@ def alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(scope="module")
 def tape() -> list[dict[str, Any]]:
     """The trades that the stand-in makes up, as plain Python has them, with the second of each."""
-    rows: list[dict[str, Any]] = made_tape(200_000, 7).to_pylist()
+    rows: list[dict[str, Any]] = sample_trades(200_000, 7).to_pylist()
     for row in rows:
         row["at"] = datetime.fromtimestamp(row["time"].value // 10**9, UTC)
     return rows

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from test_columns import batch
 
 from harvester.schema import ROWS as ROW_SCHEMA
-from harvester.schema import in_order, times, trade_ids, unite
+from harvester.schema import merge_rows, sort_rows, times, trade_ids
 from harvester.times import Range
-from harvester.trade_ids import LastId, find_gaps, mend, shown_between
+from harvester.trade_ids import LastId, fill_gaps, find_gaps, rows_in_gap
 
 Row = tuple[int, int]
 """An id, 0 for none, and a published time."""
@@ -62,7 +62,7 @@ LIKE_A_PAGE = st.integers(1, 9).flatmap(
 @example([(1, 1), (2, 1), (2, 1), (3, 2)])
 @example([(0, 1), (1, 1), (2, 2)])
 def test_rows_come_by_time_and_id_without_repeats(rows: list[Row]) -> None:
-    assert told(in_order(rows_of(rows))) == ordered(rows)
+    assert told(sort_rows(rows_of(rows))) == ordered(rows)
 
 
 GROUP = st.lists(st.integers(1, 9), unique=True, min_size=1, max_size=6).map(sorted)
@@ -74,7 +74,7 @@ GROUP = st.lists(st.integers(1, 9), unique=True, min_size=1, max_size=6).map(sor
 @example([1, 2, 3], [1, 2])
 @example([1, 3], [1, 2, 3])
 def test_two_views_of_one_stamp_hold_what_either_shows(held: list[int], new: list[int]) -> None:
-    united = unite(rows_of([(one, 7) for one in held]), rows_of([(one, 7) for one in new]))
+    united = merge_rows(rows_of([(one, 7) for one in held]), rows_of([(one, 7) for one in new]))
     assert told(united) == [(one, 7) for one in sorted({*held, *new})]
 
 
@@ -84,9 +84,9 @@ def gaps_by_hand(edge: LastId | None, rows: list[Row]) -> tuple[list[tuple[int, 
     last = edge
     for number, stamp in rows:
         if not number:
-            last = last and last._replace(loose=last.loose + 1)
+            last = last and last._replace(rows_without_id=last.rows_without_id + 1)
             continue
-        if last and number - last.trade_id - 1 > last.loose:
+        if last and number - last.trade_id - 1 > last.rows_without_id:
             found.append((last.trade_id, number))
         last = LastId(number, 0, stamp)
     return found, last
@@ -149,8 +149,8 @@ FIELDS = [next(k for k in Trade._fields if getattr(t, k) != getattr(FIRST, k)) f
 @pytest.mark.parametrize("other", DIFFERENT, ids=FIELDS)
 def test_trades_of_one_time_and_id_that_differ_in_a_field_all_stay(other: Trade) -> None:
     page = [FIRST, other, FIRST, other, Trade(6, 7)]
-    assert trades_in(in_order(batch_of(page))) == [FIRST, other, Trade(6, 7)]
-    united = unite(batch_of([FIRST, Trade(6, 7)]), batch_of([other, Trade(6, 7)]))
+    assert trades_in(sort_rows(batch_of(page))) == [FIRST, other, Trade(6, 7)]
+    united = merge_rows(batch_of([FIRST, Trade(6, 7)]), batch_of([other, Trade(6, 7)]))
     assert Counter(trades_in(united)) == Counter([FIRST, other, Trade(6, 7)])
     assert trades_in(united)[-1] == Trade(6, 7)
 
@@ -159,7 +159,7 @@ def test_trades_of_one_time_and_id_that_differ_in_a_field_all_stay(other: Trade)
 def test_trades_without_an_id_that_differ_in_two_views_all_stay(other: Trade) -> None:
     held, shown = FIRST._replace(trade_id=0), other._replace(trade_id=0)
     same = Trade(0, 7, Decimal(9))
-    united = unite(batch_of([held, same]), batch_of([shown, same]))
+    united = merge_rows(batch_of([held, same]), batch_of([shown, same]))
     assert Counter(trades_in(united)) == Counter([held, shown, same])
 
 
@@ -167,7 +167,7 @@ def test_a_trade_without_an_id_stays_behind_the_one_it_followed_in_its_own_view(
     held = [Trade(1, 7), Trade(2, 7), Trade(3, 7)]
     shown = [Trade(1, 7), Trade(0, 7), Trade(2, 7)]
     expected = [Trade(1, 7), Trade(0, 7), Trade(2, 7), Trade(3, 7)]
-    assert trades_in(unite(batch_of(held), batch_of(shown))) == expected
+    assert trades_in(merge_rows(batch_of(held), batch_of(shown))) == expected
 
 
 TRADES_OF_A_STAMP = st.lists(
@@ -182,10 +182,10 @@ TRADES_OF_A_STAMP = st.lists(
 @settings(deadline=None)
 @given(st.lists(TRADES_OF_A_STAMP, min_size=2, max_size=4))
 def test_views_of_one_stamp_lose_and_multiply_nothing(views: list[list[Trade]]) -> None:
-    pages = [in_order(batch_of(view)) for view in views]
+    pages = [sort_rows(batch_of(view)) for view in views]
     united = pages[0]
     for page in [*pages[1:], *pages]:
-        united = unite(united, page)
+        united = merge_rows(united, page)
     most: Counter[Trade] = Counter()
     for view in views:
         most |= Counter(view)
@@ -197,7 +197,7 @@ def test_a_gap_is_looked_for_between_the_nearest_trades_of_its_ids() -> None:
     changed = FIRST._replace(price=Decimal(2))
     page = batch_of([FIRST, changed, Trade(8, 9), Trade(8, 9, Decimal(3))])
     (gap,), _ = find_gaps(None, page)
-    shown = shown_between(page, gap)
+    shown = rows_in_gap(page, gap)
     assert shown is not None
     assert shown.num_rows == 0
 
@@ -208,6 +208,6 @@ def test_what_fills_a_gap_leaves_out_no_trade_and_repeats_none() -> None:
     gaps, _ = find_gaps(None, ours)
     found = [changed, Trade(6, 8), Trade(0, 8, Decimal(4)), Trade(8, 9), behind]
     for _ in range(2):
-        ours = mend(ours, gaps, batch_of(found), Range(0, 100))
+        ours = fill_gaps(ours, gaps, batch_of(found), Range(0, 100))
         assert Counter(trades_in(ours)) == Counter([FIRST, Trade(0, 8), *found])
         assert [trade.trade_id for trade in trades_in(ours)] == [5, 5, 0, 6, 0, 8, 8]

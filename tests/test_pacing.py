@@ -17,28 +17,28 @@ from exchange import Bucket
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harvester.kraken.rate_limit import Pace, Paces, PaceState
+from harvester.kraken.rate_limit import PaceState, PairRateLimiter, RateLimiter
 
 
 def no_jitter() -> float:
     return 0.0
 
 
-def pace(rate: float, wait_s: float = 5) -> Pace:
-    return Pace(rate, wait_s, no_jitter)
+def pair_limiter(rate: float, wait_s: float = 5) -> PairRateLimiter:
+    return PairRateLimiter(rate, wait_s, no_jitter)
 
 
-def paces(rate: float, most_in_flight: int = 100, wait_s: float = 5) -> Paces:
-    return Paces(rate, wait_s, most_in_flight, no_jitter)
+def rate_limiter(rate: float, most_in_flight: int = 100, wait_s: float = 5) -> RateLimiter:
+    return RateLimiter(rate, wait_s, most_in_flight, no_jitter)
 
 
-def starts(pace: Pace, gaps: list[float]) -> list[float]:
-    """When requests start that are wished for after these gaps, one after the other."""
+def starts(limiter: PairRateLimiter, gaps: list[float]) -> list[float]:
+    """Start times of sequential requests, each due after one of these gaps."""
     now, made = 100.0, []
     for gap in gaps:
         now += gap
-        now += pace.delay_s(now)
-        pace.start(now)
+        now += limiter.delay_s(now)
+        limiter.record_start(now)
         made.append(now)
     return made
 
@@ -51,7 +51,7 @@ def starts(pace: Pace, gaps: list[float]) -> list[float]:
 def test_no_window_holds_more_starts_than_the_rate_allows_and_a_quarter(
     gaps: list[float], rate: float
 ) -> None:
-    made = starts(pace(rate), gaps)
+    made = starts(pair_limiter(rate), gaps)
     for first in range(len(made)):
         for last in range(first, len(made)):
             calls = last - first + 1
@@ -61,191 +61,191 @@ def test_no_window_holds_more_starts_than_the_rate_allows_and_a_quarter(
 @settings(deadline=None)
 @given(st.lists(st.floats(0, 0.06), min_size=200, max_size=200))
 def test_being_late_by_some_milliseconds_costs_no_calls_in_the_long_run(late: list[float]) -> None:
-    one, now = pace(4), 100.0
+    limiter, now = pair_limiter(4), 100.0
     for some in late:
-        now += one.delay_s(now) + some
-        one.start(now)
+        now += limiter.delay_s(now) + some
+        limiter.record_start(now)
     assert now - 100 <= 199 * 0.25 + 2 * 0.06 + 1e-6
 
 
 def test_latency_costs_nothing_while_it_is_shorter_than_the_pace() -> None:
-    # Each is asked for when the answer to the one before has come, after 0.9 s.
-    assert starts(pace(1), [0, *[0.9] * 5]) == [100, 101, 102, 103, 104, 105]
+    # Each request is due when the answer to the previous one arrives, after 0.9 s.
+    assert starts(pair_limiter(1), [0, *[0.9] * 5]) == [100, 101, 102, 103, 104, 105]
 
 
 def test_a_turn_that_came_much_too_late_is_made_up_for_by_a_quarter_only() -> None:
-    assert starts(pace(1), [0, 10, 0, 0]) == [100, 110, 110.75, 111.75]
+    assert starts(pair_limiter(1), [0, 10, 0, 0]) == [100, 110, 110.75, 111.75]
 
 
 def test_no_limit_never_waits() -> None:
-    assert starts(pace(0), [0] * 100) == [100] * 100
+    assert starts(pair_limiter(0), [0] * 100) == [100] * 100
 
 
 # A refusal.
 
 
-def refused_at(pace: Pace, now: float, wait_s: float | None = None) -> float:
-    """A call that is refused at once; returns how long nothing is asked for then."""
-    pace.start(now)
-    pace.refused(now, now, "no", wait_s)
-    return pace.delay_s(now)
+def refused_at(limiter: PairRateLimiter, now: float, wait_s: float | None = None) -> float:
+    """Record a call that is refused at once; returns the wait that follows."""
+    limiter.record_start(now)
+    limiter.record_refusal(now, now, "no", wait_s)
+    return limiter.delay_s(now)
 
 
 def test_a_refusal_is_waited_out_and_halves_the_rate() -> None:
-    one = pace(1)
-    assert (refused_at(one, 100), one.limit.rate) == (5, 0.5)
-    assert starts(one, [0, 0, 0]) == [105, 107, 109]
+    limiter = pair_limiter(1)
+    assert (refused_at(limiter, 100), limiter.limit.rate) == (5, 0.5)
+    assert starts(limiter, [0, 0, 0]) == [105, 107, 109]
 
 
 def test_waits_double_while_nothing_passes_up_to_a_minute() -> None:
-    one, now, waits = pace(1), 100.0, []
+    limiter, now, waits = pair_limiter(1), 100.0, []
     for _ in range(6):
-        waits.append(refused_at(one, now))
+        waits.append(refused_at(limiter, now))
         now += waits[-1] + 1
     assert waits == [5, 10, 20, 40, 60, 60]
 
 
 def test_what_passes_makes_the_next_wait_short_again() -> None:
-    one = pace(1)
-    refused_at(one, 100)
-    refused_at(one, 200)
-    one.start(300)
-    one.passed(300, 300.1)
-    assert refused_at(one, 400) == 5
+    limiter = pair_limiter(1)
+    refused_at(limiter, 100)
+    refused_at(limiter, 200)
+    limiter.record_start(300)
+    limiter.record_success(300, 300.1)
+    assert refused_at(limiter, 400) == 5
 
 
 def test_a_stamp_is_waited_for_to_the_second() -> None:
-    one = Pace(1, 5, lambda: 0.9)
-    assert refused_at(one, 100, 33) == 33
+    limiter = PairRateLimiter(1, 5, lambda: 0.9)
+    assert refused_at(limiter, 100, 33) == 33
 
 
 def test_a_wait_is_longer_by_up_to_a_quarter_by_chance() -> None:
-    assert refused_at(Pace(1, 4, lambda: 0.5), 100) == 4.5
+    assert refused_at(PairRateLimiter(1, 4, lambda: 0.5), 100) == 4.5
 
 
 def test_only_the_first_of_calls_refused_together_tells_something() -> None:
-    one = pace(1)
-    one.start(100)
-    one.start(100)
-    one.refused(100, 101, "no")
-    one.refused(100, 101.5, "no")
-    assert (one.limit.rate, one.delay_s(101), one.refusals) == (0.5, 5, 2)
+    limiter = pair_limiter(1)
+    limiter.record_start(100)
+    limiter.record_start(100)
+    limiter.record_refusal(100, 101, "no")
+    limiter.record_refusal(100, 101.5, "no")
+    assert (limiter.limit.rate, limiter.delay_s(101), limiter.refusals) == (0.5, 5, 2)
 
 
 def test_a_refusal_right_after_a_wait_does_not_slow_down_further() -> None:
-    one = pace(4)
-    refused_at(one, 100)
-    refused_at(one, 106)
-    assert one.limit.rate == 2
+    limiter = pair_limiter(4)
+    refused_at(limiter, 100)
+    refused_at(limiter, 106)
+    assert limiter.limit.rate == 2
 
 
 def test_a_pair_without_a_rate_comes_back_by_passing_alone() -> None:
-    one, now = pace(0), 100.0
-    refused_at(one, now)
-    assert one.limit.rate == 4
+    limiter, now = pair_limiter(0), 100.0
+    refused_at(limiter, now)
+    assert limiter.limit.rate == 4
     for _ in range(30):
-        one.passed(now, now)
-    assert one.limit.rate == math.inf
+        limiter.record_success(now, now)
+    assert limiter.limit.rate == math.inf
 
 
-# Answers that take longer than the pace.
+# Answers that take longer than the interval.
 
 
-@pytest.mark.parametrize(("took_s", "is_starved"), [(0.2, False), (0.3, True)])
-def test_a_pair_is_starved_where_answers_take_longer_than_the_pace(
-    took_s: float, is_starved: bool
+@pytest.mark.parametrize(("took_s", "is_latency_bound"), [(0.2, False), (0.3, True)])
+def test_a_pair_is_latency_bound_where_answers_take_longer_than_the_pace(
+    took_s: float, is_latency_bound: bool
 ) -> None:
-    one = pace(4)
+    limiter = pair_limiter(4)
     for at in range(3):
-        assert not one.starved
-        one.answered(at, at + took_s)
-    assert one.starved is is_starved
+        assert not limiter.is_latency_bound
+        limiter.record_latency(at, at + took_s)
+    assert limiter.is_latency_bound is is_latency_bound
 
 
 def test_a_mirror_starves_nobody() -> None:
-    one = pace(0)
+    limiter = pair_limiter(0)
     for at in range(9):
-        one.answered(at, at + 1)
-    assert not one.starved
+        limiter.record_latency(at, at + 1)
+    assert not limiter.is_latency_bound
 
 
 # Many pairs.
 
 
-def refuse(many: Paces, name: str, now: float) -> None:
-    many.start(name, now)
-    many.refused(name, now, now, "no")
-    many.end(name, now, now)
+def refuse(limiter: RateLimiter, name: str, now: float) -> None:
+    limiter.record_start(name, now)
+    limiter.record_refusal(name, now, now, "no")
+    limiter.record_end(name, now, now)
 
 
 def test_a_refusal_slows_its_own_pair_only() -> None:
-    many = paces(1)
-    many.of("B")
-    refuse(many, "A", 100)
-    assert (many.of("A").limit.rate, many.of("B").limit.rate) == (0.5, 1)
+    limiter = rate_limiter(1)
+    limiter.pair("B")
+    refuse(limiter, "A", 100)
+    assert (limiter.pair("A").limit.rate, limiter.pair("B").limit.rate) == (0.5, 1)
 
 
 def test_three_pairs_refused_together_slow_all() -> None:
-    many = paces(1)
-    many.of("D")
+    limiter = rate_limiter(1)
+    limiter.pair("D")
     for name in "ABC":
-        refuse(many, name, 100)
-    assert [many.of(name).limit.rate for name in "ABCD"] == [0.5] * 4
+        refuse(limiter, name, 100)
+    assert [limiter.pair(name).limit.rate for name in "ABCD"] == [0.5] * 4
 
 
 def test_three_pairs_refused_far_apart_do_not_slow_the_others() -> None:
-    many = paces(1)
-    many.of("D")
+    limiter = rate_limiter(1)
+    limiter.pair("D")
     for number, name in enumerate("ABC"):
-        refuse(many, name, 100 + 11 * number)
-    assert many.of("D").limit.rate == 1
+        refuse(limiter, name, 100 + 11 * number)
+    assert limiter.pair("D").limit.rate == 1
 
 
 def test_one_pair_refused_again_and_again_does_not_slow_the_others() -> None:
-    many = paces(1)
-    many.of("D")
+    limiter = rate_limiter(1)
+    limiter.pair("D")
     for number in range(10):
-        refuse(many, "A", 100 + number)
-    assert many.of("D").limit.rate == 1
+        refuse(limiter, "A", 100 + number)
+    assert limiter.pair("D").limit.rate == 1
 
 
 def test_pairs_refused_together_halve_what_may_be_in_flight_and_passing_brings_it_back() -> None:
-    many = paces(1, most_in_flight=10)
+    limiter = rate_limiter(1, most_in_flight=10)
     for number in range(8):
-        many.start(f"P{number}", 100)
+        limiter.record_start(f"P{number}", 100)
     for number in range(3):
-        many.refused(f"P{number}", 100, 100.1, "no")
+        limiter.record_refusal(f"P{number}", 100, 100.1, "no")
     # Eight were in flight at most.
-    assert many.state("P0", 100).most_in_flight == 4
-    assert many.full
+    assert limiter.state("P0", 100).most_in_flight == 4
+    assert limiter.is_full
     for number in range(8):
-        many.end(f"P{number}", 100, 100.1)
-    steps = [many.state("P7", 100).most_in_flight]
+        limiter.record_end(f"P{number}", 100, 100.1)
+    steps = [limiter.state("P7", 100).most_in_flight]
     for _ in range(60):
-        many.passed("P7", 101, 101)
-        steps.append(many.state("P7", 100).most_in_flight)
+        limiter.record_success("P7", 101, 101)
+        steps.append(limiter.state("P7", 100).most_in_flight)
     assert steps[-1] == 10
     assert all(0 <= later - earlier <= 1 for earlier, later in pairwise(steps))
 
 
 def test_one_call_may_always_be_in_flight() -> None:
-    many = paces(1, most_in_flight=4)
+    limiter = rate_limiter(1, most_in_flight=4)
     for now in range(0, 1000, 20):
         for name in "ABC":
-            refuse(many, name, now)
-    assert not many.full
-    assert many.state("A", 1000).most_in_flight == 1
+            refuse(limiter, name, now)
+    assert not limiter.is_full
+    assert limiter.state("A", 1000).most_in_flight == 1
 
 
 def test_a_state_tells_all() -> None:
-    many = paces(4, most_in_flight=7)
-    many.start("A", 100)
-    assert many.state("A", 100) == PaceState("A", 4, 4, 1, 0, "", 1, 7)
-    many.refused("A", 100, 100.1, "EAPI:Rate limit exceeded")
-    many.end("A", 100, 100.1)
-    state = many.state("A", 101)
+    limiter = rate_limiter(4, most_in_flight=7)
+    limiter.record_start("A", 100)
+    assert limiter.state("A", 100) == PaceState("A", 4, 4, 1, 0, "", 1, 7)
+    limiter.record_refusal("A", 100, 100.1, "EAPI:Rate limit exceeded")
+    limiter.record_end("A", 100, 100.1)
+    state = limiter.state("A", 101)
     assert state == PaceState("A", 2, 4, 1, 1, "EAPI:Rate limit exceeded", 0, 7)
-    assert state.slowed
+    assert state.is_slowed
 
 
 # Against limits, over hours that pass in no time.
@@ -258,7 +258,7 @@ class Sent(NamedTuple):
 
 
 class Made:
-    """Pairs that are crawled through `Paces`, and an exchange whose limit may change."""
+    """Pairs that are crawled through `RateLimiter`, and an exchange whose limit may change."""
 
     def __init__(
         self,
@@ -272,7 +272,7 @@ class Made:
     ) -> None:
         self.limit, self.latency_s = limit, latency_s
         self.random = random.Random(seed)
-        self.paces = Paces(rate, 5, 1000, self.random.random)
+        self.limiter = RateLimiter(rate, 5, 1000, self.random.random)
         self.names = [f"P{number}" for number in range(pairs)]
         self.buckets = {name: Bucket(burst=burst, tokens=burst) for name in self.names}
         self.sent: list[Sent] = []
@@ -284,31 +284,31 @@ class Made:
             now, name, started, passed = heapq.heappop(turns)
             if now > until_s:
                 break
-            if started < 0 and (delay := self.paces.of(name).delay_s(now)) > 0:
+            if started < 0 and (delay := self.limiter.pair(name).delay_s(now)) > 0:
                 # The machine is a little late.
                 turn = (now + delay + self.random.random() / 200, name, -1.0, True)
             elif started < 0:
-                self.paces.start(name, now)
+                self.limiter.record_start(name, now)
                 arrives = now + self.latency_s / 2
                 passed = self.buckets[name].take(self.limit(now), arrives)
                 self.sent.append(Sent(now, name, passed))
                 turn = (now + self.latency_s, name, now, passed)
             else:
                 if passed:
-                    self.paces.passed(name, started, now)
+                    self.limiter.record_success(name, started, now)
                 else:
-                    self.paces.refused(name, started, now, "no")
-                self.paces.end(name, started, now)
+                    self.limiter.record_refusal(name, started, now, "no")
+                self.limiter.record_end(name, started, now)
                 turn = (now + 0.003, name, -1.0, True)
             heapq.heappush(turns, turn)
         return self.sent
 
     def refusals(self, start_s: float = 0, end_s: float = math.inf) -> int:
-        return sum(not one.passed and start_s <= one.at_s < end_s for one in self.sent)
+        return sum(not sent.passed and start_s <= sent.at_s < end_s for sent in self.sent)
 
     def used(self, start_s: float, end_s: float) -> float:
         """The part of what was allowed, by limit or rate, that passed."""
-        passed = sum(one.passed and start_s <= one.at_s < end_s for one in self.sent)
+        passed = sum(sent.passed and start_s <= sent.at_s < end_s for sent in self.sent)
         allowed = min(4.0, self.limit(start_s)) * (end_s - start_s) * len(self.names)
         return passed / allowed
 
@@ -374,58 +374,58 @@ THROTTLED = "EService: Throttled: 1700000030"
 
 
 def test_a_throttle_halves_the_calls_in_flight_and_leaves_every_rate() -> None:
-    many = paces(1.0, most_in_flight=8)
+    limiter = rate_limiter(1.0, most_in_flight=8)
     for number in range(8):
-        many.start(f"C{number}", 100.0)
-    many.throttled("C0", 100.0, 100.5, THROTTLED, 30.0)
-    assert [many.state(f"C{number}", 100.5).rate for number in range(8)] == [1.0] * 8
-    assert many.state("C0", 100.5).most_in_flight == 4
-    assert (many.state("C0", 100.5).refusals, many.state("C1", 100.5).refusals) == (1, 0)
+        limiter.record_start(f"C{number}", 100.0)
+    limiter.record_throttling("C0", 100.0, 100.5, THROTTLED, 30.0)
+    assert [limiter.state(f"C{number}", 100.5).rate for number in range(8)] == [1.0] * 8
+    assert limiter.state("C0", 100.5).most_in_flight == 4
+    assert (limiter.state("C0", 100.5).refusals, limiter.state("C1", 100.5).refusals) == (1, 0)
 
 
 def test_a_throttle_holds_all_pairs_back_until_its_stamp() -> None:
-    many = paces(1.0)
-    many.start("A", 100.0)
-    many.throttled("A", 100.0, 100.5, THROTTLED, 30.0)
-    many.end("A", 100.0, 100.5)
-    assert [many.delay_s(name, 110.0) for name in ("A", "B")] == [20.5, 20.5]
-    assert many.state("B", 110.0).waiting == THROTTLED
-    assert [many.delay_s(name, 130.5) for name in ("A", "B")] == [0.0, 0.0]
-    assert many.state("B", 130.5).waiting == ""
+    limiter = rate_limiter(1.0)
+    limiter.record_start("A", 100.0)
+    limiter.record_throttling("A", 100.0, 100.5, THROTTLED, 30.0)
+    limiter.record_end("A", 100.0, 100.5)
+    assert [limiter.delay_s(name, 110.0) for name in ("A", "B")] == [20.5, 20.5]
+    assert limiter.state("B", 110.0).waiting == THROTTLED
+    assert [limiter.delay_s(name, 130.5) for name in ("A", "B")] == [0.0, 0.0]
+    assert limiter.state("B", 130.5).waiting == ""
 
 
 def test_throttles_of_calls_that_flew_together_lower_once() -> None:
-    many = paces(1.0, most_in_flight=8)
+    limiter = rate_limiter(1.0, most_in_flight=8)
     for number in range(8):
-        many.start(f"C{number}", 100.0)
+        limiter.record_start(f"C{number}", 100.0)
     for number in range(8):
-        many.throttled(f"C{number}", 100.0, 100.5 + number / 100, THROTTLED, 30.0)
-    assert many.state("C0", 101.0).most_in_flight == 4
+        limiter.record_throttling(f"C{number}", 100.0, 100.5 + number / 100, THROTTLED, 30.0)
+    assert limiter.state("C0", 101.0).most_in_flight == 4
 
 
 def test_throttles_without_a_stamp_are_waited_out_longer_and_longer() -> None:
-    many, now_s, waits = paces(0, wait_s=5), 100.0, []
+    limiter, now_s, waits = rate_limiter(0, wait_s=5), 100.0, []
     for _ in range(5):
-        many.start("A", now_s)
-        many.throttled("A", now_s, now_s + 0.1, "EService:Throttled")
-        many.end("A", now_s, now_s + 0.1)
-        waits.append(many.delay_s("A", now_s + 0.1))
+        limiter.record_start("A", now_s)
+        limiter.record_throttling("A", now_s, now_s + 0.1, "EService:Throttled")
+        limiter.record_end("A", now_s, now_s + 0.1)
+        waits.append(limiter.delay_s("A", now_s + 0.1))
         now_s += 0.1 + waits[-1]
     assert waits == pytest.approx([5, 10, 20, 40, 60])
 
 
 def test_good_answers_bring_the_calls_in_flight_back() -> None:
-    many = paces(0, most_in_flight=4)
+    limiter = rate_limiter(0, most_in_flight=4)
     for name in "ABCD":
-        many.start(name, 100.0)
-    many.throttled("A", 100.0, 100.5, THROTTLED, 1.0)
+        limiter.record_start(name, 100.0)
+    limiter.record_throttling("A", 100.0, 100.5, THROTTLED, 1.0)
     for name in "ABCD":
-        many.end(name, 100.0, 100.5)
-    allowed = [many.state("A", 102.0).most_in_flight]
+        limiter.record_end(name, 100.0, 100.5)
+    allowed = [limiter.state("A", 102.0).most_in_flight]
     for step in range(8):
-        many.start("A", 102.0 + step)
-        many.passed("A", 102.0 + step, 102.5 + step)
-        many.end("A", 102.0 + step, 102.5 + step)
-        allowed.append(many.state("A", 102.5 + step).most_in_flight)
+        limiter.record_start("A", 102.0 + step)
+        limiter.record_success("A", 102.0 + step, 102.5 + step)
+        limiter.record_end("A", 102.0 + step, 102.5 + step)
+        allowed.append(limiter.state("A", 102.5 + step).most_in_flight)
     assert (allowed[0], allowed[-1]) == (2, 4)
     assert allowed == sorted(allowed)

@@ -22,8 +22,8 @@ PAGES = (
     *(f"trades_GRTETH_2021_page{number}.json" for number in range(6)),
 )
 
-LIMIT_PRICE = "a price has at most 10 decimals and lies below 100,000,000"
-LIMIT_VOLUME = "a volume has at most 8 decimals and lies below 10^14"
+LIMIT_PRICE = "a price has at most 10 decimals and is below 100,000,000"
+LIMIT_VOLUME = "a volume has at most 8 decimals and is below 10^14"
 LIMIT_TIME = "a time has at most 9 decimals"
 
 
@@ -235,7 +235,7 @@ def test_what_does_not_fit_shows_row_and_limit(
 ) -> None:
     assert refusal(row(**fields), ValueDoesNotFit) == (
         f"trade {row(**fields)}: {value} does not fit, {limit}; "
-        "it is never rounded, so this pair stops here"
+        "values are never rounded, so this pair stops here"
     )
 
 
@@ -285,26 +285,26 @@ def test_no_price_of_more_decimals_is_rounded(decimals: int, digit: int) -> None
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        (row(price=""), "'' is no number"),
-        (row(price=" 5"), "' 5' is no number"),
-        (row(price="NaN"), "'NaN' is no number"),
-        (row(price="Infinity"), "'Infinity' is no number"),
-        (row(price="1_000"), "'1_000' is no number"),
-        (row(price="1,5"), "'1,5' is no number"),
-        (row(volume="0x10"), "'0x10' is no number"),
-        (row(time='"1700000000"'), "'\"1700000000\"' is no number"),
-        (row(time="null"), "'null' is no number"),
-        (row(time="[1]"), "'[1]' is no number"),
-        (row(time="0"), "its time lies outside 2011 to 2262"),
-        (row(time="1293839999.9999999"), "its time lies outside 2011 to 2262"),
-        (row(time="-5.5"), "its time lies outside 2011 to 2262"),
+        (row(price=""), "'' is not a number"),
+        (row(price=" 5"), "' 5' is not a number"),
+        (row(price="NaN"), "'NaN' is not a number"),
+        (row(price="Infinity"), "'Infinity' is not a number"),
+        (row(price="1_000"), "'1_000' is not a number"),
+        (row(price="1,5"), "'1,5' is not a number"),
+        (row(volume="0x10"), "'0x10' is not a number"),
+        (row(time='"1700000000"'), "'\"1700000000\"' is not a number"),
+        (row(time="null"), "'null' is not a number"),
+        (row(time="[1]"), "'[1]' is not a number"),
+        (row(time="0"), "its time is outside 2011 to 2262"),
+        (row(time="1293839999.9999999"), "its time is outside 2011 to 2262"),
+        (row(time="-5.5"), "its time is outside 2011 to 2262"),
         (row(price="0.00000"), "price 0.00000 is not above 0"),
         (row(price="-1.5"), "price -1.5 is not above 0"),
         (row(volume="-0.10000000"), "volume -0.10000000 is below 0"),
-        (row(time="9223372037"), "its time lies outside 2011 to 2262"),
-        (row(time="9223372036.854775807"), "its time lies outside 2011 to 2262"),
-        (row(time="1705792331777"), "its time lies outside 2011 to 2262"),
-        (row(time="18446744074.5"), "its time lies outside 2011 to 2262"),
+        (row(time="9223372037"), "its time is outside 2011 to 2262"),
+        (row(time="9223372036.854775807"), "its time is outside 2011 to 2262"),
+        (row(time="1705792331777"), "its time is outside 2011 to 2262"),
+        (row(time="18446744074.5"), "its time is outside 2011 to 2262"),
         ('["1","2",1700000000,"x","m","",7]', "side 'x' is neither b nor s"),
         ('["1","2",1700000000,"B","m","",7]', "side 'B' is neither b nor s"),
         ('["1","2",1700000000,"b","x","",7]', "order type 'x' is neither m nor l"),
@@ -326,11 +326,11 @@ def test_no_price_of_more_decimals_is_rounded(decimals: int, digit: int) -> None
 def test_a_row_that_cannot_be_read_is_shown_with_the_reason(text: str, reason: str) -> None:
     assert refusal(text, UnreadableAnswer) == (
         f"the exchange sent a trade that can't be read: {text} ({reason}); "
-        "nothing of this page was kept"
+        "nothing of this page was stored"
     )
 
 
-WHERE_ONE = "where one was asked for; nothing of it was kept"
+WHERE_ONE = "but one was requested; nothing of it was stored"
 NO_PAGE = "the exchange's answer is not a page of trades"
 
 
@@ -339,15 +339,15 @@ NO_PAGE = "the exchange's answer is not a page of trades"
     [
         (
             b'{"error":[],"result":{"last":"1"}}',
-            f"the exchange's answer names 0 markets () {WHERE_ONE}",
+            f"the exchange's answer names 0 markets (), {WHERE_ONE}",
         ),
         (
             b'{"error":[],"result":{"A":[],"B":[]}}',
-            f"the exchange's answer names 2 markets (A, B) {WHERE_ONE}",
+            f"the exchange's answer names 2 markets (A, B), {WHERE_ONE}",
         ),
         (
             b'{"error":[],"result":{"A":5,"last":"1"}}',
-            "the exchange's answer holds 5 where rows should be",
+            "the exchange's answer has 5 in place of rows",
         ),
         (
             b'{"error":[],"result":[]}',

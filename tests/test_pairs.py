@@ -255,7 +255,7 @@ def test_a_name_that_is_none_for_a_folder_is_skipped_with_a_warning(
     assert list(read_pairs(raw({"KEY": {"altname": name}, "GOOD": good}))) == ["GOODUSD"]
     assert caplog.messages == [
         "AssetPairs: 1 of 2 pairs that the exchange lists can't be used: 'KEY' "
-        f"(its altname {name!r} is no name for a folder): skipped"
+        f"(its altname {name!r} is not usable as a folder name): skipped"
     ]
 
 
@@ -314,7 +314,7 @@ def test_the_second_row_of_an_altname_is_skipped_with_a_warning(
     assert [pair.key for pair in read_pairs(raw(rows)).values()] == ["FIRST"]
     assert caplog.messages == [
         "AssetPairs: 1 of 2 pairs that the exchange lists can't be used: 'SECOND' "
-        "(its altname LUNAUSD is that of 'FIRST', too): skipped"
+        "('FIRST' has the same altname LUNAUSD): skipped"
     ]
 
 

@@ -17,12 +17,12 @@ from harvester.errors import ArchiveDamaged
 from harvester.query import aggregate, rollups
 from harvester.query.aggregate import Partials
 from harvester.query.rollups import RollupRecomputation, parse_levels, width_of
-from harvester.schema import joined, trades_of
+from harvester.schema import joined, with_ties
 from harvester.storage.rollup_files import PARTIALS
 
 
 def trades_batch(rows: Sequence[oracle.Row]) -> pa.RecordBatch:
-    return joined(list(trades_of([rows_of(rows)])))
+    return joined(list(with_ties([rows_of(rows)])))
 
 
 def cut_at(batch: pa.RecordBatch, places: list[int]) -> list[pa.RecordBatch]:

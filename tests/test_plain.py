@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from tapes import tiny_coin, xbtusd_like, zero_ids
 
 from harvester.errors import HarvesterError
-from harvester.kraken.trades import TradesPage, decode_any_page, decode_page, read_plain
+from harvester.kraken.trades import TradesPage, decode_general, decode_page
+from harvester.kraken.trades_fast import decode_fast
 
 
 def body(*rows: str, last: str = '"1700000000000000000"') -> bytes:
@@ -23,7 +24,7 @@ def body(*rows: str, last: str = '"1700000000000000000"') -> bytes:
 def outcome(sent: bytes, *, general: bool) -> TradesPage | tuple[str, str]:
     """The page that a reader makes of a body, or the name and the words of its error."""
     try:
-        return (decode_any_page if general else decode_page)(sent)
+        return (decode_general if general else decode_page)(sent)
     except (HarvesterError, msgspec.DecodeError) as error:
         return type(error).__name__, str(error)
 
@@ -106,7 +107,7 @@ def test_each_quote_comma_and_bracket_is_held_to_its_place(place: int) -> None:
 
 
 def test_the_pages_of_a_busy_pair_are_plain() -> None:
-    assert read_plain(PLAIN) is not None
+    assert decode_fast(PLAIN) is not None
 
 
 @pytest.mark.parametrize("market", [Market(trades=zero_ids(60, 3)), tiny_coin(60, 3)])
@@ -133,5 +134,5 @@ def test_so_are_those_without_ids_and_those_of_tiny_coins(market: Market) -> Non
     ],
 )
 def test_any_other_form_is_left_to_the_other_reader(sent: bytes) -> None:
-    assert read_plain(sent) is None
+    assert decode_fast(sent) is None
     assert outcome(sent, general=False) == outcome(sent, general=True)

@@ -17,7 +17,7 @@ from exchange import expected
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harvester.schema import ROWS, STEP_ROWS, TRADES, RowsChecksum, ties, trades_of
+from harvester.schema import ROWS, STEP_ROWS, TRADES, RowsChecksum, tie_indexes, with_ties
 
 # (id, time, tie, price, volume, side, order type, misc), as `exchange.expected()` has it.
 Row = tuple[Any, ...]
@@ -139,7 +139,7 @@ def test_the_checksum_counts_its_rows() -> None:
 
 
 def test_a_word_that_the_format_does_not_know_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"unknown words among") as caught:
+    with pytest.raises(ValueError, match=r"unknown values among") as caught:
         product(batch([(*BASE[:5], "both", "limit", "")]))
     assert "both" in str(caught.value)
 
@@ -158,19 +158,19 @@ def counted(stamps: Sequence[int]) -> list[int]:
 @settings(deadline=None)
 @given(st.lists(st.integers(1, 6), max_size=30).map(sorted))
 def test_a_tie_is_the_place_among_rows_of_equal_time(stamps: list[int]) -> None:
-    assert ties(np.array(stamps, dtype=np.int64)).tolist() == counted(stamps)
+    assert tie_indexes(np.array(stamps, dtype=np.int64)).tolist() == counted(stamps)
 
 
 def test_rows_get_their_ties_and_lose_nothing() -> None:
     rows = expected(tapes.market(tapes.one_stamp(20, before=3, after=3)))
-    (made,) = trades_of([batch(rows, ROWS)])
+    (made,) = with_ties([batch(rows, ROWS)])
     assert made.schema == TRADES
     assert made.equals(batch(rows))
 
 
 def test_rows_of_a_slice_get_their_ties_too() -> None:
     rows = expected(tapes.market(tapes.one_stamp(20, before=3, after=3)))
-    (made,) = trades_of([batch(rows, ROWS).slice(3, 21)])
+    (made,) = with_ties([batch(rows, ROWS).slice(3, 21)])
     assert made.equals(batch(rows[3:24]))
 
 
@@ -184,7 +184,7 @@ def test_rows_in_several_batches_get_the_ties_of_the_whole(cuts: list[int]) -> N
     whole = batch(TAPE, ROWS)
     parts = [whole.slice(start, end - start) for start, end in pairwise(ends)]
     assert (
-        pa.Table.from_batches(trades_of(parts))
+        pa.Table.from_batches(with_ties(parts))
         .combine_chunks()
         .equals(pa.Table.from_batches([batch(TAPE)]))
     )
@@ -194,7 +194,7 @@ def test_a_group_that_is_longer_than_a_step_goes_on_counting() -> None:
     rows = 2 * STEP_ROWS + 5
     one = batch(TAPE[:1], ROWS)
     many = pa.Table.from_batches([one]).take(np.zeros(rows, dtype=np.int64)).to_batches()
-    made = list(trades_of(many))
+    made = list(with_ties(many))
     assert [part.num_rows for part in made] == [STEP_ROWS, STEP_ROWS, 5]
     assert np.concatenate([part.column("tie") for part in made]).tolist() == list(range(rows))
 

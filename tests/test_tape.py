@@ -13,9 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from harvester.download.page_merge import JoinResult, PageMerger
-from harvester.schema import ROWS, in_order, no_rows, unite
+from harvester.schema import ROWS, merge_rows, no_rows, sort_rows
 from harvester.times import Range
-from harvester.trade_ids import IdGap, LastId, find_gaps, mend, shown_between
+from harvester.trade_ids import IdGap, LastId, fill_gaps, find_gaps, rows_in_gap
 
 FAR = 4_000_000_000_000_000_000
 Row = tuple[int | None, int, str]
@@ -171,7 +171,7 @@ def test_the_last_stamp_of_a_page_waits_for_the_next() -> None:
 
 
 def test_rows_of_one_stamp_come_in_the_order_of_their_ids() -> None:
-    assert rows_of(in_order(batch((3, 7, "3"), (1, 7, "1"), (2, 5, "2")))) == [
+    assert rows_of(sort_rows(batch((3, 7, "3"), (1, 7, "1"), (2, 5, "2")))) == [
         (2, 5, "2"),
         (1, 7, "1"),
         (3, 7, "3"),
@@ -180,11 +180,11 @@ def test_rows_of_one_stamp_come_in_the_order_of_their_ids() -> None:
 
 def test_a_row_without_an_id_stays_behind_the_row_it_followed() -> None:
     rows = batch((1, 7, "1"), (None, 7, "2"), (None, 7, "3"), (4, 7, "4"))
-    assert rows_of(in_order(rows)) == rows_of(rows)
+    assert rows_of(sort_rows(rows)) == rows_of(rows)
 
 
 def test_a_row_repeated_with_its_id_counts_once() -> None:
-    assert rows_of(in_order(batch((1, 5, "1"), (2, 7, "2"), (1, 5, "1")))) == [
+    assert rows_of(sort_rows(batch((1, 5, "1"), (2, 7, "2"), (1, 5, "1")))) == [
         (1, 5, "1"),
         (2, 7, "2"),
     ]
@@ -192,11 +192,13 @@ def test_a_row_repeated_with_its_id_counts_once() -> None:
 
 def test_rows_that_look_alike_without_ids_all_stay() -> None:
     rows = batch((None, 5, "1"), (None, 5, "1"), (None, 5, "1"))
-    assert rows_of(in_order(rows)) == rows_of(rows)
+    assert rows_of(sort_rows(rows)) == rows_of(rows)
 
 
 def test_two_views_of_a_stamp_are_united_by_id() -> None:
-    assert rows_of(unite(batch((1, 5, "1"), (2, 5, "2")), batch((2, 5, "2"), (3, 5, "3")))) == [
+    assert rows_of(
+        merge_rows(batch((1, 5, "1"), (2, 5, "2")), batch((2, 5, "2"), (3, 5, "3")))
+    ) == [
         (1, 5, "1"),
         (2, 5, "2"),
         (3, 5, "3"),
@@ -205,7 +207,7 @@ def test_two_views_of_a_stamp_are_united_by_id() -> None:
 
 def test_of_two_views_without_ids_the_longer_is_right() -> None:
     short, long = batch((None, 5, "1")), batch((None, 5, "1"), (None, 5, "1"))
-    assert unite(long, short).num_rows == unite(short, long).num_rows == 2
+    assert merge_rows(long, short).num_rows == merge_rows(short, long).num_rows == 2
 
 
 def test_rows_without_an_id_count_in_where_ids_go_on() -> None:
@@ -222,20 +224,20 @@ def test_what_another_answer_shows_goes_into_the_gap() -> None:
     ours = batch((1, 1, "1"), (4, 4, "4"), (6, 6, "6"))
     found = batch((1, 1, "1"), (2, 2, "2"), (None, 3, "3"), (4, 4, "4"), (5, 5, "5"), (6, 6, "6"))
     gaps = [IdGap(1, 4, 1, 4, 1, 1), IdGap(4, 6, 4, 6, 2, 2)]
-    assert rows_of(mend(ours, gaps, found, Range(0, FAR))) == rows_of(found)
+    assert rows_of(fill_gaps(ours, gaps, found, Range(0, FAR))) == rows_of(found)
 
 
 def test_what_lies_outside_of_the_range_does_not_go_into_the_gap() -> None:
     ours = batch((4, 4, "4"))
     found = batch((1, 1, "1"), (2, 2, "2"), (3, 3, "3"), (4, 4, "4"))
-    assert rows_of(mend(ours, [IdGap(1, 4, 1, 4)], found, Range(2, FAR))) == [
+    assert rows_of(fill_gaps(ours, [IdGap(1, 4, 1, 4)], found, Range(2, FAR))) == [
         (3, 3, "3"),
         (4, 4, "4"),
     ]
 
 
 def test_an_answer_that_shows_only_one_side_says_nothing() -> None:
-    assert shown_between(batch((1, 1, "1"), (2, 2, "2")), IdGap(1, 4, 1, 4)) is None
+    assert rows_in_gap(batch((1, 1, "1"), (2, 2, "2")), IdGap(1, 4, 1, 4)) is None
 
 
 def test_an_empty_page_is_quiet() -> None:

@@ -18,8 +18,8 @@ from harvester.times import (
     parse_interval,
     parse_moment,
     parse_offset,
+    range_between,
     show,
-    span,
     union,
     year_end,
     year_of,
@@ -263,7 +263,7 @@ def test_the_ends_shown_are_since_and_until_of_the_range_to_the_nanosecond(
     after: int, length: int
 ) -> None:
     since, until = str(Range(after, after + length)).split(" to ")
-    read = span(parse_moment(since, NOW), parse_moment(until, NOW))
+    read = range_between(parse_moment(since, NOW), parse_moment(until, NOW))
     assert abs(read.after - after) <= 1
     assert abs(read.through - after - length) <= 1
 
@@ -292,27 +292,27 @@ def test_a_year_begins_at_its_first_nanosecond(year: int) -> None:
 
 
 def test_since_is_inclusive_and_until_exclusive() -> None:
-    assert span(100, 200) == Range(99, 199)
+    assert range_between(100, 200) == Range(99, 199)
 
 
 def test_a_span_without_until_has_no_end() -> None:
-    assert span(100, None) == Range(99, END_OF_TIME)
+    assert range_between(100, None) == Range(99, END_OF_TIME)
 
 
 def test_a_span_from_the_start_begins_at_zero() -> None:
-    assert span(0, 200) == Range(0, 199)
+    assert range_between(0, 200) == Range(0, 199)
 
 
 def test_a_span_of_one_nanosecond_is_one() -> None:
-    assert span(100, 101) == Range(99, 100)
+    assert range_between(100, 101) == Range(99, 100)
 
 
 @pytest.mark.parametrize("until", [utc(2024, 1, 1), utc(2023, 1, 1)])
 def test_a_span_that_ends_before_it_begins_is_refused(until: int) -> None:
     with pytest.raises(BadTime) as caught:
-        span(utc(2024, 1, 1), until)
+        range_between(utc(2024, 1, 1), until)
     assert str(caught.value) == (
-        f"--since 2024-01-01T00:00:00Z does not lie before --until {show(until)}: "
+        f"--since 2024-01-01T00:00:00Z is not before --until {show(until)}: "
         "since is inclusive, until exclusive"
     )
 

@@ -127,7 +127,7 @@ def test_an_answer_is_whole_however_its_end_is_told(answer: bytes) -> None:
         ),
         (HEAD[:12], "the answer was cut short"),
         (None, "the connection was closed without an answer"),
-        (HEAD + b"no header at all\r\n\r\n", "the answer is no HTTP/1.1: Invalid header token"),
+        (HEAD + b"no header at all\r\n\r\n", "the answer is not HTTP/1.1: Invalid header token"),
     ],
     ids=["length", "chunks", "head", "nothing", "no HTTP"],
 )

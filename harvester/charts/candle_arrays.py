@@ -16,7 +16,7 @@ from harvester.query.candle_query import CandleQuery
 from harvester.query.candles import QuerySession
 from harvester.query.plan import Plan, most_candles
 from harvester.storage.trade_store import TradeStore
-from harvester.times import DAY, LONGEST, Interval, Range, parse_interval, show_short
+from harvester.times import DAY, MAX_COUNT, Interval, Range, parse_interval, show_short
 
 # --- coarser --------------------------------------------------------------------------------------
 
@@ -38,7 +38,7 @@ class Drawn(NamedTuple):
 
 def length_ns(interval: Interval) -> int:
     """The length of an interval; where the calendar decides, about that."""
-    return interval.count * 36_525 * DAY // LONGEST[interval.unit]
+    return interval.count * 36_525 * DAY // MAX_COUNT[interval.unit]
 
 
 def drawable(archive: TradeStore, question: CandleQuery) -> Drawn:

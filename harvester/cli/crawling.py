@@ -22,7 +22,7 @@ from harvester.kraken.client import Client
 from harvester.kraken.rate_limit import PaceState
 from harvester.operations.run_log import RunRecorder, recorded
 from harvester.storage.trade_store import TradeStore
-from harvester.times import Range, parse_moment, span
+from harvester.times import Range, parse_moment, range_between
 
 FILES_A_JOB = 4
 """A connection, a lock, a segment that is written, one that is read back."""
@@ -47,7 +47,7 @@ class Request(NamedTuple):
         """The range that is meant."""
         now = time.time_ns()
         until = None if self.until is None else parse_moment(self.until, now)
-        return span(parse_moment(self.since, now), until)
+        return range_between(parse_moment(self.since, now), until)
 
     def asked(self) -> dict[str, Any]:
         """The same for a run's record."""

@@ -23,7 +23,7 @@ from harvester.schema import PRICE
 from harvester.storage.export import check_outside
 from harvester.storage.filesystem import writing
 from harvester.storage.trade_store import TradeStore
-from harvester.times import Interval, Range, parse_moment, span
+from harvester.times import Interval, Range, parse_moment, range_between
 
 # --- delivery -------------------------------------------------------------------------------------
 
@@ -33,7 +33,9 @@ EXPORTS = ("freqtrade", "lean")
 def span_of(since: str, until: str | None) -> Range:
     """The span that --since and --until name."""
     now = time.time_ns()
-    return span(parse_moment(since, now), None if until is None else parse_moment(until, now))
+    return range_between(
+        parse_moment(since, now), None if until is None else parse_moment(until, now)
+    )
 
 
 def deliver(

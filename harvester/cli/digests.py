@@ -11,7 +11,7 @@ from harvester.download.events import Begun, Step
 from harvester.download.pair_selection import resolve_held
 from harvester.storage.replacement_staging import check_not_torn
 from harvester.storage.trade_store import check_not_in_future
-from harvester.times import parse_moment, span
+from harvester.times import parse_moment, range_between
 from harvester.verify.digest import Digest, digests
 
 
@@ -21,7 +21,9 @@ def tell_digests(
     """Print the digests of some pairs, or of all that are held; `between`: since and until."""
     now = time.time_ns()
     since, until = between
-    wanted = span(parse_moment(since, now), None if until is None else parse_moment(until, now))
+    wanted = range_between(
+        parse_moment(since, now), None if until is None else parse_moment(until, now)
+    )
     archive = common.existing()
     names = [resolve_held(archive, name).altname for name in pairs] or archive.held()
     found = []

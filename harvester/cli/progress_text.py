@@ -212,7 +212,7 @@ class RunTrack:
             case Waiting():
                 self._wait(event)
             case Paced(pair, pace) if pair in self.running:
-                self.running[pair].slowed = f"slowed to {pace.rate:.2g}/s" if pace.slowed else ""
+                self.running[pair].slowed = f"slowed to {pace.rate:.2g}/s" if pace.is_slowed else ""
             case BackfillResult() | Ended():
                 self._end(event)
 

@@ -73,9 +73,9 @@ def _typed(query: str | None, *, is_needed: bool) -> str | None:
 
 def _names(archive: TradeStore) -> dict[str, str]:
     from harvester.download.pair_selection import known_pairs
-    from harvester.kraken.pairs import spellings
+    from harvester.kraken.pairs import altnames_by_spelling
 
-    return spellings(known_pairs(archive).values(), archive.held())
+    return altnames_by_spelling(known_pairs(archive).values(), archive.held())
 
 
 def _write_database(archive: TradeStore, db: str, common_: Common) -> None:

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from harvester.cli import output
 from harvester.cli.output import write_new
-from harvester.config import DEFAULT_FILE, Settings, commented, file_in_force
+from harvester.config import DEFAULT_FILE, Settings, default_file_text, file_in_force
 from harvester.settings_keys import FILE_VARIABLE, KEYS, Key
 
 NARROWEST = 12
@@ -50,7 +50,7 @@ def show(settings: Settings, file: str | None, *, as_json: bool) -> None:
         )
         return
     rows = [
-        [one.key.name, _shown(one.value), one.origin, one.key.why] for one in in_force(settings)
+        [one.key.name, _shown(one.value), one.origin, one.key.help] for one in in_force(settings)
     ]
     text = output.columns(["key", "value", "from", "what it is for"], rows, left=4)
     output.block(_folded(text) if sys.stdout.isatty() else text)
@@ -64,7 +64,7 @@ def _facts(in_force: InForce) -> dict[str, Any]:
         "default": in_force.key.default,
         "allowed": in_force.key.rule.allowed,
         "variables": in_force.key.variables,
-        "why": in_force.key.why,
+        "why": in_force.key.help,
     }
 
 
@@ -97,6 +97,6 @@ def init(file: str | None, *, quiet: bool) -> None:
         HarvesterError: the machine refused.
     """
     path = Path(file or os.environ.get(FILE_VARIABLE) or DEFAULT_FILE)
-    write_new(path, commented())
+    write_new(path, default_file_text())
     if not quiet:
         output.hint(f"{path} is written: every key with its default")

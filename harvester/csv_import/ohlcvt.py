@@ -15,7 +15,7 @@ from harvester.csv_import.files import Member, blocks
 from harvester.csv_import.parse import Digits, Unusual, read
 from harvester.errors import BadFile
 from harvester.kraken.ohlc import Candle
-from harvester.schema import PRICE, SUM_OF_VOLUMES, Int64s, decimals_of, times
+from harvester.schema import PRICE, SUM_OF_VOLUMES, Int64s, decimal_array, times
 from harvester.times import BEGINNING_NS, END_OF_TIME, SECOND, UNITS_NS, show
 
 COLUMNS = ("time", "open", "high", "low", "close", "volume", "count")
@@ -160,8 +160,8 @@ def _columns(fields: Digits) -> pa.RecordBatch:
     if int(seconds.min()) * SECOND < BEGINNING_NS or int(seconds.max()) > END_OF_TIME // SECOND:
         raise Unusual
     columns = [pa.array(seconds * np.int64(SECOND)).view(pa.timestamp("ns"))]
-    columns += [decimals_of(PRICE, fields.scaled(name, PRICE.scale, 8)) for name in PRICES]
-    columns.append(decimals_of(SUM_OF_VOLUMES, fields.scaled("volume", SUM_OF_VOLUMES.scale, 14)))
+    columns += [decimal_array(PRICE, fields.scaled(name, PRICE.scale, 8)) for name in PRICES]
+    columns.append(decimal_array(SUM_OF_VOLUMES, fields.scaled("volume", SUM_OF_VOLUMES.scale, 14)))
     columns.append(fields.batch.column("count"))
     return pa.RecordBatch.from_arrays(columns, schema=ROWS)
 

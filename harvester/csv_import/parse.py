@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from harvester.csv_import.columns import ORDER_TYPES, SIDES, Layout, number
 from harvester.errors import BadFile
 from harvester.schema import ORDER_TYPES as ORDER_WORDS
-from harvester.schema import PRICE, ROWS, VOLUME, Int64s, decimals_of, empty_texts, int64s_as
+from harvester.schema import PRICE, ROWS, VOLUME, Int64s, decimal_array, empty_strings, int64s_as
 from harvester.schema import SIDES as SIDE_WORDS
 from harvester.times import BEGINNING_NS, END_OF_TIME
 
@@ -298,15 +298,15 @@ def _columns(fields: Digits) -> pa.RecordBatch:
         raise Unusual
     columns = {
         "time": int64s_as(ROWS.field("time").type, stamps),
-        "price": decimals_of(PRICE, scaled["price"]),
-        "volume": decimals_of(VOLUME, scaled["volume"]),
+        "price": decimal_array(PRICE, scaled["price"]),
+        "volume": decimal_array(VOLUME, scaled["volume"]),
         **fields.words,
     }
     if "trade_id" in fields.decimals:
         fields.refuse_points(["trade_id"])
         columns["trade_id"] = _ids(fields.batch.column("trade_id"))
     if fields.words:
-        columns["misc"] = empty_texts(rows)
+        columns["misc"] = empty_strings(rows)
     return pa.RecordBatch.from_arrays(
         [columns.get(one.name, pa.nulls(rows, one.type)) for one in ROWS], schema=ROWS
     )

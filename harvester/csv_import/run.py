@@ -22,12 +22,12 @@ from harvester.errors import (
     UnknownPair,
     UsageError,
 )
-from harvester.kraken.pairs import Names, Pair, resolve
+from harvester.kraken.pairs import Pair, PairIndex, resolve
 from harvester.storage.replacement import end_replacing
 from harvester.storage.replacement_staging import torn
 from harvester.storage.trade_store import TradeStore
 from harvester.storage.writer import Writer, writer
-from harvester.times import END_OF_TIME, LONGEST, SECOND, Range, missing, union
+from harvester.times import END_OF_TIME, MAX_COUNT, SECOND, Range, missing, union
 
 # --- run ------------------------------------------------------------------------------------------
 
@@ -235,7 +235,7 @@ class MatchedFiles(NamedTuple):
 
 def by_pair(members: Iterable[Member], known: Iterable[Pair]) -> MatchedFiles:
     """The pair of each member, from its file's name; in the order of the first of each."""
-    book = Names(known)
+    book = PairIndex(known)
     found: dict[str, tuple[Pair, list[Member]]] = {}
     unknown = []
     for member in members:
@@ -254,13 +254,13 @@ class CandleFile(NamedTuple):
     minutes: int
 
 
-def candle_file(member: Member, book: Names) -> tuple[Pair, CandleFile] | None:
+def candle_file(member: Member, book: PairIndex) -> tuple[Pair, CandleFile] | None:
     """Whose candles a member holds, and which, by its name: `XBTUSD_60.csv` is XBTUSD's of an hour.
 
     None where its name is none of candles, or no pair fits it.
     """
     match = _CANDLES.fullmatch(member.stem)
-    if match is None or not 0 < int(match[2]) <= LONGEST["m"]:
+    if match is None or not 0 < int(match[2]) <= MAX_COUNT["m"]:
         return None
     pair = book.find(match[1])
     return None if pair is None else (pair, CandleFile(member, int(match[2])))

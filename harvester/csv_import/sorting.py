@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from harvester.schema import Int64s, clip, in_order, joined, no_rows, times
+from harvester.schema import Int64s, clip, joined, no_rows, sort_rows, times
 from harvester.storage.filesystem import writing
 from harvester.times import END_OF_TIME, SECOND, Range
 
@@ -96,7 +96,7 @@ class Sorter:
         done = clip(rows, sure)
         self._carry = rows.slice(done.num_rows)
         if done.num_rows and done.column("trade_id").null_count < done.num_rows:
-            ordered = in_order(done)
+            ordered = sort_rows(done)
             if ordered.num_rows < done.num_rows:
                 self.repeats.add(done)
                 self.repeats.take(ordered)

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import pyarrow as pa
 
 from harvester.download.events import Committed, Listener
-from harvester.schema import cut
+from harvester.schema import split_at
 from harvester.storage.footer import ConfirmedIdGap, Footer
 from harvester.storage.trade_store import TradeStore
 from harvester.storage.writer import Writer
@@ -121,7 +121,7 @@ class WriteBuffer:
             span = Range(self._after, self.whole_through)
             if span.through <= span.after:
                 return
-            (now, later), self._batches = cut(self._batches, span.through), []
+            (now, later), self._batches = split_at(self._batches, span.through), []
             jumps, unasked = (
                 [gap for gap in gaps if final or _stands(gap, span)]
                 for gaps in (self._jumps, self._unasked)

@@ -10,18 +10,18 @@ import pyarrow as pa
 
 from harvester.download.events import Listener, Noted
 from harvester.download.page_merge import FULL_PAGE, LEAST_MARGIN_NS, Page, PageSource
-from harvester.schema import in_order, joined_rows, no_rows, times
+from harvester.schema import joined_rows, no_rows, sort_rows, times
 from harvester.times import DAY, END_OF_TIME, SECOND, Range, show
 from harvester.trade_ids import (
-    BEGINNING,
+    BEFORE_FIRST_ID,
     IdGap,
     LastId,
-    across_file,
+    fill_gaps,
     find_gaps,
     gap_at_end,
+    imported_gap_text,
     lost_range,
-    mend,
-    shown_between,
+    rows_in_gap,
 )
 
 # --- seams ----------------------------------------------------------------------------------------
@@ -112,7 +112,7 @@ class IdContinuityChecker:
         rows = joined_rows(self._carry, rows)
         start = None if self._carry.num_rows else self._edge
         rows, edge = await self._settle(rows, lambda now: find_gaps(start, now), ask)
-        keep = edge.loose + 1 if edge is not None else 0
+        keep = edge.rows_without_id + 1 if edge is not None else 0
         keep = keep if keep <= min(rows.num_rows, MOST_CARRIED) else 0
         self._edge, self._carry = edge, rows.slice(rows.num_rows - keep)
         sure = rows.slice(0, rows.num_rows - keep)
@@ -172,11 +172,11 @@ class IdContinuityChecker:
         for back in (self._margin_ns, SECOND, self._margin_ns):
             since = max(0, gaps[0].after_ns - back)
             found = await ask(self._source.again(gaps, since))
-            rows = mend(rows, gaps, found, Range(self._free_after, self.span.through))
+            rows = fill_gaps(rows, gaps, found, Range(self._free_after, self.span.through))
             gaps, edge = find(rows)
             gaps = self._open(gaps)
             for gap in gaps:
-                shown = shown_between(found, gap)
+                shown = rows_in_gap(found, gap)
                 lost = lost_range(found, gap, self.span)
                 if shown is not None and shown.num_rows > gap.rows:
                     # Rows of this very range that were handed on already can't be put in any more.
@@ -226,7 +226,9 @@ class IdContinuityChecker:
             at_end = gap.before_ns == END_OF_TIME and self._is_file_behind
             if at_end or gap.after_id == self._id_before_file:
                 self.across_files.append(gap)
-                self._listener(Noted(self._pair, across_file(self._pair, *gap.sides, gap.rows)))
+                self._listener(
+                    Noted(self._pair, imported_gap_text(self._pair, *gap.sides, gap.rows))
+                )
             else:
                 counted.append(gap)
         self.unasked += counted
@@ -292,14 +294,14 @@ class FirstPageCheck:
         Raises:
             ExchangeUnreachable: the answers contradict one another.
         """
-        rows = in_order(page.rows) if page.rows.num_rows else page.rows
+        rows = sort_rows(page.rows) if page.rows.num_rows else page.rows
         if self._is_proved(rows):
             return page
         first = _first(rows, self._after)
         if self._after > 0 and since_ns < self._after and self._edge is None:
             earlier = await self._from_before(rows)
             if earlier is not None:
-                found = in_order(earlier.rows)
+                found = sort_rows(earlier.rows)
                 if int(times(found)[0]) <= self._after:
                     return earlier
                 if _first(found, self._after) == first:
@@ -333,7 +335,7 @@ class FirstPageCheck:
         looks = 1
         while looks < (LOOKS_FOR_AN_ID_GAP if self._is_first_of_all(numbered=numbered) else 2):
             again = await self._source.page(since_ns)
-            rows = in_order(again.rows) if again.rows.num_rows else again.rows
+            rows = sort_rows(again.rows) if again.rows.num_rows else again.rows
             if rows.num_rows and self._is_proved(rows):
                 return again
             found = _first(rows, self._after)
@@ -345,7 +347,7 @@ class FirstPageCheck:
                 page, first, looks, numbered = again, found, 1, has_id(rows)
         self._source.agreed()
         if self._is_first_of_all(numbered=numbered):
-            gaps, _ = find_gaps(BEGINNING, in_order(page.rows))
+            gaps, _ = find_gaps(BEFORE_FIRST_ID, sort_rows(page.rows))
             self.confirmed = gaps[0] if gaps else None
         return page
 

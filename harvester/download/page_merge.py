@@ -8,7 +8,16 @@ from typing import NamedTuple, Protocol
 import pyarrow as pa
 
 from harvester.errors import ExchangeUnreachable
-from harvester.schema import Int64s, in_order, joined, joined_rows, no_rows, times, trade_ids, unite
+from harvester.schema import (
+    Int64s,
+    joined,
+    joined_rows,
+    merge_rows,
+    no_rows,
+    sort_rows,
+    times,
+    trade_ids,
+)
 from harvester.times import SECOND, show
 from harvester.trade_ids import IdGap, find_gaps
 
@@ -133,7 +142,7 @@ class PageMerger:
             self._margin = unit_ns
             return MergeStep(no_rows(), JoinResult.AGAIN)
         full = rows.num_rows >= FULL_PAGE
-        rows = in_order(rows)
+        rows = sort_rows(rows)
         stamps = times(rows)
         newest = int(stamps[-1])
         if self._doubts < DOUBTS and self._ids_go_back(rows):
@@ -209,7 +218,7 @@ class PageMerger:
     ) -> MergeStep:
         same = int(stamps.searchsorted(self._last_ns or 0, side="right"))
         shown = rows.slice(0, same)
-        group = unite(self._tail, shown)
+        group = merge_rows(self._tail, shown)
         end = int(stamps.searchsorted(limit, side="right"))
         is_past = end < len(stamps)
         if is_past and end > same and not _continues(rows, end, full=full):
@@ -239,7 +248,9 @@ class PageMerger:
             # Even a page at the head repeats the last row held, or is empty.
             return MergeStep(no_rows(), JoinResult.STALE)
         before = self._tail.num_rows
-        self._tail = unite(self._tail, rows.slice(int(stamps.searchsorted(self._last_ns or 0))))
+        self._tail = merge_rows(
+            self._tail, rows.slice(int(stamps.searchsorted(self._last_ns or 0)))
+        )
         if not full:
             return MergeStep(no_rows(), JoinResult.QUIET)
         if self._margin > self._finest:
@@ -289,7 +300,7 @@ def _continues(rows: pa.RecordBatch, end: int, *, full: bool) -> bool:
     if edge is None or beyond is None:
         return False
     number, loose = beyond
-    return edge.trade_id < number <= edge.trade_id + edge.loose + loose + 1
+    return edge.trade_id < number <= edge.trade_id + edge.rows_without_id + loose + 1
 
 
 def _continued(

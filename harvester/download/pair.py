@@ -352,7 +352,7 @@ class PairDownload:
             return RangeDownload(part, source, buffer, bounds, run.watch.stop, self._tally)
 
         means = SplitCallbacks(
-            lambda: run.client.starved(self._wish.pair), self._guarded_page, self._weekly
+            lambda: run.client.is_latency_bound(self._wish.pair), self._guarded_page, self._weekly
         )
         await SplitDownload(make, means).run(archive, self._pair, span)
 
@@ -369,7 +369,7 @@ class PairDownload:
             ExchangeUnreachable: there are no candles to tell.
         """
         try:
-            weeks = await self._run.client.weeks(self._wish.pair)
+            weeks = await self._run.client.weekly_candles(self._wish.pair)
         except ExchangeError as error:
             raise self._unproven(f"can't show its candles ({error})") from error
         if not weeks:

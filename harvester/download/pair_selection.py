@@ -20,9 +20,9 @@ from harvester.errors import (
     NothingHeld,
     UnknownPair,
     UsageError,
-    another_market,
+    market_changed_text,
 )
-from harvester.kraken.pairs import Names, Pair, is_pattern, matching, quotes_of, resolve
+from harvester.kraken.pairs import Pair, PairIndex, is_pattern, match_pattern, quote_names, resolve
 from harvester.storage import metadata
 from harvester.storage.trade_store import TradeStore
 from harvester.storage.writer import keep_pairs
@@ -156,7 +156,7 @@ def _keep(archive: TradeStore, asked: dict[str, Pair]) -> dict[str, Pair]:
     pairs = {**held, **asked}
     for name, kept in held.items():
         if kept.key and pairs[name].key != kept.key:
-            logger.warning("%s", another_market(name, kept.key, pairs[name].key))
+            logger.warning("%s", market_changed_text(name, kept.key, pairs[name].key))
             # The name goes on meaning the market whose trades are there.
             pairs[name] = kept
     keep_pairs(archive, msgspec.json.encode(pairs))
@@ -183,11 +183,11 @@ def _chosen(choice: PairSelection, listed: dict[str, Pair], known: dict[str, Pai
         _mind_the_quote(quote, listed.values())
 
     def quoted(pair: Pair) -> bool:
-        return not quotes or bool(quotes & quotes_of(pair))
+        return not quotes or bool(quotes & quote_names(pair))
 
     if choice.everything:
         return [pair for pair in listed.values() if quoted(pair)]
-    book = Names(known.values())
+    book = PairIndex(known.values())
     chosen: dict[str, Pair] = {}
     for name in choice.names:
         try:
@@ -199,7 +199,7 @@ def _chosen(choice: PairSelection, listed: dict[str, Pair], known: dict[str, Pai
 
 
 def _meant(
-    text: str, listed: dict[str, Pair], book: Names, quoted: Callable[[Pair], bool]
+    text: str, listed: dict[str, Pair], book: PairIndex, quoted: Callable[[Pair], bool]
 ) -> list[Pair]:
     if not is_pattern(text):
         pair = book.resolve(text)
@@ -208,7 +208,7 @@ def _meant(
                 f"{text!r} is quoted in something else than --quote asks for: leave one of them out"
             )
         return [pair]
-    found = matching(text, listed.values())
+    found = match_pattern(text, listed.values())
     if not found:
         raise UnknownPair(f"no pair fits {text!r}: `harvester pairs` lists the markets")
     found = [pair for pair in found if quoted(pair)]
@@ -219,7 +219,7 @@ def _meant(
 
 def _mind_the_quote(quote: str, pairs: Collection[Pair]) -> None:
     known = Counter(pair.wsname.partition("/")[2] or pair.quote for pair in pairs)
-    if not any(quote.strip().upper() in quotes_of(pair) for pair in pairs):
+    if not any(quote.strip().upper() in quote_names(pair) for pair in pairs):
         names = [name for name, _ in known.most_common()]
         more = f" and {len(names) - 12} more" if len(names) > 12 else ""
         raise UnknownPair(

@@ -15,10 +15,10 @@ from harvester.download.events import CancelToken, DownloadCounts, Noted
 from harvester.download.id_check import FirstPageCheck, IdContinuityChecker, has_id
 from harvester.download.page_merge import LEAST_MARGIN_NS, JoinResult, Page, PageMerger, PageSource
 from harvester.errors import ArchiveDamaged, ImportIncomplete, Interrupted
-from harvester.schema import in_order, times, trade_ids
+from harvester.schema import sort_rows, times, trade_ids
 from harvester.storage.trade_store import EVERYTHING, TradeStore
 from harvester.times import SECOND, Range, overlap, show
-from harvester.trade_ids import BEGINNING, LastId
+from harvester.trade_ids import BEFORE_FIRST_ID, LastId
 
 # --- spans ----------------------------------------------------------------------------------------
 
@@ -71,7 +71,7 @@ def cut_between(rows: pa.RecordBatch, within: Range) -> SplitPoint | None:
         rows: as the exchange sent them, in any order.
         within: only trades in this range are looked at.
     """
-    rows = in_order(rows) if rows.num_rows else rows
+    rows = sort_rows(rows) if rows.num_rows else rows
     stamps, ids = times(rows), trade_ids(rows)
     apart = (
         (stamps[:-1] < stamps[1:]) & (stamps[:-1] > within.after) & (stamps[1:] < within.through)
@@ -269,7 +269,7 @@ class RangeDownload:
         page = await beginning.prove(page, since_ns)
         if beginning.confirmed is not None:
             self._seams.begin_at(left, confirmed=beginning.confirmed)
-        elif left == BEGINNING and page.rows.num_rows and not has_id(in_order(page.rows)):
+        elif left == BEFORE_FIRST_ID and page.rows.num_rows and not has_id(sort_rows(page.rows)):
             self._seams.begin_at(None)
         return page
 
@@ -410,7 +410,7 @@ def _left_edge(archive: TradeStore, pair: str, after: int, cut: SplitPoint | Non
         return LastId(*found)
     covered = [one for one in archive.coverage(pair) if one.through == after]
     is_empty = bool(covered) and covered[0].after == 0 and archive.last_time(pair, after) is None
-    return BEGINNING if after == 0 or is_empty else None
+    return BEFORE_FIRST_ID if after == 0 or is_empty else None
 
 
 def _lacks(archive: TradeStore, pair: str, stamp_ns: int) -> bool:

@@ -10,7 +10,7 @@ from typing import NamedTuple
 from harvester.download.page_merge import Page
 from harvester.download.range import RangeDownload, SplitPoint, cut_between, middle
 from harvester.errors import HarvesterError, Interrupted
-from harvester.kraken.rate_limit import SPANS_A_PAIR
+from harvester.kraken.rate_limit import CALLS_PER_PAIR
 from harvester.storage.trade_store import TradeStore
 from harvester.times import Range
 
@@ -96,7 +96,7 @@ class SplitDownload:
         if self._rest:
             self._rest -= 1
         elif (
-            len(self._running) < SPANS_A_PAIR
+            len(self._running) < CALLS_PER_PAIR
             and self._means.starved()
             and crawl.pages_left() >= LEAST_LEFT
         ):

@@ -1,1 +1,1 @@
-"""The exchange: its client, pages, names of pairs, and how fast it may be asked."""
+"""Kraken's public API: client, rate limits, and decoding of trades, candles and pairs."""

@@ -1,4 +1,8 @@
-"""The client of Kraken's public API: pooled, paced, patient, and never fooled by half an answer."""
+"""Client of Kraken's public REST API, with rate limits and retries.
+
+An answer counts only if it is complete and about the market that was requested. Everything that may
+pass by itself (refusals, timeouts, damaged answers) is retried here.
+"""
 
 from __future__ import annotations
 
@@ -24,67 +28,78 @@ from harvester.kraken.decode import (
     Transient,
     check_errors,
     check_status,
+    decompress,
     read_raw,
     read_result,
-    unpacked,
 )
 from harvester.kraken.http import http_client
 from harvester.kraken.ohlc import WEEK_MIN, Candle, read_candles
 from harvester.kraken.pairs import Pair, check_market, read_pairs
-from harvester.kraken.rate_limit import LONGEST_WAIT_S, SPANS_A_PAIR, Paces, PaceState
+from harvester.kraken.rate_limit import CALLS_PER_PAIR, LONGEST_WAIT_S, PaceState, RateLimiter
 from harvester.kraken.trades import TradesPage, decode_page
 from harvester.times import SECOND
 
 logger = logging.getLogger("harvester.kraken")
-# stamina reports each retry to the log; `on_wait` tells ours.
+# stamina would log each retry; the client reports waits by `on_wait` instead.
 logging.getLogger("stamina").addHandler(logging.NullHandler())
 
 NEVER_ANSWERED_GIVE_UP_S = 15.0
+"""How long calls are retried while no call of this client has ever had a valid answer."""
 
 T = TypeVar("T")
-Waiting = Callable[[str, str], None]
-"""Told of every wait: the pair (or the endpoint), and why."""
+OnWait = Callable[[str, str], None]
+"""Called before every wait with the pair (or the endpoint) and the reason."""
 
-Pacing = Callable[[PaceState], None]
-"""Told how a pair is asked whenever its rate has changed."""
+OnPace = Callable[[PaceState], None]
+"""Called whenever the rate of a pair has changed."""
 
 
 class Client:
     """Kraken's public endpoints, for use as an async context manager.
 
-    Every call is asked again, with growing waits, for as long as what went wrong is transient
-    and a good answer came within `give_up_s`.
+    Each call is retried, with growing waits, while its failures are transient and some call had a
+    valid answer within the last `give_up_s` seconds.
+
+    Attributes:
+        calls: requests sent so far.
+        refusals: how many of them were refused because of the rate.
 
     Raises (each call):
-        ExchangeUnreachable: no good answer within the time allowed.
-        ExchangeRefused: the exchange answered with an error that waiting does not mend.
-        UnreadableAnswer, ValueDoesNotFit: the answer can't be kept exactly.
+        ExchangeUnreachable: no valid answer within the time allowed.
+        ExchangeRefused: the exchange answered with an error that retrying does not resolve.
+        UnreadableAnswer, ValueDoesNotFit: the answer can't be stored exactly.
     """
 
     def __init__(
         self,
         settings: ExchangeSettings,
         *,
-        on_wait: Waiting = lambda _what, _why: None,
-        on_pace: Pacing = lambda _state: None,
+        on_wait: OnWait = lambda _what, _why: None,
+        on_pace: OnPace = lambda _state: None,
     ) -> None:
-        """Nothing is sent before the first call."""
+        """Prepare the client; nothing is sent before the first call.
+
+        Args:
+            settings: the `[exchange]` section of the configuration.
+            on_wait: called before every wait with the pair (or the endpoint) and the reason.
+            on_pace: called whenever the rate of a pair has changed.
+        """
         self._settings = settings
         self._on_wait = on_wait
         self._on_pace = on_pace
-        in_flight = SPANS_A_PAIR * settings.jobs
-        self._paces = Paces(settings.rate, settings.retry_wait_s, in_flight)
-        self._turns: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
-        self._landed = asyncio.Event()
-        self._told_rates: dict[str, float] = {}
-        self._answered = False
-        self._warned_of_column = False
+        in_flight = CALLS_PER_PAIR * settings.jobs
+        self._limiter = RateLimiter(settings.rate, settings.retry_wait_s, in_flight)
+        self._turn_locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
+        self._call_ended = asyncio.Event()
+        self._reported_rates: dict[str, float] = {}
+        self._has_answered = False
+        self._warned_about_column = False
         self._http = http_client(settings)
         self.calls = 0
         self.refusals = 0
 
     async def __aenter__(self) -> Self:
-        """Open the pool."""
+        """Return the client; connections are opened as needed."""
         return self
 
     async def __aexit__(
@@ -93,30 +108,35 @@ class Client:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Close the pool."""
+        """Close all connections."""
         await self._http.aclose()
 
-    def slowed(self, pair: Pair) -> bool:
-        """Whether refusals keep this pair under its set rate at present."""
-        return self.pace(pair).slowed
+    def is_slowed(self, pair: Pair) -> bool:
+        """Whether refusals keep this pair below its set rate at present."""
+        return self.pace(pair).is_slowed
 
     def pace(self, pair: Pair) -> PaceState:
-        """How a pair is asked at present, and how often it was."""
-        return self._paces.state(pair.altname, time.monotonic())
+        """How fast this pair is requested at present, and how many requests were sent."""
+        return self._limiter.state(pair.altname, time.monotonic())
 
-    def starved(self, pair: Pair) -> bool:
-        """Whether answers take longer than the pace: one call after another can't keep it then."""
-        return self._paces.of(pair.altname).starved
+    def is_latency_bound(self, pair: Pair) -> bool:
+        """Whether sequential calls are too slow for the set rate, because answers take too long."""
+        return self._limiter.pair(pair.altname).is_latency_bound
 
     async def page(self, pair: Pair, since_ns: int | None) -> TradesPage:
-        """One page of trades: those from `since_ns` on, or the newest when it is None."""
-        params = _of(pair)
+        """Request one page of trades.
+
+        Args:
+            pair: the market.
+            since_ns: the time of the first trade, UNIX nanoseconds; None for the newest page.
+        """
+        params = _pair_params(pair)
         if since_ns is not None:
             params["since"] = str(since_ns)
         read = partial(_read_page, pair=pair)
-        page = await self._ask("Trades", params, read, pair.altname)
-        if page.unknown is not None and not self._warned_of_column:
-            self._warned_of_column = True
+        page = await self._call("Trades", params, read, pair.altname)
+        if page.unknown is not None and not self._warned_about_column:
+            self._warned_about_column = True
             logger.warning(
                 "%s: the exchange sends a column of trades that this version does not know, such "
                 "as %s: it is not kept; all others are",
@@ -126,42 +146,47 @@ class Client:
         return page
 
     async def pairs(self) -> dict[str, Pair]:
-        """All markets, by altname."""
-        return await self._ask("AssetPairs", {}, lambda body: read_pairs(read_result(body)))
+        """Request all markets; returned by altname."""
+        return await self._call("AssetPairs", {}, lambda body: read_pairs(read_result(body)))
 
     async def clock_ns(self) -> int:
-        """The exchange's clock, in nanoseconds, to the second below."""
-        return await self._ask("Time", {}, _read_clock)
+        """Request the exchange's clock: UNIX nanoseconds, rounded down to the second."""
+        return await self._call("Time", {}, _read_clock)
 
     async def status(self) -> str:
-        """What the exchange says of itself: online, maintenance, cancel_only or post_only."""
-        return await self._ask("SystemStatus", {}, _read_status)
+        """Request the exchange's status: online, maintenance, cancel_only or post_only."""
+        return await self._call("SystemStatus", {}, _read_status)
 
     async def candles(self, pair: Pair, minutes: int) -> list[Candle]:
-        """The exchange's own candles: its last 720, and behind them the one that is running."""
-        params = _of(pair) | {"interval": str(minutes)}
-        return await self._ask(
+        """Request the exchange's own candles: its last 720, then the one still open.
+
+        Args:
+            pair: the market.
+            minutes: the candles' length, one of `ohlc.INTERVALS_MIN`.
+        """
+        params = _pair_params(pair) | {"interval": str(minutes)}
+        return await self._call(
             "OHLC", params, lambda body: read_candles(body, minutes, pair), pair.altname
         )
 
     async def weekly_counts(self, pair: Pair) -> list[tuple[int, int]]:
-        """Trades a week, as (open time in ns, count): up to 720 weeks, from OHLC.
+        """Request the trades per week, as (open time in ns, count): up to 720 weeks, from OHLC.
 
-        One try only: it serves estimates, and no crawl waits for it.
+        One attempt only: the counts serve estimates, and no download waits for them.
         """
-        return [(week.time_ns, week.count) for week in await self.weeks(pair)]
+        return [(week.time_ns, week.count) for week in await self.weekly_candles(pair)]
 
-    async def weeks(self, pair: Pair) -> list[Candle]:
-        """Weekly candles, from one try only: what fails in passing is ExchangeUnreachable."""
-        params = _of(pair) | {"interval": str(WEEK_MIN)}
+    async def weekly_candles(self, pair: Pair) -> list[Candle]:
+        """Request weekly candles in one attempt: transient failures raise ExchangeUnreachable."""
+        params = _pair_params(pair) | {"interval": str(WEEK_MIN)}
         try:
-            async with self._flight(pair.altname):
+            async with self._paced(pair.altname):
                 body = await self._get("OHLC", params, pair.altname)
             return read_candles(body, WEEK_MIN, pair)
         except (Transient, UnreadableAnswer) as error:
             raise ExchangeUnreachable(f"no weekly counts: {error}") from error
 
-    async def _ask(
+    async def _call(
         self,
         endpoint: str,
         params: dict[str, str],
@@ -169,20 +194,20 @@ class Client:
         pair: str = "",
     ) -> T:
         async def once() -> T:
-            async with self._flight(pair):
+            async with self._paced(pair):
                 body = await self._get(endpoint, params, pair)
             answer = read(body)
-            self._answered = True
+            self._has_answered = True
             return answer
 
         try:
             return await once()
         except Transient as failure:
-            # Only now stamina, which takes 0.08 ms a call: most calls need no second one.
-            return await self._again(failure, once, pair or endpoint)
+            # stamina takes 0.08 ms a call, so it is used from the second attempt on only.
+            return await self._retry(failure, once, pair or endpoint)
 
-    async def _again(self, failure: Transient, once: Callable[[], Awaitable[T]], what: str) -> T:
-        """Make a call that has failed again, until it comes off or patience ends."""
+    async def _retry(self, failure: Transient, once: Callable[[], Awaitable[T]], what: str) -> T:
+        """Repeat a failed call until it succeeds or the time allowed is over."""
         failures = [failure]
         try:
             async for attempt in self._attempts(what):
@@ -193,37 +218,37 @@ class Client:
         except Transient as transient:
             raise ExchangeUnreachable(
                 f"{what}: {self._settings.shown_url} gave no good answer for "
-                f"{self._patience_s:g} s (at last: {transient.reason}); the same command goes on "
+                f"{self._give_up_s:g} s (at last: {transient.reason}); the same command goes on "
                 "where it stopped"
             ) from transient
         raise AssertionError("unreachable: attempts are unlimited")  # pragma: no cover
 
     @property
-    def _patience_s(self) -> float:
-        patience: float = self._settings.give_up_s
-        return patience if self._answered else min(patience, NEVER_ANSWERED_GIVE_UP_S)
+    def _give_up_s(self) -> float:
+        give_up_s: float = self._settings.give_up_s
+        return give_up_s if self._has_answered else min(give_up_s, NEVER_ANSWERED_GIVE_UP_S)
 
-    def _attempts(self, what: str) -> Any:  # noqa: ANN401 - stamina keeps the type to itself
+    def _attempts(self, what: str) -> Any:  # noqa: ANN401 - the type is private to stamina
         wait_s = self._settings.retry_wait_s
-        failing_s: float | None = None
+        first_failure_s: float | None = None
 
-        def judge(error: Exception) -> bool | float:
-            nonlocal failing_s
-            failing_s = failing_s or time.monotonic()
-            # A good answer of another pair counts too, so patience is looked up each time.
+        def wait_or_stop(error: Exception) -> bool | float:
+            nonlocal first_failure_s
+            first_failure_s = first_failure_s or time.monotonic()
+            # The limit is read each time: another pair's valid answer extends it.
             if not isinstance(error, Transient) or (
-                time.monotonic() - failing_s >= self._patience_s
+                time.monotonic() - first_failure_s >= self._give_up_s
             ):
                 return False
             self._on_wait(what, error.reason)
-            if error.refusal and what in self._turns:
-                # Its pace holds all calls of the pair back, not only this one.
+            if error.is_refusal and what in self._turn_locks:
+                # The rate limiter delays all calls of the pair, not only this one.
                 return 0.0
-            self.refusals += error.refusal
+            self.refusals += error.is_refusal
             return True if error.wait_s is None else error.wait_s
 
         return stamina.retry_context(
-            on=judge,
+            on=wait_or_stop,
             attempts=None,
             timeout=None,
             wait_initial=wait_s,
@@ -232,61 +257,64 @@ class Client:
         )
 
     @asynccontextmanager
-    async def _flight(self, pair: str) -> AsyncIterator[None]:
-        """Wait for the pair's turn; the call that is then made tells its pace how it went.
+    async def _paced(self, pair: str) -> AsyncIterator[None]:
+        """Wait until the pair may be requested, and record the outcome of the call made inside.
 
-        Calls that belong to no pair are not paced.
+        Calls that belong to no pair are not limited.
         """
         if not pair:
             yield
             return
-        started_s = await self._turn(pair)
+        started_s = await self._wait_for_turn(pair)
         try:
             yield
         except Transient as transient:
-            if transient.refusal:
+            if transient.is_refusal:
                 self.refusals += 1
                 now_s = time.monotonic()
-                note = self._paces.throttled if transient.throttled else self._paces.refused
-                note(pair, started_s, now_s, transient.reason, transient.wait_s)
+                limiter = self._limiter
+                record = (
+                    limiter.record_throttling if transient.is_throttled else limiter.record_refusal
+                )
+                record(pair, started_s, now_s, transient.reason, transient.wait_s)
             raise
         else:
-            self._paces.passed(pair, started_s, time.monotonic())
+            self._limiter.record_success(pair, started_s, time.monotonic())
         finally:
-            self._paces.end(pair, started_s, time.monotonic())
-            self._landed.set()
-            self._landed.clear()
-            self._tell_pace(pair)
+            self._limiter.record_end(pair, started_s, time.monotonic())
+            self._call_ended.set()
+            self._call_ended.clear()
+            self._report_pace(pair)
 
-    async def _turn(self, pair: str) -> float:
-        """Wait until this pair may be asked; returns when that was."""
-        # One at a time, so that a refusal that comes meanwhile holds back all who wait.
-        async with self._turns[pair]:
+    async def _wait_for_turn(self, pair: str) -> float:
+        """Wait until the next request of this pair may be sent; returns the time of that moment."""
+        # One caller at a time, so that a refusal that arrives meanwhile delays all that wait.
+        async with self._turn_locks[pair]:
             while True:
                 now_s = time.monotonic()
-                if (delay_s := self._paces.delay_s(pair, now_s)) > 0:
+                if (delay_s := self._limiter.delay_s(pair, now_s)) > 0:
                     await asyncio.sleep(delay_s)
-                elif self._paces.full:
-                    await self._landed.wait()
+                elif self._limiter.is_full:
+                    await self._call_ended.wait()
                 else:
-                    self._paces.start(pair, now_s)
+                    self._limiter.record_start(pair, now_s)
                     return now_s
 
-    def _tell_pace(self, pair: str) -> None:
-        state = self._paces.state(pair, time.monotonic())
-        if state.rate != self._told_rates.setdefault(pair, state.set_rate):
-            self._told_rates[pair] = state.rate
+    def _report_pace(self, pair: str) -> None:
+        state = self._limiter.state(pair, time.monotonic())
+        if state.rate != self._reported_rates.setdefault(pair, state.set_rate):
+            self._reported_rates[pair] = state.rate
             self._on_pace(state)
 
     async def _get(self, endpoint: str, params: dict[str, str], what: str) -> bytes:
-        """One request, its answer judged; foreign errors become ours here and nowhere else."""
+        """Send one request and check its answer; httpx's errors become harvester's only here."""
         self.calls += 1
         path = f"/0/public/{endpoint}"
         try:
-            # Put together here, as httpx would take the address apart three times for each page.
-            asked = f"{path}?{urlencode(params)}" if params else path
-            url = httpx.URL(self._settings.url.rstrip("/") + asked)
-            # httpx times each read alone: a body that dribbles would never end.
+            # The address is built here, as httpx would parse it three times for each page.
+            target = f"{path}?{urlencode(params)}" if params else path
+            url = httpx.URL(self._settings.url.rstrip("/") + target)
+            # httpx limits the time of each read only: a body that trickles in would never end.
             async with (
                 asyncio.timeout(self._settings.timeout_s),
                 self._http.stream("GET", url) as response,
@@ -296,18 +324,18 @@ class Client:
             raise Transient(f"no answer within {self._settings.timeout_s:g} s") from error
         except httpx.UnsupportedProtocol as error:
             raise BadSetting(
-                f"[exchange] url {self._settings.shown_url!r} is no address: {error}"
+                f"[exchange] url {self._settings.shown_url!r} is not an address: {error}"
             ) from error
         except httpx.TransportError as error:
             raise Transient(str(error) or type(error).__name__) from error
-        body = unpacked(raw, response)
+        body = decompress(raw, response)
         check_status(response.status_code, f"{self._settings.shown_url}{path}", body)
         check_errors(body, what or endpoint)
         return body
 
 
-def _of(pair: Pair) -> dict[str, str]:
-    """The parameters that name a pair."""
+def _pair_params(pair: Pair) -> dict[str, str]:
+    """The query parameters that name a pair."""
     params = {"pair": pair.key or pair.altname}
     if pair.aclass_base == "tokenized_asset":
         params["asset_class"] = "tokenized_asset"
@@ -318,7 +346,7 @@ def _read_page(body: bytes, pair: Pair) -> TradesPage:
     try:
         page = decode_page(body)
     except BAD_JSON as error:
-        raise Transient(f"the body is no whole answer ({error})") from error
+        raise Transient(f"the body is not a complete answer ({error})") from error
     check_market(pair, page.market)
     return page
 

@@ -1,4 +1,4 @@
-"""Read answers of the exchange, limited in size, and classify them: good, retry, or final."""
+"""Read the exchange's answers, limited in size, and sort them: valid, to be retried, or final."""
 
 from __future__ import annotations
 
@@ -16,59 +16,59 @@ from harvester.escaping import LONGEST_TEXT, printable, shortened
 if TYPE_CHECKING:
     import httpx
 
-# --- answers --------------------------------------------------------------------------------------
+# --- HTTP status and errors -----------------------------------------------------------------------
 
-# Source: the errors documented by Kraken and seen in captures (docs/kraken.md).
+# Source: the errors that Kraken documents, and those in captured answers (docs/kraken.md).
 
 logger = logging.getLogger("harvester.kraken")
 
 LONGEST_THROTTLE_S = 3600.0
 
-MOST_TEXTS = 5
-"""So many different errors or warnings of one answer are shown."""
+MAX_LISTED = 5
+"""How many different errors or warnings of one answer are shown."""
 
-_TOO_FAST = ("EAPI:Rate limit exceeded", "EGeneral:Too many requests")
+_RATE_ERRORS = ("EAPI:Rate limit exceeded", "EGeneral:Too many requests")
 _THROTTLED = "EService:Throttled"
-_PASSING = ("EService:", "EDatabase:", "EGeneral:Internal error", "EGeneral:No data")
-_LASTING = (
+_TRANSIENT_ERRORS = ("EService:", "EDatabase:", "EGeneral:Internal error", "EGeneral:No data")
+_PERMANENT_ERRORS = (
     "EQuery:Unknown asset pair",
     "EGeneral:Invalid arguments",
     "EGeneral:Permission denied",
     "EGeneral:Temporary lockout",
     "EGeneral:Unknown method",
 )
-"""What waiting does not mend. An error that is in neither list is asked again for."""
+"""Errors that retrying does not resolve. An error in neither list is retried."""
 _THROTTLED_UNTIL = re.compile(r"Throttled:\s*(\d{10})")
 
 
 class Transient(Exception):
-    """Wait and ask again, with the same request."""
+    """A failure that may pass: the same request is sent again after a wait."""
 
     def __init__(
         self,
         reason: str,
         *,
-        refusal: bool = False,
-        throttled: bool = False,
+        is_refusal: bool = False,
+        is_throttled: bool = False,
         wait_s: float | None = None,
     ) -> None:
-        """With what the exchange said.
+        """Describe the failure.
 
         Args:
-            reason: its words.
-            refusal: it asks for fewer calls.
-            throttled: of a refusal, that too many calls are in flight at once, by all pairs.
-            wait_s: the exchange's own word for how long to wait.
+            reason: the exchange's words, or what is wrong with its answer.
+            is_refusal: whether the exchange refused because of too many calls.
+            is_throttled: for a refusal, whether too many calls of all pairs are in flight at once.
+            wait_s: seconds to wait, if the exchange names them.
         """
         super().__init__(reason)
         self.reason = reason
-        self.refusal = refusal
-        self.throttled = throttled
+        self.is_refusal = is_refusal
+        self.is_throttled = is_throttled
         self.wait_s = wait_s
 
 
 class OtherMarket(Transient):
-    """An answer is about another market than the one that was asked for."""
+    """An answer is about another market than the requested one."""
 
 
 _ABSENT = msgspec.Raw(b"")
@@ -88,7 +88,12 @@ _results = msgspec.json.Decoder(_Result)
 
 
 def check_status(status: int, url: str, body: bytes) -> None:
-    """Judge the HTTP status.
+    """Raise the error that an HTTP status stands for.
+
+    Args:
+        status: the HTTP status of the answer.
+        url: the address without its query, for the message.
+        body: the answer's body, for the message.
 
     Raises:
         Transient: 429 and 5xx.
@@ -97,7 +102,7 @@ def check_status(status: int, url: str, body: bytes) -> None:
     if status == 200:
         return
     if status == 429 or status >= 500:
-        raise Transient(f"HTTP {status}", refusal=status == 429)
+        raise Transient(f"HTTP {status}", is_refusal=status == 429)
     if status == 403:
         raise ExchangeRefused(
             f"{url} answered HTTP 403: its browser check refused the request; "
@@ -110,91 +115,95 @@ def check_status(status: int, url: str, body: bytes) -> None:
 
 
 def check_errors(body: bytes, what: str) -> None:
-    """Judge the `error` list of an answer; warnings (`W...`) are logged and passed over.
+    """Raise the error that an answer's `error` list names; warnings (`W...`) are logged only.
+
+    Args:
+        body: the answer's body.
+        what: the pair or endpoint, for messages.
 
     Raises:
-        Transient: the body is no JSON, is cut short, or names any fault that may pass.
-        ExchangeRefused: it names a fault that waiting does not mend.
+        Transient: the body is not JSON, is cut short, or names any error that may pass.
+        ExchangeRefused: it names only errors that retrying does not resolve.
     """
     if body.startswith(b'{"error":[],"result":{'):
         return
     try:
         envelope = _envelopes.decode(body)
     except BAD_JSON as error:
-        raise Transient(f"the body is no answer of the API ({error})") from error
-    # Equal ones are one: an answer can hold a hundred thousand.
+        raise Transient(f"the body is not an answer of the API ({error})") from error
+    # Duplicates are dropped: an answer can contain a hundred thousand errors.
     texts = list(dict.fromkeys(envelope.error))
     errors = [text for text in texts if not text.startswith("W")]
-    for text in _shown([text for text in texts if text.startswith("W")]):
+    for text in _brief_list([text for text in texts if text.startswith("W")]):
         logger.warning("%s: the exchange warns: %s", what, text)
     if errors:
-        raise _judge(errors, what)
+        raise _error_of(errors, what)
     if bytes(envelope.result) in (b"", b"null"):
-        raise Transient("the answer holds neither a result nor an error")
+        raise Transient("the answer has neither a result nor an error")
 
 
 def read_result(body: bytes) -> dict[str, msgspec.Raw]:
-    """The entries of an answer's `result`, each still to be read.
+    """Return the entries of an answer's `result`, not decoded yet.
 
     Raises:
-        Transient: the body is no JSON, or is cut short.
+        Transient: the body is not JSON, or is cut short.
     """
     try:
-        # Entries are not looked into yet: bytes spoilt on the way would show much later.
+        # The entries are decoded later. Damaged bytes must fail here, where the call is retried.
         body.decode()
         return _results.decode(body).result
     except BAD_JSON as error:
-        raise Transient(f"the body is no whole answer ({error})") from error
+        raise Transient(f"the body is not a complete answer ({error})") from error
 
 
-def _judge(errors: list[str], what: str) -> Exception:
-    """What to do about the errors of one answer.
+def _error_of(errors: list[str], what: str) -> Exception:
+    """The exception for the errors of one answer.
 
-    One that is known to pass decides, then one that is known to last; what is unknown may pass.
+    A known transient error decides, then a known permanent one. Unknown errors count as transient.
     """
-    plain = [text.replace(": ", ":", 1) for text in errors]
-    for text, form in zip(errors, plain, strict=True):
+    forms = [text.replace(": ", ":", 1) for text in errors]
+    for text, form in zip(errors, forms, strict=True):
         if form.startswith(_THROTTLED):
             return Transient(
-                _brief(text), refusal=True, throttled=True, wait_s=_throttled_wait_s(text)
+                _brief(text), is_refusal=True, is_throttled=True, wait_s=_throttled_wait_s(text)
             )
-        if form.startswith(_TOO_FAST):
-            return Transient(_brief(text), refusal=True)
-        if form.startswith(_PASSING):
+        if form.startswith(_RATE_ERRORS):
+            return Transient(_brief(text), is_refusal=True)
+        if form.startswith(_TRANSIENT_ERRORS):
             return Transient(_brief(text))
-    reason = "; ".join(_shown(errors))
-    if any(form.startswith(_LASTING) for form in plain):
+    reason = "; ".join(_brief_list(errors))
+    if any(form.startswith(_PERMANENT_ERRORS) for form in forms):
         return ExchangeRefused(f"{what}: the exchange refused: {reason}")
     return Transient(reason)
 
 
 def _throttled_wait_s(text: str) -> float | None:
     until = _THROTTLED_UNTIL.search(text[:LONGEST_TEXT])
-    # A stamp that has passed, by whose clock ever, must not become a call at once.
+    # A time in the past, perhaps by a wrong clock, must not cause an immediate call.
     wait_s = int(until[1]) - time.time() if until else 0.0
     return min(wait_s, LONGEST_THROTTLE_S) if wait_s > 0 else None
 
 
-def _shown(texts: list[str]) -> list[str]:
-    """The first of some texts of the exchange's, each short and in one line."""
-    more = [f"and {len(texts) - MOST_TEXTS:,} more"] if len(texts) > MOST_TEXTS else []
-    return [_brief(text) for text in texts[:MOST_TEXTS]] + more
+def _brief_list(texts: list[str]) -> list[str]:
+    """The first texts, each short and in one line, and how many more there are."""
+    more = [f"and {len(texts) - MAX_LISTED:,} more"] if len(texts) > MAX_LISTED else []
+    return [_brief(text) for text in texts[:MAX_LISTED]] + more
 
 
 def _brief(text: str) -> str:
     return printable(shortened(text))
 
 
-# --- bodies ---------------------------------------------------------------------------------------
+# --- Bodies ---------------------------------------------------------------------------------------
 
-# httpx's decompression has no limit: it follows any number of codings, and four kilobytes that
-# were compressed twice become gigabytes. Here one coding is followed, and its output is counted.
+# httpx's decompression has no limit: it undoes any number of codings, and four kilobytes that were
+# compressed twice become gigabytes. Here only one coding is undone, and its output is limited.
 
 LARGEST_BODY = 32 * 1024 * 1024
-"""Bytes, compressed or not; a page has some 70,000, the list of pairs a million."""
+"""Bytes, compressed or not. A page has about 70,000, the list of pairs a million."""
 
 ACCEPTED = "gzip, deflate"
-"""What a request says that it can decompress."""
+"""The `Accept-Encoding` of requests."""
 
 _GZIP, _ZLIB, _RAW = 16 + zlib.MAX_WBITS, zlib.MAX_WBITS, -zlib.MAX_WBITS
 # "deflate" is zlib's format; some servers send it without zlib's header.
@@ -202,11 +211,11 @@ _FORMATS = {"gzip": (_GZIP,), "x-gzip": (_GZIP,), "deflate": (_ZLIB, _RAW)}
 
 
 async def read_raw(response: httpx.Response) -> bytes:
-    """Read the bytes of a body as they were sent.
+    """Read the bytes of a body as they were sent, still compressed.
 
     Raises:
         Transient: there are more than `LARGEST_BODY`.
-        httpx.TransportError: not all of them came.
+        httpx.TransportError: the body did not arrive completely.
     """
     chunks: list[bytes] = []
     size = 0
@@ -218,44 +227,48 @@ async def read_raw(response: httpx.Response) -> bytes:
     return b"".join(chunks)
 
 
-def unpacked(raw: bytes, response: httpx.Response) -> bytes:
-    """Decompress a body, as its `Content-Encoding` says.
+def decompress(raw: bytes, response: httpx.Response) -> bytes:
+    """Decompress a body according to its `Content-Encoding`.
 
-    Of an answer with an HTTP status other than 200, what can't be decompressed is empty: the status
-    says enough.
+    If the HTTP status is not 200, a body that can't be decompressed becomes empty: the status alone
+    decides what happens.
+
+    Args:
+        raw: the body as it was sent.
+        response: the answer, for its status and headers.
 
     Raises:
-        Transient: it is compressed more than once or in a way that was not asked for, it is
+        Transient: it is compressed more than once or in a way that was not requested, it is
             damaged, or it has more than `LARGEST_BODY` bytes.
     """
     listed = response.headers.get_list("content-encoding", split_commas=True)
     names = (name.strip().lower() for name in listed)
     codings = [name for name in names if name not in ("", "identity")]
     try:
-        return _decompressed(raw, codings) if codings else raw
+        return _undo_coding(raw, codings) if codings else raw
     except Transient:
         if response.status_code != 200:
             return b""
         raise
 
 
-def _decompressed(raw: bytes, codings: list[str]) -> bytes:
+def _undo_coding(raw: bytes, codings: list[str]) -> bytes:
     formats = _FORMATS.get(codings[0], ())
     if len(codings) > 1 or not formats:
         how = printable(shortened(", ".join(codings)))
-        raise Transient(f"a body compressed as {how!r}, where {ACCEPTED} can be read, one of them")
+        raise Transient(f"the body is compressed as {how!r}; only one of {ACCEPTED} can be read")
     for window in formats[:-1]:
         try:
-            return _inflated(raw, window)
+            return _inflate(raw, window)
         except zlib.error:
             continue
     try:
-        return _inflated(raw, formats[-1])
+        return _inflate(raw, formats[-1])
     except zlib.error as error:
         raise Transient(f"the body can't be decompressed: {error}") from error
 
 
-def _inflated(raw: bytes, window: int) -> bytes:
+def _inflate(raw: bytes, window: int) -> bytes:
     inflater = zlib.decompressobj(window)
     body = inflater.decompress(raw, LARGEST_BODY + 1)
     if len(body) > LARGEST_BODY:
@@ -266,4 +279,4 @@ def _inflated(raw: bytes, window: int) -> bytes:
 
 
 def _too_large() -> Transient:
-    return Transient(f"a body of more than {LARGEST_BODY >> 20} MB")
+    return Transient(f"the body has more than {LARGEST_BODY >> 20} MB")

@@ -1,4 +1,8 @@
-"""Decode an answer of the OHLC endpoint into exact candles."""
+"""Decode an answer of the OHLC endpoint into exact candles.
+
+Source of the rules: Kraken's public REST documentation for `GET /0/public/OHLC`, and captured
+answers.
+"""
 
 from __future__ import annotations
 
@@ -15,27 +19,22 @@ from harvester.kraken.pairs import Pair, check_market
 from harvester.kraken.trades import LONGEST_NUMBER
 from harvester.times import END_OF_TIME, SECOND
 
-# --- candles --------------------------------------------------------------------------------------
-
-# Source: Kraken's public REST documentation for `GET /0/public/OHLC`, and captured bodies.
-
 INTERVALS_MIN = (1, 5, 15, 30, 60, 240, 1440, 10080, 21600)
-"""The lengths of candles that the exchange makes, in minutes."""
+"""The candle lengths that the exchange offers, in minutes."""
 
 WEEK_MIN = 10080
 
-
 VALUES = ("open", "high", "low", "close", "vwap", "volume", "count")
-"""What a candle tells beside its time, in the exchange's order."""
+"""A candle's fields after its time, in the exchange's order."""
 
 
 @dataclass(frozen=True, slots=True)
 class Candle:
-    """One candle as the exchange prints it, every digit of it.
+    """One candle as the exchange sends it, exact to the last digit.
 
     Attributes:
-        time_ns: when it opens.
-        vwap: cut off after the pair's decimals; 0 where nothing was traded.
+        time_ns: its open time, UNIX nanoseconds.
+        vwap: truncated to the pair's decimals; 0 without trades.
         count: number of trades.
     """
 
@@ -64,22 +63,22 @@ _rows = msgspec.json.Decoder(_Row)
 
 
 def read_candles(body: bytes, minutes: int, pair: Pair | None = None) -> list[Candle]:
-    """Read the body of an OHLC answer for candles of so many minutes, in order of time.
+    """Decode the body of an OHLC answer; the candles are in order of time.
 
     Args:
-        body: the answer.
-        minutes: the length of its candles.
-        pair: the market that was asked for; None takes the candles of any one.
+        body: the answer's body.
+        minutes: the candles' length.
+        pair: the requested market; None accepts any market.
 
     Raises:
-        Transient: it is no JSON, is cut short, or names another market.
-        UnreadableAnswer: it is not of the documented shape; the message shows the row.
+        Transient: the body is not JSON, is cut short, or names another market.
+        UnreadableAnswer: it does not have the documented shape; the message shows the row.
     """
     raws = _raw_rows(read_result(body), pair)
     candles = [_candle(raw, minutes) for raw in raws]
-    for raw, (before, one) in zip(raws[1:], pairwise(candles), strict=True):
-        if one.time_ns <= before.time_ns:
-            raise _bad_row(raw, "it does not come after the one before it")
+    for raw, (previous, candle) in zip(raws[1:], pairwise(candles), strict=True):
+        if candle.time_ns <= previous.time_ns:
+            raise _bad_row(raw, "it is not later than the candle before it")
     return candles
 
 
@@ -88,7 +87,7 @@ def _raw_rows(result: dict[str, msgspec.Raw], pair: Pair | None) -> list[msgspec
     if len(markets) != 1:
         raise UnreadableAnswer(
             f"the exchange's candles are of {len(markets)} markets "
-            f"({printable(shortened(', '.join(markets)))}) where one was asked for"
+            f"({printable(shortened(', '.join(markets)))}), but one was requested"
         )
     [(market, rows)] = markets.items()
     if pair is not None:
@@ -96,7 +95,7 @@ def _raw_rows(result: dict[str, msgspec.Raw], pair: Pair | None) -> list[msgspec
     try:
         return msgspec.json.decode(rows, type=list[msgspec.Raw])
     except BAD_JSON as error:
-        raise UnreadableAnswer(f"the exchange's candles are no list of rows: {error}") from error
+        raise UnreadableAnswer(f"the exchange's candles are not a list of rows: {error}") from error
 
 
 def _candle(raw: msgspec.Raw, minutes: int) -> Candle:
@@ -106,7 +105,7 @@ def _candle(raw: msgspec.Raw, minutes: int) -> Candle:
             LONGEST_NUMBER
         ):
             raise _bad_row(raw, "one of its numbers has too many digits")
-        one = Candle(
+        candle = Candle(
             row.time * SECOND,
             Decimal(row.open),
             Decimal(row.high),
@@ -119,13 +118,13 @@ def _candle(raw: msgspec.Raw, minutes: int) -> Candle:
     except BAD_JSON as error:
         raise _bad_row(raw, str(error)) from error
     except InvalidOperation as error:
-        raise _bad_row(raw, "one of its numbers is none") from error
-    values = [Decimal(getattr(one, name)) for name in VALUES]
+        raise _bad_row(raw, "one of its numbers can't be read") from error
+    values = [Decimal(getattr(candle, name)) for name in VALUES]
     if not all(value.is_finite() and value >= 0 for value in values):
-        raise _bad_row(raw, "one of its numbers is below 0 or without end")
-    if not 0 <= one.time_ns <= END_OF_TIME or row.time % (minutes * 60):
+        raise _bad_row(raw, "one of its numbers is negative or infinite")
+    if not 0 <= candle.time_ns <= END_OF_TIME or row.time % (minutes * 60):
         raise _bad_row(raw, f"no candle of {minutes} minutes opens then")
-    return one
+    return candle
 
 
 def _bad_row(raw: msgspec.Raw, reason: str) -> UnreadableAnswer:

@@ -1,4 +1,4 @@
-"""Names of markets: any spelling a person types becomes one `Pair`.
+"""Markets and their names: turn any spelling that a person types into a `Pair`.
 
 Source: `GET /0/public/AssetPairs`. Kraken writes BTC as XBT and DOGE as XDG.
 """
@@ -20,17 +20,31 @@ from harvester.kraken.decode import OtherMarket
 logger = logging.getLogger("harvester.kraken")
 
 UNKNOWN = "unknown"
-"""The status of a pair where the exchange gives none."""
+"""The status of a pair if the exchange sends none."""
 
 _SAFE_NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,38}[A-Za-z0-9])?")
 _SEPARATORS = re.compile(r"[/\-_: ]")
 _ALIASES = {"BTC": "XBT", "DOGE": "XDG"}
-_PREFIX = re.compile(r"^[XZ](?=[A-Z]{3}$)")
-_MOST_NAMED = 5
+_ASSET_PREFIX = re.compile(r"^[XZ](?=[A-Z]{3}$)")
+_MAX_LISTED = 5
 
 
 class Pair(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """One market in all its spellings, with the decimals the exchange shows it in."""
+    """One market: its names, and the decimals that the exchange prints.
+
+    Attributes:
+        altname: the short name that harvester uses, such as XBTUSD.
+        key: the exchange's own name, such as XXBTZUSD.
+        wsname: the name with a slash, such as XBT/USD; empty in old captures.
+        base: the traded asset.
+        quote: the asset that prices are in.
+        aclass_base: the base's asset class: currency or tokenized_asset.
+        pair_decimals: decimals of a price.
+        lot_decimals: decimals of a volume.
+        cost_decimals: decimals of a price times a volume.
+        tick_size: the smallest step of a price.
+        status: online, cancel_only and others; `UNKNOWN` if the exchange sends none.
+    """
 
     altname: str
     key: str = ""
@@ -46,7 +60,7 @@ class Pair(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     @property
     def spellings(self) -> list[str]:
-        """Every name the exchange itself gives it."""
+        """All names that the exchange itself uses for this market."""
         return list(dict.fromkeys(name for name in (self.altname, self.key, self.wsname) if name))
 
 
@@ -54,7 +68,7 @@ _Decimals = Annotated[int, msgspec.Meta(ge=0, le=40)]
 
 
 class _Row(msgspec.Struct):
-    """A row of AssetPairs: only the altname must be there, any other field may be null."""
+    """A row of AssetPairs: only the altname is required; other fields may be null or missing."""
 
     altname: str
     wsname: str | None = None
@@ -72,10 +86,10 @@ _asset_pair = msgspec.json.Decoder(_Row)
 
 
 def read_pairs(result: dict[str, msgspec.Raw]) -> dict[str, Pair]:
-    """AssetPairs' `result` as pairs by altname; a row that can't be used is skipped with a warning.
+    """Decode the `result` of AssetPairs into pairs by altname; bad rows are skipped with a warning.
 
     Raises:
-        UnreadableAnswer: there are rows, and none of them can be used.
+        UnreadableAnswer: there are rows, but none of them can be used.
     """
     pairs: dict[str, Pair] = {}
     skipped: list[str] = []
@@ -86,11 +100,11 @@ def read_pairs(result: dict[str, msgspec.Raw]) -> dict[str, Pair]:
             skipped.append(f"{key!r} ({error})")
             continue
         if (first := pairs.setdefault(pair.altname, pair)) is not pair:
-            skipped.append(f"{key!r} (its altname {pair.altname} is that of {first.key!r}, too)")
+            skipped.append(f"{key!r} ({first.key!r} has the same altname {pair.altname})")
     if not skipped:
         return pairs
-    shown = ", ".join(skipped[:_MOST_NAMED])
-    more = f" and {len(skipped) - _MOST_NAMED} more" if len(skipped) > _MOST_NAMED else ""
+    shown = ", ".join(skipped[:_MAX_LISTED])
+    more = f" and {len(skipped) - _MAX_LISTED} more" if len(skipped) > _MAX_LISTED else ""
     text = f"{len(skipped)} of {len(result)} pairs that the exchange lists can't be used: {shown}"
     if not pairs:
         raise UnreadableAnswer(text + more)
@@ -99,59 +113,62 @@ def read_pairs(result: dict[str, msgspec.Raw]) -> dict[str, Pair]:
 
 
 def _read_pair(key: str, raw: msgspec.Raw) -> Pair:
-    """One row of AssetPairs.
+    """Decode one row of AssetPairs.
 
     Raises:
-        ValueError: it is not of the documented shape, or its altname must not become a path.
+        ValueError: it does not have the documented shape, or its altname is unsafe as a path.
     """
     row = _asset_pair.decode(raw)
     if not _SAFE_NAME.fullmatch(row.altname) or ".." in row.altname:
-        raise ValueError(f"its altname {row.altname!r} is no name for a folder")
-    given = {
+        raise ValueError(f"its altname {row.altname!r} is not usable as a folder name")
+    fields = {
         name: value for name, value in msgspec.structs.asdict(row).items() if value is not None
     }
-    return Pair(**given | {"key": key})
+    return Pair(**fields | {"key": key})
 
 
 def check_market(pair: Pair, name: str) -> None:
-    """Compare the name that an answer gives its market with the pair that was asked for.
+    """Check that an answer is about the requested pair.
+
+    Args:
+        pair: the requested pair.
+        name: the name that the answer gives its market.
 
     Raises:
-        OtherMarket: it is another one.
+        OtherMarket: it is another market.
     """
     if name != pair.key and name not in pair.spellings:
         raise OtherMarket(
-            f"an answer about the market {name!r} came where "
-            f"{pair.key or pair.altname} was asked for"
+            f"the answer is about the market {name!r}, but {pair.key or pair.altname} was requested"
         )
 
 
-class Names:
-    """Every spelling of some pairs, made ready to be looked up."""
+class PairIndex:
+    """Find pairs by any of their spellings."""
 
     def __init__(self, pairs: Iterable[Pair]) -> None:
-        """Of these pairs; where two bear the same spelling, the first of them goes by it."""
+        """Index these pairs; if two have the same spelling, the first one is found by it."""
         self._exact = _spellings(pairs)
         self._any_case: dict[str, list[str]] = {}
         for spelling in self._exact:
             self._any_case.setdefault(spelling.upper(), []).append(spelling)
 
     def resolve(self, text: str) -> Pair:
-        """The pair that a person means: altname, key or wsname, or BTC for XBT.
+        """Find the pair that a person means by its altname, key or wsname, or with BTC for XBT.
 
-        The exact spelling counts first, then any other case.
+        The exact spelling is tried first, then any case.
 
         Raises:
-            UnknownPair: no market goes by that name; the message names near misses.
-            AmbiguousPair: only another case fits, and that of several markets.
+            UnknownPair: no market has this name; the message lists similar names.
+            AmbiguousPair: no spelling is exact, and several markets differ from it by case only.
         """
         pair = self.find(text)
         if pair is not None:
             return pair
         bare = _SEPARATORS.sub("", text.strip().upper())
-        near = difflib.get_close_matches(bare, self._any_case, n=8)
-        means = [self._exact[self._any_case[name][0]] for name in near]
-        hints = list(dict.fromkeys(pair.altname for pair in means))[:3]
+        near_misses = difflib.get_close_matches(bare, self._any_case, n=8)
+        similar = [self._exact[self._any_case[name][0]] for name in near_misses]
+        hints = list(dict.fromkeys(pair.altname for pair in similar))[:3]
         raise UnknownPair(
             f"no pair is called {text!r}"
             + (f"; near it are {', '.join(hints)}" if hints else "")
@@ -159,7 +176,7 @@ class Names:
         )
 
     def find(self, text: str) -> Pair | None:
-        """The same; None where no market goes by that name. It looks for no near misses."""
+        """Find a pair like `resolve`, or return None if no market has this name."""
         wanted = text.strip()
         bare = _SEPARATORS.sub("", wanted)
         for spelling in (wanted, bare):
@@ -167,14 +184,14 @@ class Names:
                 return self._exact[spelling]
         for spelling in (wanted.upper(), bare.upper()):
             if spelling in self._any_case:
-                return self._only(text, self._any_case[spelling])
+                return self._same_market(text, self._any_case[spelling])
         return None
 
-    def _only(self, text: str, spellings: list[str]) -> Pair:
-        """The pair of spellings that differ by case.
+    def _same_market(self, text: str, spellings: list[str]) -> Pair:
+        """The one pair that spellings which differ by case stand for.
 
         Raises:
-            AmbiguousPair: there are several, which are not one market that was renamed.
+            AmbiguousPair: they are several markets, and not one market that was renamed.
         """
         pairs = [self._exact[spelling] for spelling in spellings]
         if len({pair.key or pair.altname for pair in pairs}) == 1:
@@ -186,51 +203,51 @@ class Names:
 
 
 def resolve(text: str, pairs: Iterable[Pair]) -> Pair:
-    """The pair that a person means by `text`; see `Names.resolve`."""
-    return Names(pairs).resolve(text)
+    """Find the pair that a person means by `text`; see `PairIndex.resolve`."""
+    return PairIndex(pairs).resolve(text)
 
 
 def is_pattern(text: str) -> bool:
-    """Whether a text means all pairs that fit it, such as `*/EUR`, instead of one."""
+    """Whether a text is a pattern such as `*/EUR`, which stands for all pairs that match it."""
     return "*" in text or "?" in text
 
 
-def matching(pattern: str, pairs: Iterable[Pair]) -> list[Pair]:
-    """The pairs whose altname or wsname fits a pattern, in any case, BTC for XBT.
+def match_pattern(pattern: str, pairs: Iterable[Pair]) -> list[Pair]:
+    """The pairs whose altname or wsname matches a pattern, in any case, also with BTC for XBT.
 
-    `*` stands for any characters and `?` for one; `*/EUR` fits wsnames alone, as only they have
-    the slash.
+    `*` stands for any characters and `?` for one. `*/EUR` matches wsnames only, as only they have a
+    slash.
     """
-    fits = re.compile(translate(pattern.strip().upper())).match
-    return [pair for pair in pairs if any(fits(name) for name in _shown_names(pair))]
+    matches = re.compile(translate(pattern.strip().upper())).match
+    return [pair for pair in pairs if any(matches(name) for name in _shown_names(pair))]
 
 
-def quotes_of(pair: Pair) -> set[str]:
-    """What a pair is quoted in, as people may call it: USD, ZUSD; BTC, XBT, XXBT."""
-    shown = pair.wsname.upper().partition("/")[2]
-    own = pair.quote.upper()
-    names = {shown or _PREFIX.sub("", own), own} - {""}
-    return names | {_with_people(name) for name in names}
+def quote_names(pair: Pair) -> set[str]:
+    """All names of a pair's quote currency: USD and ZUSD, or BTC, XBT and XXBT."""
+    short = pair.wsname.upper().partition("/")[2]
+    kraken = pair.quote.upper()
+    names = {short or _ASSET_PREFIX.sub("", kraken), kraken} - {""}
+    return names | {_with_usual_names(name) for name in names}
 
 
-def spellings(pairs: Iterable[Pair], held: Collection[str]) -> dict[str, str]:
-    """The altname that each spelling of held pairs means, letter by letter: what `resolve` goes by.
+def altnames_by_spelling(pairs: Iterable[Pair], stored: Collection[str]) -> dict[str, str]:
+    """Map each exact spelling of the stored pairs to its altname, by the rules of `resolve`.
 
-    Spellings of other pairs are among them where they differ from one of a held pair by case.
+    Spellings of other pairs are included if they differ from one of a stored pair by case only.
 
     Args:
-        pairs: all that are known.
-        held: altnames of those that are asked for.
+        pairs: all known pairs.
+        stored: altnames of the pairs in the archive.
     """
     exact = _spellings(pairs)
-    near = {spelling.upper() for spelling, pair in exact.items() if pair.altname in held}
+    near = {spelling.upper() for spelling, pair in exact.items() if pair.altname in stored}
     return {name: pair.altname for name, pair in exact.items() if name.upper() in near}
 
 
 def search(text: str, pairs: Iterable[Pair]) -> list[Pair]:
-    """The pairs that bear `text` in one of their names, ordered by altname."""
+    """The pairs with `text` in one of their names, in any case, ordered by altname."""
     wanted = _SEPARATORS.sub("", text.strip().upper())
-    swapped = _with_aliases(wanted)
+    swapped = _with_kraken_names(wanted)
     return sorted(
         (
             pair
@@ -246,7 +263,7 @@ def search(text: str, pairs: Iterable[Pair]) -> list[Pair]:
 
 
 def _spellings(pairs: Iterable[Pair]) -> dict[str, Pair]:
-    """The pair of each spelling: names that the exchange gives, then names that people type."""
+    """Map each spelling to its pair: the exchange's names first, then names that people type."""
     by_altname: dict[str, Pair] = {}
     for pair in pairs:
         by_altname.setdefault(pair.altname, pair)
@@ -257,29 +274,32 @@ def _spellings(pairs: Iterable[Pair]) -> dict[str, Pair]:
             aliases.setdefault(_SEPARATORS.sub("", name), pair)
         base, slash, quote = pair.wsname.partition("/")
         if slash:
-            people = {kraken: human for human, kraken in _ALIASES.items()}
-            for one in {base, people.get(base, base)}:
-                for other in {quote, people.get(quote, quote)}:
-                    aliases.setdefault(one + other, pair)
+            usual = {kraken: human for human, kraken in _ALIASES.items()}
+            for base_name in {base, usual.get(base, base)}:
+                for quote_name in {quote, usual.get(quote, quote)}:
+                    aliases.setdefault(base_name + quote_name, pair)
     for pair in by_altname.values():
-        # Old captures know pairs without a wsname; their altname is all there is to go by.
+        # Pairs in old captures have no wsname, so the alias is made from their altname.
         for human, kraken in _ALIASES.items():
             aliases.setdefault(pair.altname.replace(kraken, human), pair)
     return aliases | names
 
 
 def _shown_names(pair: Pair) -> set[str]:
+    """The altname and wsname in capitals, and both with BTC for XBT."""
     names = {name.upper() for name in (pair.altname, pair.wsname) if name}
-    return names | {_with_people(name) for name in names}
+    return names | {_with_usual_names(name) for name in names}
 
 
-def _with_people(text: str) -> str:
+def _with_usual_names(text: str) -> str:
+    """A name with BTC for XBT and DOGE for XDG."""
     for human, kraken in _ALIASES.items():
         text = text.replace(kraken, human)
     return text
 
 
-def _with_aliases(text: str) -> str:
+def _with_kraken_names(text: str) -> str:
+    """A name with XBT for BTC and XDG for DOGE."""
     for human, kraken in _ALIASES.items():
         text = text.replace(human, kraken)
     return text

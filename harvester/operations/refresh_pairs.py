@@ -9,7 +9,7 @@ import msgspec
 
 from harvester.download.pair_selection import renamed
 from harvester.errors import HarvesterError, MarketChanged, UnknownPair
-from harvester.kraken.pairs import Names, Pair, is_pattern, matching
+from harvester.kraken.pairs import Pair, PairIndex, is_pattern, match_pattern
 
 # --- targets --------------------------------------------------------------------------------------
 
@@ -50,7 +50,7 @@ def targets(texts: Sequence[str], market: Market) -> list[RefreshTarget]:
     """
     kept = renamed(market.listed, market.known, market.held)
     ours = {now.altname: name for name, now in kept.items() if now.altname not in market.held}
-    book = Names(market.known.values())
+    book = PairIndex(market.known.values())
     names: dict[str, UnknownPair | None] = {}
     for text in texts or market.held:
         try:
@@ -91,14 +91,14 @@ def _by_key(pair: Pair, market: Market) -> Pair | None:
     return next((one for one in market.listed.values() if one.key == pair.key), None)
 
 
-def _meant(text: str, market: Market, names: Names) -> list[Pair]:
+def _meant(text: str, market: Market, names: PairIndex) -> list[Pair]:
     """The pairs of a name or of a pattern; a pattern means what is listed, and what is held."""
     if text in market.held:
         return [market.known.get(text, Pair(altname=text))]
     if not is_pattern(text):
         return [names.resolve(text)]
     there = [*market.listed, *(name for name in market.held if name not in market.listed)]
-    found = matching(text, [market.known.get(name, Pair(altname=name)) for name in there])
+    found = match_pattern(text, [market.known.get(name, Pair(altname=name)) for name in there])
     if not found:
         raise UnknownPair(f"no pair fits {text!r}: `harvester pairs` lists the markets")
     return found

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from harvester.errors import ArchiveDamaged, ValueDoesNotFit
-from harvester.schema import PRICE, Int64s, decimal_words, decimals_of, times, trade_ids
+from harvester.schema import PRICE, Int64s, decimal_array, decimal_words, times, trade_ids
 from harvester.storage.rollup_files import PARTIALS
 from harvester.times import show
 
@@ -272,7 +272,7 @@ def _vwap(value: pa.Array, volume: pa.Array) -> pa.Array:
     total = np.where(is_empty, 1.0, total)
     units = np.rint(value.cast(pa.float64()).to_numpy() / total * 1e10)
     # The greatest prices may be rounded up to 19 digits.
-    price = decimals_of(pa.decimal128(19, 10), units.astype(np.int64))
+    price = decimal_array(pa.decimal128(19, 10), units.astype(np.int64))
     product = pc.multiply(price.cast(pa.decimal256(19, 10)), volume.cast(pa.decimal256(38, 8)))
     rest = pc.subtract(value.cast(pa.decimal256(38, 18)), product).cast(pa.float64()).to_numpy()
     near = units / 1e10

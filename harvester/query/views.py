@@ -10,7 +10,7 @@ from harvester.query.candle_sql import with_vwap
 from harvester.query.connection import quoted, quoted_path
 from harvester.query.sources import BASE, MORE
 from harvester.storage.trade_store import Piece, TradeStore
-from harvester.times import DAY, LONGEST, UNITS_NS
+from harvester.times import DAY, MAX_COUNT, UNITS_NS
 
 # --- views ----------------------------------------------------------------------------------------
 
@@ -213,7 +213,7 @@ _YEAR_OF = (
 
 
 def _altname(spelled: Spelled, unknown: str | None) -> Iterator[str]:
-    """The macros that turn any spelling into the altname, by the rule of `kraken.pairs.Names`."""
+    """The macros that turn any spelling into the altname, by the rules of `PairIndex`."""
     any_case = spelled.in_any_case()
     altnames: list[str | None] = [
         name if spelled.held is None or name in spelled.held else None
@@ -267,7 +267,7 @@ def _said(message: str, parameter: str) -> str:
 # --- intervals -----------------------------------------------------------------------------------
 
 _TEXT = "trim(interval::VARCHAR)"
-_PARTS = f"'^([0-9]{{1,18}})({'|'.join(LONGEST)})?$'"
+_PARTS = f"'^([0-9]{{1,18}})({'|'.join(MAX_COUNT)})?$'"
 _COUNT = f"regexp_extract({_TEXT}, {_PARTS}, 1)::BIGINT"
 _UNIT = f"coalesce(nullif(regexp_extract({_TEXT}, {_PARTS}, 2), ''), 'm')"
 _MONTHS = {"mo": 1, "q": 3, "y": 12}
@@ -311,7 +311,7 @@ def _refusals() -> str:
             _TEXT,
         ),
         f"{_COUNT} = 0": _said("interval {} has no length: give 1 or more", _TEXT),
-        f"{_COUNT} > {_of_unit(LONGEST)}": _said(
+        f"{_COUNT} > {_of_unit(MAX_COUNT)}": _said(
             "interval {} is longer than a century: give a shorter one", _TEXT
         ),
     }

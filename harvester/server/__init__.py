@@ -1,1 +1,1 @@
-"""Answers as Kraken does, from an archive; and a made-up market to try them with."""
+"""An API server that answers like Kraken from an archive, and a sample market to try it with."""

@@ -1,4 +1,8 @@
-"""The API server: Kraken's public endpoints as a Starlette app, in a thread or a process."""
+"""The API server: Kraken's public endpoints as a Starlette app, run in a thread or a process.
+
+It answers only what its archive covers: a page that would cross a gap is refused, and its clock
+stops where coverage ends. So a copy never claims coverage that the archive does not have.
+"""
 
 from __future__ import annotations
 
@@ -18,32 +22,26 @@ from starlette.routing import Route
 
 from harvester.errors import HarvesterError, UnknownPair
 from harvester.server.pages import Clock
-from harvester.server.responses import ApiResponder, Invalid, NotCovered, Question
+from harvester.server.responses import ApiResponder, InvalidParameter, NotCovered, QueryParams
 from harvester.storage.trade_store import TradeStore
-
-# --- app ------------------------------------------------------------------------------------------
-
-# A mirror knows what its archive covers and no more: a page that would reach over a gap is
-# refused, and its clock stands still where coverage ends, so that a copy never claims more than
-# there is.
 
 
 def app(archive: TradeStore, clock: Clock = time.monotonic) -> Starlette:
-    """The mirror of an archive: `/0/public/` Trades, OHLC, AssetPairs, Time and SystemStatus.
+    """Create the app with Kraken's endpoints Trades, OHLC, AssetPairs, Time and SystemStatus.
 
-    Errors are answered as Kraken does, with HTTP 200 and a list of them.
+    Errors are answered like Kraken's: HTTP 200 and a list of errors.
 
     Args:
-        archive: what is served, as it is at any time; it is looked at once a second at most.
-        clock: tells the seconds between looks.
+        archive: the archive to serve. Changes to it are noticed within a second.
+        clock: a monotonic clock in seconds, by which the archive is listed again.
     """
-    answers = ApiResponder(archive, clock)
-    endpoints: dict[str, Callable[[Question], bytes | Callable[[], bytes]]] = {
-        "Trades": answers.trades,
-        "OHLC": answers.ohlc,
-        "AssetPairs": answers.asset_pairs,
-        "Time": answers.time,
-        "SystemStatus": answers.system_status,
+    responder = ApiResponder(archive, clock)
+    endpoints: dict[str, Callable[[QueryParams], bytes | Callable[[], bytes]]] = {
+        "Trades": responder.trades,
+        "OHLC": responder.ohlc,
+        "AssetPairs": responder.asset_pairs,
+        "Time": responder.time,
+        "SystemStatus": responder.system_status,
     }
     return Starlette(
         routes=[
@@ -55,21 +53,21 @@ def app(archive: TradeStore, clock: Clock = time.monotonic) -> Starlette:
 
 
 def _endpoint(
-    answer: Callable[[Question], bytes | Callable[[], bytes]],
+    answer: Callable[[QueryParams], bytes | Callable[[], bytes]],
 ) -> Callable[[Request], Awaitable[Response]]:
     async def endpoint(request: Request) -> Response:
         try:
             body = answer(request.query_params)
-            # What takes long must not keep the pages of others waiting.
+            # A slow answer runs in a thread, so that other requests do not wait for it.
             return _json(body if isinstance(body, bytes) else await asyncio.to_thread(body))
         except UnknownPair:
             return _error("EQuery:Unknown asset pair")
-        except Invalid as invalid:
+        except InvalidParameter as invalid:
             return _error(f"EGeneral:Invalid arguments:{invalid}")
         except NotCovered as gap:
-            return _error(f"EQuery:Not covered by this mirror:{gap}")
+            return _error(f"EQuery:Not covered by this archive:{gap}")
         except HarvesterError as error:
-            # What Kraken says of its own faults; clients wait, ask again and show the reason.
+            # Kraken's text for its own failures: clients wait, retry and show the reason.
             return _error(f"EGeneral:Internal error:{error}")
 
     return endpoint
@@ -87,27 +85,29 @@ def _json(body: bytes) -> Response:
     return Response(body, media_type="application/json")
 
 
-# --- server ---------------------------------------------------------------------------------------
+# --- Running the server ---------------------------------------------------------------------------
 
 GRACE_S = 2
-"""What answers on their way may take once the end was asked for."""
+"""Time for answers in progress once the server is stopped."""
 
 
 @contextmanager
 def serving(archive: TradeStore, host: str = "127.0.0.1", port: int = 0) -> Iterator[str]:
-    """Serve an archive in a thread while the block runs; gives the URL.
+    """Serve an archive in a thread while the block runs; yields the URL.
 
     Args:
-        archive: what is served.
-        host: the name or address to listen at.
-        port: 0 for any that is free.
+        archive: the archive to serve.
+        host: the host name or address to listen on.
+        port: the port; 0 for any free one.
 
     Raises:
-        HarvesterError: the address can't be listened at.
+        HarvesterError: listening on the address failed.
     """
     with _listening(host, port) as listener:
         server = _server(archive)
-        thread = threading.Thread(target=server.run, args=([listener],), name="mirror", daemon=True)
+        thread = threading.Thread(
+            target=server.run, args=([listener],), name="api-server", daemon=True
+        )
         thread.start()
         try:
             yield _url(host, listener)
@@ -122,16 +122,16 @@ def serve_forever(
     port: int,
     ready: Callable[[str], None] = lambda _url: None,
 ) -> None:
-    """Serve an archive until Ctrl-C or SIGTERM, which then take their usual course.
+    """Serve an archive until Ctrl-C or SIGTERM, which then have their usual effect.
 
     Args:
-        archive: what is served.
-        host: the name or address to listen at.
-        port: 0 for any that is free.
-        ready: told the URL once callers can connect.
+        archive: the archive to serve.
+        host: the host name or address to listen on.
+        port: the port; 0 for any free one.
+        ready: called with the URL once clients can connect.
 
     Raises:
-        HarvesterError: the address can't be listened at.
+        HarvesterError: listening on the address failed.
         KeyboardInterrupt: Ctrl-C.
     """
     with _listening(host, port) as listener:
@@ -141,23 +141,24 @@ def serve_forever(
 
 @contextmanager
 def _listening(host: str, port: int) -> Iterator[socket.socket]:
-    """A listening socket: from here on callers wait in its queue, so no start is waited for."""
+    """Open a listening socket. Clients can connect at once: they queue until the server runs."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         listener = socket.create_server((host, port), family=family, backlog=1024)
     except (OSError, OverflowError) as error:
         raise HarvesterError(
-            f"can't serve at {host}:{port}: {_reason(error)}; choose another --host or --port"
+            f"can't serve at {host}:{port}: {_system_message(error)}; choose another --host or "
+            "--port"
         ) from error
-    # asyncio sends small writes at once only where a socket says that it is TCP, and this one's
-    # heirs say what it says: a body would else wait 40 ms for the acknowledgement of its head.
-    with socket.socket(family, proto=socket.IPPROTO_TCP, fileno=listener.detach()) as outspoken:
-        yield outspoken
+    # asyncio disables Nagle's algorithm only if the socket's protocol is explicitly TCP, and
+    # accepted sockets inherit it. Otherwise a body waits 40 ms for the acknowledgement of its head.
+    with socket.socket(family, proto=socket.IPPROTO_TCP, fileno=listener.detach()) as tcp_listener:
+        yield tcp_listener
 
 
-def _reason(error: OSError | OverflowError) -> str:
+def _system_message(error: OSError | OverflowError) -> str:
     words = getattr(error, "strerror", None) or str(error)
-    # Python says the address behind the system's words; ours stands before them.
+    # Python appends the address to the system's message; ours already names it.
     return words.partition(" (while attempting")[0]
 
 

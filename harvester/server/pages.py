@@ -1,4 +1,4 @@
-"""Pages of trades as JSON, rendered once and kept for the next request."""
+"""Render pages of trades as JSON in Kraken's form, and cache what was rendered."""
 
 from __future__ import annotations
 
@@ -21,42 +21,45 @@ from harvester.storage.segment import Segment, read_batches
 from harvester.storage.trade_store import LISTINGS, Piece, TradeStore
 from harvester.times import Range, missing
 
-# --- rendering ------------------------------------------------------------------------------------
+# --- Rendering ------------------------------------------------------------------------------------
 
 _LETTERS = {"buy": "b", "sell": "s", "market": "m", "limit": "l"}
 
 
 @dataclass(frozen=True, slots=True)
-class Rendered:
-    """A stretch of the tape, ready to be cut into pages.
+class RenderedRows:
+    """Rows of the trade history as JSON, from which pages are cut.
 
     Attributes:
-        stamps: published times in nanoseconds, ascending; shape (rows,).
-        text: the rows as JSON one after the other, each with a comma behind it.
-        ends: where each row begins and the last one ends in `text`; shape (rows + 1,).
+        times_ns: published times, ascending; shape (rows,).
+        text: the rows as JSON, each followed by a comma.
+        offsets: where each row begins in `text`, and where the last one ends; shape (rows + 1,).
     """
 
-    stamps: Int64s
+    times_ns: Int64s
     text: memoryview
-    ends: NDArray[np.int32]
+    offsets: NDArray[np.int32]
 
     @property
     def size(self) -> int:
-        """Bytes of memory that this takes."""
-        return len(self.text) + self.stamps.nbytes + self.ends.nbytes
+        """Size in memory, in bytes."""
+        return len(self.text) + self.times_ns.nbytes + self.offsets.nbytes
 
     def rows(self, start: int, stop: int) -> memoryview:
-        """The JSON of some rows, a comma behind each."""
-        return self.text[int(self.ends[start]) : int(self.ends[stop])]
+        """The JSON of the rows from index `start` up to before `stop`, each followed by a comma."""
+        return self.text[int(self.offsets[start]) : int(self.offsets[stop])]
 
 
-def render(trades: pa.RecordBatch, pair_decimals: int) -> Rendered:
-    """Rows of `archive.schema.TRADES` as Kraken's rows.
+def render(trades: pa.RecordBatch, pair_decimals: int) -> RenderedRows:
+    """Render a batch of `schema.TRADES` as Kraken's JSON rows.
 
-    A price shows `pair_decimals` and whatever digits it has beyond them; a time shows all its
-    digits up to the last that is not zero, as text: a float has no room for them.
+    A time is printed without trailing zeros, from its integer: a float can't hold all its digits.
+
+    Args:
+        trades: the rows.
+        pair_decimals: decimals of a price; more are printed if the price has more.
     """
-    stamps = np.ascontiguousarray(times(trades))
+    times_ns = np.ascontiguousarray(times(trades))
     price = _trimmed(_decimals(trades.column("price"), PRICE), PRICE.scale, pair_decimals)
     volume = _decimals(trades.column("volume"), VOLUME)
     text = pc.binary_join_element_wise(
@@ -65,7 +68,7 @@ def render(trades: pa.RecordBatch, pair_decimals: int) -> Rendered:
         '","',
         volume,
         '",',
-        _trimmed(_fixed(stamps, 9), 9, 0),
+        _trimmed(_fixed(times_ns, 9), 9, 0),
         ',"',
         _letters(trades.column("side")),
         '","',
@@ -77,71 +80,79 @@ def render(trades: pa.RecordBatch, pair_decimals: int) -> Rendered:
         "],",
         "",
     )
-    _, ends, data = text.buffers()
-    places = np.frombuffer(ends, dtype=np.int32)[text.offset : text.offset + len(text) + 1]
-    return Rendered(stamps, memoryview(data), places)
+    _, offset_buffer, data = text.buffers()
+    offsets = np.frombuffer(offset_buffer, dtype=np.int32)
+    return RenderedRows(
+        times_ns, memoryview(data), offsets[text.offset : text.offset + len(text) + 1]
+    )
 
 
 def _decimals(values: pa.Array, kind: Any) -> pa.Array:  # noqa: ANN401 - pyarrow has no types
     """Decimals as text with all digits of their scale, never in scientific notation."""
     low, high = decimal_words(values)
     if high.any() or (low < 0).any():
-        # Below zero, or beyond 64 bits as volumes of the tiniest coins are: slow, and as exact.
+        # Negative, or beyond 64 bits like volumes of the smallest coins: slower, but as exact.
         return pa.array([f"{value:f}" for value in values.to_pylist()], pa.string())
     return _fixed(low, kind.scale)
 
 
 def _fixed(units: Int64s, scale: int) -> pa.Array:
-    """Whole numbers of 10^-scale as text with that many decimals; none is negative."""
+    """Integers in units of 10^-scale as text with `scale` decimals; none is negative."""
     whole, fraction = np.divmod(units, 10**scale)
     digits = pc.utf8_lpad(pa.array(fraction).cast(pa.string()), width=scale, padding="0")
     return pc.binary_join_element_wise(pa.array(whole).cast(pa.string()), digits, ".")
 
 
-def _trimmed(texts: pa.Array, scale: int, least: int) -> pa.Array:
-    """Texts of `scale` decimals without zeros at their end, but with `least` decimals."""
-    spare = scale - max(0, min(scale, least))
-    if spare == 0:
+def _trimmed(texts: pa.Array, scale: int, min_decimals: int) -> pa.Array:
+    """Texts with `scale` decimals without trailing zeros, but with at least `min_decimals`."""
+    optional = scale - max(0, min(scale, min_decimals))
+    if optional == 0:
         return texts
-    kept = pc.utf8_slice_codeunits(texts, 0, -spare)
-    tail = pc.utf8_rtrim(pc.utf8_slice_codeunits(texts, -spare), characters="0")
+    kept = pc.utf8_slice_codeunits(texts, 0, -optional)
+    tail = pc.utf8_rtrim(pc.utf8_slice_codeunits(texts, -optional), characters="0")
     return pc.utf8_rtrim(pc.binary_join_element_wise(kept, tail, ""), characters=".")
 
 
 def _letters(words: pa.DictionaryArray) -> pa.Array:
+    """Sides or order types as Kraken's letters; empty for null."""
     letters = pa.array([_LETTERS[word] for word in words.dictionary.to_pylist()], pa.string())
     return letters.take(words.indices).fill_null("")
 
 
 def _quoted(words: pa.DictionaryArray) -> pa.Array:
+    """Texts as JSON strings; an empty one for null."""
     quoted = [msgspec.json.encode(word).decode() for word in words.dictionary.to_pylist()]
     return pa.array(quoted, pa.string()).take(words.indices).fill_null('""')
 
 
-# --- tape -----------------------------------------------------------------------------------------
+# --- Pages ----------------------------------------------------------------------------------------
 
-LISTED_FOR_S = 1.0
-"""A listing serves for so long: an archive grows by a segment every half minute at most."""
+LISTING_TTL_S = 1.0
+"""A listing is used for this long: an archive gets a new segment every half minute at most."""
 
-MOST_BYTES = 160 * 1024 * 1024
-"""What rendered stretches may take: some sixteen row groups, two for each pair of a usual crawl."""
+CACHE_BYTES = 160 * 1024 * 1024
+"""Most memory of rendered rows: about sixteen row groups, two for each of eight pairs."""
 
 Clock = Callable[[], float]
+"""A monotonic clock in seconds."""
 
 
 class RenderedPage(NamedTuple):
-    """Some rows as JSON, a comma behind each, and the last one's time; no rows: b"" and None.
+    """A page of rows as JSON.
 
-    `whole`: there are as many as were asked for; a shorter page says that nothing follows.
+    Attributes:
+        text: the rows, each followed by a comma.
+        last_ns: the time of the last row; None without rows.
+        is_full: whether it has as many rows as were requested. If not, nothing follows it.
     """
 
     text: bytes
     last_ns: int | None
-    whole: bool
+    is_full: bool
 
 
 class RenderedChunk(NamedTuple):
-    """A stretch of one segment: rendered at once, as long as a row group or so."""
+    """The key of rows that are rendered together: a part of a segment, about one row group."""
 
     segment: Segment
     within: Range
@@ -149,70 +160,87 @@ class RenderedChunk(NamedTuple):
 
 
 class RenderedPageCache:
-    """Rendered cells, the least lately used of which go first."""
+    """A cache of rendered rows that drops the least recently used ones."""
 
-    def __init__(self, archive: TradeStore, most_bytes: int = MOST_BYTES) -> None:
-        """Nothing is read before it is asked for."""
+    def __init__(self, archive: TradeStore, max_bytes: int = CACHE_BYTES) -> None:
+        """An empty cache.
+
+        Args:
+            archive: where segments are read.
+            max_bytes: the size that the cache may have.
+        """
         self._archive = archive
-        self._most_bytes = most_bytes
-        self._cells: OrderedDict[RenderedChunk, Rendered] = OrderedDict()
+        self._max_bytes = max_bytes
+        self._rows: OrderedDict[RenderedChunk, RenderedRows] = OrderedDict()
         self.bytes = 0
 
-    def get(self, cell: RenderedChunk) -> Rendered:
-        """The rows of a cell, rendered now or before.
+    def get(self, chunk: RenderedChunk) -> RenderedRows:
+        """The rows of a chunk, rendered now or earlier.
 
         Raises:
-            FileNotFoundError: its segment is gone; list again.
+            FileNotFoundError: its segment was removed; list the archive again.
             ArchiveDamaged: its segment can't be read.
         """
-        if cell not in self._cells:
-            found = list(read_batches(self._archive.store, cell.segment.path, cell.within))
-            self._cells[cell] = render(joined(found), cell.pair_decimals)
-            self.bytes += self._cells[cell].size
-        self._cells.move_to_end(cell)
-        while self.bytes > self._most_bytes and len(self._cells) > 1:
-            _, gone = self._cells.popitem(last=False)
-            self.bytes -= gone.size
-        return self._cells[cell]
+        if chunk not in self._rows:
+            batches = list(read_batches(self._archive.store, chunk.segment.path, chunk.within))
+            self._rows[chunk] = render(joined(batches), chunk.pair_decimals)
+            self.bytes += self._rows[chunk].size
+        self._rows.move_to_end(chunk)
+        while self.bytes > self._max_bytes and len(self._rows) > 1:
+            _, dropped = self._rows.popitem(last=False)
+            self.bytes -= dropped.size
+        return self._rows[chunk]
 
 
 class TradePages:
-    """One pair's tape, as it is now: the archive may grow and be compacted meanwhile."""
+    """Pages of one pair's trade history; the archive may grow and be compacted meanwhile."""
 
     def __init__(
-        self, archive: TradeStore, pair: str, shelf: RenderedPageCache, clock: Clock
+        self, archive: TradeStore, pair: str, cache: RenderedPageCache, clock: Clock
     ) -> None:
-        """`pair` is an altname; `clock` tells seconds that never run back."""
+        """Nothing is read before the first page.
+
+        Args:
+            archive: the archive to serve.
+            pair: the pair's altname.
+            cache: shared by all pairs.
+            clock: a monotonic clock in seconds.
+        """
         self._archive = archive
         self._pair = pair
-        self._shelf = shelf
+        self._cache = cache
         self._clock = clock
         self._pieces: list[Piece] = []
         self._listed_s: float | None = None
-        self._edges: dict[Segment, list[int]] = {}
+        self._chunk_ends: dict[Segment, list[int]] = {}
 
     @property
-    def held(self) -> bool:
-        """Whether the archive covers anything of this pair."""
+    def has_coverage(self) -> bool:
+        """Whether the archive covers any range of this pair."""
         return bool(self._listing())
 
     @property
     def through(self) -> int:
-        """Up to when coverage reaches; 0 where nothing is held."""
+        """The end of coverage in UNIX nanoseconds; 0 without any."""
         pieces = self._listing()
         return pieces[-1].within.through if pieces else 0
 
-    def gap_within(self, span: Range) -> Range | None:
-        """The first stretch of a span that the archive does not cover; its end is no matter."""
+    def first_gap(self, within: Range) -> Range | None:
+        """The first gap in a range; the time after the end of coverage does not count."""
         covered = [piece.within for piece in self._listing()]
-        gaps = missing([Range(span.after, max(span.through, span.after))], covered)
+        gaps = missing([Range(within.after, max(within.through, within.after))], covered)
         return next((gap for gap in gaps if gap.after < self.through), None)
 
     def page(self, since_ns: int | None, count: int, pair_decimals: int) -> RenderedPage:
-        """Up to `count` rows published at `since_ns` or later, or the newest ones for None.
+        """Render up to `count` rows.
+
+        Args:
+            since_ns: the earliest time of a row, UNIX nanoseconds; None for the newest rows.
+            count: the most rows.
+            pair_decimals: decimals of a price.
 
         Raises:
-            ArchiveDamaged: a file can't be read, or files keep vanishing.
+            ArchiveDamaged: a file can't be read, or files are removed again and again.
         """
         for _ in range(LISTINGS):
             try:
@@ -221,64 +249,68 @@ class TradePages:
                 return self._after(since_ns - 1, count, pair_decimals)
             except FileNotFoundError:
                 self._listed_s = None
-        raise ArchiveDamaged(f"files of {self._pair} keep vanishing while they are read: try again")
+        raise ArchiveDamaged(
+            f"files of {self._pair} are removed again and again while they are read: try again"
+        )
 
     def _after(self, after_ns: int, count: int, pair_decimals: int) -> RenderedPage:
         parts: list[memoryview] = []
         last = None
         pieces = self._listing()
         first = bisect_right(pieces, after_ns, key=lambda piece: piece.within.through)
-        for cell in self._cells(pieces[first:], pair_decimals):
-            if cell.within.through > after_ns:
-                rows = self._shelf.get(cell)
-                start = int(rows.stamps.searchsorted(after_ns, side="right"))
-                stop = min(start + count, len(rows.stamps))
+        for chunk in self._chunks(pieces[first:], pair_decimals):
+            if chunk.within.through > after_ns:
+                rows = self._cache.get(chunk)
+                start = int(rows.times_ns.searchsorted(after_ns, side="right"))
+                stop = min(start + count, len(rows.times_ns))
                 parts.append(rows.rows(start, stop))
-                last = int(rows.stamps[stop - 1])
+                last = int(rows.times_ns[stop - 1])
                 count -= stop - start
                 if count == 0:
                     break
-        return RenderedPage(b"".join(parts), last, whole=count == 0)
+        return RenderedPage(b"".join(parts), last, is_full=count == 0)
 
     def _newest(self, count: int, pair_decimals: int) -> RenderedPage:
         parts: list[memoryview] = []
         last = None
         for piece in reversed(self._listing()):
-            for cell in reversed(list(self._cells([piece], pair_decimals))):
-                rows = self._shelf.get(cell)
-                stop = len(rows.stamps)
+            for chunk in reversed(list(self._chunks([piece], pair_decimals))):
+                rows = self._cache.get(chunk)
+                stop = len(rows.times_ns)
                 start = max(0, stop - count)
                 parts.append(rows.rows(start, stop))
-                last = int(rows.stamps[-1]) if last is None else last
+                last = int(rows.times_ns[-1]) if last is None else last
                 count -= stop - start
                 if count == 0:
-                    return RenderedPage(b"".join(reversed(parts)), last, whole=True)
-        return RenderedPage(b"".join(reversed(parts)), last, whole=False)
+                    return RenderedPage(b"".join(reversed(parts)), last, is_full=True)
+        return RenderedPage(b"".join(reversed(parts)), last, is_full=False)
 
     def _listing(self) -> list[Piece]:
         now = self._clock()
-        if self._listed_s is None or now - self._listed_s >= LISTED_FOR_S:
+        if self._listed_s is None or now - self._listed_s >= LISTING_TTL_S:
             self._pieces = self._archive.pieces(self._pair)
             self._listed_s = now
-            there = {piece.segment for piece in self._pieces}
-            self._edges = {one: at for one, at in self._edges.items() if one in there}
+            listed = {piece.segment for piece in self._pieces}
+            self._chunk_ends = {
+                segment: ends for segment, ends in self._chunk_ends.items() if segment in listed
+            }
         return self._pieces
 
-    def _cells(self, pieces: list[Piece], pair_decimals: int) -> Iterator[RenderedChunk]:
-        """Pieces in parts that hold a row group or so each, none of them empty.
+    def _chunks(self, pieces: list[Piece], pair_decimals: int) -> Iterator[RenderedChunk]:
+        """Split pieces into chunks of about one row group each; none is empty.
 
-        They are cut between stamps and not between row groups: a group of one stamp may stand
-        in two.
+        Chunks end between trades of different times, not exactly between row groups: trades of one
+        time may be in two row groups.
         """
         for piece in pieces:
             after = piece.within.after
-            edges = self._edges_of(piece.segment)
-            for one in pairwise([after, *(edge for edge in edges if edge > after)]):
-                yield RenderedChunk(piece.segment, Range(*one), pair_decimals)
+            ends = self._chunk_ends_of(piece.segment)
+            for bounds in pairwise([after, *(end for end in ends if end > after)]):
+                yield RenderedChunk(piece.segment, Range(*bounds), pair_decimals)
 
-    def _edges_of(self, segment: Segment) -> list[int]:
-        """The last stamp of each of a segment's row groups, ascending; read once."""
-        if segment not in self._edges:
+    def _chunk_ends_of(self, segment: Segment) -> list[int]:
+        """The last time of each of a segment's row groups, ascending; read once."""
+        if segment not in self._chunk_ends:
             batches = read_batches(self._archive.store, segment.path, columns=["time"])
-            self._edges[segment] = sorted({int(times(batch)[-1]) for batch in batches})
-        return self._edges[segment]
+            self._chunk_ends[segment] = sorted({int(times(batch)[-1]) for batch in batches})
+        return self._chunk_ends[segment]

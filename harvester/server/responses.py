@@ -1,4 +1,4 @@
-"""Answers of the API server: request parameters to response bodies."""
+"""Response bodies of the API server, computed from request parameters and an archive."""
 
 from __future__ import annotations
 
@@ -18,29 +18,29 @@ from harvester.kraken.ohlc import INTERVALS_MIN
 from harvester.kraken.pairs import UNKNOWN, Pair, resolve
 from harvester.kraken.trades import PAGE_ROWS
 from harvester.schema import PRICE, VOLUME, times
-from harvester.server.pages import LISTED_FOR_S, Clock, RenderedPageCache, TradePages
+from harvester.server.pages import LISTING_TTL_S, Clock, RenderedPageCache, TradePages
 from harvester.storage import metadata
 from harvester.storage.trade_store import TradeStore
 from harvester.times import END_OF_TIME, SECOND, UNITS_NS, Range
 
-# --- ohlc -----------------------------------------------------------------------------------------
+# --- OHLC -----------------------------------------------------------------------------------------
 
-# They share no code with the room `candles`: a comparison of the two compares two ways to count.
+# This shares no code with the package `query`: comparing the two compares independent computations.
 #
-# Source: Kraken's public REST documentation for `GET /0/public/OHLC`, and captured bodies
+# Source: Kraken's public REST documentation for `GET /0/public/OHLC`, and captured answers
 # (docs/kraken.md).
 
-CLOSED = 720
-"""So many closed candles are shown; the running one comes on top."""
+CLOSED_CANDLES = 720
+"""Closed candles in an answer; the open one follows them."""
 
 _EXACT = Context(prec=76)
 
 _WIDE_PRICE = pa.decimal256(PRICE.precision, PRICE.scale)
 _WIDE_VOLUME = pa.decimal256(VOLUME.precision, VOLUME.scale)
-_FIGURES = [
-    ("place", "min"),
-    ("place", "max"),
-    ("place", "count"),
+_AGGREGATES = [
+    ("index", "min"),
+    ("index", "max"),
+    ("index", "count"),
     ("price", "max"),
     ("price", "min"),
     ("volume", "sum"),
@@ -48,12 +48,12 @@ _FIGURES = [
 ]
 
 Row = tuple[int, str, str, str, str, str, str, int]
-"""Time in seconds, open, high, low, close, vwap, volume, count: numbers as Kraken's texts."""
+"""Time in seconds, open, high, low, close, vwap, volume, count; prices and volumes as text."""
 
 
 @dataclass(slots=True)
-class _Sums:
-    """The trades of one interval, or of a part of it."""
+class _CandleSums:
+    """Aggregates of the trades of one candle, or of a part of it."""
 
     open: Decimal
     high: Decimal
@@ -63,8 +63,8 @@ class _Sums:
     volume: Decimal
     value: Decimal
 
-    def add(self, later: _Sums) -> None:
-        """Take in what comes later on the tape."""
+    def add(self, later: _CandleSums) -> None:
+        """Add the aggregates of later trades."""
         self.high, self.low = max(self.high, later.high), min(self.low, later.low)
         self.close = later.close
         self.count += later.count
@@ -72,23 +72,23 @@ class _Sums:
         self.value = _EXACT.add(self.value, later.value)
 
 
-def candles(archive: TradeStore, pair: Pair, width_ns: int, now_ns: int) -> list[Row]:
-    """The candles of a pair at a moment, from the first whole one behind its last gap on.
+def ohlc_from_archive(archive: TradeStore, pair: Pair, width_ns: int, now_ns: int) -> list[Row]:
+    """The candles of a pair at a point in time, from the first complete one after its last gap.
 
     Args:
-        archive: holds the pair.
-        pair: prints with its `pair_decimals`.
-        width_ns: the length of a candle.
-        now_ns: the exchange's clock.
+        archive: an archive with trades of the pair.
+        pair: the market; prices are printed with its `pair_decimals`.
+        width_ns: a candle's length in nanoseconds.
+        now_ns: the exchange's clock, UNIX nanoseconds.
 
     Raises:
         ArchiveDamaged: a file can't be read.
     """
     covered = archive.coverage(pair.altname)[-1]
-    begin_ns = max(0, (now_ns // width_ns - CLOSED) * width_ns)
-    # A candle without trades shows the close before it, from however far back.
-    before = archive.last_time(pair.altname, begin_ns)
-    after = max(covered.after, begin_ns - 1 if before is None else before - 1)
+    begin_ns = max(0, (now_ns // width_ns - CLOSED_CANDLES) * width_ns)
+    # A candle without trades repeats the previous close, which may be far back.
+    previous_ns = archive.last_time(pair.altname, begin_ns)
+    after = max(covered.after, begin_ns - 1 if previous_ns is None else previous_ns - 1)
     batches = archive.scan(pair.altname, Range(after, max(after, now_ns)))
     rows = ohlc_rows(batches, width_ns, now_ns, pair.pair_decimals)
     return [row for row in rows if row[0] * SECOND > covered.after]
@@ -97,94 +97,99 @@ def candles(archive: TradeStore, pair: Pair, width_ns: int, now_ns: int) -> list
 def ohlc_rows(
     batches: Iterable[pa.RecordBatch], width_ns: int, now_ns: int, decimals: int
 ) -> list[Row]:
-    """The last 720 closed candles and the running one, fewer where the rows begin later.
+    """The last 720 closed candles and the open one; fewer if the rows begin later.
 
-    An interval without trades repeats the close before it, with a volume and a vwap of zero. The
-    vwap is cut off after the pair's decimals, not rounded.
+    An interval without trades repeats the previous close, with a volume and a vwap of zero. The
+    vwap is truncated to the pair's decimals, not rounded.
 
     Args:
-        batches: rows of the tape, in its order.
-        width_ns: the length of a candle.
-        now_ns: the exchange's clock: it chooses the running candle.
-        decimals: the pair's.
+        batches: rows in the trade history's order.
+        width_ns: a candle's length in nanoseconds.
+        now_ns: the exchange's clock, UNIX nanoseconds: it decides which candle is open.
+        decimals: the decimals of the pair's prices.
     """
-    found: dict[int, _Sums] = {}
+    by_bucket: dict[int, _CandleSums] = {}
     for bucket, sums in _sums(batches, width_ns):
-        if bucket in found:
-            found[bucket].add(sums)
+        if bucket in by_bucket:
+            by_bucket[bucket].add(sums)
         else:
-            found[bucket] = sums
-    if not found:
+            by_bucket[bucket] = sums
+    if not by_bucket:
         return []
-    running = now_ns // width_ns
-    first = max(min(found), running - CLOSED)
-    close = found[max((one for one in found if one <= first), default=min(found))].close
-    shown: list[Row] = []
-    for bucket in range(first, running + 1):
-        sums = found.get(bucket) or _Sums(close, close, close, close, 0, Decimal(0), Decimal(0))
-        shown.append(_row(bucket * width_ns // SECOND, sums, decimals))
+    open_bucket = now_ns // width_ns
+    first = max(min(by_bucket), open_bucket - CLOSED_CANDLES)
+    earlier = (bucket for bucket in by_bucket if bucket <= first)
+    close = by_bucket[max(earlier, default=min(by_bucket))].close
+    rows: list[Row] = []
+    for bucket in range(first, open_bucket + 1):
+        sums = by_bucket.get(bucket) or _CandleSums(
+            close, close, close, close, 0, Decimal(0), Decimal(0)
+        )
+        rows.append(_row(bucket * width_ns // SECOND, sums, decimals))
         close = sums.close
-    return shown
+    return rows
 
 
-def _row(time_s: int, sums: _Sums, decimals: int) -> Row:
+def _row(time_s: int, sums: _CandleSums, decimals: int) -> Row:
     vwap = Decimal(0)
     if sums.volume:
         units = _EXACT.divide_int(sums.value.scaleb(decimals, _EXACT), sums.volume)
         vwap = units.scaleb(-decimals, _EXACT)
     return (
         time_s,
-        _money(sums.open, decimals),
-        _money(sums.high, decimals),
-        _money(sums.low, decimals),
-        _money(sums.close, decimals),
+        _price_text(sums.open, decimals),
+        _price_text(sums.high, decimals),
+        _price_text(sums.low, decimals),
+        _price_text(sums.close, decimals),
         f"{vwap:.{decimals}f}",
         f"{sums.volume:.8f}",
         sums.count,
     )
 
 
-def _money(price: Decimal, decimals: int) -> str:
-    """With the pair's decimals, or with more where the price has more."""
+def _price_text(price: Decimal, decimals: int) -> str:
+    """A price with the pair's decimals, or with more if it has more."""
     short = price.quantize(Decimal(1).scaleb(-decimals), context=_EXACT)
     return f"{short if short == price else price.normalize(_EXACT):f}"
 
 
-def _sums(batches: Iterable[pa.RecordBatch], width_ns: int) -> Iterator[tuple[int, _Sums]]:
+def _sums(batches: Iterable[pa.RecordBatch], width_ns: int) -> Iterator[tuple[int, _CandleSums]]:
+    """The aggregates of each batch by bucket: the number of the candle since 1970."""
     for batch in batches:
         price, volume = batch.column("price"), batch.column("volume")
         columns = {
             "bucket": pa.array(times(batch) // width_ns),
-            "place": pa.array(np.arange(batch.num_rows)),
+            "index": pa.array(np.arange(batch.num_rows)),
             "price": price,
             "volume": volume.cast(pa.decimal128(38, VOLUME.scale)),
             "value": pc.multiply(price.cast(_WIDE_PRICE), volume.cast(_WIDE_VOLUME)),
         }
-        table = pa.table(columns).group_by("bucket").aggregate(_FIGURES)
+        table = pa.table(columns).group_by("bucket").aggregate(_AGGREGATES)
         for row in table.to_pylist():
             yield (
                 row["bucket"],
-                _Sums(
-                    open=price[row["place_min"]].as_py(),
+                _CandleSums(
+                    open=price[row["index_min"]].as_py(),
                     high=row["price_max"],
                     low=row["price_min"],
-                    close=price[row["place_max"]].as_py(),
-                    count=row["place_count"],
+                    close=price[row["index_max"]].as_py(),
+                    count=row["index_count"],
                     volume=row["volume_sum"],
                     value=row["value_sum"],
                 ),
             )
 
 
-# --- answers --------------------------------------------------------------------------------------
+# --- All endpoints --------------------------------------------------------------------------------
 
-# Shapes: Kraken's public REST documentation and captured bodies (docs/kraken.md).
+# The shapes are those of Kraken's public REST documentation and captured answers (docs/kraken.md).
 
 SECONDS_DIGITS = 10
-"""A `since` of no more digits is in seconds, as Kraken reads it."""
+"""A `since` with at most so many digits is in seconds, as Kraken reads it."""
 
-FOREGROUND_NS = SECOND
-"""A range is asked for from up to so long before it begins; what is shown there is dropped."""
+LEAD_IN_NS = SECOND
+"""Clients request a range from up to this much before its start, and drop the rows before it. So a
+gap there does no harm."""
 
 FRACTION_MARGIN_NS = 10_000_000
 """How much earlier a page begins if `since` is in fractional seconds.
@@ -192,34 +197,35 @@ FRACTION_MARGIN_NS = 10_000_000
 Kraken's answer to since=1616666442.304882029 began with a trade 9.7 ms older.
 """
 
-Question = Mapping[str, str]
+QueryParams = Mapping[str, str]
+"""The parameters of a request."""
 
 
-class Invalid(Exception):
-    """A parameter makes no sense; its name is all that Kraken would tell."""
+class InvalidParameter(Exception):
+    """A parameter is invalid. The message is its name only, as in Kraken's answers."""
 
 
 class NotCovered(Exception):
-    """The page would reach over time that the archive never asked for."""
+    """The page would cross a gap of the archive."""
 
 
-class ServedNames:
-    """The pairs of an archive, looked up by any spelling; read again once a second at most."""
+class ServedPairs:
+    """Find the pairs of an archive by any spelling; names are read again after a second."""
 
     def __init__(self, archive: TradeStore, clock: Clock) -> None:
-        """Nothing is read before it is asked for."""
+        """Nothing is read before the first request; `clock` is a monotonic clock in seconds."""
         self._archive = archive
         self._clock = clock
         self._read_s: float | None = None
-        self._mark: tuple[bytes | None, list[str]] = (None, [])
+        self._version: tuple[bytes | None, list[str]] = (None, [])
         self._pairs: dict[str, Pair] = {}
         self._found: dict[str, Pair] = {}
 
     def resolve(self, text: str) -> Pair:
-        """The pair that goes by this spelling, held or not.
+        """Find the known pair with this spelling, whether or not it has trades.
 
         Raises:
-            UnknownPair: none does.
+            UnknownPair: there is none.
             ArchiveDamaged: the names can't be read.
         """
         self._refresh()
@@ -228,48 +234,50 @@ class ServedNames:
         return self._found[text]
 
     def _refresh(self) -> None:
-        now = self._clock()
-        if self._read_s is not None and now - self._read_s < LISTED_FOR_S:
+        now_s = self._clock()
+        if self._read_s is not None and now_s - self._read_s < LISTING_TTL_S:
             return
         store = self._archive.store
-        mark = (metadata.known_pairs(store), store.folders("trades"))
-        if mark != self._mark:
+        version = (metadata.known_pairs(store), store.folders("trades"))
+        if version != self._version:
             pairs = known_pairs(self._archive)
-            for folder in mark[1]:
+            for folder in version[1]:
                 name = folder.removeprefix("pair=")
                 pairs.setdefault(name, Pair(altname=name))
-            self._mark, self._pairs, self._found = mark, pairs, {}
-        self._read_s = now
+            self._version, self._pairs, self._found = version, pairs, {}
+        self._read_s = now_s
 
 
 class ApiResponder:
-    """The endpoints of the mirror. A pair that the archive does not hold is unknown to it."""
+    """The answers of all endpoints. Pairs without trades in the archive are unknown pairs."""
 
     def __init__(self, archive: TradeStore, clock: Clock = time.monotonic) -> None:
-        """`clock` tells seconds that never run back."""
+        """Nothing is read before the first request; `clock` is a monotonic clock in seconds."""
         self._archive = archive
         self._clock = clock
-        self._names = ServedNames(archive, clock)
-        self._shelf = RenderedPageCache(archive)
-        self._tapes: dict[str, TradePages] = {}
-        self._held: tuple[float, list[str]] | None = None
+        self._names = ServedPairs(archive, clock)
+        self._cache = RenderedPageCache(archive)
+        self._pages: dict[str, TradePages] = {}
+        self._stored: tuple[float, list[str]] | None = None
 
-    def trades(self, question: Question) -> bytes:
-        """A page: up to `count` rows at `since` or later, or the newest; `last` is its last time.
+    def trades(self, params: QueryParams) -> bytes:
+        """Answer Trades: up to `count` rows at `since` or later, or the newest rows.
+
+        The cursor `last` is the time of the last row.
 
         Raises:
-            UnknownPair: the archive holds no such pair.
-            Invalid: a parameter can't be read.
-            NotCovered: the page would reach over a gap, as if nothing had been traded there.
+            UnknownPair: the archive has no trades of this pair.
+            InvalidParameter: a parameter can't be read.
+            NotCovered: the page would cross a gap, as if nothing had been traded there.
             ArchiveDamaged: a file can't be read.
         """
-        pair = self._pair(question.get("pair") or "")
-        since, count = question.get("since"), _count(question)
+        pair = self._pair(params.get("pair") or "")
+        since, count = params.get("since"), _count(params)
         since_ns = None if since is None else _since_ns(since)
-        tape = self._tape(pair)
-        page = tape.page(since_ns, count, pair.pair_decimals)
+        pages = self._pages_of(pair)
+        page = pages.page(since_ns, count, pair.pair_decimals)
         if since_ns is not None:
-            _check_cover(tape, since_ns, page.last_ns if page.whole else None)
+            _check_coverage(pages, since_ns, page.last_ns if page.is_full else None)
         last = since or "0" if page.last_ns is None else f"{page.last_ns:019d}"
         name = msgspec.json.encode(pair.key or pair.altname)
         return b'{"error":[],"result":{%b:[%b],"last":"%b"}}' % (
@@ -278,110 +286,115 @@ class ApiResponder:
             last.encode(),
         )
 
-    def ohlc(self, question: Question) -> Callable[[], bytes]:
-        """What makes the answer of candles: for long ones it reads many rows, so it bears a thread.
+    def ohlc(self, params: QueryParams) -> Callable[[], bytes]:
+        """Prepare the answer of OHLC: it may read many rows, so the caller computes it in a thread.
 
-        They begin with the first whole one behind the last gap that saw a trade. The clock is
-        that of `time`.
+        The candles begin with the first complete one after the last gap. The clock is that of
+        `time`.
+
+        Returns a function that computes the answer; it may raise ArchiveDamaged.
 
         Raises:
-            UnknownPair: the archive holds no such pair.
-            Invalid: a parameter can't be read.
-            ArchiveDamaged: a file can't be read, then or now.
+            UnknownPair: the archive has no trades of this pair.
+            InvalidParameter: a parameter can't be read.
+            ArchiveDamaged: a file can't be read.
         """
-        pair = self._pair(question.get("pair") or "")
-        interval, since = question.get("interval", "1"), question.get("since", "0")
+        pair = self._pair(params.get("pair") or "")
+        interval, since = params.get("interval", "1"), params.get("since", "0")
         if interval not in map(str, INTERVALS_MIN):
-            raise Invalid("interval")
+            raise InvalidParameter("interval")
         if not _is_whole(since.removeprefix("-")):
-            raise Invalid("since")
+            raise InvalidParameter("since")
         now_ns, width_ns = self._now_ns(), int(interval) * UNITS_NS["m"]
 
         def answer() -> bytes:
-            rows = candles(self._archive, pair, width_ns, now_ns)
+            rows = ohlc_from_archive(self._archive, pair, width_ns, now_ns)
             shown = [row for row in rows if row[0] > int(since)]
             last_s = (now_ns // width_ns - 1) * width_ns // SECOND
             return _result({pair.key or pair.altname: shown, "last": last_s})
 
         return answer
 
-    def asset_pairs(self, question: Question) -> bytes:
-        """The pairs held, or those of them that `pair` names, by commas between.
+    def asset_pairs(self, params: QueryParams) -> bytes:
+        """Answer AssetPairs: all stored pairs, or those in the comma-separated `pair`.
 
         Raises:
-            UnknownPair: the archive holds no such pair.
+            UnknownPair: the archive has no trades of a pair.
         """
-        asked = [text for text in question.get("pair", "").split(",") if text]
-        if asked:
-            pairs = [self._pair(text) for text in asked]
+        requested = [text for text in params.get("pair", "").split(",") if text]
+        if requested:
+            pairs = [self._pair(text) for text in requested]
         else:
-            pairs = [self._names.resolve(name) for name in self._held_names()]
+            pairs = [self._names.resolve(name) for name in self._stored_names()]
         return _result({pair.key or pair.altname: _entry(pair) for pair in pairs})
 
-    def time(self, _question: Question) -> bytes:
-        """This machine's clock, to the second, but no later than all pairs are covered.
+    def time(self, _params: QueryParams) -> bytes:
+        """Answer Time: this machine's clock in seconds, but not after any pair's end of coverage.
 
-        A copy's coverage ends by this clock, and must not claim what is not here.
+        A copy's coverage ends by this clock, and must not claim more than this archive covers.
         """
         now_s = self._now_ns() // SECOND
-        spoken = time.strftime("%a, %d %b %y %H:%M:%S +0000", time.gmtime(now_s))
-        return _result({"unixtime": now_s, "rfc1123": spoken})
+        rfc1123 = time.strftime("%a, %d %b %y %H:%M:%S +0000", time.gmtime(now_s))
+        return _result({"unixtime": now_s, "rfc1123": rfc1123})
 
-    def system_status(self, _question: Question) -> bytes:
-        """A mirror that answers is online."""
+    def system_status(self, _params: QueryParams) -> bytes:
+        """Answer SystemStatus: always online."""
         now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
         return _result({"status": "online", "timestamp": now})
 
     def _now_ns(self) -> int:
-        reached = [self._tape(self._names.resolve(name)).through for name in self._held_names()]
-        return min([time.time_ns(), *reached])
+        ends = [self._pages_of(self._names.resolve(name)).through for name in self._stored_names()]
+        return min([time.time_ns(), *ends])
 
     def _pair(self, text: str) -> Pair:
         if not text:
-            raise Invalid("pair")
+            raise InvalidParameter("pair")
         pair = self._names.resolve(text)
-        # An empty page would say that nothing was traded, where nothing was ever asked.
-        # A disk that ignores case finds the trades of a pair by the name of another one, too.
-        if pair.altname not in self._held_names() or not self._tape(pair).held:
-            raise UnknownPair(f"{self._archive.path} holds no trades of {pair.altname}")
+        # A known pair without coverage is refused too: an empty page would claim that nothing was
+        # traded. The name is compared as well, as some disks ignore case.
+        if pair.altname not in self._stored_names() or not self._pages_of(pair).has_coverage:
+            raise UnknownPair(f"{self._archive.path} has no trades of {pair.altname}")
         return pair
 
-    def _tape(self, pair: Pair) -> TradePages:
-        if pair.altname not in self._tapes:
-            self._tapes[pair.altname] = TradePages(
-                self._archive, pair.altname, self._shelf, self._clock
+    def _pages_of(self, pair: Pair) -> TradePages:
+        if pair.altname not in self._pages:
+            self._pages[pair.altname] = TradePages(
+                self._archive, pair.altname, self._cache, self._clock
             )
-        return self._tapes[pair.altname]
+        return self._pages[pair.altname]
 
-    def _held_names(self) -> list[str]:
-        now = self._clock()
-        if self._held is None or now - self._held[0] >= LISTED_FOR_S:
-            self._held = (now, self._archive.held())
-        return self._held[1]
+    def _stored_names(self) -> list[str]:
+        now_s = self._clock()
+        if self._stored is None or now_s - self._stored[0] >= LISTING_TTL_S:
+            self._stored = (now_s, self._archive.held())
+        return self._stored[1]
 
 
-def _check_cover(tape: TradePages, since_ns: int, last_ns: int | None) -> None:
-    """Refuse a page over a gap. Who begins at a gap's end asks from a moment before it."""
-    through = tape.through if last_ns is None else last_ns
-    gap = tape.gap_within(Range(since_ns + FOREGROUND_NS, through))
+def _check_coverage(pages: TradePages, since_ns: int, last_ns: int | None) -> None:
+    """Refuse a page that crosses a gap, except for a gap within `LEAD_IN_NS` after `since_ns`.
+
+    `last_ns` is the time of the page's last row; None for a page that reaches the end of coverage.
+    """
+    through = pages.through if last_ns is None else last_ns
+    gap = pages.first_gap(Range(since_ns + LEAD_IN_NS, through))
     if gap is not None:
         raise NotCovered(f"{gap.after}-{gap.through}")
 
 
-def _count(question: Question) -> int:
-    text = question.get("count", str(PAGE_ROWS))
+def _count(params: QueryParams) -> int:
+    text = params.get("count", str(PAGE_ROWS))
     if not _is_whole(text) or len(text) > 4 or not 1 <= int(text) <= PAGE_ROWS:
-        raise Invalid("count")
+        raise InvalidParameter("count")
     return int(text)
 
 
 def _since_ns(text: str) -> int:
     whole, point, fraction = text.partition(".")
     if not _is_whole(whole) or bool(point) != _is_whole(fraction):
-        raise Invalid("since")
+        raise InvalidParameter("since")
     if point:
         if len(whole) > SECONDS_DIGITS:
-            raise Invalid("since")
+            raise InvalidParameter("since")
         since_ns = int(whole) * SECOND + int(fraction[:9].ljust(9, "0"))
         return max(0, min(since_ns, END_OF_TIME) - FRACTION_MARGIN_NS)
     if len(text) > 19:

@@ -1,4 +1,4 @@
-"""A made-up market, served on this machine as Kraken would serve it: for demos and tests."""
+"""A made-up sample market, served on this machine like Kraken's API: for demos and tests."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ from harvester.storage.trade_store import TradeStore
 from harvester.storage.writer import keep_pairs, writer
 from harvester.times import DAY, Range
 
-# --- made -----------------------------------------------------------------------------------------
+# --- Sample trades --------------------------------------------------------------------------------
 
-MADE_PAIR = Pair(
+SAMPLE_PAIR = Pair(
     altname="XBTUSD",
     key="XXBTZUSD",
     wsname="XBT/USD",
@@ -38,37 +38,41 @@ MADE_PAIR = Pair(
     status="online",
 )
 END_NS = 1_769_817_600_000_000_000
-"""2026-01-31T00:00Z: all made trades were published before it, in the ten days that end there."""
+"""2026-01-31T00:00Z: the end of the ten days that contain all sample trades."""
 
 UNIT_NS = 100
-"""Kraken prints seven decimals of a second today."""
+"""Times are multiples of this: Kraken prints seven decimals of a second today."""
 
 LARGEST_GROUP = 17
-"""So many trades of one stamp were seen in one captured page."""
+"""Most trades of equal time: so many were in one captured page."""
 
 _SPAN_UNITS = 10 * DAY // UNIT_NS
 _FIRST_TICKS = 600_000
 _TICK = 10 ** (PRICE.scale - 1)
-_TICKS_A_DAY = 12_000.0
-"""How far the price strays in a day, as one standard deviation: two percent, in ticks of 0.1."""
+_TICKS_PER_DAY = 12_000.0
+"""Standard deviation of the price change in a day, in ticks of 0.1: two percent."""
 
 
-def made_tape(trades: int, seed: int) -> pa.RecordBatch:
-    """Trades that nobody made: the same ones for the same seed.
+def sample_trades(trades: int, seed: int) -> pa.RecordBatch:
+    """Generate made-up trades in the ten days before `END_NS`.
 
-    A random walk near 60,000 in tenths, bursts with up to 17 trades of one stamp, volumes from
-    dust to whales, ids from 1 by one, in the ten days before `END_NS`.
+    Prices are a random walk near 60,000 with one decimal. Up to 17 trades have equal time,
+    volumes range from tiny to very large, and ids count from 1.
 
-    Returns a batch of `columns.ROWS` in the tape's order.
+    Args:
+        trades: their number.
+        seed: the same seed gives the same trades.
+
+    Returns a batch of `schema.ROWS` in the trade history's order.
     """
     random = np.random.default_rng(seed)
     group = _groups(random, trades)
     groups = int(group[-1]) + 1 if trades else 0
-    gaps = _gaps(random, groups)
+    waits = _waits(random, groups)
     taker = random.integers(0, 2, groups)
     kind = (random.random(groups) < 0.4).astype(np.int32)
-    ticks = _middle(random, gaps)[group] + _reach(random, group) * (1 - 2 * taker[group])
-    stamps = END_NS - _SPAN_UNITS * UNIT_NS + np.cumsum(gaps)[group] * UNIT_NS
+    ticks = _mid_price(random, waits)[group] + _distance(random, group) * (1 - 2 * taker[group])
+    stamps = END_NS - _SPAN_UNITS * UNIT_NS + np.cumsum(waits)[group] * UNIT_NS
     columns = [
         pa.array(np.arange(1, trades + 1)),
         pa.array(stamps).cast(pa.timestamp("ns")),
@@ -81,30 +85,37 @@ def made_tape(trades: int, seed: int) -> pa.RecordBatch:
     return pa.RecordBatch.from_arrays(columns, schema=ROWS)
 
 
-def made_archive(path: str | os.PathLike[str], trades: int, seed: int) -> TradeStore:
-    """A new archive at `path` that holds a made tape of `MADE_PAIR`, covered from 1970 to its end.
+def create_sample_archive(path: str | os.PathLike[str], trades: int, seed: int) -> TradeStore:
+    """Create an archive with sample trades of `SAMPLE_PAIR`, covered from 1970 to `END_NS`.
+
+    Args:
+        path: its folder.
+        trades: the number of trades.
+        seed: the same seed gives the same trades.
 
     Raises:
-        UsageError: an archive with trades stands there already.
-        ArchiveUnwritable: the machine refused.
+        UsageError: the folder is an archive with trades already.
+        ArchiveUnwritable: writing failed.
     """
     archive = TradeStore(path)
-    if held := archive.held():
+    if stored := archive.held():
         raise UsageError(
-            f"the archive at {archive.path} holds trades already ({', '.join(held[:3])}): "
-            "give a folder of its own for the made-up market"
+            f"the archive at {archive.path} has trades already ({', '.join(stored[:3])}): "
+            "give another folder for the sample market"
         )
-    keep_pairs(archive, msgspec.json.encode({MADE_PAIR.altname: MADE_PAIR}))
-    span = Range(0, END_NS)
-    spelled = msgspec.json.encode(MADE_PAIR).decode()
-    with writer(archive, MADE_PAIR.altname) as one:
-        one.want(span)
-        one.commit(span, made_tape(trades, seed), Footer(span, spelled, source="made"))
+    keep_pairs(archive, msgspec.json.encode({SAMPLE_PAIR.altname: SAMPLE_PAIR}))
+    covered = Range(0, END_NS)
+    pair_json = msgspec.json.encode(SAMPLE_PAIR).decode()
+    with writer(archive, SAMPLE_PAIR.altname) as pair_writer:
+        pair_writer.want(covered)
+        pair_writer.commit(
+            covered, sample_trades(trades, seed), Footer(covered, pair_json, source="made")
+        )
     return archive
 
 
 def _groups(random: np.random.Generator, trades: int) -> Int64s:
-    """The group of equal stamps that each trade is of, from 0: most are alone; shape (trades,)."""
+    """The number of each trade's group of equal times, from 0; most have one; shape (trades,)."""
     sizes = np.where(
         random.random(trades) < 0.72, 1, np.minimum(random.geometric(0.28, trades), LARGEST_GROUP)
     )
@@ -112,37 +123,37 @@ def _groups(random: np.random.Generator, trades: int) -> Int64s:
     return group
 
 
-def _gaps(random: np.random.Generator, groups: int) -> Int64s:
-    """From the stamp before to each group's, in units of `UNIT_NS`, 1 or more; shape (groups,)."""
+def _waits(random: np.random.Generator, groups: int) -> Int64s:
+    """Time between each group and the one before, in units of `UNIT_NS`; shape (groups,)."""
     long = random.random(groups) < 0.25
     quick = 1 + random.exponential(30_000, groups).astype(np.int64)
-    # A quiet night and a busy afternoon are some dozens of waits that are long together.
-    mood = np.repeat(random.lognormal(0.0, 0.4, groups // 256 + 1), 256)[:groups]
-    waits = np.where(long, random.exponential(1.0, groups) * mood, 0.0)
+    # Quiet and busy hours: 256 consecutive waits share a random factor.
+    activity = np.repeat(random.lognormal(0.0, 0.4, groups // 256 + 1), 256)[:groups]
+    shares = np.where(long, random.exponential(1.0, groups) * activity, 0.0)
     last = random.exponential(1.0)
     left = _SPAN_UNITS - int(quick.sum()) - groups
-    gaps: Int64s = quick + (waits / (waits.sum() + last) * max(left, 0)).astype(np.int64)
-    return gaps
+    waits: Int64s = quick + (shares / (shares.sum() + last) * max(left, 0)).astype(np.int64)
+    return waits
 
 
-def _middle(random: np.random.Generator, gaps: Int64s) -> Int64s:
-    """The walk between bid and ask at each group, in ticks; it strays by the time that passes."""
-    days = gaps * (UNIT_NS / DAY)
-    steps = random.standard_t(4, len(gaps)) * np.sqrt(days / 2) * _TICKS_A_DAY
+def _mid_price(random: np.random.Generator, waits: Int64s) -> Int64s:
+    """The mid price at each group, in ticks: a random walk in time; shape (groups,)."""
+    days = waits * (UNIT_NS / DAY)
+    steps = random.standard_t(4, len(waits)) * np.sqrt(days / 2) * _TICKS_PER_DAY
     walk: Int64s = _FIRST_TICKS + np.cumsum(np.rint(steps).astype(np.int64))
     return walk
 
 
-def _reach(random: np.random.Generator, group: Int64s) -> Int64s:
-    """How many ticks from the middle a trade is made: an order eats its way; shape (trades,)."""
-    eaten = np.cumsum(random.poisson(0.4, len(group)))
+def _distance(random: np.random.Generator, group: Int64s) -> Int64s:
+    """Each trade's distance from the mid price, in ticks: an order moves it; shape (trades,)."""
+    moved = np.cumsum(random.poisson(0.4, len(group)))
     first = np.searchsorted(group, group)
-    reach: Int64s = 1 + eaten - eaten[first] if len(group) else eaten
-    return reach
+    distance: Int64s = 1 + moved - moved[first] if len(group) else moved
+    return distance
 
 
 def _volumes(random: np.random.Generator, trades: int) -> Int64s:
-    """Heavy-tailed, in units of 1e-8: much dust, some round lots, now and then a whale."""
+    """Heavy-tailed volumes in units of 1e-8: many tiny, some round, a few very large ones."""
     drawn = random.lognormal(-4.5, 2.2, trades).clip(1e-8, 900.0)
     units = np.rint(drawn * 1e8).astype(np.int64)
     lots = random.choice(np.array([10**5, 10**6, 10**7, 10**8]), trades)
@@ -151,24 +162,24 @@ def _volumes(random: np.random.Generator, trades: int) -> Int64s:
 
 
 def _decimals(units: Int64s, kind: pa.DataType) -> pa.Array:
-    """Whole units as decimals of that kind; none is negative."""
+    """A decimal array of type `kind` from unscaled integers; none is negative."""
     words = np.zeros((len(units), 2), dtype=np.int64)
     words[:, 0] = units
     return pa.Array.from_buffers(kind, len(units), [None, pa.py_buffer(words)])
 
 
-# --- standin --------------------------------------------------------------------------------------
+# --- Sample exchange ------------------------------------------------------------------------------
 
 TRADES = 200_000
 SEED = 7
 
 
 class SampleExchange:
-    """An exchange on this machine that serves made-up trades. Made by `harvester.sample_exchange`.
+    """An API server on this machine with made-up trades; `harvester.sample_exchange` creates it.
 
     Attributes:
-        url: where it answers as Kraken does.
-        settings: what `harvester.open` takes to ask it, and as fast as it can answer.
+        url: its address.
+        settings: settings for `harvester.open` that use it, without a rate limit.
         path: the archive that it serves.
     """
 
@@ -179,21 +190,21 @@ class SampleExchange:
     def __init__(self, trades: int, seed: int, folder: str | os.PathLike[str] | None) -> None:
         from harvester.server.app import serving
 
-        with ExitStack() as open_yet:
+        with ExitStack() as resources:
             if folder is None:
-                folder = tempfile.mkdtemp(prefix="harvester-stand-in-")
-                open_yet.callback(shutil.rmtree, folder, ignore_errors=True)
+                folder = tempfile.mkdtemp(prefix="harvester-sample-")
+                resources.callback(shutil.rmtree, folder, ignore_errors=True)
             self.path = Path(folder)
-            self.url = open_yet.enter_context(serving(made_archive(folder, trades, seed)))
-            self._open = open_yet.pop_all()
+            self.url = resources.enter_context(serving(create_sample_archive(folder, trades, seed)))
+            self._resources = resources.pop_all()
         self.settings = {"exchange.url": self.url, "exchange.rate": 0, "refresh.settle_s": 0}
-        # Who keeps nothing but the settings of it is served until the process ends.
+        # A caller may keep only its settings, so it runs until the process ends.
         atexit.register(self.close)
 
     def close(self) -> None:
-        """End the serving, and remove what it made unless a folder was named."""
+        """Stop the server, and remove its archive unless a folder was named."""
         atexit.unregister(self.close)
-        self._open.close()
+        self._resources.close()
 
     def __enter__(self) -> Self:
         return self
@@ -209,20 +220,20 @@ class SampleExchange:
 def sample_exchange(
     trades: int = TRADES, seed: int = SEED, *, folder: str | os.PathLike[str] | None = None
 ) -> SampleExchange:
-    """Serve a market that never was, on this machine, as Kraken would serve it.
+    """Serve made-up trades of XBT/USD on this machine, like Kraken's API.
 
-    Its trades of XBT/USD are made up, and lie in the ten days before 2026-01-31. It answers Trades,
-    OHLC, AssetPairs, Time and SystemStatus until it is closed or the process ends.
+    The trades are in the ten days before 2026-01-31. The server answers Trades, OHLC, AssetPairs,
+    Time and SystemStatus until it is closed or the process ends.
 
     Args:
-        trades: how many are made up.
+        trades: the number of trades.
         seed: the same seed gives the same trades.
-        folder: where they are kept, and stay; without it in a temporary folder, which goes at the
-            end.
+        folder: where the trades are stored, and remain; without it, a temporary folder that is
+            removed at the end.
 
     Raises:
-        UsageError: `folder` holds trades already, or a number is negative.
-        ArchiveUnwritable: the machine refused.
+        UsageError: `folder` has trades already, or a number is negative.
+        ArchiveUnwritable: writing failed.
 
     Example:
         >>> with harvester.sample_exchange(1_000) as exchange:

@@ -25,7 +25,7 @@ from harvester.storage.segment import (
     read_footer,
     time_bounds,
 )
-from harvester.times import DAY, END_OF_TIME, Range, hull, missing, show, union
+from harvester.times import DAY, END_OF_TIME, Range, enclosing_range, missing, show, union
 
 # --- archive --------------------------------------------------------------------------------------
 
@@ -165,7 +165,7 @@ class TradeStore:
         Raises:
             ArchiveDamaged: what is on record can't be read.
         """
-        return metadata.wanted(self.store, pair) or hull(self.coverage(pair))
+        return metadata.wanted(self.store, pair) or enclosing_range(self.coverage(pair))
 
     def gaps(self, pair: str) -> list[Range]:
         """What was wanted and is not covered."""

@@ -9,7 +9,7 @@ from dataclasses import replace
 import pyarrow as pa
 
 from harvester.errors import ArchiveDamaged, MarketChanged
-from harvester.schema import RowsChecksum, times, trades_of
+from harvester.schema import RowsChecksum, times, with_ties
 from harvester.storage import metadata
 from harvester.storage.compaction import groups, within
 from harvester.storage.filesystem import QuarantineNote, check_case, keep_copy, set_aside
@@ -160,7 +160,7 @@ class Writer:
             inside = replace(
                 footer, range=part, jumps=jumps, unasked_jumps=unasked, across_files=across
             )
-            committed.append(self._place(trades_of(some), inside))
+            committed.append(self._place(with_ties(some), inside))
         return committed
 
     def commit_stream(
@@ -185,7 +185,7 @@ class Writer:
                 raise AssertionError(f"rows of {self.pair} lie outside of {whole.range}")
             return whole
 
-        return self._place(trades_of(_in_order(rows, ends)), told)
+        return self._place(with_ties(_in_order(rows, ends)), told)
 
     def uncover(self, lost: Range) -> bool:
         """Take a range that lacks trades out of coverage, so that it is a gap and on record.

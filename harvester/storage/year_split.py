@@ -9,7 +9,7 @@ from itertools import compress
 import numpy as np
 import pyarrow as pa
 
-from harvester.schema import cut, times, trade_ids
+from harvester.schema import split_at, times, trade_ids
 from harvester.storage.filesystem import Store
 from harvester.storage.footer import ConfirmedIdGap, Footer, ImportedRange
 from harvester.storage.segment import Segment, read_batches
@@ -28,7 +28,7 @@ def by_year(
         first, last = int(times(batches[0])[0]), int(times(batches[-1])[-1])
         turn = year_end(year_of(first))
         part = Range(after, span.through if last <= turn else turn)
-        some, batches = cut(batches, part.through)
+        some, batches = split_at(batches, part.through)
         yield part, some
         after = part.through
     if after < span.through:

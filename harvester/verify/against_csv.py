@@ -16,7 +16,7 @@ from harvester.csv_import.ohlcvt import COLUMNS, ROWS, Block, read_candles
 from harvester.csv_import.run import CandleFile, candle_file
 from harvester.errors import HarvesterError
 from harvester.kraken.ohlc import Candle
-from harvester.kraken.pairs import Names, Pair
+from harvester.kraken.pairs import Pair, PairIndex
 from harvester.query.connection import MEMORY_LIMIT
 from harvester.schema import Int64s, times
 from harvester.storage.trade_store import TradeStore
@@ -379,7 +379,7 @@ def choose(members: Iterable[Member], wanted: Iterable[str], known: Iterable[Pai
         known: the pairs that a name can mean.
     """
     files: dict[str, list[CandleFile]] = {name: [] for name in wanted}
-    book = Names(known)
+    book = PairIndex(known)
     passed_over, unknown = 0, []
     for member in members:
         found = candle_file(member, book)

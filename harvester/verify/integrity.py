@@ -22,7 +22,7 @@ from harvester.storage.trade_store import (
     without_future,
 )
 from harvester.times import Range, missing
-from harvester.trade_ids import BEGINNING, LastId, across_file
+from harvester.trade_ids import BEFORE_FIRST_ID, LastId, imported_gap_text
 from harvester.verify.digest import digests
 from harvester.verify.reports import Fault, PairReport
 from harvester.verify.segment_check import Findings, Skip, check_segment
@@ -54,7 +54,7 @@ def check_ids(report: PairReport, found: Sequence[Findings]) -> None:
     places += _at_seams(report, found)
     open_ = [place for place in places if place.skip.sides not in known]
     report.notes += [
-        f"{report.pair}: {across_file(report.pair, *sides, rows)}"
+        f"{report.pair}: {imported_gap_text(report.pair, *sides, rows)}"
         for (sides, rows, _), *_ in open_
         if sides in across
     ]
@@ -78,7 +78,7 @@ def _say(report: PairReport, places: Sequence[_Place]) -> None:
 
 def _told(skip: Skip) -> str:
     before, behind = skip.sides
-    if before == BEGINNING.trade_id:
+    if before == BEFORE_FIRST_ID.trade_id:
         return f"its first trade id is {behind}, not 1, and no confirmed id gap explains it"
     return f"ids skip from {before} to {behind}, which no jump on record explains"
 
@@ -96,16 +96,16 @@ def _at_seams(report: PairReport, found: Sequence[Findings]) -> Iterator[_Place]
             continue
         footer, segment = findings.footer, findings.segment
         if left is None and segment.range.after == 0:
-            edge = BEGINNING
+            edge = BEFORE_FIRST_ID
         elif left is None or left.segment.range.through != segment.range.after:
             edge = None
         else:
             report.seams += 1
-        if edge == BEGINNING and footer.lead:
+        if edge == BEFORE_FIRST_ID and footer.lead:
             # Rows without ids come first: old answers, or a file's, which have none to begin with.
             edge = None
         first = footer.first_trade_id
-        rows = edge.loose + footer.lead if edge else 0
+        rows = edge.rows_without_id + footer.lead if edge else 0
         if edge and first is not None and first - edge.trade_id - 1 > rows:
             skip = Skip((edge.trade_id, first), rows, (edge.time_ns, findings.first_id_ns))
             yield _Place(skip, left or findings, findings)
@@ -116,7 +116,7 @@ def _at_seams(report: PairReport, found: Sequence[Findings]) -> Iterator[_Place]
 def _edge_behind(found: Findings, footer: Footer, edge: LastId | None) -> LastId | None:
     if footer.last_trade_id is not None:
         return LastId(footer.last_trade_id, footer.trail, found.last_id_ns)
-    return edge and edge._replace(loose=edge.loose + footer.rows)
+    return edge and edge._replace(rows_without_id=edge.rows_without_id + footer.rows)
 
 
 # --- verify ---------------------------------------------------------------------------------------

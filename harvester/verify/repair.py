@@ -19,7 +19,7 @@ from harvester.storage.filesystem import QuarantineNote
 from harvester.storage.segment import Segment, UnverifiedFooter, read_batches, read_claims
 from harvester.storage.trade_store import TradeStore, ending_in_future, fault_of
 from harvester.storage.writer import Writer, writer
-from harvester.times import Range, hull, missing, union
+from harvester.times import Range, enclosing_range, missing, union
 from harvester.verify.integrity import verify
 from harvester.verify.reports import Fault, Moved, PairReport, RepairReport
 
@@ -363,7 +363,7 @@ class _Mending:
         wanted = self._wanted()
         gone = {one.path for one in broken}
         kept = [segment.range for segment in segments if segment.path not in gone]
-        spans = wanted or hull(spans_known(segments, broken))
+        spans = wanted or enclosing_range(spans_known(segments, broken))
         if not missing([*spans, *(span for one in broken for span in one.owed)], kept):
             await guard(asyncio.sleep(0))
             return broken
@@ -378,7 +378,7 @@ class _Mending:
             return []
 
     def _move(self, writer: Writer, segments: Sequence[Segment], broken: list[Broken]) -> None:
-        spans = hull(spans_known(segments, broken))
+        spans = enclosing_range(spans_known(segments, broken))
         if not any(file.path.startswith("wanted/") for file in broken):
             # Before a name that tells a false range could count as wanted.
             writer.want_if_lost(spans)

@@ -11,7 +11,15 @@ import pyarrow as pa
 
 from harvester.errors import ArchiveDamaged, BadInterval, ValueDoesNotFit
 from harvester.query.rollups import RollupRecomputation, parse_levels
-from harvester.schema import TRADES, Int64s, RowsChecksum, decimal_words, ties, times, trade_ids
+from harvester.schema import (
+    TRADES,
+    Int64s,
+    RowsChecksum,
+    decimal_words,
+    tie_indexes,
+    times,
+    trade_ids,
+)
 from harvester.storage.footer import Footer
 from harvester.storage.rollup_files import PARTIALS, RollUp, read_partials
 from harvester.storage.segment import READ_ROWS, Segment, footer_in, opened, path_of
@@ -189,7 +197,7 @@ class _Rows:
         if self._checksum.hexdigest() != footer.checksum:
             self._say("its rows do not have the checksum that its footer tells")
         edge = self._edge
-        trail = edge.loose if edge else self._checksum.rows
+        trail = edge.rows_without_id if edge else self._checksum.rows
         ends = (self._first_id, edge and edge.trade_id, self._lead, trail)
         if ends != (footer.first_trade_id, footer.last_trade_id, footer.lead, footer.trail):
             self._say("its first and last ids are not those that its footer tells")
@@ -210,7 +218,7 @@ class _Rows:
             self._say("its times go back")
 
     def _check_ties(self, stamps: Int64s, given: Int64s) -> None:
-        want = ties(stamps)
+        want = tie_indexes(stamps)
         if self._last_ns == int(stamps[0]):
             same = stamps == stamps[0]
             want = want + np.where(same, self._tie + 1, 0)
