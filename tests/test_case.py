@@ -246,7 +246,7 @@ def test_on_a_disk_that_ignores_case_the_second_pair_is_refused(
     ):
         pass
     assert str(caught.value) == (
-        f"AAPLXUSD can't be kept beside AAPLxUSD in {tmp_path}: the disk ignores case, so both "
+        f"AAPLXUSD can't be stored next to AAPLxUSD in {tmp_path}: the disk ignores case, so both "
         "would share one folder. Choose another folder for one of them"
     )
 

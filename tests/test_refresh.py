@@ -25,7 +25,7 @@ from harvester.kraken.pairs import Pair
 from harvester.operations import refresh as module
 from harvester.operations.refresh_pairs import Market as Known
 from harvester.operations.refresh_pairs import targets
-from harvester.storage.lock import held
+from harvester.storage.lock import locked
 from harvester.storage.trade_store import TradeStore
 from harvester.times import Range
 
@@ -328,7 +328,7 @@ def test_a_market_that_takes_few_orders_still_tells_its_trades(nights: Nights, s
 
 def test_a_second_run_says_who_holds_the_lock_and_since_when(nights: Nights) -> None:
     nights.pairs = ["XBTUSD"]
-    with held(nights.folder / "locks", "_refresh"):
+    with locked(nights.folder / "locks", "_refresh"):
         note = json.loads((nights.folder / "locks" / "_refresh.json").read_text())
         report = nights.refresh()
     assert (report["exit_status"], report["pairs"], report["calls"]) == (5, [], 0)
@@ -340,7 +340,7 @@ def test_a_second_run_says_who_holds_the_lock_and_since_when(nights: Nights) -> 
 
 
 def test_a_pair_that_another_run_writes_is_left_alone(nights: Nights) -> None:
-    with held(nights.folder / "locks", "XBTUSD"):
+    with locked(nights.folder / "locks", "XBTUSD"):
         note = json.loads((nights.folder / "locks" / "XBTUSD.json").read_text())
         report = nights.refresh("XBTUSD", "ETHEUR")
     assert report["exit_status"] == 5

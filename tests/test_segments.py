@@ -358,7 +358,7 @@ def test_a_parquet_file_of_somebody_else_is_no_segment(tmp_path: Path) -> None:
     pq.write_table(pa.table({"a": [1]}), tmp_path / "x.parquet")
     with pytest.raises(ArchiveDamaged) as caught:
         read_footer(LocalStore(tmp_path), "x.parquet")
-    assert str(caught.value) == "x.parquet bears no footer of a segment (KeyError('format'))"
+    assert str(caught.value) == "x.parquet has no footer of a segment (KeyError('format'))"
 
 
 def rewritten(tmp_path: Path, changes: dict[str, bytes]) -> LocalStore:
@@ -401,14 +401,14 @@ def test_a_footer_that_cannot_be_read_is_damage(
     store = rewritten(tmp_path, {key: value})
     with pytest.raises(ArchiveDamaged) as caught:
         read_footer(store, "x.parquet")
-    assert str(caught.value) == f"x.parquet bears no footer of a segment ({reason})"
+    assert str(caught.value) == f"x.parquet has no footer of a segment ({reason})"
 
 
 def test_a_footer_that_counts_other_rows_is_damage(tmp_path: Path) -> None:
     store = rewritten(tmp_path, {"rows": b"2"})
     with pytest.raises(ArchiveDamaged) as caught:
         read_footer(store, "x.parquet")
-    assert str(caught.value) == "x.parquet holds 1 rows where its footer says 2"
+    assert str(caught.value) == "x.parquet has 1 rows, but its footer says 2"
 
 
 def test_keys_of_other_tools_are_no_concern_of_the_footer(tmp_path: Path) -> None:

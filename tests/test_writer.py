@@ -585,7 +585,7 @@ def test_what_is_set_aside_is_remembered_no_more(archive: TradeStore) -> None:
     [segment] = archive.segments("XBTUSD")
     archive.footer(segment)
     with writer(archive, "XBTUSD") as one:
-        to = one.set_aside(QuarantineNote("XBTUSD", segment.path, segment.range, ["odd"]))
+        to = one.quarantine(QuarantineNote("XBTUSD", segment.path, segment.range, ["odd"]))
     assert to == f"quarantine/XBTUSD/0001/{Path(segment.path).name}"
     assert archive.segments("XBTUSD") == []
     with pytest.raises(FileNotFoundError):

@@ -41,7 +41,7 @@ from harvester.kraken.client import Client
 from harvester.kraken.pairs import Pair
 from harvester.kraken.rate_limit import PaceState
 from harvester.operations.refresh_pairs import Market, RefreshTarget, targets
-from harvester.storage.lock import held
+from harvester.storage.lock import locked
 from harvester.storage.replacement_staging import check_not_torn
 from harvester.storage.segment import Segment
 from harvester.storage.trade_store import LISTINGS, TradeStore, check_not_in_future
@@ -198,7 +198,7 @@ async def refresh(
     doing = f"the archive at {archive.path} is being refreshed"
     error = None
     try:
-        with held(archive.root / "locks", LOCK, doing=doing):
+        with locked(archive.root / "locks", LOCK, doing=doing):
             await run.all(texts)
     except HarvesterError as reason:
         error = reason

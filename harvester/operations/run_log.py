@@ -17,7 +17,7 @@ from harvester.config import Settings
 from harvester.download.events import Upgrade
 from harvester.errors import BAD_JSON, HarvesterError, Interrupted, gravest
 from harvester.escaping import without_credentials
-from harvester.storage.lock import held
+from harvester.storage.lock import locked
 from harvester.storage.trade_store import TradeStore
 from harvester.times import SECOND, Range, show
 
@@ -240,7 +240,7 @@ class RunRecorder:
         store = self._archive.store
         data = msgspec.json.format(msgspec.json.encode(self.record), indent=2) + b"\n"
         try:
-            with held(self._archive.root / "locks", LOCK, wait_s=LOCK_WAIT_S):
+            with locked(self._archive.root / "locks", LOCK, wait_s=LOCK_WAIT_S):
                 store.remove_folder(f"staging/{LOCK}")
                 store.write(f"{FOLDER}/{self.record.id}.json", data, LOCK)
                 store.remove_folder(f"staging/{LOCK}")

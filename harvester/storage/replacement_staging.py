@@ -10,7 +10,7 @@ import numpy as np
 
 from harvester.errors import BAD_JSON, ArchiveDamaged
 from harvester.schema import TRADES, Int64s, RowsChecksum, times, trade_ids
-from harvester.storage.filesystem import QuarantineNote, Store, set_aside
+from harvester.storage.filesystem import QuarantineNote, Store, quarantine_file
 from harvester.storage.segment import Segment, parse_path, read_batches, read_footer, read_schema
 from harvester.storage.trade_store import EVERYTHING, Piece, TradeStore, listed_again, pieces_of
 from harvester.times import UNITS_NS, Range, missing, overlap, show, union
@@ -76,7 +76,7 @@ def quarantine_damaged(
     for one in view.aside(pair):
         fault = _fault_of(view.store, one)
         if fault is not None:
-            to = set_aside(view.store, QuarantineNote(pair, one.path, one.range, [fault]))
+            to = quarantine_file(view.store, QuarantineNote(pair, one.path, one.range, [fault]))
             said.append(f"{one.path} {fault}: it is in {to} now, and {then}")
     view.forget_pair(pair)
     return said

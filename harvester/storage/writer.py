@@ -11,10 +11,15 @@ import pyarrow as pa
 from harvester.errors import ArchiveDamaged, MarketChanged
 from harvester.schema import RowsChecksum, times, trades_of
 from harvester.storage import metadata
-from harvester.storage.compaction import groups, within
-from harvester.storage.filesystem import QuarantineNote, check_case, keep_copy, set_aside
+from harvester.storage.compaction import is_within, plan_merges
+from harvester.storage.filesystem import (
+    QuarantineNote,
+    check_case,
+    quarantine_copy,
+    quarantine_file,
+)
 from harvester.storage.footer import Footer, ImportedRange
-from harvester.storage.lock import held
+from harvester.storage.lock import locked
 from harvester.storage.replacement_staging import unfinished
 from harvester.storage.rollup_files import list_rollups, rollup_path, stage_rollup
 from harvester.storage.segment import Segment, parse_path, path_of, read_batches, stage_segment
@@ -40,7 +45,7 @@ def writer(archive: TradeStore, pair: str, *, sweep: bool = True) -> Iterator[Wr
             the folder of another one.
     """
     check_case(archive.root, pair)
-    with held(archive.root / "locks", pair):
+    with locked(archive.root / "locks", pair):
         # Another pair may have come to be while its lock, which is the same file, was waited for.
         check_case(archive.root, pair)
         one = Writer(archive, pair)
@@ -54,7 +59,7 @@ def writer(archive: TradeStore, pair: str, *, sweep: bool = True) -> Iterator[Wr
 
 def keep_pairs(archive: TradeStore, data: bytes) -> None:
     """Keep what names are resolved with, as JSON."""
-    with held(archive.root / "locks", "_pairs", wait_s=10.0):
+    with locked(archive.root / "locks", "_pairs", wait_s=10.0):
         metadata.keep_pairs(archive.store, data)
 
 
@@ -224,7 +229,7 @@ class Writer:
         """
         segments = [piece.segment for piece in self.archive.pieces(self.pair)]
         rows_of = {segment: self.archive.footer(segment).rows for segment in segments}
-        found = groups(segments, rows_of.__getitem__, every=every, closed=closed)
+        found = plan_merges(segments, rows_of.__getitem__, every=every, closed=closed)
         runs = [part for run in found for part in self._by_market(run) if len(part) > 1]
         done, merged = 0, sum(len(run) for run in runs)
         for run in runs:
@@ -255,7 +260,7 @@ class Writer:
         self._store.remove_folder(f"staging/{self.pair}")
         widest: Segment | None = None
         for segment in self.archive.segments(self.pair):
-            if widest is not None and within(segment.range, widest.range):
+            if widest is not None and is_within(segment.range, widest.range):
                 gone = self._left_over(widest, segment)
                 if gone is not None:
                     self.remove(gone)
@@ -267,9 +272,9 @@ class Writer:
             if rollup.segment_path not in standing:
                 self._store.remove(rollup.path)
 
-    def set_aside(self, note: QuarantineNote) -> str:
+    def quarantine(self, note: QuarantineNote) -> str:
         """Move a broken file of the pair into quarantine, with a note; returns where it is now."""
-        to = set_aside(self._store, note)
+        to = quarantine_file(self._store, note)
         self.archive.forget_pair(self.pair)
         return to
 
@@ -279,7 +284,7 @@ class Writer:
         It is copied into quarantine first, and then replaced: at no moment is there none.
         Returns where the copy is.
         """
-        to = keep_copy(self._store, note)
+        to = quarantine_copy(self._store, note)
         metadata.want_only(self._store, self.pair, spans)
         return to
 

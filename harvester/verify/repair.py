@@ -14,7 +14,7 @@ from harvester.errors import ArchiveDamaged, UnreadableAnswer, capture_error
 from harvester.kraken.pairs import Pair
 from harvester.schema import RowsChecksum
 from harvester.storage import metadata
-from harvester.storage.compaction import within
+from harvester.storage.compaction import is_within
 from harvester.storage.filesystem import QuarantineNote
 from harvester.storage.segment import Segment, UnverifiedFooter, read_batches, read_claims
 from harvester.storage.trade_store import TradeStore, ending_in_future, fault_of
@@ -178,7 +178,7 @@ def _overlapping(segments: Sequence[Segment], evidence: SegmentReader) -> Iterat
             wide = kept.pop()
             yield wide.path, f"it overlaps with {segment.path}, which holds other trades"
             yield segment.path, f"it overlaps with {wide.path}, which holds other trades"
-        elif not within(segment.range, kept[-1].range):
+        elif not is_within(segment.range, kept[-1].range):
             yield segment.path, f"it overlaps with {kept[-1].path}"
 
 
@@ -391,7 +391,7 @@ class _Mending:
             else:
                 for span in owed:
                     writer.want(span)
-                to = writer.set_aside(note)
+                to = writer.quarantine(note)
             moved = Moved(self._name, file.path, to, file.faults, tuple(owed))
             self._result.moved.append(moved)
             self._repairer.told(moved)

@@ -110,7 +110,7 @@ def status(archive: TradeStore, pairs: Sequence[str] | None, now_ns: int) -> lis
     names = _names(archive)
     chosen = _all(archive) if pairs is None else pairs
     found = [_status_of(archive, gists, pair, now_ns) for pair in chosen]
-    gists.keep(whole=pairs is None)
+    gists.save(whole=pairs is None)
     for one in found:
         one.wsname = names.get(one.pair, one).wsname
     return [one for one in found if one.files or one.wanted or one.damaged or pairs is not None]
@@ -160,7 +160,7 @@ def _look(archive: TradeStore, gists: SegmentSummaryCache, pair: str, now_ns: in
     known: dict[Segment, SegmentSummary] = {}
     for segment, entry in listed.items():
         try:
-            known[segment] = gists.of(entry)
+            known[segment] = gists.get(entry)
         except ArchiveDamaged as damage:
             found.damaged.append(str(damage))
     _add_up(found, listed, known)
