@@ -30,8 +30,7 @@ from harvester.download.pair_selection import (
 from harvester.errors import AmbiguousPair, ArchiveUnwritable, NothingHeld
 from harvester.kraken.client import Client
 from harvester.kraken.pairs import Pair, spellings
-from harvester.operations.refresh_pairs import Market as Known
-from harvester.operations.refresh_pairs import targets
+from harvester.operations.refresh_targets import KnownPairs, choose_targets
 from harvester.query.sql import write_database
 from harvester.server.responses import ApiResponder
 from harvester.storage import filesystem
@@ -113,7 +112,7 @@ def test_the_exact_spelling_of_a_pair_that_is_not_held_means_no_other(
 
 def test_a_refresh_of_neither_spelling_names_both_and_refreshes_the_others() -> None:
     pairs = {name: Pair(altname=name, key=name) for name in (*ROWS, "XBTUSD")}
-    found = targets(["aaplxusd", "xbtusd", "AAPLxUSD"], Known(pairs, pairs, []))
+    found = choose_targets(["aaplxusd", "xbtusd", "AAPLxUSD"], KnownPairs(pairs, pairs, []))
     assert [(one.pair.altname, one.error and str(one.error)) for one in found] == [
         ("aaplxusd", BOTH),
         ("XBTUSD", None),

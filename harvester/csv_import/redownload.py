@@ -451,7 +451,7 @@ class _Upgrading:
         proof = Proof(span, self._view.last_id_before(self._pair, span.after))
         for batch in self._view.scan(self._pair, span):
             proof.add(batch)
-        return proof.finish(self._view.first_id_behind(self._pair, span.through))
+        return proof.finish(self._view.first_id_after(self._pair, span.through))
 
     def _segments(self, unit: Unit) -> list[Segment]:
         pieces = self._archive.pieces(self._pair, unit.span)

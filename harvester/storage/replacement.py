@@ -91,7 +91,7 @@ class IdGapRecount:
                 self._years_of[number] = year_of(stamp)
 
     def finish(self, right: tuple[int, int] | None) -> None:
-        """End the range; `right` is the first id behind it, by `Archive.first_id_behind`."""
+        """End the range; `right` is the first id behind it, by `Archive.first_id_after`."""
         self._count(gap_at_end(self._edge, right, no_rows()))
 
     def years(self) -> list[int]:
@@ -267,7 +267,7 @@ def _whole(view: ReplacementView, segment: Segment) -> Iterator[pa.RecordBatch]:
         checksum.update(batch)
         yield batch
     if footer.range != segment.range or checksum.hexdigest() != footer.checksum:
-        text = f"{view.location(segment)} holds other rows than its footer tells: "
+        text = f"{view.location(segment)} has other rows than its footer says: "
         if segment.path.startswith(f"{ASIDE}/"):
             raise ArchiveDamaged(f"{text}the same command fetches its range anew")
         mends = f"`harvester verify {segment.pair} --repair` mends it"
@@ -342,7 +342,7 @@ class _SegmentRewrite:
         before = IdGapRecount(span, self._inner, known, left)
         for batch in _whole(self._view, self._segment):
             before.add(batch)
-        before.finish(self._writer.archive.first_id_behind(self._segment.pair, span.through))
+        before.finish(self._writer.archive.first_id_after(self._segment.pair, span.through))
         left = now.last_id_before(self._segment.pair, span.after)
         after = IdGapRecount(span, self._inner, known, left)
         for piece in self._sources:
@@ -350,7 +350,7 @@ class _SegmentRewrite:
                 self._view.store, piece.segment.path, piece.within, ["trade_id", "time"]
             ):
                 after.add(batch)
-        after.finish(then.first_id_behind(self._segment.pair, span.through))
+        after.finish(then.first_id_after(self._segment.pair, span.through))
         return before, after
 
     def _beside(self, moment: int) -> TradeStore:

@@ -12,7 +12,13 @@ from harvester.errors import BAD_JSON, ArchiveDamaged
 from harvester.schema import TRADES, Int64s, RowsChecksum, times, trade_ids
 from harvester.storage.filesystem import QuarantineNote, Store, quarantine_file
 from harvester.storage.segment import Segment, parse_path, read_batches, read_footer, read_schema
-from harvester.storage.trade_store import EVERYTHING, Piece, TradeStore, listed_again, pieces_of
+from harvester.storage.trade_store import (
+    EVERYTHING,
+    Piece,
+    TradeStore,
+    pieces_of,
+    retry_on_new_listing,
+)
 from harvester.times import UNITS_NS, Range, missing, overlap, show, union
 
 # --- aside ----------------------------------------------------------------------------------------
@@ -93,7 +99,7 @@ def _fault_of(store: Store, segment: Segment) -> str | None:
     except ArchiveDamaged:
         return "can't be read"
     is_sound = footer.range == segment.range and checksum.hexdigest() == footer.checksum
-    return None if is_sound else "holds other rows than its footer tells"
+    return None if is_sound else "has other rows than its footer says"
 
 
 class ReplacementView(TradeStore):
@@ -116,14 +122,14 @@ class ReplacementView(TradeStore):
                 found.append(one._replace(path=entry.path))
         return sorted(found, key=lambda one: (one.range.after, -one.range.through))
 
-    def pieces(self, pair: str, span: Range = EVERYTHING) -> list[Piece]:
+    def pieces(self, pair: str, within: Range = EVERYTHING) -> list[Piece]:
         """As those of an archive, of the tape as it is to be."""
         told, aside = from_files(self, pair), self.aside(pair)
         found: list[Piece] = []
-        for segment, within in super().pieces(pair, span):
-            parts = [part for one, part in told if one == segment]
-            found += [Piece(segment, part) for part in missing([within], parts)]
-            inside = (both for part in parts if (both := overlap(part, within)))
+        for segment, piece_range in super().pieces(pair, within):
+            parts = [part for imported, part in told if imported == segment]
+            found += [Piece(segment, part) for part in missing([piece_range], parts)]
+            inside = (both for part in parts if (both := overlap(part, piece_range)))
             found += [piece for part in inside for piece in pieces_of(aside, part)]
         return sorted(found, key=lambda piece: piece.within)
 
@@ -131,7 +137,7 @@ class ReplacementView(TradeStore):
         """Nothing is: it would not be covered."""
         return False
 
-    @listed_again
+    @retry_on_new_listing
     def last_id_before(self, pair: str, /, moment: int) -> tuple[int, int, int] | None:
         """As that of an archive."""
         between, at = 0, moment
@@ -145,8 +151,8 @@ class ReplacementView(TradeStore):
             at = piece.within.after
         return None
 
-    @listed_again
-    def first_id_behind(self, pair: str, /, moment: int) -> tuple[int, int] | None:
+    @retry_on_new_listing
+    def first_id_after(self, pair: str, /, moment: int) -> tuple[int, int] | None:
         """As that of an archive."""
         between, at = 0, moment
         for piece in self.pieces(pair, Range(moment, EVERYTHING.through)):
@@ -274,7 +280,7 @@ def still_from_files(archive: TradeStore, pair: str, ranges: Sequence[Range]) ->
     return sorted(both for part in ranges for one in told if (both := overlap(part, one)))
 
 
-@listed_again
+@retry_on_new_listing
 def torn(archive: TradeStore, pair: str, /) -> tuple[Range, str] | None:
     """Where a replacement is half-way, and what that means, for people; None where none is.
 

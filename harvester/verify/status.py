@@ -17,8 +17,8 @@ from harvester.storage.segment import Segment, pair_files, parse_path
 from harvester.storage.trade_store import (
     LISTINGS,
     TradeStore,
-    advice,
     ending_in_future,
+    future_message,
     pieces_of,
     without_future,
 )
@@ -212,7 +212,7 @@ def _compare(
     except ArchiveDamaged as damage:
         found.damaged.append(str(damage))
     found.damaged += [
-        advice(archive, segment, now_ns) for segment in ending_in_future(segments, now_ns)
+        future_message(archive, segment, now_ns) for segment in ending_in_future(segments, now_ns)
     ]
 
 
