@@ -1,4 +1,4 @@
-"""Re-downloaded trades that wait to replace imported ones, and the journal of replacements."""
+"""Staging archive of re-downloaded trades, and the journal of interrupted replacements."""
 
 from __future__ import annotations
 
@@ -21,26 +21,24 @@ from harvester.storage.trade_store import (
 )
 from harvester.times import UNITS_NS, Range, missing, overlap, show, union
 
-# --- aside ----------------------------------------------------------------------------------------
-
-# It is an archive of its own below this one's folder, with the ordinary layout. What it holds
-# counts only for ranges that came from files; readers of the archive never look there.
+# The staging archive is an archive below this one's folder, with the same layout. It counts only
+# for imported ranges; readers of the archive never read it.
 
 ASIDE = "upgrade"
-"""The folder, beside `trades/`."""
+"""The folder of the staging archive, next to `trades/`."""
 
 FIRST_LOOK_NS = UNITS_NS["h"]
 GROWS_BY = 16
-"""An id is looked for in the hour next to a moment, then in so many times more."""
+"""An id is searched in the hour next to a moment, then in windows that grow by this factor."""
 
 
 def aside_of(archive: TradeStore) -> TradeStore:
-    """The archive aside, as its writer and its readers see it; it need not exist yet."""
+    """Open the staging archive, which need not exist yet."""
     return TradeStore(archive.root / ASIDE)
 
 
 def from_files(archive: TradeStore, pair: str) -> list[tuple[Segment, Range]]:
-    """What of each segment came out of files, in order; no two touch within a segment."""
+    """List the imported ranges of all segments, in order; no two touch within a segment."""
     found: list[tuple[Segment, Range]] = []
     for piece in pieces_of(archive.segments(pair)):
         imported = union(Range(*one[:2]) for one in archive.footer(piece.segment).imported)
@@ -50,9 +48,9 @@ def from_files(archive: TradeStore, pair: str) -> list[tuple[Segment, Range]]:
 
 
 def unfinished(archive: TradeStore, wide: Segment, narrow: Segment) -> Segment | None:
-    """Which of two segments, one inside the other, a crash left of a replacement; None for none.
+    """Return which of two overlapping segments an interrupted replacement left; None for neither.
 
-    Where a replacement has another name than what it replaces, both stand for a moment.
+    If a replacement has another name than what it replaces, both exist for a moment.
     """
     before, now = (
         union(Range(*one[:2]) for one in archive.footer(each).imported) for each in (wide, narrow)
@@ -70,13 +68,13 @@ def unfinished(archive: TradeStore, wide: Segment, narrow: Segment) -> Segment |
 def quarantine_damaged(
     view: ReplacementView, pair: str, then: str = "its range is fetched anew"
 ) -> list[str]:
-    """Set aside which of the segments that lie aside are damaged; their ranges are missing then.
+    """Quarantine damaged segments of the staging archive; their ranges are missing afterwards.
 
-    Reads every row that lies aside. Returns a line for each file that was moved, which says what
-    comes then.
+    Every row of the staging archive is read. Returns a line for each file that was moved, which
+    ends with `then`: what happens next.
 
     Raises:
-        ArchiveUnwritable: the machine refused.
+        ArchiveUnwritable: the operating system refused.
     """
     said = []
     for one in view.aside(pair):
@@ -103,18 +101,18 @@ def _fault_of(store: Store, segment: Segment) -> str | None:
 
 
 class ReplacementView(TradeStore):
-    """An archive's tape as it is to be: the API's own trades, and what lies aside of the rest.
+    """The archive as it will be after the replacement: API trades only.
 
-    Where neither holds anything, it is not covered, whatever files have told.
+    Imported ranges count as covered only where the staging archive covers them.
     """
 
     def __init__(self, archive: TradeStore) -> None:
-        """`archive` is the one that readers see."""
+        """View `archive`, which is the one that readers see."""
         super().__init__(archive.path)
         self.store = archive.store
 
     def aside(self, pair: str) -> list[Segment]:
-        """The segments that lie aside, their paths within the whole archive."""
+        """List the segments of the staging archive; paths are relative to the main archive."""
         found: list[Segment] = []
         for entry in self.store.files(f"{ASIDE}/trades/pair={pair}"):
             path = entry.path.removeprefix(f"{ASIDE}/")
@@ -123,7 +121,7 @@ class ReplacementView(TradeStore):
         return sorted(found, key=lambda one: (one.range.after, -one.range.through))
 
     def pieces(self, pair: str, within: Range = EVERYTHING) -> list[Piece]:
-        """As those of an archive, of the tape as it is to be."""
+        """List what to read for a range, as `TradeStore.pieces` does."""
         told, aside = from_files(self, pair), self.aside(pair)
         found: list[Piece] = []
         for segment, piece_range in super().pieces(pair, within):
@@ -134,12 +132,12 @@ class ReplacementView(TradeStore):
         return sorted(found, key=lambda piece: piece.within)
 
     def is_imported(self, pair: str, /, moment: int) -> bool:  # noqa: ARG002 - as that of an archive
-        """Nothing is: it would not be covered."""
+        """Always False: imported ranges are not covered in this view."""
         return False
 
     @retry_on_new_listing
     def last_id_before(self, pair: str, /, moment: int) -> tuple[int, int, int] | None:
-        """As that of an archive."""
+        """Return the last trade id at or before a moment, as `TradeStore.last_id_before` does."""
         between, at = 0, moment
         for piece in reversed(self.pieces(pair, Range(0, moment))):
             if piece.within.through != at:
@@ -153,7 +151,7 @@ class ReplacementView(TradeStore):
 
     @retry_on_new_listing
     def first_id_after(self, pair: str, /, moment: int) -> tuple[int, int] | None:
-        """As that of an archive."""
+        """Return the first trade id after a moment, as `TradeStore.first_id_after` does."""
         between, at = 0, moment
         for piece in self.pieces(pair, Range(moment, EVERYTHING.through)):
             if piece.within.after != at:
@@ -166,9 +164,9 @@ class ReplacementView(TradeStore):
         return None
 
     def _last_in(self, piece: Piece) -> tuple[int, int, int]:
-        """The last id of a piece, the rows without one behind it, its time; 0 for none, all rows.
+        """Return the last id of a piece, the number of rows without id after it, and its time.
 
-        Of a whole segment its footer tells.
+        Without any id: 0, the number of all rows, and 0. For a whole segment the footer is read.
         """
         if piece.within == piece.segment.range:
             footer = self.footer(piece.segment)
@@ -207,7 +205,7 @@ class ReplacementView(TradeStore):
 
 
 def _windows(span: Range, *, from_end: bool) -> list[Range]:
-    """A span in windows that grow from one of its ends on, in order of time."""
+    """Split a range into windows that grow from one of its ends, in order of time."""
     cuts, width = [0], FIRST_LOOK_NS
     while cuts[-1] < span.through - span.after:
         cuts.append(min(cuts[-1] + width, span.through - span.after))
@@ -219,24 +217,24 @@ def _windows(span: Range, *, from_end: bool) -> list[Range]:
     return [Range(span.after + near, span.after + far) for near, far in pairwise(cuts)]
 
 
-# --- torn -----------------------------------------------------------------------------------------
-
-# There a rounded trade may stand on the other side than the exchange has it: twice, or not at
-# all. So segments that touch there are replaced together, and noted from before the first one is
-# until after the last; and so is a gap that is filled up to such a place.
+# Journal. Where imported segments touch at a busy second, a trade with a rounded time may be on
+# the other side than the exchange has it: stored twice, or not at all. So such segments are
+# replaced together, and their journal entry exists from before the first rename until after the
+# last. The same holds for a gap that is filled up to such a boundary.
 
 
 def path_of_note(pair: str) -> str:
-    """Where it stands within the archive."""
+    """Path of a pair's journal within the archive."""
     return f"{ASIDE}/replacing/{pair}.json"
 
 
 class AtomicReplacement(msgspec.Struct, frozen=True):
-    """Ranges that are to be told by a file, all of them, or by the exchange.
+    """Ranges that must be either all imported or all re-downloaded.
 
     Attributes:
         ranges: in order.
-        compared: whether what lies aside for them was held against the file, and may replace it.
+        compared: whether the re-downloaded trades were compared with the imported ones, and may
+            replace them.
     """
 
     ranges: tuple[Range, ...]
@@ -247,7 +245,7 @@ _UNKNOWN = AtomicReplacement((EVERYTHING,), compared=False)
 
 
 def noted(store: Store, pair: str) -> list[AtomicReplacement]:
-    """What a note tells of; none where there is no note, all there is where it can't be read."""
+    """Read the journal of a pair: empty without a file, everything if it can't be read."""
     raw = store.read(path_of_note(pair))
     try:
         return [] if raw is None else msgspec.json.decode(raw, type=list[AtomicReplacement])
@@ -256,12 +254,12 @@ def noted(store: Store, pair: str) -> list[AtomicReplacement]:
 
 
 def note(store: Store, pair: str, each: Sequence[AtomicReplacement]) -> None:
-    """Put on record what belongs together; nothing takes the note away.
+    """Write the journal of a pair; without entries it is deleted.
 
-    One that can't be read stays as it is: it stands for all.
+    A journal that can't be read stays as it is: it means everything.
 
     Raises:
-        ArchiveUnwritable: the machine refused.
+        ArchiveUnwritable: the operating system refused.
     """
     if not each:
         store.remove(path_of_note(pair))
@@ -271,7 +269,7 @@ def note(store: Store, pair: str, each: Sequence[AtomicReplacement]) -> None:
 
 
 def still_from_files(archive: TradeStore, pair: str, ranges: Sequence[Range]) -> list[Range]:
-    """What of some ranges files tell, in order.
+    """Return the parts of some ranges that are imported, in order.
 
     Raises:
         ArchiveDamaged: a segment can't be read.
@@ -282,10 +280,10 @@ def still_from_files(archive: TradeStore, pair: str, ranges: Sequence[Range]) ->
 
 @retry_on_new_listing
 def torn(archive: TradeStore, pair: str, /) -> tuple[Range, str] | None:
-    """Where a replacement is half-way, and what that means, for people; None where none is.
+    """Return the range of an incomplete replacement, with an explanation; None if there is none.
 
-    While an upgrade is at work it is so for a moment. Where the note can't be read, it may be in
-    all that files tell.
+    While a re-download is at work, this is the case for a moment. If the journal can't be read,
+    all imported ranges may be affected.
 
     Raises:
         ArchiveDamaged: a segment can't be read.
@@ -316,17 +314,17 @@ def _told(
 
 
 def _seams(ranges: Sequence[Range], left: Sequence[Range]) -> str:
-    """Where what is left of some ranges meets what was replaced."""
+    """The moments where remaining imported ranges touch replaced ones, as text."""
     replaced = {moment for one in missing(ranges, left) for moment in one}
     ends = [moment for one in left for moment in one]
     return " or ".join(show(end) for end in ends if end in replaced) or show(ends[0])
 
 
 def check_not_torn(archive: TradeStore, pair: str) -> None:
-    """Refuse what is half replaced.
+    """Refuse a pair with an incomplete replacement.
 
     Raises:
-        ArchiveDamaged: it is, or a segment can't be read.
+        ArchiveDamaged: there is one, or a segment can't be read.
     """
     if found := torn(archive, pair):
         raise ArchiveDamaged(f"{archive.store.location(path_of_note(pair))}: {found[1]}")

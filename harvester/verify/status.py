@@ -15,11 +15,11 @@ from harvester.storage.metadata_cache import SegmentSummary, SegmentSummaryCache
 from harvester.storage.replacement_staging import check_not_torn
 from harvester.storage.segment import Segment, pair_files, parse_path
 from harvester.storage.trade_store import (
-    LISTINGS,
     TradeStore,
     ending_in_future,
     future_message,
     pieces_of,
+    with_snapshot_retry,
     without_future,
 )
 from harvester.times import BEGINNING_NS, SECOND, Range, missing, union
@@ -142,12 +142,7 @@ def _all(archive: TradeStore) -> list[str]:
 def _status_of(
     archive: TradeStore, gists: SegmentSummaryCache, pair: str, now_ns: int
 ) -> PairStatus:
-    for _ in range(LISTINGS):
-        try:
-            return _look(archive, gists, pair, now_ns)
-        except FileNotFoundError:
-            continue
-    raise ArchiveDamaged(f"files of {pair} keep vanishing while they are looked at: try again")
+    return with_snapshot_retry(lambda: _look(archive, gists, pair, now_ns), pair)
 
 
 def _look(archive: TradeStore, gists: SegmentSummaryCache, pair: str, now_ns: int) -> PairStatus:
