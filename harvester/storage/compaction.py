@@ -83,5 +83,10 @@ def _end(rows: list[int], first: int, *, merge_all: bool) -> int:
 
 
 def is_within(inner: Range, outer: Range) -> bool:
-    """Whether the range `inner` lies inside `outer`."""
+    """Whether a range lies inside another one.
+
+    Args:
+        inner: the range that may be inside.
+        outer: the range around it.
+    """
     return outer.after <= inner.after and inner.through <= outer.through

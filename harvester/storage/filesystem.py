@@ -62,19 +62,41 @@ class Store(Protocol):
         """Read a small file; None where it is absent."""
 
     def write(self, path: str, data: bytes, staging: str) -> None:
-        """Replace a small file atomically, through a file in the folder `staging`."""
+        """Replace a small file atomically.
+
+        Args:
+            path: within the store.
+            data: its new content.
+            staging: the staging folder that it is written in first.
+        """
 
     def stage(self, folder: str) -> str:
         """Return a new path in a staging folder, to be written and then committed."""
 
     def commit(self, staged: str, path: str) -> None:
-        """Move a staged file to `path`: atomic and durable."""
+        """Move a staged file to its final path: atomic and durable.
+
+        Args:
+            staged: as `stage` returned it.
+            path: within the store; a file there is replaced.
+        """
 
     def move(self, path: str, to: str) -> None:
-        """Move a file to a path where none is yet: atomic and durable."""
+        """Move a file: atomic and durable.
+
+        Args:
+            path: within the store.
+            to: where no file is yet.
+        """
 
     def copy(self, path: str, to: str, staging: str) -> None:
-        """Copy a file of any size, through a file in the folder `staging`."""
+        """Copy a file of any size.
+
+        Args:
+            path: within the store.
+            to: a file there is replaced.
+            staging: the staging folder that the copy is written in first.
+        """
 
     def same(self, path: str, other: str) -> bool:
         """Whether both files exist and have the same bytes."""
@@ -377,6 +399,10 @@ class QuarantineNote(msgspec.Struct):
 def quarantine_file(store: Store, note: QuarantineNote) -> str:
     """Move a file into quarantine and return its new path; the note is written first.
 
+    Args:
+        store: the archive's files.
+        note: which file, and why.
+
     Raises:
         ArchiveUnwritable: the operating system refused; the file is where it was.
     """
@@ -386,14 +412,24 @@ def quarantine_file(store: Store, note: QuarantineNote) -> str:
 
 
 def quarantine_copy(store: Store, note: QuarantineNote) -> str:
-    """Copy a small file into quarantine, with a note, and return the copy's path."""
+    """Copy a small file into quarantine, with a note, and return the copy's path.
+
+    Args:
+        store: the archive's files.
+        note: which file, and why.
+    """
     to = _prepare_folder(store, note)
     store.write(to, store.read(note.path) or b"", note.pair)
     return to
 
 
 def quarantine_segment_copy(store: Store, note: QuarantineNote) -> str:
-    """Copy a file of any size into quarantine, unless an equal copy is there; return its path."""
+    """Copy a file of any size into quarantine, unless an equal copy is there; return its path.
+
+    Args:
+        store: the archive's files.
+        note: which file, and why.
+    """
     name, parent = note.path.rpartition("/")[2], f"quarantine/{note.pair}"
     for folder in store.folders(parent):
         to = f"{parent}/{folder}/{name}"

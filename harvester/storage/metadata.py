@@ -78,6 +78,10 @@ def wanted(store: Store, pair: str) -> list[Range]:
 
     If there are segments and no file, the file was lost: see `TradeStore.wanted`.
 
+    Args:
+        store: the archive's files.
+        pair: altname.
+
     Raises:
         ArchiveDamaged: the file can't be read, or contains what harvester never writes.
     """
@@ -112,7 +116,13 @@ def _check_wanted(found: _Wanted, pair: str) -> None:
 
 
 def want(store: Store, pair: str, *ranges: Range) -> None:
-    """Record that ranges were requested; under the pair's lock, before they are downloaded."""
+    """Record that ranges were requested, before they are downloaded.
+
+    Args:
+        store: the archive's files.
+        pair: altname; its lock is held.
+        ranges: are added to those on record.
+    """
     before = wanted(store, pair)
     after = union([*before, *ranges])
     if after != before:
@@ -138,7 +148,12 @@ def known_pairs(store: Store) -> bytes | None:
 
 
 def keep_pairs(store: Store, data: bytes) -> None:
-    """Store the list of pairs, as JSON; the lock `_pairs` is held."""
+    """Store the list of pairs.
+
+    Args:
+        store: the archive's files; the lock `_pairs` is held.
+        data: the list as JSON.
+    """
     store.remove_folder("staging/_pairs")
     mark(store, "_pairs")
     store.write("pairs.json", msgspec.json.format(data) + b"\n", "_pairs")

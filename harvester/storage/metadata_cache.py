@@ -86,7 +86,12 @@ class SegmentSummaryCache:
 
 
 def read_summary(store: Store, path: str) -> SegmentSummary:
-    """Read the summary of a segment from its footer and statistics; no row is read."""
+    """Read the summary of a segment from its footer and statistics; no row is read.
+
+    Args:
+        store: the archive's files.
+        path: of the segment.
+    """
     with opened(store, path) as file:
         return SegmentSummary(footer_in(path, file).rows, *(bounds_by(file.metadata) or ()))
 

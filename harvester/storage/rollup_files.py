@@ -70,12 +70,22 @@ class RollUp(NamedTuple):
 
 
 def rollup_path(segment: Segment, interval: str) -> str:
-    """Path of a segment's roll-up of one level, such as 1m."""
+    """Path of a roll-up within the archive.
+
+    Args:
+        segment: from which it is made.
+        interval: the level, such as 1m.
+    """
     return segment.path.replace("trades/", f"candles/interval={interval}/", 1)
 
 
 def list_rollups(store: Store, pair: str) -> list[RollUp]:
-    """List the roll-ups of a pair, of all levels; no file is opened."""
+    """List the roll-ups of a pair, of all levels; no file is opened.
+
+    Args:
+        store: the archive's files.
+        pair: altname.
+    """
     return [
         RollUp(interval, "trades/" + entry.path.split("/", 2)[2], entry.path, entry.size)
         for level in store.folders("candles")

@@ -265,7 +265,12 @@ def read_unverified_footer(store: Store, path: str) -> UnverifiedFooter:
 
 
 def read_schema(store: Store, path: str) -> pa.Schema:
-    """Read a segment's columns and types, as Arrow sees them."""
+    """Read a segment's columns and types, as Arrow sees them.
+
+    Args:
+        store: the archive's files.
+        path: of the segment.
+    """
     with opened(store, path) as file:
         return file.schema_arrow.remove_metadata()
 
@@ -326,7 +331,12 @@ def read_batches(
 
 
 def time_bounds(store: Store, path: str) -> tuple[int, int] | None:
-    """Read the first and last published time (ns) from the file's statistics; None for no rows."""
+    """Read the first and last published time (ns) from the file's statistics; None for no rows.
+
+    Args:
+        store: the archive's files.
+        path: of the segment.
+    """
     with opened(store, path) as file:
         return bounds_by(file.metadata)
 

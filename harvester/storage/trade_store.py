@@ -76,7 +76,7 @@ def with_snapshot_retry(
     """Run `read`; if files vanish meanwhile (a writer merged them), run it again, up to 20 times.
 
     Args:
-        read: lists files and reads them; it lists anew whenever it is called.
+        read: lists files and reads them; it lists again whenever it is called.
         title: what is read, for the message: "files of XBTUSD keep vanishing".
         is_stale: called when `read` raises ArchiveDamaged: whether a file of its listing is gone
             by now, which explains the error and is retried as well.
