@@ -24,7 +24,7 @@ from harvester.schema import TRADES
 from harvester.storage.footer import Footer
 from harvester.storage.metadata_cache import PATH
 from harvester.storage.rollup_files import rollup_path, stage_rollup
-from harvester.storage.segment import parse_path, path_of, stage_segment
+from harvester.storage.segment import parse_path, segment_path, stage_segment
 from harvester.storage.trade_store import TradeStore
 from harvester.times import Range, year_end
 from harvester.verify.status import status
@@ -42,7 +42,7 @@ def make(root: Path, pairs: int, files: int) -> None:
             span = Range(year_end(year - 1), year_end(year))
             footer = Footer(span, json.dumps({"altname": pair}))
             staged, footer = stage_segment(archive.store, pair, [rows(span)], footer)
-            path = path_of(pair, span, span.through)
+            path = segment_path(pair, span, span.through)
             put(root, staged, path)
             segment = parse_path(path, 0)
             if segment is None:

@@ -774,11 +774,11 @@ class Archive:
         from harvester.verify.integrity import prove
 
         self._check_open()
-        names = [resolve_named(self._disk, name) for name in pairs] or self._disk.to_verify()
+        names = [resolve_named(self._disk, name) for name in pairs] or self._disk.pairs_to_verify()
         return [prove(self._disk, name) for name in names]
 
     def _repr_html_(self) -> str:
-        return show_archive(self.path, self.status(), self._disk.named())
+        return show_archive(self.path, self.status(), self._disk.stored_or_requested())
 
 
 def _plain(size: Number) -> str:

@@ -20,7 +20,7 @@ from harvester.errors import GRAVEST_FIRST, ArchiveHasGaps, ArchiveIncomplete
 from harvester.kraken.client import Client
 from harvester.kraken.pairs import Pair
 from harvester.operations.refresh import RefreshResult, refresh
-from harvester.operations.run_log import RunResult, recorded
+from harvester.operations.run_log import RunResult, record_run
 from harvester.storage.trade_store import TradeStore
 from harvester.times import END_OF_TIME, Range, show
 
@@ -70,7 +70,7 @@ class BackfillCall:
             "newest_first": self.newest_first,
             "upgrade": self.upgrade,
         }
-        with recorded(self.archive, "backfill", asked, self.settings, warnings.warn) as record:
+        with record_run(self.archive, "backfill", asked, self.settings, warnings.warn) as record:
             async with Client(self.settings.exchange, on_wait=waiting) as client:
                 try:
                     choice = PairSelection([PairName(text) for text in self.names])
@@ -84,8 +84,8 @@ class BackfillCall:
                     )
                     found = await backfill(client, self.archive, wishes, self.settings, watch)
                 finally:
-                    record.heard(client.calls, client.refusals)
-            record.outcomes(found)
+                    record.set_calls(client.calls, client.refusals)
+            record.set_results(found)
             return found
 
 
@@ -114,13 +114,13 @@ class RefreshCall:
             NothingHeld: no pair is named, and none is held.
         """
         asked = {"pairs": list(self.names), "max_minutes": self.max_minutes}
-        most_s = None if self.max_minutes is None else self.max_minutes * 60
-        with recorded(self.archive, "refresh", asked, self.settings, warnings.warn) as record:
+        max_s = None if self.max_minutes is None else self.max_minutes * 60
+        with record_run(self.archive, "refresh", asked, self.settings, warnings.warn) as record:
             watch = RunOptions(self.progress, stop)
-            done = await refresh(self.archive, self.settings, watch, self.names, most_s=most_s)
-            record.heard(done.calls, done.refusals)
-            record.outcomes(done.pairs)
-            record.ended_with(done.exit_status, done.error)
+            done = await refresh(self.archive, self.settings, watch, self.names, max_s=max_s)
+            record.set_calls(done.calls, done.refusals)
+            record.set_results(done.pairs)
+            record.set_end(done.exit_status, done.error)
             return done
 
 

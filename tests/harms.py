@@ -141,7 +141,7 @@ def row_taken_out(folder: Path, place: int) -> list[Said]:
     file = segment(folder, place)
     rows = pq.read_metadata(file).num_rows
     rewrite(file, lambda table: pa.concat_tables([table.slice(0, 10), table.slice(11)]))
-    text = f"holds {rows - 1} rows where its footer says {rows}"
+    text = f"has {rows - 1} rows, but its footer says {rows}"
     return [Said(path_of(RANGES[place]), (text,), RANGES[place])]
 
 
@@ -219,7 +219,7 @@ def footer_swapped(folder: Path, place: int) -> list[Said]:
     ids = "its first and last ids are not those that its footer tells"
     texts = [_other_name(RANGES[other]), CHECKSUM, ids]
     if rows != told:
-        texts = [f"holds {rows} rows where its footer says {told}"]
+        texts = [f"has {rows} rows, but its footer says {told}"]
     return [Said(path_of(RANGES[place]), tuple(texts), RANGES[place])]
 
 

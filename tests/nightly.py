@@ -78,7 +78,7 @@ class Nights:
     def refresh(
         self,
         *pairs: str,
-        most_s: float | None = None,
+        max_s: float | None = None,
         stop: CancelToken | None = None,
         listener: Listener = lambda _event: None,
         **options: Any,
@@ -97,7 +97,7 @@ class Nights:
 
         watch = RunOptions(listen, stop or CancelToken())
         archive = TradeStore(self.folder)
-        done = asyncio.run(refresh(archive, settings, watch, pairs, most_s=most_s))
+        done = asyncio.run(refresh(archive, settings, watch, pairs, max_s=max_s))
         return json.loads(msgspec.json.encode(report(done)))
 
     @property

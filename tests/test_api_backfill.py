@@ -27,7 +27,7 @@ from harvester.errors import (
     UsageError,
     ValueDoesNotFit,
 )
-from harvester.operations.run_log import last
+from harvester.operations.run_log import latest_runs
 from harvester.storage.trade_store import TradeStore as Disk
 from harvester.storage.writer import writer
 
@@ -69,7 +69,7 @@ def test_it_leaves_a_record_as_the_command_does(archive: harvester.Archive) -> N
     with pytest.raises(UnknownPair):
         archive.backfill("nothing")
     archive.refresh("XBT/USD")
-    refreshed, wrong, backfilled = last(Disk(archive.path), 9)
+    refreshed, wrong, backfilled = latest_runs(Disk(archive.path), 9)
     assert [one.command for one in (refreshed, wrong, backfilled)] == [
         "refresh",
         "backfill",

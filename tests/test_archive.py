@@ -21,7 +21,7 @@ from harvester.storage import metadata
 from harvester.storage import segment as segments_module
 from harvester.storage import trade_store as module
 from harvester.storage.footer import Footer
-from harvester.storage.segment import Segment, path_of, stage_segment
+from harvester.storage.segment import Segment, segment_path, stage_segment
 from harvester.storage.trade_store import TradeStore
 from harvester.storage.writer import writer
 from harvester.times import Range
@@ -47,7 +47,7 @@ def put(archive: TradeStore, span: Range, rows: list[Any]) -> None:
     batches = [batch(inside)] if inside else []
     staged, _ = stage_segment(archive.store, PAIR, batches, footer)
     last = inside[-1][1] if inside else None
-    archive.store.commit(staged, path_of(PAIR, span, last))
+    archive.store.commit(staged, segment_path(PAIR, span, last))
 
 
 def seen(batches: Iterator[pa.RecordBatch]) -> list[tuple[int, int]]:
@@ -93,7 +93,7 @@ def test_a_pair_of_strangers_alone_is_not_held(archive: TradeStore) -> None:
 
 def test_coverage_is_told_by_the_listing_alone(archive: TradeStore) -> None:
     for span in (Range(0, 10), Range(10, 20), Range(25, 30)):
-        target = archive.root / path_of(PAIR, span, span.through)
+        target = archive.root / segment_path(PAIR, span, span.through)
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_bytes(b"no parquet at all")
     assert archive.coverage(PAIR) == [Range(0, 20), Range(25, 30)]
@@ -232,7 +232,7 @@ def test_a_file_that_vanishes_half_read_loses_and_repeats_nothing(
 
 ASKED: dict[str, Callable[[TradeStore], object]] = {
     "the id before": lambda archive: archive.last_id_before(PAIR, 40),
-    "the id behind": lambda archive: archive.first_id_behind(PAIR, 0),
+    "the id behind": lambda archive: archive.first_id_after(PAIR, 0),
     "the last time": lambda archive: archive.last_time(PAIR, 40),
     "whether it is imported": lambda archive: archive.is_imported(PAIR, 40),
 }
@@ -337,7 +337,7 @@ def test_the_last_id_before_a_moment_is_told_with_the_rows_behind_it_and_its_tim
 def test_the_first_id_behind_a_moment_is_told_with_the_rows_before_it(
     loose: TradeStore, moment: int, edge: tuple[int, int] | None
 ) -> None:
-    assert loose.first_id_behind(PAIR, moment) == edge
+    assert loose.first_id_after(PAIR, moment) == edge
 
 
 def test_the_time_of_the_last_id_is_its_own_and_not_the_last_rows(archive: TradeStore) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from harvester.storage.filesystem import LocalStore
 from harvester.storage.footer import Footer
-from harvester.storage.segment import Segment, UnverifiedFooter, read_claims
+from harvester.storage.segment import Segment, UnverifiedFooter, read_unverified_footer
 from harvester.times import Range
 from harvester.verify.repair import Broken, judge, owed, spans_known
 from harvester.verify.reports import Fault, PairReport
@@ -190,4 +190,4 @@ def test_what_was_asked_for_is_known_from_sound_files_and_from_what_broken_ones_
 @pytest.mark.parametrize("body", [b"", b"PAR1", b"no Parquet at all"])
 def test_a_file_that_is_none_claims_nothing(tmp_path: Path, body: bytes) -> None:
     (tmp_path / "x.parquet").write_bytes(body)
-    assert read_claims(LocalStore(tmp_path), "x.parquet") == UnverifiedFooter()
+    assert read_unverified_footer(LocalStore(tmp_path), "x.parquet") == UnverifiedFooter()

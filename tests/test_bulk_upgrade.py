@@ -501,7 +501,7 @@ def test_an_open_archive_shows_the_new_rows_of_a_file_of_the_same_size(
     # A run in another process would leave this archive alone as well.
     assert one.upgrade().exit_status == 0
     assert {archive.footer(each).source for each in archive.segments(PAIR)} == {"api"}
-    assert archive.first_id_behind(PAIR, 0) == (TRADES[0].trade_id, 0)
+    assert archive.first_id_after(PAIR, 0) == (TRADES[0].trade_id, 0)
 
 
 def test_a_scan_through_a_replacement_is_a_whole_tape(started: Any) -> None:

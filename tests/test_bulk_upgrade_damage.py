@@ -43,7 +43,7 @@ def of_other_columns(path: Path) -> None:
 @pytest.mark.parametrize(
     ("harm", "fault"),
     [
-        (without_a_row, "holds other rows than its footer tells"),
+        (without_a_row, "has other rows than its footer says"),
         (cut_off, "can't be read"),
         (of_other_columns, "has other columns than the format's"),
     ],
@@ -90,8 +90,7 @@ def test_damage_found_on_the_way_tells_what_mends_it(
     done = one.upgrade()
     assert (done.exit_status, str(done.error)) == (
         4,
-        f"{harmed[0]} holds other rows than its footer tells: the same command fetches its range "
-        "anew",
+        f"{harmed[0]} has other rows than its footer says: the same command fetches its range anew",
     )
     assert one.upgrade().exit_status == 0
     one.check()
@@ -130,5 +129,5 @@ def test_a_replacement_launders_no_damage(
     )
     with writer(archive, PAIR) as writing, pytest.raises(ArchiveDamaged) as told:
         splice(writing, ReplacementView(archive), parts)
-    assert str(told.value) == f"{harmed} holds other rows than its footer tells: {mends}"
+    assert str(told.value) == f"{harmed} has other rows than its footer says: {mends}"
     assert held.read_bytes() == before

@@ -237,7 +237,7 @@ def test_what_can_not_be_ended_is_told_each_time(left: Left, torn: Path) -> None
         assert (done.exit_status, type(done.error)) == (4, ArchiveDamaged)
         assert "may stand twice, or not at all" in str(done.error)
         assert f"{upgrade} what is lacking" in str(done.error)
-        told = [note for note in crawl.notes if "holds other rows" in note]
+        told = [note for note in crawl.notes if "has other rows" in note]
         assert bool(told) == (turn == 0)
         assert all(f"{upgrade} its range anew" in note for note in told)
         [text] = faults(torn)

@@ -30,8 +30,7 @@ from harvester.download.pair_selection import (
 from harvester.errors import AmbiguousPair, ArchiveUnwritable, NothingHeld
 from harvester.kraken.client import Client
 from harvester.kraken.pairs import Pair, altnames_by_spelling
-from harvester.operations.refresh_pairs import Market as Known
-from harvester.operations.refresh_pairs import targets
+from harvester.operations.refresh_targets import KnownPairs, choose_targets
 from harvester.query.sql import write_database
 from harvester.server.responses import ApiResponder
 from harvester.storage import filesystem
@@ -113,7 +112,7 @@ def test_the_exact_spelling_of_a_pair_that_is_not_held_means_no_other(
 
 def test_a_refresh_of_neither_spelling_names_both_and_refreshes_the_others() -> None:
     pairs = {name: Pair(altname=name, key=name) for name in (*ROWS, "XBTUSD")}
-    found = targets(["aaplxusd", "xbtusd", "AAPLxUSD"], Known(pairs, pairs, []))
+    found = choose_targets(["aaplxusd", "xbtusd", "AAPLxUSD"], KnownPairs(pairs, pairs, []))
     assert [(one.pair.altname, one.error and str(one.error)) for one in found] == [
         ("aaplxusd", BOTH),
         ("XBTUSD", None),
@@ -246,7 +245,7 @@ def test_on_a_disk_that_ignores_case_the_second_pair_is_refused(
     ):
         pass
     assert str(caught.value) == (
-        f"AAPLXUSD can't be kept beside AAPLxUSD in {tmp_path}: the disk ignores case, so both "
+        f"AAPLXUSD can't be stored next to AAPLxUSD in {tmp_path}: the disk ignores case, so both "
         "would share one folder. Choose another folder for one of them"
     )
 

@@ -202,8 +202,8 @@ def test_the_archive_itself_is_no_such_folder(archive: TradeStore) -> None:
     assert run(archive, "ohlc", "XBTUSD", "-i", "1m", "-i", "1h", "-o", inside) == (
         2,
         "",
-        f"harvester: {inside} lies in the archive at {archive.path}, where nothing else may "
-        "stand: give another place\n",
+        f"harvester: {inside} lies in the archive at {archive.path}, which may contain only "
+        "files of harvester: give another path\n",
     )
     assert not (archive.root / "candles").exists()
 

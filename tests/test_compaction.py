@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harvester.storage.compaction import LARGEST_ROWS, groups, within
+from harvester.storage.compaction import LARGEST_ROWS, is_within, plan_merges
 from harvester.storage.segment import Segment
 from harvester.times import Range
 
@@ -44,7 +44,7 @@ def test_only_neighbours_that_touch_in_one_year_are_merged(
     parts: list[tuple[int, int, int]],
 ) -> None:
     segments, rows = laid_out(parts)
-    for run in groups(segments, rows.__getitem__, every=True):
+    for run in plan_merges(segments, rows.__getitem__, every=True):
         assert all(one.range.through == other.range.after for one, other in pairwise(run))
         assert len({one.year for one in run}) == 1
 
@@ -53,7 +53,7 @@ def test_only_neighbours_that_touch_in_one_year_are_merged(
 @given(PARTS)
 def test_no_merged_file_grows_past_its_bound(parts: list[tuple[int, int, int]]) -> None:
     segments, rows = laid_out(parts)
-    for run in groups(segments, rows.__getitem__, every=True):
+    for run in plan_merges(segments, rows.__getitem__, every=True):
         assert sum(rows[one] for one in run) <= 4_000_000
     assert LARGEST_ROWS == 4_000_000
 
@@ -64,7 +64,7 @@ def test_no_segment_is_merged_twice_and_none_alone(
     parts: list[tuple[int, int, int]], every: bool
 ) -> None:
     segments, rows = laid_out(parts)
-    runs = groups(segments, rows.__getitem__, every=every)
+    runs = plan_merges(segments, rows.__getitem__, every=every)
     merged = [one for run in runs for one in run]
     assert merged == [segment for segment in segments if segment in merged]
     assert all(len(run) > 1 for run in runs)
@@ -75,7 +75,7 @@ def test_no_segment_is_merged_twice_and_none_alone(
 def test_what_was_merged_is_not_merged_again(parts: list[tuple[int, int, int]]) -> None:
     segments, rows = laid_out(parts)
     wide: dict[Segment, int] = {}
-    runs = groups(segments, rows.__getitem__, every=True)
+    runs = plan_merges(segments, rows.__getitem__, every=True)
     first = {run[0]: run for run in runs}
     inner = {one for run in runs for one in run[1:]}
     for segment in segments:
@@ -84,41 +84,41 @@ def test_what_was_merged_is_not_merged_again(parts: list[tuple[int, int, int]]) 
             wide[segment._replace(range=span)] = sum(rows[part] for part in first[segment])
         elif segment not in inner:
             wide[segment] = rows[segment]
-    assert groups(wide, wide.__getitem__, every=True) == []
+    assert plan_merges(wide, wide.__getitem__, every=True) == []
 
 
 def test_without_neighbours_nothing_is_merged() -> None:
     segments, rows = laid_out([(0, 0, 10), (5, 0, 10), (5, 0, 10)])
-    assert groups(segments, rows.__getitem__, every=True) == []
+    assert plan_merges(segments, rows.__getitem__, every=True) == []
 
 
 def test_a_large_file_is_not_written_again_for_a_trifle() -> None:
     segments, rows = laid_out([(0, 0, 1_000_000), (0, 0, 1000)])
-    assert groups(segments, rows.__getitem__) == []
-    assert groups(segments, rows.__getitem__, every=True) == [segments]
+    assert plan_merges(segments, rows.__getitem__) == []
+    assert plan_merges(segments, rows.__getitem__, every=True) == [segments]
 
 
 def test_a_large_file_is_written_again_for_as_much_as_it_holds() -> None:
     almost, rows = laid_out([(0, 0, 800_000), (0, 0, 799_999)])
-    assert groups(almost, rows.__getitem__) == []
+    assert plan_merges(almost, rows.__getitem__) == []
     segments, rows = laid_out([(0, 0, 800_000), (0, 0, 800_000)])
-    assert groups(segments, rows.__getitem__) == [segments]
+    assert plan_merges(segments, rows.__getitem__) == [segments]
 
 
 def test_small_files_behind_a_large_one_are_merged_without_it() -> None:
     segments, rows = laid_out([(0, 0, 1_000_000), *[(0, 0, 1)] * 8])
-    assert groups(segments, rows.__getitem__) == [segments[1:]]
+    assert plan_merges(segments, rows.__getitem__) == [segments[1:]]
 
 
 def test_small_files_in_front_of_a_large_one_are_merged_without_it() -> None:
     segments, rows = laid_out([*[(0, 0, 1)] * 8, (0, 0, 1_000_000)])
-    assert groups(segments, rows.__getitem__) == [segments[:-1]]
+    assert plan_merges(segments, rows.__getitem__) == [segments[:-1]]
 
 
 def test_a_year_that_is_over_is_merged_as_far_as_can_be() -> None:
     segments, rows = laid_out([(0, 0, 900_000), (0, 0, 400_000), (0, 1, 900_000), (0, 0, 400_000)])
-    assert groups(segments, rows.__getitem__) == []
-    assert groups(segments, rows.__getitem__, closed=True) == [segments[:2]]
+    assert plan_merges(segments, rows.__getitem__) == []
+    assert plan_merges(segments, rows.__getitem__, closed=True) == [segments[:2]]
 
 
 def merged_nightly(nights: list[int]) -> tuple[list[int], int, int]:
@@ -127,7 +127,7 @@ def merged_nightly(nights: list[int]) -> tuple[list[int], int, int]:
     for count in nights:
         files.append(count)
         segments, rows = laid_out([(0, 0, file) for file in files])
-        for run in reversed(groups(segments, rows.__getitem__)):
+        for run in reversed(plan_merges(segments, rows.__getitem__)):
             first, total = segments.index(run[0]), sum(rows[one] for one in run)
             files[first : first + len(run)] = [total]
             written += total
@@ -161,11 +161,11 @@ def test_of_a_year_of_quiet_nights_two_files_stay() -> None:
 
 def test_segments_of_no_rows_are_merged_too() -> None:
     segments, rows = laid_out([(0, 0, 0), (0, 0, 0)])
-    assert groups(segments, rows.__getitem__) == [segments]
+    assert plan_merges(segments, rows.__getitem__) == [segments]
 
 
 def test_a_range_lies_within_itself_and_what_is_wider() -> None:
-    assert within(Range(5, 9), Range(5, 9))
-    assert within(Range(5, 9), Range(0, 10))
-    assert not within(Range(5, 11), Range(0, 10))
-    assert not within(Range(4, 9), Range(5, 10))
+    assert is_within(Range(5, 9), Range(5, 9))
+    assert is_within(Range(5, 9), Range(0, 10))
+    assert not is_within(Range(5, 11), Range(0, 10))
+    assert not is_within(Range(4, 9), Range(5, 10))

@@ -257,5 +257,5 @@ def _rename_into_the_future(folder: Path) -> None:
     footer = archive.footer(segment)
     span = Range(0, segment.range.through + YEAR_NS)
     one = Writer(archive, "XBTUSD")
-    one._place(one._checked([segment], [footer]), replace(footer, range=span))
+    one._write(one._verified_rows([segment], [footer]), replace(footer, range=span))
     one.remove(segment)

@@ -16,13 +16,13 @@ from pathlib import Path
 import pytest
 
 from harvester.errors import ArchiveLocked, ArchiveUnwritable
-from harvester.storage.lock import held
+from harvester.storage.lock import locked
 
 HOLDER = """
 import sys
 from pathlib import Path
-from harvester.storage.lock import held
-with held(Path(sys.argv[1]), "XBTUSD"):
+from harvester.storage.lock import locked
+with locked(Path(sys.argv[1]), "XBTUSD"):
     print("held", flush=True)
     sys.stdin.read()
 """
@@ -51,14 +51,14 @@ def end(process: subprocess.Popen[str]) -> int:
 
 def test_a_lock_can_be_held_again_once_it_is_free(tmp_path: Path) -> None:
     for _ in range(2):
-        with held(tmp_path, "XBTUSD"):
+        with locked(tmp_path, "XBTUSD"):
             pass
 
 
 def test_a_lock_that_another_process_holds_says_who_and_since_when(tmp_path: Path) -> None:
     process = holder(tmp_path)
     try:
-        with pytest.raises(ArchiveLocked) as caught, held(tmp_path, "XBTUSD"):
+        with pytest.raises(ArchiveLocked) as caught, locked(tmp_path, "XBTUSD"):
             pass
     finally:
         end(process)
@@ -75,7 +75,7 @@ def test_a_note_is_not_written_through_a_link(tmp_path: Path) -> None:
     other = tmp_path / "other"
     other.write_text("kept")
     (tmp_path / "XBTUSD.json").symlink_to(other)
-    with held(tmp_path, "XBTUSD"):
+    with locked(tmp_path, "XBTUSD"):
         note = json.loads((tmp_path / "XBTUSD.json").read_text())
     assert (other.read_text(), note["pid"]) == ("kept", os.getpid())
 
@@ -86,9 +86,12 @@ def test_a_lock_that_is_a_link_is_refused(tmp_path: Path, *, is_there: bool) -> 
     if is_there:
         other.write_text("kept")
     lock.symlink_to(other)
-    with pytest.raises(ArchiveUnwritable) as caught, held(tmp_path, "XBTUSD"):
+    with pytest.raises(ArchiveUnwritable) as caught, locked(tmp_path, "XBTUSD"):
         pass
-    assert str(caught.value) == f"{lock} is a link, and no lock of harvester's: remove it"
+    assert (
+        str(caught.value)
+        == f"{lock} is a symbolic link, but harvester's locks are files: remove it"
+    )
     assert (other.exists() and other.read_text()) == ("kept" if is_there else False)
 
 
@@ -99,45 +102,45 @@ def test_a_note_that_never_ends_is_not_read(tmp_path: Path, plant: str) -> None:
     note.unlink()
     os.mkfifo(note) if plant == "fifo" else note.symlink_to("/dev/zero")
     try:
-        with pytest.raises(ArchiveLocked) as caught, held(tmp_path, "XBTUSD"):
+        with pytest.raises(ArchiveLocked) as caught, locked(tmp_path, "XBTUSD"):
             pass
     finally:
         end(process)
-    assert "it has not said who it is" in str(caught.value)
+    assert "its process is unknown" in str(caught.value)
 
 
 def test_a_lock_goes_with_a_process_that_is_killed(tmp_path: Path) -> None:
     process = holder(tmp_path)
     os.kill(process.pid, signal.SIGKILL)
     assert end(process) == -signal.SIGKILL
-    with held(tmp_path, "XBTUSD"):
+    with locked(tmp_path, "XBTUSD"):
         note = json.loads((tmp_path / "XBTUSD.json").read_text())
     assert (note["pid"], note["host"]) == (os.getpid(), socket.gethostname())
 
 
 def test_a_lock_of_this_process_keeps_out_another_writer_of_it(tmp_path: Path) -> None:
-    with held(tmp_path, "XBTUSD"):
-        with pytest.raises(ArchiveLocked), held(tmp_path, "XBTUSD"):
+    with locked(tmp_path, "XBTUSD"):
+        with pytest.raises(ArchiveLocked), locked(tmp_path, "XBTUSD"):
             pass
         # Who was refused has not taken the note away.
         assert json.loads((tmp_path / "XBTUSD.json").read_text())["pid"] == os.getpid()
 
 
 def test_locks_of_two_pairs_do_not_meet(tmp_path: Path) -> None:
-    with held(tmp_path, "XBTUSD"), held(tmp_path, "ETHUSD"):
+    with locked(tmp_path, "XBTUSD"), locked(tmp_path, "ETHUSD"):
         assert len(list(tmp_path.glob("*.json"))) == 2
 
 
 def test_an_error_in_the_block_releases_the_lock(tmp_path: Path) -> None:
-    with pytest.raises(KeyError), held(tmp_path, "XBTUSD"):
+    with pytest.raises(KeyError), locked(tmp_path, "XBTUSD"):
         raise KeyError
     assert list(tmp_path.glob("*.json")) == []
-    with held(tmp_path, "XBTUSD"):
+    with locked(tmp_path, "XBTUSD"):
         pass
 
 
 def test_no_note_is_left_by_whoever_is_done(tmp_path: Path) -> None:
-    with held(tmp_path, "XBTUSD"):
+    with locked(tmp_path, "XBTUSD"):
         pass
     assert list(tmp_path.glob("*.json")) == []
 
@@ -146,7 +149,7 @@ def test_a_short_wait_outlasts_a_holder_that_ends(tmp_path: Path) -> None:
     process = holder(tmp_path)
     timer = threading.Timer(0.1, process.communicate)
     timer.start()
-    with held(tmp_path, "XBTUSD", wait_s=10):
+    with locked(tmp_path, "XBTUSD", wait_s=10):
         timer.join()
         assert process.returncode == 0
 
@@ -159,15 +162,15 @@ NOTES = [
 
 @pytest.mark.parametrize("note", NOTES)
 def test_a_note_that_cannot_be_read_is_no_fault(tmp_path: Path, note: bytes | None) -> None:
-    with held(tmp_path, "XBTUSD"):
+    with locked(tmp_path, "XBTUSD"):
         if note is None:
             (tmp_path / "XBTUSD.json").unlink()
         else:
             (tmp_path / "XBTUSD.json").write_bytes(note)
-        with pytest.raises(ArchiveLocked) as caught, held(tmp_path, "XBTUSD"):
+        with pytest.raises(ArchiveLocked) as caught, locked(tmp_path, "XBTUSD"):
             pass
     assert str(caught.value) == (
-        "XBTUSD is being written by another run (it has not said who it is): "
+        "XBTUSD is being written by another run (its process is unknown): "
         "wait until it is done, or stop it"
     )
 
@@ -181,13 +184,13 @@ def test_a_note_that_finds_no_room_releases_the_lock(
     with monkeypatch.context() as patched:
         patched.setattr(Path, "write_bytes", full)
         # The error is kept, and with it all that its frames hold on to.
-        with pytest.raises(ArchiveUnwritable) as caught, held(tmp_path, "XBTUSD"):
+        with pytest.raises(ArchiveUnwritable) as caught, locked(tmp_path, "XBTUSD"):
             pass
     assert str(caught.value) == (
         f"can't write {tmp_path}/XBTUSD.json: the disk is full: make room, then run the same "
         "command again"
     )
-    with held(tmp_path, "XBTUSD"):
+    with locked(tmp_path, "XBTUSD"):
         pass
 
 
@@ -199,13 +202,13 @@ def test_a_note_that_may_not_be_taken_away_still_releases_the_lock(
 
     with monkeypatch.context() as patched:
         patched.setattr(Path, "unlink", denied)
-        with pytest.raises(ArchiveUnwritable) as caught, held(tmp_path, "XBTUSD"):
+        with pytest.raises(ArchiveUnwritable) as caught, locked(tmp_path, "XBTUSD"):
             pass
     assert str(caught.value) == (
         f"can't write {tmp_path}/XBTUSD.json: no permission to write there: choose another "
         "--data or change its owner"
     )
-    with held(tmp_path, "XBTUSD"):
+    with locked(tmp_path, "XBTUSD"):
         pass
 
 
@@ -216,7 +219,7 @@ def test_a_folder_that_may_not_be_made_is_told(
         raise OSError(errno.EACCES, "Permission denied")
 
     monkeypatch.setattr(Path, "mkdir", denied)
-    with pytest.raises(ArchiveUnwritable) as caught, held(tmp_path / "locks", "XBTUSD"):
+    with pytest.raises(ArchiveUnwritable) as caught, locked(tmp_path / "locks", "XBTUSD"):
         pass
     assert str(caught.value) == (
         f"can't write {tmp_path}/locks: no permission to write there: choose another --data or "

@@ -22,8 +22,7 @@ from harvester.download.request import BackfillRequest, RunOptions
 from harvester.errors import MarketChanged
 from harvester.kraken.client import Client
 from harvester.kraken.pairs import Pair
-from harvester.operations.refresh_pairs import Market as Known
-from harvester.operations.refresh_pairs import targets
+from harvester.operations.refresh_targets import KnownPairs, choose_targets
 from harvester.schema import no_rows
 from harvester.storage.footer import Footer
 from harvester.storage.trade_store import TradeStore
@@ -194,9 +193,10 @@ def test_the_key_is_read_from_the_files_where_pairs_json_is_gone(nights: Nights)
 def test_two_markets_that_swapped_names_go_on_each_in_its_folder() -> None:
     first, second = Pair(altname="AUSD", key="1"), Pair(altname="BUSD", key="2")
     listed = {"AUSD": Pair(altname="AUSD", key="2"), "BUSD": Pair(altname="BUSD", key="1")}
-    market = Known(listed, {"AUSD": first, "BUSD": second}, ["AUSD", "BUSD"])
+    market = KnownPairs(listed, {"AUSD": first, "BUSD": second}, ["AUSD", "BUSD"])
     assert [
-        (target.pair.altname, target.pair.key, target.renamed_to) for target in targets([], market)
+        (target.pair.altname, target.pair.key, target.renamed_to)
+        for target in choose_targets([], market)
     ] == [
         ("AUSD", "1", "BUSD"),
         ("BUSD", "2", "AUSD"),
@@ -288,6 +288,6 @@ def test_a_pair_that_is_held_without_a_key_takes_that_of_the_exchange(tmp_path: 
         one.check_market("NEWLUNA")
         span = Range(FIRST_NS + 10, FIRST_NS + 20)
         one.commit(span, no_rows(), Footer(span, spelled("NEWLUNA")))
-    footer = archive.market("LUNAUSD")
+    footer = archive.market_footer("LUNAUSD")
     assert footer is not None
     assert footer.key == "NEWLUNA"

@@ -142,7 +142,7 @@ class Month:
                 if not left:
                     jump_ahead(3600)
 
-        night = self._seen(self.nights.refresh(most_s=3600, listener=listen))
+        night = self._seen(self.nights.refresh(max_s=3600, listener=listen))
         self.exchange.faults.by_pair.clear()
         return night
 

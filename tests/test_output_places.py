@@ -226,8 +226,8 @@ def test_nothing_of_an_archive_is_written_over(
     assert run(archive, *asked, "-o", str(place)) == (
         2,
         "",
-        f"harvester: {place} lies in the archive at {archive.root}, where nothing else may stand: "
-        "give another place\n",
+        f"harvester: {place} lies in the archive at {archive.root}, which may contain only files "
+        "of harvester: give another path\n",
     )
     assert held(archive) == before
 
@@ -247,7 +247,7 @@ def test_a_segment_is_not_written_over_wherever_it_stands(
     (tmp_path / "link.parquet").symlink_to(place)
     for given in (place, place.resolve(), tmp_path / "link.parquet"):
         status, _, err = run(TradeStore(copy), "trades", "XBTUSD", "-f", "csv", "-o", str(given))
-        assert (status, "give another place" in err) == (2, True), err
+        assert (status, "give another path" in err) == (2, True), err
     assert place.read_bytes() == before
 
 

@@ -8,7 +8,12 @@ from pathlib import Path
 import pytest
 
 from harvester.errors import ArchiveUnwritable
-from harvester.storage.filesystem import LocalStore, QuarantineNote, keep_copy, set_aside
+from harvester.storage.filesystem import (
+    LocalStore,
+    QuarantineNote,
+    quarantine_copy,
+    quarantine_file,
+)
 from harvester.times import Range
 
 PATH = "trades/pair=A/year=2024/x.parquet"
@@ -33,7 +38,7 @@ def note(path: str = PATH, fault: str = "odd") -> QuarantineNote:
 
 def test_a_file_goes_whole_and_its_note_tells_where_from(store: LocalStore) -> None:
     put(store, PATH, b"1")
-    assert set_aside(store, note()) == "quarantine/A/0001/x.parquet"
+    assert quarantine_file(store, note()) == "quarantine/A/0001/x.parquet"
     assert store.read("quarantine/A/0001/x.parquet") == b"1"
     assert store.read(PATH) is None
     assert json.loads(store.read("quarantine/A/0001/note.json") or b"") == {
@@ -49,7 +54,7 @@ def test_a_file_goes_whole_and_its_note_tells_where_from(store: LocalStore) -> N
 def test_files_of_one_name_go_side_by_side(store: LocalStore) -> None:
     for body in (b"1", b"2", b"3"):
         put(store, PATH, body)
-        set_aside(store, note())
+        quarantine_file(store, note())
     assert [
         store.read(f"quarantine/A/{number}/x.parquet") for number in ("0001", "0002", "0003")
     ] == [b"1", b"2", b"3"]
@@ -58,14 +63,14 @@ def test_files_of_one_name_go_side_by_side(store: LocalStore) -> None:
 def test_pairs_are_kept_apart(store: LocalStore) -> None:
     put(store, PATH, b"1")
     put(store, "trades/pair=B/y.parquet", b"2")
-    set_aside(store, note())
+    quarantine_file(store, note())
     other = QuarantineNote("B", "trades/pair=B/y.parquet", Range(1, 9), [])
-    assert set_aside(store, other) == "quarantine/B/0001/y.parquet"
+    assert quarantine_file(store, other) == "quarantine/B/0001/y.parquet"
 
 
 def test_a_copy_leaves_the_file_where_it_is(store: LocalStore) -> None:
     put(store, "wanted/A.json", b"{")
-    assert keep_copy(store, note("wanted/A.json")) == "quarantine/A/0001/A.json"
+    assert quarantine_copy(store, note("wanted/A.json")) == "quarantine/A/0001/A.json"
     assert (store.read("wanted/A.json"), store.read("quarantine/A/0001/A.json")) == (b"{", b"{")
 
 
@@ -79,9 +84,9 @@ class Unmovable(LocalStore):
 def test_a_note_whose_file_never_came_waits_for_it(store: LocalStore) -> None:
     put(store, PATH, b"1")
     with pytest.raises(ArchiveUnwritable):
-        set_aside(Unmovable(store.root), note())
+        quarantine_file(Unmovable(store.root), note())
     assert (store.read(PATH), store.folders("quarantine/A")) == (b"1", ["0001"])
-    assert set_aside(store, note(fault="odder")) == "quarantine/A/0001/x.parquet"
+    assert quarantine_file(store, note(fault="odder")) == "quarantine/A/0001/x.parquet"
     assert json.loads(store.read("quarantine/A/0001/note.json") or b"")["faults"] == ["odder"]
 
 
@@ -95,11 +100,11 @@ def test_a_note_that_is_not_of_the_file_is_never_overwritten(
 ) -> None:
     put(store, PATH, b"1")
     with pytest.raises(ArchiveUnwritable):
-        set_aside(Unmovable(store.root), note("trades/pair=A/year=2024/y.parquet"))
+        quarantine_file(Unmovable(store.root), note("trades/pair=A/year=2024/y.parquet"))
     if raw is not None:
         put(store, "quarantine/A/0001/note.json", raw)
     before = store.read("quarantine/A/0001/note.json")
-    assert set_aside(store, note()) == "quarantine/A/0002/x.parquet"
+    assert quarantine_file(store, note()) == "quarantine/A/0002/x.parquet"
     assert store.read("quarantine/A/0001/note.json") == before
 
 
@@ -107,10 +112,10 @@ def test_folders_of_people_are_left_alone(store: LocalStore) -> None:
     put(store, PATH, b"1")
     put(store, "quarantine/A/mine/x.parquet", b"2")
     put(store, "quarantine/A/0041/x.parquet", b"3")
-    assert set_aside(store, note()) == "quarantine/A/0042/x.parquet"
+    assert quarantine_file(store, note()) == "quarantine/A/0042/x.parquet"
 
 
 def test_a_folder_that_a_crash_left_empty_is_used(store: LocalStore) -> None:
     put(store, PATH, b"1")
     (store.root / "quarantine/A/0001").mkdir(parents=True)
-    assert set_aside(store, note()) == "quarantine/A/0001/x.parquet"
+    assert quarantine_file(store, note()) == "quarantine/A/0001/x.parquet"

@@ -17,7 +17,7 @@ from harvester.cli.runs import table
 from harvester.download.events import BackfillResult
 from harvester.errors import ArchiveUnwritable, ExchangeUnreachable
 from harvester.operations import run_log
-from harvester.operations.run_log import PairResult, RunRecord, last, recorded
+from harvester.operations.run_log import PairResult, RunRecord, latest_runs, record_run
 from harvester.storage.trade_store import TradeStore
 from harvester.times import Range
 
@@ -46,9 +46,9 @@ def files(archive: TradeStore) -> list[Path]:
 
 def test_a_record_tells_what_was_asked_and_what_came_of_it(archive: TradeStore) -> None:
     asked = {"pairs": ["btc/usd"], "since": "start"}
-    with recorded(archive, "backfill", asked, settings(), warned) as one:
-        one.outcomes(OUTCOMES)
-        one.heard(12, 3)
+    with record_run(archive, "backfill", asked, settings(), warned) as one:
+        one.set_results(OUTCOMES)
+        one.set_calls(12, 3)
     [file] = files(archive)
     told = json.loads(file.read_bytes())
     assert told.pop("begun") <= told.pop("ended")
@@ -105,7 +105,7 @@ def test_a_record_tells_what_was_asked_and_what_came_of_it(archive: TradeStore) 
 
 def test_a_name_and_a_password_in_the_address_are_left_out(archive: TradeStore) -> None:
     given = settings(**{"exchange.url": "https://ann:secret@mirror.example:8443/x"})
-    with recorded(archive, "backfill", {}, given, warned):
+    with record_run(archive, "backfill", {}, given, warned):
         pass
     [file] = files(archive)
     assert json.loads(file.read_bytes())["settings"]["exchange.url"] == (
@@ -115,48 +115,48 @@ def test_a_name_and_a_password_in_the_address_are_left_out(archive: TradeStore) 
 
 
 def test_a_run_that_goes_on_is_seen(archive: TradeStore) -> None:
-    with recorded(archive, "backfill", {}, settings(), warned):
-        assert [one.state for one in last(archive, 9)] == ["running"]
-    assert [one.state for one in last(archive, 9)] == ["ended"]
+    with record_run(archive, "backfill", {}, settings(), warned):
+        assert [one.state for one in latest_runs(archive, 9)] == ["running"]
+    assert [one.state for one in latest_runs(archive, 9)] == ["ended"]
 
 
 KILLED = """
 import os, signal, sys
 from harvester import config
 from harvester.storage.trade_store import TradeStore
-from harvester.operations.run_log import recorded
-with recorded(TradeStore(sys.argv[1]), "backfill", {}, config.load(environment={}), print):
+from harvester.operations.run_log import record_run
+with record_run(TradeStore(sys.argv[1]), "backfill", {}, config.load(environment={}), print):
     os.kill(os.getpid(), signal.SIGKILL)
 """
 
 
 def test_a_run_that_was_killed_is_told_as_killed(archive: TradeStore) -> None:
     subprocess.run([sys.executable, "-c", KILLED, str(archive.root)], check=False, timeout=60)
-    assert [(one.state, one.exit_status) for one in last(archive, 9)] == [("killed", None)]
+    assert [(one.state, one.exit_status) for one in latest_runs(archive, 9)] == [("killed", None)]
 
 
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="the system tells no start times")
 def test_a_process_of_the_same_number_is_not_the_run(archive: TradeStore) -> None:
-    with recorded(archive, "backfill", {}, settings(), warned) as one:
+    with record_run(archive, "backfill", {}, settings(), warned) as one:
         one.record.ticks = 1
         one.write()
-        assert [found.state for found in last(archive, 9)] == ["killed"]
+        assert [found.state for found in latest_runs(archive, 9)] == ["killed"]
 
 
 def test_a_run_on_another_machine_is_believed(archive: TradeStore) -> None:
-    with recorded(archive, "backfill", {}, settings(), warned) as one:
+    with record_run(archive, "backfill", {}, settings(), warned) as one:
         one.record.host, one.record.pid = "elsewhere", 0
         one.write()
-        assert [found.state for found in last(archive, 9)] == ["running"]
+        assert [found.state for found in latest_runs(archive, 9)] == ["running"]
 
 
 def test_an_error_that_ends_a_run_is_told_and_goes_on_its_way(archive: TradeStore) -> None:
     with (
         pytest.raises(ExchangeUnreachable),
-        recorded(archive, "backfill", {}, settings(), warned),
+        record_run(archive, "backfill", {}, settings(), warned),
     ):
         raise ExchangeUnreachable("no good answer")
-    [one] = last(archive, 9)
+    [one] = latest_runs(archive, 9)
     assert (one.state, one.exit_status, one.error) == ("ended", 3, "no good answer")
 
 
@@ -168,8 +168,8 @@ def test_that_it_can_t_be_written_is_one_line_and_no_more(
 
     monkeypatch.setattr(type(archive.store), "write", write)
     said: list[str] = []
-    with recorded(archive, "backfill", {}, settings(), said.append) as one:
-        one.outcomes(OUTCOMES[:1])
+    with record_run(archive, "backfill", {}, settings(), said.append) as one:
+        one.set_results(OUTCOMES[:1])
     assert said == ["this run leaves no record: can't write there: the disk is full"]
 
 
@@ -180,25 +180,25 @@ def test_where_the_run_failed_the_record_is_not_complained_of(
         raise ArchiveUnwritable("can't write there: the disk is full")
 
     monkeypatch.setattr(type(archive.store), "write", write)
-    with recorded(archive, "backfill", {}, settings(), warned) as one:
-        one.outcomes(OUTCOMES)
+    with record_run(archive, "backfill", {}, settings(), warned) as one:
+        one.set_results(OUTCOMES)
 
 
 def test_old_records_are_pruned(archive: TradeStore, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(run_log, "MOST_KEPT", 3)
     for number in range(5):
-        with recorded(archive, f"run {number}", {}, settings(), warned):
+        with record_run(archive, f"run {number}", {}, settings(), warned):
             pass
-    assert [one.command for one in last(archive, 9)] == ["run 4", "run 3", "run 2"]
+    assert [one.command for one in latest_runs(archive, 9)] == ["run 4", "run 3", "run 2"]
 
 
 def test_a_record_that_can_t_be_read_hides_no_other(archive: TradeStore) -> None:
-    with recorded(archive, "backfill", {}, settings(), warned):
+    with record_run(archive, "backfill", {}, settings(), warned):
         pass
     (archive.root / "runs" / "99990101T000000.000000Z-1.json").write_text("{")
     (archive.root / "runs" / "99990101T000001.000000Z-1.json").write_text('{"x":' + "[" * 100_000)
     (archive.root / "runs" / "notes.txt").write_text("mine")
-    assert [one.command for one in last(archive, 9)] == ["backfill"]
+    assert [one.command for one in latest_runs(archive, 9)] == ["backfill"]
 
 
 def test_the_table_of_runs_says_why_one_failed() -> None:
@@ -210,12 +210,9 @@ def test_the_table_of_runs_says_why_one_failed() -> None:
     ugly.pairs = [PairResult("A", 3, error="A: one\nmore of it"), PairResult("B", 3, error="B")]
     assert table([well, bad, ugly]).split("\n") == [
         "begun                command   ended        took  pairs     trades  calls  refusals  gaps",
-        "2026-01-30 12:00:00  backfill  done      1:02:04      1  8,000,000  8,123         2"
-        "      0",
-        "2026-01-29 12:00:00  repair    killed                 0          0      0         0"
-        "      0",
-        "2026-01-28 12:00:00  backfill  status 3               2          0      0         0"
-        "      0",
+        "2026-01-30 12:00:00  backfill  done      1:02:04      1  8,000,000  8,123         2     0",
+        "2026-01-29 12:00:00  repair    killed                 0          0      0         0     0",
+        "2026-01-28 12:00:00  backfill  status 3               2          0      0         0     0",
         "    A: one",
         "    and 1 more; --json tells all",
     ]

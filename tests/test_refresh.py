@@ -23,9 +23,8 @@ from harvester.download.events import BackfillResult, CancelToken, Event, PageRe
 from harvester.errors import NothingHeld
 from harvester.kraken.pairs import Pair
 from harvester.operations import refresh as module
-from harvester.operations.refresh_pairs import Market as Known
-from harvester.operations.refresh_pairs import targets
-from harvester.storage.lock import held
+from harvester.operations.refresh_targets import KnownPairs, choose_targets
+from harvester.storage.lock import locked
 from harvester.storage.trade_store import TradeStore
 from harvester.times import Range
 
@@ -297,7 +296,7 @@ def test_a_market_in_maintenance_is_asked_for_nothing_and_is_to_be_tried_again(
     assert [call.path for call in nights.exchange.calls[calls:]] == ["/0/public/SystemStatus"]
     assert (report["exit_status"], report["exchange"]) == (3, "maintenance")
     assert report["error"] == (
-        "the exchange is in maintenance, so it was asked for nothing: the next run goes on"
+        "the exchange is in maintenance, so nothing was requested: the next run goes on"
     )
     assert states(report) == {"XBTUSD": "maintenance", "SOL/EUR": "maintenance"}
 
@@ -328,7 +327,7 @@ def test_a_market_that_takes_few_orders_still_tells_its_trades(nights: Nights, s
 
 def test_a_second_run_says_who_holds_the_lock_and_since_when(nights: Nights) -> None:
     nights.pairs = ["XBTUSD"]
-    with held(nights.folder / "locks", "_refresh"):
+    with locked(nights.folder / "locks", "_refresh"):
         note = json.loads((nights.folder / "locks" / "_refresh.json").read_text())
         report = nights.refresh()
     assert (report["exit_status"], report["pairs"], report["calls"]) == (5, [], 0)
@@ -340,7 +339,7 @@ def test_a_second_run_says_who_holds_the_lock_and_since_when(nights: Nights) -> 
 
 
 def test_a_pair_that_another_run_writes_is_left_alone(nights: Nights) -> None:
-    with held(nights.folder / "locks", "XBTUSD"):
+    with locked(nights.folder / "locks", "XBTUSD"):
         note = json.loads((nights.folder / "locks" / "XBTUSD.json").read_text())
         report = nights.refresh("XBTUSD", "ETHEUR")
     assert report["exit_status"] == 5
@@ -367,7 +366,7 @@ def test_what_was_fetched_before_an_interruption_is_kept(nights: Nights) -> None
 
 def test_a_run_whose_time_is_up_names_what_is_unfinished(nights: Nights) -> None:
     nights.pairs = ["XBTUSD", "ETHEUR"]
-    report = nights.refresh(most_s=0)
+    report = nights.refresh(max_s=0)
     assert report["exit_status"] == 0
     assert report["error"] == "the time was up; the next run goes on where this one stopped"
     assert nights.refresh()["exit_status"] == 0
@@ -389,9 +388,9 @@ def test_a_run_whose_time_is_up_ends_well_and_names_what_is_unfinished(
 def test_a_pair_whose_time_is_up_after_some_pages_is_unfinished_and_well(
     nights: Nights, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    runs: list[module._Refreshing] = []
+    runs: list[module._Refresh] = []
 
-    class Refreshing(module._Refreshing):
+    class Refreshing(module._Refresh):
         def __init__(self, *given: Any) -> None:
             super().__init__(*given)
             runs.append(self)
@@ -400,7 +399,7 @@ def test_a_pair_whose_time_is_up_after_some_pages_is_unfinished_and_well(
         if isinstance(event, PageRead) and event.pages == 4:
             runs[0].time_is_up()
 
-    monkeypatch.setattr(module, "_Refreshing", Refreshing)
+    monkeypatch.setattr(module, "_Refresh", Refreshing)
     report = nights.refresh("XBTUSD", listener=listen)
     assert states(report) == {"XBTUSD": "unfinished"}
     assert (report["exit_status"], only(report)["exit_status"]) == (0, 0)
@@ -410,7 +409,7 @@ def test_a_pair_whose_time_is_up_after_some_pages_is_unfinished_and_well(
 def test_that_the_time_is_up_hides_no_damage(nights: Nights) -> None:
     nights.refresh("XBTUSD", "ETHEUR")
     (nights.folder / "wanted" / "XBTUSD.json").write_bytes(b"{")
-    report = nights.refresh(most_s=0)
+    report = nights.refresh(max_s=0)
     assert report["exit_status"] == 4
     assert states(report) == {"ETHEUR": "unfinished", "XBTUSD": "failed"}
 
@@ -468,23 +467,23 @@ NEW = Pair(altname="NEWUSD", key="K", wsname="NEW/USD")
 
 def test_a_pair_fetched_under_both_names_is_two_pairs() -> None:
     known = {"OLDUSD": OLD, "NEWUSD": NEW}
-    market = Known({"NEWUSD": NEW}, known, ["NEWUSD", "OLDUSD"])
-    assert [(t.pair.altname, t.listed, t.renamed_to) for t in targets([], market)] == [
+    market = KnownPairs({"NEWUSD": NEW}, known, ["NEWUSD", "OLDUSD"])
+    assert [(t.pair.altname, t.listed, t.renamed_to) for t in choose_targets([], market)] == [
         ("NEWUSD", True, None),
         ("OLDUSD", False, "NEWUSD"),
     ]
 
 
 def test_a_renamed_pair_is_asked_for_by_what_is_told_of_it_now() -> None:
-    market = Known({"NEWUSD": NEW}, {"OLDUSD": OLD, "NEWUSD": NEW}, ["OLDUSD"])
-    [target] = targets(["NEW/USD", "OLDUSD"], market)
+    market = KnownPairs({"NEWUSD": NEW}, {"OLDUSD": OLD, "NEWUSD": NEW}, ["OLDUSD"])
+    [target] = choose_targets(["NEW/USD", "OLDUSD"], market)
     assert target.pair == Pair(altname="OLDUSD", key="K", wsname="NEW/USD")
 
 
 def test_a_pair_without_a_key_is_not_taken_for_another() -> None:
     nameless = Pair(altname="OLDUSD")
-    market = Known({"NEWUSD": Pair(altname="NEWUSD")}, {"OLDUSD": nameless}, ["OLDUSD"])
-    [target] = targets([], market)
+    market = KnownPairs({"NEWUSD": Pair(altname="NEWUSD")}, {"OLDUSD": nameless}, ["OLDUSD"])
+    [target] = choose_targets([], market)
     assert (target.listed, target.renamed_to) == (False, None)
 
 

@@ -41,7 +41,7 @@ from harvester.errors import HarvesterError
 from harvester.kraken.client import Client
 from harvester.query.rollups import parse_levels, roll_up
 from harvester.schema import WRITER_OPTIONS
-from harvester.storage.lock import held
+from harvester.storage.lock import locked
 from harvester.storage.trade_store import TradeStore
 from harvester.storage.writer import writer
 from harvester.times import Range
@@ -796,7 +796,7 @@ def test_where_the_machine_refuses_in_the_middle_what_is_missing_is_told(
 def test_a_pair_that_another_run_writes_is_left_alone(data: Path, exchange: Exchange) -> None:
     harms.digit_changed(data, 1)
     before = kept(data)
-    with held(data / "locks", PAIR):
+    with locked(data / "locks", PAIR):
         ran = run(exchange, data, "--repair", "-q")
     assert (ran.status, ran.asked, kept(data)) == (5, [], before)
     assert re.fullmatch(

@@ -247,14 +247,14 @@ def test_rollups_that_vanish_meanwhile_are_done_without(
     archive = busy_archive(tmp_path)
     rolled(archive)
     truth = table(archive, interval="1h")
-    serves = TradeStore.serves
+    serves = TradeStore.is_rollup_valid
 
     def serves_and_goes(self: TradeStore, *of: Any) -> bool:
         known = serves(self, *of)
         shutil.rmtree(tmp_path / "candles", ignore_errors=True)
         return known
 
-    monkeypatch.setattr(TradeStore, "serves", serves_and_goes)
+    monkeypatch.setattr(TradeStore, "is_rollup_valid", serves_and_goes)
     assert table(TradeStore(tmp_path), interval="1h").equals(truth)
 
 
@@ -315,7 +315,7 @@ def test_nothing_is_made_from_rows_that_are_not_the_footers(tmp_path: Path) -> N
     with pytest.raises(ArchiveDamaged) as caught:
         rolled(TradeStore(tmp_path))
     assert str(caught.value) == (
-        f"{path} holds other rows than its footer tells: it was not rolled up. "
+        f"{path} has other rows than its footer says: it was not rolled up. "
         "`harvester verify XBTUSD` tells more"
     )
     assert list(tmp_path.glob("candles/**/*.parquet")) == []

@@ -29,7 +29,7 @@ LOGGED = replace(PLAIN, log="/var/log/harvester.log")
 
 CRON = """\
 # harvester, every night. To install, write the line below into what `crontab -e` opens.
-# It tries again where the exchange was the reason, and mails how it ended if not well.
+# It retries if the exchange failed, and mails how it ended if not well.
 # The list of exit statuses, and what to do on each: docs/nightly.md
 7 4 * * * cd /srv || exit; for wait in 600 600 600 600 600 0; do nice -n 10 \
 /opt/h/bin/harvester refresh --data '/srv/market data' --config /srv/config.toml \
@@ -45,7 +45,7 @@ USER_SERVICE = """\
 #   loginctl enable-linger   (so that it runs while nobody is logged in)
 # To run it now: systemctl --user start harvester.service
 # When it runs next: systemctl --user list-timers harvester.timer
-# What it said: journalctl --user -u harvester.service
+# Its output: journalctl --user -u harvester.service
 # The list of exit statuses, and what to do on each: docs/nightly.md
 
 [Unit]
@@ -58,8 +58,8 @@ StartLimitBurst=6
 Type=exec
 WorkingDirectory=/srv
 ExecStart=/opt/h/bin/harvester refresh --data "/srv/market data" --config /srv/config.toml
-# Tried again: 3 (the exchange) and a kill. Not: 1 (this machine), 2 (wrong use),
-# 4 (gaps or damage), 5 (another run is at it). 130: it was told to stop.
+# Retried: 3 (the exchange failed) and a kill. Not: 1 (system error), 2 (usage error),
+# 4 (gaps or damage), 5 (another run holds the lock). 130: it was interrupted.
 Restart=on-failure
 RestartSec=600
 RestartPreventExitStatus=1 2 4 5
@@ -76,8 +76,8 @@ RestrictRealtime=true
 RestrictSUIDSGID=true
 RestrictAddressFamilies=AF_INET AF_INET6 AF_UNIX AF_NETLINK
 SystemCallArchitectures=native
-# Of the disk, a user's unit can be kept away only where the kernel lets users make
-# namespaces, and many do not: `harvester schedule systemd --system` does it everywhere.
+# A user's unit can be kept away from the disk only if the kernel lets users create
+# namespaces, and many do not: `harvester schedule systemd --system` works everywhere.
 """
 
 SYSTEM_SERVICE = """\
@@ -105,8 +105,8 @@ WorkingDirectory=/srv
 ExecStart=/opt/h/bin/harvester refresh --data "/srv/market data" --config /srv/config.toml
 StandardOutput=append:/var/log/harvester.log
 StandardError=append:/var/log/harvester.log
-# Tried again: 3 (the exchange) and a kill. Not: 1 (this machine), 2 (wrong use),
-# 4 (gaps or damage), 5 (another run is at it). 130: it was told to stop.
+# Retried: 3 (the exchange failed) and a kill. Not: 1 (system error), 2 (usage error),
+# 4 (gaps or damage), 5 (another run holds the lock). 130: it was interrupted.
 Restart=on-failure
 RestartSec=600
 RestartPreventExitStatus=1 2 4 5
@@ -143,7 +143,7 @@ Description=harvester, every night
 [Timer]
 OnCalendar=*-*-* 04:07:00
 RandomizedDelaySec=300
-# A night that the machine slept or was off is made up for.
+# If the machine was asleep or off at that time, the run starts later.
 Persistent=true
 
 [Install]
@@ -159,8 +159,8 @@ PLIST = """\
     harvester schedule launchd -o ~/Library/LaunchAgents
     launchctl bootstrap gui/$(id -u) ~/Library/LaunchAgents/kraken-harvester.refresh.plist
   To run it now: launchctl kickstart gui/$(id -u)/kraken-harvester.refresh
-  To take it out: launchctl bootout gui/$(id -u)/kraken-harvester.refresh
-  It tries again where the exchange was the reason.
+  To remove it: launchctl bootout gui/$(id -u)/kraken-harvester.refresh
+  It retries if the exchange failed.
   The list of exit statuses, and what to do on each: docs/nightly.md
 -->
 <plist version="1.0">
@@ -356,14 +356,13 @@ def _said(make: Callable[[ScheduledJob], object], night: ScheduledJob) -> str:
 @pytest.mark.parametrize("make", [cron, systemd, launchd])
 def test_no_unit_holds_a_line_break_of_a_name(make: Callable[[ScheduledJob], object]) -> None:
     assert _said(make, replace(LOGGED, folder="/a\nb")) == (
-        f"'/a\\nb' holds '\\n', which can't be written down for {make.__name__}: "
-        "choose another name"
+        f"'/a\\nb' contains '\\n', which can't be written for {make.__name__}: choose another name"
     )
 
 
 def test_cron_is_given_no_backslash() -> None:
     assert _said(cron, replace(LOGGED, folder="/a\\b")) == (
-        "'/a\\\\b' holds '\\\\', which can't be written down for cron: choose another name"
+        "'/a\\\\b' contains '\\\\', which can't be written for cron: choose another name"
     )
 
 
@@ -373,28 +372,28 @@ def test_cron_is_given_no_line_that_it_would_refuse() -> None:
     length = len(cron(LOGGED)["harvester.cron"].splitlines()[-1].split(" ", 5)[-1])
     length += len("'/'") + 800 - len("/srv")
     assert _said(cron, night) == (
-        f"the line is {length} bytes long, and cron takes 998: use shorter names of folders, "
+        f"the line is {length} bytes long, and cron allows 998: use shorter names of folders, "
         "or systemd"
     )
 
 
 def test_systemd_is_given_no_program_that_it_would_refuse() -> None:
     assert _said(systemd, replace(PLAIN, command=("/it's/harvester", "refresh"))) == (
-        "systemd starts no program whose path holds a quote or a backslash, as "
+        "systemd starts no program whose path contains a quote or a backslash, as "
         '"/it\'s/harvester" does: install harvester elsewhere'
     )
 
 
 def test_systemd_is_given_no_folder_with_both_kinds_of_quotes() -> None:
     assert _said(systemd, replace(PLAIN, data='/it\'s "a"')) == (
-        "'/it\\'s \"a\"' holds both kinds of quotes, which can't be written down for systemd: "
+        "'/it\\'s \"a\"' contains both kinds of quotes, which can't be written for systemd: "
         "choose another name"
     )
 
 
 def test_systemd_is_given_no_folder_whose_end_it_would_cut_off() -> None:
     assert _said(systemd, replace(PLAIN, folder="/srv ")) == (
-        "'/srv ' ends with ' ', which can't be written down for systemd: choose another name"
+        "'/srv ' ends with ' ', which can't be written for systemd: choose another name"
     )
 
 

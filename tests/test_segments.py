@@ -22,9 +22,9 @@ from harvester.storage.footer import ConfirmedIdGap, Footer
 from harvester.storage.segment import (
     Segment,
     parse_path,
-    path_of,
     read_batches,
     read_footer,
+    segment_path,
     stage_segment,
     time_bounds,
 )
@@ -79,18 +79,19 @@ def test_words_of_batches_with_other_dictionaries_stay_dictionaries(tmp_path: Pa
 
 
 def test_a_name_is_its_range_in_the_year_of_its_rows() -> None:
-    assert path_of("XBTUSD", Range(AFTER, THROUGH), tapes.utc_ns(2019, 6, 2)) == (
+    assert segment_path("XBTUSD", Range(AFTER, THROUGH), tapes.utc_ns(2019, 6, 2)) == (
         "trades/pair=XBTUSD/year=2019/1559347199999999999-1561939199999999999.parquet"
     )
 
 
 def test_an_empty_segment_lies_in_the_year_of_its_end() -> None:
     through = tapes.utc_ns(2020, 1, 1)
-    assert path_of("A", Range(0, through), None).startswith("trades/pair=A/year=2020/0000000000")
+    path = segment_path("A", Range(0, through), None)
+    assert path.startswith("trades/pair=A/year=2020/0000000000")
 
 
 def test_a_name_is_read_back() -> None:
-    path = path_of("XBTUSD.d", Range(5, THROUGH), THROUGH)
+    path = segment_path("XBTUSD.d", Range(5, THROUGH), THROUGH)
     assert parse_path(path, 77) == Segment("XBTUSD.d", 2019, Range(5, THROUGH), path, 77)
 
 
@@ -358,7 +359,7 @@ def test_a_parquet_file_of_somebody_else_is_no_segment(tmp_path: Path) -> None:
     pq.write_table(pa.table({"a": [1]}), tmp_path / "x.parquet")
     with pytest.raises(ArchiveDamaged) as caught:
         read_footer(LocalStore(tmp_path), "x.parquet")
-    assert str(caught.value) == "x.parquet bears no footer of a segment (KeyError('format'))"
+    assert str(caught.value) == "x.parquet has no footer of a segment (KeyError('format'))"
 
 
 def rewritten(tmp_path: Path, changes: dict[str, bytes]) -> LocalStore:
@@ -401,14 +402,14 @@ def test_a_footer_that_cannot_be_read_is_damage(
     store = rewritten(tmp_path, {key: value})
     with pytest.raises(ArchiveDamaged) as caught:
         read_footer(store, "x.parquet")
-    assert str(caught.value) == f"x.parquet bears no footer of a segment ({reason})"
+    assert str(caught.value) == f"x.parquet has no footer of a segment ({reason})"
 
 
 def test_a_footer_that_counts_other_rows_is_damage(tmp_path: Path) -> None:
     store = rewritten(tmp_path, {"rows": b"2"})
     with pytest.raises(ArchiveDamaged) as caught:
         read_footer(store, "x.parquet")
-    assert str(caught.value) == "x.parquet holds 1 rows where its footer says 2"
+    assert str(caught.value) == "x.parquet has 1 rows, but its footer says 2"
 
 
 def test_keys_of_other_tools_are_no_concern_of_the_footer(tmp_path: Path) -> None:
@@ -461,5 +462,5 @@ def test_a_file_that_reads_back_otherwise_is_not_taken(
     with pytest.raises(ArchiveDamaged) as caught:
         written(tmp_path, [(7, 5, 0, *REST)])
     assert str(caught.value).endswith(
-        " does not read back as it was written: it was not taken into the archive"
+        " does not read back as it was written: it was not added to the archive"
     )

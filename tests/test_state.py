@@ -71,7 +71,7 @@ def test_a_mark_that_cannot_be_read_is_damage(store: LocalStore, raw: bytes) -> 
         re.escape(f"{store.root}/archive.json can't be read (")
         + r".+"
         + re.escape(
-            "): if the segments are sound, remove it; the next run writes it anew",
+            "): if the segments are sound, remove it; the next run writes it again",
         ),
         str(caught.value),
     )
@@ -154,19 +154,20 @@ def test_what_was_wanted_stands_in_a_file_that_people_can_read(store: LocalStore
         (b'{"pair":"xbtusd","spans":[[0,9]]}', "it is of pair 'xbtusd', its name says 'XBTUSD'"),
         (
             b'{"pair":"XBTUSD","spans":[[0,9],[20,10]]}',
-            r"the range \[20, 10\] is none: its end is not after its beginning",
+            r"the range \[20, 10\] is impossible: its end is not after its start",
         ),
         (
             b'{"pair":"XBTUSD","spans":[[5,5]]}',
-            r"the range \[5, 5\] is none: its end is not after its beginning",
+            r"the range \[5, 5\] is impossible: its end is not after its start",
         ),
         (
             b'{"pair":"XBTUSD","spans":[[-1,9]]}',
-            r"the range \[-1, 9\] is none: its beginning is below 0",
+            r"the range \[-1, 9\] is impossible: its start is below 0",
         ),
         (
             b'{"pair":"XBTUSD","spans":[[0,9223372036854775808]]}',
-            r"the range \[0, 9223372036854775808\] is none: it ends after the last nanosecond",
+            r"the range \[0, 9223372036854775808\] is impossible: "
+            "it ends after the last nanosecond",
         ),
     ],
 )
@@ -178,8 +179,8 @@ def test_spans_that_cannot_be_right_are_damage(store: LocalStore, raw: bytes, wh
         re.escape(f"{store.root}/wanted/XBTUSD.json can't be read (")
         + why
         + re.escape(
-            "): `harvester verify XBTUSD --repair` writes it anew, as does the next run once it is "
-            "removed: all between the first segment and the last then counts as wanted"
+            "): `harvester verify XBTUSD --repair` writes it again, as does the next run once it "
+            "is removed: then everything from the first segment to the last counts as requested"
         ),
         str(caught.value),
     )

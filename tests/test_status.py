@@ -107,7 +107,7 @@ def test_a_damaged_file_is_named_and_hides_nothing_else(archive: TradeStore) -> 
 def test_files_that_vanish_are_listed_again(
     archive: TradeStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real, gone = metadata_cache.read_gist, [True]
+    real, gone = metadata_cache.read_summary, [True]
 
     def read(*args: object) -> SegmentSummary:
         if gone:
@@ -115,7 +115,7 @@ def test_files_that_vanish_are_listed_again(
             raise FileNotFoundError
         return real(*args)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(metadata_cache, "read_gist", read)
+    monkeypatch.setattr(metadata_cache, "read_summary", read)
     assert status(archive, None, YEAR_2020)[0].trades == 11_000
 
 
@@ -124,7 +124,7 @@ def test_files_that_vanish_are_listed_again(
 
 @pytest.fixture
 def keeping(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(metadata_cache, "WORTH_KEEPING", 1)
+    monkeypatch.setattr(metadata_cache, "MIN_READ_TO_SAVE", 1)
 
 
 @pytest.mark.usefixtures("keeping")
@@ -136,7 +136,7 @@ def test_a_footer_that_is_remembered_is_not_read_again(
     def read(*_: object) -> SegmentSummary:
         raise AssertionError("a footer was read")
 
-    monkeypatch.setattr(metadata_cache, "read_gist", read)
+    monkeypatch.setattr(metadata_cache, "read_summary", read)
     assert status(TradeStore(archive.root), None, YEAR_2020) == before
 
 
@@ -145,11 +145,11 @@ def test_a_file_that_was_replaced_is_read_again(archive: TradeStore) -> None:
     """Of the same name and the same size, as a repair may leave it."""
     status(archive, None, YEAR_2020)
     entry = archive.store.files(f"trades/pair={PAIR}")[1]
-    assert SegmentSummaryCache(archive).of(entry).rows == 1_000
+    assert SegmentSummaryCache(archive).get(entry).rows == 1_000
     (archive.root / entry.path).unlink()
     put(archive, days(110, 120), daily(110, 120, 50))
     again = archive.store.files(f"trades/pair={PAIR}")[1]._replace(size=entry.size)
-    assert SegmentSummaryCache(archive).of(again).rows == 500
+    assert SegmentSummaryCache(archive).get(again).rows == 500
 
 
 MEMORIES = [

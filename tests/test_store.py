@@ -276,9 +276,7 @@ def test_a_move_never_takes_the_place_of_another_file(store: LocalStore) -> None
     put(store, "quarantine/1", b"2")
     with pytest.raises(ArchiveUnwritable) as caught:
         store.move("trades/1", "quarantine/1")
-    assert str(caught.value) == (
-        f"can't write {store.root}/quarantine/1: another file stands there"
-    )
+    assert str(caught.value) == (f"can't write {store.root}/quarantine/1: another file is there")
     assert (store.read("trades/1"), store.read("quarantine/1")) == (b"1", b"2")
 
 

@@ -198,6 +198,6 @@ def test_a_place_on_another_disk_than_staging_is_named(
     with pytest.raises(ArchiveUnwritable) as caught:
         store.write("trades/x", b"x", PAIR)
     assert str(caught.value) == (
-        f"can't write {tmp_path}/trades/x: it lies on another disk than the archive's staging/, "
-        "and a file is renamed from there into its place: keep the whole archive on one disk"
+        f"can't write {tmp_path}/trades/x: it is on another disk than the archive's staging/, "
+        "and files are renamed from there: keep the whole archive on one disk"
     )

@@ -139,7 +139,7 @@ def test_pairs_that_are_done_or_failed_keep_no_trades_in_memory(tmp_path: Path) 
         left = pa.total_allocated_bytes() - before
     assert [outcome.exit_status for outcome in outcomes] == [3, 3, 3, 0, 0, 0]
     assert left < 50_000
-    assert archive._known == {}
+    assert archive._caches == {}
 
 
 def test_an_exchange_that_is_gone_is_not_waited_for_by_each_pair_anew(tmp_path: Path) -> None:

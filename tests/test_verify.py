@@ -167,7 +167,7 @@ def test_a_row_taken_out(harmed: Path) -> None:
     rows = pq.read_metadata(file).num_rows
     [line] = faults(harmed)
     assert line.split("; ")[0] == (
-        f"{name_of(file, harmed)}: holds {rows} rows where its footer says {rows + 1}"
+        f"{name_of(file, harmed)}: has {rows} rows, but its footer says {rows + 1}"
     )
 
 
@@ -267,7 +267,7 @@ def test_a_footer_swapped(harmed: Path) -> None:
     there, said = (pq.read_metadata(file).num_rows for file in (one, other))
     [line] = faults(harmed)
     assert line.split("; ")[0] == (
-        f"{name_of(one, harmed)}: holds {there} rows where its footer says {said}"
+        f"{name_of(one, harmed)}: has {there} rows, but its footer says {said}"
     )
 
 

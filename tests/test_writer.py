@@ -23,7 +23,7 @@ from harvester.errors import ArchiveDamaged, ArchiveLocked, ArchiveUnwritable
 from harvester.schema import ROWS, TRADES
 from harvester.storage.filesystem import LocalStore, QuarantineNote
 from harvester.storage.footer import ConfirmedIdGap, Footer
-from harvester.storage.segment import Segment, path_of, stage_segment
+from harvester.storage.segment import Segment, segment_path, stage_segment
 from harvester.storage.trade_store import TradeStore
 from harvester.storage.writer import Writer, keep_pairs, writer
 from harvester.times import Range
@@ -143,7 +143,7 @@ def test_each_row_lies_in_the_folder_of_its_year(archive: TradeStore) -> None:
 def test_an_empty_span_over_several_years_is_one_segment(archive: TradeStore) -> None:
     span = Range(tapes.utc_ns(2018, 5, 1), tapes.utc_ns(2021, 5, 1))
     committed(archive, [], [span])
-    assert parquets(archive) == [path_of(PAIR, span, None)]
+    assert parquets(archive) == [segment_path(PAIR, span, None)]
     assert "/year=2021/" in parquets(archive)[0]
 
 
@@ -151,7 +151,7 @@ def test_a_span_that_ends_in_a_later_year_than_its_rows_stays_whole(archive: Tra
     tape = [row for row in YEARS if row[1] < tapes.utc_ns(2019, 12, 1)]
     span = Range(0, tapes.utc_ns(2021, 5, 1))
     committed(archive, tape, [span])
-    assert parquets(archive) == [path_of(PAIR, span, tapes.utc_ns(2019, 6, 1))]
+    assert parquets(archive) == [segment_path(PAIR, span, tapes.utc_ns(2019, 6, 1))]
 
 
 def test_the_last_nanosecond_of_a_year_is_of_that_year(archive: TradeStore) -> None:
@@ -314,7 +314,7 @@ def test_a_full_disk_at_the_commit_is_told_and_leaves_nothing_to_see(
         with pytest.raises(ArchiveUnwritable) as caught:
             commit(one, Range(0, 10), [])
     assert str(caught.value) == (
-        f"can't write {archive.root}/{path_of(PAIR, Range(0, 10), None)}: the disk is full: "
+        f"can't write {archive.root}/{segment_path(PAIR, Range(0, 10), None)}: the disk is full: "
         "make room, then run the same command again"
     )
     assert parquets(archive) == []
@@ -435,7 +435,7 @@ def test_a_segment_of_other_rows_than_its_footer_tells_is_not_merged(archive: Tr
     with writer(fresh, PAIR) as one, pytest.raises(ArchiveDamaged) as caught:
         one.compact(every=True)
     assert str(caught.value) == (
-        f"{fresh.location(damaged)} holds other rows than its footer tells: it was left as it is"
+        f"{fresh.location(damaged)} has other rows than its footer says: it was left as it is"
     )
     assert parquets(archive) == before
 
@@ -444,12 +444,12 @@ def test_a_segment_renamed_to_a_wider_range_is_not_merged(archive: TradeStore) -
     spans = cuts(TAPE, 3)
     committed(archive, TAPE, [spans[0], spans[2]])
     narrow = archive.segments(PAIR)[0]
-    renamed = path_of(PAIR, Range(spans[0].after, spans[1].through), spans[0].through)
+    renamed = segment_path(PAIR, Range(spans[0].after, spans[1].through), spans[0].through)
     (archive.root / narrow.path).rename(archive.root / renamed)
     with writer(archive, PAIR) as one, pytest.raises(ArchiveDamaged) as caught:
         one.compact(every=True)
     assert str(caught.value) == (
-        f"{archive.root}/{renamed} holds other rows than its footer tells: it was left as it is"
+        f"{archive.root}/{renamed} has other rows than its footer says: it was left as it is"
     )
     assert len(parquets(archive)) == 2
 
@@ -486,7 +486,7 @@ def test_a_crash_before_the_merger_stands_leaves_all_as_it_was(archive: TradeSto
 def placed(archive: TradeStore, span: Range, rows: list[Row], name: Range | None = None) -> str:
     """Put a segment on disk past the writer, under another name if given."""
     staged, _ = stage_segment(archive.store, PAIR, [batch(rows)] if rows else [], Footer(span, ""))
-    path = path_of(PAIR, name or span, rows[-1][1] if rows else None)
+    path = segment_path(PAIR, name or span, rows[-1][1] if rows else None)
     archive.store.commit(staged, path)
     return path
 
@@ -585,7 +585,7 @@ def test_what_is_set_aside_is_remembered_no_more(archive: TradeStore) -> None:
     [segment] = archive.segments("XBTUSD")
     archive.footer(segment)
     with writer(archive, "XBTUSD") as one:
-        to = one.set_aside(QuarantineNote("XBTUSD", segment.path, segment.range, ["odd"]))
+        to = one.quarantine(QuarantineNote("XBTUSD", segment.path, segment.range, ["odd"]))
     assert to == f"quarantine/XBTUSD/0001/{Path(segment.path).name}"
     assert archive.segments("XBTUSD") == []
     with pytest.raises(FileNotFoundError):

@@ -55,13 +55,13 @@ def drawable(archive: TradeStore, question: CandleQuery) -> Drawn:
         return most_candles(archive, plan)
 
     session = QuerySession(archive)
-    asked = session.whoever_writes(question, expected)
+    asked = session.with_retry(question, expected)
     found = question
     if asked > MOST_CANDLES:
         for rung in LADDER:
             if length_ns(rung) > length_ns(question.interval):
                 found = replace(question, interval=rung)
-                if session.whoever_writes(found, expected) <= MOST_CANDLES:
+                if session.with_retry(found, expected) <= MOST_CANDLES:
                     break
     return Drawn(found, asked)
 

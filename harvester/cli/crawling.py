@@ -20,7 +20,7 @@ from harvester.download.request import BackfillRequest, CompletedPair, RunOption
 from harvester.errors import Interrupted
 from harvester.kraken.client import Client
 from harvester.kraken.rate_limit import PaceState
-from harvester.operations.run_log import RunRecorder, recorded
+from harvester.operations.run_log import RunRecorder, record_run
 from harvester.storage.trade_store import TradeStore
 from harvester.times import Range, parse_moment, range_between
 
@@ -69,11 +69,11 @@ def run(request: Request, common: Common) -> list[BackfillResult]:
     show_warnings(verbose=common.verbose > 0)
     process.allow_files(FILES_A_JOB * common.settings.exchange.jobs + FILES_BESIDE)
     with (
-        recorded(archive, "backfill", request.asked(), common.settings, output.hint) as record,
+        record_run(archive, "backfill", request.asked(), common.settings, output.hint) as record,
         display(quiet=common.quiet, log_json=common.log_json) as shown,
     ):
         outcomes = asyncio.run(_run(request, wanted, archive, common, (shown, record)))
-        record.outcomes(outcomes)
+        record.set_results(outcomes)
         return outcomes
 
 
@@ -111,7 +111,7 @@ async def _run(
         try:
             return await backfill(client, archive, wishes, settings, watch)
         finally:
-            record.heard(client.calls, client.refusals)
+            record.set_calls(client.calls, client.refusals)
 
 
 def _upgrade() -> Callable[[CompletedPair], Awaitable[None]]:

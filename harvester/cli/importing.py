@@ -40,7 +40,7 @@ from harvester.errors import (
 )
 from harvester.kraken.client import Client
 from harvester.kraken.pairs import Pair, resolve
-from harvester.operations.run_log import recorded
+from harvester.operations.run_log import record_run
 from harvester.storage.trade_store import TradeStore
 from harvester.times import SECOND, parse_moment, show
 
@@ -97,8 +97,8 @@ def importing(request: Request, common: Common) -> TakenIn:
     """Import what was typed, on the terminal."""
     archive = TradeStore(common.settings.archive.path)
     asked = request._asdict()
-    with recorded(archive, "import", asked, common.settings, output.hint) as record:
-        works, unknown = _works(request, archive, lambda: _asked(archive, common, record.heard))
+    with record_run(archive, "import", asked, common.settings, output.hint) as record:
+        works, unknown = _works(request, archive, lambda: _asked(archive, common, record.set_calls))
         with (
             display(quiet=common.quiet, log_json=common.log_json) as shown,
             _stopping() as stop,
@@ -106,9 +106,9 @@ def importing(request: Request, common: Common) -> TakenIn:
             told = _Told(works, shown)
             watch = ImportOptions(told.read, stop, request.skip_bad_rows)
             reports = run(archive, works, watch, told.done)
-        record.imports(reports, lambda pair: len(archive.gaps(pair)))
+        record.set_imports(reports, lambda pair: len(archive.gaps(pair)))
         done = TakenIn(reports, unknown)
-        record.ended_with(done.exit_status, None)
+        record.set_end(done.exit_status, None)
     if not common.quiet and any(one.ranges for one in reports):
         pairs = [report.pair for report in reports if report.ranges]
         # Without names it means all pairs held, where a list of hundreds would be no help.

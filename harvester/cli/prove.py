@@ -58,7 +58,7 @@ def verify(
     from harvester.errors import gravest
 
     archive = common_.existing()
-    names = [resolve_named(archive, name) for name in pair] or archive.to_verify()
+    names = [resolve_named(archive, name) for name in pair] or archive.pairs_to_verify()
     # A file that is not to be trusted is told before all trades are read.
     members = find(against_csv, KnownComplete())
     reports = _proved(common_, archive, names, as_json=as_json)

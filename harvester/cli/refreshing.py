@@ -19,7 +19,7 @@ from harvester.cli.progress import display
 from harvester.download.events import CancelToken
 from harvester.download.request import RunOptions
 from harvester.operations.refresh import RefreshedPair, RefreshResult, refresh
-from harvester.operations.run_log import recorded
+from harvester.operations.run_log import record_run
 from harvester.storage.trade_store import TradeStore
 from harvester.times import SECOND, show
 
@@ -38,24 +38,24 @@ def run(common: Common, pairs: Sequence[str], max_minutes: float | None) -> Refr
     archive = TradeStore(common.settings.archive.path)
     show_warnings(verbose=common.verbose > 0)
     process.allow_files(FILES_A_JOB * common.settings.exchange.jobs + FILES_BESIDE)
-    most_s = None if max_minutes is None else max_minutes * 60
+    max_s = None if max_minutes is None else max_minutes * 60
 
     async def main() -> RefreshResult:
         stop = CancelToken()
         heed_signals(stop)
         estimates = not common.quiet and output.is_terminal()
         watch = RunOptions(shown.tell, stop, estimates=estimates)
-        return await refresh(archive, common.settings, watch, pairs, most_s=most_s)
+        return await refresh(archive, common.settings, watch, pairs, max_s=max_s)
 
     asked = {"pairs": list(pairs), "max_minutes": max_minutes}
     with (
-        recorded(archive, "refresh", asked, common.settings, output.hint) as record,
+        record_run(archive, "refresh", asked, common.settings, output.hint) as record,
         display(quiet=common.quiet, log_json=common.log_json) as shown,
     ):
         done = asyncio.run(main())
-        record.heard(done.calls, done.refusals)
-        record.outcomes(done.pairs)
-        record.ended_with(done.exit_status, done.error)
+        record.set_calls(done.calls, done.refusals)
+        record.set_results(done.pairs)
+        record.set_end(done.exit_status, done.error)
         return done
 
 

@@ -13,7 +13,7 @@ from harvester.download.backfill import begin
 from harvester.download.events import CancelToken, Waiting
 from harvester.download.request import RunOptions
 from harvester.kraken.client import Client
-from harvester.operations.run_log import RunRecorder, recorded
+from harvester.operations.run_log import RunRecorder, record_run
 from harvester.storage.trade_store import TradeStore
 from harvester.verify.digest import digests
 from harvester.verify.repair import Repairer
@@ -36,11 +36,11 @@ def repair(
     show_warnings(verbose=common.verbose > 0)
     asked = {"pairs": [report.pair for report in reports if report.faults]}
     with (
-        recorded(archive, "repair", asked, common.settings, output.hint) as record,
+        record_run(archive, "repair", asked, common.settings, output.hint) as record,
         display(quiet=common.quiet, log_json=common.log_json) as shown,
     ):
         done = asyncio.run(_repair(common, archive, reports, show, (shown, record)))
-        record.repairs(done.values())
+        record.set_repairs(done.values())
         return done
 
 
@@ -84,7 +84,7 @@ async def _repair(
         try:
             done = await asyncio.gather(*(one(report) for report in wrong.values()))
         finally:
-            record.heard(client.calls, client.refusals)
+            record.set_calls(client.calls, client.refusals)
         return {report.pair: report for report in done}
 
 

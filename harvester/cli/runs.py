@@ -11,7 +11,7 @@ import msgspec
 from harvester.cli import output
 from harvester.cli.options import Common
 from harvester.escaping import shortened
-from harvester.operations.run_log import RunRecord, last
+from harvester.operations.run_log import RunRecord, latest_runs
 
 HEADER = ["begun", "command", "ended", "took", "pairs", "trades", "calls", "refusals", "gaps"]
 GOES_FIRST = ("pairs", "refusals", "took", "calls", "gaps")
@@ -20,7 +20,7 @@ GOES_FIRST = ("pairs", "refusals", "took", "calls", "gaps")
 def tell_runs(common: Common, count: int, *, as_json: bool) -> None:
     """The last runs that wrote, the latest first, and what went wrong in them."""
     archive = common.existing()
-    found = last(archive, count)
+    found = latest_runs(archive, count)
     if as_json:
         output.as_json([_plain(one) for one in found])
         return

@@ -321,7 +321,7 @@ class FileChain:
         fault = "the file that it was imported from is damaged"
         for one in self._made:
             note = QuarantineNote(one.pair, one.path, one.range, [fault])
-            to = writer.set_aside(note)
+            to = writer.quarantine(note)
             self.report.notes.append(f"{one.path} was imported from it, and is in {to} now")
         self._made, self.report.ranges, self.report.kept = [], [], RowCount()
 

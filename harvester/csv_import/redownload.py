@@ -26,7 +26,7 @@ from harvester.csv_import.overlap import (
 from harvester.download.events import Day, Left, Noted, Replaced, Rounding, Started, Upgrade
 from harvester.download.request import CompletedPair
 from harvester.schema import Int64s, no_rows, times, trade_ids
-from harvester.storage.filesystem import QuarantineNote, keep_segment
+from harvester.storage.filesystem import QuarantineNote, quarantine_segment_copy
 from harvester.storage.replacement import checked, clear, finish, splice
 from harvester.storage.replacement_staging import (
     ReplacementView,
@@ -451,7 +451,7 @@ class _Upgrading:
         proof = Proof(span, self._view.last_id_before(self._pair, span.after))
         for batch in self._view.scan(self._pair, span):
             proof.add(batch)
-        return proof.finish(self._view.first_id_behind(self._pair, span.through))
+        return proof.finish(self._view.first_id_after(self._pair, span.through))
 
     def _segments(self, unit: Unit) -> list[Segment]:
         pieces = self._archive.pieces(self._pair, unit.span)
@@ -470,7 +470,7 @@ class _Upgrading:
             if inside:
                 faults = [f"the exchange does not agree: {day}" for day in inside]
                 note = QuarantineNote(self._pair, segment.path, segment.range, faults)
-                to = keep_segment(self._archive.store, note)
+                to = quarantine_segment_copy(self._archive.store, note)
                 self._told = self._told._replace(kept=(*self._told.kept, to))
                 self._note(f"{segment.path} does not agree with the exchange: a copy is in {to}")
 

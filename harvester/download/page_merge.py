@@ -173,7 +173,9 @@ class PageMerger:
         rows, before = sort_rows(rows), self._tail.num_rows
         if self._last_ns is None:
             return False
-        self._tail = merge_rows(self._tail, rows.slice(int(times(rows).searchsorted(self._last_ns))))
+        self._tail = merge_rows(
+            self._tail, rows.slice(int(times(rows).searchsorted(self._last_ns)))
+        )
         return bool(self._tail.num_rows > before)
 
     def squeeze(self) -> None:

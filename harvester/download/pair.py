@@ -192,7 +192,7 @@ class PairDownload:
         now = listed.get(self._pair)
         if now is None or now.key == key:
             return error
-        held = await asyncio.to_thread(self._run.archive.market, self._pair)
+        held = await asyncio.to_thread(self._run.archive.market_footer, self._pair)
         is_held = held is not None and held.key == key
         return MarketChanged(self._pair, key, now.key) if is_held else error
 

@@ -54,7 +54,7 @@ def known_pairs(archive: TradeStore) -> dict[str, Pair]:
 
 def _of_files(archive: TradeStore, name: str) -> Pair:
     """A pair by what its files tell of the market, where pairs.json does not."""
-    footer = archive.market(name)
+    footer = archive.market_footer(name)
     if footer is not None:
         with suppress(*BAD_JSON):
             pair = msgspec.json.decode(footer.pair, type=Pair)
@@ -272,7 +272,7 @@ def resolve_named(archive: TradeStore, text: str) -> str:
         NothingHeld: it knows no such pair; the message names what it holds.
         AmbiguousPair: several markets go by that name, which differ by case.
     """
-    named = archive.named()
+    named = archive.stored_or_requested()
     pairs = {**{name: Pair(altname=name) for name in named}, **known_pairs(archive)}
     try:
         name = resolve(text, pairs.values()).altname

@@ -189,7 +189,7 @@ class RangeDownload:
             beyond = await self._pages(archive, pair, known_ns, left)
             self._is_closing = True
             through = self.span.through
-            held = self._right or archive.first_id_behind(pair, through)
+            held = self._right or archive.first_id_after(pair, through)
             is_file = self._right is None and bool(
                 imported_in(archive, pair, _before_an_id(archive, pair, through))
             )

@@ -1,1 +1,1 @@
-"""What keeps an archive in order night after night, and the record of it."""
+"""Operations: nightly refresh, scheduler templates, and the log of runs."""

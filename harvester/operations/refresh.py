@@ -1,4 +1,4 @@
-"""The nightly refresh: download what is new of every pair in an archive, and its result."""
+"""Nightly refresh: bring every pair of an archive up to date, and report the result per pair."""
 
 from __future__ import annotations
 
@@ -40,19 +40,17 @@ from harvester.errors import (
 from harvester.kraken.client import Client
 from harvester.kraken.pairs import Pair
 from harvester.kraken.rate_limit import PaceState
-from harvester.operations.refresh_pairs import Market, RefreshTarget, targets
-from harvester.storage.lock import held
+from harvester.operations.refresh_targets import KnownPairs, RefreshTarget, choose_targets
+from harvester.storage.lock import locked
 from harvester.storage.replacement_staging import check_not_torn
 from harvester.storage.segment import Segment
 from harvester.storage.trade_store import LISTINGS, TradeStore, check_not_in_future
 from harvester.storage.writer import writer
 from harvester.times import END_OF_TIME, Range
 
-# --- refreshed ------------------------------------------------------------------------------------
-
 
 class TimeIsUp(HarvesterError):
-    """The time allowed for a run was up before it was done: what was asked for, and no failure."""
+    """The run reached its time limit before it was done; the user asked for that, so no failure."""
 
     exit_status = 0
 
@@ -62,23 +60,23 @@ class TimeIsUp(HarvesterError):
 
 @dataclass(slots=True)
 class RefreshedPair:
-    """What a refresh came to for one pair.
+    """The result of a refresh for one pair.
 
     Attributes:
         pair: altname, as the archive has it.
-        state: `complete`, `gaps`, `delisted`, `renamed` (its tape goes on under another name that
-            is held, too), `maintenance`, `locked` (another run is writing it), `unfinished` (the
-            time was up), `interrupted`, or `failed`.
+        state: `complete`, `gaps`, `delisted`, `renamed` (its trade history continues under another
+            name that is stored as well), `maintenance`, `locked` (another run is writing the
+            pair), `unfinished` (the time was up), `interrupted`, or `failed`.
         trades: how many were added.
-        pages: of trades, that were read.
-        refusals: calls for trades that the exchange refused, or gave no good answer to.
-        seconds: from the beginning of its crawl to the end.
-        first_ns: published time of the first trade held, None for none.
-        last_ns: of the last one.
-        reached: the range that is covered up to its end, None where nothing is.
-        gaps: what was wanted and is not covered.
-        renamed_to: what the exchange calls it now, where that is another name.
-        error: what ended it, if anything did.
+        pages: how many pages of trades were read.
+        refusals: requests for trades that the exchange refused or did not answer properly.
+        seconds: from the start to the end of its download.
+        first_ns: published time of the first stored trade; None where there is none.
+        last_ns: of the last stored trade.
+        reached: the last covered range; None where nothing is covered.
+        gaps: ranges that were requested and are not covered.
+        renamed_to: the exchange's present name, if that is another one.
+        error: what ended the pair's refresh early, if anything did.
     """
 
     pair: str
@@ -95,51 +93,61 @@ class RefreshedPair:
     error: HarvesterError | None = None
 
     def __str__(self) -> str:
-        """One line for people."""
+        """The result in one line of text."""
         why = str(self.error) if self.error is not None else ""
         if not why and self.gaps:
-            why = f"{len(self.gaps)} gaps stay, the first {self.gaps[0]}"
+            why = f"{len(self.gaps)} gaps remain, the first {self.gaps[0]}"
         done = f"{self.pair}: {self.state}: {self.trades:,} trades in {self.pages:,} pages"
         return f"{done}; {why}" if why else done
 
     @property
     def exit_status(self) -> int:
-        """0 where nothing is wrong: complete, or stopped because the time was up."""
+        """The exit status of this pair: 0 if it is complete, or stopped because the time was up."""
         if self.error is not None:
             return self.error.exit_status
         return ArchiveHasGaps.exit_status if self.gaps else 0
 
     @property
     def calls(self) -> int:
-        """For trades: pages that were read, and refusals."""
+        """How many requests for trades were sent: pages that were read, and refusals."""
         return self.pages + self.refusals
 
-    def look(self, archive: TradeStore) -> None:
-        """Fill in what is held of the pair by now.
+    def read_coverage(self, archive: TradeStore) -> None:
+        """Fill in the fields about what is stored: gaps, coverage, first and last trade.
 
         Raises:
-            ArchiveDamaged: a segment's footer, or what was wanted, can't be read.
+            ArchiveDamaged: a segment's footer, or the record of requested ranges, can't be read.
         """
         self.gaps = archive.gaps(self.pair)
         self.reached = next(reversed(archive.coverage(self.pair)), None)
         for _ in range(LISTINGS):
             segments = archive.segments(self.pair)
             try:
-                first, last = (_bounds(archive, some) for some in (segments, reversed(segments)))
+                first = _first_bounds(archive, segments)
+                last = _first_bounds(archive, reversed(segments))
             except FileNotFoundError:
-                # Whoever holds the pair's lock merges its files.
+                # Another run that has the pair's lock is merging its files.
                 continue
             self.first_ns, self.last_ns = first and first[0], last and last[1]
             return
 
 
-def _bounds(archive: TradeStore, segments: Iterable[Segment]) -> tuple[int, int] | None:
-    """The first and last published time of the first of some segments that has rows."""
-    return next((known for segment in segments if (known := archive.bounds(segment))), None)
+def _first_bounds(archive: TradeStore, segments: Iterable[Segment]) -> tuple[int, int] | None:
+    """The first and last published time of the first segment that has rows."""
+    return next((bounds for segment in segments if (bounds := archive.bounds(segment))), None)
 
 
 class RefreshResult(NamedTuple):
-    """What a refresh came to. `error`: what ended it as a whole, if anything did."""
+    """The result of a refresh.
+
+    Attributes:
+        pairs: the result of each pair.
+        exchange: the exchange's status, such as `online` or `maintenance`.
+        calls: how many requests were sent.
+        refusals: how many of them were refused or not answered properly.
+        seconds: how long the run took.
+        error: what ended the run as a whole early, if anything did.
+    """
 
     pairs: list[RefreshedPair]
     exchange: str
@@ -150,12 +158,10 @@ class RefreshResult(NamedTuple):
 
     @property
     def exit_status(self) -> int:
-        """The gravest of all pairs', 0 only where each is complete or the time was up."""
-        whole = [self.error.exit_status] if self.error else []
-        return gravest([*whole, *(pair.exit_status for pair in self.pairs)])
+        """The gravest status of all pairs; 0 if each is complete or stopped by the time limit."""
+        own_status = [self.error.exit_status] if self.error else []
+        return gravest([*own_status, *(pair.exit_status for pair in self.pairs)])
 
-
-# --- refresh --------------------------------------------------------------------------------------
 
 LOCK = "_refresh"
 MAINTENANCE = "maintenance"
@@ -165,41 +171,43 @@ ONLINE = "online"
 async def refresh(
     archive: TradeStore,
     settings: Settings,
-    watch: RunOptions,
+    options: RunOptions,
     pairs: Sequence[str] = (),
     *,
-    most_s: float | None = None,
+    max_s: float | None = None,
 ) -> RefreshResult:
-    """Bring pairs up to the exchange's now less `settle_s`, fill their gaps, tend their files.
+    """Download new trades of pairs, fill their gaps, compact their files and build roll-ups.
 
-    Whatever goes wrong is in the result: of one pair, and the others go on; or of all.
+    Coverage then ends at the exchange's clock minus `settle_s`. Errors are part of the result: that
+    of one pair does not stop the others.
 
     Args:
-        archive: where they are kept.
-        settings: `[refresh] pairs` tells which, unless `pairs` does; none means those held.
-        watch: told of progress, and asked whether to stop.
+        archive: where the trades are stored.
+        settings: `[refresh] pairs` applies if `pairs` is empty; if both are, all stored pairs are
+            refreshed.
+        options: listener for progress, and the token that stops the run.
         pairs: names and patterns.
-        most_s: end in good order after so many seconds; what was fetched is kept.
+        max_s: stop in good order after this many seconds; what was downloaded is kept.
 
     Raises:
-        NothingHeld: no pair is named, and none is held.
+        NothingHeld: no pair is named, and none is stored.
     """
     texts = pairs or settings.refresh.pairs
-    if not (texts or archive.named()):
+    if not (texts or archive.stored_or_requested()):
         raise NothingHeld(
             f"nothing to refresh: the archive at {archive.path} is empty, and [refresh] pairs "
             "names none. `harvester backfill XBT/USD` begins one"
         )
-    run = _Refreshing(archive, settings, watch)
+    run = _Refresh(archive, settings, options)
     timer = None
-    if most_s is not None:
-        timer = asyncio.get_running_loop().call_later(most_s, run.time_is_up)
+    if max_s is not None:
+        timer = asyncio.get_running_loop().call_later(max_s, run.time_is_up)
     begun_s = time.monotonic()
     doing = f"the archive at {archive.path} is being refreshed"
     error = None
     try:
-        with held(archive.root / "locks", LOCK, doing=doing):
-            await run.all(texts)
+        with locked(archive.root / "locks", LOCK, doing=doing):
+            await run.run(texts)
     except HarvesterError as reason:
         error = reason
     finally:
@@ -208,55 +216,59 @@ async def refresh(
     return run.result(error, time.monotonic() - begun_s)
 
 
-class _Refreshing:
-    """One refresh on its way."""
+class _Refresh:
+    """The state of a refresh while it runs."""
 
-    def __init__(self, archive: TradeStore, settings: Settings, watch: RunOptions) -> None:
+    def __init__(self, archive: TradeStore, settings: Settings, options: RunOptions) -> None:
         self._archive = archive
         self._settings = settings
-        self._tell = watch.listener
-        self._stop = watch.stop
-        self._watch = replace(watch, listener=self._hear)
-        self._client = Client(settings.exchange, on_wait=self._waits, on_pace=self._paced)
+        self._listener = options.listener
+        self._stop = options.stop
+        self._options = replace(options, listener=self._on_event)
+        self._client = Client(settings.exchange, on_wait=self._on_wait, on_pace=self._on_pace)
         self._exchange = ""
         self._time_is_up = False
         self._rows: list[RefreshedPair] = []
         self._refusals: Counter[str] = Counter()
         self._added: Counter[str] = Counter()
-        self._begun_s: dict[str, float] = {}
+        self._started_s: dict[str, float] = {}
         self._seconds: dict[str, float] = {}
 
     def time_is_up(self) -> None:
-        """End in good order."""
+        """Stop in good order, as the time limit is reached."""
         self._time_is_up = True
         self._stop.wish()
 
-    async def all(self, texts: Sequence[str]) -> None:
-        """Refresh what is meant; there are rows for all that is known before an error."""
-        market = Market({}, known_pairs(self._archive), self._archive.named())
+    async def run(self, texts: Sequence[str]) -> None:
+        """Refresh the pairs that names and patterns mean.
+
+        If the exchange can't be asked, each pair known so far gets a result with that error.
+        """
+        pairs = KnownPairs({}, known_pairs(self._archive), self._archive.stored_or_requested())
         async with self._client:
             try:
-                listed, known = await self._stop.guard(self._listed())
+                listed, known = await self._stop.guard(self._list_pairs())
             except (ExchangeError, Interrupted) as error:
-                reason = self._reason(error)
-                for target in targets(texts, market._replace(listed=market.known)):
-                    outcome = _failed(target.pair.altname, reason)
-                    self._rows.append(self._row(target._replace(listed=True), outcome))
+                reason = self._time_limit_or(error)
+                for target in choose_targets(texts, pairs._replace(listed=pairs.known)):
+                    failed = _failed(target.pair.altname, reason)
+                    self._rows.append(self._row(target._replace(listed=True), failed))
                 raise reason from error
-            await self._each(targets(texts, market._replace(listed=listed, known=known)))
+            await self._refresh(choose_targets(texts, pairs._replace(listed=listed, known=known)))
 
     def result(self, error: HarvesterError | None, seconds: float) -> RefreshResult:
-        """All that came of it."""
+        """The result of the run so far."""
         client = self._client
         return RefreshResult(
             self._rows, self._exchange, client.calls, client.refusals, round(seconds, 3), error
         )
 
-    async def _listed(self) -> tuple[dict[str, Pair], dict[str, Pair]]:
+    async def _list_pairs(self) -> tuple[dict[str, Pair], dict[str, Pair]]:
+        """Ask the exchange for its status and its pairs; return those listed, and those known."""
         self._exchange = await self._status()
         if self._exchange == MAINTENANCE:
             raise ExchangeRefused(
-                "the exchange is in maintenance, so it was asked for nothing: the next run goes on"
+                "the exchange is in maintenance, so nothing was requested: the next run goes on"
             )
         return await listed_and_known(self._client, self._archive)
 
@@ -266,32 +278,33 @@ class _Refreshing:
         except ExchangeUnreachable:
             raise
         except ExchangeError:
-            # Such as a mirror that does not know the question.
+            # Such as an API server that does not have this endpoint.
             return ONLINE
 
-    async def _each(self, found: list[RefreshTarget]) -> None:
-        found = list(await asyncio.gather(*map(self._confirmed, found)))
-        asked: list[tuple[RefreshTarget, BackfillRequest]] = []
-        rest: list[tuple[RefreshTarget, HarvesterError | None]] = []
-        for target in found:
-            span, error = (None, target.error) if target.error else self._span(target)
-            if span is not None:
-                asked.append((target, BackfillRequest(target.pair, span)))
+    async def _refresh(self, targets: list[RefreshTarget]) -> None:
+        """Download what can be downloaded, maintain the files of the other pairs, in this order."""
+        targets = list(await asyncio.gather(*map(self._confirm_listing, targets)))
+        downloads: list[tuple[RefreshTarget, BackfillRequest]] = []
+        others: list[tuple[RefreshTarget, HarvesterError | None]] = []
+        for target in targets:
+            requested, error = (None, target.error) if target.error else self._range_of(target)
+            if requested is not None:
+                downloads.append((target, BackfillRequest(target.pair, requested)))
             else:
-                rest.append((target, error))
-        outcomes = await self._fetch([wish for _, wish in asked])
-        for (target, _), outcome in zip(asked, outcomes, strict=True):
-            self._rows.append(self._row(target, outcome))
-        for target, error in rest:
+                others.append((target, error))
+        results = await self._download([request for _, request in downloads])
+        for (target, _), result in zip(downloads, results, strict=True):
+            self._rows.append(self._row(target, result))
+        for target, error in others:
             name = target.pair.altname
-            outcome = _failed(name, error or await capture_error(self._tend(name)))
-            self._tell(outcome)
-            self._rows.append(self._row(target, outcome))
-        places = {target.pair.altname: place for place, target in enumerate(found)}
-        self._rows.sort(key=lambda row: places[row.pair])
+            result = _failed(name, error or await capture_error(self._maintain(name)))
+            self._listener(result)
+            self._rows.append(self._row(target, result))
+        order = {target.pair.altname: index for index, target in enumerate(targets)}
+        self._rows.sort(key=lambda row: order[row.pair])
 
-    async def _confirmed(self, target: RefreshTarget) -> RefreshTarget:
-        """The same, listed where the exchange still answers: a list may have been cut short."""
+    async def _confirm_listing(self, target: RefreshTarget) -> RefreshTarget:
+        """Mark a missing pair as listed if the exchange answers: its list may be incomplete."""
         if target.listed or target.error is not None or target.renamed_to is not None:
             return target
         try:
@@ -299,92 +312,96 @@ class _Refreshing:
         except ExchangeRefused:
             return target
         except HarvesterError as error:
-            return target._replace(error=self._reason(error))
+            return target._replace(error=self._time_limit_or(error))
         return target._replace(listed=True)
 
-    async def _fetch(self, wishes: list[BackfillRequest]) -> list[BackfillResult]:
-        self._tell(Begun(len(wishes)))
+    async def _download(self, requests: list[BackfillRequest]) -> list[BackfillResult]:
+        self._listener(Begun(len(requests)))
         try:
-            outcomes = await backfill(
-                self._client, self._archive, wishes, self._settings, self._watch
+            results = await backfill(
+                self._client, self._archive, requests, self._settings, self._options
             )
         except HarvesterError as error:
-            # It ended before any pair's turn.
-            return [_failed(wish.pair.altname, self._reason(error)) for wish in wishes]
-        outcomes = list(await asyncio.gather(*map(self._earlier, wishes, outcomes)))
-        if any(isinstance(outcome.error, ExchangeError) for outcome in outcomes):
+            # It ended before the first pair was begun.
+            reason = self._time_limit_or(error)
+            return [_failed(request.pair.altname, reason) for request in requests]
+        results = list(await asyncio.gather(*map(self._fill_earlier_gaps, requests, results)))
+        if any(isinstance(result.error, ExchangeError) for result in results):
             with suppress(ExchangeError, Interrupted):
                 self._exchange = await self._stop.guard(self._client.status())
         return [
-            outcome._replace(error=outcome.error and self._reason(outcome.error))
-            for outcome in outcomes
+            result._replace(error=result.error and self._time_limit_or(result.error))
+            for result in results
         ]
 
-    async def _earlier(self, wish: BackfillRequest, outcome: BackfillResult) -> BackfillResult:
-        """Fill the gaps that lie before what was asked for just now, too."""
-        name = wish.pair.altname
-        if outcome.error or all(h.after >= wish.span.after for h in self._archive.gaps(name)):
-            return outcome
+    async def _fill_earlier_gaps(
+        self, request: BackfillRequest, result: BackfillResult
+    ) -> BackfillResult:
+        """Fill the gaps before the range that was just downloaded; return the combined result."""
+        name = request.pair.altname
+        gaps = self._archive.gaps(name) if not result.error else []
+        if all(gap.after >= request.span.after for gap in gaps):
+            return result
         filled: list[BackfillResult] = []
 
         async def work() -> None:
-            run = begin(self._client, self._archive, self._settings, self._watch)
-            with writer(self._archive, name) as one:
-                filled.append(await fill(run, wish.pair, one))
+            run = begin(self._client, self._archive, self._settings, self._options)
+            with writer(self._archive, name) as pair_writer:
+                filled.append(await fill(run, request.pair, pair_writer))
 
         error = await capture_error(work())
-        pages = outcome.pages + sum(backfill_result.pages for backfill_result in filled)
-        return outcome._replace(
-            pages=pages,
-            error=error or next((backfill_result.error for backfill_result in filled), None),
+        return result._replace(
+            pages=result.pages + sum(earlier.pages for earlier in filled),
+            error=error or next((earlier.error for earlier in filled), None),
         )
 
-    async def _tend(self, name: str) -> None:
-        """Tend the files of a pair that can't be asked for any more."""
-        with writer(self._archive, name) as one:
-            await asyncio.to_thread(finish_replacing, one, self._tell)
+    async def _maintain(self, name: str) -> None:
+        """Compact and check the files of a pair that the exchange does not list any more."""
+        with writer(self._archive, name) as pair_writer:
+            await asyncio.to_thread(finish_replacing, pair_writer, self._listener)
             await asyncio.to_thread(
-                run_maintenance, one, self._settings.candles.rollups, self._tell
+                run_maintenance, pair_writer, self._settings.candles.rollups, self._listener
             )
             await asyncio.to_thread(check_not_torn, self._archive, name)
-            check_not_in_future(self._archive, name, self._watch.now_ns())
+            check_not_in_future(self._archive, name, self._options.now_ns())
 
-    def _span(self, target: RefreshTarget) -> tuple[Range | None, HarvesterError | None]:
-        """From where it was asked for last, or from the first trade ever, to now.
+    def _range_of(self, target: RefreshTarget) -> tuple[Range | None, HarvesterError | None]:
+        """The range to download: from the last start that was requested, or the first trade, on.
 
-        Nothing of a pair that can't be asked for.
+        None for a pair that the exchange does not list, or whose requests can't be read.
         """
         if not target.listed:
             return None, None
         name = target.pair.altname
         try:
-            spans = self._archive.wanted(name)
+            wanted = self._archive.wanted(name)
         except HarvesterError as error:
             return None, error
-        now_ns = self._watch.now_ns()
-        begun = [span.after for span in spans if span.after < now_ns] or [s.after for s in spans]
-        return Range(begun[-1] if begun else 0, END_OF_TIME), None
+        now_ns = self._options.now_ns()
+        starts = [requested.after for requested in wanted]
+        past_starts = [start for start in starts if start < now_ns] or starts
+        return Range(past_starts[-1] if past_starts else 0, END_OF_TIME), None
 
-    def _row(self, target: RefreshTarget, outcome: BackfillResult) -> RefreshedPair:
+    def _row(self, target: RefreshTarget, result: BackfillResult) -> RefreshedPair:
         name = target.pair.altname
         row = RefreshedPair(
             name,
             trades=self._added[name],
-            pages=outcome.pages,
+            pages=result.pages,
             refusals=self._refusals[name],
             seconds=self._seconds.get(name, 0.0),
             renamed_to=target.renamed_to,
-            error=outcome.error,
+            error=result.error,
         )
         try:
-            # A text that means no pair is no name for a folder.
+            # A text that is no pair's name must not be used as a folder's name.
             if not isinstance(target.error, UnknownPair):
-                row.look(self._archive)
+                row.read_coverage(self._archive)
         except HarvesterError as error:
-            # That the time was up hides no damage.
+            # Damage is reported even if the time was up.
             row.error = error if isinstance(row.error, TimeIsUp) else row.error or error
         if not target.listed and row.reached is not None:
-            # What lies behind its last trade can't be had, and need not have been anything.
+            # After its last trade nothing can be downloaded, and there may have been no trades.
             row.gaps = [gap for gap in row.gaps if gap.after < row.reached.through]
         row.state = self._state(target, row)
         return row
@@ -405,28 +422,30 @@ class _Refreshing:
                 return MAINTENANCE
         return "failed"
 
-    def _reason(self, error: HarvesterError) -> HarvesterError:
+    def _time_limit_or(self, error: HarvesterError) -> HarvesterError:
+        """`TimeIsUp` for the interruption that the time limit caused; else the error itself."""
         return TimeIsUp() if self._time_is_up and isinstance(error, Interrupted) else error
 
-    def _hear(self, event: Event) -> None:
+    def _on_event(self, event: Event) -> None:
+        """Note times and numbers per pair, and pass the event on to the listener."""
         match event:
             case Started(pair):
-                self._begun_s.setdefault(pair, time.monotonic())
+                self._started_s.setdefault(pair, time.monotonic())
             case Committed(pair, _, rows):
                 self._added[pair] += rows
             case BackfillResult(pair):
-                begun_s = self._begun_s.get(pair, time.monotonic())
-                self._seconds[pair] = round(time.monotonic() - begun_s, 3)
+                started_s = self._started_s.get(pair, time.monotonic())
+                self._seconds[pair] = round(time.monotonic() - started_s, 3)
                 if event.error is not None:
-                    event = event._replace(error=self._reason(event.error))
-        self._tell(event)
+                    event = event._replace(error=self._time_limit_or(event.error))
+        self._listener(event)
 
-    def _waits(self, what: str, why: str) -> None:
+    def _on_wait(self, what: str, why: str) -> None:
         self._refusals[what] += 1
-        self._tell(Waiting(what, why))
+        self._listener(Waiting(what, why))
 
-    def _paced(self, pace: PaceState) -> None:
-        self._tell(Paced(pace.pair, pace))
+    def _on_pace(self, pace: PaceState) -> None:
+        self._listener(Paced(pace.pair, pace))
 
 
 def _failed(name: str, error: HarvesterError | None) -> BackfillResult:

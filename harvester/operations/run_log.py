@@ -17,7 +17,7 @@ from harvester.config import Settings
 from harvester.download.events import Upgrade
 from harvester.errors import BAD_JSON, HarvesterError, Interrupted, gravest
 from harvester.escaping import without_credentials
-from harvester.storage.lock import held
+from harvester.storage.lock import locked
 from harvester.storage.trade_store import TradeStore
 from harvester.times import SECOND, Range, show
 
@@ -26,41 +26,36 @@ if TYPE_CHECKING:
     from harvester.verify.reports import RepairReport
 
 
-# --- processes ------------------------------------------------------------------------------------
-
-
 def is_alive(pid: int) -> bool:
-    """Whether a process of this number runs on this machine."""
+    """Whether a process with this id runs on this machine."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
         return False
     except OSError:
-        # It is somebody else's.
+        # It is another user's process.
         return True
     return True
 
 
 def ticks_of(pid: int) -> int | None:
-    """When a process started, where the system tells: on Linux."""
+    """When a process started, in clock ticks since boot; None where that is unknown (not Linux)."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_bytes()
-        # The name before it may hold anything, so fields count from its closing bracket.
+        # The process name may contain any character, so fields count from its closing bracket.
         return int(stat.rpartition(b")")[2].split()[19])
     except (OSError, IndexError, ValueError):
         return None
 
 
-# --- records --------------------------------------------------------------------------------------
-
-# It is written when the run begins and replaced whole when it ends, so a run that was killed is
-# seen as well. A record is only a record: that it can't be written stops nothing.
+# A record is written when the run begins and replaced when it ends, so a run that was killed is
+# recorded as well. If a record can't be written, the run continues.
 
 FOLDER = "runs"
 
 
 class PairResult(msgspec.Struct):
-    """What a run came to for one pair."""
+    """The result of a run for one pair."""
 
     pair: str
     exit_status: int
@@ -74,16 +69,26 @@ class PairResult(msgspec.Struct):
 
 
 class RunRecord(msgspec.Struct):
-    """One run, as its file tells it. Moments are ISO 8601 in UTC.
+    """The record of one run. Times are ISO 8601 in UTC.
 
     Attributes:
-        id: the file's name without its ending; later runs sort behind earlier ones.
+        id: the file's name without its ending; ids sort by time.
         command: such as backfill.
-        state: `running` or `ended` in the file; `killed` where the process is gone without a word.
-        asked: what was asked for.
-        settings: those that matter to it.
-        ticks: when its process started, by the system's count: process ids are used again.
-        calls: made to the exchange, those that were refused as well.
+        begun: when the run began.
+        format: version of this format.
+        state: `running` or `ended` in the file; `killed` if its process is gone without an end.
+        version: of harvester.
+        host: name of the machine.
+        pid: its process id.
+        ticks: when its process started, in clock ticks: process ids are used again.
+        asked: what was requested, by name.
+        settings: the settings that matter to the run.
+        ended: when the run ended.
+        exit_status: of the command.
+        error: what ended the run as a whole, if anything did.
+        calls: requests to the exchange, refused ones included.
+        refusals: those that were refused.
+        pairs: the results per pair.
     """
 
     id: str
@@ -106,17 +111,21 @@ class RunRecord(msgspec.Struct):
 
     @property
     def trades(self) -> int:
-        """Of all pairs."""
+        """How many trades were added to all pairs."""
         return sum(pair.trades for pair in self.pairs)
 
     @property
     def gaps(self) -> int:
-        """Of all pairs."""
+        """How many gaps all pairs have."""
         return sum(pair.gaps for pair in self.pairs)
 
 
-def last(archive: TradeStore, count: int) -> list[RunRecord]:
-    """The last so many runs, the latest first; a file that can't be read is left out.
+def latest_runs(archive: TradeStore, count: int) -> list[RunRecord]:
+    """Read the records of the latest runs, the latest first; unreadable files are left out.
+
+    Args:
+        archive: whose runs.
+        count: how many records at most.
 
     Raises:
         ArchiveError: the folder can't be read.
@@ -128,12 +137,12 @@ def last(archive: TradeStore, count: int) -> list[RunRecord]:
         with suppress(*BAD_JSON):
             raw = archive.store.read(path)
             if raw is not None:
-                found.append(_judged(msgspec.json.decode(raw, type=RunRecord)))
+                found.append(_with_killed(msgspec.json.decode(raw, type=RunRecord)))
     return found
 
 
-def _judged(record: RunRecord) -> RunRecord:
-    """A record, with `killed` for a run that has not ended and whose process is gone."""
+def _with_killed(record: RunRecord) -> RunRecord:
+    """Set `killed` as the state of a run that has not ended and whose process is gone."""
     if record.state == "running" and record.host == socket.gethostname():
         ticks = ticks_of(record.pid)
         is_other = None not in (ticks, record.ticks) and ticks != record.ticks
@@ -143,12 +152,10 @@ def _judged(record: RunRecord) -> RunRecord:
 
 
 def paths(archive: TradeStore) -> list[str]:
-    """All records, the oldest first."""
+    """List the paths of all records, the oldest first."""
     entries = archive.store.files(FOLDER)
     return sorted(entry.path for entry in entries if entry.path.endswith(".json"))
 
-
-# --- recording ------------------------------------------------------------------------------------
 
 LOCK = "_runs"
 MOST_KEPT = 1000
@@ -156,91 +163,112 @@ LOCK_WAIT_S = 10.0
 
 
 class RunResult(Protocol):
-    """What came of one pair, whatever run it was."""
+    """What the results of a pair have in common, whatever run made them."""
 
     @property
     def pair(self) -> str:
-        """Its altname."""
+        """The altname."""
 
     @property
     def exit_status(self) -> int:
-        """As that of the command: 0 for complete."""
+        """The exit status of the command for this pair: 0 for complete."""
 
     @property
     def trades(self) -> int:
-        """Added."""
+        """How many trades were added."""
 
     @property
     def pages(self) -> int:
-        """Asked for."""
+        """How many pages were read."""
 
     @property
     def gaps(self) -> list[Range]:
-        """Left."""
+        """The gaps that remain."""
 
     @property
     def reached(self) -> Range | None:
-        """The last range covered."""
+        """The last covered range."""
 
     @property
     def error(self) -> HarvesterError | None:
-        """What ended it."""
+        """What ended the pair's run early, if anything did."""
 
 
 class RunRecorder:
-    """A run's record while it is made."""
+    """Collects the record of a run while it runs, and writes it."""
 
     def __init__(self, archive: TradeStore, record: RunRecord) -> None:
-        """Nothing is written yet."""
+        """Record in `archive`; nothing is written yet."""
         self._archive = archive
         self.record = record
         self.unwritten: HarvesterError | None = None
 
-    def heard(self, calls: int, refusals: int) -> None:
-        """Note how often the exchange was asked, and how often it refused."""
+    def set_calls(self, calls: int, refusals: int) -> None:
+        """Set the number of requests to the exchange.
+
+        Args:
+            calls: all requests.
+            refusals: those that were refused.
+        """
         self.record.calls, self.record.refusals = calls, refusals
 
-    def outcomes(self, outcomes: Iterable[RunResult]) -> None:
-        """Note what each pair's crawl came to."""
+    def set_results(self, results: Iterable[RunResult]) -> None:
+        """Set the results of a backfill or a refresh, one per pair."""
         self.record.pairs = [
             _result(
-                outcome,
-                gaps=len(outcome.gaps),
-                covered_through_ns=outcome.reached.through if outcome.reached else None,
-                upgrade=_upgrade(outcome),
+                result,
+                gaps=len(result.gaps),
+                covered_through_ns=result.reached.through if result.reached else None,
+                upgrade=_upgrade(result),
             )
-            for outcome in outcomes
+            for result in results
         ]
 
-    def ended_with(self, exit_status: int, error: HarvesterError | None) -> None:
-        """Note how the run as a whole ended, where its pairs alone do not tell."""
+    def set_end(self, exit_status: int, error: HarvesterError | None) -> None:
+        """Set how the run as a whole ended, if the results of the pairs do not show it.
+
+        Args:
+            exit_status: of the command.
+            error: what ended the run early, if anything did.
+        """
         self.record.exit_status = exit_status
         self.record.error = None if error is None else str(error)
 
-    def repairs(self, reports: Iterable[RepairReport]) -> None:
-        """Note what mending each pair came to."""
+    def set_repairs(self, reports: Iterable[RepairReport]) -> None:
+        """Set the results of a repair, one per pair."""
         self.record.pairs = [_result(report, moved=len(report.moved)) for report in reports]
 
-    def imports(self, reports: Iterable[ImportReport], gaps: Callable[[str], int]) -> None:
-        """Note what taking in the files of each pair came to; `gaps`: how many a pair has now."""
-        found: dict[str, PairResult] = {}
+    def set_imports(self, reports: Iterable[ImportReport], gaps: Callable[[str], int]) -> None:
+        """Set the results of an import, added up per pair.
+
+        Args:
+            reports: one per file.
+            gaps: returns how many gaps a pair has now.
+        """
+        results: dict[str, PairResult] = {}
         for report in reports:
-            pair = found.setdefault(report.pair, PairResult(report.pair, 0, gaps=gaps(report.pair)))
-            pair.trades += report.kept.rows
-            pair.exit_status = gravest([pair.exit_status, report.exit_status])
+            result = results.setdefault(
+                report.pair, PairResult(report.pair, 0, gaps=gaps(report.pair))
+            )
+            result.trades += report.kept.rows
+            result.exit_status = gravest([result.exit_status, report.exit_status])
             if report.ranges:
-                through = max(span.through for span in report.ranges)
-                pair.covered_through_ns = max(pair.covered_through_ns or 0, through)
-            if report.error is not None and pair.error is None:
-                pair.error = str(report.error)
-        self.record.pairs = list(found.values())
+                through = max(imported.through for imported in report.ranges)
+                result.covered_through_ns = max(result.covered_through_ns or 0, through)
+            if report.error is not None and result.error is None:
+                result.error = str(report.error)
+        self.record.pairs = list(results.values())
 
     def write(self, *, prune: bool = False) -> None:
-        """Put the record in its place; what prevents that is kept in `unwritten`."""
+        """Write the record; an error is kept in `unwritten`, not raised.
+
+        Args:
+            prune: also delete the oldest records, beyond the latest 1000.
+        """
         store = self._archive.store
         data = msgspec.json.format(msgspec.json.encode(self.record), indent=2) + b"\n"
         try:
-            with held(self._archive.root / "locks", LOCK, wait_s=LOCK_WAIT_S):
+            with locked(self._archive.root / "locks", LOCK, wait_s=LOCK_WAIT_S):
                 store.remove_folder(f"staging/{LOCK}")
                 store.write(f"{FOLDER}/{self.record.id}.json", data, LOCK)
                 store.remove_folder(f"staging/{LOCK}")
@@ -251,21 +279,21 @@ class RunRecorder:
 
 
 @contextmanager
-def recorded(
+def record_run(
     archive: TradeStore,
     command: str,
     asked: Mapping[str, Any],
     settings: Settings,
     warn: Callable[[str], None],
 ) -> Iterator[RunRecorder]:
-    """Keep a record of a run over an archive: begun before the block, ended behind it.
+    """Keep a record of a run: written before the block runs, and again when it ends.
 
     Args:
-        archive: what the run writes.
-        command: what it is called.
-        asked: what was asked for, by name.
-        settings: what is in force.
-        warn: told at the end, where the record could not be written and nothing worse happened.
+        archive: what the run changes.
+        command: its name.
+        asked: what was requested, by name.
+        settings: the effective settings.
+        warn: called at the end if the record could not be written and nothing worse happened.
     """
     now_ns = time.time_ns()
     record = RunRecord(
@@ -278,10 +306,10 @@ def recorded(
         asked=dict(asked),
         settings=_settings(settings),
     )
-    recording = RunRecorder(archive, record)
-    recording.write(prune=True)
+    recorder = RunRecorder(archive, record)
+    recorder.write(prune=True)
     try:
-        yield recording
+        yield recorder
         if record.exit_status is None:
             record.exit_status = gravest([pair.exit_status for pair in record.pairs])
     except HarvesterError as error:
@@ -289,20 +317,20 @@ def recorded(
         record.error = without_credentials(str(error))
         raise
     except BaseException as error:
-        is_wish = isinstance(error, KeyboardInterrupt)
-        record.exit_status = Interrupted.exit_status if is_wish else HarvesterError.exit_status
+        is_interrupt = isinstance(error, KeyboardInterrupt)
+        record.exit_status = Interrupted.exit_status if is_interrupt else HarvesterError.exit_status
         record.error = without_credentials(f"{type(error).__name__}: {error}")
         raise
     finally:
         record.state, record.ended = "ended", _now()
-        recording.unwritten = None
-        recording.write()
-        if recording.unwritten is not None and not record.exit_status:
-            warn(f"this run leaves no record: {recording.unwritten}")
+        recorder.unwritten = None
+        recorder.write()
+        if recorder.unwritten is not None and not record.exit_status:
+            warn(f"this run leaves no record: {recorder.unwritten}")
 
 
 def _result(run_result: RunResult | RepairReport, **more: Any) -> PairResult:  # noqa: ANN401 - its fields
-    """What both kinds of results tell, and `more`."""
+    """Make the result of one pair from what both kinds of results have, and `more`."""
     error = None if run_result.error is None else str(run_result.error)
     return PairResult(
         run_result.pair,
@@ -315,12 +343,13 @@ def _result(run_result: RunResult | RepairReport, **more: Any) -> PairResult:  #
 
 
 def _upgrade(run_result: RunResult) -> dict[str, Any] | None:
-    """What became of ranges from files, of a backfill that was to replace them."""
+    """The result of re-downloading imported ranges, of a backfill that was to do so."""
     upgrade = getattr(run_result, "upgrade", None)
     return upgrade.plain() if isinstance(upgrade, Upgrade) else None
 
 
 def _settings(settings: Settings) -> dict[str, Any]:
+    """The settings that a record keeps, by key."""
     exchange, archive = settings.exchange, settings.archive
     return {
         "exchange.url": exchange.shown_url,
@@ -334,7 +363,7 @@ def _settings(settings: Settings) -> dict[str, Any]:
 
 
 def _id(now_ns: int, pid: int) -> str:
-    """A name that sorts by the time, such as 20260130T120000.000123Z-4711."""
+    """The id of a run, which sorts by time, such as 20260130T120000.000123Z-4711."""
     day = time.strftime("%Y%m%dT%H%M%S", time.gmtime(now_ns // SECOND))
     return f"{day}.{now_ns // 1000 % 10**6:06d}Z-{pid}"
 

@@ -12,14 +12,14 @@ from typing import TypeVar
 import duckdb
 import pyarrow as pa
 
-from harvester.errors import ArchiveDamaged, UsageError
+from harvester.errors import UsageError
 from harvester.query.calendar import FixedGrid, Grid
 from harvester.query.candle_query import PRICE_DECIMALS, CandleQuery
 from harvester.query.candle_sql import candles_sql, loses_digits, measures_of, seeds
 from harvester.query.connection import MEMORY_LIMIT, asking, quoted, session
 from harvester.query.plan import Plan, chunks, clipped, plan
 from harvester.query.sources import TICKS, Source, Spool, Spooled, grouped_sql
-from harvester.storage.trade_store import LISTINGS, TradeStore
+from harvester.storage.trade_store import TradeStore, with_snapshot_retry
 from harvester.times import END_OF_TIME, Interval, Range, overlap, parse_interval, union
 
 # --- session --------------------------------------------------------------------------------------
@@ -65,12 +65,10 @@ class QuerySession:
             return chunks(self.archive, plan)
 
         # Cut by what stands in the archive, whose footers tell how many rows there are.
-        questions = QuerySession(self.archive, self.memory_limit).whoever_writes(
-            question, shortened
-        )
+        questions = QuerySession(self.archive, self.memory_limit).with_retry(question, shortened)
         if not looks_at_digits(question):
             return questions, PRICE_DECIMALS
-        if any(self.whoever_writes(part, losing) for part in questions):
+        if any(self.with_retry(part, losing) for part in questions):
             return questions, PRICE_DECIMALS
         return questions, question.pair_decimals
 
@@ -85,8 +83,12 @@ class QuerySession:
         connection = self.connect()
         return connection.sql(self.sql(plan, price_decimals, connection))
 
-    def whoever_writes(self, question: CandleQuery, ask: Callable[[Plan], T]) -> T:
-        """Ask, and when a file is gone by then, compacted, list again and ask again.
+    def with_retry(self, question: CandleQuery, ask: Callable[[Plan], T]) -> T:
+        """Run `ask` on a plan; if compaction removed files meanwhile, plan again and retry.
+
+        Args:
+            question: the query that is planned.
+            ask: reads the files of the plan.
 
         Raises:
             NothingHeld: the archive holds nothing of the pair.
@@ -94,21 +96,19 @@ class QuerySession:
             ValueDoesNotFit: a sum has more than 38 digits.
             HarvesterError: the memory allowed does not suffice.
         """
-        for _ in range(LISTINGS):
-            try:
-                one = plan(self.archive, question, self.spool)
-            except FileNotFoundError:
-                continue
-            try:
-                with asking(question.title, self.memory_limit):
-                    return ask(one)
-            except FileNotFoundError:
-                continue
-            except ArchiveDamaged:
-                if not self.vanished(one):
-                    raise
-        raise ArchiveDamaged(
-            f"files of {question.pair} keep vanishing while they are read: try again"
+        current: Plan | None = None
+
+        def read() -> T:
+            nonlocal current
+            current = None
+            current = plan(self.archive, question, self.spool)
+            with asking(question.title, self.memory_limit):
+                return ask(current)
+
+        return with_snapshot_retry(
+            read,
+            question.pair,
+            is_stale=lambda: current is not None and self.vanished(current),
         )
 
     def vanished(self, plan: Plan) -> bool:
@@ -150,7 +150,7 @@ def ohlc(
     """
     session = QuerySession(archive, memory_limit, threads)
     _, decimals = session.prepared(question)
-    return session.whoever_writes(question, lambda one: session.relation(one, decimals))
+    return session.with_retry(question, lambda one: session.relation(one, decimals))
 
 
 def candle_batches(
@@ -193,7 +193,7 @@ def batches(
         return next(reader, _no_candles(reader.schema)), reader
 
     for place, part in enumerate(questions):
-        first, reader = session.whoever_writes(part, begin)
+        first, reader = session.with_retry(part, begin)
         if first.num_rows or place == 0:
             yield first
         with asking(question.title, session.memory_limit):
@@ -227,7 +227,7 @@ def check_empty(archive: TradeStore, question: CandleQuery) -> None:
     def count(plan: Plan) -> int:
         return _empty(archive, plan)
 
-    empty = QuerySession(archive).whoever_writes(question, count)
+    empty = QuerySession(archive).with_retry(question, count)
     if empty > EMPTY_CANDLES:
         raise UsageError(
             f"{question.title}: --fill {question.fill} would add some {empty:,} empty ones, and "
@@ -305,7 +305,7 @@ def spooled(session: QuerySession, questions: Sequence[CandleQuery], folder: Pat
             width_ns, list(_written(session, _of_ticks(one, wanted, width_ns), measures, folder))
         )
 
-    return session.whoever_writes(questions[0], read)
+    return session.with_retry(questions[0], read)
 
 
 def _lengths(plan: Plan) -> Iterator[int]:

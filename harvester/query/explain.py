@@ -98,7 +98,7 @@ def explain(
             session.sql(plan, decimals, session.connect()),
         )
 
-    return session.whoever_writes(question, told)
+    return session.with_retry(question, told)
 
 
 def _reads(archive: TradeStore, sources: Sequence[Source]) -> Iterator[Read]:

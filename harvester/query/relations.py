@@ -98,7 +98,7 @@ def candles(session: QuerySession, question: CandleQuery) -> duckdb.DuckDBPyRela
         parts = [_part(session, plan, span, decimals, connection) for span in _spans(plan)]
         return connection.sql("\nUNION ALL ".join(parts))
 
-    return session.whoever_writes(question, asked)
+    return session.with_retry(question, asked)
 
 
 def _spans(plan: Plan) -> list[Range]:

@@ -101,7 +101,7 @@ def _roll_up_one(
 def _stands(writer: Writer, segment: Segment, level: Interval) -> bool:
     path = rollup_path(segment, level.text)
     try:
-        return writer.archive.serves(RollUp(level.text, segment.path, path, 0), segment)
+        return writer.archive.is_rollup_valid(RollUp(level.text, segment.path, path, 0), segment)
     except FileNotFoundError:
         return False
 
@@ -117,7 +117,7 @@ def _made(
         partials.add(batch)
     if checksum.hexdigest() != archive.footer(segment).checksum:
         raise ArchiveDamaged(
-            f"{archive.location(segment)} holds other rows than its footer tells: it was not "
+            f"{archive.location(segment)} has other rows than its footer says: it was not "
             f"rolled up. `harvester verify {writer.pair}` tells more"
         )
     made = partials.finish()

@@ -189,7 +189,7 @@ def _levels(archive: TradeStore, pair: str, grid: Grid) -> dict[str, list[_Level
 def _best(archive: TradeStore, piece: Piece, levels: dict[str, list[_Level]]) -> list[Source]:
     for level in levels.get(piece.segment.path, []):
         middle = whole_buckets(piece, level.width_ns)
-        if middle is not None and archive.serves(level.rollup, piece.segment):
+        if middle is not None and archive.is_rollup_valid(level.rollup, piece.segment):
             return list(_with_edges(piece, middle, level.rollup))
     return [Source(piece, None)]
 

@@ -15,10 +15,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from harvester.errors import ArchiveDamaged
 from harvester.schema import PRICE, VOLUME, Int64s, decimal_words, joined, times
 from harvester.storage.segment import Segment, read_batches
-from harvester.storage.trade_store import LISTINGS, Piece, TradeStore
+from harvester.storage.trade_store import Piece, TradeStore, with_snapshot_retry
 from harvester.times import Range, missing
 
 # --- Rendering ------------------------------------------------------------------------------------
@@ -242,16 +241,17 @@ class TradePages:
         Raises:
             ArchiveDamaged: a file can't be read, or files are removed again and again.
         """
-        for _ in range(LISTINGS):
+
+        def read() -> RenderedPage:
             try:
                 if since_ns is None:
                     return self._newest(count, pair_decimals)
                 return self._after(since_ns - 1, count, pair_decimals)
             except FileNotFoundError:
                 self._listed_s = None
-        raise ArchiveDamaged(
-            f"files of {self._pair} are removed again and again while they are read: try again"
-        )
+                raise
+
+        return with_snapshot_retry(read, self._pair)
 
     def _after(self, after_ns: int, count: int, pair_decimals: int) -> RenderedPage:
         parts: list[memoryview] = []

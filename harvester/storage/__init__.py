@@ -1,1 +1,1 @@
-"""The disk: immutable segments, coverage by their names, one writer a pair."""
+"""Files of an archive: segments, coverage, locks, compaction and the writer of each pair."""

@@ -1,4 +1,4 @@
-"""Write query results to files of the user: Parquet, Arrow, CSV; each is complete or absent."""
+"""Write query results to the user's files: Parquet, Arrow, CSV. A file is complete or absent."""
 
 from __future__ import annotations
 
@@ -19,11 +19,15 @@ from harvester.storage.filesystem import sync, writing
 from harvester.storage.metadata import is_marked
 from harvester.storage.segment import is_segment
 
-# --- export ---------------------------------------------------------------------------------------
-
 
 def write_parquet(batches: Iterable[pa.RecordBatch], schema: pa.Schema, sink: BinaryIO) -> None:
-    """One Parquet file, written batch by batch."""
+    """Write one Parquet file, batch by batch.
+
+    Args:
+        batches: the rows.
+        schema: of the batches.
+        sink: where the file is written.
+    """
     with pq.ParquetWriter(sink, schema, compression="zstd", version="2.6") as writer:
         for batch in batches:
             writer.write_batch(batch)
@@ -35,9 +39,16 @@ def write_arrow(
     sink: BinaryIO,
     compression: str | None = None,
 ) -> None:
-    """One Arrow IPC file (Feather, version 2), written batch by batch; `compression`: lz4, zstd.
+    """Write one Arrow IPC file (Feather version 2), batch by batch.
 
-    Words are plain strings: such a file has one dictionary a column, and segments have their own.
+    Dictionary-encoded text becomes plain strings: such a file has one dictionary per column, and
+    each segment has its own.
+
+    Args:
+        batches: the rows.
+        schema: of the batches.
+        sink: where the file is written.
+        compression: `lz4`, `zstd`, or None.
     """
     plain = pa.schema([_without_dictionary(field) for field in schema], metadata=schema.metadata)
     options = pa.ipc.IpcWriteOptions(compression=compression)
@@ -47,21 +58,23 @@ def write_arrow(
 
 
 def _without_dictionary(field: pa.Field) -> pa.Field:
-    kind = field.type
-    return field.with_type(kind.value_type) if pa.types.is_dictionary(kind) else field
+    data_type = field.type
+    return field.with_type(data_type.value_type) if pa.types.is_dictionary(data_type) else field
 
 
 @contextmanager
 def file_sink(file: Path) -> Iterator[BinaryIO]:
-    """A file that stands at its place only once it is whole; pipes and devices are written to.
+    """Open a file for writing; it appears under its name only once it is complete.
+
+    Pipes and devices are written to directly.
 
     Raises:
-        UsageError: it lies in an archive.
-        ArchiveUnwritable: the machine refused.
+        UsageError: the file lies in an archive.
+        ArchiveUnwritable: the operating system refused.
     """
     with writing(str(file), "place"):
-        facts = _facts(file)
-        if facts is not None and (stream := _stream(file, facts)) is not None:
+        file_stat = _stat(file)
+        if file_stat is not None and (stream := _direct_stream(file, file_stat)) is not None:
             with stream as sink:
                 yield sink
             return
@@ -71,28 +84,28 @@ def file_sink(file: Path) -> Iterator[BinaryIO]:
 
 @contextmanager
 def replacing(file: Path) -> Iterator[Path]:
-    """A path to make a file at, which takes the place of `file` once it is whole.
+    """Give a temporary path; the file written there replaces `file` when the block ends.
 
-    A link stays a link: the file that it leads to is replaced, and keeps its permissions.
+    A symbolic link stays a link: the file that it leads to is replaced. Permissions are kept.
 
     Raises:
-        UsageError: it lies in an archive.
-        OSError: the machine refused.
+        UsageError: `file` lies in an archive.
+        OSError: the operating system refused.
     """
     check_outside(file)
-    facts = _facts(file)
-    if facts is not None and stat.S_ISDIR(facts.st_mode):
+    file_stat = _stat(file)
+    if file_stat is not None and stat.S_ISDIR(file_stat.st_mode):
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
-    if facts is not None and not os.access(file, os.W_OK):
-        # The folder's permissions alone would let it be replaced.
+    if file_stat is not None and not os.access(file, os.W_OK):
+        # A rename needs only the folder's permissions, so it would replace a read-only file.
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
     target = Path(os.path.realpath(file))
-    # A name of its own: FILE.tmp may be somebody's.
+    # A random name, as FILE.tmp may be a file of the user.
     staged = target.with_name(f".{uuid.uuid4().hex}.tmp")
     try:
         yield staged
-        if facts is not None:
-            staged.chmod(stat.S_IMODE(facts.st_mode))
+        if file_stat is not None:
+            staged.chmod(stat.S_IMODE(file_stat.st_mode))
         sync(staged)
         staged.replace(target)
         sync(target.parent)
@@ -100,38 +113,39 @@ def replacing(file: Path) -> Iterator[Path]:
         staged.unlink(missing_ok=True)
 
 
-def check_outside(place: Path) -> None:
-    """See that what is to be written does not lie in an archive: a segment might be replaced.
+def check_outside(path: Path) -> None:
+    """Refuse an output path inside an archive, where it could replace a segment.
 
     Raises:
-        UsageError: it does.
+        UsageError: the path lies in an archive.
     """
-    # By the way that is given, and by where it leads: folders of an archive may be links.
-    ways = dict.fromkeys((place.absolute(), Path(os.path.realpath(place))))
-    root = next((one for way in ways for one in (way, *way.parents) if is_marked(one)), None)
+    # The path as typed and as resolved: folders of an archive may be links.
+    spellings = dict.fromkeys((path.absolute(), Path(os.path.realpath(path))))
+    folders = (folder for spelling in spellings for folder in (spelling, *spelling.parents))
+    root = next((folder for folder in folders if is_marked(folder)), None)
     if root is not None:
         raise UsageError(
-            f"{place} lies in the archive at {root}, where nothing else may stand: "
-            "give another place"
+            f"{path} lies in the archive at {root}, which may contain only files of harvester: "
+            "give another path"
         )
-    if any(map(is_segment, ways)):
-        raise UsageError(f"{place} is a segment of an archive: give another place")
+    if any(map(is_segment, spellings)):
+        raise UsageError(f"{path} is a segment of an archive: give another path")
 
 
-def _facts(file: Path) -> os.stat_result | None:
-    """What stands there, behind all links; None where nothing does."""
+def _stat(file: Path) -> os.stat_result | None:
+    """The status of a file, links followed; None where there is no file."""
     try:
         return file.stat()
     except FileNotFoundError:
         return None
 
 
-def _stream(file: Path, facts: os.stat_result) -> BinaryIO | None:
-    """What stands there, to be written to, where nothing can take its place."""
+def _direct_stream(file: Path, file_stat: os.stat_result) -> BinaryIO | None:
+    """Open what can't be replaced by a rename: stdout, pipes, devices; None for other files."""
     for handle in (1, 2):
-        # /dev/stdout may be a file that others write to, before and behind.
+        # /dev/stdout may be a file that other programs write to, before and after us.
         with suppress(OSError):
-            if os.path.samestat(facts, os.fstat(handle)):
+            if os.path.samestat(file_stat, os.fstat(handle)):
                 return os.fdopen(os.dup(handle), "wb")
-    is_replaceable = stat.S_ISREG(facts.st_mode) or stat.S_ISDIR(facts.st_mode)
+    is_replaceable = stat.S_ISREG(file_stat.st_mode) or stat.S_ISDIR(file_stat.st_mode)
     return None if is_replaceable else file.open("wb")

@@ -1,4 +1,4 @@
-"""Files of an archive on a local disk: atomic writes, listings, quarantine, case of names."""
+"""File system of an archive: listings, atomic writes, quarantine, case of file names."""
 
 from __future__ import annotations
 
@@ -19,128 +19,151 @@ from pyarrow import fs
 from harvester.errors import BAD_JSON, ArchiveDamaged, ArchiveError, ArchiveUnwritable
 from harvester.times import SECOND, Range, show
 
-# --- store ----------------------------------------------------------------------------------------
-
-# Reading goes through a `pyarrow.fs` filesystem, so an object store differs in `commit` alone:
+# Reading goes through a `pyarrow.fs` filesystem, so an object store differs in `commit` only:
 # there a put-if-absent is atomic, here a rename is.
 
 
 class Entry(NamedTuple):
-    """A file that stands in the store."""
+    """A file as a listing of the store shows it."""
 
     path: str
     size: int
     changed_ns: int = 0
-    """When it was last written, by the store's own clock: two files of one name differ in it."""
+    """When it was last written, by the store's clock: distinguishes two files of one name."""
 
 
 class Store(Protocol):
-    """What the archive asks of a place to keep files in."""
+    """Interface of a file store: where an archive keeps its files."""
 
     filesystem: fs.FileSystem
 
     def location(self, path: str) -> str:
-        """The name that any Parquet reader opens this file by."""
+        """The full path, as any Parquet reader opens the file."""
 
     def files(
         self, folder: str, *, refuse_links: bool = False, but: str | None = None
     ) -> list[Entry]:
-        """All files below a folder, none where it is absent.
+        """List all files below a folder; none where the folder is absent.
 
-        With `refuse_links` a symbolic link that leads to no file raises ArchiveDamaged; else it is
-        listed as a file. Folders whose path begins with `but` are passed over.
+        Args:
+            folder: path within the store.
+            refuse_links: a symbolic link that leads to no file raises ArchiveDamaged; otherwise it
+                is listed as a file.
+            but: leave out folders whose path begins with this.
         """
 
     def folders(self, folder: str) -> list[str]:
-        """The names of the folders right below a folder.
+        """List the names of the folders directly below a folder.
 
-        Those of symbolic links that lead to no file are among them.
+        Symbolic links that lead to no file count as folders.
         """
 
     def read(self, path: str) -> bytes | None:
-        """A small file's content, None where it is absent."""
+        """Read a small file; None where it is absent."""
 
     def write(self, path: str, data: bytes, staging: str) -> None:
-        """Replace a small file whole, by way of the folder `staging`."""
+        """Replace a small file atomically.
+
+        Args:
+            path: within the store.
+            data: its new content.
+            staging: the staging folder that it is written in first.
+        """
 
     def stage(self, folder: str) -> str:
-        """A new name in a staging folder, to be written and then committed."""
+        """Return a new path in a staging folder, to be written and then committed."""
 
     def commit(self, staged: str, path: str) -> None:
-        """Make a staged file stand at its place: all at once, and for good."""
+        """Move a staged file to its final path: atomic and durable.
+
+        Args:
+            staged: as `stage` returned it.
+            path: within the store; a file there is replaced.
+        """
 
     def move(self, path: str, to: str) -> None:
-        """Give a file another place, where none stands yet: all at once, and for good."""
+        """Move a file: atomic and durable.
+
+        Args:
+            path: within the store.
+            to: where no file is yet.
+        """
 
     def copy(self, path: str, to: str, staging: str) -> None:
-        """Put the bytes of a file of any size elsewhere, by way of the folder `staging`."""
+        """Copy a file of any size.
+
+        Args:
+            path: within the store.
+            to: a file there is replaced.
+            staging: the staging folder that the copy is written in first.
+        """
 
     def same(self, path: str, other: str) -> bool:
-        """Whether two files stand there, and hold the same bytes."""
+        """Whether both files exist and have the same bytes."""
 
     def remove(self, path: str) -> None:
-        """Take a file away; one that is gone already is no fault."""
+        """Delete a file; it is no error if it is gone already."""
 
     def remove_folder(self, folder: str) -> None:
-        """Take a folder and all below it away."""
+        """Delete a folder and everything below it."""
 
 
 class LocalStore:
-    """A folder on this machine."""
+    """A file store in a folder of this machine."""
 
     def __init__(self, root: str | os.PathLike[str]) -> None:
-        """Nothing is made before the first write."""
+        """Open a folder; it is not created before the first write."""
         self.root = Path(root).absolute()
         self._root = str(self.root)
         self.filesystem: fs.FileSystem = fs.LocalFileSystem()
 
     def location(self, path: str) -> str:
-        """An absolute path."""
+        """The absolute path of a file."""
         return f"{self._root}/{path}" if path else self._root
 
     def files(
         self, folder: str, *, refuse_links: bool = False, but: str | None = None
     ) -> list[Entry]:
-        """All files below a folder."""
+        """List all files below a folder."""
         entries: list[Entry] = []
         if refuse_links and (self.root / folder).is_symlink():
             raise _linked(self.location(folder))
-        # A file may go between being named and being looked at: a writer compacts meanwhile.
+        # A file may vanish between its listing and its `stat`: a writer compacts meanwhile.
         pending = [folder]
         while pending:
-            here = pending.pop()
+            current = pending.pop()
             try:
-                with reading(self.location(here)), os.scandir(self.location(here)) as found:
-                    for one in found:
-                        path = f"{here}/{one.name}"
-                        is_folder = one.is_dir(follow_symlinks=False)
-                        is_link = _is_folder_link(one)
+                with reading(self.location(current)), os.scandir(self.location(current)) as found:
+                    for item in found:
+                        path = f"{current}/{item.name}"
+                        is_folder = item.is_dir(follow_symlinks=False)
+                        is_link = _is_folder_link(item)
                         if but is not None and path.startswith(but) and (is_folder or is_link):
                             continue
                         if is_folder:
                             pending.append(path)
                         elif refuse_links and is_link:
                             raise _linked(self.location(path))
-                        elif (facts := _facts(one)) is not None:
-                            entries.append(Entry(path, facts.st_size, facts.st_mtime_ns))
+                        elif (file_stat := _stat(item)) is not None:
+                            entries.append(Entry(path, file_stat.st_size, file_stat.st_mtime_ns))
             except (FileNotFoundError, NotADirectoryError):
                 continue
         return sorted(entries)
 
     def folders(self, folder: str) -> list[str]:
-        """The names of the folders right below a folder."""
+        """List the names of the folders directly below a folder."""
         try:
             with reading(self.location(folder)), os.scandir(self.root / folder) as found:
                 return sorted(
-                    one.name
-                    for one in found
-                    if one.is_dir(follow_symlinks=False) or _is_folder_link(one)
+                    item.name
+                    for item in found
+                    if item.is_dir(follow_symlinks=False) or _is_folder_link(item)
                 )
         except (FileNotFoundError, NotADirectoryError):
             return []
 
     def read(self, path: str) -> bytes | None:
-        """A small file's content."""
+        """Read a small file; None where it is absent."""
         try:
             with reading(self.location(path)):
                 return (self.root / path).read_bytes()
@@ -148,14 +171,14 @@ class LocalStore:
             return None
 
     def write(self, path: str, data: bytes, staging: str) -> None:
-        """Replace a small file whole."""
+        """Replace a small file atomically."""
         staged = self.stage(staging)
         with writing(self.location(path)):
             (self.root / staged).write_bytes(data)
         self.commit(staged, path)
 
     def stage(self, folder: str) -> str:
-        """A new name in a staging folder."""
+        """Return a new path in a staging folder, and make the folder."""
         name = f"staging/{folder}/{uuid.uuid4().hex}.tmp"
         with writing(self.location(name)):
             (self.root / name).parent.mkdir(parents=True, exist_ok=True)
@@ -171,37 +194,37 @@ class LocalStore:
             sync(target.parent)
 
     def move(self, path: str, to: str) -> None:
-        """Rename a file, and sync both folders: the one where it is found from now on first."""
+        """Rename a file and sync both folders, the new one first."""
         source, target = self.root / path, self.root / to
         with writing(str(target)):
             _make_folder(target.parent)
             if target.exists():
-                raise FileExistsError(errno.EEXIST, "another file stands there")
+                raise FileExistsError(errno.EEXIST, "another file is there")
             source.replace(target)
             sync(target.parent)
             sync(source.parent)
 
     def copy(self, path: str, to: str, staging: str) -> None:
-        """Put the bytes of a file of any size elsewhere."""
+        """Copy a file of any size."""
         staged = self.stage(staging)
         with writing(self.location(to)):
             shutil.copyfile(self.root / path, self.root / staged)
         self.commit(staged, to)
 
     def same(self, path: str, other: str) -> bool:
-        """Whether two files stand there, and hold the same bytes."""
+        """Whether both files exist and have the same bytes."""
         try:
             return filecmp.cmp(self.root / path, self.root / other, shallow=False)
         except FileNotFoundError:
             return False
 
     def remove(self, path: str) -> None:
-        """Take a file away."""
+        """Delete a file."""
         with writing(self.location(path)):
             (self.root / path).unlink(missing_ok=True)
 
     def remove_folder(self, folder: str) -> None:
-        """Take a folder and all below it away."""
+        """Delete a folder and everything below it."""
         with writing(self.location(folder)):
             try:
                 shutil.rmtree(self.root / folder)
@@ -211,7 +234,7 @@ class LocalStore:
 
 @contextmanager
 def reading(path: str) -> Iterator[None]:
-    """Turn the machine's refusals to read into ours; that nothing is there is no refusal.
+    """Turn read errors of the operating system into ArchiveError; "not found" passes unchanged.
 
     Raises:
         ArchiveError: a permission is missing, or the like.
@@ -228,9 +251,11 @@ def reading(path: str) -> Iterator[None]:
 
 @contextmanager
 def writing(path: str, place: str = "--data") -> Iterator[None]:
-    """Turn the machine's refusals to write into ours, with the place and the reason.
+    """Turn write errors of the operating system into ArchiveUnwritable, with path and reason.
 
-    `place` is what may be chosen otherwise where a permission is missing.
+    Args:
+        path: what is written, for the message.
+        place: the option or argument that the message says to change if a permission is missing.
 
     Raises:
         ArchiveUnwritable: the disk is full, a permission is missing, or the like.
@@ -242,8 +267,8 @@ def writing(path: str, place: str = "--data") -> Iterator[None]:
             what = "the disk is full: make room, then run the same command again"
         elif error.errno == errno.EXDEV:
             what = (
-                "it lies on another disk than the archive's staging/, and a file is renamed from "
-                "there into its place: keep the whole archive on one disk"
+                "it is on another disk than the archive's staging/, and files are renamed from "
+                "there: keep the whole archive on one disk"
             )
         elif error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
             what = f"no permission to write there: choose another {place} or change its owner"
@@ -262,13 +287,13 @@ def _is_folder_link(entry: os.DirEntry[str]) -> bool:
 
 def _linked(location: str) -> ArchiveDamaged:
     return ArchiveDamaged(
-        f"{location} is a symbolic link and leads to no file: some readers follow a linked folder, "
-        "others pass it over, so none is taken; move the folder itself here, or the whole archive "
-        "to the other disk"
+        f"{location} is a symbolic link and leads to no file: some readers follow linked folders, "
+        "others ignore them, so harvester refuses them; move the folder itself here, or the whole "
+        "archive to the other disk"
     )
 
 
-def _facts(entry: os.DirEntry[str]) -> os.stat_result | None:
+def _stat(entry: os.DirEntry[str]) -> os.stat_result | None:
     try:
         return entry.stat(follow_symlinks=False)
     except FileNotFoundError:
@@ -276,7 +301,7 @@ def _facts(entry: os.DirEntry[str]) -> os.stat_result | None:
 
 
 def _make_folder(folder: Path) -> None:
-    """Make a folder and those above it, each made to last by a sync of its parent."""
+    """Make a folder and its parents, each made durable by a sync of its own parent."""
     if folder.is_dir():
         return
     _make_folder(folder.parent)
@@ -285,10 +310,10 @@ def _make_folder(folder: Path) -> None:
 
 
 def sync(path: Path) -> None:
-    """See that a file's bytes, or a folder's names, outlast a loss of power.
+    """Flush a file's bytes, or a folder's names, to the disk (fsync).
 
     Raises:
-        OSError: the machine refused.
+        OSError: the operating system refused.
     """
     handle = os.open(path, os.O_RDONLY)
     try:
@@ -297,35 +322,38 @@ def sync(path: Path) -> None:
         os.close(handle)
 
 
-# --- case -----------------------------------------------------------------------------------------
+# Disks that ignore case: two pairs whose names differ by case only would share one folder there,
+# so the second one is refused.
 
-# There the folder of one is the folder of the other, so the second one is refused.
-
-_BESIDE = (("trades", "pair=", ""), ("wanted", "", ".json"), ("locks", "", ".lock"))
-"""Where a pair leaves its name: the folder, and what stands before and behind the name there."""
+_PAIR_NAMES = (("trades", "pair=", ""), ("wanted", "", ".json"), ("locks", "", ".lock"))
+"""Where names of pairs are on disk: the folder, and the prefix and suffix of the name there."""
 
 
 def check_case(root: Path, pair: str) -> None:
-    """Refuse to write a pair that would share its folder with another one.
+    """Refuse to write a pair that would share its folder with another pair.
+
+    Args:
+        root: the archive's folder.
+        pair: altname.
 
     Raises:
-        ArchiveUnwritable: the disk ignores case, and a pair is there whose name differs by case.
+        ArchiveUnwritable: the disk ignores case, and has a pair whose name differs by case only.
     """
     with writing(str(root)):
-        for folder, before, behind in _BESIDE:
-            mine = f"{before}{pair}{behind}"
+        for folder, prefix, suffix in _PAIR_NAMES:
+            own_entry = f"{prefix}{pair}{suffix}"
             for entry in _entries(root / folder):
-                is_other = entry != mine and entry.lower() == mine.lower()
+                is_other = entry != own_entry and entry.lower() == own_entry.lower()
                 if is_other and ignores_case(root / folder / entry):
-                    other = entry.removeprefix(before).removesuffix(behind)
+                    other = entry.removeprefix(prefix).removesuffix(suffix)
                     raise ArchiveUnwritable(
-                        f"{pair} can't be kept beside {other} in {root}: the disk ignores case, so "
-                        "both would share one folder. Choose another folder for one of them"
+                        f"{pair} can't be stored next to {other} in {root}: the disk ignores case, "
+                        "so both would share one folder. Choose another folder for one of them"
                     )
 
 
 def ignores_case(path: Path) -> bool:
-    """Whether the disk finds a file or folder by another case of its name, too."""
+    """Whether the disk also finds a file or folder under its name in another case."""
     try:
         return path.samefile(path.with_name(path.name.swapcase()))
     except FileNotFoundError:
@@ -339,7 +367,7 @@ def _entries(folder: Path) -> list[str]:
         return []
 
 
-# --- quarantine -----------------------------------------------------------------------------------
+# Quarantine: damaged files, each with a note in a numbered folder of its own.
 
 NOTE = "note.json"
 
@@ -349,14 +377,14 @@ def _now() -> str:
 
 
 class QuarantineNote(msgspec.Struct):
-    """Why a file was set aside, as it stands beside it in JSON.
+    """Why a file was quarantined; stored next to it as JSON.
 
     Attributes:
         pair: altname.
-        path: where the file stood within the archive; moving it back there undoes all.
+        path: where the file was within the archive; moving it back there undoes the quarantine.
         range: `after` and `through` by its name, in nanoseconds.
         faults: what is wrong with it, one text each.
-        wanted: the ranges that were put on record to be fetched in its stead.
+        wanted: the ranges that were recorded as requested, so that they are downloaded again.
         when: by this machine's clock.
     """
 
@@ -368,43 +396,54 @@ class QuarantineNote(msgspec.Struct):
     when: str = msgspec.field(default_factory=_now)
 
 
-def set_aside(store: Store, note: QuarantineNote) -> str:
-    """Move a file into quarantine; its note is there before it is. Returns where it is now.
+def quarantine_file(store: Store, note: QuarantineNote) -> str:
+    """Move a file into quarantine and return its new path; the note is written first.
+
+    Args:
+        store: the archive's files.
+        note: which file, and why.
 
     Raises:
-        ArchiveUnwritable: the machine refused; the file is where it was.
+        ArchiveUnwritable: the operating system refused; the file is where it was.
     """
-    to = _prepared(store, note)
+    to = _prepare_folder(store, note)
     store.move(note.path, to)
     return to
 
 
-def keep_copy(store: Store, note: QuarantineNote) -> str:
-    """Put the bytes of a small file into quarantine, with a note; returns where they are."""
-    to = _prepared(store, note)
+def quarantine_copy(store: Store, note: QuarantineNote) -> str:
+    """Copy a small file into quarantine, with a note, and return the copy's path.
+
+    Args:
+        store: the archive's files.
+        note: which file, and why.
+    """
+    to = _prepare_folder(store, note)
     store.write(to, store.read(note.path) or b"", note.pair)
     return to
 
 
-def keep_segment(store: Store, note: QuarantineNote) -> str:
-    """Put a copy of a file into quarantine, however large; one that is there already will do.
+def quarantine_segment_copy(store: Store, note: QuarantineNote) -> str:
+    """Copy a file of any size into quarantine, unless an equal copy is there; return its path.
 
-    Returns where it is.
+    Args:
+        store: the archive's files.
+        note: which file, and why.
     """
-    name, above = note.path.rpartition("/")[2], f"quarantine/{note.pair}"
-    for folder in store.folders(above):
-        to = f"{above}/{folder}/{name}"
-        if _path_noted(store, f"{above}/{folder}/{NOTE}") == note.path and store.same(
+    name, parent = note.path.rpartition("/")[2], f"quarantine/{note.pair}"
+    for folder in store.folders(parent):
+        to = f"{parent}/{folder}/{name}"
+        if _path_in_note(store, f"{parent}/{folder}/{NOTE}") == note.path and store.same(
             note.path, to
         ):
             return to
-    to = _prepared(store, note)
+    to = _prepare_folder(store, note)
     store.copy(note.path, to, note.pair)
     return to
 
 
-def _prepared(store: Store, note: QuarantineNote) -> str:
-    """Where a file is to go, its note written there."""
+def _prepare_folder(store: Store, note: QuarantineNote) -> str:
+    """Write the note into a quarantine folder, and return the path for the file."""
     folder = _free_folder(store, note)
     data = msgspec.json.format(msgspec.json.encode(note), indent=2) + b"\n"
     store.write(f"{folder}/{NOTE}", data, note.pair)
@@ -412,19 +451,23 @@ def _prepared(store: Store, note: QuarantineNote) -> str:
 
 
 def _free_folder(store: Store, note: QuarantineNote) -> str:
-    """The next number; or one that waits for this very file, since a crash came in between."""
-    above = f"quarantine/{note.pair}"
-    numbers = [name for name in store.folders(above) if name.isdecimal()]
-    for name in numbers:
-        standing = [entry.path for entry in store.files(f"{above}/{name}")]
-        if not standing or (
-            standing == [f"{above}/{name}/{NOTE}"] and _path_noted(store, standing[0]) == note.path
+    """Choose a quarantine folder: the next number, or one that a crash left without its file.
+
+    Such a folder is empty, or has only the note about this same file.
+    """
+    parent = f"quarantine/{note.pair}"
+    numbers = [name for name in store.folders(parent) if name.isdecimal()]
+    for number in numbers:
+        files = [entry.path for entry in store.files(f"{parent}/{number}")]
+        if not files or (
+            files == [f"{parent}/{number}/{NOTE}"] and _path_in_note(store, files[0]) == note.path
         ):
-            return f"{above}/{name}"
-    return f"{above}/{max(map(int, numbers), default=0) + 1:04d}"
+            return f"{parent}/{number}"
+    return f"{parent}/{max(map(int, numbers), default=0) + 1:04d}"
 
 
-def _path_noted(store: Store, path: str) -> str:
+def _path_in_note(store: Store, path: str) -> str:
+    """The path of the quarantined file by its note; empty where the note can't be read."""
     try:
         return msgspec.json.decode(store.read(path) or b"", type=QuarantineNote).path
     except BAD_JSON:

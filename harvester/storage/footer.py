@@ -11,23 +11,22 @@ from harvester.errors import BAD_JSON, ArchiveDamaged, ArchiveTooNew
 from harvester.schema import FORMAT
 from harvester.times import Range
 
-# --- footers --------------------------------------------------------------------------------------
-
 
 class ConfirmedIdGap(NamedTuple):
-    """Ids that the exchange skips between two neighbouring trades: asked for again, twice."""
+    """An id gap between two neighbouring trades that the exchange showed twice when asked again."""
 
     after_id: int
     before_id: int
 
 
 class ImportedRange(NamedTuple):
-    """What of a segment came out of a file, and which.
+    """A range of a segment that was imported from a CSV file.
 
     Attributes:
-        after, through: the range, as the segment's own.
-        file: the file's name, and the member's behind a colon where it was packed.
-        checksum: of the file's (the member's) bytes: `crc32:` and eight hexadecimal digits.
+        after: start of the range, exclusive, in nanoseconds.
+        through: end of the range, inclusive, in nanoseconds.
+        file: the file's name; `ZIP:MEMBER` where it was in a zip.
+        checksum: of the CSV file's bytes: `crc32:` and eight hexadecimal digits.
     """
 
     after: int
@@ -38,18 +37,27 @@ class ImportedRange(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Footer:
-    """What a segment says of itself.
+    """Metadata of a segment.
 
     Attributes:
+        range: all trades of the pair published in it are in the segment.
         pair: the market in all its spellings, as JSON.
+        source: `api`, `csv`, or both joined by `+`.
         cursor: the exchange's last cursor, verbatim; None where it gave none.
+        rows: how many trades the segment has.
+        first_trade_id: the first id; None where no row has one.
+        last_trade_id: the last id; None where no row has one.
         lead: rows without an id before the first that has one (all rows, where none has).
         trail: rows without an id after the last that has one.
-        jumps: where ids skip, confirmed by asking again.
-        unasked_jumps: how many more there are of a pair that jumps too often to be asked each time.
-        across_files: ids between which files told fewer trades than would fit, found as the ranges
-            beside them were fetched; that excuses this very place, as long as it is there.
-        imported: the ranges that came out of files, in order; none where all came from the API.
+        jumps: confirmed id gaps.
+        unasked_jumps: how many more id gaps there are, of a pair that has too many to ask the
+            exchange about each.
+        checksum: SHA-256 over the rows.
+        imported: ranges that were imported from CSV files, in order; empty where all trades came
+            from the API.
+        across_files: id gaps inside which imported files have fewer trades than there are free
+            ids, found when the ranges next to them were downloaded. `verify` accepts exactly
+            these, as long as they are there.
     """
 
     range: Range
@@ -69,12 +77,12 @@ class Footer:
 
     @property
     def altname(self) -> str:
-        """The pair's altname; empty where the footer does not tell it."""
+        """The pair's altname; empty where the footer does not have it."""
         return self._named.altname
 
     @property
     def key(self) -> str:
-        """The exchange's own name of the market; empty where the footer does not tell it."""
+        """The exchange's own name of the market; empty where the footer does not have it."""
         return self._named.key
 
     @property
@@ -91,7 +99,7 @@ class _Named(msgspec.Struct):
 
 
 def encode(footer: Footer) -> dict[str, str]:
-    """The footer as Parquet's key-value metadata."""
+    """Encode a footer as Parquet key-value metadata."""
     texts = {
         "format": str(FORMAT),
         "range": f"{footer.range.after:019d}-{footer.range.through:019d}",
@@ -123,11 +131,16 @@ def _number(text: str) -> int | None:
 
 
 def decode(path: str, raw: dict[bytes, bytes], rows: int) -> Footer:
-    """The footer from Parquet's key-value metadata, held against the rows in the file.
+    """Decode a footer from Parquet key-value metadata, and check its number of rows.
+
+    Args:
+        path: of the file, for messages.
+        raw: the metadata.
+        rows: how many rows the file has.
 
     Raises:
         ArchiveTooNew: a newer harvester wrote it.
-        ArchiveDamaged: it is no footer of ours, or tells another number of rows.
+        ArchiveDamaged: it is no footer of harvester's, or has another number of rows.
     """
     try:
         texts = {
@@ -162,7 +175,7 @@ def decode(path: str, raw: dict[bytes, bytes], rows: int) -> Footer:
             ),
         )
     except (KeyError, *BAD_JSON) as error:
-        raise ArchiveDamaged(f"{path} bears no footer of a segment ({error!r})") from error
+        raise ArchiveDamaged(f"{path} has no footer of a segment ({error!r})") from error
     if footer.rows != rows:
-        raise ArchiveDamaged(f"{path} holds {rows} rows where its footer says {footer.rows}")
+        raise ArchiveDamaged(f"{path} has {rows} rows, but its footer says {footer.rows}")
     return footer

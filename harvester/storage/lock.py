@@ -1,4 +1,4 @@
-"""One writer per pair: a file lock that a crash releases, and that names its holder."""
+"""File locks: one writer per pair. A crash releases the lock; a note names its holder."""
 
 from __future__ import annotations
 
@@ -17,11 +17,9 @@ from harvester.escaping import read_small_file
 from harvester.storage.filesystem import writing
 from harvester.times import SECOND, show
 
-# --- locks ----------------------------------------------------------------------------------------
-
 
 class Holder(msgspec.Struct):
-    """Who holds a lock."""
+    """The process that holds a lock, as its note says."""
 
     pid: int
     host: str
@@ -29,17 +27,17 @@ class Holder(msgspec.Struct):
 
 
 @contextmanager
-def held(folder: Path, name: str, *, wait_s: float = 0.0, doing: str = "") -> Iterator[None]:
-    """Hold the lock `name` for as long as the block runs.
+def locked(folder: Path, name: str, *, wait_s: float = 0.0, doing: str = "") -> Iterator[None]:
+    """Hold the lock `name` while the block runs.
 
-    The operating system releases it when the process ends, however it ends; the note beside it
-    tells people who that was.
+    The operating system releases it when the process ends, however it ends. A note next to the
+    lock file says who holds it, for messages.
 
     Args:
-        folder: where locks are.
+        folder: where locks are kept.
         name: of the lock, such as a pair's altname.
-        wait_s: how long to wait for whoever holds it.
-        doing: what a holder does, for messages; without it, that `name` is being written.
+        wait_s: how many seconds to wait for another holder.
+        doing: what a holder does, for the message; by default, that `name` is being written.
 
     Raises:
         ArchiveLocked: another run holds it; the message says who, and since when.
@@ -50,19 +48,21 @@ def held(folder: Path, name: str, *, wait_s: float = 0.0, doing: str = "") -> It
     lock = filelock.FileLock(path, timeout=wait_s)
     with writing(str(folder)):
         folder.mkdir(parents=True, exist_ok=True)
-        # Older versions of filelock empty what a link leads to.
+        # Older versions of filelock truncate the file that a link leads to.
         if path.is_symlink():
-            raise ArchiveUnwritable(f"{path} is a link, and no lock of harvester's: remove it")
+            raise ArchiveUnwritable(
+                f"{path} is a symbolic link, but harvester's locks are files: remove it"
+            )
         try:
             lock.acquire(poll_interval=0.02)
         except filelock.Timeout as error:
             raise ArchiveLocked(
-                f"{doing or f'{name} is being written'} by another run ({_holder(note)}): "
+                f"{doing or f'{name} is being written'} by another run ({_holder_text(note)}): "
                 "wait until it is done, or stop it"
             ) from error
     try:
         with writing(str(note)):
-            _write_new(note, msgspec.json.encode(_myself()))
+            _write_new(note, msgspec.json.encode(_this_process()))
         try:
             yield
         finally:
@@ -73,20 +73,21 @@ def held(folder: Path, name: str, *, wait_s: float = 0.0, doing: str = "") -> It
 
 
 def _write_new(path: Path, data: bytes) -> None:
-    """Write a file in place of what stands there, never through a link."""
+    """Replace a file by a new one, never writing through a link."""
     path.unlink(missing_ok=True)
     path.touch(exist_ok=False)
     path.write_bytes(data)
 
 
-def _myself() -> Holder:
+def _this_process() -> Holder:
     now = show(time.time_ns() // SECOND * SECOND)
     return Holder(os.getpid(), socket.gethostname(), now)
 
 
-def _holder(note: Path) -> str:
+def _holder_text(note: Path) -> str:
+    """Describe the holder of a lock for a message."""
     try:
         holder = msgspec.json.decode(read_small_file(str(note)), type=Holder)
     except (OSError, *BAD_JSON):
-        return "it has not said who it is"
+        return "its process is unknown"
     return f"process {holder.pid} on {holder.host}, since {holder.since}"

@@ -1,4 +1,4 @@
-"""Small files beside the segments: the archive's mark, requested ranges, names of pairs."""
+"""Small JSON files of an archive: format version, requested ranges, list of pairs."""
 
 from __future__ import annotations
 
@@ -12,27 +12,29 @@ from harvester.schema import FORMAT
 from harvester.storage.filesystem import Store
 from harvester.times import END_OF_TIME, Range, union
 
-# --- state ----------------------------------------------------------------------------------------
-
 MADE_BY = "harvester"
 
 
 class _Mark(msgspec.Struct):
+    """The content of `archive.json`."""
+
     format: int
     made_by: str = ""
 
 
 class _Wanted(msgspec.Struct):
+    """The content of `wanted/PAIR.json`: the ranges that were requested."""
+
     pair: str
     spans: list[tuple[int, int]]
 
 
 def check_mark(store: Store) -> None:
-    """Look at the mark of an archive; one without a mark is new.
+    """Check the format version in `archive.json`; an archive without that file is new.
 
     Raises:
-        ArchiveTooNew: a newer harvester made it.
-        ArchiveDamaged: the mark can't be read.
+        ArchiveTooNew: a newer harvester made the archive.
+        ArchiveDamaged: the file can't be read.
     """
     raw = store.read("archive.json")
     if raw is None:
@@ -42,7 +44,7 @@ def check_mark(store: Store) -> None:
     except BAD_JSON as error:
         raise ArchiveDamaged(
             f"{store.location('archive.json')} can't be read ({error}): if the segments are "
-            "sound, remove it; the next run writes it anew"
+            "sound, remove it; the next run writes it again"
         ) from error
     if mark.format > FORMAT:
         raise ArchiveTooNew(
@@ -52,7 +54,7 @@ def check_mark(store: Store) -> None:
 
 
 def is_marked(folder: Path) -> bool:
-    """Whether a folder is an archive."""
+    """Whether a folder is an archive: its `archive.json` was written by harvester."""
     try:
         raw = (folder / "archive.json").read_bytes()
         return msgspec.json.decode(raw, type=_Mark).made_by == MADE_BY
@@ -61,21 +63,27 @@ def is_marked(folder: Path) -> bool:
 
 
 def mark(store: Store, staging: str) -> None:
-    """Mark a new archive with the format's version, before anything else is written.
+    """Write `archive.json` with the format version, before anything else is written.
 
-    `staging` is the folder of the lock that is held: others may be marking it at the same time.
+    Args:
+        store: the archive's files.
+        staging: the staging folder of the lock that is held; other writers may do the same now.
     """
     if store.read("archive.json") is None:
         store.write("archive.json", _pretty(_Mark(FORMAT, MADE_BY)), staging)
 
 
 def wanted(store: Store, pair: str) -> list[Range]:
-    """The union of the ranges of a pair that are on record as wanted; none where no file stands.
+    """Read the ranges of a pair that were requested, merged; empty where there is no file.
 
-    Where segments stand and nothing is on record, the record was lost: see `Archive.wanted`.
+    If there are segments and no file, the file was lost: see `TradeStore.wanted`.
+
+    Args:
+        store: the archive's files.
+        pair: altname.
 
     Raises:
-        ArchiveDamaged: the file can't be read, or holds what no harvester writes.
+        ArchiveDamaged: the file can't be read, or contains what harvester never writes.
     """
     raw = store.read(f"wanted/{pair}.json")
     if raw is None:
@@ -86,49 +94,66 @@ def wanted(store: Store, pair: str) -> list[Range]:
     except BAD_JSON as error:
         raise ArchiveDamaged(
             f"{store.location(f'wanted/{pair}.json')} can't be read ({error}): `harvester verify "
-            f"{pair} --repair` writes it anew, as does the next run once it is removed: all "
-            "between the first segment and the last then counts as wanted"
+            f"{pair} --repair` writes it again, as does the next run once it is removed: then "
+            "everything from the first segment to the last counts as requested"
         ) from error
-    return union(Range(*span) for span in found.spans)
+    return union(Range(*bounds) for bounds in found.spans)
 
 
 def _check_wanted(found: _Wanted, pair: str) -> None:
-    """Refuse what an edit by hand or a copied file leaves.
+    """Refuse a file that was edited by hand or copied from another pair.
 
     Raises:
-        msgspec.ValidationError: it is of another pair, or a range can't be one.
+        msgspec.ValidationError: the file is another pair's, or a range is impossible.
     """
     if found.pair != pair:
         raise msgspec.ValidationError(f"it is of pair {found.pair!r}, its name says {pair!r}")
     for after, through in found.spans:
         if not 0 <= after < through <= END_OF_TIME:
-            why = "its beginning is below 0" if after < 0 else "it ends after the last nanosecond"
-            why = why if through > after else "its end is not after its beginning"
-            raise msgspec.ValidationError(f"the range [{after}, {through}] is none: {why}")
+            why = "its start is below 0" if after < 0 else "it ends after the last nanosecond"
+            why = why if through > after else "its end is not after its start"
+            raise msgspec.ValidationError(f"the range [{after}, {through}] is impossible: {why}")
 
 
-def want(store: Store, pair: str, *spans: Range) -> None:
-    """Write down that spans are wanted; under the pair's lock, before they are crawled."""
+def want(store: Store, pair: str, *ranges: Range) -> None:
+    """Record that ranges were requested, before they are downloaded.
+
+    Args:
+        store: the archive's files.
+        pair: altname; its lock is held.
+        ranges: are added to those on record.
+    """
     before = wanted(store, pair)
-    after = union([*before, *spans])
+    after = union([*before, *ranges])
     if after != before:
         want_only(store, pair, after)
 
 
-def want_only(store: Store, pair: str, spans: Iterable[Range]) -> None:
-    """Write down anew all that is wanted; whatever stood there is replaced."""
+def want_only(store: Store, pair: str, ranges: Iterable[Range]) -> None:
+    """Replace the record of requested ranges.
+
+    Args:
+        store: the archive's files.
+        pair: altname; its lock is held.
+        ranges: all that was requested.
+    """
     mark(store, pair)
-    data = _pretty(_Wanted(pair, [(span.after, span.through) for span in union(spans)]))
-    store.write(f"wanted/{pair}.json", data, pair)
+    bounds = [(requested.after, requested.through) for requested in union(ranges)]
+    store.write(f"wanted/{pair}.json", _pretty(_Wanted(pair, bounds)), pair)
 
 
 def known_pairs(store: Store) -> bytes | None:
-    """What names were last resolved with, as JSON; None where nothing is kept yet."""
+    """Read the stored list of pairs, as JSON; None where there is none yet."""
     return store.read("pairs.json")
 
 
 def keep_pairs(store: Store, data: bytes) -> None:
-    """Keep what names are resolved with, as JSON; under the lock of that name."""
+    """Store the list of pairs.
+
+    Args:
+        store: the archive's files; the lock `_pairs` is held.
+        data: the list as JSON.
+    """
     store.remove_folder("staging/_pairs")
     mark(store, "_pairs")
     store.write("pairs.json", msgspec.json.format(data) + b"\n", "_pairs")

@@ -1,4 +1,4 @@
-"""Cache of row counts and time bounds of segments, so that `status` opens no footer twice."""
+"""Cache of segments' row counts and times, so that `status` reads each Parquet footer once."""
 
 from __future__ import annotations
 
@@ -9,93 +9,97 @@ import msgspec
 
 from harvester.errors import BAD_JSON, HarvesterError
 from harvester.storage.filesystem import Entry, Store
-from harvester.storage.lock import held
+from harvester.storage.lock import locked
 from harvester.storage.segment import bounds_by, footer_in, opened
 from harvester.storage.trade_store import TradeStore
 
-# --- gists ----------------------------------------------------------------------------------------
-
-# A memory only: it can be removed at any time, is never needed, and counts for a file only while
-# that has the size and the time of writing that it had when its footer was read. Segments never
-# change.
+# The cache is never needed and can be deleted at any time. An entry is valid while the file has the
+# size and the modification time that it had when its footer was read; segments never change.
 
 PATH = "cache/footers.json"
 LOCK = "_cache"
-WORTH_KEEPING = 200
-"""So many footers read anew are worth a write; a small archive never has this file."""
+MIN_READ_TO_SAVE = 200
+"""The cache is saved after at least this many new footers; a small archive never has the file."""
 
 
 class SegmentSummary(NamedTuple):
-    """Of one segment: its rows, and their first and last published time; None for no rows."""
+    """Rows of one segment, and their first and last published time; None if it has no rows."""
 
     rows: int
     first_ns: int | None = None
     last_ns: int | None = None
 
 
-class _Known(NamedTuple):
+class _CachedSummary(NamedTuple):
     size: int
     changed_ns: int
-    gist: SegmentSummary
+    summary: SegmentSummary
 
 
-class _Kept(msgspec.Struct):
+class _CacheFile(msgspec.Struct):
     format: int = 1
-    segments: dict[str, _Known] = {}
+    segments: dict[str, _CachedSummary] = {}
 
 
 class SegmentSummaryCache:
-    """Gists of an archive's segments, from its memory or else from the files."""
+    """Summaries of an archive's segments, from the cache file or else from the segments."""
 
     def __init__(self, archive: TradeStore) -> None:
-        """Read what is remembered; what can't be read is no memory."""
+        """Read the cache file; one that can't be read is ignored."""
         self._archive = archive
-        self._before = _kept(archive.store)
-        self._seen: dict[str, _Known] = {}
+        self._cached = _read_cache(archive.store)
+        self._used: dict[str, _CachedSummary] = {}
         self._read = 0
 
-    def of(self, entry: Entry) -> SegmentSummary:
-        """The gist of a segment, as it is listed.
+    def get(self, entry: Entry) -> SegmentSummary:
+        """Return the summary of a listed segment.
 
         Raises:
-            FileNotFoundError: it is gone; list again.
+            FileNotFoundError: the file is gone; list again.
             ArchiveTooNew: a newer harvester wrote it.
-            ArchiveDamaged: it is no Parquet file, or bears no footer of ours.
+            ArchiveDamaged: it is no Parquet file, or has no footer of harvester's.
         """
-        known = self._before.get(entry.path)
-        if known is None or known[:2] != entry[1:]:
-            known = _Known(entry.size, entry.changed_ns, read_gist(self._archive.store, entry.path))
+        cached = self._cached.get(entry.path)
+        if cached is None or cached[:2] != entry[1:]:
+            summary = read_summary(self._archive.store, entry.path)
+            cached = _CachedSummary(entry.size, entry.changed_ns, summary)
             self._read += 1
-        self._seen[entry.path] = known
-        return known.gist
+        self._used[entry.path] = cached
+        return cached.summary
 
-    def keep(self, *, whole: bool) -> None:
-        """Remember what was seen, where that is worth it and this machine lets us.
+    def save(self, *, whole: bool) -> None:
+        """Write the cache file, if enough footers were read and the archive is writable.
 
-        `whole`: every segment of the archive was asked for, so what was not seen is gone.
+        Args:
+            whole: every segment of the archive was asked for, so other entries are obsolete.
         """
-        if self._read < WORTH_KEEPING:
+        if self._read < MIN_READ_TO_SAVE:
             return
-        segments = self._seen if whole else self._before | self._seen
-        data = msgspec.json.encode(_Kept(segments=segments))
+        segments = self._used if whole else self._cached | self._used
+        data = msgspec.json.encode(_CacheFile(segments=segments))
         store = self._archive.store
-        # Another run may be keeping its own at this moment, or the archive be for reading only.
-        with suppress(HarvesterError), held(self._archive.root / "locks", LOCK):
+        # Another run may be saving its own at this moment, or the archive may be read-only.
+        with suppress(HarvesterError), locked(self._archive.root / "locks", LOCK):
             store.remove_folder(f"staging/{LOCK}")
             store.write(PATH, data, LOCK)
             store.remove_folder(f"staging/{LOCK}")
 
 
-def read_gist(store: Store, path: str) -> SegmentSummary:
-    """The gist of a segment by its footer and statistics; no row is read."""
+def read_summary(store: Store, path: str) -> SegmentSummary:
+    """Read the summary of a segment from its footer and statistics; no row is read.
+
+    Args:
+        store: the archive's files.
+        path: of the segment.
+    """
     with opened(store, path) as file:
         return SegmentSummary(footer_in(path, file).rows, *(bounds_by(file.metadata) or ()))
 
 
-def _kept(store: Store) -> dict[str, _Known]:
+def _read_cache(store: Store) -> dict[str, _CachedSummary]:
     try:
         raw = store.read(PATH)
-        kept = msgspec.json.decode(raw, type=_Kept) if raw else _Kept()
+        cache = msgspec.json.decode(raw, type=_CacheFile) if raw else _CacheFile()
     except (HarvesterError, *BAD_JSON):
         return {}
-    return kept.segments if kept.format == 1 else {}
+    return cache.segments if cache.format == 1 else {}

@@ -30,15 +30,13 @@ from harvester.storage.writer import Writer
 from harvester.times import END_OF_TIME, Range, missing, overlap, year_end, year_of
 from harvester.trade_ids import IdGap, LastId, find_gaps, gap_at_end
 
-# --- reckoning ------------------------------------------------------------------------------------
-
-# A skip that no jump on record explains is only counted in a footer, and so many skips are
-# excused there. So what was counted of rows that go must go with them: it would excuse the loss
-# of others.
+# A footer has a number of unconfirmed id gaps, and `verify` accepts that many. When rows are
+# replaced, those that were counted among the removed rows must be subtracted: otherwise they would
+# excuse the loss of other rows.
 
 
 class IdGapRecount:
-    """The skips of a range's rows, its seams counted in, as the rows pass in order."""
+    """Counts the id gaps of a range's rows, those at its boundaries included, as rows pass by."""
 
     def __init__(
         self,
@@ -47,13 +45,13 @@ class IdGapRecount:
         known: Iterable[ConfirmedIdGap],
         left: tuple[int, int, int] | None,
     ) -> None:
-        """Begin a range.
+        """Begin to count.
 
         Args:
-            span: what the rows hold whole.
-            replaced: the parts of it in which rows give way to others, in order.
-            known: jumps that were confirmed, of the rows that go and those that come.
-            left: the last id before the range, as `Archive.last_id_before` gives it.
+            span: the range of the rows.
+            replaced: the parts of it whose rows are replaced, in order.
+            known: confirmed id gaps, of the old rows and of the new ones.
+            left: the last id before the range, as `TradeStore.last_id_before` returns it.
         """
         self._span = span
         self._replaced = replaced
@@ -67,16 +65,16 @@ class IdGapRecount:
         self._stand: dict[ConfirmedIdGap, int] = {}
         self._years_of: dict[int, int] = {}
         self.kept: Counter[int] = Counter()
-        """Skips between rows that stay, by year."""
+        """Id gaps between rows that stay, by year."""
         self.touched: Counter[int] = Counter()
-        """Skips beside or across what is replaced, by year."""
+        """Id gaps inside or at the boundary of replaced parts, by year."""
         self.inside = 0
-        """How many of them are between two rows that are replaced."""
+        """How many of these are between two replaced rows."""
         self.seams: dict[tuple[int, int], int] = {}
-        """Those of them at the range's own ends, and their years."""
+        """Those of these at the ends of the range, and their years."""
 
     def add(self, rows: pa.RecordBatch) -> None:
-        """Take the next rows."""
+        """Count the next rows."""
         stamps = times(rows)
         gaps, self._edge = find_gaps(self._edge, rows)
         self._count(gaps)
@@ -91,17 +89,17 @@ class IdGapRecount:
                 self._years_of[number] = year_of(stamp)
 
     def finish(self, right: tuple[int, int] | None) -> None:
-        """End the range; `right` is the first id behind it, by `Archive.first_id_behind`."""
+        """End the count; `right` is the result of `first_id_after` at the end of the range."""
         self._count(gap_at_end(self._edge, right, no_rows()))
 
     def years(self) -> list[int]:
-        """The years of the rows, in order; that of the range's end where there are none."""
+        """The years of the rows, in order; the year of the range's end if there are no rows."""
         return sorted(self._years) or [self._year]
 
     def jumps(self) -> dict[ConfirmedIdGap, int]:
-        """The confirmed jumps that stand here, and the year of the trade behind each.
+        """The confirmed id gaps of these rows, and the year of the trade after each.
 
-        Of one whose sides both stand here with others between them nothing is left.
+        An id gap between whose sides there are rows now is left out.
         """
         found = dict(self._stand)
         for jump in self._known - found.keys():
@@ -133,13 +131,15 @@ class IdGapRecount:
 
 
 def excused(before: IdGapRecount, after: IdGapRecount, told: int, told_new: int) -> Counter[int]:
-    """How many skips of the new rows are excused, by year; never more than there are.
+    """Return how many unconfirmed id gaps the new footers may have, by year.
+
+    This is never more than there are.
 
     Args:
-        before: of the rows as they were.
-        after: of the rows as they are to be.
-        told: what the footer counted of those that were.
-        told_new: what the footers of those that come have counted.
+        before: the count of the old rows.
+        after: the count of the new rows.
+        told: the number in the footer of the old rows.
+        told_new: the number in the footers of the rows that replace them.
     """
     # A seam that skips as before still is what the old footer counted. Where rows of a file meet
     # others, it may or may not have been counted: what is not there any more excuses nothing.
@@ -149,41 +149,40 @@ def excused(before: IdGapRecount, after: IdGapRecount, told: int, told_new: int)
 
 
 def _up_to(counts: Counter[int], most: int) -> Counter[int]:
-    """The first of some counts by year, so many in all."""
+    """Limit counts by year to a total of `most`, the earliest years first."""
     taken: Counter[int] = Counter()
     for year in sorted(counts):
         taken[year] = min(counts[year], most - taken.total())
     return +taken
 
 
-# --- splicing -------------------------------------------------------------------------------------
-
 # All new files are staged first, then renamed over those of the same name, one after the other. A
-# crash between any two steps leaves whole segments, and the tape aside, from which it goes on.
+# crash between any two steps leaves complete segments, and the re-downloaded trades in their
+# staging archive, from which the next run continues.
 
 
 @dataclass(frozen=True, slots=True)
 class StagedReplacement:
-    """A segment, and the files that are to stand in its place: staged, and where they belong."""
+    """A segment, and the files that are to replace it: staged paths and final paths."""
 
     old: Segment
     files: list[tuple[str, str]]
 
 
 def splice(writer: Writer, view: ReplacementView, parts: Sequence[Range]) -> list[Segment]:
-    """Let some ranges that came from files be told by what lies aside.
+    """Replace imported ranges by the re-downloaded trades of the staging archive.
 
     Args:
         writer: of the pair; its lock is held.
         view: the archive as it is to be, which covers the parts.
-        parts: what to replace, in order; all of it came from files.
+        parts: what to replace, in order; all of it was imported.
 
     Returns:
-        The segments that were written anew.
+        The segments that were replaced.
 
     Raises:
         ArchiveDamaged: a staged file does not read back; nothing was replaced.
-        ArchiveUnwritable: the machine refused.
+        ArchiveUnwritable: the operating system refused.
     """
     made = []
     span = Range(parts[0].after, parts[-1].through)
@@ -205,13 +204,13 @@ def splice(writer: Writer, view: ReplacementView, parts: Sequence[Range]) -> lis
 
 
 def finish(writer: Writer, view: ReplacementView) -> list[str]:
-    """Replace what is left of several segments that a crash kept from being replaced together.
+    """Complete replacements of several segments that a crash interrupted.
 
-    Where nothing is left so, it costs one look. What can't be replaced now stays on record, unless
-    nothing of it was replaced: then all of it is a file's, as before.
+    If there are none, this reads one small file. What can't be completed now stays in the journal,
+    unless no part of it was replaced: then all of it is imported data, as before.
 
     Returns:
-        A line for each damaged file that was found aside, and set aside from there.
+        A line for each damaged file of the staging archive that was quarantined.
 
     Raises:
         ArchiveDamaged: a segment's rows are not those of its footer; it was not replaced.
@@ -238,9 +237,9 @@ def finish(writer: Writer, view: ReplacementView) -> list[str]:
 
 
 def end_replacing(writer: Writer) -> list[str]:
-    """As `finish`, for whoever has other work to do: damage that is met is a line, too.
+    """Complete interrupted replacements as `finish` does, but return damage as a line of text.
 
-    Whether it came to its end `torn` tells.
+    Afterwards `torn` reports whether one is still incomplete.
     """
     try:
         return finish(writer, ReplacementView(writer.archive))
@@ -251,23 +250,23 @@ def end_replacing(writer: Writer) -> list[str]:
 def checked(
     view: ReplacementView, segment: Segment, parts: Sequence[Range]
 ) -> Iterator[pa.RecordBatch]:
-    """The rows of some parts of a segment, once all of it is held to its own checksum.
+    """Yield the rows of some parts of a segment, and compare all its rows with its checksum.
 
     Raises:
-        ArchiveDamaged: at the end, where its rows are not those that its footer tells of.
+        ArchiveDamaged: at the end, if the rows are not those of its footer.
     """
     for batch in _whole(view, segment):
         yield from (some for part in parts if (some := clip(batch, part)).num_rows)
 
 
 def _whole(view: ReplacementView, segment: Segment) -> Iterator[pa.RecordBatch]:
-    """All rows of a segment; at the end they are held to its checksum."""
+    """Yield all rows of a segment; at the end they are compared with its checksum."""
     footer, checksum = view.footer(segment), RowsChecksum()
     for batch in read_batches(view.store, segment.path):
         checksum.update(batch)
         yield batch
     if footer.range != segment.range or checksum.hexdigest() != footer.checksum:
-        text = f"{view.location(segment)} holds other rows than its footer tells: "
+        text = f"{view.location(segment)} has other rows than its footer says: "
         if segment.path.startswith(f"{ASIDE}/"):
             raise ArchiveDamaged(f"{text}the same command fetches its range anew")
         mends = f"`harvester verify {segment.pair} --repair` mends it"
@@ -275,7 +274,7 @@ def _whole(view: ReplacementView, segment: Segment) -> Iterator[pa.RecordBatch]:
 
 
 def clear(writer: Writer, beside: Writer) -> None:
-    """Take away what lies aside and is not wanted any more."""
+    """Delete the segments of the staging archive that are not needed any more."""
     left = [part for _, part in from_files(writer.archive, writer.pair)]
     for segment in beside.archive.segments(beside.pair):
         if not any(overlap(segment.range, part) for part in left):
@@ -297,7 +296,7 @@ def _put(writer: Writer, made: StagedReplacement) -> None:
 
 
 class _SegmentRewrite:
-    """One segment on its way to be written anew."""
+    """Rewrites one segment with re-downloaded trades in some parts of its range."""
 
     def __init__(
         self, writer: Writer, view: ReplacementView, segment: Segment, parts: Sequence[Range]
@@ -315,7 +314,7 @@ class _SegmentRewrite:
         self._footers = {piece.segment: view.footer(piece.segment) for piece in new}
 
     def staged(self) -> list[tuple[str, str]]:
-        """Write its files; nothing is taken from a segment that is not what its footer tells."""
+        """Stage the new files; all rows that are read are compared with their checksums."""
         before, after = self._reckoned()
         told_new = sum(footer.unasked_jumps for footer in self._footers.values())
         excuses = excused(before, after, self._footer_before.unasked_jumps, told_new)
@@ -333,7 +332,7 @@ class _SegmentRewrite:
         ]
 
     def _reckoned(self) -> tuple[IdGapRecount, IdGapRecount]:
-        """Where ids skip, and where they will; each source is held to its checksum on the way."""
+        """Count the id gaps before and after the replacement, and check all checksums."""
         for segment in self._footers:
             deque(_whole(self._view, segment), maxlen=0)
         known, span = self._jumps_on_record(), self._segment.range
@@ -342,7 +341,7 @@ class _SegmentRewrite:
         before = IdGapRecount(span, self._inner, known, left)
         for batch in _whole(self._view, self._segment):
             before.add(batch)
-        before.finish(self._writer.archive.first_id_behind(self._segment.pair, span.through))
+        before.finish(self._writer.archive.first_id_after(self._segment.pair, span.through))
         left = now.last_id_before(self._segment.pair, span.after)
         after = IdGapRecount(span, self._inner, known, left)
         for piece in self._sources:
@@ -350,16 +349,16 @@ class _SegmentRewrite:
                 self._view.store, piece.segment.path, piece.within, ["trade_id", "time"]
             ):
                 after.add(batch)
-        after.finish(then.first_id_behind(self._segment.pair, span.through))
+        after.finish(then.first_id_after(self._segment.pair, span.through))
         return before, after
 
     def _beside(self, moment: int) -> TradeStore:
-        """Where the neighbour at a moment will be that touches the segment there."""
+        """The store that will have the neighbouring segment at a moment."""
         is_replaced = any(part.after < moment < part.through for part in self._parts)
         return self._view if is_replaced else self._writer.archive
 
     def _jumps_on_record(self) -> list[ConfirmedIdGap]:
-        """All that were confirmed, in these rows or at their seams."""
+        """All confirmed id gaps of these rows and at their boundaries."""
         span, archive = self._segment.range, self._writer.archive
         beside = [
             archive.footer(segment)
@@ -410,7 +409,7 @@ class _SegmentRewrite:
 def _less(
     imported: Sequence[ImportedRange], part: Range, inner: Sequence[Range]
 ) -> Iterator[ImportedRange]:
-    """What came from files, within a part, and is not replaced."""
+    """Yield the imported ranges within a part that are not replaced."""
     for imported_range in imported:
         if both := overlap(Range(imported_range.after, imported_range.through), part):
             for rest in missing([both], inner):

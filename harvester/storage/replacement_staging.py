@@ -1,4 +1,4 @@
-"""Re-downloaded trades that wait to replace imported ones, and the journal of replacements."""
+"""Staging archive of re-downloaded trades, and the journal of interrupted replacements."""
 
 from __future__ import annotations
 
@@ -10,31 +10,35 @@ import numpy as np
 
 from harvester.errors import BAD_JSON, ArchiveDamaged
 from harvester.schema import TRADES, Int64s, RowsChecksum, times, trade_ids
-from harvester.storage.filesystem import QuarantineNote, Store, set_aside
+from harvester.storage.filesystem import QuarantineNote, Store, quarantine_file
 from harvester.storage.segment import Segment, parse_path, read_batches, read_footer, read_schema
-from harvester.storage.trade_store import EVERYTHING, Piece, TradeStore, listed_again, pieces_of
+from harvester.storage.trade_store import (
+    EVERYTHING,
+    Piece,
+    TradeStore,
+    pieces_of,
+    retry_on_new_listing,
+)
 from harvester.times import UNITS_NS, Range, missing, overlap, show, union
 
-# --- aside ----------------------------------------------------------------------------------------
-
-# It is an archive of its own below this one's folder, with the ordinary layout. What it holds
-# counts only for ranges that came from files; readers of the archive never look there.
+# The staging archive is an archive below this one's folder, with the same layout. It counts only
+# for imported ranges; readers of the archive never read it.
 
 ASIDE = "upgrade"
-"""The folder, beside `trades/`."""
+"""The folder of the staging archive, next to `trades/`."""
 
 FIRST_LOOK_NS = UNITS_NS["h"]
 GROWS_BY = 16
-"""An id is looked for in the hour next to a moment, then in so many times more."""
+"""An id is searched in the hour next to a moment, then in windows that grow by this factor."""
 
 
 def aside_of(archive: TradeStore) -> TradeStore:
-    """The archive aside, as its writer and its readers see it; it need not exist yet."""
+    """Open the staging archive, which need not exist yet."""
     return TradeStore(archive.root / ASIDE)
 
 
 def from_files(archive: TradeStore, pair: str) -> list[tuple[Segment, Range]]:
-    """What of each segment came out of files, in order; no two touch within a segment."""
+    """List the imported ranges of all segments, in order; no two touch within a segment."""
     found: list[tuple[Segment, Range]] = []
     for piece in pieces_of(archive.segments(pair)):
         imported = union(Range(*one[:2]) for one in archive.footer(piece.segment).imported)
@@ -44,9 +48,9 @@ def from_files(archive: TradeStore, pair: str) -> list[tuple[Segment, Range]]:
 
 
 def unfinished(archive: TradeStore, wide: Segment, narrow: Segment) -> Segment | None:
-    """Which of two segments, one inside the other, a crash left of a replacement; None for none.
+    """Return which of two overlapping segments an interrupted replacement left; None for neither.
 
-    Where a replacement has another name than what it replaces, both stand for a moment.
+    If a replacement has another name than what it replaces, both exist for a moment.
     """
     before, now = (
         union(Range(*one[:2]) for one in archive.footer(each).imported) for each in (wide, narrow)
@@ -64,19 +68,19 @@ def unfinished(archive: TradeStore, wide: Segment, narrow: Segment) -> Segment |
 def quarantine_damaged(
     view: ReplacementView, pair: str, then: str = "its range is fetched anew"
 ) -> list[str]:
-    """Set aside which of the segments that lie aside are damaged; their ranges are missing then.
+    """Quarantine damaged segments of the staging archive; their ranges are missing afterwards.
 
-    Reads every row that lies aside. Returns a line for each file that was moved, which says what
-    comes then.
+    Every row of the staging archive is read. Returns a line for each file that was moved, which
+    ends with `then`: what happens next.
 
     Raises:
-        ArchiveUnwritable: the machine refused.
+        ArchiveUnwritable: the operating system refused.
     """
     said = []
     for one in view.aside(pair):
         fault = _fault_of(view.store, one)
         if fault is not None:
-            to = set_aside(view.store, QuarantineNote(pair, one.path, one.range, [fault]))
+            to = quarantine_file(view.store, QuarantineNote(pair, one.path, one.range, [fault]))
             said.append(f"{one.path} {fault}: it is in {to} now, and {then}")
     view.forget_pair(pair)
     return said
@@ -93,22 +97,22 @@ def _fault_of(store: Store, segment: Segment) -> str | None:
     except ArchiveDamaged:
         return "can't be read"
     is_sound = footer.range == segment.range and checksum.hexdigest() == footer.checksum
-    return None if is_sound else "holds other rows than its footer tells"
+    return None if is_sound else "has other rows than its footer says"
 
 
 class ReplacementView(TradeStore):
-    """An archive's tape as it is to be: the API's own trades, and what lies aside of the rest.
+    """The archive as it will be after the replacement: API trades only.
 
-    Where neither holds anything, it is not covered, whatever files have told.
+    Imported ranges count as covered only where the staging archive covers them.
     """
 
     def __init__(self, archive: TradeStore) -> None:
-        """`archive` is the one that readers see."""
+        """View `archive`, which is the one that readers see."""
         super().__init__(archive.path)
         self.store = archive.store
 
     def aside(self, pair: str) -> list[Segment]:
-        """The segments that lie aside, their paths within the whole archive."""
+        """List the segments of the staging archive; paths are relative to the main archive."""
         found: list[Segment] = []
         for entry in self.store.files(f"{ASIDE}/trades/pair={pair}"):
             path = entry.path.removeprefix(f"{ASIDE}/")
@@ -116,24 +120,24 @@ class ReplacementView(TradeStore):
                 found.append(one._replace(path=entry.path))
         return sorted(found, key=lambda one: (one.range.after, -one.range.through))
 
-    def pieces(self, pair: str, span: Range = EVERYTHING) -> list[Piece]:
-        """As those of an archive, of the tape as it is to be."""
+    def pieces(self, pair: str, within: Range = EVERYTHING) -> list[Piece]:
+        """List what to read for a range, as `TradeStore.pieces` does."""
         told, aside = from_files(self, pair), self.aside(pair)
         found: list[Piece] = []
-        for segment, within in super().pieces(pair, span):
-            parts = [part for one, part in told if one == segment]
-            found += [Piece(segment, part) for part in missing([within], parts)]
-            inside = (both for part in parts if (both := overlap(part, within)))
+        for segment, piece_range in super().pieces(pair, within):
+            parts = [part for imported, part in told if imported == segment]
+            found += [Piece(segment, part) for part in missing([piece_range], parts)]
+            inside = (both for part in parts if (both := overlap(part, piece_range)))
             found += [piece for part in inside for piece in pieces_of(aside, part)]
         return sorted(found, key=lambda piece: piece.within)
 
     def is_imported(self, pair: str, /, moment: int) -> bool:  # noqa: ARG002 - as that of an archive
-        """Nothing is: it would not be covered."""
+        """Always False: imported ranges are not covered in this view."""
         return False
 
-    @listed_again
+    @retry_on_new_listing
     def last_id_before(self, pair: str, /, moment: int) -> tuple[int, int, int] | None:
-        """As that of an archive."""
+        """Return the last trade id at or before a moment, as `TradeStore.last_id_before` does."""
         between, at = 0, moment
         for piece in reversed(self.pieces(pair, Range(0, moment))):
             if piece.within.through != at:
@@ -145,9 +149,9 @@ class ReplacementView(TradeStore):
             at = piece.within.after
         return None
 
-    @listed_again
-    def first_id_behind(self, pair: str, /, moment: int) -> tuple[int, int] | None:
-        """As that of an archive."""
+    @retry_on_new_listing
+    def first_id_after(self, pair: str, /, moment: int) -> tuple[int, int] | None:
+        """Return the first trade id after a moment, as `TradeStore.first_id_after` does."""
         between, at = 0, moment
         for piece in self.pieces(pair, Range(moment, EVERYTHING.through)):
             if piece.within.after != at:
@@ -160,9 +164,9 @@ class ReplacementView(TradeStore):
         return None
 
     def _last_in(self, piece: Piece) -> tuple[int, int, int]:
-        """The last id of a piece, the rows without one behind it, its time; 0 for none, all rows.
+        """Return the last id of a piece, the number of rows without id after it, and its time.
 
-        Of a whole segment its footer tells.
+        Without any id: 0, the number of all rows, and 0. For a whole segment the footer is read.
         """
         if piece.within == piece.segment.range:
             footer = self.footer(piece.segment)
@@ -201,7 +205,7 @@ class ReplacementView(TradeStore):
 
 
 def _windows(span: Range, *, from_end: bool) -> list[Range]:
-    """A span in windows that grow from one of its ends on, in order of time."""
+    """Split a range into windows that grow from one of its ends, in order of time."""
     cuts, width = [0], FIRST_LOOK_NS
     while cuts[-1] < span.through - span.after:
         cuts.append(min(cuts[-1] + width, span.through - span.after))
@@ -213,24 +217,24 @@ def _windows(span: Range, *, from_end: bool) -> list[Range]:
     return [Range(span.after + near, span.after + far) for near, far in pairwise(cuts)]
 
 
-# --- torn -----------------------------------------------------------------------------------------
-
-# There a rounded trade may stand on the other side than the exchange has it: twice, or not at
-# all. So segments that touch there are replaced together, and noted from before the first one is
-# until after the last; and so is a gap that is filled up to such a place.
+# Journal. Where imported segments touch at a busy second, a trade with a rounded time may be on
+# the other side than the exchange has it: stored twice, or not at all. So such segments are
+# replaced together, and their journal entry exists from before the first rename until after the
+# last. The same holds for a gap that is filled up to such a boundary.
 
 
 def path_of_note(pair: str) -> str:
-    """Where it stands within the archive."""
+    """Path of a pair's journal within the archive."""
     return f"{ASIDE}/replacing/{pair}.json"
 
 
 class AtomicReplacement(msgspec.Struct, frozen=True):
-    """Ranges that are to be told by a file, all of them, or by the exchange.
+    """Ranges that must be either all imported or all re-downloaded.
 
     Attributes:
         ranges: in order.
-        compared: whether what lies aside for them was held against the file, and may replace it.
+        compared: whether the re-downloaded trades were compared with the imported ones, and may
+            replace them.
     """
 
     ranges: tuple[Range, ...]
@@ -241,7 +245,7 @@ _UNKNOWN = AtomicReplacement((EVERYTHING,), compared=False)
 
 
 def noted(store: Store, pair: str) -> list[AtomicReplacement]:
-    """What a note tells of; none where there is no note, all there is where it can't be read."""
+    """Read the journal of a pair: empty without a file, everything if it can't be read."""
     raw = store.read(path_of_note(pair))
     try:
         return [] if raw is None else msgspec.json.decode(raw, type=list[AtomicReplacement])
@@ -250,12 +254,12 @@ def noted(store: Store, pair: str) -> list[AtomicReplacement]:
 
 
 def note(store: Store, pair: str, each: Sequence[AtomicReplacement]) -> None:
-    """Put on record what belongs together; nothing takes the note away.
+    """Write the journal of a pair; without entries it is deleted.
 
-    One that can't be read stays as it is: it stands for all.
+    A journal that can't be read stays as it is: it means everything.
 
     Raises:
-        ArchiveUnwritable: the machine refused.
+        ArchiveUnwritable: the operating system refused.
     """
     if not each:
         store.remove(path_of_note(pair))
@@ -265,7 +269,7 @@ def note(store: Store, pair: str, each: Sequence[AtomicReplacement]) -> None:
 
 
 def still_from_files(archive: TradeStore, pair: str, ranges: Sequence[Range]) -> list[Range]:
-    """What of some ranges files tell, in order.
+    """Return the parts of some ranges that are imported, in order.
 
     Raises:
         ArchiveDamaged: a segment can't be read.
@@ -274,12 +278,12 @@ def still_from_files(archive: TradeStore, pair: str, ranges: Sequence[Range]) ->
     return sorted(both for part in ranges for one in told if (both := overlap(part, one)))
 
 
-@listed_again
+@retry_on_new_listing
 def torn(archive: TradeStore, pair: str, /) -> tuple[Range, str] | None:
-    """Where a replacement is half-way, and what that means, for people; None where none is.
+    """Return the range of an incomplete replacement, with an explanation; None if there is none.
 
-    While an upgrade is at work it is so for a moment. Where the note can't be read, it may be in
-    all that files tell.
+    While a re-download is at work, this is the case for a moment. If the journal can't be read,
+    all imported ranges may be affected.
 
     Raises:
         ArchiveDamaged: a segment can't be read.
@@ -310,17 +314,17 @@ def _told(
 
 
 def _seams(ranges: Sequence[Range], left: Sequence[Range]) -> str:
-    """Where what is left of some ranges meets what was replaced."""
+    """The moments where remaining imported ranges touch replaced ones, as text."""
     replaced = {moment for one in missing(ranges, left) for moment in one}
     ends = [moment for one in left for moment in one]
     return " or ".join(show(end) for end in ends if end in replaced) or show(ends[0])
 
 
 def check_not_torn(archive: TradeStore, pair: str) -> None:
-    """Refuse what is half replaced.
+    """Refuse a pair with an incomplete replacement.
 
     Raises:
-        ArchiveDamaged: it is, or a segment can't be read.
+        ArchiveDamaged: there is one, or a segment can't be read.
     """
     if found := torn(archive, pair):
         raise ArchiveDamaged(f"{archive.store.location(path_of_note(pair))}: {found[1]}")

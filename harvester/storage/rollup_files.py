@@ -1,4 +1,4 @@
-"""Roll-up files: partial candles of one segment, one file per level; paths, schema and validity."""
+"""Roll-up files: partial candles of one segment, a file per level. Paths, schema and validity."""
 
 from __future__ import annotations
 
@@ -15,16 +15,14 @@ from harvester.storage.filesystem import Store, writing
 from harvester.storage.footer import Footer
 from harvester.storage.segment import Segment, opened
 
-# --- rollups --------------------------------------------------------------------------------------
+# A roll-up is only a shortcut: it is used while its footer has the checksum of the segment. Where
+# there is none, candles are computed from trades.
 
-# A roll-up is only a shortcut: it serves while its footer bears the checksum of the segment that
-# stands, and whatever has none is answered from ticks.
-
-_WHEN = pa.timestamp("ns")
+_TIMESTAMP = pa.timestamp("ns")
 
 PARTIALS = pa.schema(
     [
-        pa.field("time", _WHEN, nullable=False),
+        pa.field("time", _TIMESTAMP, nullable=False),
         pa.field("open", PRICE, nullable=False),
         pa.field("high", PRICE, nullable=False),
         pa.field("low", PRICE, nullable=False),
@@ -40,15 +38,15 @@ PARTIALS = pa.schema(
         pa.field("sell_count", pa.int64(), nullable=False),
         pa.field("first_trade_id", pa.int64()),
         pa.field("last_trade_id", pa.int64()),
-        pa.field("first_time", _WHEN, nullable=False),
-        pa.field("last_time", _WHEN, nullable=False),
+        pa.field("first_time", _TIMESTAMP, nullable=False),
+        pa.field("last_time", _TIMESTAMP, nullable=False),
     ]
 )
-"""One row a bucket that saw a trade of the segment, in order of `time`, when the bucket opens."""
+"""One row per interval that has a trade of the segment, ordered by `time`, the interval's start."""
 
 _ROW_GROUP_ROWS = 32_768
-_WHOLE = ("time", "count", "buy_count", "sell_count", "first_trade_id", "last_trade_id")
-_DELTA = (*_WHOLE, "open", "high", "low", "close", "first_time", "last_time")
+_INTEGERS = ("time", "count", "buy_count", "sell_count", "first_trade_id", "last_trade_id")
+_DELTA = (*_INTEGERS, "open", "high", "low", "close", "first_time", "last_time")
 _OPTIONS: dict[str, Any] = {
     "version": "2.6",
     "compression": "zstd",
@@ -63,7 +61,7 @@ _PATH = re.compile(r"candles/interval=([^/]+)/pair=([^/]+)/year=(\d{4})/(\d{19})
 
 
 class RollUp(NamedTuple):
-    """A roll-up as the listing tells it; `segment_path` is where its segment would stand."""
+    """A roll-up as a listing shows it; `segment_path` is the path that its segment has."""
 
     interval: str
     segment_path: str
@@ -72,12 +70,22 @@ class RollUp(NamedTuple):
 
 
 def rollup_path(segment: Segment, interval: str) -> str:
-    """Where a segment's roll-up of a level stands."""
+    """Path of a roll-up within the archive.
+
+    Args:
+        segment: from which it is made.
+        interval: the level, such as 1m.
+    """
     return segment.path.replace("trades/", f"candles/interval={interval}/", 1)
 
 
 def list_rollups(store: Store, pair: str) -> list[RollUp]:
-    """All roll-ups of a pair, of whatever level: the listing alone, no file is opened."""
+    """List the roll-ups of a pair, of all levels; no file is opened.
+
+    Args:
+        store: the archive's files.
+        pair: altname.
+    """
     return [
         RollUp(interval, "trades/" + entry.path.split("/", 2)[2], entry.path, entry.size)
         for level in store.folders("candles")
@@ -97,14 +105,14 @@ def stage_rollup(
     """Write a roll-up in staging, and return its staged path.
 
     Args:
-        store: where the archive lives.
+        store: the archive's files.
         folder: the staging folder of the pair.
         partials: batches of `PARTIALS`.
         interval: the level, such as 1m.
-        footer: of the segment whose rows they were made from.
+        footer: of the segment from whose rows they were made.
 
     Raises:
-        ArchiveUnwritable: the machine refused.
+        ArchiveUnwritable: the operating system refused.
     """
     staged = store.stage(folder)
     location = store.location(staged)
@@ -113,12 +121,12 @@ def stage_rollup(
         with sink, pq.ParquetWriter(sink, PARTIALS, **_OPTIONS) as writer:
             for batch in partials:
                 writer.write_batch(batch, row_group_size=_ROW_GROUP_ROWS)
-            writer.add_key_value_metadata(_marks(interval, footer))
+            writer.add_key_value_metadata(_metadata(interval, footer))
     return staged
 
 
-def _marks(interval: str, footer: Footer) -> dict[str, str]:
-    """What ties a roll-up to the rows of its segment, as Parquet's key-value metadata."""
+def _metadata(interval: str, footer: Footer) -> dict[str, str]:
+    """Parquet key-value metadata of a roll-up, which identifies the rows of its segment."""
     return {
         "harvester.format": str(FORMAT),
         "harvester.rollup": interval,
@@ -129,28 +137,37 @@ def _marks(interval: str, footer: Footer) -> dict[str, str]:
     }
 
 
-def agrees(store: Store, roll_up: RollUp, footer: Footer) -> bool:
-    """Whether a roll-up was made, in this format, from the very rows of a segment.
+def has_rows_of(store: Store, rollup: RollUp, footer: Footer) -> bool:
+    """Whether a roll-up was made, in this format, from exactly the rows of a segment.
+
+    Args:
+        store: the archive's files.
+        rollup: which may be of an earlier segment of that path.
+        footer: of the segment.
 
     Raises:
-        FileNotFoundError: it is gone; list again.
+        FileNotFoundError: the roll-up is gone; list again.
     """
     try:
-        with opened(store, roll_up.path) as file:
-            marks = dict(file.metadata.metadata or {})
+        with opened(store, rollup.path) as file:
+            metadata = dict(file.metadata.metadata or {})
     except ArchiveDamaged:
         return False
-    wanted = _marks(roll_up.interval, footer)
-    # How a pair is spelled may change; which rows a roll-up was made from may not.
-    wanted.pop("harvester.pair")
-    return all(marks.get(key.encode()) == text.encode() for key, text in wanted.items())
+    expected = _metadata(rollup.interval, footer)
+    # The spelling of a pair may change; the rows that a roll-up was made from may not.
+    expected.pop("harvester.pair")
+    return all(metadata.get(key.encode()) == text.encode() for key, text in expected.items())
 
 
 def read_partials(store: Store, path: str) -> pa.Table:
-    """A roll-up's rows.
+    """Read the rows of a roll-up.
+
+    Args:
+        store: the archive's files.
+        path: of the roll-up.
 
     Raises:
-        FileNotFoundError: it is gone; list again.
+        FileNotFoundError: the roll-up is gone; list again.
         ArchiveDamaged: it can't be read.
     """
     with opened(store, path) as file:

@@ -1,4 +1,4 @@
-"""Segments: one immutable Parquet file each, with all trades of one range; names and reading."""
+"""Segments: immutable Parquet files with all trades of one range. Paths, writing and reading."""
 
 from __future__ import annotations
 
@@ -19,21 +19,25 @@ from harvester.storage.filesystem import Entry, Store, reading, writing
 from harvester.storage.footer import Footer, decode, encode
 from harvester.times import END_OF_TIME, Range, year_of
 
-# --- segments -------------------------------------------------------------------------------------
-
 READ_ROWS = 32_768
 """Rows read at a time: as fast as whole row groups, and a quarter of their memory."""
 
 REFUSALS = (errno.EACCES, errno.EPERM, errno.EMFILE, errno.ENFILE)
-"""What keeps this process from a file, and says nothing of what is in it."""
+"""Errors that keep this process from a file: a damaged file does not cause them."""
 
 _PATH = re.compile(r"trades/pair=([^/]+)/year=(\d{4})/(\d{19})-(\d{19})\.parquet")
 
 
 class Segment(NamedTuple):
-    """A segment as the listing tells it.
+    """A segment as a listing shows it.
 
-    `changed_ns`, the store's own time of writing, tells it from another one of its name.
+    Attributes:
+        pair: altname.
+        year: of its folder.
+        range: it has all trades published in it.
+        path: within the archive.
+        size: in bytes.
+        changed_ns: when it was written, by the store's clock: distinguishes files of one name.
     """
 
     pair: str
@@ -44,26 +48,44 @@ class Segment(NamedTuple):
     changed_ns: int = 0
 
 
-def path_of(pair: str, one: Range, last_time_ns: int | None) -> str:
-    """Where a segment stands: in the year of its rows, or of its `through` when it has none."""
-    year = year_of(one.through if last_time_ns is None else last_time_ns)
-    return f"trades/pair={pair}/year={year:04d}/{one.after:019d}-{one.through:019d}.parquet"
+def segment_path(pair: str, covered: Range, last_time_ns: int | None) -> str:
+    """Path of a segment within the archive.
+
+    Args:
+        pair: altname.
+        covered: the segment's range.
+        last_time_ns: published time of its last row, whose year is the folder; without rows
+            (None) it is the year of the range's end.
+    """
+    year = year_of(covered.through if last_time_ns is None else last_time_ns)
+    name = f"{covered.after:019d}-{covered.through:019d}.parquet"
+    return f"trades/pair={pair}/year={year:04d}/{name}"
 
 
 def parse_path(path: str, size: int, changed_ns: int = 0) -> Segment | None:
-    """The segment that a listed file is; None for a stranger."""
+    """Parse the path of a listed file; None where it is not a segment's.
+
+    Args:
+        path: within the archive.
+        size: of the file, in bytes.
+        changed_ns: when the file was written, by the store's clock.
+    """
     match = _PATH.fullmatch(path)
     if match is None:
         return None
     pair, year, after, through = match.groups()
-    one = Range(int(after), int(through))
-    if one.after >= one.through:
+    covered = Range(int(after), int(through))
+    if covered.after >= covered.through:
         return None
-    return Segment(pair, int(year), one, path, size, changed_ns)
+    return Segment(pair, int(year), covered, path, size, changed_ns)
 
 
 def pair_files(store: Store, pair: str) -> list[Entry]:
-    """All files below a pair's folder, segments or not: what every reader of it goes by.
+    """List all files below a pair's folder, segments or not.
+
+    Args:
+        store: the archive's files.
+        pair: altname.
 
     Raises:
         ArchiveDamaged: the pair's folder, or one below it, is a symbolic link.
@@ -72,7 +94,7 @@ def pair_files(store: Store, pair: str) -> list[Entry]:
 
 
 def is_segment(file: Path) -> bool:
-    """Whether a file is called, and stands, as a segment does."""
+    """Whether the path of a file, its folders included, is that of a segment."""
     return parse_path("/".join(("trades", *file.parts[-3:])), 0) is not None
 
 
@@ -82,13 +104,20 @@ def stage_segment(
     trades: Iterable[pa.RecordBatch],
     footer: Footer | Callable[[], Footer],
 ) -> tuple[str, Footer]:
-    """Write a segment's file in staging and read it back; the footer's row facts are filled in.
+    """Write a segment's file in staging, read it back, and compare checksums.
 
-    A footer that only the last row makes known is asked for once all rows were taken.
-    Returns its staged path and the footer as written.
+    Args:
+        store: the archive's files.
+        folder: the staging folder of the pair.
+        trades: batches of `schema.TRADES`, in order.
+        footer: the number of rows, ids and checksum are filled in here. A function is called once
+            all rows were written, for a footer that depends on them.
+
+    Returns:
+        The staged path, and the footer as written.
 
     Raises:
-        ArchiveUnwritable: the machine refused.
+        ArchiveUnwritable: the operating system refused.
         ArchiveDamaged: what was read back is not what was written.
     """
     staged = store.stage(folder)
@@ -108,13 +137,13 @@ def stage_segment(
         check.update(batch)
     if (check.rows, check.hexdigest()) != (footer.rows, footer.checksum):
         raise ArchiveDamaged(
-            f"{location} does not read back as it was written: it was not taken into the archive"
+            f"{location} does not read back as it was written: it was not added to the archive"
         )
     return staged, footer
 
 
 class _RowFacts:
-    """What the footer tells of the rows, gathered as they pass."""
+    """The footer's fields that depend on the rows, gathered batch by batch."""
 
     def __init__(self) -> None:
         self._checksum = RowsChecksum()
@@ -135,12 +164,12 @@ class _RowFacts:
             self._first = ids[0].as_py() if self._first is None else self._first
             self._last, self._trail = ids[-1].as_py(), 0
             return
-        places = ids.is_valid().to_numpy(zero_copy_only=False).nonzero()[0]
+        indexes = ids.is_valid().to_numpy(zero_copy_only=False).nonzero()[0]
         if self._first is None:
-            self._first = ids[int(places[0])].as_py()
-            self._lead += int(places[0])
-        self._last = ids[int(places[-1])].as_py()
-        self._trail = len(ids) - 1 - int(places[-1])
+            self._first = ids[int(indexes[0])].as_py()
+            self._lead += int(indexes[0])
+        self._last = ids[int(indexes[-1])].as_py()
+        self._trail = len(ids) - 1 - int(indexes[-1])
 
     def fill(self, footer: Footer) -> Footer:
         return replace(
@@ -155,9 +184,10 @@ class _RowFacts:
 
 
 def _row_groups(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.Table]:
-    """The same rows in tables of one row group each, so that its size is ours to choose.
+    """Regroup batches into tables of one row group each, so that row groups have a fixed size.
 
-    Nothing is copied. The words of a group have one dictionary, or it would be written plain.
+    Nothing is copied. The text columns of a group get one dictionary; otherwise pyarrow would
+    write them without dictionary encoding.
     """
     waiting: list[pa.RecordBatch] = []
     rows = 0
@@ -176,60 +206,88 @@ def _row_groups(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.Table]:
 
 
 def read_footer(store: Store, path: str) -> Footer:
-    """What a segment says of itself.
+    """Read the metadata of a segment.
+
+    Args:
+        store: the archive's files.
+        path: of the segment.
 
     Raises:
-        FileNotFoundError: it is gone; list again.
+        FileNotFoundError: the file is gone; list again.
         ArchiveTooNew: a newer harvester wrote it.
-        ArchiveDamaged: it is no Parquet file, or bears no footer of ours.
+        ArchiveDamaged: it is no Parquet file, or has no footer of harvester's.
     """
     with opened(store, path) as file:
         return footer_in(path, file)
 
 
 def footer_in(path: str, file: pq.ParquetFile) -> Footer:
-    """The same from a segment's file that is open."""
+    """Read the metadata of a segment from its open file; `path` is for messages."""
     return decode(path, dict(file.metadata.metadata or {}), file.metadata.num_rows)
 
 
 class UnverifiedFooter(NamedTuple):
-    """What a file says of itself, whether its rows agree or not; None where it can't be read.
+    """The footer of a file that may be damaged: nothing in it was compared with the rows.
 
-    `bounds` are the first and last published time by its statistics; None for no rows, too.
+    Attributes:
+        footer: None where it can't be read.
+        bounds: first and last published time in nanoseconds, by the file's statistics; None where
+            they can't be read, or there are no rows.
     """
 
     footer: Footer | None = None
     bounds: tuple[int, int] | None = None
 
 
-def read_claims(store: Store, path: str) -> UnverifiedFooter:
-    """What a segment says of itself, however damaged: nothing is held against anything.
+def read_unverified_footer(store: Store, path: str) -> UnverifiedFooter:
+    """Read the metadata of a segment that may be damaged, without checking it.
+
+    Args:
+        store: the archive's files.
+        path: of the segment.
 
     Raises:
-        FileNotFoundError: it is gone; list again.
+        FileNotFoundError: the file is gone; list again.
     """
     try:
         with opened(store, path) as file:
             raw = dict(file.metadata.metadata or {})
             footer = decode(path, raw, int(raw.get(b"harvester.rows", b"-1")))
-            place = file.schema_arrow.get_field_index("time")
-            groups = [file.metadata.row_group(group) for group in range(file.num_row_groups)]
-            spans = [_bounds(group, place) for group in groups if place >= 0]
+            column = file.schema_arrow.get_field_index("time")
+            groups = [file.metadata.row_group(index) for index in range(file.num_row_groups)]
+            bounds = [_bounds(group, column) for group in groups if column >= 0]
     except (ArchiveDamaged, ValueError):
         return UnverifiedFooter()
-    first, last = ([ends[i] for ends in spans] for i in (0, 1))
-    return UnverifiedFooter(footer, (min(first), max(last)) if spans else None)
+    if not bounds:
+        return UnverifiedFooter(footer)
+    firsts, lasts = zip(*bounds, strict=True)
+    return UnverifiedFooter(footer, (min(firsts), max(lasts)))
 
 
 def read_schema(store: Store, path: str) -> pa.Schema:
-    """A segment's columns, as Arrow reads them."""
+    """Read a segment's columns and types, as Arrow sees them.
+
+    Args:
+        store: the archive's files.
+        path: of the segment.
+    """
     with opened(store, path) as file:
         return file.schema_arrow.remove_metadata()
 
 
 @contextmanager
 def opened(store: Store, path: str) -> Iterator[pq.ParquetFile]:
-    """A segment's file, open. A vanished one stays a FileNotFoundError: the caller lists again."""
+    """Open a Parquet file of the archive for reading.
+
+    Args:
+        store: the archive's files.
+        path: of the file.
+
+    Raises:
+        FileNotFoundError: the file is gone; the caller lists again.
+        ArchiveDamaged: it is no Parquet file, or can't be read.
+        ArchiveError: a permission is missing, or the like.
+    """
     location = store.location(path)
     try:
         with (
@@ -252,19 +310,19 @@ def read_batches(
     within: Range | None = None,
     columns: list[str] | None = None,
 ) -> Iterator[pa.RecordBatch]:
-    """A segment's rows in order; of row groups outside of `within` nothing is read.
+    """Read a segment's rows in order; row groups outside of `within` are not read.
 
     Args:
-        store: where the file lives.
-        path: the segment.
+        store: the archive's files.
+        path: of the segment.
         within: only rows published in this range.
-        columns: only these; `time` must be among them where `within` is given.
+        columns: only these; `time` must be among them where `within` is used.
     """
     with opened(store, path) as file:
         groups = [
             group
             for group in range(file.num_row_groups)
-            if within is None or _may_hold(file.metadata.row_group(group), within)
+            if within is None or _may_overlap(file.metadata.row_group(group), within)
         ]
         for batch in file.iter_batches(READ_ROWS, row_groups=groups, columns=columns):
             kept = batch if within is None else clip(batch, within)
@@ -273,13 +331,18 @@ def read_batches(
 
 
 def time_bounds(store: Store, path: str) -> tuple[int, int] | None:
-    """The first and the last published time by the file's statistics; None for no rows."""
+    """Read the first and last published time (ns) from the file's statistics; None for no rows.
+
+    Args:
+        store: the archive's files.
+        path: of the segment.
+    """
     with opened(store, path) as file:
         return bounds_by(file.metadata)
 
 
 def bounds_by(metadata: Any) -> tuple[int, int] | None:  # noqa: ANN401 - pyarrow has no types for it
-    """The same from what is read already: `metadata` is a segment's, as pyarrow gives it."""
+    """The first and last published time (ns) by a segment's pyarrow metadata; None for no rows."""
     last = metadata.num_row_groups - 1
     if last < 0:
         return None
@@ -287,23 +350,31 @@ def bounds_by(metadata: Any) -> tuple[int, int] | None:  # noqa: ANN401 - pyarro
 
 
 def rows_touched(store: Store, path: str, within: Range) -> int:
-    """The rows of those row groups that a question on `within` must read, of any file of ours."""
+    """Count the rows of the row groups that a query on the range `within` must read.
+
+    Args:
+        store: the archive's files.
+        path: of a segment or a roll-up.
+        within: the range of the query.
+    """
     with opened(store, path) as file:
-        place = file.schema_arrow.get_field_index("time")
-        groups = (file.metadata.row_group(group) for group in range(file.num_row_groups))
-        return sum(group.num_rows for group in groups if _may_hold(group, within, place))
+        column = file.schema_arrow.get_field_index("time")
+        groups = (file.metadata.row_group(index) for index in range(file.num_row_groups))
+        return sum(group.num_rows for group in groups if _may_overlap(group, within, column))
 
 
 _TIME = TRADES.get_field_index("time")
 
 
-def _may_hold(group: Any, within: Range, place: int = _TIME) -> bool:  # noqa: ANN401 - pyarrow has no types for it
-    first, last = _bounds(group, place)
+def _may_overlap(group: Any, within: Range, column: int = _TIME) -> bool:  # noqa: ANN401 - pyarrow has no types for it
+    """Whether a row group may have rows in a range, by its statistics."""
+    first, last = _bounds(group, column)
     return last > within.after and first <= within.through
 
 
-def _bounds(group: Any, place: int = _TIME) -> tuple[int, int]:  # noqa: ANN401 - pyarrow has no types for it
-    statistics = group.column(place).statistics
+def _bounds(group: Any, column: int = _TIME) -> tuple[int, int]:  # noqa: ANN401 - pyarrow has no types for it
+    """The first and last published time of a row group, by its statistics."""
+    statistics = group.column(column).statistics
     if statistics is None:
         return (0, END_OF_TIME)
     return (int(statistics.min_raw), int(statistics.max_raw))

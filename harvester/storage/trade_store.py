@@ -1,4 +1,4 @@
-"""The stored trades of all pairs as readers see them: segments, coverage, gaps, and scans."""
+"""Read access to the stored trades of all pairs: segments, coverage, gaps, scans, trade ids."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from harvester.schema import times, trade_ids
 from harvester.storage import metadata
 from harvester.storage.filesystem import LocalStore, Store
 from harvester.storage.footer import Footer
-from harvester.storage.rollup_files import RollUp, agrees, list_rollups
+from harvester.storage.rollup_files import RollUp, has_rows_of, list_rollups
 from harvester.storage.segment import (
     Segment,
     pair_files,
@@ -27,11 +27,9 @@ from harvester.storage.segment import (
 )
 from harvester.times import DAY, END_OF_TIME, Range, enclosing_range, missing, show, union
 
-# --- archive --------------------------------------------------------------------------------------
-
 EVERYTHING = Range(0, END_OF_TIME)
 LISTINGS = 20
-"""How often a reader lists again when files vanish under it, before it calls that damage."""
+"""How often a reader lists files that vanish while it reads, before it reports damage."""
 
 A = TypeVar("A", bound="TradeStore")
 P = ParamSpec("P")
@@ -39,71 +37,96 @@ T = TypeVar("T")
 
 
 class Piece(NamedTuple):
-    """A segment to be read, and what of it: only rows published in `within`."""
+    """A part of a segment to be read: only the rows published in `within`."""
 
     segment: Segment
     within: Range
 
 
-def pieces_of(segments: Iterable[Segment], span: Range = EVERYTHING) -> list[Piece]:
-    """See `Archive.pieces`; `segments` as they are listed."""
+def pieces_of(segments: Iterable[Segment], within: Range = EVERYTHING) -> list[Piece]:
+    """Choose what to read so that each moment comes from one segment only.
+
+    Args:
+        segments: in the order of `TradeStore.segments`.
+        within: the range to be read.
+    """
     pieces: list[Piece] = []
-    reached = span.after
+    reached = within.after
     for segment in segments:
-        if segment.range.through <= reached or segment.range.after >= span.through:
+        if segment.range.through <= reached or segment.range.after >= within.through:
             continue
-        part = Range(max(reached, segment.range.after), min(span.through, segment.range.through))
+        part = Range(max(reached, segment.range.after), min(within.through, segment.range.through))
         pieces.append(Piece(segment, part))
         reached = part.through
     return pieces
 
 
 @dataclass(slots=True)
-class _Known:
-    """What is remembered of a pair's files."""
+class _Cache:
+    """What was read about the files of one pair; segments and roll-ups never change."""
 
     footers: dict[Segment, Footer] = field(default_factory=dict)
     bounds: dict[Segment, tuple[int, int] | None] = field(default_factory=dict)
-    agreed: set[tuple[RollUp, str]] = field(default_factory=set)
+    valid_rollups: set[tuple[RollUp, str]] = field(default_factory=set)
 
 
-def listed_again(
-    ask: Callable[Concatenate[A, str, P], T],
+def with_snapshot_retry(
+    read: Callable[[], T], title: str, *, is_stale: Callable[[], bool] = lambda: False
+) -> T:
+    """Run `read`; if files vanish meanwhile (a writer merged them), run it again, up to 20 times.
+
+    Args:
+        read: lists files and reads them; it lists again whenever it is called.
+        title: what is read, for the message: "files of XBTUSD keep vanishing".
+        is_stale: called when `read` raises ArchiveDamaged: whether a file of its listing is gone
+            by now, which explains the error and is retried as well.
+
+    Raises:
+        ArchiveDamaged: by `read`, or because files keep vanishing.
+    """
+    for _ in range(LISTINGS):
+        try:
+            return read()
+        except FileNotFoundError:
+            continue
+        except ArchiveDamaged:
+            if not is_stale():
+                raise
+    raise ArchiveDamaged(f"files of {title} keep vanishing while they are read: try again")
+
+
+def retry_on_new_listing(
+    read: Callable[Concatenate[A, str, P], T],
 ) -> Callable[Concatenate[A, str, P], T]:
-    """Ask of a pair, and ask again where files are gone by then, merged by its writer."""
+    """Decorate a function of a store and a pair so that it runs under `with_snapshot_retry`."""
 
-    @wraps(ask)
-    def asked(archive: A, pair: str, /, *args: P.args, **kwargs: P.kwargs) -> T:
-        for _ in range(LISTINGS):
-            try:
-                return ask(archive, pair, *args, **kwargs)
-            except FileNotFoundError:
-                continue
-        raise ArchiveDamaged(f"files of {pair} keep vanishing while they are read: try again")
+    @wraps(read)
+    def retried(archive: A, pair: str, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        return with_snapshot_retry(lambda: read(archive, pair, *args, **kwargs), pair)
 
-    return asked
+    return retried
 
 
 class TradeStore:
-    """A folder of segments. Reading needs no lock; a pair is written by its one `Writer`."""
+    """The segments of an archive. Reading needs no lock; each pair is written by its `Writer`."""
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         """Open the archive at `path`, which need not exist yet.
 
         Raises:
-            ArchiveTooNew: a newer harvester made it.
-            ArchiveDamaged: its mark can't be read.
+            ArchiveTooNew: a newer harvester made the archive.
+            ArchiveDamaged: its `archive.json` can't be read.
         """
         local = LocalStore(path)
         self.path = str(path)
         self.root = local.root
         self.store: Store = local
-        # By pair, as one thread may forget a pair while another learns of the next.
-        self._known: dict[str, _Known] = {}
+        # By pair, as one thread may drop a pair's entries while another adds those of the next.
+        self._caches: dict[str, _Cache] = {}
         metadata.check_mark(self.store)
 
     def held(self) -> list[str]:
-        """The altnames of the pairs that have segments, or whose folder is refused as a link."""
+        """List the altnames of the pairs that have segments, or whose folder is a refused link."""
         names = [name.removeprefix("pair=") for name in self.store.folders("trades")]
         return [name for name in names if self._has_segments(name)]
 
@@ -111,11 +134,11 @@ class TradeStore:
         try:
             return bool(self.segments(pair))
         except ArchiveDamaged:
-            # Whoever asks for this pair is told so; the others can be asked for.
+            # Reading this pair reports the damage; the other pairs can be read.
             return True
 
-    def named(self) -> list[str]:
-        """The altnames of the pairs that are held, or were ever asked for."""
+    def stored_or_requested(self) -> list[str]:
+        """List the altnames of the pairs that have segments or were ever requested."""
         wanted = [
             entry.path.removeprefix("wanted/").removesuffix(".json")
             for entry in self.store.files("wanted")
@@ -123,10 +146,10 @@ class TradeStore:
         ]
         return sorted({*self.held(), *wanted})
 
-    def strangers(self, pair: str) -> list[str]:
-        """Parquet files under `trades/` that are no segments, and that plain readers count.
+    def foreign_files(self, pair: str) -> list[str]:
+        """List Parquet files under `trades/` that are not segments; `read_parquet` would read them.
 
-        Those in the pair's folder, and those that stand in no pair's folder.
+        These are the files in the pair's folder, and those that are in no pair's folder.
 
         Raises:
             ArchiveDamaged: a folder is a symbolic link.
@@ -136,66 +159,73 @@ class TradeStore:
         paths = [entry.path for entry in entries if parse_path(*entry) is None]
         return sorted(path for path in paths if path.endswith(".parquet"))
 
-    def to_verify(self) -> list[str]:
-        """The altnames of the pairs that are named, or have a folder with any Parquet file."""
+    def pairs_to_verify(self) -> list[str]:
+        """List the pairs that are stored or requested, or have a folder with any Parquet file."""
         folders = [
             name.removeprefix("pair=")
             for name in self.store.folders("trades")
             if name.startswith("pair=")
         ]
-        return sorted({*self.named(), *(name for name in folders if self._has_files(name))})
+        with_files = (name for name in folders if self._has_files(name))
+        return sorted({*self.stored_or_requested(), *with_files})
 
     def _has_files(self, pair: str) -> bool:
         entries = self.store.files(f"trades/pair={pair}")
         return any(entry.path.endswith(".parquet") for entry in entries)
 
     def segments(self, pair: str) -> list[Segment]:
-        """A pair's segments by `after`, the widest first: the listing alone, no file is opened."""
+        """List a pair's segments by start of range, widest first; no file is opened."""
         listed = (parse_path(*entry) for entry in pair_files(self.store, pair))
-        found = [one for one in listed if one is not None and one.pair == pair]
-        return sorted(found, key=lambda one: (one.range.after, -one.range.through))
+        found = [segment for segment in listed if segment is not None and segment.pair == pair]
+        return sorted(found, key=lambda segment: (segment.range.after, -segment.range.through))
 
     def coverage(self, pair: str) -> list[Range]:
-        """What has been fetched whole, in order, as few ranges as can be."""
+        """Return the ranges that were downloaded or imported completely, merged and in order."""
         return union(segment.range for segment in self.segments(pair))
 
     def wanted(self, pair: str) -> list[Range]:
-        """What was ever asked for; all between the first segment and the last if that was lost.
+        """Return the ranges that were ever requested.
+
+        If that record was lost, this is everything from the first segment to the last.
 
         Raises:
-            ArchiveDamaged: what is on record can't be read.
+            ArchiveDamaged: the record can't be read.
         """
         return metadata.wanted(self.store, pair) or enclosing_range(self.coverage(pair))
 
     def gaps(self, pair: str) -> list[Range]:
-        """What was wanted and is not covered."""
+        """Return the ranges that were requested and are not covered."""
         return missing(self.wanted(pair), self.coverage(pair))
 
-    def pieces(self, pair: str, span: Range = EVERYTHING) -> list[Piece]:
-        """What to read, in order, for the tape of `span`: each moment from one file only.
+    def pieces(self, pair: str, within: Range = EVERYTHING) -> list[Piece]:
+        """List what to read for the trade history of a range, each moment from one segment only.
 
-        From each file only what lies past the coverage so far is taken, so this is right at
+        Of each segment only rows past the coverage so far are read, so the result is right at
         every moment of a compaction.
+
+        Args:
+            pair: altname.
+            within: the range.
         """
-        return pieces_of(self.segments(pair), span)
+        return pieces_of(self.segments(pair), within)
 
     def footer(self, segment: Segment) -> Footer:
-        """What a segment says of itself; read once, as segments never change.
+        """Return a segment's metadata; it is read once, as segments never change.
 
         Raises:
-            FileNotFoundError: it is gone; list again.
+            FileNotFoundError: the file is gone; list again.
         """
-        footers = self._of(segment.pair).footers
+        footers = self._cache_of(segment.pair).footers
         footer = footers.get(segment)
         if footer is None:
             footer = footers[segment] = read_footer(self.store, segment.path)
         return footer
 
-    @listed_again
-    def market(self, pair: str) -> Footer | None:
-        """The first footer that tells the market's key, which the whole folder is taken to be of.
+    @retry_on_new_listing
+    def market_footer(self, pair: str) -> Footer | None:
+        """Return the first footer that has a market key; the whole pair's folder has that market.
 
-        None where no footer tells it. Files that can't be read tell nothing here.
+        None where no footer has one. Files that can't be read are skipped.
 
         Raises:
             ArchiveDamaged: files keep vanishing.
@@ -207,70 +237,85 @@ class TradeStore:
                     return footer
         return None
 
-    def _of(self, pair: str) -> _Known:
-        return self._known.setdefault(pair, _Known())
+    def _cache_of(self, pair: str) -> _Cache:
+        return self._caches.setdefault(pair, _Cache())
 
     def forget(self, segment: Segment) -> None:
-        """Drop what is remembered of a segment that goes."""
-        known = self._of(segment.pair)
-        known.footers.pop(segment, None)
-        known.bounds.pop(segment, None)
+        """Drop the cached metadata of a segment that is about to be deleted."""
+        cache = self._cache_of(segment.pair)
+        cache.footers.pop(segment, None)
+        cache.bounds.pop(segment, None)
 
     def forget_pair(self, pair: str) -> None:
-        """Drop all that is remembered of a pair, as other hands may have changed its files."""
-        self._known.pop(pair, None)
+        """Drop all cached metadata of a pair, as another process may have changed its files."""
+        self._caches.pop(pair, None)
 
     def rollups(self, pair: str) -> list[RollUp]:
-        """A pair's roll-ups of every level: the listing alone, no file is opened."""
+        """List a pair's roll-ups of all levels; no file is opened."""
         return list_rollups(self.store, pair)
 
-    def serves(self, rollup: RollUp, segment: Segment) -> bool:
-        """Whether a roll-up was made from the very rows of a segment.
+    def is_rollup_valid(self, rollup: RollUp, segment: Segment) -> bool:
+        """Whether a roll-up was made from exactly the rows of a segment.
+
+        Args:
+            rollup: as it is listed.
+            segment: as it is listed.
 
         Raises:
-            FileNotFoundError: one of them is gone; list again.
+            FileNotFoundError: one of the files is gone; list again.
         """
         footer = self.footer(segment)
-        known, agreed = (rollup, footer.checksum), self._of(segment.pair).agreed
-        if known not in agreed and agrees(self.store, rollup, footer):
-            agreed.add(known)
-        return known in agreed
+        key, valid = (rollup, footer.checksum), self._cache_of(segment.pair).valid_rollups
+        if key not in valid and has_rows_of(self.store, rollup, footer):
+            valid.add(key)
+        return key in valid
 
     def location(self, segment: Segment | RollUp) -> str:
-        """The name that any Parquet reader opens a file by."""
+        """The full path of a file, as any Parquet reader opens it."""
         return self.store.location(segment.path)
 
-    def scan(self, pair: str, span: Range = EVERYTHING) -> Iterator[pa.RecordBatch]:
-        """The tape of a span as batches of `TRADES`, in order, whoever is writing meanwhile.
+    def scan(self, pair: str, within: Range = EVERYTHING) -> Iterator[pa.RecordBatch]:
+        """Yield the trade history of a range as batches of `TRADES`, in order.
+
+        A writer may be at work meanwhile: where files vanish, the scan continues on a new listing.
+
+        Args:
+            pair: altname.
+            within: the range.
 
         Raises:
             ArchiveDamaged: a file can't be read, or files keep vanishing.
         """
-        # A batch may end inside a group of equal time: `given` rows past `reached` are out already.
-        reached, given = span.after, 0
+        # A batch may end inside a group of equal time: `yielded` rows past `reached` were yielded.
+        reached, yielded = within.after, 0
         for _ in range(LISTINGS):
-            skip = given
+            skip = yielded
             try:
-                for piece in self.pieces(pair, Range(reached, span.through)):
+                for piece in self.pieces(pair, Range(reached, within.through)):
                     for batch in read_batches(self.store, piece.segment.path, piece.within):
                         fresh = batch.slice(skip)
                         skip -= batch.num_rows - fresh.num_rows
                         if fresh.num_rows:
                             yield fresh
                             reached = int(times(fresh)[-1]) - 1
-                            given = fresh.column("tie")[-1].as_py() + 1
-                    reached, given = piece.within.through, 0
+                            yielded = fresh.column("tie")[-1].as_py() + 1
+                    reached, yielded = piece.within.through, 0
             except FileNotFoundError:
                 continue
             return
         raise ArchiveDamaged(f"files of {pair} keep vanishing while they are read: try again")
 
-    @listed_again
+    @retry_on_new_listing
     def last_id_before(self, pair: str, moment: int) -> tuple[int, int, int] | None:
-        """The nearest id at or before a moment that coverage reaches without a gap.
+        """Return the last trade id at or before a moment, where coverage reaches that moment.
 
-        Returns the id, how many rows without one stand between it and the moment, and its
-        published time; None where coverage does not reach the moment, or no row has an id.
+        Args:
+            pair: altname.
+            moment: end of a covered range, in nanoseconds.
+
+        Returns:
+            The id, the number of rows without an id between it and the moment, and the id's
+            published time; None where coverage does not reach the moment, or no row has an id.
         """
         between, at = 0, moment
         for segment in reversed(self.segments(pair)):
@@ -284,9 +329,18 @@ class TradeStore:
             at = segment.range.after
         return None
 
-    @listed_again
-    def first_id_behind(self, pair: str, moment: int) -> tuple[int, int] | None:
-        """The nearest id after a moment, likewise, and the rows without one before it."""
+    @retry_on_new_listing
+    def first_id_after(self, pair: str, moment: int) -> tuple[int, int] | None:
+        """Return the first trade id after a moment, where coverage begins at that moment.
+
+        Args:
+            pair: altname.
+            moment: start of a covered range, in nanoseconds.
+
+        Returns:
+            The id, and the number of rows without an id between the moment and it; None where
+            coverage does not begin at the moment, or no row has an id.
+        """
         between, at = 0, moment
         for segment in self.segments(pair):
             if segment.range.after != at:
@@ -304,72 +358,96 @@ class TradeStore:
             return bounds[1]
         found = 0
         for batch in read_batches(self.store, segment.path, columns=["trade_id", "time"]):
-            places = trade_ids(batch).nonzero()[0]
-            if len(places):
-                found = int(times(batch)[places[-1]])
+            indexes = trade_ids(batch).nonzero()[0]
+            if len(indexes):
+                found = int(times(batch)[indexes[-1]])
         return found
 
-    @listed_again
+    @retry_on_new_listing
     def last_time(self, pair: str, moment: int) -> int | None:
-        """The published time of the last trade held at or before a moment; None for none."""
+        """Return the published time of the last stored trade at or before a moment.
+
+        Args:
+            pair: altname.
+            moment: in nanoseconds, as the result; None means there is no such trade.
+        """
         pieces = reversed(self.pieces(pair, Range(0, moment)))
         return next(
             (found for piece in pieces if (found := self.last_time_in(piece)) is not None), None
         )
 
-    @listed_again
+    @retry_on_new_listing
     def is_imported(self, pair: str, moment: int) -> bool:
-        """Whether what covers a moment came out of a file: times may be whole seconds there."""
+        """Whether the segment that covers a moment was imported: its times may be whole seconds.
+
+        Args:
+            pair: altname.
+            moment: in nanoseconds.
+        """
         pieces = self.pieces(pair, Range(moment - 1, moment))
         return any(self.footer(piece.segment).imported for piece in pieces)
 
     def last_time_in(self, piece: Piece) -> int | None:
-        """The published time of the last trade of a piece; None for none."""
+        """Return the published time of the last trade of a piece, in nanoseconds; None for none."""
         bounds = self.bounds(piece.segment)
         if bounds is None or bounds[0] > piece.within.through:
             return None
         if bounds[1] <= piece.within.through:
             return bounds[1] if bounds[1] > piece.within.after else None
-        # The piece ends inside the segment, so its rows have to be asked.
+        # The piece ends inside the segment, so its rows have to be read.
         batches = list(read_batches(self.store, piece.segment.path, piece.within, ["time"]))
         return int(times(batches[-1])[-1]) if batches else None
 
     def bounds(self, segment: Segment) -> tuple[int, int] | None:
-        """The first and last published time of a segment, None where it has no rows."""
-        known = self._of(segment.pair).bounds
-        if segment not in known:
+        """Return a segment's first and last published time (ns); None where it has no rows."""
+        cached = self._cache_of(segment.pair).bounds
+        if segment not in cached:
             rows = self.footer(segment).rows
-            known[segment] = bounds = time_bounds(self.store, segment.path) if rows else None
+            cached[segment] = bounds = time_bounds(self.store, segment.path) if rows else None
             return bounds
-        return known.get(segment)
+        return cached.get(segment)
 
 
-# --- future ---------------------------------------------------------------------------------------
-
-# Such a range claims that there are no trades in time that is still to come, so later runs would
-# never download them.
+# Coverage that ends in the future, left by a wrong clock: it claims that there are no trades in a
+# time that is still to come, so later runs would never download them.
 
 TOLERANCE_NS = DAY
-"""A clock may be off by this much before what it says is called implausible."""
+"""Coverage may end this much after this machine's time before it counts as wrong."""
 
 
 def ending_in_future(segments: Iterable[Segment], now_ns: int) -> list[Segment]:
-    """The segments whose range ends after `now_ns`, by more than the tolerance."""
+    """Select the segments whose range ends later than `now_ns` plus the tolerance.
+
+    Args:
+        segments: of one pair.
+        now_ns: this machine's time.
+    """
     return [segment for segment in segments if segment.range.through > now_ns + TOLERANCE_NS]
 
 
-def fault_of(segment: Segment, now_ns: int) -> str:
-    """What is wrong with a segment whose range ends in the future, for people."""
+def future_fault(segment: Segment, now_ns: int) -> str:
+    """Describe the fault of a segment whose range ends in the future.
+
+    Args:
+        segment: such a segment.
+        now_ns: this machine's time.
+    """
     return (
         f"its range ends in the future, at {show(segment.range.through)}, while this machine's "
         f"clock says {show(now_ns)}: one clock was or is wrong, and trades may be missing"
     )
 
 
-def advice(archive: TradeStore, segment: Segment, now_ns: int) -> str:
-    """The same with the name of the file, and what to do."""
+def future_message(archive: TradeStore, segment: Segment, now_ns: int) -> str:
+    """Describe the fault of a segment whose range ends in the future, its file and what to do.
+
+    Args:
+        archive: that has the segment.
+        segment: such a segment.
+        now_ns: this machine's time.
+    """
     return (
-        f"{archive.location(segment)}: {fault_of(segment, now_ns)}; if this machine's clock is "
+        f"{archive.location(segment)}: {future_fault(segment, now_ns)}; if this machine's clock is "
         f"right, `harvester verify {segment.pair} --repair` cuts the range"
     )
 
@@ -377,25 +455,35 @@ def advice(archive: TradeStore, segment: Segment, now_ns: int) -> str:
 def check_not_in_future(archive: TradeStore, pair: str, now_ns: int) -> None:
     """Refuse coverage that ends in the future.
 
+    Args:
+        archive: that has the pair.
+        pair: altname.
+        now_ns: this machine's time.
+
     Raises:
-        ArchiveDamaged: a segment's range does.
+        ArchiveDamaged: the range of a segment ends in the future.
     """
     for segment in ending_in_future(archive.segments(pair), now_ns):
-        raise ArchiveDamaged(advice(archive, segment, now_ns))
+        raise ArchiveDamaged(future_message(archive, segment, now_ns))
 
 
 def without_future(
     wanted: Iterable[Range], now_ns: int, until_ns: int | None = None
 ) -> list[Range]:
-    """Requested ranges, those that end in the future cut to end at `until_ns`, or now.
+    """Shorten requested ranges that end in the future; drop those that begin there.
 
     No run requests the future, so only a wrong clock leaves such ranges.
+
+    Args:
+        wanted: the requested ranges.
+        now_ns: this machine's time.
+        until_ns: where they are to end; None means `now_ns`.
     """
     limit_ns = now_ns if until_ns is None else until_ns
-    cut = (
-        span._replace(through=min(span.through, limit_ns))
-        if span.through > now_ns + TOLERANCE_NS
-        else span
-        for span in wanted
+    shortened = (
+        requested._replace(through=min(requested.through, limit_ns))
+        if requested.through > now_ns + TOLERANCE_NS
+        else requested
+        for requested in wanted
     )
-    return [span for span in cut if span.after < span.through]
+    return [requested for requested in shortened if requested.after < requested.through]

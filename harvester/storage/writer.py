@@ -1,4 +1,4 @@
-"""The one writer of a pair: commits, merges, and clears away what a crash left."""
+"""Writer of a pair: commit trades, compact segments, change coverage, clean up after a crash."""
 
 from __future__ import annotations
 
@@ -11,103 +11,126 @@ import pyarrow as pa
 from harvester.errors import ArchiveDamaged, MarketChanged
 from harvester.schema import RowsChecksum, times, with_ties
 from harvester.storage import metadata
-from harvester.storage.compaction import groups, within
-from harvester.storage.filesystem import QuarantineNote, check_case, keep_copy, set_aside
+from harvester.storage.compaction import is_within, plan_merges
+from harvester.storage.filesystem import (
+    QuarantineNote,
+    check_case,
+    quarantine_copy,
+    quarantine_file,
+)
 from harvester.storage.footer import Footer, ImportedRange
-from harvester.storage.lock import held
+from harvester.storage.lock import locked
 from harvester.storage.replacement_staging import unfinished
 from harvester.storage.rollup_files import list_rollups, rollup_path, stage_rollup
-from harvester.storage.segment import Segment, parse_path, path_of, read_batches, stage_segment
+from harvester.storage.segment import Segment, parse_path, read_batches, segment_path, stage_segment
 from harvester.storage.trade_store import TradeStore, without_future
-from harvester.storage.year_split import belong, by_year, jumps_in, unasked_in, without
+from harvester.storage.year_split import (
+    are_ordered_within,
+    confirmed_by_part,
+    footers_without,
+    shortened_footer,
+    split_by_year,
+    unconfirmed_by_part,
+)
 from harvester.times import Range, overlap, show
 
 Progress = Callable[[str, int, int], None]
+"""Called with the pair, the number of merged files so far, and that of all files to be merged."""
 
 
 @contextmanager
 def writer(archive: TradeStore, pair: str, *, sweep: bool = True) -> Iterator[Writer]:
-    """Be the one writer of a pair while the block runs; what a crash left is swept first.
+    """Lock a pair for writing while the block runs; files that a crash left are removed first.
 
     Args:
-        archive: holds the pair.
+        archive: that has the pair.
         pair: altname.
-        sweep: False where damage is to be set aside before anything is cleared away.
+        sweep: False where damaged files are to be quarantined before anything is removed.
 
     Raises:
-        ArchiveLocked: another run is writing it.
-        ArchiveUnwritable: the machine refuses, or the disk ignores case and would put the pair into
-            the folder of another one.
+        ArchiveLocked: another run is writing the pair.
+        ArchiveUnwritable: the operating system refuses, or the disk ignores case and would put the
+            pair into the folder of another one.
     """
     check_case(archive.root, pair)
-    with held(archive.root / "locks", pair):
-        # Another pair may have come to be while its lock, which is the same file, was waited for.
+    with locked(archive.root / "locks", pair):
+        # The other pair may have been created while we waited for its lock, which is the same file.
         check_case(archive.root, pair)
-        one = Writer(archive, pair)
+        pair_writer = Writer(archive, pair)
         if sweep:
-            one.sweep()
+            pair_writer.sweep()
         try:
-            yield one
+            yield pair_writer
         finally:
             archive.store.remove_folder(f"staging/{pair}")
 
 
 def keep_pairs(archive: TradeStore, data: bytes) -> None:
-    """Keep what names are resolved with, as JSON."""
-    with held(archive.root / "locks", "_pairs", wait_s=10.0):
+    """Store the list of pairs, by which names are resolved.
+
+    Args:
+        archive: where to store it.
+        data: the list as JSON.
+    """
+    with locked(archive.root / "locks", "_pairs", wait_s=10.0):
         metadata.keep_pairs(archive.store, data)
 
 
 class Writer:
-    """Writes one pair, whose lock is held. Made by `writer()`."""
+    """Writes one pair. Made by `writer()`, which holds the pair's lock."""
 
     def __init__(self, archive: TradeStore, pair: str) -> None:
-        """`pair` is the altname."""
+        """Write `pair`, an altname, in `archive`."""
         self.archive = archive
         self.pair = pair
         self._store = archive.store
         self._key = ""
 
     def check_market(self, key: str) -> None:
-        """Compare a market's key with that of the trades that are held; an empty one fits any.
+        """Compare a market's key with that of the stored trades; an empty key matches any.
 
         Raises:
-            MarketChanged: the trades that are held are another market's.
+            MarketChanged: the stored trades are another market's.
         """
         if not key or key == self._key:
             return
-        held = self.archive.market(self.pair)
-        if held is not None and held.key != key:
-            raise MarketChanged(self.pair, held.key, key)
+        stored = self.archive.market_footer(self.pair)
+        if stored is not None and stored.key != key:
+            raise MarketChanged(self.pair, stored.key, key)
         self._key = key
 
-    def want(self, span: Range) -> None:
-        """Write down that a span is wanted, before it is crawled.
+    def want(self, requested: Range) -> None:
+        """Record a range as requested, before it is downloaded.
 
-        Where that record was lost, what counts as wanted without it goes on record, too.
+        If that record was lost, what counts as requested without it is recorded as well.
         """
-        metadata.want(self._store, self.pair, span, *self.archive.wanted(self.pair))
+        metadata.want(self._store, self.pair, requested, *self.archive.wanted(self.pair))
 
-    def want_if_lost(self, spans: Iterable[Range]) -> None:
-        """Write down that spans are wanted if nothing is on record."""
+    def want_if_lost(self, ranges: Iterable[Range]) -> None:
+        """Record ranges as requested, if nothing is recorded."""
         if not metadata.wanted(self._store, self.pair):
-            metadata.want(self._store, self.pair, *spans)
+            metadata.want(self._store, self.pair, *ranges)
 
     def trim_wanted(self, now_ns: int, until_ns: int) -> None:
-        """Cut wanted ranges that end in the future to end at `until_ns`."""
+        """Shorten requested ranges that end in the future.
+
+        Args:
+            now_ns: this machine's time.
+            until_ns: where these ranges are to end.
+        """
         wanted = metadata.wanted(self._store, self.pair)
         trimmed = without_future(wanted, now_ns, until_ns)
         if trimmed != wanted:
             metadata.want_only(self._store, self.pair, trimmed)
 
-    def cut(self, segment: Segment, through: int) -> Segment:
+    def shorten(self, segment: Segment, through: int) -> Segment:
         """Replace a segment by one of the same rows whose range ends earlier.
 
-        After a crash in between both stand, and `sweep` removes the new one.
+        After a crash in between both are there, and `sweep` removes the new one.
 
         Args:
             segment: what to replace.
-            through: where the new range ends; no row is later.
+            through: where the new range ends, in nanoseconds; no row is later.
 
         Raises:
             ArchiveDamaged: the rows are not those of the footer, or one is later; nothing changed.
@@ -115,99 +138,109 @@ class Writer:
         bounds = self.archive.bounds(segment)
         if not segment.range.after < through or (bounds is not None and bounds[1] > through):
             raise ArchiveDamaged(
-                f"{self.archive.location(segment)} holds trades later than {show(through)}: "
+                f"{self.archive.location(segment)} has trades later than {show(through)}: "
                 "its range can't end there"
             )
-        footer = self.archive.footer(segment)
-        shorter = replace(
-            footer,
-            range=Range(segment.range.after, through),
-            imported=tuple(
-                part._replace(through=min(part.through, through))
-                for part in footer.imported
-                if part.after < through
-            ),
-        )
-        placed = self._place(self._checked([segment], [footer]), shorter)
-        self.remove(segment)
-        return placed
+        footer = shortened_footer(self.archive.footer(segment), through)
+        return self._replace(segment, [footer])[0]
 
-    def commit(
-        self, span: Range, rows: pa.RecordBatch | Sequence[pa.RecordBatch], footer: Footer
-    ) -> list[Segment]:
-        """Make the trades of a span part of the archive, cut where the year turns.
+    def uncover(self, lost: Range) -> bool:
+        """Remove a range that lacks trades from coverage, and record it as requested: now a gap.
 
-        Args:
-            span: what `rows` holds whole.
-            rows: a batch of `columns.ROWS` in the tape's order, or several one after the other;
-                all published in `span`.
-            footer: source, cursor, pair and jumps; the facts about rows are filled in.
+        Segments are split at its ends, and rows inside it are deleted. After a crash each segment
+        is as it was, or split.
+
+        Returns:
+            Whether any of the range was covered.
 
         Raises:
-            MarketChanged: the trades that are held are another market's.
+            ArchiveDamaged: the rows of a segment are not those of its footer; it was not split.
+        """
+        segments = [
+            segment for segment in self.archive.segments(self.pair) if overlap(segment.range, lost)
+        ]
+        for segment in segments:
+            after, through = max(lost.after, segment.range.after), lost.through
+            self.want(Range(after, min(through, segment.range.through)))
+            footer = self.archive.footer(segment)
+            self._replace(segment, footers_without(self._store, segment, footer, lost))
+        return bool(segments)
+
+    def _replace(self, segment: Segment, footers: Sequence[Footer]) -> list[Segment]:
+        """Replace a segment by its rows in some parts of its range, one segment per footer.
+
+        Until the old segment is removed, a crash leaves it in force: the new ones are inside its
+        range, have the same rows, and are removed by the next writer.
+        """
+        # All rows are compared with the checksum before any is written.
+        for _ in self._verified_rows([segment], [self.archive.footer(segment)]):
+            pass
+        segments = [
+            self._write(read_batches(self._store, segment.path, footer.range), footer)
+            for footer in footers
+        ]
+        self.remove(segment)
+        return segments
+
+    def commit(
+        self, covered: Range, rows: pa.RecordBatch | Sequence[pa.RecordBatch], footer: Footer
+    ) -> list[Segment]:
+        """Add all trades of a range to the archive, split where the year turns.
+
+        Args:
+            covered: the range; every trade published in it is among `rows`.
+            rows: one batch of `schema.ROWS` in the exchange's order, or several in order; all
+                published in `covered`.
+            footer: source, cursor, pair and id gaps; fields that depend on rows are filled in.
+
+        Raises:
+            MarketChanged: the stored trades are another market's.
         """
         self.check_market(footer.key)
-        given = [rows] if isinstance(rows, pa.RecordBatch) else rows
-        batches = [one for one in given if one.num_rows]
-        if not belong(batches, span):
-            raise AssertionError(f"rows of {self.pair} are out of order, or lie outside of {span}")
+        all_batches = [rows] if isinstance(rows, pa.RecordBatch) else rows
+        batches = [batch for batch in all_batches if batch.num_rows]
+        if not are_ordered_within(batches, covered):
+            raise AssertionError(
+                f"rows of {self.pair} are out of order, or lie outside of {covered}"
+            )
         metadata.mark(self._store, self.pair)
         committed = []
-        parts = list(by_year(span, batches))
-        counted, told = unasked_in(footer, parts), jumps_in(footer, parts)
-        for (part, some), unasked, jumps in zip(parts, counted, told, strict=True):
-            across = footer.across_files if part.through == span.through else ()
-            inside = replace(
-                footer, range=part, jumps=jumps, unasked_jumps=unasked, across_files=across
+        parts = list(split_by_year(covered, batches))
+        unconfirmed, confirmed = (
+            unconfirmed_by_part(footer, parts),
+            confirmed_by_part(footer, parts),
+        )
+        for (part, part_rows), count, gaps in zip(parts, unconfirmed, confirmed, strict=True):
+            across = footer.across_files if part.through == covered.through else ()
+            part_footer = replace(
+                footer, range=part, jumps=gaps, unasked_jumps=count, across_files=across
             )
-            committed.append(self._place(with_ties(some), inside))
+            committed.append(self._write(with_ties(part_rows), part_footer))
         return committed
 
     def commit_stream(
         self, rows: Iterable[pa.RecordBatch], footer: Callable[[], Footer]
     ) -> Segment:
-        """Make trades part of the archive as they come: memory holds a row group, not the span.
+        """Add a stream of trades to the archive: memory has one row group at a time.
 
         Whatever `rows` raises leaves the archive as it was.
 
         Args:
-            rows: batches of `columns.ROWS` in the tape's order, all of one year; none ends inside
-                a group of equal time.
-            footer: asked once all rows were taken; its range holds them whole.
+            rows: batches of `schema.ROWS` in the exchange's order, all of one year; no batch ends
+                inside a group of equal time.
+            footer: called once all rows were read; its range covers them.
         """
         metadata.mark(self._store, self.pair)
         ends: list[int] = []
 
-        def told() -> Footer:
+        def checked_footer() -> Footer:
             whole = footer()
             self.check_market(whole.key)
             if ends and not whole.range.after < ends[0] <= ends[-1] <= whole.range.through:
                 raise AssertionError(f"rows of {self.pair} lie outside of {whole.range}")
             return whole
 
-        return self._place(with_ties(_in_order(rows, ends)), told)
-
-    def uncover(self, lost: Range) -> bool:
-        """Take a range that lacks trades out of coverage, so that it is a gap and on record.
-
-        Segments are cut at its ends; rows in it go. A crash leaves each segment as it was, or cut.
-
-        Returns:
-            Whether any of it was covered.
-
-        Raises:
-            ArchiveDamaged: a segment's rows are not those of its footer; it was not cut.
-        """
-        segments = [one for one in self.archive.segments(self.pair) if overlap(one.range, lost)]
-        for segment in segments:
-            after, through = max(lost.after, segment.range.after), lost.through
-            self.want(Range(after, min(through, segment.range.through)))
-            footer = self.archive.footer(segment)
-            for _ in self._checked([segment], [footer]):
-                pass
-            without(self._store, segment, footer, lost, self._place)
-            self.remove(segment)
-        return bool(segments)
+        return self._write(with_ties(_in_order(rows, ends)), checked_footer)
 
     def compact(
         self,
@@ -216,134 +249,147 @@ class Writer:
         closed: bool = False,
         progress: Progress = lambda _pair, _done, _all: None,
     ) -> tuple[int, int]:
-        """Merge neighbouring small segments; returns the number of files before and after.
+        """Merge neighbouring small segments; return the number of files before and after.
 
-        `every`: merge whatever can be, else only what is worth the writing; `closed`: whatever
-        can be of the years before the last one. `progress` is told the pair, and of the files to
-        be merged how many are done, and how many there are.
+        Args:
+            every: merge whatever can be merged; otherwise only where it is worth the writing.
+            closed: merge whatever can be merged in all years but the last one.
+            progress: called after each merge.
         """
         segments = [piece.segment for piece in self.archive.pieces(self.pair)]
         rows_of = {segment: self.archive.footer(segment).rows for segment in segments}
-        found = groups(segments, rows_of.__getitem__, every=every, closed=closed)
-        runs = [part for run in found for part in self._by_market(run) if len(part) > 1]
-        done, merged = 0, sum(len(run) for run in runs)
+        planned = plan_merges(segments, rows_of.__getitem__, every=every, closed=closed)
+        runs = [part for run in planned for part in self._by_market(run) if len(part) > 1]
+        done, total = 0, sum(len(run) for run in runs)
         for run in runs:
             self._merge(run)
             done += len(run)
-            progress(self.pair, done, merged)
+            progress(self.pair, done, total)
         return len(segments), len(segments) - sum(len(run) - 1 for run in runs)
 
     def keep_rollup(
         self, segment: Segment, interval: str, partials: Iterable[pa.RecordBatch]
     ) -> None:
-        """Put a roll-up beside a segment that stands; one of its name is replaced whole.
+        """Store a roll-up of a segment, replacing the one of the same level.
 
         Args:
-            segment: whose rows it was made from.
+            segment: from whose rows it was made.
             interval: the level, such as 1m.
-            partials: batches of `rollups.PARTIALS`.
+            partials: batches of `rollup_files.PARTIALS`.
         """
         footer = self.archive.footer(segment)
         staged = stage_rollup(self._store, self.pair, partials, interval, footer)
         self._store.commit(staged, rollup_path(segment, interval))
 
     def sweep(self) -> None:
-        """Clear away what a crash left: staged files, segments beside their merger, lone roll-ups.
+        """Remove what a crash left: staged files, segments that were merged, orphaned roll-ups.
 
-        A roll-up goes ahead of its segment, so one alone is left by a segment moved by hand.
+        A roll-up is deleted before its segment, so an orphan means that a segment was moved by
+        hand.
         """
         self._store.remove_folder(f"staging/{self.pair}")
         widest: Segment | None = None
         for segment in self.archive.segments(self.pair):
-            if widest is not None and within(segment.range, widest.range):
-                gone = self._left_over(widest, segment)
-                if gone is not None:
-                    self.remove(gone)
-                widest = segment if gone == widest else widest
+            if widest is not None and is_within(segment.range, widest.range):
+                redundant = self._redundant(widest, segment)
+                if redundant is not None:
+                    self.remove(redundant)
+                widest = segment if redundant == widest else widest
             else:
                 widest = segment
-        standing = {one.path for one in self.archive.segments(self.pair)}
+        paths = {segment.path for segment in self.archive.segments(self.pair)}
         for rollup in list_rollups(self._store, self.pair):
-            if rollup.segment_path not in standing:
+            if rollup.segment_path not in paths:
                 self._store.remove(rollup.path)
 
-    def set_aside(self, note: QuarantineNote) -> str:
-        """Move a broken file of the pair into quarantine, with a note; returns where it is now."""
-        to = set_aside(self._store, note)
+    def quarantine(self, note: QuarantineNote) -> str:
+        """Move a damaged file of the pair into quarantine, with a note; return its new path."""
+        to = quarantine_file(self._store, note)
         self.archive.forget_pair(self.pair)
         return to
 
-    def want_anew(self, spans: Iterable[Range], note: QuarantineNote) -> str:
-        """Write down anew what is wanted, where that can't be read; what stood there is kept.
+    def replace_wanted(self, ranges: Iterable[Range], note: QuarantineNote) -> str:
+        """Replace an unreadable record of requested ranges; the old file is kept in quarantine.
 
-        It is copied into quarantine first, and then replaced: at no moment is there none.
-        Returns where the copy is.
+        It is copied into quarantine first, so there is a record at every moment.
+
+        Args:
+            ranges: all that counts as requested.
+            note: about the old file.
+
+        Returns:
+            The path of the copy.
         """
-        to = keep_copy(self._store, note)
-        metadata.want_only(self._store, self.pair, spans)
+        to = quarantine_copy(self._store, note)
+        metadata.want_only(self._store, self.pair, ranges)
         return to
 
     def _by_market(self, run: list[Segment]) -> Iterator[list[Segment]]:
-        """A run cut where the market's key changes: merged, one of the two would be forgotten."""
+        """Split a run where the market's key changes: a merged segment has only one key."""
         part: list[Segment] = []
         key = ""
         for segment in run:
-            its_key = self.archive.footer(segment).key
-            if key and its_key and its_key != key:
+            segment_key = self.archive.footer(segment).key
+            if key and segment_key and segment_key != key:
                 yield part
                 part = []
             part.append(segment)
-            key = its_key or key
+            key = segment_key or key
         yield part
 
     def _merge(self, run: list[Segment]) -> None:
-        footers = [self.archive.footer(one) for one in run]
+        """Replace adjacent segments by one."""
+        footers = [self.archive.footer(segment) for segment in run]
         sources = [source for footer in footers for source in footer.source.split("+")]
         merged = Footer(
             range=Range(run[0].range.after, run[-1].range.through),
             pair=next((f.pair for f in reversed(footers) if f.key), footers[-1].pair),
             source="+".join(dict.fromkeys(sources)),
             cursor=next((f.cursor for f in reversed(footers) if f.cursor), None),
-            jumps=tuple(jump for footer in footers for jump in footer.jumps),
+            jumps=tuple(gap for footer in footers for gap in footer.jumps),
             unasked_jumps=sum(footer.unasked_jumps for footer in footers),
-            across_files=tuple(
-                across_file for footer in footers for across_file in footer.across_files
-            ),
-            imported=_united([one for footer in footers for one in footer.imported]),
+            across_files=tuple(gap for footer in footers for gap in footer.across_files),
+            imported=_united([part for footer in footers for part in footer.imported]),
         )
-        self._place(self._checked(run, footers), merged)
+        self._write(self._verified_rows(run, footers), merged)
         for segment in run:
             self.remove(segment)
 
-    def _checked(self, run: list[Segment], footers: list[Footer]) -> Iterator[pa.RecordBatch]:
-        """The rows of a run, each segment held to its own checksum: a merge launders no damage."""
-        for one, footer in zip(run, footers, strict=True):
+    def _verified_rows(self, run: list[Segment], footers: list[Footer]) -> Iterator[pa.RecordBatch]:
+        """Yield the rows of segments, each compared with its checksum once it was read.
+
+        So a merge never hides damage behind a new checksum.
+        """
+        for segment, footer in zip(run, footers, strict=True):
             checksum = RowsChecksum()
-            for batch in read_batches(self._store, one.path):
+            for batch in read_batches(self._store, segment.path):
                 checksum.update(batch)
                 yield batch
-            if footer.range != one.range or checksum.hexdigest() != footer.checksum:
+            if footer.range != segment.range or checksum.hexdigest() != footer.checksum:
                 raise ArchiveDamaged(
-                    f"{self.archive.location(one)} holds other rows than its footer tells: "
+                    f"{self.archive.location(segment)} has other rows than its footer says: "
                     "it was left as it is"
                 )
 
     def stage(
         self, trades: Iterable[pa.RecordBatch], footer: Footer | Callable[[], Footer]
     ) -> tuple[str, str]:
-        """Write a segment's file aside; returns its staged path, and where it is to stand.
+        """Write a segment's file in staging; return its staged path, and the path it is to have.
 
         Args:
-            trades: batches of `schema.TRADES`, in the tape's order.
-            footer: the facts about rows are filled in.
+            trades: batches of `schema.TRADES`, in the exchange's order.
+            footer: the footer, or a function called once all rows were written; fields that depend
+                on rows are filled in.
         """
-        seen: list[int] = []
-        staged, whole = stage_segment(self._store, self.pair, _noting_time(trades, seen), footer)
-        return staged, path_of(self.pair, whole.range, seen[-1] if seen else None)
+        last_ns: list[int] = []
+        noted = _noting_last_time(trades, last_ns)
+        staged, whole = stage_segment(self._store, self.pair, noted, footer)
+        return staged, segment_path(self.pair, whole.range, last_ns[-1] if last_ns else None)
 
-    def _place(
+    def _write(
         self, trades: Iterable[pa.RecordBatch], footer: Footer | Callable[[], Footer]
     ) -> Segment:
+        """Write a segment and commit it."""
         staged, path = self.stage(trades, footer)
         self._store.commit(staged, path)
         segment = parse_path(path, 0)
@@ -351,10 +397,11 @@ class Writer:
             raise AssertionError(f"{path} is no path of a segment")
         return segment
 
-    def _left_over(self, wide: Segment, narrow: Segment) -> Segment | None:
-        """Which of two a crash left: one beside its merger, if its very rows are in there.
+    def _redundant(self, wide: Segment, narrow: Segment) -> Segment | None:
+        """Return which of two overlapping segments a crash left; None where neither is certain.
 
-        A file's name alone is no proof: a segment renamed by hand must not swallow others.
+        The narrow one is redundant if the wide one contains exactly its rows. Names alone prove
+        nothing: a segment that was renamed by hand must not cause the deletion of others.
         """
         footer, inner = self.archive.footer(wide), self.archive.footer(narrow)
         if footer.range != wide.range or inner.range != narrow.range:
@@ -367,36 +414,39 @@ class Writer:
         return unfinished(self.archive, wide, narrow)
 
     def remove_rollups(self, segment: Segment) -> None:
-        """Take the roll-ups of a segment away, as it is about to go or to hold other rows."""
+        """Delete the roll-ups of a segment that is about to be deleted or to get other rows."""
         self.archive.forget(segment)
         for level in self._store.folders("candles"):
             self._store.remove(rollup_path(segment, level.removeprefix("interval=")))
 
     def remove(self, segment: Segment) -> None:
-        """Take a segment away whose rows stand elsewhere."""
+        """Delete a segment and its roll-ups; its rows are in other segments, or not wanted."""
         self.remove_rollups(segment)
         self._store.remove(segment.path)
 
 
-def _noting_time(trades: Iterable[pa.RecordBatch], seen: list[int]) -> Iterator[pa.RecordBatch]:
+def _noting_last_time(
+    trades: Iterable[pa.RecordBatch], last_ns: list[int]
+) -> Iterator[pa.RecordBatch]:
+    """Pass batches on; `last_ns` is set to the last published time so far."""
     for batch in trades:
-        seen[:] = [int(times(batch)[-1])]
+        last_ns[:] = [int(times(batch)[-1])]
         yield batch
 
 
 def _in_order(rows: Iterable[pa.RecordBatch], ends: list[int]) -> Iterator[pa.RecordBatch]:
-    """The same batches, seen to follow one another in time; `ends`: their first and last stamp."""
+    """Pass batches on and check their order; `ends` is set to their first and last time."""
     for batch in rows:
         stamps = times(batch)
         before = ends[-1] if ends else -1
         if int(stamps[0]) <= before or not (stamps[1:] >= stamps[:-1]).all():
-            raise AssertionError(f"rows are out of order behind {before}")
+            raise AssertionError(f"rows are out of order after {before}")
         ends[:] = [ends[0] if ends else int(stamps[0]), int(stamps[-1])]
         yield batch
 
 
 def _united(parts: list[ImportedRange]) -> tuple[ImportedRange, ...]:
-    """What came out of files, in order; ranges of one file that touch are one."""
+    """Merge imported ranges that touch and are from the same CSV file; the order is kept."""
     united: list[ImportedRange] = []
     for part in parts:
         last = united[-1] if united else None

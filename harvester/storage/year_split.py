@@ -1,8 +1,8 @@
-"""Cut ranges and rows where the year ends, and take ranges out of coverage."""
+"""Split ranges, rows and footers: at the end of a year, and around a range that is removed."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import compress
 
@@ -16,127 +16,149 @@ from harvester.storage.segment import Segment, read_batches
 from harvester.times import Range, overlap, year_end, year_of
 from harvester.trade_ids import find_gaps
 
-# --- cutting --------------------------------------------------------------------------------------
 
-
-def by_year(
-    span: Range, batches: list[pa.RecordBatch]
+def split_by_year(
+    covered: Range, batches: list[pa.RecordBatch]
 ) -> Iterator[tuple[Range, list[pa.RecordBatch]]]:
-    """A span cut where the year turns between rows; its beginning may lie in an earlier year."""
-    after = span.after
+    """Split a range and its rows where the year turns between rows.
+
+    A part may begin in an earlier year than that of its rows.
+
+    Args:
+        covered: the range.
+        batches: all its rows, in order.
+    """
+    after = covered.after
     while batches:
         first, last = int(times(batches[0])[0]), int(times(batches[-1])[-1])
         turn = year_end(year_of(first))
-        part = Range(after, span.through if last <= turn else turn)
-        some, batches = split_at(batches, part.through)
-        yield part, some
+        part = Range(after, covered.through if last <= turn else turn)
+        rows, batches = split_at(batches, part.through)
+        yield part, rows
         after = part.through
-    if after < span.through:
-        yield Range(after, span.through), batches
+    if after < covered.through:
+        yield Range(after, covered.through), batches
 
 
-def belong(batches: list[pa.RecordBatch], span: Range) -> bool:
-    """Whether rows are in order and all in a span: else cutting them would lose some."""
-    reached = span.after + 1
+def are_ordered_within(batches: list[pa.RecordBatch], covered: Range) -> bool:
+    """Whether rows are in order and all inside a range; otherwise splitting them would lose some.
+
+    Args:
+        batches: the rows; no batch is empty.
+        covered: the range.
+    """
+    reached = covered.after + 1
     for batch in batches:
         stamps = times(batch)
         if stamps[0] < reached or not (stamps[1:] >= stamps[:-1]).all():
             return False
         reached = int(stamps[-1])
-    return reached <= max(span.through, span.after + 1)
+    return reached <= max(covered.through, covered.after + 1)
 
 
-def unasked_in(
+def unconfirmed_by_part(
     footer: Footer, parts: Sequence[tuple[Range, Sequence[pa.RecordBatch]]]
 ) -> list[int]:
-    """The skips that a footer counts, by the parts that its rows were cut in.
+    """Distribute a footer's number of unconfirmed id gaps over the parts of its rows.
 
-    A skip goes with the trade behind it. Those at the seams to other segments were counted as
-    well, and go with the last part.
+    An id gap belongs to the trade after it. Those at the boundaries to other segments were counted
+    as well, and are added to the last part.
+
+    Args:
+        footer: of all rows.
+        parts: ranges with their rows, in order.
     """
     if not parts:
         return []
-    left, edge, told = footer.unasked_jumps, None, [0] * len(parts)
-    for place, (_, batches) in enumerate(parts[:-1] if left else ()):
+    left, edge, counts = footer.unasked_jumps, None, [0] * len(parts)
+    for index, (_, batches) in enumerate(parts[:-1] if left else ()):
         for batch in batches:
             gaps, edge = find_gaps(edge, batch)
-            told[place] += sum(gap.sides not in footer.jumps for gap in gaps)
-        told[place] = min(told[place], left)
-        left -= told[place]
-    return [*told[:-1], left]
+            counts[index] += sum(gap.sides not in footer.jumps for gap in gaps)
+        counts[index] = min(counts[index], left)
+        left -= counts[index]
+    return [*counts[:-1], left]
 
 
-def jumps_in(
+def confirmed_by_part(
     footer: Footer, parts: Sequence[tuple[Range, list[pa.RecordBatch]]]
 ) -> list[tuple[ConfirmedIdGap, ...]]:
-    """A footer's jumps, by the parts that its rows were cut in.
+    """Distribute a footer's confirmed id gaps over the parts of its rows.
 
-    A part tells those of which a side at least is among its rows. One of two neighbours on either
-    side, with no rows between them, goes with the last part.
-    """
-    found = [_standing_in(footer.jumps, batches) for _, batches in parts]
-    told = {jump for each in found for jump in each}
-    if found:
-        found[-1] += tuple(jump for jump in footer.jumps if jump not in told)
-    return found
-
-
-def _standing_in(
-    jumps: tuple[ConfirmedIdGap, ...], batches: list[pa.RecordBatch]
-) -> tuple[ConfirmedIdGap, ...]:
-    if not (jumps and batches):
-        return ()
-    ids = np.concatenate([trade_ids(batch) for batch in batches])
-    # Rows without an id read as id 0, which is also what stands before the first trade.
-    ids = ids[ids > 0]
-    before = np.isin([jump.after_id for jump in jumps], ids)
-    behind = np.isin([jump.before_id for jump in jumps], ids)
-    return tuple(compress(jumps, before | behind))
-
-
-# --- uncover --------------------------------------------------------------------------------------
-
-# For a range that is known to lack trades: coverage must not claim it until it was downloaded
-# again.
-
-Place = Callable[[Iterable[pa.RecordBatch], Footer], Segment]
-
-
-def without(store: Store, segment: Segment, footer: Footer, lost: Range, place: Place) -> None:
-    """Write what lies before and behind a range as segments of their own; the old one stays.
-
-    Until whoever calls removes the old segment, a crash leaves it in force: the new ones lie
-    inside its range, contain the same rows, and are cleared away by the next writer.
+    A part gets the id gaps that have a side among its rows. Those between two segments without
+    rows between them are added to the last part.
 
     Args:
-        store: where the files are.
-        segment: whose rows are kept, but for those in `lost`.
-        footer: of that segment.
-        lost: the range to leave out; parts outside of the segment do not matter.
-        place: commits rows with a footer.
+        footer: of all rows.
+        parts: ranges with their rows, in order.
     """
-    whole = segment.range
-    after, through = max(whole.after, lost.after), min(whole.through, lost.through)
-    spans = [Range(whole.after, after), Range(after, through), Range(through, whole.through)]
-    ids = [list(read_batches(store, segment.path, span, ["trade_id", "time"])) for span in spans]
-    parts = list(zip(spans, ids, strict=True))
-    counts, jumps = unasked_in(footer, parts), jumps_in(footer, parts)
-    for (span, _), count, standing in zip(parts, counts, jumps, strict=True):
-        if span == spans[1] or span.after >= span.through:
-            continue
-        part = replace(
+    by_part = [_gaps_at_rows(footer.jumps, batches) for _, batches in parts]
+    distributed = {gap for gaps in by_part for gap in gaps}
+    if by_part:
+        by_part[-1] += tuple(gap for gap in footer.jumps if gap not in distributed)
+    return by_part
+
+
+def _gaps_at_rows(
+    gaps: tuple[ConfirmedIdGap, ...], batches: list[pa.RecordBatch]
+) -> tuple[ConfirmedIdGap, ...]:
+    """Select the id gaps that have a side among some rows."""
+    if not (gaps and batches):
+        return ()
+    ids = np.concatenate([trade_ids(batch) for batch in batches])
+    # Rows without an id read as id 0, which is also the id before the first trade.
+    ids = ids[ids > 0]
+    has_before = np.isin([gap.after_id for gap in gaps], ids)
+    has_after = np.isin([gap.before_id for gap in gaps], ids)
+    return tuple(compress(gaps, has_before | has_after))
+
+
+def shortened_footer(footer: Footer, through: int) -> Footer:
+    """The footer of the same rows with a range that ends earlier.
+
+    Args:
+        footer: of a segment.
+        through: where the new range ends, in nanoseconds; no row is later.
+    """
+    covered = Range(footer.range.after, through)
+    return replace(footer, range=covered, imported=_clipped(footer.imported, covered))
+
+
+def footers_without(store: Store, segment: Segment, footer: Footer, lost: Range) -> list[Footer]:
+    """The footers of the parts of a segment before and after a range; none for an empty part.
+
+    Args:
+        store: the archive's files.
+        segment: which is read for its trade ids.
+        footer: of that segment.
+        lost: the range to leave out; what of it is outside of the segment is ignored.
+    """
+    covered = segment.range
+    after, through = max(covered.after, lost.after), min(covered.through, lost.through)
+    ranges = [Range(covered.after, after), Range(after, through), Range(through, covered.through)]
+    columns = ["trade_id", "time"]
+    rows = [list(read_batches(store, segment.path, part, columns)) for part in ranges]
+    parts = list(zip(ranges, rows, strict=True))
+    unconfirmed, confirmed = unconfirmed_by_part(footer, parts), confirmed_by_part(footer, parts)
+    return [
+        replace(
             footer,
-            range=span,
-            jumps=standing,
-            unasked_jumps=count,
-            imported=_clipped(footer.imported, span),
+            range=ranges[index],
+            jumps=confirmed[index],
+            unasked_jumps=unconfirmed[index],
+            imported=_clipped(footer.imported, ranges[index]),
         )
-        place(read_batches(store, segment.path, span), part)
+        for index in (0, 2)
+        if ranges[index].after < ranges[index].through
+    ]
 
 
-def _clipped(imported: Iterable[ImportedRange], span: Range) -> tuple[ImportedRange, ...]:
+def _clipped(imported: Iterable[ImportedRange], within: Range) -> tuple[ImportedRange, ...]:
+    """The parts of imported ranges that are inside a range."""
     return tuple(
-        part._replace(after=max(part.after, span.after), through=min(part.through, span.through))
+        part._replace(
+            after=max(part.after, within.after), through=min(part.through, within.through)
+        )
         for part in imported
-        if overlap(Range(part.after, part.through), span)
+        if overlap(Range(part.after, part.through), within)
     )

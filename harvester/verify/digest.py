@@ -11,7 +11,7 @@ from itertools import groupby
 from typing import NamedTuple
 
 from harvester.schema import RowsChecksum
-from harvester.storage.trade_store import EVERYTHING, TradeStore, listed_again
+from harvester.storage.trade_store import EVERYTHING, TradeStore, retry_on_new_listing
 from harvester.times import SECOND, Range, covers
 
 # --- digest ---------------------------------------------------------------------------------------
@@ -77,7 +77,7 @@ def digests(
     return [_joined(pair, [found[number] for _, number in run]) for _, run in runs]
 
 
-@listed_again
+@retry_on_new_listing
 def _whole_months(archive: TradeStore, pair: str, span: Range) -> list[int]:
     """The numbers of the months that coverage and span hold whole."""
     bounds = (archive.bounds(piece.segment) for piece in archive.pieces(pair))

@@ -17,8 +17,8 @@ from harvester.storage.trade_store import (
     LISTINGS,
     TradeStore,
     ending_in_future,
-    fault_of,
-    listed_again,
+    future_fault,
+    retry_on_new_listing,
     without_future,
 )
 from harvester.times import Range, missing
@@ -193,7 +193,7 @@ def _report(archive: TradeStore, pair: str, found: list[Findings], now_ns: int) 
     for findings in found:
         _count(report, findings)
     for segment in ending_in_future(segments, now_ns):
-        text = fault_of(segment, now_ns)
+        text = future_fault(segment, now_ns)
         report.faults.append(Fault(pair, segment.range, segment.path, text))
     _check_markets(report, found)
     _check_overlaps(report, segments)
@@ -270,7 +270,7 @@ def _check_overlaps(report: PairReport, segments: list[Segment]) -> None:
 def _check_strangers(report: PairReport, archive: TradeStore) -> None:
     text = "it is no segment in its place, and whoever reads trades/**/*.parquet counts its rows"
     try:
-        paths = archive.strangers(report.pair)
+        paths = archive.foreign_files(report.pair)
     except ArchiveDamaged as damage:
         report.faults.append(Fault(report.pair, Range(0, 0), None, str(damage)))
         return
@@ -347,7 +347,7 @@ def _replaceable(
         return None
 
 
-@listed_again
+@retry_on_new_listing
 def _from_files(archive: TradeStore, pair: str, /) -> tuple[list[AtomicReplacement], list[Segment]]:
     segments = [segment for segment in archive.segments(pair) if archive.footer(segment).imported]
     return noted(archive.store, pair), segments

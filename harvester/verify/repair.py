@@ -14,10 +14,15 @@ from harvester.errors import ArchiveDamaged, UnreadableAnswer, capture_error
 from harvester.kraken.pairs import Pair
 from harvester.schema import RowsChecksum
 from harvester.storage import metadata
-from harvester.storage.compaction import within
+from harvester.storage.compaction import is_within
 from harvester.storage.filesystem import QuarantineNote
-from harvester.storage.segment import Segment, UnverifiedFooter, read_batches, read_claims
-from harvester.storage.trade_store import TradeStore, ending_in_future, fault_of
+from harvester.storage.segment import (
+    Segment,
+    UnverifiedFooter,
+    read_batches,
+    read_unverified_footer,
+)
+from harvester.storage.trade_store import TradeStore, ending_in_future, future_fault
 from harvester.storage.writer import Writer, writer
 from harvester.times import Range, enclosing_range, missing, union
 from harvester.verify.integrity import verify
@@ -70,7 +75,7 @@ class Files:
 
     def claims(self, segment: Segment) -> UnverifiedFooter:
         """What a file says of itself, by its footer and statistics."""
-        return read_claims(self._store, segment.path)
+        return read_unverified_footer(self._store, segment.path)
 
     def agree(self, one: Segment, other: Segment) -> bool:
         """By the checksums of the rows in the range that both hold."""
@@ -178,7 +183,7 @@ def _overlapping(segments: Sequence[Segment], evidence: SegmentReader) -> Iterat
             wide = kept.pop()
             yield wide.path, f"it overlaps with {segment.path}, which holds other trades"
             yield segment.path, f"it overlaps with {wide.path}, which holds other trades"
-        elif not within(segment.range, kept[-1].range):
+        elif not is_within(segment.range, kept[-1].range):
             yield segment.path, f"it overlaps with {kept[-1].path}"
 
 
@@ -309,7 +314,7 @@ class _Mending:
             bounds = self._archive.bounds(segment)
             if bounds is not None and bounds[1] <= now_ns:
                 self._changed = True
-                fault = fault_of(segment, now_ns)
+                fault = future_fault(segment, now_ns)
                 await asyncio.to_thread(self._cut, writer, segment, bounds[1], settled_ns, fault)
         if self._changed:
             await self._look()
@@ -320,7 +325,7 @@ class _Mending:
         wanted = [Range(last_ns, settled_ns)] if last_ns < settled_ns else []
         for span in wanted:
             writer.want(span)
-        to = writer.cut(segment, last_ns).path
+        to = writer.shorten(segment, last_ns).path
         moved = Moved(self._name, segment.path, to, (fault,), tuple(wanted))
         self._result.moved.append(moved)
         self._repairer.told(moved)
@@ -387,11 +392,11 @@ class _Mending:
             owed = spans if is_list else list(file.owed)
             note = QuarantineNote(self._name, file.path, file.range, list(file.faults), owed)
             if is_list:
-                to = writer.want_anew(owed, note)
+                to = writer.replace_wanted(owed, note)
             else:
                 for span in owed:
                     writer.want(span)
-                to = writer.set_aside(note)
+                to = writer.quarantine(note)
             moved = Moved(self._name, file.path, to, file.faults, tuple(owed))
             self._result.moved.append(moved)
             self._repairer.told(moved)

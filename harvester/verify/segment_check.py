@@ -22,7 +22,7 @@ from harvester.schema import (
 )
 from harvester.storage.footer import Footer
 from harvester.storage.rollup_files import PARTIALS, RollUp, read_partials
-from harvester.storage.segment import READ_ROWS, Segment, footer_in, opened, path_of
+from harvester.storage.segment import READ_ROWS, Segment, footer_in, opened, segment_path
 from harvester.storage.trade_store import TradeStore
 from harvester.times import Range
 from harvester.trade_ids import LastId, find_gaps
@@ -70,7 +70,7 @@ class RollUps:
                 continue
             if not same:
                 self._wrong.append((one, "it does not agree with the trades that it is made of"))
-            elif not self._archive.serves(one, self._segment):
+            elif not self._archive.is_rollup_valid(one, self._segment):
                 self._wrong.append((one, "its footer is not of the segment beside it"))
         return self._wrong
 
@@ -201,7 +201,7 @@ class _Rows:
         ends = (self._first_id, edge and edge.trade_id, self._lead, trail)
         if ends != (footer.first_trade_id, footer.last_trade_id, footer.lead, footer.trail):
             self._say("its first and last ids are not those that its footer tells")
-        if segment.path != path_of(segment.pair, segment.range, self._last_ns):
+        if segment.path != segment_path(segment.pair, segment.range, self._last_ns):
             self._say("it stands in another year than its rows")
 
     def _say(self, text: str) -> None:

@@ -15,11 +15,11 @@ from harvester.storage.metadata_cache import SegmentSummary, SegmentSummaryCache
 from harvester.storage.replacement_staging import check_not_torn
 from harvester.storage.segment import Segment, pair_files, parse_path
 from harvester.storage.trade_store import (
-    LISTINGS,
     TradeStore,
-    advice,
     ending_in_future,
+    future_message,
     pieces_of,
+    with_snapshot_retry,
     without_future,
 )
 from harvester.times import BEGINNING_NS, SECOND, Range, missing, union
@@ -110,7 +110,7 @@ def status(archive: TradeStore, pairs: Sequence[str] | None, now_ns: int) -> lis
     names = _names(archive)
     chosen = _all(archive) if pairs is None else pairs
     found = [_status_of(archive, gists, pair, now_ns) for pair in chosen]
-    gists.keep(whole=pairs is None)
+    gists.save(whole=pairs is None)
     for one in found:
         one.wsname = names.get(one.pair, one).wsname
     return [one for one in found if one.files or one.wanted or one.damaged or pairs is not None]
@@ -142,12 +142,7 @@ def _all(archive: TradeStore) -> list[str]:
 def _status_of(
     archive: TradeStore, gists: SegmentSummaryCache, pair: str, now_ns: int
 ) -> PairStatus:
-    for _ in range(LISTINGS):
-        try:
-            return _look(archive, gists, pair, now_ns)
-        except FileNotFoundError:
-            continue
-    raise ArchiveDamaged(f"files of {pair} keep vanishing while they are looked at: try again")
+    return with_snapshot_retry(lambda: _look(archive, gists, pair, now_ns), pair)
 
 
 def _look(archive: TradeStore, gists: SegmentSummaryCache, pair: str, now_ns: int) -> PairStatus:
@@ -160,7 +155,7 @@ def _look(archive: TradeStore, gists: SegmentSummaryCache, pair: str, now_ns: in
     known: dict[Segment, SegmentSummary] = {}
     for segment, entry in listed.items():
         try:
-            known[segment] = gists.of(entry)
+            known[segment] = gists.get(entry)
         except ArchiveDamaged as damage:
             found.damaged.append(str(damage))
     _add_up(found, listed, known)
@@ -212,7 +207,7 @@ def _compare(
     except ArchiveDamaged as damage:
         found.damaged.append(str(damage))
     found.damaged += [
-        advice(archive, segment, now_ns) for segment in ending_in_future(segments, now_ns)
+        future_message(archive, segment, now_ns) for segment in ending_in_future(segments, now_ns)
     ]
 
 
