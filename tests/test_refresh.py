@@ -356,7 +356,7 @@ def test_what_was_fetched_before_an_interruption_is_kept(nights: Nights) -> None
 
     def listen(event: Event) -> None:
         if isinstance(event, PageRead) and event.pages == 4:
-            stop.wish()
+            stop.cancel()
 
     one = only(nights.refresh("XBTUSD", stop=stop, listener=listen))
     assert (one["state"], one["exit_status"]) == ("interrupted", 130)

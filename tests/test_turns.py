@@ -186,8 +186,8 @@ def test_only_silence_to_all_ends_the_run(
     error: HarvesterError | None, heard: bool, down: bool
 ) -> None:
     turns = PairQueue(["A", "B"], CancelToken(), 0.0 if not heard else 60.0)
-    turns.heard()
-    turns.ended_with(error)
+    turns.record_page()
+    turns.record_end(error)
     assert (turns.refusal("B") is not None) is down
 
 

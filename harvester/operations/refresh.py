@@ -229,7 +229,7 @@ class _Refreshing:
     def time_is_up(self) -> None:
         """End in good order."""
         self._time_is_up = True
-        self._stop.wish()
+        self._stop.cancel()
 
     async def all(self, texts: Sequence[str]) -> None:
         """Refresh what is meant; there are rows for all that is known before an error."""
@@ -323,7 +323,7 @@ class _Refreshing:
     async def _earlier(self, wish: BackfillRequest, outcome: BackfillResult) -> BackfillResult:
         """Fill the gaps that lie before what was asked for just now, too."""
         name = wish.pair.altname
-        if outcome.error or all(h.after >= wish.span.after for h in self._archive.gaps(name)):
+        if outcome.error or all(h.after >= wish.range.after for h in self._archive.gaps(name)):
             return outcome
         filled: list[BackfillResult] = []
 

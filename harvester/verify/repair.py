@@ -220,7 +220,7 @@ class Repairer:
         """Verify a pair whose lock is held, remembering nothing of its files."""
         async with self._reading:
             self.run.archive.forget_pair(name)
-            now_ns = self.run.watch.now_ns()
+            now_ns = self.run.options.now_ns()
             return await asyncio.to_thread(verify, self.run.archive, name, now_ns=now_ns)
 
     async def listed(self, name: str) -> Pair:
@@ -231,7 +231,7 @@ class Repairer:
         async with self._asking:
             if self._asked is None:
                 asked = refresh_pairs(self.run.client, self.run.archive)
-                self._asked = await self.run.watch.stop.guard(asked)
+                self._asked = await self.run.options.stop.guard(asked)
         return self._asked.get(name, pair)
 
 
@@ -293,16 +293,16 @@ class _Mending:
         """
         faults = self._result.after.faults
         paths = Counter(path for fault in faults for path in (fault.path, fault.other))
-        now_ns = self._run.watch.now_ns()
+        now_ns = self._run.options.now_ns()
         segments = ending_in_future(self._archive.segments(self._name), now_ns)
         segments = [segment for segment in segments if paths[segment.path] == 1]
         if not segments:
             return
         clock = self._run.clock
-        settled_ns = await self._run.watch.stop.guard(clock.settled_ns())
+        settled_ns = await self._run.options.stop.guard(clock.settled_ns())
         if clock.is_behind:
             raise UnreadableAnswer(
-                f"{self._name}: {clock.both()}: as they differ, it is not certain that "
+                f"{self._name}: {clock.describe()}: as they differ, it is not certain that "
                 f"{segments[0].path} ends in the future"
             )
         for segment in segments:
@@ -351,7 +351,7 @@ class _Mending:
 
     async def _hear_exchange(self) -> int:
         """The moment up to which trades are settled; the pair as it is listed is kept."""
-        settled_ns = await self._run.watch.stop.guard(self._run.clock.settled_ns())
+        settled_ns = await self._run.options.stop.guard(self._run.clock.settled_ns())
         self._pair = await self._repairer.listed(self._name)
         return settled_ns
 
@@ -359,7 +359,7 @@ class _Mending:
         self, segments: Sequence[Segment], broken: list[Broken]
     ) -> list[Broken]:
         """Hear the exchange before anything is moved that only it can give again."""
-        guard = self._run.watch.stop.guard
+        guard = self._run.options.stop.guard
         wanted = self._wanted()
         gone = {one.path for one in broken}
         kept = [segment.range for segment in segments if segment.path not in gone]
