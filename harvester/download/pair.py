@@ -237,7 +237,8 @@ class PairDownload:
             await asyncio.to_thread(self._trim_wanted, writer)
             await self._report_start(gaps, self.request.range)
         await self._download_ranges(gaps)
-        await self._download_losses()
+        if self._counts.lost:
+            await self._download_losses()
         await self._maintain(writer)
 
     async def _maintain(self, writer: Writer) -> None:
@@ -316,14 +317,15 @@ class PairDownload:
             ranges = missing([requested], coverage)
             await self._report_start(ranges, requested)
             await self._download_ranges(ranges)
-            await self._download_losses()
+            if self._counts.lost:
+                await self._download_losses()
             if requested.through == self.request.range.through:
                 return requested
             done = requested
 
     async def _download_losses(self) -> None:
         """Download again the ranges that turned out to lack trades; what stays missing is a gap."""
-        for _ in range(MAX_LOSS_ROUNDS if self._counts.lost else 0):
+        for _ in range(MAX_LOSS_ROUNDS):
             lost = missing(self._counts.lost, self._store.coverage(self._pair))
             await self._download_ranges(lost)
 

@@ -275,7 +275,8 @@ class RangeDownload:
                 is_imported=is_imported,
                 is_stored=bool(stored) or self._is_cut,
             )
-            await self._uncover_losses()
+            if self._ids.lost:
+                await self._uncover_losses()
             await self._add_to_buffer(rows, through)
             is_complete = True
         finally:
@@ -396,7 +397,8 @@ class RangeDownload:
     async def _check(self, rows: pa.RecordBatch, page: Page) -> None:
         """Check the ids of final trades, and buffer those that are certain."""
         certain, complete_ns = await self._ids.check(rows, page.unit_ns)
-        await self._uncover_losses()
+        if self._ids.lost:
+            await self._uncover_losses()
         await self._add_to_buffer(certain, complete_ns)
 
     async def _add_to_buffer(self, rows: pa.RecordBatch, complete_ns: int) -> None:

@@ -22,7 +22,7 @@ from harvester.download.events import (
     Waiting,
 )
 from harvester.download.pair import finish_replacing, run_maintenance
-from harvester.download.pair_selection import known_pairs, listed_and_known
+from harvester.download.pair_selection import listed_and_known
 from harvester.download.request import BackfillRequest, RunOptions
 from harvester.errors import (
     ArchiveHasGaps,
@@ -41,6 +41,7 @@ from harvester.kraken.client import Client
 from harvester.kraken.pairs import Pair
 from harvester.kraken.rate_limit import PaceState
 from harvester.operations.refresh_pairs import Market, RefreshTarget, targets
+from harvester.pair_names import known_pairs
 from harvester.storage.lock import held
 from harvester.storage.replacement_staging import check_not_torn
 from harvester.storage.segment import Segment
