@@ -25,7 +25,7 @@ def known_pairs(archive: TradeStore) -> dict[str, Pair]:
     except BAD_JSON as error:
         raise ArchiveDamaged(
             f"{archive.store.location('pairs.json')} can't be read ({error}): "
-            "remove it; the next backfill writes it anew"
+            "remove it; the next backfill writes it again"
         ) from error
     for name in archive.held():
         if name not in pairs:

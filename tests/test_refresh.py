@@ -122,7 +122,7 @@ def test_nothing_named_and_nothing_held_is_no_quiet_success(nights: Nights) -> N
     ("text", "why"),
     [
         ("FOO/USD", "no pair is called 'FOO/USD'. `harvester pairs` lists the markets"),
-        ("*/FOO", "no pair fits '*/FOO': `harvester pairs` lists the markets"),
+        ("*/FOO", "no pair matches '*/FOO': `harvester pairs` lists the markets"),
     ],
 )
 def test_a_name_that_nobody_knows_stops_no_other_pair(nights: Nights, text: str, why: str) -> None:

@@ -80,7 +80,7 @@ class PairQueue:
             return Interrupted("interrupted; the same command goes on where it stopped")
         if self._unreachable is not None:
             return ExchangeUnreachable(
-                f"{name}: not asked for, as the exchange gave no good answer to others for "
+                f"{name}: not started, as the exchange gave no good answer to other pairs for "
                 f"{self._give_up_s:g} s; the same command goes on where it stopped"
             )
         return None

@@ -351,7 +351,7 @@ class BackfillResult(NamedTuple):
         if self.error is not None:
             return f"{done}; {self.error}"
         if self.gaps:
-            return f"{done}; {len(self.gaps)} gaps stay, the first {self.gaps[0]}"
+            return f"{done}; {len(self.gaps)} gaps remain, the first {self.gaps[0]}"
         reached = f", complete through {_second(self.reached.through)}" if self.reached else ""
         if not self.trades and not str(self.upgrade or ""):
             return f"{self.pair}: up to date{reached}"

@@ -319,7 +319,8 @@ class PageSource:
             return True
         expected_ns = last_ns if last_ns is not None else after
         self.record_conflict(
-            f"by one nothing follows {show(expected_ns)}, the newest page ends {show(latest_ns)}"
+            f"by one answer nothing follows {show(expected_ns)}, "
+            f"the newest page ends {show(latest_ns)}"
         )
         return False
 

@@ -246,14 +246,14 @@ class IdContinuityChecker:
         if others:
             first = others[0]
             text = (
-                f"ids skip from {first.after_id} to {first.before_id} behind "
+                f"trade ids go from {first.after_id} to {first.before_id} behind "
                 f"{show(first.after_ns)}, and the exchange did not show the place again"
             )
             self._listener(Noted(self._pair, text))
         if gaps and self._unfruitful == JUMPS_BELIEVED:
             text = (
-                "its ids jump again and again, and asking again finds nothing; from here on jumps "
-                "are recorded as not asked for"
+                "it has many id gaps, and requesting them again finds nothing; from here on they "
+                "are recorded without requesting them again"
             )
             self._listener(Noted(self._pair, text))
 

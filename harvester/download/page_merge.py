@@ -153,7 +153,7 @@ class PageMerger:
     def page_within_timestamp(self) -> None:
         """Request on from between the trades of the last time: the exchange has more behind them.
 
-        Nothing changes where these trades have no ids, as they could not be told apart.
+        Nothing changes where these trades have no ids, as they could not be distinguished.
         """
         has_ids = self._tail.num_rows and not self._tail.column("trade_id").null_count
         self._is_inside_timestamp = bool(has_ids and self.cursor is not None)

@@ -22,8 +22,8 @@ from harvester.download.events import (
 from harvester.download.exchange import CATCH_UP_NS, PairPages
 from harvester.download.import_boundary import clear_resolved_flags, flag_ambiguous_boundaries
 from harvester.download.neighbours import has_imported_data
-from harvester.download.range import RangeContext, SplitDownload
-from harvester.download.request import BackfillRequest, DownloadContext
+from harvester.download.range import SplitDownload
+from harvester.download.request import BackfillRequest, DownloadContext, RangeContext
 from harvester.errors import (
     ArchiveDamaged,
     ExchangeRefused,
@@ -282,7 +282,7 @@ class PairDownload:
             pages.newest_ns = int(times(page.rows).max()) if page.rows.num_rows else 0
         covered = self._store.coverage(self._pair)
         known = {
-            "it is asked for from": self.request.range.after,
+            "it is requested from": self.request.range.after,
             "its newest trade is of": pages.newest_ns,
             "it is covered through": covered[-1].through if covered else 0,
         }
@@ -340,7 +340,7 @@ class PairDownload:
             text = (
                 f"it is covered through {show(reached_ns)}, which by the exchange's clock is still "
                 f"to come ({show(clock.time_ns)}): if that clock was wrong before, trades may be "
-                f"missing; `harvester verify {self._pair} --against-exchange` tells"
+                f"missing; `harvester verify {self._pair} --against-exchange` checks that"
             )
             self._options.listener(Noted(self._pair, text))
 

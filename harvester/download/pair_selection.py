@@ -192,15 +192,15 @@ def _pairs_of_name(
         pair = names.resolve(text)
         if not quoted(pair):
             raise UsageError(
-                f"{text!r} is quoted in something else than --quote asks for: leave one of them out"
+                f"{text!r} is not quoted in a currency of --quote: leave one of them out"
             )
         return [pair]
     found = matching(text, listed.values())
     if not found:
-        raise UnknownPair(f"no pair fits {text!r}: `harvester pairs` lists the markets")
+        raise UnknownPair(f"no pair matches {text!r}: `harvester pairs` lists the markets")
     found = [pair for pair in found if quoted(pair)]
     if not found:
-        raise UnknownPair(f"no pair that fits {text!r} is quoted in what --quote asks for")
+        raise UnknownPair(f"no pair that matches {text!r} is quoted in a currency of --quote")
     return found
 
 

@@ -5,14 +5,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
 
-from harvester.download.buffer import Locks, MemoryBudget, WriteBuffer
-from harvester.download.events import DownloadCounts, Listener, Noted, PageRead
-from harvester.download.exchange import Page, PageSource, PairPages
+from harvester.download.buffer import WriteBuffer
+from harvester.download.events import Noted, PageRead
+from harvester.download.exchange import Page, PageSource
 from harvester.download.id_check import IdContinuityChecker, has_id, prove_first_page
 from harvester.download.neighbours import (
     LeftNeighbour,
@@ -23,11 +22,10 @@ from harvester.download.neighbours import (
 )
 from harvester.download.page_merge import LEAST_MARGIN_NS, JoinResult, PageMerger
 from harvester.download.range_split import SplitPoint, cut_between, middle
+from harvester.download.request import RangeContext
 from harvester.errors import ArchiveDamaged, HarvesterError, ImportIncomplete, Interrupted
 from harvester.kraken.rate_limit import SPANS_A_PAIR
 from harvester.schema import in_order, times
-from harvester.storage.trade_store import TradeStore
-from harvester.storage.writer import Writer
 from harvester.times import Range, overlap, show
 from harvester.trade_ids import BEGINNING, LastId
 
@@ -36,38 +34,6 @@ MAX_OVERFILL = 1.25
 
 Only an API server is ever so fast.
 """
-
-
-@dataclass(frozen=True, slots=True)
-class RangeContext:
-    """What the parts of one range share.
-
-    Attributes:
-        pages: of the pair.
-        writer: the trades go to its archive.
-        store: the archive with the neighbours whose ids the range continues; not the writer's in a
-            re-download.
-        has_imports: whether the pair has imported data there.
-        pair_json: the pair's description, stored in segments.
-        memory: bounds what waits in memory over all pairs.
-        flush_s: write what waits after so many seconds.
-        flush_rows: write what waits from so many rows on.
-        locks: of the write buffers of one writer.
-        counts: of the pair's download.
-        listener: receives events.
-    """
-
-    pages: PairPages
-    writer: Writer
-    store: TradeStore
-    has_imports: bool
-    pair_json: str
-    memory: MemoryBudget
-    flush_s: float
-    flush_rows: int
-    locks: Locks
-    counts: DownloadCounts
-    listener: Listener
 
 
 # --- parts in parallel ----------------------------------------------------------------------------
@@ -373,8 +339,8 @@ class RangeDownload:
         if merger.last_ns is not None:
             skipped_ns, cursor, tries = merger.last_ns, merger.cursor or merger.last_ns, 0
             text = (
-                f"more trades bear the time {show(skipped_ns)} than a page can show: they are left "
-                "out as a gap, and the crawl goes on behind them"
+                f"more trades have the time {show(skipped_ns)} than a page can show: they are left "
+                "out as a gap, and the download goes on behind them"
             )
             self._context.listener(Noted(self._pair, text))
             rows = await self._ids.close(None)
@@ -454,8 +420,9 @@ class RangeDownload:
                 path = imported_in(self._context.store, self._pair, side)
                 if path:
                     self._error = self._error or ImportIncomplete(
-                        f"{self._pair}: {what} are not in {path}, which came from a file: "
-                        f"`harvester backfill {self._pair} --upgrade` fetches anew what did",
+                        f"{self._pair}: {what} are not in {path}, which was imported: "
+                        f"`harvester backfill {self._pair} --upgrade` downloads imported ranges "
+                        "again",
                         *side,
                     )
                     break

@@ -1,4 +1,4 @@
-"""What is requested of a download: pairs, ranges and options; and what the pairs of a run share."""
+"""Requests and options of a download, and what pairs of a run and parts of a range share."""
 
 from __future__ import annotations
 
@@ -9,12 +9,13 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
 from harvester.config import Settings
-from harvester.download.buffer import MemoryBudget
-from harvester.download.events import CancelToken, Listener
-from harvester.download.exchange import ExchangeClock
+from harvester.download.buffer import Locks, MemoryBudget
+from harvester.download.events import CancelToken, DownloadCounts, Listener
+from harvester.download.exchange import ExchangeClock, PairPages
 from harvester.kraken.client import Client
 from harvester.kraken.pairs import Pair
 from harvester.storage.trade_store import TradeStore
+from harvester.storage.writer import Writer
 from harvester.times import Range
 
 if TYPE_CHECKING:
@@ -74,3 +75,35 @@ class DownloadContext:
     merging: asyncio.Lock = field(default_factory=asyncio.Lock)
     memory: MemoryBudget = field(default_factory=MemoryBudget)
     expected_trades: dict[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class RangeContext:
+    """What the parts of one range share.
+
+    Attributes:
+        pages: of the pair.
+        writer: the trades go to its archive.
+        store: the archive with the neighbours whose ids the range continues; not the writer's in a
+            re-download.
+        has_imports: whether the pair has imported data there.
+        pair_json: the pair's description, stored in segments.
+        memory: bounds what waits in memory over all pairs.
+        flush_s: write what waits after so many seconds.
+        flush_rows: write what waits from so many rows on.
+        locks: of the write buffers of one writer.
+        counts: of the pair's download.
+        listener: receives events.
+    """
+
+    pages: PairPages
+    writer: Writer
+    store: TradeStore
+    has_imports: bool
+    pair_json: str
+    memory: MemoryBudget
+    flush_s: float
+    flush_rows: int
+    locks: Locks
+    counts: DownloadCounts
+    listener: Listener

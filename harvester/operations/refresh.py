@@ -99,7 +99,7 @@ class RefreshedPair:
         """One line for people."""
         why = str(self.error) if self.error is not None else ""
         if not why and self.gaps:
-            why = f"{len(self.gaps)} gaps stay, the first {self.gaps[0]}"
+            why = f"{len(self.gaps)} gaps remain, the first {self.gaps[0]}"
         done = f"{self.pair}: {self.state}: {self.trades:,} trades in {self.pages:,} pages"
         return f"{done}; {why}" if why else done
 
