@@ -100,5 +100,5 @@ def _meant(text: str, market: Market, names: Names) -> list[Pair]:
     there = [*market.listed, *(name for name in market.held if name not in market.listed)]
     found = matching(text, [market.known.get(name, Pair(altname=name)) for name in there])
     if not found:
-        raise UnknownPair(f"no pair fits {text!r}: `harvester pairs` lists the markets")
+        raise UnknownPair(f"no pair matches {text!r}: `harvester pairs` lists the markets")
     return found
