@@ -12,7 +12,7 @@ import hashlib
 import json
 import tempfile
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from functools import partial
 from importlib.util import find_spec
 from itertools import cycle
@@ -28,8 +28,9 @@ from crawl import AGENT, FULL_PAGE, sample_exchange
 from harvester import config
 from harvester.download.backfill import backfill
 from harvester.download.events import CancelToken
+from harvester.download.exchange import PageSource
 from harvester.download.id_check import IdContinuityChecker
-from harvester.download.page_merge import PageMerger, PageSource
+from harvester.download.page_merge import PageMerger
 from harvester.download.request import BackfillRequest, RunOptions
 from harvester.kraken.client import Client
 from harvester.kraken.pairs import Pair
@@ -154,15 +155,10 @@ class NoSource(PageSource):
 
 async def check_seams(pages: list[TradesPage], parts: list[pa.RecordBatch]) -> list[pa.RecordBatch]:
     """Hold the ids of joined pages against one another."""
-
-    async def ask(work: Awaitable[pa.RecordBatch]) -> pa.RecordBatch:
-        return await work
-
     seams = IdContinuityChecker(NoSource(), "XBTUSD", SPAN, lambda _event: None)
     seams.begin_at(None)
     return [
-        (await seams.take(rows, page.unit_ns, ask))[0]
-        for page, rows in zip(pages, parts, strict=True)
+        (await seams.check(rows, page.unit_ns))[0] for page, rows in zip(pages, parts, strict=True)
     ]
 
 

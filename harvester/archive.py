@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any, Self
 
 from harvester.argument_types import Moment, check_types, moment_ns, parse_range
 from harvester.config import Settings, load
-from harvester.download.pair_selection import known_pairs, resolve_held, resolve_named
 from harvester.errors import BadSetting, UnknownPair, UsageError
 from harvester.kraken.pairs import Pair, altnames_by_spelling, search
 from harvester.notebook import show_archive
+from harvester.pair_names import known_pairs, resolve_held, resolve_named
 from harvester.settings_keys import KEYS
 from harvester.storage.trade_store import TradeStore as Disk
 from harvester.times import Range, parse_interval, parse_offset

@@ -80,7 +80,7 @@ class BackfillCall:
                         self.progress,
                         stop,
                         newest_first=self.newest_first,
-                        then=upgrade if self.upgrade else None,
+                        after_pair=upgrade if self.upgrade else None,
                     )
                     found = await backfill(client, self.archive, wishes, self.settings, watch)
                 finally:
@@ -135,7 +135,7 @@ async def run_to_completion(work: Callable[[CancelToken], Awaitable[T]]) -> T:
     try:
         return await asyncio.shield(task)
     except asyncio.CancelledError:
-        stop.wish()
+        stop.cancel()
         await asyncio.wait([task])
         if not task.cancelled():
             # What it came to is not asked for any more.
@@ -171,7 +171,7 @@ def run_in_thread(work: Callable[[CancelToken], Awaitable[T]]) -> T:
     except KeyboardInterrupt:
         begun.wait()
         if not done.done():
-            loops[0].call_soon_threadsafe(stop.wish)
+            loops[0].call_soon_threadsafe(stop.cancel)
             done.exception()
         raise
 

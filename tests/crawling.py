@@ -64,7 +64,7 @@ class Crawl:
             self.events.append(event)
             pages = getattr(event, "pages", 0)
             if self.stop_after_pages is not None and pages >= self.stop_after_pages:
-                stop.wish()
+                stop.cancel()
 
         async with Client(settings.exchange) as client:
             pairs = await client.pairs()
@@ -75,7 +75,7 @@ class Crawl:
                 stop,
                 newest_first=self.newest_first,
                 estimates=self.estimates,
-                then=then,
+                after_pair=then,
                 now_ns=self.now_ns,
             )
             return await backfill(client, self.open(self.folder), wishes, settings, watch)

@@ -22,10 +22,11 @@ from exchange import Clock, Exchange, Faults, Market, Shelf, Trade, expected, oh
 from test_candles import cut, hold
 
 from harvester import config
-from harvester.download.pair_selection import known_pairs, refresh_pairs
+from harvester.download.pair_selection import refresh_pairs
 from harvester.errors import ExchangeRefused
 from harvester.kraken.client import Client
 from harvester.kraken.ohlc import read_candles
+from harvester.pair_names import known_pairs
 from harvester.storage.trade_store import TradeStore
 from harvester.times import Range
 from harvester.verify.against_exchange import Comparer

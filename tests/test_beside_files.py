@@ -115,7 +115,9 @@ def test_what_stands_once_is_on_record_no_more_though_a_run_was_killed(
 ) -> None:
     one = two_years(started, "down", ids=True)
     with monkeypatch.context() as patch:
-        patch.setattr(pair, "settle", killed_at(2, import_boundary.settle))
+        patch.setattr(
+            pair, "clear_resolved_flags", killed_at(2, import_boundary.clear_resolved_flags)
+        )
         with pytest.raises(Killed):
             removed(one, 2023)
     assert len(faults(one.folder)) == 1

@@ -44,7 +44,7 @@ def buffer_of(writer: Writer, events: list[Event] | None = None) -> WriteBuffer:
 def backlog_of(*buffers: WriteBuffer, most_rows: int) -> MemoryBudget:
     backlog = MemoryBudget(most_rows)
     for buffer in buffers:
-        backlog.enter(buffer)
+        backlog.buffers.add(buffer)
     return backlog
 
 
@@ -83,10 +83,10 @@ def test_what_skips_at_the_very_end_is_told_with_the_end_whoever_flushes_it(
     inside, at_end = IdGap(3, 6, 3, 6), IdGap(6, 9, 6, END_OF_TIME)
     with writer(archive, "A") as one:
         buffer = buffer_of(one)
-        buffer.note(None, [inside], [inside])
+        buffer.note([inside], [inside])
         buffer.add(rows(1, 2, 3), 4)
         asyncio.run(buffer.flush())
-        buffer.note(None, [at_end], [at_end])
+        buffer.note([at_end], [at_end])
         buffer.add(rows(6), 7)
         asyncio.run(buffer.flush())
         asyncio.run(buffer.flush(final=True))
@@ -108,7 +108,8 @@ def test_a_jump_is_told_by_the_segment_of_the_trade_behind_it(tmp_path: Path) ->
     with writer(archive, "A") as one:
         buffer = buffer_of(one)
         buffer.add(rows(1, 2), 5)
-        buffer.note("1", [IdGap(2, 7, 2, 7)])
+        buffer.cursor = "1"
+        buffer.note([IdGap(2, 7, 2, 7)])
         asyncio.run(both(buffer))
     jumps = [archive.footer(segment).jumps for segment in archive.segments("A")]
     assert jumps == [(), (ConfirmedIdGap(2, 7),)]
@@ -140,7 +141,7 @@ def test_beyond_the_bound_crawls_wait_until_the_largest_is_written(tmp_path: Pat
             backlog = backlog_of(small, large, most_rows=4)
             small.add(rows(1, 2), 2)
             large.add(rows(1, 2, 3), 3)
-            await backlog.relieve()
+            await backlog.flush_if_needed()
 
         asyncio.run(go())
         assert (small.rows, large.rows) == (2, 0)
@@ -156,7 +157,7 @@ def test_near_the_bound_the_largest_is_written_while_crawls_go_on(tmp_path: Path
             backlog = backlog_of(small, large, most_rows=5)
             small.add(rows(1), 1)
             large.add(rows(1, 2, 3), 3)
-            await backlog.relieve()
+            await backlog.flush_if_needed()
             before = large.rows
             await written.wait()
             return before, large.rows, small.rows
@@ -171,7 +172,7 @@ def test_well_below_the_bound_nothing_is_written(tmp_path: Path) -> None:
         async def go() -> bool:
             backlog = backlog_of(buffer, most_rows=4)
             buffer.add(rows(1, 2, 3), 3)
-            await backlog.relieve()
+            await backlog.flush_if_needed()
             await asyncio.sleep(0)
             return buffer.is_writing
 
@@ -190,7 +191,7 @@ def test_what_is_being_written_is_not_written_again_but_the_next_largest(tmp_pat
             await asyncio.sleep(0)
             small.add(rows(1, 2), 2)
             large.add(rows(4), 4)
-            await backlog.relieve()
+            await backlog.flush_if_needed()
             await own
 
         asyncio.run(go())
@@ -205,7 +206,7 @@ def test_what_fails_while_others_have_it_written_is_told_by_its_own_crawl(tmp_pa
             backlog = backlog_of(buffer, most_rows=0)
             buffer.add(rows(1), 1)
             (tmp_path / "trades").write_text("no folder")
-            await backlog.relieve()
+            await backlog.flush_if_needed()
             buffer.add(rows(2), 2)
 
         with pytest.raises(ArchiveUnwritable) as caught:
@@ -221,8 +222,8 @@ def test_a_buffer_that_left_is_not_counted(tmp_path: Path) -> None:
         async def go() -> None:
             backlog = backlog_of(buffer, most_rows=0)
             buffer.add(rows(1), 1)
-            backlog.leave(buffer)
-            await backlog.relieve()
+            backlog.buffers.discard(buffer)
+            await backlog.flush_if_needed()
 
         asyncio.run(go())
         assert buffer.rows == 1

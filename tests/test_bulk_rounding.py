@@ -149,7 +149,7 @@ def test_a_busy_boundary_is_worth_what_was_measured() -> None:
     )
     untold = (
         "it is exact if the file rounds its times down; "
-        "`harvester verify XBTUSD --against-exchange` tells"
+        "`harvester verify XBTUSD --against-exchange` checks that"
     )
     assert (
         how_exact(None, "XBTUSD"),

@@ -282,8 +282,8 @@ def test_a_row_that_the_file_lacks_is_told_by_its_day(started: Any) -> None:
     [segment] = {segment for segment, _ in from_files(TradeStore(one.folder), PAIR)}
     assert (filled.exit_status, str(filled.error)) == (
         4,
-        f"XBTUSD: trades between ids 1 and 30 are not in {one.folder / segment.path}, which came "
-        "from a file: `harvester backfill XBTUSD --upgrade` fetches anew what did",
+        f"XBTUSD: trades between ids 1 and 30 are not in {one.folder / segment.path}, which was "
+        "imported: `harvester backfill XBTUSD --upgrade` downloads imported ranges again",
     )
     before = (one.folder / segment.path).read_bytes()
     crawl = one.crawl(upgrade=True)

@@ -233,8 +233,8 @@ def test_a_question_that_a_screen_can_show_is_left_as_it_is(tmp_path: Path) -> N
     create_sample_archive(tmp_path / "data", 20_000, 7)
     asked = CandleQuery("XBTUSD", parse_interval("7m"), EVER)
     drawn = drawable(Disk(tmp_path / "data"), asked)
-    assert drawn.question is asked
-    assert drawn.asked <= MOST_CANDLES
+    assert drawn.query is asked
+    assert drawn.requested_candles <= MOST_CANDLES
 
 
 # --- words ---------------------------------------------------------------------------------------
@@ -324,8 +324,8 @@ def test_a_span_without_a_trade_is_an_error(three: harvester.Archive) -> None:
     with pytest.raises(NothingHeld) as caught:
         three.chart("XBT/USD", "1h", since="2020-09-15", until="2020-09-16")
     assert str(caught.value) == (
-        "no trade of XBT/USD is held from 2020-09-15 to 2020-09-16: "
-        "`harvester status` tells what is covered"
+        "no trade of XBT/USD is stored from 2020-09-15 to 2020-09-16: "
+        "`harvester status` shows what is covered"
     )
 
 

@@ -118,7 +118,7 @@ def test_names_are_read_from_stdin(harvester: Any, tmp_path: Path) -> None:
                 "Try `harvester backfill --help`."
             ),
         ),
-        (["*/JPY"], "", "no pair fits '*/JPY': `harvester pairs` lists the markets"),
+        (["*/JPY"], "", "no pair matches '*/JPY': `harvester pairs` lists the markets"),
         (
             ["--pairs-file", "-"],
             "XBTUSD\n# none\nXBTUSX\n",
@@ -130,7 +130,7 @@ def test_names_are_read_from_stdin(harvester: Any, tmp_path: Path) -> None:
         (
             ["--pairs-file", "-"],
             "XBTUSD\n*/JPY # yen\n",
-            ("stdin, line 2: no pair fits '*/JPY': `harvester pairs` lists the markets"),
+            ("stdin, line 2: no pair matches '*/JPY': `harvester pairs` lists the markets"),
         ),
         (
             ["--pairs-file", "-"],

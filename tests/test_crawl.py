@@ -215,8 +215,8 @@ def test_a_stamp_too_full_for_a_page_is_a_gap_with_a_warning(mode: Mode, tmp_pat
     assert (outcome.exit_status, outcome.gaps) == (4, [Range(stamp - 1, stamp)])
     assert crawl.notes == [
         (
-            "more trades bear the time 2024-01-20T23:12:11.7778208Z than a page can show: they are "
-            "left out as a gap, and the crawl goes on behind them"
+            "more trades have the time 2024-01-20T23:12:11.7778208Z than a page can show: they are "
+            "left out as a gap, and the download goes on behind them"
         )
     ]
 
@@ -271,8 +271,8 @@ def test_a_pair_that_jumps_all_the_time_is_not_asked_thrice_for_each_page(tmp_pa
         assert exchange.pages("XBTUSD") < 66 + 40
     assert crawl.notes == [
         (
-            "its ids jump again and again, and asking again finds nothing; from here on jumps are "
-            "recorded as not asked for"
+            "it has many id gaps, and requesting them again finds nothing; from here on they are "
+            "recorded without requesting them again"
         )
     ]
 

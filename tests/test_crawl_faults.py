@@ -161,7 +161,7 @@ def test_answers_that_contradict_one_another_for_good_stop_the_pair(tmp_path: Pa
         outcome = Crawl(exchange.url, tmp_path).only("XBTUSD")
     assert outcome.exit_status == 3
     assert str(outcome.error) == (
-        "XBTUSD: the exchange's answers contradict one another (by one nothing follows "
+        "XBTUSD: the exchange's answers contradict one another (by one answer nothing follows "
         f"1970-01-01T00:00:00Z, the newest page ends {_last(market)}); nothing in doubt was kept, "
         "the same command goes on where it stopped"
     )

@@ -126,7 +126,7 @@ def test_what_is_asked_for_from_behind_a_slow_clock_is_no_success(tmp_path: Path
         outcome = crawl(exchange, tmp_path, NOW_NS + 9 * DAY_NS, Range(since_ns, ALL.through))
     assert outcome.exit_status == 3
     assert str(outcome.error).startswith(
-        f"XBTUSD: it is asked for from {show(since_ns)}, but the exchange's clock says "
+        f"XBTUSD: it is requested from {show(since_ns)}, but the exchange's clock says "
         f"{show(NOW_NS)}, this machine's {show(NOW_NS + 9 * DAY_NS)}: "
     )
 

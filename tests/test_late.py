@@ -155,7 +155,7 @@ def test_coverage_of_time_that_is_still_to_come_is_said(tmp_path: Path) -> None:
     assert crawl.notes == [
         f"it is covered through {show(now + 1740 * SECOND_NS)}, which by the exchange's clock is "
         f"still to come ({show(now)}): if that clock was wrong before, trades may be missing; "
-        "`harvester verify XBTUSD --against-exchange` tells"
+        "`harvester verify XBTUSD --against-exchange` checks that"
     ]
 
 

@@ -26,6 +26,7 @@ ROOMS = (
     "server",
     "charts",
     "download",
+    "pair_names",
     "query",
     "storage",
     "kraken",

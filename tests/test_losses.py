@@ -201,7 +201,7 @@ def test_a_full_page_whose_last_row_alone_is_behind_the_end_is_continued() -> No
     )
     until = START_NS + 4_000 * SECOND_NS
     step = page_merge.PageMerger(0).join(page, None, 100, until)
-    assert (step.verdict, step.beyond) == (page_merge.JoinResult.ADVANCED, None)
+    assert (step.result, step.beyond) == (page_merge.JoinResult.ADVANCED, None)
 
 
 def test_a_market_whose_first_id_is_not_1_has_that_confirmed_and_on_record(tmp_path: Path) -> None:

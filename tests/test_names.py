@@ -76,17 +76,17 @@ def test_what_is_typed_means_these_pairs(
         (
             names("*/JPY"),
             UnknownPair,
-            "no pair fits '*/JPY': `harvester pairs` lists the markets",
+            "no pair matches '*/JPY': `harvester pairs` lists the markets",
         ),
         (
             names("ETH/*", quotes=("EUR",)),
             UnknownPair,
-            "no pair that fits 'ETH/*' is quoted in what --quote asks for",
+            "no pair that matches 'ETH/*' is quoted in a currency of --quote",
         ),
         (
             names("XBT/USD", quotes=("EUR",)),
             UsageError,
-            "'XBT/USD' is quoted in something else than --quote asks for: leave one of them out",
+            "'XBT/USD' is not quoted in a currency of --quote: leave one of them out",
         ),
         (
             PairSelection(everything=True, quotes=["JPY"]),
@@ -96,7 +96,7 @@ def test_what_is_typed_means_these_pairs(
         (
             PairSelection([PairName("XBTUSD"), PairName("*/JPY", "pairs.txt, line 7")]),
             UnknownPair,
-            "pairs.txt, line 7: no pair fits '*/JPY': `harvester pairs` lists the markets",
+            "pairs.txt, line 7: no pair matches '*/JPY': `harvester pairs` lists the markets",
         ),
     ],
 )

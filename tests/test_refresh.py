@@ -121,7 +121,7 @@ def test_nothing_named_and_nothing_held_is_no_quiet_success(nights: Nights) -> N
     ("text", "why"),
     [
         ("FOO/USD", "no pair is called 'FOO/USD'. `harvester pairs` lists the markets"),
-        ("*/FOO", "no pair fits '*/FOO': `harvester pairs` lists the markets"),
+        ("*/FOO", "no pair matches '*/FOO': `harvester pairs` lists the markets"),
     ],
 )
 def test_a_name_that_nobody_knows_stops_no_other_pair(nights: Nights, text: str, why: str) -> None:
@@ -355,7 +355,7 @@ def test_what_was_fetched_before_an_interruption_is_kept(nights: Nights) -> None
 
     def listen(event: Event) -> None:
         if isinstance(event, PageRead) and event.pages == 4:
-            stop.wish()
+            stop.cancel()
 
     one = only(nights.refresh("XBTUSD", stop=stop, listener=listen))
     assert (one["state"], one["exit_status"]) == ("interrupted", 130)

@@ -8,7 +8,7 @@ import pyarrow as pa
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harvester.download.range import SplitPoint, cut_between, middle
+from harvester.download.range_split import SplitPoint, cut_between, middle
 from harvester.schema import ROWS
 from harvester.times import UNITS_NS, Range
 

@@ -18,10 +18,10 @@ from ledger import Ledger
 from test_crawl_faults import KINDS
 from test_crawl_kills import dying, most_at_once, same
 
-from harvester.download import range_split
+from harvester.download import range as range_module
 from harvester.download.events import PageRead
-from harvester.download.pair import PairDownload
-from harvester.download.range import RangeDownload, SplitPoint
+from harvester.download.range import RangeDownload, SplitDownload
+from harvester.download.range_split import SplitPoint
 from harvester.storage.trade_store import TradeStore
 from harvester.storage.writer import Writer
 from harvester.times import Range
@@ -159,7 +159,7 @@ def test_a_span_that_fails_ends_the_other_and_what_both_fetched_is_kept(
             if cuts and not denied[0]:
                 denied[0] = True
                 exchange.faults.push(*[None] * 6, "denied")
-            await begun(self, *given)  # type: ignore[arg-type]
+            await begun(self, *given)
 
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(RangeDownload, "run", run)
@@ -243,11 +243,11 @@ def test_both_spans_take_turns_in_writing(
 def test_cutting_is_given_up_for_a_while_where_no_place_is_found(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(range_split, "cut_between", lambda _rows, _within: None)
+    monkeypatch.setattr(range_module, "cut_between", lambda _rows, _within: None)
     market = tapes.market(tapes.xbtusd_like(6_000, 19))
     with serve(market) as exchange:
         Crawl(exchange.url, tmp_path, FAST).only("XBTUSD")
-        assert exchange.pages("XBTUSD") <= 62 + 4 * range_split.PLACES
+        assert exchange.pages("XBTUSD") <= 62 + 4 * range_module.SPLIT_ATTEMPTS
     assert tape_of(tmp_path, "XBTUSD") == list(expected(market))
 
 
@@ -262,7 +262,7 @@ def test_a_place_to_cut_is_looked_for_no_longer_than_the_crawl_lasts(
         looked.append(since_ns)
         await asyncio.Event().wait()
 
-    monkeypatch.setattr(PairDownload, "_guarded_page", never)
+    monkeypatch.setattr(SplitDownload, "_split_page", never)
     market = tapes.market(tapes.xbtusd_like(3_000, 23))
 
     async def hurried(crawl: Crawl) -> Any:

@@ -82,7 +82,7 @@ def walk(served: Served, after: int, *, cursors: bool = True) -> list[tuple[Any,
         rows, cursor, unit = served.page(tape.next_since())
         step = tape.join(rows, cursor if cursors else None, unit, FAR)
         found.append(step.rows)
-        if step.verdict is JoinResult.QUIET:
+        if step.result is JoinResult.NO_NEW_ROWS:
             found.append(tape.finish())
             break
     else:
@@ -149,20 +149,23 @@ def test_a_full_page_that_ends_before_what_is_held_is_stale() -> None:
     tape = PageMerger(0)
     tape.join(batch((9, 1_600_000_001_000_000_000, "1")), None, 100, FAR)
     old = batch(*((None, 1_500_000_000_000_000_000 + i, "1") for i in range(1_000)))
-    assert tape.join(old, None, 100, FAR).verdict is JoinResult.STALE
+    assert tape.join(old, None, 100, FAR).result is JoinResult.MISSING_OVERLAP
 
 
 def test_a_page_that_leaves_out_the_last_row_held_is_doubted_twice() -> None:
     tape = PageMerger(0)
     tape.join(batch((1, 1_600_000_000_000_000_000, "1")), None, 100, FAR)
     later = batch((5, 1_600_000_005_000_000_000, "1"))
-    verdicts = [tape.join(later, None, 100, FAR).verdict for _ in range(3)]
-    assert verdicts == [JoinResult.STALE, JoinResult.STALE, JoinResult.ADVANCED]
+    verdicts = [tape.join(later, None, 100, FAR).result for _ in range(3)]
+    assert verdicts == [JoinResult.MISSING_OVERLAP, JoinResult.MISSING_OVERLAP, JoinResult.ADVANCED]
 
 
 def test_rows_beyond_the_limit_are_left_out_and_end_the_range() -> None:
     step = PageMerger(0).join(batch((1, 10, "1"), (2, 20, "1"), (3, 30, "1")), None, 1, 20)
-    assert (rows_of(step.rows), step.verdict) == ([(1, 10, "1"), (2, 20, "1")], JoinResult.PAST)
+    assert (rows_of(step.rows), step.result) == (
+        [(1, 10, "1"), (2, 20, "1")],
+        JoinResult.REACHED_END,
+    )
 
 
 def test_the_last_stamp_of_a_page_waits_for_the_next() -> None:
@@ -241,14 +244,14 @@ def test_an_answer_that_shows_only_one_side_says_nothing() -> None:
 
 
 def test_an_empty_page_is_quiet() -> None:
-    assert PageMerger(0).join(no_rows(), None, 1, FAR).verdict is JoinResult.QUIET
+    assert PageMerger(0).join(no_rows(), None, 1, FAR).result is JoinResult.NO_NEW_ROWS
 
 
 def test_coarse_times_are_asked_again_from_further_back() -> None:
     tape = PageMerger(1_600_000_000_000_000_000)
     coarse = batch((1, 1_600_000_000_500_000_000, "1"))
-    verdict = tape.join(coarse, None, 100_000_000, FAR).verdict
-    assert (verdict, tape.next_since()) == (JoinResult.AGAIN, 1_599_999_999_900_000_000)
+    verdict = tape.join(coarse, None, 100_000_000, FAR).result
+    assert (verdict, tape.next_since()) == (JoinResult.REQUEST_EARLIER, 1_599_999_999_900_000_000)
 
 
 def test_a_trade_alike_at_the_neighbouring_nanosecond_is_never_taken_for_a_repeat() -> None:

@@ -154,8 +154,8 @@ def test_an_exchange_that_is_gone_is_not_waited_for_by_each_pair_anew(tmp_path: 
     begun = [outcome for outcome in outcomes if outcome.pair in known]
     assert len(begun) == 2
     assert {str(outcome.error) for outcome in outcomes if outcome not in begun} == {
-        f"{outcome.pair}: not asked for, as the exchange gave no good answer to others for 0.05 s; "
-        "the same command goes on where it stopped"
+        f"{outcome.pair}: not started, as the exchange gave no good answer to other pairs for "
+        "0.05 s; the same command goes on where it stopped"
         for outcome in outcomes
         if outcome not in begun
     }
@@ -186,8 +186,8 @@ def test_only_silence_to_all_ends_the_run(
     error: HarvesterError | None, heard: bool, down: bool
 ) -> None:
     turns = PairQueue(["A", "B"], CancelToken(), 0.0 if not heard else 60.0)
-    turns.heard()
-    turns.ended_with(error)
+    turns.record_page()
+    turns.record_end(error)
     assert (turns.refusal("B") is not None) is down
 
 

@@ -18,10 +18,10 @@ from harvester.query.plan import Plan, most_candles
 from harvester.storage.trade_store import TradeStore
 from harvester.times import DAY, MAX_COUNT, Interval, Range, parse_interval, show_short
 
-# --- coarser --------------------------------------------------------------------------------------
+# --- interval -------------------------------------------------------------------------------------
 
 MOST_CANDLES = 3_000
-"""More than a screen has columns of pixels for; a browser still moves so many without a jerk."""
+"""More than a screen has columns of pixels; a browser still scrolls so many smoothly."""
 
 LADDER = tuple(
     parse_interval(text)
@@ -29,25 +29,34 @@ LADDER = tuple(
 )
 
 
-class Drawn(NamedTuple):
-    """A question that a screen can show, and how many candles the one asked for could come to."""
+class DrawableQuery(NamedTuple):
+    """A candle query that a screen can show.
 
-    question: CandleQuery
-    asked: int
+    Attributes:
+        query: of the requested interval, or of a coarser one.
+        requested_candles: how many candles the requested interval has at most.
+    """
+
+    query: CandleQuery
+    requested_candles: int
 
 
 def length_ns(interval: Interval) -> int:
-    """The length of an interval; where the calendar decides, about that."""
+    """The length of an interval in nanoseconds; an average for months, quarters and years."""
     return interval.count * 36_525 * DAY // MAX_COUNT[interval.unit]
 
 
-def drawable(archive: TradeStore, question: CandleQuery) -> Drawn:
-    """The question, of the next coarser interval that comes to at most `MOST_CANDLES`.
+def drawable(archive: TradeStore, query: CandleQuery) -> DrawableQuery:
+    """Choose the next coarser interval with at most `MOST_CANDLES` candles, if there are more.
 
-    The candles are not made for it: how many there can be is known from names and footers.
+    No candles are computed: file names and footers show how many there can be.
+
+    Args:
+        archive: where the trades are.
+        query: what is requested.
 
     Raises:
-        NothingHeld: the archive holds nothing of the pair.
+        NothingHeld: no trades of the pair are stored.
         ArchiveDamaged: a file can't be read, or files keep vanishing.
     """
 
@@ -55,34 +64,39 @@ def drawable(archive: TradeStore, question: CandleQuery) -> Drawn:
         return most_candles(archive, plan)
 
     session = QuerySession(archive)
-    asked = session.with_retry(question, expected)
-    found = question
-    if asked > MOST_CANDLES:
-        for rung in LADDER:
-            if length_ns(rung) > length_ns(question.interval):
-                found = replace(question, interval=rung)
+    requested_candles = session.with_retry(query, expected)
+    found = query
+    if requested_candles > MOST_CANDLES:
+        for interval in LADDER:
+            if length_ns(interval) > length_ns(query.interval):
+                found = replace(query, interval=interval)
                 if session.with_retry(found, expected) <= MOST_CANDLES:
                     break
-    return Drawn(found, asked)
+    return DrawableQuery(found, requested_candles)
 
 
-# --- wording --------------------------------------------------------------------------------------
+# --- texts ----------------------------------------------------------------------------------------
 
-_ENTITIES = {ord(one): f"&#{ord(one)};" for one in "&<>\"'{}$"}
-"""Plotly reads tags, `%{...}` and, where MathJax is, `$...$` in what it shows."""
+_ENTITIES = {ord(char): f"&#{ord(char)};" for char in "&<>\"'{}$"}
+"""Plotly interprets tags, `%{...}` and, with MathJax, `$...$` in texts."""
 
 
 def plain(text: str) -> str:
-    """A text that plotly shows as it stands, whatever is in it."""
-    shown = (one if one.isprintable() else "\N{REPLACEMENT CHARACTER}" for one in text)
+    """Escape a text so that plotly shows it as it is."""
+    shown = (char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text)
     return "".join(shown).translate(_ENTITIES)
 
 
-def digits(number: Decimal, least: int = 0) -> str:
-    """A number to its last digit that is not 0, with as many decimals as `least` at least."""
+def digits(number: Decimal, min_decimals: int = 0) -> str:
+    """Format a number without trailing zeros.
+
+    Args:
+        number: the number.
+        min_decimals: so many decimals at least.
+    """
     text = f"{number:,f}"
     whole, point, fraction = text.partition(".")
-    fraction = fraction.rstrip("0").ljust(least, "0")
+    fraction = fraction.rstrip("0").ljust(min_decimals, "0")
     return f"{whole}.{fraction}" if point and fraction else whole
 
 
@@ -102,29 +116,35 @@ class Candles(NamedTuple):
 
     Attributes:
         opens_ns: when each opens.
-        width_ns: how long each is, or about so.
+        width_ns: how long each is; an average for months, quarters and years.
         columns: floats by name: open, high, low, close, vwap (nan where there is none), and
-            volume by the taker's side, `unknown_volume` where none is known.
-        told: what is said of each, one tuple of texts a candle.
+            volume by the taker's side, `unknown_volume` where the side is not known.
+        hover_texts: the values of each candle as a tuple of texts.
     """
 
     opens_ns: NDArray[np.int64]
     width_ns: int
     columns: dict[str, Floats]
-    told: list[tuple[str, ...]]
+    hover_texts: list[tuple[str, ...]]
 
     @property
     def range(self) -> Range:
-        """From when the first one opens to when the last one ends."""
+        """From the opening of the first candle to the end of the last."""
         return Range(int(self.opens_ns[0]) - 1, int(self.opens_ns[-1]) + self.width_ns - 1)
 
-    def place(self, stamps_ns: NDArray[np.int64]) -> NDArray[np.datetime64]:
-        """Where candles that open at some moments are drawn: amid their time, to the µs."""
-        return (stamps_ns + self.width_ns // 2).astype("datetime64[ns]").astype("datetime64[us]")
+    def centers(self, opens_ns: NDArray[np.int64]) -> NDArray[np.datetime64]:
+        """Where candles that open at some times are drawn: in the middle, in microseconds."""
+        return (opens_ns + self.width_ns // 2).astype("datetime64[ns]").astype("datetime64[us]")
 
 
 def arranged(table: pa.Table, interval: Interval, pair: Pair) -> Candles:
-    """Candles with all columns, at least one, as a chart has them."""
+    """Convert a table of candles to arrays.
+
+    Args:
+        table: at least one candle, with all columns.
+        interval: of the candles.
+        pair: its decimals format the prices.
+    """
     rows: dict[str, list[Any]] = {name: table.column(name).to_pylist() for name in _READ}
     known = zip(rows["volume"], rows["buy_volume"], rows["sell_volume"], strict=True)
     rows["unknown_volume"] = [volume - buy - sell for volume, buy, sell in known]
@@ -134,11 +154,11 @@ def arranged(table: pa.Table, interval: Interval, pair: Pair) -> Candles:
         opens_ns,
         length_ns(interval),
         {name: np.array(rows[name], dtype=np.float64) for name in names},
-        _told(opens_ns, rows, pair.pair_decimals),
+        _hover_texts(opens_ns, rows, pair.pair_decimals),
     )
 
 
-def _told(
+def _hover_texts(
     opens_ns: NDArray[np.int64], rows: dict[str, list[Any]], decimals: int
 ) -> list[tuple[str, ...]]:
     def prices(name: str) -> list[str]:
@@ -149,7 +169,7 @@ def _told(
 
     return list(
         zip(
-            [show_short(one) for one in opens_ns.tolist()],
+            [show_short(open_ns) for open_ns in opens_ns.tolist()],
             prices("open"),
             prices("high"),
             prices("low"),
@@ -165,17 +185,22 @@ def _told(
     )
 
 
-def _vwap(given: float | None, decimals: int) -> str:
+def _vwap(vwap: float | None, decimals: int) -> str:
     """A vwap with two decimals more than the pair's prices have; it is a quotient, not a price."""
-    if given is None:
+    if vwap is None:
         return "none"
-    return f"{Decimal(given):,.{decimals + 2}f}"
+    return f"{Decimal(vwap):,.{decimals + 2}f}"
 
 
-def broken(candles: Candles, gaps: Sequence[Range]) -> list[int]:
-    """The places before which a line over candles breaks: a gap took candles away there."""
+def line_breaks(candles: Candles, gaps: Sequence[Range]) -> list[int]:
+    """The indexes of candles before which a line breaks, as candles are missing in a gap there.
+
+    Args:
+        candles: of the chart.
+        gaps: ranges that are not downloaded.
+    """
     ends_ns = candles.opens_ns + candles.width_ns
     behind = np.searchsorted(ends_ns, [gap.through + 1 for gap in gaps], side="right")
     apart = np.diff(candles.opens_ns, prepend=candles.opens_ns[0]) > candles.width_ns * 3 // 2
     inside = behind < len(candles.opens_ns)
-    return sorted({int(one) for one in behind[inside] if apart[one]})
+    return sorted({int(index) for index in behind[inside] if apart[index]})

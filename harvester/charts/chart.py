@@ -1,4 +1,4 @@
-"""A chart of candles: asked of an archive, looked at in a notebook, kept as one file."""
+"""A candle chart of a pair: drawn from an archive, shown in a notebook, saved as a file."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 
 from harvester.argument_types import check_types
-from harvester.charts.candle_arrays import Drawn, arranged, drawable
+from harvester.charts.candle_arrays import DrawableQuery, arranged, drawable
 from harvester.charts.figure import frame_of, note
 from harvester.errors import NothingHeld, UsageError
 from harvester.kraken.pairs import Pair
@@ -29,12 +29,12 @@ IMAGES = (".png", ".svg", ".pdf")
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Chart:
-    """A chart: shown by a notebook, kept by `save`.
+    """A chart, which a notebook shows and `save` writes to a file.
 
     Attributes:
-        figure: plotly's, to be changed as one likes before it is shown or saved.
+        figure: of plotly; change it as you like before it is shown or saved.
         title: what it shows, as plain text.
-        notes: what is to be known of it: an interval made coarser, ranges that are not downloaded.
+        notes: remarks: a coarser interval, ranges that are not downloaded.
     """
 
     figure: go.Figure
@@ -42,7 +42,7 @@ class Chart:
     notes: tuple[str, ...]
 
     def html(self) -> str:
-        """One page that needs no network: plotly.js is in it, some 5 MB.
+        """An HTML page that needs no network: it contains plotly.js, some 5 MB.
 
         Example:
             >>> page = archive.chart("XBT/USD", "1h").html()
@@ -55,16 +55,16 @@ class Chart:
 
     @check_types
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Keep it as a file, which stands there whole or not at all.
+        """Save it as a file, completely or not at all.
 
         Args:
             path: ends in .html, or (with the extra `png`, and a Chrome or Chromium) in .png, .svg
                 or .pdf.
 
         Raises:
-            UsageError: it ends in something else, or the extra is not installed.
+            UsageError: it has another ending, or the extra is not installed.
             ArchiveUnwritable: the machine refused to write.
-            HarvesterError: no browser was found, or it made no image.
+            HarvesterError: no browser was found, or it produced no image.
 
         Example:
             >>> archive.chart("XBT/USD", "4h").save("chart.html")
@@ -89,10 +89,10 @@ class Chart:
 
 
 def check_ending(file: Path) -> None:
-    """See that a chart can be kept as such a file.
+    """Check that a chart can be saved as such a file.
 
     Raises:
-        UsageError: it can't.
+        UsageError: the ending is not supported.
     """
     ending = file.suffix.lower()
     if ending not in (".html", ".htm", *IMAGES):
@@ -105,61 +105,60 @@ def check_ending(file: Path) -> None:
 def chart(
     archive: TradeStore,
     pair: Pair,
-    question: CandleQuery,
+    query: CandleQuery,
     now_ns: int,
     *,
     memory_limit: str = MEMORY_LIMIT,
     strict: bool = False,
 ) -> Chart:
-    """Candles and volume of a pair to look at; an interval too fine for a screen is made coarser.
+    """Draw candles and volume of a pair, with a coarser interval if there are too many candles.
 
     Args:
-        archive: where the tape is.
+        archive: where the trades are.
         pair: its names.
-        question: what is asked; nothing is filled in.
-        now_ns: what is yet to come is no gap.
-        memory_limit: what DuckDB may use.
-        strict: raise where a part of the requested range is not downloaded.
+        query: the candles to draw; empty intervals are not filled.
+        now_ns: the current time in nanoseconds; later times are no gap.
+        memory_limit: of DuckDB.
+        strict: raise an error if a part of the requested range is not downloaded.
 
     Raises:
         ArchiveHasGaps: with `strict`, there are gaps.
-        NothingHeld: no trade of the pair is held in the span.
+        NothingHeld: no trade of the pair is stored in the requested range.
         ArchiveDamaged: a file can't be read, or files keep vanishing.
     """
-    from harvester.charts.figure import Words, figure_of
+    from harvester.charts.figure import ChartTexts, figure_of
 
     if strict:
-        refuse_gaps(pair.altname, gaps_in(archive, pair.altname, question.span, now_ns))
+        refuse_gaps(pair.altname, gaps_in(archive, pair.altname, query.span, now_ns))
     name = pair.wsname or pair.altname
-    whole = replace(question, fill="none", all_columns=True)
-    drawn = drawable(archive, whole)
-    interval = drawn.question.interval
+    drawn = drawable(archive, replace(query, fill="none", all_columns=True))
+    interval = drawn.query.interval
     table = pa.Table.from_batches(
-        list(candle_batches(archive, drawn.question, memory_limit=memory_limit))
+        list(candle_batches(archive, drawn.query, memory_limit=memory_limit))
     )
     if not table.num_rows:
         raise NothingHeld(
-            f"no trade of {name} is held from {question.span}: `harvester status` tells "
+            f"no trade of {name} is stored from {query.span}: `harvester status` shows "
             "what is covered"
         )
     candles = arranged(table, interval, pair)
-    frame = frame_of(archive, drawn.question, candles.range, now_ns)
-    title = f"{name}, {interval.text} candles, {frame.told} (UTC)"
-    remarks = _notes(question, drawn)
+    frame = frame_of(archive, drawn.query, candles.range, now_ns)
+    title = f"{name}, {interval.text} candles, {frame.title_range} (UTC)"
+    remarks = _notes(query, drawn)
     shown = [*remarks, *([note(frame.gaps)] if frame.gaps else [])]
     base, _, quote = pair.wsname.partition("/")
-    words = Words(title, shown, base if quote else "", quote, interval.text)
-    return Chart(figure_of(candles, frame, words), title, (*remarks, *gap_notes(frame.gaps)))
+    texts = ChartTexts(title, shown, base if quote else "", quote, interval.text)
+    return Chart(figure_of(candles, frame, texts), title, (*remarks, *gap_notes(frame.gaps)))
 
 
-def _notes(asked: CandleQuery, drawn: Drawn) -> list[str]:
+def _notes(query: CandleQuery, drawn: DrawableQuery) -> list[str]:
     notes = []
-    interval = drawn.question.interval
-    if interval is not asked.interval:
+    interval = drawn.query.interval
+    if interval is not query.interval:
         notes.append(
-            f"{asked.interval.text} would be up to {drawn.asked:,} candles, more than a screen "
-            f"shows: {interval.text} instead"
+            f"{query.interval.text} would be up to {drawn.requested_candles:,} candles, more than "
+            f"a screen shows: {interval.text} instead"
         )
-    if asked.tz is not None:
-        notes.append(f"candles follow the clock of {asked.tz}")
+    if query.tz is not None:
+        notes.append(f"candles follow the clock of {query.tz}")
     return notes

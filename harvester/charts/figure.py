@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import plotly.graph_objects as go
 
-from harvester.charts.candle_arrays import Candles, broken, plain
+from harvester.charts.candle_arrays import Candles, line_breaks, plain
 from harvester.query.candle_query import CandleQuery
 from harvester.storage.trade_store import TradeStore
 from harvester.times import (
@@ -22,53 +22,55 @@ from harvester.times import (
 
 # --- gaps ----------------------------------------------------------------------------------------
 
-LEAST = 1 / 600
-"""So wide is a gap at least, of the chart's width, that it can be seen."""
+MIN_GAP_WIDTH = 1 / 600
+"""The least width of a shaded gap, as a part of the chart's width, so that it can be seen."""
 
-NAMED = 5
-"""So many gaps are named on the chart, the widest; hundreds of names can't be read."""
+MAX_LABELS = 5
+"""The widest gaps get a label, at most so many; hundreds of labels can't be read."""
 
-APART = 1 / 25
-"""Names stand at least so far from each other, of the chart's width."""
+MIN_LABEL_DISTANCE = 1 / 25
+"""The least distance between two labels, as a part of the chart's width."""
 
 
 class Frame(NamedTuple):
-    """What a chart shows.
+    """The time that a chart shows.
 
     Attributes:
-        shown: from when to when the time axis reaches.
-        told: the span that the title names.
-        gaps: what in it is not fetched, in order.
+        shown: the range of the time axis.
+        title_range: the range that the title names.
+        gaps: ranges in it that are not downloaded, in order.
     """
 
     shown: Range
-    told: Range
+    title_range: Range
     gaps: list[Range]
 
 
-def frame_of(archive: TradeStore, question: CandleQuery, candles: Range, now_ns: int) -> Frame:
-    """From when to when a chart reaches, and what of it is not fetched.
+def frame_of(archive: TradeStore, query: CandleQuery, candles: Range, now_ns: int) -> Frame:
+    """Find the time that a chart shows, and the gaps in it.
 
-    It reaches from `since` to `until` where they are given; else from the first candle to the last,
-    and over what was ever wanted and is not held.
+    It is from `since` to `until` where the user set them; else from the first candle to the last,
+    and all ranges that were ever requested and are not covered.
 
     Args:
-        archive: where the tape is.
-        question: what is asked.
-        candles: from when the first one opens to when the last one ends.
-        now_ns: what is yet to come is no gap.
+        archive: where the trades are.
+        query: the candles.
+        candles: from the opening of the first candle to the end of the last.
+        now_ns: the current time in nanoseconds; later times are no gap.
     """
-    covered = archive.coverage(question.pair)
-    since, until = question.span
-    told = Range(
+    covered = archive.coverage(query.pair)
+    since, until = query.span
+    title_range = Range(
         since if since > 0 else candles.after,
         until if until <= now_ns else min(candles.through, covered[-1].through),
     )
-    asked = [overlap(gap, question.span) for gap in archive.gaps(question.pair)]
-    gaps = union([*missing([told], covered), *filter(None, asked)])
-    # A history that was wanted from the beginning of all time on has no edge to show.
-    after = min([told.after, *(gap.after for gap in gaps if gap.after >= BEGINNING_NS)])
-    through = max([told.through, *(gap.through for gap in gaps if gap.through < END_OF_TIME)])
+    requested = [overlap(gap, query.span) for gap in archive.gaps(query.pair)]
+    gaps = union([*missing([title_range], covered), *filter(None, requested)])
+    # A history that was requested from time 0 on has no edge to show.
+    after = min([title_range.after, *(gap.after for gap in gaps if gap.after >= BEGINNING_NS)])
+    through = max(
+        [title_range.through, *(gap.through for gap in gaps if gap.through < END_OF_TIME)]
+    )
     return Frame(
         Range(min(after, candles.after), max(through, candles.through)),
         Range(after, through),
@@ -77,62 +79,63 @@ def frame_of(archive: TradeStore, question: CandleQuery, candles: Range, now_ns:
 
 
 def shades(frame: Frame) -> list[Range]:
-    """What to shade, in order: each gap, wide enough to be seen; those so close are one."""
-    least = int((frame.shown.through - frame.shown.after) * LEAST)
+    """The ranges to shade, in order: the gaps, wide enough to be seen; close ones are joined."""
+    min_ns = int((frame.shown.through - frame.shown.after) * MIN_GAP_WIDTH)
     found = []
     for gap in frame.gaps:
-        one = overlap(gap, frame.shown)
-        if one is not None:
-            missing_ns = max(least - (one.through - one.after), 0)
-            found.append(Range(one.after - missing_ns // 2, one.through + missing_ns // 2))
+        part = overlap(gap, frame.shown)
+        if part is not None:
+            more_ns = max(min_ns - (part.through - part.after), 0)
+            found.append(Range(part.after - more_ns // 2, part.through + more_ns // 2))
     return union(found)
 
 
-def named(frame: Frame) -> list[Range]:
-    """The gaps to name, in order: the widest ones, as far apart as names need."""
-    width = frame.shown.through - frame.shown.after
-    apart = width * APART
-    # A name beside a line among hundreds tells nothing of which one is meant.
-    least = 0 if len(frame.gaps) <= NAMED else width * LEAST
-    seen = [one for one in frame.gaps if one.through - one.after >= least]
+def labelled(frame: Frame) -> list[Range]:
+    """The gaps with a label, in order: the widest ones, as far apart as labels need."""
+    width_ns = frame.shown.through - frame.shown.after
+    distance_ns = width_ns * MIN_LABEL_DISTANCE
+    # Among hundreds of thin lines a label does not show which one is meant.
+    min_ns = 0 if len(frame.gaps) <= MAX_LABELS else width_ns * MIN_GAP_WIDTH
+    wide = [gap for gap in frame.gaps if gap.through - gap.after >= min_ns]
     found: list[Range] = []
-    for gap in sorted(seen, key=lambda one: one.after - one.through):
-        clear = all(abs(middle(gap, frame) - middle(one, frame)) >= apart for one in found)
-        if clear and overlap(gap, frame.shown) and len(found) < NAMED:
+    for gap in sorted(wide, key=lambda gap: gap.after - gap.through):
+        center = middle(gap, frame)
+        is_free = all(abs(center - middle(other, frame)) >= distance_ns for other in found)
+        if is_free and overlap(gap, frame.shown) and len(found) < MAX_LABELS:
             found.append(gap)
     return sorted(found)
 
 
 def middle(gap: Range, frame: Frame) -> int:
-    """The moment in the middle of what is seen of a gap."""
-    seen = overlap(gap, frame.shown) or gap
-    return (seen.after + seen.through) // 2
+    """The middle of the visible part of a gap, in nanoseconds."""
+    visible = overlap(gap, frame.shown) or gap
+    return (visible.after + visible.through) // 2
 
 
-def name(gap: Range) -> str:
-    """What is said of a gap."""
+def label(gap: Range) -> str:
+    """The label of a gap."""
     return f"not downloaded: {gap}"
 
 
 def note(gaps: Sequence[Range]) -> str:
-    """What is said of all gaps together."""
+    """A note about all gaps together."""
     if len(gaps) == 1:
-        return name(gaps[0])
-    widest = max(gaps, key=lambda one: one.through - one.after)
+        return label(gaps[0])
+    widest = max(gaps, key=lambda gap: gap.through - gap.after)
     return f"{len(gaps):,} ranges are not downloaded, the widest from {widest}"
 
 
 # --- figure ---------------------------------------------------------------------------------------
 
 UP, DOWN, UNKNOWN, VWAP = "#1b6ca8", "#d9661f", "#8a8f98", "#3d3d3d"
-"""Blue and orange are told apart by all eyes; each side has the colour that it drives prices to."""
+"""Everybody can distinguish blue and orange; buyers have the colour of rising prices."""
 
 INK, FAINT, GRID, SHADE = "#2b2f36", "#6b7280", "#eceef1", "rgba(107, 114, 128, 0.16)"
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
 MONO = "ui-monospace, 'SF Mono', Menlo, Consolas, 'DejaVu Sans Mono', monospace"
 
 GAP = 0.25
-"""Of an interval's width, what is left free between candles."""
+"""The part of an interval's width that stays free between candles."""
 
 _SIDES = (
     ("buy_volume", "takers buy", UP),
@@ -141,14 +144,14 @@ _SIDES = (
 )
 
 
-class Words(NamedTuple):
-    """What a chart says, each text foreign but for `title`'s form: it is escaped here.
+class ChartTexts(NamedTuple):
+    """The texts of a chart, which come from outside: they are escaped when they are used.
 
     Attributes:
         title: the heading.
-        notes: what is to be known of it, below the heading.
-        base: what volumes count; empty where it is not known.
-        quote: what prices are paid in; likewise.
+        notes: remarks below the heading.
+        base: the currency of volumes; empty if it is not known.
+        quote: the currency of prices; empty if it is not known.
         interval: the length of a candle.
     """
 
@@ -159,26 +162,32 @@ class Words(NamedTuple):
     interval: str
 
 
-def figure_of(candles: Candles, frame: Frame, words: Words) -> go.Figure:
-    """The whole figure; it is the caller's to change."""
+def figure_of(candles: Candles, frame: Frame, texts: ChartTexts) -> go.Figure:
+    """Build the figure; the caller may change it.
+
+    Args:
+        candles: at least one.
+        frame: the time to show.
+        texts: title, notes and units.
+    """
     figure = go.Figure(
-        [_prices(candles), _vwap(candles, frame), *_volumes(candles), _telling(candles, words)]
+        [_prices(candles), _vwap(candles, frame), *_volumes(candles), _hover_line(candles, texts)]
     )
-    figure.update_layout(_layout(words))
+    figure.update_layout(_layout(texts))
     figure.update_xaxes(_time_axis(frame))
-    figure.update_layout(shapes=_shades(frame), annotations=_names(frame))
+    figure.update_layout(shapes=_shades(frame), annotations=_labels(frame))
     return figure
 
 
 def _prices(candles: Candles) -> go.Candlestick:
     opens = candles.opens_ns
-    columns = {one: candles.columns[one] for one in ("open", "high", "low", "close")}
+    columns = {name: candles.columns[name] for name in ("open", "high", "low", "close")}
     if len(opens) == 1 or int(np.diff(opens).min()) > candles.width_ns * 3 // 2:
-        # The body is as wide as two neighbours are apart; where there are none, an empty one helps.
+        # Plotly makes bodies as wide as the distance of two neighbours: an empty one sets it.
         opens = np.append(opens, opens[-1] + candles.width_ns)
         columns = {key: np.append(column, np.nan) for key, column in columns.items()}
     return go.Candlestick(
-        x=candles.place(opens),
+        x=candles.centers(opens),
         **columns,
         name="candles",
         showlegend=False,
@@ -189,8 +198,8 @@ def _prices(candles: Candles) -> go.Candlestick:
     )
 
 
-def _hover(words: Words) -> str:
-    base, quote = (f" {plain(unit)}" if unit else "" for unit in (words.base, words.quote))
+def _hover(texts: ChartTexts) -> str:
+    base, quote = (f" {plain(unit)}" if unit else "" for unit in (texts.base, texts.quote))
     lines = [
         *((label, quote) for label in ("open", "high", "low", "close", "vwap")),
         ("volume", base),
@@ -198,17 +207,17 @@ def _hover(words: Words) -> str:
         ("  sell", base),
         ("count", " trades"),
     ]
-    told = [
+    values = [
         f"{label:<7}%{{customdata[{place}]}}{unit}"
         for place, (label, unit) in enumerate(lines, start=1)
     ]
-    heading = f"<b>%{{customdata[0]}} UTC</b>, {plain(words.interval)}"
-    return "<br>".join([heading, *told]) + "%{customdata[10]}<extra></extra>"
+    heading = f"<b>%{{customdata[0]}} UTC</b>, {plain(texts.interval)}"
+    return "<br>".join([heading, *values]) + "%{customdata[10]}<extra></extra>"
 
 
 def _vwap(candles: Candles, frame: Frame) -> go.Scatter:
-    breaks = broken(candles, frame.gaps)
-    times = candles.place(candles.opens_ns)
+    breaks = line_breaks(candles, frame.gaps)
+    times = candles.centers(candles.opens_ns)
     return go.Scatter(
         x=np.insert(times, breaks, times[breaks]),
         y=np.insert(candles.columns["vwap"], breaks, np.nan),
@@ -221,10 +230,12 @@ def _vwap(candles: Candles, frame: Frame) -> go.Scatter:
 
 
 def _volumes(candles: Candles) -> list[go.Bar]:
-    seen = [one for one in _SIDES if one[0] != "unknown_volume" or candles.columns[one[0]].any()]
+    sides = [
+        side for side in _SIDES if side[0] != "unknown_volume" or candles.columns[side[0]].any()
+    ]
     return [
         go.Bar(
-            x=candles.place(candles.opens_ns),
+            x=candles.centers(candles.opens_ns),
             y=candles.columns[column],
             width=candles.width_ns / 1e6 * (1 - GAP),
             yaxis="y2",
@@ -232,29 +243,29 @@ def _volumes(candles: Candles) -> list[go.Bar]:
             marker={"color": colour, "line": {"width": 0}},
             hoverinfo="skip",
         )
-        for column, label, colour in seen
+        for column, label, colour in sides
     ]
 
 
-def _telling(candles: Candles, words: Words) -> go.Scatter:
-    """What is said of each candle, by a line that is not seen.
+def _hover_line(candles: Candles, texts: ChartTexts) -> go.Scatter:
+    """An invisible line that shows the values of a candle under the mouse.
 
-    A candle answers only where the mouse is in its very width, which may be less than a pixel; a
-    line's points answer from 20 pixels away.
+    A candle itself reacts only to a mouse within its width, which may be less than a pixel; the
+    points of a line react from 20 pixels away.
     """
     return go.Scatter(
-        x=candles.place(candles.opens_ns),
+        x=candles.centers(candles.opens_ns),
         y=candles.columns["close"],
         mode="lines",
         line={"width": 0},
         name="hover",
         showlegend=False,
-        customdata=candles.told,
-        hovertemplate=_hover(words),
+        customdata=candles.hover_texts,
+        hovertemplate=_hover(texts),
     )
 
 
-def _layout(words: Words) -> dict[str, Any]:
+def _layout(texts: ChartTexts) -> dict[str, Any]:
     axis = {"gridcolor": GRID, "zeroline": False, "side": "right", "ticklabelposition": "outside"}
     spike = {
         "showspikes": True,
@@ -264,12 +275,12 @@ def _layout(words: Words) -> dict[str, Any]:
         "spikedash": "dot",
         "spikecolor": FAINT,
     }
-    unit = f"{plain(words.quote)} per {plain(words.base)}" if words.base and words.quote else ""
-    notes = "<br>".join(plain(note) for note in words.notes[:2])
+    unit = f"{plain(texts.quote)} per {plain(texts.base)}" if texts.base and texts.quote else ""
+    notes = "<br>".join(plain(note) for note in texts.notes[:2])
     return {
         "template": "none",
         "title": {
-            "text": plain(words.title),
+            "text": plain(texts.title),
             "font": {"size": 17, "color": INK},
             "subtitle": {"text": notes, "font": {"size": 12, "color": FAINT}},
             "x": 0,
@@ -283,7 +294,7 @@ def _layout(words: Words) -> dict[str, Any]:
         "font": {"family": FONT, "size": 12, "color": INK},
         "paper_bgcolor": "white",
         "plot_bgcolor": "white",
-        "margin": {"l": 24, "r": 80, "t": 72 + 19 * len(words.notes[:2]), "b": 44},
+        "margin": {"l": 24, "r": 80, "t": 72 + 19 * len(texts.notes[:2]), "b": 44},
         "legend": {
             "orientation": "h",
             "traceorder": "normal",
@@ -296,7 +307,7 @@ def _layout(words: Words) -> dict[str, Any]:
         "boxgap": GAP,
         "dragmode": "pan",
         "hovermode": "x",
-        # The mouse over a volume is told of the candle above it.
+        # The mouse over a volume shows the candle above it.
         "hoversubplots": "axis",
         "hoverlabel": {
             "bgcolor": "white",
@@ -308,7 +319,7 @@ def _layout(words: Words) -> dict[str, Any]:
         "yaxis2": {
             **axis,
             "domain": [0, 0.23],
-            "title": _unit(f"volume, {plain(words.base)}" if words.base else "volume"),
+            "title": _unit(f"volume, {plain(texts.base)}" if texts.base else "volume"),
             "rangemode": "tozero",
             "nticks": 4,
         },
@@ -330,10 +341,10 @@ def _unit(text: str) -> dict[str, Any]:
 
 def _time_axis(frame: Frame) -> dict[str, Any]:
     after, through = frame.shown
-    aside = (through - after) // 100
+    margin_ns = (through - after) // 100
     return {
         "type": "date",
-        "range": [_time(after - aside + 1), _time(through + aside + 1)],
+        "range": [_time(after - margin_ns + 1), _time(through + margin_ns + 1)],
         "rangeslider": {"visible": False},
         "hoverformat": "%Y-%m-%d %H:%M",
         "tickformatstops": [
@@ -353,8 +364,8 @@ def _shades(frame: Frame) -> list[dict[str, Any]]:
             "type": "rect",
             "xref": "x",
             "yref": "paper",
-            "x0": _time(one.after + 1),
-            "x1": _time(one.through + 1),
+            "x0": _time(part.after + 1),
+            "x1": _time(part.through + 1),
             "y0": 0,
             "y1": 1,
             "fillcolor": SHADE,
@@ -362,13 +373,13 @@ def _shades(frame: Frame) -> list[dict[str, Any]]:
             "layer": "below",
             "name": "not downloaded",
             "legendgroup": "gaps",
-            "showlegend": place == 0,
+            "showlegend": index == 0,
         }
-        for place, one in enumerate(shades(frame))
+        for index, part in enumerate(shades(frame))
     ]
 
 
-def _names(frame: Frame) -> list[dict[str, Any]]:
+def _labels(frame: Frame) -> list[dict[str, Any]]:
     return [
         {
             "x": _time(middle(gap, frame)),
@@ -376,15 +387,15 @@ def _names(frame: Frame) -> list[dict[str, Any]]:
             "xref": "x",
             "yref": "y domain",
             "yanchor": "top",
-            "text": name(gap),
+            "text": label(gap),
             "textangle": -90,
             "showarrow": False,
             "font": {"size": 11, "color": FAINT},
         }
-        for gap in named(frame)
+        for gap in labelled(frame)
     ]
 
 
-def _time(stamp_ns: int) -> str:
-    """A moment as an axis takes it: to the microsecond, without a zone, as all of it is UTC."""
-    return str(np.datetime64(stamp_ns, "ns").astype("datetime64[us]"))
+def _time(time_ns: int) -> str:
+    """A time in the axis' format: to the microsecond, without a zone, as everything is UTC."""
+    return str(np.datetime64(time_ns, "ns").astype("datetime64[us]"))

@@ -20,9 +20,9 @@ CONFIG = {
     "modeBarButtons": [["toImage", "zoom2d", "pan2d", "resetScale2d"]],
 }
 HEIGHT = 560
-"""Of a chart in a notebook, in pixels."""
+"""The height of a chart in a notebook, in pixels."""
 
-# Whatever a figure came to hold, the browser itself lets nothing out and fetches nothing.
+# Whatever a figure contains, the browser itself sends and loads nothing.
 _POLICY = (
     "default-src 'none'; script-src 'unsafe-inline' 'unsafe-eval'; style-src 'unsafe-inline'; "
     "img-src data: blob:; worker-src blob:"
@@ -46,58 +46,58 @@ body > div {{ min-height: 360px; }}
 </html>
 """
 
-# Plotly zooms an axis by itself only; prices and volumes are to follow the span that is seen.
+# Plotly zooms each axis by itself; here prices and volumes follow the visible time.
 _FOLLOW = """
 var gd = document.getElementById('{plot_id}'), all = gd._fullData, x = gd._fullLayout.xaxis;
-var follows = ['yaxis', 'yaxis2'].filter(function (one) {
-  var axis = gd._fullLayout[one];
+var follows = ['yaxis', 'yaxis2'].filter(function (name) {
+  var axis = gd._fullLayout[name];
   return axis && axis.autorange && axis.type === 'linear';
 });
-var prices = all.filter(function (one) { return one.type === 'candlestick'; })[0];
-var bars = all.filter(function (one) { return one.type === 'bar' && one.yaxis === 'y2'; });
+var prices = all.filter(function (trace) { return trace.type === 'candlestick'; })[0];
+var bars = all.filter(function (trace) { return trace.type === 'bar' && trace.yaxis === 'y2'; });
 if (!prices) return;
-var at = Array.from(prices.x, function (one) { return x.d2c(one); });
+var at = Array.from(prices.x, function (time) { return x.d2c(time); });
 function seen(from, to) {
   var low = Infinity, high = -Infinity, most = 0;
   for (var i = 0; i < at.length; i++) {
     if (at[i] < from || at[i] > to || !(prices.low[i] <= prices.high[i])) continue;
     low = Math.min(low, prices.low[i]);
     high = Math.max(high, prices.high[i]);
-    most = Math.max(most, bars.reduce(function (sum, one) {
-      return sum + (one.visible === true ? one.y[i] || 0 : 0);
+    most = Math.max(most, bars.reduce(function (sum, trace) {
+      return sum + (trace.visible === true ? trace.y[i] || 0 : 0);
     }, 0));
   }
-  var aside = (high - low || Math.abs(high) * 0.001 || 1) * 0.05;
-  return high < low ? null : {yaxis: [low - aside, high + aside], yaxis2: [0, most * 1.05 || 1]};
+  var margin = (high - low || Math.abs(high) * 0.001 || 1) * 0.05;
+  return high < low ? null : {yaxis: [low - margin, high + margin], yaxis2: [0, most * 1.05 || 1]};
 }
 function follow() {
-  var ends = x.range.map(function (one) { return x.r2c(one); });
+  var ends = x.range.map(function (end) { return x.r2c(end); });
   var found = seen(ends[0], ends[1]), change = {};
   if (!found) return;
-  follows.forEach(function (one) { change[one + '.range'] = found[one]; });
+  follows.forEach(function (name) { change[name + '.range'] = found[name]; });
   Plotly.relayout(gd, change);
 }
 gd.on('plotly_relayout', function (change) {
-  var moved = Object.keys(change).some(function (one) { return one.indexOf('xaxis') === 0; });
+  var moved = Object.keys(change).some(function (name) { return name.indexOf('xaxis') === 0; });
   if (moved) follow();
 });
 """
 
 
 def page_of(figure: go.Figure, title: str) -> str:
-    """One whole page: plotly.js is in it, and it asks nobody for anything.
+    """A complete HTML page that contains plotly.js and loads nothing from the network.
 
     Args:
         figure: what it shows.
         title: of the browser's window; it is escaped.
     """
-    still = go.Figure(figure)
-    # Only time is zoomed and moved by hand; prices follow.
-    for axis in still.select_yaxes():
+    page_figure = go.Figure(figure)
+    # Only the time axis is zoomed and moved by the user; prices follow.
+    for axis in page_figure.select_yaxes():
         if axis.fixedrange is None:
             axis.fixedrange = True
     chart = pio.to_html(
-        still,
+        page_figure,
         config=CONFIG,
         include_plotlyjs=True,
         full_html=False,
@@ -109,7 +109,7 @@ def page_of(figure: go.Figure, title: str) -> str:
 
 
 def frame_in_notebook(page: str) -> str:
-    """The page inside another one, apart from what else is there."""
+    """The page as an isolated frame of another page."""
     return (
         '<iframe sandbox="allow-scripts allow-downloads" width="100%" '
         f'height="{HEIGHT}" style="border:0;background:white" srcdoc="{escape(page)}"></iframe>'
@@ -121,19 +121,19 @@ def frame_in_notebook(page: str) -> str:
 KINDS = {".png": "png", ".svg": "svg", ".pdf": "pdf"}
 IMAGE_WIDTH, IMAGE_HEIGHT = 1280, 720
 SCALE = {"png": 1.5}
-"""Pixels of an image for each of the page's; what is drawn by lines needs no more."""
+"""Image pixels for each pixel of the page; vector formats need no more."""
 
 
 def image_of(figure: go.Figure, kind: str) -> bytes:
-    """The figure as it is first seen.
+    """Draw the figure as an image.
 
     Args:
-        figure: what it shows; its own width and height, where it has them, are the image's.
+        figure: what to draw; its width and height, if it has them, are the image's.
         kind: png, svg or pdf.
 
     Raises:
         UsageError: kaleido, of the extra `png`, is not installed.
-        HarvesterError: no browser was found, or it made no image.
+        HarvesterError: no browser was found, or it produced no image.
     """
     try:
         import kaleido
@@ -148,7 +148,7 @@ def image_of(figure: go.Figure, kind: str) -> bytes:
         "scale": SCALE.get(kind, 1),
     }
     try:
-        # Left alone, it fetches MathJax from the network, which no chart needs.
+        # By default it loads MathJax from the network, which no chart needs.
         made: bytes = kaleido.calc_fig_sync(figure.to_dict(), opts=size, kopts={"mathjax": False})
     except ChromeNotFoundError as error:
         raise HarvesterError(

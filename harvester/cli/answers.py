@@ -11,10 +11,11 @@ from harvester.cli.exporters import export_trades
 from harvester.cli.formats import form_of, write
 from harvester.cli.options import Common
 from harvester.config import Settings
-from harvester.download.pair_selection import known_pairs, refresh_pairs, resolve_held
+from harvester.download.pair_selection import refresh_pairs
 from harvester.errors import UnknownPair, UsageError
 from harvester.kraken.client import Client
 from harvester.kraken.pairs import Pair, search
+from harvester.pair_names import known_pairs, resolve_held
 from harvester.query.plan import checked
 from harvester.schema import TRADES
 from harvester.storage.trade_store import TradeStore

@@ -20,8 +20,8 @@ from harvester.cli.explaining import check_explained, show_explanation
 from harvester.cli.exporters import export_candles
 from harvester.cli.formats import form_of
 from harvester.cli.options import Common
-from harvester.download.pair_selection import resolve_held
 from harvester.errors import UsageError
+from harvester.pair_names import resolve_held
 from harvester.query.calendar import zone_of
 from harvester.query.candle_query import CandleQuery
 from harvester.query.candles import candle_batches, check_empty

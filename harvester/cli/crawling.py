@@ -15,8 +15,9 @@ from harvester.cli.options import Common
 from harvester.cli.progress import Display, display
 from harvester.download.backfill import backfill
 from harvester.download.events import BackfillResult, Begun, CancelToken, Noted, Paced, Waiting
+from harvester.download.pair import PairDownload
 from harvester.download.pair_selection import PairSelection, choose
-from harvester.download.request import BackfillRequest, CompletedPair, RunOptions
+from harvester.download.request import BackfillRequest, RunOptions
 from harvester.errors import Interrupted
 from harvester.kraken.client import Client
 from harvester.kraken.rate_limit import PaceState
@@ -104,7 +105,7 @@ async def _run(
             stop,
             newest_first=request.newest_first,
             estimates=not common.quiet and output.is_terminal(),
-            then=_upgrade() if request.upgrade else None,
+            after_pair=_upgrade() if request.upgrade else None,
         )
         wishes = [BackfillRequest(pair, wanted) for pair in pairs]
         shown.tell(Begun(len(wishes)))
@@ -114,7 +115,7 @@ async def _run(
             record.set_calls(client.calls, client.refusals)
 
 
-def _upgrade() -> Callable[[CompletedPair], Awaitable[None]]:
+def _upgrade() -> Callable[[PairDownload], Awaitable[None]]:
     """What a pair's crawl is followed by; loaded where it is wanted, which is seldom."""
     from harvester.csv_import.redownload import upgrade
 
@@ -131,7 +132,7 @@ def heed_signals(stop: CancelToken) -> None:
             output.hide_live()
             os._exit(Interrupted.exit_status)
         output.hint("stopping; what was fetched is being written (again to stop at once)")
-        stop.wish()
+        stop.cancel()
 
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):

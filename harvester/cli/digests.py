@@ -8,7 +8,7 @@ from harvester.cli import output
 from harvester.cli.options import Common
 from harvester.cli.progress import display
 from harvester.download.events import Begun, Step
-from harvester.download.pair_selection import resolve_held
+from harvester.pair_names import resolve_held
 from harvester.storage.replacement_staging import check_not_torn
 from harvester.storage.trade_store import check_not_in_future
 from harvester.times import parse_moment, range_between

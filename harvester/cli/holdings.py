@@ -66,7 +66,7 @@ def look(common: Common, names: Sequence[str]) -> list[PairStatus]:
     pairs = None
     if names:
         # The names of pairs are with the exchange's client, which takes its time to load.
-        from harvester.download.pair_selection import resolve_named
+        from harvester.pair_names import resolve_named
 
         pairs = list(dict.fromkeys(resolve_named(archive, name) for name in names))
     return status(archive, pairs, time.time_ns())

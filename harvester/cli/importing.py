@@ -29,7 +29,7 @@ from harvester.csv_import.run import (
     run,
 )
 from harvester.download.events import Begun, Imported, Step
-from harvester.download.pair_selection import known_pairs, refresh_pairs
+from harvester.download.pair_selection import refresh_pairs
 from harvester.errors import (
     AmbiguousPair,
     ExchangeError,
@@ -41,6 +41,7 @@ from harvester.errors import (
 from harvester.kraken.client import Client
 from harvester.kraken.pairs import Pair, resolve
 from harvester.operations.run_log import record_run
+from harvester.pair_names import known_pairs
 from harvester.storage.trade_store import TradeStore
 from harvester.times import SECOND, parse_moment, show
 

@@ -73,7 +73,7 @@ def _writers(
     """
     from harvester.cli.progress import display
     from harvester.download.events import Begun, Step
-    from harvester.download.pair_selection import resolve_held
+    from harvester.pair_names import resolve_held
     from harvester.storage.replacement import end_replacing
     from harvester.storage.replacement_staging import torn
     from harvester.storage.writer import writer

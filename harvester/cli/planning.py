@@ -14,7 +14,7 @@ from harvester.csv_import.redownload import rows_to_fetch, units
 from harvester.download.backfill import lacking
 from harvester.download.estimate import MissingData, TradeCountEstimator
 from harvester.download.events import CancelToken
-from harvester.download.exchange_clock import ExchangeClock
+from harvester.download.exchange import ExchangeClock
 from harvester.download.pair_selection import choose
 from harvester.download.request import BackfillRequest
 from harvester.kraken.client import Client
@@ -98,7 +98,7 @@ async def _dry_run(request: Request, wanted: Range, archive: TradeStore, common:
         if not common.quiet:
             _say_how_long(len(asked), exchange)
         appraiser = TradeCountEstimator(client, exchange, CancelToken())
-        await appraiser.appraise(asked, exchange.jobs)
+        await appraiser.estimate(asked, exchange.jobs)
     plans = [_plan(lack, appraiser.trades.get(lack.pair.altname), exchange.rate) for lack in lacks]
     if request.upgrade:
         plans = [_with_upgrade(plan, archive, wanted, exchange.rate) for plan in plans]

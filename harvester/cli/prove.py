@@ -54,8 +54,8 @@ def verify(
     """
     common_ = settings_of(given)
     from harvester.csv_import.files import KnownComplete, find
-    from harvester.download.pair_selection import resolve_named
     from harvester.errors import gravest
+    from harvester.pair_names import resolve_named
 
     archive = common_.existing()
     names = [resolve_named(archive, name) for name in pair] or archive.pairs_to_verify()

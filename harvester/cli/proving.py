@@ -12,11 +12,11 @@ from harvester.cli.crawling import show_warnings
 from harvester.cli.options import Common
 from harvester.cli.progress import Display, display
 from harvester.download.events import Begun, Step, Waiting
-from harvester.download.pair_selection import known_pairs
 from harvester.errors import HarvesterError
 from harvester.kraken.client import Client
 from harvester.kraken.ohlc import WEEK_MIN
 from harvester.kraken.pairs import Pair
+from harvester.pair_names import known_pairs
 from harvester.storage.trade_store import TradeStore
 from harvester.verify.against_exchange import Comparer
 from harvester.verify.reports import Comparison, ExchangeReport, IntervalReport

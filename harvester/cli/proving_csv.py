@@ -11,9 +11,9 @@ from harvester.cli.progress import display
 from harvester.cli.proving import print_interval, verdict
 from harvester.csv_import.files import Member
 from harvester.download.events import Begun, Step
-from harvester.download.pair_selection import known_pairs
 from harvester.errors import ArchiveIncomplete, gravest
 from harvester.kraken.pairs import Pair
+from harvester.pair_names import known_pairs
 from harvester.storage.trade_store import TradeStore
 from harvester.verify.against_csv import Chosen, choose, compare
 from harvester.verify.reports import CsvReport

@@ -72,8 +72,8 @@ def _typed(query: str | None, *, is_needed: bool) -> str | None:
 
 
 def _names(archive: TradeStore) -> dict[str, str]:
-    from harvester.download.pair_selection import known_pairs
     from harvester.kraken.pairs import altnames_by_spelling
+    from harvester.pair_names import known_pairs
 
     return altnames_by_spelling(known_pairs(archive).values(), archive.held())
 

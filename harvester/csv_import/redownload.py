@@ -24,7 +24,7 @@ from harvester.csv_import.overlap import (
     rows_of,
 )
 from harvester.download.events import Day, Left, Noted, Replaced, Rounding, Started, Upgrade
-from harvester.download.request import CompletedPair
+from harvester.download.pair import PairDownload
 from harvester.schema import Int64s, no_rows, times, trade_ids
 from harvester.storage.filesystem import QuarantineNote, quarantine_segment_copy
 from harvester.storage.replacement import checked, clear, finish, splice
@@ -276,7 +276,7 @@ WINDOW_ROWS = 250_000
 """Rows of a file that are held against the exchange's at a time."""
 
 
-async def upgrade(hand: CompletedPair) -> None:
+async def upgrade(hand: PairDownload) -> None:
     """Let the exchange's own trades take the place of what files told of a pair.
 
     Raises:
@@ -303,12 +303,12 @@ class DayComparison(NamedTuple):
 class _Upgrading:
     """One pair on its way; its lock is held."""
 
-    def __init__(self, hand: CompletedPair) -> None:
+    def __init__(self, hand: PairDownload) -> None:
         self._hand = hand
-        self._run = hand.run
-        self._pair = hand.wish.pair.altname
-        self._archive: TradeStore = hand.run.archive
-        self._view = ReplacementView(hand.run.archive)
+        self._run = hand.context
+        self._pair = hand.request.pair.altname
+        self._archive: TradeStore = hand.context.archive
+        self._view = ReplacementView(hand.context.archive)
         self._tallies: dict[Range, RoundingCounts] = {}
         self._told = Upgrade()
         self._left: dict[Range, str] = {}
@@ -324,7 +324,7 @@ class _Upgrading:
             self._note("nothing of it came from files, or it was upgraded before")
             if not self._view.aside(self._pair):
                 return
-        settled_ns = await self._run.watch.stop.guard(self._run.clock.settled_ns())
+        settled_ns = await self._run.options.stop.guard(self._run.clock.settled_ns())
         with writer(aside_of(self._archive), self._pair) as beside:
             await asyncio.to_thread(clear, self._hand.writer, beside)
             if found:
@@ -334,7 +334,7 @@ class _Upgrading:
                 if unit is None:
                     break
                 await self._fetch(beside, unit)
-                async with self._run.tending:
+                async with self._run.maintenance:
                     await asyncio.to_thread(self._replace, unit, beside)
                 self._tell()
             await asyncio.to_thread(self._doubt, beside)
@@ -348,13 +348,13 @@ class _Upgrading:
                 beside.remove(segment)
 
     def _units(self) -> list[Unit]:
-        return units(self._archive, self._pair, self._hand.wish.span)
+        return units(self._archive, self._pair, self._hand.request.range)
 
     def _begin(self, found: list[Unit], aside: list[Range]) -> None:
         ranges = missing([part for unit in found for part in unit.parts], aside)
         expected = sum(rows_to_fetch(unit, aside) for unit in found)
         held = sum(rows_to_fetch(unit, []) for unit in found) - expected
-        self._run.watch.listener(Started(self._pair, ranges, expected, held))
+        self._run.options.listener(Started(self._pair, ranges, expected, held))
 
     def _next(self, beside: Writer, settled_ns: int) -> Unit | None:
         """The range that takes the fewest calls, or the newest where those come first."""
@@ -364,14 +364,14 @@ class _Upgrading:
                 reason = "it reaches into what is not settled yet; a later run takes it"
                 self._left.setdefault(unit.span, reason)
         todo = [unit for unit in found if unit.span not in self._left]
-        if self._run.watch.newest_first:
+        if self._run.options.newest_first:
             return max(todo, default=None, key=lambda unit: unit.span)
         return min(todo, default=None, key=lambda one: (rows_to_fetch(one, aside), one.span))
 
     async def _fetch(self, beside: Writer, unit: Unit) -> None:
-        await self._run.watch.stop.guard(asyncio.sleep(0))
+        await self._run.options.stop.guard(asyncio.sleep(0))
         for gap in missing(unit.parts, beside.archive.coverage(self._pair)):
-            await self._hand.crawl(beside, self._view, gap)
+            await self._hand.download_range(beside, self._view, gap)
 
     def _replace(self, unit: Unit, beside: Writer) -> None:
         """Let a range that lies aside take its place, if it may."""
@@ -395,7 +395,7 @@ class _Upgrading:
         splice(self._hand.writer, self._view, unit.parts)
         clear(self._hand.writer, beside)
         self._told = self._told._replace(replaced=(*self._told.replaced, unit.span))
-        self._run.watch.listener(Replaced(self._pair, unit.span, unit.rows))
+        self._run.options.listener(Replaced(self._pair, unit.span, unit.rows))
         for span in list(self._left):
             # It may have had to stay as it had no ids beside it to go on from.
             if unit.span.after <= span.through and span.after <= unit.span.through:
@@ -488,14 +488,14 @@ class _Upgrading:
         self._left[unit.span] = reason
 
     def _note(self, text: str) -> None:
-        self._run.watch.listener(Noted(self._pair, text))
+        self._run.options.listener(Noted(self._pair, text))
 
     def _tell(self) -> None:
         tally = RoundingCounts()
         for one in self._tallies.values():
             tally.add(one)
         left = tuple(Left(*one) for one in sorted(self._left.items()))
-        self._hand.tell(self._told._replace(left=left, rounding=tally.rounding()))
+        self._hand.upgrade = self._told._replace(left=left, rounding=tally.rounding())
 
 
 def _around(day: Day) -> Range:

@@ -1,1 +1,1 @@
-"""The main job: missing ranges become pages, pages a joined tape, the tape segments."""
+"""Download trades: missing ranges are requested as pages, merged, and written as segments."""

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 
 from harvester.config import Settings
-from harvester.download.buffer import MemoryBudget
 from harvester.download.estimate import MissingData, TradeCountEstimator
 from harvester.download.events import BackfillResult, CancelToken, Ended
-from harvester.download.exchange_clock import ExchangeClock
+from harvester.download.exchange import ExchangeClock
 from harvester.download.pair import PairDownload
 from harvester.download.request import BackfillRequest, DownloadContext, RunOptions
 from harvester.errors import ArchiveDamaged, ExchangeUnreachable, HarvesterError, Interrupted
@@ -21,180 +20,209 @@ from harvester.storage.trade_store import TradeStore
 from harvester.storage.writer import Writer
 from harvester.times import END_OF_TIME, UNITS_NS, Range, missing
 
-# --- turns ----------------------------------------------------------------------------------------
+# --- order of the pairs ---------------------------------------------------------------------------
 
 HEAD_START_S = 20.0
-"""So long the sizes of pairs are asked for before the first crawl; the rest is asked meanwhile."""
+"""Seconds in which sizes of pairs are requested before the first download; the rest meanwhile."""
 
-WORTH_ASKING_NS = UNITS_NS["w"]
-"""Who lacks less than a week is soon done: it takes its turn in the order given, and no call."""
+WORTH_ESTIMATING_NS = UNITS_NS["w"]
+"""A pair that lacks less than a week is done soon: it keeps its place, and costs no call."""
 
 
 class PairQueue:
-    """Gives each pair its turn, once. Pairs are known by their place in the list of wishes."""
+    """Decides which pair is downloaded next, and whether the run gives up.
+
+    Pairs are known by their index in the list of requests.
+    """
 
     def __init__(self, names: Sequence[str], stop: CancelToken, give_up_s: float) -> None:
-        """`give_up_s`: so long without one good page of any pair, and no further pair is begun."""
+        """Create the queue.
+
+        Args:
+            names: altnames, in the order of the requests.
+            stop: cancels the run.
+            give_up_s: after so many seconds without a good page of any pair no other pair is begun.
+        """
         self._names = names
         self._left = dict.fromkeys(range(len(names)))
         self._stop = stop
         self._give_up_s = give_up_s
-        self._heard_s = time.monotonic()
-        self._down: ExchangeUnreachable | None = None
+        self._last_page_s = time.monotonic()
+        self._unreachable: ExchangeUnreachable | None = None
 
-    def heard(self) -> None:
-        """Take note of a good page, whichever pair's."""
-        self._heard_s = time.monotonic()
+    def record_page(self) -> None:
+        """Record that a good page of any pair has come."""
+        self._last_page_s = time.monotonic()
 
-    def ended_with(self, error: HarvesterError | None) -> None:
-        """Take note of how a pair's crawl ended."""
-        quiet_s = time.monotonic() - self._heard_s
-        if isinstance(error, ExchangeUnreachable) and quiet_s >= self._give_up_s:
-            self._down = error
+    def record_end(self, error: HarvesterError | None) -> None:
+        """Record how a pair's download ended."""
+        silent_s = time.monotonic() - self._last_page_s
+        if isinstance(error, ExchangeUnreachable) and silent_s >= self._give_up_s:
+            self._unreachable = error
 
     def next(self, trades: Mapping[str, int]) -> int | None:
-        """Take the pair that lacks most trades, as far as is known; else the first, if any."""
-        place = max(self._left, key=lambda one: trades.get(self._names[one], 0), default=None)
-        if place is not None:
-            del self._left[place]
-        return place
+        """Remove and return the pair that lacks most trades, as far as is known; else the first.
+
+        Args:
+            trades: that are missing, by altname.
+
+        Returns:
+            None if no pair is left.
+        """
+        index = max(self._left, key=lambda i: trades.get(self._names[i], 0), default=None)
+        if index is not None:
+            del self._left[index]
+        return index
 
     def refusal(self, name: str) -> HarvesterError | None:
-        """Why a pair need not be begun any more, None where it may."""
-        if self._stop.is_wished:
+        """Why a pair need not be begun any more; None if it may."""
+        if self._stop.is_cancelled:
             return Interrupted("interrupted; the same command goes on where it stopped")
-        if self._down is not None:
+        if self._unreachable is not None:
             return ExchangeUnreachable(
-                f"{name}: not asked for, as the exchange gave no good answer to others for "
+                f"{name}: not started, as the exchange gave no good answer to other pairs for "
                 f"{self._give_up_s:g} s; the same command goes on where it stopped"
             )
         return None
 
 
-async def run_concurrently(
-    turns: PairQueue,
-    appraiser: TradeCountEstimator,
-    lacks: Sequence[MissingData],
-    crawl: Callable[[int], Awaitable[BackfillResult]],
-    jobs: int,
-) -> list[BackfillResult]:
-    """Crawl every pair, `jobs` side by side, the largest first; returns outcomes in their order.
-
-    Where all find room at once, their order does not matter, and nobody is asked for sizes.
-
-    Args:
-        turns: of these pairs.
-        appraiser: asks how much each pair lacks.
-        lacks: the pairs, and what is missing of each.
-        crawl: fetches the pair of a place.
-        jobs: pairs side by side.
-    """
-    outcomes: dict[int, BackfillResult] = {}
-
-    async def work() -> None:
-        while (place := turns.next(appraiser.trades)) is not None:
-            appraiser.spare(lacks[place].pair.altname)
-            outcomes[place] = await crawl(place)
-
-    async def learn() -> None:
-        with suppress(Interrupted):
-            await appraiser.go_on()
-
-    worth = [lack for lack in lacks if _width(lack) >= WORTH_ASKING_NS]
-    if len(lacks) > jobs and len(worth) > 1:
-        with suppress(Interrupted):
-            await appraiser.appraise(worth, jobs, within_s=HEAD_START_S)
-    learning = asyncio.create_task(learn())
-    try:
-        await asyncio.gather(*(work() for _ in range(min(jobs, len(lacks)))))
-    finally:
-        learning.cancel()
-        await asyncio.gather(learning, return_exceptions=True)
-    return [outcomes[place] for place in range(len(lacks))]
-
-
-def _width(lack: MissingData) -> int:
-    return sum(one.through - one.after for one in lack.ranges)
-
-
 # --- backfill -------------------------------------------------------------------------------------
 
-TENDED_AT_ONCE = 2
-"""Merging and rolling up take memory by the pair; at the end of a run many pairs come to it."""
+MAX_MAINTAINED_AT_ONCE = 2
+"""Merging and roll-ups take memory for each pair, and at the end of a run many pairs are due."""
+
+
+def begin(
+    client: Client, archive: TradeStore, settings: Settings, options: RunOptions
+) -> DownloadContext:
+    """Create what the pairs of a run share; nothing is requested yet.
+
+    Args:
+        client: of the exchange.
+        archive: where trades are stored.
+        settings: of harvester.
+        options: of the run.
+    """
+    clock = ExchangeClock(client, settings.refresh.settle_s, options.now_ns)
+    maintenance = asyncio.Semaphore(MAX_MAINTAINED_AT_ONCE)
+    return DownloadContext(client, archive, settings, options, clock, maintenance)
 
 
 async def backfill(
     client: Client,
     archive: TradeStore,
-    wishes: Sequence[BackfillRequest],
+    requests: Sequence[BackfillRequest],
     settings: Settings,
-    watch: RunOptions,
+    options: RunOptions,
 ) -> list[BackfillResult]:
-    """Fetch what is missing of each wish, several pairs side by side; a failing one stops no other.
+    """Download what is missing of each request, several pairs side by side, the largest first.
 
-    Returns an outcome a wish, in their order.
+    A pair that fails does not stop the others. Where all pairs can begin at once, their order does
+    not matter, and no sizes are requested.
+
+    Args:
+        client: of the exchange.
+        archive: where trades are stored.
+        requests: pairs and ranges.
+        settings: of harvester.
+        options: of the run.
+
+    Returns:
+        A result for each request, in their order.
     """
-    run = begin(client, archive, settings, watch)
-    settled_ns = await watch.stop.guard(run.clock.settled_ns())
-    turns = PairQueue(
-        [wish.pair.altname for wish in wishes], watch.stop, settings.exchange.give_up_s
-    )
+    context, jobs = begin(client, archive, settings, options), settings.exchange.jobs
+    settled_ns = await options.stop.guard(context.clock.settled_ns())
+    names = [request.pair.altname for request in requests]
+    queue = PairQueue(names, options.stop, settings.exchange.give_up_s)
+    results: dict[int, BackfillResult] = {}
+    estimator: TradeCountEstimator | None = None
+    if len(requests) > jobs:
+        pairs = [_missing_data(archive, request, settled_ns) for request in requests]
+        estimator = await _estimate(context, pairs)
 
-    async def one(place: int) -> BackfillResult:
-        crawl = PairDownload(run, wishes[place], turns.heard)
-        refusal = turns.refusal(wishes[place].pair.altname)
-        if refusal is not None:
-            return crawl.not_begun(refusal)
-        outcome = await crawl.run()
-        turns.ended_with(outcome.error)
-        # Of hundreds of pairs, those that are done must cost no memory.
-        archive.forget_pair(outcome.pair)
-        watch.listener(outcome)
-        return outcome
+    async def download_next() -> None:
+        while (index := queue.next(context.expected_trades)) is not None:
+            if estimator is not None:
+                estimator.skip(names[index])
+            results[index] = await _download_pair(context, requests[index], queue)
 
-    lacks = [_lack(archive, wish, settled_ns) for wish in wishes]
-    return await run_concurrently(turns, run.appraiser, lacks, one, settings.exchange.jobs)
-
-
-def _lack(archive: TradeStore, wish: BackfillRequest, settled_ns: int) -> MissingData:
-    """What a wish lacks, to order pairs by; one that can't be listed fails in its own crawl."""
+    estimating = [] if estimator is None else [asyncio.create_task(_estimate_rest(estimator))]
     try:
-        return MissingData(wish.pair, lacking(archive, wish, settled_ns))
+        await asyncio.gather(*(download_next() for _ in range(min(jobs, len(requests)))))
+    finally:
+        for task in estimating:
+            task.cancel()
+        await asyncio.gather(*estimating, return_exceptions=True)
+    return [results[index] for index in range(len(requests))]
+
+
+async def _download_pair(
+    context: DownloadContext, request: BackfillRequest, queue: PairQueue
+) -> BackfillResult:
+    download = PairDownload(context, request, queue.record_page)
+    refusal = queue.refusal(request.pair.altname)
+    if refusal is not None:
+        return download.not_begun(refusal)
+    result = await download.run()
+    queue.record_end(result.error)
+    # Of hundreds of pairs, those that are done must cost no memory.
+    context.archive.forget_pair(result.pair)
+    context.options.listener(result)
+    return result
+
+
+async def _estimate(context: DownloadContext, pairs: Sequence[MissingData]) -> TradeCountEstimator:
+    """Estimate what is missing of pairs for some seconds; the estimator can do the rest."""
+    exchange, stop = context.settings.exchange, context.options.stop
+    estimator = TradeCountEstimator(context.client, exchange, stop, context.expected_trades)
+    worth = [entry for entry in pairs if _width_ns(entry) >= WORTH_ESTIMATING_NS]
+    if len(worth) > 1:
+        with suppress(Interrupted):
+            await estimator.estimate(worth, exchange.jobs, within_s=HEAD_START_S)
+    return estimator
+
+
+async def _estimate_rest(estimator: TradeCountEstimator) -> None:
+    with suppress(Interrupted):
+        await estimator.run()
+
+
+def _width_ns(entry: MissingData) -> int:
+    return sum(part.through - part.after for part in entry.ranges)
+
+
+def _missing_data(archive: TradeStore, request: BackfillRequest, settled_ns: int) -> MissingData:
+    """What is missing, to order pairs by it; a folder that can't be listed fails the pair later."""
+    try:
+        return MissingData(request.pair, lacking(archive, request, settled_ns))
     except ArchiveDamaged:
-        return MissingData(wish.pair, [])
+        return MissingData(request.pair, [])
 
 
-def lacking(archive: TradeStore, wish: BackfillRequest, settled_ns: int) -> list[Range]:
-    """What is missing of a wish, up to the moment until which trades are settled."""
-    asked = wish.span._replace(through=min(wish.span.through, settled_ns))
-    return missing(
-        [asked] if asked.after < asked.through else [], archive.coverage(wish.pair.altname)
-    )
+def lacking(archive: TradeStore, request: BackfillRequest, settled_ns: int) -> list[Range]:
+    """The missing ranges of a request.
+
+    Args:
+        archive: where trades are stored.
+        request: a pair and a range.
+        settled_ns: the time up to which trades are settled, in nanoseconds.
+    """
+    requested = request.range._replace(through=min(request.range.through, settled_ns))
+    coverage = archive.coverage(request.pair.altname)
+    return missing([requested] if requested.after < requested.through else [], coverage)
 
 
-def begin(
-    client: Client, archive: TradeStore, settings: Settings, watch: RunOptions
-) -> DownloadContext:
-    """A run over some pairs of an archive; nothing is asked yet."""
-    clock = ExchangeClock(client, settings.refresh.settle_s, watch.now_ns)
-    appraiser = TradeCountEstimator(client, settings.exchange, watch.stop)
-    tending = asyncio.Semaphore(TENDED_AT_ONCE)
-    merging = asyncio.Lock()
-    return DownloadContext(
-        client, archive, settings, watch, clock, MemoryBudget(), appraiser, tending, merging
-    )
-
-
-async def fill(run: DownloadContext, pair: Pair, writer: Writer) -> BackfillResult:
-    """Fetch the gaps on record of a pair, one after the other, and tend its files.
+async def fill(context: DownloadContext, pair: Pair, writer: Writer) -> BackfillResult:
+    """Download the recorded gaps of a pair, one after the other, then maintain its files.
 
     Where there are no gaps, the exchange is not asked.
 
     Args:
-        run: see `begin`.
+        context: see `begin`.
         pair: whose gaps.
-        writer: its writer; the lock is held.
+        writer: of the pair; its lock is held.
     """
-    outcome = await PairDownload(run, BackfillRequest(pair, Range(0, END_OF_TIME))).fill(writer)
-    run.watch.listener(Ended(outcome.pair, outcome.exit_status))
-    return outcome
+    download = PairDownload(context, BackfillRequest(pair, Range(0, END_OF_TIME)))
+    result = await download.fill(writer)
+    context.options.listener(Ended(result.pair, result.exit_status))
+    return result

@@ -1,4 +1,4 @@
-"""Estimate how many trades a range has, and plan a download (`--dry-run`)."""
+"""Estimate how many trades a range has, and order the pairs of a run by it."""
 
 from __future__ import annotations
 
@@ -14,104 +14,121 @@ from harvester.kraken.client import Client
 from harvester.kraken.pairs import Pair
 from harvester.times import UNITS_NS, Range
 
-# --- estimate -------------------------------------------------------------------------------------
-
 WEEK = UNITS_NS["w"]
-FAILURES = 3
-"""So many calls without an answer in a row, and no more are made: estimates are worth no storm."""
+
+MAX_FAILURES = 3
+"""After so many calls in a row without an answer no more are made: estimates are not worth them."""
 
 
 class Estimate:
-    """Trades a week of one pair; within a week they are taken to be evenly spread."""
+    """Trades of each week of one pair; within a week they count as evenly spread."""
 
     def __init__(self, weeks: list[tuple[int, int]]) -> None:
         """`weeks`: (open time in ns, count), in order."""
         self._weeks = weeks
 
-    def trades(self, spans: list[Range]) -> int:
-        """Roughly how many trades these ranges hold."""
+    def trades(self, ranges: list[Range]) -> int:
+        """About how many trades are in these ranges."""
         total = 0.0
-        for opened, count in self._weeks:
-            for span in spans:
-                overlap = min(span.through, opened + WEEK) - max(span.after, opened)
+        for open_ns, count in self._weeks:
+            for part in ranges:
+                overlap = min(part.through, open_ns + WEEK) - max(part.after, open_ns)
                 total += count * max(0, overlap) / WEEK
         return round(total)
 
 
 class MissingData(NamedTuple):
-    """What is missing of a pair."""
+    """The ranges that are missing of a pair."""
 
     pair: Pair
     ranges: list[Range]
 
 
 class TradeCountEstimator:
-    """Asks how many trades each of many pairs lacks: one call a pair.
+    """Estimates how many trades are missing of each of many pairs, with one call a pair.
 
-    The calls go side by side, each asker at the pace of a pair's crawl, so that together they ask
-    no more of the exchange than the crawl itself does.
+    Several calls are made at once, each in the rhythm of a pair's download, so that together they
+    load the exchange no more than the download itself does.
     """
 
-    def __init__(self, client: Client, settings: ExchangeSettings, stop: CancelToken) -> None:
-        """Nothing is asked yet."""
+    def __init__(
+        self,
+        client: Client,
+        settings: ExchangeSettings,
+        stop: CancelToken,
+        trades: dict[str, int] | None = None,
+    ) -> None:
+        """Create it; nothing is requested yet.
+
+        Args:
+            client: of the exchange.
+            settings: its rate, and the wait after a failure.
+            stop: cancels a call.
+            trades: receives the estimates.
+        """
         self._client = client
         self._settings = settings
         self._stop = stop
         self._failures = 0
         self._left: deque[MissingData] = deque()
-        self.trades: dict[str, int] = {}
-        """What is known so far, by altname. Pairs that nothing is known of are not in it."""
+        self.trades: dict[str, int] = {} if trades is None else trades
+        """The estimates so far, by altname. Pairs that nothing is known of are not in it."""
 
-    async def appraise(
-        self, lacks: Sequence[MissingData], askers: int, *, within_s: float | None = None
+    async def estimate(
+        self, pairs: Sequence[MissingData], workers: int, *, within_s: float | None = None
     ) -> None:
-        """Ask for these pairs, the largest markets first as far as their names tell.
+        """Estimate these pairs, the largest markets first as far as their names show it.
 
         Args:
-            lacks: the pairs, and what is missing of each.
-            askers: so many calls at once.
-            within_s: return after that long, whatever is still unknown; `go_on` asks for the rest.
+            pairs: the pairs, and what is missing of each.
+            workers: calls at once.
+            within_s: return after so many seconds, whatever is still unknown; `run` does the rest.
 
         Raises:
-            Interrupted: somebody wished to stop.
+            Interrupted: the run was cancelled.
         """
-        # A key of its own, as XXBTZUSD has beside XBTUSD, tells the exchange's first markets,
-        # which are the largest.
-        first = sorted(lacks, key=lambda lack: lack.pair.key in ("", lack.pair.altname))
-        self._left = deque(first)
+        # The exchange's first markets, which are the largest, have a key that differs from the
+        # altname, such as XXBTZUSD of XBTUSD.
+        self._left = deque(
+            sorted(pairs, key=lambda entry: entry.pair.key in ("", entry.pair.altname))
+        )
         try:
             async with asyncio.timeout(within_s):
-                await asyncio.gather(*(self.go_on() for _ in range(min(askers, len(first)))))
+                await asyncio.gather(*(self.run() for _ in range(min(workers, len(pairs)))))
         except TimeoutError:
             return
 
-    def spare(self, name: str) -> None:
-        """Do not ask for a pair any more: it has begun, and its size can't change the order."""
-        self._left = deque(lack for lack in self._left if lack.pair.altname != name)
+    def skip(self, altname: str) -> None:
+        """Leave a pair out: its download has begun, so its size can't change the order."""
+        self._left = deque(entry for entry in self._left if entry.pair.altname != altname)
 
-    async def go_on(self) -> None:
-        """Ask one pair after the other, as many as are left."""
+    async def run(self) -> None:
+        """Estimate one pair after the other, as many as are left.
+
+        Raises:
+            Interrupted: the run was cancelled.
+        """
         pause_s = 0.0
-        while self._left and self._failures < FAILURES:
+        while self._left and self._failures < MAX_FAILURES:
             await self._stop.guard(asyncio.sleep(pause_s))
             if self._left:
-                pause_s = await self._ask(self._left.popleft())
+                pause_s = await self._estimate_pair(self._left.popleft())
 
-    async def _ask(self, lack: MissingData) -> float:
-        """Ask for one pair; returns the seconds to wait before the next."""
+    async def _estimate_pair(self, entry: MissingData) -> float:
+        """Estimate one pair; returns the seconds to wait before the next."""
         rate = self._settings.rate
         try:
-            weeks = await self._stop.guard(self._client.weekly_counts(lack.pair))
+            weeks = await self._stop.guard(self._client.weekly_counts(entry.pair))
         except asyncio.CancelledError:
-            # Time is up; its turn comes again.
-            self._left.appendleft(lack)
+            # The time is up; `run` tries this pair again.
+            self._left.appendleft(entry)
             raise
         except ExchangeUnreachable:
             self._failures += 1
             return self._settings.retry_wait_s
         except ExchangeError:
-            # Such as a pair that left the market: its own crawl tells.
+            # Such as a pair that left the market: its own download reports it.
             return 1 / rate if rate else 0.0
         self._failures = 0
-        self.trades[lack.pair.altname] = Estimate(weeks).trades(lack.ranges)
+        self.trades[entry.pair.altname] = Estimate(weeks).trades(entry.ranges)
         return 1 / rate if rate else 0.0

@@ -1,9 +1,10 @@
-"""Progress events of a download, its result, and the request to stop it."""
+"""Progress events of a download, its result, and the token that cancels it."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sized
+from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any, NamedTuple, TypeVar
 
@@ -11,51 +12,49 @@ from harvester.errors import HarvesterError, Interrupted
 from harvester.kraken.rate_limit import PaceState
 from harvester.times import SECOND, Range, show
 
-# --- stop -----------------------------------------------------------------------------------------
+# --- cancellation ---------------------------------------------------------------------------------
 
 T = TypeVar("T")
 
 
 class CancelToken:
-    """The wish to stop: what is being waited for is dropped, what was fetched is kept.
+    """Cancels a run: waiting ends at once, and what was downloaded is kept.
 
-    Only what stands under `guard` is ever cut short; a commit on its way to disk never is.
+    Only work under `guard` is ever cut short; a commit on its way to disk never is.
+
+    Attributes:
+        is_cancelled: whether the run is to end.
     """
 
     def __init__(self) -> None:
-        """Nobody wishes so yet."""
-        self._wished = False
+        """Create a token that is not cancelled."""
+        self.is_cancelled = False
         self._waiting: set[asyncio.Task[Any]] = set()
 
-    @property
-    def is_wished(self) -> bool:
-        """Whether everything is to come to an end."""
-        return self._wished
-
-    def wish(self) -> None:
-        """Ask everything to come to an end."""
-        self._wished = True
+    def cancel(self) -> None:
+        """Let everything end."""
+        self.is_cancelled = True
         for task in self._waiting:
             task.cancel()
 
     async def guard(self, work: Awaitable[T]) -> T:
-        """Wait for `work`.
+        """Wait for `work`, unless the run is cancelled first.
 
         Raises:
-            Interrupted: the wish came first.
+            Interrupted: the run was cancelled.
         """
         task = asyncio.current_task()
         if task is None:
             raise AssertionError("a coroutine always runs in a task")
         self._waiting.add(task)
         try:
-            if self._wished:
+            if self.is_cancelled:
                 task.cancel()
             answer = await work
-            # A wish that came with the answer lands here, and nowhere later.
-            await asyncio.sleep(0) if self._wished else None
+            # A cancellation that came with the answer takes effect here, and nowhere later.
+            await asyncio.sleep(0) if self.is_cancelled else None
         except asyncio.CancelledError:
-            if not self._wished:
+            if not self.is_cancelled:
                 raise
             task.uncancel()
             raise Interrupted("interrupted; the same command goes on where it stopped") from None
@@ -64,11 +63,11 @@ class CancelToken:
         return answer
 
 
-# --- upgrades -------------------------------------------------------------------------------------
+# --- re-download ----------------------------------------------------------------------------------
 
 
 class Day(NamedTuple):
-    """A UTC day of which a file and the exchange tell otherwise; `day` is ISO 8601."""
+    """A UTC day on which imported and downloaded trades differ; `day` is ISO 8601."""
 
     day: str
     file_rows: int
@@ -77,7 +76,7 @@ class Day(NamedTuple):
     exchange_volume: Decimal
 
     def __str__(self) -> str:
-        """One line for people."""
+        """One line of text."""
         return (
             f"{self.day}: the file has {self.file_rows:,} trades of volume {self.file_volume:f}, "
             f"the exchange {self.exchange_rows:,} of {self.exchange_volume:f}"
@@ -93,10 +92,10 @@ class Day(NamedTuple):
 
 
 class Rounding(NamedTuple):
-    """How files of whole seconds round their times.
+    """How imported files round their times to whole seconds.
 
     Attributes:
-        way: `down`, `nearest` or `up`; `none` of these; `not told` where several explain as much.
+        way: `down`, `nearest` or `up`; `none` of these; `not told` if several explain as much.
         agree: rows of the file that the best way explains.
         of: rows that were compared.
     """
@@ -106,7 +105,7 @@ class Rounding(NamedTuple):
     of: int
 
     def words(self, trades: str) -> str:
-        """The same behind `whole seconds, `; `trades` are those that were compared."""
+        """The result as text behind "whole seconds, "; `trades` names what was compared."""
         counts = f"{self.agree:,} of {self.of:,} {trades}"
         return {
             "down": f"rounded down: {counts} agree",
@@ -117,22 +116,22 @@ class Rounding(NamedTuple):
 
 
 class Left(NamedTuple):
-    """A range that stays as the file told it, and why."""
+    """A range that keeps its imported trades, and why."""
 
     range: Range
     reason: str
 
 
 class Upgrade(NamedTuple):
-    """What an upgrade of one pair came to.
+    """The result of re-downloading one pair's imported ranges.
 
     Attributes:
-        replaced: the ranges, in the order in which they were.
-        left: those that stay as they were.
-        days: those that do not agree, in order.
-        kept: where files that do not agree were copied to, within the archive.
-        rounding: measured over all that was compared; None where nothing was, or where times are
-            finer than seconds.
+        replaced: ranges whose trades were replaced, in the order in which they were.
+        left: ranges that keep their imported trades.
+        days: days that differ, in order.
+        kept: where imported segments that differ were copied to, within the archive.
+        rounding: measured over all that was compared; None if nothing was, or if times are finer
+            than seconds.
     """
 
     replaced: tuple[Range, ...] = ()
@@ -143,11 +142,11 @@ class Upgrade(NamedTuple):
 
     @property
     def is_sound(self) -> bool:
-        """Whether all agreed, and nothing had to stay as it was."""
+        """Whether all days agreed, and all ranges were replaced."""
         return not (self.days or self.left)
 
     def __str__(self) -> str:
-        """What it came to, as a part of a line; empty where there was nothing to do."""
+        """The result as a part of a line; empty if there was nothing to do."""
         parts = []
         if self.replaced:
             parts.append(f"{_counted(self.replaced, 'range')} from files replaced")
@@ -163,7 +162,7 @@ class Upgrade(NamedTuple):
         """For JSON."""
         return {
             "replaced": list(self.replaced),
-            "left": [{"range": one.range, "reason": one.reason} for one in self.left],
+            "left": [{"range": left.range, "reason": left.reason} for left in self.left],
             "days": [day.plain() for day in self.days],
             "kept": list(self.kept),
             "rounding": None if self.rounding is None else self.rounding._asdict(),
@@ -178,13 +177,13 @@ def _counted(things: Sized, name: str) -> str:
 
 
 class Begun(NamedTuple):
-    """A run over so many pairs begins."""
+    """A run begins; `pairs` is how many it has."""
 
     pairs: int
 
 
 class Step(NamedTuple):
-    """So much of a pair's work is done, of so much: work that fetches no trades.
+    """Progress of work on a pair that downloads no trades: `done` units of `of`.
 
     `unit` is what is counted: files, months, lengths of candles, or bytes.
     """
@@ -196,7 +195,7 @@ class Step(NamedTuple):
 
 
 class Imported(NamedTuple):
-    """Files of a pair were taken in: `lines` tell people, `report` tells machines."""
+    """Files of a pair were imported: the result as `lines` of text, and as `report` for JSON."""
 
     pair: str
     exit_status: int
@@ -205,10 +204,13 @@ class Imported(NamedTuple):
 
 
 class Started(NamedTuple):
-    """A pair's crawl begins.
+    """A pair's download begins.
 
-    `expected` estimates the trades in `missing`, None where the exchange gave no counts; `held`
-    those of the request that are stored already, counted where progress is shown as a bar.
+    Attributes:
+        pair: altname.
+        missing: the ranges to download.
+        expected: estimate of their trades; None if the exchange gave no counts.
+        held: trades of the request that are stored already, counted if progress is shown as a bar.
     """
 
     pair: str
@@ -217,7 +219,7 @@ class Started(NamedTuple):
     held: int = 0
 
     def __str__(self) -> str:
-        """One line for people."""
+        """One line of text."""
         if not self.missing:
             return f"{self.pair}: up to date"
         many = f"{len(self.missing)} ranges, the first " if len(self.missing) > 1 else ""
@@ -226,7 +228,7 @@ class Started(NamedTuple):
 
 
 class PageRead(NamedTuple):
-    """A page was read: all trades so far of this run, and the moment reached."""
+    """A page was read: the trades and pages of this run so far, and the time reached."""
 
     pair: str
     trades: int
@@ -234,84 +236,91 @@ class PageRead(NamedTuple):
     reached_ns: int
 
     def __str__(self) -> str:
-        """One line for people."""
+        """One line of text."""
         reached = _second(self.reached_ns)
         return f"{self.pair}: {self.trades:,} trades in {self.pages:,} pages, through {reached}"
 
 
 class Committed(NamedTuple):
-    """Trades were made part of the archive."""
+    """Trades were written to the archive: all trades of a range."""
 
     pair: str
     span: Range
     rows: int
 
     def __str__(self) -> str:
-        """One line for people."""
+        """One line of text."""
         return f"{self.pair}: {self.rows:,} trades written, through {_second(self.span.through)}"
 
 
 class Waiting(NamedTuple):
-    """The exchange gave no good answer; it will be asked again."""
+    """The exchange gave no good answer; the request will be repeated."""
 
     pair: str
     reason: str
 
     def __str__(self) -> str:
-        """One line for people."""
+        """One line of text."""
         return f"{self.pair}: waiting: {self.reason}"
 
 
 class Paced(NamedTuple):
-    """The rate at which a pair is asked has changed."""
+    """The rate of requests for a pair has changed."""
 
     pair: str
     pace: PaceState
 
     def __str__(self) -> str:
-        """One line for people."""
+        """One line of text."""
         return f"{self.pair}: {self.pace}"
 
 
 class Noted(NamedTuple):
-    """Something that people should know, and that does not stop the crawl."""
+    """Something that users should know, and that does not stop the download."""
 
     pair: str
     text: str
 
     def __str__(self) -> str:
-        """One line for people."""
+        """One line of text."""
         return f"{self.pair}: {self.text}"
 
 
 class Replaced(NamedTuple):
-    """Trades of the exchange took the place of what a file told of a range."""
+    """Imported trades of a range were replaced by downloaded ones."""
 
     pair: str
     span: Range
     rows: int
 
     def __str__(self) -> str:
-        """One line for people."""
+        """One line of text."""
         return f"{self.pair}: {self.rows:,} trades from files replaced, {self.span}"
 
 
 class Ended(NamedTuple):
-    """A pair's gaps were downloaded as part of other work, which reports what came of it."""
+    """A pair's gaps were downloaded as part of other work, which reports the result."""
 
     pair: str
     exit_status: int
 
     def __str__(self) -> str:
-        """One line for people."""
+        """One line of text."""
         return f"{self.pair}: done" if self.exit_status == 0 else f"{self.pair}: failed"
 
 
 class BackfillResult(NamedTuple):
-    """What a pair's crawl came to.
+    """The result of a pair's download.
 
-    `reached` is what was covered up to; `gaps` are ranges asked for that stay uncovered; `pace`
-    is how the exchange was asked, where it was; `upgrade` what became of ranges from files.
+    Attributes:
+        pair: altname.
+        trades: downloaded in this run.
+        pages: requested in this run.
+        reached: the last covered range; None if nothing is covered.
+        gaps: requested ranges that are not covered.
+        error: what ended the download early.
+        pace: the rate of requests.
+        upgrade: the result of a re-download, if there was one.
     """
 
     pair: str
@@ -325,14 +334,14 @@ class BackfillResult(NamedTuple):
 
     @property
     def exit_status(self) -> int:
-        """0 when all that was asked for is covered."""
+        """0 if everything that was requested is covered."""
         if self.error is not None:
             return self.error.exit_status
         is_sound = self.upgrade is None or self.upgrade.is_sound
         return 0 if is_sound and not self.gaps else 4
 
     def __str__(self) -> str:
-        """One line for people."""
+        """One line of text."""
         done = f"{self.pair}: {self.trades:,} trades in {self.pages:,} pages"
         if self.upgrade is not None and str(self.upgrade):
             done = f"{done}, {self.upgrade}"
@@ -342,7 +351,7 @@ class BackfillResult(NamedTuple):
         if self.error is not None:
             return f"{done}; {self.error}"
         if self.gaps:
-            return f"{done}; {len(self.gaps)} gaps stay, the first {self.gaps[0]}"
+            return f"{done}; {len(self.gaps)} gaps remain, the first {self.gaps[0]}"
         reached = f", complete through {_second(self.reached.through)}" if self.reached else ""
         if not self.trades and not str(self.upgrade or ""):
             return f"{self.pair}: up to date{reached}"
@@ -370,27 +379,17 @@ Event = (
 Listener = Callable[[Event], None]
 
 
-# --- tally ----------------------------------------------------------------------------------------
+# --- counts ---------------------------------------------------------------------------------------
 
 
+@dataclass(slots=True)
 class DownloadCounts:
-    """Trades and pages of one pair's run, and how far each of its crawls has come."""
+    """What the ranges of one pair's download add up to.
 
-    def __init__(self, pair: str, listener: Listener) -> None:
-        """`pair` is the altname."""
-        self.pair = pair
-        self.listener = listener
-        self.trades = self.pages = 0
-        self.lost: list[Range] = []
-        """Ranges that turned out to lack trades and are not covered any more."""
-        self._reached: dict[object, int] = {}
+    Attributes:
+        trades: downloaded in this run.
+        lost: ranges that turned out to lack trades and are not covered any more.
+    """
 
-    def read(self, crawl: object, reached_ns: int) -> None:
-        """A crawl has read a page; where there are two, the earlier tells how far the pair is."""
-        self._reached[crawl] = reached_ns
-        reached_ns = min(self._reached.values())
-        self.listener(PageRead(self.pair, self.trades, self.pages, reached_ns))
-
-    def leave(self, crawl: object) -> None:
-        """A crawl has ended."""
-        self._reached.pop(crawl, None)
+    trades: int = 0
+    lost: list[Range] = field(default_factory=list)

@@ -1,17 +1,22 @@
-"""Ambiguous boundaries between imported and downloaded trades."""
+"""Detect ambiguous boundaries between imported and downloaded trades.
+
+Imported times are rounded to whole seconds, so a trade in the boundary second may be stored twice,
+or not at all. Before a missing range next to imported data is downloaded, such boundaries are
+recorded, so that `verify` can report them.
+"""
 
 from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Iterable
 from decimal import Decimal
 
 import numpy as np
 import pyarrow as pa
 
-from harvester.download.page_merge import Page
-from harvester.download.range import imported_in
+from harvester.download.exchange import PairPages
+from harvester.download.neighbours import imported_in
 from harvester.kraken.trades import PAGE_ROWS
 from harvester.schema import times
 from harvester.storage.replacement_staging import AtomicReplacement, note, noted
@@ -19,115 +24,109 @@ from harvester.storage.trade_store import TradeStore
 from harvester.storage.writer import Writer
 from harvester.times import SECOND, UNITS_NS, Range, covers
 
-# --- beside ---------------------------------------------------------------------------------------
+# Imported times are whole seconds, rounded one way or the other, and imported ranges end just
+# before one. A trade of the second before may have the next second in the file. Where the file
+# goes on with that second, the download of the gap brings the trade again; where that second lies
+# in the gap, neither has it. An import chooses its boundaries at quiet times, where that can't
+# happen. But imported segments touch where a year turns as well; and one of them may be lost, and
+# downloaded from the exchange.
 
-# A file's times are whole seconds, rounded one way or the other, and its ranges end just before
-# one. A trade of the second before may bear the next one's number in the file. Where the file
-# goes on with that second, the gap shows the trade again; where that second lies in the gap,
-# neither does. An import draws its boundaries at quiet moments, where no trade can be so. But a
-# file's segments touch where a year turns as well; and one of them may be lost, and fetched from
-# the exchange.
-
-MOST_ASKED, ENOUGH = 3, 2
+MAX_ANSWERS, AGREEING_ANSWERS = 3, 2
 
 QUIET_S = 2
-LONGEST_BUSY_NS = UNITS_NS["h"]
-"""So far back a moment is looked for from which on file and exchange can be counted."""
+
+MAX_BUSY_NS = UNITS_NS["h"]
+"""So far back a quiet time is looked for, from which on imported and downloaded trades compare."""
 
 Trades = Counter[tuple[Decimal, Decimal]]
+"""Trades by price and volume."""
 
 
-async def look(writer: Writer, gap: Range, page: Callable[[int], Awaitable[Page]]) -> None:
-    """Put on record where trades may come to stand twice, or not at all, before a gap is fetched.
+async def flag_ambiguous_boundaries(writer: Writer, gap: Range, pages: PairPages) -> None:
+    """Record where trades may be stored twice, or not at all, before a gap is downloaded.
 
     Args:
         writer: of the pair; its lock is held.
-        gap: what is to be fetched.
-        page: asks for a page from a stamp on.
+        gap: the range that is about to be downloaded.
+        pages: requests pages of the pair.
 
     Raises:
-        ExchangeError: it can't be asked.
+        ExchangeError: the exchange can't be asked.
         ArchiveUnwritable: the machine refused.
     """
-    archive, pair, (after, through) = writer.archive, writer.pair, gap
-    if imported_in(archive, pair, Range(after - 1, after)):
-        busy = await asyncio.to_thread(_busy_before, archive, pair, after)
-        told = await asyncio.to_thread(_held, archive, pair, busy)
-        if not await _agrees(told, busy, page):
-            ranges = Range(after - SECOND, after), Range(after, after + 1)
-            _note(writer, AtomicReplacement(ranges, compared=False))
+    store, pair, (after, through) = writer.archive, writer.pair, gap
+    if imported_in(store, pair, Range(after - 1, after)):
+        busy = await asyncio.to_thread(_busy_before, store, pair, after)
+        stored = await asyncio.to_thread(_stored_trades, store, pair, busy)
+        if not await _agrees(stored, busy, pages):
+            _flag(writer, Range(after - SECOND, after), Range(after, after + 1))
     first = Range(through, through + 1)
-    if imported_in(archive, pair, first):
-        goes_on = await asyncio.to_thread(_held, archive, pair, first)
-        if goes_on:
-            ranges = Range(through - 1, through), Range(through, through + SECOND)
-            _note(writer, AtomicReplacement(ranges, compared=False))
+    if imported_in(store, pair, first):
+        continues = await asyncio.to_thread(_stored_trades, store, pair, first)
+        if continues:
+            _flag(writer, Range(through - 1, through), Range(through, through + SECOND))
 
 
-def settle(writer: Writer) -> None:
-    """Take off the record where what was fetched in front of a file proved to stand there once.
+def clear_resolved_flags(writer: Writer) -> None:
+    """Remove the records of boundaries whose trades turned out to be stored once.
 
     Raises:
         ArchiveUnwritable: the machine refused.
     """
-    archive, pair = writer.archive, writer.pair
-    begun = noted(archive.store, pair)
-    left = [one for one in begun if not _stands_once(archive, pair, one)]
-    if left != begun:
-        note(archive.store, pair, left)
+    store, pair = writer.archive, writer.pair
+    recorded = noted(store.store, pair)
+    left = [flag for flag in recorded if not _is_resolved(store, pair, flag)]
+    if left != recorded:
+        note(store.store, pair, left)
 
 
-def _stands_once(archive: TradeStore, pair: str, atomic_replacement: AtomicReplacement) -> bool:
-    """Whether one of `look`'s second kind is fetched, and no trade of its second is told again."""
-    seam = atomic_replacement.ranges[0].through
-    last, first = Range(seam - SECOND, seam), Range(seam, seam + 1)
-    if atomic_replacement.compared or atomic_replacement.ranges[0] != Range(seam - 1, seam):
+def _is_resolved(store: TradeStore, pair: str, flag: AtomicReplacement) -> bool:
+    """Whether a flagged gap before imported data is filled, and no trade of its second repeats."""
+    boundary = flag.ranges[0].through
+    last, first = Range(boundary - SECOND, boundary), Range(boundary, boundary + 1)
+    if flag.compared or flag.ranges[0] != Range(boundary - 1, boundary):
         return False
-    if not covers(archive.coverage(pair), last) or imported_in(archive, pair, last):
+    if not covers(store.coverage(pair), last) or imported_in(store, pair, last):
         return False
-    return not _held(archive, pair, last) & _held(archive, pair, first)
+    return not _stored_trades(store, pair, last) & _stored_trades(store, pair, first)
 
 
-def _note(writer: Writer, atomic_replacement: AtomicReplacement) -> None:
-    note(
-        writer.archive.store,
-        writer.pair,
-        [*noted(writer.archive.store, writer.pair), atomic_replacement],
-    )
+def _flag(writer: Writer, *ranges: Range) -> None:
+    store, pair = writer.archive.store, writer.pair
+    note(store, pair, [*noted(store, pair), AtomicReplacement(ranges, compared=False)])
 
 
-def _busy_before(archive: TradeStore, pair: str, moment: int) -> Range:
-    """From the last moment on around which a file has no trade; an hour at most."""
-    window = Range(max(0, moment - LONGEST_BUSY_NS), moment)
-    stamps = [times(batch) for batch in archive.scan(pair, window)]
-    seconds = np.concatenate([[window.after // SECOND], *(each // SECOND for each in stamps)])
-    ends = np.append(seconds, moment // SECOND + 1)
-    gaps = (np.diff(ends) > QUIET_S).nonzero()[0]
-    if not len(gaps):
+def _busy_before(store: TradeStore, pair: str, until_ns: int) -> Range:
+    """The range from the last quiet time of imported data until a time; an hour at most."""
+    window = Range(max(0, until_ns - MAX_BUSY_NS), until_ns)
+    stamps = [times(batch) for batch in store.scan(pair, window)]
+    seconds = np.concatenate([[window.after // SECOND], *(part // SECOND for part in stamps)])
+    ends = np.append(seconds, until_ns // SECOND + 1)
+    quiet = (np.diff(ends) > QUIET_S).nonzero()[0]
+    if not len(quiet):
         return window
-    return Range((int(ends[gaps[-1]]) + QUIET_S) * SECOND - 1, moment)
+    return Range((int(ends[quiet[-1]]) + QUIET_S) * SECOND - 1, until_ns)
 
 
-def _held(archive: TradeStore, pair: str, span: Range) -> Trades:
-    """What the archive holds of a span."""
-    return _count(archive.scan(pair, span))
+def _stored_trades(store: TradeStore, pair: str, within: Range) -> Trades:
+    return _count(store.scan(pair, within))
 
 
-async def _agrees(told: Trades, span: Range, page: Callable[[int], Awaitable[Page]]) -> bool:
-    """Whether the exchange shows of a span just what a file told, in two answers of three.
+async def _agrees(stored: Trades, within: Range, pages: PairPages) -> bool:
+    """Whether two answers of three show exactly the stored trades of a range.
 
-    One may be cut short, or come from somewhere else.
+    A single answer may be cut short, or be an answer to another request.
     """
-    agreed = 0
-    for asked in range(1, MOST_ASKED + 1):
-        rows = (await page(span.after)).rows
+    agreeing = 0
+    for answers in range(1, MAX_ANSWERS + 1):
+        rows = (await pages.page(within.after)).rows
         stamps = times(rows)
-        is_whole = len(stamps) < PAGE_ROWS or int(stamps.max()) > span.through
-        inside = pa.array((stamps > span.after) & (stamps <= span.through))
-        agreed += is_whole and _count([rows.filter(inside)]) == told
-        if agreed == ENOUGH or asked - agreed == ENOUGH:
+        is_complete = len(stamps) < PAGE_ROWS or int(stamps.max()) > within.through
+        inside = pa.array((stamps > within.after) & (stamps <= within.through))
+        agreeing += is_complete and _count([rows.filter(inside)]) == stored
+        if AGREEING_ANSWERS in (agreeing, answers - agreeing):
             break
-    return agreed == ENOUGH
+    return agreeing == AGREEING_ANSWERS
 
 
 def _count(batches: Iterable[pa.RecordBatch]) -> Trades:

@@ -8,7 +8,7 @@ from itertools import pairwise
 
 import msgspec
 
-from harvester.download.buffer import Locks, WriteBuffer
+from harvester.download.buffer import Locks
 from harvester.download.estimate import Estimate
 from harvester.download.events import (
     BackfillResult,
@@ -19,17 +19,14 @@ from harvester.download.events import (
     Step,
     Upgrade,
 )
-from harvester.download.exchange_clock import CATCH_UP_NS
-from harvester.download.import_boundary import look, settle
-from harvester.download.page_merge import Page, PageSource
-from harvester.download.range import Bounds, RangeDownload
-from harvester.download.range_split import SplitCallbacks, SplitDownload
-from harvester.download.request import BackfillRequest, CompletedPair, DownloadContext
+from harvester.download.exchange import CATCH_UP_NS, PairPages
+from harvester.download.import_boundary import clear_resolved_flags, flag_ambiguous_boundaries
+from harvester.download.neighbours import has_imported_data
+from harvester.download.range import SplitDownload
+from harvester.download.request import BackfillRequest, DownloadContext, RangeContext
 from harvester.errors import (
     ArchiveDamaged,
-    ExchangeError,
     ExchangeRefused,
-    ExchangeUnreachable,
     HarvesterError,
     ImportIncomplete,
     MarketChanged,
@@ -40,55 +37,53 @@ from harvester.kraken.decode import OtherMarket
 from harvester.kraken.pairs import Pair
 from harvester.schema import times
 from harvester.storage.replacement import end_replacing
-from harvester.storage.replacement_staging import check_not_torn, from_files
+from harvester.storage.replacement_staging import check_not_torn, from_files, noted
 from harvester.storage.trade_store import TOLERANCE_NS, TradeStore, check_not_in_future
 from harvester.storage.writer import Writer, writer
 from harvester.times import BEGINNING_NS, DAY, Range, missing, overlap, show
 
-# --- tending --------------------------------------------------------------------------------------
+# --- maintenance ----------------------------------------------------------------------------------
 
 
 def finish_replacing(writer: Writer, listener: Listener) -> None:
-    """End what a crash left of an upgrade; that it can't be now stops nothing.
+    """Finish a re-download that a crash interrupted; if that is not possible now, go on.
 
-    Where trades are not whole for it, `check_not_torn` says so, once all else is done.
+    Where trades are not complete for it, `check_not_torn` raises an error after everything else.
 
     Args:
         writer: of the pair; its lock is held.
-        listener: told of damage that was met.
+        listener: receives notes about damage.
 
     Raises:
         ArchiveUnwritable: the machine refused.
     """
     for text in end_replacing(writer):
         listener(Noted(writer.pair, text))
-    settle(writer)
+    if noted(writer.archive.store, writer.pair):
+        clear_resolved_flags(writer)
 
 
 def run_maintenance(writer: Writer, rollups: Sequence[str], listener: Listener) -> None:
-    """Merge small segments, then make the roll-ups that are lacking.
+    """Merge small segments, then build the roll-ups that are missing.
 
     Args:
         writer: of the pair; its lock is held.
-        rollups: their levels, such as 1m; none for no roll-ups.
-        listener: told how far it is, and of segments that can have no roll-ups.
+        rollups: their intervals, such as 1m; empty for no roll-ups.
+        listener: receives progress, and notes about segments that can have no roll-ups.
 
     Raises:
         ArchiveDamaged: a segment's rows are not those of its footer.
         ArchiveUnwritable: the machine refused.
-        BadInterval: a level is no interval of fixed length.
+        BadInterval: an interval has no fixed length.
     """
-
-    def step(pair: str, done: int, of: int) -> None:
-        listener(Step(pair, done, of))
-
-    writer.compact(closed=True, progress=step)
+    progress: Callable[[str, int, int], None] = lambda *step: listener(Step(*step))  # noqa: E731
+    writer.compact(closed=True, progress=progress)
     if not rollups:
         return
-    # The rooms of candles are wanted only now, and take their time to load.
+    # The query package is needed only here, and takes time to load.
     from harvester.query.rollups import parse_levels, roll_up  # noqa: PLC0415
 
-    for note in roll_up(writer, parse_levels(rollups), step).notes:
+    for note in roll_up(writer, parse_levels(rollups), progress).notes:
         listener(Noted(writer.pair, note))
 
 
@@ -96,344 +91,334 @@ def run_maintenance(writer: Writer, rollups: Sequence[str], listener: Listener) 
 
 CHUNK_NS = 30 * DAY
 
-LOST_ROUNDS = 3
-"""What is downloaded again may show that more is missing beside it; so often that is followed."""
+MAX_LOSS_ROUNDS = 3
+"""Ranges that are downloaded again may show more losses next to them; so often that is followed."""
 
 
 class PairDownload:
-    """Everything that is missing of one pair."""
+    """Downloads everything that is missing of one pair.
+
+    Attributes:
+        context: what the pairs of the run share.
+        request: the pair and the range.
+        writer: of the pair, while its lock is held.
+        upgrade: the result of a re-download, set by whoever did it.
+    """
+
+    writer: Writer
 
     def __init__(
-        self, run: DownloadContext, wish: BackfillRequest, heard: Callable[[], None] = lambda: None
+        self,
+        context: DownloadContext,
+        request: BackfillRequest,
+        on_page: Callable[[], None] = lambda: None,
     ) -> None:
-        """`heard` is told of each good answer."""
-        self._run = run
-        self._wish = wish
-        self._heard = heard
-        self._pair = wish.pair.altname
-        self._tally = DownloadCounts(self._pair, run.watch.listener)
-        self._locks = Locks(asyncio.Lock(), run.merging)
-        self._weeks: list[tuple[int, int]] | None = None
-        self._done = Range(wish.span.after, wish.span.after)
-        self._upgrade: Upgrade | None = None
-        self._newest_ns: int | None = None
+        """Create the download of a pair; nothing is requested yet.
 
-    async def _page(self, since_ns: int | None) -> Page:
-        self._tally.pages += 1
-        page = await self._run.client.page(self._wish.pair, since_ns)
-        believed = await self._run.clock.believe(page, self._pair)
-        self._heard()
-        if since_ns is None:
-            self._note_newest(believed)
-        return believed
-
-    def _note_newest(self, page: Page) -> None:
-        self._newest_ns = int(times(page.rows).max()) if page.rows.num_rows else 0
+        Args:
+            context: what the pairs of the run share.
+            request: the pair and the range.
+            on_page: called after each good page.
+        """
+        self.context = context
+        self.request = request
+        self.upgrade: Upgrade | None = None
+        self._options = context.options
+        self._store = context.archive
+        self._pair = request.pair.altname
+        self._pages = PairPages(
+            context.client, context.clock, context.options.stop, request.pair, on_page
+        )
+        self._counts = DownloadCounts()
+        self._locks = Locks(asyncio.Lock(), context.merging)
+        self._has_imports = False
+        self._done = Range(request.range.after, request.range.after)
 
     async def run(self) -> BackfillResult:
-        """Fetch what is missing of the wish; what ends it early is in the outcome."""
-        error = await self._explained(await capture_error(self._backfill()))
-        return self._outcome([self._done] if self._done.through > self._done.after else [], error)
+        """Download what is missing of the request; an error that ends it is in the result."""
+        error = await capture_error(self._backfill())
+        if error is not None:
+            error = await self._explain(error)
+        return self._result([self._done] if self._done.through > self._done.after else [], error)
 
     def not_begun(self, error: HarvesterError) -> BackfillResult:
-        """The outcome of a pair that nobody was asked for."""
-        return self._outcome([], error)
+        """The result of a pair for which the exchange was not asked."""
+        return self._result([], error)
 
     async def fill(self, writer: Writer) -> BackfillResult:
-        """Fetch the gaps on record; the lock is held by the writer."""
+        """Download the recorded gaps of the pair; the writer holds its lock."""
         error = await capture_error(self._fill(writer))
-        return self._outcome(self._run.archive.gaps(self._pair), error)
+        return self._result(self._store.gaps(self._pair), error)
 
-    def _outcome(self, asked: list[Range], error: HarvesterError | None) -> BackfillResult:
+    def _result(self, requested: list[Range], error: HarvesterError | None) -> BackfillResult:
         try:
-            coverage = self._run.archive.coverage(self._pair)
+            coverage = self._store.coverage(self._pair)
         except ArchiveDamaged as damage:
-            # A folder of the pair that is refused: nothing can be said of it.
-            asked, coverage, error = [], [], error or damage
-        gaps = missing([*asked, *self._tally.lost], coverage)
-        reached = next((one for one in reversed(coverage)), None)
+            # A folder of the pair is refused: nothing is known of it.
+            requested, coverage, error = [], [], error or damage
         return BackfillResult(
             self._pair,
-            self._tally.trades,
-            self._tally.pages,
-            reached,
-            gaps,
+            self._counts.trades,
+            self._pages.requested,
+            coverage[-1] if coverage else None,
+            missing([*requested, *self._counts.lost], coverage),
             error,
-            self._run.client.pace(self._wish.pair),
-            self._upgrade,
+            self.context.client.pace(self.request.pair),
+            self.upgrade,
         )
 
     async def _backfill(self) -> None:
-        self._done = await self._asked()
-        with writer(self._run.archive, self._pair) as one:
-            await asyncio.to_thread(one.check_market, self._wish.pair.key)
-            await asyncio.to_thread(finish_replacing, one, self._run.watch.listener)
-            if self._run.watch.then is None:
-                self._done = await self._fetch(one)
+        self._done = await self._settled_request()
+        with writer(self._store, self._pair) as self.writer:
+            await self._prepare(self.writer)
+            if self._options.after_pair is None:
+                self._done = await self._download(self.writer)
             else:
-                await self._fetch_and_then(one, self._run.watch.then)
-            await self._tend(one)
+                await self._download_and_then(self._options.after_pair)
+            await self._maintain(self.writer)
 
-    async def _explained(self, error: HarvesterError | None) -> HarvesterError | None:
-        """The same, unless the exchange gives no answer because the name means another market now.
+    async def _prepare(self, writer: Writer) -> None:
+        """Check that the stored trades are of this market, and finish what a crash interrupted."""
+        await asyncio.to_thread(writer.check_market, self.request.pair.key)
+        await asyncio.to_thread(finish_replacing, writer, self._options.listener)
+        self._has_imports = await asyncio.to_thread(has_imported_data, self._store, self._pair)
 
-        Then its list tells, which is asked for only where a key is unknown to the exchange.
+    async def _explain(self, error: HarvesterError) -> HarvesterError:
+        """The error; or `MarketChanged` if the pair's name means another market by now.
+
+        The exchange's list of pairs shows that. It is requested only where the exchange does not
+        know the pair's key.
         """
-        key = self._wish.pair.key
+        key = self.request.pair.key
         is_unknown = isinstance(error, ExchangeRefused) and "Unknown asset pair" in str(error)
-        if not (is_unknown or isinstance(error and error.__cause__, OtherMarket)):
+        if not (is_unknown or isinstance(error.__cause__, OtherMarket)):
             return error
         listed: dict[str, Pair] = {}
 
-        async def ask() -> None:
-            listed.update(await self._run.watch.stop.guard(self._run.client.pairs()))
+        async def list_pairs() -> None:
+            listed.update(await self._options.stop.guard(self.context.client.pairs()))
 
-        await capture_error(ask())
+        await capture_error(list_pairs())
         now = listed.get(self._pair)
         if now is None or now.key == key:
             return error
-        held = await asyncio.to_thread(self._run.archive.market_footer, self._pair)
-        is_held = held is not None and held.key == key
-        return MarketChanged(self._pair, key, now.key) if is_held else error
+        footer = await asyncio.to_thread(self._store.market_footer, self._pair)
+        is_stored = footer is not None and footer.key == key
+        return MarketChanged(self._pair, key, now.key) if is_stored else error
 
-    async def _fetch_and_then(
-        self, writer: Writer, then: Callable[[CompletedPair], Awaitable[None]]
+    async def _download_and_then(
+        self, after_pair: Callable[[PairDownload], Awaitable[None]]
     ) -> None:
-        """Fetch what is missing; what shows that a file lacks trades is no reason to end there."""
+        """Download what is missing, then call `after_pair`, also if imported data lacks trades."""
         before: list[Range] | None = None
-        lacks: list[ImportIncomplete] = []
-        while before != (now := self._run.archive.coverage(self._pair)):
+        errors: list[ImportIncomplete] = []
+        while before != (now := self._store.coverage(self._pair)):
             before = now
             try:
-                self._done = await self._fetch(writer)
+                self._done = await self._download(self.writer)
                 break
             except ImportIncomplete as lack:
-                # The range that showed it is whole: the next time others are missing.
-                lacks.append(lack)
-        await then(CompletedPair(self._run, self._wish, writer, self._crawl, self._take))
-        left = [part for _, part in from_files(self._run.archive, self._pair)]
-        for known in lacks:
-            if any(overlap(part, Range(known.after, known.through)) for part in left):
-                raise known
-
-    def _take(self, upgrade: Upgrade) -> None:
-        self._upgrade = upgrade
+                # The range that showed it is complete: the next time others are missing.
+                errors.append(lack)
+        await after_pair(self)
+        left = [part for _, part in from_files(self._store, self._pair)]
+        for error in errors:
+            if any(overlap(part, Range(error.after, error.through)) for part in left):
+                raise error
 
     async def _fill(self, writer: Writer) -> None:
-        await asyncio.to_thread(writer.check_market, self._wish.pair.key)
-        await asyncio.to_thread(finish_replacing, writer, self._run.watch.listener)
-        gaps = self._run.archive.gaps(self._pair)
+        self.writer = writer
+        await self._prepare(writer)
+        gaps = self._store.gaps(self._pair)
         if gaps:
-            settled_ns = await self._run.watch.stop.guard(self._run.clock.settled_ns())
+            settled_ns = await self._options.stop.guard(self.context.clock.settled_ns())
             gaps = [gap._replace(through=min(gap.through, settled_ns)) for gap in gaps]
             gaps = [gap for gap in gaps if gap.after < gap.through]
             await asyncio.to_thread(self._trim_wanted, writer)
-            await self._begin(gaps, self._wish.span)
-        for gap in self._ordered(gaps):
-            await self._crawl_gap(writer, gap)
-        await self._fetch_lost(writer)
-        await self._tend(writer)
+            await self._report_start(gaps, self.request.range)
+        await self._download_ranges(gaps)
+        if self._counts.lost:
+            await self._download_losses()
+        await self._maintain(writer)
 
-    async def _tend(self, writer: Writer) -> None:
-        rollups = self._run.settings.candles.rollups
-        async with self._run.tending:
-            await asyncio.to_thread(run_maintenance, writer, rollups, self._run.watch.listener)
-        await asyncio.to_thread(check_not_torn, self._run.archive, self._pair)
+    async def _maintain(self, writer: Writer) -> None:
+        rollups = self.context.settings.candles.rollups
+        async with self.context.maintenance:
+            await asyncio.to_thread(run_maintenance, writer, rollups, self._options.listener)
+        await asyncio.to_thread(check_not_torn, self._store, self._pair)
 
-    async def _asked(self) -> Range:
-        settled_ns = await self._run.watch.stop.guard(self._run.clock.settled_ns())
-        return Range(self._wish.span.after, min(self._wish.span.through, settled_ns))
+    async def _settled_request(self) -> Range:
+        """The requested range, up to the time until which trades are settled."""
+        settled_ns = await self._options.stop.guard(self.context.clock.settled_ns())
+        requested = self.request.range
+        return requested._replace(through=min(requested.through, settled_ns))
 
-    async def _fetch(self, writer: Writer) -> Range:
-        """Fetch what is missing, and check the clock by which nothing more is."""
+    async def _download(self, writer: Writer) -> Range:
+        """Download what is missing, and check the clock that says that nothing more is."""
+        clock = self.context.clock
         while True:
-            done = await self._fetch_missing(writer)
-            now_ns = self._run.watch.now_ns()
-            await asyncio.to_thread(check_not_in_future, self._run.archive, self._pair, now_ns)
-            if done.through >= self._wish.span.through or await self._clock_is_plausible():
+            done = await self._download_missing(writer)
+            now_ns = self._options.now_ns()
+            await asyncio.to_thread(check_not_in_future, self._store, self._pair, now_ns)
+            is_complete = done.through >= self.request.range.through
+            if is_complete or not clock.is_behind or await self._is_clock_plausible():
                 return done
 
-    async def _clock_is_plausible(self) -> bool:
+    async def _is_clock_plausible(self) -> bool:
         """Whether no trade or coverage contradicts an exchange's clock that is far behind ours.
 
-        One that is right by now, asked again, is no proof for what was downloaded until then: False
-        means to go on.
+        If the clock is right when it is asked again, that is no proof for what was downloaded until
+        then: False means to go on.
 
         Raises:
-            UnreadableAnswer: something does contradict it.
+            UnreadableAnswer: something contradicts the clock.
         """
-        clock, guard = self._run.clock, self._run.watch.stop.guard
-        if not clock.is_behind:
-            return True
-        if self._newest_ns is None:
-            # Not by `_page`, which would refuse such a trade without naming this machine's clock.
-            page = await guard(self._run.client.page(self._wish.pair, None))
-            self._tally.pages += 1
-            self._note_newest(page)
-        covered = self._run.archive.coverage(self._pair)
+        clock, guard, pages = self.context.clock, self._options.stop.guard, self._pages
+        if pages.newest_ns is None:
+            # Not by `PairPages.page`: it would refuse a trade of the future without naming this
+            # machine's clock.
+            pages.requested += 1
+            page = await guard(self.context.client.page(self.request.pair, None))
+            pages.newest_ns = int(times(page.rows).max()) if page.rows.num_rows else 0
+        covered = self._store.coverage(self._pair)
         known = {
-            "it is asked for from": self._wish.span.after,
-            "its newest trade is of": self._newest_ns or 0,
+            "it is requested from": self.request.range.after,
+            "its newest trade is of": pages.newest_ns,
             "it is covered through": covered[-1].through if covered else 0,
         }
         latest_ns = max(known.values())
-        if latest_ns <= clock.heard_ns + TOLERANCE_NS:
+        if latest_ns <= clock.time_ns + TOLERANCE_NS:
             return True
-        await guard(clock.hear())
+        await guard(clock.update())
         if not clock.is_behind:
             return False
-        text = next(text for text, stamp_ns in known.items() if stamp_ns == latest_ns)
+        text = next(text for text, time_ns in known.items() if time_ns == latest_ns)
         raise UnreadableAnswer(
-            f"{self._pair}: {text} {show(latest_ns)}, but {clock.both()}: by that clock nothing "
-            "later can be downloaded; what was downloaded is kept"
+            f"{self._pair}: {text} {show(latest_ns)}, but {clock.describe()}: by that clock "
+            "nothing later can be downloaded; what was downloaded is kept"
         )
 
     def _trim_wanted(self, writer: Writer) -> None:
-        clock, now_ns = self._run.clock, self._run.watch.now_ns()
+        clock, now_ns = self.context.clock, self._options.now_ns()
         writer.trim_wanted(now_ns, now_ns if clock.is_behind else clock.last_settled_ns)
 
-    async def _fetch_missing(self, writer: Writer) -> Range:
-        """Fetch until nothing is missing, the head having moved on meanwhile or not."""
+    async def _download_missing(self, writer: Writer) -> Range:
+        """Download until nothing is missing, also what is published meanwhile."""
         done = Range(0, 0)
         while True:
-            asked = await self._asked()
-            caught_up = done.through and asked.through - done.through < CATCH_UP_NS
-            if caught_up or asked.through <= asked.after:
-                return done if done.through else asked
-            await asyncio.to_thread(writer.want, asked)
+            requested = await self._settled_request()
+            is_caught_up = done.through and requested.through - done.through < CATCH_UP_NS
+            if is_caught_up or requested.through <= requested.after:
+                return done if done.through else requested
+            await asyncio.to_thread(writer.want, requested)
             await asyncio.to_thread(self._trim_wanted, writer)
-            self._mind_the_clock()
-            ranges = missing([asked], self._run.archive.coverage(self._pair))
-            await self._begin(ranges, asked)
-            for span in self._ordered(ranges):
-                await self._crawl_gap(writer, span)
-            await self._fetch_lost(writer)
-            if asked.through == self._wish.span.through:
-                return asked
-            done = asked
+            coverage = self._store.coverage(self._pair)
+            self._warn_about_clock(coverage)
+            ranges = missing([requested], coverage)
+            await self._report_start(ranges, requested)
+            await self._download_ranges(ranges)
+            if self._counts.lost:
+                await self._download_losses()
+            if requested.through == self.request.range.through:
+                return requested
+            done = requested
 
-    async def _fetch_lost(self, writer: Writer) -> None:
+    async def _download_losses(self) -> None:
         """Download again the ranges that turned out to lack trades; what stays missing is a gap."""
-        for _ in range(LOST_ROUNDS):
-            for span in missing(self._tally.lost, self._run.archive.coverage(self._pair)):
-                await self._crawl_gap(writer, span)
+        for _ in range(MAX_LOSS_ROUNDS):
+            lost = missing(self._counts.lost, self._store.coverage(self._pair))
+            await self._download_ranges(lost)
 
-    def _mind_the_clock(self) -> None:
-        """Say so where coverage reaches into time to come, or where the two clocks differ."""
-        clock = self._run.clock
+    def _warn_about_clock(self, coverage: list[Range]) -> None:
+        """Note coverage that reaches into the future, and clocks that differ."""
+        clock = self.context.clock
         if clock.ahead_ns > CATCH_UP_NS:
-            text = f"{clock.both()}: trades are downloaded up to the earlier of the two"
-            self._run.watch.listener(Noted(self._pair, text))
-        reached = max((one.through for one in self._run.archive.coverage(self._pair)), default=0)
-        if reached > self._run.clock.heard_ns:
+            text = f"{clock.describe()}: trades are downloaded up to the earlier of the two"
+            self._options.listener(Noted(self._pair, text))
+        reached_ns = coverage[-1].through if coverage else 0
+        if reached_ns > clock.time_ns:
             text = (
-                f"it is covered through {show(reached)}, which by the exchange's clock is still to "
-                f"come ({show(self._run.clock.heard_ns)}): if that clock was wrong before, trades "
-                f"may be missing; `harvester verify {self._pair} --against-exchange` tells"
+                f"it is covered through {show(reached_ns)}, which by the exchange's clock is still "
+                f"to come ({show(clock.time_ns)}): if that clock was wrong before, trades may be "
+                f"missing; `harvester verify {self._pair} --against-exchange` checks that"
             )
-            self._run.watch.listener(Noted(self._pair, text))
+            self._options.listener(Noted(self._pair, text))
 
-    async def _crawl_gap(self, writer: Writer, span: Range) -> None:
-        await look(writer, span, self._guarded_page)
-        try:
-            await self._crawl(writer, self._run.archive, span)
-        finally:
-            await asyncio.to_thread(settle, writer)
+    async def _download_ranges(self, ranges: list[Range]) -> None:
+        """Download missing ranges of the pair, one after the other."""
+        if self._options.newest_first:
+            ranges = [chunk for part in reversed(ranges) for chunk in reversed(_chunks(part))]
+        for part in ranges:
+            if not self._has_imports:
+                await self.download_range(self.writer, self._store, part)
+                continue
+            await flag_ambiguous_boundaries(self.writer, part, self._pages)
+            try:
+                await self.download_range(self.writer, self._store, part)
+            finally:
+                await asyncio.to_thread(clear_resolved_flags, self.writer)
 
-    async def _crawl(self, writer: Writer, archive: TradeStore, span: Range) -> None:
-        run = self._run
-        spelled = msgspec.json.encode(self._wish.pair).decode()
-        kept = run.settings.archive
-        bounds = Bounds(run.backlog, kept.flush_s, kept.flush_rows)
+    async def download_range(self, writer: Writer, store: TradeStore, within: Range) -> None:
+        """Download one range.
 
-        def make(part: Range) -> RangeDownload:
-            buffer = WriteBuffer(writer, part.after, spelled, run.watch.listener, self._locks)
-            source = PageSource(self._page, self._pair, self._has_traded)
-            return RangeDownload(part, source, buffer, bounds, run.watch.stop, self._tally)
-
-        means = SplitCallbacks(
-            lambda: run.client.is_latency_bound(self._wish.pair), self._guarded_page, self._weekly
-        )
-        await SplitDownload(make, means).run(archive, self._pair, span)
-
-    async def _guarded_page(self, since_ns: int) -> Page:
-        return await self._run.watch.stop.guard(self._page(since_ns))
-
-    async def _has_traded(self) -> bool:
-        """Whether the market ever traded, by the exchange's weekly candles.
-
-        False needs candles that are there and show no trade: an empty list, or a refusal, is also
-        what an outage looks like.
+        Args:
+            writer: the trades go to its archive.
+            store: the archive with the neighbours whose ids the range continues.
+            within: the range.
 
         Raises:
-            ExchangeUnreachable: there are no candles to tell.
+            ExchangeError: the exchange can't be reached, refuses, or contradicts itself.
+            ArchiveDamaged: covered ranges lack trades.
+            Interrupted: the run was cancelled; what was downloaded completely is stored.
         """
-        try:
-            weeks = await self._run.client.weekly_candles(self._wish.pair)
-        except ExchangeError as error:
-            raise self._unproven(f"can't show its candles ({error})") from error
-        if not weeks:
-            raise self._unproven("shows no candles of it either")
-        # An empty candle repeats the last price: one that is not 0 comes from an earlier trade.
-        return any(week.count or week.volume or week.close for week in weeks)
-
-    def _unproven(self, why: str) -> ExchangeUnreachable:
-        return ExchangeUnreachable(
-            f"{self._pair}: the exchange shows no trade of it, and {why}: that does not prove that "
-            "it never traded, so nothing was marked as covered; the same command asks again"
+        settings = self.context.settings.archive
+        shared = RangeContext(
+            self._pages,
+            writer,
+            store,
+            self._has_imports,
+            msgspec.json.encode(self.request.pair).decode(),
+            self.context.memory,
+            settings.flush_s,
+            settings.flush_rows,
+            self._locks,
+            self._counts,
+            self._options.listener,
         )
+        await SplitDownload(shared).run(within)
 
-    def _ordered(self, ranges: list[Range]) -> list[Range]:
-        if not self._run.watch.newest_first:
-            return ranges
-        return [part for one in reversed(ranges) for part in reversed(_chunks(one))]
-
-    async def _begin(self, ranges: list[Range], asked: Range) -> None:
+    async def _report_start(self, ranges: list[Range], requested: Range) -> None:
         """Report what is missing of a request, and how many of its trades are stored."""
-        expected = await self._expected(ranges)
-        is_shown = self._run.watch.estimates
-        held = await asyncio.to_thread(self._held, asked) if is_shown else 0
-        self._run.watch.listener(Started(self._pair, ranges, expected, held))
+        expected = self.context.expected_trades.pop(self._pair, None)
+        stored = 0
+        if self._options.estimates:
+            if expected is None and ranges:
+                weeks = await self._pages.weekly_counts()
+                expected = Estimate(weeks).trades(ranges) if weeks else None
+            stored = await asyncio.to_thread(self._count_stored, requested)
+        self._options.listener(Started(self._pair, ranges, expected, stored))
 
-    def _held(self, asked: Range) -> int:
-        """About how many trades of a range are stored, by the footers; 0 where they can't tell.
+    def _count_stored(self, requested: Range) -> int:
+        """About how many trades of a range are stored, by the footers; 0 if they can't be read.
 
         A segment that reaches beyond the range counts by its share of time.
         """
-        archive, rows = self._run.archive, 0.0
+        rows = 0.0
         try:
-            for segment, within in archive.pieces(self._pair, asked):
+            for segment, within in self._store.pieces(self._pair, requested):
                 share = (within.through - within.after) / (
                     segment.range.through - segment.range.after
                 )
-                rows += archive.footer(segment).rows * share
+                rows += self._store.footer(segment).rows * share
         except (HarvesterError, FileNotFoundError):
-            # It is for show alone: the download itself reports what is wrong.
+            # The number is only displayed: the download itself reports what is wrong.
             return 0
         return round(rows)
 
-    async def _expected(self, ranges: list[Range]) -> int | None:
-        known = self._run.appraiser.trades.pop(self._pair, None)
-        if known is not None:
-            return known
-        if not (ranges and self._run.watch.estimates):
-            return None
-        weeks = await self._weekly()
-        return Estimate(weeks).trades(ranges) if weeks else None
 
-    async def _weekly(self) -> list[tuple[int, int]]:
-        """Trades a week, asked for once; none where the exchange does not tell."""
-        if self._weeks is None:
-            try:
-                counts = self._run.client.weekly_counts(self._wish.pair)
-                self._weeks = await self._run.watch.stop.guard(counts)
-            except ExchangeError:
-                self._weeks = []
-        return self._weeks
-
-
-def _chunks(span: Range) -> list[Range]:
-    """A range in parts of a month or so, cut at fixed moments so that a second run cuts alike."""
-    # What lies before there was an exchange is one part.
-    cuts = range((max(span.after, BEGINNING_NS) // CHUNK_NS + 1) * CHUNK_NS, span.through, CHUNK_NS)
-    return [Range(*ends) for ends in pairwise([span.after, *cuts, span.through])]
+def _chunks(within: Range) -> list[Range]:
+    """Split a range into parts of 30 days, at fixed times so that a second run splits alike."""
+    # All before the first exchange is one part.
+    first = (max(within.after, BEGINNING_NS) // CHUNK_NS + 1) * CHUNK_NS
+    cuts = range(first, within.through, CHUNK_NS)
+    return [Range(*ends) for ends in pairwise([within.after, *cuts, within.through])]

@@ -1,9 +1,8 @@
-"""Resolve names, patterns, --all and --quote to pairs, from pairs.json or the exchange."""
+"""Select the pairs of a run by names, patterns, --all and --quote; keep pairs.json up to date."""
 
 from __future__ import annotations
 
 import logging
-import shlex
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -13,17 +12,13 @@ from typing import TYPE_CHECKING, NamedTuple
 import msgspec
 
 from harvester.errors import (
-    BAD_JSON,
-    AmbiguousPair,
-    ArchiveDamaged,
     ExchangeRefused,
-    NothingHeld,
     UnknownPair,
     UsageError,
     market_changed_text,
 )
-from harvester.kraken.pairs import Pair, PairIndex, is_pattern, match_pattern, quote_names, resolve
-from harvester.storage import metadata
+from harvester.kraken.pairs import Pair, PairIndex, is_pattern, match_pattern, quote_names
+from harvester.pair_names import known_pairs
 from harvester.storage.trade_store import TradeStore
 from harvester.storage.writer import keep_pairs
 
@@ -31,44 +26,24 @@ if TYPE_CHECKING:
     from harvester.kraken.client import Client
 
 
-# --- names ----------------------------------------------------------------------------------------
-
 logger = logging.getLogger("harvester.crawl")
-
-
-def known_pairs(archive: TradeStore) -> dict[str, Pair]:
-    """The pairs that the archive keeps names of, and those it holds, by altname."""
-    raw = metadata.known_pairs(archive.store)
-    try:
-        pairs = msgspec.json.decode(raw, type=dict[str, Pair]) if raw else {}
-    except BAD_JSON as error:
-        raise ArchiveDamaged(
-            f"{archive.store.location('pairs.json')} can't be read ({error}): "
-            "remove it; the next backfill writes it anew"
-        ) from error
-    for name in archive.held():
-        if name not in pairs:
-            pairs[name] = _of_files(archive, name)
-    return pairs
-
-
-def _of_files(archive: TradeStore, name: str) -> Pair:
-    """A pair by what its files tell of the market, where pairs.json does not."""
-    footer = archive.market_footer(name)
-    if footer is not None:
-        with suppress(*BAD_JSON):
-            pair = msgspec.json.decode(footer.pair, type=Pair)
-            return msgspec.structs.replace(pair, altname=name)
-    return Pair(altname=name)
 
 
 def renamed(
     listed: Mapping[str, Pair], known: Mapping[str, Pair], held: Collection[str]
 ) -> dict[str, Pair]:
-    """By the altname that the archive has, what the exchange lists under that market's key now.
+    """Find the pairs that the exchange lists under another altname than the archive does.
 
-    Only of pairs whose altname is another one now. Where the new name has been fetched by itself,
-    the two stay apart.
+    A pair whose trades were also downloaded under its new name is not among them: the two stay
+    apart.
+
+    Args:
+        listed: what the exchange lists now, by altname.
+        known: the archive's pairs, by altname.
+        held: altnames of pairs with stored trades.
+
+    Returns:
+        The pair as it is listed now, by the altname that the archive has.
     """
     by_key = {pair.key: pair for pair in listed.values() if pair.key}
     found = {}
@@ -85,7 +60,7 @@ def renamed(
 
 
 class PairName(NamedTuple):
-    """A name or a pattern such as `*/EUR`, and the place it was read from, for messages."""
+    """A name or a pattern such as `*/EUR`, and where it comes from, for messages."""
 
     text: str
     place: str = ""
@@ -93,12 +68,12 @@ class PairName(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class PairSelection:
-    """Which pairs are meant.
+    """Which pairs a user selected.
 
     Attributes:
         names: names and patterns.
-        everything: all that the exchange lists, instead of names.
-        quotes: of `everything` and of patterns, only pairs quoted in one of these.
+        everything: all pairs that the exchange lists, instead of names.
+        quotes: restricts `everything` and patterns to pairs quoted in one of these currencies.
     """
 
     names: Sequence[PairName] = ()
@@ -107,7 +82,7 @@ class PairSelection:
 
     @property
     def needs_the_list(self) -> bool:
-        """Whether the exchange must be asked for what it lists now."""
+        """Whether the exchange must be asked for the pairs that it lists now."""
         return (
             self.everything
             or bool(self.quotes)
@@ -116,29 +91,34 @@ class PairSelection:
 
 
 async def choose(client: Client, archive: TradeStore, choice: PairSelection) -> list[Pair]:
-    """The pairs that are meant, each once, in the order they were named in.
+    """The selected pairs, each once, in the order of their names.
 
-    Patterns, and everything, mean what the exchange lists now; for names alone it is asked only
-    where the archive does not know one of them.
+    Patterns and `everything` select from what the exchange lists now. For names alone the exchange
+    is asked only if the archive does not know one of them.
+
+    Args:
+        client: of the exchange.
+        archive: whose pairs.json is read and updated.
+        choice: what the user selected.
 
     Raises:
-        UnknownPair: no market goes by a name, fits a pattern, or is quoted so.
-        UsageError: a pair named in full is not quoted so.
+        UnknownPair: no market has a name, matches a pattern, or is quoted in that currency.
+        UsageError: a pair named in full is not quoted in that currency.
     """
     if not choice.needs_the_list:
         with suppress(UnknownPair):
             pairs = _chosen(choice, {}, known_pairs(archive))
-            # Answers are compared with the key, so the list is asked for one that is not known.
+            # Answers are compared with the pair's key, so a pair without a key needs the list.
             if all(pair.key for pair in pairs):
                 return pairs
     listed = await _listed(client)
     known = _keep(archive, listed)
-    here = _under_their_names_here(listed, known, archive.held())
-    return _chosen(choice, {pair.altname: pair for pair in here}, known)
+    selectable = _with_stored_names(listed, known, archive.held())
+    return _chosen(choice, {pair.altname: pair for pair in selectable}, known)
 
 
 async def _listed(client: Client) -> dict[str, Pair]:
-    """What the exchange lists now; that it lists nothing is no good answer."""
+    """The pairs that the exchange lists now, by altname; an empty list is no good answer."""
     listed = await client.pairs()
     if not listed:
         raise ExchangeRefused("the exchange lists no market at all: try again later")
@@ -146,27 +126,33 @@ async def _listed(client: Client) -> dict[str, Pair]:
 
 
 async def refresh_pairs(client: Client, archive: TradeStore) -> dict[str, Pair]:
-    """Ask the exchange for its markets and keep them; pairs that are held are never dropped."""
+    """Request the exchange's pairs and store them; pairs with stored trades are never dropped.
+
+    Args:
+        client: of the exchange.
+        archive: whose pairs.json is written.
+    """
     return _keep(archive, await _listed(client))
 
 
-def _keep(archive: TradeStore, asked: dict[str, Pair]) -> dict[str, Pair]:
+def _keep(archive: TradeStore, listed: dict[str, Pair]) -> dict[str, Pair]:
+    """Write listed pairs, and those with stored trades, to pairs.json; returns them."""
     before = known_pairs(archive)
     held = {name: before[name] for name in archive.held()}
-    pairs = {**held, **asked}
+    pairs = {**held, **listed}
     for name, kept in held.items():
         if kept.key and pairs[name].key != kept.key:
             logger.warning("%s", market_changed_text(name, kept.key, pairs[name].key))
-            # The name goes on meaning the market whose trades are there.
+            # The name keeps meaning the market whose trades are stored.
             pairs[name] = kept
     keep_pairs(archive, msgspec.json.encode(pairs))
     return pairs
 
 
-def _under_their_names_here(
+def _with_stored_names(
     listed: Mapping[str, Pair], known: Mapping[str, Pair], held: Collection[str]
 ) -> Iterator[Pair]:
-    """What is listed now; a pair that is held under another altname goes by that one."""
+    """The listed pairs; one whose trades are stored under another altname has that altname."""
     kept = renamed(listed, known, held)
     names = {now.altname: name for name, now in kept.items()}
     for pair in listed.values():
@@ -177,47 +163,49 @@ def _under_their_names_here(
 
 
 def _chosen(choice: PairSelection, listed: dict[str, Pair], known: dict[str, Pair]) -> list[Pair]:
-    """What is meant of the pairs `listed` now, or named in full of all those `known`."""
+    """The selected pairs of those `listed` now; names in full select from all those `known`."""
     quotes = {quote.strip().upper() for quote in choice.quotes}
     for quote in choice.quotes:
-        _mind_the_quote(quote, listed.values())
+        _check_quote(quote, listed.values())
 
     def quoted(pair: Pair) -> bool:
         return not quotes or bool(quotes & quote_names(pair))
 
     if choice.everything:
         return [pair for pair in listed.values() if quoted(pair)]
-    book = PairIndex(known.values())
+    names = PairIndex(known.values())
     chosen: dict[str, Pair] = {}
     for name in choice.names:
         try:
-            found = _meant(name.text, listed, book, quoted)
+            found = _pairs_of_name(name.text, listed, names, quoted)
         except UsageError as error:
             raise type(error)(f"{name.place}: {error}" if name.place else str(error)) from error
         chosen |= {pair.altname: pair for pair in found}
     return list(chosen.values())
 
 
-def _meant(
-    text: str, listed: dict[str, Pair], book: PairIndex, quoted: Callable[[Pair], bool]
+def _pairs_of_name(
+    text: str, listed: dict[str, Pair], names: PairIndex, quoted: Callable[[Pair], bool]
 ) -> list[Pair]:
+    """The pairs that a name or a pattern selects."""
     if not is_pattern(text):
-        pair = book.resolve(text)
+        pair = names.resolve(text)
         if not quoted(pair):
             raise UsageError(
-                f"{text!r} is quoted in something else than --quote asks for: leave one of them out"
+                f"{text!r} is not quoted in a currency of --quote: leave one of them out"
             )
         return [pair]
     found = match_pattern(text, listed.values())
     if not found:
-        raise UnknownPair(f"no pair fits {text!r}: `harvester pairs` lists the markets")
+        raise UnknownPair(f"no pair matches {text!r}: `harvester pairs` lists the markets")
     found = [pair for pair in found if quoted(pair)]
     if not found:
-        raise UnknownPair(f"no pair that fits {text!r} is quoted in what --quote asks for")
+        raise UnknownPair(f"no pair that matches {text!r} is quoted in a currency of --quote")
     return found
 
 
-def _mind_the_quote(quote: str, pairs: Collection[Pair]) -> None:
+def _check_quote(quote: str, pairs: Collection[Pair]) -> None:
+    """Raise UnknownPair if no pair is quoted in a currency."""
     known = Counter(pair.wsname.partition("/")[2] or pair.quote for pair in pairs)
     if not any(quote.strip().upper() in quote_names(pair) for pair in pairs):
         names = [name for name, _ in known.most_common()]
@@ -227,57 +215,16 @@ def _mind_the_quote(quote: str, pairs: Collection[Pair]) -> None:
         )
 
 
-def resolve_held(archive: TradeStore, text: str) -> Pair:
-    """The pair of an archive that a person means, without asking anybody.
-
-    Raises:
-        NothingHeld: the archive holds no trades of it; the message names what it holds.
-        AmbiguousPair: several markets go by that name, which differ by case.
-    """
-    held = archive.held()
-    pairs = known_pairs(archive)
-    try:
-        pair = resolve(text, pairs.values())
-    except AmbiguousPair:
-        raise
-    except UnknownPair:
-        pair = None
-    if pair is not None and pair.altname in held:
-        return pair
-    if pair is None and metadata.known_pairs(archive.store) is not None:
-        # The list that is kept is of all markets, so a backfill would refuse the name.
-        advice = "`harvester pairs --update` lists the markets"
-    else:
-        advice = f"`harvester backfill {shlex.quote(text)}` fetches them"
-    names = ", ".join(held[:8]) + (f" and {len(held) - 8} more" if len(held) > 8 else "")
-    raise NothingHeld(
-        f"the archive at {archive.path} holds no trades of {text!r}; "
-        + (f"it holds {names}. " if held else "it is empty. ")
-        + advice
-    )
-
-
 async def listed_and_known(
     client: Client, archive: TradeStore
 ) -> tuple[dict[str, Pair], dict[str, Pair]]:
-    """What the exchange lists now, and with it what else the archive holds; both by altname."""
+    """The pairs that the exchange lists now, and those with the archive's other pairs.
+
+    Both are by altname.
+
+    Args:
+        client: of the exchange.
+        archive: whose pairs.json is written.
+    """
     listed = await client.pairs()
     return listed, _keep(archive, listed)
-
-
-def resolve_named(archive: TradeStore, text: str) -> str:
-    """The altname of a pair that an archive holds, or was ever asked for.
-
-    Raises:
-        NothingHeld: it knows no such pair; the message names what it holds.
-        AmbiguousPair: several markets go by that name, which differ by case.
-    """
-    named = archive.stored_or_requested()
-    pairs = {**{name: Pair(altname=name) for name in named}, **known_pairs(archive)}
-    try:
-        name = resolve(text, pairs.values()).altname
-    except AmbiguousPair:
-        raise
-    except UnknownPair:
-        name = ""
-    return name if name in named else resolve_held(archive, text).altname

@@ -1,460 +1,455 @@
-"""Download one missing range of one pair: page loop, flushes, boundary checks."""
+"""Download one missing range of a pair: page loop, flushes, boundary checks, parallel parts."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
-from typing import NamedTuple, TypeVar
+from collections.abc import Callable, Coroutine
+from contextlib import suppress
+from typing import Any
 
-import numpy as np
 import pyarrow as pa
 
-from harvester.download.buffer import MemoryBudget, WriteBuffer
-from harvester.download.estimate import WEEK
-from harvester.download.events import CancelToken, DownloadCounts, Noted
-from harvester.download.id_check import FirstPageCheck, IdContinuityChecker, has_id
-from harvester.download.page_merge import LEAST_MARGIN_NS, JoinResult, Page, PageMerger, PageSource
-from harvester.errors import ArchiveDamaged, ImportIncomplete, Interrupted
-from harvester.schema import sort_rows, times, trade_ids
-from harvester.storage.trade_store import EVERYTHING, TradeStore
-from harvester.times import SECOND, Range, overlap, show
+from harvester.download.buffer import WriteBuffer
+from harvester.download.events import Noted, PageRead
+from harvester.download.exchange import Page, PageSource
+from harvester.download.id_check import IdContinuityChecker, has_id, prove_first_page
+from harvester.download.neighbours import (
+    LeftNeighbour,
+    imported_in,
+    left_neighbour,
+    range_without_newest,
+    right_neighbour,
+)
+from harvester.download.page_merge import LEAST_MARGIN_NS, JoinResult, PageMerger
+from harvester.download.range_split import SplitPoint, cut_between, middle
+from harvester.download.request import RangeContext
+from harvester.errors import ArchiveDamaged, HarvesterError, ImportIncomplete, Interrupted
+from harvester.kraken.rate_limit import CALLS_PER_PAIR
+from harvester.schema import sort_rows, times
+from harvester.times import Range, overlap, show
 from harvester.trade_ids import BEFORE_FIRST_ID, LastId
 
-# --- spans ----------------------------------------------------------------------------------------
+MAX_OVERFILL = 1.25
+"""Trades may exceed the flush size by this factor while a segment is written or merged.
+
+Only an API server is ever so fast.
+"""
 
 
-class SplitPoint(NamedTuple):
-    """A place between two trades where one span ends and the next begins.
+# --- parts in parallel ----------------------------------------------------------------------------
 
-    Attributes:
-        at: the published time of the trade before it; the next span is everything after it.
-        left: what the next span goes on from: that trade's id, the rows without one behind it,
-            and its time. None where ids do not tell that the two are neighbours.
-        right: what the first span must end before: the next trade's id, and the rows without one
-            before it. None likewise.
-    """
+# Each page is requested from the last one's cursor, so a download makes one call after the other.
+# Where an answer takes longer than the allowed interval, calls that are allowed would be lost. Then
+# the rest of the range is split about where half of its trades are, and both parts are downloaded
+# at once under the pair's rate limit. Where one ends first, the rest of the other is split again.
 
-    at: int
-    left: tuple[int, int, int] | None
-    right: tuple[int, int] | None
+MIN_PAGES_TO_SPLIT = 8
+"""A rest of fewer pages is not worth the call that finds the split point."""
 
+SPLIT_ATTEMPTS = 3
+"""Places tried, each nearer to the reached one: a market may have ended long ago."""
 
-def middle(span: Range, weeks: list[tuple[int, int]]) -> int:
-    """The moment with about half of a range's trades on either side.
-
-    Args:
-        span: to be cut.
-        weeks: trades a week, (open time in ns, count), in order; within a week they are taken to
-            be evenly spread. Where they know nothing of the span, it is the middle of the time.
-    """
-    parts = []
-    for opened, count in weeks:
-        start, end = max(span.after, opened), min(span.through, opened + WEEK)
-        if end > start and count:
-            parts.append((start, end, count * (end - start) / WEEK))
-    half = sum(trades for *_, trades in parts) / 2
-    for start, end, trades in parts:
-        if trades >= half:
-            return start + round((end - start) * half / trades)
-        half -= trades
-    return (span.after + span.through) // 2
+PAGES_UNTIL_NEXT_SPLIT = 16
+"""Pages read before a split point is looked for again where none was found."""
 
 
-def cut_between(rows: pa.RecordBatch, within: Range) -> SplitPoint | None:
-    """The first place of a page where the tape can be cut in two, both sides known.
+class SplitDownload:
+    """Downloads one missing range, in one part or in two at once."""
 
-    Two trades of different times whose ids go on by one are neighbours for sure: whatever a page
-    leaves out, the span that ends there and the one that begins there know the other's edge. Only
-    where a page bears no such pair, any two times do, and the seam rests on its overlap alone.
+    def __init__(self, context: RangeContext) -> None:
+        """Create it; `run` does the work."""
+        self._context = context
+        self._running: dict[asyncio.Task[None], RangeDownload | None] = {}
+        self._ended: asyncio.Queue[asyncio.Task[None]] = asyncio.Queue()
+        self._pages_to_wait = 0
 
-    Args:
-        rows: as the exchange sent them, in any order.
-        within: only trades in this range are looked at.
-    """
-    rows = sort_rows(rows) if rows.num_rows else rows
-    stamps, ids = times(rows), trade_ids(rows)
-    apart = (
-        (stamps[:-1] < stamps[1:]) & (stamps[:-1] > within.after) & (stamps[1:] < within.through)
-    )
-    sure = apart & (ids[:-1] > 0) & (np.diff(ids) == 1)
-    for places, known in ((sure.nonzero()[0], True), (apart.nonzero()[0], False)):
-        if len(places):
-            at, number = int(stamps[places[0]]), int(ids[places[0]])
-            return (
-                SplitPoint(at, (number, 0, at), (number + 1, 0))
-                if known
-                else SplitPoint(at, None, None)
-            )
-    return None
+    async def run(self, within: Range) -> None:
+        """Download a range completely.
+
+        If one part fails, the others end with the page that they are at. What was downloaded
+        completely is committed.
+        """
+        errors: list[BaseException] = []
+        download = RangeDownload(self._context, within, self._after_page)
+        self._start(download.run(), download)
+        try:
+            while self._running:
+                task = await self._ended.get()
+                # An ended download must not stay referenced: it would keep its trades in memory.
+                del self._running[task]
+                if not task.cancelled() and (error := task.exception()) is not None:
+                    errors.append(error)
+                    for other in self._running.values():
+                        if other is not None:
+                            other.end_early()
+                if not any(self._running.values()):
+                    # The rest looks for a split point, maybe for minutes: nothing is left to split.
+                    for searching in self._running:
+                        searching.cancel()
+        finally:
+            for task in self._running:
+                task.cancel()
+            await asyncio.gather(*self._running, return_exceptions=True)
+            self._running.clear()
+        if errors:
+            raise min(errors, key=lambda error: isinstance(error, Interrupted))
+
+    def _start(self, work: Coroutine[Any, Any, None], download: RangeDownload | None) -> None:
+        task = asyncio.ensure_future(work)
+        self._running[task] = download
+        task.add_done_callback(self._ended.put_nowait)
+
+    def _after_page(self, download: RangeDownload, *, is_last: bool) -> None:
+        """Report progress, and split a download that can't use the allowed rate and is long."""
+        context = self._context
+        # Where there are two parts, the earlier one shows how far the pair is.
+        parts = [part for part in self._running.values() if part is not None]
+        reached_ns = min(part.reached_ns for part in parts if part.reached_ns is not None)
+        pages, counts = context.pages, context.counts
+        event = PageRead(pages.pair.altname, counts.trades, pages.requested, reached_ns)
+        context.listener(event)
+        if is_last:
+            return
+        if self._pages_to_wait:
+            self._pages_to_wait -= 1
+        elif (
+            len(self._running) < CALLS_PER_PAIR
+            and pages.is_starved
+            and download.pages_left() >= MIN_PAGES_TO_SPLIT
+        ):
+            self._start(self._split(download), None)
+
+    async def _split(self, download: RangeDownload) -> None:
+        # Whatever is wrong here, the download itself meets it, and reports it.
+        with suppress(HarvesterError):
+            weeks = await self._context.pages.weekly_counts()
+            until_ns = download.range.through
+            for _ in range(SPLIT_ATTEMPTS):
+                until_ns = middle(download.left()._replace(through=until_ns), weeks)
+                page = await self._split_page(until_ns)
+                cut, through = cut_between(page.rows, download.left()), download.range.through
+                if cut is not None and download.shorten(cut):
+                    part = Range(cut.at, through)
+                    second = RangeDownload(self._context, part, self._after_page, cut)
+                    self._start(second.run(), second)
+                    return
+        self._pages_to_wait = PAGES_UNTIL_NEXT_SPLIT
+
+    async def _split_page(self, since_ns: int) -> Page:
+        """The page in which a split point is looked for."""
+        return await self._context.pages.page(since_ns)
 
 
-# --- crawler --------------------------------------------------------------------------------------
-
-T = TypeVar("T")
-
-
-MOST_OVER = 1.25
-"""So far may trades pile up while a segment is written or merged; only a mirror is ever so fast."""
-
-
-class Bounds(NamedTuple):
-    """What may wait in memory: over all pairs, and of one crawl for how long and how many."""
-
-    backlog: MemoryBudget
-    flush_s: float
-    flush_rows: int
+# --- one part -------------------------------------------------------------------------------------
 
 
 class RangeDownload:
-    """Crawls one missing range of one pair."""
+    """Downloads one range of one pair, page after page.
+
+    Attributes:
+        range: what is downloaded; it may be shortened meanwhile.
+        reached_ns: the time up to which pages were read; None before the first page and at the end.
+    """
 
     def __init__(
         self,
-        span: Range,
-        source: PageSource,
-        buffer: WriteBuffer,
-        bounds: Bounds,
-        stop: CancelToken,
-        tally: DownloadCounts,
+        context: RangeContext,
+        within: Range,
+        after_page: Callable[..., None],
+        cut: SplitPoint | None = None,
     ) -> None:
-        """The crawl of `span`, whose trades go to `buffer`; nothing is asked yet."""
-        self.span = span
-        self.after_page: Callable[[RangeDownload], None] = lambda _crawl: None
-        """Called with every page that goes on."""
-        self._source = source
-        self._buffer = buffer
-        self._backlog, self._flush_s, self._flush_rows = bounds
-        self._stop = stop
-        self._tally = tally
-        self._listener = tally.listener
-        self._seams = IdContinuityChecker(source, tally.pair, span, tally.listener)
-        self._tape = PageMerger(span.after)
+        """Create the download of one range; nothing is requested yet.
+
+        Args:
+            context: of the whole range.
+            within: the part to download.
+            after_page: called with this download after each page that brought trades, and whether
+                it was the last page.
+            cut: where the part begins behind a trade that the archive does not have yet.
+        """
+        self.range = within
+        self.reached_ns: int | None = None
+        self._context = context
+        self._pair = context.pages.pair.altname
+        self._after_page = after_page
+        self._cut = cut
+        self._source = PageSource(context.pages)
+        self._buffer = WriteBuffer(
+            context.writer, within.after, context.pair_json, context.listener, context.locks
+        )
+        self._ids = IdContinuityChecker(self._source, self._pair, within, context.listener)
+        self._merger = PageMerger(within.after)
+        self._left: LastId | None = None
         self._right: tuple[int, int] | None = None
         self._first_ns: int | None = None
         self._pages_read = 0
-        self._is_closing = self._gives_up = self._is_cut = False
+        self._is_closing = self._ends_early = self._is_cut = self._is_closed = False
         self._flushing: asyncio.Task[None] | None = None
         self._stuck = (0, 0, 0)
-        self._is_left_known = False
-        self._fault: ArchiveDamaged | None = None
-        self._is_closed = False
+        self._error: ArchiveDamaged | None = None
 
     def left(self) -> Range:
-        """What is still to be fetched."""
-        reached = self._tape.last_ns
-        return Range(self.span.after if reached is None else reached, self.span.through)
+        """What is still to be downloaded."""
+        reached_ns = self._merger.last_ns
+        return Range(self.range.after if reached_ns is None else reached_ns, self.range.through)
 
     def pages_left(self) -> float:
-        """How many more pages that is likely to take, by the trades so far."""
-        if self._first_ns is None or self._tape.last_ns is None or self._is_closing:
+        """How many more pages that is likely to take, by the density of the trades so far."""
+        if self._first_ns is None or self._merger.last_ns is None or self._is_closing:
             return 0.0
-        left, passed_ns = self.left(), self._tape.last_ns - self._first_ns
+        left, passed_ns = self.left(), self._merger.last_ns - self._first_ns
         return self._pages_read * (left.through - left.after) / max(1, passed_ns)
 
     def shorten(self, cut: SplitPoint) -> bool:
-        """End at a cut: what lies behind it is another's. False where it is too late for that."""
-        reached = self._tape.last_ns
-        if self._is_closing or reached is None or reached >= cut.at:
+        """End at a split point: another download has the rest. False if it is too late for that."""
+        reached_ns = self._merger.last_ns
+        if self._is_closing or reached_ns is None or reached_ns >= cut.at:
             return False
-        self.span = self._seams.span = Range(self.span.after, cut.at)
+        self.range = self._ids.range = Range(self.range.after, cut.at)
         self._right, self._is_cut = cut.right, True
         return True
 
-    def give_up(self) -> None:
-        """End with the page that is under way; what was fetched whole is committed."""
-        self._gives_up = True
+    def end_early(self) -> None:
+        """End with the page that is under way; what was downloaded completely is committed."""
+        self._ends_early = True
 
-    async def run(self, archive: TradeStore, pair: str, cut: SplitPoint | None = None) -> None:
-        """Fetch the span whole.
+    async def run(self) -> None:
+        """Download the range completely.
 
-        Whatever ends it early, what was fetched whole before is committed.
-
-        Args:
-            archive: holds the neighbours whose ids the seams are checked against.
-            pair: altname.
-            cut: where the span begins behind a trade that the archive does not hold yet.
+        Whatever ends it early, what was downloaded completely before is committed.
         """
-        self._backlog.enter(self._buffer)
-        done, whole = asyncio.Event(), False
-        tending = asyncio.create_task(self._tend(done))
+        store, pair = self._context.store, self._pair
+        has_imports = self._context.has_imports
+        self._context.memory.buffers.add(self._buffer)
+        done, is_complete = asyncio.Event(), False
+        waiting = asyncio.create_task(self._flush_while_waiting(done))
         try:
-            seams = self._seams
-            left = _left_edge(archive, pair, self.span.after, cut)
-            is_file = bool(
-                left and imported_in(archive, pair, Range(left.time_ns, self.span.after))
-            )
-            self._is_left_known = left is not None
-            seams.begin_at(left, is_file=is_file)
-            known_ns = cut.at if cut else _last_known(archive, pair, self.span.after)
-            beyond = await self._pages(archive, pair, known_ns, left)
+            if self._cut is None:
+                before = left_neighbour(store, pair, self.range.after, has_imports=has_imports)
+            else:
+                last_id = LastId(*self._cut.left) if self._cut.left else None
+                before = LeftNeighbour(last_id, self._cut.at)
+            self._left = before.last_id
+            self._ids.begin_at(self._left, is_imported=before.is_imported)
+            beyond = await self._download_pages(before.last_ns)
             self._is_closing = True
-            through = self.span.through
-            held = self._right or archive.first_id_after(pair, through)
-            is_file = self._right is None and bool(
-                imported_in(archive, pair, _before_an_id(archive, pair, through))
+            stored, is_imported, through = self._right, False, self.range.through
+            if stored is None:
+                stored, is_imported = right_neighbour(store, pair, through, has_imports=has_imports)
+            rows = await self._ids.close(
+                stored or beyond,
+                is_imported=is_imported,
+                is_stored=bool(stored) or self._is_cut,
             )
-            rows = await seams.close(
-                held or beyond,
-                self._ask,
-                is_file=is_file,
-                is_held=bool(held) or self._is_cut,
-            )
-            await self._uncover_losses(archive, pair)
-            await self._hand_on(rows, through)
-            whole = True
+            if self._ids.lost:
+                await self._uncover_losses()
+            await self._add_to_buffer(rows, through)
+            is_complete = True
         finally:
             self._is_closing = True
-            self._tally.leave(self)
-            self._backlog.leave(self._buffer)
+            self.reached_ns = None
+            self._context.memory.buffers.discard(self._buffer)
             done.set()
-            await tending
-            await self._settle_flushing()
-            await self._buffer.flush(final=whole)
-        if self._fault is not None:
-            raise self._fault
+            await waiting
+            await self._await_flush()
+            await self._buffer.flush(final=is_complete)
+        if self._error is not None:
+            raise self._error
         self._is_closed = True
-        await self._uncover_before_newest(archive, pair)
+        newest_ns = self._source.newest_ns
+        if newest_ns is None:
+            return
+        lost = range_without_newest(store, pair, newest_ns, has_imports=has_imports)
+        if lost is not None:
+            await self._uncover(lost, f"the newest trade, of {show(newest_ns)},")
+            if self._error is not None:
+                raise self._error
 
-    async def _pages(
-        self, archive: TradeStore, pair: str, known_ns: int | None, left: LastId | None
-    ) -> tuple[int, int] | None:
-        """Ask page after page, until the span or the market ends.
+    async def _download_pages(self, stored_ns: int | None) -> tuple[int, int] | None:
+        """Request page after page, until the range or the history ends.
 
-        Returns the first id behind the span, and the rows without one before it, where shown.
+        Args:
+            stored_ns: the time of the last stored trade before the range; None if there is none.
+
+        Returns:
+            The first id behind the range, and the rows without one before it, where shown.
+
+        Raises:
+            Interrupted: another part failed, or the run was cancelled.
+            ExchangeError: the exchange can't be reached, refuses, or contradicts itself.
         """
         while True:
-            if self._gives_up:
+            if self._ends_early:
                 raise Interrupted("interrupted; the same command goes on where it stopped")
-            tape = self._tape
-            page = await self._ask(self._next_page(left))
-            step = tape.join(page.rows, page.cursor_ns, page.unit_ns, self.span.through)
-            self._buffer.note(page.last, [])
-            if step.before.num_rows and not self._is_left_known:
-                self._seams.pass_over(step.before)
-            if step.verdict in (JoinResult.ADVANCED, JoinResult.PAST):
-                self._source.agreed()
-                await self._check(archive, step.rows, page)
-                self._tell(step.rows)
-                if step.verdict is JoinResult.PAST:
+            merger = self._merger
+            page = await self._next_page()
+            step = merger.join(page.rows, page.cursor_ns, page.unit_ns, self.range.through)
+            self._buffer.cursor = page.last or self._buffer.cursor
+            if step.before.num_rows and self._left is None:
+                self._ids.pass_over(step.before)
+            if step.result in (JoinResult.ADVANCED, JoinResult.REACHED_END):
+                self._source.conflicts = 0
+                await self._check(step.rows, page)
+                self._report_page(step.rows, is_last=step.result is JoinResult.REACHED_END)
+                if step.result is JoinResult.REACHED_END:
                     return step.beyond
-                self.after_page(self)
-            elif step.verdict is JoinResult.QUIET:
-                if await self._is_at_head(tape, known_ns):
-                    await self._check(archive, tape.finish(), page)
+            elif step.result is JoinResult.NO_NEW_ROWS:
+                if await self._is_end_of_history(stored_ns):
+                    await self._check(merger.finish(), page)
                     return None
-            elif step.verdict is JoinResult.STALE:
-                self._source.contradicted("a page does not show the last trade held")
-            elif step.verdict is JoinResult.STAMP_FULL:
-                self._tape, left = await self._step_beyond(tape, archive, pair), None
-                self._is_left_known = False
+            elif step.result is JoinResult.MISSING_OVERLAP:
+                self._source.record_conflict("a page does not show the last trade before it")
+            elif step.result is JoinResult.TIMESTAMP_FULL:
+                self._merger = await self._skip_timestamp(merger)
+                self._left = None
 
-    async def _is_at_head(self, tape: PageMerger, known_ns: int | None) -> bool:
-        if await self._ask(self._source.at_head(tape.last_ns, self.span.after, known_ns)):
+    def _report_page(self, rows: pa.RecordBatch, *, is_last: bool) -> None:
+        """Report a page with its final trades."""
+        if self._first_ns is None and rows.num_rows:
+            self._first_ns = int(times(rows)[0])
+        self._pages_read += 1
+        reached_ns, through = self._merger.last_ns, self.range.through
+        self.reached_ns = through if reached_ns is None else min(through, reached_ns)
+        self._after_page(self, is_last=is_last)
+
+    async def _is_end_of_history(self, stored_ns: int | None) -> bool:
+        last_ns, after = self._merger.last_ns, self.range.after
+        if await self._source.is_end_of_history(last_ns, after, stored_ns):
             # The newest page may show more trades of the last time than the page before it did.
-            newest = self._source.newest
-            if newest is None or not tape.lacks(newest):
+            newest = self._source.newest_rows
+            if newest is None or not self._merger.has_more_trades(newest):
                 return True
-            self._source.contradicted("the newest page shows more trades of the last time")
-        if self._source.in_doubt:
-            tape.squeeze()
+            self._source.record_conflict("the newest page shows more trades of the last time")
+        if self._source.conflicts > 1:
+            self._merger.page_within_timestamp()
         return False
 
-    async def _next_page(self, left: LastId | None) -> Page:
-        """The next page; the first one only once more than a single answer vouches for it."""
-        since_ns = self._tape.next_since()
+    async def _next_page(self) -> Page:
+        """The next page; the first one only once more than a single answer proves it."""
+        merger, left = self._merger, self._left
+        since_ns = merger.next_since()
         page = await self._source.page(since_ns)
-        if self._tape.last_ns is not None or self._tape.is_too_coarse(page.unit_ns):
+        if merger.last_ns is not None or merger.is_too_coarse(page.unit_ns):
             return page
-        beginning = FirstPageCheck(self._source, self._tape.after, left)
-        page = await beginning.prove(page, since_ns)
-        if beginning.confirmed is not None:
-            self._seams.begin_at(left, confirmed=beginning.confirmed)
+        page, known_gap = await prove_first_page(self._source, page, since_ns, merger.after, left)
+        if known_gap is not None:
+            self._ids.begin_at(left, known_gap=known_gap)
         elif left == BEFORE_FIRST_ID and page.rows.num_rows and not has_id(sort_rows(page.rows)):
-            self._seams.begin_at(None)
+            self._ids.begin_at(None)
         return page
 
-    async def _uncover_losses(self, archive: TradeStore, pair: str) -> None:
-        """Make a gap of each range that turned out to lack trades, before anything is committed.
-
-        So a crash at any moment leaves the gap on record, or the place to be found again.
-        """
-        losses, self._seams.lost = self._seams.lost, []
-        for gap, lost in losses:
-            what = f"trades between ids {gap.after_id} and {gap.before_id}"
-            beside = (
-                Range(gap.after_ns, self.span.after),
-                Range(self.span.through, gap.before_ns),
+    async def _skip_timestamp(self, merger: PageMerger) -> PageMerger:
+        """Leave a gap at a time whose trades can't be had completely, and go on behind it."""
+        # A place that was skipped before is not tried again, so that each request goes further.
+        if merger.last_ns is not None and merger.last_ns > self._stuck[0]:
+            skipped_ns, cursor, tries = merger.last_ns, merger.cursor or merger.last_ns, 0
+            text = (
+                f"more trades have the time {show(skipped_ns)} than a page can show: they are left "
+                "out as a gap, and the download goes on behind them"
             )
-            path = next((found for one in beside if (found := imported_in(archive, pair, one))), "")
-            if path:
-                where = next(one for one in beside if imported_in(archive, pair, one))
-                self._fault = self._fault or ImportIncomplete(
-                    f"{pair}: {what} are not in {path}, which came from a file: "
-                    f"`harvester backfill {pair} --upgrade` fetches anew what did",
-                    *where,
-                )
-            else:
-                await self._uncover(archive, pair, lost, what)
+            self._context.listener(Noted(self._pair, text))
+            rows = await self._ids.close(None)
+            await self._uncover_losses()
+            await self._add_to_buffer(rows, skipped_ns - 1)
+            await self._await_flush()
+            await self._buffer.flush()
+            self._ids.begin_at(None)
+        else:
+            skipped_ns, cursor, tries = self._stuck
+        # An exclusive `since` goes on behind the cursor, an inclusive one behind its successor.
+        since_ns = cursor + tries
+        if tries > 1:
+            since_ns = skipped_ns + LEAST_MARGIN_NS * 4**tries
+            skipped_ns = since_ns + LEAST_MARGIN_NS
+        self._stuck = (skipped_ns, cursor, tries + 1)
+        self._buffer.skip_to(skipped_ns)
+        return PageMerger(skipped_ns, first_since=since_ns)
 
-    async def _uncover(self, archive: TradeStore, pair: str, lost: Range, what: str) -> None:
-        # Until this crawl has ended, rows of its own range are not all committed.
-        is_own = not self._is_closed and overlap(lost, self.span) is not None
-        if is_own or not self._buffer.writes_to(archive) or not await self._buffer.uncover(lost):
-            self._fault = self._fault or ArchiveDamaged(
-                f"{pair}: {what} are missing from {lost}: `harvester verify {pair} --repair` "
-                "downloads them"
-            )
-            return
-        self._tally.lost.append(lost)
-        text = f"{what} were missing from {lost}, which is a gap now and is downloaded again"
-        self._listener(Noted(pair, text))
+    async def _check(self, rows: pa.RecordBatch, page: Page) -> None:
+        """Check the ids of final trades, and buffer those that are certain."""
+        certain, complete_ns = await self._ids.check(rows, page.unit_ns)
+        if self._ids.lost:
+            await self._uncover_losses()
+        await self._add_to_buffer(certain, complete_ns)
 
-    async def _uncover_before_newest(self, archive: TradeStore, pair: str) -> None:
-        """Make a gap of the time before the newest trade, where that one is not stored."""
-        newest_ns = self._source.newest_ns
-        if newest_ns is None or not _lacks(archive, pair, newest_ns):
-            return
-        covered = next(
-            one for one in archive.coverage(pair) if one.after < newest_ns <= one.through
-        )
-        last_ns = archive.last_time(pair, newest_ns) or 0
-        lost = Range(max(last_ns, covered.after), newest_ns)
-        await self._uncover(archive, pair, lost, f"the newest trade, of {show(newest_ns)},")
-        if self._fault is not None:
-            raise self._fault
-
-    async def _check(self, archive: TradeStore, rows: pa.RecordBatch, page: Page) -> None:
-        sure, whole = await self._seams.take(rows, page.unit_ns, self._ask)
-        if self._seams.lost:
-            await self._uncover_losses(archive, self._tally.pair)
-        await self._hand_on(sure, whole)
-
-    async def _hand_on(self, rows: pa.RecordBatch, whole_through: int) -> None:
-        seams = self._seams
-        self._tally.trades += rows.num_rows
-        self._buffer.note(None, seams.jumps, seams.unasked, seams.across_files)
-        seams.jumps, seams.unasked, seams.across_files = [], [], []
-        self._buffer.add(rows, whole_through)
+    async def _add_to_buffer(self, rows: pa.RecordBatch, complete_ns: int) -> None:
+        """Buffer trades; start to write a segment if enough of them wait, or for long enough."""
+        ids, buffer, context = self._ids, self._buffer, self._context
+        context.counts.trades += rows.num_rows
+        if ids.confirmed or ids.unconfirmed or ids.across_imports:
+            buffer.note(ids.confirmed, ids.unconfirmed, ids.across_imports)
+            ids.confirmed, ids.unconfirmed, ids.across_imports = [], [], []
+        buffer.add(rows, complete_ns)
         if self._flushing is not None and self._flushing.done():
-            await self._settle_flushing()
-        if self._buffer.rows >= self._flush_rows or self._buffer.age_s() >= self._flush_s:
-            if self._flushing is not None and self._buffer.rows >= MOST_OVER * self._flush_rows:
-                await self._settle_flushing()
+            await self._await_flush()
+        if buffer.rows >= context.flush_rows or buffer.age_s() >= context.flush_s:
+            if self._flushing is not None and buffer.rows >= MAX_OVERFILL * context.flush_rows:
+                await self._await_flush()
             if self._flushing is None:
-                # In the background: writing never holds up the next request.
-                self._flushing = asyncio.create_task(self._buffer.flush())
-        await self._backlog.relieve()
+                # In the background: writing never delays the next request.
+                self._flushing = asyncio.create_task(buffer.flush())
+        await context.memory.flush_if_needed()
 
-    async def _settle_flushing(self) -> None:
+    async def _await_flush(self) -> None:
         if self._flushing is not None:
             task, self._flushing = self._flushing, None
             await task
 
-    async def _ask(self, work: Awaitable[T]) -> T:
-        return await self._stop.guard(work)
-
-    async def _tend(self, done: asyncio.Event) -> None:
-        """While the exchange keeps us waiting, what was fetched does not wait with us."""
+    async def _flush_while_waiting(self, done: asyncio.Event) -> None:
+        """Write buffered trades in time also while the exchange does not answer."""
+        flush_s = self._context.flush_s
         while not done.is_set():
             try:
-                async with asyncio.timeout(self._flush_s / 2):
+                async with asyncio.timeout(flush_s / 2):
                     await done.wait()
             except TimeoutError:
-                if self._buffer.age_s() >= self._flush_s:
+                if self._buffer.age_s() >= flush_s:
                     try:
                         await self._buffer.flush()
-                    except Exception as fault:  # noqa: BLE001 - it ends the crawl, not this alone
-                        self._buffer.fail(fault)
+                    except Exception as error:  # noqa: BLE001 - it ends the whole download
+                        self._buffer.fail(error)
 
-    async def _step_beyond(self, tape: PageMerger, archive: TradeStore, pair: str) -> PageMerger:
-        """Leave a stamp that can't be had whole as a gap, and go on behind it."""
-        # A place that was left before is not tried again, so that each call goes further.
-        if tape.last_ns is not None and tape.last_ns > self._stuck[0]:
-            stamp, cursor, tries = tape.last_ns, tape.cursor or tape.last_ns, 0
-            text = (
-                f"more trades bear the time {show(stamp)} than a page can show: they are left "
-                "out as a gap, and the crawl goes on behind them"
+    async def _uncover_losses(self) -> None:
+        """Make a gap of each range that turned out to lack trades, before anything is committed.
+
+        So after a crash at any time either the gap is recorded, or the place is found again.
+        """
+        losses, self._ids.lost = self._ids.lost, []
+        for gap, lost in losses:
+            what = f"trades between ids {gap.after_id} and {gap.before_id}"
+            sides = [
+                Range(gap.after_ns, self.range.after),
+                Range(self.range.through, gap.before_ns),
+            ]
+            for side in sides if self._context.has_imports else []:
+                path = imported_in(self._context.store, self._pair, side)
+                if path:
+                    self._error = self._error or ImportIncomplete(
+                        f"{self._pair}: {what} are not in {path}, which was imported: "
+                        f"`harvester backfill {self._pair} --upgrade` downloads imported ranges "
+                        "again",
+                        *side,
+                    )
+                    break
+            else:
+                await self._uncover(lost, what)
+
+    async def _uncover(self, lost: Range, what: str) -> None:
+        """Make a gap of a covered range that lacks trades; where that can't be, keep the error.
+
+        Args:
+            lost: the range.
+            what: is missing, for messages.
+        """
+        # Until this download has ended, rows of its own range are not all committed.
+        is_own = not self._is_closed and overlap(lost, self.range) is not None
+        is_stored_here = self._context.writer.archive is self._context.store
+        if is_own or not is_stored_here or not await self._buffer.uncover(lost):
+            self._error = self._error or ArchiveDamaged(
+                f"{self._pair}: {what} are missing from {lost}: "
+                f"`harvester verify {self._pair} --repair` downloads them"
             )
-            self._listener(Noted(pair, text))
-            rows = await self._seams.close(None, self._ask)
-            await self._uncover_losses(archive, pair)
-            await self._hand_on(rows, stamp - 1)
-            await self._settle_flushing()
-            await self._buffer.flush()
-            self._seams.begin_at(None)
-        else:
-            stamp, cursor, tries = self._stuck
-        # An exclusive `since` goes on behind the cursor, an inclusive one behind its successor.
-        since = cursor + tries
-        if tries > 1:
-            since = stamp + LEAST_MARGIN_NS * 4**tries
-            stamp = since + LEAST_MARGIN_NS
-        self._stuck = (stamp, cursor, tries + 1)
-        self._buffer.skip_to(stamp)
-        return PageMerger(stamp, first_since=since)
-
-    def _tell(self, rows: pa.RecordBatch) -> None:
-        if self._first_ns is None and rows.num_rows:
-            self._first_ns = int(times(rows)[0])
-        self._pages_read += 1
-        reached, end = self._tape.last_ns, self.span.through
-        self._tally.read(self, end if reached is None else min(end, reached))
-
-
-def _left_edge(archive: TradeStore, pair: str, after: int, cut: SplitPoint | None) -> LastId | None:
-    """The last trade with an id before a range; None where nothing tells of it."""
-    if cut is not None:
-        return LastId(*cut.left) if cut.left else None
-    found = archive.last_id_before(pair, after)
-    if found is not None:
-        return LastId(*found)
-    covered = [one for one in archive.coverage(pair) if one.through == after]
-    is_empty = bool(covered) and covered[0].after == 0 and archive.last_time(pair, after) is None
-    return BEFORE_FIRST_ID if after == 0 or is_empty else None
-
-
-def _lacks(archive: TradeStore, pair: str, stamp_ns: int) -> bool:
-    """Whether a stamp is covered and no trade of it is held.
-
-    At a quiet head nothing else would tell of a trade that came later than it should: no id
-    follows it.
-    """
-    pieces = archive.pieces(pair, Range(stamp_ns - 1, stamp_ns))
-    if not pieces or archive.last_time(pair, stamp_ns) == stamp_ns:
-        return False
-    return not (
-        archive.is_imported(pair, stamp_ns)
-        and (archive.last_time(pair, stamp_ns + SECOND) or 0) > stamp_ns - SECOND
-    )
-
-
-def _last_known(archive: TradeStore, pair: str, moment: int) -> int | None:
-    """The time of the last trade held at or before a moment; of a file's, the least it can be."""
-    known = archive.last_time(pair, moment)
-    if known is None:
-        return None
-    return known - SECOND if archive.is_imported(pair, known) else known
-
-
-def _before_an_id(archive: TradeStore, pair: str, moment: int) -> Range:
-    """From a moment on, all in which no id shows whether a trade is missing, as far as is held."""
-    at = moment
-    for segment, within in archive.pieces(pair, Range(moment, EVERYTHING.through)):
-        if within.after != at:
-            break
-        footer, bounds = archive.footer(segment), archive.bounds(segment)
-        if footer.lead == 0 and bounds is not None and bounds[0] > at:
-            return Range(moment, bounds[0])
-        at = within.through
-        if footer.first_trade_id is not None:
-            break
-    return Range(moment, at)
-
-
-def imported_in(archive: TradeStore, pair: str, span: Range) -> str:
-    """The first segment that tells of a span what a file told; empty for none."""
-    for piece in archive.pieces(pair, span) if span.after < span.through else []:
-        for one in archive.footer(piece.segment).imported:
-            if overlap(Range(one.after, one.through), piece.within):
-                return archive.location(piece.segment)
-    return ""
+            return
+        self._context.counts.lost.append(lost)
+        text = f"{what} were missing from {lost}, which is a gap now and is downloaded again"
+        self._context.listener(Noted(self._pair, text))

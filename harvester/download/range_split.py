@@ -1,117 +1,73 @@
-"""Download one range in two halves at once, where one sequential loop cannot use the full rate."""
+"""Find the point where a range is split in two, so that both parts are downloaded at once."""
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Awaitable, Callable
-from contextlib import suppress
 from typing import NamedTuple
 
-from harvester.download.page_merge import Page
-from harvester.download.range import RangeDownload, SplitPoint, cut_between, middle
-from harvester.errors import HarvesterError, Interrupted
-from harvester.kraken.rate_limit import CALLS_PER_PAIR
-from harvester.storage.trade_store import TradeStore
+import numpy as np
+import pyarrow as pa
+
+from harvester.download.estimate import WEEK
+from harvester.schema import sort_rows, times, trade_ids
 from harvester.times import Range
 
-# --- split ----------------------------------------------------------------------------------------
 
-# Each page is asked from the last one's cursor, so a crawl makes one call after the other. Where
-# an answer takes longer than the pace, calls that are allowed would be lost; then what is left is
-# cut about where half of its trades lie, and both halves go on side by side, under one pace.
-# Where one comes to its end first, what is left of the other is cut again.
+class SplitPoint(NamedTuple):
+    """A point between two trades where one part of a range ends and the next begins.
 
-LEAST_LEFT = 8
-"""Pages: less than that is not worth the call that finds the place to cut."""
+    Attributes:
+        at: the published time of the trade before it; the next part is everything after it.
+        left: what the next part continues: that trade's id, the rows without one behind it, and
+            its time. None where ids do not show that the two trades are neighbours.
+        right: what the first part must end before: the next trade's id, and the rows without one
+            before it. None in the same case.
+    """
 
-PLACES = 3
-"""So many are looked at, each nearer to what was reached: a market may have ended long ago."""
-
-REST_PAGES = 16
-"""So many pages are read before a place is looked for again where none was found."""
-
-
-class SplitCallbacks(NamedTuple):
-    """What cutting a range takes: to know that it is worth it, a page, and trades a week."""
-
-    starved: Callable[[], bool]
-    page: Callable[[int], Awaitable[Page]]
-    weeks: Callable[[], Awaitable[list[tuple[int, int]]]]
+    at: int
+    left: tuple[int, int, int] | None
+    right: tuple[int, int] | None
 
 
-class SplitDownload:
-    """Crawls one missing range, in as many spans at once as it takes."""
+def middle(within: Range, weeks: list[tuple[int, int]]) -> int:
+    """The time with about half of a range's trades on either side.
 
-    def __init__(self, make: Callable[[Range], RangeDownload], means: SplitCallbacks) -> None:
-        """`make` gives the crawl of a span."""
-        self._make = make
-        self._means = means
-        self._running: dict[asyncio.Task[None], RangeDownload | None] = {}
-        self._ended: asyncio.Queue[asyncio.Task[None]] = asyncio.Queue()
-        self._rest = 0
+    Args:
+        within: the range to be split.
+        weeks: trades of each week as (open time in ns, count), in order, spread evenly within a
+            week. Where they do not cover the range, the result is the middle of its time.
+    """
+    parts = []
+    for open_ns, count in weeks:
+        start, end = max(within.after, open_ns), min(within.through, open_ns + WEEK)
+        if end > start and count:
+            parts.append((start, end, count * (end - start) / WEEK))
+    half = sum(trades for *_, trades in parts) / 2
+    for start, end, trades in parts:
+        if trades >= half:
+            return start + round((end - start) * half / trades)
+        half -= trades
+    return (within.after + within.through) // 2
 
-    async def run(self, archive: TradeStore, pair: str, span: Range) -> None:
-        """Fetch `span` whole.
 
-        Where one span fails, the others end with the page that they are at. What was fetched
-        whole is committed.
-        """
-        self._archive, self._pair = archive, pair
-        errors: list[BaseException] = []
-        self._begin(span, None)
-        try:
-            while self._running:
-                task = await self._ended.get()
-                # What has ended is held no more: a crawl knows us, and would keep its trades.
-                del self._running[task]
-                if not task.cancelled() and (error := task.exception()) is not None:
-                    errors.append(error)
-                    for crawl in self._running.values():
-                        if crawl is not None:
-                            crawl.give_up()
-                if not any(self._running.values()):
-                    # What is left looks for a place to cut, maybe for minutes: nothing is to cut.
-                    for looking in self._running:
-                        looking.cancel()
-        finally:
-            for task in self._running:
-                task.cancel()
-            await asyncio.gather(*self._running, return_exceptions=True)
-            self._running.clear()
-        if errors:
-            raise min(errors, key=lambda error: isinstance(error, Interrupted))
+def cut_between(rows: pa.RecordBatch, within: Range) -> SplitPoint | None:
+    """The first place of a page where the trade history can be split, with both sides known.
 
-    def _begin(self, span: Range, cut: SplitPoint | None) -> None:
-        crawl = self._make(span)
-        crawl.after_page = self._consider
-        self._watch(crawl.run(self._archive, self._pair, cut), crawl)
+    Two trades of different times whose ids differ by one are certainly neighbours: whatever a page
+    leaves out, the part that ends there and the one that begins there know the other's edge. Only
+    where a page has no such trades, any two times do, and the parts meet by their overlap alone.
 
-    def _watch(self, work: Awaitable[None], crawl: RangeDownload | None = None) -> None:
-        task = asyncio.ensure_future(work)
-        self._running[task] = crawl
-        task.add_done_callback(self._ended.put_nowait)
-
-    def _consider(self, crawl: RangeDownload) -> None:
-        """Cut a crawl in two, if it can't keep the pace and the rest is long."""
-        if self._rest:
-            self._rest -= 1
-        elif (
-            len(self._running) < CALLS_PER_PAIR
-            and self._means.starved()
-            and crawl.pages_left() >= LEAST_LEFT
-        ):
-            self._watch(self._cut(crawl))
-
-    async def _cut(self, crawl: RangeDownload) -> None:
-        # Whatever is wrong here, the crawl itself meets it, and tells.
-        with suppress(HarvesterError):
-            weeks = await self._means.weeks()
-            place = crawl.span.through
-            for _ in range(PLACES):
-                place = middle(crawl.left()._replace(through=place), weeks)
-                page = await self._means.page(place)
-                cut, through = cut_between(page.rows, crawl.left()), crawl.span.through
-                if cut is not None and crawl.shorten(cut):
-                    self._begin(Range(cut.at, through), cut)
-                    return
-        self._rest = REST_PAGES
+    Args:
+        rows: as the exchange sent them, in any order.
+        within: only trades in this range are considered.
+    """
+    rows = sort_rows(rows) if rows.num_rows else rows
+    stamps, ids = times(rows), trade_ids(rows)
+    apart = (
+        (stamps[:-1] < stamps[1:]) & (stamps[:-1] > within.after) & (stamps[1:] < within.through)
+    )
+    neighbours = (apart & (ids[:-1] > 0) & (np.diff(ids) == 1)).nonzero()[0]
+    if len(neighbours):
+        at, trade_id = int(stamps[neighbours[0]]), int(ids[neighbours[0]])
+        return SplitPoint(at, (trade_id, 0, at), (trade_id + 1, 0))
+    places = apart.nonzero()[0]
+    return SplitPoint(int(stamps[places[0]]), None, None) if len(places) else None

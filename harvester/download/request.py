@@ -1,78 +1,109 @@
-"""What is requested of a download: pairs, ranges and options."""
+"""Requests and options of a download, and what pairs of a run and parts of a range share."""
 
 from __future__ import annotations
 
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
-from typing import NamedTuple
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, NamedTuple
 
 from harvester.config import Settings
-from harvester.download.buffer import MemoryBudget
-from harvester.download.estimate import TradeCountEstimator
-from harvester.download.events import CancelToken, Listener, Upgrade
-from harvester.download.exchange_clock import ExchangeClock
+from harvester.download.buffer import Locks, MemoryBudget
+from harvester.download.events import CancelToken, DownloadCounts, Listener
+from harvester.download.exchange import ExchangeClock, PairPages
 from harvester.kraken.client import Client
 from harvester.kraken.pairs import Pair
 from harvester.storage.trade_store import TradeStore
 from harvester.storage.writer import Writer
 from harvester.times import Range
 
-# --- run ------------------------------------------------------------------------------------------
+if TYPE_CHECKING:
+    from harvester.download.pair import PairDownload
 
 
 class BackfillRequest(NamedTuple):
-    """What is wanted of a pair."""
+    """A pair, and the range of its trade history that is to be stored."""
 
     pair: Pair
-    span: Range
+    range: Range
 
 
 @dataclass(frozen=True, slots=True)
 class RunOptions:
-    """How a backfill is watched and steered while it runs.
+    """How a backfill is done.
 
-    `estimates` asks one call more a pair for how many trades are to be expected; `then` is what
-    is done with a pair once nothing is missing of it, its lock still held; `now_ns` is this
-    machine's clock.
+    Attributes:
+        listener: receives events.
+        stop: cancels the run.
+        newest_first: download the newest missing month first.
+        estimates: estimate the number of trades of each pair, with one more call a pair.
+        after_pair: called once nothing is missing of a pair, its lock still held.
+        now_ns: this machine's clock, in nanoseconds.
     """
 
     listener: Listener
     stop: CancelToken
     newest_first: bool = False
     estimates: bool = False
-    then: Callable[[CompletedPair], Awaitable[None]] | None = None
+    after_pair: Callable[[PairDownload], Awaitable[None]] | None = None
     now_ns: Callable[[], int] = time.time_ns
 
 
-class DownloadContext(NamedTuple):
-    """What the pairs of one run share. Made by `backfill.begin`."""
+@dataclass(frozen=True, slots=True)
+class DownloadContext:
+    """What the pairs of one run share. Made by `backfill.begin`.
+
+    Attributes:
+        client: of the exchange.
+        archive: where trades are stored.
+        settings: of harvester.
+        options: of the run.
+        clock: of the exchange.
+        maintenance: limits how many pairs are compacted at once.
+        merging: lets one write buffer merge segments at a time.
+        memory: bounds the trades that wait in memory.
+        expected_trades: estimates of what is missing, by altname, as far as they are known.
+    """
 
     client: Client
     archive: TradeStore
     settings: Settings
-    watch: RunOptions
+    options: RunOptions
     clock: ExchangeClock
-    backlog: MemoryBudget
-    appraiser: TradeCountEstimator
-    tending: asyncio.Semaphore
-    merging: asyncio.Lock
+    maintenance: asyncio.Semaphore
+    merging: asyncio.Lock = field(default_factory=asyncio.Lock)
+    memory: MemoryBudget = field(default_factory=MemoryBudget)
+    expected_trades: dict[str, int] = field(default_factory=dict)
 
 
-class CompletedPair(NamedTuple):
-    """A pair whose crawl came to its end, for whoever does more with it.
+@dataclass(frozen=True, slots=True)
+class RangeContext:
+    """What the parts of one range share.
 
     Attributes:
-        wish: what was wanted of it.
-        writer: its one writer.
-        crawl: fetches a range whole, for a writer of any archive; the other archive is where the
-            neighbours are whose ids it must go on from.
-        tell: takes what came of it so far.
+        pages: of the pair.
+        writer: the trades go to its archive.
+        store: the archive with the neighbours whose ids the range continues; not the writer's in a
+            re-download.
+        has_imports: whether the pair has imported data there.
+        pair_json: the pair's description, stored in segments.
+        memory: bounds what waits in memory over all pairs.
+        flush_s: write what waits after so many seconds.
+        flush_rows: write what waits from so many rows on.
+        locks: of the write buffers of one writer.
+        counts: of the pair's download.
+        listener: receives events.
     """
 
-    run: DownloadContext
-    wish: BackfillRequest
+    pages: PairPages
     writer: Writer
-    crawl: Callable[[Writer, TradeStore, Range], Awaitable[None]]
-    tell: Callable[[Upgrade], None]
+    store: TradeStore
+    has_imports: bool
+    pair_json: str
+    memory: MemoryBudget
+    flush_s: float
+    flush_rows: int
+    locks: Locks
+    counts: DownloadCounts
+    listener: Listener

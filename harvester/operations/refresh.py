@@ -22,7 +22,7 @@ from harvester.download.events import (
     Waiting,
 )
 from harvester.download.pair import finish_replacing, run_maintenance
-from harvester.download.pair_selection import known_pairs, listed_and_known
+from harvester.download.pair_selection import listed_and_known
 from harvester.download.request import BackfillRequest, RunOptions
 from harvester.errors import (
     ArchiveHasGaps,
@@ -41,6 +41,7 @@ from harvester.kraken.client import Client
 from harvester.kraken.pairs import Pair
 from harvester.kraken.rate_limit import PaceState
 from harvester.operations.refresh_targets import KnownPairs, RefreshTarget, choose_targets
+from harvester.pair_names import known_pairs
 from harvester.storage.lock import locked
 from harvester.storage.replacement_staging import check_not_torn
 from harvester.storage.segment import Segment
@@ -237,7 +238,7 @@ class _Refresh:
     def time_is_up(self) -> None:
         """Stop in good order, as the time limit is reached."""
         self._time_is_up = True
-        self._stop.wish()
+        self._stop.cancel()
 
     async def run(self, texts: Sequence[str]) -> None:
         """Refresh the pairs that names and patterns mean.
@@ -340,7 +341,7 @@ class _Refresh:
         """Fill the gaps before the range that was just downloaded; return the combined result."""
         name = request.pair.altname
         gaps = self._archive.gaps(name) if not result.error else []
-        if all(gap.after >= request.span.after for gap in gaps):
+        if all(gap.after >= request.range.after for gap in gaps):
             return result
         filled: list[BackfillResult] = []
 

@@ -12,11 +12,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from harvester.download.pair_selection import known_pairs
 from harvester.errors import UnknownPair
 from harvester.kraken.ohlc import INTERVALS_MIN
 from harvester.kraken.pairs import UNKNOWN, Pair, resolve
 from harvester.kraken.trades import PAGE_ROWS
+from harvester.pair_names import known_pairs
 from harvester.schema import PRICE, VOLUME, times
 from harvester.server.pages import LISTING_TTL_S, Clock, RenderedPageCache, TradePages
 from harvester.storage import metadata

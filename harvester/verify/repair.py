@@ -8,10 +8,11 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple, Protocol
 
 from harvester.download.backfill import fill
-from harvester.download.pair_selection import known_pairs, refresh_pairs
+from harvester.download.pair_selection import refresh_pairs
 from harvester.download.request import DownloadContext
 from harvester.errors import ArchiveDamaged, UnreadableAnswer, capture_error
 from harvester.kraken.pairs import Pair
+from harvester.pair_names import known_pairs
 from harvester.schema import RowsChecksum
 from harvester.storage import metadata
 from harvester.storage.compaction import is_within
@@ -225,7 +226,7 @@ class Repairer:
         """Verify a pair whose lock is held, remembering nothing of its files."""
         async with self._reading:
             self.run.archive.forget_pair(name)
-            now_ns = self.run.watch.now_ns()
+            now_ns = self.run.options.now_ns()
             return await asyncio.to_thread(verify, self.run.archive, name, now_ns=now_ns)
 
     async def listed(self, name: str) -> Pair:
@@ -236,7 +237,7 @@ class Repairer:
         async with self._asking:
             if self._asked is None:
                 asked = refresh_pairs(self.run.client, self.run.archive)
-                self._asked = await self.run.watch.stop.guard(asked)
+                self._asked = await self.run.options.stop.guard(asked)
         return self._asked.get(name, pair)
 
 
@@ -298,16 +299,16 @@ class _Mending:
         """
         faults = self._result.after.faults
         paths = Counter(path for fault in faults for path in (fault.path, fault.other))
-        now_ns = self._run.watch.now_ns()
+        now_ns = self._run.options.now_ns()
         segments = ending_in_future(self._archive.segments(self._name), now_ns)
         segments = [segment for segment in segments if paths[segment.path] == 1]
         if not segments:
             return
         clock = self._run.clock
-        settled_ns = await self._run.watch.stop.guard(clock.settled_ns())
+        settled_ns = await self._run.options.stop.guard(clock.settled_ns())
         if clock.is_behind:
             raise UnreadableAnswer(
-                f"{self._name}: {clock.both()}: as they differ, it is not certain that "
+                f"{self._name}: {clock.describe()}: as they differ, it is not certain that "
                 f"{segments[0].path} ends in the future"
             )
         for segment in segments:
@@ -356,7 +357,7 @@ class _Mending:
 
     async def _hear_exchange(self) -> int:
         """The moment up to which trades are settled; the pair as it is listed is kept."""
-        settled_ns = await self._run.watch.stop.guard(self._run.clock.settled_ns())
+        settled_ns = await self._run.options.stop.guard(self._run.clock.settled_ns())
         self._pair = await self._repairer.listed(self._name)
         return settled_ns
 
@@ -364,7 +365,7 @@ class _Mending:
         self, segments: Sequence[Segment], broken: list[Broken]
     ) -> list[Broken]:
         """Hear the exchange before anything is moved that only it can give again."""
-        guard = self._run.watch.stop.guard
+        guard = self._run.options.stop.guard
         wanted = self._wanted()
         gone = {one.path for one in broken}
         kept = [segment.range for segment in segments if segment.path not in gone]

@@ -1,0 +1,348 @@
+"""What a download asks the exchange: its clock, and the pages and weekly trade counts of a pair."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from typing import Protocol
+
+import pyarrow as pa
+
+from harvester.download.events import CancelToken
+from harvester.download.page_merge import JoinResult, PageMerger
+from harvester.errors import ExchangeError, ExchangeUnreachable, UnreadableAnswer
+from harvester.kraken.client import Client
+from harvester.kraken.pairs import Pair
+from harvester.schema import joined, times, trade_ids
+from harvester.storage.trade_store import TOLERANCE_NS
+from harvester.times import BEGINNING_NS, DAY, END_OF_TIME, SECOND, show
+from harvester.trade_ids import IdGap
+
+# --- the exchange's clock -------------------------------------------------------------------------
+
+CATCH_UP_NS = 600 * SECOND
+"""If the end of history moved on by more than this during a download, that part is downloaded too.
+
+Also the age at which the exchange's clock is requested again.
+"""
+
+CLOCK_ATTEMPTS = 3
+"""An implausible time may be one bad answer among good ones, so it is requested again."""
+
+
+class ExchangeClock:
+    """The exchange's clock, checked against this machine's clock.
+
+    It may be behind by years, as that of an API server over an old archive is. It can't be ahead:
+    coverage would reach into time whose trades are still to come.
+    """
+
+    def __init__(
+        self, client: Client, settle_s: float, machine_ns: Callable[[], int] = time.time_ns
+    ) -> None:
+        """Create a clock; the exchange is not asked yet.
+
+        Args:
+            client: of the exchange.
+            settle_s: seconds in which late trades may still be published.
+            machine_ns: this machine's clock, in nanoseconds.
+        """
+        self._client = client
+        self._settle_ns = int(settle_s * SECOND)
+        self._machine_ns = machine_ns
+        self._asked_s = -math.inf
+        self.time_ns = 0
+        """The exchange's clock when it was last asked."""
+        self.last_settled_ns = 0
+        """By that clock, no more trades are published at or before this time."""
+
+    async def settled_ns(self) -> int:
+        """The time up to which no more trades are published, from an answer of ten minutes at most.
+
+        The clock is not extrapolated by this machine's: the clock of an API server stands still
+        where its archive ends, and a copy would claim trades that are not there.
+
+        Raises:
+            UnreadableAnswer: the exchange's clock is implausible.
+        """
+        if time.monotonic() - self._asked_s > CATCH_UP_NS / SECOND:
+            await self.update()
+        return self.last_settled_ns
+
+    async def update(self) -> None:
+        """Ask for the exchange's clock.
+
+        Trades are settled by the earlier of both clocks: where they differ within the tolerance,
+        nobody knows which one is right.
+
+        Raises:
+            UnreadableAnswer: the clock is implausible in several answers.
+        """
+        for _ in range(CLOCK_ATTEMPTS):
+            exchange_ns = await self._client.clock_ns()
+            machine_ns = self._machine_ns()
+            if BEGINNING_NS <= exchange_ns <= machine_ns + TOLERANCE_NS:
+                self.time_ns, self._asked_s = exchange_ns, time.monotonic()
+                self.last_settled_ns = min(exchange_ns, machine_ns) - self._settle_ns
+                return
+        raise UnreadableAnswer(
+            f"the exchange's clock says {_time_text(exchange_ns)}, this machine's "
+            f"{_time_text(machine_ns)}: that can't be, so nothing was downloaded; check this "
+            "machine's clock, or try later"
+        )
+
+    @property
+    def ahead_ns(self) -> int:
+        """How far the exchange's clock is ahead of this machine's; negative if it is behind."""
+        return self.time_ns - self._machine_ns()
+
+    @property
+    def is_behind(self) -> bool:
+        """Whether it is behind this machine's clock by more than the tolerance."""
+        return self.ahead_ns < -TOLERANCE_NS
+
+    def describe(self) -> str:
+        """Both clocks, as the beginning of a message."""
+        return (
+            f"the exchange's clock says {_time_text(self.time_ns)}, this machine's "
+            f"{_time_text(self._machine_ns())}"
+        )
+
+    async def reject_future_trades(self, rows: pa.RecordBatch, pair: str) -> None:
+        """Refuse a page with a trade of the future, which would end a download too early.
+
+        The exchange's clock counts. It is requested again before a page is refused, as this
+        machine may have slept since the last time.
+
+        Args:
+            rows: of the page.
+            pair: its altname, for the message.
+
+        Raises:
+            UnreadableAnswer: a trade is more than a day ahead of the exchange's clock.
+        """
+        latest_ns = int(times(rows).max())
+        if latest_ns > self.time_ns + DAY:
+            await self.update()
+        if latest_ns > self.time_ns + DAY:
+            # Without the column `time`, which pyarrow converts to an object through pandas only.
+            latest = rows.slice(int(times(rows).argmax()), 1)
+            row = latest.drop_columns(["time"]).to_pylist()[0]
+            raise UnreadableAnswer(
+                f"{pair}: the exchange sent a trade of {show(latest_ns)}, id {row['trade_id']}, "
+                f"price {row['price']:f}, volume {row['volume']:f}, while its clock says "
+                f"{show(self.time_ns)}; nothing of this page was kept"
+            )
+
+
+def _time_text(time_ns: int) -> str:
+    """A time for a message; the number of seconds where it is out of harvester's range."""
+    return show(time_ns) if 0 <= time_ns < END_OF_TIME else f"{time_ns // SECOND} s"
+
+
+# --- pages of a pair ------------------------------------------------------------------------------
+
+
+class Page(Protocol):
+    """One answer of the Trades endpoint."""
+
+    @property
+    def rows(self) -> pa.RecordBatch:
+        """A batch of `schema.ROWS`, as the exchange ordered them."""
+
+    @property
+    def last(self) -> str | None:
+        """The cursor verbatim."""
+
+    @property
+    def cursor_ns(self) -> int | None:
+        """The cursor as nanoseconds, where it has its nineteen digits."""
+
+    @property
+    def unit_ns(self) -> int:
+        """One unit of the last decimal that the page's times print."""
+
+
+class PairPages:
+    """Requests pages of one pair, counts them, and refuses trades of the future.
+
+    Each request ends early when the run is cancelled.
+    """
+
+    def __init__(
+        self,
+        client: Client,
+        clock: ExchangeClock,
+        stop: CancelToken,
+        pair: Pair,
+        on_page: Callable[[], None],
+    ) -> None:
+        """Create it; nothing is requested yet.
+
+        Args:
+            client: of the exchange.
+            clock: of the exchange; it was asked before.
+            stop: cancels a request.
+            pair: whose pages.
+            on_page: called after each good page.
+        """
+        self._client = client
+        self._clock = clock
+        self._stop = stop
+        self._on_page = on_page
+        self._weekly_counts: list[tuple[int, int]] | None = None
+        self.pair = pair
+        self.requested = 0
+        """Pages requested so far."""
+        self.newest_ns: int | None = None
+        """The last trade's time on the newest page; 0 if it is empty, None if not requested yet."""
+
+    async def page(self, since_ns: int | None) -> Page:
+        """One page of trades: from the time `since_ns` on, or the newest page for None.
+
+        Raises:
+            Interrupted: the run was cancelled.
+            ExchangeError: the exchange can't be reached, or refuses, or sends trades of the future.
+        """
+        self.requested += 1
+        page = await self._stop.guard(self._client.page(self.pair, since_ns))
+        latest_ns = int(times(page.rows).max()) if page.rows.num_rows else 0
+        if latest_ns > self._clock.time_ns + DAY:
+            checked = self._clock.reject_future_trades(page.rows, self.pair.altname)
+            await self._stop.guard(checked)
+        self._on_page()
+        if since_ns is None:
+            self.newest_ns = latest_ns
+        return page
+
+    @property
+    def is_starved(self) -> bool:
+        """Whether answers take so long that one request at a time can't use the allowed rate."""
+        return self._client.is_latency_bound(self.pair)
+
+    async def weekly_counts(self) -> list[tuple[int, int]]:
+        """Trades of each week as (open time in ns, count), requested once.
+
+        The list is empty if the exchange does not answer.
+        """
+        if self._weekly_counts is None:
+            try:
+                counts = self._client.weekly_counts(self.pair)
+                self._weekly_counts = await self._stop.guard(counts)
+            except ExchangeError:
+                self._weekly_counts = []
+        return self._weekly_counts
+
+    async def has_traded(self) -> bool:
+        """Whether the market ever traded, by the exchange's weekly candles.
+
+        False needs candles that are there and show no trade: an empty list, or a refusal, is also
+        what an outage looks like.
+
+        Raises:
+            ExchangeUnreachable: there are no candles to prove it.
+        """
+        try:
+            weeks = await self._stop.guard(self._client.weekly_candles(self.pair))
+        except ExchangeError as error:
+            raise self._unproven(f"can't show its candles ({error})") from error
+        if not weeks:
+            raise self._unproven("shows no candles of it either")
+        # An empty candle repeats the last price: one that is not 0 comes from an earlier trade.
+        return any(week.count or week.volume or week.close for week in weeks)
+
+    def _unproven(self, why: str) -> ExchangeUnreachable:
+        return ExchangeUnreachable(
+            f"{self.pair.altname}: the exchange shows no trade of it, and {why}: that does not "
+            "prove that it never traded, so nothing was marked as covered; the same command asks "
+            "again"
+        )
+
+
+# --- pages of a range -----------------------------------------------------------------------------
+
+MAX_PAGES_OF_A_GAP = 8
+"""Pages that are requested at most to show an id gap again."""
+
+MAX_CONFLICTS = 5
+"""After more answers in a row that contradict one another, the download of the pair ends."""
+
+
+class PageSource:
+    """The pages of one range; counts answers in a row that contradict one another."""
+
+    def __init__(self, pages: PairPages) -> None:
+        """`pages` requests the pages of the pair."""
+        self._pages = pages
+        self.page = pages.page
+        self.conflicts = 0
+        """Answers in a row that contradicted another. Whoever sees answers agree sets it to 0."""
+        self.newest_rows: pa.RecordBatch | None = None
+        """The rows of the newest page, once the end of history was checked."""
+        self.newest_ns: int | None = None
+        """The last published time on the newest page, once it was requested."""
+
+    def record_conflict(self, what: str) -> None:
+        """Count an answer that contradicts another; `what` describes it.
+
+        Raises:
+            ExchangeUnreachable: there were too many in a row.
+        """
+        self.conflicts += 1
+        if self.conflicts > MAX_CONFLICTS:
+            raise ExchangeUnreachable(
+                f"{self._pages.pair.altname}: the exchange's answers contradict one another "
+                f"({what}); nothing in doubt was kept, the same command goes on where it stopped"
+            )
+
+    async def is_end_of_history(
+        self, last_ns: int | None, after: int, stored_ns: int | None
+    ) -> bool:
+        """Whether the newest page shows that no trade is missing at the end of history.
+
+        A single empty answer is no proof: the newest page must end with the last row of the range.
+        A market that seems empty must seem so twice, and its weekly candles must show it as well.
+
+        Args:
+            last_ns: the published time of the last row of this range; None before the first.
+            after: where the range begins, in nanoseconds.
+            stored_ns: the time of the last stored trade before the range; None if there is none.
+        """
+        newest = (await self.page(None)).rows
+        if newest.num_rows == 0:
+            is_nothing_known = last_ns is None and stored_ns is None
+            if is_nothing_known and self.conflicts and not await self._pages.has_traded():
+                return True
+            self.record_conflict("the newest page is empty")
+            return False
+        self.newest_rows = newest
+        latest_ns = self.newest_ns = int(times(newest).max())
+        if latest_ns == last_ns or (last_ns is None and (stored_ns or 0) <= latest_ns <= after):
+            return True
+        expected_ns = last_ns if last_ns is not None else after
+        self.record_conflict(
+            f"by one answer nothing follows {show(expected_ns)}, "
+            f"the newest page ends {show(latest_ns)}"
+        )
+        return False
+
+    async def request_again(self, gaps: list[IdGap], since_ns: int) -> pa.RecordBatch:
+        """The trades from `since_ns` on, until they show the far side of the last of some id gaps.
+
+        Args:
+            gaps: in order.
+            since_ns: a time before the first gap.
+        """
+        merger = PageMerger(since_ns, first_since=since_ns)
+        found: list[pa.RecordBatch] = []
+        last_gap = gaps[-1]
+        for _ in range(MAX_PAGES_OF_A_GAP):
+            page = await self.page(merger.next_since())
+            step = merger.join(page.rows, page.cursor_ns, page.unit_ns, last_gap.before_ns)
+            found.append(step.rows)
+            is_shown = bool((trade_ids(page.rows) == last_gap.before_id).any())
+            ends = (JoinResult.REACHED_END, JoinResult.NO_NEW_ROWS, JoinResult.TIMESTAMP_FULL)
+            if is_shown or step.result in ends:
+                break
+        return joined([batch for batch in [*found, merger.finish()] if batch.num_rows])
