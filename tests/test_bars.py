@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 from harvester import schema
 from harvester.errors import ArchiveDamaged, BadSetting, NothingHeld, ValueDoesNotFit
-from harvester.query.bars import BYS, MOST_WAITING, BarQuery, By, bar_batches, parse_size
+from harvester.query.bars import BYS, MAX_WAITING_BATCHES, BarQuery, By, bar_batches, parse_size
 from harvester.storage.footer import Footer
 from harvester.storage.trade_store import EVERYTHING, Piece, TradeStore
 from harvester.storage.writer import writer
@@ -406,7 +406,7 @@ def test_batches_are_about_as_large_as_asked_for(made_archives: dict[str, TradeS
 
 def test_few_bars_of_many_trades_do_not_pile_up(made_archives: dict[str, TradeStore]) -> None:
     batches = bar_batches(made_archives["busy"], ask("trades", "2"), step_rows=4)
-    assert max(batch.num_rows for batch in batches) <= 2 * MOST_WAITING
+    assert max(batch.num_rows for batch in batches) <= 2 * MAX_WAITING_BATCHES
 
 
 # --- refusals ------------------------------------------------------------------------------------

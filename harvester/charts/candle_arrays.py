@@ -12,9 +12,8 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from harvester.kraken.pairs import Pair
-from harvester.query.candle_query import CandleQuery
 from harvester.query.candles import QuerySession
-from harvester.query.plan import Plan, most_candles
+from harvester.query.plan import CandleQuery, Plan, max_candles
 from harvester.storage.trade_store import TradeStore
 from harvester.times import DAY, LONGEST, Interval, Range, parse_interval, show_short
 
@@ -52,16 +51,16 @@ def drawable(archive: TradeStore, question: CandleQuery) -> Drawn:
     """
 
     def expected(plan: Plan) -> int:
-        return most_candles(archive, plan)
+        return max_candles(archive, plan)
 
     session = QuerySession(archive)
-    asked = session.whoever_writes(question, expected)
+    asked = session.with_snapshot_retry(question, expected)
     found = question
     if asked > MOST_CANDLES:
         for rung in LADDER:
             if length_ns(rung) > length_ns(question.interval):
                 found = replace(question, interval=rung)
-                if session.whoever_writes(found, expected) <= MOST_CANDLES:
+                if session.with_snapshot_retry(found, expected) <= MOST_CANDLES:
                     break
     return Drawn(found, asked)
 

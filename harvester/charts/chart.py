@@ -14,10 +14,9 @@ from harvester.charts.candle_arrays import Drawn, arranged, drawable
 from harvester.charts.figure import frame_of, note
 from harvester.errors import NothingHeld, UsageError
 from harvester.kraken.pairs import Pair
-from harvester.query.candle_query import CandleQuery
 from harvester.query.candles import candle_batches
 from harvester.query.connection import MEMORY_LIMIT
-from harvester.query.plan import gap_notes, gaps_in, refuse_gaps
+from harvester.query.plan import CandleQuery, gap_notes, gaps_in, refuse_gaps
 from harvester.storage.export import file_sink
 from harvester.storage.trade_store import TradeStore
 
@@ -129,7 +128,7 @@ def chart(
     from harvester.charts.figure import Words, figure_of
 
     if strict:
-        refuse_gaps(pair.altname, gaps_in(archive, pair.altname, question.span, now_ns))
+        refuse_gaps(pair.altname, gaps_in(archive, pair.altname, question.range, now_ns))
     name = pair.wsname or pair.altname
     whole = replace(question, fill="none", all_columns=True)
     drawn = drawable(archive, whole)
@@ -139,7 +138,7 @@ def chart(
     )
     if not table.num_rows:
         raise NothingHeld(
-            f"no trade of {name} is held from {question.span}: `harvester status` tells "
+            f"no trade of {name} is held from {question.range}: `harvester status` tells "
             "what is covered"
         )
     candles = arranged(table, interval, pair)

@@ -9,7 +9,7 @@ import numpy as np
 import plotly.graph_objects as go
 
 from harvester.charts.candle_arrays import Candles, broken, plain
-from harvester.query.candle_query import CandleQuery
+from harvester.query.plan import CandleQuery
 from harvester.storage.trade_store import TradeStore
 from harvester.times import (
     BEGINNING_NS,
@@ -59,12 +59,12 @@ def frame_of(archive: TradeStore, question: CandleQuery, candles: Range, now_ns:
         now_ns: what is yet to come is no gap.
     """
     covered = archive.coverage(question.pair)
-    since, until = question.span
+    since, until = question.range
     told = Range(
         since if since > 0 else candles.after,
         until if until <= now_ns else min(candles.through, covered[-1].through),
     )
-    asked = [overlap(gap, question.span) for gap in archive.gaps(question.pair)]
+    asked = [overlap(gap, question.range) for gap in archive.gaps(question.pair)]
     gaps = union([*missing([told], covered), *filter(None, asked)])
     # A history that was wanted from the beginning of all time on has no edge to show.
     after = min([told.after, *(gap.after for gap in gaps if gap.after >= BEGINNING_NS)])
