@@ -259,7 +259,13 @@ def merge_open_bar(open_bar: Columns, bars: Columns) -> None:
 
 
 def slice_bars(bars: Columns, start: int, stop: int | None = None) -> Columns:
-    """Return a copy of the bars from index `start` to before `stop`."""
+    """Return a copy of some of the bars.
+
+    Args:
+        bars: the columns.
+        start: index of the first bar that is copied.
+        stop: index after the last one; None for the end.
+    """
     return {name: column[..., start:stop].copy() for name, column in bars.items()}
 
 
@@ -287,7 +293,12 @@ _SUMS = (pa.field("value", VALUE_SUM), pa.field("volume", VOLUME_SUM))
 
 
 def to_array(bars: Columns, field: pa.Field) -> pa.Array:
-    """Return one column as an Arrow array; every sum must fit 38 digits."""
+    """Return one column as an Arrow array; every sum must fit 38 digits.
+
+    Args:
+        bars: the columns.
+        field: the name and the type of the column.
+    """
     column = bars[field.name]
     if column.ndim > 1:
         return _decimal_array(words_from_limbs(column), field.type)

@@ -249,7 +249,7 @@ class FixedSteps(NamedTuple):
         return local_ns + (self.phase_ns - local_ns) % self.width_ns
 
     def starts(self, first_ns: int, end_ns: int) -> Iterator[Starts]:
-        """Yield the starts from one of them to before another local time."""
+        """Yield the starts from `first_ns`, itself a start, to before `end_ns`, in local time."""
         if first_ns < end_ns:
             yield Starts(first_ns, self.width_ns, (end_ns - first_ns - 1) // self.width_ns + 1)
 
@@ -278,7 +278,7 @@ class MonthSteps(NamedTuple):
         return (date(EPOCH.year + year, month + 1, 1) - EPOCH).days * DAY + self.phase_ns
 
     def starts(self, first_ns: int, end_ns: int) -> Iterator[Starts]:
-        """Yield the starts from one of them to before another local time."""
+        """Yield the starts from `first_ns`, itself a start, to before `end_ns`, in local time."""
         start_ns = first_ns
         while start_ns < end_ns:
             yield Starts(start_ns, 0, 1)

@@ -183,7 +183,12 @@ def _grid_range(requested: Range, pieces: list[Piece]) -> Range:
 
 
 def clip_pieces(pieces: list[Piece], time_range: Range) -> list[Piece]:
-    """Return the parts of pieces that lie in a range."""
+    """Return the parts of pieces that lie in a range.
+
+    Args:
+        pieces: parts of segments, in order.
+        time_range: the range of published time.
+    """
     parts = ((piece, overlap(piece.within, time_range)) for piece in pieces)
     return [Piece(piece.segment, part) for piece, part in parts if part]
 

@@ -224,6 +224,10 @@ def whole_buckets(piece: Piece, width_ns: int) -> Range | None:
 
     The first and the last bucket of a segment contain only its trades, so the segment's own
     bounds need not be bounds of buckets.
+
+    Args:
+        piece: part of a segment.
+        width_ns: the width of the partial candles.
     """
     segment, (after, through) = piece.segment.range, piece.within
     if after > segment.after:
