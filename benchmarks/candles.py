@@ -24,10 +24,10 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from harvester.query.candle_query import CandleQuery
 from harvester.query.candles import candle_batches, ohlc
+from harvester.query.plan import CandleQuery
 from harvester.query.rollups import parse_levels, roll_up
-from harvester.query.sources import ticks_sql
+from harvester.query.sources import trades_sql
 from harvester.schema import ORDER_TYPES, PRICE, ROWS, SIDES, VOLUME
 from harvester.storage.footer import Footer
 from harvester.storage.trade_store import EVERYTHING, TradeStore
@@ -113,7 +113,7 @@ def prepare(folder: Path, ticks: int) -> None:
     begun = time.perf_counter()
     with writer(TradeStore(folder / "rolled"), PAIR) as one:
         made = roll_up(one, parse_levels(["1m", "1h"]))
-    print(f"{made.files} roll-ups in {time.perf_counter() - begun:.1f} s", file=sys.stderr)
+    print(f"{made.built} roll-ups in {time.perf_counter() - begun:.1f} s", file=sys.stderr)
     (folder / "done").touch()
 
 
@@ -123,7 +123,7 @@ def prepare(folder: Path, ticks: int) -> None:
 def scan(folder: Path) -> int:
     """Read the columns that a candle needs, and nothing more."""
     archive = TradeStore(folder / "ticks")
-    ticks = ticks_sql(archive, archive.pieces(PAIR))
+    ticks = trades_sql(archive, archive.pieces(PAIR))
     connection = duckdb.connect(config={"threads": THREADS})
     query = f"SELECT max(time), max(price), max(volume), max(place) FROM ({ticks})"  # noqa: S608
     return len(connection.execute(query).fetchall())

@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from harvester.charts.chart import Chart
     from harvester.download.events import BackfillResult, Event
     from harvester.operations.refresh import RefreshResult
-    from harvester.query.candle_query import CandleQuery, Fill
     from harvester.query.connection import Connection
+    from harvester.query.plan import CandleQuery, Fill
     from harvester.query.result import Result, ResultSource
     from harvester.verify.reports import PairReport
 
@@ -377,7 +377,7 @@ class Archive:
             >>> archive.trades("XBT/USD", since="2026-01-30").df().columns.tolist()
             ['trade_id', 'time', 'tie', 'price', 'volume', 'side', 'order_type', 'misc']
         """
-        from harvester.query.relations import plain_batches, tape
+        from harvester.query.relations import trade_batches, trades_relation
         from harvester.query.result import Result, ResultSource
 
         one, span, archive = self._held(pair), parse_range(since, until), self._disk
@@ -386,10 +386,10 @@ class Archive:
         return Result(
             ResultSource(
                 f"trades of {one.altname}",
-                lambda: tape(archive, one.altname, span, memory_limit=limit),
+                lambda: trades_relation(archive, one.altname, span, memory_limit=limit),
                 lambda: frozenset(archive.segments(one.altname)),
                 limit,
-                lambda _: plain_batches(archive, one.altname, span),
+                lambda _: trade_batches(archive, one.altname, span),
                 _units(one),
                 notes=notes,
             )
@@ -443,8 +443,8 @@ class Archive:
             >>> archive.ohlc("btc/usd", "4h", since="2026-01-30", fill="previous").shape
             (6, 8)
         """
-        from harvester.query.candle_query import CandleQuery
-        from harvester.query.candles import check_empty
+        from harvester.query.candles import guard_against_huge_fill
+        from harvester.query.plan import CandleQuery
         from harvester.query.result import Result
 
         one = self._held(pair)
@@ -459,25 +459,25 @@ class Archive:
             tz=tz,
             complete_only=complete_only,
         )
-        notes = self._notes(one.altname, [question.span], strict=strict)
-        check_empty(self._disk, question)
+        notes = self._notes(one.altname, [question.range], strict=strict)
+        guard_against_huge_fill(self._disk, question)
         return Result(self._candles(question, _units(one), notes))
 
     def _candles(
         self, question: CandleQuery, units: Mapping[str, str], notes: tuple[str, ...]
     ) -> ResultSource:
-        from harvester.query.candles import QuerySession, batches
-        from harvester.query.relations import candles
+        from harvester.query.candles import QuerySession
+        from harvester.query.relations import candles_relation
         from harvester.query.result import ResultSource
 
         archive, pair = self._disk, question.pair
         session = QuerySession(archive, self._settings.candles.memory_limit)
         return ResultSource(
             question.title,
-            lambda: candles(session, question),
+            lambda: candles_relation(session, question),
             lambda: frozenset((*archive.segments(pair), *archive.rollups(pair))),
             session.memory_limit,
-            lambda rows: batches(session, question, rows),
+            lambda rows: session.batches(question, rows),
             units,
             notes=notes,
         )
@@ -527,8 +527,8 @@ class Archive:
             >>> archive.bars("XBT/USD", trades=5_000).df()["count"].tolist()
             [5000, 5000, 5000, 5000]
         """
-        from harvester.query.bars import BYS, BarQuery, bar_batches, counted_spans, parse_size
-        from harvester.query.result import Result, of_batches
+        from harvester.query.bars import BYS, BarQuery, bar_batches, counted_ranges, parse_size
+        from harvester.query.result import Result, source_of_batches
 
         sizes = zip(BYS, (trades, volume, value), strict=True)
         given = [(by, _plain(size)) for by, size in sizes if size is not None]
@@ -543,12 +543,12 @@ class Archive:
             all_columns,
             complete_only,
         )
-        notes = self._notes(one.altname, counted_spans(question), strict=strict)
+        notes = self._notes(one.altname, counted_ranges(question), strict=strict)
 
         def stream(rows: int) -> Iterator[pa.RecordBatch]:
             return bar_batches(archive, question, batch_rows=rows)
 
-        return Result(of_batches(question.title, stream, _units(one), notes))
+        return Result(source_of_batches(question.title, stream, _units(one), notes))
 
     @check_types
     def sql(
@@ -576,12 +576,12 @@ class Archive:
             >>> archive.sql("SELECT count(*) FROM trades WHERE pair = ?", ["XBTUSD"]).fetchall()
             [(20000,)]
         """
-        from harvester.query.result import Result, of_sql
+        from harvester.query.result import Result, source_of_sql
 
         limit = self._settings.candles.memory_limit
         self._check_open()
         names = self._names()
-        made = Result(of_sql(self._disk, query, params, names=names, memory_limit=limit))
+        made = Result(source_of_sql(self._disk, query, params, names=names, memory_limit=limit))
         made.columns  # noqa: B018 - nonsense is said at once, not when it is read
         return made
 
@@ -610,9 +610,9 @@ class Archive:
         Raises:
             ArchiveHasGaps: there are, and the query is strict.
         """
-        from harvester.query.plan import checked
+        from harvester.query.plan import check_gaps
 
-        return checked(self._disk, pair, spans, time.time_ns(), strict=strict)
+        return check_gaps(self._disk, pair, spans, time.time_ns(), strict=strict)
 
     def _names(self) -> dict[str, str]:
         return altnames_by_spelling(known_pairs(self._disk).values(), self._disk.held())
@@ -670,7 +670,7 @@ class Archive:
             24
         """
         from harvester.charts.chart import chart
-        from harvester.query.candle_query import CandleQuery
+        from harvester.query.plan import CandleQuery
 
         one = self._held(pair)
         question = CandleQuery(

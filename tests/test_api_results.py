@@ -204,9 +204,9 @@ def test_a_bars_size_may_be_a_number_or_text(archive: harvester.Archive, size: A
 
 
 def bars_count() -> int:
-    from harvester.query.aggregate import schema_of
+    from harvester.query.aggregate import bar_schema
 
-    return int(schema_of(all_columns=False).get_field_index("count"))
+    return int(bar_schema(all_columns=False).get_field_index("count"))
 
 
 # --- lazy ----------------------------------------------------------------------------------------

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 from harvester import schema
 from harvester.errors import ArchiveDamaged, BadSetting, NothingHeld, ValueDoesNotFit
-from harvester.query.bars import BYS, MOST_WAITING, BarQuery, By, bar_batches, parse_size
+from harvester.query.bars import BYS, MAX_WAITING_BATCHES, BarQuery, By, bar_batches, parse_size
 from harvester.storage.footer import Footer
 from harvester.storage.trade_store import EVERYTHING, Piece, TradeStore
 from harvester.storage.writer import writer
@@ -253,7 +253,7 @@ def test_the_same_bars_are_shown_whichever_span_is_asked_for(
     begins = [bar["time"] for bar in bars]
     for since in (0, begins[3], begins[3] + 1, rows[-1][1] + 1):
         for until in (begins[-2], begins[-2] + 1, rows[-1][1] + 1):
-            question = ask(by, size, span=Range(max(0, since - 1), until - 1))
+            question = ask(by, size, range=Range(max(0, since - 1), until - 1))
             shown = [bar for bar in bars if since <= bar["time"] < until]
             assert answer(made_archives["one stamp"], question, step_rows=7) == shown
 
@@ -299,7 +299,7 @@ def test_a_gap_ends_the_bar_under_way_and_counting_begins_anew(holed: TradeStore
 @pytest.mark.parametrize("second", [2, 4, 15, 22])
 def test_a_span_beside_a_gap_shows_the_same_bars(holed: TradeStore, second: int) -> None:
     begin = START + second * SECOND
-    made = answer(holed, ask("trades", "3", span=Range(begin - 1, EVERYTHING.through)))
+    made = answer(holed, ask("trades", "3", range=Range(begin - 1, EVERYTHING.through)))
     bars = counted_anew([*FIVE, *FIVE_MORE], HOLED, "trades", Decimal(3))
     assert_equal(made, [bar for bar in bars if bar["time"] >= begin])
 
@@ -363,20 +363,20 @@ def test_nothing_is_read_behind_the_last_bar_of_the_span(
 ) -> None:
     archive = Counting(made_archives["busy"].path)
     begin = MADE_TAPES["busy"][20][1]
-    assert len(answer(archive, ask("trades", "10", span=Range(0, begin)))) == 3
+    assert len(answer(archive, ask("trades", "10", range=Range(0, begin)))) == 3
     assert (archive.taken, len(archive.segments(PAIR))) == (2, 5)
 
 
 def test_nothing_is_read_before_the_gap_before_the_span(holed: TradeStore) -> None:
     archive = Counting(holed.path)
-    answer(archive, ask("trades", "3", span=Range(HOLED[1].after, EVERYTHING.through)))
+    answer(archive, ask("trades", "3", range=Range(HOLED[1].after, EVERYTHING.through)))
     assert archive.taken == 1
 
 
 # --- how it is handed over -----------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("question", [ask("trades", "9"), ask("trades", "9", span=Range(0, 1))])
+@pytest.mark.parametrize("question", [ask("trades", "9"), ask("trades", "9", range=Range(0, 1))])
 def test_the_columns_and_their_types_are_those_of_the_documentation(
     made_archives: dict[str, TradeStore], question: BarQuery
 ) -> None:
@@ -406,7 +406,7 @@ def test_batches_are_about_as_large_as_asked_for(made_archives: dict[str, TradeS
 
 def test_few_bars_of_many_trades_do_not_pile_up(made_archives: dict[str, TradeStore]) -> None:
     batches = bar_batches(made_archives["busy"], ask("trades", "2"), step_rows=4)
-    assert max(batch.num_rows for batch in batches) <= 2 * MOST_WAITING
+    assert max(batch.num_rows for batch in batches) <= 2 * MAX_WAITING_BATCHES
 
 
 # --- refusals ------------------------------------------------------------------------------------

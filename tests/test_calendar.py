@@ -19,8 +19,15 @@ from hypothesis import strategies as st
 from test_candles import ask
 
 from harvester.errors import BadSetting
-from harvester.query.calendar import CalendarGrid, FixedGrid, Grid, Turn, turns, zone_of
-from harvester.query.candle_query import CandleQuery, grid_of
+from harvester.query.calendar import (
+    CalendarGrid,
+    FixedGrid,
+    Grid,
+    OffsetChange,
+    find_time_zone,
+    offset_changes,
+)
+from harvester.query.plan import CandleQuery
 from harvester.storage.trade_store import EVERYTHING
 from harvester.times import Range, parse_moment
 
@@ -84,7 +91,7 @@ def clock(question: CandleQuery) -> oracle.Clock:
 def openings(grid: Grid, first_ns: int, last_ns: int) -> list[int]:
     """Those after one moment, through another."""
     numbers = range(grid.number(first_ns) + 1, grid.number(last_ns) + 1)
-    return [grid.opens(number) for number in numbers]
+    return [grid.start_ns(number) for number in numbers]
 
 
 def utc(times: Sequence[int]) -> list[str]:
@@ -103,7 +110,7 @@ def test_intervals_up_to_days_open_where_the_clock_says(place: str, interval: st
     first, last = moment(turn) - reach, moment(turn) + reach
     for offset in OFFSETS:
         question = ask(interval, tz=tz, offset_ns=offset)
-        grid = grid_of(question, Range(first, last))
+        grid = question.grid(Range(first, last))
         assert openings(grid, first, last) == oracle.walked(first, last, step, clock(question))
 
 
@@ -116,7 +123,7 @@ def test_intervals_of_weeks_and_more_open_where_the_calendar_says(
     first, last = moment(turn) - reach, moment(turn) + reach
     offset = OFFSETS[(len(place) + len(interval)) % 4]
     question = ask(interval, tz=tz, offset_ns=offset)
-    grid = grid_of(question, Range(first, last))
+    grid = question.grid(Range(first, last))
     assert openings(grid, first, last) == oracle.walked(first, last, step, clock(question))
 
 
@@ -125,13 +132,13 @@ def test_intervals_of_weeks_and_more_open_where_the_calendar_says(
 def test_the_calendar_of_a_century_is_right(tz: str | None, interval: str) -> None:
     question = ask(interval, tz=tz)
     first, last = moment("1996-02-29"), moment("2096-02-29")
-    grid = grid_of(question, Range(first, last))
+    grid = question.grid(Range(first, last))
     one = question.interval
     for stamp in range(first, last, 36 * DAY + 5 * HOUR):
         opens = oracle.floor_calendar(stamp, one.unit, tz or "UTC", one.count)
         after = oracle.next_calendar(opens, one.unit, tz or "UTC", one.count)
         number = grid.number(stamp)
-        assert (grid.opens(number), grid.opens(number + 1)) == (opens, after)
+        assert (grid.start_ns(number), grid.start_ns(number + 1)) == (opens, after)
 
 
 @cache
@@ -168,10 +175,10 @@ def test_every_turn_of_every_zone_is_seen() -> None:
         if not changes or changes[-1][0] < since:
             continue
         until_ = min(until, changes[-1][0])
-        seen = turns(ZoneInfo.from_file(BytesIO(zone_file(name))), since, until_)
-        assert seen[1:] == [Turn(*change) for change in changes if since < change[0] <= until_], (
-            name
-        )
+        seen = offset_changes(ZoneInfo.from_file(BytesIO(zone_file(name))), since, until_)
+        assert seen[1:] == [
+            OffsetChange(*change) for change in changes if since < change[0] <= until_
+        ], name
 
 
 @st.composite
@@ -195,7 +202,7 @@ def test_any_clock_is_followed_through_any_turn(one: tuple[CandleQuery, int], ea
     question, when = one
     first = when - early * 15 * MINUTE
     last = first + 4 * DAY
-    grid = grid_of(question, Range(first, last))
+    grid = question.grid(Range(first, last))
     # From earlier on, so that the oracle has seen what the clock showed before it was turned.
     truth = oracle.walked(first - 2 * DAY, last, 15 * MINUTE, clock(question))
     open_at_first = max(one for one in truth if one <= first)
@@ -208,7 +215,7 @@ def test_any_clock_is_followed_through_any_turn(one: tuple[CandleQuery, int], ea
 def opens(interval: str, tz: str | None, since: str, until: str, offset: int = 0) -> list[str]:
     """The openings from one moment to before another, in UTC."""
     first, last = moment(since) - 1, moment(until) - 1
-    grid = grid_of(ask(interval, tz=tz, offset_ns=offset), Range(first, last))
+    grid = ask(interval, tz=tz, offset_ns=offset).grid(Range(first, last))
     return utc(openings(grid, first, last))
 
 
@@ -345,8 +352,8 @@ def test_an_offset_moves_months_too() -> None:
 
 def test_a_grid_that_begins_as_clocks_are_turned_knows_what_was_open() -> None:
     late = moment("2024-10-27T02:59")
-    grid = grid_of(ask("4h", tz="Europe/Berlin"), Range(late, late))
-    assert utc([grid.opens(grid.number(late))]) == ["2024-10-26 22:00"]
+    grid = ask("4h", tz="Europe/Berlin").grid(Range(late, late))
+    assert utc([grid.start_ns(grid.number(late))]) == ["2024-10-26 22:00"]
 
 
 def test_a_day_is_24_hours_and_1440_minutes_on_every_clock() -> None:
@@ -371,17 +378,17 @@ def test_sql_numbers_and_opens_as_python_does(
 ) -> None:
     tz, turn = PLACES[place]
     first, last = moment(turn) - 700 * DAY, moment(turn) + 700 * DAY
-    grid = grid_of(ask(interval, tz=tz, offset_ns=30 * MINUTE), Range(first, last))
+    grid = ask(interval, tz=tz, offset_ns=30 * MINUTE).grid(Range(first, last))
     middle = grid.number(moment(turn))
-    numbers = [n for n in range(middle - 150, middle + 150) if first < grid.opens(n) < last]
-    stamps = [grid.opens(n) + odd for n in numbers for odd in (-1, 0, 1, SECOND - 300)]
+    numbers = [n for n in range(middle - 150, middle + 150) if first < grid.start_ns(n) < last]
+    stamps = [grid.start_ns(n) + odd for n in numbers for odd in (-1, 0, 1, SECOND - 300)]
     rows = connection.execute(
         f"SELECT {grid.number_sql('epoch_ns(time)')} AS number, "  # noqa: S608
-        f"epoch_ns({grid.opens_sql('number')}) "
+        f"epoch_ns({grid.start_sql('number')}) "
         "FROM (SELECT make_timestamp_ns(unnest($1::BIGINT[])) AS time)",
         [stamps],
     ).fetchall()
-    assert rows == [(grid.number(stamp), grid.opens(grid.number(stamp))) for stamp in stamps]
+    assert rows == [(grid.number(stamp), grid.start_ns(grid.number(stamp))) for stamp in stamps]
 
 
 # --- what roll-ups may serve ---------------------------------------------------------------------
@@ -406,12 +413,12 @@ def test_a_grid_knows_what_it_is_made_of(
     interval: str, tz: str | None, offset: int, by_minutes: bool, by_hours: bool
 ) -> None:
     over = Range(moment("2013-01-01"), moment("2026-01-01"))
-    grid = grid_of(ask(interval, tz=tz, offset_ns=offset), over)
-    assert (grid.divided_by(MINUTE), grid.divided_by(HOUR)) == (by_minutes, by_hours)
+    grid = ask(interval, tz=tz, offset_ns=offset).grid(over)
+    assert (grid.is_divisible_by(MINUTE), grid.is_divisible_by(HOUR)) == (by_minutes, by_hours)
 
 
 def test_what_needs_no_calendar_is_reckoned_by_one_formula() -> None:
-    kinds = {one: type(grid_of(ask(one), EVERYTHING)) for one in ("7m", "1d", "1w", "1mo")}
+    kinds = {one: type(ask(one).grid(EVERYTHING)) for one in ("7m", "1d", "1w", "1mo")}
     assert kinds == {"7m": FixedGrid, "1d": FixedGrid, "1w": FixedGrid, "1mo": CalendarGrid}
 
 
@@ -442,4 +449,4 @@ def test_a_zone_that_there_is_not_names_those_near_it(given_: str, meant: str) -
 
 @pytest.mark.parametrize("name", ["UTC", "Europe/Berlin", "Asia/Calcutta", "EST"])
 def test_a_zone_is_known_by_any_name_of_the_database(name: str) -> None:
-    assert zone_of(name).key == name
+    assert find_time_zone(name).key == name

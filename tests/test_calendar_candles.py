@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from test_calendar import DAY, HOUR, LONG, MINUTE, PLACES, SHORT, clock, moment
 from test_candles import answer, ask, hold, is_equal, model
 
-from harvester.query.candle_query import FILLS
 from harvester.query.candles import ohlc
+from harvester.query.plan import FILLS
 from harvester.storage.trade_store import EVERYTHING, TradeStore
 from harvester.times import Range, range_between
 

@@ -20,8 +20,8 @@ from hypothesis import strategies as st
 
 from harvester import schema
 from harvester.errors import ArchiveDamaged, BadSetting, NothingHeld, ValueDoesNotFit
-from harvester.query.candle_query import FILLS, CandleQuery
 from harvester.query.candles import candle_batches, ohlc
+from harvester.query.plan import FILLS, CandleQuery
 from harvester.storage.footer import Footer
 from harvester.storage.trade_store import EVERYTHING, Piece, TradeStore
 from harvester.storage.writer import writer
@@ -300,7 +300,7 @@ def model(
     rows: list[oracle.Row], covered: list[Range], question: CandleQuery, times: Sequence[int]
 ) -> list[oracle.Candle]:
     """Fill interval by interval, from first principles; `times` are openings around all rows."""
-    after, through = question.span
+    after, through = question.range
     inside = [row for row in rows if after < row[1] <= through]
     made = {one["time"]: one for one in oracle.candles_between(inside, times)}
     shown = []
@@ -594,7 +594,7 @@ def test_a_sum_that_does_not_fit_is_refused(tmp_path: Path) -> None:
         list(candle_batches(archive, ask()))
     assert str(caught.value) == (
         "1m candles of XBTUSD: a sum of price x volume reaches 10^20, more than fits 38 exact "
-        "digits: ask for a shorter interval or span (Out of Range Error: Overflow in SUM of "
+        "digits: choose a shorter interval or range (Out of Range Error: Overflow in SUM of "
         "DECIMAL: the result does not fit in DECIMAL(38))"
     )
 

@@ -23,10 +23,9 @@ from harvester.charts.candle_arrays import LADDER, MOST_CANDLES, digits, drawabl
 from harvester.charts.chart import Chart
 from harvester.errors import ArchiveUnwritable, NothingHeld, UsageError
 from harvester.kraken.pairs import Pair
-from harvester.query.candle_query import CandleQuery
 from harvester.query.candles import QuerySession
-from harvester.query.plan import most_candles
-from harvester.server.sample_data import create_sample_archive
+from harvester.query.plan import CandleQuery, max_candles
+from harvester.server.sample_data import made_archive
 from harvester.storage.trade_store import TradeStore as Disk
 from harvester.storage.writer import keep_pairs, writer
 from harvester.times import DAY, END_OF_TIME, Range, parse_interval
@@ -222,7 +221,9 @@ def test_no_more_candles_come_than_were_expected(tmp_path: Path, interval: str) 
     stamps = [row[1] for row in rows]
     archive = hold(Disk(tmp_path), cut(rows, sorted({0, *stamps[::37], stamps[-1] + DAY})))
     question = CandleQuery("XBTUSD", parse_interval(interval), EVER)
-    most = QuerySession(archive).with_retry(question, lambda one: most_candles(archive, one))
+    most = QuerySession(archive).with_snapshot_retry(
+        question, lambda one: max_candles(archive, one)
+    )
     made = len({stamp // length_ns(question.interval) for stamp in stamps})
     assert made <= most <= len(rows)
     if interval in ("1h", "1d"):

@@ -32,7 +32,7 @@ def as_limbs(numbers: list[int]) -> Int64s:
 
 
 def reaching(size: int, amounts: list[int], got: int) -> list[int]:
-    return [int(one) for one in bars.reaching(size, as_limbs(amounts), got)]
+    return [int(one) for one in bars.ends_by_sum(size, as_limbs(amounts), got)]
 
 
 AMOUNTS = (
@@ -84,4 +84,4 @@ def test_what_a_bar_has_already_counts() -> None:
 @given(st.integers(1, 9), st.integers(1, 40), st.data())
 def test_every_nth_trade_ends_a_bar(size: int, rows: int, data: st.DataObject) -> None:
     got = data.draw(st.integers(0, size - 1))
-    assert bars.every(size, rows, got).tolist() == naive(size, [1] * rows, got)
+    assert bars.ends_by_count(size, rows, got).tolist() == naive(size, [1] * rows, got)

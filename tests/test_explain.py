@@ -15,9 +15,9 @@ from test_exports import run
 from test_rollups import LEVELS, rolled
 
 from harvester.query import plan as cutting
-from harvester.query.candle_query import FILLS
 from harvester.query.candles import candle_batches
 from harvester.query.explain import explain
+from harvester.query.plan import FILLS
 from harvester.storage import segment
 from harvester.storage.trade_store import EVERYTHING, TradeStore
 from harvester.times import Range
@@ -90,30 +90,30 @@ def test_files_levels_and_spans_are_told_in_order(archive: TradeStore) -> None:
     told = explain(archive, ask("1m", Range(CUT.after, LAST)))
     minute = 60 * 10**9
     opens = -(-(CUT.after + 1) // minute) * minute - 1
-    assert [(read.level, read.file, read.span) for read in told.reads] == [
-        ("ticks", one.path, Range(CUT.after, opens)),
+    assert [(read.level, read.file, read.range) for read in told.reads] == [
+        ("trades", one.path, Range(CUT.after, opens)),
         ("1m", one.path.replace("trades", "candles/interval=1m"), Range(opens, one.range.through)),
-        ("ticks", two.path, two.range),
+        ("trades", two.path, two.range),
     ]
     edge, _, rest = told.reads
     assert rest.rows == TICKS
-    assert [(total.level, total.files) for total in told.totals] == [("ticks", 2), ("1m", 1)]
+    assert [(total.level, total.files) for total in told.totals] == [("trades", 2), ("1m", 1)]
     assert told.totals[0].rows == edge.rows + TICKS
-    assert (told.carried, told.passes, told.parts) == (None, 1, 1)
+    assert (told.close_read, told.passes, told.parts) == (None, 1, 1)
     assert LEVELS == ("1m", "1h")
 
 
 def test_the_close_that_is_carried_in_is_told(archive: TradeStore) -> None:
     told = explain(archive, ask("1m", CUT, fill="previous"))
     last_before = max(row[1] for row in BUSY if row[1] <= CUT.after)
-    assert told.carried is not None
-    assert (told.carried.file, told.carried.span, told.carried.rows) == (
+    assert told.close_read is not None
+    assert (told.close_read.file, told.close_read.range, told.close_read.rows) == (
         archive.segments(PAIR)[0].path,
         Range(last_before - 1, last_before),
         GROUP,
     )
-    assert explain(archive, ask("1m", CUT, fill="null")).carried is None
-    assert explain(archive, ask("1m", fill="previous")).carried is None
+    assert explain(archive, ask("1m", CUT, fill="null")).close_read is None
+    assert explain(archive, ask("1m", fill="previous")).close_read is None
 
 
 def test_krakens_form_reads_twice_where_a_digit_may_be_lost(archive: TradeStore) -> None:
@@ -124,7 +124,7 @@ def test_krakens_form_reads_twice_where_a_digit_may_be_lost(archive: TradeStore)
 def test_the_parts_are_those_of_the_stream(
     archive: TradeStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cutting.chunks, "__defaults__", (500,))
+    monkeypatch.setattr(cutting.split_query, "__defaults__", (500,))
     assert explain(archive, ask("1s")).parts > 5
 
 
@@ -142,20 +142,20 @@ def test_the_command_tells_it_as_a_table(archive: TradeStore) -> None:
         f"1h candles of XBTUSD, the beginning to the end: {rows + TICKS:,} rows read, in 1 part"
     )
     assert totals.splitlines() == [
-        "level  files  rows read",
-        f"1h         1  {rows:>9}",
-        f"ticks      1      {TICKS:,}",
+        "level   files  rows read",
+        f"1h          1  {rows:>9}",
+        f"trades      1      {TICKS:,}",
     ]
     assert [line.split()[:2] for line in table.splitlines()] == [
         ["level", "file"],
         ["1h", one.path.replace("trades", "candles/interval=1h")],
-        ["ticks", two.path],
+        ["trades", two.path],
     ]
     assert table.splitlines()[1].split()[2:] == [
         "the",
         "beginning",
         "to",
-        *str(told.reads[0].span).split()[3:],
+        *str(told.reads[0].range).split()[3:],
         str(rows),
     ]
     assert sql == f"{told.sql};\n"
@@ -169,15 +169,15 @@ def test_the_command_tells_it_as_json(archive: TradeStore) -> None:
     assert json.loads(out) == {
         "pair": "XBTUSD",
         "interval": "1h",
-        "span": list(EVERYTHING),
+        "range": list(EVERYTHING),
         "reads": [
-            {"level": read.level, "file": read.file, "span": list(read.span), "rows": read.rows}
+            {"level": read.level, "file": read.file, "range": list(read.range), "rows": read.rows}
             for read in told.reads
         ],
-        "carried": None,
+        "close_read": None,
         "totals": [
             {"level": "1h", "files": 1, "rows": told.reads[0].rows},
-            {"level": "ticks", "files": 1, "rows": TICKS},
+            {"level": "trades", "files": 1, "rows": TICKS},
         ],
         "passes": 1,
         "parts": 1,

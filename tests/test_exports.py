@@ -324,7 +324,7 @@ TYPES: list[tuple[str, str, Any]] = [
 
 
 def written(query: str, form: str, folder: Path) -> bytes:
-    found = sql.answer(TradeStore(folder / "none"), query)
+    found = sql.run_statements(TradeStore(folder / "none"), query)
     assert found is not None
     write(found.batches, found.schema, form, str(folder / "made"))
     return (folder / "made").read_bytes()

@@ -15,7 +15,7 @@ from test_candles import batch as rows_of
 
 from harvester.errors import ArchiveDamaged
 from harvester.query import aggregate, rollups
-from harvester.query.aggregate import Partials
+from harvester.query.aggregate import PartialCandles
 from harvester.query.rollups import RollupRecomputation, parse_levels, width_of
 from harvester.schema import joined, with_ties
 from harvester.storage.rollup_files import PARTIALS
@@ -57,9 +57,9 @@ def agree(
 ) -> None:
     parsed = parse_levels(levels)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(aggregate, "MOST", step)
+        patch.setattr(aggregate, "MAX_ROWS", step)
         patch.setattr(rollups, "CHUNK_ROWS", chunk)
-        by_numpy = Partials([width_of(level) for level in parsed], "a test")
+        by_numpy = PartialCandles([width_of(level) for level in parsed], "a test")
         by_duckdb = RollupRecomputation(parsed, "a test")
         for part in cut_at(batch, places):
             by_numpy.add(part)
@@ -71,7 +71,7 @@ def agree(
 
 
 def test_nothing_counted_is_no_candle() -> None:
-    assert Partials([60, 3600], "a test").finish() == [[], []]
+    assert PartialCandles([60, 3600], "a test").finish() == [[], []]
 
 
 @pytest.mark.parametrize("column", ["price", "volume"])
@@ -82,7 +82,7 @@ def test_a_price_or_a_volume_below_0_is_not_counted(column: str) -> None:
     values = [-value if at == 3 else value for at, value in enumerate(batch[column].to_pylist())]
     batch = batch.set_column(place, batch.schema.field(column), pa.array(values, kind))
     with pytest.raises(ArchiveDamaged) as caught:
-        Partials([60], "roll-ups of a.parquet").add(batch)
+        PartialCandles([60], "roll-ups of a.parquet").add(batch)
     assert str(caught.value).startswith(
         "roll-ups of a.parquet: a price or a volume below 0 was published behind 20"
     )

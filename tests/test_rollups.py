@@ -31,10 +31,9 @@ from test_candles import (
 
 from harvester.errors import ArchiveDamaged, BadInterval
 from harvester.query import aggregate
-from harvester.query.candle_query import FILLS
 from harvester.query.candles import candle_batches, ohlc
-from harvester.query.plan import chunks, plan
-from harvester.query.rollups import RolledUp, parse_levels, roll_up
+from harvester.query.plan import FILLS, plan_query, split_query
+from harvester.query.rollups import RollupReport, parse_levels, roll_up
 from harvester.storage.trade_store import EVERYTHING, TradeStore
 from harvester.storage.writer import writer
 from harvester.times import END_OF_TIME, Range, parse_interval
@@ -47,7 +46,7 @@ INTERVALS = ("1m", "7m", "1h", "4h", "1d", "10080", "90s", "1s")
 HUGE = Decimal("99999999.9999999999")
 
 
-def rolled(archive: TradeStore, levels: Sequence[str] = LEVELS) -> RolledUp:
+def rolled(archive: TradeStore, levels: Sequence[str] = LEVELS) -> RollupReport:
     with writer(archive, PAIR) as one:
         return roll_up(one, parse_levels(levels))
 
@@ -56,7 +55,7 @@ def read_from(archive: TradeStore, **question: Any) -> list[str]:
     """What each piece of an answer is read from, in order."""
     return [
         "ticks" if source.rollup is None else source.rollup.interval
-        for source in plan(archive, ask(**question)).sources
+        for source in plan_query(archive, ask(**question)).sources
     ]
 
 
@@ -171,7 +170,9 @@ def test_any_tape_any_cut_any_span_any_chunk(
     truth = ohlc(plain, question).to_arrow_table()
     assert ohlc(archive, question).to_arrow_table().equals(truth)
     most = 1 + truth.num_rows // parts
-    chunked = [ohlc(archive, chunk) for chunk in chunks(archive, plan(archive, question), most)]
+    chunked = [
+        ohlc(archive, chunk) for chunk in split_query(archive, plan_query(archive, question), most)
+    ]
     assert pa.concat_tables([one.to_arrow_table() for one in chunked]).equals(truth)
 
 
@@ -228,7 +229,7 @@ def test_a_rollup_of_other_rows_never_serves(tmp_path: Path) -> None:
     other = hold(TradeStore(tmp_path / "b"), [(Range(0, START), [trade(-1, "6")])])
     shutil.copytree(tmp_path / "a/candles", tmp_path / "b/candles")
     assert read_from(other, interval="1h") == ["ticks"]
-    assert rolled(other) == RolledUp(files=2)
+    assert rolled(other) == RollupReport(built=2)
     assert read_from(other, interval="1h") == ["1h"]
     assert table(other, interval="1h").column("open").to_pylist() == [Decimal(6)]
 
@@ -263,8 +264,8 @@ def test_rollups_that_vanish_meanwhile_are_done_without(
 
 def test_each_segment_has_one_of_its_own_name_and_year(tmp_path: Path) -> None:
     archive = busy_archive(tmp_path)
-    assert rolled(archive) == RolledUp(files=4)
-    assert rolled(archive) == RolledUp(standing=4)
+    assert rolled(archive) == RollupReport(built=4)
+    assert rolled(archive) == RollupReport(up_to_date=4)
     names = {segment.path.removeprefix("trades/") for segment in archive.segments(PAIR)}
     found = {
         path.relative_to(tmp_path / "candles") for path in tmp_path.glob("candles/**/*.parquet")
@@ -274,7 +275,7 @@ def test_each_segment_has_one_of_its_own_name_and_year(tmp_path: Path) -> None:
 
 def test_an_empty_segment_has_none(tmp_path: Path) -> None:
     archive = hold(TradeStore(tmp_path), [(Range(0, START), [])])
-    assert rolled(archive) == RolledUp()
+    assert rolled(archive) == RollupReport()
 
 
 def test_a_bucket_that_two_segments_share_is_in_both(tmp_path: Path) -> None:
@@ -315,8 +316,8 @@ def test_nothing_is_made_from_rows_that_are_not_the_footers(tmp_path: Path) -> N
     with pytest.raises(ArchiveDamaged) as caught:
         rolled(TradeStore(tmp_path))
     assert str(caught.value) == (
-        f"{path} has other rows than its footer says: it was not rolled up. "
-        "`harvester verify XBTUSD` tells more"
+        f"the rows of {path} differ from its footer: it was not rolled up. "
+        "`harvester verify XBTUSD` shows the details"
     )
     assert list(tmp_path.glob("candles/**/*.parquet")) == []
 
@@ -325,7 +326,7 @@ def test_a_sum_that_does_not_fit_leaves_that_segment_without(tmp_path: Path) -> 
     huge = (None, START, 0, HUGE, Decimal(10) ** 13, "buy", "market", "")
     archive = hold(TradeStore(tmp_path), [(Range(0, START), [huge]), (Range(START, START + 1), [])])
     done = rolled(archive)
-    assert done.files == 0
+    assert done.built == 0
     assert len(done.notes) == 1
     assert done.notes[0].startswith(
         f"roll-ups of {archive.segments(PAIR)[0].path}: a sum of price x volume reaches 10^20"
@@ -336,7 +337,7 @@ def test_a_level_of_the_calendar_is_refused() -> None:
     with pytest.raises(BadInterval) as caught:
         parse_levels(["1m", "1mo"])
     assert str(caught.value) == (
-        "rollups holds '1mo', which follows the calendar: give fixed lengths such as 1m or 1h"
+        "rollups contains '1mo', which follows the calendar: give fixed lengths such as 1m or 1h"
     )
 
 
@@ -345,7 +346,7 @@ def test_chunks_of_ticks_are_cut_between_buckets(
 ) -> None:
     archive = busy_archive(tmp_path)
     truth = table(archive, interval="1h", all_columns=True)
-    monkeypatch.setattr(aggregate, "MOST", 7)
+    monkeypatch.setattr(aggregate, "MAX_ROWS", 7)
     rolled(archive)
     files = sorted(tmp_path.glob("candles/interval=1m/**/*.parquet"))
     times = [pq.read_table(path, partitioning=None).column("time").to_pylist() for path in files]
@@ -367,15 +368,15 @@ def test_levels_that_do_not_divide_each_other_are_made_from_ticks(tmp_path: Path
 
 def test_a_long_question_is_cut_where_intervals_open(tmp_path: Path) -> None:
     archive = busy_archive(tmp_path)
-    cut_up = chunks(archive, plan(archive, ask("1m")), 100)
+    cut_up = split_query(archive, plan_query(archive, ask("1m")), 100)
     assert len(cut_up) > 2
-    assert cut_up[0].span.after == 0
-    assert cut_up[-1].span.through == END_OF_TIME
-    inner = [part.span.through + 1 for part in cut_up[:-1]]
+    assert cut_up[0].range.after == 0
+    assert cut_up[-1].range.through == END_OF_TIME
+    inner = [part.range.through + 1 for part in cut_up[:-1]]
     assert all(edge % MINUTE == 0 for edge in inner)
-    assert [part.span.after + 1 for part in cut_up[1:]] == inner
+    assert [part.range.after + 1 for part in cut_up[1:]] == inner
 
 
 def test_a_question_of_few_candles_is_not_cut(tmp_path: Path) -> None:
     archive = busy_archive(tmp_path)
-    assert chunks(archive, plan(archive, ask("1h")), 100) == [ask("1h")]
+    assert split_query(archive, plan_query(archive, ask("1h")), 100) == [ask("1h")]

@@ -18,10 +18,15 @@ from test_rollups import busy_archive, rolled
 from harvester.query import candles, sources
 from harvester.query import plan as cutting
 from harvester.query import plan as planning
-from harvester.query.candle_query import FILLS, CandleQuery
-from harvester.query.candles import QuerySession, candle_batches, several_batches, spooled
+from harvester.query.candles import (
+    QuerySession,
+    batches_by_interval,
+    candle_batches,
+    run_shared_scan,
+)
 from harvester.query.connection import connect
-from harvester.query.sources import Spool, Spooled
+from harvester.query.plan import FILLS, CandleQuery
+from harvester.query.sources import SharedScan, SharedScanFile, apply_shared_scan
 from harvester.storage.trade_store import EVERYTHING, Piece, TradeStore
 from harvester.storage.writer import writer
 from harvester.times import END_OF_TIME, Range, parse_interval, union
@@ -67,7 +72,7 @@ def together(archive: TradeStore, question: CandleQuery, lengths: Sequence[str])
     intervals = [parse_interval(text) for text in lengths]
     return [
         pa.Table.from_batches(batches)
-        for _, batches in several_batches(archive, question, intervals)
+        for _, batches in batches_by_interval(archive, question, intervals)
     ]
 
 
@@ -86,7 +91,7 @@ def are_equal(archive: TradeStore, lengths: Sequence[str], **asked: Any) -> bool
 
 
 def in_small_parts(monkeypatch: pytest.MonkeyPatch, candles: int) -> None:
-    monkeypatch.setattr(cutting.chunks, "__defaults__", (candles,))
+    monkeypatch.setattr(cutting.split_query, "__defaults__", (candles,))
 
 
 # --- the same bytes ------------------------------------------------------------------------------
@@ -187,13 +192,13 @@ def test_any_tape_any_cut_any_lengths(
 def ticks_read(monkeypatch: pytest.MonkeyPatch) -> list[Piece]:
     """Each piece of ticks that a query is made for."""
     read: list[Piece] = []
-    real = sources.ticks_sql
+    real = sources.trades_sql
 
     def noted(archive: TradeStore, pieces: Sequence[Piece], at: int = 0) -> str:
         read.extend(pieces)
         return real(archive, pieces, at)
 
-    monkeypatch.setattr(sources, "ticks_sql", noted)
+    monkeypatch.setattr(sources, "trades_sql", noted)
     return read
 
 
@@ -229,22 +234,23 @@ def test_ticks_between_rollups_are_read_once(tmp_path: Path, ticks_read: list[Pi
 def test_what_one_length_alone_reads_is_read_straight(tmp_path: Path) -> None:
     archive = hold(TradeStore(tmp_path), cut(BUSY, [0, LAST]))
     rolled(archive)
-    folder = tmp_path / "spool"
+    folder = tmp_path / "scan"
     folder.mkdir()
     questions = [ask("10s"), ask("1m"), ask("1h")]
-    assert list(spooled(QuerySession(archive), questions, folder).parts) == []
+    assert list(run_shared_scan(QuerySession(archive), questions, folder).files) == []
     assert list(folder.iterdir()) == []
 
 
-def test_a_spool_serves_no_bucket_that_is_cut(tmp_path: Path) -> None:
+def test_a_shared_scan_answers_no_bucket_that_is_cut(tmp_path: Path) -> None:
     archive = busy_archive(tmp_path)
     held = archive.pieces(PAIR)
     first, last = held[0].segment.range.through - 777 * SECOND, held[1].segment.range.through - 1
-    spool = Spool(MINUTE, [Spooled(Range(0, last), "partials")])
+    scan = SharedScan(MINUTE, [SharedScanFile(Range(0, last), "partials")])
     opens = -(-(first + 1) // MINUTE) * MINUTE - 1
-    found = planning.plan(archive, ask(span=Range(first, last)), spool).sources
+    plan = planning.plan_query(archive, ask(span=Range(first, last)))
+    found = apply_shared_scan(scan, plan.sources)
     assert [(one.level, one.piece.within) for one in found] == [
-        ("ticks", Range(first, opens)),
+        ("trades", Range(first, opens)),
         ("", Range(opens, last)),
     ]
 
@@ -257,7 +263,7 @@ def test_a_compaction_between_two_lengths_changes_nothing(tmp_path: Path) -> Non
     question, lengths = ask(fill="previous", all_columns=True), ("1m", "5m", "1h")
     truth = alone(archive, question, lengths)
     made = []
-    found = several_batches(archive, question, [parse_interval(text) for text in lengths])
+    found = batches_by_interval(archive, question, [parse_interval(text) for text in lengths])
     for interval, batches in found:
         made.append(pa.Table.from_batches(batches))
         if interval.text == "1m":
@@ -275,14 +281,14 @@ def test_files_that_vanish_while_they_are_read_are_listed_again(
     is_compacted: list[bool] = []
 
     def planned_and_gone(*of: Any) -> Any:
-        made = planning.plan(*of)
+        made = planning.plan_query(*of)
         if not is_compacted:
             is_compacted.append(True)
             with writer(TradeStore(tmp_path), PAIR) as one:
                 one.compact(every=True)
         return made
 
-    monkeypatch.setattr(candles, "plan", planned_and_gone)
+    monkeypatch.setattr(candles, "plan_query", planned_and_gone)
     made = together(archive, ask(), ("1m", "1h"))
     assert all(one.equals(other) for one, other in zip(made, truth, strict=True))
 
@@ -291,7 +297,9 @@ def test_nothing_is_left_behind(
     archives: dict[str, TradeStore], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    found = several_batches(archives["ticks"], ask(), [parse_interval("1m"), parse_interval("1h")])
+    found = batches_by_interval(
+        archives["ticks"], ask(), [parse_interval("1m"), parse_interval("1h")]
+    )
     _, batches = next(found)
     next(batches)
     assert list(tmp_path.glob("harvester-*/*.parquet"))

@@ -17,8 +17,8 @@ from test_candles import MADE_TAPES, Part, answer, cut, hold, is_equal, overlapp
 
 from harvester.errors import BadInterval, BadQuery, HarvesterError, UsageError
 from harvester.query import sql as sql_module
-from harvester.query.candle_query import CandleQuery
 from harvester.query.candles import candle_batches
+from harvester.query.plan import CandleQuery
 from harvester.query.sql import connect_views, sql, write_database
 from harvester.storage.trade_store import EVERYTHING, Piece, TradeStore
 from harvester.storage.writer import writer
@@ -374,9 +374,11 @@ def test_a_text_without_a_query_is_said(archive: TradeStore) -> None:
 
 def test_too_little_memory_is_said(archive: TradeStore) -> None:
     with pytest.raises(HarvesterError) as caught:
-        sql_module.answer(archive, "SELECT list(range) FROM range(10000000)", memory_limit="20MB")
+        sql_module.run_statements(
+            archive, "SELECT list(range) FROM range(10000000)", memory_limit="20MB"
+        )
     assert str(caught.value).startswith(
-        "the query needs more than 20MB of memory: raise memory_limit, or ask for a shorter span "
+        "the query needs more than 20MB of memory: raise memory_limit, or choose a shorter range "
         "(Out of Memory Error: "
     )
 
@@ -395,7 +397,7 @@ class Compacting(TradeStore):
 def test_a_compaction_in_between_is_answered_by_listing_again(tmp_path: Path) -> None:
     stamps = [row[1] for row in BUSY]
     hold(TradeStore(tmp_path), cut(BUSY, [0, stamps[400], stamps[800], stamps[-1]]))
-    found = sql_module.answer(Compacting(tmp_path), "SELECT trade_id FROM trades")
+    found = sql_module.run_statements(Compacting(tmp_path), "SELECT trade_id FROM trades")
     assert found is not None
     assert sum(batch.num_rows for batch in found.batches) == len(BUSY)
 

@@ -19,11 +19,13 @@ TRADES = st.lists(st.tuples(PRICES, VOLUMES), min_size=1, max_size=20)
 def as_limbs(numbers: list[int]) -> Int64s:
     """Numbers below 2**90 as a decimal's words hold them."""
     low = np.array([number % WORD for number in numbers], dtype=np.uint64).view(np.int64)
-    return aggregate.of_words(low, np.array([number // WORD for number in numbers], dtype=np.int64))
+    return aggregate.limbs_from_words(
+        low, np.array([number // WORD for number in numbers], dtype=np.int64)
+    )
 
 
 def as_numbers(limbs: Int64s) -> list[int]:
-    return [aggregate.number(limbs[:, i]) for i in range(limbs.shape[1])]
+    return [aggregate.to_int(limbs[:, i]) for i in range(limbs.shape[1])]
 
 
 @given(TRADES)
@@ -35,18 +37,18 @@ def test_a_number_goes_in_and_comes_out(trades: list[tuple[int, int]]) -> None:
 @given(TRADES)
 def test_products_are_exact(trades: list[tuple[int, int]]) -> None:
     prices = np.array([price for price, _ in trades])
-    made = aggregate.product(prices, as_limbs([volume for _, volume in trades]))
+    made = aggregate.multiply(prices, as_limbs([volume for _, volume in trades]))
     assert as_numbers(made) == [price * volume for price, volume in trades]
 
 
 @given(TRADES, st.sets(st.integers(1, 19), max_size=5))
 def test_totals_are_exact(trades: list[tuple[int, int]], cuts: set[int]) -> None:
     starts = [0, *sorted(cut for cut in cuts if cut < len(trades))]
-    made = aggregate.product(
+    made = aggregate.multiply(
         np.array([price for price, _ in trades]), as_limbs([volume for _, volume in trades])
     )
     values = [price * volume for price, volume in trades]
-    assert as_numbers(aggregate.totals(made, np.array(starts))) == [
+    assert as_numbers(aggregate.group_sums(made, np.array(starts))) == [
         sum(values[a:b]) for a, b in zip(starts, [*starts[1:], len(values)], strict=True)
     ]
 
@@ -54,14 +56,18 @@ def test_totals_are_exact(trades: list[tuple[int, int]], cuts: set[int]) -> None
 def test_as_many_of_the_largest_as_may_be_added_up_are_exact() -> None:
     """No limb leaves 64 bits on the way."""
     price, volume = 10**18 - 1, 10**22 - 1
-    made = aggregate.product(np.full(aggregate.MOST, price), as_limbs([volume] * aggregate.MOST))
-    assert as_numbers(aggregate.totals(made, np.array([0]))) == [price * volume * aggregate.MOST]
+    made = aggregate.multiply(
+        np.full(aggregate.MAX_ROWS, price), as_limbs([volume] * aggregate.MAX_ROWS)
+    )
+    assert as_numbers(aggregate.group_sums(made, np.array([0]))) == [
+        price * volume * aggregate.MAX_ROWS
+    ]
 
 
 @given(st.lists(st.integers(0, 10**38 - 1), min_size=1, max_size=9))
 def test_words_are_those_of_a_decimal(numbers: list[int]) -> None:
     limbs = np.array([[number >> 30 * i & (1 << 30) - 1 for number in numbers] for i in range(5)])
-    words = aggregate.words(limbs)
+    words = aggregate.words_from_limbs(limbs)
     kind = pa.decimal128(38, 0)
     made = pa.Array.from_buffers(kind, len(numbers), [None, pa.py_buffer(words)])
     assert [int(one) for one in made.to_pylist()] == numbers
@@ -70,4 +76,4 @@ def test_words_are_those_of_a_decimal(numbers: list[int]) -> None:
 def test_what_reaches_38_digits_is_found_and_nothing_below() -> None:
     numbers = [10**38 - 1, 10**38, 5, 10**38 + 1, 2**149, 10**38 - 2**90]
     limbs = np.array([[number >> 30 * i & (1 << 30) - 1 for number in numbers] for i in range(5)])
-    assert aggregate.too_large(limbs).tolist() == [1, 3, 4]
+    assert aggregate.indices_of_overflow(limbs).tolist() == [1, 3, 4]

@@ -12,9 +12,8 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from harvester.kraken.pairs import Pair
-from harvester.query.candle_query import CandleQuery
 from harvester.query.candles import QuerySession
-from harvester.query.plan import Plan, most_candles
+from harvester.query.plan import CandleQuery, Plan, max_candles
 from harvester.storage.trade_store import TradeStore
 from harvester.times import DAY, MAX_COUNT, Interval, Range, parse_interval, show_short
 
@@ -61,16 +60,16 @@ def drawable(archive: TradeStore, query: CandleQuery) -> DrawableQuery:
     """
 
     def expected(plan: Plan) -> int:
-        return most_candles(archive, plan)
+        return max_candles(archive, plan)
 
     session = QuerySession(archive)
-    requested_candles = session.with_retry(query, expected)
-    found = query
-    if requested_candles > MOST_CANDLES:
-        for interval in LADDER:
-            if length_ns(interval) > length_ns(query.interval):
-                found = replace(query, interval=interval)
-                if session.with_retry(found, expected) <= MOST_CANDLES:
+    asked = session.with_snapshot_retry(question, expected)
+    found = question
+    if asked > MOST_CANDLES:
+        for rung in LADDER:
+            if length_ns(rung) > length_ns(question.interval):
+                found = replace(question, interval=rung)
+                if session.with_snapshot_retry(found, expected) <= MOST_CANDLES:
                     break
     return DrawableQuery(found, requested_candles)
 

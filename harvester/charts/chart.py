@@ -14,10 +14,9 @@ from harvester.charts.candle_arrays import DrawableQuery, arranged, drawable
 from harvester.charts.figure import frame_of, note
 from harvester.errors import NothingHeld, UsageError
 from harvester.kraken.pairs import Pair
-from harvester.query.candle_query import CandleQuery
 from harvester.query.candles import candle_batches
 from harvester.query.connection import MEMORY_LIMIT
-from harvester.query.plan import gap_notes, gaps_in, refuse_gaps
+from harvester.query.plan import CandleQuery, gap_notes, gaps_in, refuse_gaps
 from harvester.storage.export import file_sink
 from harvester.storage.trade_store import TradeStore
 
@@ -129,7 +128,7 @@ def chart(
     from harvester.charts.figure import ChartTexts, figure_of
 
     if strict:
-        refuse_gaps(pair.altname, gaps_in(archive, pair.altname, query.span, now_ns))
+        refuse_gaps(pair.altname, gaps_in(archive, pair.altname, question.range, now_ns))
     name = pair.wsname or pair.altname
     drawn = drawable(archive, replace(query, fill="none", all_columns=True))
     interval = drawn.query.interval
@@ -138,7 +137,7 @@ def chart(
     )
     if not table.num_rows:
         raise NothingHeld(
-            f"no trade of {name} is stored from {query.span}: `harvester status` shows "
+            f"no trade of {name} is held from {question.range}: `harvester status` tells "
             "what is covered"
         )
     candles = arranged(table, interval, pair)

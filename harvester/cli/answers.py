@@ -15,8 +15,7 @@ from harvester.download.pair_selection import refresh_pairs
 from harvester.errors import UnknownPair, UsageError
 from harvester.kraken.client import Client
 from harvester.kraken.pairs import Pair, search
-from harvester.pair_names import known_pairs, resolve_held
-from harvester.query.plan import checked
+from harvester.query.plan import check_gaps
 from harvester.schema import TRADES
 from harvester.storage.trade_store import TradeStore
 from harvester.times import parse_moment
@@ -24,7 +23,7 @@ from harvester.times import parse_moment
 
 def bars(common: Common, pair: str, **given: Any) -> None:
     """Write bars that are not of time."""
-    from harvester.query.bars import BYS, BarQuery, bar_batches, counted_spans, parse_size
+    from harvester.query.bars import BYS, BarQuery, bar_batches, counted_ranges, parse_size
 
     form_of(given["form"], given["file"])
     sizes = [(by, given[by]) for by in BYS if given[by] is not None]
@@ -38,8 +37,8 @@ def bars(common: Common, pair: str, **given: Any) -> None:
     question = BarQuery(
         one.altname, size, wanted, anchor_ns, given["all_columns"], given["complete_only"]
     )
-    spans, strict = counted_spans(question), given["strict"]
-    notes = checked(archive, one.altname, spans, time.time_ns(), strict=strict)
+    spans, strict = counted_ranges(question), given["strict"]
+    notes = check_gaps(archive, one.altname, spans, time.time_ns(), strict=strict)
     batches = bar_batches(archive, question)
     deliver(common, batches, "bars", given["form"], given["file"], notes)
 
@@ -51,7 +50,7 @@ def trades(common: Common, pair: str, **given: Any) -> None:
     wanted = span_of(given["since"], given["until"])
     archive = common.existing()
     one = resolve_held(archive, pair)
-    notes = checked(archive, one.altname, [wanted], time.time_ns(), strict=given["strict"])
+    notes = check_gaps(archive, one.altname, [wanted], time.time_ns(), strict=given["strict"])
     batches = archive.scan(one.altname, wanted)
     if given["form"] in EXPORTS:
         written = export_trades(batches, one, folder_of(given["form"], given["file"]))

@@ -21,12 +21,10 @@ from harvester.cli.exporters import export_candles
 from harvester.cli.formats import form_of
 from harvester.cli.options import Common
 from harvester.errors import UsageError
-from harvester.pair_names import resolve_held
-from harvester.query.calendar import zone_of
-from harvester.query.candle_query import CandleQuery
-from harvester.query.candles import candle_batches, check_empty
+from harvester.query.calendar import find_time_zone
+from harvester.query.candles import candle_batches, guard_against_huge_fill
 from harvester.query.explain import explain
-from harvester.query.plan import checked
+from harvester.query.plan import CandleQuery, check_gaps
 from harvester.storage.trade_store import TradeStore
 from harvester.times import Interval, parse_interval, parse_offset
 
@@ -53,7 +51,7 @@ def ohlc(common: Common, pair: tuple[str, ...], interval: tuple[str, ...], **giv
         return
     for one in wanted:
         for length in intervals:
-            check_empty(archive, replace(one.question, interval=length))
+            guard_against_huge_fill(archive, replace(one.question, interval=length))
     if is_one:
         _write_one(common, archive, wanted[0], form, file)
     else:
@@ -73,7 +71,7 @@ def _wanted(
 ) -> list[Wanted]:
     """Each pair, once, with what is asked of it."""
     offset_ns = parse_offset(given["offset"])
-    tz = None if given["tz"] is None else zone_of(given["tz"]).key
+    tz = None if given["tz"] is None else find_time_zone(given["tz"]).key
     span = span_of(given["since"], given["until"])
     if not all(name.strip() for name in names):
         raise UsageError("a pair's name is empty: give one such as XBT/USD")
@@ -84,7 +82,7 @@ def _wanted(
             CandleQuery(
                 pair=pair.altname,
                 interval=interval,
-                span=span,
+                range=span,
                 fill=given["fill"],
                 all_columns=given["all_columns"],
                 offset_ns=offset_ns,
@@ -104,7 +102,7 @@ def _checked(archive: TradeStore, wanted: Wanted, *, strict: bool) -> Wanted:
         ArchiveHasGaps: there are gaps, and the query is strict.
     """
     question, now_ns = wanted.question, time.time_ns()
-    notes = checked(archive, question.pair, [question.span], now_ns, strict=strict)
+    notes = check_gaps(archive, question.pair, [question.range], now_ns, strict=strict)
     return wanted._replace(notes=notes)
 
 

@@ -17,8 +17,8 @@ from harvester.cli.formats import ending_of, write
 from harvester.cli.options import Common
 from harvester.errors import UsageError
 from harvester.kraken.pairs import Pair
-from harvester.query.candle_query import CandleQuery
-from harvester.query.candles import several_batches
+from harvester.query.candles import batches_by_interval
+from harvester.query.plan import CandleQuery
 from harvester.schema import PRICE
 from harvester.storage.export import check_outside
 from harvester.storage.filesystem import writing
@@ -157,7 +157,7 @@ def write_all(
     for pair, question, notes in wanted:
         tell_notes(common, [f"{pair.altname}: {note}" for note in notes])
         whole = replace(question, all_columns=True) if form in EXPORTS else question
-        found = several_batches(archive, whole, intervals, memory_limit=limit)
+        found = batches_by_interval(archive, whole, intervals, memory_limit=limit)
         for interval, batches in found:
             if form in EXPORTS:
                 written = export_candles(batches, pair, interval, form, folder)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from harvester.cli import output
 from harvester.errors import UsageError
-from harvester.query.explain import Explanation, Read
+from harvester.query.explain import Explanation, FileRead
 
 
 def check_explained(form: str | None, file: str | None, *, is_one: bool) -> None:
@@ -31,11 +31,11 @@ def show_explanation(explanation: Explanation, form: str | None) -> None:
 
 def _paragraphs(explanation: Explanation) -> list[str]:
     rows = _counted(sum(read.rows for read in explanation.reads), "row")
-    what = [f"{explanation.question.title}, {explanation.question.span}: {rows} read"]
+    what = [f"{explanation.query.title}, {explanation.query.range}: {rows} read"]
     if explanation.passes > 1:
         what.append("twice, once to see that no price has more decimals than are shown")
     what.append(f"in {_counted(explanation.parts, 'part')}")
-    reads = [*([explanation.carried] if explanation.carried else []), *explanation.reads]
+    reads = [*([explanation.close_read] if explanation.close_read else []), *explanation.reads]
     told = [", ".join(what)]
     if explanation.reads:
         told.append(output.columns(["level", "files", "rows read"], _totals(explanation)))
@@ -43,7 +43,7 @@ def _paragraphs(explanation: Explanation) -> list[str]:
         header = ["level", "file", "range", "rows read"]
         table = output.columns(header, [_row(read, explanation) for read in reads], left=3)
         told.append(table)
-    if explanation.carried:
+    if explanation.close_read:
         told.append("close: the trade whose price is carried into the span")
     return [*told, f"{explanation.sql};"]
 
@@ -52,9 +52,9 @@ def _totals(explanation: Explanation) -> list[list[str]]:
     return [[total.level, f"{total.files:,}", f"{total.rows:,}"] for total in explanation.totals]
 
 
-def _row(read: Read, explanation: Explanation) -> list[str]:
-    level = "close" if read is explanation.carried else read.level
-    return [level, read.file, str(read.span), f"{read.rows:,}"]
+def _row(read: FileRead, explanation: Explanation) -> list[str]:
+    level = "close" if read is explanation.close_read else read.level
+    return [level, read.file, str(read.range), f"{read.rows:,}"]
 
 
 def _counted(number: int, what: str) -> str:
@@ -62,13 +62,13 @@ def _counted(number: int, what: str) -> str:
 
 
 def _report(explanation: Explanation) -> dict[str, object]:
-    question = explanation.question
+    query = explanation.query
     return {
-        "pair": question.pair,
-        "interval": question.interval.text,
-        "span": question.span,
+        "pair": query.pair,
+        "interval": query.interval.text,
+        "range": query.range,
         "reads": [read._asdict() for read in explanation.reads],
-        "carried": explanation.carried and explanation.carried._asdict(),
+        "close_read": explanation.close_read and explanation.close_read._asdict(),
         "totals": [total._asdict() for total in explanation.totals],
         "passes": explanation.passes,
         "parts": explanation.parts,

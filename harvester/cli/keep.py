@@ -60,7 +60,7 @@ def rollup(pair: tuple[str, ...], as_json: bool, **given: Any) -> None:
         for one, progress in writers:
             done = roll_up(one, levels, progress)
             _tell(done.notes)
-            rows.append({"pair": one.pair, "made": done.files, "standing": done.standing})
+            rows.append({"pair": one.pair, "made": done.built, "standing": done.up_to_date})
     _show(rows, ["pair", "made", "standing"], as_json=as_json)
 
 

@@ -91,10 +91,10 @@ def _answer(
     archive: TradeStore, query: str, common_: Common, form: str | None, file: str | None
 ) -> None:
     from harvester.cli.formats import write
-    from harvester.query.sql import answer
+    from harvester.query.sql import run_statements
 
     limit = common_.settings.candles.memory_limit
-    found = answer(archive, query, names=_names(archive), memory_limit=limit)
+    found = run_statements(archive, query, names=_names(archive), memory_limit=limit)
     if found is None:
         return
     if found.schema.names == _EXPLAINED and form in (None, "table") and file is None:

@@ -1,1 +1,1 @@
-"""Candles from the archive's ticks, in SQL: exact, and the same on every run."""
+"""Queries on the archive with DuckDB: candles, bars, SQL views, roll-ups and results."""

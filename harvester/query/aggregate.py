@@ -1,4 +1,4 @@
-"""Exact OHLCV aggregation of Arrow batches, with whole numbers of any size."""
+"""Exact OHLCV aggregation of Arrow batches with numpy, in integers of up to 150 bits."""
 
 from __future__ import annotations
 
@@ -14,22 +14,27 @@ from harvester.schema import PRICE, Int64s, decimal_array, decimal_words, times,
 from harvester.storage.rollup_files import PARTIALS
 from harvester.times import show
 
-# --- sums -----------------------------------------------------------------------------------------
+# --- large integers -------------------------------------------------------------------------------
 
-# A number is a column of limbs: limb `i` counts 2**(30 i). All limbs but the highest lie below
-# 2**30, so some 2**17 numbers can be added up limb by limb before any of them leaves 64 bits.
+# A number is a column of limbs: limb `i` counts in units of 2**(30 i). All limbs but the highest
+# are below 2**30, so 2**17 numbers can be added limb by limb without exceeding 64 bits.
 
 BITS = 30
-MOST = 1 << 17
-"""So many numbers may be added up at once."""
+MAX_ROWS = 1 << 17
+"""How many numbers may be added at once."""
 
 _MASK = (1 << BITS) - 1
 _LIMBS = 5
 _DECIMAL_END = 10**38
 
 
-def of_words(low: Int64s, high: Int64s) -> Int64s:
-    """What a decimal's two words of 64 bits hold, below 2**90; shape (3, numbers)."""
+def limbs_from_words(low: Int64s, high: Int64s) -> Int64s:
+    """Return decimals below 2**90 as limbs of shape (3, numbers).
+
+    Args:
+        low: the lower 64 bits of each decimal.
+        high: the upper 64 bits.
+    """
     limbs = np.empty((3, len(low)), dtype=np.int64)
     np.bitwise_and(low, _MASK, out=limbs[0])
     np.bitwise_and(low >> BITS, _MASK, out=limbs[1])
@@ -38,99 +43,109 @@ def of_words(low: Int64s, high: Int64s) -> Int64s:
     return limbs
 
 
-def product(ones: Int64s, limbs: Int64s) -> Int64s:
-    """Numbers below 2**60 times numbers of three limbs, below 2**75; shape (4, numbers)."""
-    low, high = ones & _MASK, ones >> BITS
-    made = np.empty((4, len(ones)), dtype=np.int64)
+def multiply(factors: Int64s, limbs: Int64s) -> Int64s:
+    """Multiply numbers; returns limbs of shape (4, numbers).
+
+    Args:
+        factors: numbers below 2**60, shape (numbers,).
+        limbs: numbers below 2**75, shape (3, numbers).
+    """
+    low, high = factors & _MASK, factors >> BITS
+    result = np.empty((4, len(factors)), dtype=np.int64)
     # Each limb is at most two products of 60 bits.
-    np.multiply(low, limbs[0], out=made[0])
-    np.multiply(low, limbs[1], out=made[1])
-    np.multiply(low, limbs[2], out=made[2])
-    np.multiply(high, limbs[2], out=made[3])
-    made[1] += high * limbs[0]
-    made[2] += high * limbs[1]
-    return carried(made)
+    np.multiply(low, limbs[0], out=result[0])
+    np.multiply(low, limbs[1], out=result[1])
+    np.multiply(low, limbs[2], out=result[2])
+    np.multiply(high, limbs[2], out=result[3])
+    result[1] += high * limbs[0]
+    result[2] += high * limbs[1]
+    return propagate_carries(result)
 
 
-def carried(limbs: Int64s) -> Int64s:
-    """The same numbers with all limbs but the highest below 2**30, in place."""
+def propagate_carries(limbs: Int64s) -> Int64s:
+    """Carry over, in place, until all limbs but the highest are below 2**30."""
     for i in range(len(limbs) - 1):
         limbs[i + 1] += limbs[i] >> BITS
         limbs[i] &= _MASK
     return limbs
 
 
-def totals(limbs: Int64s, starts: Int64s) -> Int64s:
-    """The sums of groups of neighbours, each from its start to the next; shape (5, groups)."""
-    made = np.zeros((_LIMBS, len(starts)), dtype=np.int64)
-    np.add.reduceat(limbs, starts, axis=1, out=made[: len(limbs)])
-    return carried(made)
+def group_sums(limbs: Int64s, starts: Int64s) -> Int64s:
+    """Add up groups of neighbouring numbers; returns limbs of shape (5, groups).
+
+    Args:
+        limbs: the numbers, shape (limbs, numbers).
+        starts: the index of the first number of each group, which ends where the next starts.
+    """
+    result = np.zeros((_LIMBS, len(starts)), dtype=np.int64)
+    np.add.reduceat(limbs, starts, axis=1, out=result[: len(limbs)])
+    return propagate_carries(result)
 
 
-def number(limbs: Int64s) -> int:
-    """One number; shape (limbs,)."""
+def to_int(limbs: Int64s) -> int:
+    """Return one number, of shape (limbs,), as a Python integer."""
     return sum(limb << (BITS * i) for i, limb in enumerate(limbs.tolist()))
 
 
-def words(limbs: Int64s) -> Int64s:
-    """Numbers below 10**38 as a decimal's low and high words; shape (numbers, 2)."""
-    made = np.empty((limbs.shape[1], 2), dtype=np.int64)
-    made[:, 0] = limbs[0] | limbs[1] << BITS | limbs[2] << 2 * BITS
-    made[:, 1] = limbs[2] >> 4 | limbs[3] << BITS - 4 | limbs[4] << 2 * BITS - 4
-    return made
+def words_from_limbs(limbs: Int64s) -> Int64s:
+    """Return numbers below 10**38 as low and high words of decimals; shape (numbers, 2)."""
+    result = np.empty((limbs.shape[1], 2), dtype=np.int64)
+    result[:, 0] = limbs[0] | limbs[1] << BITS | limbs[2] << 2 * BITS
+    result[:, 1] = limbs[2] >> 4 | limbs[3] << BITS - 4 | limbs[4] << 2 * BITS - 4
+    return result
 
 
-def too_large(limbs: Int64s) -> Int64s:
-    """The places of those that reach 10**38, and so are no decimal of 38 digits."""
-    # The two highest limbs leave out less than one 2**90th, so only those in doubt are worked out.
+def indices_of_overflow(limbs: Int64s) -> Int64s:
+    """Return the indices of the numbers from 10**38 on, which do not fit a decimal of 38 digits."""
+    # The two highest limbs decide most cases; only the doubtful ones are computed exactly.
     high = limbs[4] << BITS | limbs[3]
     doubtful = np.flatnonzero(high >= _DECIMAL_END >> 3 * BITS)
-    return doubtful[[number(limbs[:, i]) >= _DECIMAL_END for i in doubtful]]
+    return doubtful[[to_int(limbs[:, i]) >= _DECIMAL_END for i in doubtful]]
 
 
 # --- bar columns ----------------------------------------------------------------------------------
 
-# Columns are named as those of a candle. Numbers are int64 of shape (bars,), sums the limbs of
-# `sums`, of shape (limbs, bars), so that the bars always stand along the last axis.
+# Columns have the names of candle columns. Numbers are int64 of shape (bars,), sums are limbs of
+# shape (limbs, bars): the bars are always along the last axis.
 
-SUM_OF_VOLUMES = pa.decimal128(38, 8)
-SUM_OF_VALUES = pa.decimal128(38, 18)
+VOLUME_SUM = pa.decimal128(38, 8)
+VALUE_SUM = pa.decimal128(38, 18)
 TIME = pa.timestamp("ns")
 
-BASE = {
+BASE_COLUMNS = {
     "time": TIME,
     "open": PRICE,
     "high": PRICE,
     "low": PRICE,
     "close": PRICE,
     "vwap": pa.float64(),
-    "volume": SUM_OF_VOLUMES,
+    "volume": VOLUME_SUM,
     "count": pa.int64(),
 }
-MORE = {
-    "value": SUM_OF_VALUES,
-    "buy_volume": SUM_OF_VOLUMES,
-    "sell_volume": SUM_OF_VOLUMES,
-    "buy_value": SUM_OF_VALUES,
-    "sell_value": SUM_OF_VALUES,
+EXTRA_COLUMNS = {
+    "value": VALUE_SUM,
+    "buy_volume": VOLUME_SUM,
+    "sell_volume": VOLUME_SUM,
+    "buy_value": VALUE_SUM,
+    "sell_value": VALUE_SUM,
     "buy_count": pa.int64(),
     "sell_count": pa.int64(),
     "first_trade_id": pa.int64(),
     "last_trade_id": pa.int64(),
     "first_time": TIME,
 }
-END = {"last_time": TIME, "is_complete": pa.bool_()}
+LAST_COLUMNS = {"last_time": TIME, "is_complete": pa.bool_()}
 
 Columns = dict[str, Int64s]
 
 
-def schema_of(*, all_columns: bool) -> pa.Schema:
-    """The columns shown, in order."""
-    return pa.schema(BASE | (MORE if all_columns else {}) | END)
+def bar_schema(*, all_columns: bool) -> pa.Schema:
+    """Return the columns of a result, in order."""
+    return pa.schema(BASE_COLUMNS | (EXTRA_COLUMNS if all_columns else {}) | LAST_COLUMNS)
 
 
-class Ticks(NamedTuple):
-    """A stretch of the tape in integers: prices in 1e-10, volumes in 1e-8, values in 1e-18."""
+class TradeArrays(NamedTuple):
+    """Consecutive trades as integers: prices in 1e-10, volumes in 1e-8, values in 1e-18."""
 
     time: Int64s
     price: Int64s
@@ -139,140 +154,177 @@ class Ticks(NamedTuple):
 
     @classmethod
     def of(cls, batch: pa.RecordBatch) -> Self:
-        """The ticks of a batch of `TRADES`, `MOST` at most."""
+        """Convert a batch of `schema.TRADES`, of at most `MAX_ROWS` rows."""
         # A decimal of 18 digits fits its low word.
         price = np.ascontiguousarray(decimal_words(batch.column("price"))[0])
-        volume = of_words(*decimal_words(batch.column("volume")))
-        return cls(times(batch), price, volume, product(price, volume))
+        volume = limbs_from_words(*decimal_words(batch.column("volume")))
+        return cls(times(batch), price, volume, multiply(price, volume))
 
 
-# --- from ticks to bars --------------------------------------------------------------------------
+# --- from trades to bars --------------------------------------------------------------------------
 
 
-def grouped(batch: pa.RecordBatch, ticks: Ticks, starts: Int64s, *, all_columns: bool) -> Columns:
-    """The columns of bars that begin at `starts`, the first of which is 0."""
+def group_trades(
+    batch: pa.RecordBatch, trades: TradeArrays, starts: Int64s, *, all_columns: bool
+) -> Columns:
+    """Return the columns of bars.
+
+    Args:
+        batch: the trades.
+        trades: the same trades as integers.
+        starts: the index of the first trade of each bar; the first one is 0.
+        all_columns: also return the columns of `EXTRA_COLUMNS`.
+    """
     last = np.append(starts[1:], batch.num_rows) - 1
-    made = {
-        "time": ticks.time[starts],
-        "open": ticks.price[starts],
-        "high": np.maximum.reduceat(ticks.price, starts),
-        "low": np.minimum.reduceat(ticks.price, starts),
-        "close": ticks.price[last],
-        "value": totals(ticks.value, starts),
-        "volume": totals(ticks.volume, starts),
+    result = {
+        "time": trades.time[starts],
+        "open": trades.price[starts],
+        "high": np.maximum.reduceat(trades.price, starts),
+        "low": np.minimum.reduceat(trades.price, starts),
+        "close": trades.price[last],
+        "value": group_sums(trades.value, starts),
+        "volume": group_sums(trades.volume, starts),
         "count": last - starts + 1,
-        "last_time": ticks.time[last],
+        "last_time": trades.time[last],
     }
     if all_columns:
         ids = trade_ids(batch)
-        made |= _sides(batch, ticks, starts) | ids_of(ids, ids, starts)
-    return made
+        result |= _side_columns(batch, trades, starts) | group_ids(ids, ids, starts)
+    return result
 
 
-def _sides(batch: pa.RecordBatch, ticks: Ticks, starts: Int64s) -> Columns:
-    made = {}
+def _side_columns(batch: pa.RecordBatch, trades: TradeArrays, starts: Int64s) -> Columns:
+    result = {}
     for side in ("buy", "sell"):
-        taken = _is_side(batch.column("side"), side)
-        made[f"{side}_volume"] = totals(ticks.volume * taken, starts)
-        made[f"{side}_value"] = totals(ticks.value * taken, starts)
-        made[f"{side}_count"] = np.add.reduceat(taken, starts)
-    return made
+        mask = _side_mask(batch.column("side"), side)
+        result[f"{side}_volume"] = group_sums(trades.volume * mask, starts)
+        result[f"{side}_value"] = group_sums(trades.value * mask, starts)
+        result[f"{side}_count"] = np.add.reduceat(mask, starts)
+    return result
 
 
-def _is_side(sides: pa.DictionaryArray, side: str) -> Int64s:
-    """1 where the taker's side is this one, else 0; shape (rows,)."""
-    place = pc.index(sides.dictionary, side).as_py()
-    # Unknown sides are null; a word that the dictionary lacks has the place -1.
-    places = sides.indices.fill_null(-1).to_numpy(zero_copy_only=False)
-    taken: Int64s = ((places == place) & (places >= 0)).astype(np.int64)
-    return taken
+def _side_mask(sides: pa.DictionaryArray, side: str) -> Int64s:
+    """Return 1 where the taker's side is this one, otherwise 0; shape (rows,)."""
+    code = pc.index(sides.dictionary, side).as_py()
+    # Unknown sides are null; a word that is not in the dictionary has the index -1.
+    codes = sides.indices.fill_null(-1).to_numpy(zero_copy_only=False)
+    mask: Int64s = ((codes == code) & (codes >= 0)).astype(np.int64)
+    return mask
 
 
-def ids_of(firsts: Int64s, lasts: Int64s, starts: Int64s) -> Columns:
-    """The first and the last id of each group, of what has one; 0 where nothing has."""
-    places = np.arange(len(firsts))
-    first = np.minimum.reduceat(np.where(firsts != 0, places, len(firsts)), starts)
-    last = np.maximum.reduceat(np.where(lasts != 0, places, -1), starts)
-    # Where nothing in a group has one, both point at the 0 behind the last.
+def group_ids(firsts: Int64s, lasts: Int64s, starts: Int64s) -> Columns:
+    """Return the first and the last trade id of each group; 0 if no row of a group has an id.
+
+    Args:
+        firsts: the first id of each row; 0 for none.
+        lasts: the last id of each row; 0 for none.
+        starts: the index of the first row of each group.
+    """
+    indices = np.arange(len(firsts))
+    first = np.minimum.reduceat(np.where(firsts != 0, indices, len(firsts)), starts)
+    last = np.maximum.reduceat(np.where(lasts != 0, indices, -1), starts)
+    # If no row has an id, both point at the 0 that is appended.
     return {
         "first_trade_id": np.append(firsts, 0)[first],
         "last_trade_id": np.append(lasts, 0)[last],
     }
 
 
-# --- a bar that goes on --------------------------------------------------------------------------
+# --- open bars ------------------------------------------------------------------------------------
 
 
-def carry_on(under_way: Columns, bars: Columns) -> None:
-    """Put what a bar under way has so far into the first of the bars, which continues it."""
-    for name, so_far in under_way.items():
-        here = bars[name][..., :1]
+def merge_open_bar(open_bar: Columns, bars: Columns) -> None:
+    """Merge an open bar into the first of the bars, which continues it.
+
+    Args:
+        open_bar: the columns of one bar.
+        bars: the columns of the following bars; changed in place.
+    """
+    for name, so_far in open_bar.items():
+        first = bars[name][..., :1]
         if name in ("time", "open"):
-            here[:] = so_far
+            first[:] = so_far
         elif name == "high":
-            np.maximum(here, so_far, out=here)
+            np.maximum(first, so_far, out=first)
         elif name == "low":
-            np.minimum(here, so_far, out=here)
+            np.minimum(first, so_far, out=first)
         elif name == "first_trade_id":
-            here[:] = so_far if so_far[0] else here
+            first[:] = so_far if so_far[0] else first
         elif name == "last_trade_id":
-            here[:] = here if here[0] else so_far
+            first[:] = first if first[0] else so_far
         elif name not in ("close", "last_time"):
-            here += so_far
-            if here.ndim > 1:
-                carried(here)
+            first += so_far
+            if first.ndim > 1:
+                propagate_carries(first)
 
 
-def part(bars: Columns, start: int, stop: int | None = None) -> Columns:
-    """Some of the bars, as columns of their own."""
+def slice_bars(bars: Columns, start: int, stop: int | None = None) -> Columns:
+    """Return a copy of some of the bars.
+
+    Args:
+        bars: the columns.
+        start: index of the first bar that is copied.
+        stop: index after the last one; None for the end.
+    """
     return {name: column[..., start:stop].copy() for name, column in bars.items()}
 
 
-# --- as Arrow ------------------------------------------------------------------------------------
+# --- conversion to Arrow --------------------------------------------------------------------------
 
 
-def as_batch(bars: Columns, *, is_complete: bool, all_columns: bool) -> pa.RecordBatch:
-    """The bars with the columns shown; every sum must fit 38 digits."""
-    schema = schema_of(all_columns=all_columns)
-    arrays = {field.name: array_of(bars, field) for field in schema if field.name in bars}
-    value, volume = (array_of(bars, field) for field in _SUMS)
+def to_batch(bars: Columns, *, is_complete: bool, all_columns: bool) -> pa.RecordBatch:
+    """Return bars as a batch; every sum must fit 38 digits.
+
+    Args:
+        bars: the columns.
+        is_complete: the value of the column `is_complete`.
+        all_columns: also return the columns of `EXTRA_COLUMNS`.
+    """
+    schema = bar_schema(all_columns=all_columns)
+    arrays = {field.name: to_array(bars, field) for field in schema if field.name in bars}
+    value, volume = (to_array(bars, field) for field in _SUMS)
     arrays["vwap"] = _vwap(value, volume)
     arrays["first_time"] = arrays["time"]
     arrays["is_complete"] = pa.array(np.full(len(volume), is_complete))
     return pa.RecordBatch.from_arrays([arrays[name] for name in schema.names], schema=schema)
 
 
-_SUMS = (pa.field("value", SUM_OF_VALUES), pa.field("volume", SUM_OF_VOLUMES))
+_SUMS = (pa.field("value", VALUE_SUM), pa.field("volume", VOLUME_SUM))
 
 
-def array_of(bars: Columns, field: pa.Field) -> pa.Array:
-    """One column as Arrow; every sum must fit 38 digits."""
+def to_array(bars: Columns, field: pa.Field) -> pa.Array:
+    """Return one column as an Arrow array; every sum must fit 38 digits.
+
+    Args:
+        bars: the columns.
+        field: the name and the type of the column.
+    """
     column = bars[field.name]
     if column.ndim > 1:
-        return _from_words(words(column), field.type)
+        return _decimal_array(words_from_limbs(column), field.type)
     if pa.types.is_decimal(field.type):
-        return _from_words(np.stack([column, np.zeros_like(column)], axis=1), field.type)
+        return _decimal_array(np.stack([column, np.zeros_like(column)], axis=1), field.type)
     if field.name.endswith("_id"):
         return pa.array(column, mask=column == 0)
     return pa.array(column).cast(field.type)
 
 
-def _from_words(words: Int64s, kind: pa.DataType) -> pa.Array:
+def _decimal_array(words: Int64s, kind: pa.DataType) -> pa.Array:
     return pa.Array.from_buffers(kind, len(words), [None, pa.py_buffer(words)])
 
 
 def _vwap(value: pa.Array, volume: pa.Array) -> pa.Array:
-    """Value by volume, the nearest double; null where nothing was traded.
+    """Return the double nearest to value / volume; null where the volume is 0.
 
-    As candles have it (`sql.with_vwap`): a multiple of 1e-10, without its rounding error, and what
-    that leaves of the value, worked out in decimals.
+    It is computed as for candles (`candle_sql.with_vwap`): a multiple of 1e-10 without its
+    rounding error, plus the remainder of the value, computed in decimals.
     """
     total = volume.cast(pa.float64()).to_numpy()
     is_empty = total == 0.0
     total = np.where(is_empty, 1.0, total)
     units = np.rint(value.cast(pa.float64()).to_numpy() / total * 1e10)
-    # The greatest prices may be rounded up to 19 digits.
-    price = decimal_array(pa.decimal128(19, 10), units.astype(np.int64))
+    # The largest prices may be rounded up to 19 digits.
+    price = decimals_of(pa.decimal128(19, 10), units.astype(np.int64))
     product = pc.multiply(price.cast(pa.decimal256(19, 10)), volume.cast(pa.decimal256(38, 8)))
     rest = pc.subtract(value.cast(pa.decimal256(38, 18)), product).cast(pa.float64()).to_numpy()
     near = units / 1e10
@@ -282,57 +334,62 @@ def _vwap(value: pa.Array, volume: pa.Array) -> pa.Array:
     return pa.array(near + (rounding + rest / total), mask=is_empty)
 
 
-# --- partials -------------------------------------------------------------------------------------
+# --- partial candles ------------------------------------------------------------------------------
 
-# The same that `rollups.Maker` asks DuckDB for, by which `verify` holds them: in a third of the
-# time where a segment is small, and without DuckDB in the memory of a crawl.
+# `rollups.RollupRecomputation` computes the same with DuckDB, and `verify` compares both. For a
+# small segment numpy needs a third of the time, and a download need not load DuckDB.
 
 _SUMMED = ("volume", "value", "buy_volume", "sell_volume", "buy_value", "sell_value")
 _COUNTS = ("count", "buy_count", "sell_count")
 
 
-class Partials:
-    """Counts ticks into partial candles. Memory holds some thousands of ticks, and what is made."""
+class PartialCandles:
+    """Builds partial candles from trades. Memory holds some thousand trades and the candles."""
 
     def __init__(self, widths_ns: Sequence[int], what: str) -> None:
-        """`widths_ns`: from the finest on; `what` names the work in messages."""
+        """Start with no trades.
+
+        Args:
+            widths_ns: the widths of the candles, the finest first.
+            what: names the work in messages.
+        """
         self._what = what
         self._levels: list[_Level] = []
         for width_ns in widths_ns:
             level = _Level(width_ns, what)
-            finer = [one for one in self._levels if width_ns % one.width_ns == 0]
+            finer = [other for other in self._levels if width_ns % other.width_ns == 0]
             if finer:
                 finer[-1].coarser.append(level)
             else:
-                level.takes_ticks = True
+                level.reads_trades = True
             self._levels.append(level)
 
     def add(self, batch: pa.RecordBatch) -> None:
-        """Count the next ticks, a batch of `TRADES`.
+        """Add the next trades, a batch of `schema.TRADES`.
 
         Raises:
-            ArchiveDamaged: a price or a volume lies below 0.
+            ArchiveDamaged: a price or a volume is below 0.
             ValueDoesNotFit: a sum has too many digits.
         """
-        for start in range(0, batch.num_rows, MOST):
-            some = batch.slice(start, MOST)
-            ticks = Ticks.of(some)
-            if ticks.price.min() < 0 or ticks.volume.min() < 0:
+        for start in range(0, batch.num_rows, MAX_ROWS):
+            rows = batch.slice(start, MAX_ROWS)
+            trades = TradeArrays.of(rows)
+            if trades.price.min() < 0 or trades.volume.min() < 0:
                 raise ArchiveDamaged(
                     f"{self._what}: a price or a volume below 0 was published behind "
-                    f"{show(int(ticks.time[0]))}: nothing can be counted"
+                    f"{show(int(trades.time[0]))}: nothing can be counted"
                 )
             for level in self._levels:
-                if level.takes_ticks:
-                    starts = _starts(ticks.time, level.width_ns)
-                    level.take(grouped(some, ticks, starts, all_columns=True))
+                if level.reads_trades:
+                    starts = _interval_starts(trades.time, level.width_ns)
+                    level.add(group_trades(rows, trades, starts, all_columns=True))
 
     def finish(self) -> list[list[pa.RecordBatch]]:
-        """Batches of `PARTIALS` for each width, of all that was counted."""
-        # A finer level ends before those that are made of it.
+        """Return the candles of all trades: batches of `PARTIALS` for each width."""
+        # A finer level ends before the levels that are computed from it.
         for level in self._levels:
-            level.close()
-        return [level.made for level in self._levels]
+            level.finish()
+        return [level.batches for level in self._levels]
 
 
 class _Level:
@@ -340,68 +397,69 @@ class _Level:
 
     def __init__(self, width_ns: int, what: str) -> None:
         self.width_ns = width_ns
-        self.takes_ticks = False
+        self.reads_trades = False
         self.coarser: list[_Level] = []
-        self.made: list[pa.RecordBatch] = []
+        self.batches: list[pa.RecordBatch] = []
         self._what = what
-        self._under_way: Columns | None = None
+        self._open_candle: Columns | None = None
 
-    def take(self, candles: Columns) -> None:
-        """Take the next candles, in order; the first may go on with the last so far."""
-        under_way = self._under_way
-        if under_way is not None:
-            if self._number(under_way, 0) == self._number(candles, 0):
-                carry_on(under_way, candles)
+    def add(self, candles: Columns) -> None:
+        """Add the next candles, in order; the first may continue the last one so far."""
+        open_candle = self._open_candle
+        if open_candle is not None:
+            if self._number(open_candle) == self._number(candles):
+                merge_open_bar(open_candle, candles)
             else:
-                self._hand_on(under_way)
+                self._emit(open_candle)
         last = len(candles["time"]) - 1
-        self._under_way = part(candles, last)
+        self._open_candle = slice_bars(candles, last)
         if last:
-            self._hand_on(part(candles, 0, last))
+            self._emit(slice_bars(candles, 0, last))
 
-    def close(self) -> None:
-        """No more will come."""
-        if self._under_way is not None:
-            self._hand_on(self._under_way)
-            self._under_way = None
+    def finish(self) -> None:
+        """Emit the last candle; no more candles follow."""
+        if self._open_candle is not None:
+            self._emit(self._open_candle)
+            self._open_candle = None
 
-    def _hand_on(self, candles: Columns) -> None:
+    def _emit(self, candles: Columns) -> None:
         for name in _SUMMED:
-            if len(too_large(candles[name])):
+            if len(indices_of_overflow(candles[name])):
                 raise ValueDoesNotFit(
                     f"{self._what}: a sum of price x volume reaches 10^20, more than fits 38 "
                     "exact digits"
                 )
-        self.made.append(_as_batch(candles, self.width_ns))
+        self.batches.append(_to_partials(candles, self.width_ns))
         for level in self.coarser:
-            level.take(_regrouped(candles, _starts(candles["time"], level.width_ns)))
+            level.add(_group_candles(candles, _interval_starts(candles["time"], level.width_ns)))
 
-    def _number(self, candles: Columns, place: int) -> int:
-        return int(candles["time"][place]) // self.width_ns
+    def _number(self, candles: Columns) -> int:
+        """Return the number of the first candle's interval."""
+        return int(candles["time"][0]) // self.width_ns
 
 
-def _starts(stamps: Int64s, width_ns: int) -> Int64s:
-    """Where another interval begins among times in order, the first of them counted in."""
+def _interval_starts(stamps: Int64s, width_ns: int) -> Int64s:
+    """Return the indices at which another interval begins among sorted times, with index 0."""
     numbers = stamps // width_ns
     return np.append(0, (numbers[1:] != numbers[:-1]).nonzero()[0] + 1)
 
 
-def _regrouped(candles: Columns, starts: Int64s) -> Columns:
-    """Neighbouring candles as one from each start to the next."""
+def _group_candles(candles: Columns, starts: Int64s) -> Columns:
+    """Merge neighbouring candles into one from each start to the next."""
     last = np.append(starts[1:], len(candles["time"])) - 1
-    made = {name: candles[name][starts] for name in ("time", "open")}
-    made |= {name: candles[name][last] for name in ("close", "last_time")}
-    made["high"] = np.maximum.reduceat(candles["high"], starts)
-    made["low"] = np.minimum.reduceat(candles["low"], starts)
-    made |= {name: totals(candles[name], starts) for name in _SUMMED}
-    made |= {name: np.add.reduceat(candles[name], starts) for name in _COUNTS}
-    return made | ids_of(candles["first_trade_id"], candles["last_trade_id"], starts)
+    result = {name: candles[name][starts] for name in ("time", "open")}
+    result |= {name: candles[name][last] for name in ("close", "last_time")}
+    result["high"] = np.maximum.reduceat(candles["high"], starts)
+    result["low"] = np.minimum.reduceat(candles["low"], starts)
+    result |= {name: group_sums(candles[name], starts) for name in _SUMMED}
+    result |= {name: np.add.reduceat(candles[name], starts) for name in _COUNTS}
+    return result | group_ids(candles["first_trade_id"], candles["last_trade_id"], starts)
 
 
-def _as_batch(candles: Columns, width_ns: int) -> pa.RecordBatch:
-    """As Arrow; a candle's time is when its interval opens."""
+def _to_partials(candles: Columns, width_ns: int) -> pa.RecordBatch:
+    """Return candles as a batch of `PARTIALS`; `time` is the start of the interval."""
     first = candles["time"]
-    shown = candles | {"time": first // width_ns * width_ns, "first_time": first}
+    columns = candles | {"time": first // width_ns * width_ns, "first_time": first}
     return pa.RecordBatch.from_arrays(
-        [array_of(shown, field) for field in PARTIALS], schema=PARTIALS
+        [to_array(columns, field) for field in PARTIALS], schema=PARTIALS
     )

@@ -1,74 +1,78 @@
-"""Grids of intervals: fixed width, months and years, time zones."""
+"""Interval grids: where candles start, for fixed widths, calendar months and time zones."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import date, datetime, timedelta
 from difflib import get_close_matches
-from itertools import pairwise
+from itertools import pairwise, zip_longest
 from math import gcd
 from typing import NamedTuple
 from zoneinfo import ZoneInfo, available_timezones
 
 from harvester.errors import BadSetting
-from harvester.times import DAY, SECOND, Range
+from harvester.times import DAY, SECOND, UNITS_NS, Interval, Range
 
-# --- grid -----------------------------------------------------------------------------------------
+# --- grids ----------------------------------------------------------------------------------------
 
-# An interval is known by its number, an integer that grows by one from each to the next. All that
-# the rest of the room asks of a grid is here.
+# A grid numbers its intervals with consecutive integers. Other modules use only the methods of
+# `Grid`.
 
 
-class WholeGrid(NamedTuple):
-    """The intervals that a range holds whole, by number, both included; none if last < first."""
+class WholeIntervals(NamedTuple):
+    """The numbers of the intervals that lie completely in a range, both ends included.
+
+    There are none if `last < first`.
+    """
 
     first: int
     last: int
 
 
 class Grid(ABC):
-    """Intervals, one right after the other, each with its number."""
+    """Consecutive intervals without space between them, each with a number."""
 
     __slots__ = ()
 
     @abstractmethod
     def number(self, moment_ns: int) -> int:
-        """The interval that a moment lies in."""
+        """Return the number of the interval that contains a moment."""
 
     @abstractmethod
-    def opens(self, number: int) -> int:
-        """When an interval opens, in nanoseconds."""
+    def start_ns(self, number: int) -> int:
+        """Return the start of an interval in nanoseconds."""
 
     @abstractmethod
     def number_sql(self, moment_ns: str) -> str:
-        """The same as `number`, of an SQL expression in nanoseconds."""
+        """Return `number` as SQL, for an SQL expression in nanoseconds."""
 
     @abstractmethod
-    def opens_sql(self, number: str) -> str:
-        """When an interval opens, as TIMESTAMP_NS, of an SQL expression of its number."""
+    def start_sql(self, number: str) -> str:
+        """Return the start of an interval as SQL (TIMESTAMP_NS), for an expression of a number."""
 
     @property
     @abstractmethod
     def step_ns(self) -> int:
-        """The greatest length that each interval opens at a multiple of, from the UNIX epoch on."""
+        """The greatest length of which every interval start is a multiple, from the UNIX epoch."""
 
-    def divided_by(self, level_ns: int) -> bool:
-        """Whether each interval opens at a multiple of a length, counted from the UNIX epoch.
+    def is_divisible_by(self, width_ns: int) -> bool:
+        """Return whether every interval starts at a multiple of a width, from the UNIX epoch.
 
-        If so, candles of that length, on the grid of the epoch, add up to those of this one.
+        If so, partial candles of that width, on the grid of the epoch, add up to the candles of
+        this grid.
         """
-        return self.step_ns % level_ns == 0
+        return self.step_ns % width_ns == 0
 
-    def whole(self, span: Range) -> WholeGrid:
-        """The intervals that lie in a range from their first nanosecond to their last.
+    def whole_intervals(self, covered: Range) -> WholeIntervals:
+        """Return the intervals that lie in a range from their first nanosecond to their last.
 
-        A range from 0 reaches back to the beginning of all time: nothing was traded before.
+        A range from 0 reaches back without limit: nothing was traded before.
         """
-        first = self.number(0) if span.after <= 0 else self.number(span.after) + 1
-        return WholeGrid(first, self.number(span.through + 1) - 1)
+        first = self.number(0) if covered.after <= 0 else self.number(covered.after) + 1
+        return WholeIntervals(first, self.number(covered.through + 1) - 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,184 +84,363 @@ class FixedGrid(Grid):
 
     @property
     def _shift_ns(self) -> int:
-        # Never negative: DuckDB's // cuts towards zero, and so floors what is not below it.
+        # Never negative: DuckDB's // rounds towards zero, so it equals floor from 0 on only.
         return -self.offset_ns % self.width_ns
 
     def number(self, moment_ns: int) -> int:
-        """The interval that a moment lies in."""
+        """Return the number of the interval that contains a moment."""
         return (moment_ns + self._shift_ns) // self.width_ns
 
-    def opens(self, number: int) -> int:
-        """When an interval opens, in nanoseconds."""
+    def start_ns(self, number: int) -> int:
+        """Return the start of an interval in nanoseconds."""
         return number * self.width_ns - self._shift_ns
 
     def number_sql(self, moment_ns: str) -> str:
-        """The same as `number`, of an SQL expression in nanoseconds."""
+        """Return `number` as SQL, for an SQL expression in nanoseconds."""
         return f"({moment_ns} + {self._shift_ns}) // {self.width_ns}"
 
-    def opens_sql(self, number: str) -> str:
-        """When an interval opens, as TIMESTAMP_NS, of an SQL expression of its number."""
+    def start_sql(self, number: str) -> str:
+        """Return the start of an interval as SQL (TIMESTAMP_NS), for an expression of a number."""
         return f"make_timestamp_ns({number} * {self.width_ns} - {self._shift_ns})"
 
     @property
     def step_ns(self) -> int:
-        """The greatest length that each interval opens at a multiple of."""
+        """The greatest length of which every interval start is a multiple."""
         return gcd(self.width_ns, self._shift_ns)
 
 
-class Stretch(NamedTuple):
-    """Intervals of one width, from the first, which has a number, up to the next stretch."""
+class GridSection(NamedTuple):
+    """Intervals of one width, from the one that starts at `start_ns` up to the next section.
 
-    opens_ns: int
+    Attributes:
+        start_ns: start of the first interval.
+        number: number of the first interval.
+        width_ns: width of every interval of the section.
+    """
+
+    start_ns: int
     number: int
     width_ns: int
 
 
 @dataclass(frozen=True, slots=True)
 class CalendarGrid(Grid):
-    """Intervals of many widths, in stretches of one width each; known from the first of them on.
+    """Intervals of varying width, as sections of equal width; defined from the first section on.
 
-    In the days of a zone, two in a year are stretches of their own, of 23 and of 25 hours.
+    For the days of a time zone, two days a year are sections of their own: of 23 and of 25 hours.
     """
 
-    stretches: tuple[Stretch, ...]
+    sections: tuple[GridSection, ...]
 
     @property
-    def _singles(self) -> set[Stretch]:
-        """Stretches of one interval: a constant, which DuckDB plans faster than a formula."""
-        return {a for a, b in pairwise(self.stretches) if b.number - a.number == 1}
+    def _single_intervals(self) -> set[GridSection]:
+        """Sections of one interval: as a constant, which DuckDB plans faster than a formula."""
+        return {a for a, b in pairwise(self.sections) if b.number - a.number == 1}
 
     def number(self, moment_ns: int) -> int:
-        """The interval that a moment lies in."""
-        after = bisect_right(self.stretches, moment_ns, key=lambda one: one.opens_ns)
-        one = self.stretches[max(after - 1, 0)]
-        return one.number + (moment_ns - one.opens_ns) // one.width_ns
+        """Return the number of the interval that contains a moment."""
+        index = bisect_right(self.sections, moment_ns, key=lambda section: section.start_ns)
+        section = self.sections[max(index - 1, 0)]
+        return section.number + (moment_ns - section.start_ns) // section.width_ns
 
-    def opens(self, number: int) -> int:
-        """When an interval opens, in nanoseconds."""
-        after = bisect_right(self.stretches, number, key=lambda one: one.number)
-        one = self.stretches[max(after - 1, 0)]
-        return one.opens_ns + (number - one.number) * one.width_ns
+    def start_ns(self, number: int) -> int:
+        """Return the start of an interval in nanoseconds."""
+        index = bisect_right(self.sections, number, key=lambda section: section.number)
+        section = self.sections[max(index - 1, 0)]
+        return section.start_ns + (number - section.number) * section.width_ns
 
     def number_sql(self, moment_ns: str) -> str:
-        """The same as `number`, of an SQL expression in nanoseconds."""
-        singles = self._singles
-        leaves = [
-            f"{stretch.number}"
-            if stretch in singles
-            else f"{stretch.number} + ({moment_ns} - {stretch.opens_ns}) // {stretch.width_ns}"
-            for stretch in self.stretches
+        """Return `number` as SQL, for an SQL expression in nanoseconds."""
+        singles = self._single_intervals
+        formulas = [
+            f"{section.number}"
+            if section in singles
+            else f"{section.number} + ({moment_ns} - {section.start_ns}) // {section.width_ns}"
+            for section in self.sections
         ]
-        number = _branching(moment_ns, [stretch.opens_ns for stretch in self.stretches], leaves)
-        return f"({number})::BIGINT"
+        starts_ns = [section.start_ns for section in self.sections]
+        return f"({_binary_search_sql(moment_ns, starts_ns, formulas)})::BIGINT"
 
-    def opens_sql(self, number: str) -> str:
-        """When an interval opens, as TIMESTAMP_NS, of an SQL expression of its number."""
-        singles = self._singles
-        leaves = [
-            f"{stretch.opens_ns}"
-            if stretch in singles
-            else f"{stretch.opens_ns} + ({number} - {stretch.number}) * {stretch.width_ns}"
-            for stretch in self.stretches
+    def start_sql(self, number: str) -> str:
+        """Return the start of an interval as SQL (TIMESTAMP_NS), for an expression of a number."""
+        singles = self._single_intervals
+        formulas = [
+            f"{section.start_ns}"
+            if section in singles
+            else f"{section.start_ns} + ({number} - {section.number}) * {section.width_ns}"
+            for section in self.sections
         ]
-        opens = _branching(number, [stretch.number for stretch in self.stretches], leaves)
-        return f"make_timestamp_ns({opens})"
+        numbers = [section.number for section in self.sections]
+        return f"make_timestamp_ns({_binary_search_sql(number, numbers, formulas)})"
 
     @property
     def step_ns(self) -> int:
-        """The greatest length that each interval opens at a multiple of."""
+        """The greatest length of which every interval start is a multiple."""
         return gcd(
             *(
                 length
-                for stretch in self.stretches
-                for length in (stretch.opens_ns, stretch.width_ns)
+                for section in self.sections
+                for length in (section.start_ns, section.width_ns)
             )
         )
 
 
-def _branching(value: str, froms: Sequence[int], leaves: Sequence[str]) -> str:
-    """The leaf of the last `from` that is not above a value; of the first one below all of them.
+def _binary_search_sql(value: str, thresholds: Sequence[int], formulas: Sequence[str]) -> str:
+    """Return nested CASE expressions that choose the formula of the last threshold <= value.
 
-    Halved and halved again: of 500 leaves, a value is compared with nine.
+    A value below all thresholds gets the first formula. Every CASE halves the choice: among 500
+    formulas, a value is compared nine times.
     """
-    if len(leaves) == 1:
-        return leaves[0]
-    half = len(leaves) // 2
-    below = _branching(value, froms[:half], leaves[:half])
-    above = _branching(value, froms[half:], leaves[half:])
-    return f"CASE WHEN {value} < {froms[half]} THEN {below} ELSE {above} END"
+    if len(formulas) == 1:
+        return formulas[0]
+    half = len(formulas) // 2
+    below = _binary_search_sql(value, thresholds[:half], formulas[:half])
+    above = _binary_search_sql(value, thresholds[half:], formulas[half:])
+    return f"CASE WHEN {value} < {thresholds[half]} THEN {below} ELSE {above} END"
 
 
-# --- clock ----------------------------------------------------------------------------------------
+# --- grid of a query ------------------------------------------------------------------------------
 
-# A wall time is written as a stamp is, in nanoseconds since 1970-01-01 00:00, but on that clock.
+# Intervals are counted in the local time of a zone, from 1970-01-01 00:00 local time, or from the
+# Monday after it for weeks. An interval starts when the clock first shows its start.
+#
+# - A clock that is set forward skips some starts: one interval starts there, for all of them.
+# - A clock that is set back by less than the interval's length repeats time that belongs to the
+#   interval that is open.
+# - A clock that is set back by the interval's length or more passes the intervals of that time
+#   twice.
 
-# A clock that is turned and turned back between two looks would go unseen. Since 1970 no zone
-# left less than 6 days and 23 hours between two turns (Brazil in 2000, Gaza up to 2086).
-LOOK_S = 3 * DAY // SECOND
+EPOCH = date(1970, 1, 1)
+# 1970 began on a Thursday: its first Monday was four days later.
+FIRST_MONDAY_NS = 4 * DAY
+MONTHS = {"mo": 1, "q": 3, "y": 12}
 
-NEAR = 0.8
-"""How alike two names must be, from 0 to 1, for one to be meant by the other."""
-
-
-class Turn(NamedTuple):
-    """From `at_ns` on, and up to the next turn, the clock is ahead of UTC by `ahead_ns`."""
-
-    at_ns: int
-    ahead_ns: int
-
-
-def turns(zone: ZoneInfo, first_ns: int, last_ns: int) -> list[Turn]:
-    """What the clock of a zone does from one moment through another; the first is no real turn."""
-    at, last = first_ns // SECOND, last_ns // SECOND
-    found = [Turn(at * SECOND, _ahead_ns(zone, at))]
-    while at < last:
-        ahead_ns, later = found[-1].ahead_ns, min(at + LOOK_S, last)
-        if _ahead_ns(zone, later) != ahead_ns:
-            later = _turned(zone, at, later)
-            found.append(Turn(later * SECOND, _ahead_ns(zone, later)))
-        at = later
-    return found
+# The grid is computed from somewhat before to somewhat after the requested range, so that clock
+# changes outside cannot affect the intervals inside. A clock change is a day at most.
+MARGIN_NS = 2 * DAY
 
 
-def _turned(zone: ZoneInfo, before: int, after: int) -> int:
-    """The first second that is not as far ahead as `before` is, while `after` is not either."""
-    ahead_ns = _ahead_ns(zone, before)
-    while after - before > 1:
-        middle = (before + after) // 2
-        if _ahead_ns(zone, middle) == ahead_ns:
-            before = middle
-        else:
-            after = middle
-    return after
+class Starts(NamedTuple):
+    """`total` interval starts at equal distance from each other."""
+
+    first_ns: int
+    step_ns: int
+    total: int
 
 
-def _ahead_ns(zone: ZoneInfo, at: int) -> int:
-    ahead = datetime.fromtimestamp(at, zone).utcoffset() or timedelta()
-    return ahead // timedelta(seconds=1) * SECOND
+class FixedSteps(NamedTuple):
+    """Rule for intervals of one width of local time, of which one starts at `phase_ns`."""
+
+    width_ns: int
+    phase_ns: int
+
+    @property
+    def shortest_ns(self) -> int:
+        """The width of every interval."""
+        return self.width_ns
+
+    @property
+    def longest_ns(self) -> int:
+        """The width of every interval."""
+        return self.width_ns
+
+    def first_start_ns(self, local_ns: int) -> int:
+        """Return the first start at or after a local time."""
+        return local_ns + (self.phase_ns - local_ns) % self.width_ns
+
+    def starts(self, first_ns: int, end_ns: int) -> Iterator[Starts]:
+        """Yield the starts from `first_ns`, itself a start, to before `end_ns`, in local time."""
+        if first_ns < end_ns:
+            yield Starts(first_ns, self.width_ns, (end_ns - first_ns - 1) // self.width_ns + 1)
 
 
-def zone_of(name: str) -> ZoneInfo:
-    """The time zone of a name in the tz database, such as Europe/Berlin.
+class MonthSteps(NamedTuple):
+    """Rule for intervals of some months, each of which starts `phase_ns` after a month begins."""
+
+    months: int
+    phase_ns: int
+
+    @property
+    def shortest_ns(self) -> int:
+        """A lower limit: every month as short as February."""
+        return self.months * 28 * DAY
+
+    @property
+    def longest_ns(self) -> int:
+        """An upper limit: every month as long as January."""
+        return self.months * 31 * DAY
+
+    def first_start_ns(self, local_ns: int) -> int:
+        """Return the first start at or after a local time."""
+        before = EPOCH + timedelta(days=(local_ns - self.phase_ns - 1) // DAY)
+        months = (before.year - EPOCH.year) * 12 + before.month - 1
+        year, month = divmod((months // self.months + 1) * self.months, 12)
+        return (date(EPOCH.year + year, month + 1, 1) - EPOCH).days * DAY + self.phase_ns
+
+    def starts(self, first_ns: int, end_ns: int) -> Iterator[Starts]:
+        """Yield the starts from `first_ns`, itself a start, to before `end_ns`, in local time."""
+        start_ns = first_ns
+        while start_ns < end_ns:
+            yield Starts(start_ns, 0, 1)
+            start_ns = self.first_start_ns(start_ns + 1)
+
+
+Rule = FixedSteps | MonthSteps
+
+
+def make_grid(interval: Interval, offset_ns: int, time_zone: str | None, covering: Range) -> Grid:
+    """Return the grid of an interval.
+
+    Args:
+        interval: the length of the intervals.
+        offset_ns: shifts every start by this much local time.
+        time_zone: a name of the tz database; None for UTC.
+        covering: all moments that the grid is used for, both ends included.
 
     Raises:
-        BadSetting: there is none of that name.
+        BadSetting: the time zone does not exist.
+    """
+    rule = _rule(interval, offset_ns)
+    if time_zone is None and isinstance(rule, FixedSteps):
+        return FixedGrid(rule.width_ns, rule.phase_ns)
+    zone = None if time_zone is None else find_time_zone(time_zone)
+    return CalendarGrid(tuple(_sections(rule, zone, covering)))
+
+
+def _rule(interval: Interval, offset_ns: int) -> Rule:
+    if interval.unit in MONTHS:
+        return MonthSteps(interval.count * MONTHS[interval.unit], offset_ns)
+    monday_ns = FIRST_MONDAY_NS if interval.unit == "w" else 0
+    return FixedSteps(interval.count * UNITS_NS[interval.unit], monday_ns + offset_ns)
+
+
+def _sections(rule: Rule, zone: ZoneInfo | None, covering: Range) -> list[GridSection]:
+    """Group neighbouring intervals of equal width into sections."""
+    margin_ns = rule.longest_ns + MARGIN_NS
+    first_ns, last_ns = covering.after - margin_ns, covering.through + margin_ns
+    if zone is None:
+        changes = [OffsetChange(first_ns, 0)]
+    else:
+        changes = offset_changes(zone, first_ns, last_ns)
+    starts = list(_interval_starts(rule, changes, last_ns))
+    sections: list[GridSection] = []
+    number = 0
+    for run in _equal_widths(starts):
+        if not sections or sections[-1].width_ns != run.step_ns:
+            sections.append(GridSection(run.first_ns, number, run.step_ns))
+        number += run.total
+    return sections
+
+
+def _interval_starts(rule: Rule, changes: list[OffsetChange], last_ns: int) -> Iterator[Starts]:
+    """Yield the interval starts in UTC, through the first one after `last_ns`."""
+    # The clock has shown all local times before this one.
+    shown_ns = changes[0].at_ns + changes[0].utc_offset_ns
+    for change, next_change in zip_longest(changes, changes[1:]):
+        local_ns = change.at_ns + change.utc_offset_ns
+        if shown_ns - local_ns >= rule.shortest_ns:
+            shown_ns = local_ns
+        first_ns = rule.first_start_ns(shown_ns)
+        if first_ns < local_ns:
+            first_ns = rule.first_start_ns(local_ns)
+            if first_ns > local_ns:
+                yield Starts(change.at_ns, 0, 1)
+        if next_change:
+            end_ns = next_change.at_ns + change.utc_offset_ns
+        else:
+            end_ns = rule.first_start_ns(max(shown_ns, last_ns + change.utc_offset_ns + 1)) + 1
+        for starts in rule.starts(first_ns, end_ns):
+            yield starts._replace(first_ns=starts.first_ns - change.utc_offset_ns)
+        shown_ns = max(shown_ns, end_ns)
+
+
+def _equal_widths(starts: list[Starts]) -> Iterator[Starts]:
+    """Yield runs of intervals of equal width; `step_ns` is the width. The last start only ends."""
+    for run, next_run in zip_longest(starts, starts[1:]):
+        if run.total > 1:
+            yield run._replace(total=run.total - 1)
+        if next_run:
+            last_ns = run.first_ns + (run.total - 1) * run.step_ns
+            yield Starts(last_ns, next_run.first_ns - last_ns, 1)
+
+
+# --- time zones -----------------------------------------------------------------------------------
+
+# Local times are written as nanoseconds since 1970-01-01 00:00 local time.
+
+# Two changes of a clock that cancel each other between two samples would be missed. Since 1970 no
+# zone had less than 6 days and 23 hours between two changes (Brazil in 2000, Gaza up to 2086).
+SAMPLE_S = 3 * DAY // SECOND
+
+MIN_SIMILARITY = 0.8
+"""How similar a misspelt name must be, from 0 to 1, to be suggested."""
+
+
+class OffsetChange(NamedTuple):
+    """From `at_ns` on, up to the next change, local time is UTC + `utc_offset_ns`."""
+
+    at_ns: int
+    utc_offset_ns: int
+
+
+def offset_changes(zone: ZoneInfo, first_ns: int, last_ns: int) -> list[OffsetChange]:
+    """Return the changes of a zone's UTC offset between two moments.
+
+    Args:
+        zone: the time zone.
+        first_ns: the first result is the offset at this moment, whether it changed there or not.
+        last_ns: the last moment, included.
+    """
+    at_s, last_s = first_ns // SECOND, last_ns // SECOND
+    changes = [OffsetChange(at_s * SECOND, _utc_offset_ns(zone, at_s))]
+    while at_s < last_s:
+        offset_ns, later_s = changes[-1].utc_offset_ns, min(at_s + SAMPLE_S, last_s)
+        if _utc_offset_ns(zone, later_s) != offset_ns:
+            later_s = _first_second_of_change(zone, at_s, later_s)
+            changes.append(OffsetChange(later_s * SECOND, _utc_offset_ns(zone, later_s)))
+        at_s = later_s
+    return changes
+
+
+def _first_second_of_change(zone: ZoneInfo, before_s: int, after_s: int) -> int:
+    """Find the first second whose UTC offset differs from that of `before_s`, by bisection."""
+    offset_ns = _utc_offset_ns(zone, before_s)
+    while after_s - before_s > 1:
+        middle_s = (before_s + after_s) // 2
+        if _utc_offset_ns(zone, middle_s) == offset_ns:
+            before_s = middle_s
+        else:
+            after_s = middle_s
+    return after_s
+
+
+def _utc_offset_ns(zone: ZoneInfo, at_s: int) -> int:
+    offset = datetime.fromtimestamp(at_s, zone).utcoffset() or timedelta()
+    return offset // timedelta(seconds=1) * SECOND
+
+
+def find_time_zone(name: str) -> ZoneInfo:
+    """Return the time zone with a name of the tz database, such as Europe/Berlin.
+
+    Raises:
+        BadSetting: there is no zone of that name.
     """
     try:
         return ZoneInfo(name)
     except (KeyError, ValueError, OSError):
         # A folder of zones, such as `Europe`, is an OSError; a path, such as `../x`, a ValueError.
-        meant = " or ".join(_names_like(name)) or "a name such as Europe/Berlin or UTC"
-    raise BadSetting(f"tz is {name!r}, which is no time zone of the tz database: give {meant}")
+        similar = " or ".join(_similar_names(name)) or "a name such as Europe/Berlin or UTC"
+    raise BadSetting(f"tz is {name!r}, which is no time zone of the tz database: give {similar}")
 
 
-def _names_like(name: str) -> list[str]:
-    """Names that another case, a slip of the keyboard, or a city alone is near to."""
+def _similar_names(name: str) -> list[str]:
+    """Return names that differ by case or a typing error, or that end with a city of that name."""
     names = {known.casefold(): known for known in sorted(available_timezones())}
     cities = {known.rpartition("/")[2]: known for known in names}
     wanted = name.strip().replace(" ", "_").casefold()
     if wanted in names:
         return [names[wanted]]
-    near = get_close_matches(wanted, names, n=2, cutoff=NEAR)
-    near += [cities[city] for city in get_close_matches(wanted, cities, n=2, cutoff=NEAR)]
-    return [names[known] for known in dict.fromkeys(near)]
+    similar = get_close_matches(wanted, names, n=2, cutoff=MIN_SIMILARITY)
+    cities_found = get_close_matches(wanted, cities, n=2, cutoff=MIN_SIMILARITY)
+    similar += [cities[city] for city in cities_found]
+    return [names[known] for known in dict.fromkeys(similar)]

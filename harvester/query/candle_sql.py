@@ -8,22 +8,34 @@ from typing import NamedTuple
 
 import duckdb
 
-from harvester.query.candle_query import PRICE_DECIMALS, CandleQuery
-from harvester.query.plan import Plan, PlannedRun
-from harvester.query.sources import BASE, LAST_TIME, MORE, PRICES, ZEROS, grouped_sql, ticks_sql
+from harvester.query.plan import PRICE_DECIMALS, CandleQuery, CoveredRange, Plan
+from harvester.query.sources import (
+    BASE,
+    EXTRA,
+    LAST_TIME,
+    PRICES,
+    ZEROS,
+    aggregate_sql,
+    trades_sql,
+)
 from harvester.storage.trade_store import Piece, TradeStore
 from harvester.times import Range
 
-# --- filling --------------------------------------------------------------------------------------
+# --- where filling begins -------------------------------------------------------------------------
 
-AHEAD, BEHIND = 0, 2
+BEFORE_CANDLE, AFTER_CANDLE = 0, 2
 
 
-class Seed(NamedTuple):
-    """Where filling begins without a candle: from the interval after `number` through `last`.
+class FillSeed(NamedTuple):
+    """A start of filling without a candle: intervals after `number` through `last` are filled.
 
-    `rank` orders it among candles (1) of the same number: a close carried in comes ahead of
-    them, as theirs is newer; where there is no close to carry it comes behind them.
+    Attributes:
+        number: the interval before the first that is filled.
+        rank: orders the seed among candles (rank 1) of the same number. A close that is carried
+            into the range comes before them, because the candle's close is newer; a seed without
+            a close comes after them.
+        close: the price to fill with; None fills with null.
+        last: the last interval that is filled.
     """
 
     number: int
@@ -32,41 +44,56 @@ class Seed(NamedTuple):
     last: int
 
 
-def seeds(archive: TradeStore, plan: Plan, connection: duckdb.DuckDBPyConnection) -> list[Seed]:
-    """Where filling begins without a candle, by the question's policy.
+def fill_seeds(
+    archive: TradeStore, plan: Plan, connection: duckdb.DuckDBPyConnection
+) -> list[FillSeed]:
+    """Return where filling begins without a candle, by the query's fill policy.
+
+    Args:
+        archive: where the trades are.
+        plan: the plan of the query.
+        connection: reads the trade whose price is carried into the range.
 
     Raises:
-        FileNotFoundError: a file is gone; list again.
-        duckdb.Error: a file can't be read, or is gone.
+        FileNotFoundError: compaction removed a file: plan again.
+        duckdb.Error: a file can't be read, or was removed.
     """
-    if plan.question.fill == "none" or not plan.runs:
+    if plan.query.fill == "none" or not plan.covered:
         return []
-    if plan.question.fill == "null":
-        return _stretches(plan)
-    close = _carried_in(archive, plan, connection)
-    whole = plan.runs[0].whole
-    return [] if close is None else [Seed(whole.first - 1, AHEAD, close, whole.last)]
+    if plan.query.fill == "null":
+        return _null_seeds(plan)
+    close = _close_before(archive, plan, connection)
+    whole = plan.covered[0].whole
+    return [] if close is None else [FillSeed(whole.first - 1, BEFORE_CANDLE, close, whole.last)]
 
 
-def _stretches(plan: Plan) -> list[Seed]:
-    """Each run from its beginning, but none of it before the first trade held."""
-    if plan.opening is None:
+def _null_seeds(plan: Plan) -> list[FillSeed]:
+    """Return a seed at the start of each covered range, but not before the first stored trade."""
+    if plan.first_trade_number is None:
         return []
     return [
-        Seed(max(run.whole.first, plan.opening) - 1, BEHIND, None, run.whole.last)
-        for run in plan.runs
+        FillSeed(
+            max(run.whole.first, plan.first_trade_number) - 1, AFTER_CANDLE, None, run.whole.last
+        )
+        for run in plan.covered
     ]
 
 
-def carried_from(archive: TradeStore, plan: Plan) -> Piece | None:
-    """The last trade before the span, back to the last gap, where its price is carried in.
+def last_trade_before(archive: TradeStore, plan: Plan) -> Piece | None:
+    """Return the piece with the trade whose price is carried into the range, if there is one.
+
+    It is the last trade before the range, if no gap lies between them.
+
+    Args:
+        archive: where the trades are.
+        plan: the plan of the query.
 
     Raises:
-        FileNotFoundError: a file is gone; list again.
+        FileNotFoundError: compaction removed a file: plan again.
     """
-    if plan.question.fill in ("none", "null") or not plan.runs:
+    if plan.query.fill in ("none", "null") or not plan.covered:
         return None
-    for piece in reversed(plan.before):
+    for piece in reversed(plan.pieces_before):
         last_ns = archive.last_time_in(piece)
         if last_ns is not None:
             # Only the last row group is read.
@@ -74,65 +101,77 @@ def carried_from(archive: TradeStore, plan: Plan) -> Piece | None:
     return None
 
 
-def _carried_in(
+def _close_before(
     archive: TradeStore, plan: Plan, connection: duckdb.DuckDBPyConnection
 ) -> Decimal | None:
-    """The price of that trade; None without one."""
-    piece = carried_from(archive, plan)
+    """Return the price of the last trade before the range; None without one."""
+    piece = last_trade_before(archive, plan)
     if piece is None:
         return None
-    ticks = ticks_sql(archive, [piece])
+    trades = trades_sql(archive, [piece])
     # All of the result is fetched: DuckDB 2.0 refuses a connection that still has some.
-    [(close,)] = connection.execute(f"SELECT arg_max(price, place) FROM ({ticks})").fetchall()  # noqa: S608
+    [(close,)] = connection.execute(f"SELECT arg_max(price, place) FROM ({trades})").fetchall()  # noqa: S608
     return Decimal(close)
 
 
-def loses_digits(archive: TradeStore, plan: Plan, connection: duckdb.DuckDBPyConnection) -> bool:
-    """Whether a candle's price has more decimals than its pair has today, as old trades do.
+def would_lose_precision(
+    archive: TradeStore, plan: Plan, connection: duckdb.DuckDBPyConnection
+) -> bool:
+    """Return whether a candle's price has more decimals than the pair has today.
+
+    Old trades may: XBTUSD has one decimal today and had five in 2015.
+
+    Args:
+        archive: where the trades are.
+        plan: the plan of the query, whose `pair_decimals` counts.
+        connection: computes all candles.
 
     Raises:
-        duckdb.Error: a file can't be read, or is gone.
+        duckdb.Error: a file can't be read, or was removed.
     """
-    decimals = plan.question.pair_decimals
-    carried = [start.close for start in seeds(archive, plan, connection)]
+    decimals = plan.query.pair_decimals
+    carried = [seed.close for seed in fill_seeds(archive, plan, connection)]
     if any(close != round(close, decimals) for close in carried if close is not None):
         return True
     prices = {name: BASE[name] for name in PRICES}
-    candles = grouped_sql(archive, plan.sources, plan.grid, prices)
+    candles = aggregate_sql(archive, plan.sources, plan.grid, prices)
     finer = " OR ".join(f"{name} <> {name}::DECIMAL(18, {decimals})" for name in PRICES)
     query = f"SELECT 1 FROM ({candles}) WHERE {finer} LIMIT 1"  # noqa: S608
     return bool(connection.execute(query).fetchall())
 
 
-# --- sql ------------------------------------------------------------------------------------------
+# --- the query ------------------------------------------------------------------------------------
 
 
-def measures_of(question: CandleQuery) -> dict[str, str]:
-    """The measures that a question needs, by their formulas from ticks."""
-    measures = BASE | (MORE if question.all_columns else {})
-    if question.all_columns or question.fill != "none":
-        measures |= LAST_TIME
-    return measures
+def aggregates_for(query: CandleQuery) -> dict[str, str]:
+    """Return the aggregates that a query needs: column names and formulas over trades."""
+    aggregates = BASE | (EXTRA if query.all_columns else {})
+    if query.all_columns or query.fill != "none":
+        aggregates |= LAST_TIME
+    return aggregates
 
 
-def candles_sql(plan: Plan, candles: str, seeds: Sequence[Seed], price_decimals: int) -> str:
-    """The whole query: candles in order of time, filled as the question says.
+def candles_sql(plan: Plan, candles: str, seeds: Sequence[FillSeed], price_decimals: int) -> str:
+    """Return the complete query: candles in order of time, filled by the query's policy.
 
     Args:
-        plan: the question and the coverage.
-        candles: the query for `number` and the measures.
+        plan: the plan of the query.
+        candles: the query for `number` and the aggregates.
         seeds: where filling begins without a candle.
-        price_decimals: the decimals that prices are shown with; none may be lost by it.
+        price_decimals: the decimals of the returned prices; no price may have more.
     """
-    question = plan.question
-    measures = list(measures_of(question))
-    filled = "" if question.fill == "none" else _filled(plan, seeds, measures)
+    query = plan.query
+    aggregates = list(aggregates_for(query))
+    filled = "" if query.fill == "none" else _fill_steps(plan, seeds, aggregates)
     kind = "MATERIALIZED" if filled else "NOT MATERIALIZED"
-    columns = ",\n    ".join(_columns(plan, price_decimals))
-    where = f"WHERE {_is_complete(plan.runs)}\n" if question.complete_only else ""
+    columns = ",\n    ".join(_output_columns(plan, price_decimals))
+    where = f"WHERE {_is_complete_sql(plan.covered)}\n" if query.complete_only else ""
+    source = "shown" if filled else "candles"
+    if query.fill != "kraken":
+        source = with_vwap(source)
     return (
         f"WITH candles AS {kind} (\n{candles}\n){filled}\n"
-        f"SELECT\n    {columns}\nFROM {_source(question, 'shown' if filled else 'candles')}\n"
+        f"SELECT\n    {columns}\nFROM {source}\n"
         f"{where}ORDER BY number"
     )
 
@@ -140,66 +179,68 @@ def candles_sql(plan: Plan, candles: str, seeds: Sequence[Seed], price_decimals:
 # --- empty intervals -----------------------------------------------------------------------------
 
 
-def _filled(plan: Plan, seeds: Sequence[Seed], measures: list[str]) -> str:
-    """The further steps of the query that end in `shown`: candles and empty intervals."""
-    price = "NULL" if plan.question.fill == "null" else "close"
+def _fill_steps(plan: Plan, seeds: Sequence[FillSeed], aggregates: list[str]) -> str:
+    """Return the steps of the query that add empty intervals; the last step is `shown`."""
+    price = "NULL" if plan.query.fill == "null" else "close"
     steps = {
-        "known": _known(plan.runs, seeds),
+        "known": _known_sql(plan.covered, seeds),
         "gaps": _GAPS,
-        "fillings": _fillings(measures, price),
-        "shown": _shown(measures),
+        "fillings": _fillings_sql(aggregates, price),
+        "shown": _shown_sql(aggregates),
     }
-    # DuckDB 2.0 does not spill when it sorts a UNION straight away, but does spill a held result.
-    held = {"known", "shown"}
+    # DuckDB 2.0 does not spill when it sorts a UNION directly, but spills a materialized result.
+    materialized = {"known", "shown"}
     return "".join(
-        f",\n{name} AS {'' if name in held else 'NOT '}MATERIALIZED (\n{sql}\n)"
+        f",\n{name} AS {'' if name in materialized else 'NOT '}MATERIALIZED (\n{sql}\n)"
         for name, sql in steps.items()
     )
 
 
-def _shown(measures: list[str]) -> str:
-    columns = ", ".join(["number", *measures])
+def _shown_sql(aggregates: list[str]) -> str:
+    columns = ", ".join(["number", *aggregates])
     return f"SELECT {columns} FROM candles UNION ALL SELECT {columns} FROM fillings"  # noqa: S608
 
 
-# Each row of `known` fills what follows it, up to the next row and to the end of its own run. Of
-# two runs that begin in one interval the later fills: without `last` in the order, either might.
+# Each row of `known` fills the intervals after it, up to the next row and to the end of its own
+# covered range. If two covered ranges begin in one interval, the later one fills: `last` in the
+# order makes this certain.
 _GAPS = """SELECT close, number + 1 AS start,
     least(coalesce(lead(number) OVER (ORDER BY number, rank, last), last + 1), last + 1) AS stop
 FROM known"""
 
-# Unrolled in two steps, as a gap of years at a short interval must not become one long list.
+# Unrolled in two steps, so that years of empty short intervals do not become one long list.
 _UNROLLED = """SELECT close, unnest(range(step, least(step + 4096, stop))) AS number FROM (
     SELECT close, stop, unnest(range(start, stop, 4096)) AS step FROM gaps WHERE start < stop
 )"""
 
 
-def _known(runs: Sequence[PlannedRun], seeds: Sequence[Seed]) -> str:
-    """Candles and seeds: number, rank, close, and the last interval that may be filled after it.
+def _known_sql(covered: Sequence[CoveredRange], seeds: Sequence[FillSeed]) -> str:
+    """Return candles and seeds: number, rank, close, and the last interval to fill after each.
 
-    A candle's close is carried through the run that its last trade lies in, never across a gap.
+    A candle's close is carried through the covered range of its last trade, never across a gap.
     """
     whens = " ".join(
         f"WHEN last_time <= make_timestamp_ns({run.range.through}) THEN {run.whole.last}"
-        for run in runs
+        for run in covered
     )
-    last = f"CASE {whens} END::BIGINT" if runs else "NULL::BIGINT"
+    last = f"CASE {whens} END::BIGINT" if covered else "NULL::BIGINT"
     rows = [f"SELECT number, 1 AS rank, close, {last} AS last FROM candles"]  # noqa: S608
     rows += [
-        f"SELECT {seed.number}::BIGINT, {seed.rank}, {_price(seed.close)}, {seed.last}::BIGINT"
+        f"SELECT {seed.number}::BIGINT, {seed.rank}, {_price_literal(seed.close)}, "
+        f"{seed.last}::BIGINT"
         for seed in seeds
     ]
     return "\nUNION ALL ".join(rows)
 
 
-def _price(price: Decimal | None) -> str:
+def _price_literal(price: Decimal | None) -> str:
     return "NULL" if price is None else f"'{price:f}'::DECIMAL(18, {PRICE_DECIMALS})"
 
 
-def _fillings(measures: list[str], price: str) -> str:
-    """The empty intervals, column by column as the candles are."""
+def _fillings_sql(aggregates: list[str], price: str) -> str:
+    """Return the empty intervals, with the columns of the candles."""
     columns = ["number"]
-    for name in measures:
+    for name in aggregates:
         if name in PRICES:
             columns.append(f"{price} AS {name}")
         elif name in ZEROS:
@@ -209,19 +250,22 @@ def _fillings(measures: list[str], price: str) -> str:
     return f"SELECT {', '.join(columns)}\nFROM ({_UNROLLED})"
 
 
-# --- the columns shown ---------------------------------------------------------------------------
+# --- output columns ------------------------------------------------------------------------------
 
-# `list_avg([x])` is the decimal x as a double. A cast says the same, but DuckDB 2.0 divides 128
-# bits bit by bit for it: 350 ns a candle where this takes 20.
+# `list_avg([x])` converts the decimal x to a double. A cast does the same, but DuckDB 2.0 then
+# divides 128 bits bit by bit: 350 ns a candle, where this needs 20.
 #
-# A quotient of two such doubles is off by some units in its last place, so one price of 59854.1
-# would print as 59854.09999999999, below the candle's low. So the quotient is taken as a multiple
-# of 1e-10 (`units`, a whole number), what it leaves of the value is worked out in decimals
-# (`rest`), and both are added, the large part without its rounding error: `near` = `units` / 1e10
-# is off by ((`units` - `upper` * 1e10) - `lower` * 1e10) / 1e10 exactly, as `upper` and `lower`
-# are parts of `near` short enough for exact products (Veltkamp's splitting). 100 ns a candle.
+# A quotient of two such doubles is wrong by some units in its last place, so a single price of
+# 59854.1 would print as 59854.09999999999, below the candle's low. Therefore:
 #
-# From a value of 4e19 on, `units` * volume might not fit 38 digits; `rest` is left out there.
+# - the quotient is rounded to a multiple of 1e-10 (`units`, a whole number);
+# - the remainder of the value (`rest`) is computed in decimals;
+# - both are added, the large part without its rounding error: `near` = `units` / 1e10 is wrong by
+#   exactly ((`units` - `upper` * 1e10) - `lower` * 1e10) / 1e10, as `upper` and `lower` are parts
+#   of `near` short enough for exact products (Veltkamp's splitting).
+#
+# This takes 100 ns a candle. From a value of 4e19 on, `units` * volume might not fit 38 digits;
+# `rest` is left out there.
 _VWAP_STEPS = {
     "total": "list_avg([volume])",
     "units": "round(list_avg([value]) / nullif(total, 0) * 1e10)",
@@ -239,7 +283,7 @@ _VWAP_STEPS = {
 
 
 def with_vwap(candles: str) -> str:
-    """A source of candles with the column `vwap`: the double nearest to value / volume.
+    """Return a source of candles with the column `vwap`: the double nearest to value / volume.
 
     Args:
         candles: a table or a subquery with the columns `value` and `volume`.
@@ -248,50 +292,50 @@ def with_vwap(candles: str) -> str:
     return f"(SELECT *, {steps}\nFROM {candles})"
 
 
-def _source(question: CandleQuery, candles: str) -> str:
-    return candles if question.fill == "kraken" else with_vwap(candles)
-
-
-def _columns(plan: Plan, price_decimals: int) -> list[str]:
-    question = plan.question
+def _output_columns(plan: Plan, price_decimals: int) -> list[str]:
+    query = plan.query
     if price_decimals == PRICE_DECIMALS:
         prices = list(PRICES)
     else:
-        prices = [_shortened(name, price_decimals) for name in PRICES]
-    vwap = _truncated_vwap(question.pair_decimals) if question.fill == "kraken" else "vwap"
-    columns = [f"{plan.grid.opens_sql('number')} AS time", *prices, vwap, "volume", "count"]
-    if question.all_columns:
-        columns += ["value", *MORE, *LAST_TIME, f"{_is_complete(plan.runs)} AS is_complete"]
+        prices = [_short_price(name, price_decimals) for name in PRICES]
+    vwap = _truncated_vwap(query.pair_decimals) if query.fill == "kraken" else "vwap"
+    columns = [f"{plan.grid.start_sql('number')} AS time", *prices, vwap, "volume", "count"]
+    if query.all_columns:
+        is_complete = f"{_is_complete_sql(plan.covered)} AS is_complete"
+        columns += ["value", *EXTRA, *LAST_TIME, is_complete]
     return columns
 
 
-def _shortened(name: str, decimals: int) -> str:
-    """A price with fewer decimals, which was looked into; a cast alone would round in silence."""
+def _short_price(name: str, decimals: int) -> str:
+    """Return a price with fewer decimals. `would_lose_precision` has checked that none is lost.
+
+    A cast alone would round without an error if trades were added since.
+    """
     short = f"{name}::DECIMAL(18, {decimals})"
     error = f"error('a {name} of more than {decimals} decimals was added meanwhile: ask again')"
     return f"CASE WHEN {name} IS NULL OR {name} = {short} THEN {short} ELSE {error} END AS {name}"
 
 
 def _truncated_vwap(decimals: int) -> str:
-    """The vwap as Kraken prints it: cut off, never rounded, after some decimals; 0 of nothing.
+    """Return the vwap as Kraken prints it: truncated, not rounded, to some decimals; 0 if empty.
 
-    Integers all the way, value in units of 1e-18 over volume in units of 1e-8: a double is now
-    and then on the wrong side of the cut.
+    It is computed in integers, value in units of 1e-18 over volume in units of 1e-8: a double is
+    sometimes on the wrong side of the cut.
     """
-    units = f"{_units('value')} // nullif({_units('volume')}, 0)"
+    units = f"{_integer_units('value')} // nullif({_integer_units('volume')}, 0)"
     cut = f"coalesce(({units}) // {10 ** (PRICE_DECIMALS - decimals)}, 0)"
     unit, kind = f"{Decimal(1).scaleb(-decimals):f}", f"DECIMAL(18, {decimals})"
     return f"({cut}::DECIMAL(18, 0) * '{unit}'::{kind})::{kind} AS vwap"
 
 
-def _units(name: str) -> str:
-    """A decimal as an integer of its last digit, by its text: twice as fast as by arithmetic."""
+def _integer_units(name: str) -> str:
+    """Return a decimal in units of its last digit, by its text: twice as fast as arithmetic."""
     return f"replace({name}::VARCHAR, '.', '')::HUGEINT"
 
 
-def _is_complete(runs: Sequence[PlannedRun]) -> str:
-    """Whether coverage holds the interval whole."""
-    wholes = [run.whole for run in runs if run.whole.first <= run.whole.last]
+def _is_complete_sql(covered: Sequence[CoveredRange]) -> str:
+    """Return the condition that the coverage includes the complete interval."""
+    wholes = [run.whole for run in covered if run.whole.first <= run.whole.last]
     return (
         " OR ".join(f"number BETWEEN {whole.first} AND {whole.last}" for whole in wholes) or "false"
     )

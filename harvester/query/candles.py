@@ -1,4 +1,4 @@
-"""Candles of a pair: `CandleQuery` to a DuckDB relation or a stream of Arrow batches."""
+"""Candles of a pair: run a `CandleQuery` as a DuckDB relation or a stream of Arrow batches."""
 
 from __future__ import annotations
 
@@ -7,365 +7,461 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from math import gcd
 from pathlib import Path
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import duckdb
 import pyarrow as pa
 
 from harvester.errors import UsageError
 from harvester.query.calendar import FixedGrid, Grid
-from harvester.query.candle_query import PRICE_DECIMALS, CandleQuery
-from harvester.query.candle_sql import candles_sql, loses_digits, measures_of, seeds
-from harvester.query.connection import MEMORY_LIMIT, asking, quoted, session
-from harvester.query.plan import Plan, chunks, clipped, plan
-from harvester.query.sources import TICKS, Source, Spool, Spooled, grouped_sql
-from harvester.storage.trade_store import TradeStore, with_snapshot_retry
+from harvester.query.candle_sql import (
+    aggregates_for,
+    candles_sql,
+    fill_seeds,
+    would_lose_precision,
+)
+from harvester.query.connection import (
+    MEMORY_LIMIT,
+    shared_connection,
+    text_literal,
+    translate_errors,
+)
+from harvester.query.plan import (
+    PRICE_DECIMALS,
+    CandleQuery,
+    Plan,
+    clip_pieces,
+    plan_query,
+    split_query,
+)
+from harvester.query.sources import (
+    TRADES_LEVEL,
+    SharedScan,
+    SharedScanFile,
+    Source,
+    aggregate_sql,
+    apply_shared_scan,
+)
+from harvester.storage.trade_store import LISTINGS, TradeStore
 from harvester.times import END_OF_TIME, Interval, Range, overlap, parse_interval, union
 
 # --- session --------------------------------------------------------------------------------------
 
 T = TypeVar("T")
+BATCH_ROWS = 100_000
+
+
+class PreparedQuery(NamedTuple):
+    """A candle query that is planned and ready to run.
+
+    Attributes:
+        plan: the plan of the whole query, without a shared scan.
+        parts: the query cut into parts of a limited number of candles, in order of time.
+        price_decimals: the decimals of the returned prices.
+    """
+
+    plan: Plan
+    parts: list[CandleQuery]
+    price_decimals: int
 
 
 @dataclass(frozen=True, slots=True)
 class QuerySession:
-    """An archive, and how it is asked.
+    """An archive and the settings that its candle queries run with.
 
     Attributes:
-        archive: where the tape is.
-        memory_limit: what DuckDB may use, such as 2GB; beyond it, it spills to disk.
-        threads: how many DuckDB may use; None for all cores.
-        spool: what has been read already, if its partial candles add up to those asked for.
+        archive: where the trades are.
+        memory_limit: what DuckDB may use, such as 2GB; beyond it, DuckDB spills to disk.
+        threads: how many threads DuckDB may use; None for all cores.
+        shared_scan: partial candles that replace trades, if they divide the query's intervals.
     """
 
     archive: TradeStore
     memory_limit: str = MEMORY_LIMIT
     threads: int | None = None
-    spool: Spool | None = None
+    shared_scan: SharedScan | None = None
 
     def connect(self) -> duckdb.DuckDBPyConnection:
-        """A connection of its own.
+        """Return a new connection.
 
         Raises:
-            BadSetting: DuckDB does not take the memory limit or the number of threads.
+            BadSetting: DuckDB rejects the memory limit or the number of threads.
         """
-        return session(self.memory_limit, self.threads)
+        return shared_connection(self.memory_limit, self.threads)
 
-    def prepared(self, question: CandleQuery) -> tuple[list[CandleQuery], int]:
-        """The short questions that a question comes to, and the decimals to show prices with.
+    def prepare(self, query: CandleQuery) -> PreparedQuery:
+        """Plan a query, cut it into parts, and decide on the decimals of its prices.
 
-        In Kraken's form these are the pair's, unless a digit were lost: to know it, all candles
-        are made once.
+        With `fill="kraken"` these are the pair's decimals, unless a digit would be lost: to check
+        that, all candles are computed once.
+
+        Raises:
+            NothingHeld: the archive has no trades of the pair.
+            ArchiveDamaged: a file can't be read, or compaction removes files again and again.
         """
 
-        def losing(plan: Plan) -> bool:
-            return loses_digits(self.archive, plan, self.connect())
+        def split(plan: Plan) -> PreparedQuery:
+            return PreparedQuery(plan, split_query(self.archive, plan), PRICE_DECIMALS)
 
-        def shortened(plan: Plan) -> list[CandleQuery]:
-            return chunks(self.archive, plan)
+        def loses_precision(plan: Plan) -> bool:
+            return would_lose_precision(self.archive, self._with_scan(plan), self.connect())
 
-        # Cut by what stands in the archive, whose footers tell how many rows there are.
-        questions = QuerySession(self.archive, self.memory_limit).with_retry(question, shortened)
-        if not looks_at_digits(question):
-            return questions, PRICE_DECIMALS
-        if any(self.with_retry(part, losing) for part in questions):
-            return questions, PRICE_DECIMALS
-        return questions, question.pair_decimals
+        prepared = self.with_snapshot_retry(query, split)
+        if not needs_precision_check(query):
+            return prepared
+        for part in prepared.parts:
+            if self.with_snapshot_retry(part, loses_precision, _plan_of(prepared, part)):
+                return prepared
+        return prepared._replace(price_decimals=query.pair_decimals)
 
     def sql(self, plan: Plan, price_decimals: int, connection: duckdb.DuckDBPyConnection) -> str:
-        """The whole query of a plan."""
-        starts = seeds(self.archive, plan, connection)
-        candles = grouped_sql(self.archive, plan.sources, plan.grid, measures_of(plan.question))
-        return candles_sql(plan, candles, starts, price_decimals)
+        """Return the complete SQL of a plan.
+
+        Args:
+            plan: the plan of a query.
+            price_decimals: the decimals of the returned prices.
+            connection: reads the trade whose price is carried into the range.
+        """
+        plan = self._with_scan(plan)
+        seeds = fill_seeds(self.archive, plan, connection)
+        aggregates = aggregates_for(plan.query)
+        candles = aggregate_sql(self.archive, plan.sources, plan.grid, aggregates)
+        return candles_sql(plan, candles, seeds, price_decimals)
 
     def relation(self, plan: Plan, price_decimals: int) -> duckdb.DuckDBPyRelation:
-        """The candles of a plan, on a connection of their own."""
+        """Return the candles of a plan, on a new connection.
+
+        Args:
+            plan: the plan of a query.
+            price_decimals: the decimals of the returned prices.
+        """
         connection = self.connect()
         return connection.sql(self.sql(plan, price_decimals, connection))
 
-    def with_retry(self, question: CandleQuery, ask: Callable[[Plan], T]) -> T:
-        """Run `ask` on a plan; if compaction removed files meanwhile, plan again and retry.
+    def batches(self, query: CandleQuery, batch_rows: int = BATCH_ROWS) -> Iterator[pa.RecordBatch]:
+        """Yield candles as Arrow batches; see `candle_batches`.
 
         Args:
-            question: the query that is planned.
-            ask: reads the files of the plan.
+            query: the query.
+            batch_rows: about how many candles a batch has.
+        """
+        prepared = self.prepare(query)
+
+        def begin(plan: Plan) -> tuple[pa.RecordBatch, pa.RecordBatchReader]:
+            relation = self.relation(plan, prepared.price_decimals)
+            reader = relation.to_arrow_reader(batch_rows)
+            # The sort returns nothing before all files have been read: after the first batch, a
+            # removed file does no harm.
+            empty = pa.RecordBatch.from_pylist([], schema=reader.schema)
+            return next(reader, empty), reader
+
+        for index, part in enumerate(prepared.parts):
+            first, reader = self.with_snapshot_retry(part, begin, _plan_of(prepared, part))
+            if first.num_rows or index == 0:
+                yield first
+            with translate_errors(query.title, self.memory_limit):
+                yield from reader
+
+    def with_snapshot_retry(
+        self, query: CandleQuery, fn: Callable[[Plan], T], plan: Plan | None = None
+    ) -> T:
+        """Run `fn` on a plan; if compaction removed a file meanwhile, plan again and retry.
+
+        Args:
+            query: the query.
+            fn: computes the result from a plan; it may run several times.
+            plan: the plan for the first try, if there is one already.
 
         Raises:
-            NothingHeld: the archive holds nothing of the pair.
-            ArchiveDamaged: a file can't be read, or files keep vanishing.
+            NothingHeld: the archive has no trades of the pair.
+            ArchiveDamaged: a file can't be read, or 20 plans in a row lost a file.
             ValueDoesNotFit: a sum has more than 38 digits.
-            HarvesterError: the memory allowed does not suffice.
+            HarvesterError: the memory limit is too low.
         """
-        current: Plan | None = None
+        for _ in range(LISTINGS):
+            try:
+                current = plan_query(self.archive, query) if plan is None else plan
+            except FileNotFoundError:
+                continue
+            plan = None
+            try:
+                with translate_errors(query.title, self.memory_limit):
+                    return fn(current)
+            except FileNotFoundError:
+                continue
+            except ArchiveDamaged:
+                if not self._lost_a_file(current):
+                    raise
+        raise ArchiveDamaged(f"files of {query.pair} keep vanishing while they are read: try again")
 
-        def read() -> T:
-            nonlocal current
-            current = None
-            current = plan(self.archive, question, self.spool)
-            with asking(question.title, self.memory_limit):
-                return ask(current)
+    def _with_scan(self, plan: Plan) -> Plan:
+        if self.shared_scan is None:
+            return plan
+        return replace(plan, sources=apply_shared_scan(self.shared_scan, plan.sources))
 
-        return with_snapshot_retry(
-            read,
-            question.pair,
-            is_stale=lambda: current is not None and self.vanished(current),
-        )
-
-    def vanished(self, plan: Plan) -> bool:
-        """Whether a file that a plan reads stands no more."""
-        pair = plan.question.pair
-        standing = {*self.archive.segments(pair), *self.archive.rollups(pair)}
-        used = [piece.segment for piece in plan.held]
+    def _lost_a_file(self, plan: Plan) -> bool:
+        """Return whether a file that the plan reads no longer exists."""
+        pair = plan.query.pair
+        existing = {*self.archive.segments(pair), *self.archive.rollups(pair)}
+        segments = [piece.segment for piece in plan.pieces]
         rollups = [source.rollup for source in plan.sources if source.rollup is not None]
-        return any(file not in standing for file in (*used, *rollups))
+        return any(file not in existing for file in (*segments, *rollups))
 
 
-def looks_at_digits(question: CandleQuery) -> bool:
-    """Whether all candles are made once to see that Kraken's form loses no digit of a price."""
-    return question.fill == "kraken" and question.pair_decimals < PRICE_DECIMALS
+def needs_precision_check(query: CandleQuery) -> bool:
+    """Return whether all candles are computed once to check that no digit of a price is lost."""
+    return query.fill == "kraken" and query.pair_decimals < PRICE_DECIMALS
+
+
+def _plan_of(prepared: PreparedQuery, part: CandleQuery) -> Plan | None:
+    """Return the plan of a part, if the part is the whole query.
+
+    Other parts are planned when they are read: a long stream outlives a listing of the files.
+    """
+    return prepared.plan if part == prepared.plan.query else None
 
 
 # --- query ----------------------------------------------------------------------------------------
 
-BATCH_ROWS = 100_000
-
 
 def ohlc(
     archive: TradeStore,
-    question: CandleQuery,
+    query: CandleQuery,
     *,
     memory_limit: str = MEMORY_LIMIT,
     threads: int | None = None,
 ) -> duckdb.DuckDBPyRelation:
-    """Candles as a relation that runs when it is read: `.df()`, `.pl()`, `.to_arrow_table()`.
+    """Return candles as a relation that runs when it is read: `.df()`, `.pl()`, and so on.
 
-    One row a candle, in order of time; docs/candles.md tells the columns. It reads the files
-    that stand now: after a compaction ask again, or use `candle_batches`, which does.
+    It has one row per candle, in order of time; docs/candles.md describes the columns. It reads
+    the files of this moment: after a compaction call again, or use `candle_batches`, which
+    retries.
+
+    Args:
+        archive: where the trades are.
+        query: the query.
+        memory_limit: what DuckDB may use, such as 2GB; beyond it, DuckDB spills to disk.
+        threads: how many threads DuckDB may use; None for all cores.
 
     Raises:
-        NothingHeld: the archive holds nothing of the pair.
-        BadSetting: DuckDB does not take the memory limit or the number of threads.
+        NothingHeld: the archive has no trades of the pair.
+        BadSetting: DuckDB rejects the memory limit or the number of threads.
         ArchiveDamaged: a file can't be read.
-        duckdb.Error: when read: a sum has too many digits, memory ran out, a file is gone.
+        duckdb.Error: when read: a sum has too many digits, memory ran out, a file was removed.
     """
     session = QuerySession(archive, memory_limit, threads)
-    _, decimals = session.prepared(question)
-    return session.with_retry(question, lambda one: session.relation(one, decimals))
+    prepared = session.prepare(query)
+
+    def relation(plan: Plan) -> duckdb.DuckDBPyRelation:
+        return session.relation(plan, prepared.price_decimals)
+
+    return session.with_snapshot_retry(query, relation, prepared.plan)
 
 
 def candle_batches(
     archive: TradeStore,
-    question: CandleQuery,
+    query: CandleQuery,
     *,
     batch_rows: int = BATCH_ROWS,
     memory_limit: str = MEMORY_LIMIT,
     threads: int | None = None,
 ) -> Iterator[pa.RecordBatch]:
-    """The same candles as Arrow batches, at least one, whoever writes the archive meanwhile.
+    """Yield candles as Arrow batches, at least one, even while the archive is being written.
 
     Args:
-        archive: where the tape is.
-        question: what is asked.
-        batch_rows: about how many candles a batch holds.
-        memory_limit: what DuckDB may use, such as 2GB; beyond it, it spills to disk.
-        threads: how many DuckDB may use; None for all cores.
+        archive: where the trades are.
+        query: the query.
+        batch_rows: about how many candles a batch has.
+        memory_limit: what DuckDB may use, such as 2GB; beyond it, DuckDB spills to disk.
+        threads: how many threads DuckDB may use; None for all cores.
 
     Raises:
-        NothingHeld: the archive holds nothing of the pair.
-        BadSetting: DuckDB does not take the memory limit or the number of threads.
-        ArchiveDamaged: a file can't be read, or files keep vanishing.
+        NothingHeld: the archive has no trades of the pair.
+        BadSetting: DuckDB rejects the memory limit or the number of threads.
+        ArchiveDamaged: a file can't be read, or compaction removes files again and again.
         ValueDoesNotFit: a sum has more than 38 digits.
-        HarvesterError: the memory allowed does not suffice.
+        HarvesterError: the memory limit is too low.
     """
-    yield from batches(QuerySession(archive, memory_limit, threads), question, batch_rows)
+    return QuerySession(archive, memory_limit, threads).batches(query, batch_rows)
 
 
-def batches(
-    session: QuerySession, question: CandleQuery, batch_rows: int = BATCH_ROWS
-) -> Iterator[pa.RecordBatch]:
-    """The candles of `candle_batches`, in a session."""
-    questions, decimals = session.prepared(question)
+# --- limit for empty candles ----------------------------------------------------------------------
 
-    def begin(plan: Plan) -> tuple[pa.RecordBatch, pa.RecordBatchReader]:
-        reader = session.relation(plan, decimals).to_arrow_reader(batch_rows)
-        # The sort yields nothing before all files have been read: with the first batch here,
-        # none can vanish any more.
-        return next(reader, _no_candles(reader.schema)), reader
-
-    for place, part in enumerate(questions):
-        first, reader = session.with_retry(part, begin)
-        if first.num_rows or place == 0:
-            yield first
-        with asking(question.title, session.memory_limit):
-            yield from reader
+MAX_EMPTY_CANDLES = 1_000_000
+"""How many empty candles, beyond the number of trades, a query without an end may add."""
 
 
-def _no_candles(schema: pa.Schema) -> pa.RecordBatch:
-    return pa.RecordBatch.from_pylist([], schema=schema)
+def guard_against_huge_fill(archive: TradeStore, query: CandleQuery) -> None:
+    """Refuse a query that would fill more than a million empty candles unless it has an end.
 
+    There are no more candles with trades than trades, so the result of a query without an end has
+    at most as many rows as trades and `MAX_EMPTY_CANDLES`.
 
-# --- limits ---------------------------------------------------------------------------------------
-
-EMPTY_CANDLES = 1_000_000
-"""Empty candles beyond the number of trades that an answer without a named end may come to."""
-
-
-def check_empty(archive: TradeStore, question: CandleQuery) -> None:
-    """Refuse to fill in a great many empty intervals where nobody said up to when.
-
-    Candles that saw trades are no more than the trades, so an answer without a named end has at
-    most that many and `EMPTY_CANDLES`.
+    Args:
+        archive: where the trades are.
+        query: the query.
 
     Raises:
-        UsageError: there are too many.
-        NothingHeld: the archive holds nothing of the pair.
-        ArchiveDamaged: a file can't be read, or files keep vanishing.
+        UsageError: there are too many empty candles.
+        NothingHeld: the archive has no trades of the pair.
+        ArchiveDamaged: a file can't be read, or compaction removes files again and again.
     """
-    if question.fill == "none" or question.span.through < END_OF_TIME:
+    if query.fill == "none" or query.range.through < END_OF_TIME:
         return
 
     def count(plan: Plan) -> int:
-        return _empty(archive, plan)
+        return _min_empty_candles(archive, plan)
 
-    empty = QuerySession(archive).with_retry(question, count)
-    if empty > EMPTY_CANDLES:
+    empty = QuerySession(archive).with_snapshot_retry(query, count)
+    if empty > MAX_EMPTY_CANDLES:
         raise UsageError(
-            f"{question.title}: --fill {question.fill} would add some {empty:,} empty ones, and "
+            f"{query.title}: --fill {query.fill} would add some {empty:,} empty ones, and "
             "no --until says where to end: give --until (now means all of them), a longer "
             "interval, or --fill none"
         )
 
 
-def _empty(archive: TradeStore, plan: Plan) -> int:
-    """How many intervals are filled at least, but for those between a gap and the next trade."""
-    if plan.opening is None:
+def _min_empty_candles(archive: TradeStore, plan: Plan) -> int:
+    """Return a lower limit for the empty candles, apart from those right after a gap."""
+    if plan.first_trade_number is None:
         return 0
-    lengths = (run.whole.last - max(run.whole.first, plan.opening) + 1 for run in plan.runs)
-    pieces = clipped(plan.held, plan.question.span)
+    lengths = (
+        run.whole.last - max(run.whole.first, plan.first_trade_number) + 1 for run in plan.covered
+    )
+    pieces = clip_pieces(plan.pieces, plan.query.range)
     trades = sum(archive.footer(piece.segment).rows for piece in pieces)
     return sum(max(length, 0) for length in lengths) - trades
 
 
-# --- several --------------------------------------------------------------------------------------
+# --- several intervals ----------------------------------------------------------------------------
 
-# What more than one of them would read from ticks is read once, into a spool: partial candles of
-# the greatest length that divides them all, in files of a temporary folder. Each length is then
-# answered from the spool as from a roll-up, and so has the bytes that it has alone.
+# If several intervals need the same trades, these are read once, by a shared scan: it writes
+# partial candles of the greatest width that divides all the intervals to files in a temporary
+# folder. Each interval is then computed from these files as from a roll-up, so the result has the
+# same bytes as the query of one interval.
 
 
-def several_batches(
+def batches_by_interval(
     archive: TradeStore,
-    question: CandleQuery,
+    query: CandleQuery,
     intervals: Sequence[Interval],
     *,
     memory_limit: str = MEMORY_LIMIT,
     threads: int | None = None,
 ) -> Iterator[tuple[Interval, Iterator[pa.RecordBatch]]]:
-    """Each interval with its candles, as `candle_batches` gives them; the ticks are read once.
+    """Yield each interval with its candles as `candle_batches`; the trades are read once.
 
     Args:
-        archive: where the tape is.
-        question: what is asked, whatever its interval.
-        intervals: the lengths, each to be read to its end before the next.
-        memory_limit: what DuckDB may use, such as 2GB; beyond it, it spills to disk.
-        threads: how many DuckDB may use; None for all cores.
+        archive: where the trades are.
+        query: the query; its own interval does not matter.
+        intervals: the intervals. Read the batches of one to the end before the next.
+        memory_limit: what DuckDB may use, such as 2GB; beyond it, DuckDB spills to disk.
+        threads: how many threads DuckDB may use; None for all cores.
 
     Raises:
-        NothingHeld: the archive holds nothing of the pair.
-        BadSetting: DuckDB does not take the memory limit or the number of threads.
-        ArchiveDamaged: a file can't be read, or files keep vanishing.
+        NothingHeld: the archive has no trades of the pair.
+        BadSetting: DuckDB rejects the memory limit or the number of threads.
+        ArchiveDamaged: a file can't be read, or compaction removes files again and again.
         ValueDoesNotFit: a sum has more than 38 digits.
-        HarvesterError: the memory allowed does not suffice.
+        HarvesterError: the memory limit is too low.
     """
-    questions = [replace(question, interval=interval) for interval in intervals]
+    queries = [replace(query, interval=interval) for interval in intervals]
     session = QuerySession(archive, memory_limit, threads)
     with tempfile.TemporaryDirectory(prefix="harvester-") as folder:
-        spool = spooled(session, questions, Path(folder)) if len(questions) > 1 else None
-        for one in questions:
-            yield one.interval, batches(replace(session, spool=spool), one)
+        if len(queries) > 1:
+            scan = run_shared_scan(session, queries, Path(folder))
+            session = replace(session, shared_scan=scan)
+        for interval_query in queries:
+            yield interval_query.interval, session.batches(interval_query)
 
 
-def spooled(session: QuerySession, questions: Sequence[CandleQuery], folder: Path) -> Spool:
-    """Read what several questions would read from ticks, once.
+def run_shared_scan(
+    session: QuerySession, queries: Sequence[CandleQuery], folder: Path
+) -> SharedScan:
+    """Read the trades that several queries need, once, and write partial candles.
 
     Args:
-        session: without a spool.
-        questions: they differ in nothing but the interval.
-        folder: for the files of the spool.
+        session: a session without a shared scan.
+        queries: they differ in the interval only.
+        folder: for the files of partial candles.
     """
 
-    def read(one: Plan) -> Spool:
-        plans = [plan(session.archive, question) for question in questions]
-        width_ns = gcd(*(length for each in plans for length in _lengths(each)))
-        wanted = _by_several(
-            [[s.piece.within for s in each.sources if s.level == TICKS] for each in plans]
-        )
-        measures = measures_of(questions[0])
-        return Spool(
-            width_ns, list(_written(session, _of_ticks(one, wanted, width_ns), measures, folder))
-        )
+    def scan(plan: Plan) -> SharedScan:
+        plans = [plan_query(session.archive, query) for query in queries]
+        width_ns = gcd(*(width for other in plans for width in _widths_to_divide(other)))
+        wanted = _ranges_wanted_twice([_trade_ranges(other) for other in plans])
+        aggregates = aggregates_for(queries[0])
+        scan_plan = _plan_of_scan(plan, wanted, width_ns)
+        return SharedScan(width_ns, list(_write_scan(session, scan_plan, aggregates, folder)))
 
-    return session.with_retry(questions[0], read)
+    return session.with_snapshot_retry(queries[0], scan)
 
 
-def _lengths(plan: Plan) -> Iterator[int]:
-    """What the width of the spool must divide: where candles and roll-ups end, it ends as well."""
+def _widths_to_divide(plan: Plan) -> Iterator[int]:
+    """Yield the widths that the scan's width must divide: it ends where candles and roll-ups do."""
     yield plan.grid.step_ns
-    for level in {source.level for source in plan.sources} - {TICKS}:
+    for level in {source.level for source in plan.sources} - {TRADES_LEVEL}:
         yield parse_interval(level).width_ns or 1
 
 
-def _ticks_of(plan: Plan) -> list[Range]:
-    return [source.piece.within for source in plan.sources if source.level == TICKS]
+def _trade_ranges(plan: Plan) -> list[Range]:
+    return [source.piece.within for source in plan.sources if source.level == TRADES_LEVEL]
 
 
-def _by_several(read: Iterable[Sequence[Range]]) -> list[Range]:
-    """The time that more than one list of ranges holds; none overlaps within a list."""
-    edges = sorted(
-        edge for ranges in read for one in ranges for edge in ((one.after, 1), (one.through, -1))
+def _ranges_wanted_twice(lists: Iterable[Sequence[Range]]) -> list[Range]:
+    """Return the time that is in at least two lists of ranges; a list has no overlaps."""
+    bounds = sorted(
+        bound
+        for ranges in lists
+        for time_range in ranges
+        for bound in ((time_range.after, 1), (time_range.through, -1))
     )
     found: list[Range] = []
-    depth = began = 0
-    for at, change in edges:
-        if depth > 1 and began < at:
-            found.append(Range(began, at))
-        depth, began = depth + change, at
+    depth = previous = 0
+    for at, change in bounds:
+        if depth > 1 and previous < at:
+            found.append(Range(previous, at))
+        depth, previous = depth + change, at
     return union(found)
 
 
-def _of_ticks(plan: Plan, wanted: Sequence[Range], width_ns: int) -> Plan:
-    """The plan of partial candles of all ticks in some ranges."""
+def _plan_of_scan(plan: Plan, wanted: Sequence[Range], width_ns: int) -> Plan:
+    """Return the plan that computes partial candles of all trades in some ranges."""
     grid = FixedGrid(width_ns)
+    first_number = plan.first_trade_number
+    if first_number is not None:
+        first_number = grid.number(plan.grid.start_ns(first_number))
+    pieces = [piece for time_range in wanted for piece in clip_pieces(plan.pieces, time_range)]
     return replace(
         plan,
-        question=replace(plan.question, fill="none"),
+        query=replace(plan.query, fill="none"),
         grid=grid,
-        sources=[Source(piece, None) for span in wanted for piece in clipped(plan.held, span)],
-        opening=None if plan.opening is None else grid.number(plan.grid.opens(plan.opening)),
+        sources=[Source(piece, None) for piece in pieces],
+        first_trade_number=first_number,
     )
 
 
-def _written(
-    session: QuerySession, plan: Plan, measures: dict[str, str], folder: Path
-) -> Iterator[Spooled]:
-    """Files of some hundred thousand partial candles each, of a plan's ticks."""
+def _write_scan(
+    session: QuerySession, plan: Plan, aggregates: dict[str, str], folder: Path
+) -> Iterator[SharedScanFile]:
+    """Write the partial candles of a plan, some hundred thousand per file."""
     pieces = [source.piece for source in plan.sources]
     covered = union(piece.within for piece in pieces)
     connection = session.connect()
-    for part in chunks(session.archive, plan):
-        for span in filter(None, (overlap(part.span, run) for run in covered)):
-            sources = [Source(piece, None) for piece in clipped(pieces, span)]
-            file = folder / f"{span.after:019d}.parquet"
-            candles = grouped_sql(session.archive, sources, plan.grid, measures)
-            connection.execute(_copy(candles, plan.grid, measures, str(file)))
-            yield Spooled(span, str(file))
+    for part in split_query(session.archive, plan):
+        for time_range in filter(None, (overlap(part.range, run) for run in covered)):
+            sources = [Source(piece, None) for piece in clip_pieces(pieces, time_range)]
+            file = folder / f"{time_range.after:019d}.parquet"
+            candles = aggregate_sql(session.archive, sources, plan.grid, aggregates)
+            connection.execute(_copy_sql(candles, plan.grid, aggregates, str(file)))
+            yield SharedScanFile(time_range, str(file))
     connection.close()
 
 
-def _copy(candles: str, grid: Grid, measures: Iterable[str], file: str) -> str:
-    """What writes partial candles as a roll-up has them, in order: their place is their order."""
-    columns = ", ".join(measures)
+def _copy_sql(candles: str, grid: Grid, columns: Iterable[str], file: str) -> str:
+    """Return SQL that writes partial candles like a roll-up, in order: row number is position."""
     return (
-        f"COPY (\nSELECT {grid.opens_sql('number')} AS time, {columns}\nFROM (\n{candles}\n)\n"
-        f"ORDER BY number\n) TO {quoted(file)} (FORMAT parquet)"
+        f"COPY (\nSELECT {grid.start_sql('number')} AS time, {', '.join(columns)}\n"
+        f"FROM (\n{candles}\n)\n"
+        f"ORDER BY number\n) TO {text_literal(file)} (FORMAT parquet)"
     )

@@ -1,4 +1,4 @@
-"""DuckDB connections, quoting of names and values, and translation of its errors."""
+"""DuckDB connections, SQL literals, and translation of DuckDB's errors."""
 
 from __future__ import annotations
 
@@ -14,27 +14,29 @@ import duckdb
 
 from harvester.errors import ArchiveDamaged, BadSetting, HarvesterError, ValueDoesNotFit
 
-# --- engine ---------------------------------------------------------------------------------------
-
 MEMORY_LIMIT = "2GB"
 
 Connection = duckdb.DuckDBPyConnection
-"""What rooms above hand on, who need no DuckDB of their own."""
+"""For type annotations in packages that do not import DuckDB."""
 
 
 def connect(
     memory_limit: str = MEMORY_LIMIT, threads: int | None = None
 ) -> duckdb.DuckDBPyConnection:
-    """A connection of its own, in memory, that spills to the machine's temporary folder.
+    """Open a new in-memory database that spills to the system's temporary folder.
+
+    Args:
+        memory_limit: what DuckDB may use, such as 2GB.
+        threads: how many threads DuckDB may use; None for all cores.
 
     Raises:
-        BadSetting: DuckDB does not take the limit or the number of threads.
+        BadSetting: DuckDB rejects the memory limit or the number of threads.
     """
     config: dict[str, str | bool | int | float | list[str]] = {
         "memory_limit": memory_limit,
-        # Left alone, DuckDB spills into `.tmp` of the folder that the user happens to stand in.
+        # By default DuckDB spills into `.tmp` in the working directory.
         "temp_directory": str(Path(tempfile.gettempdir()) / f"harvester-{uuid4().hex}"),
-        # What a caller builds upon the relation, such as .limit(10), must keep the order of time.
+        # A caller's .limit(10) on a relation must keep the order of time.
         "preserve_insertion_order": True,
     }
     if threads is not None:
@@ -45,75 +47,83 @@ def connect(
         raise BadSetting(
             f"memory_limit {memory_limit!r}, threads {threads}: DuckDB refuses them: {error}"
         ) from error
-    # In notebooks DuckDB turns the bar on by itself; the library never prints.
-    _no_progress_bar(connection)
+    # In notebooks DuckDB enables its progress bar by default; the library never prints.
+    _disable_progress_bar(connection)
     return connection
 
 
 _databases: dict[tuple[int, str, int | None], duckdb.DuckDBPyConnection] = {}
-_making = Lock()
+_databases_lock = Lock()
 
 
-def session(
+def shared_connection(
     memory_limit: str = MEMORY_LIMIT, threads: int | None = None
 ) -> duckdb.DuckDBPyConnection:
-    """A connection to a database that questions of the same limits share: made in no time.
+    """Return a new connection to a database that all queries with the same limits share.
 
-    Its temporary tables are its own. Making the database takes longer than a short question.
+    It has temporary tables of its own. Opening a database takes longer than a short query.
+
+    Args:
+        memory_limit: what DuckDB may use, such as 2GB.
+        threads: how many threads DuckDB may use; None for all cores.
 
     Raises:
-        BadSetting: DuckDB does not take the limit or the number of threads.
+        BadSetting: DuckDB rejects the memory limit or the number of threads.
     """
-    # A fork must not go on with its parent's.
+    # A forked process must not use its parent's database.
     key = (os.getpid(), memory_limit, threads)
-    with _making:
+    with _databases_lock:
         if key not in _databases:
             _databases[key] = connect(memory_limit, threads)
-        one = _databases[key].cursor()
-    _no_progress_bar(one)
-    return one
+        connection = _databases[key].cursor()
+    _disable_progress_bar(connection)
+    return connection
 
 
-def _no_progress_bar(connection: duckdb.DuckDBPyConnection) -> None:
-    """Keep DuckDB from drawing. In Jupyter without ipywidgets it never does, nor may it be told."""
+def _disable_progress_bar(connection: duckdb.DuckDBPyConnection) -> None:
+    """Disable the progress bar. In Jupyter without ipywidgets DuckDB has none and rejects this."""
     with suppress(duckdb.InvalidInputException):
         connection.execute("SET enable_progress_bar = false")
 
 
-def quoted(text: str) -> str:
-    """A text as an SQL literal."""
+def text_literal(text: str) -> str:
+    """Return a text as an SQL literal."""
     return "'" + text.replace("'", "''") + "'"
 
 
-def quoted_path(path: str) -> str:
-    """A file's name as an SQL literal that means this very file, whatever it is called."""
-    return quoted("".join(f"[{one}]" if one in "*?[" else one for one in path))
+def path_literal(path: str) -> str:
+    """Return a path as an SQL literal in which DuckDB sees no wildcards."""
+    return text_literal("".join(f"[{char}]" if char in "*?[" else char for char in path))
 
 
 @contextmanager
-def asking(what: str, memory_limit: str) -> Iterator[None]:
-    """Turn DuckDB's errors into ours; `what` names the question in the message.
+def translate_errors(what: str, memory_limit: str) -> Iterator[None]:
+    """Translate DuckDB's errors into harvester's.
+
+    Args:
+        what: names the query in the message.
+        memory_limit: the limit of the connection, for the message.
 
     Raises:
         ValueDoesNotFit: a sum or a product has more digits than a decimal can hold.
-        HarvesterError: the memory allowed does not suffice.
+        HarvesterError: the memory limit is too low.
         ArchiveDamaged: a file can't be read.
     """
     try:
         yield
     except duckdb.OutOfMemoryException as error:
         raise HarvesterError(
-            f"{what} needs more than {memory_limit} of memory: raise memory_limit, or ask for a "
-            f"shorter span ({_brief(error)})"
+            f"{what} needs more than {memory_limit} of memory: raise memory_limit, or choose "
+            f"a shorter range ({_first_line(error)})"
         ) from error
     except (duckdb.OutOfRangeException, duckdb.ConversionException) as error:
         raise ValueDoesNotFit(
             f"{what}: a sum of price x volume reaches 10^20, more than fits 38 exact digits: "
-            f"ask for a shorter interval or span ({_brief(error)})"
+            f"choose a shorter interval or range ({_first_line(error)})"
         ) from error
     except duckdb.Error as error:
-        raise ArchiveDamaged(f"{what} can't be answered: {_brief(error)}") from error
+        raise ArchiveDamaged(f"{what} can't be answered: {_first_line(error)}") from error
 
 
-def _brief(error: duckdb.Error) -> str:
+def _first_line(error: duckdb.Error) -> str:
     return str(error).partition("\n")[0]

@@ -1,4 +1,4 @@
-"""How a query is answered: files, levels, row counts and SQL."""
+"""Explain a candle query: the files it reads, their rows, and its SQL."""
 
 from __future__ import annotations
 
@@ -7,37 +7,34 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import NamedTuple
 
-from harvester.query.candle_query import CandleQuery
-from harvester.query.candle_sql import carried_from
-from harvester.query.candles import QuerySession, looks_at_digits
+from harvester.query.candle_sql import last_trade_before
+from harvester.query.candles import QuerySession, needs_precision_check
 from harvester.query.connection import MEMORY_LIMIT
-from harvester.query.plan import Plan
+from harvester.query.plan import CandleQuery, Plan
 from harvester.query.sources import Source
 from harvester.storage.segment import rows_touched
 from harvester.storage.trade_store import TradeStore
 from harvester.times import Range
 
-# --- explain --------------------------------------------------------------------------------------
 
-
-class Read(NamedTuple):
-    """A file that is read.
+class FileRead(NamedTuple):
+    """A file that a query reads.
 
     Attributes:
-        level: `ticks`, or the interval of a roll-up.
+        level: `trades`, or the interval of a roll-up.
         file: its path in the archive.
-        span: what of it counts.
-        rows: those of the row groups that are read for it.
+        range: the part of its trades that counts.
+        rows: the rows of the row groups that are read.
     """
 
     level: str
     file: str
-    span: Range
+    range: Range
     rows: int
 
 
 class ExplainTotals(NamedTuple):
-    """What is read of one level."""
+    """The number of files and rows that a query reads of one level."""
 
     level: str
     files: int
@@ -46,22 +43,22 @@ class ExplainTotals(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Explanation:
-    """How a question is answered.
+    """How a candle query is answered.
 
     Attributes:
-        question: what was asked.
-        reads: the files that the candles are made of, in the tape's order.
-        carried: the file that tells the close before the span, where one is filled in.
+        query: the query.
+        reads: the files that the candles are computed from, in order.
+        close_read: the file with the trade whose price is carried into the range, if any.
         totals: of `reads`, by level.
         passes: how often they are read: twice where Kraken's form has fewer decimals than prices
-            may have, once to look whether a digit were lost.
-        parts: how many shorter questions, one after the other, a stream of candles comes to.
-        sql: the whole answer in one query; any DuckDB runs it while the files stand.
+            may have, once to check whether a digit would be lost.
+        parts: into how many shorter queries, one after the other, a stream of candles is cut.
+        sql: the whole query; any DuckDB runs it while the files exist.
     """
 
-    question: CandleQuery
-    reads: tuple[Read, ...]
-    carried: Read | None
+    query: CandleQuery
+    reads: tuple[FileRead, ...]
+    close_read: FileRead | None
     totals: tuple[ExplainTotals, ...]
     passes: int
     parts: int
@@ -70,52 +67,63 @@ class Explanation:
 
 def explain(
     archive: TradeStore,
-    question: CandleQuery,
+    query: CandleQuery,
     *,
     memory_limit: str = MEMORY_LIMIT,
     threads: int | None = None,
 ) -> Explanation:
-    """Work out how a question is answered now. The candles are not made.
+    """Return how a query would be answered now, without computing the candles.
+
+    Args:
+        archive: where the trades are.
+        query: the query.
+        memory_limit: what DuckDB may use, such as 2GB.
+        threads: how many threads DuckDB may use; None for all cores.
 
     Raises:
-        NothingHeld: the archive holds nothing of the pair.
-        BadSetting: DuckDB does not take the memory limit or the number of threads.
-        ArchiveDamaged: a file can't be read, or files keep vanishing.
+        NothingHeld: the archive has no trades of the pair.
+        BadSetting: DuckDB rejects the memory limit or the number of threads.
+        ArchiveDamaged: a file can't be read, or compaction removes files again and again.
     """
     session = QuerySession(archive, memory_limit, threads)
-    parts, decimals = session.prepared(question)
+    prepared = session.prepare(query)
 
-    def told(plan: Plan) -> Explanation:
-        reads = tuple(_reads(archive, plan.sources))
-        carried = carried_from(archive, plan)
+    def describe(plan: Plan) -> Explanation:
+        reads = tuple(_file_reads(archive, plan.sources))
+        close_piece = last_trade_before(archive, plan)
+        close_read = None
+        if close_piece is not None:
+            close_read = _file_read(archive, Source(close_piece, None), close_piece.within)
         return Explanation(
-            question,
+            query,
             reads,
-            carried and _read(archive, Source(carried, None), carried.within),
+            close_read,
             tuple(_totals(reads)),
-            2 if looks_at_digits(question) else 1,
-            len(parts),
-            session.sql(plan, decimals, session.connect()),
+            2 if needs_precision_check(query) else 1,
+            len(prepared.parts),
+            session.sql(plan, prepared.price_decimals, session.connect()),
         )
 
-    return session.with_retry(question, told)
+    return session.with_snapshot_retry(query, describe, prepared.plan)
 
 
-def _reads(archive: TradeStore, sources: Sequence[Source]) -> Iterator[Read]:
-    for _, group in groupby(sources, key=lambda one: one.level):
-        some = list(group)
-        # One query reads them, and cuts at its two ends only before it reads.
-        asked = Range(some[0].piece.within.after, some[-1].piece.within.through)
-        for one in some:
-            yield _read(archive, one, asked)
+def _file_reads(archive: TradeStore, sources: Sequence[Source]) -> Iterator[FileRead]:
+    for _, group in groupby(sources, key=lambda source: source.level):
+        run = list(group)
+        # One query reads them all, and its conditions on `time` cut at its two ends only.
+        read_range = Range(run[0].piece.within.after, run[-1].piece.within.through)
+        for source in run:
+            yield _file_read(archive, source, read_range)
 
 
-def _read(archive: TradeStore, source: Source, asked: Range) -> Read:
+def _file_read(archive: TradeStore, source: Source, read_range: Range) -> FileRead:
     path = source.rollup.path if source.rollup is not None else source.piece.segment.path
-    return Read(source.level, path, source.piece.within, rows_touched(archive.store, path, asked))
+    rows = rows_touched(archive.store, path, read_range)
+    return FileRead(source.level, path, source.piece.within, rows)
 
 
-def _totals(reads: Sequence[Read]) -> Iterator[ExplainTotals]:
+def _totals(reads: Sequence[FileRead]) -> Iterator[ExplainTotals]:
     for level in dict.fromkeys(read.level for read in reads):
-        some = [read for read in reads if read.level == level]
-        yield ExplainTotals(level, len({one.file for one in some}), sum(one.rows for one in some))
+        of_level = [read for read in reads if read.level == level]
+        files = {read.file for read in of_level}
+        yield ExplainTotals(level, len(files), sum(read.rows for read in of_level))

@@ -1,4 +1,4 @@
-"""HTML for notebooks: a table, and the first rows of a DuckDB relation."""
+"""HTML for notebooks: tables, and a preview of a DuckDB relation."""
 
 from __future__ import annotations
 
@@ -11,12 +11,18 @@ if TYPE_CHECKING:
 
 STYLE = "border-collapse:collapse;font-variant-numeric:tabular-nums"
 FAINT = "opacity:.65;font-weight:normal"
-"""Nothing but opacity is set, so that the notebook's own colours, light or dark, stay."""
+"""Only opacity is set, so that the notebook keeps its own colours, light or dark."""
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[str]], left: int = 1) -> str:
-    """A table of cells that are HTML already; the first `left` columns stand to the left."""
-    sides = ["left" if place < left else "right" for place in range(len(header))]
+    """Return an HTML table.
+
+    Args:
+        header: the cells of the header, as HTML.
+        rows: the cells of each row, as HTML.
+        left: how many columns are aligned left; the others are aligned right.
+    """
+    sides = ["left" if index < left else "right" for index in range(len(header))]
     cells = [
         "".join(
             f'<{kind} style="text-align:{side};vertical-align:top">{text}</{kind}>'
@@ -27,18 +33,30 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]], left: int = 1) -
     return f'<table style="{STYLE}">{"".join(f"<tr>{row}</tr>" for row in cells)}</table>'
 
 
-def preview(title: str, whole: duckdb.DuckDBPyRelation, units: Mapping[str, str], rows: int) -> str:
-    """The first rows, exact, under names, types and units; all text of others is escaped."""
-    kinds = [str(kind) for kind in whole.types]
+def preview(
+    title: str, relation: duckdb.DuckDBPyRelation, units: Mapping[str, str], rows: int
+) -> str:
+    """Return the first rows of a relation as an HTML table, with exact values.
+
+    The header shows names and units or types. All text is escaped.
+
+    Args:
+        title: stands above the table.
+        relation: the rows.
+        units: the unit of a column, by its name.
+        rows: how many rows are shown.
+    """
+    kinds = [str(kind) for kind in relation.types]
     header = [
         f'{escape(name)}<br><small style="{FAINT}">{escape(units.get(name, kind.lower()))}</small>'
-        for name, kind in zip(whole.columns, kinds, strict=True)
+        for name, kind in zip(relation.columns, kinds, strict=True)
     ]
-    found = whole.limit(rows + 1).project("COLUMNS(*)::VARCHAR").fetchall()
+    first_rows = relation.limit(rows + 1).project("COLUMNS(*)::VARCHAR").fetchall()
     cells = [
-        [_cell(value, kind) for value, kind in zip(row, kinds, strict=True)] for row in found[:rows]
+        [_cell(value, kind) for value, kind in zip(row, kinds, strict=True)]
+        for row in first_rows[:rows]
     ]
-    more = "and more" if len(found) > rows else f"{len(found):,} rows"
+    more = "and more" if len(first_rows) > rows else f"{len(first_rows):,} rows"
     note = f'<small style="{FAINT}">{more}</small>'
     return f"<div><strong>{escape(title)}</strong>{table(header, cells)}{note}</div>"
 

@@ -1,7 +1,7 @@
-"""Query planning: which segments and roll-ups answer a candle query, and where its gaps are.
+"""Candle queries and their planning: which segments and roll-ups answer a query.
 
-Segments and coverage come from one directory listing, so no interval is called complete while its
-trades are missing from the answer.
+Segments and coverage come from one directory listing, so an interval is never called complete
+while its trades are missing from the result. The gaps in a query's range are reported here, too.
 """
 
 from __future__ import annotations
@@ -9,18 +9,18 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import NamedTuple
+from typing import Literal, NamedTuple, get_args
 
-from harvester.errors import ArchiveHasGaps, NothingHeld
-from harvester.query.calendar import Grid, WholeGrid
-from harvester.query.candle_query import CandleQuery, grid_of
-from harvester.query.sources import Source, Spool, choose, served_by
+from harvester.errors import ArchiveHasGaps, BadSetting, NothingHeld
+from harvester.query.calendar import Grid, WholeIntervals, find_time_zone, make_grid
+from harvester.query.sources import Source, choose_sources
 from harvester.storage.trade_store import Piece, TradeStore
 from harvester.times import (
     BEGINNING_NS,
     DAY,
     END_OF_TIME,
     SECOND,
+    Interval,
     Range,
     missing,
     overlap,
@@ -29,150 +29,223 @@ from harvester.times import (
     year_end,
 )
 
+# --- query ----------------------------------------------------------------------------------------
+
+Fill = Literal["none", "previous", "null", "kraken"]
+FILLS: tuple[str, ...] = get_args(Fill)
+
+PRICE_DECIMALS = 10
+"""The decimals of a stored price: `schema.PRICE`."""
+
+
+@dataclass(frozen=True, slots=True)
+class CandleQuery:
+    """A request for the candles of one pair, of one interval, over one range.
+
+    Attributes:
+        pair: the altname.
+        interval: the length of a candle.
+        range: only trades published in it count; `(after, through]` in nanoseconds.
+        fill: how covered intervals without trades are filled; see docs/candles.md.
+        all_columns: also return the columns after `count`.
+        offset_ns: shifts all candle boundaries, in local time of `tz`.
+        pair_decimals: the decimals of the pair's prices on Kraken; for `fill="kraken"` only.
+        tz: the time zone whose local time the boundaries follow, by its name in the tz database;
+            None for UTC. The column `time` is UTC in any case.
+        complete_only: leave out candles that are running, cut by the range, or touch a gap.
+
+    Raises:
+        BadSetting: an unknown fill or time zone, or a number of decimals that prices cannot have.
+    """
+
+    pair: str
+    interval: Interval
+    range: Range
+    fill: Fill = "none"
+    all_columns: bool = False
+    offset_ns: int = 0
+    pair_decimals: int = PRICE_DECIMALS
+    tz: str | None = None
+    complete_only: bool = False
+
+    def __post_init__(self) -> None:
+        """Check the values."""
+        if self.fill not in FILLS:
+            raise BadSetting(f"fill is {self.fill!r}: give one of {', '.join(FILLS)}")
+        if not 0 <= self.pair_decimals <= PRICE_DECIMALS:
+            raise BadSetting(
+                f"pair_decimals is {self.pair_decimals}: give 0 to {PRICE_DECIMALS}, the decimals "
+                "that the archive keeps"
+            )
+        if self.tz is not None:
+            find_time_zone(self.tz)
+
+    @property
+    def title(self) -> str:
+        """The query in a few words, for messages."""
+        return f"{self.interval.text} candles of {self.pair}"
+
+    def grid(self, covering: Range) -> Grid:
+        """Return the intervals of the query; `covering` includes all moments it is used for."""
+        return make_grid(self.interval, self.offset_ns, self.tz, covering)
+
+
 # --- plan -----------------------------------------------------------------------------------------
 
-# Files and coverage come from the same listing: an answer never calls an interval complete whose
-# trades were committed after it had looked for files.
 
-
-class PlannedRun(NamedTuple):
-    """A stretch of coverage inside the span, without a gap, and the intervals it holds whole."""
+class CoveredRange(NamedTuple):
+    """A range without gaps inside the query's range, and the complete intervals in it."""
 
     range: Range
-    whole: WholeGrid
+    whole: WholeIntervals
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What a question reads and fills.
+    """How a candle query is answered: what is read, and which intervals may be filled.
 
     Attributes:
-        held: all that the archive holds of the pair, in the tape's order.
-        sources: what of it lies in the span, and what that is read from.
-        before: what of it leads up to the span without a gap.
-        runs: the coverage inside the span, in order.
-        opening: the interval of the first trade held; None where no trade is.
+        query: the query.
+        grid: its intervals.
+        pieces: all stored trades of the pair, in order, as parts of segments.
+        sources: the part of them in the query's range, and which file each is read from.
+        pieces_before: the trades before the query's range, back to the last gap.
+        covered: the covered ranges inside the query's range, in order.
+        first_trade_number: the interval of the first stored trade; None without trades.
     """
 
-    question: CandleQuery
+    query: CandleQuery
     grid: Grid
-    held: list[Piece]
+    pieces: list[Piece]
     sources: list[Source]
-    before: list[Piece]
-    runs: list[PlannedRun]
-    opening: int | None
+    pieces_before: list[Piece]
+    covered: list[CoveredRange]
+    first_trade_number: int | None
 
 
-def plan(archive: TradeStore, question: CandleQuery, spool: Spool | None = None) -> Plan:
-    """List the archive once, and work out what a question reads and fills.
-
-    Args:
-        archive: where the tape is.
-        question: what is asked.
-        spool: what has been read already, if its partial candles add up to those of the question.
-
-    Raises:
-        NothingHeld: the archive holds nothing of the pair.
-        FileNotFoundError: a file is gone; list again.
-    """
-    held = archive.pieces(question.pair)
-    if not held:
-        raise _nothing(archive, question.pair)
-    return of_listing(archive, question, held, spool)
-
-
-def of_listing(
-    archive: TradeStore, question: CandleQuery, held: list[Piece], spool: Spool | None = None
-) -> Plan:
-    """Work out what a question reads and fills, by a listing that was made before.
+def plan_query(archive: TradeStore, query: CandleQuery) -> Plan:
+    """List the archive once and plan a query.
 
     Args:
-        archive: where the tape is.
-        question: what is asked.
-        held: all that the archive holds of the pair, at least something.
-        spool: see `plan`.
+        archive: where the trades are.
+        query: the query.
 
     Raises:
-        FileNotFoundError: a file is gone; list again.
+        NothingHeld: the archive has no trades of the pair.
+        FileNotFoundError: compaction removed a file: plan again.
     """
-    span = question.span
-    covered = union(piece.within for piece in held)
-    grid = grid_of(question, _laid(span, held))
-    inside = [both for run in covered if (both := overlap(run, span))]
-    sources = choose(archive, question.pair, clipped(held, span), grid)
-    leading = next((run for run in covered if run.after < span.after < run.through), None)
+    pieces = archive.pieces(query.pair)
+    if not pieces:
+        raise _no_trades_error(archive, query.pair)
+    return plan_from_pieces(archive, query, pieces)
+
+
+def plan_from_pieces(archive: TradeStore, query: CandleQuery, pieces: list[Piece]) -> Plan:
+    """Plan a query from an earlier listing.
+
+    Args:
+        archive: where the trades are.
+        query: the query.
+        pieces: all stored trades of the pair; at least one piece.
+
+    Raises:
+        FileNotFoundError: compaction removed a file: plan again.
+    """
+    covered = union(piece.within for piece in pieces)
+    grid = query.grid(_grid_range(query.range, pieces))
+    covered_inside = [both for run in covered if (both := overlap(run, query.range))]
+    # The covered range that the start of the query lies in, if any.
+    at_start = next((run for run in covered if run.after < query.range.after < run.through), None)
     return Plan(
-        question,
+        query,
         grid,
-        held,
-        sources if spool is None else served_by(spool, sources),
-        clipped(held, Range(leading.after, span.after)) if leading else [],
-        [PlannedRun(one, grid.whole(one)) for one in inside],
-        _opening(archive, held, grid),
+        pieces,
+        choose_sources(archive, query.pair, clip_pieces(pieces, query.range), grid),
+        clip_pieces(pieces, Range(at_start.after, query.range.after)) if at_start else [],
+        [CoveredRange(run, grid.whole_intervals(run)) for run in covered_inside],
+        _first_trade_number(archive, pieces, grid),
     )
 
 
-def _opening(archive: TradeStore, held: list[Piece], grid: Grid) -> int | None:
-    bounds = (archive.bounds(piece.segment) for piece in held)
+def _first_trade_number(archive: TradeStore, pieces: list[Piece], grid: Grid) -> int | None:
+    bounds = (archive.bounds(piece.segment) for piece in pieces)
     return next((grid.number(times[0]) for times in bounds if times), None)
 
 
-def _laid(span: Range, held: list[Piece]) -> Range:
-    """Where the grid must be known: in the span, from the year of the first trade held on.
+def _grid_range(requested: Range, pieces: list[Piece]) -> Range:
+    """Return where the grid is used: in the requested range, from the year of the first trade on.
 
-    Before it there is nothing to fill either: no close to carry, no first trade yet.
+    Nothing is filled before it: there is no close to carry, and no first trade yet.
     """
-    after = max(span.after, held[0].within.after, year_end(held[0].segment.year - 1))
-    return Range(after, max(after, min(span.through, held[-1].within.through)))
+    first, last = pieces[0], pieces[-1]
+    after = max(requested.after, first.within.after, year_end(first.segment.year - 1))
+    return Range(after, max(after, min(requested.through, last.within.through)))
 
 
-def clipped(pieces: list[Piece], span: Range) -> list[Piece]:
-    """What of some pieces lies in a span."""
-    parts = ((piece, overlap(piece.within, span)) for piece in pieces)
+def clip_pieces(pieces: list[Piece], time_range: Range) -> list[Piece]:
+    """Return the parts of pieces that lie in a range.
+
+    Args:
+        pieces: parts of segments, in order.
+        time_range: the range of published time.
+    """
+    parts = ((piece, overlap(piece.within, time_range)) for piece in pieces)
     return [Piece(piece.segment, part) for piece, part in parts if part]
 
 
-def _nothing(archive: TradeStore, pair: str) -> NothingHeld:
-    held = archive.held()
-    holds = f"it holds {', '.join(held)}" if held else "it is empty"
+def _no_trades_error(archive: TradeStore, pair: str) -> NothingHeld:
+    pairs = archive.held()
+    holds = f"it holds {', '.join(pairs)}" if pairs else "it is empty"
     return NothingHeld(
         f"the archive at {archive.path} holds no trades of {pair}; {holds}. "
         f"`harvester backfill {pair}` fetches them"
     )
 
 
-# --- chunks ---------------------------------------------------------------------------------------
+# --- parts of a query -----------------------------------------------------------------------------
 
-# Spans are cut where intervals open, so each candle is answered whole by one of them; and what
-# follows in one chunk is grouped in a smaller table, which is faster too.
+# Queries are cut where intervals start, so every candle is complete in one part. Grouping a part
+# also needs a smaller hash table, which is faster.
 
-CHUNK_CANDLES = 1_000_000
+PART_CANDLES = 1_000_000
 
 
-def chunks(archive: TradeStore, plan: Plan, most: int = CHUNK_CANDLES) -> list[CandleQuery]:
-    """The question of a plan, cut into questions of about so many candles at most, in order.
+def split_query(
+    archive: TradeStore, plan: Plan, part_candles: int = PART_CANDLES
+) -> list[CandleQuery]:
+    """Cut the query of a plan into queries of a limited number of candles, in order of time.
+
+    Args:
+        archive: where the trades are.
+        plan: the plan of the whole query.
+        part_candles: about how many candles a part may have.
 
     Raises:
-        FileNotFoundError: a file is gone; list again.
+        FileNotFoundError: compaction removed a file: plan again.
     """
-    after, through = plan.question.span
-    # A piece that begins inside an interval is cut where that opens, so edges may lie ahead.
-    inside = sorted({edge for edge in _edges(archive, plan, most) if after < edge < through})
-    spans = (Range(*ends) for ends in pairwise([after, *inside, through]))
-    return [replace(plan.question, span=span) for span in spans]
+    after, through = plan.query.range
+    # A piece that begins inside an interval is cut where that interval starts, which may lie
+    # before the query's range.
+    cuts = sorted({cut for cut in _cuts(archive, plan, part_candles) if after < cut < through})
+    ranges = [Range(*bounds) for bounds in pairwise([after, *cuts, through])]
+    return [replace(plan.query, range=part) for part in ranges]
 
 
-def most_candles(archive: TradeStore, plan: Plan) -> int:
-    """How many candles that saw trades a plan comes to, at most: names and footers tell it.
+def max_candles(archive: TradeStore, plan: Plan) -> int:
+    """Return an upper limit for the number of candles with trades, from file names and footers.
 
-    A piece has no more of them than trades, nor than intervals from its first trade to its last;
-    one that several pieces share counts once.
+    A piece has no more candles than trades, and no more than intervals from its first trade to
+    its last. An interval that several pieces share counts once.
+
+    Args:
+        archive: where the trades are.
+        plan: the plan of the query.
 
     Raises:
-        FileNotFoundError: a file is gone; list again.
+        FileNotFoundError: compaction removed a file: plan again.
     """
     total = 0
-    reached: int | None = None
+    counted_through: int | None = None
     for source in plan.sources:
         segment, within = source.piece
         bounds = archive.bounds(segment)
@@ -180,47 +253,49 @@ def most_candles(archive: TradeStore, plan: Plan) -> int:
             continue
         first = plan.grid.number(max(within.after + 1, bounds[0]))
         last = plan.grid.number(min(within.through, bounds[1]))
-        opened = last - (first if reached is None else max(first, reached + 1)) + 1
-        total += max(min(opened, archive.footer(segment).rows), 0)
-        reached = last
+        if counted_through is not None:
+            first = max(first, counted_through + 1)
+        total += max(min(last - first + 1, archive.footer(segment).rows), 0)
+        counted_through = last
     return total
 
 
-def _edges(archive: TradeStore, plan: Plan, most: int) -> Iterator[int]:
-    """The last nanoseconds of the chunks, but for the last one."""
+def _cuts(archive: TradeStore, plan: Plan, part_candles: int) -> Iterator[int]:
+    """Yield the last nanosecond of every part but the last."""
     expected = 0
     for source in plan.sources:
         within = source.piece.within
         first, last = plan.grid.number(within.after + 1), plan.grid.number(within.through)
-        if plan.opening is not None:
-            first = max(first, plan.opening)
-        candles = _candles(archive, plan, source, last - first + 1)
-        parts = -(-candles // most)
-        if expected and expected + candles > most:
-            yield plan.grid.opens(first) - 1
+        if plan.first_trade_number is not None:
+            first = max(first, plan.first_trade_number)
+        candles = _max_candles_of(archive, plan, source, last - first + 1)
+        parts = -(-candles // part_candles)
+        if expected and expected + candles > part_candles:
+            yield plan.grid.start_ns(first) - 1
             expected = 0
         for part in range(1, parts):
-            yield plan.grid.opens(first + (last - first + 1) * part // parts) - 1
+            yield plan.grid.start_ns(first + (last - first + 1) * part // parts) - 1
         expected += candles // max(parts, 1)
 
 
-def _candles(archive: TradeStore, plan: Plan, source: Source, intervals: int) -> int:
-    """How many candles a piece may come to, at most: empty intervals count where they are shown."""
-    if plan.question.fill != "none" and plan.opening is not None:
+def _max_candles_of(archive: TradeStore, plan: Plan, source: Source, intervals: int) -> int:
+    """Return an upper limit for a source's candles; empty intervals count if they are filled."""
+    if plan.query.fill != "none" and plan.first_trade_number is not None:
         return max(intervals, 0)
     return max(min(intervals, archive.footer(source.piece.segment).rows), 0)
 
 
 # --- coverage gaps --------------------------------------------------------------------------------
 
-# An answer over a gap looks like one over a quiet market, so each says which gaps it spans.
+# Candles over a gap look like those of a quiet market, so every result names the gaps in its
+# range.
 
-NAMED = 5
-"""So many gaps are named in a sentence, the first ones; of more, their number and total length."""
+MAX_NAMED_GAPS = 5
+"""A note names the first gaps, up to this number; of more it gives the number and total length."""
 
 
-def gaps_in(archive: TradeStore, pair: str, span: Range, now_ns: int) -> list[Range]:
-    """What of a requested range is not covered, in order.
+def gaps_in(archive: TradeStore, pair: str, time_range: Range, now_ns: int) -> list[Range]:
+    """Return the parts of a requested range that are not covered, in order.
 
     These count: everything between the first and the last covered moment, whether or not it was
     ever requested; what `backfill` was asked for and has not downloaded; and, where the range has
@@ -229,59 +304,70 @@ def gaps_in(archive: TradeStore, pair: str, span: Range, now_ns: int) -> list[Ra
     Args:
         archive: where the trades are.
         pair: the altname.
-        span: the requested range; from 0 or to the end of time where no bound was given.
+        time_range: the requested range; from 0 or to the end of time where no bound was given.
         now_ns: what is later is not counted.
     """
     covered = archive.coverage(pair)
     if not covered:
         return []
-    span = Range(span.after, min(span.through, END_OF_TIME))
-    after = span.after if span.after > 0 else covered[0].after
-    is_open = span.through > now_ns
-    through = covered[-1].through if is_open else span.through
+    time_range = Range(time_range.after, min(time_range.through, END_OF_TIME))
+    after = time_range.after if time_range.after > 0 else covered[0].after
+    is_open = time_range.through > now_ns
+    through = covered[-1].through if is_open else time_range.through
     if is_open and after >= through:
         # All that was requested is later than what is covered.
         through = now_ns
     requested = [Range(after, through)] if after < through else []
-    ever = Range(max(span.after, 0), min(span.through, now_ns))
-    wanted = [overlap(gap, ever) for gap in archive.gaps(pair)]
-    found = union([*missing(requested, covered), *filter(None, wanted)])
-    return [gap for gap in found if gap.through > BEGINNING_NS]
+    past = Range(max(time_range.after, 0), min(time_range.through, now_ns))
+    wanted = [overlap(gap, past) for gap in archive.gaps(pair)]
+    gaps = union([*missing(requested, covered), *filter(None, wanted)])
+    return [gap for gap in gaps if gap.through > BEGINNING_NS]
 
 
 def gap_note(gaps: Sequence[Range]) -> str:
-    """One sentence that names gaps, at least one: `not downloaded: 2024-01-01 to 2025-01-01`."""
-    named = ", ".join(str(gap) for gap in gaps[:NAMED])
-    if len(gaps) <= NAMED:
+    """Return one sentence that names gaps: `not downloaded: 2024-01-01 to 2025-01-01`."""
+    named = ", ".join(str(gap) for gap in gaps[:MAX_NAMED_GAPS])
+    if len(gaps) <= MAX_NAMED_GAPS:
         return f"not downloaded: {named}"
     total_ns = sum(gap.through - max(gap.after, BEGINNING_NS) for gap in gaps)
     return (
-        f"not downloaded: {named} and {len(gaps) - NAMED:,} more; {len(gaps):,} gaps, "
-        f"{_length(total_ns)} in total"
+        f"not downloaded: {named} and {len(gaps) - MAX_NAMED_GAPS:,} more; {len(gaps):,} gaps, "
+        f"{_length_text(total_ns)} in total"
     )
 
 
-def checked(
-    archive: TradeStore, pair: str, spans: Iterable[Range], now_ns: int, *, strict: bool
+def check_gaps(
+    archive: TradeStore, pair: str, ranges: Iterable[Range], now_ns: int, *, strict: bool
 ) -> tuple[str, ...]:
-    """What is to be known of an answer over some ranges: the sentence about gaps, if there are any.
+    """Return the note about gaps in requested ranges, if there are gaps.
+
+    Args:
+        archive: where the trades are.
+        pair: the altname.
+        ranges: the requested ranges.
+        now_ns: what is later is not counted.
+        strict: raise an error if there are gaps.
 
     Raises:
-        ArchiveHasGaps: there are, and the query is strict.
+        ArchiveHasGaps: there are gaps, and `strict` is set.
     """
-    gaps = union(gap for span in spans for gap in gaps_in(archive, pair, span, now_ns))
+    gaps = union(gap for time_range in ranges for gap in gaps_in(archive, pair, time_range, now_ns))
     if strict:
         refuse_gaps(pair, gaps)
     return gap_notes(gaps)
 
 
 def gap_notes(gaps: Sequence[Range]) -> tuple[str, ...]:
-    """The sentence about gaps, if there are any."""
+    """Return the note about gaps, or nothing if there are none."""
     return (gap_note(gaps),) if gaps else ()
 
 
 def refuse_gaps(pair: str, gaps: Sequence[Range]) -> None:
-    """End a strict query that spans gaps.
+    """Raise an error if there are gaps, with the command that downloads them.
+
+    Args:
+        pair: the altname.
+        gaps: the gaps in the requested range.
 
     Raises:
         ArchiveHasGaps: there are gaps.
@@ -296,7 +382,7 @@ def refuse_gaps(pair: str, gaps: Sequence[Range]) -> None:
     )
 
 
-def _length(total_ns: int) -> str:
+def _length_text(total_ns: int) -> str:
     for unit, width_ns in (("days", DAY), ("hours", 3600 * SECOND), ("minutes", 60 * SECOND)):
         if total_ns >= 2 * width_ns:
             return f"{total_ns / width_ns:,.1f} {unit}"

@@ -1,4 +1,4 @@
-"""`Result`: a DuckDB relation that converts to pandas, polars and Arrow, and previews itself."""
+"""`Result`: rows of a query that convert to pandas, Polars and Arrow and retry after compaction."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ import pyarrow as pa
 
 from harvester.argument_types import check_types, wrong_type
 from harvester.errors import ArchiveDamaged, HarvesterError, UsageError
-from harvester.query.connection import MEMORY_LIMIT, asking, session
+from harvester.query.connection import MEMORY_LIMIT, shared_connection, translate_errors
 from harvester.query.html_preview import preview
-from harvester.query.sql import asking_sql, is_question, sql
+from harvester.query.sql import is_repeatable_query, sql, translate_sql_errors
 from harvester.storage.trade_store import LISTINGS, TradeStore
 
 if TYPE_CHECKING:
@@ -25,30 +25,30 @@ if TYPE_CHECKING:
 
 
 BATCH_ROWS = 100_000
-SHOWN_ROWS = 10
-TITLE_LETTERS = 60
+PREVIEW_ROWS = 10
+MAX_TITLE_LENGTH = 60
 INTERRUPTED = "Query interrupted"
 """DuckDB's RuntimeError for Ctrl-C."""
 
 T = TypeVar("T")
 Relation = duckdb.DuckDBPyRelation
-_KEEP_COLUMNS = {"filter", "limit", "order", "sort", "distinct"}
+_METHODS_THAT_KEEP_COLUMNS = {"filter", "limit", "order", "sort", "distinct"}
 
 
 @dataclass(frozen=True)
 class ResultSource:
-    """Where rows come from.
+    """Where the rows of a result come from.
 
     Attributes:
-        title: what they are, in a few words.
-        make: makes the relation, from the files that stand by then.
-        files: what stands now of all that may be read.
+        title: names the rows in a few words.
+        make: creates the relation from the files of that moment.
+        files: returns the existing files that the relation may read.
         memory_limit: what DuckDB may use.
-        stream: the same rows as batches, at least one, by about how many each, whoever writes
-            meanwhile; None for the relation's own.
-        units: what the columns count, by name.
-        is_ours: the query was made here, so that an error in it is no fault of who asks.
-        is_repeatable: making it again changes nothing.
+        stream: returns the same rows as batches, at least one, of about the given number of rows,
+            even while the archive is being written; None to use the relation's own batches.
+        units: the units of columns, by name.
+        is_internal: harvester wrote the query, so an error in it is not the caller's.
+        is_repeatable: creating the relation again changes nothing.
         notes: see `Result.notes`.
     """
 
@@ -58,24 +58,24 @@ class ResultSource:
     memory_limit: str = MEMORY_LIMIT
     stream: Callable[[int], Iterator[pa.RecordBatch]] | None = None
     units: Mapping[str, str] = field(default_factory=dict)
-    is_ours: bool = True
+    is_internal: bool = True
     is_repeatable: bool = True
     notes: tuple[str, ...] = ()
 
 
 class Result:
-    """Rows that are read when they are asked for, as often as they are asked for.
+    """Rows of a query; each conversion reads them again.
 
-    It is a DuckDB relation: what is not listed here, such as `.aggregate(...)` or `.order(...)`, is
-    the relation's own, and gives another `Result`. Where a compaction has taken files away since
-    it was made, it is made anew, from the files that stand.
+    It wraps a DuckDB relation: methods that are not listed here, such as `.aggregate(...)` or
+    `.order(...)`, are the relation's own and return another `Result`. If compaction has removed
+    files since the relation was created, it is created again from the current files.
 
-    Any tool that takes Arrow's stream takes it: `polars.DataFrame(result)`,
+    Any tool that accepts an Arrow stream accepts a result: `polars.DataFrame(result)`,
     `pyarrow.table(result)`, `duckdb.sql("FROM result")`.
     """
 
-    def __init__(self, origin: ResultSource) -> None:
-        self._origin = origin
+    def __init__(self, source: ResultSource) -> None:
+        self._source = source
         self._relation: Relation | None = None
         self._files: frozenset[object] = frozenset()
 
@@ -83,19 +83,19 @@ class Result:
 
     @check_types
     def df(self, *, utc_index: bool = False) -> pd.DataFrame:
-        """The rows for people, in pandas: decimals become floats, each the nearest.
+        """Return the rows as a pandas DataFrame; decimals become the nearest floats.
 
         Args:
-            utc_index: take `time` for the index, with UTC for its zone. It is else a column
-                without a zone, datetime64[ns], UTC.
+            utc_index: use `time` as the index, with the time zone UTC. Otherwise it is a column
+                without a zone, datetime64[ns], in UTC.
 
         Returns:
-            A frame of shape (rows, columns), the columns named as they are here.
+            A frame of shape (rows, columns) with the column names of the result.
 
         Raises:
-            UsageError: an index is asked for, and there is no column `time`.
-            ArchiveDamaged: a file can't be read, or files keep vanishing.
-            HarvesterError: the memory allowed does not suffice.
+            UsageError: `utc_index` is set, and there is no column `time`.
+            ArchiveDamaged: a file can't be read, or compaction removes files again and again.
+            HarvesterError: the memory limit is too low.
 
         Example:
             >>> candles = archive.ohlc("XBT/USD", "1d", since="2026-01-29").df(utc_index=True)
@@ -106,58 +106,59 @@ class Result:
             raise UsageError(
                 f"utc_index needs a column `time`; there are {', '.join(self.columns)}"
             )
-        frame = cast("pd.DataFrame", self._ask(lambda one: one.df()))
+        frame = cast("pd.DataFrame", self._run(lambda relation: relation.df()))
         return frame.set_index("time").tz_localize("UTC") if utc_index else frame
 
     def pl(self) -> pl.DataFrame:
-        """The rows in Polars, exact: decimals stay decimals.
+        """Return the rows as a Polars DataFrame, exact: decimals stay decimals.
 
         Returns:
             A frame of shape (rows, columns); `time` is Datetime("ns"), UTC, without a zone.
 
         Raises:
             UsageError: Polars is not installed.
-            ArchiveDamaged: a file can't be read, or files keep vanishing.
-            HarvesterError: the memory allowed does not suffice.
+            ArchiveDamaged: a file can't be read, or compaction removes files again and again.
+            HarvesterError: the memory limit is too low.
 
         Example:
             >>> archive.trades("XBT/USD", since="2026-01-30").pl()["price"].dtype
             Decimal(precision=18, scale=10)
         """
         try:
-            import polars  # noqa: F401, ICN001, PLC0415 - said before DuckDB reads anything
+            import polars  # noqa: F401, ICN001, PLC0415 - reported before DuckDB reads anything
         except ImportError as error:
             raise UsageError(".pl() needs Polars: pip install --upgrade polars") from error
-        return cast("pl.DataFrame", self._ask(lambda one: one.pl()))
+        return cast("pl.DataFrame", self._run(lambda relation: relation.pl()))
 
     def to_arrow_table(self) -> pa.Table:
-        """The rows as an Arrow table, exact: prices are decimal128(18, 10).
+        """Return the rows as an Arrow table, exact: prices are decimal128(18, 10).
 
         Raises:
-            ArchiveDamaged: a file can't be read, or files keep vanishing.
-            HarvesterError: the memory allowed does not suffice.
+            ArchiveDamaged: a file can't be read, or compaction removes files again and again.
+            HarvesterError: the memory limit is too low.
 
         Example:
             >>> archive.trades("XBT/USD").to_arrow_table().schema.field("price").type
             Decimal128Type(decimal128(18, 10))
         """
-        return self._ask(lambda one: one.to_arrow_table())
+        return self._run(lambda relation: relation.to_arrow_table())
 
     @check_types
     def to_arrow_reader(self, batch_rows: int = BATCH_ROWS) -> pa.RecordBatchReader:
-        """The rows as a stream of Arrow batches: memory does not grow with their number.
+        """Return the rows as a stream of Arrow batches: memory does not grow with their number.
 
-        A stream of trades, candles or bars goes on to its end whoever writes the archive meanwhile.
-        One of SQL, or of what was built upon a result, ends in an error if a compaction takes its
-        files away.
+        A stream of trades, candles or bars is complete even if the archive is written meanwhile.
+        A stream of SQL, or of a method's result, ends with an error if compaction removes its
+        files.
 
         Args:
-            batch_rows: about how many rows a batch holds.
+            batch_rows: about how many rows a batch has.
 
         Raises:
             UsageError: `batch_rows` is no whole number above 0.
-            ArchiveDamaged: a file can't be read, or files keep vanishing; here or while it is read.
-            HarvesterError: the memory allowed does not suffice.
+            ArchiveDamaged: here or while it is read: a file can't be read, or compaction removes
+                files again and again.
+            HarvesterError: the memory limit is too low.
 
         Example:
             >>> sum(batch.num_rows for batch in archive.trades("XBT/USD").to_arrow_reader())
@@ -165,203 +166,216 @@ class Result:
         """
         if batch_rows < 1:
             raise UsageError(f"batch_rows is {batch_rows}: give 1 or more")
-        if self._origin.stream is None:
-            return self._ask(lambda one: one.to_arrow_reader(batch_rows))
-        batches = self._origin.stream(batch_rows)
+        if self._source.stream is None:
+            return self._run(lambda relation: relation.to_arrow_reader(batch_rows))
+        batches = self._source.stream(batch_rows)
         first = next(batches)
         return pa.RecordBatchReader.from_batches(first.schema, chain([first], batches))
 
     def fetchall(self) -> list[tuple[Any, ...]]:
-        """The rows as tuples, exact: a decimal is a `decimal.Decimal`.
+        """Return the rows as tuples, exact: a decimal is a `decimal.Decimal`.
 
-        DuckDB gives times as `datetime`, which ends at microseconds.
+        DuckDB returns times as `datetime`, which has microseconds only.
 
         Raises:
-            ArchiveDamaged: a file can't be read, or files keep vanishing.
-            HarvesterError: the memory allowed does not suffice.
+            ArchiveDamaged: a file can't be read, or compaction removes files again and again.
+            HarvesterError: the memory limit is too low.
 
         Example:
             >>> archive.sql("SELECT count(*), min(trade_id) FROM trades").fetchall()
             [(20000, 1)]
         """
-        return self._ask(lambda one: one.fetchall())
+        return self._run(lambda relation: relation.fetchall())
 
     def filter(self, condition: str) -> Result:
-        """The rows that meet a condition, in SQL.
+        """Return the rows that meet a condition, in SQL.
 
-        A comparison of `time` with a literal leaves the files of other years unopened.
+        With a comparison of `time` and a literal, files of other years are not opened.
 
         Raises:
-            BadQuery: DuckDB can't make sense of it.
+            BadQuery: DuckDB rejects it.
 
         Example:
             >>> archive.trades("XBT/USD").filter("trade_id <= 3").shape
             (3, 8)
         """
-        return self._further("filter", _sql_text("condition", condition))
+        return self._derive("filter", _sql_text("condition", condition))
 
     def select(self, columns: str) -> Result:
-        """Columns, or anything made of them, in SQL. What is not named is not read.
+        """Return columns, or expressions of them, in SQL. Other columns are not read.
 
         Raises:
-            BadQuery: DuckDB can't make sense of it.
+            BadQuery: DuckDB rejects it.
 
         Example:
             >>> archive.ohlc("XBT/USD", "1d").select("time, high - low AS spread").columns
             ['time', 'spread']
         """
-        return self._further("project", _sql_text("columns", columns))
+        return self._derive("project", _sql_text("columns", columns))
 
     @check_types
     def limit(self, rows: int, offset: int = 0) -> Result:
-        """So many rows, from the first or from another on.
+        """Return the first rows, or the rows after an offset.
+
+        Args:
+            rows: how many rows.
+            offset: how many rows are skipped before them.
 
         Example:
             >>> archive.trades("XBT/USD").limit(5).shape
             (5, 8)
         """
-        return self._further("limit", rows, offset)
+        return self._derive("limit", rows, offset)
 
-    # --- what they are ---------------------------------------------------------------------------
+    # --- description -----------------------------------------------------------------------------
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What is to be known of the rows: gaps in the requested range, as of when it was made.
+        """Notes on the rows: gaps in the requested range, at the time of the query.
 
         Example:
             >>> archive.trades("XBT/USD", since="2026-01-20").notes
             ('not downloaded: 2026-01-20 to 2026-01-21',)
         """
-        return self._origin.notes
+        return self._source.notes
 
     @property
     def columns(self) -> list[str]:
-        """The names of the columns; no row is read."""
-        return self._ask(lambda one: one.columns)
+        """The names of the columns, without reading rows."""
+        return self._run(lambda relation: relation.columns)
 
     @property
     def shape(self) -> tuple[int, int]:
-        """How many rows and columns there are; the rows are counted."""
-        return self._ask(lambda one: one.shape)
+        """The numbers of rows and columns; the rows are counted."""
+        return self._run(lambda relation: relation.shape)
 
     def __len__(self) -> int:
         return self.shape[0]
 
     def __repr__(self) -> str:
-        return f"<harvester.Result: {self._origin.title}>"
+        return f"<harvester.Result: {self._source.title}>"
 
     def _repr_html_(self) -> str:
-        return self._ask(self._preview)
+        return self._run(self._preview)
 
-    def _preview(self, whole: Relation) -> str:
-        return preview(self._origin.title, whole, self._origin.units, SHOWN_ROWS)
+    def _preview(self, relation: Relation) -> str:
+        return preview(self._source.title, relation, self._source.units, PREVIEW_ROWS)
 
     def __arrow_c_stream__(self, requested_schema: object = None) -> object:
-        """The rows by Arrow's C stream interface, for any tool that speaks it."""
-        return self._ask(lambda one: one.__arrow_c_stream__(requested_schema))
+        """Return the rows by Arrow's C stream interface."""
+        return self._run(lambda relation: relation.__arrow_c_stream__(requested_schema))
 
-    def __getattr__(self, name: str) -> Any:  # noqa: ANN401 - whatever a relation has
+    def __getattr__(self, name: str) -> Any:  # noqa: ANN401 - any attribute of a relation
         if name.startswith("_") or not hasattr(Relation, name):
             raise AttributeError(f"a Result has no attribute {name!r}, nor has DuckDB's relation")
         if callable(getattr(Relation, name)):
             return partial(self._call, name)
-        return self._ask(lambda one: getattr(one, name))
+        return self._run(lambda relation: getattr(relation, name))
 
-    # --- asking ----------------------------------------------------------------------------------
+    # --- running ---------------------------------------------------------------------------------
 
     def _call(self, name: str, *args: object, **kwargs: object) -> object:
-        found = self._ask(lambda one: _applied(one, name, *args, **kwargs))
-        return self._further(name, *args, **kwargs) if isinstance(found, Relation) else found
+        value = self._run(lambda relation: _call_method(relation, name, *args, **kwargs))
+        return self._derive(name, *args, **kwargs) if isinstance(value, Relation) else value
 
-    def _further(self, name: str, *args: object, **kwargs: object) -> Result:
-        """What a relation's method makes of these rows, tried at once, as it may be nonsense."""
+    def _derive(self, name: str, *args: object, **kwargs: object) -> Result:
+        """Return the result of a relation's method; errors in its arguments are raised at once."""
 
         def make() -> Relation:
-            return cast("Relation", _applied(self._fresh(), name, *args, **kwargs))
+            return cast("Relation", _call_method(self._current_relation(), name, *args, **kwargs))
 
-        units = self._origin.units if name in _KEEP_COLUMNS else {}
-        made = Result(replace(self._origin, make=make, stream=None, units=units, is_ours=False))
-        made._ask(lambda one: one.columns)
-        return made
+        units = self._source.units if name in _METHODS_THAT_KEEP_COLUMNS else {}
+        result = Result(
+            replace(self._source, make=make, stream=None, units=units, is_internal=False)
+        )
+        result._run(lambda relation: relation.columns)
+        return result
 
-    def _made(self) -> Relation:
+    def _get_relation(self) -> Relation:
         if self._relation is None:
-            self._files = self._origin.files()
-            self._relation = self._origin.make()
+            self._files = self._source.files()
+            self._relation = self._source.make()
         return self._relation
 
-    def _fresh(self) -> Relation:
-        """The relation, made anew where it is known by now that files are gone."""
-        if self._origin.is_repeatable and not self._files <= self._origin.files():
+    def _current_relation(self) -> Relation:
+        """Return the relation, created again if files were removed since."""
+        if self._source.is_repeatable and not self._files <= self._source.files():
             self._relation = None
-        return self._made()
+        return self._get_relation()
 
-    def _ask(self, question: Callable[[Relation], T]) -> T:
-        """Ask the relation, made anew where files that it reads are gone."""
+    def _run(self, fn: Callable[[Relation], T]) -> T:
+        """Run `fn` on the relation; if compaction removed files, create it again and retry."""
         for _ in range(LISTINGS):
             try:
-                with self._asking():
-                    return question(self._made())
+                with self._translate_errors():
+                    return fn(self._get_relation())
             except RuntimeError as error:
                 if str(error) == INTERRUPTED:
                     raise KeyboardInterrupt from error
                 raise
             except ArchiveDamaged:
-                if self._files <= self._origin.files():
+                if self._files <= self._source.files():
                     raise
-            if not self._origin.is_repeatable:
+            if not self._source.is_repeatable:
                 raise HarvesterError(
                     "files of the archive were merged into others while they were read: run it "
                     "again"
                 )
             self._relation = None
         raise ArchiveDamaged(
-            f"{self._origin.title}: files keep vanishing while they are read: try again"
+            f"{self._source.title}: files keep vanishing while they are read: try again"
         )
 
-    def _asking(self) -> AbstractContextManager[None]:
-        if self._origin.is_ours:
-            return asking(self._origin.title, self._origin.memory_limit)
-        return asking_sql(self._origin.memory_limit)
+    def _translate_errors(self) -> AbstractContextManager[None]:
+        if self._source.is_internal:
+            return translate_errors(self._source.title, self._source.memory_limit)
+        return translate_sql_errors(self._source.memory_limit)
 
 
 def _sql_text(name: str, value: str) -> str:
-    """SQL as text, or as an expression of DuckDB's own."""
+    """Check that a value is SQL text or a DuckDB expression."""
     if not isinstance(value, str | duckdb.Expression):
         raise wrong_type(name, "SQL text", value)
     return value
 
 
-def _applied(relation: Relation, method: str, *args: object, **kwargs: object) -> object:
+def _call_method(relation: Relation, method: str, *args: object, **kwargs: object) -> object:
     """Call a method of DuckDB's relation.
 
     Raises:
-        UsageError: the arguments are of types that it does not take.
+        UsageError: the method does not accept the arguments.
     """
     try:
         return getattr(relation, method)(*args, **kwargs)
     except (TypeError, ValueError, AttributeError, RuntimeError) as error:
         if str(error) == INTERRUPTED:
             raise
-        brief = str(error).partition("\n")[0]
-        raise UsageError(f".{method}() does not take these arguments: {brief}") from error
+        first_line = str(error).partition("\n")[0]
+        raise UsageError(f".{method}() does not accept these arguments: {first_line}") from error
 
 
-def of_batches(
+def source_of_batches(
     title: str,
     stream: Callable[[int], Iterator[pa.RecordBatch]],
     units: Mapping[str, str],
     notes: tuple[str, ...] = (),
 ) -> ResultSource:
-    """Rows that no SQL makes: they are made when they are first asked for, and then held."""
+    """Return the source of rows that are computed without SQL, when they are first used, and kept.
+
+    Args:
+        title: names the rows in a few words.
+        stream: returns the rows as batches of about the given number of rows.
+        units: the units of columns, by name.
+        notes: see `Result.notes`.
+    """
 
     def make() -> Relation:
-        return session().from_arrow(pa.Table.from_batches(list(stream(BATCH_ROWS))))
+        return shared_connection().from_arrow(pa.Table.from_batches(list(stream(BATCH_ROWS))))
 
     return ResultSource(title, make, frozenset, stream=stream, units=units, notes=notes)
 
 
-def of_sql(
+def source_of_sql(
     archive: TradeStore,
     query: str,
     params: Sequence[object] | Mapping[str, object] | None,
@@ -369,25 +383,38 @@ def of_sql(
     names: Mapping[str, str],
     memory_limit: str,
 ) -> ResultSource:
-    """The rows of `console.sql`; none where the last statement gives none.
+    """Return the source of the rows of an SQL query; no rows if the last statement has none.
+
+    Args:
+        archive: where the trades are.
+        query: the SQL text.
+        params: values for `?`, or by name for `$name`.
+        names: altnames by exact spelling.
+        memory_limit: what DuckDB may use.
 
     Raises:
-        BadQuery: DuckDB can't make sense of the query, or there is none.
+        BadQuery: DuckDB rejects the query, or there is none.
     """
 
     def make() -> Relation:
-        found: Relation | None = sql(archive, query, params, names=names, memory_limit=memory_limit)
-        return found if found is not None else session().sql("SELECT NULL AS done WHERE false")
+        relation: Relation | None = sql(
+            archive, query, params, names=names, memory_limit=memory_limit
+        )
+        return (
+            relation
+            if relation is not None
+            else shared_connection().sql("SELECT NULL AS done WHERE false")
+        )
 
     def files() -> frozenset[object]:
         return frozenset(segment for pair in archive.held() for segment in archive.segments(pair))
 
     title = " ".join(query.split())
     return ResultSource(
-        title if len(title) <= TITLE_LETTERS else f"{title[:TITLE_LETTERS]}...",
+        title if len(title) <= MAX_TITLE_LENGTH else f"{title[:MAX_TITLE_LENGTH]}...",
         make,
         files,
         memory_limit,
-        is_ours=False,
-        is_repeatable=is_question(query, memory_limit),
+        is_internal=False,
+        is_repeatable=is_repeatable_query(query, memory_limit),
     )

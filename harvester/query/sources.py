@@ -1,4 +1,8 @@
-"""Which files answer a query: trades, roll-ups or a shared scan; and the SQL that reads them."""
+"""Which file answers which part of a query (trades, roll-up or shared scan), and SQL to read them.
+
+In this module SQL names `place` a trade's position in the trade history: a BIGINT that grows in
+the exchange's order.
+"""
 
 from __future__ import annotations
 
@@ -9,69 +13,75 @@ from typing import NamedTuple
 
 from harvester.errors import BadInterval
 from harvester.query.calendar import Grid
-from harvester.query.connection import quoted_path
+from harvester.query.connection import path_literal
 from harvester.storage.rollup_files import RollUp
 from harvester.storage.segment import Segment
 from harvester.storage.trade_store import Piece, TradeStore
 from harvester.times import Range, missing, overlap, parse_interval, union
 
-# --- ticks ----------------------------------------------------------------------------------------
+# --- trades ---------------------------------------------------------------------------------------
 
-NO_TICKS = """SELECT NULL::BIGINT AS trade_id, NULL::TIMESTAMP_NS AS time,
+NO_TRADES = """SELECT NULL::BIGINT AS trade_id, NULL::TIMESTAMP_NS AS time,
     NULL::DECIMAL(18, 10) AS price, NULL::DECIMAL(22, 8) AS volume, NULL::VARCHAR AS side,
     NULL::BIGINT AS place WHERE false"""
 
 
-def place_sql(at: int) -> str:
-    """A row's place along the tape, a BIGINT, where `at` files come before those that are read.
+def position_sql(files_before: int) -> str:
+    """Return SQL for a row's position in the trade history, a BIGINT.
 
-    Rows of a file number far below 2^40, and files below 2^23. DuckDB counts files without a
-    sign and rows with one: left as they are, they would come to 128 bits.
+    `files_before` files come before those that are read. A file has far fewer than 2^40 rows, and
+    there are fewer than 2^23 files. DuckDB counts files unsigned and rows signed: without the
+    cast, the result would have 128 bits.
     """
-    return f"((file_index::BIGINT + {at}) << 40 | file_row_number)"
+    return f"((file_index::BIGINT + {files_before}) << 40 | file_row_number)"
 
 
-def ticks_sql(archive: TradeStore, pieces: Sequence[Piece], at: int = 0) -> str:
-    """A query for the trades of some pieces, given in the tape's order, `at` files along it.
+def trades_sql(archive: TradeStore, pieces: Sequence[Piece], files_before: int = 0) -> str:
+    """Return a query for the trades of some pieces.
 
-    Its columns: trade_id, time, price, volume, side and `place`, a BIGINT that grows along the
-    tape. `file_index` counts along the list as it is given, whatever the files are called, and
-    so does the place, even where ids are missing and several rows share one time.
+    Its columns are trade_id, time, price, volume, side and `place`. `file_index` counts along the
+    list of files, whatever their names are, so the position is right even where ids are missing
+    and several rows have one time.
+
+    Args:
+        archive: where the files are.
+        pieces: in order.
+        files_before: how many files come before these in the trade history.
     """
     if not pieces:
-        return NO_TICKS
-    files = ", ".join(quoted_path(archive.location(piece.segment)) for piece in pieces)
-    within = " AND ".join(conditions(pieces)) or "true"
+        return NO_TRADES
+    files = ", ".join(path_literal(archive.location(piece.segment)) for piece in pieces)
+    where = " AND ".join(range_conditions(pieces)) or "true"
     return (
-        f"SELECT trade_id, time, price, volume, side, {place_sql(at)} AS place\n"
-        f"FROM read_parquet([{files}], hive_partitioning = false)\nWHERE {within}"
+        f"SELECT trade_id, time, price, volume, side, {position_sql(files_before)} AS place\n"
+        f"FROM read_parquet([{files}], hive_partitioning = false)\nWHERE {where}"
     )
 
 
-def conditions(pieces: Sequence[Piece]) -> list[str]:
-    """What cuts the pieces out of their files, where they are not whole files anyway.
+def range_conditions(pieces: Sequence[Piece]) -> list[str]:
+    """Return the SQL conditions that select the pieces' rows; none for complete files.
 
-    The pieces are given in the tape's order, and touch but for gaps in the coverage.
-
-    Comparisons of `time` with literals: row groups outside are not even read.
+    The pieces are in order and adjacent, except for gaps in the coverage. The conditions compare
+    `time` with literals, so DuckDB does not read row groups outside.
     """
-    found = []
+    conditions = []
     first, last = pieces[0], pieces[-1]
     if first.within.after > first.segment.range.after:
-        found.append(f"time > make_timestamp_ns({first.within.after})")
+        conditions.append(f"time > make_timestamp_ns({first.within.after})")
     if last.within.through < last.segment.range.through:
-        found.append(f"time <= make_timestamp_ns({last.within.through})")
-    # A merged file beside one that it reaches into: from each moment, one file's rows only.
-    found += [
+        conditions.append(f"time <= make_timestamp_ns({last.within.through})")
+    # After an interrupted compaction files overlap: each moment is read from one file only.
+    conditions += [
         f"(file_index <> {index} OR time > make_timestamp_ns({piece.within.after}))"
         for index, piece in enumerate(pieces)
         if index and piece.within.after > piece.segment.range.after
     ]
-    return found
+    return conditions
 
 
-# --- measures -------------------------------------------------------------------------------------
+# --- aggregates -----------------------------------------------------------------------------------
 
+# SQL formulas over trades.
 BASE = {
     "open": "arg_min(price, place)",
     "high": "max(price)",
@@ -81,7 +91,7 @@ BASE = {
     "volume": "sum(volume)",
     "count": "count(*)",
 }
-MORE = {
+EXTRA = {
     "buy_volume": "coalesce(sum(volume) FILTER (side = 'buy'), 0)",
     "sell_volume": "coalesce(sum(volume) FILTER (side = 'sell'), 0)",
     "buy_value": "coalesce(sum(price * volume) FILTER (side = 'buy'), 0)",
@@ -95,6 +105,7 @@ MORE = {
 LAST_TIME = {"last_time": "max(time)"}
 
 PRICES = ("open", "high", "low", "close")
+# The columns that are 0 in an empty candle, and their types.
 ZEROS = {
     "value": "DECIMAL(38, 18)",
     "volume": "DECIMAL(38, 8)",
@@ -107,9 +118,9 @@ ZEROS = {
     "sell_count": "BIGINT",
 }
 
-# Ticks have a price, a volume and a side; partial candles have the very columns above. `place`
-# grows along the tape in both.
-COMBINED = {
+# SQL formulas over partial candles, which have the columns of the formulas over trades. `place`
+# grows along the trade history in both.
+MERGE = {
     "open": "arg_min(open, place)",
     "high": "max(high)",
     "low": "min(low)",
@@ -132,26 +143,32 @@ COMBINED = {
 
 # --- sources --------------------------------------------------------------------------------------
 
-TICKS = "ticks"
+TRADES_LEVEL = "trades"
 
 
 class Source(NamedTuple):
-    """A piece of the tape, and what it is read from: a roll-up, a file of a spool, or its ticks."""
+    """A piece of the trade history, and the file it is read from.
+
+    Attributes:
+        piece: part of a segment.
+        rollup: the roll-up that is read instead of the segment.
+        scan_file: the file of a shared scan that is read instead.
+    """
 
     piece: Piece
     rollup: RollUp | None
-    spooled: str | None = None
+    scan_file: str | None = None
 
     @property
     def level(self) -> str:
-        """`ticks`, the interval of the roll-up, or nothing for a spool."""
-        if self.spooled is not None:
+        """`trades`, the interval of the roll-up, or an empty text for a shared scan."""
+        if self.scan_file is not None:
             return ""
-        return TICKS if self.rollup is None else self.rollup.interval
+        return TRADES_LEVEL if self.rollup is None else self.rollup.interval
 
     def location(self, archive: TradeStore) -> str:
-        """The name that any Parquet reader opens the file by."""
-        return self.spooled or archive.location(self.rollup or self.piece.segment)
+        """Return the path or URL by which any Parquet reader opens the file."""
+        return self.scan_file or archive.location(self.rollup or self.piece.segment)
 
 
 class _Level(NamedTuple):
@@ -159,34 +176,42 @@ class _Level(NamedTuple):
     rollup: RollUp
 
 
-def choose(archive: TradeStore, pair: str, pieces: Sequence[Piece], grid: Grid) -> list[Source]:
-    """The pieces in order, each from the coarsest roll-up that divides the grid, else from ticks.
+def choose_sources(
+    archive: TradeStore, pair: str, pieces: Sequence[Piece], grid: Grid
+) -> list[Source]:
+    """Choose for each piece the coarsest roll-up that the grid allows, otherwise the trades.
 
-    Where a piece begins or ends inside a bucket of the roll-up, ticks make the edge.
+    Where a piece begins or ends inside a bucket of the roll-up, its edge is read from trades.
+
+    Args:
+        archive: where the files are.
+        pair: the altname.
+        pieces: in order.
+        grid: the intervals of the query.
 
     Raises:
-        FileNotFoundError: a file is gone; list again.
+        FileNotFoundError: compaction removed a file: plan again.
     """
-    levels = _levels(archive, pair, grid)
-    return [source for piece in pieces for source in _best(archive, piece, levels)]
+    levels = _usable_levels(archive, pair, grid)
+    return [source for piece in pieces for source in _sources_of(archive, piece, levels)]
 
 
-def _levels(archive: TradeStore, pair: str, grid: Grid) -> dict[str, list[_Level]]:
-    """By the segment's path, the roll-ups that divide the grid, the coarsest first."""
-    found: dict[str, list[_Level]] = {}
+def _usable_levels(archive: TradeStore, pair: str, grid: Grid) -> dict[str, list[_Level]]:
+    """Return the roll-ups that divide the grid, the coarsest first, by the segment's path."""
+    usable: dict[str, list[_Level]] = {}
     for rollup in archive.rollups(pair):
         try:
             width_ns = parse_interval(rollup.interval).width_ns
         except BadInterval:
             continue
-        if width_ns is not None and grid.divided_by(width_ns):
-            found.setdefault(rollup.segment_path, []).append(_Level(width_ns, rollup))
-    for levels in found.values():
+        if width_ns is not None and grid.is_divisible_by(width_ns):
+            usable.setdefault(rollup.segment_path, []).append(_Level(width_ns, rollup))
+    for levels in usable.values():
         levels.sort(reverse=True)
-    return found
+    return usable
 
 
-def _best(archive: TradeStore, piece: Piece, levels: dict[str, list[_Level]]) -> list[Source]:
+def _sources_of(archive: TradeStore, piece: Piece, levels: dict[str, list[_Level]]) -> list[Source]:
     for level in levels.get(piece.segment.path, []):
         middle = whole_buckets(piece, level.width_ns)
         if middle is not None and archive.is_rollup_valid(level.rollup, piece.segment):
@@ -195,9 +220,14 @@ def _best(archive: TradeStore, piece: Piece, levels: dict[str, list[_Level]]) ->
 
 
 def whole_buckets(piece: Piece, width_ns: int) -> Range | None:
-    """What of a piece partial candles of its segment tell; None for nothing.
+    """Return the part of a piece that partial candles of its segment answer; None for nothing.
 
-    At the segment's own ends a bucket holds just the segment's trades, and so may be cut there.
+    The first and the last bucket of a segment contain only its trades, so the segment's own
+    bounds need not be bounds of buckets.
+
+    Args:
+        piece: part of a segment.
+        width_ns: the width of the partial candles.
     """
     segment, (after, through) = piece.segment.range, piece.within
     if after > segment.after:
@@ -216,123 +246,125 @@ def _with_edges(piece: Piece, middle: Range, rollup: RollUp) -> Iterator[Source]
         yield Source(Piece(segment, Range(middle.through, within.through)), None)
 
 
-def grouped_sql(
-    archive: TradeStore, sources: Sequence[Source], grid: Grid, measures: dict[str, str]
+def aggregate_sql(
+    archive: TradeStore, sources: Sequence[Source], grid: Grid, aggregates: dict[str, str]
 ) -> str:
-    """A query for the candles of a grid: `number` and the measures, in no order.
+    """Return a query for `number` and the aggregates of each interval with trades, unsorted.
 
     Args:
         archive: where the files are.
-        sources: in the tape's order.
-        grid: numbers the moments.
-        measures: their names, and their formulas from ticks.
+        sources: in order.
+        grid: the intervals.
+        aggregates: column names and their formulas over trades.
     """
     parts: list[str] = []
-    at = 0
-    # By level: what cuts minutes out of a file would cut off an hour that began before.
-    for level, group in groupby(sources, key=lambda one: one.level):
-        some = list(group)
-        if level == TICKS:
-            ticks = ticks_sql(archive, [one.piece for one in some], at)
-            parts.append(_from_ticks(ticks, grid, measures))
+    files_before = 0
+    # One query for each run of one level: the condition that ends a run of minutes would drop an
+    # hour that began before.
+    for level, run in groupby(sources, key=lambda source: source.level):
+        run_sources = list(run)
+        if level == TRADES_LEVEL:
+            pieces = [source.piece for source in run_sources]
+            trades = trades_sql(archive, pieces, files_before)
+            parts.append(_group_trades_sql(trades, grid, aggregates))
         else:
-            parts.append(_from_partials(archive, some, at, grid, measures))
-        at += len(some)
+            parts.append(_partials_sql(archive, run_sources, files_before, grid, aggregates))
+        files_before += len(run_sources)
     if not parts:
-        return _from_ticks(NO_TICKS, grid, measures)
-    if len(parts) == 1 and sources[0].level == TICKS:
+        return _group_trades_sql(NO_TRADES, grid, aggregates)
+    if len(parts) == 1 and sources[0].level == TRADES_LEVEL:
         return parts[0]
-    return combined_sql("\nUNION ALL ".join(parts), measures)
+    columns = "".join(f",\n    {MERGE[name]} AS {name}" for name in aggregates)
+    union_all = "\nUNION ALL ".join(parts)
+    return f"SELECT number{columns}\nFROM (\n{union_all}\n) GROUP BY number"
 
 
-def combined_sql(parts: str, measures: dict[str, str]) -> str:
-    """Partial candles with a `number` and a `place`, added up exactly."""
-    chosen = "".join(f",\n    {COMBINED[name]} AS {name}" for name in measures)
-    return f"SELECT number{chosen}\nFROM (\n{parts}\n) GROUP BY number"
-
-
-def _from_ticks(ticks: str, grid: Grid, measures: dict[str, str]) -> str:
-    chosen = "".join(f",\n    {sql} AS {name}" for name, sql in measures.items())
+def _group_trades_sql(trades: str, grid: Grid, aggregates: dict[str, str]) -> str:
+    columns = "".join(f",\n    {formula} AS {name}" for name, formula in aggregates.items())
     return (
-        f"SELECT {grid.number_sql('epoch_ns(time)')} AS number{chosen},\n    min(place) AS place\n"
-        f"FROM (\n{ticks}\n) GROUP BY number"
+        f"SELECT {grid.number_sql('epoch_ns(time)')} AS number{columns},\n    min(place) AS place\n"
+        f"FROM (\n{trades}\n) GROUP BY number"
     )
 
 
-def _from_partials(
+def _partials_sql(
     archive: TradeStore,
     sources: Sequence[Source],
-    at: int,
+    files_before: int,
     grid: Grid,
-    measures: dict[str, str],
+    aggregates: dict[str, str],
 ) -> str:
-    files = ", ".join(quoted_path(source.location(archive)) for source in sources)
-    chosen = "".join(f", {name}" for name in measures)
-    within = " AND ".join(conditions([source.piece for source in sources])) or "true"
+    files = ", ".join(path_literal(source.location(archive)) for source in sources)
+    columns = "".join(f", {name}" for name in aggregates)
+    where = " AND ".join(range_conditions([source.piece for source in sources])) or "true"
     return (
-        f"SELECT {grid.number_sql('epoch_ns(time)')} AS number{chosen}, {place_sql(at)} AS place\n"
-        f"FROM read_parquet([{files}], hive_partitioning = false)\nWHERE {within}"
+        f"SELECT {grid.number_sql('epoch_ns(time)')} AS number{columns}, "
+        f"{position_sql(files_before)} AS place\n"
+        f"FROM read_parquet([{files}], hive_partitioning = false)\nWHERE {where}"
     )
 
 
-# --- spool ----------------------------------------------------------------------------------------
+# --- shared scan ----------------------------------------------------------------------------------
 
-# They serve as roll-ups do, but by spans of time instead of segments: what was traded in a span
-# that is covered never changes, whatever becomes of the files meanwhile.
+# A shared scan reads the trades of a pair once for several intervals and keeps partial candles in
+# temporary files. They are used like roll-ups, but by range instead of by segment: the trades of a
+# covered range never change, even if compaction removes the files meanwhile.
 
 
-class Spooled(NamedTuple):
-    """A file of partial candles in order, as `_from_partials` reads them, of all of a range.
-
-    The range is covered from end to end: there is no gap in it.
-    """
+class SharedScanFile(NamedTuple):
+    """A file with all partial candles of a range, in order. The range has no gaps."""
 
     range: Range
     path: str
 
 
 @dataclass(frozen=True, slots=True)
-class Spool:
-    """What has been read: partial candles of one width, on the grid of the epoch.
+class SharedScan:
+    """Partial candles of one width, on the grid of the UNIX epoch.
 
     Attributes:
-        width_ns: divides every grid that is asked for.
-        parts: in order; no two overlap.
+        width_ns: divides the grid of every query that uses the scan.
+        files: in order; they do not overlap.
     """
 
     width_ns: int
-    parts: Sequence[Spooled]
+    files: Sequence[SharedScanFile]
 
 
-def served_by(spool: Spool, sources: Sequence[Source]) -> list[Source]:
-    """The same sources, with the spool in the place of the ticks that it has read."""
-    found: list[Source] = []
-    for level, group in groupby(sources, key=lambda one: one.level):
-        some = list(group)
-        if level == TICKS:
-            taken = list(_taken(spool, some))
-            some = sorted([*taken, *_left(some, taken)], key=lambda one: one.piece.within)
-        found += some
-    return found
+def apply_shared_scan(scan: SharedScan, sources: Sequence[Source]) -> list[Source]:
+    """Replace trades by the files of a shared scan, wherever it has read them.
+
+    Args:
+        scan: the shared scan.
+        sources: in order.
+    """
+    replaced: list[Source] = []
+    for level, run in groupby(sources, key=lambda source: source.level):
+        run_sources = list(run)
+        if level == TRADES_LEVEL:
+            scanned = list(_scanned_sources(scan, run_sources))
+            remaining = _without_ranges(run_sources, [source.piece.within for source in scanned])
+            run_sources = sorted([*scanned, *remaining], key=lambda source: source.piece.within)
+        replaced += run_sources
+    return replaced
 
 
-def _taken(spool: Spool, sources: Sequence[Source]) -> Iterator[Source]:
-    """What of the ticks the spool tells, in buckets that are whole."""
+def _scanned_sources(scan: SharedScan, sources: Sequence[Source]) -> Iterator[Source]:
+    """Yield what the scan answers of some trades: only complete buckets."""
     for run in union(source.piece.within for source in sources):
-        for part in spool.parts:
-            both = overlap(run, part.range)
+        for file in scan.files:
+            both = overlap(run, file.range)
             if both is None:
                 continue
-            # To what cuts and reads it, a file of the spool is a segment with a roll-up.
-            pretended = Segment("", 0, part.range, part.path, 0)
-            middle = whole_buckets(Piece(pretended, both), spool.width_ns)
+            # The file is treated as the roll-up of a segment that has the file's range.
+            pseudo_segment = Segment("", 0, file.range, file.path, 0)
+            middle = whole_buckets(Piece(pseudo_segment, both), scan.width_ns)
             if middle is not None:
-                yield Source(Piece(pretended, middle), None, part.path)
+                yield Source(Piece(pseudo_segment, middle), None, file.path)
 
 
-def _left(sources: Sequence[Source], taken: Sequence[Source]) -> Iterator[Source]:
-    """The ticks that are read all the same."""
-    spans = [one.piece.within for one in taken]
+def _without_ranges(sources: Sequence[Source], excluded: list[Range]) -> Iterator[Source]:
+    """Yield the parts of sources outside some ranges."""
     for source in sources:
-        for span in missing([source.piece.within], spans):
-            yield Source(Piece(source.piece.segment, span), None)
+        for time_range in missing([source.piece.within], excluded):
+            yield Source(Piece(source.piece.segment, time_range), None)

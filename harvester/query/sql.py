@@ -1,4 +1,4 @@
-"""Run SQL on the views of an archive; write a database file that any DuckDB opens."""
+"""Run SQL on the views of an archive, and write the views to a DuckDB database file."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ from duckdb.sqltypes import DuckDBPyType
 from harvester import __version__
 from harvester.errors import ArchiveDamaged, ArchiveUnwritable, BadQuery, HarvesterError, UsageError
 from harvester.query import views
-from harvester.query.connection import MEMORY_LIMIT, connect, quoted
+from harvester.query.connection import MEMORY_LIMIT, connect, text_literal
 from harvester.storage.export import replacing
 from harvester.storage.filesystem import writing
 from harvester.storage.trade_store import LISTINGS, Piece, TradeStore
 
-# --- console --------------------------------------------------------------------------------------
+# --- run SQL --------------------------------------------------------------------------------------
 
 BATCH_ROWS = 20_000
 
 T = TypeVar("T")
 
-# Arrow has no type for these, or Parquet and JSON have none; DuckDB's own text loses nothing.
-_AS_TEXT = {
+# Arrow, Parquet or JSON has no type for these; DuckDB's own text loses nothing.
+_TEXT_TYPES = {
     "bignum",
     "bit",
     "geometry",
@@ -42,8 +42,8 @@ _AS_TEXT = {
 }
 
 
-class SqlAnswer(NamedTuple):
-    """What a query came to: its columns, and its rows as they are made."""
+class SqlRows(NamedTuple):
+    """The columns of a query, and its rows as a stream of batches."""
 
     schema: pa.Schema
     batches: Iterator[pa.RecordBatch]
@@ -56,23 +56,23 @@ def connect_views(
     memory_limit: str = MEMORY_LIMIT,
     threads: int | None = None,
 ) -> duckdb.DuckDBPyConnection:
-    """A connection with the view `trades` and the macros `tape` and `ohlc`; see docs/sql.md.
+    """Return a connection with the view `trades` and the macros `tape` and `ohlc`; see docs/sql.md.
 
-    It reads the files that stand now, each moment from one of them only, whoever writes. After a
-    compaction make another.
+    It reads the files of this moment, each moment of trading from one file only. After a
+    compaction open another connection.
 
     Args:
-        archive: where the tape is; it may be empty, and then `trades` has no rows.
-        names: altnames by exact spelling, that the macros take; another case will do where it
-            fits one pair alone. The altnames of what is held unless given.
-        memory_limit: what DuckDB may use, such as 2GB; beyond it, it spills to disk.
-        threads: how many DuckDB may use; None for all cores.
+        archive: where the trades are; if it is empty, `trades` has no rows.
+        names: altnames by exact spelling, which the macros accept; another case is accepted if it
+            fits one pair only. By default the altnames of the stored pairs.
+        memory_limit: what DuckDB may use, such as 2GB; beyond it, DuckDB spills to disk.
+        threads: how many threads DuckDB may use; None for all cores.
 
     Raises:
-        BadSetting: DuckDB does not take the memory limit or the number of threads.
+        BadSetting: DuckDB rejects the memory limit or the number of threads.
     """
-    asker = _Asker(archive, names, memory_limit, threads)
-    return asker.ask(lambda connection: connection)
+    runner = _SnapshotRunner(archive, names, memory_limit, threads)
+    return runner.run(lambda connection: connection)
 
 
 def sql(
@@ -83,175 +83,188 @@ def sql(
     names: Mapping[str, str] | None = None,
     memory_limit: str = MEMORY_LIMIT,
 ) -> duckdb.DuckDBPyRelation:
-    """Ask an archive in SQL: a relation that runs when it is read, `.df()`, `.pl()` or in Arrow.
+    """Run SQL on an archive; the result is a relation that runs when it is read.
+
+    Of several statements, all but the last run at once.
 
     Args:
-        archive: where the tape is.
-        query: any SQL of DuckDB's; `trades`, `tape(pair)` and `ohlc(pair, interval)` are there.
-        params: values for `?`, or by name for `$name`: what a user types belongs there.
-        names: altnames by exact spelling, that the macros take.
+        archive: where the trades are.
+        query: any SQL of DuckDB, with the view `trades` and the macros `tape(pair)` and
+            `ohlc(pair, interval)`.
+        params: values for `?`, or by name for `$name`: pass what a user typed here.
+        names: altnames by exact spelling, which the macros accept.
         memory_limit: what DuckDB may use.
 
     Raises:
-        BadQuery: DuckDB can't make sense of the query, or there is none.
-        HarvesterError: the memory allowed does not suffice for a statement that runs at once.
+        BadQuery: DuckDB rejects the query, or there is none.
+        HarvesterError: the memory limit is too low for a statement that runs at once.
         ArchiveDamaged: a file of the archive can't be read.
-        duckdb.Error: when read: a value can't be cast, memory ran out, a file is gone.
+        duckdb.Error: when read: a value can't be cast, memory ran out, a file was removed.
     """
-    statements = _statements(query, memory_limit)
+    statements = _parse_statements(query, memory_limit)
 
-    def ask(connection: duckdb.DuckDBPyConnection) -> duckdb.DuckDBPyRelation:
+    def run(connection: duckdb.DuckDBPyConnection) -> duckdb.DuckDBPyRelation:
         for statement in statements[:-1]:
             connection.execute(statement)
         return connection.sql(statements[-1], params=params)
 
-    return _Asker(archive, names, memory_limit).ask(ask, listings=_listings(statements))
+    runner = _SnapshotRunner(archive, names, memory_limit)
+    return runner.run(run, tries=_max_tries(statements))
 
 
-def answer(
+def run_statements(
     archive: TradeStore,
     query: str,
     *,
     names: Mapping[str, str] | None = None,
     memory_limit: str = MEMORY_LIMIT,
-) -> SqlAnswer | None:
-    """Run statements, and give the rows of the last one as they are made.
+) -> SqlRows | None:
+    """Run SQL statements and stream the rows of the last one; None if it has none, such as CREATE.
 
-    None where it has no rows to give, such as CREATE or COPY. Columns of types that files can't
-    hold come as DuckDB's text. A single query is asked again where a compaction took its files.
+    Columns of types that files can't store are converted to DuckDB's text. A single query is
+    retried if compaction removed its files.
+
+    Args:
+        archive: where the trades are.
+        query: one or more statements.
+        names: altnames by exact spelling, which the macros accept.
+        memory_limit: what DuckDB may use.
 
     Raises:
-        BadQuery: DuckDB can't make sense of a statement, or there is none.
-        HarvesterError: the memory allowed does not suffice; or a compaction took files away
-            under statements that may change something, and so are not run again.
+        BadQuery: DuckDB rejects a statement, or there is none.
+        HarvesterError: the memory limit is too low; or compaction removed files while statements
+            ran that may change something, and so are not run again.
         ArchiveDamaged: a file of the archive can't be read.
     """
-    statements = _statements(query, memory_limit)
+    statements = _parse_statements(query, memory_limit)
 
-    def ask(connection: duckdb.DuckDBPyConnection) -> SqlAnswer | None:
+    def run(connection: duckdb.DuckDBPyConnection) -> SqlRows | None:
         for statement in statements[:-1]:
             connection.execute(statement)
         relation = connection.sql(statements[-1])
         if _has_no_rows(statements[-1], relation):
             return None
-        reader = _plain(relation).to_arrow_reader(BATCH_ROWS)
+        reader = _storable(relation).to_arrow_reader(BATCH_ROWS)
         first = next(reader, pa.RecordBatch.from_pylist([], schema=reader.schema))
-        return SqlAnswer(reader.schema, _rows(first, reader, memory_limit))
+        return SqlRows(reader.schema, _stream(first, reader, memory_limit))
 
-    return _Asker(archive, names, memory_limit).ask(ask, listings=_listings(statements))
+    runner = _SnapshotRunner(archive, names, memory_limit)
+    return runner.run(run, tries=_max_tries(statements))
 
 
-def is_question(query: str, memory_limit: str = MEMORY_LIMIT) -> bool:
-    """Whether a text is one query that changes nothing, so that it may be run again.
+def is_repeatable_query(query: str, memory_limit: str = MEMORY_LIMIT) -> bool:
+    """Return whether a text is a single query that changes nothing, so that it may run again.
+
+    Args:
+        query: SQL text.
+        memory_limit: the limit of the connection that parses it.
 
     Raises:
-        BadQuery: DuckDB can't make sense of it, or there is none.
+        BadQuery: DuckDB rejects it, or there is no query.
     """
-    return _listings(_statements(query, memory_limit)) > 1
+    return _max_tries(_parse_statements(query, memory_limit)) > 1
 
 
-def _statements(query: str, memory_limit: str) -> list[duckdb.Statement]:
-    with asking_sql(memory_limit):
-        found = connect(memory_limit).extract_statements(query)
-    if not found:
+def _parse_statements(query: str, memory_limit: str) -> list[duckdb.Statement]:
+    with translate_sql_errors(memory_limit):
+        statements = connect(memory_limit).extract_statements(query)
+    if not statements:
         raise BadQuery("there is no query in that text: give one such as FROM trades LIMIT 10")
-    return found
+    return statements
 
 
-def _listings(statements: list[duckdb.Statement]) -> int:
-    """How often statements may be run: what changes something only once."""
-    is_question = [statement.type for statement in statements] == [duckdb.StatementType.SELECT]
-    return LISTINGS if is_question else 1
+def _max_tries(statements: list[duckdb.Statement]) -> int:
+    """Return how often statements may run: once if they may change something."""
+    is_one_select = [statement.type for statement in statements] == [duckdb.StatementType.SELECT]
+    return LISTINGS if is_one_select else 1
 
 
-def _rows(
+def _stream(
     first: pa.RecordBatch, reader: pa.RecordBatchReader, memory_limit: str
 ) -> Iterator[pa.RecordBatch]:
     yield first
-    with asking_sql(memory_limit):
+    with translate_sql_errors(memory_limit):
         yield from reader
 
 
 @dataclass(frozen=True)
-class _Asker:
-    """Connections to an archive, made anew when a compaction took a file that one has listed."""
+class _SnapshotRunner:
+    """Runs a function on a connection to an archive; retries if compaction removed a file."""
 
     archive: TradeStore
     names: Mapping[str, str] | None
     memory_limit: str
     threads: int | None = None
 
-    def ask(
-        self, question: Callable[[duckdb.DuckDBPyConnection], T], *, listings: int = LISTINGS
-    ) -> T:
-        for _ in range(listings):
+    def run(self, fn: Callable[[duckdb.DuckDBPyConnection], T], *, tries: int = LISTINGS) -> T:
+        for _ in range(tries):
             pieces = [piece for pair in self.archive.held() for piece in self.archive.pieces(pair)]
             try:
-                with asking_sql(self.memory_limit):
-                    return question(self._connection(pieces))
+                with translate_sql_errors(self.memory_limit):
+                    return fn(self._connect(pieces))
             except ArchiveDamaged:
-                if not self._vanished(pieces):
+                if not self._lost_a_file(pieces):
                     raise
         raise HarvesterError(
             "files of the archive were merged into others while they were read: run it again"
         )
 
-    def _vanished(self, pieces: list[Piece]) -> bool:
-        held = self.archive.held()
-        standing = {segment for pair in held for segment in self.archive.segments(pair)}
-        return any(piece.segment not in standing for piece in pieces)
+    def _lost_a_file(self, pieces: list[Piece]) -> bool:
+        pairs = self.archive.held()
+        existing = {segment for pair in pairs for segment in self.archive.segments(pair)}
+        return any(piece.segment not in existing for piece in pieces)
 
-    def _connection(self, pieces: list[Piece]) -> duckdb.DuckDBPyConnection:
+    def _connect(self, pieces: list[Piece]) -> duckdb.DuckDBPyConnection:
         connection = connect(self.memory_limit, self.threads)
-        # A name that no table has must not find a variable of ours.
+        # Otherwise DuckDB would look up unknown table names among the Python variables.
         connection.execute("SET python_enable_replacements = false")
         connection.execute("SET TimeZone = 'UTC'")
-        held = self.archive.held()
-        known = {name: name for name in held} | dict(self.names or {})
-        more = f" and {len(held) - 8} more" if len(held) > 8 else ""
-        holds = f"it holds {', '.join(held[:8])}{more}" if held else "it is empty"
+        pairs = self.archive.held()
+        names = {pair: pair for pair in pairs} | dict(self.names or {})
+        more = f" and {len(pairs) - 8} more" if len(pairs) > 8 else ""
+        holds = f"it holds {', '.join(pairs[:8])}{more}" if pairs else "it is empty"
         unknown = f"the archive holds no trades of {{}}; {holds}"
-        trades = views.listed_trades(self.archive, pieces)
-        for statement in views.statements(trades, views.Spelled(known, held), unknown):
+        trades = views.fixed_trades_sql(self.archive, pieces)
+        for statement in views.create_statements(trades, views.PairNames(names, pairs), unknown):
             connection.execute(statement)
         return connection
 
 
 def _has_no_rows(statement: duckdb.Statement, relation: duckdb.DuckDBPyRelation) -> bool:
-    """Whether what came back is only DuckDB's word that it did as it was told."""
-    certain = statement.expected_result_type == [duckdb.ExpectedResultType.QUERY_RESULT]
-    return not certain and relation.columns in (["Count"], ["Success"])
+    """Return whether the result is only DuckDB's report of success."""
+    is_query = statement.expected_result_type == [duckdb.ExpectedResultType.QUERY_RESULT]
+    return not is_query and relation.columns in (["Count"], ["Success"])
 
 
-def _plain(relation: duckdb.DuckDBPyRelation) -> duckdb.DuckDBPyRelation:
-    """The same rows under names that differ, in types that files can hold."""
-    taken: set[str] = set()
+def _storable(relation: duckdb.DuckDBPyRelation) -> duckdb.DuckDBPyRelation:
+    """Return the same rows with distinct column names, in types that files can store."""
+    used: set[str] = set()
     columns = []
-    for place, (name, kind) in enumerate(zip(relation.columns, relation.types, strict=True), 1):
-        free = name
-        while free.lower() in taken:
-            free += "_"
-        taken.add(free.lower())
-        cast = "::VARCHAR" if _is_odd(kind) else ""
-        columns.append(f'#{place}{cast} AS "{free.replace(chr(34), chr(34) * 2)}"')
+    for number, (name, kind) in enumerate(zip(relation.columns, relation.types, strict=True), 1):
+        unique = name
+        while unique.lower() in used:
+            unique += "_"
+        used.add(unique.lower())
+        cast = "::VARCHAR" if _needs_text(kind) else ""
+        columns.append(f'#{number}{cast} AS "{unique.replace(chr(34), chr(34) * 2)}"')
     return relation.project(", ".join(columns))
 
 
-def _is_odd(kind: DuckDBPyType) -> bool:
-    if kind.id in _AS_TEXT:
+def _needs_text(kind: DuckDBPyType) -> bool:
+    if kind.id in _TEXT_TYPES:
         return True
     if kind.id not in ("array", "list", "map", "struct"):
         return False
-    return any(isinstance(one, DuckDBPyType) and _is_odd(one) for _, one in kind.children)
+    return any(isinstance(child, DuckDBPyType) and _needs_text(child) for _, child in kind.children)
 
 
 @contextmanager
-def asking_sql(memory_limit: str) -> Iterator[None]:
-    """Turn DuckDB's errors into ours, its own words and its arrow under the query kept.
+def translate_sql_errors(memory_limit: str) -> Iterator[None]:
+    """Translate DuckDB's errors on a user's SQL; its message and its arrow are kept.
 
     Raises:
-        BadQuery: DuckDB can't make sense of the query, or of a value in it.
-        HarvesterError: the memory allowed does not suffice.
+        BadQuery: DuckDB rejects the query, or a value in it.
+        HarvesterError: the memory limit is too low.
         ArchiveDamaged: a file of the archive can't be read.
     """
     try:
@@ -261,32 +274,32 @@ def asking_sql(memory_limit: str) -> Iterator[None]:
     except duckdb.OutOfMemoryException as error:
         brief = str(error).partition("\n")[0]
         raise HarvesterError(
-            f"the query needs more than {memory_limit} of memory: raise memory_limit, or ask for "
-            f"a shorter span ({brief})"
+            f"the query needs more than {memory_limit} of memory: raise memory_limit, or choose "
+            f"a shorter range ({brief})"
         ) from error
     except duckdb.Error as error:
         text = str(error)
         if "/trades/pair=" in text or "/candles/interval=" in text:
             raise ArchiveDamaged(f"the query can't be answered: {text}") from error
-        # The arrow points into the line above it, so that nothing may stand before that line. The
-        # words before it can hold values, whose own lines must not look like lines of ours.
-        words, at, arrow = text.rpartition("\n\nLINE ")
-        if not at:
-            words, arrow = text, ""
-        words = words.replace("\n\n", "\n").replace("\n", "\n    ").expandtabs(4)
-        at = at.replace("\n\n", "\n")
-        raise BadQuery(f"the query can't be run\n{words}{at}{arrow}") from error
+        # The arrow points into the line above it, so that line is not indented. The message before
+        # it can contain values, whose lines must not look like lines of harvester's output.
+        message, separator, arrow = text.rpartition("\n\nLINE ")
+        if not separator:
+            message, arrow = text, ""
+        message = message.replace("\n\n", "\n").replace("\n", "\n    ").expandtabs(4)
+        separator = separator.replace("\n\n", "\n")
+        raise BadQuery(f"the query can't be run\n{message}{separator}{arrow}") from error
 
 
-# --- database -------------------------------------------------------------------------------------
+# --- database file --------------------------------------------------------------------------------
 
 OLDEST_READER = "v1.2.0"
-"""The file is written so that this DuckDB, and any later one, opens it."""
+"""This version of DuckDB, and any later one, can open the file."""
 
 _VIEWS = {"trades", "archive"}
 _MACROS = {"tape", "ohlc", "meant", "several", "exact", "any_case", "place", "altname", "opens"} | {
     "year_of",
-    # Of files that older versions wrote.
+    # In files that older versions of harvester wrote.
     "named",
     "known",
 }
@@ -295,20 +308,20 @@ _MACROS = {"tape", "ohlc", "meant", "several", "exact", "any_case", "place", "al
 def write_database(
     archive: TradeStore, file: str, *, names: Mapping[str, str] | None = None
 ) -> None:
-    """Write a database that holds no trades, only the views and macros of docs/sql.md.
+    """Write a DuckDB database without trades, with the views and macros of docs/sql.md.
 
-    They look for the archive's files anew at each query, so the file stays right as the archive
-    grows. It stands at its place only once it is whole; one that was written before is replaced.
+    They list the archive's files at each query, so the file stays valid as the archive grows. It
+    appears under its name when it is complete, and replaces one that was written before.
 
     Args:
-        archive: where the tape is; its views name it by its absolute path.
-        file: where to.
-        names: altnames by exact spelling, that the macros take besides altnames.
+        archive: where the trades are; the views contain its absolute path.
+        file: the path of the database file.
+        names: altnames by exact spelling, which the macros accept in addition to altnames.
 
     Raises:
-        UsageError: something stands there that is no such database, or holds more than one, or has
-            changes beside it that were not written into it; or it lies in an archive.
-        ArchiveUnwritable: the machine refused.
+        UsageError: the path exists and is no such database, or contains more than that, or has a
+            write-ahead log with changes; or it lies in an archive.
+        ArchiveUnwritable: the system refused to write.
     """
     target = Path(os.path.realpath(file))
     with writing(file, "place"):
@@ -317,22 +330,24 @@ def write_database(
             replacing(Path(file)) as staged,
             TemporaryDirectory(prefix=".", suffix=".tmp", dir=target.parent) as folder,
         ):
-            # DuckDB names what it writes after the file, so that is called as it will be.
-            made = Path(folder) / target.name
+            # DuckDB names the catalog after the file, so the temporary file has the final name.
+            temporary = Path(folder) / target.name
             with _duckdb_writing(file):
-                _fill(archive, str(made), names or {})
-            made.rename(staged)
+                _create_views(archive, str(temporary), names or {})
+            temporary.rename(staged)
 
 
-def _fill(archive: TradeStore, file: str, names: Mapping[str, str]) -> None:
-    with duckdb.connect(file, config={"storage_compatibility_version": OLDEST_READER}) as one:
-        known = {name: name for name in archive.held()} | dict(names)
-        trades = views.standing_trades(archive)
-        for statement in views.statements(trades, views.Spelled(known), None):
-            one.execute(statement)
-        one.execute(
-            f"CREATE VIEW harvester.archive AS SELECT {quoted(str(archive.root))} AS path, "
-            f"{quoted(__version__)} AS made_by"
+def _create_views(archive: TradeStore, file: str, names: Mapping[str, str]) -> None:
+    with duckdb.connect(
+        file, config={"storage_compatibility_version": OLDEST_READER}
+    ) as connection:
+        all_names = {pair: pair for pair in archive.held()} | dict(names)
+        trades = views.current_trades_sql(archive)
+        for statement in views.create_statements(trades, views.PairNames(all_names), None):
+            connection.execute(statement)
+        connection.execute(
+            f"CREATE VIEW harvester.archive AS SELECT {text_literal(str(archive.root))} AS path, "
+            f"{text_literal(__version__)} AS made_by"
         )
 
 
@@ -345,7 +360,7 @@ def _duckdb_writing(file: str) -> Iterator[None]:
 
 
 def _check_replaceable(target: Path, file: str) -> None:
-    """Refuse to write over anything but a database of ours that holds nothing else."""
+    """Refuse to replace anything but a database that `write_database` wrote, unchanged."""
     log = target.with_name(f"{target.name}.wal")
     if log.exists():
         raise UsageError(
@@ -354,7 +369,7 @@ def _check_replaceable(target: Path, file: str) -> None:
         )
     if not target.exists():
         return
-    if not target.is_file() or not _is_duckdb(target) or not _is_ours(target):
+    if not target.is_file() or not _is_duckdb(target) or not _has_only_views(target):
         raise UsageError(
             f"{file} is there already and is not, or not only, a database of such views: "
             "choose another name, or remove it first"
@@ -362,25 +377,27 @@ def _check_replaceable(target: Path, file: str) -> None:
 
 
 def _is_duckdb(target: Path) -> bool:
-    # DuckDB itself would take other files, such as SQLite's, for databases too.
+    # DuckDB itself also opens other files, such as SQLite's.
     with target.open("rb") as file:
         return file.read(12)[8:] == b"DUCK"
 
 
-def _is_ours(target: Path) -> bool:
+def _has_only_views(target: Path) -> bool:
     try:
-        with duckdb.connect(str(target), read_only=True) as one:
-            others = one.execute(
+        with duckdb.connect(str(target), read_only=True) as connection:
+            others = connection.execute(
                 "SELECT (SELECT count(*) FROM duckdb_tables()), "
                 "(SELECT count(*) FROM duckdb_sequences()), "
                 "(SELECT count(*) FROM duckdb_types() WHERE NOT internal), "
                 "(SELECT count(*) FROM duckdb_schemas() "
                 "WHERE NOT internal AND schema_name <> 'harvester')"
             ).fetchall()
-            held = one.execute("SELECT view_name FROM duckdb_views() WHERE NOT internal")
-            found = {name for (name,) in held.fetchall()}
-            held = one.execute("SELECT function_name FROM duckdb_functions() WHERE NOT internal")
-            macros = {name for (name,) in held.fetchall()}
+            rows = connection.execute("SELECT view_name FROM duckdb_views() WHERE NOT internal")
+            view_names = {name for (name,) in rows.fetchall()}
+            rows = connection.execute(
+                "SELECT function_name FROM duckdb_functions() WHERE NOT internal"
+            )
+            macros = {name for (name,) in rows.fetchall()}
     except duckdb.Error:
         return False
-    return others == [(0, 0, 0, 0)] and found == _VIEWS and macros <= _MACROS
+    return others == [(0, 0, 0, 0)] and view_names == _VIEWS and macros <= _MACROS

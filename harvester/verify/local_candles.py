@@ -13,9 +13,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from harvester.kraken.ohlc import VALUES, Candle
-from harvester.query.candle_query import CandleQuery, Fill
 from harvester.query.candles import candle_batches
 from harvester.query.connection import MEMORY_LIMIT
+from harvester.query.plan import CandleQuery, Fill
 from harvester.schema import PRICE, VOLUME, times
 from harvester.storage.trade_store import TradeStore
 from harvester.times import DAY, UNITS_NS, Range, parse_interval
