@@ -25,7 +25,7 @@ from harvester.errors import ArchiveUnwritable, NothingHeld, UsageError
 from harvester.kraken.pairs import Pair
 from harvester.query.candles import QuerySession
 from harvester.query.plan import CandleQuery, max_candles
-from harvester.server.sample_data import made_archive
+from harvester.server.sample_data import create_sample_archive
 from harvester.storage.trade_store import TradeStore as Disk
 from harvester.storage.writer import keep_pairs, writer
 from harvester.times import DAY, END_OF_TIME, Range, parse_interval

@@ -63,12 +63,12 @@ def drawable(archive: TradeStore, query: CandleQuery) -> DrawableQuery:
         return max_candles(archive, plan)
 
     session = QuerySession(archive)
-    asked = session.with_snapshot_retry(question, expected)
-    found = question
-    if asked > MOST_CANDLES:
-        for rung in LADDER:
-            if length_ns(rung) > length_ns(question.interval):
-                found = replace(question, interval=rung)
+    requested_candles = session.with_snapshot_retry(query, expected)
+    found = query
+    if requested_candles > MOST_CANDLES:
+        for interval in LADDER:
+            if length_ns(interval) > length_ns(query.interval):
+                found = replace(query, interval=interval)
                 if session.with_snapshot_retry(found, expected) <= MOST_CANDLES:
                     break
     return DrawableQuery(found, requested_candles)

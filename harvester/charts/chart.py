@@ -128,7 +128,7 @@ def chart(
     from harvester.charts.figure import ChartTexts, figure_of
 
     if strict:
-        refuse_gaps(pair.altname, gaps_in(archive, pair.altname, question.range, now_ns))
+        refuse_gaps(pair.altname, gaps_in(archive, pair.altname, query.range, now_ns))
     name = pair.wsname or pair.altname
     drawn = drawable(archive, replace(query, fill="none", all_columns=True))
     interval = drawn.query.interval
@@ -137,7 +137,7 @@ def chart(
     )
     if not table.num_rows:
         raise NothingHeld(
-            f"no trade of {name} is held from {question.range}: `harvester status` tells "
+            f"no trade of {name} is stored from {query.range}: `harvester status` shows "
             "what is covered"
         )
     candles = arranged(table, interval, pair)

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import plotly.graph_objects as go
 
-from harvester.charts.candle_arrays import Candles, broken, plain
+from harvester.charts.candle_arrays import Candles, line_breaks, plain
 from harvester.query.plan import CandleQuery
 from harvester.storage.trade_store import TradeStore
 from harvester.times import (
@@ -58,17 +58,19 @@ def frame_of(archive: TradeStore, query: CandleQuery, candles: Range, now_ns: in
         candles: from the opening of the first candle to the end of the last.
         now_ns: the current time in nanoseconds; later times are no gap.
     """
-    covered = archive.coverage(question.pair)
-    since, until = question.range
-    told = Range(
+    covered = archive.coverage(query.pair)
+    since, until = query.range
+    title_range = Range(
         since if since > 0 else candles.after,
         until if until <= now_ns else min(candles.through, covered[-1].through),
     )
-    asked = [overlap(gap, question.range) for gap in archive.gaps(question.pair)]
-    gaps = union([*missing([told], covered), *filter(None, asked)])
-    # A history that was wanted from the beginning of all time on has no edge to show.
-    after = min([told.after, *(gap.after for gap in gaps if gap.after >= BEGINNING_NS)])
-    through = max([told.through, *(gap.through for gap in gaps if gap.through < END_OF_TIME)])
+    requested = [overlap(gap, query.range) for gap in archive.gaps(query.pair)]
+    gaps = union([*missing([title_range], covered), *filter(None, requested)])
+    # A history that was requested from time 0 on has no edge to show.
+    after = min([title_range.after, *(gap.after for gap in gaps if gap.after >= BEGINNING_NS)])
+    through = max(
+        [title_range.through, *(gap.through for gap in gaps if gap.through < END_OF_TIME)]
+    )
     return Frame(
         Range(min(after, candles.after), max(through, candles.through)),
         Range(after, through),

@@ -15,6 +15,7 @@ from harvester.download.pair_selection import refresh_pairs
 from harvester.errors import UnknownPair, UsageError
 from harvester.kraken.client import Client
 from harvester.kraken.pairs import Pair, search
+from harvester.pair_names import known_pairs, resolve_held
 from harvester.query.plan import check_gaps
 from harvester.schema import TRADES
 from harvester.storage.trade_store import TradeStore

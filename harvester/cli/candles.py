@@ -21,6 +21,7 @@ from harvester.cli.exporters import export_candles
 from harvester.cli.formats import form_of
 from harvester.cli.options import Common
 from harvester.errors import UsageError
+from harvester.pair_names import resolve_held
 from harvester.query.calendar import find_time_zone
 from harvester.query.candles import candle_batches, guard_against_huge_fill
 from harvester.query.explain import explain

@@ -53,7 +53,7 @@ def _drawn(common_: Common, file: str | None, **given: Any) -> tuple[Chart, str]
     from harvester.charts.chart import chart as draw
     from harvester.charts.chart import check_ending
     from harvester.cli.delivery import span_of
-    from harvester.download.pair_selection import resolve_held
+    from harvester.pair_names import resolve_held
     from harvester.query.plan import CandleQuery
     from harvester.times import parse_interval, parse_offset
 

@@ -324,7 +324,7 @@ def _vwap(value: pa.Array, volume: pa.Array) -> pa.Array:
     total = np.where(is_empty, 1.0, total)
     units = np.rint(value.cast(pa.float64()).to_numpy() / total * 1e10)
     # The largest prices may be rounded up to 19 digits.
-    price = decimals_of(pa.decimal128(19, 10), units.astype(np.int64))
+    price = decimal_array(pa.decimal128(19, 10), units.astype(np.int64))
     product = pc.multiply(price.cast(pa.decimal256(19, 10)), volume.cast(pa.decimal256(38, 8)))
     rest = pc.subtract(value.cast(pa.decimal256(38, 18)), product).cast(pa.float64()).to_numpy()
     near = units / 1e10

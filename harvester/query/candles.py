@@ -12,7 +12,7 @@ from typing import NamedTuple, TypeVar
 import duckdb
 import pyarrow as pa
 
-from harvester.errors import UsageError
+from harvester.errors import ArchiveDamaged, UsageError
 from harvester.query.calendar import FixedGrid, Grid
 from harvester.query.candle_sql import (
     aggregates_for,

@@ -313,7 +313,7 @@ def _interval_errors() -> str:
             _TEXT,
         ),
         f"{_COUNT} = 0": _message_sql("interval {} has no length: give 1 or more", _TEXT),
-        f"{_COUNT} > {_by_unit(LONGEST)}": _message_sql(
+        f"{_COUNT} > {_by_unit(MAX_COUNT)}": _message_sql(
             "interval {} is longer than a century: give a shorter one", _TEXT
         ),
     }
