@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import click
 
-from harvester.cli import process
-from harvester.cli.options import common, settings_of
+from harvester.cli.options import CommonOptions, common_options
 
 
 @click.command()
@@ -26,7 +23,6 @@ def demo(folder: str, trades: int, seed: int, quiet: bool) -> None:
 
     Example: harvester demo --trades 50000
     """
-    process.settle()
     from harvester.cli.showing import demo as show
 
     show(folder, trades, seed, quiet=quiet)
@@ -35,8 +31,8 @@ def demo(folder: str, trades: int, seed: int, quiet: bool) -> None:
 @click.command()
 @click.option("--host", default="127.0.0.1", show_default=True, help="Where it listens.")
 @click.option("--port", type=int, default=8722, show_default=True, help="0 for one that is free.")
-@common
-def serve(host: str, port: int, **given: Any) -> None:
+@common_options
+def serve(common: CommonOptions, host: str, port: int) -> None:
     """Answer Trades, OHLC, AssetPairs, Time and SystemStatus as Kraken does, from the archive.
 
     Another harvester copies it with --api-url and --rate 0, up to settle_s before the coverage
@@ -44,7 +40,7 @@ def serve(host: str, port: int, **given: Any) -> None:
 
     Example: harvester serve --data data --port 8722
     """
-    archive = settings_of(given).existing()
+    archive = common.store()
     from harvester.cli import output
     from harvester.server.app import serve_forever
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from harvester.cli import output
-from harvester.cli.options import Common, common, settings_of
+from harvester.cli.options import Common, common_options, setting_option
 
 if TYPE_CHECKING:
     from harvester.cli.crawling import Request
@@ -30,16 +30,26 @@ if TYPE_CHECKING:
 )
 @click.option("--since", metavar="W", default="start", show_default=True, help="From when on.")
 @click.option("--until", metavar="W", help="Up to before when.  [default: now]")
-@click.option("--rate", type=float, help="Pages a second a pair, 0 for no limit (a mirror).")
-@click.option("--jobs", type=int, help="Pairs side by side, any number.  [default: 8]")
+@setting_option(
+    "--rate",
+    setting="exchange.rate",
+    type=float,
+    help="Pages a second a pair, 0 for no limit (a mirror).",
+)
+@setting_option(
+    "--jobs",
+    setting="exchange.jobs",
+    type=int,
+    help="Pairs side by side, any number.  [default: 8]",
+)
 @click.option("--newest-first", is_flag=True, help="The newest missing month first.")
 @click.option(
     "--upgrade", is_flag=True, help="Then fetch anew what `import` took from files, and replace it."
 )
 @click.option("--dry-run", is_flag=True, help="Say what would be asked for, and fetch nothing.")
 @click.option("--json", "as_json", is_flag=True, help="The result as JSON on stdout.")
-@common
-def backfill(as_json: bool, dry_run: bool, **given: Any) -> int:
+@common_options
+def backfill(common_: Common, /, as_json: bool, dry_run: bool, **given: Any) -> int:
     """Fetch what is missing of some pairs, and keep it.
 
     Whatever stops it, the same command goes on where it stopped. W is an ISO date or time (UTC),
@@ -60,8 +70,6 @@ def backfill(as_json: bool, dry_run: bool, **given: Any) -> int:
 
     Example: harvester backfill --all --quote USD --dry-run
     """
-    rate, jobs = given.pop("rate"), given.pop("jobs")
-    common_ = settings_of(given, exchange__rate=rate, exchange__jobs=jobs)
     from harvester.cli.crawling import Request, run
     from harvester.cli.options import choice_of
     from harvester.cli.summary import summary

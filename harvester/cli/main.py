@@ -95,7 +95,11 @@ class LazyGroup(click.Group):
 
     def get_command(self, _context: click.Context, name: str) -> click.Command | None:
         """The command of a name, imported; None if there is none."""
-        return load_command(name) if name in COMMANDS else None
+        if name not in COMMANDS:
+            return None
+        # Before the module of the command imports what this affects.
+        process.prepare_imports()
+        return load_command(name)
 
     def parse_args(self, context: click.Context, words: list[str]) -> list[str]:
         """Read the words before a command; an option of the commands stands behind one.
@@ -169,10 +173,10 @@ def cli(context: click.Context) -> int:
 
 def main() -> None:
     """Run a command; errors become text and an exit status here and nowhere else."""
-    process.process_is_ours()
+    process.configure_early()
     terminated = _clear_away_on_sigterm()
     status = _run()
-    process.leave()
+    process.skip_exit_gc()
     if terminated:
         os.kill(os.getpid(), signal.SIGTERM)
     sys.exit(status)

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import click
 
-from harvester.cli.options import common, settings_of
+from harvester.cli.options import CommonOptions, common_options
 
 
 @click.command()
@@ -18,8 +16,10 @@ from harvester.cli.options import common, settings_of
     help="End in good order after so long; the next run goes on.",
 )
 @click.option("--json", "as_json", is_flag=True, help="The result as JSON on stdout.")
-@common
-def refresh(pair: tuple[str, ...], max_minutes: float | None, as_json: bool, **given: Any) -> int:
+@common_options
+def refresh(
+    common_: CommonOptions, pair: tuple[str, ...], max_minutes: float | None, as_json: bool
+) -> int:
     """Bring pairs up to the exchange's now, fill their gaps, and tend their files.
 
     Without PAIR: those of [refresh] pairs in config.toml, or all that are held where it names
@@ -31,7 +31,6 @@ def refresh(pair: tuple[str, ...], max_minutes: float | None, as_json: bool, **g
 
     Example: harvester refresh -q --max-minutes 300
     """
-    common_ = settings_of(given)
     from harvester.cli.refreshing import run, tell
 
     done = run(common_, pair, max_minutes)

@@ -9,8 +9,7 @@ from pathlib import Path
 from harvester.cli import output
 from harvester.cli.candles import print_candles
 from harvester.cli.crawling import Request, run
-from harvester.cli.options import Common
-from harvester.config import load
+from harvester.cli.options import CommonOptions
 from harvester.download.events import BackfillResult
 from harvester.download.pair_selection import PairName, PairSelection
 from harvester.errors import ArchiveDamaged, UsageError
@@ -40,8 +39,8 @@ def demo(folder: str, trades: int, seed: int, *, quiet: bool) -> None:
     with sample_exchange(trades, seed, folder=root / "exchange") as exchange:
         begun = time.perf_counter()
         output.block(f"A stand-in for the exchange serves them at {exchange.url}; backfilling ...")
-        settings = load({"archive.path": str(root / "data")} | exchange.settings)
-        common = Common(settings, quiet=quiet, verbose=0, log_json=False)
+        settings = {"archive.path": str(root / "data")} | exchange.settings
+        common = CommonOptions(quiet=quiet, setting_values=settings)
         [outcome] = run(Request(PairSelection([PairName(PAIR)]), "start", None), common)
     _compare(
         TradeStore(exchange.path), TradeStore(root / "data"), outcome, time.perf_counter() - begun
@@ -79,7 +78,7 @@ def _checksum(archive: TradeStore) -> str:
     return checksum.hexdigest()
 
 
-def _candles(common: Common) -> None:
+def _candles(common: CommonOptions) -> None:
     archive = TradeStore(common.settings.archive.path)
     last = [archive.bounds(segment) for segment in archive.segments("XBTUSD")][-1]
     until = (last[1] if last else 0) // (420 * SECOND) * 420 * SECOND
