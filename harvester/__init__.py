@@ -47,7 +47,8 @@ from harvester.errors import (
 if TYPE_CHECKING:
     from harvester.archive import Archive, open  # noqa: A004 - harvester.open reads well
     from harvester.charts.chart import Chart
-    from harvester.download.events import BackfillResult
+    from harvester.download.estimate import BackfillEstimate
+    from harvester.download.events import BackfillResult, CancelToken
     from harvester.kraken.pairs import Pair
     from harvester.operations.refresh import RefreshResult
     from harvester.query.result import Result
@@ -68,12 +69,14 @@ __all__ = [
     "ArchiveLocked",
     "ArchiveTooNew",
     "ArchiveUnwritable",
+    "BackfillEstimate",
     "BackfillResult",
     "BadFile",
     "BadInterval",
     "BadQuery",
     "BadSetting",
     "BadTime",
+    "CancelToken",
     "Chart",
     "DamagedFile",
     "ExchangeError",
@@ -109,7 +112,9 @@ _LAZY = {
     "PairStatus": "harvester.verify.status",
     "Result": "harvester.query.result",
     "PairReport": "harvester.verify.reports",
+    "BackfillEstimate": "harvester.download.estimate",
     "BackfillResult": "harvester.download.events",
+    "CancelToken": "harvester.download.events",
     "Pair": "harvester.kraken.pairs",
     "Range": "harvester.times",
     "RefreshResult": "harvester.operations.refresh",

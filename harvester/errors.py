@@ -207,7 +207,7 @@ async def capture_error(work: Awaitable[None]) -> HarvesterError | None:
         return reason
     except Exception as fault:  # noqa: BLE001 - one pair's fault must not end the others
         _let_go(fault)
-        error = HarvesterError(f"a fault of harvester itself: {type(fault).__name__}: {fault}")
+        error = HarvesterError(f"internal error: {type(fault).__name__}: {fault}")
         error.__cause__ = fault
         return error
     return None

@@ -64,7 +64,7 @@ class Crawl:
             self.events.append(event)
             pages = getattr(event, "pages", 0)
             if self.stop_after_pages is not None and pages >= self.stop_after_pages:
-                stop.wish()
+                stop.cancel()
 
         async with Client(settings.exchange) as client:
             pairs = await client.pairs()

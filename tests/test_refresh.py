@@ -18,7 +18,7 @@ from exchange import Clock, Exchange, Fault, Market
 from nightly import DAY_NS, FIRST_NS, NAMES, SETTLE_NS, Nights, daily, states, until
 from victims import ended, wait_for
 
-from harvester.cli.progress_text import RunTrack
+from harvester.cli.progress_text import RunProgress
 from harvester.download.events import BackfillResult, CancelToken, Event, PageRead
 from harvester.errors import NothingHeld
 from harvester.kraken.pairs import Pair
@@ -164,9 +164,9 @@ def test_no_pair_runs_on_once_its_earlier_gaps_are_filled(nights: Nights) -> Non
         crawl(nights, "XBTUSD", span)
     remove_first_file(nights, "XBTUSD")
     nights.refresh()
-    run = RunTrack()
+    run = RunProgress()
     for event in nights.events:
-        run.take(event)
+        run.add(event)
     assert (run.running, run.done, run.failed) == ({}, 1, 0)
 
 
@@ -356,7 +356,7 @@ def test_what_was_fetched_before_an_interruption_is_kept(nights: Nights) -> None
 
     def listen(event: Event) -> None:
         if isinstance(event, PageRead) and event.pages == 4:
-            stop.wish()
+            stop.cancel()
 
     one = only(nights.refresh("XBTUSD", stop=stop, listener=listen))
     assert (one["state"], one["exit_status"]) == ("interrupted", 130)

@@ -836,7 +836,7 @@ def test_a_wish_to_stop_comes_before_anything_is_moved(data: Path, mend: Mend) -
     harms.digit_changed(data, 1)
     before = kept(data)
     stop = CancelToken()
-    stop.wish()
+    stop.cancel()
     done = mend(TradeStore(data), stop=stop)
     assert (done.exit_status, done.moved, kept(data)) == (130, [], before)
 

@@ -1,9 +1,8 @@
-"""Options that commands share: archive, configuration, verbosity; and the pairs of --pairs-file."""
+"""Options that all commands share: archive, configuration, verbosity."""
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property, wraps
 from pathlib import Path
@@ -14,9 +13,7 @@ import click
 from harvester.archive import Archive
 from harvester.cli import output
 from harvester.config import Settings, load
-from harvester.download.pair_selection import PairName, PairSelection
 from harvester.errors import UsageError
-from harvester.escaping import LARGEST_SMALL_FILE, read_small_file
 from harvester.storage.trade_store import TradeStore
 
 P = ParamSpec("P")
@@ -54,7 +51,7 @@ class CommonOptions:
 
     def archive(self) -> Archive:
         """The public archive, whose folder may still be missing; warnings go to stderr."""
-        return Archive(self.settings)
+        return Archive(self.settings, output.hint)
 
     def existing_archive(self) -> Archive:
         """The public archive, for commands that only read.
@@ -139,7 +136,7 @@ _COMMON = (
         "--api-url",
         setting="exchange.url",
         metavar="URL",
-        help="Base URL of the API, such as that of `harvester serve`.  [HARVESTER_API_URL]",
+        help="Base URL of the API, such as another harvester's API server.  [HARVESTER_API_URL]",
     ),
     click.option(
         "-q",
@@ -221,7 +218,8 @@ def common(function: F) -> F:
             click.option(
                 "--api-url",
                 metavar="URL",
-                help="Base URL of the API, such as that of `harvester serve`.  [HARVESTER_API_URL]",
+                help="Base URL of the API, such as another harvester's API server.  "
+                "[HARVESTER_API_URL]",
             ),
             click.option("-q", "--quiet", is_flag=True, help="Print no progress and no hints."),
             click.option("-v", "--verbose", count=True, help="Print more; -vv adds tracebacks."),
@@ -247,48 +245,3 @@ def settings_of(given: dict[str, Any]) -> CommonOptions:
     )
     common_.settings  # noqa: B018 - a wrong setting is reported before anything else
     return common_
-
-
-# Pairs
-
-
-def choice_of(
-    pairs: Sequence[str], *, everything: bool, quotes: Sequence[str], file: str | None
-) -> PairSelection:
-    """What the arguments and options say together.
-
-    Raises:
-        click.UsageError: they contradict one another, or name nothing.
-        UsageError: the file can't be read, or names nothing.
-    """
-    if everything and (pairs or file):
-        raise click.UsageError("--all is every pair already: give no names with it")
-    if not (everything or pairs or file):
-        all_of = f" --all --quote {quotes[0]}" if quotes else " --all for every pair"
-        raise click.UsageError(f"which pairs? Give names, patterns, --pairs-file, or{all_of}")
-    names = [PairName(text) for text in pairs] + (_names_in(file) if file else [])
-    return PairSelection(names, everything=everything, quotes=quotes)
-
-
-def _typed() -> bytes:
-    """What comes on stdin, which may never end."""
-    data = sys.stdin.buffer.read(LARGEST_SMALL_FILE + 1)
-    if len(data) > LARGEST_SMALL_FILE:
-        raise OSError(None, f"it is larger than {LARGEST_SMALL_FILE >> 20} MB")
-    return data
-
-
-def _names_in(file: str) -> list[PairName]:
-    """The names of a file, one a line; `#` begins a comment."""
-    place = "stdin" if file == "-" else file
-    try:
-        raw = _typed() if file == "-" else read_small_file(file)
-        lines = raw.decode("utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        why = error.strerror if isinstance(error, OSError) else "it is no UTF-8 text"
-        raise UsageError(f"--pairs-file {file}: can't be read: {why}") from error
-    texts = [line.partition("#")[0].strip() for line in lines]
-    names = [PairName(text, f"{place}, line {n}") for n, text in enumerate(texts, 1) if text]
-    if not names:
-        raise UsageError(f"--pairs-file {file}: it names no pair: give one a line")
-    return names

@@ -61,7 +61,7 @@ class PairQueue:
 
     def refusal(self, name: str) -> HarvesterError | None:
         """Why a pair need not be begun any more, None where it may."""
-        if self._stop.is_wished:
+        if self._stop.is_cancelled:
             return Interrupted("interrupted; the same command goes on where it stopped")
         if self._down is not None:
             return ExchangeUnreachable(

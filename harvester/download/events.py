@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sized
+from contextlib import suppress
 from decimal import Decimal
 from typing import Any, NamedTuple, TypeVar
 
@@ -11,51 +12,58 @@ from harvester.errors import HarvesterError, Interrupted
 from harvester.kraken.rate_limit import PaceState
 from harvester.times import SECOND, Range, show
 
-# --- stop -----------------------------------------------------------------------------------------
-
 T = TypeVar("T")
 
 
 class CancelToken:
-    """The wish to stop: what is being waited for is dropped, what was fetched is kept.
+    """Cancels a download: what is being waited for is dropped, what was downloaded is kept.
 
-    Only what stands under `guard` is ever cut short; a commit on its way to disk never is.
+    Only what runs under `guard` is ever interrupted; a commit on its way to disk never is.
     """
 
     def __init__(self) -> None:
-        """Nobody wishes so yet."""
-        self._wished = False
+        """Not cancelled."""
+        self._is_cancelled = False
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._waiting: set[asyncio.Task[Any]] = set()
 
     @property
-    def is_wished(self) -> bool:
-        """Whether everything is to come to an end."""
-        return self._wished
+    def is_cancelled(self) -> bool:
+        """Whether `cancel` was called."""
+        return self._is_cancelled
 
-    def wish(self) -> None:
-        """Ask everything to come to an end."""
-        self._wished = True
-        for task in self._waiting:
-            task.cancel()
+    def cancel(self) -> None:
+        """Cancel the download, from any thread or a signal handler."""
+        self._is_cancelled = True
+        if self._loop is not None:
+            # A closed loop has nothing left to cancel.
+            with suppress(RuntimeError):
+                self._loop.call_soon_threadsafe(self._cancel_waiting)
+
+    def _cancel_waiting(self) -> None:
+        while self._waiting:
+            self._waiting.pop().cancel()
 
     async def guard(self, work: Awaitable[T]) -> T:
         """Wait for `work`.
 
         Raises:
-            Interrupted: the wish came first.
+            Interrupted: the token was cancelled first.
         """
         task = asyncio.current_task()
         if task is None:
             raise AssertionError("a coroutine always runs in a task")
+        self._loop = asyncio.get_running_loop()
         self._waiting.add(task)
         try:
-            if self._wished:
+            if self._is_cancelled:
+                self._waiting.discard(task)
                 task.cancel()
             answer = await work
-            # A wish that came with the answer lands here, and nowhere later.
-            await asyncio.sleep(0) if self._wished else None
+            # A cancellation that came with the answer arrives here, and nowhere later.
+            await asyncio.sleep(0) if self._is_cancelled else None
         except asyncio.CancelledError:
-            if not self._wished:
+            if not self._is_cancelled:
                 raise
             task.uncancel()
             raise Interrupted("interrupted; the same command goes on where it stopped") from None

@@ -229,7 +229,7 @@ class _Refreshing:
     def time_is_up(self) -> None:
         """End in good order."""
         self._time_is_up = True
-        self._stop.wish()
+        self._stop.cancel()
 
     async def all(self, texts: Sequence[str]) -> None:
         """Refresh what is meant; there are rows for all that is known before an error."""
