@@ -219,7 +219,7 @@ def test_one_that_comes_meanwhile_is_not_written_over(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     target = tmp_path / "config.toml"
-    put = output._put
+    put = output._publish
 
     def late(temporary: Path, path: Path) -> None:
         target.write_text("theirs")
