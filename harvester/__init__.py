@@ -1,4 +1,4 @@
-"""harvester: the whole trade history of any Kraken market, kept exactly, as plain Parquet.
+"""harvester: download the complete trade history of any Kraken market into plain Parquet files.
 
     import harvester
 
@@ -6,8 +6,8 @@
     archive.backfill("XBT/USD", since="2024-01-01")
     archive.ohlc("XBT/USD", "4h", since="2024-01-01").df()
 
-docs/python.md tells of everything that `__all__` names. What is heavy is imported when it is first
-used, so `import harvester` takes next to no time.
+docs/python.md describes every name in `__all__`. Modules that import large libraries are imported
+when they are first used, so that `import harvester` is fast.
 """
 
 from __future__ import annotations
@@ -119,11 +119,11 @@ _LAZY = {
     "Range": "harvester.times",
     "RefreshResult": "harvester.operations.refresh",
 }
-"""Where names live whose modules import what is heavy."""
+"""The module of each name whose module imports large libraries."""
 
 
 def __getattr__(name: str) -> object:
-    """Import what is asked for by the first who asks."""
+    """Import a name when it is first used."""
     if name not in _LAZY:
         raise AttributeError(f"module 'harvester' has no attribute {name!r}")
     found: object = getattr(import_module(_LAZY[name]), name)
@@ -132,5 +132,5 @@ def __getattr__(name: str) -> object:
 
 
 def __dir__() -> list[str]:
-    """What is there, imported yet or not."""
+    """All names, imported or not."""
     return sorted({*globals(), *__all__})
