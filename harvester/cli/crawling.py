@@ -21,7 +21,7 @@ def heed_signals(cancel: CancelToken) -> None:
         if cancel.is_cancelled:
             output.hide_live()
             os._exit(Interrupted.exit_status)
-        output.hint("stopping; what was fetched is being written (again to stop at once)")
+        output.hint("stopping; writing what was downloaded (press again to stop at once)")
         cancel.cancel()
 
     for number in (signal.SIGINT, signal.SIGTERM):

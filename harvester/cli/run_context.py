@@ -70,7 +70,7 @@ def cancel_on_signals() -> Iterator[CancelToken]:
             output.hide_live()
             os._exit(Interrupted.exit_status)
         # Printed first: the results of cancelled pairs follow from another thread.
-        output.hint("stopping; what was fetched is being written (again to stop at once)")
+        output.hint("stopping; writing what was downloaded (press again to stop at once)")
         cancel.cancel()
 
     numbers = (signal.SIGINT, signal.SIGTERM)
