@@ -225,7 +225,7 @@ def test_one_that_comes_meanwhile_is_not_written_over(
         target.write_text("theirs")
         put(temporary, path)
 
-    monkeypatch.setattr(output, "_put", late)
+    monkeypatch.setattr(output, "_publish", late)
     with pytest.raises(UsageError):
         output.write_new(target, "ours")
     assert [(one.name, one.read_text()) for one in tmp_path.iterdir()] == [
