@@ -1,4 +1,4 @@
-"""harvester: download the complete trade history of any Kraken market into Parquet files.
+"""harvester: download the complete trade history of any Kraken market into plain Parquet files.
 
     import harvester
 
@@ -6,8 +6,8 @@
     archive.backfill("XBT/USD", since="2024-01-01")
     archive.ohlc("XBT/USD", "4h", since="2024-01-01").df()
 
-docs/python.md documents all names in `__all__`. Large modules are imported at first use, so
-`import harvester` is fast.
+docs/python.md describes every name in `__all__`. Modules that import large libraries are imported
+when they are first used, so that `import harvester` is fast.
 """
 
 from __future__ import annotations
@@ -47,7 +47,8 @@ from harvester.errors import (
 if TYPE_CHECKING:
     from harvester.archive import Archive, open  # noqa: A004 - harvester.open reads well
     from harvester.charts.chart import Chart
-    from harvester.download.events import BackfillResult
+    from harvester.download.estimate import BackfillEstimate
+    from harvester.download.events import BackfillResult, CancelToken
     from harvester.kraken.pairs import Pair
     from harvester.operations.refresh import RefreshResult
     from harvester.query.result import Result
@@ -68,12 +69,14 @@ __all__ = [
     "ArchiveLocked",
     "ArchiveTooNew",
     "ArchiveUnwritable",
+    "BackfillEstimate",
     "BackfillResult",
     "BadFile",
     "BadInterval",
     "BadQuery",
     "BadSetting",
     "BadTime",
+    "CancelToken",
     "Chart",
     "DamagedFile",
     "ExchangeError",
@@ -109,16 +112,18 @@ _LAZY = {
     "PairStatus": "harvester.verify.status",
     "Result": "harvester.query.result",
     "PairReport": "harvester.verify.reports",
+    "BackfillEstimate": "harvester.download.estimate",
     "BackfillResult": "harvester.download.events",
+    "CancelToken": "harvester.download.events",
     "Pair": "harvester.kraken.pairs",
     "Range": "harvester.times",
     "RefreshResult": "harvester.operations.refresh",
 }
-"""The module of each name that is imported when it is first used."""
+"""The module of each name whose module imports large libraries."""
 
 
 def __getattr__(name: str) -> object:
-    """Import a public name when it is first used."""
+    """Import a name when it is first used."""
     if name not in _LAZY:
         raise AttributeError(f"module 'harvester' has no attribute {name!r}")
     found: object = getattr(import_module(_LAZY[name]), name)
@@ -127,5 +132,5 @@ def __getattr__(name: str) -> object:
 
 
 def __dir__() -> list[str]:
-    """All public names, imported yet or not."""
+    """All names, imported or not."""
     return sorted({*globals(), *__all__})

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any, Self
 
 from harvester.argument_types import Moment, check_types, moment_ns, parse_range
 from harvester.config import Settings, load
+from harvester.download.pair_selection import PairName, PairSelection
 from harvester.errors import BadSetting, UnknownPair, UsageError
 from harvester.kraken.pairs import Pair, altnames_by_spelling, search
 from harvester.notebook import show_archive
@@ -22,9 +24,10 @@ from harvester.verify.status import PairStatus, status
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from harvester.async_runner import BackfillCall
+    from harvester.async_runner import BackfillRun
     from harvester.charts.chart import Chart
-    from harvester.download.events import BackfillResult, Event
+    from harvester.download.estimate import BackfillEstimate
+    from harvester.download.events import BackfillResult, CancelToken, Event
     from harvester.operations.refresh import RefreshResult
     from harvester.query.connection import Connection
     from harvester.query.plan import CandleQuery, Fill
@@ -42,34 +45,36 @@ def open(  # noqa: A001 - harvester.open reads well
     config: str | os.PathLike[str] | None = None,
     settings: Mapping[str, Any] | None = None,
 ) -> Archive:
-    """Open an archive, which need not exist yet.
+    """Open an archive. Its folder is created by the first download or import.
 
     Args:
-        path: the folder that holds it; None for what the settings say, `data` if they say nothing.
-        config: the configuration file; without it `config.toml` here, if there is one.
-        settings: by the names of config.toml, such as `{"exchange.rate": 0.5}`; they go before
-            the environment, and that before the file.
+        path: the folder of the archive; unless given, that of the settings, which is `data` by
+            default.
+        config: the configuration file; unless given, `config.toml` in the working folder, if there
+            is one.
+        settings: by the keys of config.toml, such as `{"exchange.rate": 0.5}`. They override
+            environment variables, which override the file.
 
     Raises:
-        BadSetting: a setting is unknown, or has a value that is not allowed.
-        ArchiveTooNew: a newer harvester made the archive.
-        ArchiveDamaged: its mark can't be read.
+        BadSetting: a setting is unknown, or its value is not allowed.
+        ArchiveTooNew: a newer version of harvester wrote the archive.
+        ArchiveDamaged: archive.json can't be read.
 
     Example:
         >>> with harvester.open("data", settings={"candles.memory_limit": "1GB"}) as archive:
         ...     archive.held()
         ['XBTUSD']
     """
-    given = dict(settings or {})
-    _check_settings(given)
+    values = dict(settings or {})
+    _check_settings(values)
     if path is not None:
-        given["archive.path"] = os.fspath(path)
-    return Archive(load(given, file=None if config is None else os.fspath(config)))
+        values["archive.path"] = os.fspath(path)
+    return Archive(load(values, file=None if config is None else os.fspath(config)))
 
 
-def _check_settings(given: Mapping[str, Any]) -> None:
+def _check_settings(settings: Mapping[str, Any]) -> None:
     rules = {key.name: key.rule for key in KEYS}
-    for name, value in given.items():
+    for name, value in settings.items():
         if name not in rules:
             raise BadSetting(
                 f"settings: {_shown(name)} is no setting; there are {', '.join(rules)}"
@@ -91,33 +96,41 @@ def _shown(value: object) -> str:
 
 
 class Archive:
-    """The trades of any number of pairs, in a folder. Made by `harvester.open`.
+    """The trades of any number of pairs, in a folder. `harvester.open` creates an Archive.
 
-    Pairs go by any spelling: `XBTUSD`, `XBT/USD`, `btc-usd`. `since` is included and `until` is
-    not; each is text as the commands take it (`"2024-01-31"`, `"7d"`, `"now"`), a date, a datetime
-    (UTC where it has no zone), a `pandas.Timestamp`, a `numpy.datetime64`, or UNIX nanoseconds.
+    Pairs can be named in any spelling: `XBTUSD`, `XBT/USD`, `btc-usd`. `since` is inclusive and
+    `until` exclusive; each is text as for the commands (`"2024-01-31"`, `"7d"`, `"now"`), a date, a
+    datetime (UTC if it has no time zone), a `pandas.Timestamp`, a `numpy.datetime64`, or UNIX
+    nanoseconds.
 
-    Reading needs no lock, and is right whoever writes meanwhile. Closing it ends nothing that it
-    gave; it only answers no more.
+    Reading needs no lock and is correct while others write. After `close`, results that were
+    returned before still work.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, warn: Callable[[str], None] = warnings.warn) -> None:
+        """Use `harvester.open` instead.
+
+        Args:
+            settings: the effective settings.
+            warn: receives warnings about what does not stop an operation.
+        """
         self._settings = settings
+        self._warn = warn
         self._disk = Disk(settings.archive.path)
         self._is_closed = False
 
     @property
     def path(self) -> str:
-        """The folder that holds it."""
+        """The folder of the archive."""
         return self._disk.path
 
     @property
     def settings(self) -> Settings:
-        """The settings in force."""
+        """The effective settings."""
         return self._settings
 
     def close(self) -> None:
-        """Answer no more. What it gave before stays good.
+        """Refuse further calls. Results that were returned before still work.
 
         Example:
             >>> candles = archive.ohlc("XBT/USD", "1d")
@@ -148,147 +161,286 @@ class Archive:
         self._check_open()
         return resolve_held(self._disk, pair)
 
-    # --- downloads -------------------------------------------------------------------------------
+    # Downloads
 
     @check_types
-    def backfill(
+    def backfill(  # noqa: PLR0913 - the options of the command
         self,
         *pairs: str,
+        all_pairs: bool = False,
+        quotes: Sequence[str] = (),
         since: Moment = "start",
         until: Moment | None = None,
         newest_first: bool = False,
         upgrade: bool = False,
+        estimate_trades: bool = False,
         progress: Callable[[Event], object] | None = None,
+        cancel: CancelToken | None = None,
         check: bool = True,
     ) -> list[BackfillResult]:
-        """Fetch what is missing of some pairs, side by side, and keep it.
+        """Download what is missing of some pairs, several at a time, and store it.
 
-        Whatever stops it, the same call goes on where it stopped. It works inside a notebook's
-        running event loop, too. Ctrl-C ends it as it ends the command: what was fetched is kept.
+        If it is interrupted, the same call continues where it stopped. It also works inside a
+        notebook's running event loop. After Ctrl-C, what was downloaded is stored.
 
         Args:
-            *pairs: which; the exchange is asked for names that the archive does not know.
-            since: from when on; all history unless given.
-            until: up to before when; what is published by now, and settled, unless given.
-            newest_first: the newest missing month first.
-            upgrade: then fetch anew what came from Kraken's CSV files, and replace it range by
-                range. docs/import.md tells more.
-            progress: told each event of `harvester.download.events` in another thread; `print` will
-                do.
-            check: raise the gravest error once all pairs are done. Else it is only told in the
-                outcomes.
+            *pairs: names in any spelling, or patterns such as `*/EUR`. The exchange is asked for
+                patterns and for names that the archive does not know.
+            all_pairs: every pair that the exchange lists; give no names then.
+            quotes: of `all_pairs` and of patterns, only pairs quoted in one of these currencies.
+            since: start time, inclusive; the first trade unless given.
+            until: end time, exclusive; unless given, now minus the setting `refresh.settle_s`.
+            newest_first: download the newest missing month first.
+            upgrade: afterwards, download ranges that came from Kraken's CSV files again and replace
+                them one by one; see docs/import.md.
+            estimate_trades: first ask the exchange how many trades each pair lacks, one more
+                request per pair, so that `Started` events contain an estimate.
+            progress: called in another thread with each event of `harvester.download.events`;
+                `print` works.
+            cancel: ends the call early when it is cancelled; what was downloaded is stored.
+            check: raise the most severe error once all pairs are done. Without it, errors are only
+                in the results.
 
         Returns:
-            An outcome a pair: how many trades came in how many pages, and what was reached.
+            One result per pair: number of trades and pages, the range covered, gaps, error.
 
         Raises:
-            BadTime: `since` or `until` is no moment, or they are not in order.
-            UnknownPair: no market goes by one of the names.
+            BadTime: `since` or `until` is not a time, or they are not in order.
+            UnknownPair: no market has one of the names.
             ExchangeError: the exchange can't be reached, refuses, or answers nonsense.
+            Interrupted: `cancel` was cancelled.
             ArchiveLocked: another run is writing one of the pairs.
-            ArchiveHasGaps: something that was asked for is not covered.
-            ArchiveIncomplete: what was replaced, or could not be, does not agree with its file.
-            ArchiveDamaged: what the exchange shows contradicts what is held.
-            ArchiveUnwritable: the machine refused.
-            ValueDoesNotFit: a trade that the format has no room for.
-            KeyboardInterrupt: Ctrl-C, after what was fetched was written.
+            ArchiveHasGaps: a part of the requested range is not covered.
+            ArchiveIncomplete: re-downloaded trades differ from the imported ones, or imported
+                ranges could not be replaced.
+            ArchiveDamaged: the exchange's trades contradict the stored ones.
+            ArchiveUnwritable: the operating system refused to write.
+            ValueDoesNotFit: a value of a trade does not fit the storage format.
+            KeyboardInterrupt: Ctrl-C, after what was downloaded was stored.
 
         Example:
-            >>> [outcome] = archive.backfill("XBT/USD", since="2026-01-21")
-            >>> outcome.pair, outcome.exit_status
+            >>> [result] = archive.backfill("XBT/USD", since="2026-01-21")
+            >>> result.pair, result.exit_status
             ('XBTUSD', 0)
         """
         from harvester.async_runner import run_in_thread
 
-        span = parse_range(since, until)
-        crawl = self._crawl(pairs, span, progress, newest_first=newest_first, upgrade=upgrade)
-        return _checked(run_in_thread(crawl.run), check=check)
+        run = self._backfill_run(
+            self._selection(pairs, quotes, all_pairs=all_pairs),
+            parse_range(since, until),
+            newest_first=newest_first,
+            upgrade=upgrade,
+            estimate_trades=estimate_trades,
+            progress=progress,
+        )
+        return _checked(run_in_thread(run.run, cancel), check=check)
 
     @check_types
-    async def abackfill(
+    async def abackfill(  # noqa: PLR0913 - as `backfill`
         self,
         *pairs: str,
+        all_pairs: bool = False,
+        quotes: Sequence[str] = (),
         since: Moment = "start",
         until: Moment | None = None,
         newest_first: bool = False,
         upgrade: bool = False,
+        estimate_trades: bool = False,
         progress: Callable[[Event], object] | None = None,
+        cancel: CancelToken | None = None,
         check: bool = True,
     ) -> list[BackfillResult]:
-        """As `backfill`, on the event loop that runs. Cancelled, it first keeps what was fetched.
+        """Run `backfill` on the running event loop. If cancelled, store what was downloaded first.
+
+        Args:
+            *pairs: as for `backfill`, and so are the others.
+            all_pairs: every pair that the exchange lists.
+            quotes: only pairs quoted in one of these currencies.
+            since: start time, inclusive.
+            until: end time, exclusive.
+            newest_first: download the newest missing month first.
+            upgrade: afterwards, download imported ranges again and replace them.
+            estimate_trades: first ask the exchange how many trades each pair lacks.
+            progress: called with each event, in the thread of the event loop.
+            cancel: ends the call early when it is cancelled.
+            check: raise the most severe error once all pairs are done.
 
         Raises:
-            asyncio.CancelledError: it was cancelled, and what was fetched is kept.
-            HarvesterError: all that `backfill` raises.
+            asyncio.CancelledError: the task was cancelled; what was downloaded is stored.
+            HarvesterError: as for `backfill`.
 
         Example:
-            >>> async def both():
+            >>> async def download():
             ...     return await archive.abackfill("XBT/USD", since="2026-01-21")
-            >>> [outcome] = asyncio.run(both())
-            >>> outcome.gaps
+            >>> [result] = asyncio.run(download())
+            >>> result.gaps
             []
         """
         from harvester.async_runner import run_to_completion
 
-        span = parse_range(since, until)
-        crawl = self._crawl(pairs, span, progress, newest_first=newest_first, upgrade=upgrade)
-        return _checked(await run_to_completion(crawl.run), check=check)
+        run = self._backfill_run(
+            self._selection(pairs, quotes, all_pairs=all_pairs),
+            parse_range(since, until),
+            newest_first=newest_first,
+            upgrade=upgrade,
+            estimate_trades=estimate_trades,
+            progress=progress,
+        )
+        return _checked(await run_to_completion(run.run, cancel), check=check)
+
+    @check_types
+    def estimate_backfill(  # noqa: PLR0913 - the options of the command
+        self,
+        *pairs: str,
+        all_pairs: bool = False,
+        quotes: Sequence[str] = (),
+        since: Moment = "start",
+        until: Moment | None = None,
+        upgrade: bool = False,
+        progress: Callable[[Event], object] | None = None,
+        cancel: CancelToken | None = None,
+    ) -> BackfillEstimate:
+        """Estimate the trades, requests, hours and bytes of a `backfill`; download no trades.
+
+        Args:
+            *pairs: names in any spelling, or patterns such as `*/EUR`.
+            all_pairs: every pair that the exchange lists; give no names then.
+            quotes: of `all_pairs` and of patterns, only pairs quoted in one of these currencies.
+            since: start time, inclusive.
+            until: end time, exclusive.
+            upgrade: include the re-download of imported ranges.
+            progress: called in another thread with `Begun`, whose `pairs` is the number of pairs
+                for which the exchange is asked for counts, one request each.
+            cancel: ends the call early when it is cancelled.
+
+        Returns:
+            `pairs`, the largest first, and their `total`.
+
+        Raises:
+            BadTime: `since` or `until` is not a time, or they are not in order.
+            UnknownPair: no market has one of the names.
+            ExchangeError: the exchange can't be reached, refuses, or answers nonsense.
+            Interrupted: `cancel` was cancelled.
+
+        Example:
+            >>> estimate = archive.estimate_backfill("XBT/USD", since="2026-01-21")
+            >>> estimate.total.pairs
+            1
+        """
+        from harvester.async_runner import run_in_thread
+
+        run = self._backfill_run(
+            self._selection(pairs, quotes, all_pairs=all_pairs),
+            parse_range(since, until),
+            upgrade=upgrade,
+            progress=progress,
+        )
+        return run_in_thread(run.estimate, cancel)
 
     @check_types
     def refresh(
         self,
         *pairs: str,
         max_minutes: float | None = None,
+        estimate_trades: bool = False,
         progress: Callable[[Event], object] | None = None,
+        cancel: CancelToken | None = None,
         check: bool = True,
     ) -> RefreshResult:
-        """Bring pairs up to the exchange's now, fill their gaps, and tend their files.
+        """Download new trades of some pairs up to now, fill their gaps, and maintain their files.
 
-        The run of every night. A pair that is held goes on from where it was asked for; a new one
-        begins with its first trade. docs/nightly.md tells what the states mean.
+        It is meant to run every night. A stored pair continues from its last request; a new one
+        begins with its first trade. docs/nightly.md explains the states.
 
         Args:
-            *pairs: names and patterns such as `*/EUR`; without any, those of `refresh.pairs` in
-                the settings, or all that are held where it names none.
-            max_minutes: end in good order after so long; the next run goes on. That is no error:
-                pairs that were not finished have the state `unfinished`.
-            progress: as of `backfill`.
-            check: raise what ended the run, or the gravest error of a pair. Else it is only told
-                in the result.
+            *pairs: names in any spelling, or patterns such as `*/EUR`; without any, those of the
+                setting `refresh.pairs`, or all stored pairs if it is empty.
+            max_minutes: stop in good order after this time; the next run continues. That is no
+                error: pairs that were not finished have the state `unfinished`.
+            estimate_trades: as for `backfill`.
+            progress: as for `backfill`.
+            cancel: as for `backfill`.
+            check: raise what ended the run, or the most severe error of a pair. Without it, errors
+                are only in the result.
 
         Returns:
             The run as a whole: `pairs` (each with `state`, `trades`, `gaps`, `calls`, ...),
             `exchange`, `calls`, `refusals`, `seconds`, `error`, `exit_status`.
 
         Raises:
-            UsageError: `max_minutes` is no number above 0.
-            NothingHeld: no pair is named, and none is held.
+            UsageError: `max_minutes` is not a number above 0.
+            NothingHeld: no pair is named, and none is stored.
             ExchangeError: the exchange can't be reached, refuses, or is in maintenance.
-            ArchiveLocked: another refresh goes on, or another run is writing one of the pairs.
-            ArchiveHasGaps: something that was asked for is not covered.
-            ArchiveDamaged: what the exchange shows contradicts what is held.
-            ArchiveUnwritable: the machine refused.
-            ValueDoesNotFit: a trade that the format has no room for.
-            KeyboardInterrupt: Ctrl-C, after what was fetched was written.
+            Interrupted: `cancel` was cancelled.
+            ArchiveLocked: another refresh is running, or another run is writing one of the pairs.
+            ArchiveHasGaps: a part of the requested range is not covered.
+            ArchiveDamaged: the exchange's trades contradict the stored ones.
+            ArchiveUnwritable: the operating system refused to write.
+            ValueDoesNotFit: a value of a trade does not fit the storage format.
+            KeyboardInterrupt: Ctrl-C, after what was downloaded was stored.
 
         Example:
-            >>> done = archive.refresh()
-            >>> [(pair.pair, pair.state) for pair in done.pairs]
+            >>> result = archive.refresh()
+            >>> [(pair.pair, pair.state) for pair in result.pairs]
             [('XBTUSD', 'complete')]
         """
-        from harvester.async_runner import RefreshCall, raise_gravest, run_in_thread
+        from harvester.async_runner import RefreshRun, raise_gravest, run_in_thread
 
         self._check_open()
         minutes = None if max_minutes is None else float(max_minutes)
         if minutes is not None and not minutes > 0:
             raise UsageError(f"max_minutes is {minutes:g}: give a number above 0")
-        renewal = RefreshCall(Disk(self.path), self._settings, pairs, minutes, _listener(progress))
-        done = run_in_thread(renewal.run)
+        run = RefreshRun(
+            Disk(self.path),
+            self._settings,
+            pairs,
+            minutes,
+            estimate_trades,
+            _listener(progress),
+            self._warn,
+        )
+        result = run_in_thread(run.run, cancel)
         if check:
-            if done.error is not None and done.error.exit_status:
-                raise done.error
-            raise_gravest(done.pairs)
-        return done
+            if result.error is not None and result.error.exit_status:
+                raise result.error
+            raise_gravest(result.pairs)
+        return result
+
+    def _selection(
+        self, pairs: tuple[str, ...], quotes: Sequence[str], *, all_pairs: bool
+    ) -> PairSelection:
+        self._check_open()
+        if all_pairs and pairs:
+            raise UsageError("all_pairs is every pair already: give no names with it")
+        if not (all_pairs or pairs):
+            raise UsageError("backfill what? Give one pair or several, such as 'XBT/USD'")
+        names = [name if isinstance(name, PairName) else PairName(name) for name in pairs]
+        return PairSelection(names, everything=all_pairs, quotes=quotes)
+
+    def _backfill_run(
+        self,
+        selection: PairSelection,
+        time_range: Range,
+        *,
+        newest_first: bool = False,
+        upgrade: bool,
+        estimate_trades: bool = False,
+        progress: Callable[[Event], object] | None,
+    ) -> BackfillRun:
+        from harvester.async_runner import BackfillRun
+
+        # A store of its own, as this one is used in another thread.
+        return BackfillRun(
+            Disk(self.path),
+            self._settings,
+            selection,
+            time_range,
+            newest_first,
+            upgrade,
+            estimate_trades,
+            _listener(progress),
+            self._warn,
+        )
 
     @check_types
     def pairs(self, text: str = "", *, update: bool = False) -> list[Pair]:
@@ -323,27 +475,7 @@ class Archive:
             )
         return found
 
-    def _crawl(
-        self,
-        pairs: tuple[str, ...],
-        span: Range,
-        progress: Callable[[Event], object] | None,
-        *,
-        newest_first: bool,
-        upgrade: bool,
-    ) -> BackfillCall:
-        from harvester.async_runner import BackfillCall
-
-        self._check_open()
-        if not pairs:
-            raise UsageError("backfill what? Give one pair or several, such as 'XBT/USD'")
-
-        # An archive of its own, as that one is used in another thread.
-        another = Disk(self.path)
-        told = _listener(progress)
-        return BackfillCall(another, self._settings, pairs, span, newest_first, upgrade, told)
-
-    # --- queries ---------------------------------------------------------------------------------
+    # Queries
 
     @check_types
     def trades(
@@ -802,18 +934,19 @@ def _units(pair: Pair) -> dict[str, str]:
 
 
 def _listener(progress: Callable[[Event], object] | None) -> Callable[[Event], None]:
-    """What is told each event, whatever `progress` returns."""
+    """A listener that calls `progress`, if it is given, and returns nothing."""
 
-    def tell(event: Event) -> None:
+    def listener(event: Event) -> None:
         if progress is not None:
             progress(event)
 
-    return tell
+    return listener
 
 
-def _checked(outcomes: list[BackfillResult], *, check: bool) -> list[BackfillResult]:
+def _checked(results: list[BackfillResult], *, check: bool) -> list[BackfillResult]:
+    """The results, unless `check` is set and one of them contains an error, which is raised."""
     from harvester.async_runner import raise_gravest
 
     if check:
-        raise_gravest(outcomes)
-    return outcomes
+        raise_gravest(results)
+    return results

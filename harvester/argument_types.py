@@ -117,7 +117,18 @@ ARGUMENT_TYPES: dict[str, ArgumentType] = {
     "Sequence[object] | Mapping[str, object]": ArgumentType(
         _is_params, "a list of values, or a mapping of names to values"
     ),
+    "Sequence[str]": ArgumentType(
+        lambda value: (
+            isinstance(value, Sequence) and _is_params(value) and all(map(_is_text, value))
+        ),
+        "a list of texts",
+    ),
     "Callable[[Event], object]": ArgumentType(callable, "a function"),
+    "CancelToken": ArgumentType(
+        # By name: its module imports this one's importers.
+        lambda value: any(base.__name__ == "CancelToken" for base in type(value).__mro__),
+        "a harvester.CancelToken",
+    ),
 }
 """The accepted values by annotation, as it is written, without `| None`."""
 

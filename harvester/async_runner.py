@@ -1,206 +1,303 @@
-"""Run a download from a program: on its own event loop, or on one in a thread beside it."""
+"""Run a backfill or a refresh for `Archive`, on the running event loop or in a thread with its own.
+
+A `BackfillRun` or `RefreshRun` also keeps the record in the run log.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import threading
-import warnings
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from harvester.config import Settings
-from harvester.csv_import.redownload import upgrade
-from harvester.download.backfill import backfill
-from harvester.download.events import BackfillResult, CancelToken, Listener, Waiting
-from harvester.download.pair_selection import PairName, PairSelection, choose, refresh_pairs
+from harvester.csv_import.redownload import rows_to_fetch, units, upgrade
+from harvester.download.backfill import backfill, lacking
+from harvester.download.estimate import (
+    BackfillEstimate,
+    MissingData,
+    PairEstimate,
+    TradeCountEstimator,
+    add_redownload,
+    estimate_pair,
+    estimate_total,
+)
+from harvester.download.events import (
+    BackfillResult,
+    Begun,
+    CancelToken,
+    Listener,
+    Paced,
+    Waiting,
+)
+from harvester.download.exchange import ExchangeClock
+from harvester.download.pair_selection import PairSelection, choose, refresh_pairs
 from harvester.download.request import BackfillRequest, RunOptions
 from harvester.errors import GRAVEST_FIRST, ArchiveHasGaps, ArchiveIncomplete
 from harvester.kraken.client import Client
 from harvester.kraken.pairs import Pair
+from harvester.kraken.rate_limit import PaceState
 from harvester.operations.refresh import RefreshResult, refresh
 from harvester.operations.run_log import RunResult, record_run
+from harvester.storage.replacement_staging import ReplacementView
 from harvester.storage.trade_store import TradeStore
-from harvester.times import END_OF_TIME, Range, show
-
-# --- crawling -------------------------------------------------------------------------------------
+from harvester.times import END_OF_TIME, Range, missing, show
 
 T = TypeVar("T")
+Warn = Callable[[str], None]
+"""Receives a warning about something that does not stop a run."""
 
 
 @dataclass(frozen=True, slots=True)
-class BackfillCall:
-    """A backfill to come.
+class BackfillRun:
+    """A backfill: which pairs, which range, and how.
 
     Attributes:
-        archive: one of its own, as it may run in another thread.
-        settings: in force.
-        names: of pairs, in any spelling, or patterns such as `*/EUR`.
-        span: what is wanted of each.
-        newest_first: the newest missing month first.
-        upgrade: then replace what came from files by the exchange's own trades.
-        progress: told what happens.
+        store: a store of its own, as the run may be in another thread than its caller.
+        settings: the effective settings.
+        selection: which pairs.
+        time_range: which part of their trade history.
+        newest_first: download the newest missing month first.
+        redownload: afterwards, replace imported ranges by the exchange's own trades.
+        estimate_trades: ask the exchange for trade counts first, for progress bars.
+        progress: receives each event.
+        warn: receives a warning if the run log can't be written.
     """
 
-    archive: TradeStore
+    store: TradeStore
     settings: Settings
-    names: Sequence[str]
-    span: Range
+    selection: PairSelection
+    time_range: Range
     newest_first: bool
-    upgrade: bool
+    redownload: bool
+    estimate_trades: bool
     progress: Listener
+    warn: Warn
 
-    async def run(self, stop: CancelToken) -> list[BackfillResult]:
-        """Fetch what is missing; an outcome a pair.
+    async def run(self, cancel: CancelToken) -> list[BackfillResult]:
+        """Download what is missing; one result per pair.
 
         Raises:
-            UnknownPair: no market goes by one of the names.
-            ExchangeError: the exchange can't be asked for names or for its clock.
-            Interrupted: that was wished before it knew what to fetch.
+            UnknownPair: no market has one of the names.
+            ExchangeError: the exchange does not answer with its markets or its clock.
+            Interrupted: cancelled before the first pair.
         """
-
-        def waiting(what: str, why: str) -> None:
-            self.progress(Waiting(what, why))
-
-        asked = {
-            "pairs": list(self.names),
-            "since": show(self.span.after + 1),
-            "until": show(self.span.through + 1) if self.span.through < END_OF_TIME else None,
-            "newest_first": self.newest_first,
-            "upgrade": self.upgrade,
-        }
-        with record_run(self.archive, "backfill", asked, self.settings, warnings.warn) as record:
-            async with Client(self.settings.exchange, on_wait=waiting) as client:
+        with record_run(
+            self.store, "backfill", self._request_fields(), self.settings, self.warn
+        ) as record:
+            async with Client(
+                self.settings.exchange, on_wait=self._waiting, on_pace=self._paced
+            ) as client:
                 try:
-                    choice = PairSelection([PairName(text) for text in self.names])
-                    pairs = await stop.guard(choose(client, self.archive, choice))
-                    wishes = [BackfillRequest(pair, self.span) for pair in pairs]
-                    watch = RunOptions(
-                        self.progress,
-                        stop,
-                        newest_first=self.newest_first,
-                        after_pair=upgrade if self.upgrade else None,
+                    pairs = await cancel.guard(choose(client, self.store, self.selection))
+                    self.progress(Begun(len(pairs)))
+                    results = await backfill(
+                        client,
+                        self.store,
+                        [BackfillRequest(pair, self.time_range) for pair in pairs],
+                        self.settings,
+                        RunOptions(
+                            self.progress,
+                            cancel,
+                            newest_first=self.newest_first,
+                            estimates=self.estimate_trades,
+                            after_pair=upgrade if self.redownload else None,
+                        ),
                     )
-                    found = await backfill(client, self.archive, wishes, self.settings, watch)
                 finally:
                     record.set_calls(client.calls, client.refusals)
-            record.set_results(found)
-            return found
+            record.set_results(results)
+            return results
+
+    async def estimate(self, cancel: CancelToken) -> BackfillEstimate:
+        """Estimate what `run` would download; `Begun` tells how many pairs are asked for.
+
+        Raises:
+            UnknownPair: no market has one of the names.
+            ExchangeError: the exchange does not answer with its markets or its clock.
+            Interrupted: cancelled.
+        """
+        exchange = self.settings.exchange
+        async with Client(exchange, on_wait=self._waiting) as client:
+            pairs = await cancel.guard(choose(client, self.store, self.selection))
+            clock = ExchangeClock(client, self.settings.refresh.settle_s)
+            settled_ns = await cancel.guard(clock.settled_ns())
+            requests = [BackfillRequest(pair, self.time_range) for pair in pairs]
+            pairs_missing = [
+                MissingData(request.pair, lacking(self.store, request, settled_ns))
+                for request in requests
+            ]
+            incomplete = [pair_missing for pair_missing in pairs_missing if pair_missing.ranges]
+            self.progress(Begun(len(incomplete)))
+            counts = TradeCountEstimator(client, exchange, cancel)
+            await counts.estimate(incomplete, exchange.jobs)
+        estimates = [
+            estimate_pair(pair_missing, counts.trades.get(pair_missing.pair.altname), exchange.rate)
+            for pair_missing in pairs_missing
+        ]
+        if self.redownload:
+            estimates = [self._with_redownload(estimate) for estimate in estimates]
+        estimates.sort(key=lambda pair: -1 if pair.trades is None else pair.trades, reverse=True)
+        return BackfillEstimate(estimates, estimate_total(estimates, exchange))
+
+    def _with_redownload(self, estimate: PairEstimate) -> PairEstimate:
+        """Add the imported ranges that are not in the staging archive yet."""
+        imported = units(self.store, estimate.pair, self.time_range)
+        staged = [segment.range for segment in ReplacementView(self.store).aside(estimate.pair)]
+        trades = sum(rows_to_fetch(unit, staged) for unit in imported)
+        ranges = len(missing([part for unit in imported for part in unit.parts], staged))
+        return add_redownload(estimate, ranges, trades, self.settings.exchange.rate)
+
+    def _request_fields(self) -> dict[str, Any]:
+        """The request, for the run log. Times are absolute: `7d` means something else tomorrow."""
+        selection, time_range = self.selection, self.time_range
+        names = ["*"] if selection.everything else [str(name) for name in selection.names]
+        quotes = {"quotes": list(selection.quotes)} if selection.quotes else {}
+        is_open = time_range.through >= END_OF_TIME
+        return {
+            "pairs": names,
+            **quotes,
+            "since": show(time_range.after + 1),
+            "until": None if is_open else show(time_range.through + 1),
+            "newest_first": self.newest_first,
+            "upgrade": self.redownload,
+        }
+
+    def _waiting(self, pair: str, reason: str) -> None:
+        self.progress(Waiting(pair, reason))
+
+    def _paced(self, state: PaceState) -> None:
+        self.progress(Paced(state.pair, state))
 
 
 @dataclass(frozen=True, slots=True)
-class RefreshCall:
-    """A refresh to come.
+class RefreshRun:
+    """A refresh: which pairs, and for how long.
 
     Attributes:
-        archive: one of its own, as it may run in another thread.
-        settings: in force.
-        names: of pairs, in any spelling, or patterns; none for those of the settings.
-        max_minutes: end in good order after so long; None for no limit.
-        progress: told what happens.
+        store: a store of its own, as the run may be in another thread than its caller.
+        settings: the effective settings.
+        names: names of pairs in any spelling, or patterns; none for those of the settings.
+        max_minutes: stop after this time; None for no limit.
+        estimate_trades: ask the exchange for trade counts first, for progress bars.
+        progress: receives each event.
+        warn: receives a warning if the run log can't be written.
     """
 
-    archive: TradeStore
+    store: TradeStore
     settings: Settings
     names: Sequence[str]
     max_minutes: float | None
+    estimate_trades: bool
     progress: Listener
+    warn: Warn
 
-    async def run(self, stop: CancelToken) -> RefreshResult:
-        """Refresh them; whatever goes wrong is in the result.
+    async def run(self, cancel: CancelToken) -> RefreshResult:
+        """Refresh the pairs; errors of the exchange and of pairs are in the result.
 
         Raises:
-            NothingHeld: no pair is named, and none is held.
+            NothingHeld: no pair is named, and none is stored.
         """
-        asked = {"pairs": list(self.names), "max_minutes": self.max_minutes}
+        request = {"pairs": list(self.names), "max_minutes": self.max_minutes}
         max_s = None if self.max_minutes is None else self.max_minutes * 60
-        with record_run(self.archive, "refresh", asked, self.settings, warnings.warn) as record:
-            watch = RunOptions(self.progress, stop)
-            done = await refresh(self.archive, self.settings, watch, self.names, max_s=max_s)
-            record.set_calls(done.calls, done.refusals)
-            record.set_results(done.pairs)
-            record.set_end(done.exit_status, done.error)
-            return done
+        options = RunOptions(self.progress, cancel, estimates=self.estimate_trades)
+        with record_run(self.store, "refresh", request, self.settings, self.warn) as record:
+            result = await refresh(self.store, self.settings, options, self.names, max_s=max_s)
+            record.set_calls(result.calls, result.refusals)
+            record.set_results(result.pairs)
+            record.set_end(result.exit_status, result.error)
+            return result
 
 
-async def run_to_completion(work: Callable[[CancelToken], Awaitable[T]]) -> T:
-    """Do work in the loop that runs; where it is cancelled, what was fetched is kept first.
+async def run_to_completion(
+    work: Callable[[CancelToken], Awaitable[T]], cancel: CancelToken | None = None
+) -> T:
+    """Run work on the running event loop; if the caller is cancelled, the work ends in order first.
+
+    Args:
+        work: what to run; ends in order when its token is cancelled.
+        cancel: the token; a new one unless given.
 
     Raises:
-        asyncio.CancelledError: it was cancelled, and has come to its end by now.
+        asyncio.CancelledError: the caller was cancelled, and the work has ended.
     """
-    stop = CancelToken()
-    task = asyncio.ensure_future(work(stop))
+    token = cancel or CancelToken()
+    task = asyncio.ensure_future(work(token))
     try:
         return await asyncio.shield(task)
     except asyncio.CancelledError:
-        stop.cancel()
+        token.cancel()
         await asyncio.wait([task])
         if not task.cancelled():
-            # What it came to is not asked for any more.
+            # Retrieved, so that asyncio does not log it as an exception nobody has seen.
             task.exception()
         raise
 
 
-def run_in_thread(work: Callable[[CancelToken], Awaitable[T]]) -> T:
-    """Do work on a loop in a thread of its own, whatever runs in this one, and wait for it.
+def run_in_thread(
+    work: Callable[[CancelToken], Awaitable[T]], cancel: CancelToken | None = None
+) -> T:
+    """Run work on an event loop in a thread of its own and wait for it.
+
+    This works whether or not an event loop runs in the calling thread.
+
+    Args:
+        work: what to run; ends in order when its token is cancelled.
+        cancel: the token; a new one unless given.
 
     Raises:
-        KeyboardInterrupt: Ctrl-C; what was fetched is kept. A second one does not wait for that.
+        KeyboardInterrupt: Ctrl-C; the work has ended in order. A second one does not wait for that.
     """
-    stop, done = CancelToken(), Future[T]()
-    loops: list[asyncio.AbstractEventLoop] = []
-    begun = threading.Event()
+    token, result = cancel or CancelToken(), Future[T]()
 
     async def working() -> T:
-        loops.append(asyncio.get_running_loop())
-        begun.set()
-        return await work(stop)
+        return await work(token)
 
     def run() -> None:
         try:
-            done.set_result(asyncio.run(working()))
+            result.set_result(asyncio.run(working()))
         except BaseException as error:  # noqa: BLE001 - it is raised where it is waited for
-            done.set_exception(error)
+            result.set_exception(error)
 
     # A daemon: a second Ctrl-C ends the process at once, and loses nothing that was committed.
     threading.Thread(target=run, name="harvester", daemon=True).start()
     try:
-        return done.result()
+        return result.result()
     except KeyboardInterrupt:
-        begun.wait()
-        if not done.done():
-            loops[0].call_soon_threadsafe(stop.cancel)
-            done.exception()
+        if not result.done():
+            token.cancel()
+            result.exception()
         raise
 
 
-async def market_names(settings: Settings, archive: TradeStore) -> dict[str, Pair]:
+async def market_names(settings: Settings, store: TradeStore) -> dict[str, Pair]:
     """Ask the exchange for its markets, by altname, and keep them.
 
     Raises:
         ExchangeError: it can't be reached, or refuses.
     """
     async with Client(settings.exchange) as client:
-        return await refresh_pairs(client, archive)
+        return await refresh_pairs(client, store)
 
 
-def raise_gravest(outcomes: Sequence[RunResult]) -> None:
-    """Raise what went gravest wrong, the rest told in its notes; nothing where all is complete.
+def raise_gravest(results: Sequence[RunResult]) -> None:
+    """Raise the gravest error of several pairs, with the others in its notes, if there are any.
 
     Raises:
-        HarvesterError: what ended the pair.
-        ArchiveHasGaps: ranges that were asked for stay uncovered.
+        HarvesterError: what ended a pair.
+        ArchiveHasGaps: requested ranges are not covered.
+        ArchiveIncomplete: a re-download left or found differences to the imported files.
     """
-    wrong = sorted(
-        (outcome for outcome in outcomes if outcome.exit_status),
-        key=lambda one: GRAVEST_FIRST.index(one.exit_status),
+    failed = sorted(
+        (result for result in results if result.exit_status),
+        key=lambda result: GRAVEST_FIRST.index(result.exit_status),
     )
-    if not wrong:
+    if not failed:
         return
-    kind = ArchiveHasGaps if wrong[0].gaps else ArchiveIncomplete
-    error = wrong[0].error or kind(str(wrong[0]))
-    for other in wrong[1:]:
-        error.add_note(str(other))
+    kind = ArchiveHasGaps if failed[0].gaps else ArchiveIncomplete
+    error = failed[0].error or kind(str(failed[0]))
+    for result in failed[1:]:
+        error.add_note(str(result))
     raise error

@@ -206,7 +206,7 @@ async def capture_error(work: Awaitable[None]) -> HarvesterError | None:
         return reason
     except Exception as fault:  # noqa: BLE001 - an error of one pair must not end the others
         _drop_frames(fault)
-        error = HarvesterError(f"a fault of harvester itself: {type(fault).__name__}: {fault}")
+        error = HarvesterError(f"internal error: {type(fault).__name__}: {fault}")
         error.__cause__ = fault
         return error
     return None

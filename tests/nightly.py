@@ -17,7 +17,7 @@ from exchange import SECOND_NS, Clock, Exchange, Market, Tape, expected
 from victims import Ended, Victims
 
 from harvester import config
-from harvester.cli.refreshing import report
+from harvester.cli.refresh import report
 from harvester.download.events import CancelToken, Event, Listener
 from harvester.download.request import RunOptions
 from harvester.operations.refresh import refresh

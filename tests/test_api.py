@@ -39,7 +39,9 @@ def test_the_public_names_are_these() -> None:
     assert set(harvester.__all__) - raised == {
         "Archive",
         "Chart",
+        "BackfillEstimate",
         "BackfillResult",
+        "CancelToken",
         "Pair",
         "PairReport",
         "PairStatus",

@@ -18,7 +18,7 @@ from crawling import serve, strangers, tape_of
 from exchange import Exchange, Faults, expected
 
 import harvester
-from harvester.download.events import Committed, Event, PageRead, Started
+from harvester.download.events import Begun, Committed, Event, PageRead, Started
 from harvester.errors import (
     ArchiveLocked,
     ExchangeUnreachable,
@@ -160,9 +160,9 @@ def test_progress_is_told_in_lines_for_people(archive: harvester.Archive) -> Non
     told: list[Event] = []
     archive.backfill("XBTUSD", since="2020-01-01", until=UNTIL, progress=told.append)
     kinds = [type(event) for event in told]
-    assert (kinds[0], kinds[-1]) == (Started, harvester.BackfillResult)
+    assert (kinds[:2], kinds[-1]) == ([Begun, Started], harvester.BackfillResult)
     assert {PageRead, Committed} <= set(kinds)
-    assert [str(told[0]), str(told[-1])] == [
+    assert [str(told[1]), str(told[-1])] == [
         "XBTUSD: 2020-01-01 to 2024-06-01 to fetch",
         "XBTUSD: 5,000 trades in 9 pages, complete through 2024-05-31T23:59:59Z",
     ]
@@ -230,6 +230,57 @@ def test_ctrl_c_keeps_what_was_fetched(tmp_path: Path) -> None:
     assert out.splitlines()[-1] == f"kept {len(kept)}"
     assert 0 < len(kept) < 20_000
     assert kept == list(expected(market))[: len(kept)]
+
+
+def test_a_cancel_token_ends_a_backfill_from_another_thread(tmp_path: Path) -> None:
+    market = tapes.market(tapes.xbtusd_like(20_000, 64))
+    cancel = harvester.CancelToken()
+
+    def cancel_after_a_page(event: Event) -> None:
+        if isinstance(event, PageRead):
+            threading.Thread(target=cancel.cancel).start()
+
+    with serve(market, latency_s=0.01) as one:
+        archive = opened(one.url, tmp_path)
+        with pytest.raises(harvester.Interrupted):
+            archive.backfill("XBTUSD", until=UNTIL, progress=cancel_after_a_page, cancel=cancel)
+    kept = tape_of(tmp_path, "XBTUSD")
+    assert 0 < len(kept) < 20_000
+    assert kept == list(expected(market))[: len(kept)]
+
+
+def test_a_cancelled_token_downloads_nothing(archive: harvester.Archive) -> None:
+    cancel = harvester.CancelToken()
+    cancel.cancel()
+    with pytest.raises(harvester.Interrupted):
+        archive.backfill("XBTUSD", until=UNTIL, cancel=cancel)
+    assert archive.held() == []
+
+
+def test_an_estimate_counts_what_is_missing_and_downloads_no_trades(
+    archive: harvester.Archive, exchange: Exchange
+) -> None:
+    calls = len(exchange.calls)
+    estimate = archive.estimate_backfill("XBT/USD", "BTTUSD", until=UNTIL)
+    assert [(pair.pair, pair.trades) for pair in estimate.pairs] == [
+        ("XBTUSD", 5_000),
+        ("BTTUSD", 500),
+    ]
+    assert (estimate.total.pairs, estimate.total.trades, estimate.total.calls) == (2, 5_500, 10)
+    assert [call for call in exchange.calls[calls:] if call.path.endswith("Trades")] == []
+    assert archive.held() == []
+
+
+def test_all_pairs_of_a_quote(archive: harvester.Archive) -> None:
+    results = archive.backfill(all_pairs=True, quotes=["XBT"], until=UNTIL, check=False)
+    assert [result.pair for result in results] == ["PEPEXBT"]
+    [record] = latest_runs(Disk(archive.path), 1)
+    assert (record.asked["pairs"], record.asked["quotes"]) == (["*"], ["XBT"])
+
+
+def test_all_pairs_and_names_contradict_each_other(archive: harvester.Archive) -> None:
+    with pytest.raises(UsageError, match="all_pairs is every pair already"):
+        archive.backfill("XBTUSD", all_pairs=True)
 
 
 # --- what is wrong -------------------------------------------------------------------------------

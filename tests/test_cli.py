@@ -157,15 +157,15 @@ def test_a_pace_that_changes_is_told_with_v_and_reported(harvester: Any) -> None
 
 
 def test_progress_tells_what_a_pair_is_slowed_to() -> None:
-    from harvester.cli.progress_text import RunTrack
+    from harvester.cli.progress_text import RunProgress
     from harvester.download.events import Paced, Started
     from harvester.kraken.rate_limit import PaceState
 
-    run = RunTrack()
-    run.take(Started("XBTUSD", [], None))
-    run.take(Paced("XBTUSD", PaceState("XBTUSD", 0.8, 1, 9, 1, "", 0, 16)))
+    run = RunProgress()
+    run.add(Started("XBTUSD", [], None))
+    run.add(Paced("XBTUSD", PaceState("XBTUSD", 0.8, 1, 9, 1, "", 0, 16)))
     assert run.running["XBTUSD"].slowed == "slowed to 0.8/s"
-    run.take(Paced("XBTUSD", PaceState("XBTUSD", 1, 1, 19, 1, "", 0, 16)))
+    run.add(Paced("XBTUSD", PaceState("XBTUSD", 1, 1, 19, 1, "", 0, 16)))
     assert run.running["XBTUSD"].slowed == ""
 
 

@@ -219,13 +219,13 @@ def test_one_that_comes_meanwhile_is_not_written_over(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     target = tmp_path / "config.toml"
-    put = output._put
+    put = output._publish
 
     def late(temporary: Path, path: Path) -> None:
         target.write_text("theirs")
         put(temporary, path)
 
-    monkeypatch.setattr(output, "_put", late)
+    monkeypatch.setattr(output, "_publish", late)
     with pytest.raises(UsageError):
         output.write_new(target, "ours")
     assert [(one.name, one.read_text()) for one in tmp_path.iterdir()] == [

@@ -123,8 +123,8 @@ def test_every_default_is_told() -> None:
 
 def test_the_variables_of_options_are_told_where_they_stand() -> None:
     @click.command()
-    @options.common
-    def any_command() -> None:
+    @options.common_options
+    def any_command(_common: options.CommonOptions) -> None:
         pass
 
     told = {
@@ -139,6 +139,26 @@ def test_the_variables_of_options_are_told_where_they_stand() -> None:
         "HARVESTER_API_URL": "--api-url",
     }
     assert set(SHORT_VARIABLES) < set(told)
+
+
+def test_options_of_settings_override_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HARVESTER_DATA", "from-environment")
+    monkeypatch.setenv("HARVESTER_EXCHANGE_RATE", "0.25")
+    found: list[options.CommonOptions] = []
+
+    @click.command()
+    @options.setting_option("--rate", setting="exchange.rate", type=float, help="Rate.")
+    @options.common_options
+    def any_command(common: options.CommonOptions) -> None:
+        found.append(common)
+
+    any_command.main(["--data", "from-option", "-q"], standalone_mode=False)
+    any_command.main(["--rate", "0.5", "-v", "-v"], standalone_mode=False)
+    values = [
+        (common.settings.archive.path, common.settings.exchange.rate, common.quiet, common.verbose)
+        for common in found
+    ]
+    assert values == [("from-option", 0.25, True, 0), ("from-environment", 0.5, False, 2)]
 
 
 def test_every_exit_status_is_told() -> None:

@@ -194,7 +194,7 @@ def test_of_many_failures_some_are_listed(harvester: Any) -> None:
         "failed     25       0     25",
         "failed: XBTUSD: the exchange refused: EGeneral:Permission denied",
     ]
-    assert lines[-1] == "failed: and 5 more; --json tells all"
+    assert lines[-1] == "failed: and 5 more; --json lists all"
 
 
 def test_hundreds_of_pairs_find_files_enough(harvester: Any) -> None:
@@ -228,7 +228,7 @@ def test_a_dry_run_tells_what_more_side_by_side_would_do(harvester: Any) -> None
     run = harvester("backfill", "--all", *options, *SHORT)
     plans = json.loads(run.stdout)
     total = plans["total"]
-    hours, best = total.pop("hours"), total.pop("hours_at_best")
+    hours, best = total.pop("hours"), total.pop("shortest_hours")
     assert (hours, best) == (pytest.approx(16 / 100 / 3600), pytest.approx(4 / 100 / 3600))
     assert total == {
         "pairs": 5,
@@ -238,7 +238,7 @@ def test_a_dry_run_tells_what_more_side_by_side_would_do(harvester: Any) -> None
         "calls": 16,
         "bytes": 14300,
         "jobs": 1,
-        "jobs_enough": 4,
+        "useful_jobs": 4,
     }
     assert plans["pairs"][0] == {
         "pair": "XBTUSD",
@@ -247,11 +247,11 @@ def test_a_dry_run_tells_what_more_side_by_side_would_do(harvester: Any) -> None
         "calls": 4,
         "hours": pytest.approx(4 / 100 / 3600),
         "bytes": 13200,
-        "from_files": 0,
+        "redownload_trades": 0,
     }
     assert run.stderr == (
-        "0.00 hours with 1 pairs side by side; from --jobs 4 on 0.00, if the exchange lets so "
-        "many go\n"
+        "0.00 hours with 1 pairs at a time; 0.00 with --jobs 4 or more, if the exchange allows "
+        "that many requests\n"
     )
 
 

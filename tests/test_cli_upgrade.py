@@ -158,17 +158,17 @@ def test_a_dry_run_counts_what_came_from_files(imported: Any, exchange: Exchange
     assert pair == {
         "pair": "XBTUSD",
         "ranges": 1,
-        "trades": pair["from_files"],
+        "trades": pair["redownload_trades"],
         "calls": 5,
         "hours": 5 / 3600,
         "bytes": 0,
-        "from_files": pair["from_files"],
+        "redownload_trades": pair["redownload_trades"],
     }
-    assert 3_900 < pair["from_files"] <= 4_000
+    assert 3_900 < pair["redownload_trades"] <= 4_000
     assert len([call for call in exchange.calls if call.path.endswith("Trades")]) == calls
     table = imported("backfill", "XBTUSD", "--upgrade", "--dry-run").stdout.splitlines()
-    assert table[0].split("  ")[-1] == "from files"
-    assert table[-1].split()[-1] == f"{pair['from_files']:,}"
+    assert table[0].split("  ")[-1] == "re-download"
+    assert table[-1].split()[-1] == f"{pair['redownload_trades']:,}"
 
 
 def test_ctrl_c_keeps_what_was_fetched(imported: Any, exchange: Exchange, tmp_path: Path) -> None:

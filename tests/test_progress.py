@@ -11,7 +11,7 @@ import pytest
 from rich.console import Console
 
 from harvester.cli.progress import Bars, JsonLines, Lines
-from harvester.cli.progress_text import ASCII, UNICODE, RunTrack, cut, duration, picture
+from harvester.cli.progress_text import ASCII, UNICODE, RunProgress, cut, duration, progress_lines
 from harvester.download.events import (
     BackfillResult,
     Begun,
@@ -39,17 +39,17 @@ class Clock:
         return self.now_s
 
 
-def crawled(run: RunTrack, clock: Clock, pair: str, seconds: int, expected: int | None) -> None:
+def crawled(run: RunProgress, clock: Clock, pair: str, seconds: int, expected: int | None) -> None:
     """A pair that reads a full page each second, and a day of trades with each."""
-    run.take(Started(pair, [MONTH], expected))
+    run.add(Started(pair, [MONTH], expected))
     for page in range(1, seconds + 1):
         clock.now_s += 1
-        run.take(PageRead(pair, 1000 * page, page, JANUARY + page * DAY))
+        run.add(PageRead(pair, 1000 * page, page, JANUARY + page * DAY))
 
 
-def one_pair(expected: int | None = 30_000) -> RunTrack:
+def one_pair(expected: int | None = 30_000) -> RunProgress:
     clock = Clock()
-    run = RunTrack(clock)
+    run = RunProgress(clock)
     crawled(run, clock, "XBTUSD", 10, expected)
     return run
 
@@ -65,43 +65,43 @@ WIDTHS = {
 
 @pytest.mark.parametrize("width", WIDTHS)
 def test_a_pair_has_one_line_that_fits(width: int) -> None:
-    assert picture(one_pair(), width, 24, UNICODE) == [WIDTHS[width]]
+    assert progress_lines(one_pair(), width, 24, UNICODE) == [WIDTHS[width]]
 
 
 def test_where_there_is_only_ascii_bars_are_drawn_with_it() -> None:
-    assert picture(one_pair(), 80, 24, ASCII) == [
+    assert progress_lines(one_pair(), 80, 24, ASCII) == [
         "XBTUSD  ====--------   33%  2024-01-11       10,000    1.0/s  20 s left"
     ]
 
 
 def test_without_counts_the_time_left_is_told_by_the_density_of_what_was_read() -> None:
     """A page a day and a second; twenty days are left."""
-    assert picture(one_pair(None), 80, 24, UNICODE) == [
+    assert progress_lines(one_pair(None), 80, 24, UNICODE) == [
         "XBTUSD  ━━━━╌╌╌╌╌╌╌╌   33%  2024-01-11       10,000    1.0/s  20 s left"
     ]
 
 
 def test_counts_that_are_used_up_too_early_are_mended_by_the_density() -> None:
-    [line] = picture(one_pair(5_000), 80, 24, UNICODE)
+    [line] = progress_lines(one_pair(5_000), 80, 24, UNICODE)
     assert line.endswith("1.0/s  20 s left")
 
 
 def test_half_empty_pages_take_twice_as_many_calls() -> None:
     clock = Clock()
-    run = RunTrack(clock)
-    run.take(Started("XBTUSD", [MONTH], 30_000))
+    run = RunProgress(clock)
+    run.add(Started("XBTUSD", [MONTH], 30_000))
     for page in range(1, 11):
         clock.now_s += 1
-        run.take(PageRead("XBTUSD", 500 * page, page, JANUARY + page * DAY))
+        run.add(PageRead("XBTUSD", 500 * page, page, JANUARY + page * DAY))
     assert run.left_s == pytest.approx(50)
 
 
 def test_what_is_waited_for_is_said_until_a_page_comes() -> None:
     run = one_pair()
-    run.take(Waiting("XBTUSD", "EAPI:Rate limit exceeded"))
-    [waiting] = picture(run, 80, 24, UNICODE)
-    run.take(PageRead("XBTUSD", 11_000, 11, JANUARY + 11 * DAY))
-    [going] = picture(run, 80, 24, UNICODE)
+    run.add(Waiting("XBTUSD", "EAPI:Rate limit exceeded"))
+    [waiting] = progress_lines(run, 80, 24, UNICODE)
+    run.add(PageRead("XBTUSD", 11_000, 11, JANUARY + 11 * DAY))
+    [going] = progress_lines(run, 80, 24, UNICODE)
     assert waiting == (
         "XBTUSD  ━━━━╌╌╌╌╌╌╌╌   33%  2024-01-11       10,000    1.0/s  waiting: EAPI:Rat…"
     )
@@ -109,23 +109,23 @@ def test_what_is_waited_for_is_said_until_a_page_comes() -> None:
 
 
 def test_a_wait_before_any_pair_has_begun_is_shown() -> None:
-    run = RunTrack(Clock())
-    run.take(Waiting("Time", "HTTP 503"))
-    assert picture(run, 80, 24, UNICODE) == ["Time: waiting: HTTP 503"]
+    run = RunProgress(Clock())
+    run.add(Waiting("Time", "HTTP 503"))
+    assert progress_lines(run, 80, 24, UNICODE) == ["Time: waiting: HTTP 503"]
 
 
 def test_of_hundreds_of_pairs_the_busiest_are_shown_and_one_line_for_all() -> None:
     clock = Clock()
-    run = RunTrack(clock)
-    run.take(Begun(700))
+    run = RunProgress(clock)
+    run.add(Begun(700))
     for number in range(690):
-        run.take(Started(f"P{number:03d}USD", [MONTH], 10_000))
+        run.add(Started(f"P{number:03d}USD", [MONTH], 10_000))
     clock.now_s = 10
     for number in (3, 400):
-        run.take(PageRead(f"P{number:03d}USD", 5_000, 5, JANUARY + DAY))
-    run.take(BackfillResult("P000USD", 7_000, 7, MONTH, [], None))
-    run.take(BackfillResult("P001USD", 0, 0, None, [], ExchangeUnreachable("P001USD: no")))
-    lines = picture(run, 80, 6, UNICODE)
+        run.add(PageRead(f"P{number:03d}USD", 5_000, 5, JANUARY + DAY))
+    run.add(BackfillResult("P000USD", 7_000, 7, MONTH, [], None))
+    run.add(BackfillResult("P001USD", 0, 0, None, [], ExchangeUnreachable("P001USD: no")))
+    lines = progress_lines(run, 80, 6, UNICODE)
     # Both have 5,000 trades left; 686 others 10,000 each, and 10 that have not begun are like them.
     assert lines == [
         "P003USD  ━━━━━━╌╌╌╌╌╌   50%  2024-01-02        5,000    0.5/s  10 s left",
@@ -136,11 +136,11 @@ def test_of_hundreds_of_pairs_the_busiest_are_shown_and_one_line_for_all() -> No
 
 
 def test_work_on_files_counts_files() -> None:
-    run = RunTrack(Clock())
-    run.take(Begun(2))
-    run.take(Step("ETHUSD", 3, 3))
-    run.take(Step("XBTUSD", 30, 120))
-    assert picture(run, 80, 24, UNICODE) == [
+    run = RunProgress(Clock())
+    run.add(Begun(2))
+    run.add(Step("ETHUSD", 3, 3))
+    run.add(Step("XBTUSD", 30, 120))
+    assert progress_lines(run, 80, 24, UNICODE) == [
         "XBTUSD  ━━━╌╌╌╌╌╌╌╌╌   25%  30 of 120 files",
         "1 of 2 pairs ended",
     ]
@@ -148,7 +148,7 @@ def test_work_on_files_counts_files() -> None:
 
 def test_the_time_left_stays_as_it_is_between_two_pages() -> None:
     clock = Clock()
-    run = RunTrack(clock)
+    run = RunProgress(clock)
     crawled(run, clock, "XBTUSD", 4, 30_000)
     found = []
     for _ in range(5):
@@ -161,13 +161,13 @@ def test_the_time_left_stays_as_it_is_between_two_pages() -> None:
 
 def test_work_on_files_has_a_pace_and_a_time_left_of_its_own() -> None:
     clock = Clock()
-    run = RunTrack(clock)
-    run.take(Begun(2))
+    run = RunProgress(clock)
+    run.add(Begun(2))
     for pair, size in (("ETHUSD", 100_000_000), ("XBTUSD", 300_000_000)):
-        run.take(Step(pair, 0, size, "bytes"))
+        run.add(Step(pair, 0, size, "bytes"))
     clock.now_s = 10
-    run.take(Step("XBTUSD", 100_000_000, 300_000_000, "bytes"))
-    assert picture(run, 80, 24, UNICODE) == [
+    run.add(Step("XBTUSD", 100_000_000, 300_000_000, "bytes"))
+    assert progress_lines(run, 80, 24, UNICODE) == [
         "ETHUSD  ╌╌╌╌╌╌╌╌╌╌╌╌    0%  0 of 100 MB",
         "XBTUSD  ━━━━╌╌╌╌╌╌╌╌   33%  100 of 300 MB  20 s left",
         "0 of 2 pairs ended  30 s left",
@@ -176,21 +176,21 @@ def test_work_on_files_has_a_pace_and_a_time_left_of_its_own() -> None:
 
 def test_what_a_crawl_does_to_its_files_at_its_end_is_shown_and_ends_no_pair() -> None:
     run = one_pair()
-    run.take(Begun(1))
-    run.take(Step("XBTUSD", 3, 12))
-    assert picture(run, 80, 24, UNICODE) == ["XBTUSD  ━━━╌╌╌╌╌╌╌╌╌   25%  3 of 12 files"]
-    run.take(Step("XBTUSD", 12, 12))
+    run.add(Begun(1))
+    run.add(Step("XBTUSD", 3, 12))
+    assert progress_lines(run, 80, 24, UNICODE) == ["XBTUSD  ━━━╌╌╌╌╌╌╌╌╌   25%  3 of 12 files"]
+    run.add(Step("XBTUSD", 12, 12))
     assert (list(run.running), run.done) == (["XBTUSD"], 0)
-    run.take(BackfillResult("XBTUSD", 10_000, 10, MONTH, [], None))
+    run.add(BackfillResult("XBTUSD", 10_000, 10, MONTH, [], None))
     assert (list(run.running), run.done) == ([], 1)
 
 
 def test_files_that_could_not_be_taken_in_count_as_failed() -> None:
-    run = RunTrack(Clock())
-    run.take(Begun(2))
+    run = RunProgress(Clock())
+    run.add(Begun(2))
     for pair, status in (("ETHUSD", 2), ("XBTUSD", 0)):
-        run.take(Step(pair, 0, 300, "bytes"))
-        run.take(Imported(pair, status, [], {}))
+        run.add(Step(pair, 0, 300, "bytes"))
+        run.add(Imported(pair, status, [], {}))
     assert (run.done, run.failed, list(run.running)) == (1, 1, [])
 
 
@@ -214,17 +214,17 @@ def test_a_text_is_cut_where_the_line_ends() -> None:
 def test_a_resumed_download_shows_how_much_of_the_whole_request_is_done() -> None:
     """Twenty days of 1,000 trades are stored; five of the ten that are left are read."""
     clock = Clock()
-    run = RunTrack(clock)
+    run = RunProgress(clock)
     left = Range(JANUARY + 20 * DAY, JANUARY + 30 * DAY)
-    run.take(Started("XBTUSD", [left], 10_000, held=20_000))
-    shown = [picture(run, 80, 24, ASCII)]
+    run.add(Started("XBTUSD", [left], 10_000, held=20_000))
+    shown = [progress_lines(run, 80, 24, ASCII)]
     for page in range(1, 6):
         clock.now_s += 1
-        run.take(PageRead("XBTUSD", 1000 * page, page, JANUARY + (20 + page) * DAY))
-    shown.append(picture(run, 80, 24, ASCII))
+        run.add(PageRead("XBTUSD", 1000 * page, page, JANUARY + (20 + page) * DAY))
+    shown.append(progress_lines(run, 80, 24, ASCII))
     # As the head moves on, what this run brought is stored as well.
-    run.take(Started("XBTUSD", [Range(left.through, left.through + DAY)], 500, held=29_500))
-    shown.append(picture(run, 80, 24, ASCII))
+    run.add(Started("XBTUSD", [Range(left.through, left.through + DAY)], 500, held=29_500))
+    shown.append(progress_lines(run, 80, 24, ASCII))
     assert [line[:26] for [line] in shown] == [
         "XBTUSD  ========----   66%",
         "XBTUSD  ==========--   83%",
@@ -234,9 +234,9 @@ def test_a_resumed_download_shows_how_much_of_the_whole_request_is_done() -> Non
 
 
 def test_a_pair_that_lacks_nothing_is_shown_as_whole() -> None:
-    run = RunTrack(Clock())
-    run.take(Started("XBTUSD", [], None, held=5_000))
-    assert run.running["XBTUSD"].part == 1.0
+    run = RunProgress(Clock())
+    run.add(Started("XBTUSD", [], None, held=5_000))
+    assert run.running["XBTUSD"].fraction == 1.0
 
 
 @pytest.mark.parametrize("reached", [MONTH, None])
@@ -248,20 +248,20 @@ def test_a_pair_for_which_there_is_nothing_to_do_is_up_to_date(reached: Range | 
 
 def test_what_comes_late_of_a_pair_that_has_ended_is_not_shown() -> None:
     run = one_pair()
-    run.take(BackfillResult("XBTUSD", 10_000, 10, MONTH, [], None))
-    run.take(PageRead("XBTUSD", 11_000, 11, JANUARY + 11 * DAY))
-    run.take(Step("XBTUSD", 3, 12))
+    run.add(BackfillResult("XBTUSD", 10_000, 10, MONTH, [], None))
+    run.add(PageRead("XBTUSD", 11_000, 11, JANUARY + 11 * DAY))
+    run.add(Step("XBTUSD", 3, 12))
     assert (run.running, run.done, run.trades) == ({}, 1, 10_000)
 
 
 def test_a_pair_whose_earlier_gaps_are_filled_after_its_end_runs_until_they_are() -> None:
     """As in a refresh: its outcome is told, and then what was missing before is downloaded."""
     run = one_pair()
-    run.take(BackfillResult("XBTUSD", 10_000, 10, MONTH, [], None))
-    run.take(Started("XBTUSD", [MONTH], 2_000))
-    run.take(PageRead("XBTUSD", 1_000, 1, JANUARY + DAY))
+    run.add(BackfillResult("XBTUSD", 10_000, 10, MONTH, [], None))
+    run.add(Started("XBTUSD", [MONTH], 2_000))
+    run.add(PageRead("XBTUSD", 1_000, 1, JANUARY + DAY))
     meanwhile = (list(run.running), run.done, run.trades)
-    run.take(Ended("XBTUSD", 0))
+    run.add(Ended("XBTUSD", 0))
     assert meanwhile == (["XBTUSD"], 0, 11_000)
     assert (run.running, run.done, run.failed, run.trades) == ({}, 1, 0, 11_000)
 
@@ -298,9 +298,9 @@ def test_a_terminal_shows_the_lines_and_keeps_what_pairs_came_to(
 @pytest.mark.parametrize("width", [20, 33, 61, 200])
 def test_no_line_is_ever_wider_than_the_terminal(width: int) -> None:
     run = one_pair()
-    run.take(Begun(12))
-    run.take(Started("APTUSD", [MONTH], None))
-    run.take(Waiting("APTUSD", "EService:Unavailable, which is said at some length " * 5))
+    run.add(Begun(12))
+    run.add(Started("APTUSD", [MONTH], None))
+    run.add(Waiting("APTUSD", "EService:Unavailable, which is said at some length " * 5))
     console = terminal(width)
     console.print(Bars(run, console))
     assert max(len(line) for line in drawn(console).split("\n")) < width
@@ -368,7 +368,7 @@ def test_json_lines_have_stable_names(capsys: pytest.CaptureFixture[str]) -> Non
         "started",
         "pageread",
         "pageread",
-        "outcome",
+        "result",
         "overall",
     ]
     assert told[3] == {
@@ -383,7 +383,7 @@ def test_json_lines_have_stable_names(capsys: pytest.CaptureFixture[str]) -> Non
     }
     assert told[4:] == [
         {
-            "event": "outcome",
+            "event": "result",
             "time": "2024-01-01T00:00:30Z",
             "pair": "XBTUSD",
             "trades": 3000,

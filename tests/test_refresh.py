@@ -18,7 +18,7 @@ from exchange import Clock, Exchange, Fault, Market
 from nightly import DAY_NS, FIRST_NS, NAMES, SETTLE_NS, Nights, daily, states, until
 from victims import ended, wait_for
 
-from harvester.cli.progress_text import RunTrack
+from harvester.cli.progress_text import RunProgress
 from harvester.download.events import BackfillResult, CancelToken, Event, PageRead
 from harvester.errors import NothingHeld
 from harvester.kraken.pairs import Pair
@@ -163,9 +163,9 @@ def test_no_pair_runs_on_once_its_earlier_gaps_are_filled(nights: Nights) -> Non
         crawl(nights, "XBTUSD", span)
     remove_first_file(nights, "XBTUSD")
     nights.refresh()
-    run = RunTrack()
+    run = RunProgress()
     for event in nights.events:
-        run.take(event)
+        run.add(event)
     assert (run.running, run.done, run.failed) == ({}, 1, 0)
 
 

@@ -174,5 +174,5 @@ def test_a_fault_of_ours_in_one_pair_ends_no_other(
     assert (good.exit_status, good.trades) == (0, 3_000)
     assert (bad.exit_status, str(bad.error)) == (
         1,
-        "a fault of harvester itself: ZeroDivisionError: made by the test",
+        "internal error: ZeroDivisionError: made by the test",
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import fcntl
 import io
 import os
@@ -21,10 +20,11 @@ import tapes
 from crawling import serve
 from rich.console import Console
 
-from harvester.cli import crawling, output
+from harvester.cli import output
 from harvester.cli.progress import Bars
-from harvester.cli.progress_text import RunTrack
-from harvester.download.events import CancelToken, Noted, Started
+from harvester.cli.progress_text import RunProgress
+from harvester.cli.run_context import cancel_on_signals
+from harvester.download.events import Noted, Started
 from harvester.times import DAY, SECOND, Range
 
 ON_THIS_TERMINAL = (
@@ -124,7 +124,7 @@ def test_ctrl_c_leaves_no_progress_lines_behind(tmp_path: Path, width: int) -> N
     with serve(tapes.market(tapes.xbtusd_like(20_000, 41))) as exchange:
         status, screen = interrupted(exchange.url, tmp_path / "data", width, "backfill", "XBTUSD")
     told = (
-        "stopping; what was fetched is being written (again to stop at once)\n"
+        "stopping; writing what was downloaded (press again to stop at once)\n"
         "XBTUSD: N trades in N pages; interrupted; the same command goes on where it stopped"
     )
     assert (status, screen.is_cursor_shown) == (130, True)
@@ -144,9 +144,9 @@ def drawn(console: Console) -> str:
     return console.file.getvalue()
 
 
-def begun() -> RunTrack:
-    run = RunTrack(lambda: 0.0)
-    run.take(Started("XBTUSD", [MONTH], 30_000))
+def begun() -> RunProgress:
+    run = RunProgress(lambda: 0.0)
+    run.add(Started("XBTUSD", [MONTH], 30_000))
     return run
 
 
@@ -180,26 +180,19 @@ def test_a_second_ctrl_c_takes_the_lines_away_before_it_ends_the_process(
         screen.write(drawn(console))
         ended.append((status, screen.lines, screen.is_cursor_shown))
 
-    async def press_twice() -> None:
-        crawling.heed_signals(CancelToken())
-        with Bars(begun(), console):
-            for _ in range(2):
-                os.kill(os.getpid(), signal.SIGINT)
-                await asyncio.sleep(0)
-                await asyncio.sleep(0)
-        for number in (signal.SIGINT, signal.SIGTERM):
-            asyncio.get_running_loop().remove_signal_handler(number)
-
     monkeypatch.setattr(os, "_exit", end)
-    asyncio.run(press_twice())
-    stopping = "stopping; what was fetched is being written (again to stop at once)"
+    with cancel_on_signals() as cancel, Bars(begun(), console):
+        for _ in range(2):
+            os.kill(os.getpid(), signal.SIGINT)
+    assert cancel.is_cancelled
+    stopping = "stopping; writing what was downloaded (press again to stop at once)"
     assert ended == [(130, [stopping], True)]
 
 
 def test_notes_wrap_at_words_and_longer_words_stay_whole() -> None:
     console = terminal(30)
     path = "trades/pair=XBTUSD/year=2024/1705793270479837614-1705793570901801105.parquet"
-    bars = Bars(RunTrack(), console)
+    bars = Bars(RunProgress(), console)
     bars.tell(Noted("XBTUSD", f"ids skip from 1 to 7 behind {path}, asked for again"))
     assert drawn(console).splitlines() == [
         "XBTUSD: ids skip from 1 to 7",

@@ -1,56 +1,164 @@
-"""The whole way without a network, and the mirror that it goes through."""
+"""`harvester demo`: try everything on made-up trades; and `harvester serve`, the API server."""
 
 from __future__ import annotations
 
-from typing import Any
+import shutil
+import time
+from pathlib import Path
 
 import click
 
-from harvester.cli import process
-from harvester.cli.options import common, settings_of
+from harvester.cli import output
+from harvester.cli.formats import write
+from harvester.cli.options import CommonOptions, common_options
+from harvester.cli.run_context import run_context, shows_estimates
+from harvester.download.events import BackfillResult
+from harvester.errors import ArchiveDamaged, UsageError
+from harvester.schema import RowsChecksum
+from harvester.server.app import serve_forever
+from harvester.server.sample_data import sample_exchange
+from harvester.storage.trade_store import TradeStore
+from harvester.times import UNITS_NS, show
+
+PAIR = "XBT/USD"
+ALTNAME = "XBTUSD"
+MARKER = "made-by-harvester-demo"
+"""A file in each folder of a demo: other folders are never deleted."""
+
+INTERVAL = "7m"
+INTERVAL_NS = 7 * UNITS_NS["m"]
+SHOWN_NS = UNITS_NS["h"]
 
 
 @click.command()
-@click.option("--folder", default="demo", show_default=True, help="Made anew at each run.")
+@click.option(
+    "--folder", default="demo", show_default=True, help="Folder to use; emptied at each run."
+)
 @click.option(
     "--trades",
     type=click.IntRange(1000, 5_000_000),
     default=200_000,
     show_default=True,
-    help="How many are made up.",
+    help="Number of made-up trades.",
 )
-@click.option("--seed", type=int, default=7, show_default=True, help="The same seed, same trades.")
-@click.option("--quiet", "-q", is_flag=True, help="No progress.")
+@click.option(
+    "--seed",
+    type=int,
+    default=7,
+    show_default=True,
+    help="Seed of the random numbers; the same seed gives the same trades.",
+)
+@click.option("--quiet", "-q", is_flag=True, help="Print no progress.")
 def demo(folder: str, trades: int, seed: int, quiet: bool) -> None:
-    """Make up a market, serve it as Kraken would, backfill it, compare, and show candles.
+    """Make up a market, serve it as Kraken would, download it, compare, and print candles.
 
     Example: harvester demo --trades 50000
     """
-    process.settle()
-    from harvester.cli.showing import demo as show
+    root = _empty_folder(Path(folder))
+    output.block(
+        f"These trades are MADE UP: {trades:,} of a market that does not exist, from seed {seed}. "
+        "No network is used."
+    )
+    with sample_exchange(trades, seed, folder=root / "exchange") as exchange:
+        started_s = time.perf_counter()
+        output.block(f"A test exchange serves them at {exchange.url}; downloading ...")
+        settings = {"archive.path": str(root / "data")} | exchange.settings
+        common = CommonOptions(quiet=quiet, setting_values=settings)
+        with run_context(common) as run:
+            [result] = common.archive().backfill(
+                PAIR,
+                estimate_trades=shows_estimates(common),
+                progress=run.display.show,
+                cancel=run.cancel,
+            )
+        duration_s = time.perf_counter() - started_s
+    _compare(TradeStore(exchange.path), common.store(), result, duration_s)
+    _print_candles(common)
+    output.block(NEXT_STEPS.format(data=root / "data"))
 
-    show(folder, trades, seed, quiet=quiet)
+
+def _empty_folder(root: Path) -> Path:
+    """Create the folder of a demo, without the files of an earlier demo.
+
+    Raises:
+        UsageError: the folder contains files that are not from a demo.
+    """
+    if root.exists() and any(root.iterdir()) and not (root / MARKER).exists():
+        raise UsageError(f"{root} holds something that is not from a demo: choose another --folder")
+    shutil.rmtree(root, ignore_errors=True)
+    root.mkdir(parents=True)
+    (root / MARKER).touch()
+    return root
+
+
+def _compare(
+    source: TradeStore, copy: TradeStore, result: BackfillResult, duration_s: float
+) -> None:
+    """Compare the checksum of all trades at the test exchange with that of the download.
+
+    Raises:
+        ArchiveDamaged: they differ.
+    """
+    expected, found = _checksum(source), _checksum(copy)
+    if expected != found:
+        raise ArchiveDamaged(
+            f"the trades differ: {expected} at the exchange, {found} in {copy.path}"
+        )
+    output.block(
+        f"\n{result.trades:,} trades came in {result.pages:,} pages and {duration_s:.1f} s, "
+        f"and both sides are equal, digit by digit:\n  exchange  sha256 {expected}\n"
+        f"  archive   sha256 {found}"
+    )
+
+
+def _checksum(store: TradeStore) -> str:
+    checksum = RowsChecksum()
+    for batch in store.scan(ALTNAME):
+        checksum.update(batch)
+    return checksum.hexdigest()
+
+
+def _print_candles(common: CommonOptions) -> None:
+    """Print the last hour of complete candles as a table."""
+    store = common.store()
+    bounds = store.bounds(store.segments(ALTNAME)[-1])
+    until_ns = (bounds[1] if bounds else 0) // INTERVAL_NS * INTERVAL_NS
+    output.block("\nCandles at 7 minutes, an interval that Kraken does not offer:\n")
+    candles = common.archive().ohlc(
+        PAIR, INTERVAL, since=show(until_ns - SHOWN_NS), until=show(until_ns)
+    )
+    table = candles.to_arrow_table()
+    write(iter(table.to_batches()), table.schema, "table", None)
+
+
+NEXT_STEPS = """
+Try next:
+  harvester status --data {data}
+  harvester ohlc XBT/USD -i 90s --fill previous --data {data} -f csv | head
+  harvester chart XBT/USD -i 1h --data {data} -o chart.html
+  harvester trades btcusd --since 2026-01-30 --data {data} -o trades.parquet
+and on the real exchange:
+  harvester backfill XBT/USD --since 2024-01-01"""
 
 
 @click.command()
-@click.option("--host", default="127.0.0.1", show_default=True, help="Where it listens.")
-@click.option("--port", type=int, default=8722, show_default=True, help="0 for one that is free.")
-@common
-def serve(host: str, port: int, **given: Any) -> None:
-    """Answer Trades, OHLC, AssetPairs, Time and SystemStatus as Kraken does, from the archive.
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen at.")
+@click.option(
+    "--port", type=int, default=8722, show_default=True, help="TCP port; 0 for any free one."
+)
+@common_options
+def serve(common: CommonOptions, host: str, port: int) -> None:
+    """Answer Kraken's Trades, OHLC, AssetPairs, Time and SystemStatus from the archive.
 
-    Another harvester copies it with --api-url and --rate 0, up to settle_s before the coverage
-    here ends; HARVESTER_REFRESH_SETTLE_S=0 takes the rest.
+    To copy this archive, use backfill with --api-url URL --rate 0. The newest 60 s are left out,
+    unless HARVESTER_REFRESH_SETTLE_S is 0.
 
     Example: harvester serve --data data --port 8722
     """
-    archive = settings_of(given).existing()
-    from harvester.cli import output
-    from harvester.server.app import serve_forever
-
+    store = common.store()
     serve_forever(
-        archive,
+        store,
         host,
         port,
-        lambda url: output.hint(f"serving {archive.path} at {url} (Ctrl-C ends it)"),
+        lambda url: output.hint(f"serving {store.path} at {url} (Ctrl-C ends it)"),
     )

@@ -1,4 +1,4 @@
-"""The command line: commands by section, each loaded when it is used; errors and exit status.
+"""The command line: lists the commands, loads one when it is used, and reports errors.
 
 `harvester --help` and `harvester --version` import no command, so they are fast.
 """
@@ -20,12 +20,12 @@ from harvester.cli import output, process
 from harvester.errors import BadQuery, HarvesterError, UsageError
 
 EPILOG = (
-    "Each command shows an example, as in `harvester backfill --help`. Begin with `harvester demo`."
+    "The help of each command shows an example: `harvester backfill --help`. Try `harvester demo`."
 )
 
 
 class CommandEntry(NamedTuple):
-    """Where a command is defined, and its line in `harvester --help`."""
+    """Module and function that define a command, and its line in `harvester --help`."""
 
     module: str
     function: str
@@ -35,9 +35,9 @@ class CommandEntry(NamedTuple):
 SECTIONS: dict[str, dict[str, CommandEntry]] = {
     "Download": {
         "backfill": CommandEntry(
-            "fetch", "backfill", "Download what is missing of some pairs, or of all."
+            "backfill", "backfill", "Download the missing trades of some pairs, or of all."
         ),
-        "refresh": CommandEntry("refresh", "refresh", "Download what is new; run it every night."),
+        "refresh": CommandEntry("refresh", "refresh", "Download new trades; run it every night."),
         "import": CommandEntry("bulk", "import_", "Import Kraken's downloadable CSV archives."),
     },
     "Query": {
@@ -82,28 +82,33 @@ def load_command(name: str) -> click.Command:
 
 
 def all_commands() -> dict[str, click.Command]:
-    """Every command by its name, imported."""
+    """Import all commands; return them by name."""
     return {name: load_command(name) for name in COMMANDS}
 
 
 class LazyGroup(click.Group):
-    """A group that lists its commands by section, and imports a command when it is used."""
+    """The commands, listed by section; each is imported when it is used."""
 
     def list_commands(self, _context: click.Context) -> list[str]:
         """The names of all commands, by section."""
         return list(COMMANDS)
 
     def get_command(self, _context: click.Context, name: str) -> click.Command | None:
-        """The command of a name, imported; None if there is none."""
-        return load_command(name) if name in COMMANDS else None
+        """Import and return the command with this name; None if there is none."""
+        if name not in COMMANDS:
+            return None
+        # Before the module of the command imports what this affects.
+        process.prepare_imports()
+        return load_command(name)
 
     def parse_args(self, context: click.Context, words: list[str]) -> list[str]:
-        """Read the words before a command; an option of the commands stands behind one.
+        """Parse the words before the name of a command.
 
         Raises:
-            click.UsageError: it stands before; the message has the words in their right order.
+            click.UsageError: an option of a command stands before the command's name; the message
+                has the words in the right order.
         """
-        given = list(words)
+        all_words = list(words)
         try:
             return super().parse_args(context, words)
         except click.NoSuchOption as error:
@@ -112,12 +117,12 @@ class LazyGroup(click.Group):
             parameters = [known for command in commands.values() for known in command.params]
             if not any(name in known.opts for known in parameters):
                 raise
-            right = _right_order(given, commands)
+            right = _right_order(all_words, commands)
             text = f"{name} goes behind the command"
             raise click.UsageError(f"{text}: `{right}`" if right else text, context) from error
 
     def format_commands(self, _context: click.Context, formatter: click.HelpFormatter) -> None:
-        """Write one list for each section."""
+        """Write one list of commands per section."""
         widest = max(map(len, COMMANDS))
         for title, entries in SECTIONS.items():
             with formatter.section(title):
@@ -126,17 +131,17 @@ class LazyGroup(click.Group):
                 )
 
 
-def _right_order(given: list[str], commands: dict[str, click.Command]) -> str | None:
-    """The line with the command in front; where none was named, with one that takes the rest.
+def _right_order(words: list[str], commands: dict[str, click.Command]) -> str | None:
+    """The command line with the name of the command first.
 
-    None where no command takes these words.
+    If no command is named, one that accepts these words is chosen. None if no command accepts them.
     """
-    named = [i for i, word in enumerate(given) if word in commands]
-    orders = [(given[i], [*given[i + 1 :], *given[:i]]) for i in named]
-    if not named:
-        orders = [(name, given) for name in sorted(commands, key=lambda name: name != "status")]
+    positions = [i for i, word in enumerate(words) if word in commands]
+    orders = [(words[i], [*words[i + 1 :], *words[:i]]) for i in positions]
+    if not positions:
+        orders = [(name, words) for name in sorted(commands, key=lambda name: name != "status")]
     for name, rest in orders:
-        # With --help the context would print it, and needs no arguments.
+        # Otherwise --help would print the help here; with it, arguments may be missing.
         asks_help = bool({"-h", "--help"} & set(rest))
         try:
             commands[name].make_context(name, list(rest), resilient_parsing=asks_help).close()
@@ -156,9 +161,9 @@ def _right_order(given: list[str], commands: dict[str, click.Command]) -> str | 
 @click.version_option(__version__, "-V", "--version", message="harvester %(version)s")
 @click.pass_context
 def cli(context: click.Context) -> int:
-    """The whole trade history of any Kraken market, kept exactly, as plain Parquet.
+    """Download the complete trade history of any Kraken market into plain Parquet files.
 
-    Candles of any interval are built from it, past the 720 that Kraken's own endpoint gives.
+    Candles of any interval are built from it, not only the last 720 that Kraken returns.
     """
     if context.invoked_subcommand is None:
         for line in context.get_help().split("\n"):
@@ -168,56 +173,56 @@ def cli(context: click.Context) -> int:
 
 
 def main() -> None:
-    """Run a command; errors become text and an exit status here and nowhere else."""
-    process.process_is_ours()
-    terminated = _clear_away_on_sigterm()
+    """Run a command and exit. Errors become text and an exit status here and nowhere else."""
+    process.configure_early()
+    sigterms = _interrupt_on_sigterm()
     status = _run()
-    process.leave()
-    if terminated:
+    process.skip_exit_gc()
+    if sigterms:
         os.kill(os.getpid(), signal.SIGTERM)
     sys.exit(status)
 
 
-def _clear_away_on_sigterm() -> list[int]:
-    """Let SIGTERM end a command as Ctrl-C does, so that no half-written file is left behind.
+def _interrupt_on_sigterm() -> list[int]:
+    """Make SIGTERM raise KeyboardInterrupt, as Ctrl-C does, so that no half-written file remains.
 
-    Commands that write an archive heed it in their own way meanwhile.
+    Commands that write to an archive install their own handler while they run.
 
     Returns:
-        A list that is not empty once it came; the process is then to end by it.
+        A list that contains the signal once it came; the process must then end by SIGTERM.
     """
-    came: list[int] = []
+    sigterms: list[int] = []
 
-    def heed(number: int, _frame: FrameType | None) -> None:
-        came.append(number)
+    def handle(number: int, _frame: FrameType | None) -> None:
+        sigterms.append(number)
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         raise KeyboardInterrupt
 
-    signal.signal(signal.SIGTERM, heed)
-    return came
+    signal.signal(signal.SIGTERM, handle)
+    return sigterms
 
 
 def _run() -> int:
     try:
         status = cli(prog_name="harvester", standalone_mode=False)
     except HarvesterError as error:
-        # DuckDB's words about a query have an arrow under it: of a line each.
+        # DuckDB's messages about a query have several lines, with an arrow below the query.
         lines = str(error).split("\n") if isinstance(error, BadQuery) else [str(error)]
         return _fail(lines, error.exit_status, error)
     except click.UsageError as error:
-        where = error.ctx.command_path if error.ctx else "harvester"
+        command = error.ctx.command_path if error.ctx else "harvester"
         text = error.format_message().expandtabs(4)
-        return _fail([*text.split("\n"), f"Try `{where} --help`."], 2, error)
+        return _fail([*text.split("\n"), f"Try `{command} --help`."], 2, error)
     except click.ClickException as error:
         return _fail([error.format_message()], 1, error)
     except (click.Abort, KeyboardInterrupt) as error:
         return _fail(["interrupted"], 130, error)
     except output.ReaderGone:
-        # Let nothing complain at exit.
+        # Python would report the closed pipe once more at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except Exception as error:  # noqa: BLE001 - the one place where any fault becomes a line
-        text = f"a fault of harvester itself: {type(error).__name__}: {error}"
+        text = f"internal error: {type(error).__name__}: {error}"
         return _fail([text, "Run it again with -vv for the traceback."], 1, error)
     return status if isinstance(status, int) else 0
 
@@ -225,7 +230,7 @@ def _run() -> int:
 def _fail(lines: list[str], status: int, error: BaseException) -> int:
     output.error(*lines)
     if output.wants_traceback(sys.argv):
-        import traceback
+        import traceback  # only for -vv: every command would pay for it
 
         for text in "".join(traceback.format_exception(error)).rstrip().split("\n"):
             output.hint(text)

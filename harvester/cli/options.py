@@ -1,138 +1,247 @@
-"""Options shared by commands: archive, configuration, verbosity, pairs."""
+"""Options that all commands share: archive, configuration, verbosity."""
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property, wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import click
 
-from harvester.cli import output, process
+from harvester.archive import Archive
+from harvester.cli import output
 from harvester.config import Settings, load
-from harvester.download.pair_selection import PairName, PairSelection
 from harvester.errors import UsageError
-from harvester.escaping import LARGEST_SMALL_FILE, read_small_file
+from harvester.storage.trade_store import TradeStore
 
-if TYPE_CHECKING:
-    from harvester.storage.trade_store import TradeStore
-
-
-# --- options --------------------------------------------------------------------------------------
-
+P = ParamSpec("P")
+R = TypeVar("R")
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-class Common(NamedTuple):
-    """What the common options say."""
+@dataclass(frozen=True)
+class CommonOptions:
+    """The values of the common options, as `common_options` passes them to a command.
 
-    settings: Settings
-    quiet: bool
-    verbose: int
-    log_json: bool
+    Attributes:
+        quiet: print no progress and no hints.
+        verbose: how often -v was given.
+        log_json: print progress as JSON lines.
+        config_file: the argument of --config; None if it was not given.
+        setting_values: settings given as options of this command, by key such as `archive.path`;
+            None for an option that was not given.
+    """
 
-    def existing(self) -> TradeStore:
-        """The archive, of a command that makes none.
+    quiet: bool = False
+    verbose: int = 0
+    log_json: bool = False
+    config_file: str | None = None
+    setting_values: Mapping[str, object] = field(default_factory=dict[str, object])
+
+    @cached_property
+    def settings(self) -> Settings:
+        """The effective settings, loaded when first used: `config --init` works without them.
 
         Raises:
-            UsageError: its folder was named and is not there.
+            BadSetting: a key, a variable or a value is not allowed, or the file can't be read.
         """
-        from harvester.storage.trade_store import TradeStore
+        return load(self.setting_values, file=self.config_file)
 
+    def archive(self) -> Archive:
+        """The public archive, whose folder may still be missing; warnings go to stderr."""
+        return Archive(self.settings, output.hint)
+
+    def existing_archive(self) -> Archive:
+        """The public archive, for commands that only read.
+
+        Raises:
+            UsageError: the folder was named explicitly and does not exist.
+        """
+        self.store()
+        return self.archive()
+
+    def store(self) -> TradeStore:
+        """The storage of the archive, for commands that only read.
+
+        Raises:
+            UsageError: the folder was named explicitly and does not exist.
+        """
         path, origin = self.settings.archive.path, self.settings.origins["archive.path"]
-        # Without a name a new user is at work, who is told how to begin.
+        # The default folder may be missing: a new user gets the advice of each command then.
         if origin != "default" and not Path(path).is_dir():
             named = "--data" if origin == "option" else origin
             why = "that is no folder" if Path(path).exists() else "there is no such folder"
             raise UsageError(f"{named} is {path!r}, and {why}: name the one with the archive")
         return TradeStore(path)
 
+    def existing(self) -> TradeStore:
+        """The old name of `store`."""
+        return self.store()
+
+
+_SETTINGS = "harvester.settings"
+_OPTIONS = "harvester.options"
+"""Where a click context keeps the values of these options, in `meta`."""
+
+
+def _keep_option(context: click.Context, option: click.Parameter, value: object) -> None:
+    context.meta.setdefault(_OPTIONS, {})[option.name] = value
+
+
+def setting_option(
+    *flags: str,
+    setting: str,
+    help: str,  # noqa: A002 - as click calls it
+    metavar: str | None = None,
+    type: type[float | int] | None = None,  # noqa: A002 - as click calls it
+) -> Callable[[F], F]:
+    """An option that overrides a setting; the command finds it in `common.settings`.
+
+    Args:
+        *flags: its names on the command line.
+        setting: the key of the setting, such as `exchange.rate`.
+        help: its help text.
+        metavar: the name of its argument in the help.
+        type: what it is parsed as; text unless given.
+    """
+
+    def keep(context: click.Context, _option: click.Parameter, value: object) -> None:
+        context.meta.setdefault(_SETTINGS, {})[setting] = value
+
+    return click.option(
+        *flags, help=help, metavar=metavar, type=type, expose_value=False, callback=keep
+    )
+
+
+# Help texts name the environment variables, but click does not read them: `config.load` does,
+# because it reports where each value came from.
+_COMMON = (
+    setting_option(
+        "--data",
+        "-d",
+        setting="archive.path",
+        metavar="DIR",
+        help="Folder that contains the archive.  [HARVESTER_DATA; default: data]",
+    ),
+    click.option(
+        "--config",
+        metavar="FILE",
+        help="Configuration file.  [HARVESTER_CONFIG; default: config.toml, if there is one]",
+        expose_value=False,
+        callback=_keep_option,
+    ),
+    setting_option(
+        "--api-url",
+        setting="exchange.url",
+        metavar="URL",
+        help="Base URL of the API, such as another harvester's API server.  [HARVESTER_API_URL]",
+    ),
+    click.option(
+        "-q",
+        "--quiet",
+        is_flag=True,
+        help="Print no progress and no hints.",
+        expose_value=False,
+        callback=_keep_option,
+    ),
+    click.option(
+        "-v",
+        "--verbose",
+        count=True,
+        help="Print more; -vv adds tracebacks.",
+        expose_value=False,
+        callback=_keep_option,
+    ),
+    click.option(
+        "--log-json",
+        is_flag=True,
+        help="Print progress as one JSON object per line.",
+        expose_value=False,
+        callback=_keep_option,
+    ),
+)
+
+
+def common_options(function: Callable[Concatenate[CommonOptions, P], R]) -> Callable[P, R]:
+    """Add the common options to a command and pass them as its first argument."""
+
+    @wraps(function)
+    def command(*args: P.args, **options: P.kwargs) -> R:
+        return function(_common_options(click.get_current_context()), *args, **options)
+
+    for option in reversed(_COMMON):
+        command = option(command)
+    return command
+
+
+def _common_options(context: click.Context) -> CommonOptions:
+    options, setting_values = context.meta[_OPTIONS], context.meta[_SETTINGS]
+    output.repeat_in_advice(
+        {
+            "--data": setting_values["archive.path"],
+            "--config": options["config"],
+            "--api-url": setting_values["exchange.url"],
+        }
+    )
+    return CommonOptions(
+        quiet=options["quiet"],
+        verbose=options["verbose"],
+        log_json=options["log_json"],
+        config_file=options["config"],
+        setting_values=setting_values,
+    )
+
+
+# The old way, until every command uses `common_options`.
+
+Common = CommonOptions
+
 
 def common(function: F) -> F:
-    """Give a command the common options; `settings_of` reads them.
-
-    The variables that their texts name are read by `config.load`, which so knows where a value
-    came from.
-    """
+    """Add the common options to a command as keyword arguments, which `settings_of` reads."""
     for option in reversed(
         [
             click.option(
                 "--data",
                 "-d",
                 metavar="DIR",
-                help="The folder that holds the archive.  [HARVESTER_DATA; default: data]",
+                help="Folder that contains the archive.  [HARVESTER_DATA; default: data]",
             ),
             click.option(
                 "--config",
                 metavar="FILE",
-                help="The configuration.  [HARVESTER_CONFIG; default: config.toml here, if any]",
+                help="Configuration file.  "
+                "[HARVESTER_CONFIG; default: config.toml, if there is one]",
             ),
             click.option(
                 "--api-url",
                 metavar="URL",
-                help="Where the API answers, such as a mirror's address.  [HARVESTER_API_URL]",
+                help="Base URL of the API, such as another harvester's API server.  "
+                "[HARVESTER_API_URL]",
             ),
-            click.option("-q", "--quiet", is_flag=True, help="No progress, no hints."),
-            click.option("-v", "--verbose", count=True, help="Tell more; -vv adds tracebacks."),
-            click.option("--log-json", is_flag=True, help="Progress as one JSON object a line."),
+            click.option("-q", "--quiet", is_flag=True, help="Print no progress and no hints."),
+            click.option("-v", "--verbose", count=True, help="Print more; -vv adds tracebacks."),
+            click.option(
+                "--log-json", is_flag=True, help="Print progress as one JSON object per line."
+            ),
         ]
     ):
         function = option(function)
     return function
 
 
-def settings_of(given: dict[str, Any], **more: Any) -> Common:
-    """The common options of a command, taken out of what it was given; `more`: by key name."""
-    process.settle()
+def settings_of(given: dict[str, Any]) -> CommonOptions:
+    """Remove the common options from the keyword arguments of a command and return them."""
     data, file, api_url = given.pop("data"), given.pop("config"), given.pop("api_url")
-    options = {"archive.path": data, "exchange.url": api_url}
-    options |= {name.replace("__", "."): value for name, value in more.items()}
-    settings = load(options, file=file)
     output.repeat_in_advice({"--data": data, "--config": file, "--api-url": api_url})
-    return Common(settings, given.pop("quiet"), given.pop("verbose"), given.pop("log_json"))
-
-
-# --- naming ---------------------------------------------------------------------------------------
-
-
-def choice_of(
-    pairs: Sequence[str], *, everything: bool, quotes: Sequence[str], file: str | None
-) -> PairSelection:
-    """What the arguments and options say together.
-
-    Raises:
-        click.UsageError: they contradict one another, or name nothing.
-        UsageError: the file can't be read, or names nothing.
-    """
-    if everything and (pairs or file):
-        raise click.UsageError("--all is every pair already: give no names with it")
-    if not (everything or pairs or file):
-        all_of = f" --all --quote {quotes[0]}" if quotes else " --all for every pair"
-        raise click.UsageError(f"which pairs? Give names, patterns, --pairs-file, or{all_of}")
-    names = [PairName(text) for text in pairs] + (_names_in(file) if file else [])
-    return PairSelection(names, everything=everything, quotes=quotes)
-
-
-def _typed() -> bytes:
-    """What comes on stdin, which may never end."""
-    data = sys.stdin.buffer.read(LARGEST_SMALL_FILE + 1)
-    if len(data) > LARGEST_SMALL_FILE:
-        raise OSError(None, f"it is larger than {LARGEST_SMALL_FILE >> 20} MB")
-    return data
-
-
-def _names_in(file: str) -> list[PairName]:
-    """The names of a file, one a line; `#` begins a comment."""
-    place = "stdin" if file == "-" else file
-    try:
-        raw = _typed() if file == "-" else read_small_file(file)
-        lines = raw.decode("utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        why = error.strerror if isinstance(error, OSError) else "it is no UTF-8 text"
-        raise UsageError(f"--pairs-file {file}: can't be read: {why}") from error
-    texts = [line.partition("#")[0].strip() for line in lines]
-    names = [PairName(text, f"{place}, line {n}") for n, text in enumerate(texts, 1) if text]
-    if not names:
-        raise UsageError(f"--pairs-file {file}: it names no pair: give one a line")
-    return names
+    common_ = CommonOptions(
+        quiet=given.pop("quiet"),
+        verbose=given.pop("verbose"),
+        log_json=given.pop("log_json"),
+        config_file=file,
+        setting_values={"archive.path": data, "exchange.url": api_url},
+    )
+    common_.settings  # noqa: B018 - a wrong setting is reported before anything else
+    return common_

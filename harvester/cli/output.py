@@ -19,49 +19,47 @@ import click
 from harvester.errors import HarvesterError, UsageError
 from harvester.escaping import printable, shortened, without_credentials
 
-# --- output ---------------------------------------------------------------------------------------
-
-# Text from outside (exchange answers, files, names) is in many messages and tables. Here every
+# Many messages and tables contain text from outside (exchange answers, files, names). Here every
 # line is made printable: control characters, line ends within a line and marks that change the
-# direction of writing are escaped, and passwords in addresses are left out. Only data for
-# programs is verbatim.
+# writing direction are escaped, and passwords in addresses are left out. Only data for programs is
+# printed verbatim.
 
 LONGEST_LINE = 4000
-"""Characters of a message; rows of tables may be longer."""
+"""Maximum length of a message in characters; rows of tables may be longer."""
 
 
 class LiveDisplay(Protocol):
-    """Lines that are redrawn in their place on the terminal that stderr is."""
+    """A display on the terminal of stderr that redraws its lines."""
 
     def say(self, text: str) -> None:
-        """Print above the lines."""
+        """Print text above the lines."""
 
     def stop(self) -> None:
-        """Take the lines away for good."""
+        """Erase the lines and stop drawing."""
 
 
-_repeated: dict[str, str] = {}
-"""Options of this command that the commands in messages need, too, by name."""
+_advised_options: dict[str, str] = {}
+"""Options of this command, by name, that are added to commands in messages."""
 
-_ADVISED = re.compile(r"`(harvester [a-z]+[^`]*)`")
+_COMMAND = re.compile(r"`(harvester [a-z]+[^`]*)`")
 
 _live: list[LiveDisplay] = []
-"""The displays that are drawn, the last one on top."""
+"""The running displays; the last one prints messages."""
 
 
 def show_live(display: LiveDisplay) -> None:
-    """From now on hints and errors are printed above this display."""
+    """Print messages above this display from now on."""
     _live.append(display)
 
 
 def hide_live() -> None:
-    """Take away what is drawn, as before the process ends; nothing is drawn from now on."""
+    """Erase and stop all displays."""
     while _live:
         _live.pop().stop()
 
 
 class ReaderGone(Exception):
-    """Whoever read our output has had enough, as `head` does."""
+    """The reader of stdout closed it, as `head` does."""
 
 
 @contextmanager
@@ -69,7 +67,7 @@ def stdout() -> Iterator[BinaryIO]:
     """Standard output for bytes.
 
     Raises:
-        ReaderGone: its reader closed it. (click would make an error of it.)
+        ReaderGone: its reader closed it. click would report an error for a BrokenPipeError.
     """
     try:
         yield sys.stdout.buffer
@@ -79,10 +77,14 @@ def stdout() -> Iterator[BinaryIO]:
 
 
 def repeat_in_advice(options: Mapping[str, str | None]) -> None:
-    """From now on commands in messages have these options, so that they mean the same archive."""
-    _repeated.clear()
+    """Add these options to commands in messages from now on, so that they mean the same archive.
+
+    Args:
+        options: values by option name; None for options that were not given.
+    """
+    _advised_options.clear()
     # An address that is shown without its password would not work.
-    _repeated.update(
+    _advised_options.update(
         {
             name: value
             for name, value in options.items()
@@ -92,40 +94,40 @@ def repeat_in_advice(options: Mapping[str, str | None]) -> None:
 
 
 def line(text: str) -> str:
-    """A text as it is printed: one line, printable, without passwords."""
-    return printable(without_credentials(_ADVISED.sub(_with_options, text)))
+    """Text as it is printed: one line, printable, without passwords."""
+    return printable(without_credentials(_COMMAND.sub(_add_options, text)))
 
 
-def _with_options(advised: re.Match[str]) -> str:
-    command = advised[1]
+def _add_options(match: re.Match[str]) -> str:
+    command = match[1]
     if "--help" not in command:
-        for name, value in _repeated.items():
+        for name, value in _advised_options.items():
             if f" {name} " not in command:
                 command += f" {name} {shlex.quote(value)}"
     return f"`{command}`"
 
 
 def result(text: str) -> None:
-    """Print a line of what was asked for."""
+    """Print one line of the result to stdout."""
     data(line(text))
 
 
 def block(text: str) -> None:
-    """Print several lines of what was asked for, such as a table.
+    """Print several lines of the result to stdout, such as a table.
 
-    Line ends are kept, so the cells of a table must be lines already: `columns` makes them so.
+    Line ends are kept, so cells of a table must contain none: `columns` escapes them.
     """
     data("\n".join(map(line, text.split("\n"))))
 
 
 def data(text: str) -> None:
-    """Print what a program reads, verbatim."""
+    """Print text for a program to stdout, verbatim."""
     with stdout() as sink:
         sink.write(text.encode() + b"\n")
 
 
 def hint(text: str) -> None:
-    """Print a line that helps a person on; a terminal breaks it between words."""
+    """Print a message to stderr; on a terminal, long lines are wrapped between words."""
     text = line(shortened(text, LONGEST_LINE))
     if _live:
         _live[-1].say(text)
@@ -134,13 +136,13 @@ def hint(text: str) -> None:
 
 
 def error(text: str, *more: str) -> None:
-    """Print why a command failed: a line, and further ones."""
-    for one in (f"harvester: {text}", *more):
-        hint(one)
+    """Print why a command failed to stderr: one line, and further ones."""
+    for message in (f"harvester: {text}", *more):
+        hint(message)
 
 
 def _stderr_width() -> int | None:
-    """How many characters a line of stderr has; None where it is no terminal."""
+    """Width of stderr in characters; None if it is no terminal."""
     try:
         return os.get_terminal_size(sys.stderr.fileno()).columns or None
     except (OSError, ValueError):
@@ -148,7 +150,7 @@ def _stderr_width() -> int | None:
 
 
 def wrapped(text: str, width: int | None) -> str:
-    """The text with lines that are too long broken between words; a longer word stays whole."""
+    """Text whose lines are wrapped to a width between words; longer words are not cut."""
     if width is None or all(len(line) <= width for line in text.split("\n")):
         return text
     import textwrap
@@ -170,51 +172,52 @@ def wrapped(text: str, width: int | None) -> str:
 
 
 def as_json(value: Any, *, indent: int = 2) -> None:
-    """Print a report for machines; without `indent` as one line."""
+    """Print a value as JSON to stdout; with `indent` 0 as one line."""
     data(_json(value, indent))
 
 
 def log_json(value: Any) -> None:
-    """Print one JSON object as a line of the log."""
+    """Print one JSON object as a line to stderr."""
     click.echo(_json(value, 0), err=True)
 
 
 def _json(value: Any, indent: int) -> str:
-    """JSON that shows no control character to a terminal: what is not printable is escaped."""
+    """A value as JSON in which characters that are not printable are escaped."""
     import msgspec
 
     encoded = msgspec.json.encode(value)
     text = (msgspec.json.format(encoded, indent=indent) if indent else encoded).decode()
-    return "\n".join(one if one.isprintable() else _escaped(one) for one in text.split("\n"))
+    lines = text.split("\n")
+    return "\n".join(line if line.isprintable() else _escaped(line) for line in lines)
 
 
 def _escaped(text: str) -> str:
-    """A line of JSON whose characters that are not printable are escaped, as JSON allows."""
+    """A line of JSON in which characters that are not printable are escaped as JSON allows."""
     import json
 
     return "".join(char if char.isprintable() else json.dumps(char)[1:-1] for char in text)
 
 
 def wants_traceback(arguments: Iterable[str]) -> bool:
-    """Whether -vv was given."""
+    """Whether the arguments contain -vv, so errors show a traceback."""
     words = list(arguments)
     return "-vv" in words or words.count("-v") + words.count("--verbose") > 1
 
 
 def is_terminal() -> bool:
-    """Whether progress is shown to a person."""
+    """Whether stderr is a terminal."""
     return sys.stderr.isatty()
 
 
 def width() -> int | None:
-    """How many characters a line of stdout has; None where it is no terminal."""
+    """Width of stdout in characters; None if it is no terminal."""
     return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
 
 
 def speaks_unicode() -> bool:
-    """Whether this machine's locale has more than ASCII.
+    """Whether the locale is UTF-8, so that more than ASCII can be printed.
 
-    Python makes C.UTF-8 of the C locale at its start, which says nothing of the terminal.
+    Python replaces the C locale by C.UTF-8 when it starts, so LC_CTYPE alone proves nothing.
     """
     names = [os.environ.get(name, "") for name in ("LC_ALL", "LC_CTYPE", "LANG")]
     if names[1] == "C.UTF-8" and names[2] in ("C", "POSIX"):
@@ -226,35 +229,41 @@ def speaks_unicode() -> bool:
 def fitting(
     header: Sequence[str],
     rows: Sequence[Sequence[str]],
-    goes_first: Sequence[str],
-    room: int | None,
+    drop_order: Sequence[str],
+    max_width: int | None,
     *,
     heads: Sequence[str] = (),
     left: int = 1,
 ) -> str:
-    """As `columns`, without those for which there is no room.
+    """Format rows as `columns` does, without columns that do not fit the width.
 
     Args:
-        header: the columns' names.
-        rows: their cells.
-        goes_first: names of columns that may be left out, the least important first.
-        room: characters a line; None for any number.
-        heads: what is shown above the columns, where it is not their names.
-        left: so many columns stand at the left.
+        header: names of the columns.
+        rows: the cells.
+        drop_order: names of columns that may be left out, the least important first.
+        max_width: characters per line; None for no limit.
+        heads: titles of the columns, if they differ from the names.
+        left: number of columns, from the first, that are aligned to the left.
     """
     lines = [[printable(cell) for cell in row] for row in (heads or header, *rows)]
     kept = list(range(len(header)))
-    widths = [max(len(row[place]) for row in lines) + 2 for place in kept]
-    for name in goes_first:
-        if room is None or sum(widths[place] for place in kept) - 2 <= room:
+    widths = [max(len(row[column]) for row in lines) + 2 for column in kept]
+    for name in drop_order:
+        if max_width is None or sum(widths[column] for column in kept) - 2 <= max_width:
             break
         kept.remove(header.index(name))
-    shown = [[row[place] for place in kept] for row in lines]
-    return columns(shown[0], shown[1:], left=sum(place < left for place in kept))
+    shown = [[row[column] for column in kept] for row in lines]
+    return columns(shown[0], shown[1:], left=sum(column < left for column in kept))
 
 
 def columns(header: Sequence[str], rows: Sequence[Sequence[str]], *, left: int = 1) -> str:
-    """Rows of printable text under one another; the first `left` columns stand at the left."""
+    """Format rows as an aligned text table.
+
+    Args:
+        header: titles of the columns.
+        rows: the cells; characters that are not printable are escaped.
+        left: number of columns, from the first, that are aligned to the left.
+    """
     table = [[printable(cell) for cell in row] for row in [header, *rows]]
     widths = [max(len(row[i]) for row in table) for i in range(len(header))]
     lines = []
@@ -267,20 +276,24 @@ def columns(header: Sequence[str], rows: Sequence[Sequence[str]], *, left: int =
     return "\n".join(lines)
 
 
-# --- newfile --------------------------------------------------------------------------------------
+# New files
 
-# What file systems without hard links say.
+# Errors of file systems without hard links.
 _NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
 
 
 def write_new(path: Path, text: str) -> None:
-    """Write a file, and never over another.
+    """Write a new file; never overwrite one.
 
-    A kill half-way leaves at most a temporary file beside it.
+    A kill half-way leaves at most a temporary file in the same folder.
+
+    Args:
+        path: the file.
+        text: its content, written as UTF-8.
 
     Raises:
-        UsageError: something stands there already.
-        HarvesterError: the machine refused.
+        UsageError: the path exists already.
+        HarvesterError: the operating system refused.
     """
     check_absent(path)
     try:
@@ -292,7 +305,7 @@ def write_new(path: Path, text: str) -> None:
                 sink.flush()
                 os.fsync(sink.fileno())
             temporary.chmod(0o666 & ~_umask())
-            _put(temporary, path)
+            _publish(temporary, path)
         finally:
             temporary.unlink(missing_ok=True)
     except FileExistsError as error:
@@ -302,10 +315,10 @@ def write_new(path: Path, text: str) -> None:
 
 
 def check_absent(path: Path) -> None:
-    """See that nothing stands there.
+    """Check that a path does not exist.
 
     Raises:
-        UsageError: something does.
+        UsageError: it exists.
     """
     if os.path.lexists(path):
         raise _is_there(path)
@@ -317,8 +330,8 @@ def _is_there(path: Path) -> UsageError:
     )
 
 
-def _put(temporary: Path, path: Path) -> None:
-    """Give the file its name, unless another has it by now."""
+def _publish(temporary: Path, path: Path) -> None:
+    """Give the file its final name, unless it exists by now."""
     try:
         os.link(temporary, path)
     except OSError as error:

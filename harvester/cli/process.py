@@ -1,4 +1,4 @@
-"""The process of a command: memory, garbage collection, limit of open files."""
+"""Tune the process of a command: memory, garbage collection, imports, limit of open files."""
 
 from __future__ import annotations
 
@@ -9,9 +9,8 @@ import sys
 from contextlib import suppress
 from importlib.abc import MetaPathFinder
 
-# --- lean -----------------------------------------------------------------------------------------
-
-_ours: list[bool] = []
+_is_dedicated: list[bool] = []
+"""Not empty if this process runs nothing but a command, so that its settings may be changed."""
 
 # From glibc's malloc.h.
 _M_TRIM_THRESHOLD = -1
@@ -19,61 +18,62 @@ _M_MMAP_THRESHOLD = -3
 _M_ARENA_MAX = -8
 
 
-def process_is_ours() -> None:
-    """Say that no other code lives in this process, so that it may be arranged.
+def configure_early() -> None:
+    """Declare that this process runs one command only, and set what must be set before imports.
 
-    A start makes hundreds of thousands of objects that stay, and a crawl of hundreds of pairs as
-    many tasks and their frames: looking through them for garbage at the usual pace takes a
+    A start creates hundreds of thousands of objects that stay, and a download of hundreds of pairs
+    creates as many tasks and frames: garbage collection at Python's default thresholds takes a
     twelfth of the time.
     """
-    _ours.append(True)
+    _is_dedicated.append(True)
     gc.set_threshold(5_000, 20, 50)
-    # Read when Arrow is loaded. What reads and writes Parquet asks for memory by it, whatever pool
-    # Python chooses later; the one that Arrow brings along keeps more with every hour.
+    # Arrow reads it when it is loaded, and reads and writes Parquet with this memory pool, whatever
+    # pool Python chooses later. Arrow's own allocator keeps more memory with every hour.
     os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "system")
 
 
-def leave() -> None:
-    """Before the process ends: what is left is not looked through once more, which takes 70 ms.
+def skip_exit_gc() -> None:
+    """Skip the garbage collection at the end of the process, which takes 70 ms.
 
-    DuckDB's types complain of being left over then, so where it was used they are not.
+    Not if DuckDB was used: its types complain then that they were not freed.
     """
     if "duckdb" not in sys.modules:
         gc.freeze()
 
 
-def settle() -> None:
-    """Keep pandas out, which pyarrow imports at its first conversion, and give memory back.
+def prepare_imports() -> None:
+    """Keep pandas and httpx's command line from being imported, and make glibc free memory early.
 
-    No command uses pandas; looking for it costs pyarrow 0.16 s and 43 MB at every start.
+    pyarrow imports pandas at its first conversion. No command uses pandas; importing it costs
+    0.16 s and 43 MB at every start.
     """
-    if not _ours or "pandas" in sys.modules:
+    if not _is_dedicated or "pandas" in sys.modules:
         return
-    import pyarrow as pa
+    import pyarrow as pa  # `harvester --help` needs none of it
 
-    no_pandas = _Refuses("pandas")
+    no_pandas = _BlockedImport("pandas")
     sys.meta_path.insert(0, no_pandas)
     try:
-        # pyarrow looks once, and remembers.
+        # pyarrow tries the import once and remembers the result.
         pa.array([0]).to_numpy()
     finally:
         sys.meta_path.remove(no_pandas)
-    # httpx's own command, which brings a terminal with it: 25 ms where httpx is wanted at all.
-    sys.meta_path.insert(0, _Refuses("httpx._main"))
-    _keep_freed_memory_small()
-    # Its pools of threads would each keep memory of their own; ours run side by side as it is.
+    # httpx's own command imports a terminal library: 25 ms for every command that uses httpx.
+    sys.meta_path.insert(0, _BlockedImport("httpx._main"))
+    _limit_malloc()
+    # Each thread of Arrow's pools would keep memory of its own; harvester uses its own threads.
     pa.set_cpu_count(1)
     pa.set_io_thread_count(1)
 
 
 def allow_files(count: int) -> None:
-    """Let this process open so many files, as far as the system permits.
+    """Raise this process's limit of open files to `count`, as far as the system permits.
 
-    Systems give a process 256 or 1024 to begin with, and more for the asking; hundreds of
+    Systems start a process with a limit of 256 or 1024 that it may raise itself; hundreds of
     connections and locks need more.
     """
     try:
-        import resource
+        import resource  # not on Windows
     except ImportError:  # pragma: no cover - Windows has no such limit
         return
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -83,11 +83,11 @@ def allow_files(count: int) -> None:
             resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
-def _keep_freed_memory_small() -> None:
-    """Tell glibc, where that is what allocates, to give large blocks back and to keep one heap.
+def _limit_malloc() -> None:
+    """Make glibc's malloc, if it is used, return large blocks to the system and keep one arena.
 
-    Each thread that writes a segment would else keep a heap of its own, and large buffers would
-    leave gaps in it: 213 MB at the peak of 300,000 trades became 269 MB at 3,000,000.
+    Otherwise each thread that writes a segment keeps an arena of its own, and large buffers leave
+    unused memory in it: 213 MB at the peak of 300,000 trades became 269 MB at 3,000,000.
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt
@@ -97,25 +97,29 @@ def _keep_freed_memory_small() -> None:
     mallopt(_M_ARENA_MAX, 1)
 
 
-def settle_in() -> None:
-    """For work that takes minutes: memory that was freed is used again, and not fetched anew.
+def tune_malloc_for_import() -> None:
+    """Make glibc's malloc reuse freed memory, for an import, which takes minutes.
 
-    An import spends a fifth of its time on fresh pages of memory otherwise, at the same peak.
+    Otherwise an import spends a fifth of its time on new pages of memory, at the same peak.
     """
-    if _ours:
+    if _is_dedicated:
         with suppress(OSError, AttributeError):
             mallopt = ctypes.CDLL(None).mallopt
             mallopt(_M_MMAP_THRESHOLD, 1 << 26)
             mallopt(_M_TRIM_THRESHOLD, 1 << 28)
 
 
-class _Refuses(MetaPathFinder):
-    """Answers that there is no such module."""
+# The old name, until `import` uses the new one.
+settle_in = tune_malloc_for_import
+
+
+class _BlockedImport(MetaPathFinder):
+    """An import hook that makes one module look as if it were not installed."""
 
     def __init__(self, module: str) -> None:
         self._module = module
 
     def find_spec(self, fullname: str, _path: object, _target: object = None) -> None:
-        """Refuse that one, and know nothing of others."""
+        """Raise ModuleNotFoundError for that module; leave other modules to other finders."""
         if fullname == self._module:
             raise ModuleNotFoundError(fullname)

@@ -15,7 +15,15 @@ from rich.live import Live
 from rich.text import Text
 
 from harvester.cli import output
-from harvester.cli.progress_text import ASCII, UNICODE, Clock, RunTrack, log_line, overall, picture
+from harvester.cli.progress_text import (
+    ASCII,
+    UNICODE,
+    Clock,
+    RunProgress,
+    log_line,
+    overall,
+    progress_lines,
+)
 from harvester.download.events import (
     BackfillResult,
     Event,
@@ -31,23 +39,21 @@ from harvester.download.events import (
 from harvester.kraken.rate_limit import PaceState
 from harvester.times import show
 
-# --- progress -------------------------------------------------------------------------------------
+LINE_INTERVAL_S = 30.0
+PAGE_INTERVAL_S = 1.0
+"""JSON lines show the progress of a pair at most this often."""
 
-LINE_EVERY_S = 30.0
-PAGE_EVERY_S = 1.0
-"""As JSON a pair's pages are told no more often."""
-
-MOST_ALONE = 8
-"""So many pairs have lines of their own in a log."""
+MAX_PAIRS_WITH_LINES = 8
+"""Up to this many pairs have lines of their own in a log."""
 
 LINE_WIDTH = 100
 
 
 class Display(Protocol):
-    """Takes events, and shows them."""
+    """Shows the events of a run."""
 
     def __enter__(self) -> Self:
-        """Begin to show."""
+        """Start the display."""
 
     def __exit__(
         self,
@@ -55,17 +61,23 @@ class Display(Protocol):
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Show no more."""
+        """Stop the display."""
 
-    def tell(self, event: Event) -> None:
+    def show(self, event: Event) -> None:
         """Show one event."""
 
+    def paused(self) -> AbstractContextManager[object]:
+        """A context in which nothing is drawn, so that others can print."""
+
+    def tell(self, event: Event) -> None:
+        """The old name of `show`."""
+
     def aside(self) -> AbstractContextManager[object]:
-        """While this lasts nothing is drawn, so that others can print."""
+        """The old name of `paused`."""
 
 
 def display(*, quiet: bool, log_json: bool) -> Display:
-    """The display that fits where stderr goes."""
+    """The display for these options, and for a terminal or a log."""
     if quiet:
         return Silent()
     if log_json:
@@ -77,7 +89,7 @@ def display(*, quiet: bool, log_json: bool) -> Display:
 
 
 class Silent:
-    """Only what went wrong."""
+    """Only notes and errors; the base of all displays."""
 
     def __enter__(self) -> Self:
         return self
@@ -85,12 +97,20 @@ class Silent:
     def __exit__(self, *_: object) -> None:
         return
 
-    def aside(self) -> AbstractContextManager[object]:
-        """Nothing is drawn anyway."""
+    def paused(self) -> AbstractContextManager[object]:
+        """A context that changes nothing, as nothing is drawn."""
         return nullcontext()
 
     def tell(self, event: Event) -> None:
-        """Show what can't be left unsaid."""
+        """The old name of `show`."""
+        self.show(event)
+
+    def aside(self) -> AbstractContextManager[object]:
+        """The old name of `paused`."""
+        return self.paused()
+
+    def show(self, event: Event) -> None:
+        """Print notes and errors."""
         if isinstance(event, Noted):
             output.hint(f"{event.pair}: {event.text}")
         if isinstance(event, BackfillResult) and event.exit_status:
@@ -100,39 +120,39 @@ class Silent:
 
 
 class Lines(Silent):
-    """A line now and then: what happens once, and every half minute how far it is.
+    """Lines in a log: events that happen once, and every half minute how far each pair is.
 
-    Of a few pairs each has its line; for many there is one for all.
+    Many pairs share one line.
     """
 
-    def __init__(self, run: RunTrack | None = None, clock: Clock = time.monotonic) -> None:
-        """A clock may be handed in."""
-        self._run = run or RunTrack(clock)
+    def __init__(self, run: RunProgress | None = None, clock: Clock = time.monotonic) -> None:
+        """Tests pass their own clock."""
+        self._run = run or RunProgress(clock)
         self._clock = clock
-        self._told_s = clock()
-        self._waited: set[str] = set()
+        self._printed_s = clock()
+        self._announced_waits: set[str] = set()
         self._lock = threading.Lock()
 
-    def tell(self, event: Event) -> None:
-        """Show one event, from any thread."""
+    def show(self, event: Event) -> None:
+        """Print one event, from any thread."""
         with self._lock:
-            self._tell(event)
+            self._show(event)
 
-    def _tell(self, event: Event) -> None:
-        self._run.take(event)
+    def _show(self, event: Event) -> None:
+        self._run.add(event)
         match event:
             case Started(pair, missing, expected):
                 if missing and not self._many:
                     about = f", about {expected:,} trades" if expected is not None else ""
                     output.hint(f"{pair}: {_spans(missing)} to fetch{about}")
             case PageRead(pair):
-                self._waited.discard(pair)
+                self._announced_waits.discard(pair)
             case Waiting(pair, reason):
-                if pair not in self._waited and not self._many:
-                    self._waited.add(pair)
+                if pair not in self._announced_waits and not self._many:
+                    self._announced_waits.add(pair)
                     output.hint(f"{pair}: waiting: {reason}")
             case Noted():
-                super().tell(event)
+                super().show(event)
             case Imported():
                 for line in event.lines:
                     output.hint(line)
@@ -144,41 +164,40 @@ class Lines(Silent):
 
     @property
     def _many(self) -> bool:
-        return max(self._run.pairs or 0, len(self._run.running)) > MOST_ALONE
+        return max(self._run.pairs or 0, len(self._run.running)) > MAX_PAIRS_WITH_LINES
 
     def _tick(self) -> None:
-        if self._clock() - self._told_s < LINE_EVERY_S:
+        if self._clock() - self._printed_s < LINE_INTERVAL_S:
             return
-        self._told_s = self._clock()
+        self._printed_s = self._clock()
         if self._many:
             output.hint(overall(self._run, LINE_WIDTH, UNICODE))
             return
-        for one in self._run.running.values():
-            output.hint(log_line(one))
+        for pair_progress in self._run.running.values():
+            output.hint(log_line(pair_progress))
 
 
 class JsonLines(Silent):
-    """One JSON object a line, with stable names; see docs/status.md."""
+    """One JSON object per line, with stable names; see docs/status.md."""
 
     def __init__(
         self, clock: Clock = time.monotonic, now_ns: Callable[[], int] = time.time_ns
     ) -> None:
-        """Clocks may be handed in."""
-        self._run = RunTrack(clock)
+        """Tests pass their own clocks."""
+        self._run = RunProgress(clock)
         self._clock = clock
         self._now_ns = now_ns
-        self._told_s = clock()
+        self._printed_s = clock()
         self._paged_s: dict[str, float] = {}
         self._lock = threading.Lock()
 
-    def tell(self, event: Event) -> None:
-        """Show one event, from any thread."""
+    def show(self, event: Event) -> None:
+        """Print one event, from any thread."""
         with self._lock:
-            self._tell(event)
+            self._show(event)
 
-    def _tell(self, event: Event) -> None:
-        # As it ends a pair, it is forgotten; so what was known of it is asked for first.
-        self._run.take(event)
+    def _show(self, event: Event) -> None:
+        self._run.add(event)
         fields: dict[str, Any] = event._asdict()
         if isinstance(event, Paced | BackfillResult):
             fields["pace"] = pace_fields(event.pace)
@@ -187,24 +206,28 @@ class JsonLines(Silent):
         if isinstance(event, PageRead | Step) and not self._is_due(event):
             return
         if isinstance(event, PageRead):
-            one = self._run.running.get(event.pair)
-            if one is None:
+            pair_progress = self._run.running.get(event.pair)
+            if pair_progress is None:
                 return
-            fields |= {"pages_s": round(one.pages_s, 3), "left_s": _whole(one.left_s)}
+            fields |= {
+                "pages_s": round(pair_progress.pages_s, 3),
+                "left_s": _whole(pair_progress.left_s),
+            }
         if isinstance(event, BackfillResult):
             fields["error"] = None if event.error is None else str(event.error)
             fields["upgrade"] = None if event.upgrade is None else event.upgrade.plain()
             fields["exit_status"] = event.exit_status
-        self._say(type(event).__name__.lower(), fields)
-        if self._clock() - self._told_s >= LINE_EVERY_S:
-            self._told_s = self._clock()
-            self._say("overall", self._overall())
+        is_result = isinstance(event, BackfillResult)
+        self._print("result" if is_result else type(event).__name__.lower(), fields)
+        if self._clock() - self._printed_s >= LINE_INTERVAL_S:
+            self._printed_s = self._clock()
+            self._print("overall", self._overall())
 
     def _is_due(self, event: PageRead | Step) -> bool:
-        """Whether to tell how far a pair is; that a step is the last one always is told."""
+        """Whether to print how far a pair is: once a second, and always for the last step."""
         is_last = isinstance(event, Step) and event.done >= event.of
-        before_s = self._paged_s.get(event.pair, -PAGE_EVERY_S)
-        if self._clock() - before_s < PAGE_EVERY_S and not is_last:
+        before_s = self._paged_s.get(event.pair, -PAGE_INTERVAL_S)
+        if self._clock() - before_s < PAGE_INTERVAL_S and not is_last:
             return False
         self._paged_s[event.pair] = self._clock()
         return True
@@ -221,7 +244,7 @@ class JsonLines(Silent):
             "left_s": _whole(run.left_s),
         }
 
-    def _say(self, event: str, fields: dict[str, Any]) -> None:
+    def _print(self, event: str, fields: dict[str, Any]) -> None:
         now = show(self._now_ns() // 10**6 * 10**6)
         output.log_json({"event": event, "time": now, **fields})
 
@@ -236,7 +259,7 @@ def _spans(missing: list[Any]) -> str:
 
 
 def pace_fields(pace: PaceState | None) -> dict[str, Any] | None:
-    """How a pair was asked, for machines: no limit is null."""
+    """The request rate of a pair for JSON; no limit is null."""
     if pace is None:
         return None
     fields = {name: getattr(pace, name) for name in PaceState.__slots__ if name != "pair"}
@@ -244,30 +267,30 @@ def pace_fields(pace: PaceState | None) -> dict[str, Any] | None:
 
 
 def outcome_line(outcome: BackfillResult) -> str:
-    """What a pair's crawl came to, in one line."""
+    """The result of a pair in one line."""
     return str(outcome)
 
 
-# --- bars -----------------------------------------------------------------------------------------
+# Bars
 
-REFRESHES_A_SECOND = 4
-MOST_LINES = 16
+REFRESHES_PER_SECOND = 4
+MAX_LINES = 16
 
 
 class Bars(Silent):
-    """A line a pair and one for all, for a terminal; what happens once scrolls by above."""
+    """A terminal display: one bar per pair and one line for all; events scroll by above them."""
 
-    def __init__(self, run: RunTrack | None = None, console: Console | None = None) -> None:
-        """Nothing is drawn before it is entered; a clock and a terminal may be handed in."""
-        self._run = run or RunTrack()
-        self._signs = UNICODE if output.speaks_unicode() else ASCII
+    def __init__(self, run: RunProgress | None = None, console: Console | None = None) -> None:
+        """Draws nothing before it is entered. Tests pass their own progress and console."""
+        self._run = run or RunProgress()
+        self._symbols = UNICODE if output.speaks_unicode() else ASCII
         # A signal's handler may print while its own thread holds the lock.
         self._lock = threading.RLock()
         self._console = console or Console(stderr=True)
         self._live = Live(
             self,
             console=self._console,
-            refresh_per_second=REFRESHES_A_SECOND,
+            refresh_per_second=REFRESHES_PER_SECOND,
             transient=True,
             redirect_stdout=False,
             redirect_stderr=True,
@@ -275,42 +298,42 @@ class Bars(Silent):
         )
 
     def __rich_console__(self, _: Console, options: ConsoleOptions) -> RenderResult:
-        """The lines for a terminal as wide and high as it is at this moment."""
-        height = min(options.size.height, MOST_LINES)
+        """The lines for the present width and height of the terminal."""
+        height = min(options.size.height, MAX_LINES)
         with self._lock:
-            # Three columns are left free: a full line would wrap on some terminals, and so would
-            # the ^C that a terminal puts behind it; then lines stay behind when all is redrawn.
-            lines = picture(self._run, options.size.width - 3, height, self._signs)
+            # Three columns stay free: a full line would wrap on some terminals, and so would the ^C
+            # that a terminal prints behind it; wrapped lines would stay after redrawing.
+            lines = progress_lines(self._run, options.size.width - 3, height, self._symbols)
         if lines:
             yield Text("\n".join(map(output.line, lines)), no_wrap=True, overflow="crop")
 
     def __enter__(self) -> Self:
-        """Begin to draw."""
+        """Start drawing."""
         self._live.start()
         output.show_live(self)
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Draw no more, and leave nothing behind."""
+        """Stop drawing and erase the lines."""
         output.hide_live()
 
     def stop(self) -> None:
-        """Draw no more."""
+        """Stop drawing."""
         self._live.stop()
 
     @contextmanager
-    def aside(self) -> Iterator[None]:
-        """Take the lines away, and draw them again behind what was printed meanwhile."""
+    def paused(self) -> Iterator[None]:
+        """A context without the lines; afterwards they are drawn below what was printed."""
         self._live.stop()
         try:
             yield
         finally:
             self._live.start()
 
-    def tell(self, event: Event) -> None:
+    def show(self, event: Event) -> None:
         """Show one event."""
         with self._lock:
-            self._run.take(event)
+            self._run.add(event)
         match event:
             case Noted(pair, text):
                 self.say(output.line(f"{pair}: {text}"))
@@ -322,6 +345,6 @@ class Bars(Silent):
                 pass
 
     def say(self, text: str) -> None:
-        """Print above the lines, long ones broken between words."""
+        """Print text above the lines, wrapped between words."""
         shown = output.wrapped(text, self._console.width)
         self._console.print(shown, markup=False, highlight=False, soft_wrap=True)

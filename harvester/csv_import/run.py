@@ -214,7 +214,7 @@ def _error_of(work: Callable[[], None]) -> HarvesterError | None:
     except HarvesterError as reason:
         return reason
     except Exception as fault:  # noqa: BLE001 - one pair's fault must not end the others
-        error = HarvesterError(f"a fault of harvester itself: {type(fault).__name__}: {fault}")
+        error = HarvesterError(f"internal error: {type(fault).__name__}: {fault}")
         error.__cause__ = fault
         return error
     return None

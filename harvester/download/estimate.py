@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from harvester.config import ExchangeSettings
 from harvester.download.events import CancelToken
 from harvester.errors import ExchangeError, ExchangeUnreachable
 from harvester.kraken.client import Client
 from harvester.kraken.pairs import Pair
+from harvester.kraken.trades import PAGE_ROWS
 from harvester.times import UNITS_NS, Range
 
 WEEK = UNITS_NS["w"]
@@ -132,3 +133,131 @@ class TradeCountEstimator:
         self._failures = 0
         self.trades[entry.pair.altname] = Estimate(weeks).trades(entry.ranges)
         return 1 / rate if rate else 0.0
+
+
+# What a dry run reports
+
+BYTES_PER_TRADE = 11
+"""On disk, measured over whole pairs."""
+
+
+class PairEstimate(NamedTuple):
+    """What a backfill of one pair would download.
+
+    Attributes:
+        pair: its altname.
+        ranges: missing ranges, and ranges to download again.
+        trades: trades in them; None if the exchange gave no counts, as for the fields below.
+        calls: requests.
+        hours: duration at the set rate, if the pair were downloaded alone.
+        bytes: growth of the archive.
+        redownload_trades: trades among them that replace imported ones. They are not counted in
+            `bytes`: about as many bytes are deleted as are added.
+    """
+
+    pair: str
+    ranges: int
+    trades: int | None
+    calls: int | None
+    hours: float | None
+    bytes: int | None
+    redownload_trades: int = 0
+
+
+class TotalEstimate(NamedTuple):
+    """What a backfill of all pairs would download.
+
+    Attributes:
+        pairs: number of pairs.
+        unknown: pairs without counts from the exchange; the other fields leave them out.
+        ranges: missing ranges, and ranges to download again.
+        trades: trades in them.
+        calls: requests.
+        bytes: growth of the archive.
+        jobs: pairs that are downloaded at the same time.
+        hours: duration at the set rate with `jobs` pairs at a time, the largest first.
+        useful_jobs: more pairs at a time save no time: the largest pair takes as long as all.
+        shortest_hours: the duration with `useful_jobs`.
+    """
+
+    pairs: int
+    unknown: int
+    ranges: int
+    trades: int
+    calls: int
+    bytes: int
+    jobs: int
+    hours: float
+    useful_jobs: int
+    shortest_hours: float
+
+
+class BackfillEstimate(NamedTuple):
+    """The estimate of each pair, the largest first, and of all of them."""
+
+    pairs: list[PairEstimate]
+    total: TotalEstimate
+
+    def to_dict(self) -> dict[str, Any]:
+        """The estimate for JSON."""
+        return {"pairs": [pair._asdict() for pair in self.pairs], "total": self.total._asdict()}
+
+
+def estimate_pair(missing_data: MissingData, trades: int | None, rate: float) -> PairEstimate:
+    """The estimate of one pair.
+
+    Args:
+        missing_data: the pair and its missing ranges.
+        trades: trades in these ranges; None if unknown.
+        rate: pages per second; 0 for no limit.
+    """
+    name, ranges = missing_data.pair.altname, len(missing_data.ranges)
+    if not missing_data.ranges:
+        return PairEstimate(name, 0, 0, 0, 0.0, 0)
+    if trades is None:
+        return PairEstimate(name, ranges, None, None, None, None)
+    # The end of a range takes two more: a page that brings nothing new, and the newest page.
+    calls = -(-trades // PAGE_ROWS) + 2 * ranges
+    return PairEstimate(name, ranges, trades, calls, _hours(calls, rate), trades * BYTES_PER_TRADE)
+
+
+def add_redownload(estimate: PairEstimate, ranges: int, trades: int, rate: float) -> PairEstimate:
+    """The estimate of a pair with its re-download.
+
+    Args:
+        estimate: of the missing ranges.
+        ranges: imported ranges that are to be downloaded again.
+        trades: trades in these ranges.
+        rate: pages per second; 0 for no limit.
+    """
+    estimate = estimate._replace(ranges=estimate.ranges + ranges, redownload_trades=trades)
+    if estimate.trades is None or estimate.calls is None:
+        return estimate
+    # The last page of a range contains what follows it, so its end takes only one more.
+    calls = estimate.calls + -(-trades // PAGE_ROWS) + ranges
+    return estimate._replace(
+        trades=estimate.trades + trades, calls=calls, hours=_hours(calls, rate)
+    )
+
+
+def estimate_total(pairs: Sequence[PairEstimate], exchange: ExchangeSettings) -> TotalEstimate:
+    """The estimate of several pairs, downloaded `exchange.jobs` at a time."""
+    calls = [pair.calls for pair in pairs if pair.calls is not None]
+    largest, total = max(calls, default=0), sum(calls)
+    shortest_hours = _hours(largest, exchange.rate)
+    return TotalEstimate(
+        pairs=len(pairs),
+        unknown=len(pairs) - len(calls),
+        ranges=sum(pair.ranges for pair in pairs),
+        trades=sum(pair.trades or 0 for pair in pairs),
+        calls=total,
+        bytes=sum(pair.bytes or 0 for pair in pairs),
+        jobs=exchange.jobs,
+        hours=max(shortest_hours, _hours(total, exchange.rate) / exchange.jobs),
+        useful_jobs=-(-total // largest) if largest else 1,
+        shortest_hours=shortest_hours,
+    )
+
+
+def _hours(calls: int, rate: float) -> float:
+    return calls / rate / 3600 if rate else 0.0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sized
+from contextlib import suppress
 from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any, NamedTuple, TypeVar
@@ -18,43 +19,54 @@ T = TypeVar("T")
 
 
 class CancelToken:
-    """Cancels a run: waiting ends at once, and what was downloaded is kept.
+    """Cancels a download: what is being waited for is dropped, what was downloaded is kept.
 
-    Only work under `guard` is ever cut short; a commit on its way to disk never is.
-
-    Attributes:
-        is_cancelled: whether the run is to end.
+    Only what runs under `guard` is ever interrupted; a commit on its way to disk never is.
     """
 
     def __init__(self) -> None:
-        """Create a token that is not cancelled."""
-        self.is_cancelled = False
+        """Not cancelled."""
+        self._is_cancelled = False
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._waiting: set[asyncio.Task[Any]] = set()
 
+    @property
+    def is_cancelled(self) -> bool:
+        """Whether `cancel` was called."""
+        return self._is_cancelled
+
     def cancel(self) -> None:
-        """Let everything end."""
-        self.is_cancelled = True
-        for task in self._waiting:
-            task.cancel()
+        """Cancel the download, from any thread or a signal handler."""
+        self._is_cancelled = True
+        if self._loop is not None:
+            # A closed loop has nothing left to cancel.
+            with suppress(RuntimeError):
+                self._loop.call_soon_threadsafe(self._cancel_waiting)
+
+    def _cancel_waiting(self) -> None:
+        while self._waiting:
+            self._waiting.pop().cancel()
 
     async def guard(self, work: Awaitable[T]) -> T:
         """Wait for `work`, unless the run is cancelled first.
 
         Raises:
-            Interrupted: the run was cancelled.
+            Interrupted: the token was cancelled first.
         """
         task = asyncio.current_task()
         if task is None:
             raise AssertionError("a coroutine always runs in a task")
+        self._loop = asyncio.get_running_loop()
         self._waiting.add(task)
         try:
-            if self.is_cancelled:
+            if self._is_cancelled:
+                self._waiting.discard(task)
                 task.cancel()
             answer = await work
-            # A cancellation that came with the answer takes effect here, and nowhere later.
-            await asyncio.sleep(0) if self.is_cancelled else None
+            # A cancellation that came with the answer arrives here, and nowhere later.
+            await asyncio.sleep(0) if self._is_cancelled else None
         except asyncio.CancelledError:
-            if not self.is_cancelled:
+            if not self._is_cancelled:
                 raise
             task.uncancel()
             raise Interrupted("interrupted; the same command goes on where it stopped") from None

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Self
 
 import msgspec
 
@@ -59,11 +59,16 @@ def renamed(
     return found
 
 
-class PairName(NamedTuple):
-    """A name or a pattern such as `*/EUR`, and where it comes from, for messages."""
+class PairName(str):
+    """A name or a pattern such as `*/EUR`; `source` is where it was read, for error messages."""
 
-    text: str
-    place: str = ""
+    source: str
+
+    def __new__(cls, text: str, source: str = "") -> Self:
+        """`source` is the file and line, such as `pairs.txt, line 3`; empty for an argument."""
+        name = super().__new__(cls, text)
+        name.source = source
+        return name
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,12 +87,8 @@ class PairSelection:
 
     @property
     def needs_the_list(self) -> bool:
-        """Whether the exchange must be asked for the pairs that it lists now."""
-        return (
-            self.everything
-            or bool(self.quotes)
-            or any(is_pattern(name.text) for name in self.names)
-        )
+        """Whether the exchange must be asked for what it lists now."""
+        return self.everything or bool(self.quotes) or any(is_pattern(name) for name in self.names)
 
 
 async def choose(client: Client, archive: TradeStore, choice: PairSelection) -> list[Pair]:
@@ -177,9 +178,9 @@ def _chosen(choice: PairSelection, listed: dict[str, Pair], known: dict[str, Pai
     chosen: dict[str, Pair] = {}
     for name in choice.names:
         try:
-            found = _pairs_of_name(name.text, listed, names, quoted)
+            found = _pairs_of_name(name, listed, names, quoted)
         except UsageError as error:
-            raise type(error)(f"{name.place}: {error}" if name.place else str(error)) from error
+            raise type(error)(f"{name.source}: {error}" if name.source else str(error)) from error
         chosen |= {pair.altname: pair for pair in found}
     return list(chosen.values())
 

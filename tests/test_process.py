@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-ARRANGED = "from harvester.cli import process; process.process_is_ours(); process.settle()"
+ARRANGED = "from harvester.cli import process; process.configure_early(); process.prepare_imports()"
 PARQUET = """
 import io, sys
 import pyarrow as pa, pyarrow.parquet as pq

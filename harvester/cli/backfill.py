@@ -1,0 +1,337 @@
+"""`harvester backfill`: download what is missing of some pairs, or estimate it (--dry-run)."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import click
+
+from harvester.cli import output
+from harvester.cli.options import CommonOptions, common_options, setting_option
+from harvester.cli.progress import pace_fields
+from harvester.cli.run_context import (
+    run_context,
+    show_warnings,
+    shows_estimates,
+    warnings_shown,
+)
+from harvester.config import ExchangeSettings
+from harvester.download.estimate import BackfillEstimate, PairEstimate, TotalEstimate
+from harvester.download.events import BackfillResult, Begun, Event, Noted, Paced
+from harvester.download.pair_selection import PairName
+from harvester.errors import Interrupted, UsageError, gravest
+from harvester.escaping import LARGEST_SMALL_FILE, read_small_file
+
+MAX_LISTED = 20
+"""The summary names this many pairs of each kind."""
+
+MIN_ANNOUNCED_S = 5.0
+"""A dry run announces how long it takes if that is more."""
+
+
+@click.command()
+@click.argument("pair", nargs=-1)
+@click.option("--all", "all_pairs", is_flag=True, help="All pairs that the exchange lists.")
+@click.option(
+    "--quote",
+    "quotes",
+    multiple=True,
+    metavar="NAME",
+    help="Limit --all and patterns to pairs quoted in this currency, e.g. USD; repeatable.",
+)
+@click.option(
+    "--pairs-file",
+    metavar="FILE",
+    help="Read names and patterns from FILE, one per line, # for comments; - is stdin.",
+)
+@click.option(
+    "--since",
+    metavar="TIME",
+    default="start",
+    show_default=True,
+    help="Start time, inclusive; `start` is the first trade.",
+)
+@click.option("--until", metavar="TIME", help="End time, exclusive.  [default: now]")
+@setting_option(
+    "--rate",
+    setting="exchange.rate",
+    type=float,
+    help="Pages per second and pair; 0 for no limit (an API server of your own).  [default: 1]",
+)
+@setting_option(
+    "--jobs",
+    setting="exchange.jobs",
+    type=int,
+    help="Pairs to download at the same time, any number.  [default: 8]",
+)
+@click.option("--newest-first", is_flag=True, help="Download the newest missing month first.")
+@click.option(
+    "--upgrade",
+    is_flag=True,
+    help="Afterwards, download ranges that came from CSV files again and replace them.",
+)
+@click.option("--dry-run", is_flag=True, help="Estimate the download; download no trades.")
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON on stdout.")
+@common_options
+def backfill(  # noqa: PLR0913 - its options
+    common: CommonOptions,
+    *,
+    pair: tuple[str, ...],
+    all_pairs: bool,
+    quotes: tuple[str, ...],
+    pairs_file: str | None,
+    since: str,
+    until: str | None,
+    newest_first: bool,
+    upgrade: bool,
+    dry_run: bool,
+    as_json: bool,
+) -> int:
+    """Download the missing trades of some pairs.
+
+    If it is interrupted, the same command continues where it stopped. TIME is an ISO date or time
+    (UTC), UNIX seconds or nanoseconds (10 or 19 digits), an age such as 7d or 12h, yesterday, now,
+    or start.
+
+    PAIR is a name in any spelling, or a pattern such as '*/EUR' or 'XBT/*' (in quotes, or the
+    shell expands it). Names, patterns and --pairs-file can be combined; --all stands alone. If
+    there are more pairs than --jobs, the largest are downloaded first, which takes the least time
+    in total. A pair that fails does not stop the others.
+
+    --upgrade replaces trades that were imported from Kraken's CSV files by the exchange's own
+    trades, which have ids, sides and exact times. It begins when nothing else is missing, and
+    replaces range by range, small ones first. Days on which file and exchange differ are printed,
+    and the exit status is 4.
+
+    Example: harvester backfill XBT/USD ETH/EUR --since 2024-01-01
+
+    Example: harvester backfill --all --quote USD --dry-run
+    """
+    settings = common.settings
+    names = _pair_names(pair, all_pairs=all_pairs, quotes=quotes, pairs_file=pairs_file)
+    archive = common.archive()
+    if dry_run:
+        show_warnings(verbose=common.verbose > 0)
+        estimate = archive.estimate_backfill(
+            *names,
+            all_pairs=all_pairs,
+            quotes=quotes,
+            since=since,
+            until=until,
+            upgrade=upgrade,
+            progress=None if common.quiet else _announcer(settings.exchange),
+        )
+        _print_estimate(estimate, common, as_json=as_json)
+        return 0
+    with run_context(common) as run:
+
+        def show(event: Event) -> None:
+            run.display.show(event)
+            if isinstance(event, Paced) and common.verbose and not common.log_json:
+                run.display.show(Noted(event.pair, str(event.pace)))
+
+        results = archive.backfill(
+            *names,
+            all_pairs=all_pairs,
+            quotes=quotes,
+            since=since,
+            until=until,
+            newest_first=newest_first,
+            upgrade=upgrade,
+            estimate_trades=shows_estimates(common),
+            progress=show,
+            cancel=run.cancel,
+            check=False,
+        )
+    _print_results(results, common, as_json=as_json)
+    return _exit_status(results)
+
+
+# Names of pairs
+
+
+def _pair_names(
+    pairs: Sequence[str], *, all_pairs: bool, quotes: Sequence[str], pairs_file: str | None
+) -> list[str]:
+    """The names and patterns of the arguments and of --pairs-file.
+
+    Raises:
+        click.UsageError: the options contradict each other, or name nothing.
+        UsageError: the file can't be read, or contains no name.
+    """
+    if all_pairs and (pairs or pairs_file):
+        raise click.UsageError("--all is every pair already: give no names with it")
+    if not (all_pairs or pairs or pairs_file):
+        all_of = f" --all --quote {quotes[0]}" if quotes else " --all for every pair"
+        raise click.UsageError(f"which pairs? Give names, patterns, --pairs-file, or{all_of}")
+    return [*pairs, *(_names_in(pairs_file) if pairs_file else [])]
+
+
+def _names_in(file: str) -> list[PairName]:
+    """The names in a file, each with its line number."""
+    source = "stdin" if file == "-" else file
+    try:
+        raw = _read_stdin() if file == "-" else read_small_file(file)
+        lines = raw.decode("utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        why = error.strerror if isinstance(error, OSError) else "it is no UTF-8 text"
+        raise UsageError(f"--pairs-file {file}: can't be read: {why}") from error
+    texts = [line.partition("#")[0].strip() for line in lines]
+    names = [
+        PairName(text, f"{source}, line {number}") for number, text in enumerate(texts, 1) if text
+    ]
+    if not names:
+        raise UsageError(f"--pairs-file {file}: it names no pair: give one a line")
+    return names
+
+
+def _read_stdin() -> bytes:
+    """All of stdin, up to a limit: it may never end."""
+    data = sys.stdin.buffer.read(LARGEST_SMALL_FILE + 1)
+    if len(data) > LARGEST_SMALL_FILE:
+        raise OSError(None, f"it is larger than {LARGEST_SMALL_FILE >> 20} MB")
+    return data
+
+
+# Estimates
+
+
+def _announcer(exchange: ExchangeSettings) -> Callable[[Event], None]:
+    """A progress callback that prints how long the exchange is asked for counts."""
+
+    def announce(event: Event) -> None:
+        if isinstance(event, Begun) and exchange.rate:
+            duration_s = (-(-event.pairs // exchange.jobs) - 1) / exchange.rate
+            if duration_s > MIN_ANNOUNCED_S:
+                output.hint(
+                    f"asking for the weekly counts of {event.pairs} pairs: about {duration_s:.0f} s"
+                )
+
+    return announce
+
+
+def _print_estimate(estimate: BackfillEstimate, common: CommonOptions, *, as_json: bool) -> None:
+    if as_json:
+        output.as_json(estimate.to_dict())
+    else:
+        output.block(_estimate_table(estimate))
+    advice = _jobs_advice(estimate.total)
+    if advice is not None and not common.quiet:
+        output.hint(advice)
+
+
+def _estimate_table(estimate: BackfillEstimate) -> str:
+    """One line per pair, and one for all."""
+    pairs, total = estimate.pairs, estimate.total
+    rows = [[pair.pair, str(pair.ranges), *_numbers(pair)] for pair in pairs]
+    if total.pairs > 1:
+        name = f"{total.pairs} pairs" + (f", {total.unknown} unknown" if total.unknown else "")
+        rows.append([name, str(total.ranges), *_numbers(total)])
+    header = ["pair", "ranges", "trades", "calls", "hours", "MB"]
+    redownload = sum(pair.redownload_trades for pair in pairs)
+    if redownload:
+        header.append("re-download")
+        counts = [*(pair.redownload_trades for pair in pairs), redownload]
+        rows = [[*row, f"{count:,}"] for row, count in zip(rows, counts, strict=False)]
+    return output.columns(header, rows)
+
+
+def _numbers(estimate: PairEstimate | TotalEstimate) -> list[str]:
+    trades, calls, hours, size = estimate.trades, estimate.calls, estimate.hours, estimate.bytes
+    if trades is None or calls is None or hours is None or size is None:
+        return ["?"] * 4
+    return [f"{trades:,}", f"{calls:,}", f"{hours:.2f}", f"{size / 1e6:.1f}"]
+
+
+def _jobs_advice(total: TotalEstimate) -> str | None:
+    """Which --jobs would be faster, if any."""
+    if total.jobs >= min(total.useful_jobs, total.pairs) or total.hours <= total.shortest_hours:
+        return None
+    return (
+        f"{total.hours:.2f} hours with {total.jobs} pairs at a time; {total.shortest_hours:.2f} "
+        f"with --jobs {total.useful_jobs} or more, if the exchange allows that many requests"
+    )
+
+
+# Results
+
+
+def _exit_status(results: Sequence[BackfillResult]) -> int:
+    return gravest([result.exit_status for result in results])
+
+
+def _print_results(
+    results: Sequence[BackfillResult], common: CommonOptions, *, as_json: bool
+) -> None:
+    if len(results) > 1 and not (common.quiet or common.log_json):
+        for line in _summary(results).split("\n"):
+            output.hint(line)
+    if as_json:
+        output.as_json(
+            {
+                "exit_status": _exit_status(results),
+                "notes": warnings_shown(),
+                "pairs": [_result_fields(result) for result in results],
+            }
+        )
+
+
+def _result_fields(result: BackfillResult) -> dict[str, Any]:
+    return {
+        "pair": result.pair,
+        "exit_status": result.exit_status,
+        "trades": result.trades,
+        "pages": result.pages,
+        "covered_through_ns": result.reached.through if result.reached else None,
+        "gaps": result.gaps,
+        "error": str(result.error) if result.error else None,
+        "pace": pace_fields(result.pace),
+        "upgrade": None if result.upgrade is None else result.upgrade.plain(),
+    }
+
+
+def _summary(results: Sequence[BackfillResult]) -> str:
+    """How many pairs are done, differ, have gaps, failed or stopped; and the reasons.
+
+    It stays short for hundreds of pairs.
+    """
+    by_outcome: dict[str, list[BackfillResult]] = {}
+    for outcome in ("done", "not agreeing", "with gaps", "failed", "stopped"):
+        if found := [result for result in results if _outcome(result) == outcome]:
+            by_outcome[outcome] = found
+    rows = [
+        [
+            outcome,
+            f"{len(found):,}",
+            f"{sum(result.trades for result in found):,}",
+            f"{sum(result.pages for result in found):,}",
+        ]
+        for outcome, found in by_outcome.items()
+    ]
+    lines = [output.columns(["", "pairs", "trades", "pages"], rows)]
+    for outcome in ("not agreeing", "with gaps", "failed"):
+        found = by_outcome.get(outcome, [])
+        lines += [f"{outcome}: {_reason(result)}" for result in found[:MAX_LISTED]]
+        if len(found) > MAX_LISTED:
+            lines.append(f"{outcome}: and {len(found) - MAX_LISTED} more; --json lists all")
+    return "\n".join(lines)
+
+
+def _outcome(result: BackfillResult) -> str:
+    if isinstance(result.error, Interrupted):
+        return "stopped"
+    if result.error is not None:
+        return "failed"
+    if result.gaps:
+        return "with gaps"
+    return "done" if result.exit_status == 0 else "not agreeing"
+
+
+def _reason(result: BackfillResult) -> str:
+    if result.error is None and not result.gaps:
+        return f"{result.pair}: {result.upgrade}"
+    if result.error is None:
+        return f"{result.pair}: {len(result.gaps)} gaps, the first {result.gaps[0]}"
+    return output.line(f"{result.pair}: {str(result.error).removeprefix(f'{result.pair}: ')}")
