@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from harvester.cli import nights, output, settings, settling
+from harvester.cli import config, nights, output, settling
 from harvester.config import commented
 from harvester.errors import HarvesterError, UsageError
 from harvester.settings_keys import KEYS
@@ -276,7 +276,7 @@ def test_its_mode_is_that_of_any_new_file(tmp_path: Path) -> None:
 
 
 def test_schedule_knows_what_there_are_units_for() -> None:
-    assert list(settings.KINDS.choices) == list(nights.UNITS)
+    assert list(config.KINDS.choices) == list(nights.UNITS)
 
 
 def test_the_unit_runs_this_installation_on_this_archive(
