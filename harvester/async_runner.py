@@ -11,7 +11,10 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from harvester.config import Settings
+from harvester.csv_import.import_report import ImportResult
+from harvester.csv_import.pair_matching import ImportRequest
 from harvester.csv_import.redownload import upgrade
+from harvester.csv_import.run import import_files
 from harvester.download.backfill import backfill
 from harvester.download.events import BackfillResult, CancelToken, Listener, Waiting
 from harvester.download.pair_selection import PairName, PairSelection, choose, refresh_pairs
@@ -27,6 +30,8 @@ from harvester.times import END_OF_TIME, Range, show
 # --- crawling -------------------------------------------------------------------------------------
 
 T = TypeVar("T")
+
+CANCEL_POLL_S = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,6 +189,76 @@ async def market_names(settings: Settings, archive: TradeStore) -> dict[str, Pai
     """
     async with Client(settings.exchange) as client:
         return await refresh_pairs(client, archive)
+
+
+def ask_market_names(
+    settings: Settings,
+    archive: TradeStore,
+    cancel: threading.Event,
+    count_calls: Callable[[int, int], None] = lambda _calls, _refusals: None,
+) -> dict[str, Pair]:
+    """Ask the exchange for its markets and keep their names; wait for the answer.
+
+    Args:
+        settings: where the exchange is.
+        archive: keeps the names.
+        cancel: set it, from a signal handler or another thread, to stop waiting.
+        count_calls: called with the numbers of calls and of refused calls, whatever ends it.
+
+    Raises:
+        ExchangeError: the exchange can't be reached, or refuses.
+        Interrupted: `cancel` was set.
+    """
+
+    async def ask(stop: CancelToken) -> dict[str, Pair]:
+        async with Client(settings.exchange) as client:
+            watching = asyncio.ensure_future(_forward(cancel, stop))
+            try:
+                return await stop.guard(refresh_pairs(client, archive))
+            finally:
+                watching.cancel()
+                count_calls(client.calls, client.refusals)
+
+    return run_in_thread(ask)
+
+
+def run_import(
+    archive: TradeStore,
+    settings: Settings,
+    request: ImportRequest,
+    progress: Listener,
+    cancel: threading.Event,
+) -> ImportResult:
+    """Import CSV files, and keep a record of the run.
+
+    Args:
+        archive: where the trades go.
+        settings: where the exchange is, which is asked for names of pairs.
+        request: what to import.
+        progress: called with events, from several threads, one call at a time.
+        cancel: set it to end the import; rows up to the last boundary are kept.
+
+    Raises:
+        UsageError: the files can't be matched to pairs; see `match_files`.
+        KeyboardInterrupt: Ctrl-C; rows up to the last boundary are kept.
+    """
+    with recorded(archive, "import", request.to_dict(), settings, warnings.warn) as record:
+
+        def ask_exchange() -> dict[str, Pair]:
+            return ask_market_names(settings, archive, cancel, record.heard)
+
+        result = import_files(archive, request, ask_exchange, progress, cancel)
+        record.imports(result.reports, lambda pair: len(archive.gaps(pair)))
+        record.ended_with(result.exit_status, None)
+    return result
+
+
+async def _forward(cancel: threading.Event, stop: CancelToken) -> None:
+    """Pass on a threading event, which a signal handler can set, to work on the event loop."""
+    # A signal handler must not touch the loop's own events.
+    while not cancel.is_set():  # noqa: ASYNC110
+        await asyncio.sleep(CANCEL_POLL_S)
+    stop.wish()
 
 
 def raise_gravest(outcomes: Sequence[RunResult]) -> None:

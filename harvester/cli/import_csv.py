@@ -1,68 +1,182 @@
-"""The command that takes Kraken's downloadable archives in."""
+"""`harvester import`: import Kraken's downloadable CSV archives."""
 
 from __future__ import annotations
 
-from typing import Any
+import os
+import shlex
+import signal
+import threading
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from types import FrameType
 
 import click
 
 from harvester.cli import output, process
-from harvester.cli.options import common, settings_of
+from harvester.cli.common_options import CommonOptions, common_options
+from harvester.cli.crawling import show_warnings
+from harvester.cli.progress import display
+from harvester.csv_import.import_report import ImportResult
+from harvester.csv_import.run import FilePlan
+from harvester.errors import Interrupted
+from harvester.times import show
+
+MAX_PAIRS_NAMED = 8
+"""The advice at the end names up to this many pairs."""
 
 
 @click.command("import")
 @click.argument("file", nargs=-1, required=True)
-@click.option("--pair", metavar="PAIR", help="What the one file is of, whatever its name.")
+@click.option("--pair", metavar="PAIR", help="The pair of the only file, whatever its name.")
 @click.option(
     "--pairs",
     metavar="LIST",
-    help="Only these, such as XBT/USD,ETH/EUR or '*/EUR'.",
+    help="Import only these pairs, such as XBT/USD,ETH/EUR or '*/EUR'.",
 )
 @click.option(
     "--delisted",
     is_flag=True,
-    help="Take pairs that the exchange lists no more, by their files' names.",
+    help="Import pairs that Kraken no longer lists, named after their files.",
 )
 @click.option(
     "--whole-since",
-    metavar="W",
-    help="From when on the files of a pair together hold every trade, if you know.",
+    metavar="TIME",
+    help="The files of a pair together are complete from TIME on, if you know it.",
 )
 @click.option(
     "--whole-until",
-    metavar="W",
-    help="Up to before when they together hold every trade, if you know.",
+    metavar="TIME",
+    help="The files of a pair together are complete up to TIME (exclusive), if you know it.",
 )
 @click.option(
     "--skip-bad-rows",
     is_flag=True,
-    help="Leave out rows that can't be read, and the time about them; list them.",
+    help="Leave out rows that can't be read, and the time around them; list them.",
 )
-@click.option("--dry-run", is_flag=True, help="Say what would be imported, and import nothing.")
+@click.option("--dry-run", is_flag=True, help="Show what would be imported, and import nothing.")
 @click.option("--json", "as_json", is_flag=True, help="The result as JSON on stdout.")
-@common
-def import_(file: tuple[str, ...], as_json: bool, **given: Any) -> int:
-    """Take in Kraken's downloadable history: ZIPs, folders and single CSVs of trades.
+@common_options
+def import_(  # noqa: PLR0913 - the options of the command
+    common: CommonOptions,
+    *,
+    file: tuple[str, ...],
+    pair: str | None,
+    pairs: str | None,
+    delisted: bool,
+    whole_since: str | None,
+    whole_until: str | None,
+    skip_bad_rows: bool,
+    dry_run: bool,
+    as_json: bool,
+) -> int:
+    """Import Kraken's downloadable history: ZIPs, folders and single CSV files of trades.
 
-    What is not covered yet is filled; what came from the API stays, as it is richer. Afterwards
-    `backfill` fetches just what is missing: some seconds where the files meet what is held, and
-    what came after them. Whatever stops it, the same command goes on where it stopped.
+    Time that is covered already is skipped, because trades from the API have more details.
+    Afterwards `backfill` downloads what is missing: some seconds at the boundaries of the files,
+    and what came after them. After an interruption, the same command continues.
 
     Example: harvester import Kraken_Trading_History_Q1_2026.zip --pairs XBT/USD
     """
-    names = ("pair", "pairs", "delisted", "whole_since", "whole_until", "skip_bad_rows", "dry_run")
-    options = {name: given.pop(name) for name in names}
-    common_ = settings_of(given)
     process.settle_in()
-    from harvester.cli.importing import Request, dry_run, importing, report, table
-
-    request = Request(file, **options)
-    if request.dry_run:
-        plans, unknown = dry_run(request, common_)
-        fields = {"files": [plan._asdict() for plan in plans], "unknown": unknown}
-        output.as_json(fields) if as_json else output.block(table(plans))
-        return 2 if unknown or any(plan.error for plan in plans) else 0
-    outcome = importing(request, common_)
+    show_warnings(verbose=common.verbose > 0)
+    archive = common.archive()
+    if dry_run:
+        plan = archive.plan_import(
+            *file,
+            pair=pair,
+            pairs=pairs,
+            delisted=delisted,
+            whole_since=whole_since,
+            whole_until=whole_until,
+            skip_bad_rows=skip_bad_rows,
+        )
+        fields = {"files": [file_plan._asdict() for file_plan in plan.files]}
+        if as_json:
+            output.as_json(fields | {"unknown": plan.unknown})
+        else:
+            output.block(_plan_table(plan.files))
+        return plan.exit_status
+    with (
+        _python_warnings_as_hints(),
+        display(quiet=common.quiet, log_json=common.log_json) as shown,
+        _cancel_on_signal() as cancel,
+    ):
+        result = archive.import_csv(
+            *file,
+            pair=pair,
+            pairs=pairs,
+            delisted=delisted,
+            whole_since=whole_since,
+            whole_until=whole_until,
+            skip_bad_rows=skip_bad_rows,
+            progress=shown.tell,
+            cancel=cancel,
+            check=False,
+        )
+    if not common.quiet:
+        _advise(result)
     if as_json:
-        output.as_json(report(outcome))
-    return outcome.exit_status
+        output.as_json(result.to_dict())
+    return result.exit_status
+
+
+def _advise(result: ImportResult) -> None:
+    """Say what to do next, if anything was imported."""
+    pairs = [report.pair for report in result.reports if report.ranges]
+    if not pairs:
+        return
+    # `refresh` without names takes all pairs of the archive; a list of hundreds would not help.
+    command = f"backfill {shlex.join(pairs)}" if len(pairs) <= MAX_PAIRS_NAMED else "refresh"
+    output.hint(
+        f"`harvester {command}` downloads what is missing; `harvester rollup` speeds up long "
+        "queries"
+    )
+
+
+@contextmanager
+def _cancel_on_signal() -> Iterator[threading.Event]:
+    """Set an event at the first Ctrl-C or SIGTERM, to keep what is complete; exit at the second."""
+    cancel = threading.Event()
+
+    def handle(_number: int, _frame: FrameType | None) -> None:
+        if cancel.is_set():
+            output.hide_live()
+            os._exit(Interrupted.exit_status)
+        cancel.set()
+        output.hint("stopping; what was read is being written (again to stop at once)")
+
+    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield cancel
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def _python_warnings_as_hints() -> Iterator[None]:
+    """Print warnings of the library, such as that the run log can't be written, as plain lines."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", UserWarning)
+        warnings.showwarning = lambda message, *_: output.hint(str(message))
+        yield
+
+
+def _plan_table(plans: Sequence[FilePlan]) -> str:
+    rows = [
+        [
+            plan.file,
+            plan.pair,
+            plan.layout,
+            f"{plan.bytes / 1e6:.1f}",
+            f"{plan.rows:,}",
+            f"{plan.bad:,}",
+            "by time" if plan.is_sorted else "unsorted",
+            "" if plan.begins_ns is None else show(plan.begins_ns),
+            plan.error or "; ".join(map(str, plan.missing)) or "nothing",
+        ]
+        for plan in plans
+    ]
+    names = ["file", "pair", "layout", "MB", "rows", "bad", "order", "begins", "not covered"]
+    return output.columns(names, rows, left=3)

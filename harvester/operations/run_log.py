@@ -22,7 +22,7 @@ from harvester.storage.trade_store import TradeStore
 from harvester.times import SECOND, Range, show
 
 if TYPE_CHECKING:
-    from harvester.csv_import.importer import ImportReport
+    from harvester.csv_import.import_report import ImportReport
     from harvester.verify.reports import RepairReport
 
 
@@ -226,7 +226,7 @@ class RunRecorder:
         found: dict[str, PairResult] = {}
         for report in reports:
             pair = found.setdefault(report.pair, PairResult(report.pair, 0, gaps=gaps(report.pair)))
-            pair.trades += report.kept.rows
+            pair.trades += report.imported.rows
             pair.exit_status = gravest([pair.exit_status, report.exit_status])
             if report.ranges:
                 through = max(span.through for span in report.ranges)
