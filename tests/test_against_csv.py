@@ -880,7 +880,7 @@ def test_a_bad_row_is_one_line_and_ends_with_2(tmp_path: Path) -> None:
     line = len(lines(1440)) + 1
     assert ran.stderr == (
         f"harvester: XBTUSD: XBTUSD_1440.csv, line {line}: 'none' can't be read: it has 1 fields "
-        "where 7 should be; nothing is concluded from this file\n"
+        "instead of 7; nothing is concluded from this file\n"
     )
     assert ran.stdout.splitlines()[-1] == "XBTUSD against the files: 1 of 1 FILES NOT READ"
     assert ran.returncode == 2

@@ -250,7 +250,7 @@ def test_sorting_needs_memory_for_a_part_only(
     """Runs, slices and groups of equal time of all sizes; rows of one time stay as they came."""
     monkeypatch.setattr(sorting, "RUN_ROWS", 500)
     monkeypatch.setattr(sorting, "SLICE_ROWS", 100)
-    monkeypatch.setattr(sorting, "_MARK_EVERY", 10)
+    monkeypatch.setattr(sorting, "_SAMPLE_EVERY", 10)
     chance = random.Random(7)
     given_rows = [(chance.randrange(1_500), number) for number in range(5_000)]
     batches = [

@@ -218,9 +218,7 @@ def _number(name: str, text: str) -> Decimal:
     if value < 0:
         raise _BadLine(f"{name} {text} is below 0")
     if int(value.as_tuple().exponent) < -MAX_DIGITS or value.adjusted() >= MAX_DIGITS:
-        raise _BadLine(
-            f"{name} {text} has more than {MAX_DIGITS} digits before or behind its point"
-        )
+        raise _BadLine(f"{name} {text} has more than {MAX_DIGITS} digits before or after its point")
     return value
 
 
