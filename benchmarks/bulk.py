@@ -158,7 +158,7 @@ def measure(
 def check(report: dict[str, Any], truth: dict[str, tuple[int, Decimal]]) -> None:
     """Every row must have been kept, with all its volume."""
     kept = {
-        one["pair"]: (one["kept"]["rows"], Decimal(one["kept"]["volume"]))
+        one["pair"]: (one["imported"]["rows"], Decimal(one["imported"]["volume"]))
         for one in report["files"]
     }
     if kept != truth:

@@ -47,9 +47,12 @@ from harvester.errors import (
 if TYPE_CHECKING:
     from harvester.archive import Archive, open  # noqa: A004 - harvester.open reads well
     from harvester.charts.chart import Chart
+    from harvester.csv_import.import_report import ImportReport, ImportResult
+    from harvester.csv_import.run import FilePlan, ImportPlan
     from harvester.download.estimate import BackfillEstimate
     from harvester.download.events import BackfillResult, CancelToken
     from harvester.kraken.pairs import Pair
+    from harvester.operations.maintenance import CompactionResult, RollupResult
     from harvester.operations.refresh import RefreshResult
     from harvester.query.result import Result
     from harvester.server.sample_data import SampleExchange, sample_exchange
@@ -78,12 +81,17 @@ __all__ = [
     "BadTime",
     "CancelToken",
     "Chart",
+    "CompactionResult",
     "DamagedFile",
     "ExchangeError",
     "ExchangeRefused",
     "ExchangeUnreachable",
+    "FilePlan",
     "HarvesterError",
     "ImportIncomplete",
+    "ImportPlan",
+    "ImportReport",
+    "ImportResult",
     "Interrupted",
     "MarketChanged",
     "NothingHeld",
@@ -93,6 +101,7 @@ __all__ = [
     "Range",
     "RefreshResult",
     "Result",
+    "RollupResult",
     "SampleExchange",
     "UnknownPair",
     "UnreadableAnswer",
@@ -115,9 +124,15 @@ _LAZY = {
     "BackfillEstimate": "harvester.download.estimate",
     "BackfillResult": "harvester.download.events",
     "CancelToken": "harvester.download.events",
+    "CompactionResult": "harvester.operations.maintenance",
+    "FilePlan": "harvester.csv_import.run",
+    "ImportPlan": "harvester.csv_import.run",
+    "ImportReport": "harvester.csv_import.import_report",
+    "ImportResult": "harvester.csv_import.import_report",
     "Pair": "harvester.kraken.pairs",
     "Range": "harvester.times",
     "RefreshResult": "harvester.operations.refresh",
+    "RollupResult": "harvester.operations.maintenance",
 }
 """The module of each name whose module imports large libraries."""
 

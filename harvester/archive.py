@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -26,8 +27,11 @@ if TYPE_CHECKING:
 
     from harvester.async_runner import BackfillRun
     from harvester.charts.chart import Chart
+    from harvester.csv_import.import_report import ImportResult
+    from harvester.csv_import.run import ImportPlan
     from harvester.download.estimate import BackfillEstimate
     from harvester.download.events import BackfillResult, CancelToken, Event
+    from harvester.operations.maintenance import CompactionResult, RollupResult
     from harvester.operations.refresh import RefreshResult
     from harvester.query.connection import Connection
     from harvester.query.plan import CandleQuery, Fill
@@ -475,6 +479,134 @@ class Archive:
             )
         return found
 
+    @check_types
+    def import_csv(  # noqa: PLR0913 - the options of the command
+        self,
+        *files: str | os.PathLike[str],
+        pair: str | None = None,
+        pairs: str | Sequence[str] | None = None,
+        delisted: bool = False,
+        whole_since: Moment | None = None,
+        whole_until: Moment | None = None,
+        skip_bad_rows: bool = False,
+        progress: Callable[[Event], object] | None = None,
+        cancel: threading.Event | None = None,
+        check: bool = True,
+    ) -> ImportResult:
+        """Import Kraken's downloadable CSV files of trades; skip time that is covered already.
+
+        The exchange is asked for the names of its pairs if a file's name is not known yet. After an
+        interruption, the same call continues. docs/import.md explains the rules.
+
+        Args:
+            *files: CSV files, ZIPs, and folders of both.
+            pair: the pair of the only file, whatever its name.
+            pairs: import only these: names or patterns, as a list or as text with commas.
+            delisted: import pairs that the exchange no longer lists, named after their files.
+            whole_since: the files of a pair have every trade from this time on (a whole second).
+            whole_until: the same for the end of the files, exclusive.
+            skip_bad_rows: leave out unreadable rows and the time around them, instead of failing.
+            progress: called with events from several threads, one call at a time.
+            cancel: set this event to end the import; rows up to the last boundary are kept.
+            check: raise the gravest error once all pairs are done.
+
+        Returns:
+            `reports`, one for consecutive files of a pair (row counts, covered ranges, notes,
+            `error`, `exit_status`); `unknown`, the files whose names match no pair.
+
+        Raises:
+            BadFile: a file does not exist, or is not one of Kraken's (`DamagedFile`: is damaged).
+            UsageError: the arguments do not fit together or match no file.
+            UnknownPair: a file's name, or `pair`, is not a pair.
+            ArchiveHasGaps: rows can't be read, or no boundary could be drawn.
+            ArchiveDamaged: rows of time that is covered already are not stored there.
+            ArchiveLocked: another run is writing one of the pairs.
+            ArchiveUnwritable: the operating system refused to write.
+            MarketChanged: the archive has trades of another market under that name.
+            Interrupted: `cancel` was set.
+            KeyboardInterrupt: Ctrl-C; rows up to the last boundary are kept.
+
+        Example:
+            >>> other = harvester.open("imported")
+            >>> result = other.import_csv("XBTUSD.csv", check=False)
+            >>> [(report.pair, report.read.rows) for report in result.reports]
+            [('XBTUSD', 20000)]
+        """
+        from harvester.async_runner import run_import
+        from harvester.csv_import.pair_matching import import_request
+
+        self._check_open()
+        request = import_request(
+            files,
+            pair=pair,
+            pairs=pairs,
+            delisted=delisted,
+            whole_since=whole_since,
+            whole_until=whole_until,
+            skip_bad_rows=skip_bad_rows,
+        )
+        store, stop = Disk(self.path), cancel or threading.Event()
+        result = run_import(store, self._settings, request, _listener(progress), stop, self._warn)
+        if check:
+            result.raise_gravest()
+        return result
+
+    @check_types
+    def plan_import(
+        self,
+        *files: str | os.PathLike[str],
+        pair: str | None = None,
+        pairs: str | Sequence[str] | None = None,
+        delisted: bool = False,
+        whole_since: Moment | None = None,
+        whole_until: Moment | None = None,
+        skip_bad_rows: bool = False,
+    ) -> ImportPlan:
+        """Read CSV files completely, and report what `import_csv` would do with them.
+
+        Args:
+            *files: CSV files, ZIPs, and folders of both.
+            pair: the pair of the only file, whatever its name.
+            pairs: only these pairs, as for `import_csv`.
+            delisted: include pairs that the exchange no longer lists, named after their files.
+            whole_since: the files contain every trade from this time on, as for `import_csv`.
+            whole_until: the files contain every trade before this time, as for `import_csv`.
+            skip_bad_rows: count unreadable rows, instead of reporting the first one as the error
+                of its file.
+
+        Returns:
+            `files`, a plan for each file (pair, columns, rows, whether it is sorted, ranges that
+            are not covered yet, `error`); `unknown`, the files whose names match no pair.
+
+        Raises:
+            BadFile: a file does not exist, or is not a CSV, a ZIP or a folder.
+            UsageError: no file is given, `pairs` matches no file, `pair` is given with several
+                files, or a time is not a whole second.
+            BadTime: a time can't be read.
+            UnknownPair: `pair` is not a pair.
+
+        Example:
+            >>> [plan] = archive.plan_import("XBTUSD.csv").files
+            >>> plan.pair, plan.rows, plan.layout
+            ('XBTUSD', 20000, 'time,price,volume without header')
+        """
+        from harvester.async_runner import ask_market_names
+        from harvester.csv_import.pair_matching import import_request
+        from harvester.csv_import.run import plan_import
+
+        self._check_open()
+        request = import_request(
+            files,
+            pair=pair,
+            pairs=pairs,
+            delisted=delisted,
+            whole_since=whole_since,
+            whole_until=whole_until,
+            skip_bad_rows=skip_bad_rows,
+        )
+        store, never = Disk(self.path), threading.Event()
+        return plan_import(store, request, lambda: ask_market_names(self._settings, store, never))
+
     # Queries
 
     @check_types
@@ -908,6 +1040,73 @@ class Archive:
         self._check_open()
         names = [resolve_named(self._disk, name) for name in pairs] or self._disk.pairs_to_verify()
         return [prove(self._disk, name) for name in names]
+
+    # --- maintenance -----------------------------------------------------------------------------
+
+    @check_types
+    def compact(
+        self, *pairs: str, progress: Callable[[Event], object] | None = None
+    ) -> list[CompactionResult]:
+        """Merge neighbouring small segment files into files of up to four million trades.
+
+        `backfill` and `refresh` do this by themselves. The trades do not change.
+
+        Args:
+            *pairs: names in any spelling; all pairs of the archive if there are none.
+            progress: called with the events `Begun`, `Step` and `Noted` of
+                `harvester.download.events`.
+
+        Returns:
+            A result per pair: `pair`, `files_before`, `files_after`, `notes`.
+
+        Raises:
+            NothingHeld: the archive has no trades of a pair.
+            ArchiveLocked: another run is writing a pair.
+            ArchiveDamaged: a file can't be read, or has other rows than its footer says.
+            ArchiveUnwritable: the operating system refused to write.
+
+        Example:
+            >>> [result] = archive.compact("XBT/USD")
+            >>> result.pair, result.files_before, result.files_after
+            ('XBTUSD', 1, 1)
+        """
+        from harvester.operations.maintenance import compact
+
+        self._check_open()
+        return compact(Disk(self.path), self._settings, pairs, _listener(progress))
+
+    @check_types
+    def rollup(
+        self, *pairs: str, progress: Callable[[Event], object] | None = None
+    ) -> list[RollupResult]:
+        """Build missing roll-ups: candles of each segment file, which speed up long queries.
+
+        `backfill` and `refresh` do this by themselves. Results of queries are the same without
+        roll-ups. The setting `candles.rollups` says which lengths are built.
+
+        Args:
+            *pairs: names in any spelling; all pairs of the archive if there are none.
+            progress: called with the events `Begun`, `Step` and `Noted` of
+                `harvester.download.events`.
+
+        Returns:
+            A result per pair: `pair`, the numbers of files `built` and `up_to_date`, `notes`.
+
+        Raises:
+            NothingHeld: the archive has no trades of a pair.
+            ArchiveLocked: another run is writing a pair.
+            ArchiveDamaged: a file can't be read, or has other rows than its footer says.
+            ArchiveUnwritable: the operating system refused to write.
+
+        Example:
+            >>> [result] = archive.rollup("XBT/USD")
+            >>> result.built + result.up_to_date
+            2
+        """
+        from harvester.operations.maintenance import build_rollups
+
+        self._check_open()
+        return build_rollups(Disk(self.path), self._settings, pairs, _listener(progress))
 
     def _repr_html_(self) -> str:
         return show_archive(self.path, self.status(), self._disk.stored_or_requested())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import os
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, date, datetime, timedelta
@@ -44,6 +45,10 @@ class ArgumentType(NamedTuple):
 
 def _is_text(value: object) -> bool:
     return isinstance(value, str) and not _has_surrogates(value)
+
+
+def _is_text_or_texts(value: object) -> bool:
+    return _is_text(value) or (isinstance(value, list | tuple) and all(map(_is_text, value)))
 
 
 def _has_surrogates(text: str) -> bool:
@@ -128,6 +133,10 @@ ARGUMENT_TYPES: dict[str, ArgumentType] = {
         # By name: its module imports this one's importers.
         lambda value: any(base.__name__ == "CancelToken" for base in type(value).__mro__),
         "a harvester.CancelToken",
+    ),
+    "str | Sequence[str]": ArgumentType(_is_text_or_texts, "text, or a list of texts"),
+    "threading.Event": ArgumentType(
+        lambda value: isinstance(value, threading.Event), "a threading.Event"
     ),
 }
 """The accepted values by annotation, as it is written, without `| None`."""

@@ -13,7 +13,10 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from harvester.config import Settings
+from harvester.csv_import.import_report import ImportResult
+from harvester.csv_import.pair_matching import ImportRequest
 from harvester.csv_import.redownload import rows_to_fetch, units, upgrade
+from harvester.csv_import.run import import_files
 from harvester.download.backfill import backfill, lacking
 from harvester.download.estimate import (
     BackfillEstimate,
@@ -48,6 +51,8 @@ from harvester.times import END_OF_TIME, Range, missing, show
 T = TypeVar("T")
 Warn = Callable[[str], None]
 """Receives a warning about something that does not stop a run."""
+
+CANCEL_POLL_S = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -280,6 +285,78 @@ async def market_names(settings: Settings, store: TradeStore) -> dict[str, Pair]
     """
     async with Client(settings.exchange) as client:
         return await refresh_pairs(client, store)
+
+
+def ask_market_names(
+    settings: Settings,
+    archive: TradeStore,
+    cancel: threading.Event,
+    count_calls: Callable[[int, int], None] = lambda _calls, _refusals: None,
+) -> dict[str, Pair]:
+    """Ask the exchange for its markets and keep their names; wait for the answer.
+
+    Args:
+        settings: where the exchange is.
+        archive: keeps the names.
+        cancel: set it, from a signal handler or another thread, to stop waiting.
+        count_calls: called with the numbers of calls and of refused calls, whatever ends it.
+
+    Raises:
+        ExchangeError: the exchange can't be reached, or refuses.
+        Interrupted: `cancel` was set.
+    """
+
+    async def ask(stop: CancelToken) -> dict[str, Pair]:
+        async with Client(settings.exchange) as client:
+            watching = asyncio.ensure_future(_forward(cancel, stop))
+            try:
+                return await stop.guard(refresh_pairs(client, archive))
+            finally:
+                watching.cancel()
+                count_calls(client.calls, client.refusals)
+
+    return run_in_thread(ask)
+
+
+def run_import(
+    archive: TradeStore,
+    settings: Settings,
+    request: ImportRequest,
+    progress: Listener,
+    cancel: threading.Event,
+    warn: Warn,
+) -> ImportResult:
+    """Import CSV files, and keep a record of the run.
+
+    Args:
+        archive: where the trades go.
+        settings: where the exchange is, which is asked for names of pairs.
+        request: what to import.
+        progress: called with events, from several threads, one call at a time.
+        cancel: set it to end the import; rows up to the last boundary are kept.
+        warn: called with a sentence if the run log can't be written.
+
+    Raises:
+        UsageError: the files can't be matched to pairs; see `match_files`.
+        KeyboardInterrupt: Ctrl-C; rows up to the last boundary are kept.
+    """
+    with record_run(archive, "import", request.to_dict(), settings, warn) as record:
+
+        def ask_exchange() -> dict[str, Pair]:
+            return ask_market_names(settings, archive, cancel, record.set_calls)
+
+        result = import_files(archive, request, ask_exchange, progress, cancel)
+        record.set_imports(result.reports, lambda pair: len(archive.gaps(pair)))
+        record.set_end(result.exit_status, None)
+    return result
+
+
+async def _forward(cancel: threading.Event, stop: CancelToken) -> None:
+    """Pass on a threading event, which a signal handler can set, to work on the event loop."""
+    # A signal handler must not touch the loop's own events.
+    while not cancel.is_set():  # noqa: ASYNC110
+        await asyncio.sleep(CANCEL_POLL_S)
+    stop.cancel()
 
 
 def raise_gravest(results: Sequence[RunResult]) -> None:

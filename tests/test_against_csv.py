@@ -594,8 +594,8 @@ def test_a_candle_that_the_file_lacks_is_skipped_where_a_gap_reaches_into_it(
 FIRST = 1_705_791_600
 GOOD = b"%d,9.5,9.5,9.5,9.5,1,2\n" % FIRST
 BAD = {
-    b"%d,9.5,9.5,9.5,9.5,1\n" % (FIRST + 60): "it has 6 fields where 7 should be",
-    b"<html>\n": "it has 1 fields where 7 should be",
+    b"%d,9.5,9.5,9.5,9.5,1\n" % (FIRST + 60): "it has 6 fields instead of 7",
+    b"<html>\n": "it has 1 fields instead of 7",
     b"%d,nine,9.5,9.5,9.5,1,2\n" % (FIRST + 60): "open 'nine' is no number",
     b"%d,9.5,9.5,9.5,nan,1,2\n" % (FIRST + 60): "close 'nan' is no number",
     b"%d,9.5,9.5,9.5,9.5,-1,2\n" % (FIRST + 60): "volume -1 is below 0",
@@ -606,10 +606,10 @@ BAD = {
         "its number of trades 99999999999999999999 is no whole number of 64 bits"
     ),
     b"%d,9.5,9.5,9.5,9.5,1e99,2\n" % (FIRST + 60): (
-        "volume 1e99 has more than 30 digits before or behind its point"
+        "volume 1e99 has more than 30 digits before or after its point"
     ),
     b"%d,9.5,9.5,9.5,9.5,1e-99,2\n" % (FIRST + 60): (
-        "volume 1e-99 has more than 30 digits before or behind its point"
+        "volume 1e-99 has more than 30 digits before or after its point"
     ),
     b"%d.5,9.5,9.5,9.5,9.5,1,2\n" % (FIRST + 60): f"its time {FIRST + 60}.5 is no whole second",
     b"1000000000,9.5,9.5,9.5,9.5,1,2\n": "its time 1000000000 lies outside 2011 to 2262",
@@ -674,7 +674,7 @@ def test_a_member_that_its_checksum_belies_is_damaged(whole: TradeStore, tmp_pat
     path.write_bytes(data)
     found = report(whole, str(path))
     assert [str(error) for error in found.errors] == [
-        "Kraken_OHLCVT.zip:OHLCVT/XBTUSD_1.csv is damaged: its bytes are not those of its checksum"
+        "Kraken_OHLCVT.zip:OHLCVT/XBTUSD_1.csv is damaged: its bytes do not match its checksum"
     ]
     assert found.exit_status == 2
 
@@ -742,7 +742,7 @@ def test_neither_side_is_held_whole(
 
     Slowly.given = 0
     asker = Slowly(whole, "XBTUSD", 1)
-    found = compare_blocks(asker, whole.coverage("XBTUSD"), 1, member.whole, blocks())
+    found = compare_blocks(asker, whole.coverage("XBTUSD"), 1, member.complete, blocks())
     assert (found.compared, found.differing) == (len(lines(1)), 0)
     assert most <= 2
     assert apart <= 50 + 4_000 // len(GOOD)
@@ -880,7 +880,7 @@ def test_a_bad_row_is_one_line_and_ends_with_2(tmp_path: Path) -> None:
     line = len(lines(1440)) + 1
     assert ran.stderr == (
         f"harvester: XBTUSD: XBTUSD_1440.csv, line {line}: 'none' can't be read: it has 1 fields "
-        "where 7 should be; nothing is concluded from this file\n"
+        "instead of 7; nothing is concluded from this file\n"
     )
     assert ran.stdout.splitlines()[-1] == "XBTUSD against the files: 1 of 1 FILES NOT READ"
     assert ran.returncode == 2

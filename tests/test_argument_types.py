@@ -87,6 +87,8 @@ VALID: dict[str, dict[str, Any]] = {
     "gaps": {"pair": "XBT/USD"},
     "backfill": {"pairs": ("XBT/USD",)},
     "abackfill": {"pairs": ("XBT/USD",)},
+    "import_csv": {"files": ("XBTUSD.csv",)},
+    "plan_import": {"files": ("XBTUSD.csv",)},
     "filter": {"condition": "true"},
     "select": {"columns": "time"},
     "limit": {"rows": 1},
@@ -149,6 +151,8 @@ def owners(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]
 
 @pytest.fixture(autouse=True)
 def in_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A folder with a CSV file; an import of it fails, because the archive has no such trade."""
+    (tmp_path / "XBTUSD.csv").write_text("1769600000,1,1\n")
     monkeypatch.chdir(tmp_path)
 
 
@@ -171,7 +175,9 @@ def call(function: Callable[..., Any], arguments: dict[str, Any]) -> object:
 
 
 def arguments_of(slot: Slot, value: object) -> dict[str, Any]:
-    is_many = slot.parameter == "pairs"
+    is_many = slot.parameter == "files" or (
+        slot.parameter == "pairs" and slot.function not in ("import_csv", "plan_import")
+    )
     valid = dict(VALID.get(slot.function, {}))
     if slot.function == "bars" and slot.parameter in ("volume", "value"):
         del valid["trades"]
@@ -246,6 +252,10 @@ def test_what_no_parameter_takes_is_refused_by_the_name_of_the_parameter(
         (
             lambda archive: archive.ohlc("XBT/USD", "1d").limit(10**30),
             "rows must be a whole number, not int of more than 64 bits",
+        ),
+        (
+            lambda archive: archive.import_csv("XBTUSD.csv", pairs=[1]),
+            "pairs must be text, or a list of texts, not list",
         ),
         (
             lambda archive: archive.coverage("\ud800"),

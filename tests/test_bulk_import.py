@@ -22,7 +22,7 @@ from crawling import serve, strangers, tape_of
 from doomed import Plan
 from exchange import Exchange, Market, expected
 
-from harvester.csv_import.file_scan import look_at
+from harvester.csv_import.file_scan import scan_file
 from harvester.csv_import.files import find
 from harvester.csv_import.importer import FileChain, ImportOptions
 from harvester.errors import DamagedFile
@@ -117,7 +117,7 @@ def test_an_import_is_on_record_and_tells_how_far_it_is(harvester: Any, tmp_path
     assert (record["command"], record["state"], record["exit_status"]) == ("import", "ended", 0)
     assert (record["asked"]["files"], record["calls"]) == (["XBTUSD.csv"], 1)
     [pair] = record["pairs"]
-    kept = told[-1]["kept"]["rows"]
+    kept = told[-1]["imported"]["rows"]
     assert (pair["pair"], pair["trades"], record["trades"]) == ("XBTUSD", kept, kept)
     assert pair["covered_through_ns"] == told[-1]["ranges"][-1][1]
 
@@ -334,9 +334,7 @@ def damaged_zip(folder: Path) -> None:
     path.write_bytes(raw)
 
 
-DAMAGED = (
-    "harvester: XBTUSD: K.zip:XBTUSD.csv is damaged: its bytes are not those of its checksum\n"
-)
+DAMAGED = "harvester: XBTUSD: K.zip:XBTUSD.csv is damaged: its bytes do not match its checksum\n"
 
 
 def test_a_damaged_zip_leaves_nothing(harvester: Any, tmp_path: Path) -> None:
@@ -356,7 +354,7 @@ def test_a_file_that_changes_while_it_is_imported_is_withdrawn(
     ]
     path = tmp_path / "XBTUSD.csv"
     path.write_bytes(csvs.three_columns([trade for some in years for trade in some]))
-    part = look_at(*find([str(path)]))
+    part = scan_file(*find([str(path)]))
     path.write_bytes(path.read_bytes()[:-2] + b"9\n")
     monkeypatch.setattr("harvester.csv_import.files.BLOCK_BYTES", 10_000)
     archive, watch = (
@@ -365,10 +363,10 @@ def test_a_file_that_changes_while_it_is_imported_is_withdrawn(
     )
     with writer(archive, "XBTUSD") as one:
         chain = FileChain(archive, Pair(altname="XBTUSD"), [part], watch)
-        with pytest.raises(DamagedFile, match="its bytes are not those of its checksum"):
+        with pytest.raises(DamagedFile, match="its bytes do not match its checksum"):
             chain.run(one)
     assert tape_of(tmp_path / "data", "XBTUSD") == []
-    assert (chain.report.kept.rows, chain.report.ranges) == (0, [])
+    assert (chain.report.imported.rows, chain.report.ranges) == (0, [])
     assert len(list((tmp_path / "data" / "quarantine").rglob("*.parquet"))) >= 1
 
 
@@ -403,7 +401,7 @@ def test_pairs_picks_from_a_zip_by_any_spelling_and_by_pattern(
     assert picked("--pairs", "BTC/USD,OLDEUR") == ["XBTUSD", "OLDEUR"]
     assert picked() == ["XBTUSD", "OLDUSD", "OLDEUR"]
     assert picked("--pairs", "ETH/EUR") == [
-        "harvester: --pairs ETH/EUR: none of the files is of it; --dry-run lists what they hold\n"
+        "harvester: --pairs ETH/EUR: none of the files is of it; --dry-run lists their pairs\n"
     ]
 
 
@@ -413,8 +411,8 @@ def test_a_name_that_nobody_knows_is_left_out_and_said(harvester: Any, tmp_path:
     done = harvester("import", "K.zip", "-q", "--json")
     assert (done.status, json.loads(done.out)["unknown"]) == (2, ["K.zip:OLDUSD.csv"])
     assert done.err == (
-        "harvester: the exchange lists no pair for 1 of the files: K.zip:OLDUSD.csv; they are "
-        "left out (--delisted takes them by their names, --pair names one)\n"
+        "1 file skipped, because the exchange lists no pair of that name: K.zip:OLDUSD.csv "
+        "(--delisted imports pairs that are no longer listed, --pair names the pair of a file)\n"
     )
     assert harvester("import", "K.zip", "-q", "--delisted").status == 0
     assert len(tape_of(tmp_path / "data", "OLDUSD")) > 30

@@ -20,9 +20,10 @@ from hypothesis import strategies as st
 from test_schema import batch
 
 from harvester.csv_import import boundaries
-from harvester.csv_import.file_scan import chains, look_at
+from harvester.csv_import.file_scan import chains, scan_file
 from harvester.csv_import.files import KnownComplete, ahead, find
-from harvester.csv_import.importer import FileChain, ImportOptions, ImportReport
+from harvester.csv_import.import_report import ImportReport
+from harvester.csv_import.importer import FileChain, ImportOptions
 from harvester.kraken.pairs import Pair
 from harvester.schema import ROWS
 from harvester.storage.footer import Footer
@@ -61,7 +62,7 @@ def imported(folder: Path, *files: Path, whole: KnownComplete = UNKNOWN) -> list
     watch = ImportOptions(lambda _pair, _size: None, Event())
     reports = []
     with writer(archive, "XBTUSD") as one:
-        parts = [look_at(member) for member in find(map(str, files))]
+        parts = [scan_file(member) for member in find(map(str, files))]
         for parts_ in chains(parts, whole):
             chain = FileChain(archive, PAIR, parts_, watch)
             chain.run(one)
@@ -110,7 +111,7 @@ def test_a_file_and_the_api_together_are_the_tape(
         file.write_bytes(csvs.three_columns(market.trades, rounding))
         hold(folder, market, spans)
         [report] = imported(folder, file, whole=known)
-        counts = (report.kept, report.held, report.left)
+        counts = (report.imported, report.already_covered, report.at_boundaries)
         assert sum(count.rows for count in counts) == len(market.trades)
         fill(folder, market)
         assert volumes(folder) == [number for number, _ in enumerate(gaps, 1)]
@@ -118,7 +119,7 @@ def test_a_file_and_the_api_together_are_the_tape(
         assert all(one.through <= other.after for one, other in pairwise(ranges))
         seconds = {csvs.second(trade, rounding) - MIDNIGHT_S for trade in market.trades}
         if whole and not spans and seconds.isdisjoint((-2, -1, 0, 1)):
-            assert report.kept.rows == len(gaps)
+            assert report.imported.rows == len(gaps)
 
 
 class Killed(BaseException):
@@ -168,9 +169,9 @@ def test_where_the_year_turns_among_trades_a_gap_is_left(tmp_path: Path) -> None
     file = tmp_path / "XBTUSD.csv"
     file.write_bytes(csvs.three_columns(market.trades))
     [report] = imported(tmp_path / "data", file, whole=KnownComplete(0, None))
-    assert (report.kept.rows, report.left.rows, report.exit_status) == (4, 4, 0)
+    assert (report.imported.rows, report.at_boundaries.rows, report.exit_status) == (4, 4, 0)
     [note] = report.notes
-    assert note.startswith("trades lie about the end of 2023")
+    assert note.startswith("there are trades at the end of 2023")
     covered = TradeStore(tmp_path / "data").coverage("XBTUSD")
     assert missing([Range(0, covered[-1].through)], covered) == [
         Range((MIDNIGHT_S - 2) * SECOND_NS - 1, (MIDNIGHT_S + 2) * SECOND_NS - 1)
@@ -198,7 +199,7 @@ def test_a_trade_that_the_api_prints_a_second_later_is_there_once(tmp_path: Path
 
 
 def _limits(segment_rows: int) -> dict[str, Any]:
-    return {"segment_rows": segment_rows, "most_waiting": boundaries.MOST_WAITING}
+    return {"segment_rows": segment_rows, "max_waiting_rows": boundaries.MAX_WAITING_ROWS}
 
 
 @settings(deadline=None, max_examples=30)
@@ -224,7 +225,7 @@ def test_quarters_that_follow_one_another_have_no_seam(gaps: list[int], at: int)
                 files[-2:], [KnownComplete(0, cut_s), KnownComplete(cut_s, None)], strict=False
             )
         ]
-        looked = [look_at(member) for member in members]
+        looked = [scan_file(member) for member in members]
         assert [len(chain) for chain in chains(looked)] == [len(files)]
         archive = TradeStore(folder)
         with writer(archive, "XBTUSD") as one:
@@ -246,7 +247,7 @@ def test_what_is_held_from_the_api_stays_as_it_is(tmp_path: Path) -> None:
     sides = {int(row[4]): row[5] for row in tape_of(tmp_path / "data", "XBTUSD")}
     assert {4: "buy", 5: "buy"}.items() <= sides.items()
     assert {side for number, side in sides.items() if number not in (4, 5)} == {None}
-    assert report.held.rows >= 1
+    assert report.already_covered.rows >= 1
 
 
 def test_an_import_done_twice_keeps_nothing_twice(tmp_path: Path) -> None:
@@ -256,10 +257,10 @@ def test_an_import_done_twice_keeps_nothing_twice(tmp_path: Path) -> None:
     [first] = imported(tmp_path / "data", file)
     before = tape_of(tmp_path / "data", "XBTUSD")
     [again] = imported(tmp_path / "data", file)
-    assert (again.kept.rows, again.held.rows, again.left.rows) == (
+    assert (again.imported.rows, again.already_covered.rows, again.at_boundaries.rows) == (
         0,
-        first.kept.rows,
-        first.left.rows,
+        first.imported.rows,
+        first.at_boundaries.rows,
     )
     assert tape_of(tmp_path / "data", "XBTUSD") == before
 
@@ -270,16 +271,16 @@ def test_a_file_without_a_quiet_moment_still_goes_in_and_says_so(
     monkeypatch.setattr(
         boundaries.BoundaryFinder.__init__,
         "__kwdefaults__",
-        {"segment_rows": 10**6, "most_waiting": 50},
+        {"segment_rows": 10**6, "max_waiting_rows": 50},
     )
     monkeypatch.setattr("harvester.csv_import.files.BLOCK_BYTES", 2_000)
     market = tape([0, 60_000, *([500] * 400)])
     file = tmp_path / "XBTUSD.csv"
     file.write_bytes(csvs.three_columns(market.trades))
     [report] = imported(tmp_path / "data", file, whole=KnownComplete(0, None))
-    assert report.kept.rows > 100
+    assert report.imported.rows > 100
     [note] = report.notes
-    assert note.startswith("no two seconds without trades lie near 2024-01-01T00:0")
+    assert note.startswith("no two seconds without trades are near 2024-01-01T00:0")
     fill(tmp_path / "data", market)
     assert volumes(tmp_path / "data") == list(range(1, 403))
 
@@ -312,7 +313,7 @@ def test_rows_of_one_time_stand_by_their_ids(tmp_path: Path) -> None:
     assert [row[0] for row in tape_of(tmp_path / "data", "XBTUSD")] == [1, 2, 3]
     assert report.repeats.rows == 1
     assert report.notes == [
-        "1 rows with an id equal another one in every field: each trade was kept once"
+        "1 rows equal another row in every field, trade id included: each trade was imported once"
     ]
 
 

@@ -12,7 +12,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_schema import batch
 
-from harvester.csv_import.overlap import KeyedRows, RoundingCounts, Sample, how_exact, rows_of
+from harvester.csv_import.overlap import (
+    KeyedRows,
+    RoundingCounts,
+    Sample,
+    busy_boundary_note,
+    rows_of,
+)
 from harvester.download.events import Rounding
 from harvester.schema import ROWS
 from harvester.times import Range
@@ -124,9 +130,9 @@ def test_a_sample_takes_what_lies_well_inside_of_what_is_held_and_no_more_than_a
     sample = Sample(
         [Range(10 * SECOND_NS, 20 * SECOND_NS), Range(50 * SECOND_NS, 90 * SECOND_NS)], 15
     )
-    sample.take(rows.slice(0, 60))
-    sample.take(rows.slice(60))
-    taken = sample.taken().stamps // SECOND_NS
+    sample.add(rows.slice(0, 60))
+    sample.add(rows.slice(60))
+    taken = sample.rows().stamps // SECOND_NS
     assert taken.tolist() == [13, 14, 15, 16, 17, 18, *range(53, 62)]
 
 
@@ -144,19 +150,19 @@ def test_it_says_what_was_measured() -> None:
 
 def test_a_busy_boundary_is_worth_what_was_measured() -> None:
     assert (
-        how_exact(Rounding("down", 9, 9), "XBTUSD")
+        busy_boundary_note(Rounding("down", 9, 9), "XBTUSD")
         == "it is exact, as the file rounds its times down"
     )
     untold = (
         "it is exact if the file rounds its times down; "
-        "`harvester verify XBTUSD --against-exchange` checks that"
+        "`harvester verify XBTUSD --against-exchange` checks it"
     )
     assert (
-        how_exact(None, "XBTUSD"),
-        how_exact(Rounding("not told", 9, 9), "XBTUSD"),
+        busy_boundary_note(None, "XBTUSD"),
+        busy_boundary_note(Rounding("not told", 9, 9), "XBTUSD"),
     ) == (untold, untold)
     for way in ("nearest", "up", "none"):
-        assert how_exact(Rounding(way, 9, 9), "XBTUSD") == (
+        assert busy_boundary_note(Rounding(way, 9, 9), "XBTUSD") == (
             "as the file does not round its times down, a trade may be missing there, or be there "
-            "twice; `harvester backfill XBTUSD --upgrade` puts that right"
+            "twice; `harvester backfill XBTUSD --upgrade` corrects it"
         )

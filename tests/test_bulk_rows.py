@@ -9,14 +9,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harvester.csv_import.columns import PLAIN, WHOLE, Layout, detect
+from harvester.csv_import.columns import FULL, SHORT, Layout, detect
 from harvester.csv_import.parse import parse
 from harvester.csv_import.sorting import Sorter
 from harvester.errors import BadFile
 from harvester.schema import times
 
-THREE = Layout(PLAIN, has_header=False)
-SEVEN = Layout(WHOLE, has_header=False)
+THREE = Layout(SHORT, has_header=False)
+SEVEN = Layout(FULL, has_header=False)
 GOOD = b"1588888888,9000.1,0.5\n"
 
 
@@ -41,13 +41,13 @@ def reasons(block: bytes, layout: Layout = THREE) -> list[tuple[int, str]]:
 @pytest.mark.parametrize(
     ("text", "columns", "header"),
     [
-        (b"1588888888,9000.10000,0.5\n", PLAIN, False),
-        (b"timestamp,price,volume\n1588888888,9000.1,0.5\n", PLAIN, True),
-        (b"1588888888,9000.1,2000000000.5\n", PLAIN, False),
-        (b"9000.1,0.5,1588888888,b,m,,17\n", WHOLE, False),
-        (b"price,volume,timestamp,b/s,m/l,misc\n9000.1,0.5,1588888888.123,b,m,,17\n", WHOLE, True),
-        (b"price,volume,time,b/s,m/l,misc,trade id\n1.5,2,1588888888,s,l,,3\n", WHOLE, True),
-        (b"9000.1,0.5,1588888888,b,m,\n", WHOLE[:-1], False),
+        (b"1588888888,9000.10000,0.5\n", SHORT, False),
+        (b"timestamp,price,volume\n1588888888,9000.1,0.5\n", SHORT, True),
+        (b"1588888888,9000.1,2000000000.5\n", SHORT, False),
+        (b"9000.1,0.5,1588888888,b,m,,17\n", FULL, False),
+        (b"price,volume,timestamp,b/s,m/l,misc\n9000.1,0.5,1588888888.123,b,m,,17\n", FULL, True),
+        (b"price,volume,time,b/s,m/l,misc,trade id\n1.5,2,1588888888,s,l,,3\n", FULL, True),
+        (b"9000.1,0.5,1588888888,b,m,\n", FULL[:-1], False),
         (
             b"1588888888.5,m,b,9000.1,0.5,,17\n",
             ("time", "order_type", "side", "price", "volume", "misc", "trade_id"),
@@ -94,12 +94,12 @@ def test_a_file_without_a_row_is_one_of_a_pair_that_was_not_traded(text: bytes) 
 def test_a_text_alone_is_no_file_of_trades() -> None:
     with pytest.raises(BadFile) as caught:
         detect(b"<html>\n", "x.csv")
-    assert str(caught.value) == "x.csv holds no trades: nothing of it was imported"
+    assert str(caught.value) == "x.csv has no trades: nothing of it was imported"
 
 
 @pytest.mark.parametrize("first", [b"oops,9000.1,0.5\n", b"17000\n", b"1588888888,9000.1\n"])
 def test_a_broken_first_row_is_no_header(first: bytes) -> None:
-    assert detect(first + GOOD * 5, "x.csv") == (PLAIN, False)
+    assert detect(first + GOOD * 5, "x.csv") == (SHORT, False)
 
 
 # --- rows ----------------------------------------------------------------------------------------
@@ -179,8 +179,8 @@ def test_any_way_to_write_a_number_is_that_number_or_refused(rows: list[Any]) ->
             b"1588888888,1,100000000000000",
             "100000000000000 does not fit, a volume has at most 8 decimals and lies below 10^14",
         ),
-        (b"1588888888,1", "it has 2 fields where 3 should be"),
-        (b"1588888888,1,2,3", "it has 4 fields where 3 should be"),
+        (b"1588888888,1", "it has 2 fields instead of 3"),
+        (b"1588888888,1,2,3", "it has 4 fields instead of 3"),
         (b"1588888888,1,\xff", "it is no UTF-8"),
     ],
 )
@@ -196,9 +196,9 @@ def test_a_line_that_is_no_trade_is_named_with_its_reason(line: bytes, reason: s
         (b"1.5,2,1588888888,x,m,,17", "'x' is neither b nor s"),
         (b"1.5,2,1588888888,b,x,,17", "'x' is neither m nor l"),
         (b"1.5,2,1588888888,m,b,,17", "'m' is neither b nor s"),
-        (b"1.5,2,1588888888,b,m,,1.7", "trade id '1.7' is no whole number of 64 bits from 0 on"),
-        (b"1.5,2,1588888888,b,m,,7.", "trade id '7.' is no whole number of 64 bits from 0 on"),
-        (b"1.5,2,1588888888,b,m,,-7", "trade id '-7' is no whole number of 64 bits from 0 on"),
+        (b"1.5,2,1588888888,b,m,,1.7", "trade id '1.7' is not a whole number from 0 to 2^63 - 1"),
+        (b"1.5,2,1588888888,b,m,,7.", "trade id '7.' is not a whole number from 0 to 2^63 - 1"),
+        (b"1.5,2,1588888888,b,m,,-7", "trade id '-7' is not a whole number from 0 to 2^63 - 1"),
     ],
 )
 def test_a_line_of_seven_that_is_no_trade_is_named(line: bytes, reason: str) -> None:

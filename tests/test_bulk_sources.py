@@ -62,7 +62,7 @@ def test_a_name_that_the_exchange_gives_tells_what_is_whole(
     tmp_path: Path, name: str, whole: tuple[int | None, int | None]
 ) -> None:
     packed = csvs.packed(tmp_path / name, {"XBTUSD.csv": LINE})
-    assert find([str(packed)], UNKNOWN)[0].whole == whole
+    assert find([str(packed)], UNKNOWN)[0].complete == whole
 
 
 @pytest.mark.parametrize(
@@ -87,7 +87,7 @@ def test_an_unpacked_quarter_is_as_whole_as_its_zip(
             (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
             (tmp_path / name).write_bytes(row)
     [member] = find([str(files)])
-    assert (member.whole, member.stem) == (KnownComplete(1_688_169_600, 1_696_118_400), "ETHUSD")
+    assert (member.complete, member.stem) == (KnownComplete(1_688_169_600, 1_696_118_400), "ETHUSD")
 
 
 def test_an_unpacked_history_begins_with_history(tmp_path: Path) -> None:
@@ -95,12 +95,12 @@ def test_an_unpacked_history_begins_with_history(tmp_path: Path) -> None:
         (tmp_path / folder).mkdir()
         (tmp_path / folder / "ETHUSD.csv").write_bytes(LINE)
         [member] = find([str(tmp_path / folder / "ETHUSD.csv")])
-        assert member.whole == KnownComplete(since_s, None)
+        assert member.complete == KnownComplete(since_s, None)
 
 
 def test_what_was_said_goes_before_what_a_name_tells(tmp_path: Path) -> None:
     packed = csvs.packed(tmp_path / "K_Q1_2026.zip", {"XBTUSD.csv": LINE})
-    assert find([str(packed)], KnownComplete(5, None))[0].whole == (5, 1_775_001_600)
+    assert find([str(packed)], KnownComplete(5, None))[0].complete == (5, 1_775_001_600)
 
 
 @pytest.mark.parametrize(
@@ -161,7 +161,7 @@ def test_a_member_packed_as_kraken_never_does_is_refused(tmp_path: Path, method:
     with zipfile.ZipFile(tmp_path / "K.zip", "w", method) as archive:
         archive.writestr("XBTUSD.csv", LINE)
     assert refusal(tmp_path / "K.zip") == (
-        "FILE: its member 'XBTUSD.csv' is packed in a way that is not read; pack it anew by "
+        "FILE: its member 'XBTUSD.csv' is packed by an unknown method; pack it again by "
         "deflate, as Kraken does: nothing of it was read"
     )
 
@@ -185,7 +185,7 @@ def test_a_bomb_that_lies_of_its_size_ends_where_it_said(tmp_path: Path) -> None
     given: list[bytes] = []
     with pytest.raises(DamagedFile) as caught:
         given.extend(blocks(member, checksum(member)))
-    assert str(caught.value) == "K.zip:XBTUSD.csv is damaged: it holds more than 22,000 bytes"
+    assert str(caught.value) == "K.zip:XBTUSD.csv is damaged: it has more than 22,000 bytes"
     assert len(b"".join(given)) <= 22_000
 
 
@@ -201,13 +201,13 @@ def test_members_that_share_their_bytes_are_refused(tmp_path: Path) -> None:
 def test_what_is_no_zip_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "K.zip"
     path.write_bytes(b"<html>not found</html>")
-    assert refusal(path) == ("FILE is no ZIP, no CSV and no folder: give files of Kraken's")
+    assert refusal(path) == ("FILE is no CSV, no ZIP and no folder: give Kraken's files")
 
 
 def test_a_download_that_broke_off_is_refused(tmp_path: Path) -> None:
     path = csvs.packed(tmp_path / "K.zip", {"XBTUSD.csv": LINE * 1_000})
     path.write_bytes(path.read_bytes()[:-30])
-    assert refusal(path) == ("FILE is no ZIP, no CSV and no folder: give files of Kraken's")
+    assert refusal(path) == ("FILE is no CSV, no ZIP and no folder: give Kraken's files")
 
 
 def test_what_is_not_there_is_said(tmp_path: Path) -> None:
@@ -222,7 +222,7 @@ def test_a_line_without_end_is_no_line(tmp_path: Path) -> None:
     [member] = find([str(path)], UNKNOWN)
     with pytest.raises(BadFile) as caught:
         list(blocks(member, checksum(member)))
-    assert str(caught.value) == "XBTUSD.csv holds a line of more than 65,536 bytes"
+    assert str(caught.value) == "XBTUSD.csv has a line of more than 65,536 bytes"
 
 
 def test_a_file_that_changes_while_it_is_read_is_damaged(tmp_path: Path) -> None:
@@ -233,7 +233,7 @@ def test_a_file_that_changes_while_it_is_read_is_damaged(tmp_path: Path) -> None
     path.write_bytes(LINE * 9 + LINE.replace(b"5", b"6"))
     with pytest.raises(DamagedFile) as caught:
         list(blocks(member, expected))
-    assert str(caught.value) == "XBTUSD.csv is damaged: its bytes are not those of its checksum"
+    assert str(caught.value) == "XBTUSD.csv is damaged: its bytes do not match its checksum"
 
 
 @pytest.mark.parametrize("size", [1, 7, 22, 64])

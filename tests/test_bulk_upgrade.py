@@ -116,7 +116,7 @@ def test_a_second_upgrade_asks_for_no_page(started: Any) -> None:
     crawl = one.crawl(upgrade=True)
     assert (crawl.only(PAIR).exit_status, crawl.notes) == (
         0,
-        ["nothing of it came from files, or it was upgraded before"],
+        ["nothing of it is imported, or all of it was re-downloaded before"],
     )
     assert {call.path.rpartition("/")[2] for call in one.exchange.calls[calls:]} == {
         "AssetPairs",
@@ -343,8 +343,8 @@ def test_without_ids_fewer_trades_replace_nothing(started: Any) -> None:
     [path] = {segment.path for segment, _ in from_files(TradeStore(one.folder), PAIR)}
     assert left.reason == (
         "the exchange shows fewer trades than the file on 2024-02-03, and no ids prove them to be "
-        "all; another --upgrade asks for them again; to have the exchange's all the same, remove "
-        f"{path} and backfill"
+        "all; another --upgrade asks for them again; to use the exchange's trades all the same, "
+        f"remove {path} and backfill"
     )
     assert one.tape == before
     calls = len(one.exchange.calls)
@@ -456,7 +456,7 @@ def test_what_is_not_settled_yet_is_left(started: Any) -> None:
     [left] = done.upgrade.left
     assert (done.exit_status, left.reason) == (
         4,
-        "it reaches into what is not settled yet; a later run takes it",
+        "its last trades are too new to be final; a later run replaces it",
     )
 
 

@@ -78,7 +78,7 @@ def test_damage_found_on_the_way_tells_what_mends_it(
     one.take_in(csvs.three_columns(TRADES[:4_000]))
     one.fill()
     harmed: list[Path] = []
-    compare = redownload._Upgrading._compare
+    compare = redownload._Redownload._compare
 
     def late(self: Any, unit: Any) -> Any:
         if not harmed:
@@ -86,7 +86,7 @@ def test_damage_found_on_the_way_tells_what_mends_it(
             without_a_row(harmed[0])
         return compare(self, unit)
 
-    monkeypatch.setattr(redownload._Upgrading, "_compare", late)
+    monkeypatch.setattr(redownload._Redownload, "_compare", late)
     done = one.upgrade()
     assert (done.exit_status, str(done.error)) == (
         4,

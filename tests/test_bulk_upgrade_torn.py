@@ -256,7 +256,7 @@ def test_what_was_fetched_anew_replaces_nothing_before_it_is_compared(
     for file in aside(torn):
         file.unlink()
     with monkeypatch.context() as patch:
-        patch.setattr(redownload._Upgrading, "_replace", killed)
+        patch.setattr(redownload._Redownload, "_replace", killed)
         with pytest.raises(Killed):
             left.begun.crawl(torn, upgrade=True).only(PAIR)
     assert aside(torn)

@@ -18,7 +18,7 @@ from exchange import Exchange, Market, expected
 import harvester
 from harvester import config
 from harvester.csv_import.files import KnownComplete, Member, find
-from harvester.csv_import.run import chosen
+from harvester.csv_import.pair_matching import select_members
 from harvester.download.pair_selection import PairName, PairSelection, choose
 from harvester.errors import AmbiguousPair, ArchiveUnwritable, NothingHeld
 from harvester.kraken.client import Client
@@ -204,7 +204,7 @@ def test_files_of_a_pair_are_chosen_by_the_exact_spelling(tmp_path: Path) -> Non
     members = find([str(tmp_path)], KnownComplete())
 
     def stems(text: str) -> list[str]:
-        picked: list[Member] = chosen(members, [text], known)
+        picked: list[Member] = select_members(members, [text], known)
         return [member.stem for member in picked]
 
     assert [stems(name) for name in ROWS] == [["AAPLxUSD"], ["AAPLXUSD"]]

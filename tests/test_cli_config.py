@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from harvester.cli import nights, output, settings, settling
+from harvester.cli import config, output
 from harvester.config import default_file_text
 from harvester.errors import HarvesterError, UsageError
 from harvester.settings_keys import KEYS
@@ -120,7 +120,7 @@ def test_on_a_terminal_the_last_cells_stand_in_their_column(
         "a.one  1      default  seconds before asking again, doubling to 60 with jitter\n"
         "a.two  2      option   short"
     )
-    assert settling._folded(text) == (
+    assert config._fold_last_column(text) == (
         "key    value  from     what it is for\n"
         "a.one  1      default  seconds before asking again,\n"
         "                       doubling to 60 with jitter\n"
@@ -275,10 +275,6 @@ def test_its_mode_is_that_of_any_new_file(tmp_path: Path) -> None:
 # harvester schedule
 
 
-def test_schedule_knows_what_there_are_units_for() -> None:
-    assert list(settings.KINDS.choices) == list(nights.UNITS)
-
-
 def test_the_unit_runs_this_installation_on_this_archive(
     harvester: Callable[..., Run], tmp_path: Path
 ) -> None:
@@ -397,7 +393,7 @@ def _program(path: Path, monkeypatch: pytest.MonkeyPatch, *, mode: int = 0o755) 
     path.touch()
     path.chmod(mode)
     monkeypatch.setattr(sys, "argv", [str(path)])
-    return nights.program()
+    return config.program()
 
 
 def test_the_command_that_was_typed_is_the_one_that_runs(

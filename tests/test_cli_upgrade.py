@@ -218,7 +218,7 @@ def test_an_import_says_how_its_file_rounds(run: Any, tmp_path: Path, rounding: 
     assert 1_900 < count <= 2_000
     words = {"down": "rounded down", "nearest": "rounded to the nearest", "up": "rounded up"}
     note = (
-        f"its times are whole seconds, {words[rounding]}: {count:,} of {count:,} trades held "
+        f"its times are whole seconds, {words[rounding]}: {count:,} of {count:,} trades stored "
         "already agree"
     )
     assert report["notes"] == [note]

@@ -115,7 +115,7 @@ def test_a_bound_counts_for_the_last_file_and_not_for_each(
     assert done.status == 0
     # The first file's end is not known: its last row is left, and the next file's are all there.
     assert stored(tmp_path) == exact(early[:-1] + late)
-    assert [report["left"]["rows"] for report in done.reports] == [1, 0]
+    assert [report["at_boundaries"]["rows"] for report in done.reports] == [1, 0]
     assert not is_covered(tmp_path / "data", early[-1][0])
     assert is_covered(tmp_path / "data", APRIL_S - 100)
 
@@ -150,7 +150,7 @@ def test_rows_of_covered_time_that_are_not_stored_are_an_error(
     (tmp_path / "XBTUSD.csv").write_bytes(lines(*early, *late))
     done = command("XBTUSD.csv", "--json")
     [report] = done.reports
-    assert (done.status, report["exit_status"], report["kept"]["rows"]) == (4, 4, 0)
+    assert (done.status, report["exit_status"], report["imported"]["rows"]) == (4, 4, 0)
     assert f"{len(late):,} of {len(early) + len(late) - 1:,} rows of time that is" in done.err
     assert "2023-11-15T01:00:00Z" in done.err
     assert stored(tmp_path) == exact(early[1:])
@@ -200,7 +200,7 @@ def test_rows_that_the_api_told_too_are_there_however_they_are_rounded(
     held(tmp_path / "data", rows, Range((START_S - 60) * SECOND, (START_S + 6_000) * SECOND))
     (tmp_path / "XBTUSD.csv").write_bytes(lines(*((at + rounded_up, *rest) for at, *rest in rows)))
     done = command("XBTUSD.csv", "--json")
-    assert (done.status, done.reports[0]["held"]["rows"]) == (0, 10)
+    assert (done.status, done.reports[0]["already_covered"]["rows"]) == (0, 10)
 
 
 @pytest.mark.parametrize("change", ["price", "time", "twice"])
@@ -239,7 +239,7 @@ def test_rows_out_of_order_are_sorted_and_none_is_dropped(command: Any, tmp_path
     assert "unsorted" in command("XBTUSD.csv", "--dry-run").out
     done = command("XBTUSD.csv", *bounds)
     assert done.status == 0
-    assert "times go back in 3 places, by 3600 s at most: rows were put in" in done.err
+    assert "times step back 3 times, by 3600 s at most: rows were sorted by" in done.err
     assert stored(tmp_path) == exact(sorted(rows))
 
 
@@ -265,7 +265,7 @@ def test_time_about_a_row_that_was_left_out_is_not_covered(
     done = command("XBTUSD.csv", "--skip-bad-rows", *bounds, "--json")
     assert done.status == 4
     assert done.reports[0]["bad_rows"][0]["text"] == broken
-    assert "1 rows can't be read: what was traded about their time is not covered" in done.err
+    assert "1 rows can't be read: the time around them is not covered" in done.err
     first, last = (START_S + second for second in gap)
     assert not any(is_covered(tmp_path / "data", at) for at in range(first, last + 1))
     assert is_covered(tmp_path / "data", first - 100)
@@ -290,7 +290,7 @@ def test_a_row_without_a_time_in_an_unsorted_file_lets_nothing_count(
     rows = regular(START_S, START_S + 6_000, 600)
     (tmp_path / "XBTUSD.csv").write_bytes(lines(*rows[5:]) + b"oops\n" + lines(*rows[:5]))
     done = command("XBTUSD.csv", "--skip-bad-rows", "--json")
-    assert (done.status, done.reports[0]["left"]["rows"], stored(tmp_path)) == (4, 10, [])
+    assert (done.status, done.reports[0]["at_boundaries"]["rows"], stored(tmp_path)) == (4, 10, [])
 
 
 # --- what a failed import says --------------------------------------------------------------------
@@ -302,7 +302,7 @@ def test_a_failed_import_claims_no_rows(command: Any, tmp_path: Path) -> None:
     (tmp_path / "XBTUSD.csv").write_bytes(lines(*rows))
     done = command("XBTUSD.csv", "--json")
     [report] = done.reports
-    assert (done.status, report["kept"]["rows"], stored(tmp_path)) == (2, 0, [])
+    assert (done.status, report["imported"]["rows"], stored(tmp_path)) == (2, 0, [])
     assert "XBTUSD.csv, line 39991: " in report["error"]
 
 
@@ -323,7 +323,7 @@ def test_a_flipped_byte_in_a_zip_is_damage_and_no_bad_row(
     path.write_bytes(raw)
     done = command("K.zip", "--skip-bad-rows", "--json")
     [report] = done.reports
-    assert (done.status, report["kept"]["rows"], stored(tmp_path)) == (2, 0, [])
+    assert (done.status, report["imported"]["rows"], stored(tmp_path)) == (2, 0, [])
     plain = command("K.zip", "--json")
     for error in (report["error"], plain.reports[0]["error"]):
         assert error.startswith("K.zip:XBTUSD.csv is damaged: ") or "can't be read: " in error
@@ -362,7 +362,7 @@ def test_an_empty_member_of_a_quarter_is_covered_and_empty(
     assert covered == Range((Q3[0] + 1) * SECOND - 1, (Q3[1] - 1) * SECOND - 1)
     assert command.other("verify").status == 0
     again = command(name, "--json")
-    assert (again.status, [report["kept"]["rows"] for report in again.reports]) == (0, [0, 0])
+    assert (again.status, [report["imported"]["rows"] for report in again.reports]) == (0, [0, 0])
 
 
 def test_an_empty_file_of_which_nothing_is_known_covers_nothing(
@@ -393,7 +393,7 @@ def test_one_bad_file_hides_no_other_from_a_dry_run(command: Any, tmp_path: Path
     csvs.packed(tmp_path / "K.zip", members)
     done = command("K.zip", "--dry-run", "--json")
     assert (done.status, [report["rows"] for report in done.reports]) == (2, [0, 10])
-    assert done.reports[0]["error"].startswith("K.zip:ETHUSD.csv holds no trades")
+    assert done.reports[0]["error"].startswith("K.zip:ETHUSD.csv has no trades")
 
 
 @pytest.mark.parametrize("rows", [1, 2, 500])
@@ -402,8 +402,12 @@ def test_a_busy_file_of_which_no_row_can_be_imported_does_not_end_well(
 ) -> None:
     (tmp_path / "XBTUSD.csv").write_bytes(lines(*regular(START_S, START_S + rows, 1)))
     done = command("XBTUSD.csv", "--json")
-    assert (done.status, done.reports[0]["left"]["rows"], stored(tmp_path)) == (4, rows, [])
-    assert "so no row was imported" in done.err
+    assert (done.status, done.reports[0]["at_boundaries"]["rows"], stored(tmp_path)) == (
+        4,
+        rows,
+        [],
+    )
+    assert "no row was imported, because" in done.err
 
 
 def test_files_of_one_delisted_pair_are_imported_together(command: Any, tmp_path: Path) -> None:
@@ -411,4 +415,4 @@ def test_files_of_one_delisted_pair_are_imported_together(command: Any, tmp_path
         (tmp_path / name).mkdir()
         (tmp_path / name / "OLDUSD.csv").write_bytes(lines(*regular(since, since + 6_000, 60)))
     done = command("a", "b", "--json")
-    assert [report["kept"]["rows"] for report in done.reports] == [98, 98]
+    assert [report["imported"]["rows"] for report in done.reports] == [98, 98]

@@ -20,9 +20,11 @@ from hypothesis import strategies as st
 
 from harvester.csv_import import sorting
 from harvester.csv_import.files import KnownComplete, find
-from harvester.csv_import.importer import ImportOptions, ImportReport
-from harvester.csv_import.overlap import KeyedRows, match
-from harvester.csv_import.run import PairFiles, run
+from harvester.csv_import.import_report import ImportReport
+from harvester.csv_import.importer import ImportOptions
+from harvester.csv_import.overlap import KeyedRows, match_rows
+from harvester.csv_import.pair_matching import PairFiles
+from harvester.csv_import.run import import_pairs
 from harvester.csv_import.sorting import in_time_order
 from harvester.errors import ArchiveDamaged, BadFile
 from harvester.kraken.pairs import Pair
@@ -147,7 +149,9 @@ def check_import(
         *(None if by is None else end + by for end, by in zip(ends, bounds, strict=True))
     )
     watch = ImportOptions(lambda _pair, _size: None, Event(), skip)
-    reports = run(TradeStore(folder), [PairFiles(PAIR, members, said)], watch, lambda _report: None)
+    reports = import_pairs(
+        TradeStore(folder), [PairFiles(PAIR, members, said)], watch, lambda _report: None
+    )
     given_ = Given(history, sound, broken, is_consistent, skip)
     judge(folder, given_, reports, before, was_covered)
 
@@ -179,7 +183,7 @@ def judge(
     assert before <= after
     assert max(after.values(), default=1) == 1
     assert (after - before).keys() <= sound.keys()
-    assert sum(report.kept.rows for report in reports) == (after - before).total()
+    assert sum(report.imported.rows for report in reports) == (after - before).total()
     errors = [report.error for report in reports if report.error]
     if broken and (not skip or type(errors[0] if errors else None) is BadFile):
         # Of a file that has few rows but broken ones, nobody can say what its columns are.
@@ -188,7 +192,7 @@ def judge(
         return
     assert all(type(error) is ArchiveDamaged for error in errors)
     for report in reports:
-        parts = (report.kept, report.held, report.left, report.repeats)
+        parts = (report.imported, report.already_covered, report.at_boundaries, report.repeats)
         assert report.read.rows == sum(part.rows for part in parts)
         assert report.error or (report.exit_status == 4) >= bool(report.bad)
     assert sum(report.read.rows for report in reports) == sound.total()
@@ -219,7 +223,7 @@ def test_as_many_rows_find_a_trade_as_can(
         stamps, marks = np.array([(0, 0), *points])[1:].T
         return KeyedRows(stamps.astype(np.int64), marks.astype(np.uint64))
 
-    is_found, is_used = match(packed(rows), packed(trades), tolerance)
+    is_found, is_used = match_rows(packed(rows), packed(trades), tolerance)
     assert is_found.sum() == is_used.sum() == most_pairs(rows, trades, tolerance)
 
 
@@ -246,7 +250,7 @@ def test_sorting_needs_memory_for_a_part_only(
     """Runs, slices and groups of equal time of all sizes; rows of one time stay as they came."""
     monkeypatch.setattr(sorting, "RUN_ROWS", 500)
     monkeypatch.setattr(sorting, "SLICE_ROWS", 100)
-    monkeypatch.setattr(sorting, "_MARK_EVERY", 10)
+    monkeypatch.setattr(sorting, "_SAMPLE_EVERY", 10)
     chance = random.Random(7)
     given_rows = [(chance.randrange(1_500), number) for number in range(5_000)]
     batches = [

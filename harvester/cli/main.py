@@ -38,7 +38,9 @@ SECTIONS: dict[str, dict[str, CommandEntry]] = {
             "backfill", "backfill", "Download the missing trades of some pairs, or of all."
         ),
         "refresh": CommandEntry("refresh", "refresh", "Download new trades; run it every night."),
-        "import": CommandEntry("bulk", "import_", "Import Kraken's downloadable CSV archives."),
+        "import": CommandEntry(
+            "import_csv", "import_", "Import Kraken's downloadable CSV archives."
+        ),
     },
     "Query": {
         "status": CommandEntry(
@@ -55,13 +57,15 @@ SECTIONS: dict[str, dict[str, CommandEntry]] = {
         "verify": CommandEntry(
             "prove", "verify", "Check stored data for corruption and gaps; repair it."
         ),
-        "compact": CommandEntry("keep", "compact", "Merge small files into larger ones."),
-        "rollup": CommandEntry("keep", "rollup", "Pre-aggregate candles to speed up long queries."),
+        "compact": CommandEntry("maintenance", "compact", "Merge small files into larger ones."),
+        "rollup": CommandEntry(
+            "maintenance", "rollup", "Pre-aggregate candles to speed up long queries."
+        ),
     },
     "Configure": {
-        "config": CommandEntry("settings", "config", "Show the settings, or write a config.toml."),
+        "config": CommandEntry("config", "config", "Show the settings, or write a config.toml."),
         "schedule": CommandEntry(
-            "settings", "schedule", "Print cron, systemd or launchd units for `refresh`."
+            "config", "schedule", "Print cron, systemd or launchd units for `refresh`."
         ),
     },
     "Try and share": {

@@ -1,4 +1,4 @@
-"""Where imported ranges may begin and end: at quiet moments, outside of what is covered."""
+"""Find the boundaries of imported ranges: quiet moments outside of the time that is covered."""
 
 from __future__ import annotations
 
@@ -15,36 +15,36 @@ from harvester.csv_import.sorting import RowCount
 from harvester.schema import Int64s, times
 from harvester.times import END_OF_TIME, SECOND, Range, missing, year_end, year_of
 
-# --- joining --------------------------------------------------------------------------------------
-
-# The file's times are whole seconds, and whether they were rounded down, up or to the nearest is
-# not told. So a boundary with what came from the API lies only where that makes no difference: at
-# the beginning of a second such that the file has no trade in it, nor in the one before. No trade
-# of the file can then have a true time within half a second of the boundary. What lies between
-# such a boundary and the API's own range stays a gap of some seconds, for `backfill`. So does
-# the end of a year that is no such moment: segments are of one year each.
+# Times in a file are whole seconds, and nobody knows whether they were rounded down, up or to the
+# nearest second. So a boundary between imported and downloaded data is drawn only where this makes
+# no difference: at the beginning of a second such that the file has no trade in this second and in
+# the second before (a quiet moment). Then no trade of the file has a true time within half a second
+# of the boundary. Between such a boundary and the downloaded range, a gap of some seconds remains,
+# which `backfill` downloads. The same happens at the end of a year without a quiet moment, because
+# no segment contains trades of two years.
 
 SEGMENT_ROWS = 4_000_000
-"""As many as compaction would make of it."""
-MOST_WAITING = 1_000_000
-"""Rows without a quiet moment among them that memory holds, before a busy one has to do."""
+"""A segment of this many rows ends at the next quiet moment; compaction makes as large ones."""
+MAX_WAITING_ROWS = 1_000_000
+"""Rows kept in memory while no quiet moment comes; then a busy moment becomes the boundary."""
 QUIET_S = 2
+"""Seconds between two trades need to differ by more than this for a quiet moment between them."""
 
 
 class SegmentRows(NamedTuple):
-    """Rows that go into the segment being written."""
+    """Rows of the segment that is being written."""
 
     rows: pa.RecordBatch
 
 
 class Opened(NamedTuple):
-    """A segment begins behind `after`."""
+    """A segment begins: its range excludes `after`, in nanoseconds."""
 
     after: int
 
 
 class Closed(NamedTuple):
-    """The segment holds everything up to `through`."""
+    """The segment ends: its range includes `through`, in nanoseconds."""
 
     through: int
 
@@ -54,45 +54,47 @@ Step = SegmentRows | Opened | Closed
 
 @dataclass(slots=True)
 class ImportCounts:
-    """What became of the rows of a file.
+    """Counts of what was done with the rows of a file.
 
     Attributes:
-        kept: those that went into segments.
-        held: those of time that is covered already; what is held there stays.
-        left: those beside what is covered, or at a file's ends, where no boundary could be drawn.
-        left_in: ranges of the rows that were left, each up to its last one.
-        busy: seconds that had to do as a boundary although they hold trades.
-        year_ends: years at whose end there are trades, so that a gap is left there.
-        sample: some of the rows of time that is held from the API.
-        is_stored: given the rows of time that is covered already, to look them up there.
+        imported: rows that went into segments.
+        already_covered: rows that were skipped, because their time is covered already.
+        at_boundaries: rows that were skipped beside covered time or at a file's ends, because no
+            boundary could be drawn there.
+        skipped_ranges: ranges of the rows skipped at boundaries, each ending with its last row.
+        busy_seconds: boundaries within trades, in UNIX seconds.
+        year_ends: years with trades at their end, so that a gap remains there.
+        sample: some of the rows whose time is covered by downloaded trades.
+        check_stored: called with the rows of time that is covered already, to check that they are
+            stored.
     """
 
-    kept: RowCount = field(default_factory=RowCount)
-    held: RowCount = field(default_factory=RowCount)
-    left: RowCount = field(default_factory=RowCount)
-    left_in: list[Range] = field(default_factory=list)
-    busy: list[int] = field(default_factory=list)
+    imported: RowCount = field(default_factory=RowCount)
+    already_covered: RowCount = field(default_factory=RowCount)
+    at_boundaries: RowCount = field(default_factory=RowCount)
+    skipped_ranges: list[Range] = field(default_factory=list)
+    busy_seconds: list[int] = field(default_factory=list)
     year_ends: list[int] = field(default_factory=list)
     sample: Sample = field(default_factory=lambda: Sample([]))
-    is_stored: Callable[[pa.RecordBatch], None] = lambda _rows: None
+    check_stored: Callable[[pa.RecordBatch], None] = lambda _rows: None
 
-    def hold(self, rows: pa.RecordBatch) -> None:
+    def count_covered(self, rows: pa.RecordBatch) -> None:
         """Count rows of time that is covered already."""
         if rows.num_rows:
-            self.held.add(rows)
-            self.sample.take(rows)
-            self.is_stored(rows)
+            self.already_covered.add(rows)
+            self.sample.add(rows)
+            self.check_stored(rows)
 
-    def leave(self, rows: pa.RecordBatch) -> None:
-        """Count rows that stay out although their time is not covered."""
+    def count_at_boundary(self, rows: pa.RecordBatch) -> None:
+        """Count rows that are skipped although their time is not covered."""
         if rows.num_rows:
-            self.left.add(rows)
+            self.at_boundaries.add(rows)
             stamps = times(rows)
-            self.left_in.append(Range(int(stamps[0]) - 1, int(stamps[-1])))
+            self.skipped_ranges.append(Range(int(stamps[0]) - 1, int(stamps[-1])))
 
 
 class _Cut(NamedTuple):
-    """Seconds at whose beginning a range may end, and another begin: from `first` to `last`."""
+    """Possible boundaries: the beginnings of the seconds from `first` to `last` (UNIX seconds)."""
 
     first: int
     last: int
@@ -100,7 +102,15 @@ class _Cut(NamedTuple):
 
 
 class _Batch(NamedTuple):
-    """Rows, and before which of them there is a quiet moment."""
+    """Rows and the quiet moments between them.
+
+    Attributes:
+        rows: in order of time.
+        stamps: their times in nanoseconds.
+        gaps: indexes of the rows that have a quiet moment before them.
+        firsts: of each such moment, the first possible boundary, in UNIX seconds.
+        lasts: of each such moment, the last possible boundary, in UNIX seconds.
+    """
 
     rows: pa.RecordBatch
     stamps: Int64s
@@ -109,39 +119,40 @@ class _Batch(NamedTuple):
     lasts: Int64s
 
     def cut(self, at: int) -> _Cut:
+        """The quiet moment of an index of `gaps`."""
         return _Cut(int(self.firsts[at]), int(self.lasts[at]))
 
 
 class BoundaryFinder:
-    """Takes a file's rows in order, and says which of them go into which segments."""
+    """Divides the rows of a file, in order of time, into segments that meet at boundaries."""
 
     def __init__(
         self,
         covered: Sequence[Range],
-        whole: KnownComplete,
+        complete: KnownComplete,
         unknown: Sequence[Range] = (),
         *,
         segment_rows: int = SEGMENT_ROWS,
-        most_waiting: int = MOST_WAITING,
+        max_waiting_rows: int = MAX_WAITING_ROWS,
     ) -> None:
-        """Begin with a file.
+        """Start before the first row.
 
         Args:
-            covered: what the archive has already.
-            whole: what the file is known to hold whole.
-            unknown: ranges in which the file may lack rows: no segment reaches into them.
-            segment_rows: a segment of so many ends at the next quiet moment.
-            most_waiting: rows that memory holds until one comes.
+            covered: ranges that the archive covers already.
+            complete: the time for which the file contains every trade.
+            unknown: ranges in which the file may lack rows; no segment covers them.
+            segment_rows: a segment of this many rows ends at the next quiet moment.
+            max_waiting_rows: rows kept in memory until a quiet moment comes.
         """
         everything = [Range(0, END_OF_TIME)]
         self._uncovered = missing(everything, covered)
         self._gaps = missing(everything, [*covered, *unknown])
         self._segment_rows = segment_rows
-        self._most_waiting = most_waiting
-        self._until_s = whole.until_s
-        self._last_s = None if whole.since_s is None else whole.since_s - 1
+        self._max_waiting_rows = max_waiting_rows
+        self._until_s = complete.until_s
+        self._last_s = None if complete.since_s is None else complete.since_s - 1
         self._cut: _Cut | None = None
-        """The last moment where the segment may end; None while none is open."""
+        """The last moment at which the segment may end; None while no segment is open."""
         self._after = 0
         self._is_empty = True
         self._begun = False
@@ -149,45 +160,45 @@ class BoundaryFinder:
         self._year = 0
         self._waiting: list[pa.RecordBatch] = []
         self._waiting_rows = 0
-        self.told = ImportCounts()
+        self.counts = ImportCounts()
 
     def push(self, rows: pa.RecordBatch) -> Iterator[Step]:
-        """Take the next rows; none of them ends inside a group of equal time."""
+        """Add the next rows; rows of equal time are always in the same batch."""
         if rows.num_rows == 0:
             return
         self._is_empty = False
-        batch = self._look(rows)
+        batch = self._with_quiet_moments(rows)
         at = 0
         while at < rows.num_rows:
             at = yield from (self._seek(batch, at) if self._cut is None else self._fill(batch, at))
         self._last_s = int(batch.stamps[-1]) // SECOND
 
-    def finish(self, *, whole: bool = True) -> Iterator[Step]:
-        """The file has ended; or reading it has, if it is not `whole`."""
-        until_s = self._until_s if whole and self._last_s is not None else None
+    def finish(self, *, is_end_of_file: bool = True) -> Iterator[Step]:
+        """End the last segment. Reading may have stopped before the end of the file."""
+        until_s = self._until_s if is_end_of_file and self._last_s is not None else None
         if self._cut is not None:
             if until_s is not None:
-                cut = _Cut(self._quiet_s, until_s - 1)
-                if cut.first <= min(cut.last, self._limit):
+                cut = _Cut(self._next_boundary_s, until_s - 1)
+                if cut.first <= min(cut.last, self._last_boundary_s):
                     yield from self._release(cut)
             yield from self._end_gap()
-        # A file without a row tells that there was no trade, in no gap.
+        # A file without rows that is known to be complete covers its time: there was no trade.
         while until_s is not None and self._is_empty and self._gaps:
-            first = max(self._quiet_s, self._least)
-            last = min(until_s - 1, self._limit)
+            first = max(self._next_boundary_s, self._first_boundary_s)
+            last = min(until_s - 1, self._last_boundary_s)
             if first < last:
                 self._after = self._from_second(first)
                 yield from self._close(last * SECOND - 1)
             self._gaps.pop(0)
 
     @property
-    def _quiet_s(self) -> int:
-        """The first second behind the last row at whose beginning a range may end."""
+    def _next_boundary_s(self) -> int:
+        """The first possible boundary after the last row, in UNIX seconds."""
         if self._last_s is None:
-            raise AssertionError("nothing is known of the file's beginning")
+            raise AssertionError("the beginning of the file is not known")
         return self._last_s + QUIET_S
 
-    def _look(self, rows: pa.RecordBatch) -> _Batch:
+    def _with_quiet_moments(self, rows: pa.RecordBatch) -> _Batch:
         stamps = times(rows)
         seconds = stamps // SECOND
         last_s = seconds[0] if self._last_s is None else self._last_s
@@ -196,77 +207,80 @@ class BoundaryFinder:
         return _Batch(rows, stamps, gaps, before[gaps] + QUIET_S, seconds[gaps] - 1)
 
     @property
-    def _limit(self) -> int:
-        """The last second at whose beginning the gap being filled may end."""
+    def _last_boundary_s(self) -> int:
+        """The last possible boundary in the gap that is being filled, in UNIX seconds."""
         return (self._gaps[0].through + 1) // SECOND
 
     def _seek(self, batch: _Batch, at: int) -> Generator[Step, None, int]:
-        """Pass over what is covered, up to the first quiet moment of the next gap."""
+        """Skip rows of covered time, up to the first quiet moment in the next gap."""
         yield from ()
         if not self._gaps:
-            self._pass(batch, at, batch.rows.num_rows)
+            self._count_skipped(batch, at, batch.rows.num_rows)
             return len(batch.stamps)
-        least = self._least
-        found = ((batch.gaps >= at) & (batch.lasts >= least)).nonzero()[0]
+        first_s = self._first_boundary_s
+        found = ((batch.gaps >= at) & (batch.lasts >= first_s)).nonzero()[0]
         if len(found) == 0:
-            self._pass(batch, at, batch.rows.num_rows)
+            self._count_skipped(batch, at, batch.rows.num_rows)
             return len(batch.stamps)
-        place = int(batch.gaps[found[0]])
-        self._pass(batch, at, place)
+        index = int(batch.gaps[found[0]])
+        self._count_skipped(batch, at, index)
         cut = batch.cut(int(found[0]))
-        second = max(cut.first, least)
-        if second >= self._limit:
-            # The gap is too narrow, or too busy, to have a boundary on either side.
+        second = max(cut.first, first_s)
+        if second >= self._last_boundary_s:
+            # The gap is too short, or has too many trades, for a boundary at both ends.
             self._gaps.pop(0)
-            return place
+            return index
         self._cut = cut._replace(first=second)
         self._after = self._from_second(second)
-        return place
+        return index
 
     @property
-    def _least(self) -> int:
-        """The first second at whose beginning the next gap's range may begin."""
+    def _first_boundary_s(self) -> int:
+        """The first possible boundary in the next gap, in UNIX seconds."""
         return -(-(self._gaps[0].after + 1) // SECOND)
 
     def _from_second(self, second: int) -> int:
-        """Where a range begins that begins at a second; the whole of history begins at 0."""
+        """The `after` of a range that begins at a UNIX second; the trade history begins at 0."""
         return 0 if second == 1 and self._gaps[0].after == 0 else second * SECOND - 1
 
-    def _pass(self, batch: _Batch, start: int, stop: int) -> None:
-        """Count rows that stay out: those of time that is covered are held, the others left."""
+    def _count_skipped(self, batch: _Batch, start: int, stop: int) -> None:
+        """Count rows that are skipped, by whether their time is covered."""
         stamps, at = batch.stamps[start:stop], 0
         for gap in self._uncovered:
             if at == len(stamps):
                 return
             low, high = (int(stamps.searchsorted(end, side="right")) for end in gap)
-            self.told.hold(batch.rows.slice(start + at, low - at))
-            self.told.leave(batch.rows.slice(start + low, high - low))
+            self.counts.count_covered(batch.rows.slice(start + at, low - at))
+            self.counts.count_at_boundary(batch.rows.slice(start + low, high - low))
             at = high
-        self.told.hold(batch.rows.slice(start + at, len(stamps) - at))
+        self.counts.count_covered(batch.rows.slice(start + at, len(stamps) - at))
 
     def _fill(self, batch: _Batch, at: int) -> Generator[Step, None, int]:
-        """Hand on what lies before the last quiet moment so far; the rest waits for the next."""
+        """Write the rows before the last quiet moment so far; the rest waits for the next one."""
         self._end_gap_at_busy_year_end(batch, at)
         inside: int = int(batch.stamps.searchsorted(self._gaps[0].through, side="right"))
-        usable = (batch.gaps >= at) & (batch.gaps <= inside) & (batch.firsts <= self._limit)
+        usable = (
+            (batch.gaps >= at) & (batch.gaps <= inside) & (batch.firsts <= self._last_boundary_s)
+        )
         found = usable.nonzero()[0]
         done = at
         if len(found):
             done = int(batch.gaps[found[-1]])
-            self._wait(batch.rows.slice(at, done - at))
+            self._add_waiting(batch.rows.slice(at, done - at))
             yield from self._release(batch.cut(int(found[-1])))
-        self._wait(batch.rows.slice(done, inside - done))
+        self._add_waiting(batch.rows.slice(done, inside - done))
         if inside < batch.rows.num_rows:
             yield from self._end_gap()
-        elif self._waiting_rows > self._most_waiting:
+        elif self._waiting_rows > self._max_waiting_rows:
             yield from self._release_busy()
         return inside
 
     def _end_gap_at_busy_year_end(self, batch: _Batch, at: int) -> None:
-        """Let the gap end, and another begin, where a year ends without a quiet moment.
+        """Split the gap in two at the end of a year that has no quiet moment.
 
-        No segment has rows of two years. Two that met among trades would show trades twice or not
-        at all if only one of them were written and the other's range downloaded.
+        No segment contains rows of two years. If two segments met between trades, and only one of
+        them were written and the range of the other downloaded, trades would be stored twice or
+        not at all.
         """
         last_s = int(batch.stamps[at]) // SECOND
         if (self._waiting or self._written) and self._last_s is not None:
@@ -274,31 +288,34 @@ class BoundaryFinder:
         gap = self._gaps[0]
         year = year_of(last_s * SECOND)
         while (end := year_end(year)) < min(gap.through, int(batch.stamps[-1])):
-            place = int(batch.stamps.searchsorted(end, side="right"))
+            index = int(batch.stamps.searchsorted(end, side="right"))
             second = (end + 1) // SECOND
-            is_here = (batch.gaps == place) & (batch.firsts <= second) & (second <= batch.lasts)
+            is_here = (batch.gaps == index) & (batch.firsts <= second) & (second <= batch.lasts)
             if not is_here.any():
                 self._gaps[:1] = [Range(gap.after, end), Range(end, gap.through)]
-                self.told.year_ends.append(year)
+                self.counts.year_ends.append(year)
                 return
-            year = year_of(int(batch.stamps[place]))
+            year = year_of(int(batch.stamps[index]))
 
-    def _wait(self, rows: pa.RecordBatch) -> None:
+    def _add_waiting(self, rows: pa.RecordBatch) -> None:
         if rows.num_rows:
             self._waiting.append(rows)
             self._waiting_rows += rows.num_rows
 
     def _release(self, cut: _Cut) -> Iterator[Step]:
-        """All that waits goes into the segment, which may end at a cut."""
+        """Write all waiting rows into the segment, which may end at a cut."""
         waiting, self._waiting, self._waiting_rows = self._waiting, [], 0
         self._cut = cut
         for rows in waiting:
             yield from self._write(rows)
         if self._written >= self._segment_rows and cut.is_quiet:
-            yield from self._close(min(cut.last, self._limit) * SECOND - 1)
+            yield from self._close(min(cut.last, self._last_boundary_s) * SECOND - 1)
 
     def _release_busy(self) -> Iterator[Step]:
-        """As memory is bounded, all that waits but the last second goes on without a quiet cut."""
+        """Write all waiting rows but those of the last second, although no quiet moment has come.
+
+        This bounds the memory that waiting rows need.
+        """
         rows = self._waiting.pop()
         second = int(times(rows)[-1]) // SECOND
         early = int(times(rows).searchsorted(second * SECOND))
@@ -307,35 +324,35 @@ class BoundaryFinder:
             return
         self._waiting.append(rows.slice(0, early))
         yield from self._release(_Cut(second, second, is_quiet=False))
-        self._wait(rows.slice(early))
+        self._add_waiting(rows.slice(early))
 
     def _end_gap(self) -> Iterator[Step]:
-        """Nothing more goes into the gap: what waits is left, as no boundary lies behind it."""
+        """End the segment at its last boundary, and skip the waiting rows behind it."""
         for rows in self._waiting:
-            self.told.leave(rows)
-        cut, limit = self._cut, self._limit
+            self.counts.count_at_boundary(rows)
+        cut, limit = self._cut, self._last_boundary_s
         self._waiting, self._waiting_rows, self._cut = [], 0, None
         self._gaps.pop(0)
         if cut is None:
-            raise AssertionError("a gap that was not begun has no end")
+            raise AssertionError("no segment is open")
         if not cut.is_quiet:
-            self.told.busy.append(cut.last)
+            self.counts.busy_seconds.append(cut.last)
         yield from self._close(min(cut.last, limit) * SECOND - 1)
 
     def _write(self, rows: pa.RecordBatch) -> Iterator[Step]:
-        """Hand on rows, cut where the year turns, which is at a quiet moment."""
+        """Write rows, and end the segment at the end of a year, which is a quiet moment here."""
         while rows.num_rows:
             stamps = times(rows)
             year = year_of(int(stamps[0]))
             if self._written and year != self._year:
                 yield from self._close(year_end(self._year))
             self._year = year
-            some = rows.slice(0, int(stamps.searchsorted(year_end(year), side="right")))
+            part = rows.slice(0, int(stamps.searchsorted(year_end(year), side="right")))
             yield from self._begin()
-            yield SegmentRows(some)
-            self._written += some.num_rows
-            self.told.kept.add(some)
-            rows = rows.slice(some.num_rows)
+            yield SegmentRows(part)
+            self._written += part.num_rows
+            self.counts.imported.add(part)
+            rows = rows.slice(part.num_rows)
 
     def _begin(self) -> Iterator[Step]:
         if not self._begun:

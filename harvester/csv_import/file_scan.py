@@ -11,23 +11,26 @@ import numpy as np
 from harvester.csv_import.columns import Layout, detect
 from harvester.csv_import.files import UNKNOWN, KnownComplete, Member, blocks, check, checksum, head
 from harvester.csv_import.parse import BadRow, Parsed, parse
-from harvester.csv_import.sorting import HABIT_S, TimeDisorder
+from harvester.csv_import.sorting import MAX_STEP_BACK_S, TimeDisorder
 from harvester.errors import BadFile, DamagedFile, Interrupted
 from harvester.schema import times
 from harvester.times import END_OF_TIME, SECOND, Range, union
 
-# --- badtimes -------------------------------------------------------------------------------------
+# --- times of unreadable rows ---------------------------------------------------------------------
 
-MOST_KEPT = 100_000
-"""Runs of bad rows that memory holds; further ones are counted to the last of them."""
+MAX_RUNS = 100_000
+"""Runs of bad rows that are kept in memory; further ones are joined to the last one."""
 
 
 class _Run(NamedTuple):
-    """Bad rows between two good ones, in a file's order; times in nanoseconds.
+    """Consecutive bad rows of a file; times in nanoseconds.
 
-    `before` and `behind` are the times of the good rows beside it, None where there is no such row.
-    `first` and `last` bound those times of the bad rows that can be read, None where none can;
-    `is_known` tells whether all of them can.
+    Attributes:
+        before: time of the good row before them; None if there is none.
+        behind: time of the good row after them; None if there is none.
+        first: earliest readable time of the bad rows; None if no time is readable.
+        last: latest readable time of the bad rows; None if no time is readable.
+        is_known: whether the times of all bad rows are readable.
     """
 
     before: int | None
@@ -38,35 +41,35 @@ class _Run(NamedTuple):
 
 
 class UnreadableTimes:
-    """Bounds the times of the bad rows of one file by themselves and by the rows beside them."""
+    """Bounds the times of a file's bad rows by their own times and the rows around them."""
 
     def __init__(self) -> None:
-        """Nothing was read yet."""
+        """Start before the first row."""
         self._runs: list[_Run] = []
         self._latest: int | None = None
-        """The time of the last good row."""
+        """Time of the last good row, in nanoseconds."""
         self._is_open = False
-        """Whether no good row followed the last run yet."""
+        """Whether no good row has followed the last run yet."""
         self._steps = TimeDisorder()
-        """Steps back among all times that can be read, those of bad rows, too."""
+        """Steps back in time among all readable times, including those of bad rows."""
 
     def add(self, parsed: Parsed) -> None:
-        """Take the next block of the file."""
+        """Add the next block of the file."""
         stamps = every = times(parsed.rows)
         if parsed.bad:
             lines = np.array([parsed.line_of(row) for row in range(len(stamps))], dtype=np.int64)
-            places = lines.searchsorted([row.line for row in parsed.bad])
+            indexes = lines.searchsorted([row.line for row in parsed.bad])
             readable = [at is not None for at in parsed.bad_times]
             every = np.insert(
-                stamps, places[readable], [at for at in parsed.bad_times if at is not None]
+                stamps, indexes[readable], [at for at in parsed.bad_times if at is not None]
             )
             is_behind_first = False
-            for place, stamp in zip(places.tolist(), parsed.bad_times, strict=True):
-                if place and not is_behind_first:
+            for index, stamp in zip(indexes.tolist(), parsed.bad_times, strict=True):
+                if index and not is_behind_first:
                     self._close(int(stamps[0]))
                     is_behind_first = True
-                before = int(stamps[place - 1]) if place else self._latest
-                behind = int(stamps[place]) if place < len(stamps) else None
+                before = int(stamps[index - 1]) if index else self._latest
+                behind = int(stamps[index]) if index < len(stamps) else None
                 run = _Run(before, behind, stamp, stamp, stamp is not None)
                 self._note(run, is_open=behind is None)
         elif len(stamps):
@@ -79,7 +82,7 @@ class UnreadableTimes:
     def _note(self, run: _Run, *, is_open: bool) -> None:
         last = self._runs[-1] if self._runs else None
         same = last is not None and (last.before, last.behind) == (run.before, run.behind)
-        if last is not None and (same or self._is_open or len(self._runs) >= MOST_KEPT):
+        if last is not None and (same or self._is_open or len(self._runs) >= MAX_RUNS):
             known = [at for at in (*last[2:4], *run[2:4]) if at is not None]
             first, through = (min(known), max(known)) if known else (None, None)
             is_known = last.is_known and run.is_known
@@ -94,10 +97,10 @@ class UnreadableTimes:
             self._is_open = False
 
     def ranges(self, good_back_ns: int) -> list[Range]:
-        """Ranges at whose ends no bad row was traded, nor in the second before or behind.
+        """Ranges that contain all bad rows, with at least a second to spare at both ends.
 
         Args:
-            good_back_ns: how far times go back among the good rows.
+            good_back_ns: by how much times step back at most among the good rows, in nanoseconds.
         """
         every_back_ns = self._steps.farthest_back_ns
         found = []
@@ -108,22 +111,26 @@ class UnreadableTimes:
             elif not run.is_known:
                 before, behind = _between(run, every_back_ns)
                 low, high = min(low, before), max(high, behind)
-            elif good_back_ns <= HABIT_S * SECOND:
+            elif good_back_ns <= MAX_STEP_BACK_S * SECOND:
                 before, behind = _between(run, good_back_ns)
                 if not before <= low <= high <= behind:
-                    # A time that is out of place may be what is broken.
+                    # A time out of order may be the broken field of the row.
                     low, high = min(low, before), max(high, behind)
             found.append(_around(low, high))
         return union(found)
 
 
 def _between(run: _Run, farthest_back_ns: int) -> tuple[int, int]:
-    """The earliest and latest time of rows by those beside them, in nanoseconds.
+    """The earliest and latest possible time of bad rows, from the good rows around them, in ns.
 
-    In a file that is not sorted, rows tell nothing about those beside them.
+    In a file that is not sorted, neighbouring rows say nothing.
+
+    Args:
+        run: the bad rows.
+        farthest_back_ns: by how much times step back at most in the file.
     """
     before, behind = 0, END_OF_TIME
-    if farthest_back_ns <= HABIT_S * SECOND:
+    if farthest_back_ns <= MAX_STEP_BACK_S * SECOND:
         if run.before is not None:
             before = max(0, run.before - farthest_back_ns)
         if run.behind is not None:
@@ -132,28 +139,31 @@ def _between(run: _Run, farthest_back_ns: int) -> tuple[int, int]:
 
 
 def _around(low_ns: int, high_ns: int) -> Range:
+    """A range of whole seconds that begins a second earlier and ends a second later."""
     after = max(0, (low_ns // SECOND - 1) * SECOND - 1)
     return Range(after, min(END_OF_TIME, (high_ns // SECOND + 2) * SECOND - 1))
 
 
-# --- parts ----------------------------------------------------------------------------------------
+# --- scanning a file ------------------------------------------------------------------------------
 
-MOST_LISTED = 10_000
-"""Rows left out as bad are listed one by one up to so many."""
+MAX_BAD_ROWS_LISTED = 10_000
+"""Up to this many bad rows are listed one by one."""
 
 
 class ScannedFile(NamedTuple):
-    """A member that was read once.
+    """The result of reading a CSV file for the first time.
 
     Attributes:
-        member: what was read.
-        checksum: of its bytes then.
-        layout: its columns; none where it holds no rows.
-        rows: how many can be read.
-        first_ns, last_ns: the earliest and the latest time of them; None where there are none.
-        is_sorted: whether no time lies more than a minute before one that stands above it.
-        bad: how many rows can't be read; `bad_rows` lists them.
-        bad_times: ranges in which the rows that can't be read may have been traded.
+        member: the file.
+        checksum: of its bytes when it was read.
+        layout: its columns; none if it has no rows.
+        rows: number of readable rows.
+        first_ns: the earliest time; None if there are no readable rows.
+        last_ns: the latest time; None if there are no readable rows.
+        is_sorted: whether no time is more than a minute before the time of an earlier row.
+        bad: number of unreadable rows.
+        bad_rows: the unreadable rows, up to `MAX_BAD_ROWS_LISTED`.
+        bad_times: ranges in which the unreadable rows may have been traded.
     """
 
     member: Member
@@ -168,24 +178,24 @@ class ScannedFile(NamedTuple):
     bad_times: list[Range]
 
 
-def look_at(
+def scan_file(
     member: Member,
     *,
     skip_bad_rows: bool = False,
     read: Callable[[int], None] = lambda _bytes: None,
     stop: threading.Event | None = None,
 ) -> ScannedFile:
-    """Read a member whole, and find out its layout, its times and which rows can't be read.
+    """Read a file completely: detect its columns, its first and last time, and its bad rows.
 
     Args:
-        member: to be read.
-        skip_bad_rows: count rows that can't be read, instead of ending at the first one.
-        read: called with the bytes read since the last call.
-        stop: ends it once set.
+        member: the file.
+        skip_bad_rows: count unreadable rows, instead of failing at the first one.
+        read: called with the number of bytes read since the last call.
+        stop: set it to end the scan.
 
     Raises:
-        DamagedFile: its bytes are not those of its checksum.
-        BadFile: it holds other things than trades.
+        DamagedFile: its bytes do not match its checksum.
+        BadFile: it contains something else than trades.
         Interrupted: `stop` was set.
     """
     try:
@@ -193,7 +203,7 @@ def look_at(
     except DamagedFile:
         raise
     except BadFile:
-        # A flipped byte may be what makes a row unreadable: then that is to be said.
+        # If a flipped byte made the row unreadable, the error must say so.
         check(member)
         raise
 
@@ -221,7 +231,9 @@ def _read_whole(
         if parsed.bad and not skip_bad_rows:
             raise parsed.bad[0].error(name)
         bad += len(parsed.bad)
-        bad_rows += [row._replace(file=name) for row in parsed.bad[: MOST_LISTED - len(bad_rows)]]
+        bad_rows += [
+            row._replace(file=name) for row in parsed.bad[: MAX_BAD_ROWS_LISTED - len(bad_rows)]
+        ]
         bad_times.add(parsed)
         stamps = times(parsed.rows)
         if len(stamps):
@@ -231,7 +243,7 @@ def _read_whole(
             rows += len(stamps)
         line += parsed.line_count
         read(len(block))
-    is_sorted = steps.farthest_back_ns <= HABIT_S * SECOND
+    is_sorted = steps.farthest_back_ns <= MAX_STEP_BACK_S * SECOND
     last_ns = steps.latest_ns if rows else None
     found = bad_times.ranges(steps.farthest_back_ns)
     return ScannedFile(
@@ -239,59 +251,62 @@ def _read_whole(
     )
 
 
-def chains(parts: Sequence[ScannedFile], said: KnownComplete = UNKNOWN) -> list[list[ScannedFile]]:
-    """Parts of one pair in order of time; those that are known to go on where one ends, with it.
+def chains(files: Sequence[ScannedFile], said: KnownComplete = UNKNOWN) -> list[list[ScannedFile]]:
+    """Group the files of a pair into chains: a file that begins where another ends follows it.
 
     Args:
-        parts: all of a pair.
-        said: from when on, and up to before when, they hold all trades together, if that was said:
-            it counts for the beginning of the one that begins first and the end of the one that
-            ends last, never for an end that another part lies behind.
+        files: all scanned files of a pair.
+        said: the time for which they together contain every trade, if the user said so. It counts
+            for the beginning of the first file and the end of the last file, and never for an end
+            that another file follows.
+
+    Returns:
+        The chains, and the files of each, in order of time.
     """
-    made: list[list[ScannedFile]] = []
-    for part in sorted(parts, key=lambda part: (_begins_ns([part]) or 0, part.member)):
-        whole = part.member.whole
-        if made and whole.since_s and made[-1][-1].member.whole.until_s == whole.since_s:
-            made[-1].append(part)
+    found: list[list[ScannedFile]] = []
+    for file in sorted(files, key=lambda file: (_begins_ns([file]) or 0, file.member)):
+        since_s = file.member.complete.since_s
+        if found and since_s and found[-1][-1].member.complete.until_s == since_s:
+            found[-1].append(file)
         else:
-            made.append([part])
-    # An empty file of which nothing is known lies nowhere; it takes a bound only where it is alone.
-    placed = [chain for chain in made if _begins_ns(chain) is not None] or made
+            found.append([file])
+    # An empty file of unknown time has no place in the order; it gets a bound only if it is alone.
+    placed = [chain for chain in found if _begins_ns(chain) is not None] or found
     if placed and said.since_s is not None:
         first = min(placed, key=lambda chain: _begins_ns(chain) or 0)
-        first[0] = _with_whole(first[0], since_s=said.since_s)
+        first[0] = _with_bounds(first[0], since_s=said.since_s)
     if placed and said.until_s is not None:
         last = max(placed, key=_ends_ns)
-        last[-1] = _with_whole(last[-1], until_s=said.until_s)
-    return made
+        last[-1] = _with_bounds(last[-1], until_s=said.until_s)
+    return found
 
 
 def is_in_order(chain: Sequence[ScannedFile]) -> bool:
-    """Whether parts, one after the other, can be read as they are: sorted within a minute."""
+    """Whether a chain of files can be read as it is: no time is a minute before an earlier one."""
     latest_ns = 0
-    for part in chain:
-        if part.first_ns is None or part.last_ns is None:
+    for file in chain:
+        if file.first_ns is None or file.last_ns is None:
             continue
-        if not part.is_sorted or part.first_ns < latest_ns - HABIT_S * SECOND:
+        if not file.is_sorted or file.first_ns < latest_ns - MAX_STEP_BACK_S * SECOND:
             return False
-        latest_ns = max(latest_ns, part.last_ns)
+        latest_ns = max(latest_ns, file.last_ns)
     return True
 
 
-def _with_whole(part: ScannedFile, **bounds: int) -> ScannedFile:
-    whole = part.member.whole._replace(**bounds)
-    return part._replace(member=part.member._replace(whole=whole))
+def _with_bounds(file: ScannedFile, **bounds: int) -> ScannedFile:
+    complete = file.member.complete._replace(**bounds)
+    return file._replace(member=file.member._replace(complete=complete))
 
 
 def _begins_ns(chain: Sequence[ScannedFile]) -> int | None:
-    since_s = chain[0].member.whole.since_s
+    since_s = chain[0].member.complete.since_s
     known = [] if since_s is None else [since_s * SECOND]
     return min(
-        [*known, *(part.first_ns for part in chain if part.first_ns is not None)], default=None
+        [*known, *(file.first_ns for file in chain if file.first_ns is not None)], default=None
     )
 
 
 def _ends_ns(chain: Sequence[ScannedFile]) -> int:
-    until_s = chain[-1].member.whole.until_s
+    until_s = chain[-1].member.complete.until_s
     known = [] if until_s is None else [until_s * SECOND - 1]
-    return max([*known, *(part.last_ns for part in chain if part.last_ns is not None)], default=-1)
+    return max([*known, *(file.last_ns for file in chain if file.last_ns is not None)], default=-1)

@@ -15,29 +15,33 @@ from typing import IO, NamedTuple, TypeVar, cast
 from harvester.errors import BadFile, DamagedFile
 from harvester.times import SECOND, parse_moment
 
-# --- unpacking ------------------------------------------------------------------------------------
+# --- unpacking ZIP members ------------------------------------------------------------------------
 
 try:
     import isal.isal_zlib as inflating
 except ImportError:  # pragma: no cover - where ISA-L has no build, zlib does the same
     import zlib as inflating  # type: ignore[no-redef]
 
-REFUSALS = (cast("type[Exception]", inflating.error),)
+UNPACK_ERRORS = (cast("type[Exception]", inflating.error),)
 
 PIECE_BYTES = 1 << 20
 PACKED_BYTES = 1 << 18
 _HEADER_BYTES = 30
 _RAW = -15
-"""A window of 32 KiB, and no header: what ZIPs hold."""
+"""zlib's name for deflate data in a ZIP: a window of 32 KiB, and no header."""
 
 crc32 = inflating.crc32
 
 
 def unpacked(path: Path, inner: str) -> Iterator[bytes]:
-    """The bytes of a member, some at a time; whoever takes them holds them against its checksum.
+    """Read a member of a ZIP as a stream. The caller checks its checksum.
+
+    Args:
+        path: the ZIP.
+        inner: the member's name.
 
     Raises:
-        zipfile.BadZipFile, EOFError, OSError, one of `REFUSALS`: it can't be read.
+        zipfile.BadZipFile, EOFError, OSError, one of `UNPACK_ERRORS`: it can't be read.
     """
     with zipfile.ZipFile(path) as archive:
         entry = archive.getinfo(inner)
@@ -45,7 +49,7 @@ def unpacked(path: Path, inner: str) -> Iterator[bytes]:
             if entry.compress_type != zipfile.ZIP_DEFLATED:
                 yield from _pieces(stream)
                 return
-        # Opening it has held its own header against the directory.
+        # `archive.open` has compared the member's own header with the ZIP's directory.
         with path.open("rb") as file:
             file.seek(entry.header_offset)
             header = file.read(_HEADER_BYTES)
@@ -63,14 +67,14 @@ def _pieces(stream: IO[bytes]) -> Iterator[bytes]:
 
 
 def _inflated(file: IO[bytes], size: int) -> Iterator[bytes]:
-    """The next `size` bytes of a file, unpacked; never more than a piece of them in memory."""
+    """Unpack the next `size` bytes of a file, with at most one piece of them in memory."""
     inflate = inflating.decompressobj(_RAW)
     packed = b""
     while not inflate.eof:
         if not packed:
             packed = file.read(min(PACKED_BYTES, size))
             size -= len(packed)
-        # All may have been taken in, and some of it not be given out yet: it is asked for, too.
+        # All input may have been read while output is left, so ask also with empty input.
         piece = inflate.decompress(packed, PIECE_BYTES)
         if not (piece or packed or inflate.eof):
             raise EOFError("it ends before its last byte")
@@ -79,22 +83,24 @@ def _inflated(file: IO[bytes], size: int) -> Iterator[bytes]:
             yield piece
 
 
-# --- sources --------------------------------------------------------------------------------------
+# --- finding CSV files ----------------------------------------------------------------------------
 
 BLOCK_BYTES = 1 << 20
 LONGEST_LINE = 1 << 16
 HEAD_BYTES = 4 * LONGEST_LINE
-MOST_PACKED = 200
-"""A file that packs better than this is none of numbers: those pack to a third or a tenth."""
+MAX_COMPRESSION = 200
+"""Members that unpack to more than this many times their size are refused as ZIP bombs. Files of
+numbers shrink to a third or a tenth."""
 SMALL_BYTES = 10 << 20
+"""Members up to this size are accepted however well they are packed."""
 
 _METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 
 _QUARTER = re.compile(r"_Q([1-4])_(\d{4})(?!\d)", re.IGNORECASE)
 _HISTORY = re.compile(r"Kraken_(?:Trading_History|OHLCVT)(?: ?\(\d+\))?(?:\.zip)?", re.IGNORECASE)
-_NAMES_LOOKED_AT = 2
-_REFUSALS: tuple[type[Exception], ...] = (
-    *REFUSALS,
+_NAMES_CHECKED = 2
+_READ_ERRORS: tuple[type[Exception], ...] = (
+    *UNPACK_ERRORS,
     zipfile.BadZipFile,
     EOFError,
     NotImplementedError,
@@ -104,7 +110,12 @@ _REFUSALS: tuple[type[Exception], ...] = (
 
 
 class KnownComplete(NamedTuple):
-    """From which second on, and up to before which, a file holds all trades; None: not known."""
+    """The time for which a file is known to contain every trade, in UNIX seconds.
+
+    Attributes:
+        since_s: the first second; None if the beginning is not known.
+        until_s: the second after the last one; None if the end is not known.
+    """
 
     since_s: int | None = None
     until_s: int | None = None
@@ -114,93 +125,102 @@ UNKNOWN = KnownComplete()
 
 
 class Member(NamedTuple):
-    """One CSV: a file of its own, or a member of a ZIP.
+    """A CSV file, on disk or in a ZIP.
 
     Attributes:
-        path: of the file, or of the ZIP.
-        inner: the member's name in the ZIP; empty for a file of its own.
+        path: the path of the file, or of the ZIP.
+        inner: the member's name in the ZIP; empty for a file on disk.
         size: bytes, unpacked.
-        crc: of these bytes, as the ZIP tells; None for a file of its own.
-        whole: which time it is known to hold whole.
+        crc: CRC-32 of the unpacked bytes, from the ZIP's directory; None for a file on disk.
+        complete: the time for which the file is known to contain every trade.
     """
 
     path: Path
     inner: str
     size: int
     crc: int | None
-    whole: KnownComplete
+    complete: KnownComplete
 
     def __str__(self) -> str:
-        """The name by which people know it: `Kraken.zip:folder/XBTUSD.csv`."""
+        """The name shown to users: `Kraken.zip:folder/XBTUSD.csv`."""
         if self.inner:
             return f"{self.path.name}:{self.inner}"
         folder = self.path.absolute().parent.name
-        # The same name stands in each quarter's folder.
+        # Files of all quarters have the same names, so the folder is shown as well.
         return f"{folder}/{self.path.name}" if _QUARTER.search(folder) else self.path.name
 
     @property
     def stem(self) -> str:
-        """What a pair is called in the file's name."""
+        """The file's name without its ending, which is the name of a pair."""
         return PurePosixPath(self.inner or self.path.name).stem
 
 
-def find(files: Iterable[str], whole: KnownComplete = UNKNOWN) -> list[Member]:
-    """The CSVs in some files, ZIPs and folders, in order; only directories of ZIPs are read.
+def find(files: Iterable[str], complete: KnownComplete = UNKNOWN) -> list[Member]:
+    """List the CSV files in some files, ZIPs and folders; of ZIPs only the directory is read.
 
     Args:
-        files: as typed.
-        whole: what is known of each of them; else the name of its ZIP or folder says it.
+        files: paths.
+        complete: the time for which each of them contains every trade; what is None is taken from
+            the name of its ZIP or folder.
 
     Raises:
-        BadFile: one is not there, or is none of these, or a ZIP is not to be trusted.
+        BadFile: a file does not exist or has another type, or a ZIP is unsafe.
     """
     found: list[Member] = []
     for text in files:
         path = Path(text)
-        if path.is_dir():
+        if _is_folder(path):
             inside = [
-                one
-                for one in sorted(path.rglob("*"))
-                if one.is_file() and not _is_hidden(one.relative_to(path))
+                file
+                for file in sorted(path.rglob("*"))
+                if file.is_file() and not _is_hidden(file.relative_to(path))
             ]
-            kept = [one for one in inside if one.suffix.lower() in (".csv", ".zip")]
-            if not kept:
-                raise BadFile(f"{text} holds neither a CSV nor a ZIP: give another folder")
-            for one in kept:
-                found += _members(one, whole)
+            importable = [file for file in inside if file.suffix.lower() in (".csv", ".zip")]
+            if not importable:
+                raise BadFile(f"{text} has neither a CSV nor a ZIP: give another folder")
+            for file in importable:
+                found += _members(file, complete)
         else:
-            found += _members(path, whole)
+            found += _members(path, complete)
     return found
 
 
-def _members(path: Path, whole: KnownComplete) -> list[Member]:
+def _is_folder(path: Path) -> bool:
+    try:
+        return path.is_dir()
+    except OSError as error:
+        raise BadFile(f"{path} can't be read: {error.strerror or error}") from error
+
+
+def _members(path: Path, complete: KnownComplete) -> list[Member]:
     try:
         if path.exists() and not path.is_file():
             raise BadFile(f"{path} is no regular file: give a CSV, a ZIP or a folder")
         if path.suffix.lower() == ".csv":
             folders = path.absolute().parts[:-1]
-            return [Member(path, "", path.stat().st_size, None, _known(folders, whole))]
+            size = path.stat().st_size
+            return [Member(path, "", size, None, _complete_by_name(folders, complete))]
         if not path.exists():
             raise FileNotFoundError(2, "there is no such file")
         if not zipfile.is_zipfile(path):
-            raise BadFile(f"{path} is no ZIP, no CSV and no folder: give files of Kraken's")
+            raise BadFile(f"{path} is no CSV, no ZIP and no folder: give Kraken's files")
         with zipfile.ZipFile(path) as archive:
-            return _checked(path, archive.infolist(), whole)
-    except _REFUSALS as error:
+            return _zip_members(path, archive.infolist(), complete)
+    except _READ_ERRORS as error:
         reason = error.strerror if isinstance(error, OSError) else str(error)
         raise BadFile(f"{path} can't be read: {reason or error}") from error
 
 
-def _known(names: Sequence[str], whole: KnownComplete) -> KnownComplete:
-    """What time a file holds whole: as said, else by the name that the exchange gives it.
+def _complete_by_name(names: Sequence[str], complete: KnownComplete) -> KnownComplete:
+    """The time for which a file contains every trade: what the user said, or what its name says.
 
     Args:
-        names: of the ZIP and of the folders that it lies in, the nearest one last: two are looked
-            at, as Kraken's ZIPs have one folder inside.
-        whole: what was said.
+        names: the names of the ZIP and of the folders around the file, the innermost last. Two are
+            checked, because Kraken's ZIPs contain one folder.
+        complete: what the user said.
     """
-    since, until = whole
-    for name in reversed(names[-_NAMES_LOOKED_AT:]):
+    since, until = complete
+    for name in reversed(names[-_NAMES_CHECKED:]):
         if quarter := _QUARTER.search(name):
             number, year = int(quarter[1]), int(quarter[2])
             begins = (year, 3 * number - 2)
@@ -218,25 +238,27 @@ def _month(year: int, month: int) -> int:
     return parse_moment(f"{year:04d}-{month:02d}-01", 0) // SECOND
 
 
-def _checked(path: Path, entries: list[zipfile.ZipInfo], whole: KnownComplete) -> list[Member]:
-    """The CSVs of a ZIP.
+def _zip_members(
+    path: Path, entries: list[zipfile.ZipInfo], complete: KnownComplete
+) -> list[Member]:
+    """The CSV files of a ZIP.
 
     Raises:
-        BadFile: an entry is such as no honest archive holds.
+        BadFile: a member is unsafe, such as one whose path leads out of the ZIP.
     """
     seen: set[str] = set()
     for entry in entries:
         if reason := _fault(entry, seen):
             raise BadFile(f"{path}: its member {entry.filename!r} {reason}: nothing of it was read")
         seen.add(entry.filename)
-    _check_places(path, entries)
+    _check_overlaps(path, entries)
     return [
         Member(
             path,
             entry.filename,
             entry.file_size,
             entry.CRC,
-            _known([path.name, *PurePosixPath(entry.filename).parts[:-1]], whole),
+            _complete_by_name([path.name, *PurePosixPath(entry.filename).parts[:-1]], complete),
         )
         for entry in entries
         if _is_csv(entry)
@@ -244,17 +266,18 @@ def _checked(path: Path, entries: list[zipfile.ZipInfo], whole: KnownComplete) -
 
 
 def _is_csv(entry: zipfile.ZipInfo) -> bool:
-    """Whether a member is a CSV; what systems put beside files is none."""
-    place = PurePosixPath(entry.filename)
-    return not entry.is_dir() and place.suffix.lower() == ".csv" and not _is_hidden(place)
+    """Whether a member is a CSV file, and not one that an operating system adds."""
+    path = PurePosixPath(entry.filename)
+    return not entry.is_dir() and path.suffix.lower() == ".csv" and not _is_hidden(path)
 
 
-def _is_hidden(place: PurePath) -> bool:
-    """Whether a file is one that systems put beside others, such as `._XBTUSD.csv`."""
-    return place.name.startswith(".") or "__MACOSX" in place.parts
+def _is_hidden(path: PurePath) -> bool:
+    """Whether an operating system adds such a file to others, for example `._XBTUSD.csv`."""
+    return path.name.startswith(".") or "__MACOSX" in path.parts
 
 
 def _fault(entry: zipfile.ZipInfo, seen: set[str]) -> str | None:
+    """Why a member is refused; None if it is not. `seen`: the names of the members before it."""
     name = entry.filename
     parts = name.split("/")
     if name.startswith("/") or ".." in parts or "\\" in name or ":" in name or "\0" in name:
@@ -268,16 +291,20 @@ def _fault(entry: zipfile.ZipInfo, seen: set[str]) -> str | None:
     if name.lower().endswith(".zip"):
         return "is a ZIP itself; unpack it first"
     if entry.compress_type not in _METHODS:
-        return "is packed in a way that is not read; pack it anew by deflate, as Kraken does"
-    if entry.file_size > max(SMALL_BYTES, MOST_PACKED * entry.compress_size):
-        return f"says that it unpacks to more than {MOST_PACKED} times its size"
+        return "is packed by an unknown method; pack it again by deflate, as Kraken does"
+    if entry.file_size > max(SMALL_BYTES, MAX_COMPRESSION * entry.compress_size):
+        return f"says that it unpacks to more than {MAX_COMPRESSION} times its size"
     return None
 
 
-def _check_places(path: Path, entries: list[zipfile.ZipInfo]) -> None:
-    """Members that share bytes unpack to more than any file could hold."""
+def _check_overlaps(path: Path, entries: list[zipfile.ZipInfo]) -> None:
+    """Refuse a ZIP whose members share bytes: a small file could unpack to any size.
+
+    Raises:
+        BadFile: members share bytes, or the file is shorter than its directory says.
+    """
     end = 0
-    for entry in sorted(entries, key=lambda one: one.header_offset):
+    for entry in sorted(entries, key=lambda entry: entry.header_offset):
         if entry.header_offset < end:
             raise BadFile(f"{path}: its member {entry.filename!r} shares bytes with another one")
         end = entry.header_offset + entry.compress_size
@@ -285,11 +312,14 @@ def _check_places(path: Path, entries: list[zipfile.ZipInfo]) -> None:
         raise BadFile(f"{path} is shorter than its directory says: it was not downloaded whole")
 
 
+# --- reading --------------------------------------------------------------------------------------
+
+
 def pieces(member: Member) -> Iterator[bytes]:
-    """A member's bytes as a stream, unpacked on the way; never more of them than it says to hold.
+    """Read a CSV file as a stream of unpacked bytes, at most as many as its ZIP's directory says.
 
     Raises:
-        DamagedFile: what can't be read.
+        DamagedFile: it can't be read, or has more bytes.
     """
     size = 0
     try:
@@ -297,9 +327,9 @@ def pieces(member: Member) -> Iterator[bytes]:
         for piece in unpacked(member.path, inner) if inner else _read(member.path):
             size += len(piece)
             if size > member.size:
-                raise DamagedFile(f"{member} is damaged: it holds more than {member.size:,} bytes")
+                raise DamagedFile(f"{member} is damaged: it has more than {member.size:,} bytes")
             yield piece
-    except _REFUSALS as error:
+    except _READ_ERRORS as error:
         raise DamagedFile(f"{member} can't be read: {error}") from error
 
 
@@ -310,34 +340,34 @@ def _read(path: Path) -> Iterator[bytes]:
 
 
 def checksum(member: Member) -> str:
-    """The CRC-32 of a member's bytes: as its ZIP tells, or of the file as it is now."""
+    """The CRC-32 of a file as text, from the ZIP's directory or computed from the file on disk."""
     crc = member.crc
     if crc is None:
         crc = 0
         for piece in pieces(member):
             crc = crc32(piece, crc)
-    return _told(crc)
+    return _crc_text(crc)
 
 
-def _told(crc: int) -> str:
+def _crc_text(crc: int) -> str:
     return f"crc32:{crc:08x}"
 
 
 def check(member: Member) -> None:
-    """Hold a ZIP's member against the checksum that its ZIP tells, whatever it holds.
+    """Compare a ZIP's member with the checksum in the ZIP's directory, whatever its content.
 
     Raises:
-        DamagedFile: its bytes are others.
+        DamagedFile: the checksum does not match.
     """
     crc = size = 0
     for piece in pieces(member):
         crc, size = crc32(piece, crc), size + len(piece)
     if member.crc is not None and (crc, size) != (member.crc, member.size):
-        raise DamagedFile(f"{member} is damaged: its bytes are not those of its checksum")
+        raise DamagedFile(f"{member} is damaged: its bytes do not match its checksum")
 
 
 def head(member: Member) -> bytes:
-    """The first lines of a member, some hundred kilobytes."""
+    """The first lines of a file, some hundred kilobytes."""
     data = b""
     for piece in pieces(member):
         data += piece
@@ -348,15 +378,15 @@ def head(member: Member) -> bytes:
 
 
 def blocks(member: Member, expected: str | None) -> Iterator[bytes]:
-    """A member's lines in blocks, each ended; the last is given once the whole was read and held.
+    """Read a file in blocks of complete lines. The last block comes after the checksum is checked.
 
     Args:
-        member: to be read.
-        expected: its checksum; None where it is read only once. A ZIP's member is held against its
-            own in any case.
+        member: the file.
+        expected: its checksum, as `checksum` returned it; None if it is read only once. A ZIP's
+            member is compared with the checksum in the ZIP in any case.
 
     Raises:
-        DamagedFile: its bytes are not those that the checksum was made of.
+        DamagedFile: its bytes do not match the checksum.
         BadFile: a line is too long to be a trade or a candle.
     """
     crc = size = 0
@@ -371,20 +401,20 @@ def blocks(member: Member, expected: str | None) -> Iterator[bytes]:
             yield b"".join((rest, data[:end]))
             rest = data[end:]
         if len(rest) > LONGEST_LINE:
-            raise BadFile(f"{member} holds a line of more than {LONGEST_LINE:,} bytes")
-    known = expected if expected or member.crc is None else _told(member.crc)
-    if size != member.size or known not in (None, _told(crc)):
-        raise DamagedFile(f"{member} is damaged: its bytes are not those of its checksum")
+            raise BadFile(f"{member} has a line of more than {LONGEST_LINE:,} bytes")
+    known = expected if expected or member.crc is None else _crc_text(member.crc)
+    if size != member.size or known not in (None, _crc_text(crc)):
+        raise DamagedFile(f"{member} is damaged: its bytes do not match its checksum")
     if rest:
         yield rest + b"\n"
 
 
-# --- ahead ----------------------------------------------------------------------------------------
+# --- reading ahead in a thread --------------------------------------------------------------------
 
 T = TypeVar("T")
 
 DEPTH = 4
-"""Blocks that are read while earlier ones are written."""
+"""Number of blocks that are read while earlier ones are written."""
 
 
 class _End(NamedTuple):
@@ -392,34 +422,39 @@ class _End(NamedTuple):
 
 
 def ahead(items: Iterator[T], depth: int = DEPTH) -> Generator[T, None, None]:
-    """The same items, made by a thread of their own, up to `depth` of them ahead."""
-    made: queue.Queue[T | _End] = queue.Queue(depth)
-    gone = threading.Event()
+    """Produce items in a thread of their own, while earlier items are used.
 
-    def hand_on(item: T | _End) -> None:
-        while not gone.is_set():
+    Args:
+        items: runs in the thread.
+        depth: how many items are produced in advance.
+    """
+    produced: queue.Queue[T | _End] = queue.Queue(depth)
+    closed = threading.Event()
+
+    def put(item: T | _End) -> None:
+        while not closed.is_set():
             with suppress(queue.Full):
-                made.put(item, timeout=0.1)
+                produced.put(item, timeout=0.1)
                 return
 
     def work() -> None:
         try:
             for item in items:
-                hand_on(item)
-                if gone.is_set():
+                put(item)
+                if closed.is_set():
                     return
-        except BaseException as error:  # noqa: BLE001 - it is raised anew where items are taken
-            hand_on(_End(error))
+        except BaseException as error:  # noqa: BLE001 - it is raised again in the thread that uses items
+            put(_End(error))
         else:
-            hand_on(_End())
+            put(_End())
 
     thread = threading.Thread(target=work, daemon=True)
     thread.start()
     try:
-        while not isinstance(item := made.get(), _End):
+        while not isinstance(item := produced.get(), _End):
             yield item
         if item.error is not None:
             raise item.error
     finally:
-        gone.set()
+        closed.set()
         thread.join()

@@ -1,4 +1,4 @@
-"""Kraken's files of candles (OHLCVT), read as a stream: every digit, or the line that is wrong."""
+"""Read Kraken's files of candles (OHLCVT) as a stream, with all digits."""
 
 from __future__ import annotations
 
@@ -28,72 +28,79 @@ ROWS = pa.schema(
         pa.field("count", pa.int64()),
     ]
 )
-"""A candle; null stands where a number has more digits than an archive can hold."""
+"""Columns of a candle; null stands for a number with more digits than the archive can store."""
 
 _LARGEST = 2**63 - 1
-MOST_DIGITS = 30
-"""More of them before or behind its point no number of a file can have."""
+MAX_DIGITS = 30
+"""A number with more digits before or after its point is refused."""
 
-# Twice as many and some: nothing is ever rounded.
+# More than twice as many digits, so that nothing is ever rounded.
 _EXACT = Context(prec=80)
 
 
-class _Wrong(Exception):
-    """Why a line is no candle."""
+class _BadLine(Exception):
+    """Why a line is not a candle."""
 
 
 @dataclass(slots=True)
 class Block:
-    """Some candles that follow one another.
+    """Consecutive candles.
 
     Attributes:
         rows: a batch of `ROWS`.
-        size: bytes read for them.
-        text: their lines, one a row.
+        size: their size in the file, in bytes.
+        text: their lines, one per row.
     """
 
     rows: pa.RecordBatch
     size: int
     text: bytes | list[bytes]
 
-    def candle(self, place: int) -> Candle:
-        """A row in all of its digits, as the file prints it; the vwap, which files lack, is 0."""
+    def candle(self, row: int) -> Candle:
+        """The candle of a row, by its index, with all digits. Files have no vwap, so it is 0."""
         if isinstance(self.text, bytes):
             self.text = self.text.split(b"\n")
-        return _candle(self.text[place].decode())
+        return _candle(self.text[row].decode())
 
 
 def read_candles(member: Member, minutes: int) -> Iterator[Block]:
-    """The candles of a member in blocks, in order of time.
+    """Read the candles of a file in blocks, in order of time.
 
     Args:
-        member: seven columns, with a header or without: time in UNIX seconds, open, high, low,
-            close, volume, trades.
-        minutes: their length.
+        member: a file of seven columns, with or without a header: time in UNIX seconds, open,
+            high, low, close, volume, number of trades.
+        minutes: the length of its candles.
 
     Raises:
-        BadFile: a row can't be read, opens where no such candle does, or comes too late.
-        DamagedFile: its bytes are not those that its ZIP tells the checksum of.
+        BadFile: a row can't be read, does not begin at a multiple of `minutes`, or is out of order.
+        DamagedFile: its bytes do not match the checksum in its ZIP.
     """
     reader = _Reader(str(member), minutes * UNITS_NS["m"])
     for block in blocks(member, None):
-        yield reader.take(block)
+        yield reader.read(block)
 
 
 @dataclass(slots=True)
 class _Reader:
-    """Reads block after block of one file."""
+    """Reads one file, block by block.
+
+    Attributes:
+        name: the name of the file, for messages.
+        width_ns: the length of its candles.
+        line: the number of the next line.
+        latest_ns: when the last candle opened; -1 before the first one.
+    """
 
     name: str
     width_ns: int
     line: int = 1
     latest_ns: int = -1
 
-    def take(self, block: bytes) -> Block:
-        """Read whole lines: at once where all is as it should be, else one by one.
+    def read(self, block: bytes) -> Block:
+        """Parse complete lines: all at once if they are plain, line by line if not.
 
         Raises:
-            BadFile: a line is no candle.
+            BadFile: a line is not a candle.
         """
         size = len(block)
         if b"\r" in block:
@@ -101,51 +108,61 @@ class _Reader:
         if self.line == 1 and _is_header(block.partition(b"\n")[0]):
             block, self.line = block.partition(b"\n")[2], 2
         try:
-            made = Block(self._at_once(block), size, block)
-            self.line += made.rows.num_rows
+            candles = Block(self._parse_at_once(block), size, block)
+            self.line += candles.rows.num_rows
         except Unusual:
-            made = self._one_by_one(block, size)
-        if made.rows.num_rows:
-            self.latest_ns = int(times(made.rows)[-1])
-        return made
+            candles = self._parse_by_line(block, size)
+        if candles.rows.num_rows:
+            self.latest_ns = int(times(candles.rows)[-1])
+        return candles
 
-    def _at_once(self, block: bytes) -> pa.RecordBatch:
-        """The rows of lines that hold nothing unusual.
+    def _parse_at_once(self, block: bytes) -> pa.RecordBatch:
+        """Parse lines of plain numbers.
 
         Raises:
-            Unusual: one does, or is no candle.
+            Unusual: there is anything else, or a line is not a candle.
         """
         rows = _columns(read(block, COLUMNS))
         stamps = times(rows)
-        rises = int(stamps[0]) > self.latest_ns and bool((np.diff(stamps) > 0).all())
-        if not rises or (stamps % self.width_ns).any():
+        is_rising = int(stamps[0]) > self.latest_ns and bool((np.diff(stamps) > 0).all())
+        if not is_rising or (stamps % self.width_ns).any():
             raise Unusual
         return rows
 
-    def _one_by_one(self, block: bytes, size: int) -> Block:
+    def _parse_by_line(self, block: bytes, size: int) -> Block:
+        """Parse line by line.
+
+        Raises:
+            BadFile: a line is not a candle.
+        """
         candles: list[Candle] = []
         lines: list[bytes] = []
-        latest = self.latest_ns
+        latest_ns = self.latest_ns
         for raw in block.split(b"\n")[:-1]:
             if raw.strip():
                 text = raw.decode(errors="replace")
                 try:
-                    candles.append(self._held_to_grid(_candle(text), latest))
-                except _Wrong as reason:
+                    candles.append(self._check_time(_candle(text), latest_ns))
+                except _BadLine as reason:
                     raise BadFile(
                         f"{self.name}, line {self.line}: {text!r} can't be read: {reason}; "
                         "nothing is concluded from this file"
                     ) from None
-                latest = candles[-1].time_ns
+                latest_ns = candles[-1].time_ns
                 lines.append(raw)
             self.line += 1
         return Block(_rows(candles), size, lines)
 
-    def _held_to_grid(self, candle: Candle, latest_ns: int) -> Candle:
+    def _check_time(self, candle: Candle, latest_ns: int) -> Candle:
+        """Return a candle if it begins at a multiple of the length, and after `latest_ns`.
+
+        Raises:
+            _BadLine: it does not.
+        """
         if candle.time_ns % self.width_ns:
-            raise _Wrong(f"no candle of {self.width_ns // UNITS_NS['m']} minutes opens then")
+            raise _BadLine(f"no candle of {self.width_ns // UNITS_NS['m']} minutes opens then")
         if candle.time_ns <= latest_ns:
-            raise _Wrong(f"it does not come after the one of {show(latest_ns)} above it")
+            raise _BadLine(f"it does not come after the one of {show(latest_ns)} above it")
         return candle
 
 
@@ -155,6 +172,11 @@ def _is_header(line: bytes) -> bool:
 
 
 def _columns(fields: Digits) -> pa.RecordBatch:
+    """Convert numbers to a batch of `ROWS`.
+
+    Raises:
+        Unusual: a number is out of bounds, or has too many digits.
+    """
     fields.refuse_points(["time", "count"])
     seconds: Int64s = fields.batch.column("time").to_numpy()
     if int(seconds.min()) * SECOND < BEGINNING_NS or int(seconds.max()) > END_OF_TIME // SECOND:
@@ -166,37 +188,37 @@ def _columns(fields: Digits) -> pa.RecordBatch:
     return pa.RecordBatch.from_arrays(columns, schema=ROWS)
 
 
-# --- one by one ----------------------------------------------------------------------------------
+# --- parsing line by line -------------------------------------------------------------------------
 
 
 def _candle(text: str) -> Candle:
-    """A line as a candle.
+    """Parse a line as a candle.
 
     Raises:
-        _Wrong: it is none.
+        _BadLine: it is not a candle.
     """
-    fields = [one.strip() for one in text.split(",")]
+    fields = [field.strip() for field in text.split(",")]
     if len(fields) != len(COLUMNS):
-        raise _Wrong(f"it has {len(fields)} fields where {len(COLUMNS)} should be")
-    values = {name: _number(name, one) for name, one in zip(COLUMNS, fields, strict=True)}
+        raise _BadLine(f"it has {len(fields)} fields instead of {len(COLUMNS)}")
+    values = {name: _number(name, field) for name, field in zip(COLUMNS, fields, strict=True)}
     seconds, count = values.pop("time"), values.pop("count")
     if not BEGINNING_NS // SECOND <= seconds <= END_OF_TIME // SECOND:
-        raise _Wrong(f"its time {fields[0]} lies outside 2011 to 2262")
+        raise _BadLine(f"its time {fields[0]} lies outside 2011 to 2262")
     if seconds != int(seconds):
-        raise _Wrong(f"its time {fields[0]} is no whole second")
+        raise _BadLine(f"its time {fields[0]} is no whole second")
     if count > _LARGEST or count != int(count):
-        raise _Wrong(f"its number of trades {fields[-1]} is no whole number of 64 bits")
+        raise _BadLine(f"its number of trades {fields[-1]} is no whole number of 64 bits")
     return Candle(int(seconds) * SECOND, **values, vwap=Decimal(0), count=int(count))
 
 
 def _number(name: str, text: str) -> Decimal:
     value = number(text)
     if value is None:
-        raise _Wrong(f"{name} {text!r} is no number")
+        raise _BadLine(f"{name} {text!r} is no number")
     if value < 0:
-        raise _Wrong(f"{name} {text} is below 0")
-    if int(value.as_tuple().exponent) < -MOST_DIGITS or value.adjusted() >= MOST_DIGITS:
-        raise _Wrong(f"{name} {text} has more than {MOST_DIGITS} digits before or behind its point")
+        raise _BadLine(f"{name} {text} is below 0")
+    if int(value.as_tuple().exponent) < -MAX_DIGITS or value.adjusted() >= MAX_DIGITS:
+        raise _BadLine(f"{name} {text} has more than {MAX_DIGITS} digits before or after its point")
     return value
 
 
@@ -212,7 +234,7 @@ def _rows(candles: list[Candle]) -> pa.RecordBatch:
 
 
 def _fitting(value: Decimal, kind: pa.Decimal128Type) -> Decimal | None:
-    """The value, where a column has room for all of its digits."""
+    """A value for a column; None if the value has more digits than the column can store."""
     exact = value.quantize(Decimal(1).scaleb(-kind.scale), context=_EXACT)
     fits = exact == value and exact < 10 ** (kind.precision - kind.scale)
     return exact if fits else None

@@ -20,10 +20,10 @@ from harvester.schema import PRICE, ROWS, VOLUME, Int64s, decimal_array, empty_s
 from harvester.schema import SIDES as SIDE_WORDS
 from harvester.times import BEGINNING_NS, END_OF_TIME
 
-# --- digits ---------------------------------------------------------------------------------------
+# --- fast parsing of plain digits -----------------------------------------------------------------
 
-# The decimal points are taken out and the numbers read as whole ones, in a third of the time that
-# pyarrow takes for decimals. Lines that hold anything unusual are left to who reads one by one.
+# Decimal points are removed and numbers are parsed as integers, which takes a third of the time
+# that pyarrow needs for decimals. A block with anything unusual is parsed line by line instead.
 
 Bytes = NDArray[np.uint8]
 
@@ -33,15 +33,15 @@ _LARGEST_INT = 2**63 - 1
 
 
 class Unusual(Exception):
-    """A value that the quick way does not know."""
+    """The fast parser can't read a block: it must be parsed line by line."""
 
 
 class Letters(NamedTuple):
-    """Columns of which each field is a letter for a word, or is nothing at all.
+    """Columns of single letters, and columns that are empty.
 
     Attributes:
-        words: by column the two letters, and the two words that they stand for.
-        empty: the columns that hold nothing.
+        words: by column, the two letters that occur, and the two words that they stand for.
+        empty: the columns whose fields are empty.
     """
 
     words: Mapping[str, tuple[bytes, pa.Array]]
@@ -52,11 +52,11 @@ NO_LETTERS = Letters({})
 
 
 class Digits(NamedTuple):
-    """Fields without their points, and how many digits stood behind each point.
+    """Numbers without their decimal points, and the number of decimals of each.
 
     Attributes:
-        batch: the numbers as int64, a row a line.
-        decimals: by column, shape (rows,).
+        batch: the numbers as int64, one row per line.
+        decimals: by column, the number of digits after the point, shape (rows,).
         words: the columns of letters, as words.
     """
 
@@ -65,19 +65,24 @@ class Digits(NamedTuple):
     words: dict[str, pa.DictionaryArray]
 
     def refuse_points(self, names: Iterable[str]) -> None:
-        """Hold columns of whole numbers to what they are.
+        """Check that columns of whole numbers have no decimal point.
 
         Raises:
-            Unusual: a point was taken out of one of them.
+            Unusual: a number has one.
         """
         if any(self.decimals[name].any() for name in names):
             raise Unusual
 
     def scaled(self, name: str, scale: int, before: int) -> Int64s:
-        """Whole numbers in a unit of so many decimals, of at most so many digits before them.
+        """A column as integers in units of 10^-scale.
+
+        Args:
+            name: the column.
+            scale: the number of decimals.
+            before: the largest number of digits before the point.
 
         Raises:
-            Unusual: one has more digits.
+            Unusual: a number has more digits.
         """
         decimals = self.decimals[name]
         numbers: Int64s = self.batch.column(name).to_numpy()
@@ -90,26 +95,26 @@ class Digits(NamedTuple):
                 raise Unusual
             return numbers * np.int64(10 ** (scale - most)) if most < scale else numbers
         most_by = [
-            min(10 ** (before + some) - 1, _LARGEST_INT // 10 ** (scale - some))
-            for some in range(scale + 1)
+            min(10 ** (before + count) - 1, _LARGEST_INT // 10 ** (scale - count))
+            for count in range(scale + 1)
         ]
         if (numbers > np.array(most_by)[decimals]).any():
             raise Unusual
-        factors = np.array([10 ** (scale - some) for some in range(scale + 1)])
+        factors = np.array([10 ** (scale - count) for count in range(scale + 1)])
         result: Int64s = numbers * factors[decimals]
         return result
 
 
 def read(block: bytes, columns: Sequence[str], letters: Letters = NO_LETTERS) -> Digits:
-    """Read whole lines of fields.
+    """Parse complete lines of plain numbers and letters.
 
     Args:
-        block: lines, each with its end.
-        columns: their names, in their places.
-        letters: which of them are no numbers.
+        block: lines, each with its line end.
+        columns: the names of the columns, in order.
+        letters: the columns that are not numbers.
 
     Raises:
-        Unusual: a line is not of plain digits and these letters, or has another number of fields.
+        Unusual: a line has other characters, or another number of fields.
     """
     text = np.frombuffer(block, np.uint8)
     begins, ends, decimals = _fields(text, len(columns))
@@ -126,7 +131,7 @@ def read(block: bytes, columns: Sequence[str], letters: Letters = NO_LETTERS) ->
                 raise Unusual
         else:
             counted[name] = decimals[:, at]
-    # Any other byte above the digits would be a letter within a number, as of 1e5 or 0x1F.
+    # Any other byte above the digits would be a letter within a number, as in 1e5 or 0x1F.
     if np.count_nonzero(text > _NINE) != len(words) * len(ends):
         raise Unusual
     batch = _numbers(block, columns, list(counted))
@@ -154,50 +159,65 @@ def _numbers(block: bytes, columns: Sequence[str], wanted: Sequence[str]) -> pa.
 
 
 def _fields(text: Bytes, width: int) -> tuple[Int64s, Int64s, Int64s]:
-    """Where fields begin and end, and how many digits follow the point in each.
+    """Find begin, end and number of decimals of each field; each of shape (rows, width).
 
-    All of shape (rows, width).
+    Args:
+        text: lines, each with its line end.
+        width: the number of fields of a line.
 
     Raises:
-        Unusual: a sign, a space or the like stands among them, which would be misread, or a line
-            has another number of fields.
+        Unusual: there is another character, such as a sign or a space, which would be misread, or
+            a line has another number of fields.
     """
-    places = (text < _ZERO).nonzero()[0]
-    marks = text[places]
-    is_dot = marks == _DOT
-    # What is left are commas and the ends of lines.
-    ends = places[~is_dot]
-    if len(ends) == 0 or len(ends) % width or marks[-1] != _LINE:
+    positions = (text < _ZERO).nonzero()[0]
+    separators = text[positions]
+    is_dot = separators == _DOT
+    # All others are commas and line ends.
+    ends = positions[~is_dot]
+    if len(ends) == 0 or len(ends) % width or separators[-1] != _LINE:
         raise Unusual
     by_row = text[ends].reshape(-1, width)
     if not ((by_row[:, :-1] == _COMMA).all() and (by_row[:, -1] == _LINE).all()):
         raise Unusual
     begins = np.concatenate(([0], ends[:-1] + 1))
-    decimals = _decimals(places, is_dot.nonzero()[0], len(ends))
+    decimals = _decimals(positions, is_dot.nonzero()[0], len(ends))
     shape = (-1, width)
     return begins.reshape(shape), ends.reshape(shape), decimals.reshape(shape)
 
 
-def _decimals(places: Int64s, dots: Int64s, count: int) -> Int64s:
-    """How many digits follow the point in each of `count` fields; shape (count,).
+def _decimals(positions: Int64s, dots: Int64s, count: int) -> Int64s:
+    """Count the digits after the decimal point of each field; shape (count,).
 
     Args:
-        places: where marks stand.
-        dots: which of them are points.
-        count: how many fields there are.
+        positions: positions of points, commas and line ends in the text.
+        dots: indexes of the points among them.
+        count: number of fields.
+
+    Raises:
+        Unusual: a field has two points, or no digit after its point.
     """
-    # A field's number is that of the marks before it that are no points.
+    # The index of a field is the number of commas and line ends before it.
     fields = dots - np.arange(len(dots))
-    behind = places[dots + 1] - places[dots] - 1
-    # A point with no digit behind it would be taken out of a text without a trace.
-    if (fields[1:] == fields[:-1]).any() or not behind.all():
+    digits = positions[dots + 1] - positions[dots] - 1
+    # A point without a digit after it would disappear without a trace.
+    if (fields[1:] == fields[:-1]).any() or not digits.all():
         raise Unusual
     decimals = np.zeros(count, dtype=np.int64)
-    decimals[fields] = behind
+    decimals[fields] = digits
     return decimals
 
 
 def _word_of(found: Bytes, letters: bytes, words: pa.Array) -> pa.DictionaryArray:
+    """Replace two letters by the words that they stand for.
+
+    Args:
+        found: a letter per row.
+        letters: the two letters.
+        words: the word of each letter.
+
+    Raises:
+        Unusual: there is another letter.
+    """
     first, second = letters
     is_second = found == second
     if not (is_second | (found == first)).all():
@@ -205,10 +225,10 @@ def _word_of(found: Bytes, letters: bytes, words: pa.Array) -> pa.DictionaryArra
     return pa.DictionaryArray.from_arrays(pa.array(is_second.astype(np.int32)), words)
 
 
-# --- rows -----------------------------------------------------------------------------------------
+# --- rows of trades -------------------------------------------------------------------------------
 
 _DECIMALS = {"time": 9, "price": 10, "volume": 8}
-"""Decimals kept: of a time as many as make nanoseconds, else the format's."""
+"""Decimals of each number: of a time down to nanoseconds, of the others as in the archive."""
 _DIGITS_BEFORE = {"time": 10, "price": 8, "volume": 14}
 _LIMITS = {
     "time": "a time has at most 9 decimals",
@@ -216,11 +236,17 @@ _LIMITS = {
     "volume": "a volume has at most 8 decimals and lies below 10^14",
 }
 _EXACT = Context(prec=60)
-_LARGEST = 2**63 - 1
 
 
 class BadRow(NamedTuple):
-    """A line that can't be a trade, and why."""
+    """A line that is not a trade, and the reason.
+
+    Attributes:
+        line: its number, from 1.
+        text: the line.
+        reason: why it is not a trade.
+        file: the name of the file.
+    """
 
     line: int
     text: str
@@ -228,7 +254,7 @@ class BadRow(NamedTuple):
     file: str = ""
 
     def error(self, name: str) -> BadFile:
-        """As what ends an import."""
+        """The error that ends an import at this row; `name`: the file's name."""
         return BadFile(
             f"{name}, line {self.line}: {self.text!r} can't be read: {self.reason}; its range was "
             "not imported. --skip-bad-rows leaves such rows out and lists them"
@@ -237,10 +263,15 @@ class BadRow(NamedTuple):
 
 @dataclass(slots=True)
 class Parsed:
-    """The rows of a block of lines, a batch of `columns.ROWS`, and the lines that are none.
+    """The result of parsing a block of lines.
 
-    `lines` tells the line of each row where it is not `first_line` and so on; `bad_times` the time
-    of each bad one in nanoseconds, None where that can't be read.
+    Attributes:
+        rows: the readable rows, a batch of `schema.ROWS`.
+        first_line: the number of the block's first line.
+        line_count: the number of lines.
+        lines: the line number of each row; None if they are consecutive from `first_line` on.
+        bad: the unreadable rows.
+        bad_times: their times in nanoseconds; None where the time is unreadable.
     """
 
     rows: pa.RecordBatch
@@ -250,29 +281,29 @@ class Parsed:
     bad: list[BadRow] = field(default_factory=list)
     bad_times: list[int | None] = field(default_factory=list)
 
-    def line_of(self, place: int) -> int:
-        """The line that a row stands on."""
-        return self.first_line + place if self.lines is None else self.lines[place]
+    def line_of(self, row: int) -> int:
+        """The line number of a row, which is given by its index."""
+        return self.first_line + row if self.lines is None else self.lines[row]
 
 
 def parse(block: bytes, layout: Layout, first_line: int) -> Parsed:
-    """Read whole lines: at once where all is as it should be, else one by one.
+    """Parse complete lines: all at once if they are plain, line by line if not.
 
     Args:
-        block: lines, each with its end.
-        layout: what their columns are.
-        first_line: the number of the first.
+        block: lines, each with its line end.
+        layout: their columns.
+        first_line: the number of the first line.
     """
     if b"\r" in block:
         block = block.replace(b"\r\n", b"\n")
-    rows = _at_once(block, layout) if layout.columns else None
+    rows = _parse_at_once(block, layout) if layout.columns else None
     if rows is not None:
         return Parsed(rows, first_line, rows.num_rows)
-    return _one_by_one(block, layout, first_line)
+    return _parse_by_line(block, layout, first_line)
 
 
-def _at_once(block: bytes, layout: Layout) -> pa.RecordBatch | None:
-    """The rows of lines that hold nothing unusual; None where any does."""
+def _parse_at_once(block: bytes, layout: Layout) -> pa.RecordBatch | None:
+    """Parse lines of plain numbers; None if there is anything unusual."""
     try:
         return _columns(read(block, layout.columns, _LETTERS))
     except Unusual:
@@ -283,6 +314,11 @@ _LETTERS = Letters({"side": (b"bs", SIDE_WORDS), "order_type": (b"ml", ORDER_WOR
 
 
 def _columns(fields: Digits) -> pa.RecordBatch:
+    """Convert numbers to a batch of `schema.ROWS`.
+
+    Raises:
+        Unusual: a number is out of bounds, or has too many digits.
+    """
     rows = fields.batch.num_rows
     scaled = {
         name: fields.scaled(name, decimals, _DIGITS_BEFORE[name])
@@ -308,20 +344,20 @@ def _columns(fields: Digits) -> pa.RecordBatch:
     if fields.words:
         columns["misc"] = empty_strings(rows)
     return pa.RecordBatch.from_arrays(
-        [columns.get(one.name, pa.nulls(rows, one.type)) for one in ROWS], schema=ROWS
+        [columns.get(field.name, pa.nulls(rows, field.type)) for field in ROWS], schema=ROWS
     )
 
 
 def _ids(column: pa.Array) -> pa.Array:
-    """Trade ids; 0 stands for none."""
+    """Trade ids as the archive has them: 0 means that there is none, which is null."""
     numbers = column.to_numpy()
     return column if numbers.all() else pa.array(numbers, mask=numbers == 0)
 
 
-# --- one by one ----------------------------------------------------------------------------------
+# --- parsing line by line -------------------------------------------------------------------------
 
 
-def _one_by_one(block: bytes, layout: Layout, first_line: int) -> Parsed:
+def _parse_by_line(block: bytes, layout: Layout, first_line: int) -> Parsed:
     rows: list[dict[str, Any]] = []
     lines: list[int] = []
     bad: list[BadRow] = []
@@ -334,92 +370,92 @@ def _one_by_one(block: bytes, layout: Layout, first_line: int) -> Parsed:
         try:
             rows.append(_row(text, layout.columns))
             lines.append(line)
-        except _Wrong as reason:
+        except _BadLine as reason:
             bad.append(BadRow(line, text, str(reason)))
             bad_times.append(_time_of(text, layout.columns))
     stamps = [row.pop("time") for row in rows]
     columns = [
         pa.array(stamps, pa.int64()).view(pa.timestamp("ns"))
-        if one.name == "time"
-        else pa.array([row.get(one.name) for row in rows], one.type)
-        for one in ROWS
+        if column.name == "time"
+        else pa.array([row.get(column.name) for row in rows], column.type)
+        for column in ROWS
     ]
     batch = pa.RecordBatch.from_arrays(columns, schema=ROWS)
     return Parsed(batch, first_line, len(texts), lines, bad, bad_times)
 
 
-class _Wrong(Exception):
-    """Why a line is no trade."""
+class _BadLine(Exception):
+    """Why a line is not a trade."""
 
 
 def _row(text: str, columns: Sequence[str]) -> dict[str, Any]:
-    """A line as a trade.
+    """Parse a line as a trade.
 
     Raises:
-        _Wrong: it is none.
+        _BadLine: it is not a trade.
     """
     if "\ufffd" in text:
-        raise _Wrong("it is no UTF-8")
+        raise _BadLine("it is no UTF-8")
     try:
         [fields] = csv.reader([text], strict=True)
     except (csv.Error, ValueError) as error:
-        raise _Wrong(str(error)) from error
+        raise _BadLine(str(error)) from error
     if len(fields) != len(columns):
-        raise _Wrong(f"it has {len(fields)} fields where {len(columns)} should be")
-    given = dict(zip(columns, fields, strict=True))
-    row: dict[str, Any] = {name: _number(name, given[name].strip()) for name in _DECIMALS}
-    row["time"] = _stamp(given["time"].strip())
+        raise _BadLine(f"it has {len(fields)} fields instead of {len(columns)}")
+    texts = dict(zip(columns, fields, strict=True))
+    row: dict[str, Any] = {name: _number(name, texts[name].strip()) for name in _DECIMALS}
+    row["time"] = _time_ns(texts["time"].strip())
     if row["price"] <= 0:
-        raise _Wrong(f"price {given['price']} is not above 0")
+        raise _BadLine(f"price {texts['price']} is not above 0")
     if row["volume"] < 0:
-        raise _Wrong(f"volume {given['volume']} is below 0")
-    if "trade_id" in given:
-        row["trade_id"] = _id(given["trade_id"].strip())
-    if "side" in given:
-        row["side"] = _word(given["side"], SIDES, "neither b nor s")
-        row["order_type"] = _word(given["order_type"], ORDER_TYPES, "neither m nor l")
-        row["misc"] = given["misc"]
+        raise _BadLine(f"volume {texts['volume']} is below 0")
+    if "trade_id" in texts:
+        row["trade_id"] = _id(texts["trade_id"].strip())
+    if "side" in texts:
+        row["side"] = _word(texts["side"], SIDES, "neither b nor s")
+        row["order_type"] = _word(texts["order_type"], ORDER_TYPES, "neither m nor l")
+        row["misc"] = texts["misc"]
     return row
 
 
-def _stamp(text: str) -> int:
+def _time_ns(text: str) -> int:
     stamp = int(_number("time", text).scaleb(9, _EXACT))
     if not BEGINNING_NS <= stamp <= END_OF_TIME:
-        raise _Wrong(f"its time {text} lies outside 2011 to 2262")
+        raise _BadLine(f"its time {text} lies outside 2011 to 2262")
     return stamp
 
 
 def _time_of(text: str, columns: Sequence[str]) -> int | None:
-    """The time of a line that is no trade, in nanoseconds; None where it can't be read."""
+    """The time of a line that is not a trade, in nanoseconds; None if it is unreadable."""
     try:
         [fields] = csv.reader([text], strict=True)
-        return _stamp(dict(zip(columns, fields, strict=True))["time"].strip())
-    except (_Wrong, csv.Error, ValueError, KeyError):
+        return _time_ns(dict(zip(columns, fields, strict=True))["time"].strip())
+    except (_BadLine, csv.Error, ValueError, KeyError):
         return None
 
 
 def _number(name: str, text: str) -> Decimal:
     value = number(text)
     if value is None:
-        raise _Wrong(f"{name} {text!r} is no number")
+        raise _BadLine(f"{name} {text!r} is no number")
     try:
         exact = value.quantize(Decimal(1).scaleb(-_DECIMALS[name]), context=_EXACT)
     except InvalidOperation:
-        raise _Wrong(f"{text} does not fit, {_LIMITS[name]}") from None
+        raise _BadLine(f"{text} does not fit, {_LIMITS[name]}") from None
     if exact != value or abs(exact) >= 10 ** _DIGITS_BEFORE[name]:
-        raise _Wrong(f"{text} does not fit, {_LIMITS[name]}")
+        raise _BadLine(f"{text} does not fit, {_LIMITS[name]}")
     return exact
 
 
 def _id(text: str) -> int | None:
     if not text:
         return None
-    if not (text.isascii() and text.isdigit() and int(text) <= _LARGEST):
-        raise _Wrong(f"trade id {text!r} is no whole number of 64 bits from 0 on")
+    if not (text.isascii() and text.isdigit() and int(text) <= _LARGEST_INT):
+        raise _BadLine(f"trade id {text!r} is not a whole number from 0 to 2^63 - 1")
     return int(text) or None
 
 
 def _word(text: str, known: Mapping[str, str], what: str) -> str | None:
     if text not in known:
-        raise _Wrong(f"{text!r} is {what}")
+        raise _BadLine(f"{text!r} is {what}")
     return known[text]

@@ -1,63 +1,48 @@
-"""Import the files of many pairs; choose the pair of each file by its name."""
+"""Import the CSV files of many pairs in parallel, or report what an import would do."""
 
 from __future__ import annotations
 
 import os
-import re
+import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from fnmatch import fnmatchcase
 from functools import partial
 from typing import NamedTuple
 
-from harvester.csv_import.file_scan import ScannedFile, chains, look_at
-from harvester.csv_import.files import UNKNOWN, KnownComplete, Member
-from harvester.csv_import.importer import FileChain, ImportOptions, ImportReport
-from harvester.errors import (
-    AmbiguousPair,
-    BadFile,
-    HarvesterError,
-    Interrupted,
-    UnknownPair,
-    UsageError,
-)
-from harvester.kraken.pairs import Pair, PairIndex, resolve
+from harvester.csv_import.file_scan import ScannedFile, chains, scan_file
+from harvester.csv_import.files import Member
+from harvester.csv_import.import_report import ImportReport, ImportResult
+from harvester.csv_import.importer import FileChain, ImportOptions
+from harvester.csv_import.pair_matching import AskExchange, ImportRequest, PairFiles, match_files
+from harvester.download.events import Begun, Imported, Listener, Step
+from harvester.errors import BadFile, HarvesterError, Interrupted
 from harvester.storage.replacement import end_replacing
 from harvester.storage.replacement_staging import torn
 from harvester.storage.trade_store import TradeStore
 from harvester.storage.writer import Writer, writer
-from harvester.times import END_OF_TIME, MAX_COUNT, SECOND, Range, missing, union
+from harvester.times import END_OF_TIME, SECOND, Range, missing, union
 
-# --- run ------------------------------------------------------------------------------------------
+MAX_JOBS = 4
+"""Pairs imported in parallel; each uses up to some 150 MB."""
 
-MOST_JOBS = 4
-"""Pairs side by side: each holds up to some 150 MB."""
-
-
-class PairFiles(NamedTuple):
-    """A pair, and its files; `whole` is what they were said to hold whole together."""
-
-    pair: Pair
-    members: list[Member]
-    whole: KnownComplete = UNKNOWN
-
-    @property
-    def size(self) -> int:
-        """Bytes, unpacked."""
-        return sum(member.size for member in self.members)
+# --- dry run --------------------------------------------------------------------------------------
 
 
 class FilePlan(NamedTuple):
     """What would be imported of a file.
 
     Attributes:
-        file, pair, layout, bytes: which it is, and what it is.
-        rows, bad: how many can be read, and how many can't.
-        is_sorted: whether its rows stand by time; others are put in order.
-        begins_ns: the earliest time; None where there are no rows.
-        missing: what is not covered from its beginning on.
-        error: why it can't be imported.
+        file: name of the file.
+        pair: altname.
+        layout: its columns.
+        bytes: its size, unpacked.
+        rows: readable rows.
+        bad: unreadable rows.
+        is_sorted: whether its rows are in order of time; other files are sorted while importing.
+        begins_ns: the earliest time; None if there are no rows.
+        missing: the ranges from its first trade on that are not covered.
+        error: why it can't be imported; None if it can.
     """
 
     file: str
@@ -72,143 +57,257 @@ class FilePlan(NamedTuple):
     error: str | None = None
 
 
-def plan(
-    archive: TradeStore, works: Sequence[PairFiles], *, skip_bad_rows: bool = False
-) -> list[FilePlan]:
-    """What would be imported; the files are read whole, and a bad one hides no other."""
-    plans = []
-    for work in works:
-        name, coverage = work.pair.altname, archive.coverage(work.pair.altname)
-        parts, failed = [], dict[Member, HarvesterError]()
-        for member in work.members:
-            try:
-                parts.append(look_at(member, skip_bad_rows=skip_bad_rows))
-            except BadFile as reason:
-                failed[member] = reason
-        # A chain may end where another bound was said than by the file's name.
-        found = {part.member[:2]: part for chain in chains(parts, work.whole) for part in chain}
-        for member in work.members:
-            if member in failed:
-                error = str(failed[member])
-                plans.append(
-                    FilePlan(str(member), name, "", member.size, 0, 0, True, None, [], error)
-                )
-            else:
-                plans.append(_planned(found[member[:2]], name, coverage))
-    return plans
+class ImportPlan(NamedTuple):
+    """What an import would do.
+
+    Attributes:
+        files: one plan per file whose pair is known.
+        unknown: files that would be skipped, because their names match no pair.
+    """
+
+    files: list[FilePlan]
+    unknown: list[str]
+
+    @property
+    def exit_status(self) -> int:
+        """2 if a file can't be imported."""
+        return 2 if self.unknown or any(plan.error for plan in self.files) else 0
 
 
-def _planned(part: ScannedFile, pair: str, coverage: list[Range]) -> FilePlan:
-    since_s, until_s = part.member.whole
-    if part.first_ns is not None:
-        after = part.first_ns // SECOND * SECOND - 1
+def plan_import(
+    archive: TradeStore, request: ImportRequest, ask_exchange: AskExchange
+) -> ImportPlan:
+    """Report what an import would do. Files are read completely; a bad file hides no other.
+
+    Args:
+        archive: where the trades would go.
+        request: what to import.
+        ask_exchange: returns the pairs that the exchange lists now; see `match_files`.
+
+    Raises:
+        UsageError: see `match_files`.
+    """
+    matched = match_files(request, archive, ask_exchange)
+    plans = [
+        plan
+        for files in matched.pairs
+        for plan in _plan_pair(archive, files, skip_bad_rows=request.skip_bad_rows)
+    ]
+    return ImportPlan(plans, [str(member) for member in matched.unknown])
+
+
+def _plan_pair(archive: TradeStore, files: PairFiles, *, skip_bad_rows: bool) -> Iterator[FilePlan]:
+    name, coverage = files.pair.altname, archive.coverage(files.pair.altname)
+    scanned, failed = [], dict[Member, HarvesterError]()
+    for member in files.members:
+        try:
+            scanned.append(scan_file(member, skip_bad_rows=skip_bad_rows))
+        except BadFile as reason:
+            failed[member] = reason
+    # The user may have given another end for a chain than its last file's name gives.
+    found = {file.member[:2]: file for chain in chains(scanned, files.complete) for file in chain}
+    for member in files.members:
+        if member in failed:
+            error = str(failed[member])
+            yield FilePlan(str(member), name, "", member.size, 0, 0, True, None, [], error)
+        else:
+            yield _plan_file(found[member[:2]], name, coverage)
+
+
+def _plan_file(file: ScannedFile, pair: str, coverage: list[Range]) -> FilePlan:
+    since_s, until_s = file.member.complete
+    if file.first_ns is not None:
+        after_ns = file.first_ns // SECOND * SECOND - 1
     elif since_s is not None and until_s is not None:
-        after = max(0, since_s * SECOND - 1)
+        after_ns = max(0, since_s * SECOND - 1)
     else:
-        after = END_OF_TIME
-    through = END_OF_TIME if until_s is None else until_s * SECOND - 1
-    gaps = missing([Range(after, through)], coverage)
+        after_ns = END_OF_TIME
+    through_ns = END_OF_TIME if until_s is None else until_s * SECOND - 1
     return FilePlan(
-        str(part.member),
+        str(file.member),
         pair,
-        str(part.layout),
-        part.member.size,
-        part.rows,
-        part.bad,
-        part.is_sorted,
-        part.first_ns,
-        gaps,
+        str(file.layout),
+        file.member.size,
+        file.rows,
+        file.bad,
+        file.is_sorted,
+        file.first_ns,
+        missing([Range(after_ns, through_ns)], coverage),
     )
 
 
-def run(
+# --- import ---------------------------------------------------------------------------------------
+
+
+def import_files(
     archive: TradeStore,
-    works: Sequence[PairFiles],
-    watch: ImportOptions,
-    done: Callable[[ImportReport], None],
-) -> list[ImportReport]:
-    """Import the files of some pairs; one that fails stops no other.
+    request: ImportRequest,
+    ask_exchange: AskExchange,
+    listener: Listener,
+    stop: threading.Event,
+) -> ImportResult:
+    """Match files to pairs and import them.
 
     Args:
-        archive: what they go into.
-        works: the pairs, each once.
-        watch: told of progress, from any thread.
-        done: told of each report once it is whole.
+        archive: where the trades go.
+        request: what to import.
+        ask_exchange: returns the pairs that the exchange lists now; see `match_files`.
+        listener: called with events, from several threads, one call at a time.
+        stop: set it to end the import; rows up to the last boundary are kept.
 
-    Returns the reports, in the order of `works`.
+    Raises:
+        UsageError: see `match_files`.
     """
-    jobs = min(MOST_JOBS, os.cpu_count() or 1)
-    # The largest first, so that none is left alone at the end.
-    order = sorted(works, key=lambda work: -work.size)
-    with ThreadPoolExecutor(jobs) as pool:
-        futures = {
-            work.pair.altname: pool.submit(_import, archive, work, watch, done) for work in order
-        }
-        return [report for work in works for report in futures[work.pair.altname].result()]
+    matched = match_files(request, archive, ask_exchange)
+    events = _ProgressEvents(matched.pairs, listener)
+    options = ImportOptions(events.read, stop, request.skip_bad_rows)
+    reports = import_pairs(archive, matched.pairs, options, events.done)
+    return ImportResult(reports, [str(member) for member in matched.unknown])
 
 
-def _import(
+class _ProgressEvents:
+    """Turns the progress of an import, reported from several threads, into events."""
+
+    def __init__(self, pairs: Sequence[PairFiles], listener: Listener) -> None:
+        self._listener = listener
+        self._sizes = {files.pair.altname: files.size for files in pairs}
+        self._read = dict.fromkeys(self._sizes, 0)
+        self._lock = threading.Lock()
+        listener(Begun(len(pairs)))
+        for pair, size in self._sizes.items():
+            listener(Step(pair, 0, size, "bytes"))
+
+    def read(self, pair: str, size: int) -> None:
+        """Count more bytes of a pair as read."""
+        with self._lock:
+            self._read[pair] += size
+            # Reading the last bytes does not end a pair: their rows are still being written.
+            done = min(self._read[pair], self._sizes[pair] - 1)
+            self._listener(Step(pair, done, self._sizes[pair], "bytes"))
+
+    def done(self, report: ImportReport) -> None:
+        """Pass on the report of a pair."""
+        with self._lock:
+            self._listener(
+                Imported(report.pair, report.exit_status, list(report.lines()), report.to_dict())
+            )
+
+
+def import_pairs(
     archive: TradeStore,
-    work: PairFiles,
-    watch: ImportOptions,
+    pairs: Sequence[PairFiles],
+    options: ImportOptions,
     done: Callable[[ImportReport], None],
 ) -> list[ImportReport]:
-    name = work.pair.altname
+    """Import the files of some pairs in parallel; a pair that fails stops no other.
+
+    Args:
+        archive: where the trades go.
+        pairs: the pairs, each once.
+        options: progress callback, stop event, and what to do with bad rows.
+        done: called with each report once it is complete, from several threads.
+
+    Returns:
+        The reports, in the order of `pairs`.
+
+    Raises:
+        KeyboardInterrupt: Ctrl-C; rows up to the last boundary are kept.
+    """
+    jobs = min(MAX_JOBS, os.cpu_count() or 1)
+    # The largest pair goes first, so that it does not run alone at the end.
+    order = sorted(pairs, key=lambda files: -files.size)
+    with ThreadPoolExecutor(jobs) as pool:
+        futures = {
+            files.pair.altname: pool.submit(_import_pair, archive, files, options, done)
+            for files in order
+        }
+        try:
+            return [report for files in pairs for report in futures[files.pair.altname].result()]
+        except KeyboardInterrupt:
+            # Leaving the block waits for the threads.
+            options.stop.set()
+            raise
+
+
+def _import_pair(
+    archive: TradeStore,
+    files: PairFiles,
+    options: ImportOptions,
+    done: Callable[[ImportReport], None],
+) -> list[ImportReport]:
     reports: list[ImportReport] = []
-
-    def all_of_it() -> None:
-        if watch.stop.is_set():
-            raise Interrupted("interrupted; the same command goes on where it stopped")
-        parts = [
-            look_at(
-                member,
-                skip_bad_rows=watch.skip_bad_rows,
-                read=lambda size: watch.read(name, size - size // 2),
-                stop=watch.stop,
-            )
-            for member in work.members
-        ]
-        # Where one file has rows that can't be read, another one must not call the time covered.
-        bad_times = union(span for part in parts for span in part.bad_times)
-        with writer(archive, name) as one:
-            notes = end_replacing(one)
-            if found := torn(archive, name):
-                notes.append(found[1])
-            made = [
-                FileChain(archive, work.pair, chain, watch, bad_times)
-                for chain in chains(parts, work.whole)
-            ]
-            for chain in made:
-                reports.append(_one(chain, one))
-                reports[-1].notes[:0] = notes
-                notes = []
-            for chain in made:
-                # What a file left out must not be called covered by another one.
-                if chain.report.error is None and not watch.stop.is_set():
-                    chain.report.error = _error_of(partial(chain.check_left, one))
-            for report in reports:
-                done(report)
-            if any(report.ranges for report in reports):
-                # Roll-ups are left to `backfill`, which changes the seams again anyway.
-                one.compact()
-
-    error = _error_of(all_of_it)
+    error = _error_of(partial(_import_chains, archive, files, options, done, reports))
     if error is not None:
-        files = [str(member) for member in work.members]
-        reports.append(ImportReport(files, name, [], work.size, error=error))
+        names = [str(member) for member in files.members]
+        reports.append(ImportReport(names, files.pair.altname, [], files.size, error=error))
         done(reports[-1])
     return reports
 
 
-def _one(chain: FileChain, writer: Writer) -> ImportReport:
-    begun_s = time.perf_counter()
-    chain.report.error = _error_of(lambda: chain.run(writer))
-    chain.report.seconds = time.perf_counter() - begun_s
-    return chain.report
+def _import_chains(
+    archive: TradeStore,
+    files: PairFiles,
+    options: ImportOptions,
+    done: Callable[[ImportReport], None],
+    reports: list[ImportReport],
+) -> None:
+    """Scan the files of a pair and import them chain by chain; `reports` receives the reports."""
+    scanned = _scan(files, options)
+    # Where one file has rows that can't be read, another file must not call the time covered.
+    bad_times = union(span for file in scanned for span in file.bad_times)
+    name = files.pair.altname
+    with writer(archive, name) as pair_writer:
+        notes = end_replacing(pair_writer)
+        if found := torn(archive, name):
+            notes.append(found[1])
+        importers = [
+            FileChain(archive, files.pair, chain, options, bad_times)
+            for chain in chains(scanned, files.complete)
+        ]
+        for importer in importers:
+            reports.append(_run_importer(importer, pair_writer))
+            reports[-1].notes[:0] = notes
+            notes = []
+        for importer in importers:
+            # Rows that one file left out must not be called covered by another file.
+            if importer.report.error is None and not options.stop.is_set():
+                importer.report.error = _error_of(partial(importer.check_skipped, pair_writer))
+        for report in reports:
+            done(report)
+        if any(report.ranges for report in reports):
+            # Roll-ups are left to `backfill`, which changes segments at the boundaries anyway.
+            pair_writer.compact()
+
+
+def _scan(files: PairFiles, options: ImportOptions) -> list[ScannedFile]:
+    """Read the files of a pair for the first time; this counts as half of their bytes.
+
+    Raises:
+        BadFile: a file can't be imported.
+        Interrupted: `options.stop` is set.
+    """
+    if options.stop.is_set():
+        raise Interrupted("interrupted; the same command goes on where it stopped")
+    return [
+        scan_file(
+            member,
+            skip_bad_rows=options.skip_bad_rows,
+            read=lambda size: options.read(files.pair.altname, size - size // 2),
+            stop=options.stop,
+        )
+        for member in files.members
+    ]
+
+
+def _run_importer(importer: FileChain, pair_writer: Writer) -> ImportReport:
+    start_s = time.perf_counter()
+    importer.report.error = _error_of(lambda: importer.run(pair_writer))
+    importer.report.seconds = time.perf_counter() - start_s
+    return importer.report
 
 
 def _error_of(work: Callable[[], None]) -> HarvesterError | None:
-    """Do one pair's work, and return what ended it, if anything did: the others go on."""
+    """Do the work of one pair, and return the error that ended it, so that others go on."""
     try:
         work()
     except HarvesterError as reason:
@@ -218,97 +317,3 @@ def _error_of(work: Callable[[], None]) -> HarvesterError | None:
         error.__cause__ = fault
         return error
     return None
-
-
-# --- names ----------------------------------------------------------------------------------------
-
-_PATTERN = frozenset("*?[")
-_CANDLES = re.compile(r"(.+)_([0-9]{1,8})", re.ASCII)
-
-
-class MatchedFiles(NamedTuple):
-    """Members by their pairs, and those whose names nobody knows."""
-
-    pairs: list[tuple[Pair, list[Member]]]
-    unknown: list[Member]
-
-
-def by_pair(members: Iterable[Member], known: Iterable[Pair]) -> MatchedFiles:
-    """The pair of each member, from its file's name; in the order of the first of each."""
-    book = PairIndex(known)
-    found: dict[str, tuple[Pair, list[Member]]] = {}
-    unknown = []
-    for member in members:
-        pair = book.find(member.stem)
-        if pair is None:
-            unknown.append(member)
-        else:
-            found.setdefault(pair.altname, (pair, []))[1].append(member)
-    return MatchedFiles(list(found.values()), unknown)
-
-
-class CandleFile(NamedTuple):
-    """A member that holds candles of so many minutes."""
-
-    member: Member
-    minutes: int
-
-
-def candle_file(member: Member, book: PairIndex) -> tuple[Pair, CandleFile] | None:
-    """Whose candles a member holds, and which, by its name: `XBTUSD_60.csv` is XBTUSD's of an hour.
-
-    None where its name is none of candles, or no pair fits it.
-    """
-    match = _CANDLES.fullmatch(member.stem)
-    if match is None or not 0 < int(match[2]) <= MAX_COUNT["m"]:
-        return None
-    pair = book.find(match[1])
-    return None if pair is None else (pair, CandleFile(member, int(match[2])))
-
-
-def as_named(name: str) -> Pair | None:
-    """A pair that the exchange lists no more, by its altname; None where that can be none."""
-    return Pair(altname=name) if name.isascii() and name.isalnum() and len(name) <= 40 else None
-
-
-def chosen(members: Sequence[Member], texts: Sequence[str], known: Iterable[Pair]) -> list[Member]:
-    """The members of some pairs: each named in any spelling, or by a pattern such as `*/EUR`.
-
-    Raises:
-        UsageError: one of the texts fits no member.
-    """
-    book = list(known)
-    named = by_pair(members, book)
-    spelled = {
-        member: {*pair.spellings, member.stem} for pair, some in named.pairs for member in some
-    }
-    spelled |= {member: {member.stem} for member in named.unknown}
-    wanted: set[Member] = set()
-    for text in texts:
-        fits = {member for member, names in spelled.items() if text in names}
-        if not fits and not _PATTERN & set(text):
-            fits = _of_pair(text, book, named)
-        if not fits:
-            fits = {member for member, names in spelled.items() if _fits(text.upper(), names)}
-        if not fits:
-            raise UsageError(
-                f"--pairs {text}: none of the files is of it; --dry-run lists what they hold"
-            )
-        wanted |= fits
-    return [member for member in members if member in wanted]
-
-
-def _fits(text: str, names: set[str]) -> bool:
-    if _PATTERN & set(text):
-        return any(fnmatchcase(name.upper(), text) for name in names)
-    return text in {name.upper() for name in names}
-
-
-def _of_pair(text: str, book: list[Pair], named: MatchedFiles) -> set[Member]:
-    try:
-        altname = resolve(text, book).altname
-    except AmbiguousPair:
-        raise
-    except UnknownPair:
-        return set()
-    return {member for pair, some in named.pairs if pair.altname == altname for member in some}

@@ -15,46 +15,45 @@ from harvester.schema import Int64s, clip, joined, no_rows, sort_rows, times
 from harvester.storage.filesystem import writing
 from harvester.times import END_OF_TIME, SECOND, Range
 
-# --- counting -------------------------------------------------------------------------------------
-
 
 @dataclass(slots=True)
 class RowCount:
-    """Rows, and the sum of their volumes."""
+    """A number of rows and the sum of their volumes."""
 
     rows: int = 0
     volume: Decimal = Decimal(0)
 
     def add(self, rows: pa.RecordBatch) -> None:
-        """Count a batch of `columns.ROWS`."""
+        """Add a batch of `schema.ROWS`."""
         if rows.num_rows:
             self.rows += rows.num_rows
             self.volume += pc.sum(rows.column("volume")).as_py()
 
-    def take(self, rows: pa.RecordBatch) -> None:
-        """Count a batch out again."""
+    def subtract(self, rows: pa.RecordBatch) -> None:
+        """Subtract a batch of `schema.ROWS`."""
         if rows.num_rows:
             self.rows -= rows.num_rows
             self.volume -= pc.sum(rows.column("volume")).as_py()
 
 
-# --- sorting --------------------------------------------------------------------------------------
+# --- files that are nearly sorted -----------------------------------------------------------------
 
-HABIT_S = 60
-"""So far may times go back within a file: rows are put in order over so many seconds."""
+MAX_STEP_BACK_S = 60
+"""A file counts as nearly sorted if its times step back by at most this many seconds. Such files
+are sorted while they are read."""
 
 
 class TimeDisorder:
-    """Counts how often, and how far, times go back within a file."""
+    """Counts how often the times of a file step back, and by how much at most."""
 
     def __init__(self) -> None:
-        """Nothing was read yet."""
+        """Start before the first row."""
         self.latest_ns = -1
         self.count = 0
         self.farthest_back_ns = 0
 
     def add(self, stamps: Int64s) -> None:
-        """Count the next times of the file, at least one."""
+        """Add the next times of the file in nanoseconds, at least one."""
         before = np.maximum.accumulate(np.concatenate(([self.latest_ns], stamps[:-1])))
         back = before - stamps
         self.count += int((back > 0).sum())
@@ -63,27 +62,28 @@ class TimeDisorder:
 
 
 class Sorter:
-    """Puts a file's rows in order as they come; holds back those that others may still precede.
+    """Sorts the rows of a nearly sorted file while they are read.
 
-    Times must not go back by more than `HABIT_S`; see `in_time_order` for such files.
+    Rows are kept back while earlier ones may still come. Times must not step back by more than
+    `MAX_STEP_BACK_S`; see `in_time_order` for other files.
     """
 
     def __init__(self) -> None:
-        """Nothing was read yet."""
+        """Start before the first row."""
         self._carry = no_rows()
         self._latest = -1
         self.repeats = RowCount()
-        """Rows with an id that equal another one in every field: the same trade again."""
+        """Removed rows: they equal another row in every field, trade id included."""
 
     def push(self, rows: pa.RecordBatch) -> pa.RecordBatch:
-        """Take the next rows; returns those that none can precede any more, in order."""
+        """Add the next rows, and return in order those that no later row can precede."""
         if rows.num_rows:
             self._latest = max(self._latest, int(times(rows).max()))
-        # One that goes back by the whole of it may still come: its second is not sure yet.
-        return self._sorted(rows, Range(-1, self._latest - HABIT_S * SECOND - 1))
+        # A row that steps back by the maximum may still come, so its second is not complete.
+        return self._sorted(rows, Range(-1, self._latest - MAX_STEP_BACK_S * SECOND - 1))
 
     def finish(self) -> pa.RecordBatch:
-        """What was held back."""
+        """The remaining rows, in order."""
         return self._sorted(no_rows(), Range(-1, self._latest))
 
     def _sorted(self, rows: pa.RecordBatch, sure: Range) -> pa.RecordBatch:
@@ -99,7 +99,7 @@ class Sorter:
             ordered = sort_rows(done)
             if ordered.num_rows < done.num_rows:
                 self.repeats.add(done)
-                self.repeats.take(ordered)
+                self.repeats.subtract(ordered)
             return ordered
         return done
 
@@ -107,46 +107,53 @@ class Sorter:
 # --- files that are not sorted -------------------------------------------------------------------
 
 RUN_ROWS = 1_000_000
-"""Rows that are sorted in memory at once."""
+"""Number of rows that are sorted in memory at once."""
 SLICE_ROWS = 100_000
-"""About as many are merged at once."""
-_MARK_EVERY = 10_000
+"""About this many rows are merged at once."""
+_SAMPLE_EVERY = 10_000
 
 
 def in_time_order(
     batches: Iterable[pa.RecordBatch], new_file: Callable[[], str]
 ) -> Iterator[pa.RecordBatch]:
-    """All rows of some batches by time, those of one time as they came; memory stays bounded.
+    """Sort rows by time in bounded memory; rows of equal time keep their order.
 
     Sorted runs go into Arrow files, which are mapped into memory and merged slice by slice.
 
     Args:
-        batches: of `columns.ROWS`, in any order.
-        new_file: gives a path for a temporary file.
+        batches: batches of `schema.ROWS`, in any order.
+        new_file: returns a path for a temporary file.
 
-    Returns batches of which none ends inside a group of equal time.
+    Returns:
+        Batches; rows of equal time are always in the same batch.
     """
-    runs = [_written(run, new_file()) for run in _runs(batches)]
-    marks = np.sort(np.concatenate([np.empty(0, np.int64), *(run.marks for run in runs)]))
-    ends = np.unique(marks[:: max(1, SLICE_ROWS // _MARK_EVERY)])
+    runs = [_write_run(run, new_file()) for run in _runs(batches)]
+    samples = np.sort(np.concatenate([np.empty(0, np.int64), *(run.samples for run in runs)]))
+    ends = np.unique(samples[:: max(1, SLICE_ROWS // _SAMPLE_EVERY)])
     starts = [0] * len(runs)
     for end in [*ends.tolist(), END_OF_TIME]:
         parts = []
-        for place, run in enumerate(runs):
+        for index, run in enumerate(runs):
             stop = int(run.stamps.searchsorted(end, side="right"))
-            parts.append(run.rows.slice(starts[place], stop - starts[place]))
-            starts[place] = stop
+            parts.append(run.rows.slice(starts[index], stop - starts[index]))
+            starts[index] = stop
         rows = joined([part for part in parts if part.num_rows])
         if rows.num_rows:
             yield _by_time(rows)
 
 
 class _Run(NamedTuple):
-    """Rows by time in a file, mapped into memory; `marks` are some of their times."""
+    """Rows in order of time, in a file that is mapped into memory.
+
+    Attributes:
+        rows: the rows.
+        stamps: their times, in nanoseconds.
+        samples: every 10,000th of their times.
+    """
 
     rows: pa.RecordBatch
     stamps: Int64s
-    marks: Int64s
+    samples: Int64s
 
 
 def _runs(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
@@ -169,9 +176,9 @@ def _by_time(rows: pa.RecordBatch) -> pa.RecordBatch:
     return rows.take(pa.array(np.argsort(stamps, kind="stable")))
 
 
-def _written(rows: pa.RecordBatch, path: str) -> _Run:
+def _write_run(rows: pa.RecordBatch, path: str) -> _Run:
     with writing(path), pa.OSFile(path, "wb") as sink, pa.ipc.new_file(sink, rows.schema) as file:
         file.write_batch(rows)
     mapped = pa.ipc.open_file(pa.memory_map(path)).get_batch(0)
     stamps = times(mapped)
-    return _Run(mapped, stamps, stamps[_MARK_EVERY - 1 :: _MARK_EVERY].copy())
+    return _Run(mapped, stamps, stamps[_SAMPLE_EVERY - 1 :: _SAMPLE_EVERY].copy())

@@ -22,7 +22,7 @@ from harvester.storage.trade_store import TradeStore
 from harvester.times import SECOND, Range, show
 
 if TYPE_CHECKING:
-    from harvester.csv_import.importer import ImportReport
+    from harvester.csv_import.import_report import ImportReport
     from harvester.verify.reports import RepairReport
 
 
@@ -250,7 +250,7 @@ class RunRecorder:
             result = results.setdefault(
                 report.pair, PairResult(report.pair, 0, gaps=gaps(report.pair))
             )
-            result.trades += report.kept.rows
+            result.trades += report.imported.rows
             result.exit_status = gravest([result.exit_status, report.exit_status])
             if report.ranges:
                 through = max(imported.through for imported in report.ranges)

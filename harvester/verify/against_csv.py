@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from harvester.csv_import.files import KnownComplete, Member
 from harvester.csv_import.ohlcvt import COLUMNS, ROWS, Block, read_candles
-from harvester.csv_import.run import CandleFile, candle_file
+from harvester.csv_import.pair_matching import CandleFile, candle_file
 from harvester.errors import HarvesterError
 from harvester.kraken.ohlc import Candle
 from harvester.kraken.pairs import Pair, PairIndex
@@ -440,7 +440,7 @@ def _compare_one(
 
     def compared() -> IntervalReport:
         blocks = _told(read_candles(member, minutes), read)
-        return compare_blocks(asker, coverage, minutes, member.whole, blocks)
+        return compare_blocks(asker, coverage, minutes, member.complete, blocks)
 
     try:
         found = retry_if_replaced(asker.archive, asker.pair, compared)

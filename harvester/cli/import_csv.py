@@ -1,0 +1,182 @@
+"""`harvester import`: import Kraken's downloadable CSV archives."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import signal
+import threading
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from types import FrameType
+
+import click
+
+from harvester.cli import output, process
+from harvester.cli.run_context import show_warnings
+from harvester.cli.options import CommonOptions, common_options
+from harvester.cli.progress import display
+from harvester.csv_import.import_report import ImportResult
+from harvester.csv_import.run import FilePlan
+from harvester.errors import Interrupted
+from harvester.times import show
+
+MAX_PAIRS_NAMED = 8
+"""The advice at the end names up to this many pairs."""
+
+
+@click.command("import")
+@click.argument("file", nargs=-1, required=True)
+@click.option("--pair", metavar="PAIR", help="The pair of the only file, whatever its name.")
+@click.option(
+    "--pairs",
+    metavar="LIST",
+    help="Import only these pairs, such as XBT/USD,ETH/EUR or '*/EUR'.",
+)
+@click.option(
+    "--delisted",
+    is_flag=True,
+    help="Import pairs that Kraken no longer lists, named after their files.",
+)
+@click.option(
+    "--whole-since",
+    metavar="TIME",
+    help="The files of a pair together are complete from TIME on, if you know it.",
+)
+@click.option(
+    "--whole-until",
+    metavar="TIME",
+    help="The files of a pair together are complete up to TIME (exclusive), if you know it.",
+)
+@click.option(
+    "--skip-bad-rows",
+    is_flag=True,
+    help="Leave out rows that can't be read, and the time around them; list them.",
+)
+@click.option("--dry-run", is_flag=True, help="Show what would be imported, and import nothing.")
+@click.option("--json", "as_json", is_flag=True, help="The result as JSON on stdout.")
+@common_options
+def import_(  # noqa: PLR0913 - the options of the command
+    common: CommonOptions,
+    *,
+    file: tuple[str, ...],
+    pair: str | None,
+    pairs: str | None,
+    delisted: bool,
+    whole_since: str | None,
+    whole_until: str | None,
+    skip_bad_rows: bool,
+    dry_run: bool,
+    as_json: bool,
+) -> int:
+    """Import Kraken's downloadable history: ZIPs, folders and single CSV files of trades.
+
+    Time that is covered already is skipped, because trades from the API have more details.
+    Afterwards `backfill` downloads what is missing: some seconds at the boundaries of the files,
+    and what came after them. After an interruption, the same command continues.
+
+    Example: harvester import Kraken_Trading_History_Q1_2026.zip --pairs XBT/USD
+    """
+    process.settle_in()
+    show_warnings(verbose=common.verbose > 0)
+    archive = common.archive()
+    if dry_run:
+        plan = archive.plan_import(
+            *file,
+            pair=pair,
+            pairs=pairs,
+            delisted=delisted,
+            whole_since=whole_since,
+            whole_until=whole_until,
+            skip_bad_rows=skip_bad_rows,
+        )
+        fields = {"files": [file_plan._asdict() for file_plan in plan.files]}
+        if as_json:
+            output.as_json(fields | {"unknown": plan.unknown})
+        else:
+            output.block(_plan_table(plan.files))
+        return plan.exit_status
+    with (
+        _python_warnings_as_hints(),
+        display(quiet=common.quiet, log_json=common.log_json) as shown,
+        _cancel_on_signal() as cancel,
+    ):
+        result = archive.import_csv(
+            *file,
+            pair=pair,
+            pairs=pairs,
+            delisted=delisted,
+            whole_since=whole_since,
+            whole_until=whole_until,
+            skip_bad_rows=skip_bad_rows,
+            progress=shown.tell,
+            cancel=cancel,
+            check=False,
+        )
+    if not common.quiet:
+        _advise(result)
+    if as_json:
+        output.as_json(result.to_dict())
+    return result.exit_status
+
+
+def _advise(result: ImportResult) -> None:
+    """Say what to do next, if anything was imported."""
+    pairs = [report.pair for report in result.reports if report.ranges]
+    if not pairs:
+        return
+    # `refresh` without names takes all pairs of the archive; a list of hundreds would not help.
+    command = f"backfill {shlex.join(pairs)}" if len(pairs) <= MAX_PAIRS_NAMED else "refresh"
+    output.hint(
+        f"`harvester {command}` downloads what is missing; `harvester rollup` speeds up long "
+        "queries"
+    )
+
+
+@contextmanager
+def _cancel_on_signal() -> Iterator[threading.Event]:
+    """Set an event at the first Ctrl-C or SIGTERM, to keep what is complete; exit at the second."""
+    cancel = threading.Event()
+
+    def handle(_number: int, _frame: FrameType | None) -> None:
+        if cancel.is_set():
+            output.hide_live()
+            os._exit(Interrupted.exit_status)
+        cancel.set()
+        output.hint("stopping; what was read is being written (again to stop at once)")
+
+    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield cancel
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def _python_warnings_as_hints() -> Iterator[None]:
+    """Print warnings of the library, such as that the run log can't be written, as plain lines."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", UserWarning)
+        warnings.showwarning = lambda message, *_: output.hint(str(message))
+        yield
+
+
+def _plan_table(plans: Sequence[FilePlan]) -> str:
+    rows = [
+        [
+            plan.file,
+            plan.pair,
+            plan.layout,
+            f"{plan.bytes / 1e6:.1f}",
+            f"{plan.rows:,}",
+            f"{plan.bad:,}",
+            "by time" if plan.is_sorted else "unsorted",
+            "" if plan.begins_ns is None else show(plan.begins_ns),
+            plan.error or "; ".join(map(str, plan.missing)) or "nothing",
+        ]
+        for plan in plans
+    ]
+    names = ["file", "pair", "layout", "MB", "rows", "bad", "order", "begins", "not covered"]
+    return output.columns(names, rows, left=3)
