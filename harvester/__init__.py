@@ -48,8 +48,10 @@ if TYPE_CHECKING:
     from harvester.archive import Archive, open  # noqa: A004 - harvester.open reads well
     from harvester.charts.chart import Chart
     from harvester.download.events import BackfillResult
+    from harvester.exporters.export import ExportedFile
     from harvester.kraken.pairs import Pair
     from harvester.operations.refresh import RefreshResult
+    from harvester.query.explain import Explanation
     from harvester.query.result import Result
     from harvester.server.sample_data import SampleExchange, sample_exchange
     from harvester.times import Range
@@ -79,6 +81,8 @@ __all__ = [
     "ExchangeError",
     "ExchangeRefused",
     "ExchangeUnreachable",
+    "Explanation",
+    "ExportedFile",
     "HarvesterError",
     "ImportIncomplete",
     "Interrupted",
@@ -110,6 +114,8 @@ _LAZY = {
     "Result": "harvester.query.result",
     "PairReport": "harvester.verify.reports",
     "BackfillResult": "harvester.download.events",
+    "Explanation": "harvester.query.explain",
+    "ExportedFile": "harvester.exporters.export",
     "Pair": "harvester.kraken.pairs",
     "Range": "harvester.times",
     "RefreshResult": "harvester.operations.refresh",

@@ -169,9 +169,9 @@ def test_the_command_tells_it_as_json(archive: TradeStore) -> None:
     assert json.loads(out) == {
         "pair": "XBTUSD",
         "interval": "1h",
-        "span": list(EVERYTHING),
+        "range": list(EVERYTHING),
         "reads": [
-            {"level": read.level, "file": read.file, "span": list(read.span), "rows": read.rows}
+            {"level": read.level, "file": read.file, "range": list(read.span), "rows": read.rows}
             for read in told.reads
         ],
         "carried": None,
@@ -192,7 +192,7 @@ def test_the_command_tells_it_as_json(archive: TradeStore) -> None:
         (["-o", "x"], "--explain writes to stdout: leave -o out, or pipe it on"),
         (
             ["-i", "5m"],
-            "--explain tells of one pair and one --interval at a time: give one each",
+            "--explain takes one pair and one --interval at a time: give one each",
         ),
     ],
 )

@@ -35,11 +35,14 @@ class Chart:
         figure: plotly's, to be changed as one likes before it is shown or saved.
         title: what it shows, as plain text.
         notes: what is to be known of it: an interval made coarser, ranges that are not downloaded.
+        file_name: a name for its file, such as XBTUSD-1h.html, by the pair and the interval that
+            was asked for.
     """
 
     figure: go.Figure
     title: str
     notes: tuple[str, ...]
+    file_name: str
 
     def html(self) -> str:
         """One page that needs no network: plotly.js is in it, some 5 MB.
@@ -149,7 +152,9 @@ def chart(
     shown = [*remarks, *([note(frame.gaps)] if frame.gaps else [])]
     base, _, quote = pair.wsname.partition("/")
     words = Words(title, shown, base if quote else "", quote, interval.text)
-    return Chart(figure_of(candles, frame, words), title, (*remarks, *gap_notes(frame.gaps)))
+    notes = (*remarks, *gap_notes(frame.gaps))
+    file_name = f"{pair.altname}-{question.interval.name}.html"
+    return Chart(figure_of(candles, frame, words), title, notes, file_name)
 
 
 def _notes(asked: CandleQuery, drawn: Drawn) -> list[str]:

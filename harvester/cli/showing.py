@@ -7,9 +7,9 @@ import time
 from pathlib import Path
 
 from harvester.cli import output
-from harvester.cli.candles import print_candles
 from harvester.cli.crawling import Request, run
 from harvester.cli.options import Common
+from harvester.cli.query import print_candles
 from harvester.config import load
 from harvester.download.events import BackfillResult
 from harvester.download.pair_selection import PairName, PairSelection
@@ -85,7 +85,7 @@ def _candles(common: Common) -> None:
     until = (last[1] if last else 0) // (420 * SECOND) * 420 * SECOND
     since = show(until - SHOWN_H * UNITS_NS["h"])
     output.block("\nCandles at 7 minutes, an interval that Kraken does not offer:\n")
-    print_candles(common, PAIR, "7m", since, show(until))
+    print_candles(common.settings, PAIR, "7m", since, show(until), quiet=common.quiet)
 
 
 _NEXT = """

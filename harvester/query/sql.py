@@ -8,10 +8,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 import duckdb
-import pyarrow as pa
 from duckdb.sqltypes import DuckDBPyType
 
 from harvester import __version__
@@ -40,13 +39,6 @@ _AS_TEXT = {
     "union",
     "variant",
 }
-
-
-class SqlAnswer(NamedTuple):
-    """What a query came to: its columns, and its rows as they are made."""
-
-    schema: pa.Schema
-    batches: Iterator[pa.RecordBatch]
 
 
 def connect_views(
@@ -98,7 +90,33 @@ def sql(
         ArchiveDamaged: a file of the archive can't be read.
         duckdb.Error: when read: a value can't be cast, memory ran out, a file is gone.
     """
-    statements = _statements(query, memory_limit)
+    statements = read_statements(query, memory_limit)
+    return run_statements(archive, statements, params, names=names, memory_limit=memory_limit)
+
+
+def run_statements(
+    archive: TradeStore,
+    statements: Sequence[duckdb.Statement],
+    params: Sequence[Any] | Mapping[str, Any] | None = None,
+    *,
+    names: Mapping[str, str] | None = None,
+    memory_limit: str = MEMORY_LIMIT,
+) -> duckdb.DuckDBPyRelation:
+    """Run all statements but the last, and return the last one as a relation.
+
+    Args:
+        archive: the trades.
+        statements: at least one, of `read_statements`.
+        params: values for `?`, or by name for `$name`, of the last statement.
+        names: altnames by exact spelling, that the macros take.
+        memory_limit: the memory that DuckDB may use.
+
+    Raises:
+        BadQuery: DuckDB refuses a statement.
+        HarvesterError: the memory allowed does not suffice; or a compaction removed files while
+            statements ran that may change something, and so are not run again.
+        ArchiveDamaged: a file of the archive can't be read.
+    """
 
     def ask(connection: duckdb.DuckDBPyConnection) -> duckdb.DuckDBPyRelation:
         for statement in statements[:-1]:
@@ -108,49 +126,21 @@ def sql(
     return _Asker(archive, names, memory_limit).ask(ask, listings=_listings(statements))
 
 
-def answer(
-    archive: TradeStore,
-    query: str,
-    *,
-    names: Mapping[str, str] | None = None,
-    memory_limit: str = MEMORY_LIMIT,
-) -> SqlAnswer | None:
-    """Run statements, and give the rows of the last one as they are made.
-
-    None where it has no rows to give, such as CREATE or COPY. Columns of types that files can't
-    hold come as DuckDB's text. A single query is asked again where a compaction took its files.
-
-    Raises:
-        BadQuery: DuckDB can't make sense of a statement, or there is none.
-        HarvesterError: the memory allowed does not suffice; or a compaction took files away
-            under statements that may change something, and so are not run again.
-        ArchiveDamaged: a file of the archive can't be read.
-    """
-    statements = _statements(query, memory_limit)
-
-    def ask(connection: duckdb.DuckDBPyConnection) -> SqlAnswer | None:
-        for statement in statements[:-1]:
-            connection.execute(statement)
-        relation = connection.sql(statements[-1])
-        if _has_no_rows(statements[-1], relation):
-            return None
-        reader = _plain(relation).to_arrow_reader(BATCH_ROWS)
-        first = next(reader, pa.RecordBatch.from_pylist([], schema=reader.schema))
-        return SqlAnswer(reader.schema, _rows(first, reader, memory_limit))
-
-    return _Asker(archive, names, memory_limit).ask(ask, listings=_listings(statements))
+def is_repeatable(statements: Sequence[duckdb.Statement]) -> bool:
+    """Whether statements are one query that changes nothing, so that it may be run again."""
+    return _listings(statements) > 1
 
 
-def is_question(query: str, memory_limit: str = MEMORY_LIMIT) -> bool:
-    """Whether a text is one query that changes nothing, so that it may be run again.
+def read_statements(query: str, memory_limit: str = MEMORY_LIMIT) -> list[duckdb.Statement]:
+    """Parse SQL into statements, at least one.
+
+    Args:
+        query: any SQL of DuckDB.
+        memory_limit: the memory that DuckDB may use.
 
     Raises:
-        BadQuery: DuckDB can't make sense of it, or there is none.
+        BadQuery: DuckDB can't parse it, or there is no statement.
     """
-    return _listings(_statements(query, memory_limit)) > 1
-
-
-def _statements(query: str, memory_limit: str) -> list[duckdb.Statement]:
     with asking_sql(memory_limit):
         found = connect(memory_limit).extract_statements(query)
     if not found:
@@ -158,18 +148,10 @@ def _statements(query: str, memory_limit: str) -> list[duckdb.Statement]:
     return found
 
 
-def _listings(statements: list[duckdb.Statement]) -> int:
+def _listings(statements: Sequence[duckdb.Statement]) -> int:
     """How often statements may be run: what changes something only once."""
     is_question = [statement.type for statement in statements] == [duckdb.StatementType.SELECT]
     return LISTINGS if is_question else 1
-
-
-def _rows(
-    first: pa.RecordBatch, reader: pa.RecordBatchReader, memory_limit: str
-) -> Iterator[pa.RecordBatch]:
-    yield first
-    with asking_sql(memory_limit):
-        yield from reader
 
 
 @dataclass(frozen=True)
@@ -217,23 +199,30 @@ class _Asker:
         return connection
 
 
-def _has_no_rows(statement: duckdb.Statement, relation: duckdb.DuckDBPyRelation) -> bool:
-    """Whether what came back is only DuckDB's word that it did as it was told."""
-    certain = statement.expected_result_type == [duckdb.ExpectedResultType.QUERY_RESULT]
-    return not certain and relation.columns in (["Count"], ["Success"])
+def file_relation(
+    statement: duckdb.Statement, relation: duckdb.DuckDBPyRelation
+) -> duckdb.DuckDBPyRelation | None:
+    """The rows of a statement with types that files can hold; None if it gives no rows.
 
+    Columns of one name get different names; types that Arrow, Parquet or JSON do not have become
+    DuckDB's text, which loses nothing.
 
-def _plain(relation: duckdb.DuckDBPyRelation) -> duckdb.DuckDBPyRelation:
-    """The same rows under names that differ, in types that files can hold."""
+    Args:
+        statement: the last statement that was run.
+        relation: what DuckDB returned for it. For CREATE or COPY this is a status, not rows.
+    """
+    has_rows = statement.expected_result_type == [duckdb.ExpectedResultType.QUERY_RESULT]
+    if not has_rows and relation.columns in (["Count"], ["Success"]):
+        return None
     taken: set[str] = set()
     columns = []
-    for place, (name, kind) in enumerate(zip(relation.columns, relation.types, strict=True), 1):
+    for number, (name, kind) in enumerate(zip(relation.columns, relation.types, strict=True), 1):
         free = name
         while free.lower() in taken:
             free += "_"
         taken.add(free.lower())
         cast = "::VARCHAR" if _is_odd(kind) else ""
-        columns.append(f'#{place}{cast} AS "{free.replace(chr(34), chr(34) * 2)}"')
+        columns.append(f'#{number}{cast} AS "{free.replace(chr(34), chr(34) * 2)}"')
     return relation.project(", ".join(columns))
 
 
