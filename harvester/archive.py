@@ -594,8 +594,8 @@ class Archive:
 
         Example:
             >>> plan = archive.explain("XBT/USD", "1h", since="2026-01-30")
-            >>> [total.level for total in plan.totals], plan.parts
-            (['ticks'], 1)
+            >>> plan.parts, "read_parquet" in plan.sql
+            (1, True)
         """
         from harvester.query.explain import explain
 
@@ -679,8 +679,8 @@ class Archive:
         Example:
             >>> archive.write_database("trades.duckdb")
             >>> with duckdb.connect("trades.duckdb", read_only=True) as connection:
-            ...     connection.sql("FROM tape('XBTUSD')").shape
-            (20000, 8)
+            ...     connection.sql("SELECT count(*) FROM tape('XBTUSD')").fetchall()
+            [(20000,)]
         """
         from harvester.query.sql import write_database
 

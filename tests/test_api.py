@@ -40,6 +40,8 @@ def test_the_public_names_are_these() -> None:
         "Archive",
         "Chart",
         "BackfillResult",
+        "Explanation",
+        "ExportedFile",
         "Pair",
         "PairReport",
         "PairStatus",
