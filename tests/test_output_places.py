@@ -168,7 +168,8 @@ def test_what_is_written_is_synced_before_it_stands_there(
 
 TERMINATED = """
 import os, signal
-from harvester.cli import formats, main
+from harvester.cli import formats
+from harvester.cli.main import main
 
 def half_way(*_):
     os.kill(os.getpid(), signal.SIGTERM)

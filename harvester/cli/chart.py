@@ -62,7 +62,7 @@ def chart(  # noqa: PLR0913 - a parameter for each option
     """
     if file not in (None, "-"):
         check_ending(Path(file))
-    drawn = common.archive().chart(
+    drawn = common.existing_archive().chart(
         pair,
         interval,
         since=since,

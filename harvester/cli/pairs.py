@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import click
 
-from harvester.archive import Archive
 from harvester.cli import output
 from harvester.cli.common_options import CommonOptions, common_options
 from harvester.cli.crawling import show_warnings
@@ -21,7 +20,7 @@ def pairs(common: CommonOptions, text: str, as_json: bool, update: bool) -> None
     Example: harvester pairs doge
     """
     show_warnings(verbose=common.verbose > 0)
-    found = Archive(common.settings).pairs(text, update=update)
+    found = common.archive().pairs(text, update=update)
     if as_json:
         output.as_json(found)
         return

@@ -100,7 +100,7 @@ def ohlc(  # noqa: PLR0913 - a parameter for each option
     is_several = len(pair) > 1 or len(interval) > 1
     if explain:
         _check_explain(form, file, is_several=is_several)
-        plan = common.archive().explain(
+        plan = common.existing_archive().explain(
             pair[0],
             interval[0],
             since=since,
@@ -115,7 +115,7 @@ def ohlc(  # noqa: PLR0913 - a parameter for each option
     elif is_several or form in OTHER_PROGRAMS:
         folder = export_folder(form, file)
         noun = "rows" if form in OTHER_PROGRAMS else "candles"
-        common.archive().export(
+        common.existing_archive().export(
             *pair,
             folder=folder,
             intervals=interval,
@@ -132,7 +132,7 @@ def ohlc(  # noqa: PLR0913 - a parameter for each option
         )
     else:
         format_of(form, file)
-        candles = common.archive().ohlc(
+        candles = common.existing_archive().ohlc(
             pair[0],
             interval[0],
             since=since,
@@ -194,7 +194,7 @@ def trades(  # noqa: PLR0913 - a parameter for each option
     """
     if form in OTHER_PROGRAMS:
         folder = export_folder(form, file)
-        common.archive().export(
+        common.existing_archive().export(
             pair,
             folder=folder,
             layout=_layout(form),
@@ -205,7 +205,7 @@ def trades(  # noqa: PLR0913 - a parameter for each option
         )
         return
     format_of(form, file)
-    result = common.archive().trades(pair, since=since, until=until, strict=strict)
+    result = common.existing_archive().trades(pair, since=since, until=until, strict=strict)
     write_and_report(result, "trades", form, file, quiet=common.quiet)
 
 
@@ -265,7 +265,7 @@ def bars(  # noqa: PLR0913 - a parameter for each option
     format_of(form, file)
     if sum(size is not None for size in (trades, volume, value)) != 1:
         raise UsageError("what ends a bar? Give one of --trades N, --volume X and --value X")
-    result = common.archive().bars(
+    result = common.existing_archive().bars(
         pair,
         trades=trades,
         volume=volume,
@@ -298,7 +298,7 @@ def sql(
     Example: harvester sql "FROM ohlc('XBT/USD', '4h') LIMIT 5"
     """
     format_of(form, file)
-    archive = common.archive()
+    archive = common.existing_archive()
     if db is not None:
         archive.write_database(db)
         if not common.quiet:
