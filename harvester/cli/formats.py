@@ -21,11 +21,12 @@ from harvester.exporters.formats import (
     WRITERS,
     Batches,
     Writer,
+    as_flat_text,
+    cell,
     compressed_file_sink,
     ending_of,
     write_rows,
 )
-from harvester.exporters.text import as_flat_text, cell
 from harvester.query.result import Result, batch_stream
 
 FORMATS = ("table", *WRITERS)

@@ -12,8 +12,8 @@ from typing import NamedTuple
 import pyarrow as pa
 
 from harvester.errors import BadInterval
+from harvester.exporters.formats import as_text
 from harvester.exporters.symbols import lean_symbol
-from harvester.exporters.text import as_text
 from harvester.kraken.pairs import Pair
 from harvester.schema import times
 from harvester.storage.export import check_outside, file_sink
