@@ -51,9 +51,11 @@ if TYPE_CHECKING:
     from harvester.csv_import.run import FilePlan, ImportPlan
     from harvester.download.estimate import BackfillEstimate
     from harvester.download.events import BackfillResult, CancelToken
+    from harvester.exporters.export import ExportedFile
     from harvester.kraken.pairs import Pair
     from harvester.operations.maintenance import CompactionResult, RollupResult
     from harvester.operations.refresh import RefreshResult
+    from harvester.query.explain import Explanation
     from harvester.query.result import Result
     from harvester.server.sample_data import SampleExchange, sample_exchange
     from harvester.times import Range
@@ -86,6 +88,8 @@ __all__ = [
     "ExchangeError",
     "ExchangeRefused",
     "ExchangeUnreachable",
+    "Explanation",
+    "ExportedFile",
     "FilePlan",
     "HarvesterError",
     "ImportIncomplete",
@@ -129,6 +133,8 @@ _LAZY = {
     "ImportPlan": "harvester.csv_import.run",
     "ImportReport": "harvester.csv_import.import_report",
     "ImportResult": "harvester.csv_import.import_report",
+    "Explanation": "harvester.query.explain",
+    "ExportedFile": "harvester.exporters.export",
     "Pair": "harvester.kraken.pairs",
     "Range": "harvester.times",
     "RefreshResult": "harvester.operations.refresh",

@@ -6,11 +6,19 @@ import os
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any, Self
 
-from harvester.argument_types import Moment, check_types, moment_ns, parse_range
+from harvester.argument_types import (
+    ARGUMENT_TYPES,
+    Moment,
+    check_types,
+    moment_ns,
+    parse_range,
+    wrong_type,
+)
 from harvester.config import Settings, load
 from harvester.download.pair_selection import PairName, PairSelection
 from harvester.errors import BadSetting, UnknownPair, UsageError
@@ -19,7 +27,7 @@ from harvester.notebook import show_archive
 from harvester.pair_names import known_pairs, resolve_held, resolve_named
 from harvester.settings_keys import KEYS
 from harvester.storage.trade_store import TradeStore as Disk
-from harvester.times import Range, parse_interval, parse_offset
+from harvester.times import Interval, Range, parse_interval, parse_offset
 from harvester.verify.status import PairStatus, status
 
 if TYPE_CHECKING:
@@ -31,11 +39,13 @@ if TYPE_CHECKING:
     from harvester.csv_import.run import ImportPlan
     from harvester.download.estimate import BackfillEstimate
     from harvester.download.events import BackfillResult, CancelToken, Event
+    from harvester.exporters.export import ExportedFile, Layout
     from harvester.operations.maintenance import CompactionResult, RollupResult
     from harvester.operations.refresh import RefreshResult
     from harvester.query.connection import Connection
+    from harvester.query.explain import Explanation
     from harvester.query.plan import CandleQuery, Fill
-    from harvester.query.result import Result, ResultSource
+    from harvester.query.result import Result
     from harvester.verify.reports import PairReport
 
 
@@ -448,18 +458,18 @@ class Archive:
 
     @check_types
     def pairs(self, text: str = "", *, update: bool = False) -> list[Pair]:
-        """The markets whose names hold a text, in any spelling: BTC finds XBT.
+        """Markets whose names contain a text, in any spelling: BTC finds XBT.
 
         Args:
-            text: all markets unless given.
-            update: ask the exchange, also where names are known already.
+            text: a part of a name; all markets by default.
+            update: ask the exchange, also if names are known already.
 
         Returns:
             The markets by altname, each with its spellings and its decimals.
 
         Raises:
-            UnknownPair: there is none.
-            ExchangeError: the exchange can't be asked.
+            UnknownPair: no market matches.
+            ExchangeError: the exchange can't be reached, or refuses.
 
         Example:
             >>> [pair.wsname for pair in archive.pairs("btc")]
@@ -470,12 +480,13 @@ class Archive:
         if update or len(known) <= len(self._disk.held()):
             from harvester.async_runner import market_names, run_in_thread
 
-            another = Disk(self._disk.path)
-            known = run_in_thread(lambda stop: stop.guard(market_names(self._settings, another)))
+            # A store of its own, as it is used in another thread.
+            store = Disk(self.path)
+            known = run_in_thread(lambda stop: stop.guard(market_names(self._settings, store)))
         found = search(text, known.values())
         if not found:
             raise UnknownPair(
-                f"no market bears {text!r} in its names; update=True asks the exchange anew"
+                f"no market matches {text!r}; `harvester pairs --update` asks the exchange again"
             )
         return found
 
@@ -618,44 +629,48 @@ class Archive:
         until: Moment | None = None,
         strict: bool = False,
     ) -> Result:
-        """The trades of a pair, in the exchange's order, digit by digit.
+        """The trades of a pair as published, in the exchange's order.
 
         Args:
-            pair: which.
-            since: from when on.
-            until: up to before when.
-            strict: raise where a part of the requested range is not downloaded.
+            pair: the pair.
+            since: start time, inclusive; the first trade by default.
+            until: end time, exclusive.
+            strict: raise if a part of the requested range is not downloaded.
 
         Returns:
-            One row a trade: `trade_id` (null where there is none), `time` (UTC, nanoseconds),
-            `tie`, `price` (of one unit of the base currency, in the quote currency), `volume` (in
-            the base currency), `side` (the taker's), `order_type`, `misc`; docs/format.md tells
-            more. Nothing is read yet. `.notes` names the gaps in the requested range.
+            One row per trade: `trade_id` (null if the exchange gave none), `time` (UTC,
+            nanoseconds), `tie`, `price` (of one unit of the base currency, in the quote currency),
+            `volume` (in the base currency), `side` (the taker's), `order_type`, `misc`; see
+            docs/format.md. Nothing is read yet. `.notes` names the gaps in the requested range.
 
         Raises:
-            NothingHeld: the archive holds no trades of the pair.
+            NothingHeld: the archive has no trades of the pair.
             ArchiveHasGaps: with `strict`, there are gaps.
-            BadTime: `since` or `until` is no moment, or they are not in order.
+            BadTime: `since` or `until` is no time, or they are not in order.
 
         Example:
             >>> archive.trades("XBT/USD", since="2026-01-30").df().columns.tolist()
             ['trade_id', 'time', 'tie', 'price', 'volume', 'side', 'order_type', 'misc']
         """
         from harvester.query.relations import trade_batches, trades_relation
-        from harvester.query.result import Result, ResultSource
+        from harvester.query.result import BatchStream, Result, ResultSource
+        from harvester.schema import TRADES
 
-        one, span, archive = self._held(pair), parse_range(since, until), self._disk
+        self._check_open()
+        range_ = parse_range(since, until)
+        market, store = self._held(pair), self._disk
         limit = self._settings.candles.memory_limit
-        notes = self._notes(one.altname, [span], strict=strict)
+        notes = self._notes(market.altname, [range_], strict=strict)
         return Result(
             ResultSource(
-                f"trades of {one.altname}",
-                lambda: trades_relation(archive, one.altname, span, memory_limit=limit),
-                lambda: frozenset(archive.segments(one.altname)),
+                f"trades of {market.altname}",
+                lambda: trades_relation(store, market.altname, range_, memory_limit=limit),
+                lambda: frozenset(store.segments(market.altname)),
                 limit,
-                lambda _: trade_batches(archive, one.altname, span),
-                _units(one),
+                lambda _: trade_batches(store, market.altname, range_),
+                _units(market),
                 notes=notes,
+                file_stream=lambda: BatchStream(TRADES, store.scan(market.altname, range_)),
             )
         )
 
@@ -674,32 +689,33 @@ class Archive:
         strict: bool = False,
         complete_only: bool = False,
     ) -> Result:
-        """Candles of a pair, exact, from the trades held.
+        """Candles of a pair and an interval, exact, from the stored trades.
 
         Args:
-            pair: which.
+            pair: the pair.
             interval: a number and one of ms, s, m, h, d, w, mo, q, y; a bare number is minutes.
-            since: only trades from it on count.
-            until: only trades before it count.
-            fill: what stands where nothing was traded: `none`, `previous`, `null` or `kraken`.
-            tz: whose clock candles follow, such as `Europe/Berlin`; UTC unless given.
-            offset: opens all later, such as `30m`, or earlier, such as `-7h`.
-            all_columns: taker sides, exact value, ids, `is_complete` and more as well.
-            strict: raise where a part of the requested range is not downloaded.
+            since: start time, inclusive; the first trade by default.
+            until: end time, exclusive.
+            fill: what to do with intervals without trades: `none` leaves them out; `previous`,
+                `null` and `kraken` fill them in.
+            tz: time zone for candle boundaries, such as `Europe/Berlin`; UTC by default.
+            offset: shifts all candle boundaries by this duration, such as `30m` or `-7h`.
+            all_columns: add taker sides, exact value, ids, `is_complete` and more.
+            strict: raise if a part of the requested range is not downloaded.
             complete_only: leave out candles that are running, cut by `since` or `until`, or touch
                 a gap.
 
         Returns:
-            One row a candle, in order of time: `time` (when it opens, UTC), `open`, `high`, `low`,
+            One row per candle, in order of time: `time` (its opening, UTC), `open`, `high`, `low`,
             `close`, `vwap` (in the quote currency), `volume` (in the base currency), `count`;
-            docs/candles.md tells of all columns. Nothing is read yet. `.notes` names the gaps in
+            docs/candles.md describes all columns. Nothing is read yet. `.notes` names the gaps in
             the requested range.
 
         Raises:
-            NothingHeld: the archive holds no trades of the pair.
+            NothingHeld: the archive has no trades of the pair.
             ArchiveHasGaps: with `strict`, there are gaps.
-            BadInterval: the interval, or the offset, is none.
-            BadTime: `since` or `until` is no moment, or they are not in order.
+            BadInterval: the interval or the offset can't be read.
+            BadTime: `since` or `until` is no time, or they are not in order.
             BadSetting: there is no such fill or time zone.
             UsageError: a great many empty candles would be filled in, and `until` is not given.
 
@@ -707,43 +723,28 @@ class Archive:
             >>> archive.ohlc("btc/usd", "4h", since="2026-01-30", fill="previous").shape
             (6, 8)
         """
-        from harvester.query.candles import guard_against_huge_fill
-        from harvester.query.plan import CandleQuery
-        from harvester.query.result import Result
-
-        one = self._held(pair)
-        question = CandleQuery(
-            one.altname,
-            parse_interval(str(interval)),
-            parse_range(since, until),
-            fill=fill,
-            all_columns=all_columns,
-            offset_ns=parse_offset(offset),
-            pair_decimals=one.pair_decimals,
-            tz=tz,
-            complete_only=complete_only,
-        )
-        notes = self._notes(one.altname, [question.range], strict=strict)
-        guard_against_huge_fill(self._disk, question)
-        return Result(self._candles(question, _units(one), notes))
-
-    def _candles(
-        self, question: CandleQuery, units: Mapping[str, str], notes: tuple[str, ...]
-    ) -> ResultSource:
-        from harvester.query.candles import QuerySession
+        from harvester.query.candles import QuerySession, guard_against_huge_fill
         from harvester.query.relations import candles_relation
-        from harvester.query.result import ResultSource
+        from harvester.query.result import Result, ResultSource
 
-        archive, pair = self._disk, question.pair
-        session = QuerySession(archive, self._settings.candles.memory_limit)
-        return ResultSource(
-            question.title,
-            lambda: candles_relation(session, question),
-            lambda: frozenset((*archive.segments(pair), *archive.rollups(pair))),
-            session.memory_limit,
-            lambda rows: session.batches(question, rows),
-            units,
-            notes=notes,
+        self._check_open()
+        query = self._candle_query(_interval(interval), parse_range(since, until), fill, tz, offset)
+        query = replace(query, all_columns=all_columns, complete_only=complete_only)
+        market, query = self._query_of(pair, query)
+        notes = self._notes(query.pair, [query.range], strict=strict)
+        guard_against_huge_fill(self._disk, query)
+        store = self._disk
+        session = QuerySession(store, self._settings.candles.memory_limit)
+        return Result(
+            ResultSource(
+                query.title,
+                lambda: candles_relation(session, query),
+                lambda: frozenset((*store.segments(query.pair), *store.rollups(query.pair))),
+                session.memory_limit,
+                lambda rows: session.batches(query, rows),
+                _units(market),
+                notes=notes,
+            )
         )
 
     @check_types
@@ -761,31 +762,33 @@ class Archive:
         strict: bool = False,
         complete_only: bool = False,
     ) -> Result:
-        """Bars that are not of time, exact, from the trades held: give one of the three sizes.
+        """Bars that end by trades, volume or value, not by time. Give one of the three sizes.
 
         Args:
-            pair: which.
-            trades: a bar ends with its so many-th trade.
-            volume: with the trade that brings its volume to so much of the base currency.
-            value: with the one that brings price x volume to so much of the quote currency.
-            since: bars whose first trade was published from it on are shown; it moves none.
-            until: and before it.
-            anchor: count from the first trade at or after it; the first one held unless given.
-            all_columns: taker sides, exact value, ids and more as well.
-            strict: raise where a part of the range from `anchor` to `until` is not downloaded:
-                bars are counted anew behind a gap.
+            pair: the pair.
+            trades: close each bar after this many trades.
+            volume: close each bar once its volume reaches this much (base currency).
+            value: close each bar once its price x volume reaches this much (quote currency).
+            since: return bars whose first trade is at or after this time; boundaries don't change.
+            until: return bars whose first trade is before this time.
+            anchor: count from the first trade at or after this time; the first stored trade by
+                default.
+            all_columns: add taker sides, exact value, ids and more.
+            strict: raise if a part of the range from `anchor` to `until` is not downloaded: after
+                a gap, counting begins again.
             complete_only: leave out bars that ended before their size, at a gap or at the end.
 
         Returns:
-            One row a bar, in the tape's order; docs/bars.md tells of the columns. They are made
-            when they are first asked for, and then held. `.notes` names the gaps in the range.
+            One row per bar, in the exchange's order; docs/bars.md describes the columns. Bars are
+            made when their rows are first used, and then kept in memory. `.notes` names the gaps
+            in the range.
 
         Raises:
             UsageError: none or several of the sizes are given.
-            NothingHeld: the archive holds no trades of the pair.
+            NothingHeld: the archive has no trades of the pair.
             ArchiveHasGaps: with `strict`, there are gaps.
-            BadSetting: a size is no number above 0, or has more digits than can count.
-            BadTime: a moment is none, or `since` and `until` are not in order.
+            BadSetting: a size is no number above 0, or has too many digits.
+            BadTime: a time can't be read, or `since` and `until` are not in order.
 
         Example:
             >>> archive.bars("XBT/USD", trades=5_000).df()["count"].tolist()
@@ -794,45 +797,96 @@ class Archive:
         from harvester.query.bars import BYS, BarQuery, bar_batches, counted_ranges, parse_size
         from harvester.query.result import Result, source_of_batches
 
-        sizes = zip(BYS, (trades, volume, value), strict=True)
-        given = [(by, _plain(size)) for by, size in sizes if size is not None]
-        if len(given) != 1:
+        self._check_open()
+        sizes = [
+            (by, _digits(size))
+            for by, size in zip(BYS, (trades, volume, value), strict=True)
+            if size is not None
+        ]
+        if len(sizes) != 1:
             raise UsageError("what ends a bar? Give one of trades=N, volume=X and value=X")
-        one, archive = self._held(pair), self._disk
-        question = BarQuery(
-            one.altname,
-            parse_size(*given[0]),
-            parse_range(since, until),
-            moment_ns(anchor, time.time_ns()),
-            all_columns,
-            complete_only,
-        )
-        notes = self._notes(one.altname, counted_ranges(question), strict=strict)
+        size = parse_size(*sizes[0])
+        range_, anchor_ns = parse_range(since, until), moment_ns(anchor, time.time_ns())
+        market, store = self._held(pair), self._disk
+        query = BarQuery(market.altname, size, range_, anchor_ns, all_columns, complete_only)
+        notes = self._notes(market.altname, counted_ranges(query), strict=strict)
 
         def stream(rows: int) -> Iterator[pa.RecordBatch]:
-            return bar_batches(archive, question, batch_rows=rows)
+            return bar_batches(store, query, batch_rows=rows)
 
-        return Result(source_of_batches(question.title, stream, _units(one), notes))
+        return Result(source_of_batches(query.title, stream, _units(market), notes))
+
+    @check_types
+    def explain(  # noqa: PLR0913 - the options of the command
+        self,
+        pair: str,
+        interval: str | int,
+        *,
+        since: Moment = "start",
+        until: Moment | None = None,
+        fill: Fill = "none",
+        tz: str | None = None,
+        offset: str = "0",
+        all_columns: bool = False,
+        complete_only: bool = False,
+    ) -> Explanation:
+        """How `ohlc` answers a query: the files, row counts and SQL it uses. Nothing is computed.
+
+        Args:
+            pair: the pair.
+            interval: the candles' interval, as of `ohlc`.
+            since: start time, inclusive; the first trade by default.
+            until: end time, exclusive.
+            fill: what to do with intervals without trades, as of `ohlc`.
+            tz: time zone for candle boundaries; UTC by default.
+            offset: shifts all candle boundaries by this duration, such as `30m` or `-7h`.
+            all_columns: add taker sides, exact value, ids and more.
+            complete_only: leave out candles that are not complete.
+
+        Returns:
+            The query plan: `reads` (the files, each with its level, range and rows), `totals`,
+            `close_read`, `passes`, `parts`, and `sql`, which any DuckDB runs while the files exist.
+
+        Raises:
+            NothingHeld: the archive has no trades of the pair.
+            BadInterval: the interval or the offset can't be read.
+            BadTime: `since` or `until` is no time, or they are not in order.
+            BadSetting: there is no such fill or time zone.
+            ArchiveDamaged: a file can't be read, or files keep vanishing.
+
+        Example:
+            >>> plan = archive.explain("XBT/USD", "1h", since="2026-01-30")
+            >>> plan.parts, "read_parquet" in plan.sql
+            (1, True)
+        """
+        from harvester.query.explain import explain
+
+        self._check_open()
+        query = self._candle_query(_interval(interval), parse_range(since, until), fill, tz, offset)
+        query = replace(query, all_columns=all_columns, complete_only=complete_only)
+        _, query = self._query_of(pair, query)
+        return explain(self._disk, query, memory_limit=self._settings.candles.memory_limit)
 
     @check_types
     def sql(
         self, query: str, params: Sequence[object] | Mapping[str, object] | None = None
     ) -> Result:
-        """Ask in SQL: the view `trades`, and the macros `tape(pair)` and `ohlc(pair, interval)`.
+        """Run SQL on the view `trades` and the macros `tape(pair)` and `ohlc(pair, interval)`.
 
-        Each call stands alone: what one creates is gone with it. `connect` is for many queries.
+        Each call has a connection of its own: what it creates is gone afterwards. `connect` gives
+        a connection for many queries.
 
         Args:
-            query: any SQL of DuckDB's; of several statements, the rows of the last.
-            params: values for `?`, or by name for `$name`; what others type belongs there.
+            query: any SQL of DuckDB; of several statements, the result has the rows of the last.
+            params: values for `?`, or by name for `$name`. Put text that others typed here.
 
         Returns:
-            The rows that the query gives; docs/sql.md tells what there is to ask. One query is not
-            run yet; where there are several statements, all but the last are. None where the last
-            one gives no rows, such as CREATE.
+            The rows of the query; docs/sql.md describes the view and the macros. A single query
+            does not run yet; of several statements, all but the last have run. There are no rows
+            if the last statement gives none, such as CREATE.
 
         Raises:
-            BadQuery: DuckDB can't make sense of the query, or there is none.
+            BadQuery: DuckDB refuses the query, or there is none.
             HarvesterError: the memory allowed does not suffice.
             ArchiveDamaged: a file can't be read.
 
@@ -842,17 +896,17 @@ class Archive:
         """
         from harvester.query.result import Result, source_of_sql
 
-        limit = self._settings.candles.memory_limit
         self._check_open()
-        names = self._names()
-        made = Result(source_of_sql(self._disk, query, params, names=names, memory_limit=limit))
-        made.columns  # noqa: B018 - nonsense is said at once, not when it is read
-        return made
+        limit = self._settings.candles.memory_limit
+        source = source_of_sql(self._disk, query, params, names=self._names(), memory_limit=limit)
+        result = Result(source)
+        result.columns  # noqa: B018 - so that an error in the query is raised here
+        return result
 
     def connect(self) -> Connection:
         """A DuckDB connection with the view and the macros of `sql`, for many queries.
 
-        It reads the files that stand now; after a compaction, or for newer trades, make another.
+        It reads the files that exist now. After a compaction, or for newer trades, connect again.
 
         Raises:
             ArchiveDamaged: a file can't be read.
@@ -868,20 +922,185 @@ class Archive:
         limit = self._settings.candles.memory_limit
         return connect_views(self._disk, names=self._names(), memory_limit=limit)
 
-    def _notes(self, pair: str, spans: Sequence[Range], *, strict: bool) -> tuple[str, ...]:
+    @check_types
+    def write_database(self, file: str | os.PathLike[str]) -> None:
+        """Write a small DuckDB file with the view and the macros of `sql`, for other tools.
+
+        It contains no trades, and finds the archive's files at each query, so it stays right as
+        the archive grows.
+
+        Args:
+            file: the database file; one that was written so before is replaced.
+
+        Raises:
+            UsageError: the file exists and is no such database, or it lies in an archive.
+            ArchiveUnwritable: the file can't be written.
+
+        Example:
+            >>> archive.write_database("trades.duckdb")
+            >>> with duckdb.connect("trades.duckdb", read_only=True) as connection:
+            ...     connection.sql("SELECT count(*) FROM tape('XBTUSD')").fetchall()
+            [(20000,)]
+        """
+        from harvester.query.sql import write_database
+
+        self._check_open()
+        write_database(self._disk, os.fspath(file), names=self._names())
+
+    def _candle_query(
+        self, interval: Interval, range_: Range, fill: Fill, tz: str | None, offset: str
+    ) -> CandleQuery:
+        """A candle query whose pair is not known yet, so that other arguments are checked first.
+
+        Raises:
+            BadInterval: the offset can't be read.
+            BadSetting: there is no such fill or time zone.
+        """
+        from harvester.query.calendar import find_time_zone
+        from harvester.query.plan import CandleQuery
+
+        offset_ns = parse_offset(offset)
+        zone = None if tz is None else find_time_zone(tz).key
+        return CandleQuery("", interval, range_, fill=fill, offset_ns=offset_ns, tz=zone)
+
+    def _query_of(self, pair: str, query: CandleQuery) -> tuple[Pair, CandleQuery]:
+        """The pair of a name, and the query for it.
+
+        Raises:
+            NothingHeld: the archive has no trades of the pair.
+            UsageError: the name is empty.
+        """
+        if not pair.strip():
+            raise UsageError("a pair's name is empty: give one such as XBT/USD")
+        market = self._held(pair)
+        return market, replace(query, pair=market.altname, pair_decimals=market.pair_decimals)
+
+    def _notes(self, pair: str, ranges: Sequence[Range], *, strict: bool) -> tuple[str, ...]:
         """The sentence about gaps in requested ranges, if there are any.
 
         Raises:
-            ArchiveHasGaps: there are, and the query is strict.
+            ArchiveHasGaps: there are gaps, and the query is strict.
         """
         from harvester.query.plan import check_gaps
 
-        return check_gaps(self._disk, pair, spans, time.time_ns(), strict=strict)
+        return check_gaps(self._disk, pair, ranges, time.time_ns(), strict=strict)
 
     def _names(self) -> dict[str, str]:
         return altnames_by_spelling(known_pairs(self._disk).values(), self._disk.held())
 
-    # --- charts ----------------------------------------------------------------------------------
+    # --- files and charts ------------------------------------------------------------------------
+
+    @check_types
+    def export(  # noqa: PLR0913 - the options of the command
+        self,
+        *pairs: str,
+        folder: str | os.PathLike[str],
+        intervals: Sequence[str | int] = (),
+        layout: Layout = "parquet",
+        since: Moment = "start",
+        until: Moment | None = None,
+        fill: Fill = "none",
+        tz: str | None = None,
+        offset: str = "0",
+        all_columns: bool = False,
+        strict: bool = False,
+        complete_only: bool = False,
+        progress: Callable[[ExportedFile], object] | None = None,
+    ) -> list[ExportedFile]:
+        """Write candles of several pairs and intervals into a folder, or in a program's layout.
+
+        The trades of a pair are read once for all its intervals. Files are replaced; each is
+        complete or absent. Nothing is written if one of the pairs or intervals is wrong.
+
+        Args:
+            *pairs: the pairs.
+            folder: the folder to write into; it need not exist.
+            intervals: the candles' intervals, as of `ohlc`. Without any, trades are written, which
+                only the layout `freqtrade` has.
+            layout: `parquet` or `csv` write `interval=1h/pair=XBTUSD/candles.parquet`, with the
+                rows of `ohlc`; `freqtrade` and `lean` write the data files of these programs, with
+                complete candles only.
+            since: start time, inclusive; the first trade by default.
+            until: end time, exclusive.
+            fill: what to do with intervals without trades, as of `ohlc`.
+            tz: time zone for candle boundaries; UTC by default.
+            offset: shifts all candle boundaries by this duration, such as `30m` or `-7h`.
+            all_columns: add taker sides, exact value, ids and more.
+            strict: raise if a part of the requested range is not downloaded.
+            complete_only: leave out candles that are not complete.
+            progress: called with each file once it is written.
+
+        Returns:
+            One `ExportedFile` per pair and interval: `pair`, `interval`, `path`, `rows`,
+            `left_out` (incomplete candles), `notes` (gaps in the requested range).
+
+        Raises:
+            UsageError: no pair is given, the folder is a file or lies in an archive, the layout
+                has no trades, a great many empty candles would be filled in, or the other program
+                has no name for a pair.
+            NothingHeld: the archive has no trades of a pair.
+            ArchiveHasGaps: with `strict`, there are gaps.
+            BadInterval: an interval or the offset can't be read, or the other program has no such
+                interval.
+            BadTime: `since` or `until` is no time, or they are not in order.
+            BadSetting: there is no such layout, fill or time zone.
+            ArchiveDamaged: a file can't be read, or files keep vanishing.
+            ArchiveUnwritable: a file can't be written.
+
+        Example:
+            >>> files = archive.export("XBT/USD", folder="candles", intervals=["1h", "1d"])
+            >>> [(file.interval, file.rows) for file in files]
+            [('1h', 240), ('1d', 10)]
+        """
+        from harvester.exporters.export import PairExport, check_target, export_candles
+
+        self._check_open()
+        target = os.fspath(folder)
+        if not pairs:
+            raise UsageError("export what? Give one pair or several, such as 'XBT/USD'")
+        check_target(layout, target)
+        # By name, each once: 60 and 60m are the same.
+        lengths = {length.name: length for length in map(_interval, _each_interval(intervals))}
+        range_ = parse_range(since, until)
+        if not lengths:
+            return self._export_trades(pairs, target, layout, range_, progress, strict=strict)
+        query = self._candle_query(next(iter(lengths.values())), range_, fill, tz, offset)
+        query = replace(query, all_columns=all_columns, complete_only=complete_only)
+        queries = [self._query_of(pair, query) for pair in pairs]
+        exports = [
+            PairExport(market, query, self._notes(market.altname, [range_], strict=strict))
+            for market, query in {
+                market.altname: (market, query) for market, query in queries
+            }.values()
+        ]
+        limit = self._settings.candles.memory_limit
+        files = export_candles(self._disk, exports, list(lengths.values()), layout, target, limit)
+        return _reported(files, progress)
+
+    def _export_trades(
+        self,
+        pairs: tuple[str, ...],
+        folder: str,
+        layout: Layout,
+        range_: Range,
+        progress: Callable[[ExportedFile], object] | None,
+        *,
+        strict: bool,
+    ) -> list[ExportedFile]:
+        from harvester.exporters.export import export_trades
+
+        if layout != "freqtrade":
+            raise UsageError(
+                f"the layout {layout} has no trades: give intervals such as ['1h'], or the layout "
+                "'freqtrade'"
+            )
+        markets = {market.altname: market for market in map(self._held, pairs)}
+        notes = {name: self._notes(name, [range_], strict=strict) for name in markets}
+        files = (
+            export_trades(self._disk, market, range_, notes[name], folder)
+            for name, market in markets.items()
+        )
+        return _reported(files, progress)
 
     @check_types
     def chart(  # noqa: PLR0913 - the options of the command
@@ -896,32 +1115,32 @@ class Archive:
         strict: bool = False,
         complete_only: bool = False,
     ) -> Chart:
-        """Candles, vwap and volume by the taker's side, to look at; what is not fetched is shaded.
+        """A chart of candles, vwap and volume by the taker's side; gaps are shaded and named.
 
         A notebook shows it. It needs no network.
 
         Args:
-            pair: which.
-            interval: as of `ohlc`. Where that would be more candles than a screen can show (3,000),
-                the next coarser one is taken that is not, and the chart says so.
-            since: only trades from it on count.
-            until: only trades before it count.
-            tz: whose clock candles follow; times are shown in UTC all the same.
-            offset: opens all later, such as `30m`, or earlier, such as `-7h`.
-            strict: raise where a part of the requested range is not downloaded.
+            pair: the pair.
+            interval: as of `ohlc`. Above 3,000 candles, more than a screen shows, a coarser
+                interval is drawn, and the chart says so.
+            since: start time, inclusive; the first trade by default.
+            until: end time, exclusive.
+            tz: time zone for candle boundaries; the times shown are UTC.
+            offset: shifts all candle boundaries by this duration, such as `30m` or `-7h`.
+            strict: raise if a part of the requested range is not downloaded.
             complete_only: leave out candles that are running, cut by `since` or `until`, or touch
                 a gap.
 
         Returns:
-            A chart: `.figure` is plotly's, to be changed as one likes; `.save("chart.html")` keeps
-            it, as .png, .svg or .pdf with the extra `png`; `.notes` tells what is to be known of
-            it, such as ranges that are not downloaded.
+            A chart: `.figure` is plotly's and may be changed; `.save("chart.html")` writes a file,
+            or .png, .svg and .pdf with the extra `png`; `.notes` has remarks, such as ranges that
+            are not downloaded.
 
         Raises:
-            NothingHeld: the archive holds no trades of the pair, or none in that span.
+            NothingHeld: the archive has no trades of the pair, or none in the requested range.
             ArchiveHasGaps: with `strict`, there are gaps.
-            BadInterval: the interval, or the offset, is none.
-            BadTime: `since` or `until` is no moment, or they are not in order.
+            BadInterval: the interval or the offset can't be read.
+            BadTime: `since` or `until` is no time, or they are not in order.
             BadSetting: there is no such time zone.
             ArchiveDamaged: a file can't be read, or files keep vanishing.
             HarvesterError: the memory allowed does not suffice.
@@ -934,19 +1153,15 @@ class Archive:
             24
         """
         from harvester.charts.chart import chart
-        from harvester.query.plan import CandleQuery
 
-        one = self._held(pair)
-        question = CandleQuery(
-            one.altname,
-            parse_interval(str(interval)),
-            parse_range(since, until),
-            offset_ns=parse_offset(offset),
-            tz=tz,
-            complete_only=complete_only,
+        self._check_open()
+        query = self._candle_query(
+            _interval(interval), parse_range(since, until), "none", tz, offset
         )
+        market, query = self._query_of(pair, replace(query, complete_only=complete_only))
         limit = self._settings.candles.memory_limit
-        return chart(self._disk, one, question, time.time_ns(), memory_limit=limit, strict=strict)
+        now_ns = time.time_ns()
+        return chart(self._disk, market, query, now_ns, memory_limit=limit, strict=strict)
 
     # --- what is stored --------------------------------------------------------------------------
 
@@ -1112,8 +1327,8 @@ class Archive:
         return show_archive(self.path, self.status(), self._disk.stored_or_requested())
 
 
-def _plain(size: Number) -> str:
-    """A size in plain digits; a float by the shortest digits that mean it."""
+def _digits(size: Number) -> str:
+    """A number as plain digits; a float by the fewest digits that give the same float."""
     if isinstance(size, str):
         return size
     # `str` refuses integers of thousands of digits.
@@ -1121,7 +1336,7 @@ def _plain(size: Number) -> str:
 
 
 def _units(pair: Pair) -> dict[str, str]:
-    """What the columns count, as far as the exchange tells the pair's currencies."""
+    """The units of the columns; only UTC if the pair's currencies are not known."""
     base, slash, quote = pair.wsname.partition("/")
     if not slash:
         return {"time": "UTC"}
@@ -1130,6 +1345,35 @@ def _units(pair: Pair) -> dict[str, str]:
     values = dict.fromkeys(("value", "buy_value", "sell_value"), quote)
     times = dict.fromkeys(("time", "first_time", "last_time"), "UTC")
     return prices | volumes | values | times
+
+
+def _interval(given: str | int) -> Interval:
+    return parse_interval(str(given))
+
+
+def _each_interval(given: Sequence[str | int]) -> Iterator[str | int]:
+    """Intervals of a list, each of the right type.
+
+    Raises:
+        BadInterval: an item is neither text nor a whole number.
+    """
+    accepted = ARGUMENT_TYPES["str | int"]
+    for interval in given:
+        if not accepted.accepts(interval):
+            raise wrong_type("each of intervals", accepted.expected, interval, accepted.error)
+        yield interval
+
+
+def _reported(
+    files: Iterable[ExportedFile], progress: Callable[[ExportedFile], object] | None
+) -> list[ExportedFile]:
+    """All files, each reported once it is written."""
+    written = []
+    for file in files:
+        written.append(file)
+        if progress is not None:
+            progress(file)
+    return written
 
 
 def _listener(progress: Callable[[Event], object] | None) -> Callable[[Event], None]:

@@ -83,6 +83,11 @@ def _is_path(value: object) -> bool:
     return isinstance(path, str) and is_path_text(path)
 
 
+def _is_list(value: object) -> bool:
+    is_text = isinstance(value, str | bytes | bytearray | memoryview)
+    return isinstance(value, Sequence) and not is_text
+
+
 def _is_params(value: object) -> bool:
     is_text = isinstance(value, str | bytes | bytearray | memoryview)
     return isinstance(value, Sequence | Mapping) and not is_text
@@ -100,7 +105,11 @@ ARGUMENT_TYPES: dict[str, ArgumentType] = {
         "text such as '4h' or a whole number of minutes",
         BadInterval,
     ),
+    "Sequence[str | int]": ArgumentType(
+        _is_list, "a list of intervals, such as ['1m', '1h']", BadInterval
+    ),
     "Fill": ArgumentType(_is_text, "text", BadSetting),
+    "Layout": ArgumentType(_is_text, "text", BadSetting),
     "Moment": ArgumentType(
         _is_moment,
         "a time (text such as '2024-01-31' or '7d', a datetime, a date, or UNIX nanoseconds)",
@@ -138,6 +147,7 @@ ARGUMENT_TYPES: dict[str, ArgumentType] = {
     "threading.Event": ArgumentType(
         lambda value: isinstance(value, threading.Event), "a threading.Event"
     ),
+    "Callable[[ExportedFile], object]": ArgumentType(callable, "a function"),
 }
 """The accepted values by annotation, as it is written, without `| None`."""
 

@@ -47,6 +47,8 @@ def test_the_public_names_are_these() -> None:
         "ImportPlan",
         "ImportReport",
         "ImportResult",
+        "Explanation",
+        "ExportedFile",
         "Pair",
         "PairReport",
         "PairStatus",

@@ -352,5 +352,5 @@ def test_markets_that_are_not_there_are_said(archive: harvester.Archive) -> None
     with pytest.raises(UnknownPair) as caught:
         archive.pairs("nothing")
     assert str(caught.value) == (
-        "no market bears 'nothing' in its names; update=True asks the exchange anew"
+        "no market matches 'nothing'; `harvester pairs --update` asks the exchange again"
     )

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import pytest
 
 import harvester
@@ -50,7 +51,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 def test_the_examples_of_the_docstrings_are_right(folder: Path) -> None:
     create_sample_archive(folder / "data", 20_000, 7)
-    names = {"harvester": harvester, "asyncio": asyncio}
+    names = {"harvester": harvester, "asyncio": asyncio, "duckdb": duckdb}
     runner = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS)
     told: list[str] = []
     tried = 0
@@ -70,7 +71,7 @@ def test_the_examples_of_the_docstrings_are_right(folder: Path) -> None:
 def test_the_page_runs_from_top_to_bottom() -> None:
     names: dict[str, Any] = {}
     blocks = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
-    assert len(blocks) == 12
+    assert len(blocks) == 13
     for block in blocks:
         line = PAGE[: PAGE.index(block)].count("\n")
         exec(compile("\n" * line + block, "docs/python.md", "exec"), names)  # noqa: S102

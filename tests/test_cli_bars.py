@@ -100,7 +100,7 @@ def test_where_there_are_no_bars_a_hint_says_so(harvester: Any, option: str) -> 
     assert (run.returncode, run.stdout, run.stderr) == (
         0,
         "",
-        "no bars there; `harvester status` tells what is covered\n",
+        "no bars there; `harvester status` shows what is covered\n",
     )
 
 

@@ -150,7 +150,7 @@ def test_what_another_program_does_not_know_leaves_all_unwritten(
     assert run(archive, *asked, "-o", str(tmp_path)) == (
         2,
         "",
-        "harvester: LEAN knows no interval '2h': give one of 1s, 1m, 1h, 1d\n",
+        "harvester: LEAN has no interval '2h': give one of 1s, 1m, 1h, 1d\n",
     )
     assert files_in(tmp_path) == []
 
@@ -179,7 +179,7 @@ SEVERAL = "several pairs or intervals are written"
         ),
         (
             ["-o", "x.parquet"],
-            f"{SEVERAL} into a folder, and -o x.parquet names a file: give a folder",
+            f"{SEVERAL} into a folder, and x.parquet names a file: give a folder",
         ),
         (
             ["-f", "lean"],
@@ -255,7 +255,7 @@ def test_a_span_that_is_not_covered_is_empty_with_a_hint(archive: TradeStore) ->
     assert run(archive, "ohlc", "XBTUSD", "-i", "1m", *span, "-f", "csv") == (
         0,
         "time,open,high,low,close,vwap,volume,count\n",
-        f"no candles there; `harvester status --data {archive.path}` tells what is covered\n",
+        f"no candles there; `harvester status --data {archive.path}` shows what is covered\n",
     )
 
 

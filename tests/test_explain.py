@@ -192,7 +192,7 @@ def test_the_command_tells_it_as_json(archive: TradeStore) -> None:
         (["-o", "x"], "--explain writes to stdout: leave -o out, or pipe it on"),
         (
             ["-i", "5m"],
-            "--explain tells of one pair and one --interval at a time: give one each",
+            "--explain takes one pair and one --interval at a time: give one each",
         ),
     ],
 )

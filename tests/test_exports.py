@@ -23,13 +23,15 @@ import tapes
 from exchange import expected
 from test_candles import cut, hold
 
-from harvester.cli import exporters
-from harvester.cli.exporters import export_candles, symbol_of
 from harvester.cli.formats import FORMATS, write
 from harvester.cli.output import columns as table
 from harvester.errors import BadInterval, UsageError
+from harvester.exporters.export import write_candle_layout
+from harvester.exporters.freqtrade import freqtrade_candles, freqtrade_timeframe
+from harvester.exporters.lean import lean_resolution, write_lean_candles
+from harvester.exporters.symbols import ccxt_symbol
 from harvester.kraken.pairs import Pair
-from harvester.query import sql
+from harvester.query.result import Result, batch_stream, source_of_sql
 from harvester.storage.trade_store import TradeStore
 from harvester.times import parse_interval
 
@@ -79,7 +81,7 @@ def test_freqtrade_reads_the_candles_as_its_own(archive: TradeStore, tmp_path: P
     assert run(archive, *arguments) == (
         0,
         "",
-        f"{len(truth)} rows in {file}\n1 candles are not held whole and were left out\n",
+        f"{len(truth)} rows in {file}\n1 candles are incomplete and were left out\n",
     )
     frame = pd.read_feather(file)
     assert {name: str(kind) for name, kind in frame.dtypes.items()} == {
@@ -143,15 +145,15 @@ def test_freqtrade_takes_no_trade_without_an_id_for_a_repeat(
     ],
 )
 def test_freqtrade_is_given_its_own_names_of_intervals(interval: str, name: str) -> None:
-    assert exporters.freqtrade_timeframe(parse_interval(interval)) == name
+    assert freqtrade_timeframe(parse_interval(interval)) == name
 
 
 @pytest.mark.parametrize("interval", ["7m", "1s", "7d", "10080", "2mo", "1y", "3w"])
 def test_an_interval_that_freqtrade_does_not_know_is_refused(interval: str) -> None:
     with pytest.raises(BadInterval) as caught:
-        exporters.freqtrade_timeframe(parse_interval(interval))
+        freqtrade_timeframe(parse_interval(interval))
     assert str(caught.value) == (
-        f"freqtrade knows no interval {interval!r}: give one of 1m, 3m, 5m, 15m, 30m, 1h, 2h, 4h, "
+        f"freqtrade has no interval {interval!r}: give one of 1m, 3m, 5m, 15m, 30m, 1h, 2h, 4h, "
         "6h, 8h, 12h, 1d, 3d, 1w, 2w, 1mo"
     )
 
@@ -167,14 +169,14 @@ def test_an_interval_that_freqtrade_does_not_know_is_refused(interval: str) -> N
     ],
 )
 def test_currencies_are_called_as_trading_libraries_call_them(wsname: str, symbol: str) -> None:
-    assert symbol_of(Pair(altname="A", wsname=wsname)) == symbol
+    assert ccxt_symbol(Pair(altname="A", wsname=wsname)) == symbol
 
 
 def test_a_pair_of_an_unknown_quote_is_refused() -> None:
     with pytest.raises(UsageError) as caught:
-        symbol_of(Pair(altname="XBTUSD"))
+        ccxt_symbol(Pair(altname="XBTUSD"))
     assert str(caught.value) == (
-        "where XBTUSD parts into base and quote is not known here: `harvester pairs XBTUSD "
+        "the base and quote currency of XBTUSD are not known here: `harvester pairs XBTUSD "
         "--update` asks the exchange"
     )
 
@@ -195,7 +197,7 @@ def test_a_float_is_the_one_nearest_to_the_decimal(digits: str) -> None:
     schema = pa.schema({"time": pa.timestamp("ns"), **kinds})
     volume = Decimal(digits).quantize(Decimal("1e-8"))
     batch = pa.RecordBatch.from_pylist([{"time": 0, **candle, "volume": volume}], schema=schema)
-    [row] = exporters.freqtrade_candles(batch).to_pylist()
+    [row] = freqtrade_candles(batch).to_pylist()
     assert (row["open"], row["volume"]) == (0.1234567891, float(volume))
 
 
@@ -212,9 +214,7 @@ def test_lean_reads_minutes_day_by_day(archive: TradeStore, tmp_path: Path) -> N
     truth = whole(MINUTE)
     status, out, err = run(archive, "ohlc", "XBTUSD", "-i", "1m", "-f", "lean", "-o", str(tmp_path))
     assert (status, out) == (0, "")
-    assert err == (
-        f"{len(truth)} rows in {tmp_path}\n1 candles are not held whole and were left out\n"
-    )
+    assert err == (f"{len(truth)} rows in {tmp_path}\n1 candles are incomplete and were left out\n")
     home = tmp_path / "crypto" / "kraken" / "minute" / "btcusd"
     day_ns = 86_400 * SECOND
     days = {}
@@ -242,7 +242,8 @@ def test_lean_reads_hours_and_days_from_one_file(interval: str, kind: str, tmp_p
     )
     row = {"time": hour, **figures, "volume": Decimal("0.10000000")}
     batch = pa.RecordBatch.from_pylist([row], schema=schema)
-    exporters.write_lean_candles(iter([batch]), tmp_path, "btcusd", parse_interval(interval))
+    pair = Pair(altname="XBTUSD", wsname="XBT/USD")
+    write_lean_candles([batch], pair, parse_interval(interval), str(tmp_path))
     file = tmp_path / "crypto" / "kraken" / kind / "btcusd_trade.zip"
     assert unpacked(file) == {"btcusd.csv": "20240121 00:00,2,3,1,2.5,0.1\n"}
 
@@ -271,7 +272,9 @@ def test_lean_is_given_krakens_names_but_for_bitcoin(
     pair = Pair(altname=wsname.replace("/", ""), wsname=wsname)
     for interval in ("1m", "1h"):
         batch = pa.RecordBatch.from_pylist([row])
-        exported = export_candles([batch], pair, parse_interval(interval), "lean", str(tmp_path))
+        exported = write_candle_layout(
+            [batch], pair, parse_interval(interval), "lean", str(tmp_path)
+        )
         assert exported.rows == 1
     home = tmp_path / "crypto" / "kraken"
     [minutes] = (home / "minute").iterdir()
@@ -283,8 +286,8 @@ def test_lean_is_given_krakens_names_but_for_bitcoin(
 
 def test_an_interval_that_lean_does_not_know_is_refused() -> None:
     with pytest.raises(BadInterval) as caught:
-        exporters.lean_resolution(parse_interval("7m"))
-    assert str(caught.value) == "LEAN knows no interval '7m': give one of 1s, 1m, 1h, 1d"
+        lean_resolution(parse_interval("7m"))
+    assert str(caught.value) == "LEAN has no interval '7m': give one of 1s, 1m, 1h, 1d"
 
 
 # --- any type as text ----------------------------------------------------------------------------
@@ -324,7 +327,8 @@ TYPES: list[tuple[str, str, Any]] = [
 
 
 def written(query: str, form: str, folder: Path) -> bytes:
-    found = sql.run_statements(TradeStore(folder / "none"), query)
+    store = TradeStore(folder / "none")
+    found = batch_stream(Result(source_of_sql(store, query, None, names={}, memory_limit="2GB")))
     assert found is not None
     write(found.batches, found.schema, form, str(folder / "made"))
     return (folder / "made").read_bytes()

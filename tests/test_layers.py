@@ -25,6 +25,7 @@ ROOMS = (
     "csv_import",
     "server",
     "charts",
+    "exporters",
     "download",
     "pair_names",
     "query",

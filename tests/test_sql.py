@@ -16,9 +16,9 @@ from exchange import expected
 from test_candles import MADE_TAPES, Part, answer, cut, hold, is_equal, overlapping
 
 from harvester.errors import BadInterval, BadQuery, HarvesterError, UsageError
-from harvester.query import sql as sql_module
 from harvester.query.candles import candle_batches
 from harvester.query.plan import CandleQuery
+from harvester.query.result import Result, batch_stream, source_of_sql
 from harvester.query.sql import connect_views, sql, write_database
 from harvester.storage.trade_store import EVERYTHING, Piece, TradeStore
 from harvester.storage.writer import writer
@@ -372,11 +372,17 @@ def test_a_text_without_a_query_is_said(archive: TradeStore) -> None:
     )
 
 
+def rows(archive: TradeStore, query: str, memory_limit: str = "2GB") -> int:
+    """How many rows a query writes into a file."""
+    result = Result(source_of_sql(archive, query, None, names={}, memory_limit=memory_limit))
+    stream = batch_stream(result)
+    assert stream is not None
+    return sum(batch.num_rows for batch in stream.batches)
+
+
 def test_too_little_memory_is_said(archive: TradeStore) -> None:
     with pytest.raises(HarvesterError) as caught:
-        sql_module.run_statements(
-            archive, "SELECT list(range) FROM range(10000000)", memory_limit="20MB"
-        )
+        rows(archive, "SELECT list(range) FROM range(10000000)", memory_limit="20MB")
     assert str(caught.value).startswith(
         "the query needs more than 20MB of memory: raise memory_limit, or choose a shorter range "
         "(Out of Memory Error: "
@@ -397,9 +403,7 @@ class Compacting(TradeStore):
 def test_a_compaction_in_between_is_answered_by_listing_again(tmp_path: Path) -> None:
     stamps = [row[1] for row in BUSY]
     hold(TradeStore(tmp_path), cut(BUSY, [0, stamps[400], stamps[800], stamps[-1]]))
-    found = sql_module.run_statements(Compacting(tmp_path), "SELECT trade_id FROM trades")
-    assert found is not None
-    assert sum(batch.num_rows for batch in found.batches) == len(BUSY)
+    assert rows(Compacting(tmp_path), "SELECT trade_id FROM trades") == len(BUSY)
 
 
 # --- the database file ---------------------------------------------------------------------------

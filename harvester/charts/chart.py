@@ -34,11 +34,15 @@ class Chart:
         figure: of plotly; change it as you like before it is shown or saved.
         title: what it shows, as plain text.
         notes: remarks: a coarser interval, ranges that are not downloaded.
+        notes: what is to be known of it: an interval made coarser, ranges that are not downloaded.
+        file_name: a name for its file, such as XBTUSD-1h.html, by the pair and the interval that
+            was asked for.
     """
 
     figure: go.Figure
     title: str
     notes: tuple[str, ...]
+    file_name: str
 
     def html(self) -> str:
         """An HTML page that needs no network: it contains plotly.js, some 5 MB.
@@ -147,7 +151,9 @@ def chart(
     shown = [*remarks, *([note(frame.gaps)] if frame.gaps else [])]
     base, _, quote = pair.wsname.partition("/")
     texts = ChartTexts(title, shown, base if quote else "", quote, interval.text)
-    return Chart(figure_of(candles, frame, texts), title, (*remarks, *gap_notes(frame.gaps)))
+    notes = (*remarks, *gap_notes(frame.gaps))
+    file_name = f"{pair.altname}-{query.interval.name}.html"
+    return Chart(figure_of(candles, frame, texts), title, notes, file_name)
 
 
 def _notes(query: CandleQuery, drawn: DrawableQuery) -> list[str]:

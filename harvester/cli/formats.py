@@ -1,190 +1,51 @@
-"""Write rows as table, CSV, JSON, Parquet or Arrow: decimals exact, times to the nanosecond."""
+"""Write query results to stdout or a file, in the format of -f or of the file's ending."""
 
 from __future__ import annotations
 
-import io
 import os
 import stat
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
-import msgspec
-import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.csv
 
-from harvester.cli.output import columns, stdout
+from harvester.cli import output
 from harvester.errors import UsageError
 from harvester.escaping import printable
-from harvester.schema import decimal_words
-from harvester.storage.export import file_sink, write_arrow, write_parquet
+from harvester.exporters.export import LAYOUTS, OTHER_PROGRAMS, ExportedFile
+from harvester.exporters.formats import (
+    COMPRESSED,
+    ENDINGS,
+    WRITERS,
+    Batches,
+    Writer,
+    as_flat_text,
+    cell,
+    compressed_file_sink,
+    ending_of,
+    write_rows,
+)
+from harvester.query.result import Result, batch_stream
 
-# --- texts ----------------------------------------------------------------------------------------
-
-
-def as_text(batch: pa.RecordBatch) -> pa.RecordBatch:
-    """The same rows with decimals, times and bytes as exact texts, also inside lists and structs.
-
-    What is left besides are whole numbers, floats, truths and nulls.
-    """
-    return pa.RecordBatch.from_arrays(
-        [_text(column) for column in batch.columns], names=batch.schema.names
-    )
-
-
-def as_flat_text(batch: pa.RecordBatch) -> pa.RecordBatch:
-    """The same with each list and struct as one text of JSON."""
-    columns = [
-        _json_texts(column) if pa.types.is_nested(column.type) else column
-        for column in as_text(batch).columns
-    ]
-    return pa.RecordBatch.from_arrays(columns, names=batch.schema.names)
+FORMATS = ("table", *WRITERS)
+_BINARY = ("parquet", "arrow")
+_SHOWN_ROWS = 40
+"""Rows that a terminal shows of the beginning and of the end of a long table."""
+_BLOCK_ROWS = 10_000
+"""Rows of a table that are aligned together if all are written."""
 
 
-def _json_texts(column: pa.Array) -> pa.Array:
-    values = column.to_pylist()
-    texts = [None if value is None else msgspec.json.encode(value).decode() for value in values]
-    return pa.array(texts, pa.string())
-
-
-def _text(column: pa.Array) -> pa.Array:
-    kind = column.type
-    if pa.types.is_decimal(kind):
-        return _decimal_text(column)
-    if pa.types.is_timestamp(kind):
-        return _moment_text(column)
-    if pa.types.is_time(kind):
-        return _short(column.cast(pa.time64("ns")).cast(pa.string()))
-    if pa.types.is_date(kind):
-        return column.cast(pa.string())
-    if pa.types.is_binary(kind):
-        return pa.array([v and v.hex() for v in column.to_pylist()], pa.string())
-    if pa.types.is_nested(kind):
-        return _nested_text(column)
-    return column.dictionary_decode() if pa.types.is_dictionary(kind) else column
-
-
-def _nested_text(column: pa.Array) -> pa.Array:
-    kind = column.type
-    if pa.types.is_struct(kind):
-        fields = [_text(field) for field in column.flatten()]
-        names = [kind.field(i).name for i in range(kind.num_fields)]
-        return pa.StructArray.from_arrays(fields, names, mask=column.is_null())
-    if pa.types.is_map(kind):
-        entries = pa.struct([("key", kind.key_type), ("value", kind.item_type)])
-        return _text(column.cast(pa.list_(entries)))
-    if pa.types.is_fixed_size_list(kind):
-        return _text(column.cast(pa.list_(kind.value_type)))
-    lengths = pc.fill_null(pc.list_value_length(column), 0).to_numpy(zero_copy_only=False)
-    offsets = pa.array(np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32))
-    return pa.ListArray.from_arrays(offsets, _text(column.flatten()), mask=column.is_null())
-
-
-def _moment_text(column: pa.Array) -> pa.Array:
-    """UTC, whatever zone the moments were to be shown in."""
-    try:
-        moments = column.cast(pa.timestamp("ns"))
-    except pa.ArrowInvalid:
-        # Before 1677 or after 2262 there are no nanoseconds.
-        moments = column.cast(pa.timestamp(column.type.unit))
-    stamps = pc.strftime(moments, format="%Y-%m-%dT%H:%M:%S")
-    return pc.binary_join_element_wise(_short(stamps), "Z", "")
-
-
-def _short(texts: pa.Array) -> pa.Array:
-    """Without the zeros that end a fraction."""
-    return pc.utf8_rtrim(pc.utf8_rtrim(texts, characters="0"), characters=".")
-
-
-def _decimal_text(column: pa.Array) -> pa.Array:
-    """Plain digits without an exponent, and without zeros at the end."""
-    low, high = decimal_words(column)
-    scale = column.type.scale
-    if scale == 0 or ((high != 0) | (low < 0)).any() or column.null_count:
-        # Rare: sums beyond 64 bits, negative values, gaps.
-        texts = [None if v is None else _plain(format(v, "f")) for v in column.to_pylist()]
-        return pa.array(texts, pa.string())
-    whole, fraction = np.divmod(low, 10**scale)
-    digits = pc.utf8_lpad(pa.array(fraction).cast(pa.string()), width=scale, padding="0")
-    return _short(pc.binary_join_element_wise(pa.array(whole).cast(pa.string()), digits, "."))
-
-
-def _plain(text: str) -> str:
-    return text.rstrip("0").rstrip(".") if "." in text else text
-
-
-def cell(value: Any) -> str:
-    """A value of a text's column as a table shows it, in one line."""
-    if value is None:
-        return ""
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    return f"{value:.10g}" if isinstance(value, float) else str(value).replace("\n", "\\n")
-
-
-# --- formats --------------------------------------------------------------------------------------
-
-FORMATS = ("table", "csv", "json", "jsonl", "parquet", "arrow")
-ENDINGS = {
-    ".csv": "csv",
-    ".csv.gz": "csv",
-    ".csv.zst": "csv",
-    ".json": "json",
-    ".jsonl": "jsonl",
-    ".parquet": "parquet",
-    ".arrow": "arrow",
-    ".feather": "arrow",
-}
-"""What a file's ending says of its format; a Feather file is an Arrow IPC file."""
-_COMPRESSED = {".gz": "gzip", ".zst": "zstd"}
-_TYPED = ("parquet", "arrow")
-_SHOWN = 40
-"""Rows of a table that a terminal shows at its beginning and at its end."""
-_BLOCK = 10_000
-"""Rows of a table that are lined up together where all are written."""
-
-Batches = Iterable[pa.RecordBatch]
-
-
-def write(
-    batches: Batches,
-    schema: pa.Schema,
-    form: str | None,
-    file: str | None,
-    notes: Sequence[str] = (),
-) -> int:
-    """Write rows to a file or to stdout, batch by batch; returns how many.
+def format_of(form: str | None, file: str | None) -> str:
+    """The format to write: `form` if it is given, else by the file's ending, else `table`.
 
     Args:
-        batches: the rows, in order.
-        schema: their columns, also where there are no rows.
-        form: one of `FORMATS`; None takes it from the file's ending, else `table`.
-        file: where to; None for stdout.
-        notes: what is to be known of the rows, such as gaps; typed formats keep them as
-            metadata `harvester.notes`, a JSON list of texts.
-    """
-    form = form_of(form, file)
-    if form in _TYPED and file is None and sys.stdout.isatty():
-        raise UsageError(f"{form} is not for a terminal: give -o FILE, or pipe it on")
-    counted = _Counted(batches)
-    if notes:
-        kept = {**(schema.metadata or {}), b"harvester.notes": msgspec.json.encode(notes)}
-        schema = schema.with_metadata(kept)
-    with _sink(file) as sink:
-        _WRITERS[form](counted, schema, sink)
-    return counted.rows
-
-
-def form_of(form: str | None, file: str | None) -> str:
-    """The format that rows are written in: `form` where it is given, else by the file's ending.
+        form: the value of --format.
+        file: the value of --output; None for stdout.
 
     Raises:
-        UsageError: the ending is none that is known, or says otherwise than the format, or the
-            file is a folder.
+        UsageError: the ending is unknown or contradicts the format, or the file is a folder.
     """
     if file is None:
         return form or "table"
@@ -193,7 +54,7 @@ def form_of(form: str | None, file: str | None) -> str:
             f"-o {file} names a folder, and one answer is written into a file: give a name such as "
             f"-o {file}answer.csv"
         )
-    if form in _TYPED and Path(file).suffix.lower() in _COMPRESSED:
+    if form in _BINARY and Path(file).suffix.lower() in COMPRESSED:
         raise UsageError(f"-o {file}: {form} is not written compressed: give another ending")
     if form is not None:
         return form
@@ -209,14 +70,8 @@ def form_of(form: str | None, file: str | None) -> str:
     )
 
 
-def ending_of(file: str) -> str | None:
-    """The ending of a file's name that says its format; None for no such ending."""
-    name = Path(file).name.lower()
-    return next((one for one in sorted(ENDINGS, key=len)[::-1] if name.endswith(one)), None)
-
-
 def _is_stream(file: Path) -> bool:
-    """Whether a pipe or a device stands there, whose name says nothing."""
+    """Whether it is a pipe or a device, whose name says nothing about a format."""
     try:
         mode = file.stat().st_mode
     except OSError:
@@ -224,124 +79,192 @@ def _is_stream(file: Path) -> bool:
     return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
 
 
-class _Counted:
-    """Counts rows as they pass."""
+def write(
+    batches: Batches,
+    schema: pa.Schema,
+    form: str | None,
+    file: str | None,
+    notes: Sequence[str] = (),
+) -> int:
+    """Write rows to a file or to stdout, batch by batch; return their number.
 
-    def __init__(self, batches: Batches) -> None:
-        self._batches = batches
-        self.rows = 0
+    Args:
+        batches: the rows, in order.
+        schema: their columns, also if there are no rows.
+        form: one of `FORMATS`; None for the format of the file's ending, else `table`.
+        file: the file; None for stdout.
+        notes: remarks on the rows, such as gaps; Parquet and Arrow files store them.
 
-    def __iter__(self) -> Iterator[pa.RecordBatch]:
-        for batch in self._batches:
-            self.rows += batch.num_rows
-            yield batch
+    Raises:
+        UsageError: the format does not suit the file or the terminal.
+        ArchiveUnwritable: the file can't be written.
+    """
+    form = format_of(form, file)
+    if form in _BINARY and file is None and sys.stdout.isatty():
+        raise UsageError(f"{form} is not for a terminal: give -o FILE, or pipe it on")
+    with output.stdout() if file is None else compressed_file_sink(file) as sink:
+        return write_rows(batches, schema, _WRITERS[form], sink, notes)
 
 
-@contextmanager
-def _sink(file: str | None) -> Iterator[BinaryIO]:
-    """Stdout, or a file; of texts, one whose ending is .gz or .zst is compressed."""
-    if file is None:
-        with stdout() as sink:
-            yield sink
+def write_result(result: Result, form: str | None, file: str | None) -> int | None:
+    """Write the rows of a query to a file or to stdout.
+
+    Args:
+        result: the rows.
+        form: one of `FORMATS`; None for the format of the file's ending, else `table`.
+        file: the file; None for stdout.
+
+    Returns:
+        The number of rows; None if nothing was written, because SQL such as CREATE has no rows.
+
+    Raises:
+        UsageError: the format does not suit the file or the terminal.
+        ArchiveUnwritable: the file can't be written.
+        HarvesterError: the rows can't be read.
+    """
+    stream = batch_stream(result)
+    if stream is None:
+        return None
+    return write(stream.batches, stream.schema, form, file, result.notes)
+
+
+def write_and_report(
+    result: Result, noun: str, form: str | None, file: str | None, *, quiet: bool
+) -> None:
+    """Write the rows of a query, then print notes and the number of rows to stderr.
+
+    Args:
+        result: the rows.
+        noun: what a row is, in the plural, such as `candles`.
+        form: one of `FORMATS`; None for the format of the file's ending, else `table`.
+        file: the file; None for stdout.
+        quiet: write only.
+
+    Raises:
+        UsageError: the format does not suit the file or the terminal.
+        ArchiveUnwritable: the file can't be written.
+        HarvesterError: the rows can't be read.
+    """
+    rows = write_result(result, form, file)
+    if quiet:
         return
-    with file_sink(Path(file)) as sink:
-        compression = _COMPRESSED.get(Path(file).suffix.lower())
-        if compression is None:
-            yield sink
+    for note in result.notes:
+        output.hint(note)
+    if file is not None:
+        output.hint(f"{rows:,} {noun} in {file}")
+    elif rows == 0:
+        output.hint(f"no {noun} there; `harvester status` shows what is covered")
+
+
+def export_folder(form: str | None, file: str | None) -> str:
+    """The folder of --output, for an export of several files in the layout of --format.
+
+    Args:
+        form: the value of --format; None for Parquet.
+        file: the value of --output.
+
+    Raises:
+        UsageError: the format is for single files, or no folder is given.
+    """
+    if form in OTHER_PROGRAMS and file is None:
+        raise UsageError(
+            f"--format {form} writes into a folder of its own: give -o, such as {_EXAMPLE[form]}"
+        )
+    if form not in (None, *LAYOUTS):
+        raise UsageError(
+            f"{_SEVERAL} as Parquet or CSV, or for freqtrade or lean: --format {form} takes one "
+            "pair and one --interval at a time"
+        )
+    if file is None:
+        raise UsageError(f"{_SEVERAL} into a folder: give -o FOLDER, such as -o candles")
+    return file
+
+
+_SEVERAL = "several pairs or intervals are written"
+_EXAMPLE = {"freqtrade": "user_data/data/kraken", "lean": "lean/data"}
+
+
+class ExportReporter:
+    """Prints to stderr what an export wrote: notes once per pair, and each file's rows."""
+
+    def __init__(self, noun: str, *, names_pairs: bool, quiet: bool) -> None:
+        """Report an export.
+
+        Args:
+            noun: what a row is, in the plural, such as `candles`.
+            names_pairs: notes begin with the pair, as there may be several.
+            quiet: print nothing.
+        """
+        self._noun = noun
+        self._names_pairs = names_pairs
+        self._quiet = quiet
+        self._reported_pairs: set[str] = set()
+
+    def __call__(self, file: ExportedFile) -> None:
+        """Report a file that was written."""
+        if self._quiet:
             return
-        with pa.CompressedOutputStream(sink, compression) as packed:
-            yield packed
+        if file.pair not in self._reported_pairs:
+            self._reported_pairs.add(file.pair)
+            for note in file.notes:
+                output.hint(f"{file.pair}: {note}" if self._names_pairs else note)
+        output.hint(f"{file.rows:,} {self._noun} in {file.path}")
+        if file.left_out:
+            output.hint(f"{file.left_out:,} candles are incomplete and were left out")
 
 
-def _csv(batches: Batches, schema: pa.Schema, sink: BinaryIO) -> None:
-    sink.write((",".join(_csv_name(name) for name in schema.names) + "\n").encode())
-    for batch in batches:
-        text = as_flat_text(batch)
-        try:
-            sink.write(_csv_part(text, "none"))
-        except pa.ArrowInvalid:
-            # Some text of the exchange's holds a comma or a quote; then all texts are quoted.
-            sink.write(_csv_part(text, "needed"))
-
-
-def _csv_name(name: str) -> str:
-    return '"' + name.replace('"', '""') + '"' if set(name) & set(',"\r\n') else name
-
-
-def _csv_part(text: pa.RecordBatch, quoting: str) -> bytes:
-    part = io.BytesIO()
-    options = pyarrow.csv.WriteOptions(include_header=False, quoting_style=quoting)
-    pyarrow.csv.write_csv(text, part, options)
-    return part.getvalue()
-
-
-def _jsonl(batches: Batches, _schema: pa.Schema, sink: BinaryIO) -> None:
-    encoder = msgspec.json.Encoder()
-    sink.writelines(encoder.encode_lines(as_text(batch).to_pylist()) for batch in batches)
-
-
-def _json(batches: Batches, _schema: pa.Schema, sink: BinaryIO) -> None:
-    encoder = msgspec.json.Encoder()
-    sink.write(b"[")
-    begun = False
-    for batch in batches:
-        for row in as_text(batch).to_pylist():
-            sink.write((b",\n " if begun else b"\n ") + encoder.encode(row))
-            begun = True
-    sink.write(b"\n]\n")
-
-
-def _table(batches: Batches, schema: pa.Schema, sink: BinaryIO) -> None:
+def _write_table(batches: Batches, schema: pa.Schema, sink: BinaryIO) -> None:
     shown = _abridged(batches) if sink.isatty() else _blocks(batches)
     header = [printable(name) for name in schema.names]
     widths = [0] * len(header)
     for number, (rows, left_out) in enumerate(shown):
-        lines = columns(header, _aligned(rows, schema)).split("\n")
+        lines = output.columns(header, _aligned(rows, schema)).split("\n")
         if left_out:
-            lines.insert(_SHOWN + 1, f"... {left_out:,} rows more; -f csv shows them all ...")
+            lines.insert(_SHOWN_ROWS + 1, f"... {left_out:,} rows more; -f csv shows them all ...")
         sink.write("".join(f"{line}\n" for line in lines[number > 0 :]).encode())
-        # What follows is as wide as what came before, or wider, and has no header.
+        # The following blocks are at least as wide as this one, and have no header.
         table = [header, *rows]
         widths = [max(len(line[i]) for line in table) for i in range(len(widths))]
         header = ["-" * width for width in widths]
 
 
 def _abridged(batches: Batches) -> Iterator[tuple[list[list[str]], int]]:
-    """The first rows and the last, and how many were left out between them."""
+    """The first and the last rows, and the number of rows between them that are not shown."""
     rows: list[list[str]] = []
     left_out = 0
     for batch in batches:
         rows += _cells(batch)
-        if len(rows) > 2 * _SHOWN:
-            left_out += len(rows) - 2 * _SHOWN
-            rows = rows[:_SHOWN] + rows[-_SHOWN:]
+        if len(rows) > 2 * _SHOWN_ROWS:
+            left_out += len(rows) - 2 * _SHOWN_ROWS
+            rows = rows[:_SHOWN_ROWS] + rows[-_SHOWN_ROWS:]
     yield rows, left_out
 
 
 def _blocks(batches: Batches) -> Iterator[tuple[list[list[str]], int]]:
-    """All rows, some thousands at a time, so that no table is held whole."""
+    """All rows, some thousands at a time, so that memory does not grow with the table."""
     rows: list[list[str]] = []
-    begun = False
+    is_first = True
     for batch in batches:
         rows += _cells(batch)
-        if len(rows) >= _BLOCK:
+        if len(rows) >= _BLOCK_ROWS:
             yield rows, 0
-            rows, begun = [], True
-    if rows or not begun:
+            rows, is_first = [], False
+    if rows or is_first:
         yield rows, 0
 
 
 def _cells(batch: pa.RecordBatch) -> list[list[str]]:
     text = [
-        [printable(cell(v)) for v in column.to_pylist()] for column in as_flat_text(batch).columns
+        [printable(cell(value)) for value in column.to_pylist()]
+        for column in as_flat_text(batch).columns
     ]
     return [list(row) for row in zip(*text, strict=True)]
 
 
 def _aligned(rows: list[list[str]], schema: pa.Schema) -> list[list[str]]:
-    """Decimals of one column with as many digits behind the point."""
-    for i, kind in enumerate(schema.types):
-        if pa.types.is_decimal(kind):
+    """Rows whose decimals have the same number of digits after the point in each column."""
+    for i, type_ in enumerate(schema.types):
+        if pa.types.is_decimal(type_):
             digits = max((len(row[i].partition(".")[2]) for row in rows), default=0)
             for row in rows:
                 whole, _, fraction = row[i].partition(".")
@@ -350,11 +273,4 @@ def _aligned(rows: list[list[str]], schema: pa.Schema) -> list[list[str]]:
     return rows
 
 
-_WRITERS: dict[str, Callable[[Batches, pa.Schema, BinaryIO], None]] = {
-    "table": _table,
-    "csv": _csv,
-    "json": _json,
-    "jsonl": _jsonl,
-    "parquet": write_parquet,
-    "arrow": write_arrow,
-}
+_WRITERS: dict[str, Writer] = {"table": _write_table} | WRITERS

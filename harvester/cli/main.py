@@ -46,10 +46,10 @@ SECTIONS: dict[str, dict[str, CommandEntry]] = {
         "status": CommandEntry(
             "status", "status", "What the archive has: trades, coverage, gaps; recent runs."
         ),
-        "pairs": CommandEntry("ask", "pairs", "List or search markets, in any spelling."),
-        "ohlc": CommandEntry("ask", "ohlc", "Candles of any interval."),
-        "bars": CommandEntry("ask", "bars", "Bars of a number of trades, a volume or a value."),
-        "trades": CommandEntry("ask", "trades", "Trades as published."),
+        "pairs": CommandEntry("pairs", "pairs", "List or search markets, in any spelling."),
+        "ohlc": CommandEntry("query", "ohlc", "Candles of any interval."),
+        "bars": CommandEntry("query", "bars", "Bars of a number of trades, a volume or a value."),
+        "trades": CommandEntry("query", "trades", "Trades as published."),
         "sql": CommandEntry("query", "sql", "Run SQL on the archive."),
         "chart": CommandEntry("chart", "chart", "Draw candles and volume into one file."),
     },

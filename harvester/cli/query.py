@@ -1,62 +1,326 @@
-"""The command that asks the archive in SQL."""
+"""Query commands: `ohlc`, `trades`, `bars`, `sql`. None of them uses the network."""
 
 from __future__ import annotations
 
 import shlex
 import sys
-from typing import TYPE_CHECKING, Any
 
 import click
 
+from harvester.archive import Archive
 from harvester.cli import output
-from harvester.cli.ask import FORMATS, dash_is_stdout
-from harvester.cli.options import Common, common, settings_of
+from harvester.cli.formats import (
+    ExportReporter,
+    export_folder,
+    format_of,
+    write_and_report,
+    write_result,
+)
+from harvester.cli.options import CommonOptions, common_options
+from harvester.cli.query_options import (
+    all_columns_option,
+    candles_format_option,
+    complete_only_option,
+    format_option,
+    intervals_option,
+    offset_option,
+    output_option,
+    output_or_folder_option,
+    since_option,
+    strict_option,
+    trades_format_option,
+    tz_option,
+    until_option,
+)
+from harvester.config import Settings
+from harvester.errors import UsageError
+from harvester.exporters.export import OTHER_PROGRAMS, Layout
+from harvester.query.explain import Explanation, FileRead
+from harvester.query.plan import FILLS, Fill
+from harvester.query.result import Result, batch_stream
 
-if TYPE_CHECKING:
-    from harvester.storage.trade_store import TradeStore
+_EXPLAIN_COLUMNS = ["explain_key", "explain_value"]
+"""The columns of SQL's EXPLAIN in DuckDB."""
 
-_EXPLAINED = ["explain_key", "explain_value"]
+
+@click.command()
+@click.argument("pair", nargs=-1, required=True)
+@intervals_option
+@since_option
+@until_option
+@click.option(
+    "--fill",
+    type=click.Choice(FILLS),
+    default="none",
+    show_default=True,
+    help="What to show for intervals without trades.",
+)
+@tz_option
+@offset_option
+@all_columns_option
+@candles_format_option
+@output_or_folder_option
+@strict_option
+@complete_only_option
+@click.option(
+    "--explain",
+    is_flag=True,
+    help="Do not run the query; print the files, row counts and SQL it would use (-f json for "
+    "JSON).",
+)
+@common_options
+def ohlc(  # noqa: PLR0913 - a parameter for each option
+    common: CommonOptions,
+    *,
+    pair: tuple[str, ...],
+    interval: tuple[str, ...],
+    since: str,
+    until: str | None,
+    fill: Fill,
+    tz: str | None,
+    offset: str,
+    all_columns: bool,
+    form: str | None,
+    file: str | None,
+    strict: bool,
+    complete_only: bool,
+    explain: bool,
+) -> None:
+    """Candles of pairs, exact, from the stored trades.
+
+    An interval is a number and one of ms, s, m, h, d, w, mo (months), q (quarters), y; a bare
+    number is minutes. Weeks begin on Monday. Times are UTC, also with --tz.
+
+    Several pairs or intervals are written into a folder as Parquet (or -f csv), one file each, and
+    the trades of a pair are read once for all its intervals:
+    harvester ohlc XBT/USD ETH/USD -i 1m -i 1h -o candles
+
+    Example: harvester ohlc XBT/USD -i 7m --since 2024-01-01 -o candles.csv
+    """
+    is_several = len(pair) > 1 or len(interval) > 1
+    if explain:
+        _check_explain(form, file, is_several=is_several)
+        plan = common.existing_archive().explain(
+            pair[0],
+            interval[0],
+            since=since,
+            until=until,
+            fill=fill,
+            tz=tz,
+            offset=offset,
+            all_columns=all_columns,
+            complete_only=complete_only,
+        )
+        _show_explanation(plan, form)
+    elif is_several or form in OTHER_PROGRAMS:
+        folder = export_folder(form, file)
+        noun = "rows" if form in OTHER_PROGRAMS else "candles"
+        common.existing_archive().export(
+            *pair,
+            folder=folder,
+            intervals=interval,
+            layout=_layout(form),
+            since=since,
+            until=until,
+            fill=fill,
+            tz=tz,
+            offset=offset,
+            all_columns=all_columns,
+            strict=strict,
+            complete_only=complete_only,
+            progress=ExportReporter(noun, names_pairs=is_several, quiet=common.quiet),
+        )
+    else:
+        format_of(form, file)
+        candles = common.existing_archive().ohlc(
+            pair[0],
+            interval[0],
+            since=since,
+            until=until,
+            fill=fill,
+            tz=tz,
+            offset=offset,
+            all_columns=all_columns,
+            strict=strict,
+            complete_only=complete_only,
+        )
+        write_and_report(candles, "candles", form, file, quiet=common.quiet)
+
+
+def _layout(form: str | None) -> Layout:
+    """The export layout of --format, which `export_folder` has checked."""
+    layouts: dict[str | None, Layout] = {"csv": "csv", "freqtrade": "freqtrade", "lean": "lean"}
+    return layouts.get(form, "parquet")
+
+
+def print_candles(
+    settings: Settings, pair: str, interval: str, since: str, until: str, *, quiet: bool
+) -> None:
+    """Print candles as a table on stdout.
+
+    Args:
+        settings: the settings, which name the archive.
+        pair: the pair.
+        interval: the candles' interval.
+        since: start time, inclusive.
+        until: end time, exclusive.
+        quiet: print no notes.
+    """
+    candles = Archive(settings).ohlc(pair, interval, since=since, until=until)
+    write_and_report(candles, "candles", "table", None, quiet=quiet)
+
+
+@click.command()
+@click.argument("pair")
+@since_option
+@until_option
+@trades_format_option
+@output_or_folder_option
+@strict_option
+@common_options
+def trades(  # noqa: PLR0913 - a parameter for each option
+    common: CommonOptions,
+    *,
+    pair: str,
+    since: str,
+    until: str | None,
+    form: str | None,
+    file: str | None,
+    strict: bool,
+) -> None:
+    """The trades of a pair as published, in the exchange's order.
+
+    Example: harvester trades XBT/USD --since 2024-01-01 -o trades.parquet
+    """
+    if form in OTHER_PROGRAMS:
+        folder = export_folder(form, file)
+        common.existing_archive().export(
+            pair,
+            folder=folder,
+            layout=_layout(form),
+            since=since,
+            until=until,
+            strict=strict,
+            progress=ExportReporter("rows", names_pairs=False, quiet=common.quiet),
+        )
+        return
+    format_of(form, file)
+    result = common.existing_archive().trades(pair, since=since, until=until, strict=strict)
+    write_and_report(result, "trades", form, file, quiet=common.quiet)
+
+
+@click.command()
+@click.argument("pair")
+@click.option("--trades", metavar="N", help="Close each bar after this many trades.")
+@click.option(
+    "--volume", metavar="X", help="Close each bar once its volume reaches X (base currency)."
+)
+@click.option(
+    "--value",
+    metavar="X",
+    help="Close each bar once its price x volume reaches X (quote currency).",
+)
+@since_option
+@until_option
+@click.option(
+    "--anchor",
+    metavar="TIME",
+    default="start",
+    show_default="start, the first stored trade",
+    help="Count from the first trade at or after this time.",
+)
+@all_columns_option
+@format_option
+@output_option
+@strict_option
+@click.option(
+    "--complete-only",
+    is_flag=True,
+    help="Leave out bars that ended before their size, at a gap or at the end.",
+)
+@common_options
+def bars(  # noqa: PLR0913 - a parameter for each option
+    common: CommonOptions,
+    *,
+    pair: str,
+    trades: str | None,
+    volume: str | None,
+    value: str | None,
+    since: str,
+    until: str | None,
+    anchor: str,
+    all_columns: bool,
+    form: str | None,
+    file: str | None,
+    strict: bool,
+    complete_only: bool,
+) -> None:
+    """Bars of a pair that end by trades, volume or value, not by time.
+
+    Give one of --trades, --volume and --value. --since and --until filter which bars are printed,
+    by the first trade of each; bar boundaries don't change.
+
+    Example: harvester bars XBT/USD --volume 100 --since 2024-01-01 -f csv
+    """
+    format_of(form, file)
+    if sum(size is not None for size in (trades, volume, value)) != 1:
+        raise UsageError("what ends a bar? Give one of --trades N, --volume X and --value X")
+    result = common.existing_archive().bars(
+        pair,
+        trades=trades,
+        volume=volume,
+        value=value,
+        since=since,
+        until=until,
+        anchor=anchor,
+        all_columns=all_columns,
+        strict=strict,
+        complete_only=complete_only,
+    )
+    write_and_report(result, "bars", form, file, quiet=common.quiet)
 
 
 @click.command()
 @click.argument("query", required=False)
-@click.option("--format", "-f", "form", type=FORMATS, help="[default: table, or by FILE's ending]")
-@click.option(
-    "--output",
-    "-o",
-    "file",
-    metavar="FILE",
-    callback=dash_is_stdout,
-    help="Write there instead of stdout.",
-)
-@click.option("--db", metavar="FILE", help="Write a small database with the views to FILE.")
-@common
-def sql(query: str | None, db: str | None, **given: Any) -> None:
-    """Ask the archive in SQL: DuckDB with the view trades and the macros tape and ohlc.
+@format_option
+@output_option
+@click.option("--db", metavar="FILE", help="Write a small DuckDB database with the views to FILE.")
+@common_options
+def sql(
+    common: CommonOptions, query: str | None, form: str | None, file: str | None, db: str | None
+) -> None:
+    """Run SQL on the archive: DuckDB with the view trades and the macros tape and ohlc.
 
-    QUERY is read from stdin where it is - or where it is not given and something is piped in.
-    trades has all trades of all pairs; tape('XBT/USD') those of one pair in order; ohlc('XBT/USD',
-    '7m', since := '2024-01-01') its candles. docs/sql.md tells more.
+    QUERY is read from stdin if it is -, or if it is not given and something is piped in. trades
+    has all trades of all pairs; tape('XBT/USD') those of a pair in order; ohlc('XBT/USD', '7m',
+    since := '2024-01-01') its candles. See docs/sql.md.
 
     Example: harvester sql "FROM ohlc('XBT/USD', '4h') LIMIT 5"
     """
-    common_ = settings_of(given)
-    from harvester.cli.formats import form_of
-
-    form_of(given["form"], given["file"])
-    archive = common_.existing()
+    format_of(form, file)
+    archive = common.existing_archive()
     if db is not None:
-        _write_database(archive, db, common_)
-    text = _typed(query, is_needed=db is None)
-    if text is not None:
-        _answer(archive, text, common_, **given)
+        archive.write_database(db)
+        if not common.quiet:
+            opening = f"duckdb -readonly {shlex.quote(db)}"
+            output.hint(f"{db} has the views of {archive.path}; open it with: {opening}")
+    text = _query_text(query, is_needed=db is None)
+    if text is None:
+        return
+    result = archive.sql(text)
+    if result.columns == _EXPLAIN_COLUMNS and form in (None, "table") and file is None:
+        _print_explain(result)
+        return
+    rows = write_result(result, form, file)
+    if rows is not None and file is not None and not common.quiet:
+        output.hint(f"{rows:,} rows in {file}")
 
 
-def _typed(query: str | None, *, is_needed: bool) -> str | None:
-    """The query: as given, or as it comes on stdin.
+def _query_text(query: str | None, *, is_needed: bool) -> str | None:
+    """The query: the argument, or the text on stdin.
 
     Raises:
-        UsageError: there is none.
+        UsageError: there is no query, and it is needed.
     """
     if query == "-" or (query is None and is_needed and not sys.stdin.isatty()):
         query = sys.stdin.buffer.read().decode(errors="replace")
@@ -71,36 +335,80 @@ def _typed(query: str | None, *, is_needed: bool) -> str | None:
     return query
 
 
-def _names(archive: TradeStore) -> dict[str, str]:
-    from harvester.kraken.pairs import altnames_by_spelling
-    from harvester.pair_names import known_pairs
-
-    return altnames_by_spelling(known_pairs(archive).values(), archive.held())
-
-
-def _write_database(archive: TradeStore, db: str, common_: Common) -> None:
-    from harvester.query.sql import write_database
-
-    write_database(archive, db, names=_names(archive))
-    if not common_.quiet:
-        opening = f"duckdb -readonly {shlex.quote(db)}"
-        output.hint(f"{db} has the views of {archive.root}; open it with: {opening}")
+def _print_explain(result: Result) -> None:
+    """Print DuckDB's drawing of a query plan as it is, not as cells of a table."""
+    stream = batch_stream(result)
+    for batch in stream.batches if stream is not None else ():
+        output.block("\n".join(batch.column("explain_value").to_pylist()))
 
 
-def _answer(
-    archive: TradeStore, query: str, common_: Common, form: str | None, file: str | None
-) -> None:
-    from harvester.cli.formats import write
-    from harvester.query.sql import run_statements
+def _check_explain(form: str | None, file: str | None, *, is_several: bool) -> None:
+    """Check that the other options suit --explain.
 
-    limit = common_.settings.candles.memory_limit
-    found = run_statements(archive, query, names=_names(archive), memory_limit=limit)
-    if found is None:
-        return
-    if found.schema.names == _EXPLAINED and form in (None, "table") and file is None:
-        for batch in found.batches:
-            output.block("\n".join(batch.column("explain_value").to_pylist()))
-        return
-    rows = write(found.batches, found.schema, form, file)
-    if file is not None and not common_.quiet:
-        output.hint(f"{rows:,} rows in {file}")
+    Raises:
+        UsageError: one of them does not.
+    """
+    if is_several:
+        raise UsageError("--explain takes one pair and one --interval at a time: give one each")
+    if form not in (None, "table", "json"):
+        raise UsageError(f"--explain writes a table or JSON, and --format is {form}: give -f json")
+    if file is not None:
+        raise UsageError("--explain writes to stdout: leave -o out, or pipe it on")
+
+
+def _show_explanation(explanation: Explanation, form: str | None) -> None:
+    """Print the files that a query reads, and its SQL."""
+    if form == "json":
+        output.as_json(_explanation_json(explanation))
+    else:
+        output.block("\n\n".join(_paragraphs(explanation)))
+
+
+def _paragraphs(explanation: Explanation) -> list[str]:
+    query = explanation.query
+    rows = _counted(sum(read.rows for read in explanation.reads), "row")
+    summary = [f"{query.title}, {query.range}: {rows} read"]
+    if explanation.passes > 1:
+        summary.append("twice, once to see that no price has more decimals than are shown")
+    summary.append(f"in {_counted(explanation.parts, 'part')}")
+    paragraphs = [", ".join(summary)]
+    if explanation.reads:
+        totals = [
+            [total.level, f"{total.files:,}", f"{total.rows:,}"] for total in explanation.totals
+        ]
+        paragraphs.append(output.columns(["level", "files", "rows read"], totals))
+    files = [_file_row(read.level, read) for read in explanation.reads]
+    if explanation.close_read:
+        files.insert(0, _file_row("close", explanation.close_read))
+    if files:
+        paragraphs.append(output.columns(["level", "file", "range", "rows read"], files, left=3))
+    if explanation.close_read:
+        paragraphs.append("close: the last trade before the range, whose price fills its beginning")
+    return [*paragraphs, f"{explanation.sql};"]
+
+
+def _file_row(level: str, read: FileRead) -> list[str]:
+    return [level, read.file, str(read.range), f"{read.rows:,}"]
+
+
+def _counted(number: int, noun: str) -> str:
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+
+
+def _explanation_json(explanation: Explanation) -> dict[str, object]:
+    query = explanation.query
+    return {
+        "pair": query.pair,
+        "interval": query.interval.text,
+        "range": query.range,
+        "reads": [_read_json(read) for read in explanation.reads],
+        "close_read": explanation.close_read and _read_json(explanation.close_read),
+        "totals": [total._asdict() for total in explanation.totals],
+        "passes": explanation.passes,
+        "parts": explanation.parts,
+        "sql": explanation.sql,
+    }
+
+
+def _read_json(read: FileRead) -> dict[str, object]:
+    return {"level": read.level, "file": read.file, "range": read.range, "rows": read.rows}

@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import chain
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, cast
 
 import duckdb
 import pyarrow as pa
@@ -16,7 +16,16 @@ from harvester.argument_types import check_types, wrong_type
 from harvester.errors import ArchiveDamaged, HarvesterError, UsageError
 from harvester.query.connection import MEMORY_LIMIT, shared_connection, translate_errors
 from harvester.query.html_preview import preview
-from harvester.query.sql import is_repeatable_query, sql, translate_sql_errors
+from harvester.query.sql import (
+    BATCH_ROWS as SQL_BATCH_ROWS,
+)
+from harvester.query.sql import (
+    file_relation,
+    is_repeatable,
+    read_statements,
+    run_statements,
+    translate_sql_errors,
+)
 from harvester.storage.trade_store import LISTINGS, TradeStore
 
 if TYPE_CHECKING:
@@ -35,6 +44,13 @@ Relation = duckdb.DuckDBPyRelation
 _METHODS_THAT_KEEP_COLUMNS = {"filter", "limit", "order", "sort", "distinct"}
 
 
+class BatchStream(NamedTuple):
+    """Rows as a stream: their columns, and batches that are read one by one."""
+
+    schema: pa.Schema
+    batches: Iterator[pa.RecordBatch]
+
+
 @dataclass(frozen=True)
 class ResultSource:
     """Where the rows of a result come from.
@@ -50,6 +66,9 @@ class ResultSource:
         is_internal: harvester wrote the query, so an error in it is not the caller's.
         is_repeatable: creating the relation again changes nothing.
         notes: see `Result.notes`.
+        file_stream: the rows for files, if their types differ from those of `stream`.
+        file_relation: changes the relation for files, whose types are fewer than DuckDB's; returns
+            None if it has no rows but only the status of a statement. None for no change.
     """
 
     title: str
@@ -61,6 +80,8 @@ class ResultSource:
     is_internal: bool = True
     is_repeatable: bool = True
     notes: tuple[str, ...] = ()
+    file_stream: Callable[[], BatchStream] | None = None
+    file_relation: Callable[[Relation], Relation | None] | None = None
 
 
 class Result:
@@ -167,10 +188,8 @@ class Result:
         if batch_rows < 1:
             raise UsageError(f"batch_rows is {batch_rows}: give 1 or more")
         if self._source.stream is None:
-            return self._run(lambda relation: relation.to_arrow_reader(batch_rows))
-        batches = self._source.stream(batch_rows)
-        first = next(batches)
-        return pa.RecordBatchReader.from_batches(first.schema, chain([first], batches))
+            return self._run(lambda one: one.to_arrow_reader(batch_rows))
+        return pa.RecordBatchReader.from_batches(*_begun(self._source.stream(batch_rows)))
 
     def fetchall(self) -> list[tuple[Any, ...]]:
         """Return the rows as tuples, exact: a decimal is a `decimal.Decimal`.
@@ -274,6 +293,30 @@ class Result:
 
     # --- running ---------------------------------------------------------------------------------
 
+    def _batch_stream(self) -> BatchStream | None:
+        source = self._source
+        if source.file_stream is not None:
+            return source.file_stream()
+        if source.stream is not None:
+            return _begun(source.stream(BATCH_ROWS))
+
+        def begin(relation: Relation) -> BatchStream | None:
+            rows = relation if source.file_relation is None else source.file_relation(relation)
+            if rows is None:
+                return None
+            reader = rows.to_arrow_reader(SQL_BATCH_ROWS)
+            first = next(reader, pa.RecordBatch.from_pylist([], schema=reader.schema))
+            return BatchStream(reader.schema, self._read_on(first, reader))
+
+        return self._run(begin)
+
+    def _read_on(
+        self, first: pa.RecordBatch, reader: pa.RecordBatchReader
+    ) -> Iterator[pa.RecordBatch]:
+        yield first
+        with self._asking():
+            yield from reader
+
     def _call(self, name: str, *args: object, **kwargs: object) -> object:
         value = self._run(lambda relation: _call_method(relation, name, *args, **kwargs))
         return self._derive(name, *args, **kwargs) if isinstance(value, Relation) else value
@@ -285,11 +328,19 @@ class Result:
             return cast("Relation", _call_method(self._current_relation(), name, *args, **kwargs))
 
         units = self._source.units if name in _METHODS_THAT_KEEP_COLUMNS else {}
-        result = Result(
-            replace(self._source, make=make, stream=None, units=units, is_internal=False)
+        made = Result(
+            replace(
+                self._source,
+                make=make,
+                stream=None,
+                units=units,
+                is_internal=False,
+                file_stream=None,
+                file_relation=None,
+            )
         )
-        result._run(lambda relation: relation.columns)
-        return result
+        made._run(lambda one: one.columns)
+        return made
 
     def _get_relation(self) -> Relation:
         if self._relation is None:
@@ -330,6 +381,26 @@ class Result:
         if self._source.is_internal:
             return translate_errors(self._source.title, self._source.memory_limit)
         return translate_sql_errors(self._source.memory_limit)
+
+
+def batch_stream(result: Result) -> BatchStream | None:
+    """The rows of a result as a stream to write into files; memory does not grow with them.
+
+    Unlike `Result.to_arrow_reader`, the words of trades stay dictionary-encoded as they are stored,
+    and SQL types that files do not have are text. A stream of trades, candles or bars can be read
+    to its end whoever writes the archive meanwhile. None if SQL gave no rows, as CREATE does.
+
+    Raises:
+        ArchiveDamaged: a file can't be read.
+        HarvesterError: the memory allowed does not suffice.
+    """
+    return result._batch_stream()  # noqa: SLF001 - not for users of the Python API
+
+
+def _begun(batches: Iterator[pa.RecordBatch]) -> BatchStream:
+    """A stream whose first batch is read, as it has the columns."""
+    first = next(batches)
+    return BatchStream(first.schema, chain([first], batches))
 
 
 def _sql_text(name: str, value: str) -> str:
@@ -383,28 +454,22 @@ def source_of_sql(
     names: Mapping[str, str],
     memory_limit: str,
 ) -> ResultSource:
-    """Return the source of the rows of an SQL query; no rows if the last statement has none.
+    """The rows of the last statement of an SQL text; without rows if it gives none.
 
     Args:
-        archive: where the trades are.
-        query: the SQL text.
+        archive: the trades.
+        query: one or several statements. All but the last run when the relation is made.
         params: values for `?`, or by name for `$name`.
-        names: altnames by exact spelling.
-        memory_limit: what DuckDB may use.
+        names: altnames by exact spelling, that the macros take.
+        memory_limit: the memory that DuckDB may use.
 
     Raises:
-        BadQuery: DuckDB rejects the query, or there is none.
+        BadQuery: DuckDB can't parse the query, or there is none.
     """
+    statements = read_statements(query, memory_limit)
 
     def make() -> Relation:
-        relation: Relation | None = sql(
-            archive, query, params, names=names, memory_limit=memory_limit
-        )
-        return (
-            relation
-            if relation is not None
-            else shared_connection().sql("SELECT NULL AS done WHERE false")
-        )
+        return run_statements(archive, statements, params, names=names, memory_limit=memory_limit)
 
     def files() -> frozenset[object]:
         return frozenset(segment for pair in archive.held() for segment in archive.segments(pair))
@@ -416,5 +481,6 @@ def source_of_sql(
         files,
         memory_limit,
         is_internal=False,
-        is_repeatable=is_repeatable_query(query, memory_limit),
+        is_repeatable=is_repeatable(statements),
+        file_relation=lambda relation: file_relation(statements[-1], relation),
     )

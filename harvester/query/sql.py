@@ -8,10 +8,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 import duckdb
-import pyarrow as pa
 from duckdb.sqltypes import DuckDBPyType
 
 from harvester import __version__
@@ -40,13 +39,6 @@ _TEXT_TYPES = {
     "union",
     "variant",
 }
-
-
-class SqlRows(NamedTuple):
-    """The columns of a query, and its rows as a stream of batches."""
-
-    schema: pa.Schema
-    batches: Iterator[pa.RecordBatch]
 
 
 def connect_views(
@@ -101,7 +93,33 @@ def sql(
         ArchiveDamaged: a file of the archive can't be read.
         duckdb.Error: when read: a value can't be cast, memory ran out, a file was removed.
     """
-    statements = _parse_statements(query, memory_limit)
+    statements = read_statements(query, memory_limit)
+    return run_statements(archive, statements, params, names=names, memory_limit=memory_limit)
+
+
+def run_statements(
+    archive: TradeStore,
+    statements: Sequence[duckdb.Statement],
+    params: Sequence[Any] | Mapping[str, Any] | None = None,
+    *,
+    names: Mapping[str, str] | None = None,
+    memory_limit: str = MEMORY_LIMIT,
+) -> duckdb.DuckDBPyRelation:
+    """Run all statements but the last, and return the last one as a relation.
+
+    Args:
+        archive: the trades.
+        statements: at least one, of `read_statements`.
+        params: values for `?`, or by name for `$name`, of the last statement.
+        names: altnames by exact spelling, that the macros take.
+        memory_limit: the memory that DuckDB may use.
+
+    Raises:
+        BadQuery: DuckDB refuses a statement.
+        HarvesterError: the memory allowed does not suffice; or a compaction removed files while
+            statements ran that may change something, and so are not run again.
+        ArchiveDamaged: a file of the archive can't be read.
+    """
 
     def run(connection: duckdb.DuckDBPyConnection) -> duckdb.DuckDBPyRelation:
         for statement in statements[:-1]:
@@ -112,60 +130,21 @@ def sql(
     return runner.run(run, tries=_max_tries(statements))
 
 
-def run_statements(
-    archive: TradeStore,
-    query: str,
-    *,
-    names: Mapping[str, str] | None = None,
-    memory_limit: str = MEMORY_LIMIT,
-) -> SqlRows | None:
-    """Run SQL statements and stream the rows of the last one; None if it has none, such as CREATE.
+def is_repeatable(statements: Sequence[duckdb.Statement]) -> bool:
+    """Whether statements are one query that changes nothing, so that it may be run again."""
+    return _max_tries(statements) > 1
 
-    Columns of types that files can't store are converted to DuckDB's text. A single query is
-    retried if compaction removed its files.
+
+def read_statements(query: str, memory_limit: str = MEMORY_LIMIT) -> list[duckdb.Statement]:
+    """Parse SQL into statements, at least one.
 
     Args:
-        archive: where the trades are.
-        query: one or more statements.
-        names: altnames by exact spelling, which the macros accept.
-        memory_limit: what DuckDB may use.
+        query: any SQL of DuckDB.
+        memory_limit: the memory that DuckDB may use.
 
     Raises:
-        BadQuery: DuckDB rejects a statement, or there is none.
-        HarvesterError: the memory limit is too low; or compaction removed files while statements
-            ran that may change something, and so are not run again.
-        ArchiveDamaged: a file of the archive can't be read.
+        BadQuery: DuckDB can't parse it, or there is no statement.
     """
-    statements = _parse_statements(query, memory_limit)
-
-    def run(connection: duckdb.DuckDBPyConnection) -> SqlRows | None:
-        for statement in statements[:-1]:
-            connection.execute(statement)
-        relation = connection.sql(statements[-1])
-        if _has_no_rows(statements[-1], relation):
-            return None
-        reader = _storable(relation).to_arrow_reader(BATCH_ROWS)
-        first = next(reader, pa.RecordBatch.from_pylist([], schema=reader.schema))
-        return SqlRows(reader.schema, _stream(first, reader, memory_limit))
-
-    runner = _SnapshotRunner(archive, names, memory_limit)
-    return runner.run(run, tries=_max_tries(statements))
-
-
-def is_repeatable_query(query: str, memory_limit: str = MEMORY_LIMIT) -> bool:
-    """Return whether a text is a single query that changes nothing, so that it may run again.
-
-    Args:
-        query: SQL text.
-        memory_limit: the limit of the connection that parses it.
-
-    Raises:
-        BadQuery: DuckDB rejects it, or there is no query.
-    """
-    return _max_tries(_parse_statements(query, memory_limit)) > 1
-
-
-def _parse_statements(query: str, memory_limit: str) -> list[duckdb.Statement]:
     with translate_sql_errors(memory_limit):
         statements = connect(memory_limit).extract_statements(query)
     if not statements:
@@ -173,18 +152,10 @@ def _parse_statements(query: str, memory_limit: str) -> list[duckdb.Statement]:
     return statements
 
 
-def _max_tries(statements: list[duckdb.Statement]) -> int:
-    """Return how often statements may run: once if they may change something."""
+def _max_tries(statements: Sequence[duckdb.Statement]) -> int:
+    """How often statements may run: once if they may change something."""
     is_one_select = [statement.type for statement in statements] == [duckdb.StatementType.SELECT]
     return LISTINGS if is_one_select else 1
-
-
-def _stream(
-    first: pa.RecordBatch, reader: pa.RecordBatchReader, memory_limit: str
-) -> Iterator[pa.RecordBatch]:
-    yield first
-    with translate_sql_errors(memory_limit):
-        yield from reader
 
 
 @dataclass(frozen=True)
@@ -230,23 +201,30 @@ class _SnapshotRunner:
         return connection
 
 
-def _has_no_rows(statement: duckdb.Statement, relation: duckdb.DuckDBPyRelation) -> bool:
-    """Return whether the result is only DuckDB's report of success."""
-    is_query = statement.expected_result_type == [duckdb.ExpectedResultType.QUERY_RESULT]
-    return not is_query and relation.columns in (["Count"], ["Success"])
+def file_relation(
+    statement: duckdb.Statement, relation: duckdb.DuckDBPyRelation
+) -> duckdb.DuckDBPyRelation | None:
+    """The rows of a statement with types that files can hold; None if it gives no rows.
 
+    Columns of one name get different names; types that Arrow, Parquet or JSON do not have become
+    DuckDB's text, which loses nothing.
 
-def _storable(relation: duckdb.DuckDBPyRelation) -> duckdb.DuckDBPyRelation:
-    """Return the same rows with distinct column names, in types that files can store."""
-    used: set[str] = set()
+    Args:
+        statement: the last statement that was run.
+        relation: what DuckDB returned for it. For CREATE or COPY this is a status, not rows.
+    """
+    has_rows = statement.expected_result_type == [duckdb.ExpectedResultType.QUERY_RESULT]
+    if not has_rows and relation.columns in (["Count"], ["Success"]):
+        return None
+    taken: set[str] = set()
     columns = []
     for number, (name, kind) in enumerate(zip(relation.columns, relation.types, strict=True), 1):
-        unique = name
-        while unique.lower() in used:
-            unique += "_"
-        used.add(unique.lower())
+        free = name
+        while free.lower() in taken:
+            free += "_"
+        taken.add(free.lower())
         cast = "::VARCHAR" if _needs_text(kind) else ""
-        columns.append(f'#{number}{cast} AS "{unique.replace(chr(34), chr(34) * 2)}"')
+        columns.append(f'#{number}{cast} AS "{free.replace(chr(34), chr(34) * 2)}"')
     return relation.project(", ".join(columns))
 
 

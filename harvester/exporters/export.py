@@ -1,0 +1,253 @@
+"""Export candles of several pairs and intervals, and trades, in the layout of a program."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import chain
+from pathlib import Path
+from typing import Literal, get_args
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from harvester.errors import BadSetting, UsageError
+from harvester.exporters.formats import (
+    WRITERS,
+    RowCounter,
+    compressed_file_sink,
+    ending_of,
+    write_rows,
+)
+from harvester.exporters.freqtrade import (
+    freqtrade_timeframe,
+    write_freqtrade_candles,
+    write_freqtrade_trades,
+)
+from harvester.exporters.lean import lean_resolution, write_lean_candles
+from harvester.exporters.symbols import ccxt_symbol
+from harvester.kraken.pairs import Pair
+from harvester.query.candles import batches_by_interval, guard_against_huge_fill
+from harvester.query.plan import CandleQuery
+from harvester.schema import PRICE
+from harvester.storage.export import check_outside
+from harvester.storage.filesystem import writing
+from harvester.storage.trade_store import TradeStore
+from harvester.times import Interval, Range
+
+Layout = Literal["parquet", "csv", "freqtrade", "lean"]
+LAYOUTS: tuple[str, ...] = get_args(Layout)
+OTHER_PROGRAMS = ("freqtrade", "lean")
+"""Layouts that other programs define: their folders, file names, and complete candles only."""
+
+
+@dataclass(frozen=True, slots=True)
+class ExportedFile:
+    """What an export wrote for one pair and interval.
+
+    Attributes:
+        pair: the altname.
+        interval: the candles' interval as it was given; None for trades.
+        path: the file; for LEAN the data folder, which has many files.
+        rows: the number of candles or trades written.
+        left_out: the number of incomplete candles left out; freqtrade and LEAN get complete ones.
+        notes: remarks on the rows, such as gaps in the requested range.
+    """
+
+    pair: str
+    interval: str | None
+    path: str
+    rows: int
+    left_out: int = 0
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class PairExport:
+    """The candles of one pair to export.
+
+    Attributes:
+        pair: the pair.
+        query: the candles; its interval does not matter.
+        notes: remarks on the rows, such as gaps in the requested range.
+    """
+
+    pair: Pair
+    query: CandleQuery
+    notes: tuple[str, ...] = ()
+
+
+def check_target(layout: str, folder: str) -> None:
+    """Check the layout and the folder, before anything is read.
+
+    Args:
+        layout: one of `LAYOUTS`.
+        folder: the folder to write into; it need not exist.
+
+    Raises:
+        BadSetting: there is no such layout.
+        UsageError: the folder is a file, has the name of one, or lies in an archive.
+    """
+    if layout not in LAYOUTS:
+        raise BadSetting(f"layout is {layout!r}: give one of {', '.join(LAYOUTS)}")
+    if layout not in OTHER_PROGRAMS:
+        with writing(folder):
+            is_file = ending_of(folder) is not None or Path(folder).is_file()
+        if is_file:
+            raise UsageError(
+                f"several pairs or intervals are written into a folder, and {folder} names a "
+                "file: give a folder"
+            )
+    check_outside(Path(folder))
+
+
+def export_candles(
+    archive: TradeStore,
+    exports: Sequence[PairExport],
+    intervals: Sequence[Interval],
+    layout: str,
+    folder: str,
+    memory_limit: str,
+) -> Iterator[ExportedFile]:
+    """Write the candles of some pairs and intervals, file by file; existing files are replaced.
+
+    The trades of a pair are read once for all its intervals. Everything is checked before the
+    first file is written.
+
+    Args:
+        archive: the trades.
+        exports: the pairs and what is asked of each.
+        intervals: the candles' intervals.
+        layout: one of `LAYOUTS`.
+        folder: the folder to write into.
+        memory_limit: the memory that DuckDB may use, such as 2GB.
+
+    Raises:
+        UsageError: too many empty candles would be filled in, the other program has no such pair,
+            or the folder lies in an archive.
+        BadInterval: the other program has no such interval.
+        ArchiveUnwritable: a file can't be written.
+    """
+    for export in exports:
+        for interval in intervals:
+            guard_against_huge_fill(archive, replace(export.query, interval=interval))
+    if layout in OTHER_PROGRAMS:
+        for export in exports:
+            for interval in intervals:
+                _check_names(export.pair, interval, layout)
+    for export in exports:
+        query = export.query
+        if layout in OTHER_PROGRAMS:
+            query = replace(query, all_columns=True)
+        for interval, batches in batches_by_interval(
+            archive, query, intervals, memory_limit=memory_limit
+        ):
+            if layout in OTHER_PROGRAMS:
+                file = write_candle_layout(batches, export.pair, interval, layout, folder)
+            else:
+                file = _write_candle_file(batches, export, interval, layout, folder)
+            yield replace(file, notes=export.notes)
+
+
+def export_trades(
+    archive: TradeStore, pair: Pair, range_: Range, notes: tuple[str, ...], folder: str
+) -> ExportedFile:
+    """Write the trades of a pair for freqtrade.
+
+    Args:
+        archive: the trades.
+        pair: the pair.
+        range_: only trades published in it are written.
+        notes: remarks on the rows, such as gaps in the range.
+        folder: freqtrade's data folder for Kraken.
+
+    Raises:
+        UsageError: the pair's currencies are not known, or the folder lies in an archive.
+        ArchiveUnwritable: the file can't be written.
+    """
+    counter = RowCounter(archive.scan(pair.altname, range_))
+    path = write_freqtrade_trades(counter, pair, folder)
+    return ExportedFile(pair.altname, None, str(path), counter.rows, notes=notes)
+
+
+def _check_names(pair: Pair, interval: Interval, layout: str) -> None:
+    """Check that another program has a name for a pair and an interval.
+
+    Raises:
+        UsageError: the pair's currencies are not known.
+        BadInterval: the other program has no such interval.
+    """
+    ccxt_symbol(pair)
+    if layout == "lean":
+        lean_resolution(interval)
+    else:
+        freqtrade_timeframe(interval)
+
+
+def write_candle_layout(
+    batches: Iterable[pa.RecordBatch], pair: Pair, interval: Interval, layout: str, folder: str
+) -> ExportedFile:
+    """Write candles in another program's layout, without those that are not complete.
+
+    Other programs have no way to mark an incomplete candle.
+
+    Args:
+        batches: the candles with the column `is_complete`, in order.
+        pair: the pair.
+        interval: the candles' interval.
+        layout: `freqtrade` or `lean`.
+        folder: the other program's data folder.
+
+    Raises:
+        UsageError: the pair's currencies are not known, or the folder lies in an archive.
+        BadInterval: the other program has no such interval.
+        ArchiveUnwritable: a file can't be written.
+    """
+    write = write_lean_candles if layout == "lean" else write_freqtrade_candles
+    candles = RowCounter(batches)
+    complete = RowCounter(_complete(candles))
+    path = write(complete, pair, interval, folder)
+    left_out = candles.rows - complete.rows
+    return ExportedFile(pair.altname, interval.text, str(path), complete.rows, left_out)
+
+
+def _complete(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    for batch in batches:
+        yield batch.filter(pc.fill_null(batch.column("is_complete"), False))
+
+
+def _write_candle_file(
+    batches: Iterator[pa.RecordBatch],
+    export: PairExport,
+    interval: Interval,
+    layout: str,
+    folder: str,
+) -> ExportedFile:
+    """Write the candles of one pair and interval as Parquet or CSV."""
+    pair = export.pair.altname
+    file = Path(folder) / f"interval={interval.name}" / f"pair={pair}" / f"candles.{layout}"
+    with writing(str(file)):
+        file.parent.mkdir(parents=True, exist_ok=True)
+    batches = _with_equal_decimals(batches)
+    first = next(batches)
+    with compressed_file_sink(str(file)) as sink:
+        rows = write_rows(
+            chain([first], batches), first.schema, WRITERS[layout], sink, export.notes
+        )
+    return ExportedFile(pair, interval.text, str(file), rows)
+
+
+def _with_equal_decimals(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    """Candles whose prices have ten decimals, also where Kraken's form has fewer.
+
+    If the files of a folder differ, tools use the decimals of the first file for all, and round.
+    """
+    for batch in batches:
+        fields = [
+            field.with_type(PRICE) if _is_price(field.type) else field for field in batch.schema
+        ]
+        yield batch.cast(pa.schema(fields))
+
+
+def _is_price(type_: pa.DataType) -> bool:
+    return bool(pa.types.is_decimal(type_)) and type_.precision == PRICE.precision

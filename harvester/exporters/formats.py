@@ -1,0 +1,248 @@
+"""File formats of query results: CSV, JSON, JSON lines, Parquet, Arrow; formats by file ending.
+
+Decimals, times and nested values become exact text in CSV, JSON and tables.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+import msgspec
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.csv
+
+from harvester.schema import decimal_words
+from harvester.storage.export import file_sink, write_arrow, write_parquet
+
+Batches = Iterable[pa.RecordBatch]
+Writer = Callable[[Batches, pa.Schema, BinaryIO], None]
+
+ENDINGS = {
+    ".csv": "csv",
+    ".csv.gz": "csv",
+    ".csv.zst": "csv",
+    ".json": "json",
+    ".jsonl": "jsonl",
+    ".parquet": "parquet",
+    ".arrow": "arrow",
+    ".feather": "arrow",
+}
+"""The format of a file by its ending; a Feather file is an Arrow IPC file."""
+COMPRESSED = {".gz": "gzip", ".zst": "zstd"}
+
+
+def ending_of(file: str) -> str | None:
+    """The ending of a file's name that decides its format; None if it has no such ending."""
+    name = Path(file).name.lower()
+    by_length = sorted(ENDINGS, key=len, reverse=True)
+    return next((ending for ending in by_length if name.endswith(ending)), None)
+
+
+def write_rows(
+    batches: Batches, schema: pa.Schema, writer: Writer, sink: BinaryIO, notes: Sequence[str] = ()
+) -> int:
+    """Write rows batch by batch; return their number.
+
+    Args:
+        batches: the rows, in order.
+        schema: their columns, also if there are no rows.
+        writer: the function that writes the format, such as one of `WRITERS`.
+        sink: the open file.
+        notes: remarks about the rows, such as gaps. Parquet and Arrow files store them as metadata
+            `harvester.notes`, a JSON list of texts.
+    """
+    counter = RowCounter(batches)
+    if notes:
+        metadata = {**(schema.metadata or {}), b"harvester.notes": msgspec.json.encode(notes)}
+        schema = schema.with_metadata(metadata)
+    writer(counter, schema, sink)
+    return counter.rows
+
+
+class RowCounter:
+    """Batches whose rows are counted while they are read."""
+
+    def __init__(self, batches: Batches) -> None:
+        self._batches = batches
+        self.rows = 0
+
+    def __iter__(self) -> Iterator[pa.RecordBatch]:
+        for batch in self._batches:
+            self.rows += batch.num_rows
+            yield batch
+
+
+@contextmanager
+def compressed_file_sink(file: str) -> Iterator[BinaryIO]:
+    """A file to write to; text is compressed if the ending is .gz or .zst.
+
+    Raises:
+        UsageError: the file lies in an archive.
+        ArchiveUnwritable: it can't be written.
+    """
+    with file_sink(Path(file)) as sink:
+        compression = COMPRESSED.get(Path(file).suffix.lower())
+        if compression is None:
+            yield sink
+            return
+        with pa.CompressedOutputStream(sink, compression) as compressed:
+            yield compressed
+
+
+def _write_csv(batches: Batches, schema: pa.Schema, sink: BinaryIO) -> None:
+    sink.write((",".join(_csv_name(name) for name in schema.names) + "\n").encode())
+    for batch in batches:
+        text = as_flat_text(batch)
+        try:
+            sink.write(_csv_lines(text, "none"))
+        except pa.ArrowInvalid:
+            # A text of the exchange has a comma or a quote; then all texts are quoted.
+            sink.write(_csv_lines(text, "needed"))
+
+
+def _csv_name(name: str) -> str:
+    return '"' + name.replace('"', '""') + '"' if set(name) & set(',"\r\n') else name
+
+
+def _csv_lines(text: pa.RecordBatch, quoting: str) -> bytes:
+    lines = io.BytesIO()
+    options = pyarrow.csv.WriteOptions(include_header=False, quoting_style=quoting)
+    pyarrow.csv.write_csv(text, lines, options)
+    return lines.getvalue()
+
+
+def _write_jsonl(batches: Batches, _schema: pa.Schema, sink: BinaryIO) -> None:
+    encoder = msgspec.json.Encoder()
+    sink.writelines(encoder.encode_lines(as_text(batch).to_pylist()) for batch in batches)
+
+
+def _write_json(batches: Batches, _schema: pa.Schema, sink: BinaryIO) -> None:
+    encoder = msgspec.json.Encoder()
+    sink.write(b"[")
+    has_rows = False
+    for batch in batches:
+        for row in as_text(batch).to_pylist():
+            sink.write((b",\n " if has_rows else b"\n ") + encoder.encode(row))
+            has_rows = True
+    sink.write(b"\n]\n")
+
+
+WRITERS: dict[str, Writer] = {
+    "csv": _write_csv,
+    "json": _write_json,
+    "jsonl": _write_jsonl,
+    "parquet": write_parquet,
+    "arrow": write_arrow,
+}
+"""The function that writes a format, by the format's name."""
+
+
+# Exact text of values
+
+
+def as_text(batch: pa.RecordBatch) -> pa.RecordBatch:
+    """The rows with decimals, times and bytes as exact texts, also inside lists and structs.
+
+    Whole numbers, floats, booleans and nulls stay as they are.
+    """
+    return pa.RecordBatch.from_arrays(
+        [_text(column) for column in batch.columns], names=batch.schema.names
+    )
+
+
+def as_flat_text(batch: pa.RecordBatch) -> pa.RecordBatch:
+    """The rows as `as_text` has them, with each list and struct as one text of JSON."""
+    columns = [
+        _as_json(column) if pa.types.is_nested(column.type) else column
+        for column in as_text(batch).columns
+    ]
+    return pa.RecordBatch.from_arrays(columns, names=batch.schema.names)
+
+
+def _as_json(column: pa.Array) -> pa.Array:
+    values = column.to_pylist()
+    texts = [None if value is None else msgspec.json.encode(value).decode() for value in values]
+    return pa.array(texts, pa.string())
+
+
+def _text(column: pa.Array) -> pa.Array:
+    type_ = column.type
+    if pa.types.is_decimal(type_):
+        return _decimal_text(column)
+    if pa.types.is_timestamp(type_):
+        return _time_text(column)
+    if pa.types.is_time(type_):
+        return _without_zeros(column.cast(pa.time64("ns")).cast(pa.string()))
+    if pa.types.is_date(type_):
+        return column.cast(pa.string())
+    if pa.types.is_binary(type_):
+        return pa.array([v and v.hex() for v in column.to_pylist()], pa.string())
+    if pa.types.is_nested(type_):
+        return _nested_text(column)
+    return column.dictionary_decode() if pa.types.is_dictionary(type_) else column
+
+
+def _nested_text(column: pa.Array) -> pa.Array:
+    type_ = column.type
+    if pa.types.is_struct(type_):
+        fields = [_text(field) for field in column.flatten()]
+        names = [type_.field(i).name for i in range(type_.num_fields)]
+        return pa.StructArray.from_arrays(fields, names, mask=column.is_null())
+    if pa.types.is_map(type_):
+        entries = pa.struct([("key", type_.key_type), ("value", type_.item_type)])
+        return _text(column.cast(pa.list_(entries)))
+    if pa.types.is_fixed_size_list(type_):
+        return _text(column.cast(pa.list_(type_.value_type)))
+    lengths = pc.fill_null(pc.list_value_length(column), 0).to_numpy(zero_copy_only=False)
+    offsets = pa.array(np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32))
+    return pa.ListArray.from_arrays(offsets, _text(column.flatten()), mask=column.is_null())
+
+
+def _time_text(column: pa.Array) -> pa.Array:
+    """Times as ISO texts in UTC, whatever their time zone."""
+    try:
+        times = column.cast(pa.timestamp("ns"))
+    except pa.ArrowInvalid:
+        # Before 1677 or after 2262 there are no nanoseconds.
+        times = column.cast(pa.timestamp(column.type.unit))
+    stamps = pc.strftime(times, format="%Y-%m-%dT%H:%M:%S")
+    return pc.binary_join_element_wise(_without_zeros(stamps), "Z", "")
+
+
+def _without_zeros(texts: pa.Array) -> pa.Array:
+    """Texts without the zeros at the end of a fraction."""
+    return pc.utf8_rtrim(pc.utf8_rtrim(texts, characters="0"), characters=".")
+
+
+def _decimal_text(column: pa.Array) -> pa.Array:
+    """Decimals as digits without an exponent, and without zeros at the end."""
+    low, high = decimal_words(column)
+    scale = column.type.scale
+    if scale == 0 or ((high != 0) | (low < 0)).any() or column.null_count:
+        # Rare: sums beyond 64 bits, negative values, gaps.
+        texts = [None if v is None else _trimmed(format(v, "f")) for v in column.to_pylist()]
+        return pa.array(texts, pa.string())
+    whole, fraction = np.divmod(low, 10**scale)
+    digits = pc.utf8_lpad(pa.array(fraction).cast(pa.string()), width=scale, padding="0")
+    return _without_zeros(
+        pc.binary_join_element_wise(pa.array(whole).cast(pa.string()), digits, ".")
+    )
+
+
+def _trimmed(text: str) -> str:
+    return text.rstrip("0").rstrip(".") if "." in text else text
+
+
+def cell(value: object) -> str:
+    """A value of a column of `as_flat_text` as a table shows it, in one line."""
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return f"{value:.10g}" if isinstance(value, float) else str(value).replace("\n", "\\n")
