@@ -50,10 +50,12 @@ if TYPE_CHECKING:
     from harvester.download.events import BackfillResult
     from harvester.kraken.pairs import Pair
     from harvester.operations.refresh import RefreshResult
+    from harvester.operations.run_log import RunRecord
     from harvester.query.result import Result
     from harvester.server.sample_data import SampleExchange, sample_exchange
     from harvester.times import Range
-    from harvester.verify.reports import PairReport
+    from harvester.verify.digest import Digest
+    from harvester.verify.reports import CsvReport, ExchangeReport, PairReport, RepairReport
     from harvester.verify.status import PairStatus
 
 __version__ = "0.1.0"
@@ -75,9 +77,12 @@ __all__ = [
     "BadSetting",
     "BadTime",
     "Chart",
+    "CsvReport",
     "DamagedFile",
+    "Digest",
     "ExchangeError",
     "ExchangeRefused",
+    "ExchangeReport",
     "ExchangeUnreachable",
     "HarvesterError",
     "ImportIncomplete",
@@ -89,7 +94,9 @@ __all__ = [
     "PairStatus",
     "Range",
     "RefreshResult",
+    "RepairReport",
     "Result",
+    "RunRecord",
     "SampleExchange",
     "UnknownPair",
     "UnreadableAnswer",
@@ -108,7 +115,12 @@ _LAZY = {
     "sample_exchange": "harvester.server.sample_data",
     "PairStatus": "harvester.verify.status",
     "Result": "harvester.query.result",
+    "CsvReport": "harvester.verify.reports",
+    "Digest": "harvester.verify.digest",
+    "ExchangeReport": "harvester.verify.reports",
     "PairReport": "harvester.verify.reports",
+    "RepairReport": "harvester.verify.reports",
+    "RunRecord": "harvester.operations.run_log",
     "BackfillResult": "harvester.download.events",
     "Pair": "harvester.kraken.pairs",
     "Range": "harvester.times",

@@ -80,6 +80,11 @@ def _is_path(value: object) -> bool:
     return isinstance(path, str) and is_path_text(path)
 
 
+def _is_paths(value: object) -> bool:
+    is_text = isinstance(value, str | bytes | bytearray | memoryview)
+    return isinstance(value, Sequence) and not is_text and all(map(_is_path, value))
+
+
 def _is_params(value: object) -> bool:
     is_text = isinstance(value, str | bytes | bytearray | memoryview)
     return isinstance(value, Sequence | Mapping) and not is_text
@@ -111,6 +116,7 @@ ARGUMENT_TYPES: dict[str, ArgumentType] = {
     "str | os.PathLike[str]": ArgumentType(
         _is_path, "a path (text without NUL characters, or a pathlib.Path)"
     ),
+    "Sequence[str | os.PathLike[str]]": ArgumentType(_is_paths, "a list of paths"),
     "Mapping[str, Any]": ArgumentType(
         lambda value: isinstance(value, Mapping),
         'a mapping of names to values, such as {"exchange.rate": 0.5}',

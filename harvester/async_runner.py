@@ -7,6 +7,7 @@ import threading
 import warnings
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import Future
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -143,8 +144,32 @@ async def run_to_completion(work: Callable[[CancelToken], Awaitable[T]]) -> T:
         raise
 
 
-def run_in_thread(work: Callable[[CancelToken], Awaitable[T]]) -> T:
-    """Do work on a loop in a thread of its own, whatever runs in this one, and wait for it.
+_stoppable: list[Callable[[], None]] = []
+"""Stops the calls that the main thread waits for, the last one on top."""
+
+
+def stop_running_call() -> bool:
+    """Ask the call that the main thread waits for to end early and to return what it has.
+
+    For signal handlers, which run in the main thread.
+
+    Returns:
+        Whether there is such a call: one that runs by `run_in_thread` with `is_stoppable`.
+    """
+    if not _stoppable:
+        return False
+    _stoppable[-1]()
+    return True
+
+
+def run_in_thread(work: Callable[[CancelToken], Awaitable[T]], *, is_stoppable: bool = False) -> T:
+    """Run work on an event loop in a thread of its own, and wait for its result.
+
+    So it works inside a notebook's running event loop, too.
+
+    Args:
+        work: gets the token by which it is asked to end early.
+        is_stoppable: whether `stop_running_call` applies to it.
 
     Raises:
         KeyboardInterrupt: Ctrl-C; what was fetched is kept. A second one does not wait for that.
@@ -164,16 +189,26 @@ def run_in_thread(work: Callable[[CancelToken], Awaitable[T]]) -> T:
         except BaseException as error:  # noqa: BLE001 - it is raised where it is waited for
             done.set_exception(error)
 
+    def stop_work() -> None:
+        begun.wait()
+        # The loop may have closed, with its result on the way.
+        with suppress(RuntimeError):
+            loops[0].call_soon_threadsafe(stop.wish)
+
     # A daemon: a second Ctrl-C ends the process at once, and loses nothing that was committed.
     threading.Thread(target=run, name="harvester", daemon=True).start()
+    if is_stoppable:
+        _stoppable.append(stop_work)
     try:
         return done.result()
     except KeyboardInterrupt:
-        begun.wait()
         if not done.done():
-            loops[0].call_soon_threadsafe(stop.wish)
+            stop_work()
             done.exception()
         raise
+    finally:
+        if is_stoppable:
+            _stoppable.remove(stop_work)
 
 
 async def market_names(settings: Settings, archive: TradeStore) -> dict[str, Pair]:

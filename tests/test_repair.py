@@ -14,6 +14,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +27,7 @@ import pytest
 import tapes
 from crawling import Crawl, serve, strangers, tape_of
 from doomed import Plan
-from exchange import Call, Clock, Exchange, expected
+from exchange import Call, Clock, Exchange, Faults, expected
 from harms import END, HARMS, MARKET, PAIR, RANGES, TRADES, Harm, path_of, segment
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -39,6 +40,7 @@ from harvester.download.events import CancelToken
 from harvester.download.request import RunOptions
 from harvester.errors import HarvesterError
 from harvester.kraken.client import Client
+from harvester.operations.run_log import last
 from harvester.query.rollups import parse_levels, roll_up
 from harvester.schema import WRITER_OPTIONS
 from harvester.storage.lock import held
@@ -961,3 +963,27 @@ def test_a_pair_named_twice_is_mended_once(data: Path, exchange: Exchange) -> No
     harms.digit_changed(data, 1)
     ran = run(exchange, data, "XBTUSD", "btc/usd", "--repair", "-q")
     assert (ran.status, len(quarantined(data))) == (0, 1)
+
+
+def test_ctrl_c_ends_a_repair_and_keeps_its_report(data: Path) -> None:
+    harms.digit_changed(data, 1)
+    with serve(MARKET, faults=Faults(elsewhere={"Time": ["hang"]})) as hanging:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "harvester", "verify", "--repair"],
+            env=os.environ | FAST | {"HARVESTER_DATA": str(data), "HARVESTER_API_URL": hanging.url},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        while not hanging.calls:
+            time.sleep(0.01)
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert out.startswith("XBTUSD: 1 FAULTS")
+    assert err.splitlines() == [
+        "stopping; what was fetched is being written (again to stop at once)",
+        "harvester: XBTUSD: interrupted; the same command goes on where it stopped",
+        "XBTUSD: nothing was moved",
+    ]
+    assert [one.exit_status for one in last(TradeStore(data), 1)] == [130]

@@ -353,9 +353,22 @@ def _second(stamp_ns: int) -> str:
     return show(stamp_ns // SECOND * SECOND)
 
 
+class Reported(NamedTuple):
+    """A result is known before the call ends, such as the report of one of several pairs.
+
+    Attributes:
+        pair: altname; empty where the report is about no pair.
+        report: of the type that the method's docstring names.
+    """
+
+    pair: str
+    report: object
+
+
 Event = (
     Begun
     | Step
+    | Reported
     | Imported
     | Started
     | PageRead

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any, NamedTuple
 
 from harvester.errors import ArchiveDamaged, ArchiveIncomplete, HarvesterError, gravest
@@ -53,6 +53,10 @@ class PairReport:
         rollups: roll-up files held against their ticks.
         notes: what is odd and no fault.
         digests: of the tape over whole months, where nothing is wrong.
+        repair: what was repaired, if a repair was requested and there were faults. The other
+            fields are the state after it.
+        exchange: the comparison with the exchange's OHLC endpoint, if it was requested.
+        csv: the comparison with Kraken's candle files, if they were given.
     """
 
     pair: str
@@ -66,11 +70,32 @@ class PairReport:
     notes: list[str] = field(default_factory=list)
     faults: list[Fault] = field(default_factory=list)
     digests: list[Digest] = field(default_factory=list)
+    repair: RepairReport | None = None
+    exchange: ExchangeReport | None = None
+    csv: CsvReport | None = None
 
     @property
     def exit_status(self) -> int:
-        """0 when nothing is wrong."""
+        """4 if there are faults, else 0; after a repair, the exit status of the repair."""
+        if self.repair is not None:
+            return self.repair.exit_status
         return ArchiveDamaged.exit_status if self.faults else 0
+
+    def to_dict(self) -> dict[str, Any]:
+        """The report for JSON; `repair`, `exchange` and `csv` only where they were requested."""
+        parts = {"repair": self.repair, "exchange": self.exchange, "csv": self.csv}
+        return {
+            **_counts_and_faults(self),
+            "exit_status": self.exit_status,
+            **{name: part.to_dict() for name, part in parts.items() if part is not None},
+        }
+
+
+def _counts_and_faults(report: PairReport) -> dict[str, Any]:
+    """The fields of a report but the reports of further checks."""
+    further = ("repair", "exchange", "csv")
+    names = [field.name for field in fields(report) if field.name not in further]
+    return {name: getattr(report, name) for name in names}
 
 
 class Moved(NamedTuple):
@@ -124,11 +149,11 @@ class RepairReport:
         """That of the error, else 0 when nothing is wrong any more."""
         return self.after.exit_status if self.error is None else self.error.exit_status
 
-    def plain(self) -> dict[str, Any]:
-        """For JSON: all but `after`, which is the pair's report."""
+    def to_dict(self) -> dict[str, Any]:
+        """The report for JSON: all but `after`, which is the pair's report."""
         return {
-            "before": asdict(self.before),
-            "moved": [one._asdict() for one in self.moved],
+            "before": _counts_and_faults(self.before),
+            "moved": [moved._asdict() for moved in self.moved],
             "uncovered": self.uncovered,
             "trades": self.trades,
             "pages": self.pages,
@@ -232,10 +257,12 @@ class Comparison:
 
     @property
     def exit_status(self) -> int:
-        """The gravest of the errors'; 4 where a candle differs, or none could be compared."""
-        is_proved = self.compared and not self.differing
-        status = 0 if is_proved else ArchiveIncomplete.exit_status
-        return gravest([status, *(error.exit_status for error in self.errors)])
+        """The gravest one of the errors; 4 if a candle differs, or none could be compared."""
+        return gravest([self._status_of_candles(), *(error.exit_status for error in self.errors)])
+
+    def _status_of_candles(self) -> int:
+        is_equal = self.compared and not self.differing
+        return 0 if is_equal else ArchiveIncomplete.exit_status
 
 
 @dataclass(frozen=True, slots=True)
@@ -244,11 +271,32 @@ class ExchangeReport(Comparison):
 
     Attributes:
         pair: altname.
-        intervals: one for each length; none where nothing is held.
+        intervals: one report per candle length; empty if the archive has no trades of the pair.
+        error: the error that ended the comparison early; None if there was none.
     """
 
     pair: str
     intervals: tuple[IntervalReport, ...] = ()
+    error: HarvesterError | None = None
+
+    @property
+    def exit_status(self) -> int:
+        """The exit status of the error; else 4 if a candle differs or none could be compared."""
+        if self.error is not None:
+            return self.error.exit_status
+        return self._status_of_candles()
+
+    def to_dict(self) -> dict[str, Any]:
+        """The report for JSON."""
+        return {
+            "pair": self.pair,
+            "intervals": [asdict(interval) for interval in self.intervals],
+            "compared": self.compared,
+            "differing": self.differing,
+            "skipped": self.skipped,
+            "error": None if self.error is None else str(self.error),
+            "exit_status": self.exit_status,
+        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -265,7 +313,7 @@ class FileReport:
     interval: IntervalReport
     error: HarvesterError | None = None
 
-    def plain(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Any]:
         """For JSON."""
         error = None if self.error is None else str(self.error)
         return {"file": self.file, **asdict(self.interval), "error": error}
@@ -295,11 +343,11 @@ class CsvReport(Comparison):
         """What ended files early."""
         return tuple(file.error for file in self.files if file.error is not None)
 
-    def plain(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Any]:
         """For JSON: each file's figures beside its name."""
         return {
             "pair": self.pair,
-            "files": [file.plain() for file in self.files],
+            "files": [file.to_dict() for file in self.files],
             "compared": self.compared,
             "differing": self.differing,
             "skipped": self.skipped,

@@ -1,0 +1,354 @@
+"""`harvester verify`: check what is stored, repair it, compare candles with Kraken's."""
+
+from __future__ import annotations
+
+import os
+import signal
+import warnings
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from types import FrameType
+from typing import Any, Self
+
+import click
+
+from harvester.archive import Archive
+from harvester.async_runner import stop_running_call
+from harvester.cli import output
+from harvester.cli.common_options import CommonOptions, common_options
+from harvester.cli.crawling import show_warnings
+from harvester.cli.progress import Display, display
+from harvester.download.events import Begun, Event, Reported, Step
+from harvester.errors import ArchiveIncomplete, HarvesterError, Interrupted, gravest
+from harvester.kraken.ohlc import WEEK_MIN
+from harvester.operations.verification import EXCHANGE_STEPS
+from harvester.verify.against_csv import Chosen
+from harvester.verify.reports import (
+    Comparison,
+    CsvReport,
+    ExchangeReport,
+    IntervalReport,
+    Moved,
+    PairReport,
+    RepairReport,
+)
+
+MAX_FILES_LISTED = 8
+
+
+@click.command()
+@click.argument("pair", nargs=-1)
+@click.option(
+    "--against-exchange",
+    is_flag=True,
+    help="Compare candles with the exchange's OHLC endpoint, too.",
+)
+@click.option(
+    "--against-csv",
+    multiple=True,
+    metavar="FILE",
+    help="Compare candles with Kraken's candle files (OHLCVT), too: a ZIP, a CSV or a folder; "
+    "repeatable.",
+)
+@click.option("--repair", is_flag=True, help="Quarantine broken files and download them again.")
+@click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
+@common_options
+def verify(
+    common: CommonOptions,
+    pair: tuple[str, ...],
+    against_exchange: bool,
+    against_csv: tuple[str, ...],
+    repair: bool,
+    as_json: bool,
+) -> int:
+    """Check every stored trade for corruption and gaps.
+
+    Trades are checked against file names, footers, checksums, trade ids and what was requested.
+    One line per fault, with its file and range. Exit status 4 if there is a fault, if a candle
+    differs from the exchange's, or if none could be compared.
+
+    --against-csv reads Kraken_OHLCVT.zip and files like it; no network.
+
+    --repair moves broken files into the folder quarantine/, each with a note, downloads their
+    ranges and what else is missing, and checks again. Nothing is deleted.
+
+    Example: harvester verify XBT/USD --repair
+    """
+    archive = common.archive()
+    show_warnings(verbose=common.verbose > 0)
+    with VerifyPrinter(common, archive, as_json=as_json) as printer, _signals(), _warnings():
+        reports = archive.verify(
+            *pair,
+            repair=repair,
+            against_exchange=against_exchange,
+            against_csv=against_csv,
+            progress=printer.print_event,
+        )
+    statuses = [report.exit_status for report in reports]
+    statuses += [report.exchange.exit_status for report in reports if report.exchange]
+    statuses += [report.csv.exit_status for report in reports if report.csv]
+    if against_csv and not any(report.csv for report in reports):
+        output.error("nothing compared: none of the files is of a pair that is stored")
+        statuses.append(ArchiveIncomplete.exit_status)
+    if as_json:
+        output.as_json([_to_dict(report, with_repair=repair) for report in reports])
+    elif not reports:
+        output.hint(f"the archive at {archive.path} is empty: there is nothing to check")
+    return gravest(statuses)
+
+
+def _to_dict(report: PairReport, *, with_repair: bool) -> dict[str, Any]:
+    fields = report.to_dict()
+    return {"repair": None, **fields} if with_repair else fields
+
+
+# --- signals and warnings -------------------------------------------------------------------------
+
+
+@contextmanager
+def _signals() -> Iterator[None]:
+    """While a repair runs, the first Ctrl-C or SIGTERM ends it early, the second at once.
+
+    What was downloaded by then is kept, and the report is printed. While no repair runs, signals
+    are handled as before.
+    """
+    received: list[int] = []
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def on_signal(number: int, _frame: FrameType | None) -> None:
+        if received:
+            output.hide_live()
+            os._exit(Interrupted.exit_status)
+        if stop_running_call():
+            received.append(number)
+            output.hint("stopping; what was fetched is being written (again to stop at once)")
+            return
+        signal.signal(number, before[signal.Signals(number)])
+        signal.raise_signal(number)
+
+    for number in before:
+        signal.signal(number, on_signal)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def _warnings() -> Iterator[None]:
+    """Warnings of harvester are printed as hints, each time they occur."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("always", category=UserWarning, module=r"harvester\.")
+        warnings.showwarning = lambda message, *_: output.hint(str(message))
+        yield
+
+
+# --- formatter ------------------------------------------------------------------------------------
+
+
+class VerifyPrinter:
+    """Prints the events of a verification: progress to stderr, reports as soon as they are known.
+
+    Each part of the work has a progress display of its own, as a pair that one part has finished
+    comes back in the next.
+    """
+
+    def __init__(self, common: CommonOptions, archive: Archive, *, as_json: bool) -> None:
+        """`as_json`: reports are printed later, so only errors are printed here."""
+        self._common = common
+        self._archive = archive
+        self._as_json = as_json
+        self._displays = ExitStack()
+        self._shown = self._new_display()
+
+    def __enter__(self) -> Self:
+        """Begin to show progress."""
+        self._displays.enter_context(self._shown)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Show no more progress."""
+        self._displays.close()
+
+    def _new_display(self) -> Display:
+        return display(quiet=self._common.quiet, log_json=self._common.log_json)
+
+    def print_event(self, event: Event) -> None:
+        """Print an event, from any thread."""
+        match event:
+            case Reported():
+                with self._shown.aside():
+                    self._print_report(event.pair, event.report)
+            case Begun():
+                self._displays.close()
+                self._shown = self._displays.enter_context(self._new_display())
+                self._shown.tell(event)
+            case Step(pair, 0, _, unit) if unit == EXCHANGE_STEPS:
+                self._print_exchange_is_asked(pair)
+            case _:
+                self._shown.tell(event)
+
+    def _print_exchange_is_asked(self, pair: str) -> None:
+        if not (self._common.quiet or self._common.log_json or output.is_terminal()):
+            output.hint(f"{pair}: asking the exchange for its own candles")
+
+    def _print_report(self, pair: str, report: object) -> None:
+        if not self._as_json:
+            _print_result(report, exact=self._common.verbose > 0)
+        match report:
+            case RepairReport(error=HarvesterError()):
+                _print_repair_error(report, f"{self._archive.path}/quarantine/{pair}")
+            case ExchangeReport(error=HarvesterError() as error):
+                output.error(str(error))
+            case CsvReport(errors=errors):
+                for error in errors:
+                    output.error(f"{pair}: {error}")
+            case Chosen() if not self._common.quiet:
+                _print_skipped_files(report)
+            case _:
+                pass
+
+
+def _print_result(report: object, *, exact: bool) -> None:
+    """Print a report to stdout; `exact`: with the bounds of ranges in nanoseconds."""
+    match report:
+        case PairReport():
+            _print_pair(report, exact=exact)
+        case Moved():
+            output.result(str(report))
+        case RepairReport():
+            _print_repair(report, exact=exact)
+        case ExchangeReport(error=None):
+            _print_exchange_report(report)
+        case CsvReport():
+            _print_csv_report(report)
+        case _:
+            pass
+
+
+def _print_pair(report: PairReport, *, exact: bool) -> None:
+    """Print what the check found; `exact`: with the bounds of ranges in nanoseconds."""
+    verdict = f"{len(report.faults)} FAULTS" if report.faults else "sound"
+    jumps = f"{report.jumps:,} confirmed jumps"
+    if report.unasked_jumps:
+        jumps += f" and {report.unasked_jumps:,} not asked for"
+    output.result(
+        f"{report.pair}: {verdict}: {report.files:,} files, {report.rows:,} trades, "
+        f"{report.ids:,} ids, {report.seams:,} seams, {jumps}, "
+        f"{report.rollups:,} roll-ups"
+    )
+    for fault in report.faults:
+        output.result(f"  {fault} {fault.span.bounds_text}" if exact else f"  {fault}")
+    for digest in report.digests:
+        output.result(f"  digest: {digest}")
+    for note in report.notes:
+        output.hint(f"  {note}")
+
+
+def _print_repair(report: RepairReport, *, exact: bool) -> None:
+    if report.uncovered:
+        more = len(report.uncovered) - 1
+        ranges = f"{report.uncovered[0]}, and {more} more" if more else f"{report.uncovered[0]}"
+        output.result(f"{report.pair}: lacked trades, downloaded again: {ranges}")
+    if report.pages:
+        trades = f"{report.trades:,} trades in {report.pages:,} pages"
+        output.result(f"{report.pair}: fetched {trades}")
+    if report.moved or report.pages or report.error is None:
+        _print_pair(report.after, exact=exact)
+
+
+def _print_repair_error(report: RepairReport, quarantine: str) -> None:
+    """Print what ended a repair early; `quarantine` is the folder with the pair's moved files."""
+    text = str(report.error)
+    named = text if text.startswith(report.pair) else f"{report.pair}: {text}"
+    left = "nothing was moved"
+    if report.moved:
+        left = f"what was moved is kept in {quarantine}; what is missing stays on record"
+    output.error(named, f"{report.pair}: {left}")
+
+
+def _print_exchange_report(report: ExchangeReport) -> None:
+    output.result(f"{report.pair} against the exchange: {_verdict(report)}")
+    for interval in report.intervals:
+        _print_interval(f"{interval.minutes}m", interval)
+    for interval in report.intervals:
+        if interval.minutes == WEEK_MIN:
+            output.result(f"  trades a week: {_weeks(interval)}")
+
+
+def _print_csv_report(report: CsvReport) -> None:
+    output.result(f"{report.pair} against the files: {_csv_verdict(report)}")
+    for file in report.files:
+        if file.error is None:
+            _print_interval(f"{file.interval.minutes}m, {file.file}", file.interval)
+
+
+def _print_skipped_files(choice: Chosen) -> None:
+    if choice.passed_over:
+        output.hint(
+            f"passed over: {choice.passed_over:,} files of pairs that are not asked for or not held"
+        )
+    if unknown := choice.unknown:
+        shown = ", ".join(map(str, unknown[:MAX_FILES_LISTED]))
+        more = " ..." if len(unknown) > MAX_FILES_LISTED else ""
+        output.hint(
+            f"passed over: {len(unknown):,} files whose names are not those of candles of a known "
+            f"pair, such as XBTUSD_60.csv: {shown}{more}"
+        )
+
+
+def _print_interval(title: str, interval: IntervalReport) -> None:
+    """Print the counts of candles of one length, and their differences."""
+    output.result(f"  {title}: {_interval_text(interval)}")
+    for difference in interval.differences:
+        output.result(f"    {difference}")
+    if interval.more:
+        output.result(f"    and {interval.more:,} more values of {interval.minutes}m candles")
+
+
+def _verdict(report: Comparison) -> str:
+    """The result over candles of all lengths, in a few words."""
+    if not report.intervals:
+        return "nothing compared: no trades are held"
+    if not report.compared:
+        return f"nothing compared: {report.skipped:,} candles skipped"
+    done = f"{report.compared:,} candles compared, {report.skipped:,} skipped"
+    return f"{report.differing:,} DIFFER: {done}" if report.differing else f"equal: {done}"
+
+
+def _csv_verdict(report: CsvReport) -> str:
+    if report.is_held and not report.files:
+        return "nothing compared: none of them is of it"
+    if not report.errors:
+        return _verdict(report)
+    failed = f"{len(report.errors)} of {len(report.files)} FILES NOT READ"
+    return f"{failed}; {_verdict(report)}" if report.compared else failed
+
+
+def _interval_text(interval: IntervalReport) -> str:
+    parts = [f"{interval.compared:,} compared, {interval.differing:,} differ{_skipped(interval)}"]
+    if interval.shortened:
+        parts.append(
+            f"{interval.shortened:,} prices held only to the decimals that the exchange prints"
+        )
+    if interval.at_edge:
+        parts.append(f"{interval.at_edge:,} equal by moving trades published at the very edge")
+    if interval.within_float_rounding:
+        parts.append(f"{interval.within_float_rounding:,} equal within float rounding")
+    return "; ".join([*parts, *interval.notes])
+
+
+def _weeks(interval: IntervalReport) -> str:
+    if not interval.compared:
+        return f"no week compared{_skipped(interval)}"
+    return (
+        f"{interval.compared:,} weeks compared, {interval.miscounted:,} differ: "
+        f"{interval.theirs:,} by the exchange's count, {interval.ours:,} held{_skipped(interval)}"
+    )
+
+
+def _skipped(interval: IntervalReport) -> str:
+    if not interval.skipped:
+        return ""
+    return "; skipped " + ", ".join(f"{n:,} {reason}" for reason, n in interval.skipped.items())
