@@ -95,7 +95,11 @@ class LazyGroup(click.Group):
 
     def get_command(self, _context: click.Context, name: str) -> click.Command | None:
         """The command of a name, imported; None if there is none."""
-        return load_command(name) if name in COMMANDS else None
+        if name not in COMMANDS:
+            return None
+        # Before the command's module is imported: pyarrow would import pandas with it.
+        process.settle()
+        return load_command(name)
 
     def parse_args(self, context: click.Context, words: list[str]) -> list[str]:
         """Read the words before a command; an option of the commands stands behind one.
