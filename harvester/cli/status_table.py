@@ -23,10 +23,10 @@ DROP_ORDER = ("B/trade", "roll-ups", "first", "MB", "files", "calls", "coverage"
 
 def status_to_dict(pair_status: PairStatus) -> dict[str, Any]:
     """The status of a pair, for JSON."""
-    ratio = pair_status.bytes_a_trade
+    ratio = pair_status.bytes_per_trade
     return {
         **asdict(pair_status),
-        "bytes_a_trade": ratio and round(ratio, 3),
+        "bytes_per_trade": ratio and round(ratio, 3),
         "exit_status": pair_status.exit_status,
     }
 

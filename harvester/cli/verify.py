@@ -22,7 +22,7 @@ from harvester.download.events import Begun, Event, Reported, Step
 from harvester.errors import ArchiveIncomplete, HarvesterError, Interrupted, gravest
 from harvester.kraken.ohlc import WEEK_MIN
 from harvester.operations.verification import EXCHANGE_STEPS
-from harvester.verify.against_csv import Chosen
+from harvester.verify.against_csv import FileChoice
 from harvester.verify.reports import (
     Comparison,
     CsvReport,
@@ -204,7 +204,7 @@ class VerifyPrinter:
             case CsvReport(errors=errors):
                 for error in errors:
                     output.error(f"{pair}: {error}")
-            case Chosen() if not self._common.quiet:
+            case FileChoice() if not self._common.quiet:
                 _print_skipped_files(report)
             case _:
                 pass
@@ -229,31 +229,41 @@ def _print_result(report: object, *, exact: bool) -> None:
 
 def _print_pair(report: PairReport, *, exact: bool) -> None:
     """Print what the check found; `exact`: with the bounds of ranges in nanoseconds."""
-    verdict = f"{len(report.faults)} FAULTS" if report.faults else "sound"
-    jumps = f"{report.jumps:,} confirmed jumps"
-    if report.unasked_jumps:
-        jumps += f" and {report.unasked_jumps:,} not asked for"
-    output.result(
-        f"{report.pair}: {verdict}: {report.files:,} files, {report.rows:,} trades, "
-        f"{report.ids:,} ids, {report.seams:,} seams, {jumps}, "
-        f"{report.rollups:,} roll-ups"
-    )
+    verdict = _counted(len(report.faults), "FAULT") if report.faults else "sound"
+    id_gaps = _counted(report.confirmed_id_gaps, "confirmed id gap")
+    if report.unconfirmed_id_gaps:
+        id_gaps += f" and {report.unconfirmed_id_gaps:,} unconfirmed"
+    parts = [
+        _counted(report.files, "file"),
+        _counted(report.rows, "trade"),
+        _counted(report.ids, "id"),
+        f"{report.boundaries:,} file {'boundary' if report.boundaries == 1 else 'boundaries'}",
+        id_gaps,
+        _counted(report.rollups, "roll-up"),
+    ]
+    output.result(f"{report.pair}: {verdict}: {', '.join(parts)}")
     for fault in report.faults:
-        output.result(f"  {fault} {fault.span.bounds_text}" if exact else f"  {fault}")
+        output.result(f"  {fault} {fault.range.bounds_text}" if exact else f"  {fault}")
     for digest in report.digests:
         output.result(f"  digest: {digest}")
     for note in report.notes:
         output.hint(f"  {note}")
 
 
+def _counted(number: int, name: str) -> str:
+    """Such as `1 file` or `2 files`; `FAULT` has its plural in capitals, too."""
+    ending = "" if number == 1 else "S" if name.isupper() else "s"
+    return f"{number:,} {name}{ending}"
+
+
 def _print_repair(report: RepairReport, *, exact: bool) -> None:
     if report.uncovered:
         more = len(report.uncovered) - 1
         ranges = f"{report.uncovered[0]}, and {more} more" if more else f"{report.uncovered[0]}"
-        output.result(f"{report.pair}: lacked trades, downloaded again: {ranges}")
+        output.result(f"{report.pair}: trades were missing, downloaded again: {ranges}")
     if report.pages:
-        trades = f"{report.trades:,} trades in {report.pages:,} pages"
-        output.result(f"{report.pair}: fetched {trades}")
+        trades = f"{_counted(report.trades, 'trade')} in {_counted(report.pages, 'page')}"
+        output.result(f"{report.pair}: downloaded {trades}")
     if report.moved or report.pages or report.error is None:
         _print_pair(report.after, exact=exact)
 
@@ -264,7 +274,7 @@ def _print_repair_error(report: RepairReport, quarantine: str) -> None:
     named = text if text.startswith(report.pair) else f"{report.pair}: {text}"
     left = "nothing was moved"
     if report.moved:
-        left = f"what was moved is kept in {quarantine}; what is missing stays on record"
+        left = f"moved files are kept in {quarantine}; the missing ranges stay recorded"
     output.error(named, f"{report.pair}: {left}")
 
 
@@ -284,16 +294,17 @@ def _print_csv_report(report: CsvReport) -> None:
             _print_interval(f"{file.interval.minutes}m, {file.file}", file.interval)
 
 
-def _print_skipped_files(choice: Chosen) -> None:
-    if choice.passed_over:
+def _print_skipped_files(choice: FileChoice) -> None:
+    if choice.of_other_pairs:
         output.hint(
-            f"passed over: {choice.passed_over:,} files of pairs that are not asked for or not held"
+            f"skipped: {_counted(choice.of_other_pairs, 'file')} of pairs that are not requested "
+            "or not stored"
         )
     if unknown := choice.unknown:
         shown = ", ".join(map(str, unknown[:MAX_FILES_LISTED]))
         more = " ..." if len(unknown) > MAX_FILES_LISTED else ""
         output.hint(
-            f"passed over: {len(unknown):,} files whose names are not those of candles of a known "
+            f"skipped: {_counted(len(unknown), 'file')} not named after the candles of a known "
             f"pair, such as XBTUSD_60.csv: {shown}{more}"
         )
 
@@ -303,14 +314,14 @@ def _print_interval(title: str, interval: IntervalReport) -> None:
     output.result(f"  {title}: {_interval_text(interval)}")
     for difference in interval.differences:
         output.result(f"    {difference}")
-    if interval.more:
-        output.result(f"    and {interval.more:,} more values of {interval.minutes}m candles")
+    if interval.unlisted:
+        output.result(f"    and {interval.unlisted:,} more values of {interval.minutes}m candles")
 
 
 def _verdict(report: Comparison) -> str:
     """The result over candles of all lengths, in a few words."""
     if not report.intervals:
-        return "nothing compared: no trades are held"
+        return "nothing compared: no trades are stored"
     if not report.compared:
         return f"nothing compared: {report.skipped:,} candles skipped"
     done = f"{report.compared:,} candles compared, {report.skipped:,} skipped"
@@ -318,8 +329,8 @@ def _verdict(report: Comparison) -> str:
 
 
 def _csv_verdict(report: CsvReport) -> str:
-    if report.is_held and not report.files:
-        return "nothing compared: none of them is of it"
+    if report.has_trades and not report.files:
+        return "nothing compared: no file is of this pair"
     if not report.errors:
         return _verdict(report)
     failed = f"{len(report.errors)} of {len(report.files)} FILES NOT READ"
@@ -330,10 +341,12 @@ def _interval_text(interval: IntervalReport) -> str:
     parts = [f"{interval.compared:,} compared, {interval.differing:,} differ{_skipped(interval)}"]
     if interval.shortened:
         parts.append(
-            f"{interval.shortened:,} prices held only to the decimals that the exchange prints"
+            f"{interval.shortened:,} prices compared to the decimals that the exchange prints"
         )
-    if interval.at_edge:
-        parts.append(f"{interval.at_edge:,} equal by moving trades published at the very edge")
+    if interval.at_boundary:
+        parts.append(
+            f"{interval.at_boundary:,} equal if trades published exactly at a boundary are moved"
+        )
     if interval.within_float_rounding:
         parts.append(f"{interval.within_float_rounding:,} equal within float rounding")
     return "; ".join([*parts, *interval.notes])
@@ -344,7 +357,8 @@ def _weeks(interval: IntervalReport) -> str:
         return f"no week compared{_skipped(interval)}"
     return (
         f"{interval.compared:,} weeks compared, {interval.miscounted:,} differ: "
-        f"{interval.theirs:,} by the exchange's count, {interval.ours:,} held{_skipped(interval)}"
+        f"{interval.exchange_trades:,} by the exchange's count, {interval.archive_trades:,} stored"
+        f"{_skipped(interval)}"
     )
 
 

@@ -27,7 +27,7 @@ from harvester.times import Range
 from harvester.verify import against_csv
 from harvester.verify.against_exchange import Comparer
 from harvester.verify.digest import Digest, digests
-from harvester.verify.integrity import prove
+from harvester.verify.integrity import verify_with_digests
 from harvester.verify.repair import Repairer
 from harvester.verify.reports import CsvReport, ExchangeReport, Moved, PairReport, RepairReport
 
@@ -49,7 +49,7 @@ def check_pairs(archive: TradeStore, names: Sequence[str], listener: Listener) -
     listener(Begun(len(names)))
     reports = []
     for name in names:
-        reports.append(prove(archive, name, lambda *step: listener(Step(*step))))
+        reports.append(verify_with_digests(archive, name, lambda *step: listener(Step(*step))))
         listener(Reported(name, reports[-1]))
     return reports
 
