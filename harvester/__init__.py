@@ -55,11 +55,13 @@ if TYPE_CHECKING:
     from harvester.kraken.pairs import Pair
     from harvester.operations.maintenance import CompactionResult, RollupResult
     from harvester.operations.refresh import RefreshResult
+    from harvester.operations.run_log import RunRecord
     from harvester.query.explain import Explanation
     from harvester.query.result import Result
     from harvester.server.sample_data import SampleExchange, sample_exchange
     from harvester.times import Range
-    from harvester.verify.reports import PairReport
+    from harvester.verify.digest import Digest
+    from harvester.verify.reports import CsvReport, ExchangeReport, PairReport, RepairReport
     from harvester.verify.status import PairStatus
 
 __version__ = "0.1.0"
@@ -84,9 +86,12 @@ __all__ = [
     "CancelToken",
     "Chart",
     "CompactionResult",
+    "CsvReport",
     "DamagedFile",
+    "Digest",
     "ExchangeError",
     "ExchangeRefused",
+    "ExchangeReport",
     "ExchangeUnreachable",
     "Explanation",
     "ExportedFile",
@@ -104,8 +109,10 @@ __all__ = [
     "PairStatus",
     "Range",
     "RefreshResult",
+    "RepairReport",
     "Result",
     "RollupResult",
+    "RunRecord",
     "SampleExchange",
     "UnknownPair",
     "UnreadableAnswer",
@@ -124,8 +131,13 @@ _LAZY = {
     "sample_exchange": "harvester.server.sample_data",
     "PairStatus": "harvester.verify.status",
     "Result": "harvester.query.result",
+    "CsvReport": "harvester.verify.reports",
+    "Digest": "harvester.verify.digest",
+    "ExchangeReport": "harvester.verify.reports",
     "PairReport": "harvester.verify.reports",
     "BackfillEstimate": "harvester.download.estimate",
+    "RepairReport": "harvester.verify.reports",
+    "RunRecord": "harvester.operations.run_log",
     "BackfillResult": "harvester.download.events",
     "CancelToken": "harvester.download.events",
     "CompactionResult": "harvester.operations.maintenance",

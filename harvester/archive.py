@@ -42,10 +42,12 @@ if TYPE_CHECKING:
     from harvester.exporters.export import ExportedFile, Layout
     from harvester.operations.maintenance import CompactionResult, RollupResult
     from harvester.operations.refresh import RefreshResult
+    from harvester.operations.run_log import RunRecord
     from harvester.query.connection import Connection
     from harvester.query.explain import Explanation
     from harvester.query.plan import CandleQuery, Fill
     from harvester.query.result import Result
+    from harvester.verify.digest import Digest
     from harvester.verify.reports import PairReport
 
 
@@ -1211,50 +1213,183 @@ class Archive:
 
     @check_types
     def status(self, *pairs: str) -> list[PairStatus]:
-        """What is held of some pairs, or of all: trades, first and last, coverage, files, bytes.
+        """What is stored of some pairs, or of all: trades, coverage, gaps, files, bytes.
 
-        Names and footers tell it; no trade is read. A file that can't be read is told in `damaged`.
+        Reads file names and Parquet footers only, no trades; no network.
+
+        Args:
+            *pairs: which, in any spelling; all that are stored or were requested unless given.
 
         Returns:
-            One a pair; `pandas.DataFrame(archive.status())` is a table of them.
+            A status per pair; `pandas.DataFrame(archive.status())` is a table of them. A file that
+            can't be read is named in `damaged`.
 
         Raises:
-            NothingHeld: the archive holds no trades of one of the pairs.
-            ArchiveDamaged: files keep vanishing while they are looked at.
+            NothingHeld: the archive knows nothing of one of the pairs.
+            ArchiveDamaged: files keep vanishing while they are listed.
 
         Example:
-            >>> [held] = archive.status()
-            >>> held.pair, held.trades, held.gaps
+            >>> [status] = archive.status()
+            >>> status.pair, status.trades, status.gaps
             ('XBTUSD', 20000, [])
         """
-        self._check_open()
-        names = [self._held(name).altname for name in pairs]
-        return status(self._disk, names or None, time.time_ns())
+        return status(self._disk, self._named(pairs) or None, time.time_ns())
 
     @check_types
-    def verify(self, *pairs: str) -> list[PairReport]:
-        """Read every trade of some pairs, or of all, and hold it against all that is said of it.
+    def runs(self, count: int = 20) -> list[RunRecord]:
+        """The last runs that wrote to the archive, the latest first, from the run log.
 
-        Names, footers, checksums, ids, roll-ups, and what was asked for: docs/verify.md tells.
+        Args:
+            count: at most so many.
 
         Returns:
-            A report a pair. `faults` has what is wrong, and is empty where the archive is proved;
-            `digests` has checksums by month, to compare with others.
+            A record per run: `command`, `begun`, `ended`, `state` (`running`, `ended` or
+            `killed`), `exit_status`, `error`, `asked`, `pairs`, `trades`, `gaps`, `calls`, ...
+
+        Raises:
+            UsageError: `count` is less than 1.
+            ArchiveError: the folder with the records can't be read.
+
+        Example:
+            >>> archive.backfill("XBT/USD")[0].error
+            >>> [run] = archive.runs(1)
+            >>> run.command, run.state, run.exit_status
+            ('backfill', 'ended', 0)
+        """
+        from harvester.operations.run_log import latest_runs
+
+        self._check_open()
+        if count < 1:
+            raise UsageError(f"count is {count}: give 1 or more")
+        return latest_runs(self._disk, count)
+
+    @check_types
+    def digest(
+        self,
+        *pairs: str,
+        since: Moment = "start",
+        until: Moment | None = None,
+        progress: Callable[[Event], object] | None = None,
+    ) -> list[Digest]:
+        """Checksums of the stored trades, by whole months, to compare with another archive.
+
+        Two archives with the same trades have the same digest, however the trades were downloaded
+        and whatever the segments are.
+
+        Args:
+            *pairs: which, in any spelling; all that are stored unless given.
+            since: start time, inclusive; only whole months count.
+            until: end time, exclusive.
+            progress: called with each event of `harvester.download.events`. A `Reported` event has
+                the digests of a pair as soon as they are known.
+
+        Returns:
+            A digest per range of months without a gap: `pair`, `first`, `last`, `rows`, `sha256`,
+            and `months` with the checksum of each. docs/format.md says how it is computed.
+
+        Raises:
+            BadTime: `since` or `until` is no time, or they are not in order.
+            NothingHeld: the archive has no trades of one of the pairs.
+            ArchiveDamaged: a file can't be read, ends in the future, or is being replaced.
+
+        Example:
+            >>> archive.digest("XBT/USD")  # ten days are stored: no whole month
+            []
+        """
+        from harvester.operations.verification import digest_pairs
+
+        self._check_open()
+        names = [self._held(name).altname for name in pairs] or self._disk.held()
+        return digest_pairs(self._disk, names, parse_range(since, until), _listener(progress))
+
+    @check_types
+    def verify(
+        self,
+        *pairs: str,
+        repair: bool = False,
+        against_exchange: bool = False,
+        against_csv: Sequence[str | os.PathLike[str]] = (),
+        progress: Callable[[Event], object] | None = None,
+        estimate_trades: bool = False,
+        cancel: CancelToken | None = None,
+    ) -> list[PairReport]:
+        """Check every stored trade of some pairs, or of all, for corruption and gaps.
+
+        Trades are checked against file names, footers, checksums, trade ids, roll-ups and what was
+        requested; docs/verify.md has the whole list. What is wrong is reported, not raised.
+
+        Args:
+            *pairs: which, in any spelling; all that are stored or were requested unless given.
+            repair: move broken files into the folder `quarantine`, download their ranges and what
+                else is missing, and check again. Nothing is deleted.
+            against_exchange: compare candles with the exchange's OHLC endpoint, too.
+            against_csv: compare candles with Kraken's candle files (OHLCVT), too: ZIPs, CSVs or
+                folders.
+            progress: called with each event of `harvester.download.events`, also from another
+                thread. A `Reported` event has a report as soon as it is known: a `PairReport`,
+                `Moved`, `RepairReport`, `ExchangeReport` or `CsvReport`.
+            estimate_trades: let a repair request weekly trade counts first, so that events tell
+                how much is left.
+            cancel: `cancel.cancel()` ends a repair early, from any thread.
+
+        Returns:
+            A report per pair, after the repair if there was one. `faults` is empty if nothing is
+            wrong; then `digests` has checksums by month. `repair`, `exchange` and `csv` are the
+            reports of what else was requested; each has its `exit_status`, 0 if all is well.
 
         Raises:
             NothingHeld: the archive knows nothing of one of the pairs.
             ArchiveDamaged: files keep vanishing while they are read.
+            BadFile: a path of `against_csv` does not exist, or is no ZIP, CSV or folder of them.
+            KeyboardInterrupt: Ctrl-C; what a repair downloaded is kept.
 
         Example:
             >>> [report] = archive.verify("XBT/USD")
             >>> report.rows, report.faults
             (20000, [])
         """
-        from harvester.verify.integrity import prove
+        from harvester.async_runner import run_in_thread
+        from harvester.csv_import.files import find
+        from harvester.download.request import RunOptions
+        from harvester.operations import verification
 
+        names, settings = self._named(pairs) or self._disk.pairs_to_verify(), self._settings
+        listener = _listener(progress)
+        # Files that can't be used are reported before all trades are read.
+        files = find([os.fspath(path) for path in against_csv])
+        reports = verification.check_pairs(self._disk, names, listener)
+        if repair and any(report.faults for report in reports):
+            repairs = run_in_thread(
+                lambda stop: verification.repair_pairs(
+                    Disk(self.path),
+                    settings,
+                    reports,
+                    RunOptions(listener, stop, estimates=estimate_trades),
+                    self._warn,
+                ),
+                cancel,
+            )
+            reports = verification.with_repairs(reports, repairs)
+        if against_exchange and reports:
+            compared = run_in_thread(
+                lambda stop: verification.compare_with_exchange(
+                    Disk(self.path), settings, names, listener, stop
+                )
+            )
+            for report in reports:
+                report.exchange = compared[report.pair]
+        if against_csv:
+            csv_reports = verification.compare_with_csv(
+                self._disk, settings, files, names, listener, all_pairs=bool(pairs)
+            )
+            for report in reports:
+                report.csv = csv_reports.get(report.pair)
+        return reports
+
+    def _named(self, pairs: Sequence[str]) -> list[str]:
+        """Altnames of pairs that are stored or were requested, each once."""
         self._check_open()
-        names = [resolve_named(self._disk, name) for name in pairs] or self._disk.pairs_to_verify()
-        return [prove(self._disk, name) for name in names]
+        return list(dict.fromkeys(resolve_named(self._disk, name) for name in pairs))
 
     # --- maintenance -----------------------------------------------------------------------------
 

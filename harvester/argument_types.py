@@ -88,6 +88,11 @@ def _is_list(value: object) -> bool:
     return isinstance(value, Sequence) and not is_text
 
 
+def _is_paths(value: object) -> bool:
+    is_text = isinstance(value, str | bytes | bytearray | memoryview)
+    return isinstance(value, Sequence) and not is_text and all(map(_is_path, value))
+
+
 def _is_params(value: object) -> bool:
     is_text = isinstance(value, str | bytes | bytearray | memoryview)
     return isinstance(value, Sequence | Mapping) and not is_text
@@ -123,6 +128,7 @@ ARGUMENT_TYPES: dict[str, ArgumentType] = {
     "str | os.PathLike[str]": ArgumentType(
         _is_path, "a path (text without NUL characters, or a pathlib.Path)"
     ),
+    "Sequence[str | os.PathLike[str]]": ArgumentType(_is_paths, "a list of paths"),
     "Mapping[str, Any]": ArgumentType(
         lambda value: isinstance(value, Mapping),
         'a mapping of names to values, such as {"exchange.rate": 0.5}',

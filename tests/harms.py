@@ -129,8 +129,8 @@ def rewrite(
 
 # --- the harms -----------------------------------------------------------------------------------
 
-CHECKSUM = "its rows do not have the checksum that its footer tells"
-OUTSIDE = "it holds trades from outside of its range"
+CHECKSUM = "the checksum of its rows is not that of its footer"
+OUTSIDE = "it has trades outside of its range"
 
 
 def _other_name(span: Range) -> str:
@@ -162,13 +162,13 @@ def rows_swapped(folder: Path, place: int) -> list[Said]:
         return table.take(order)
 
     rewrite(segment(folder, place), change)
-    texts = ("its times go back", "its ties do not count the rows of equal time", CHECKSUM)
+    texts = ("its times go back", "its ties are not the indexes among rows of equal time", CHECKSUM)
     return [Said(path_of(RANGES[place]), texts, RANGES[place])]
 
 
 def file_lost(folder: Path, place: int) -> list[Said]:
     segment(folder, place).unlink()
-    return [Said(PAIR, ("it was asked for, and no file covers it",), RANGES[place])]
+    return [Said(PAIR, ("missing: requested, but no file has it",), RANGES[place])]
 
 
 def file_doubled(folder: Path, place: int) -> list[Said]:

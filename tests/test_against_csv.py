@@ -129,7 +129,9 @@ def test_all_lengths_of_a_zip_are_equal(whole: TradeStore, tmp_path: Path) -> No
     assert found.files == tuple(
         FileReport(
             f"Kraken_OHLCVT.zip:OHLCVT/XBTUSD_{minutes}.csv",
-            IntervalReport(minutes, compared=len(lines(minutes)), theirs=4_000, ours=4_000),
+            IntervalReport(
+                minutes, compared=len(lines(minutes)), exchange_trades=4_000, archive_trades=4_000
+            ),
         )
         for minutes in MINUTES
     )
@@ -141,7 +143,7 @@ def test_any_whole_number_of_minutes_is_compared(
     minutes: int, whole: TradeStore, tmp_path: Path
 ) -> None:
     found = only(whole, zipped(tmp_path, minutes=[minutes]))
-    skipped = {} if minutes == 7 else {"after what is held": 1}
+    skipped = {} if minutes == 7 else {"after the stored trades": 1}
     assert (found.skipped, found.differing) == (skipped, 0)
     assert found.compared + sum(found.skipped.values()) == len(lines(minutes))
 
@@ -194,7 +196,7 @@ def test_volumes_of_tiny_coins_are_equal_in_all_digits(tmp_path: Path) -> None:
     path.write_bytes(text(lines(1440, rows)))
     assert max(Decimal(row[5]) for row in lines(1440, rows)) > 2**63 // 10**8
     found = only(archive, str(path))
-    assert (found.differing, found.theirs) == (0, 3_000)
+    assert (found.differing, found.exchange_trades) == (0, 3_000)
 
 
 @pytest.mark.parametrize("rounding", csvs.ROUNDINGS)
@@ -214,7 +216,7 @@ def test_whole_seconds_of_an_imported_file_are_compared_however_they_were_rounde
     found = only(TradeStore(tmp_path / "data"), str(path))
     assert (found.differing, sum(found.skipped.values())) == (0, 1)
     assert found.compared >= len(lines(1, true)) - 1
-    assert (found.at_edge > 10) == (rounding != "down")
+    assert (found.at_boundary > 10) == (rounding != "down")
 
 
 # --- different -----------------------------------------------------------------------------------
@@ -249,7 +251,7 @@ def test_one_digit_of_one_value_is_told_with_its_place(
             plain(Decimal(raised(row[column]))),
         ),
     )
-    assert (found.differing, found.compared, found.more) == (1, len(lines(minutes)), 0)
+    assert (found.differing, found.compared, found.unlisted) == (1, len(lines(minutes)), 0)
     assert found.miscounted == (field == "count")
 
 
@@ -299,8 +301,8 @@ def test_more_decimals_than_a_trade_can_have_differ_by_all_of_them(
         return rows
 
     [found] = only(whole, zipped(tmp_path, change, [1440])).differences
-    assert (found.field, found.ours) == ("volume", row[5])
-    assert Decimal(found.theirs or "") - Decimal(row[5]) == Decimal("4e-10")
+    assert (found.field, found.archive) == ("volume", row[5])
+    assert Decimal(found.exchange or "") - Decimal(row[5]) == Decimal("4e-10")
 
 
 def test_no_more_than_twenty_values_are_listed(whole: TradeStore, tmp_path: Path) -> None:
@@ -308,8 +310,8 @@ def test_no_more_than_twenty_values_are_listed(whole: TradeStore, tmp_path: Path
         whole, zipped(tmp_path, lambda rows: [[*row[:6], raised(row[6])] for row in rows], [1])
     )
     number = len(lines(1))
-    assert (found.differing, len(found.differences), found.more) == (number, 20, number - 20)
-    assert (found.theirs, found.ours) == (4_000 + number, 4_000)
+    assert (found.differing, len(found.differences), found.unlisted) == (number, 20, number - 20)
+    assert (found.exchange_trades, found.archive_trades) == (4_000 + number, 4_000)
 
 
 def test_of_a_part_that_is_wholly_missing_every_candle_is_told(
@@ -354,7 +356,7 @@ def test_what_a_quarters_name_does_not_tell_of_is_skipped(
     found = only(whole, path)
     assert (found.compared, found.skipped) == (
         0,
-        {"beyond what the file's name tells": len(lines(60))},
+        {"outside the period in the file's name": len(lines(60))},
     )
     assert report(whole, path).exit_status == 4
 
@@ -430,7 +432,11 @@ def test_a_trade_published_at_the_edge_may_count_on_its_other_side(
     path = tmp_path / "XBTUSD_1.csv"
     path.write_bytes(text(true_lines(market)))
     found = only(archive, str(path))
-    assert (found.differing, found.at_edge, found.theirs) == (0, 2, found.ours)
+    assert (found.differing, found.at_boundary, found.exchange_trades) == (
+        0,
+        2,
+        found.archive_trades,
+    )
 
 
 def test_a_row_that_is_missing_is_told_though_its_only_trade_is_at_the_edge(
@@ -449,7 +455,7 @@ def test_a_row_that_is_missing_is_told_though_its_only_trade_is_at_the_edge(
     path = tmp_path / "XBTUSD_1.csv"
     path.write_bytes(text([lines(1, rows)[0], lines(1, rows)[2]]))
     found = only(archive, str(path))
-    assert (found.differing, found.at_edge) == (1, 0)
+    assert (found.differing, found.at_boundary) == (1, 0)
     assert [difference.time_ns for difference in found.differences] == [OPENS, OPENS]
 
 
@@ -466,7 +472,7 @@ def test_a_candle_may_give_no_more_than_the_one_before_takes(tmp_path: Path) -> 
     path = tmp_path / "XBTUSD_1.csv"
     path.write_bytes(text([[*first[:5], "3", "2"], last]))
     found = only(archive, str(path))
-    assert (found.differing, found.at_edge) == (1, 1)
+    assert (found.differing, found.at_boundary) == (1, 1)
     assert [difference.time_ns for difference in found.differences] == [OPENS, OPENS]
 
 
@@ -497,8 +503,8 @@ def test_no_trade_stands_in_for_one_that_is_lost_and_counts_in_its_own_candle_to
     path.write_bytes(text(lines(1, rows)))
     kept = rows[:lost] + rows[lost + 1 :]
     found = only(held(tmp_path, Range(0, OPENS + DAY - 1), rows=kept), str(path))
-    assert (found.differing, found.at_edge) == (1, 0)
-    assert (found.ours, found.theirs) == (len(rows) - 1, len(rows))
+    assert (found.differing, found.at_boundary) == (1, 0)
+    assert (found.archive_trades, found.exchange_trades) == (len(rows) - 1, len(rows))
     assert {difference.time_ns for difference in found.differences} == {
         rows[lost][1] // MINUTE * MINUTE
     }
@@ -508,7 +514,7 @@ def test_of_a_long_row_of_twins_the_blame_may_fall_later_and_is_not_lost(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """No more candles wait than have room: then the first of them are told as they are."""
-    monkeypatch.setattr("harvester.verify.local_candles.MOST_OPEN", 2)
+    monkeypatch.setattr("harvester.verify.local_candles.MAX_UNDECIDED", 2)
     seconds = [-30, -10, *range(0, 600, 60), 610]
     rows = expected(
         tapes.market(
@@ -519,7 +525,11 @@ def test_of_a_long_row_of_twins_the_blame_may_fall_later_and_is_not_lost(
     path = tmp_path / "XBTUSD_1.csv"
     path.write_bytes(text(lines(1, rows)))
     found = only(held(tmp_path, Range(0, OPENS + DAY - 1), rows=rows[1:]), str(path))
-    assert (found.differing, found.ours, found.theirs) == (1, len(rows) - 1, len(rows))
+    assert (found.differing, found.archive_trades, found.exchange_trades) == (
+        1,
+        len(rows) - 1,
+        len(rows),
+    )
 
 
 def test_counting_other_trades_than_are_held_is_an_error(
@@ -537,14 +547,15 @@ def test_counting_other_trades_than_are_held_is_an_error(
     ) -> dict[int, BoundaryTrades]:
         found = read(asker, minutes, opens)
         return {
-            at: BoundaryTrades(one.before * 2, one.inside, one.behind) for at, one in found.items()
+            at: BoundaryTrades(one.at_opening * 2, one.inside, one.at_end)
+            for at, one in found.items()
         }
 
     monkeypatch.setattr(LocalCandleReader, "edges", doubled)
     found = report(archive, str(path))
     assert [str(error) for error in found.errors] == [
-        "XBTUSD: its candles of 1 minutes count 4 trades where 3 are held; "
-        "`harvester verify XBTUSD` finds which"
+        "XBTUSD: its candles of 1 minutes have 4 trades, but 3 are stored; "
+        "`harvester verify XBTUSD` shows which"
     ]
     assert found.exit_status == 4
 
@@ -559,7 +570,11 @@ def test_what_coverage_does_not_hold_whole_is_skipped_with_the_reason(tmp_path: 
         tmp_path, Range(opens[3] - 1, gap.after), Range(gap.through, opens[-4] + 5 * MINUTE)
     )
     found = only(archive, zipped(tmp_path, list, [60]))
-    assert found.skipped == {"before what is held": 3, "in a gap": 3, "after what is held": 4}
+    assert found.skipped == {
+        "before the stored trades": 3,
+        "in a gap": 3,
+        "after the stored trades": 4,
+    }
     assert (found.compared, found.differing) == (len(opens) - 10, 0)
 
 
@@ -694,7 +709,7 @@ def test_files_are_chosen_by_their_names(tmp_path: Path) -> None:
         name: [(file.member.stem, file.minutes) for file in files]
         for name, files in chosen.files.items()
     } == {"XBTUSD": [("XBTUSD_1", 1), ("BTCUSD_60", 60)], "ADAUSD": []}
-    assert chosen.passed_over == 1
+    assert chosen.of_other_pairs == 1
     assert [one.stem for one in chosen.unknown] == ["OLDUSD_1", "XBTUSD", "XBTUSD_0", "XBTUSD_1h"]
 
 
@@ -789,8 +804,8 @@ def test_the_report_for_people(tmp_path: Path) -> None:
     assert ran.stdout.splitlines()[-4:] == [
         f"XBTUSD against the files: 1 DIFFER: {hours + days} candles compared, 0 skipped",
         f"  60m, Kraken_OHLCVT.zip:OHLCVT/XBTUSD_60.csv: {hours} compared, 1 differ",
-        f"    XBTUSD 60m 2024-01-21T{opens // 3600 % 24:02d}:00:00Z count: ours {count}, theirs "
-        f"{int(count) + 1}",
+        f"    XBTUSD 60m 2024-01-21T{opens // 3600 % 24:02d}:00:00Z count: archive {count}, "
+        f"exchange {int(count) + 1}",
         f"  1440m, Kraken_OHLCVT.zip:OHLCVT/XBTUSD_1440.csv: {days} compared, 0 differ",
     ]
     assert (ran.returncode, ran.stderr) == (4, "")
@@ -811,13 +826,13 @@ def test_the_report_as_json(tmp_path: Path) -> None:
                 "differing": 0,
                 "skipped": {},
                 "shortened": 0,
-                "at_edge": 0,
+                "at_boundary": 0,
                 "within_float_rounding": 0,
                 "miscounted": 0,
-                "theirs": 4_000,
-                "ours": 4_000,
+                "exchange_trades": 4_000,
+                "archive_trades": 4_000,
                 "differences": [],
-                "more": 0,
+                "unlisted": 0,
                 "notes": [],
                 "error": None,
             }
@@ -841,7 +856,7 @@ def test_files_and_the_exchange_may_be_held_against_at_once(tmp_path: Path) -> N
     assert (found["csv"]["compared"], ran.returncode) == (len(lines(60)), 3)
 
 
-def test_other_files_are_passed_over_and_said(tmp_path: Path) -> None:
+def test_files_of_other_pairs_are_skipped_and_reported(tmp_path: Path) -> None:
     sound(tmp_path)
     data = text(lines(1440))
     names = ["XBTUSD_1440", "OLDUSD_1440", "notes"]
@@ -851,8 +866,8 @@ def test_other_files_are_passed_over_and_said(tmp_path: Path) -> None:
     ran = run(tmp_path, "verify", "--against-csv", "K.zip", "--against-csv", "L.zip")
     assert ran.stdout.splitlines()[-2].startswith("XBTUSD against the files: equal: ")
     assert ran.stderr.splitlines() == [
-        "passed over: 2 files of pairs that are not asked for or not held",
-        "passed over: 2 files whose names are not those of candles of a known pair, such as "
+        "skipped: 2 files of pairs that are not requested or not stored",
+        "skipped: 2 files not named after the candles of a known pair, such as "
         "XBTUSD_60.csv: K.zip:OLDUSD_1440.csv, K.zip:notes.csv",
     ]
     assert ran.returncode == 0
@@ -863,13 +878,13 @@ def test_a_pair_that_was_named_and_has_no_file_is_no_success(tmp_path: Path) -> 
     csvs.packed(tmp_path / "K.zip", {"OLDUSD_1.csv": b""})
     ran = run(tmp_path, "verify", "XBTUSD", "--against-csv", "K.zip", "-q")
     assert ran.stdout.splitlines()[-1] == (
-        "XBTUSD against the files: nothing compared: none of them is of it"
+        "XBTUSD against the files: nothing compared: no file is of this pair"
     )
     assert (ran.returncode, ran.stderr) == (4, "")
     ran = run(tmp_path, "verify", "--against-csv", "K.zip", "-q")
     assert (ran.returncode, ran.stderr) == (
         4,
-        "harvester: nothing compared: none of the files is of a pair that is held\n",
+        "harvester: nothing compared: none of the files is of a pair that is stored\n",
     )
 
 
@@ -954,6 +969,6 @@ def test_the_hours_of_2018_are_krakens(tmp_path: Path) -> None:
     found = only(TradeStore(tmp_path / "data"), str(path))
     assert (found.compared, found.differing) == (len(within), 0)
     assert found.skipped == {
-        "before what is held": sum(one < within.start for one in opens),
-        "after what is held": sum(one >= within.stop for one in opens),
+        "before the stored trades": sum(one < within.start for one in opens),
+        "after the stored trades": sum(one >= within.stop for one in opens),
     }

@@ -164,7 +164,7 @@ def test_a_whole_archive_is_equal_in_all_nine_intervals(name: str, tmp_path: Pat
 
 def test_weekly_counts_are_the_trades_held(whole: TradeStore) -> None:
     weeks = interval(whole, 10080)
-    assert (weeks.theirs, weeks.ours, weeks.miscounted) == (150, 150, 0)
+    assert (weeks.exchange_trades, weeks.archive_trades, weeks.miscounted) == (150, 150, 0)
 
 
 def test_empty_candles_that_the_exchange_leaves_out_are_equal(whole: TradeStore) -> None:
@@ -247,14 +247,14 @@ def test_one_digit_of_one_value_is_told_with_its_place(field: str, whole: TradeS
     [found] = days.differences
     assert (found.pair, found.minutes, found.time_ns) == ("XBTUSD", 1440, row[0] * 10**9)
     assert found.field == field
-    assert Decimal(found.ours or "") == Decimal(value)
-    assert Decimal(found.theirs or "") == Decimal(more(value))
+    assert Decimal(found.archive or "") == Decimal(value)
+    assert Decimal(found.exchange or "") == Decimal(more(value))
     assert (days.differing, days.miscounted) == (1, field == "count")
 
 
 def test_a_difference_is_one_line() -> None:
     one = Difference("XBTUSD", 60, 1_700_000_000 * 10**9, "close", "1.5", None)
-    assert str(one) == "XBTUSD 60m 2023-11-14T22:13:20Z close: ours 1.5, theirs none"
+    assert str(one) == "XBTUSD 60m 2023-11-14T22:13:20Z close: archive 1.5, exchange none"
 
 
 def test_the_running_candle_is_not_compared(whole: TradeStore) -> None:
@@ -266,7 +266,7 @@ def test_a_trade_that_the_archive_lost_is_caught(tmp_path: Path) -> None:
     lost = SPARSE.trades[140]
     archive = held(tmp_path, trades=[trade for trade in SPARSE.trades if trade != lost])
     weeks, days = interval(archive, 10080), interval(archive, 1440)
-    assert (weeks.miscounted, weeks.theirs, weeks.ours) == (1, 150, 149)
+    assert (weeks.miscounted, weeks.exchange_trades, weeks.archive_trades) == (1, 150, 149)
     opened = lost.true_ns // DAY * DAY
     first = [difference for difference in days.differences if difference.time_ns == opened]
     assert Difference("XBTUSD", 1440, opened, "count", "0", "1") in first
@@ -285,7 +285,7 @@ def test_the_very_first_trade_lost_leaves_no_candle_of_ours(tmp_path: Path) -> N
     )
     # Nothing was held from which the days up to the second trade could carry a price.
     quiet = second.true_ns // DAY - first.true_ns // DAY - 1
-    assert days.skipped == {"empty, with no trade held before it": quiet, "running": 1}
+    assert days.skipped == {"empty, with no stored trade before it": quiet, "running": 1}
 
 
 def test_a_candle_that_the_exchange_lacks_though_we_hold_its_trades_differs(
@@ -302,7 +302,7 @@ def test_a_candle_that_the_exchange_lacks_though_we_hold_its_trades_differs(
 
 def test_no_more_than_twenty_differences_are_listed(whole: TradeStore) -> None:
     hours = interval(whole, 60, lambda rows: [[*row[:7], row[7] + 1] for row in rows])
-    assert (hours.differing, len(hours.differences), hours.more) == (720, 20, 700)
+    assert (hours.differing, len(hours.differences), hours.unlisted) == (720, 20, 700)
 
 
 # --- trades at the very edge of an interval ------------------------------------------------------
@@ -333,7 +333,7 @@ def test_a_trade_published_at_the_edge_may_count_on_its_other_side(
     market = edge_market(*EDGES[name])
     assert {market.literal(1), market.literal(0)} & {f"{OPENS // 10**9}.0"}
     days = interval(held(tmp_path, trades=market.trades), 1440, market=market)
-    assert (days.differing, days.at_edge, days.theirs) == (0, 2, days.ours)
+    assert (days.differing, days.at_boundary, days.exchange_trades) == (0, 2, days.archive_trades)
 
 
 def test_the_last_closed_candle_may_end_with_a_trade_published_as_the_next_one_opens(
@@ -342,8 +342,8 @@ def test_the_last_closed_candle_may_end_with_a_trade_published_as_the_next_one_o
     market = edge_market(-HOUR, -20, 20)
     archive = held(tmp_path, trades=market.trades)
     days = interval(archive, 1440, market=market, now_ns=OPENS + HOUR)
-    assert (days.compared, days.differing, days.at_edge) == (1, 0, 1)
-    assert (days.theirs, days.ours) == (2, 2)
+    assert (days.compared, days.differing, days.at_boundary) == (1, 0, 1)
+    assert (days.exchange_trades, days.archive_trades) == (2, 2)
 
 
 @pytest.mark.parametrize("field", FIELDS)
@@ -357,7 +357,7 @@ def test_an_edge_is_no_excuse_for_another_value(field: str, tmp_path: Path) -> N
         altering(row[0], **{field: more(value)}),
         market,
     )
-    assert (days.differing, days.at_edge) == (1, 1)
+    assert (days.differing, days.at_boundary) == (1, 1)
     assert {difference.time_ns for difference in days.differences} == {OPENS}
 
 
@@ -374,7 +374,12 @@ def test_no_trade_stands_in_for_one_that_is_lost_and_counts_in_its_own_candle_to
     lost = market.trades[1]
     archive = held(tmp_path, trades=[trade for trade in market.trades if trade != lost])
     days = interval(archive, 1440, market=market, now_ns=OPENS + 3 * DAY)
-    assert (days.differing, days.at_edge, days.ours, days.theirs) == (1, 0, 4, 5)
+    assert (days.differing, days.at_boundary, days.archive_trades, days.exchange_trades) == (
+        1,
+        0,
+        4,
+        5,
+    )
     assert {difference.time_ns for difference in days.differences} == {OPENS - DAY}
 
 
@@ -390,10 +395,10 @@ def test_the_running_candle_may_lack_what_the_last_closed_one_takes(tmp_path: Pa
         return rows
 
     days = interval(archive, 1440, change, market, now_ns=OPENS + HOUR)
-    assert (days.compared, days.differing, days.at_edge) == (1, 0, 1)
+    assert (days.compared, days.differing, days.at_boundary) == (1, 0, 1)
     # Were it closed, it would have to lack the trade.
     days = interval(archive, 1440, change, market, now_ns=OPENS + DAY)
-    assert (days.compared, days.differing, days.at_edge) == (2, 1, 0)
+    assert (days.compared, days.differing, days.at_boundary) == (2, 1, 0)
 
 
 # --- skipped -------------------------------------------------------------------------------------
@@ -420,7 +425,7 @@ def test_after_a_gap_an_empty_candle_has_no_price_to_be_held_against(tmp_path: P
     begun = (trades[1].true_ns // DAY - 4) * DAY - 1
     archive = held(tmp_path, Range(0, begun - 50 * DAY), Range(begun, NOW), trades=trades)
     days = interval(archive, 1440, market=tapes.market(trades))
-    assert days.skipped["empty, with no trade held before it"] == 4
+    assert days.skipped["empty, with no stored trade before it"] == 4
     assert (days.skipped["in a gap"], days.differing) == (50, 0)
 
 
@@ -430,8 +435,8 @@ def test_what_lies_before_and_after_what_is_held_is_skipped(tmp_path: Path) -> N
     days = interval(archive, 1440)
     rows = shown(1440)
     assert days.skipped == {
-        "before what is held": first - rows[0][0] * 10**9 // DAY,
-        "after what is held": 10,
+        "before the stored trades": first - rows[0][0] * 10**9 // DAY,
+        "after the stored trades": 10,
         "running": 1,
     }
     assert (days.compared, days.differing) == (TODAY - 10 - first, 0)
@@ -484,7 +489,10 @@ def test_a_pair_that_nobody_lists_is_refused(whole: TradeStore, tmp_path: Path) 
 
 # --- as a command --------------------------------------------------------------------------------
 
-SOUND = "XBTUSD: sound: 2 files, 150 trades, 150 ids, 1 seams, 0 confirmed jumps, 4 roll-ups\n"
+SOUND = (
+    "XBTUSD: sound: 2 files, 150 trades, 150 ids, 1 file boundary, 0 confirmed id gaps, "
+    "4 roll-ups\n"
+)
 
 
 def environment(url: str, folder: str) -> dict[str, str]:
@@ -521,9 +529,9 @@ def test_the_report_for_people(tmp_path: Path) -> None:
     lines = run.stdout.splitlines()
     assert lines[1] == f"XBTUSD against the exchange: 1 DIFFER: {total} candles compared, 9 skipped"
     assert lines[6:8] == [
-        f"  60m: {closed[60]} compared, 1 differ; skipped 1 running; asked again: the second "
+        f"  60m: {closed[60]} compared, 1 differ; skipped 1 running; requested again: the second "
         "answer differs",
-        f"    XBTUSD 60m {when} count: ours {count}, theirs {count + 1}",
+        f"    XBTUSD 60m {when} count: archive {count}, exchange {count + 1}",
     ]
     assert lines[-1] == "  trades a week: no week compared; skipped 1 running"
     assert (run.returncode, run.stderr) == (4, "XBTUSD: asking the exchange for its own candles\n")
@@ -550,13 +558,13 @@ def test_the_report_as_json(whole: TradeStore) -> None:
         "differing": 0,
         "skipped": {"running": 1},
         "shortened": 0,
-        "at_edge": 0,
+        "at_boundary": 0,
         "within_float_rounding": 0,
         "miscounted": 0,
-        "theirs": 150,
-        "ours": 150,
+        "exchange_trades": 150,
+        "archive_trades": 150,
         "differences": [],
-        "more": 0,
+        "unlisted": 0,
         "notes": [],
     }
     assert (run.returncode, run.stderr, report["exit_status"]) == (0, "", 0)
@@ -577,7 +585,7 @@ def test_nothing_compared_is_said_and_is_no_success(tmp_path: Path) -> None:
     assert lines[1] == f"XBTUSD against the exchange: nothing compared: {rows:,} candles skipped"
     weeks = len(shown(10080)) - 1
     assert lines[-1] == (
-        f"  trades a week: no week compared; skipped 1 running, {weeks} after what is held"
+        f"  trades a week: no week compared; skipped 1 running, {weeks} after the stored trades"
     )
     assert run.returncode == 4
 
@@ -587,7 +595,7 @@ def test_a_pair_of_which_nothing_is_held_asks_nobody(tmp_path: Path) -> None:
     (tmp_path / "wanted/XBTUSD.json").write_text('{"pair":"XBTUSD","spans":[]}')
     run = verify("http://127.0.0.1:9", TradeStore(tmp_path), "--against-exchange")
     assert run.stdout.splitlines()[-1] == (
-        "XBTUSD against the exchange: nothing compared: no trades are held"
+        "XBTUSD against the exchange: nothing compared: no trades are stored"
     )
     assert run.returncode == 4
 
@@ -658,7 +666,7 @@ def test_captured_candles_of_kraken_are_equal_where_the_captured_trades_reach(
     assert report == IntervalReport(
         minutes=1,
         compared=409,
-        skipped={"running": 1, "before what is held": 307, "after what is held": 4},
-        theirs=998,
-        ours=998,
+        skipped={"running": 1, "before the stored trades": 307, "after the stored trades": 4},
+        exchange_trades=998,
+        archive_trades=998,
     )

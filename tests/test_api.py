@@ -49,13 +49,18 @@ def test_the_public_names_are_these() -> None:
         "ImportResult",
         "Explanation",
         "ExportedFile",
+        "CsvReport",
+        "Digest",
+        "ExchangeReport",
         "Pair",
         "PairReport",
         "PairStatus",
         "Range",
         "RefreshResult",
+        "RepairReport",
         "Result",
         "RollupResult",
+        "RunRecord",
         "SampleExchange",
         "__version__",
         "open",
@@ -330,7 +335,7 @@ def test_a_status_is_a_row_of_a_frame(holed: harvester.Archive) -> None:
 
 def test_verify_names_the_gap_and_gives_no_digest(holed: harvester.Archive) -> None:
     [report] = holed.verify()
-    assert [fault.text for fault in report.faults] == ["it was asked for, and no file covers it"]
+    assert [fault.text for fault in report.faults] == ["missing: requested, but no file has it"]
     assert (report.rows, report.digests) == (3, [])
 
 

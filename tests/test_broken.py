@@ -11,7 +11,7 @@ from harvester.storage.filesystem import LocalStore
 from harvester.storage.footer import Footer
 from harvester.storage.segment import Segment, UnverifiedFooter, read_unverified_footer
 from harvester.times import Range
-from harvester.verify.repair import Broken, judge, owed, spans_known
+from harvester.verify.repair import BrokenFile, expected_ranges, plan_repair, ranges_of_files
 from harvester.verify.reports import Fault, PairReport
 
 PAIR = "XBTUSD"
@@ -48,72 +48,72 @@ def wrong(segment: Segment, text: str = "odd", other: Segment | None = None) -> 
     return Fault(PAIR, segment.range, segment.path, text, other and other.path)
 
 
-def paths(found: list[Broken]) -> list[str]:
+def paths(found: list[BrokenFile]) -> list[str]:
     return [broken.path for broken in found]
 
 
 def test_nothing_has_to_go_where_nothing_is_wrong() -> None:
-    assert judge(report(), [A, B], Told()) == []
+    assert plan_repair(report(), [A, B], Told()) == []
 
 
 def test_a_missing_file_can_not_be_moved() -> None:
-    assert judge(report(Fault(PAIR, B.range, None, "lost")), [A], Told()) == []
+    assert plan_repair(report(Fault(PAIR, B.range, None, "lost")), [A], Told()) == []
 
 
 def test_a_broken_file_goes_once_with_all_that_is_wrong() -> None:
-    found = judge(report(wrong(B, "one"), wrong(B, "two")), [A, B], Told())
-    assert found == [Broken(B.path, B.range, ("one", "two"), (B.range,))]
+    found = plan_repair(report(wrong(B, "one"), wrong(B, "two")), [A, B], Told())
+    assert found == [BrokenFile(B.path, B.range, ("one", "two"), (B.range,))]
 
 
 def test_overlaps_are_judged_once_the_broken_are_gone() -> None:
     wide = segment(0, 25)
     faults = [wrong(wide), wrong(C, "overlap", wide)]
     told = Told(disagreeing={(wide, C)})
-    assert paths(judge(report(*faults), [wide, C], told)) == [wide.path]
+    assert paths(plan_repair(report(*faults), [wide, C], told)) == [wide.path]
 
 
 def test_of_sound_files_that_overlap_the_later_goes() -> None:
     later, last = segment(5, 15), segment(12, 30)
     faults = [wrong(later, "overlap", A), wrong(last, "overlap", later)]
     # Once the one in the middle is gone, the others do not overlap.
-    assert paths(judge(report(*faults), [A, later, last], Told())) == [later.path]
+    assert paths(plan_repair(report(*faults), [A, later, last], Told())) == [later.path]
 
 
 def test_a_file_inside_another_with_its_rows_is_left_to_be_swept() -> None:
     inner = segment(2, 8)
-    assert judge(report(wrong(inner, "overlap", A)), [A, inner], Told()) == []
+    assert plan_repair(report(wrong(inner, "overlap", A)), [A, inner], Told()) == []
 
 
 @pytest.mark.parametrize("other", [segment(2, 8), segment(5, 15)], ids=["inside", "in part"])
 def test_of_files_that_overlap_with_other_rows_both_go(other: Segment) -> None:
     told = Told(disagreeing={(A, other)})
-    found = judge(report(wrong(other, "overlap", A)), [A, other], told)
+    found = plan_repair(report(wrong(other, "overlap", A)), [A, other], told)
     assert {one.path: one.faults for one in found} == {
-        A.path: (f"it overlaps with {other.path}, which holds other trades",),
-        other.path: (f"it overlaps with {A.path}, which holds other trades",),
+        A.path: (f"it overlaps with {other.path}, which has other trades",),
+        other.path: (f"it overlaps with {A.path}, which has other trades",),
     }
 
 
 def test_sound_files_between_whose_ids_others_are_missing_stay() -> None:
     seam = Fault(PAIR, Range(0, 20), B.path, "ids skip", A.path, Range(9, 11))
-    assert paths(judge(report(seam), [A, B, C], Told())) == []
-    assert paths(judge(report(seam, wrong(C)), [A, B, C], Told())) == [C.path]
+    assert paths(plan_repair(report(seam), [A, B, C], Told())) == []
+    assert paths(plan_repair(report(seam, wrong(C)), [A, B, C], Told())) == [C.path]
 
 
 def test_a_rollup_goes_and_owes_nothing() -> None:
     path = A.path.replace("trades/", "candles/interval=1m/")
-    found = judge(report(Fault(PAIR, A.range, path, "altered")), [A], Told())
-    assert found == [Broken(path, A.range, ("altered",))]
+    found = plan_repair(report(Fault(PAIR, A.range, path, "altered")), [A], Told())
+    assert found == [BrokenFile(path, A.range, ("altered",))]
 
 
 def test_what_was_wanted_stands_before_all_else() -> None:
     path = f"wanted/{PAIR}.json"
     faults = [wrong(A), Fault(PAIR, A.range, "candles/x", "odd"), Fault(PAIR, A.range, path, "odd")]
-    assert paths(judge(report(*faults), [A], Told())) == [path, "candles/x", A.path]
+    assert paths(plan_repair(report(*faults), [A], Told())) == [path, "candles/x", A.path]
 
 
 def test_files_of_no_kind_that_is_known_are_left_alone() -> None:
-    assert judge(report(Fault(PAIR, A.range, "pairs.json", "odd")), [A], Told()) == []
+    assert plan_repair(report(Fault(PAIR, A.range, "pairs.json", "odd")), [A], Told()) == []
 
 
 # --- what is owed --------------------------------------------------------------------------------
@@ -149,7 +149,7 @@ NAME = Range(100, 200)
 def test_the_rows_tell_whether_name_or_footer_is_believed(
     told: Range, bounds: tuple[int, int] | None, spans: list[Range]
 ) -> None:
-    assert owed(segment(*NAME), UnverifiedFooter(Footer(told, BTC), bounds)) == (
+    assert expected_ranges(segment(*NAME), UnverifiedFooter(Footer(told, BTC), bounds)) == (
         tuple(spans),
         False,
     )
@@ -157,15 +157,21 @@ def test_the_rows_tell_whether_name_or_footer_is_believed(
 
 def test_a_file_that_tells_nothing_owes_what_its_name_says_and_that_is_a_guess() -> None:
     for nothing in (UnverifiedFooter(), UnverifiedFooter(Footer(Range(7, 7), BTC))):
-        assert owed(segment(*NAME), nothing) == ((NAME,), True)
+        assert expected_ranges(segment(*NAME), nothing) == ((NAME,), True)
 
 
 def test_a_file_of_another_pair_owes_nothing() -> None:
-    assert owed(segment(*NAME), UnverifiedFooter(Footer(NAME, ETH), (101, 200))) == ((), False)
+    assert expected_ranges(segment(*NAME), UnverifiedFooter(Footer(NAME, ETH), (101, 200))) == (
+        (),
+        False,
+    )
 
 
 def test_a_footer_that_names_no_pair_is_believed_all_the_same() -> None:
-    assert owed(segment(*NAME), UnverifiedFooter(Footer(NAME, "{"), (101, 200))) == ((NAME,), False)
+    assert expected_ranges(segment(*NAME), UnverifiedFooter(Footer(NAME, "{"), (101, 200))) == (
+        (NAME,),
+        False,
+    )
 
 
 @pytest.mark.parametrize(
@@ -175,13 +181,16 @@ def test_a_footer_that_names_no_pair_is_believed_all_the_same() -> None:
 def test_only_a_guess_ends_where_time_does(
     is_guess: bool, limit_ns: int, spans: tuple[Range, ...]
 ) -> None:
-    one = Broken("x", NAME, (), (NAME,), is_guess)
-    assert one.up_to(limit_ns).owed == spans
+    one = BrokenFile("x", NAME, (), (NAME,), is_guess)
+    assert one.limited_to(limit_ns).refetch == spans
 
 
 def test_what_was_asked_for_is_known_from_sound_files_and_from_what_broken_ones_owe() -> None:
-    broken = [Broken(B.path, B.range, (), (Range(10, 15),)), Broken("candles/x", A.range, ())]
-    assert spans_known([A, B, C], broken) == [Range(0, 15), Range(20, 30)]
+    broken = [
+        BrokenFile(B.path, B.range, (), (Range(10, 15),)),
+        BrokenFile("candles/x", A.range, ()),
+    ]
+    assert ranges_of_files([A, B, C], broken) == [Range(0, 15), Range(20, 30)]
 
 
 # --- what a file still says ----------------------------------------------------------------------

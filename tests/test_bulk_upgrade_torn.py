@@ -31,7 +31,7 @@ from harvester.storage.trade_store import TradeStore
 from harvester.storage.writer import writer
 from harvester.times import Range
 from harvester.verify.digest import digests
-from harvester.verify.integrity import prove
+from harvester.verify.integrity import verify_with_digests
 from harvester.verify.status import status
 
 __all__ = ["started"]
@@ -113,7 +113,7 @@ def command(*words: str, folder: Path) -> subprocess.CompletedProcess[str]:
 
 def faults(folder: Path) -> list[str]:
     """What `verify` finds of a replacement."""
-    report = prove(TradeStore(folder), PAIR)
+    report = verify_with_digests(TradeStore(folder), PAIR)
     assert bool(report.digests) == (not report.faults)
     return [fault.text for fault in report.faults if fault.path == NOTE]
 
@@ -152,7 +152,7 @@ def test_a_proof_is_of_the_tape_before_or_behind_a_replacement_and_of_no_other(
             at,
             partial(replaced_now, begun, folder, upgrade=is_upgrade),
         )
-        report = prove(archive, PAIR)
+        report = verify_with_digests(archive, PAIR)
         after = digests(TradeStore(folder), PAIR)
         assert report.digests in ([], *tapes_whole, after), at
         assert bool(report.digests) == (not report.faults)

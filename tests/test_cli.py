@@ -172,7 +172,7 @@ def test_progress_tells_what_a_pair_is_slowed_to() -> None:
 def test_status_tells_what_is_held(harvester: Any) -> None:
     harvester("backfill", "XBTUSD", "-q", "--since", "2024-01-01", "--until", "2024-06-01")
     [held] = json.loads(harvester("status", "--json").out)
-    size, a_trade = held.pop("bytes"), held.pop("bytes_a_trade")
+    size, a_trade = held.pop("bytes"), held.pop("bytes_per_trade")
     # These two grow with the time that has passed since.
     assert held.pop("age_s") > 0
     assert held.pop("calls_to_now") > 0
@@ -498,7 +498,7 @@ def test_a_folder_without_an_archive_is_said(harvester: Any, tmp_path: Path) -> 
     run = harvester("status")
     assert (run.status, run.err) == (
         0,
-        f"the archive at {tmp_path}/data holds nothing; `harvester backfill XBT/USD` begins one\n",
+        f"the archive at {tmp_path}/data is empty; `harvester backfill XBT/USD` begins one\n",
     )
 
 

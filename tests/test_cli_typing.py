@@ -154,15 +154,15 @@ def test_the_seconds_of_a_watch_may_be_left_out_anywhere(
     pairs: tuple[str, ...],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    from harvester.cli import watching
+    from harvester.cli import status
     from harvester.cli.main import cli
 
     asked: list[tuple[float, tuple[str, ...]]] = []
 
-    def watch(_common: object, names: tuple[str, ...], seconds: float, **_: object) -> int:
+    def watch(_archive: object, names: tuple[str, ...], seconds: float, **_: object) -> int:
         asked.append((seconds, names))
         return 0
 
-    monkeypatch.setattr(watching, "watch", watch)
+    monkeypatch.setattr(status, "watch_status", watch)
     cli(["status", *words], prog_name="harvester", standalone_mode=False)
     assert asked == [(every_s, pairs)]

@@ -147,7 +147,7 @@ def best(tape: Sequence[Made], compared: Sequence[int], is_equal: IsEqual) -> se
 
 
 def holds(report: IntervalReport, outcomes: set[Outcome]) -> bool:
-    told = (report.differing, report.ours, report.at_edge)
+    told = (report.differing, report.archive_trades, report.at_boundary)
     return told in {(outcome.differing, outcome.ours, outcome.at_edge) for outcome in outcomes}
 
 

@@ -56,7 +56,7 @@ def compared(folder: Path, volume: str, minutes: int = 60) -> IntervalReport:
 def test_a_float_sum_is_equal_and_counted_apart(volume: str, minutes: int, tmp_path: Path) -> None:
     found = compared(tmp_path, volume, minutes)
     assert (found.compared, found.differing, found.within_float_rounding) == (1, 0, 1)
-    assert (found.differences, found.ours, found.theirs) == ((), 2, 2)
+    assert (found.differences, found.archive_trades, found.exchange_trades) == ((), 2, 2)
 
 
 @pytest.mark.parametrize("volume", ["0.30000001", "0.3000000100", "0.30000001000000000000"])
@@ -85,8 +85,8 @@ def test_another_volume_differs(volume: str, tmp_path: Path) -> None:
     found = compared(tmp_path, volume)
     assert (found.compared, found.differing, found.within_float_rounding) == (1, 1, 0)
     [difference] = found.differences
-    assert (difference.field, difference.ours) == ("volume", "0.30000001")
-    assert difference.theirs == volume
+    assert (difference.field, difference.archive) == ("volume", "0.30000001")
+    assert difference.exchange == volume
 
 
 def test_another_value_differs_beside_a_rounded_volume(tmp_path: Path) -> None:
@@ -206,8 +206,8 @@ def test_a_trade_may_be_moved_and_its_volume_be_rounded(tmp_path: Path) -> None:
         f"{OPENS_S - 3600},5,6,5,6,0.30000001000000003,2\n{OPENS_S},7,7,7,7,0.10000000000000001,1\n"
     )
     found = only(archive_of(tmp_path, trades), str(path))
-    assert (found.differing, found.at_edge, found.within_float_rounding) == (0, 2, 2)
-    assert (found.ours, found.theirs) == (3, 3)
+    assert (found.differing, found.at_boundary, found.within_float_rounding) == (0, 2, 2)
+    assert (found.archive_trades, found.exchange_trades) == (3, 3)
 
 
 # --- as a command --------------------------------------------------------------------------------

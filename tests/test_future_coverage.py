@@ -141,9 +141,9 @@ def test_a_repair_keeps_the_rows_and_downloads_only_what_follows(tmp_path: Path)
     assert held > 2_000
     assert done.trades == len(all_settled()) - held
     [moved] = done.moved
-    assert str(moved) == f"XBTUSD: cut {moved.path} to {moved.to}"
+    assert str(moved) == f"XBTUSD: cut {moved.path} to {moved.new_path}"
     last_ns = expected(MARKET)[held - 1][1]
-    assert moved.to.endswith(f"/{0:019d}-{last_ns:019d}.parquet")
+    assert moved.new_path.endswith(f"/{0:019d}-{last_ns:019d}.parquet")
     assert moved.wanted == (Range(last_ns, SETTLED_NS),)
     assert not (tmp_path / "quarantine").exists()
 
@@ -208,7 +208,7 @@ def test_what_a_wrong_clock_wanted_of_the_future_is_trimmed_by_the_next_run(tmp_
         [found] = status(archive, None, NOW_NS)
         assert (found.exit_status, found.gaps) == (4, [Range(THEN_NS, NOW_NS)])
         [fault] = verify(archive, "XBTUSD", now_ns=NOW_NS).faults
-        assert fault.span == Range(THEN_NS, NOW_NS)
+        assert fault.range == Range(THEN_NS, NOW_NS)
         assert run.only("XBTUSD").exit_status == 0
     assert json.loads(path.read_text())["spans"] == [[0, SETTLED_NS]]
     assert tape_of(tmp_path, "XBTUSD") == all_settled()

@@ -107,7 +107,7 @@ def test_a_trade_that_is_late_by_more_than_settle_is_on_record_as_a_jump(tmp_pat
     assert [each for jump in jumps for each in jump] == [[number - 1, number + 1]]
     kept = [row[0] for row in tape_of(tmp_path, "XBTUSD")]
     assert kept == [row[0] for row in shown_by(clock) if row[0] != number]
-    assert verify(TradeStore(tmp_path), "XBTUSD").jumps == 1
+    assert verify(TradeStore(tmp_path), "XBTUSD").confirmed_id_gaps == 1
 
 
 QUIET = tapes.sparse(30, 3)

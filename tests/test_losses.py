@@ -92,7 +92,7 @@ def test_a_lie_at_the_next_answer_behind_covered_time_costs_no_trade(
         outcome = crawl.only(market.altname)
     assert (outcome.error, tape_of(tmp_path, market.altname)) == (None, expected(market))
     report = verify(TradeStore(tmp_path), market.altname)
-    assert (report.faults, report.unasked_jumps) == ([], 0)
+    assert (report.faults, report.unconfirmed_id_gaps) == ([], 0)
 
 
 @given(data=st.data())
@@ -211,7 +211,7 @@ def test_a_market_whose_first_id_is_not_1_has_that_confirmed_and_on_record(tmp_p
         # The page, two more that begin alike, the page behind the last trade, and the newest one.
         assert exchange.pages(market.altname) == 5
     report = verify(TradeStore(tmp_path), market.altname)
-    assert (outcome.exit_status, report.faults, report.jumps) == (0, [], 1)
+    assert (outcome.exit_status, report.faults, report.confirmed_id_gaps) == (0, [], 1)
 
 
 def test_verify_reports_a_first_id_above_1_that_is_not_confirmed(tmp_path: Path) -> None:
@@ -271,7 +271,7 @@ def test_a_loss_that_can_not_be_filled_stays_a_gap_and_on_record(tmp_path: Path)
         assert gap.after < START_NS + 60 * 1_001 * SECOND_NS < gap.through
         report = verify(TradeStore(tmp_path), market.altname)
         assert [fault.text for fault in report.faults][:1] == [
-            "it was asked for, and no file covers it"
+            "missing: requested, but no file has it"
         ]
         # ... and the next run fills it.
         exchange.faults = Faults()

@@ -253,7 +253,7 @@ def test_verify_reports_files_of_two_markets_in_one_folder(tmp_path: Path) -> No
     report = verify(archive, "LUNAUSD")
     [third] = [archive.segments("LUNAUSD")[2]]
     assert [(fault.path, fault.text) for fault in report.faults] == [
-        (third.path, "its trades are of the market NEWLUNA, those before them of OLDLUNA")
+        (third.path, "its trades are of the market NEWLUNA, the trades before them of OLDLUNA")
     ]
 
 

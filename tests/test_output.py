@@ -20,7 +20,7 @@ from rich.console import Console
 
 from harvester.cli import formats, output
 from harvester.cli.progress import Bars
-from harvester.cli.runs import table
+from harvester.cli.status import runs_table
 from harvester.download.events import Imported, Noted, Waiting
 from harvester.operations.run_log import RunRecord
 
@@ -112,7 +112,7 @@ def test_progress_on_a_terminal_is_printable() -> None:
 
 def test_the_log_of_runs_is_printable() -> None:
     record = RunRecord("1", "backfill", "2024-01-01T00:00:00Z", exit_status=3, error=EVIL)
-    [*_, reason] = table([record]).split("\n")
+    [*_, reason] = runs_table([record]).split("\n")
     assert reason == f"    {SAFE.partition(chr(92) + 'n')[0]}"
 
 

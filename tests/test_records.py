@@ -13,7 +13,7 @@ import msgspec
 import pytest
 
 from harvester import __version__, config
-from harvester.cli.runs import table
+from harvester.cli.status import runs_table
 from harvester.download.events import BackfillResult
 from harvester.errors import ArchiveUnwritable, ExchangeUnreachable
 from harvester.operations import run_log
@@ -208,11 +208,11 @@ def test_the_table_of_runs_says_why_one_failed() -> None:
     bad = RunRecord("a", "repair", "2026-01-29T12:00:00Z", state="killed")
     ugly = RunRecord("c", "backfill", "2026-01-28T12:00:00Z", state="ended", exit_status=3)
     ugly.pairs = [PairResult("A", 3, error="A: one\nmore of it"), PairResult("B", 3, error="B")]
-    assert table([well, bad, ugly]).split("\n") == [
+    assert runs_table([well, bad, ugly]).split("\n") == [
         "begun                command   ended        took  pairs     trades  calls  refusals  gaps",
         "2026-01-30 12:00:00  backfill  done      1:02:04      1  8,000,000  8,123         2     0",
         "2026-01-29 12:00:00  repair    killed                 0          0      0         0     0",
         "2026-01-28 12:00:00  backfill  status 3               2          0      0         0     0",
         "    A: one",
-        "    and 1 more; --json tells all",
+        "    and 1 more; --json shows all",
     ]

@@ -14,6 +14,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +27,7 @@ import pytest
 import tapes
 from crawling import Crawl, serve, strangers, tape_of
 from doomed import Plan
-from exchange import Call, Clock, Exchange, expected
+from exchange import Call, Clock, Exchange, Faults, expected
 from harms import END, HARMS, MARKET, PAIR, RANGES, TRADES, Harm, path_of, segment
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -39,6 +40,7 @@ from harvester.download.events import CancelToken
 from harvester.download.request import RunOptions
 from harvester.errors import HarvesterError
 from harvester.kraken.client import Client
+from harvester.operations.run_log import latest_runs
 from harvester.query.rollups import parse_levels, roll_up
 from harvester.schema import WRITER_OPTIONS
 from harvester.storage.lock import locked
@@ -57,7 +59,9 @@ FAST = {
     "HARVESTER_EXCHANGE_GIVE_UP_S": "0.5",
     "HARVESTER_CANDLES_ROLLUPS": "",
 }
-SOUND = "XBTUSD: sound: 1 files, 800 trades, 800 ids, 0 seams, 0 confirmed jumps, 0 roll-ups"
+SOUND = (
+    "XBTUSD: sound: 1 file, 800 trades, 800 ids, 0 file boundaries, 0 confirmed id gaps, 0 roll-ups"
+)
 
 
 @pytest.fixture(autouse=True)
@@ -290,7 +294,8 @@ def test_the_lines_tell_what_was_moved_and_fetched(mended: Mended) -> None:
     assert lines[: len(mended.caught.lines)] == mended.caught.lines
     name = (mended.moved or "").rpartition("/")[2]
     moved = [f"{PAIR}: moved {mended.moved} to quarantine/{PAIR}/0001/{name}"]
-    fetched = [f"{PAIR}: fetched {rows} trades in {pages} pages"]
+    ending = "" if pages == 1 else "s"
+    fetched = [f"{PAIR}: downloaded {rows} trades in {pages} page{ending}"]
     assert lines[len(mended.caught.lines) :] == [
         *(moved if mended.moved else []),
         *(fetched if mended.gap else []),
@@ -334,7 +339,7 @@ def test_a_rollup_that_was_altered_is_moved_and_made_anew_with_nobody_asked(roll
     span = harms.span_text(RANGES[2])
     assert (ran.status, ran.err) == (0, "")
     assert ran.lines[1:-1] == [
-        f"  {path}: it does not agree with the trades that it is made of; range {span}",
+        f"  {path}: it does not agree with the trades of its segment; range {span}",
         f"{PAIR}: moved {path} to quarantine/{PAIR}/0001/{name}",
     ]
     assert quarantined(rolled) == {f"{PAIR}/0001/{name}": altered}
@@ -406,8 +411,8 @@ def test_of_two_that_overlap_with_other_trades_both_go(
     assert ran.status == 0
     assert tape_of(data, PAIR) == TAPE
     assert [note(data, number)["faults"] for number in ("0001", "0002")] == [
-        [f"it overlaps with {path_of(span)}, which holds other trades"],
-        [f"it overlaps with {path_of(RANGES[1])}, which holds other trades"],
+        [f"it overlaps with {path_of(span)}, which has other trades"],
+        [f"it overlaps with {path_of(RANGES[1])}, which has other trades"],
     ]
 
 
@@ -429,7 +434,9 @@ def test_trades_missing_inside_a_file_are_downloaded_and_no_others(
     ran = run(exchange, data, "--repair")
     assert (ran.status, tape_of(data, PAIR), quarantined(data)) == (0, TAPE, {})
     assert sum(endpoint == "Trades" for endpoint, *_ in ran.asked) <= 4
-    assert any(line.startswith(f"{PAIR}: lacked trades, downloaded again: ") for line in ran.lines)
+    assert any(
+        line.startswith(f"{PAIR}: trades were missing, downloaded again: ") for line in ran.lines
+    )
 
 
 def forget_jumps(file: Path) -> None:
@@ -459,7 +466,7 @@ def test_ids_that_the_exchange_really_skips_are_on_record_after_it(tmp_path: Pat
         assert run(skipping, tmp_path / "data").status == 4
         assert run(skipping, tmp_path / "data", "--repair").status == 0
     report = verify(TradeStore(tmp_path / "data"), PAIR)
-    assert (report.faults, report.jumps) == ([], 1)
+    assert (report.faults, report.confirmed_id_gaps) == ([], 1)
 
 
 def test_a_file_that_turns_out_to_lack_trades_when_its_neighbour_is_fetched_stays_but_for_them(
@@ -513,7 +520,8 @@ def test_a_file_of_another_pair_goes_and_nothing_is_wished_for(data: Path) -> No
     assert (ran.status, ran.calls, (data / "wanted/ETHUSD.json").exists()) == (0, [], False)
     assert list(quarantined(data)) == [f"ETHUSD/0001/{other.name}"]
     assert ran.lines[-1] == (
-        "ETHUSD: sound: 0 files, 0 trades, 0 ids, 0 seams, 0 confirmed jumps, 0 roll-ups"
+        "ETHUSD: sound: 0 files, 0 trades, 0 ids, 0 file boundaries, 0 confirmed id gaps, "
+        "0 roll-ups"
     )
 
 
@@ -538,7 +546,7 @@ def test_what_was_wanted_and_lost_is_all_between_the_first_file_and_the_last(
 ) -> None:
     (data / f"wanted/{PAIR}.json").unlink()
     segment(data, 1).unlink()
-    assert [fault.span for fault in verify(TradeStore(data), PAIR).faults if not fault.path] == [
+    assert [fault.range for fault in verify(TradeStore(data), PAIR).faults if not fault.path] == [
         RANGES[1]
     ]
     ran = run(exchange, data, "--repair")
@@ -783,13 +791,13 @@ def test_where_the_machine_refuses_in_the_middle_what_is_missing_is_told(
     refuse_moves(monkeypatch, errno.EIO, after=1)
     ran = run(exchange, data, "--repair", "-q")
     gap = harms.span_text(RANGES[1])
-    assert f"  {PAIR}: it was asked for, and no file covers it; range {gap}" in ran.lines
+    assert f"  {PAIR}: missing: requested, but no file has it; range {gap}" in ran.lines
     place = data / f"quarantine/{PAIR}/0002/{segment(data, 3).name}"
     assert (ran.status, len(quarantined(data)), segment(data, 3).exists()) == (1, 1, True)
     assert ran.err == (
         f"harvester: XBTUSD: can't write {place}: Input/output error\n"
-        f"XBTUSD: what was moved is kept in {data}/quarantine/XBTUSD; what is missing stays on "
-        "record\n"
+        f"XBTUSD: moved files are kept in {data}/quarantine/XBTUSD; the missing ranges stay "
+        "recorded\n"
     )
 
 
@@ -878,10 +886,10 @@ def test_a_pair_that_was_delisted_fails_alone_and_says_where_its_file_is(
     assert ran.status == 3
     assert ran.err == (
         "harvester: XBTUSD: the exchange refused: EQuery:Unknown asset pair\n"
-        f"XBTUSD: what was moved is kept in {data}/quarantine/XBTUSD; what is missing stays on "
-        "record\n"
+        f"XBTUSD: moved files are kept in {data}/quarantine/XBTUSD; the missing ranges stay "
+        "recorded\n"
     )
-    assert f"  {PAIR}: it was asked for, and no file covers it; range {gap}" in ran.lines
+    assert f"  {PAIR}: missing: requested, but no file has it; range {gap}" in ran.lines
     assert TradeStore(data).gaps(PAIR) == [RANGES[1]]
     assert quarantined(data)[f"{PAIR}/0001/{segment(data, 1).name}"] == broken
     assert verify(TradeStore(data), "BTTUSD").faults == []
@@ -907,10 +915,11 @@ def test_the_real_command_tells_it_all(data: Path, exchange: Exchange) -> None:
     name, span = Path(said.where).name, harms.span_text(said.span)
     assert (done.returncode, done.stderr) == (0, f"XBTUSD: {span} to fetch\n")
     assert done.stdout.splitlines() == [
-        "XBTUSD: 1 FAULTS: 4 files, 800 trades, 800 ids, 1 seams, 0 confirmed jumps, 0 roll-ups",
+        "XBTUSD: 1 FAULT: 4 files, 800 trades, 800 ids, 1 file boundary, 0 confirmed id gaps, "
+        "0 roll-ups",
         f"  {said.where}: {harms.CHECKSUM}; range {span}",
         f"XBTUSD: moved {said.where} to quarantine/XBTUSD/0001/{name}",
-        "XBTUSD: fetched 200 trades in 1 pages",
+        "XBTUSD: downloaded 200 trades in 1 page",
         SOUND,
     ]
 
@@ -928,7 +937,7 @@ def test_the_report_as_json(data: Path, exchange: Exchange) -> None:
             {
                 "pair": PAIR,
                 "path": said.where,
-                "to": f"quarantine/{PAIR}/0001/{Path(said.where).name}",
+                "new_path": f"quarantine/{PAIR}/0001/{Path(said.where).name}",
                 "faults": [harms.CHECKSUM],
                 "wanted": [list(RANGES[1])],
             }
@@ -961,3 +970,27 @@ def test_a_pair_named_twice_is_mended_once(data: Path, exchange: Exchange) -> No
     harms.digit_changed(data, 1)
     ran = run(exchange, data, "XBTUSD", "btc/usd", "--repair", "-q")
     assert (ran.status, len(quarantined(data))) == (0, 1)
+
+
+def test_ctrl_c_ends_a_repair_and_keeps_its_report(data: Path) -> None:
+    harms.digit_changed(data, 1)
+    with serve(MARKET, faults=Faults(elsewhere={"Time": ["hang"]})) as hanging:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "harvester", "verify", "--repair"],
+            env=os.environ | FAST | {"HARVESTER_DATA": str(data), "HARVESTER_API_URL": hanging.url},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        while not hanging.calls:
+            time.sleep(0.01)
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert out.startswith("XBTUSD: 1 FAULT")
+    assert err.splitlines() == [
+        "stopping; what was fetched is being written (again to stop at once)",
+        "harvester: XBTUSD: interrupted; the same command goes on where it stopped",
+        "XBTUSD: nothing was moved",
+    ]
+    assert [one.exit_status for one in latest_runs(TradeStore(data), 1)] == [130]

@@ -94,7 +94,7 @@ def test_a_trade_that_a_covered_range_lacks_is_no_jump(tmp_path: Path) -> None:
         outcome = Crawl(exchange.url, tmp_path).only("XBTUSD")
     assert (outcome.exit_status, tape_of(tmp_path, "XBTUSD")) == (0, list(expected(MARKET)))
     report = verify(TradeStore(tmp_path), "XBTUSD")
-    assert (report.faults, report.jumps) == ([], 0)
+    assert (report.faults, report.confirmed_id_gaps) == ([], 0)
 
 
 def _widen(file: Path, wide: Path, through: int) -> None:

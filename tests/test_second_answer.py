@@ -26,8 +26,8 @@ from test_against_exchange import (
 from harvester.storage.trade_store import TradeStore
 from harvester.verify.reports import ExchangeReport, IntervalReport
 
-AGREES = ("asked again: the second answer agrees",)
-DIFFERS = ("asked again: the second answer differs",)
+AGREES = ("requested again: the second answer agrees",)
+DIFFERS = ("requested again: the second answer differs",)
 
 Rows = list[list[Any]]
 Answers = Callable[[int, Rows], Rows]
@@ -172,7 +172,8 @@ def test_a_difference_is_reported_though_no_second_answer_comes(whole: TradeStor
     with serve(SPARSE, clock=Clock(NOW), faults=faults) as exchange:
         report = compare(exchange, whole)
     notes = (
-        "asked again: no second answer: XBTUSD: the exchange refused: EQuery:Unknown asset pair",
+        "requested again: no second answer: XBTUSD: the exchange refused: "
+        "EQuery:Unknown asset pair",
     )
     assert {
         interval.minutes: interval.notes for interval in report.intervals if interval.notes

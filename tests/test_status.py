@@ -10,9 +10,18 @@ from rich.console import Console
 from test_archive import put, tape
 
 from harvester.cli import output
-from harvester.cli.coverage import ASCII, BLOCKS, month_bars, year_bar, years
-from harvester.cli.holdings import Look, age, remarks, text
-from harvester.cli.watching import _in_place
+from harvester.cli.status import _redraw
+from harvester.cli.status_table import (
+    ASCII,
+    BLOCKS,
+    TableStyle,
+    age,
+    month_bars,
+    remarks,
+    status_text,
+    year_bar,
+    years,
+)
 from harvester.storage import metadata, metadata_cache
 from harvester.storage.metadata_cache import SegmentSummary, SegmentSummaryCache
 from harvester.storage.trade_store import TradeStore
@@ -218,33 +227,33 @@ LEVELS = ("1m", "1h")
 
 
 def test_the_table_of_a_pair_shows_its_gaps_month_by_month() -> None:
-    assert text([ONE], LEVELS, Look(None, BLOCKS)) == (
+    assert status_text([ONE], LEVELS, TableStyle(None, BLOCKS)) == (
         "pair        trades       first        last  age   2013-20  gaps  calls  files"
         "     MB  B/trade     roll-ups\n"
-        "XBTUSD  85,123,456  2013-10-06  2020-04-30   3h  ███████▒      1  1,204     31"
+        "XBTUSD  85,123,456  2013-10-06  2020-04-30   3h  ███████▒     1  1,204     31"
         "  912.3     10.7  1m 1h 30/31\n"
         "\n"
-        "XBTUSD by month: █ whole  ▒ in part  ░ a gap  · not asked\n"
+        "XBTUSD by month: █ complete  ▒ in part  ░ a gap  · not requested\n"
         "  2013 ████████████  2014 ████████████  2015 ████████████  2016 ████████████\n"
         "  2017 ████████████  2018 ████████████  2019 ████████████  2020 ░░▒█········"
     )
 
 
 def test_a_narrow_terminal_shows_what_matters_most() -> None:
-    shown = text([ONE, TWO], LEVELS, Look(80, ASCII)).split("\n")
+    shown = status_text([ONE, TWO], LEVELS, TableStyle(80, ASCII)).split("\n")
     assert shown[:4] == [
         "pair         trades        last  age   2013-20  gaps  calls  files     MB",
-        "XBTUSD   85,123,456  2020-04-30   3h  #######+      1  1,204     31  912.3",
-        "ETHEUR            5               1m  .......#      0      ?      0    0.0",
-        "2 pairs  85,123,461  2020-04-30   3h                1  1,204     31  912.3",
+        "XBTUSD   85,123,456  2020-04-30   3h  #######+     1  1,204     31  912.3",
+        "ETHEUR            5               1m  .......#     0      ?      0    0.0",
+        "2 pairs  85,123,461  2020-04-30   3h               1  1,204     31  912.3",
     ]
     assert max(len(line) for line in shown) <= 80
 
 
 def test_a_very_narrow_one_shows_no_line_that_wraps() -> None:
-    assert text([ONE], LEVELS, Look(40, ASCII)).split("\n")[:2] == [
+    assert status_text([ONE], LEVELS, TableStyle(40, ASCII)).split("\n")[:2] == [
         "pair        trades  age  gaps",
-        "XBTUSD  85,123,456   3h      1",
+        "XBTUSD  85,123,456   3h     1",
     ]
 
 
@@ -267,8 +276,8 @@ def test_columns_go_in_the_order_that_is_told_until_the_rest_fits() -> None:
 
 def test_of_many_pairs_months_are_shown_on_request() -> None:
     many = [ONE] * 4
-    assert "by month" not in text(many, LEVELS, Look(None, ASCII))
-    assert text(many, LEVELS, Look(None, ASCII), detailed=True).count("by month") == 4
+    assert "by month" not in status_text(many, LEVELS, TableStyle(None, ASCII))
+    assert status_text(many, LEVELS, TableStyle(None, ASCII), detailed=True).count("by month") == 4
 
 
 def test_years_begin_with_the_first_trade_or_gap() -> None:
@@ -308,7 +317,7 @@ def test_a_gap_is_told_as_people_write_it_and_to_the_nanosecond_where_asked_for(
 def test_not_every_gap_of_hundreds_is_said() -> None:
     many = PairStatus("A", gaps=[Range(i, i + 1) for i in range(0, 100, 2)])
     said = remarks([many])
-    assert (len(said), said[-1]) == (21, "and 30 more gaps; --json tells all")
+    assert (len(said), said[-1]) == (21, "and 30 more gaps; --json shows all")
 
 
 @pytest.mark.parametrize(
@@ -341,7 +350,7 @@ def test_ctrl_c_is_how_a_watch_on_a_terminal_ends() -> None:
 
     file = io.StringIO()
     console = Console(file=file, width=20, height=5, force_terminal=True, color_system=None)
-    ended = _in_place(lambda: f"look {len(naps)}", 2.0, sleep, console)
+    ended = _redraw(lambda: f"look {len(naps)}", 2.0, sleep, console)
     assert (ended, naps) == (0, [2.0, 2.0, 2.0])
     assert [f"look {number}" in file.getvalue() for number in range(4)] == [True] * 3 + [False]
     # It is drawn on a screen of its own, which is gone afterwards.

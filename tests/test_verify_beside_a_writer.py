@@ -84,7 +84,7 @@ def test_damage_is_told_though_files_are_replaced_all_the_time(
 
     monkeypatch.setattr(TradeStore, "segments", changing)
     report = verify(TradeStore(one.folder), PAIR)
-    assert "its rows do not have the checksum that its footer tells" in [
+    assert "the checksum of its rows is not that of its footer" in [
         fault.text for fault in report.faults
     ]
 
@@ -125,7 +125,7 @@ def test_candles_whose_trades_are_replaced_while_they_are_compared_are_compared_
     one.fill()
     archive = TradeStore(one.folder)
     undisturbed = comparing(one, archive, against)
-    assert (undisturbed.differing, undisturbed.at_edge > 10) == (0, True)
+    assert (undisturbed.differing, undisturbed.at_boundary > 10) == (0, True)
     edges, done = LocalCandleReader.edges, list[int]()
 
     def late(*given: Any) -> Any:
@@ -135,5 +135,5 @@ def test_candles_whose_trades_are_replaced_while_they_are_compared_are_compared_
 
     monkeypatch.setattr(LocalCandleReader, "edges", late)
     found = comparing(one, archive, against)
-    assert (done, found.differing, found.at_edge) == ([0], 0, 0)
+    assert (done, found.differing, found.at_boundary) == ([0], 0, 0)
     assert found.compared == undisturbed.compared

@@ -55,7 +55,7 @@ SECTIONS: dict[str, dict[str, CommandEntry]] = {
     },
     "Maintain": {
         "verify": CommandEntry(
-            "prove", "verify", "Check stored data for corruption and gaps; repair it."
+            "verify", "verify", "Check stored data for corruption and gaps; repair it."
         ),
         "compact": CommandEntry("maintenance", "compact", "Merge small files into larger ones."),
         "rollup": CommandEntry(

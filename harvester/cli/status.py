@@ -1,19 +1,39 @@
-"""The command that tells what an archive holds, and what was done to it."""
+"""`harvester status`: what the archive holds, its digests, and its recent runs."""
 
 from __future__ import annotations
 
 import re
-from typing import Any
+import sys
+import time
+from collections.abc import Callable, Sequence
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
 
 import click
+import msgspec
 
-from harvester.cli.options import common, settings_of
+from harvester.archive import Archive
+from harvester.cli import output
+from harvester.cli.options import CommonOptions, common_options
+from harvester.cli.progress import display
+from harvester.cli.status_table import TableStyle, remarks, status_text, status_to_dict
+from harvester.download.events import Event, Reported
+from harvester.errors import gravest
+from harvester.escaping import shortened
+from harvester.times import SECOND, show
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from harvester.operations.run_log import RunRecord
+    from harvester.verify.digest import Digest
+    from harvester.verify.status import PairStatus
 
 
-class NumbersLeftOut(click.Command):
-    """A command some of whose options take a number that may be left out.
+class OptionalNumberCommand(click.Command):
+    """A command with options whose number may be left out.
 
-    click takes the next word for it, whatever it is: `status --watch XBTUSD`.
+    click takes the next word for the number, whatever it is: `status --watch XBTUSD`.
     """
 
     def parse_args(self, context: click.Context, words: list[str]) -> list[str]:
@@ -27,20 +47,20 @@ class NumbersLeftOut(click.Command):
             for name in option.opts
         }
         end = words.index("--") if "--" in words else len(words)
-        given = [
+        completed = [
             f"{word}={defaults[word]}"
-            if place < end and word in defaults and not _NUMBER.fullmatch("".join(behind))
+            if index < end and word in defaults and not _NUMBER.fullmatch("".join(following))
             else word
-            for place, word in enumerate(words)
-            for behind in [words[place + 1 : place + 2]]
+            for index, word in enumerate(words)
+            for following in [words[index + 1 : index + 2]]
         ]
-        return super().parse_args(context, given)
+        return super().parse_args(context, completed)
 
 
 _NUMBER = re.compile(r"[0-9.]+")
 
 
-@click.command(cls=NumbersLeftOut)
+@click.command(cls=OptionalNumberCommand)
 @click.argument("pair", nargs=-1)
 @click.option(
     "--runs",
@@ -48,7 +68,7 @@ _NUMBER = re.compile(r"[0-9.]+")
     flag_value=20,
     type=click.IntRange(1),
     metavar="[N]",
-    help="The last 20 runs, or N, instead.",
+    help="Show the last N runs instead.  [N: 20]",
 )
 @click.option(
     "--watch",
@@ -56,50 +76,268 @@ _NUMBER = re.compile(r"[0-9.]+")
     flag_value=5.0,
     type=click.FloatRange(0.1),
     metavar="[S]",
-    help="Again every 5 seconds, or S, until Ctrl-C.",
+    help="Show it again every S seconds, until Ctrl-C.  [S: 5]",
 )
-@click.option("--digest", is_flag=True, help="One line to compare with others, by whole months.")
-@click.option("--since", metavar="W", default="start", show_default=True, help="With --digest.")
-@click.option("--until", metavar="W", help="With --digest.")
-@click.option("--json", "as_json", is_flag=True, help="As JSON.")
-@common
-def status(
+@click.option(
+    "--digest",
+    is_flag=True,
+    help="Print a checksum per pair (whole months) to compare with someone else's copy.",
+)
+@click.option(
+    "--since",
+    metavar="TIME",
+    default="start",
+    show_default=True,
+    help="With --digest: start time, inclusive.",
+)
+@click.option("--until", metavar="TIME", help="With --digest: end time, exclusive.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@common_options
+def status(  # noqa: PLR0913, PLR0917 - a parameter per option
+    common: CommonOptions,
     pair: tuple[str, ...],
     digest: bool,
+    since: str,
+    until: str | None,
     runs: int | None,
     watch: float | None,
     as_json: bool,
-    **given: Any,
 ) -> int:
-    """What the archive holds of each pair: trades, coverage, gaps, files, bytes.
+    """Show what the archive has of each pair: trades, coverage, gaps, files, bytes.
 
-    Names and footers tell; no trade is read, and nobody is asked. Exit status 4 where something
-    that was asked for is not covered. A narrow terminal shows fewer columns; docs/status.md tells
-    what they mean.
+    Reads file names and Parquet footers only; no network. Exit status 4 if a range that was
+    requested is not covered. A narrow terminal shows fewer columns; docs/status.md explains them.
 
-    With --digest instead: one checksum of each pair's trades over the whole months held, the same
-    for whoever holds the same trades; -v tells each month's. With --runs instead: the last runs
-    that wrote, and how they ended.
+    With --digest: one checksum of each pair's trades, over all whole months that are stored; it is
+    equal for everybody who has the same trades. -v adds a checksum per month. With --runs: the
+    last runs that wrote to the archive, and how they ended.
 
     Example: harvester status XBT/USD --watch
     """
-    since, until = given.pop("since"), given.pop("until")
-    common_ = settings_of(given)
     if sum([digest, runs is not None, watch is not None]) > 1:
         raise click.UsageError("give one of --digest, --runs and --watch")
+    archive = common.existing_archive()
     if digest:
-        from harvester.cli.digests import tell_digests
-
-        return tell_digests(common_, pair, (since, until), as_json=as_json)
+        print_digests(common, archive, pair, (since, until), as_json=as_json)
+        return 0
     if runs is not None:
-        from harvester.cli.runs import tell_runs
-
-        tell_runs(common_, runs, as_json=as_json)
+        print_runs(archive, runs, as_json=as_json)
         return 0
     if watch is not None:
-        from harvester.cli.watching import watch as go_on
+        return watch_status(archive, pair, watch, exact=common.verbose > 0, as_json=as_json)
+    return print_status(archive, pair, exact=common.verbose > 0, as_json=as_json)
 
-        return go_on(common_, pair, watch, as_json=as_json)
-    from harvester.cli.holdings import tell
 
-    return tell(common_, pair, as_json=as_json)
+def print_status(archive: Archive, pairs: Sequence[str], *, exact: bool, as_json: bool) -> int:
+    """Print what is stored of some pairs, or of all.
+
+    Args:
+        archive: the archive.
+        pairs: names in any spelling; none for all.
+        exact: whether gaps are shown with their bounds in nanoseconds, too.
+        as_json: print JSON.
+
+    Returns:
+        The exit status: 4 if something that was requested is not covered, or can't be read.
+    """
+    found = archive.status(*pairs)
+    if as_json:
+        output.as_json([status_to_dict(pair_status) for pair_status in found])
+    elif found:
+        levels = archive.settings.candles.rollups
+        output.block(status_text(found, levels, TableStyle.of_stdout(), detailed=bool(pairs)))
+        for line in remarks(found, exact=exact):
+            output.hint(line)
+    else:
+        output.hint(_nothing_stored(archive))
+    return gravest([pair_status.exit_status for pair_status in found])
+
+
+def _nothing_stored(archive: Archive) -> str:
+    return (
+        f"the archive at {archive.settings.archive.path} is empty; "
+        "`harvester backfill XBT/USD` begins one"
+    )
+
+
+# --- --watch --------------------------------------------------------------------------------------
+
+
+def watch_status(
+    archive: Archive,
+    pairs: Sequence[str],
+    interval_s: float,
+    *,
+    exact: bool,
+    as_json: bool,
+    sleep: Callable[[float], None] = time.sleep,
+) -> int:
+    """Show what is stored again and again, until Ctrl-C.
+
+    On a terminal Ctrl-C ends it with status 0; elsewhere it is an interruption. As JSON it is one
+    line each time.
+
+    Args:
+        archive: the archive.
+        pairs: names in any spelling; none for all.
+        interval_s: seconds between two outputs.
+        exact: whether gaps are shown with their bounds in nanoseconds, too.
+        as_json: print JSON.
+        sleep: waits.
+    """
+    if as_json:
+        while True:
+            output.as_json([status_to_dict(found) for found in archive.status(*pairs)], indent=0)
+            sleep(interval_s)
+
+    def screen() -> str:
+        return _screen(archive, archive.status(*pairs), exact=exact, detailed=bool(pairs))
+
+    if sys.stdout.isatty():
+        return _redraw(screen, interval_s, sleep)
+    while True:
+        output.block(screen() + "\n")
+        sleep(interval_s)
+
+
+def _screen(archive: Archive, found: Sequence[PairStatus], *, exact: bool, detailed: bool) -> str:
+    now = show(time.time_ns() // SECOND * SECOND)
+    if not found:
+        return output.line(f"{now}  {_nothing_stored(archive)}")
+    levels = archive.settings.candles.rollups
+    table = status_text(found, levels, TableStyle.of_stdout(), detailed=detailed)
+    return "\n".join([now, "", table, *map(output.line, remarks(found, exact=exact))])
+
+
+def _redraw(
+    screen: Callable[[], str],
+    interval_s: float,
+    sleep: Callable[[float], None],
+    console: Console | None = None,
+) -> int:
+    """Draw the screen again and again, on a terminal."""
+    from rich.live import Live
+    from rich.text import Text
+
+    # What does not fit is cut off: the screen is drawn over, and never scrolls.
+    try:
+        with Live(console=console, screen=True, auto_refresh=False) as live:
+            while True:
+                live.update(Text(screen(), no_wrap=True, overflow="crop"), refresh=True)
+                sleep(interval_s)
+    except KeyboardInterrupt:
+        return 0
+
+
+# --- --digest -------------------------------------------------------------------------------------
+
+
+def print_digests(
+    common: CommonOptions,
+    archive: Archive,
+    pairs: Sequence[str],
+    between: tuple[str, str | None],
+    *,
+    as_json: bool,
+) -> None:
+    """Print the digests of some pairs, or of all.
+
+    Args:
+        common: how much is shown meanwhile.
+        archive: the archive.
+        pairs: names in any spelling; none for all.
+        between: `since` and `until`.
+        as_json: print JSON.
+    """
+    since, until = between
+    with display(quiet=common.quiet, log_json=common.log_json) as shown:
+
+        def on_event(event: Event) -> None:
+            if not isinstance(event, Reported):
+                shown.tell(event)
+            elif isinstance(event.report, list):
+                with shown.aside():
+                    if not event.report and not common.quiet:
+                        output.hint(f"{event.pair}: no whole month is stored there")
+                    for digest in event.report if not as_json else []:
+                        _print_digest(digest, with_months=common.verbose > 0)
+
+        found = archive.digest(*pairs, since=since, until=until, progress=on_event)
+    if as_json:
+        output.as_json([digest._asdict() for digest in found])
+
+
+def _print_digest(digest: Digest, *, with_months: bool) -> None:
+    output.result(str(digest))
+    for month in digest.months if with_months else []:
+        output.result(f"  {month.month}: {month.rows:,} trades, {month.sha256}")
+
+
+# --- --runs ---------------------------------------------------------------------------------------
+
+RUN_COLUMNS = ["begun", "command", "ended", "took", "pairs", "trades", "calls", "refusals", "gaps"]
+RUN_DROP_ORDER = ("pairs", "refusals", "took", "calls", "gaps")
+"""Columns that are left out where a terminal is narrow, the first one first."""
+
+
+def print_runs(archive: Archive, count: int, *, as_json: bool) -> None:
+    """Print the last `count` runs that wrote to the archive, and what went wrong in them."""
+    found = archive.runs(count)
+    if as_json:
+        output.as_json([_run_to_dict(run) for run in found])
+    elif found:
+        output.block(runs_table(found))
+    else:
+        output.hint(f"the archive at {archive.path} has no record of a run")
+
+
+def runs_table(runs: Sequence[RunRecord]) -> str:
+    """A line per run, and below it why it failed."""
+    rows = [_run_cells(run) for run in runs]
+    header, *lines = output.fitting(
+        RUN_COLUMNS, rows, RUN_DROP_ORDER, output.width(), left=3
+    ).split("\n")
+    text = [header]
+    for run, line in zip(runs, lines, strict=True):
+        text += [line, *(f"    {reason}" for reason in _reasons(run))]
+    return "\n".join(text)
+
+
+def _run_cells(run: RunRecord) -> list[str]:
+    return [
+        run.begun[:19].replace("T", " "),
+        run.command,
+        run.state if run.exit_status is None else _ending(run.exit_status),
+        _duration(run),
+        f"{len(run.pairs):,}",
+        f"{run.trades:,}",
+        f"{run.calls:,}",
+        f"{run.refusals:,}",
+        f"{run.gaps:,}",
+    ]
+
+
+def _ending(exit_status: int) -> str:
+    return "done" if exit_status == 0 else f"status {exit_status}"
+
+
+def _reasons(run: RunRecord) -> list[str]:
+    """The first reason why a run failed, shortened, and how many more there are."""
+    reasons = [run.error] if run.error else []
+    reasons += [pair.error for pair in run.pairs if pair.error]
+    first = [
+        output.line(shortened(reason.split("\n")[0], output.LONGEST_LINE)) for reason in reasons[:1]
+    ]
+    return first + ([f"and {len(reasons) - 1:,} more; --json shows all"] if reasons[1:] else [])
+
+
+def _duration(run: RunRecord) -> str:
+    if run.ended is None:
+        return ""
+    duration = datetime.fromisoformat(run.ended) - datetime.fromisoformat(run.begun)
+    seconds = max(0, round(duration.total_seconds()))
+    return f"{seconds // 3600}:{seconds // 60 % 60:02d}:{seconds % 60:02d}"
+
+
+def _run_to_dict(run: RunRecord) -> dict[str, Any]:
+    return {**msgspec.to_builtins(run), "trades": run.trades, "gaps": run.gaps}

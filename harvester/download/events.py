@@ -35,6 +35,11 @@ class CancelToken:
         """Whether `cancel` was called."""
         return self._is_cancelled
 
+    @property
+    def is_running(self) -> bool:
+        """Whether work runs that `cancel` can end."""
+        return self._loop is not None and self._loop.is_running()
+
     def cancel(self) -> None:
         """Cancel the download, from any thread or a signal handler."""
         self._is_cancelled = True
@@ -374,9 +379,22 @@ def _second(stamp_ns: int) -> str:
     return show(stamp_ns // SECOND * SECOND)
 
 
+class Reported(NamedTuple):
+    """A result is known before the call ends, such as the report of one of several pairs.
+
+    Attributes:
+        pair: altname; empty where the report is about no pair.
+        report: of the type that the method's docstring names.
+    """
+
+    pair: str
+    report: object
+
+
 Event = (
     Begun
     | Step
+    | Reported
     | Imported
     | Started
     | PageRead

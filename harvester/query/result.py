@@ -314,7 +314,7 @@ class Result:
         self, first: pa.RecordBatch, reader: pa.RecordBatchReader
     ) -> Iterator[pa.RecordBatch]:
         yield first
-        with self._asking():
+        with self._translate_errors():
             yield from reader
 
     def _call(self, name: str, *args: object, **kwargs: object) -> object:

@@ -32,14 +32,14 @@ from harvester.verify.compare import (
 from harvester.verify.local_candles import BoundaryTrades, LocalCandleReader
 from harvester.verify.reports import CsvReport, FileReport, IntervalReport
 
-# --- side by side ---------------------------------------------------------------------------------
+# --- comparison of blocks -------------------------------------------------------------------------
 
-# Both come as streams, and what is equal never becomes an object of Python: only a candle that
-# differs, or that one side lacks, is looked at by itself.
+# Both sides are streams of Arrow batches, and equal candles never become Python objects: only a
+# candle that differs, or that one side lacks, is compared by itself.
 
 VALUES = COLUMNS[1:]
 _NOT_VOLUME = [name for name in VALUES if name != "volume"]
-BEYOND = "beyond what the file's name tells"
+BEYOND = "outside the period in the file's name"
 _REASONS = ("", BEFORE, AFTER, GAP, BEYOND)
 _NO_CANDLES = pa.RecordBatch.from_pylist([], schema=ROWS)
 _AT_ONCE = 4_096
@@ -48,27 +48,27 @@ _GAP, _BEYOND = _REASONS.index(GAP), _REASONS.index(BEYOND)
 
 Bools = NDArray[np.bool_]
 Codes = NDArray[np.int8]
-Places = NDArray[np.intp]
+Indexes = NDArray[np.intp]
 
-_Where = tuple[int, int, int]
-"""When a candle opens, and its places on either side, or -1."""
+_CandleKey = tuple[int, int, int]
+"""A candle's opening time, its index in the file's rows and in the local ones; -1 for none."""
 
 
 def compare_blocks(
-    asker: LocalCandleReader,
+    reader: LocalCandleReader,
     coverage: Sequence[Range],
     minutes: int,
     whole: KnownComplete,
     blocks: Iterable[Block],
 ) -> IntervalReport:
-    """Hold the candles of a file against ours.
+    """Compare the candles of a file with those of the archive.
 
     Args:
-        asker: asks the archive.
-        coverage: what it holds, in order; at least something.
+        reader: reads candles of the archive.
+        coverage: the pair's coverage, in order; not empty.
         minutes: the candles' length.
-        whole: which time the file is known to hold whole. Where that is not known, a candle of
-            ours counts from the file's first row to its last.
+        whole: the period in which the file is known to be complete. Where that is not known, local
+            candles count from the file's first row to its last.
         blocks: the file's candles, in order of time.
 
     Raises:
@@ -76,23 +76,23 @@ def compare_blocks(
         ArchiveDamaged: a file of the archive can't be read.
         ValueDoesNotFit: a sum has more than 38 digits.
     """
-    merge = _Merge(asker, coverage, minutes, whole)
+    comparison = _BlockComparison(reader, coverage, minutes, whole)
     for block in blocks:
         if block.rows.num_rows:
-            merge.take(block)
-    merge.finish()
-    return merge.tally.report()
+            comparison.add(block)
+    comparison.finish()
+    return comparison.counts.report()
 
 
-class _Ours:
-    """Our candles, one batch at a time."""
+class _LocalCandles:
+    """The archive's candles, one batch at a time."""
 
     def __init__(self, batches: Iterator[pa.RecordBatch]) -> None:
         self._batches = batches
         self._batch = _NO_CANDLES
 
     def fill(self) -> bool:
-        """Have some candles at hand; False where all were taken."""
+        """Load the next batch if the current one is used up; False if there is no more."""
         while not self._batch.num_rows:
             batch = next(self._batches, None)
             if batch is None:
@@ -102,182 +102,199 @@ class _Ours:
 
     @property
     def last_ns(self) -> int:
-        """When the last candle at hand opens; there must be one."""
+        """The opening time of the last candle of the batch; there must be one."""
         return int(times(self._batch)[-1])
 
     def through(self, moment: int) -> pa.RecordBatch:
-        """Take those at hand that open up to a moment."""
+        """Remove and return the candles of the batch that open at `moment` or before."""
         end = int(np.searchsorted(times(self._batch), moment, side="right"))
-        taken, self._batch = self._batch.slice(0, end), self._batch.slice(end)
-        return taken
+        removed, self._batch = self._batch.slice(0, end), self._batch.slice(end)
+        return removed
 
 
-class _Part(NamedTuple):
-    """What both sides have of some time.
+class _Section(NamedTuple):
+    """The candles of both sides in one period.
 
     Attributes:
-        ours: our candles.
-        theirs: rows of a block, from the place `offset` in it on.
-        block: None where there are no such rows.
+        local: the archive's candles.
+        file: the file's candles: rows of a block.
+        offset: the index in the block of the first of these rows.
+        block: the block; None if the file has no rows in the period.
     """
 
-    ours: pa.RecordBatch
-    theirs: pa.RecordBatch = _NO_CANDLES
+    local: pa.RecordBatch
+    file: pa.RecordBatch = _NO_CANDLES
     offset: int = 0
     block: Block | None = None
 
-    def their(self, place: int) -> Candle | None:
-        """A candle of theirs in all of its digits; None where the place is -1."""
-        if self.block is None or place < 0:
+    def file_candle(self, index: int) -> Candle | None:
+        """A candle of the file with all its digits; None for the index -1."""
+        if self.block is None or index < 0:
             return None
-        return self.block.candle(self.offset + place)
+        return self.block.candle(self.offset + index)
 
 
-class _Equals(NamedTuple):
-    """The candles of a part that are equal, and not yet counted.
+class _EqualCandles(NamedTuple):
+    """The candles of a section that are equal, and not yet counted.
 
     Attributes:
-        theirs: when all of the file open.
-        place: where they stand in ours.
-        is_equal: which of them are meant.
+        times_ns: the opening times of all candles of the file.
+        local_index: their indexes among the local candles.
+        is_equal: which of them are equal and not yet counted.
     """
 
-    theirs: Int64s
-    place: Places
+    times_ns: Int64s
+    local_index: Indexes
     is_equal: Bools
 
-    def take(self, time_ns: int | None) -> _Where | None:
-        """Take one out, by when it opens; None where it is not among them."""
-        at = 0 if time_ns is None else int(np.searchsorted(self.theirs, time_ns))
-        if at == len(self.theirs) or self.theirs[at] != time_ns or not self.is_equal[at]:
+    def remove(self, time_ns: int | None) -> _CandleKey | None:
+        """Remove a candle, by its opening time; None if it is not among them."""
+        index = 0 if time_ns is None else int(np.searchsorted(self.times_ns, time_ns))
+        if index == len(self.times_ns):
             return None
-        self.is_equal[at] = False
-        return int(self.theirs[at]), at, int(self.place[at])
+        if self.times_ns[index] != time_ns or not self.is_equal[index]:
+            return None
+        self.is_equal[index] = False
+        return int(self.times_ns[index]), index, int(self.local_index[index])
 
 
-class _Merge:
-    """Takes block after block of a file, and of ours what lies beside it."""
+class _BlockComparison:
+    """Compares a file block by block with the local candles of the same time."""
 
     def __init__(
         self,
-        asker: LocalCandleReader,
+        reader: LocalCandleReader,
         coverage: Sequence[Range],
         minutes: int,
         whole: KnownComplete,
     ) -> None:
-        self.tally = ComparisonCounts(asker, minutes, self._is_compared, VALUES)
-        self._asker, self._minutes = asker, minutes
+        self.counts = ComparisonCounts(reader, minutes, self._is_compared, VALUES)
+        self._reader, self._minutes = reader, minutes
         self._width_ns = minutes * UNITS_NS["m"]
-        self._after = np.array([one.after for one in coverage])
-        self._through = np.array([one.through for one in coverage])
+        self._after = np.array([covered.after for covered in coverage])
+        self._through = np.array([covered.through for covered in coverage])
         self._whole = whole
         self._since = 0 if whole.since_s is None else whole.since_s * SECOND
         self._until = END_OF_TIME if whole.until_s is None else whole.until_s * SECOND
-        self._ours: _Ours | None = None
-        # From when on a candle of ours counts.
+        self._local: _LocalCandles | None = None
+        # Local candles count from this opening time on.
         self._first_ns = self._since
 
-    def take(self, block: Block) -> None:
-        """Take a block with all of ours up to its last candle, in steps that both sides reach."""
+    def add(self, block: Block) -> None:
+        """Compare a block with all local candles up to its last candle.
+
+        In steps: each ends where the block or the batch of local candles ends.
+        """
         stamps = times(block.rows)
-        if self._ours is None:
-            self._ours = self._asked(int(stamps[0]))
-        place = 0
-        while place < len(stamps):
+        if self._local is None:
+            self._local = self._read_local(int(stamps[0]))
+        begin = 0
+        while begin < len(stamps):
             reached = int(stamps[-1])
-            if self._ours.fill():
-                reached = min(reached, self._ours.last_ns)
+            if self._local.fill():
+                reached = min(reached, self._local.last_ns)
             end = int(np.searchsorted(stamps, reached, side="right"))
-            rows = block.rows.slice(place, end - place)
-            self._compare(_Part(self._ours.through(reached), rows, place, block))
-            place = end
+            rows = block.rows.slice(begin, end - begin)
+            self._compare(_Section(self._local.through(reached), rows, begin, block))
+            begin = end
 
     def finish(self) -> None:
-        """Take those of ours that the file would have to have behind its last one."""
-        if self._whole.until_s is None or (self._ours is None and self._whole.since_s is None):
+        """Compare local candles after the file's last row, if it is known to be complete there."""
+        if self._whole.until_s is None or (self._local is None and self._whole.since_s is None):
             return
-        ours = self._ours or self._asked(self._since)
-        while ours.fill():
-            self._compare(_Part(ours.through(END_OF_TIME)))
+        local = self._local or self._read_local(self._since)
+        while local.fill():
+            self._compare(_Section(local.through(END_OF_TIME)))
 
-    def _asked(self, first_ns: int) -> _Ours:
-        """Our candles from the file's first row on, or from where it is known to be whole."""
+    def _read_local(self, first_ns: int) -> _LocalCandles:
+        """Local candles from the file's first row on, or from where it is known to be complete."""
         if self._whole.since_s is None:
             self._first_ns = first_ns
-        span = Range(max(0, min(first_ns, self._first_ns) - 1), self._until - 1)
-        asker, minutes = self._asker, self._minutes
-        return _Ours(asker.batches(minutes, span) if span.after < span.through else iter(()))
+        wanted = Range(max(0, min(first_ns, self._first_ns) - 1), self._until - 1)
+        if wanted.after >= wanted.through:
+            return _LocalCandles(iter(()))
+        return _LocalCandles(self._reader.batches(self._minutes, wanted))
 
-    def _compare(self, part: _Part) -> None:
-        """Look one by one at what must be; count what is equal and what can't be compared."""
-        theirs, ours = times(part.theirs), times(part.ours)
-        place, is_both = _found(ours, theirs)
-        codes, our_codes = self._codes(theirs), self._codes(ours)
+    def _compare(self, section: _Section) -> None:
+        """Count the candles that are equal or can't be compared; compare the others singly."""
+        file_ns, local_ns = times(section.file), times(section.local)
+        index, is_both = _local_indexes(local_ns, file_ns)
+        codes, local_codes = self._codes(file_ns), self._codes(local_ns)
         is_equal = is_both.copy()
-        of_file = part.theirs.filter(pa.array(is_both))
-        held = part.ours.take(pa.array(place[is_both]))
-        is_equal[is_both] = _equal(of_file, held, VALUES)
-        is_rounded = _is_float_rounded(part, is_both, of_file, held)
+        of_file = section.file.filter(pa.array(is_both))
+        of_archive = section.local.take(pa.array(index[is_both]))
+        is_equal[is_both] = _equal(of_file, of_archive, VALUES)
+        is_rounded = _is_float_rounded(section, is_both, of_file, of_archive)
         is_equal |= is_rounded
-        is_alone = np.ones(len(ours), dtype=bool)
-        is_alone[place[is_both]] = False
+        is_local_only = np.ones(len(local_ns), dtype=bool)
+        is_local_only[index[is_both]] = False
         self._skip(codes)
-        # What the file says nothing of is none of its candles.
-        self._skip(our_codes[is_alone & (our_codes != _BEYOND)])
+        # Local candles outside the file's period are not counted as skipped.
+        self._skip(local_codes[is_local_only & (local_codes != _BEYOND)])
         is_equal &= codes == 0
         # Trades of its opening may count in a candle that is not compared.
-        is_equal &= self._are_compared(theirs - self._width_ns)
-        left = ((codes == 0) & ~is_equal).nonzero()[0]
-        place[~is_both] = -1
-        rest = [(int(theirs[at]), int(at), int(place[at])) for at in left]
-        rest += [(int(ours[at]), -1, int(at)) for at in (is_alone & (our_codes == 0)).nonzero()[0]]
-        self._one_by_one(part, sorted(rest), _Equals(theirs, place, is_equal))
-        trades = pc.sum(part.theirs.column("count").filter(pa.array(is_equal))).as_py() or 0
-        self.tally.equal(int(is_equal.sum()), trades, int((is_equal & is_rounded).sum()))
+        is_equal &= self._are_compared(file_ns - self._width_ns)
+        unequal = ((codes == 0) & ~is_equal).nonzero()[0]
+        index[~is_both] = -1
+        rest = [(int(file_ns[i]), int(i), int(index[i])) for i in unequal]
+        unmatched = (is_local_only & (local_codes == 0)).nonzero()[0]
+        rest += [(int(local_ns[i]), -1, int(i)) for i in unmatched]
+        self._compare_singly(section, sorted(rest), _EqualCandles(file_ns, index, is_equal))
+        trades = pc.sum(section.file.column("count").filter(pa.array(is_equal))).as_py() or 0
+        self.counts.equal(int(is_equal.sum()), trades, int((is_equal & is_rounded).sum()))
 
-    def _one_by_one(self, part: _Part, rest: Sequence[_Where], equals: _Equals) -> None:
-        """Compare candles, and of those that are equal the ones that are wanted behind them."""
-        self._wanted(part, equals, {})
+    def _compare_singly(
+        self, section: _Section, rest: Sequence[_CandleKey], equals: _EqualCandles
+    ) -> None:
+        """Compare candles one by one, with the equal candles after them that are needed, too."""
+        self._compare_needed(section, equals, {})
         if not rest:
             return
-        # With the moment at which the last of them ends.
-        span = Range(max(0, rest[0][0] - 1), rest[-1][0] + self._width_ns)
-        openings = self._asker.openings(self._minutes, span)
+        # Up to and including the time at which the last of them ends.
+        wanted = Range(max(0, rest[0][0] - 1), rest[-1][0] + self._width_ns)
+        openings = self._reader.openings(self._minutes, wanted)
         width_ns = self._width_ns
         for begin in range(0, len(rest), _AT_ONCE):
             some = rest[begin : begin + _AT_ONCE]
-            at_edge = {at for at, *_ in some if not openings.isdisjoint((at, at + width_ns))}
-            # Those behind them may be wanted as well.
-            at_edge |= openings & {at + width_ns for at in at_edge}
-            edges = self._asker.edges(self._minutes, sorted(at_edge))
-            held = _candles(part.ours, [at for _, _, at in some if at >= 0])
-            for time_ns, their_place, our_place in some:
-                our = next(held) if our_place >= 0 else None
-                self.tally.compare(time_ns, our, part.their(their_place), edges.get)
-                self._wanted(part, equals, edges)
+            opens = (time_ns for time_ns, *_ in some)
+            at_boundary = {
+                time_ns
+                for time_ns in opens
+                if not openings.isdisjoint((time_ns, time_ns + width_ns))
+            }
+            # The candles after them may be needed as well.
+            at_boundary |= openings & {time_ns + width_ns for time_ns in at_boundary}
+            edges = self._reader.edges(self._minutes, sorted(at_boundary))
+            local_candles = _candles(section.local, [index for _, _, index in some if index >= 0])
+            for time_ns, file_index, local_index in some:
+                local = next(local_candles) if local_index >= 0 else None
+                self.counts.compare(time_ns, local, section.file_candle(file_index), edges.get)
+                self._compare_needed(section, equals, edges)
 
-    def _wanted(self, part: _Part, equals: _Equals, edges: Mapping[int, BoundaryTrades]) -> None:
-        """Compare one by one the equal candles that are wanted next, as long as they are."""
-        asker, minutes = self._asker, self._minutes
+    def _compare_needed(
+        self, section: _Section, equals: _EqualCandles, edges: Mapping[int, BoundaryTrades]
+    ) -> None:
+        """Compare equal candles one by one as long as the next candle must be compared singly."""
+        reader, minutes = self._reader, self._minutes
 
         def edges_of(time_ns: int) -> BoundaryTrades:
             found = edges.get(time_ns)
-            return asker.edges(minutes, [time_ns])[time_ns] if found is None else found
+            return reader.edges(minutes, [time_ns])[time_ns] if found is None else found
 
-        while (found := equals.take(self.tally.wanted)) is not None:
-            time_ns, their_place, our_place = found
-            [our] = _candles(part.ours, [our_place])
-            self.tally.compare(time_ns, our, part.their(their_place), edges_of)
+        while (found := equals.remove(self.counts.needed_next)) is not None:
+            time_ns, file_index, local_index = found
+            [local] = _candles(section.local, [local_index])
+            self.counts.compare(time_ns, local, section.file_candle(file_index), edges_of)
 
     def _codes(self, opens: Int64s) -> Codes:
-        """Why candles can't be compared, as places in `_REASONS`; 0 where they can."""
+        """Why candles can't be compared, as indexes in `_REASONS`; 0 where they can."""
         after, through = opens - 1, opens + (self._width_ns - 1)
         run = np.searchsorted(self._after, np.maximum(after, 0), side="right") - 1
-        is_held = (run >= 0) & (through <= self._through[run])
+        is_covered = (run >= 0) & (through <= self._through[run])
         codes = np.full(len(opens), _GAP, dtype=np.int8)
         codes[through > self._through[-1]] = _REASONS.index(AFTER)
         codes[after < self._after[0]] = _REASONS.index(BEFORE)
-        codes[is_held] = 0
+        codes[is_covered] = 0
         codes[(opens < self._since) | (through >= self._until)] = _BEYOND
         return codes
 
@@ -291,54 +308,54 @@ class _Merge:
     def _skip(self, codes: Codes) -> None:
         for code, candles in enumerate(np.bincount(codes, minlength=len(_REASONS)).tolist()):
             if code and candles:
-                self.tally.skip(_REASONS[code], candles)
+                self.counts.skip(_REASONS[code], candles)
 
 
-def _found(ours: Int64s, theirs: Int64s) -> tuple[Places, Bools]:
-    """Where each of their times stands in ours, and whether it does."""
-    place = np.searchsorted(ours, theirs)
-    if not len(ours):
-        return place, np.zeros(len(theirs), dtype=bool)
-    return place, ours[np.minimum(place, len(ours) - 1)] == theirs
+def _local_indexes(local_ns: Int64s, file_ns: Int64s) -> tuple[Indexes, Bools]:
+    """The index of each of the file's times among the local ones, and whether it is there."""
+    index = np.searchsorted(local_ns, file_ns)
+    if not len(local_ns):
+        return index, np.zeros(len(file_ns), dtype=bool)
+    return index, local_ns[np.minimum(index, len(local_ns) - 1)] == file_ns
 
 
 def _is_float_rounded(
-    part: _Part, is_both: Bools, of_file: pa.RecordBatch, held: pa.RecordBatch
+    section: _Section, is_both: Bools, of_file: pa.RecordBatch, of_archive: pa.RecordBatch
 ) -> Bools:
     """Which candles of the file are equal, but for a volume within float rounding; shape (rows,).
 
     Args:
-        part: of some time.
+        section: the candles of both sides in one period.
         is_both: which candles of the file the archive has too.
         of_file: these, as the file has them.
-        held: these, by the trades held.
+        of_archive: these, by the stored trades.
     """
-    is_rounded = np.zeros(part.theirs.num_rows, dtype=bool)
+    is_rounded = np.zeros(section.file.num_rows, dtype=bool)
     # Such a volume has too many digits for the column.
     if not of_file.column("volume").null_count:
         return is_rounded
-    is_close = _bools(of_file.column("volume").is_null()) & _equal(of_file, held, _NOT_VOLUME)
-    volumes, counts = held.column("volume"), held.column("count")
-    places = is_both.nonzero()[0]
+    is_close = _bools(of_file.column("volume").is_null()) & _equal(of_file, of_archive, _NOT_VOLUME)
+    volumes, counts = of_archive.column("volume"), of_archive.column("count")
+    indexes = is_both.nonzero()[0]
     for row in is_close.nonzero()[0].tolist():
-        their = part.their(int(places[row]))
-        is_rounded[places[row]] = their is not None and is_float_rounded(
-            volumes[row].as_py(), their.volume, counts[row].as_py()
+        candle = section.file_candle(int(indexes[row]))
+        is_rounded[indexes[row]] = candle is not None and is_float_rounded(
+            volumes[row].as_py(), candle.volume, counts[row].as_py()
         )
     return is_rounded
 
 
-def _equal(theirs: pa.RecordBatch, ours: pa.RecordBatch, names: Sequence[str]) -> Bools:
+def _equal(of_file: pa.RecordBatch, of_archive: pa.RecordBatch, names: Sequence[str]) -> Bools:
     """Whether candles are equal in these values, as numbers; shape (rows,)."""
-    equal = np.ones(theirs.num_rows, dtype=bool)
+    equal = np.ones(of_file.num_rows, dtype=bool)
     for name in names:
-        equal &= _bools(pc.equal(theirs.column(name), ours.column(name)).fill_null(False))
+        equal &= _bools(pc.equal(of_file.column(name), of_archive.column(name)).fill_null(False))
     return equal
 
 
-def _candles(ours: pa.RecordBatch, places: Sequence[int]) -> Iterator[Candle]:
-    """Some of ours, in all of their digits; a vwap is 0, as files have none."""
-    rows = ours.select(list(COLUMNS)).take(pa.array(places, pa.int64()))
+def _candles(local: pa.RecordBatch, indexes: Sequence[int]) -> Iterator[Candle]:
+    """Some local candles, with all their digits; a vwap is 0, as files have none."""
+    rows = local.select(list(COLUMNS)).take(pa.array(indexes, pa.int64()))
     for time_ns, row in zip(
         times(rows).tolist(), rows.drop_columns(["time"]).to_pylist(), strict=True
     ):
@@ -350,28 +367,28 @@ def _bools(values: pa.Array) -> Bools:
     return bools
 
 
-# --- against csv ----------------------------------------------------------------------------------
+# --- comparison of files --------------------------------------------------------------------------
 
 Progress = Callable[[int, int], None]
-"""Told how many bytes are done, and how many there are."""
+"""Called with how many bytes are done, and how many there are."""
 
 
-class Chosen(NamedTuple):
+class FileChoice(NamedTuple):
     """Which files are compared, and which are not.
 
     Attributes:
-        files: by pair, for all that are wanted, in order of their lengths.
-        passed_over: how many are of other pairs.
-        unknown: those whose names are none of candles, or that no pair fits.
+        files: by altname, for all requested pairs, in order of the candles' length.
+        of_other_pairs: how many files are of other pairs.
+        unknown: files that are not named after candles, or after no known pair.
     """
 
     files: dict[str, list[CandleFile]]
-    passed_over: int
+    of_other_pairs: int
     unknown: list[Member]
 
 
-def choose(members: Iterable[Member], wanted: Iterable[str], known: Iterable[Pair]) -> Chosen:
-    """The files of some pairs, by their names.
+def choose(members: Iterable[Member], wanted: Iterable[str], known: Iterable[Pair]) -> FileChoice:
+    """Choose the files of some pairs, by the files' names.
 
     Args:
         members: all that were found.
@@ -379,19 +396,19 @@ def choose(members: Iterable[Member], wanted: Iterable[str], known: Iterable[Pai
         known: the pairs that a name can mean.
     """
     files: dict[str, list[CandleFile]] = {name: [] for name in wanted}
-    book = PairIndex(known)
-    passed_over, unknown = 0, []
+    pair_names = PairIndex(known)
+    of_other_pairs, unknown = 0, []
     for member in members:
-        found = candle_file(member, book)
+        found = candle_file(member, pair_names)
         if found is None:
             unknown.append(member)
         elif found[0].altname in files:
             files[found[0].altname].append(found[1])
         else:
-            passed_over += 1
-    for some in files.values():
-        some.sort(key=lambda one: one.minutes)
-    return Chosen(files, passed_over, unknown)
+            of_other_pairs += 1
+    for files_of_pair in files.values():
+        files_of_pair.sort(key=lambda file: file.minutes)
+    return FileChoice(files, of_other_pairs, unknown)
 
 
 def compare(
@@ -401,58 +418,58 @@ def compare(
     memory_limit: str = MEMORY_LIMIT,
     progress: Progress = lambda _done, _all: None,
 ) -> CsvReport:
-    """Hold the candles of some files of one pair against the trades held.
+    """Compare the candles of some files of one pair with the stored trades.
 
-    A file that can't be read, or not be compared, ends with an error of its own.
+    If a file can't be read or compared, the error is in its report.
 
     Args:
-        archive: holds the trades.
-        pair: which.
-        files: its files, as `choose` gives them.
-        memory_limit: what DuckDB may use.
-        progress: told how far it is.
+        archive: the archive with the trades.
+        pair: the pair.
+        files: its files, as `choose` returns them.
+        memory_limit: the memory that DuckDB may use, such as 1GB.
+        progress: called after each block.
     """
     coverage = archive.coverage(pair.altname)
     if not coverage:
-        return CsvReport(pair.altname, is_held=False)
-    asker = LocalCandleReader(archive, pair.altname, pair.pair_decimals, memory_limit)
-    total, before = sum(one.member.size for one in files), 0
+        return CsvReport(pair.altname, has_trades=False)
+    reader = LocalCandleReader(archive, pair.altname, pair.pair_decimals, memory_limit)
+    total, before = sum(file.member.size for file in files), 0
     reports = []
     for file in files:
 
-        def read(size: int, before: int = before) -> None:
-            # The last bytes end nothing: what they held is being compared.
+        def on_read(size: int, before: int = before) -> None:
+            # Not 100 % yet: the candles of the last bytes are still being compared.
             progress(min(before + size, total - 1), total)
 
-        reports.append(_compare_one(asker, coverage, file, read))
+        reports.append(_compare_file(reader, coverage, file, on_read))
         before += file.member.size
     progress(total, total)
     return CsvReport(pair.altname, tuple(reports))
 
 
-def _compare_one(
-    asker: LocalCandleReader,
+def _compare_file(
+    reader: LocalCandleReader,
     coverage: Sequence[Range],
     file: CandleFile,
-    read: Callable[[int], None],
+    on_read: Callable[[int], None],
 ) -> FileReport:
     member, minutes = file
 
-    def compared() -> IntervalReport:
-        blocks = _told(read_candles(member, minutes), read)
-        return compare_blocks(asker, coverage, minutes, member.complete, blocks)
+    def compare_once() -> IntervalReport:
+        blocks = _with_progress(read_candles(member, minutes), on_read)
+        return compare_blocks(reader, coverage, minutes, member.complete, blocks)
 
     try:
-        found = retry_if_replaced(asker.archive, asker.pair, compared)
+        found = retry_if_replaced(reader.archive, reader.pair, compare_once)
     except HarvesterError as error:
         return FileReport(str(member), IntervalReport(minutes), error)
     return FileReport(str(member), found)
 
 
-def _told(blocks: Iterable[Block], read: Callable[[int], None]) -> Iterator[Block]:
-    """The same blocks; tells how many bytes they came to."""
+def _with_progress(blocks: Iterable[Block], on_read: Callable[[int], None]) -> Iterator[Block]:
+    """The same blocks; `on_read` is called with the number of bytes read so far."""
     done = 0
     for block in blocks:
         yield block
         done += block.size
-        read(done)
+        on_read(done)

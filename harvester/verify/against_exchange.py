@@ -17,8 +17,6 @@ from harvester.verify.compare import compare_interval, decimals_of
 from harvester.verify.local_candles import LocalCandleReader
 from harvester.verify.reports import ExchangeReport, IntervalReport
 
-# --- against exchange -----------------------------------------------------------------------------
-
 
 class _Steps:
     """Counts the answers and comparisons that are done, and reports each."""
@@ -35,35 +33,35 @@ class _Steps:
 
 
 class Comparer:
-    """Compares pair after pair of an archive with one exchange."""
+    """Compares the candles of an archive's pairs with an exchange's OHLC endpoint."""
 
     def __init__(
         self, client: Client, archive: TradeStore, *, memory_limit: str = MEMORY_LIMIT
     ) -> None:
-        """Nothing is asked before the first pair is."""
+        """No request is sent before the first pair is compared."""
         self._client = client
         self._archive = archive
         self._memory_limit = memory_limit
-        self._asked: dict[str, Pair] | None = None
-        self._asking = asyncio.Lock()
-        # Several pairs may wait for the exchange at a time; one at a time has the memory.
+        self._listed: dict[str, Pair] | None = None
+        self._listing = asyncio.Lock()
+        # Several pairs may wait for the exchange at a time; one at a time uses memory.
         self._computing = asyncio.Lock()
 
     async def compare(
         self, pair: Pair, progress: Callable[[int, int], None] = lambda _done, _all: None
     ) -> ExchangeReport:
-        """Hold the exchange's candles of all its lengths against the trades held.
+        """Compare the exchange's candles of all lengths with the stored trades.
 
         The exchange's answers are not always stable: an interval that differs is requested and
         compared once more before a difference is reported, and a note says so.
 
         Args:
-            pair: which.
-            progress: told how many answers and comparisons are done, and how many there are.
+            pair: the pair.
+            progress: called with how many answers and comparisons are done, and how many there are.
 
         Raises:
-            ExchangeError: no good first answer came, or one that can't be read.
-            NothingHeld: the trades went while they were asked for.
+            ExchangeError: the first request got no valid answer, or one that can't be read.
+            NothingHeld: the trades were removed meanwhile.
             ArchiveDamaged: a file can't be read.
             ValueDoesNotFit: a sum has more than 38 digits.
         """
@@ -72,7 +70,7 @@ class Comparer:
             return ExchangeReport(pair.altname)
         if not pair.key:
             pair = await self._as_listed(pair)
-        # Theirs first: what is committed meanwhile only widens what can be compared.
+        # The exchange's first: trades committed meanwhile only add candles that can be compared.
         answers: dict[int, Sequence[Candle]] = {}
         steps = _Steps(progress, 2 * len(INTERVALS_MIN))
         for minutes in INTERVALS_MIN:
@@ -80,29 +78,29 @@ class Comparer:
             steps.advance()
         if _printed_decimals(answers.values()) not in (None, pair.pair_decimals):
             pair = await self._as_listed(pair)
-        asker = LocalCandleReader(
+        reader = LocalCandleReader(
             self._archive, pair.altname, pair.pair_decimals, self._memory_limit
         )
 
-        async def compared(minutes: int, theirs: Sequence[Candle]) -> IntervalReport:
-            return await asyncio.to_thread(compare_interval, asker, coverage, minutes, theirs)
+        async def compared(minutes: int, candles: Sequence[Candle]) -> IntervalReport:
+            return await asyncio.to_thread(compare_interval, reader, coverage, minutes, candles)
 
         reports: dict[int, IntervalReport] = {}
         async with self._computing:
-            for minutes, theirs in answers.items():
-                reports[minutes] = await compared(minutes, theirs)
+            for minutes, candles in answers.items():
+                reports[minutes] = await compared(minutes, candles)
                 steps.advance(more=2 if reports[minutes].differing else 0)
         differing = [minutes for minutes, report in reports.items() if report.differing]
         second, failure = await self._second_answers(pair, differing, steps)
         async with self._computing:
             for minutes in differing:
                 if minutes in second:
-                    theirs = _completed(second[minutes], answers[minutes])
-                    report = await compared(minutes, theirs)
+                    candles = _completed(second[minutes], answers[minutes])
+                    report = await compared(minutes, candles)
                     note = f"the second answer {'differs' if report.differing else 'agrees'}"
                 else:
                     report, note = reports[minutes], f"no second answer: {failure}"
-                reports[minutes] = replace(report, notes=(f"asked again: {note}",))
+                reports[minutes] = replace(report, notes=(f"requested again: {note}",))
                 steps.advance()
         return ExchangeReport(pair.altname, tuple(reports.values()))
 
@@ -124,24 +122,27 @@ class Comparer:
         return answers, None
 
     async def _as_listed(self, pair: Pair) -> Pair:
-        """The pair as the exchange lists it today, asked once for all pairs."""
-        async with self._asking:
-            if self._asked is None:
-                self._asked = await refresh_pairs(self._client, self._archive)
-        listed = self._asked.get(pair.altname, pair)
+        """The pair as the exchange lists it today; the list is requested once for all pairs."""
+        async with self._listing:
+            if self._listed is None:
+                self._listed = await refresh_pairs(self._client, self._archive)
+        listed = self._listed.get(pair.altname, pair)
         if not listed.key:
             raise ExchangeRefused(
-                f"{pair.altname}: the exchange does not list it, so nothing tells with how many "
-                "decimals it prints its candles, and none can be compared"
+                f"{pair.altname}: the exchange does not list it, so the number of decimals in its "
+                "candles is unknown, and no candle can be compared"
             )
         return listed
 
 
 def _completed(second: Sequence[Candle], first: Sequence[Candle]) -> Sequence[Candle]:
-    """A second answer, with what only the first one has before its begin and behind its end.
+    """A second answer, completed with the candles that only the first answer has.
 
     So a difference does not vanish because the second answer is older, shorter or begins later.
-    Each is in order of time, and its last candle is running.
+
+    Args:
+        second: the second answer, in order of time; its last candle is running.
+        first: the first answer, likewise.
     """
     if not second:
         return first
@@ -153,5 +154,6 @@ def _completed(second: Sequence[Candle], first: Sequence[Candle]) -> Sequence[Ca
 
 
 def _printed_decimals(answers: Iterable[Sequence[Candle]]) -> int | None:
-    """With how many decimals the exchange prints a vwap; None where it prints none."""
-    return max((decimals_of(one.vwap) for answer in answers for one in answer), default=None)
+    """The number of decimals with which the exchange prints a vwap; None if there is no candle."""
+    printed = (decimals_of(candle.vwap) for answer in answers for candle in answer)
+    return max(printed, default=None)

@@ -1,4 +1,4 @@
-"""Compare candles with the exchange's: which values must be equal, and the counts."""
+"""Compare local candles with the exchange's: which values must be equal; count differences."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from harvester.storage.trade_store import TradeStore
 from harvester.times import UNITS_NS, Range, covers
 from harvester.verify.local_candles import (
     BoundaryTrades,
+    ComparedCandle,
     LocalCandle,
     LocalCandleReader,
-    Sides,
     SplitChoice,
     Splits,
 )
@@ -33,40 +33,49 @@ _EXACT = Context(prec=80)
 
 
 def wrong_values(
-    ours: Candle | None,
-    theirs: Candle | None,
+    local: Candle | None,
+    exchange: Candle | None,
     decimals: int,
     names: Sequence[str] = VALUES,
 ) -> list[str]:
-    """The names of the values that differ; of a candle that one side lacks, what was traded.
+    """The names of the values that differ.
+
+    If one side lacks the candle, volume and count are compared with 0.
 
     Args:
-        ours: by the trades held; None where there are none.
-        theirs: the exchange's; None where it shows no such candle.
-        decimals: the pair's, which prices may be shortened to.
-        names: of the values that the exchange tells.
+        local: the candle by the stored trades; None where there are none.
+        exchange: the exchange's candle; None where it shows none.
+        decimals: the pair's price decimals, to which the exchange may shorten prices.
+        names: the values that the exchange publishes.
     """
-    if ours is None or theirs is None:
-        one = theirs if ours is None else ours
-        return [name for name in ("volume", "count") if getattr(one, name)]
+    if local is None or exchange is None:
+        candle = exchange if local is None else local
+        return [name for name in ("volume", "count") if getattr(candle, name)]
     return [
         name
         for name in names
-        if getattr(ours, name) != getattr(theirs, name)
-        and not _is_shortened(ours, theirs, name, decimals)
-        and not (name == "volume" and is_float_rounded(ours.volume, theirs.volume, ours.count))
+        if getattr(local, name) != getattr(exchange, name)
+        and not _is_shortened(local, exchange, name, decimals)
+        and not (name == "volume" and is_float_rounded(local.volume, exchange.volume, local.count))
     ]
 
 
-def shortened_prices(ours: Candle, theirs: Candle, decimals: int) -> int:
-    """How many prices the exchange prints with fewer decimals than they were traded at."""
+def shortened_prices(local: Candle, exchange: Candle, decimals: int) -> int:
+    """How many prices the exchange prints with fewer decimals than they were traded at.
+
+    Args:
+        local: the candle by the stored trades.
+        exchange: the exchange's candle.
+        decimals: the pair's price decimals.
+    """
     return sum(
-        getattr(ours, name) != getattr(theirs, name) and _is_shortened(ours, theirs, name, decimals)
+        getattr(local, name) != getattr(exchange, name)
+        and _is_shortened(local, exchange, name, decimals)
         for name in PRICES
     )
 
 
-def is_float_rounded(ours: Decimal, theirs: Decimal, trades: int) -> bool:
+def is_float_rounded(exact: Decimal, printed: Decimal, trades: int) -> bool:
     """Whether a printed volume differs from the exact one only by the rounding of a float sum.
 
     Kraken's candle files of 2021 print volumes that were summed as float64. A sum of n floats that
@@ -78,17 +87,17 @@ def is_float_rounded(ours: Decimal, theirs: Decimal, trades: int) -> bool:
     off by half a unit of the eighth decimal or more is another volume, however large the sum.
 
     Args:
-        ours: the exact sum.
-        theirs: as printed; another number than `ours`.
+        exact: the exact sum.
+        printed: the printed volume; another number than `exact`.
         trades: how many volumes were summed.
     """
-    decimals = decimals_of(_EXACT.normalize(theirs))
+    decimals = decimals_of(_EXACT.normalize(printed))
     if decimals <= VOLUME.scale:
         return False
-    off = abs(Fraction(theirs) - Fraction(ours))
+    error = abs(Fraction(printed) - Fraction(exact))
     roundoff = trades * _UNIT_ROUNDOFF
-    most = roundoff / (1 - roundoff) * Fraction(ours) + Fraction(1, 2 * 10**decimals)
-    return off < _HALF_A_VOLUME_UNIT and off <= most
+    max_error = roundoff / (1 - roundoff) * Fraction(exact) + Fraction(1, 2 * 10**decimals)
+    return error < _HALF_A_VOLUME_UNIT and error <= max_error
 
 
 def decimals_of(number: Decimal) -> int:
@@ -97,8 +106,8 @@ def decimals_of(number: Decimal) -> int:
     return -exponent if isinstance(exponent, int) and exponent < 0 else 0
 
 
-def shown(candle: Candle | None, name: str) -> str | None:
-    """A value as text, without zeros at its end; None where there is no candle."""
+def value_text(candle: Candle | None, name: str) -> str | None:
+    """A value of a candle as text, without trailing zeros; None where there is no candle."""
     if candle is None:
         return None
     value = getattr(candle, name)
@@ -108,126 +117,134 @@ def shown(candle: Candle | None, name: str) -> str | None:
     return text.rstrip("0").rstrip(".") if "." in text else text
 
 
-def _is_shortened(ours: Candle, theirs: Candle, name: str, decimals: int) -> bool:
-    """Whether the exchange prints a price with the pair's decimals, and it was traded at more.
+def _is_shortened(local: Candle, exchange: Candle, name: str, decimals: int) -> bool:
+    """Whether the exchange prints a price with the pair's decimals that was traded at more.
 
     A pair may have had more decimals once than it has today (XBTUSD: five in 2015, one now).
-    Whether the exchange cuts such prices off in its candles, or rounds them, nobody tells.
+    It is not documented whether the exchange cuts such prices off in its candles or rounds them.
     """
-    our, their = getattr(ours, name), getattr(theirs, name)
-    if name not in PRICES or not decimals_of(their) == decimals < decimals_of(our):
+    exact, printed = getattr(local, name), getattr(exchange, name)
+    if name not in PRICES or not decimals_of(printed) == decimals < decimals_of(exact):
         return False
     unit = Decimal(1).scaleb(-decimals)
-    return their in (our.quantize(unit, ROUND_DOWN), our.quantize(unit, ROUND_HALF_UP))
+    return printed in (exact.quantize(unit, ROUND_DOWN), exact.quantize(unit, ROUND_HALF_UP))
 
 
-# --- tally ----------------------------------------------------------------------------------------
+# --- counts ---------------------------------------------------------------------------------------
 
-MOST_LISTED = 20
-"""Differences are listed up to so many for each length of candles."""
+MAX_DIFFERENCES_LISTED = 20
+"""Per length of candles."""
 
 EdgesOf = Callable[[int], BoundaryTrades | None]
-"""Tells, of when a candle opens, the trades at its edges; None where there are none."""
+"""Returns the trades at the boundaries of the candle that opens then; None where there are none."""
 
 
 class ComparisonCounts:
-    """Counts what was compared, and keeps the first differences."""
+    """Compares candles one by one, counts the results and keeps the first differences."""
 
     def __init__(
         self,
-        asker: LocalCandleReader,
+        reader: LocalCandleReader,
         minutes: int,
         is_compared: Callable[[int], bool],
         names: Sequence[str] = VALUES,
     ) -> None:
-        """Begin with nothing.
+        """All counts are 0.
 
         Args:
-            asker: asks the archive.
+            reader: reads candles of the archive.
             minutes: the candles' length.
-            is_compared: whether a candle that opens then is one that can be compared.
-            names: of the values that are compared.
+            is_compared: whether the candle that opens at a time can be compared.
+            names: the values that are compared.
         """
-        self._asker = asker
+        self._reader = reader
         self._minutes = minutes
         self._is_compared = is_compared
         self._names = names
         self._skipped: Counter[str] = Counter()
         self._counted: Counter[str] = Counter()
         self._differences: list[Difference] = []
-        self._splits = Splits(lambda our, their: not self._wrong(our, their), asker.decimals)
-        # When the latest candle is over whose edges may be split otherwise.
+        self._splits = Splits(lambda ours, other: not self._wrong(ours, other), reader.decimals)
+        # The end of the latest candle whose boundaries may still be split in another way.
         self._reached_ns = -1
-        # Trades held in the candles compared, and how many of others these took more than gave.
-        self._held = self._lent = 0
+        # Stored trades in the candles compared, and how many more trades of other candles these
+        # count than other candles count of theirs.
+        self._stored = self._borrowed = 0
 
     @property
-    def wanted(self) -> int | None:
-        """When the next candle opens, if it must be compared by itself, equal though it may be.
+    def needed_next(self) -> int | None:
+        """The opening time of the next candle, if it must be compared singly, even if it is equal.
 
-        Else trades of its opening might count in it that the one before it took.
+        Otherwise trades at its opening might count in it that the candle before it counts, too.
         """
-        return None if self._splits.is_settled else self._reached_ns
+        return None if self._splits.is_decided else self._reached_ns
 
     def end_ns(self, time_ns: int) -> int:
-        """When a candle that opens then is over."""
+        """The end of the candle that opens at `time_ns`."""
         return time_ns + self._minutes * UNITS_NS["m"]
 
     def skip(self, reason: str, candles: int = 1) -> None:
-        """Note why some candles can't be compared."""
+        """Count candles that can't be compared.
+
+        Args:
+            reason: why.
+            candles: how many.
+        """
         self._skipped[reason] += candles
 
     def equal(self, candles: int, trades: int, within_float_rounding: int = 0) -> None:
-        """Note candles that are equal, and their trades; none of them is wanted.
+        """Count candles that are known to be equal; none of them is `needed_next`.
 
         Args:
             candles: how many.
-            trades: how many they count.
-            within_float_rounding: how many of the candles have a volume that is equal only so.
+            trades: how many trades they have.
+            within_float_rounding: how many of the candles have a volume that is equal only within
+                float rounding.
         """
         self._counted["within_float_rounding"] += within_float_rounding
         self._counted["compared"] += candles
-        self._counted["ours"] += trades
-        self._counted["theirs"] += trades
-        self._held += trades
+        self._counted["archive_trades"] += trades
+        self._counted["exchange_trades"] += trades
+        self._stored += trades
 
     def compare(
-        self, time_ns: int, our: Candle | None, their: Candle | None, edges_of: EdgesOf
+        self, time_ns: int, local: Candle | None, exchange: Candle | None, edges_of: EdgesOf
     ) -> None:
-        """Compare one candle; they come in order of time.
+        """Compare one candle; candles must come in order of time.
 
         Args:
-            time_ns: when it opens.
-            our: by the trades held; None where there are none.
-            their: None where the exchange shows none.
-            edges_of: asked where the two are not equal, or where others count on their edges.
+            time_ns: its opening time.
+            local: the candle by the stored trades; None where there are none.
+            exchange: the exchange's candle; None where it shows none.
+            edges_of: called if the two differ, or if trades at the boundary of the candle before
+                are undecided.
         """
         if self._reached_ns != time_ns:
             before_ns = 2 * time_ns - self.end_ns(time_ns)
             self._end(is_cut=False)
             self._splits.begin(is_open=not self._is_compared(before_ns))
         self._reached_ns = self.end_ns(time_ns)
-        is_plain = self._splits.is_settled and not self._wrong(our, their)
-        edges = None if is_plain else edges_of(time_ns)
-        self._splits.take(Sides(time_ns, our, their, edges))
-        for choice in self._splits.settled():
+        is_equal = self._splits.is_decided and not self._wrong(local, exchange)
+        edges = None if is_equal else edges_of(time_ns)
+        self._splits.add(ComparedCandle(time_ns, local, exchange, edges))
+        for choice in self._splits.decided():
             self._count(choice)
-        if not self._splits.is_settled and not self._is_compared(self._reached_ns):
+        if not self._splits.is_decided and not self._is_compared(self._reached_ns):
             self._end(is_cut=True)
 
     def report(self) -> IntervalReport:
-        """What they came to; none may follow.
+        """The result; no candle may be compared afterwards.
 
         Raises:
             ArchiveDamaged: a trade was counted twice, or not at all.
         """
         self._end(is_cut=True)
-        ours = self._counted["ours"]
-        if ours != self._held + self._lent:
+        counted, stored = self._counted["archive_trades"], self._stored + self._borrowed
+        if counted != stored:
             raise ArchiveDamaged(
-                f"{self._asker.pair}: its candles of {self._minutes} minutes count {ours} trades "
-                f"where {self._held + self._lent} are held; "
-                f"`harvester verify {self._asker.pair}` finds which"
+                f"{self._reader.pair}: its candles of {self._minutes} minutes have {counted} "
+                f"trades, but {stored} are stored; `harvester verify {self._reader.pair}` shows "
+                "which"
             )
         return IntervalReport(
             self._minutes,
@@ -237,67 +254,69 @@ class ComparisonCounts:
             **self._counted,
         )
 
-    def _wrong(self, our: Candle | None, their: Candle | None) -> list[str]:
-        return wrong_values(our, their, self._asker.decimals, self._names)
+    def _wrong(self, local: Candle | None, exchange: Candle | None) -> list[str]:
+        return wrong_values(local, exchange, self._reader.decimals, self._names)
 
     def _end(self, *, is_cut: bool) -> None:
-        """No candle follows the latest; with `is_cut`, it may have taken trades of the next one."""
-        choices, taken = self._splits.end()
+        """No candle follows the latest; with `is_cut`, that one may count trades of the next."""
+        choices, borrowed = self._splits.end()
         for choice in choices:
             self._count(choice)
-        self._lent += taken if is_cut else 0
+        self._borrowed += borrowed if is_cut else 0
 
     def _count(self, choice: SplitChoice) -> None:
-        decimals, their = self._asker.decimals, choice.sides.their
-        our = choice.sides.made(choice.given, choice.taken, decimals)
-        wrong = self._wrong(our, their)
-        self._held += choice.sides.our.count if choice.sides.our else 0
-        self._lent -= choice.outside
+        decimals, candle = self._reader.decimals, choice.candle
+        exchange, local = candle.exchange, candle.split(choice.removed, choice.added, decimals)
+        wrong = self._wrong(local, exchange)
+        self._stored += candle.local.count if candle.local else 0
+        self._borrowed -= choice.outside
         self._counted["compared"] += 1
-        self._counted["at_edge"] += not wrong and choice.given + choice.taken > 0
+        self._counted["at_boundary"] += not wrong and choice.removed + choice.added > 0
         self._counted["differing"] += bool(wrong)
         self._counted["miscounted"] += "count" in wrong
-        self._counted["ours"] += our.count if our else 0
-        self._counted["theirs"] += their.count if their else 0
-        if our and their:
-            self._counted["shortened"] += shortened_prices(our, their, decimals)
-            self._counted["within_float_rounding"] += not wrong and our.volume != their.volume
+        self._counted["archive_trades"] += local.count if local else 0
+        self._counted["exchange_trades"] += exchange.count if exchange else 0
+        if local and exchange:
+            self._counted["shortened"] += shortened_prices(local, exchange, decimals)
+            is_rounded = not wrong and local.volume != exchange.volume
+            self._counted["within_float_rounding"] += is_rounded
         for name in wrong:
-            self._list(choice.sides.time_ns, name, our, their)
+            self._list(candle.time_ns, name, local, exchange)
 
-    def _list(self, time_ns: int, name: str, our: Candle | None, their: Candle | None) -> None:
-        if len(self._differences) == MOST_LISTED:
-            self._counted["more"] += 1
+    def _list(self, time_ns: int, name: str, local: Candle | None, exchange: Candle | None) -> None:
+        if len(self._differences) == MAX_DIFFERENCES_LISTED:
+            self._counted["unlisted"] += 1
             return
-        ours, theirs = shown(our, name), shown(their, name)
-        one = Difference(self._asker.pair, self._minutes, time_ns, name, ours, theirs)
-        self._differences.append(one)
+        values = value_text(local, name), value_text(exchange, name)
+        self._differences.append(
+            Difference(self._reader.pair, self._minutes, time_ns, name, *values)
+        )
 
 
-# --- steady ---------------------------------------------------------------------------------------
+# --- retry after a replacement --------------------------------------------------------------------
 
-MOST_TURNS = 3
-"""So often candles are compared while files are replaced under them; what then differs is told."""
+MAX_TRIES = 3
+"""How often candles are compared if files are replaced meanwhile; then differences are reported."""
 
 
 def retry_if_replaced(
     archive: TradeStore, pair: str, compare: Callable[[], IntervalReport]
 ) -> IntervalReport:
-    """Compare candles, and compare them again if an upgrade moved trades while they were.
+    """Compare candles, and compare them again if a re-download replaced trades meanwhile.
 
-    A candle may be read from a file of whole seconds, and the trades at its edges a moment later
-    from the exchange's own that replaced it: then it differs, or trades seem to be counted twice,
-    and nothing is wrong.
+    A candle may be read from an imported segment with times of whole seconds, and the trades at its
+    boundaries a moment later from the downloaded segment that replaced it. Then the candle differs,
+    or trades seem to be counted twice, though nothing is wrong.
 
     Args:
-        archive: whose candles they are.
+        archive: the archive with the candles.
         pair: altname.
-        compare: reads all that it needs anew each time.
+        compare: compares; each time it reads everything again.
 
     Raises:
         ArchiveDamaged: as `compare` does, and no file was replaced meanwhile.
     """
-    for _ in range(MOST_TURNS - 1):
+    for _ in range(MAX_TRIES - 1):
         before = set(archive.segments(pair))
         try:
             found = compare()
@@ -310,81 +329,84 @@ def retry_if_replaced(
     return compare()
 
 
-# --- intervals ------------------------------------------------------------------------------------
+# --- candles of one length ------------------------------------------------------------------------
 
 RUNNING = "running"
-BEFORE = "before what is held"
-AFTER = "after what is held"
+BEFORE = "before the stored trades"
+AFTER = "after the stored trades"
 GAP = "in a gap"
-NO_CLOSE = "empty, with no trade held before it"
+NO_CLOSE = "empty, with no stored trade before it"
 
 
 def compare_interval(
-    asker: LocalCandleReader, coverage: Sequence[Range], minutes: int, theirs: Sequence[Candle]
+    reader: LocalCandleReader, coverage: Sequence[Range], minutes: int, candles: Sequence[Candle]
 ) -> IntervalReport:
-    """Hold the exchange's candles of one length against ours.
+    """Compare the exchange's candles of one length with those of the archive.
 
     Args:
-        asker: asks the archive.
-        coverage: what it holds, in order.
+        reader: reads candles of the archive.
+        coverage: the pair's coverage, in order.
         minutes: the candles' length.
-        theirs: in order of time; the last of them is running.
+        candles: the exchange's candles, in order of time; the last of them is running.
     """
-    if not theirs:
+    if not candles:
         return IntervalReport(minutes)
     return retry_if_replaced(
-        asker.archive, asker.pair, lambda: _compared(asker, coverage, minutes, theirs)
+        reader.archive, reader.pair, lambda: _compare_once(reader, coverage, minutes, candles)
     )
 
 
-def _compared(
-    asker: LocalCandleReader, coverage: Sequence[Range], minutes: int, theirs: Sequence[Candle]
+def _compare_once(
+    reader: LocalCandleReader, coverage: Sequence[Range], minutes: int, candles: Sequence[Candle]
 ) -> IntervalReport:
-    first, newest = theirs[0].time_ns, theirs[-1].time_ns
-    # The moment at which the running one opens is asked for too: see `splits`.
-    ours = asker.held(minutes, Range(max(0, first - 1), newest))
-    closed = {their.time_ns: their for their in theirs[:-1]}
+    first, newest = candles[0].time_ns, candles[-1].time_ns
+    # With the time at which the running candle opens: its trades may belong to the one before it.
+    local = reader.candles(minutes, Range(max(0, first - 1), newest))
+    closed = {candle.time_ns: candle for candle in candles[:-1]}
 
-    def why_not(time_ns: int) -> str | None:
-        span = Range(time_ns - 1, tally.end_ns(time_ns) - 1)
-        return _why_not(coverage, span, ours.get(time_ns), closed.get(time_ns))
+    def skip_reason(time_ns: int) -> str | None:
+        interval = Range(time_ns - 1, counts.end_ns(time_ns) - 1)
+        return _skip_reason(coverage, interval, local.get(time_ns), closed.get(time_ns))
 
     def is_compared(time_ns: int) -> bool:
-        return first <= time_ns < newest and why_not(time_ns) is None
+        return first <= time_ns < newest and skip_reason(time_ns) is None
 
     def edges_of(time_ns: int) -> BoundaryTrades | None:
-        beside = (ours.get(time_ns), ours.get(tally.end_ns(time_ns)))
-        if not any(one and one.at_opening for one in beside):
+        neighbours = (local.get(time_ns), local.get(counts.end_ns(time_ns)))
+        if not any(candle and candle.has_trade_at_opening for candle in neighbours):
             return None
-        return asker.edges(minutes, [time_ns])[time_ns]
+        return reader.edges(minutes, [time_ns])[time_ns]
 
-    tally = ComparisonCounts(asker, minutes, is_compared)
-    tally.skip(RUNNING)
-    for time_ns in sorted(closed.keys() | {our for our in ours if our < newest}):
-        if reason := why_not(time_ns):
-            tally.skip(reason)
+    counts = ComparisonCounts(reader, minutes, is_compared)
+    counts.skip(RUNNING)
+    for time_ns in sorted(closed.keys() | {opens for opens in local if opens < newest}):
+        if reason := skip_reason(time_ns):
+            counts.skip(reason)
             continue
-        held = ours.get(time_ns)
-        tally.compare(time_ns, held.candle if held else None, closed.get(time_ns), edges_of)
-    return tally.report()
+        found = local.get(time_ns)
+        counts.compare(time_ns, found.candle if found else None, closed.get(time_ns), edges_of)
+    return counts.report()
 
 
-def _why_not(
-    coverage: Sequence[Range], span: Range, held: LocalCandle | None, their: Candle | None
+def _skip_reason(
+    coverage: Sequence[Range],
+    interval: Range,
+    local: LocalCandle | None,
+    exchange: Candle | None,
 ) -> str | None:
-    """Why a candle can't be compared; None where it can."""
-    uncovered = _uncovered(coverage, span)
-    if held is not None:
-        return None if held.is_complete else uncovered or GAP
-    if uncovered is None and their is not None and not (their.count or their.volume):
+    """Why a candle can't be compared; None if it can."""
+    uncovered = _uncovered(coverage, interval)
+    if local is not None:
+        return None if local.is_complete else uncovered or GAP
+    if uncovered is None and exchange is not None and not (exchange.count or exchange.volume):
         return NO_CLOSE
     return uncovered
 
 
-def _uncovered(coverage: Sequence[Range], span: Range) -> str | None:
-    """Why coverage does not hold a span whole; None where it does."""
-    if covers(coverage, span):
+def _uncovered(coverage: Sequence[Range], interval: Range) -> str | None:
+    """Why an interval is not covered completely; None if it is."""
+    if covers(coverage, interval):
         return None
-    if span.after < coverage[0].after:
+    if interval.after < coverage[0].after:
         return BEFORE
-    return AFTER if span.through > coverage[-1].through else GAP
+    return AFTER if interval.through > coverage[-1].through else GAP

@@ -1,4 +1,4 @@
-"""Digest of a trade history: one line that is equal for two users who have the same trades."""
+"""Digest of a trade history: a checksum that is equal for two users who have the same trades."""
 
 from __future__ import annotations
 
@@ -14,13 +14,11 @@ from harvester.schema import RowsChecksum
 from harvester.storage.trade_store import EVERYTHING, TradeStore, retry_on_new_listing
 from harvester.times import SECOND, Range, covers
 
-# --- digest ---------------------------------------------------------------------------------------
-
-# docs/format.md tells how to compute it without harvester.
+# docs/format.md says how to compute it without harvester.
 
 
 class Month(NamedTuple):
-    """The trades of one calendar month, in UTC: how many, and the checksum of their rows."""
+    """The number of trades of one calendar month (UTC), and the checksum of their rows."""
 
     month: str
     rows: int
@@ -28,7 +26,16 @@ class Month(NamedTuple):
 
 
 class Digest(NamedTuple):
-    """A tape's digest over whole months without a gap, both included."""
+    """The digest of a pair's trades over a range of whole months without a gap.
+
+    Attributes:
+        pair: altname.
+        first: the first month, such as 2024-01.
+        last: the last month; it is included.
+        rows: number of trades.
+        sha256: the checksum.
+        months: the checksum of each month.
+    """
 
     pair: str
     first: str
@@ -45,63 +52,63 @@ class Digest(NamedTuple):
 def digests(
     archive: TradeStore,
     pair: str,
-    span: Range = EVERYTHING,
+    wanted: Range = EVERYTHING,
     *,
     workers: int | None = None,
     progress: Callable[[str, int, int], None] = lambda _pair, _done, _all: None,
 ) -> list[Digest]:
-    """The digests of what an archive holds of a pair, one for each stretch of whole months.
+    """Compute the digests of a pair: one for each range of consecutive whole months.
 
-    It depends on the logical trades alone: not on how they were fetched, flushed or compacted.
-    Counting begins with the month of the first trade held.
+    A digest depends on the trades alone, not on how they were downloaded, flushed or compacted.
+    The first month is that of the first stored trade.
 
     Args:
-        archive: what to read.
+        archive: the archive to read.
         pair: altname.
-        span: only months that lie in it whole.
-        workers: months read at a time; None for as many as there are processors.
-        progress: told the pair, its months that are done, and its months in all.
+        wanted: only months that lie completely in this range are counted.
+        workers: months read at a time; None for the number of processors.
+        progress: called with the pair, how many of its months are done, and how many there are.
 
     Raises:
         ArchiveDamaged: a file can't be read, or files keep vanishing.
     """
-    whole = _whole_months(archive, pair, span)
+    whole = _whole_months(archive, pair, wanted)
     found: dict[int, Month] = {}
     with ThreadPoolExecutor(workers or os.cpu_count() or 1) as pool:
-        months = pool.map(lambda one: _digest(archive, pair, one), whole)
+        months = pool.map(lambda number: _month(archive, pair, number), whole)
         for number, month in zip(whole, months, strict=True):
             found[number] = month
             progress(pair, len(found), len(whole))
-    # Months in a row have numbers in a row.
-    runs = groupby(enumerate(whole), key=lambda placed: placed[1] - placed[0])
-    return [_joined(pair, [found[number] for _, number in run]) for _, run in runs]
+    # Consecutive months have consecutive numbers, so number minus index is constant.
+    ranges = groupby(enumerate(whole), key=lambda item: item[1] - item[0])
+    return [_digest(pair, [found[number] for _, number in numbers]) for _, numbers in ranges]
 
 
 @retry_on_new_listing
-def _whole_months(archive: TradeStore, pair: str, span: Range) -> list[int]:
-    """The numbers of the months that coverage and span hold whole."""
+def _whole_months(archive: TradeStore, pair: str, wanted: Range) -> list[int]:
+    """The numbers of the months that lie completely in the coverage and in `wanted`."""
     bounds = (archive.bounds(piece.segment) for piece in archive.pieces(pair))
     first_ns = next((found[0] for found in bounds if found), None)
     if first_ns is None:
         return []
     coverage = archive.coverage(pair)
-    end_ns = min(coverage[-1].through, span.through)
-    number, whole = _number(max(first_ns, span.after)), []
-    while (month := _span(number)).through <= end_ns:
-        if month.after >= span.after and covers(coverage, month):
+    end_ns = min(coverage[-1].through, wanted.through)
+    number, whole = _number(max(first_ns, wanted.after)), []
+    while (month := _range(number)).through <= end_ns:
+        if month.after >= wanted.after and covers(coverage, month):
             whole.append(number)
         number += 1
     return whole
 
 
-def _digest(archive: TradeStore, pair: str, number: int) -> Month:
+def _month(archive: TradeStore, pair: str, number: int) -> Month:
     checksum = RowsChecksum()
-    for batch in archive.scan(pair, _span(number)):
+    for batch in archive.scan(pair, _range(number)):
         checksum.update(batch)
     return Month(_name(number), checksum.rows, checksum.hexdigest())
 
 
-def _joined(pair: str, months: list[Month]) -> Digest:
+def _digest(pair: str, months: list[Month]) -> Digest:
     text = "".join(f"{month.month} {month.rows} {month.sha256}\n" for month in months)
     return Digest(
         pair,
@@ -114,7 +121,7 @@ def _joined(pair: str, months: list[Month]) -> Digest:
 
 
 def _number(stamp_ns: int) -> int:
-    """The month that a stamp lies in, counted from the year 0."""
+    """The number of the month that a time lies in, counted from year 0."""
     moment = datetime.fromtimestamp(stamp_ns // SECOND, UTC)
     return moment.year * 12 + moment.month - 1
 
@@ -123,7 +130,7 @@ def _name(number: int) -> str:
     return f"{number // 12:04d}-{number % 12 + 1:02d}"
 
 
-def _span(number: int) -> Range:
+def _range(number: int) -> Range:
     return Range(_opens_ns(number) - 1, _opens_ns(number + 1) - 1)
 
 

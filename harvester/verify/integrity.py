@@ -1,4 +1,4 @@
-"""Verify a pair: every segment, overlaps, gaps, trade ids, digests."""
+"""Verify a pair: check every segment, overlaps, gaps, trade ids; compute digests."""
 
 from __future__ import annotations
 
@@ -25,71 +25,70 @@ from harvester.times import Range, missing
 from harvester.trade_ids import BEFORE_FIRST_ID, LastId, imported_gap_text
 from harvester.verify.digest import digests
 from harvester.verify.reports import Fault, PairReport
-from harvester.verify.segment_check import Findings, Skip, check_segment
+from harvester.verify.segment_check import IdGap, SegmentFindings, check_segment
 
-# --- ids ------------------------------------------------------------------------------------------
+# --- trade ids ------------------------------------------------------------------------------------
 
-MOST_SAID = 20
-"""Places where ids skip are told one by one up to so many."""
-
-
-class _Place(NamedTuple):
-    """A skip, and the segments that the ids on its sides are in."""
-
-    skip: Skip
-    left: Findings
-    right: Findings
+MAX_GAPS_LISTED = 20
 
 
-def check_ids(report: PairReport, found: Sequence[Findings]) -> None:
-    """Tell where ids leave room for others, and nothing on record explains it.
+class _LocatedIdGap(NamedTuple):
+    """An id gap, and the segments that the trades before and after it are in."""
 
-    Where a file's rows lie between, and nobody could find out why, that is told as odd.
+    gap: IdGap
+    left: SegmentFindings
+    right: SegmentFindings
+
+
+def check_ids(report: PairReport, found: Sequence[SegmentFindings]) -> None:
+    """Report id gaps that no footer explains.
+
+    An id gap with imported rows in it, whose reason could not be found out, is a note and no fault.
     """
     sound = [findings for findings in found if findings.footer is not None and not findings.wrong]
-    footers = [one.footer for one in sound if one.footer]
-    known = {tuple(jump) for footer in footers for jump in footer.jumps}
+    footers = [findings.footer for findings in sound if findings.footer]
+    confirmed = {tuple(jump) for footer in footers for jump in footer.jumps}
     across = {tuple(sides) for footer in footers for sides in footer.across_files}
-    places = [_Place(skip, one, one) for one in sound for skip in one.skips]
-    places += _at_seams(report, found)
-    open_ = [place for place in places if place.skip.sides not in known]
+    gaps = [_LocatedIdGap(gap, findings, findings) for findings in sound for gap in findings.gaps]
+    gaps += _gaps_at_boundaries(report, found)
+    unexplained = [located for located in gaps if located.gap.sides not in confirmed]
     report.notes += [
-        f"{report.pair}: {imported_gap_text(report.pair, *sides, rows)}"
-        for (sides, rows, _), *_ in open_
-        if sides in across
+        f"{report.pair}: {imported_gap_text(report.pair, *gap.sides, gap.rows)}"
+        for gap, *_ in unexplained
+        if gap.sides in across
     ]
-    _say(report, [one for one in open_ if one.skip.sides not in across])
+    _report_gaps(report, [located for located in unexplained if located.gap.sides not in across])
 
 
-def _say(report: PairReport, places: Sequence[_Place]) -> None:
-    # A pair that jumps at nearly every trade has them counted, and not listed.
-    if len(places) <= report.unasked_jumps:
+def _report_gaps(report: PairReport, gaps: Sequence[_LocatedIdGap]) -> None:
+    # Of a pair that has id gaps at nearly every trade, footers count them and do not list them.
+    if len(gaps) <= report.unconfirmed_id_gaps:
         return
-    for skip, left, right in places[:MOST_SAID]:
-        text = _told(skip)
-        span = Range(left.segment.range.after, right.segment.range.through)
-        other = None if left is right else left.segment.path
-        report.faults.append(
-            Fault(report.pair, span, right.segment.path, text, other, skip.between)
-        )
-    if len(places) > MOST_SAID:
-        report.notes.append(f"{report.pair}: ids skip in {len(places) - MOST_SAID} more places")
+    for gap, left, right in gaps[:MAX_GAPS_LISTED]:
+        affected = Range(left.segment.range.after, right.segment.range.through)
+        other_path = None if left is right else left.segment.path
+        path, text = right.segment.path, _gap_text(gap)
+        report.faults.append(Fault(report.pair, affected, path, text, other_path, gap.missing))
+    if len(gaps) > MAX_GAPS_LISTED:
+        report.notes.append(f"{report.pair}: {len(gaps) - MAX_GAPS_LISTED} more id gaps")
 
 
-def _told(skip: Skip) -> str:
-    before, behind = skip.sides
+def _gap_text(gap: IdGap) -> str:
+    before, after = gap.sides
     if before == BEFORE_FIRST_ID.trade_id:
-        return f"its first trade id is {behind}, not 1, and no confirmed id gap explains it"
-    return f"ids skip from {before} to {behind}, which no jump on record explains"
+        return f"its first trade id is {after}, not 1, and no confirmed id gap explains it"
+    return f"unconfirmed id gap: {before} is followed by {after}"
 
 
-def _at_seams(report: PairReport, found: Sequence[Findings]) -> Iterator[_Place]:
-    """Where ids leave room between segments that touch; where coverage breaks off, any may.
+def _gaps_at_boundaries(
+    report: PairReport, found: Sequence[SegmentFindings]
+) -> Iterator[_LocatedIdGap]:
+    """The id gaps between segments that touch; across a gap in coverage any id may follow.
 
-    Coverage from 0 on goes on from id 0: a market's first trade has id 1.
+    Coverage that begins at time 0 continues from id 0: a market's first trade has id 1.
     """
     edge: LastId | None = None
-    left: Findings | None = None
+    left: SegmentFindings | None = None
     for findings in found:
         if findings.footer is None or findings.wrong:
             left, edge = None, None
@@ -100,20 +99,21 @@ def _at_seams(report: PairReport, found: Sequence[Findings]) -> Iterator[_Place]
         elif left is None or left.segment.range.through != segment.range.after:
             edge = None
         else:
-            report.seams += 1
+            report.boundaries += 1
         if edge == BEFORE_FIRST_ID and footer.lead:
-            # Rows without ids come first: old answers, or a file's, which have none to begin with.
+            # Rows without ids come first: old answers of the exchange had none, CSVs have none.
             edge = None
         first = footer.first_trade_id
         rows = edge.rows_without_id + footer.lead if edge else 0
         if edge and first is not None and first - edge.trade_id - 1 > rows:
-            skip = Skip((edge.trade_id, first), rows, (edge.time_ns, findings.first_id_ns))
-            yield _Place(skip, left or findings, findings)
-        edge = _edge_behind(findings, footer, edge)
+            gap = IdGap((edge.trade_id, first), rows, (edge.time_ns, findings.first_id_ns))
+            yield _LocatedIdGap(gap, left or findings, findings)
+        edge = _last_id(findings, footer, edge)
         left = findings
 
 
-def _edge_behind(found: Findings, footer: Footer, edge: LastId | None) -> LastId | None:
+def _last_id(found: SegmentFindings, footer: Footer, edge: LastId | None) -> LastId | None:
+    """The last trade id after a segment; `edge` is the last one before it."""
     if footer.last_trade_id is not None:
         return LastId(footer.last_trade_id, footer.trail, found.last_id_ns)
     return edge and edge._replace(rows_without_id=edge.rows_without_id + footer.rows)
@@ -122,7 +122,7 @@ def _edge_behind(found: Findings, footer: Footer, edge: LastId | None) -> LastId
 # --- verify ---------------------------------------------------------------------------------------
 
 Progress = Callable[[str, int, int], None]
-"""Told a pair, its files checked and its files in all."""
+"""Called with a pair, how many of its files are checked, and how many there are."""
 
 
 def verify(
@@ -133,16 +133,16 @@ def verify(
     progress: Progress = lambda _pair, _done, _all: None,
     now_ns: int | None = None,
 ) -> PairReport:
-    """Check everything that the archive says of a pair.
+    """Check every segment of a pair, and the segments with each other.
 
-    Reads every row, several files at a time; memory holds a row group a worker.
+    Reads every row, several files at a time; memory holds one row group per worker.
 
     Args:
-        archive: what to check.
+        archive: the archive to check.
         pair: altname.
-        workers: files read at a time; None for as many as there are processors.
-        progress: told after each file.
-        now_ns: this machine's time, against which coverage must not end in the future.
+        workers: files read at a time; None for the number of processors.
+        progress: called after each file.
+        now_ns: this machine's time; coverage must not end after it.
 
     Raises:
         ArchiveDamaged: files keep vanishing while they are read.
@@ -150,46 +150,47 @@ def verify(
     workers = workers or os.cpu_count() or 1
     now_ns = time.time_ns() if now_ns is None else now_ns
     report: PairReport | None = None
-    sound: dict[_Files, Findings] = {}
+    sound: dict[_Files, SegmentFindings] = {}
     for _ in range(LISTINGS):
         try:
-            listed = _listed(archive, pair)
+            listed = _list_files(archive, pair)
         except ArchiveDamaged as damage:
             return PairReport(pair, faults=[Fault(pair, Range(0, 0), None, str(damage))])
         try:
-            found = _read_all(
-                archive, pair, listed, sound, workers or os.cpu_count() or 1, progress
-            )
+            found = _read_all(archive, pair, listed, sound, workers, progress)
         except FileNotFoundError:
             continue
         report = _report(archive, pair, found, now_ns)
-        # A file may be replaced by one of its name, between the listing and the reading.
-        if not report.faults or set(listed) <= set(_listed(archive, pair)):
+        # Between listing and reading, a file may be replaced by another of the same name.
+        if not report.faults or set(listed) <= set(_list_files(archive, pair)):
             return report
-        sound |= {files: one for files, one in zip(listed, found, strict=True) if one.is_sound}
+        checked = zip(listed, found, strict=True)
+        sound |= {files: findings for files, findings in checked if findings.is_sound}
     if report is not None:
         return report
     raise ArchiveDamaged(f"files of {pair} keep vanishing while they are read: try again")
 
 
 class _Files(NamedTuple):
-    """A segment and the roll-ups beside it, as they are listed."""
+    """A segment and its roll-ups, as they are listed."""
 
     segment: Segment
     rollups: tuple[RollUp, ...]
 
 
-def _listed(archive: TradeStore, pair: str) -> list[_Files]:
-    beside: dict[str, list[RollUp]] = {}
+def _list_files(archive: TradeStore, pair: str) -> list[_Files]:
+    rollups_of: dict[str, list[RollUp]] = {}
     segments = archive.segments(pair)
     for rollup in archive.rollups(pair):
-        beside.setdefault(rollup.segment_path, []).append(rollup)
-    return [_Files(segment, tuple(beside.get(segment.path, []))) for segment in segments]
+        rollups_of.setdefault(rollup.segment_path, []).append(rollup)
+    return [_Files(segment, tuple(rollups_of.get(segment.path, []))) for segment in segments]
 
 
-def _report(archive: TradeStore, pair: str, found: list[Findings], now_ns: int) -> PairReport:
+def _report(
+    archive: TradeStore, pair: str, found: list[SegmentFindings], now_ns: int
+) -> PairReport:
     report = PairReport(pair)
-    segments = [one.segment for one in found]
+    segments = [findings.segment for findings in found]
     for findings in found:
         _count(report, findings)
     for segment in ending_in_future(segments, now_ns):
@@ -199,8 +200,8 @@ def _report(archive: TradeStore, pair: str, found: list[Findings], now_ns: int) 
     _check_overlaps(report, segments)
     check_ids(report, found)
     _check_gaps(report, archive, segments, now_ns)
-    _check_torn(report, archive)
-    _check_strangers(report, archive)
+    _check_replacements(report, archive)
+    _check_foreign_files(report, archive)
     return report
 
 
@@ -208,17 +209,18 @@ def _read_all(
     archive: TradeStore,
     pair: str,
     listed: Sequence[_Files],
-    sound: Mapping[_Files, Findings],
+    sound: Mapping[_Files, SegmentFindings],
     workers: int,
     progress: Progress,
-) -> list[Findings]:
-    """What reading each file showed; those that are known to be sound are not read again."""
-    found: list[Findings] = []
+) -> list[SegmentFindings]:
+    """The findings of each file; files that are known to be sound are not read again."""
+
+    def check(files: _Files) -> SegmentFindings:
+        return sound.get(files) or check_segment(archive, *files)
+
+    found: list[SegmentFindings] = []
     with ThreadPoolExecutor(workers) as pool:
-        futures: list[Future[Findings]] = [
-            pool.submit(lambda one: sound.get(one) or check_segment(archive, *one), files)
-            for files in listed
-        ]
+        futures: list[Future[SegmentFindings]] = [pool.submit(check, files) for files in listed]
         try:
             for future in futures:
                 found.append(future.result())
@@ -229,30 +231,30 @@ def _read_all(
     return found
 
 
-def _count(report: PairReport, found: Findings) -> None:
+def _count(report: PairReport, found: SegmentFindings) -> None:
     report.files += 1
     report.ids += found.ids
     report.notes += found.notes
     if found.footer is not None:
         report.rows += found.footer.rows
-        report.jumps += len(found.footer.jumps)
-        report.unasked_jumps += found.footer.unasked_jumps
+        report.confirmed_id_gaps += len(found.footer.jumps)
+        report.unconfirmed_id_gaps += found.footer.unasked_jumps
     segment = found.segment
     report.rollups += found.rollups
     report.faults += [
-        Fault(report.pair, segment.range, one.path, text) for one, text in found.wrong_rollups
+        Fault(report.pair, segment.range, rollup.path, text) for rollup, text in found.wrong_rollups
     ]
     report.faults += [Fault(report.pair, segment.range, segment.path, text) for text in found.wrong]
 
 
-def _check_markets(report: PairReport, found: Sequence[Findings]) -> None:
-    """Find files of another market than the first one that tells its key."""
+def _check_markets(report: PairReport, found: Sequence[SegmentFindings]) -> None:
+    """Report files of another market than that of the first file with a market key."""
     first = ""
     for findings in found:
         key = findings.footer.key if findings.footer is not None else ""
         first = first or key
         if key and key != first:
-            text = f"its trades are of the market {key}, those before them of {first}"
+            text = f"its trades are of the market {key}, the trades before them of {first}"
             segment = findings.segment
             report.faults.append(Fault(report.pair, segment.range, segment.path, text))
 
@@ -267,8 +269,8 @@ def _check_overlaps(report: PairReport, segments: list[Segment]) -> None:
             widest = segment
 
 
-def _check_strangers(report: PairReport, archive: TradeStore) -> None:
-    text = "it is no segment in its place, and whoever reads trades/**/*.parquet counts its rows"
+def _check_foreign_files(report: PairReport, archive: TradeStore) -> None:
+    text = "it is not a segment in the right folder, but readers of trades/**/*.parquet read it too"
     try:
         paths = archive.foreign_files(report.pair)
     except ArchiveDamaged as damage:
@@ -277,7 +279,7 @@ def _check_strangers(report: PairReport, archive: TradeStore) -> None:
     report.faults += [Fault(report.pair, Range(0, 0), path, text) for path in paths]
 
 
-def _check_torn(report: PairReport, archive: TradeStore) -> None:
+def _check_replacements(report: PairReport, archive: TradeStore) -> None:
     path = path_of_note(report.pair)
     try:
         found = torn(archive, report.pair)
@@ -297,36 +299,41 @@ def _check_gaps(
         report.faults.append(Fault(report.pair, Range(0, 0), path, str(damage)))
         return
     for gap in missing(without_future(wanted, now_ns), [segment.range for segment in segments]):
-        text = "it was asked for, and no file covers it"
+        text = "missing: requested, but no file has it"
         report.faults.append(Fault(report.pair, gap, None, text))
 
 
-# --- proof ----------------------------------------------------------------------------------------
+# --- verify, with digests -------------------------------------------------------------------------
 
-ProofProgress = Callable[[str, int, int, str], None]
-"""Told a pair, how much of it is done, of how much, and what is counted: files, then months."""
+StepProgress = Callable[[str, int, int, str], None]
+"""Called with a pair, how much is done, of how much, and the unit: files, then months."""
 
 
-def prove(
-    archive: TradeStore, pair: str, progress: ProofProgress = lambda _pair, _done, _all, _unit: None
+def verify_with_digests(
+    archive: TradeStore, pair: str, progress: StepProgress = lambda _pair, _done, _all, _unit: None
 ) -> PairReport:
-    """What `verify` finds of a pair, with its digests where nothing is wrong.
+    """Verify a pair, and compute its digests if nothing is wrong.
 
-    Where what a file told gives way to the exchange's own trades meanwhile, all is read again: it
-    is of the tape before, or of the one behind.
+    If imported trades are replaced by re-downloaded ones meanwhile, everything is read again, so
+    that the report is of the trades before the replacement or of those after it, never of both.
+
+    Args:
+        archive: the archive to check.
+        pair: altname.
+        progress: called after each file, then after each month.
 
     Raises:
         ArchiveDamaged: files keep vanishing, or being replaced, while they are read.
     """
     for _ in range(LISTINGS):
         before = _replaceable(archive, pair)
-        report = _proved(archive, pair, progress)
+        report = _verify_once(archive, pair, progress)
         if report.faults or before == _replaceable(archive, pair):
             return report
     raise ArchiveDamaged(f"files of {pair} keep being replaced while they are read: try again")
 
 
-def _proved(archive: TradeStore, pair: str, progress: ProofProgress) -> PairReport:
+def _verify_once(archive: TradeStore, pair: str, progress: StepProgress) -> PairReport:
     report = verify(
         archive, pair, progress=lambda name, done, of: progress(name, done, of, "files")
     )
@@ -340,14 +347,14 @@ def _proved(archive: TradeStore, pair: str, progress: ProofProgress) -> PairRepo
 def _replaceable(
     archive: TradeStore, pair: str
 ) -> tuple[list[AtomicReplacement], list[Segment]] | None:
-    """What may be replaced by other trades, and is being; None where a file can't be read."""
+    """Running replacements and imported segments; None where a file can't be read."""
     try:
-        return _from_files(archive, pair)
+        return _imported(archive, pair)
     except ArchiveDamaged:
         return None
 
 
 @retry_on_new_listing
-def _from_files(archive: TradeStore, pair: str, /) -> tuple[list[AtomicReplacement], list[Segment]]:
+def _imported(archive: TradeStore, pair: str, /) -> tuple[list[AtomicReplacement], list[Segment]]:
     segments = [segment for segment in archive.segments(pair) if archive.footer(segment).imported]
     return noted(archive.store, pair), segments

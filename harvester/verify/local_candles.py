@@ -1,4 +1,4 @@
-"""The archive's candles in the exchange's form, and the trades at their edges."""
+"""Read candles of the archive in the exchange's form, and the trades at their boundaries."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from harvester.schema import PRICE, VOLUME, times
 from harvester.storage.trade_store import TradeStore
 from harvester.times import DAY, UNITS_NS, Range, parse_interval
 
-# --- ours -----------------------------------------------------------------------------------------
+# --- candles --------------------------------------------------------------------------------------
 
-SHOWN = ("time", *VALUES, "first_time", "is_complete")
+COLUMNS = ("time", *VALUES, "first_time", "is_complete")
 
-# Wide enough for 38 digits and a division's worth beside: nothing here is ever rounded.
+# Wide enough for 38 digits and a division: nothing here is ever rounded.
 _EXACT = Context(prec=120)
 _WIDE_PRICE = pa.decimal256(PRICE.precision, PRICE.scale)
 _WIDE_VOLUME = pa.decimal256(VOLUME.precision, VOLUME.scale)
@@ -32,25 +32,28 @@ _WIDE_VOLUME = pa.decimal256(VOLUME.precision, VOLUME.scale)
 
 @dataclass(frozen=True, slots=True)
 class LocalCandle:
-    """A candle of ours.
+    """A candle of the archive.
 
     Attributes:
-        candle: in the exchange's form.
-        is_complete: whether what it tells of is held whole.
-        at_opening: whether a trade was published at the very moment it opens.
+        candle: the candle in the exchange's form.
+        is_complete: whether its interval is covered completely.
+        has_trade_at_opening: whether a trade was published exactly at its opening time.
     """
 
     candle: Candle
     is_complete: bool
-    at_opening: bool
+    has_trade_at_opening: bool
 
 
 @dataclass(frozen=True, slots=True)
 class LocalCandleReader:
-    """Asks an archive for candles of one pair.
+    """Reads candles of one pair from an archive.
 
     Attributes:
-        decimals: the pair's, after which a vwap is cut off.
+        archive: the archive.
+        pair: altname.
+        decimals: the pair's price decimals; a vwap is cut off after them.
+        memory_limit: the memory that DuckDB may use, such as 1GB.
     """
 
     archive: TradeStore
@@ -58,67 +61,82 @@ class LocalCandleReader:
     decimals: int
     memory_limit: str = MEMORY_LIMIT
 
-    def held(self, minutes: int, span: Range) -> dict[int, LocalCandle]:
-        """The candles of a span, empty ones included, by when they open."""
-        found = {}
-        for row in self._rows(minutes, span, SHOWN, fill="kraken"):
-            values = {name: row[name] for name in VALUES}
-            at_opening = row["first_time"] == row["time"]
-            candle = Candle(row["time"], **values)
-            found[candle.time_ns] = LocalCandle(candle, row["is_complete"], at_opening)
-        return found
-
-    def batches(self, minutes: int, span: Range) -> Iterator[pa.RecordBatch]:
-        """The candles of a span that saw trades, as a stream, with the plain columns."""
-        question = self._question(minutes, span, all_columns=False)
-        yield from candle_batches(self.archive, question, memory_limit=self.memory_limit)
-
-    def openings(self, minutes: int, span: Range) -> set[int]:
-        """When those candles of a span open that have a trade published at that very moment."""
-        rows = self._rows(minutes, span, ("time", "first_time"))
-        return {row["time"] for row in rows if row["time"] == row["first_time"]}
-
-    def edges(self, minutes: int, opens: Sequence[int]) -> dict[int, BoundaryTrades]:
-        """What was traded at the edges of some candles, by when these open.
-
-        Candles that lie near one another are read at once.
+    def candles(self, minutes: int, wanted: Range) -> dict[int, LocalCandle]:
+        """Read the candles of a range, empty ones included, by their opening time.
 
         Args:
             minutes: their length.
-            opens: when they open, in order.
+            wanted: the range of their opening times, in nanoseconds.
+        """
+        found = {}
+        for row in self._rows(minutes, wanted, COLUMNS, fill="kraken"):
+            values = {name: row[name] for name in VALUES}
+            has_trade_at_opening = row["first_time"] == row["time"]
+            candle = Candle(row["time"], **values)
+            found[candle.time_ns] = LocalCandle(candle, row["is_complete"], has_trade_at_opening)
+        return found
+
+    def batches(self, minutes: int, wanted: Range) -> Iterator[pa.RecordBatch]:
+        """Stream the candles of a range that have trades, without the additional columns.
+
+        Args:
+            minutes: their length.
+            wanted: the range of their opening times, in nanoseconds.
+        """
+        query = self._query(minutes, wanted, all_columns=False)
+        yield from candle_batches(self.archive, query, memory_limit=self.memory_limit)
+
+    def openings(self, minutes: int, wanted: Range) -> set[int]:
+        """The opening times of candles that have a trade published exactly then.
+
+        Args:
+            minutes: their length.
+            wanted: the range of their opening times, in nanoseconds.
+        """
+        rows = self._rows(minutes, wanted, ("time", "first_time"))
+        return {row["time"] for row in rows if row["time"] == row["first_time"]}
+
+    def edges(self, minutes: int, opens: Sequence[int]) -> dict[int, BoundaryTrades]:
+        """Read the trades at the boundaries of some candles, by the candles' opening time.
+
+        Candles near one another are read together.
+
+        Args:
+            minutes: the candles' length.
+            opens: their opening times in nanoseconds, in order.
         """
         width_ns = minutes * UNITS_NS["m"]
-        found = {one: BoundaryTrades([], [], []) for one in opens}
-        for some in _near(opens, max(DAY, width_ns)):
-            span = Range(some[0] - 1, some[-1] + width_ns)
-            for batch in self.archive.scan(self.pair, span):
+        found = {time_ns: BoundaryTrades([], [], []) for time_ns in opens}
+        for group in _groups(opens, max(DAY, width_ns)):
+            wanted = Range(group[0] - 1, group[-1] + width_ns)
+            for batch in self.archive.scan(self.pair, wanted):
                 stamps = times(batch)
-                first = bisect_left(some, int(stamps[0]) - width_ns)
-                for time_ns in some[first : bisect_right(some, int(stamps[-1]))]:
-                    found[time_ns].take(batch, time_ns, time_ns + width_ns)
+                first = bisect_left(group, int(stamps[0]) - width_ns)
+                for time_ns in group[first : bisect_right(group, int(stamps[-1]))]:
+                    found[time_ns].add(batch, time_ns, time_ns + width_ns)
         return found
 
     def _rows(
-        self, minutes: int, span: Range, columns: Sequence[str], fill: Fill = "none"
+        self, minutes: int, wanted: Range, columns: Sequence[str], fill: Fill = "none"
     ) -> list[dict[str, Any]]:
-        question = self._question(minutes, span, fill)
+        query = self._query(minutes, wanted, fill)
         rows: list[dict[str, Any]] = []
-        for batch in candle_batches(self.archive, question, memory_limit=self.memory_limit):
+        for batch in candle_batches(self.archive, query, memory_limit=self.memory_limit):
             rows += _in_ns(batch.select(list(columns))).to_pylist()
         return rows
 
-    def _question(
-        self, minutes: int, span: Range, fill: Fill = "none", *, all_columns: bool = True
+    def _query(
+        self, minutes: int, wanted: Range, fill: Fill = "none", *, all_columns: bool = True
     ) -> CandleQuery:
         interval = parse_interval(str(minutes))
         return CandleQuery(
-            self.pair, interval, span, fill, all_columns, pair_decimals=self.decimals
+            self.pair, interval, wanted, fill, all_columns, pair_decimals=self.decimals
         )
 
 
 @dataclass(frozen=True, slots=True)
-class _Sum:
-    """Some neighbouring trades, or one."""
+class _TradeSum:
+    """The aggregate of one trade, or of some neighbouring ones."""
 
     open: Decimal
     high: Decimal
@@ -130,59 +148,66 @@ class _Sum:
 
 
 class BoundaryTrades(NamedTuple):
-    """The trades of a candle, and those published at the very moment that it is over.
+    """The trades of a candle, and those published exactly at its end.
 
     Attributes:
-        before: those published at the very moment that it opens, one by one in the tape's order.
-        inside: the others of it, as sums of neighbours.
-        behind: those published when it is over, one by one.
+        at_opening: the trades published exactly at its opening time, one by one, in the exchange's
+            order.
+        inside: its other trades, as aggregates of neighbours.
+        at_end: the trades published exactly at its end, one by one.
     """
 
-    before: list[_Sum]
-    inside: list[_Sum]
-    behind: list[_Sum]
+    at_opening: list[_TradeSum]
+    inside: list[_TradeSum]
+    at_end: list[_TradeSum]
 
-    def take(self, batch: pa.RecordBatch, time_ns: int, end_ns: int) -> None:
-        """Take in what a batch of the tape holds of a candle."""
-        marks = [time_ns, time_ns + 1, end_ns, end_ns + 1]
-        opening, inside, ending, over = np.searchsorted(times(batch), marks).tolist()
-        for place in range(opening, inside):
-            self.before.append(_summed(batch.slice(place, 1)))
-        if inside < ending:
-            self.inside.append(_summed(batch.slice(inside, ending - inside)))
-        for place in range(ending, over):
-            self.behind.append(_summed(batch.slice(place, 1)))
-
-    def candle(self, time_ns: int, given: int, taken: int, decimals: int) -> Candle:
-        """The candle without the first trades of its opening, and with the first behind it.
+    def add(self, batch: pa.RecordBatch, time_ns: int, end_ns: int) -> None:
+        """Add the trades of a batch that belong to the candle.
 
         Args:
-            time_ns: when it opens.
-            given: how many it lacks of those published as it opens.
-            taken: how many it has of those published when it is over; one of both is not 0.
-            decimals: the pair's.
+            batch: trades, in the exchange's order.
+            time_ns: the candle's opening time.
+            end_ns: its end.
         """
-        parts = [*self.before[given:], *self.inside, *self.behind[:taken]]
+        bounds = [time_ns, time_ns + 1, end_ns, end_ns + 1]
+        opening, inside, ending, over = np.searchsorted(times(batch), bounds).tolist()
+        for row in range(opening, inside):
+            self.at_opening.append(_sum_of(batch.slice(row, 1)))
+        if inside < ending:
+            self.inside.append(_sum_of(batch.slice(inside, ending - inside)))
+        for row in range(ending, over):
+            self.at_end.append(_sum_of(batch.slice(row, 1)))
+
+    def candle(self, time_ns: int, removed: int, added: int, decimals: int) -> Candle:
+        """The candle without its first trades, and with the first trades at its end.
+
+        Args:
+            time_ns: its opening time.
+            removed: how many trades at its opening it is without.
+            added: how many trades at its end it has; `removed` and `added` are not both 0.
+            decimals: the pair's price decimals.
+        """
+        parts = [*self.at_opening[removed:], *self.inside, *self.at_end[:added]]
         if parts:
-            return _joined(time_ns, parts, decimals)
-        return _empty(time_ns, self.before[-1].close)
+            return _candle_of(time_ns, parts, decimals)
+        return _empty(time_ns, self.at_opening[-1].close)
 
 
-def _near(opens: Sequence[int], most_ns: int) -> Iterator[Sequence[int]]:
-    """Moments in groups, in which none is farther than so much from the one before it."""
+def _groups(opens: Sequence[int], max_distance_ns: int) -> Iterator[Sequence[int]]:
+    """Split times into groups; neighbours in a group are at most `max_distance_ns` apart."""
     begin = 0
     for end in range(1, len(opens) + 1):
-        if end == len(opens) or opens[end] - opens[end - 1] > most_ns:
+        if end == len(opens) or opens[end] - opens[end - 1] > max_distance_ns:
             yield opens[begin:end]
             begin = end
 
 
-def _summed(trades: pa.RecordBatch) -> _Sum:
-    """Some trades of the tape, at least one, as one sum: exact."""
+def _sum_of(trades: pa.RecordBatch) -> _TradeSum:
+    """Aggregate neighbouring trades, at least one; exact."""
     price, volume = trades.column("price"), trades.column("volume")
     bounds = pc.min_max(price).as_py()
     value = pc.sum(pc.multiply(price.cast(_WIDE_PRICE), volume.cast(_WIDE_VOLUME))).as_py()
-    return _Sum(
+    return _TradeSum(
         price[0].as_py(),
         bounds["max"],
         bounds["min"],
@@ -193,7 +218,7 @@ def _summed(trades: pa.RecordBatch) -> _Sum:
     )
 
 
-def _joined(time_ns: int, parts: Sequence[_Sum], decimals: int) -> Candle:
+def _candle_of(time_ns: int, parts: Sequence[_TradeSum], decimals: int) -> Candle:
     value = volume = Decimal(0)
     for part in parts:
         value, volume = _EXACT.add(value, part.value), _EXACT.add(volume, part.volume)
@@ -202,12 +227,12 @@ def _joined(time_ns: int, parts: Sequence[_Sum], decimals: int) -> Candle:
     return Candle(
         time_ns,
         open=parts[0].open,
-        high=max(one.high for one in parts),
-        low=min(one.low for one in parts),
+        high=max(part.high for part in parts),
+        low=min(part.low for part in parts),
         close=parts[-1].close,
         vwap=_EXACT.multiply(cut, unit),
         volume=volume,
-        count=sum(one.count for one in parts),
+        count=sum(part.count for part in parts),
     )
 
 
@@ -217,91 +242,100 @@ def _empty(time_ns: int, close: Decimal) -> Candle:
 
 def _in_ns(batch: pa.RecordBatch) -> pa.RecordBatch:
     """Times as integers."""
-    for place, field in enumerate(batch.schema):
+    for index, field in enumerate(batch.schema):
         if pa.types.is_timestamp(field.type):
-            batch = batch.set_column(place, field.name, batch.column(place).cast(pa.int64()))
+            batch = batch.set_column(index, field.name, batch.column(index).cast(pa.int64()))
     return batch
 
 
-# --- splits ---------------------------------------------------------------------------------------
+# --- trades at boundaries -------------------------------------------------------------------------
 
-# A time is published as the float next to it. That may be the moment at which a candle opens,
-# when the trade happened up to 238 ns earlier: the exchange, which knows, counts it in the candle
-# before. Which of the trades published at that moment these are is not known; they are the first
-# of them.
+# A time is published as the float nearest to it. That may be exactly the opening time of a candle
+# though the trade happened up to 238 ns earlier: the exchange, which knows the exact time, counts
+# the trade in the candle before. Which of the trades published at that time these are is unknown,
+# but they are the first of them.
 #
-# So each edge is split at one place, and what one candle takes is what the next one gives: no
-# trade counts twice, and none is lost. Of all ways to split the edges of candles that follow one
-# another, the one with the fewest that differ is told, and of these the one that moves the fewest
-# trades.
+# So each boundary is split at one trade, and what one candle counts more, the next one counts less:
+# no trade is counted twice, and none is lost. Of all ways to split the boundaries of consecutive
+# candles, the one with the fewest differing candles is reported, and of these the one that moves
+# the fewest trades.
 
 IsEqual = Callable[[Candle | None, Candle | None], bool]
-"""Tells whether our candle is the exchange's."""
+"""Whether a local candle equals the exchange's."""
 
-MOST_OPEN = 1_000
-"""So many candles in a row may wait until it is known which of them differ."""
+MAX_UNDECIDED = 1_000
+"""How many consecutive candles may wait until it is known which of them differ."""
 
 
-class Sides(NamedTuple):
-    """One candle of either side.
+class ComparedCandle(NamedTuple):
+    """A candle of the archive and of the exchange.
 
     Attributes:
-        time_ns: when it opens.
-        our: by the times that are published; None where there are no trades.
-        their: None where the exchange shows none.
-        edges: the trades at its edges; None where there are none.
+        time_ns: its opening time.
+        local: by the published times of the stored trades; None where there are no trades.
+        exchange: the exchange's; None where it shows none.
+        edges: the trades at its boundaries; None where there are none.
     """
 
     time_ns: int
-    our: Candle | None
-    their: Candle | None
+    local: Candle | None
+    exchange: Candle | None
     edges: BoundaryTrades | None
 
     @property
-    def most_given(self) -> int:
-        """How many trades were published as it opens."""
-        return len(self.edges.before) if self.edges else 0
+    def max_removed(self) -> int:
+        """How many trades were published exactly at its opening time."""
+        return len(self.edges.at_opening) if self.edges else 0
 
     @property
-    def most_taken(self) -> int:
-        """How many trades were published when it is over."""
-        return len(self.edges.behind) if self.edges else 0
+    def max_added(self) -> int:
+        """How many trades were published exactly at its end."""
+        return len(self.edges.at_end) if self.edges else 0
 
-    def taken(self, given: int) -> int | None:
-        """How many it must take, so that it has as many as the exchange's; None where none do."""
-        have = self.our.count if self.our else 0
-        want = self.their.count if self.their else 0
-        taken = want - (have - given)
-        fits = given <= self.most_given and 0 <= taken <= self.most_taken
-        return taken if fits else None
+    def added_for(self, removed: int) -> int | None:
+        """How many trades at its end it must have, so that its count equals the exchange's.
 
-    def made(self, given: int, taken: int, decimals: int) -> Candle | None:
-        """Ours, without the first trades of its opening and with the first of the next one's."""
-        if self.edges is None or not (given or taken):
-            return self.our
-        return self.edges.candle(self.time_ns, given, taken, decimals)
+        None if that is impossible. `removed` is how many trades at its opening it is without.
+        """
+        local_count = self.local.count if self.local else 0
+        exchange_count = self.exchange.count if self.exchange else 0
+        added = exchange_count - (local_count - removed)
+        is_possible = removed <= self.max_removed and 0 <= added <= self.max_added
+        return added if is_possible else None
+
+    def split(self, removed: int, added: int, decimals: int) -> Candle | None:
+        """The local candle without its first trades, and with the first trades at its end.
+
+        Args:
+            removed: how many trades at its opening it is without.
+            added: how many trades at its end it has.
+            decimals: the pair's price decimals.
+        """
+        if self.edges is None or not (removed or added):
+            return self.local
+        return self.edges.candle(self.time_ns, removed, added, decimals)
 
 
 class SplitChoice(NamedTuple):
-    """One way to split the edges of a candle, and of those before it.
+    """One way to split the boundaries of a candle, and of the candles before it.
 
     Attributes:
-        sides: the candle.
-        given: trades of its opening that count in the candle before.
-        taken: trades of the next one's opening that count in it.
-        outside: how many of those given went to a candle that is not compared.
-        before: that of the candle before; None where it is settled.
+        candle: the candle.
+        removed: how many trades at its opening count in the candle before.
+        added: how many trades at its end count in it.
+        outside: how many of those removed went to a candle that is not compared.
+        previous: the choice for the candle before; None if that is decided.
     """
 
-    sides: Sides
-    given: int
-    taken: int
+    candle: ComparedCandle
+    removed: int
+    added: int
     outside: int
-    before: SplitChoice | None
+    previous: SplitChoice | None
 
 
-class _Way(NamedTuple):
-    """The best way to one place of the latest edge."""
+class _Path(NamedTuple):
+    """The best choices that lead to one split of the latest boundary."""
 
     differing: int
     moved: int
@@ -312,85 +346,90 @@ class _Way(NamedTuple):
         return self.differing, self.moved
 
     @property
-    def cost_to_anywhere(self) -> tuple[int, int]:
-        """Of letting the next candle differ, after which its other edge may be split anywhere."""
+    def cost_to_any_split(self) -> tuple[int, int]:
+        """The cost if the next candle differs: then its other boundary may be split anywhere."""
         return self.differing + 1, self.moved
 
 
-_SETTLED = _Way(0, 0, None)
+_DECIDED = _Path(0, 0, None)
 
 
 class Splits:
-    """Takes candles that follow one another, and finds the best way to split their edges."""
+    """Finds the best way to split the boundaries of consecutive candles: dynamic programming."""
 
     def __init__(self, is_equal: IsEqual, decimals: int) -> None:
-        """`decimals` are the pair's."""
+        """`decimals` are the pair's price decimals."""
         self._is_equal = is_equal
         self._decimals = decimals
-        # By how many trades of the latest edge count before it; the others are no better.
-        self._ways = {0: _SETTLED}
+        # By how many trades at the latest boundary count before it; other splits are no better.
+        self._paths = {0: _DECIDED}
         self._is_open = False
         self._waiting = 0
 
     @property
-    def is_settled(self) -> bool:
-        """Whether no trade of the latest edge is, or may be, moved."""
-        return not self._is_open and self._ways == {0: _SETTLED}
+    def is_decided(self) -> bool:
+        """Whether no trade at the latest boundary is, or may be, moved."""
+        return not self._is_open and self._paths == {0: _DECIDED}
 
     def begin(self, *, is_open: bool) -> None:
-        """Begin with a candle; with `is_open`, trades of its opening may go to the one before."""
-        self._ways, self._is_open = {0: _SETTLED}, is_open
+        """Begin a series of candles; with `is_open`, its first trades may count before it."""
+        self._paths, self._is_open = {0: _DECIDED}, is_open
 
-    def take(self, sides: Sides) -> None:
-        """Take the next candle."""
+    def add(self, candle: ComparedCandle) -> None:
+        """Add the next candle."""
         if self._is_open:
-            self._ways = {one: _Way(0, one, None) for one in range(sides.most_given + 1)}
-        ways: dict[int, _Way] = {}
-        for given, before in self._ways.items():
-            taken = sides.taken(given)
-            if taken is None:
+            self._paths = {
+                removed: _Path(0, removed, None) for removed in range(candle.max_removed + 1)
+            }
+        paths: dict[int, _Path] = {}
+        for removed, path in self._paths.items():
+            added = candle.added_for(removed)
+            if added is None:
                 continue
-            if self._is_equal(sides.made(given, taken, self._decimals), sides.their):
-                way = self._next(sides, given, taken, before, differs=False)
-                _keep(ways, taken, way)
-        given, best = min(self._ways.items(), key=lambda one: one[1].cost)
-        for taken in range(sides.most_taken + 1):
-            _keep(ways, taken, self._next(sides, given, taken, best, differs=True))
-        most = min(one.cost_to_anywhere for one in ways.values())
-        self._ways = {taken: one for taken, one in ways.items() if one.cost < most}
+            local = candle.split(removed, added, self._decimals)
+            if self._is_equal(local, candle.exchange):
+                _keep_best(paths, added, self._next(candle, removed, added, path, differs=False))
+        removed, best = min(self._paths.items(), key=lambda item: item[1].cost)
+        for added in range(candle.max_added + 1):
+            _keep_best(paths, added, self._next(candle, removed, added, best, differs=True))
+        limit = min(path.cost_to_any_split for path in paths.values())
+        self._paths = {added: path for added, path in paths.items() if path.cost < limit}
         self._is_open = False
         self._waiting += 1
 
-    def settled(self) -> list[SplitChoice]:
-        """The choices that are certain by now, in order; each is handed out once."""
-        if len(self._ways) > 1 and self._waiting < MOST_OPEN:
+    def decided(self) -> list[SplitChoice]:
+        """The choices that are certain by now, in order; each is returned once."""
+        if len(self._paths) > 1 and self._waiting < MAX_UNDECIDED:
             return []
-        return self._hand_out()[0]
+        return self._best_choices()[0]
 
     def end(self) -> tuple[list[SplitChoice], int]:
-        """Let no more follow: the choices left, and how many trades beyond the end were taken."""
-        left = self._hand_out()
+        """End the series: the remaining choices, and how many trades after its end were added."""
+        remaining = self._best_choices()
         self.begin(is_open=False)
-        return left
+        return remaining
 
-    def _hand_out(self) -> tuple[list[SplitChoice], int]:
-        taken, way = min(self._ways.items(), key=lambda one: one[1].cost)
-        self._ways, self._waiting = {taken: _SETTLED}, 0
-        return [*_backwards(way.latest)][::-1], taken
+    def _best_choices(self) -> tuple[list[SplitChoice], int]:
+        added, path = min(self._paths.items(), key=lambda item: item[1].cost)
+        self._paths, self._waiting = {added: _DECIDED}, 0
+        return [*_backwards(path.latest)][::-1], added
 
-    def _next(self, sides: Sides, given: int, taken: int, before: _Way, *, differs: bool) -> _Way:
-        choice = SplitChoice(sides, given, taken, given if self._is_open else 0, before.latest)
-        return _Way(before.differing + differs, before.moved + taken, choice)
+    def _next(
+        self, candle: ComparedCandle, removed: int, added: int, path: _Path, *, differs: bool
+    ) -> _Path:
+        outside = removed if self._is_open else 0
+        choice = SplitChoice(candle, removed, added, outside, path.latest)
+        return _Path(path.differing + differs, path.moved + added, choice)
 
 
-def _keep(ways: dict[int, _Way], taken: int, way: _Way) -> None:
-    """Keep the best way to each place."""
-    known = ways.get(taken)
-    if known is None or way.cost < known.cost:
-        ways[taken] = way
+def _keep_best(paths: dict[int, _Path], added: int, path: _Path) -> None:
+    """Keep the cheapest path to each split of a boundary."""
+    known = paths.get(added)
+    if known is None or path.cost < known.cost:
+        paths[added] = path
 
 
 def _backwards(choice: SplitChoice | None) -> Iterator[SplitChoice]:
     while choice is not None:
         yield choice
-        choice = choice.before
+        choice = choice.previous

@@ -1,4 +1,4 @@
-"""Repair a pair: quarantine broken files, download their ranges again, verify again."""
+"""Repair pairs: move broken files into quarantine, download their ranges, verify again."""
 
 from __future__ import annotations
 
@@ -29,126 +29,138 @@ from harvester.times import Range, enclosing_range, missing, union
 from harvester.verify.integrity import verify
 from harvester.verify.reports import Fault, Moved, PairReport, RepairReport
 
-# --- broken ---------------------------------------------------------------------------------------
+# --- plan of a repair -----------------------------------------------------------------------------
 
 
-class Broken(NamedTuple):
-    """A file that has to go.
+class BrokenFile(NamedTuple):
+    """A file that has to be moved into quarantine.
 
     Attributes:
-        path: where it stands within the archive.
-        range: by its name.
+        path: its path within the archive.
+        range: the range in its name.
         faults: what is wrong with it.
-        owed: the ranges that it should have held.
-        is_guess: whether nothing but its name tells them.
+        refetch: the ranges that it should have had, which are downloaded again.
+        is_guess: whether only its name says which ranges these are.
     """
 
     path: str
     range: Range
     faults: tuple[str, ...]
-    owed: tuple[Range, ...] = ()
+    refetch: tuple[Range, ...] = ()
     is_guess: bool = False
 
-    def up_to(self, limit_ns: int) -> Broken:
-        """The same, owing nothing behind a moment where what it owes is a guess."""
+    def limited_to(self, limit_ns: int) -> BrokenFile:
+        """The same file; if its ranges are a guess, they end at `limit_ns` at the latest."""
         if not self.is_guess:
             return self
-        owed = [one._replace(through=min(one.through, limit_ns)) for one in self.owed]
-        return self._replace(owed=tuple(one for one in owed if one.after < one.through))
+        ends = [known._replace(through=min(known.through, limit_ns)) for known in self.refetch]
+        return self._replace(refetch=tuple(known for known in ends if known.after < known.through))
 
 
 class SegmentReader(Protocol):
-    """What is asked of the files themselves."""
+    """Reads what `plan_repair` must know of the files themselves."""
 
     def claims(self, segment: Segment) -> UnverifiedFooter:
-        """What a file says of itself."""
+        """The footer and statistics of a file, unverified."""
 
     def agree(self, segment: Segment, other: Segment) -> bool:
-        """Whether two files hold the same rows where their ranges overlap."""
+        """Whether two files have the same rows where their ranges overlap."""
 
 
-class Files:
-    """The evidence of an archive."""
+class ArchiveSegmentReader:
+    """Reads segments of an archive."""
 
     def __init__(self, archive: TradeStore) -> None:
         """Nothing is read yet."""
         self._store = archive.store
 
     def claims(self, segment: Segment) -> UnverifiedFooter:
-        """What a file says of itself, by its footer and statistics."""
+        """The footer and statistics of a file, unverified."""
         return read_unverified_footer(self._store, segment.path)
 
-    def agree(self, one: Segment, other: Segment) -> bool:
-        """By the checksums of the rows in the range that both hold."""
+    def agree(self, segment: Segment, other: Segment) -> bool:
+        """Whether the checksums of the rows in the shared range are equal."""
         shared = Range(
-            max(one.range.after, other.range.after), min(one.range.through, other.range.through)
+            max(segment.range.after, other.range.after),
+            min(segment.range.through, other.range.through),
         )
-        sums = []
-        for segment in (one, other):
-            checksum = RowsChecksum()
-            for batch in read_batches(self._store, segment.path, shared):
-                checksum.update(batch)
-            sums.append(checksum.hexdigest())
-        return sums[0] == sums[1]
+        return self._checksum(segment, shared) == self._checksum(other, shared)
+
+    def _checksum(self, segment: Segment, bounds: Range) -> str:
+        checksum = RowsChecksum()
+        for batch in read_batches(self._store, segment.path, bounds):
+            checksum.update(batch)
+        return checksum.hexdigest()
 
 
-def judge(report: PairReport, segments: Sequence[Segment], evidence: SegmentReader) -> list[Broken]:
-    """The files that have to go, by what is wrong with a pair.
+def plan_repair(
+    report: PairReport, segments: Sequence[Segment], reader: SegmentReader
+) -> list[BrokenFile]:
+    """The files of a pair that have to be moved into quarantine, in the order of moving.
 
-    Files that are broken in themselves go first: whether others overlap is judged once they are
-    gone. Files between whose ids others are missing stay: only the range between is downloaded.
-    What is wanted stands first, where its file can't be read: nothing can be wanted before it is.
+    Files that are broken by themselves come first: whether others overlap is decided once they are
+    gone. Files with an id gap between them stay: only the range of the gap is downloaded. If the
+    file of wanted ranges can't be read, it is the first: nothing can be recorded as wanted before.
 
     Args:
-        report: what was found.
-        segments: the same files, as the archive lists them.
-        evidence: asked where the report does not tell enough.
+        report: the result of the verification.
+        segments: the pair's segments, as the archive lists them.
+        reader: reads files where the report does not say enough.
     """
     alone = _texts(
         (fault.path, fault.text)
         for fault in report.faults
-        if fault.other is None and fault.between is None
+        if fault.other_path is None and fault.missing_range is None
     )
     known = {segment.path: segment for segment in segments}
     texts = {path: found for path, found in alone.items() if path in known}
     if not texts:
-        texts = _texts(_overlapping(segments, evidence))
+        texts = _texts(_overlapping(segments, reader))
     found = []
     for path, why in sorted(texts.items()):
-        spans, is_guess = owed(known[path], evidence.claims(known[path]))
-        found.append(Broken(path, known[path].range, tuple(why), spans, is_guess))
-    beside = {path: why for path, why in alone.items() if path not in known}
-    return [*_beside(report.faults, beside, report.pair), *found]
+        ranges, is_guess = expected_ranges(known[path], reader.claims(known[path]))
+        found.append(BrokenFile(path, known[path].range, tuple(why), ranges, is_guess))
+    others = {path: why for path, why in alone.items() if path not in known}
+    return [*_other_files(report.faults, others, report.pair), *found]
 
 
-def owed(segment: Segment, claims: UnverifiedFooter) -> tuple[tuple[Range, ...], bool]:
-    """The ranges that a broken file should have held, and whether that is a guess.
+def expected_ranges(segment: Segment, claims: UnverifiedFooter) -> tuple[tuple[Range, ...], bool]:
+    """The ranges that a broken file should have had, and whether that is a guess.
 
-    Name and footer may tell different ones. A name can be changed by accident, so the footer is
-    believed unless the rows lie outside of its range; where rows fit neither, both are owed.
+    Name and footer may have different ranges. A name can be changed by accident, so the footer is
+    trusted unless the rows lie outside of its range; if the rows fit neither, both ranges count.
+
+    Args:
+        segment: the file, as it is listed.
+        claims: its footer and statistics.
     """
     name, footer = segment.range, claims.footer
     if footer is None or footer.range.after >= footer.range.through:
         return (name,), True
     if footer.altname and footer.altname != segment.pair:
-        # A file of another pair: what this one holds by rights was wanted under its own name.
+        # A file of another pair; the trades of this pair were requested under its own name.
         return (), False
-    told = footer.range
-    shares = told.after < name.through and name.after < told.through
-    if _fits(claims.bounds, told) and (shares or not _fits(claims.bounds, name)):
-        return (told,), False
-    return ((name,) if _fits(claims.bounds, name) else (name, told)), False
+    stated = footer.range
+    is_shared = stated.after < name.through and name.after < stated.through
+    if _fits(claims.bounds, stated) and (is_shared or not _fits(claims.bounds, name)):
+        return (stated,), False
+    return ((name,) if _fits(claims.bounds, name) else (name, stated)), False
 
 
-def spans_known(segments: Iterable[Segment], broken: Sequence[Broken]) -> list[Range]:
-    """All that files tell to have been asked for, where no list of it can be read any more."""
-    gone = {one.path for one in broken}
-    kept = [segment.range for segment in segments if segment.path not in gone]
-    return union([*kept, *(span for one in broken for span in one.owed)])
+def ranges_of_files(segments: Iterable[Segment], broken: Sequence[BrokenFile]) -> list[Range]:
+    """The ranges that files show to have been requested, if the list of wanted ranges is lost.
+
+    Args:
+        segments: the pair's segments.
+        broken: the files among them that are moved; their ranges to download again count.
+    """
+    moved = {file.path for file in broken}
+    kept = [segment.range for segment in segments if segment.path not in moved]
+    return union([*kept, *(known for file in broken for known in file.refetch)])
 
 
-def _fits(bounds: tuple[int, int] | None, span: Range) -> bool:
-    return bounds is None or (span.after < bounds[0] and bounds[1] <= span.through)
+def _fits(bounds: tuple[int, int] | None, known: Range) -> bool:
+    return bounds is None or (known.after < bounds[0] and bounds[1] <= known.through)
 
 
 def _texts(found: Iterable[tuple[str | None, str]]) -> dict[str, list[str]]:
@@ -159,90 +171,93 @@ def _texts(found: Iterable[tuple[str | None, str]]) -> dict[str, list[str]]:
     return texts
 
 
-def _beside(faults: Iterable[Fault], texts: dict[str, list[str]], pair: str) -> list[Broken]:
-    """Files that are no segments: what is wanted, then roll-ups, then strangers of the pair."""
-    spans = {fault.path: fault.span for fault in faults}
+def _other_files(
+    faults: Iterable[Fault], texts: dict[str, list[str]], pair: str
+) -> list[BrokenFile]:
+    """Files that are no segments: wanted ranges, then roll-ups, then foreign files of the pair."""
+    ranges = {fault.path: fault.range for fault in faults}
     return [
-        Broken(path, spans[path], tuple(why))
-        for room in ("wanted/", "candles/", f"trades/pair={pair}/")
+        BrokenFile(path, ranges[path], tuple(why))
+        for folder in ("wanted/", "candles/", f"trades/pair={pair}/")
         for path, why in sorted(texts.items())
-        if path.startswith(room)
+        if path.startswith(folder)
     ]
 
 
-def _overlapping(segments: Sequence[Segment], evidence: SegmentReader) -> Iterator[tuple[str, str]]:
-    """Of sound files that overlap, those that go, each with the reason.
+def _overlapping(segments: Sequence[Segment], reader: SegmentReader) -> Iterator[tuple[str, str]]:
+    """The sound files that have to be moved because they overlap, each with the reason.
 
-    Where they hold the same rows, the later one goes; one that lies inside the other stays, as it
-    is cleared away like a crash's leavings. Where they do not, nobody can tell which one is right.
+    If both have the same rows, the later file is moved; one that lies inside the other stays, as
+    it is removed like the leftovers of a crash. If they differ, it is unknown which one is right,
+    and both are moved.
     """
     kept: list[Segment] = []
     for segment in segments:
         if not kept or segment.range.after >= kept[-1].range.through:
             kept.append(segment)
-        elif not evidence.agree(kept[-1], segment):
-            wide = kept.pop()
-            yield wide.path, f"it overlaps with {segment.path}, which holds other trades"
-            yield segment.path, f"it overlaps with {wide.path}, which holds other trades"
+        elif not reader.agree(kept[-1], segment):
+            before = kept.pop()
+            yield before.path, f"it overlaps with {segment.path}, which has other trades"
+            yield segment.path, f"it overlaps with {before.path}, which has other trades"
         elif not is_within(segment.range, kept[-1].range):
             yield segment.path, f"it overlaps with {kept[-1].path}"
 
 
 # --- repair ---------------------------------------------------------------------------------------
 
-ROUNDS = 3
-"""What was fetched may show that a file beside it is wrong, too; so often that is followed."""
+MAX_ROUNDS = 3
+"""Downloaded trades may show that a neighbouring file is wrong, too; then another round follows."""
 
-Told = Callable[[Moved], None]
+MoveListener = Callable[[Moved], None]
 
 
 class Repairer:
-    """Mends pair after pair, or several side by side."""
+    """Repairs the pairs of an archive, several at a time."""
 
-    def __init__(self, run: DownloadContext, told: Told) -> None:
-        """`told` hears of each file as it is moved."""
+    def __init__(self, run: DownloadContext, on_move: MoveListener) -> None:
+        """`on_move` is called with each file as it is moved."""
         self.run = run
-        self.told = told
+        self.on_move = on_move
         self._known = known_pairs(run.archive)
-        self._asked: dict[str, Pair] | None = None
-        self._asking = asyncio.Lock()
-        # Side by side the exchange is waited for; files are read by one pair at a time.
+        self._listed: dict[str, Pair] | None = None
+        self._listing = asyncio.Lock()
+        # Pairs wait for the exchange at the same time, but read their files in turn.
         self._reading = asyncio.Lock()
 
     async def repair(self, report: PairReport) -> RepairReport:
-        """Mend what a report of a pair tells to be wrong; what ends it early is in the result.
+        """Repair the faults of a pair; an error that ends it early is in the result.
 
-        In this order: verify under the lock; hear the exchange's clock, where something is to be
-        fetched; cut ranges that end in the future; put on record what each broken file should have
-        held; move it into quarantine; fetch what is missing; make roll-ups; verify again. After
-        each step a crash leaves nothing that the next run does not mend.
+        In this order: verify under the lock; ask the exchange for its clock, if something is to be
+        downloaded; cut ranges that end in the future; record the ranges that each broken file
+        should have had as wanted; move the file into quarantine; download what is missing; make
+        roll-ups; verify again. After a crash at any step, the next run completes the repair.
         """
         result = RepairReport(report.pair, report, report)
-        mending = _Mending(self, result)
-        result.error = await capture_error(mending.run()) or result.error
+        pair_repair = _PairRepair(self, result)
+        result.error = await capture_error(pair_repair.run()) or result.error
         return result
 
-    async def verified(self, name: str) -> PairReport:
-        """Verify a pair whose lock is held, remembering nothing of its files."""
+    async def verify(self, name: str) -> PairReport:
+        """Verify a pair whose lock is held, without cached footers."""
         async with self._reading:
             self.run.archive.forget_pair(name)
             now_ns = self.run.options.now_ns()
             return await asyncio.to_thread(verify, self.run.archive, name, now_ns=now_ns)
 
-    async def listed(self, name: str) -> Pair:
-        """A pair as the exchange is to be asked for it; it lists its pairs once where need be."""
+    async def pair_of(self, name: str) -> Pair:
+        """A pair with the key that requests need; the exchange is asked for its pairs once."""
         pair = self._known.get(name, Pair(altname=name))
         if pair.key:
             return pair
-        async with self._asking:
-            if self._asked is None:
-                asked = refresh_pairs(self.run.client, self.run.archive)
-                self._asked = await self.run.options.stop.guard(asked)
-        return self._asked.get(name, pair)
+        async with self._listing:
+            if self._listed is None:
+                refresh = refresh_pairs(self.run.client, self.run.archive)
+                self._listed = await self.run.options.stop.guard(refresh)
+        return self._listed.get(name, pair)
 
 
-class _Mending:
-    """One pair on its way."""
+class _PairRepair:
+    """The repair of one pair."""
 
     def __init__(self, repairer: Repairer, result: RepairReport) -> None:
         self._repairer = repairer
@@ -255,23 +270,23 @@ class _Mending:
 
     async def run(self) -> None:
         result = self._result
-        with writer(self._archive, self._name, sweep=False) as one:
-            result.before = result.after = await self._repairer.verified(self._name)
-            error = await capture_error(self._rounds(one))
+        with writer(self._archive, self._name, sweep=False) as pair_writer:
+            result.before = result.after = await self._repairer.verify(self._name)
+            error = await capture_error(self._rounds(pair_writer))
             if self._changed:
-                error = await capture_error(self._look()) or error
+                error = await capture_error(self._verify()) or error
             result.error = error or result.error
 
     async def _rounds(self, writer: Writer) -> None:
         result = self._result
-        for turn in range(ROUNDS):
+        for round_number in range(MAX_ROUNDS):
             before = len(result.moved), len(result.uncovered)
             await self._cut_future(writer)
-            await self._set_aside(writer)
+            await self._quarantine(writer)
             await self._uncover(writer)
-            # What is missing after the first turn was asked for in it.
+            # What is missing after the first round was requested in it.
             if before == (len(result.moved), len(result.uncovered)) and (
-                turn or not result.after.faults
+                round_number or not result.after.faults
             ):
                 return
             self._changed = True
@@ -280,25 +295,25 @@ class _Mending:
             result.trades += outcome.trades
             result.pages += outcome.pages
             result.error = outcome.error
-            await self._look()
+            await self._verify()
             if outcome.error is not None and not isinstance(outcome.error, ArchiveDamaged):
                 return
 
-    async def _look(self) -> None:
-        self._result.after = await self._repairer.verified(self._name)
+    async def _verify(self) -> None:
+        self._result.after = await self._repairer.verify(self._name)
         self._changed = False
 
     async def _cut_future(self, writer: Writer) -> None:
-        """Cut ranges that end in the future, behind their last trade: what follows is downloaded.
+        """Cut ranges that end in the future after their last trade; the rest is downloaded.
 
-        Only files that nothing else is wrong with, and none without trades or with trades of the
-        future: those are moved like any broken file.
+        Only of files with no other fault. Files without trades, or with trades of the future, are
+        moved like any broken file.
 
         Raises:
-            UnreadableAnswer: the exchange's clock does not confirm this machine's.
+            UnreadableAnswer: the exchange's clock and this machine's differ.
         """
         faults = self._result.after.faults
-        paths = Counter(path for fault in faults for path in (fault.path, fault.other))
+        paths = Counter(path for fault in faults for path in (fault.path, fault.other_path))
         now_ns = self._run.options.now_ns()
         segments = ending_in_future(self._archive.segments(self._name), now_ns)
         segments = [segment for segment in segments if paths[segment.path] == 1]
@@ -318,64 +333,72 @@ class _Mending:
                 fault = future_fault(segment, now_ns)
                 await asyncio.to_thread(self._cut, writer, segment, bounds[1], settled_ns, fault)
         if self._changed:
-            await self._look()
+            await self._verify()
 
     def _cut(
         self, writer: Writer, segment: Segment, last_ns: int, settled_ns: int, fault: str
     ) -> None:
         wanted = [Range(last_ns, settled_ns)] if last_ns < settled_ns else []
-        for span in wanted:
-            writer.want(span)
-        to = writer.shorten(segment, last_ns).path
-        moved = Moved(self._name, segment.path, to, (fault,), tuple(wanted))
-        self._result.moved.append(moved)
-        self._repairer.told(moved)
+        for requested in wanted:
+            writer.want(requested)
+        new_path = writer.shorten(segment, last_ns).path
+        self._add_moved(Moved(self._name, segment.path, new_path, (fault,), tuple(wanted)))
 
-    async def _set_aside(self, writer: Writer) -> None:
-        """Move broken files until none is left; then only what is missing is wrong."""
+    def _add_moved(self, moved: Moved) -> None:
+        self._result.moved.append(moved)
+        self._repairer.on_move(moved)
+
+    async def _quarantine(self, writer: Writer) -> None:
+        """Move broken files until none is left; then only missing ranges are faults."""
         while True:
             segments = self._archive.segments(self._name)
             report = self._result.after
-            broken = await asyncio.to_thread(judge, report, segments, Files(self._archive))
-            broken = await self._sure_to_be_fetched(segments, broken)
+            reader = ArchiveSegmentReader(self._archive)
+            broken = await asyncio.to_thread(plan_repair, report, segments, reader)
+            broken = await self._check_exchange(segments, broken)
             if not broken:
                 return
             self._changed = True
             await asyncio.to_thread(self._move, writer, segments, broken)
-            await self._look()
+            await self._verify()
 
     async def _uncover(self, writer: Writer) -> None:
-        """Make gaps of the ranges that lack trades by the ids on their sides."""
-        lost = union(fault.between for fault in self._result.after.faults if fault.between)
+        """Turn the ranges that lack trades, by their id gaps, into gaps of the coverage."""
+        faults = self._result.after.faults
+        lost = union(fault.missing_range for fault in faults if fault.missing_range)
         if not lost:
             return
-        await self._hear_exchange()
+        await self._ask_exchange()
         self._changed = True
-        for span in lost:
-            await asyncio.to_thread(writer.uncover, span)
+        for known in lost:
+            await asyncio.to_thread(writer.uncover, known)
         self._result.uncovered += lost
 
-    async def _hear_exchange(self) -> int:
-        """The moment up to which trades are settled; the pair as it is listed is kept."""
+    async def _ask_exchange(self) -> int:
+        """Ask for the time up to which trades are final, in nanoseconds, and for the pair's key."""
         settled_ns = await self._run.options.stop.guard(self._run.clock.settled_ns())
-        self._pair = await self._repairer.listed(self._name)
+        self._pair = await self._repairer.pair_of(self._name)
         return settled_ns
 
-    async def _sure_to_be_fetched(
-        self, segments: Sequence[Segment], broken: list[Broken]
-    ) -> list[Broken]:
-        """Hear the exchange before anything is moved that only it can give again."""
+    async def _check_exchange(
+        self, segments: Sequence[Segment], broken: list[BrokenFile]
+    ) -> list[BrokenFile]:
+        """Ask the exchange before a file is moved whose trades must be downloaded again.
+
+        If the exchange does not answer, nothing is moved.
+        """
         guard = self._run.options.stop.guard
         wanted = self._wanted()
-        gone = {one.path for one in broken}
-        kept = [segment.range for segment in segments if segment.path not in gone]
-        spans = wanted or enclosing_range(spans_known(segments, broken))
-        if not missing([*spans, *(span for one in broken for span in one.owed)], kept):
+        moved = {file.path for file in broken}
+        kept = [segment.range for segment in segments if segment.path not in moved]
+        requested = wanted or enclosing_range(ranges_of_files(segments, broken))
+        refetch = [known for file in broken for known in file.refetch]
+        if not missing([*requested, *refetch], kept):
             await guard(asyncio.sleep(0))
             return broken
-        settled_ns = await self._hear_exchange()
-        limit_ns = max([settled_ns, *(span.through for span in wanted)])
-        return [one.up_to(limit_ns) for one in broken]
+        settled_ns = await self._ask_exchange()
+        limit_ns = max([settled_ns, *(known.through for known in wanted)])
+        return [file.limited_to(limit_ns) for file in broken]
 
     def _wanted(self) -> list[Range]:
         try:
@@ -383,21 +406,19 @@ class _Mending:
         except ArchiveDamaged:
             return []
 
-    def _move(self, writer: Writer, segments: Sequence[Segment], broken: list[Broken]) -> None:
-        spans = enclosing_range(spans_known(segments, broken))
+    def _move(self, writer: Writer, segments: Sequence[Segment], broken: list[BrokenFile]) -> None:
+        all_ranges = enclosing_range(ranges_of_files(segments, broken))
         if not any(file.path.startswith("wanted/") for file in broken):
-            # Before a name that tells a false range could count as wanted.
-            writer.want_if_lost(spans)
+            # Before a false range in a file's name could count as wanted.
+            writer.want_if_lost(all_ranges)
         for file in broken:
             is_list = file.path.startswith("wanted/")
-            owed = spans if is_list else list(file.owed)
-            note = QuarantineNote(self._name, file.path, file.range, list(file.faults), owed)
+            wanted = all_ranges if is_list else list(file.refetch)
+            note = QuarantineNote(self._name, file.path, file.range, list(file.faults), wanted)
             if is_list:
-                to = writer.replace_wanted(owed, note)
+                new_path = writer.replace_wanted(wanted, note)
             else:
-                for span in owed:
-                    writer.want(span)
-                to = writer.quarantine(note)
-            moved = Moved(self._name, file.path, to, file.faults, tuple(owed))
-            self._result.moved.append(moved)
-            self._repairer.told(moved)
+                for known in wanted:
+                    writer.want(known)
+                new_path = writer.quarantine(note)
+            self._add_moved(Moved(self._name, file.path, new_path, file.faults, tuple(wanted)))

@@ -1,113 +1,145 @@
-"""Reports of verification and repair."""
+"""Results of verification: faults, repairs, comparisons of candles."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any, NamedTuple
 
 from harvester.errors import ArchiveDamaged, ArchiveIncomplete, HarvesterError, gravest
 from harvester.times import Range, show
 from harvester.verify.digest import Digest
 
-# --- report ---------------------------------------------------------------------------------------
+# --- faults of a pair -----------------------------------------------------------------------------
 
 
 class Fault(NamedTuple):
-    """One thing that is wrong: where, and what.
+    """One fault: what is wrong, in which file and range.
 
     Attributes:
         pair: altname.
-        span: the range that can't be trusted.
+        range: the range whose trades can't be trusted.
         path: the file within the archive; None where a file is missing.
         text: what is wrong, for people.
-        other: a second file, that may as well be the wrong one: the one before a seam, or the one
-            that is overlapped with.
-        between: the range that lacks trades where ids tell so; the files are sound, and only that
-            range is to be downloaded again.
+        other_path: a second file, which may be the wrong one as well: the one before a segment
+            boundary, or the one that is overlapped.
+        missing_range: the range that lacks trades, where trade ids show it; the files are sound,
+            and only that range is downloaded again.
     """
 
     pair: str
-    span: Range
+    range: Range
     path: str | None
     text: str
-    other: str | None = None
-    between: Range | None = None
+    other_path: str | None = None
+    missing_range: Range | None = None
 
     def __str__(self) -> str:
         """One line for people."""
-        return f"{self.path or self.pair}: {self.text}; range {self.span}"
+        return f"{self.path or self.pair}: {self.text}; range {self.range}"
 
 
 @dataclass(slots=True)
 class PairReport:
-    """What was checked of a pair, how many of each, and what is wrong.
+    """The result of a verification of one pair: what was checked, and what is wrong.
 
     Attributes:
-        files: segments whose name, place, schema, footer, statistics and rows were checked.
+        pair: altname.
+        files: segments whose name, folder, schema, footer, statistics and rows were checked.
         rows: trades whose order, ties, decimals and checksum were checked.
-        ids: trades with an id, each held against the one before it.
-        seams: places where one file's ids must go on from the last.
-        jumps: where ids skip, confirmed by the exchange twice.
-        unasked_jumps: where they skip and were not asked for again, as the pair does so always.
-        rollups: roll-up files held against their ticks.
-        notes: what is odd and no fault.
-        digests: of the tape over whole months, where nothing is wrong.
+        ids: trades with an id, each compared with the id before it.
+        boundaries: boundaries between neighbouring segments at which trade ids were compared.
+        confirmed_id_gaps: id gaps that the exchange showed twice when asked again.
+        unconfirmed_id_gaps: id gaps that were seen and not requested again, because the pair has
+            them nearly everywhere.
+        rollups: roll-up files that were compared with the trades.
+        notes: what is unusual and no fault.
+        faults: what is wrong.
+        digests: checksums of the trade history over whole months, if nothing is wrong.
+        repair: what was repaired, if a repair was requested and there were faults. The other
+            fields are the state after it.
+        exchange: the comparison with the exchange's OHLC endpoint, if it was requested.
+        csv: the comparison with Kraken's candle files, if they were given.
     """
 
     pair: str
     files: int = 0
     rows: int = 0
     ids: int = 0
-    seams: int = 0
-    jumps: int = 0
-    unasked_jumps: int = 0
+    boundaries: int = 0
+    confirmed_id_gaps: int = 0
+    unconfirmed_id_gaps: int = 0
     rollups: int = 0
     notes: list[str] = field(default_factory=list)
     faults: list[Fault] = field(default_factory=list)
     digests: list[Digest] = field(default_factory=list)
+    repair: RepairReport | None = None
+    exchange: ExchangeReport | None = None
+    csv: CsvReport | None = None
 
     @property
     def exit_status(self) -> int:
-        """0 when nothing is wrong."""
+        """4 if there are faults, else 0; after a repair, the exit status of the repair."""
+        if self.repair is not None:
+            return self.repair.exit_status
         return ArchiveDamaged.exit_status if self.faults else 0
+
+    def to_dict(self) -> dict[str, Any]:
+        """The report for JSON; `repair`, `exchange` and `csv` only where they were requested."""
+        parts = {"repair": self.repair, "exchange": self.exchange, "csv": self.csv}
+        return {
+            **_counts_and_faults(self),
+            "exit_status": self.exit_status,
+            **{name: part.to_dict() for name, part in parts.items() if part is not None},
+        }
+
+
+def _counts_and_faults(report: PairReport) -> dict[str, Any]:
+    """The fields of a report but the reports of further checks."""
+    further = ("repair", "exchange", "csv")
+    names = [field.name for field in fields(report) if field.name not in further]
+    return {name: getattr(report, name) for name in names}
+
+
+# --- repair ---------------------------------------------------------------------------------------
 
 
 class Moved(NamedTuple):
-    """A broken file that was set aside, or one whose range was cut.
+    """A broken file that was moved into quarantine, or a segment whose range was cut.
 
     Attributes:
         pair: altname.
-        path: where it stood within the archive.
-        to: where it is now.
+        path: its path within the archive before.
+        new_path: its path now.
         faults: what is wrong with it.
-        wanted: the ranges that were put on record to be fetched in its stead.
+        wanted: the ranges that were recorded as wanted, so that they are downloaded again.
     """
 
     pair: str
     path: str
-    to: str
+    new_path: str
     faults: tuple[str, ...]
     wanted: tuple[Range, ...] = ()
 
     def __str__(self) -> str:
         """One line for people."""
-        done = "cut" if self.to.startswith("trades/") else "moved"
-        return f"{self.pair}: {done} {self.path} to {self.to}"
+        done = "cut" if self.new_path.startswith("trades/") else "moved"
+        return f"{self.pair}: {done} {self.path} to {self.new_path}"
 
 
 @dataclass(slots=True)
 class RepairReport:
-    """What mending a pair came to.
+    """The result of a repair of one pair.
 
     Attributes:
-        before: what was wrong, found under the pair's lock where it could be had.
-        after: what is wrong now.
-        uncovered: ranges that were covered and lacked trades; they are gaps now.
-        moved: the files that were set aside, and those whose range was cut.
-        trades: how many were fetched.
-        pages: how many answers that took.
-        error: what ended it early; None where nothing did.
+        pair: altname.
+        before: the verification before it; made under the pair's lock, if the lock was free.
+        after: the verification after it.
+        moved: the files that were moved into quarantine, and those whose range was cut.
+        uncovered: ranges that were covered and lacked trades; they became gaps.
+        trades: number of trades downloaded.
+        pages: number of pages downloaded.
+        error: the error that ended the repair early; None if there was none.
     """
 
     pair: str
@@ -121,14 +153,14 @@ class RepairReport:
 
     @property
     def exit_status(self) -> int:
-        """That of the error, else 0 when nothing is wrong any more."""
+        """The exit status of the error, else 0 if nothing is wrong any more."""
         return self.after.exit_status if self.error is None else self.error.exit_status
 
-    def plain(self) -> dict[str, Any]:
-        """For JSON: all but `after`, which is the pair's report."""
+    def to_dict(self) -> dict[str, Any]:
+        """The report for JSON: all but `after`, which is the pair's report."""
         return {
-            "before": asdict(self.before),
-            "moved": [one._asdict() for one in self.moved],
+            "before": _counts_and_faults(self.before),
+            "moved": [moved._asdict() for moved in self.moved],
             "uncovered": self.uncovered,
             "trades": self.trades,
             "pages": self.pages,
@@ -137,52 +169,56 @@ class RepairReport:
         }
 
 
+# --- comparison of candles ------------------------------------------------------------------------
+
+
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """One value of one candle that the exchange tells otherwise.
+    """One value of one candle that differs between the archive and the exchange.
 
     Attributes:
         pair: altname.
         minutes: the candle's length.
-        time_ns: when it opens.
+        time_ns: the candle's opening time.
         field: which value: open, high, low, close, vwap, volume or count.
-        ours: the value by the trades held; None where there are none to tell it.
-        theirs: the exchange's; None where it shows no such candle.
+        archive: the value by the stored trades; None where there are none.
+        exchange: the exchange's value; None where it shows no such candle.
     """
 
     pair: str
     minutes: int
     time_ns: int
     field: str
-    ours: str | None
-    theirs: str | None
+    archive: str | None
+    exchange: str | None
 
     def __str__(self) -> str:
         """One line for people."""
-        ours, theirs = self.ours or "none", self.theirs or "none"
-        when = show(self.time_ns)
-        return f"{self.pair} {self.minutes}m {when} {self.field}: ours {ours}, theirs {theirs}"
+        archive, exchange = self.archive or "none", self.exchange or "none"
+        candle = f"{self.pair} {self.minutes}m {show(self.time_ns)}"
+        return f"{candle} {self.field}: archive {archive}, exchange {exchange}"
 
 
 @dataclass(frozen=True, slots=True)
 class IntervalReport:
-    """What the exchange's candles of one length came to.
+    """The result of comparing candles of one length.
 
     Attributes:
         minutes: the candles' length.
-        compared: candles held whole, each against the exchange's in every value.
-        differing: those of them that are not equal.
-        skipped: how many were not compared, by reason.
+        compared: candles that the archive has completely; every value was compared.
+        differing: candles compared that are not equal.
+        skipped: how many candles were not compared, by reason.
         shortened: prices that the exchange prints with fewer decimals than they were traded at.
-        at_edge: candles that are equal once trades published at the very edge of the interval
-            count on its other side.
-        within_float_rounding: candles that are equal, but for a volume that the exchange summed as
-            floats and that is no farther off than their rounding.
+        at_boundary: candles that are equal if trades published exactly at the boundary of the
+            interval count on its other side.
+        within_float_rounding: candles that are equal but for a volume that the exchange summed as
+            floats, and whose error is within float rounding.
         miscounted: candles whose numbers of trades are not equal.
-        theirs: trades in all candles compared, by the exchange's count.
-        ours: the same by the trades held.
-        differences: value by value, the first of them; `more` is how many are not listed.
-        notes: what else there is to say of how it was compared.
+        exchange_trades: trades in all candles compared, by the exchange's count.
+        archive_trades: trades in all candles compared, by the stored trades.
+        differences: the first differences, value by value.
+        unlisted: how many more differences there are.
+        notes: remarks on how the candles were compared.
     """
 
     minutes: int
@@ -190,13 +226,13 @@ class IntervalReport:
     differing: int = 0
     skipped: dict[str, int] = field(default_factory=dict)
     shortened: int = 0
-    at_edge: int = 0
+    at_boundary: int = 0
     within_float_rounding: int = 0
     miscounted: int = 0
-    theirs: int = 0
-    ours: int = 0
+    exchange_trades: int = 0
+    archive_trades: int = 0
     differences: tuple[Difference, ...] = ()
-    more: int = 0
+    unlisted: int = 0
     notes: tuple[str, ...] = ()
 
 
@@ -207,99 +243,123 @@ class Comparison:
 
     @property
     def intervals(self) -> Sequence[IntervalReport]:
-        """What the candles of each length came to."""
+        """The results by length of candles, or by file."""
         raise NotImplementedError
 
     @property
     def compared(self) -> int:
-        """Candles of all lengths that were compared."""
+        """How many candles of all lengths were compared."""
         return sum(interval.compared for interval in self.intervals)
 
     @property
     def differing(self) -> int:
-        """Candles of all lengths that are not equal."""
+        """How many candles of all lengths are not equal."""
         return sum(interval.differing for interval in self.intervals)
 
     @property
     def skipped(self) -> int:
-        """Candles of all lengths that were not compared."""
+        """How many candles of all lengths were not compared."""
         return sum(sum(interval.skipped.values()) for interval in self.intervals)
 
     @property
     def errors(self) -> Sequence[HarvesterError]:
-        """What kept some of them from being compared."""
+        """The errors that kept candles from being compared."""
         return ()
 
     @property
     def exit_status(self) -> int:
-        """The gravest of the errors'; 4 where a candle differs, or none could be compared."""
-        is_proved = self.compared and not self.differing
-        status = 0 if is_proved else ArchiveIncomplete.exit_status
-        return gravest([status, *(error.exit_status for error in self.errors)])
+        """The gravest one of the errors; 4 if a candle differs, or none could be compared."""
+        return gravest([self._status_of_candles(), *(error.exit_status for error in self.errors)])
+
+    def _status_of_candles(self) -> int:
+        is_equal = self.compared and not self.differing
+        return 0 if is_equal else ArchiveIncomplete.exit_status
 
 
 @dataclass(frozen=True, slots=True)
 class ExchangeReport(Comparison):
-    """A pair's candles against the exchange's own.
+    """The result of comparing a pair's candles with the exchange's OHLC endpoint.
 
     Attributes:
         pair: altname.
-        intervals: one for each length; none where nothing is held.
+        intervals: one report per candle length; empty if the archive has no trades of the pair.
+        error: the error that ended the comparison early; None if there was none.
     """
 
     pair: str
     intervals: tuple[IntervalReport, ...] = ()
+    error: HarvesterError | None = None
+
+    @property
+    def exit_status(self) -> int:
+        """The exit status of the error; else 4 if a candle differs or none could be compared."""
+        if self.error is not None:
+            return self.error.exit_status
+        return self._status_of_candles()
+
+    def to_dict(self) -> dict[str, Any]:
+        """The report for JSON."""
+        return {
+            "pair": self.pair,
+            "intervals": [asdict(interval) for interval in self.intervals],
+            "compared": self.compared,
+            "differing": self.differing,
+            "skipped": self.skipped,
+            "error": None if self.error is None else str(self.error),
+            "exit_status": self.exit_status,
+        }
 
 
 @dataclass(frozen=True, slots=True)
 class FileReport:
-    """What the candles of one file came to.
+    """The result of comparing the candles of one file.
 
     Attributes:
-        file: its name, with that of its ZIP.
-        interval: what was compared; nothing where there was an error.
-        error: what ended it early; None where nothing did.
+        file: its name; for a file in a ZIP, with the ZIP's name.
+        interval: the counts; nothing was compared if there was an error.
+        error: the error that ended it early; None if there was none.
     """
 
     file: str
     interval: IntervalReport
     error: HarvesterError | None = None
 
-    def plain(self) -> dict[str, Any]:
-        """For JSON."""
+    def to_dict(self) -> dict[str, Any]:
+        """The report for JSON."""
         error = None if self.error is None else str(self.error)
         return {"file": self.file, **asdict(self.interval), "error": error}
 
 
 @dataclass(frozen=True, slots=True)
 class CsvReport(Comparison):
-    """A pair's candles against the exchange's own as its downloadable files have them.
+    """The result of comparing a pair's candles with Kraken's downloadable candle files.
 
     Attributes:
         pair: altname.
-        files: one for each file of the pair; none where nothing is held, or no file is of it.
-        is_held: whether anything is held of it.
+        files: a report per file of the pair; empty if the archive has no trades of the pair, or no
+            file is of it.
+        has_trades: whether the archive has trades of the pair.
     """
 
     pair: str
     files: tuple[FileReport, ...] = ()
-    is_held: bool = True
+    has_trades: bool = True
 
     @property
     def intervals(self) -> tuple[IntervalReport, ...]:
-        """What was compared, file by file."""
+        """The counts of each file."""
         return tuple(file.interval for file in self.files)
 
     @property
     def errors(self) -> tuple[HarvesterError, ...]:
-        """What ended files early."""
+        """The errors that ended files early."""
         return tuple(file.error for file in self.files if file.error is not None)
 
-    def plain(self) -> dict[str, Any]:
-        """For JSON: each file's figures beside its name."""
+    def to_dict(self) -> dict[str, Any]:
+        """The report for JSON; each file's counts are next to its name."""
         return {
             "pair": self.pair,
-            "files": [file.plain() for file in self.files],
+            "files": [file.to_dict() for file in self.files],
             "compared": self.compared,
             "differing": self.differing,
             "skipped": self.skipped,

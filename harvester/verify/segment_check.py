@@ -1,4 +1,4 @@
-"""Verify one segment and its roll-ups, from their bytes."""
+"""Check one segment and its roll-ups: name, footer, rows, ids, checksum."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ from harvester.storage.trade_store import TradeStore
 from harvester.times import Range
 from harvester.trade_ids import LastId, find_gaps
 
-# --- rollups --------------------------------------------------------------------------------------
+# --- roll-ups -------------------------------------------------------------------------------------
 
 
-class RollUps:
-    """The roll-ups of one segment, made once more from its ticks as they pass."""
+class RollUpCheck:
+    """Computes the roll-ups of one segment again from its trades, and compares them."""
 
     def __init__(self, archive: TradeStore, segment: Segment, rollups: Sequence[RollUp]) -> None:
-        """`rollups` are those that stand beside the segment."""
+        """`rollups` are the stored roll-ups of the segment."""
         self._archive = archive
         self._segment = segment
         self._wrong: list[tuple[RollUp, str]] = []
@@ -45,7 +45,7 @@ class RollUps:
         )
 
     def add(self, batch: pa.RecordBatch) -> None:
-        """Count the next ticks."""
+        """Add the next trades."""
         try:
             if self._recount is not None:
                 self._recount.add(batch)
@@ -54,24 +54,24 @@ class RollUps:
             self._wrong += [(rollup, str(reason)) for rollup in self._rollups]
 
     def wrong(self) -> list[tuple[RollUp, str]]:
-        """The roll-ups that do not agree with the ticks, each with what is wrong.
+        """The roll-ups that do not agree with the trades, each with what is wrong.
 
         Raises:
-            FileNotFoundError: one went meanwhile; list again.
+            FileNotFoundError: a roll-up was removed meanwhile; list again.
         """
-        made = self._recount.finish() if self._recount is not None else {}
-        for one in self._rollups if made else []:
-            truth = pa.Table.from_batches(made[one.interval], schema=PARTIALS)
+        computed = self._recount.finish() if self._recount is not None else {}
+        for rollup in self._rollups if computed else []:
+            expected = pa.Table.from_batches(computed[rollup.interval], schema=PARTIALS)
             try:
-                same = read_partials(self._archive.store, one.path).equals(truth)
+                is_equal = read_partials(self._archive.store, rollup.path).equals(expected)
             except ArchiveDamaged as damage:
-                where = self._archive.location(one)
-                self._wrong.append((one, str(damage).replace(where, "it", 1)))
+                where = self._archive.location(rollup)
+                self._wrong.append((rollup, str(damage).replace(where, "it", 1)))
                 continue
-            if not same:
-                self._wrong.append((one, "it does not agree with the trades that it is made of"))
-            elif not self._archive.is_rollup_valid(one, self._segment):
-                self._wrong.append((one, "its footer is not of the segment beside it"))
+            if not is_equal:
+                self._wrong.append((rollup, "it does not agree with the trades of its segment"))
+            elif not self._archive.is_rollup_valid(rollup, self._segment):
+                self._wrong.append((rollup, "its footer is of another segment"))
         return self._wrong
 
     def _is_level(self, roll_up: RollUp) -> bool:
@@ -83,41 +83,52 @@ class RollUps:
         return True
 
 
-# --- files ----------------------------------------------------------------------------------------
+# --- segments -------------------------------------------------------------------------------------
 
 
-class Skip(NamedTuple):
-    """Two neighbouring ids that leave room for others, and how many rows lie between them.
+class IdGap(NamedTuple):
+    """An id gap: two neighbouring ids that are not consecutive.
 
-    `stamps` are the published times of the two trades, in nanoseconds.
+    Attributes:
+        sides: the two ids.
+        rows: how many rows without an id lie between them.
+        times_ns: the published times of the two trades.
     """
 
     sides: tuple[int, int]
     rows: int
-    stamps: tuple[int, int]
+    times_ns: tuple[int, int]
 
     @property
-    def between(self) -> Range:
-        """The range that may lack trades; of both trades' times where there is none between."""
-        left_ns, right_ns = self.stamps
+    def missing(self) -> Range:
+        """The range that may lack trades; with the two trades' own times if these are equal."""
+        left_ns, right_ns = self.times_ns
         return (
             Range(left_ns, right_ns - 1) if right_ns - left_ns > 1 else Range(left_ns - 1, right_ns)
         )
 
 
 @dataclass(slots=True)
-class Findings:
-    """What reading one segment showed; `wrong` is empty when it holds what it says.
+class SegmentFindings:
+    """What the check of one segment found.
 
     Attributes:
-        skips: where ids leave room for others, which only what is on record can explain.
-        first_id_ns, last_id_ns: published times of the first and last trade with an id.
+        segment: the segment.
+        footer: its footer; None if it can't be read.
+        ids: how many trades have an id.
+        gaps: its id gaps, which only a confirmed id gap in a footer can explain.
+        first_id_ns: published time of the first trade with an id.
+        last_id_ns: published time of the last trade with an id.
+        wrong: what is wrong with the segment; empty if it is sound.
+        wrong_rollups: the roll-ups that are wrong, each with the reason.
+        rollups: how many roll-ups were checked.
+        notes: what is unusual and no fault.
     """
 
     segment: Segment
     footer: Footer | None = None
     ids: int = 0
-    skips: list[Skip] = field(default_factory=list)
+    gaps: list[IdGap] = field(default_factory=list)
     first_id_ns: int = 0
     last_id_ns: int = 0
     wrong: list[str] = field(default_factory=list)
@@ -127,20 +138,27 @@ class Findings:
 
     @property
     def is_sound(self) -> bool:
-        """Whether nothing is wrong with it, nor with its roll-ups."""
+        """Whether nothing is wrong with the segment and its roll-ups."""
         return not (self.wrong or self.wrong_rollups)
 
 
-def check_segment(archive: TradeStore, segment: Segment, rollups: Sequence[RollUp]) -> Findings:
-    """Hold a segment's name, footer, rows and roll-ups against one another.
+def check_segment(
+    archive: TradeStore, segment: Segment, rollups: Sequence[RollUp]
+) -> SegmentFindings:
+    """Check that name, footer, rows and roll-ups of a segment agree.
 
-    Footer and rows are read from one open file: another may take its name meanwhile, whole.
+    Footer and rows are read from one open file, as another file may get its name meanwhile.
+
+    Args:
+        archive: the archive.
+        segment: the segment.
+        rollups: its stored roll-ups.
 
     Raises:
-        FileNotFoundError: it went meanwhile; list again.
+        FileNotFoundError: a file was removed meanwhile; list again.
     """
-    found = Findings(segment)
-    beside = RollUps(archive, segment, rollups)
+    found = SegmentFindings(segment)
+    rollup_check = RollUpCheck(archive, segment, rollups)
     try:
         with opened(archive.store, segment.path) as file:
             footer = found.footer = footer_in(segment.path, file)
@@ -151,16 +169,16 @@ def check_segment(archive: TradeStore, segment: Segment, rollups: Sequence[RollU
             rows = _Rows(found, footer)
             for batch in filter(len, file.iter_batches(READ_ROWS)):
                 rows.check(batch)
-                beside.add(batch)
+                rollup_check.add(batch)
         rows.finish()
         found.rollups = len(rollups)
-        found.wrong_rollups = [] if found.wrong else beside.wrong()
+        found.wrong_rollups = [] if found.wrong else rollup_check.wrong()
     except ArchiveDamaged as damage:
         found.wrong.append(str(damage).removeprefix(segment.path).removeprefix(" "))
     return found
 
 
-def _check_footer(found: Findings, footer: Footer) -> None:
+def _check_footer(found: SegmentFindings, footer: Footer) -> None:
     segment = found.segment
     if footer.range != segment.range:
         found.wrong.append(f"its footer says {footer.range}, its name another range")
@@ -170,9 +188,9 @@ def _check_footer(found: Findings, footer: Footer) -> None:
 
 
 class _Rows:
-    """The rows of one segment as they pass: order, place, values, ids, checksum."""
+    """Checks the rows of one segment, batch by batch: order, range, values, ids, checksum."""
 
-    def __init__(self, found: Findings, footer: Footer) -> None:
+    def __init__(self, found: SegmentFindings, footer: Footer) -> None:
         self._found = found
         self._footer = footer
         self._checksum = RowsChecksum()
@@ -181,7 +199,7 @@ class _Rows:
         self._edge: LastId | None = None
         self._lead = 0
         self._first_id: int | None = None
-        self._said: set[str] = set()
+        self._reported: set[str] = set()
 
     def check(self, batch: pa.RecordBatch) -> None:
         stamps = times(batch)
@@ -195,60 +213,61 @@ class _Rows:
     def finish(self) -> None:
         footer, segment = self._footer, self._found.segment
         if self._checksum.hexdigest() != footer.checksum:
-            self._say("its rows do not have the checksum that its footer tells")
+            self._add_fault("the checksum of its rows is not that of its footer")
         edge = self._edge
         trail = edge.rows_without_id if edge else self._checksum.rows
         ends = (self._first_id, edge and edge.trade_id, self._lead, trail)
         if ends != (footer.first_trade_id, footer.last_trade_id, footer.lead, footer.trail):
-            self._say("its first and last ids are not those that its footer tells")
+            self._add_fault("its first and last trade ids are not those of its footer")
         if segment.path != segment_path(segment.pair, segment.range, self._last_ns):
-            self._say("it stands in another year than its rows")
+            self._add_fault("it is in the folder of another year than its rows")
 
-    def _say(self, text: str) -> None:
-        if text not in self._said:
-            self._said.add(text)
+    def _add_fault(self, text: str) -> None:
+        if text not in self._reported:
+            self._reported.add(text)
             self._found.wrong.append(text)
 
     def _check_times(self, stamps: Int64s) -> None:
-        span = self._found.segment.range
-        if int(stamps.min()) <= span.after or int(stamps.max()) > span.through:
-            self._say("it holds trades from outside of its range")
+        bounds = self._found.segment.range
+        if int(stamps.min()) <= bounds.after or int(stamps.max()) > bounds.through:
+            self._add_fault("it has trades outside of its range")
         ordered = (stamps[1:] >= stamps[:-1]).all()
         if not ordered or (self._last_ns is not None and int(stamps[0]) < self._last_ns):
-            self._say("its times go back")
+            self._add_fault("its times go back")
 
-    def _check_ties(self, stamps: Int64s, given: Int64s) -> None:
-        want = tie_indexes(stamps)
+    def _check_ties(self, stamps: Int64s, stored: Int64s) -> None:
+        expected = tie_indexes(stamps)
         if self._last_ns == int(stamps[0]):
             same = stamps == stamps[0]
-            want = want + np.where(same, self._tie + 1, 0)
-        if not (want == given).all():
-            self._say("its ties do not count the rows of equal time")
-        self._tie = int(want[-1])
+            expected = expected + np.where(same, self._tie + 1, 0)
+        if not (expected == stored).all():
+            self._add_fault("its tie_indexes are not the indexes among rows of equal time")
+        self._tie = int(expected[-1])
 
     def _check_values(self, batch: pa.RecordBatch) -> None:
         price = decimal_words(batch.column("price"))[0]
         low, high = decimal_words(batch.column("volume"))
         if not (price > 0).all() or (high < 0).any():
-            self._say("it holds a price or a volume below what can be")
-        nothing = int(((low == 0) & (high == 0)).sum())
-        if nothing:
-            self._found.notes.append(f"{self._found.segment.path}: {nothing} trades of no volume")
+            self._add_fault("it has a price that is not above 0, or a negative volume")
+        without_volume = int(((low == 0) & (high == 0)).sum())
+        if without_volume:
+            text = f"{self._found.segment.path}: {without_volume} trades with volume 0"
+            self._found.notes.append(text)
 
     def _check_ids(self, batch: pa.RecordBatch) -> None:
         ids, found = trade_ids(batch), self._found
-        places = ids.nonzero()[0]
-        numbers = ids[places]
-        found.ids += len(places)
+        rows = ids.nonzero()[0]
+        numbers = ids[rows]
+        found.ids += len(rows)
         if self._first_id is None:
-            self._lead += int(places[0]) if len(places) else len(ids)
-            self._first_id = int(numbers[0]) if len(places) else None
-            found.first_id_ns = int(times(batch)[places[0]]) if len(places) else 0
+            self._lead += int(rows[0]) if len(rows) else len(ids)
+            self._first_id = int(numbers[0]) if len(rows) else None
+            found.first_id_ns = int(times(batch)[rows[0]]) if len(rows) else 0
         if self._edge is not None:
             numbers = np.concatenate(([self._edge.trade_id], numbers))
-        back = int((np.diff(numbers) <= 0).sum())
-        if back:
-            found.notes.append(f"{found.segment.path}: ids go back in {back} places")
+        decreases = int((np.diff(numbers) <= 0).sum())
+        if decreases:
+            found.notes.append(f"{found.segment.path}: trade ids decrease {decreases} times")
         gaps, self._edge = find_gaps(self._edge, batch)
         found.last_id_ns = self._edge.time_ns if self._edge else 0
-        found.skips += [Skip(gap.sides, gap.rows, (gap.after_ns, gap.before_ns)) for gap in gaps]
+        found.gaps += [IdGap(gap.sides, gap.rows, (gap.after_ns, gap.before_ns)) for gap in gaps]

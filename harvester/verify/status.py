@@ -1,4 +1,4 @@
-"""What an archive has of each pair, from file names and footers only."""
+"""Status of each pair: trades, coverage, gaps; from file names and Parquet footers only."""
 
 from __future__ import annotations
 
@@ -24,38 +24,36 @@ from harvester.storage.trade_store import (
 )
 from harvester.times import BEGINNING_NS, SECOND, Range, missing, union
 
-# --- status ---------------------------------------------------------------------------------------
-
 PAGE_ROWS = 1000
 """Trades of a full page."""
 
-CALLS_A_GAP = 2
-"""What a gap takes beside its pages: the page that shows its end, and a look at the head."""
+EXTRA_CALLS_PER_GAP = 2
+"""Calls for a gap apart from its pages: the page that shows its end, and the newest page."""
 
 
 @dataclass(slots=True)
 class PairStatus:
-    """What an archive holds of a pair. Times are published times, in nanoseconds.
+    """What an archive has of a pair. Times are published times, in nanoseconds since the epoch.
 
     Attributes:
         pair: altname.
-        wsname: the exchange's name for people, such as XBT/USD; empty where it is not known.
-        trades: how many.
-        first_ns: time of the first trade, None for none.
-        last_ns: time of the last one.
-        coverage: what has been fetched whole.
-        wanted: what was ever asked for.
-        gaps: what was wanted and is not covered.
-        files: segments.
-        bytes: of the segments together.
-        rollups: by level, how many segments with trades have a roll-up, by their names.
-        rollups_wanted: how many segments have trades, and so can have one.
-        age_s: seconds since the moment that coverage ends at; None where nothing is covered.
-        calls_for_gaps: estimate of the calls that fill the gaps; None where there is nothing to
-            judge by.
-        calls_to_now: likewise from where coverage ends to now.
-        damaged: files that can't be read, and why: they count as files alone; and those whose
-            range ends in the future.
+        wsname: the exchange's name for people, such as XBT/USD; empty if it is not known.
+        trades: number of trades.
+        first_ns: time of the first trade; None if there is none.
+        last_ns: time of the last trade; None if there is none.
+        coverage: the ranges that were downloaded or imported completely.
+        wanted: the ranges that were ever requested.
+        gaps: the ranges that were requested and are not covered.
+        files: number of segments.
+        bytes: size of all segments together.
+        rollups: by level, how many segments with trades have a roll-up.
+        rollups_wanted: how many segments have trades, and so can have a roll-up.
+        age_s: seconds since the end of coverage; None if nothing is covered.
+        calls_for_gaps: estimated number of requests that fill the gaps; None if there are no trades
+            to estimate by.
+        calls_to_now: estimated number of requests from the end of coverage to now, likewise.
+        damaged: messages about files that can't be read, which count in `files` only, and about
+            files whose range ends in the future.
     """
 
     pair: str
@@ -76,44 +74,46 @@ class PairStatus:
     damaged: list[str] = field(default_factory=list)
 
     @property
-    def bytes_a_trade(self) -> float | None:
-        """Bytes of the segments by trades; None where there are none."""
+    def bytes_per_trade(self) -> float | None:
+        """Size of the segments divided by the number of trades; None if there are none."""
         return self.bytes / self.trades if self.trades else None
 
     @property
     def calls(self) -> int | None:
-        """Estimate of the calls that make it complete up to now."""
+        """Estimated number of requests until it is complete up to now."""
         if self.calls_for_gaps is None or self.calls_to_now is None:
             return None
         return self.calls_for_gaps + self.calls_to_now
 
     @property
     def exit_status(self) -> int:
-        """0 when all that was asked for is covered, and can be read."""
+        """0 if everything requested is covered and can be read, else 4."""
         return ArchiveIncomplete.exit_status if self.gaps or self.damaged else 0
 
 
 def status(archive: TradeStore, pairs: Sequence[str] | None, now_ns: int) -> list[PairStatus]:
-    """What an archive holds of some pairs.
+    """The status of some pairs, or of all.
 
     Args:
         archive: the archive.
-        pairs: altnames; None for all that are held or were ever asked for.
-        now_ns: what ages are counted to.
+        pairs: altnames; None for all that are stored or were ever requested.
+        now_ns: the time to which ages are counted.
 
     Raises:
         ArchiveDamaged: files keep vanishing while they are listed.
         ArchiveTooNew: a newer harvester wrote one of them.
         ArchiveError: a folder can't be read.
     """
-    gists = SegmentSummaryCache(archive)
+    summaries = SegmentSummaryCache(archive)
     names = _names(archive)
-    chosen = _all(archive) if pairs is None else pairs
-    found = [_status_of(archive, gists, pair, now_ns) for pair in chosen]
-    gists.save(whole=pairs is None)
-    for one in found:
-        one.wsname = names.get(one.pair, one).wsname
-    return [one for one in found if one.files or one.wanted or one.damaged or pairs is not None]
+    chosen = _all_pairs(archive) if pairs is None else pairs
+    found = [_status_of(archive, summaries, pair, now_ns) for pair in chosen]
+    summaries.save(whole=pairs is None)
+    for status_ in found:
+        status_.wsname = names.get(status_.pair, status_).wsname
+    if pairs is not None:
+        return found
+    return [known for known in found if known.files or known.wanted or known.damaged]
 
 
 class _Named(msgspec.Struct):
@@ -121,7 +121,7 @@ class _Named(msgspec.Struct):
 
 
 def _names(archive: TradeStore) -> dict[str, _Named]:
-    """Names for people; that they can't be read keeps nobody from a status."""
+    """Names for people; none if they can't be read, as a status is possible without them."""
     try:
         raw = metadata.known_pairs(archive.store)
         return msgspec.json.decode(raw, type=dict[str, _Named]) if raw else {}
@@ -129,54 +129,59 @@ def _names(archive: TradeStore) -> dict[str, _Named]:
         return {}
 
 
-def _all(archive: TradeStore) -> list[str]:
-    held = {name.removeprefix("pair=") for name in archive.store.folders("trades")}
-    asked = {
+def _all_pairs(archive: TradeStore) -> list[str]:
+    stored = {name.removeprefix("pair=") for name in archive.store.folders("trades")}
+    requested = {
         entry.path.removeprefix("wanted/").removesuffix(".json")
         for entry in archive.store.files("wanted")
         if entry.path.endswith(".json")
     }
-    return sorted(held | asked)
+    return sorted(stored | requested)
 
 
 def _status_of(
-    archive: TradeStore, gists: SegmentSummaryCache, pair: str, now_ns: int
+    archive: TradeStore, summaries: SegmentSummaryCache, pair: str, now_ns: int
 ) -> PairStatus:
-    return with_snapshot_retry(lambda: _look(archive, gists, pair, now_ns), pair)
+    return with_snapshot_retry(lambda: _read_status(archive, summaries, pair, now_ns), pair)
 
 
-def _look(archive: TradeStore, gists: SegmentSummaryCache, pair: str, now_ns: int) -> PairStatus:
+def _read_status(
+    archive: TradeStore, summaries: SegmentSummaryCache, pair: str, now_ns: int
+) -> PairStatus:
     found = PairStatus(pair)
     try:
-        listed = _listed(archive, pair)
+        listed = _list_segments(archive, pair)
     except ArchiveDamaged as damage:
         found.damaged.append(str(damage))
         return found
     known: dict[Segment, SegmentSummary] = {}
     for segment, entry in listed.items():
         try:
-            known[segment] = gists.get(entry)
+            known[segment] = summaries.get(entry)
         except ArchiveDamaged as damage:
             found.damaged.append(str(damage))
     _add_up(found, listed, known)
-    _compare(found, archive, listed, now_ns)
+    _find_gaps(found, archive, listed, now_ns)
     if found.coverage:
         found.age_s = max(0, now_ns - found.coverage[-1].through) // SECOND
-    density = Density(known)
+    density = TradeDensity(known)
     found.calls_for_gaps = density.calls(found.gaps)
-    ahead = [Range(one.through, now_ns) for one in found.coverage[-1:] if one.through < now_ns]
-    found.calls_to_now = density.calls(ahead)
-    _count_rollups(found, archive, {one.path for one, gist in known.items() if gist.rows})
+    end_ns = found.coverage[-1].through if found.coverage else now_ns
+    found.calls_to_now = density.calls([Range(end_ns, now_ns)] if end_ns < now_ns else [])
+    with_rows = {segment.path for segment, summary in known.items() if summary.rows}
+    _count_rollups(found, archive, with_rows)
     return found
 
 
-def _listed(archive: TradeStore, pair: str) -> dict[Segment, Entry]:
+def _list_segments(archive: TradeStore, pair: str) -> dict[Segment, Entry]:
     """A pair's segments by `after`, the widest first, as the store lists them."""
-    entries = pair_files(archive.store, pair)
-    parsed = ((parse_path(*entry), entry) for entry in entries)
-    found = [(one, entry) for one, entry in parsed if one is not None and one.pair == pair]
-    found.sort(key=lambda both: (both[0].range.after, -both[0].range.through))
-    return dict(found)
+    found = {}
+    for entry in pair_files(archive.store, pair):
+        segment = parse_path(*entry)
+        if segment is not None and segment.pair == pair:
+            found[segment] = entry
+    order = sorted(found, key=lambda segment: (segment.range.after, -segment.range.through))
+    return {segment: found[segment] for segment in order}
 
 
 def _add_up(
@@ -189,12 +194,13 @@ def _add_up(
     found.trades = sum(
         known[piece.segment].rows for piece in pieces_of(segments) if piece.segment in known
     )
-    firsts = [gist.first_ns for gist in known.values() if gist.first_ns is not None]
-    lasts = [gist.last_ns for gist in known.values() if gist.last_ns is not None]
+    summaries = known.values()
+    firsts = [summary.first_ns for summary in summaries if summary.first_ns is not None]
+    lasts = [summary.last_ns for summary in summaries if summary.last_ns is not None]
     found.first_ns, found.last_ns = min(firsts, default=None), max(lasts, default=None)
 
 
-def _compare(
+def _find_gaps(
     found: PairStatus, archive: TradeStore, segments: Iterable[Segment], now_ns: int
 ) -> None:
     try:
@@ -218,30 +224,35 @@ def _count_rollups(found: PairStatus, archive: TradeStore, with_rows: set[str]) 
             found.rollups[rollup.interval] = found.rollups.get(rollup.interval, 0) + 1
 
 
-class Density:
-    """How many trades a span holds, judged by the segments that lie next to it."""
+class TradeDensity:
+    """Estimates how many trades a range has, by the segments next to it."""
 
     def __init__(self, known: dict[Segment, SegmentSummary]) -> None:
-        """`known`: a pair's segments by `after`, and what their footers tell."""
-        self._spans = [
-            (Range(max(one.range.after, gist.first_ns - 1), one.range.through), gist.rows)
-            for one, gist in known.items()
-            if gist.first_ns is not None
+        """`known`: a pair's segments by `after`, and the summaries of their footers."""
+        self._rows_of = [
+            (
+                Range(max(segment.range.after, summary.first_ns - 1), segment.range.through),
+                summary.rows,
+            )
+            for segment, summary in known.items()
+            if summary.first_ns is not None
         ]
 
-    def calls(self, spans: Iterable[Range]) -> int | None:
-        """Roughly how many calls these spans take; None where no trade tells a density."""
+    def calls(self, ranges: Iterable[Range]) -> int | None:
+        """The estimated number of requests that download some ranges; None without any trade."""
         total = 0
-        for span in spans:
-            if not self._spans:
+        for wanted in ranges:
+            if not self._rows_of:
                 return None
-            trades = self._a_ns(span) * max(0, span.through - max(span.after, BEGINNING_NS))
-            total += math.ceil(trades / PAGE_ROWS) + CALLS_A_GAP
+            width_ns = max(0, wanted.through - max(wanted.after, BEGINNING_NS))
+            trades = self._trades_per_ns(wanted) * width_ns
+            total += math.ceil(trades / PAGE_ROWS) + EXTRA_CALLS_PER_GAP
         return total
 
-    def _a_ns(self, span: Range) -> float:
-        """Trades a nanosecond, by the nearest segment with trades on either side."""
-        before = [one for one in self._spans if one[0].through <= span.after][-1:]
-        behind = [one for one in self._spans if one[0].after >= span.through][:1]
-        beside = before + behind or self._spans[-1:]
-        return sum(rows for _, rows in beside) / sum(one.through - one.after for one, _ in beside)
+    def _trades_per_ns(self, wanted: Range) -> float:
+        """Trades per nanosecond in the nearest segments with trades before and after a range."""
+        before = [item for item in self._rows_of if item[0].through <= wanted.after][-1:]
+        after = [item for item in self._rows_of if item[0].after >= wanted.through][:1]
+        nearest = before + after or self._rows_of[-1:]
+        rows = sum(rows for _, rows in nearest)
+        return rows / sum(known.through - known.after for known, _ in nearest)
