@@ -99,9 +99,9 @@ def test_progress_on_a_terminal_is_printable() -> None:
     sink = io.StringIO()
     console = Console(file=sink, force_terminal=True, width=300, color_system=None)
     with Bars(console=console) as bars:
-        bars.tell(Noted("XBTUSD", EVIL))
-        bars.tell(Imported("XBTUSD", 0, [EVIL, "second"], {}))
-        bars.tell(Waiting("XBTUSD", EVIL))
+        bars.show(Noted("XBTUSD", EVIL))
+        bars.show(Imported("XBTUSD", 0, [EVIL, "second"], {}))
+        bars.show(Waiting("XBTUSD", EVIL))
     lines = [line.strip() for line in sink.getvalue().replace("\r", "\n").split("\n")]
     assert f"XBTUSD: {SAFE}" in sink.getvalue()
     assert "second" in lines

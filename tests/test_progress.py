@@ -288,7 +288,7 @@ def test_a_terminal_shows_the_lines_and_keeps_what_pairs_came_to(
     console = terminal(83)
     bars = Bars(one_pair(), console)
     console.print(bars)
-    bars.tell(BackfillResult("XBTUSD", 30_000, 30, MONTH, [], None))
+    bars.show(BackfillResult("XBTUSD", 30_000, 30, MONTH, [], None))
     console.print(bars)
     assert drawn(console) == (
         f"{WIDTHS[80]}\nXBTUSD: 30,000 trades in 30 pages, complete through 2024-01-31T00:00:00Z\n"
@@ -312,11 +312,11 @@ def test_no_line_is_ever_wider_than_the_terminal(width: int) -> None:
 def test_a_few_pairs_have_a_line_each_every_half_minute(capsys: pytest.CaptureFixture[str]) -> None:
     clock = Clock()
     lines = Lines(clock=clock)
-    lines.tell(Begun(1))
-    lines.tell(Started("XBTUSD", [MONTH], None))
+    lines.show(Begun(1))
+    lines.show(Started("XBTUSD", [MONTH], None))
     for page in range(1, 62):
         clock.now_s += 1
-        lines.tell(PageRead("XBTUSD", 1000 * page, page, JANUARY + page * DAY // 4))
+        lines.show(PageRead("XBTUSD", 1000 * page, page, JANUARY + page * DAY // 4))
     assert capsys.readouterr().err.splitlines() == [
         "XBTUSD: 2024-01-01 to 2024-01-31 to fetch",
         "XBTUSD: 2024-01-08T12:00:00Z, 30,000 trades, 1.0 pages/s, 1 min left",
@@ -327,12 +327,12 @@ def test_a_few_pairs_have_a_line_each_every_half_minute(capsys: pytest.CaptureFi
 def test_many_pairs_have_one_line_for_all(capsys: pytest.CaptureFixture[str]) -> None:
     clock = Clock()
     lines = Lines(clock=clock)
-    lines.tell(Begun(700))
+    lines.show(Begun(700))
     for number in range(20):
-        lines.tell(Started(f"P{number}", [MONTH], None))
-        lines.tell(Waiting(f"P{number}", "EService:Busy"))
+        lines.show(Started(f"P{number}", [MONTH], None))
+        lines.show(Waiting(f"P{number}", "EService:Busy"))
     clock.now_s = 30
-    lines.tell(PageRead("P0", 1000, 1, JANUARY + DAY))
+    lines.show(PageRead("P0", 1000, 1, JANUARY + DAY))
     assert capsys.readouterr().err.splitlines() == [
         "0 of 700 pairs ended  19 waiting: EService:Busy  1,000 trades  0.0 pages/s"
     ]
@@ -343,7 +343,7 @@ def test_steps_are_told_as_json_once_a_second_and_at_their_end(
 ) -> None:
     lines = JsonLines(Clock(), lambda: JANUARY)
     for done in (1, 2, 3):
-        lines.tell(Step("XBTUSD", done, 3, "months"))
+        lines.show(Step("XBTUSD", done, 3, "months"))
     step: dict[str, Any] = {"event": "step", "time": "2024-01-01T00:00:00Z", "pair": "XBTUSD"}
     assert [json.loads(splitline) for splitline in capsys.readouterr().err.splitlines()] == [
         step | {"done": done, "of": 3, "unit": "months"} for done in (1, 3)
@@ -353,13 +353,13 @@ def test_steps_are_told_as_json_once_a_second_and_at_their_end(
 def test_json_lines_have_stable_names(capsys: pytest.CaptureFixture[str]) -> None:
     clock = Clock()
     lines = JsonLines(clock, lambda: JANUARY + int(clock.now_s) * SECOND)
-    lines.tell(Begun(1))
-    lines.tell(Started("XBTUSD", [MONTH], 30_000))
+    lines.show(Begun(1))
+    lines.show(Started("XBTUSD", [MONTH], 30_000))
     for page in (1, 2, 3):
         clock.now_s += 10.5 if page == 3 else 0.5
-        lines.tell(PageRead("XBTUSD", 1000 * page, page, JANUARY + page * DAY))
+        lines.show(PageRead("XBTUSD", 1000 * page, page, JANUARY + page * DAY))
     clock.now_s = 30
-    lines.tell(BackfillResult("XBTUSD", 3_000, 3, MONTH, [], ExchangeUnreachable("XBTUSD: no")))
+    lines.show(BackfillResult("XBTUSD", 3_000, 3, MONTH, [], ExchangeUnreachable("XBTUSD: no")))
     told: list[dict[str, Any]] = [
         json.loads(splitline) for splitline in capsys.readouterr().err.splitlines()
     ]

@@ -193,7 +193,7 @@ def test_notes_wrap_at_words_and_longer_words_stay_whole() -> None:
     console = terminal(30)
     path = "trades/pair=XBTUSD/year=2024/1705793270479837614-1705793570901801105.parquet"
     bars = Bars(RunProgress(), console)
-    bars.tell(Noted("XBTUSD", f"ids skip from 1 to 7 behind {path}, asked for again"))
+    bars.show(Noted("XBTUSD", f"ids skip from 1 to 7 behind {path}, asked for again"))
     assert drawn(console).splitlines() == [
         "XBTUSD: ids skip from 1 to 7",
         "behind",

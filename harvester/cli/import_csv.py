@@ -78,7 +78,7 @@ def import_(  # noqa: PLR0913 - the options of the command
 
     Example: harvester import Kraken_Trading_History_Q1_2026.zip --pairs XBT/USD
     """
-    process.settle_in()
+    process.tune_malloc_for_import()
     show_warnings(verbose=common.verbose > 0)
     archive = common.archive()
     if dry_run:

@@ -76,10 +76,6 @@ class CommonOptions:
             raise UsageError(f"{named} is {path!r}, and {why}: name the one with the archive")
         return TradeStore(path)
 
-    def existing(self) -> TradeStore:
-        """The old name of `store`."""
-        return self.store()
-
 
 _SETTINGS = "harvester.settings"
 _OPTIONS = "harvester.options"
@@ -192,56 +188,3 @@ def _common_options(context: click.Context) -> CommonOptions:
         config_file=options["config"],
         setting_values=setting_values,
     )
-
-
-# The old way, until every command uses `common_options`.
-
-Common = CommonOptions
-
-
-def common(function: F) -> F:
-    """Add the common options to a command as keyword arguments, which `settings_of` reads."""
-    for option in reversed(
-        [
-            click.option(
-                "--data",
-                "-d",
-                metavar="DIR",
-                help="Folder that contains the archive.  [HARVESTER_DATA; default: data]",
-            ),
-            click.option(
-                "--config",
-                metavar="FILE",
-                help="Configuration file.  "
-                "[HARVESTER_CONFIG; default: config.toml, if there is one]",
-            ),
-            click.option(
-                "--api-url",
-                metavar="URL",
-                help="Base URL of the API, such as another harvester's API server.  "
-                "[HARVESTER_API_URL]",
-            ),
-            click.option("-q", "--quiet", is_flag=True, help="Print no progress and no hints."),
-            click.option("-v", "--verbose", count=True, help="Print more; -vv adds tracebacks."),
-            click.option(
-                "--log-json", is_flag=True, help="Print progress as one JSON object per line."
-            ),
-        ]
-    ):
-        function = option(function)
-    return function
-
-
-def settings_of(given: dict[str, Any]) -> CommonOptions:
-    """Remove the common options from the keyword arguments of a command and return them."""
-    data, file, api_url = given.pop("data"), given.pop("config"), given.pop("api_url")
-    output.repeat_in_advice({"--data": data, "--config": file, "--api-url": api_url})
-    common_ = CommonOptions(
-        quiet=given.pop("quiet"),
-        verbose=given.pop("verbose"),
-        log_json=given.pop("log_json"),
-        config_file=file,
-        setting_values={"archive.path": data, "exchange.url": api_url},
-    )
-    common_.settings  # noqa: B018 - a wrong setting is reported before anything else
-    return common_

@@ -109,10 +109,6 @@ def tune_malloc_for_import() -> None:
             mallopt(_M_TRIM_THRESHOLD, 1 << 28)
 
 
-# The old name, until `import` uses the new one.
-settle_in = tune_malloc_for_import
-
-
 class _BlockedImport(MetaPathFinder):
     """An import hook that makes one module look as if it were not installed."""
 

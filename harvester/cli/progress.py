@@ -69,12 +69,6 @@ class Display(Protocol):
     def paused(self) -> AbstractContextManager[object]:
         """A context in which nothing is drawn, so that others can print."""
 
-    def tell(self, event: Event) -> None:
-        """The old name of `show`."""
-
-    def aside(self) -> AbstractContextManager[object]:
-        """The old name of `paused`."""
-
 
 def display(*, quiet: bool, log_json: bool) -> Display:
     """The display for these options, and for a terminal or a log."""
@@ -100,14 +94,6 @@ class Silent:
     def paused(self) -> AbstractContextManager[object]:
         """A context that changes nothing, as nothing is drawn."""
         return nullcontext()
-
-    def tell(self, event: Event) -> None:
-        """The old name of `show`."""
-        self.show(event)
-
-    def aside(self) -> AbstractContextManager[object]:
-        """The old name of `paused`."""
-        return self.paused()
 
     def show(self, event: Event) -> None:
         """Print notes and errors."""

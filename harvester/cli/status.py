@@ -254,9 +254,9 @@ def print_digests(
 
         def on_event(event: Event) -> None:
             if not isinstance(event, Reported):
-                shown.tell(event)
+                shown.show(event)
             elif isinstance(event.report, list):
-                with shown.aside():
+                with shown.paused():
                     if not event.report and not common.quiet:
                         output.hint(f"{event.pair}: no whole month is stored there")
                     for digest in event.report if not as_json else []:

@@ -102,7 +102,7 @@ def _to_dict(report: PairReport, *, with_repair: bool) -> dict[str, Any]:
     return {"repair": None, **fields} if with_repair else fields
 
 
-# --- signals ---------------------------------------------------------------------------------------
+# --- signals -------------------------------------------------------------------------------------
 
 
 @contextmanager
@@ -170,16 +170,16 @@ class VerifyPrinter:
         """Print an event, from any thread."""
         match event:
             case Reported():
-                with self._shown.aside():
+                with self._shown.paused():
                     self._print_report(event.pair, event.report)
             case Begun():
                 self._displays.close()
                 self._shown = self._displays.enter_context(self._new_display())
-                self._shown.tell(event)
+                self._shown.show(event)
             case Step(pair, 0, _, unit) if unit == EXCHANGE_STEPS:
                 self._print_exchange_is_asked(pair)
             case _:
-                self._shown.tell(event)
+                self._shown.show(event)
 
     def _print_exchange_is_asked(self, pair: str) -> None:
         if not (self._common.quiet or self._common.log_json or output.is_terminal()):
