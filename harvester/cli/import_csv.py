@@ -110,7 +110,7 @@ def import_(  # noqa: PLR0913 - the options of the command
             whole_since=whole_since,
             whole_until=whole_until,
             skip_bad_rows=skip_bad_rows,
-            progress=shown.tell,
+            progress=shown.show,
             cancel=cancel,
             check=False,
         )

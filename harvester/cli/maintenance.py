@@ -26,7 +26,7 @@ def compact(common: CommonOptions, *, pair: tuple[str, ...], as_json: bool) -> N
     """
     common.store()
     with display(quiet=common.quiet, log_json=common.log_json) as shown:
-        results = common.archive().compact(*pair, progress=shown.tell)
+        results = common.archive().compact(*pair, progress=shown.show)
     _show(results, ["pair", "files before", "after"], as_json=as_json)
 
 
@@ -45,7 +45,7 @@ def rollup(common: CommonOptions, *, pair: tuple[str, ...], as_json: bool) -> No
     """
     common.store()
     with display(quiet=common.quiet, log_json=common.log_json) as shown:
-        results = common.archive().rollup(*pair, progress=shown.tell)
+        results = common.archive().rollup(*pair, progress=shown.show)
     _show(results, ["pair", "built", "up to date"], as_json=as_json)
 
 
