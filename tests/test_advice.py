@@ -36,6 +36,10 @@ PLACEHOLDERS = {
     "segment.pair": "XBTUSD",
     "writer.pair": "XBTUSD",
     "question.pair": "XBTUSD",
+    "query.pair": "XBTUSD",
+    "self.pair": "XBTUSD",
+    "self._reader.pair": "XBTUSD",
+    "report.pair": "XBTUSD",
     "self._pair": "XBTUSD",
     "self.report.pair": "XBTUSD",
     "self._asker.pair": "XBTUSD",
@@ -43,7 +47,7 @@ PLACEHOLDERS = {
     "show(gaps[-1].through + 1)": "2026-01-31T12:00:00.000000001",
     "shlex.quote(file)": "other.toml",
     "shlex.quote(text)": "XBT/USD",
-    "fetch": "backfill XBTUSD ETHEUR",
+    "command": "backfill XBTUSD ETHEUR",
     "data": "data",
 }
 """What stands for the expressions within the commands of messages."""

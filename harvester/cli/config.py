@@ -34,30 +34,17 @@ IN_COMMAND = ("archive.path", "exchange.url")
 DEFAULT_LOGS = {"cron": "harvester.log", "launchd": "~/Library/Logs/harvester.log"}
 
 
-class _ConfigCommand(click.Command):
-    """Runs `--init` before the settings are loaded, as it must work while they are wrong."""
-
-    def invoke(self, context: click.Context) -> object:
-        """Write a configuration file, or show the settings."""
-        init: str | None = context.params.pop("init")
-        if init is None:
-            return super().invoke(context)
-        file: str | None = context.params["config"]
-        _write_default_file(init or file, quiet=context.params["quiet"])
-        return 0
-
-
-@click.command(cls=_ConfigCommand)
+@click.command()
 @click.option(
     "--init",
     is_flag=False,
     flag_value="",
     metavar="[FILE]",
-    help="Write a file with every default, default_file_text.  [default: config.toml]",
+    help="Write a file with every setting and its default.  [default: config.toml]",
 )
 @click.option("--json", "as_json", is_flag=True, help="As JSON.")
 @common_options
-def config(common: CommonOptions, *, as_json: bool) -> None:
+def config(common: CommonOptions, *, init: str | None, as_json: bool) -> None:
     """Show every setting: its value, where the value came from, and what it is for.
 
     An option goes before a variable, a variable before config.toml, and that before the default.
@@ -67,6 +54,10 @@ def config(common: CommonOptions, *, as_json: bool) -> None:
 
     Example: harvester config --init
     """
+    if init is not None:
+        # Before the settings are loaded, as it must work while they are wrong.
+        _write_default_file(init or common.config_file, quiet=common.quiet)
+        return
     path = file_in_force(common.config_file)
     effective = list(_effective_settings(common.settings))
     if as_json:

@@ -241,7 +241,7 @@ class _Rows:
             same = stamps == stamps[0]
             expected = expected + np.where(same, self._tie + 1, 0)
         if not (expected == stored).all():
-            self._add_fault("its tie_indexes are not the indexes among rows of equal time")
+            self._add_fault("its ties are not the indexes among rows of equal time")
         self._tie = int(expected[-1])
 
     def _check_values(self, batch: pa.RecordBatch) -> None:
