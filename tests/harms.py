@@ -216,7 +216,7 @@ def footer_swapped(folder: Path, place: int) -> list[Said]:
     other = {0: 1, 1: 2, 2: 1, 3: 2}[place]
     rows, told = (pq.read_metadata(segment(folder, at)).num_rows for at in (place, other))
     rewrite(segment(folder, place), lambda table: table, segment(folder, other))
-    ids = "its first and last ids are not those that its footer tells"
+    ids = "its first and last trade ids are not those of its footer"
     texts = [_other_name(RANGES[other]), CHECKSUM, ids]
     if rows != told:
         texts = [f"has {rows} rows, but its footer says {told}"]

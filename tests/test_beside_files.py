@@ -116,7 +116,7 @@ def test_what_stands_once_is_on_record_no_more_though_a_run_was_killed(
     one = two_years(started, "down", ids=True)
     with monkeypatch.context() as patch:
         patch.setattr(
-            pair, "clear_resolved_flags", killed_at(2, import_boundary.clear_resolved_flags)
+            pair, "clear_resolved_flags", killed_at(1, import_boundary.clear_resolved_flags)
         )
         with pytest.raises(Killed):
             removed(one, 2023)

@@ -157,7 +157,7 @@ def test_where_the_rows_are_wrong_their_rollups_are_not_judged(rolled: Path) -> 
     file = files(rolled / "trades")[1]
     rewrite(file, lambda table: pa.concat_tables([table.slice(0, 10), table.slice(11)]))
     [line] = faults(rolled)
-    assert line.startswith(f"{name_of(file, rolled)}: holds ")
+    assert line.startswith(f"{name_of(file, rolled)}: has ")
 
 
 def test_a_row_taken_out(harmed: Path) -> None:

@@ -103,5 +103,5 @@ def _matching(text: str, pairs: KnownPairs, spellings: PairIndex) -> list[Pair]:
     names = [*pairs.listed, *(name for name in pairs.stored if name not in pairs.listed)]
     found = match_pattern(text, [pairs.known.get(name, Pair(altname=name)) for name in names])
     if not found:
-        raise UnknownPair(f"no pair fits {text!r}: `harvester pairs` lists the markets")
+        raise UnknownPair(f"no pair matches {text!r}: `harvester pairs` lists the markets")
     return found

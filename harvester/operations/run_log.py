@@ -215,8 +215,8 @@ class RunRecorder:
     def set_results(self, results: Iterable[RunResult]) -> None:
         """Set the results of a backfill or a refresh, one per pair."""
         self.record.pairs = [
-            _result(
-                result,
+            msgspec.structs.replace(
+                _result(result),
                 gaps=len(result.gaps),
                 covered_through_ns=result.reached.through if result.reached else None,
                 upgrade=_upgrade(result),
@@ -236,7 +236,9 @@ class RunRecorder:
 
     def set_repairs(self, reports: Iterable[RepairReport]) -> None:
         """Set the results of a repair, one per pair."""
-        self.record.pairs = [_result(report, moved=len(report.moved)) for report in reports]
+        self.record.pairs = [
+            msgspec.structs.replace(_result(report), moved=len(report.moved)) for report in reports
+        ]
 
     def set_imports(self, reports: Iterable[ImportReport], gaps: Callable[[str], int]) -> None:
         """Set the results of an import, added up per pair.
@@ -329,8 +331,8 @@ def record_run(
             warn(f"this run leaves no record: {recorder.unwritten}")
 
 
-def _result(run_result: RunResult | RepairReport, **more: Any) -> PairResult:  # noqa: ANN401 - its fields
-    """Make the result of one pair from what both kinds of results have, and `more`."""
+def _result(run_result: RunResult | RepairReport) -> PairResult:
+    """Make the result of one pair from what both kinds of results have."""
     error = None if run_result.error is None else str(run_result.error)
     return PairResult(
         run_result.pair,
@@ -338,7 +340,6 @@ def _result(run_result: RunResult | RepairReport, **more: Any) -> PairResult:  #
         run_result.trades,
         run_result.pages,
         error=error,
-        **more,
     )
 
 

@@ -17,8 +17,8 @@ from harvester import __version__
 from harvester.errors import ArchiveDamaged, ArchiveUnwritable, BadQuery, HarvesterError, UsageError
 from harvester.query import views
 from harvester.query.connection import MEMORY_LIMIT, connect, text_literal
-from harvester.storage.export import replacing
 from harvester.storage.filesystem import writing
+from harvester.storage.output_file import replacing
 from harvester.storage.trade_store import LISTINGS, Piece, TradeStore
 
 # --- run SQL --------------------------------------------------------------------------------------
