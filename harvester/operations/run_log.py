@@ -215,8 +215,8 @@ class RunRecorder:
     def set_results(self, results: Iterable[RunResult]) -> None:
         """Set the results of a backfill or a refresh, one per pair."""
         self.record.pairs = [
-            _result(
-                result,
+            msgspec.structs.replace(
+                _pair_result(result),
                 gaps=len(result.gaps),
                 covered_through_ns=result.reached.through if result.reached else None,
                 upgrade=_upgrade(result),
@@ -236,7 +236,10 @@ class RunRecorder:
 
     def set_repairs(self, reports: Iterable[RepairReport]) -> None:
         """Set the results of a repair, one per pair."""
-        self.record.pairs = [_result(report, moved=len(report.moved)) for report in reports]
+        self.record.pairs = [
+            msgspec.structs.replace(_pair_result(report), moved=len(report.moved))
+            for report in reports
+        ]
 
     def set_imports(self, reports: Iterable[ImportReport], gaps: Callable[[str], int]) -> None:
         """Set the results of an import, added up per pair.
@@ -329,17 +332,10 @@ def record_run(
             warn(f"this run leaves no record: {recorder.unwritten}")
 
 
-def _result(run_result: RunResult | RepairReport, **more: Any) -> PairResult:  # noqa: ANN401 - its fields
-    """Make the result of one pair from what both kinds of results have, and `more`."""
-    error = None if run_result.error is None else str(run_result.error)
-    return PairResult(
-        run_result.pair,
-        run_result.exit_status,
-        run_result.trades,
-        run_result.pages,
-        error=error,
-        **more,
-    )
+def _pair_result(result: RunResult | RepairReport) -> PairResult:
+    """Copy the fields that a run and a repair have in common."""
+    error = None if result.error is None else str(result.error)
+    return PairResult(result.pair, result.exit_status, result.trades, result.pages, error=error)
 
 
 def _upgrade(run_result: RunResult) -> dict[str, Any] | None:
