@@ -1,4 +1,8 @@
-"""`harvester.open` and `harvester.Archive`: the public Python API; a method for every command."""
+"""The public Python API: `harvester.open` and `harvester.Archive`, with a method for each command.
+
+A command calls the method of its name. Modules that are slow to import are imported in the methods
+that need them.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +30,7 @@ from harvester.kraken.pairs import Pair, altnames_by_spelling, search
 from harvester.notebook import show_archive
 from harvester.pair_names import known_pairs, resolve_held, resolve_named
 from harvester.settings_keys import KEYS
-from harvester.storage.trade_store import TradeStore as Disk
+from harvester.storage.trade_store import TradeStore
 from harvester.times import Interval, Range, parse_interval, parse_offset
 from harvester.verify.status import PairStatus, status
 
@@ -64,11 +68,10 @@ def open(  # noqa: A001 - harvester.open reads well
     """Open an archive. Its folder is created by the first download or import.
 
     Args:
-        path: the folder of the archive; unless given, that of the settings, which is `data` by
-            default.
-        config: the configuration file; unless given, `config.toml` in the working folder, if there
-            is one.
-        settings: by the keys of config.toml, such as `{"exchange.rate": 0.5}`. They override
+        path: the folder of the archive. Default: the setting `archive.path`, which is `data` unless
+            configured.
+        config: the configuration file. Default: `config.toml` in the working folder, if it exists.
+        settings: values by the keys of config.toml, such as `{"exchange.rate": 0.5}`. They override
             environment variables, which override the file.
 
     Raises:
@@ -89,56 +92,63 @@ def open(  # noqa: A001 - harvester.open reads well
 
 
 def _check_settings(settings: Mapping[str, Any]) -> None:
+    """Check the names and values of settings.
+
+    Raises:
+        BadSetting: a setting is unknown, or its value is not allowed.
+    """
     rules = {key.name: key.rule for key in KEYS}
     for name, value in settings.items():
         if name not in rules:
             raise BadSetting(
-                f"settings: {_shown(name)} is no setting; there are {', '.join(rules)}"
+                f"settings: {_safe_repr(name)} is no setting; there are {', '.join(rules)}"
             )
         try:
             rules[name].read(value)
         except (ValueError, TypeError, OverflowError) as error:
             raise BadSetting(
-                f"settings: {name} is {_shown(value)}: it must be {rules[name].allowed}"
+                f"settings: {name} is {_safe_repr(value)}: it must be {rules[name].allowed}"
             ) from error
 
 
-def _shown(value: object) -> str:
+def _safe_repr(value: object) -> str:
+    """Return the `repr` of a value, or a description if Python refuses to print it."""
     try:
         return repr(value)
     except ValueError:
-        # Python prints no integer of more than 4300 digits.
+        # Python refuses to print an integer of more than 4300 digits.
         return "a number of thousands of digits"
 
 
 class Archive:
-    """The trades of any number of pairs, in a folder. `harvester.open` creates an Archive.
+    """A folder with the trades of any number of pairs. `harvester.open` creates an Archive.
 
-    Pairs can be named in any spelling: `XBTUSD`, `XBT/USD`, `btc-usd`. `since` is inclusive and
-    `until` exclusive; each is text as for the commands (`"2024-01-31"`, `"7d"`, `"now"`), a date, a
-    datetime (UTC if it has no time zone), a `pandas.Timestamp`, a `numpy.datetime64`, or UNIX
-    nanoseconds.
+    Pairs: every method accepts any spelling of a pair's name: `XBTUSD`, `XBT/USD`, `btc-usd`.
 
-    Reading needs no lock and is correct while others write. After `close`, results that were
-    returned before still work.
+    Times: `since` is inclusive and `until` is exclusive. Each is text as for the commands
+    (`"2024-01-31"`, `"7d"`, `"now"`), a date, a datetime (UTC if it has no time zone), a
+    `pandas.Timestamp`, a `numpy.datetime64`, or UNIX seconds or nanoseconds as a whole number.
+
+    Reading needs no lock and is correct while another process writes. After `close`, results that
+    were returned before still work.
     """
 
     def __init__(self, settings: Settings, warn: Callable[[str], None] = warnings.warn) -> None:
-        """Use `harvester.open` instead.
+        """Open the archive at `settings.archive.path`. Call `harvester.open` instead.
 
         Args:
             settings: the effective settings.
-            warn: receives warnings about what does not stop an operation.
+            warn: receives each warning: a problem that does not stop an operation.
         """
         self._settings = settings
         self._warn = warn
-        self._disk = Disk(settings.archive.path)
+        self._store = TradeStore(settings.archive.path)
         self._is_closed = False
 
     @property
     def path(self) -> str:
         """The folder of the archive."""
-        return self._disk.path
+        return self._store.path
 
     @property
     def settings(self) -> Settings:
@@ -146,7 +156,7 @@ class Archive:
         return self._settings
 
     def close(self) -> None:
-        """Refuse further calls. Results that were returned before still work.
+        """Close the archive: further calls raise `UsageError`. Earlier results still work.
 
         Example:
             >>> candles = archive.ohlc("XBT/USD", "1d")
@@ -173,11 +183,16 @@ class Archive:
                 "again"
             )
 
-    def _held(self, pair: str) -> Pair:
-        self._check_open()
-        return resolve_held(self._disk, pair)
+    def _resolve_stored(self, pair: str) -> Pair:
+        """Return the pair with stored trades that a name means.
 
-    # Downloads
+        Raises:
+            NothingHeld: the archive has no trades of the pair.
+        """
+        self._check_open()
+        return resolve_held(self._store, pair)
+
+    # --- downloads and imports -------------------------------------------------------------------
 
     @check_types
     def backfill(  # noqa: PLR0913 - the options of the command
@@ -194,45 +209,47 @@ class Archive:
         cancel: CancelToken | None = None,
         check: bool = True,
     ) -> list[BackfillResult]:
-        """Download what is missing of some pairs, several at a time, and store it.
+        """Download and store the missing trades of some pairs, several pairs at a time.
 
-        If it is interrupted, the same call continues where it stopped. It also works inside a
-        notebook's running event loop. After Ctrl-C, what was downloaded is stored.
+        After an interruption, the same call continues where it stopped. The method also works in a
+        notebook, where an event loop is running. After Ctrl-C, the trades downloaded so far are
+        stored.
 
         Args:
-            *pairs: names in any spelling, or patterns such as `*/EUR`. The exchange is asked for
-                patterns and for names that the archive does not know.
-            all_pairs: every pair that the exchange lists; give no names then.
-            quotes: of `all_pairs` and of patterns, only pairs quoted in one of these currencies.
-            since: start time, inclusive; the first trade unless given.
-            until: end time, exclusive; unless given, now minus the setting `refresh.settle_s`.
+            *pairs: names in any spelling, or patterns such as `*/EUR`. For patterns, and for names
+                that the archive does not know, the exchange is asked for its list of pairs.
+            all_pairs: download every pair that the exchange lists; give no names then.
+            quotes: limit `all_pairs` and patterns to pairs quoted in one of these currencies.
+            since: start time, inclusive. Default: the first trade.
+            until: end time, exclusive. Default: now, minus the setting `refresh.settle_s`.
             newest_first: download the newest missing month first.
-            upgrade: afterwards, download ranges that came from Kraken's CSV files again and replace
-                them one by one; see docs/import.md.
-            estimate_trades: first ask the exchange how many trades each pair lacks, one more
+            upgrade: afterwards, re-download ranges that were imported from Kraken's CSV files and
+                replace them one by one; see docs/import.md.
+            estimate_trades: first request the number of missing trades of each pair, one more
                 request per pair, so that `Started` events contain an estimate.
             progress: called in another thread with each event of `harvester.download.events`;
                 `print` works.
-            cancel: ends the call early when it is cancelled; what was downloaded is stored.
-            check: raise the most severe error once all pairs are done. Without it, errors are only
-                in the results.
+            cancel: ends the call early once its `cancel()` is called; the trades downloaded so far
+                are stored.
+            check: raise the most severe error once all pairs are done. If False, errors are only in
+                the results.
 
         Returns:
-            One result per pair: number of trades and pages, the range covered, gaps, error.
+            A result per pair: numbers of trades and pages, the covered range, gaps, error.
 
         Raises:
-            BadTime: `since` or `until` is not a time, or they are not in order.
+            BadTime: `since` or `until` is not a time, or `since` is not before `until`.
             UnknownPair: no market has one of the names.
-            ExchangeError: the exchange can't be reached, refuses, or answers nonsense.
+            ExchangeError: the exchange can't be reached, refuses, or sends an invalid answer.
             Interrupted: `cancel` was cancelled.
-            ArchiveLocked: another run is writing one of the pairs.
+            ArchiveLocked: another run is writing to one of the pairs.
             ArchiveHasGaps: a part of the requested range is not covered.
             ArchiveIncomplete: re-downloaded trades differ from the imported ones, or imported
                 ranges could not be replaced.
             ArchiveDamaged: the exchange's trades contradict the stored ones.
             ArchiveUnwritable: the operating system refused to write.
             ValueDoesNotFit: a value of a trade does not fit the storage format.
-            KeyboardInterrupt: Ctrl-C, after what was downloaded was stored.
+            KeyboardInterrupt: Ctrl-C; the trades downloaded so far are stored.
 
         Example:
             >>> [result] = archive.backfill("XBT/USD", since="2026-01-21")
@@ -249,7 +266,7 @@ class Archive:
             estimate_trades=estimate_trades,
             progress=progress,
         )
-        return _checked(run_in_thread(run.run, cancel), check=check)
+        return _raise_errors(run_in_thread(run.run, cancel), check=check)
 
     @check_types
     async def abackfill(  # noqa: PLR0913 - as `backfill`
@@ -266,23 +283,28 @@ class Archive:
         cancel: CancelToken | None = None,
         check: bool = True,
     ) -> list[BackfillResult]:
-        """Run `backfill` on the running event loop. If cancelled, store what was downloaded first.
+        """Run `backfill` on the running event loop.
+
+        If the task is cancelled, the trades downloaded so far are stored before the call ends.
 
         Args:
-            *pairs: as for `backfill`, and so are the others.
-            all_pairs: every pair that the exchange lists.
-            quotes: only pairs quoted in one of these currencies.
-            since: start time, inclusive.
-            until: end time, exclusive.
-            newest_first: download the newest missing month first.
-            upgrade: afterwards, download imported ranges again and replace them.
-            estimate_trades: first ask the exchange how many trades each pair lacks.
+            *pairs: as for `backfill`.
+            all_pairs: as for `backfill`.
+            quotes: as for `backfill`.
+            since: as for `backfill`.
+            until: as for `backfill`.
+            newest_first: as for `backfill`.
+            upgrade: as for `backfill`.
+            estimate_trades: as for `backfill`.
             progress: called with each event, in the thread of the event loop.
-            cancel: ends the call early when it is cancelled.
-            check: raise the most severe error once all pairs are done.
+            cancel: as for `backfill`.
+            check: as for `backfill`.
+
+        Returns:
+            The results of `backfill`.
 
         Raises:
-            asyncio.CancelledError: the task was cancelled; what was downloaded is stored.
+            asyncio.CancelledError: the task was cancelled; the trades downloaded so far are stored.
             HarvesterError: as for `backfill`.
 
         Example:
@@ -302,7 +324,7 @@ class Archive:
             estimate_trades=estimate_trades,
             progress=progress,
         )
-        return _checked(await run_to_completion(run.run, cancel), check=check)
+        return _raise_errors(await run_to_completion(run.run, cancel), check=check)
 
     @check_types
     def estimate_backfill(  # noqa: PLR0913 - the options of the command
@@ -316,26 +338,26 @@ class Archive:
         progress: Callable[[Event], object] | None = None,
         cancel: CancelToken | None = None,
     ) -> BackfillEstimate:
-        """Estimate the trades, requests, hours and bytes of a `backfill`; download no trades.
+        """Estimate the trades, requests, hours and bytes of a `backfill`. Downloads no trades.
 
         Args:
-            *pairs: names in any spelling, or patterns such as `*/EUR`.
-            all_pairs: every pair that the exchange lists; give no names then.
-            quotes: of `all_pairs` and of patterns, only pairs quoted in one of these currencies.
-            since: start time, inclusive.
-            until: end time, exclusive.
+            *pairs: as for `backfill`.
+            all_pairs: as for `backfill`.
+            quotes: as for `backfill`.
+            since: as for `backfill`.
+            until: as for `backfill`.
             upgrade: include the re-download of imported ranges.
-            progress: called in another thread with `Begun`, whose `pairs` is the number of pairs
-                for which the exchange is asked for counts, one request each.
-            cancel: ends the call early when it is cancelled.
+            progress: called in another thread with a `Begun` event. Its `pairs` is the number of
+                pairs whose trade counts are requested, with one request each.
+            cancel: ends the call early once its `cancel()` is called.
 
         Returns:
-            `pairs`, the largest first, and their `total`.
+            An estimate with `pairs`, one per pair, the largest first, and their `total`.
 
         Raises:
-            BadTime: `since` or `until` is not a time, or they are not in order.
+            BadTime: `since` or `until` is not a time, or `since` is not before `until`.
             UnknownPair: no market has one of the names.
-            ExchangeError: the exchange can't be reached, refuses, or answers nonsense.
+            ExchangeError: the exchange can't be reached, refuses, or sends an invalid answer.
             Interrupted: `cancel` was cancelled.
 
         Example:
@@ -365,35 +387,35 @@ class Archive:
     ) -> RefreshResult:
         """Download new trades of some pairs up to now, fill their gaps, and maintain their files.
 
-        It is meant to run every night. A stored pair continues from its last request; a new one
-        begins with its first trade. docs/nightly.md explains the states.
+        Run it every night. A stored pair continues where its last request ended; a new pair begins
+        with its first trade. docs/nightly.md explains the states.
 
         Args:
-            *pairs: names in any spelling, or patterns such as `*/EUR`; without any, those of the
-                setting `refresh.pairs`, or all stored pairs if it is empty.
-            max_minutes: stop in good order after this time; the next run continues. That is no
-                error: pairs that were not finished have the state `unfinished`.
+            *pairs: names in any spelling, or patterns such as `*/EUR`. Default: the setting
+                `refresh.pairs`, or all stored pairs if it is empty.
+            max_minutes: stop after this many minutes; the next run continues. This is no error:
+                unfinished pairs have the state `unfinished`. Default: no limit.
             estimate_trades: as for `backfill`.
             progress: as for `backfill`.
             cancel: as for `backfill`.
-            check: raise what ended the run, or the most severe error of a pair. Without it, errors
-                are only in the result.
+            check: raise the error that ended the run, or the most severe error of a pair. If False,
+                errors are only in the result.
 
         Returns:
-            The run as a whole: `pairs` (each with `state`, `trades`, `gaps`, `calls`, ...),
-            `exchange`, `calls`, `refusals`, `seconds`, `error`, `exit_status`.
+            The result of the whole run: `pairs` (each with `state`, `trades`, `gaps`, `calls`,
+            ...), `exchange`, `calls`, `refusals`, `seconds`, `error`, `exit_status`.
 
         Raises:
             UsageError: `max_minutes` is not a number above 0.
-            NothingHeld: no pair is named, and none is stored.
+            NothingHeld: no pair is given, and none is stored.
             ExchangeError: the exchange can't be reached, refuses, or is in maintenance.
             Interrupted: `cancel` was cancelled.
-            ArchiveLocked: another refresh is running, or another run is writing one of the pairs.
+            ArchiveLocked: another refresh is running, or another run is writing to a pair.
             ArchiveHasGaps: a part of the requested range is not covered.
             ArchiveDamaged: the exchange's trades contradict the stored ones.
             ArchiveUnwritable: the operating system refused to write.
             ValueDoesNotFit: a value of a trade does not fit the storage format.
-            KeyboardInterrupt: Ctrl-C, after what was downloaded was stored.
+            KeyboardInterrupt: Ctrl-C; the trades downloaded so far are stored.
 
         Example:
             >>> result = archive.refresh()
@@ -407,7 +429,7 @@ class Archive:
         if minutes is not None and not minutes > 0:
             raise UsageError(f"max_minutes is {minutes:g}: give a number above 0")
         run = RefreshRun(
-            Disk(self.path),
+            TradeStore(self.path),
             self._settings,
             pairs,
             minutes,
@@ -425,11 +447,16 @@ class Archive:
     def _selection(
         self, pairs: tuple[str, ...], quotes: Sequence[str], *, all_pairs: bool
     ) -> PairSelection:
+        """Combine the arguments that select pairs.
+
+        Raises:
+            UsageError: names and `all_pairs` are given together, or neither is given.
+        """
         self._check_open()
         if all_pairs and pairs:
-            raise UsageError("all_pairs is every pair already: give no names with it")
+            raise UsageError("all_pairs already selects every pair: give no names with it")
         if not (all_pairs or pairs):
-            raise UsageError("backfill what? Give one pair or several, such as 'XBT/USD'")
+            raise UsageError("no pair is given: give one or several, such as 'XBT/USD'")
         names = [name if isinstance(name, PairName) else PairName(name) for name in pairs]
         return PairSelection(names, everything=all_pairs, quotes=quotes)
 
@@ -445,9 +472,9 @@ class Archive:
     ) -> BackfillRun:
         from harvester.async_runner import BackfillRun
 
-        # A store of its own, as this one is used in another thread.
+        # A separate store, because the run is in another thread.
         return BackfillRun(
-            Disk(self.path),
+            TradeStore(self.path),
             self._settings,
             selection,
             time_range,
@@ -460,30 +487,30 @@ class Archive:
 
     @check_types
     def pairs(self, text: str = "", *, update: bool = False) -> list[Pair]:
-        """Markets whose names contain a text, in any spelling: BTC finds XBT.
+        """Search the exchange's markets by name. Any spelling works: BTC finds XBT.
 
         Args:
-            text: a part of a name; all markets by default.
-            update: ask the exchange, also if names are known already.
+            text: a part of a name. Default: all markets.
+            update: request the list of markets again, even if it is stored already.
 
         Returns:
-            The markets by altname, each with its spellings and its decimals.
+            The markets in order of their altnames, each with its spellings and decimals.
 
         Raises:
             UnknownPair: no market matches.
-            ExchangeError: the exchange can't be reached, or refuses.
+            ExchangeError: the exchange can't be reached, or refuses the request.
 
         Example:
             >>> [pair.wsname for pair in archive.pairs("btc")]
             ['XBT/USD']
         """
         self._check_open()
-        known = known_pairs(self._disk)
-        if update or len(known) <= len(self._disk.held()):
+        known = known_pairs(self._store)
+        if update or len(known) <= len(self._store.held()):
             from harvester.async_runner import market_names, run_in_thread
 
-            # A store of its own, as it is used in another thread.
-            store = Disk(self.path)
+            # A separate store, because the request is made in another thread.
+            store = TradeStore(self.path)
             known = run_in_thread(lambda stop: stop.guard(market_names(self._settings, store)))
         found = search(text, known.values())
         if not found:
@@ -506,42 +533,45 @@ class Archive:
         cancel: threading.Event | None = None,
         check: bool = True,
     ) -> ImportResult:
-        """Import Kraken's downloadable CSV files of trades; skip time that is covered already.
+        """Import Kraken's downloadable CSV files of trades. Ranges that are covered are skipped.
 
-        The exchange is asked for the names of its pairs if a file's name is not known yet. After an
-        interruption, the same call continues. docs/import.md explains the rules.
+        If the archive does not know the name of a file, the exchange is asked for its pairs. After
+        an interruption, the same call continues. docs/import.md explains the rules.
 
         Args:
             *files: CSV files, ZIPs, and folders of both.
-            pair: the pair of the only file, whatever its name.
-            pairs: import only these: names or patterns, as a list or as text with commas.
-            delisted: import pairs that the exchange no longer lists, named after their files.
-            whole_since: the files of a pair have every trade from this time on (a whole second).
-            whole_until: the same for the end of the files, exclusive.
-            skip_bad_rows: leave out unreadable rows and the time around them, instead of failing.
-            progress: called with events from several threads, one call at a time.
+            pair: the pair of the file, whatever the file's name; only for a single file.
+            pairs: import only these pairs: names or patterns, as a list or as text with commas.
+            delisted: also import pairs that the exchange no longer lists, named after their files.
+            whole_since: the files of a pair contain every trade from this time on, a whole second.
+                Without it, only some file names say so; see docs/import.md.
+            whole_until: the files of a pair contain every trade before this time, a whole second.
+            skip_bad_rows: leave out unreadable rows and the time around them. Otherwise the first
+                one is an error.
+            progress: called with each event, from several threads, one call at a time.
             cancel: set this event to end the import; rows up to the last boundary are kept.
-            check: raise the gravest error once all pairs are done.
+            check: as for `backfill`.
 
         Returns:
-            `reports`, one for consecutive files of a pair (row counts, covered ranges, notes,
-            `error`, `exit_status`); `unknown`, the files whose names match no pair.
+            A result with `reports`, one for consecutive files of a pair (row counts, covered
+            ranges, notes, `error`, `exit_status`), and `unknown`, the files whose names match no
+            pair.
 
         Raises:
             BadFile: a file does not exist, or is not one of Kraken's (`DamagedFile`: is damaged).
-            UsageError: the arguments do not fit together or match no file.
+            UsageError: the arguments contradict each other or match no file.
             UnknownPair: a file's name, or `pair`, is not a pair.
-            ArchiveHasGaps: rows can't be read, or no boundary could be drawn.
-            ArchiveDamaged: rows of time that is covered already are not stored there.
-            ArchiveLocked: another run is writing one of the pairs.
+            ArchiveHasGaps: rows can't be read, or the files have no safe boundary.
+            ArchiveDamaged: rows of a covered range are not among the stored trades.
+            ArchiveLocked: another run is writing to one of the pairs.
             ArchiveUnwritable: the operating system refused to write.
-            MarketChanged: the archive has trades of another market under that name.
+            MarketChanged: the archive has trades of another market with the same name.
             Interrupted: `cancel` was set.
             KeyboardInterrupt: Ctrl-C; rows up to the last boundary are kept.
 
         Example:
-            >>> other = harvester.open("imported")
-            >>> result = other.import_csv("XBTUSD.csv", check=False)
+            >>> imported = harvester.open("imported")
+            >>> result = imported.import_csv("XBTUSD.csv", check=False)
             >>> [(report.pair, report.read.rows) for report in result.reports]
             [('XBTUSD', 20000)]
         """
@@ -558,7 +588,7 @@ class Archive:
             whole_until=whole_until,
             skip_bad_rows=skip_bad_rows,
         )
-        store, stop = Disk(self.path), cancel or threading.Event()
+        store, stop = TradeStore(self.path), cancel or threading.Event()
         result = run_import(store, self._settings, request, _listener(progress), stop, self._warn)
         if check:
             result.raise_gravest()
@@ -575,21 +605,21 @@ class Archive:
         whole_until: Moment | None = None,
         skip_bad_rows: bool = False,
     ) -> ImportPlan:
-        """Read CSV files completely, and report what `import_csv` would do with them.
+        """Read CSV files completely and report what `import_csv` would do. No trades are stored.
 
         Args:
-            *files: CSV files, ZIPs, and folders of both.
-            pair: the pair of the only file, whatever its name.
-            pairs: only these pairs, as for `import_csv`.
-            delisted: include pairs that the exchange no longer lists, named after their files.
-            whole_since: the files contain every trade from this time on, as for `import_csv`.
-            whole_until: the files contain every trade before this time, as for `import_csv`.
-            skip_bad_rows: count unreadable rows, instead of reporting the first one as the error
-                of its file.
+            *files: as for `import_csv`.
+            pair: as for `import_csv`.
+            pairs: as for `import_csv`.
+            delisted: as for `import_csv`.
+            whole_since: as for `import_csv`.
+            whole_until: as for `import_csv`.
+            skip_bad_rows: count unreadable rows. Otherwise the first one is the error of its file.
 
         Returns:
-            `files`, a plan for each file (pair, columns, rows, whether it is sorted, ranges that
-            are not covered yet, `error`); `unknown`, the files whose names match no pair.
+            A plan with `files`, one entry per file (pair, columns, rows, whether it is sorted,
+            ranges that are not covered yet, `error`), and `unknown`, the files whose names match no
+            pair.
 
         Raises:
             BadFile: a file does not exist, or is not a CSV, a ZIP or a folder.
@@ -617,10 +647,12 @@ class Archive:
             whole_until=whole_until,
             skip_bad_rows=skip_bad_rows,
         )
-        store, never = Disk(self.path), threading.Event()
-        return plan_import(store, request, lambda: ask_market_names(self._settings, store, never))
+        store, no_cancel = TradeStore(self.path), threading.Event()
+        return plan_import(
+            store, request, lambda: ask_market_names(self._settings, store, no_cancel)
+        )
 
-    # Queries
+    # --- queries ---------------------------------------------------------------------------------
 
     @check_types
     def trades(
@@ -631,24 +663,25 @@ class Archive:
         until: Moment | None = None,
         strict: bool = False,
     ) -> Result:
-        """The trades of a pair as published, in the exchange's order.
+        """Return the trades of a pair as published, in the exchange's order.
 
         Args:
-            pair: the pair.
-            since: start time, inclusive; the first trade by default.
-            until: end time, exclusive.
-            strict: raise if a part of the requested range is not downloaded.
+            pair: the name of the pair, in any spelling.
+            since: start time, inclusive. Default: the first trade.
+            until: end time, exclusive. Default: the end of the stored trades.
+            strict: raise an error if there are gaps in the requested range.
 
         Returns:
-            One row per trade: `trade_id` (null if the exchange gave none), `time` (UTC,
+            One row per trade: `trade_id` (null if the exchange published none), `time` (UTC,
             nanoseconds), `tie`, `price` (of one unit of the base currency, in the quote currency),
-            `volume` (in the base currency), `side` (the taker's), `order_type`, `misc`; see
-            docs/format.md. Nothing is read yet. `.notes` names the gaps in the requested range.
+            `volume` (in the base currency), `side` (of the taker), `order_type`, `misc`; see
+            docs/format.md. Rows are read when they are used. `.notes` names the gaps in the
+            requested range.
 
         Raises:
             NothingHeld: the archive has no trades of the pair.
-            ArchiveHasGaps: with `strict`, there are gaps.
-            BadTime: `since` or `until` is no time, or they are not in order.
+            ArchiveHasGaps: `strict` is set, and there are gaps.
+            BadTime: `since` or `until` is not a time, or `since` is not before `until`.
 
         Example:
             >>> archive.trades("XBT/USD", since="2026-01-30").df().columns.tolist()
@@ -660,9 +693,9 @@ class Archive:
 
         self._check_open()
         range_ = parse_range(since, until)
-        market, store = self._held(pair), self._disk
+        market, store = self._resolve_stored(pair), self._store
         limit = self._settings.candles.memory_limit
-        notes = self._notes(market.altname, [range_], strict=strict)
+        notes = self._gap_notes(market.altname, [range_], strict=strict)
         return Result(
             ResultSource(
                 f"trades of {market.altname}",
@@ -670,7 +703,7 @@ class Archive:
                 lambda: frozenset(store.segments(market.altname)),
                 limit,
                 lambda _: trade_batches(store, market.altname, range_),
-                _units(market),
+                _column_units(market),
                 notes=notes,
                 file_stream=lambda: BatchStream(TRADES, store.scan(market.altname, range_)),
             )
@@ -691,35 +724,37 @@ class Archive:
         strict: bool = False,
         complete_only: bool = False,
     ) -> Result:
-        """Candles of a pair and an interval, exact, from the stored trades.
+        """Return the candles of a pair, computed exactly from its stored trades.
 
         Args:
-            pair: the pair.
-            interval: a number and one of ms, s, m, h, d, w, mo, q, y; a bare number is minutes.
-            since: start time, inclusive; the first trade by default.
-            until: end time, exclusive.
-            fill: what to do with intervals without trades: `none` leaves them out; `previous`,
-                `null` and `kraken` fill them in.
-            tz: time zone for candle boundaries, such as `Europe/Berlin`; UTC by default.
-            offset: shifts all candle boundaries by this duration, such as `30m` or `-7h`.
-            all_columns: add taker sides, exact value, ids, `is_complete` and more.
-            strict: raise if a part of the requested range is not downloaded.
-            complete_only: leave out candles that are running, cut by `since` or `until`, or touch
-                a gap.
+            pair: the name of the pair, in any spelling.
+            interval: length of a candle: a number and one of ms, s, m, h, d, w, mo, q, y, such as
+                `4h`. A number without a unit is minutes.
+            since: start time, inclusive. Default: the first trade.
+            until: end time, exclusive. Default: the end of the stored trades.
+            fill: fill policy for intervals without trades: `none` leaves them out; `previous`,
+                `null` and `kraken` add candles, which docs/candles.md describes.
+            tz: time zone of candle boundaries, such as `Europe/Berlin`. Default: UTC. The times in
+                the rows are UTC.
+            offset: shift all candle boundaries by this duration, such as `30m` or `-7h`.
+            all_columns: add volumes by taker side, exact value, trade ids, `is_complete` and more.
+            strict: raise an error if there are gaps in the requested range.
+            complete_only: leave out candles that are still running, are cut by `since` or `until`,
+                or touch a gap.
 
         Returns:
-            One row per candle, in order of time: `time` (its opening, UTC), `open`, `high`, `low`,
-            `close`, `vwap` (in the quote currency), `volume` (in the base currency), `count`;
-            docs/candles.md describes all columns. Nothing is read yet. `.notes` names the gaps in
-            the requested range.
+            One row per candle, in order of time: `time` (when it opens, UTC), `open`, `high`,
+            `low`, `close`, `vwap` (in the quote currency), `volume` (in the base currency),
+            `count`; docs/candles.md describes all columns. Rows are read when they are used.
+            `.notes` names the gaps in the requested range.
 
         Raises:
             NothingHeld: the archive has no trades of the pair.
-            ArchiveHasGaps: with `strict`, there are gaps.
+            ArchiveHasGaps: `strict` is set, and there are gaps.
             BadInterval: the interval or the offset can't be read.
-            BadTime: `since` or `until` is no time, or they are not in order.
-            BadSetting: there is no such fill or time zone.
-            UsageError: a great many empty candles would be filled in, and `until` is not given.
+            BadTime: `since` or `until` is not a time, or `since` is not before `until`.
+            BadSetting: there is no such fill policy or time zone.
+            UsageError: more than a million empty candles would be added, and `until` is not given.
 
         Example:
             >>> archive.ohlc("btc/usd", "4h", since="2026-01-30", fill="previous").shape
@@ -730,12 +765,14 @@ class Archive:
         from harvester.query.result import Result, ResultSource
 
         self._check_open()
-        query = self._candle_query(_interval(interval), parse_range(since, until), fill, tz, offset)
+        query = self._candle_query(
+            _parse_interval(interval), parse_range(since, until), fill, tz, offset
+        )
         query = replace(query, all_columns=all_columns, complete_only=complete_only)
-        market, query = self._query_of(pair, query)
-        notes = self._notes(query.pair, [query.range], strict=strict)
-        guard_against_huge_fill(self._disk, query)
-        store = self._disk
+        market, query = self._with_pair(pair, query)
+        notes = self._gap_notes(query.pair, [query.range], strict=strict)
+        guard_against_huge_fill(self._store, query)
+        store = self._store
         session = QuerySession(store, self._settings.candles.memory_limit)
         return Result(
             ResultSource(
@@ -744,7 +781,7 @@ class Archive:
                 lambda: frozenset((*store.segments(query.pair), *store.rollups(query.pair))),
                 session.memory_limit,
                 lambda rows: session.batches(query, rows),
-                _units(market),
+                _column_units(market),
                 notes=notes,
             )
         )
@@ -764,33 +801,35 @@ class Archive:
         strict: bool = False,
         complete_only: bool = False,
     ) -> Result:
-        """Bars that end by trades, volume or value, not by time. Give one of the three sizes.
+        """Return bars of a number of trades, a volume or a value. Give exactly one of these sizes.
 
         Args:
-            pair: the pair.
+            pair: the name of the pair, in any spelling.
             trades: close each bar after this many trades.
-            volume: close each bar once its volume reaches this much (base currency).
-            value: close each bar once its price x volume reaches this much (quote currency).
-            since: return bars whose first trade is at or after this time; boundaries don't change.
-            until: return bars whose first trade is before this time.
-            anchor: count from the first trade at or after this time; the first stored trade by
-                default.
-            all_columns: add taker sides, exact value, ids and more.
-            strict: raise if a part of the range from `anchor` to `until` is not downloaded: after
-                a gap, counting begins again.
-            complete_only: leave out bars that ended before their size, at a gap or at the end.
+            volume: close each bar once its volume reaches this size (base currency).
+            value: close each bar once the sum of price x volume reaches this size (quote currency).
+            since: return only bars whose first trade is at or after this time. The boundaries of
+                bars do not depend on it.
+            until: return only bars whose first trade is before this time.
+            anchor: the first bar begins with the first trade at or after this time. Default: the
+                first stored trade.
+            all_columns: add volumes by taker side, exact value, trade ids and more.
+            strict: raise an error if there are gaps between `anchor` and `until`. After a gap, a
+                new bar begins.
+            complete_only: leave out bars that ended before reaching their size, at a gap or at the
+                last trade.
 
         Returns:
             One row per bar, in the exchange's order; docs/bars.md describes the columns. Bars are
-            made when their rows are first used, and then kept in memory. `.notes` names the gaps
-            in the range.
+            computed when their rows are first used, and then kept in memory. `.notes` names the
+            gaps between `anchor` and `until`.
 
         Raises:
-            UsageError: none or several of the sizes are given.
+            UsageError: no size or several sizes are given.
             NothingHeld: the archive has no trades of the pair.
-            ArchiveHasGaps: with `strict`, there are gaps.
-            BadSetting: a size is no number above 0, or has too many digits.
-            BadTime: a time can't be read, or `since` and `until` are not in order.
+            ArchiveHasGaps: `strict` is set, and there are gaps.
+            BadSetting: a size is not a number above 0, or has too many digits.
+            BadTime: a time can't be read, or `since` is not before `until`.
 
         Example:
             >>> archive.bars("XBT/USD", trades=5_000).df()["count"].tolist()
@@ -801,22 +840,22 @@ class Archive:
 
         self._check_open()
         sizes = [
-            (by, _digits(size))
+            (by, _plain_digits(size))
             for by, size in zip(BYS, (trades, volume, value), strict=True)
             if size is not None
         ]
         if len(sizes) != 1:
-            raise UsageError("what ends a bar? Give one of trades=N, volume=X and value=X")
+            raise UsageError("a bar has one size: give one of trades=N, volume=X and value=X")
         size = parse_size(*sizes[0])
         range_, anchor_ns = parse_range(since, until), moment_ns(anchor, time.time_ns())
-        market, store = self._held(pair), self._disk
+        market, store = self._resolve_stored(pair), self._store
         query = BarQuery(market.altname, size, range_, anchor_ns, all_columns, complete_only)
-        notes = self._notes(market.altname, counted_ranges(query), strict=strict)
+        notes = self._gap_notes(market.altname, counted_ranges(query), strict=strict)
 
         def stream(rows: int) -> Iterator[pa.RecordBatch]:
             return bar_batches(store, query, batch_rows=rows)
 
-        return Result(source_of_batches(query.title, stream, _units(market), notes))
+        return Result(source_of_batches(query.title, stream, _column_units(market), notes))
 
     @check_types
     def explain(  # noqa: PLR0913 - the options of the command
@@ -832,29 +871,30 @@ class Archive:
         all_columns: bool = False,
         complete_only: bool = False,
     ) -> Explanation:
-        """How `ohlc` answers a query: the files, row counts and SQL it uses. Nothing is computed.
+        """Explain how `ohlc` answers a query: the files, row counts and SQL. Computes no candles.
 
         Args:
-            pair: the pair.
-            interval: the candles' interval, as of `ohlc`.
-            since: start time, inclusive; the first trade by default.
-            until: end time, exclusive.
-            fill: what to do with intervals without trades, as of `ohlc`.
-            tz: time zone for candle boundaries; UTC by default.
-            offset: shifts all candle boundaries by this duration, such as `30m` or `-7h`.
-            all_columns: add taker sides, exact value, ids and more.
-            complete_only: leave out candles that are not complete.
+            pair: as for `ohlc`.
+            interval: as for `ohlc`.
+            since: as for `ohlc`.
+            until: as for `ohlc`.
+            fill: as for `ohlc`.
+            tz: as for `ohlc`.
+            offset: as for `ohlc`.
+            all_columns: as for `ohlc`.
+            complete_only: as for `ohlc`.
 
         Returns:
             The query plan: `reads` (the files, each with its level, range and rows), `totals`,
-            `close_read`, `passes`, `parts`, and `sql`, which any DuckDB runs while the files exist.
+            `close_read`, `passes`, `parts`, and `sql`, which any DuckDB can run while the files
+            exist.
 
         Raises:
             NothingHeld: the archive has no trades of the pair.
             BadInterval: the interval or the offset can't be read.
-            BadTime: `since` or `until` is no time, or they are not in order.
-            BadSetting: there is no such fill or time zone.
-            ArchiveDamaged: a file can't be read, or files keep vanishing.
+            BadTime: `since` or `until` is not a time, or `since` is not before `until`.
+            BadSetting: there is no such fill policy or time zone.
+            ArchiveDamaged: a file can't be read, or compaction removes files again and again.
 
         Example:
             >>> plan = archive.explain("XBT/USD", "1h", since="2026-01-30")
@@ -864,10 +904,12 @@ class Archive:
         from harvester.query.explain import explain
 
         self._check_open()
-        query = self._candle_query(_interval(interval), parse_range(since, until), fill, tz, offset)
+        query = self._candle_query(
+            _parse_interval(interval), parse_range(since, until), fill, tz, offset
+        )
         query = replace(query, all_columns=all_columns, complete_only=complete_only)
-        _, query = self._query_of(pair, query)
-        return explain(self._disk, query, memory_limit=self._settings.candles.memory_limit)
+        _, query = self._with_pair(pair, query)
+        return explain(self._store, query, memory_limit=self._settings.candles.memory_limit)
 
     @check_types
     def sql(
@@ -875,21 +917,23 @@ class Archive:
     ) -> Result:
         """Run SQL on the view `trades` and the macros `tape(pair)` and `ohlc(pair, interval)`.
 
-        Each call has a connection of its own: what it creates is gone afterwards. `connect` gives
-        a connection for many queries.
+        Each call has a new connection, so tables that it creates do not exist afterwards. For
+        several queries on one connection, use `connect`.
 
         Args:
-            query: any SQL of DuckDB; of several statements, the result has the rows of the last.
-            params: values for `?`, or by name for `$name`. Put text that others typed here.
+            query: any SQL of DuckDB. If there are several statements, the result has the rows of
+                the last one.
+            params: a list of values for `?`, or values by name for `$name`. Pass text of other
+                people here, never in `query`.
 
         Returns:
             The rows of the query; docs/sql.md describes the view and the macros. A single query
-            does not run yet; of several statements, all but the last have run. There are no rows
-            if the last statement gives none, such as CREATE.
+            runs when its rows are used; of several statements, all but the last have run already.
+            There are no rows if the last statement returns none, such as CREATE.
 
         Raises:
-            BadQuery: DuckDB refuses the query, or there is none.
-            HarvesterError: the memory allowed does not suffice.
+            BadQuery: DuckDB refuses the query, or it is empty.
+            HarvesterError: the setting `candles.memory_limit` is too low.
             ArchiveDamaged: a file can't be read.
 
         Example:
@@ -900,15 +944,18 @@ class Archive:
 
         self._check_open()
         limit = self._settings.candles.memory_limit
-        source = source_of_sql(self._disk, query, params, names=self._names(), memory_limit=limit)
+        source = source_of_sql(
+            self._store, query, params, names=self._altnames(), memory_limit=limit
+        )
         result = Result(source)
-        result.columns  # noqa: B018 - so that an error in the query is raised here
+        result.columns  # noqa: B018 - raises an error in the query here, not when rows are used
         return result
 
     def connect(self) -> Connection:
-        """A DuckDB connection with the view and the macros of `sql`, for many queries.
+        """Return a DuckDB connection with the view and the macros of `sql`, for many queries.
 
-        It reads the files that exist now. After a compaction, or for newer trades, connect again.
+        The connection reads the files that exist now. Connect again after a compaction, or to read
+        newer trades.
 
         Raises:
             ArchiveDamaged: a file can't be read.
@@ -922,20 +969,20 @@ class Archive:
 
         self._check_open()
         limit = self._settings.candles.memory_limit
-        return connect_views(self._disk, names=self._names(), memory_limit=limit)
+        return connect_views(self._store, names=self._altnames(), memory_limit=limit)
 
     @check_types
     def write_database(self, file: str | os.PathLike[str]) -> None:
-        """Write a small DuckDB file with the view and the macros of `sql`, for other tools.
+        """Write a small DuckDB database with the view and the macros of `sql`, for other tools.
 
-        It contains no trades, and finds the archive's files at each query, so it stays right as
-        the archive grows.
+        The database contains no trades: each query finds the archive's current files, so it also
+        reads trades that are stored later.
 
         Args:
-            file: the database file; one that was written so before is replaced.
+            file: the database file. A file that this method wrote earlier is replaced.
 
         Raises:
-            UsageError: the file exists and is no such database, or it lies in an archive.
+            UsageError: another file exists at this path, or the path lies in an archive.
             ArchiveUnwritable: the file can't be written.
 
         Example:
@@ -947,16 +994,16 @@ class Archive:
         from harvester.query.sql import write_database
 
         self._check_open()
-        write_database(self._disk, os.fspath(file), names=self._names())
+        write_database(self._store, os.fspath(file), names=self._altnames())
 
     def _candle_query(
         self, interval: Interval, range_: Range, fill: Fill, tz: str | None, offset: str
     ) -> CandleQuery:
-        """A candle query whose pair is not known yet, so that other arguments are checked first.
+        """Make a candle query without a pair: the pair is resolved after all other checks.
 
         Raises:
             BadInterval: the offset can't be read.
-            BadSetting: there is no such fill or time zone.
+            BadSetting: there is no such fill policy or time zone.
         """
         from harvester.query.calendar import find_time_zone
         from harvester.query.plan import CandleQuery
@@ -965,8 +1012,8 @@ class Archive:
         zone = None if tz is None else find_time_zone(tz).key
         return CandleQuery("", interval, range_, fill=fill, offset_ns=offset_ns, tz=zone)
 
-    def _query_of(self, pair: str, query: CandleQuery) -> tuple[Pair, CandleQuery]:
-        """The pair of a name, and the query for it.
+    def _with_pair(self, pair: str, query: CandleQuery) -> tuple[Pair, CandleQuery]:
+        """Resolve a pair's name; return the pair, and the query with it.
 
         Raises:
             NothingHeld: the archive has no trades of the pair.
@@ -974,21 +1021,22 @@ class Archive:
         """
         if not pair.strip():
             raise UsageError("a pair's name is empty: give one such as XBT/USD")
-        market = self._held(pair)
+        market = self._resolve_stored(pair)
         return market, replace(query, pair=market.altname, pair_decimals=market.pair_decimals)
 
-    def _notes(self, pair: str, ranges: Sequence[Range], *, strict: bool) -> tuple[str, ...]:
-        """The sentence about gaps in requested ranges, if there are any.
+    def _gap_notes(self, pair: str, ranges: Sequence[Range], *, strict: bool) -> tuple[str, ...]:
+        """Return a note about the gaps in requested ranges; nothing if there are none.
 
         Raises:
-            ArchiveHasGaps: there are gaps, and the query is strict.
+            ArchiveHasGaps: there are gaps, and `strict` is set.
         """
         from harvester.query.plan import check_gaps
 
-        return check_gaps(self._disk, pair, ranges, time.time_ns(), strict=strict)
+        return check_gaps(self._store, pair, ranges, time.time_ns(), strict=strict)
 
-    def _names(self) -> dict[str, str]:
-        return altnames_by_spelling(known_pairs(self._disk).values(), self._disk.held())
+    def _altnames(self) -> dict[str, str]:
+        """Return the altname of each spelling of each known pair."""
+        return altnames_by_spelling(known_pairs(self._store).values(), self._store.held())
 
     # --- files and charts ------------------------------------------------------------------------
 
@@ -1009,44 +1057,44 @@ class Archive:
         complete_only: bool = False,
         progress: Callable[[ExportedFile], object] | None = None,
     ) -> list[ExportedFile]:
-        """Write candles of several pairs and intervals into a folder, or in a program's layout.
+        """Write candles of several pairs and intervals into a folder, in one of four layouts.
 
-        The trades of a pair are read once for all its intervals. Files are replaced; each is
-        complete or absent. Nothing is written if one of the pairs or intervals is wrong.
+        The trades of a pair are read once for all its intervals. Existing files are replaced; each
+        file is complete or absent. Nothing is written if one of the pairs or intervals is wrong.
 
         Args:
-            *pairs: the pairs.
-            folder: the folder to write into; it need not exist.
-            intervals: the candles' intervals, as of `ohlc`. Without any, trades are written, which
-                only the layout `freqtrade` has.
-            layout: `parquet` or `csv` write `interval=1h/pair=XBTUSD/candles.parquet`, with the
-                rows of `ohlc`; `freqtrade` and `lean` write the data files of these programs, with
-                complete candles only.
-            since: start time, inclusive; the first trade by default.
-            until: end time, exclusive.
-            fill: what to do with intervals without trades, as of `ohlc`.
-            tz: time zone for candle boundaries; UTC by default.
-            offset: shifts all candle boundaries by this duration, such as `30m` or `-7h`.
-            all_columns: add taker sides, exact value, ids and more.
-            strict: raise if a part of the requested range is not downloaded.
-            complete_only: leave out candles that are not complete.
+            *pairs: names in any spelling.
+            folder: the folder to write into; it is created if it does not exist.
+            intervals: lengths of candles, each as for `ohlc`. If there are none, trades are
+                written, which only the layout `freqtrade` supports.
+            layout: `parquet` and `csv` write files such as
+                `interval=1h/pair=XBTUSD/candles.parquet`, with the rows of `ohlc`; `freqtrade` and
+                `lean` write the data files of these programs, with complete candles only.
+            since: as for `ohlc`.
+            until: as for `ohlc`.
+            fill: as for `ohlc`.
+            tz: as for `ohlc`.
+            offset: as for `ohlc`.
+            all_columns: as for `ohlc`.
+            strict: as for `ohlc`.
+            complete_only: as for `ohlc`.
             progress: called with each file once it is written.
 
         Returns:
             One `ExportedFile` per pair and interval: `pair`, `interval`, `path`, `rows`,
-            `left_out` (incomplete candles), `notes` (gaps in the requested range).
+            `left_out` (number of incomplete candles), `notes` (gaps in the requested range).
 
         Raises:
             UsageError: no pair is given, the folder is a file or lies in an archive, the layout
-                has no trades, a great many empty candles would be filled in, or the other program
-                has no name for a pair.
+                does not support trades, more than a million empty candles would be added and
+                `until` is not given, or the other program has no name for a pair.
             NothingHeld: the archive has no trades of a pair.
-            ArchiveHasGaps: with `strict`, there are gaps.
-            BadInterval: an interval or the offset can't be read, or the other program has no such
-                interval.
-            BadTime: `since` or `until` is no time, or they are not in order.
-            BadSetting: there is no such layout, fill or time zone.
-            ArchiveDamaged: a file can't be read, or files keep vanishing.
+            ArchiveHasGaps: `strict` is set, and there are gaps.
+            BadInterval: an interval or the offset can't be read, or the other program does not
+                support the interval.
+            BadTime: `since` or `until` is not a time, or `since` is not before `until`.
+            BadSetting: there is no such layout, fill policy or time zone.
+            ArchiveDamaged: a file can't be read, or compaction removes files again and again.
             ArchiveUnwritable: a file can't be written.
 
         Example:
@@ -1059,25 +1107,28 @@ class Archive:
         self._check_open()
         target = os.fspath(folder)
         if not pairs:
-            raise UsageError("export what? Give one pair or several, such as 'XBT/USD'")
+            raise UsageError("no pair is given: give one or several, such as 'XBT/USD'")
         check_target(layout, target)
-        # By name, each once: 60 and 60m are the same.
-        lengths = {length.name: length for length in map(_interval, _each_interval(intervals))}
+        # By name, so that 60 and 60m are written once.
+        by_name = {
+            interval.name: interval
+            for interval in map(_parse_interval, _checked_intervals(intervals))
+        }
         range_ = parse_range(since, until)
-        if not lengths:
+        if not by_name:
             return self._export_trades(pairs, target, layout, range_, progress, strict=strict)
-        query = self._candle_query(next(iter(lengths.values())), range_, fill, tz, offset)
+        query = self._candle_query(next(iter(by_name.values())), range_, fill, tz, offset)
         query = replace(query, all_columns=all_columns, complete_only=complete_only)
-        queries = [self._query_of(pair, query) for pair in pairs]
+        queries = [self._with_pair(pair, query) for pair in pairs]
         exports = [
-            PairExport(market, query, self._notes(market.altname, [range_], strict=strict))
+            PairExport(market, query, self._gap_notes(market.altname, [range_], strict=strict))
             for market, query in {
                 market.altname: (market, query) for market, query in queries
             }.values()
         ]
         limit = self._settings.candles.memory_limit
-        files = export_candles(self._disk, exports, list(lengths.values()), layout, target, limit)
-        return _reported(files, progress)
+        files = export_candles(self._store, exports, list(by_name.values()), layout, target, limit)
+        return _report_written(files, progress)
 
     def _export_trades(
         self,
@@ -1096,13 +1147,13 @@ class Archive:
                 f"the layout {layout} has no trades: give intervals such as ['1h'], or the layout "
                 "'freqtrade'"
             )
-        markets = {market.altname: market for market in map(self._held, pairs)}
-        notes = {name: self._notes(name, [range_], strict=strict) for name in markets}
+        markets = {market.altname: market for market in map(self._resolve_stored, pairs)}
+        notes = {name: self._gap_notes(name, [range_], strict=strict) for name in markets}
         files = (
-            export_trades(self._disk, market, range_, notes[name], folder)
+            export_trades(self._store, market, range_, notes[name], folder)
             for name, market in markets.items()
         )
-        return _reported(files, progress)
+        return _report_written(files, progress)
 
     @check_types
     def chart(  # noqa: PLR0913 - the options of the command
@@ -1117,35 +1168,34 @@ class Archive:
         strict: bool = False,
         complete_only: bool = False,
     ) -> Chart:
-        """A chart of candles, vwap and volume by the taker's side; gaps are shaded and named.
+        """Draw a chart of candles, vwap and volume by taker side, with gaps shaded and labelled.
 
-        A notebook shows it. It needs no network.
+        A notebook displays the returned chart. No network is needed.
 
         Args:
-            pair: the pair.
-            interval: as of `ohlc`. Above 3,000 candles, more than a screen shows, a coarser
-                interval is drawn, and the chart says so.
-            since: start time, inclusive; the first trade by default.
-            until: end time, exclusive.
-            tz: time zone for candle boundaries; the times shown are UTC.
-            offset: shifts all candle boundaries by this duration, such as `30m` or `-7h`.
-            strict: raise if a part of the requested range is not downloaded.
-            complete_only: leave out candles that are running, cut by `since` or `until`, or touch
-                a gap.
+            pair: as for `ohlc`.
+            interval: as for `ohlc`. Above 3,000 candles, which is more than a screen can show, a
+                coarser interval is drawn, and the chart says so.
+            since: as for `ohlc`.
+            until: as for `ohlc`.
+            tz: as for `ohlc`.
+            offset: as for `ohlc`.
+            strict: as for `ohlc`.
+            complete_only: as for `ohlc`.
 
         Returns:
-            A chart: `.figure` is plotly's and may be changed; `.save("chart.html")` writes a file,
-            or .png, .svg and .pdf with the extra `png`; `.notes` has remarks, such as ranges that
-            are not downloaded.
+            A chart: `.figure` is a plotly figure, which you may change; `.save("chart.html")`
+            writes a file, also .png, .svg and .pdf if the extra `png` is installed; `.notes` has
+            remarks, such as gaps in the requested range.
 
         Raises:
             NothingHeld: the archive has no trades of the pair, or none in the requested range.
-            ArchiveHasGaps: with `strict`, there are gaps.
+            ArchiveHasGaps: `strict` is set, and there are gaps.
             BadInterval: the interval or the offset can't be read.
-            BadTime: `since` or `until` is no time, or they are not in order.
+            BadTime: `since` or `until` is not a time, or `since` is not before `until`.
             BadSetting: there is no such time zone.
-            ArchiveDamaged: a file can't be read, or files keep vanishing.
-            HarvesterError: the memory allowed does not suffice.
+            ArchiveDamaged: a file can't be read, or compaction removes files again and again.
+            HarvesterError: the setting `candles.memory_limit` is too low.
 
         Example:
             >>> chart = archive.chart("XBT/USD", "1h", since="2026-01-30")
@@ -1158,97 +1208,105 @@ class Archive:
 
         self._check_open()
         query = self._candle_query(
-            _interval(interval), parse_range(since, until), "none", tz, offset
+            _parse_interval(interval), parse_range(since, until), "none", tz, offset
         )
-        market, query = self._query_of(pair, replace(query, complete_only=complete_only))
+        market, query = self._with_pair(pair, replace(query, complete_only=complete_only))
         limit = self._settings.candles.memory_limit
         now_ns = time.time_ns()
-        return chart(self._disk, market, query, now_ns, memory_limit=limit, strict=strict)
+        return chart(self._store, market, query, now_ns, memory_limit=limit, strict=strict)
 
     # --- what is stored --------------------------------------------------------------------------
 
     def held(self) -> list[str]:
-        """The altnames of the pairs that are held.
+        """List the pairs with stored trades, by their altnames.
 
         Example:
             >>> archive.held()
             ['XBTUSD']
         """
         self._check_open()
-        return self._disk.held()
+        return self._store.held()
 
     @check_types
     def coverage(self, pair: str) -> list[Range]:
-        """What has been fetched whole of a pair, in order, as few ranges as can be.
+        """Return the coverage of a pair: the ranges that were downloaded or imported completely.
+
+        Args:
+            pair: the name of the pair, in any spelling.
 
         Returns:
-            Ranges `(after, through]` of published time, in nanoseconds since the UNIX epoch.
+            Ranges `(after, through]` of published time, in nanoseconds since the UNIX epoch, in
+            order. Ranges that touch are merged.
 
         Raises:
-            NothingHeld: the archive holds no trades of the pair.
+            NothingHeld: the archive has no trades of the pair.
 
         Example:
             >>> [covered] = archive.coverage("XBT/USD")
             >>> str(covered)
             'the beginning to 2026-01-31'
         """
-        return self._disk.coverage(self._held(pair).altname)
+        return self._store.coverage(self._resolve_stored(pair).altname)
 
     @check_types
     def gaps(self, pair: str) -> list[Range]:
-        """What was asked for of a pair and is not covered, in order.
+        """Return the gaps of a pair: the ranges that were requested and are not covered.
+
+        Args:
+            pair: the name of the pair, in any spelling.
 
         Returns:
-            Ranges as those of `coverage`; none where all is there.
+            Ranges as those of `coverage`, in order; an empty list if nothing is missing.
 
         Raises:
-            NothingHeld: the archive knows nothing of the pair.
+            NothingHeld: the pair is not stored and was never requested.
 
         Example:
             >>> archive.gaps("XBT/USD")
             []
         """
         self._check_open()
-        return self._disk.gaps(resolve_named(self._disk, pair))
+        return self._store.gaps(resolve_named(self._store, pair))
 
     @check_types
     def status(self, *pairs: str) -> list[PairStatus]:
-        """What is stored of some pairs, or of all: trades, coverage, gaps, files, bytes.
+        """Summarize what is stored of some pairs: trades, coverage, gaps, files, bytes.
 
-        Reads file names and Parquet footers only, no trades; no network.
+        Reads file names and Parquet footers only; no trades and no network.
 
         Args:
-            *pairs: which, in any spelling; all that are stored or were requested unless given.
+            *pairs: names in any spelling. Default: all pairs that are stored or were requested.
 
         Returns:
-            A status per pair; `pandas.DataFrame(archive.status())` is a table of them. A file that
-            can't be read is named in `damaged`.
+            A status per pair; `pandas.DataFrame(archive.status())` makes a table of them. Files
+            that can't be read are listed in `damaged`.
 
         Raises:
-            NothingHeld: the archive knows nothing of one of the pairs.
-            ArchiveDamaged: files keep vanishing while they are listed.
+            NothingHeld: a pair is not stored and was never requested.
+            ArchiveDamaged: compaction removes files again and again while they are listed.
 
         Example:
             >>> [status] = archive.status()
             >>> status.pair, status.trades, status.gaps
             ('XBTUSD', 20000, [])
         """
-        return status(self._disk, self._named(pairs) or None, time.time_ns())
+        return status(self._store, self._resolve_known(pairs) or None, time.time_ns())
 
     @check_types
     def runs(self, count: int = 20) -> list[RunRecord]:
-        """The last runs that wrote to the archive, the latest first, from the run log.
+        """Return the latest runs from the run log: commands and calls that wrote to the archive.
 
         Args:
-            count: at most so many.
+            count: how many runs to return at most.
 
         Returns:
-            A record per run: `command`, `begun`, `ended`, `state` (`running`, `ended` or
-            `killed`), `exit_status`, `error`, `asked`, `pairs`, `trades`, `gaps`, `calls`, ...
+            A record per run, the latest first: `command`, `begun`, `ended`, `state` (`running`,
+            `ended` or `killed`), `exit_status`, `error`, `asked`, `pairs`, `trades`, `gaps`,
+            `calls`, ...
 
         Raises:
             UsageError: `count` is less than 1.
-            ArchiveError: the folder with the records can't be read.
+            ArchiveError: the run log can't be read.
 
         Example:
             >>> archive.backfill("XBT/USD")[0].error
@@ -1261,7 +1319,7 @@ class Archive:
         self._check_open()
         if count < 1:
             raise UsageError(f"count is {count}: give 1 or more")
-        return latest_runs(self._disk, count)
+        return latest_runs(self._store, count)
 
     @check_types
     def digest(
@@ -1271,24 +1329,25 @@ class Archive:
         until: Moment | None = None,
         progress: Callable[[Event], object] | None = None,
     ) -> list[Digest]:
-        """Checksums of the stored trades, by whole months, to compare with another archive.
+        """Compute checksums of the stored trades, by whole months, to compare two archives.
 
-        Two archives with the same trades have the same digest, however the trades were downloaded
-        and whatever the segments are.
+        Two archives with the same trades have the same digest, whatever segments they have and
+        however the trades were downloaded.
 
         Args:
-            *pairs: which, in any spelling; all that are stored unless given.
-            since: start time, inclusive; only whole months count.
-            until: end time, exclusive.
+            *pairs: names in any spelling. Default: all stored pairs.
+            since: start time, inclusive; only whole months are used. Default: the first trade.
+            until: end time, exclusive. Default: the end of the stored trades.
             progress: called with each event of `harvester.download.events`. A `Reported` event has
-                the digests of a pair as soon as they are known.
+                the digests of a pair as soon as they are computed.
 
         Returns:
-            A digest per range of months without a gap: `pair`, `first`, `last`, `rows`, `sha256`,
-            and `months` with the checksum of each. docs/format.md says how it is computed.
+            A digest per pair and consecutive months without a gap: `pair`, `first`, `last`, `rows`,
+            `sha256`, and `months` with the checksum of each month. docs/format.md describes the
+            algorithm.
 
         Raises:
-            BadTime: `since` or `until` is no time, or they are not in order.
+            BadTime: `since` or `until` is not a time, or `since` is not before `until`.
             NothingHeld: the archive has no trades of one of the pairs.
             ArchiveDamaged: a file can't be read, ends in the future, or is being replaced.
 
@@ -1299,8 +1358,8 @@ class Archive:
         from harvester.operations.verification import digest_pairs
 
         self._check_open()
-        names = [self._held(name).altname for name in pairs] or self._disk.held()
-        return digest_pairs(self._disk, names, parse_range(since, until), _listener(progress))
+        names = [self._resolve_stored(name).altname for name in pairs] or self._store.held()
+        return digest_pairs(self._store, names, parse_range(since, until), _listener(progress))
 
     @check_types
     def verify(
@@ -1313,35 +1372,35 @@ class Archive:
         estimate_trades: bool = False,
         cancel: CancelToken | None = None,
     ) -> list[PairReport]:
-        """Check every stored trade of some pairs, or of all, for corruption and gaps.
+        """Check every stored trade of some pairs for corruption and gaps.
 
-        Trades are checked against file names, footers, checksums, trade ids, roll-ups and what was
-        requested; docs/verify.md has the whole list. What is wrong is reported, not raised.
+        Trades are checked against file names, footers, checksums, trade ids, roll-ups and requested
+        ranges; docs/verify.md lists all checks. Faults are reported, not raised.
 
         Args:
-            *pairs: which, in any spelling; all that are stored or were requested unless given.
-            repair: move broken files into the folder `quarantine`, download their ranges and what
-                else is missing, and check again. Nothing is deleted.
-            against_exchange: compare candles with the exchange's OHLC endpoint, too.
-            against_csv: compare candles with Kraken's candle files (OHLCVT), too: ZIPs, CSVs or
-                folders.
-            progress: called with each event of `harvester.download.events`, also from another
-                thread. A `Reported` event has a report as soon as it is known: a `PairReport`,
+            *pairs: names in any spelling. Default: all pairs that are stored or were requested.
+            repair: if there are faults, move broken files into the folder `quarantine`, download
+                the missing ranges, and check again. Nothing is deleted.
+            against_exchange: also compare candles with the exchange's OHLC endpoint.
+            against_csv: also compare candles with Kraken's candle files (OHLCVT): paths of ZIPs,
+                CSVs or folders.
+            progress: called with each event of `harvester.download.events`, partly from another
+                thread. A `Reported` event has a report as soon as it is complete: a `PairReport`,
                 `Moved`, `RepairReport`, `ExchangeReport` or `CsvReport`.
-            estimate_trades: let a repair request weekly trade counts first, so that events tell
-                how much is left.
-            cancel: `cancel.cancel()` ends a repair early, from any thread.
+            estimate_trades: before a repair, request weekly trade counts, so that events contain
+                an estimate of the trades that are left.
+            cancel: ends a repair early once its `cancel()` is called, from any thread.
 
         Returns:
-            A report per pair, after the repair if there was one. `faults` is empty if nothing is
-            wrong; then `digests` has checksums by month. `repair`, `exchange` and `csv` are the
-            reports of what else was requested; each has its `exit_status`, 0 if all is well.
+            A report per pair, from after the repair if there was one. `faults` is empty if nothing
+            is wrong; then `digests` has checksums by month. `repair`, `exchange` and `csv` are the
+            reports of the other requested steps; each has its `exit_status`, 0 if nothing is wrong.
 
         Raises:
-            NothingHeld: the archive knows nothing of one of the pairs.
-            ArchiveDamaged: files keep vanishing while they are read.
-            BadFile: a path of `against_csv` does not exist, or is no ZIP, CSV or folder of them.
-            KeyboardInterrupt: Ctrl-C; what a repair downloaded is kept.
+            NothingHeld: a pair is not stored and was never requested.
+            ArchiveDamaged: compaction removes files again and again while they are read.
+            BadFile: a path of `against_csv` does not exist, or is not a ZIP, a CSV or a folder.
+            KeyboardInterrupt: Ctrl-C; the trades that a repair downloaded so far are stored.
 
         Example:
             >>> [report] = archive.verify("XBT/USD")
@@ -1353,15 +1412,15 @@ class Archive:
         from harvester.download.request import RunOptions
         from harvester.operations import verification
 
-        names, settings = self._named(pairs) or self._disk.pairs_to_verify(), self._settings
-        listener = _listener(progress)
-        # Files that can't be used are reported before all trades are read.
+        names = self._resolve_known(pairs) or self._store.pairs_to_verify()
+        settings, listener = self._settings, _listener(progress)
+        # Find the files first: a wrong path is an error before all trades are read.
         files = find([os.fspath(path) for path in against_csv])
-        reports = verification.check_pairs(self._disk, names, listener)
+        reports = verification.check_pairs(self._store, names, listener)
         if repair and any(report.faults for report in reports):
             repairs = run_in_thread(
                 lambda stop: verification.repair_pairs(
-                    Disk(self.path),
+                    TradeStore(self.path),
                     settings,
                     reports,
                     RunOptions(listener, stop, estimates=estimate_trades),
@@ -1373,23 +1432,27 @@ class Archive:
         if against_exchange and reports:
             compared = run_in_thread(
                 lambda stop: verification.compare_with_exchange(
-                    Disk(self.path), settings, names, listener, stop
+                    TradeStore(self.path), settings, names, listener, stop
                 )
             )
             for report in reports:
                 report.exchange = compared[report.pair]
         if against_csv:
             csv_reports = verification.compare_with_csv(
-                self._disk, settings, files, names, listener, all_pairs=bool(pairs)
+                self._store, settings, files, names, listener, all_pairs=bool(pairs)
             )
             for report in reports:
                 report.csv = csv_reports.get(report.pair)
         return reports
 
-    def _named(self, pairs: Sequence[str]) -> list[str]:
-        """Altnames of pairs that are stored or were requested, each once."""
+    def _resolve_known(self, pairs: Sequence[str]) -> list[str]:
+        """Resolve names of pairs that are stored or were requested; each altname appears once.
+
+        Raises:
+            NothingHeld: a pair is not stored and was never requested.
+        """
         self._check_open()
-        return list(dict.fromkeys(resolve_named(self._disk, name) for name in pairs))
+        return list(dict.fromkeys(resolve_named(self._store, name) for name in pairs))
 
     # --- maintenance -----------------------------------------------------------------------------
 
@@ -1397,12 +1460,12 @@ class Archive:
     def compact(
         self, *pairs: str, progress: Callable[[Event], object] | None = None
     ) -> list[CompactionResult]:
-        """Merge neighbouring small segment files into files of up to four million trades.
+        """Merge neighbouring small segments into segments of up to four million trades.
 
-        `backfill` and `refresh` do this by themselves. The trades do not change.
+        `backfill` and `refresh` do this automatically. The trades do not change.
 
         Args:
-            *pairs: names in any spelling; all pairs of the archive if there are none.
+            *pairs: names in any spelling. Default: all stored pairs.
             progress: called with the events `Begun`, `Step` and `Noted` of
                 `harvester.download.events`.
 
@@ -1411,8 +1474,8 @@ class Archive:
 
         Raises:
             NothingHeld: the archive has no trades of a pair.
-            ArchiveLocked: another run is writing a pair.
-            ArchiveDamaged: a file can't be read, or has other rows than its footer says.
+            ArchiveLocked: another run is writing to a pair.
+            ArchiveDamaged: a file can't be read, or its rows do not match its footer.
             ArchiveUnwritable: the operating system refused to write.
 
         Example:
@@ -1423,29 +1486,28 @@ class Archive:
         from harvester.operations.maintenance import compact
 
         self._check_open()
-        return compact(Disk(self.path), self._settings, pairs, _listener(progress))
+        return compact(TradeStore(self.path), self._settings, pairs, _listener(progress))
 
     @check_types
     def rollup(
         self, *pairs: str, progress: Callable[[Event], object] | None = None
     ) -> list[RollupResult]:
-        """Build missing roll-ups: candles of each segment file, which speed up long queries.
+        """Build missing roll-ups: partial candles of each segment, which speed up long queries.
 
-        `backfill` and `refresh` do this by themselves. Results of queries are the same without
-        roll-ups. The setting `candles.rollups` says which lengths are built.
+        `backfill` and `refresh` do this automatically. Queries return the same rows without
+        roll-ups. The setting `candles.rollups` lists the lengths that are built.
 
         Args:
-            *pairs: names in any spelling; all pairs of the archive if there are none.
-            progress: called with the events `Begun`, `Step` and `Noted` of
-                `harvester.download.events`.
+            *pairs: as for `compact`.
+            progress: as for `compact`.
 
         Returns:
             A result per pair: `pair`, the numbers of files `built` and `up_to_date`, `notes`.
 
         Raises:
             NothingHeld: the archive has no trades of a pair.
-            ArchiveLocked: another run is writing a pair.
-            ArchiveDamaged: a file can't be read, or has other rows than its footer says.
+            ArchiveLocked: another run is writing to a pair.
+            ArchiveDamaged: a file can't be read, or its rows do not match its footer.
             ArchiveUnwritable: the operating system refused to write.
 
         Example:
@@ -1456,22 +1518,22 @@ class Archive:
         from harvester.operations.maintenance import build_rollups
 
         self._check_open()
-        return build_rollups(Disk(self.path), self._settings, pairs, _listener(progress))
+        return build_rollups(TradeStore(self.path), self._settings, pairs, _listener(progress))
 
     def _repr_html_(self) -> str:
-        return show_archive(self.path, self.status(), self._disk.stored_or_requested())
+        return show_archive(self.path, self.status(), self._store.stored_or_requested())
 
 
-def _digits(size: Number) -> str:
-    """A number as plain digits; a float by the fewest digits that give the same float."""
+def _plain_digits(size: Number) -> str:
+    """Write a number without exponent; a float with the fewest digits that give the same float."""
     if isinstance(size, str):
         return size
-    # `str` refuses integers of thousands of digits.
+    # `str` refuses integers of more than 4300 digits; `Decimal` does not.
     return f"{Decimal(size if isinstance(size, int) else str(size)):f}"
 
 
-def _units(pair: Pair) -> dict[str, str]:
-    """The units of the columns; only UTC if the pair's currencies are not known."""
+def _column_units(pair: Pair) -> dict[str, str]:
+    """Return the units of a result's columns, without currencies if the pair's are not known."""
     base, slash, quote = pair.wsname.partition("/")
     if not slash:
         return {"time": "UTC"}
@@ -1482,27 +1544,27 @@ def _units(pair: Pair) -> dict[str, str]:
     return prices | volumes | values | times
 
 
-def _interval(given: str | int) -> Interval:
-    return parse_interval(str(given))
+def _parse_interval(interval: str | int) -> Interval:
+    return parse_interval(str(interval))
 
 
-def _each_interval(given: Sequence[str | int]) -> Iterator[str | int]:
-    """Intervals of a list, each of the right type.
+def _checked_intervals(intervals: Sequence[str | int]) -> Iterator[str | int]:
+    """Yield the items of a list of intervals, and check their types.
 
     Raises:
         BadInterval: an item is neither text nor a whole number.
     """
     accepted = ARGUMENT_TYPES["str | int"]
-    for interval in given:
+    for interval in intervals:
         if not accepted.accepts(interval):
             raise wrong_type("each of intervals", accepted.expected, interval, accepted.error)
         yield interval
 
 
-def _reported(
+def _report_written(
     files: Iterable[ExportedFile], progress: Callable[[ExportedFile], object] | None
 ) -> list[ExportedFile]:
-    """All files, each reported once it is written."""
+    """Write all files; call `progress` with each once it is written."""
     written = []
     for file in files:
         written.append(file)
@@ -1512,7 +1574,7 @@ def _reported(
 
 
 def _listener(progress: Callable[[Event], object] | None) -> Callable[[Event], None]:
-    """A listener that calls `progress`, if it is given, and returns nothing."""
+    """Return a listener that passes events on to `progress`, or ignores them if it is None."""
 
     def listener(event: Event) -> None:
         if progress is not None:
@@ -1521,8 +1583,8 @@ def _listener(progress: Callable[[Event], object] | None) -> Callable[[Event], N
     return listener
 
 
-def _checked(results: list[BackfillResult], *, check: bool) -> list[BackfillResult]:
-    """The results, unless `check` is set and one of them contains an error, which is raised."""
+def _raise_errors(results: list[BackfillResult], *, check: bool) -> list[BackfillResult]:
+    """Return the results, or raise the most severe error among them if `check` is set."""
     from harvester.async_runner import raise_gravest
 
     if check:

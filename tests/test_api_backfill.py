@@ -279,7 +279,7 @@ def test_all_pairs_of_a_quote(archive: harvester.Archive) -> None:
 
 
 def test_all_pairs_and_names_contradict_each_other(archive: harvester.Archive) -> None:
-    with pytest.raises(UsageError, match="all_pairs is every pair already"):
+    with pytest.raises(UsageError, match="all_pairs already selects every pair"):
         archive.backfill("XBTUSD", all_pairs=True)
 
 
@@ -324,7 +324,7 @@ def test_a_pair_that_nobody_knows_is_refused(archive: harvester.Archive) -> None
 def test_nothing_to_fetch_is_refused(archive: harvester.Archive) -> None:
     with pytest.raises(UsageError) as caught:
         archive.backfill()
-    assert str(caught.value) == "backfill what? Give one pair or several, such as 'XBT/USD'"
+    assert str(caught.value) == "no pair is given: give one or several, such as 'XBT/USD'"
 
 
 def test_an_exchange_that_is_not_there_is_said(tmp_path: Path) -> None:

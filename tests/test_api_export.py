@@ -85,7 +85,7 @@ def test_incomplete_candles_are_left_out_for_other_programs(
 @pytest.mark.parametrize(
     ("pairs", "options", "error", "message"),
     [
-        ((), {}, UsageError, "export what? Give one pair or several, such as 'XBT/USD'"),
+        ((), {}, UsageError, "no pair is given: give one or several, such as 'XBT/USD'"),
         (
             (PAIR,),
             {"layout": "xlsx"},

@@ -384,12 +384,12 @@ def test_an_attribute_that_a_relation_lacks_is_named(archive: harvester.Archive)
         (
             lambda one: one.bars("XBTUSD"),
             UsageError,
-            "what ends a bar? Give one of trades=N, volume=X and value=X",
+            "a bar has one size: give one of trades=N, volume=X and value=X",
         ),
         (
             lambda one: one.bars("XBTUSD", trades=5, value=1),
             UsageError,
-            "what ends a bar? Give one of trades=N, volume=X and value=X",
+            "a bar has one size: give one of trades=N, volume=X and value=X",
         ),
         (
             lambda one: one.bars("XBTUSD", trades=0),

@@ -109,11 +109,11 @@ def test_where_there_are_no_bars_a_hint_says_so(harvester: Any, option: str) -> 
     [
         (
             ["XBTUSD"],
-            "what ends a bar? Give one of --trades N, --volume X and --value X",
+            "a bar has one size: give one of --trades N, --volume X and --value X",
         ),
         (
             ["XBTUSD", "--trades", "5", "--value", "5"],
-            "what ends a bar? Give one of --trades N, --volume X and --value X",
+            "a bar has one size: give one of --trades N, --volume X and --value X",
         ),
         (
             ["XBTUSD", "--volume", "0"],

@@ -20,7 +20,7 @@ from test_cli_folders import archive, files_in
 from test_exports import run
 
 from harvester.errors import ArchiveUnwritable
-from harvester.storage.output_file import file_sink
+from harvester.storage.output_files import file_sink
 from harvester.storage.trade_store import TradeStore
 
 __all__ = ["archive"]

@@ -17,7 +17,7 @@ from harvester.kraken.pairs import Pair
 from harvester.query.candles import candle_batches
 from harvester.query.connection import MEMORY_LIMIT
 from harvester.query.plan import CandleQuery, gap_notes, gaps_in, refuse_gaps
-from harvester.storage.output_file import file_sink
+from harvester.storage.output_files import file_sink
 from harvester.storage.trade_store import TradeStore
 
 if TYPE_CHECKING:

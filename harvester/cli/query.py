@@ -264,7 +264,7 @@ def bars(  # noqa: PLR0913 - a parameter for each option
     """
     format_of(form, file)
     if sum(size is not None for size in (trades, volume, value)) != 1:
-        raise UsageError("what ends a bar? Give one of --trades N, --volume X and --value X")
+        raise UsageError("a bar has one size: give one of --trades N, --volume X and --value X")
     result = common.existing_archive().bars(
         pair,
         trades=trades,

@@ -31,7 +31,7 @@ from harvester.query.candles import batches_by_interval, guard_against_huge_fill
 from harvester.query.plan import CandleQuery
 from harvester.schema import PRICE
 from harvester.storage.filesystem import writing
-from harvester.storage.output_file import check_outside
+from harvester.storage.output_files import check_outside
 from harvester.storage.trade_store import TradeStore
 from harvester.times import Interval, Range
 

@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 import pyarrow.csv
 
 from harvester.schema import decimal_words
-from harvester.storage.output_file import file_sink, write_arrow, write_parquet
+from harvester.storage.output_files import file_sink, write_arrow, write_parquet
 
 Batches = Iterable[pa.RecordBatch]
 Writer = Callable[[Batches, pa.Schema, BinaryIO], None]

@@ -14,7 +14,7 @@ from harvester.exporters.symbols import ccxt_symbol
 from harvester.kraken.pairs import Pair
 from harvester.schema import times
 from harvester.storage.filesystem import writing
-from harvester.storage.output_file import check_outside, file_sink, write_arrow
+from harvester.storage.output_files import check_outside, file_sink, write_arrow
 from harvester.times import Interval
 
 # Source: freqtrade's own reader (`featherdatahandler.py`, `idatahandler.py`, `constants.py`):

@@ -17,7 +17,7 @@ from harvester.exporters.symbols import lean_symbol
 from harvester.kraken.pairs import Pair
 from harvester.schema import times
 from harvester.storage.filesystem import writing
-from harvester.storage.output_file import check_outside, file_sink
+from harvester.storage.output_files import check_outside, file_sink
 from harvester.times import DAY, SECOND, Interval
 
 # Source: LEAN's `Data/crypto/readme.md` and the paths in its own tests of `LeanData`.

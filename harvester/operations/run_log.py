@@ -216,7 +216,7 @@ class RunRecorder:
         """Set the results of a backfill or a refresh, one per pair."""
         self.record.pairs = [
             msgspec.structs.replace(
-                _result(result),
+                _pair_result(result),
                 gaps=len(result.gaps),
                 covered_through_ns=result.reached.through if result.reached else None,
                 upgrade=_upgrade(result),
@@ -237,7 +237,8 @@ class RunRecorder:
     def set_repairs(self, reports: Iterable[RepairReport]) -> None:
         """Set the results of a repair, one per pair."""
         self.record.pairs = [
-            msgspec.structs.replace(_result(report), moved=len(report.moved)) for report in reports
+            msgspec.structs.replace(_pair_result(report), moved=len(report.moved))
+            for report in reports
         ]
 
     def set_imports(self, reports: Iterable[ImportReport], gaps: Callable[[str], int]) -> None:
@@ -331,16 +332,10 @@ def record_run(
             warn(f"this run leaves no record: {recorder.unwritten}")
 
 
-def _result(run_result: RunResult | RepairReport) -> PairResult:
-    """Make the result of one pair from what both kinds of results have."""
-    error = None if run_result.error is None else str(run_result.error)
-    return PairResult(
-        run_result.pair,
-        run_result.exit_status,
-        run_result.trades,
-        run_result.pages,
-        error=error,
-    )
+def _pair_result(result: RunResult | RepairReport) -> PairResult:
+    """Copy the fields that a run and a repair have in common."""
+    error = None if result.error is None else str(result.error)
+    return PairResult(result.pair, result.exit_status, result.trades, result.pages, error=error)
 
 
 def _upgrade(run_result: RunResult) -> dict[str, Any] | None:

@@ -188,7 +188,7 @@ class Result:
         if batch_rows < 1:
             raise UsageError(f"batch_rows is {batch_rows}: give 1 or more")
         if self._source.stream is None:
-            return self._run(lambda one: one.to_arrow_reader(batch_rows))
+            return self._run(lambda relation: relation.to_arrow_reader(batch_rows))
         return pa.RecordBatchReader.from_batches(*_begun(self._source.stream(batch_rows)))
 
     def fetchall(self) -> list[tuple[Any, ...]]:
@@ -339,7 +339,7 @@ class Result:
                 file_relation=None,
             )
         )
-        made._run(lambda one: one.columns)
+        made._run(lambda relation: relation.columns)
         return made
 
     def _get_relation(self) -> Relation:

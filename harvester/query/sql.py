@@ -18,7 +18,7 @@ from harvester.errors import ArchiveDamaged, ArchiveUnwritable, BadQuery, Harves
 from harvester.query import views
 from harvester.query.connection import MEMORY_LIMIT, connect, text_literal
 from harvester.storage.filesystem import writing
-from harvester.storage.output_file import replacing
+from harvester.storage.output_files import replacing
 from harvester.storage.trade_store import LISTINGS, Piece, TradeStore
 
 # --- run SQL --------------------------------------------------------------------------------------
@@ -154,8 +154,8 @@ def read_statements(query: str, memory_limit: str = MEMORY_LIMIT) -> list[duckdb
 
 def _max_tries(statements: Sequence[duckdb.Statement]) -> int:
     """How often statements may run: once if they may change something."""
-    is_one_select = [statement.type for statement in statements] == [duckdb.StatementType.SELECT]
-    return LISTINGS if is_one_select else 1
+    is_single_select = [statement.type for statement in statements] == [duckdb.StatementType.SELECT]
+    return LISTINGS if is_single_select else 1
 
 
 @dataclass(frozen=True)

@@ -71,7 +71,7 @@ def create_statements(trades: str, pair_names: PairNames, unknown: str | None) -
     yield from _altname_macros(pair_names, unknown)
     yield _opens_macro()
     yield _YEAR_OF_MACRO
-    yield _TAPE_MACRO
+    yield _TRADE_HISTORY_MACRO
     yield _OHLC_MACRO
 
 
@@ -191,7 +191,7 @@ _AGGREGATES = {name: BASE[name] for name in ("open", "high", "low", "close")} | 
     "sell_volume": EXTRA["sell_volume"],
 }
 
-_TAPE_MACRO = """CREATE MACRO tape(pair) AS TABLE
+_TRADE_HISTORY_MACRO = """CREATE MACRO tape(pair) AS TABLE
 SELECT * FROM trades AS t WHERE t.pair = harvester.altname(pair) ORDER BY t.time, t.tie"""
 
 _SINCE, _UNTIL = "since::TIMESTAMP_NS", "until::TIMESTAMP_NS"

@@ -164,7 +164,7 @@ class ComparisonCounts:
         self._skipped: Counter[str] = Counter()
         self._counted: Counter[str] = Counter()
         self._differences: list[Difference] = []
-        self._splits = Splits(lambda ours, other: not self._wrong(ours, other), reader.decimals)
+        self._splits = Splits(lambda stored, other: not self._wrong(stored, other), reader.decimals)
         # The end of the latest candle whose boundaries may still be split in another way.
         self._reached_ns = -1
         # Stored trades in the candles compared, and how many more trades of other candles these
