@@ -51,7 +51,8 @@ class Sample(NamedTuple):
 def serve(pairs: int, trades: int, rate: float) -> None:
     """Serve the same tape under several names, with a limit of calls, until told to end."""
     sys.path.insert(0, str(TESTS))
-    from exchange import Exchange, named  # noqa: PLC0415 - of the tests, and only here
+    from exchange import Exchange  # noqa: PLC0415 - of the tests, and only here
+    from exchange_market import named  # noqa: PLC0415 - of the tests, and only here
     from tapes import xbtusd_like  # noqa: PLC0415
 
     ended = threading.Event()
@@ -150,7 +151,7 @@ def main() -> None:
     trades = int(options.minutes * 60 * options.rate * 1000 * SPARE)
     with sample_exchange(options.pairs, trades, options.rate) as url:
         sys.path.insert(0, str(TESTS))
-        from exchange import named  # noqa: PLC0415 - of the tests
+        from exchange_market import named  # noqa: PLC0415 - of the tests
 
         names = [named(number, []).altname for number in range(options.pairs)]
         found = figures(*crawl(url, options, names), options)

@@ -35,7 +35,7 @@ LEVELS = ("1m", "1h")
 def made_day(trades: int, first_ns: int) -> pa.RecordBatch:
     """Give one day of a busy pair, as the crawl hands it to the archive."""
     sys.path.insert(0, str(TESTS))
-    from exchange import Market, expected  # noqa: PLC0415 - not on the path before
+    from exchange_market import Market, expected  # noqa: PLC0415 - not on the path before
     from tapes import xbtusd_like  # noqa: PLC0415
 
     gap_s = 86_400 * 4 / trades

@@ -22,7 +22,9 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 
 from crawling import tape_of
-from exchange import Call, Clock, Exchange, expected, named
+from exchange import Exchange
+from exchange_market import Clock, expected, named
+from exchange_socket import Call
 from tapes import xbtusd_like
 
 HARVESTER = Path(sys.executable).with_name("harvester")

@@ -39,7 +39,7 @@ class Layout(NamedTuple):
 def made_tape(trades: int) -> pa.Table:
     """Give what a busy pair's tape looks like on disk, as a table of `TRADES`."""
     sys.path.insert(0, str(TESTS))
-    from exchange import Market, expected  # noqa: PLC0415 - not on the path before
+    from exchange_market import Market, expected  # noqa: PLC0415 - not on the path before
     from tapes import xbtusd_like  # noqa: PLC0415
 
     columns = zip(*expected(Market(trades=xbtusd_like(trades, SEED))), strict=True)

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
-from exchange import Exchange, Market
+from exchange import Exchange
+from exchange_market import Market
 
 from harvester import config
 from harvester.csv_import.redownload import upgrade

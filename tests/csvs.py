@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from decimal import Decimal
 from pathlib import Path
 
-from exchange import SECOND_NS, Tape, Trade, time_literal
+from exchange_market import SECOND_NS, Tape, Trade, time_literal
 
 ROUNDINGS = ("down", "nearest", "up")
 

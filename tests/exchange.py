@@ -10,385 +10,50 @@ As a process of its own: `python tests/exchange.py --trades 300000`; see `--help
 from __future__ import annotations
 
 import argparse
-import asyncio
-import concurrent.futures
 import gzip as gzip_library
 import json
 import random
 import re
 import signal
-import socket
-import struct
 import sys
 import threading
 import time
 from array import array
 from bisect import bisect_left, bisect_right
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from decimal import Context, Decimal, Inexact
+from dataclasses import dataclass, replace
+from decimal import Decimal
 from fractions import Fraction
-from itertools import accumulate, islice, pairwise
-from typing import TYPE_CHECKING, Any, Protocol, Self
-from urllib.parse import parse_qsl
+from itertools import accumulate, islice
+from types import FrameType, TracebackType
+from typing import Any, Self
 
-if TYPE_CHECKING:
-    from types import FrameType, TracebackType
+from exchange_faults import DELIVERIES, REFUSALS, Bucket, Fault, Faults
+from exchange_market import EXACT, SECOND_NS, HasNow, Market, Trade, WallClock, named, spellings
+from exchange_socket import TITLES, Call, Reply, _html, _Server
 
-SECOND_NS = 1_000_000_000
 PAGE_SIZE = 1000
+
+
 CANDLES = 720
+
+
 INTERVALS_MIN = (1, 5, 15, 30, 60, 240, 1440, 10080, 21600)
+
+
 # Below this a `since` is read as seconds: a trade id handed in by mistake means 1970.
 SECONDS_BELOW = 10**11
+
+
 # Seen 2021-03-25 on XBTUSD: since=1616666442.304882029 began with a row 9.7 ms older.
 FRACTION_SLIP_NS = 10_000_000
-EXACT = Context(prec=120, traps=[Inexact])
-COMMON_NAMES = {"XBT": "BTC", "XDG": "DOGE"}
+
+
 STOCK_AGENT = re.compile(
     r"python-httpx|python-requests|python-urllib|python/|curl|aiohttp|wget|go-http-client|okhttp",
     re.IGNORECASE,
 )
-
-Tape = list[tuple[int | None, int, int, Decimal, Decimal, str | None, str | None, str | None]]
-
-
-@dataclass(frozen=True, slots=True)
-class Trade:
-    """One trade as the exchange knows it; `trade_id` None makes a row of six elements."""
-
-    true_ns: int
-    price: str
-    volume: str
-    side: str
-    order_type: str
-    misc: str
-    trade_id: int | None
-
-
-@dataclass
-class Market:
-    """A pair and its whole history, in the exchange's order.
-
-    `decimals` None prints times as today (shortest digits of the nearest float64); 4 as in 2021.
-    `literals` are the times of captured rows, verbatim: then the true stamp is the literal itself.
-    """
-
-    altname: str = "XBTUSD"
-    key: str = "XXBTZUSD"
-    wsname: str = "XBT/USD"
-    base: str = "XXBT"
-    quote: str = "ZUSD"
-    pair_decimals: int = 1
-    lot_decimals: int = 8
-    cost_decimals: int = 5
-    tick_size: str = "0.1"
-    status: str = "online"
-    trades: list[Trade] = field(default_factory=list)
-    decimals: int | None = None
-    literals: list[str] | None = None
-
-    def __post_init__(self) -> None:
-        """Refuse a history out of order: every answer here is found by bisection."""
-        stamps = [trade.true_ns for trade in self.trades]
-        if any(later < earlier for earlier, later in pairwise(stamps)):
-            message = f"{self.altname}: trades must ascend by true_ns"
-            raise ValueError(message)
-
-    @classmethod
-    def from_rows(cls, rows: Iterable[Sequence[Any]], **fields: Any) -> Self:
-        """Build a market from captured rows whose times are given as text, to be shown verbatim.
-
-        Rows are put in order of time, those of equal time staying as they came.
-        """
-        known = sorted(
-            ((literal_ns(str(row[2])), str(row[2]), row) for row in rows), key=lambda item: item[0]
-        )
-        trades = [
-            Trade(stamp, row[0], row[1], row[3], row[4], row[5], row[6] if len(row) > 6 else None)
-            for stamp, _, row in known
-        ]
-        return cls(trades=trades, literals=[literal for _, literal, _ in known], **fields)
-
-    @classmethod
-    def from_bodies(cls, *bodies: str | bytes, **fields: Any) -> Self:
-        """Build a market from captured Trades answers that follow one another."""
-        rows: list[Sequence[Any]] = []
-        for body in bodies:
-            result = json.loads(body, parse_float=str)["result"]
-            fields.setdefault("key", next(name for name in result if name != "last"))
-            rows += result[fields["key"]]
-        fields.setdefault("altname", fields["key"])
-        return cls.from_rows(rows, **fields)
-
-    def shows_as(self, other: Market) -> bool:
-        """Tell whether another market has this very history, printed alike."""
-        printed = (self.decimals, self.literals) == (other.decimals, other.literals)
-        return self.trades is other.trades and printed
-
-    def literal(self, place: int) -> str:
-        """Give the time of the row at `place` as it is printed."""
-        if self.literals is not None:
-            return self.literals[place]
-        return time_literal(self.trades[place].true_ns, self.decimals)
-
-    def published_ns(self, trade: Trade) -> int:
-        """Read the printed time of a trade back, by text and so to the last digit."""
-        if self.literals is not None:
-            return trade.true_ns
-        return literal_ns(time_literal(trade.true_ns, self.decimals))
-
-
-def time_literal(true_ns: int, decimals: int | None) -> str:
-    """Print a stamp as Kraken does: as the nearest float64, or rounded to a few decimals."""
-    if decimals is None:
-        seconds, rest = divmod(true_ns, SECOND_NS)
-        return repr(float(f"{seconds}.{rest:09d}"))
-    unit = 10 ** (9 - decimals)
-    seconds, rest = divmod((true_ns + unit // 2) // unit, 10**decimals)
-    return f"{seconds}.{rest:0{decimals}d}".rstrip("0").rstrip(".")
-
-
-def literal_ns(literal: str) -> int:
-    """Give the nanoseconds that a printed time says, exactly."""
-    whole, _, fraction = literal.partition(".")
-    return int(whole) * SECOND_NS + int(fraction.ljust(9, "0"))
-
-
-def expected(market: Market) -> Tape:
-    """Give the tape that a perfect download of the market holds.
-
-    A row is (trade_id or None, published_ns, tie, price, volume, side, order type, misc).
-    """
-    tape: Tape = []
-    before, tie = -1, 0
-    for trade in market.trades:
-        published = market.published_ns(trade)
-        tie = tie + 1 if published == before else 0
-        before = published
-        side = {"b": "buy", "s": "sell"}[trade.side]
-        kind = {"m": "market", "l": "limit"}[trade.order_type]
-        price, volume = Decimal(trade.price), Decimal(trade.volume)
-        tape.append((trade.trade_id or None, published, tie, price, volume, side, kind, trade.misc))
-    return tape
-
-
-# --- clocks and limits ---------------------------------------------------------------------------
-
-
-class HasNow(Protocol):
-    """Whatever tells the exchange's time."""
-
-    @property
-    def now_ns(self) -> int:
-        """Nanoseconds since the UNIX epoch."""
-
-
-class WallClock:
-    """The machine's own time."""
-
-    @property
-    def now_ns(self) -> int:
-        """Nanoseconds since the UNIX epoch."""
-        return time.time_ns()
-
-
-@dataclass
-class Clock:
-    """A clock that stands until it is moved: trades later than it are not shown."""
-
-    now_ns: int
-
-    def advance(self, seconds: float) -> None:
-        """Let time pass."""
-        self.now_ns += round(seconds * SECOND_NS)
-
-
-@dataclass
-class Bucket:
-    """Calls that one limit still allows; a refused call costs a little, so pestering prolongs."""
-
-    burst: float = 2.0
-    penalty: float = 0.25
-    tokens: float = 2.0
-    at_s: float = 0.0
-
-    def take(self, rate: float, now_s: float) -> bool:
-        """Tell whether a call may pass now, at `rate` calls a second."""
-        self.tokens = min(self.burst, self.tokens + (now_s - self.at_s) * rate)
-        self.at_s = now_s
-        if self.tokens >= 1:
-            self.tokens -= 1
-            return True
-        self.tokens = max(self.tokens - self.penalty, -3.0)
-        return False
-
-
-# --- faults --------------------------------------------------------------------------------------
-
-REFUSALS = {
-    "rate_limit": "EAPI:Rate limit exceeded",
-    "too_many": "EGeneral:Too many requests",
-    "throttled": "EService: Throttled: ",  # and the UNIX time until which to wait
-    "unavailable": "EService:Unavailable",
-    "busy": "EService:Busy",
-    "deadline": "EService:Deadline elapsed",
-    "internal": "EGeneral:Internal error",
-    "lockout": "EGeneral:Temporary lockout",
-    "denied": "EGeneral:Permission denied",
-    "unknown_pair": "EQuery:Unknown asset pair",
-    "invalid": "EGeneral:Invalid arguments",
-}
-DELIVERIES = ("cut", "reset", "close", "hang", "dribble", "drop_after")
-BODIES = ("bad_json", "not_json", "big", "warning")
-CURSORS = ("last_missing", "last_short", "last_stuck", "last_garbage")
-LIES = ("first_rows", "last_rows", "later", "newest", "late_row")
-PAGES = ("empty", "stale", "older", "skip", "repeat", "shuffle", *LIES, *CURSORS)
-KINDS = (*REFUSALS, "http", *DELIVERIES, *BODIES, *PAGES)
-
-Item = str | tuple[str, ...] | None
-
-
-@dataclass(frozen=True, slots=True)
-class Fault:
-    """One thing that goes wrong: `kind`, and an amount where the kind has one."""
-
-    kind: str
-    amount: float | None = None
-
-    @classmethod
-    def parse(cls, text: str) -> Fault:
-        """Read `kind` or `kind:amount`, such as `hang:2` or `http:503`."""
-        kind, _, amount = text.partition(":")
-        if kind not in KINDS:
-            message = f"unknown fault {text!r}; known are {', '.join(KINDS)}"
-            raise ValueError(message)
-        return cls(kind, float(amount) if amount else None)
-
-
-def _items(script: Iterable[Item]) -> deque[tuple[Fault, ...]]:
-    """Read a script: per call None, one fault, or several at once."""
-    texts = ((item,) if isinstance(item, str) else item or () for item in script)
-    return deque(tuple(Fault.parse(text) for text in item) for item in texts)
-
-
-class Faults:
-    """What goes wrong, and when: by script, by chance, or both (the script goes first).
-
-    script: faults of the Trades calls, one item a call, over all pairs, or by pair in a mapping
-        {altname: items}. An item is None (nothing), "kind", "kind:amount" or a tuple of such.
-    elsewhere: scripts of other calls, {"AssetPairs": items}.
-    chances: {"kind[:amount]": probability}, drawn per pair from the seed, on `endpoints`.
-    hide: {altname: {place in the history: times}}: rows left out of the first so many pages that
-        would show them.
-    times: how often chance may leave out one row, or empty one place.
-    candles: what becomes of the rows of an OHLC answer, given the altname and the minutes.
-    Lies: first_rows and last_rows leave out rows at a page's ends; later answers as if `since` were
-        so many rows later; newest gives the newest page; late_row prints one row's time later.
-    Amounts: http status (503), seconds of hang, dribble and throttled, rows of older, skip,
-        repeat, first_rows, last_rows and later, seconds of late_row (6000), digits of
-        last_short (16), bytes of big.
-    """
-
-    def __init__(
-        self,
-        *,
-        seed: int = 0,
-        script: Iterable[Item] | Mapping[str, Iterable[Item]] = (),
-        elsewhere: Mapping[str, Iterable[Item]] | None = None,
-        chances: Mapping[str, float] | None = None,
-        endpoints: Iterable[str] = ("Trades",),
-        hide: Mapping[str, Mapping[int, int]] | None = None,
-        times: int = 1,
-        candles: Callable[[str, int, list[Any]], list[Any]] = lambda _pair, _minutes, rows: rows,
-        hang_s: float = 30.0,
-        dribble_s: float = 5.0,
-        throttle_s: float = 1.0,
-        retry_after_s: int | None = None,
-        big_bytes: int = 64 << 20,
-        garbage: str = "not-a-cursor",
-    ) -> None:
-        """Set the faults up; everything may be changed while the exchange runs."""
-        by_pair = dict(script) if isinstance(script, Mapping) else {}
-        self.seed = seed
-        self.script = _items(() if isinstance(script, Mapping) else script)
-        self.by_pair = {pair: _items(items) for pair, items in by_pair.items()}
-        self.elsewhere = {name: _items(items) for name, items in (elsewhere or {}).items()}
-        self.chances = {Fault.parse(text): chance for text, chance in (chances or {}).items()}
-        self.endpoints = frozenset(endpoints)
-        self.hide = {pair: dict(rows) for pair, rows in (hide or {}).items()}
-        self.times = times
-        self.candles = candles
-        self.hang_s = hang_s
-        self.dribble_s = dribble_s
-        self.throttle_s = throttle_s
-        self.retry_after_s = retry_after_s
-        self.big_bytes = big_bytes
-        self.garbage = garbage
-        self.done: Counter[str] = Counter()
-        self._spent: Counter[tuple[str, str, int]] = Counter()
-        self._randoms: dict[str, random.Random] = {}
-
-    def push(self, *items: Item, pair: str | None = None) -> None:
-        """Put more items at the end of a script."""
-        script = self.script if pair is None else self.by_pair.setdefault(pair, deque())
-        script.extend(_items(items))
-
-    def random(self, pair: str) -> random.Random:
-        """Give the pair's own source of chance, so that pairs side by side do not disturb it."""
-        if pair not in self._randoms:
-            self._randoms[pair] = random.Random(f"{self.seed} {pair}")
-        return self._randoms[pair]
-
-    def draw(self, endpoint: str, pair: str) -> tuple[tuple[Fault, ...], bool]:
-        """Tell what happens to this call, and whether a script wants it so."""
-        scripts = [self.by_pair.get(pair), self.script] if endpoint == "Trades" else []
-        for script in (*scripts, self.elsewhere.get(endpoint)):
-            if script:
-                return script.popleft(), True
-        if not self.chances or endpoint not in self.endpoints:
-            return (), False
-        source = self.random(pair)
-        return tuple(f for f, chance in self.chances.items() if source.random() < chance), False
-
-    def spend(self, kind: str, pair: str, place: int) -> bool:
-        """Tell whether chance may strike this place once more."""
-        self._spent[kind, pair, place] += 1
-        return self._spent[kind, pair, place] <= self.times
-
-    def hidden(self, pair: str, place: int) -> bool:
-        """Tell whether the row at this place is left out of this page."""
-        left = self.hide.get(pair, {}).get(place, 0)
-        if left > 0:
-            self.hide[pair][place] = left - 1
-        return left > 0
-
-
-# --- answers -------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class Call:
-    """One call that arrived; `at_s` is monotonic time, `rows` those of a Trades page."""
-
-    at_s: float
-    path: str
-    params: dict[str, str]
-    outcome: str
-    pair: str | None = None
-    rows: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Reply:
-    """One answer, and how the socket is to deliver it."""
-
-    body: bytes
-    status: int = 200
-    content_type: str = "application/json; charset=utf-8"
-    headers: str = ""
-    delivery: Fault | None = None
 
 
 class Refused(Exception):
@@ -407,30 +72,6 @@ def _dumps(value: object) -> bytes:
 
 def _error(label: str, entry: str | None = None) -> Refused:
     return Refused(label, Reply(_dumps({"error": [entry or REFUSALS[label]]})))
-
-
-def _html(status: int, title: str, headers: str = "") -> Reply:
-    """Give a page as Cloudflare makes it: HTML that is no answer of the exchange."""
-    body = (
-        f'<!DOCTYPE html>\n<html lang="en-US"><head><title>api.kraken.com | {status}: {title}'
-        f"</title></head><body><h1>{title}</h1><p>Error code {status}</p>"
-        "<p>Cloudflare Ray ID: 4870683c6e79a338</p></body></html>\n"
-    )
-    return Reply(body.encode(), status, "text/html; charset=UTF-8", headers)
-
-
-TITLES = {
-    403: "Forbidden",
-    404: "Not Found",
-    405: "Method Not Allowed",
-    429: "Too Many Requests",
-    500: "Internal Server Error",
-    502: "Bad Gateway",
-    503: "Service Temporarily Unavailable",
-    504: "Gateway time-out",
-    520: "Web server is returning an unknown error",
-    522: "Connection timed out",
-}
 
 
 class Shelf:
@@ -509,9 +150,6 @@ def skippable(shelf: Shelf, places: Sequence[int]) -> list[int]:
     return [p for p in inner if all(shelf.has_id(place) for place in (p - 1, p, p + 1))]
 
 
-# --- candles -------------------------------------------------------------------------------------
-
-
 def _money(value: Decimal, decimals: int) -> str:
     """Print with the pair's decimals, or with more where the price has more."""
     short = value.quantize(Decimal(1).scaleb(-decimals))
@@ -548,20 +186,6 @@ def ohlc_rows(shelf: Shelf, minutes: int, now_ns: int) -> list[list[object]]:
         rows.append(_candle(trades, before, bucket * step // SECOND_NS, shelf.market.pair_decimals))
         start = stop
     return rows
-
-
-# --- the exchange --------------------------------------------------------------------------------
-
-
-def spellings(market: Market) -> list[str]:
-    """Give all that people type for a pair, the exchange's own names first."""
-    names = [market.altname, market.key]
-    base, slash, quote = market.wsname.partition("/")
-    if slash:
-        for first in (base, COMMON_NAMES.get(base, base)):
-            for second in (quote, COMMON_NAMES.get(quote, quote)):
-                names += [f"{first}/{second}", f"{first}{second}"]
-    return [*names, *(name.upper() for name in names)]
 
 
 class Exchange:
@@ -1053,209 +677,6 @@ def _asset_pair(market: Market) -> dict[str, object]:
         "tick_size": market.tick_size,
         "status": market.status,
     }
-
-
-# --- the sockets ---------------------------------------------------------------------------------
-
-
-class _Server:
-    """The event loop of an exchange, in a thread of its own."""
-
-    def __init__(self, exchange: Exchange) -> None:
-        self.exchange = exchange
-        self.connections: set[_Connection] = set()
-        self._thread: threading.Thread | None = None
-        self._halt: Callable[[], None] = lambda: None
-
-    def start(self, port: int) -> int:
-        ready: concurrent.futures.Future[int] = concurrent.futures.Future()
-        self._thread = threading.Thread(
-            target=lambda: asyncio.run(self._main(port, ready)), name="exchange", daemon=True
-        )
-        self._thread.start()
-        return ready.result(timeout=10)
-
-    def stop(self) -> None:
-        if self._thread is not None:
-            self._halt()
-            self._thread.join(timeout=10)
-            self._thread = None
-
-    async def _main(self, port: int, ready: concurrent.futures.Future[int]) -> None:
-        loop = asyncio.get_running_loop()
-        halted = asyncio.Event()
-
-        def halt() -> None:
-            loop.call_soon_threadsafe(halted.set)
-
-        self._halt = halt
-        try:
-            server = await loop.create_server(
-                lambda: _Connection(self), "127.0.0.1", port, backlog=1024
-            )
-        except OSError as error:
-            ready.set_exception(error)
-            return
-        ready.set_result(server.sockets[0].getsockname()[1])
-        await halted.wait()
-        server.close()
-        # Whom the loop has accepted and not yet handed over is cut off as well.
-        accepting = asyncio.all_tasks() - {asyncio.current_task()}
-        await asyncio.gather(*accepting, return_exceptions=True)
-        while self.connections:
-            for connection in list(self.connections):
-                connection.abort()
-            await asyncio.sleep(0)
-        # Of these the loop knows alone: nobody told us of them, or they are on their way out.
-        for transport in list(getattr(loop, "_transports", {}).values()):
-            transport.abort()
-        await asyncio.sleep(0)
-        await asyncio.sleep(0)
-
-
-class _Connection(asyncio.Protocol):
-    """One keep-alive HTTP/1.1 connection; a protocol and not streams, as benchmarks count on it."""
-
-    transport: asyncio.Transport
-
-    def __init__(self, server: _Server) -> None:
-        self.server = server
-        self.exchange = server.exchange
-        self.received = bytearray()
-        self.waiting = False
-        self.timer: asyncio.TimerHandle | None = None
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self.transport = transport
-        self.server.connections.add(self)
-        self.exchange.connections += 1
-
-    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002
-        self.server.connections.discard(self)
-        if self.timer is not None:
-            self.timer.cancel()
-
-    def data_received(self, data: bytes) -> None:
-        self.received += data
-        self.serve()
-
-    def abort(self) -> None:
-        if self.timer is not None:
-            self.timer.cancel()
-        self.transport.abort()
-
-    def later(self, seconds: float, action: Callable[[], None]) -> None:
-        self.timer = asyncio.get_running_loop().call_later(seconds, action)
-
-    def serve(self) -> None:
-        """Answer what has arrived whole, one call after the other."""
-        while not self.waiting and (end := self.received.find(b"\r\n\r\n")) >= 0:
-            head = bytes(self.received[:end]).decode("latin-1")
-            del self.received[: end + 4]
-            line, *fields = head.split("\r\n")
-            headers = {}
-            for text in fields:
-                name, _, value = text.partition(":")
-                headers[name.strip().lower()] = value.strip()
-            self.call(line, headers)
-
-    def call(self, line: str, headers: Mapping[str, str]) -> None:
-        method, _, rest = line.partition(" ")
-        target = rest.rpartition(" ")[0]
-        if method != "GET":
-            self.waiting = True
-            self.send(_html(405, TITLES[405]), zipped=False, closing=True)
-            return
-        path, _, query = target.partition("?")
-        params = dict(parse_qsl(query, keep_blank_values=True))
-        reply = self.exchange.answer(path, params, headers.get("user-agent"))
-        zipped = self.exchange.gzip and "gzip" in headers.get("accept-encoding", "")
-        closing = headers.get("connection", "").lower() == "close"
-        self.waiting = True
-        if self.exchange.latency_s > 0:
-            self.later(
-                self.exchange.latency_s, lambda: self.send(reply, zipped=zipped, closing=closing)
-            )
-        else:
-            self.send(reply, zipped=zipped, closing=closing)
-
-    def send(self, reply: Reply, *, zipped: bool, closing: bool) -> None:
-        delivery = reply.delivery or Fault("")
-        if delivery.kind in {"hang", "reset", "close"}:
-            self.keep_silent(delivery)
-            return
-        head, body = self.packed(reply, zipped=zipped, closing=closing)
-        if delivery.kind == "cut":
-            self.transport.write(head + body[: len(body) // 2])
-        elif delivery.kind == "dribble":
-            self.transport.write(head)
-            self.dribble(body, 0, time.monotonic() + (delivery.amount or 0))
-            return
-        else:
-            self.transport.write(head + body)
-        if closing or delivery.kind in {"cut", "drop_after"}:
-            self.transport.close()
-            return
-        self.done()
-
-    def done(self) -> None:
-        self.waiting = False
-        if self.received:
-            asyncio.get_running_loop().call_soon(self.serve)
-
-    def packed(self, reply: Reply, *, zipped: bool, closing: bool) -> tuple[bytes, bytes]:
-        """Give head and body as they go over the wire."""
-        body, encoding = reply.body, ""
-        if zipped and len(body) > 400:
-            body, encoding = self.exchange.zipped(body), "Content-Encoding: gzip\r\n"
-        head = (
-            f"HTTP/1.1 {reply.status} {TITLES.get(reply.status, 'OK')}\r\n"
-            f"Server: cloudflare\r\nContent-Type: {reply.content_type}\r\n"
-            f"Content-Length: {len(body)}\r\n{encoding}{reply.headers}"
-            f"Connection: {'close' if closing else 'keep-alive'}\r\n\r\n"
-        )
-        return head.encode(), body
-
-    def keep_silent(self, delivery: Fault) -> None:
-        """Never answer: hang a while and close, close at once, or reset."""
-        if delivery.kind == "hang":
-            self.later(delivery.amount or 0, self.transport.close)
-            return
-        if delivery.kind == "reset":
-            plug = self.transport.get_extra_info("socket")
-            plug.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-            self.transport.abort()
-            return
-        self.transport.close()
-
-    def dribble(self, body: bytes, place: int, until_s: float) -> None:
-        """Send a byte now and then; the patience ends after a while, body whole or not."""
-        if place >= len(body):
-            self.done()
-        elif time.monotonic() >= until_s:
-            self.transport.close()
-        else:
-            self.transport.write(body[place : place + 1])
-            self.later(0.05, lambda: self.dribble(body, place + 1, until_s))
-
-
-# --- a process of its own ------------------------------------------------------------------------
-
-WELL_KNOWN = (
-    ("XBTUSD", "XXBTZUSD", "XBT/USD", "XXBT", "ZUSD"),
-    ("ETHUSD", "XETHZUSD", "ETH/USD", "XETH", "ZUSD"),
-    ("XBTEUR", "XXBTZEUR", "XBT/EUR", "XXBT", "ZEUR"),
-    ("XDGUSD", "XDGUSD", "XDG/USD", "XXDG", "ZUSD"),
-    ("SOLUSD", "SOLUSD", "SOL/USD", "SOL", "ZUSD"),
-)
-
-
-def named(number: int, trades: list[Trade]) -> Market:
-    """Give a market its names: some well-known ones, then made ones."""
-    made = f"C{number}"
-    names = (f"{made}USD", f"{made}USD", f"{made}/USD", made, "ZUSD")
-    return Market(*(WELL_KNOWN[number] if number < len(WELL_KNOWN) else names), trades=trades)
 
 
 def _parser() -> argparse.ArgumentParser:

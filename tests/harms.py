@@ -16,7 +16,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import tapes
 from crawling import Crawl, serve
-from exchange import Exchange, Market
+from exchange import Exchange
+from exchange_market import Market
 
 from harvester import config
 from harvester.download.pair_selection import refresh_pairs

@@ -16,7 +16,7 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from exchange import Market, Tape, expected
+from exchange_market import Market, Tape, expected
 
 NAME = re.compile(r"(\d{19})-(\d{19})\.parquet")
 PLAIN = pa.schema(

@@ -13,7 +13,8 @@ import pyarrow.parquet as pq
 import tapes
 from crawling import tape_of
 from doomed import Plan
-from exchange import SECOND_NS, Clock, Exchange, Market, Tape, expected
+from exchange import Exchange
+from exchange_market import SECOND_NS, Clock, Market, Tape, expected
 from victims import Ended, Victims
 
 from harvester import config

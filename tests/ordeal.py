@@ -15,7 +15,9 @@ from typing import NamedTuple, Self
 import csvs
 import tapes
 from doomed import WHEN, Plan
-from exchange import SECOND_NS, Clock, Exchange, Fault, Faults, Market, Tape, Trade, named
+from exchange import Exchange
+from exchange_faults import Fault, Faults
+from exchange_market import SECOND_NS, Clock, Market, Tape, Trade, named
 from ledger import Ledger, Loss, check_nothing_left, staged, strangers, told_by_file
 from victims import Disk, Ended, Victims
 

@@ -11,7 +11,7 @@ from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
-from exchange import SECOND_NS, Market, Trade
+from exchange_market import SECOND_NS, Market, Trade
 from hypothesis import strategies as st
 
 if TYPE_CHECKING:

@@ -18,7 +18,7 @@ import oracle
 import pyarrow as pa
 import pytest
 import tapes
-from exchange import Market, Trade, expected
+from exchange_market import Market, Trade, expected
 from test_candles import batch, cut, hold
 
 from harvester.csv_import.files import KnownComplete, find

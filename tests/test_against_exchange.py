@@ -18,7 +18,9 @@ from typing import Any, TypeVar
 import pytest
 import tapes
 from crawling import Crawl, serve
-from exchange import Clock, Exchange, Faults, Market, Shelf, Trade, expected, ohlc_rows
+from exchange import Exchange, Shelf, ohlc_rows
+from exchange_faults import Faults
+from exchange_market import Clock, Market, Trade, expected
 from test_candles import cut, hold
 
 from harvester import config

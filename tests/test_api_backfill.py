@@ -15,7 +15,9 @@ from typing import Any
 import pytest
 import tapes
 from crawling import serve, strangers, tape_of
-from exchange import Exchange, Faults, expected
+from exchange import Exchange
+from exchange_faults import Faults
+from exchange_market import expected
 
 import harvester
 from harvester.download.events import Begun, Committed, Event, PageRead, Started

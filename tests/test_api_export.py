@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 import tapes
-from exchange import expected
+from exchange_market import expected
 from test_candles import PAIR, cut, hold
 
 import harvester

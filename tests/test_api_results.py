@@ -17,7 +17,7 @@ import polars as pl
 import pyarrow as pa
 import pytest
 import tapes
-from exchange import expected
+from exchange_market import expected
 from test_candles import PLAIN, answer, cut, hold, is_equal
 
 import harvester

@@ -10,7 +10,7 @@ from typing import Any
 import csvs
 import pytest
 import tapes
-from exchange import SECOND_NS, Trade
+from exchange_market import SECOND_NS, Trade
 from test_bulk_upgrade import PAIR, started
 from test_bulk_upgrade_damage import without_a_row
 from test_bulk_upgrade_kills import MIDNIGHT_NS, Killed, busy_new_year, earlier_import

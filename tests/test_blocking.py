@@ -19,7 +19,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from crawling import serve, tape_of
-from exchange import Market, expected
+from exchange_market import Market, expected
 from tapes import xbtusd_like
 from test_schema import batch
 

@@ -11,7 +11,8 @@ from functools import cache
 
 import httpx
 import pytest
-from exchange import Exchange, Reply
+from exchange import Exchange
+from exchange_socket import Reply
 from test_client import GOOD, MARKET, Odd, Told, newest, run
 
 from harvester.kraken import decode

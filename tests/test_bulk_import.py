@@ -20,7 +20,8 @@ import pytest
 import tapes
 from crawling import serve, strangers, tape_of
 from doomed import Plan
-from exchange import Exchange, Market, expected
+from exchange import Exchange
+from exchange_market import Market, expected
 
 from harvester.csv_import.file_scan import scan_file
 from harvester.csv_import.files import find

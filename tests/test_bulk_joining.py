@@ -14,7 +14,7 @@ import csvs
 import pytest
 import tapes
 from crawling import tape_of
-from exchange import SECOND_NS, Market, Trade, expected
+from exchange_market import SECOND_NS, Market, Trade, expected
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_schema import batch

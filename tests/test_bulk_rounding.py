@@ -7,7 +7,7 @@ from decimal import Decimal
 import pytest
 import tapes
 from csvs import ROUNDINGS, second
-from exchange import SECOND_NS, Trade, expected
+from exchange_market import SECOND_NS, Trade, expected
 from hypothesis import given
 from hypothesis import strategies as st
 from test_schema import batch

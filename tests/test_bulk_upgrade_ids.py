@@ -12,7 +12,7 @@ import csvs
 import pyarrow as pa
 import pytest
 import tapes
-from exchange import SECOND_NS, Trade
+from exchange_market import SECOND_NS, Trade
 from test_bulk_upgrade import NOW_NS, PAIR, TRADES, started, years
 
 from harvester.csv_import.files import KnownComplete

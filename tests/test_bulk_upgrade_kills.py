@@ -14,7 +14,8 @@ import csvs
 import pytest
 import tapes
 from crawling import Crawl, serve, strangers, tape_of
-from exchange import SECOND_NS, Clock, Exchange, Tape, Trade, expected
+from exchange import Exchange
+from exchange_market import SECOND_NS, Clock, Tape, Trade, expected
 from test_bulk_joining import imported
 from victims import Victims, hunt
 

@@ -14,7 +14,7 @@ import csvs
 import pytest
 import tapes
 from crawling import serve, tape_of
-from exchange import SECOND_NS, Clock
+from exchange_market import SECOND_NS, Clock
 from msgspec.structs import replace
 from test_bulk_upgrade import NOW_NS, PAIR, aside, started, years
 from test_bulk_upgrade_damage import without_a_row

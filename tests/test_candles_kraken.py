@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from exchange import Market, expected
+from exchange_market import Market, expected
 from test_candles import PLAIN, answer, ask, cut, hold
 
 from harvester.query.candles import ohlc

@@ -13,7 +13,8 @@ import msgspec
 import pytest
 import tapes
 from crawling import Crawl, serve, tape_of
-from exchange import Exchange, Market, expected
+from exchange import Exchange
+from exchange_market import Market, expected
 
 import harvester
 from harvester import config

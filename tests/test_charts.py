@@ -15,7 +15,7 @@ import numpy as np
 import oracle
 import pytest
 import tapes
-from exchange import expected
+from exchange_market import expected
 from test_candles import MINUTE, SECOND, START, cut, hold, trade
 
 import harvester

@@ -16,7 +16,10 @@ from typing import Any
 import pytest
 import tapes
 from crawling import serve, strangers, tape_of
-from exchange import Clock, Exchange, Faults, Reply, expected
+from exchange import Exchange
+from exchange_faults import Faults
+from exchange_market import Clock, expected
+from exchange_socket import Reply
 
 HARVESTER = [sys.executable, "-c", "from harvester.cli.main import main; main()"]
 FAST = {

@@ -10,7 +10,7 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 import tapes
-from exchange import expected
+from exchange_market import expected
 from test_candles import PAIR, SECOND, START, cut, hold, trade
 from test_exports import run
 

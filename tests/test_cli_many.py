@@ -13,7 +13,9 @@ from typing import Any
 import pytest
 import tapes
 from crawling import serve, tape_of
-from exchange import Exchange, Faults, expected, named
+from exchange import Exchange
+from exchange_faults import Faults
+from exchange_market import expected, named
 
 HARVESTER = [sys.executable, "-c", "from harvester.cli.main import main; main()"]
 SIZES = (1_200, 10, 30, 20, 40)

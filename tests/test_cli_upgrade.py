@@ -19,7 +19,8 @@ import oracle
 import pytest
 import tapes
 from crawling import serve, strangers, tape_of
-from exchange import Clock, Exchange, Tape, expected
+from exchange import Exchange
+from exchange_market import Clock, Tape, expected
 from victims import Victims, hunt
 
 import harvester

@@ -14,7 +14,10 @@ from typing import TypeVar
 
 import pytest
 import tapes
-from exchange import REFUSALS, Clock, Exchange, Faults, Market, Reply, expected
+from exchange import Exchange
+from exchange_faults import REFUSALS, Faults
+from exchange_market import Clock, Market, expected
+from exchange_socket import Reply
 
 from harvester.config import ExchangeSettings
 from harvester.errors import (

@@ -11,7 +11,9 @@ import pyarrow.parquet as pq
 import pytest
 import tapes
 from crawling import Crawl, serve, strangers, tape_of
-from exchange import Clock, Exchange, Faults, Market, Trade, expected, named
+from exchange import Exchange
+from exchange_faults import Faults
+from exchange_market import Clock, Market, Trade, expected, named
 
 from harvester.download.events import Started
 from harvester.storage.trade_store import TradeStore

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 import tapes
 from crawling import Crawl, serve, strangers, tape_of
-from exchange import Faults, Market, expected
+from exchange_faults import Faults
+from exchange_market import Market, expected
 from hypothesis import given, settings
 from hypothesis import strategies as st
 

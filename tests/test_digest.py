@@ -10,7 +10,7 @@ from pathlib import Path
 import oracle
 import pytest
 import tapes
-from exchange import expected
+from exchange_market import expected
 from test_candles import PAIR, cut, hold
 
 from harvester.storage.trade_store import TradeStore

@@ -21,23 +21,9 @@ from urllib.parse import urlencode, urlsplit
 import oracle
 import pytest
 import tapes
-from exchange import (
-    KINDS,
-    REFUSALS,
-    SECOND_NS,
-    Bucket,
-    Clock,
-    Exchange,
-    Fault,
-    Faults,
-    Market,
-    Shelf,
-    Trade,
-    expected,
-    literal_ns,
-    ohlc_rows,
-    time_literal,
-)
+from exchange import Exchange, Shelf, ohlc_rows
+from exchange_faults import KINDS, REFUSALS, Bucket, Fault, Faults
+from exchange_market import SECOND_NS, Clock, Market, Trade, expected, literal_ns, time_literal
 from hypothesis import given, settings
 
 AGENT = {"User-Agent": "tests/1.0"}

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 import tapes
 from crawling import ALL, Crawl, tape_of
-from exchange import SECOND_NS, Clock, Exchange, expected
+from exchange import Exchange
+from exchange_market import SECOND_NS, Clock, expected
 from wrong_clock import (
     DAY_NS,
     DAY_S,

@@ -9,7 +9,7 @@ import duckdb
 import pyarrow as pa
 import pytest
 import tapes
-from exchange import expected
+from exchange_market import expected
 from test_candles import PAIR, ask, cut, hold
 from test_exports import run
 from test_rollups import LEVELS, rolled

@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import tapes
-from exchange import expected
+from exchange_market import expected
 from test_candles import cut, hold
 
 from harvester.cli.formats import FORMATS, write

@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 import tapes
 from crawling import Crawl, strangers, tape_of
-from exchange import SECOND_NS, Clock, Exchange, Market, expected
+from exchange import Exchange
+from exchange_market import SECOND_NS, Clock, Market, expected
 from wrong_clock import DAY_NS, MARKET, NOW_NS, SETTLED_NS, TRADES, Lying, all_settled
 
 from harvester.cli.main import cli

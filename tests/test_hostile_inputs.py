@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 import tapes
 from crawling import serve
-from exchange import Exchange, Faults
+from exchange import Exchange
+from exchange_faults import Faults
 from test_output import run
 
 NOBODY = "http://127.0.0.1:9"

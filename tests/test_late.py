@@ -11,7 +11,9 @@ import pyarrow.parquet as pq
 import pytest
 import tapes
 from crawling import Crawl, serve, strangers, tape_of
-from exchange import SECOND_NS, Clock, Exchange, Faults, Market, Tape, expected
+from exchange import Exchange
+from exchange_faults import Faults
+from exchange_market import SECOND_NS, Clock, Market, Tape, expected
 
 from harvester.storage.trade_store import TradeStore
 from harvester.times import show

@@ -9,7 +9,8 @@ import pyarrow as pa
 import pytest
 import tapes
 from crawling import ALL, Crawl, serve, tape_of
-from exchange import Clock, Faults, Market, Trade, expected
+from exchange_faults import Faults
+from exchange_market import Clock, Market, Trade, expected
 from hypothesis import given, settings
 from hypothesis import strategies as st
 

@@ -11,7 +11,8 @@ import msgspec
 import pytest
 import tapes
 from crawling import Crawl
-from exchange import Clock, Exchange, Market
+from exchange import Exchange
+from exchange_market import Clock, Market
 from nightly import DAY_NS, FIRST_NS, OPTIONS, Nights, until
 
 from harvester import config

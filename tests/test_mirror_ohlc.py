@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 import tapes
 from crawling import serve
-from exchange import INTERVALS_MIN, Clock, Market, Shelf, ohlc_rows
+from exchange import INTERVALS_MIN, Shelf, ohlc_rows
+from exchange_market import Clock, Market
 from test_mirror import PLAIN, T0, archive_of, commit, errors, get, rows_of
 
 import harvester

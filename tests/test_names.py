@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 import tapes
 from crawling import serve
-from exchange import Exchange, named
+from exchange import Exchange
+from exchange_market import named
 
 from harvester import config
 from harvester.download.pair_selection import PairName, PairSelection, choose

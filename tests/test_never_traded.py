@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 import tapes
 from crawling import Crawl, serve, tape_of
-from exchange import SECOND_NS, Clock, Faults, expected
+from exchange_faults import Faults
+from exchange_market import SECOND_NS, Clock, expected
 
 from harvester.storage.trade_store import TradeStore
 from harvester.times import Range

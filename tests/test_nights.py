@@ -10,7 +10,8 @@ from typing import Any, NamedTuple
 
 from crawling import strangers
 from doomed import Plan
-from exchange import Clock, Exchange
+from exchange import Exchange
+from exchange_market import Clock
 from nightly import DAY_NS, FIRST_NS, Nights, daily, jump_ahead, states, until
 from victims import ended, wait_for
 

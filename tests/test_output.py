@@ -15,7 +15,8 @@ import pyarrow as pa
 import pytest
 import tapes
 from crawling import serve
-from exchange import Exchange, Reply
+from exchange import Exchange
+from exchange_socket import Reply
 from rich.console import Console
 
 from harvester.cli import formats, output

@@ -13,7 +13,7 @@ from itertools import pairwise
 from typing import NamedTuple
 
 import pytest
-from exchange import Bucket
+from exchange_faults import Bucket
 from hypothesis import given, settings
 from hypothesis import strategies as st
 

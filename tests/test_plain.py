@@ -6,7 +6,8 @@ import json
 
 import msgspec
 import pytest
-from exchange import Exchange, Market
+from exchange import Exchange
+from exchange_market import Market
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from tapes import tiny_coin, xbtusd_like, zero_ids

@@ -12,7 +12,7 @@ import polars as pl
 import pytest
 import tapes
 from crawling import Crawl, serve
-from exchange import Market, expected
+from exchange_market import Market, expected
 
 XBT = tapes.market(tapes.xbtusd_like(3_000, 61))
 COIN = tapes.tiny_coin(800, 61)

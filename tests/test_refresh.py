@@ -14,7 +14,9 @@ from typing import Any
 import pytest
 import tapes
 from crawling import Crawl
-from exchange import Clock, Exchange, Fault, Market
+from exchange import Exchange
+from exchange_faults import Fault
+from exchange_market import Clock, Market
 from nightly import DAY_NS, FIRST_NS, NAMES, SETTLE_NS, Nights, daily, states, until
 from victims import ended, wait_for
 

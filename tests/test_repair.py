@@ -27,7 +27,10 @@ import pytest
 import tapes
 from crawling import Crawl, serve, strangers, tape_of
 from doomed import Plan
-from exchange import Call, Clock, Exchange, Faults, expected
+from exchange import Exchange
+from exchange_faults import Faults
+from exchange_market import Clock, expected
+from exchange_socket import Call
 from harms import END, HARMS, MARKET, PAIR, RANGES, TRADES, Harm, path_of, segment
 from hypothesis import given, settings
 from hypothesis import strategies as st

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import tapes
-from exchange import Market, expected
+from exchange_market import Market, expected
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_candles import (

@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import tapes
-from exchange import expected
+from exchange_market import expected
 from hypothesis import given, settings
 from hypothesis import strategies as st
 

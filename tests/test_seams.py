@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 import tapes
 from crawling import Crawl, serve, tape_of
-from exchange import Clock, Exchange, Faults, Market, Trade, expected
+from exchange import Exchange
+from exchange_faults import Faults
+from exchange_market import Clock, Market, Trade, expected
 
 from harvester.download.page_merge import PageMerger
 from harvester.storage.trade_store import TradeStore

@@ -8,7 +8,9 @@ from typing import Any
 
 import pytest
 from crawling import serve
-from exchange import Clock, Exchange, Faults
+from exchange import Exchange
+from exchange_faults import Faults
+from exchange_market import Clock
 from test_against_exchange import (
     FIELDS,
     NOW,

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import tapes
-from exchange import Market, expected
+from exchange_market import Market, expected
 from test_schema import batch, checksum
 
 from harvester.errors import ArchiveDamaged, ArchiveError, ArchiveTooNew, ArchiveUnwritable

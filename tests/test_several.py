@@ -9,7 +9,7 @@ import oracle
 import pyarrow as pa
 import pytest
 import tapes
-from exchange import Market, expected
+from exchange_market import Market, expected
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_candles import MINUTE, PAIR, SECOND, answer, ask, cut, hold, is_equal

@@ -11,7 +11,10 @@ from typing import Any
 import pytest
 import tapes
 from crawling import Crawl, strangers, tape_of
-from exchange import Call, Clock, Exchange, Faults, Market, expected
+from exchange import Exchange
+from exchange_faults import Faults
+from exchange_market import Clock, Market, expected
+from exchange_socket import Call
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from ledger import Ledger

@@ -12,7 +12,7 @@ import duckdb
 import oracle
 import pytest
 import tapes
-from exchange import expected
+from exchange_market import expected
 from test_candles import MADE_TAPES, Part, answer, cut, hold, is_equal, overlapping
 
 from harvester.errors import BadInterval, BadQuery, HarvesterError, UsageError

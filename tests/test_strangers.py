@@ -11,7 +11,7 @@ import duckdb
 import pytest
 import tapes
 from crawling import Crawl, serve, tape_of
-from exchange import expected
+from exchange_market import expected
 
 import harvester
 from harvester.errors import ArchiveDamaged, ArchiveUnwritable

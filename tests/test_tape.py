@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import pyarrow as pa
 import tapes
-from exchange import Market, Trade, expected
+from exchange_market import Market, Trade, expected
 from hypothesis import given, settings
 from hypothesis import strategies as st
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import trials
 from doomed import Plan
-from exchange import Faults
+from exchange_faults import Faults
 from ordeal import COMMANDS, Command, Round, Tally
 from victims import Disk, hunt
 

@@ -9,7 +9,9 @@ import pyarrow as pa
 import pytest
 import tapes
 from crawling import Crawl, serve, tape_of
-from exchange import Exchange, Faults, Market, expected, named
+from exchange import Exchange
+from exchange_faults import Faults
+from exchange_market import Market, expected, named
 
 from harvester.download import backfill as turns_module
 from harvester.download.backfill import PairQueue

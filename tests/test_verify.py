@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 import tapes
 from crawling import Crawl, serve
-from exchange import Market
+from exchange_market import Market
 from harms import span_text
 
 from harvester.query.rollups import parse_levels, roll_up

@@ -8,7 +8,8 @@ import time
 from collections.abc import Callable
 from typing import NamedTuple
 
-from exchange import SECOND_NS, Faults
+from exchange_faults import Faults
+from exchange_market import SECOND_NS
 from ledger import Loss, staged, uncovered
 from ordeal import COMMANDS, LATENCY_S, SETTLE_S, Command, Round
 from victims import DENIED, POLL_S, Ended, ended, hunt

@@ -6,7 +6,8 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import tapes
-from exchange import SECOND_NS, Clock, Exchange, Market, expected
+from exchange import Exchange
+from exchange_market import SECOND_NS, Clock, Market, expected
 
 DAY_S = 86_400
 DAY_NS = DAY_S * SECOND_NS
