@@ -21,7 +21,7 @@ check: lint types test check-newest
 # the oldest that pyproject.toml allows. Each has a venv of its own. The commands are run before the
 # extras and the tools of the tests are installed.
 IN_VENV = pytest pytest-timeout pytest-xdist hypothesis
-COMMANDS = tests/test_installed.py
+COMMANDS = tests/integration/test_installed.py
 
 check-newest: install
 	rm -rf build/newest
@@ -29,7 +29,7 @@ check-newest: install
 	build/newest/bin/python -m pip install --quiet .
 	HARVESTER_PYTHON=build/newest/bin/python $(BIN)/pytest $(COMMANDS)
 	build/newest/bin/python -m pip install --quiet '.[notebook]' $(IN_VENV)
-	build/newest/bin/python -m pytest -n auto tests/test_sql.py tests/test_notebooks.py
+	build/newest/bin/python -m pytest -n auto tests/integration/test_sql.py tests/unit/test_notebooks.py
 
 check-oldest: install
 	rm -rf build/oldest
@@ -38,7 +38,7 @@ check-oldest: install
 	build/oldest/bin/python -m pip install --quiet --constraint build/oldest/constraints.txt .
 	HARVESTER_PYTHON=build/oldest/bin/python $(BIN)/pytest $(COMMANDS)
 	build/oldest/bin/python -m pip install --quiet --constraint build/oldest/constraints.txt '.[polars]' $(IN_VENV)
-	build/oldest/bin/python -m pytest -n auto tests/test_sql.py
+	build/oldest/bin/python -m pytest -n auto tests/integration/test_sql.py
 
 lint: install
 	$(BIN)/ruff check .

@@ -19,7 +19,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple
 
-STAND_IN = Path(__file__).resolve().parents[1] / "tests" / "exchange.py"
+STAND_IN = Path(__file__).resolve().parents[1] / "tests" / "helpers" / "kraken_server.py"
 HARVESTER = Path(sys.executable).with_name("harvester")
 LARGE_TRADES = 3_000_000
 FULL_PAGE = 1000

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 
 from crawl import HARVESTER
 
-TESTS = Path(__file__).resolve().parents[1] / "tests"
+TESTS = Path(__file__).resolve().parents[1] / "tests" / "helpers"
 SPARE = 1.1
 """So many times the trades that can be fetched in the time are made."""
 LIMIT = 1.1
@@ -51,9 +51,9 @@ class Sample(NamedTuple):
 def serve(pairs: int, trades: int, rate: float) -> None:
     """Serve the same tape under several names, with a limit of calls, until told to end."""
     sys.path.insert(0, str(TESTS))
-    from exchange import Exchange  # noqa: PLC0415 - of the tests, and only here
-    from exchange_market import named  # noqa: PLC0415 - of the tests, and only here
-    from tapes import xbtusd_like  # noqa: PLC0415
+    from kraken_market import named  # noqa: PLC0415 - of the tests, and only here
+    from kraken_server import Exchange  # noqa: PLC0415 - of the tests, and only here
+    from sample_trades import xbtusd_like  # noqa: PLC0415
 
     ended = threading.Event()
     signal.signal(signal.SIGTERM, lambda _number, _frame: ended.set())
@@ -151,7 +151,7 @@ def main() -> None:
     trades = int(options.minutes * 60 * options.rate * 1000 * SPARE)
     with sample_exchange(options.pairs, trades, options.rate) as url:
         sys.path.insert(0, str(TESTS))
-        from exchange_market import named  # noqa: PLC0415 - of the tests
+        from kraken_market import named  # noqa: PLC0415 - of the tests
 
         names = [named(number, []).altname for number in range(options.pairs)]
         found = figures(*crawl(url, options, names), options)

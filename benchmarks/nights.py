@@ -26,7 +26,7 @@ from harvester.storage.trade_store import TradeStore
 from harvester.storage.writer import writer
 from harvester.times import DAY, Range
 
-TESTS = Path(__file__).resolve().parents[1] / "tests"
+TESTS = Path(__file__).resolve().parents[1] / "tests" / "helpers"
 SEED = 7
 PAIR = "XBTUSD"
 LEVELS = ("1m", "1h")
@@ -35,8 +35,8 @@ LEVELS = ("1m", "1h")
 def made_day(trades: int, first_ns: int) -> pa.RecordBatch:
     """Give one day of a busy pair, as the crawl hands it to the archive."""
     sys.path.insert(0, str(TESTS))
-    from exchange_market import Market, expected  # noqa: PLC0415 - not on the path before
-    from tapes import xbtusd_like  # noqa: PLC0415
+    from kraken_market import Market, expected  # noqa: PLC0415 - not on the path before
+    from sample_trades import xbtusd_like  # noqa: PLC0415
 
     gap_s = 86_400 * 4 / trades
     made = xbtusd_like(trades, SEED, start_ns=first_ns, gap_s=gap_s, first_id=1)

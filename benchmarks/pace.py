@@ -19,13 +19,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "helpers"))
 
-from crawling import tape_of
-from exchange import Exchange
-from exchange_market import Clock, expected, named
-from exchange_socket import Call
-from tapes import xbtusd_like
+from backfills import tape_of
+from kraken_market import Clock, expected, named
+from kraken_server import Exchange
+from kraken_socket import Call
+from sample_trades import xbtusd_like
 
 HARVESTER = Path(sys.executable).with_name("harvester")
 PAGE = 100

@@ -144,8 +144,8 @@ def check(folder: Path, trades: int) -> dict[str, Any]:
     sys.path.insert(0, str(STAND_IN.parent))
     import pyarrow as pa  # noqa: PLC0415 - the measuring process stays small
     import pyarrow.parquet as pq  # noqa: PLC0415
-    from exchange_market import Market, expected  # noqa: PLC0415
-    from tapes import xbtusd_like  # noqa: PLC0415
+    from kraken_market import Market, expected  # noqa: PLC0415
+    from sample_trades import xbtusd_like  # noqa: PLC0415
 
     tape = list(zip(*expected(Market(trades=xbtusd_like(trades, SEED))), strict=True))
     kept = files = exact = 0

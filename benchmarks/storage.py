@@ -25,7 +25,7 @@ from harvester.storage.trade_store import TradeStore
 from harvester.storage.writer import writer
 from harvester.times import Range
 
-TESTS = Path(__file__).resolve().parents[1] / "tests"
+TESTS = Path(__file__).resolve().parents[1] / "tests" / "helpers"
 SEED = 7
 
 
@@ -39,8 +39,8 @@ class Layout(NamedTuple):
 def made_tape(trades: int) -> pa.Table:
     """Give what a busy pair's tape looks like on disk, as a table of `TRADES`."""
     sys.path.insert(0, str(TESTS))
-    from exchange_market import Market, expected  # noqa: PLC0415 - not on the path before
-    from tapes import xbtusd_like  # noqa: PLC0415
+    from kraken_market import Market, expected  # noqa: PLC0415 - not on the path before
+    from sample_trades import xbtusd_like  # noqa: PLC0415
 
     columns = zip(*expected(Market(trades=xbtusd_like(trades, SEED))), strict=True)
     arrays = [

@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from campaign import Campaign
+    from chaos_campaign import Campaign
 
-TESTS = Path(__file__).resolve().parents[1] / "tests"
+TESTS = Path(__file__).resolve().parents[1] / "tests" / "helpers"
 INSIDE = "--inside"
 """Told to itself, once it runs where nobody else sees its mounts."""
 
@@ -38,8 +38,8 @@ def options() -> argparse.Namespace:
 
 def torture(given: argparse.Namespace, *, is_mount: bool) -> tuple[Campaign, str]:
     """Go all rounds in a folder of their own; returns what was done, and what went wrong."""
-    from campaign import Campaign  # noqa: PLC0415 - not on the path before
-    from victims import SPARE_BYTES, Disk, mount, umount  # noqa: PLC0415
+    from chaos_campaign import Campaign  # noqa: PLC0415 - not on the path before
+    from process import SPARE_BYTES, Disk, mount, umount  # noqa: PLC0415
 
     with tempfile.TemporaryDirectory(prefix="torture-") as name:
         folder = Path(name) / "data"
@@ -131,7 +131,7 @@ def main() -> None:
     """Torture and tell; the status is 1 where a promise was broken."""
     given = options()
     sys.path.insert(0, str(TESTS))
-    from victims import unshared  # noqa: PLC0415 - not on the path before
+    from process import unshared  # noqa: PLC0415 - not on the path before
 
     if not given.inside and (before := unshared()):
         again = [sys.executable, str(Path(__file__).resolve()), *sys.argv[1:], INSIDE]

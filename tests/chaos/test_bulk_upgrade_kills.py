@@ -1,0 +1,131 @@
+"""An upgrade that is killed at any step leaves whole tapes, and goes on from there."""
+
+from __future__ import annotations
+
+import random
+import shutil
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sample_trades
+from backfills import serve
+from kraken_market import Clock, Trade
+from kraken_server import Exchange
+from process import Victims, hunt
+from redownload_kills import (
+    MIDNIGHT_NS,
+    PAIR,
+    Begun,
+    Dying,
+    Killed,
+    Steps,
+    busy_new_year,
+    numbered,
+)
+
+from harvester.csv_import import redownload
+from harvester.storage.trade_store import TradeStore
+from harvester.storage.writer import writer
+from harvester.times import DAY, Range
+
+NOW_NS = sample_trades.utc_ns(2025, 3, 1)
+
+
+def quiet_new_year() -> list[Trade]:
+    """A trade that a file which rounds up tells in the year behind it."""
+    far = [MIDNIGHT_NS + at * DAY // 3 for at in (-9, -8, 2, 3, 7)]
+    return numbered([*far, MIDNIGHT_NS - 200_000_000])
+
+
+@pytest.fixture(params=["busy", "quiet"])
+def begun(request: Any, tmp_path: Path) -> Iterator[Begun]:
+    trades = busy_new_year() if request.param == "busy" else quiet_new_year()
+    early = None if request.param == "busy" else Range(0, MIDNIGHT_NS - DAY // 2)
+    with serve(sample_trades.market(trades), clock=Clock(NOW_NS)) as exchange:
+        yield Begun(tmp_path, exchange, trades, early)
+
+
+def test_killed_at_every_step_on_the_disk_an_upgrade_goes_on(
+    begun: Begun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deaths = 0
+    while True:
+        folder, steps = begun.copy(f"{deaths}"), Steps(deaths)
+
+        def opened(path: Path, steps: Steps = steps) -> TradeStore:
+            archive = TradeStore(path)
+            archive.store = Dying(path, steps)
+            return archive
+
+        def beside(archive: TradeStore) -> TradeStore:
+            return opened(archive.root / "upgrade")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(redownload, "aside_of", beside)
+            try:
+                begun.crawl(folder, upgrade=True, open=opened).only(PAIR)
+            except Killed:
+                deaths += 1
+            else:
+                break
+        begun.check_between(folder)
+        begun.crawl(folder, upgrade=True).only(PAIR)
+        begun.check_end(folder)
+        assert len(list((folder / "quarantine").rglob("*.parquet"))) == 1
+        shutil.rmtree(folder)
+    begun.check_end(folder)
+    assert deaths > 20
+
+
+def test_what_a_crash_left_of_a_replacement_any_writer_clears(begun: Begun) -> None:
+    """Wherever a killed upgrade left two files of one time, a sweep leaves one of them."""
+    doubled = 0
+    for left in range(200):
+        folder, steps = begun.copy(f"{left}"), Steps(left)
+
+        def opened(path: Path, steps: Steps = steps) -> TradeStore:
+            archive = TradeStore(path)
+            archive.store = Dying(path, steps)
+            return archive
+
+        try:
+            begun.crawl(folder, upgrade=True, open=opened).only(PAIR)
+        except Killed:
+            archive = TradeStore(folder)
+            pieces, segments = archive.pieces(PAIR), archive.segments(PAIR)
+            doubled += len(pieces) < len(segments)
+            with writer(archive, PAIR):
+                assert len(archive.pieces(PAIR)) == len(archive.segments(PAIR))
+            begun.check_between(folder)
+        else:
+            break
+        shutil.rmtree(folder)
+    assert left < 199
+    assert bool(doubled) == (len(begun.truth) < 10)
+
+
+def called(exchange: Exchange, times: int) -> bool:
+    return len(exchange.calls) >= times
+
+
+def test_killed_at_random_moments_an_upgrade_is_exact(begun: Begun) -> None:
+    """The real process, by SIGKILL; the run that is left alone comes to the end."""
+    chance = random.Random(5)
+    victims = Victims(
+        begun.copy("killed"),
+        begun.exchange.url,
+        {"HARVESTER_EXCHANGE_RATE": "0", "HARVESTER_ARCHIVE_FLUSH_ROWS": "30"},
+    )
+    words = ["backfill", PAIR, "--upgrade", "-q"]
+    killed = 0
+    for _ in range(6):
+        due = partial(called, begun.exchange, len(begun.exchange.calls) + chance.choice((1, 3, 5)))
+        end = hunt(victims.start(words), due)
+        killed += end.killed
+        begun.check_between(victims.folder)
+    assert killed
+    assert victims.run(words).status in (0, 4)
+    begun.check_end(victims.folder)

@@ -1,0 +1,138 @@
+"""Killed at every step, on a faulty exchange and bad machines, nothing is lost and nothing twice.
+
+The short form of benchmarks/torture.py, by the same parts.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import chaos_trials
+import pytest
+from chaos_round import COMMANDS, Command, Round, Tally
+from crash_points import Plan
+from kraken_faults import Faults
+from process import Disk, hunt
+
+BENCHMARK = Path(__file__).parents[2] / "benchmarks" / "torture.py"
+TRADES = 4_000
+
+
+@pytest.fixture
+def one(tmp_path: Path) -> Iterator[Round]:
+    """A round of two markets with their whole history, every fault on."""
+    with Round(Disk(tmp_path), 5, TRADES, Tally()) as begun:
+        begun.victims.settings["HARVESTER_ARCHIVE_FLUSH_ROWS"] = "200"
+        begun.exchange.page_size = 250
+        begun.set_clock(1.0)
+        yield begun
+
+
+def killed(one: Round, words: str, plan: Plan) -> str:
+    """Run a command that dies at a step; gives the step, once nothing was found to be lost."""
+    process = one.victims.start(words.split(), plan)
+    end = hunt(process, lambda: one.glance() and False)
+    one.booked("at a step", Command(words, 0, (0, 3)), end)
+    return end.died_at
+
+
+DAYS_S = 86_400
+FLUSHES = [
+    Plan("stage", "after", 4, "commit", clock_s=400 * DAYS_S),
+    Plan("write", "after", 1, "commit"),
+    Plan("sync", "before", 2, "commit"),
+    Plan("rename", "before", 3, "commit", clock_s=9 * DAYS_S),
+    Plan("rename", "after", 4, "commit", jump_s=3600),
+]
+COMPACTIONS = [
+    Plan("write", "before", 1, "compact"),
+    Plan("rename", "after", 1, "compact"),
+    Plan("unlink", "before", 2, "compact"),
+]
+IMPORTS = [
+    Plan("write", "after", 1, "commit_stream"),
+    Plan("rename", "before", 1, "commit_stream"),
+    Plan("rename", "after", 1, "commit_stream"),
+]
+UPGRADES = [
+    Plan("stage", "before", 1, "splice"),
+    Plan("rename", "before", 1, "splice"),
+    Plan("rename", "after", 1, "splice"),
+]
+
+
+def test_a_run_killed_at_any_step_loses_nothing_that_was_committed(one: Round) -> None:
+    backfill = f"backfill {' '.join(one.pairs)} -q"
+    plans = [(backfill, plan) for plan in FLUSHES] + [("compact -q", plan) for plan in COMPACTIONS]
+    for words, plan in plans:
+        assert killed(one, words, plan) == f"{plan.step} {plan.when} {plan.phase}"
+    assert one.tally.left["segments beside their merger"] == 2
+    assert killed(one, "compact -q", Plan("unlink", "after", 1, "sweep")) == "unlink after sweep"
+    one.finish(["backfill {pairs} -q", "verify"])
+
+
+def test_an_import_and_an_upgrade_killed_at_any_step_lose_nothing(tmp_path: Path) -> None:
+    with Round(Disk(tmp_path / "data"), 5, TRADES, Tally(), has_files=True) as one:
+        one.victims.settings["HARVESTER_ARCHIVE_FLUSH_ROWS"] = "200"
+        one.exchange.faults = Faults()
+        one.set_clock(1.0)
+        begins = f"import {' '.join(map(str, one.files))} -q"
+        upgrade = f"backfill {' '.join(one.pairs)} -q --upgrade"
+        plans = [(begins, plan) for plan in IMPORTS] + [(upgrade, plan) for plan in UPGRADES]
+        for words, plan in plans:
+            assert killed(one, words, plan) == f"{plan.step} {plan.when} {plan.phase}"
+        one.finish(["backfill {pairs} -q --upgrade", "verify"])
+
+
+def test_a_run_killed_from_outside_loses_nothing_that_was_committed(one: Round) -> None:
+    one.commands = COMMANDS[:1]
+    chaos_trials.killed_at_any_moment(one)
+    chaos_trials.killed_when_a_file_is_staged(one)
+    chaos_trials.killed_just_after_a_rename(one)
+    assert one.tally.kills.total() >= 2
+    one.finish(["backfill {pairs} -q"])
+
+
+def test_a_second_run_is_refused_and_harms_nothing(one: Round) -> None:
+    chaos_trials.two_at_once(one)
+    assert one.tally.trials["a second run refused with status 5"] == 1
+
+
+def test_a_read_only_folder_is_said_in_one_line(one: Round) -> None:
+    if one.disk.why_never_read_only:
+        pytest.skip(one.disk.why_never_read_only)
+    chaos_trials.read_only(one)
+    assert one.tally.trials["a read-only folder"] == 1
+
+
+def test_a_quota_ends_a_run_in_one_line_and_the_next_goes_on(one: Round) -> None:
+    chaos_trials.disk_full(one)
+    assert one.tally.trials["a full disk"] == 1
+
+
+def test_a_signal_keeps_all_that_was_fetched(one: Round) -> None:
+    chaos_trials.told_to_stop(one)
+    assert one.tally.trials["stopped by a signal, all that was fetched kept"] == 1
+
+
+def test_an_exchange_whose_clock_goes_back_harms_nothing(one: Round) -> None:
+    for part in (0.6, 0.2):
+        one.set_clock(part)
+        chaos_trials.left_alone(one)
+
+
+@pytest.mark.skipif(not BENCHMARK.exists(), reason="the benchmarks are not part of a release")
+def test_the_long_form_tells_what_it_did(tmp_path: Path) -> None:
+    program = [sys.executable, str(BENCHMARK), "--kills", "1", "--trades", "500", "--seed", "3"]
+    done = subprocess.run(
+        [*program, "--keep", str(tmp_path)], capture_output=True, text=True, check=False
+    )
+    *lines, last = done.stdout.splitlines()
+    told = json.loads(last)
+    assert (done.returncode, told["kills"], told["fault"]) == (0, 1, "")
+    assert lines[-1] == "nothing lost, nothing twice"
+    assert (tmp_path / "trades").is_dir()

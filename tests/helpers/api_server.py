@@ -1,0 +1,70 @@
+"""Shared by tests: api server."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from decimal import Decimal
+from pathlib import Path
+
+import httpx
+import msgspec
+import pyarrow as pa
+from starlette.applications import Starlette
+
+from harvester.kraken.pairs import Pair
+from harvester.schema import ROWS
+from harvester.server.sample_data import SAMPLE_PAIR
+from harvester.storage.footer import Footer
+from harvester.storage.trade_store import TradeStore
+from harvester.storage.writer import keep_pairs, writer
+from harvester.times import DAY, Range
+
+T0 = 1_700_000_000_000_000_000
+
+
+# trade_id, time in ns, price, volume, side, order type, misc
+Trade = tuple[int | None, int, str, str, str | None, str | None, str | None]
+
+
+PLAIN: list[Trade] = [
+    (n, T0 + 100 * n, f"{100 + n}.5", f"0.{n:08d}", "buy", "limit", "") for n in range(1, 31)
+]
+
+
+def rows_of(trades: list[Trade]) -> pa.RecordBatch:
+    names = ROWS.names
+    rows = [dict(zip(names, trade, strict=True)) for trade in trades]
+    for row in rows:
+        row["price"], row["volume"] = Decimal(str(row["price"])), Decimal(str(row["volume"]))
+    return pa.RecordBatch.from_pylist(rows, schema=ROWS)
+
+
+def commit(archive: TradeStore, span: Range, rows: pa.RecordBatch, pair: str = "XBTUSD") -> None:
+    with writer(archive, pair) as one:
+        one.commit(span, rows, Footer(span, "{}"))
+
+
+def archive_of(path: Path, trades: list[Trade], pair: Pair = SAMPLE_PAIR) -> TradeStore:
+    archive = TradeStore(path)
+    keep_pairs(archive, msgspec.json.encode({pair.altname: pair}))
+    commit(archive, Range(0, T0 + DAY), rows_of(trades), pair.altname)
+    return archive
+
+
+def get(application: Starlette, endpoint: str, **params: str) -> bytes:
+    async def ask() -> bytes:
+        transport = httpx.ASGITransport(application)
+        async with httpx.AsyncClient(transport=transport, base_url="http://mirror") as client:
+            response = await client.get(f"/0/public/{endpoint}", params=params)
+            assert response.status_code == 200
+            return response.content
+
+    return asyncio.run(ask())
+
+
+def errors(body: bytes) -> list[str]:
+    answer = json.loads(body)
+    assert set(answer) == {"error"}
+    found: list[str] = answer["error"]
+    return found

@@ -1,0 +1,123 @@
+"""Drives a backfill from tests, and reads what it left, without the reader under test."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+from kraken_market import Market
+from kraken_server import Exchange
+
+from harvester import config
+from harvester.csv_import.redownload import upgrade
+from harvester.download.backfill import backfill
+from harvester.download.events import BackfillResult, CancelToken, Event, Noted
+from harvester.download.request import BackfillRequest, RunOptions
+from harvester.kraken.client import Client
+from harvester.storage.trade_store import TradeStore
+from harvester.times import END_OF_TIME, Range
+
+ALL = Range(0, END_OF_TIME)
+
+
+@dataclass
+class Crawl:
+    """A backfill over the stand-in, to be run once or again."""
+
+    url: str
+    folder: Path
+    options: dict[str, Any] = field(default_factory=dict)
+    events: list[Event] = field(default_factory=list)
+    stop_after_pages: int | None = None
+    newest_first: bool = False
+    upgrade: bool = False
+    estimates: bool = False
+    open: Callable[[Path], TradeStore] = TradeStore
+    now_ns: Callable[[], int] = time.time_ns
+
+    def run(self, *names: str, span: Range = ALL) -> list[BackfillResult]:
+        """Backfill the pairs; returns their outcomes."""
+        return asyncio.run(self._run(names, span))
+
+    def only(self, name: str, span: Range = ALL) -> BackfillResult:
+        """Backfill one pair."""
+        return self.run(name, span=span)[0]
+
+    async def _run(self, names: Sequence[str], span: Range) -> list[BackfillResult]:
+        settings = config.load(
+            {
+                "exchange.url": self.url,
+                "exchange.rate": 0,
+                "exchange.retry_wait_s": 0.005,
+                "exchange.timeout_s": 5,
+            }
+            | self.options,
+            environment={},
+        )
+        stop = CancelToken()
+
+        def listen(event: Event) -> None:
+            self.events.append(event)
+            pages = getattr(event, "pages", 0)
+            if self.stop_after_pages is not None and pages >= self.stop_after_pages:
+                stop.cancel()
+
+        async with Client(settings.exchange) as client:
+            pairs = await client.pairs()
+            wishes = [BackfillRequest(pairs[name], span) for name in names]
+            then = upgrade if self.upgrade else None
+            watch = RunOptions(
+                listen,
+                stop,
+                newest_first=self.newest_first,
+                estimates=self.estimates,
+                after_pair=then,
+                now_ns=self.now_ns,
+            )
+            return await backfill(client, self.open(self.folder), wishes, settings, watch)
+
+    @property
+    def notes(self) -> list[str]:
+        """What people were told."""
+        return [event.text for event in self.events if isinstance(event, Noted)]
+
+
+def tape_of(folder: Path, pair: str) -> list[tuple[Any, ...]]:
+    """The tape on disk as plain Parquet tells it: files in the order of their names, row by row."""
+    rows: list[tuple[Any, ...]] = []
+    files = sorted((folder / "trades" / f"pair={pair}").rglob("*.parquet"), key=lambda f: f.name)
+    for file in files:
+        table = pq.ParquetFile(file).read()
+        columns = table.set_column(
+            1, "time", table.column("time").cast("int64").combine_chunks()
+        ).to_pydict()
+        rows += zip(*columns.values(), strict=True)
+    return rows
+
+
+def strangers(folder: Path) -> list[str]:
+    """Files that stand where only segments and their roll-ups may, and leftovers in staging."""
+    segments = {p.relative_to(folder / "trades") for p in (folder / "trades").rglob("*.parquet")}
+    found = [
+        p
+        for p in (folder / "candles").rglob("*")
+        if p.is_file() and p.relative_to(folder / "candles").parts[1:] not in parts_of(segments)
+    ]
+    found += [p for p in (folder / "trades").rglob("*") if p.is_file() and p.suffix != ".parquet"]
+    found += [p for p in (folder / "staging").rglob("*") if p.is_file()]
+    return [str(path.relative_to(folder)) for path in found]
+
+
+def parts_of(paths: Iterable[Path]) -> set[tuple[str, ...]]:
+    """Their folders and names."""
+    return {path.parts for path in paths}
+
+
+def serve(*markets: Market, **options: Any) -> Exchange:
+    """The stand-in with these markets."""
+    return Exchange(list(markets), **options)

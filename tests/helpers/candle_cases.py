@@ -1,0 +1,173 @@
+"""Shared by tests: candle cases."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Sequence
+from decimal import Decimal
+from itertools import pairwise
+from typing import Any
+
+import candle_oracle
+import duckdb
+import pyarrow as pa
+import sample_trades
+from kraken_market import expected
+
+from harvester import schema
+from harvester.query.candles import ohlc
+from harvester.query.plan import CandleQuery
+from harvester.storage.footer import Footer
+from harvester.storage.trade_store import EVERYTHING, TradeStore
+from harvester.storage.writer import writer
+from harvester.times import Range, parse_interval, union
+
+PAIR = "XBTUSD"
+
+
+SECOND = 1_000_000_000
+
+
+MINUTE = 60 * SECOND
+
+
+START = 1_600_000_020 * SECOND
+
+
+PLAIN = ("time", "open", "high", "low", "close", "vwap", "volume", "count")
+
+
+NAMES = ("trade_id", "time", "tie", "price", "volume", "side", "order_type", "misc")
+
+
+Part = tuple[Range, "Sequence[candle_oracle.Row]"]
+
+
+def batch(rows: Sequence[candle_oracle.Row]) -> pa.RecordBatch:
+    """Rows of a tape as the archive takes them."""
+    return pa.RecordBatch.from_pylist(
+        [dict(zip(NAMES, row, strict=True)) for row in rows], schema=schema.ROWS
+    )
+
+
+def hold(archive: TradeStore, parts: Sequence[Part], pair: str = PAIR) -> TradeStore:
+    """Commit each part as a segment; overlapping ones stay, as after a crash in a compaction."""
+    with writer(archive, pair) as one:
+        for span, rows in parts:
+            one.commit(span, batch(rows), Footer(range=span, pair="{}"))
+    return archive
+
+
+def cut(rows: Sequence[candle_oracle.Row], bounds: Sequence[int]) -> list[Part]:
+    """A tape in parts that touch, the first from `bounds[0]`, the last through `bounds[-1]`."""
+    stamps = [row[1] for row in rows]
+    return [
+        (Range(a, b), rows[bisect_right(stamps, a) : bisect_right(stamps, b)])
+        for a, b in pairwise(bounds)
+    ]
+
+
+def trade(
+    after_s: float, price: str, volume: str = "1", side: str | None = "buy"
+) -> candle_oracle.Row:
+    """A trade without an id, some seconds after START."""
+    stamp = START + int(after_s * SECOND)
+    return (None, stamp, 0, Decimal(price), Decimal(volume), side, "market", "")
+
+
+def ask(interval: str = "1m", span: Range = EVERYTHING, **more: Any) -> CandleQuery:
+    return CandleQuery(PAIR, parse_interval(interval), span, **more)
+
+
+def answer(relation: duckdb.DuckDBPyRelation) -> list[candle_oracle.Candle]:
+    """Candles as the oracle writes them: times are nanoseconds."""
+    table = relation.to_arrow_table()
+    for place, field in enumerate(table.schema):
+        if pa.types.is_timestamp(field.type):
+            table = table.set_column(place, field.name, table.column(place).cast(pa.int64()))
+    return [dict(row) for row in table.to_pylist()]
+
+
+def is_equal(
+    made: Sequence[candle_oracle.Candle], truth: Sequence[candle_oracle.Candle], names: Any
+) -> bool:
+    """All columns equal to the last digit; the vwap, a double, in twelve."""
+    for one, true in zip(made, truth, strict=True):
+        assert {n: one[n] for n in names if n != "vwap"} == {
+            n: true[n] for n in names if n != "vwap"
+        }
+        if true["vwap"]:
+            assert abs(float(one["vwap"]) / float(true["vwap"]) - 1) < 1e-12
+        else:
+            assert one["vwap"] == true["vwap"]
+    return True
+
+
+MADE_TAPES = {
+    "busy": expected(sample_trades.market(sample_trades.xbtusd_like(900))),
+    "without ids": expected(sample_trades.old_style(900)),
+    "zero ids": expected(sample_trades.market(sample_trades.zero_ids(900))),
+    "look-alikes": expected(sample_trades.market(sample_trades.look_alikes(900))),
+    "one stamp": expected(sample_trades.market(sample_trades.one_stamp(500))),
+    "new years": expected(sample_trades.market(sample_trades.new_years())),
+    "tiny coin": expected(sample_trades.tiny_coin(900)),
+    "sparse": expected(sample_trades.market(sample_trades.sparse(300))),
+}
+
+
+def overlapping(rows: Sequence[candle_oracle.Row]) -> list[list[Part]]:
+    """Ways in which segments overlap: a merger beside its parts, and one that reaches halfway."""
+    a, b, c, d = (rows[i][1] for i in (100, 300, 500, 700))
+    end = rows[-1][1]
+    bounds = [0, a, b, c, d, end]
+    merged = cut(rows, [a, d])
+    return [cut(rows, bounds) + merged, cut(rows, [0, c]) + cut(rows, [a, d]) + cut(rows, [b, end])]
+
+
+def model(
+    rows: list[candle_oracle.Row], covered: list[Range], question: CandleQuery, times: Sequence[int]
+) -> list[candle_oracle.Candle]:
+    """Fill interval by interval, from first principles; `times` are openings around all rows."""
+    after, through = question.range
+    inside = [row for row in rows if after < row[1] <= through]
+    made = {one["time"]: one for one in candle_oracle.candles_between(inside, times)}
+    shown = []
+    for time, closes in pairwise(times):
+        last = closes - 1
+        run = next(
+            (one for one in union(covered) if one.after < time and last <= one.through), None
+        )
+        whole = run is not None and after < time and last <= through
+        if time in made:
+            shown.append(made[time] | {"is_complete": whole})
+        elif whole and run is not None:
+            before = [row for row in rows if row[1] < time]
+            prior = before[-1] if before and before[-1][1] > run.after else None
+            shown += [
+                one | {"is_complete": True} for one in _filling(time, prior, before, question)
+            ]
+    if question.fill == "kraken":
+        for one in shown:
+            one["vwap"] = candle_oracle.truncated(one["vwap"], question.pair_decimals)
+    return shown
+
+
+def _filling(
+    time: int,
+    prior: candle_oracle.Row | None,
+    before: list[candle_oracle.Row],
+    question: CandleQuery,
+) -> list[candle_oracle.Candle]:
+    empty = {**candle_oracle.NOTHING, "time": time}
+    if question.fill == "null" and before:
+        return [empty]
+    if question.fill in {"previous", "kraken"} and prior:
+        prices = dict.fromkeys(("open", "high", "low", "close"), prior[3])
+        return [empty | prices | {"vwap": Decimal(0) if question.fill == "kraken" else None}]
+    return []
+
+
+def closes(archive: TradeStore, **more: Any) -> dict[int, Decimal | None]:
+    """The closes by their second after START."""
+    found = answer(ohlc(archive, ask("1s", **more)))
+    return {(one["time"] - START) // SECOND: one["close"] for one in found}

@@ -1,0 +1,265 @@
+"""What is done to a harvester at work: kills at any moment, bad machines, two runs at once."""
+
+from __future__ import annotations
+
+import json
+import signal
+import time
+from collections.abc import Callable
+from typing import NamedTuple
+
+from chaos_round import COMMANDS, LATENCY_S, SETTLE_S, Command, Round
+from kraken_faults import Faults
+from kraken_market import SECOND_NS
+from ledger import Loss, staged, uncovered
+from process import DENIED, POLL_S, Ended, ended, hunt
+
+
+class Trial(NamedTuple):
+    """One thing to be done, and how often it is chosen."""
+
+    name: str
+    do: Callable[[Round], None]
+    weight: int
+
+
+def killed_at_any_moment(one: Round) -> None:
+    """SIGKILL after a random time, mostly once the exchange was asked."""
+    command = one.command()
+    delay_s = one.random.uniform(0, 0.25)
+    one.doing = f"{command.words!r}, killed {delay_s:.3f} s after its first call"
+    asks = command.words.startswith("backfill")
+    if not asks or one.random.random() < 0.1:
+        delay_s = one.random.uniform(0, 0.8)
+        one.doing = f"{command.words!r}, killed {delay_s:.3f} s after its start"
+        asks = False
+    fuse = Fuse(one, delay_s, at_start=not asks)
+    process = one.victims.start(command.words.split())
+    one.booked("at a random moment", command, hunt(process, fuse.is_burnt))
+
+
+class Fuse:
+    """Burns for some seconds from the start of a process, or from its first call, and looks on."""
+
+    def __init__(self, one: Round, delay_s: float, *, at_start: bool = False) -> None:
+        """Light it when the process starts."""
+        self._round = one
+        self._delay_s = delay_s
+        self._calls = len(one.exchange.calls)
+        self._lit_s = time.monotonic() if at_start else None
+
+    def is_burnt(self) -> bool:
+        """Whether the time is over."""
+        self._round.glance()
+        if self._lit_s is None and len(self._round.exchange.calls) > self._calls:
+            self._lit_s = time.monotonic()
+        return self._lit_s is not None and time.monotonic() - self._lit_s >= self._delay_s
+
+
+def killed_when_a_file_is_staged(one: Round) -> None:
+    """SIGKILL as soon as a file is seen in staging, or the third, and a little later."""
+    command, nth = one.command(), one.random.choice((1, 1, 2, 3, 6))
+    delay_s = one.random.choice((0, 0, 0.001, 0.004))
+    one.doing = f"{command.words!r}, killed {delay_s:.3f} s after file {nth} was staged"
+    process = one.victims.start(command.words.split())
+    seen: set[str] = set()
+
+    def due() -> bool:
+        one.glance()
+        found = {str(path) for path in staged(one.disk.folder) if path.parent.name in one.pairs}
+        seen.update(found)
+        if found and len(seen) >= nth:
+            time.sleep(delay_s)
+            return True
+        return False
+
+    one.booked("as a file was staged", command, hunt(process, due))
+
+
+def killed_just_after_a_rename(one: Round) -> None:
+    """SIGKILL as soon as something new is seen to be covered."""
+    command, nth = one.command(), one.random.choice((1, 1, 2, 4))
+    one.doing = f"{command.words!r}, killed as commit {nth} was seen"
+    process = one.victims.start(command.words.split())
+    new: list[bool] = []
+
+    def due() -> bool:
+        if one.glance():
+            new.append(True)
+        return len(new) >= nth
+
+    one.booked("just after a rename", command, hunt(process, due))
+
+
+def killed_at_a_counted_step(one: Round) -> None:
+    """SIGKILL from within, before or after the n-th step of a kind; late, if there is none."""
+    command, plan = one.command(), one.shifted(one.aim())
+    one.doing = f"{command.words!r} under {plan}"
+    fuse = Fuse(one, one.random.uniform(0.2, 0.6))
+    process = one.victims.start(command.words.split(), plan)
+    end = hunt(process, fuse.is_burnt)
+    # Where the step never came, the fuse burnt down at a moment as random as any.
+    one.booked("at a step" if end.died_at else "at a random moment", command, end)
+
+
+def two_at_once(one: Round) -> None:
+    """A second run ends with status 5 and harms nothing; the first is then killed, or ends."""
+    first = Command(f"backfill {' '.join(one.pairs)} -q", 0, (0, 3))
+    held = any(ledger.committed for ledger in one.ledgers)
+    words = one.random.choice((first.words, "compact -q" if held else first.words))
+    one.doing = f"{words!r} while {first.words!r} runs"
+    one.exchange.faults, one.exchange.latency_s = Faults(), 0.3
+    process = one.victims.start(first.words.split())
+    try:
+        while process.poll() is None and not _holds_all(one, process.pid):
+            time.sleep(POLL_S)
+        second = one.victims.run(words.split())
+        if process.poll() is None and _holds_all(one, process.pid):
+            _refused(one, words, second)
+    finally:
+        one.exchange.faults, one.exchange.latency_s = one.faults, LATENCY_S
+    if one.random.random() < 0.5:
+        process.kill()
+    one.booked("with a second run beside it", first, ended(process))
+
+
+def _holds_all(one: Round, pid: int) -> bool:
+    """Whether a process holds the locks of all pairs, as the notes beside them say."""
+    try:
+        notes = [(one.disk.folder / "locks" / f"{pair}.json").read_bytes() for pair in one.pairs]
+        return all(json.loads(note)["pid"] == pid for note in notes)
+    except (FileNotFoundError, ValueError):
+        return False
+
+
+def _refused(one: Round, words: str, second: Ended) -> None:
+    one.tally.statuses[second.status] += 1
+    if second.status != 5 or "is being written by another run (process " not in second.err:
+        raise Loss(f"{words!r} beside a run: status {second.status}, {second.err!r}")
+    one.tally.trials["a second run refused with status 5"] += 1
+
+
+def read_only(one: Round) -> None:
+    """A folder that can't be written: status 1, one line, and nothing changed."""
+    if one.disk.why_never_read_only:
+        one.tally.skipped.add(f"a read-only folder: {one.disk.why_never_read_only}")
+        return
+    words = f"backfill {one.pairs[0]} -q"
+    one.doing = f"{words!r} on a read-only folder"
+    one.exchange.faults = Faults()
+    with one.disk.read_only() as wrapped:
+        end = one.victims.run(words.split(), wrapped=wrapped)
+    one.exchange.faults = one.faults
+    _said_in_one_line(one, end, DENIED)
+    one.tally.trials["a read-only folder"] += 1
+    one.check()
+
+
+def disk_full(one: Round) -> None:
+    """No room: status 1 and one line; the next run, with room, goes on."""
+    words = f"backfill {one.random.choice(one.pairs)} -q"
+    spare = one.random.choice((0, 1, 2, 4, 6)) * 4096 if one.disk.is_mount else 2000
+    one.doing = f"{words!r} with {spare} bytes of room"
+    one.exchange.faults = Faults()
+    try:
+        with one.disk.full(spare) as (plan, reason):
+            end = one.victims.run(words.split(), plan)
+    finally:
+        one.exchange.faults = one.faults
+    if end.status == 0:
+        one.tally.trials["a full disk that had room enough"] += 1
+    else:
+        _said_in_one_line(one, end, reason)
+        one.tally.trials["a full disk"] += 1
+    one.check()
+    again = one.victims.run(words.split())
+    one.judge(Command(words, 0, (0, 3)), again)
+    one.check()
+
+
+NOTES = (
+    # The exchange's clock jumps as well, and what is covered then lies in its future.
+    "which by the exchange's clock is still to come",
+    # Ids that skip somewhere in a file's range, which is longer than a page.
+    "it lacks some, or ids skip there",
+    # Of a market whose ids skip again and again, where the place is longer than is asked again.
+    "and the exchange did not show the place again",
+)
+
+
+def _said_in_one_line(one: Round, end: Ended, reason: str) -> None:
+    one.tally.statuses[end.status] += 1
+    lines = [line for line in end.err.splitlines() if not any(note in line for note in NOTES)]
+    if end.status != 1 or len(lines) != 1 or "can't write" not in end.err or reason not in end.err:
+        raise Loss(f"{one.doing}: status {end.status}, {end.err!r}")
+
+
+def told_to_stop(one: Round) -> None:
+    """SIGTERM or SIGINT: status 130, and all that was fetched is there."""
+    pair = one.random.choice(one.pairs)
+    number = one.random.choice((signal.SIGTERM, signal.SIGINT))
+    pages, calls = one.random.randint(3, 14), len(one.exchange.calls)
+    one.doing = f"'backfill {pair}' after {pages} calls told to stop by signal {number}"
+    ledger = next(known for known in one.ledgers if known.pair == pair)
+    before = ledger.rows_committed()
+    process = one.victims.start(["backfill", pair, "-q", "--json"])
+
+    def due() -> bool:
+        one.glance()
+        return len(one.exchange.calls) >= calls + pages
+
+    end = hunt(process, due, number)
+    one.judge(Command(f"backfill {pair}", 0, (0, 3, 130)), end)
+    one.check()
+    gained = ledger.rows_committed() - before
+    if end.status == 130 and end.out:
+        [report] = json.loads(end.out)["pairs"]
+        one.tally.trials["stopped by a signal, all that was fetched kept"] += 1
+        # Trades of the last stamp are fetched, and can't be kept while more of it may follow.
+        if not 0 <= report["trades"] - gained < ledger.most_alike:
+            raise Loss(f"{one.doing}: fetched {report['trades']}, committed {gained}")
+
+
+def left_alone(one: Round) -> None:
+    """A run that nobody disturbs but the exchange reaches the settled head."""
+    command = COMMANDS[0]._replace(words=f"backfill {' '.join(one.pairs)} -q")
+    one.doing = f"{command.words!r}, left alone"
+    end = one.victims.run(command.words.split())
+    one.judge(command, end)
+    one.check()
+    settled = one.clock.now_ns // SECOND_NS * SECOND_NS - SETTLE_S * SECOND_NS
+    for ledger in one.ledgers if end.status == 0 else []:
+        if gone := uncovered([(0, settled)], ledger.committed):
+            raise Loss(f"{one.doing}: it ended well, and {gone} of {ledger.pair} is not covered")
+
+
+def asked_for_status(one: Round) -> None:
+    """An archive can be asked after any kill, and tells no more and no less than is there."""
+    one.doing = "'status'"
+    end = one.victims.run(["status", "--json"])
+    one.judge(Command("status", 0, (0, 4)), end)
+    told = {each["pair"]: each["trades"] for each in json.loads(end.out or "[]")}
+    known = {ledger.pair: ledger.rows_committed() for ledger in one.ledgers}
+    if any(told.get(pair, 0) != rows for pair, rows in known.items()):
+        raise Loss(f"status tells {told}, and {known} are there")
+
+
+TRIALS = (
+    Trial("a kill at a random moment", killed_at_any_moment, 30),
+    Trial("a kill as a file is staged", killed_when_a_file_is_staged, 16),
+    Trial("a kill just after a rename", killed_just_after_a_rename, 10),
+    Trial("a kill at a counted step", killed_at_a_counted_step, 40),
+    Trial("two runs at once", two_at_once, 2),
+    Trial("a read-only folder", read_only, 2),
+    Trial("a full disk", disk_full, 3),
+    Trial("told to stop", told_to_stop, 4),
+    Trial("left alone", left_alone, 3),
+    Trial("asked for its status", asked_for_status, 5),
+)
+
+
+def play(one: Round) -> None:
+    """Let time pass, and do one thing by chance."""
+    one.pass_time()
+    trial = one.random.choices(TRIALS, [each.weight for each in TRIALS])[0]
+    trial.do(one)

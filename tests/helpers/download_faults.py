@@ -1,0 +1,35 @@
+"""Shared by tests: download faults."""
+
+from __future__ import annotations
+
+KINDS = [
+    "rate_limit",
+    "too_many",
+    "throttled",
+    "unavailable",
+    "busy",
+    "deadline",
+    "internal",
+    "http:429",
+    "http:500",
+    "http:502",
+    "http:503",
+    "http:520",
+    "cut",
+    "reset",
+    "close",
+    "drop_after",
+    "bad_json",
+    "not_json",
+    "warning",
+    "empty",
+    "stale",
+    "older",
+    "skip",
+    "repeat",
+    "shuffle",
+    "last_missing",
+    "last_short",
+    "last_stuck",
+    "last_garbage",
+]

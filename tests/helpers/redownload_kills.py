@@ -1,0 +1,158 @@
+"""Shared by tests: redownload kills."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import csv_files
+import pytest
+import sample_trades
+from backfills import Crawl, strangers, tape_of
+from csv_imports import imported
+from kraken_market import SECOND_NS, Tape, Trade, expected
+from kraken_server import Exchange
+
+from harvester.csv_import.boundaries import BoundaryFinder
+from harvester.csv_import.files import KnownComplete
+from harvester.query.rollups import parse_levels, roll_up
+from harvester.storage.filesystem import LocalStore
+from harvester.storage.replacement_staging import from_files
+from harvester.storage.trade_store import TradeStore
+from harvester.storage.writer import writer
+from harvester.times import DAY, Range, missing
+from harvester.verify.integrity import verify
+
+PAIR = "XBTUSD"
+
+
+MIDNIGHT_NS = sample_trades.utc_ns(2024, 1, 1)
+
+
+def numbered(stamps: Sequence[int]) -> list[Trade]:
+    return [
+        Trade(stamp, "41450.10000", f"{number}.00000000", "b", "m", "", number)
+        for number, stamp in enumerate(sorted(stamps), 1)
+    ]
+
+
+def busy_new_year() -> list[Trade]:
+    """A year that turns within a busy second."""
+    near = [MIDNIGHT_NS + at * 300_000_000 + 7_000 for at in range(-40, 40)]
+    far = [MIDNIGHT_NS + at * DAY // 3 for at in (-9, -8, -7, -3, -2, 2, 3, 7, 8, 9)]
+    return numbered([*near, *far])
+
+
+@contextlib.contextmanager
+def earlier_import() -> Iterator[None]:
+    """Import as before ends of years among trades were left out: segments meet in a busy second."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(BoundaryFinder, "_end_gap_at_busy_year_end", lambda *_: None)
+        yield
+
+
+class Begun:
+    """An archive with a file's trades in it, to be upgraded again and again from here."""
+
+    def __init__(
+        self, folder: Path, exchange: Exchange, trades: list[Trade], early: Range | None
+    ) -> None:
+        """Of the file one row is lost; `early` was fetched before it came."""
+        self.folder = folder
+        self.exchange = exchange
+        self.market = sample_trades.market(trades)
+        self.truth: Tape = expected(self.market)
+        if early is not None:
+            assert self.crawl(folder / "begun").only(PAIR, span=early).exit_status == 0
+        file = folder / "XBTUSD.csv"
+        file.write_bytes(csv_files.three_columns([*trades[:-3], *trades[-2:]], "up"))
+        with earlier_import():
+            imported(
+                folder / "begun", file, whole=KnownComplete(0, trades[-1].true_ns // SECOND_NS + 9)
+            )
+        # Filled by a run that ends with what the file lacks.
+        Crawl(exchange.url, folder / "begun").only(PAIR)
+        with writer(TradeStore(folder / "begun"), PAIR) as one:
+            roll_up(one, parse_levels(["1h"]))
+        self.before = tape_of(folder / "begun", PAIR)
+        self.coverage = TradeStore(folder / "begun").coverage(PAIR)
+
+    def crawl(self, folder: Path, **fields: Any) -> Crawl:
+        options = {"archive.flush_rows": 30, "candles.rollups": []}
+        return Crawl(self.exchange.url, folder, options, **fields)
+
+    def copy(self, name: str) -> Path:
+        shutil.copytree(self.folder / "begun", self.folder / name)
+        return self.folder / name
+
+    def check_between(self, folder: Path) -> None:
+        """All is covered; what is said to be a file's is the file's, all else the exchange's."""
+        archive = TradeStore(folder)
+        faults = verify(archive, PAIR).faults
+        assert [fault for fault in faults if (fault.path or "").startswith("candles/")] == []
+        assert archive.coverage(PAIR) == self.coverage
+        files = [part for _, part in from_files(archive, PAIR)]
+        for parts, tape in (
+            (files, self.before),
+            (missing(self.coverage, files), self.truth),
+        ):
+            for part in parts:
+                rows = [row for batch in archive.scan(PAIR, part) for row in plain(batch)]
+                assert rows == [row for row in tape if part.after < row[1] <= part.through]
+
+    def check_end(self, folder: Path) -> None:
+        assert tape_of(folder, PAIR) == self.truth
+        assert verify(TradeStore(folder), PAIR).faults == []
+        assert strangers(folder) == []
+        assert list((folder / "upgrade").rglob("*.parquet")) == []
+        assert from_files(TradeStore(folder), PAIR) == []
+
+
+def plain(batch: Any) -> list[tuple[Any, ...]]:
+    table = batch.set_column(1, "time", batch.column("time").cast("int64"))
+    return list(zip(*(column.to_pylist() for column in table.columns), strict=True))
+
+
+class Killed(BaseException):
+    """The process is gone."""
+
+
+class Steps:
+    """So many steps on any disk, and nothing happens any more."""
+
+    def __init__(self, left: int) -> None:
+        self.left = left
+
+    def take(self) -> None:
+        self.left -= 1
+        if self.left < 0:
+            raise Killed
+
+
+class Dying(LocalStore):
+    """A disk that takes steps."""
+
+    def __init__(self, root: Path, steps: Steps) -> None:
+        super().__init__(root)
+        self._steps = steps
+
+    def stage(self, folder: str) -> str:
+        self._steps.take()
+        return super().stage(folder)
+
+    def commit(self, staged: str, path: str) -> None:
+        self._steps.take()
+        super().commit(staged, path)
+        self._steps.take()
+
+    def remove(self, path: str) -> None:
+        self._steps.take()
+        super().remove(path)
+        self._steps.take()
+
+    def remove_folder(self, folder: str) -> None:
+        self._steps.take()
+        super().remove_folder(folder)

@@ -1,0 +1,98 @@
+"""Shared by tests: redownloads."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sample_trades
+from backfills import Crawl, serve, strangers, tape_of
+from csv_imports import imported
+from kraken_market import Clock, Tape, Trade, expected
+from kraken_server import Exchange
+
+from harvester.csv_import.files import KnownComplete
+from harvester.download.events import BackfillResult
+from harvester.storage.trade_store import TradeStore
+from harvester.verify.integrity import verify
+
+PAIR = "XBTUSD"
+
+
+NOW_NS = sample_trades.utc_ns(2025, 3, 1)
+
+
+class Upgrading:
+    """An archive of a file's trades and then the exchange's, over a clock that stands."""
+
+    def __init__(self, folder: Path, trades: Sequence[Trade]) -> None:
+        self.folder = folder / "data"
+        self.market = sample_trades.market(trades)
+        self.truth: Tape = expected(self.market)
+        self.exchange = serve(self.market, clock=Clock(NOW_NS))
+        self._file = folder / "XBTUSD.csv"
+
+    def take_in(self, data: bytes, whole: KnownComplete | None = None) -> None:
+        self._file.write_bytes(data)
+        imported(self.folder, self._file, whole=whole or KnownComplete())
+
+    def crawl(self, **fields: Any) -> Crawl:
+        fields = {"now_ns": lambda: NOW_NS} | fields
+        return Crawl(self.exchange.url, self.folder, {"archive.flush_rows": 700}, **fields)
+
+    def fill(self) -> None:
+        assert self.crawl().only(PAIR).exit_status == 0
+
+    def upgrade(self, **fields: Any) -> BackfillResult:
+        return self.crawl(upgrade=True, **fields).only(PAIR)
+
+    @property
+    def tape(self) -> list[tuple[Any, ...]]:
+        return tape_of(self.folder, PAIR)
+
+    def sources(self) -> list[str]:
+        archive = TradeStore(self.folder)
+        return [archive.footer(segment).source for segment in archive.segments(PAIR)]
+
+    def check(self) -> None:
+        """The whole tape is the exchange's, nothing is left over, and all of it is proved."""
+        assert self.tape == self.truth
+        assert set(self.sources()) == {"api"}
+        assert verify(TradeStore(self.folder), PAIR).faults == []
+        assert strangers(self.folder) == []
+        assert aside(self.folder) == []
+
+
+def aside(folder: Path) -> list[Path]:
+    return list((folder / "upgrade").rglob("*.parquet"))
+
+
+@pytest.fixture
+def started(tmp_path: Path) -> Iterator[Any]:
+    running: list[Exchange] = []
+
+    def start(trades: Sequence[Trade]) -> Upgrading:
+        one = Upgrading(tmp_path, trades)
+        running.append(one.exchange.start())
+        return one
+
+    yield start
+    for exchange in running:
+        exchange.stop()
+
+
+TRADES = sample_trades.xbtusd_like(6_000, 81)
+
+
+def years(*counts: int) -> list[Trade]:
+    """So many trades in June of each year from 2016 on, of ids that go on."""
+    some = [
+        sample_trades.xbtusd_like(
+            count, place, start_ns=sample_trades.utc_ns(2016 + place, 6, 1), first_id=1
+        )
+        for place, count in enumerate(counts)
+    ]
+    flat = [each for one in some for each in one]
+    return [sample_trades._renumbered(each, number) for number, each in enumerate(flat, 1)]

@@ -1,0 +1,28 @@
+"""Shared by tests: trade batches."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+
+import pyarrow as pa
+
+from harvester.schema import (
+    ROWS,
+)
+
+
+def batch(stamps: list[int], side: str = "buy") -> pa.RecordBatch:
+    """Rows of these published times, told apart by their id."""
+    rows = [
+        {
+            "trade_id": place + 1,
+            "time": stamp,
+            "price": Decimal("1.5"),
+            "volume": Decimal("2.5"),
+            "side": side,
+            "order_type": "limit",
+            "misc": "",
+        }
+        for place, stamp in enumerate(stamps)
+    ]
+    return pa.RecordBatch.from_pylist(rows, schema=ROWS)

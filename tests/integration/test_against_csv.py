@@ -1,0 +1,905 @@
+"""Candles of an archive against Kraken's files of candles: equal, different, skipped or refused."""
+
+from __future__ import annotations
+
+import csv
+import json
+import signal
+import subprocess
+import weakref
+from collections.abc import Iterator, Sequence
+from decimal import Decimal
+from pathlib import Path
+
+import csv_files
+import pyarrow as pa
+import pytest
+import sample_trades
+from candle_cases import batch, cut, hold
+from csv_comparison import (
+    DAY,
+    EVERYTHING,
+    FIELDS,
+    HARVESTER,
+    MINUTE,
+    MINUTES,
+    ROWS,
+    TRADES,
+    Change,
+    Line,
+    environment,
+    held,
+    lines,
+    only,
+    plain,
+    report,
+    run,
+    text,
+    zipped,
+)
+from kraken_market import Market, Trade, expected
+
+from harvester.csv_import.files import KnownComplete, find
+from harvester.csv_import.ohlcvt import Block, read_candles
+from harvester.errors import BadFile
+from harvester.kraken.pairs import Pair
+from harvester.storage.footer import Footer
+from harvester.storage.trade_store import TradeStore
+from harvester.storage.writer import writer
+from harvester.times import Range
+from harvester.verify.against_csv import choose, compare_blocks
+from harvester.verify.local_candles import BoundaryTrades, LocalCandleReader
+from harvester.verify.reports import Difference, FileReport, IntervalReport
+
+CAPTURED = Path(__file__).parents[2] / "shared" / "kraken"
+
+
+# --- files as the exchange has them --------------------------------------------------------------
+
+
+def sound(folder: Path) -> TradeStore:
+    """An archive of TRADES in which `verify` finds nothing wrong."""
+    archive = TradeStore(folder / "data")
+    with writer(archive, "XBTUSD") as one:
+        one.commit(EVERYTHING, batch(ROWS), Footer(EVERYTHING, '{"altname":"XBTUSD"}'))
+    return archive
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> TradeStore:
+    """An archive of all of TRADES, in three files."""
+    stamps = [row[1] for row in ROWS]
+    bounds = [0, stamps[1_500], stamps[3_000], EVERYTHING.through]
+    return hold(TradeStore(tmp_path_factory.mktemp("whole")), cut(ROWS, bounds))
+
+
+# --- equal ---------------------------------------------------------------------------------------
+
+
+def test_all_lengths_of_a_zip_are_equal(whole: TradeStore, tmp_path: Path) -> None:
+    found = report(whole, zipped(tmp_path))
+    assert found.files == tuple(
+        FileReport(
+            f"Kraken_OHLCVT.zip:OHLCVT/XBTUSD_{minutes}.csv",
+            IntervalReport(
+                minutes, compared=len(lines(minutes)), exchange_trades=4_000, archive_trades=4_000
+            ),
+        )
+        for minutes in MINUTES
+    )
+    assert found.exit_status == 0
+
+
+@pytest.mark.parametrize("minutes", [7, 10080])
+def test_any_whole_number_of_minutes_is_compared(
+    minutes: int, whole: TradeStore, tmp_path: Path
+) -> None:
+    found = only(whole, zipped(tmp_path, minutes=[minutes]))
+    skipped = {} if minutes == 7 else {"after the stored trades": 1}
+    assert (found.skipped, found.differing) == (skipped, 0)
+    assert found.compared + sum(found.skipped.values()) == len(lines(minutes))
+
+
+def test_a_csv_and_a_folder_are_taken_as_a_zip_is(whole: TradeStore, tmp_path: Path) -> None:
+    single = tmp_path / "XBTUSD_60.csv"
+    single.write_bytes(text(lines(60)))
+    folder = tmp_path / "some" / "deeper"
+    folder.mkdir(parents=True)
+    (folder / "xbtusd_1440.csv").write_bytes(text(lines(1440)))
+    found = report(whole, str(single), str(tmp_path / "some"))
+    assert [(file.file, file.interval.compared) for file in found.files] == [
+        ("XBTUSD_60.csv", len(lines(60))),
+        ("xbtusd_1440.csv", len(lines(1440))),
+    ]
+
+
+HEADER = [["time", "open", "high", "low", "close", "volume", "trades"]]
+EQUAL: dict[str, Change] = {
+    "a header": lambda rows: HEADER + rows,
+    "zeros at the ends": lambda rows: [
+        [t, *(f"{Decimal(one):.12f}" for one in rest), n] for t, *rest, n in rows
+    ],
+    "exponents": lambda rows: [
+        [t, *prices, f"{Decimal(v).scaleb(3)}e-3", n] for t, *prices, v, n in rows
+    ],
+    "whole seconds with a point": lambda rows: [[f"{t}.0", *rest] for t, *rest in rows],
+    "spaces": lambda rows: [[f" {one}" for one in row] for row in rows],
+    "blank lines and carriage returns": lambda rows: [
+        [*row[:-1], f"{row[-1]}\r\n"] for row in rows
+    ],
+}
+
+
+@pytest.mark.parametrize("name", EQUAL)
+def test_numbers_are_compared_and_not_how_they_are_printed(
+    name: str, whole: TradeStore, tmp_path: Path
+) -> None:
+    found = only(whole, zipped(tmp_path, EQUAL[name], [60]))
+    assert (found.compared, found.differing) == (len(lines(60)), 0)
+
+
+def test_volumes_of_tiny_coins_are_equal_in_all_digits(tmp_path: Path) -> None:
+    market = sample_trades.tiny_coin(3_000, 92)
+    rows = expected(market)
+    archive = hold(
+        TradeStore(tmp_path / "data"), [(Range(0, rows[-1][1] // DAY * DAY + DAY - 1), rows)]
+    )
+    path = tmp_path / "XBTUSD_1440.csv"
+    path.write_bytes(text(lines(1440, rows)))
+    assert max(Decimal(row[5]) for row in lines(1440, rows)) > 2**63 // 10**8
+    found = only(archive, str(path))
+    assert (found.differing, found.exchange_trades) == (0, 3_000)
+
+
+@pytest.mark.parametrize("rounding", csv_files.ROUNDINGS)
+def test_whole_seconds_of_an_imported_file_are_compared_however_they_were_rounded(
+    rounding: str, tmp_path: Path
+) -> None:
+    """A trade that a file rounds up into the next minute is published at its very beginning."""
+    (tmp_path / "XBTUSD.csv").write_bytes(csv_files.three_columns(TRADES, rounding))
+    ran = run(tmp_path, "import", "XBTUSD.csv", "--delisted", "--whole-until", "2024-03-01")
+    assert ran.returncode == 0
+    true = [
+        (None, one.true_ns, 0, Decimal(one.price), Decimal(one.volume), None, None, "")
+        for one in TRADES
+    ]
+    path = tmp_path / "XBTUSD_1.csv"
+    path.write_bytes(text(lines(1, true)))
+    found = only(TradeStore(tmp_path / "data"), str(path))
+    assert (found.differing, sum(found.skipped.values())) == (0, 1)
+    assert found.compared >= len(lines(1, true)) - 1
+    assert (found.at_boundary > 10) == (rounding != "down")
+
+
+# --- different -----------------------------------------------------------------------------------
+
+
+def raised(value: str) -> str:
+    """A value with its last digit raised by one."""
+    decimals = len(value.partition(".")[2])
+    return f"{Decimal(value) + Decimal(1).scaleb(-decimals):f}"
+
+
+@pytest.mark.parametrize("minutes", MINUTES)
+@pytest.mark.parametrize("field", FIELDS)
+def test_one_digit_of_one_value_is_told_with_its_place(
+    field: str, minutes: int, whole: TradeStore, tmp_path: Path
+) -> None:
+    place, column = len(lines(minutes)) // 2, FIELDS.index(field) + 1
+
+    def change(rows: list[Line]) -> list[Line]:
+        rows[place][column] = raised(rows[place][column])
+        return rows
+
+    found = only(whole, zipped(tmp_path, change, [minutes]))
+    row = lines(minutes)[place]
+    assert found.differences == (
+        Difference(
+            "XBTUSD",
+            minutes,
+            int(row[0]) * 10**9,
+            field,
+            row[column],
+            plain(Decimal(raised(row[column]))),
+        ),
+    )
+    assert (found.differing, found.compared, found.unlisted) == (1, len(lines(minutes)), 0)
+    assert found.miscounted == (field == "count")
+
+
+@pytest.mark.parametrize("minutes", MINUTES)
+def test_a_row_taken_out_is_told(minutes: int, whole: TradeStore, tmp_path: Path) -> None:
+    rows = lines(minutes)
+    gone = rows[len(rows) // 2]
+
+    found = only(
+        whole, zipped(tmp_path, lambda all_: [one for one in all_ if one != gone], [minutes])
+    )
+    time_ns = int(gone[0]) * 10**9
+    assert found.differences == (
+        Difference("XBTUSD", minutes, time_ns, "volume", gone[5], None),
+        Difference("XBTUSD", minutes, time_ns, "count", gone[6], None),
+    )
+    assert (found.compared, found.differing) == (len(rows), 1)
+
+
+def test_a_row_added_is_told(whole: TradeStore, tmp_path: Path) -> None:
+    known = {row[0] for row in lines(1)}
+    first = int(lines(1)[0][0])
+    free = next(str(at) for at in range(first, first + 7_200, 60) if str(at) not in known)
+    added = [free, "9.5", "9.5", "9.5", "9.5", "0.25", "3"]
+    found = only(whole, zipped(tmp_path, lambda rows: sorted([*rows, added]), [1]))
+    assert found.differences == (
+        Difference("XBTUSD", 1, int(free) * 10**9, "volume", None, "0.25"),
+        Difference("XBTUSD", 1, int(free) * 10**9, "count", None, "3"),
+    )
+
+
+def test_a_row_that_tells_of_no_trades_is_none(whole: TradeStore, tmp_path: Path) -> None:
+    known = {row[0] for row in lines(1)}
+    first = int(lines(1)[0][0])
+    free = next(str(at) for at in range(first, first + 7_200, 60) if str(at) not in known)
+    empty = [free, "9.5", "9.5", "9.5", "9.5", "0", "0"]
+    assert only(whole, zipped(tmp_path, lambda rows: sorted([*rows, empty]), [1])).differing == 0
+
+
+def test_more_decimals_than_a_trade_can_have_differ_by_all_of_them(
+    whole: TradeStore, tmp_path: Path
+) -> None:
+    row = lines(1440)[1]
+
+    def change(rows: list[Line]) -> list[Line]:
+        rows[1][5] += "0" * (9 - len(row[5].partition(".")[2])) + "4"
+        return rows
+
+    [found] = only(whole, zipped(tmp_path, change, [1440])).differences
+    assert (found.field, found.archive) == ("volume", row[5])
+    assert Decimal(found.exchange or "") - Decimal(row[5]) == Decimal("4e-10")
+
+
+def test_no_more_than_twenty_values_are_listed(whole: TradeStore, tmp_path: Path) -> None:
+    found = only(
+        whole, zipped(tmp_path, lambda rows: [[*row[:6], raised(row[6])] for row in rows], [1])
+    )
+    number = len(lines(1))
+    assert (found.differing, len(found.differences), found.unlisted) == (number, 20, number - 20)
+    assert (found.exchange_trades, found.archive_trades) == (4_000 + number, 4_000)
+
+
+def test_of_a_part_that_is_wholly_missing_every_candle_is_told(
+    whole: TradeStore, tmp_path: Path
+) -> None:
+    rows = lines(1)
+    found = only(whole, zipped(tmp_path, lambda all_: all_[:300] + all_[-300:], [1]))
+    assert (found.compared, found.differing) == (len(rows), len(rows) - 600)
+
+
+def test_what_lies_before_and_behind_a_files_rows_is_not_its_own(
+    whole: TradeStore, tmp_path: Path
+) -> None:
+    """Nothing tells of a single file from when to when it holds all."""
+    path = zipped(tmp_path, lambda rows: rows[100:-100], [1], "some.zip")
+    found = only(whole, path)
+    assert (found.compared, found.differing) == (len(lines(1)) - 200, 0)
+
+
+def test_of_the_whole_history_its_beginning_is_known(whole: TradeStore, tmp_path: Path) -> None:
+    found = only(whole, zipped(tmp_path, lambda rows: rows[100:-100], [1]))
+    assert (found.compared, found.differing) == (len(lines(1)) - 100, 100)
+
+
+def test_of_a_quarter_both_ends_are_known(whole: TradeStore, tmp_path: Path) -> None:
+    path = zipped(tmp_path, lambda rows: rows[100:-100], [1], "Kraken_OHLCVT_Q1_2024.zip")
+    found = only(whole, path)
+    assert (found.compared, found.differing) == (len(lines(1)), 200)
+
+
+def test_a_quarter_without_a_row_lacks_all_that_we_hold(whole: TradeStore, tmp_path: Path) -> None:
+    path = zipped(tmp_path, lambda _: [], [60], "Kraken_OHLCVT_Q1_2024.zip")
+    found = only(whole, path)
+    assert (found.compared, found.differing) == (len(lines(60)), len(lines(60)))
+
+
+@pytest.mark.parametrize("quarter", ["Q4_2023", "Q2_2024"])
+def test_what_a_quarters_name_does_not_tell_of_is_skipped(
+    quarter: str, whole: TradeStore, tmp_path: Path
+) -> None:
+    path = zipped(tmp_path, list, [60], f"Kraken_OHLCVT_{quarter}.zip")
+    found = only(whole, path)
+    assert (found.compared, found.skipped) == (
+        0,
+        {"outside the period in the file's name": len(lines(60))},
+    )
+    assert report(whole, path).exit_status == 4
+
+
+# --- prices of more decimals than the pair has ---------------------------------------------------
+
+
+def test_prices_that_the_file_shortens_are_held_to_what_it_prints(tmp_path: Path) -> None:
+    fine = [
+        (*row[:3], row[3] + Decimal(place % 5) / 10**4, *row[4:]) for place, row in enumerate(ROWS)
+    ]
+    archive = held(tmp_path, rows=fine)
+    path = tmp_path / "XBTUSD_60.csv"
+    for rounding in ("ROUND_DOWN", "ROUND_HALF_UP"):
+        shortened = [
+            [
+                row[0],
+                *(str(Decimal(one).quantize(Decimal("0.1"), rounding)) for one in row[1:5]),
+                *row[5:],
+            ]
+            for row in lines(60, fine)
+        ]
+        path.write_bytes(text(shortened))
+        found = only(archive, str(path))
+        changed = sum(
+            Decimal(one) != Decimal(other)
+            for row, true in zip(shortened, lines(60, fine), strict=True)
+            for one, other in zip(row, true, strict=True)
+        )
+        assert changed > 100
+        assert (found.differing, found.shortened) == (0, changed)
+
+
+# --- trades at the very edge of a candle ---------------------------------------------------------
+
+
+OPENS = 1_711_929_600 * 10**9
+EDGES = {
+    "one of two": (-90, -20 * 10**-9, 10),
+    "the only one of its minute": (-90, -20 * 10**-9, 70),
+    "the very first": (-20 * 10**-9, 70),
+    "several at once": (-90, -50 * 10**-9, -20 * 10**-9, 0, 10, 70),
+}
+
+
+def edge_market(name: str) -> Market:
+    """Trades so many seconds before and after a moment at which every candle opens."""
+    return sample_trades.market(
+        Trade(
+            OPENS + int(Decimal(str(at)) * 10**9), f"{100 + n}.0", f"{n + 1}.5", "b", "m", "", n + 1
+        )
+        for n, at in enumerate(EDGES[name])
+    )
+
+
+def true_lines(market: Market) -> list[Line]:
+    """The minutes by the stamps that only the exchange knows."""
+    true = [
+        (row[0], trade.true_ns, *row[2:])
+        for row, trade in zip(expected(market), market.trades, strict=True)
+    ]
+    return lines(1, true)
+
+
+@pytest.mark.parametrize("name", EDGES)
+def test_a_trade_published_at_the_edge_may_count_on_its_other_side(
+    name: str, tmp_path: Path
+) -> None:
+    market = edge_market(name)
+    rows = expected(market)
+    archive = held(tmp_path, Range(0, OPENS + DAY - 1), rows=rows)
+    assert true_lines(market) != lines(1, rows)
+    path = tmp_path / "XBTUSD_1.csv"
+    path.write_bytes(text(true_lines(market)))
+    found = only(archive, str(path))
+    assert (found.differing, found.at_boundary, found.exchange_trades) == (
+        0,
+        2,
+        found.archive_trades,
+    )
+
+
+def test_a_row_that_is_missing_is_told_though_its_only_trade_is_at_the_edge(
+    tmp_path: Path,
+) -> None:
+    """Nothing may give a trade away that the candle before does not take."""
+    rows = expected(
+        sample_trades.market(
+            [
+                Trade(OPENS + at * 10**9, "100.0", "1.5", "b", "m", "", n + 1)
+                for n, at in enumerate((-30, 0, 70))
+            ]
+        )
+    )
+    archive = held(tmp_path, Range(0, OPENS + DAY - 1), rows=rows)
+    path = tmp_path / "XBTUSD_1.csv"
+    path.write_bytes(text([lines(1, rows)[0], lines(1, rows)[2]]))
+    found = only(archive, str(path))
+    assert (found.differing, found.at_boundary) == (1, 0)
+    assert [difference.time_ns for difference in found.differences] == [OPENS, OPENS]
+
+
+def test_a_candle_may_give_no_more_than_the_one_before_takes(tmp_path: Path) -> None:
+    seconds = (-30, 0, 0, 70)
+    rows = expected(
+        sample_trades.market(
+            Trade(OPENS + at * 10**9, "100.0", "1.5", "b", "m", "", n + 1)
+            for n, at in enumerate(seconds)
+        )
+    )
+    archive = held(tmp_path, Range(0, OPENS + DAY - 1), rows=rows)
+    first, _, last = lines(1, rows)
+    path = tmp_path / "XBTUSD_1.csv"
+    path.write_bytes(text([[*first[:5], "3", "2"], last]))
+    found = only(archive, str(path))
+    assert (found.differing, found.at_boundary) == (1, 1)
+    assert [difference.time_ns for difference in found.differences] == [OPENS, OPENS]
+
+
+# Seconds around OPENS, their volumes, and which of the trades the archive lost.
+LOST = {
+    "its twin opens the next minute": ((-30, -1, 0, 10, 70), "12211", 1),
+    "its neighbour there is another": ((-30, -1, 0, 10, 70), "12311", 1),
+    "twins open the next minutes too": ((-90, -60, -30, 0, 10, 60, 70), "1111111", 2),
+    "all that it had, and a twin": ((-90, -30, 0, 10, 70), "12211", 1),
+}
+
+
+@pytest.mark.parametrize("name", LOST)
+@pytest.mark.parametrize("block_bytes", [1 << 20, 30])
+def test_no_trade_stands_in_for_one_that_is_lost_and_counts_in_its_own_candle_too(
+    name: str, block_bytes: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where the two candles are in different blocks."""
+    monkeypatch.setattr("harvester.csv_import.files.BLOCK_BYTES", block_bytes)
+    seconds, volumes, lost = LOST[name]
+    rows = expected(
+        sample_trades.market(
+            Trade(OPENS + at * 10**9, "100.0", f"{volume}.5", "b", "m", "", n + 1)
+            for n, (at, volume) in enumerate(zip(seconds, volumes, strict=True))
+        )
+    )
+    path = tmp_path / "XBTUSD_1.csv"
+    path.write_bytes(text(lines(1, rows)))
+    kept = rows[:lost] + rows[lost + 1 :]
+    found = only(held(tmp_path, Range(0, OPENS + DAY - 1), rows=kept), str(path))
+    assert (found.differing, found.at_boundary) == (1, 0)
+    assert (found.archive_trades, found.exchange_trades) == (len(rows) - 1, len(rows))
+    assert {difference.time_ns for difference in found.differences} == {
+        rows[lost][1] // MINUTE * MINUTE
+    }
+
+
+def test_of_a_long_row_of_twins_the_blame_may_fall_later_and_is_not_lost(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No more candles wait than have room: then the first of them are told as they are."""
+    monkeypatch.setattr("harvester.verify.local_candles.MAX_UNDECIDED", 2)
+    seconds = [-30, -10, *range(0, 600, 60), 610]
+    rows = expected(
+        sample_trades.market(
+            Trade(OPENS + at * 10**9, "100.0", "1.5", "b", "m", "", n + 1)
+            for n, at in enumerate(seconds)
+        )
+    )
+    path = tmp_path / "XBTUSD_1.csv"
+    path.write_bytes(text(lines(1, rows)))
+    found = only(held(tmp_path, Range(0, OPENS + DAY - 1), rows=rows[1:]), str(path))
+    assert (found.differing, found.archive_trades, found.exchange_trades) == (
+        1,
+        len(rows) - 1,
+        len(rows),
+    )
+
+
+def test_counting_other_trades_than_are_held_is_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Candles and the trades at their edges are read by two ways, which may not disagree."""
+    market = edge_market("one of two")
+    archive = held(tmp_path, Range(0, OPENS + DAY - 1), rows=expected(market))
+    path = tmp_path / "XBTUSD_1.csv"
+    path.write_bytes(text(true_lines(market)))
+    read = LocalCandleReader.edges
+
+    def doubled(
+        asker: LocalCandleReader, minutes: int, opens: Sequence[int]
+    ) -> dict[int, BoundaryTrades]:
+        found = read(asker, minutes, opens)
+        return {
+            at: BoundaryTrades(one.at_opening * 2, one.inside, one.at_end)
+            for at, one in found.items()
+        }
+
+    monkeypatch.setattr(LocalCandleReader, "edges", doubled)
+    found = report(archive, str(path))
+    assert [str(error) for error in found.errors] == [
+        "XBTUSD: its candles of 1 minutes have 4 trades, but 3 are stored; "
+        "`harvester verify XBTUSD` shows which"
+    ]
+    assert found.exit_status == 4
+
+
+# --- skipped -------------------------------------------------------------------------------------
+
+
+def test_what_coverage_does_not_hold_whole_is_skipped_with_the_reason(tmp_path: Path) -> None:
+    opens = [int(row[0]) * 10**9 for row in lines(60)]
+    gap = Range(opens[20] + 7 * MINUTE, opens[23] - 1)
+    archive = held(
+        tmp_path, Range(opens[3] - 1, gap.after), Range(gap.through, opens[-4] + 5 * MINUTE)
+    )
+    found = only(archive, zipped(tmp_path, list, [60]))
+    assert found.skipped == {
+        "before the stored trades": 3,
+        "in a gap": 3,
+        "after the stored trades": 4,
+    }
+    assert (found.compared, found.differing) == (len(opens) - 10, 0)
+
+
+def test_a_difference_in_a_gap_counts_for_nothing(tmp_path: Path) -> None:
+    opens = [int(row[0]) * 10**9 for row in lines(60)]
+    archive = held(tmp_path, Range(0, opens[20]), Range(opens[21] - 1, EVERYTHING.through))
+
+    def change(rows: list[Line]) -> list[Line]:
+        rows[20][1] = "1"
+        return rows
+
+    found = only(archive, zipped(tmp_path, change, [60]))
+    assert (found.skipped, found.differing) == ({"in a gap": 1}, 0)
+
+
+def test_a_candle_that_the_file_lacks_is_skipped_where_a_gap_reaches_into_it(
+    tmp_path: Path,
+) -> None:
+    rows = lines(60)
+    cut_at = next(row[1] for row in ROWS if row[1] // 10**9 >= int(rows[20][0])) + 1
+    archive = held(
+        tmp_path, Range(0, cut_at), Range(int(rows[21][0]) * 10**9 - 1, EVERYTHING.through)
+    )
+    path = zipped(tmp_path, lambda all_: [row for row in all_ if row != rows[20]], [60])
+    found = only(archive, path)
+    assert (found.skipped, found.differing) == ({"in a gap": 1}, 0)
+
+
+# --- rows that are none --------------------------------------------------------------------------
+
+
+FIRST = 1_705_791_600
+GOOD = b"%d,9.5,9.5,9.5,9.5,1,2\n" % FIRST
+BAD = {
+    b"%d,9.5,9.5,9.5,9.5,1\n" % (FIRST + 60): "it has 6 fields instead of 7",
+    b"<html>\n": "it has 1 fields instead of 7",
+    b"%d,nine,9.5,9.5,9.5,1,2\n" % (FIRST + 60): "open 'nine' is no number",
+    b"%d,9.5,9.5,9.5,nan,1,2\n" % (FIRST + 60): "close 'nan' is no number",
+    b"%d,9.5,9.5,9.5,9.5,-1,2\n" % (FIRST + 60): "volume -1 is below 0",
+    b"%d,9.5,9.5,9.5,9.5,1,2.5\n" % (FIRST + 60): (
+        "its number of trades 2.5 is no whole number of 64 bits"
+    ),
+    b"%d,9.5,9.5,9.5,9.5,1,99999999999999999999\n" % (FIRST + 60): (
+        "its number of trades 99999999999999999999 is no whole number of 64 bits"
+    ),
+    b"%d,9.5,9.5,9.5,9.5,1e99,2\n" % (FIRST + 60): (
+        "volume 1e99 has more than 30 digits before or after its point"
+    ),
+    b"%d,9.5,9.5,9.5,9.5,1e-99,2\n" % (FIRST + 60): (
+        "volume 1e-99 has more than 30 digits before or after its point"
+    ),
+    b"%d.5,9.5,9.5,9.5,9.5,1,2\n" % (FIRST + 60): f"its time {FIRST + 60}.5 is no whole second",
+    b"1000000000,9.5,9.5,9.5,9.5,1,2\n": "its time 1000000000 lies outside 2011 to 2262",
+    b"%d000,9.5,9.5,9.5,9.5,1,2\n" % FIRST: f"its time {FIRST}000 lies outside 2011 to 2262",
+    b"%d,9.5,9.5,9.5,9.5,1,2\n" % (FIRST + 61): "no candle of 1 minutes opens then",
+    GOOD: "it does not come after the one of 2024-01-20T23:00:00Z above it",
+}
+
+
+def refusal(folder: Path, data: bytes) -> str:
+    path = folder / "XBTUSD_1.csv"
+    path.write_bytes(data)
+    [member] = find([str(path)], KnownComplete())
+    with pytest.raises(BadFile) as caught:
+        list(read_candles(member, 1))
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("line", BAD)
+def test_a_bad_row_is_named_by_file_and_line_with_the_reason(line: bytes, tmp_path: Path) -> None:
+    shown = line.decode().strip()
+    assert refusal(tmp_path, GOOD + line) == (
+        f"XBTUSD_1.csv, line 2: {shown!r} can't be read: {BAD[line]}; nothing is concluded from "
+        "this file"
+    )
+
+
+@pytest.mark.parametrize("place", range(18, 24))
+def test_lines_are_counted_over_headers_blank_lines_and_blocks(
+    place: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whether the row that goes back is the first of a block or not."""
+    monkeypatch.setattr("harvester.csv_import.files.BLOCK_BYTES", 100)
+    rows = [b"%d,9.5,9.5,9.5,9.5,1,2\n" % (FIRST + 60 * n) for n in range(30)]
+    rows[10] += b"\n"
+    rows[place] = rows[3]
+    message = refusal(tmp_path, b"time,open,high,low,close,volume,trades\n" + b"".join(rows))
+    assert message.startswith(f"XBTUSD_1.csv, line {place + 3}: ")
+    assert f"it does not come after the one of 2024-01-20T23:{place - 1}:00Z above it" in message
+
+
+def test_a_bad_row_ends_its_file_and_no_other(whole: TradeStore, tmp_path: Path) -> None:
+    def change(rows: list[Line]) -> list[Line]:
+        if len(rows) == len(lines(60)):
+            rows[5][2] = "high"
+        return rows
+
+    found = report(whole, zipped(tmp_path, change, [60, 1440]))
+    assert [file.interval.compared for file in found.files] == [0, len(lines(1440))]
+    assert [str(error) for error in found.errors] == [
+        "Kraken_OHLCVT.zip:OHLCVT/XBTUSD_60.csv, line 6: "
+        f"{','.join(change(lines(60))[5])!r} can't be read: high 'high' is no number; nothing is "
+        "concluded from this file"
+    ]
+    assert found.exit_status == 2
+
+
+def test_a_member_that_its_checksum_belies_is_damaged(whole: TradeStore, tmp_path: Path) -> None:
+    path = Path(zipped(tmp_path, list, [1]))
+    data = bytearray(path.read_bytes())
+    data[data.index(b"PK\x01\x02") + 16] ^= 1
+    path.write_bytes(data)
+    found = report(whole, str(path))
+    assert [str(error) for error in found.errors] == [
+        "Kraken_OHLCVT.zip:OHLCVT/XBTUSD_1.csv is damaged: its bytes do not match its checksum"
+    ]
+    assert found.exit_status == 2
+
+
+# --- names ---------------------------------------------------------------------------------------
+
+
+def test_files_are_chosen_by_their_names(tmp_path: Path) -> None:
+    names = ["XBTUSD_1", "BTCUSD_60", "ETHUSD_1", "OLDUSD_1", "XBTUSD", "XBTUSD_0", "XBTUSD_1h"]
+    path = csv_files.packed(tmp_path / "K.zip", {f"x/{name}.csv": b"" for name in names})
+    known = [
+        Pair(altname="XBTUSD", key="XXBTZUSD", wsname="XBT/USD"),
+        Pair(altname="ETHUSD", wsname="ETH/USD"),
+    ]
+    chosen = choose(find([str(path)], KnownComplete()), ["XBTUSD", "ADAUSD"], known)
+    assert {
+        name: [(file.member.stem, file.minutes) for file in files]
+        for name, files in chosen.files.items()
+    } == {"XBTUSD": [("XBTUSD_1", 1), ("BTCUSD_60", 60)], "ADAUSD": []}
+    assert chosen.of_other_pairs == 1
+    assert [one.stem for one in chosen.unknown] == ["OLDUSD_1", "XBTUSD", "XBTUSD_0", "XBTUSD_1h"]
+
+
+# --- in bounded memory ---------------------------------------------------------------------------
+
+
+class Seen(Block):
+    """A block that can be watched."""
+
+    __hash__ = object.__hash__
+
+
+class Slowly(LocalCandleReader):
+    """Hands our candles on in small batches, and says how many."""
+
+    given = 0
+
+    def batches(self, minutes: int, span: Range) -> Iterator[pa.RecordBatch]:
+        for some in super().batches(minutes, span):
+            for place in range(0, some.num_rows, 50):
+                Slowly.given += 50
+                yield some.slice(place, 50)
+
+
+def test_neither_side_is_held_whole(
+    whole: TradeStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of each side no more is at hand than a block, and none runs ahead of the other."""
+    monkeypatch.setattr("harvester.csv_import.files.BLOCK_BYTES", 4_000)
+    [member] = find([zipped(tmp_path, list, [1])], KnownComplete())
+    standing: weakref.WeakSet[Seen] = weakref.WeakSet()
+    most, read, apart = 0, 0, 0
+
+    def blocks() -> Iterator[Block]:
+        nonlocal most, read, apart
+        for read_candle in read_candles(member, 1):
+            block = Seen(read_candle.rows, read_candle.size, read_candle.text)
+            standing.add(block)
+            most = max(most, len(standing))
+            apart = max(apart, abs(Slowly.given - read))
+            read += read_candle.rows.num_rows
+            del read_candle
+            yield block
+            del block
+
+    Slowly.given = 0
+    asker = Slowly(whole, "XBTUSD", 1)
+    found = compare_blocks(asker, whole.coverage("XBTUSD"), 1, member.complete, blocks())
+    assert (found.compared, found.differing) == (len(lines(1)), 0)
+    assert most <= 2
+    assert apart <= 50 + 4_000 // len(GOOD)
+
+
+# --- as a command --------------------------------------------------------------------------------
+
+
+def test_the_report_for_people(tmp_path: Path) -> None:
+    sound(tmp_path)
+    opens = int(lines(60)[5][0])
+
+    def change(rows: list[Line]) -> list[Line]:
+        for row in rows:
+            if len(rows) == len(lines(60)) and row[0] == str(opens):
+                row[6] = raised(row[6])
+        return rows
+
+    zipped(tmp_path, change, [60, 1440])
+    ran = run(tmp_path, "verify", "btc/usd", "--against-csv", "Kraken_OHLCVT.zip")
+    hours, days = len(lines(60)), len(lines(1440))
+    count = lines(60)[5][6]
+    assert ran.stdout.splitlines()[-4:] == [
+        f"XBTUSD against the files: 1 DIFFER: {hours + days} candles compared, 0 skipped",
+        f"  60m, Kraken_OHLCVT.zip:OHLCVT/XBTUSD_60.csv: {hours} compared, 1 differ",
+        f"    XBTUSD 60m 2024-01-21T{opens // 3600 % 24:02d}:00:00Z count: archive {count}, "
+        f"exchange {int(count) + 1}",
+        f"  1440m, Kraken_OHLCVT.zip:OHLCVT/XBTUSD_1440.csv: {days} compared, 0 differ",
+    ]
+    assert (ran.returncode, ran.stderr) == (4, "")
+
+
+def test_the_report_as_json(tmp_path: Path) -> None:
+    sound(tmp_path)
+    zipped(tmp_path, minutes=[60])
+    ran = run(tmp_path, "verify", "--against-csv", "Kraken_OHLCVT.zip", "--json")
+    [found] = json.loads(ran.stdout)
+    assert found["csv"] == {
+        "pair": "XBTUSD",
+        "files": [
+            {
+                "file": "Kraken_OHLCVT.zip:OHLCVT/XBTUSD_60.csv",
+                "minutes": 60,
+                "compared": len(lines(60)),
+                "differing": 0,
+                "skipped": {},
+                "shortened": 0,
+                "at_boundary": 0,
+                "within_float_rounding": 0,
+                "miscounted": 0,
+                "exchange_trades": 4_000,
+                "archive_trades": 4_000,
+                "differences": [],
+                "unlisted": 0,
+                "notes": [],
+                "error": None,
+            }
+        ],
+        "compared": len(lines(60)),
+        "differing": 0,
+        "skipped": 0,
+        "exit_status": 0,
+    }
+    assert (ran.returncode, "exchange" in found, ran.stderr) == (0, False, "")
+
+
+def test_files_and_the_exchange_may_be_held_against_at_once(tmp_path: Path) -> None:
+    """Here the exchange is down, which does not keep the files from being compared."""
+    sound(tmp_path)
+    zipped(tmp_path, minutes=[60])
+    options = ("--against-csv", "Kraken_OHLCVT.zip", "--against-exchange", "--json", "-q")
+    ran = run(tmp_path, "verify", *options)
+    [found] = json.loads(ran.stdout)
+    assert (found["exchange"]["exit_status"], found["csv"]["exit_status"]) == (3, 0)
+    assert (found["csv"]["compared"], ran.returncode) == (len(lines(60)), 3)
+
+
+def test_files_of_other_pairs_are_skipped_and_reported(tmp_path: Path) -> None:
+    sound(tmp_path)
+    data = text(lines(1440))
+    names = ["XBTUSD_1440", "OLDUSD_1440", "notes"]
+    csv_files.packed(tmp_path / "K.zip", {f"{name}.csv": data for name in names})
+    (tmp_path / "data" / "pairs.json").write_text('{"ETHUSD":{"altname":"ETHUSD"}}')
+    csv_files.packed(tmp_path / "L.zip", {"ETHUSD_1.csv": b"", "ETHUSD_5.csv": b""})
+    ran = run(tmp_path, "verify", "--against-csv", "K.zip", "--against-csv", "L.zip")
+    assert ran.stdout.splitlines()[-2].startswith("XBTUSD against the files: equal: ")
+    assert ran.stderr.splitlines() == [
+        "skipped: 2 files of pairs that are not requested or not stored",
+        "skipped: 2 files not named after the candles of a known pair, such as "
+        "XBTUSD_60.csv: K.zip:OLDUSD_1440.csv, K.zip:notes.csv",
+    ]
+    assert ran.returncode == 0
+
+
+def test_a_pair_that_was_named_and_has_no_file_is_no_success(tmp_path: Path) -> None:
+    sound(tmp_path)
+    csv_files.packed(tmp_path / "K.zip", {"OLDUSD_1.csv": b""})
+    ran = run(tmp_path, "verify", "XBTUSD", "--against-csv", "K.zip", "-q")
+    assert ran.stdout.splitlines()[-1] == (
+        "XBTUSD against the files: nothing compared: no file is of this pair"
+    )
+    assert (ran.returncode, ran.stderr) == (4, "")
+    ran = run(tmp_path, "verify", "--against-csv", "K.zip", "-q")
+    assert (ran.returncode, ran.stderr) == (
+        4,
+        "harvester: nothing compared: none of the files is of a pair that is stored\n",
+    )
+
+
+def test_a_bad_row_is_one_line_and_ends_with_2(tmp_path: Path) -> None:
+    sound(tmp_path)
+    (tmp_path / "XBTUSD_1440.csv").write_bytes(text(lines(1440)) + b"none\n")
+    ran = run(tmp_path, "verify", "--against-csv", "XBTUSD_1440.csv")
+    line = len(lines(1440)) + 1
+    assert ran.stderr == (
+        f"harvester: XBTUSD: XBTUSD_1440.csv, line {line}: 'none' can't be read: it has 1 fields "
+        "instead of 7; nothing is concluded from this file\n"
+    )
+    assert ran.stdout.splitlines()[-1] == "XBTUSD against the files: 1 of 1 FILES NOT READ"
+    assert ran.returncode == 2
+
+
+def test_a_hostile_zip_is_refused_in_one_line_before_anything_is_read(tmp_path: Path) -> None:
+    sound(tmp_path)
+    csv_files.packed(tmp_path / "K.zip", {"../XBTUSD_60.csv": b""})
+    ran = run(tmp_path, "verify", "--against-csv", "K.zip")
+    assert (ran.returncode, ran.stdout, ran.stderr) == (
+        2,
+        "",
+        "harvester: K.zip: its member '../XBTUSD_60.csv' has a path that leads out of the archive: "
+        "nothing of it was read\n",
+    )
+
+
+def test_progress_is_told_in_bytes(tmp_path: Path) -> None:
+    sound(tmp_path)
+    zipped(tmp_path, minutes=[1, 60])
+    ran = run(tmp_path, "verify", "--against-csv", "Kraken_OHLCVT.zip", "--log-json")
+    size = len(text(lines(1))) + len(text(lines(60)))
+    steps = [json.loads(splitline) for splitline in ran.stderr.splitlines()]
+    told = [(step["done"], step["of"]) for step in steps if step.get("unit") == "bytes"]
+    assert told[-1] == (size, size)
+    assert (ran.returncode, sorted(told)) == (0, told)
+
+
+def test_ctrl_c_ends_it_with_130(tmp_path: Path) -> None:
+    sound(tmp_path)
+    # Long enough to be still read when the signal comes.
+    line = "1500000000,1.5,1.5,1.5,1.5,1.00000000,1\n"
+    (tmp_path / "XBTUSD_1.csv").write_text(line * 3_000_000)
+    process = subprocess.Popen(
+        [*HARVESTER, "verify", "--against-csv", "XBTUSD_1.csv"],
+        env=environment(),
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    first = process.stdout.readline()
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=30)
+    assert first.startswith("XBTUSD: sound: ")
+    assert (process.returncode, err.strip()) == (130, "harvester: interrupted")
+
+
+# --- Kraken's own --------------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(
+    not CAPTURED.is_dir(), reason=f"Kraken's captured answers are not at {CAPTURED}"
+)
+def test_the_hours_of_2018_are_krakens(tmp_path: Path) -> None:
+    with (CAPTURED / "trades_XBTUSD_2018-05-08.csv").open(newline="") as file:
+        rows = [
+            [one["price"], one["volume"], one["time"], one["buy_or_sell"], "l", ""]
+            for one in csv.DictReader(file)
+        ]
+    market = Market.from_rows(rows)
+    (tmp_path / "XBTUSD.csv").write_bytes(csv_files.three_columns(market.trades))
+    assert run(tmp_path, "import", "XBTUSD.csv", "--delisted").returncode == 0
+    path = tmp_path / "XBTUSD_60.csv"
+    path.write_bytes((CAPTURED / "ohlcvt_XBTUSD_60_2018-05-08.csv").read_bytes())
+    stamps, hour = [trade.true_ns for trade in market.trades], 60 * MINUTE
+    # The first and the last hour of the capture are not whole.
+    within = range(min(stamps) // hour + 1, max(stamps) // hour)
+    opens = [int(line.partition(",")[0]) * 10**9 // hour for line in path.read_text().splitlines()]
+    found = only(TradeStore(tmp_path / "data"), str(path))
+    assert (found.compared, found.differing) == (len(within), 0)
+    assert found.skipped == {
+        "before the stored trades": sum(one < within.start for one in opens),
+        "after the stored trades": sum(one >= within.stop for one in opens),
+    }

@@ -1,0 +1,378 @@
+"""What `import harvester` gives: its names, how an archive is opened, and the moments it takes."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from datetime import UTC, date, datetime, timedelta, timezone
+from html import unescape
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree as ET
+
+import numpy as np
+import pandas as pd
+import pytest
+from candle_cases import START, batch, trade
+
+import harvester
+from harvester import errors
+from harvester.argument_types import moment_ns, parse_range
+from harvester.errors import BadSetting, BadTime, HarvesterError, UsageError
+from harvester.notebook import bar
+from harvester.storage.footer import Footer
+from harvester.storage.trade_store import TradeStore as Disk
+from harvester.storage.writer import writer
+from harvester.times import DAY, Range
+
+HEAVY = ("pandas", "duckdb", "plotly", "pyarrow", "numpy", "httpx", "polars", "msgspec", "rich")
+NOON = 1_706_702_400 * 10**9  # 2024-01-31T12:00Z
+
+
+# --- names ---------------------------------------------------------------------------------------
+
+
+def test_the_public_names_are_these() -> None:
+    raised = {name for name, one in vars(errors).items() if isinstance(one, type)}
+    assert set(harvester.__all__) - raised == {
+        "Archive",
+        "Chart",
+        "BackfillEstimate",
+        "BackfillResult",
+        "CancelToken",
+        "CompactionResult",
+        "FilePlan",
+        "ImportPlan",
+        "ImportReport",
+        "ImportResult",
+        "Explanation",
+        "ExportedFile",
+        "CsvReport",
+        "Digest",
+        "ExchangeReport",
+        "Pair",
+        "PairReport",
+        "PairStatus",
+        "Range",
+        "RefreshResult",
+        "RepairReport",
+        "Result",
+        "RollupResult",
+        "RunRecord",
+        "SampleExchange",
+        "__version__",
+        "open",
+        "sample_exchange",
+    }
+    assert raised - set(harvester.__all__) == {"ClassVar"} & raised
+
+
+def test_every_public_name_is_there_and_told_by_dir() -> None:
+    assert [name for name in harvester.__all__ if not hasattr(harvester, name)] == []
+    assert set(harvester.__all__) <= set(dir(harvester))
+
+
+def test_a_name_that_is_not_there_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError) as caught:
+        harvester.backfill  # noqa: B018
+    assert str(caught.value) == "module 'harvester' has no attribute 'backfill'"
+
+
+def test_the_version_is_that_of_the_package() -> None:
+    assert harvester.__version__ == version("kraken-harvester")
+
+
+def imported(code: str) -> str:
+    """Which of the heavy libraries a program has imported at its end."""
+    program = f"{code}\nimport sys; print([one for one in {HEAVY!r} if one in sys.modules])"
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", program],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+    )
+    return done.stdout.strip()
+
+
+def test_importing_it_imports_nothing_heavy() -> None:
+    assert imported("import harvester; harvester.NothingHeld; harvester.Range") == "[]"
+
+
+def test_opening_an_archive_needs_neither_duckdb_nor_http(tmp_path: Path) -> None:
+    code = f"import harvester; harvester.open({str(tmp_path)!r}).status()"
+    assert not {"duckdb", "httpx", "plotly", "polars"} & set(re.findall(r"\w+", imported(code)))
+
+
+PROGRAM = """
+import asyncio
+from datetime import datetime
+
+import harvester
+
+
+def closes(archive: harvester.Archive, pair: str) -> harvester.Result:
+    candles = archive.ohlc(pair, "4h", since=datetime(2024, 1, 1), fill="previous")
+    reveal_type(candles.df())
+    reveal_type(candles.filter("volume > 0"))
+    return candles.select("time, close")
+
+
+with harvester.open("data", settings={"exchange.rate": 0.5}) as archive:
+    outcomes = archive.backfill("XBT/USD", since="7d", progress=print)
+    reveal_type(outcomes[0].error)
+    more: list[harvester.BackfillResult] = asyncio.run(archive.abackfill("XBT/USD"))
+    rows: list[tuple[object, ...]] = closes(archive, "XBT/USD").fetchall()
+    reveal_type(archive.status()[0].first_ns)
+    reveal_type(archive.coverage("XBT/USD")[0].after)
+    reveal_type(archive.verify()[0].rows)
+    reveal_type(archive.sql("FROM trades").to_arrow_reader())
+"""
+
+REVEALED = [
+    "pandas.core.frame.DataFrame",
+    "harvester.query.result.Result",
+    "harvester.errors.HarvesterError | None",
+    "int | None",
+    "int",
+    "int",
+    "Any",
+]
+
+
+def test_a_typed_program_is_checked_strictly(tmp_path: Path) -> None:
+    file = tmp_path / "program.py"
+    file.write_text(PROGRAM)
+    done = subprocess.run(
+        [sys.executable, "-m", "mypy", "--strict", "--config-file", "", str(file)],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=tmp_path,
+        timeout=280,
+    )
+    assert re.findall(r'Revealed type is "(.*)"', done.stdout) == REVEALED, done.stdout
+    assert done.stdout.endswith("Success: no issues found in 1 source file\n")
+
+
+# --- opening and closing -------------------------------------------------------------------------
+
+
+def test_the_folder_is_the_settings_unless_it_is_given(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("HARVESTER_ARCHIVE_PATH", "HARVESTER_DATA"):
+        monkeypatch.delenv(name, raising=False)
+    assert harvester.open().path == "data"
+    (tmp_path / "config.toml").write_text('[archive]\npath = "ticks"\n')
+    assert harvester.open().path == "ticks"
+    assert harvester.open(tmp_path / "mine").path == str(tmp_path / "mine")
+    (tmp_path / "other.toml").write_text("[exchange]\njobs = 3\n")
+    assert harvester.open(config=tmp_path / "other.toml").settings.exchange.jobs == 3
+
+
+def test_opening_makes_no_folder(tmp_path: Path) -> None:
+    harvester.open(tmp_path / "data").status()
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (
+            {"exchange.rate": -1},
+            "settings: exchange.rate is -1: it must be a number, 0 or more",
+        ),
+        (
+            {"exchange.rats": 1},
+            "settings: 'exchange.rats' is no setting; there are archive.path, archive.flush_s, ",
+        ),
+    ],
+)
+def test_a_setting_that_is_wrong_is_named(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(BadSetting) as caught:
+        harvester.open("data", settings=settings)
+    assert str(caught.value).startswith(message)
+
+
+def test_a_closed_archive_says_so(tmp_path: Path) -> None:
+    with harvester.open(tmp_path) as archive:
+        assert archive.held() == []
+    asked = (
+        archive.held,
+        archive.status,
+        archive.verify,
+        archive.pairs,
+        archive.connect,
+        archive.__enter__,
+        lambda: archive.sql("FROM trades"),
+        lambda: archive.trades("XBTUSD"),
+        lambda: archive.gaps("XBTUSD"),
+        lambda: archive.backfill("XBTUSD"),
+    )
+    for ask in asked:
+        with pytest.raises(UsageError) as caught:
+            ask()
+        assert str(caught.value) == (
+            f"the archive at {tmp_path} is closed: harvester.open({str(tmp_path)!r}) opens it again"
+        )
+
+
+def test_any_error_is_a_harvester_error(tmp_path: Path) -> None:
+    with pytest.raises(HarvesterError):
+        harvester.open(tmp_path).ohlc("XBTUSD", "1h")
+
+
+# --- moments -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("given", "stamp"),
+    [
+        ("2024-01-31T12:00", NOON),
+        ("7d", NOON - 7 * DAY),
+        ("start", 0),
+        (date(2024, 1, 31), NOON - DAY // 2),
+        (datetime(2024, 1, 31, 12), NOON),  # noqa: DTZ001
+        (datetime(2024, 1, 31, 12, tzinfo=UTC), NOON),
+        (datetime(2024, 1, 31, 13, 30, tzinfo=timezone(timedelta(hours=1.5))), NOON),
+        (datetime(2024, 1, 31, 12, 0, 0, 999_999, tzinfo=UTC), NOON + 999_999_000),
+        (pd.Timestamp("2024-01-31T12:00:00.123456789"), NOON + 123_456_789),
+        (pd.Timestamp("2024-01-31T13:00:00.000000001", tz="Europe/Berlin"), NOON + 1),
+        (pd.Timestamp("2024-01-31T12:00").as_unit("s"), NOON),
+        (np.datetime64("2024-01-31T12:00:00.123456789"), NOON + 123_456_789),
+        (np.datetime64("2024-01-31T12", "h"), NOON),
+        (NOON + 1, NOON + 1),
+        (np.int64(NOON), NOON),
+        (NOON // 10**9, NOON),
+        (0, 0),
+    ],
+)
+def test_a_moment_is_read_to_its_last_digit(given: Any, stamp: int) -> None:
+    assert moment_ns(given, NOON) == stamp
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (
+            1.7e18,
+            "1.7e+18 is no time: give text such as '2024-01-31' or '7d', a datetime, a date, or "
+            "UNIX nanoseconds",
+        ),
+        (
+            True,
+            "True is no time: give text such as '2024-01-31' or '7d', a datetime, a date, or "
+            "UNIX nanoseconds",
+        ),
+        (pd.NaT, "NaT is no time: a moment is missing"),
+        (np.datetime64("NaT"), "NaT is no time: a moment is missing"),
+        (date(1969, 12, 31), "'1969-12-31' is out of bounds: from 1970-01-01 to 2262-04-11"),
+        (
+            np.datetime64("3000-01-01"),
+            "'3000-01-01' is out of bounds: from 1970-01-01 to 2262-04-11",
+        ),
+        (
+            20240131,
+            "'20240131' could mean anything: a bare number is UNIX seconds (10 digits) or "
+            "nanoseconds (19 digits); for days ago write 7d, for a date 2024-01-31",
+        ),
+    ],
+)
+def test_what_is_no_moment_is_refused(given: Any, message: str) -> None:
+    with pytest.raises(BadTime) as caught:
+        moment_ns(given, NOON)
+    assert str(caught.value) == message
+
+
+def test_since_is_included_and_until_is_not() -> None:
+    assert parse_range(NOON, date(2024, 2, 1)) == Range(NOON - 1, NOON + DAY // 2 - 1)
+
+
+# --- what is held --------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def holed(tmp_path: Path) -> harvester.Archive:
+    """Two covered stretches of a day, and a gap of an hour that was asked for between them."""
+    disk = Disk(tmp_path)
+    hour = 3600 * 10**9
+    parts = [
+        (Range(START, START + DAY), [trade(5, "100"), trade(6, "101")]),
+        (Range(START + DAY + hour, START + 2 * DAY), [trade(2 * 86_400 - 1, "99")]),
+    ]
+    with writer(disk, "XBTUSD") as one:
+        for span, rows in parts:
+            one.commit(span, batch(rows), Footer(range=span, pair='{"altname":"XBTUSD"}'))
+        one.want(Range(START, START + 2 * DAY))
+    return harvester.open(tmp_path)
+
+
+def test_what_is_held_covered_and_missing(holed: harvester.Archive) -> None:
+    gap = Range(START + DAY, START + DAY + 3600 * 10**9)
+    assert holed.coverage("xbt-usd") == [
+        Range(START, gap.after),
+        Range(gap.through, START + 2 * DAY),
+    ]
+    assert holed.gaps("XBTUSD") == [gap]
+    [status] = holed.status()
+    assert (status.trades, status.first_ns, status.gaps, status.files) == (
+        3,
+        START + 5 * 10**9,
+        [gap],
+        2,
+    )
+    assert holed.status("XBTUSD") == [status]
+
+
+def test_a_status_is_a_row_of_a_frame(holed: harvester.Archive) -> None:
+    frame = pd.DataFrame(holed.status())
+    assert frame[["pair", "trades", "files"]].to_numpy().tolist() == [["XBTUSD", 3, 2]]
+
+
+def test_verify_names_the_gap_and_gives_no_digest(holed: harvester.Archive) -> None:
+    [report] = holed.verify()
+    assert [fault.text for fault in report.faults] == ["missing: requested, but no file has it"]
+    assert (report.rows, report.digests) == (3, [])
+
+
+def test_an_archive_shows_its_pairs_and_where_gaps_are(holed: harvester.Archive) -> None:
+    html = holed._repr_html_()
+    assert [unescape(one) for one in re.findall(r">([^<]+)<", html)] == [
+        holed.path,
+        *("pair", "first", "last", "covered 2020", "trades", "gaps", "MB"),
+        "XBTUSD ",
+        *("2020-09-13 12:27", "2020-09-15 12:26"),
+        f"covered: {Range(START, START + DAY)}",
+        f"covered: {Range(START + DAY + 3600 * 10**9, START + 2 * DAY)}",
+        f"gap: {holed.gaps('XBTUSD')[0]}",
+        *("3", "1", "0.0"),
+    ]
+    ET.fromstring(html.replace("<br>", "<br/>"))  # noqa: S314 - it is our own
+
+
+def test_an_archive_without_pairs_says_so(tmp_path: Path) -> None:
+    assert (
+        "the archive is empty; archive.backfill(PAIR) downloads trades"
+        in harvester.open(tmp_path)._repr_html_()
+    )
+
+
+def test_foreign_names_are_escaped(holed: harvester.Archive) -> None:
+    named = '{"XBTUSD": {"altname": "XBTUSD", "wsname": "<img src=x onerror=alert(1)>"}}'
+    (Path(holed.path) / "pairs.json").write_text(named)
+    html = holed._repr_html_()
+    assert "<img" not in html
+    assert "&lt;img src=x onerror=alert(1)&gt;" in html
+
+
+def test_a_gap_of_a_second_in_ten_years_is_seen() -> None:
+    years = Range(START, START + 3_650 * DAY)
+    gap = Range(START + 500 * DAY, START + 500 * DAY + 10**9)
+    svg = ET.fromstring(bar([], [gap], years))  # noqa: S314 - it is our own
+    [drawn] = [one for one in svg if one.find("title") is not None and "gap" in str(one[0].text)]
+    assert float(drawn.attrib["width"]) == 1.5
+    assert abs(float(drawn.attrib["x"]) - 300 * 500 / 3_650) < 0.01

@@ -1,0 +1,360 @@
+"""Backfills from Python: on an event loop or beside one, interrupted, cancelled, gone wrong."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sample_trades
+from backfills import serve, strangers, tape_of
+from kraken_faults import Faults
+from kraken_market import expected
+from kraken_server import Exchange
+
+import harvester
+from harvester.download.events import Begun, Committed, Event, PageRead, Started
+from harvester.errors import (
+    ArchiveLocked,
+    ExchangeUnreachable,
+    NothingHeld,
+    UnknownPair,
+    UsageError,
+    ValueDoesNotFit,
+)
+from harvester.operations.run_log import latest_runs
+from harvester.storage.trade_store import TradeStore as Disk
+from harvester.storage.writer import writer
+
+MARKET = sample_trades.market(sample_trades.xbtusd_like(5_000, 61), wsname="XBT/USD")
+TAPE = list(expected(MARKET))
+UNTIL = "2024-06-01"
+
+
+@pytest.fixture(scope="module")
+def exchange() -> Iterator[Exchange]:
+    with serve(
+        MARKET, sample_trades.tiny_coin(500, 61), sample_trades.thirteen_decimals(5, 61)
+    ) as one:
+        yield one
+
+
+def opened(url: str, path: Path, **more: Any) -> harvester.Archive:
+    settings = {
+        "exchange.url": url,
+        "exchange.rate": 0,
+        "exchange.retry_wait_s": 0.005,
+        "exchange.give_up_s": 1,
+    }
+    return harvester.open(path, settings=settings | more)
+
+
+@pytest.fixture
+def archive(exchange: Exchange, tmp_path: Path) -> harvester.Archive:
+    return opened(exchange.url, tmp_path)
+
+
+def test_it_fetches_the_tape_and_tells_what_it_came_to(archive: harvester.Archive) -> None:
+    [outcome] = archive.backfill("btc/usd", until=UNTIL)
+    assert outcome[:3] == ("XBTUSD", 5_000, 8)
+    assert (outcome.gaps, outcome.error) == ([], None)
+    assert tape_of(Path(archive.path), "XBTUSD") == TAPE
+
+
+def test_it_leaves_a_record_as_the_command_does(archive: harvester.Archive) -> None:
+    archive.backfill("btc/usd", since="2024-01-21", until=UNTIL)
+    with pytest.raises(UnknownPair):
+        archive.backfill("nothing")
+    archive.refresh("XBT/USD")
+    refreshed, wrong, backfilled = latest_runs(Disk(archive.path), 9)
+    assert [one.command for one in (refreshed, wrong, backfilled)] == [
+        "refresh",
+        "backfill",
+        "backfill",
+    ]
+    assert [one.exit_status for one in (refreshed, wrong, backfilled)] == [0, 2, 0]
+    assert backfilled.asked == {
+        "pairs": ["btc/usd"],
+        "since": "2024-01-21T00:00:00Z",
+        "until": "2024-06-01T00:00:00Z",
+        "newest_first": False,
+        "upgrade": False,
+    }
+    assert backfilled.trades == archive.status()[0].trades
+    assert backfilled.calls > 2
+
+
+def test_a_refresh_brings_a_pair_up_to_now(archive: harvester.Archive) -> None:
+    archive.backfill("XBTUSD", until=UNTIL)
+    done = archive.refresh()
+    assert [(pair.pair, pair.state, pair.trades) for pair in done.pairs] == [
+        ("XBTUSD", "complete", 0)
+    ]
+    assert (done.exit_status, done.exchange) == (0, "online")
+    assert archive.gaps("XBTUSD") == []
+
+
+def test_a_refresh_whose_time_is_up_is_no_error_and_says_so(archive: harvester.Archive) -> None:
+    archive.backfill("XBTUSD", until=UNTIL)
+    done = archive.refresh("XBTUSD", max_minutes=1e-9)
+    assert str(done.error) == "the time was up; the next run goes on where this one stopped"
+    assert ([pair.state for pair in done.pairs], done.exit_status) == (["unfinished"], 0)
+
+
+def test_a_refresh_of_nothing_says_how_to_begin(archive: harvester.Archive) -> None:
+    with pytest.raises(NothingHeld) as caught:
+        archive.refresh()
+    assert str(caught.value) == (
+        f"nothing to refresh: the archive at {archive.path} is empty, and [refresh] pairs names "
+        "none. `harvester backfill XBT/USD` begins one"
+    )
+
+
+def test_several_pairs_have_an_outcome_each(archive: harvester.Archive) -> None:
+    outcomes = archive.backfill("BTTUSD", "XBT/USD", until=UNTIL)
+    assert [(outcome.pair, outcome.trades) for outcome in outcomes] == [
+        ("BTTUSD", 500),
+        ("XBTUSD", 5_000),
+    ]
+    assert archive.held() == ["BTTUSD", "XBTUSD"]
+
+
+def test_what_it_fetched_is_seen_by_the_archive_that_was_open(archive: harvester.Archive) -> None:
+    middle = TAPE[2_000][1]
+    archive.backfill("XBTUSD", until=middle)
+    first = archive.trades("XBTUSD")
+    assert len(first) == len([row for row in TAPE if row[1] < middle])
+    archive.backfill("XBTUSD", until=UNTIL)
+    assert len(archive.trades("XBTUSD")) == 5_000
+
+
+def test_it_works_while_an_event_loop_runs(archive: harvester.Archive) -> None:
+    async def cell() -> int:
+        return archive.backfill("XBTUSD", until=UNTIL)[0].trades
+
+    assert asyncio.run(cell()) == 5_000
+
+
+def test_it_works_in_a_thread(archive: harvester.Archive) -> None:
+    thread = threading.Thread(target=archive.backfill, args=["XBTUSD"], kwargs={"until": UNTIL})
+    thread.start()
+    thread.join()
+    assert tape_of(Path(archive.path), "XBTUSD") == TAPE
+
+
+def test_awaited_it_runs_on_the_loop_that_runs(archive: harvester.Archive) -> None:
+    seen: set[int] = set()
+
+    async def both() -> int:
+        tell: Callable[[Event], None] = lambda _: seen.add(threading.get_ident())  # noqa: E731
+        return (await archive.abackfill("XBTUSD", until=UNTIL, progress=tell))[0].trades
+
+    assert asyncio.run(both()) == 5_000
+    assert threading.get_ident() in seen
+
+
+def test_progress_is_told_in_lines_for_people(archive: harvester.Archive) -> None:
+    told: list[Event] = []
+    archive.backfill("XBTUSD", since="2020-01-01", until=UNTIL, progress=told.append)
+    kinds = [type(event) for event in told]
+    assert (kinds[:2], kinds[-1]) == ([Begun, Started], harvester.BackfillResult)
+    assert {PageRead, Committed} <= set(kinds)
+    assert [str(told[1]), str(told[-1])] == [
+        "XBTUSD: 2020-01-01 to 2024-06-01 to fetch",
+        "XBTUSD: 5,000 trades in 9 pages, complete through 2024-05-31T23:59:59Z",
+    ]
+
+
+def test_a_cancelled_backfill_keeps_what_was_fetched(tmp_path: Path) -> None:
+    market = sample_trades.market(sample_trades.xbtusd_like(20_000, 62))
+
+    async def cancelled(archive: harvester.Archive) -> None:
+        page = asyncio.Event()
+        loop = asyncio.get_running_loop()
+
+        def tell(event: Event) -> None:
+            if isinstance(event, PageRead):
+                loop.call_soon_threadsafe(page.set)
+
+        task = asyncio.create_task(archive.abackfill("XBTUSD", until=UNTIL, progress=tell))
+        await page.wait()
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    with serve(market, latency_s=0.01) as one:
+        archive = opened(one.url, tmp_path)
+        asyncio.run(cancelled(archive))
+        kept = tape_of(tmp_path, "XBTUSD")
+        assert 0 < len(kept) < 20_000
+        assert kept == list(expected(market))[: len(kept)]
+        archive.backfill("XBTUSD", until=UNTIL)
+    assert tape_of(tmp_path, "XBTUSD") == list(expected(market))
+    assert strangers(tmp_path) == []
+
+
+PROGRAM = """
+import harvester
+archive = harvester.open("data")
+def tell(event):
+    if type(event).__name__ == "PageRead":
+        print("page", flush=True)
+try:
+    archive.backfill("XBTUSD", until="2024-06-01", progress=tell)
+except KeyboardInterrupt:
+    print("kept", archive.status()[0].trades)
+"""
+
+
+def test_ctrl_c_keeps_what_was_fetched(tmp_path: Path) -> None:
+    market = sample_trades.market(sample_trades.xbtusd_like(20_000, 63))
+    with serve(market, latency_s=0.02) as one:
+        known = {k: v for k, v in os.environ.items() if not k.startswith("HARVESTER_")}
+        process = subprocess.Popen(
+            [sys.executable, "-c", PROGRAM],
+            env=known | {"HARVESTER_EXCHANGE_URL": one.url, "HARVESTER_EXCHANGE_RATE": "0"},
+            cwd=tmp_path,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        assert process.stdout is not None
+        assert process.stdout.readline() == "page\n"
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=60)
+        kept = tape_of(tmp_path / "data", "XBTUSD")
+    assert (process.returncode, err) == (0, "")
+    assert out.splitlines()[-1] == f"kept {len(kept)}"
+    assert 0 < len(kept) < 20_000
+    assert kept == list(expected(market))[: len(kept)]
+
+
+def test_a_cancel_token_ends_a_backfill_from_another_thread(tmp_path: Path) -> None:
+    market = sample_trades.market(sample_trades.xbtusd_like(20_000, 64))
+    cancel = harvester.CancelToken()
+
+    def cancel_after_a_page(event: Event) -> None:
+        if isinstance(event, PageRead):
+            threading.Thread(target=cancel.cancel).start()
+
+    with serve(market, latency_s=0.01) as one:
+        archive = opened(one.url, tmp_path)
+        with pytest.raises(harvester.Interrupted):
+            archive.backfill("XBTUSD", until=UNTIL, progress=cancel_after_a_page, cancel=cancel)
+    kept = tape_of(tmp_path, "XBTUSD")
+    assert 0 < len(kept) < 20_000
+    assert kept == list(expected(market))[: len(kept)]
+
+
+def test_a_cancelled_token_downloads_nothing(archive: harvester.Archive) -> None:
+    cancel = harvester.CancelToken()
+    cancel.cancel()
+    with pytest.raises(harvester.Interrupted):
+        archive.backfill("XBTUSD", until=UNTIL, cancel=cancel)
+    assert archive.held() == []
+
+
+def test_an_estimate_counts_what_is_missing_and_downloads_no_trades(
+    archive: harvester.Archive, exchange: Exchange
+) -> None:
+    calls = len(exchange.calls)
+    estimate = archive.estimate_backfill("XBT/USD", "BTTUSD", until=UNTIL)
+    assert [(pair.pair, pair.trades) for pair in estimate.pairs] == [
+        ("XBTUSD", 5_000),
+        ("BTTUSD", 500),
+    ]
+    assert (estimate.total.pairs, estimate.total.trades, estimate.total.calls) == (2, 5_500, 10)
+    assert [call for call in exchange.calls[calls:] if call.path.endswith("Trades")] == []
+    assert archive.held() == []
+
+
+def test_all_pairs_of_a_quote(archive: harvester.Archive) -> None:
+    results = archive.backfill(all_pairs=True, quotes=["XBT"], until=UNTIL, check=False)
+    assert [result.pair for result in results] == ["PEPEXBT"]
+    [record] = latest_runs(Disk(archive.path), 1)
+    assert (record.asked["pairs"], record.asked["quotes"]) == (["*"], ["XBT"])
+
+
+def test_all_pairs_and_names_contradict_each_other(archive: harvester.Archive) -> None:
+    with pytest.raises(UsageError, match="all_pairs already selects every pair"):
+        archive.backfill("XBTUSD", all_pairs=True)
+
+
+# --- what is wrong -------------------------------------------------------------------------------
+
+
+def test_a_pair_that_fails_is_raised_once_the_others_are_done(archive: harvester.Archive) -> None:
+    with pytest.raises(ValueDoesNotFit):
+        archive.backfill("PEPEXBT", "XBTUSD", until=UNTIL)
+    assert tape_of(Path(archive.path), "XBTUSD") == TAPE
+
+
+def test_the_gravest_error_is_raised_and_the_rest_told_in_its_notes(
+    archive: harvester.Archive,
+) -> None:
+    with writer(Disk(archive.path), "XBTUSD"), pytest.raises(ValueDoesNotFit) as caught:
+        archive.backfill("XBTUSD", "PEPEXBT", until=UNTIL)
+    [note] = caught.value.__notes__
+    assert note.startswith("XBTUSD is being written by another run")
+
+
+def test_unchecked_an_error_is_only_told(archive: harvester.Archive) -> None:
+    with writer(Disk(archive.path), "XBTUSD"):
+        [outcome] = archive.backfill("XBTUSD", until=UNTIL, check=False)
+    assert isinstance(outcome.error, ArchiveLocked)
+    assert outcome.exit_status == 5
+
+
+def test_a_gap_that_stays_is_an_error(tmp_path: Path) -> None:
+    with serve(sample_trades.market(sample_trades.one_stamp(1_500))) as one:
+        with pytest.raises(harvester.ArchiveHasGaps) as caught:
+            opened(one.url, tmp_path).backfill("XBTUSD")
+        [gap] = harvester.open(tmp_path).gaps("XBTUSD")
+    assert str(caught.value).endswith(f"1 gaps remain, the first {gap}")
+
+
+def test_a_pair_that_nobody_knows_is_refused(archive: harvester.Archive) -> None:
+    with pytest.raises(UnknownPair, match="no pair is called 'FOO/BAR'"):
+        archive.backfill("FOO/BAR")
+
+
+def test_nothing_to_fetch_is_refused(archive: harvester.Archive) -> None:
+    with pytest.raises(UsageError) as caught:
+        archive.backfill()
+    assert str(caught.value) == "no pair is given: give one or several, such as 'XBT/USD'"
+
+
+def test_an_exchange_that_is_not_there_is_said(tmp_path: Path) -> None:
+    with pytest.raises(ExchangeUnreachable):
+        opened("http://127.0.0.1:9", tmp_path).backfill("XBTUSD")
+
+
+def test_what_is_waited_for_is_told(tmp_path: Path) -> None:
+    told: list[str] = []
+    with serve(MARKET, faults=Faults(script=["http:503"])) as one:
+        tell: Callable[[Event], None] = lambda event: told.append(str(event))  # noqa: E731
+        opened(one.url, tmp_path).backfill("XBTUSD", until=UNTIL, progress=tell)
+    assert [one for one in told if one.startswith("XBTUSD: waiting: ")]
+
+
+# --- names ---------------------------------------------------------------------------------------
+
+
+def test_the_markets_are_asked_for_where_none_is_known(archive: harvester.Archive) -> None:
+    assert [pair.altname for pair in archive.pairs()] == ["BTTUSD", "PEPEXBT", "XBTUSD"]
+    assert [pair.altname for pair in archive.pairs("btc")] == ["PEPEXBT", "XBTUSD"]
+
+
+def test_markets_that_are_not_there_are_said(archive: harvester.Archive) -> None:
+    with pytest.raises(UnknownPair) as caught:
+        archive.pairs("nothing")
+    assert str(caught.value) == (
+        "no market matches 'nothing'; `harvester pairs --update` asks the exchange again"
+    )

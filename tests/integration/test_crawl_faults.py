@@ -1,0 +1,167 @@
+"""Whatever the exchange answers on the way, the tape comes out whole."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sample_trades
+from backfills import Crawl, serve, strangers, tape_of
+from download_faults import KINDS
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from kraken_faults import Faults
+from kraken_market import Market, expected
+
+from harvester.errors import ArchiveUnwritable
+from harvester.storage.segment import Segment
+from harvester.storage.trade_store import TradeStore
+from harvester.storage.writer import Writer
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_fault_costs_calls_and_never_a_trade(kind: str, tmp_path: Path) -> None:
+    market = sample_trades.market(sample_trades.xbtusd_like(6_000, 31))
+    faults = Faults(seed=5, chances={kind: 0.3}, throttle_s=0)
+    with serve(market, faults=faults) as exchange:
+        outcome = Crawl(exchange.url, tmp_path).only("XBTUSD")
+        assert faults.done
+    assert (outcome.exit_status, tape_of(tmp_path, "XBTUSD")) == (0, list(expected(market)))
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_all_faults_at_once_never_cost_a_trade(seed: int, tmp_path: Path) -> None:
+    market = sample_trades.market(sample_trades.xbtusd_like(8_000, seed))
+    faults = Faults(seed=seed, chances=dict.fromkeys(KINDS, 0.015), throttle_s=0)
+    with serve(market, faults=faults) as exchange:
+        Crawl(exchange.url, tmp_path).only("XBTUSD")
+    assert tape_of(tmp_path, "XBTUSD") == list(expected(market))
+
+
+@pytest.mark.parametrize("kind", ["hang", "dribble"])
+def test_an_answer_that_never_ends_is_dropped_in_time(kind: str, tmp_path: Path) -> None:
+    market = sample_trades.market(sample_trades.xbtusd_like(2_500, 32))
+    with serve(market, faults=Faults(script=[None, kind], hang_s=20, dribble_s=20)) as exchange:
+        Crawl(exchange.url, tmp_path, {"exchange.timeout_s": 0.3}).only("XBTUSD")
+    assert tape_of(tmp_path, "XBTUSD") == list(expected(market))
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        ("unknown_pair", "XBTUSD: the exchange refused: EQuery:Unknown asset pair"),
+        ("invalid", "XBTUSD: the exchange refused: EGeneral:Invalid arguments"),
+        ("denied", "XBTUSD: the exchange refused: EGeneral:Permission denied"),
+        ("lockout", "XBTUSD: the exchange refused: EGeneral:Temporary lockout"),
+    ],
+)
+def test_what_waiting_does_not_mend_stops_at_once(kind: str, message: str, tmp_path: Path) -> None:
+    market = sample_trades.market(sample_trades.xbtusd_like(2_500, 33))
+    with serve(market, faults=Faults(script=[None, kind])) as exchange:
+        outcome = Crawl(exchange.url, tmp_path).only("XBTUSD")
+        assert exchange.pages("XBTUSD") == 1
+    assert (outcome.exit_status, str(outcome.error)) == (3, message)
+
+
+def test_what_was_fetched_before_a_stop_is_kept(tmp_path: Path) -> None:
+    market = sample_trades.market(sample_trades.xbtusd_like(2_500, 34))
+    with serve(market, faults=Faults(script=[None, None, "denied"])) as exchange:
+        Crawl(exchange.url, tmp_path).only("XBTUSD")
+    kept = tape_of(tmp_path, "XBTUSD")
+    assert len(kept) > 1_900
+    assert kept == list(expected(market))[: len(kept)]
+
+
+def test_a_market_that_shows_nothing_at_first_is_not_believed_to_be_empty(tmp_path: Path) -> None:
+    """Its candles tell of trades: an outage must not stand for a history without any."""
+    market = sample_trades.market(sample_trades.xbtusd_like(900, 20))
+    with serve(market, faults=Faults(script=["empty"] * 40)) as exchange:
+        outcome = Crawl(exchange.url, tmp_path).only("XBTUSD")
+        assert (outcome.exit_status, str(outcome.error)) == (
+            3,
+            "XBTUSD: the exchange's answers contradict one another (the newest page is empty); "
+            "nothing in doubt was kept, the same command goes on where it stopped",
+        )
+        assert TradeStore(tmp_path).coverage("XBTUSD") == []
+        exchange.faults = Faults()
+        Crawl(exchange.url, tmp_path).only("XBTUSD")
+    assert tape_of(tmp_path, "XBTUSD") == list(expected(market))
+
+
+def test_a_disk_that_fails_while_the_exchange_is_waited_for_ends_the_crawl_with_the_next_page(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And what was fetched by then is written, if it can be by then."""
+    market = sample_trades.market(sample_trades.xbtusd_like(2_000, 21))
+    commit, calls = Writer.commit, []
+
+    def full(writer: Writer, *given: Any) -> list[Segment]:
+        calls.append(writer)
+        if len(calls) == 1:
+            raise ArchiveUnwritable("the disk is full")
+        return commit(writer, *given)
+
+    monkeypatch.setattr(Writer, "commit", full)
+    options = {"archive.flush_s": 0.02}
+    with serve(market, page_size=100, latency_s=0.2) as exchange:
+        outcome = Crawl(exchange.url, tmp_path, options).only("XBTUSD")
+        asked = exchange.pages("XBTUSD")
+    assert (outcome.exit_status, str(outcome.error)) == (1, "the disk is full")
+    assert asked <= 3
+    held = tape_of(tmp_path, "XBTUSD")
+    # The first page whole, but for the trades of its last time.
+    assert len(held) > 80
+    assert held == list(expected(market))[: len(held)]
+
+
+def test_one_empty_answer_is_not_believed_for_years(tmp_path: Path) -> None:
+    market = sample_trades.market(sample_trades.xbtusd_like(5_000, 35))
+    script = [None, "empty", None, None, "empty"]
+    with serve(market, faults=Faults(script=script)) as exchange:
+        Crawl(exchange.url, tmp_path).only("XBTUSD")
+    assert tape_of(tmp_path, "XBTUSD") == list(expected(market))
+
+
+def test_answers_that_contradict_one_another_for_good_stop_the_pair(tmp_path: Path) -> None:
+    market = sample_trades.market(sample_trades.xbtusd_like(5_000, 36))
+    # Every page from a stamp is empty, every newest page is full.
+    with serve(market, faults=Faults(script=["empty", None] * 20)) as exchange:
+        outcome = Crawl(exchange.url, tmp_path).only("XBTUSD")
+    assert outcome.exit_status == 3
+    assert str(outcome.error) == (
+        "XBTUSD: the exchange's answers contradict one another (by one answer nothing follows "
+        f"1970-01-01T00:00:00Z, the newest page ends {_last(market)}); nothing in doubt was kept, "
+        "the same command goes on where it stopped"
+    )
+
+
+def _last(market: Market) -> str:
+    stamp = list(expected(market))[-1][1]
+    whole = datetime.fromtimestamp(stamp // 10**9, UTC).strftime("%Y-%m-%dT%H:%M:%S")
+    return f"{whole}.{stamp % 10**9:09d}".rstrip("0").rstrip(".") + "Z"
+
+
+@given(data=st.data())
+@settings(max_examples=40, deadline=None)
+def test_any_tape_under_any_faults_and_stops_is_exact(
+    data: st.DataObject, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    market = data.draw(sample_trades.tapes())
+    # Rows without ids that a page leaves out can't be known to be missing.
+    kinds = [kind for kind in KINDS if kind not in ("skip", "throttled")]
+    faults = Faults(
+        seed=data.draw(st.integers(0, 10_000)),
+        chances=dict.fromkeys(data.draw(st.sets(st.sampled_from(kinds), max_size=4)), 0.15),
+    )
+    folder = tmp_path_factory.mktemp("tape")
+    mode = data.draw(st.sampled_from(["inclusive", "exclusive"]))
+    with serve(market, faults=faults, since_mode=mode) as exchange:
+        for stop_after in data.draw(st.lists(st.integers(1, 4), max_size=2)):
+            Crawl(exchange.url, folder, stop_after_pages=stop_after).only("XBTUSD")
+        last = Crawl(exchange.url, folder).only("XBTUSD")
+    # The stand-in shows no candles where nobody traded, so nothing proves that nobody did.
+    status = 0 if market.trades else 3
+    assert (last.exit_status, tape_of(folder, "XBTUSD")) == (status, list(expected(market)))
+    assert strangers(folder) == []

@@ -1,0 +1,136 @@
+"""Addresses with passwords, odd proxies, pipes and devices: one clear line, and nothing leaks."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+import sample_trades
+from backfills import serve
+from cli_output import run
+from kraken_faults import Faults
+from kraken_server import Exchange
+
+NOBODY = "http://127.0.0.1:9"
+SECRETS = ("m3", "s3cret")
+
+
+def with_password(url: str) -> str:
+    return url.replace("://", f"://{SECRETS[0]}:{SECRETS[1]}@")
+
+
+def leaked(text: str) -> list[str]:
+    return [secret for secret in SECRETS if secret in text]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("config",),
+        ("config", "--json"),
+        ("backfill", "XBTUSD"),
+        ("backfill", "XBTUSD", "--json", "--log-json"),
+        ("backfill", "XBTUSD", "--dry-run"),
+        ("refresh", "XBTUSD", "--json"),
+        ("pairs", "--update"),
+        ("schedule", "cron"),
+        ("-h",),
+    ],
+)
+@pytest.mark.parametrize("address", [NOBODY, "ftp://127.0.0.1:9", "http://127.0.0.1:0"])
+def test_a_password_in_the_address_is_never_shown_or_recorded(
+    tmp_path: Path, arguments: tuple[str, ...], address: str
+) -> None:
+    done = run(with_password(address), tmp_path, *arguments, HARVESTER_EXCHANGE_GIVE_UP_S="0.1")
+    assert leaked(done.stdout + done.stderr) == []
+    records = "".join(path.read_text() for path in tmp_path.rglob("runs/*.json"))
+    assert leaked(records) == []
+
+
+def test_an_address_with_a_password_works(tmp_path: Path) -> None:
+    with serve(sample_trades.market(sample_trades.xbtusd_like(50, 4))) as exchange:
+        done = run(with_password(exchange.url), tmp_path, "backfill", "XBTUSD", "-vv")
+    assert (done.returncode, leaked(done.stdout + done.stderr)) == (0, [])
+    [record] = (tmp_path / "data" / "runs").glob("*.json")
+    assert json.loads(record.read_text())["settings"]["exchange.url"] == exchange.url
+
+
+@pytest.mark.parametrize("scheme", ["socks5", "socks5h", "ftp", "file", "x\x1b"])
+@pytest.mark.parametrize("variable", ["HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"])
+def test_a_proxy_of_an_unknown_kind_is_one_clear_line(
+    tmp_path: Path, scheme: str, variable: str
+) -> None:
+    proxy = {variable: with_password(f"{scheme}://127.0.0.1:9"), "NO_PROXY": ""}
+    lower = {name.lower(): value for name, value in proxy.items()}
+    done = run(NOBODY, tmp_path, "backfill", "XBTUSD", **proxy, **lower)
+    assert (done.returncode, leaked(done.stderr)) == (2, [])
+    [line] = done.stderr.splitlines()
+    assert line.startswith(f"harvester: the proxy that {variable} names, ")
+    assert line.isprintable()
+
+
+@pytest.fixture(params=["fifo", "zero"])
+def endless(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    """A pipe that nobody writes to, and a device that never ends."""
+    path = tmp_path / "x.csv"
+    os.mkfifo(path) if request.param == "fifo" else path.symlink_to("/dev/zero")
+    return path
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("import", "{}", "--pair", "XBTUSD"),
+        ("import", "{}", "--dry-run"),
+        ("verify", "--against-csv", "{}"),
+        ("backfill", "--pairs-file", "{}"),
+        ("config", "--config", "{}"),
+    ],
+)
+def test_a_pipe_or_a_device_as_a_file_is_one_clear_line(
+    tmp_path: Path, endless: Path, arguments: tuple[str, ...]
+) -> None:
+    given = [text.format(endless) for text in arguments]
+    (tmp_path / "data").mkdir(exist_ok=True)
+    done = run(NOBODY, tmp_path, *given)
+    [line] = done.stderr.splitlines()
+    assert (done.returncode, "regular file" in line) == (2, True)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[exchange]\njobs = " + "1" * 5_000_000,
+        "[exchange]\nrate = " + "1" * 5_000_000,
+        "[exchange]\nuser_agent = '" + "\u00e9" * 5_000_000 + "'",
+        "[exchange]\njobs = " + "[" * 100_000,
+        "#" * 9_000_000,
+    ],
+)
+def test_a_configuration_of_megabytes_is_one_short_line(tmp_path: Path, text: str) -> None:
+    (tmp_path / "config.toml").write_text(text)
+    done = run(NOBODY, tmp_path, "config")
+    [line] = done.stderr.splitlines()
+    assert (done.returncode, len(line) < 1000) == (2, True)
+
+
+@pytest.mark.parametrize("more", [(), ("--json",), ("--dry-run",)])
+def test_all_of_an_exchange_that_lists_nothing_is_no_success(
+    tmp_path: Path, more: tuple[str, ...]
+) -> None:
+    with Exchange([]) as exchange:
+        done = run(exchange.url, tmp_path, "backfill", "--all", *more)
+    assert done.returncode == 3
+    assert "the exchange lists no market at all" in done.stderr
+
+
+def test_a_trade_of_the_far_future_is_named_by_the_command_itself(tmp_path: Path) -> None:
+    """In a process without pandas, which makes no objects of nanoseconds."""
+    market = sample_trades.market(sample_trades.xbtusd_like(50, 4))
+    with serve(market, faults=Faults(script=["late_row:99999999"] * 9)) as exchange:
+        done = run(exchange.url, tmp_path, "backfill", "XBTUSD", "-q")
+    assert done.returncode == 3
+    assert "the exchange sent a trade of 20" in done.stderr
+    assert "price 4" in done.stderr

@@ -1,0 +1,418 @@
+"""Faults of `harvester import` that users met: rows lost without a word, or claimed by mistake."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import zipfile
+from decimal import Decimal
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import csv_files
+import pyarrow as pa
+import pytest
+from backfills import tape_of
+
+from harvester.kraken.pairs import Pair
+from harvester.schema import ROWS
+from harvester.storage.footer import Footer
+from harvester.storage.trade_store import TradeStore
+from harvester.storage.writer import keep_pairs, writer
+from harvester.times import SECOND, Range, covers
+
+PAIR = Pair(altname="XBTUSD")
+START_S = 1_700_000_000
+COMMAND = [sys.executable, "-c", "from harvester.cli.main import main; main()"]
+
+
+class Answer(NamedTuple):
+    """What a command came to."""
+
+    status: int
+    out: str
+    err: str
+
+    @property
+    def reports(self) -> list[Any]:
+        return list(json.loads(self.out)["files"])
+
+
+@pytest.fixture
+def command(tmp_path: Path) -> Any:
+    """Run `harvester` in a folder of its own, with no exchange to be reached."""
+    # Names that are known need no exchange.
+    pairs = {name: {"altname": name} for name in ("XBTUSD", "ETHUSD")}
+    keep_pairs(TradeStore(tmp_path / "data"), json.dumps(pairs).encode())
+    kept = {key: value for key, value in os.environ.items() if not key.startswith("HARVESTER_")}
+    own = {
+        "HARVESTER_API_URL": "http://127.0.0.1:9",
+        "HARVESTER_DATA": str(tmp_path / "data"),
+        "HARVESTER_EXCHANGE_GIVE_UP_S": "0.01",
+        "HARVESTER_EXCHANGE_RETRY_WAIT_S": "0.01",
+    }
+
+    def call(*arguments: str) -> Answer:
+        done = subprocess.run(
+            [*COMMAND, *arguments],
+            env=kept | own,
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=60,
+        )
+        return Answer(done.returncode, done.stdout, done.stderr)
+
+    def import_(*arguments: str) -> Answer:
+        return call("import", "--delisted", *arguments)
+
+    import_.other = call  # type: ignore[attr-defined]
+    return import_
+
+
+def lines(*rows: tuple[int | str, ...]) -> bytes:
+    return "".join(",".join(map(str, row)) + "\n" for row in rows).encode()
+
+
+def regular(since_s: int, until_s: int, step_s: int, volume: str = "1.5") -> list[tuple[Any, ...]]:
+    """A trade every so many seconds."""
+    return [(at, f"{at % 97 + 1}.5", volume) for at in range(since_s, until_s, step_s)]
+
+
+def stored(folder: Path) -> list[tuple[int, Decimal, Decimal]]:
+    """Second, price and volume of each stored trade, in order."""
+    return [(row[1] // SECOND, row[3], row[4]) for row in tape_of(folder / "data", "XBTUSD")]
+
+
+def exact(rows: list[tuple[Any, ...]]) -> list[tuple[int, Decimal, Decimal]]:
+    return [(at, Decimal(price), Decimal(volume)) for at, price, volume in rows]
+
+
+def is_covered(folder: Path, second: int) -> bool:
+    moment = second * SECOND
+    return covers(TradeStore(folder).coverage("XBTUSD"), Range(moment - 1, moment))
+
+
+# --- bounds ---------------------------------------------------------------------------------------
+
+NEW_YEAR_S = 1_767_225_600
+APRIL_S = 1_775_001_600
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_a_bound_counts_for_the_last_file_and_not_for_each(
+    command: Any, tmp_path: Path, order: int
+) -> None:
+    early = regular(NEW_YEAR_S - 86_400, NEW_YEAR_S - 600, 600)
+    late = regular(NEW_YEAR_S + 600, NEW_YEAR_S + 86_400, 300)
+    csv_files.packed(tmp_path / "Kraken_Trading_History.zip", {"XBTUSD.csv": lines(*early)})
+    csv_files.packed(tmp_path / "Kraken_Trading_History_Q1_2026.zip", {"XBTUSD.csv": lines(*late)})
+    files = ["Kraken_Trading_History.zip", "Kraken_Trading_History_Q1_2026.zip"][::order]
+    done = command(*files, "--pairs", "XBTUSD", "--whole-until", "2026-04-01", "--json")
+    assert done.status == 0
+    # The first file's end is not known: its last row is left, and the next file's are all there.
+    assert stored(tmp_path) == exact(early[:-1] + late)
+    assert [report["at_boundaries"]["rows"] for report in done.reports] == [1, 0]
+    assert not is_covered(tmp_path / "data", early[-1][0])
+    assert is_covered(tmp_path / "data", APRIL_S - 100)
+
+
+def test_a_bound_in_the_past_of_a_longer_file_does_not_cover_its_rows(
+    command: Any, tmp_path: Path
+) -> None:
+    """The file that begins last is not the one that ends last."""
+    for name, rows in (
+        ("a", regular(START_S, START_S + 90_000, 600)),
+        ("b", regular(START_S + 6_000, START_S + 12_000, 600)),
+    ):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "XBTUSD.csv").write_bytes(lines(*rows))
+    until = str(START_S + 100_000)
+    done = command("a/XBTUSD.csv", "b/XBTUSD.csv", "--whole-until", until, "--json")
+    assert done.status == 0
+    assert stored(tmp_path) == exact(regular(START_S + 600, START_S + 90_000, 600))
+    assert is_covered(tmp_path / "data", START_S + 99_000)
+
+
+@pytest.mark.parametrize("step", [1, 300])
+def test_rows_of_covered_time_that_are_not_stored_are_an_error(
+    command: Any, tmp_path: Path, step: int
+) -> None:
+    """Whatever led to it: here an earlier import was told too much."""
+    early = regular(START_S, START_S + 6_000, 600)
+    late = regular(START_S + 10_000, START_S + 16_000, step)
+    (tmp_path / "XBTUSD.csv").write_bytes(lines(*early))
+    until = str(START_S + 20_000)
+    assert command("XBTUSD.csv", "--whole-until", until).status == 0
+    (tmp_path / "XBTUSD.csv").write_bytes(lines(*early, *late))
+    done = command("XBTUSD.csv", "--json")
+    [report] = done.reports
+    assert (done.status, report["exit_status"], report["imported"]["rows"]) == (4, 4, 0)
+    assert f"{len(late):,} of {len(early) + len(late) - 1:,} rows of time that is" in done.err
+    assert "2023-11-15T01:00:00Z" in done.err
+    assert stored(tmp_path) == exact(early[1:])
+
+
+def test_rows_that_a_file_left_out_and_another_one_covered_are_an_error(
+    command: Any, tmp_path: Path
+) -> None:
+    """Quarter two is said to be whole, and has not what the other file has at its end."""
+    april = 1_711_929_600
+    first = regular(april - 6_000, april + 6_000, 600)
+    folder = tmp_path / "Kraken_Trading_History_Q2_2024"
+    folder.mkdir()
+    (tmp_path / "XBTUSD.csv").write_bytes(lines(*first))
+    (folder / "XBTUSD.csv").write_bytes(lines(*regular(april + 60_000, april + 90_000, 600)))
+    done = command("XBTUSD.csv", folder.name, "--json")
+    assert done.status == 4
+    assert "1 of 1 rows of time that is covered already are not stored there" in done.err
+
+
+# --- rows of time that is held --------------------------------------------------------------------
+
+
+def held(folder: Path, rows: list[tuple[Any, ...]], span: Range) -> None:
+    """Let the archive have trades from the API, each half a second behind its row."""
+    batch = pa.RecordBatch.from_pydict(
+        {
+            "trade_id": list(range(1, len(rows) + 1)),
+            "time": [at * SECOND + SECOND // 2 for at, *_ in rows],
+            "price": [Decimal(price) for _, price, _ in rows],
+            "volume": [Decimal(volume) for *_, volume in rows],
+            "side": ["buy"] * len(rows),
+            "order_type": ["limit"] * len(rows),
+            "misc": [""] * len(rows),
+        },
+        schema=ROWS,
+    )
+    with writer(TradeStore(folder), "XBTUSD") as one:
+        one.commit(span, batch, Footer(span, '{"altname":"XBTUSD"}'))
+
+
+@pytest.mark.parametrize("rounded_up", [0, 1])
+def test_rows_that_the_api_told_too_are_there_however_they_are_rounded(
+    command: Any, tmp_path: Path, rounded_up: int
+) -> None:
+    rows = regular(START_S, START_S + 6_000, 600)
+    held(tmp_path / "data", rows, Range((START_S - 60) * SECOND, (START_S + 6_000) * SECOND))
+    (tmp_path / "XBTUSD.csv").write_bytes(lines(*((at + rounded_up, *rest) for at, *rest in rows)))
+    done = command("XBTUSD.csv", "--json")
+    assert (done.status, done.reports[0]["already_covered"]["rows"]) == (0, 10)
+
+
+@pytest.mark.parametrize("change", ["price", "time", "twice"])
+def test_a_row_that_the_api_has_not_told_is_an_error(
+    command: Any, tmp_path: Path, change: str
+) -> None:
+    rows = regular(START_S, START_S + 6_000, 600)
+    held(tmp_path / "data", rows, Range((START_S - 60) * SECOND, (START_S + 6_000) * SECOND))
+    at, price, volume = rows[5]
+    other = {
+        "price": [(at, f"{price}1", volume)],
+        "time": [(at + 2, price, volume)],
+        "twice": [rows[5], rows[5]],
+    }[change]
+    (tmp_path / "XBTUSD.csv").write_bytes(lines(*rows[:5], *other, *rows[6:]))
+    done = command("XBTUSD.csv")
+    assert done.status == 4
+    assert f"1 of {9 + len(other)} rows of time that is covered already are not" in done.err
+
+
+# --- rows that can't be read, and rows out of order -----------------------------------------------
+
+
+def test_rows_out_of_order_are_sorted_and_none_is_dropped(command: Any, tmp_path: Path) -> None:
+    rows = [
+        (1_700_003_600, "2000.0", "1.0"),
+        (1_700_000_000, "1990.0", "1.0"),
+        (1_700_000_600, "1991.0", "1.0"),
+        (1_700_001_200, "1992.0", "1.0"),
+        (1_700_007_200, "2001.0", "1.0"),
+    ]
+    (tmp_path / "XBTUSD.csv").write_bytes(lines(*rows))
+    bounds = ("--whole-since", "1699999000", "--whole-until", "1700008000")
+    plan = command("XBTUSD.csv", "--dry-run", "--json")
+    assert (plan.status, plan.reports[0]["is_sorted"]) == (0, False)
+    assert "unsorted" in command("XBTUSD.csv", "--dry-run").out
+    done = command("XBTUSD.csv", *bounds)
+    assert done.status == 0
+    assert "times step back 3 times, by 3600 s at most: rows were sorted by" in done.err
+    assert stored(tmp_path) == exact(sorted(rows))
+
+
+@pytest.mark.parametrize(
+    ("broken", "gap"),
+    [
+        ("1700000600,oops,1.0", (599, 601)),
+        ("1700000600", (0, 1_200)),
+        ("17000006oo,50.5,1.0", (0, 1_200)),
+        ("1700000300,50.5,-1", (299, 301)),
+        ("1699999700,50.5,-1", (-300, 1_200)),
+    ],
+)
+def test_time_about_a_row_that_was_left_out_is_not_covered(
+    command: Any, tmp_path: Path, broken: str, gap: tuple[int, int]
+) -> None:
+    rows = [(START_S + at, "50.0", "1.0") for at in (-600, 0, 1_200, 1_800)]
+    data = lines(*rows[:2]) + broken.encode() + b"\n" + lines(*rows[2:])
+    (tmp_path / "XBTUSD.csv").write_bytes(data)
+    bounds = ("--whole-since", str(START_S - 900), "--whole-until", str(START_S + 4_000))
+    assert command("XBTUSD.csv", *bounds).status == 2
+    assert stored(tmp_path) == []
+    done = command("XBTUSD.csv", "--skip-bad-rows", *bounds, "--json")
+    assert done.status == 4
+    assert done.reports[0]["bad_rows"][0]["text"] == broken
+    assert "1 rows can't be read: the time around them is not covered" in done.err
+    first, last = (START_S + second for second in gap)
+    assert not any(is_covered(tmp_path / "data", at) for at in range(first, last + 1))
+    assert is_covered(tmp_path / "data", first - 100)
+    assert is_covered(tmp_path / "data", last + 100)
+    assert stored(tmp_path) == exact([row for row in rows if not first <= row[0] <= last])
+    assert command.other("status").status == 4
+
+
+def test_a_broken_row_at_an_end_leaves_the_end_open(command: Any, tmp_path: Path) -> None:
+    rows = regular(START_S, START_S + 6_000, 600)
+    (tmp_path / "XBTUSD.csv").write_bytes(b"17000o,1.5,2\n" + lines(*rows) + b"17000\n1\n")
+    bounds = ("--whole-since", str(START_S - 900), "--whole-until", str(START_S + 9_000))
+    assert command("XBTUSD.csv", "--skip-bad-rows", *bounds).status == 4
+    assert stored(tmp_path) == exact(rows[1:-1])
+    assert not is_covered(tmp_path / "data", START_S - 100)
+    assert not is_covered(tmp_path / "data", START_S + 6_000)
+
+
+def test_a_row_without_a_time_in_an_unsorted_file_lets_nothing_count(
+    command: Any, tmp_path: Path
+) -> None:
+    rows = regular(START_S, START_S + 6_000, 600)
+    (tmp_path / "XBTUSD.csv").write_bytes(lines(*rows[5:]) + b"oops\n" + lines(*rows[:5]))
+    done = command("XBTUSD.csv", "--skip-bad-rows", "--json")
+    assert (done.status, done.reports[0]["at_boundaries"]["rows"], stored(tmp_path)) == (4, 10, [])
+
+
+# --- what a failed import says --------------------------------------------------------------------
+
+
+def test_a_failed_import_claims_no_rows(command: Any, tmp_path: Path) -> None:
+    rows = regular(START_S, START_S + 400_000, 10)
+    rows[-10] = (rows[-10][0], "broken", "1")
+    (tmp_path / "XBTUSD.csv").write_bytes(lines(*rows))
+    done = command("XBTUSD.csv", "--json")
+    [report] = done.reports
+    assert (done.status, report["imported"]["rows"], stored(tmp_path)) == (2, 0, [])
+    assert "XBTUSD.csv, line 39991: " in report["error"]
+
+
+@pytest.mark.parametrize("column", [0, 12, 17, -1])
+@pytest.mark.parametrize("method", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
+def test_a_flipped_byte_in_a_zip_is_damage_and_no_bad_row(
+    command: Any, tmp_path: Path, column: int, method: int
+) -> None:
+    """In a time, a price, a volume, or at a line's end; packed or not."""
+    data = lines(*regular(START_S, START_S + 60_000, 10))
+    path = tmp_path / "K.zip"
+    with zipfile.ZipFile(path, "w", method) as archive:
+        archive.writestr("XBTUSD.csv", data)
+    raw = bytearray(path.read_bytes())
+    line = data.splitlines(keepends=True)[3_000]
+    place = raw.find(line) + column % len(line) if method == zipfile.ZIP_STORED else len(raw) // 2
+    raw[place] ^= 0x40
+    path.write_bytes(raw)
+    done = command("K.zip", "--skip-bad-rows", "--json")
+    [report] = done.reports
+    assert (done.status, report["imported"]["rows"], stored(tmp_path)) == (2, 0, [])
+    plain = command("K.zip", "--json")
+    for error in (report["error"], plain.reports[0]["error"]):
+        assert error.startswith("K.zip:XBTUSD.csv is damaged: ") or "can't be read: " in error
+        assert "--skip-bad-rows" not in error
+
+
+# --- empty files, folders, busy files -------------------------------------------------------------
+
+Q3 = (1_688_169_600, 1_696_118_400)
+
+
+@pytest.mark.parametrize("data", [b"", b"\n", b"price,volume,timestamp,b/s,m/l,misc\n"])
+@pytest.mark.parametrize("as_folder", [False, True])
+def test_an_empty_member_of_a_quarter_is_covered_and_empty(
+    command: Any, tmp_path: Path, data: bytes, as_folder: bool
+) -> None:
+    members = {"ETHUSD.csv": lines(*regular(Q3[0] + 9, Q3[0] + 6_000, 600)), "XBTUSD.csv": data}
+    name = "Kraken_Trading_History_Q3_2023"
+    if as_folder:
+        for member, content in members.items():
+            path = tmp_path / name / member
+            path.parent.mkdir(exist_ok=True)
+            path.write_bytes(content)
+    else:
+        csv_files.packed(tmp_path / f"{name}.zip", members)
+        name += ".zip"
+    plan = command(name, "--dry-run", "--json")
+    assert plan.status == 0
+    assert [(report["pair"], report["layout"]) for report in plan.reports] == [
+        ("ETHUSD", "time,price,volume without header"),
+        ("XBTUSD", "no rows"),
+    ]
+    assert command(name).status == 0
+    assert stored(tmp_path) == []
+    [covered] = TradeStore(tmp_path / "data").coverage("XBTUSD")
+    assert covered == Range((Q3[0] + 1) * SECOND - 1, (Q3[1] - 1) * SECOND - 1)
+    assert command.other("verify").status == 0
+    again = command(name, "--json")
+    assert (again.status, [report["imported"]["rows"] for report in again.reports]) == (0, [0, 0])
+
+
+def test_an_empty_file_of_which_nothing_is_known_covers_nothing(
+    command: Any, tmp_path: Path
+) -> None:
+    (tmp_path / "XBTUSD.csv").write_bytes(b"")
+    csv_files.packed(tmp_path / "Kraken_Trading_History.zip", {"XBTUSD.csv": b""})
+    for name in ("XBTUSD.csv", "Kraken_Trading_History.zip"):
+        assert command(name).status == 0
+        assert TradeStore(tmp_path / "data").coverage("XBTUSD") == []
+
+
+def test_an_empty_quarter_between_two_has_no_seam(command: Any, tmp_path: Path) -> None:
+    second, third, fourth = 1_680_307_200, 1_688_169_600, 1_696_118_400
+    early, late = regular(second, second + 6_000, 60), regular(fourth, fourth + 6_000, 60)
+    for number, rows in ((2, early), (3, []), (4, late)):
+        name = f"Kraken_Trading_History_Q{number}_2023.zip"
+        csv_files.packed(tmp_path / name, {"XBTUSD.csv": lines(*rows)})
+    done = command(*(f"Kraken_Trading_History_Q{number}_2023.zip" for number in (4, 3, 2)))
+    assert done.status == 0
+    [covered] = TradeStore(tmp_path / "data").coverage("XBTUSD")
+    assert covered.after < third * SECOND < fourth * SECOND < covered.through
+    assert stored(tmp_path) == exact(early[1:] + late)
+
+
+def test_one_bad_file_hides_no_other_from_a_dry_run(command: Any, tmp_path: Path) -> None:
+    members = {"ETHUSD.csv": b"<html>", "XBTUSD.csv": lines(*regular(START_S, START_S + 600, 60))}
+    csv_files.packed(tmp_path / "K.zip", members)
+    done = command("K.zip", "--dry-run", "--json")
+    assert (done.status, [report["rows"] for report in done.reports]) == (2, [0, 10])
+    assert done.reports[0]["error"].startswith("K.zip:ETHUSD.csv has no trades")
+
+
+@pytest.mark.parametrize("rows", [1, 2, 500])
+def test_a_busy_file_of_which_no_row_can_be_imported_does_not_end_well(
+    command: Any, tmp_path: Path, rows: int
+) -> None:
+    (tmp_path / "XBTUSD.csv").write_bytes(lines(*regular(START_S, START_S + rows, 1)))
+    done = command("XBTUSD.csv", "--json")
+    assert (done.status, done.reports[0]["at_boundaries"]["rows"], stored(tmp_path)) == (
+        4,
+        rows,
+        [],
+    )
+    assert "no row was imported, because" in done.err
+
+
+def test_files_of_one_delisted_pair_are_imported_together(command: Any, tmp_path: Path) -> None:
+    for name, since in (("a", START_S), ("b", START_S + 90_000)):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "OLDUSD.csv").write_bytes(lines(*regular(since, since + 6_000, 60)))
+    done = command("a", "b", "--json")
+    assert [report["imported"]["rows"] for report in done.reports] == [98, 98]

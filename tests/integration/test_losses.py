@@ -1,0 +1,296 @@
+"""A trade that an answer withheld is downloaded later, or its range is a gap on record."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+import sample_trades
+from backfills import ALL, Crawl, serve, tape_of
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from kraken_faults import Faults
+from kraken_market import Clock, Market, Trade, expected
+
+from harvester.download import id_check, page_merge
+from harvester.download.events import BackfillResult
+from harvester.schema import ROWS, no_rows
+from harvester.storage.footer import Footer
+from harvester.storage.trade_store import TradeStore
+from harvester.storage.writer import writer
+from harvester.times import END_OF_TIME, Range
+from harvester.verify.integrity import verify
+from harvester.verify.status import status
+
+LIES = ["first_rows", "last_rows", "later", "newest", "empty", "stale", "older"]
+SECOND_NS = 1_000_000_000
+START_NS = 1_700_000_000_000_000_000
+
+
+def every(seconds: int, trades: int, first_id: int | None = 1) -> Market:
+    """A market with a trade every so many seconds; ids from `first_id` on, or none."""
+    return sample_trades.market(
+        [
+            Trade(
+                START_NS + place * seconds * SECOND_NS,
+                "1.5",
+                f"{place + 1}.00000000",
+                "b",
+                "l",
+                "",
+                None if first_id is None else first_id + place,
+            )
+            for place in range(trades)
+        ]
+    )
+
+
+def claims(folder: Path, market: Market) -> list[tuple[object, ...]]:
+    """The trades of a market in the ranges that an archive says it covers."""
+    coverage = TradeStore(folder).coverage(market.altname)
+    return [row for row in expected(market) if any(r.after < row[1] <= r.through for r in coverage)]
+
+
+def is_called_complete(folder: Path, market: Market, outcome: BackfillResult) -> bool:
+    """Whether a run, `verify` and `status` all say that nothing is missing."""
+    archive = TradeStore(folder)
+    found = status(archive, [market.altname], END_OF_TIME)
+    return (outcome.exit_status, verify(archive, market.altname).faults, found[0].exit_status) == (
+        0,
+        [],
+        0,
+    )
+
+
+@pytest.mark.parametrize("ids", ["with ids", "without ids"])
+@pytest.mark.parametrize("lie", LIES)
+@pytest.mark.parametrize("since", ["from the first trade", "from the middle"])
+def test_a_lie_in_the_first_answer_costs_no_trade(
+    lie: str, since: str, ids: str, tmp_path: Path
+) -> None:
+    market = every(5, 3_500, 1 if ids == "with ids" else None)
+    middle = 0 if since == "from the first trade" else START_NS + 6_000 * SECOND_NS
+    with serve(market, faults=Faults(script=[lie], seed=3)) as exchange:
+        outcome = Crawl(exchange.url, tmp_path).only(market.altname, Range(middle, END_OF_TIME))
+    assert (outcome.error, tape_of(tmp_path, market.altname)) == (
+        None,
+        [row for row in expected(market) if row[1] > middle],
+    )
+
+
+@pytest.mark.parametrize("lie", ["first_rows:500", "later:2499", "newest"])
+def test_a_lie_at_the_next_answer_behind_covered_time_costs_no_trade(
+    lie: str, tmp_path: Path
+) -> None:
+    """The next id is known here, and many more trades than a page shows are withheld."""
+    market = every(5, 20_000)
+    with serve(market, faults=Faults(seed=3)) as exchange:
+        crawl = Crawl(exchange.url, tmp_path)
+        crawl.only(market.altname, Range(0, START_NS + 500 * SECOND_NS))
+        exchange.faults.push(lie)
+        outcome = crawl.only(market.altname)
+    assert (outcome.error, tape_of(tmp_path, market.altname)) == (None, expected(market))
+    report = verify(TradeStore(tmp_path), market.altname)
+    assert (report.faults, report.unconfirmed_id_gaps) == ([], 0)
+
+
+@given(data=st.data())
+@settings(max_examples=60, deadline=None)
+def test_any_tape_with_a_lie_in_any_answer_is_exact_or_has_a_gap_on_record(
+    data: st.DataObject, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    market = data.draw(sample_trades.tapes(min_size=1))
+    folder = tmp_path_factory.mktemp("archive")
+    stamps = sorted({row[1] for row in expected(market)})
+    bound = st.sampled_from([0, *stamps, *(stamp - 1 for stamp in stamps), stamps[-1] + 1])
+    spans = [
+        Range(min(pair), max(pair))
+        for pair in data.draw(st.lists(st.tuples(bound, bound), max_size=2))
+        if min(pair) < max(pair)
+    ]
+    calls = data.draw(st.integers(0, 6))
+    faults = Faults(
+        seed=data.draw(st.integers(0, 99)),
+        script=[None] * calls + [data.draw(st.sampled_from(LIES))],
+    )
+    size = data.draw(st.sampled_from([5, 11, 1000]))
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        serve(market, faults=faults, page_size=size) as exchange,
+    ):
+        patch.setattr(id_check, "FULL_PAGE", size)
+        patch.setattr(page_merge, "FULL_PAGE", size)
+        for span in [*spans, ALL, ALL, ALL]:
+            outcome = Crawl(exchange.url, folder).only(market.altname, span)
+            if is_called_complete(folder, market, outcome):
+                assert tape_of(folder, market.altname) == claims(folder, market)
+    held = TradeStore(folder)
+    # Trades within a millisecond that fill a page can not be shown whole: that is an error, too.
+    times = [row[1] for row in expected(market)]
+    is_crowded = any(
+        last - first < 1_000_000 for first, last in zip(times, times[size - 1 :], strict=False)
+    )
+    assert (outcome.exit_status, claims(folder, market)) == (0, list(expected(market))) or (
+        outcome.exit_status in ((3, 4) if is_crowded else (4,)) and held.gaps(market.altname)
+    )
+
+
+def test_trades_a_nanosecond_apart_that_fill_a_page_do_not_hold_a_backfill_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stamps = [START_NS] * 4 + [START_NS + 1, START_NS + SECOND_NS]
+    trades = [
+        Trade(stamp, "41450.0", "0.0001", "b", "m", "", number)
+        for number, stamp in enumerate(stamps, 1)
+    ]
+    market = sample_trades.market(trades)
+    monkeypatch.setattr(id_check, "FULL_PAGE", 5)
+    monkeypatch.setattr(page_merge, "FULL_PAGE", 5)
+    faults = Faults(script=["first_rows"], seed=0)
+    with serve(market, faults=faults, page_size=5) as exchange:
+        outcome = Crawl(exchange.url, tmp_path).only(market.altname)
+        assert len(exchange.calls) < 100
+    assert outcome.exit_status in (3, 4)
+    assert TradeStore(tmp_path).gaps(market.altname)
+
+
+def test_the_newest_page_must_show_no_more_trades_of_the_last_time_than_are_stored(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trades = [Trade(START_NS, "41450.0", "0.0001", "b", "m", "", number) for number in range(1, 7)]
+    market = sample_trades.market(trades)
+    monkeypatch.setattr(id_check, "FULL_PAGE", 5)
+    monkeypatch.setattr(page_merge, "FULL_PAGE", 5)
+    faults = Faults(script=[None, "first_rows"], seed=0)
+    with serve(market, faults=faults, page_size=5) as exchange:
+        outcome = Crawl(exchange.url, tmp_path).only(market.altname)
+    stored = tape_of(tmp_path, market.altname)
+    assert stored == expected(market) or TradeStore(tmp_path).gaps(market.altname)
+    assert outcome.exit_status in ((0,) if stored == expected(market) else (3, 4))
+
+
+def test_rows_printed_later_than_the_end_of_a_range_do_not_end_it(tmp_path: Path) -> None:
+    market = every(1, 5_000)
+    until = START_NS + 4_000 * SECOND_NS
+    for seed in range(6):
+        folder = tmp_path / str(seed)
+        faults = Faults(script=[None, "late_row"], seed=seed)
+        with serve(market, faults=faults) as exchange:
+            outcome = Crawl(exchange.url, folder).only(market.altname, Range(0, until))
+        rows = [row for row in expected(market) if row[1] <= until]
+        assert (outcome.exit_status, tape_of(folder, market.altname)) == (0, rows)
+
+
+def test_a_full_page_whose_last_row_alone_is_behind_the_end_is_continued() -> None:
+    """Its id goes on by one, but its time may be printed later than it was."""
+    page = pa.RecordBatch.from_pylist(
+        [
+            {
+                "trade_id": place + 1,
+                "time": START_NS + place * SECOND_NS + (9_000 * SECOND_NS if place == 999 else 0),
+                "price": Decimal(1),
+                "volume": Decimal(1),
+                "side": "buy",
+                "order_type": "limit",
+                "misc": "",
+            }
+            for place in range(1_000)
+        ],
+        schema=ROWS,
+    )
+    until = START_NS + 4_000 * SECOND_NS
+    step = page_merge.PageMerger(0).join(page, None, 100, until)
+    assert (step.result, step.beyond) == (page_merge.JoinResult.ADVANCED, None)
+
+
+def test_a_market_whose_first_id_is_not_1_has_that_confirmed_and_on_record(tmp_path: Path) -> None:
+    market = every(60, 50, first_id=7)
+    with serve(market) as exchange:
+        outcome = Crawl(exchange.url, tmp_path).only(market.altname)
+        # The page, two more that begin alike, the page behind the last trade, and the newest one.
+        assert exchange.pages(market.altname) == 5
+    report = verify(TradeStore(tmp_path), market.altname)
+    assert (outcome.exit_status, report.faults, report.confirmed_id_gaps) == (0, [], 1)
+
+
+def test_verify_reports_a_first_id_above_1_that_is_not_confirmed(tmp_path: Path) -> None:
+    market = every(60, 50)
+    with serve(market) as exchange:
+        crawl = Crawl(exchange.url, tmp_path)
+        crawl.only(market.altname, Range(START_NS + 179 * SECOND_NS, END_OF_TIME))
+        [file] = (tmp_path / "trades").rglob("*.parquet")
+        claim_from_the_beginning(file)
+        [fault] = verify(TradeStore(tmp_path), market.altname).faults
+    assert fault.text == "its first trade id is 4, not 1, and no confirmed id gap explains it"
+
+
+def claim_from_the_beginning(file: Path) -> None:
+    """Have a segment say that it contains every trade from 0 on."""
+    import pyarrow.parquet as pq
+
+    from harvester.schema import WRITER_OPTIONS
+
+    table = pq.ParquetFile(file).read()
+    told = pq.read_metadata(file).metadata
+    footer = {key: text for key, text in told.items() if key.startswith(b"harvester.")}
+    through = file.stem.partition("-")[2]
+    footer[b"harvester.range"] = f"{0:019d}-{through}".encode()
+    wide = file.with_name(f"{0:019d}-{through}.parquet")
+    pq.write_table(table.replace_schema_metadata(footer), wide, **WRITER_OPTIONS)
+    file.unlink()
+
+
+def test_trades_behind_empty_coverage_must_begin_with_id_1(tmp_path: Path) -> None:
+    """An outage was once taken for an empty history: the first id tells, and the gap is filled."""
+    market = every(60, 50)
+    covered = Range(0, START_NS + 601 * SECOND_NS)
+    with writer(TradeStore(tmp_path), market.altname) as one:
+        one.want(covered)
+        one.commit(covered, no_rows(), Footer(covered, '{"altname":"XBTUSD","key":"XXBTZUSD"}'))
+    with serve(market) as exchange:
+        outcome = Crawl(exchange.url, tmp_path).only(market.altname)
+    assert (outcome.exit_status, tape_of(tmp_path, market.altname)) == (0, expected(market))
+
+
+def test_a_loss_that_can_not_be_filled_stays_a_gap_and_on_record(tmp_path: Path) -> None:
+    """The exchange shows the trades once and then never again."""
+    market = every(60, 2_000)
+    lost = range(1_000, 1_010)
+    clock = Clock(START_NS + (60 * 1_009 + 1) * SECOND_NS)
+    hidden = dict.fromkeys(lost, 1_000)
+    options = {"refresh.settle_s": 0}
+    with serve(market, clock=clock, faults=Faults(hide={market.altname: hidden})) as exchange:
+        Crawl(exchange.url, tmp_path, options).only(market.altname)
+        clock.advance(60 * 500)
+        # Behind covered time the ids skip; asked again, the exchange shows what it withheld ...
+        exchange.faults = Faults(script=[None, None, None, *["denied"] * 5])
+        first = Crawl(exchange.url, tmp_path, options).only(market.altname)
+        assert first.exit_status in {3, 4}
+        [gap] = TradeStore(tmp_path).gaps(market.altname)[:1]
+        assert gap.after < START_NS + 60 * 1_001 * SECOND_NS < gap.through
+        report = verify(TradeStore(tmp_path), market.altname)
+        assert [fault.text for fault in report.faults][:1] == [
+            "missing: requested, but no file has it"
+        ]
+        # ... and the next run fills it.
+        exchange.faults = Faults()
+        last = Crawl(exchange.url, tmp_path, options).only(market.altname)
+    assert (last.exit_status, tape_of(tmp_path, market.altname)) == (
+        0,
+        [row for row in expected(market) if row[1] <= clock.now_ns],
+    )
+
+
+def test_no_more_than_two_calls_more_for_a_new_pair(tmp_path: Path) -> None:
+    market = every(5, 2_500)
+    counts = []
+    for span in (ALL, Range(START_NS + 2_002 * SECOND_NS, END_OF_TIME)):
+        folder = tmp_path / str(span.after)
+        with serve(market) as exchange:
+            Crawl(exchange.url, folder).only(market.altname, span)
+            counts.append(exchange.pages(market.altname))
+    # Three pages and three, with the look behind the last trade and at the newest page.
+    assert counts[0] == 5
+    assert counts[1] <= 7

@@ -1,0 +1,295 @@
+"""Another market under an old name: the key tells that it is another one, and nothing is mixed."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+import sample_trades
+from backfills import Crawl
+from kraken_market import Clock, Market
+from kraken_server import Exchange
+from nightly_runs import DAY_NS, FIRST_NS, OPTIONS, Nights, until
+
+from harvester import config
+from harvester.download.backfill import backfill
+from harvester.download.events import BackfillResult, CancelToken
+from harvester.download.pair_selection import PairName, PairSelection, choose
+from harvester.download.request import BackfillRequest, RunOptions
+from harvester.errors import MarketChanged
+from harvester.kraken.client import Client
+from harvester.kraken.pairs import Pair
+from harvester.operations.refresh_targets import KnownPairs, choose_targets
+from harvester.pair_names import known_pairs
+from harvester.schema import no_rows
+from harvester.storage.footer import Footer
+from harvester.storage.trade_store import TradeStore
+from harvester.storage.writer import writer
+from harvester.times import END_OF_TIME, Range
+from harvester.verify.integrity import verify
+
+
+def luna(key: str, seed: int, days: int = 3, **fields: Any) -> Market:
+    """A market of some hundred trades a day that goes by the name LUNAUSD, with ids from 1."""
+    made = sample_trades.xbtusd_like(400 * days, seed, start_ns=FIRST_NS, gap_s=900, first_id=1)
+    kept = [trade for trade in made if trade.true_ns < FIRST_NS + days * DAY_NS]
+    names = {"altname": "LUNAUSD", "wsname": "LUNA/USD", "base": "LUNA"} | fields
+    return Market(key=key, trades=kept, **names)
+
+
+OLD, NEW = luna("OLDLUNA", 1), luna("NEWLUNA", 2)
+OTHER = luna("XXBTZUSD", 3, altname="XBTUSD", wsname="XBT/USD", base="XXBT")
+WARNING = (
+    "LUNAUSD: the exchange now uses this name for another market, NEWLUNA, than the archive does, "
+    "OLDLUNA"
+)
+MESSAGE = (
+    f"{WARNING}: nothing was added. Keep the old trades where they are, and download the new "
+    "market into another folder (--data FOLDER)"
+)
+
+
+@pytest.fixture
+def nights(tmp_path: Path) -> Any:
+    """An archive that holds LUNAUSD and another pair after one night."""
+    clock = Clock(FIRST_NS + DAY_NS)
+    with Exchange([OLD, OTHER], clock=clock) as exchange:
+        one = Nights(tmp_path, exchange, clock)
+        one.refresh("LUNAUSD", "XBTUSD")
+        assert one.tape("LUNAUSD") == until(OLD, one.settled_ns)
+        yield one
+
+
+def relist(nights: Nights, *, old_as: str | None = None) -> None:
+    """Let the name mean another market from now on; the old one may be listed under another."""
+    nights.exchange.delist("LUNAUSD")
+    nights.exchange.add(NEW)
+    if old_as is not None:
+        nights.exchange.add(replace(OLD, altname=old_as, wsname=f"{old_as[:-3]}/USD"))
+    nights.pass_day()
+
+
+def row_of(report: Any, pair: str) -> Any:
+    [row] = [row for row in report["pairs"] if row["pair"] == pair]
+    return row
+
+
+def backfilled(nights: Nights, choice: PairSelection) -> list[BackfillResult]:
+    """What a backfill of this choice comes to."""
+
+    async def chosen() -> list[Pair]:
+        settings = config.load({"exchange.url": nights.exchange.url}, environment={})
+        async with Client(settings.exchange) as client:
+            return await choose(client, TradeStore(nights.folder), choice)
+
+    async def run() -> list[BackfillResult]:
+        options = OPTIONS | {"exchange.url": nights.exchange.url, "exchange.give_up_s": 0.05}
+        settings = config.load(options, environment={})
+        wishes = [BackfillRequest(pair, Range(0, END_OF_TIME)) for pair in await chosen()]
+        async with Client(settings.exchange) as client:
+            watch = RunOptions(lambda _event: None, CancelToken())
+            return await backfill(client, TradeStore(nights.folder), wishes, settings, watch)
+
+    return asyncio.run(run())
+
+
+def test_a_refresh_adds_nothing_of_another_market_and_says_so(nights: Nights) -> None:
+    relist(nights)
+    held = nights.tape("LUNAUSD")
+    report = nights.refresh()
+    luna_row = row_of(report, "LUNAUSD")
+    assert (luna_row["exit_status"], luna_row["error"]) == (4, MESSAGE)
+    assert row_of(report, "XBTUSD")["state"] == "complete"
+    assert nights.tape("LUNAUSD") == held
+    assert known_pairs(TradeStore(nights.folder))["LUNAUSD"].key == "OLDLUNA"
+
+
+def test_the_old_market_goes_on_under_its_key_where_it_is_listed(
+    nights: Nights, caplog: pytest.LogCaptureFixture
+) -> None:
+    relist(nights, old_as="LUNCUSD")
+    for _ in range(2):
+        luna_row = row_of(nights.refresh(), "LUNAUSD")
+        assert (luna_row["state"], luna_row["renamed_to"]) == ("complete", "LUNCUSD")
+        assert nights.tape("LUNAUSD") == until(OLD, nights.settled_ns)
+        nights.pass_day()
+    assert WARNING in caplog.text
+    assert nights.rows().keys() == {"LUNAUSD", "XBTUSD"}
+
+
+@pytest.mark.parametrize(
+    "choice", [PairSelection(everything=True), PairSelection([PairName("*/USD")])], ids=str
+)
+def test_a_backfill_of_all_that_is_listed_adds_nothing_of_another_market(
+    choice: PairSelection, nights: Nights
+) -> None:
+    relist(nights)
+    held = nights.tape("LUNAUSD")
+    errors = {one.pair: one.error for one in backfilled(nights, choice)}
+    assert {pair: str(error) for pair, error in errors.items() if error} == {"LUNAUSD": MESSAGE}
+    assert isinstance(errors["LUNAUSD"], MarketChanged)
+    assert nights.tape("LUNAUSD") == held
+
+
+def test_a_backfill_of_all_that_is_listed_goes_on_with_the_old_market(nights: Nights) -> None:
+    relist(nights, old_as="LUNCUSD")
+    outcomes = backfilled(nights, PairSelection(everything=True))
+    assert {outcome.pair: outcome.error for outcome in outcomes} == {
+        "LUNAUSD": None,
+        "XBTUSD": None,
+    }
+    assert nights.tape("LUNAUSD") == until(OLD, nights.settled_ns)
+
+
+def test_a_backfill_by_name_says_that_it_is_another_market(nights: Nights) -> None:
+    relist(nights)
+    held = nights.tape("LUNAUSD")
+    [outcome] = backfilled(nights, PairSelection([PairName("LUNA/USD")]))
+    assert (type(outcome.error), str(outcome.error)) == (MarketChanged, MESSAGE)
+    assert nights.tape("LUNAUSD") == held
+
+
+def test_a_key_that_the_exchange_takes_for_the_new_market_brings_nothing_of_it(
+    tmp_path: Path,
+) -> None:
+    """The old key was the name itself, as it is with newer pairs."""
+    old = luna("LUNAUSD", 1)
+    clock = Clock(FIRST_NS + DAY_NS)
+    with Exchange([old], clock=clock) as exchange:
+        nights = Nights(tmp_path, exchange, clock)
+        nights.refresh("LUNAUSD")
+        held = nights.tape("LUNAUSD")
+        relist(nights)
+        crawl = Crawl(exchange.url, tmp_path, {"exchange.give_up_s": 0.05})
+        error = crawl.only("LUNAUSD").error
+        assert isinstance(error, MarketChanged)
+        assert row_of(nights.refresh(), "LUNAUSD")["exit_status"] == 4
+        [outcome] = backfilled(nights, PairSelection([PairName("LUNAUSD")]))
+        assert isinstance(outcome.error, MarketChanged)
+        assert nights.tape("LUNAUSD") == held
+
+
+def test_the_key_is_read_from_the_files_where_pairs_json_is_gone(nights: Nights) -> None:
+    relist(nights)
+    held = nights.tape("LUNAUSD")
+    (nights.folder / "pairs.json").unlink()
+    assert known_pairs(TradeStore(nights.folder))["LUNAUSD"] == Pair(
+        altname="LUNAUSD",
+        key="OLDLUNA",
+        wsname="LUNA/USD",
+        base="LUNA",
+        quote="ZUSD",
+        pair_decimals=1,
+        cost_decimals=5,
+        tick_size="0.1",
+        status="online",
+    )
+    assert row_of(nights.refresh(), "LUNAUSD")["error"] == MESSAGE
+    assert nights.tape("LUNAUSD") == held
+
+
+def test_two_markets_that_swapped_names_go_on_each_in_its_folder() -> None:
+    first, second = Pair(altname="AUSD", key="1"), Pair(altname="BUSD", key="2")
+    listed = {"AUSD": Pair(altname="AUSD", key="2"), "BUSD": Pair(altname="BUSD", key="1")}
+    market = KnownPairs(listed, {"AUSD": first, "BUSD": second}, ["AUSD", "BUSD"])
+    assert [
+        (target.pair.altname, target.pair.key, target.renamed_to)
+        for target in choose_targets([], market)
+    ] == [
+        ("AUSD", "1", "BUSD"),
+        ("BUSD", "2", "AUSD"),
+    ]
+
+
+# --- the files -----------------------------------------------------------------------------------
+
+
+def spelled(key: str) -> str:
+    return msgspec.json.encode(Pair(altname="LUNAUSD", key=key)).decode()
+
+
+def mixed(folder: Path, *keys: str) -> TradeStore:
+    """An archive of one empty segment a key, as an older harvester left them."""
+    archive = TradeStore(folder)
+    for place, key in enumerate(keys):
+        span = Range(FIRST_NS + place * 10, FIRST_NS + place * 10 + 10)
+        with writer(archive, "LUNAUSD") as one:
+            # Each in an archive of its own, as no writer puts them together any more.
+            alone = TradeStore(folder / f"alone{place}")
+            with writer(alone, "LUNAUSD") as other:
+                [made] = other.commit(span, no_rows(), Footer(span, spelled(key)))
+            one.want(span)
+            target = folder / made.path
+            target.parent.mkdir(parents=True, exist_ok=True)
+            (folder / f"alone{place}" / made.path).rename(target)
+    return archive
+
+
+def keys_on_disk(archive: TradeStore) -> list[tuple[int, str]]:
+    """The length and the key of each segment."""
+    return [
+        (
+            segment.range.through - segment.range.after,
+            msgspec.json.decode(archive.footer(segment).pair)["key"],
+        )
+        for segment in archive.segments("LUNAUSD")
+    ]
+
+
+def test_a_writer_refuses_the_trades_of_another_market(tmp_path: Path) -> None:
+    archive = mixed(tmp_path, "OLDLUNA")
+    span = Range(FIRST_NS + 10, FIRST_NS + 20)
+    with writer(archive, "LUNAUSD") as one, pytest.raises(MarketChanged) as caught:
+        one.commit(span, no_rows(), Footer(span, spelled("NEWLUNA")))
+    assert str(caught.value) == MESSAGE
+    assert len(archive.segments("LUNAUSD")) == 1
+
+
+def test_verify_reports_files_of_two_markets_in_one_folder(tmp_path: Path) -> None:
+    archive = mixed(tmp_path, "OLDLUNA", "OLDLUNA", "NEWLUNA", "OLDLUNA")
+    report = verify(archive, "LUNAUSD")
+    [third] = [archive.segments("LUNAUSD")[2]]
+    assert [(fault.path, fault.text) for fault in report.faults] == [
+        (third.path, "its trades are of the market NEWLUNA, the trades before them of OLDLUNA")
+    ]
+
+
+def test_files_that_tell_no_key_are_no_fault(tmp_path: Path) -> None:
+    archive = mixed(tmp_path, "OLDLUNA")
+    span = Range(FIRST_NS + 10, FIRST_NS + 20)
+    nameless = msgspec.json.encode(Pair(altname="LUNAUSD")).decode()
+    with writer(archive, "LUNAUSD") as one:
+        one.commit(span, no_rows(), Footer(span, nameless))
+        assert verify(archive, "LUNAUSD").faults == []
+        one.compact(every=True)
+    assert keys_on_disk(archive) == [(20, "OLDLUNA")]
+
+
+def test_a_compaction_merges_no_two_markets(tmp_path: Path) -> None:
+    archive = mixed(tmp_path, "OLDLUNA", "OLDLUNA", "NEWLUNA", "NEWLUNA", "NEWLUNA")
+    with writer(archive, "LUNAUSD") as one:
+        assert one.compact(every=True) == (5, 2)
+    assert keys_on_disk(archive) == [(20, "OLDLUNA"), (30, "NEWLUNA")]
+
+
+def test_a_stream_of_another_market_leaves_the_archive_as_it_was(tmp_path: Path) -> None:
+    archive = mixed(tmp_path, "OLDLUNA")
+    span = Range(FIRST_NS + 10, FIRST_NS + 20)
+    with writer(archive, "LUNAUSD") as one, pytest.raises(MarketChanged):
+        one.commit_stream(iter([]), lambda: Footer(span, spelled("NEWLUNA"), source="csv"))
+    assert len(archive.segments("LUNAUSD")) == 1
+
+
+def test_a_pair_that_is_held_without_a_key_takes_that_of_the_exchange(tmp_path: Path) -> None:
+    archive = mixed(tmp_path, "")
+    with writer(archive, "LUNAUSD") as one:
+        one.check_market("NEWLUNA")
+        span = Range(FIRST_NS + 10, FIRST_NS + 20)
+        one.commit(span, no_rows(), Footer(span, spelled("NEWLUNA")))
+    footer = archive.market_footer("LUNAUSD")
+    assert footer is not None
+    assert footer.key == "NEWLUNA"

@@ -1,0 +1,207 @@
+"""Many pairs: the largest first, as many at once as are allowed, none stopped by another."""
+
+from __future__ import annotations
+
+import gc
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+import sample_trades
+from backfills import Crawl, serve, tape_of
+from kraken_faults import Faults
+from kraken_market import Market, expected, named
+from kraken_server import Exchange
+
+from harvester.download import backfill as turns_module
+from harvester.download.backfill import PairQueue
+from harvester.download.events import BackfillResult, CancelToken, Started
+from harvester.errors import ExchangeRefused, ExchangeUnreachable, HarvesterError, Interrupted
+from harvester.storage.trade_store import TradeStore
+
+
+def markets(*sizes: int) -> list[Market]:
+    """Markets of so many trades: the well-known names first."""
+    return [named(n, sample_trades.xbtusd_like(size, n)) for n, size in enumerate(sizes)]
+
+
+def began(crawl: Crawl) -> list[str]:
+    """The pairs in the order that they were begun in."""
+    return [event.pair for event in crawl.events if isinstance(event, Started)]
+
+
+def asked(exchange: Exchange, endpoint: str) -> list[str]:
+    """The pairs that an endpoint was asked for, in order."""
+    return [call.pair or "" for call in exchange.calls if call.path.endswith(endpoint)]
+
+
+def test_the_largest_goes_first(tmp_path: Path) -> None:
+    several = markets(30, 10, 2_500, 20, 1_200)
+    with serve(*several) as exchange:
+        crawl = Crawl(exchange.url, tmp_path, options={"exchange.jobs": 1})
+        outcomes = crawl.run(*(market.altname for market in several))
+    assert began(crawl) == ["XBTEUR", "SOLUSD", "XBTUSD", "XDGUSD", "ETHUSD"]
+    assert [outcome.pair for outcome in outcomes] == [market.altname for market in several]
+    for market in several:
+        assert tape_of(tmp_path, market.altname) == list(expected(market))
+
+
+def test_what_is_known_from_ordering_is_told_and_not_asked_for_again(tmp_path: Path) -> None:
+    several = markets(1_500, 100)
+    with serve(*several) as exchange:
+        crawl = Crawl(exchange.url, tmp_path, options={"exchange.jobs": 1})
+        crawl.run("ETHUSD", "XBTUSD")
+        assert sorted(asked(exchange, "OHLC")) == ["ETHUSD", "XBTUSD"]
+    told = {event.pair: event.expected for event in crawl.events if isinstance(event, Started)}
+    assert told == {"XBTUSD": 1_500, "ETHUSD": 100}
+
+
+def test_where_all_find_room_nobody_is_asked_for_sizes(tmp_path: Path) -> None:
+    several = markets(30, 10, 50)
+    with serve(*several) as exchange:
+        crawl = Crawl(exchange.url, tmp_path, options={"exchange.jobs": 3})
+        crawl.run(*(market.altname for market in several))
+        assert asked(exchange, "OHLC") == []
+    assert sorted(began(crawl)) == sorted(market.altname for market in several)
+
+
+def test_who_lacks_less_than_a_week_is_not_asked_for(tmp_path: Path) -> None:
+    """A nightly run over hundreds of pairs makes no call more for their order."""
+    several = markets(30, 2_000)
+    with serve(*several) as exchange:
+        crawl = Crawl(exchange.url, tmp_path, options={"exchange.jobs": 1})
+        crawl.run("XBTUSD", "ETHUSD")
+        calls = len(exchange.calls)
+        again = Crawl(exchange.url, tmp_path, options={"exchange.jobs": 1, "refresh.settle_s": 0})
+        again.run("XBTUSD", "ETHUSD")
+        assert "OHLC" not in {call.path.rpartition("/")[2] for call in exchange.calls[calls:]}
+    assert began(again) == ["XBTUSD", "ETHUSD"]
+
+
+def test_sizes_that_are_refused_change_the_order_and_nothing_else(tmp_path: Path) -> None:
+    several = markets(30, 10, 2_500, 20, 40)
+    faults = Faults(elsewhere={"OHLC": ["rate_limit"] * 9})
+    with serve(*several, faults=faults) as exchange:
+        crawl = Crawl(exchange.url, tmp_path, options={"exchange.jobs": 1})
+        outcomes = crawl.run(*(market.altname for market in several))
+        assert len(asked(exchange, "OHLC")) == 3
+    assert began(crawl) == [market.altname for market in several]
+    assert [outcome.exit_status for outcome in outcomes] == [0] * 5
+
+
+def test_sizes_that_are_late_do_not_hold_up_the_first_crawls(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The rest is learnt while they run, and what was just being asked for is not forgotten."""
+    monkeypatch.setattr(turns_module, "HEAD_START_S", 0.01)
+    several = markets(2_500, 0, 0, 10, 30)
+    with serve(*several, latency_s=0.1) as exchange:
+        crawl = Crawl(exchange.url, tmp_path, options={"exchange.jobs": 1})
+        crawl.run("SOLUSD", "XDGUSD", "XBTUSD")
+        assert asked(exchange, "OHLC") == ["XBTUSD", "XBTUSD", "XDGUSD"]
+    assert began(crawl) == ["SOLUSD", "XBTUSD", "XDGUSD"]
+
+
+def test_one_that_fails_stops_no_other(tmp_path: Path) -> None:
+    several = markets(*[50] * 12)
+    script = {"ETHUSD": ["denied"]}
+    with serve(*several, faults=Faults(script=script)) as exchange:
+        crawl = Crawl(exchange.url, tmp_path, options={"exchange.jobs": 4})
+        outcomes = crawl.run(*(market.altname for market in several))
+    failed = {outcome.pair: str(outcome.error) for outcome in outcomes if outcome.error is not None}
+    assert failed == {"ETHUSD": "ETHUSD: the exchange refused: EGeneral:Permission denied"}
+    for market in several:
+        want = [] if market.altname == "ETHUSD" else list(expected(market))
+        assert tape_of(tmp_path, market.altname) == want
+
+
+def test_hundreds_of_small_pairs_are_crawled_side_by_side(tmp_path: Path) -> None:
+    trades = sample_trades.xbtusd_like(40, 1)
+    several = [named(n, trades) for n in range(100)]
+    with serve(*several) as exchange:
+        options = {"exchange.jobs": 100, "candles.rollups": ""}
+        outcomes = Crawl(exchange.url, tmp_path, options=options).run(
+            *(market.altname for market in several)
+        )
+    assert {outcome.exit_status for outcome in outcomes} == {0}
+    want = list(expected(several[0]))
+    assert all(tape_of(tmp_path, market.altname) == want for market in several)
+
+
+def test_pairs_that_are_done_or_failed_keep_no_trades_in_memory(tmp_path: Path) -> None:
+    """Their errors are told at the end, and must not hold on to what their crawls had read."""
+    several = markets(*[3_000] * 6)
+    script = {market.altname: [None, None, "denied"] for market in several[:3]}
+    archive = TradeStore(tmp_path)
+    gc.collect()
+    before = pa.total_allocated_bytes()
+    with serve(*several, faults=Faults(script=script)) as exchange:
+        crawl = Crawl(exchange.url, tmp_path, open=lambda _folder: archive)
+        outcomes = crawl.run(*(market.altname for market in several))
+        left = pa.total_allocated_bytes() - before
+    assert [outcome.exit_status for outcome in outcomes] == [3, 3, 3, 0, 0, 0]
+    assert left < 50_000
+    assert archive._caches == {}
+
+
+def test_an_exchange_that_is_gone_is_not_waited_for_by_each_pair_anew(tmp_path: Path) -> None:
+    several = markets(*[2_500] * 6)
+    with serve(*several) as exchange:
+        options = {"exchange.jobs": 2, "exchange.give_up_s": 0.05}
+        crawl = Crawl(exchange.url, tmp_path, options=options)
+        faults = {market.altname: [None, *["http:503"] * 1000] for market in several}
+        exchange.faults = Faults(script=faults)
+        outcomes = crawl.run(*(market.altname for market in several))
+        known = {call.pair for call in exchange.calls if call.path.endswith("Trades")}
+    begun = [outcome for outcome in outcomes if outcome.pair in known]
+    assert len(begun) == 2
+    assert {str(outcome.error) for outcome in outcomes if outcome not in begun} == {
+        f"{outcome.pair}: not started, as the exchange gave no good answer to other pairs for "
+        "0.05 s; the same command goes on where it stopped"
+        for outcome in outcomes
+        if outcome not in begun
+    }
+    assert [outcome.exit_status for outcome in outcomes] == [3] * 6
+
+
+def test_after_the_wish_to_stop_no_pair_is_begun(tmp_path: Path) -> None:
+    several = markets(*[2_500] * 5)
+    with serve(*several) as exchange:
+        crawl = Crawl(exchange.url, tmp_path, options={"exchange.jobs": 2})
+        crawl.stop_after_pages = 1
+        outcomes = crawl.run(*(market.altname for market in several))
+    assert {type(outcome.error) for outcome in outcomes} == {Interrupted}
+    told = [event for event in crawl.events if isinstance(event, BackfillResult)]
+    assert len(told) == len(began(crawl)) <= 2
+
+
+@pytest.mark.parametrize(
+    ("error", "heard", "down"),
+    [
+        (ExchangeUnreachable("no answer"), False, True),
+        (ExchangeUnreachable("no answer"), True, False),
+        (ExchangeRefused("unknown pair"), False, False),
+        (None, False, False),
+    ],
+)
+def test_only_silence_to_all_ends_the_run(
+    error: HarvesterError | None, heard: bool, down: bool
+) -> None:
+    turns = PairQueue(["A", "B"], CancelToken(), 0.0 if not heard else 60.0)
+    turns.record_page()
+    turns.record_end(error)
+    assert (turns.refusal("B") is not None) is down
+
+
+def test_each_pair_has_its_turn_once() -> None:
+    turns = PairQueue(["A", "B", "C", "D"], CancelToken(), 1.0)
+    assert turns.next({}) == 0
+    assert turns.next({"C": 5, "A": 9}) == 2
+    assert turns.next({"D": 1}) == 3
+    assert turns.next({"D": 1}) == 1
+    assert turns.next({}) is None
+
+
+def test_a_wish_for_nothing_is_done_at_once(tmp_path: Path) -> None:
+    with serve(*markets(5)) as exchange:
+        assert Crawl(exchange.url, tmp_path).run() == []

@@ -1,0 +1,333 @@
+"""Harms done by hand to an archive, each caught with a line that names file and range."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from datetime import timedelta
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import sample_trades
+from backfills import Crawl, serve
+from corruption import span_text
+from kraken_market import Market
+
+from harvester.query.rollups import parse_levels, roll_up
+from harvester.schema import WRITER_OPTIONS
+from harvester.storage.rollup_files import PARTIALS
+from harvester.storage.trade_store import TradeStore
+from harvester.storage.writer import writer
+from harvester.times import Range
+from harvester.verify.integrity import verify
+
+TRADES = sample_trades.xbtusd_like(4_000, 71)
+CUTS = [TRADES[i].true_ns for i in (1_000, 2_000, 3_000)]
+END = TRADES[-1].true_ns + 10**9
+
+
+@pytest.fixture(scope="module")
+def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Four segments that touch, of a thousand trades each."""
+    folder = tmp_path_factory.mktemp("sound")
+    with serve(sample_trades.market(TRADES)) as exchange:
+        for i, ends in enumerate(zip([0, *CUTS], [*CUTS, END], strict=True)):
+            part = tmp_path_factory.mktemp(f"part{i}")
+            Crawl(exchange.url, part).only("XBTUSD", Range(*ends))
+            for name in ("trades", "wanted"):
+                shutil.copytree(part / name, folder / name, dirs_exist_ok=True)
+    (folder / "wanted/XBTUSD.json").write_text(f'{{"pair":"XBTUSD","spans":[[0,{END}]]}}')
+    return folder
+
+
+@pytest.fixture
+def harmed(sound: Path, tmp_path: Path) -> Path:
+    folder = tmp_path / "data"
+    shutil.copytree(sound, folder)
+    return folder
+
+
+def files(folder: Path) -> list[Path]:
+    return sorted(folder.rglob("*.parquet"), key=lambda file: file.name)
+
+
+def faults(folder: Path) -> list[str]:
+    return [str(fault) for fault in verify(TradeStore(folder), "XBTUSD").faults]
+
+
+def rewrite(file: Path, change: Callable[[pa.Table], pa.Table]) -> None:
+    """Write a file anew with other rows, as a clumsy tool would: the footer stays."""
+    table = pq.ParquetFile(file).read()
+    footer = pq.ParquetFile(file).metadata.metadata
+    changed = change(table).replace_schema_metadata(
+        {k: v for k, v in footer.items() if k.startswith(b"harvester.")}
+    )
+    pq.write_table(changed, file, **WRITER_OPTIONS)
+
+
+def name_of(file: Path, folder: Path) -> str:
+    return file.relative_to(folder).as_posix()
+
+
+def test_a_sound_archive_is_told_to_be(sound: Path) -> None:
+    report = verify(TradeStore(sound), "XBTUSD")
+    counts = (report.files, report.rows, report.ids, report.boundaries, report.confirmed_id_gaps)
+    assert (report.faults, counts) == ([], (4, 4_000, 4_000, 3, 0))
+
+
+@pytest.fixture
+def rolled(harmed: Path) -> Path:
+    """The archive with a roll-up of minutes and one of hours beside each segment."""
+    with writer(TradeStore(harmed), "XBTUSD") as one:
+        roll_up(one, parse_levels(["1m", "1h"]))
+    return harmed
+
+
+def rollup_of(folder: Path, place: int, level: str = "1m") -> Path:
+    return sorted(folder.glob(f"candles/interval={level}/**/*.parquet"), key=lambda f: f.name)[
+        place
+    ]
+
+
+def alter(file: Path, column: str, change: Callable[[list[Any]], list[Any]]) -> None:
+    """Write a roll-up anew with other values in one column; the footer stays."""
+    table, footer = pq.ParquetFile(file).read(), pq.ParquetFile(file).metadata.metadata
+    place, kind = table.schema.get_field_index(column), table.schema.field(column)
+    values = pa.array(change(table.column(column).to_pylist()), kind.type)
+    kept = {key: text for key, text in footer.items() if key.startswith(b"harvester.")}
+    pq.write_table(table.set_column(place, kind, values).replace_schema_metadata(kept), file)
+
+
+def test_sound_rollups_are_counted(rolled: Path) -> None:
+    report = verify(TradeStore(rolled), "XBTUSD")
+    assert (report.faults, report.rollups) == ([], 8)
+
+
+@pytest.mark.parametrize("level", ["1m", "1h"])
+@pytest.mark.parametrize("column", PARTIALS.names)
+def test_a_rollup_altered(rolled: Path, level: str, column: str) -> None:
+    file = rollup_of(rolled, 1, level)
+
+    def change(values: list[Any]) -> list[Any]:
+        one = values[0]
+        step = {int: 1, Decimal: Decimal("0.00000001")}.get(type(one), timedelta(microseconds=1))
+        return [one + step, *values[1:]]
+
+    alter(file, column, change)
+    segment = files(rolled / "trades")[1]
+    after, through = (int(part) for part in segment.stem.split("-"))
+    [fault] = verify(TradeStore(rolled), "XBTUSD").faults
+    assert fault[:4] == (
+        "XBTUSD",
+        Range(after, through),
+        name_of(file, rolled),
+        "it does not agree with the trades of its segment",
+    )
+
+
+def test_a_rollup_of_another_segment(rolled: Path) -> None:
+    shutil.copy(rollup_of(rolled, 2), rollup_of(rolled, 1))
+    assert [line.split("; ")[0] for line in faults(rolled)] == [
+        f"{name_of(rollup_of(rolled, 1), rolled)}: it does not agree with the trades of its segment"
+    ]
+
+
+def test_a_rollup_whose_footer_was_swapped(rolled: Path) -> None:
+    one, other = rollup_of(rolled, 1), rollup_of(rolled, 2)
+    footer = pq.ParquetFile(other).metadata.metadata
+    kept = {key: text for key, text in footer.items() if key.startswith(b"harvester.")}
+    pq.write_table(pq.ParquetFile(one).read().replace_schema_metadata(kept), one)
+    assert [line.split("; ")[0] for line in faults(rolled)] == [
+        f"{name_of(one, rolled)}: its footer is of another segment"
+    ]
+
+
+def test_a_rollup_cut_off(rolled: Path) -> None:
+    file = rollup_of(rolled, 0)
+    file.write_bytes(file.read_bytes()[:-30])
+    [line] = faults(rolled)
+    assert line.startswith(f"{name_of(file, rolled)}: it can't be read: ")
+
+
+def test_where_the_rows_are_wrong_their_rollups_are_not_judged(rolled: Path) -> None:
+    file = files(rolled / "trades")[1]
+    rewrite(file, lambda table: pa.concat_tables([table.slice(0, 10), table.slice(11)]))
+    [line] = faults(rolled)
+    assert line.startswith(f"{name_of(file, rolled)}: has ")
+
+
+def test_a_row_taken_out(harmed: Path) -> None:
+    file = files(harmed)[1]
+    rewrite(file, lambda table: pa.concat_tables([table.slice(0, 10), table.slice(11)]))
+    rows = pq.read_metadata(file).num_rows
+    [line] = faults(harmed)
+    assert line.split("; ")[0] == (
+        f"{name_of(file, harmed)}: has {rows} rows, but its footer says {rows + 1}"
+    )
+
+
+def test_one_digit_changed(harmed: Path) -> None:
+    file = files(harmed)[2]
+
+    def change(table: pa.Table) -> pa.Table:
+        prices = table.column("price").to_pylist()
+        prices[500] += Decimal("0.1")
+        return table.set_column(
+            3, table.schema.field("price"), pa.array(prices, pa.decimal128(18, 10))
+        )
+
+    rewrite(file, change)
+    assert [line.split("; ")[0] for line in faults(harmed)] == [
+        f"{name_of(file, harmed)}: the checksum of its rows is not that of its footer"
+    ]
+
+
+def test_two_rows_swapped(harmed: Path) -> None:
+    file = files(harmed)[2]
+
+    def change(table: pa.Table) -> pa.Table:
+        order = list(range(table.num_rows))
+        order[100], order[200] = order[200], order[100]
+        return table.take(order)
+
+    rewrite(file, change)
+    texts = [line.split("; ")[0].partition(": ")[2] for line in faults(harmed)]
+    assert "its times go back" in texts
+    assert "the checksum of its rows is not that of its footer" in texts
+
+
+def test_a_file_lost(harmed: Path) -> None:
+    lost = files(harmed)[1]
+    after, through = (int(part) for part in lost.stem.split("-"))
+    lost.unlink()
+    report = verify(TradeStore(harmed), "XBTUSD")
+    assert [(f.range, f.path, f.text) for f in report.faults] == [
+        (Range(after, through), None, "missing: requested, but no file has it")
+    ]
+
+
+def test_a_file_doubled_under_a_shifted_name(harmed: Path) -> None:
+    file = files(harmed)[1]
+    after, through = (int(part) for part in file.stem.split("-"))
+    double = file.with_name(f"{after + 5:019d}-{through:019d}.parquet")
+    shutil.copy(file, double)
+    lines = [line.split("; ")[0] for line in faults(harmed)]
+    assert f"{name_of(double, harmed)}: it overlaps with {name_of(file, harmed)}" in lines
+    assert (
+        f"{name_of(double, harmed)}: its footer says {span_text(Range(after, through))}, "
+        "its name another range" in lines
+    )
+
+
+def test_a_file_renamed_to_a_wider_range(harmed: Path) -> None:
+    file = files(harmed)[1]
+    after, through = (int(part) for part in file.stem.split("-"))
+    wide = file.with_name(f"{after:019d}-{through + 10**9:019d}.parquet")
+    file.rename(wide)
+    lines = [line.split("; ")[0] for line in faults(harmed)]
+    assert (
+        f"{name_of(wide, harmed)}: its footer says {span_text(Range(after, through))}, "
+        "its name another range" in lines
+    )
+
+
+def test_bytes_cut_off(harmed: Path) -> None:
+    file = files(harmed)[3]
+    file.write_bytes(file.read_bytes()[:-100])
+    [line] = faults(harmed)
+    assert line.startswith(f"{name_of(file, harmed)}: {file} can't be read: ")
+
+
+def test_a_byte_changed_in_the_middle(harmed: Path) -> None:
+    file = files(harmed)[3]
+    body = bytearray(file.read_bytes())
+    body[len(body) // 3] ^= 0xFF
+    file.write_bytes(body)
+    lines = faults(harmed)
+    assert lines
+    assert all(line.startswith(f"{name_of(file, harmed)}: ") for line in lines)
+
+
+def test_a_footer_swapped(harmed: Path) -> None:
+    one, other = files(harmed)[1:3]
+    mine = pq.ParquetFile(one).read()
+    theirs = pq.ParquetFile(other).metadata.metadata
+    pq.write_table(
+        mine.replace_schema_metadata(
+            {k: v for k, v in theirs.items() if k.startswith(b"harvester.")}
+        ),
+        one,
+        **WRITER_OPTIONS,
+    )
+    there, said = (pq.read_metadata(file).num_rows for file in (one, other))
+    [line] = faults(harmed)
+    assert line.split("; ")[0] == (
+        f"{name_of(one, harmed)}: has {there} rows, but its footer says {said}"
+    )
+
+
+def test_a_file_in_the_folder_of_another_pair(harmed: Path) -> None:
+    file = files(harmed)[0]
+    other = harmed / "trades/pair=ETHUSD" / file.parent.name / file.name
+    other.parent.mkdir(parents=True)
+    shutil.copy(file, other)
+    report = verify(TradeStore(harmed), "ETHUSD")
+    assert [fault.text for fault in report.faults] == [
+        "its footer is of XBTUSD, its folder of ETHUSD"
+    ]
+
+
+def test_ids_that_skip_between_files(tmp_path: Path) -> None:
+    left, right = tmp_path / "left", tmp_path / "right"
+    with serve(sample_trades.market(TRADES)) as exchange:
+        Crawl(exchange.url, left).only("XBTUSD", Range(0, CUTS[0]))
+    with serve(sample_trades.market(TRADES[:1_001] + TRADES[1_003:])) as exchange:
+        Crawl(exchange.url, right).only("XBTUSD", Range(CUTS[0], CUTS[1]))
+    shutil.copytree(right / "trades", left / "trades", dirs_exist_ok=True)
+    [fault] = verify(TradeStore(left), "XBTUSD").faults
+    first = TRADES[0].trade_id or 0
+    assert fault.text == (f"unconfirmed id gap: {first + 1_000} is followed by {first + 1_003}")
+
+
+def test_a_confirmed_jump_is_no_fault(tmp_path: Path) -> None:
+    with serve(sample_trades.market(TRADES[:500] + TRADES[510:])) as exchange:
+        Crawl(exchange.url, tmp_path).only("XBTUSD")
+    report = verify(TradeStore(tmp_path), "XBTUSD")
+    assert (report.faults, report.confirmed_id_gaps) == ([], 1)
+
+
+def test_a_pair_that_always_jumps_is_sound_and_counted(tmp_path: Path) -> None:
+    with serve(sample_trades.market(sample_trades.jumping_ids(20_000, 72, chance=0.5))) as exchange:
+        Crawl(exchange.url, tmp_path, {"archive.flush_rows": 3_000}).only("XBTUSD")
+    report = verify(TradeStore(tmp_path), "XBTUSD")
+    assert report.faults == []
+    assert report.confirmed_id_gaps + report.unconfirmed_id_gaps > 5_000
+
+
+@pytest.mark.parametrize(
+    "market",
+    [
+        sample_trades.old_style(3_000, 73),
+        sample_trades.market(sample_trades.zero_ids(6_000, 73)),
+        sample_trades.tiny_coin(900, 73),
+    ],
+    ids=["without ids", "runs of id 0", "tiny coin"],
+)
+def test_odd_tapes_are_sound(market: Market, tmp_path: Path) -> None:
+    with serve(market) as exchange:
+        crawl = Crawl(exchange.url, tmp_path, {"archive.flush_rows": 500})
+        outcome = crawl.only(market.altname)
+    assert outcome.exit_status == 0
+    assert verify(TradeStore(tmp_path), outcome.pair).faults == []
+
+
+def test_an_interrupted_backfill_leaves_a_gap_that_is_told(tmp_path: Path) -> None:
+    with serve(sample_trades.market(TRADES)) as exchange:
+        Crawl(exchange.url, tmp_path, stop_after_pages=2).only("XBTUSD", Range(0, END))
+    [fault] = verify(TradeStore(tmp_path), "XBTUSD").faults
+    [held] = TradeStore(tmp_path).coverage("XBTUSD")
+    assert fault.range == Range(held.through, END)

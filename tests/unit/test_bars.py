@@ -1,0 +1,529 @@
+"""Bars that are not of time, against counting trade by trade with plain decimals."""
+
+from __future__ import annotations
+
+import tempfile
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
+from decimal import Decimal
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import candle_oracle
+import pyarrow as pa
+import pytest
+import sample_trades
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from kraken_market import expected
+
+from harvester import schema
+from harvester.errors import ArchiveDamaged, BadSetting, NothingHeld, ValueDoesNotFit
+from harvester.query.bars import BYS, MAX_WAITING_BATCHES, BarQuery, By, bar_batches, parse_size
+from harvester.storage.footer import Footer
+from harvester.storage.trade_store import EVERYTHING, Piece, TradeStore
+from harvester.storage.writer import writer
+from harvester.times import Range, union
+
+PAIR = "XBTUSD"
+SECOND = 1_000_000_000
+START = 1_600_000_020 * SECOND
+NAMES = ("trade_id", "time", "tie", "price", "volume", "side", "order_type", "misc")
+PLAIN = (*candle_oracle.COLUMNS[:8], "last_time", "is_complete")
+ALL = (*candle_oracle.COLUMNS, "is_complete")
+
+Rows = Sequence[candle_oracle.Row]
+
+
+# --- what must come out --------------------------------------------------------------------------
+
+
+def amount(row: candle_oracle.Row, by: By) -> Decimal:
+    if by == "trades":
+        return Decimal(1)
+    return row[4] if by == "volume" else candle_oracle.EXACT.multiply(row[3], row[4])
+
+
+def counted(rows: Rows, by: By, size: Decimal) -> Iterator[candle_oracle.Candle]:
+    """Bars of one stretch without a gap: count until the size is reached, and begin at zero."""
+    bar: list[candle_oracle.Row] = []
+    total = Decimal(0)
+    for row in rows:
+        bar.append(row)
+        total = candle_oracle.EXACT.add(total, amount(row, by))
+        if total >= size:
+            yield candle_oracle.candle(bar[0][1], bar) | {"is_complete": True}
+            bar, total = [], Decimal(0)
+    if bar:
+        yield candle_oracle.candle(bar[0][1], bar) | {"is_complete": False}
+
+
+def counted_anew(
+    rows: Rows, covered: Sequence[Range], by: By, size: Decimal
+) -> list[candle_oracle.Candle]:
+    """Bars of several stretches, each counted for itself."""
+    return [
+        bar
+        for run in union(covered)
+        for bar in counted([row for row in rows if run.after < row[1] <= run.through], by, size)
+    ]
+
+
+# --- archives to ask -----------------------------------------------------------------------------
+
+
+def hold(folder: str | Path, parts: Sequence[tuple[Range, Rows]]) -> TradeStore:
+    """An archive of these segments."""
+    archive = TradeStore(folder)
+    with writer(archive, PAIR) as one:
+        for span, rows in parts:
+            made = [dict(zip(NAMES, row, strict=True)) for row in rows]
+            batch = pa.RecordBatch.from_pylist(made, schema=schema.ROWS)
+            one.commit(span, batch, Footer(range=span, pair="{}"))
+    return archive
+
+
+def cut(rows: Rows, bounds: Sequence[int]) -> list[tuple[Range, Rows]]:
+    """A tape in segments that touch."""
+    stamps = [row[1] for row in rows]
+    return [
+        (Range(a, b), rows[bisect_right(stamps, a) : bisect_right(stamps, b)])
+        for a, b in pairwise(bounds)
+    ]
+
+
+def trade(
+    after_s: float, price: str = "5", volume: str = "1", side: str | None = "buy"
+) -> candle_oracle.Row:
+    """A trade without an id, some seconds after START."""
+    stamp = START + int(after_s * SECOND)
+    return (None, stamp, 0, Decimal(price), Decimal(volume), side, "market", "")
+
+
+def ask(by: By, size: str, **more: Any) -> BarQuery:
+    return BarQuery(PAIR, parse_size(by, size), **{"all_columns": True, **more})
+
+
+def answer(archive: TradeStore, question: BarQuery, **more: Any) -> list[candle_oracle.Candle]:
+    """Bars as the oracle writes them: times are nanoseconds."""
+    table = pa.Table.from_batches(bar_batches(archive, question, **more))
+    for place, field in enumerate(table.schema):
+        if pa.types.is_timestamp(field.type):
+            table = table.set_column(place, field.name, table.column(place).cast(pa.int64()))
+    return [dict(row) for row in table.to_pylist()]
+
+
+def assert_equal(
+    made: Sequence[candle_oracle.Candle], truth: Sequence[candle_oracle.Candle]
+) -> None:
+    """All columns equal to the last digit; the vwap, a double, in fifteen."""
+    for one, true in zip(made, truth, strict=True):
+        assert {n: one[n] for n in ALL if n != "vwap"} == {n: true[n] for n in ALL if n != "vwap"}
+        if true["vwap"]:
+            assert abs(float(one["vwap"]) / float(true["vwap"]) - 1) < 1e-15
+        else:
+            assert one["vwap"] == true["vwap"]
+
+
+MADE_TAPES = {
+    "busy": expected(sample_trades.market(sample_trades.xbtusd_like(700))),
+    "without ids": expected(sample_trades.old_style(700)),
+    "zero ids": expected(sample_trades.market(sample_trades.zero_ids(700))),
+    "one stamp": expected(sample_trades.market(sample_trades.one_stamp(300, before=50, after=50))),
+    "tiny coin": expected(sample_trades.tiny_coin(700)),
+    "sparse": expected(sample_trades.market(sample_trades.sparse(200))),
+    "sparse without ids": expected(
+        sample_trades.market(sample_trades.ids_unknown(sample_trades.sparse(200)))
+    ),
+}
+SHARES = ("a trade", "a tenth", "a half", "all", "more")
+
+
+def size_of(rows: Rows, by: By, share: str) -> str:
+    """A size that ends a bar with each trade, or with a share of the tape's amount."""
+    total = sum((amount(row, by) for row in rows), Decimal(0))
+    least = {"trades": Decimal(1), "volume": Decimal("1e-8"), "value": Decimal("1e-18")}[by]
+    shares = {"a tenth": 10, "a half": 2, "all": 1}
+    size = least if share == "a trade" else (total / shares.get(share, 1)).quantize(least)
+    return format(size + least if share == "more" else size, "f")
+
+
+@pytest.fixture(scope="module")
+def made_archives(tmp_path_factory: pytest.TempPathFactory) -> dict[str, TradeStore]:
+    archives = {}
+    for name, rows in MADE_TAPES.items():
+        stamps = [row[1] for row in rows]
+        bounds = sorted({0, *stamps[:: len(stamps) // 4], stamps[-1] + 1})
+        archives[name] = hold(tmp_path_factory.mktemp("made"), cut(rows, bounds))
+    return archives
+
+
+# --- exact ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("share", SHARES)
+@pytest.mark.parametrize("by", BYS)
+@pytest.mark.parametrize("name", MADE_TAPES)
+def test_every_column_equals_the_oracles(
+    made_archives: dict[str, TradeStore], name: str, by: By, share: str
+) -> None:
+    size = size_of(MADE_TAPES[name], by, share)
+    made = answer(made_archives[name], ask(by, size))
+    assert_equal(made, list(counted(MADE_TAPES[name], by, Decimal(size))))
+
+
+@pytest.mark.parametrize("step_rows", [1, 2, 3, 7])
+@pytest.mark.parametrize("by", BYS)
+@pytest.mark.parametrize("name", ["zero ids", "tiny coin"])
+def test_how_many_trades_are_counted_at_a_time_makes_no_difference(
+    made_archives: dict[str, TradeStore], name: str, by: By, step_rows: int
+) -> None:
+    size = size_of(MADE_TAPES[name], by, "a tenth")
+    made = answer(made_archives[name], ask(by, size), step_rows=step_rows)
+    assert_equal(made, list(counted(MADE_TAPES[name], by, Decimal(size))))
+
+
+SIZES: dict[By, st.SearchStrategy[str]] = {
+    "trades": st.integers(1, 70).map(str),
+    "volume": st.sampled_from(("0.00000001", "0.0001", "3.12345679", "6.2", "100000000000")),
+    "value": st.sampled_from(
+        ("0.000000000000000001", "4.1", "4145.01", "2469135.80203", "1000000")
+    ),
+}
+
+
+@given(
+    sample_trades.tapes(min_size=1),
+    st.lists(st.integers(0, 60), max_size=3),
+    st.integers(1, 9),
+    st.fixed_dictionaries(SIZES),
+)
+@settings(max_examples=60, deadline=None)
+def test_any_tape_in_any_segments_and_steps_equals_the_oracles(
+    market: Any, cuts: list[int], step_rows: int, sizes: dict[By, str]
+) -> None:
+    rows = expected(market)
+    bounds = sorted({0, rows[-1][1] + 1, *(rows[i % len(rows)][1] for i in cuts)})
+    with tempfile.TemporaryDirectory() as folder:
+        archive = hold(folder, cut(rows, bounds))
+        for by, size in sizes.items():
+            made = answer(archive, ask(by, size), step_rows=step_rows)
+            assert_equal(made, list(counted(rows, by, Decimal(size))))
+            assert sum(bar["volume"] for bar in made) == candle_oracle.total_volume(rows)
+
+
+def test_a_trade_larger_than_several_bars_is_one_bar(tmp_path: Path) -> None:
+    rows = [trade(0, volume="0.5"), trade(1, volume="47"), trade(2, volume="10")]
+    made = answer(hold(tmp_path, [(Range(0, START + 9 * SECOND), rows)]), ask("volume", "10"))
+    assert [(one["volume"], one["is_complete"]) for one in made] == [
+        (Decimal("47.5"), True),
+        (10, True),
+    ]
+
+
+@pytest.mark.parametrize(("trades", "is_complete"), [(3, False), (4, True)])
+@pytest.mark.parametrize(("by", "size"), [("trades", "2"), ("volume", "2"), ("value", "10")])
+def test_only_a_full_last_bar_is_complete(
+    tmp_path: Path, by: By, size: str, trades: int, *, is_complete: bool
+) -> None:
+    rows = [trade(at) for at in range(trades)]
+    made = answer(hold(tmp_path, [(Range(0, START + 9 * SECOND), rows)]), ask(by, size))
+    assert [one["is_complete"] for one in made] == [True, is_complete]
+
+
+def test_a_bar_without_volume_has_no_vwap(tmp_path: Path) -> None:
+    archive = hold(tmp_path, [(Range(0, START), [trade(-1, volume="0")])])
+    assert [one["vwap"] for one in answer(archive, ask("trades", "1"))] == [None]
+
+
+@pytest.mark.parametrize("sides", [["sell"], ["buy"], ["sell", "buy"], []])
+def test_a_side_that_is_unknown_counts_on_neither_side(tmp_path: Path, sides: list[str]) -> None:
+    rows = [trade(at, side=side) for at, side in enumerate([None, *sides, None])]
+    made = answer(hold(tmp_path, [(Range(0, START + 9 * SECOND), rows)]), ask("trades", "2"))
+    assert_equal(made, list(counted(rows, "trades", Decimal(2))))
+
+
+# --- spans, anchors, gaps -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("by", BYS)
+def test_the_same_bars_are_shown_whichever_span_is_asked_for(
+    made_archives: dict[str, TradeStore], by: By
+) -> None:
+    rows = MADE_TAPES["one stamp"]
+    size = size_of(rows, by, "a tenth")
+    bars = answer(made_archives["one stamp"], ask(by, size))
+    begins = [bar["time"] for bar in bars]
+    for since in (0, begins[3], begins[3] + 1, rows[-1][1] + 1):
+        for until in (begins[-2], begins[-2] + 1, rows[-1][1] + 1):
+            question = ask(by, size, range=Range(max(0, since - 1), until - 1))
+            shown = [bar for bar in bars if since <= bar["time"] < until]
+            assert answer(made_archives["one stamp"], question, step_rows=7) == shown
+
+
+def test_counting_begins_with_the_first_trade_at_or_after_the_anchor(
+    made_archives: dict[str, TradeStore],
+) -> None:
+    rows = MADE_TAPES["busy"]
+    for anchor_ns in (rows[0][1], rows[100][1] + 1, rows[333][1]):
+        made = answer(made_archives["busy"], ask("volume", "0.5", anchor_ns=anchor_ns))
+        later = [row for row in rows if row[1] >= anchor_ns]
+        assert_equal(made, list(counted(later, "volume", Decimal("0.5"))))
+
+
+def test_an_anchor_behind_the_last_trade_leaves_no_bar(
+    made_archives: dict[str, TradeStore],
+) -> None:
+    anchor_ns = MADE_TAPES["busy"][-1][1] + 1
+    assert answer(made_archives["busy"], ask("trades", "5", anchor_ns=anchor_ns)) == []
+
+
+HOLED = [Range(START - 1, START + 10 * SECOND), Range(START + 20 * SECOND, START + 30 * SECOND)]
+
+
+@pytest.fixture
+def holed(tmp_path: Path) -> TradeStore:
+    """Five trades, a gap of ten seconds, five trades."""
+    return hold(tmp_path, [(HOLED[0], FIVE), (HOLED[1], FIVE_MORE)])
+
+
+FIVE = [trade(at) for at in range(5)]
+FIVE_MORE = [trade(at) for at in range(21, 26)]
+
+
+@pytest.mark.parametrize("by", BYS)
+def test_a_gap_ends_the_bar_under_way_and_counting_begins_anew(holed: TradeStore, by: By) -> None:
+    size = {"trades": "3", "volume": "2.5", "value": "15"}[by]
+    made = answer(holed, ask(by, size))
+    assert [(one["count"], one["is_complete"]) for one in made] == [(3, True), (2, False)] * 2
+    assert_equal(made, counted_anew([*FIVE, *FIVE_MORE], HOLED, by, Decimal(size)))
+
+
+@pytest.mark.parametrize("second", [2, 4, 15, 22])
+def test_a_span_beside_a_gap_shows_the_same_bars(holed: TradeStore, second: int) -> None:
+    begin = START + second * SECOND
+    made = answer(holed, ask("trades", "3", range=Range(begin - 1, EVERYTHING.through)))
+    bars = counted_anew([*FIVE, *FIVE_MORE], HOLED, "trades", Decimal(3))
+    assert_equal(made, [bar for bar in bars if bar["time"] >= begin])
+
+
+def test_an_anchor_in_a_gap_begins_behind_it(holed: TradeStore) -> None:
+    made = answer(holed, ask("trades", "3", anchor_ns=START + 15 * SECOND))
+    assert_equal(made, list(counted(FIVE_MORE, "trades", Decimal(3))))
+
+
+def test_a_bar_goes_on_over_time_that_is_covered_and_empty(tmp_path: Path) -> None:
+    between = Range(HOLED[0].through, HOLED[1].after)
+    archive = hold(tmp_path, [(HOLED[0], FIVE), (between, []), (HOLED[1], FIVE_MORE)])
+    made = answer(archive, ask("trades", "7"))
+    assert_equal(made, list(counted([*FIVE, *FIVE_MORE], "trades", Decimal(7))))
+
+
+# --- whoever writes meanwhile --------------------------------------------------------------------
+
+
+class Compacting(TradeStore):
+    """An archive whose segments are merged right after they were listed to be read."""
+
+    def pieces(self, pair: str, span: Range = EVERYTHING) -> list[Piece]:
+        found = super().pieces(pair, span)
+        if len(self.segments(pair)) > 1:
+            with writer(TradeStore(self.path), pair) as one:
+                one.compact(every=True)
+        return found
+
+
+@pytest.mark.parametrize("by", BYS)
+def test_a_compaction_in_between_changes_no_bar(tmp_path: Path, by: By) -> None:
+    rows = MADE_TAPES["without ids"]
+    stamps = [row[1] for row in rows]
+    hold(tmp_path, cut(rows, [0, stamps[200], stamps[400], stamps[-1]]))
+    size = size_of(rows, by, "a tenth")
+    made = answer(Compacting(tmp_path), ask(by, size))
+    assert_equal(made, list(counted(rows, by, Decimal(size))))
+
+
+class Counting(TradeStore):
+    """An archive that counts the batches that were taken from it."""
+
+    taken = 0
+
+    def scan(self, pair: str, span: Range = EVERYTHING) -> Iterator[pa.RecordBatch]:
+        for batch in super().scan(pair, span):
+            self.taken += 1
+            yield batch
+
+
+def test_bars_come_while_the_tape_is_still_read(made_archives: dict[str, TradeStore]) -> None:
+    archive = Counting(made_archives["busy"].path)
+    first = next(bar_batches(archive, ask("trades", "10"), batch_rows=2))
+    assert first.num_rows > 0
+    assert (archive.taken, len(archive.segments(PAIR))) == (2, 5)
+
+
+def test_nothing_is_read_behind_the_last_bar_of_the_span(
+    made_archives: dict[str, TradeStore],
+) -> None:
+    archive = Counting(made_archives["busy"].path)
+    begin = MADE_TAPES["busy"][20][1]
+    assert len(answer(archive, ask("trades", "10", range=Range(0, begin)))) == 3
+    assert (archive.taken, len(archive.segments(PAIR))) == (2, 5)
+
+
+def test_nothing_is_read_before_the_gap_before_the_span(holed: TradeStore) -> None:
+    archive = Counting(holed.path)
+    answer(archive, ask("trades", "3", range=Range(HOLED[1].after, EVERYTHING.through)))
+    assert archive.taken == 1
+
+
+# --- how it is handed over -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("question", [ask("trades", "9"), ask("trades", "9", range=Range(0, 1))])
+def test_the_columns_and_their_types_are_those_of_the_documentation(
+    made_archives: dict[str, TradeStore], question: BarQuery
+) -> None:
+    volume, value, price = "decimal128(38, 8)", "decimal128(38, 18)", "decimal128(18, 10)"
+    types = ["timestamp[ns]", *[price] * 4, "double", volume, "int64"]
+    types += [value, volume, volume, value, value, *["int64"] * 4]
+    types += ["timestamp[ns]", "timestamp[ns]", "bool"]
+    schema = next(bar_batches(made_archives["busy"], question)).schema
+    assert [*zip(schema.names, map(str, schema.types), strict=True)] == [
+        *zip(ALL, types, strict=True)
+    ]
+
+
+def test_the_plain_columns_are_a_candles_and_what_a_bar_needs_besides(
+    made_archives: dict[str, TradeStore],
+) -> None:
+    plain = answer(made_archives["busy"], ask("volume", "3", all_columns=False))
+    full = answer(made_archives["busy"], ask("volume", "3"))
+    assert plain == [{name: one[name] for name in PLAIN} for one in full]
+    assert tuple(plain[0]) == PLAIN
+
+
+def test_batches_are_about_as_large_as_asked_for(made_archives: dict[str, TradeStore]) -> None:
+    batches = bar_batches(made_archives["busy"], ask("trades", "1"), batch_rows=50, step_rows=30)
+    assert {batch.num_rows for batch in batches} <= set(range(25, 80))
+
+
+def test_few_bars_of_many_trades_do_not_pile_up(made_archives: dict[str, TradeStore]) -> None:
+    batches = bar_batches(made_archives["busy"], ask("trades", "2"), step_rows=4)
+    assert max(batch.num_rows for batch in batches) <= 2 * MAX_WAITING_BATCHES
+
+
+# --- refusals ------------------------------------------------------------------------------------
+
+
+def test_a_pair_that_is_not_held_names_those_that_are(holed: TradeStore) -> None:
+    with pytest.raises(NothingHeld) as caught:
+        next(bar_batches(holed, BarQuery("ETHUSD", parse_size("trades", "5"))))
+    assert str(caught.value) == (
+        f"the archive at {holed.path} holds no trades of ETHUSD; it holds XBTUSD. "
+        "`harvester backfill ETHUSD` fetches them"
+    )
+
+
+def test_an_empty_archive_says_so(tmp_path: Path) -> None:
+    with pytest.raises(NothingHeld) as caught:
+        next(bar_batches(TradeStore(tmp_path), ask("trades", "5")))
+    assert str(caught.value) == (
+        f"the archive at {tmp_path} holds no trades of XBTUSD; it is empty. "
+        "`harvester backfill XBTUSD` fetches them"
+    )
+
+
+HUGE = [trade(at, "9000000", "9000000000000") for at in range(2)]
+
+
+@pytest.mark.parametrize("step_rows", [1, 2])
+def test_a_sum_that_does_not_fit_is_refused(tmp_path: Path, step_rows: int) -> None:
+    archive = hold(tmp_path, [(Range(0, START + 9 * SECOND), HUGE)])
+    with pytest.raises(ValueDoesNotFit) as caught:
+        answer(archive, ask("trades", "2", all_columns=False), step_rows=step_rows)
+    assert str(caught.value) == (
+        "XBTUSD in bars of trades 2: the value of the bar that begins at 2020-09-13T12:27:00Z "
+        "does not fit 38 exact digits: ask for smaller bars"
+    )
+
+
+def test_a_sum_that_just_fits_is_exact(tmp_path: Path) -> None:
+    archive = hold(tmp_path, [(Range(0, START + 9 * SECOND), HUGE)])
+    made = answer(archive, ask("value", "81000000000000000000"))
+    assert [(one["value"], one["vwap"]) for one in made] == [(Decimal(81) * 10**18, 9_000_000)] * 2
+
+
+def test_what_is_below_0_can_not_be_counted(tmp_path: Path) -> None:
+    rows = [trade(0), trade(1, volume="-1")]
+    archive = hold(tmp_path, [(Range(0, START + 9 * SECOND), rows)])
+    with pytest.raises(ArchiveDamaged) as caught:
+        answer(archive, ask("volume", "2"))
+    assert str(caught.value) == (
+        "XBTUSD in bars of volume 2: a price or a volume below 0 was published between "
+        "2020-09-13T12:27:00Z and 2020-09-13T12:27:01Z: nothing can be counted"
+    )
+
+
+@pytest.mark.parametrize(
+    ("by", "text", "message"),
+    [
+        ("trades", "0", "trades '0' would never end a bar: give more than 0"),
+        ("value", "0.0", "value '0.0' would never end a bar: give more than 0"),
+        (
+            "trades",
+            "many",
+            "trades 'many' is no number: give plain digits, such as 1000",
+        ),
+        ("trades", "1.5", "trades '1.5': no trade is ever split: give a whole number"),
+        ("volume", "abc", "volume 'abc' is no number: give plain digits, such as 10 or 0.5"),
+        ("volume", "-1", "volume '-1' is no number: give plain digits, such as 10 or 0.5"),
+        ("volume", "1e3", "volume '1e3' is no number: give plain digits, such as 10 or 0.5"),
+        ("value", ".", "value '.' is no number: give plain digits, such as 10 or 0.5"),
+        ("value", "", "value '' is no number: give plain digits, such as 10 or 0.5"),
+        ("value", "٣", "value '٣' is no number: give plain digits, such as 10 or 0.5"),
+        ("volume", "0.123456789", "volume '0.123456789': a volume has 8 decimals at most"),
+        (
+            "value",
+            "0.0000000000000000001",
+            "value '0.0000000000000000001': a value has 18 decimals at most",
+        ),
+        (
+            "trades",
+            "1" + "0" * 18,
+            "trades '1000000000000000000' is more than any bar can reach: give less than 10^18",
+        ),
+        (
+            "value",
+            "1" + "0" * 20,
+            "value '100000000000000000000' is more than any bar can reach: give less than 10^20",
+        ),
+    ],
+)
+def test_a_size_that_makes_no_bars_is_refused(by: By, text: str, message: str) -> None:
+    with pytest.raises(BadSetting) as caught:
+        parse_size(by, text)
+    assert str(caught.value) == message
+
+
+@pytest.mark.parametrize(
+    ("by", "text", "units"),
+    [
+        ("trades", "0010", 10),
+        ("trades", "10.0", 10),
+        ("volume", " .5", 5 * 10**7),
+        ("volume", "1.", 10**8),
+        ("volume", "0.0000000100", 1),
+        ("volume", "9" * 30, (10**30 - 1) * 10**8),
+        ("value", "0.000000000000000001", 1),
+        ("value", "9" * 20, (10**20 - 1) * 10**18),
+    ],
+)
+def test_a_size_is_read_to_its_last_digit(by: By, text: str, units: int) -> None:
+    assert parse_size(by, text).units == units
+
+
+def test_bars_of_something_else_are_refused() -> None:
+    with pytest.raises(BadSetting) as caught:
+        parse_size("ticks", "5")  # type: ignore[arg-type]
+    assert str(caught.value) == "bars of 'ticks': give one of trades, volume, value"

@@ -1,0 +1,168 @@
+"""How a file rounds its times is told from what the API printed for the same trades."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+
+import pytest
+import sample_trades
+from csv_files import ROUNDINGS, second
+from hypothesis import given
+from hypothesis import strategies as st
+from kraken_market import SECOND_NS, Trade, expected
+from segment_rows import batch
+
+from harvester.csv_import.overlap import (
+    KeyedRows,
+    RoundingCounts,
+    Sample,
+    busy_boundary_note,
+    rows_of,
+)
+from harvester.download.events import Rounding
+from harvester.schema import ROWS
+from harvester.times import Range
+
+
+def api_rows(trades: list[Trade]) -> KeyedRows:
+    return rows_of(batch(expected(sample_trades.market(trades)), ROWS))
+
+
+def file_rows(trades: list[Trade], rounding: str) -> KeyedRows:
+    """What a file of whole seconds prints, as rows."""
+    lines = [
+        (None, second(trade, rounding) * SECOND_NS, 0, Decimal(trade.price), Decimal(trade.volume))
+        for trade in trades
+    ]
+    return rows_of(batch([(*line, None, None, None) for line in lines], ROWS))
+
+
+def measured(file: KeyedRows, api: KeyedRows) -> Rounding | None:
+    tally = RoundingCounts()
+    tally.compare(file, api)
+    return tally.rounding()
+
+
+GAPS_NS = st.integers(1_000, 4 * SECOND_NS)
+
+
+@given(st.lists(GAPS_NS, min_size=1, max_size=80), st.sampled_from(ROUNDINGS))
+def test_a_tape_rounded_one_way_is_told_by_its_trades(gaps: list[int], rounding: str) -> None:
+    stamp, trades = sample_trades.BUSY_NS, []
+    for number, gap in enumerate(gaps, 1):
+        # No trade lies within what the API's own times are off by of a second, or of half of one.
+        stamp = (stamp + gap) // 1_000_000 * 1_000_000 + 7_000
+        trades.append(Trade(stamp, "41450.10000", f"{number}.00000000", "b", "m", "", number))
+    # One in the first half of its second, one in the second.
+    for late in (200_000_000, 700_000_000):
+        stamp = (stamp // SECOND_NS + 2) * SECOND_NS + late
+        trades.append(Trade(stamp, "41450.10000", "0.5", "b", "m", "", len(trades) + 1))
+    found = measured(file_rows(trades, rounding), api_rows(trades))
+    assert found == Rounding(rounding, len(trades), len(trades))
+
+
+def test_trades_on_whole_seconds_do_not_tell() -> None:
+    trades = [
+        Trade((1_600_000_000 + at) * SECOND_NS, "1.0", f"{at}.0", "b", "m", "", at)
+        for at in range(1, 40)
+    ]
+    for rounding in ROUNDINGS:
+        found = measured(file_rows(trades, rounding), api_rows(trades))
+        assert found == Rounding("not told", 39, 39)
+
+
+def test_times_of_whole_minutes_are_rounded_in_none_of_the_ways() -> None:
+    trades = sample_trades.xbtusd_like(500, 3)
+    file = file_rows(trades, "down")
+    found = measured(
+        file._replace(stamps=file.stamps // (60 * SECOND_NS) * 60 * SECOND_NS), api_rows(trades)
+    )
+    assert found is not None
+    assert (found.way, found.of) == ("none", 500)
+
+
+def test_finer_times_were_not_rounded_to_seconds() -> None:
+    rows = api_rows(sample_trades.xbtusd_like(50, 3))
+    assert measured(rows, rows) is None
+
+
+def test_nothing_compared_tells_nothing() -> None:
+    assert RoundingCounts().rounding() is None
+
+
+def test_rows_that_the_api_lacks_do_not_hide_the_way() -> None:
+    trades = sample_trades.xbtusd_like(500, 4)
+    found = measured(file_rows(trades, "up"), api_rows([*trades[:100], *trades[120:]]))
+    assert found is not None
+    assert (found.way, found.of) == ("up", 500)
+    assert 480 <= found.agree < 500
+
+
+def test_equal_rows_are_counted_as_often_as_both_have_them() -> None:
+    half = SECOND_NS // 4
+    trades = [
+        Trade(1_600_000_000 * SECOND_NS + half + at, "1.0", "1.0", "b", "m", "", at)
+        for at in range(1, 8)
+    ]
+    found = measured(file_rows(trades, "down"), api_rows(trades[:5]))
+    assert found is not None
+    assert found.agree == 5
+
+
+@pytest.mark.parametrize("cut", [1, 7, 250])
+def test_parts_add_up_to_the_whole(cut: int) -> None:
+    trades = sample_trades.xbtusd_like(500, 5)
+    file, api = file_rows(trades, "nearest"), api_rows(trades)
+    at = int(file.stamps.searchsorted(file.stamps[cut]))
+    whole = RoundingCounts()
+    for rows in (file.part(0, at), file.part(at, 500)):
+        part = RoundingCounts()
+        part.compare(rows, api)
+        whole.add(part)
+    assert whole.rounding() == measured(file, api) == Rounding("nearest", 500, 500)
+
+
+def test_a_sample_takes_what_lies_well_inside_of_what_is_held_and_no_more_than_allowed() -> None:
+    rows = batch(
+        [(None, at * SECOND_NS, 0, Decimal(1), Decimal(1), None, None, None) for at in range(100)],
+        ROWS,
+    )
+    sample = Sample(
+        [Range(10 * SECOND_NS, 20 * SECOND_NS), Range(50 * SECOND_NS, 90 * SECOND_NS)], 15
+    )
+    sample.add(rows.slice(0, 60))
+    sample.add(rows.slice(60))
+    taken = sample.rows().stamps // SECOND_NS
+    assert taken.tolist() == [13, 14, 15, 16, 17, 18, *range(53, 62)]
+
+
+def test_it_says_what_was_measured() -> None:
+    said = [Rounding(way, 12_344, 12_345).words("trades held already") for way in ("down", "none")]
+    assert said == [
+        "rounded down: 12,344 of 12,345 trades held already agree",
+        "rounded neither down, nor to the nearest, nor up: at best 12,344 of 12,345 trades held "
+        "already agree",
+    ]
+    assert Rounding("not told", 7, 7).words("trades") == (
+        "and 7 trades do not tell how they were rounded"
+    )
+
+
+def test_a_busy_boundary_is_worth_what_was_measured() -> None:
+    assert (
+        busy_boundary_note(Rounding("down", 9, 9), "XBTUSD")
+        == "it is exact, as the file rounds its times down"
+    )
+    untold = (
+        "it is exact if the file rounds its times down; "
+        "`harvester verify XBTUSD --against-exchange` checks it"
+    )
+    assert (
+        busy_boundary_note(None, "XBTUSD"),
+        busy_boundary_note(Rounding("not told", 9, 9), "XBTUSD"),
+    ) == (untold, untold)
+    for way in ("nearest", "up", "none"):
+        assert busy_boundary_note(Rounding(way, 9, 9), "XBTUSD") == (
+            "as the file does not round its times down, a trade may be missing there, or be there "
+            "twice; `harvester backfill XBTUSD --upgrade` corrects it"
+        )

@@ -1,0 +1,356 @@
+"""What footers tell of ids that skip is true of their own rows, after an upgrade as well."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import csv_files
+import pyarrow as pa
+import pytest
+import sample_trades
+from kraken_market import SECOND_NS, Trade
+from redownloads import NOW_NS, PAIR, TRADES, started, years
+
+from harvester.csv_import.files import KnownComplete
+from harvester.download import id_check
+from harvester.errors import ImportIncomplete
+from harvester.storage.footer import ConfirmedIdGap, Footer
+from harvester.storage.segment import Segment
+from harvester.storage.trade_store import TradeStore
+from harvester.storage.writer import Writer, writer
+from harvester.times import DAY, Range
+from harvester.verify.integrity import verify
+
+__all__ = ["started"]
+
+
+def footers(folder: Path) -> list[Footer]:
+    archive = TradeStore(folder)
+    return [archive.footer(segment) for segment in archive.segments(PAIR)]
+
+
+def excused(folder: Path) -> int:
+    """How many skips of ids are excused, wherever they are."""
+    return sum(each.unasked_jumps for each in footers(folder))
+
+
+def open_skips(folder: Path, trades: Sequence[Trade]) -> int:
+    """How many skips of the true tape are on record in no other way."""
+    known = {tuple(jump) for each in footers(folder) for jump in each.jumps}
+    ids = [each.trade_id or 0 for each in trades]
+    return sum(here - before > 1 and (before, here) not in known for before, here in pairwise(ids))
+
+
+def merged(folder: Path) -> None:
+    with writer(TradeStore(folder), PAIR) as one:
+        one.compact(every=True)
+
+
+def lose(folder: Path, ids: Iterable[int]) -> None:
+    """Take trades out of the one segment, its footer agreeing with what is left."""
+    archive = TradeStore(folder)
+    [segment] = archive.segments(PAIR)
+    with writer(archive, PAIR) as one:
+        lose_of(one, segment, ids)
+
+
+def lose_of(writer: Writer, segment: Segment, ids: Iterable[int]) -> None:
+    archive, gone = writer.archive, set(ids)
+    batches = list(archive.scan(PAIR, segment.range))
+    kept = [
+        batch.filter(pa.array([each not in gone for each in ids]))
+        for batch, ids in ((one, one.column("trade_id").to_pylist()) for one in batches)
+    ]
+    writer.remove_rollups(segment)
+    staged, path = writer.stage(kept, archive.footer(segment))
+    archive.store.commit(staged, path)
+
+
+def alone(trades: Sequence[Trade], count: int) -> list[int]:
+    """Ids of trades of a moment of their own, no two of them neighbours."""
+    stamps = [each.true_ns for each in trades]
+    places = range(10, len(trades) - 10, 60)
+    return [
+        trades[at].trade_id or 0 for at in places if stamps[at - 1] < stamps[at] < stamps[at + 1]
+    ][:count]
+
+
+def id_faults(folder: Path) -> list[str]:
+    return [fault.text for fault in verify(TradeStore(folder), PAIR).faults]
+
+
+def test_what_a_file_lacked_excuses_no_loss_once_it_is_replaced(started: Any) -> None:
+    lacking = set(range(1_500, 2_500, 10))
+    one: Any = started(TRADES)
+    file = [each for at, each in enumerate(TRADES[1_000:4_000], 1_000) if at not in lacking]
+    one.take_in(csv_files.seven_columns(file))
+    one.crawl().run(PAIR)
+    merged(one.folder)
+    assert [(footer.source, footer.unasked_jumps) for footer in footers(one.folder)] == [
+        ("api+csv", 100)
+    ]
+    assert one.upgrade().exit_status == 4
+    one.check()
+    assert [footer.unasked_jumps for footer in footers(one.folder)] == [0]
+    [lost] = alone(TRADES, 1)
+    lose(one.folder, [lost])
+    assert id_faults(one.folder) == [f"unconfirmed id gap: {lost - 1} is followed by {lost + 1}"]
+
+
+def test_what_a_file_lacked_is_forgotten_by_the_year_behind_it(started: Any) -> None:
+    """Replaced is the year whose last trade the file lacks; the next one stays a file's."""
+    trades = years(60, 70)
+    one: Any = started(trades)
+    whole = KnownComplete(0, sample_trades.utc_ns(2018, 1, 1) // SECOND_NS)
+    one.take_in(csv_files.seven_columns([*trades[:59], *trades[60:]]), whole)
+    one.crawl().only(PAIR)
+    first_year = Range(0, sample_trades.utc_ns(2017, 1, 1) - 1)
+    one.crawl(upgrade=True).only(PAIR, span=first_year)
+    assert [each.source for each in footers(one.folder)][:2] == ["api", "csv"]
+    assert (id_faults(one.folder), excused(one.folder)) == ([], 0)
+    [lost] = alone(trades[:59], 1)
+    with writer(TradeStore(one.folder), PAIR) as writing:
+        lose_of(writing, TradeStore(one.folder).segments(PAIR)[0], [lost])
+    assert id_faults(one.folder) == [f"unconfirmed id gap: {lost - 1} is followed by {lost + 1}"]
+
+
+def test_a_loss_is_told_before_and_after(started: Any) -> None:
+    """What a file lacked excuses no loss among the exchange's own trades."""
+    lacking = set(range(1_500, 2_500, 10))
+    one: Any = started(TRADES)
+    file = [each for at, each in enumerate(TRADES[1_000:4_000], 1_000) if at not in lacking]
+    one.take_in(csv_files.seven_columns(file))
+    one.crawl().run(PAIR)
+    merged(one.folder)
+    lost = alone(TRADES[4_500:], 7)
+    lose(one.folder, lost)
+    assert len(id_faults(one.folder)) >= 7
+    one.upgrade()
+    assert id_faults(one.folder) == [
+        f"unconfirmed id gap: {each - 1} is followed by {each + 1}" for each in lost
+    ]
+
+
+def test_what_a_file_lacked_at_its_edge_excuses_no_loss_either(started: Any) -> None:
+    one: Any = started(TRADES)
+    edge = TRADES[999].true_ns // SECOND_NS * SECOND_NS + SECOND_NS - 1
+    assert one.crawl().only(PAIR, span=Range(0, edge)).exit_status == 0
+    whole = KnownComplete(0, TRADES[4_000].true_ns // SECOND_NS)
+    one.take_in(csv_files.seven_columns(TRADES[1_005:4_000]), whole)
+    one.crawl().run(PAIR)
+    merged(one.folder)
+    [told] = footers(one.folder)
+    assert (told.source, told.unasked_jumps, len(told.across_files)) == ("api+csv", 0, 1)
+    [lost] = alone(TRADES[4_500:], 1)
+    lose(one.folder, [lost])
+    assert len(id_faults(one.folder)) == 1
+    one.upgrade()
+    assert id_faults(one.folder) == [f"unconfirmed id gap: {lost - 1} is followed by {lost + 1}"]
+
+
+@pytest.mark.parametrize("chance", [0.001, 0.5])
+def test_skips_of_the_exchanges_own_stay_on_record(started: Any, chance: float) -> None:
+    """Confirmed where they are few, counted where there are many: just so many as there are."""
+    trades = sample_trades.jumping_ids(18_000, 7, chance=chance)
+    ids = [each.trade_id or 0 for each in trades]
+    skips = sum(here - before > 1 for before, here in pairwise([0, *ids]))
+    one: Any = started(trades)
+    one.take_in(csv_files.seven_columns(trades[14_000:17_000]))
+    one.crawl().run(PAIR)
+    merged(one.folder)
+    assert one.upgrade().exit_status == 0
+    one.check()
+    told = footers(one.folder)
+    assert sum(len(each.jumps) + each.unasked_jumps for each in told) == skips
+    assert bool(sum(each.unasked_jumps for each in told)) == (chance == 0.5)
+
+
+def test_ids_that_always_skip_stay_excused_where_two_years_of_a_file_touch(started: Any) -> None:
+    """One replacement makes of it what the other takes away: nobody ever counted that skip."""
+    trades = sample_trades.jumping_ids(18_000, 1, chance=0.5)
+    stamps = [each.true_ns for each in trades]
+    half = SECOND_NS // 2
+    turn = next(at for at in range(15_500, 17_000) if 1_000 < stamps[at] - stamps[at - 1] < half)
+    later = sample_trades.utc_ns(2024, 1, 1) - stamps[turn] + 500
+    trades = [replace(each, true_ns=each.true_ns + later) for each in trades]
+    one: Any = started(trades)
+    one.take_in(csv_files.three_columns(trades[14_000:17_000], "nearest"))
+    assert one.crawl().only(PAIR).exit_status == 0
+    merged(one.folder)
+    assert one.upgrade().exit_status == 0
+    one.check()
+    assert excused(one.folder) == open_skips(one.folder, trades) > 1_000
+
+
+def test_a_confirmed_jump_stays_with_its_trades(started: Any) -> None:
+    """The exchange has trades in the next year that the file lacks: one segment becomes two."""
+    trades = [
+        Trade(
+            sample_trades.utc_ns(2023, 1, 5) + at * 7 * DAY, "41450.1", "1.0", "b", "m", "", number
+        )
+        for at, number in enumerate([1, 2, 3, 104, *range(105, 201)])
+    ]
+    this_year = sum(each.true_ns < sample_trades.utc_ns(2024, 1, 1) for each in trades)
+    one: Any = started(trades)
+    early = Range(0, trades[9].true_ns + DAY)
+    assert one.crawl().only(PAIR, span=early).exit_status == 0
+    file = csv_files.three_columns(trades[10:this_year])
+    one.take_in(file, KnownComplete(0, sample_trades.utc_ns(2024, 6, 1) // SECOND_NS))
+    assert one.crawl().only(PAIR, span=Range(0, trades[12].true_ns)).exit_status == 0
+    merged(one.folder)
+    assert [(each.source, each.jumps) for each in footers(one.folder)] == [
+        ("api+csv", (ConfirmedIdGap(3, 104),))
+    ]
+    assert one.upgrade().upgrade.left == ()
+    merged(one.folder)
+    one.check()
+    archive = TradeStore(one.folder)
+    assert [(each.year, archive.footer(each).jumps) for each in archive.segments(PAIR)] == [
+        (2023, (ConfirmedIdGap(3, 104),)),
+        (2024, ()),
+    ]
+
+
+# --- without a file -------------------------------------------------------------------------------
+
+
+def always_skipping(seed: int) -> tuple[list[Trade], int]:
+    """A tape, and a place in it where ids skip and no trade follows for some seconds."""
+    trades = sample_trades.jumping_ids(18_000, seed, chance=0.5)
+    for at in range(15_500, 17_000):
+        one, other = trades[at], trades[at + 1]
+        skips = (other.trade_id or 0) - (one.trade_id or 0) > 1
+        if skips and other.true_ns - one.true_ns > 4 * SECOND_NS:
+            return trades, at
+    raise AssertionError("there is none")
+
+
+def test_a_skip_where_one_run_ends_and_another_begins_is_excused_once(started: Any) -> None:
+    trades, at = always_skipping(0)
+    one: Any = started(trades)
+    until = trades[at].true_ns + 2 * SECOND_NS
+    assert one.crawl().only(PAIR, span=Range(0, until)).exit_status == 0
+    assert excused(one.folder) == open_skips(one.folder, trades[: at + 1])
+    assert one.crawl().only(PAIR).exit_status == 0
+    assert excused(one.folder) == open_skips(one.folder, trades) > 1_000
+
+
+def test_a_skip_where_a_gap_is_filled_up_to_what_is_held_is_excused_once(started: Any) -> None:
+    trades, at = always_skipping(0)
+    one: Any = started(trades)
+    for span in (Range(trades[at].true_ns + 2 * SECOND_NS, NOW_NS), Range(0, NOW_NS)):
+        assert one.crawl().only(PAIR, span=span).exit_status == 0
+    assert id_faults(one.folder) == []
+    assert excused(one.folder) == open_skips(one.folder, trades) > 1_000
+
+
+def test_a_jump_across_a_gap_without_trades_is_on_record(started: Any) -> None:
+    trades = [
+        each if at < 500 else sample_trades._renumbered(each, (each.trade_id or 0) + 7)
+        for at, each in enumerate(sample_trades.xbtusd_like(1_000, 5, first_id=1, gap_s=60.0))
+    ]
+    left, right = trades[499].true_ns + 1, trades[500].true_ns - 1
+    one: Any = started(trades)
+    for span in (Range(0, left), Range(right, NOW_NS), Range(0, NOW_NS)):
+        assert one.crawl().only(PAIR, span=span).exit_status == 0
+    assert id_faults(one.folder) == []
+    assert {jump for each in footers(one.folder) for jump in each.jumps} == {
+        ConfirmedIdGap(500, 508)
+    }
+
+
+@pytest.mark.parametrize("pages", [14, 15, 16])
+def test_a_skip_where_a_run_was_interrupted_is_excused_once(
+    started: Any, monkeypatch: pytest.MonkeyPatch, pages: int
+) -> None:
+    monkeypatch.setattr(id_check, "JUMPS_BELIEVED", 1)
+    trades, _ = always_skipping(pages)
+    one: Any = started(trades)
+    one.crawl(stop_after_pages=pages).only(PAIR)
+    assert one.crawl().only(PAIR).exit_status == 0
+    assert id_faults(one.folder) == []
+    assert excused(one.folder) == open_skips(one.folder, trades) > 5_000
+
+
+# --- a file without ids between the exchange's ----------------------------------------------------
+
+LONG = sample_trades.xbtusd_like(14_000, 82)
+"""Of it a file tells more than is asked for again, so that nobody finds out what it lacks."""
+
+
+def around_a_file_that_lacks_five(started: Any) -> tuple[Any, str]:
+    """An archive, and what is to be said of it."""
+    one: Any = started(LONG)
+    one.take_in(csv_files.three_columns([*LONG[1_000:6_000], *LONG[6_005:12_000]]))
+    crawl = one.crawl()
+    assert crawl.only(PAIR).exit_status == 0
+    [[told]] = [each.imported for each in footers(one.folder) if each.imported]
+    inside = [each.trade_id or 0 for each in LONG if told.after < each.true_ns <= told.through]
+    text = (
+        f"between ids {inside[0] - 1} and {inside[-1] + 1} there are {len(inside) - 5:,} imported "
+        f"trades, but {len(inside):,} unused ids: the imported file lacks trades, or the exchange "
+        f"skipped ids; `harvester backfill {PAIR} --upgrade` downloads them again"
+    )
+    assert crawl.notes == [text]
+    return one, text
+
+
+@pytest.mark.parametrize("is_merged", [False, True])
+def test_that_a_file_lacks_trades_is_told_until_it_is_replaced(
+    started: Any, is_merged: bool
+) -> None:
+    one, text = around_a_file_that_lacks_five(started)
+    if is_merged:
+        merged(one.folder)
+    report = verify(TradeStore(one.folder), PAIR)
+    assert (report.faults, report.notes, report.unconfirmed_id_gaps) == ([], [f"{PAIR}: {text}"], 0)
+    one.upgrade()
+    one.check()
+    report = verify(TradeStore(one.folder), PAIR)
+    assert (report.faults, report.notes, report.unconfirmed_id_gaps) == ([], [], 0)
+
+
+@pytest.mark.parametrize("is_replaced", [False, True])
+def test_that_a_file_lacks_trades_excuses_no_loss_of_the_exchanges(
+    started: Any, is_replaced: bool
+) -> None:
+    one, _ = around_a_file_that_lacks_five(started)
+    if is_replaced:
+        one.upgrade()
+    merged(one.folder)
+    [lost] = alone(LONG[12_500:], 1)
+    lose(one.folder, [lost])
+    assert id_faults(one.folder) == [f"unconfirmed id gap: {lost - 1} is followed by {lost + 1}"]
+
+
+def test_a_quiet_range_before_a_file_hides_nothing_that_it_lacks(started: Any) -> None:
+    """The gap that is fetched last ends at a range without rows, and behind that is the file."""
+    one: Any = started(LONG)
+    one.take_in(csv_files.three_columns([*LONG[1_000:6_000], *LONG[6_005:12_000]]))
+    [file] = TradeStore(one.folder).coverage(PAIR)
+    before = max(each.true_ns for each in LONG if each.true_ns <= file.after)
+    for span in (Range(before, file.after), Range(file.through, NOW_NS)):
+        assert one.crawl().only(PAIR, span=span).error is None
+    assert footers(one.folder)[0].rows == 0
+    assert one.crawl().only(PAIR).exit_status == 0
+    report = verify(TradeStore(one.folder), PAIR)
+    assert (len(report.notes), report.faults, report.unconfirmed_id_gaps) == (1, [], 0)
+    assert "imported trades" in report.notes[0]
+    one.upgrade()
+    one.check()
+    merged(one.folder)
+    [lost] = alone(LONG[12_500:], 1)
+    lose(one.folder, [lost])
+    assert id_faults(one.folder) == [f"unconfirmed id gap: {lost - 1} is followed by {lost + 1}"]
+
+
+def test_what_a_file_is_shown_to_lack_is_a_fault(started: Any) -> None:
+    one: Any = started(TRADES)
+    one.take_in(csv_files.three_columns([*TRADES[1_000:2_000], *TRADES[2_005:4_000]]))
+    assert isinstance(one.crawl().only(PAIR).error, ImportIncomplete)
+    [fault] = id_faults(one.folder)
+    assert fault.startswith("unconfirmed id gap: ")

@@ -1,0 +1,285 @@
+"""Trades at the edges of candles: every one counts once, whatever was lost, doubled or moved.
+
+Tapes are made of few prices and volumes, so that twins abound, and mostly of trades published at
+the very moment at which a minute opens. Which of these the exchange counts in the minute before is
+tried in all ways, by plain Python.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from decimal import Decimal
+from itertools import product
+from typing import NamedTuple
+
+import candle_oracle
+import pyarrow as pa
+import pytest
+from candle_cases import hold
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from harvester.csv_import.files import KnownComplete, find
+from harvester.csv_import.ohlcvt import read_candles
+from harvester.kraken.ohlc import Candle
+from harvester.storage.trade_store import TradeStore
+from harvester.times import Range
+from harvester.verify.against_csv import compare_blocks
+from harvester.verify.compare import compare_interval
+from harvester.verify.local_candles import LocalCandleReader
+from harvester.verify.reports import IntervalReport
+
+MINUTE = 60 * 10**9
+FIRST = 28_532_160  # Minutes since the epoch: 2024-04-01.
+MINUTES = range(FIRST, FIRST + 6)
+FIELDS = ("open", "high", "low", "close", "volume", "count")
+INSIDE = 7 * 10**9
+
+
+class Made(NamedTuple):
+    """A trade: its minute as published, whether it opens that, and the minute it happened in."""
+
+    minute: int
+    is_opening: bool
+    price: str
+    volume: str
+    true: int
+
+
+class Held(NamedTuple):
+    """What an archive holds, and the trades by the minutes in which they truly happened."""
+
+    tape: list[Made]
+    true: list[Made]
+
+
+def row(made: Made, tie: int = 0) -> candle_oracle.Row:
+    stamp = made.minute * MINUTE + (0 if made.is_opening else INSIDE)
+    return (None, stamp, tie, Decimal(made.price), Decimal(made.volume), "buy", "market", "")
+
+
+def rows(tape: Sequence[Made]) -> list[candle_oracle.Row]:
+    found: list[candle_oracle.Row] = []
+    for made in tape:
+        new = row(made)
+        tie = found[-1][2] + 1 if found and found[-1][1] == new[1] else 0
+        found.append(row(made, tie))
+    return found
+
+
+def in_order(tape: Sequence[Made]) -> list[Made]:
+    return sorted(tape, key=lambda one: (one.minute, not one.is_opening))
+
+
+@st.composite
+def held(draw: st.DrawFn) -> Held:
+    """A tape, of which one trade may have been lost, doubled or moved across an edge."""
+    true = []
+    for minute in MINUTES:
+        number = draw(st.integers(0, 2))
+        before = draw(st.integers(0, number))
+        shapes = [(True, minute - (place < before)) for place in range(number)]
+        shapes += [(False, minute)] * draw(st.integers(0, 2))
+        for is_opening, happened in shapes:
+            price = draw(st.sampled_from(("100.0", "100.0", "101.0")))
+            volume = draw(st.sampled_from(("1.5", "1.5", "2.5")))
+            true.append(Made(minute, is_opening, price, volume, happened))
+    tape = list(true)
+    change = draw(st.sampled_from(("none", "lost", "doubled", "moved")))
+    if tape and change != "none":
+        place = draw(st.integers(0, len(tape) - 1))
+        one = tape[place]
+        if change == "doubled":
+            tape.insert(place, one)
+        else:
+            del tape[place]
+        if change == "moved":
+            minute = one.minute + draw(st.sampled_from((-1, 0, 1)))
+            tape.append(one._replace(minute=minute, is_opening=draw(st.booleans())))
+    return Held(in_order(tape), true)
+
+
+class Outcome(NamedTuple):
+    """What a way to split all edges comes to."""
+
+    differing: int
+    moved: int
+    ours: int
+    at_edge: int
+
+
+IsEqual = Callable[[int, list[Made]], bool]
+
+
+def best(tape: Sequence[Made], compared: Sequence[int], is_equal: IsEqual) -> set[Outcome]:
+    """The best outcomes of all ways to count the first trades of an opening in the minute before.
+
+    Args:
+        tape: as it is held.
+        compared: the minutes that are compared.
+        is_equal: whether a minute of some trades is the exchange's.
+    """
+    openings = {
+        minute: [made for made in tape if made.minute == minute and made.is_opening]
+        for minute in range(MINUTES.start - 1, MINUTES.stop + 2)
+    }
+    asked = [
+        minute
+        for minute, some in openings.items()
+        if some and (minute in compared or minute - 1 in compared)
+    ]
+    found = set()
+    for numbers in product(*(range(len(openings[minute]) + 1) for minute in asked)):
+        given = dict(zip(asked, numbers, strict=True))
+        differing = ours = at_edge = 0
+        for minute in compared:
+            out, into = given.get(minute, 0), given.get(minute + 1, 0)
+            inside = [made for made in tape if made.minute == minute and not made.is_opening]
+            some = [*openings[minute][out:], *inside, *openings[minute + 1][:into]]
+            ours += len(some)
+            if not is_equal(minute, some):
+                differing += 1
+            elif out or into:
+                at_edge += 1
+        found.add(Outcome(differing, sum(numbers), ours, at_edge))
+    least = min((one.differing, one.moved) for one in found)
+    return {one for one in found if (one.differing, one.moved) == least}
+
+
+def holds(report: IntervalReport, outcomes: set[Outcome]) -> bool:
+    told = (report.differing, report.archive_trades, report.at_boundary)
+    return told in {(outcome.differing, outcome.ours, outcome.at_edge) for outcome in outcomes}
+
+
+def values(some: Sequence[Made]) -> tuple[Decimal, ...] | None:
+    """What a file prints of a minute of some trades; None where it has no row."""
+    if not some:
+        return None
+    one = candle_oracle.candle(0, rows(some))
+    return tuple(Decimal(one[name]) for name in FIELDS)
+
+
+def happened(true: Sequence[Made], minute: int) -> list[Made]:
+    return [made for made in true if made.true == minute]
+
+
+class OneByOne(LocalCandleReader):
+    """Hands our candles on in batches of one."""
+
+    def batches(self, minutes: int, span: Range) -> Iterator[pa.RecordBatch]:
+        for some in super().batches(minutes, span):
+            for place in range(some.num_rows):
+                yield some.slice(place, 1)
+
+
+# --- files ---------------------------------------------------------------------------------------
+
+OPENS_S = MINUTES.start * 60
+WHOLES = (
+    KnownComplete(None, None),
+    KnownComplete(0, None),
+    KnownComplete(OPENS_S, OPENS_S + 6 * 60),
+    KnownComplete(OPENS_S, None),
+)
+COVERAGES = [
+    [Range((FIRST + a) * MINUTE - 1, (FIRST + b) * MINUTE - end) for a, b in minutes]
+    for minutes in (((0, 20),), ((1, 5),), ((0, 2), (3, 20)), ((0, 3), (4, 5)))
+    for end in (0, 1)
+]
+"""Each ends with the very moment at which a minute opens, or just before it."""
+
+
+@settings(max_examples=120, deadline=None)
+@given(
+    one=held(),
+    whole=st.sampled_from(WHOLES),
+    spans=st.sampled_from(COVERAGES),
+    block_bytes=st.sampled_from((1 << 20, 1)),
+    asker_of=st.sampled_from((LocalCandleReader, OneByOne)),
+)
+def test_of_a_file_as_few_candles_differ_as_can_be_with_each_trade_counted_once(
+    one: Held,
+    whole: KnownComplete,
+    spans: list[Range],
+    block_bytes: int,
+    asker_of: type[LocalCandleReader],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    folder = tmp_path_factory.mktemp("file")
+    theirs = {
+        minute: values(happened(one.true, minute))
+        for minute in range(MINUTES.start - 1, MINUTES.stop)
+    }
+    in_file = [minute for minute, some in theirs.items() if some is not None]
+    compared = [
+        minute
+        for minute in range(MINUTES.start, MINUTES.stop + 1)
+        if is_told(minute, in_file, whole)
+        and any(s.after < minute * MINUTE and (minute + 1) * MINUTE - 1 <= s.through for s in spans)
+    ]
+    parts = [
+        (span, [held for held in rows(one.tape) if span.after < held[1] <= span.through])
+        for span in spans
+    ]
+    archive = hold(TradeStore(folder / "data"), parts)
+    tape = [made for made in one.tape if any(s.after < row(made)[1] <= s.through for s in spans)]
+    path = folder / "XBTUSD_1.csv"
+    path.write_text(
+        "".join(
+            ",".join([str(minute * 60), *(str(value) for value in theirs[minute] or ())]) + "\n"
+            for minute in in_file
+        )
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("harvester.csv_import.files.BLOCK_BYTES", block_bytes)
+        [member] = find([str(path)], KnownComplete())
+        asker = asker_of(archive, "XBTUSD", 1)
+        report = compare_blocks(asker, spans, 1, whole, read_candles(member, 1))
+    outcomes = best(tape, compared, lambda minute, some: values(some) == theirs.get(minute))
+    assert holds(report, outcomes), (report, outcomes)
+
+
+def is_told(minute: int, in_file: Sequence[int], whole: KnownComplete) -> bool:
+    """Whether the file tells what happened in a minute."""
+    if not in_file and None in whole:
+        return False
+    since = in_file[0] if whole.since_s is None else whole.since_s // 60
+    until = in_file[-1] + 1 if whole.until_s is None else whole.until_s // 60
+    return since <= minute < until
+
+
+# --- the exchange --------------------------------------------------------------------------------
+
+
+@settings(max_examples=80, deadline=None)
+@given(one=held(), skipped=st.integers(0, 2))
+def test_of_the_exchanges_as_few_candles_differ_as_can_be_with_each_trade_counted_once(
+    one: Held, skipped: int, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """Before the first that it shows, and in the running one, nothing is compared."""
+    opening = Made(FIRST - 9, False, "99.0", "1.5", FIRST - 9)
+    tape, true = [opening, *one.tape], [opening, *one.true]
+    span = Range(0, MINUTES.stop * MINUTE + MINUTE)
+    archive = hold(TradeStore(tmp_path_factory.mktemp("exchange") / "data"), [(span, rows(tape))])
+    shown = range(FIRST - 1 + skipped, MINUTES.stop)
+    theirs = [printed(true, minute, happened(true, minute)) for minute in shown]
+    report = compare_interval(LocalCandleReader(archive, "XBTUSD", 1), [span], 1, theirs)
+    known = {their.time_ns // MINUTE: their for their in theirs}
+    outcomes = best(
+        tape,
+        shown[:-1],
+        lambda minute, some: printed(tape, minute, some) == known[minute],
+    )
+    assert holds(report, outcomes), (report, outcomes)
+    assert report.compared == len(shown) - 1
+
+
+def printed(tape: Sequence[Made], minute: int, some: Sequence[Made]) -> Candle:
+    """A minute of some trades in the exchange's form."""
+    if not some:
+        before = [one for one in tape if (one.minute, not one.is_opening) <= (minute, False)]
+        close = Decimal(before[-1].price)
+        return Candle(minute * MINUTE, close, close, close, close, Decimal(0), Decimal(0), 0)
+    made = candle_oracle.candle(0, rows(some))
+    known = {name: made[name] for name in FIELDS}
+    return Candle(minute * MINUTE, **known, vwap=candle_oracle.truncated(made["vwap"], 1))

@@ -1,0 +1,215 @@
+"""Each notebook runs in a kernel and a folder of its own; what it finds is counted once more."""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+from collections import Counter, defaultdict
+from datetime import UTC, datetime
+from decimal import Decimal
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from harvester.server.sample_data import sample_trades
+
+nbformat = pytest.importorskip("nbformat", reason="needs the extra notebook")
+nbclient = pytest.importorskip("nbclient", reason="needs the extra notebook")
+
+FOLDER = Path(__file__).parents[2] / "notebooks"
+NAMES = sorted(path.stem for path in FOLDER.glob("*.ipynb"))
+STRICT = "import warnings\nwarnings.simplefilter('error')"
+TELL = "import json\nwarnings.resetwarnings()\nprint(json.dumps({}, default=str))"
+
+
+def read(name: str) -> Any:
+    return nbformat.read(FOLDER / f"{name}.ipynb", as_version=4)
+
+
+def code(notebook: Any) -> list[Any]:
+    return [cell for cell in notebook.cells if cell.cell_type == "code"]
+
+
+class Run:
+    """A notebook, run from top to bottom, with a question put to its names at the end."""
+
+    def __init__(self, name: str, folder: Path, question: str = "None") -> None:
+        self.notebook = read(name)
+        before = nbformat.v4.new_code_cell(STRICT)
+        behind = nbformat.v4.new_code_cell(TELL.format(question))
+        self.notebook.cells = [before, *self.notebook.cells, behind]
+        client = nbclient.NotebookClient(
+            self.notebook, timeout=120, resources={"metadata": {"path": str(folder)}}
+        )
+        client.execute()
+        self.answer = json.loads(behind.outputs[0]["text"])
+
+    def outputs(self, cell_id: str) -> list[Any]:
+        [cell] = [cell for cell in self.notebook.cells if cell.id == cell_id]
+        return list(cell.outputs)
+
+    def printed(self) -> list[str]:
+        """What the cells of the notebook sent to stderr; a warning would stand there."""
+        outputs = chain.from_iterable(cell.outputs for cell in code(self.notebook))
+        return [output["text"] for output in outputs if output.get("name") == "stderr"]
+
+
+@pytest.fixture(autouse=True)
+def alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever is set up for Jupyter on this machine has no say."""
+    monkeypatch.setenv("JUPYTER_PLATFORM_DIRS", "1")
+    monkeypatch.setenv("JUPYTER_NO_CONFIG", "1")
+    for name in ("JUPYTER_DATA_DIR", "JUPYTER_RUNTIME_DIR", "IPYTHONDIR"):
+        monkeypatch.setenv(name, str(tmp_path / name[:3]))
+
+
+@pytest.fixture(scope="module")
+def tape() -> list[dict[str, Any]]:
+    """The trades that the stand-in makes up, as plain Python has them, with the second of each."""
+    rows: list[dict[str, Any]] = sample_trades(200_000, 7).to_pylist()
+    for row in rows:
+        row["at"] = datetime.fromtimestamp(row["time"].value // 10**9, UTC)
+    return rows
+
+
+def days(tape: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
+    found = defaultdict(list)
+    for row in tape:
+        found[f"{row['at']:%Y-%m-%d}"].append(row)
+    return found
+
+
+def test_the_first_look_fetches_proves_and_draws(
+    tmp_path: Path, tape: list[dict[str, Any]]
+) -> None:
+    told = "[outcome.trades, len(report.faults), candles.iloc[0].to_dict(), len(candles)]"
+    run = Run("01-first-look", tmp_path, told)
+    begin = tape[0]["at"].replace(hour=0, minute=0, second=0)
+    first = [row for row in tape if (row["at"] - begin).total_seconds() < 4 * 3600]
+    trades, faults, candle, candles = run.answer
+    assert (trades, faults, candles) == (200_000, 0, 60)
+    assert candle.pop("vwap") == pytest.approx(
+        float(sum(row["price"] * row["volume"] for row in first))
+        / float(sum(row["volume"] for row in first)),
+        rel=1e-12,
+    )
+    assert candle == {
+        "open": float(first[0]["price"]),
+        "high": float(max(row["price"] for row in first)),
+        "low": float(min(row["price"] for row in first)),
+        "close": float(first[-1]["price"]),
+        "volume": float(sum(row["volume"] for row in first)),
+        "count": len(first),
+    }
+    [shown] = run.outputs("chart")
+    assert "plotly" in shown["data"]["text/html"].lower()
+    assert "XBTUSD" in run.outputs("held")[0]["data"]["text/html"]
+    assert run.printed() == []
+
+
+def test_beyond_720_finds_all_values_equal_on_the_overlap(
+    tmp_path: Path, tape: list[dict[str, Any]]
+) -> None:
+    busiest = "max(zip(theirs, ours), key=lambda pair: pair[0][7])"
+    told = f"[compared, len(different), *{busiest}, reach['the tape holds'].to_dict()]"
+    run = Run("02-beyond-720", tmp_path, told)
+    compared, different, theirs, ours, held = run.answer
+    assert (compared, different) == (720 * 7, 0)
+    minute = [row for row in tape if row["at"].timestamp() // 60 * 60 == theirs[0]]
+    assert Decimal(ours[1]) == Decimal(theirs[1]) == minute[0]["price"]
+    assert ours[7] == theirs[7] == len(minute)
+    assert Decimal(ours[6]) == Decimal(theirs[6]) == sum(row["volume"] for row in minute)
+    seconds = [int(row["at"].timestamp()) for row in tape]
+    assert held == {
+        name: len({second // width for second in seconds})
+        for name, width in {
+            "1s": 1, "1m": 60, "5m": 300, "7m": 420, "15m": 900, "90m": 5400,
+        }.items()
+    }  # fmt: skip
+    assert run.printed() == []
+
+
+def test_order_flow_counts_buyers_sizes_and_hours(
+    tmp_path: Path, tape: list[dict[str, Any]]
+) -> None:
+    told = "[days.imbalance.tolist(), sizes.trades.to_dict(), hours.volume.tolist()]"
+    run = Run("03-order-flow", tmp_path, told)
+    imbalance, sizes, hours = run.answer
+    expected = []
+    for rows in days(tape).values():
+        signed = [row["volume"] * (1 if row["side"] == "buy" else -1) for row in rows]
+        expected.append(float(sum(signed)) / float(sum(row["volume"] for row in rows)))
+    assert imbalance == pytest.approx(expected, rel=1e-12)
+    powers = Counter(row["volume"].adjusted() for row in tape)
+    assert list(sizes.values()) == [powers[power] for power in sorted(powers)]
+    by_hour: defaultdict[int, Decimal] = defaultdict(Decimal)
+    for row in tape:
+        by_hour[row["at"].hour] += row["volume"]
+    assert hours == [float(by_hour[hour]) for hour in range(24)]
+    assert run.printed() == []
+
+
+def test_your_own_tools_make_the_same_candles(tmp_path: Path, tape: list[dict[str, Any]]) -> None:
+    run = Run("04-your-own-tools", tmp_path, "[first, second, third]")
+    expected = [
+        [
+            day,
+            rows[0]["price"],
+            max(row["price"] for row in rows),
+            min(row["price"] for row in rows),
+            rows[-1]["price"],
+            sum(row["volume"] for row in rows),
+            len(rows),
+        ]
+        for day, rows in days(tape).items()
+    ]
+    for found in run.answer:
+        assert [[row[0], *map(Decimal, row[1:])] for row in found] == expected
+    assert run.printed() == []
+
+
+def test_there_are_four_and_the_page_names_them() -> None:
+    assert len(NAMES) == 4
+    page = (FOLDER / "README.md").read_text(encoding="utf-8")
+    assert [name for name in NAMES if f"({name}.ipynb)" not in page] == []
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_it_is_kept_without_outputs(name: str) -> None:
+    notebook = read(name)
+    nbformat.validate(notebook)
+    assert [cell.outputs for cell in code(notebook)] == [[]] * len(code(notebook))
+    assert {cell.execution_count for cell in code(notebook)} == {None}
+    assert {**notebook.metadata.kernelspec} == {
+        "display_name": "Python 3",
+        "language": "python",
+        "name": "python3",
+    }
+    assert [cell.metadata for cell in notebook.cells] == [{}] * len(notebook.cells)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_it_says_that_its_trades_are_made_up_and_has_one_line_to_change(name: str) -> None:
+    notebook = read(name)
+    assert "**The trades are made up**" in notebook.cells[0].source
+    [lines] = [cell.source.splitlines() for cell in code(notebook) if cell.id == "open"]
+    place = lines.index('# Kraken itself: archive, since = harvester.open("data"), "10d"')
+    made = 'archive, since = harvester.open("made-up", settings=exchange.settings), "2026-01-21"'
+    assert lines[place - 1] == made
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_its_links_lead_somewhere(name: str) -> None:
+    text = "\n".join(cell.source for cell in read(name).cells if cell.cell_type == "markdown")
+    links = re.findall(r"\]\(((?!http)[^)#]+)", text)
+    assert [link for link in links if not (FOLDER / link).exists()] == []
+
+
+def test_harvester_is_not_used_by_your_own_tools() -> None:
+    cells = {cell.id: cell.source for cell in code(read("04-your-own-tools"))}
+    for name in ("duckdb", "polars", "pandas"):
+        used = {node.id for node in ast.walk(ast.parse(cells[name])) if isinstance(node, ast.Name)}
+        assert used & {"harvester", "archive", "exchange"} == set()

@@ -1,0 +1,431 @@
+"""When a pair is asked: by a clock that is handed in, so nothing here waits.
+
+`Made` plays an exchange with a limit, and a crawl that asks for the next page as soon as it may.
+"""
+
+from __future__ import annotations
+
+import heapq
+import math
+import random
+from collections.abc import Callable
+from itertools import pairwise
+from typing import NamedTuple
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from kraken_faults import Bucket
+
+from harvester.kraken.rate_limit import PaceState, PairRateLimiter, RateLimiter
+
+
+def no_jitter() -> float:
+    return 0.0
+
+
+def pair_limiter(rate: float, wait_s: float = 5) -> PairRateLimiter:
+    return PairRateLimiter(rate, wait_s, no_jitter)
+
+
+def rate_limiter(rate: float, most_in_flight: int = 100, wait_s: float = 5) -> RateLimiter:
+    return RateLimiter(rate, wait_s, most_in_flight, no_jitter)
+
+
+def starts(limiter: PairRateLimiter, gaps: list[float]) -> list[float]:
+    """Start times of sequential requests, each due after one of these gaps."""
+    now, made = 100.0, []
+    for gap in gaps:
+        now += gap
+        now += limiter.delay_s(now)
+        limiter.record_start(now)
+        made.append(now)
+    return made
+
+
+# Starts are counted from starts.
+
+
+@settings(deadline=None)
+@given(st.lists(st.floats(0, 5), min_size=2, max_size=40), st.sampled_from((0.5, 1.0, 4.0)))
+def test_no_window_holds_more_starts_than_the_rate_allows_and_a_quarter(
+    gaps: list[float], rate: float
+) -> None:
+    made = starts(pair_limiter(rate), gaps)
+    for first in range(len(made)):
+        for last in range(first, len(made)):
+            calls = last - first + 1
+            assert calls <= 1 + (made[last] - made[first]) * rate + 0.25 + 1e-6
+
+
+@settings(deadline=None)
+@given(st.lists(st.floats(0, 0.06), min_size=200, max_size=200))
+def test_being_late_by_some_milliseconds_costs_no_calls_in_the_long_run(late: list[float]) -> None:
+    limiter, now = pair_limiter(4), 100.0
+    for some in late:
+        now += limiter.delay_s(now) + some
+        limiter.record_start(now)
+    assert now - 100 <= 199 * 0.25 + 2 * 0.06 + 1e-6
+
+
+def test_latency_costs_nothing_while_it_is_shorter_than_the_pace() -> None:
+    # Each request is due when the answer to the previous one arrives, after 0.9 s.
+    assert starts(pair_limiter(1), [0, *[0.9] * 5]) == [100, 101, 102, 103, 104, 105]
+
+
+def test_a_turn_that_came_much_too_late_is_made_up_for_by_a_quarter_only() -> None:
+    assert starts(pair_limiter(1), [0, 10, 0, 0]) == [100, 110, 110.75, 111.75]
+
+
+def test_no_limit_never_waits() -> None:
+    assert starts(pair_limiter(0), [0] * 100) == [100] * 100
+
+
+# A refusal.
+
+
+def refused_at(limiter: PairRateLimiter, now: float, wait_s: float | None = None) -> float:
+    """Record a call that is refused at once; returns the wait that follows."""
+    limiter.record_start(now)
+    limiter.record_refusal(now, now, "no", wait_s)
+    return limiter.delay_s(now)
+
+
+def test_a_refusal_is_waited_out_and_halves_the_rate() -> None:
+    limiter = pair_limiter(1)
+    assert (refused_at(limiter, 100), limiter.limit.rate) == (5, 0.5)
+    assert starts(limiter, [0, 0, 0]) == [105, 107, 109]
+
+
+def test_waits_double_while_nothing_passes_up_to_a_minute() -> None:
+    limiter, now, waits = pair_limiter(1), 100.0, []
+    for _ in range(6):
+        waits.append(refused_at(limiter, now))
+        now += waits[-1] + 1
+    assert waits == [5, 10, 20, 40, 60, 60]
+
+
+def test_what_passes_makes_the_next_wait_short_again() -> None:
+    limiter = pair_limiter(1)
+    refused_at(limiter, 100)
+    refused_at(limiter, 200)
+    limiter.record_start(300)
+    limiter.record_success(300, 300.1)
+    assert refused_at(limiter, 400) == 5
+
+
+def test_a_stamp_is_waited_for_to_the_second() -> None:
+    limiter = PairRateLimiter(1, 5, lambda: 0.9)
+    assert refused_at(limiter, 100, 33) == 33
+
+
+def test_a_wait_is_longer_by_up_to_a_quarter_by_chance() -> None:
+    assert refused_at(PairRateLimiter(1, 4, lambda: 0.5), 100) == 4.5
+
+
+def test_only_the_first_of_calls_refused_together_tells_something() -> None:
+    limiter = pair_limiter(1)
+    limiter.record_start(100)
+    limiter.record_start(100)
+    limiter.record_refusal(100, 101, "no")
+    limiter.record_refusal(100, 101.5, "no")
+    assert (limiter.limit.rate, limiter.delay_s(101), limiter.refusals) == (0.5, 5, 2)
+
+
+def test_a_refusal_right_after_a_wait_does_not_slow_down_further() -> None:
+    limiter = pair_limiter(4)
+    refused_at(limiter, 100)
+    refused_at(limiter, 106)
+    assert limiter.limit.rate == 2
+
+
+def test_a_pair_without_a_rate_comes_back_by_passing_alone() -> None:
+    limiter, now = pair_limiter(0), 100.0
+    refused_at(limiter, now)
+    assert limiter.limit.rate == 4
+    for _ in range(30):
+        limiter.record_success(now, now)
+    assert limiter.limit.rate == math.inf
+
+
+# Answers that take longer than the interval.
+
+
+@pytest.mark.parametrize(("took_s", "is_latency_bound"), [(0.2, False), (0.3, True)])
+def test_a_pair_is_latency_bound_where_answers_take_longer_than_the_pace(
+    took_s: float, is_latency_bound: bool
+) -> None:
+    limiter = pair_limiter(4)
+    for at in range(3):
+        assert not limiter.is_latency_bound
+        limiter.record_latency(at, at + took_s)
+    assert limiter.is_latency_bound is is_latency_bound
+
+
+def test_a_mirror_starves_nobody() -> None:
+    limiter = pair_limiter(0)
+    for at in range(9):
+        limiter.record_latency(at, at + 1)
+    assert not limiter.is_latency_bound
+
+
+# Many pairs.
+
+
+def refuse(limiter: RateLimiter, name: str, now: float) -> None:
+    limiter.record_start(name, now)
+    limiter.record_refusal(name, now, now, "no")
+    limiter.record_end(name, now, now)
+
+
+def test_a_refusal_slows_its_own_pair_only() -> None:
+    limiter = rate_limiter(1)
+    limiter.pair("B")
+    refuse(limiter, "A", 100)
+    assert (limiter.pair("A").limit.rate, limiter.pair("B").limit.rate) == (0.5, 1)
+
+
+def test_three_pairs_refused_together_slow_all() -> None:
+    limiter = rate_limiter(1)
+    limiter.pair("D")
+    for name in "ABC":
+        refuse(limiter, name, 100)
+    assert [limiter.pair(name).limit.rate for name in "ABCD"] == [0.5] * 4
+
+
+def test_three_pairs_refused_far_apart_do_not_slow_the_others() -> None:
+    limiter = rate_limiter(1)
+    limiter.pair("D")
+    for number, name in enumerate("ABC"):
+        refuse(limiter, name, 100 + 11 * number)
+    assert limiter.pair("D").limit.rate == 1
+
+
+def test_one_pair_refused_again_and_again_does_not_slow_the_others() -> None:
+    limiter = rate_limiter(1)
+    limiter.pair("D")
+    for number in range(10):
+        refuse(limiter, "A", 100 + number)
+    assert limiter.pair("D").limit.rate == 1
+
+
+def test_pairs_refused_together_halve_what_may_be_in_flight_and_passing_brings_it_back() -> None:
+    limiter = rate_limiter(1, most_in_flight=10)
+    for number in range(8):
+        limiter.record_start(f"P{number}", 100)
+    for number in range(3):
+        limiter.record_refusal(f"P{number}", 100, 100.1, "no")
+    # Eight were in flight at most.
+    assert limiter.state("P0", 100).most_in_flight == 4
+    assert limiter.is_full
+    for number in range(8):
+        limiter.record_end(f"P{number}", 100, 100.1)
+    steps = [limiter.state("P7", 100).most_in_flight]
+    for _ in range(60):
+        limiter.record_success("P7", 101, 101)
+        steps.append(limiter.state("P7", 100).most_in_flight)
+    assert steps[-1] == 10
+    assert all(0 <= later - earlier <= 1 for earlier, later in pairwise(steps))
+
+
+def test_one_call_may_always_be_in_flight() -> None:
+    limiter = rate_limiter(1, most_in_flight=4)
+    for now in range(0, 1000, 20):
+        for name in "ABC":
+            refuse(limiter, name, now)
+    assert not limiter.is_full
+    assert limiter.state("A", 1000).most_in_flight == 1
+
+
+def test_a_state_tells_all() -> None:
+    limiter = rate_limiter(4, most_in_flight=7)
+    limiter.record_start("A", 100)
+    assert limiter.state("A", 100) == PaceState("A", 4, 4, 1, 0, "", 1, 7)
+    limiter.record_refusal("A", 100, 100.1, "EAPI:Rate limit exceeded")
+    limiter.record_end("A", 100, 100.1)
+    state = limiter.state("A", 101)
+    assert state == PaceState("A", 2, 4, 1, 1, "EAPI:Rate limit exceeded", 0, 7)
+    assert state.is_slowed
+
+
+# Against limits, over hours that pass in no time.
+
+
+class Sent(NamedTuple):
+    at_s: float
+    pair: str
+    passed: bool
+
+
+class Made:
+    """Pairs that are crawled through `RateLimiter`, and an exchange whose limit may change."""
+
+    def __init__(
+        self,
+        pairs: int,
+        limit: Callable[[float], float],
+        *,
+        rate: float = 4.0,
+        latency_s: float = 0.12,
+        burst: float = 2.0,
+        seed: int = 0,
+    ) -> None:
+        self.limit, self.latency_s = limit, latency_s
+        self.random = random.Random(seed)
+        self.limiter = RateLimiter(rate, 5, 1000, self.random.random)
+        self.names = [f"P{number}" for number in range(pairs)]
+        self.buckets = {name: Bucket(burst=burst, tokens=burst) for name in self.names}
+        self.sent: list[Sent] = []
+
+    def run(self, until_s: float) -> list[Sent]:
+        """Let time pass; returns all that was sent."""
+        turns = [(self.random.random() / 10, name, -1.0, True) for name in self.names]
+        while turns:
+            now, name, started, passed = heapq.heappop(turns)
+            if now > until_s:
+                break
+            if started < 0 and (delay := self.limiter.pair(name).delay_s(now)) > 0:
+                # The machine is a little late.
+                turn = (now + delay + self.random.random() / 200, name, -1.0, True)
+            elif started < 0:
+                self.limiter.record_start(name, now)
+                arrives = now + self.latency_s / 2
+                passed = self.buckets[name].take(self.limit(now), arrives)
+                self.sent.append(Sent(now, name, passed))
+                turn = (now + self.latency_s, name, now, passed)
+            else:
+                if passed:
+                    self.limiter.record_success(name, started, now)
+                else:
+                    self.limiter.record_refusal(name, started, now, "no")
+                self.limiter.record_end(name, started, now)
+                turn = (now + 0.003, name, -1.0, True)
+            heapq.heappush(turns, turn)
+        return self.sent
+
+    def refusals(self, start_s: float = 0, end_s: float = math.inf) -> int:
+        return sum(not sent.passed and start_s <= sent.at_s < end_s for sent in self.sent)
+
+    def used(self, start_s: float, end_s: float) -> float:
+        """The part of what was allowed, by limit or rate, that passed."""
+        passed = sum(sent.passed and start_s <= sent.at_s < end_s for sent in self.sent)
+        allowed = min(4.0, self.limit(start_s)) * (end_s - start_s) * len(self.names)
+        return passed / allowed
+
+
+@pytest.mark.parametrize("limit", [4.0, 4.4, 1e9])
+def test_a_limit_that_is_not_below_the_rate_is_used_to_the_last_call(limit: float) -> None:
+    made = Made(5, lambda _now: limit)
+    made.run(600)
+    assert (made.refusals(), made.used(1, 600) > 0.995) == (0, True)
+
+
+@pytest.mark.parametrize("limit", [0.7, 1.0, 1.5, 2.5, 3.0, 3.5, 3.9])
+@pytest.mark.parametrize("seed", range(3))
+def test_a_limit_below_the_rate_costs_few_refusals_and_is_used(limit: float, seed: int) -> None:
+    made = Made(1, lambda _now: limit, seed=seed)
+    made.run(3600)
+    assert made.refusals() <= 30
+    assert made.refusals(1800) <= 8
+    assert made.used(600, 3600) > 0.85
+
+
+@settings(deadline=None, max_examples=25)
+@given(
+    st.floats(0.3, 3.9),
+    st.floats(1.0, 6.0),
+    st.integers(1, 6),
+    st.floats(0.01, 0.2),
+    st.integers(0, 999),
+)
+def test_any_limit_is_found_without_a_storm(
+    limit: float, burst: float, pairs: int, latency_s: float, seed: int
+) -> None:
+    made = Made(pairs, lambda _now: limit, burst=burst, latency_s=latency_s, seed=seed)
+    made.run(900)
+    assert made.refusals(300) / pairs <= 40
+    assert made.used(300, 900) > 0.5
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("pairs", [1, 5, 20])
+def test_a_limit_that_falls_and_comes_back_is_found_within_twenty_seconds(
+    pairs: int, seed: int
+) -> None:
+    made = Made(pairs, lambda now: 1.0 if 60 <= now < 120 else 4.0, seed=seed)
+    made.run(180)
+    assert made.used(140, 180) > 0.95
+    assert made.used(80, 120) > 0.55
+    assert made.refusals(0, 60) == made.refusals(140) == 0
+    assert made.refusals(60, 80) <= 3 * pairs
+    assert made.refusals(80, 140) <= 5 + 2 * pairs
+
+
+def test_a_limit_that_comes_back_after_hours_is_found_in_the_end() -> None:
+    made = Made(1, lambda now: 1.0 if 60 <= now < 7200 else 4.0)
+    made.run(9000)
+    assert made.refusals(200, 7200) <= 40
+    assert made.used(8000, 9000) > 0.95
+
+
+# Too many calls at once.
+
+THROTTLED = "EService: Throttled: 1700000030"
+
+
+def test_a_throttle_halves_the_calls_in_flight_and_leaves_every_rate() -> None:
+    limiter = rate_limiter(1.0, most_in_flight=8)
+    for number in range(8):
+        limiter.record_start(f"C{number}", 100.0)
+    limiter.record_throttling("C0", 100.0, 100.5, THROTTLED, 30.0)
+    assert [limiter.state(f"C{number}", 100.5).rate for number in range(8)] == [1.0] * 8
+    assert limiter.state("C0", 100.5).most_in_flight == 4
+    assert (limiter.state("C0", 100.5).refusals, limiter.state("C1", 100.5).refusals) == (1, 0)
+
+
+def test_a_throttle_holds_all_pairs_back_until_its_stamp() -> None:
+    limiter = rate_limiter(1.0)
+    limiter.record_start("A", 100.0)
+    limiter.record_throttling("A", 100.0, 100.5, THROTTLED, 30.0)
+    limiter.record_end("A", 100.0, 100.5)
+    assert [limiter.delay_s(name, 110.0) for name in ("A", "B")] == [20.5, 20.5]
+    assert limiter.state("B", 110.0).waiting == THROTTLED
+    assert [limiter.delay_s(name, 130.5) for name in ("A", "B")] == [0.0, 0.0]
+    assert limiter.state("B", 130.5).waiting == ""
+
+
+def test_throttles_of_calls_that_flew_together_lower_once() -> None:
+    limiter = rate_limiter(1.0, most_in_flight=8)
+    for number in range(8):
+        limiter.record_start(f"C{number}", 100.0)
+    for number in range(8):
+        limiter.record_throttling(f"C{number}", 100.0, 100.5 + number / 100, THROTTLED, 30.0)
+    assert limiter.state("C0", 101.0).most_in_flight == 4
+
+
+def test_throttles_without_a_stamp_are_waited_out_longer_and_longer() -> None:
+    limiter, now_s, waits = rate_limiter(0, wait_s=5), 100.0, []
+    for _ in range(5):
+        limiter.record_start("A", now_s)
+        limiter.record_throttling("A", now_s, now_s + 0.1, "EService:Throttled")
+        limiter.record_end("A", now_s, now_s + 0.1)
+        waits.append(limiter.delay_s("A", now_s + 0.1))
+        now_s += 0.1 + waits[-1]
+    assert waits == pytest.approx([5, 10, 20, 40, 60])
+
+
+def test_good_answers_bring_the_calls_in_flight_back() -> None:
+    limiter = rate_limiter(0, most_in_flight=4)
+    for name in "ABCD":
+        limiter.record_start(name, 100.0)
+    limiter.record_throttling("A", 100.0, 100.5, THROTTLED, 1.0)
+    for name in "ABCD":
+        limiter.record_end(name, 100.0, 100.5)
+    allowed = [limiter.state("A", 102.0).most_in_flight]
+    for step in range(8):
+        limiter.record_start("A", 102.0 + step)
+        limiter.record_success("A", 102.0 + step, 102.5 + step)
+        limiter.record_end("A", 102.0 + step, 102.5 + step)
+        allowed.append(limiter.state("A", 102.5 + step).most_in_flight)
+    assert (allowed[0], allowed[-1]) == (2, 4)
+    assert allowed == sorted(allowed)

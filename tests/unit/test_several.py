@@ -1,0 +1,308 @@
+"""Candles of several lengths at once: the bytes that each has alone, and ticks read once."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import candle_oracle
+import pyarrow as pa
+import pytest
+import sample_trades
+from candle_cases import MINUTE, PAIR, SECOND, answer, ask, cut, hold, is_equal
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from kraken_market import Market, expected
+from rollup_cases import busy_archive, rolled
+
+from harvester.query import candles, sources
+from harvester.query import plan as cutting
+from harvester.query import plan as planning
+from harvester.query.candles import (
+    QuerySession,
+    batches_by_interval,
+    candle_batches,
+    run_shared_scan,
+)
+from harvester.query.connection import connect
+from harvester.query.plan import FILLS, CandleQuery
+from harvester.query.sources import SharedScan, SharedScanFile, apply_shared_scan
+from harvester.storage.trade_store import EVERYTHING, Piece, TradeStore
+from harvester.storage.writer import writer
+from harvester.times import END_OF_TIME, Range, parse_interval, union
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+# From 23:12 until past midnight, some trades without an id.
+BUSY = expected(sample_trades.market(sample_trades.zero_ids(1_500)))
+FIRST, LAST = BUSY[0][1], BUSY[-1][1]
+LENGTH = LAST - FIRST
+CUT = Range(FIRST + LENGTH // 5 + 17, LAST - LENGTH // 7 - 13)
+
+
+def partly(path: Path, rows: Sequence[candle_oracle.Row], *, with_rollups: bool) -> TradeStore:
+    """Segments that part inside of seconds, a gap among them; all but one with roll-ups."""
+    stamps = [row[1] for row in rows]
+    bounds = sorted({0, *stamps[:: len(stamps) // 6], stamps[-1] + 1})
+    parts = cut(rows, bounds)
+    archive = hold(TradeStore(path), [*parts[:2], *parts[3:]])
+    if with_rollups:
+        rolled(archive)
+        lacking = archive.segments(PAIR)[3]
+        for rollup in archive.rollups(PAIR):
+            if rollup.segment_path == lacking.path:
+                (archive.root / rollup.path).unlink()
+    return archive
+
+
+@pytest.fixture(scope="module")
+def archives(tmp_path_factory: pytest.TempPathFactory) -> dict[str, TradeStore]:
+    sparse = expected(sample_trades.market(sample_trades.sparse(200)))
+    return {
+        "ticks": partly(tmp_path_factory.mktemp("ticks"), BUSY, with_rollups=False),
+        "rolled": partly(tmp_path_factory.mktemp("rolled"), BUSY, with_rollups=True),
+        "sparse": partly(tmp_path_factory.mktemp("sparse"), sparse, with_rollups=False),
+        "sparse, rolled": partly(tmp_path_factory.mktemp("both"), sparse, with_rollups=True),
+    }
+
+
+def together(archive: TradeStore, question: CandleQuery, lengths: Sequence[str]) -> list[pa.Table]:
+    intervals = [parse_interval(text) for text in lengths]
+    return [
+        pa.Table.from_batches(batches)
+        for _, batches in batches_by_interval(archive, question, intervals)
+    ]
+
+
+def alone(archive: TradeStore, question: CandleQuery, lengths: Sequence[str]) -> list[pa.Table]:
+    intervals = [parse_interval(text) for text in lengths]
+    questions = [replace(question, interval=interval) for interval in intervals]
+    return [pa.Table.from_batches(candle_batches(archive, one)) for one in questions]
+
+
+def are_equal(archive: TradeStore, lengths: Sequence[str], **asked: Any) -> bool:
+    question = ask(**asked)
+    pairs = zip(
+        together(archive, question, lengths), alone(archive, question, lengths), strict=True
+    )
+    return all(one.equals(other) for one, other in pairs)
+
+
+def in_small_parts(monkeypatch: pytest.MonkeyPatch, candles: int) -> None:
+    monkeypatch.setattr(cutting.split_query, "__defaults__", (candles,))
+
+
+# --- the same bytes ------------------------------------------------------------------------------
+
+
+def test_each_length_equals_the_oracles(tmp_path: Path) -> None:
+    archive = hold(TradeStore(tmp_path), cut(BUSY, [0, BUSY[700][1], LAST]))
+    lengths = ("1h", "1m", "90s", "7m")
+    for text, table in zip(lengths, together(archive, ask(all_columns=True), lengths), strict=True):
+        width_ns = parse_interval(text).width_ns
+        assert width_ns is not None
+        made = answer(connect().from_arrow(table))
+        assert is_equal(made, candle_oracle.candles(BUSY, width_ns), candle_oracle.COLUMNS)
+
+
+@pytest.mark.parametrize("span", [EVERYTHING, CUT], ids=["all", "cut"])
+@pytest.mark.parametrize("fill", FILLS)
+@pytest.mark.parametrize("name", ["ticks", "rolled"])
+def test_every_fill_every_column_every_source(
+    archives: dict[str, TradeStore], name: str, fill: str, span: Range
+) -> None:
+    lengths = ("1m", "5m", "1h", "90s")
+    assert are_equal(archives[name], lengths, fill=fill, span=span, all_columns=True)
+
+
+@pytest.mark.parametrize(
+    ("lengths", "more"),
+    [
+        (("1d", "1w", "1mo", "1q"), {}),
+        (("4h", "1d", "1w", "1mo"), {"tz": "Europe/Berlin"}),
+        (("1d", "7m"), {"tz": "Australia/Lord_Howe", "fill": "none"}),
+        (("1d", "10080"), {"offset_ns": 17 * 3600 * SECOND}),
+        (("1h", "1mo"), {"offset_ns": -7 * MINUTE - 1, "fill": "none"}),
+    ],
+)
+@pytest.mark.parametrize("name", ["sparse", "sparse, rolled"])
+def test_the_calendar_zones_and_offsets(
+    archives: dict[str, TradeStore], name: str, lengths: tuple[str, ...], more: dict[str, Any]
+) -> None:
+    asked = {"fill": "null", "all_columns": True, **more}
+    assert are_equal(archives[name], lengths, **asked)
+
+
+@pytest.mark.parametrize("name", ["ticks", "rolled"])
+def test_lengths_of_which_none_divides_another(archives: dict[str, TradeStore], name: str) -> None:
+    assert are_equal(archives[name], ("7s", "500ms"), all_columns=True)
+    assert are_equal(archives[name], ("90m", "1h", "13m"), span=CUT, all_columns=True)
+
+
+def test_a_long_question_in_parts(
+    archives: dict[str, TradeStore], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lengths = ("1s", "1m", "7m", "1h")
+    question = ask(fill="previous", span=CUT, all_columns=True)
+    truth = alone(archives["ticks"], question, lengths)
+    in_small_parts(monkeypatch, 97)
+    for name in ("ticks", "rolled"):
+        made = together(archives[name], question, lengths)
+        assert all(one.equals(other) for one, other in zip(made, truth, strict=True))
+
+
+def test_krakens_form_looks_at_every_digit(archives: dict[str, TradeStore]) -> None:
+    for decimals in (1, 5):
+        assert are_equal(
+            archives["ticks"], ("1m", "1h"), fill="kraken", pair_decimals=decimals, span=CUT
+        )
+
+
+@given(
+    sample_trades.tapes(min_size=1),
+    st.lists(st.integers(0, 60), max_size=3),
+    st.lists(st.sampled_from(["1s", "7s", "1m", "3m", "1h", "1d", "1mo"]), min_size=2, max_size=3),
+    st.sampled_from([0, 1, 30 * SECOND]),
+    st.booleans(),
+)
+@settings(max_examples=12, deadline=None)
+def test_any_tape_any_cut_any_lengths(
+    tmp_path_factory: pytest.TempPathFactory,
+    market: Market,
+    cuts: list[int],
+    lengths: list[str],
+    offset_ns: int,
+    is_rolled: bool,
+) -> None:
+    rows = expected(market)
+    first, last = rows[0][1], rows[-1][1]
+    bounds = sorted({0, last, *(first + (last - first) * place // 60 for place in cuts)})
+    archive = hold(TradeStore(tmp_path_factory.mktemp("any")), cut(rows, bounds))
+    if is_rolled:
+        rolled(archive, ["1m"])
+    assert are_equal(archive, lengths, offset_ns=offset_ns, all_columns=True)
+
+
+# --- one reading ---------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def ticks_read(monkeypatch: pytest.MonkeyPatch) -> list[Piece]:
+    """Each piece of ticks that a query is made for."""
+    read: list[Piece] = []
+    real = sources.trades_sql
+
+    def noted(archive: TradeStore, pieces: Sequence[Piece], at: int = 0) -> str:
+        read.extend(pieces)
+        return real(archive, pieces, at)
+
+    monkeypatch.setattr(sources, "trades_sql", noted)
+    return read
+
+
+@pytest.mark.parametrize(
+    "lengths", [("1m", "5m", "1h", "1d"), ("7s", "500ms"), ("1mo", "90s", "1w")]
+)
+def test_each_tick_is_read_once(
+    archives: dict[str, TradeStore],
+    monkeypatch: pytest.MonkeyPatch,
+    ticks_read: list[Piece],
+    lengths: tuple[str, ...],
+) -> None:
+    in_small_parts(monkeypatch, 300)
+    together(archives["ticks"], ask(span=CUT), lengths)
+    spans = sorted(piece.within for piece in ticks_read)
+    held = [piece.within for piece in archives["ticks"].pieces(PAIR, CUT)]
+    assert sum(through - after for after, through in spans) == sum(b - a for a, b in held)
+    assert union(spans) == union(held)
+
+
+def test_ticks_between_rollups_are_read_once(tmp_path: Path, ticks_read: list[Piece]) -> None:
+    """Where the span cuts an hour, 90m reads ticks up to the minute, 1h and 2h up to the hour."""
+    archive = busy_archive(tmp_path)
+    rolled(archive)
+    first = archive.pieces(PAIR)[0].segment.range.through - 2 * 3600 * SECOND
+    span = Range(first + 777 * SECOND, END_OF_TIME)
+    together(archive, ask(span=span), ("1h", "2h", "90m"))
+    spans = [piece.within for piece in ticks_read]
+    assert spans
+    assert sum(b - a for a, b in spans) == sum(b - a for a, b in union(spans))
+
+
+def test_what_one_length_alone_reads_is_read_straight(tmp_path: Path) -> None:
+    archive = hold(TradeStore(tmp_path), cut(BUSY, [0, LAST]))
+    rolled(archive)
+    folder = tmp_path / "scan"
+    folder.mkdir()
+    questions = [ask("10s"), ask("1m"), ask("1h")]
+    assert list(run_shared_scan(QuerySession(archive), questions, folder).files) == []
+    assert list(folder.iterdir()) == []
+
+
+def test_a_shared_scan_answers_no_bucket_that_is_cut(tmp_path: Path) -> None:
+    archive = busy_archive(tmp_path)
+    held = archive.pieces(PAIR)
+    first, last = held[0].segment.range.through - 777 * SECOND, held[1].segment.range.through - 1
+    scan = SharedScan(MINUTE, [SharedScanFile(Range(0, last), "partials")])
+    opens = -(-(first + 1) // MINUTE) * MINUTE - 1
+    plan = planning.plan_query(archive, ask(span=Range(first, last)))
+    found = apply_shared_scan(scan, plan.sources)
+    assert [(one.level, one.piece.within) for one in found] == [
+        ("trades", Range(first, opens)),
+        ("", Range(opens, last)),
+    ]
+
+
+# --- whoever writes ------------------------------------------------------------------------------
+
+
+def test_a_compaction_between_two_lengths_changes_nothing(tmp_path: Path) -> None:
+    archive = partly(tmp_path, BUSY, with_rollups=True)
+    question, lengths = ask(fill="previous", all_columns=True), ("1m", "5m", "1h")
+    truth = alone(archive, question, lengths)
+    made = []
+    found = batches_by_interval(archive, question, [parse_interval(text) for text in lengths])
+    for interval, batches in found:
+        made.append(pa.Table.from_batches(batches))
+        if interval.text == "1m":
+            with writer(TradeStore(tmp_path), PAIR) as one:
+                one.compact(every=True)
+    assert len(archive.segments(PAIR)) < 6
+    assert all(one.equals(other) for one, other in zip(made, truth, strict=True))
+
+
+def test_files_that_vanish_while_they_are_read_are_listed_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    archive = partly(tmp_path, BUSY, with_rollups=False)
+    truth = alone(archive, ask(), ("1m", "1h"))
+    is_compacted: list[bool] = []
+
+    def planned_and_gone(*of: Any) -> Any:
+        made = planning.plan_query(*of)
+        if not is_compacted:
+            is_compacted.append(True)
+            with writer(TradeStore(tmp_path), PAIR) as one:
+                one.compact(every=True)
+        return made
+
+    monkeypatch.setattr(candles, "plan_query", planned_and_gone)
+    made = together(archive, ask(), ("1m", "1h"))
+    assert all(one.equals(other) for one, other in zip(made, truth, strict=True))
+
+
+def test_nothing_is_left_behind(
+    archives: dict[str, TradeStore], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    found = batches_by_interval(
+        archives["ticks"], ask(), [parse_interval("1m"), parse_interval("1h")]
+    )
+    _, batches = next(found)
+    next(batches)
+    assert list(tmp_path.glob("harvester-*/*.parquet"))
+    batches.close()  # type: ignore[attr-defined]
+    found.close()  # type: ignore[attr-defined]
+    assert list(tmp_path.iterdir()) == []

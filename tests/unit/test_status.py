@@ -1,0 +1,364 @@
+"""What an archive holds, at a glance: from names and footers, whatever became of the files."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+from stored_trades import put, tape
+
+from harvester.cli import output
+from harvester.cli.status import _redraw
+from harvester.cli.status_table import (
+    ASCII,
+    BLOCKS,
+    TableStyle,
+    age,
+    month_bars,
+    remarks,
+    status_text,
+    year_bar,
+    years,
+)
+from harvester.storage import metadata, metadata_cache
+from harvester.storage.metadata_cache import SegmentSummary, SegmentSummaryCache
+from harvester.storage.trade_store import TradeStore
+from harvester.times import DAY, SECOND, Range
+from harvester.verify import status as module
+from harvester.verify.status import PairStatus, status
+
+PAIR = "XBTUSD"
+YEAR_2020 = 1_577_836_800 * SECOND
+"""Its first moment; 2020 has 366 days."""
+
+
+def days(first: int, last: int) -> Range:
+    """From the beginning of one day of 2020, counted from 0, to that of another."""
+    return Range(YEAR_2020 + first * DAY - 1, YEAR_2020 + last * DAY - 1)
+
+
+def daily(first: int, last: int, a_day: int) -> list[object]:
+    """So many trades a day, evenly."""
+    begin = YEAR_2020 + first * DAY
+    return tape([begin + i * DAY // a_day for i in range((last - first) * a_day)])
+
+
+@pytest.fixture
+def archive(tmp_path: Path) -> TradeStore:
+    """One hundred days of 100 trades a day, a gap of ten days, and ten days more."""
+    one = TradeStore(tmp_path / "data")
+    metadata.want(one.store, PAIR, days(0, 120))
+    put(one, days(0, 100), daily(0, 100, 100))
+    put(one, days(110, 120), daily(110, 120, 100))
+    return one
+
+
+def test_all_of_a_pair_is_told(archive: TradeStore) -> None:
+    [one] = status(archive, None, YEAR_2020 + 130 * DAY - 1)
+    sizes = [path.stat().st_size for path in archive.root.glob("trades/*/*/*.parquet")]
+    assert one == PairStatus(
+        PAIR,
+        trades=11_000,
+        first_ns=YEAR_2020,
+        last_ns=YEAR_2020 + 120 * DAY - DAY // 100,
+        coverage=[days(0, 100), days(110, 120)],
+        wanted=[days(0, 120)],
+        gaps=[days(100, 110)],
+        files=2,
+        bytes=sum(sizes),
+        rollups_wanted=2,
+        age_s=10 * 86_400,
+        # A thousand trades each by what lies beside them, and two calls for either.
+        calls_for_gaps=3,
+        calls_to_now=3,
+    )
+    assert one.exit_status == 4
+
+
+def test_the_gap_is_told_where_the_record_of_what_was_wanted_is_lost(archive: TradeStore) -> None:
+    (archive.root / f"wanted/{PAIR}.json").unlink()
+    [one] = status(archive, None, YEAR_2020 + 130 * DAY)
+    assert (one.wanted, one.gaps, one.exit_status) == ([days(0, 120)], [days(100, 110)], 4)
+
+
+def test_no_row_group_is_read(archive: TradeStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    def read(*_: object, **__: object) -> None:
+        raise AssertionError("rows were read")
+
+    monkeypatch.setattr("pyarrow.parquet.ParquetFile.iter_batches", read)
+    monkeypatch.setattr("pyarrow.parquet.ParquetFile.read", read)
+    assert status(archive, None, YEAR_2020)[0].trades == 11_000
+
+
+def test_a_segment_beside_its_merger_counts_once(archive: TradeStore) -> None:
+    put(archive, days(0, 10), daily(0, 10, 100))
+    [one] = status(archive, None, YEAR_2020)
+    assert (one.trades, one.files) == (11_000, 3)
+
+
+def test_a_pair_that_was_only_asked_for_is_one_gap(archive: TradeStore) -> None:
+    metadata.want(archive.store, "ETHUSD", days(0, 1))
+    one = status(archive, None, YEAR_2020)[0]
+    assert (one.pair, one.files, one.gaps, one.calls) == ("ETHUSD", 0, [days(0, 1)], None)
+
+
+def test_a_damaged_file_is_named_and_hides_nothing_else(archive: TradeStore) -> None:
+    [broken] = archive.root.glob("trades/*/*/*1586476799999999999.parquet")
+    broken.write_bytes(b"PAR1 and no more")
+    [one] = status(archive, None, YEAR_2020 + 130 * DAY)
+    assert (one.trades, one.files, one.exit_status) == (1_000, 2, 4)
+    assert [line.startswith(f"{broken} can't be read: ") for line in one.damaged] == [True]
+    assert remarks([one])[0].startswith(f"XBTUSD: {broken} can't be read: ")
+
+
+def test_files_that_vanish_are_listed_again(
+    archive: TradeStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, gone = metadata_cache.read_summary, [True]
+
+    def read(*args: object) -> SegmentSummary:
+        if gone:
+            gone.pop()
+            raise FileNotFoundError
+        return real(*args)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(metadata_cache, "read_summary", read)
+    assert status(archive, None, YEAR_2020)[0].trades == 11_000
+
+
+# What is remembered of footers.
+
+
+@pytest.fixture
+def keeping(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(metadata_cache, "MIN_READ_TO_SAVE", 1)
+
+
+@pytest.mark.usefixtures("keeping")
+def test_a_footer_that_is_remembered_is_not_read_again(
+    archive: TradeStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = status(archive, None, YEAR_2020)
+
+    def read(*_: object) -> SegmentSummary:
+        raise AssertionError("a footer was read")
+
+    monkeypatch.setattr(metadata_cache, "read_summary", read)
+    assert status(TradeStore(archive.root), None, YEAR_2020) == before
+
+
+@pytest.mark.usefixtures("keeping")
+def test_a_file_that_was_replaced_is_read_again(archive: TradeStore) -> None:
+    """Of the same name and the same size, as a repair may leave it."""
+    status(archive, None, YEAR_2020)
+    entry = archive.store.files(f"trades/pair={PAIR}")[1]
+    assert SegmentSummaryCache(archive).get(entry).rows == 1_000
+    (archive.root / entry.path).unlink()
+    put(archive, days(110, 120), daily(110, 120, 50))
+    again = archive.store.files(f"trades/pair={PAIR}")[1]._replace(size=entry.size)
+    assert SegmentSummaryCache(archive).get(again).rows == 500
+
+
+MEMORIES = [
+    *(b"", b"{", b'{"format":9,"segments":{}}', b"\xff\xfe", b"[]"),
+    pytest.param(b'{"x":' + b"[" * 100_000, id="nested"),
+]
+
+
+@pytest.mark.usefixtures("keeping")
+@pytest.mark.parametrize("content", MEMORIES)
+def test_a_memory_that_can_t_be_read_is_none(archive: TradeStore, content: bytes) -> None:
+    before = status(archive, None, YEAR_2020)
+    (archive.root / metadata_cache.PATH).write_bytes(content)
+    assert status(TradeStore(archive.root), None, YEAR_2020) == before
+
+
+@pytest.mark.usefixtures("keeping")
+def test_what_is_gone_is_forgotten(archive: TradeStore) -> None:
+    status(archive, None, YEAR_2020)
+    put(archive, days(120, 121), daily(120, 121, 10))
+    [gone] = archive.root.glob("trades/*/*/*1586476799999999999.parquet")
+    gone.unlink()
+    status(TradeStore(archive.root), None, YEAR_2020)
+    kept = (archive.root / metadata_cache.PATH).read_text()
+    assert ("1586476799999999999" in kept, "1588291199999999999" in kept) == (False, True)
+
+
+@pytest.mark.usefixtures("keeping")
+def test_an_archive_that_can_t_be_written_is_told_all_the_same(
+    archive: TradeStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def write(*_: object) -> None:
+        raise OSError(30, "Read-only file system")
+
+    monkeypatch.setattr(Path, "write_bytes", write)
+    assert status(archive, None, YEAR_2020)[0].trades == 11_000
+    assert not (archive.root / metadata_cache.PATH).exists()
+
+
+def test_a_small_archive_is_left_as_it_is(archive: TradeStore) -> None:
+    status(archive, None, YEAR_2020)
+    assert not (archive.root / "cache").exists()
+
+
+# The table.
+
+ONE = PairStatus(
+    "XBTUSD",
+    "XBT/USD",
+    trades=85_123_456,
+    first_ns=1_381_095_255 * SECOND,
+    last_ns=YEAR_2020 + 120 * DAY,
+    coverage=[Range(0, YEAR_2020 - 1), days(61, 120)],
+    wanted=[Range(0, YEAR_2020 + 120 * DAY)],
+    gaps=[days(0, 61)],
+    files=31,
+    bytes=912_345_678,
+    rollups={"1m": 31, "1h": 30},
+    rollups_wanted=31,
+    age_s=10_800,
+    calls_for_gaps=1_200,
+    calls_to_now=4,
+)
+TWO = PairStatus("ETHEUR", trades=5, first_ns=YEAR_2020, coverage=[days(0, 120)], age_s=60)
+LEVELS = ("1m", "1h")
+
+
+def test_the_table_of_a_pair_shows_its_gaps_month_by_month() -> None:
+    assert status_text([ONE], LEVELS, TableStyle(None, BLOCKS)) == (
+        "pair        trades       first        last  age   2013-20  gaps  calls  files"
+        "     MB  B/trade     roll-ups\n"
+        "XBTUSD  85,123,456  2013-10-06  2020-04-30   3h  ███████▒     1  1,204     31"
+        "  912.3     10.7  1m 1h 30/31\n"
+        "\n"
+        "XBTUSD by month: █ complete  ▒ in part  ░ a gap  · not requested\n"
+        "  2013 ████████████  2014 ████████████  2015 ████████████  2016 ████████████\n"
+        "  2017 ████████████  2018 ████████████  2019 ████████████  2020 ░░▒█········"
+    )
+
+
+def test_a_narrow_terminal_shows_what_matters_most() -> None:
+    shown = status_text([ONE, TWO], LEVELS, TableStyle(80, ASCII)).split("\n")
+    assert shown[:4] == [
+        "pair         trades        last  age   2013-20  gaps  calls  files     MB",
+        "XBTUSD   85,123,456  2020-04-30   3h  #######+     1  1,204     31  912.3",
+        "ETHEUR            5               1m  .......#     0      ?      0    0.0",
+        "2 pairs  85,123,461  2020-04-30   3h               1  1,204     31  912.3",
+    ]
+    assert max(len(line) for line in shown) <= 80
+
+
+def test_a_very_narrow_one_shows_no_line_that_wraps() -> None:
+    assert status_text([ONE], LEVELS, TableStyle(40, ASCII)).split("\n")[:2] == [
+        "pair        trades  age  gaps",
+        "XBTUSD  85,123,456   3h     1",
+    ]
+
+
+def test_columns_go_in_the_order_that_is_told_until_the_rest_fits() -> None:
+    rows = [["XBTUSD", "complete", "12", "3"]]
+    shown = {
+        room: output.fitting(
+            ["pair", "state", "added", "calls"], rows, ("calls", "state"), room, left=2
+        )
+        for room in (None, 29, 28, 21, 10)
+    }
+    assert shown == {
+        None: "pair    state     added  calls\nXBTUSD  complete     12      3",
+        29: "pair    state     added\nXBTUSD  complete     12",
+        28: "pair    state     added\nXBTUSD  complete     12",
+        21: "pair    added\nXBTUSD     12",
+        10: "pair    added\nXBTUSD     12",
+    }
+
+
+def test_of_many_pairs_months_are_shown_on_request() -> None:
+    many = [ONE] * 4
+    assert "by month" not in status_text(many, LEVELS, TableStyle(None, ASCII))
+    assert status_text(many, LEVELS, TableStyle(None, ASCII), detailed=True).count("by month") == 4
+
+
+def test_years_begin_with_the_first_trade_or_gap() -> None:
+    assert (years([ONE]), years([TWO]), years([PairStatus("A")])) == (
+        range(2013, 2021),
+        range(2020, 2021),
+        range(0),
+    )
+
+
+def test_what_was_never_asked_for_is_no_gap() -> None:
+    assert year_bar(TWO, range(2019, 2021), BLOCKS) == "·█"
+    assert month_bars(TWO, ASCII, 80) == ["  2020 ####........"]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "said"),
+    [(None, ""), (59, "59s"), (60, "1m"), (7_200, "2h"), (86_400, "24h"), (172_800, "2d")],
+)
+def test_ages_are_short(seconds: int | None, said: str) -> None:
+    assert age(seconds) == said
+
+
+def test_a_gap_is_told_as_people_write_it_and_to_the_nanosecond_where_asked_for() -> None:
+    found = [PairStatus(PAIR, gaps=[days(0, 366), days(400, 401)])]
+    told = [
+        f"{PAIR}: not covered: 2020-01-01 to 2021-01-01",
+        f"{PAIR}: not covered: 2021-02-04 to 2021-02-05",
+    ]
+    assert remarks(found) == told
+    assert remarks(found, exact=True) == [
+        f"{told[0]} (1577836799999999999, 1609459199999999999]",
+        f"{told[1]} (1612396799999999999, 1612483199999999999]",
+    ]
+
+
+def test_not_every_gap_of_hundreds_is_said() -> None:
+    many = PairStatus("A", gaps=[Range(i, i + 1) for i in range(0, 100, 2)])
+    said = remarks([many])
+    assert (len(said), said[-1]) == (21, "and 30 more gaps; --json shows all")
+
+
+@pytest.mark.parametrize(
+    ("environment", "speaks"),
+    [
+        ({"LANG": "en_US.UTF-8"}, True),
+        ({"LANG": "C", "LC_CTYPE": "C.UTF-8"}, False),
+        ({"LC_CTYPE": "C.UTF-8"}, True),
+        ({"LANG": "de_DE.utf8", "LC_ALL": "C"}, False),
+        ({"LANG": "de_DE.ISO-8859-1"}, False),
+    ],
+)
+def test_the_locale_tells_which_signs_are_drawn(
+    environment: dict[str, str], speaks: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("LC_ALL", "LC_CTYPE", "LANG"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert output.speaks_unicode() is speaks
+
+
+def test_ctrl_c_is_how_a_watch_on_a_terminal_ends() -> None:
+    naps: list[float] = []
+
+    def sleep(seconds: float) -> None:
+        naps.append(seconds)
+        if len(naps) == 3:
+            raise KeyboardInterrupt
+
+    file = io.StringIO()
+    console = Console(file=file, width=20, height=5, force_terminal=True, color_system=None)
+    ended = _redraw(lambda: f"look {len(naps)}", 2.0, sleep, console)
+    assert (ended, naps) == (0, [2.0, 2.0, 2.0])
+    assert [f"look {number}" in file.getvalue() for number in range(4)] == [True] * 3 + [False]
+    # It is drawn on a screen of its own, which is gone afterwards.
+    assert file.getvalue().startswith("\x1b[?1049h")
+    assert "\x1b[?1049l" in file.getvalue()
+
+
+def test_the_page_that_estimates_count_by_is_the_exchange_s() -> None:
+    from harvester.kraken.trades import PAGE_ROWS
+
+    assert module.PAGE_ROWS == PAGE_ROWS

@@ -1,0 +1,92 @@
+"""The vwap of candles and bars: the double nearest to the exact quotient, whatever made it."""
+
+from __future__ import annotations
+
+import math
+import tempfile
+from decimal import Decimal
+from fractions import Fraction
+
+import pytest
+from candle_cases import MINUTE, PAIR, START, answer, ask, hold, trade
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from harvester.query import sql
+from harvester.query.bars import BarQuery, bar_batches, parse_size
+from harvester.query.candles import ohlc
+from harvester.query.rollups import parse_levels, roll_up
+from harvester.storage.trade_store import TradeStore
+from harvester.storage.writer import writer
+from harvester.times import Range
+
+UNIT = Decimal("1e-10")
+LOT = Decimal("1e-8")
+
+# As many digits as a price has at the exchange, from 1e-10 to 99,999,999.
+PRICES = st.integers(0, 17).flatmap(lambda digits: st.integers(1, 10 ** (digits + 1) - 1))
+VOLUMES = st.integers(0, 13).flatmap(lambda digits: st.integers(1, 10 ** (digits + 1) - 1))
+
+
+def vwaps(archive: TradeStore, trades: int) -> dict[str, float | None]:
+    """The vwap of all trades by each way that makes one."""
+    question = BarQuery(PAIR, parse_size("trades", str(trades)))
+    [bar] = [row for batch in bar_batches(archive, question) for row in batch.to_pylist()]
+    found = sql.sql(archive, "SELECT vwap FROM ohlc('XBTUSD', '1h')", names={PAIR: PAIR})
+    assert found is not None
+    made = {
+        "trades": answer(ohlc(archive, ask("1h")))[0]["vwap"],
+        "filled": answer(ohlc(archive, ask("1h", fill="previous")))[0]["vwap"],
+        "bar": bar["vwap"],
+        "sql": found.fetchall()[0][0],
+    }
+    with writer(archive, PAIR) as one:
+        roll_up(one, parse_levels(["1m"]))
+    return made | {"roll-ups": answer(ohlc(archive, ask("1h")))[0]["vwap"]}
+
+
+def made_of(trades: list[tuple[int, int]]) -> dict[str, float | None]:
+    """The vwaps of trades of some prices in 1e-10 and volumes in 1e-8."""
+    rows = [
+        trade(second, f"{price * UNIT:f}", f"{volume * LOT:f}")
+        for second, (price, volume) in enumerate(trades)
+    ]
+    with tempfile.TemporaryDirectory() as folder:
+        archive = hold(TradeStore(folder), [(Range(0, START + MINUTE), rows)])
+        return vwaps(archive, len(rows))
+
+
+@given(st.lists(st.tuples(PRICES, VOLUMES), min_size=1, max_size=6))
+@settings(max_examples=60, deadline=None)
+@example([(598_541_000_000_000, 12_345_678), (598_541_000_000_000, 7)])
+@example([(598_541_000_000_000, 1), (598_543_000_000_000, 1)])
+@example([(999_999_999_999_999_999, 999), (999_999_999_999_999_998, 10**13)])
+def test_it_is_the_double_nearest_to_the_exact_quotient(trades: list[tuple[int, int]]) -> None:
+    value = sum(price * volume for price, volume in trades)
+    true = Fraction(value, 10**10 * sum(volume for _, volume in trades))
+    low, high = (float(price * UNIT) for price in (min(trades)[0], max(trades)[0]))
+    made = made_of(trades)
+    for way, vwap in made.items():
+        assert vwap is not None
+        # Half a unit in the last place is what a double can do; some doubt is left at a tie.
+        assert abs(Fraction(vwap) - true) <= Fraction(math.ulp(vwap)) * 51 / 100, way
+        assert low <= vwap <= high, way
+    assert len(set(made.values())) == 1
+
+
+@given(PRICES, st.lists(VOLUMES, min_size=1, max_size=6))
+@settings(max_examples=60, deadline=None)
+@example(598_541_000_000_000, [33_333_333, 1, 1_000_000_007])
+def test_trades_of_one_price_have_that_price(price: int, volumes: list[int]) -> None:
+    made = made_of([(price, volume) for volume in volumes])
+    assert set(made.values()) == {float(price * UNIT)}
+
+
+@pytest.mark.parametrize("price", ["99999999.9999999999", "81000000", "0.0000000001"])
+def test_it_holds_up_to_the_greatest_sums(price: str) -> None:
+    """The value of these trades comes close to 10^20, the most that 38 digits hold."""
+    greatest = int(Decimal(10) ** 20 / max(Decimal(price), Decimal(1)) / LOT) - 1
+    volume = min(greatest, 10**22 - 1) // 2
+    made = made_of([(int(Decimal(price) / UNIT), volume)] * 2)
+    for vwap in made.values():
+        assert vwap == pytest.approx(float(price), rel=1e-14)
