@@ -18,7 +18,7 @@ from crash_points import PREFIX, Plan
 from ledger import Loss
 
 HARVESTER = [sys.executable, "-c", "from harvester.cli.main import main; main()"]
-DOOMED = [sys.executable, str(Path(__file__).with_name("doomed.py"))]
+DOOMED = [sys.executable, str(Path(__file__).with_name("crash_points.py"))]
 LONGEST_S = 120.0
 POLL_S = 0.0005
 SPARE_BYTES = 256 << 20

@@ -32,7 +32,7 @@ from harvester.storage.trade_store import TradeStore
 from harvester.storage.writer import writer
 
 HARVESTER = [sys.executable, "-c", "from harvester.cli.main import main; main()"]
-DOOMED = [sys.executable, str(Path(__file__).with_name("doomed.py"))]
+DOOMED = [sys.executable, str(Path(__file__).parents[1] / "helpers" / "crash_points.py")]
 CAPTURED = Path(__file__).parents[2] / "shared" / "kraken"
 TRADES = sample_trades.xbtusd_like(6_000, 81)
 CUT_NS = TRADES[4_000].true_ns

@@ -12,7 +12,7 @@ import pytest
 import sample_trades
 from backfills import Crawl
 from kraken_market import SECOND_NS, Trade
-from redownloads import NOW_NS, PAIR, TRADES, aside, years
+from redownloads import NOW_NS, PAIR, TRADES, aside, started, years
 
 from harvester.csv_import.files import KnownComplete
 from harvester.download.events import Day, PageRead, Replaced, Rounding
@@ -23,6 +23,9 @@ from harvester.storage.trade_store import TradeStore
 from harvester.storage.writer import writer
 from harvester.times import DAY, Range
 from harvester.verify.integrity import verify
+
+__all__ = ["started"]
+"""A fixture."""
 
 # --- what comes out -------------------------------------------------------------------------------
 

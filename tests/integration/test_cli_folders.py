@@ -9,11 +9,14 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 from candle_cases import PAIR, SECOND, START, hold, trade
-from candle_folders import BUSY, OTHER, files_in
+from candle_folders import BUSY, OTHER, archive, files_in
 from cli_runner import run
 
 from harvester.storage.trade_store import TradeStore
 from harvester.times import Range
+
+__all__ = ["archive"]
+"""A fixture."""
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -18,7 +18,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from cli_runner import BUSY, HARVESTER, THROUGH, run
+from cli_runner import BUSY, HARVESTER, THROUGH, archive, run
 
 from harvester.cli.formats import FORMATS, write
 from harvester.cli.output import columns as table
@@ -31,6 +31,9 @@ from harvester.kraken.pairs import Pair
 from harvester.query.result import Result, batch_stream, source_of_sql
 from harvester.storage.trade_store import TradeStore
 from harvester.times import parse_interval
+
+__all__ = ["archive"]
+"""A fixture."""
 
 SECOND = candle_oracle.SECOND_NS
 MINUTE = 60 * SECOND

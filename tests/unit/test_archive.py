@@ -14,7 +14,7 @@ import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from stored_trades import PAIR, put, tape
+from stored_trades import PAIR, archive, put, tape
 
 from harvester.errors import ArchiveDamaged
 from harvester.storage import metadata
@@ -25,6 +25,9 @@ from harvester.storage.segment import Segment, segment_path
 from harvester.storage.trade_store import TradeStore
 from harvester.storage.writer import writer
 from harvester.times import Range
+
+__all__ = ["archive"]
+"""A fixture."""
 
 
 def seen(batches: Iterator[pa.RecordBatch]) -> list[tuple[int, int]]:
