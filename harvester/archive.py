@@ -507,11 +507,10 @@ class Archive:
         self._check_open()
         known = known_pairs(self._store)
         if update or len(known) <= len(self._store.held()):
-            from harvester.async_runner import market_names, run_in_thread
+            from harvester.async_runner import ask_market_names
 
             # A separate store, because the request is made in another thread.
-            store = TradeStore(self.path)
-            known = run_in_thread(lambda stop: stop.guard(market_names(self._settings, store)))
+            known = ask_market_names(self._settings, TradeStore(self.path))
         found = search(text, known.values())
         if not found:
             raise UnknownPair(
@@ -647,10 +646,8 @@ class Archive:
             whole_until=whole_until,
             skip_bad_rows=skip_bad_rows,
         )
-        store, no_cancel = TradeStore(self.path), threading.Event()
-        return plan_import(
-            store, request, lambda: ask_market_names(self._settings, store, no_cancel)
-        )
+        store = TradeStore(self.path)
+        return plan_import(store, request, lambda: ask_market_names(self._settings, store))
 
     # --- queries ---------------------------------------------------------------------------------
 

@@ -277,20 +277,10 @@ def run_in_thread(
         raise
 
 
-async def market_names(settings: Settings, store: TradeStore) -> dict[str, Pair]:
-    """Ask the exchange for its markets, by altname, and keep them.
-
-    Raises:
-        ExchangeError: it can't be reached, or refuses.
-    """
-    async with Client(settings.exchange) as client:
-        return await refresh_pairs(client, store)
-
-
 def ask_market_names(
     settings: Settings,
     archive: TradeStore,
-    cancel: threading.Event,
+    cancel: threading.Event | None = None,
     count_calls: Callable[[int, int], None] = lambda _calls, _refusals: None,
 ) -> dict[str, Pair]:
     """Ask the exchange for its markets and keep their names; wait for the answer.
@@ -298,7 +288,8 @@ def ask_market_names(
     Args:
         settings: where the exchange is.
         archive: keeps the names.
-        cancel: set it, from a signal handler or another thread, to stop waiting.
+        cancel: set it, from a signal handler or another thread, to stop waiting; None if nobody
+            does.
         count_calls: called with the numbers of calls and of refused calls, whatever ends it.
 
     Raises:
@@ -308,11 +299,12 @@ def ask_market_names(
 
     async def ask(stop: CancelToken) -> dict[str, Pair]:
         async with Client(settings.exchange) as client:
-            watching = asyncio.ensure_future(_forward(cancel, stop))
+            watching = None if cancel is None else asyncio.ensure_future(_forward(cancel, stop))
             try:
                 return await stop.guard(refresh_pairs(client, archive))
             finally:
-                watching.cancel()
+                if watching is not None:
+                    watching.cancel()
                 count_calls(client.calls, client.refusals)
 
     return run_in_thread(ask)

@@ -6,7 +6,6 @@ import os
 import shlex
 import signal
 import threading
-import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
@@ -98,7 +97,6 @@ def import_(  # noqa: PLR0913 - the options of the command
             output.block(_plan_table(plan.files))
         return plan.exit_status
     with (
-        _python_warnings_as_hints(),
         display(quiet=common.quiet, log_json=common.log_json) as shown,
         _cancel_on_signal() as cancel,
     ):
@@ -152,15 +150,6 @@ def _cancel_on_signal() -> Iterator[threading.Event]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-@contextmanager
-def _python_warnings_as_hints() -> Iterator[None]:
-    """Print warnings of the library, such as that the run log can't be written, as plain lines."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("always", UserWarning)
-        warnings.showwarning = lambda message, *_: output.hint(str(message))
-        yield
 
 
 def _plan_table(plans: Sequence[FilePlan]) -> str:

@@ -7,7 +7,6 @@ import sys
 
 import click
 
-from harvester.archive import Archive
 from harvester.cli import output
 from harvester.cli.formats import (
     ExportReporter,
@@ -32,7 +31,6 @@ from harvester.cli.query_options import (
     tz_option,
     until_option,
 )
-from harvester.config import Settings
 from harvester.errors import UsageError
 from harvester.exporters.export import OTHER_PROGRAMS, Layout
 from harvester.query.explain import Explanation, FileRead
@@ -151,23 +149,6 @@ def _layout(form: str | None) -> Layout:
     """The export layout of --format, which `export_folder` has checked."""
     layouts: dict[str | None, Layout] = {"csv": "csv", "freqtrade": "freqtrade", "lean": "lean"}
     return layouts.get(form, "parquet")
-
-
-def print_candles(
-    settings: Settings, pair: str, interval: str, since: str, until: str, *, quiet: bool
-) -> None:
-    """Print candles as a table on stdout.
-
-    Args:
-        settings: the settings, which name the archive.
-        pair: the pair.
-        interval: the candles' interval.
-        since: start time, inclusive.
-        until: end time, exclusive.
-        quiet: print no notes.
-    """
-    candles = Archive(settings).ohlc(pair, interval, since=since, until=until)
-    write_and_report(candles, "candles", "table", None, quiet=quiet)
 
 
 @click.command()

@@ -13,8 +13,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 PACKAGE = Path(__file__).parents[2] / "harvester"
-if not PACKAGE.is_dir():
-    PACKAGE = Path(__file__).parents[2] / "harvester"
 
 MOST_MODULES = 131
 """As many as there are. The aim is 100."""
