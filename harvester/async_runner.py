@@ -46,6 +46,7 @@ from harvester.operations.refresh import RefreshResult, refresh
 from harvester.operations.run_log import RunResult, record_run
 from harvester.storage.replacement_staging import ReplacementView
 from harvester.storage.trade_store import TradeStore
+from harvester.threads import result_of, wait_until_done
 from harvester.times import END_OF_TIME, Range, missing, show
 
 T = TypeVar("T")
@@ -267,13 +268,14 @@ def run_in_thread(
             result.set_exception(error)
 
     # A daemon: a second Ctrl-C ends the process at once, and loses nothing that was committed.
-    threading.Thread(target=run, name="harvester", daemon=True).start()
+    thread = threading.Thread(target=run, name="harvester", daemon=True)
     try:
-        return result.result()
+        thread.start()
+        return result_of(result)
     except KeyboardInterrupt:
-        if not result.done():
-            token.cancel()
-            result.exception()
+        token.cancel()
+        if thread.is_alive():
+            wait_until_done(result)
         raise
 
 

@@ -19,7 +19,7 @@ from harvester.csv_import.boundaries import (
     Step,
 )
 from harvester.csv_import.file_scan import MAX_BAD_ROWS_LISTED, ScannedFile, is_in_order
-from harvester.csv_import.files import KnownComplete, ahead, blocks
+from harvester.csv_import.files import KnownComplete, blocks
 from harvester.csv_import.import_report import ImportReport
 from harvester.csv_import.overlap import (
     Sample,
@@ -38,6 +38,7 @@ from harvester.storage.footer import ConfirmedIdGap, Footer, ImportedRange
 from harvester.storage.segment import Segment
 from harvester.storage.trade_store import TradeStore
 from harvester.storage.writer import Writer
+from harvester.threads import iterate_ahead
 from harvester.times import END_OF_TIME, SECOND, Range, missing, overlap, show, union
 from harvester.trade_ids import IdGap, LastId, find_gaps
 
@@ -122,7 +123,7 @@ class FileChain:
         check = StoredCheck(self._archive, self._pair.altname, covered, api_ranges)
         boundaries = BoundaryFinder(covered, self._complete, self._bad_times)
         boundaries.counts.sample, boundaries.counts.check_stored = Sample(api_ranges), check.push
-        steps = ahead(self._steps(boundaries, writer))
+        steps = iterate_ahead(self._steps(boundaries, writer))
         try:
             for step in steps:
                 match step:

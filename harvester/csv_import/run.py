@@ -21,6 +21,7 @@ from harvester.storage.replacement import end_replacing
 from harvester.storage.replacement_staging import torn
 from harvester.storage.trade_store import TradeStore
 from harvester.storage.writer import Writer, writer
+from harvester.threads import result_of
 from harvester.times import END_OF_TIME, SECOND, Range, missing, union
 
 MAX_JOBS = 4
@@ -222,7 +223,7 @@ def import_pairs(
             for files in order
         }
         try:
-            return [report for files in pairs for report in futures[files.pair.altname].result()]
+            return [report for files in pairs for report in result_of(futures[files.pair.altname])]
         except KeyboardInterrupt:
             # Leaving the block waits for the threads.
             options.stop.set()

@@ -21,6 +21,7 @@ from harvester.storage.trade_store import (
     retry_on_new_listing,
     without_future,
 )
+from harvester.threads import result_of
 from harvester.times import Range, missing
 from harvester.trade_ids import BEFORE_FIRST_ID, LastId, imported_gap_text
 from harvester.verify.digest import digests
@@ -223,7 +224,7 @@ def _read_all(
         futures: list[Future[SegmentFindings]] = [pool.submit(check, files) for files in listed]
         try:
             for future in futures:
-                found.append(future.result())
+                found.append(result_of(future))
                 progress(pair, len(found), len(listed))
         finally:
             for future in futures:

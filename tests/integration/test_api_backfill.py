@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 import subprocess
@@ -20,6 +21,7 @@ from kraken_market import expected
 from kraken_server import Exchange
 
 import harvester
+from harvester.async_runner import run_in_thread
 from harvester.download.events import Begun, Committed, Event, PageRead, Started
 from harvester.errors import (
     ArchiveLocked,
@@ -202,6 +204,7 @@ def test_a_cancelled_backfill_keeps_what_was_fetched(tmp_path: Path) -> None:
 
 PROGRAM = """
 import harvester
+from harvester.async_runner import run_in_thread
 archive = harvester.open("data")
 def tell(event):
     if type(event).__name__ == "PageRead":
@@ -234,6 +237,21 @@ def test_ctrl_c_keeps_what_was_fetched(tmp_path: Path) -> None:
     assert out.splitlines()[-1] == f"kept {len(kept)}"
     assert 0 < len(kept) < 20_000
     assert kept == list(expected(market))[: len(kept)]
+
+
+def test_ctrl_c_that_reaches_another_thread_ends_the_work() -> None:
+    """As when it comes just before the main thread begins to wait: nothing wakes that thread."""
+
+    async def work(cancel: harvester.CancelToken) -> None:
+        signal.pthread_kill(threading.get_ident(), signal.SIGINT)
+        with contextlib.suppress(harvester.Interrupted):
+            await cancel.guard(asyncio.sleep(20))
+        ended.append(cancel.is_cancelled)
+
+    ended: list[bool] = []
+    with pytest.raises(KeyboardInterrupt):
+        run_in_thread(work)
+    assert ended == [True]
 
 
 def test_a_cancel_token_ends_a_backfill_from_another_thread(tmp_path: Path) -> None:
