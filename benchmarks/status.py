@@ -22,12 +22,11 @@ import pyarrow.parquet as pq
 
 from harvester.schema import TRADES
 from harvester.storage.footer import Footer
-from harvester.storage.metadata_cache import PATH
 from harvester.storage.rollup_files import rollup_path, stage_rollup
 from harvester.storage.segment import parse_path, segment_path, stage_segment
 from harvester.storage.trade_store import TradeStore
 from harvester.times import Range, year_end
-from harvester.verify.status import status
+from harvester.verify.status import CACHE_PATH, status
 
 FIRST_YEAR = 2016
 ROWS = 100
@@ -96,7 +95,7 @@ def command(root: Path) -> None:
 
 def cold(root: Path) -> None:
     """Tell the status with nothing remembered."""
-    (root / PATH).unlink(missing_ok=True)
+    (root / CACHE_PATH).unlink(missing_ok=True)
     status(TradeStore(root), None, time.time_ns())
 
 

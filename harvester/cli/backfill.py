@@ -9,14 +9,16 @@ from typing import Any
 import click
 
 from harvester.cli import output
-from harvester.cli.options import CommonOptions, common_options, setting_option
-from harvester.cli.progress import pace_fields
-from harvester.cli.run_context import (
+from harvester.cli.options import (
+    CommonOptions,
+    common_options,
     run_context,
+    setting_option,
     show_warnings,
     shows_estimates,
     warnings_shown,
 )
+from harvester.cli.progress import pace_fields
 from harvester.config import ExchangeSettings
 from harvester.download.estimate import BackfillEstimate, PairEstimate, TotalEstimate
 from harvester.download.events import BackfillResult, Begun, Event, Noted, Paced

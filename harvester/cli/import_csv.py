@@ -13,9 +13,8 @@ from types import FrameType
 import click
 
 from harvester.cli import output, process
-from harvester.cli.options import CommonOptions, common_options
+from harvester.cli.options import CommonOptions, common_options, show_warnings
 from harvester.cli.progress import display
-from harvester.cli.run_context import show_warnings
 from harvester.csv_import.import_report import ImportResult
 from harvester.csv_import.run import FilePlan
 from harvester.errors import Interrupted

@@ -46,7 +46,7 @@ SECTIONS: dict[str, dict[str, CommandEntry]] = {
         "status": CommandEntry(
             "status", "status", "What the archive has: trades, coverage, gaps; recent runs."
         ),
-        "pairs": CommandEntry("pairs", "pairs", "List or search markets, in any spelling."),
+        "pairs": CommandEntry("query", "pairs", "List or search markets, in any spelling."),
         "ohlc": CommandEntry("query", "ohlc", "Candles of any interval."),
         "bars": CommandEntry("query", "bars", "Bars of a number of trades, a volume or a value."),
         "trades": CommandEntry("query", "trades", "Trades as published."),

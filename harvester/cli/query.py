@@ -1,4 +1,4 @@
-"""Query commands: `ohlc`, `trades`, `bars`, `sql`. None of them uses the network."""
+"""The commands that read an archive: `ohlc`, `trades`, `bars`, `sql`, `pairs`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from harvester.cli.formats import (
     write_and_report,
     write_result,
 )
-from harvester.cli.options import CommonOptions, common_options
+from harvester.cli.options import CommonOptions, common_options, show_warnings
 from harvester.cli.query_options import (
     all_columns_option,
     candles_format_option,
@@ -36,6 +36,8 @@ from harvester.exporters.export import OTHER_PROGRAMS, Layout
 from harvester.query.explain import Explanation, FileRead
 from harvester.query.plan import FILLS, Fill
 from harvester.query.result import Result, batch_stream
+
+# --- query ----------------------------------------------------------------------------------------
 
 _EXPLAIN_COLUMNS = ["explain_key", "explain_value"]
 """The columns of SQL's EXPLAIN in DuckDB."""
@@ -393,3 +395,28 @@ def _explanation_json(explanation: Explanation) -> dict[str, object]:
 
 def _read_json(read: FileRead) -> dict[str, object]:
     return {"level": read.level, "file": read.file, "range": read.range, "rows": read.rows}
+
+
+# --- pairs ----------------------------------------------------------------------------------------
+
+
+@click.command()
+@click.argument("text", required=False, default="")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.option("--update", is_flag=True, help="Ask the exchange, also if names are known already.")
+@common_options
+def pairs(common: CommonOptions, text: str, as_json: bool, update: bool) -> None:
+    """List markets whose names contain TEXT, in any spelling: BTC finds XBT.
+
+    Example: harvester pairs doge
+    """
+    show_warnings(verbose=common.verbose > 0)
+    found = common.archive().pairs(text, update=update)
+    if as_json:
+        output.as_json(found)
+        return
+    rows = [
+        [pair.altname, pair.wsname, pair.key, str(pair.pair_decimals), pair.status]
+        for pair in found
+    ]
+    output.block(output.columns(["pair", "wsname", "key", "decimals", "status"], rows, left=3))

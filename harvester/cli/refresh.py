@@ -8,8 +8,13 @@ from typing import Any
 import click
 
 from harvester.cli import output
-from harvester.cli.options import CommonOptions, common_options
-from harvester.cli.run_context import run_context, shows_estimates, warnings_shown
+from harvester.cli.options import (
+    CommonOptions,
+    common_options,
+    run_context,
+    shows_estimates,
+    warnings_shown,
+)
 from harvester.operations.refresh import RefreshedPair, RefreshResult
 from harvester.times import SECOND, show
 

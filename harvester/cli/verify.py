@@ -13,9 +13,8 @@ import click
 
 from harvester.archive import Archive
 from harvester.cli import output
-from harvester.cli.options import CommonOptions, common_options
+from harvester.cli.options import CommonOptions, common_options, show_warnings, shows_estimates
 from harvester.cli.progress import Display, display
-from harvester.cli.run_context import show_warnings, shows_estimates
 from harvester.download.events import Begun, CancelToken, Event, Reported, Step
 from harvester.errors import ArchiveIncomplete, HarvesterError, Interrupted, gravest
 from harvester.kraken.ohlc import WEEK_MIN

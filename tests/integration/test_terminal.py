@@ -21,9 +21,9 @@ from backfills import serve
 from rich.console import Console
 
 from harvester.cli import output
+from harvester.cli.options import cancel_on_signals
 from harvester.cli.progress import Bars
 from harvester.cli.progress_text import RunProgress
-from harvester.cli.run_context import cancel_on_signals
 from harvester.download.events import Noted, Started
 from harvester.times import DAY, SECOND, Range
 

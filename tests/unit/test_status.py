@@ -22,12 +22,11 @@ from harvester.cli.status_table import (
     year_bar,
     years,
 )
-from harvester.storage import metadata, metadata_cache
-from harvester.storage.metadata_cache import SegmentSummary, SegmentSummaryCache
+from harvester.storage import metadata
 from harvester.storage.trade_store import TradeStore
 from harvester.times import DAY, SECOND, Range
 from harvester.verify import status as module
-from harvester.verify.status import PairStatus, status
+from harvester.verify.status import PairStatus, SegmentSummary, SegmentSummaryCache, status
 
 PAIR = "XBTUSD"
 YEAR_2020 = 1_577_836_800 * SECOND
@@ -116,7 +115,7 @@ def test_a_damaged_file_is_named_and_hides_nothing_else(archive: TradeStore) -> 
 def test_files_that_vanish_are_listed_again(
     archive: TradeStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real, gone = metadata_cache.read_summary, [True]
+    real, gone = module.read_summary, [True]
 
     def read(*args: object) -> SegmentSummary:
         if gone:
@@ -124,7 +123,7 @@ def test_files_that_vanish_are_listed_again(
             raise FileNotFoundError
         return real(*args)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(metadata_cache, "read_summary", read)
+    monkeypatch.setattr(module, "read_summary", read)
     assert status(archive, None, YEAR_2020)[0].trades == 11_000
 
 
@@ -133,7 +132,7 @@ def test_files_that_vanish_are_listed_again(
 
 @pytest.fixture
 def keeping(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(metadata_cache, "MIN_READ_TO_SAVE", 1)
+    monkeypatch.setattr(module, "MIN_READ_TO_SAVE", 1)
 
 
 @pytest.mark.usefixtures("keeping")
@@ -145,7 +144,7 @@ def test_a_footer_that_is_remembered_is_not_read_again(
     def read(*_: object) -> SegmentSummary:
         raise AssertionError("a footer was read")
 
-    monkeypatch.setattr(metadata_cache, "read_summary", read)
+    monkeypatch.setattr(module, "read_summary", read)
     assert status(TradeStore(archive.root), None, YEAR_2020) == before
 
 
@@ -171,7 +170,7 @@ MEMORIES = [
 @pytest.mark.parametrize("content", MEMORIES)
 def test_a_memory_that_can_t_be_read_is_none(archive: TradeStore, content: bytes) -> None:
     before = status(archive, None, YEAR_2020)
-    (archive.root / metadata_cache.PATH).write_bytes(content)
+    (archive.root / module.CACHE_PATH).write_bytes(content)
     assert status(TradeStore(archive.root), None, YEAR_2020) == before
 
 
@@ -182,7 +181,7 @@ def test_what_is_gone_is_forgotten(archive: TradeStore) -> None:
     [gone] = archive.root.glob("trades/*/*/*1586476799999999999.parquet")
     gone.unlink()
     status(TradeStore(archive.root), None, YEAR_2020)
-    kept = (archive.root / metadata_cache.PATH).read_text()
+    kept = (archive.root / module.CACHE_PATH).read_text()
     assert ("1586476799999999999" in kept, "1588291199999999999" in kept) == (False, True)
 
 
@@ -195,7 +194,7 @@ def test_an_archive_that_can_t_be_written_is_told_all_the_same(
 
     monkeypatch.setattr(Path, "write_bytes", write)
     assert status(archive, None, YEAR_2020)[0].trades == 11_000
-    assert not (archive.root / metadata_cache.PATH).exists()
+    assert not (archive.root / module.CACHE_PATH).exists()
 
 
 def test_a_small_archive_is_left_as_it_is(archive: TradeStore) -> None:
