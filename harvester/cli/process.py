@@ -42,7 +42,7 @@ def skip_exit_gc() -> None:
 
 
 def prepare_imports() -> None:
-    """Keep pandas and httpx's command line from being imported, and make glibc free memory early.
+    """Keep pandas from being imported, and make glibc free memory early.
 
     pyarrow imports pandas at its first conversion. No command uses pandas; importing it costs
     0.16 s and 43 MB at every start.
@@ -58,8 +58,6 @@ def prepare_imports() -> None:
         pa.array([0]).to_numpy()
     finally:
         sys.meta_path.remove(no_pandas)
-    # httpx's own command imports a terminal library: 25 ms for every command that uses httpx.
-    sys.meta_path.insert(0, _BlockedImport("httpx._main"))
     _limit_malloc()
     # Each thread of Arrow's pools would keep memory of its own; harvester uses its own threads.
     pa.set_cpu_count(1)

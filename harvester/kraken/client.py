@@ -17,22 +17,20 @@ from types import TracebackType
 from typing import Any, Self, TypeVar
 from urllib.parse import urlencode
 
-import httpx
 import msgspec
 import stamina
 
 from harvester.config import ExchangeSettings
-from harvester.errors import BAD_JSON, BadSetting, ExchangeUnreachable, UnreadableAnswer
+from harvester.errors import BAD_JSON, ExchangeUnreachable, UnreadableAnswer
 from harvester.escaping import shortened
 from harvester.kraken.decode import (
     Transient,
     check_errors,
     check_status,
     decompress,
-    read_raw,
     read_result,
 )
-from harvester.kraken.http import http_client
+from harvester.kraken.http import HttpClient
 from harvester.kraken.ohlc import WEEK_MIN, Candle, read_candles
 from harvester.kraken.pairs import Pair, check_market, read_pairs
 from harvester.kraken.rate_limit import CALLS_PER_PAIR, LONGEST_WAIT_S, PaceState, RateLimiter
@@ -94,7 +92,7 @@ class Client:
         self._reported_rates: dict[str, float] = {}
         self._has_answered = False
         self._warned_about_column = False
-        self._http = http_client(settings)
+        self._http = HttpClient(settings)
         self.calls = 0
         self.refusals = 0
 
@@ -109,7 +107,7 @@ class Client:
         trace: TracebackType | None,
     ) -> None:
         """Close all connections."""
-        await self._http.aclose()
+        await self._http.close()
 
     def is_slowed(self, pair: Pair) -> bool:
         """Whether refusals keep this pair below its set rate at present."""
@@ -307,29 +305,12 @@ class Client:
             self._on_pace(state)
 
     async def _get(self, endpoint: str, params: dict[str, str], what: str) -> bytes:
-        """Send one request and check its answer; httpx's errors become harvester's only here."""
+        """Send one request and check its answer."""
         self.calls += 1
         path = f"/0/public/{endpoint}"
-        try:
-            # The address is built here, as httpx would parse it three times for each page.
-            target = f"{path}?{urlencode(params)}" if params else path
-            url = httpx.URL(self._settings.url.rstrip("/") + target)
-            # httpx limits the time of each read only: a body that trickles in would never end.
-            async with (
-                asyncio.timeout(self._settings.timeout_s),
-                self._http.stream("GET", url) as response,
-            ):
-                raw = await read_raw(response)
-        except TimeoutError as error:
-            raise Transient(f"no answer within {self._settings.timeout_s:g} s") from error
-        except httpx.UnsupportedProtocol as error:
-            raise BadSetting(
-                f"[exchange] url {self._settings.shown_url!r} is not an address: {error}"
-            ) from error
-        except httpx.TransportError as error:
-            raise Transient(str(error) or type(error).__name__) from error
-        body = decompress(raw, response)
-        check_status(response.status_code, f"{self._settings.shown_url}{path}", body)
+        answer = await self._http.get(f"{path}?{urlencode(params)}" if params else path)
+        body = decompress(answer.body, answer.codings, answer.status)
+        check_status(answer.status, f"{self._settings.shown_url}{path}", body)
         check_errors(body, what or endpoint)
         return body
 

@@ -89,7 +89,7 @@ def test_the_help_of_the_program_imports_no_command() -> None:
     )
     assert "backfill" in shown.stdout
     imported = {line.rpartition("|")[2].strip() for line in shown.stderr.splitlines()}
-    assert imported.isdisjoint({"numpy", "pyarrow", "duckdb", "httpx", "rich"})
+    assert imported.isdisjoint({"numpy", "pyarrow", "duckdb", "aiohttp", "rich"})
     assert imported.isdisjoint({f"harvester.cli.{entry.module}" for entry in COMMANDS.values()})
 
 

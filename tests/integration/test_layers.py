@@ -39,12 +39,12 @@ ROOMS = (
     "times",
     "errors",
     "escaping",
+    "threads",
 )
 STRANGERS = {("storage", "kraken"), ("query", "kraken")}
 HOMES = {
-    "httpx": "kraken",
-    "httptools": "kraken",
-    "aiohappyeyeballs": "kraken",
+    "aiohttp": "kraken",
+    "certifi": "kraken",
     "isal": "csv_import",
     "stamina": "kraken",
     "duckdb": "query",
@@ -58,7 +58,7 @@ HOMES = {
     "rich": "cli",
 }
 HEAVY = (
-    "httpx",
+    "aiohttp",
     "pyarrow",
     "duckdb",
     "pandas",
@@ -154,7 +154,7 @@ def test_the_crawl_knows_neither_http_nor_sql() -> None:
         f"{path}:{use.line} imports {use.module}"
         for room, path, use in all_uses()
         if room == "download"
-        and any(is_of(use.module, lib) for lib in ("httpx", "duckdb", "sqlite3"))
+        and any(is_of(use.module, lib) for lib in ("aiohttp", "httpx", "duckdb", "sqlite3"))
     ]
     assert wrong == []
 
