@@ -216,11 +216,6 @@ class PairPages:
             self.newest_ns = latest_ns
         return page
 
-    @property
-    def is_starved(self) -> bool:
-        """Whether answers take so long that one request at a time can't use the allowed rate."""
-        return self._client.is_latency_bound(self.pair)
-
     async def weekly_counts(self) -> list[tuple[int, int]]:
         """Trades of each week as (open time in ns, count), requested once.
 
