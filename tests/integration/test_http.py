@@ -366,7 +366,7 @@ def test_user_name_and_password_of_the_address_are_sent_as_a_header() -> None:
     assert b"\r\nAuthorization: Basic " + base64.b64encode(b"me:secret") in request
 
 
-@pytest.mark.parametrize("host", ["api..kraken.com", "1.2.3.999", "a" * 64 + ".com"])
+@pytest.mark.parametrize("host", ["api..kraken.com", "a" * 64 + ".com"])
 def test_an_address_whose_host_is_no_name_is_a_bad_setting(host: str) -> None:
     async def ask() -> None:
         async with client(f"https://{host}") as http:
