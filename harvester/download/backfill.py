@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from harvester.config import Settings
 from harvester.download.events import BackfillResult, CancelToken, Ended
@@ -13,11 +14,13 @@ from harvester.download.exchange import ExchangeClock
 from harvester.download.pair import PairDownload
 from harvester.download.request import BackfillRequest, DownloadContext, RunOptions
 from harvester.errors import ArchiveDamaged, ExchangeUnreachable, HarvesterError, Interrupted
-from harvester.kraken.client import Client
 from harvester.kraken.pairs import Pair
 from harvester.storage.trade_store import TradeStore
 from harvester.storage.writer import Writer
 from harvester.times import END_OF_TIME, UNITS_NS, Range, missing
+
+if TYPE_CHECKING:
+    from harvester.kraken.client import Client
 
 # --- order of the pairs ---------------------------------------------------------------------------
 

@@ -5,15 +5,18 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from harvester.config import ExchangeSettings
 from harvester.download.events import CancelToken
 from harvester.errors import ExchangeError, ExchangeUnreachable
-from harvester.kraken.client import Client
 from harvester.kraken.pairs import Pair
 from harvester.kraken.trades import PAGE_ROWS
 from harvester.times import UNITS_NS, Range
+
+if TYPE_CHECKING:
+    # Commands show estimates without it; HTTP takes 0.1 s to import.
+    from harvester.kraken.client import Client
 
 WEEK = UNITS_NS["w"]
 

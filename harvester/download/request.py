@@ -12,7 +12,6 @@ from harvester.config import Settings
 from harvester.download.buffer import MemoryBudget
 from harvester.download.events import CancelToken, DownloadCounts, Listener
 from harvester.download.exchange import ExchangeClock, PairPages
-from harvester.kraken.client import Client
 from harvester.kraken.pairs import Pair
 from harvester.storage.trade_store import TradeStore
 from harvester.storage.writer import Writer
@@ -20,6 +19,7 @@ from harvester.times import Range
 
 if TYPE_CHECKING:
     from harvester.download.pair import PairDownload
+    from harvester.kraken.client import Client
 
 
 class BackfillRequest(NamedTuple):

@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from harvester.download.pair_selection import refresh_pairs
 from harvester.errors import ExchangeError, ExchangeRefused
-from harvester.kraken.client import Client
 from harvester.kraken.ohlc import INTERVALS_MIN, Candle
 from harvester.kraken.pairs import Pair
 from harvester.query.connection import MEMORY_LIMIT
@@ -16,6 +16,9 @@ from harvester.storage.trade_store import TradeStore
 from harvester.verify.compare import compare_interval, decimals_of
 from harvester.verify.local_candles import LocalCandleReader
 from harvester.verify.reports import ExchangeReport, IntervalReport
+
+if TYPE_CHECKING:
+    from harvester.kraken.client import Client
 
 
 class _Steps:
