@@ -17,7 +17,7 @@ import certifi
 
 from harvester.config import ExchangeSettings
 from harvester.errors import BadSetting
-from harvester.escaping import printable, shortened, without_credentials
+from harvester.escaping import printable, shortened, without_user
 from harvester.kraken.decode import ACCEPTED, LARGEST_BODY, Transient, too_large
 
 MAX_IDLE_S = 15.0
@@ -175,9 +175,7 @@ def _check_proxy(kind: str, address: str) -> None:
     except ValueError:
         port = 0
     if address and ((separator and scheme.lower() not in ("http", "https")) or port == 0):
-        shown = printable(
-            shortened(without_credentials(address if separator else f"http://{address}"))
-        )
+        shown = printable(shortened(without_user(address)))
         raise BadSetting(
             f"the proxy that {kind.upper()}_PROXY names, {shown!r}, can't be used: give one that "
             "begins with http:// or https://, or unset the variable"
