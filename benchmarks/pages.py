@@ -50,7 +50,7 @@ READ_ROWS = 32_768
 RECORD_BYTES = 51
 """Of one row in its checksum."""
 
-MOST_MS = {"plain": 2.0, "gzipped": 2.5}
+MOST_MS = {"plain": 2.3, "gzipped": 2.8}
 MOST_DECODE_MS = 0.8
 SPAN = Range(0, END_OF_TIME)
 

@@ -27,7 +27,7 @@ from harvester.storage.trade_store import TradeStore as Disk
 from harvester.storage.writer import writer
 from harvester.times import DAY, Range
 
-HEAVY = ("pandas", "duckdb", "plotly", "pyarrow", "numpy", "aiohttp", "polars", "msgspec", "rich")
+HEAVY = ("pandas", "duckdb", "plotly", "pyarrow", "numpy", "httpx", "polars", "msgspec", "rich")
 NOON = 1_706_702_400 * 10**9  # 2024-01-31T12:00Z
 
 
@@ -103,7 +103,7 @@ def test_importing_it_imports_nothing_heavy() -> None:
 
 def test_opening_an_archive_needs_neither_duckdb_nor_http(tmp_path: Path) -> None:
     code = f"import harvester; harvester.open({str(tmp_path)!r}).status()"
-    assert not {"duckdb", "aiohttp", "plotly", "polars"} & set(re.findall(r"\w+", imported(code)))
+    assert not {"duckdb", "httpx", "plotly", "polars"} & set(re.findall(r"\w+", imported(code)))
 
 
 PROGRAM = """

@@ -89,17 +89,17 @@ def test_the_help_of_the_program_imports_no_command() -> None:
     )
     assert "backfill" in shown.stdout
     imported = {line.rpartition("|")[2].strip() for line in shown.stderr.splitlines()}
-    assert imported.isdisjoint({"numpy", "pyarrow", "duckdb", "aiohttp", "rich"})
+    assert imported.isdisjoint({"numpy", "pyarrow", "duckdb", "httpx", "rich"})
     assert imported.isdisjoint({f"harvester.cli.{entry.module}" for entry in COMMANDS.values()})
 
 
 def test_commands_that_do_not_use_the_network_do_without_http() -> None:
-    """aiohttp takes 0.1 s to import."""
+    """httpx takes 0.1 s to import."""
     code = (
         "import sys; from harvester.cli.main import COMMANDS, load_command;"
         "[load_command(name) for name in COMMANDS];"
         "import harvester.operations.verification, harvester.operations.maintenance;"
-        "print('aiohttp' in sys.modules)"
+        "print('httpx' in sys.modules)"
     )
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert shown.stdout == "False\n"

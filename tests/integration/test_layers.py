@@ -43,8 +43,7 @@ ROOMS = (
 )
 STRANGERS = {("storage", "kraken"), ("query", "kraken")}
 HOMES = {
-    "aiohttp": "kraken",
-    "certifi": "kraken",
+    "httpx": "kraken",
     "isal": "csv_import",
     "stamina": "kraken",
     "duckdb": "query",
@@ -58,7 +57,7 @@ HOMES = {
     "rich": "cli",
 }
 HEAVY = (
-    "aiohttp",
+    "httpx",
     "pyarrow",
     "duckdb",
     "pandas",
@@ -154,7 +153,7 @@ def test_the_crawl_knows_neither_http_nor_sql() -> None:
         f"{path}:{use.line} imports {use.module}"
         for room, path, use in all_uses()
         if room == "download"
-        and any(is_of(use.module, lib) for lib in ("aiohttp", "httpx", "duckdb", "sqlite3"))
+        and any(is_of(use.module, lib) for lib in ("httpx", "duckdb", "sqlite3"))
     ]
     assert wrong == []
 
