@@ -201,7 +201,7 @@ class JsonLines(Silent):
             }
         if isinstance(event, BackfillResult):
             fields["error"] = None if event.error is None else str(event.error)
-            fields["upgrade"] = None if event.upgrade is None else event.upgrade.plain()
+            fields["replacement"] = None if event.replacement is None else event.replacement.plain()
             fields["exit_status"] = event.exit_status
         is_result = isinstance(event, BackfillResult)
         self._print("result" if is_result else type(event).__name__.lower(), fields)

@@ -8,7 +8,9 @@ from harvester.storage.segment import Segment
 from harvester.times import Range
 
 LARGEST_ROWS = 4_000_000
-"""Rows of the largest segment that compaction writes."""
+"""Rows of the largest segment of downloaded trades that compaction writes."""
+LARGEST_IMPORTED_ROWS = 1_000_000
+"""Rows of the largest segment of imported trades: it is downloaded again as a whole, in 20 min."""
 FILE_ROWS = 1000
 """Opening a file costs a reader about as much as reading this many rows.
 
@@ -23,7 +25,7 @@ def plan_merges(
     every: bool = False,
     closed: bool = False,
 ) -> list[list[Segment]]:
-    """Choose runs of adjacent segments of one year to merge, each up to `LARGEST_ROWS` rows.
+    """Choose runs of adjacent segments of one year and one source to merge.
 
     A run is merged once all its segments together weigh at least twice as much as the largest
     one. So a row that is written again is then in a file twice as large. Over a year of nightly
@@ -42,38 +44,43 @@ def plan_merges(
     for run in adjacent_runs:
         rows = [rows_of(segment) for segment in run]
         merge_all = every or (closed and run[0].year < last_year)
-        merges += [run[first:end] for first, end in _runs(rows, merge_all=merge_all)]
+        most = LARGEST_IMPORTED_ROWS if run[0].is_imported else LARGEST_ROWS
+        merges += [run[first:end] for first, end in _runs(rows, most, merge_all=merge_all)]
     return merges
 
 
 def _adjacent_runs(segments: Iterable[Segment]) -> Iterator[list[Segment]]:
-    """Split segments into runs of one year without gaps."""
+    """Split segments into runs of one year and source without gaps."""
     run: list[Segment] = []
     for segment in segments:
-        if run and (run[-1].range.through != segment.range.after or run[-1].year != segment.year):
-            yield run
-            run = []
+        if run:
+            last = run[-1]
+            is_adjacent = last.range.through == segment.range.after
+            is_same_kind = (last.year, last.is_imported) == (segment.year, segment.is_imported)
+            if not (is_adjacent and is_same_kind):
+                yield run
+                run = []
         run.append(segment)
     if run:
         yield run
 
 
-def _runs(rows: list[int], *, merge_all: bool) -> Iterator[tuple[int, int]]:
-    """Yield `first, end` indexes of the longest runs that fit into one file, from the left."""
+def _runs(rows: list[int], most: int, *, merge_all: bool) -> Iterator[tuple[int, int]]:
+    """Yield `first, end` indexes of the longest runs of up to `most` rows, from the left."""
     first = 0
     while first < len(rows):
-        end = _end(rows, first, merge_all=merge_all)
+        end = _end(rows, first, most, merge_all=merge_all)
         if end - first > 1:
             yield first, end
         first = end
 
 
-def _end(rows: list[int], first: int, *, merge_all: bool) -> int:
+def _end(rows: list[int], first: int, most: int, *, merge_all: bool) -> int:
     """Return the end index of the longest run from `first`; `first + 1` where none is worth it."""
     best, total, weight, heaviest = first + 1, 0, 0, 0
     for index in range(first, len(rows)):
         total += rows[index]
-        if total > LARGEST_ROWS:
+        if total > most:
             break
         segment_weight = max(rows[index], FILE_ROWS)
         weight, heaviest = weight + segment_weight, max(heaviest, segment_weight)

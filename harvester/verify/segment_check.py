@@ -219,8 +219,10 @@ class _Rows:
         ends = (self._first_id, edge and edge.trade_id, self._lead, trail)
         if ends != (footer.first_trade_id, footer.last_trade_id, footer.lead, footer.trail):
             self._add_fault("its first and last trade ids are not those of its footer")
-        if segment.path != segment_path(segment.pair, segment.range, self._last_ns):
-            self._add_fault("it is in the folder of another year than its rows")
+        if segment.path != segment_path(
+            segment.pair, segment.range, self._last_ns, is_imported=footer.source == "csv"
+        ):
+            self._add_fault("its name or folder is not that of its source, range and last row")
 
     def _add_fault(self, text: str) -> None:
         if text not in self._reported:

@@ -34,7 +34,7 @@ def test_a_file_that_is_replaced_while_it_is_checked_is_no_damage(started: Any, 
     done: list[int] = []
 
     def happens() -> None:
-        done.append(one.upgrade().exit_status)
+        done.append(one.redownload().exit_status)
 
     archive, between = disturbed(one.folder, at, happens)
     report = verify(archive, PAIR, workers=1)
@@ -103,7 +103,7 @@ def test_candles_whose_trades_are_replaced_while_they_are_compared_are_compared_
 
     def late(*given: Any) -> Any:
         if not done:
-            done.append(one.upgrade().exit_status)
+            done.append(one.redownload().exit_status)
         return edges(*given)
 
     monkeypatch.setattr(LocalCandleReader, "edges", late)

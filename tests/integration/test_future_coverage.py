@@ -25,7 +25,7 @@ from harvester.download.request import RunOptions
 from harvester.errors import HarvesterError, UnreadableAnswer
 from harvester.kraken.client import Client
 from harvester.storage.trade_store import TradeStore
-from harvester.storage.writer import Writer
+from harvester.storage.writer import Writer, verified_rows
 from harvester.times import END_OF_TIME, Range, show
 from harvester.verify.integrity import verify
 from harvester.verify.repair import Repairer
@@ -258,5 +258,5 @@ def _rename_into_the_future(folder: Path) -> None:
     footer = archive.footer(segment)
     span = Range(0, segment.range.through + YEAR_NS)
     one = Writer(archive, "XBTUSD")
-    one._write(one._verified_rows([segment], [footer]), replace(footer, range=span))
+    one._write(verified_rows(archive, [segment]), replace(footer, range=span))
     one.remove(segment)

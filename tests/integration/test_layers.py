@@ -39,6 +39,7 @@ ROOMS = (
     "times",
     "errors",
     "escaping",
+    "threads",
 )
 STRANGERS = {("storage", "kraken"), ("query", "kraken")}
 HOMES = {
