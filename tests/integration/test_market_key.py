@@ -135,6 +135,15 @@ def test_a_backfill_of_all_that_is_listed_adds_nothing_of_another_market(
     assert nights.tape("LUNAUSD") == held
 
 
+def test_another_market_is_refused_before_any_of_its_trades_is_requested(nights: Nights) -> None:
+    relist(nights)
+    before = nights.exchange.pages("LUNAUSD")
+    nights.refresh("LUNAUSD")
+    [outcome] = backfilled(nights, PairSelection([PairName("LUNA*")]))
+    assert isinstance(outcome.error, MarketChanged)
+    assert nights.exchange.pages("LUNAUSD") == before
+
+
 def test_a_backfill_of_all_that_is_listed_goes_on_with_the_old_market(nights: Nights) -> None:
     relist(nights, old_as="LUNCUSD")
     outcomes = backfilled(nights, PairSelection(everything=True))
