@@ -19,7 +19,8 @@ from rich.console import Console
 from harvester.cli import formats, output
 from harvester.cli.progress import Bars
 from harvester.cli.status import runs_table
-from harvester.download.events import Imported, Noted, Waiting
+from harvester.download.events import BackfillResult, Imported, Noted, Waiting
+from harvester.errors import ExchangeRefused
 from harvester.operations.run_log import RunRecord
 
 # A title, a cleared screen, C1, a direction, other line ends, a forged line.
@@ -99,8 +100,10 @@ def test_progress_on_a_terminal_is_printable() -> None:
         bars.show(Noted("XBTUSD", EVIL))
         bars.show(Imported("XBTUSD", 0, [EVIL, "second"], {}))
         bars.show(Waiting("XBTUSD", EVIL))
+        bars.show(BackfillResult("ETHUSD", 0, 0, None, [], ExchangeRefused(EVIL)))
     lines = [line.strip() for line in sink.getvalue().replace("\r", "\n").split("\n")]
     assert f"XBTUSD: {SAFE}" in sink.getvalue()
+    assert f"ETHUSD: {SAFE}" in sink.getvalue()
     assert "second" in lines
     assert not any(line.startswith("harvester: all is well") for line in lines)
     assert "title\x07" not in sink.getvalue()
