@@ -31,6 +31,7 @@ from harvester.server.responses import ApiResponder
 from harvester.storage import filesystem
 from harvester.storage.trade_store import TradeStore
 from harvester.storage.writer import writer
+from harvester.times import Range
 
 TOKEN = Market(
     "AAPLxUSD", "AAPLxUSD", "AAPLx/USD", "AAPLx", trades=sample_trades.xbtusd_like(30, 1)
@@ -107,6 +108,17 @@ def test_the_exact_spelling_of_a_pair_that_is_not_held_means_no_other(
 ) -> None:
     with pytest.raises(NothingHeld, match="holds no trades of 'AAPLXUSD'; it holds AAPLxUSD"):
         find_pair(TradeStore(token_only), "AAPLXUSD")
+
+
+def test_what_was_only_requested_is_looked_up_by_the_exact_spelling(tmp_path: Path) -> None:
+    archive = TradeStore(tmp_path)
+    for name in ROWS:
+        with writer(archive, name) as one:
+            one.want(Range(0, 10))
+    assert [resolve_named(archive, name) for name in ROWS] == list(ROWS)
+    with pytest.raises(AmbiguousPair) as caught:
+        resolve_named(archive, "aaplxusd")
+    assert str(caught.value) == BOTH
 
 
 def test_a_refresh_of_neither_spelling_names_both_and_refreshes_the_others() -> None:
