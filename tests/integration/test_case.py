@@ -121,9 +121,13 @@ def test_what_was_only_requested_is_looked_up_by_the_exact_spelling(tmp_path: Pa
     assert str(caught.value) == BOTH
 
 
-def test_a_refresh_of_neither_spelling_names_both_and_refreshes_the_others() -> None:
+@pytest.mark.parametrize("stored", [[], ["AAPLXUSD"], ["AAPLXUSD", "AAPLxUSD", "XBTUSD"]], ids=len)
+def test_a_refresh_of_neither_spelling_names_both_and_refreshes_the_others(
+    stored: list[str],
+) -> None:
     pairs = {name: Pair(altname=name, key=name) for name in (*ROWS, "XBTUSD")}
-    found = choose_targets(["aaplxusd", "xbtusd", "AAPLxUSD"], KnownPairs(pairs, pairs, []))
+    names = ["aaplxusd", "xbtusd", "AAPLxUSD"]
+    found = choose_targets(names, KnownPairs(pairs, pairs, stored))
     assert [(one.pair.altname, one.error and str(one.error)) for one in found] == [
         ("aaplxusd", BOTH),
         ("XBTUSD", None),
