@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import duckdb
+import filelock
 import msgspec
 import pytest
 import sample_trades
@@ -253,16 +254,36 @@ def test_on_a_disk_that_ignores_case_the_second_pair_is_refused(
     there: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / there).mkdir(parents=True)
+    before = sorted(tmp_path.rglob("*"))
     monkeypatch.setattr(filesystem, "ignores_case", lambda _path: True)
     with (
         pytest.raises(ArchiveUnwritable) as caught,
         writer(TradeStore(tmp_path), "AAPLXUSD"),
     ):
         pass
+    assert sorted(tmp_path.rglob("*")) == before
     assert str(caught.value) == (
         f"AAPLXUSD can't be stored next to AAPLxUSD in {tmp_path}: the disk ignores case, so both "
         "would share one folder. Choose another folder for one of them"
     )
+
+
+def test_on_a_disk_that_ignores_case_a_pair_that_another_run_just_wrote_is_seen(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(filesystem, "ignores_case", lambda _path: True)
+    acquire = filelock.FileLock.acquire
+
+    def acquire_late(self: filelock.FileLock, *args: Any, **options: Any) -> Any:
+        (tmp_path / "trades/pair=AAPLxUSD").mkdir(parents=True)
+        return acquire(self, *args, **options)
+
+    monkeypatch.setattr(filelock.FileLock, "acquire", acquire_late)
+    with (
+        pytest.raises(ArchiveUnwritable, match="can't be stored next to AAPLxUSD"),
+        writer(TradeStore(tmp_path), "AAPLXUSD"),
+    ):
+        pass
 
 
 def test_on_a_disk_that_ignores_case_a_pair_is_written_again(
