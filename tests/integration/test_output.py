@@ -73,6 +73,18 @@ def test_a_table_of_trades_is_printable(tmp_path: Path) -> None:
     assert (header.split()[0], first.startswith(SAFE)) == ("misc", True)
 
 
+def test_blocks_of_a_long_table_are_aligned_by_what_is_printed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(formats, "_BLOCK_ROWS", 1)
+    batches = [
+        pa.RecordBatch.from_pydict({"misc": [misc], f"{EVIL}{EVIL}": [7]}) for misc in (EVIL, "b")
+    ]
+    formats.write(batches, batches[0].schema, "table", str(tmp_path / "x"))
+    header, first, second = (tmp_path / "x").read_text().removesuffix("\n").split("\n")
+    assert len(header) == len(first) == len(second)
+
+
 def test_rows_for_programs_are_verbatim(tmp_path: Path) -> None:
     batch = pa.RecordBatch.from_pydict({"misc": [EVIL]})
     formats.write([batch], batch.schema, "csv", str(tmp_path / "x.csv"))
