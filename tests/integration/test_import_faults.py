@@ -375,6 +375,21 @@ def test_an_empty_file_of_which_nothing_is_known_covers_nothing(
         assert TradeStore(tmp_path / "data").coverage("XBTUSD") == []
 
 
+def test_an_empty_file_of_which_nothing_is_known_takes_no_bound_of_another(
+    command: Any, tmp_path: Path
+) -> None:
+    rows = regular(START_S, START_S + 6_000, 60)
+    for name, text in (("a", b""), ("b", lines(*rows))):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "XBTUSD.csv").write_bytes(text)
+    since, until = START_S - 3_600, START_S + 9_600
+    bounds = ("--whole-since", str(since), "--whole-until", str(until))
+    assert command("a/XBTUSD.csv", "b/XBTUSD.csv", *bounds).status == 0
+    assert stored(tmp_path) == exact(rows)
+    assert is_covered(tmp_path / "data", since + 10)
+    assert is_covered(tmp_path / "data", until - 10)
+
+
 def test_an_empty_quarter_between_two_has_no_seam(command: Any, tmp_path: Path) -> None:
     second, third, fourth = 1_680_307_200, 1_688_169_600, 1_696_118_400
     early, late = regular(second, second + 6_000, 60), regular(fourth, fourth + 6_000, 60)
