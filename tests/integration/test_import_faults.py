@@ -274,6 +274,20 @@ def test_time_about_a_row_that_was_left_out_is_not_covered(
     assert command.other("status").status == 4
 
 
+def test_time_about_a_row_that_one_file_left_out_is_not_covered_by_another(
+    command: Any, tmp_path: Path
+) -> None:
+    rows = regular(START_S, START_S + 6_000, 600)
+    for name, row in (("a", b"1700003000,oops,1.0\n"), ("b", b"")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "XBTUSD.csv").write_bytes(lines(*rows[:5]) + row + lines(*rows[6:]))
+    files = ["b/XBTUSD.csv", "a/XBTUSD.csv"]
+    assert command(*files, "--skip-bad-rows").status == 4
+    assert not is_covered(tmp_path / "data", START_S + 3_000)
+    assert is_covered(tmp_path / "data", START_S + 2_900)
+    assert is_covered(tmp_path / "data", START_S + 3_100)
+
+
 def test_a_broken_row_at_an_end_leaves_the_end_open(command: Any, tmp_path: Path) -> None:
     rows = regular(START_S, START_S + 6_000, 600)
     (tmp_path / "XBTUSD.csv").write_bytes(b"17000o,1.5,2\n" + lines(*rows) + b"17000\n1\n")
