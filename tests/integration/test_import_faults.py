@@ -298,11 +298,12 @@ def test_a_broken_row_at_an_end_leaves_the_end_open(command: Any, tmp_path: Path
     assert not is_covered(tmp_path / "data", START_S + 6_000)
 
 
+@pytest.mark.parametrize("order", [[5, 6, 7, 8, 9, 0, 1, 2, 3, 4], [1, 0, 2, 3, 4, 5, 6, 7, 8, 9]])
 def test_a_row_without_a_time_in_an_unsorted_file_lets_nothing_count(
-    command: Any, tmp_path: Path
+    command: Any, tmp_path: Path, order: list[int]
 ) -> None:
-    rows = regular(START_S, START_S + 6_000, 600)
-    (tmp_path / "XBTUSD.csv").write_bytes(lines(*rows[5:]) + b"oops\n" + lines(*rows[:5]))
+    rows = [regular(START_S, START_S + 6_000, 600)[place] for place in order]
+    (tmp_path / "XBTUSD.csv").write_bytes(lines(*rows[:5]) + b"oops\n" + lines(*rows[5:]))
     done = command("XBTUSD.csv", "--skip-bad-rows", "--json")
     assert (done.status, done.reports[0]["at_boundaries"]["rows"], stored(tmp_path)) == (4, 10, [])
 
