@@ -298,6 +298,21 @@ def test_a_broken_row_at_an_end_leaves_the_end_open(command: Any, tmp_path: Path
     assert not is_covered(tmp_path / "data", START_S + 6_000)
 
 
+def test_time_behind_a_broken_last_row_is_not_covered_by_the_next_file(
+    command: Any, tmp_path: Path
+) -> None:
+    third = 1_688_169_600
+    early, late = regular(third - 6_000, third - 600, 600), regular(third + 600, third + 6_000, 600)
+    for number, text in ((2, lines(*early) + b"oops\n"), (3, lines(*late))):
+        csv_files.packed(
+            tmp_path / f"Kraken_Trading_History_Q{number}_2023.zip", {"XBTUSD.csv": text}
+        )
+    names = [f"Kraken_Trading_History_Q{number}_2023.zip" for number in (2, 3)]
+    assert command(*names, "--skip-bad-rows").status == 4
+    assert not any(is_covered(tmp_path / "data", at) for at in range(third - 1_200, third, 60))
+    assert is_covered(tmp_path / "data", third - 1_300)
+
+
 @pytest.mark.parametrize("order", [[5, 6, 7, 8, 9, 0, 1, 2, 3, 4], [1, 0, 2, 3, 4, 5, 6, 7, 8, 9]])
 def test_a_row_without_a_time_in_an_unsorted_file_lets_nothing_count(
     command: Any, tmp_path: Path, order: list[int]
