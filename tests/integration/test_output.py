@@ -66,6 +66,19 @@ def test_cells_of_tables_are_printable_and_aligned(room: int | None) -> None:
         assert len(header) == len(first) == len(second)
 
 
+def test_a_column_is_left_out_where_its_printed_cells_do_not_fit() -> None:
+    rows = [["x", "\x1b" * 30, "2"]]
+    assert output.fitting(["a", "b", "c"], rows, ("b",), 40) == "a  c\nx  2"
+
+
+def test_a_block_keeps_its_lines_and_shows_all_else_escaped(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    output.block(f"{EVIL}\nhttps://me:secret@host/x")
+    first, _, rest = SAFE.partition(r"\n")
+    assert capsys.readouterr().out == f"{first}\n{rest}\nhttps://host/x\n"
+
+
 def test_a_table_of_trades_is_printable(tmp_path: Path) -> None:
     batch = pa.RecordBatch.from_pydict({"misc": [EVIL, "b"], EVIL: [1, 2]})
     formats.write([batch], batch.schema, "table", str(tmp_path / "x"))
