@@ -16,6 +16,7 @@ import pyarrow as pa
 import pytest
 from backfills import tape_of
 
+from harvester.csv_import.files import BLOCK_BYTES
 from harvester.kraken.pairs import Pair
 from harvester.schema import ROWS
 from harvester.storage.footer import Footer
@@ -241,6 +242,17 @@ def test_rows_out_of_order_are_sorted_and_none_is_dropped(command: Any, tmp_path
     assert done.status == 0
     assert "times step back 3 times, by 3600 s at most: rows were sorted by" in done.err
     assert stored(tmp_path) == exact(sorted(rows))
+
+
+def test_rows_of_a_large_file_are_sorted_too(command: Any, tmp_path: Path) -> None:
+    """It is read in several blocks."""
+    rows = regular(START_S, START_S + 80_000 * 60, 60)
+    data = lines(*rows[40_000:], *rows[:40_000])
+    assert len(data) > BLOCK_BYTES
+    (tmp_path / "XBTUSD.csv").write_bytes(data)
+    bounds = ("--whole-since", str(START_S - 900), "--whole-until", str(rows[-1][0] + 900))
+    assert command("XBTUSD.csv", *bounds).status == 0
+    assert stored(tmp_path) == exact(rows)
 
 
 @pytest.mark.parametrize(
