@@ -308,6 +308,9 @@ def test_a_broken_row_at_an_end_leaves_the_end_open(command: Any, tmp_path: Path
     assert stored(tmp_path) == exact(rows[1:-1])
     assert not is_covered(tmp_path / "data", START_S - 100)
     assert not is_covered(tmp_path / "data", START_S + 6_000)
+    first, last = TradeStore(tmp_path / "data").gaps("XBTUSD")
+    assert first.after < rows[0][0] * SECOND <= first.through
+    assert last.after < rows[-1][0] * SECOND <= last.through
 
 
 def test_time_behind_a_broken_last_row_is_not_covered_by_the_next_file(
