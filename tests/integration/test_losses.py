@@ -171,12 +171,23 @@ def test_the_newest_page_must_show_no_more_trades_of_the_last_time_than_are_stor
     assert outcome.exit_status in ((0,) if stored == expected(market) else (3, 4))
 
 
-def test_rows_printed_later_than_the_end_of_a_range_do_not_end_it(tmp_path: Path) -> None:
-    market = every(1, 5_000)
-    until = START_NS + 4_000 * SECOND_NS
+@pytest.mark.parametrize(
+    ("first_id", "until", "page"),
+    [
+        (1, START_NS + 4_000 * SECOND_NS, 1),
+        (None, START_NS + 4_000 * SECOND_NS, 1),
+        (1, START_NS + 6_000 * SECOND_NS, 4),
+        (1, END_OF_TIME, 1),
+        (None, END_OF_TIME, 1),
+    ],
+)
+def test_rows_printed_later_than_they_were_end_neither_a_range_nor_a_page(
+    first_id: int | None, until: int, page: int, tmp_path: Path
+) -> None:
+    market = every(1, 5_000, first_id)
     for seed in range(6):
         folder = tmp_path / str(seed)
-        faults = Faults(script=[None, "late_row"], seed=seed)
+        faults = Faults(script=[*[None] * page, "late_row"], seed=seed)
         with serve(market, faults=faults) as exchange:
             outcome = Crawl(exchange.url, folder).only(market.altname, Range(0, until))
         rows = [row for row in expected(market) if row[1] <= until]
