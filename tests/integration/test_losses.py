@@ -65,18 +65,24 @@ def is_called_complete(folder: Path, market: Market, outcome: BackfillResult) ->
 
 
 @pytest.mark.parametrize("ids", ["with ids", "without ids"])
-@pytest.mark.parametrize("lie", LIES)
-@pytest.mark.parametrize("since", ["from the first trade", "from the middle"])
+@pytest.mark.parametrize("lie", [*LIES, "first_rows:300", "last_rows:300", "later:300"])
+@pytest.mark.parametrize(
+    "since", ["from the first trade", "from days before it", "from the middle"]
+)
 def test_a_lie_in_the_first_answer_costs_no_trade(
     lie: str, since: str, ids: str, tmp_path: Path
 ) -> None:
     market = every(5, 3_500, 1 if ids == "with ids" else None)
-    middle = 0 if since == "from the first trade" else START_NS + 6_000 * SECOND_NS
+    after = {
+        "from the first trade": 0,
+        "from days before it": START_NS - 500_000 * SECOND_NS,
+        "from the middle": START_NS + 6_000 * SECOND_NS,
+    }[since]
     with serve(market, faults=Faults(script=[lie], seed=3)) as exchange:
-        outcome = Crawl(exchange.url, tmp_path).only(market.altname, Range(middle, END_OF_TIME))
+        outcome = Crawl(exchange.url, tmp_path).only(market.altname, Range(after, END_OF_TIME))
     assert (outcome.error, tape_of(tmp_path, market.altname)) == (
         None,
-        [row for row in expected(market) if row[1] > middle],
+        [row for row in expected(market) if row[1] > after],
     )
 
 
