@@ -26,7 +26,8 @@ from harvester.verify.status import status
 
 LIES = ["first_rows", "last_rows", "later", "newest", "empty", "stale", "older"]
 SECOND_NS = 1_000_000_000
-START_NS = 1_700_000_000_000_000_000
+START_NS = 1_700_000_000_123_456_700
+"""Not a whole second: a first page of coarse times is requested once more, whatever is in it."""
 
 
 def every(seconds: int, trades: int, first_id: int | None = 1) -> Market:
