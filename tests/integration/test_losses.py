@@ -87,6 +87,18 @@ def test_a_lie_in_the_first_answer_costs_no_trade(
     )
 
 
+@pytest.mark.parametrize("lie", ["first_rows:200", "later:200"])
+def test_a_lie_behind_a_time_that_no_page_can_show_costs_no_trade(lie: str, tmp_path: Path) -> None:
+    market = sample_trades.market(sample_trades.one_stamp(1_500, 19))
+    for calls in range(14):
+        folder = tmp_path / str(calls)
+        with serve(market, faults=Faults(script=[*[None] * calls, lie], seed=3)) as exchange:
+            Crawl(exchange.url, folder).only(market.altname)
+        stored = tape_of(folder, market.altname)
+        assert stored == claims(folder, market)
+        assert stored[-1] == expected(market)[-1]
+
+
 @pytest.mark.parametrize("lie", ["first_rows:500", "later:2499", "newest"])
 def test_a_lie_at_the_next_answer_behind_covered_time_costs_no_trade(
     lie: str, tmp_path: Path
