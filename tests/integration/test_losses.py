@@ -256,6 +256,18 @@ def test_verify_reports_a_first_id_above_1_that_is_not_confirmed(tmp_path: Path)
     assert fault.text == "its first trade id is 4, not 1, and no confirmed id gap explains it"
 
 
+def test_verify_reports_a_first_id_above_1_behind_empty_coverage(tmp_path: Path) -> None:
+    market, begin_ns = every(60, 50), START_NS + 179 * SECOND_NS
+    with serve(market) as exchange:
+        Crawl(exchange.url, tmp_path).only(market.altname, Range(begin_ns, END_OF_TIME))
+    with writer(TradeStore(tmp_path), market.altname) as one:
+        one.want(Range(0, begin_ns))
+        footer = Footer(Range(0, begin_ns), '{"altname":"XBTUSD"}')
+        one.commit(footer.range, no_rows(), footer)
+    [fault] = verify(TradeStore(tmp_path), market.altname).faults
+    assert fault.text == "its first trade id is 4, not 1, and no confirmed id gap explains it"
+
+
 def claim_from_the_beginning(file: Path) -> None:
     """Have a segment say that it contains every trade from 0 on."""
     import pyarrow.parquet as pq
