@@ -87,6 +87,26 @@ def test_a_lie_in_the_first_answer_costs_no_trade(
     )
 
 
+def test_two_answers_that_begin_later_do_not_outvote_an_earlier_beginning(tmp_path: Path) -> None:
+    market = every(5, 3_500, None)
+    with serve(market, faults=Faults(script=[None, "later:50", "later:50"])) as exchange:
+        outcome = Crawl(exchange.url, tmp_path).only(market.altname)
+    assert (outcome.error, tape_of(tmp_path, market.altname)) == (None, expected(market))
+
+
+@pytest.mark.parametrize("times", [1, 2, 3])
+def test_rows_withheld_directly_behind_the_beginning_of_a_range_are_found(
+    times: int, tmp_path: Path
+) -> None:
+    market = every(5, 3_500)
+    after = START_NS + (5 * 1_200 + 1) * SECOND_NS
+    hidden = {market.altname: dict.fromkeys(range(1_201, 1_206), times)}
+    with serve(market, faults=Faults(hide=hidden)) as exchange:
+        outcome = Crawl(exchange.url, tmp_path).only(market.altname, Range(after, END_OF_TIME))
+    rows = [row for row in expected(market) if row[1] > after]
+    assert (outcome.error, tape_of(tmp_path, market.altname)) == (None, rows)
+
+
 @pytest.mark.parametrize("lie", ["first_rows:200", "later:200"])
 def test_a_lie_behind_a_time_that_no_page_can_show_costs_no_trade(lie: str, tmp_path: Path) -> None:
     market = sample_trades.market(sample_trades.one_stamp(1_500, 19))
