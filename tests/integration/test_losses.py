@@ -94,6 +94,16 @@ def test_two_answers_that_begin_later_do_not_outvote_an_earlier_beginning(tmp_pa
     assert (outcome.error, tape_of(tmp_path, market.altname)) == (None, expected(market))
 
 
+def test_answers_that_each_begin_elsewhere_end_the_pair_with_nothing_covered(
+    tmp_path: Path,
+) -> None:
+    market = every(5, 3_500, None)
+    with serve(market, faults=Faults(script=[f"later:{n}" for n in range(40)])) as exchange:
+        outcome = Crawl(exchange.url, tmp_path).only(market.altname)
+    assert (outcome.exit_status, TradeStore(tmp_path).coverage(market.altname)) == (3, [])
+    assert "contradict one another" in str(outcome.error)
+
+
 @pytest.mark.parametrize("times", [1, 2, 3])
 def test_rows_withheld_directly_behind_the_beginning_of_a_range_are_found(
     times: int, tmp_path: Path
