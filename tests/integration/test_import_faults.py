@@ -415,8 +415,9 @@ def test_an_empty_file_of_which_nothing_is_known_covers_nothing(
 ) -> None:
     (tmp_path / "XBTUSD.csv").write_bytes(b"")
     csv_files.packed(tmp_path / "Kraken_Trading_History.zip", {"XBTUSD.csv": b""})
-    for name in ("XBTUSD.csv", "Kraken_Trading_History.zip"):
-        assert command(name).status == 0
+    until = ("--whole-until", str(START_S))
+    for asked in (["XBTUSD.csv"], ["Kraken_Trading_History.zip"], ["XBTUSD.csv", *until]):
+        assert command(*asked).status == 0
         assert TradeStore(tmp_path / "data").coverage("XBTUSD") == []
 
 
