@@ -338,9 +338,11 @@ def test_a_loss_that_can_not_be_filled_stays_a_gap_and_on_record(tmp_path: Path)
         clock.advance(60 * 500)
         # Behind covered time the ids skip; asked again, the exchange shows what it withheld ...
         exchange.faults = Faults(script=[None, None, None, *["denied"] * 5])
-        first = Crawl(exchange.url, tmp_path, options).only(market.altname)
+        later = Range(START_NS + 60 * 1_008 * SECOND_NS, END_OF_TIME)
+        first = Crawl(exchange.url, tmp_path, options).only(market.altname, later)
         assert first.exit_status in {3, 4}
         [gap] = TradeStore(tmp_path).gaps(market.altname)[:1]
+        assert first.gaps[0] == gap
         assert gap.after < START_NS + 60 * 1_001 * SECOND_NS < gap.through
         report = verify(TradeStore(tmp_path), market.altname)
         assert [fault.text for fault in report.faults][:1] == [
