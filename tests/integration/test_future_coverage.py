@@ -16,6 +16,7 @@ from backfills import Crawl, strangers, tape_of
 from clock_shift import DAY_NS, MARKET, NOW_NS, SETTLED_NS, TRADES, Lying, all_settled
 from kraken_market import SECOND_NS, Clock, Market, expected
 from kraken_server import Exchange
+from nightly_runs import FIRST_NS, Nights, daily
 
 from harvester.cli.main import cli
 from harvester.config import load
@@ -24,8 +25,10 @@ from harvester.download.events import CancelToken
 from harvester.download.request import RunOptions
 from harvester.errors import HarvesterError, UnreadableAnswer
 from harvester.kraken.client import Client
+from harvester.schema import no_rows
+from harvester.storage.footer import Footer
 from harvester.storage.trade_store import TradeStore
-from harvester.storage.writer import Writer
+from harvester.storage.writer import Writer, writer
 from harvester.times import END_OF_TIME, Range, show
 from harvester.verify.integrity import verify
 from harvester.verify.repair import Repairer
@@ -260,3 +263,19 @@ def _rename_into_the_future(folder: Path) -> None:
     one = Writer(archive, "XBTUSD")
     one._write(one._verified_rows([segment], [footer]), replace(footer, range=span))
     one.remove(segment)
+
+
+def test_a_refresh_finds_it_in_a_pair_that_is_not_listed_any_more(tmp_path: Path) -> None:
+    clock = Clock(FIRST_NS + DAY_NS)
+    with Exchange([daily("ETHEUR", 50, 2), daily("SOLEUR", 50, 2)], clock=clock) as exchange:
+        nights = Nights(tmp_path, exchange, clock)
+        nights.refresh("ETHEUR", "SOLEUR")
+        exchange.delist("ETHEUR")
+        archive = TradeStore(tmp_path)
+        future = Range(archive.coverage("ETHEUR")[-1].through, END_OF_TIME)
+        with writer(archive, "ETHEUR") as one:
+            one.commit(future, no_rows(), Footer(future, '{"altname":"ETHEUR"}'))
+        nights.pass_day()
+        rows = {row["pair"]: row for row in nights.refresh()["pairs"]}
+    assert (rows["ETHEUR"]["exit_status"], rows["SOLEUR"]["exit_status"]) == (4, 0)
+    assert "ends in the future" in rows["ETHEUR"]["error"]
