@@ -137,9 +137,14 @@ def test_it_is_a_fault_to_all_who_ask_until_a_repair_cuts_it(
     assert strangers(tmp_path) == []
 
 
-def test_a_repair_keeps_the_rows_and_downloads_only_what_follows(tmp_path: Path) -> None:
+@pytest.mark.parametrize("is_recorded", [True, False], ids=["recorded", "record lost"])
+def test_a_repair_keeps_the_rows_and_downloads_only_what_follows(
+    is_recorded: bool, tmp_path: Path
+) -> None:
     with Lying(MARKET, lambda now_s: now_s) as exchange:
         one_file(exchange, tmp_path, FUTURES["a year ahead"])
+        if not is_recorded:
+            (tmp_path / "wanted/XBTUSD.json").unlink()
         held = len(tape_of(tmp_path, "XBTUSD"))
         done = repaired(exchange, tmp_path)
     assert held > 2_000
