@@ -23,7 +23,7 @@ from harvester.argument_types import (
     parse_range,
     wrong_type,
 )
-from harvester.config import Settings, load
+from harvester.config import Settings, load, refused_value
 from harvester.download.pair_selection import PairName, PairSelection
 from harvester.errors import BadSetting, UnknownPair, UsageError
 from harvester.kraken.pairs import Pair, altnames_by_spelling, search
@@ -101,23 +101,15 @@ def _check_settings(settings: Mapping[str, Any]) -> None:
     for name, value in settings.items():
         if name not in rules:
             raise BadSetting(
-                f"settings: {_safe_repr(name)} is no setting; there are {', '.join(rules)}"
+                f"settings: {refused_value('', name)} is no setting; there are {', '.join(rules)}"
             )
         try:
             rules[name].read(value)
         except (ValueError, TypeError, OverflowError) as error:
+            shown = refused_value(name, value)
             raise BadSetting(
-                f"settings: {name} is {_safe_repr(value)}: it must be {rules[name].allowed}"
+                f"settings: {name} is {shown}: it must be {rules[name].allowed}"
             ) from error
-
-
-def _safe_repr(value: object) -> str:
-    """Return the `repr` of a value, or a description if Python refuses to print it."""
-    try:
-        return repr(value)
-    except ValueError:
-        # Python refuses to print an integer of more than 4300 digits.
-        return "a number of thousands of digits"
 
 
 class Archive:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from harvester.errors import BAD_JSON, BadSetting
-from harvester.escaping import read_small_file, shortened, without_credentials
+from harvester.escaping import read_small_file, shortened, without_credentials, without_user
 from harvester.settings_keys import (
     FILE_VARIABLE,
     KEYS,
@@ -172,9 +172,25 @@ def _checked(key: Key, value: Any, origin: str) -> Any:
         return key.rule.read(value)
     except (ValueError, TypeError, OverflowError) as error:
         raise BadSetting(
-            f"{_value_name(key.name, origin)} is {without_credentials(shortened(repr(value)))}: "
+            f"{_value_name(key.name, origin)} is {refused_value(key.name, value)}: "
             f"it must be {key.rule.allowed}"
         ) from error
+
+
+def refused_value(name: str, value: object) -> str:
+    """A value that is not allowed, for a message: short, and without a user name and password.
+
+    Args:
+        name: of the setting.
+        value: of any type.
+    """
+    if name == "exchange.url" and isinstance(value, str):
+        value = without_user(value)
+    try:
+        return shortened(repr(value))
+    except ValueError:
+        # Python refuses to print an integer of more than 4300 digits.
+        return "a number of thousands of digits"
 
 
 def _value_name(name: str, origin: str) -> str:

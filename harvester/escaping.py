@@ -20,6 +20,7 @@ LONGEST_TEXT = 200
 """Most characters of a text from outside that a message shows."""
 
 _CREDENTIALS = re.compile(r"(?<=://)[^/?#\s]*@")
+_BEFORE_HOST = re.compile(r"([^@/:]*://)?.*@", re.DOTALL)
 
 
 def printable(text: str) -> str:
@@ -41,6 +42,14 @@ def shortened(text: str, max_chars: int = LONGEST_TEXT) -> str:
 def without_credentials(text: str) -> str:
     """Return a text without the `user:password@` of the addresses in it."""
     return _CREDENTIALS.sub("", text) if "@" in text else text
+
+
+def without_user(address: str) -> str:
+    """Return an address without all that stands between its scheme and its last `@`.
+
+    For an address that is refused: a password with a `/` or `#` in it makes it unreadable.
+    """
+    return _BEFORE_HOST.sub(r"\1", address, count=1)
 
 
 def read_small_file(path: str) -> bytes:

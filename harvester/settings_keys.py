@@ -87,13 +87,23 @@ def _read_path(text: Any) -> str:
 
 def _read_url(text: Any) -> str:
     url = _read_filled(text).rstrip("/")
-    parts = urlsplit(url)
-    # Reading the port checks it.
-    if parts.scheme not in ("https", "http") or not parts.hostname or parts.port == 0:
-        raise ValueError(text)
-    if not url.isprintable() or " " in url:
-        raise ValueError(text)
+    if not _is_address(url):
+        # Without the text, which may contain a password: -vv shows this error as well.
+        raise ValueError("no address")
     return url
+
+
+def _is_address(url: str) -> bool:
+    """Whether a text is an address of HTTP that names a host, with nothing but a path behind it."""
+    try:
+        parts = urlsplit(url)
+        has_host = bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        return False
+    # With a / in its password, an address seems to name another host, and its path has an @.
+    has_more = bool(parts.query or parts.fragment or "@" in parts.path)
+    is_plain = url.isprintable() and " " not in url
+    return has_host and is_plain and not has_more and parts.scheme in ("https", "http")
 
 
 def _read_agent(text: Any) -> str:
@@ -135,7 +145,7 @@ NAMES = Rule(_read_names, 'a list of names, such as ["XBT/USD"]')
 URL = Rule(
     _read_url,
     "an address that begins with https:// or http:// and names a host, with a port below "
-    "65536 or none",
+    "65536 or none and no @, ? or # behind it",
 )
 LENGTHS = Rule(
     _read_lengths, 'a list of lengths in ms, s, m, h, d or w, such as ["1m", "1h"], or an empty one'

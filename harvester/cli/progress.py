@@ -333,4 +333,4 @@ class Bars(Silent):
     def say(self, text: str) -> None:
         """Print text above the lines, wrapped between words."""
         shown = output.wrapped(text, self._console.width)
-        self._console.print(shown, markup=False, highlight=False, soft_wrap=True)
+        self._console.print(shown, markup=False, emoji=False, highlight=False, soft_wrap=True)

@@ -21,7 +21,7 @@ import httpx
 
 from harvester.config import ExchangeSettings
 from harvester.errors import BadSetting
-from harvester.escaping import printable, shortened, without_credentials
+from harvester.escaping import printable, shortened, without_user
 from harvester.kraken.decode import ACCEPTED
 from harvester.kraken.rate_limit import CALLS_PER_PAIR
 
@@ -246,9 +246,7 @@ def _check_proxy(kind: str, address: str) -> None:
     except ValueError:
         port = 0
     if address and ((separator and scheme.lower() not in ("http", "https")) or port == 0):
-        shown = printable(
-            shortened(without_credentials(address if separator else f"http://{address}"))
-        )
+        shown = printable(shortened(without_user(address)))
         raise BadSetting(
             f"the proxy that {kind.upper()}_PROXY names, {shown!r}, can't be used: give one that "
             "begins with http:// or https://, or unset the variable"

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import duckdb
+import filelock
 import msgspec
 import pytest
 import sample_trades
@@ -31,6 +32,7 @@ from harvester.server.responses import ApiResponder
 from harvester.storage import filesystem
 from harvester.storage.trade_store import TradeStore
 from harvester.storage.writer import writer
+from harvester.times import Range
 
 TOKEN = Market(
     "AAPLxUSD", "AAPLxUSD", "AAPLx/USD", "AAPLx", trades=sample_trades.xbtusd_like(30, 1)
@@ -109,9 +111,24 @@ def test_the_exact_spelling_of_a_pair_that_is_not_held_means_no_other(
         find_pair(TradeStore(token_only), "AAPLXUSD")
 
 
-def test_a_refresh_of_neither_spelling_names_both_and_refreshes_the_others() -> None:
+def test_what_was_only_requested_is_looked_up_by_the_exact_spelling(tmp_path: Path) -> None:
+    archive = TradeStore(tmp_path)
+    for name in ROWS:
+        with writer(archive, name) as one:
+            one.want(Range(0, 10))
+    assert [resolve_named(archive, name) for name in ROWS] == list(ROWS)
+    with pytest.raises(AmbiguousPair) as caught:
+        resolve_named(archive, "aaplxusd")
+    assert str(caught.value) == BOTH
+
+
+@pytest.mark.parametrize("stored", [[], ["AAPLXUSD"], ["AAPLXUSD", "AAPLxUSD", "XBTUSD"]], ids=len)
+def test_a_refresh_of_neither_spelling_names_both_and_refreshes_the_others(
+    stored: list[str],
+) -> None:
     pairs = {name: Pair(altname=name, key=name) for name in (*ROWS, "XBTUSD")}
-    found = choose_targets(["aaplxusd", "xbtusd", "AAPLxUSD"], KnownPairs(pairs, pairs, []))
+    names = ["aaplxusd", "xbtusd", "AAPLxUSD"]
+    found = choose_targets(names, KnownPairs(pairs, pairs, stored))
     assert [(one.pair.altname, one.error and str(one.error)) for one in found] == [
         ("aaplxusd", BOTH),
         ("XBTUSD", None),
@@ -237,16 +254,36 @@ def test_on_a_disk_that_ignores_case_the_second_pair_is_refused(
     there: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / there).mkdir(parents=True)
+    before = sorted(tmp_path.rglob("*"))
     monkeypatch.setattr(filesystem, "ignores_case", lambda _path: True)
     with (
         pytest.raises(ArchiveUnwritable) as caught,
         writer(TradeStore(tmp_path), "AAPLXUSD"),
     ):
         pass
+    assert sorted(tmp_path.rglob("*")) == before
     assert str(caught.value) == (
         f"AAPLXUSD can't be stored next to AAPLxUSD in {tmp_path}: the disk ignores case, so both "
         "would share one folder. Choose another folder for one of them"
     )
+
+
+def test_on_a_disk_that_ignores_case_a_pair_that_another_run_just_wrote_is_seen(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(filesystem, "ignores_case", lambda _path: True)
+    acquire = filelock.FileLock.acquire
+
+    def acquire_late(self: filelock.FileLock, *args: Any, **options: Any) -> Any:
+        (tmp_path / "trades/pair=AAPLxUSD").mkdir(parents=True)
+        return acquire(self, *args, **options)
+
+    monkeypatch.setattr(filelock.FileLock, "acquire", acquire_late)
+    with (
+        pytest.raises(ArchiveUnwritable, match="can't be stored next to AAPLxUSD"),
+        writer(TradeStore(tmp_path), "AAPLXUSD"),
+    ):
+        pass
 
 
 def test_on_a_disk_that_ignores_case_a_pair_is_written_again(

@@ -158,7 +158,7 @@ ABOVE_0 = "a number above 0"
 WHOLE_1 = "a whole number, 1 or more"
 ADDRESS = (
     "an address that begins with https:// or http:// and names a host, with a port below 65536 "
-    "or none"
+    "or none and no @, ? or # behind it"
 )
 FILLED = "a text that is not empty and has no NUL character"
 SIZE = "a size of 1MB or more in KB, MB, GB or TB, such as 2GB or 512MB"

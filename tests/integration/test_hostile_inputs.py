@@ -13,6 +13,10 @@ from cli_output import run
 from kraken_faults import Faults
 from kraken_server import Exchange
 
+import harvester
+from harvester import config
+from harvester.errors import BadSetting
+
 NOBODY = "http://127.0.0.1:9"
 SECRETS = ("m3", "s3cret")
 
@@ -47,6 +51,44 @@ def test_a_password_in_the_address_is_never_shown_or_recorded(
     assert leaked(done.stdout + done.stderr) == []
     records = "".join(path.read_text() for path in tmp_path.rglob("runs/*.json"))
     assert leaked(records) == []
+
+
+REFUSED = [
+    "http://m3:s3cret#@127.0.0.1:9",
+    "http://m3:s3cret/1@127.0.0.1:9",
+    "http://m3:12/s3cret@127.0.0.1:9",
+    "http://m3:/s3cret?@127.0.0.1:9",
+    "http://m3:s3cret x@127.0.0.1:9",
+    "http://m3:@s3cret@127.0.0.1:x",
+    "ftp://m3:s3cret@127.0.0.1:9",
+    "m3:s3cret@127.0.0.1:9",
+    "http:m3:s3cret@127.0.0.1:9",
+]
+"""Addresses that can't be used, most of them because of the password in them."""
+
+
+@pytest.mark.parametrize("address", REFUSED)
+def test_a_password_in_an_address_that_is_refused_is_not_shown(
+    tmp_path: Path, address: str
+) -> None:
+    with pytest.raises(BadSetting, match=r"127\.0\.0\.1:") as caught:
+        config.load({"exchange.url": address}, environment={})
+    assert leaked(str(caught.value)) == []
+    with pytest.raises(BadSetting, match=r"127\.0\.0\.1:") as caught:
+        harvester.open(tmp_path, settings={"exchange.url": address})
+    assert leaked(str(caught.value)) == []
+
+
+def test_a_command_shows_no_password_of_an_address_that_is_refused(tmp_path: Path) -> None:
+    done = run(REFUSED[0], tmp_path, "backfill", "XBTUSD", "-vv")
+    assert (done.returncode, leaked(done.stdout + done.stderr)) == (2, [])
+
+
+@pytest.mark.parametrize("address", REFUSED[:2])
+def test_a_password_in_a_proxy_that_is_refused_is_not_shown(tmp_path: Path, address: str) -> None:
+    proxies = {"HTTP_PROXY": address, "http_proxy": address, "NO_PROXY": "", "no_proxy": ""}
+    done = run(NOBODY, tmp_path, "backfill", "XBTUSD", **proxies)
+    assert (done.returncode, leaked(done.stderr)) == (2, [])
 
 
 def test_an_address_with_a_password_works(tmp_path: Path) -> None:

@@ -325,6 +325,16 @@ def test_a_full_disk_at_the_commit_is_told_and_leaves_nothing_to_see(
     assert parquets(archive) == []
 
 
+def test_a_range_that_lacks_trades_becomes_a_gap_though_nothing_was_requested(
+    archive: TradeStore,
+) -> None:
+    with writer(archive, PAIR) as one:
+        one.commit(Range(0, 100), batch([], ROWS), NOTE)
+        assert one.uncover(Range(90, 100))
+        assert archive.coverage(PAIR) == [Range(0, 90)]
+    assert archive.gaps(PAIR) == [Range(90, 100)]
+
+
 def test_nothing_but_segments_stands_under_trades(archive: TradeStore) -> None:
     keep_pairs(archive, b"{}")
     with writer(archive, PAIR) as one:
