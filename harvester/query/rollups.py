@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
-import duckdb
 import numpy as np
 import pyarrow as pa
 
 from harvester.errors import ArchiveDamaged, BadInterval, ValueDoesNotFit
 from harvester.query.aggregate import PartialCandles
 from harvester.query.connection import shared_connection, translate_errors
-from harvester.query.sources import BASE, EXTRA, LAST_TIME, MERGE
-from harvester.schema import RowsChecksum, joined, times
+from harvester.query.sources import BASE, EXTRA, LAST_TIME
+from harvester.schema import TRADES, RowsChecksum
 from harvester.storage.rollup_files import PARTIALS, RollUp, rollup_path
 from harvester.storage.segment import Segment, read_batches
 from harvester.storage.writer import Writer
@@ -133,101 +132,46 @@ def width_of(level: Interval) -> int:
 
 # --- recomputation --------------------------------------------------------------------------------
 
-# Roll-ups are built with numpy (`aggregate.PartialCandles`). `verify` recomputes them with DuckDB:
-# two implementations without common code prove more than one.
+# Roll-ups are built with pyarrow (`aggregate.PartialCandles`). `verify` recomputes them with
+# DuckDB: two implementations without common code prove more than one.
 
-CHUNK_ROWS = 500_000
 MEMORY_LIMIT = "512MB"
 
 TRADE_COLUMNS = ["trade_id", "time", "price", "volume", "side"]
 
 
-class RollupRecomputation:
-    """Compute the partial candles of a segment again, at several levels, from its batches in order.
+def recompute_partials(batches: Iterable[pa.RecordBatch], level: Interval, what: str) -> pa.Table:
+    """Compute the partial candles of a segment again, by the SQL that defines a candle.
 
-    Memory holds some chunks of trades, and the partial candles.
+    Args:
+        batches: all trades of the segment in order, with `TRADE_COLUMNS`.
+        level: the interval of the candles.
+        what: names the work in messages.
+
+    Returns a table of `PARTIALS`.
+
+    Raises:
+        ValueDoesNotFit: a sum has too many digits.
     """
-
-    def __init__(self, levels: Sequence[Interval], what: str) -> None:
-        """Start with no trades.
-
-        Args:
-            levels: the intervals, the finest first.
-            what: names the work in messages.
-        """
-        self._what = what
-        self._connection = shared_connection(MEMORY_LIMIT, 1)
-        # A level, its buckets, and the finer buckets that it is computed from, if there are any.
-        self._levels: list[tuple[Interval, _Buckets, _Buckets | None]] = []
-        for level in levels:
-            finer = [other for _, other, _ in self._levels if not width_of(level) % other.width_ns]
-            formulas = MERGE if finer else BASE | EXTRA | LAST_TIME
-            buckets = _Buckets(self._connection, width_of(level), formulas)
-            self._levels.append((level, buckets, finer[-1] if finer else None))
-
-    def add(self, batch: pa.RecordBatch) -> None:
-        """Add the next trades, a batch of `schema.TRADES`.
-
-        Raises:
-            ValueDoesNotFit: a sum has too many digits.
-        """
-        with translate_errors(self._what, MEMORY_LIMIT):
-            for _, buckets, finer in self._levels:
-                if finer is None:
-                    buckets.add(batch.select(TRADE_COLUMNS))
-
-    def finish(self) -> dict[str, list[pa.RecordBatch]]:
-        """Return the partial candles of all trades, batches of `PARTIALS` by the level's name."""
-        with translate_errors(self._what, MEMORY_LIMIT):
-            for _, buckets, finer in self._levels:
-                for batch in finer.batches if finer else []:
-                    buckets.add(batch)
-                buckets.close()
-        return {level.text: buckets.batches for level, buckets, _ in self._levels}
+    formulas = BASE | EXTRA | LAST_TIME
+    columns = ", ".join(f"{formulas[name]} AS {name}" for name in PARTIALS.names[1:])
+    number = f"epoch_ns(time) // {width_of(level)}"
+    sql = (
+        f"SELECT make_timestamp_ns({number} * {width_of(level)}) AS time, {columns}\n"
+        f"FROM trades GROUP BY {number} ORDER BY {number}"
+    )
+    fields = [*(TRADES.field(name) for name in TRADE_COLUMNS), pa.field("place", pa.int64())]
+    reader = pa.RecordBatchReader.from_batches(pa.schema(fields), _with_place(batches))
+    connection = shared_connection(MEMORY_LIMIT, 1)
+    with translate_errors(what, MEMORY_LIMIT):
+        connection.register("trades", reader)
+        return connection.sql(sql).to_arrow_table().cast(PARTIALS).combine_chunks()
 
 
-class _Buckets:
-    """Groups rows into buckets of one width, a chunk of complete buckets at a time."""
-
-    def __init__(
-        self, connection: duckdb.DuckDBPyConnection, width_ns: int, formulas: dict[str, str]
-    ) -> None:
-        self.width_ns = width_ns
-        self.batches: list[pa.RecordBatch] = []
-        self._connection = connection
-        columns = ", ".join(f"{formulas[name]} AS {name}" for name in PARTIALS.names[1:])
-        number = f"epoch_ns(time) // {width_ns}"
-        self._sql = (
-            f"SELECT make_timestamp_ns({number} * {width_ns}) AS time, {columns}\n"
-            f"FROM chunk GROUP BY {number} ORDER BY {number}"
-        )
-        self._waiting: list[pa.RecordBatch] = []
-        self._rows = 0
-        self._group_at_rows = CHUNK_ROWS
-
-    def add(self, batch: pa.RecordBatch) -> None:
-        self._waiting.append(batch)
-        self._rows += batch.num_rows
-        if self._rows < self._group_at_rows:
-            return
-        rows = joined(self._waiting)
-        numbers = times(rows) // self.width_ns
-        # The last bucket may continue in the next batch.
-        complete_rows = int(numbers.searchsorted(numbers[-1]))
-        if complete_rows:
-            self._group(rows.slice(0, complete_rows))
-        self._waiting = [rows.slice(complete_rows)]
-        self._rows -= complete_rows
-        self._group_at_rows = max(CHUNK_ROWS, 2 * self._rows)
-
-    def close(self) -> None:
-        if self._rows:
-            self._group(joined(self._waiting))
-        self._waiting, self._rows = [], 0
-
-    def _group(self, rows: pa.RecordBatch) -> None:
-        position = pa.array(np.arange(rows.num_rows, dtype=np.int64))
-        self._connection.register("chunk", pa.table(rows.append_column("place", position)))
-        grouped = self._connection.sql(self._sql).to_arrow_table()
-        self._connection.unregister("chunk")
-        self.batches += grouped.cast(PARTIALS).combine_chunks().to_batches()
+def _with_place(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    """Yield the batches with the column `place`, the position of each trade."""
+    first = 0
+    for batch in batches:
+        place = np.arange(first, first + batch.num_rows)
+        yield batch.append_column("place", pa.array(place))
+        first += batch.num_rows
