@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 
 from harvester.errors import ArchiveDamaged, BadInterval, ValueDoesNotFit
-from harvester.query.aggregate import PartialCandles
+from harvester.query.aggregate import TIME, Candles, bars_of_trades, begins_ns, stored_columns
 from harvester.query.connection import shared_connection, translate_errors
 from harvester.query.sources import BASE, EXTRA, LAST_TIME
 from harvester.schema import TRADES, RowsChecksum
@@ -130,9 +130,60 @@ def width_of(level: Interval) -> int:
     return level.width_ns
 
 
+class PartialCandles:
+    """Builds the partial candles of roll-ups, at several levels, from trades in order."""
+
+    def __init__(self, widths_ns: Sequence[int], what: str) -> None:
+        """Start with no trades.
+
+        Args:
+            widths_ns: the widths of the candles, the finest first.
+            what: names the work in messages.
+        """
+        self._what = what
+        self._levels = [Candles(width_ns) for width_ns in widths_ns]
+        self._batches: list[list[pa.RecordBatch]] = [[] for _ in widths_ns]
+        # A level is computed from the coarsest finer one that divides it, or from trades (-1).
+        self._sources = [
+            max((j for j in range(i) if width_ns % widths_ns[j] == 0), default=-1)
+            for i, width_ns in enumerate(widths_ns)
+        ]
+
+    def add(self, batch: pa.RecordBatch) -> None:
+        """Add the next trades, a batch of `schema.TRADES`.
+
+        Raises:
+            ArchiveDamaged: a price or a volume is below 0.
+            ValueDoesNotFit: a sum has too many digits.
+        """
+        self._add(bars_of_trades(batch, self._what, all_columns=True), -1)
+
+    def finish(self) -> list[list[pa.RecordBatch]]:
+        """Return the candles of all trades: batches of `PARTIALS` for each width."""
+        for level, candles in enumerate(self._levels):
+            for last in candles.finish():
+                self._keep(last, level)
+        return self._batches
+
+    def _add(self, bars: pa.RecordBatch, source: int) -> None:
+        """Add bars to the levels that are computed from a source, the index of a level."""
+        for level, candles in enumerate(self._levels):
+            if self._sources[level] == source:
+                self._keep(candles.add(bars), level)
+
+    def _keep(self, candles: pa.RecordBatch, level: int) -> None:
+        if not candles.num_rows:
+            return
+        width_ns = self._levels[level].width_ns
+        opens = begins_ns(candles) // width_ns * width_ns
+        columns = stored_columns(candles, self._what) | {"time": pa.array(opens).cast(TIME)}
+        self._batches[level].append(pa.RecordBatch.from_pydict(columns, schema=PARTIALS))
+        self._add(candles, level)
+
+
 # --- recomputation --------------------------------------------------------------------------------
 
-# Roll-ups are built with pyarrow (`aggregate.PartialCandles`). `verify` recomputes them with
+# Roll-ups are built with pyarrow (`PartialCandles`). `verify` recomputes them with
 # DuckDB: two implementations without common code prove more than one.
 
 MEMORY_LIMIT = "512MB"

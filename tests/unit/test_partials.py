@@ -14,8 +14,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from harvester.errors import ArchiveDamaged
-from harvester.query.aggregate import PartialCandles
-from harvester.query.rollups import TRADE_COLUMNS, parse_levels, recompute_partials, width_of
+from harvester.query.rollups import (
+    TRADE_COLUMNS,
+    PartialCandles,
+    parse_levels,
+    recompute_partials,
+    width_of,
+)
 from harvester.schema import joined, with_ties
 from harvester.storage.rollup_files import PARTIALS
 
