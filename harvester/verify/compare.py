@@ -329,7 +329,8 @@ _AT_ONCE = 4_096
 
 # An equal candle without a trade exactly at its opening is only counted: no trade of it may count
 # in the candle before. A local candle outside of the period is not the file's concern.
-_COUNTS_SQL = f"""SELECT reason, count(*), coalesce(sum(e_count), 0)::BIGINT FROM joined
+_COUNTS_SQL = f"""SELECT reason, count(*),
+    coalesce(sum(e_count) FILTER (reason IS NULL), 0)::BIGINT FROM joined
 WHERE (is_equal AND NOT is_opened AND reason IS NULL)
     OR (is_shown AND reason IS NOT NULL) OR reason <> {text_literal(BEYOND)}
 GROUP BY reason"""  # noqa: S608

@@ -536,6 +536,17 @@ def test_a_difference_in_a_gap_counts_for_nothing(tmp_path: Path) -> None:
     assert (found.skipped, found.differing) == ({"in a gap": 1}, 0)
 
 
+def test_numbers_of_trades_in_a_gap_may_be_as_large_as_they_like(tmp_path: Path) -> None:
+    opens = [int(row[0]) * 10**9 for row in lines(60)]
+    archive = held(tmp_path, Range(0, opens[20] - 1), Range(opens[23] - 1, EVERYTHING.through))
+
+    def change(rows: list[Line]) -> list[Line]:
+        return [[*row[:6], str(2**63 - 1)] if 20 <= i < 23 else row for i, row in enumerate(rows)]
+
+    found = only(archive, zipped(tmp_path, change, [60]))
+    assert (found.skipped, found.differing) == ({"in a gap": 3}, 0)
+
+
 def test_a_candle_that_the_file_lacks_is_skipped_where_a_gap_reaches_into_it(
     tmp_path: Path,
 ) -> None:
