@@ -1,11 +1,22 @@
-"""Compaction planning: choose which neighbouring segments to merge, from ranges and row counts."""
+"""Which neighbouring segments are merged, and how ranges, rows and footers are split."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
+from itertools import compress
 
-from harvester.storage.segment import Segment
-from harvester.times import Range
+import numpy as np
+import pyarrow as pa
+
+from harvester.schema import split_at, times, trade_ids
+from harvester.storage.filesystem import Store
+from harvester.storage.footer import ConfirmedIdGap, Footer, ImportedRange
+from harvester.storage.segment import Segment, read_batches
+from harvester.times import Range, overlap, year_end, year_of
+from harvester.trade_ids import find_gaps
+
+# --- merging -------------------------------------------------------------------------------------
 
 LARGEST_ROWS = 4_000_000
 """Rows of the largest segment of downloaded trades that compaction writes."""
@@ -97,3 +108,153 @@ def is_within(inner: Range, outer: Range) -> bool:
         outer: the range around it.
     """
     return outer.after <= inner.after and inner.through <= outer.through
+
+
+# --- splitting -----------------------------------------------------------------------------------
+
+
+def split_by_year(
+    covered: Range, batches: list[pa.RecordBatch]
+) -> Iterator[tuple[Range, list[pa.RecordBatch]]]:
+    """Split a range and its rows where the year turns between rows.
+
+    A part may begin in an earlier year than that of its rows.
+
+    Args:
+        covered: the range.
+        batches: all its rows, in order.
+    """
+    after = covered.after
+    while batches:
+        first, last = int(times(batches[0])[0]), int(times(batches[-1])[-1])
+        turn = year_end(year_of(first))
+        part = Range(after, covered.through if last <= turn else turn)
+        rows, batches = split_at(batches, part.through)
+        yield part, rows
+        after = part.through
+    if after < covered.through:
+        yield Range(after, covered.through), batches
+
+
+def are_ordered_within(batches: list[pa.RecordBatch], covered: Range) -> bool:
+    """Whether rows are in order and all inside a range; otherwise splitting them would lose some.
+
+    Args:
+        batches: the rows; no batch is empty.
+        covered: the range.
+    """
+    reached = covered.after + 1
+    for batch in batches:
+        stamps = times(batch)
+        if stamps[0] < reached or not (stamps[1:] >= stamps[:-1]).all():
+            return False
+        reached = int(stamps[-1])
+    return reached <= max(covered.through, covered.after + 1)
+
+
+def unconfirmed_by_part(
+    footer: Footer, parts: Sequence[tuple[Range, Sequence[pa.RecordBatch]]]
+) -> list[int]:
+    """Distribute a footer's number of unconfirmed id gaps over the parts of its rows.
+
+    An id gap belongs to the trade after it. Those at the boundaries to other segments were counted
+    as well, and are added to the last part.
+
+    Args:
+        footer: of all rows.
+        parts: ranges with their rows, in order.
+    """
+    if not parts:
+        return []
+    left, edge, counts = footer.unasked_jumps, None, [0] * len(parts)
+    for index, (_, batches) in enumerate(parts[:-1] if left else ()):
+        for batch in batches:
+            gaps, edge = find_gaps(edge, batch)
+            counts[index] += sum(gap.sides not in footer.jumps for gap in gaps)
+        counts[index] = min(counts[index], left)
+        left -= counts[index]
+    return [*counts[:-1], left]
+
+
+def confirmed_by_part(
+    footer: Footer, parts: Sequence[tuple[Range, list[pa.RecordBatch]]]
+) -> list[tuple[ConfirmedIdGap, ...]]:
+    """Distribute a footer's confirmed id gaps over the parts of its rows.
+
+    A part gets the id gaps that have a side among its rows. Those between two segments without
+    rows between them are added to the last part.
+
+    Args:
+        footer: of all rows.
+        parts: ranges with their rows, in order.
+    """
+    by_part = [_gaps_at_rows(footer.jumps, batches) for _, batches in parts]
+    distributed = {gap for gaps in by_part for gap in gaps}
+    if by_part:
+        by_part[-1] += tuple(gap for gap in footer.jumps if gap not in distributed)
+    return by_part
+
+
+def _gaps_at_rows(
+    gaps: tuple[ConfirmedIdGap, ...], batches: list[pa.RecordBatch]
+) -> tuple[ConfirmedIdGap, ...]:
+    """Select the id gaps that have a side among some rows."""
+    if not (gaps and batches):
+        return ()
+    ids = np.concatenate([trade_ids(batch) for batch in batches])
+    # Rows without an id read as id 0, which is also the id before the first trade.
+    ids = ids[ids > 0]
+    has_before = np.isin([gap.after_id for gap in gaps], ids)
+    has_after = np.isin([gap.before_id for gap in gaps], ids)
+    return tuple(compress(gaps, has_before | has_after))
+
+
+def shortened_footer(footer: Footer, through: int) -> Footer:
+    """The footer of the same rows with a range that ends earlier.
+
+    Args:
+        footer: of a segment.
+        through: where the new range ends, in nanoseconds; no row is later.
+    """
+    covered = Range(footer.range.after, through)
+    return replace(footer, range=covered, imported=_clipped(footer.imported, covered))
+
+
+def footers_without(store: Store, segment: Segment, footer: Footer, lost: Range) -> list[Footer]:
+    """The footers of the parts of a segment before and after a range; none for an empty part.
+
+    Args:
+        store: the archive's files.
+        segment: which is read for its trade ids.
+        footer: of that segment.
+        lost: the range to leave out; what of it is outside of the segment is ignored.
+    """
+    covered = segment.range
+    after, through = max(covered.after, lost.after), min(covered.through, lost.through)
+    ranges = [Range(covered.after, after), Range(after, through), Range(through, covered.through)]
+    columns = ["trade_id", "time"]
+    rows = [list(read_batches(store, segment.path, part, columns)) for part in ranges]
+    parts = list(zip(ranges, rows, strict=True))
+    unconfirmed, confirmed = unconfirmed_by_part(footer, parts), confirmed_by_part(footer, parts)
+    return [
+        replace(
+            footer,
+            range=ranges[index],
+            jumps=confirmed[index],
+            unasked_jumps=unconfirmed[index],
+            imported=_clipped(footer.imported, ranges[index]),
+        )
+        for index in (0, 2)
+        if ranges[index].after < ranges[index].through
+    ]
+
+
+def _clipped(imported: Iterable[ImportedRange], within: Range) -> tuple[ImportedRange, ...]:
+    """The parts of imported ranges that are inside a range."""
+    return tuple(
+        part._replace(
+            after=max(part.after, within.after), through=min(part.through, within.through)
+        )
+        for part in imported
+        if overlap(Range(part.after, part.through), within)
+    )

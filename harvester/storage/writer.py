@@ -11,7 +11,16 @@ import pyarrow as pa
 from harvester.errors import ArchiveDamaged, MarketChanged
 from harvester.schema import TRADES, RowsChecksum, times, with_ties
 from harvester.storage import metadata
-from harvester.storage.compaction import is_within, plan_merges
+from harvester.storage.compaction import (
+    are_ordered_within,
+    confirmed_by_part,
+    footers_without,
+    is_within,
+    plan_merges,
+    shortened_footer,
+    split_by_year,
+    unconfirmed_by_part,
+)
 from harvester.storage.filesystem import (
     QuarantineNote,
     check_case,
@@ -31,14 +40,6 @@ from harvester.storage.segment import (
     stage_segment,
 )
 from harvester.storage.trade_store import TradeStore, without_future
-from harvester.storage.year_split import (
-    are_ordered_within,
-    confirmed_by_part,
-    footers_without,
-    shortened_footer,
-    split_by_year,
-    unconfirmed_by_part,
-)
 from harvester.times import Range, missing, overlap, show
 
 REDOWNLOADS = "staging/_redownload"
