@@ -98,7 +98,7 @@ def ways(by_way: dict[str, int]) -> Counter[str]:
         inside = {
             "commit": "a flush",
             "commit_stream": "an import",
-            "splice": "an upgrade",
+            "replace_imported": "a re-download",
             "compact": "a compaction",
             "keep_rollup": "a roll-up",
             "sweep": "a sweep",

@@ -195,7 +195,7 @@ class Archive:
         since: Moment = "start",
         until: Moment | None = None,
         newest_first: bool = False,
-        upgrade: bool = False,
+        replace_imported: bool = False,
         estimate_trades: bool = False,
         progress: Callable[[Event], object] | None = None,
         cancel: CancelToken | None = None,
@@ -215,8 +215,8 @@ class Archive:
             since: start time, inclusive. Default: the first trade.
             until: end time, exclusive. Default: now, minus the setting `refresh.settle_s`.
             newest_first: download the newest missing month first.
-            upgrade: afterwards, re-download ranges that were imported from Kraken's CSV files and
-                replace them one by one; see docs/import.md.
+            replace_imported: afterwards, download ranges that were imported from Kraken's CSV files
+                again, and replace them one by one; see docs/import.md.
             estimate_trades: first request the number of missing trades of each pair, one more
                 request per pair, so that `Started` events contain an estimate.
             progress: called in another thread with each event of `harvester.download.events`;
@@ -254,7 +254,7 @@ class Archive:
             self._selection(pairs, quotes, all_pairs=all_pairs),
             parse_range(since, until),
             newest_first=newest_first,
-            upgrade=upgrade,
+            replace_imported=replace_imported,
             estimate_trades=estimate_trades,
             progress=progress,
         )
@@ -269,7 +269,7 @@ class Archive:
         since: Moment = "start",
         until: Moment | None = None,
         newest_first: bool = False,
-        upgrade: bool = False,
+        replace_imported: bool = False,
         estimate_trades: bool = False,
         progress: Callable[[Event], object] | None = None,
         cancel: CancelToken | None = None,
@@ -286,7 +286,7 @@ class Archive:
             since: as for `backfill`.
             until: as for `backfill`.
             newest_first: as for `backfill`.
-            upgrade: as for `backfill`.
+            replace_imported: as for `backfill`.
             estimate_trades: as for `backfill`.
             progress: called with each event, in the thread of the event loop.
             cancel: as for `backfill`.
@@ -312,7 +312,7 @@ class Archive:
             self._selection(pairs, quotes, all_pairs=all_pairs),
             parse_range(since, until),
             newest_first=newest_first,
-            upgrade=upgrade,
+            replace_imported=replace_imported,
             estimate_trades=estimate_trades,
             progress=progress,
         )
@@ -326,7 +326,7 @@ class Archive:
         quotes: Sequence[str] = (),
         since: Moment = "start",
         until: Moment | None = None,
-        upgrade: bool = False,
+        replace_imported: bool = False,
         progress: Callable[[Event], object] | None = None,
         cancel: CancelToken | None = None,
     ) -> BackfillEstimate:
@@ -338,7 +338,7 @@ class Archive:
             quotes: as for `backfill`.
             since: as for `backfill`.
             until: as for `backfill`.
-            upgrade: include the re-download of imported ranges.
+            replace_imported: include the re-download of imported ranges.
             progress: called in another thread with a `Begun` event. Its `pairs` is the number of
                 pairs whose trade counts are requested, with one request each.
             cancel: ends the call early once its `cancel()` is called.
@@ -362,7 +362,7 @@ class Archive:
         run = self._backfill_run(
             self._selection(pairs, quotes, all_pairs=all_pairs),
             parse_range(since, until),
-            upgrade=upgrade,
+            replace_imported=replace_imported,
             progress=progress,
         )
         return run_in_thread(run.estimate, cancel)
@@ -458,7 +458,7 @@ class Archive:
         time_range: Range,
         *,
         newest_first: bool = False,
-        upgrade: bool,
+        replace_imported: bool,
         estimate_trades: bool = False,
         progress: Callable[[Event], object] | None,
     ) -> BackfillRun:
@@ -471,7 +471,7 @@ class Archive:
             selection,
             time_range,
             newest_first,
-            upgrade,
+            replace_imported,
             estimate_trades,
             _listener(progress),
             self._warn,

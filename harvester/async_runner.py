@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 from harvester.config import Settings
 from harvester.csv_import.import_report import ImportResult
 from harvester.csv_import.pair_matching import ImportRequest
-from harvester.csv_import.redownload import rows_to_fetch, units, upgrade
+from harvester.csv_import.redownload import imported_segments, replace_imported, rows_to_download
 from harvester.csv_import.run import import_files
 from harvester.download.backfill import backfill, lacking
 from harvester.download.estimate import (
@@ -44,10 +44,9 @@ from harvester.kraken.pairs import Pair
 from harvester.kraken.rate_limit import PaceState
 from harvester.operations.refresh import RefreshResult, refresh
 from harvester.operations.run_log import RunResult, record_run
-from harvester.storage.replacement_staging import ReplacementView
 from harvester.storage.trade_store import TradeStore
 from harvester.threads import result_of, wait_until_done
-from harvester.times import END_OF_TIME, Range, missing, show
+from harvester.times import END_OF_TIME, Range, show
 
 T = TypeVar("T")
 Warn = Callable[[str], None]
@@ -66,7 +65,7 @@ class BackfillRun:
         selection: which pairs.
         time_range: which part of their trade history.
         newest_first: download the newest missing month first.
-        redownload: afterwards, replace imported ranges by the exchange's own trades.
+        replace_imported: afterwards, replace imported ranges by the exchange's own trades.
         estimate_trades: ask the exchange for trade counts first, for progress bars.
         progress: receives each event.
         warn: receives a warning if the run log can't be written.
@@ -77,7 +76,7 @@ class BackfillRun:
     selection: PairSelection
     time_range: Range
     newest_first: bool
-    redownload: bool
+    replace_imported: bool
     estimate_trades: bool
     progress: Listener
     warn: Warn
@@ -109,7 +108,7 @@ class BackfillRun:
                             cancel,
                             newest_first=self.newest_first,
                             estimates=self.estimate_trades,
-                            after_pair=upgrade if self.redownload else None,
+                            after_pair=replace_imported if self.replace_imported else None,
                         ),
                     )
                 finally:
@@ -142,18 +141,16 @@ class BackfillRun:
             estimate_pair(pair_missing, trades.get(pair_missing.pair.altname), exchange.rate)
             for pair_missing in pairs_missing
         ]
-        if self.redownload:
+        if self.replace_imported:
             estimates = [self._with_redownload(estimate) for estimate in estimates]
         estimates.sort(key=lambda pair: -1 if pair.trades is None else pair.trades, reverse=True)
         return BackfillEstimate(estimates, estimate_total(estimates, exchange))
 
     def _with_redownload(self, estimate: PairEstimate) -> PairEstimate:
         """Add the imported ranges that are not in the staging archive yet."""
-        imported = units(self.store, estimate.pair, self.time_range)
-        staged = [segment.range for segment in ReplacementView(self.store).aside(estimate.pair)]
-        trades = sum(rows_to_fetch(unit, staged) for unit in imported)
-        ranges = len(missing([part for unit in imported for part in unit.parts], staged))
-        return add_redownload(estimate, ranges, trades, self.settings.exchange.rate)
+        imported = imported_segments(self.store, estimate.pair, self.time_range)
+        trades = sum(rows_to_download(self.store, segment) for segment in imported)
+        return add_redownload(estimate, len(imported), trades, self.settings.exchange.rate)
 
     def _request_fields(self) -> dict[str, Any]:
         """The request, for the run log. Times are absolute: `7d` means something else tomorrow."""
@@ -167,7 +164,7 @@ class BackfillRun:
             "since": show(time_range.after + 1),
             "until": None if is_open else show(time_range.through + 1),
             "newest_first": self.newest_first,
-            "upgrade": self.redownload,
+            "replace_imported": self.replace_imported,
         }
 
     def _waiting(self, pair: str, reason: str) -> None:

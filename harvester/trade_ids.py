@@ -53,7 +53,7 @@ def imported_gap_text(pair: str, after_id: int, before_id: int, rows: int) -> st
     return (
         f"between ids {after_id} and {before_id} there are {rows:,} imported trades, but "
         f"{before_id - after_id - 1:,} unused ids: the imported file lacks trades, or the exchange "
-        f"skipped ids; `harvester backfill {pair} --upgrade` downloads them again"
+        f"skipped ids; `harvester backfill {pair} --replace-imported` downloads them again"
     )
 
 

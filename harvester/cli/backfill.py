@@ -70,7 +70,7 @@ MIN_ANNOUNCED_S = 5.0
 )
 @click.option("--newest-first", is_flag=True, help="Download the newest missing month first.")
 @click.option(
-    "--upgrade",
+    "--replace-imported",
     is_flag=True,
     help="Afterwards, download ranges that came from CSV files again and replace them.",
 )
@@ -87,7 +87,7 @@ def backfill(  # noqa: PLR0913 - its options
     since: str,
     until: str | None,
     newest_first: bool,
-    upgrade: bool,
+    replace_imported: bool,
     dry_run: bool,
     as_json: bool,
 ) -> int:
@@ -102,9 +102,9 @@ def backfill(  # noqa: PLR0913 - its options
     there are more pairs than --jobs, the largest are downloaded first, which takes the least time
     in total. A pair that fails does not stop the others.
 
-    --upgrade replaces trades that were imported from Kraken's CSV files by the exchange's own
-    trades, which have ids, sides and exact times. It begins when nothing else is missing, and
-    replaces range by range, small ones first. Days on which file and exchange differ are printed,
+    --replace-imported replaces trades that were imported from Kraken's CSV files by the exchange's
+    own trades, which have ids, sides and exact times. It begins when nothing else is missing, and
+    replaces range by range, in order of time. Days on which file and exchange differ are printed,
     and the exit status is 4.
 
     Example: harvester backfill XBT/USD ETH/EUR --since 2024-01-01
@@ -122,7 +122,7 @@ def backfill(  # noqa: PLR0913 - its options
             quotes=quotes,
             since=since,
             until=until,
-            upgrade=upgrade,
+            replace_imported=replace_imported,
             progress=None if common.quiet else _announcer(settings.exchange),
         )
         _print_estimate(estimate, common, as_json=as_json)
@@ -141,7 +141,7 @@ def backfill(  # noqa: PLR0913 - its options
             since=since,
             until=until,
             newest_first=newest_first,
-            upgrade=upgrade,
+            replace_imported=replace_imported,
             estimate_trades=shows_estimates(common),
             progress=show,
             cancel=run.cancel,
@@ -290,7 +290,7 @@ def _result_fields(result: BackfillResult) -> dict[str, Any]:
         "gaps": result.gaps,
         "error": str(result.error) if result.error else None,
         "pace": pace_fields(result.pace),
-        "upgrade": None if result.upgrade is None else result.upgrade.plain(),
+        "replacement": None if result.replacement is None else result.replacement.plain(),
     }
 
 
@@ -333,7 +333,7 @@ def _outcome(result: BackfillResult) -> str:
 
 def _reason(result: BackfillResult) -> str:
     if result.error is None and not result.gaps:
-        return f"{result.pair}: {result.upgrade}"
+        return f"{result.pair}: {result.replacement}"
     if result.error is None:
         return f"{result.pair}: {len(result.gaps)} gaps, the first {result.gaps[0]}"
     return output.line(f"{result.pair}: {str(result.error).removeprefix(f'{result.pair}: ')}")

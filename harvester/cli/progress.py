@@ -201,7 +201,7 @@ class JsonLines(Silent):
             }
         if isinstance(event, BackfillResult):
             fields["error"] = None if event.error is None else str(event.error)
-            fields["upgrade"] = None if event.upgrade is None else event.upgrade.plain()
+            fields["replacement"] = None if event.replacement is None else event.replacement.plain()
             fields["exit_status"] = event.exit_status
         is_result = isinstance(event, BackfillResult)
         self._print("result" if is_result else type(event).__name__.lower(), fields)
@@ -333,4 +333,4 @@ class Bars(Silent):
     def say(self, text: str) -> None:
         """Print text above the lines, wrapped between words."""
         shown = output.wrapped(text, self._console.width)
-        self._console.print(shown, markup=False, highlight=False, soft_wrap=True)
+        self._console.print(shown, markup=False, emoji=False, highlight=False, soft_wrap=True)

@@ -13,6 +13,7 @@ from harvester.csv_import.files import KnownComplete
 from harvester.csv_import.overlap import Sample
 from harvester.csv_import.sorting import RowCount
 from harvester.schema import Int64s, times
+from harvester.storage.compaction import LARGEST_IMPORTED_ROWS
 from harvester.times import END_OF_TIME, SECOND, Range, missing, year_end, year_of
 
 # Times in a file are whole seconds, and nobody knows whether they were rounded down, up or to the
@@ -21,12 +22,13 @@ from harvester.times import END_OF_TIME, SECOND, Range, missing, year_end, year_
 # the second before (a quiet moment). Then no trade of the file has a true time within half a second
 # of the boundary. Between such a boundary and the downloaded range, a gap of some seconds remains,
 # which `backfill` downloads. The same happens at the end of a year without a quiet moment, because
-# no segment contains trades of two years.
+# no segment contains trades of two years. All segments end at quiet moments, so that each can be
+# replaced by the exchange's own trades of its range without regard to its neighbours.
 
-SEGMENT_ROWS = 4_000_000
-"""A segment of this many rows ends at the next quiet moment; compaction makes as large ones."""
+SEGMENT_ROWS = LARGEST_IMPORTED_ROWS
+"""A segment of this many rows ends at the next quiet moment."""
 MAX_WAITING_ROWS = 1_000_000
-"""Rows kept in memory while no quiet moment comes; then a busy moment becomes the boundary."""
+"""Rows kept in memory while no quiet moment comes; then they are skipped, up to the next one."""
 QUIET_S = 2
 """Seconds between two trades need to differ by more than this for a quiet moment between them."""
 
@@ -62,7 +64,7 @@ class ImportCounts:
         at_boundaries: rows that were skipped beside covered time or at a file's ends, because no
             boundary could be drawn there.
         skipped_ranges: ranges of the rows skipped at boundaries, each ending with its last row.
-        busy_seconds: boundaries within trades, in UNIX seconds.
+        busy_stretches: how often more than `MAX_WAITING_ROWS` rows had no quiet moment.
         year_ends: years with trades at their end, so that a gap remains there.
         sample: some of the rows whose time is covered by downloaded trades.
         check_stored: called with the rows of time that is covered already, to check that they are
@@ -73,7 +75,7 @@ class ImportCounts:
     already_covered: RowCount = field(default_factory=RowCount)
     at_boundaries: RowCount = field(default_factory=RowCount)
     skipped_ranges: list[Range] = field(default_factory=list)
-    busy_seconds: list[int] = field(default_factory=list)
+    busy_stretches: int = 0
     year_ends: list[int] = field(default_factory=list)
     sample: Sample = field(default_factory=lambda: Sample([]))
     check_stored: Callable[[pa.RecordBatch], None] = lambda _rows: None
@@ -98,7 +100,6 @@ class _Cut(NamedTuple):
 
     first: int
     last: int
-    is_quiet: bool = True
 
 
 class _Batch(NamedTuple):
@@ -272,7 +273,7 @@ class BoundaryFinder:
         if inside < batch.rows.num_rows:
             yield from self._end_gap()
         elif self._waiting_rows > self._max_waiting_rows:
-            yield from self._release_busy()
+            yield from self._skip_busy_stretch()
         return inside
 
     def _end_gap_at_busy_year_end(self, batch: _Batch, at: int) -> None:
@@ -308,36 +309,31 @@ class BoundaryFinder:
         self._cut = cut
         for rows in waiting:
             yield from self._write(rows)
-        if self._written >= self._segment_rows and cut.is_quiet:
+        if self._written >= self._segment_rows:
             yield from self._close(min(cut.last, self._last_boundary_s) * SECOND - 1)
 
-    def _release_busy(self) -> Iterator[Step]:
-        """Write all waiting rows but those of the last second, although no quiet moment has come.
+    def _skip_busy_stretch(self) -> Iterator[Step]:
+        """End the segment at its last boundary, and skip the rows up to the next quiet moment.
 
         This bounds the memory that waiting rows need.
         """
-        rows = self._waiting.pop()
-        second = int(times(rows)[-1]) // SECOND
-        early = int(times(rows).searchsorted(second * SECOND))
-        if early == 0:
-            self._waiting.append(rows)
-            return
-        self._waiting.append(rows.slice(0, early))
-        yield from self._release(_Cut(second, second, is_quiet=False))
-        self._add_waiting(rows.slice(early))
+        self.counts.busy_stretches += 1
+        yield from self._end_segment()
 
     def _end_gap(self) -> Iterator[Step]:
+        """End the segment at its last boundary, and go on with the next gap."""
+        yield from self._end_segment()
+        self._gaps.pop(0)
+
+    def _end_segment(self) -> Iterator[Step]:
         """End the segment at its last boundary, and skip the waiting rows behind it."""
+        if self._cut is None:
+            raise AssertionError("no segment is open")
         for rows in self._waiting:
             self.counts.count_at_boundary(rows)
-        cut, limit = self._cut, self._last_boundary_s
+        through = min(self._cut.last, self._last_boundary_s) * SECOND - 1
         self._waiting, self._waiting_rows, self._cut = [], 0, None
-        self._gaps.pop(0)
-        if cut is None:
-            raise AssertionError("no segment is open")
-        if not cut.is_quiet:
-            self.counts.busy_seconds.append(cut.last)
-        yield from self._close(min(cut.last, limit) * SECOND - 1)
+        yield from self._close(through)
 
     def _write(self, rows: pa.RecordBatch) -> Iterator[Step]:
         """Write rows, and end the segment at the end of a year, which is a quiet moment here."""

@@ -24,7 +24,6 @@ from harvester.csv_import.import_report import ImportReport
 from harvester.csv_import.overlap import (
     Sample,
     StoredCheck,
-    busy_boundary_note,
     measure_rounding,
     ranges_from_api,
 )
@@ -39,7 +38,7 @@ from harvester.storage.segment import Segment
 from harvester.storage.trade_store import TradeStore
 from harvester.storage.writer import Writer
 from harvester.threads import iterate_ahead
-from harvester.times import END_OF_TIME, SECOND, Range, missing, overlap, show, union
+from harvester.times import END_OF_TIME, SECOND, Range, missing, overlap, union
 from harvester.trade_ids import IdGap, LastId, find_gaps
 
 
@@ -318,10 +317,11 @@ class FileChain:
             self.report.notes.append(
                 f"its times are whole seconds, {rounding.words('trades stored already')}"
             )
-        for second in counts.busy_seconds:
+        if counts.busy_stretches:
             self.report.notes.append(
-                f"no two seconds without trades are near {show(second * SECOND)}, where a range "
-                f"ends: {busy_boundary_note(rounding, self.report.pair)}"
+                f"{counts.busy_stretches} times, too many trades to keep in memory follow each "
+                "other without two seconds in which there is none: they were not imported, and "
+                f"`harvester backfill {self.report.pair}` downloads them"
             )
         for year in counts.year_ends:
             self.report.notes.append(

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from decimal import Context, Decimal
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -14,7 +14,7 @@ from harvester.csv_import.columns import number
 from harvester.csv_import.files import Member, blocks
 from harvester.csv_import.parse import Digits, Unusual, read
 from harvester.errors import BadFile
-from harvester.kraken.ohlc import Candle
+from harvester.kraken.ohlc import VALUES, Candle
 from harvester.schema import PRICE, SUM_OF_VOLUMES, Int64s, decimal_array, times
 from harvester.times import BEGINNING_NS, END_OF_TIME, SECOND, UNITS_NS, show
 
@@ -24,11 +24,14 @@ ROWS = pa.schema(
     [
         pa.field("time", pa.timestamp("ns"), nullable=False),
         *(pa.field(name, PRICE) for name in PRICES),
+        pa.field("vwap", PRICE),
         pa.field("volume", SUM_OF_VOLUMES),
         pa.field("count", pa.int64()),
+        pa.field("exact", pa.string()),
     ]
 )
-"""Columns of a candle; null stands for a number with more digits than the archive can store."""
+"""Columns of a candle; null stands for a number with more digits than the archive can store. Then
+`exact` has all values as text, in the order of `ohlc.VALUES`; otherwise it is null."""
 
 _LARGEST = 2**63 - 1
 MAX_DIGITS = 30
@@ -42,25 +45,16 @@ class _BadLine(Exception):
     """Why a line is not a candle."""
 
 
-@dataclass(slots=True)
-class Block:
+class Block(NamedTuple):
     """Consecutive candles.
 
     Attributes:
         rows: a batch of `ROWS`.
         size: their size in the file, in bytes.
-        text: their lines, one per row.
     """
 
     rows: pa.RecordBatch
     size: int
-    text: bytes | list[bytes]
-
-    def candle(self, row: int) -> Candle:
-        """The candle of a row, by its index, with all digits. Files have no vwap, so it is 0."""
-        if isinstance(self.text, bytes):
-            self.text = self.text.split(b"\n")
-        return _candle(self.text[row].decode())
 
 
 def read_candles(member: Member, minutes: int) -> Iterator[Block]:
@@ -108,7 +102,7 @@ class _Reader:
         if self.line == 1 and _is_header(block.partition(b"\n")[0]):
             block, self.line = block.partition(b"\n")[2], 2
         try:
-            candles = Block(self._parse_at_once(block), size, block)
+            candles = Block(self._parse_at_once(block), size)
             self.line += candles.rows.num_rows
         except Unusual:
             candles = self._parse_by_line(block, size)
@@ -136,7 +130,6 @@ class _Reader:
             BadFile: a line is not a candle.
         """
         candles: list[Candle] = []
-        lines: list[bytes] = []
         latest_ns = self.latest_ns
         for raw in block.split(b"\n")[:-1]:
             if raw.strip():
@@ -149,9 +142,8 @@ class _Reader:
                         "nothing is concluded from this file"
                     ) from None
                 latest_ns = candles[-1].time_ns
-                lines.append(raw)
             self.line += 1
-        return Block(_rows(candles), size, lines)
+        return Block(rows_of(candles), size)
 
     def _check_time(self, candle: Candle, latest_ns: int) -> Candle:
         """Return a candle if it begins at a multiple of the length, and after `latest_ns`.
@@ -183,8 +175,10 @@ def _columns(fields: Digits) -> pa.RecordBatch:
         raise Unusual
     columns = [pa.array(seconds * np.int64(SECOND)).view(pa.timestamp("ns"))]
     columns += [decimal_array(PRICE, fields.scaled(name, PRICE.scale, 8)) for name in PRICES]
+    rows = fields.batch.num_rows
+    columns.append(pa.nulls(rows, PRICE))
     columns.append(decimal_array(SUM_OF_VOLUMES, fields.scaled("volume", SUM_OF_VOLUMES.scale, 14)))
-    columns.append(fields.batch.column("count"))
+    columns += [fields.batch.column("count"), pa.nulls(rows, pa.string())]
     return pa.RecordBatch.from_arrays(columns, schema=ROWS)
 
 
@@ -222,19 +216,50 @@ def _number(name: str, text: str) -> Decimal:
     return value
 
 
-def _rows(candles: list[Candle]) -> pa.RecordBatch:
+def rows_of(candles: Sequence[Candle]) -> pa.RecordBatch:
+    """Return candles as a batch of `ROWS`."""
     columns: list[Any] = [
         pa.array([candle.time_ns for candle in candles], pa.int64()).view(pa.timestamp("ns"))
     ]
-    for field in list(ROWS)[1:-1]:
-        values = [_fitting(getattr(candle, field.name), field.type) for candle in candles]
+    fits = np.ones(len(candles), dtype=bool)
+    for name in VALUES:
+        field = ROWS.field(name)
+        values = [_fitting(getattr(candle, name), field.type) for candle in candles]
         columns.append(pa.array(values, field.type))
-    columns.append(pa.array([candle.count for candle in candles], pa.int64()))
+        fits &= columns[-1].is_valid().to_numpy(zero_copy_only=False)
+    columns.append(
+        pa.array(
+            [
+                None if is_stored else exact_text(c)
+                for c, is_stored in zip(candles, fits, strict=True)
+            ],
+            pa.string(),
+        )
+    )
     return pa.RecordBatch.from_arrays(columns, schema=ROWS)
 
 
-def _fitting(value: Decimal, kind: pa.Decimal128Type) -> Decimal | None:
+def exact_text(candle: Candle) -> str:
+    """Return all values of a candle as text; `candle_of_text` reads it."""
+    return ",".join(str(getattr(candle, name)) for name in VALUES)
+
+
+def candle_of_text(time_ns: int, text: str) -> Candle:
+    """Return the candle with the values of `exact_text`.
+
+    Args:
+        time_ns: its opening time.
+        text: the values.
+    """
+    *decimals, count = text.split(",")
+    values = dict(zip(VALUES, map(Decimal, decimals), strict=False))
+    return Candle(time_ns, **values, count=int(count))
+
+
+def _fitting(value: Decimal | int, kind: pa.DataType) -> Decimal | int | None:
     """A value for a column; None if the value has more digits than the column can store."""
+    if isinstance(value, int):
+        return value if value <= _LARGEST else None
     exact = value.quantize(Decimal(1).scaleb(-kind.scale), context=_EXACT)
     fits = exact == value and exact < 10 ** (kind.precision - kind.scale)
     return exact if fits else None

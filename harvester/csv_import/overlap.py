@@ -12,9 +12,8 @@ from numpy.typing import NDArray
 from harvester.download.events import Rounding
 from harvester.errors import ArchiveDamaged, HarvesterError
 from harvester.schema import Int64s, clip, decimal_words, times
-from harvester.storage.replacement_staging import from_files
 from harvester.storage.trade_store import TradeStore
-from harvester.times import SECOND, Range, missing, overlap, show
+from harvester.times import SECOND, Range, missing, overlap, show, union
 
 # --- how a file rounds its times ------------------------------------------------------------------
 
@@ -100,13 +99,6 @@ class RoundingCounts:
             )
             self.agree[way] += int(np.minimum(counts[left], found[right]).sum())
 
-    def add(self, other: RoundingCounts) -> None:
-        """Add the counts of another comparison."""
-        self.of += other.of
-        self.is_whole &= other.is_whole
-        for way in WAYS:
-            self.agree[way] += other.agree[way]
-
     def rounding(self) -> Rounding | None:
         """The rounding measured; None if nothing was compared, or times are finer than seconds."""
         if not self.of or not self.is_whole:
@@ -175,17 +167,14 @@ def _mixed(words: NDArray[np.uint64]) -> NDArray[np.uint64]:
 
 
 def ranges_from_api(archive: TradeStore, pair: str) -> list[Range]:
-    """The ranges covered by trades from the API, in order; empty if a segment can't be read.
+    """The ranges covered by trades from the API, in order.
 
     Args:
         archive: the archive.
         pair: altname.
     """
-    try:
-        imported = [part for _, part in from_files(archive, pair)]
-    except ArchiveDamaged:
-        return []
-    return missing(archive.coverage(pair), imported)
+    pieces = archive.pieces(pair)
+    return union(piece.within for piece in pieces if not piece.segment.is_imported)
 
 
 def measure_rounding(archive: TradeStore, pair: str, sample: Sample) -> Rounding | None:
@@ -214,27 +203,6 @@ def measure_rounding(archive: TradeStore, pair: str, sample: Sample) -> Rounding
     except HarvesterError:
         return None
     return counts.rounding()
-
-
-def busy_boundary_note(rounding: Rounding | None, pair: str) -> str:
-    """Whether a boundary between trades is exact, by the rounding that was measured.
-
-    Args:
-        rounding: None if it was not measured.
-        pair: altname.
-    """
-    way = rounding.way if rounding is not None else "not told"
-    if way == "down":
-        return "it is exact, as the file rounds its times down"
-    if way == "not told":
-        return (
-            "it is exact if the file rounds its times down; "
-            f"`harvester verify {pair} --against-exchange` checks it"
-        )
-    return (
-        "as the file does not round its times down, a trade may be missing there, or be there "
-        f"twice; `harvester backfill {pair} --upgrade` corrects it"
-    )
 
 
 # --- are rows of covered time stored? -------------------------------------------------------------
@@ -312,7 +280,7 @@ class StoredCheck:
                 f"stored there, the first of {show(self._first_ns)}, the last of "
                 f"{show(self._last_ns)}: either another file, imported before, claimed that time, "
                 "or this file has trades that the exchange does not have; `harvester backfill "
-                f"{self._pair} --upgrade` downloads imported ranges again"
+                f"{self._pair} --replace-imported` downloads imported ranges again"
             )
 
     def _check_waiting(self) -> None:

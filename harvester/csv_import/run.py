@@ -17,8 +17,6 @@ from harvester.csv_import.importer import FileChain, ImportOptions
 from harvester.csv_import.pair_matching import AskExchange, ImportRequest, PairFiles, match_files
 from harvester.download.events import Begun, Imported, Listener, Step
 from harvester.errors import BadFile, HarvesterError, Interrupted
-from harvester.storage.replacement import end_replacing
-from harvester.storage.replacement_staging import torn
 from harvester.storage.trade_store import TradeStore
 from harvester.storage.writer import Writer, writer
 from harvester.threads import result_of
@@ -258,17 +256,11 @@ def _import_chains(
     bad_times = union(span for file in scanned for span in file.bad_times)
     name = files.pair.altname
     with writer(archive, name) as pair_writer:
-        notes = end_replacing(pair_writer)
-        if found := torn(archive, name):
-            notes.append(found[1])
         importers = [
             FileChain(archive, files.pair, chain, options, bad_times)
             for chain in chains(scanned, files.complete)
         ]
-        for importer in importers:
-            reports.append(_run_importer(importer, pair_writer))
-            reports[-1].notes[:0] = notes
-            notes = []
+        reports += (_run_importer(importer, pair_writer) for importer in importers)
         for importer in importers:
             # Rows that one file left out must not be called covered by another file.
             if importer.report.error is None and not options.stop.is_set():

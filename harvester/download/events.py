@@ -132,30 +132,27 @@ class Rounding(NamedTuple):
         }.get(self.way, f"and {self.of:,} {trades} do not tell how they were rounded")
 
 
-class Left(NamedTuple):
-    """A range that keeps its imported trades, and why."""
+class NotReplaced(NamedTuple):
+    """An imported range that was not replaced, and why."""
 
     range: Range
     reason: str
 
 
-class Upgrade(NamedTuple):
-    """The result of re-downloading one pair's imported ranges.
+class ReplacementResult(NamedTuple):
+    """The result of replacing the imported trades of one pair.
 
     Attributes:
         replaced: ranges whose trades were replaced, in the order in which they were.
         left: ranges that keep their imported trades.
-        days: days that differ, in order.
+        days: days on which file and exchange differ.
         kept: where imported segments that differ were copied to, within the archive.
-        rounding: measured over all that was compared; None if nothing was, or if times are finer
-            than seconds.
     """
 
     replaced: tuple[Range, ...] = ()
-    left: tuple[Left, ...] = ()
+    left: tuple[NotReplaced, ...] = ()
     days: tuple[Day, ...] = ()
     kept: tuple[str, ...] = ()
-    rounding: Rounding | None = None
 
     @property
     def is_sound(self) -> bool:
@@ -166,23 +163,20 @@ class Upgrade(NamedTuple):
         """The result as a part of a line; empty if there was nothing to do."""
         parts = []
         if self.replaced:
-            parts.append(f"{_counted(self.replaced, 'range')} from files replaced")
+            parts.append(f"{_counted(self.replaced, 'imported range')} replaced")
         if self.left:
-            parts.append(f"{_counted(self.left, 'range')} from files left as they were")
+            parts.append(f"{_counted(self.left, 'imported range')} not replaced")
         if self.days:
-            parts.append(f"{_counted(self.days, 'day')} not as in the file")
-        if self.rounding is not None:
-            parts.append(f"the file's times are whole seconds, {self.rounding.words('trades')}")
+            parts.append(f"{_counted(self.days, 'day')} on which file and exchange differ")
         return ", ".join(parts)
 
     def plain(self) -> dict[str, Any]:
         """For JSON."""
         return {
             "replaced": list(self.replaced),
-            "left": [{"range": left.range, "reason": left.reason} for left in self.left],
+            "not_replaced": [left._asdict() for left in self.left],
             "days": [day.plain() for day in self.days],
             "kept": list(self.kept),
-            "rounding": None if self.rounding is None else self.rounding._asdict(),
         }
 
 
@@ -312,7 +306,7 @@ class Replaced(NamedTuple):
 
     def __str__(self) -> str:
         """One line of text."""
-        return f"{self.pair}: {self.rows:,} trades from files replaced, {self.span}"
+        return f"{self.pair}: {self.rows:,} imported trades replaced, {self.span}"
 
 
 class Ended(NamedTuple):
@@ -337,7 +331,7 @@ class BackfillResult(NamedTuple):
         gaps: requested ranges that are not covered.
         error: what ended the download early.
         pace: the rate of requests.
-        upgrade: the result of a re-download, if there was one.
+        replacement: the result of replacing imported trades, if that was asked for.
     """
 
     pair: str
@@ -347,21 +341,21 @@ class BackfillResult(NamedTuple):
     gaps: list[Range]
     error: HarvesterError | None
     pace: PaceState | None = None
-    upgrade: Upgrade | None = None
+    replacement: ReplacementResult | None = None
 
     @property
     def exit_status(self) -> int:
         """0 if everything that was requested is covered."""
         if self.error is not None:
             return self.error.exit_status
-        is_sound = self.upgrade is None or self.upgrade.is_sound
+        is_sound = self.replacement is None or self.replacement.is_sound
         return 0 if is_sound and not self.gaps else 4
 
     def __str__(self) -> str:
         """One line of text."""
         done = f"{self.pair}: {self.trades:,} trades in {self.pages:,} pages"
-        if self.upgrade is not None and str(self.upgrade):
-            done = f"{done}, {self.upgrade}"
+        if self.replacement is not None and str(self.replacement):
+            done = f"{done}, {self.replacement}"
         if self.error is not None and not self.pages:
             why = str(self.error)
             return why if why.startswith(self.pair) else f"{self.pair}: {why}"
@@ -370,7 +364,7 @@ class BackfillResult(NamedTuple):
         if self.gaps:
             return f"{done}; {len(self.gaps)} gaps remain, the first {self.gaps[0]}"
         reached = f", complete through {_second(self.reached.through)}" if self.reached else ""
-        if not self.trades and not str(self.upgrade or ""):
+        if not self.trades and not str(self.replacement or ""):
             return f"{self.pair}: up to date{reached}"
         return f"{done}{reached}"
 

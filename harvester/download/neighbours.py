@@ -4,35 +4,23 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from harvester.errors import ArchiveDamaged
-from harvester.storage.replacement_staging import noted
 from harvester.storage.trade_store import EVERYTHING, TradeStore
-from harvester.times import SECOND, Range, overlap
+from harvester.times import SECOND, Range
 from harvester.trade_ids import BEFORE_FIRST_ID, LastId
-
-# A pair without imported data is the rule, and reading footers for such data takes time. So
-# callers ask once with `has_imported_data`, and pass the answer on.
 
 
 def has_imported_data(store: TradeStore, pair: str) -> bool:
-    """Whether a pair has imported data, or a recorded replacement of such data.
-
-    True also if a segment can't be read, so that no check is left out.
+    """Whether any segment of a pair is imported, by the names of the files.
 
     Args:
         store: the archive.
         pair: altname.
     """
-    try:
-        return bool(noted(store.store, pair)) or any(
-            store.footer(segment).imported for segment in store.segments(pair)
-        )
-    except (ArchiveDamaged, FileNotFoundError):
-        return True
+    return any(segment.is_imported for segment in store.segments(pair))
 
 
 def imported_in(store: TradeStore, pair: str, within: Range) -> str:
-    """The location of the first segment with imported data of a range; empty if there is none.
+    """The location of the first imported segment in a range; empty if there is none.
 
     Args:
         store: the archive.
@@ -40,9 +28,8 @@ def imported_in(store: TradeStore, pair: str, within: Range) -> str:
         within: may be empty.
     """
     for piece in store.pieces(pair, within) if within.after < within.through else []:
-        for imported in store.footer(piece.segment).imported:
-            if overlap(Range(imported.after, imported.through), piece.within):
-                return store.location(piece.segment)
+        if piece.segment.is_imported:
+            return store.location(piece.segment)
     return ""
 
 

@@ -14,12 +14,11 @@ from harvester.download.events import (
     DownloadCounts,
     Listener,
     Noted,
+    ReplacementResult,
     Started,
     Step,
-    Upgrade,
 )
 from harvester.download.exchange import CATCH_UP_NS, PairPages
-from harvester.download.import_boundary import clear_resolved_flags, flag_ambiguous_boundaries
 from harvester.download.neighbours import has_imported_data
 from harvester.download.range import RangeDownload
 from harvester.download.request import BackfillRequest, DownloadContext, RangeContext
@@ -35,31 +34,11 @@ from harvester.errors import (
 from harvester.kraken.decode import OtherMarket
 from harvester.kraken.pairs import Pair
 from harvester.schema import times
-from harvester.storage.replacement import end_replacing
-from harvester.storage.replacement_staging import check_not_torn, from_files, noted
 from harvester.storage.trade_store import TOLERANCE_NS, TradeStore, check_not_in_future
 from harvester.storage.writer import Writer, writer
 from harvester.times import BEGINNING_NS, DAY, Range, missing, overlap, show
 
 # --- maintenance ----------------------------------------------------------------------------------
-
-
-def finish_replacing(writer: Writer, listener: Listener) -> None:
-    """Finish a re-download that a crash interrupted; if that is not possible now, go on.
-
-    Where trades are not complete for it, `check_not_torn` raises an error after everything else.
-
-    Args:
-        writer: of the pair; its lock is held.
-        listener: receives notes about damage.
-
-    Raises:
-        ArchiveUnwritable: the machine refused.
-    """
-    for text in end_replacing(writer):
-        listener(Noted(writer.pair, text))
-    if noted(writer.archive.store, writer.pair):
-        clear_resolved_flags(writer)
 
 
 def run_maintenance(writer: Writer, rollups: Sequence[str], listener: Listener) -> None:
@@ -101,7 +80,7 @@ class PairDownload:
         context: what the pairs of the run share.
         request: the pair and the range.
         writer: of the pair, while its lock is held.
-        upgrade: the result of a re-download, set by whoever did it.
+        replacement: the result of replacing imported trades, set by whoever did it.
     """
 
     writer: Writer
@@ -121,7 +100,7 @@ class PairDownload:
         """
         self.context = context
         self.request = request
-        self.upgrade: Upgrade | None = None
+        self.replacement: ReplacementResult | None = None
         self._options = context.options
         self._store = context.archive
         self._pair = request.pair.altname
@@ -162,7 +141,7 @@ class PairDownload:
             missing([*requested, *self._counts.lost], coverage),
             error,
             self.context.client.pace(self.request.pair),
-            self.upgrade,
+            self.replacement,
         )
 
     async def _backfill(self) -> None:
@@ -176,9 +155,8 @@ class PairDownload:
             await self._maintain(self.writer)
 
     async def _prepare(self, writer: Writer) -> None:
-        """Check that the stored trades are of this market, and finish what a crash interrupted."""
+        """Check that the stored trades are of this market."""
         await asyncio.to_thread(writer.check_market, self.request.pair.key)
-        await asyncio.to_thread(finish_replacing, writer, self._options.listener)
         self._has_imports = await asyncio.to_thread(has_imported_data, self._store, self._pair)
 
     async def _explain(self, error: HarvesterError) -> HarvesterError:
@@ -219,7 +197,9 @@ class PairDownload:
                 # The range that showed it is complete: the next time others are missing.
                 errors.append(lack)
         await after_pair(self)
-        left = [part for _, part in from_files(self._store, self._pair)]
+        left = [
+            piece.within for piece in self._store.pieces(self._pair) if piece.segment.is_imported
+        ]
         for error in errors:
             if any(overlap(part, Range(error.after, error.through)) for part in left):
                 raise error
@@ -243,7 +223,6 @@ class PairDownload:
         rollups = self.context.settings.candles.rollups
         async with self.context.maintenance:
             await asyncio.to_thread(run_maintenance, writer, rollups, self._options.listener)
-        await asyncio.to_thread(check_not_torn, self._store, self._pair)
 
     async def _settled_request(self) -> Range:
         """The requested range, up to the time until which trades are settled."""
@@ -347,14 +326,7 @@ class PairDownload:
         if self._options.newest_first:
             ranges = [chunk for part in reversed(ranges) for chunk in reversed(_chunks(part))]
         for part in ranges:
-            if not self._has_imports:
-                await self.download_range(self.writer, self._store, part)
-                continue
-            await flag_ambiguous_boundaries(self.writer, part, self._pages)
-            try:
-                await self.download_range(self.writer, self._store, part)
-            finally:
-                await asyncio.to_thread(clear_resolved_flags, self.writer)
+            await self.download_range(self.writer, self._store, part)
 
     async def download_range(self, writer: Writer, store: TradeStore, within: Range) -> None:
         """Download one range.

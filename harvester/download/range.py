@@ -254,8 +254,8 @@ class RangeDownload:
                 if path:
                     self._error = self._error or ImportIncomplete(
                         f"{self._pair}: {what} are not in {path}, which was imported: "
-                        f"`harvester backfill {self._pair} --upgrade` downloads imported ranges "
-                        "again",
+                        f"`harvester backfill {self._pair} --replace-imported` downloads imported "
+                        "ranges again",
                         *side,
                     )
                     break

@@ -10,8 +10,6 @@ from harvester.config import Settings
 from harvester.download.events import Begun, Listener, Noted, Step
 from harvester.pair_names import resolve_held
 from harvester.query.rollups import parse_levels, roll_up
-from harvester.storage.replacement import end_replacing
-from harvester.storage.replacement_staging import torn
 from harvester.storage.trade_store import TradeStore
 from harvester.storage.writer import Progress, Writer, writer
 
@@ -48,13 +46,6 @@ class RollupResult(NamedTuple):
     notes: list[str]
 
 
-class _PairWork(NamedTuple):
-    """A pair that is being worked on: its writer, and the notes about it so far."""
-
-    writer: Writer
-    notes: list[str]
-
-
 def compact(
     archive: TradeStore, settings: Settings, pairs: Sequence[str], listener: Listener
 ) -> list[CompactionResult]:
@@ -72,15 +63,14 @@ def compact(
         ArchiveDamaged: a file can't be read, or has other rows than its footer says.
         ArchiveUnwritable: the operating system refused to write.
     """
-    levels = parse_levels(settings.candles.rollups)
+    levels, progress = parse_levels(settings.candles.rollups), _progress(listener)
     results = []
-    with closing(_each_pair(archive, pairs, listener)) as works:
-        for work in works:
-            progress = _progress(listener)
-            before, after = work.writer.compact(every=True, progress=progress)
-            notes = roll_up(work.writer, levels, progress).notes
-            _report_notes(work, notes, listener)
-            results.append(CompactionResult(work.writer.pair, before, after, work.notes))
+    with closing(_each_pair(archive, pairs, listener)) as writers:
+        for pair_writer in writers:
+            before, after = pair_writer.compact(every=True, progress=progress)
+            notes = roll_up(pair_writer, levels, progress).notes
+            _report_notes(pair_writer.pair, notes, listener)
+            results.append(CompactionResult(pair_writer.pair, before, after, notes))
     return results
 
 
@@ -103,37 +93,29 @@ def build_rollups(
     """
     levels = parse_levels(settings.candles.rollups)
     results = []
-    with closing(_each_pair(archive, pairs, listener)) as works:
-        for work in works:
-            done = roll_up(work.writer, levels, _progress(listener))
-            _report_notes(work, done.notes, listener)
-            results.append(RollupResult(work.writer.pair, done.built, done.up_to_date, work.notes))
+    with closing(_each_pair(archive, pairs, listener)) as writers:
+        for pair_writer in writers:
+            done = roll_up(pair_writer, levels, _progress(listener))
+            _report_notes(pair_writer.pair, done.notes, listener)
+            results.append(RollupResult(pair_writer.pair, done.built, done.up_to_date, done.notes))
     return results
 
 
 def _each_pair(
     archive: TradeStore, pairs: Sequence[str], listener: Listener
-) -> Generator[_PairWork, None, None]:
-    """Lock one pair after the other, and finish replacements that a crash interrupted."""
+) -> Generator[Writer, None, None]:
+    """Lock one pair after the other."""
     names = [resolve_held(archive, name).altname for name in pairs] or archive.held()
     listener(Begun(len(names)))
     for name in names:
         with writer(archive, name) as pair_writer:
-            work = _PairWork(pair_writer, [])
-            _report_notes(work, end_replacing(pair_writer), listener)
-            if found := torn(archive, name):
-                _report_notes(work, [found[1]], listener)
-            yield work
+            yield pair_writer
 
 
-def _report_notes(work: _PairWork, notes: Sequence[str], listener: Listener) -> None:
+def _report_notes(pair: str, notes: Sequence[str], listener: Listener) -> None:
     for note in notes:
-        work.notes.append(note)
-        listener(Noted(work.writer.pair, note))
+        listener(Noted(pair, note))
 
 
 def _progress(listener: Listener) -> Progress:
-    def report(pair: str, done: int, count: int) -> None:
-        listener(Step(pair, done, count))
-
-    return report
+    return lambda pair, done, count: listener(Step(pair, done, count))

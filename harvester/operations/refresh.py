@@ -21,7 +21,7 @@ from harvester.download.events import (
     Started,
     Waiting,
 )
-from harvester.download.pair import finish_replacing, run_maintenance
+from harvester.download.pair import run_maintenance
 from harvester.download.pair_selection import listed_and_known
 from harvester.download.request import BackfillRequest, RunOptions
 from harvester.errors import (
@@ -43,7 +43,6 @@ from harvester.kraken.rate_limit import PaceState
 from harvester.operations.refresh_targets import KnownPairs, RefreshTarget, choose_targets
 from harvester.pair_names import known_pairs
 from harvester.storage.lock import locked
-from harvester.storage.replacement_staging import check_not_torn
 from harvester.storage.segment import Segment
 from harvester.storage.trade_store import LISTINGS, TradeStore, check_not_in_future
 from harvester.storage.writer import writer
@@ -359,11 +358,9 @@ class _Refresh:
     async def _maintain(self, name: str) -> None:
         """Compact and check the files of a pair that the exchange does not list any more."""
         with writer(self._archive, name) as pair_writer:
-            await asyncio.to_thread(finish_replacing, pair_writer, self._listener)
             await asyncio.to_thread(
                 run_maintenance, pair_writer, self._settings.candles.rollups, self._listener
             )
-            await asyncio.to_thread(check_not_torn, self._archive, name)
             check_not_in_future(self._archive, name, self._options.now_ns())
 
     def _range_of(self, target: RefreshTarget) -> tuple[Range | None, HarvesterError | None]:

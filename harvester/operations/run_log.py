@@ -14,7 +14,7 @@ import msgspec
 
 from harvester import __version__
 from harvester.config import Settings
-from harvester.download.events import Upgrade
+from harvester.download.events import ReplacementResult
 from harvester.errors import BAD_JSON, HarvesterError, Interrupted, gravest
 from harvester.escaping import without_credentials
 from harvester.storage.lock import locked
@@ -65,7 +65,7 @@ class PairResult(msgspec.Struct):
     moved: int = 0
     covered_through_ns: int | None = None
     error: str | None = None
-    upgrade: dict[str, Any] | None = None
+    replacement: dict[str, Any] | None = None
 
 
 class RunRecord(msgspec.Struct):
@@ -219,7 +219,7 @@ class RunRecorder:
                 _pair_result(result),
                 gaps=len(result.gaps),
                 covered_through_ns=result.reached.through if result.reached else None,
-                upgrade=_upgrade(result),
+                replacement=_replacement(result),
             )
             for result in results
         ]
@@ -338,10 +338,10 @@ def _pair_result(result: RunResult | RepairReport) -> PairResult:
     return PairResult(result.pair, result.exit_status, result.trades, result.pages, error=error)
 
 
-def _upgrade(run_result: RunResult) -> dict[str, Any] | None:
+def _replacement(run_result: RunResult) -> dict[str, Any] | None:
     """The result of re-downloading imported ranges, of a backfill that was to do so."""
-    upgrade = getattr(run_result, "upgrade", None)
-    return upgrade.plain() if isinstance(upgrade, Upgrade) else None
+    replacement = getattr(run_result, "replacement", None)
+    return replacement.plain() if isinstance(replacement, ReplacementResult) else None
 
 
 def _settings(settings: Settings) -> dict[str, Any]:

@@ -19,7 +19,6 @@ from harvester.errors import HarvesterError
 from harvester.kraken.pairs import Pair
 from harvester.operations.run_log import record_run
 from harvester.pair_names import known_pairs
-from harvester.storage.replacement_staging import check_not_torn
 from harvester.storage.trade_store import TradeStore, check_not_in_future
 from harvester.times import Range
 from harvester.verify import against_csv
@@ -71,7 +70,6 @@ def digest_pairs(
     listener(Begun(len(names)))
     found: list[Digest] = []
     for name in names:
-        check_not_torn(archive, name)
         check_not_in_future(archive, name, now_ns)
         of_pair = digests(
             archive,

@@ -3,28 +3,26 @@
 from __future__ import annotations
 
 import re
-from bisect import bisect_left
-from collections.abc import Callable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, get_args
 
 import numpy as np
 import pyarrow as pa
 
-from harvester.errors import ArchiveDamaged, BadSetting, NothingHeld, ValueDoesNotFit
-from harvester.query import aggregate
+from harvester.errors import BadSetting, NothingHeld
 from harvester.query.aggregate import (
-    Columns,
-    TradeArrays,
-    bar_schema,
-    group_trades,
-    merge_open_bar,
-    slice_bars,
-    to_batch,
+    TIME,
+    bars_of_trades,
+    begins_ns,
+    continue_bar,
+    merge_bars,
+    stored_columns,
+    unscaled_integers,
 )
-from harvester.schema import Int64s
+from harvester.schema import PRICE, SUM_OF_VALUES, SUM_OF_VOLUMES
 from harvester.storage.trade_store import EVERYTHING, TradeStore
-from harvester.times import Range, show
+from harvester.times import Range
 
 # --- bar size -------------------------------------------------------------------------------------
 
@@ -90,96 +88,36 @@ def _decimals_hint(by: By) -> str:
     return f"a {by} has {DECIMALS[by]} decimals at most"
 
 
-# --- ends of bars ---------------------------------------------------------------------------------
+# --- columns --------------------------------------------------------------------------------------
 
-_KEY_BITS = 60
-"""The sum of two keys fits 64 bits."""
-
-_LARGE_BAR_TRADES = 100
-"""From this mean size on, each bar's end is searched; of smaller bars all ends at once."""
-
-
-def ends_by_count(size: int, rows: int, so_far: int) -> Int64s:
-    """Return the index of the last trade of each bar of `size` trades.
-
-    Args:
-        size: the number of trades of a bar.
-        rows: how many trades there are.
-        so_far: how many trades the open bar has already.
-    """
-    return np.arange(size - so_far - 1, rows, size, dtype=np.int64)
-
-
-def ends_by_sum(size: int, amounts: Int64s, so_far: int) -> Int64s:
-    """Return the index of the last trade of each bar: the one with which its sum reaches `size`.
-
-    Args:
-        size: the sum that ends a bar, above `so_far`.
-        amounts: the volume or value of each trade, not negative, as limbs of shape (limbs, trades).
-        so_far: the sum of the open bar.
-    """
-    rows = amounts.shape[1]
-    sums = _RunningSum(amounts)
-    if sums.total < size - so_far:
-        return np.empty(0, dtype=np.int64)
-    ends = [sums.first_at(size - so_far)]
-    # A size that no second bar can reach is reduced, so that it fits the keys.
-    ends.extend(_following_ends(sums.end_finder(min(size, sums.total + 1)), ends[0], rows))
-    return np.array(ends, dtype=np.int64)
+BASE_COLUMNS = {
+    "time": TIME,
+    "open": PRICE,
+    "high": PRICE,
+    "low": PRICE,
+    "close": PRICE,
+    "vwap": pa.float64(),
+    "volume": SUM_OF_VOLUMES,
+    "count": pa.int64(),
+}
+EXTRA_COLUMNS = {
+    "value": SUM_OF_VALUES,
+    "buy_volume": SUM_OF_VOLUMES,
+    "sell_volume": SUM_OF_VOLUMES,
+    "buy_value": SUM_OF_VALUES,
+    "sell_value": SUM_OF_VALUES,
+    "buy_count": pa.int64(),
+    "sell_count": pa.int64(),
+    "first_trade_id": pa.int64(),
+    "last_trade_id": pa.int64(),
+    "first_time": TIME,
+}
+LAST_COLUMNS = {"last_time": TIME, "is_complete": pa.bool_()}
 
 
-def _following_ends(find_end: Callable[[int], int], end: int, rows: int) -> Iterator[int]:
-    """Yield the ends of the following bars; each begins after the end of the previous one."""
-    while (end := find_end(end)) < rows:
-        yield end
-
-
-class _RunningSum:
-    """The cumulative sum at each trade: as a key of 64 bits, and exactly where the key is doubtful.
-
-    The key is the exact sum without its lowest bits, so that the total fits. It decides nearly all
-    comparisons.
-    """
-
-    def __init__(self, amounts: Int64s) -> None:
-        self._limbs = aggregate.propagate_carries(np.cumsum(amounts, axis=1))
-        self.rows = amounts.shape[1]
-        self.total = self._exact(self.rows - 1)
-        self._shift = max(0, self.total.bit_length() - _KEY_BITS)
-        self._keys = self._shifted_sums()
-
-    def _shifted_sums(self) -> Int64s:
-        keys = np.zeros(self.rows, dtype=np.int64)
-        for i, limb in enumerate(self._limbs):
-            bits = aggregate.BITS * i - self._shift
-            if bits >= 0:
-                keys += limb << bits
-            elif bits > -64:
-                keys += limb >> -bits
-        return keys
-
-    def _exact(self, index: int) -> int:
-        return aggregate.to_int(self._limbs[:, index])
-
-    def first_at(self, wanted: int) -> int:
-        """Return the index of the first trade at which the sum reaches `wanted`, or `rows`."""
-        key = wanted >> self._shift
-        low, high = int(self._keys.searchsorted(key)), int(self._keys.searchsorted(key + 1))
-        return bisect_left(range(self.rows), wanted, low, high, key=self._exact)
-
-    def end_finder(self, size: int) -> Callable[[int], int]:
-        """Return a function from the end of a bar to the end of the next one."""
-        if self.total < size * (self.rows // _LARGE_BAR_TRADES):
-            return lambda end: self.first_at(self._exact(end) + size)
-        # The lowest bits, which both keys lack, may add one unit to the sum.
-        least = self._keys + (size >> self._shift)
-        low: list[int] = self._keys.searchsorted(least).tolist()
-        if self._shift == 0:
-            return low.__getitem__
-        high: list[int] = self._keys.searchsorted(least + 2).tolist()
-        return lambda end: (
-            low[end] if low[end] == high[end] else self.first_at(self._exact(end) + size)
-        )
+def bar_schema(*, all_columns: bool) -> pa.Schema:
+    """Return the columns of a result, in order."""
+    return pa.schema(BASE_COLUMNS | (EXTRA_COLUMNS if all_columns else {}) | LAST_COLUMNS)
 
 
 # --- bars -----------------------------------------------------------------------------------------
@@ -243,7 +181,7 @@ def bar_batches(
     schema = bar_schema(all_columns=query.all_columns)
     # A batch without rows, so that there is at least one, with the columns.
     waiting, rows = [pa.RecordBatch.from_pylist([], schema=schema)], 0
-    for batch in _bars_of_runs(archive, query, runs, min(step_rows, aggregate.MAX_ROWS)):
+    for batch in _bars_of_runs(archive, query, runs, step_rows):
         waiting.append(batch)
         rows += batch.num_rows
         if rows >= batch_rows or len(waiting) == MAX_WAITING_BATCHES:
@@ -284,62 +222,68 @@ def _bars_of_runs(
     for run in runs:
         if run.after >= query.range.through:
             return
-        open_bar: Columns | None = None
+        open_bar: list[pa.RecordBatch] = []
         for batch in archive.scan(query.pair, run):
             for start in range(0, batch.num_rows, step_rows):
                 full, open_bar = _cut_batch(query, batch.slice(start, step_rows), open_bar)
                 yield from _in_range(query, full, is_complete=True)
-                newest = full if open_bar is None else open_bar
-                if newest["time"][-1] > query.range.through:
+                newest = open_bar[0] if open_bar else full
+                if begins_ns(newest)[-1] > query.range.through:
                     return
         # At a gap and at the end the open bar ends incomplete.
-        if open_bar is not None and not query.complete_only:
-            yield from _in_range(query, open_bar, is_complete=False)
+        if open_bar and not query.complete_only:
+            yield from _in_range(query, open_bar[0], is_complete=False)
 
 
 def _cut_batch(
-    query: BarQuery, batch: pa.RecordBatch, open_bar: Columns | None
-) -> tuple[Columns, Columns | None]:
-    """Return the bars that end in a batch, and the bar that is open after it."""
-    trades = TradeArrays.of(batch)
-    if trades.price.min() < 0 or trades.volume.min() < 0:
-        raise ArchiveDamaged(
-            f"{query.title}: a price or a volume below 0 was published between "
-            f"{show(int(trades.time[0]))} and {show(int(trades.time[-1]))}: nothing can be counted"
-        )
-    ends = _ends(query.size, trades, open_bar)
-    last = batch.num_rows - 1
-    starts = np.append(0, ends[ends < last] + 1)
-    bars = group_trades(batch, trades, starts, all_columns=query.all_columns)
-    if open_bar is not None:
-        merge_open_bar(open_bar, bars)
-    _check_sums(query, bars)
-    next_open_bar = slice_bars(bars, len(ends)) if len(ends) < len(starts) else None
-    return slice_bars(bars, 0, len(ends)), next_open_bar
+    query: BarQuery, batch: pa.RecordBatch, open_bar: list[pa.RecordBatch]
+) -> tuple[pa.RecordBatch, list[pa.RecordBatch]]:
+    """Return the bars that end in a batch, and the bar that is open after it, if there is one."""
+    trades = bars_of_trades(batch, query.title, all_columns=query.all_columns)
+    counted = "count" if query.size.by == "trades" else query.size.by
+    so_far = unscaled_integers(open_bar[0].column(counted))[0] if open_bar else 0
+    ends = list(_ends(query.size.units, unscaled_integers(trades.column(counted)), so_far))
+    starts = [0, *(end + 1 for end in ends if end + 1 < trades.num_rows)]
+    bars = continue_bar(open_bar, merge_bars(trades, np.array(starts)), is_continued=True)
+    # The open bar, too: its sums only grow.
+    stored_columns(bars, query.title)
+    is_open = bars.num_rows > len(ends)
+    return bars.slice(0, len(ends)), [bars.slice(len(ends))] if is_open else []
 
 
-def _ends(size: BarSize, trades: TradeArrays, open_bar: Columns | None) -> Int64s:
-    if size.by == "trades":
-        so_far = 0 if open_bar is None else int(open_bar["count"][0])
-        return ends_by_count(size.units, len(trades.time), so_far)
-    so_far = 0 if open_bar is None else aggregate.to_int(open_bar[size.by][:, 0])
-    return ends_by_sum(size.units, trades.volume if size.by == "volume" else trades.value, so_far)
+def _ends(size: int, amounts: Iterable[int], total: int) -> Iterator[int]:
+    """Yield the index of the last trade of each bar: the one with which its sum reaches `size`.
+
+    Args:
+        size: the sum that ends a bar, in the units of the amounts.
+        amounts: the volume, the value or the number 1 of each trade.
+        total: the sum of the open bar.
+    """
+    for index, amount in enumerate(amounts):
+        total += amount
+        if total >= size:
+            yield index
+            total = 0
 
 
-def _check_sums(query: BarQuery, bars: Columns) -> None:
-    """Raise an error for a sum that does not fit a decimal."""
-    for name in ("value", "volume"):
-        for index in aggregate.indices_of_overflow(bars[name])[:1]:
-            raise ValueDoesNotFit(
-                f"{query.title}: the {name} of the bar that begins at "
-                f"{show(int(bars['time'][index]))} does not fit 38 exact digits: "
-                "ask for smaller bars"
-            )
-
-
-def _in_range(query: BarQuery, bars: Columns, *, is_complete: bool) -> Iterator[pa.RecordBatch]:
+def _in_range(
+    query: BarQuery, bars: pa.RecordBatch, *, is_complete: bool
+) -> Iterator[pa.RecordBatch]:
     """Yield the bars that begin in the requested range as a batch, if there are any."""
-    start, stop = bars["time"].searchsorted(query.range, side="right").tolist()
-    if start < stop:
-        selected = slice_bars(bars, start, stop)
-        yield to_batch(selected, is_complete=is_complete, all_columns=query.all_columns)
+    start, stop = begins_ns(bars).searchsorted(query.range, side="right").tolist()
+    if start == stop:
+        return
+    columns = stored_columns(bars.slice(start, stop - start), query.title)
+    volumes = unscaled_integers(columns["volume"])
+    # Python divides integers to the nearest double.
+    columns["vwap"] = pa.array(
+        [
+            value / (volume * 10**PRICE.scale) if volume else None
+            for value, volume in zip(unscaled_integers(columns["value"]), volumes, strict=True)
+        ],
+        pa.float64(),
+    )
+    columns["time"] = columns["first_time"]
+    columns["is_complete"] = pa.array(np.full(len(volumes), is_complete))
+    schema = bar_schema(all_columns=query.all_columns)
+    yield pa.RecordBatch.from_pydict({name: columns[name] for name in schema.names}, schema=schema)

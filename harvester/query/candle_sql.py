@@ -285,6 +285,8 @@ _VWAP_STEPS = {
 def with_vwap(candles: str) -> str:
     """Return a source of candles with the column `vwap`: the double nearest to value / volume.
 
+    Below a price of 1e-7 it may be the next double.
+
     Args:
         candles: a table or a subquery with the columns `value` and `volume`.
     """

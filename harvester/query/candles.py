@@ -35,15 +35,14 @@ from harvester.query.plan import (
     split_query,
 )
 from harvester.query.sources import (
-    TRADES_LEVEL,
     SharedScan,
-    SharedScanFile,
-    Source,
     aggregate_sql,
-    apply_shared_scan,
+    choose_sources,
+    reads_segments,
 )
+from harvester.storage.segment import Segment
 from harvester.storage.trade_store import LISTINGS, TradeStore
-from harvester.times import END_OF_TIME, Interval, Range, overlap, parse_interval, union
+from harvester.times import END_OF_TIME, Interval, missing
 
 # --- session --------------------------------------------------------------------------------------
 
@@ -195,9 +194,14 @@ class QuerySession:
         raise ArchiveDamaged(f"files of {query.pair} keep vanishing while they are read: try again")
 
     def _with_scan(self, plan: Plan) -> Plan:
-        if self.shared_scan is None:
+        """Return the plan with the files of the shared scan, if they have all that it needs."""
+        scan, covered = self.shared_scan, [run.range for run in plan.covered]
+        if scan is None or not reads_segments(plan.sources):
             return plan
-        return replace(plan, sources=apply_shared_scan(self.shared_scan, plan.sources))
+        # Trades that were stored since the scan are not in its files.
+        if missing(covered, scan.covered) or not plan.grid.is_divisible_by(scan.width_ns):
+            return plan
+        return replace(plan, sources=scan.sources(plan.query.range))
 
     def _lost_a_file(self, plan: Plan) -> bool:
         """Return whether a file that the plan reads no longer exists."""
@@ -336,9 +340,9 @@ def _min_empty_candles(archive: TradeStore, plan: Plan) -> int:
 # --- several intervals ----------------------------------------------------------------------------
 
 # If several intervals need the same trades, these are read once, by a shared scan: it writes
-# partial candles of the greatest width that divides all the intervals to files in a temporary
-# folder. Each interval is then computed from these files as from a roll-up, so the result has the
-# same bytes as the query of one interval.
+# partial candles of the greatest width that divides these intervals to files in a temporary folder.
+# Each interval is then computed from these files as from a roll-up, so the result has the same
+# bytes as the query of one interval.
 
 
 def batches_by_interval(
@@ -377,85 +381,43 @@ def batches_by_interval(
 
 def run_shared_scan(
     session: QuerySession, queries: Sequence[CandleQuery], folder: Path
-) -> SharedScan:
+) -> SharedScan | None:
     """Read the trades that several queries need, once, and write partial candles.
 
     Args:
         session: a session without a shared scan.
         queries: they differ in the interval only.
         folder: for the files of partial candles.
+
+    Returns the scan; None if fewer than two queries read segments without a usable roll-up.
     """
 
-    def scan(plan: Plan) -> SharedScan:
+    def scan(plan: Plan) -> SharedScan | None:
         plans = [plan_query(session.archive, query) for query in queries]
-        width_ns = gcd(*(width for other in plans for width in _widths_to_divide(other)))
-        wanted = _ranges_wanted_twice([_trade_ranges(other) for other in plans])
-        aggregates = aggregates_for(queries[0])
-        scan_plan = _plan_of_scan(plan, wanted, width_ns)
-        return SharedScan(width_ns, list(_write_scan(session, scan_plan, aggregates, folder)))
+        steps_ns = [plan.grid.step_ns for plan in plans if reads_segments(plan.sources)]
+        if len(steps_ns) < 2:
+            return None
+        covered = [run.range for run in plan.covered]
+        return SharedScan(gcd(*steps_ns), covered, list(write(plan, FixedGrid(gcd(*steps_ns)))))
 
+    def write(plan: Plan, grid: FixedGrid) -> Iterator[Segment]:
+        first_number = plan.first_trade_number
+        if first_number is not None:
+            first_number = grid.number(plan.grid.start_ns(first_number))
+        query = replace(plan.query, fill="none")
+        plan = replace(plan, query=query, grid=grid, first_trade_number=first_number)
+        connection = session.connect()
+        for part in split_query(session.archive, plan):
+            pieces = clip_pieces(plan.pieces, part.range)
+            sources = choose_sources(session.archive, query.pair, pieces, grid)
+            candles = aggregate_sql(session.archive, sources, grid, aggregates)
+            path = str(folder / f"{part.range.after:019d}.parquet")
+            connection.execute(_copy_sql(candles, grid, aggregates, path))
+            yield Segment("", 0, part.range, path, 0)
+        connection.close()
+
+    aggregates = aggregates_for(queries[0])
     return session.with_snapshot_retry(queries[0], scan)
-
-
-def _widths_to_divide(plan: Plan) -> Iterator[int]:
-    """Yield the widths that the scan's width must divide: it ends where candles and roll-ups do."""
-    yield plan.grid.step_ns
-    for level in {source.level for source in plan.sources} - {TRADES_LEVEL}:
-        yield parse_interval(level).width_ns or 1
-
-
-def _trade_ranges(plan: Plan) -> list[Range]:
-    return [source.piece.within for source in plan.sources if source.level == TRADES_LEVEL]
-
-
-def _ranges_wanted_twice(lists: Iterable[Sequence[Range]]) -> list[Range]:
-    """Return the time that is in at least two lists of ranges; a list has no overlaps."""
-    bounds = sorted(
-        bound
-        for ranges in lists
-        for time_range in ranges
-        for bound in ((time_range.after, 1), (time_range.through, -1))
-    )
-    found: list[Range] = []
-    depth = previous = 0
-    for at, change in bounds:
-        if depth > 1 and previous < at:
-            found.append(Range(previous, at))
-        depth, previous = depth + change, at
-    return union(found)
-
-
-def _plan_of_scan(plan: Plan, wanted: Sequence[Range], width_ns: int) -> Plan:
-    """Return the plan that computes partial candles of all trades in some ranges."""
-    grid = FixedGrid(width_ns)
-    first_number = plan.first_trade_number
-    if first_number is not None:
-        first_number = grid.number(plan.grid.start_ns(first_number))
-    pieces = [piece for time_range in wanted for piece in clip_pieces(plan.pieces, time_range)]
-    return replace(
-        plan,
-        query=replace(plan.query, fill="none"),
-        grid=grid,
-        sources=[Source(piece, None) for piece in pieces],
-        first_trade_number=first_number,
-    )
-
-
-def _write_scan(
-    session: QuerySession, plan: Plan, aggregates: dict[str, str], folder: Path
-) -> Iterator[SharedScanFile]:
-    """Write the partial candles of a plan, some hundred thousand per file."""
-    pieces = [source.piece for source in plan.sources]
-    covered = union(piece.within for piece in pieces)
-    connection = session.connect()
-    for part in split_query(session.archive, plan):
-        for time_range in filter(None, (overlap(part.range, run) for run in covered)):
-            sources = [Source(piece, None) for piece in clip_pieces(pieces, time_range)]
-            file = folder / f"{time_range.after:019d}.parquet"
-            candles = aggregate_sql(session.archive, sources, plan.grid, aggregates)
-            connection.execute(_copy_sql(candles, plan.grid, aggregates, str(file)))
-            yield SharedScanFile(time_range, str(file))
-    connection.close()
 
 
 def _copy_sql(candles: str, grid: Grid, columns: Iterable[str], file: str) -> str:

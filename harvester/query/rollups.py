@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
-import duckdb
 import numpy as np
 import pyarrow as pa
 
 from harvester.errors import ArchiveDamaged, BadInterval, ValueDoesNotFit
-from harvester.query.aggregate import PartialCandles
+from harvester.query.aggregate import TIME, Candles, bars_of_trades, begins_ns, stored_columns
 from harvester.query.connection import shared_connection, translate_errors
-from harvester.query.sources import BASE, EXTRA, LAST_TIME, MERGE
-from harvester.schema import RowsChecksum, joined, times
+from harvester.query.sources import BASE, EXTRA, LAST_TIME
+from harvester.schema import TRADES, RowsChecksum
 from harvester.storage.rollup_files import PARTIALS, RollUp, rollup_path
 from harvester.storage.segment import Segment, read_batches
 from harvester.storage.writer import Writer
@@ -131,103 +130,99 @@ def width_of(level: Interval) -> int:
     return level.width_ns
 
 
-# --- recomputation --------------------------------------------------------------------------------
+class PartialCandles:
+    """Builds the partial candles of roll-ups, at several levels, from trades in order."""
 
-# Roll-ups are built with numpy (`aggregate.PartialCandles`). `verify` recomputes them with DuckDB:
-# two implementations without common code prove more than one.
-
-CHUNK_ROWS = 500_000
-MEMORY_LIMIT = "512MB"
-
-TRADE_COLUMNS = ["trade_id", "time", "price", "volume", "side"]
-
-
-class RollupRecomputation:
-    """Compute the partial candles of a segment again, at several levels, from its batches in order.
-
-    Memory holds some chunks of trades, and the partial candles.
-    """
-
-    def __init__(self, levels: Sequence[Interval], what: str) -> None:
+    def __init__(self, widths_ns: Sequence[int], what: str) -> None:
         """Start with no trades.
 
         Args:
-            levels: the intervals, the finest first.
+            widths_ns: the widths of the candles, the finest first.
             what: names the work in messages.
         """
         self._what = what
-        self._connection = shared_connection(MEMORY_LIMIT, 1)
-        # A level, its buckets, and the finer buckets that it is computed from, if there are any.
-        self._levels: list[tuple[Interval, _Buckets, _Buckets | None]] = []
-        for level in levels:
-            finer = [other for _, other, _ in self._levels if not width_of(level) % other.width_ns]
-            formulas = MERGE if finer else BASE | EXTRA | LAST_TIME
-            buckets = _Buckets(self._connection, width_of(level), formulas)
-            self._levels.append((level, buckets, finer[-1] if finer else None))
+        self._levels = [Candles(width_ns) for width_ns in widths_ns]
+        self._batches: list[list[pa.RecordBatch]] = [[] for _ in widths_ns]
+        # A level is computed from the coarsest finer one that divides it, or from trades (-1).
+        self._sources = [
+            max((j for j in range(i) if width_ns % widths_ns[j] == 0), default=-1)
+            for i, width_ns in enumerate(widths_ns)
+        ]
 
     def add(self, batch: pa.RecordBatch) -> None:
         """Add the next trades, a batch of `schema.TRADES`.
 
         Raises:
+            ArchiveDamaged: a price or a volume is below 0.
             ValueDoesNotFit: a sum has too many digits.
         """
-        with translate_errors(self._what, MEMORY_LIMIT):
-            for _, buckets, finer in self._levels:
-                if finer is None:
-                    buckets.add(batch.select(TRADE_COLUMNS))
+        self._add(bars_of_trades(batch, self._what, all_columns=True), -1)
 
-    def finish(self) -> dict[str, list[pa.RecordBatch]]:
-        """Return the partial candles of all trades, batches of `PARTIALS` by the level's name."""
-        with translate_errors(self._what, MEMORY_LIMIT):
-            for _, buckets, finer in self._levels:
-                for batch in finer.batches if finer else []:
-                    buckets.add(batch)
-                buckets.close()
-        return {level.text: buckets.batches for level, buckets, _ in self._levels}
+    def finish(self) -> list[list[pa.RecordBatch]]:
+        """Return the candles of all trades: batches of `PARTIALS` for each width."""
+        for level, candles in enumerate(self._levels):
+            for last in candles.finish():
+                self._keep(last, level)
+        return self._batches
 
+    def _add(self, bars: pa.RecordBatch, source: int) -> None:
+        """Add bars to the levels that are computed from a source, the index of a level."""
+        for level, candles in enumerate(self._levels):
+            if self._sources[level] == source:
+                self._keep(candles.add(bars), level)
 
-class _Buckets:
-    """Groups rows into buckets of one width, a chunk of complete buckets at a time."""
-
-    def __init__(
-        self, connection: duckdb.DuckDBPyConnection, width_ns: int, formulas: dict[str, str]
-    ) -> None:
-        self.width_ns = width_ns
-        self.batches: list[pa.RecordBatch] = []
-        self._connection = connection
-        columns = ", ".join(f"{formulas[name]} AS {name}" for name in PARTIALS.names[1:])
-        number = f"epoch_ns(time) // {width_ns}"
-        self._sql = (
-            f"SELECT make_timestamp_ns({number} * {width_ns}) AS time, {columns}\n"
-            f"FROM chunk GROUP BY {number} ORDER BY {number}"
-        )
-        self._waiting: list[pa.RecordBatch] = []
-        self._rows = 0
-        self._group_at_rows = CHUNK_ROWS
-
-    def add(self, batch: pa.RecordBatch) -> None:
-        self._waiting.append(batch)
-        self._rows += batch.num_rows
-        if self._rows < self._group_at_rows:
+    def _keep(self, candles: pa.RecordBatch, level: int) -> None:
+        if not candles.num_rows:
             return
-        rows = joined(self._waiting)
-        numbers = times(rows) // self.width_ns
-        # The last bucket may continue in the next batch.
-        complete_rows = int(numbers.searchsorted(numbers[-1]))
-        if complete_rows:
-            self._group(rows.slice(0, complete_rows))
-        self._waiting = [rows.slice(complete_rows)]
-        self._rows -= complete_rows
-        self._group_at_rows = max(CHUNK_ROWS, 2 * self._rows)
+        width_ns = self._levels[level].width_ns
+        opens = begins_ns(candles) // width_ns * width_ns
+        columns = stored_columns(candles, self._what) | {"time": pa.array(opens).cast(TIME)}
+        self._batches[level].append(pa.RecordBatch.from_pydict(columns, schema=PARTIALS))
+        self._add(candles, level)
 
-    def close(self) -> None:
-        if self._rows:
-            self._group(joined(self._waiting))
-        self._waiting, self._rows = [], 0
 
-    def _group(self, rows: pa.RecordBatch) -> None:
-        position = pa.array(np.arange(rows.num_rows, dtype=np.int64))
-        self._connection.register("chunk", pa.table(rows.append_column("place", position)))
-        grouped = self._connection.sql(self._sql).to_arrow_table()
-        self._connection.unregister("chunk")
-        self.batches += grouped.cast(PARTIALS).combine_chunks().to_batches()
+# --- recomputation --------------------------------------------------------------------------------
+
+# Roll-ups are built with pyarrow (`PartialCandles`). `verify` recomputes them with
+# DuckDB: two implementations without common code prove more than one.
+
+MEMORY_LIMIT = "512MB"
+
+TRADE_COLUMNS = ["trade_id", "time", "price", "volume", "side"]
+
+
+def recompute_partials(batches: Iterable[pa.RecordBatch], level: Interval, what: str) -> pa.Table:
+    """Compute the partial candles of a segment again, by the SQL that defines a candle.
+
+    Args:
+        batches: all trades of the segment in order, with `TRADE_COLUMNS`.
+        level: the interval of the candles.
+        what: names the work in messages.
+
+    Returns a table of `PARTIALS`.
+
+    Raises:
+        ValueDoesNotFit: a sum has too many digits.
+    """
+    formulas = BASE | EXTRA | LAST_TIME
+    columns = ", ".join(f"{formulas[name]} AS {name}" for name in PARTIALS.names[1:])
+    number = f"epoch_ns(time) // {width_of(level)}"
+    sql = (
+        f"SELECT make_timestamp_ns({number} * {width_of(level)}) AS time, {columns}\n"
+        f"FROM trades GROUP BY {number} ORDER BY {number}"
+    )
+    fields = [*(TRADES.field(name) for name in TRADE_COLUMNS), pa.field("place", pa.int64())]
+    reader = pa.RecordBatchReader.from_batches(pa.schema(fields), _with_place(batches))
+    connection = shared_connection(MEMORY_LIMIT, 1)
+    with translate_errors(what, MEMORY_LIMIT):
+        connection.register("trades", reader)
+        return connection.sql(sql).to_arrow_table().cast(PARTIALS).combine_chunks()
+
+
+def _with_place(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    """Yield the batches with the column `place`, the position of each trade."""
+    first = 0
+    for batch in batches:
+        place = np.arange(first, first + batch.num_rows)
+        yield batch.append_column("place", pa.array(place))
+        first += batch.num_rows

@@ -17,7 +17,7 @@ from harvester.query.connection import path_literal
 from harvester.storage.rollup_files import RollUp
 from harvester.storage.segment import Segment
 from harvester.storage.trade_store import Piece, TradeStore
-from harvester.times import Range, missing, overlap, parse_interval, union
+from harvester.times import Range, overlap, parse_interval
 
 # --- trades ---------------------------------------------------------------------------------------
 
@@ -311,60 +311,31 @@ def _partials_sql(
 # covered range never change, even if compaction removes the files meanwhile.
 
 
-class SharedScanFile(NamedTuple):
-    """A file with all partial candles of a range, in order. The range has no gaps."""
-
-    range: Range
-    path: str
-
-
 @dataclass(frozen=True, slots=True)
 class SharedScan:
     """Partial candles of one width, on the grid of the UNIX epoch.
 
     Attributes:
         width_ns: divides the grid of every query that uses the scan.
-        files: in order; they do not overlap.
+        covered: the ranges of which all trades were read.
+        files: the files, as segments whose ranges follow one another, and whose bounds lie between
+            partial candles.
     """
 
     width_ns: int
-    files: Sequence[SharedScanFile]
+    covered: Sequence[Range]
+    files: Sequence[Segment]
+
+    def sources(self, time_range: Range) -> list[Source]:
+        """Return the sources of a query for a range that ends between partial candles."""
+        parts = ((file, overlap(file.range, time_range)) for file in self.files)
+        return [Source(Piece(file, part), None, file.path) for file, part in parts if part]
 
 
-def apply_shared_scan(scan: SharedScan, sources: Sequence[Source]) -> list[Source]:
-    """Replace trades by the files of a shared scan, wherever it has read them.
+def reads_segments(sources: Sequence[Source]) -> bool:
+    """Return whether segments are read that have no usable roll-up.
 
-    Args:
-        scan: the shared scan.
-        sources: in order.
+    The trades at the edges of roll-ups do not count: they are less than a candle of the roll-up.
     """
-    replaced: list[Source] = []
-    for level, run in groupby(sources, key=lambda source: source.level):
-        run_sources = list(run)
-        if level == TRADES_LEVEL:
-            scanned = list(_scanned_sources(scan, run_sources))
-            remaining = _without_ranges(run_sources, [source.piece.within for source in scanned])
-            run_sources = sorted([*scanned, *remaining], key=lambda source: source.piece.within)
-        replaced += run_sources
-    return replaced
-
-
-def _scanned_sources(scan: SharedScan, sources: Sequence[Source]) -> Iterator[Source]:
-    """Yield what the scan answers of some trades: only complete buckets."""
-    for run in union(source.piece.within for source in sources):
-        for file in scan.files:
-            both = overlap(run, file.range)
-            if both is None:
-                continue
-            # The file is treated as the roll-up of a segment that has the file's range.
-            pseudo_segment = Segment("", 0, file.range, file.path, 0)
-            middle = whole_buckets(Piece(pseudo_segment, both), scan.width_ns)
-            if middle is not None:
-                yield Source(Piece(pseudo_segment, middle), None, file.path)
-
-
-def _without_ranges(sources: Sequence[Source], excluded: list[Range]) -> Iterator[Source]:
-    """Yield the parts of sources outside some ranges."""
-    for source in sources:
-        for time_range in missing([source.piece.within], excluded):
-            yield Source(Piece(source.piece.segment, time_range), None)
+    rolled_up = {source.piece.segment for source in sources if source.rollup is not None}
+    return any(source.piece.segment not in rolled_up for source in sources)

@@ -34,8 +34,9 @@ COLUMNS = {
 PARTITION = {"pair": "VARCHAR", "year": "BIGINT"}
 
 _DIGITS = "?" * 19
-_SEGMENT_PATTERN = f"trades/pair=*/year=????/{_DIGITS}-{_DIGITS}.parquet"
-_PATH_REGEX = r"pair=([^/]+)/year=([0-9]+)/([0-9]{19})-([0-9]{19})[.]parquet$"
+_SEGMENT_PATTERN = f"trades/pair=*/year=????/{_DIGITS}-{_DIGITS}.*parquet"
+"""It also matches the files of a few other names, which `_PATH_REGEX` excludes."""
+_PATH_REGEX = r"pair=([^/]+)/year=([0-9]+)/([0-9]{19})-([0-9]{19})([.]csv)?[.]parquet$"
 
 
 class PairNames(NamedTuple):
@@ -119,7 +120,8 @@ def current_trades_sql(archive: TradeStore) -> str:
     return (
         f"SELECT {_view_columns(archive.root)}\nFROM {source} AS held\n"
         f"LEFT JOIN ({_overlaps_sql(pattern)}) AS cut ON held.filename = cut.file\n"
-        "WHERE cut.reached IS NULL OR held.time > make_timestamp_ns(cut.reached)"
+        f"WHERE regexp_matches(held.filename, '{_PATH_REGEX}')\n"
+        "AND (cut.reached IS NULL OR held.time > make_timestamp_ns(cut.reached))"
     )
 
 
@@ -132,13 +134,14 @@ def _overlaps_sql(pattern: str) -> str:
     return f"""
 SELECT file, reached FROM (
     SELECT file, "after", max(through) OVER (
-        PARTITION BY held ORDER BY "after", through DESC
+        PARTITION BY held ORDER BY "after", through DESC, is_imported
         ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING
     ) AS reached
     FROM (SELECT file,
     {parts}
+    regexp_extract(file, '{_PATH_REGEX}', 5) <> '' AS is_imported,
     regexp_extract(file, '{_PATH_REGEX}', 1) AS held
-    FROM glob({pattern}))
+    FROM glob({pattern}) WHERE regexp_matches(file, '{_PATH_REGEX}'))
 ) WHERE reached > "after"
 """  # noqa: S608
 

@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
 from decimal import Context, Decimal
+from typing import Any
 
 import msgspec
-import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from harvester.errors import UnknownPair
 from harvester.kraken.ohlc import INTERVALS_MIN
 from harvester.kraken.pairs import UNKNOWN, Pair, resolve
 from harvester.kraken.trades import PAGE_ROWS
 from harvester.pair_names import known_pairs
-from harvester.schema import PRICE, VOLUME, times
+from harvester.query.aggregate import PRICES, begins_ns, candles_of_trades
 from harvester.server.pages import LISTING_TTL_S, Clock, RenderedPageCache, TradePages
 from harvester.storage import metadata
 from harvester.storage.trade_store import TradeStore
@@ -25,7 +23,8 @@ from harvester.times import END_OF_TIME, SECOND, UNITS_NS, Range
 
 # --- OHLC -----------------------------------------------------------------------------------------
 
-# This shares no code with the package `query`: comparing the two compares independent computations.
+# Candles are aggregated by pyarrow, not by the SQL that queries run: comparing an archive with an
+# API server compares two independent computations.
 #
 # Source: Kraken's public REST documentation for `GET /0/public/OHLC`, and captured answers
 # (docs/kraken.md).
@@ -35,41 +34,8 @@ CLOSED_CANDLES = 720
 
 _EXACT = Context(prec=76)
 
-_WIDE_PRICE = pa.decimal256(PRICE.precision, PRICE.scale)
-_WIDE_VOLUME = pa.decimal256(VOLUME.precision, VOLUME.scale)
-_AGGREGATES = [
-    ("index", "min"),
-    ("index", "max"),
-    ("index", "count"),
-    ("price", "max"),
-    ("price", "min"),
-    ("volume", "sum"),
-    ("value", "sum"),
-]
-
 Row = tuple[int, str, str, str, str, str, str, int]
 """Time in seconds, open, high, low, close, vwap, volume, count; prices and volumes as text."""
-
-
-@dataclass(slots=True)
-class _CandleSums:
-    """Aggregates of the trades of one candle, or of a part of it."""
-
-    open: Decimal
-    high: Decimal
-    low: Decimal
-    close: Decimal
-    count: int
-    volume: Decimal
-    value: Decimal
-
-    def add(self, later: _CandleSums) -> None:
-        """Add the aggregates of later trades."""
-        self.high, self.low = max(self.high, later.high), min(self.low, later.low)
-        self.close = later.close
-        self.count += later.count
-        self.volume = _EXACT.add(self.volume, later.volume)
-        self.value = _EXACT.add(self.value, later.value)
 
 
 def ohlc_from_archive(archive: TradeStore, pair: Pair, width_ns: int, now_ns: int) -> list[Row]:
@@ -108,76 +74,39 @@ def ohlc_rows(
         now_ns: the exchange's clock, UNIX nanoseconds: it decides which candle is open.
         decimals: the decimals of the pair's prices.
     """
-    by_bucket: dict[int, _CandleSums] = {}
-    for bucket, sums in _sums(batches, width_ns):
-        if bucket in by_bucket:
-            by_bucket[bucket].add(sums)
-        else:
-            by_bucket[bucket] = sums
+    by_bucket: dict[int, dict[str, Any]] = {}
+    for candles in candles_of_trades(batches, width_ns, "OHLC"):
+        values = candles.drop_columns(["first_time", "last_time"]).to_pylist()
+        by_bucket |= zip((begins_ns(candles) // width_ns).tolist(), values, strict=True)
     if not by_bucket:
         return []
     open_bucket = now_ns // width_ns
     first = max(min(by_bucket), open_bucket - CLOSED_CANDLES)
     earlier = (bucket for bucket in by_bucket if bucket <= first)
-    close = by_bucket[max(earlier, default=min(by_bucket))].close
+    close = by_bucket[max(earlier, default=min(by_bucket))]["close"]
     rows: list[Row] = []
     for bucket in range(first, open_bucket + 1):
-        sums = by_bucket.get(bucket) or _CandleSums(
-            close, close, close, close, 0, Decimal(0), Decimal(0)
-        )
-        rows.append(_row(bucket * width_ns // SECOND, sums, decimals))
-        close = sums.close
+        empty = dict.fromkeys(PRICES, close) | dict.fromkeys(("volume", "value", "count"), 0)
+        candle = by_bucket.get(bucket, empty)
+        rows.append(_row(bucket * width_ns // SECOND, candle, decimals))
+        close = candle["close"]
     return rows
 
 
-def _row(time_s: int, sums: _CandleSums, decimals: int) -> Row:
+def _row(time_s: int, candle: Mapping[str, Any], decimals: int) -> Row:
     vwap = Decimal(0)
-    if sums.volume:
-        units = _EXACT.divide_int(sums.value.scaleb(decimals, _EXACT), sums.volume)
+    if candle["volume"]:
+        units = _EXACT.divide_int(candle["value"].scaleb(decimals, _EXACT), candle["volume"])
         vwap = units.scaleb(-decimals, _EXACT)
-    return (
-        time_s,
-        _price_text(sums.open, decimals),
-        _price_text(sums.high, decimals),
-        _price_text(sums.low, decimals),
-        _price_text(sums.close, decimals),
-        f"{vwap:.{decimals}f}",
-        f"{sums.volume:.8f}",
-        sums.count,
-    )
+    open_, high, low, close = (_price_text(candle[name], decimals) for name in PRICES)
+    vwap_text, volume_text = f"{vwap:.{decimals}f}", f"{candle['volume']:.8f}"
+    return (time_s, open_, high, low, close, vwap_text, volume_text, candle["count"])
 
 
 def _price_text(price: Decimal, decimals: int) -> str:
     """A price with the pair's decimals, or with more if it has more."""
     short = price.quantize(Decimal(1).scaleb(-decimals), context=_EXACT)
     return f"{short if short == price else price.normalize(_EXACT):f}"
-
-
-def _sums(batches: Iterable[pa.RecordBatch], width_ns: int) -> Iterator[tuple[int, _CandleSums]]:
-    """The aggregates of each batch by bucket: the number of the candle since 1970."""
-    for batch in batches:
-        price, volume = batch.column("price"), batch.column("volume")
-        columns = {
-            "bucket": pa.array(times(batch) // width_ns),
-            "index": pa.array(np.arange(batch.num_rows)),
-            "price": price,
-            "volume": volume.cast(pa.decimal128(38, VOLUME.scale)),
-            "value": pc.multiply(price.cast(_WIDE_PRICE), volume.cast(_WIDE_VOLUME)),
-        }
-        table = pa.table(columns).group_by("bucket").aggregate(_AGGREGATES)
-        for row in table.to_pylist():
-            yield (
-                row["bucket"],
-                _CandleSums(
-                    open=price[row["index_min"]].as_py(),
-                    high=row["price_max"],
-                    low=row["price_min"],
-                    close=price[row["index_max"]].as_py(),
-                    count=row["index_count"],
-                    volume=row["volume_sum"],
-                    value=row["value_sum"],
-                ),
-            )
 
 
 # --- All endpoints --------------------------------------------------------------------------------

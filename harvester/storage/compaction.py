@@ -1,14 +1,27 @@
-"""Compaction planning: choose which neighbouring segments to merge, from ranges and row counts."""
+"""Which neighbouring segments are merged, and how ranges, rows and footers are split."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
+from itertools import compress
 
-from harvester.storage.segment import Segment
-from harvester.times import Range
+import numpy as np
+import pyarrow as pa
+
+from harvester.schema import split_at, times, trade_ids
+from harvester.storage.filesystem import Store
+from harvester.storage.footer import ConfirmedIdGap, Footer, ImportedRange
+from harvester.storage.segment import Segment, read_batches
+from harvester.times import Range, overlap, year_end, year_of
+from harvester.trade_ids import find_gaps
+
+# --- merging -------------------------------------------------------------------------------------
 
 LARGEST_ROWS = 4_000_000
-"""Rows of the largest segment that compaction writes."""
+"""Rows of the largest segment of downloaded trades that compaction writes."""
+LARGEST_IMPORTED_ROWS = 1_000_000
+"""Rows of the largest segment of imported trades: it is downloaded again as a whole, in 20 min."""
 FILE_ROWS = 1000
 """Opening a file costs a reader about as much as reading this many rows.
 
@@ -23,7 +36,7 @@ def plan_merges(
     every: bool = False,
     closed: bool = False,
 ) -> list[list[Segment]]:
-    """Choose runs of adjacent segments of one year to merge, each up to `LARGEST_ROWS` rows.
+    """Choose runs of adjacent segments of one year and one source to merge.
 
     A run is merged once all its segments together weigh at least twice as much as the largest
     one. So a row that is written again is then in a file twice as large. Over a year of nightly
@@ -42,38 +55,43 @@ def plan_merges(
     for run in adjacent_runs:
         rows = [rows_of(segment) for segment in run]
         merge_all = every or (closed and run[0].year < last_year)
-        merges += [run[first:end] for first, end in _runs(rows, merge_all=merge_all)]
+        most = LARGEST_IMPORTED_ROWS if run[0].is_imported else LARGEST_ROWS
+        merges += [run[first:end] for first, end in _runs(rows, most, merge_all=merge_all)]
     return merges
 
 
 def _adjacent_runs(segments: Iterable[Segment]) -> Iterator[list[Segment]]:
-    """Split segments into runs of one year without gaps."""
+    """Split segments into runs of one year and source without gaps."""
     run: list[Segment] = []
     for segment in segments:
-        if run and (run[-1].range.through != segment.range.after or run[-1].year != segment.year):
-            yield run
-            run = []
+        if run:
+            last = run[-1]
+            is_adjacent = last.range.through == segment.range.after
+            is_same_kind = (last.year, last.is_imported) == (segment.year, segment.is_imported)
+            if not (is_adjacent and is_same_kind):
+                yield run
+                run = []
         run.append(segment)
     if run:
         yield run
 
 
-def _runs(rows: list[int], *, merge_all: bool) -> Iterator[tuple[int, int]]:
-    """Yield `first, end` indexes of the longest runs that fit into one file, from the left."""
+def _runs(rows: list[int], most: int, *, merge_all: bool) -> Iterator[tuple[int, int]]:
+    """Yield `first, end` indexes of the longest runs of up to `most` rows, from the left."""
     first = 0
     while first < len(rows):
-        end = _end(rows, first, merge_all=merge_all)
+        end = _end(rows, first, most, merge_all=merge_all)
         if end - first > 1:
             yield first, end
         first = end
 
 
-def _end(rows: list[int], first: int, *, merge_all: bool) -> int:
+def _end(rows: list[int], first: int, most: int, *, merge_all: bool) -> int:
     """Return the end index of the longest run from `first`; `first + 1` where none is worth it."""
     best, total, weight, heaviest = first + 1, 0, 0, 0
     for index in range(first, len(rows)):
         total += rows[index]
-        if total > LARGEST_ROWS:
+        if total > most:
             break
         segment_weight = max(rows[index], FILE_ROWS)
         weight, heaviest = weight + segment_weight, max(heaviest, segment_weight)
@@ -90,3 +108,153 @@ def is_within(inner: Range, outer: Range) -> bool:
         outer: the range around it.
     """
     return outer.after <= inner.after and inner.through <= outer.through
+
+
+# --- splitting -----------------------------------------------------------------------------------
+
+
+def split_by_year(
+    covered: Range, batches: list[pa.RecordBatch]
+) -> Iterator[tuple[Range, list[pa.RecordBatch]]]:
+    """Split a range and its rows where the year turns between rows.
+
+    A part may begin in an earlier year than that of its rows.
+
+    Args:
+        covered: the range.
+        batches: all its rows, in order.
+    """
+    after = covered.after
+    while batches:
+        first, last = int(times(batches[0])[0]), int(times(batches[-1])[-1])
+        turn = year_end(year_of(first))
+        part = Range(after, covered.through if last <= turn else turn)
+        rows, batches = split_at(batches, part.through)
+        yield part, rows
+        after = part.through
+    if after < covered.through:
+        yield Range(after, covered.through), batches
+
+
+def are_ordered_within(batches: list[pa.RecordBatch], covered: Range) -> bool:
+    """Whether rows are in order and all inside a range; otherwise splitting them would lose some.
+
+    Args:
+        batches: the rows; no batch is empty.
+        covered: the range.
+    """
+    reached = covered.after + 1
+    for batch in batches:
+        stamps = times(batch)
+        if stamps[0] < reached or not (stamps[1:] >= stamps[:-1]).all():
+            return False
+        reached = int(stamps[-1])
+    return reached <= max(covered.through, covered.after + 1)
+
+
+def unconfirmed_by_part(
+    footer: Footer, parts: Sequence[tuple[Range, Sequence[pa.RecordBatch]]]
+) -> list[int]:
+    """Distribute a footer's number of unconfirmed id gaps over the parts of its rows.
+
+    An id gap belongs to the trade after it. Those at the boundaries to other segments were counted
+    as well, and are added to the last part.
+
+    Args:
+        footer: of all rows.
+        parts: ranges with their rows, in order.
+    """
+    if not parts:
+        return []
+    left, edge, counts = footer.unasked_jumps, None, [0] * len(parts)
+    for index, (_, batches) in enumerate(parts[:-1] if left else ()):
+        for batch in batches:
+            gaps, edge = find_gaps(edge, batch)
+            counts[index] += sum(gap.sides not in footer.jumps for gap in gaps)
+        counts[index] = min(counts[index], left)
+        left -= counts[index]
+    return [*counts[:-1], left]
+
+
+def confirmed_by_part(
+    footer: Footer, parts: Sequence[tuple[Range, list[pa.RecordBatch]]]
+) -> list[tuple[ConfirmedIdGap, ...]]:
+    """Distribute a footer's confirmed id gaps over the parts of its rows.
+
+    A part gets the id gaps that have a side among its rows. Those between two segments without
+    rows between them are added to the last part.
+
+    Args:
+        footer: of all rows.
+        parts: ranges with their rows, in order.
+    """
+    by_part = [_gaps_at_rows(footer.jumps, batches) for _, batches in parts]
+    distributed = {gap for gaps in by_part for gap in gaps}
+    if by_part:
+        by_part[-1] += tuple(gap for gap in footer.jumps if gap not in distributed)
+    return by_part
+
+
+def _gaps_at_rows(
+    gaps: tuple[ConfirmedIdGap, ...], batches: list[pa.RecordBatch]
+) -> tuple[ConfirmedIdGap, ...]:
+    """Select the id gaps that have a side among some rows."""
+    if not (gaps and batches):
+        return ()
+    ids = np.concatenate([trade_ids(batch) for batch in batches])
+    # Rows without an id read as id 0, which is also the id before the first trade.
+    ids = ids[ids > 0]
+    has_before = np.isin([gap.after_id for gap in gaps], ids)
+    has_after = np.isin([gap.before_id for gap in gaps], ids)
+    return tuple(compress(gaps, has_before | has_after))
+
+
+def shortened_footer(footer: Footer, through: int) -> Footer:
+    """The footer of the same rows with a range that ends earlier.
+
+    Args:
+        footer: of a segment.
+        through: where the new range ends, in nanoseconds; no row is later.
+    """
+    covered = Range(footer.range.after, through)
+    return replace(footer, range=covered, imported=_clipped(footer.imported, covered))
+
+
+def footers_without(store: Store, segment: Segment, footer: Footer, lost: Range) -> list[Footer]:
+    """The footers of the parts of a segment before and after a range; none for an empty part.
+
+    Args:
+        store: the archive's files.
+        segment: which is read for its trade ids.
+        footer: of that segment.
+        lost: the range to leave out; what of it is outside of the segment is ignored.
+    """
+    covered = segment.range
+    after, through = max(covered.after, lost.after), min(covered.through, lost.through)
+    ranges = [Range(covered.after, after), Range(after, through), Range(through, covered.through)]
+    columns = ["trade_id", "time"]
+    rows = [list(read_batches(store, segment.path, part, columns)) for part in ranges]
+    parts = list(zip(ranges, rows, strict=True))
+    unconfirmed, confirmed = unconfirmed_by_part(footer, parts), confirmed_by_part(footer, parts)
+    return [
+        replace(
+            footer,
+            range=ranges[index],
+            jumps=confirmed[index],
+            unasked_jumps=unconfirmed[index],
+            imported=_clipped(footer.imported, ranges[index]),
+        )
+        for index in (0, 2)
+        if ranges[index].after < ranges[index].through
+    ]
+
+
+def _clipped(imported: Iterable[ImportedRange], within: Range) -> tuple[ImportedRange, ...]:
+    """The parts of imported ranges that are inside a range."""
+    return tuple(
+        part._replace(
+            after=max(part.after, within.after), through=min(part.through, within.through)
+        )
+        for part in imported
+        if overlap(Range(part.after, part.through), within)
+    )

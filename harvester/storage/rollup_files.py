@@ -57,7 +57,9 @@ _OPTIONS: dict[str, Any] = {
     "write_statistics": True,
 }
 
-_PATH = re.compile(r"candles/interval=([^/]+)/pair=([^/]+)/year=(\d{4})/(\d{19})-(\d{19})\.parquet")
+_PATH = re.compile(
+    r"candles/interval=([^/]+)/pair=([^/]+)/year=(\d{4})/(\d{19})-(\d{19})(?:\.csv)?\.parquet"
+)
 
 
 class RollUp(NamedTuple):

@@ -25,7 +25,8 @@ READ_ROWS = 32_768
 REFUSALS = (errno.EACCES, errno.EPERM, errno.EMFILE, errno.ENFILE)
 """Errors that keep this process from a file: a damaged file does not cause them."""
 
-_PATH = re.compile(r"trades/pair=([^/]+)/year=(\d{4})/(\d{19})-(\d{19})\.parquet")
+_PATH = re.compile(r"trades/pair=([^/]+)/year=(\d{4})/(\d{19})-(\d{19})(?:\.csv)?\.parquet")
+_IMPORTED_ENDING = ".csv.parquet"
 
 
 class Segment(NamedTuple):
@@ -47,8 +48,20 @@ class Segment(NamedTuple):
     size: int
     changed_ns: int = 0
 
+    @property
+    def is_imported(self) -> bool:
+        """Whether its trades come from a CSV file: their times may be whole seconds."""
+        return self.path.endswith(_IMPORTED_ENDING)
 
-def segment_path(pair: str, covered: Range, last_time_ns: int | None) -> str:
+
+def reading_order(segment: Segment) -> tuple[int, int, bool]:
+    """Sort key: by start of range, widest first; downloaded before imported ones of equal range."""
+    return segment.range.after, -segment.range.through, segment.is_imported
+
+
+def segment_path(
+    pair: str, covered: Range, last_time_ns: int | None, *, is_imported: bool = False
+) -> str:
     """Path of a segment within the archive.
 
     Args:
@@ -56,9 +69,11 @@ def segment_path(pair: str, covered: Range, last_time_ns: int | None) -> str:
         covered: the segment's range.
         last_time_ns: published time of its last row, whose year is the folder; without rows
             (None) it is the year of the range's end.
+        is_imported: whether the trades come from a CSV file, which the name shows.
     """
     year = year_of(covered.through if last_time_ns is None else last_time_ns)
-    name = f"{covered.after:019d}-{covered.through:019d}.parquet"
+    ending = _IMPORTED_ENDING if is_imported else ".parquet"
+    name = f"{covered.after:019d}-{covered.through:019d}{ending}"
     return f"trades/pair={pair}/year={year:04d}/{name}"
 
 
@@ -218,7 +233,15 @@ def read_footer(store: Store, path: str) -> Footer:
         ArchiveDamaged: it is no Parquet file, or has no footer of harvester's.
     """
     with opened(store, path) as file:
-        return footer_in(path, file)
+        footer = footer_in(path, file)
+    pair = footer.altname
+    if "csv" in footer.source.split("+") and not path.endswith(_IMPORTED_ENDING):
+        raise ArchiveDamaged(
+            f"{store.location(path)} was imported by an earlier build, whose imported segments may "
+            f"end between trades: `harvester verify {pair} --repair` moves it to the "
+            "quarantine and downloads its range, or import the CSV file again afterwards"
+        )
+    return footer
 
 
 def footer_in(path: str, file: pq.ParquetFile) -> Footer:

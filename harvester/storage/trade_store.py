@@ -23,6 +23,7 @@ from harvester.storage.segment import (
     parse_path,
     read_batches,
     read_footer,
+    reading_order,
     time_bounds,
 )
 from harvester.times import DAY, END_OF_TIME, Range, enclosing_range, missing, show, union
@@ -174,10 +175,14 @@ class TradeStore:
         return any(entry.path.endswith(".parquet") for entry in entries)
 
     def segments(self, pair: str) -> list[Segment]:
-        """List a pair's segments by start of range, widest first; no file is opened."""
+        """List a pair's segments in the order in which they are read; no file is opened.
+
+        By start of range, widest first. Of a downloaded and an imported segment of equal range, the
+        downloaded one comes first, so that it is read.
+        """
         listed = (parse_path(*entry) for entry in pair_files(self.store, pair))
         found = [segment for segment in listed if segment is not None and segment.pair == pair]
-        return sorted(found, key=lambda segment: (segment.range.after, -segment.range.through))
+        return sorted(found, key=reading_order)
 
     def coverage(self, pair: str) -> list[Range]:
         """Return the ranges that were downloaded or imported completely, merged and in order."""
@@ -385,7 +390,7 @@ class TradeStore:
             moment: in nanoseconds.
         """
         pieces = self.pieces(pair, Range(moment - 1, moment))
-        return any(self.footer(piece.segment).imported for piece in pieces)
+        return any(piece.segment.is_imported for piece in pieces)
 
     def last_time_in(self, piece: Piece) -> int | None:
         """Return the published time of the last trade of a piece, in nanoseconds; None for none."""

@@ -9,9 +9,18 @@ from dataclasses import replace
 import pyarrow as pa
 
 from harvester.errors import ArchiveDamaged, MarketChanged
-from harvester.schema import RowsChecksum, times, with_ties
+from harvester.schema import TRADES, RowsChecksum, times, with_ties
 from harvester.storage import metadata
-from harvester.storage.compaction import is_within, plan_merges
+from harvester.storage.compaction import (
+    are_ordered_within,
+    confirmed_by_part,
+    footers_without,
+    is_within,
+    plan_merges,
+    shortened_footer,
+    split_by_year,
+    unconfirmed_by_part,
+)
 from harvester.storage.filesystem import (
     QuarantineNote,
     check_case,
@@ -20,19 +29,21 @@ from harvester.storage.filesystem import (
 )
 from harvester.storage.footer import Footer, ImportedRange
 from harvester.storage.lock import locked
-from harvester.storage.replacement_staging import unfinished
 from harvester.storage.rollup_files import list_rollups, rollup_path, stage_rollup
-from harvester.storage.segment import Segment, parse_path, read_batches, segment_path, stage_segment
-from harvester.storage.trade_store import TradeStore, without_future
-from harvester.storage.year_split import (
-    are_ordered_within,
-    confirmed_by_part,
-    footers_without,
-    shortened_footer,
-    split_by_year,
-    unconfirmed_by_part,
+from harvester.storage.segment import (
+    Segment,
+    parse_path,
+    read_batches,
+    read_schema,
+    reading_order,
+    segment_path,
+    stage_segment,
 )
-from harvester.times import Range, overlap, show
+from harvester.storage.trade_store import TradeStore, without_future
+from harvester.times import Range, missing, overlap, show
+
+REDOWNLOADS = "staging/_redownload"
+"""The folder of the staging archives of trades that are to replace imported ones, one a pair."""
 
 Progress = Callable[[str, int, int], None]
 """Called with the pair, the number of merged files so far, and that of all files to be merged."""
@@ -173,7 +184,7 @@ class Writer:
         range, have the same rows, and are removed by the next writer.
         """
         # All rows are compared with the checksum before any is written.
-        for _ in self._verified_rows([segment], [self.archive.footer(segment)]):
+        for _ in verified_rows(self.archive, [segment]):
             pass
         segments = [
             self._write(read_batches(self._store, segment.path, footer.range), footer)
@@ -285,7 +296,7 @@ class Writer:
         """Remove what a crash left: staged files, segments that were merged, orphaned roll-ups.
 
         A roll-up is deleted before its segment, so an orphan means that a segment was moved by
-        hand.
+        hand. Of trades that were downloaded again, those inside imported segments stay staged.
         """
         self._store.remove_folder(f"staging/{self.pair}")
         widest: Segment | None = None
@@ -301,6 +312,10 @@ class Writer:
         for rollup in list_rollups(self._store, self.pair):
             if rollup.segment_path not in paths:
                 self._store.remove(rollup.path)
+        imported = [segment for segment in self.archive.segments(self.pair) if segment.is_imported]
+        for staged in staged_segments(self.archive, self.pair):
+            if not any(is_within(staged.range, segment.range) for segment in imported):
+                self._store.remove(staged.path)
 
     def quarantine(self, note: QuarantineNote) -> str:
         """Move a damaged file of the pair into quarantine, with a note; return its new path."""
@@ -339,37 +354,62 @@ class Writer:
 
     def _merge(self, run: list[Segment]) -> None:
         """Replace adjacent segments by one."""
+        self._write(verified_rows(self.archive, run), self._merged_footer(run))
+        for segment in run:
+            self.remove(segment)
+
+    def replace_imported(self, imported: Segment, downloaded: Sequence[Segment]) -> None:
+        """Replace an imported segment by downloaded trades of exactly its range.
+
+        The new file is in place before the imported one is deleted; of two files of one range,
+        readers take the downloaded one. If the trades are of several years, there are several new
+        files: readers take the imported one until it is deleted. After a crash, this is repeated.
+
+        Args:
+            imported: what to replace.
+            downloaded: segments of the staging archive, in order, without gaps; their paths are
+                within this archive.
+
+        Raises:
+            ArchiveDamaged: a segment has other rows than its footer says; nothing was replaced.
+            ArchiveUnwritable: the operating system refused.
+        """
+        covered = Range(downloaded[0].range.after, downloaded[-1].range.through)
+        if covered != imported.range:
+            raise AssertionError(f"{covered} was downloaded to replace {imported.range}")
+        files = [
+            self.stage(verified_rows(self.archive, run), self._merged_footer(run))
+            for run in self._by_year(downloaded)
+        ]
+        for staged, path in files:
+            self._store.commit(staged, path)
+        self.remove(imported)
+
+    def _by_year(self, segments: Sequence[Segment]) -> list[list[Segment]]:
+        """Divide segments by the year of their rows; those without rows join the one before."""
+        runs: list[list[Segment]] = [[]]
+        year: int | None = None
+        for segment in segments:
+            if self.archive.footer(segment).rows:
+                if year not in (None, segment.year):
+                    runs.append([])
+                year = segment.year
+            runs[-1].append(segment)
+        return runs
+
+    def _merged_footer(self, run: Sequence[Segment]) -> Footer:
+        """The footer of adjacent segments of one source as one segment."""
         footers = [self.archive.footer(segment) for segment in run]
-        sources = [source for footer in footers for source in footer.source.split("+")]
-        merged = Footer(
+        return Footer(
             range=Range(run[0].range.after, run[-1].range.through),
             pair=next((f.pair for f in reversed(footers) if f.key), footers[-1].pair),
-            source="+".join(dict.fromkeys(sources)),
+            source=footers[0].source,
             cursor=next((f.cursor for f in reversed(footers) if f.cursor), None),
             jumps=tuple(gap for footer in footers for gap in footer.jumps),
             unasked_jumps=sum(footer.unasked_jumps for footer in footers),
             across_files=tuple(gap for footer in footers for gap in footer.across_files),
             imported=_united([part for footer in footers for part in footer.imported]),
         )
-        self._write(self._verified_rows(run, footers), merged)
-        for segment in run:
-            self.remove(segment)
-
-    def _verified_rows(self, run: list[Segment], footers: list[Footer]) -> Iterator[pa.RecordBatch]:
-        """Yield the rows of segments, each compared with its checksum once it was read.
-
-        So a merge never hides damage behind a new checksum.
-        """
-        for segment, footer in zip(run, footers, strict=True):
-            checksum = RowsChecksum()
-            for batch in read_batches(self._store, segment.path):
-                checksum.update(batch)
-                yield batch
-            if footer.range != segment.range or checksum.hexdigest() != footer.checksum:
-                raise ArchiveDamaged(
-                    f"{self.archive.location(segment)} has other rows than its footer says: "
-                    "it was left as it is"
-                )
 
     def stage(
         self, trades: Iterable[pa.RecordBatch], footer: Footer | Callable[[], Footer]
@@ -384,7 +424,12 @@ class Writer:
         last_ns: list[int] = []
         noted = _noting_last_time(trades, last_ns)
         staged, whole = stage_segment(self._store, self.pair, noted, footer)
-        return staged, segment_path(self.pair, whole.range, last_ns[-1] if last_ns else None)
+        return staged, segment_path(
+            self.pair,
+            whole.range,
+            last_ns[-1] if last_ns else None,
+            is_imported=whole.source == "csv",
+        )
 
     def _write(
         self, trades: Iterable[pa.RecordBatch], footer: Footer | Callable[[], Footer]
@@ -400,8 +445,9 @@ class Writer:
     def _redundant(self, wide: Segment, narrow: Segment) -> Segment | None:
         """Return which of two overlapping segments a crash left; None where neither is certain.
 
-        The narrow one is redundant if the wide one contains exactly its rows. Names alone prove
-        nothing: a segment that was renamed by hand must not cause the deletion of others.
+        The narrow one is redundant if the wide one contains exactly its rows, or if it is imported
+        and the wide one has the re-downloaded trades of its range. Names alone prove nothing: a
+        segment that was renamed by hand must not cause the deletion of others.
         """
         footer, inner = self.archive.footer(wide), self.archive.footer(narrow)
         if footer.range != wide.range or inner.range != narrow.range:
@@ -409,9 +455,12 @@ class Writer:
         checksum = RowsChecksum()
         for batch in read_batches(self._store, wide.path, narrow.range):
             checksum.update(batch)
-        if checksum.hexdigest() == inner.checksum:
-            return narrow
-        return unfinished(self.archive, wide, narrow)
+        if wide.is_imported == narrow.is_imported:
+            return narrow if checksum.hexdigest() == inner.checksum else None
+        # Between two steps of `replace_imported`. Downloaded trades that replace only a part of an
+        # imported segment are kept in staging until all of it is replaced.
+        staged = [segment.range for segment in staged_segments(self.archive, self.pair)]
+        return narrow if narrow.is_imported or not missing([narrow.range], staged) else None
 
     def remove_rollups(self, segment: Segment) -> None:
         """Delete the roll-ups of a segment that is about to be deleted or to get other rows."""
@@ -423,6 +472,49 @@ class Writer:
         """Delete a segment and its roll-ups; its rows are in other segments, or not wanted."""
         self.remove_rollups(segment)
         self._store.remove(segment.path)
+
+
+def staged_segments(archive: TradeStore, pair: str) -> list[Segment]:
+    """The segments of a pair that were downloaded to replace imported ones, in order.
+
+    Args:
+        archive: the archive; the paths of the segments are within it.
+        pair: altname.
+    """
+    found: list[Segment] = []
+    for entry in archive.store.files(f"{REDOWNLOADS}/{pair}/trades/pair={pair}"):
+        path = entry.path.removeprefix(f"{REDOWNLOADS}/{pair}/")
+        if (segment := parse_path(path, entry.size, entry.changed_ns)) is not None:
+            found.append(segment._replace(path=entry.path))
+    return sorted(found, key=reading_order)
+
+
+def verified_rows(archive: TradeStore, segments: Iterable[Segment]) -> Iterator[pa.RecordBatch]:
+    """Yield the rows of segments, each compared with its checksum once it was read.
+
+    So a merge never hides damage behind a new checksum.
+
+    Args:
+        archive: that has the segments.
+        segments: in order of time.
+
+    Raises:
+        ArchiveDamaged: at the end of a segment whose rows are not those of its footer.
+    """
+    for segment in segments:
+        footer, checksum = archive.footer(segment), RowsChecksum()
+        if not read_schema(archive.store, segment.path).equals(TRADES):
+            raise ArchiveDamaged(f"{archive.location(segment)} has other columns than the format's")
+        for batch in read_batches(archive.store, segment.path):
+            checksum.update(batch)
+            yield batch
+        if footer.range != segment.range or checksum.hexdigest() != footer.checksum:
+            repair = f"`harvester verify {segment.pair} --repair` downloads its range again"
+            is_stored = segment.path.startswith("trades/")
+            raise ArchiveDamaged(
+                f"{archive.location(segment)} has other rows than its footer says: "
+                f"{repair if is_stored else 'the same command downloads its range again'}"
+            )
 
 
 def _noting_last_time(

@@ -7,14 +7,23 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+import pyarrow as pa
+
+from harvester.csv_import.ohlcvt import rows_of
 from harvester.download.pair_selection import refresh_pairs
 from harvester.errors import ExchangeError, ExchangeRefused
 from harvester.kraken.ohlc import INTERVALS_MIN, Candle
 from harvester.kraken.pairs import Pair
 from harvester.query.connection import MEMORY_LIMIT
 from harvester.storage.trade_store import TradeStore
-from harvester.verify.compare import compare_interval, decimals_of
-from harvester.verify.local_candles import LocalCandleReader
+from harvester.times import Range
+from harvester.verify.compare import (
+    RUNNING,
+    CandleComparison,
+    LocalCandles,
+    decimals_of,
+    retry_if_replaced,
+)
 from harvester.verify.reports import ExchangeReport, IntervalReport
 
 if TYPE_CHECKING:
@@ -81,12 +90,10 @@ class Comparer:
             steps.advance()
         if _printed_decimals(answers.values()) not in (None, pair.pair_decimals):
             pair = await self._as_listed(pair)
-        reader = LocalCandleReader(
-            self._archive, pair.altname, pair.pair_decimals, self._memory_limit
-        )
+        local = LocalCandles(self._archive, pair.altname, pair.pair_decimals, self._memory_limit)
 
         async def compared(minutes: int, candles: Sequence[Candle]) -> IntervalReport:
-            return await asyncio.to_thread(compare_interval, reader, coverage, minutes, candles)
+            return await asyncio.to_thread(compare_interval, local, coverage, minutes, candles)
 
         reports: dict[int, IntervalReport] = {}
         async with self._computing:
@@ -136,6 +143,31 @@ class Comparer:
                 "candles is unknown, and no candle can be compared"
             )
         return listed
+
+
+def compare_interval(
+    local: LocalCandles, coverage: Sequence[Range], minutes: int, candles: Sequence[Candle]
+) -> IntervalReport:
+    """Compare the exchange's candles of one length with those of the archive.
+
+    Args:
+        local: the archive's candles.
+        coverage: the pair's coverage, in order.
+        minutes: the candles' length.
+        candles: the exchange's candles, in order of time; the last of them is running.
+    """
+    if not candles:
+        return IntervalReport(minutes)
+    first, newest = candles[0].time_ns, candles[-1].time_ns
+
+    def compare_once() -> IntervalReport:
+        comparison = CandleComparison(local, coverage, minutes, is_filled=True)
+        comparison.since_ns, comparison.until_ns = first, newest
+        comparison.skipped[RUNNING] = 1
+        comparison.add(pa.table(rows_of(candles[:-1])), Range(max(0, first - 1), newest - 1))
+        return comparison.report()
+
+    return retry_if_replaced(local.archive, local.pair, compare_once)
 
 
 def _completed(second: Sequence[Candle], first: Sequence[Candle]) -> Sequence[Candle]:

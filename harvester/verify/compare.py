@@ -1,30 +1,30 @@
-"""Compare local candles with the exchange's: which values must be equal; count differences."""
+"""Compare local candles with the exchange's, of the OHLC endpoint or of candle files."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from decimal import ROUND_DOWN, ROUND_HALF_UP, Context, Decimal
 from fractions import Fraction
+from typing import Any
 
+import pyarrow as pa
+
+from harvester.csv_import.ohlcvt import candle_of_text
 from harvester.errors import ArchiveDamaged
 from harvester.kraken.ohlc import VALUES, Candle
+from harvester.query.aggregate import PRICES
+from harvester.query.candles import QuerySession
+from harvester.query.connection import MEMORY_LIMIT, text_literal
+from harvester.query.plan import PRICE_DECIMALS, CandleQuery, Plan
 from harvester.schema import VOLUME
 from harvester.storage.trade_store import TradeStore
-from harvester.times import UNITS_NS, Range, covers
-from harvester.verify.local_candles import (
-    BoundaryTrades,
-    ComparedCandle,
-    LocalCandle,
-    LocalCandleReader,
-    SplitChoice,
-    Splits,
-)
+from harvester.times import END_OF_TIME, UNITS_NS, Range, covers, parse_interval, show
+from harvester.verify.boundary_trades import BoundarySplits, ComparedCandle, read_boundary_trades
 from harvester.verify.reports import Difference, IntervalReport
 
 # --- values ---------------------------------------------------------------------------------------
-
-PRICES = ("open", "high", "low", "close")
 
 _HALF_A_VOLUME_UNIT = Fraction(1, 2 * 10**VOLUME.scale)
 _UNIT_ROUNDOFF = Fraction(1, 2**53)
@@ -60,21 +60,6 @@ def wrong_values(
     ]
 
 
-def shortened_prices(local: Candle, exchange: Candle, decimals: int) -> int:
-    """How many prices the exchange prints with fewer decimals than they were traded at.
-
-    Args:
-        local: the candle by the stored trades.
-        exchange: the exchange's candle.
-        decimals: the pair's price decimals.
-    """
-    return sum(
-        getattr(local, name) != getattr(exchange, name)
-        and _is_shortened(local, exchange, name, decimals)
-        for name in PRICES
-    )
-
-
 def is_float_rounded(exact: Decimal, printed: Decimal, trades: int) -> bool:
     """Whether a printed volume differs from the exact one only by the rounding of a float sum.
 
@@ -108,13 +93,7 @@ def decimals_of(number: Decimal) -> int:
 
 def value_text(candle: Candle | None, name: str) -> str | None:
     """A value of a candle as text, without trailing zeros; None where there is no candle."""
-    if candle is None:
-        return None
-    value = getattr(candle, name)
-    if isinstance(value, int):
-        return str(value)
-    text = f"{value:f}"
-    return text.rstrip("0").rstrip(".") if "." in text else text
+    return None if candle is None else f"{_EXACT.normalize(Decimal(getattr(candle, name))):f}"
 
 
 def _is_shortened(local: Candle, exchange: Candle, name: str, decimals: int) -> bool:
@@ -123,174 +102,248 @@ def _is_shortened(local: Candle, exchange: Candle, name: str, decimals: int) -> 
     A pair may have had more decimals once than it has today (XBTUSD: five in 2015, one now).
     It is not documented whether the exchange cuts such prices off in its candles or rounds them.
     """
-    exact, printed = getattr(local, name), getattr(exchange, name)
-    if name not in PRICES or not decimals_of(printed) == decimals < decimals_of(exact):
-        return False
-    unit = Decimal(1).scaleb(-decimals)
-    return printed in (exact.quantize(unit, ROUND_DOWN), exact.quantize(unit, ROUND_HALF_UP))
+    exact, unit = getattr(local, name), Decimal(1).scaleb(-decimals)
+    return name in PRICES and getattr(exchange, name) in (
+        exact.quantize(unit, ROUND_DOWN),
+        exact.quantize(unit, ROUND_HALF_UP),
+    )
 
 
-# --- counts ---------------------------------------------------------------------------------------
+# --- the join -------------------------------------------------------------------------------------
+
+RUNNING = "running"
+BEFORE = "before the stored trades"
+AFTER = "after the stored trades"
+GAP = "in a gap"
+BEYOND = "outside the period in the file's name"
+NO_CLOSE = "empty, with no stored trade before it"
 
 MAX_DIFFERENCES_LISTED = 20
 """Per length of candles."""
 
-EdgesOf = Callable[[int], BoundaryTrades | None]
-"""Returns the trades at the boundaries of the candle that opens then; None where there are none."""
+
+@dataclass(frozen=True, slots=True)
+class LocalCandles:
+    """The candles of one pair in an archive.
+
+    Attributes:
+        archive: the archive.
+        pair: altname.
+        decimals: the pair's price decimals; a vwap is cut off after them.
+        memory_limit: the memory that DuckDB may use, such as 1GB.
+    """
+
+    archive: TradeStore
+    pair: str
+    decimals: int
+    memory_limit: str = MEMORY_LIMIT
 
 
-class ComparisonCounts:
-    """Compares candles one by one, counts the results and keeps the first differences."""
+class CandleComparison:
+    """Compares candles of one length, period by period, and counts the results.
+
+    DuckDB joins both sides. The candles that differ become Python objects, and those that have a
+    trade exactly at their opening; all others are only counted.
+    """
 
     def __init__(
         self,
-        reader: LocalCandleReader,
+        local: LocalCandles,
+        coverage: Sequence[Range],
         minutes: int,
-        is_compared: Callable[[int], bool],
-        names: Sequence[str] = VALUES,
+        *,
+        is_filled: bool,
     ) -> None:
-        """All counts are 0.
+        """Nothing is compared yet.
 
         Args:
-            reader: reads candles of the archive.
+            local: the archive's candles.
+            coverage: the pair's coverage, in order; not empty.
             minutes: the candles' length.
-            is_compared: whether the candle that opens at a time can be compared.
-            names: the values that are compared.
+            is_filled: whether the exchange shows candles without trades, and a vwap, as the OHLC
+                endpoint does and files do not.
         """
-        self._reader = reader
+        self._local = local
+        self._coverage = coverage
+        self._width_ns = minutes * UNITS_NS["m"]
         self._minutes = minutes
-        self._is_compared = is_compared
-        self._names = names
-        self._skipped: Counter[str] = Counter()
+        self._is_filled = is_filled
+        self._names = [name for name in VALUES if is_filled or name != "vwap"]
         self._counted: Counter[str] = Counter()
         self._differences: list[Difference] = []
-        self._splits = Splits(lambda stored, other: not self._wrong(stored, other), reader.decimals)
-        # The end of the latest candle whose boundaries may still be split in another way.
+        self._splits = BoundarySplits(
+            lambda stored, other: not self._wrong(stored, other), local.decimals, self._count
+        )
+        # The end of the latest candle that was compared singly.
         self._reached_ns = -1
-        # Stored trades in the candles compared, and how many more trades of other candles these
-        # count than other candles count of theirs.
-        self._stored = self._borrowed = 0
+        # The candles that are compared open from `since_ns` on, and end at `until_ns` or before;
+        # `skipped` counts the others by the reason.
+        self.since_ns, self.until_ns = 0, END_OF_TIME
+        self.skipped: Counter[str] = Counter()
 
-    @property
-    def needed_next(self) -> int | None:
-        """The opening time of the next candle, if it must be compared singly, even if it is equal.
-
-        Otherwise trades at its opening might count in it that the candle before it counts, too.
-        """
-        return None if self._splits.is_decided else self._reached_ns
-
-    def end_ns(self, time_ns: int) -> int:
-        """The end of the candle that opens at `time_ns`."""
-        return time_ns + self._minutes * UNITS_NS["m"]
-
-    def skip(self, reason: str, candles: int = 1) -> None:
-        """Count candles that can't be compared.
+    def add(self, candles: pa.Table, period: Range) -> None:
+        """Compare all candles of a period with those of the exchange; periods come in order.
 
         Args:
-            reason: why.
-            candles: how many.
+            candles: the exchange's candles that open in the period, a table of `ohlcvt.ROWS`.
+            period: it begins and ends where candles do.
         """
-        self._skipped[reason] += candles
+        if period.after >= period.through:
+            return
+        query = CandleQuery(
+            self._local.pair,
+            parse_interval(str(self._minutes)),
+            period,
+            "kraken" if self._is_filled else "none",
+            all_columns=True,
+            pair_decimals=self._local.decimals,
+        )
+        session = QuerySession(self._local.archive, self._local.memory_limit)
 
-    def equal(self, candles: int, trades: int, within_float_rounding: int = 0) -> None:
-        """Count candles that are known to be equal; none of them is `needed_next`.
+        def join(plan: Plan) -> tuple[list[tuple[str | None, int, int]], pa.Table]:
+            connection = session.connect()
+            connection.register("exchange", candles)
+            connection.register("coverage", pa.Table.from_pylist(bounds, schema=_COVERAGE))
+            connection.execute(self._join_sql(session.sql(plan, PRICE_DECIMALS, connection)))
+            counts = connection.execute(_COUNTS_SQL).fetchall()
+            rows = connection.sql(_ROWS_SQL).to_arrow_table()
+            connection.close()
+            return counts, rows
 
-        Args:
-            candles: how many.
-            trades: how many trades they have.
-            within_float_rounding: how many of the candles have a volume that is equal only within
-                float rounding.
-        """
-        self._counted["within_float_rounding"] += within_float_rounding
-        self._counted["compared"] += candles
-        self._counted["archive_trades"] += trades
-        self._counted["exchange_trades"] += trades
-        self._stored += trades
-
-    def compare(
-        self, time_ns: int, local: Candle | None, exchange: Candle | None, edges_of: EdgesOf
-    ) -> None:
-        """Compare one candle; candles must come in order of time.
-
-        Args:
-            time_ns: its opening time.
-            local: the candle by the stored trades; None where there are none.
-            exchange: the exchange's candle; None where it shows none.
-            edges_of: called if the two differ, or if trades at the boundary of the candle before
-                are undecided.
-        """
-        if self._reached_ns != time_ns:
-            before_ns = 2 * time_ns - self.end_ns(time_ns)
-            self._end(is_cut=False)
-            self._splits.begin(is_open=not self._is_compared(before_ns))
-        self._reached_ns = self.end_ns(time_ns)
-        is_equal = self._splits.is_decided and not self._wrong(local, exchange)
-        edges = None if is_equal else edges_of(time_ns)
-        self._splits.add(ComparedCandle(time_ns, local, exchange, edges))
-        for choice in self._splits.decided():
-            self._count(choice)
-        if not self._splits.is_decided and not self._is_compared(self._reached_ns):
-            self._end(is_cut=True)
+        bounds = [covered._asdict() for covered in self._coverage]
+        counts, rows = session.with_snapshot_retry(query, join)
+        for reason, number, trades in counts:
+            if reason is not None:
+                self.skipped[reason] += number
+                continue
+            self._counted["compared"] += number
+            self._counted["archive_trades"] += trades
+            self._counted["exchange_trades"] += trades
+        for batch in rows.to_batches(_AT_ONCE):
+            self._compare_singly(batch.to_pylist())
 
     def report(self) -> IntervalReport:
-        """The result; no candle may be compared afterwards.
-
-        Raises:
-            ArchiveDamaged: a trade was counted twice, or not at all.
-        """
-        self._end(is_cut=True)
-        counted, stored = self._counted["archive_trades"], self._stored + self._borrowed
-        if counted != stored:
-            raise ArchiveDamaged(
-                f"{self._reader.pair}: its candles of {self._minutes} minutes have {counted} "
-                f"trades, but {stored} are stored; `harvester verify {self._reader.pair}` shows "
-                "which"
-            )
+        """The result; no candle may be added afterwards."""
+        self._splits.finish()
         return IntervalReport(
             self._minutes,
-            skipped=dict(self._skipped),
+            skipped=dict(self.skipped),
             differences=tuple(self._differences),
             notes=(),
             **self._counted,
         )
 
+    def _join_sql(self, local: str) -> str:
+        """Return SQL that joins both sides into the table `joined`, a row per opening time."""
+        width, first, last = self._width_ns, self._coverage[0].after, self._coverage[-1].through
+        equal = " AND ".join(f"l.{name} = e.{name}" for name in self._names)
+        sides = ", ".join(f"{side}.{name} AS {side}_{name}" for side in "le" for name in VALUES)
+        no_close = "false"
+        if self._is_filled:
+            no_close = "l_count IS NULL AND e_count = 0 AND e_volume = 0"
+        return f"""CREATE TEMP TABLE joined AS WITH candles AS (
+    SELECT epoch_ns(coalesce(l.time, e.time)) AS time_ns, {sides}, e.exact,
+        e.time IS NOT NULL AS is_shown, coalesce({equal}, false) AS is_equal,
+        coalesce(l.first_time = l.time, false) AS is_opened
+    FROM ({local}) AS l FULL JOIN exchange AS e ON l.time = e.time
+)
+SELECT candles.*, CASE
+    WHEN time_ns < {self.since_ns} OR time_ns + {width} > {self.until_ns}
+        THEN {text_literal(BEYOND)}
+    WHEN through >= time_ns + {width - 1}
+        THEN CASE WHEN {no_close} THEN {text_literal(NO_CLOSE)} END
+    WHEN time_ns <= {first} THEN {text_literal(BEFORE)}
+    WHEN time_ns + {width - 1} > {last} THEN {text_literal(AFTER)}
+    ELSE {text_literal(GAP)} END AS reason,
+    -- Whether a trade was published exactly at its end; unknown for the last one.
+    coalesce(lead(time_ns) OVER (ORDER BY time_ns) = time_ns + {width}
+        AND lead(is_opened) OVER (ORDER BY time_ns), true) AS is_ended
+FROM candles ASOF LEFT JOIN coverage ON time_ns > coverage.after"""  # noqa: S608
+
+    def _compare_singly(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Compare candles one by one, with the trades at their boundaries."""
+        width_ns = self._width_ns
+        at_boundary = [row["time_ns"] for row in rows if row["is_opened"] or row["is_ended"]]
+        archive, pair = self._local.archive, self._local.pair
+        trades = read_boundary_trades(archive, pair, at_boundary, width_ns)
+        for row in rows:
+            time_ns, exact = row["time_ns"], row["exact"]
+            exchange = candle_of_text(time_ns, exact) if exact else _candle(row, "e")
+            candle = ComparedCandle(time_ns, _candle(row, "l"), exchange, trades.get(time_ns))
+            self._check_trades(candle)
+            if time_ns != self._reached_ns:
+                is_open = candle.trades is not None and not self._is_compared(time_ns - width_ns)
+                self._splits.begin(candle.trades.at_opening if candle.trades and is_open else 0)
+            self._reached_ns = time_ns + width_ns
+            self._splits.add(candle)
+
+    def _check_trades(self, candle: ComparedCandle) -> None:
+        """Raise an error if a candle and its trades, which are read apart, do not agree."""
+        counted = candle.local.count if candle.local else 0
+        if candle.trades is not None and candle.trades.count != counted:
+            pair = self._local.pair
+            raise ArchiveDamaged(
+                f"{pair}: its candle of {self._minutes} minutes of {show(candle.time_ns)} has "
+                f"{counted} trades, but {candle.trades.count} are stored; "
+                f"`harvester verify {pair}` shows which"
+            )
+
+    def _is_compared(self, time_ns: int) -> bool:
+        """Whether the candle that opens then can be compared."""
+        is_within = self.since_ns <= time_ns and time_ns + self._width_ns <= self.until_ns
+        interval = Range(time_ns - 1, time_ns + self._width_ns - 1)
+        return is_within and covers(self._coverage, interval)
+
     def _wrong(self, local: Candle | None, exchange: Candle | None) -> list[str]:
-        return wrong_values(local, exchange, self._reader.decimals, self._names)
+        return wrong_values(local, exchange, self._local.decimals, self._names)
 
-    def _end(self, *, is_cut: bool) -> None:
-        """No candle follows the latest; with `is_cut`, that one may count trades of the next."""
-        choices, borrowed = self._splits.end()
-        for choice in choices:
-            self._count(choice)
-        self._borrowed += borrowed if is_cut else 0
-
-    def _count(self, choice: SplitChoice) -> None:
-        decimals, candle = self._reader.decimals, choice.candle
-        exchange, local = candle.exchange, candle.split(choice.removed, choice.added, decimals)
+    def _count(self, candle: ComparedCandle, removed: int, added: int) -> None:
+        """Count a candle whose boundaries are decided."""
+        decimals, exchange = self._local.decimals, candle.exchange
+        local = candle.split(removed, added, decimals)
         wrong = self._wrong(local, exchange)
-        self._stored += candle.local.count if candle.local else 0
-        self._borrowed -= choice.outside
         self._counted["compared"] += 1
-        self._counted["at_boundary"] += not wrong and choice.removed + choice.added > 0
+        self._counted["at_boundary"] += not wrong and removed + added > 0
         self._counted["differing"] += bool(wrong)
         self._counted["miscounted"] += "count" in wrong
         self._counted["archive_trades"] += local.count if local else 0
         self._counted["exchange_trades"] += exchange.count if exchange else 0
         if local and exchange:
-            self._counted["shortened"] += shortened_prices(local, exchange, decimals)
+            self._counted["shortened"] += sum(
+                getattr(local, name) != getattr(exchange, name) and name not in wrong
+                for name in PRICES
+            )
             is_rounded = not wrong and local.volume != exchange.volume
             self._counted["within_float_rounding"] += is_rounded
         for name in wrong:
-            self._list(candle.time_ns, name, local, exchange)
+            if len(self._differences) == MAX_DIFFERENCES_LISTED:
+                self._counted["unlisted"] += 1
+                continue
+            values = value_text(local, name), value_text(exchange, name)
+            difference = Difference(self._local.pair, self._minutes, candle.time_ns, name, *values)
+            self._differences.append(difference)
 
-    def _list(self, time_ns: int, name: str, local: Candle | None, exchange: Candle | None) -> None:
-        if len(self._differences) == MAX_DIFFERENCES_LISTED:
-            self._counted["unlisted"] += 1
-            return
-        values = value_text(local, name), value_text(exchange, name)
-        self._differences.append(
-            Difference(self._reader.pair, self._minutes, time_ns, name, *values)
-        )
+
+_COVERAGE = pa.schema([("after", pa.int64()), ("through", pa.int64())])
+_AT_ONCE = 4_096
+
+# An equal candle without a trade exactly at its opening is only counted: no trade of it may count
+# in the candle before. A local candle outside of the period is not the file's concern.
+_COUNTS_SQL = f"""SELECT reason, count(*),
+    coalesce(sum(e_count) FILTER (reason IS NULL), 0)::BIGINT FROM joined
+WHERE (is_equal AND NOT is_opened AND reason IS NULL)
+    OR (is_shown AND reason IS NOT NULL) OR reason <> {text_literal(BEYOND)}
+GROUP BY reason"""  # noqa: S608
+_ROWS_SQL = """SELECT * FROM joined
+WHERE reason IS NULL AND (is_opened OR NOT is_equal) ORDER BY time_ns"""
+
+
+def _candle(row: Mapping[str, Any], side: str) -> Candle | None:
+    """The candle of one side of the join, `l` or `e`; None where there is none."""
+    values = {name: row[f"{side}_{name}"] for name in VALUES}
+    if values["count"] is None:
+        return None
+    return Candle(row["time_ns"], **(values | {"vwap": values["vwap"] or Decimal(0)}))
 
 
 # --- retry after a replacement --------------------------------------------------------------------
@@ -327,86 +380,3 @@ def retry_if_replaced(
             if not found.differing or before <= set(archive.segments(pair)):
                 return found
     return compare()
-
-
-# --- candles of one length ------------------------------------------------------------------------
-
-RUNNING = "running"
-BEFORE = "before the stored trades"
-AFTER = "after the stored trades"
-GAP = "in a gap"
-NO_CLOSE = "empty, with no stored trade before it"
-
-
-def compare_interval(
-    reader: LocalCandleReader, coverage: Sequence[Range], minutes: int, candles: Sequence[Candle]
-) -> IntervalReport:
-    """Compare the exchange's candles of one length with those of the archive.
-
-    Args:
-        reader: reads candles of the archive.
-        coverage: the pair's coverage, in order.
-        minutes: the candles' length.
-        candles: the exchange's candles, in order of time; the last of them is running.
-    """
-    if not candles:
-        return IntervalReport(minutes)
-    return retry_if_replaced(
-        reader.archive, reader.pair, lambda: _compare_once(reader, coverage, minutes, candles)
-    )
-
-
-def _compare_once(
-    reader: LocalCandleReader, coverage: Sequence[Range], minutes: int, candles: Sequence[Candle]
-) -> IntervalReport:
-    first, newest = candles[0].time_ns, candles[-1].time_ns
-    # With the time at which the running candle opens: its trades may belong to the one before it.
-    local = reader.candles(minutes, Range(max(0, first - 1), newest))
-    closed = {candle.time_ns: candle for candle in candles[:-1]}
-
-    def skip_reason(time_ns: int) -> str | None:
-        interval = Range(time_ns - 1, counts.end_ns(time_ns) - 1)
-        return _skip_reason(coverage, interval, local.get(time_ns), closed.get(time_ns))
-
-    def is_compared(time_ns: int) -> bool:
-        return first <= time_ns < newest and skip_reason(time_ns) is None
-
-    def edges_of(time_ns: int) -> BoundaryTrades | None:
-        neighbours = (local.get(time_ns), local.get(counts.end_ns(time_ns)))
-        if not any(candle and candle.has_trade_at_opening for candle in neighbours):
-            return None
-        return reader.edges(minutes, [time_ns])[time_ns]
-
-    counts = ComparisonCounts(reader, minutes, is_compared)
-    counts.skip(RUNNING)
-    for time_ns in sorted(closed.keys() | {opens for opens in local if opens < newest}):
-        if reason := skip_reason(time_ns):
-            counts.skip(reason)
-            continue
-        found = local.get(time_ns)
-        counts.compare(time_ns, found.candle if found else None, closed.get(time_ns), edges_of)
-    return counts.report()
-
-
-def _skip_reason(
-    coverage: Sequence[Range],
-    interval: Range,
-    local: LocalCandle | None,
-    exchange: Candle | None,
-) -> str | None:
-    """Why a candle can't be compared; None if it can."""
-    uncovered = _uncovered(coverage, interval)
-    if local is not None:
-        return None if local.is_complete else uncovered or GAP
-    if uncovered is None and exchange is not None and not (exchange.count or exchange.volume):
-        return NO_CLOSE
-    return uncovered
-
-
-def _uncovered(coverage: Sequence[Range], interval: Range) -> str | None:
-    """Why an interval is not covered completely; None if it is."""
-    if covers(coverage, interval):
-        return None
-    if interval.after < coverage[0].after:
-        return BEFORE
-    return AFTER if interval.through > coverage[-1].through else GAP

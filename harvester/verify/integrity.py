@@ -9,8 +9,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import NamedTuple
 
 from harvester.errors import ArchiveDamaged
+from harvester.storage.compaction import is_within
 from harvester.storage.footer import Footer
-from harvester.storage.replacement_staging import AtomicReplacement, noted, path_of_note, torn
 from harvester.storage.rollup_files import RollUp
 from harvester.storage.segment import Segment
 from harvester.storage.trade_store import (
@@ -18,7 +18,6 @@ from harvester.storage.trade_store import (
     TradeStore,
     ending_in_future,
     future_fault,
-    retry_on_new_listing,
     without_future,
 )
 from harvester.threads import result_of
@@ -201,7 +200,6 @@ def _report(
     _check_overlaps(report, segments)
     check_ids(report, found)
     _check_gaps(report, archive, segments, now_ns)
-    _check_replacements(report, archive)
     _check_foreign_files(report, archive)
     return report
 
@@ -263,11 +261,24 @@ def _check_markets(report: PairReport, found: Sequence[SegmentFindings]) -> None
 def _check_overlaps(report: PairReport, segments: list[Segment]) -> None:
     widest: Segment | None = None
     for segment in segments:
-        if widest is not None and segment.range.after < widest.range.through:
+        if (
+            widest is not None
+            and segment.range.after < widest.range.through
+            and not _is_being_replaced(widest, segment)
+        ):
             text = f"it overlaps with {widest.path}"
             report.faults.append(Fault(report.pair, segment.range, segment.path, text, widest.path))
         if widest is None or segment.range.through > widest.range.through:
             widest = segment
+
+
+def _is_being_replaced(wide: Segment, narrow: Segment) -> bool:
+    """Whether an imported segment is beside downloaded trades of its range.
+
+    It is, between two steps of a re-download; readers take the first in their order.
+    """
+    is_inside = is_within(narrow.range, wide.range)
+    return is_inside and wide.is_imported != narrow.is_imported
 
 
 def _check_foreign_files(report: PairReport, archive: TradeStore) -> None:
@@ -278,16 +289,6 @@ def _check_foreign_files(report: PairReport, archive: TradeStore) -> None:
         report.faults.append(Fault(report.pair, Range(0, 0), None, str(damage)))
         return
     report.faults += [Fault(report.pair, Range(0, 0), path, text) for path in paths]
-
-
-def _check_replacements(report: PairReport, archive: TradeStore) -> None:
-    path = path_of_note(report.pair)
-    try:
-        found = torn(archive, report.pair)
-    except ArchiveDamaged as damage:
-        found = Range(0, 0), str(damage)
-    if found:
-        report.faults.append(Fault(report.pair, found[0], path, found[1]))
 
 
 def _check_gaps(
@@ -327,9 +328,9 @@ def verify_with_digests(
         ArchiveDamaged: files keep vanishing, or being replaced, while they are read.
     """
     for _ in range(LISTINGS):
-        before = _replaceable(archive, pair)
+        before = _imported(archive, pair)
         report = _verify_once(archive, pair, progress)
-        if report.faults or before == _replaceable(archive, pair):
+        if report.faults or before == _imported(archive, pair):
             return report
     raise ArchiveDamaged(f"files of {pair} keep being replaced while they are read: try again")
 
@@ -345,17 +346,9 @@ def _verify_once(archive: TradeStore, pair: str, progress: StepProgress) -> Pair
     return report
 
 
-def _replaceable(
-    archive: TradeStore, pair: str
-) -> tuple[list[AtomicReplacement], list[Segment]] | None:
-    """Running replacements and imported segments; None where a file can't be read."""
+def _imported(archive: TradeStore, pair: str) -> list[Segment] | None:
+    """The imported segments; None where a folder of the pair is refused."""
     try:
-        return _imported(archive, pair)
+        return [segment for segment in archive.segments(pair) if segment.is_imported]
     except ArchiveDamaged:
         return None
-
-
-@retry_on_new_listing
-def _imported(archive: TradeStore, pair: str, /) -> tuple[list[AtomicReplacement], list[Segment]]:
-    segments = [segment for segment in archive.segments(pair) if archive.footer(segment).imported]
-    return noted(archive.store, pair), segments

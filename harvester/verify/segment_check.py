@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
 
 from harvester.errors import ArchiveDamaged, BadInterval, ValueDoesNotFit
-from harvester.query.rollups import RollupRecomputation, parse_levels
+from harvester.query.rollups import TRADE_COLUMNS, parse_levels, recompute_partials
 from harvester.schema import (
     TRADES,
     Int64s,
@@ -21,7 +22,7 @@ from harvester.schema import (
     trade_ids,
 )
 from harvester.storage.footer import Footer
-from harvester.storage.rollup_files import PARTIALS, RollUp, read_partials
+from harvester.storage.rollup_files import RollUp, read_partials
 from harvester.storage.segment import READ_ROWS, Segment, footer_in, opened, segment_path
 from harvester.storage.trade_store import TradeStore
 from harvester.times import Range
@@ -30,57 +31,40 @@ from harvester.trade_ids import LastId, find_gaps
 # --- roll-ups -------------------------------------------------------------------------------------
 
 
-class RollUpCheck:
-    """Computes the roll-ups of one segment again from its trades, and compares them."""
+def _wrong_rollups(
+    archive: TradeStore,
+    segment: Segment,
+    rollups: Sequence[RollUp],
+    read_trades: Callable[[], Iterator[pa.RecordBatch]],
+) -> Iterator[tuple[RollUp, str]]:
+    """Compute the roll-ups of a segment again; yield those that differ, each with what is wrong.
 
-    def __init__(self, archive: TradeStore, segment: Segment, rollups: Sequence[RollUp]) -> None:
-        """`rollups` are the stored roll-ups of the segment."""
-        self._archive = archive
-        self._segment = segment
-        self._wrong: list[tuple[RollUp, str]] = []
-        self._rollups = [rollup for rollup in rollups if self._is_level(rollup)]
-        levels = parse_levels(rollup.interval for rollup in self._rollups)
-        self._recount = (
-            RollupRecomputation(levels, f"roll-ups of {segment.path}") if levels else None
-        )
+    Args:
+        archive: the archive.
+        segment: the segment, whose rows are sound.
+        rollups: its stored roll-ups.
+        read_trades: reads `TRADE_COLUMNS` of the segment again, in batches.
 
-    def add(self, batch: pa.RecordBatch) -> None:
-        """Add the next trades."""
+    Raises:
+        FileNotFoundError: a roll-up was removed meanwhile; list again.
+    """
+    for rollup in rollups:
         try:
-            if self._recount is not None:
-                self._recount.add(batch)
-        except ValueDoesNotFit as reason:
-            self._recount = None
-            self._wrong += [(rollup, str(reason)) for rollup in self._rollups]
-
-    def wrong(self) -> list[tuple[RollUp, str]]:
-        """The roll-ups that do not agree with the trades, each with what is wrong.
-
-        Raises:
-            FileNotFoundError: a roll-up was removed meanwhile; list again.
-        """
-        computed = self._recount.finish() if self._recount is not None else {}
-        for rollup in self._rollups if computed else []:
-            expected = pa.Table.from_batches(computed[rollup.interval], schema=PARTIALS)
-            try:
-                is_equal = read_partials(self._archive.store, rollup.path).equals(expected)
-            except ArchiveDamaged as damage:
-                where = self._archive.location(rollup)
-                self._wrong.append((rollup, str(damage).replace(where, "it", 1)))
-                continue
-            if not is_equal:
-                self._wrong.append((rollup, "it does not agree with the trades of its segment"))
-            elif not self._archive.is_rollup_valid(rollup, self._segment):
-                self._wrong.append((rollup, "its footer is of another segment"))
-        return self._wrong
-
-    def _is_level(self, roll_up: RollUp) -> bool:
-        try:
-            parse_levels([roll_up.interval])
+            [level] = parse_levels([rollup.interval])
+            expected = recompute_partials(read_trades(), level, f"roll-ups of {segment.path}")
+            is_equal = read_partials(archive.store, rollup.path).equals(expected)
+            is_valid = archive.is_rollup_valid(rollup, segment)
         except BadInterval:
-            self._wrong.append((roll_up, f"{roll_up.interval!r} is no level of roll-ups"))
-            return False
-        return True
+            yield rollup, f"{rollup.interval!r} is no level of roll-ups"
+        except ValueDoesNotFit as reason:
+            yield rollup, str(reason)
+        except ArchiveDamaged as damage:
+            yield rollup, str(damage).replace(archive.location(rollup), "it", 1)
+        else:
+            if not is_equal:
+                yield rollup, "it does not agree with the trades of its segment"
+            elif not is_valid:
+                yield rollup, "its footer is of another segment"
 
 
 # --- segments -------------------------------------------------------------------------------------
@@ -158,7 +142,6 @@ def check_segment(
         FileNotFoundError: a file was removed meanwhile; list again.
     """
     found = SegmentFindings(segment)
-    rollup_check = RollUpCheck(archive, segment, rollups)
     try:
         with opened(archive.store, segment.path) as file:
             footer = found.footer = footer_in(segment.path, file)
@@ -169,10 +152,11 @@ def check_segment(
             rows = _Rows(found, footer)
             for batch in filter(len, file.iter_batches(READ_ROWS)):
                 rows.check(batch)
-                rollup_check.add(batch)
-        rows.finish()
-        found.rollups = len(rollups)
-        found.wrong_rollups = [] if found.wrong else rollup_check.wrong()
+            rows.finish()
+            found.rollups = len(rollups)
+            if not found.wrong:
+                read_trades = partial(file.iter_batches, READ_ROWS, columns=TRADE_COLUMNS)
+                found.wrong_rollups += _wrong_rollups(archive, segment, rollups, read_trades)
     except ArchiveDamaged as damage:
         found.wrong.append(str(damage).removeprefix(segment.path).removeprefix(" "))
     return found
@@ -219,8 +203,10 @@ class _Rows:
         ends = (self._first_id, edge and edge.trade_id, self._lead, trail)
         if ends != (footer.first_trade_id, footer.last_trade_id, footer.lead, footer.trail):
             self._add_fault("its first and last trade ids are not those of its footer")
-        if segment.path != segment_path(segment.pair, segment.range, self._last_ns):
-            self._add_fault("it is in the folder of another year than its rows")
+        if segment.path != segment_path(
+            segment.pair, segment.range, self._last_ns, is_imported=footer.source == "csv"
+        ):
+            self._add_fault("its name or folder is not that of its source, range and last row")
 
     def _add_fault(self, text: str) -> None:
         if text not in self._reported:

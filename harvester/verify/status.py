@@ -20,7 +20,6 @@ from harvester.errors import (
 from harvester.storage import metadata
 from harvester.storage.filesystem import Entry, Store
 from harvester.storage.lock import locked
-from harvester.storage.replacement_staging import check_not_torn
 from harvester.storage.segment import Segment, bounds_by, footer_in, opened, pair_files, parse_path
 from harvester.storage.trade_store import (
     TradeStore,
@@ -312,10 +311,6 @@ def _find_gaps(
     except ArchiveDamaged as damage:
         found.damaged.append(str(damage))
     found.gaps = missing(without_future(found.wanted, now_ns), found.coverage)
-    try:
-        check_not_torn(archive, found.pair)
-    except ArchiveDamaged as damage:
-        found.damaged.append(str(damage))
     found.damaged += [
         future_message(archive, segment, now_ns) for segment in ending_in_future(segments, now_ns)
     ]

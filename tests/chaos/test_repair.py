@@ -445,9 +445,10 @@ def test_trades_missing_inside_a_file_are_downloaded_and_no_others(
     ran = run(exchange, data, "--repair")
     assert (ran.status, tape_of(data, PAIR), quarantined(data)) == (0, TAPE, {})
     assert sum(endpoint == "Trades" for endpoint, *_ in ran.asked) <= 4
-    assert any(
-        line.startswith(f"{PAIR}: trades were missing, downloaded again: ") for line in ran.lines
-    )
+    [line] = [line for line in ran.lines if "trades were missing, downloaded again: " in line]
+    assert line.startswith(f"{PAIR}: ")
+    # Of the file, only what lies between the two trades beside the missing ones.
+    assert str(RANGES[1]) not in line
 
 
 def forget_jumps(file: Path) -> None:

@@ -58,10 +58,10 @@ IMPORTS = [
     Plan("rename", "before", 1, "commit_stream"),
     Plan("rename", "after", 1, "commit_stream"),
 ]
-UPGRADES = [
-    Plan("stage", "before", 1, "splice"),
-    Plan("rename", "before", 1, "splice"),
-    Plan("rename", "after", 1, "splice"),
+REDOWNLOADS = [
+    Plan("stage", "before", 1, "replace_imported"),
+    Plan("rename", "before", 1, "replace_imported"),
+    Plan("rename", "after", 1, "replace_imported"),
 ]
 
 
@@ -75,17 +75,17 @@ def test_a_run_killed_at_any_step_loses_nothing_that_was_committed(one: Round) -
     one.finish(["backfill {pairs} -q", "verify"])
 
 
-def test_an_import_and_an_upgrade_killed_at_any_step_lose_nothing(tmp_path: Path) -> None:
+def test_an_import_and_a_redownload_killed_at_any_step_lose_nothing(tmp_path: Path) -> None:
     with Round(Disk(tmp_path / "data"), 5, TRADES, Tally(), has_files=True) as one:
         one.victims.settings["HARVESTER_ARCHIVE_FLUSH_ROWS"] = "200"
         one.exchange.faults = Faults()
         one.set_clock(1.0)
         begins = f"import {' '.join(map(str, one.files))} -q"
-        upgrade = f"backfill {' '.join(one.pairs)} -q --upgrade"
-        plans = [(begins, plan) for plan in IMPORTS] + [(upgrade, plan) for plan in UPGRADES]
+        redownload = f"backfill {' '.join(one.pairs)} -q --replace-imported"
+        plans = [(begins, plan) for plan in IMPORTS] + [(redownload, plan) for plan in REDOWNLOADS]
         for words, plan in plans:
             assert killed(one, words, plan) == f"{plan.step} {plan.when} {plan.phase}"
-        one.finish(["backfill {pairs} -q --upgrade", "verify"])
+        one.finish(["backfill {pairs} -q --replace-imported", "verify"])
 
 
 def test_a_run_killed_from_outside_loses_nothing_that_was_committed(one: Round) -> None:

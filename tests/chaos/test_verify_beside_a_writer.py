@@ -17,9 +17,9 @@ from harvester.storage.segment import Segment
 from harvester.storage.trade_store import TradeStore
 from harvester.storage.writer import writer
 from harvester.times import DAY, Range
+from harvester.verify.boundary_trades import read_boundary_trades
 from harvester.verify.digest import digests
 from harvester.verify.integrity import verify
-from harvester.verify.local_candles import LocalCandleReader
 from harvester.verify.reports import IntervalReport
 
 __all__ = ["started"]
@@ -34,7 +34,7 @@ def test_a_file_that_is_replaced_while_it_is_checked_is_no_damage(started: Any, 
     done: list[int] = []
 
     def happens() -> None:
-        done.append(one.upgrade().exit_status)
+        done.append(one.redownload().exit_status)
 
     archive, between = disturbed(one.folder, at, happens)
     report = verify(archive, PAIR, workers=1)
@@ -99,14 +99,14 @@ def test_candles_whose_trades_are_replaced_while_they_are_compared_are_compared_
     archive = TradeStore(one.folder)
     undisturbed = comparing(one, archive, against)
     assert (undisturbed.differing, undisturbed.at_boundary > 10) == (0, True)
-    edges, done = LocalCandleReader.edges, list[int]()
+    done: list[int] = []
 
     def late(*given: Any) -> Any:
         if not done:
-            done.append(one.upgrade().exit_status)
-        return edges(*given)
+            done.append(one.redownload().exit_status)
+        return read_boundary_trades(*given)
 
-    monkeypatch.setattr(LocalCandleReader, "edges", late)
+    monkeypatch.setattr("harvester.verify.compare.read_boundary_trades", late)
     found = comparing(one, archive, against)
     assert (done, found.differing, found.at_boundary) == ([0], 0, 0)
     assert found.compared == undisturbed.compared

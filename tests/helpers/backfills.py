@@ -14,7 +14,7 @@ from kraken_market import Market
 from kraken_server import Exchange
 
 from harvester import config
-from harvester.csv_import.redownload import upgrade
+from harvester.csv_import.redownload import replace_imported
 from harvester.download.backfill import backfill
 from harvester.download.events import BackfillResult, CancelToken, Event, Noted
 from harvester.download.request import BackfillRequest, RunOptions
@@ -35,7 +35,7 @@ class Crawl:
     events: list[Event] = field(default_factory=list)
     stop_after_pages: int | None = None
     newest_first: bool = False
-    upgrade: bool = False
+    replace_imported: bool = False
     estimates: bool = False
     open: Callable[[Path], TradeStore] = TradeStore
     now_ns: Callable[[], int] = time.time_ns
@@ -70,7 +70,7 @@ class Crawl:
         async with Client(settings.exchange) as client:
             pairs = await client.pairs()
             wishes = [BackfillRequest(pairs[name], span) for name in names]
-            then = upgrade if self.upgrade else None
+            then = replace_imported if self.replace_imported else None
             watch = RunOptions(
                 listen,
                 stop,

@@ -65,8 +65,8 @@ COMMANDS = (
 
 OF_FILES = (
     Command("import {files} -q", 6, (0, 3)),
-    Command("backfill {pairs} -q --upgrade", 12, (0, 3)),
-    Command("backfill {pair} -q --upgrade", 6, (0, 3)),
+    Command("backfill {pairs} -q --replace-imported", 12, (0, 3)),
+    Command("backfill {pair} -q --replace-imported", 6, (0, 3)),
 )
 """What is chosen, too, where there are files; they come first."""
 FILES_FIRST = 4
@@ -77,7 +77,7 @@ LAST_COMMANDS = (
     "pairs --update -q",
     "backfill {pairs} -q",
     # Of nothing that came from files, it does nothing.
-    "backfill {pairs} -q --upgrade",
+    "backfill {pairs} -q --replace-imported",
     # What it says of itself while it runs is left by one that was killed, and cleared by the next.
     "refresh {pairs} -q",
     "compact -q",
@@ -101,10 +101,10 @@ AIMS = (
     ("rename", "keep_rollup"),
     ("write", "commit_stream"),
     ("rename", "commit_stream"),
-    ("stage", "splice"),
-    ("rename", "splice"),
-    ("rename", "splice"),
-    ("unlink", "splice"),
+    ("stage", "replace_imported"),
+    ("rename", "replace_imported"),
+    ("rename", "replace_imported"),
+    ("unlink", "replace_imported"),
     ("unlink", "compact"),
     ("unlink", "sweep"),
     ("unlink", ""),
@@ -317,8 +317,14 @@ class Round:
         refreshes = command.words.startswith("refresh")
         if refreshes and end.status == GAPS and self._wants_what_is_to_come():
             self.tally.trials["a gap beyond the exchange's clock, and refresh says so"] += 1
-        elif "--upgrade" in command.words and end.status == GAPS and self._tells_what_is_to_come():
-            self.tally.trials["a file beyond the exchange's clock, and the upgrade says so"] += 1
+        elif (
+            "--replace-imported" in command.words
+            and end.status == GAPS
+            and self._tells_what_is_to_come()
+        ):
+            self.tally.trials[
+                "a file beyond the exchange's clock, and the re-download says so"
+            ] += 1
         elif end.status not in command.statuses:
             raise Loss(f"{command.words!r} ended with status {end.status}: {end.err[-800:]!r}")
 

@@ -181,7 +181,7 @@ NOTES = (
     # The exchange's clock jumps as well, and what is covered then lies in its future.
     "which by the exchange's clock is still to come",
     # Ids that skip somewhere in a file's range, which is longer than a page.
-    "it lacks some, or ids skip there",
+    "the imported file lacks trades, or the exchange skipped ids",
     # Of a market whose ids skip again and again, where the place is longer than is asked again.
     "and the exchange did not show the place again",
 )

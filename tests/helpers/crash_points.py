@@ -102,13 +102,11 @@ class Death:
 def _aim(death: Death) -> None:
     import pyarrow.parquet as pq
 
-    from harvester.storage import replacement
     from harvester.storage.filesystem import LocalStore
     from harvester.storage.writer import Writer
 
-    for name in ("commit", "commit_stream", "compact", "keep_rollup", "sweep"):
+    for name in ("commit", "commit_stream", "compact", "keep_rollup", "replace_imported", "sweep"):
         death.named(Writer, name)
-    death.named(replacement, "splice")
     death.counted(LocalStore, "stage", "stage")
     death.counted(pq.ParquetWriter, "write_table", "write")
     for owner, name, step in (

@@ -23,9 +23,8 @@ from harvester.kraken.client import Client
 from harvester.kraken.ohlc import read_candles
 from harvester.pair_names import known_pairs
 from harvester.storage.trade_store import TradeStore
-from harvester.verify.against_exchange import Comparer
-from harvester.verify.compare import compare_interval
-from harvester.verify.local_candles import LocalCandleReader
+from harvester.verify.against_exchange import Comparer, compare_interval
+from harvester.verify.compare import LocalCandles
 from harvester.verify.reports import ExchangeReport, IntervalReport
 
 HARVESTER = [sys.executable, "-c", "from harvester.cli.main import main; main()"]
@@ -78,7 +77,7 @@ def interval(
     """One length of candles compared, after something was done to the exchange's rows."""
     rows = change(shown(minutes, market, now_ns))
     body = json.dumps({"error": [], "result": {"XXBTZUSD": rows, "last": 0}}).encode()
-    asker = LocalCandleReader(archive, "XBTUSD", market.pair_decimals)
+    asker = LocalCandles(archive, "XBTUSD", market.pair_decimals)
     return compare_interval(asker, archive.coverage("XBTUSD"), minutes, read_candles(body, minutes))
 
 

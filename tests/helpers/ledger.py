@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from kraken_market import Market, Tape, expected
 
-NAME = re.compile(r"(\d{19})-(\d{19})\.parquet")
+NAME = re.compile(r"(\d{19})-(\d{19})(\.csv)?\.parquet")
 PLAIN = pa.schema(
     [
         ("trade_id", pa.int64()),
@@ -78,8 +78,8 @@ def uncovered(wanted: Iterable[Span], covered: Iterable[Span]) -> list[Span]:
 class Ledger:
     """What is known of one pair in an archive: the true tape, and all spans ever committed.
 
-    With `file`, the tape as a file tells it that may be imported, a segment may say of spans of it
-    that they are the file's; they may become fewer, and are the exchange's then.
+    With `file`, the tape as a file tells it that may be imported, a segment whose name ends with
+    `.csv.parquet` has the rows of the file.
     """
 
     def __init__(self, folder: Path, market: Market, file: Tape | None = None) -> None:
@@ -147,7 +147,10 @@ class Ledger:
         Raises:
             Loss: something that was committed is gone, or was never true.
         """
-        seen = sorted(self.listing(), key=lambda one: (one.span[0], -one.span[1]))
+        seen = sorted(
+            self.listing(),
+            key=lambda one: (one.span[0], -one.span[1], one.path.name.endswith(".csv.parquet")),
+        )
         lost = uncovered(self._committed, (one.span for one in seen))
         if lost:
             raise Loss(f"{self.pair}: committed and gone: {lost}")
@@ -171,8 +174,10 @@ class Ledger:
             kept, by_file = plain(seen.path), told_by_file(seen.path)
         except (OSError, pa.ArrowException) as error:
             raise Loss(f"{seen.path} can't be read: {error}") from error
-        if before is not None and not _are_fewer(by_file, before.by_file):
+        if before is not None:
             raise Loss(f"{seen.path} was written anew: segments never change")
+        if by_file != ([seen.span] if seen.path.name.endswith(".csv.parquet") else []):
+            raise Loss(f"{seen.path} says that {by_file} are told by a file")
         true = self._true(seen.span, by_file)
         if not kept.equals(true):
             raise Loss(
@@ -218,11 +223,6 @@ class Ledger:
                 f"{self.pair}: {len(rows)} rows, the exchange has {len(self.truth)}; "
                 f"they differ from row {differing} on"
             )
-
-
-def _are_fewer(now: list[Span], before: list[Span]) -> bool:
-    """Whether some spans are gone, and none is new."""
-    return not uncovered(now, before) and bool(uncovered(before, now))
 
 
 def table_of(tape: Tape) -> pa.Table:
@@ -277,8 +277,6 @@ def check_nothing_left(folder: Path) -> None:
         Loss: there are some, or somebody does.
     """
     left = [str(path) for path in staged(folder)] + strangers(folder)
-    left += [str(path) for path in (folder / "upgrade").rglob("*.parquet")]
-    left += [str(path) for path in (folder / "upgrade" / "replacing").glob("*")]
     left += [str(path) for path in (folder / "locks").glob("*.json")]
     if left:
         raise Loss(f"left over: {', '.join(left)}")

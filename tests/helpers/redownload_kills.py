@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-import contextlib
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import csv_files
-import pytest
 import sample_trades
 from backfills import Crawl, strangers, tape_of
 from csv_imports import imported
 from kraken_market import SECOND_NS, Tape, Trade, expected
 from kraken_server import Exchange
+from redownloads import imported_paths
 
-from harvester.csv_import.boundaries import BoundaryFinder
 from harvester.csv_import.files import KnownComplete
 from harvester.query.rollups import parse_levels, roll_up
 from harvester.storage.filesystem import LocalStore
-from harvester.storage.replacement_staging import from_files
 from harvester.storage.trade_store import TradeStore
 from harvester.storage.writer import writer
 from harvester.times import DAY, Range, missing
@@ -46,14 +43,6 @@ def busy_new_year() -> list[Trade]:
     return numbered([*near, *far])
 
 
-@contextlib.contextmanager
-def earlier_import() -> Iterator[None]:
-    """Import as before ends of years among trades were left out: segments meet in a busy second."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(BoundaryFinder, "_end_gap_at_busy_year_end", lambda *_: None)
-        yield
-
-
 class Begun:
     """An archive with a file's trades in it, to be upgraded again and again from here."""
 
@@ -69,10 +58,8 @@ class Begun:
             assert self.crawl(folder / "begun").only(PAIR, span=early).exit_status == 0
         file = folder / "XBTUSD.csv"
         file.write_bytes(csv_files.three_columns([*trades[:-3], *trades[-2:]], "up"))
-        with earlier_import():
-            imported(
-                folder / "begun", file, whole=KnownComplete(0, trades[-1].true_ns // SECOND_NS + 9)
-            )
+        whole = KnownComplete(0, trades[-1].true_ns // SECOND_NS + 9)
+        imported(folder / "begun", file, whole=whole)
         # Filled by a run that ends with what the file lacks.
         Crawl(exchange.url, folder / "begun").only(PAIR)
         with writer(TradeStore(folder / "begun"), PAIR) as one:
@@ -94,7 +81,7 @@ class Begun:
         faults = verify(archive, PAIR).faults
         assert [fault for fault in faults if (fault.path or "").startswith("candles/")] == []
         assert archive.coverage(PAIR) == self.coverage
-        files = [part for _, part in from_files(archive, PAIR)]
+        files = [piece.within for piece in archive.pieces(PAIR) if piece.segment.is_imported]
         for parts, tape in (
             (files, self.before),
             (missing(self.coverage, files), self.truth),
@@ -107,8 +94,8 @@ class Begun:
         assert tape_of(folder, PAIR) == self.truth
         assert verify(TradeStore(folder), PAIR).faults == []
         assert strangers(folder) == []
-        assert list((folder / "upgrade").rglob("*.parquet")) == []
-        assert from_files(TradeStore(folder), PAIR) == []
+        assert [path for path in (folder / "staging").rglob("*") if path.is_file()] == []
+        assert imported_paths(folder) == []
 
 
 def plain(batch: Any) -> list[tuple[Any, ...]]:

@@ -45,8 +45,8 @@ class Upgrading:
     def fill(self) -> None:
         assert self.crawl().only(PAIR).exit_status == 0
 
-    def upgrade(self, **fields: Any) -> BackfillResult:
-        return self.crawl(upgrade=True, **fields).only(PAIR)
+    def redownload(self, **fields: Any) -> BackfillResult:
+        return self.crawl(replace_imported=True, **fields).only(PAIR)
 
     @property
     def tape(self) -> list[tuple[Any, ...]]:
@@ -66,7 +66,12 @@ class Upgrading:
 
 
 def aside(folder: Path) -> list[Path]:
-    return list((folder / "upgrade").rglob("*.parquet"))
+    return list((folder / "staging").rglob("*.parquet"))
+
+
+def imported_paths(folder: Path) -> list[str]:
+    """The imported segments, as paths within the archive."""
+    return [segment.path for segment in TradeStore(folder).segments(PAIR) if segment.is_imported]
 
 
 @pytest.fixture

@@ -217,7 +217,7 @@ def sample(shell: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> P
 def test_there_are_commands_to_try() -> None:
     """Of each kind one that is known to be there: so none of them is overlooked."""
     assert {
-        "harvester backfill XBTUSD --upgrade",
+        "harvester backfill XBTUSD --replace-imported",
         "harvester pairs doge",
         "harvester chart XBT/USD -i 1h --data data -o chart.html",
     } <= from_messages()
@@ -289,7 +289,7 @@ def test_a_command_that_is_named_on_the_way_works(
 
 
 @pytest.mark.parametrize(
-    "words", ["--data status", "--upgrade ohlc XBTUSD -i 1h", "--fill no ohlc"]
+    "words", ["--data status", "--replace-imported ohlc XBTUSD -i 1h", "--fill no ohlc"]
 )
 def test_no_order_of_words_is_advised_that_no_command_takes(
     words: str, shell: dict[str, str], sample: Path

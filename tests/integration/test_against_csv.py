@@ -6,13 +6,11 @@ import csv
 import json
 import signal
 import subprocess
-import weakref
-from collections.abc import Iterator, Sequence
 from decimal import Decimal
 from pathlib import Path
+from typing import Any
 
 import csv_files
-import pyarrow as pa
 import pytest
 import sample_trades
 from candle_cases import batch, cut, hold
@@ -40,15 +38,15 @@ from csv_comparison import (
 from kraken_market import Market, Trade, expected
 
 from harvester.csv_import.files import KnownComplete, find
-from harvester.csv_import.ohlcvt import Block, read_candles
+from harvester.csv_import.ohlcvt import read_candles
 from harvester.errors import BadFile
 from harvester.kraken.pairs import Pair
 from harvester.storage.footer import Footer
 from harvester.storage.trade_store import TradeStore
 from harvester.storage.writer import writer
 from harvester.times import Range
-from harvester.verify.against_csv import choose, compare_blocks
-from harvester.verify.local_candles import BoundaryTrades, LocalCandleReader
+from harvester.verify.against_csv import choose
+from harvester.verify.boundary_trades import BoundaryTrades, read_boundary_trades
 from harvester.verify.reports import Difference, FileReport, IntervalReport
 
 CAPTURED = Path(__file__).parents[2] / "shared" / "kraken"
@@ -428,12 +426,13 @@ def test_a_candle_may_give_no_more_than_the_one_before_takes(tmp_path: Path) -> 
     assert [difference.time_ns for difference in found.differences] == [OPENS, OPENS]
 
 
-# Seconds around OPENS, their volumes, and which of the trades the archive lost.
+# Seconds around OPENS, their volumes, which of the trades the archive lost, and when the minute
+# begins that differs: where a twin of the lost trade opens the next minute, that one.
 LOST = {
-    "its twin opens the next minute": ((-30, -1, 0, 10, 70), "12211", 1),
-    "its neighbour there is another": ((-30, -1, 0, 10, 70), "12311", 1),
-    "twins open the next minutes too": ((-90, -60, -30, 0, 10, 60, 70), "1111111", 2),
-    "all that it had, and a twin": ((-90, -30, 0, 10, 70), "12211", 1),
+    "its twin opens the next minute": ((-30, -1, 0, 10, 70), "12211", 1, 0),
+    "its neighbour there is another": ((-30, -1, 0, 10, 70), "12311", 1, -60),
+    "twins open the next minutes too": ((-90, -60, -30, 0, 10, 60, 70), "1111111", 2, 60),
+    "all that it had, and a twin": ((-90, -30, 0, 10, 70), "12211", 1, 0),
 }
 
 
@@ -444,7 +443,7 @@ def test_no_trade_stands_in_for_one_that_is_lost_and_counts_in_its_own_candle_to
 ) -> None:
     """Also where the two candles are in different blocks."""
     monkeypatch.setattr("harvester.csv_import.files.BLOCK_BYTES", block_bytes)
-    seconds, volumes, lost = LOST[name]
+    seconds, volumes, lost, differs_s = LOST[name]
     rows = expected(
         sample_trades.market(
             Trade(OPENS + at * 10**9, "100.0", f"{volume}.5", "b", "m", "", n + 1)
@@ -455,18 +454,16 @@ def test_no_trade_stands_in_for_one_that_is_lost_and_counts_in_its_own_candle_to
     path.write_bytes(text(lines(1, rows)))
     kept = rows[:lost] + rows[lost + 1 :]
     found = only(held(tmp_path, Range(0, OPENS + DAY - 1), rows=kept), str(path))
-    assert (found.differing, found.at_boundary) == (1, 0)
+    assert found.differing == 1
     assert (found.archive_trades, found.exchange_trades) == (len(rows) - 1, len(rows))
-    assert {difference.time_ns for difference in found.differences} == {
-        rows[lost][1] // MINUTE * MINUTE
-    }
+    assert {difference.time_ns for difference in found.differences} == {OPENS + differs_s * 10**9}
 
 
 def test_of_a_long_row_of_twins_the_blame_may_fall_later_and_is_not_lost(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """No more candles wait than have room: then the first of them are told as they are."""
-    monkeypatch.setattr("harvester.verify.local_candles.MAX_UNDECIDED", 2)
+    monkeypatch.setattr("harvester.verify.boundary_trades.MAX_UNDECIDED", 2)
     seconds = [-30, -10, *range(0, 600, 60), 610]
     rows = expected(
         sample_trades.market(
@@ -492,21 +489,18 @@ def test_counting_other_trades_than_are_held_is_an_error(
     archive = held(tmp_path, Range(0, OPENS + DAY - 1), rows=expected(market))
     path = tmp_path / "XBTUSD_1.csv"
     path.write_bytes(text(true_lines(market)))
-    read = LocalCandleReader.edges
 
-    def doubled(
-        asker: LocalCandleReader, minutes: int, opens: Sequence[int]
-    ) -> dict[int, BoundaryTrades]:
-        found = read(asker, minutes, opens)
+    def doubled(*arguments: Any) -> dict[int, BoundaryTrades]:
+        found = read_boundary_trades(*arguments)
         return {
-            at: BoundaryTrades(one.at_opening * 2, one.inside, one.at_end)
-            for at, one in found.items()
+            time_ns: BoundaryTrades(2 * trades.bars, trades.at_opening, trades.at_end)
+            for time_ns, trades in found.items()
         }
 
-    monkeypatch.setattr(LocalCandleReader, "edges", doubled)
+    monkeypatch.setattr("harvester.verify.compare.read_boundary_trades", doubled)
     found = report(archive, str(path))
     assert [str(error) for error in found.errors] == [
-        "XBTUSD: its candles of 1 minutes have 4 trades, but 3 are stored; "
+        "XBTUSD: its candle of 1 minutes of 2024-03-31T23:59:00Z has 0 trades, but 1 are stored; "
         "`harvester verify XBTUSD` shows which"
     ]
     assert found.exit_status == 4
@@ -540,6 +534,17 @@ def test_a_difference_in_a_gap_counts_for_nothing(tmp_path: Path) -> None:
 
     found = only(archive, zipped(tmp_path, change, [60]))
     assert (found.skipped, found.differing) == ({"in a gap": 1}, 0)
+
+
+def test_numbers_of_trades_in_a_gap_may_be_as_large_as_they_like(tmp_path: Path) -> None:
+    opens = [int(row[0]) * 10**9 for row in lines(60)]
+    archive = held(tmp_path, Range(0, opens[20] - 1), Range(opens[23] - 1, EVERYTHING.through))
+
+    def change(rows: list[Line]) -> list[Line]:
+        return [[*row[:6], str(2**63 - 1)] if 20 <= i < 23 else row for i, row in enumerate(rows)]
+
+    found = only(archive, zipped(tmp_path, change, [60]))
+    assert (found.skipped, found.differing) == ({"in a gap": 3}, 0)
 
 
 def test_a_candle_that_the_file_lacks_is_skipped_where_a_gap_reaches_into_it(
@@ -668,51 +673,22 @@ def test_files_are_chosen_by_their_names(tmp_path: Path) -> None:
 # --- in bounded memory ---------------------------------------------------------------------------
 
 
-class Seen(Block):
-    """A block that can be watched."""
-
-    __hash__ = object.__hash__
-
-
-class Slowly(LocalCandleReader):
-    """Hands our candles on in small batches, and says how many."""
-
-    given = 0
-
-    def batches(self, minutes: int, span: Range) -> Iterator[pa.RecordBatch]:
-        for some in super().batches(minutes, span):
-            for place in range(0, some.num_rows, 50):
-                Slowly.given += 50
-                yield some.slice(place, 50)
-
-
-def test_neither_side_is_held_whole(
-    whole: TradeStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("rows", [1, 50, 3_000])
+@pytest.mark.parametrize("name", ["Kraken_OHLCVT_Q1_2024.zip", "some.zip"])
+def test_a_file_that_is_read_in_parts_is_compared_as_a_whole(
+    name: str, rows: int, whole: TradeStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of each side no more is at hand than a block, and none runs ahead of the other."""
-    monkeypatch.setattr("harvester.csv_import.files.BLOCK_BYTES", 4_000)
-    [member] = find([zipped(tmp_path, list, [1])], KnownComplete())
-    standing: weakref.WeakSet[Seen] = weakref.WeakSet()
-    most, read, apart = 0, 0, 0
+    """Whatever is missing at the ends of the parts and between them."""
 
-    def blocks() -> Iterator[Block]:
-        nonlocal most, read, apart
-        for read_candle in read_candles(member, 1):
-            block = Seen(read_candle.rows, read_candle.size, read_candle.text)
-            standing.add(block)
-            most = max(most, len(standing))
-            apart = max(apart, abs(Slowly.given - read))
-            read += read_candle.rows.num_rows
-            del read_candle
-            yield block
-            del block
+    def change(rows_: list[Line]) -> list[Line]:
+        return [row for place, row in enumerate(rows_) if place % 50 not in (0, 49)]
 
-    Slowly.given = 0
-    asker = Slowly(whole, "XBTUSD", 1)
-    found = compare_blocks(asker, whole.coverage("XBTUSD"), 1, member.complete, blocks())
-    assert (found.compared, found.differing) == (len(lines(1)), 0)
-    assert most <= 2
-    assert apart <= 50 + 4_000 // len(GOOD)
+    path = zipped(tmp_path, change, [60], name)
+    at_once = only(whole, path)
+    assert at_once.differing > 0
+    monkeypatch.setattr("harvester.csv_import.files.BLOCK_BYTES", 100)
+    monkeypatch.setattr("harvester.verify.against_csv.CHUNK_ROWS", rows)
+    assert only(whole, path) == at_once
 
 
 # --- as a command --------------------------------------------------------------------------------

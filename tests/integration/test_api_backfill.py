@@ -87,7 +87,7 @@ def test_it_leaves_a_record_as_the_command_does(archive: harvester.Archive) -> N
         "since": "2024-01-21T00:00:00Z",
         "until": "2024-06-01T00:00:00Z",
         "newest_first": False,
-        "upgrade": False,
+        "replace_imported": False,
     }
     assert backfilled.trades == archive.status()[0].trades
     assert backfilled.calls > 2

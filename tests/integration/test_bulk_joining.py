@@ -249,7 +249,7 @@ def test_an_import_done_twice_keeps_nothing_twice(tmp_path: Path) -> None:
     assert tape_of(tmp_path / "data", "XBTUSD") == before
 
 
-def test_a_file_without_a_quiet_moment_still_goes_in_and_says_so(
+def test_a_long_stretch_without_a_quiet_moment_is_left_out_and_said(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
@@ -258,15 +258,17 @@ def test_a_file_without_a_quiet_moment_still_goes_in_and_says_so(
         {"segment_rows": 10**6, "max_waiting_rows": 50},
     )
     monkeypatch.setattr("harvester.csv_import.files.BLOCK_BYTES", 2_000)
-    market = tape([0, 60_000, *([500] * 400)])
+    market = tape([0, 60_000, *([500] * 400), 60_000, 60_000])
     file = tmp_path / "XBTUSD.csv"
     file.write_bytes(csv_files.three_columns(market.trades))
     [report] = imported(tmp_path / "data", file, whole=KnownComplete(0, None))
-    assert report.imported.rows > 100
+    assert report.imported.rows == 2
     [note] = report.notes
-    assert note.startswith("no two seconds without trades are near 2024-01-01T00:0")
+    assert note.startswith("1 times, too many trades to keep in memory follow each other")
+    # The stretch is a gap between two imported segments.
+    assert len(TradeStore(tmp_path / "data").coverage("XBTUSD")) == 2
     fill(tmp_path / "data", market)
-    assert volumes(tmp_path / "data") == list(range(1, 403))
+    assert volumes(tmp_path / "data") == list(range(1, 405))
 
 
 def test_rows_equal_in_every_field_stay(tmp_path: Path) -> None:
@@ -334,7 +336,11 @@ def test_provenance_is_in_the_footer_and_outlives_a_merger(tmp_path: Path) -> No
     merged = [one for seg in archive.segments("XBTUSD") for one in archive.footer(seg).imported]
     assert merged[0].after == spans[0].after
     assert merged[-1].through == spans[-1].through
-    assert [archive.footer(seg).source for seg in archive.segments("XBTUSD")] == ["csv", "csv+api"]
+    assert [archive.footer(seg).source for seg in archive.segments("XBTUSD")] == [
+        "csv",
+        "csv",
+        "api",
+    ]
 
 
 def test_items_are_read_ahead_in_order_and_errors_come_through() -> None:

@@ -32,6 +32,7 @@ from harvester.server.responses import ApiResponder
 from harvester.storage import filesystem
 from harvester.storage.trade_store import TradeStore
 from harvester.storage.writer import writer
+from harvester.times import Range
 
 TOKEN = Market(
     "AAPLxUSD", "AAPLxUSD", "AAPLx/USD", "AAPLx", trades=sample_trades.xbtusd_like(30, 1)
@@ -110,9 +111,24 @@ def test_the_exact_spelling_of_a_pair_that_is_not_held_means_no_other(
         find_pair(TradeStore(token_only), "AAPLXUSD")
 
 
-def test_a_refresh_of_neither_spelling_names_both_and_refreshes_the_others() -> None:
+def test_what_was_only_requested_is_looked_up_by_the_exact_spelling(tmp_path: Path) -> None:
+    archive = TradeStore(tmp_path)
+    for name in ROWS:
+        with writer(archive, name) as one:
+            one.want(Range(0, 10))
+    assert [resolve_named(archive, name) for name in ROWS] == list(ROWS)
+    with pytest.raises(AmbiguousPair) as caught:
+        resolve_named(archive, "aaplxusd")
+    assert str(caught.value) == BOTH
+
+
+@pytest.mark.parametrize("stored", [[], ["AAPLXUSD"], ["AAPLXUSD", "AAPLxUSD", "XBTUSD"]], ids=len)
+def test_a_refresh_of_neither_spelling_names_both_and_refreshes_the_others(
+    stored: list[str],
+) -> None:
     pairs = {name: Pair(altname=name, key=name) for name in (*ROWS, "XBTUSD")}
-    found = choose_targets(["aaplxusd", "xbtusd", "AAPLxUSD"], KnownPairs(pairs, pairs, []))
+    names = ["aaplxusd", "xbtusd", "AAPLxUSD"]
+    found = choose_targets(names, KnownPairs(pairs, pairs, stored))
     assert [(one.pair.altname, one.error and str(one.error)) for one in found] == [
         ("aaplxusd", BOTH),
         ("XBTUSD", None),

@@ -111,7 +111,7 @@ def test_backfill_reports_as_json(harvester: Any) -> None:
                     "in_flight": 0,
                     "most_in_flight": 8,
                 },
-                "upgrade": None,
+                "replacement": None,
             }
         ],
     }

@@ -148,6 +148,21 @@ def test_gaps_at_the_front_in_the_middle_and_at_the_end_are_filled(tmp_path: Pat
     assert (outcome.gaps, tape_of(tmp_path, "XBTUSD")) == ([], list(expected(market)))
 
 
+def test_a_gap_between_files_stays_one_where_the_record_of_requests_was_lost(
+    tmp_path: Path,
+) -> None:
+    trades = sample_trades.xbtusd_like(400, 15)
+    cuts = [trades[i].true_ns for i in (100, 200, 300, 399)]
+    with serve(sample_trades.market(trades)) as exchange:
+        crawl = Crawl(exchange.url, tmp_path)
+        crawl.only("XBTUSD", Range(cuts[0], cuts[1]))
+        crawl.only("XBTUSD", Range(cuts[2], cuts[3]))
+        (tmp_path / "wanted/XBTUSD.json").unlink()
+        for _ in range(2):
+            assert TradeStore(tmp_path).gaps("XBTUSD") == [Range(cuts[1], cuts[2])]
+            crawl.only("XBTUSD", Range(cuts[0], cuts[1]))
+
+
 @pytest.mark.parametrize("mode", MODES)
 def test_newest_first_comes_to_the_same_tape(mode: Mode, tmp_path: Path) -> None:
     trades = sample_trades.xbtusd_like(3_000, 16, gap_s=4_000)

@@ -16,6 +16,7 @@ from backfills import Crawl, strangers, tape_of
 from clock_shift import DAY_NS, MARKET, NOW_NS, SETTLED_NS, TRADES, Lying, all_settled
 from kraken_market import SECOND_NS, Clock, Market, expected
 from kraken_server import Exchange
+from nightly_runs import FIRST_NS, Nights, daily
 
 from harvester.cli.main import cli
 from harvester.config import load
@@ -24,8 +25,10 @@ from harvester.download.events import CancelToken
 from harvester.download.request import RunOptions
 from harvester.errors import HarvesterError, UnreadableAnswer
 from harvester.kraken.client import Client
+from harvester.schema import no_rows
+from harvester.storage.footer import Footer
 from harvester.storage.trade_store import TradeStore
-from harvester.storage.writer import Writer
+from harvester.storage.writer import Writer, verified_rows, writer
 from harvester.times import END_OF_TIME, Range, show
 from harvester.verify.integrity import verify
 from harvester.verify.repair import Repairer
@@ -134,9 +137,14 @@ def test_it_is_a_fault_to_all_who_ask_until_a_repair_cuts_it(
     assert strangers(tmp_path) == []
 
 
-def test_a_repair_keeps_the_rows_and_downloads_only_what_follows(tmp_path: Path) -> None:
+@pytest.mark.parametrize("is_recorded", [True, False], ids=["recorded", "record lost"])
+def test_a_repair_keeps_the_rows_and_downloads_only_what_follows(
+    is_recorded: bool, tmp_path: Path
+) -> None:
     with Lying(MARKET, lambda now_s: now_s) as exchange:
         one_file(exchange, tmp_path, FUTURES["a year ahead"])
+        if not is_recorded:
+            (tmp_path / "wanted/XBTUSD.json").unlink()
         held = len(tape_of(tmp_path, "XBTUSD"))
         done = repaired(exchange, tmp_path)
     assert held > 2_000
@@ -258,5 +266,21 @@ def _rename_into_the_future(folder: Path) -> None:
     footer = archive.footer(segment)
     span = Range(0, segment.range.through + YEAR_NS)
     one = Writer(archive, "XBTUSD")
-    one._write(one._verified_rows([segment], [footer]), replace(footer, range=span))
+    one._write(verified_rows(archive, [segment]), replace(footer, range=span))
     one.remove(segment)
+
+
+def test_a_refresh_finds_it_in_a_pair_that_is_not_listed_any_more(tmp_path: Path) -> None:
+    clock = Clock(FIRST_NS + DAY_NS)
+    with Exchange([daily("ETHEUR", 50, 2), daily("SOLEUR", 50, 2)], clock=clock) as exchange:
+        nights = Nights(tmp_path, exchange, clock)
+        nights.refresh("ETHEUR", "SOLEUR")
+        exchange.delist("ETHEUR")
+        archive = TradeStore(tmp_path)
+        future = Range(archive.coverage("ETHEUR")[-1].through, END_OF_TIME)
+        with writer(archive, "ETHEUR") as one:
+            one.commit(future, no_rows(), Footer(future, '{"altname":"ETHEUR"}'))
+        nights.pass_day()
+        rows = {row["pair"]: row for row in nights.refresh()["pairs"]}
+    assert (rows["ETHEUR"]["exit_status"], rows["SOLEUR"]["exit_status"]) == (4, 0)
+    assert "ends in the future" in rows["ETHEUR"]["error"]

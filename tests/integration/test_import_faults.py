@@ -16,6 +16,7 @@ import pyarrow as pa
 import pytest
 from backfills import tape_of
 
+from harvester.csv_import.files import BLOCK_BYTES
 from harvester.kraken.pairs import Pair
 from harvester.schema import ROWS
 from harvester.storage.footer import Footer
@@ -243,6 +244,17 @@ def test_rows_out_of_order_are_sorted_and_none_is_dropped(command: Any, tmp_path
     assert stored(tmp_path) == exact(sorted(rows))
 
 
+def test_rows_of_a_large_file_are_sorted_too(command: Any, tmp_path: Path) -> None:
+    """It is read in several blocks."""
+    rows = regular(START_S, START_S + 80_000 * 60, 60)
+    data = lines(*rows[40_000:], *rows[:40_000])
+    assert len(data) > BLOCK_BYTES
+    (tmp_path / "XBTUSD.csv").write_bytes(data)
+    bounds = ("--whole-since", str(START_S - 900), "--whole-until", str(rows[-1][0] + 900))
+    assert command("XBTUSD.csv", *bounds).status == 0
+    assert stored(tmp_path) == exact(rows)
+
+
 @pytest.mark.parametrize(
     ("broken", "gap"),
     [
@@ -274,6 +286,20 @@ def test_time_about_a_row_that_was_left_out_is_not_covered(
     assert command.other("status").status == 4
 
 
+def test_time_about_a_row_that_one_file_left_out_is_not_covered_by_another(
+    command: Any, tmp_path: Path
+) -> None:
+    rows = regular(START_S, START_S + 6_000, 600)
+    for name, row in (("a", b"1700003000,oops,1.0\n"), ("b", b"")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "XBTUSD.csv").write_bytes(lines(*rows[:5]) + row + lines(*rows[6:]))
+    files = ["b/XBTUSD.csv", "a/XBTUSD.csv"]
+    assert command(*files, "--skip-bad-rows").status == 4
+    assert not is_covered(tmp_path / "data", START_S + 3_000)
+    assert is_covered(tmp_path / "data", START_S + 2_900)
+    assert is_covered(tmp_path / "data", START_S + 3_100)
+
+
 def test_a_broken_row_at_an_end_leaves_the_end_open(command: Any, tmp_path: Path) -> None:
     rows = regular(START_S, START_S + 6_000, 600)
     (tmp_path / "XBTUSD.csv").write_bytes(b"17000o,1.5,2\n" + lines(*rows) + b"17000\n1\n")
@@ -282,13 +308,32 @@ def test_a_broken_row_at_an_end_leaves_the_end_open(command: Any, tmp_path: Path
     assert stored(tmp_path) == exact(rows[1:-1])
     assert not is_covered(tmp_path / "data", START_S - 100)
     assert not is_covered(tmp_path / "data", START_S + 6_000)
+    first, last = TradeStore(tmp_path / "data").gaps("XBTUSD")
+    assert first.after < rows[0][0] * SECOND <= first.through
+    assert last.after < rows[-1][0] * SECOND <= last.through
 
 
-def test_a_row_without_a_time_in_an_unsorted_file_lets_nothing_count(
+def test_time_behind_a_broken_last_row_is_not_covered_by_the_next_file(
     command: Any, tmp_path: Path
 ) -> None:
-    rows = regular(START_S, START_S + 6_000, 600)
-    (tmp_path / "XBTUSD.csv").write_bytes(lines(*rows[5:]) + b"oops\n" + lines(*rows[:5]))
+    third = 1_688_169_600
+    early, late = regular(third - 6_000, third - 600, 600), regular(third + 600, third + 6_000, 600)
+    for number, text in ((2, lines(*early) + b"oops\n"), (3, lines(*late))):
+        csv_files.packed(
+            tmp_path / f"Kraken_Trading_History_Q{number}_2023.zip", {"XBTUSD.csv": text}
+        )
+    names = [f"Kraken_Trading_History_Q{number}_2023.zip" for number in (2, 3)]
+    assert command(*names, "--skip-bad-rows").status == 4
+    assert not any(is_covered(tmp_path / "data", at) for at in range(third - 1_200, third, 60))
+    assert is_covered(tmp_path / "data", third - 1_300)
+
+
+@pytest.mark.parametrize("order", [[5, 6, 7, 8, 9, 0, 1, 2, 3, 4], [1, 0, 2, 3, 4, 5, 6, 7, 8, 9]])
+def test_a_row_without_a_time_in_an_unsorted_file_lets_nothing_count(
+    command: Any, tmp_path: Path, order: list[int]
+) -> None:
+    rows = [regular(START_S, START_S + 6_000, 600)[place] for place in order]
+    (tmp_path / "XBTUSD.csv").write_bytes(lines(*rows[:5]) + b"oops\n" + lines(*rows[5:]))
     done = command("XBTUSD.csv", "--skip-bad-rows", "--json")
     assert (done.status, done.reports[0]["at_boundaries"]["rows"], stored(tmp_path)) == (4, 10, [])
 
@@ -370,9 +415,25 @@ def test_an_empty_file_of_which_nothing_is_known_covers_nothing(
 ) -> None:
     (tmp_path / "XBTUSD.csv").write_bytes(b"")
     csv_files.packed(tmp_path / "Kraken_Trading_History.zip", {"XBTUSD.csv": b""})
-    for name in ("XBTUSD.csv", "Kraken_Trading_History.zip"):
-        assert command(name).status == 0
+    until = ("--whole-until", str(START_S))
+    for asked in (["XBTUSD.csv"], ["Kraken_Trading_History.zip"], ["XBTUSD.csv", *until]):
+        assert command(*asked).status == 0
         assert TradeStore(tmp_path / "data").coverage("XBTUSD") == []
+
+
+def test_an_empty_file_of_which_nothing_is_known_takes_no_bound_of_another(
+    command: Any, tmp_path: Path
+) -> None:
+    rows = regular(START_S, START_S + 6_000, 60)
+    for name, text in (("a", b""), ("b", lines(*rows))):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "XBTUSD.csv").write_bytes(text)
+    since, until = START_S - 3_600, START_S + 9_600
+    bounds = ("--whole-since", str(since), "--whole-until", str(until))
+    assert command("a/XBTUSD.csv", "b/XBTUSD.csv", *bounds).status == 0
+    assert stored(tmp_path) == exact(rows)
+    assert is_covered(tmp_path / "data", since + 10)
+    assert is_covered(tmp_path / "data", until - 10)
 
 
 def test_an_empty_quarter_between_two_has_no_seam(command: Any, tmp_path: Path) -> None:

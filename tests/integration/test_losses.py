@@ -26,7 +26,8 @@ from harvester.verify.status import status
 
 LIES = ["first_rows", "last_rows", "later", "newest", "empty", "stale", "older"]
 SECOND_NS = 1_000_000_000
-START_NS = 1_700_000_000_000_000_000
+START_NS = 1_700_000_000_123_456_700
+"""Not a whole second: a first page of coarse times is requested once more, whatever is in it."""
 
 
 def every(seconds: int, trades: int, first_id: int | None = 1) -> Market:
@@ -65,19 +66,67 @@ def is_called_complete(folder: Path, market: Market, outcome: BackfillResult) ->
 
 
 @pytest.mark.parametrize("ids", ["with ids", "without ids"])
-@pytest.mark.parametrize("lie", LIES)
-@pytest.mark.parametrize("since", ["from the first trade", "from the middle"])
+@pytest.mark.parametrize("lie", [*LIES, "first_rows:300", "last_rows:300", "later:300"])
+@pytest.mark.parametrize(
+    "since", ["from the first trade", "from days before it", "from the middle"]
+)
 def test_a_lie_in_the_first_answer_costs_no_trade(
     lie: str, since: str, ids: str, tmp_path: Path
 ) -> None:
     market = every(5, 3_500, 1 if ids == "with ids" else None)
-    middle = 0 if since == "from the first trade" else START_NS + 6_000 * SECOND_NS
+    after = {
+        "from the first trade": 0,
+        "from days before it": START_NS - 500_000 * SECOND_NS,
+        "from the middle": START_NS + 6_000 * SECOND_NS,
+    }[since]
     with serve(market, faults=Faults(script=[lie], seed=3)) as exchange:
-        outcome = Crawl(exchange.url, tmp_path).only(market.altname, Range(middle, END_OF_TIME))
+        outcome = Crawl(exchange.url, tmp_path).only(market.altname, Range(after, END_OF_TIME))
     assert (outcome.error, tape_of(tmp_path, market.altname)) == (
         None,
-        [row for row in expected(market) if row[1] > middle],
+        [row for row in expected(market) if row[1] > after],
     )
+
+
+def test_two_answers_that_begin_later_do_not_outvote_an_earlier_beginning(tmp_path: Path) -> None:
+    market = every(5, 3_500, None)
+    with serve(market, faults=Faults(script=[None, "later:50", "later:50"])) as exchange:
+        outcome = Crawl(exchange.url, tmp_path).only(market.altname)
+    assert (outcome.error, tape_of(tmp_path, market.altname)) == (None, expected(market))
+
+
+def test_answers_that_each_begin_elsewhere_end_the_pair_with_nothing_covered(
+    tmp_path: Path,
+) -> None:
+    market = every(5, 3_500, None)
+    with serve(market, faults=Faults(script=[f"later:{n}" for n in range(40)])) as exchange:
+        outcome = Crawl(exchange.url, tmp_path).only(market.altname)
+    assert (outcome.exit_status, TradeStore(tmp_path).coverage(market.altname)) == (3, [])
+    assert "contradict one another" in str(outcome.error)
+
+
+@pytest.mark.parametrize("times", [1, 2, 3])
+def test_rows_withheld_directly_behind_the_beginning_of_a_range_are_found(
+    times: int, tmp_path: Path
+) -> None:
+    market = every(5, 3_500)
+    after = START_NS + (5 * 1_200 + 1) * SECOND_NS
+    hidden = {market.altname: dict.fromkeys(range(1_201, 1_206), times)}
+    with serve(market, faults=Faults(hide=hidden)) as exchange:
+        outcome = Crawl(exchange.url, tmp_path).only(market.altname, Range(after, END_OF_TIME))
+    rows = [row for row in expected(market) if row[1] > after]
+    assert (outcome.error, tape_of(tmp_path, market.altname)) == (None, rows)
+
+
+@pytest.mark.parametrize("lie", ["first_rows:200", "later:200"])
+def test_a_lie_behind_a_time_that_no_page_can_show_costs_no_trade(lie: str, tmp_path: Path) -> None:
+    market = sample_trades.market(sample_trades.one_stamp(1_500, 19))
+    for calls in range(14):
+        folder = tmp_path / str(calls)
+        with serve(market, faults=Faults(script=[*[None] * calls, lie], seed=3)) as exchange:
+            Crawl(exchange.url, folder).only(market.altname)
+        stored = tape_of(folder, market.altname)
+        assert stored == claims(folder, market)
+        assert stored[-1] == expected(market)[-1]
 
 
 @pytest.mark.parametrize("lie", ["first_rows:500", "later:2499", "newest"])
@@ -171,12 +220,23 @@ def test_the_newest_page_must_show_no_more_trades_of_the_last_time_than_are_stor
     assert outcome.exit_status in ((0,) if stored == expected(market) else (3, 4))
 
 
-def test_rows_printed_later_than_the_end_of_a_range_do_not_end_it(tmp_path: Path) -> None:
-    market = every(1, 5_000)
-    until = START_NS + 4_000 * SECOND_NS
+@pytest.mark.parametrize(
+    ("first_id", "until", "page"),
+    [
+        (1, START_NS + 4_000 * SECOND_NS, 1),
+        (None, START_NS + 4_000 * SECOND_NS, 1),
+        (1, START_NS + 6_000 * SECOND_NS, 4),
+        (1, END_OF_TIME, 1),
+        (None, END_OF_TIME, 1),
+    ],
+)
+def test_rows_printed_later_than_they_were_end_neither_a_range_nor_a_page(
+    first_id: int | None, until: int, page: int, tmp_path: Path
+) -> None:
+    market = every(1, 5_000, first_id)
     for seed in range(6):
         folder = tmp_path / str(seed)
-        faults = Faults(script=[None, "late_row"], seed=seed)
+        faults = Faults(script=[*[None] * page, "late_row"], seed=seed)
         with serve(market, faults=faults) as exchange:
             outcome = Crawl(exchange.url, folder).only(market.altname, Range(0, until))
         rows = [row for row in expected(market) if row[1] <= until]
@@ -226,6 +286,18 @@ def test_verify_reports_a_first_id_above_1_that_is_not_confirmed(tmp_path: Path)
     assert fault.text == "its first trade id is 4, not 1, and no confirmed id gap explains it"
 
 
+def test_verify_reports_a_first_id_above_1_behind_empty_coverage(tmp_path: Path) -> None:
+    market, begin_ns = every(60, 50), START_NS + 179 * SECOND_NS
+    with serve(market) as exchange:
+        Crawl(exchange.url, tmp_path).only(market.altname, Range(begin_ns, END_OF_TIME))
+    with writer(TradeStore(tmp_path), market.altname) as one:
+        one.want(Range(0, begin_ns))
+        footer = Footer(Range(0, begin_ns), '{"altname":"XBTUSD"}')
+        one.commit(footer.range, no_rows(), footer)
+    [fault] = verify(TradeStore(tmp_path), market.altname).faults
+    assert fault.text == "its first trade id is 4, not 1, and no confirmed id gap explains it"
+
+
 def claim_from_the_beginning(file: Path) -> None:
     """Have a segment say that it contains every trade from 0 on."""
     import pyarrow.parquet as pq
@@ -266,9 +338,11 @@ def test_a_loss_that_can_not_be_filled_stays_a_gap_and_on_record(tmp_path: Path)
         clock.advance(60 * 500)
         # Behind covered time the ids skip; asked again, the exchange shows what it withheld ...
         exchange.faults = Faults(script=[None, None, None, *["denied"] * 5])
-        first = Crawl(exchange.url, tmp_path, options).only(market.altname)
+        later = Range(START_NS + 60 * 1_008 * SECOND_NS, END_OF_TIME)
+        first = Crawl(exchange.url, tmp_path, options).only(market.altname, later)
         assert first.exit_status in {3, 4}
         [gap] = TradeStore(tmp_path).gaps(market.altname)[:1]
+        assert first.gaps[0] == gap
         assert gap.after < START_NS + 60 * 1_001 * SECOND_NS < gap.through
         report = verify(TradeStore(tmp_path), market.altname)
         assert [fault.text for fault in report.faults][:1] == [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from harvester.download.backfill import backfill
 from harvester.download.events import BackfillResult, CancelToken
 from harvester.download.pair_selection import PairName, PairSelection, choose
 from harvester.download.request import BackfillRequest, RunOptions
-from harvester.errors import MarketChanged
+from harvester.errors import ExchangeRefused, MarketChanged
 from harvester.kraken.client import Client
 from harvester.kraken.pairs import Pair
 from harvester.operations.refresh_targets import KnownPairs, choose_targets
@@ -135,6 +136,15 @@ def test_a_backfill_of_all_that_is_listed_adds_nothing_of_another_market(
     assert nights.tape("LUNAUSD") == held
 
 
+def test_another_market_is_refused_before_any_of_its_trades_is_requested(nights: Nights) -> None:
+    relist(nights)
+    before = nights.exchange.pages("LUNAUSD")
+    nights.refresh("LUNAUSD")
+    [outcome] = backfilled(nights, PairSelection([PairName("LUNA*")]))
+    assert isinstance(outcome.error, MarketChanged)
+    assert nights.exchange.pages("LUNAUSD") == before
+
+
 def test_a_backfill_of_all_that_is_listed_goes_on_with_the_old_market(nights: Nights) -> None:
     relist(nights, old_as="LUNCUSD")
     outcomes = backfilled(nights, PairSelection(everything=True))
@@ -151,6 +161,14 @@ def test_a_backfill_by_name_says_that_it_is_another_market(nights: Nights) -> No
     [outcome] = backfilled(nights, PairSelection([PairName("LUNA/USD")]))
     assert (type(outcome.error), str(outcome.error)) == (MarketChanged, MESSAGE)
     assert nights.tape("LUNAUSD") == held
+
+
+def test_a_market_without_stored_trades_has_not_changed(nights: Nights) -> None:
+    shutil.rmtree(nights.folder / "trades/pair=LUNAUSD")
+    relist(nights)
+    [outcome] = backfilled(nights, PairSelection([PairName("LUNA/USD")]))
+    assert type(outcome.error) is ExchangeRefused
+    assert "Unknown asset pair" in str(outcome.error)
 
 
 def test_a_key_that_the_exchange_takes_for_the_new_market_brings_nothing_of_it(

@@ -75,6 +75,29 @@ def test_empty_answers_prove_nothing_where_candles_do_not_show_that_nobody_trade
     assert tape_of(tmp_path, "XBTUSD") == list(expected(market))
 
 
+def test_a_market_that_seems_empty_once_is_requested_again_though_its_candles_agree(
+    tmp_path: Path,
+) -> None:
+    market = sample_trades.market(sample_trades.xbtusd_like(900, 20))
+    with serve(market, faults=showing(weeks(), script=["empty", "empty"])) as exchange:
+        outcome = Crawl(exchange.url, tmp_path).only("XBTUSD")
+    assert (outcome.exit_status, tape_of(tmp_path, "XBTUSD")) == (0, list(expected(market)))
+
+
+def test_a_market_with_stored_trades_never_counts_as_one_that_was_not_traded(
+    tmp_path: Path,
+) -> None:
+    market = sample_trades.market(sample_trades.xbtusd_like(900, 20))
+    clock = Clock(expected(market)[-1][1] + 3_600 * SECOND_NS)
+    with serve(market, clock=clock) as exchange:
+        assert Crawl(exchange.url, tmp_path).only("XBTUSD").exit_status == 0
+    covered = TradeStore(tmp_path).coverage("XBTUSD")
+    clock.advance(86_400)
+    with serve(sample_trades.empty(), clock=clock, faults=showing(weeks())) as exchange:
+        outcome = Crawl(exchange.url, tmp_path).only("XBTUSD")
+    assert (outcome.exit_status, TradeStore(tmp_path).coverage("XBTUSD")) == (3, covered)
+
+
 @pytest.mark.parametrize(
     "fault", ["denied", "invalid", "unknown_pair", "lockout", "http:404", "http:503", "not_json"]
 )

@@ -19,7 +19,8 @@ from rich.console import Console
 from harvester.cli import formats, output
 from harvester.cli.progress import Bars
 from harvester.cli.status import runs_table
-from harvester.download.events import Imported, Noted, Waiting
+from harvester.download.events import BackfillResult, Imported, Noted, Waiting
+from harvester.errors import ExchangeRefused
 from harvester.operations.run_log import RunRecord
 
 # A title, a cleared screen, C1, a direction, other line ends, a forged line.
@@ -65,11 +66,36 @@ def test_cells_of_tables_are_printable_and_aligned(room: int | None) -> None:
         assert len(header) == len(first) == len(second)
 
 
+def test_a_column_is_left_out_where_its_printed_cells_do_not_fit() -> None:
+    rows = [["x", "\x1b" * 30, "2"]]
+    assert output.fitting(["a", "b", "c"], rows, ("b",), 40) == "a  c\nx  2"
+
+
+def test_a_block_keeps_its_lines_and_shows_all_else_escaped(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    output.block(f"{EVIL}\nhttps://me:secret@host/x")
+    first, _, rest = SAFE.partition(r"\n")
+    assert capsys.readouterr().out == f"{first}\n{rest}\nhttps://host/x\n"
+
+
 def test_a_table_of_trades_is_printable(tmp_path: Path) -> None:
     batch = pa.RecordBatch.from_pydict({"misc": [EVIL, "b"], EVIL: [1, 2]})
     formats.write([batch], batch.schema, "table", str(tmp_path / "x"))
     header, first, _ = (tmp_path / "x").read_text().removesuffix("\n").split("\n")
     assert (header.split()[0], first.startswith(SAFE)) == ("misc", True)
+
+
+def test_blocks_of_a_long_table_are_aligned_by_what_is_printed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(formats, "_BLOCK_ROWS", 1)
+    batches = [
+        pa.RecordBatch.from_pydict({"misc": [misc], f"{EVIL}{EVIL}": [7]}) for misc in (EVIL, "b")
+    ]
+    formats.write(batches, batches[0].schema, "table", str(tmp_path / "x"))
+    header, first, second = (tmp_path / "x").read_text().removesuffix("\n").split("\n")
+    assert len(header) == len(first) == len(second)
 
 
 def test_rows_for_programs_are_verbatim(tmp_path: Path) -> None:
@@ -99,8 +125,10 @@ def test_progress_on_a_terminal_is_printable() -> None:
         bars.show(Noted("XBTUSD", EVIL))
         bars.show(Imported("XBTUSD", 0, [EVIL, "second"], {}))
         bars.show(Waiting("XBTUSD", EVIL))
+        bars.show(BackfillResult("ETHUSD", 0, 0, None, [], ExchangeRefused(EVIL)))
     lines = [line.strip() for line in sink.getvalue().replace("\r", "\n").split("\n")]
     assert f"XBTUSD: {SAFE}" in sink.getvalue()
+    assert f"ETHUSD: {SAFE}" in sink.getvalue()
     assert "second" in lines
     assert not any(line.startswith("harvester: all is well") for line in lines)
     assert "title\x07" not in sink.getvalue()

@@ -85,7 +85,7 @@ def test_a_record_tells_what_was_asked_and_what_came_of_it(archive: TradeStore) 
                 "moved": 0,
                 "covered_through_ns": 7,
                 "error": None,
-                "upgrade": None,
+                "replacement": None,
             },
             {
                 "pair": "ETHUSD",
@@ -96,7 +96,7 @@ def test_a_record_tells_what_was_asked_and_what_came_of_it(archive: TradeStore) 
                 "moved": 0,
                 "covered_through_ns": None,
                 "error": "ETHUSD: no answer",
-                "upgrade": None,
+                "replacement": None,
             },
         ],
     }

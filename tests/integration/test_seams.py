@@ -90,8 +90,7 @@ def test_a_trade_that_a_covered_range_lacks_is_no_jump(tmp_path: Path) -> None:
         Crawl(exchange.url, tmp_path).only("XBTUSD", Range(0, TRADES[999].true_ns + 300))
     name = TradeStore(tmp_path).segments("XBTUSD")[0].path
     held = tmp_path / name
-    wide = held.with_name(f"{0:019d}-{cut:019d}.parquet")
-    _widen(held, wide, cut)
+    _widen(held, Range(0, cut))
     with serve(MARKET) as exchange:
         outcome = Crawl(exchange.url, tmp_path).only("XBTUSD")
     assert (outcome.exit_status, tape_of(tmp_path, "XBTUSD")) == (0, list(expected(MARKET)))
@@ -99,7 +98,19 @@ def test_a_trade_that_a_covered_range_lacks_is_no_jump(tmp_path: Path) -> None:
     assert (report.faults, report.confirmed_id_gaps) == ([], 0)
 
 
-def _widen(file: Path, wide: Path, through: int) -> None:
+def test_trades_that_the_covered_range_behind_lacks_are_downloaded(tmp_path: Path) -> None:
+    cut = TRADES[990].true_ns + 300
+    with serve(MARKET) as exchange:
+        crawl = Crawl(exchange.url, tmp_path)
+        crawl.only("XBTUSD", Range(TRADES[1_000].true_ns + 300, END_OF_TIME))
+        segment = TradeStore(tmp_path).segments("XBTUSD")[0]
+        _widen(tmp_path / segment.path, Range(cut, segment.range.through))
+        outcome = crawl.only("XBTUSD", Range(0, cut))
+    assert (outcome.exit_status, tape_of(tmp_path, "XBTUSD")) == (0, list(expected(MARKET)))
+    assert verify(TradeStore(tmp_path), "XBTUSD").faults == []
+
+
+def _widen(file: Path, span: Range) -> None:
     """Make a segment claim more than it holds, name and footer alike."""
     import pyarrow.parquet as pq
 
@@ -111,9 +122,11 @@ def _widen(file: Path, wide: Path, through: int) -> None:
         for k, v in pq.ParquetFile(file).metadata.metadata.items()
         if k.startswith(b"harvester.")
     }
-    footer[b"harvester.range"] = f"{0:019d}-{through:019d}".encode()
-    pq.write_table(table.replace_schema_metadata(footer), wide, **WRITER_OPTIONS)
+    name = f"{span.after:019d}-{span.through:019d}"
+    footer[b"harvester.range"] = name.encode()
     file.unlink()
+    wide = file.with_name(f"{name}.parquet")
+    pq.write_table(table.replace_schema_metadata(footer), wide, **WRITER_OPTIONS)
 
 
 @pytest.mark.parametrize(

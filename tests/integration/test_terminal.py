@@ -202,6 +202,12 @@ def test_notes_wrap_at_words_and_longer_words_stay_whole() -> None:
     ]
 
 
+def test_a_note_is_shown_as_it_is_and_never_as_markup() -> None:
+    console = terminal(80)
+    Bars(RunProgress(), console).show(Noted("XBTUSD", "[bold]EQuery[/bold] [/] :smile:"))
+    assert drawn(console) == "XBTUSD: [bold]EQuery[/bold] [/] :smile:\n"
+
+
 def test_only_lines_that_are_too_long_are_broken_and_keep_their_indent() -> None:
     table = "pair      trades\nXBTUSD         5"
     assert output.wrapped(f"{table}\n  one two three four", 16) == (

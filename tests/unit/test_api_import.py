@@ -11,6 +11,7 @@ import pytest
 import harvester
 from harvester.download.events import Begun, Imported, Step
 from harvester.operations.run_log import latest_runs
+from harvester.storage.filesystem import LocalStore
 from harvester.storage.trade_store import TradeStore
 
 ROWS = "".join(f"{1_704_067_200 + 10 * n},{100 + n},0.5\n" for n in range(100))
@@ -46,6 +47,27 @@ def test_an_import_is_in_the_run_log(archive: harvester.Archive, tmp_path: Path)
     assert (run.command, run.exit_status) == ("import", 0)
     assert (run.asked["pair"], run.asked["whole_since"]) == ("btc/usd", 1_704_067_200)
     assert [pair.trades for pair in run.pairs] == [result.reports[0].imported.rows]
+
+
+def test_an_import_that_a_full_disk_ends_claims_no_rows(
+    archive: harvester.Archive, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commit = LocalStore.commit
+
+    def fail_for_trades(store: LocalStore, staged: str, path: str) -> None:
+        if path.startswith("trades/"):
+            raise harvester.ArchiveUnwritable("the disk is full")
+        commit(store, staged, path)
+
+    monkeypatch.setattr(LocalStore, "commit", fail_for_trades)
+    [report] = archive.import_csv(tmp_path / "XBTUSD.csv", check=False).reports
+    assert (str(report.error), report.read.rows, report.imported.rows, report.ranges) == (
+        "the disk is full",
+        100,
+        0,
+        [],
+    )
+    assert archive.held() == []
 
 
 def test_a_file_of_an_unknown_pair_is_an_error_and_ends_no_other(

@@ -204,7 +204,7 @@ def test_a_bars_size_may_be_a_number_or_text(archive: harvester.Archive, size: A
 
 
 def bars_count() -> int:
-    from harvester.query.aggregate import bar_schema
+    from harvester.query.bars import bar_schema
 
     return int(bar_schema(all_columns=False).get_field_index("count"))
 

@@ -443,8 +443,8 @@ def test_a_sum_that_does_not_fit_is_refused(tmp_path: Path, step_rows: int) -> N
     with pytest.raises(ValueDoesNotFit) as caught:
         answer(archive, ask("trades", "2", all_columns=False), step_rows=step_rows)
     assert str(caught.value) == (
-        "XBTUSD in bars of trades 2: the value of the bar that begins at 2020-09-13T12:27:00Z "
-        "does not fit 38 exact digits: ask for smaller bars"
+        "XBTUSD in bars of trades 2: the sum of price x volume from 2020-09-13T12:27:00Z on "
+        "reaches 10^20, more than fits 38 exact digits"
     )
 
 
@@ -452,6 +452,16 @@ def test_a_sum_that_just_fits_is_exact(tmp_path: Path) -> None:
     archive = hold(tmp_path, [(Range(0, START + 9 * SECOND), HUGE)])
     made = answer(archive, ask("value", "81000000000000000000"))
     assert [(one["value"], one["vwap"]) for one in made] == [(Decimal(81) * 10**18, 9_000_000)] * 2
+
+
+def test_dust_behind_a_whale_is_counted_to_its_last_unit(tmp_path: Path) -> None:
+    """The sums are alike in their first eighteen digits."""
+    whale, dust = "90000000000000", "0.00000001"
+    rows = [trade(i, "1", volume) for i, volume in enumerate((whale, dust, dust, whale, dust))]
+    archive = hold(tmp_path, [(Range(0, START + 9 * SECOND), rows)])
+    for by in ("volume", "value"):
+        made = answer(archive, ask(by, "90000000000000.00000002"))
+        assert [(one["count"], one["is_complete"]) for one in made] == [(3, True), (2, False)]
 
 
 def test_what_is_below_0_can_not_be_counted(tmp_path: Path) -> None:

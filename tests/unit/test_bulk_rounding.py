@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from decimal import Decimal
 
-import pytest
 import sample_trades
 from csv_files import ROUNDINGS, second
 from hypothesis import given
@@ -16,7 +15,6 @@ from harvester.csv_import.overlap import (
     KeyedRows,
     RoundingCounts,
     Sample,
-    busy_boundary_note,
     rows_of,
 )
 from harvester.download.events import Rounding
@@ -109,19 +107,6 @@ def test_equal_rows_are_counted_as_often_as_both_have_them() -> None:
     assert found.agree == 5
 
 
-@pytest.mark.parametrize("cut", [1, 7, 250])
-def test_parts_add_up_to_the_whole(cut: int) -> None:
-    trades = sample_trades.xbtusd_like(500, 5)
-    file, api = file_rows(trades, "nearest"), api_rows(trades)
-    at = int(file.stamps.searchsorted(file.stamps[cut]))
-    whole = RoundingCounts()
-    for rows in (file.part(0, at), file.part(at, 500)):
-        part = RoundingCounts()
-        part.compare(rows, api)
-        whole.add(part)
-    assert whole.rounding() == measured(file, api) == Rounding("nearest", 500, 500)
-
-
 def test_a_sample_takes_what_lies_well_inside_of_what_is_held_and_no_more_than_allowed() -> None:
     rows = batch(
         [(None, at * SECOND_NS, 0, Decimal(1), Decimal(1), None, None, None) for at in range(100)],
@@ -146,23 +131,3 @@ def test_it_says_what_was_measured() -> None:
     assert Rounding("not told", 7, 7).words("trades") == (
         "and 7 trades do not tell how they were rounded"
     )
-
-
-def test_a_busy_boundary_is_worth_what_was_measured() -> None:
-    assert (
-        busy_boundary_note(Rounding("down", 9, 9), "XBTUSD")
-        == "it is exact, as the file rounds its times down"
-    )
-    untold = (
-        "it is exact if the file rounds its times down; "
-        "`harvester verify XBTUSD --against-exchange` checks it"
-    )
-    assert (
-        busy_boundary_note(None, "XBTUSD"),
-        busy_boundary_note(Rounding("not told", 9, 9), "XBTUSD"),
-    ) == (untold, untold)
-    for way in ("nearest", "up", "none"):
-        assert busy_boundary_note(Rounding(way, 9, 9), "XBTUSD") == (
-            "as the file does not round its times down, a trade may be missing there, or be there "
-            "twice; `harvester backfill XBTUSD --upgrade` corrects it"
-        )

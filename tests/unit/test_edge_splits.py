@@ -7,13 +7,12 @@ tried in all ways, by plain Python.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from decimal import Decimal
 from itertools import product
 from typing import NamedTuple
 
 import candle_oracle
-import pyarrow as pa
 import pytest
 from candle_cases import hold
 from hypothesis import given, settings
@@ -25,8 +24,8 @@ from harvester.kraken.ohlc import Candle
 from harvester.storage.trade_store import TradeStore
 from harvester.times import Range
 from harvester.verify.against_csv import compare_blocks
-from harvester.verify.compare import compare_interval
-from harvester.verify.local_candles import LocalCandleReader
+from harvester.verify.against_exchange import compare_interval
+from harvester.verify.compare import LocalCandles
 from harvester.verify.reports import IntervalReport
 
 MINUTE = 60 * 10**9
@@ -103,7 +102,6 @@ class Outcome(NamedTuple):
     """What a way to split all edges comes to."""
 
     differing: int
-    moved: int
     ours: int
     at_edge: int
 
@@ -112,7 +110,8 @@ IsEqual = Callable[[int, list[Made]], bool]
 
 
 def best(tape: Sequence[Made], compared: Sequence[int], is_equal: IsEqual) -> set[Outcome]:
-    """The best outcomes of all ways to count the first trades of an opening in the minute before.
+    """The outcomes with the fewest differing minutes, of all ways to count the first trades of an
+    opening in the minute before.
 
     Args:
         tape: as it is held.
@@ -141,9 +140,9 @@ def best(tape: Sequence[Made], compared: Sequence[int], is_equal: IsEqual) -> se
                 differing += 1
             elif out or into:
                 at_edge += 1
-        found.add(Outcome(differing, sum(numbers), ours, at_edge))
-    least = min((one.differing, one.moved) for one in found)
-    return {one for one in found if (one.differing, one.moved) == least}
+        found.add(Outcome(differing, ours, at_edge))
+    least = min(one.differing for one in found)
+    return {one for one in found if one.differing == least}
 
 
 def holds(report: IntervalReport, outcomes: set[Outcome]) -> bool:
@@ -161,15 +160,6 @@ def values(some: Sequence[Made]) -> tuple[Decimal, ...] | None:
 
 def happened(true: Sequence[Made], minute: int) -> list[Made]:
     return [made for made in true if made.true == minute]
-
-
-class OneByOne(LocalCandleReader):
-    """Hands our candles on in batches of one."""
-
-    def batches(self, minutes: int, span: Range) -> Iterator[pa.RecordBatch]:
-        for some in super().batches(minutes, span):
-            for place in range(some.num_rows):
-                yield some.slice(place, 1)
 
 
 # --- files ---------------------------------------------------------------------------------------
@@ -194,15 +184,13 @@ COVERAGES = [
     one=held(),
     whole=st.sampled_from(WHOLES),
     spans=st.sampled_from(COVERAGES),
-    block_bytes=st.sampled_from((1 << 20, 1)),
-    asker_of=st.sampled_from((LocalCandleReader, OneByOne)),
+    chunk_rows=st.sampled_from((1, 2, 1_000)),
 )
 def test_of_a_file_as_few_candles_differ_as_can_be_with_each_trade_counted_once(
     one: Held,
     whole: KnownComplete,
     spans: list[Range],
-    block_bytes: int,
-    asker_of: type[LocalCandleReader],
+    chunk_rows: int,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> None:
     folder = tmp_path_factory.mktemp("file")
@@ -231,10 +219,11 @@ def test_of_a_file_as_few_candles_differ_as_can_be_with_each_trade_counted_once(
         )
     )
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("harvester.csv_import.files.BLOCK_BYTES", block_bytes)
+        patch.setattr("harvester.csv_import.files.BLOCK_BYTES", 1)
+        patch.setattr("harvester.verify.against_csv.CHUNK_ROWS", chunk_rows)
         [member] = find([str(path)], KnownComplete())
-        asker = asker_of(archive, "XBTUSD", 1)
-        report = compare_blocks(asker, spans, 1, whole, read_candles(member, 1))
+        local = LocalCandles(archive, "XBTUSD", 1)
+        report = compare_blocks(local, spans, 1, whole, read_candles(member, 1))
     outcomes = best(tape, compared, lambda minute, some: values(some) == theirs.get(minute))
     assert holds(report, outcomes), (report, outcomes)
 
@@ -263,7 +252,7 @@ def test_of_the_exchanges_as_few_candles_differ_as_can_be_with_each_trade_counte
     archive = hold(TradeStore(tmp_path_factory.mktemp("exchange") / "data"), [(span, rows(tape))])
     shown = range(FIRST - 1 + skipped, MINUTES.stop)
     theirs = [printed(true, minute, happened(true, minute)) for minute in shown]
-    report = compare_interval(LocalCandleReader(archive, "XBTUSD", 1), [span], 1, theirs)
+    report = compare_interval(LocalCandles(archive, "XBTUSD", 1), [span], 1, theirs)
     known = {their.time_ns // MINUTE: their for their in theirs}
     outcomes = best(
         tape,

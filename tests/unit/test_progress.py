@@ -392,7 +392,7 @@ def test_json_lines_have_stable_names(capsys: pytest.CaptureFixture[str]) -> Non
             "gaps": [],
             "error": "XBTUSD: no",
             "pace": None,
-            "upgrade": None,
+            "replacement": None,
             "exit_status": 3,
         },
         {

@@ -31,10 +31,10 @@ from kraken_market import Market, expected
 from rollup_cases import LEVELS, busy_archive, rolled
 
 from harvester.errors import ArchiveDamaged, BadInterval
-from harvester.query import aggregate
 from harvester.query.candles import candle_batches, ohlc
 from harvester.query.plan import FILLS, plan_query, split_query
 from harvester.query.rollups import RollupReport, parse_levels
+from harvester.storage import segment
 from harvester.storage.trade_store import EVERYTHING, TradeStore
 from harvester.storage.writer import writer
 from harvester.times import END_OF_TIME, Range, parse_interval
@@ -316,7 +316,7 @@ def test_a_sum_that_does_not_fit_leaves_that_segment_without(tmp_path: Path) -> 
     assert done.built == 0
     assert len(done.notes) == 1
     assert done.notes[0].startswith(
-        f"roll-ups of {archive.segments(PAIR)[0].path}: a sum of price x volume reaches 10^20"
+        f"roll-ups of {archive.segments(PAIR)[0].path}: the sum of price x volume from 2020-09-13"
     )
 
 
@@ -333,7 +333,7 @@ def test_chunks_of_ticks_are_cut_between_buckets(
 ) -> None:
     archive = busy_archive(tmp_path)
     truth = table(archive, interval="1h", all_columns=True)
-    monkeypatch.setattr(aggregate, "MAX_ROWS", 7)
+    monkeypatch.setattr(segment, "READ_ROWS", 7)
     rolled(archive)
     files = sorted(tmp_path.glob("candles/interval=1m/**/*.parquet"))
     times = [pq.read_table(path, partitioning=None).column("time").to_pylist() for path in files]

@@ -13,7 +13,7 @@ from candle_cases import MINUTE, PAIR, SECOND, answer, ask, cut, hold, is_equal
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from kraken_market import Market, expected
-from rollup_cases import busy_archive, rolled
+from rollup_cases import rolled
 
 from harvester.query import candles, sources
 from harvester.query import plan as cutting
@@ -26,10 +26,9 @@ from harvester.query.candles import (
 )
 from harvester.query.connection import connect
 from harvester.query.plan import FILLS, CandleQuery
-from harvester.query.sources import SharedScan, SharedScanFile, apply_shared_scan
 from harvester.storage.trade_store import EVERYTHING, Piece, TradeStore
 from harvester.storage.writer import writer
-from harvester.times import END_OF_TIME, Range, parse_interval, union
+from harvester.times import Range, parse_interval, union
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -219,40 +218,29 @@ def test_each_tick_is_read_once(
     assert union(spans) == union(held)
 
 
-def test_ticks_between_rollups_are_read_once(tmp_path: Path, ticks_read: list[Piece]) -> None:
-    """Where the span cuts an hour, 90m reads ticks up to the minute, 1h and 2h up to the hour."""
-    archive = busy_archive(tmp_path)
-    rolled(archive)
-    first = archive.pieces(PAIR)[0].segment.range.through - 2 * 3600 * SECOND
-    span = Range(first + 777 * SECOND, END_OF_TIME)
-    together(archive, ask(span=span), ("1h", "2h", "90m"))
-    spans = [piece.within for piece in ticks_read]
-    assert spans
-    assert sum(b - a for a, b in spans) == sum(b - a for a, b in union(spans))
-
-
-def test_what_one_length_alone_reads_is_read_straight(tmp_path: Path) -> None:
+def test_where_roll_ups_answer_nothing_is_scanned(tmp_path: Path) -> None:
+    """One length alone reads ticks, and the edges of the others are less than their roll-up."""
     archive = hold(TradeStore(tmp_path), cut(BUSY, [0, LAST]))
     rolled(archive)
     folder = tmp_path / "scan"
     folder.mkdir()
-    questions = [ask("10s"), ask("1m"), ask("1h")]
-    assert list(run_shared_scan(QuerySession(archive), questions, folder).files) == []
+    span = Range(FIRST + 777 * SECOND, LAST - 77 * SECOND)
+    questions = [ask("10s", span=span), ask("1m", span=span), ask("7m", span=span)]
+    assert run_shared_scan(QuerySession(archive), questions, folder) is None
     assert list(folder.iterdir()) == []
 
 
-def test_a_shared_scan_answers_no_bucket_that_is_cut(tmp_path: Path) -> None:
-    archive = busy_archive(tmp_path)
-    held = archive.pieces(PAIR)
-    first, last = held[0].segment.range.through - 777 * SECOND, held[1].segment.range.through - 1
-    scan = SharedScan(MINUTE, [SharedScanFile(Range(0, last), "partials")])
-    opens = -(-(first + 1) // MINUTE) * MINUTE - 1
-    plan = planning.plan_query(archive, ask(span=Range(first, last)))
-    found = apply_shared_scan(scan, plan.sources)
-    assert [(one.level, one.piece.within) for one in found] == [
-        ("trades", Range(first, opens)),
-        ("", Range(opens, last)),
-    ]
+def test_what_is_stored_after_the_scan_is_read_straight(tmp_path: Path) -> None:
+    archive = hold(TradeStore(tmp_path), cut(BUSY[:700], [0, BUSY[699][1]]))
+    lengths = ("1m", "7m")
+    found = batches_by_interval(archive, ask(), [parse_interval(text) for text in lengths])
+    first, batches = next(found)
+    assert first.text == "1m"
+    assert sum(batch.num_rows for batch in batches) > 0
+    hold(archive, [(Range(BUSY[699][1], LAST), BUSY[700:])])
+    _, later = next(found)
+    [truth] = alone(archive, ask(), ["7m"])
+    assert pa.Table.from_batches(later).equals(truth)
 
 
 # --- whoever writes ------------------------------------------------------------------------------

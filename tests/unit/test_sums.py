@@ -1,79 +1,101 @@
-"""Sums beyond 64 bits against Python's own integers."""
+"""Exact sums of pyarrow decimals against Python's own integers."""
 
 from __future__ import annotations
 
+import random
+from decimal import Decimal
+
 import numpy as np
 import pyarrow as pa
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harvester.query import aggregate
-from harvester.schema import Int64s
+from harvester.errors import ValueDoesNotFit
+from harvester.query.aggregate import (
+    EXACT_VALUE,
+    bars_of_trades,
+    merge_bars,
+    stored_columns,
+    unscaled_integers,
+)
+from harvester.schema import TRADES
 
-WORD = 1 << 64
+PRICES = st.integers(1, 10**18 - 1) | st.just(10**18 - 1)
 VOLUMES = st.integers(0, 10**22 - 1) | st.sampled_from((0, 1, 2**60, 2**63, 2**64 - 1, 2**64))
-PRICES = st.integers(1, 10**18 - 1)
-TRADES = st.lists(st.tuples(PRICES, VOLUMES), min_size=1, max_size=20)
+MOST = (10**18 - 1, 10**22 - 1)
+"""The largest price and volume that can be stored, in units of their last digits."""
 
 
-def as_limbs(numbers: list[int]) -> Int64s:
-    """Numbers below 2**90 as a decimal's words hold them."""
-    low = np.array([number % WORD for number in numbers], dtype=np.uint64).view(np.int64)
-    return aggregate.limbs_from_words(
-        low, np.array([number // WORD for number in numbers], dtype=np.int64)
-    )
-
-
-def as_numbers(limbs: Int64s) -> list[int]:
-    return [aggregate.to_int(limbs[:, i]) for i in range(limbs.shape[1])]
-
-
-@given(TRADES)
-def test_a_number_goes_in_and_comes_out(trades: list[tuple[int, int]]) -> None:
-    volumes = [volume for _, volume in trades]
-    assert as_numbers(as_limbs(volumes)) == volumes
-
-
-@given(TRADES)
-def test_products_are_exact(trades: list[tuple[int, int]]) -> None:
-    prices = np.array([price for price, _ in trades])
-    made = aggregate.multiply(prices, as_limbs([volume for _, volume in trades]))
-    assert as_numbers(made) == [price * volume for price, volume in trades]
-
-
-@given(TRADES, st.sets(st.integers(1, 19), max_size=5))
-def test_totals_are_exact(trades: list[tuple[int, int]], cuts: set[int]) -> None:
-    starts = [0, *sorted(cut for cut in cuts if cut < len(trades))]
-    made = aggregate.multiply(
-        np.array([price for price, _ in trades]), as_limbs([volume for _, volume in trades])
-    )
-    values = [price * volume for price, volume in trades]
-    assert as_numbers(aggregate.group_sums(made, np.array(starts))) == [
-        sum(values[a:b]) for a, b in zip(starts, [*starts[1:], len(values)], strict=True)
+def trades_of(numbers: list[tuple[int, int]]) -> pa.RecordBatch:
+    """Trades with these prices and volumes, bought and sold in turn."""
+    rows = [
+        {
+            "trade_id": None,
+            "time": index,
+            "tie": 0,
+            "price": Decimal(price).scaleb(-10),
+            "volume": Decimal(volume).scaleb(-8),
+            "side": "buy" if index % 2 else "sell",
+            "order_type": None,
+            "misc": None,
+        }
+        for index, (price, volume) in enumerate(numbers)
     ]
+    return pa.RecordBatch.from_pylist(rows, schema=TRADES)
 
 
-def test_as_many_of_the_largest_as_may_be_added_up_are_exact() -> None:
-    """No limb leaves 64 bits on the way."""
-    price, volume = 10**18 - 1, 10**22 - 1
-    made = aggregate.multiply(
-        np.full(aggregate.MAX_ROWS, price), as_limbs([volume] * aggregate.MAX_ROWS)
-    )
-    assert as_numbers(aggregate.group_sums(made, np.array([0]))) == [
-        price * volume * aggregate.MAX_ROWS
+@given(
+    st.lists(st.tuples(PRICES, VOLUMES), min_size=1, max_size=20),
+    st.sets(st.integers(1, 19), max_size=5),
+)
+def test_sums_of_groups_are_exact(numbers: list[tuple[int, int]], cuts: set[int]) -> None:
+    starts = [0, *sorted(cut for cut in cuts if cut < len(numbers))]
+    bars = bars_of_trades(trades_of(numbers), "a test", all_columns=True)
+    merged = merge_bars(bars, np.array(starts))
+    groups = [
+        list(enumerate(numbers))[a:b]
+        for a, b in zip(starts, [*starts[1:], len(numbers)], strict=True)
     ]
+    for side, kept in (("", (0, 1)), ("sell_", (0,)), ("buy_", (1,))):
+        assert unscaled_integers(merged.column(f"{side}value")) == [
+            sum(price * volume for i, (price, volume) in group if i % 2 in kept) for group in groups
+        ]
+        assert unscaled_integers(merged.column(f"{side}volume")) == [
+            sum(volume for i, (_, volume) in group if i % 2 in kept) for group in groups
+        ]
 
 
-@given(st.lists(st.integers(0, 10**38 - 1), min_size=1, max_size=9))
-def test_words_are_those_of_a_decimal(numbers: list[int]) -> None:
-    limbs = np.array([[number >> 30 * i & (1 << 30) - 1 for number in numbers] for i in range(5)])
-    words = aggregate.words_from_limbs(limbs)
-    kind = pa.decimal128(38, 0)
-    made = pa.Array.from_buffers(kind, len(numbers), [None, pa.py_buffer(words)])
-    assert [int(one) for one in made.to_pylist()] == numbers
+def test_the_largest_sums_of_a_step_are_exact_and_have_no_order() -> None:
+    numbers = [MOST] * 3_000 + [(1, 1), (7, 10**21 + 3)] * 2_000
+    sums = []
+    for seed in (1, 2):
+        random.Random(seed).shuffle(numbers)
+        bars = bars_of_trades(trades_of(numbers), "a test", all_columns=False)
+        sums.append(unscaled_integers(merge_bars(bars, np.array([0])).column("value"))[0])
+    assert sums == [sum(price * volume for price, volume in numbers)] * 2
 
 
-def test_what_reaches_38_digits_is_found_and_nothing_below() -> None:
-    numbers = [10**38 - 1, 10**38, 5, 10**38 + 1, 2**149, 10**38 - 2**90]
-    limbs = np.array([[number >> 30 * i & (1 << 30) - 1 for number in numbers] for i in range(5)])
-    assert aggregate.indices_of_overflow(limbs).tolist() == [1, 3, 4]
+@given(st.lists(st.integers(0, 10**76 - 1), min_size=1, max_size=9), st.integers(0, 8))
+def test_integers_are_those_of_the_decimals(numbers: list[int], first: int) -> None:
+    # Python's default context would round to 28 digits.
+    decimals = pa.array([Decimal((0, tuple(map(int, str(n))), -18)) for n in numbers], EXACT_VALUE)
+    assert unscaled_integers(decimals.slice(first)) == numbers[first:]
+
+
+@pytest.mark.parametrize("trades", [1, 2])
+def test_a_value_from_10_to_the_20_on_does_not_fit_and_none_below(trades: int) -> None:
+    """10^20 has 39 digits with its eighteen decimals."""
+    half = (5 * 10**17, 10**20)
+    fits = bars_of_trades(trades_of([(5 * 10**17, 10**20 - 1), half]), "a test", all_columns=False)
+    merged = merge_bars(fits, np.array([0]))
+    [value] = stored_columns(merged, "a test")["value"].to_pylist()
+    assert value == Decimal(10**38 - 5 * 10**17).scaleb(-18)
+    too_large = [(10**18 - 1, 10**22 - 1)] if trades == 1 else [half, half]
+    bars = bars_of_trades(trades_of(too_large), "a test", all_columns=False)
+    with pytest.raises(ValueDoesNotFit) as caught:
+        stored_columns(merge_bars(bars, np.array([0])), "a test")
+    assert str(caught.value) == (
+        "a test: the sum of price x volume from 1970-01-01T00:00:00Z on reaches 10^20, "
+        "more than fits 38 exact digits"
+    )

@@ -325,6 +325,16 @@ def test_a_full_disk_at_the_commit_is_told_and_leaves_nothing_to_see(
     assert parquets(archive) == []
 
 
+def test_a_range_that_lacks_trades_becomes_a_gap_though_nothing_was_requested(
+    archive: TradeStore,
+) -> None:
+    with writer(archive, PAIR) as one:
+        one.commit(Range(0, 100), batch([], ROWS), NOTE)
+        assert one.uncover(Range(90, 100))
+        assert archive.coverage(PAIR) == [Range(0, 90)]
+    assert archive.gaps(PAIR) == [Range(90, 100)]
+
+
 def test_nothing_but_segments_stands_under_trades(archive: TradeStore) -> None:
     keep_pairs(archive, b"{}")
     with writer(archive, PAIR) as one:
@@ -366,15 +376,13 @@ def test_merging_keeps_rows_checksum_and_range(archive: TradeStore) -> None:
     assert (footer.first_trade_id, footer.last_trade_id) == (TAPE[0][0], TAPE[-1][0])
 
 
-def test_merging_keeps_sources_jumps_and_the_last_cursor(archive: TradeStore) -> None:
+def test_merging_keeps_jumps_and_the_last_cursor(archive: TradeStore) -> None:
     spans = cuts(TAPE, 3)
     ids = [[row[0] for row in TAPE if s.after < row[1] <= s.through] for s in spans]
     given_footers = [
-        Footer(spans[0], "old", source="csv", cursor="1", jumps=(ConfirmedIdGap(0, ids[0][0]),)),
-        Footer(spans[1], "mid", source="api", cursor="2", unasked_jumps=2),
-        Footer(
-            spans[2], "new", source="csv", jumps=(ConfirmedIdGap(8, ids[2][1]),), unasked_jumps=1
-        ),
+        Footer(spans[0], "old", cursor="1", jumps=(ConfirmedIdGap(0, ids[0][0]),)),
+        Footer(spans[1], "mid", cursor="2", unasked_jumps=2),
+        Footer(spans[2], "new", jumps=(ConfirmedIdGap(8, ids[2][1]),), unasked_jumps=1),
     ]
     with writer(archive, PAIR) as one:
         for span, footer in zip(spans, given_footers, strict=True):
@@ -382,9 +390,22 @@ def test_merging_keeps_sources_jumps_and_the_last_cursor(archive: TradeStore) ->
         one.compact(every=True)
     (segment,) = archive.segments(PAIR)
     found = archive.footer(segment)
-    assert (found.pair, found.source, found.cursor) == ("new", "csv+api", "2")
+    assert (found.pair, found.source, found.cursor) == ("new", "api", "2")
     assert found.jumps == (ConfirmedIdGap(0, ids[0][0]), ConfirmedIdGap(8, ids[2][1]))
     assert found.unasked_jumps == 3
+
+
+def test_merging_keeps_imported_and_downloaded_trades_apart(archive: TradeStore) -> None:
+    spans = cuts(TAPE, 6)
+    sources = ["csv", "csv", "api", "api", "csv", "csv"]
+    with writer(archive, PAIR) as one:
+        for span, source in zip(spans, sources, strict=True):
+            commit(one, span, TAPE, Footer(span, "pair", source=source))
+        one.compact(every=True)
+    segments = archive.segments(PAIR)
+    assert [segment.path.endswith(".csv.parquet") for segment in segments] == [True, False, True]
+    assert [archive.footer(segment).source for segment in segments] == ["csv", "api", "csv"]
+    assert held(archive) == TAPE
 
 
 def test_merging_stays_within_years(archive: TradeStore) -> None:
@@ -440,7 +461,8 @@ def test_a_segment_of_other_rows_than_its_footer_tells_is_not_merged(archive: Tr
     with writer(fresh, PAIR) as one, pytest.raises(ArchiveDamaged) as caught:
         one.compact(every=True)
     assert str(caught.value) == (
-        f"{fresh.location(damaged)} has other rows than its footer says: it was left as it is"
+        f"{fresh.location(damaged)} has other rows than its footer says: "
+        f"`harvester verify {PAIR} --repair` downloads its range again"
     )
     assert parquets(archive) == before
 
@@ -454,7 +476,8 @@ def test_a_segment_renamed_to_a_wider_range_is_not_merged(archive: TradeStore) -
     with writer(archive, PAIR) as one, pytest.raises(ArchiveDamaged) as caught:
         one.compact(every=True)
     assert str(caught.value) == (
-        f"{archive.root}/{renamed} has other rows than its footer says: it was left as it is"
+        f"{archive.root}/{renamed} has other rows than its footer says: "
+        f"`harvester verify {PAIR} --repair` downloads its range again"
     )
     assert len(parquets(archive)) == 2
 

@@ -8,17 +8,18 @@ from pathlib import Path
 from typing import Any
 
 import csv_files
+import duckdb
 import pytest
 import sample_trades
 from backfills import Crawl
 from kraken_market import SECOND_NS, Trade
-from redownloads import NOW_NS, PAIR, TRADES, aside, started, years
+from redownloads import NOW_NS, PAIR, TRADES, aside, imported_paths, started, years
 
+import harvester
 from harvester.csv_import.files import KnownComplete
-from harvester.download.events import Day, PageRead, Replaced, Rounding
+from harvester.download.events import Day, PageRead, Replaced
 from harvester.errors import ArchiveDamaged, Interrupted
 from harvester.storage.filesystem import Entry, LocalStore
-from harvester.storage.replacement_staging import ReplacementView, from_files
 from harvester.storage.trade_store import TradeStore
 from harvester.storage.writer import writer
 from harvester.times import DAY, Range
@@ -36,10 +37,10 @@ def test_the_whole_tape_is_the_exchanges(started: Any, rounding: str) -> None:
     one.take_in(csv_files.three_columns(TRADES[:4_000], rounding))
     one.fill()
     coverage = TradeStore(one.folder).coverage(PAIR)
-    done = one.upgrade()
+    done = one.redownload()
     assert done.exit_status == 0
-    assert done.upgrade.rounding == Rounding(rounding, done.trades, done.trades)
-    assert (len(done.upgrade.replaced), done.upgrade.days, done.upgrade.left) == (1, (), ())
+    result = done.replacement
+    assert (len(result.replaced), result.days, result.left) == (1, (), ())
     assert TradeStore(one.folder).coverage(PAIR) == coverage
     one.check()
 
@@ -47,12 +48,12 @@ def test_the_whole_tape_is_the_exchanges(started: Any, rounding: str) -> None:
 def test_a_second_upgrade_asks_for_no_page(started: Any) -> None:
     one = started(TRADES)
     one.take_in(csv_files.three_columns(TRADES[:4_000]))
-    one.upgrade()
+    one.redownload()
     calls = len(one.exchange.calls)
-    crawl = one.crawl(upgrade=True)
+    crawl = one.crawl(replace_imported=True)
     assert (crawl.only(PAIR).exit_status, crawl.notes) == (
         0,
-        ["nothing of it is imported, or all of it was re-downloaded before"],
+        ["nothing of it is imported, or all of it was downloaded again before"],
     )
     assert {call.path.rpartition("/")[2] for call in one.exchange.calls[calls:]} == {
         "AssetPairs",
@@ -64,39 +65,42 @@ def test_a_second_upgrade_asks_for_no_page(started: Any) -> None:
 def test_gaps_are_filled_first(started: Any) -> None:
     one = started(TRADES)
     one.take_in(csv_files.three_columns(TRADES[1_000:4_000]))
-    assert one.upgrade().exit_status == 0
+    assert one.redownload().exit_status == 0
     one.check()
 
 
-def test_in_a_merged_segment_only_what_came_from_files_is_fetched(started: Any) -> None:
+def test_compaction_leaves_imported_and_downloaded_trades_apart(started: Any) -> None:
     one = started(TRADES)
     one.take_in(csv_files.three_columns(TRADES[1_000:4_000]))
     one.fill()
-    archive = TradeStore(one.folder)
-    with writer(archive, PAIR) as writing:
+    with writer(TradeStore(one.folder), PAIR) as writing:
         writing.compact(every=True)
-    assert one.sources() == ["api+csv"]
-    [imported_] = archive.footer(archive.segments(PAIR)[0]).imported
-    assert one.upgrade().exit_status == 0
+    assert one.sources() == ["api", "csv", "api"]
+    imported = TradeStore(one.folder).segments(PAIR)[1].range
+    calls = len(one.exchange.calls)
+    assert one.redownload().exit_status == 0
     one.check()
-    pages = [call for call in one.exchange.calls if call.rows and "since" in call.params]
-    late = [call for call in pages[-4:] if int(call.params["since"]) < imported_.after - SECOND_NS]
-    assert late == []
+    pages = [call for call in one.exchange.calls[calls:] if call.rows and "since" in call.params]
+    assert min(int(call.params["since"]) for call in pages) >= imported.after - 2 * SECOND_NS
+    with writer(TradeStore(one.folder), PAIR) as writing:
+        writing.compact(every=True)
+    assert one.sources() == ["api"]
+    one.check()
 
 
 def test_a_pair_without_ids(started: Any) -> None:
     trades = sample_trades.ids_unknown(TRADES)
     one = started(trades)
     one.take_in(csv_files.three_columns(trades[:4_000], "nearest"))
-    assert one.upgrade().exit_status == 0
+    assert one.redownload().exit_status == 0
     one.check()
 
 
 def test_seven_columns_too(started: Any) -> None:
     one = started(TRADES)
     one.take_in(csv_files.seven_columns(TRADES[:4_000]))
-    done = one.upgrade()
-    assert (done.exit_status, done.upgrade.rounding) == (0, None)
+    done = one.redownload()
+    assert done.exit_status == 0
     one.check()
 
 
@@ -104,7 +108,7 @@ def test_ids_that_jump_are_confirmed_jumps(started: Any) -> None:
     trades = sample_trades.jumping_ids(3_000, 7)
     one = started(trades)
     one.take_in(csv_files.three_columns(trades[500:2_500]))
-    assert one.upgrade().exit_status == 0
+    assert one.redownload().exit_status == 0
     one.check()
 
 
@@ -138,12 +142,12 @@ def test_a_year_that_turns_within_a_busy_second(started: Any, rounding: str) -> 
     assert len(TradeStore(one.folder).segments(PAIR)) > 1
     # Of the later year nothing is asked for, but what a trade of the earlier one may be told as.
     early = Range(0, sample_trades.utc_ns(2024, 1, 1) - 1)
-    done = one.crawl(upgrade=True).only(PAIR, span=early)
-    assert (done.exit_status, done.upgrade.days) == (0, ())
+    done = one.crawl(replace_imported=True).only(PAIR, span=early)
+    assert (done.exit_status, done.replacement.days) == (0, ())
     assert [row[3:5] for row in one.tape] == [row[3:5] for row in one.truth]
     assert "csv" in "".join(one.sources())
     assert verify(TradeStore(one.folder), PAIR).faults == []
-    assert one.upgrade().exit_status == 0
+    assert one.redownload().exit_status == 0
     one.check()
 
 
@@ -166,7 +170,7 @@ def test_a_trade_of_another_year_than_the_files(started: Any) -> None:
     one.take_in(
         csv_files.three_columns(trades, "up"), KnownComplete(0, trades[-1].true_ns // SECOND_NS + 9)
     )
-    assert one.upgrade().exit_status == 0
+    assert one.redownload().exit_status == 0
     one.check()
     assert {path.parent.name for path in (one.folder / "trades").rglob("*.parquet")} >= {
         "year=2023",
@@ -184,7 +188,7 @@ def test_a_range_in_which_the_exchange_knows_of_nothing(started: Any) -> None:
     one.fill()
     with pytest.raises(ArchiveDamaged, match="1 of 1 rows of time that is covered already"):
         one.take_in(extra, KnownComplete(0, NOW_NS // SECOND_NS))
-    assert one.upgrade().exit_status == 0
+    assert one.redownload().exit_status == 0
     one.check()
 
 
@@ -218,32 +222,32 @@ def test_a_row_that_the_file_lacks_is_told_by_its_day(started: Any) -> None:
     one = started(trades)
     one.take_in(csv_files.three_columns([*trades[:11], *trades[12:]]))
     filled = one.crawl().only(PAIR)
-    [segment] = {segment for segment, _ in from_files(TradeStore(one.folder), PAIR)}
+    [imported] = imported_paths(one.folder)
     assert (filled.exit_status, str(filled.error)) == (
         4,
-        f"XBTUSD: trades between ids 1 and 30 are not in {one.folder / segment.path}, which was "
-        "imported: `harvester backfill XBTUSD --upgrade` downloads imported ranges again",
+        f"XBTUSD: trades between ids 1 and 30 are not in {one.folder / imported}, which was "
+        "imported: `harvester backfill XBTUSD --replace-imported` downloads imported ranges again",
     )
-    before = (one.folder / segment.path).read_bytes()
-    crawl = one.crawl(upgrade=True)
+    before = (one.folder / imported).read_bytes()
+    crawl = one.crawl(replace_imported=True)
     done = crawl.only(PAIR)
     assert done.exit_status == 4
     told = Day("2024-02-03", 4, Decimal(53), 5, Decimal(65))
-    assert done.upgrade.days == (told,)
-    copy = f"quarantine/XBTUSD/0001/{segment.path.rpartition('/')[2]}"
+    assert done.replacement.days == (told,)
+    copy = f"quarantine/XBTUSD/0001/{imported.rpartition('/')[2]}"
     text = "2024-02-03: the file has 4 trades of volume 53.00000000, the exchange 5 of 65.00000000"
     assert crawl.notes == [
         text,
-        f"{segment.path} does not agree with the exchange: a copy is in {copy}",
+        f"{imported} does not agree with the exchange: a copy is in {copy}",
     ]
     assert (one.folder / copy).read_bytes() == before
     [note] = kept(one.folder)
     assert (note["path"], note["faults"]) == (
-        segment.path,
+        imported,
         [f"the exchange does not agree: {text}"],
     )
     one.check()
-    assert one.upgrade().exit_status == 0
+    assert one.redownload().exit_status == 0
 
 
 def test_an_altered_volume_is_told_by_its_day(started: Any) -> None:
@@ -251,8 +255,8 @@ def test_an_altered_volume_is_told_by_its_day(started: Any) -> None:
     one = started(trades)
     data = csv_files.three_columns(trades)
     one.take_in(data.replace(b",12.00000000\n", b",12.00000001\n"))
-    done = one.upgrade()
-    assert (done.exit_status, done.upgrade.days) == (
+    done = one.redownload()
+    assert (done.exit_status, done.replacement.days) == (
         4,
         (Day("2024-02-03", 5, Decimal("65.00000001"), 5, Decimal(65)),),
     )
@@ -266,9 +270,9 @@ def test_a_row_that_ids_show_to_be_none_goes(started: Any) -> None:
     one.take_in(
         csv_files.three_columns(sorted([*trades, trades[12]], key=lambda each: each.true_ns))
     )
-    done = one.upgrade()
-    assert (done.exit_status, [day.day for day in done.upgrade.days]) == (4, ["2024-02-03"])
-    assert len(done.upgrade.kept) == 1
+    done = one.redownload()
+    assert (done.exit_status, [day.day for day in done.replacement.days]) == (4, ["2024-02-03"])
+    assert len(done.replacement.kept) == 1
     one.check()
 
 
@@ -280,19 +284,19 @@ def test_without_ids_fewer_trades_replace_nothing(started: Any) -> None:
     )
     one.fill()
     before = one.tape
-    done = one.upgrade()
-    assert (done.exit_status, done.upgrade.replaced, done.upgrade.kept) == (4, (), ())
-    [left] = done.upgrade.left
-    [path] = {segment.path for segment, _ in from_files(TradeStore(one.folder), PAIR)}
+    done = one.redownload()
+    assert (done.exit_status, done.replacement.replaced, done.replacement.kept) == (4, (), ())
+    [left] = done.replacement.left
+    [path] = imported_paths(one.folder)
     assert left.reason == (
         "the exchange shows fewer trades than the file on 2024-02-03, and no ids prove them to be "
-        "all; another --upgrade asks for them again; to use the exchange's trades all the same, "
+        "all; the same command asks for them again; to use the exchange's trades all the same, "
         f"remove {path} and backfill"
     )
     assert one.tape == before
     calls = len(one.exchange.calls)
-    again = one.upgrade()
-    assert (again.exit_status, again.upgrade.left) == (4, done.upgrade.left)
+    again = one.redownload()
+    assert (again.exit_status, again.replacement.left) == (4, done.replacement.left)
     # Rows without ids prove their own beginning only by one more answer, or two.
     assert len([each for each in one.exchange.calls[calls:] if each.path.endswith("Trades")]) == 3
     assert one.tape == before
@@ -304,12 +308,12 @@ def test_an_answer_that_left_trades_out_is_asked_for_again(started: Any) -> None
     one.take_in(csv_files.three_columns(trades))
     one.fill()
     before = one.tape
-    done = short.upgrade()
-    [left] = done.upgrade.left
-    assert (done.exit_status, done.upgrade.replaced) == (4, ())
+    done = short.redownload()
+    [left] = done.replacement.left
+    assert (done.exit_status, done.replacement.replaced) == (4, ())
     assert left.reason.startswith("the exchange shows fewer trades than the file on 2024-02-03")
     assert one.tape == before
-    crawl = one.crawl(upgrade=True)
+    crawl = one.crawl(replace_imported=True)
     assert (crawl.only(PAIR).exit_status, crawl.notes) == (0, [])
     one.check()
 
@@ -318,8 +322,8 @@ def test_without_ids_more_trades_take_their_place(started: Any) -> None:
     trades = days_apart(6, numbered=False)
     one = started(trades)
     one.take_in(csv_files.three_columns([*trades[:11], *trades[12:]]))
-    done = one.upgrade()
-    assert (done.exit_status, [day.day for day in done.upgrade.days]) == (4, ["2024-02-03"])
+    done = one.redownload()
+    assert (done.exit_status, [day.day for day in done.replacement.days]) == (4, ["2024-02-03"])
     one.check()
 
 
@@ -335,8 +339,8 @@ def test_a_trade_that_is_rounded_over_midnight_is_no_difference(
     ]
     one = started(trades)
     one.take_in(csv_files.three_columns(trades, rounding))
-    done = one.upgrade()
-    assert (done.exit_status, done.upgrade.days) == (0, ())
+    done = one.redownload()
+    assert (done.exit_status, done.replacement.days) == (0, ())
     one.check()
 
 
@@ -352,16 +356,16 @@ def replaced(crawl: Crawl) -> list[int]:
     ]
 
 
-def test_the_cheapest_are_replaced_first(started: Any) -> None:
+def test_the_oldest_are_replaced_first(started: Any) -> None:
     trades = years(2_500, 100, 1_300)
     one = started(trades)
     one.take_in(
         csv_files.three_columns(trades),
         KnownComplete(0, sample_trades.utc_ns(2019, 1, 1) // SECOND_NS),
     )
-    crawl = one.crawl(upgrade=True)
+    crawl = one.crawl(replace_imported=True)
     assert crawl.only(PAIR).exit_status == 0
-    assert replaced(crawl) == [2017, 2018, 2016]
+    assert replaced(crawl) == [2016, 2017, 2018]
     one.check()
 
 
@@ -372,7 +376,7 @@ def test_newest_first_replaces_the_newest_first(started: Any) -> None:
         csv_files.three_columns(trades),
         KnownComplete(0, sample_trades.utc_ns(2019, 1, 1) // SECOND_NS),
     )
-    crawl = one.crawl(upgrade=True, newest_first=True)
+    crawl = one.crawl(replace_imported=True, newest_first=True)
     assert crawl.only(PAIR).exit_status == 0
     assert replaced(crawl) == [2018, 2017, 2016]
     one.check()
@@ -386,7 +390,7 @@ def test_a_span_picks_the_segments_that_it_touches(started: Any) -> None:
         KnownComplete(0, sample_trades.utc_ns(2019, 1, 1) // SECOND_NS),
     )
     one.fill()
-    crawl = one.crawl(upgrade=True)
+    crawl = one.crawl(replace_imported=True)
     span = Range(sample_trades.utc_ns(2017, 6, 1), sample_trades.utc_ns(2017, 6, 1) + 1)
     assert crawl.only(PAIR, span=span).exit_status == 0
     assert replaced(crawl) == [2017]
@@ -396,11 +400,11 @@ def test_a_span_picks_the_segments_that_it_touches(started: Any) -> None:
 def test_what_is_not_settled_yet_is_left(started: Any) -> None:
     one = started(TRADES)
     one.take_in(csv_files.three_columns(TRADES), KnownComplete(0, NOW_NS // SECOND_NS + 500))
-    done = one.upgrade()
-    [left] = done.upgrade.left
+    done = one.redownload()
+    [left] = done.replacement.left
     assert (done.exit_status, left.reason) == (
         4,
-        "its last trades are too new to be final; a later run replaces it",
+        "its last trades are too new to be final",
     )
 
 
@@ -412,15 +416,11 @@ def test_an_interrupted_upgrade_keeps_what_it_fetched(started: Any) -> None:
     one.take_in(csv_files.three_columns(TRADES))
     one.fill()
     before = one.tape
-    done = one.upgrade(stop_after_pages=3)
+    done = one.redownload(stop_after_pages=3)
     assert (done.exit_status, type(done.error)) == (130, Interrupted)
     assert one.tape == before
-    fetched = sum(
-        piece.segment.size > 0 for piece in ReplacementView(TradeStore(one.folder)).pieces(PAIR)
-    )
-    assert fetched
     assert aside(one.folder)
-    crawl = one.crawl(upgrade=True)
+    crawl = one.crawl(replace_imported=True)
     assert crawl.only(PAIR).exit_status == 0
     pages = max(event.pages for event in crawl.events if isinstance(event, PageRead))
     assert pages <= 7
@@ -443,7 +443,7 @@ def test_an_open_archive_shows_the_new_rows_of_a_file_of_the_same_size(
     sources = {archive.footer(each).source for each in archive.segments(PAIR)}
     assert "csv" in "".join(sources)
     # A run in another process would leave this archive alone as well.
-    assert one.upgrade().exit_status == 0
+    assert one.redownload().exit_status == 0
     assert {archive.footer(each).source for each in archive.segments(PAIR)} == {"api"}
     assert archive.first_id_after(PAIR, 0) == (TRADES[0].trade_id, 0)
 
@@ -458,9 +458,44 @@ def test_a_scan_through_a_replacement_is_a_whole_tape(started: Any) -> None:
     one.fill()
     scan = TradeStore(one.folder).scan(PAIR)
     seen = [next(scan)]
-    assert one.upgrade().exit_status == 0
+    assert one.redownload().exit_status == 0
     seen += scan
     volumes = [value for batch in seen for value in batch.column("volume").to_pylist()]
     assert volumes == [Decimal(each.volume) for each in trades]
     assert seen[0].column("trade_id").null_count == seen[0].num_rows
     assert seen[-1].column("trade_id").null_count == 0
+
+
+# --- between the two steps ------------------------------------------------------------------------
+
+
+def test_of_an_imported_and_a_downloaded_segment_of_one_range_the_downloaded_one_counts(
+    started: Any, tmp_path: Path
+) -> None:
+    """As after a crash between the renaming of the one and the deletion of the other."""
+    one = started(TRADES)
+    one.take_in(csv_files.three_columns(TRADES[1_000:4_000]))
+    one.fill()
+    [path] = imported_paths(one.folder)
+    imported = (one.folder / path).read_bytes()
+    before = harvester.open(one.folder).verify(PAIR)[0]
+    assert one.redownload().exit_status == 0
+    after = harvester.open(one.folder).verify(PAIR)[0]
+    (one.folder / path).write_bytes(imported)
+    assert len(one.tape) > len(one.truth), "a plain reader sees both files"
+    archive = harvester.open(one.folder)
+    between = archive.verify(PAIR)[0]
+    assert (before.faults, between.faults, after.faults) == ([], [], [])
+    assert between.digests == after.digests
+    assert archive.coverage(PAIR) == TradeStore(one.folder).coverage(PAIR)
+    assert archive.trades(PAIR).df().trade_id.tolist() == [row[0] for row in one.truth]
+    count = "SELECT count(*), sum(volume) FROM trades"
+    expected_sum = sum(Decimal(trade.volume) for trade in TRADES)
+    assert archive.sql(count).fetchall() == [(len(TRADES), expected_sum)]
+    archive.write_database(tmp_path / "views.db")
+    with duckdb.connect(str(tmp_path / "views.db"), read_only=True) as connection:
+        assert connection.sql(count).fetchall() == [(len(TRADES), expected_sum)]
+    with writer(TradeStore(one.folder), PAIR):
+        pass
+    assert imported_paths(one.folder) == []
+    one.check()

@@ -1,4 +1,4 @@
-"""`harvester backfill --upgrade` as a user meets it."""
+"""`harvester backfill --replace-imported` as a user meets it."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def test_candles_are_the_oracles_before_and_after(imported: Any, tmp_path: Path)
         truth = [tuple(Decimal(one[name]) for name in NAMES) for one in made]
         ask = ("ohlc", "XBTUSD", "-i", f"{minutes}m", "-f", "csv")
         assert candles(imported(*ask).stdout) == truth
-        assert imported("backfill", "XBTUSD", "--upgrade").returncode == 0
+        assert imported("backfill", "XBTUSD", "--replace-imported").returncode == 0
         assert candles(imported(*ask).stdout) == truth
     verified = imported("verify")
     assert (verified.returncode, verified.stderr) == (0, "")
@@ -93,32 +93,30 @@ def test_candles_are_the_oracles_before_and_after(imported: Any, tmp_path: Path)
 
 
 def test_it_says_what_it_did(imported: Any, tmp_path: Path) -> None:
-    done = imported("backfill", "XBTUSD", "--upgrade", "--json")
+    done = imported("backfill", "XBTUSD", "--replace-imported", "--json")
     [pair] = json.loads(done.stdout)["pairs"]
-    [[after, through]] = pair["upgrade"]["replaced"]
+    [[after, through]] = pair["replacement"]["replaced"]
     count = sum(after < row[1] <= through for row in TRUTH)
-    assert (pair["upgrade"], pair["trades"]) == (
+    assert (pair["replacement"], pair["trades"]) == (
         {
             "replaced": [[after, through]],
-            "left": [],
+            "not_replaced": [],
             "days": [],
             "kept": [],
-            "rounding": {"way": "down", "agree": count, "of": count},
         },
         count,
     )
     begins, ends = (harvester_time(one) for one in (after, through))
     assert done.stderr.splitlines() == [
         f"XBTUSD: {begins} to {ends} to fetch, about {count:,} trades",
-        f"XBTUSD: {count:,} trades from files replaced, {begins} to {ends}",
-        f"XBTUSD: {count:,} trades in {pair['pages']} pages, 1 range from files replaced, the "
-        f"file's times are whole seconds, rounded down: {count:,} of {count:,} trades agree, "
+        f"XBTUSD: {count:,} imported trades replaced, {begins} to {ends}",
+        f"XBTUSD: {count:,} trades in {pair['pages']} pages, 1 imported range replaced, "
         "complete through 2025-02-28T23:59:00Z",
     ]
     [record] = json.loads(imported("status", "--runs", "--json").stdout)[:1]
-    assert record["asked"]["upgrade"] is True
-    assert record["pairs"][0]["upgrade"] == pair["upgrade"]
-    assert list((tmp_path / "data" / "upgrade").rglob("*.parquet")) == []
+    assert record["asked"]["replace_imported"] is True
+    assert record["pairs"][0]["replacement"] == pair["replacement"]
+    assert list((tmp_path / "data" / "staging").rglob("*.parquet")) == []
 
 
 def harvester_time(stamp_ns: int) -> str:
@@ -131,10 +129,10 @@ def test_days_that_do_not_agree_are_said_though_it_is_quiet(run: Any, tmp_path: 
     lines = csv_files.three_columns(TRADES[:4_000]).splitlines(keepends=True)
     (tmp_path / "XBTUSD.csv").write_bytes(b"".join(lines[:2_000] + lines[2_001:]))
     assert run("import", "XBTUSD.csv", "-q").returncode == 0
-    done = run("backfill", "XBTUSD", "--upgrade", "-q", "--json")
+    done = run("backfill", "XBTUSD", "--replace-imported", "-q", "--json")
     [pair] = json.loads(done.stdout)["pairs"]
     assert (done.returncode, pair["error"]) == (4, None)
-    [day] = pair["upgrade"]["days"]
+    [day] = pair["replacement"]["days"]
     assert day["exchange"]["rows"] == day["file"]["rows"] + 1
     [first, second] = done.stderr.splitlines()[:2]
     assert first == (
@@ -143,9 +141,9 @@ def test_days_that_do_not_agree_are_said_though_it_is_quiet(run: Any, tmp_path: 
         f"{day['exchange']['volume']}"
     )
     assert second.endswith(
-        f"does not agree with the exchange: a copy is in {pair['upgrade']['kept'][0]}"
+        f"does not agree with the exchange: a copy is in {pair['replacement']['kept'][0]}"
     )
-    assert (tmp_path / "data" / pair["upgrade"]["kept"][0]).is_file()
+    assert (tmp_path / "data" / pair["replacement"]["kept"][0]).is_file()
     assert tape_of(tmp_path / "data", "XBTUSD") == TRUTH
     assert run("verify").returncode == 0
 
@@ -153,7 +151,9 @@ def test_days_that_do_not_agree_are_said_though_it_is_quiet(run: Any, tmp_path: 
 def test_a_dry_run_counts_what_came_from_files(imported: Any, exchange: Exchange) -> None:
     calls = len([call for call in exchange.calls if call.path.endswith("Trades")])
     plain = json.loads(imported("backfill", "XBTUSD", "--dry-run", "--json").stdout)
-    done = imported("backfill", "XBTUSD", "--upgrade", "--dry-run", "--rate", "1", "--json")
+    done = imported(
+        "backfill", "XBTUSD", "--replace-imported", "--dry-run", "--rate", "1", "--json"
+    )
     [pair] = json.loads(done.stdout)["pairs"]
     assert plain["pairs"][0]["trades"] == 0
     assert pair == {
@@ -167,7 +167,7 @@ def test_a_dry_run_counts_what_came_from_files(imported: Any, exchange: Exchange
     }
     assert 3_900 < pair["redownload_trades"] <= 4_000
     assert len([call for call in exchange.calls if call.path.endswith("Trades")]) == calls
-    table = imported("backfill", "XBTUSD", "--upgrade", "--dry-run").stdout.splitlines()
+    table = imported("backfill", "XBTUSD", "--replace-imported", "--dry-run").stdout.splitlines()
     assert table[0].split("  ")[-1] == "re-download"
     assert table[-1].split()[-1] == f"{pair['redownload_trades']:,}"
 
@@ -177,16 +177,16 @@ def test_ctrl_c_keeps_what_was_fetched(imported: Any, exchange: Exchange, tmp_pa
     exchange.latency_s = 0.2
     victims = Victims(tmp_path / "data", exchange.url, FAST)
     calls = len(exchange.calls)
-    process = victims.start(["backfill", "XBTUSD", "--upgrade"])
+    process = victims.start(["backfill", "XBTUSD", "--replace-imported"])
     end = hunt(process, lambda: len(exchange.calls) >= calls + 4, signal.SIGINT)
     assert (end.status, end.err.splitlines()[-1].partition("; ")[2]) == (
         130,
         "interrupted; the same command goes on where it stopped",
     )
     assert tape_of(tmp_path / "data", "XBTUSD") == before
-    assert list((tmp_path / "data" / "upgrade").rglob("*.parquet"))
+    assert list((tmp_path / "data" / "staging").rglob("*.parquet"))
     exchange.latency_s = 0.0
-    assert imported("backfill", "XBTUSD", "--upgrade", "-q").returncode == 0
+    assert imported("backfill", "XBTUSD", "--replace-imported", "-q").returncode == 0
     assert tape_of(tmp_path / "data", "XBTUSD") == TRUTH
 
 
@@ -197,9 +197,9 @@ def test_from_python(exchange: Exchange, tmp_path: Path, monkeypatch: pytest.Mon
     with harvester.open(tmp_path / "data") as archive:
         trades = archive.trades("XBTUSD")
         assert trades.df()["side"].isna().sum() > 3_900
-        [done] = archive.backfill("XBTUSD", upgrade=True)
-        assert done.upgrade is not None
-        assert (done.exit_status, len(done.upgrade.replaced)) == (0, 1)
+        [done] = archive.backfill("XBTUSD", replace_imported=True)
+        assert done.replacement is not None
+        assert (done.exit_status, len(done.replacement.replaced)) == (0, 1)
         # The same question, asked again of the archive that is open.
         assert trades.df()["side"].isna().sum() == 0
 
@@ -224,7 +224,7 @@ def test_an_import_says_how_its_file_rounds(run: Any, tmp_path: Path, rounding: 
     )
     assert report["notes"] == [note]
     assert f"XBTUSD: {note}" in done.stderr.splitlines()
-    assert run("backfill", "XBTUSD", "--upgrade", "-q").returncode == 0
+    assert run("backfill", "XBTUSD", "--replace-imported", "-q").returncode == 0
     assert tape_of(tmp_path / "data", "XBTUSD") == TRUTH
     assert run("verify").returncode == 0
 

@@ -1,0 +1,105 @@
+"""Damage that an upgrade meets: what lies aside is fetched anew, and nothing is laundered."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import csv_files
+import pyarrow.parquet as pq
+import pytest
+from redownload_damage import without_a_row
+from redownloads import PAIR, TRADES, aside, imported_paths, started
+
+from harvester.csv_import import redownload
+
+__all__ = ["started"]
+
+
+def cut_off(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:100])
+
+
+def of_other_columns(path: Path) -> None:
+    table = pq.ParquetFile(path).read()
+    pq.write_table(table.drop_columns(["misc"]), path)
+
+
+@pytest.mark.parametrize(
+    ("harm", "fault"),
+    [
+        (without_a_row, "has other rows than its footer says"),
+        (cut_off, "can't be read"),
+        (of_other_columns, "has other columns than the format's"),
+    ],
+)
+def test_a_damaged_staged_file_is_removed_and_its_range_downloaded_again(
+    started: Any, harm: Callable[[Path], None], fault: str
+) -> None:
+    one = started(TRADES)
+    one.take_in(csv_files.three_columns(TRADES[:4_000]))
+    one.fill()
+    one.redownload(stop_after_pages=3)
+    [first, *others] = sorted(aside(one.folder))
+    assert others
+    harm(first)
+    crawl = one.crawl(replace_imported=True)
+    assert crawl.only(PAIR).exit_status == 0
+    [note] = crawl.notes
+    assert note.startswith(f"{first} {fault}")
+    assert note.endswith("; it was removed")
+    one.check()
+
+
+def test_damage_found_on_the_way_tells_what_mends_it(
+    started: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = started(TRADES)
+    one.take_in(csv_files.three_columns(TRADES[:4_000]))
+    one.fill()
+    harmed: list[Path] = []
+    compare = redownload._Redownload._differing_days
+
+    def late(self: Any, segment: Any, staged: Any) -> Any:
+        if not harmed:
+            harmed.append(min(aside(one.folder)))
+            without_a_row(harmed[0])
+        return compare(self, segment, staged)
+
+    monkeypatch.setattr(redownload._Redownload, "_differing_days", late)
+    done = one.redownload()
+    assert (done.exit_status, str(done.error)) == (
+        4,
+        f"{harmed[0]} has other rows than its footer says: "
+        "the same command downloads its range again",
+    )
+    assert one.redownload().exit_status == 0
+    one.check()
+
+
+@pytest.mark.parametrize("where", ["imported", "staged"])
+def test_a_replacement_hides_no_damage(
+    started: Any, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    """Damage that comes between the comparison and the replacement, too."""
+    one = started(TRADES)
+    one.take_in(csv_files.three_columns(TRADES[1_000:4_000]))
+    one.fill()
+    [path] = imported_paths(one.folder)
+    imported = one.folder / path
+    if where == "imported":
+        without_a_row(imported)
+    else:
+        compare = redownload._Redownload._differing_days
+
+        def damaging(self: Any, segment: Any, staged: Any) -> Any:
+            days = compare(self, segment, staged)
+            without_a_row(min(aside(one.folder)))
+            return days
+
+        monkeypatch.setattr(redownload._Redownload, "_differing_days", damaging)
+    before = imported.read_bytes()
+    done = one.redownload()
+    assert (done.exit_status, imported.read_bytes()) == (4, before)
+    assert "has other rows than its footer says: " in str(done.error)
