@@ -10,7 +10,6 @@ from functools import cache
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from pathlib import Path
 from typing import NamedTuple
-from urllib.parse import urlsplit
 from urllib.request import getproxies
 
 import httpx
@@ -145,12 +144,12 @@ def _check_proxy(kind: str, address: str) -> None:
         kind: http, https or all, as in the variable's name.
         address: the variable's value.
     """
-    scheme, separator, _ = address.partition("://")
     try:
-        port = urlsplit(address if separator else f"http://{address}").port
-    except ValueError:
-        port = 0
-    if address and ((separator and scheme.lower() not in ("http", "https")) or port == 0):
+        url = httpx.Proxy(address if "://" in address else f"http://{address}").url
+        is_usable = url.scheme in ("http", "https") and (url.port is None or 0 < url.port < 65536)
+    except (httpx.InvalidURL, ValueError):
+        is_usable = False
+    if address and not is_usable:
         shown = printable(shortened(without_user(address)))
         raise BadSetting(
             f"the proxy that {kind.upper()}_PROXY names, {shown!r}, can't be used: give one that "

@@ -429,6 +429,18 @@ def test_an_exchange_that_no_proxy_lists_is_asked_directly(
     assert asyncio.run(bodies(Server(WHOLE), 1)) == [b"body"]
 
 
+@pytest.mark.parametrize(
+    "address", ["http://☃..example:1", "http://[::1:3", "http://proxy:0", "http://proxy:65536"]
+)
+def test_a_proxy_whose_address_is_none_is_a_bad_setting(
+    no_proxy: pytest.MonkeyPatch, address: str
+) -> None:
+    no_proxy.setenv("https_proxy", address)
+    with pytest.raises(BadSetting) as caught:
+        HttpClient(settings("http://exchange.example"))
+    assert str(caught.value).startswith(f"the proxy that HTTPS_PROXY names, {address!r}, can't be ")
+
+
 def test_a_proxy_that_refuses_a_tunnel_or_is_not_there_is_told_without_its_password(
     no_proxy: pytest.MonkeyPatch,
 ) -> None:
