@@ -96,7 +96,7 @@ def import_(  # noqa: PLR0913 - the options of the command
             output.block(_plan_table(plan.files))
         return plan.exit_status
     with (
-        display(quiet=common.quiet, log_json=common.log_json) as shown,
+        display(quiet=common.quiet, log_json=common.log_json) as show,
         _cancel_on_signal() as cancel,
     ):
         result = archive.import_csv(
@@ -107,7 +107,7 @@ def import_(  # noqa: PLR0913 - the options of the command
             whole_since=whole_since,
             whole_until=whole_until,
             skip_bad_rows=skip_bad_rows,
-            progress=shown.show,
+            progress=show,
             cancel=cancel,
             check=False,
         )

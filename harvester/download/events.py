@@ -407,6 +407,8 @@ Event = (
     | BackfillResult
 )
 Listener = Callable[[Event], None]
+ProgressOption = Callable[[Event], object] | bool
+"""What callers of the public API give: a function for each event, or True for a progress bar."""
 
 
 # --- counts ---------------------------------------------------------------------------------------
