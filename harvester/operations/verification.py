@@ -18,7 +18,7 @@ from harvester.download.request import RunOptions
 from harvester.errors import HarvesterError
 from harvester.kraken.client import Client
 from harvester.kraken.pairs import Pair
-from harvester.operations.run_log import record_run
+from harvester.operations.run_log import pair_results, record_run
 from harvester.pair_names import known_pairs
 from harvester.storage.replacement_staging import check_not_torn
 from harvester.storage.trade_store import TradeStore, check_not_in_future
@@ -129,8 +129,8 @@ async def repair_pairs(
             try:
                 results = await asyncio.gather(*(repair(report) for report in faulty.values()))
             finally:
-                record.set_calls(client.calls, client.refusals)
-        record.set_repairs(results)
+                record.calls, record.refusals = client.calls, client.refusals
+        record.pairs = pair_results(results)
     return {result.pair: result for result in results}
 
 
