@@ -24,13 +24,12 @@ from harvester.argument_types import (
     parse_range,
     wrong_type,
 )
-from harvester.config import Settings, load
+from harvester.config import BAD_VALUE, KEYS, Settings, load
 from harvester.download.pair_selection import PairName, PairSelection
 from harvester.errors import BadSetting, UnknownPair, UsageError
 from harvester.kraken.pairs import Pair, altnames_by_spelling, search
 from harvester.notebook import show_archive
 from harvester.pair_names import known_pairs, resolve_held, resolve_named
-from harvester.settings_keys import KEYS
 from harvester.storage.trade_store import TradeStore
 from harvester.times import Interval, Range, parse_interval, parse_offset
 from harvester.verify.status import PairStatus, status
@@ -112,7 +111,7 @@ def _check_settings(settings: Mapping[str, Any]) -> None:
             )
         try:
             rules[name].read(value)
-        except (ValueError, TypeError, OverflowError) as error:
+        except BAD_VALUE as error:
             raise BadSetting(
                 f"settings: {name} is {_safe_repr(value)}: it must be {rules[name].allowed}"
             ) from error

@@ -33,7 +33,6 @@ ROOMS = (
     "storage",
     "kraken",
     "config",
-    "settings_keys",
     "argument_types",
     "trade_ids",
     "schema",
