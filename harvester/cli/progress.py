@@ -68,6 +68,7 @@ class LogLines:
         self._run = RunProgress(clock)
         self._clock = clock
         self._printed_s = clock()
+        self._announced_waits: set[str] = set()
         self._lock = threading.RLock()
 
     def show(self, event: events.Event) -> None:
@@ -78,7 +79,6 @@ class LogLines:
 
     def _lines(self, event: events.Event) -> Iterator[str]:
         run = self._run
-        waited = {pair.pair for pair in run.running.values() if pair.waiting}
         run.add(event)
         has_many = max(run.pairs or 0, len(run.running)) > MAX_PAIRS_WITH_LINES
         yield from messages(event)
@@ -87,7 +87,10 @@ class LogLines:
                 yield str(event)
             case events.Started(_, missing) if missing and not has_many:
                 yield str(event)
-            case events.Waiting(pair) if pair not in waited and not has_many:
+            case events.PageRead(pair):
+                self._announced_waits.discard(pair)
+            case events.Waiting(pair) if pair not in self._announced_waits and not has_many:
+                self._announced_waits.add(pair)
                 yield str(event)
             case _:
                 pass

@@ -339,6 +339,18 @@ def test_many_pairs_have_one_line_for_all(capsys: pytest.CaptureFixture[str]) ->
     ]
 
 
+def test_a_wait_is_said_once_until_a_page_comes(capsys: pytest.CaptureFixture[str]) -> None:
+    """Also of a pair whose download has not started, and of the exchange's clock."""
+    lines = LogLines(output.hint, Clock())
+    for pair in ("XBTUSD", "Time") * 3:
+        lines.show(Waiting(pair, "HTTP 503"))
+    lines.show(PageRead("XBTUSD", 1000, 1, JANUARY + DAY))
+    for _ in range(2):
+        lines.show(Waiting("XBTUSD", "HTTP 503"))
+    once = ["XBTUSD: waiting: HTTP 503", "Time: waiting: HTTP 503"]
+    assert capsys.readouterr().err.splitlines() == [*once, once[0]]
+
+
 def test_steps_are_told_as_json_once_a_second_and_at_their_end(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
