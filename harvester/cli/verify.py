@@ -18,8 +18,8 @@ from harvester.cli.progress import display
 from harvester.download.events import CancelToken, Event, Listener, Reported, Step
 from harvester.errors import ArchiveIncomplete, HarvesterError, Interrupted, gravest
 from harvester.kraken.ohlc import WEEK_MIN
-from harvester.operations.verification import EXCHANGE_STEPS
 from harvester.verify.against_csv import FileChoice
+from harvester.verify.against_exchange import EXCHANGE_STEPS
 from harvester.verify.reports import (
     Comparison,
     CsvReport,

@@ -16,8 +16,8 @@ from harvester.download.events import (
     Listener,
     Noted,
     Started,
-    Step,
     Upgrade,
+    steps,
 )
 from harvester.download.exchange import CATCH_UP_NS, PairPages
 from harvester.download.import_boundary import clear_resolved_flags, flag_ambiguous_boundaries
@@ -76,7 +76,7 @@ def run_maintenance(writer: Writer, rollups: Sequence[str], listener: Listener) 
         ArchiveUnwritable: the machine refused.
         BadInterval: an interval has no fixed length.
     """
-    progress: Callable[[str, int, int], None] = lambda *step: listener(Step(*step))  # noqa: E731
+    progress = steps(listener)
     writer.compact(closed=True, progress=progress)
     if not rollups:
         return

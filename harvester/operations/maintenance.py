@@ -7,13 +7,13 @@ from contextlib import closing
 from typing import NamedTuple
 
 from harvester.config import Settings
-from harvester.download.events import Begun, Listener, Noted, Step
+from harvester.download.events import Begun, Listener, Noted, steps
 from harvester.pair_names import resolve_held
 from harvester.query.rollups import parse_levels, roll_up
 from harvester.storage.replacement import end_replacing
 from harvester.storage.replacement_staging import torn
 from harvester.storage.trade_store import TradeStore
-from harvester.storage.writer import Progress, Writer, writer
+from harvester.storage.writer import Writer, writer
 
 
 class CompactionResult(NamedTuple):
@@ -76,7 +76,7 @@ def compact(
     results = []
     with closing(_each_pair(archive, pairs, listener)) as works:
         for work in works:
-            progress = _progress(listener)
+            progress = steps(listener)
             before, after = work.writer.compact(every=True, progress=progress)
             notes = roll_up(work.writer, levels, progress).notes
             _report_notes(work, notes, listener)
@@ -105,7 +105,7 @@ def build_rollups(
     results = []
     with closing(_each_pair(archive, pairs, listener)) as works:
         for work in works:
-            done = roll_up(work.writer, levels, _progress(listener))
+            done = roll_up(work.writer, levels, steps(listener))
             _report_notes(work, done.notes, listener)
             results.append(RollupResult(work.writer.pair, done.built, done.up_to_date, work.notes))
     return results
@@ -130,10 +130,3 @@ def _report_notes(work: _PairWork, notes: Sequence[str], listener: Listener) -> 
     for note in notes:
         work.notes.append(note)
         listener(Noted(work.writer.pair, note))
-
-
-def _progress(listener: Listener) -> Progress:
-    def report(pair: str, done: int, count: int) -> None:
-        listener(Step(pair, done, count))
-
-    return report

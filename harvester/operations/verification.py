@@ -24,13 +24,12 @@ from harvester.storage.replacement_staging import check_not_torn
 from harvester.storage.trade_store import TradeStore, check_not_in_future
 from harvester.times import Range
 from harvester.verify import against_csv
-from harvester.verify.against_exchange import Comparer
+from harvester.verify.against_exchange import EXCHANGE_STEPS, Comparer
 from harvester.verify.digest import Digest, digests
 from harvester.verify.integrity import verify_with_digests
 from harvester.verify.repair import Repairer
 from harvester.verify.reports import CsvReport, ExchangeReport, Moved, PairReport, RepairReport
 
-EXCHANGE_STEPS = "answers and comparisons"
 """What the steps of a comparison with the exchange count."""
 
 
@@ -48,7 +47,7 @@ def check_pairs(archive: TradeStore, names: Sequence[str], listener: Listener) -
     listener(Begun(len(names)))
     reports = []
     for name in names:
-        reports.append(verify_with_digests(archive, name, lambda *step: listener(Step(*step))))
+        reports.append(verify_with_digests(archive, name, listener))
         listener(Reported(name, reports[-1]))
     return reports
 
@@ -74,12 +73,7 @@ def digest_pairs(
     for name in names:
         check_not_torn(archive, name)
         check_not_in_future(archive, name, now_ns)
-        of_pair = digests(
-            archive,
-            name,
-            wanted,
-            progress=lambda pair, done, of: listener(Step(pair, done, of, "months")),
-        )
+        of_pair = digests(archive, name, wanted, listener=listener)
         listener(Reported(name, of_pair))
         found += of_pair
     return found
@@ -182,10 +176,7 @@ async def compare_with_exchange(
                 async with jobs:
                     listener(Step(name, 0, 1, EXCHANGE_STEPS))
                     try:
-                        return await comparer.compare(
-                            known.get(name, Pair(altname=name)),
-                            lambda done, of: listener(Step(name, done, of, EXCHANGE_STEPS)),
-                        )
+                        return await comparer.compare(known.get(name, Pair(altname=name)), listener)
                     except HarvesterError as error:
                         # The pair is done, so its progress line is removed.
                         listener(Step(name, 1, 1, EXCHANGE_STEPS))
@@ -235,12 +226,8 @@ def compare_with_csv(
     listener(Begun(len(files_of)))
     reports = {}
     for name, files_of_pair in files_of.items():
-
-        def on_read(done: int, of: int, name: str = name) -> None:
-            listener(Step(name, done, of, "bytes"))
-
         pair = known.get(name, Pair(altname=name))
         limit = settings.candles.memory_limit
-        reports[name] = against_csv.compare(archive, pair, files_of_pair, limit, on_read)
+        reports[name] = against_csv.compare(archive, pair, files_of_pair, limit, listener)
         listener(Reported(name, reports[name]))
     return reports

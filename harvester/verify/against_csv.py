@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from harvester.csv_import.files import KnownComplete, Member
 from harvester.csv_import.ohlcvt import COLUMNS, ROWS, Block, read_candles
 from harvester.csv_import.pair_matching import CandleFile, candle_file
+from harvester.download.events import Listener, Step, ignore
 from harvester.errors import HarvesterError
 from harvester.kraken.ohlc import Candle
 from harvester.kraken.pairs import Pair, PairIndex
@@ -369,9 +370,6 @@ def _bools(values: pa.Array) -> Bools:
 
 # --- comparison of files --------------------------------------------------------------------------
 
-Progress = Callable[[int, int], None]
-"""Called with how many bytes are done, and how many there are."""
-
 
 class FileChoice(NamedTuple):
     """Which files are compared, and which are not.
@@ -416,7 +414,7 @@ def compare(
     pair: Pair,
     files: Sequence[CandleFile],
     memory_limit: str = MEMORY_LIMIT,
-    progress: Progress = lambda _done, _all: None,
+    listener: Listener = ignore,
 ) -> CsvReport:
     """Compare the candles of some files of one pair with the stored trades.
 
@@ -427,7 +425,7 @@ def compare(
         pair: the pair.
         files: its files, as `choose` returns them.
         memory_limit: the memory that DuckDB may use, such as 1GB.
-        progress: called after each block.
+        listener: receives a `Step` in bytes after each block.
     """
     coverage = archive.coverage(pair.altname)
     if not coverage:
@@ -439,11 +437,11 @@ def compare(
 
         def on_read(size: int, before: int = before) -> None:
             # Not 100 % yet: the candles of the last bytes are still being compared.
-            progress(min(before + size, total - 1), total)
+            listener(Step(pair.altname, min(before + size, total - 1), total, "bytes"))
 
         reports.append(_compare_file(reader, coverage, file, on_read))
         before += file.member.size
-    progress(total, total)
+    listener(Step(pair.altname, total, total, "bytes"))
     return CsvReport(pair.altname, tuple(reports))
 
 
