@@ -12,7 +12,7 @@ from types import FrameType
 
 import click
 
-from harvester.cli import output, process
+from harvester.cli import output
 from harvester.cli.options import CommonOptions, common_options, show_warnings
 from harvester.cli.progress import display
 from harvester.csv_import.import_report import ImportResult
@@ -76,7 +76,6 @@ def import_(  # noqa: PLR0913 - the options of the command
 
     Example: harvester import Kraken_Trading_History_Q1_2026.zip --pairs XBT/USD
     """
-    process.tune_malloc_for_import()
     show_warnings(verbose=common.verbose > 0)
     archive = common.archive()
     if dry_run:
