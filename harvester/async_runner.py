@@ -22,8 +22,8 @@ from harvester.download.estimate import (
     BackfillEstimate,
     MissingData,
     PairEstimate,
-    TradeCountEstimator,
     add_redownload,
+    count_missing_trades,
     estimate_pair,
     estimate_total,
 )
@@ -136,10 +136,9 @@ class BackfillRun:
             ]
             incomplete = [pair_missing for pair_missing in pairs_missing if pair_missing.ranges]
             self.progress(Begun(len(incomplete)))
-            counts = TradeCountEstimator(client, exchange, cancel)
-            await counts.estimate(incomplete, exchange.jobs)
+            trades = await count_missing_trades(client, exchange, cancel, incomplete)
         estimates = [
-            estimate_pair(pair_missing, counts.trades.get(pair_missing.pair.altname), exchange.rate)
+            estimate_pair(pair_missing, trades.get(pair_missing.pair.altname), exchange.rate)
             for pair_missing in pairs_missing
         ]
         if self.replace_imported:

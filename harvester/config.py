@@ -85,7 +85,8 @@ def _is_address(url: str) -> bool:
     """Whether a text is an address of HTTP that names a host, with nothing but a path behind it."""
     try:
         parts = urlsplit(url)
-        has_host = bool(parts.hostname) and parts.port != 0
+        # Encoding a host checks its labels.
+        has_host = bool((parts.hostname or "").encode("idna")) and parts.port != 0
     except ValueError:
         return False
     # With a / in its password, an address seems to name another host, and its path has an @.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -15,8 +15,10 @@ from harvester.cli.options import (
     shows_estimates,
     warnings_shown,
 )
-from harvester.operations.refresh import RefreshedPair, RefreshResult
 from harvester.times import SECOND, show
+
+if TYPE_CHECKING:
+    from harvester.operations.refresh import RefreshedPair, RefreshResult
 
 HEADER = ["pair", "state", "added", "first", "last", "gaps", "calls", "refused", "seconds"]
 DROP_ORDER = ("first", "refused", "seconds", "calls", "last", "gaps")

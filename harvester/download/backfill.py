@@ -4,47 +4,42 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections import deque
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from harvester.config import Settings
-from harvester.download.estimate import MissingData, TradeCountEstimator
 from harvester.download.events import BackfillResult, CancelToken, Ended
 from harvester.download.exchange import ExchangeClock
 from harvester.download.pair import PairDownload
 from harvester.download.request import BackfillRequest, DownloadContext, RunOptions
 from harvester.errors import ArchiveDamaged, ExchangeUnreachable, HarvesterError, Interrupted
-from harvester.kraken.client import Client
 from harvester.kraken.pairs import Pair
 from harvester.storage.trade_store import TradeStore
 from harvester.storage.writer import Writer
 from harvester.times import END_OF_TIME, UNITS_NS, Range, missing
 
+if TYPE_CHECKING:
+    from harvester.kraken.client import Client
+
 # --- order of the pairs ---------------------------------------------------------------------------
 
-HEAD_START_S = 20.0
-"""Seconds in which sizes of pairs are requested before the first download; the rest meanwhile."""
-
-WORTH_ESTIMATING_NS = UNITS_NS["w"]
-"""A pair that lacks less than a week is done soon: it keeps its place, and costs no call."""
+WORTH_ORDERING_NS = UNITS_NS["w"]
+"""Pairs that lack less than a week are done soon: for their order no call is made."""
 
 
 class PairQueue:
-    """Decides which pair is downloaded next, and whether the run gives up.
+    """Decides which pair is downloaded next, and whether the run gives up."""
 
-    Pairs are known by their index in the list of requests.
-    """
-
-    def __init__(self, names: Sequence[str], stop: CancelToken, give_up_s: float) -> None:
+    def __init__(self, order: Sequence[int], stop: CancelToken, give_up_s: float) -> None:
         """Create the queue.
 
         Args:
-            names: altnames, in the order of the requests.
+            order: the pairs' indexes in the list of requests, the first to be downloaded first.
             stop: cancels the run.
             give_up_s: after so many seconds without a good page of any pair no other pair is begun.
         """
-        self._names = names
-        self._left = dict.fromkeys(range(len(names)))
+        self._left = deque(order)
         self._stop = stop
         self._give_up_s = give_up_s
         self._last_page_s = time.monotonic()
@@ -60,19 +55,9 @@ class PairQueue:
         if isinstance(error, ExchangeUnreachable) and silent_s >= self._give_up_s:
             self._unreachable = error
 
-    def next(self, trades: Mapping[str, int]) -> int | None:
-        """Remove and return the pair that lacks most trades, as far as is known; else the first.
-
-        Args:
-            trades: that are missing, by altname.
-
-        Returns:
-            None if no pair is left.
-        """
-        index = max(self._left, key=lambda i: trades.get(self._names[i], 0), default=None)
-        if index is not None:
-            del self._left[index]
-        return index
+    def next(self) -> int | None:
+        """Remove and return the next pair's index; None if no pair is left."""
+        return self._left.popleft() if self._left else None
 
     def refusal(self, name: str) -> HarvesterError | None:
         """Why a pair need not be begun any more; None if it may."""
@@ -132,27 +117,17 @@ async def backfill(
     """
     context, jobs = begin(client, archive, settings, options), settings.exchange.jobs
     settled_ns = await options.stop.guard(context.clock.settled_ns())
-    names = [request.pair.altname for request in requests]
-    queue = PairQueue(names, options.stop, settings.exchange.give_up_s)
-    results: dict[int, BackfillResult] = {}
-    estimator: TradeCountEstimator | None = None
+    order = list(range(len(requests)))
     if len(requests) > jobs:
-        pairs = [_missing_data(archive, request, settled_ns) for request in requests]
-        estimator = await _estimate(context, pairs)
+        order = await _largest_first(context, requests, settled_ns)
+    queue = PairQueue(order, options.stop, settings.exchange.give_up_s)
+    results: dict[int, BackfillResult] = {}
 
     async def download_next() -> None:
-        while (index := queue.next(context.expected_trades)) is not None:
-            if estimator is not None:
-                estimator.skip(names[index])
+        while (index := queue.next()) is not None:
             results[index] = await _download_pair(context, requests[index], queue)
 
-    estimating = [] if estimator is None else [asyncio.create_task(_estimate_rest(estimator))]
-    try:
-        await asyncio.gather(*(download_next() for _ in range(min(jobs, len(requests)))))
-    finally:
-        for task in estimating:
-            task.cancel()
-        await asyncio.gather(*estimating, return_exceptions=True)
+    await asyncio.gather(*(download_next() for _ in range(min(jobs, len(requests)))))
     return [results[index] for index in range(len(requests))]
 
 
@@ -171,32 +146,35 @@ async def _download_pair(
     return result
 
 
-async def _estimate(context: DownloadContext, pairs: Sequence[MissingData]) -> TradeCountEstimator:
-    """Estimate what is missing of pairs for some seconds; the estimator can do the rest."""
-    exchange, stop = context.settings.exchange, context.options.stop
-    estimator = TradeCountEstimator(context.client, exchange, stop, context.expected_trades)
-    worth = [entry for entry in pairs if _width_ns(entry) >= WORTH_ESTIMATING_NS]
-    if len(worth) > 1:
-        with suppress(Interrupted):
-            await estimator.estimate(worth, exchange.jobs, within_s=HEAD_START_S)
-    return estimator
+async def _largest_first(
+    context: DownloadContext, requests: Sequence[BackfillRequest], settled_ns: int
+) -> list[int]:
+    """The indexes of requests, by how much is likely to be missing; as they are if that is unknown.
 
-
-async def _estimate_rest(estimator: TradeCountEstimator) -> None:
-    with suppress(Interrupted):
-        await estimator.run()
-
-
-def _width_ns(entry: MissingData) -> int:
-    return sum(part.through - part.after for part in entry.ranges)
-
-
-def _missing_data(archive: TradeStore, request: BackfillRequest, settled_ns: int) -> MissingData:
-    """What is missing, to order pairs by it; a folder that can't be listed fails the pair later."""
+    That is the number of trades of the last day times the time that is missing.
+    """
+    in_order = list(range(len(requests)))
+    widths = [_missing_ns(context.archive, request, settled_ns) for request in requests]
+    if sum(width >= WORTH_ORDERING_NS for width in widths) < 2:
+        return in_order
     try:
-        return MissingData(request.pair, lacking(archive, request, settled_ns))
+        daily = await context.options.stop.guard(context.client.daily_trade_counts())
+    except HarvesterError:
+        # Also if the run was cancelled: then no pair is begun.
+        return in_order
+    sizes = [
+        daily.get(request.pair.key or request.pair.altname, 0) * width
+        for request, width in zip(requests, widths, strict=True)
+    ]
+    return sorted(in_order, key=lambda index: -sizes[index])
+
+
+def _missing_ns(archive: TradeStore, request: BackfillRequest, settled_ns: int) -> int:
+    """How much time is missing; a folder that can't be listed fails its pair later."""
+    try:
+        return sum(part.through - part.after for part in lacking(archive, request, settled_ns))
     except ArchiveDamaged:
-        return MissingData(request.pair, [])
+        return 0
 
 
 def lacking(archive: TradeStore, request: BackfillRequest, settled_ns: int) -> list[Range]:

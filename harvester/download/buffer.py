@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import pyarrow as pa
 
@@ -26,21 +25,6 @@ BACKGROUND_FLUSH_FROM = 0.75
 """From this part of the budget on buffers are written in the background, so that none must wait."""
 
 
-class Locks(NamedTuple):
-    """The locks that write buffers share.
-
-    Attributes:
-        writing: shared by the buffers of one writer; two that merge at once would remove each
-            other's files.
-        merging: shared by all buffers of a run. Pairs begin together, so their files are due
-            together, and merges grow with the history: side by side they would take more and more
-            memory.
-    """
-
-    writing: asyncio.Lock
-    merging: asyncio.Lock
-
-
 class WriteBuffer:
     """Trades of one range that wait to be written to segments.
 
@@ -56,7 +40,7 @@ class WriteBuffer:
         after: int,
         pair_json: str,
         listener: Listener,
-        locks: Locks | None = None,
+        merging: asyncio.Lock | None = None,
     ) -> None:
         """Create an empty buffer.
 
@@ -65,7 +49,9 @@ class WriteBuffer:
             after: the published time behind which the range begins, in nanoseconds.
             pair_json: the pair's description, stored in segments.
             listener: receives `Committed` events.
-            locks: shared with other buffers; its own if None.
+            merging: shared by all buffers of a run; its own if None. Pairs begin together, so their
+                files are due together, and merges grow with the history: side by side they would
+                take more and more memory.
         """
         self.complete_through = after
         self.rows = 0
@@ -79,7 +65,8 @@ class WriteBuffer:
         self._unconfirmed: list[IdGap] = []
         self._across_imports: list[IdGap] = []
         self._oldest_s: float | None = None
-        self._writing, self._merging = locks or Locks(asyncio.Lock(), asyncio.Lock())
+        self._writing = asyncio.Lock()
+        self._merging = merging or asyncio.Lock()
         self._segments = 0
         self._error: Exception | None = None
 

@@ -1,19 +1,22 @@
-"""Estimate how many trades a range has, and order the pairs of a run by it."""
+"""Estimate how many trades are missing of pairs, and how long their download takes."""
 
 from __future__ import annotations
 
 import asyncio
 from collections import deque
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from harvester.config import ExchangeSettings
 from harvester.download.events import CancelToken
 from harvester.errors import ExchangeError, ExchangeUnreachable
-from harvester.kraken.client import Client
 from harvester.kraken.pairs import Pair
 from harvester.kraken.trades import PAGE_ROWS
 from harvester.times import UNITS_NS, Range
+
+if TYPE_CHECKING:
+    # Commands show estimates without it; HTTP takes 0.1 s to import.
+    from harvester.kraken.client import Client
 
 WEEK = UNITS_NS["w"]
 
@@ -45,94 +48,47 @@ class MissingData(NamedTuple):
     ranges: list[Range]
 
 
-class TradeCountEstimator:
-    """Estimates how many trades are missing of each of many pairs, with one call a pair.
+async def count_missing_trades(
+    client: Client, exchange: ExchangeSettings, stop: CancelToken, pairs: Sequence[MissingData]
+) -> dict[str, int]:
+    """Estimate how many trades are missing of each pair, with one call a pair.
 
-    Several calls are made at once, each in the rhythm of a pair's download, so that together they
-    load the exchange no more than the download itself does.
+    As many calls are made at once as pairs are downloaded, each in the rhythm of a pair's download,
+    so that together they load the exchange no more than the download itself does.
+
+    Args:
+        client: of the exchange.
+        exchange: its rate, the number of calls at once, and the wait after a failure.
+        stop: cancels a call.
+        pairs: the pairs, and what is missing of each.
+
+    Returns:
+        The estimates by altname. Pairs that the exchange says nothing of are not in it.
+
+    Raises:
+        Interrupted: the run was cancelled.
     """
+    left, trades, failures = deque(pairs), dict[str, int](), 0
 
-    def __init__(
-        self,
-        client: Client,
-        settings: ExchangeSettings,
-        stop: CancelToken,
-        trades: dict[str, int] | None = None,
-    ) -> None:
-        """Create it; nothing is requested yet.
+    async def estimate_next() -> None:
+        nonlocal failures
+        while left and failures < MAX_FAILURES:
+            entry, pause_s = left.popleft(), 1 / exchange.rate if exchange.rate else 0.0
+            try:
+                weeks = await stop.guard(client.weekly_counts(entry.pair))
+            except ExchangeUnreachable:
+                failures, pause_s = failures + 1, exchange.retry_wait_s
+            except ExchangeError:
+                # Such as a pair that left the market: its own download reports it.
+                pass
+            else:
+                failures = 0
+                trades[entry.pair.altname] = Estimate(weeks).trades(entry.ranges)
+            if left:
+                await stop.guard(asyncio.sleep(pause_s))
 
-        Args:
-            client: of the exchange.
-            settings: its rate, and the wait after a failure.
-            stop: cancels a call.
-            trades: receives the estimates.
-        """
-        self._client = client
-        self._settings = settings
-        self._stop = stop
-        self._failures = 0
-        self._left: deque[MissingData] = deque()
-        self.trades: dict[str, int] = {} if trades is None else trades
-        """The estimates so far, by altname. Pairs that nothing is known of are not in it."""
-
-    async def estimate(
-        self, pairs: Sequence[MissingData], workers: int, *, within_s: float | None = None
-    ) -> None:
-        """Estimate these pairs, the largest markets first as far as their names show it.
-
-        Args:
-            pairs: the pairs, and what is missing of each.
-            workers: calls at once.
-            within_s: return after so many seconds, whatever is still unknown; `run` does the rest.
-
-        Raises:
-            Interrupted: the run was cancelled.
-        """
-        # The exchange's first markets, which are the largest, have a key that differs from the
-        # altname, such as XXBTZUSD of XBTUSD.
-        self._left = deque(
-            sorted(pairs, key=lambda entry: entry.pair.key in ("", entry.pair.altname))
-        )
-        try:
-            async with asyncio.timeout(within_s):
-                await asyncio.gather(*(self.run() for _ in range(min(workers, len(pairs)))))
-        except TimeoutError:
-            return
-
-    def skip(self, altname: str) -> None:
-        """Leave a pair out: its download has begun, so its size can't change the order."""
-        self._left = deque(entry for entry in self._left if entry.pair.altname != altname)
-
-    async def run(self) -> None:
-        """Estimate one pair after the other, as many as are left.
-
-        Raises:
-            Interrupted: the run was cancelled.
-        """
-        pause_s = 0.0
-        while self._left and self._failures < MAX_FAILURES:
-            await self._stop.guard(asyncio.sleep(pause_s))
-            if self._left:
-                pause_s = await self._estimate_pair(self._left.popleft())
-
-    async def _estimate_pair(self, entry: MissingData) -> float:
-        """Estimate one pair; returns the seconds to wait before the next."""
-        rate = self._settings.rate
-        try:
-            weeks = await self._stop.guard(self._client.weekly_counts(entry.pair))
-        except asyncio.CancelledError:
-            # The time is up; `run` tries this pair again.
-            self._left.appendleft(entry)
-            raise
-        except ExchangeUnreachable:
-            self._failures += 1
-            return self._settings.retry_wait_s
-        except ExchangeError:
-            # Such as a pair that left the market: its own download reports it.
-            return 1 / rate if rate else 0.0
-        self._failures = 0
-        self.trades[entry.pair.altname] = Estimate(weeks).trades(entry.ranges)
-        return 1 / rate if rate else 0.0
+    await asyncio.gather(*(estimate_next() for _ in range(min(exchange.jobs, len(pairs)))))
+    return trades
 
 
 # What a dry run reports

@@ -5,19 +5,21 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import pyarrow as pa
 
 from harvester.download.events import CancelToken
 from harvester.download.page_merge import JoinResult, PageMerger
 from harvester.errors import ExchangeError, ExchangeUnreachable, UnreadableAnswer
-from harvester.kraken.client import Client
 from harvester.kraken.pairs import Pair
 from harvester.schema import joined, times, trade_ids
 from harvester.storage.trade_store import TOLERANCE_NS
 from harvester.times import BEGINNING_NS, DAY, END_OF_TIME, SECOND, show
 from harvester.trade_ids import IdGap
+
+if TYPE_CHECKING:
+    from harvester.kraken.client import Client
 
 # --- the exchange's clock -------------------------------------------------------------------------
 
@@ -215,11 +217,6 @@ class PairPages:
         if since_ns is None:
             self.newest_ns = latest_ns
         return page
-
-    @property
-    def is_starved(self) -> bool:
-        """Whether answers take so long that one request at a time can't use the allowed rate."""
-        return self._client.is_latency_bound(self.pair)
 
     async def weekly_counts(self) -> list[tuple[int, int]]:
         """Trades of each week as (open time in ns, count), requested once.

@@ -52,8 +52,6 @@ class IdContinuityChecker:
     something is missing between them.
 
     Attributes:
-        range: the range that is downloaded; no rows outside of it are added. It may be shortened
-            while it is downloaded, at a time that has not been reached yet.
         lost: trades that the exchange shows outside of the range, where they are not stored.
         confirmed: id gaps that two answers agree on, in order.
         across_imports: id gaps that imported rows leave, which have no ids.
@@ -68,10 +66,10 @@ class IdContinuityChecker:
         Args:
             source: requests pages again.
             pair: altname, for messages.
-            within: the range that is downloaded.
+            within: the range that is downloaded; no rows outside of it are added.
             listener: receives notes about id gaps.
         """
-        self.range = within
+        self._range = within
         self.lost: list[MissingTrades] = []
         self.confirmed: list[IdGap] = []
         self.across_imports: list[IdGap] = []
@@ -183,16 +181,16 @@ class IdContinuityChecker:
         outside: dict[tuple[int, int], Range] = {}
         count_before = rows.num_rows
         # Behind the last row with an id rows may still be added, where that one is kept back.
-        free_after = self.range.after if self._kept_back.num_rows else self._passed_ns
+        free_after = self._range.after if self._kept_back.num_rows else self._passed_ns
         for back_ns in (self._margin_ns, SECOND, self._margin_ns):
             since_ns = max(0, gaps[0].after_ns - back_ns)
             found = await self._source.request_again(gaps, since_ns)
-            rows = fill_gaps(rows, gaps, found, Range(free_after, self.range.through))
+            rows = fill_gaps(rows, gaps, found, Range(free_after, self._range.through))
             gaps, last_id = self._find(rows, first_id)
             gaps = [gap for gap in gaps if gap.sides != known]
             for gap in gaps:
                 shown = rows_in_gap(found, gap)
-                lost = lost_range(found, gap, self.range)
+                lost = lost_range(found, gap, self._range)
                 if shown is not None and shown.num_rows > gap.rows:
                     # Rows of this range that were passed on already can't be added any more.
                     outside[gap.sides] = lost or Range(gap.after_ns - 1, self._passed_ns)

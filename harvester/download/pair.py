@@ -8,7 +8,6 @@ from itertools import pairwise
 
 import msgspec
 
-from harvester.download.buffer import Locks
 from harvester.download.estimate import Estimate
 from harvester.download.events import (
     BackfillResult,
@@ -21,7 +20,7 @@ from harvester.download.events import (
 )
 from harvester.download.exchange import CATCH_UP_NS, PairPages
 from harvester.download.neighbours import has_imported_data
-from harvester.download.range import SplitDownload
+from harvester.download.range import RangeDownload
 from harvester.download.request import BackfillRequest, DownloadContext, RangeContext
 from harvester.errors import (
     ArchiveDamaged,
@@ -109,7 +108,6 @@ class PairDownload:
             context.client, context.clock, context.options.stop, request.pair, on_page
         )
         self._counts = DownloadCounts()
-        self._locks = Locks(asyncio.Lock(), context.merging)
         self._has_imports = False
         self._done = Range(request.range.after, request.range.after)
 
@@ -353,18 +351,17 @@ class PairDownload:
             self.context.memory,
             settings.flush_s,
             settings.flush_rows,
-            self._locks,
+            self.context.merging,
             self._counts,
             self._options.listener,
         )
-        await SplitDownload(shared).run(within)
+        await RangeDownload(shared, within).run()
 
     async def _report_start(self, ranges: list[Range], requested: Range) -> None:
         """Report what is missing of a request, and how many of its trades are stored."""
-        expected = self.context.expected_trades.pop(self._pair, None)
-        stored = 0
+        expected, stored = None, 0
         if self._options.estimates:
-            if expected is None and ranges:
+            if ranges:
                 weeks = await self._pages.weekly_counts()
                 expected = Estimate(weeks).trades(ranges) if weeks else None
             stored = await asyncio.to_thread(self._count_stored, requested)

@@ -1,11 +1,8 @@
-"""Download one missing range of a pair: page loop, flushes, boundary checks, parallel parts."""
+"""Download one missing range of a pair: page loop, flushes, boundary checks."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
-from contextlib import suppress
-from typing import Any
 
 import pyarrow as pa
 
@@ -14,18 +11,15 @@ from harvester.download.events import Noted, PageRead
 from harvester.download.exchange import Page, PageSource
 from harvester.download.id_check import IdContinuityChecker, has_id, prove_first_page
 from harvester.download.neighbours import (
-    LeftNeighbour,
     imported_in,
     left_neighbour,
     range_without_newest,
     right_neighbour,
 )
 from harvester.download.page_merge import LEAST_MARGIN_NS, JoinResult, PageMerger
-from harvester.download.range_split import SplitPoint, cut_between, middle
 from harvester.download.request import RangeContext
-from harvester.errors import ArchiveDamaged, HarvesterError, ImportIncomplete, Interrupted
-from harvester.kraken.rate_limit import CALLS_PER_PAIR
-from harvester.schema import sort_rows, times
+from harvester.errors import ArchiveDamaged, ImportIncomplete
+from harvester.schema import sort_rows
 from harvester.times import Range, overlap, show
 from harvester.trade_ids import BEFORE_FIRST_ID, LastId
 
@@ -36,182 +30,30 @@ Only an API server is ever so fast.
 """
 
 
-# --- parts in parallel ----------------------------------------------------------------------------
-
-# Each page is requested from the last one's cursor, so a download makes one call after the other.
-# Where an answer takes longer than the allowed interval, calls that are allowed would be lost. Then
-# the rest of the range is split about where half of its trades are, and both parts are downloaded
-# at once under the pair's rate limit. Where one ends first, the rest of the other is split again.
-
-MIN_PAGES_TO_SPLIT = 8
-"""A rest of fewer pages is not worth the call that finds the split point."""
-
-SPLIT_ATTEMPTS = 3
-"""Places tried, each nearer to the reached one: a market may have ended long ago."""
-
-PAGES_UNTIL_NEXT_SPLIT = 16
-"""Pages read before a split point is looked for again where none was found."""
-
-
-class SplitDownload:
-    """Downloads one missing range, in one part or in two at once."""
-
-    def __init__(self, context: RangeContext) -> None:
-        """Create it; `run` does the work."""
-        self._context = context
-        self._running: dict[asyncio.Task[None], RangeDownload | None] = {}
-        self._ended: asyncio.Queue[asyncio.Task[None]] = asyncio.Queue()
-        self._pages_to_wait = 0
-
-    async def run(self, within: Range) -> None:
-        """Download a range completely.
-
-        If one part fails, the others end with the page that they are at. What was downloaded
-        completely is committed.
-        """
-        errors: list[BaseException] = []
-        download = RangeDownload(self._context, within, self._after_page)
-        self._start(download.run(), download)
-        try:
-            while self._running:
-                task = await self._ended.get()
-                # An ended download must not stay referenced: it would keep its trades in memory.
-                del self._running[task]
-                if not task.cancelled() and (error := task.exception()) is not None:
-                    errors.append(error)
-                    for other in self._running.values():
-                        if other is not None:
-                            other.end_early()
-                if not any(self._running.values()):
-                    # The rest looks for a split point, maybe for minutes: nothing is left to split.
-                    for searching in self._running:
-                        searching.cancel()
-        finally:
-            for task in self._running:
-                task.cancel()
-            await asyncio.gather(*self._running, return_exceptions=True)
-            self._running.clear()
-        if errors:
-            raise min(errors, key=lambda error: isinstance(error, Interrupted))
-
-    def _start(self, work: Coroutine[Any, Any, None], download: RangeDownload | None) -> None:
-        task = asyncio.ensure_future(work)
-        self._running[task] = download
-        task.add_done_callback(self._ended.put_nowait)
-
-    def _after_page(self, download: RangeDownload, *, is_last: bool) -> None:
-        """Report progress, and split a download that can't use the allowed rate and is long."""
-        context = self._context
-        # Where there are two parts, the earlier one shows how far the pair is.
-        parts = [part for part in self._running.values() if part is not None]
-        reached_ns = min(part.reached_ns for part in parts if part.reached_ns is not None)
-        pages, counts = context.pages, context.counts
-        event = PageRead(pages.pair.altname, counts.trades, pages.requested, reached_ns)
-        context.listener(event)
-        if is_last:
-            return
-        if self._pages_to_wait:
-            self._pages_to_wait -= 1
-        elif (
-            len(self._running) < CALLS_PER_PAIR
-            and pages.is_starved
-            and download.pages_left() >= MIN_PAGES_TO_SPLIT
-        ):
-            self._start(self._split(download), None)
-
-    async def _split(self, download: RangeDownload) -> None:
-        # Whatever is wrong here, the download itself meets it, and reports it.
-        with suppress(HarvesterError):
-            weeks = await self._context.pages.weekly_counts()
-            until_ns = download.range.through
-            for _ in range(SPLIT_ATTEMPTS):
-                until_ns = middle(download.left()._replace(through=until_ns), weeks)
-                page = await self._split_page(until_ns)
-                cut, through = cut_between(page.rows, download.left()), download.range.through
-                if cut is not None and download.shorten(cut):
-                    part = Range(cut.at, through)
-                    second = RangeDownload(self._context, part, self._after_page, cut)
-                    self._start(second.run(), second)
-                    return
-        self._pages_to_wait = PAGES_UNTIL_NEXT_SPLIT
-
-    async def _split_page(self, since_ns: int) -> Page:
-        """The page in which a split point is looked for."""
-        return await self._context.pages.page(since_ns)
-
-
-# --- one part -------------------------------------------------------------------------------------
-
-
 class RangeDownload:
-    """Downloads one range of one pair, page after page.
+    """Downloads one range of one pair, page after page."""
 
-    Attributes:
-        range: what is downloaded; it may be shortened meanwhile.
-        reached_ns: the time up to which pages were read; None before the first page and at the end.
-    """
-
-    def __init__(
-        self,
-        context: RangeContext,
-        within: Range,
-        after_page: Callable[..., None],
-        cut: SplitPoint | None = None,
-    ) -> None:
+    def __init__(self, context: RangeContext, within: Range) -> None:
         """Create the download of one range; nothing is requested yet.
 
         Args:
-            context: of the whole range.
-            within: the part to download.
-            after_page: called with this download after each page that brought trades, and whether
-                it was the last page.
-            cut: where the part begins behind a trade that the archive does not have yet.
+            context: what the ranges of a pair share.
+            within: what to download.
         """
-        self.range = within
-        self.reached_ns: int | None = None
+        self._range = within
         self._context = context
         self._pair = context.pages.pair.altname
-        self._after_page = after_page
-        self._cut = cut
         self._source = PageSource(context.pages)
         self._buffer = WriteBuffer(
-            context.writer, within.after, context.pair_json, context.listener, context.locks
+            context.writer, within.after, context.pair_json, context.listener, context.merging
         )
         self._ids = IdContinuityChecker(self._source, self._pair, within, context.listener)
         self._merger = PageMerger(within.after)
         self._left: LastId | None = None
-        self._right: tuple[int, int] | None = None
-        self._first_ns: int | None = None
-        self._pages_read = 0
-        self._is_closing = self._ends_early = self._is_cut = self._is_closed = False
+        self._is_closed = False
         self._flushing: asyncio.Task[None] | None = None
         self._stuck = (0, 0, 0)
         self._error: ArchiveDamaged | None = None
-
-    def left(self) -> Range:
-        """What is still to be downloaded."""
-        reached_ns = self._merger.last_ns
-        return Range(self.range.after if reached_ns is None else reached_ns, self.range.through)
-
-    def pages_left(self) -> float:
-        """How many more pages that is likely to take, by the density of the trades so far."""
-        if self._first_ns is None or self._merger.last_ns is None or self._is_closing:
-            return 0.0
-        left, passed_ns = self.left(), self._merger.last_ns - self._first_ns
-        return self._pages_read * (left.through - left.after) / max(1, passed_ns)
-
-    def shorten(self, cut: SplitPoint) -> bool:
-        """End at a split point: another download has the rest. False if it is too late for that."""
-        reached_ns = self._merger.last_ns
-        if self._is_closing or reached_ns is None or reached_ns >= cut.at:
-            return False
-        self.range = self._ids.range = Range(self.range.after, cut.at)
-        self._right, self._is_cut = cut.right, True
-        return True
-
-    def end_early(self) -> None:
-        """End with the page that is under way; what was downloaded completely is committed."""
-        self._ends_early = True
 
     async def run(self) -> None:
         """Download the range completely.
@@ -224,30 +66,20 @@ class RangeDownload:
         done, is_complete = asyncio.Event(), False
         waiting = asyncio.create_task(self._flush_while_waiting(done))
         try:
-            if self._cut is None:
-                before = left_neighbour(store, pair, self.range.after, has_imports=has_imports)
-            else:
-                last_id = LastId(*self._cut.left) if self._cut.left else None
-                before = LeftNeighbour(last_id, self._cut.at)
+            before = left_neighbour(store, pair, self._range.after, has_imports=has_imports)
             self._left = before.last_id
             self._ids.begin_at(self._left, is_imported=before.is_imported)
             beyond = await self._download_pages(before.last_ns)
-            self._is_closing = True
-            stored, is_imported, through = self._right, False, self.range.through
-            if stored is None:
-                stored, is_imported = right_neighbour(store, pair, through, has_imports=has_imports)
+            through = self._range.through
+            stored, is_imported = right_neighbour(store, pair, through, has_imports=has_imports)
             rows = await self._ids.close(
-                stored or beyond,
-                is_imported=is_imported,
-                is_stored=bool(stored) or self._is_cut,
+                stored or beyond, is_imported=is_imported, is_stored=bool(stored)
             )
             if self._ids.lost:
                 await self._uncover_losses()
             await self._add_to_buffer(rows, through)
             is_complete = True
         finally:
-            self._is_closing = True
-            self.reached_ns = None
             self._context.memory.buffers.discard(self._buffer)
             done.set()
             await waiting
@@ -275,22 +107,20 @@ class RangeDownload:
             The first id behind the range, and the rows without one before it, where shown.
 
         Raises:
-            Interrupted: another part failed, or the run was cancelled.
+            Interrupted: the run was cancelled.
             ExchangeError: the exchange can't be reached, refuses, or contradicts itself.
         """
         while True:
-            if self._ends_early:
-                raise Interrupted("interrupted; the same command goes on where it stopped")
             merger = self._merger
             page = await self._next_page()
-            step = merger.join(page.rows, page.cursor_ns, page.unit_ns, self.range.through)
+            step = merger.join(page.rows, page.cursor_ns, page.unit_ns, self._range.through)
             self._buffer.cursor = page.last or self._buffer.cursor
             if step.before.num_rows and self._left is None:
                 self._ids.pass_over(step.before)
             if step.result in (JoinResult.ADVANCED, JoinResult.REACHED_END):
                 self._source.conflicts = 0
                 await self._check(step.rows, page)
-                self._report_page(step.rows, is_last=step.result is JoinResult.REACHED_END)
+                self._report_page()
                 if step.result is JoinResult.REACHED_END:
                     return step.beyond
             elif step.result is JoinResult.NO_NEW_ROWS:
@@ -303,17 +133,15 @@ class RangeDownload:
                 self._merger = await self._skip_timestamp(merger)
                 self._left = None
 
-    def _report_page(self, rows: pa.RecordBatch, *, is_last: bool) -> None:
+    def _report_page(self) -> None:
         """Report a page with its final trades."""
-        if self._first_ns is None and rows.num_rows:
-            self._first_ns = int(times(rows)[0])
-        self._pages_read += 1
-        reached_ns, through = self._merger.last_ns, self.range.through
-        self.reached_ns = through if reached_ns is None else min(through, reached_ns)
-        self._after_page(self, is_last=is_last)
+        pages, reached_ns, through = self._context.pages, self._merger.last_ns, self._range.through
+        reached_ns = through if reached_ns is None else min(through, reached_ns)
+        trades = self._context.counts.trades
+        self._context.listener(PageRead(self._pair, trades, pages.requested, reached_ns))
 
     async def _is_end_of_history(self, stored_ns: int | None) -> bool:
-        last_ns, after = self._merger.last_ns, self.range.after
+        last_ns, after = self._merger.last_ns, self._range.after
         if await self._source.is_end_of_history(last_ns, after, stored_ns):
             # The newest page may show more trades of the last time than the page before it did.
             newest = self._source.newest_rows
@@ -418,8 +246,8 @@ class RangeDownload:
         for gap, lost in losses:
             what = f"trades between ids {gap.after_id} and {gap.before_id}"
             sides = [
-                Range(gap.after_ns, self.range.after),
-                Range(self.range.through, gap.before_ns),
+                Range(gap.after_ns, self._range.after),
+                Range(self._range.through, gap.before_ns),
             ]
             for side in sides if self._context.has_imports else []:
                 path = imported_in(self._context.store, self._pair, side)
@@ -442,7 +270,7 @@ class RangeDownload:
             what: is missing, for messages.
         """
         # Until this download has ended, rows of its own range are not all committed.
-        is_own = not self._is_closed and overlap(lost, self.range) is not None
+        is_own = not self._is_closed and overlap(lost, self._range) is not None
         is_stored_here = self._context.writer.archive is self._context.store
         if is_own or not is_stored_here or not await self._buffer.uncover(lost):
             self._error = self._error or ArchiveDamaged(

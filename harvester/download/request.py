@@ -1,4 +1,4 @@
-"""Requests and options of a download, and what pairs of a run and parts of a range share."""
+"""Requests and options of a download, and what pairs of a run and ranges of a pair share."""
 
 from __future__ import annotations
 
@@ -9,10 +9,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
 from harvester.config import Settings
-from harvester.download.buffer import Locks, MemoryBudget
+from harvester.download.buffer import MemoryBudget
 from harvester.download.events import CancelToken, DownloadCounts, Listener
 from harvester.download.exchange import ExchangeClock, PairPages
-from harvester.kraken.client import Client
 from harvester.kraken.pairs import Pair
 from harvester.storage.trade_store import TradeStore
 from harvester.storage.writer import Writer
@@ -20,6 +19,7 @@ from harvester.times import Range
 
 if TYPE_CHECKING:
     from harvester.download.pair import PairDownload
+    from harvester.kraken.client import Client
 
 
 class BackfillRequest(NamedTuple):
@@ -63,7 +63,6 @@ class DownloadContext:
         maintenance: limits how many pairs are compacted at once.
         merging: lets one write buffer merge segments at a time.
         memory: bounds the trades that wait in memory.
-        expected_trades: estimates of what is missing, by altname, as far as they are known.
     """
 
     client: Client
@@ -74,12 +73,11 @@ class DownloadContext:
     maintenance: asyncio.Semaphore
     merging: asyncio.Lock = field(default_factory=asyncio.Lock)
     memory: MemoryBudget = field(default_factory=MemoryBudget)
-    expected_trades: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
 class RangeContext:
-    """What the parts of one range share.
+    """What the ranges of one pair share.
 
     Attributes:
         pages: of the pair.
@@ -91,7 +89,7 @@ class RangeContext:
         memory: bounds what waits in memory over all pairs.
         flush_s: write what waits after so many seconds.
         flush_rows: write what waits from so many rows on.
-        locks: of the write buffers of one writer.
+        merging: lets one write buffer merge segments at a time.
         counts: of the pair's download.
         listener: receives events.
     """
@@ -104,6 +102,6 @@ class RangeContext:
     memory: MemoryBudget
     flush_s: float
     flush_rows: int
-    locks: Locks
+    merging: asyncio.Lock
     counts: DownloadCounts
     listener: Listener

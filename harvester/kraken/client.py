@@ -11,31 +11,29 @@ import logging
 import time
 from collections import defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from functools import partial
 from types import TracebackType
 from typing import Any, Self, TypeVar
 from urllib.parse import urlencode
 
-import httpx
 import msgspec
 import stamina
 
 from harvester.config import ExchangeSettings
-from harvester.errors import BAD_JSON, BadSetting, ExchangeUnreachable, UnreadableAnswer
+from harvester.errors import BAD_JSON, ExchangeUnreachable, UnreadableAnswer
 from harvester.escaping import shortened
 from harvester.kraken.decode import (
     Transient,
     check_errors,
     check_status,
     decompress,
-    read_raw,
     read_result,
 )
-from harvester.kraken.http import http_client
+from harvester.kraken.http import HttpClient
 from harvester.kraken.ohlc import WEEK_MIN, Candle, read_candles
 from harvester.kraken.pairs import Pair, check_market, read_pairs
-from harvester.kraken.rate_limit import CALLS_PER_PAIR, LONGEST_WAIT_S, PaceState, RateLimiter
+from harvester.kraken.rate_limit import LONGEST_WAIT_S, PaceState, RateLimiter
 from harvester.kraken.trades import TradesPage, decode_page
 from harvester.times import SECOND
 
@@ -87,14 +85,13 @@ class Client:
         self._settings = settings
         self._on_wait = on_wait
         self._on_pace = on_pace
-        in_flight = CALLS_PER_PAIR * settings.jobs
-        self._limiter = RateLimiter(settings.rate, settings.retry_wait_s, in_flight)
+        self._limiter = RateLimiter(settings.rate, settings.retry_wait_s, settings.jobs)
         self._turn_locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._call_ended = asyncio.Event()
         self._reported_rates: dict[str, float] = {}
         self._has_answered = False
         self._warned_about_column = False
-        self._http = http_client(settings)
+        self._http = HttpClient(settings)
         self.calls = 0
         self.refusals = 0
 
@@ -109,19 +106,11 @@ class Client:
         trace: TracebackType | None,
     ) -> None:
         """Close all connections."""
-        await self._http.aclose()
-
-    def is_slowed(self, pair: Pair) -> bool:
-        """Whether refusals keep this pair below its set rate at present."""
-        return self.pace(pair).is_slowed
+        await self._http.close()
 
     def pace(self, pair: Pair) -> PaceState:
         """How fast this pair is requested at present, and how many requests were sent."""
         return self._limiter.state(pair.altname, time.monotonic())
-
-    def is_latency_bound(self, pair: Pair) -> bool:
-        """Whether sequential calls are too slow for the set rate, because answers take too long."""
-        return self._limiter.pair(pair.altname).is_latency_bound
 
     async def page(self, pair: Pair, since_ns: int | None) -> TradesPage:
         """Request one page of trades.
@@ -148,6 +137,16 @@ class Client:
     async def pairs(self) -> dict[str, Pair]:
         """Request all markets; returned by altname."""
         return await self._call("AssetPairs", {}, lambda body: read_pairs(read_result(body)))
+
+    async def daily_trade_counts(self) -> dict[str, int]:
+        """Request each market's number of trades of the last 24 hours, by the exchange's key.
+
+        One attempt only: it serves an order, and no download waits for it.
+        """
+        try:
+            return _read_daily_counts(await self._get("Ticker", {}, ""))
+        except Transient as error:
+            raise ExchangeUnreachable(f"no trade counts: {error}") from error
 
     async def clock_ns(self) -> int:
         """Request the exchange's clock: UNIX nanoseconds, rounded down to the second."""
@@ -279,9 +278,9 @@ class Client:
                 record(pair, started_s, now_s, transient.reason, transient.wait_s)
             raise
         else:
-            self._limiter.record_success(pair, started_s, time.monotonic())
+            self._limiter.record_success(pair, started_s)
         finally:
-            self._limiter.record_end(pair, started_s, time.monotonic())
+            self._limiter.record_end(pair)
             self._call_ended.set()
             self._call_ended.clear()
             self._report_pace(pair)
@@ -301,35 +300,21 @@ class Client:
                     return now_s
 
     def _report_pace(self, pair: str) -> None:
+        """Report a pair's rate if it has changed by a tenth, or has reached the set rate."""
         state = self._limiter.state(pair, time.monotonic())
-        if state.rate != self._reported_rates.setdefault(pair, state.set_rate):
-            self._reported_rates[pair] = state.rate
-            self._on_pace(state)
+        reported = self._reported_rates.setdefault(pair, state.set_rate)
+        if state.rate == reported or (state.is_slowed and 0.9 < state.rate / reported < 1.1):
+            return
+        self._reported_rates[pair] = state.rate
+        self._on_pace(state)
 
     async def _get(self, endpoint: str, params: dict[str, str], what: str) -> bytes:
-        """Send one request and check its answer; httpx's errors become harvester's only here."""
+        """Send one request and check its answer."""
         self.calls += 1
         path = f"/0/public/{endpoint}"
-        try:
-            # The address is built here, as httpx would parse it three times for each page.
-            target = f"{path}?{urlencode(params)}" if params else path
-            url = httpx.URL(self._settings.url.rstrip("/") + target)
-            # httpx limits the time of each read only: a body that trickles in would never end.
-            async with (
-                asyncio.timeout(self._settings.timeout_s),
-                self._http.stream("GET", url) as response,
-            ):
-                raw = await read_raw(response)
-        except TimeoutError as error:
-            raise Transient(f"no answer within {self._settings.timeout_s:g} s") from error
-        except httpx.UnsupportedProtocol as error:
-            raise BadSetting(
-                f"[exchange] url {self._settings.shown_url!r} is not an address: {error}"
-            ) from error
-        except httpx.TransportError as error:
-            raise Transient(str(error) or type(error).__name__) from error
-        body = decompress(raw, response)
-        check_status(response.status_code, f"{self._settings.shown_url}{path}", body)
+        answer = await self._http.get(f"{path}?{urlencode(params)}" if params else path)
+        body = decompress(answer.body, answer.codings, answer.status)
+        check_status(answer.status, f"{self._settings.shown_url}{path}", body)
         check_errors(body, what or endpoint)
         return body
 
@@ -349,6 +334,19 @@ def _read_page(body: bytes, pair: Pair) -> TradesPage:
         raise Transient(f"the body is not a complete answer ({error})") from error
     check_market(pair, page.market)
     return page
+
+
+class _TickerRow(msgspec.Struct):
+    t: tuple[int, int]
+    """Trades today and of the last 24 hours."""
+
+
+def _read_daily_counts(body: bytes) -> dict[str, int]:
+    counts = {}
+    for market, row in read_result(body).items():
+        with suppress(*BAD_JSON):
+            counts[market] = msgspec.json.decode(row, type=_TickerRow).t[1]
+    return counts
 
 
 def _read_clock(body: bytes) -> int:

@@ -6,15 +6,11 @@ import logging
 import re
 import time
 import zlib
-from typing import TYPE_CHECKING
 
 import msgspec
 
 from harvester.errors import BAD_JSON, ExchangeRefused
 from harvester.escaping import LONGEST_TEXT, printable, shortened
-
-if TYPE_CHECKING:
-    import httpx
 
 # --- HTTP status and errors -----------------------------------------------------------------------
 
@@ -196,8 +192,8 @@ def _brief(text: str) -> str:
 
 # --- Bodies ---------------------------------------------------------------------------------------
 
-# httpx's decompression has no limit: it undoes any number of codings, and four kilobytes that were
-# compressed twice become gigabytes. Here only one coding is undone, and its output is limited.
+# Libraries for HTTP undo any number of codings: four kilobytes that were compressed twice become
+# gigabytes. Here only one coding is undone, and its output is limited.
 
 LARGEST_BODY = 32 * 1024 * 1024
 """Bytes, compressed or not. A page has about 70,000, the list of pairs a million."""
@@ -210,24 +206,7 @@ _GZIP, _ZLIB, _RAW = 16 + zlib.MAX_WBITS, zlib.MAX_WBITS, -zlib.MAX_WBITS
 _FORMATS = {"gzip": (_GZIP,), "x-gzip": (_GZIP,), "deflate": (_ZLIB, _RAW)}
 
 
-async def read_raw(response: httpx.Response) -> bytes:
-    """Read the bytes of a body as they were sent, still compressed.
-
-    Raises:
-        Transient: there are more than `LARGEST_BODY`.
-        httpx.TransportError: the body did not arrive completely.
-    """
-    chunks: list[bytes] = []
-    size = 0
-    async for chunk in response.aiter_raw():
-        size += len(chunk)
-        if size > LARGEST_BODY:
-            raise _too_large()
-        chunks.append(chunk)
-    return b"".join(chunks)
-
-
-def decompress(raw: bytes, response: httpx.Response) -> bytes:
+def decompress(raw: bytes, codings: list[str], status: int) -> bytes:
     """Decompress a body according to its `Content-Encoding`.
 
     If the HTTP status is not 200, a body that can't be decompressed becomes empty: the status alone
@@ -235,19 +214,19 @@ def decompress(raw: bytes, response: httpx.Response) -> bytes:
 
     Args:
         raw: the body as it was sent.
-        response: the answer, for its status and headers.
+        codings: the values of the answer's `Content-Encoding` headers.
+        status: the answer's HTTP status.
 
     Raises:
         Transient: it is compressed more than once or in a way that was not requested, it is
             damaged, or it has more than `LARGEST_BODY` bytes.
     """
-    listed = response.headers.get_list("content-encoding", split_commas=True)
-    names = (name.strip().lower() for name in listed)
-    codings = [name for name in names if name not in ("", "identity")]
+    names = (name.strip().lower() for name in ",".join(codings).split(","))
+    applied = [name for name in names if name not in ("", "identity")]
     try:
-        return _undo_coding(raw, codings) if codings else raw
+        return _undo_coding(raw, applied) if applied else raw
     except Transient:
-        if response.status_code != 200:
+        if status != 200:
             return b""
         raise
 
@@ -272,11 +251,12 @@ def _inflate(raw: bytes, window: int) -> bytes:
     inflater = zlib.decompressobj(window)
     body = inflater.decompress(raw, LARGEST_BODY + 1)
     if len(body) > LARGEST_BODY:
-        raise _too_large()
+        raise too_large()
     if not inflater.eof:
         raise Transient("the body is cut short: its compressed data does not end")
     return body
 
 
-def _too_large() -> Transient:
+def too_large() -> Transient:
+    """The failure of an answer whose body is larger than `LARGEST_BODY`."""
     return Transient(f"the body has more than {LARGEST_BODY >> 20} MB")

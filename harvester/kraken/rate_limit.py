@@ -1,13 +1,15 @@
 """Rate limiting: decide when each pair's next request may be sent.
 
-Kraken limits the Trades endpoint by address and pair, and requests sent while refused prolong the
-refusal. From the outside in:
+Kraken limits the Trades endpoint by address and pair, does not publish its limits, and prolongs a
+refusal when requests go on. So:
 
-- `RateLimiter` knows all pairs. It limits the requests in flight, and slows down every pair if
-  several are refused at about the same time.
-- `PairRateLimiter` spaces one pair's requests, from start to start, so that latency costs nothing,
-  and waits after a refusal.
-- `AdaptiveRate`, in a module of its own, finds the rate that the exchange accepts for one pair.
+- A pair's requests are spaced evenly, from start to start: latency costs nothing.
+- After a refusal nothing is sent for a while, longer with each refusal in a row. Then the pair's
+  rate is halved, or lowered to what passed since the refusal before, whichever is higher.
+- From there the rate grows by steps that double: slowly at first, close to the limit that was just
+  found, then ever faster, in case the limit is gone.
+- If the exchange says that too many requests are in flight ("Throttled"), their number is halved,
+  no pair is requested for a while, and no pair's rate changes.
 
 Nothing here reads a clock or sleeps: the caller passes the time in, in seconds of a monotonic
 clock.
@@ -20,11 +22,6 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from harvester.kraken.adaptive_rate import AdaptiveRate, UnlimitedRate
-
-CALLS_PER_PAIR = 2
-"""Most requests of one pair in flight at once; `download/range_split.py` uses two."""
-
 LONGEST_WAIT_S = 60.0
 JITTER = 0.25
 
@@ -32,8 +29,24 @@ CATCH_UP_FACTOR = 0.25
 """The part of the interval by which a late start is made up for. A machine is often late by some
 milliseconds, which would add up; catching up on more would be a burst."""
 
-LATENCY_WEIGHT = 0.3
-LATENCY_SAMPLES = 3
+BACKOFF_FACTOR = 0.5
+SAFE_FACTOR = 0.95
+"""The highest rate after a refusal, as a part of the refused one."""
+
+BURST_CALLS = 2
+"""Calls that a limiter is assumed to let pass at once, so they say nothing about its rate."""
+
+RECOVERY_S = 75.0
+DOUBLING_S = 6.0
+"""What is added to the rate doubles every `DOUBLING_S` without a refusal; after `RECOVERY_S` it is
+the set rate. A constant step that finds a limit again within a minute after it rose would run into
+a limit that stays every ten seconds."""
+
+FORGET_S = 2 * RECOVERY_S
+"""A pair without a set rate has no limit again after so long without a refusal."""
+
+LOWEST_RATE = 1 / 60
+"""Calls per second: no pair is slowed further."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,127 +85,26 @@ class PaceState:
         return f"requested {rate}{why} ({self.refusals:,} of {self.calls:,} calls refused)"
 
 
-class PairRateLimiter:
-    """Space the requests of one pair, and wait after refusals.
+@dataclass(slots=True)
+class _Pair:
+    """What is known of one pair's requests; times are in seconds, infinite in the past for none."""
 
-    Attributes:
-        limit: finds the rate that the exchange accepts.
-        calls: requests sent so far.
-        refusals: how many of them were refused.
-        waiting: the exchange's reason for the present wait; empty without one.
-    """
-
-    def __init__(self, rate: float, wait_s: float, jitter: Callable[[], float]) -> None:
-        """A pair without requests yet.
-
-        Args:
-            rate: requests per second, 0 for no limit.
-            wait_s: the first wait after a refusal, in seconds.
-            jitter: draws from [0, 1), so that pairs refused together do not return together.
-        """
-        self.limit: AdaptiveRate | UnlimitedRate = (
-            AdaptiveRate(rate) if rate else UnlimitedRate(wait_s)
-        )
-        self.calls = self.refusals = 0
-        self.waiting = ""
-        self._wait_s = wait_s
-        self._jitter = jitter
-        self._next_s = self._wait_until_s = self._refused_s = -math.inf
-        self._refusals_in_a_row = 0
-        self._latency_s = 0.0
-        self._answers = 0
-
-    @property
-    def interval_s(self) -> float:
-        """Seconds from one request's start to the next."""
-        return 1 / self.limit.rate
-
-    @property
-    def is_latency_bound(self) -> bool:
-        """Whether answers take longer than the interval, so that sequential requests are too slow.
-
-        False without a set rate: there is no rate to reach.
-        """
-        is_known = self._answers >= LATENCY_SAMPLES and self.limit.set_rate < math.inf
-        return is_known and self._latency_s > self.interval_s
-
-    def delay_s(self, now_s: float) -> float:
-        """Seconds until the next request may be sent; 0 if it may be sent now."""
-        return max(0.0, self._next_s - now_s, self._wait_until_s - now_s)
-
-    def record_start(self, now_s: float) -> None:
-        """Record that a request is sent."""
-        interval_s = self.interval_s
-        due_s = max(self._next_s, now_s - CATCH_UP_FACTOR * interval_s) if self.calls else now_s
-        self.calls += 1
-        self._next_s = due_s + interval_s
-
-    def record_latency(self, started_s: float, now_s: float) -> None:
-        """Update the average latency by a request that was sent at `started_s`, passed or not."""
-        took_s = now_s - started_s
-        weight = LATENCY_WEIGHT if self._answers else 1.0
-        self._latency_s += weight * (took_s - self._latency_s)
-        self._answers += 1
-
-    def record_success(self, started_s: float, now_s: float) -> bool:
-        """Record a request that passed; returns whether a probe succeeded by it."""
-        self._refusals_in_a_row = 0
-        if now_s >= self._wait_until_s:
-            self.waiting = ""
-        return self.limit.record_success(started_s, now_s)
-
-    def record_refusal(
-        self, started_s: float, now_s: float, why: str, wait_s: float | None = None
-    ) -> bool:
-        """Record a refused request: send nothing for a while, and then more slowly.
-
-        Args:
-            started_s: when it was sent. One sent before the last refusal arrived adds nothing.
-            now_s: when the refusal arrived.
-            why: the exchange's words.
-            wait_s: seconds to wait, if the exchange names them.
-
-        Returns whether it was part of a probe above the rates known to pass.
-        """
-        self.refusals += 1
-        self.waiting = why
-        if wait_s is not None:
-            self._wait_until_s = max(self._wait_until_s, now_s + wait_s)
-        if started_s <= self._refused_s:
-            return False
-        self._refused_s = now_s
-        self._refusals_in_a_row += 1
-        if wait_s is None:
-            wait_s = _growing_wait_s(self._wait_s, self._refusals_in_a_row, self._jitter)
-        self._wait_until_s = max(self._wait_until_s, now_s + wait_s)
-        self._next_s = max(self._next_s, self._wait_until_s)
-        # If the first request after a wait is refused, the wait was too short: that says nothing
-        # about the rate.
-        is_first = self._refusals_in_a_row == 1
-        return self.limit.record_refusal(started_s, now_s) if is_first else False
-
-
-def _growing_wait_s(first_s: float, refusals: int, jitter: Callable[[], float]) -> float:
-    """The wait after so many refusals in a row: doubling, up to a minute, with jitter on top."""
-    wait_s: float = min(LONGEST_WAIT_S, first_s * 2.0 ** min(refusals - 1, 30))
-    return wait_s * (1 + JITTER * jitter())
-
-
-# --- The requests of all pairs --------------------------------------------------------------------
-
-# If several pairs are refused within some seconds, the address as a whole sends too much: then all
-# pairs slow down, and fewer requests are in flight at once. If the exchange says that too many
-# requests are in flight ("Throttled"), only their number is lowered, and no pair is requested for a
-# while.
-
-SHARED_REFUSAL_S = 10.0
-SHARED_REFUSAL_PAIRS = 3
-"""So many pairs refused within so many seconds slow down all pairs."""
-
-PROBE_SPACING_S = 8.0
-PAIRS_PER_PROBE = 8
-"""Of so many pairs one probes a higher rate at a time. No other does within the spacing, unless the
-probe succeeds."""
+    calls: int = 0
+    refusals: int = 0
+    refusals_in_a_row: int = 0
+    in_flight: int = 0
+    why: str = ""
+    next_s: float = -math.inf
+    """When the next request is due by the rate."""
+    wait_until_s: float = -math.inf
+    refused_s: float = -math.inf
+    base_rate: float = math.inf
+    """The rate right after the last refusal; infinite before the first."""
+    base_s: float = -math.inf
+    """When the rate began to grow: at the end of the wait."""
+    passed: int = 0
+    first_passed_s: float = 0.0
+    """Requests that passed since the last refusal, and when the first of them was sent."""
 
 
 class RateLimiter:
@@ -205,125 +117,116 @@ class RateLimiter:
         most_in_flight: int,
         jitter: Callable[[], float] = random.random,
     ) -> None:
-        """A limiter without pairs yet.
+        """A limiter without requests yet.
 
         Args:
             rate: requests per second for each pair, 0 for no limit.
             wait_s: the first wait after a refusal, in seconds.
             most_in_flight: requests of all pairs that may be in flight at once.
-            jitter: draws from [0, 1), to lengthen waits.
+            jitter: draws from [0, 1), so that pairs refused together do not return together.
         """
-        self._rate = rate
+        self._set_rate = rate or math.inf
         self._wait_s = wait_s
         self._jitter = jitter
         self._most_in_flight = most_in_flight
         self._allowed_in_flight = float(most_in_flight)
-        self._in_flight_of: dict[str, int] = {}
-        self._in_flight = 0
-        self._peak_in_flight = 0
-        self._pairs: dict[str, PairRateLimiter] = {}
-        self._refused_s: dict[str, float] = {}
-        self._slowed_s: dict[str, float] = {}
-        self._next_probe_s = self._free_probes_until_s = -math.inf
+        self._in_flight = self._peak_in_flight = 0
+        self._pairs: dict[str, _Pair] = {}
         self._throttled_s = self._throttled_until_s = -math.inf
         self._throttles = 0
         self._throttled_why = ""
-
-    def pair(self, name: str) -> PairRateLimiter:
-        """The rate limiter of the pair with this altname; created when it is first needed."""
-        if name not in self._pairs:
-            self._pairs[name] = PairRateLimiter(self._rate, self._wait_s, self._jitter)
-        return self._pairs[name]
-
-    def state(self, name: str, now_s: float) -> PaceState:
-        """How fast the pair with this altname is requested at present."""
-        pair = self.pair(name)
-        throttled = self._throttled_why if now_s < self._throttled_until_s else ""
-        is_full = self.is_full
-        waiting = pair.waiting or throttled or ("too many calls are in flight" if is_full else "")
-        return PaceState(
-            name,
-            pair.limit.rate,
-            pair.limit.set_rate,
-            pair.calls,
-            pair.refusals,
-            waiting if is_full or self.delay_s(name, now_s) > 0 else "",
-            self._in_flight_of.get(name, 0),
-            int(self._allowed_in_flight),
-        )
 
     @property
     def is_full(self) -> bool:
         """Whether one request in flight must end before another may be sent."""
         return self._in_flight >= int(self._allowed_in_flight)
 
-    @property
-    def _probe_spacing_s(self) -> float:
-        return PROBE_SPACING_S * PAIRS_PER_PROBE / max(PAIRS_PER_PROBE, len(self._pairs))
+    def state(self, name: str, now_s: float) -> PaceState:
+        """How fast the pair with this altname is requested at present."""
+        pair = self._pair(name)
+        waiting = ""
+        if now_s < pair.wait_until_s:
+            waiting = pair.why
+        elif now_s < self._throttled_until_s:
+            waiting = self._throttled_why
+        elif self.is_full:
+            waiting = "too many calls are in flight"
+        return PaceState(
+            name,
+            self._rate(pair, now_s),
+            self._set_rate,
+            pair.calls,
+            pair.refusals,
+            waiting,
+            pair.in_flight,
+            int(self._allowed_in_flight),
+        )
 
     def delay_s(self, name: str, now_s: float) -> float:
         """Seconds until a pair's next request may be sent; 0 if it may be sent now."""
-        return max(self.pair(name).delay_s(now_s), self._throttled_until_s - now_s)
+        pair = self._pair(name)
+        return max(0.0, max(pair.next_s, pair.wait_until_s, self._throttled_until_s) - now_s)
 
     def record_start(self, name: str, now_s: float) -> None:
         """Record that a pair's request is sent."""
-        self.pair(name).record_start(now_s)
-        self._in_flight_of[name] = self._in_flight_of.get(name, 0) + 1
+        pair = self._pair(name)
+        interval_s = 1 / self._rate(pair, now_s)
+        due_s = max(pair.next_s, now_s - CATCH_UP_FACTOR * interval_s) if pair.calls else now_s
+        pair.next_s = due_s + interval_s
+        pair.calls += 1
+        pair.in_flight += 1
         self._in_flight += 1
         self._peak_in_flight = max(self._peak_in_flight, self._in_flight)
 
-    def record_end(self, name: str, started_s: float, now_s: float) -> None:
-        """Record that a pair's request, sent at `started_s`, is over, passed or not."""
-        self.pair(name).record_latency(started_s, now_s)
-        self._in_flight_of[name] -= 1
+    def record_end(self, name: str) -> None:
+        """Record that a pair's request is over, passed or not."""
+        self._pair(name).in_flight -= 1
         self._in_flight -= 1
 
-    def record_success(self, name: str, started_s: float, now_s: float) -> None:
-        """Record that a pair's request, sent at `started_s`, passed; raise limits step by step."""
-        pair = self.pair(name)
+    def record_success(self, name: str, started_s: float) -> None:
+        """Record that a pair's request, sent at `started_s`, passed."""
+        pair = self._pair(name)
+        if started_s > pair.refused_s:
+            pair.refusals_in_a_row = 0
+            pair.first_passed_s = pair.first_passed_s if pair.passed else started_s
+            pair.passed += 1
         if started_s > self._throttled_s:
             self._throttles = 0
-        if pair.record_success(started_s, now_s):
-            self._free_probes_until_s = now_s + PROBE_SPACING_S
-            for other in self._pairs.values():
-                other.limit.retry_lost_rate(now_s)
-        may_probe = now_s >= self._next_probe_s or now_s < self._free_probes_until_s
-        if may_probe and pair.limit.try_increase(now_s):
-            self._next_probe_s = now_s + self._probe_spacing_s
         raised = self._allowed_in_flight + 1 / self._allowed_in_flight
         self._allowed_in_flight = min(self._most_in_flight, raised)
 
     def record_refusal(
         self, name: str, started_s: float, now_s: float, why: str, wait_s: float | None = None
     ) -> None:
-        """Slow down one pair, or all if several are refused within some seconds.
+        """Record a refused request: send nothing of its pair for a while, and then more slowly.
 
         Args:
             name: the pair whose request was refused.
-            started_s: see `PairRateLimiter.record_refusal`, as for the other arguments.
+            started_s: when it was sent. One sent before the last refusal arrived adds nothing.
             now_s: when the refusal arrived.
             why: the exchange's words.
             wait_s: seconds to wait, if the exchange names them.
         """
-        was_probe = self.pair(name).record_refusal(started_s, now_s, why, wait_s)
-        self._slowed_s[name] = now_s
-        if was_probe:
-            # Only this pair went faster: its refusal says nothing about the others.
-            self._next_probe_s = now_s + self._probe_spacing_s
-            self._free_probes_until_s = -math.inf
-            return
-        self._refused_s[name] = now_s
-        recent = [at_s for at_s in self._refused_s.values() if now_s - at_s <= SHARED_REFUSAL_S]
-        if len(recent) >= SHARED_REFUSAL_PAIRS:
-            self._back_off_all(now_s)
-            self._refused_s.clear()
+        pair = self._pair(name)
+        pair.refusals += 1
+        pair.why = why
+        if started_s > pair.refused_s:
+            pair.refusals_in_a_row += 1
+            # If the first request after a wait is refused, the wait was too short: that says
+            # nothing about the rate.
+            if pair.refusals_in_a_row == 1:
+                pair.base_rate = self._lower_rate(pair, started_s)
+            pair.refused_s, pair.passed = now_s, 0
+            if wait_s is None:
+                wait_s = self._growing_wait_s(pair.refusals_in_a_row)
+        pair.wait_until_s = max(pair.wait_until_s, now_s + (wait_s or 0.0))
+        pair.base_s = pair.wait_until_s
+        pair.next_s = max(pair.next_s, pair.wait_until_s)
 
     def record_throttling(
         self, name: str, started_s: float, now_s: float, why: str, wait_s: float | None = None
     ) -> None:
-        """Allow fewer requests in flight, and send none for a while: too many were in flight.
-
-        This concerns all pairs together, so no pair's rate changes.
+        """Allow half of the requests that were in flight at once, and send none for a while.
 
         Args:
             name: the pair whose request was refused.
@@ -332,26 +235,42 @@ class RateLimiter:
             why: the exchange's words.
             wait_s: seconds to wait, if the exchange names them.
         """
-        self.pair(name).refusals += 1
+        self._pair(name).refusals += 1
         self._throttled_why = why
         if started_s > self._throttled_s:
             self._throttled_s = now_s
             self._throttles += 1
-            self._halve_in_flight()
+            most = min(self._allowed_in_flight, self._peak_in_flight)
+            self._allowed_in_flight = max(1.0, most / 2)
+            self._peak_in_flight = self._in_flight
         if wait_s is None:
-            wait_s = _growing_wait_s(self._wait_s, self._throttles, self._jitter)
+            wait_s = self._growing_wait_s(self._throttles)
         self._throttled_until_s = max(self._throttled_until_s, now_s + wait_s)
 
-    def _back_off_all(self, now_s: float) -> None:
-        """Slow down each pair that was not slowed just now, and allow fewer requests in flight."""
-        for name, pair in self._pairs.items():
-            if now_s - self._slowed_s.get(name, -math.inf) > SHARED_REFUSAL_S:
-                self._slowed_s[name] = now_s
-                pair.limit.back_off(now_s)
-        self._halve_in_flight()
+    def _pair(self, name: str) -> _Pair:
+        if name not in self._pairs:
+            self._pairs[name] = _Pair()
+        return self._pairs[name]
 
-    def _halve_in_flight(self) -> None:
-        """Allow half of the requests that were in flight at once, but at least one."""
-        most = min(self._allowed_in_flight, self._peak_in_flight)
-        self._allowed_in_flight = max(1.0, most / 2)
-        self._peak_in_flight = self._in_flight
+    def _rate(self, pair: _Pair, now_s: float) -> float:
+        """The pair's rate at this time."""
+        passed_s = max(0.0, now_s - pair.base_s)
+        if passed_s >= FORGET_S:
+            return self._set_rate
+        scale = pair.base_rate if self._set_rate == math.inf else self._set_rate
+        grown: float = (2.0 ** (passed_s / DOUBLING_S) - 1) / (2.0 ** (RECOVERY_S / DOUBLING_S) - 1)
+        return min(self._set_rate, pair.base_rate + scale * grown)
+
+    def _lower_rate(self, pair: _Pair, refused_s: float) -> float:
+        """The rate after a refusal of a request that was sent at `refused_s`."""
+        rate, passed_s, measured = self._rate(pair, refused_s), refused_s - pair.first_passed_s, 0.0
+        if pair.passed > BURST_CALLS and passed_s > 0:
+            measured = (pair.passed - BURST_CALLS) / passed_s
+        if rate == math.inf:
+            rate = max(measured, 1 / self._wait_s if self._wait_s else math.inf)
+        return max(LOWEST_RATE, BACKOFF_FACTOR * rate, min(SAFE_FACTOR * rate, measured))
+
+    def _growing_wait_s(self, refusals: int) -> float:
+        """The wait after so many refusals in a row: doubling, up to a minute, plus jitter."""
+        wait_s: float = min(LONGEST_WAIT_S, self._wait_s * 2.0 ** min(refusals - 1, 30))
+        return wait_s * (1 + JITTER * self._jitter())

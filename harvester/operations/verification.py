@@ -16,7 +16,6 @@ from harvester.download.backfill import begin
 from harvester.download.events import Begun, CancelToken, Listener, Reported, Step, Waiting
 from harvester.download.request import RunOptions
 from harvester.errors import HarvesterError
-from harvester.kraken.client import Client
 from harvester.kraken.pairs import Pair
 from harvester.operations.run_log import pair_results, record_run
 from harvester.pair_names import known_pairs
@@ -96,6 +95,8 @@ async def repair_pairs(
     Returns:
         A report by pair; an error that ended a pair early is in its report.
     """
+    from harvester.kraken.client import Client  # verifying files does without HTTP
+
     # A pair that was named twice was checked twice, and is repaired once.
     faulty = {report.pair: report for report in reports if report.faults}
 
@@ -160,6 +161,7 @@ async def compare_with_exchange(
     Raises:
         Interrupted: it was cancelled.
     """
+    from harvester.kraken.client import Client  # verifying files does without HTTP
 
     def on_wait(what: str, why: str) -> None:
         listener(Waiting(what, why))

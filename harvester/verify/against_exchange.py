@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
@@ -12,7 +13,6 @@ from harvester.csv_import.ohlcvt import rows_of
 from harvester.download.events import Listener, Step, ignore
 from harvester.download.pair_selection import refresh_pairs
 from harvester.errors import ExchangeError, ExchangeRefused
-from harvester.kraken.client import Client
 from harvester.kraken.ohlc import INTERVALS_MIN, Candle
 from harvester.kraken.pairs import Pair
 from harvester.query.connection import MEMORY_LIMIT
@@ -26,6 +26,9 @@ from harvester.verify.compare import (
     retry_if_replaced,
 )
 from harvester.verify.reports import ExchangeReport, IntervalReport
+
+if TYPE_CHECKING:
+    from harvester.kraken.client import Client
 
 EXCHANGE_STEPS = "answers and comparisons"
 

@@ -39,6 +39,9 @@ PAGE_SIZE = 1000
 CANDLES = 720
 
 
+DAY_NS = 86_400 * SECOND_NS
+
+
 INTERVALS_MIN = (1, 5, 15, 30, 60, 240, 1440, 10080, 21600)
 
 
@@ -390,6 +393,7 @@ class Exchange:
                 "OHLC": self._ohlc,
                 "AssetPairs": self._asset_pairs,
                 "Assets": self._assets,
+                "Ticker": self._ticker,
                 "Time": self._time,
                 "SystemStatus": self._system_status,
             }[name](params)
@@ -620,6 +624,16 @@ class Exchange:
         about = {"aclass": "currency", "decimals": 10, "display_decimals": 5, "status": "enabled"}
         return _dumps({"error": [], "result": {n: {"altname": n} | about for n in sorted(names)}})
 
+    def _ticker(self, params: Mapping[str, str]) -> bytes:  # noqa: ARG002
+        """Of each market no more than its trades of today and of the last 24 hours."""
+        now_ns, result = self.clock.now_ns, {}
+        for shelf in self._shelves.values():
+            end = bisect_right(shelf.stamps, now_ns)
+            starts = (now_ns - now_ns % DAY_NS, now_ns - DAY_NS)
+            counts = [end - bisect_left(shelf.stamps, start, 0, end) for start in starts]
+            result[shelf.market.key] = {"t": counts}
+        return _dumps({"error": [], "result": result})
+
     def _time(self, _params: Mapping[str, str]) -> bytes:
         now_s = self.clock.now_ns // SECOND_NS
         spoken = time.strftime("%a, %d %b %y %H:%M:%S +0000", time.gmtime(now_s))
@@ -632,7 +646,7 @@ class Exchange:
 
 ENDPOINTS = frozenset(
     f"/0/public/{name}"
-    for name in ("Trades", "OHLC", "AssetPairs", "Assets", "Time", "SystemStatus")
+    for name in ("Trades", "OHLC", "AssetPairs", "Assets", "Ticker", "Time", "SystemStatus")
 )
 
 

@@ -109,7 +109,7 @@ def test_backfill_reports_as_json(harvester: Any) -> None:
                     "refusals": 0,
                     "waiting": "",
                     "in_flight": 0,
-                    "most_in_flight": 16,
+                    "most_in_flight": 8,
                 },
                 "replacement": None,
             }
@@ -156,7 +156,8 @@ def test_a_pace_that_changes_is_told_with_v_and_reported(harvester: Any) -> None
         )
         assert (line in run.err.splitlines()) is told
         pace = json.loads(run.out)["pairs"][0]["pace"]
-        assert (pace["rate"], pace["set_rate"], pace["refusals"]) == (25, 50, 1)
+        assert pace["rate"] == pytest.approx(25, rel=0.1)
+        assert (pace["set_rate"], pace["refusals"]) == (50, 1)
 
 
 def test_progress_tells_what_a_pair_is_slowed_to() -> None:

@@ -93,6 +93,18 @@ def test_the_help_of_the_program_imports_no_command() -> None:
     assert imported.isdisjoint({f"harvester.cli.{entry.module}" for entry in COMMANDS.values()})
 
 
+def test_commands_that_do_not_use_the_network_do_without_http() -> None:
+    """httpx takes 0.1 s to import."""
+    code = (
+        "import sys; from harvester.cli.main import COMMANDS, load_command;"
+        "[load_command(name) for name in COMMANDS];"
+        "import harvester.operations.verification, harvester.operations.maintenance;"
+        "print('httpx' in sys.modules)"
+    )
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert shown.stdout == "False\n"
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_every_command_shows_an_example_that_it_takes(name: str) -> None:
     lines = [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -15,10 +16,12 @@ from hypothesis import strategies as st
 from kraken_faults import Faults
 from kraken_market import Market, expected
 
+from harvester.download.events import PageRead
 from harvester.errors import ArchiveUnwritable
 from harvester.storage.segment import Segment
 from harvester.storage.trade_store import TradeStore
 from harvester.storage.writer import Writer
+from harvester.times import END_OF_TIME, Range
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -141,6 +144,24 @@ def _last(market: Market) -> str:
     stamp = list(expected(market))[-1][1]
     whole = datetime.fromtimestamp(stamp // 10**9, UTC).strftime("%Y-%m-%dT%H:%M:%S")
     return f"{whole}.{stamp % 10**9:09d}".rstrip("0").rstrip(".") + "Z"
+
+
+def test_a_crawl_that_is_cancelled_leaves_no_task_and_keeps_what_it_fetched(tmp_path: Path) -> None:
+    market = sample_trades.market(sample_trades.xbtusd_like(20_000, 20))
+
+    async def cancelled(crawl: Crawl) -> int:
+        crawling = asyncio.create_task(crawl._run(["XBTUSD"], Range(0, END_OF_TIME)))
+        while sum(isinstance(event, PageRead) for event in crawl.events) < 5:  # noqa: ASYNC110
+            await asyncio.sleep(0)
+        crawling.cancel()
+        await asyncio.wait([crawling])
+        return len(asyncio.all_tasks() - {asyncio.current_task()})
+
+    with serve(market, page_size=100, latency_s=0.004) as exchange:
+        assert asyncio.run(cancelled(Crawl(exchange.url, tmp_path))) == 0
+        assert TradeStore(tmp_path).coverage("XBTUSD")
+        Crawl(exchange.url, tmp_path).only("XBTUSD")
+    assert tape_of(tmp_path, "XBTUSD") == list(expected(market))
 
 
 @given(data=st.data())

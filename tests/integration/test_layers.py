@@ -45,8 +45,6 @@ ROOMS = (
 STRANGERS = {("storage", "kraken"), ("query", "kraken")}
 HOMES = {
     "httpx": "kraken",
-    "httptools": "kraken",
-    "aiohappyeyeballs": "kraken",
     "isal": "csv_import",
     "stamina": "kraken",
     "duckdb": "query",

@@ -10,14 +10,14 @@ import pytest
 import sample_trades
 from backfills import Crawl, serve, tape_of
 from kraken_faults import Faults
-from kraken_market import Market, expected, named
+from kraken_market import Clock, Market, expected, named
 from kraken_server import Exchange
 
-from harvester.download import backfill as turns_module
 from harvester.download.backfill import PairQueue
 from harvester.download.events import BackfillResult, CancelToken, Started
 from harvester.errors import ExchangeRefused, ExchangeUnreachable, HarvesterError, Interrupted
 from harvester.storage.trade_store import TradeStore
+from harvester.times import DAY
 
 
 def markets(*sizes: int) -> list[Market]:
@@ -37,7 +37,7 @@ def asked(exchange: Exchange, endpoint: str) -> list[str]:
 
 def test_the_largest_goes_first(tmp_path: Path) -> None:
     several = markets(30, 10, 2_500, 20, 1_200)
-    with serve(*several) as exchange:
+    with serve(*several, clock=Clock(sample_trades.BUSY_NS + DAY)) as exchange:
         crawl = Crawl(exchange.url, tmp_path, options={"exchange.jobs": 1})
         outcomes = crawl.run(*(market.altname for market in several))
     assert began(crawl) == ["XBTEUR", "SOLUSD", "XBTUSD", "XDGUSD", "ETHUSD"]
@@ -46,14 +46,28 @@ def test_the_largest_goes_first(tmp_path: Path) -> None:
         assert tape_of(tmp_path, market.altname) == list(expected(market))
 
 
-def test_what_is_known_from_ordering_is_told_and_not_asked_for_again(tmp_path: Path) -> None:
-    several = markets(1_500, 100)
+def test_the_order_costs_one_call(tmp_path: Path) -> None:
+    several = markets(30, 10, 50)
     with serve(*several) as exchange:
         crawl = Crawl(exchange.url, tmp_path, options={"exchange.jobs": 1})
-        crawl.run("ETHUSD", "XBTUSD")
-        assert sorted(asked(exchange, "OHLC")) == ["ETHUSD", "XBTUSD"]
-    told = {event.pair: event.expected for event in crawl.events if isinstance(event, Started)}
-    assert told == {"XBTUSD": 1_500, "ETHUSD": 100}
+        crawl.run(*(market.altname for market in several))
+        assert (asked(exchange, "Ticker"), asked(exchange, "OHLC")) == ([""], [])
+
+
+def test_who_lacks_less_goes_later(tmp_path: Path) -> None:
+    """A large market that is nearly complete is done sooner than a small one that is not begun."""
+    clock = Clock(sample_trades.BUSY_NS + DAY)
+    with serve(*markets(900, 30), clock=clock) as exchange:
+        Crawl(exchange.url, tmp_path).run("XBTUSD")
+        clock.advance(8 * 86_400)
+        for name, size, first_id in (("XBTUSD", 90, 901), ("ETHUSD", 30, 31)):
+            start_ns = clock.now_ns - DAY // 2
+            newer = sample_trades.xbtusd_like(size, start_ns=start_ns, first_id=first_id)
+            exchange.extend(name, newer)
+        crawl = Crawl(exchange.url, tmp_path, options={"exchange.jobs": 1})
+        crawl.run("XBTUSD", "ETHUSD")
+        assert asked(exchange, "Ticker") == [""]
+    assert began(crawl) == ["ETHUSD", "XBTUSD"]
 
 
 def test_where_all_find_room_nobody_is_asked_for_sizes(tmp_path: Path) -> None:
@@ -61,7 +75,7 @@ def test_where_all_find_room_nobody_is_asked_for_sizes(tmp_path: Path) -> None:
     with serve(*several) as exchange:
         crawl = Crawl(exchange.url, tmp_path, options={"exchange.jobs": 3})
         crawl.run(*(market.altname for market in several))
-        assert asked(exchange, "OHLC") == []
+        assert asked(exchange, "Ticker") == []
     assert sorted(began(crawl)) == sorted(market.altname for market in several)
 
 
@@ -74,32 +88,22 @@ def test_who_lacks_less_than_a_week_is_not_asked_for(tmp_path: Path) -> None:
         calls = len(exchange.calls)
         again = Crawl(exchange.url, tmp_path, options={"exchange.jobs": 1, "refresh.settle_s": 0})
         again.run("XBTUSD", "ETHUSD")
-        assert "OHLC" not in {call.path.rpartition("/")[2] for call in exchange.calls[calls:]}
+        assert "Ticker" not in {call.path.rpartition("/")[2] for call in exchange.calls[calls:]}
     assert began(again) == ["XBTUSD", "ETHUSD"]
 
 
-def test_sizes_that_are_refused_change_the_order_and_nothing_else(tmp_path: Path) -> None:
+@pytest.mark.parametrize("fault", ["rate_limit", "denied", "http:404", "bad_json", "close"])
+def test_sizes_that_are_refused_change_the_order_and_nothing_else(
+    fault: str, tmp_path: Path
+) -> None:
     several = markets(30, 10, 2_500, 20, 40)
-    faults = Faults(elsewhere={"OHLC": ["rate_limit"] * 9})
+    faults = Faults(elsewhere={"Ticker": [fault] * 9})
     with serve(*several, faults=faults) as exchange:
         crawl = Crawl(exchange.url, tmp_path, options={"exchange.jobs": 1})
         outcomes = crawl.run(*(market.altname for market in several))
-        assert len(asked(exchange, "OHLC")) == 3
+        assert len(asked(exchange, "Ticker")) == 1
     assert began(crawl) == [market.altname for market in several]
     assert [outcome.exit_status for outcome in outcomes] == [0] * 5
-
-
-def test_sizes_that_are_late_do_not_hold_up_the_first_crawls(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The rest is learnt while they run, and what was just being asked for is not forgotten."""
-    monkeypatch.setattr(turns_module, "HEAD_START_S", 0.01)
-    several = markets(2_500, 0, 0, 10, 30)
-    with serve(*several, latency_s=0.1) as exchange:
-        crawl = Crawl(exchange.url, tmp_path, options={"exchange.jobs": 1})
-        crawl.run("SOLUSD", "XDGUSD", "XBTUSD")
-        assert asked(exchange, "OHLC") == ["XBTUSD", "XBTUSD", "XDGUSD"]
-    assert began(crawl) == ["SOLUSD", "XBTUSD", "XDGUSD"]
 
 
 def test_one_that_fails_stops_no_other(tmp_path: Path) -> None:
@@ -187,19 +191,15 @@ def test_after_the_wish_to_stop_no_pair_is_begun(tmp_path: Path) -> None:
 def test_only_silence_to_all_ends_the_run(
     error: HarvesterError | None, heard: bool, down: bool
 ) -> None:
-    turns = PairQueue(["A", "B"], CancelToken(), 0.0 if not heard else 60.0)
+    turns = PairQueue([0, 1], CancelToken(), 0.0 if not heard else 60.0)
     turns.record_page()
     turns.record_end(error)
     assert (turns.refusal("B") is not None) is down
 
 
 def test_each_pair_has_its_turn_once() -> None:
-    turns = PairQueue(["A", "B", "C", "D"], CancelToken(), 1.0)
-    assert turns.next({}) == 0
-    assert turns.next({"C": 5, "A": 9}) == 2
-    assert turns.next({"D": 1}) == 3
-    assert turns.next({"D": 1}) == 1
-    assert turns.next({}) is None
+    turns = PairQueue([2, 0, 1], CancelToken(), 1.0)
+    assert [turns.next() for _ in range(4)] == [2, 0, 1, None]
 
 
 def test_a_wish_for_nothing_is_done_at_once(tmp_path: Path) -> None:

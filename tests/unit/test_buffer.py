@@ -251,9 +251,7 @@ def test_files_of_one_pair_at_a_time_are_merged(
         told = {"A": lambda _event: None, "B": lambda _event: committed.set()}
         tasks = []
         for each in (one, other):
-            buffer = WriteBuffer(
-                each, 0, "{}", told[each.pair], module.Locks(asyncio.Lock(), merging)
-            )
+            buffer = WriteBuffer(each, 0, "{}", told[each.pair], merging)
             buffer.add(rows(1, 2), 2)
             tasks.append(asyncio.create_task(buffer.flush()))
             await (first if each is one else committed).wait()
