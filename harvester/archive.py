@@ -11,6 +11,7 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any, Self
@@ -23,13 +24,12 @@ from harvester.argument_types import (
     parse_range,
     wrong_type,
 )
-from harvester.config import Settings, load, refused_value
+from harvester.config import BAD_VALUE, KEYS, Settings, load, refused_value
 from harvester.download.pair_selection import PairName, PairSelection
 from harvester.errors import BadSetting, UnknownPair, UsageError
 from harvester.kraken.pairs import Pair, altnames_by_spelling, search
 from harvester.notebook import show_archive
 from harvester.pair_names import known_pairs, resolve_held, resolve_named
-from harvester.settings_keys import KEYS
 from harvester.storage.trade_store import TradeStore
 from harvester.times import Interval, Range, parse_interval, parse_offset
 from harvester.verify.status import PairStatus, status
@@ -42,7 +42,13 @@ if TYPE_CHECKING:
     from harvester.csv_import.import_report import ImportResult
     from harvester.csv_import.run import ImportPlan
     from harvester.download.estimate import BackfillEstimate
-    from harvester.download.events import BackfillResult, CancelToken, Event
+    from harvester.download.events import (
+        BackfillResult,
+        CancelToken,
+        Event,
+        Listener,
+        ProgressOption,
+    )
     from harvester.exporters.export import ExportedFile, Layout
     from harvester.operations.maintenance import CompactionResult, RollupResult
     from harvester.operations.refresh import RefreshResult
@@ -105,7 +111,7 @@ def _check_settings(settings: Mapping[str, Any]) -> None:
             )
         try:
             rules[name].read(value)
-        except (ValueError, TypeError, OverflowError) as error:
+        except BAD_VALUE as error:
             shown = refused_value(name, value)
             raise BadSetting(
                 f"settings: {name} is {shown}: it must be {rules[name].allowed}"
@@ -197,7 +203,7 @@ class Archive:
         newest_first: bool = False,
         replace_imported: bool = False,
         estimate_trades: bool = False,
-        progress: Callable[[Event], object] | None = None,
+        progress: ProgressOption | None = None,
         cancel: CancelToken | None = None,
         check: bool = True,
     ) -> list[BackfillResult]:
@@ -220,7 +226,8 @@ class Archive:
             estimate_trades: first request the number of missing trades of each pair, one more
                 request per pair, so that `Started` events contain an estimate.
             progress: called in another thread with each event of `harvester.download.events`;
-                `print` works.
+                `print` works. True draws a progress bar, in a notebook or on a terminal, and
+                implies `estimate_trades`.
             cancel: ends the call early once its `cancel()` is called; the trades downloaded so far
                 are stored.
             check: raise the most severe error once all pairs are done. If False, errors are only in
@@ -250,15 +257,18 @@ class Archive:
         """
         from harvester.async_runner import run_in_thread
 
-        run = self._backfill_run(
-            self._selection(pairs, quotes, all_pairs=all_pairs),
-            parse_range(since, until),
-            newest_first=newest_first,
-            replace_imported=replace_imported,
-            estimate_trades=estimate_trades,
-            progress=progress,
-        )
-        return _raise_errors(run_in_thread(run.run, cancel), check=check)
+        selection = self._selection(pairs, quotes, all_pairs=all_pairs)
+        with _listening(progress) as listener:
+            run = self._backfill_run(
+                selection,
+                parse_range(since, until),
+                newest_first=newest_first,
+                replace_imported=replace_imported,
+                estimate_trades=estimate_trades or progress is True,
+                listener=listener,
+            )
+            results = run_in_thread(run.run, cancel)
+        return _raise_errors(results, check=check)
 
     @check_types
     async def abackfill(  # noqa: PLR0913 - as `backfill`
@@ -271,7 +281,7 @@ class Archive:
         newest_first: bool = False,
         replace_imported: bool = False,
         estimate_trades: bool = False,
-        progress: Callable[[Event], object] | None = None,
+        progress: ProgressOption | None = None,
         cancel: CancelToken | None = None,
         check: bool = True,
     ) -> list[BackfillResult]:
@@ -288,7 +298,7 @@ class Archive:
             newest_first: as for `backfill`.
             replace_imported: as for `backfill`.
             estimate_trades: as for `backfill`.
-            progress: called with each event, in the thread of the event loop.
+            progress: as for `backfill`, but called in the thread of the event loop.
             cancel: as for `backfill`.
             check: as for `backfill`.
 
@@ -308,15 +318,18 @@ class Archive:
         """
         from harvester.async_runner import run_to_completion
 
-        run = self._backfill_run(
-            self._selection(pairs, quotes, all_pairs=all_pairs),
-            parse_range(since, until),
-            newest_first=newest_first,
-            replace_imported=replace_imported,
-            estimate_trades=estimate_trades,
-            progress=progress,
-        )
-        return _raise_errors(await run_to_completion(run.run, cancel), check=check)
+        selection = self._selection(pairs, quotes, all_pairs=all_pairs)
+        with _listening(progress) as listener:
+            run = self._backfill_run(
+                selection,
+                parse_range(since, until),
+                newest_first=newest_first,
+                replace_imported=replace_imported,
+                estimate_trades=estimate_trades or progress is True,
+                listener=listener,
+            )
+            results = await run_to_completion(run.run, cancel)
+        return _raise_errors(results, check=check)
 
     @check_types
     def estimate_backfill(  # noqa: PLR0913 - the options of the command
@@ -359,13 +372,15 @@ class Archive:
         """
         from harvester.async_runner import run_in_thread
 
-        run = self._backfill_run(
-            self._selection(pairs, quotes, all_pairs=all_pairs),
-            parse_range(since, until),
-            replace_imported=replace_imported,
-            progress=progress,
-        )
-        return run_in_thread(run.estimate, cancel)
+        selection = self._selection(pairs, quotes, all_pairs=all_pairs)
+        with _listening(progress) as listener:
+            run = self._backfill_run(
+                selection,
+                parse_range(since, until),
+                replace_imported=replace_imported,
+                listener=listener,
+            )
+            return run_in_thread(run.estimate, cancel)
 
     @check_types
     def refresh(
@@ -373,7 +388,7 @@ class Archive:
         *pairs: str,
         max_minutes: float | None = None,
         estimate_trades: bool = False,
-        progress: Callable[[Event], object] | None = None,
+        progress: ProgressOption | None = None,
         cancel: CancelToken | None = None,
         check: bool = True,
     ) -> RefreshResult:
@@ -420,16 +435,17 @@ class Archive:
         minutes = None if max_minutes is None else float(max_minutes)
         if minutes is not None and not minutes > 0:
             raise UsageError(f"max_minutes is {minutes:g}: give a number above 0")
-        run = RefreshRun(
-            TradeStore(self.path),
-            self._settings,
-            pairs,
-            minutes,
-            estimate_trades,
-            _listener(progress),
-            self._warn,
-        )
-        result = run_in_thread(run.run, cancel)
+        with _listening(progress) as listener:
+            run = RefreshRun(
+                TradeStore(self.path),
+                self._settings,
+                pairs,
+                minutes,
+                estimate_trades or progress is True,
+                listener,
+                self._warn,
+            )
+            result = run_in_thread(run.run, cancel)
         if check:
             if result.error is not None and result.error.exit_status:
                 raise result.error
@@ -460,7 +476,7 @@ class Archive:
         newest_first: bool = False,
         replace_imported: bool,
         estimate_trades: bool = False,
-        progress: Callable[[Event], object] | None,
+        listener: Listener,
     ) -> BackfillRun:
         from harvester.async_runner import BackfillRun
 
@@ -473,7 +489,7 @@ class Archive:
             newest_first,
             replace_imported,
             estimate_trades,
-            _listener(progress),
+            listener,
             self._warn,
         )
 
@@ -520,7 +536,7 @@ class Archive:
         whole_since: Moment | None = None,
         whole_until: Moment | None = None,
         skip_bad_rows: bool = False,
-        progress: Callable[[Event], object] | None = None,
+        progress: ProgressOption | None = None,
         cancel: threading.Event | None = None,
         check: bool = True,
     ) -> ImportResult:
@@ -539,7 +555,8 @@ class Archive:
             whole_until: the files of a pair contain every trade before this time, a whole second.
             skip_bad_rows: leave out unreadable rows and the time around them. Otherwise the first
                 one is an error.
-            progress: called with each event, from several threads, one call at a time.
+            progress: called with each event, from several threads, one call at a time; True draws a
+                progress bar, as for `backfill`.
             cancel: set this event to end the import; rows up to the last boundary are kept.
             check: as for `backfill`.
 
@@ -580,7 +597,8 @@ class Archive:
             skip_bad_rows=skip_bad_rows,
         )
         store, stop = TradeStore(self.path), cancel or threading.Event()
-        result = run_import(store, self._settings, request, _listener(progress), stop, self._warn)
+        with _listening(progress) as listener:
+            result = run_import(store, self._settings, request, listener, stop, self._warn)
         if check:
             result.raise_gravest()
         return result
@@ -1316,7 +1334,7 @@ class Archive:
         *pairs: str,
         since: Moment = "start",
         until: Moment | None = None,
-        progress: Callable[[Event], object] | None = None,
+        progress: ProgressOption | None = None,
     ) -> list[Digest]:
         """Compute checksums of the stored trades, by whole months, to compare two archives.
 
@@ -1327,8 +1345,8 @@ class Archive:
             *pairs: names in any spelling. Default: all stored pairs.
             since: start time, inclusive; only whole months are used. Default: the first trade.
             until: end time, exclusive. Default: the end of the stored trades.
-            progress: called with each event of `harvester.download.events`. A `Reported` event has
-                the digests of a pair as soon as they are computed.
+            progress: called with each event of `harvester.download.events`; True draws a progress
+                bar. A `Reported` event has the digests of a pair as soon as they are computed.
 
         Returns:
             A digest per pair and consecutive months without a gap: `pair`, `first`, `last`, `rows`,
@@ -1348,7 +1366,9 @@ class Archive:
 
         self._check_open()
         names = [self._resolve_stored(name).altname for name in pairs] or self._store.held()
-        return digest_pairs(self._store, names, parse_range(since, until), _listener(progress))
+        time_range = parse_range(since, until)
+        with _listening(progress) as listener:
+            return digest_pairs(self._store, names, time_range, listener)
 
     @check_types
     def verify(
@@ -1357,7 +1377,7 @@ class Archive:
         repair: bool = False,
         against_exchange: bool = False,
         against_csv: Sequence[str | os.PathLike[str]] = (),
-        progress: Callable[[Event], object] | None = None,
+        progress: ProgressOption | None = None,
         estimate_trades: bool = False,
         cancel: CancelToken | None = None,
     ) -> list[PairReport]:
@@ -1374,8 +1394,8 @@ class Archive:
             against_csv: also compare candles with Kraken's candle files (OHLCVT): paths of ZIPs,
                 CSVs or folders.
             progress: called with each event of `harvester.download.events`, partly from another
-                thread. A `Reported` event has a report as soon as it is complete: a `PairReport`,
-                `Moved`, `RepairReport`, `ExchangeReport` or `CsvReport`.
+                thread; True draws a progress bar. A `Reported` event has a report as soon as it is
+                complete: a `PairReport`, `Moved`, `RepairReport`, `ExchangeReport` or `CsvReport`.
             estimate_trades: before a repair, request weekly trade counts, so that events contain
                 an estimate of the trades that are left.
             cancel: ends a repair early once its `cancel()` is called, from any thread.
@@ -1402,37 +1422,38 @@ class Archive:
         from harvester.operations import verification
 
         names = self._resolve_known(pairs) or self._store.pairs_to_verify()
-        settings, listener = self._settings, _listener(progress)
+        settings = self._settings
         # Find the files first: a wrong path is an error before all trades are read.
         files = find([os.fspath(path) for path in against_csv])
-        reports = verification.check_pairs(self._store, names, listener)
-        if repair and any(report.faults for report in reports):
-            repairs = run_in_thread(
-                lambda stop: verification.repair_pairs(
-                    TradeStore(self.path),
-                    settings,
-                    reports,
-                    RunOptions(listener, stop, estimates=estimate_trades),
-                    self._warn,
-                ),
-                cancel,
-            )
-            reports = verification.with_repairs(reports, repairs)
-        if against_exchange and reports:
-            compared = run_in_thread(
-                lambda stop: verification.compare_with_exchange(
-                    TradeStore(self.path), settings, names, listener, stop
+        with _listening(progress) as listener:
+            reports = verification.check_pairs(self._store, names, listener)
+            if repair and any(report.faults for report in reports):
+                repairs = run_in_thread(
+                    lambda stop: verification.repair_pairs(
+                        TradeStore(self.path),
+                        settings,
+                        reports,
+                        RunOptions(listener, stop, estimates=estimate_trades),
+                        self._warn,
+                    ),
+                    cancel,
                 )
-            )
-            for report in reports:
-                report.exchange = compared[report.pair]
-        if against_csv:
-            csv_reports = verification.compare_with_csv(
-                self._store, settings, files, names, listener, all_pairs=bool(pairs)
-            )
-            for report in reports:
-                report.csv = csv_reports.get(report.pair)
-        return reports
+                reports = verification.with_repairs(reports, repairs)
+            if against_exchange and reports:
+                compared = run_in_thread(
+                    lambda stop: verification.compare_with_exchange(
+                        TradeStore(self.path), settings, names, listener, stop
+                    )
+                )
+                for report in reports:
+                    report.exchange = compared[report.pair]
+            if against_csv:
+                csv_reports = verification.compare_with_csv(
+                    self._store, settings, files, names, listener, all_pairs=bool(pairs)
+                )
+                for report in reports:
+                    report.csv = csv_reports.get(report.pair)
+            return reports
 
     def _resolve_known(self, pairs: Sequence[str]) -> list[str]:
         """Resolve names of pairs that are stored or were requested; each altname appears once.
@@ -1447,7 +1468,7 @@ class Archive:
 
     @check_types
     def compact(
-        self, *pairs: str, progress: Callable[[Event], object] | None = None
+        self, *pairs: str, progress: ProgressOption | None = None
     ) -> list[CompactionResult]:
         """Merge neighbouring small segments into segments of up to four million trades.
 
@@ -1456,7 +1477,7 @@ class Archive:
         Args:
             *pairs: names in any spelling. Default: all stored pairs.
             progress: called with the events `Begun`, `Step` and `Noted` of
-                `harvester.download.events`.
+                `harvester.download.events`; True draws a progress bar.
 
         Returns:
             A result per pair: `pair`, `files_before`, `files_after`, `notes`.
@@ -1475,12 +1496,11 @@ class Archive:
         from harvester.operations.maintenance import compact
 
         self._check_open()
-        return compact(TradeStore(self.path), self._settings, pairs, _listener(progress))
+        with _listening(progress) as listener:
+            return compact(TradeStore(self.path), self._settings, pairs, listener)
 
     @check_types
-    def rollup(
-        self, *pairs: str, progress: Callable[[Event], object] | None = None
-    ) -> list[RollupResult]:
+    def rollup(self, *pairs: str, progress: ProgressOption | None = None) -> list[RollupResult]:
         """Build missing roll-ups: partial candles of each segment, which speed up long queries.
 
         `backfill` and `refresh` do this automatically. Queries return the same rows without
@@ -1507,7 +1527,8 @@ class Archive:
         from harvester.operations.maintenance import build_rollups
 
         self._check_open()
-        return build_rollups(TradeStore(self.path), self._settings, pairs, _listener(progress))
+        with _listening(progress) as listener:
+            return build_rollups(TradeStore(self.path), self._settings, pairs, listener)
 
     def _repr_html_(self) -> str:
         return show_archive(self.path, self.status(), self._store.stored_or_requested())
@@ -1562,14 +1583,21 @@ def _report_written(
     return written
 
 
-def _listener(progress: Callable[[Event], object] | None) -> Callable[[Event], None]:
-    """Return a listener that passes events on to `progress`, or ignores them if it is None."""
+@contextmanager
+def _listening(progress: ProgressOption | None) -> Iterator[Listener]:
+    """Yield a listener that passes events to `progress`, draws a bar for True, or does nothing."""
+    if progress is True:
+        from harvester.progress import Bars
+
+        with Bars() as bars:
+            yield bars.show
+        return
 
     def listener(event: Event) -> None:
-        if progress is not None:
+        if callable(progress):
             progress(event)
 
-    return listener
+    yield listener
 
 
 def _raise_errors(results: list[BackfillResult], *, check: bool) -> list[BackfillResult]:

@@ -144,6 +144,9 @@ ARGUMENT_TYPES: dict[str, ArgumentType] = {
         "a list of texts",
     ),
     "Callable[[Event], object]": ArgumentType(callable, "a function"),
+    "ProgressOption": ArgumentType(
+        lambda value: callable(value) or _is_flag(value), "a function, True or False"
+    ),
     "CancelToken": ArgumentType(
         # By name: its module imports this one's importers.
         lambda value: any(base.__name__ == "CancelToken" for base in type(value).__mro__),

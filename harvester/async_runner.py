@@ -42,8 +42,8 @@ from harvester.errors import GRAVEST_FIRST, ArchiveHasGaps, ArchiveIncomplete
 from harvester.kraken.client import Client
 from harvester.kraken.pairs import Pair
 from harvester.kraken.rate_limit import PaceState
-from harvester.operations.refresh import RefreshResult, refresh
-from harvester.operations.run_log import RunResult, record_run
+from harvester.operations.refresh import RefreshedPair, RefreshResult, refresh
+from harvester.operations.run_log import import_results, pair_results, record_run
 from harvester.storage.trade_store import TradeStore
 from harvester.threads import result_of, wait_until_done
 from harvester.times import END_OF_TIME, Range, show
@@ -112,8 +112,8 @@ class BackfillRun:
                         ),
                     )
                 finally:
-                    record.set_calls(client.calls, client.refusals)
-            record.set_results(results)
+                    record.calls, record.refusals = client.calls, client.refusals
+            record.pairs = pair_results(results)
             return results
 
     async def estimate(self, cancel: CancelToken) -> BackfillEstimate:
@@ -207,9 +207,10 @@ class RefreshRun:
         options = RunOptions(self.progress, cancel, estimates=self.estimate_trades)
         with record_run(self.store, "refresh", request, self.settings, self.warn) as record:
             result = await refresh(self.store, self.settings, options, self.names, max_s=max_s)
-            record.set_calls(result.calls, result.refusals)
-            record.set_results(result.pairs)
-            record.set_end(result.exit_status, result.error)
+            record.calls, record.refusals = result.calls, result.refusals
+            record.pairs = pair_results(result.pairs)
+            record.exit_status = result.exit_status
+            record.error = None if result.error is None else str(result.error)
             return result
 
 
@@ -332,12 +333,15 @@ def run_import(
     """
     with record_run(archive, "import", request.to_dict(), settings, warn) as record:
 
+        def count(calls: int, refusals: int) -> None:
+            record.calls, record.refusals = calls, refusals
+
         def ask_exchange() -> dict[str, Pair]:
-            return ask_market_names(settings, archive, cancel, record.set_calls)
+            return ask_market_names(settings, archive, cancel, count)
 
         result = import_files(archive, request, ask_exchange, progress, cancel)
-        record.set_imports(result.reports, lambda pair: len(archive.gaps(pair)))
-        record.set_end(result.exit_status, None)
+        record.pairs = import_results(result.reports, lambda pair: len(archive.gaps(pair)))
+        record.exit_status = result.exit_status
     return result
 
 
@@ -349,7 +353,7 @@ async def _forward(cancel: threading.Event, stop: CancelToken) -> None:
     stop.cancel()
 
 
-def raise_gravest(results: Sequence[RunResult]) -> None:
+def raise_gravest(results: Sequence[BackfillResult | RefreshedPair]) -> None:
     """Raise the gravest error of several pairs, with the others in its notes, if there are any.
 
     Raises:

@@ -1,59 +1,194 @@
-"""Load the settings: defaults, overridden by config.toml, the environment and then options.
+"""Settings: their defaults, allowed values and help, and how they are loaded.
 
-`settings_keys.KEYS` is the list of all settings.
+Command-line options override environment variables, which override config.toml, which overrides the
+defaults. config.toml, the names of variables and the documentation are generated from `KEYS`.
 """
 
 from __future__ import annotations
 
+import difflib
 import json
 import os
+import re
 import shlex
+import sys
 import tomllib
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, fields
+from typing import Annotated, Any, NamedTuple, get_type_hints
+from urllib.parse import urlsplit
 
-from harvester.errors import BAD_JSON, BadSetting
-from harvester.escaping import read_small_file, shortened, without_credentials, without_user
-from harvester.settings_keys import (
-    FILE_VARIABLE,
-    KEYS,
-    PREFIX,
-    SECTIONS,
-    Key,
-    check_key,
-    check_section,
-    check_variables,
+import msgspec
+from msgspec import Meta
+
+from harvester.errors import BAD_JSON, BadInterval, BadSetting
+from harvester.escaping import (
+    is_path_text,
+    read_small_file,
+    shortened,
+    without_credentials,
+    without_user,
 )
+from harvester.times import parse_interval
 
-DEFAULT_FILE = "config.toml"
-HEAD = """\
-# All settings of harvester with their defaults. Environment variables (HARVESTER_<SECTION>_<KEY>,
-# such as HARVESTER_EXCHANGE_RATE) and command-line options override the values of this file.
-# `harvester config` shows the effective values and their origins."""
+# --- rules for values -----------------------------------------------------------------------------
+
+
+BAD_VALUE = (ValueError, msgspec.ValidationError, BadInterval)
+"""What a rule raises."""
+
+
+class Rule(NamedTuple):
+    """The allowed values of a setting: a function that reads one, and their description.
+
+    A value comes from the file, the environment, an option or Python. It is refused by one of
+    `BAD_VALUE`.
+    """
+
+    read: Callable[[Any], Any]
+    allowed: str
+
+
+def _constraint(kind: Any, allowed: str) -> Rule:
+    """The rule for values that msgspec converts to a type with constraints."""
+    return Rule(lambda value: msgspec.convert(value, kind, strict=False), allowed)
+
+
+_FINITE = sys.float_info.max
+TEXT = _constraint(str, "a text")
+FROM_0 = _constraint(Annotated[float, Meta(ge=0, le=_FINITE)], "a number, 0 or more")
+ABOVE_0 = _constraint(Annotated[float, Meta(gt=0, le=_FINITE)], "a number above 0")
+FROM_1 = _constraint(Annotated[int, Meta(ge=1)], "a whole number, 1 or more")
+
+# Sizes as DuckDB reads them.
+_SIZE = re.compile(r"([0-9]+(?:\.[0-9]+)?) ?([KMGT])(?:i?B)?", re.IGNORECASE | re.ASCII)
+_BYTES = {"K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
+MIN_BYTES = 10**6
+
+
+def _read_path(value: Any) -> str:
+    path: str = TEXT.read(value)
+    if not path.strip() or not is_path_text(path):
+        raise ValueError(value)
+    return path
+
+
+def _read_url(value: Any) -> str:
+    url: str = TEXT.read(value).rstrip("/")
+    if not _is_address(url):
+        # Without the text, which may contain a password: -vv shows this error as well.
+        raise ValueError("no address")
+    return url
+
+
+def _is_address(url: str) -> bool:
+    """Whether a text is an address of HTTP that names a host, with nothing but a path behind it."""
+    try:
+        parts = urlsplit(url)
+        # Encoding a host checks its labels.
+        has_host = bool((parts.hostname or "").encode("idna")) and parts.port != 0
+    except ValueError:
+        return False
+    # With a / in its password, an address seems to name another host, and its path has an @.
+    has_more = bool(parts.query or parts.fragment or "@" in parts.path)
+    is_plain = url.isprintable() and " " not in url
+    return has_host and is_plain and not has_more and parts.scheme in ("https", "http")
+
+
+def _read_agent(value: Any) -> str:
+    agent: str = TEXT.read(value).strip()
+    if not (agent and agent.isascii() and agent.isprintable()):
+        raise ValueError(value)
+    return agent
+
+
+def _read_names(value: Any) -> tuple[str, ...]:
+    names = value.split(",") if isinstance(value, str) else msgspec.convert(value, list[str])
+    return tuple(name.strip() for name in names if name.strip())
+
+
+def _read_lengths(value: Any) -> tuple[str, ...]:
+    names = _read_names(value)
+    # Calendar months have no fixed length that smaller candles could be added up to.
+    if any(parse_interval(name).width_ns is None for name in names):
+        raise ValueError(value)
+    return names
+
+
+def _read_size(value: Any) -> str:
+    size: str = TEXT.read(value).strip()
+    match = _SIZE.fullmatch(size)
+    if match is None or float(match[1]) * _BYTES[match[2].upper()] < MIN_BYTES:
+        raise ValueError(value)
+    return size
+
+
+PATH = Rule(_read_path, "a text that is not empty and has no NUL character")
+NAMES = Rule(_read_names, 'a list of names, such as ["XBT/USD"]')
+URL = Rule(
+    _read_url,
+    "an address that begins with https:// or http:// and names a host, with a port below "
+    "65536 or none and no @, ? or # behind it",
+)
+LENGTHS = Rule(
+    _read_lengths, 'a list of lengths in ms, s, m, h, d or w, such as ["1m", "1h"], or an empty one'
+)
+SIZE = Rule(_read_size, "a size of 1MB or more in KB, MB, GB or TB, such as 2GB or 512MB")
+AGENT = Rule(_read_agent, "a text of printable ASCII that is not empty")
+
+
+# --- the settings ---------------------------------------------------------------------------------
+
+# Each field has its type, its rule, and its help: one line, with the unit.
 
 
 @dataclass(frozen=True, slots=True)
 class ArchiveSettings:
     """Section `[archive]`: where trades are stored, and when buffered trades are written."""
 
-    path: str
-    flush_s: float
-    flush_rows: int
+    path: Annotated[str, PATH, "Folder of the archive."] = "data"
+    flush_s: Annotated[
+        float,
+        ABOVE_0,
+        "Seconds between writes of buffered trades to disk. A crash loses no more than that.",
+    ] = 30.0
+    flush_rows: Annotated[
+        int,
+        FROM_1,
+        "Write a pair's buffered trades once there are this many. More: larger, fewer segments.",
+    ] = 250_000
 
 
 @dataclass(frozen=True, slots=True)
 class ExchangeSettings:
     """Section `[exchange]`: the API's address, rates, timeouts and retries."""
 
-    url: str
-    user_agent: str
-    rate: float
-    jobs: int
-    timeout_s: float
-    retry_wait_s: float
-    give_up_s: float
-    ca_file: str
+    url: Annotated[str, URL, "Address of Kraken's API, or of an API server."] = (
+        "https://api.kraken.com"
+    )
+    user_agent: Annotated[
+        str, AGENT, "User-Agent of requests. Kraken refuses the default names of HTTP libraries."
+    ] = "kraken-harvester"
+    rate: Annotated[
+        float, FROM_0, "Pages per second for each pair; 0 means no limit. Kraken allows 1."
+    ] = 1.0
+    jobs: Annotated[
+        int, FROM_1, "Number of pairs that are downloaded in parallel. Each has its own rate limit."
+    ] = 8
+    timeout_s: Annotated[
+        float, ABOVE_0, "Seconds until a request without a complete answer counts as failed."
+    ] = 30.0
+    retry_wait_s: Annotated[
+        float, ABOVE_0, "Seconds to wait before a retry, doubling up to 60, with jitter."
+    ] = 5.0
+    give_up_s: Annotated[
+        float,
+        ABOVE_0,
+        "Give up after this many seconds without a valid answer (15 if there was none yet).",
+    ] = 600.0
+    ca_file: Annotated[
+        str, TEXT, "File of certificates to trust instead of the system's; empty for the system's."
+    ] = ""
 
     @property
     def shown_url(self) -> str:
@@ -65,16 +200,28 @@ class ExchangeSettings:
 class RefreshSettings:
     """Section `[refresh]`: what `harvester refresh` updates."""
 
-    pairs: tuple[str, ...]
-    settle_s: float
+    pairs: Annotated[
+        tuple[str, ...],
+        NAMES,
+        "Pairs that the nightly refresh updates; an empty list means all pairs in the archive.",
+    ] = ()
+    settle_s: Annotated[
+        float,
+        FROM_0,
+        "Leave trades of the last this many seconds, by the exchange's clock, for the next run.",
+    ] = 60.0
 
 
 @dataclass(frozen=True, slots=True)
 class CandleSettings:
     """Section `[candles]`: roll-ups and memory of queries."""
 
-    rollups: tuple[str, ...]
-    memory_limit: str
+    rollups: Annotated[
+        tuple[str, ...],
+        LENGTHS,
+        "Intervals that are pre-aggregated (roll-ups), so that queries over long ranges are fast.",
+    ] = ("1m", "1h")
+    memory_limit: Annotated[str, SIZE, "Most memory that a query may use, such as 2GB."] = "2GB"
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +233,118 @@ class Settings:
     refresh: RefreshSettings
     candles: CandleSettings
     origins: Mapping[str, str]
+
+
+_SECTION_TYPES = {
+    "archive": ArchiveSettings,
+    "exchange": ExchangeSettings,
+    "refresh": RefreshSettings,
+    "candles": CandleSettings,
+}
+SECTIONS = tuple(_SECTION_TYPES)
+
+PREFIX = "HARVESTER_"
+FILE_VARIABLE = "HARVESTER_CONFIG"
+"""The environment variable with the path of the configuration file."""
+SHORT_VARIABLES = {"HARVESTER_DATA": "archive.path", "HARVESTER_API_URL": "exchange.url"}
+"""Short environment variables, named like the options --data and --api-url."""
+
+
+class Key(NamedTuple):
+    """One setting.
+
+    Attributes:
+        name: section and key, such as `exchange.rate`.
+        default: its value unless set.
+        rule: the allowed values.
+        help: one line for config.toml and `harvester config`, with the unit.
+    """
+
+    name: str
+    default: Any
+    rule: Rule
+    help: str
+
+    @property
+    def section(self) -> str:
+        """Its section in the file."""
+        return self.name.partition(".")[0]
+
+    @property
+    def short(self) -> str:
+        """Its name within the section."""
+        return self.name.partition(".")[2]
+
+    @property
+    def variables(self) -> tuple[str, ...]:
+        """Its environment variables; the first one that is set counts."""
+        long = PREFIX + self.name.replace(".", "_").upper()
+        return (*(name for name, key in SHORT_VARIABLES.items() if key == self.name), long)
+
+
+def _keys() -> Iterator[Key]:
+    for section, kind in _SECTION_TYPES.items():
+        hints = get_type_hints(kind, include_extras=True)
+        for field in fields(kind):
+            rule, help_text = hints[field.name].__metadata__
+            yield Key(f"{section}.{field.name}", field.default, rule, help_text)
+
+
+KEYS = tuple(_keys())
+
+
+# --- unknown names --------------------------------------------------------------------------------
+
+# Kubernetes sets such variables for each service, and a service may be called "harvester".
+_SERVICE = re.compile(
+    r"_(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT(_[0-9]+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)?)\Z"
+)
+_NEAR = 0.8
+
+
+def _check_variables(names: Iterable[str]) -> None:
+    """Refuse misspelt environment variables.
+
+    A variable counts as harvester's if it begins with HARVESTER_ and goes on with a section or a
+    key, or nearly so. Others are ignored, as other programs may use the same prefix.
+    """
+    short = {key.short.upper(): key.variables[-1] for key in KEYS}
+    known = [FILE_VARIABLE, *(variable for key in KEYS for variable in key.variables)]
+    meant = short | {variable.removeprefix(PREFIX): variable for variable in known}
+    for name in sorted(names):
+        rest = name.removeprefix(PREFIX)
+        if rest == name or name in known or _SERVICE.search(name):
+            continue
+        near = difflib.get_close_matches(rest, meant, n=1, cutoff=_NEAR)
+        section = next((name for name in SECTIONS if f"{rest}_".startswith(f"{name}_".upper())), "")
+        if near or section:
+            allowed = _allowed_in(section) if section else _VARIABLES
+            raise _unknown(f"{name} is no setting", meant[near[0]] if near else None, allowed)
+
+
+_VARIABLES = (
+    f"there are {FILE_VARIABLE}, {', '.join(SHORT_VARIABLES)}, and {PREFIX}<SECTION>_<KEY> for "
+    "each key of config.toml"
+)
+
+
+def _unknown(what: str, meant: str | None, allowed: str) -> BadSetting:
+    return BadSetting(f"{what};{f' is {meant} meant?' if meant else ''} {allowed}")
+
+
+def _allowed_in(section: str) -> str:
+    """The keys of a section, or all sections if there is none of this name."""
+    names = ", ".join(sorted(key.short for key in KEYS if key.section == section))
+    return f"[{section}] knows {names}" if names else f"the sections are [{'], ['.join(SECTIONS)}]"
+
+
+# --- loading --------------------------------------------------------------------------------------
+
+DEFAULT_FILE = "config.toml"
+HEAD = """\
+# All settings of harvester with their defaults. Environment variables (HARVESTER_<SECTION>_<KEY>,
+# such as HARVESTER_EXCHANGE_RATE) and command-line options override the values of this file.
+# `harvester config` shows the effective values and their origins."""
 
 
 def load(
@@ -107,10 +366,10 @@ def load(
             read.
     """
     environment = os.environ if environment is None else environment
-    check_variables(environment)
+    _check_variables(environment)
     file = file_in_force(file, environment)
     written = _read_file(file) if file else {}
-    values: dict[str, Any] = {}
+    values: dict[str, dict[str, Any]] = {section: {} for section in SECTIONS}
     origins: dict[str, str] = {}
     for key in KEYS:
         value, origin = key.default, "default"
@@ -120,14 +379,10 @@ def load(
             value, origin = environment[variable], variable
         if options and options.get(key.name) is not None:
             value, origin = options[key.name], "option"
-        values[key.name], origins[key.name] = _checked(key, value, origin), origin
-    return Settings(
-        archive=ArchiveSettings(**_section(values, "archive")),
-        exchange=ExchangeSettings(**_section(values, "exchange")),
-        refresh=RefreshSettings(**_section(values, "refresh")),
-        candles=CandleSettings(**_section(values, "candles")),
-        origins=origins,
-    )
+        values[key.section][key.short] = _checked(key, value, origin)
+        origins[key.name] = origin
+    sections = {section: kind(**values[section]) for section, kind in _SECTION_TYPES.items()}
+    return Settings(**sections, origins=origins)
 
 
 def file_in_force(
@@ -162,15 +417,10 @@ def _toml(value: Any) -> str:
     return json.dumps(list(value) if isinstance(value, tuple) else value)
 
 
-def _section(values: dict[str, Any], section: str) -> dict[str, Any]:
-    prefix = f"{section}."
-    return {name.removeprefix(prefix): v for name, v in values.items() if name.startswith(prefix)}
-
-
 def _checked(key: Key, value: Any, origin: str) -> Any:
     try:
         return key.rule.read(value)
-    except (ValueError, TypeError, OverflowError) as error:
+    except BAD_VALUE as error:
         raise BadSetting(
             f"{_value_name(key.name, origin)} is {refused_value(key.name, value)}: "
             f"it must be {key.rule.allowed}"
@@ -211,12 +461,18 @@ def _read_file(file: str) -> dict[str, Any]:
         ) from error
     except (OSError, *BAD_JSON) as error:
         raise BadSetting(f"{file} can't be read: {error}") from error
-    found: dict[str, Any] = {}
+    known = [key.name for key in KEYS]
     for section, table in tables.items():
         if not isinstance(table, dict):
             raise BadSetting(f"{file}: {section!r} must be inside a [section]")
-        for name, value in table.items():
-            check_key(file, section, name)
-            found[f"{section}.{name}"] = value
-        check_section(file, section)
-    return found
+        for key in table:
+            if f"{section}.{key}" not in known:
+                near = difflib.get_close_matches(f"{section}.{key}", known, n=1, cutoff=0.5)
+                meant = "[{}] {}".format(*near[0].split(".")) if near else None
+                what = f"{file}: [{section}] {key} is no setting"
+                raise _unknown(what, meant, _allowed_in(section))
+        if section not in SECTIONS:
+            near = difflib.get_close_matches(section, SECTIONS, n=1)
+            meant = f"[{near[0]}]" if near else None
+            raise _unknown(f"{file}: [{section}] is no section", meant, _allowed_in(""))
+    return {f"{section}.{key}": table[key] for section, table in tables.items() for key in table}

@@ -1,4 +1,4 @@
-"""Make text from outside (exchange, files, names) safe to print, and shorten it.
+"""Make text from outside (exchange, files, names) safe to print; shorten and wrap it.
 
 Error messages, names, file names and rows come from the exchange or from files. A control character
 in one could move the cursor, change a terminal's title or begin a line that looks like harvester's
@@ -11,6 +11,8 @@ import errno
 import os
 import re
 import stat
+import sys
+import textwrap
 from pathlib import Path
 
 LARGEST_SMALL_FILE = 8 << 20
@@ -50,6 +52,38 @@ def without_user(address: str) -> str:
     For an address that is refused: a password with a `/` or `#` in it makes it unreadable.
     """
     return _BEFORE_HOST.sub(r"\1", address, count=1)
+
+
+def wrapped(text: str, width: int | None) -> str:
+    """Text whose lines are wrapped to a width between words; longer words are not cut."""
+    if width is None or all(len(line) <= width for line in text.split("\n")):
+        return text
+    lines: list[str] = []
+    for line in text.split("\n"):
+        indent = line[: len(line) - len(line.lstrip())]
+        parts = textwrap.wrap(
+            line,
+            width,
+            subsequent_indent=indent,
+            expand_tabs=False,
+            replace_whitespace=False,
+            break_long_words=False,
+            break_on_hyphens=False,
+        )
+        lines += parts if len(line) > width else [line]
+    return "\n".join(lines)
+
+
+def speaks_unicode() -> bool:
+    """Whether the locale is UTF-8, so that more than ASCII can be printed.
+
+    Python replaces the C locale by C.UTF-8 when it starts, so LC_CTYPE alone proves nothing.
+    """
+    names = [os.environ.get(name, "") for name in ("LC_ALL", "LC_CTYPE", "LANG")]
+    if names[1] == "C.UTF-8" and names[2] in ("C", "POSIX"):
+        names[1] = ""
+    chosen = next((name for name in names if name), "UTF-8" if sys.flags.utf8_mode else "")
+    return "UTF8" in chosen.upper().replace("-", "")
 
 
 def read_small_file(path: str) -> bytes:

@@ -130,9 +130,9 @@ def backfill(  # noqa: PLR0913 - its options
     with run_context(common) as run:
 
         def show(event: Event) -> None:
-            run.display.show(event)
+            run.show(event)
             if isinstance(event, Paced) and common.verbose and not common.log_json:
-                run.display.show(Noted(event.pair, str(event.pace)))
+                run.show(Noted(event.pair, str(event.pace)))
 
         results = archive.backfill(
             *names,

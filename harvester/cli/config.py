@@ -18,10 +18,18 @@ import click
 from harvester.cli import output
 from harvester.cli.options import CommonOptions, common_options
 from harvester.cli.output import check_absent, write_new
-from harvester.config import DEFAULT_FILE, Settings, default_file_text, file_in_force
+from harvester.config import (
+    DEFAULT_FILE,
+    FILE_VARIABLE,
+    KEYS,
+    PREFIX,
+    Key,
+    Settings,
+    default_file_text,
+    file_in_force,
+)
 from harvester.errors import HarvesterError, UsageError
 from harvester.operations.schedulers import HOUR, ScheduledJob, cron, launchd, parse_clock, systemd
-from harvester.settings_keys import FILE_VARIABLE, KEYS, PREFIX, Key
 
 MIN_COLUMN_WIDTH = 12
 """On a terminal that leaves less for the last column, the table goes without that column."""

@@ -67,7 +67,7 @@ def demo(folder: str, trades: int, seed: int, quiet: bool) -> None:
             [result] = common.archive().backfill(
                 PAIR,
                 estimate_trades=shows_estimates(common),
-                progress=run.display.show,
+                progress=run.show,
                 cancel=run.cancel,
             )
         duration_s = time.perf_counter() - started_s

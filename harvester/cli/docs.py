@@ -6,9 +6,8 @@ import click
 
 from harvester.cli import output
 from harvester.cli.main import SECTIONS, cli, load_command
-from harvester.config import DEFAULT_FILE
+from harvester.config import DEFAULT_FILE, FILE_VARIABLE, KEYS, SHORT_VARIABLES
 from harvester.errors import GRAVEST_FIRST
-from harvester.settings_keys import FILE_VARIABLE, KEYS, SHORT_VARIABLES
 
 # `python -m harvester.cli.docs` prints it; `make docs` writes it.
 

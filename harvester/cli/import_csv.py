@@ -12,7 +12,7 @@ from types import FrameType
 
 import click
 
-from harvester.cli import output, process
+from harvester.cli import output
 from harvester.cli.options import CommonOptions, common_options, show_warnings
 from harvester.cli.progress import display
 from harvester.csv_import.import_report import ImportResult
@@ -76,7 +76,6 @@ def import_(  # noqa: PLR0913 - the options of the command
 
     Example: harvester import Kraken_Trading_History_Q1_2026.zip --pairs XBT/USD
     """
-    process.tune_malloc_for_import()
     show_warnings(verbose=common.verbose > 0)
     archive = common.archive()
     if dry_run:
@@ -96,7 +95,7 @@ def import_(  # noqa: PLR0913 - the options of the command
             output.block(_plan_table(plan.files))
         return plan.exit_status
     with (
-        display(quiet=common.quiet, log_json=common.log_json) as shown,
+        display(quiet=common.quiet, log_json=common.log_json) as show,
         _cancel_on_signal() as cancel,
     ):
         result = archive.import_csv(
@@ -107,7 +106,7 @@ def import_(  # noqa: PLR0913 - the options of the command
             whole_since=whole_since,
             whole_until=whole_until,
             skip_bad_rows=skip_bad_rows,
-            progress=shown.show,
+            progress=show,
             cancel=cancel,
             check=False,
         )

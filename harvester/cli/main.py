@@ -181,7 +181,6 @@ def main() -> None:
     process.configure_early()
     sigterms = _interrupt_on_sigterm()
     status = _run()
-    process.skip_exit_gc()
     if sigterms:
         os.kill(os.getpid(), signal.SIGTERM)
     sys.exit(status)

@@ -25,8 +25,8 @@ def compact(common: CommonOptions, *, pair: tuple[str, ...], as_json: bool) -> N
     Example: harvester compact XBT/USD
     """
     common.store()
-    with display(quiet=common.quiet, log_json=common.log_json) as shown:
-        results = common.archive().compact(*pair, progress=shown.show)
+    with display(quiet=common.quiet, log_json=common.log_json) as show:
+        results = common.archive().compact(*pair, progress=show)
     _show(results, ["pair", "files before", "after"], as_json=as_json)
 
 
@@ -44,8 +44,8 @@ def rollup(common: CommonOptions, *, pair: tuple[str, ...], as_json: bool) -> No
     Example: harvester rollup XBT/USD
     """
     common.store()
-    with display(quiet=common.quiet, log_json=common.log_json) as shown:
-        results = common.archive().rollup(*pair, progress=shown.show)
+    with display(quiet=common.quiet, log_json=common.log_json) as show:
+        results = common.archive().rollup(*pair, progress=show)
     _show(results, ["pair", "built", "up to date"], as_json=as_json)
 
 

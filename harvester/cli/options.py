@@ -17,9 +17,9 @@ import click
 
 from harvester.archive import Archive
 from harvester.cli import output, process
-from harvester.cli.progress import Display, display
+from harvester.cli.progress import display
 from harvester.config import Settings, load
-from harvester.download.events import CancelToken
+from harvester.download.events import CancelToken, Listener
 from harvester.errors import Interrupted, UsageError
 from harvester.storage.trade_store import TradeStore
 
@@ -215,11 +215,11 @@ class RunContext(NamedTuple):
     """What a command passes to the Archive method that it calls.
 
     Attributes:
-        display: shows progress on stderr.
+        show: shows an event of the run on stderr.
         cancel: cancelled by Ctrl-C or SIGTERM.
     """
 
-    display: Display
+    show: Listener
     cancel: CancelToken
 
 
@@ -230,9 +230,9 @@ def run_context(common: CommonOptions) -> Iterator[RunContext]:
     process.allow_files(FILES_PER_JOB * common.settings.exchange.jobs + OTHER_FILES)
     with (
         cancel_on_signals() as cancel,
-        display(quiet=common.quiet, log_json=common.log_json) as shown,
+        display(quiet=common.quiet, log_json=common.log_json) as show,
     ):
-        yield RunContext(shown, cancel)
+        yield RunContext(show, cancel)
 
 
 def shows_estimates(common: CommonOptions) -> bool:

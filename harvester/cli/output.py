@@ -17,7 +17,7 @@ from typing import Any, BinaryIO, Protocol
 import click
 
 from harvester.errors import HarvesterError, UsageError
-from harvester.escaping import printable, shortened, without_credentials
+from harvester.escaping import printable, shortened, without_credentials, wrapped
 
 # Many messages and tables contain text from outside (exchange answers, files, names). Here every
 # line is made printable: control characters, line ends within a line and marks that change the
@@ -34,6 +34,9 @@ class LiveDisplay(Protocol):
     def say(self, text: str) -> None:
         """Print text above the lines."""
 
+    def start(self) -> None:
+        """Draw the lines."""
+
     def stop(self) -> None:
         """Erase the lines and stop drawing."""
 
@@ -47,9 +50,15 @@ _live: list[LiveDisplay] = []
 """The running displays; the last one prints messages."""
 
 
-def show_live(display: LiveDisplay) -> None:
-    """Print messages above this display from now on."""
+@contextmanager
+def live(display: LiveDisplay) -> Iterator[None]:
+    """Draw a display; messages are printed above its lines, and results without them."""
     _live.append(display)
+    display.start()
+    try:
+        yield
+    finally:
+        hide_live()
 
 
 def hide_live() -> None:
@@ -69,11 +78,17 @@ def stdout() -> Iterator[BinaryIO]:
     Raises:
         ReaderGone: its reader closed it. click would report an error for a BrokenPipeError.
     """
+    shown = list(_live)
+    for display in shown:
+        display.stop()
     try:
         yield sys.stdout.buffer
         sys.stdout.buffer.flush()
     except BrokenPipeError as error:
         raise ReaderGone from error
+    finally:
+        for display in shown:
+            display.start()
 
 
 def repeat_in_advice(options: Mapping[str, str | None]) -> None:
@@ -149,28 +164,6 @@ def _stderr_width() -> int | None:
         return None
 
 
-def wrapped(text: str, width: int | None) -> str:
-    """Text whose lines are wrapped to a width between words; longer words are not cut."""
-    if width is None or all(len(line) <= width for line in text.split("\n")):
-        return text
-    import textwrap
-
-    lines: list[str] = []
-    for line in text.split("\n"):
-        indent = line[: len(line) - len(line.lstrip())]
-        parts = textwrap.wrap(
-            line,
-            width,
-            subsequent_indent=indent,
-            expand_tabs=False,
-            replace_whitespace=False,
-            break_long_words=False,
-            break_on_hyphens=False,
-        )
-        lines += parts if len(line) > width else [line]
-    return "\n".join(lines)
-
-
 def as_json(value: Any, *, indent: int = 2) -> None:
     """Print a value as JSON to stdout; with `indent` 0 as one line."""
     data(_json(value, indent))
@@ -212,18 +205,6 @@ def is_terminal() -> bool:
 def width() -> int | None:
     """Width of stdout in characters; None if it is no terminal."""
     return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
-
-
-def speaks_unicode() -> bool:
-    """Whether the locale is UTF-8, so that more than ASCII can be printed.
-
-    Python replaces the C locale by C.UTF-8 when it starts, so LC_CTYPE alone proves nothing.
-    """
-    names = [os.environ.get(name, "") for name in ("LC_ALL", "LC_CTYPE", "LANG")]
-    if names[1] == "C.UTF-8" and names[2] in ("C", "POSIX"):
-        names[1] = ""
-    chosen = next((name for name in names if name), "UTF-8" if sys.flags.utf8_mode else "")
-    return "UTF8" in chosen.upper().replace("-", "")
 
 
 def fitting(

@@ -1,4 +1,4 @@
-"""Show progress: bars on a terminal, lines in a log, JSON lines."""
+"""Progress of a command on stderr: bars on a terminal, lines in a log, or JSON lines."""
 
 from __future__ import annotations
 
@@ -6,164 +6,101 @@ import math
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from types import TracebackType
-from typing import Any, Protocol, Self
-
-from rich.console import Console, ConsoleOptions, RenderResult
-from rich.live import Live
-from rich.text import Text
+from contextlib import contextmanager
+from typing import Any
 
 from harvester.cli import output
-from harvester.cli.progress_text import (
-    ASCII,
-    UNICODE,
-    Clock,
-    RunProgress,
-    log_line,
-    overall,
-    progress_lines,
-)
-from harvester.download.events import (
-    BackfillResult,
-    Event,
-    Imported,
-    Noted,
-    Paced,
-    PageRead,
-    Replaced,
-    Started,
-    Step,
-    Waiting,
-)
+from harvester.download import events
 from harvester.kraken.rate_limit import PaceState
+from harvester.progress import Bars, Clock, RunProgress, messages
 from harvester.times import show
 
 LINE_INTERVAL_S = 30.0
-PAGE_INTERVAL_S = 1.0
-"""JSON lines show the progress of a pair at most this often."""
-
 MAX_PAIRS_WITH_LINES = 8
 """Up to this many pairs have lines of their own in a log."""
 
-LINE_WIDTH = 100
+PAGE_INTERVAL_S = 1.0
+"""JSON lines show the progress of a pair at most this often."""
 
 
-class Display(Protocol):
-    """Shows the events of a run."""
+@contextmanager
+def display(*, quiet: bool, log_json: bool) -> Iterator[events.Listener]:
+    """Show the events of a run while the context is open.
 
-    def __enter__(self) -> Self:
-        """Start the display."""
+    Args:
+        quiet: print notes and errors only.
+        log_json: print JSON lines.
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        """Stop the display."""
-
-    def show(self, event: Event) -> None:
-        """Show one event."""
-
-    def paused(self) -> AbstractContextManager[object]:
-        """A context in which nothing is drawn, so that others can print."""
-
-
-def display(*, quiet: bool, log_json: bool) -> Display:
-    """The display for these options, and for a terminal or a log."""
+    Yields:
+        The function that shows an event, from any thread.
+    """
     if quiet:
-        return Silent()
-    if log_json:
-        return JsonLines()
-    if not output.is_terminal():
-        return Lines()
-
-    return Bars()
-
-
-class Silent:
-    """Only notes and errors; the base of all displays."""
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        return
-
-    def paused(self) -> AbstractContextManager[object]:
-        """A context that changes nothing, as nothing is drawn."""
-        return nullcontext()
-
-    def show(self, event: Event) -> None:
-        """Print notes and errors."""
-        if isinstance(event, Noted):
-            output.hint(f"{event.pair}: {event.text}")
-        if isinstance(event, BackfillResult) and event.exit_status:
-            output.error(outcome_line(event))
-        if isinstance(event, Imported) and event.exit_status:
-            output.error(f"{event.pair}: {event.report['error']}")
+        yield show_errors
+    elif log_json:
+        yield JsonLines().show
+    elif not output.is_terminal():
+        yield LogLines(output.hint).show
+    else:
+        bars = Bars(say=output.hint)
+        with output.live(bars):
+            yield bars.show
 
 
-class Lines(Silent):
-    """Lines in a log: events that happen once, and every half minute how far each pair is.
+def show_errors(event: events.Event) -> None:
+    """Print notes and errors."""
+    if isinstance(event, events.Noted):
+        output.hint(str(event))
+    if isinstance(event, events.BackfillResult) and event.exit_status:
+        output.error(str(event))
+    if isinstance(event, events.Imported) and event.exit_status:
+        output.error(f"{event.pair}: {event.report['error']}")
+
+
+class LogLines:
+    """Lines of a log: events that happen once, and every half minute how far each pair is.
 
     Many pairs share one line.
     """
 
-    def __init__(self, run: RunProgress | None = None, clock: Clock = time.monotonic) -> None:
-        """Tests pass their own clock."""
-        self._run = run or RunProgress(clock)
+    def __init__(self, say: Callable[[str], None], clock: Clock = time.monotonic) -> None:
+        """`say` prints a line. Tests pass their own clock."""
+        self._say = say
+        self._run = RunProgress(clock)
         self._clock = clock
         self._printed_s = clock()
         self._announced_waits: set[str] = set()
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
 
-    def show(self, event: Event) -> None:
+    def show(self, event: events.Event) -> None:
         """Print one event, from any thread."""
         with self._lock:
-            self._show(event)
+            for line in self._lines(event):
+                self._say(line)
 
-    def _show(self, event: Event) -> None:
-        self._run.add(event)
+    def _lines(self, event: events.Event) -> Iterator[str]:
+        run = self._run
+        run.add(event)
+        has_many = max(run.pairs or 0, len(run.running)) > MAX_PAIRS_WITH_LINES
+        yield from messages(event)
         match event:
-            case Started(pair, missing, expected):
-                if missing and not self._many:
-                    about = f", about {expected:,} trades" if expected is not None else ""
-                    output.hint(f"{pair}: {_spans(missing)} to fetch{about}")
-            case PageRead(pair):
+            case events.Replaced():
+                yield str(event)
+            case events.Started(_, missing) if missing and not has_many:
+                yield str(event)
+            case events.PageRead(pair):
                 self._announced_waits.discard(pair)
-            case Waiting(pair, reason):
-                if pair not in self._announced_waits and not self._many:
-                    self._announced_waits.add(pair)
-                    output.hint(f"{pair}: waiting: {reason}")
-            case Noted():
-                super().show(event)
-            case Imported():
-                for line in event.lines:
-                    output.hint(line)
-            case Replaced() | BackfillResult():
-                output.hint(str(event))
+            case events.Waiting(pair) if pair not in self._announced_waits and not has_many:
+                self._announced_waits.add(pair)
+                yield str(event)
             case _:
                 pass
-        self._tick()
-
-    @property
-    def _many(self) -> bool:
-        return max(self._run.pairs or 0, len(self._run.running)) > MAX_PAIRS_WITH_LINES
-
-    def _tick(self) -> None:
-        if self._clock() - self._printed_s < LINE_INTERVAL_S:
-            return
-        self._printed_s = self._clock()
-        if self._many:
-            output.hint(overall(self._run, LINE_WIDTH, UNICODE))
-            return
-        for pair_progress in self._run.running.values():
-            output.hint(log_line(pair_progress))
+        if self._clock() - self._printed_s >= LINE_INTERVAL_S:
+            self._printed_s = self._clock()
+            pairs = [f"{pair.pair}: {', '.join(pair.parts)}" for pair in run.running.values()]
+            yield from [str(run)] if has_many else pairs
 
 
-class JsonLines(Silent):
+class JsonLines:
     """One JSON object per line, with stable names; see docs/status.md."""
 
     def __init__(
@@ -177,41 +114,42 @@ class JsonLines(Silent):
         self._paged_s: dict[str, float] = {}
         self._lock = threading.Lock()
 
-    def show(self, event: Event) -> None:
+    def show(self, event: events.Event) -> None:
         """Print one event, from any thread."""
         with self._lock:
-            self._show(event)
+            self._run.add(event)
+            fields = self._fields(event)
+            if fields is not None:
+                is_result = isinstance(event, events.BackfillResult)
+                self._print("result" if is_result else type(event).__name__.lower(), fields)
+            if self._clock() - self._printed_s >= LINE_INTERVAL_S:
+                self._printed_s = self._clock()
+                self._print("overall", self._overall())
 
-    def _show(self, event: Event) -> None:
-        self._run.add(event)
+    def _fields(self, event: events.Event) -> dict[str, Any] | None:
+        """The fields of an event; None if it is not printed."""
         fields: dict[str, Any] = event._asdict()
-        if isinstance(event, Paced | BackfillResult):
+        if isinstance(event, events.Paced | events.BackfillResult):
             fields["pace"] = pace_fields(event.pace)
-        if isinstance(event, Imported):
-            fields = event.report
-        if isinstance(event, PageRead | Step) and not self._is_due(event):
-            return
-        if isinstance(event, PageRead):
+        if isinstance(event, events.Imported):
+            return event.report
+        if isinstance(event, events.PageRead | events.Step) and not self._is_due(event):
+            return None
+        if isinstance(event, events.PageRead):
             pair_progress = self._run.running.get(event.pair)
             if pair_progress is None:
-                return
-            fields |= {
-                "pages_s": round(pair_progress.pages_s, 3),
-                "left_s": _whole(pair_progress.left_s),
-            }
-        if isinstance(event, BackfillResult):
+                return None
+            fields["pages_s"] = round(pair_progress.pages_s, 3)
+            fields["left_s"] = _whole(pair_progress.left_s)
+        if isinstance(event, events.BackfillResult):
             fields["error"] = None if event.error is None else str(event.error)
             fields["replacement"] = None if event.replacement is None else event.replacement.plain()
             fields["exit_status"] = event.exit_status
-        is_result = isinstance(event, BackfillResult)
-        self._print("result" if is_result else type(event).__name__.lower(), fields)
-        if self._clock() - self._printed_s >= LINE_INTERVAL_S:
-            self._printed_s = self._clock()
-            self._print("overall", self._overall())
+        return fields
 
-    def _is_due(self, event: PageRead | Step) -> bool:
+    def _is_due(self, event: events.PageRead | events.Step) -> bool:
         """Whether to print how far a pair is: once a second, and always for the last step."""
-        is_last = isinstance(event, Step) and event.done >= event.of
+        is_last = isinstance(event, events.Step) and event.done >= event.of
         before_s = self._paged_s.get(event.pair, -PAGE_INTERVAL_S)
         if self._clock() - before_s < PAGE_INTERVAL_S and not is_last:
             return False
@@ -239,98 +177,9 @@ def _whole(seconds: float | None) -> int | None:
     return None if seconds is None else round(seconds)
 
 
-def _spans(missing: list[Any]) -> str:
-    first = str(missing[0])
-    return first if len(missing) == 1 else f"{len(missing)} ranges, the first {first},"
-
-
 def pace_fields(pace: PaceState | None) -> dict[str, Any] | None:
     """The request rate of a pair for JSON; no limit is null."""
     if pace is None:
         return None
     fields = {name: getattr(pace, name) for name in PaceState.__slots__ if name != "pair"}
     return {name: None if value == math.inf else value for name, value in fields.items()}
-
-
-def outcome_line(outcome: BackfillResult) -> str:
-    """The result of a pair in one line."""
-    return str(outcome)
-
-
-# Bars
-
-REFRESHES_PER_SECOND = 4
-MAX_LINES = 16
-
-
-class Bars(Silent):
-    """A terminal display: one bar per pair and one line for all; events scroll by above them."""
-
-    def __init__(self, run: RunProgress | None = None, console: Console | None = None) -> None:
-        """Draws nothing before it is entered. Tests pass their own progress and console."""
-        self._run = run or RunProgress()
-        self._symbols = UNICODE if output.speaks_unicode() else ASCII
-        # A signal's handler may print while its own thread holds the lock.
-        self._lock = threading.RLock()
-        self._console = console or Console(stderr=True)
-        self._live = Live(
-            self,
-            console=self._console,
-            refresh_per_second=REFRESHES_PER_SECOND,
-            transient=True,
-            redirect_stdout=False,
-            redirect_stderr=True,
-            vertical_overflow="crop",
-        )
-
-    def __rich_console__(self, _: Console, options: ConsoleOptions) -> RenderResult:
-        """The lines for the present width and height of the terminal."""
-        height = min(options.size.height, MAX_LINES)
-        with self._lock:
-            # Three columns stay free: a full line would wrap on some terminals, and so would the ^C
-            # that a terminal prints behind it; wrapped lines would stay after redrawing.
-            lines = progress_lines(self._run, options.size.width - 3, height, self._symbols)
-        if lines:
-            yield Text("\n".join(map(output.line, lines)), no_wrap=True, overflow="crop")
-
-    def __enter__(self) -> Self:
-        """Start drawing."""
-        self._live.start()
-        output.show_live(self)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """Stop drawing and erase the lines."""
-        output.hide_live()
-
-    def stop(self) -> None:
-        """Stop drawing."""
-        self._live.stop()
-
-    @contextmanager
-    def paused(self) -> Iterator[None]:
-        """A context without the lines; afterwards they are drawn below what was printed."""
-        self._live.stop()
-        try:
-            yield
-        finally:
-            self._live.start()
-
-    def show(self, event: Event) -> None:
-        """Show one event."""
-        with self._lock:
-            self._run.add(event)
-        match event:
-            case Noted(pair, text):
-                self.say(output.line(f"{pair}: {text}"))
-            case BackfillResult():
-                self.say(output.line(outcome_line(event)))
-            case Imported():
-                self.say("\n".join(map(output.line, event.lines)))
-            case _:
-                pass
-
-    def say(self, text: str) -> None:
-        """Print text above the lines, wrapped between words."""
-        shown = output.wrapped(text, self._console.width)
-        self._console.print(shown, markup=False, emoji=False, highlight=False, soft_wrap=True)

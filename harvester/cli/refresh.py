@@ -57,7 +57,7 @@ def refresh(
             *pair,
             max_minutes=max_minutes,
             estimate_trades=shows_estimates(common),
-            progress=run.display.show,
+            progress=run.show,
             cancel=run.cancel,
             check=False,
         )

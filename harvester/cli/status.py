@@ -250,17 +250,16 @@ def print_digests(
         as_json: print JSON.
     """
     since, until = between
-    with display(quiet=common.quiet, log_json=common.log_json) as shown:
+    with display(quiet=common.quiet, log_json=common.log_json) as show_progress:
 
         def on_event(event: Event) -> None:
             if not isinstance(event, Reported):
-                shown.show(event)
+                show_progress(event)
             elif isinstance(event.report, list):
-                with shown.paused():
-                    if not event.report and not common.quiet:
-                        output.hint(f"{event.pair}: no whole month is stored there")
-                    for digest in event.report if not as_json else []:
-                        _print_digest(digest, with_months=common.verbose > 0)
+                if not event.report and not common.quiet:
+                    output.hint(f"{event.pair}: no whole month is stored there")
+                for digest in event.report if not as_json else []:
+                    _print_digest(digest, with_months=common.verbose > 0)
 
         found = archive.digest(*pairs, since=since, until=until, progress=on_event)
     if as_json:

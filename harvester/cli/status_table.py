@@ -9,6 +9,7 @@ from itertools import pairwise
 from typing import Any, NamedTuple
 
 from harvester.cli import output
+from harvester.escaping import speaks_unicode
 from harvester.times import BEGINNING_NS, SECOND, Range, overlap, show, year_of
 from harvester.verify.status import PairStatus
 
@@ -144,7 +145,7 @@ class TableStyle(NamedTuple):
     @classmethod
     def of_stdout(cls) -> TableStyle:
         """The style that fits stdout."""
-        return cls(output.width(), BLOCKS if output.speaks_unicode() else ASCII)
+        return cls(output.width(), BLOCKS if speaks_unicode() else ASCII)
 
 
 def status_text(

@@ -5,21 +5,21 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from types import FrameType
-from typing import Any, Self
+from typing import Any
 
 import click
 
 from harvester.archive import Archive
 from harvester.cli import output
 from harvester.cli.options import CommonOptions, common_options, show_warnings, shows_estimates
-from harvester.cli.progress import Display, display
-from harvester.download.events import Begun, CancelToken, Event, Reported, Step
+from harvester.cli.progress import display
+from harvester.download.events import CancelToken, Event, Listener, Reported, Step
 from harvester.errors import ArchiveIncomplete, HarvesterError, Interrupted, gravest
 from harvester.kraken.ohlc import WEEK_MIN
-from harvester.operations.verification import EXCHANGE_STEPS
 from harvester.verify.against_csv import FileChoice
+from harvester.verify.against_exchange import EXCHANGE_STEPS
 from harvester.verify.reports import (
     Comparison,
     CsvReport,
@@ -73,7 +73,11 @@ def verify(
     """
     archive = common.existing_archive()
     show_warnings(verbose=common.verbose > 0)
-    with VerifyPrinter(common, archive, as_json=as_json) as printer, _signals() as cancel:
+    with (
+        display(quiet=common.quiet, log_json=common.log_json) as show,
+        _signals() as cancel,
+    ):
+        printer = VerifyPrinter(common, archive, show, as_json=as_json)
         reports = archive.verify(
             *pair,
             repair=repair,
@@ -139,46 +143,33 @@ def _signals() -> Iterator[CancelToken]:
 
 
 class VerifyPrinter:
-    """Prints the events of a verification: progress to stderr, reports as soon as they are known.
+    """Prints the events of a verification: progress, and reports as soon as they are known."""
 
-    Each part of the work has a progress display of its own, as a pair that one part has finished
-    comes back in the next.
-    """
+    def __init__(
+        self, common: CommonOptions, archive: Archive, show: Listener, *, as_json: bool
+    ) -> None:
+        """Keep what to print, and how.
 
-    def __init__(self, common: CommonOptions, archive: Archive, *, as_json: bool) -> None:
-        """`as_json`: reports are printed later, so only errors are printed here."""
+        Args:
+            common: how much is printed.
+            archive: what is verified.
+            show: shows an event on stderr.
+            as_json: reports are printed later, so only errors are printed here.
+        """
         self._common = common
         self._archive = archive
+        self._show = show
         self._as_json = as_json
-        self._displays = ExitStack()
-        self._shown = self._new_display()
-
-    def __enter__(self) -> Self:
-        """Begin to show progress."""
-        self._displays.enter_context(self._shown)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """Show no more progress."""
-        self._displays.close()
-
-    def _new_display(self) -> Display:
-        return display(quiet=self._common.quiet, log_json=self._common.log_json)
 
     def print_event(self, event: Event) -> None:
         """Print an event, from any thread."""
         match event:
             case Reported():
-                with self._shown.paused():
-                    self._print_report(event.pair, event.report)
-            case Begun():
-                self._displays.close()
-                self._shown = self._displays.enter_context(self._new_display())
-                self._shown.show(event)
+                self._print_report(event.pair, event.report)
             case Step(pair, 0, _, unit) if unit == EXCHANGE_STEPS:
                 self._print_exchange_is_asked(pair)
             case _:
-                self._shown.show(event)
+                self._show(event)
 
     def _print_exchange_is_asked(self, pair: str) -> None:
         if not (self._common.quiet or self._common.log_json or output.is_terminal()):

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from harvester.csv_import.files import KnownComplete
-from harvester.csv_import.overlap import Sample
+from harvester.csv_import.rounding import Sample
 from harvester.csv_import.sorting import RowCount
 from harvester.schema import Int64s, times
 from harvester.storage.compaction import LARGEST_IMPORTED_ROWS

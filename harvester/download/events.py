@@ -403,6 +403,19 @@ Event = (
 Listener = Callable[[Event], None]
 
 
+def ignore(_event: Event) -> None:
+    """The listener of a caller that does not want to know."""
+
+
+def steps(listener: Listener) -> Callable[[str, int, int], None]:
+    """A callback for work below this package, which reports pair, done and all; see `Step`."""
+    return lambda *step: listener(Step(*step))
+
+
+ProgressOption = Callable[[Event], object] | bool
+"""What callers of the public API give: a function for each event, or True for a progress bar."""
+
+
 # --- counts ---------------------------------------------------------------------------------------
 
 

@@ -16,7 +16,7 @@ from harvester.download.events import (
     Noted,
     ReplacementResult,
     Started,
-    Step,
+    steps,
 )
 from harvester.download.exchange import CATCH_UP_NS, PairPages
 from harvester.download.neighbours import has_imported_data
@@ -54,7 +54,7 @@ def run_maintenance(writer: Writer, rollups: Sequence[str], listener: Listener) 
         ArchiveUnwritable: the machine refused.
         BadInterval: an interval has no fixed length.
     """
-    progress: Callable[[str, int, int], None] = lambda *step: listener(Step(*step))  # noqa: E731
+    progress = steps(listener)
     writer.compact(closed=True, progress=progress)
     if not rollups:
         return

@@ -7,11 +7,11 @@ from contextlib import closing
 from typing import NamedTuple
 
 from harvester.config import Settings
-from harvester.download.events import Begun, Listener, Noted, Step
+from harvester.download.events import Begun, Listener, Noted, steps
 from harvester.pair_names import resolve_held
 from harvester.query.rollups import parse_levels, roll_up
 from harvester.storage.trade_store import TradeStore
-from harvester.storage.writer import Progress, Writer, writer
+from harvester.storage.writer import Writer, writer
 
 
 class CompactionResult(NamedTuple):
@@ -63,7 +63,7 @@ def compact(
         ArchiveDamaged: a file can't be read, or has other rows than its footer says.
         ArchiveUnwritable: the operating system refused to write.
     """
-    levels, progress = parse_levels(settings.candles.rollups), _progress(listener)
+    levels, progress = parse_levels(settings.candles.rollups), steps(listener)
     results = []
     with closing(_each_pair(archive, pairs, listener)) as writers:
         for pair_writer in writers:
@@ -95,7 +95,7 @@ def build_rollups(
     results = []
     with closing(_each_pair(archive, pairs, listener)) as writers:
         for pair_writer in writers:
-            done = roll_up(pair_writer, levels, _progress(listener))
+            done = roll_up(pair_writer, levels, steps(listener))
             _report_notes(pair_writer.pair, done.notes, listener)
             results.append(RollupResult(pair_writer.pair, done.built, done.up_to_date, done.notes))
     return results
@@ -115,7 +115,3 @@ def _each_pair(
 def _report_notes(pair: str, notes: Sequence[str], listener: Listener) -> None:
     for note in notes:
         listener(Noted(pair, note))
-
-
-def _progress(listener: Listener) -> Progress:
-    return lambda pair, done, count: listener(Step(pair, done, count))

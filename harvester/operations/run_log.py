@@ -1,4 +1,4 @@
-"""Run log: one JSON file per run of a command, written while it runs."""
+"""Run log: one append-only file, `runs.jsonl`, with what each run was asked and how it ended."""
 
 from __future__ import annotations
 
@@ -8,50 +8,31 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from harvester import __version__
 from harvester.config import Settings
-from harvester.download.events import ReplacementResult
 from harvester.errors import BAD_JSON, HarvesterError, Interrupted, gravest
 from harvester.escaping import without_credentials
+from harvester.storage.filesystem import writing
 from harvester.storage.lock import locked
 from harvester.storage.trade_store import TradeStore
-from harvester.times import SECOND, Range, show
+from harvester.times import SECOND, show
 
 if TYPE_CHECKING:
     from harvester.csv_import.import_report import ImportReport
+    from harvester.download.events import BackfillResult
+    from harvester.operations.refresh import RefreshedPair
     from harvester.verify.reports import RepairReport
 
+FILE = "runs.jsonl"
+MOST_BYTES = 8 << 20
+"""A larger file is cut to the newest half of this: thousands of runs of ten pairs."""
 
-def is_alive(pid: int) -> bool:
-    """Whether a process with this id runs on this machine."""
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except OSError:
-        # It is another user's process.
-        return True
-    return True
-
-
-def ticks_of(pid: int) -> int | None:
-    """When a process started, in clock ticks since boot; None where that is unknown (not Linux)."""
-    try:
-        stat = Path(f"/proc/{pid}/stat").read_bytes()
-        # The process name may contain any character, so fields count from its closing bracket.
-        return int(stat.rpartition(b")")[2].split()[19])
-    except (OSError, IndexError, ValueError):
-        return None
-
-
-# A record is written when the run begins and replaced when it ends, so a run that was killed is
-# recorded as well. If a record can't be written, the run continues.
-
-FOLDER = "runs"
+LOCK = "_runs"
+LOCK_WAIT_S = 10.0
 
 
 class PairResult(msgspec.Struct):
@@ -69,10 +50,12 @@ class PairResult(msgspec.Struct):
 
 
 class RunRecord(msgspec.Struct):
-    """The record of one run. Times are ISO 8601 in UTC.
+    """The record of one run: a line of the file when it starts, and another when it ends.
+
+    Times are ISO 8601 in UTC.
 
     Attributes:
-        id: the file's name without its ending; ids sort by time.
+        id: of the run, the same in both lines; ids sort by time.
         command: such as backfill.
         begun: when the run began.
         format: version of this format.
@@ -121,164 +104,82 @@ class RunRecord(msgspec.Struct):
 
 
 def latest_runs(archive: TradeStore, count: int) -> list[RunRecord]:
-    """Read the records of the latest runs, the latest first; unreadable files are left out.
+    """Read the records of the latest runs, the latest first; lines that can't be read are left out.
 
     Args:
         archive: whose runs.
         count: how many records at most.
 
     Raises:
-        ArchiveError: the folder can't be read.
+        ArchiveError: the file can't be read.
     """
-    found: list[RunRecord] = []
-    for path in reversed(paths(archive)):
-        if len(found) == count:
-            break
+    found: dict[str, RunRecord] = {}
+    for line in (archive.store.read(FILE) or b"").split(b"\n"):
         with suppress(*BAD_JSON):
-            raw = archive.store.read(path)
-            if raw is not None:
-                found.append(_with_killed(msgspec.json.decode(raw, type=RunRecord)))
-    return found
-
-
-def _with_killed(record: RunRecord) -> RunRecord:
-    """Set `killed` as the state of a run that has not ended and whose process is gone."""
-    if record.state == "running" and record.host == socket.gethostname():
-        ticks = ticks_of(record.pid)
-        is_other = None not in (ticks, record.ticks) and ticks != record.ticks
-        if is_other or not is_alive(record.pid):
+            record = msgspec.json.decode(line, type=RunRecord)
+            found[record.id] = record
+    latest = list(reversed(found.values()))[:count]
+    for record in latest:
+        if record.state == "running" and not _may_run(record):
             record.state = "killed"
-    return record
+    return latest
 
 
-def paths(archive: TradeStore) -> list[str]:
-    """List the paths of all records, the oldest first."""
-    entries = archive.store.files(FOLDER)
-    return sorted(entry.path for entry in entries if entry.path.endswith(".json"))
+def _may_run(record: RunRecord) -> bool:
+    """Whether the process of a run may be there; of another machine's, nothing is known."""
+    if record.host != socket.gethostname():
+        return True
+    ticks = _start_ticks(record.pid)
+    if None not in (ticks, record.ticks):
+        return ticks == record.ticks
+    try:
+        os.kill(record.pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        # It is another user's process.
+        return True
+    return True
 
 
-LOCK = "_runs"
-MOST_KEPT = 1000
-LOCK_WAIT_S = 10.0
+def _start_ticks(pid: int) -> int | None:
+    """When a process started, in clock ticks since boot; None where that is unknown (not Linux)."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_bytes()
+        # The process name may contain any character, so fields count from its closing bracket.
+        return int(stat.rpartition(b")")[2].split()[19])
+    except (OSError, IndexError, ValueError):
+        return None
 
 
-class RunResult(Protocol):
-    """What the results of a pair have in common, whatever run made them."""
+def append(archive: TradeStore, record: RunRecord) -> None:
+    """Add a line to the run log.
 
-    @property
-    def pair(self) -> str:
-        """The altname."""
+    Args:
+        archive: what the run changes.
+        record: as it is now.
 
-    @property
-    def exit_status(self) -> int:
-        """The exit status of the command for this pair: 0 for complete."""
-
-    @property
-    def trades(self) -> int:
-        """How many trades were added."""
-
-    @property
-    def pages(self) -> int:
-        """How many pages were read."""
-
-    @property
-    def gaps(self) -> list[Range]:
-        """The gaps that remain."""
-
-    @property
-    def reached(self) -> Range | None:
-        """The last covered range."""
-
-    @property
-    def error(self) -> HarvesterError | None:
-        """What ended the pair's run early, if anything did."""
-
-
-class RunRecorder:
-    """Collects the record of a run while it runs, and writes it."""
-
-    def __init__(self, archive: TradeStore, record: RunRecord) -> None:
-        """Record in `archive`; nothing is written yet."""
-        self._archive = archive
-        self.record = record
-        self.unwritten: HarvesterError | None = None
-
-    def set_calls(self, calls: int, refusals: int) -> None:
-        """Set the number of requests to the exchange.
-
-        Args:
-            calls: all requests.
-            refusals: those that were refused.
-        """
-        self.record.calls, self.record.refusals = calls, refusals
-
-    def set_results(self, results: Iterable[RunResult]) -> None:
-        """Set the results of a backfill or a refresh, one per pair."""
-        self.record.pairs = [
-            msgspec.structs.replace(
-                _pair_result(result),
-                gaps=len(result.gaps),
-                covered_through_ns=result.reached.through if result.reached else None,
-                replacement=_replacement(result),
-            )
-            for result in results
-        ]
-
-    def set_end(self, exit_status: int, error: HarvesterError | None) -> None:
-        """Set how the run as a whole ended, if the results of the pairs do not show it.
-
-        Args:
-            exit_status: of the command.
-            error: what ended the run early, if anything did.
-        """
-        self.record.exit_status = exit_status
-        self.record.error = None if error is None else str(error)
-
-    def set_repairs(self, reports: Iterable[RepairReport]) -> None:
-        """Set the results of a repair, one per pair."""
-        self.record.pairs = [
-            msgspec.structs.replace(_pair_result(report), moved=len(report.moved))
-            for report in reports
-        ]
-
-    def set_imports(self, reports: Iterable[ImportReport], gaps: Callable[[str], int]) -> None:
-        """Set the results of an import, added up per pair.
-
-        Args:
-            reports: one per file.
-            gaps: returns how many gaps a pair has now.
-        """
-        results: dict[str, PairResult] = {}
-        for report in reports:
-            result = results.setdefault(
-                report.pair, PairResult(report.pair, 0, gaps=gaps(report.pair))
-            )
-            result.trades += report.imported.rows
-            result.exit_status = gravest([result.exit_status, report.exit_status])
-            if report.ranges:
-                through = max(imported.through for imported in report.ranges)
-                result.covered_through_ns = max(result.covered_through_ns or 0, through)
-            if report.error is not None and result.error is None:
-                result.error = str(report.error)
-        self.record.pairs = list(results.values())
-
-    def write(self, *, prune: bool = False) -> None:
-        """Write the record; an error is kept in `unwritten`, not raised.
-
-        Args:
-            prune: also delete the oldest records, beyond the latest 1000.
-        """
-        store = self._archive.store
-        data = msgspec.json.format(msgspec.json.encode(self.record), indent=2) + b"\n"
-        try:
-            with locked(self._archive.root / "locks", LOCK, wait_s=LOCK_WAIT_S):
-                store.remove_folder(f"staging/{LOCK}")
-                store.write(f"{FOLDER}/{self.record.id}.json", data, LOCK)
-                store.remove_folder(f"staging/{LOCK}")
-                for path in paths(self._archive)[:-MOST_KEPT] if prune else ():
-                    store.remove(path)
-        except HarvesterError as reason:
-            self.unwritten = reason
+    Raises:
+        ArchiveUnwritable: the operating system refused to write.
+        ArchiveLocked: another run kept the lock of the file for ten seconds.
+    """
+    path = archive.root / FILE
+    with (
+        locked(archive.root / "locks", LOCK, wait_s=LOCK_WAIT_S),
+        writing(str(path)),
+        path.open("ab+") as file,
+    ):
+        size = file.seek(0, os.SEEK_END)
+        file.seek(max(0, size - 1))
+        # A line that a crash cut short is ended, so that it spoils no other.
+        end = b"" if file.read() in (b"", b"\n") else b"\n"
+        file.write(end + msgspec.json.encode(record) + b"\n")
+        file.flush()
+        os.fsync(file.fileno())
+        if file.tell() > MOST_BYTES:
+            file.seek(-MOST_BYTES // 2, os.SEEK_END)
+            archive.store.write(FILE, file.read().partition(b"\n")[2], LOCK)
+            archive.store.remove_folder(f"staging/{LOCK}")
 
 
 @contextmanager
@@ -288,8 +189,8 @@ def record_run(
     asked: Mapping[str, Any],
     settings: Settings,
     warn: Callable[[str], None],
-) -> Iterator[RunRecorder]:
-    """Keep a record of a run: written before the block runs, and again when it ends.
+) -> Iterator[RunRecord]:
+    """Keep a record of a run, to which the block adds results; a run goes on without its record.
 
     Args:
         archive: what the run changes.
@@ -298,21 +199,22 @@ def record_run(
         settings: the effective settings.
         warn: called at the end if the record could not be written and nothing worse happened.
     """
-    now_ns = time.time_ns()
+    now_ns, pid = time.time_ns(), os.getpid()
+    day = time.strftime("%Y%m%dT%H%M%S", time.gmtime(now_ns // SECOND))
     record = RunRecord(
-        id=_id(now_ns, os.getpid()),
+        id=f"{day}.{now_ns // 1000 % 10**6:06d}Z-{pid}",
         command=command,
         begun=show(now_ns // 10**6 * 10**6),
         host=socket.gethostname(),
-        pid=os.getpid(),
-        ticks=ticks_of(os.getpid()),
+        pid=pid,
+        ticks=_start_ticks(pid),
         asked=dict(asked),
         settings=_settings(settings),
     )
-    recorder = RunRecorder(archive, record)
-    recorder.write(prune=True)
+    with suppress(HarvesterError):
+        append(archive, record)
     try:
-        yield recorder
+        yield record
         if record.exit_status is None:
             record.exit_status = gravest([pair.exit_status for pair in record.pairs])
     except HarvesterError as error:
@@ -325,23 +227,12 @@ def record_run(
         record.error = without_credentials(f"{type(error).__name__}: {error}")
         raise
     finally:
-        record.state, record.ended = "ended", _now()
-        recorder.unwritten = None
-        recorder.write()
-        if recorder.unwritten is not None and not record.exit_status:
-            warn(f"this run leaves no record: {recorder.unwritten}")
-
-
-def _pair_result(result: RunResult | RepairReport) -> PairResult:
-    """Copy the fields that a run and a repair have in common."""
-    error = None if result.error is None else str(result.error)
-    return PairResult(result.pair, result.exit_status, result.trades, result.pages, error=error)
-
-
-def _replacement(run_result: RunResult) -> dict[str, Any] | None:
-    """The result of re-downloading imported ranges, of a backfill that was to do so."""
-    replacement = getattr(run_result, "replacement", None)
-    return replacement.plain() if isinstance(replacement, ReplacementResult) else None
+        record.state, record.ended = "ended", show(time.time_ns() // 10**6 * 10**6)
+        try:
+            append(archive, record)
+        except HarvesterError as reason:
+            if not record.exit_status:
+                warn(f"this run leaves no record: {reason}")
 
 
 def _settings(settings: Settings) -> dict[str, Any]:
@@ -358,11 +249,44 @@ def _settings(settings: Settings) -> dict[str, Any]:
     }
 
 
-def _id(now_ns: int, pid: int) -> str:
-    """The id of a run, which sorts by time, such as 20260130T120000.000123Z-4711."""
-    day = time.strftime("%Y%m%dT%H%M%S", time.gmtime(now_ns // SECOND))
-    return f"{day}.{now_ns // 1000 % 10**6:06d}Z-{pid}"
+def pair_results(
+    results: Iterable[BackfillResult | RefreshedPair | RepairReport],
+) -> list[PairResult]:
+    """The results of a backfill, a refresh or a repair, for its record."""
+    found = []
+    for result in results:
+        reached, replaced = getattr(result, "reached", None), getattr(result, "replacement", None)
+        found.append(
+            PairResult(
+                result.pair,
+                result.exit_status,
+                result.trades,
+                result.pages,
+                gaps=len(getattr(result, "gaps", ())),
+                moved=len(getattr(result, "moved", ())),
+                covered_through_ns=reached.through if reached else None,
+                error=None if result.error is None else str(result.error),
+                replacement=None if replaced is None else replaced.plain(),
+            )
+        )
+    return found
 
 
-def _now() -> str:
-    return show(time.time_ns() // 10**6 * 10**6)
+def import_results(reports: Iterable[ImportReport], gaps: Callable[[str], int]) -> list[PairResult]:
+    """The results of an import, added up per pair, for its record.
+
+    Args:
+        reports: one per file.
+        gaps: returns how many gaps a pair has now.
+    """
+    results: dict[str, PairResult] = {}
+    for report in reports:
+        result = results.setdefault(report.pair, PairResult(report.pair, 0, gaps=gaps(report.pair)))
+        result.trades += report.imported.rows
+        result.exit_status = gravest([result.exit_status, report.exit_status])
+        if report.ranges:
+            through = max(imported.through for imported in report.ranges)
+            result.covered_through_ns = max(result.covered_through_ns or 0, through)
+        if report.error is not None and result.error is None:
+            result.error = str(report.error)
+    return list(results.values())

@@ -17,18 +17,17 @@ from harvester.download.events import Begun, CancelToken, Listener, Reported, St
 from harvester.download.request import RunOptions
 from harvester.errors import HarvesterError
 from harvester.kraken.pairs import Pair
-from harvester.operations.run_log import record_run
+from harvester.operations.run_log import pair_results, record_run
 from harvester.pair_names import known_pairs
 from harvester.storage.trade_store import TradeStore, check_not_in_future
 from harvester.times import Range
 from harvester.verify import against_csv
-from harvester.verify.against_exchange import Comparer
+from harvester.verify.against_exchange import EXCHANGE_STEPS, Comparer
 from harvester.verify.digest import Digest, digests
 from harvester.verify.integrity import verify_with_digests
 from harvester.verify.repair import Repairer
 from harvester.verify.reports import CsvReport, ExchangeReport, Moved, PairReport, RepairReport
 
-EXCHANGE_STEPS = "answers and comparisons"
 """What the steps of a comparison with the exchange count."""
 
 
@@ -46,7 +45,7 @@ def check_pairs(archive: TradeStore, names: Sequence[str], listener: Listener) -
     listener(Begun(len(names)))
     reports = []
     for name in names:
-        reports.append(verify_with_digests(archive, name, lambda *step: listener(Step(*step))))
+        reports.append(verify_with_digests(archive, name, listener))
         listener(Reported(name, reports[-1]))
     return reports
 
@@ -71,12 +70,7 @@ def digest_pairs(
     found: list[Digest] = []
     for name in names:
         check_not_in_future(archive, name, now_ns)
-        of_pair = digests(
-            archive,
-            name,
-            wanted,
-            progress=lambda pair, done, of: listener(Step(pair, done, of, "months")),
-        )
+        of_pair = digests(archive, name, wanted, listener=listener)
         listener(Reported(name, of_pair))
         found += of_pair
     return found
@@ -128,8 +122,8 @@ async def repair_pairs(
             try:
                 results = await asyncio.gather(*(repair(report) for report in faulty.values()))
             finally:
-                record.set_calls(client.calls, client.refusals)
-        record.set_repairs(results)
+                record.calls, record.refusals = client.calls, client.refusals
+        record.pairs = pair_results(results)
     return {result.pair: result for result in results}
 
 
@@ -182,10 +176,7 @@ async def compare_with_exchange(
                 async with jobs:
                     listener(Step(name, 0, 1, EXCHANGE_STEPS))
                     try:
-                        return await comparer.compare(
-                            known.get(name, Pair(altname=name)),
-                            lambda done, of: listener(Step(name, done, of, EXCHANGE_STEPS)),
-                        )
+                        return await comparer.compare(known.get(name, Pair(altname=name)), listener)
                     except HarvesterError as error:
                         # The pair is done, so its progress line is removed.
                         listener(Step(name, 1, 1, EXCHANGE_STEPS))
@@ -235,12 +226,8 @@ def compare_with_csv(
     listener(Begun(len(files_of)))
     reports = {}
     for name, files_of_pair in files_of.items():
-
-        def on_read(done: int, of: int, name: str = name) -> None:
-            listener(Step(name, done, of, "bytes"))
-
         pair = known.get(name, Pair(altname=name))
         limit = settings.candles.memory_limit
-        reports[name] = against_csv.compare(archive, pair, files_of_pair, limit, on_read)
+        reports[name] = against_csv.compare(archive, pair, files_of_pair, limit, listener)
         listener(Reported(name, reports[name]))
     return reports

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -15,12 +15,11 @@ from harvester.query.sources import BASE, EXTRA, LAST_TIME
 from harvester.schema import TRADES, RowsChecksum
 from harvester.storage.rollup_files import PARTIALS, RollUp, rollup_path
 from harvester.storage.segment import Segment, read_batches
-from harvester.storage.writer import Writer
+from harvester.storage.writer import Progress, Writer
 from harvester.times import Interval, parse_interval
 
 # --- build ----------------------------------------------------------------------------------------
 
-Progress = Callable[[str, int, int], None]
 """Called with the pair, the number of its segments done, and the number of all its segments."""
 
 

@@ -10,6 +10,7 @@ import pyarrow as pa
 from harvester.csv_import.files import KnownComplete, Member
 from harvester.csv_import.ohlcvt import ROWS, Block, read_candles
 from harvester.csv_import.pair_matching import CandleFile, candle_file
+from harvester.download.events import Listener, Step, ignore
 from harvester.errors import HarvesterError
 from harvester.kraken.pairs import Pair, PairIndex
 from harvester.query.connection import MEMORY_LIMIT
@@ -80,9 +81,6 @@ def _chunks(blocks: Iterable[Block]) -> Iterator[pa.Table]:
 
 # --- comparison of files --------------------------------------------------------------------------
 
-Progress = Callable[[int, int], None]
-"""Called with how many bytes are done, and how many there are."""
-
 
 class FileChoice(NamedTuple):
     """Which files are compared, and which are not.
@@ -127,7 +125,7 @@ def compare(
     pair: Pair,
     files: Sequence[CandleFile],
     memory_limit: str = MEMORY_LIMIT,
-    progress: Progress = lambda _done, _all: None,
+    listener: Listener = ignore,
 ) -> CsvReport:
     """Compare the candles of some files of one pair with the stored trades.
 
@@ -138,7 +136,7 @@ def compare(
         pair: the pair.
         files: its files, as `choose` returns them.
         memory_limit: the memory that DuckDB may use, such as 1GB.
-        progress: called after each block.
+        listener: receives a `Step` in bytes after each block.
     """
     coverage = archive.coverage(pair.altname)
     if not coverage:
@@ -150,11 +148,11 @@ def compare(
 
         def on_read(size: int, before: int = before) -> None:
             # Not 100 % yet: the candles of the last bytes are still being compared.
-            progress(min(before + size, total - 1), total)
+            listener(Step(pair.altname, min(before + size, total - 1), total, "bytes"))
 
         reports.append(_compare_file(local, coverage, file, on_read))
         before += file.member.size
-    progress(total, total)
+    listener(Step(pair.altname, total, total, "bytes"))
     return CsvReport(pair.altname, tuple(reports))
 
 

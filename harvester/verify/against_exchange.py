@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
 from harvester.csv_import.ohlcvt import rows_of
+from harvester.download.events import Listener, Step, ignore
 from harvester.download.pair_selection import refresh_pairs
 from harvester.errors import ExchangeError, ExchangeRefused
 from harvester.kraken.ohlc import INTERVALS_MIN, Candle
@@ -29,19 +30,22 @@ from harvester.verify.reports import ExchangeReport, IntervalReport
 if TYPE_CHECKING:
     from harvester.kraken.client import Client
 
+EXCHANGE_STEPS = "answers and comparisons"
+
 
 class _Steps:
     """Counts the answers and comparisons that are done, and reports each."""
 
-    def __init__(self, progress: Callable[[int, int], None], total: int) -> None:
-        self._progress = progress
+    def __init__(self, listener: Listener, pair: str, total: int) -> None:
+        self._listener = listener
+        self._pair = pair
         self._done, self._total = 0, total
 
     def advance(self, steps: int = 1, *, more: int = 0) -> None:
         """Count steps as done; `more` is how many were found to follow."""
         self._done += steps
         self._total += more
-        self._progress(self._done, self._total)
+        self._listener(Step(self._pair, self._done, self._total, EXCHANGE_STEPS))
 
 
 class Comparer:
@@ -59,9 +63,7 @@ class Comparer:
         # Several pairs may wait for the exchange at a time; one at a time uses memory.
         self._computing = asyncio.Lock()
 
-    async def compare(
-        self, pair: Pair, progress: Callable[[int, int], None] = lambda _done, _all: None
-    ) -> ExchangeReport:
+    async def compare(self, pair: Pair, listener: Listener = ignore) -> ExchangeReport:
         """Compare the exchange's candles of all lengths with the stored trades.
 
         The exchange's answers are not always stable: an interval that differs is requested and
@@ -69,7 +71,7 @@ class Comparer:
 
         Args:
             pair: the pair.
-            progress: called with how many answers and comparisons are done, and how many there are.
+            listener: receives a `Step` after each answer and each comparison.
 
         Raises:
             ExchangeError: the first request got no valid answer, or one that can't be read.
@@ -84,7 +86,7 @@ class Comparer:
             pair = await self._as_listed(pair)
         # The exchange's first: trades committed meanwhile only add candles that can be compared.
         answers: dict[int, Sequence[Candle]] = {}
-        steps = _Steps(progress, 2 * len(INTERVALS_MIN))
+        steps = _Steps(listener, pair.altname, 2 * len(INTERVALS_MIN))
         for minutes in INTERVALS_MIN:
             answers[minutes] = await self._client.candles(pair, minutes)
             steps.advance()

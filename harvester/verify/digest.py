@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from itertools import groupby
 from typing import NamedTuple
 
+from harvester.download.events import Listener, Step, ignore
 from harvester.schema import RowsChecksum
 from harvester.storage.trade_store import EVERYTHING, TradeStore, retry_on_new_listing
 from harvester.times import SECOND, Range, covers
@@ -55,7 +55,7 @@ def digests(
     wanted: Range = EVERYTHING,
     *,
     workers: int | None = None,
-    progress: Callable[[str, int, int], None] = lambda _pair, _done, _all: None,
+    listener: Listener = ignore,
 ) -> list[Digest]:
     """Compute the digests of a pair: one for each range of consecutive whole months.
 
@@ -67,7 +67,7 @@ def digests(
         pair: altname.
         wanted: only months that lie completely in this range are counted.
         workers: months read at a time; None for the number of processors.
-        progress: called with the pair, how many of its months are done, and how many there are.
+        listener: receives a `Step` after each month.
 
     Raises:
         ArchiveDamaged: a file can't be read, or files keep vanishing.
@@ -78,7 +78,7 @@ def digests(
         months = pool.map(lambda number: _month(archive, pair, number), whole)
         for number, month in zip(whole, months, strict=True):
             found[number] = month
-            progress(pair, len(found), len(whole))
+            listener(Step(pair, len(found), len(whole), "months"))
     # Consecutive months have consecutive numbers, so number minus index is constant.
     ranges = groupby(enumerate(whole), key=lambda item: item[1] - item[0])
     return [_digest(pair, [found[number] for _, number in numbers]) for _, numbers in ranges]

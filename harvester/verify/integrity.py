@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import NamedTuple
 
+from harvester.download.events import Listener, Step, ignore
 from harvester.errors import ArchiveDamaged
 from harvester.storage.compaction import is_within
 from harvester.storage.footer import Footer
@@ -121,16 +122,13 @@ def _last_id(found: SegmentFindings, footer: Footer, edge: LastId | None) -> Las
 
 # --- verify ---------------------------------------------------------------------------------------
 
-Progress = Callable[[str, int, int], None]
-"""Called with a pair, how many of its files are checked, and how many there are."""
-
 
 def verify(
     archive: TradeStore,
     pair: str,
     *,
     workers: int | None = None,
-    progress: Progress = lambda _pair, _done, _all: None,
+    listener: Listener = ignore,
     now_ns: int | None = None,
 ) -> PairReport:
     """Check every segment of a pair, and the segments with each other.
@@ -141,7 +139,7 @@ def verify(
         archive: the archive to check.
         pair: altname.
         workers: files read at a time; None for the number of processors.
-        progress: called after each file.
+        listener: receives a `Step` after each file.
         now_ns: this machine's time; coverage must not end after it.
 
     Raises:
@@ -157,7 +155,7 @@ def verify(
         except ArchiveDamaged as damage:
             return PairReport(pair, faults=[Fault(pair, Range(0, 0), None, str(damage))])
         try:
-            found = _read_all(archive, pair, listed, sound, workers, progress)
+            found = _read_all(archive, pair, listed, sound, workers, listener)
         except FileNotFoundError:
             continue
         report = _report(archive, pair, found, now_ns)
@@ -210,7 +208,7 @@ def _read_all(
     listed: Sequence[_Files],
     sound: Mapping[_Files, SegmentFindings],
     workers: int,
-    progress: Progress,
+    listener: Listener,
 ) -> list[SegmentFindings]:
     """The findings of each file; files that are known to be sound are not read again."""
 
@@ -223,7 +221,7 @@ def _read_all(
         try:
             for future in futures:
                 found.append(result_of(future))
-                progress(pair, len(found), len(listed))
+                listener(Step(pair, len(found), len(listed)))
         finally:
             for future in futures:
                 future.cancel()
@@ -307,13 +305,8 @@ def _check_gaps(
 
 # --- verify, with digests -------------------------------------------------------------------------
 
-StepProgress = Callable[[str, int, int, str], None]
-"""Called with a pair, how much is done, of how much, and the unit: files, then months."""
 
-
-def verify_with_digests(
-    archive: TradeStore, pair: str, progress: StepProgress = lambda _pair, _done, _all, _unit: None
-) -> PairReport:
+def verify_with_digests(archive: TradeStore, pair: str, listener: Listener = ignore) -> PairReport:
     """Verify a pair, and compute its digests if nothing is wrong.
 
     If imported trades are replaced by re-downloaded ones meanwhile, everything is read again, so
@@ -322,27 +315,23 @@ def verify_with_digests(
     Args:
         archive: the archive to check.
         pair: altname.
-        progress: called after each file, then after each month.
+        listener: receives a `Step` after each file, then after each month.
 
     Raises:
         ArchiveDamaged: files keep vanishing, or being replaced, while they are read.
     """
     for _ in range(LISTINGS):
         before = _imported(archive, pair)
-        report = _verify_once(archive, pair, progress)
+        report = _verify_once(archive, pair, listener)
         if report.faults or before == _imported(archive, pair):
             return report
     raise ArchiveDamaged(f"files of {pair} keep being replaced while they are read: try again")
 
 
-def _verify_once(archive: TradeStore, pair: str, progress: StepProgress) -> PairReport:
-    report = verify(
-        archive, pair, progress=lambda name, done, of: progress(name, done, of, "files")
-    )
+def _verify_once(archive: TradeStore, pair: str, listener: Listener) -> PairReport:
+    report = verify(archive, pair, listener=listener)
     if not report.faults:
-        report.digests = digests(
-            archive, pair, progress=lambda name, done, of: progress(name, done, of, "months")
-        )
+        report.digests = digests(archive, pair, listener=listener)
     return report
 
 

@@ -20,12 +20,12 @@ from kraken_server import Exchange
 from nightly_runs import DAY_NS, FIRST_NS, NAMES, SETTLE_NS, Nights, daily, states, until
 from process import ended, wait_for
 
-from harvester.cli.progress_text import RunProgress
 from harvester.download.events import BackfillResult, CancelToken, Event, PageRead
 from harvester.errors import NothingHeld
 from harvester.kraken.pairs import Pair
 from harvester.operations import refresh as module
 from harvester.operations.refresh_targets import KnownPairs, choose_targets
+from harvester.progress import RunProgress
 from harvester.storage.lock import locked
 from harvester.storage.trade_store import TradeStore
 from harvester.times import Range

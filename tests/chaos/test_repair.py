@@ -172,7 +172,7 @@ def bodies(folder: Path) -> dict[str, bytes]:
 
 def kept(folder: Path) -> dict[str, bytes]:
     """The files of an archive that matter: not its locks, nor the records of runs."""
-    aside = ("locks/", "runs/")
+    aside = ("locks/", "runs.jsonl")
     return {path: body for path, body in bodies(folder).items() if not path.startswith(aside)}
 
 

@@ -27,7 +27,7 @@ __all__ = ["started"]
 
 @pytest.mark.parametrize("at", range(1, 6))
 def test_a_file_that_is_replaced_while_it_is_checked_is_no_damage(started: Any, at: int) -> None:
-    """Before each opening of a file, an upgrade replaces it by one of the same name."""
+    """Before each opening of a file, a re-download replaces it by one of the same name."""
     one = started(TRADES)
     one.take_in(csv_files.three_columns(TRADES[:4_000]))
     one.fill()
@@ -92,7 +92,7 @@ def comparing(one: Any, archive: TradeStore, against: str) -> IntervalReport:
 def test_candles_whose_trades_are_replaced_while_they_are_compared_are_compared_again(
     started: Any, monkeypatch: pytest.MonkeyPatch, against: str
 ) -> None:
-    """Before the trades at a candle's edges are read, an upgrade moves them elsewhere."""
+    """Before the trades at a candle's edges are read, a re-download moves them elsewhere."""
     one = started(TRADES)
     one.take_in(csv_files.three_columns(TRADES[:4_000], "up"))
     one.fill()

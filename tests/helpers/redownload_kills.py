@@ -44,7 +44,7 @@ def busy_new_year() -> list[Trade]:
 
 
 class Begun:
-    """An archive with a file's trades in it, to be upgraded again and again from here."""
+    """An archive with a file's trades in it, to be downloaded again and again."""
 
     def __init__(
         self, folder: Path, exchange: Exchange, trades: list[Trade], early: Range | None

@@ -161,9 +161,10 @@ def test_a_pace_that_changes_is_told_with_v_and_reported(harvester: Any) -> None
 
 
 def test_progress_tells_what_a_pair_is_slowed_to() -> None:
-    from harvester.cli.progress_text import RunProgress
+
     from harvester.download.events import Paced, Started
     from harvester.kraken.rate_limit import PaceState
+    from harvester.progress import RunProgress
 
     run = RunProgress()
     run.add(Started("XBTUSD", [], None))

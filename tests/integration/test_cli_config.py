@@ -20,9 +20,8 @@ from typing import Any, NamedTuple
 import pytest
 
 from harvester.cli import config, output
-from harvester.config import default_file_text
+from harvester.config import KEYS, default_file_text
 from harvester.errors import HarvesterError, UsageError
-from harvester.settings_keys import KEYS
 
 HARVESTER = [sys.executable, "-c", "from harvester.cli.main import main; main()"]
 PROGRAM = str(Path(sys.executable).parent / "harvester")

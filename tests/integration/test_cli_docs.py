@@ -16,7 +16,7 @@ import pytest
 from harvester import errors
 from harvester.cli import docs, options
 from harvester.cli.main import COMMANDS, SECTIONS, cli, load_command
-from harvester.settings_keys import SHORT_VARIABLES
+from harvester.config import SHORT_VARIABLES
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "cli.md"

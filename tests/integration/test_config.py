@@ -11,9 +11,8 @@ from typing import Any
 import duckdb
 import pytest
 
-from harvester.config import Settings, default_file_text, load
+from harvester.config import KEYS, Settings, default_file_text, load
 from harvester.errors import BadSetting
-from harvester.settings_keys import KEYS
 
 REPOSITORY = Path(__file__).parents[2]
 

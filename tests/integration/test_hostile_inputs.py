@@ -49,7 +49,7 @@ def test_a_password_in_the_address_is_never_shown_or_recorded(
 ) -> None:
     done = run(with_password(address), tmp_path, *arguments, HARVESTER_EXCHANGE_GIVE_UP_S="0.1")
     assert leaked(done.stdout + done.stderr) == []
-    records = "".join(path.read_text() for path in tmp_path.rglob("runs/*.json"))
+    records = "".join(path.read_text() for path in tmp_path.rglob("runs.jsonl"))
     assert leaked(records) == []
 
 
@@ -95,8 +95,8 @@ def test_an_address_with_a_password_works(tmp_path: Path) -> None:
     with serve(sample_trades.market(sample_trades.xbtusd_like(50, 4))) as exchange:
         done = run(with_password(exchange.url), tmp_path, "backfill", "XBTUSD", "-vv")
     assert (done.returncode, leaked(done.stdout + done.stderr)) == (0, [])
-    [record] = (tmp_path / "data" / "runs").glob("*.json")
-    assert json.loads(record.read_text())["settings"]["exchange.url"] == exchange.url
+    for line in (tmp_path / "data" / "runs.jsonl").read_text().splitlines():
+        assert json.loads(line)["settings"]["exchange.url"] == exchange.url
 
 
 @pytest.mark.parametrize("scheme", ["socks5", "socks5h", "ftp", "file", "x\x1b"])

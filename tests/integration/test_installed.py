@@ -71,6 +71,12 @@ def test_a_database_is_opened_by_plain_duckdb(folder: Path) -> None:
     assert run(folder, PYTHON, "-c", plain) == f"({TRADES}, {TRADES})\n"
 
 
+@pytest.mark.parametrize("kind", ["cron", "systemd", "launchd"])
+def test_a_schedule_is_printed(folder: Path, kind: str) -> None:
+    printed = run(folder, *HARVESTER, "schedule", kind, "--data", "demo/data")
+    assert str(folder / "demo" / "data") in printed
+
+
 def test_a_chart_is_drawn(folder: Path) -> None:
     chart = ["chart", "XBT/USD", "-i", "1h", "-o", "chart.html", "--data", "demo/data"]
     run(folder, *HARVESTER, *chart)

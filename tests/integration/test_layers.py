@@ -19,6 +19,7 @@ ROOMS = (
     "__init__",
     "archive",
     "async_runner",
+    "progress",
     "notebook",
     "operations",
     "verify",
@@ -32,11 +33,11 @@ ROOMS = (
     "storage",
     "kraken",
     "config",
-    "settings_keys",
     "argument_types",
     "trade_ids",
     "schema",
     "times",
+    "threads",
     "errors",
     "escaping",
     "threads",
@@ -54,8 +55,12 @@ HOMES = {
     "plotly": "charts",
     "kaleido": "charts",
     "click": "cli",
-    "rich": "cli",
+    "rich": "progress",
 }
+SECOND_HOMES = {("cli", "rich")}
+"""The progress bar is drawn for Python's callers, too; `status --watch` redraws a table."""
+IN_NOTEBOOKS = {"IPython"}
+"""Imported where a notebook runs, so it is installed there."""
 HEAVY = (
     "httpx",
     "pyarrow",
@@ -163,7 +168,7 @@ def test_each_outside_library_has_one_home() -> None:
         f"{path}:{use.line} imports {use.module}, which belongs in {home}"
         for room, path, use in all_uses()
         for library, home in HOMES.items()
-        if is_of(use.module, library) and room != home
+        if is_of(use.module, library) and room != home and (room, library) not in SECOND_HOMES
     ]
     assert wrong == []
 
@@ -244,5 +249,5 @@ def test_what_is_imported_is_installed_with_harvester_or_by_an_extra() -> None:
 
     imported = {use.module.partition(".")[0] for _, _, use in all_uses()}
     foreign = imported - set(sys.stdlib_module_names) - {"harvester"}
-    optional = foreign - names(project["dependencies"])
+    optional = foreign - names(project["dependencies"]) - IN_NOTEBOOKS
     assert optional == names(extras["polars"]) | names(extras["png"])

@@ -17,11 +17,11 @@ from kraken_socket import Reply
 from rich.console import Console
 
 from harvester.cli import formats, output
-from harvester.cli.progress import Bars
 from harvester.cli.status import runs_table
 from harvester.download.events import BackfillResult, Imported, Noted, Waiting
 from harvester.errors import ExchangeRefused
 from harvester.operations.run_log import RunRecord
+from harvester.progress import Bars
 
 # A title, a cleared screen, C1, a direction, other line ends, a forged line.
 EVIL = "x\x1b]0;title\x07\x1b[2J\x9b1m\u202e\u2066\u2028\x85\r\x0b\nharvester: all is well\ty\x7f"
@@ -126,7 +126,8 @@ def test_progress_on_a_terminal_is_printable() -> None:
         bars.show(Imported("XBTUSD", 0, [EVIL, "second"], {}))
         bars.show(Waiting("XBTUSD", EVIL))
         bars.show(BackfillResult("ETHUSD", 0, 0, None, [], ExchangeRefused(EVIL)))
-    lines = [line.strip() for line in sink.getvalue().replace("\r", "\n").split("\n")]
+    text = sink.getvalue().replace("\x1b[2K", "").replace("\r", "\n")
+    lines = [line.strip() for line in text.split("\n")]
     assert f"XBTUSD: {SAFE}" in sink.getvalue()
     assert f"ETHUSD: {SAFE}" in sink.getvalue()
     assert "second" in lines

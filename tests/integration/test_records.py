@@ -15,9 +15,16 @@ import pytest
 from harvester import __version__, config
 from harvester.cli.status import runs_table
 from harvester.download.events import BackfillResult
-from harvester.errors import ArchiveUnwritable, ExchangeUnreachable
+from harvester.errors import ExchangeUnreachable
 from harvester.operations import run_log
-from harvester.operations.run_log import PairResult, RunRecord, latest_runs, record_run
+from harvester.operations.run_log import (
+    PairResult,
+    RunRecord,
+    append,
+    latest_runs,
+    pair_results,
+    record_run,
+)
 from harvester.storage.trade_store import TradeStore
 from harvester.times import Range
 
@@ -40,22 +47,23 @@ def warned(_: str) -> None:
     raise AssertionError("nothing was to be warned of")
 
 
-def files(archive: TradeStore) -> list[Path]:
-    return sorted((archive.root / "runs").iterdir())
+def lines(archive: TradeStore) -> list[bytes]:
+    return (archive.root / "runs.jsonl").read_bytes().splitlines()
 
 
 def test_a_record_tells_what_was_asked_and_what_came_of_it(archive: TradeStore) -> None:
     asked = {"pairs": ["btc/usd"], "since": "start"}
     with record_run(archive, "backfill", asked, settings(), warned) as one:
-        one.set_results(OUTCOMES)
-        one.set_calls(12, 3)
-    [file] = files(archive)
-    told = json.loads(file.read_bytes())
+        one.pairs = pair_results(OUTCOMES)
+        one.calls, one.refusals = 12, 3
+    begun, ended = map(json.loads, lines(archive))
+    assert (begun["state"], begun["id"], begun["pairs"]) == ("running", ended["id"], [])
+    told = ended
     assert told.pop("begun") <= told.pop("ended")
     assert isinstance(told.pop("host"), str)
     told.pop("ticks")
     assert told == {
-        "id": file.stem,
+        "id": begun["id"],
         "command": "backfill",
         "format": 1,
         "state": "ended",
@@ -107,11 +115,9 @@ def test_a_name_and_a_password_in_the_address_are_left_out(archive: TradeStore) 
     given = settings(**{"exchange.url": "https://ann:secret@mirror.example:8443/x"})
     with record_run(archive, "backfill", {}, given, warned):
         pass
-    [file] = files(archive)
-    assert json.loads(file.read_bytes())["settings"]["exchange.url"] == (
-        "https://mirror.example:8443/x"
-    )
-    assert b"secret" not in file.read_bytes()
+    for line in lines(archive):
+        assert json.loads(line)["settings"]["exchange.url"] == "https://mirror.example:8443/x"
+        assert b"secret" not in line
 
 
 def test_a_run_that_goes_on_is_seen(archive: TradeStore) -> None:
@@ -138,15 +144,15 @@ def test_a_run_that_was_killed_is_told_as_killed(archive: TradeStore) -> None:
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="the system tells no start times")
 def test_a_process_of_the_same_number_is_not_the_run(archive: TradeStore) -> None:
     with record_run(archive, "backfill", {}, settings(), warned) as one:
-        one.record.ticks = 1
-        one.write()
+        one.ticks = 1
+        append(archive, one)
         assert [found.state for found in latest_runs(archive, 9)] == ["killed"]
 
 
 def test_a_run_on_another_machine_is_believed(archive: TradeStore) -> None:
     with record_run(archive, "backfill", {}, settings(), warned) as one:
-        one.record.host, one.record.pid = "elsewhere", 0
-        one.write()
+        one.host, one.pid = "elsewhere", 0
+        append(archive, one)
         assert [found.state for found in latest_runs(archive, 9)] == ["running"]
 
 
@@ -160,45 +166,68 @@ def test_an_error_that_ends_a_run_is_told_and_goes_on_its_way(archive: TradeStor
     assert (one.state, one.exit_status, one.error) == ("ended", 3, "no good answer")
 
 
-def test_that_it_can_t_be_written_is_one_line_and_no_more(
-    archive: TradeStore, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def write(*_: object) -> None:
-        raise ArchiveUnwritable("can't write there: the disk is full")
-
-    monkeypatch.setattr(type(archive.store), "write", write)
+def test_that_it_can_t_be_written_is_one_line_and_no_more(archive: TradeStore) -> None:
+    (archive.root / "runs.jsonl").mkdir(parents=True)
     said: list[str] = []
     with record_run(archive, "backfill", {}, settings(), said.append) as one:
-        one.set_results(OUTCOMES[:1])
-    assert said == ["this run leaves no record: can't write there: the disk is full"]
+        one.pairs = pair_results(OUTCOMES[:1])
+    path = archive.root / "runs.jsonl"
+    assert said == [f"this run leaves no record: can't write {path}: Is a directory"]
 
 
-def test_where_the_run_failed_the_record_is_not_complained_of(
+def test_where_the_run_failed_the_record_is_not_complained_of(archive: TradeStore) -> None:
+    (archive.root / "runs.jsonl").mkdir(parents=True)
+    with record_run(archive, "backfill", {}, settings(), warned) as one:
+        one.pairs = pair_results(OUTCOMES)
+
+
+def test_a_large_log_keeps_its_newest_half(
     archive: TradeStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def write(*_: object) -> None:
-        raise ArchiveUnwritable("can't write there: the disk is full")
-
-    monkeypatch.setattr(type(archive.store), "write", write)
-    with record_run(archive, "backfill", {}, settings(), warned) as one:
-        one.set_results(OUTCOMES)
-
-
-def test_old_records_are_pruned(archive: TradeStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(run_log, "MOST_KEPT", 3)
-    for number in range(5):
+    monkeypatch.setattr(run_log, "MOST_BYTES", 4_000)
+    sizes = []
+    for number in range(20):
         with record_run(archive, f"run {number}", {}, settings(), warned):
             pass
-    assert [one.command for one in latest_runs(archive, 9)] == ["run 4", "run 3", "run 2"]
+        sizes.append((archive.root / "runs.jsonl").stat().st_size)
+    kept = [one.command for one in latest_runs(archive, 99)]
+    assert max(sizes) <= 4_000
+    assert kept == [f"run {number}" for number in range(19, 19 - len(kept), -1)]
+    assert len(kept) >= 2
+    assert archive.store.files("staging") == []
 
 
-def test_a_record_that_can_t_be_read_hides_no_other(archive: TradeStore) -> None:
+def test_a_line_that_a_crash_cut_short_hides_no_other(archive: TradeStore) -> None:
     with record_run(archive, "backfill", {}, settings(), warned):
         pass
-    (archive.root / "runs" / "99990101T000000.000000Z-1.json").write_text("{")
-    (archive.root / "runs" / "99990101T000001.000000Z-1.json").write_text('{"x":' + "[" * 100_000)
-    (archive.root / "runs" / "notes.txt").write_text("mine")
+    with (archive.root / "runs.jsonl").open("ab") as file:
+        file.write(b'{"x":' + b"[" * 100_000 + b"\n")
+        file.write(b'{"id":"x","command":"ref')
     assert [one.command for one in latest_runs(archive, 9)] == ["backfill"]
+    with record_run(archive, "refresh", {}, settings(), warned):
+        pass
+    assert [one.command for one in latest_runs(archive, 9)] == ["refresh", "backfill"]
+
+
+WRITER = """
+import sys
+from harvester import config
+from harvester.storage.trade_store import TradeStore
+from harvester.operations.run_log import record_run
+for number in range(20):
+    settings = config.load(environment={})
+    with record_run(TradeStore(sys.argv[1]), "backfill", {"x": "y" * 20_000}, settings, sys.exit):
+        pass
+"""
+
+
+def test_runs_that_write_at_once_lose_no_line(archive: TradeStore) -> None:
+    writers = [
+        subprocess.Popen([sys.executable, "-c", WRITER, str(archive.root)]) for _ in range(3)
+    ]
+    assert [writer.wait(timeout=60) for writer in writers] == [0, 0, 0]
+    assert [one.state for one in latest_runs(archive, 99)] == ["ended"] * 60
+    assert len(lines(archive)) == 120
 
 
 def test_the_table_of_runs_says_why_one_failed() -> None:

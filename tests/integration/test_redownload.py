@@ -45,7 +45,7 @@ def test_the_whole_tape_is_the_exchanges(started: Any, rounding: str) -> None:
     one.check()
 
 
-def test_a_second_upgrade_asks_for_no_page(started: Any) -> None:
+def test_a_second_redownload_asks_for_no_page(started: Any) -> None:
     one = started(TRADES)
     one.take_in(csv_files.three_columns(TRADES[:4_000]))
     one.redownload()
@@ -411,7 +411,7 @@ def test_what_is_not_settled_yet_is_left(started: Any) -> None:
 # --- whatever ends it -----------------------------------------------------------------------------
 
 
-def test_an_interrupted_upgrade_keeps_what_it_fetched(started: Any) -> None:
+def test_an_interrupted_redownload_keeps_what_it_fetched(started: Any) -> None:
     one = started(TRADES)
     one.take_in(csv_files.three_columns(TRADES))
     one.fill()

@@ -14,7 +14,15 @@ from pathlib import Path
 
 import pytest
 
-from harvester.errors import BadTime, UsageError
+from harvester.errors import (
+    ArchiveIncomplete,
+    ArchiveLocked,
+    BadTime,
+    ExchangeError,
+    HarvesterError,
+    Interrupted,
+    UsageError,
+)
 from harvester.operations.schedulers import ScheduledJob, cron, launchd, parse_clock, systemd
 
 DATA = "/srv/market data"
@@ -309,6 +317,25 @@ def test_launchd_tries_again_after_status_3_alone(
     assert agent["StandardErrorPath"] == night.log
     ended = _ended(tmp_path, statuses, agent["ProgramArguments"])
     assert ended == (last, f"refresh|--data|{night.data}|" * tries, tries)
+
+
+def test_launchd_reads_the_names_that_were_meant() -> None:
+    odd = "/a&b <c>\"'{}]]>"
+    night = replace(PLAIN, command=(odd, "refresh"), folder=odd, data=odd, log=odd)
+    [text] = launchd(night).values()
+    agent = plistlib.loads(text.encode())
+    assert agent["ProgramArguments"][-2:] == [odd, "refresh"]
+    assert [agent["WorkingDirectory"], agent["StandardOutPath"]] == [odd, odd]
+
+
+def test_the_statuses_that_are_tried_again_are_those_of_the_exchange() -> None:
+    errors = (HarvesterError, UsageError, ArchiveIncomplete, ArchiveLocked)
+    final = " ".join(str(error.exit_status) for error in errors)
+    service = systemd(PLAIN)["harvester.service"]
+    assert f"RestartPreventExitStatus={final}\n" in service
+    assert f"SuccessExitStatus={Interrupted.exit_status}\n" in service
+    for text in (*cron(LOGGED).values(), *launchd(LOGGED).values()):
+        assert f"test $s -eq {ExchangeError.exit_status} || break" in text
 
 
 def test_cron_stays_still_where_its_folder_is_gone(tmp_path: Path) -> None:

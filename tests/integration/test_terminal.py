@@ -22,9 +22,9 @@ from rich.console import Console
 
 from harvester.cli import output
 from harvester.cli.options import cancel_on_signals
-from harvester.cli.progress import Bars
-from harvester.cli.progress_text import RunProgress
 from harvester.download.events import Noted, Started
+from harvester.escaping import wrapped
+from harvester.progress import Bars, RunProgress
 from harvester.times import DAY, SECOND, Range
 
 ON_THIS_TERMINAL = (
@@ -110,7 +110,7 @@ def interrupted(url: str, folder: Path, width: int, *arguments: str) -> tuple[in
             break
         told += read.decode(errors="replace")
         # Between two frames: amid one, the terminal's ^C may land in an escape sequence.
-        is_page_shown = re.search(r"%  20[0-9]{2}-", told)
+        is_page_shown = re.search(r"% [0-9][^\n]* left", told)
         if not is_pressed and is_page_shown and not select.select([master], [], [], 0.05)[0]:
             os.write(master, b"\x03")
             is_pressed = True
@@ -155,7 +155,7 @@ def test_whatever_is_printed_while_lines_are_drawn_stands_above_them(print_text:
     assert callable(print_text)
     console = terminal(50)
     screen = Screen(50)
-    with Bars(begun(), console):
+    with output.live(Bars(begun(), console)):
         print_text("a text that is longer than a line of fifty characters is")
         screen.write(drawn(console))
     *texts, last = screen.lines
@@ -181,7 +181,7 @@ def test_a_second_ctrl_c_takes_the_lines_away_before_it_ends_the_process(
         ended.append((status, screen.lines, screen.is_cursor_shown))
 
     monkeypatch.setattr(os, "_exit", end)
-    with cancel_on_signals() as cancel, Bars(begun(), console):
+    with cancel_on_signals() as cancel, output.live(Bars(begun(), console)):
         for _ in range(2):
             os.kill(os.getpid(), signal.SIGINT)
     assert cancel.is_cancelled
@@ -210,7 +210,5 @@ def test_a_note_is_shown_as_it_is_and_never_as_markup() -> None:
 
 def test_only_lines_that_are_too_long_are_broken_and_keep_their_indent() -> None:
     table = "pair      trades\nXBTUSD         5"
-    assert output.wrapped(f"{table}\n  one two three four", 16) == (
-        f"{table}\n  one two three\n  four"
-    )
-    assert output.wrapped("a b " * 50, None) == "a b " * 50
+    assert wrapped(f"{table}\n  one two three four", 16) == (f"{table}\n  one two three\n  four")
+    assert wrapped("a b " * 50, None) == "a b " * 50

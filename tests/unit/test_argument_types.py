@@ -20,8 +20,8 @@ import numpy as np
 import pytest
 
 import harvester
+from harvester.config import KEYS
 from harvester.errors import BadSetting, HarvesterError, UsageError
-from harvester.settings_keys import KEYS
 
 
 class LikeAPath:

@@ -213,3 +213,25 @@ def test_harvester_is_not_used_by_your_own_tools() -> None:
     for name in ("duckdb", "polars", "pandas"):
         used = {node.id for node in ast.walk(ast.parse(cells[name])) if isinstance(node, ast.Name)}
         assert used & {"harvester", "archive", "exchange"} == set()
+
+
+DOWNLOAD = """
+import harvester
+from harvester.server.sample_data import sample_exchange
+
+with sample_exchange(5_000, 1, folder="exchange") as exchange:
+    archive = harvester.open("data", settings=exchange.settings)
+    archive.backfill("XBT/USD", progress=True);
+"""
+
+
+def test_a_download_draws_a_bar_that_stays_as_it_was_at_the_end(tmp_path: Path) -> None:
+    cells = [nbformat.v4.new_code_cell(source) for source in (STRICT, DOWNLOAD)]
+    notebook = nbformat.v4.new_notebook(cells=cells)
+    nbclient.NotebookClient(
+        notebook, timeout=120, resources={"metadata": {"path": str(tmp_path)}}
+    ).execute()
+    bar, result = cells[1].outputs
+    assert bar["data"]["text/plain"].strip() == "1 of 1 pairs ended  5,000 trades"
+    assert "1 of 1 pairs ended" in bar["data"]["text/html"]
+    assert result["data"]["text/plain"].startswith("XBTUSD: 5,000 trades in ")

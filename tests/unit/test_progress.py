@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from harvester.cli.progress import Bars, JsonLines, Lines
-from harvester.cli.progress_text import ASCII, UNICODE, RunProgress, cut, duration, progress_lines
+from harvester.cli import output
+from harvester.cli.progress import JsonLines, LogLines
 from harvester.download.events import (
     BackfillResult,
     Begun,
@@ -23,6 +23,7 @@ from harvester.download.events import (
     Waiting,
 )
 from harvester.errors import ExchangeUnreachable
+from harvester.progress import Bars, RunProgress, time_left
 from harvester.times import DAY, SECOND, Range
 
 JANUARY = 1_704_067_200 * SECOND
@@ -54,36 +55,45 @@ def one_pair(expected: int | None = 30_000) -> RunProgress:
     return run
 
 
+def drawn(run: RunProgress, width: int, height: int = 24) -> list[str]:
+    """The lines of a terminal of this width."""
+    file = io.StringIO()
+    console = Console(file=file, width=width, height=height, force_terminal=True, color_system=None)
+    console.print(Bars(run, console))
+    return [line.rstrip() for line in file.getvalue().splitlines()]
+
+
 WIDTHS = {
-    120: "XBTUSD  ━━━━━━━━╌╌╌╌╌╌╌╌╌╌╌╌╌╌╌╌   33%  2024-01-11 00:00       10,000    1.0/s  "
-    "20 s left",
-    80: "XBTUSD  ━━━━╌╌╌╌╌╌╌╌   33%  2024-01-11       10,000    1.0/s  20 s left",
-    60: "XBTUSD   33%  2024-01-11       10,000  20 s left",
-    30: "XBTUSD   33%  2024-01-11…",
+    120: "XBTUSD ━━━━          33% 20 s left, 1.0 pages/s, 10,000 trades, 2024-01-11T00:00:00Z",
+    80: "XBTUSD ━━━━          33% 20 s left, 1.0 pages/s, 10,000 trades, 2024-01-11T0…",
+    60: "XBTUSD ━━━━          33% 20 s left, 1.0 pages/s, 10,000 …",
+    30: "XBTUSD  33% 20 s left, 1.0…",
 }
 
 
 @pytest.mark.parametrize("width", WIDTHS)
 def test_a_pair_has_one_line_that_fits(width: int) -> None:
-    assert progress_lines(one_pair(), width, 24, UNICODE) == [WIDTHS[width]]
+    assert drawn(one_pair(), width) == [WIDTHS[width]]
 
 
-def test_where_there_is_only_ascii_bars_are_drawn_with_it() -> None:
-    assert progress_lines(one_pair(), 80, 24, ASCII) == [
-        "XBTUSD  ====--------   33%  2024-01-11       10,000    1.0/s  20 s left"
-    ]
+def test_where_there_is_only_ascii_bars_are_drawn_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LC_ALL", "C")
+    monkeypatch.setenv("COLUMNS", "80")
+    bars = Bars(one_pair())
+    with bars.console.capture() as capture:
+        bars.console.print(bars)
+    assert capture.get().rstrip() == (
+        "XBTUSD ----          33% 20 s left, 1.0 pages/s, 10,000 trades, 2024-01-11T00"
+    )
 
 
 def test_without_counts_the_time_left_is_told_by_the_density_of_what_was_read() -> None:
     """A page a day and a second; twenty days are left."""
-    assert progress_lines(one_pair(None), 80, 24, UNICODE) == [
-        "XBTUSD  ━━━━╌╌╌╌╌╌╌╌   33%  2024-01-11       10,000    1.0/s  20 s left"
-    ]
+    assert drawn(one_pair(None), 80) == [WIDTHS[80]]
 
 
 def test_counts_that_are_used_up_too_early_are_mended_by_the_density() -> None:
-    [line] = progress_lines(one_pair(5_000), 80, 24, UNICODE)
-    assert line.endswith("1.0/s  20 s left")
+    assert drawn(one_pair(5_000), 80) == [WIDTHS[80]]
 
 
 def test_half_empty_pages_take_twice_as_many_calls() -> None:
@@ -99,11 +109,11 @@ def test_half_empty_pages_take_twice_as_many_calls() -> None:
 def test_what_is_waited_for_is_said_until_a_page_comes() -> None:
     run = one_pair()
     run.add(Waiting("XBTUSD", "EAPI:Rate limit exceeded"))
-    [waiting] = progress_lines(run, 80, 24, UNICODE)
+    [waiting] = drawn(run, 80, 24)
     run.add(PageRead("XBTUSD", 11_000, 11, JANUARY + 11 * DAY))
-    [going] = progress_lines(run, 80, 24, UNICODE)
+    [going] = drawn(run, 80, 24)
     assert waiting == (
-        "XBTUSD  ━━━━╌╌╌╌╌╌╌╌   33%  2024-01-11       10,000    1.0/s  waiting: EAPI:Rat…"
+        "XBTUSD ━━━━          33% waiting: EAPI:Rate limit exceeded, 20 s left, 1.0 p…"
     )
     assert "waiting" not in going
 
@@ -111,7 +121,7 @@ def test_what_is_waited_for_is_said_until_a_page_comes() -> None:
 def test_a_wait_before_any_pair_has_begun_is_shown() -> None:
     run = RunProgress(Clock())
     run.add(Waiting("Time", "HTTP 503"))
-    assert progress_lines(run, 80, 24, UNICODE) == ["Time: waiting: HTTP 503"]
+    assert drawn(run, 80, 24) == ["Time: waiting: HTTP 503"]
 
 
 def test_of_hundreds_of_pairs_the_busiest_are_shown_and_one_line_for_all() -> None:
@@ -125,13 +135,13 @@ def test_of_hundreds_of_pairs_the_busiest_are_shown_and_one_line_for_all() -> No
         run.add(PageRead(f"P{number:03d}USD", 5_000, 5, JANUARY + DAY))
     run.add(BackfillResult("P000USD", 7_000, 7, MONTH, [], None))
     run.add(BackfillResult("P001USD", 0, 0, None, [], ExchangeUnreachable("P001USD: no")))
-    lines = progress_lines(run, 80, 6, UNICODE)
+    lines = drawn(run, 80, 6)
     # Both have 5,000 trades left; 686 others 10,000 each, and 10 that have not begun are like them.
     assert lines == [
-        "P003USD  ━━━━━━╌╌╌╌╌╌   50%  2024-01-02        5,000    0.5/s  10 s left",
-        "P400USD  ━━━━━━╌╌╌╌╌╌   50%  2024-01-02        5,000    0.5/s  10 s left",
+        "P003USD ━━━━━━        50% 10 s left, 0.5 pages/s, 5,000 trades, 2024-01-02T0…",
+        "P400USD ━━━━━━        50% 10 s left, 0.5 pages/s, 5,000 trades, 2024-01-02T0…",
         "and 686 more",
-        "2 of 700 pairs ended, 1 failed  17,000 trades  1.0 pages/s  1 h 56 min left",
+        "2 of 700 pairs ended, 1 failed  1 h 56 min left  17,000 trades  1.0 pages/s",
     ]
 
 
@@ -140,8 +150,8 @@ def test_work_on_files_counts_files() -> None:
     run.add(Begun(2))
     run.add(Step("ETHUSD", 3, 3))
     run.add(Step("XBTUSD", 30, 120))
-    assert progress_lines(run, 80, 24, UNICODE) == [
-        "XBTUSD  ━━━╌╌╌╌╌╌╌╌╌   25%  30 of 120 files",
+    assert drawn(run, 80, 24) == [
+        "XBTUSD ━━━           25% 30 of 120 files",
         "1 of 2 pairs ended",
     ]
 
@@ -167,18 +177,17 @@ def test_work_on_files_has_a_pace_and_a_time_left_of_its_own() -> None:
         run.add(Step(pair, 0, size, "bytes"))
     clock.now_s = 10
     run.add(Step("XBTUSD", 100_000_000, 300_000_000, "bytes"))
-    assert progress_lines(run, 80, 24, UNICODE) == [
-        "ETHUSD  ╌╌╌╌╌╌╌╌╌╌╌╌    0%  0 of 100 MB",
-        "XBTUSD  ━━━━╌╌╌╌╌╌╌╌   33%  100 of 300 MB  20 s left",
+    assert drawn(run, 80, 24) == [
+        "ETHUSD                0% 0 of 100 MB",
+        "XBTUSD ━━━━          33% 20 s left, 100 of 300 MB",
         "0 of 2 pairs ended  30 s left",
     ]
 
 
 def test_what_a_crawl_does_to_its_files_at_its_end_is_shown_and_ends_no_pair() -> None:
     run = one_pair()
-    run.add(Begun(1))
     run.add(Step("XBTUSD", 3, 12))
-    assert progress_lines(run, 80, 24, UNICODE) == ["XBTUSD  ━━━╌╌╌╌╌╌╌╌╌   25%  3 of 12 files"]
+    assert drawn(run, 80, 24) == ["XBTUSD ━━━           25% 3 of 12 files"]
     run.add(Step("XBTUSD", 12, 12))
     assert (list(run.running), run.done) == (["XBTUSD"], 0)
     run.add(BackfillResult("XBTUSD", 10_000, 10, MONTH, [], None))
@@ -199,16 +208,7 @@ def test_files_that_could_not_be_taken_in_count_as_failed() -> None:
     [(0.4, "0 s"), (59, "59 s"), (60, "1 min"), (7_500, "2 h 05 min"), (100_000, "1 d 3 h")],
 )
 def test_durations_are_said_as_people_say_them(seconds: float, text: str) -> None:
-    assert duration(seconds) == text
-
-
-def test_a_text_is_cut_where_the_line_ends() -> None:
-    assert [cut("abcdef", width, ASCII) for width in (6, 5, 3, 2)] == [
-        "abcdef",
-        "ab...",
-        "abc",
-        "ab",
-    ]
+    assert time_left(seconds) == f"{text} left"
 
 
 def test_a_resumed_download_shows_how_much_of_the_whole_request_is_done() -> None:
@@ -217,20 +217,20 @@ def test_a_resumed_download_shows_how_much_of_the_whole_request_is_done() -> Non
     run = RunProgress(clock)
     left = Range(JANUARY + 20 * DAY, JANUARY + 30 * DAY)
     run.add(Started("XBTUSD", [left], 10_000, held=20_000))
-    shown = [progress_lines(run, 80, 24, ASCII)]
+    shown = [drawn(run, 80, 24)]
     for page in range(1, 6):
         clock.now_s += 1
         run.add(PageRead("XBTUSD", 1000 * page, page, JANUARY + (20 + page) * DAY))
-    shown.append(progress_lines(run, 80, 24, ASCII))
+    shown.append(drawn(run, 80, 24))
     # As the head moves on, what this run brought is stored as well.
     run.add(Started("XBTUSD", [Range(left.through, left.through + DAY)], 500, held=29_500))
-    shown.append(progress_lines(run, 80, 24, ASCII))
-    assert [line[:26] for [line] in shown] == [
-        "XBTUSD  ========----   66%",
-        "XBTUSD  ==========--   83%",
-        "XBTUSD  ============   98%",
+    shown.append(drawn(run, 80, 24))
+    assert [line[:24] for [line] in shown] == [
+        "XBTUSD ━━━━━━━━      66%",
+        "XBTUSD ━━━━━━━━━━    83%",
+        "XBTUSD ━━━━━━━━━━━╸  98%",
     ]
-    assert shown[1][0].endswith("1.0/s  5 s left")
+    assert " 5 s left, 1.0 pages/s" in shown[1][0]
 
 
 def test_a_pair_that_lacks_nothing_is_shown_as_whole() -> None:
@@ -275,7 +275,7 @@ def terminal(width: int) -> Console:
     )
 
 
-def drawn(console: Console) -> str:
+def printed(console: Console) -> str:
     file = console.file
     assert isinstance(file, io.StringIO)
     return file.getvalue()
@@ -285,25 +285,26 @@ def test_a_terminal_shows_the_lines_and_keeps_what_pairs_came_to(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("LC_ALL", "C.UTF-8")
-    console = terminal(83)
+    console = terminal(80)
     bars = Bars(one_pair(), console)
     console.print(bars)
     bars.show(BackfillResult("XBTUSD", 30_000, 30, MONTH, [], None))
     console.print(bars)
-    assert drawn(console) == (
+    assert printed(console) == (
         f"{WIDTHS[80]}\nXBTUSD: 30,000 trades in 30 pages, complete through 2024-01-31T00:00:00Z\n"
     )
 
 
 @pytest.mark.parametrize("width", [20, 33, 61, 200])
 def test_no_line_is_ever_wider_than_the_terminal(width: int) -> None:
-    run = one_pair()
+    run = RunProgress(Clock())
     run.add(Begun(12))
+    run.add(Started("XBTUSD", [MONTH], 30_000))
     run.add(Started("APTUSD", [MONTH], None))
     run.add(Waiting("APTUSD", "EService:Unavailable, which is said at some length " * 5))
     console = terminal(width)
     console.print(Bars(run, console))
-    assert max(len(line) for line in drawn(console).split("\n")) < width
+    assert max(len(line) for line in printed(console).split("\n")) < width
 
 
 # In a log.
@@ -311,7 +312,7 @@ def test_no_line_is_ever_wider_than_the_terminal(width: int) -> None:
 
 def test_a_few_pairs_have_a_line_each_every_half_minute(capsys: pytest.CaptureFixture[str]) -> None:
     clock = Clock()
-    lines = Lines(clock=clock)
+    lines = LogLines(output.hint, clock)
     lines.show(Begun(1))
     lines.show(Started("XBTUSD", [MONTH], None))
     for page in range(1, 62):
@@ -326,7 +327,7 @@ def test_a_few_pairs_have_a_line_each_every_half_minute(capsys: pytest.CaptureFi
 
 def test_many_pairs_have_one_line_for_all(capsys: pytest.CaptureFixture[str]) -> None:
     clock = Clock()
-    lines = Lines(clock=clock)
+    lines = LogLines(output.hint, clock)
     lines.show(Begun(700))
     for number in range(20):
         lines.show(Started(f"P{number}", [MONTH], None))
@@ -336,6 +337,18 @@ def test_many_pairs_have_one_line_for_all(capsys: pytest.CaptureFixture[str]) ->
     assert capsys.readouterr().err.splitlines() == [
         "0 of 700 pairs ended  19 waiting: EService:Busy  1,000 trades  0.0 pages/s"
     ]
+
+
+def test_a_wait_is_said_once_until_a_page_comes(capsys: pytest.CaptureFixture[str]) -> None:
+    """Also of a pair whose download has not started, and of the exchange's clock."""
+    lines = LogLines(output.hint, Clock())
+    for pair in ("XBTUSD", "Time") * 3:
+        lines.show(Waiting(pair, "HTTP 503"))
+    lines.show(PageRead("XBTUSD", 1000, 1, JANUARY + DAY))
+    for _ in range(2):
+        lines.show(Waiting("XBTUSD", "HTTP 503"))
+    once = ["XBTUSD: waiting: HTTP 503", "Time: waiting: HTTP 503"]
+    assert capsys.readouterr().err.splitlines() == [*once, once[0]]
 
 
 def test_steps_are_told_as_json_once_a_second_and_at_their_end(

@@ -1,4 +1,4 @@
-"""Damage that an upgrade meets: what lies aside is fetched anew, and nothing is laundered."""
+"""Damage that a re-download meets: staged trades are downloaded again, and no damage is hidden."""
 
 from __future__ import annotations
 

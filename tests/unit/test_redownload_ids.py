@@ -1,4 +1,4 @@
-"""What footers tell of ids that skip is true of their own rows, after an upgrade as well."""
+"""What footers tell of ids that skip is true of their own rows, after a re-download as well."""
 
 from __future__ import annotations
 

@@ -22,6 +22,7 @@ from harvester.cli.status_table import (
     year_bar,
     years,
 )
+from harvester.escaping import speaks_unicode
 from harvester.storage import metadata
 from harvester.storage.trade_store import TradeStore
 from harvester.times import DAY, SECOND, Range
@@ -336,7 +337,7 @@ def test_the_locale_tells_which_signs_are_drawn(
         monkeypatch.delenv(name, raising=False)
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
-    assert output.speaks_unicode() is speaks
+    assert speaks_unicode() is speaks
 
 
 def test_ctrl_c_is_how_a_watch_on_a_terminal_ends() -> None:
