@@ -171,8 +171,8 @@ class WriteBuffer:
                 async with self._merging:
                     await asyncio.to_thread(self._writer.compact)
 
-    async def uncover(self, lost: Range) -> bool:
-        """Remove a range that lacks trades from coverage; returns whether any was covered."""
+    async def uncover(self, lost: Range) -> list[Range]:
+        """Remove a range that lacks trades from coverage; returns what was covered of it."""
         async with self._writing, self._merging:
             return await asyncio.to_thread(self._writer.uncover, lost)
 

@@ -338,6 +338,11 @@ class _PairRepair:
     def _cut(
         self, writer: Writer, segment: Segment, last_ns: int, settled_ns: int, fault: str
     ) -> None:
+        if segment.is_imported:
+            # It may end at a quiet moment only: the trades after the last one are downloaded.
+            gaps = writer.uncover(Range(last_ns, segment.range.through))
+            self._result.uncovered += [Range(gap.after, settled_ns) for gap in gaps]
+            return
         wanted = [Range(last_ns, settled_ns)] if last_ns < settled_ns else []
         for requested in wanted:
             writer.want(requested)

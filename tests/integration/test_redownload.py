@@ -192,6 +192,29 @@ def test_a_range_in_which_the_exchange_knows_of_nothing(started: Any) -> None:
     one.check()
 
 
+@pytest.mark.parametrize("rounding", csv_files.ROUNDINGS)
+def test_the_trades_that_a_file_lacks_at_its_end_join_its_last_ones(
+    started: Any, rounding: str
+) -> None:
+    """A file that was said to be complete for longer than it is."""
+    trades = [
+        sample_trades._repriced(trade, trade.price, f"{number}.00000000")
+        for number, trade in enumerate(days_apart(4, numbered=False), 1)
+    ]
+    one = started(trades)
+    one.take_in(
+        csv_files.three_columns(trades[:17], rounding),
+        KnownComplete(0, trades[-1].true_ns // SECOND_NS + 900),
+    )
+    crawl = one.crawl()
+    assert crawl.only(PAIR).exit_status == 0
+    [note] = crawl.notes
+    assert note.endswith("which is a gap now and is downloaded again")
+    assert [row[3:5] for row in one.tape] == [row[3:5] for row in one.truth]
+    assert one.redownload().exit_status == 0
+    one.check()
+
+
 # --- where file and exchange do not agree ---------------------------------------------------------
 
 
