@@ -97,3 +97,15 @@ def is_within(inner: Range, outer: Range) -> bool:
         outer: the range around it.
     """
     return outer.after <= inner.after and inner.through <= outer.through
+
+
+def is_being_replaced(wide: Segment, narrow: Segment) -> bool:
+    """Whether an imported segment is beside downloaded trades of its range.
+
+    It is, between two steps of a re-download: readers take `wide`, and the next writer removes one.
+
+    Args:
+        wide: the segment that is read first.
+        narrow: one that overlaps it.
+    """
+    return is_within(narrow.range, wide.range) and wide.is_imported != narrow.is_imported

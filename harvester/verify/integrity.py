@@ -9,7 +9,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import NamedTuple
 
 from harvester.errors import ArchiveDamaged
-from harvester.storage.compaction import is_within
+from harvester.storage.compaction import is_being_replaced
 from harvester.storage.footer import Footer
 from harvester.storage.rollup_files import RollUp
 from harvester.storage.segment import Segment
@@ -264,21 +264,12 @@ def _check_overlaps(report: PairReport, segments: list[Segment]) -> None:
         if (
             widest is not None
             and segment.range.after < widest.range.through
-            and not _is_being_replaced(widest, segment)
+            and not is_being_replaced(widest, segment)
         ):
             text = f"it overlaps with {widest.path}"
             report.faults.append(Fault(report.pair, segment.range, segment.path, text, widest.path))
         if widest is None or segment.range.through > widest.range.through:
             widest = segment
-
-
-def _is_being_replaced(wide: Segment, narrow: Segment) -> bool:
-    """Whether an imported segment is beside downloaded trades of its range.
-
-    It is, between two steps of a re-download; readers take the first in their order.
-    """
-    is_inside = is_within(narrow.range, wide.range)
-    return is_inside and wide.is_imported != narrow.is_imported
 
 
 def _check_foreign_files(report: PairReport, archive: TradeStore) -> None:
