@@ -510,6 +510,8 @@ def test_of_an_imported_and_a_downloaded_segment_of_one_range_the_downloaded_one
     between = archive.verify(PAIR)[0]
     assert (before.faults, between.faults, after.faults) == ([], [], [])
     assert between.digests == after.digests
+    counts = [(each.rows, each.ids, each.boundaries) for each in (between, after)]
+    assert counts[0] == counts[1]
     assert archive.coverage(PAIR) == TradeStore(one.folder).coverage(PAIR)
     assert archive.trades(PAIR).df().trade_id.tolist() == [row[0] for row in one.truth]
     count = "SELECT count(*), sum(volume) FROM trades"
