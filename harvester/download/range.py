@@ -443,8 +443,7 @@ class RangeDownload:
         """
         # Until this download has ended, rows of its own range are not all committed.
         is_own = not self._is_closed and overlap(lost, self.range) is not None
-        is_stored_here = self._context.writer.archive is self._context.store
-        gaps = [] if is_own or not is_stored_here else await self._buffer.uncover(lost)
+        gaps = [] if is_own else await self._buffer.uncover(self._context.uncover, lost)
         if not gaps:
             self._error = self._error or ArchiveDamaged(
                 f"{self._pair}: {what} are missing from {lost}: "

@@ -420,6 +420,29 @@ def test_a_span_picks_the_segments_that_it_touches(started: Any) -> None:
     assert one.sources().count("csv") == 2
 
 
+@pytest.mark.parametrize("hidden", [range(12, 15), range(25, 28)], ids=["before", "behind"])
+def test_trades_that_a_neighbour_lacks_are_downloaded_in_the_same_run(
+    started: Any, hidden: range
+) -> None:
+    """The exchange showed them to no one while the neighbour was downloaded, and shows them now."""
+    trades = days_apart(8)
+    one = started(trades)
+    one.take_in(
+        csv_files.three_columns(trades[15:25]),
+        KnownComplete(trades[14].true_ns // SECOND_NS + 3, trades[24].true_ns // SECOND_NS + 3),
+    )
+    one.exchange.faults.hide = {PAIR: dict.fromkeys(hidden, 12)}
+    one.fill()
+    assert len(one.tape) == len(trades) - 3
+    one.exchange.faults.hide = {}
+    crawl = one.crawl(replace_imported=True)
+    done = crawl.only(PAIR)
+    assert (done.exit_status, len(done.replacement.replaced)) == (0, 1)
+    [note] = crawl.notes
+    assert note.endswith("which is a gap now and is downloaded again")
+    one.check()
+
+
 def test_what_is_not_settled_yet_is_left(started: Any) -> None:
     one = started(TRADES)
     one.take_in(csv_files.three_columns(TRADES), KnownComplete(0, NOW_NS // SECOND_NS + 500))
