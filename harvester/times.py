@@ -16,6 +16,11 @@ from harvester.errors import BadInterval, BadTime
 
 SECOND = 1_000_000_000
 DAY = 86_400 * SECOND
+QUIET_S = 2
+"""Two trades of a CSV file have a quiet moment between them if more seconds than this lie between.
+
+docs/import.md has the rule.
+"""
 BEGINNING_NS = 1_293_840_000 * SECOND
 """2011-01-01: the exchange did not exist before."""
 END_OF_TIME = 9_223_372_036_854_775_806

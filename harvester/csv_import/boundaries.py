@@ -14,7 +14,7 @@ from harvester.csv_import.rounding import Sample
 from harvester.csv_import.sorting import RowCount
 from harvester.schema import Int64s, times
 from harvester.storage.compaction import LARGEST_IMPORTED_ROWS
-from harvester.times import END_OF_TIME, SECOND, Range, missing, year_end, year_of
+from harvester.times import END_OF_TIME, QUIET_S, SECOND, Range, missing, year_end, year_of
 
 # Times in a file are whole seconds, and nobody knows whether they were rounded down, up or to the
 # nearest second. So a boundary between imported and downloaded data is drawn only where this makes
@@ -29,8 +29,6 @@ SEGMENT_ROWS = LARGEST_IMPORTED_ROWS
 """A segment of this many rows ends at the next quiet moment."""
 MAX_WAITING_ROWS = 1_000_000
 """Rows kept in memory while no quiet moment comes; then they are skipped, up to the next one."""
-QUIET_S = 2
-"""Seconds between two trades need to differ by more than this for a quiet moment between them."""
 
 
 class SegmentRows(NamedTuple):

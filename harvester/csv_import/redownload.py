@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
-from itertools import pairwise
+from itertools import chain, pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -139,6 +139,8 @@ class _Redownload:
     async def _replace_all(self, segments: list[Segment], staging: Writer) -> None:
         settled_ns = await self._options.stop.guard(self._download.context.clock.settled_ns())
         for segment in reversed(segments) if self._options.newest_first else segments:
+            if segment not in self._archive.segments(self._pair):
+                continue  # A part of it turned out to lack trades.
             if segment.range.through > settled_ns:
                 self._leave(segment, "its last trades are too new to be final")
                 continue
@@ -166,8 +168,15 @@ class _Redownload:
     async def _fetch(self, staging: Writer, view: _StagingView, segment: Segment) -> None:
         """Download what is not staged yet of the range of an imported segment."""
         await self._options.stop.guard(asyncio.sleep(0))
+
+        def uncover(lost: Range) -> list[Range]:
+            # A neighbour may lack trades that the exchange shows by now. They are downloaded later.
+            outside = missing([lost], [segment.range])
+            uncovered = [self._download.writer.uncover(part) for part in outside]
+            return list(chain(staging.uncover(lost), *uncovered))
+
         for part in missing([segment.range], [staged.range for staged in view.staged()]):
-            await self._download.download_range(staging, view, part)
+            await self._download.download_range(staging, view, part, uncover)
 
     def _replace(self, view: _StagingView, segment: Segment) -> None:
         """Replace an imported segment by the staged trades, unless trades may be missing."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import pyarrow as pa
 
@@ -158,10 +158,15 @@ class WriteBuffer:
                 async with self._merging:
                     await asyncio.to_thread(self._writer.compact)
 
-    async def uncover(self, lost: Range) -> bool:
-        """Remove a range that lacks trades from coverage; returns whether any was covered."""
+    async def uncover(self, uncover: Callable[[Range], list[Range]], lost: Range) -> list[Range]:
+        """Remove a range that lacks trades from coverage, while no buffer is written.
+
+        Args:
+            uncover: removes it, and returns what was covered of it.
+            lost: the range.
+        """
         async with self._writing, self._merging:
-            return await asyncio.to_thread(self._writer.uncover, lost)
+            return await asyncio.to_thread(uncover, lost)
 
     def skip_to(self, after: int) -> None:
         """Leave a gap: what follows begins behind the time `after`, in nanoseconds."""

@@ -197,6 +197,7 @@ class PairDownload:
                 # The range that showed it is complete: the next time others are missing.
                 errors.append(lack)
         await after_pair(self)
+        await self._download_losses()
         left = [
             piece.within for piece in self._store.pieces(self._pair) if piece.segment.is_imported
         ]
@@ -328,13 +329,21 @@ class PairDownload:
         for part in ranges:
             await self.download_range(self.writer, self._store, part)
 
-    async def download_range(self, writer: Writer, store: TradeStore, within: Range) -> None:
+    async def download_range(
+        self,
+        writer: Writer,
+        store: TradeStore,
+        within: Range,
+        uncover: Callable[[Range], list[Range]] | None = None,
+    ) -> None:
         """Download one range.
 
         Args:
             writer: the trades go to its archive.
             store: the archive with the neighbours whose ids the range continues.
             within: the range.
+            uncover: turns another range, which turns out to lack trades, into a gap, and returns
+                what was covered of it; None for that of `writer`.
 
         Raises:
             ExchangeError: the exchange can't be reached, refuses, or contradicts itself.
@@ -346,6 +355,7 @@ class PairDownload:
             self._pages,
             writer,
             store,
+            uncover or writer.uncover,
             self._has_imports,
             msgspec.json.encode(self.request.pair).decode(),
             self.context.memory,

@@ -271,13 +271,13 @@ class RangeDownload:
         """
         # Until this download has ended, rows of its own range are not all committed.
         is_own = not self._is_closed and overlap(lost, self._range) is not None
-        is_stored_here = self._context.writer.archive is self._context.store
-        if is_own or not is_stored_here or not await self._buffer.uncover(lost):
+        gaps = [] if is_own else await self._buffer.uncover(self._context.uncover, lost)
+        if not gaps:
             self._error = self._error or ArchiveDamaged(
                 f"{self._pair}: {what} are missing from {lost}: "
                 f"`harvester verify {self._pair} --repair` downloads them"
             )
             return
-        self._context.counts.lost.append(lost)
+        self._context.counts.lost += gaps
         text = f"{what} were missing from {lost}, which is a gap now and is downloaded again"
         self._context.listener(Noted(self._pair, text))

@@ -84,6 +84,7 @@ class RangeContext:
         writer: the trades go to its archive.
         store: the archive with the neighbours whose ids the range continues; not the writer's in a
             re-download.
+        uncover: turns a range that lacks trades into a gap, and returns what was covered of it.
         has_imports: whether the pair has imported data there.
         pair_json: the pair's description, stored in segments.
         memory: bounds what waits in memory over all pairs.
@@ -97,6 +98,7 @@ class RangeContext:
     pages: PairPages
     writer: Writer
     store: TradeStore
+    uncover: Callable[[Range], list[Range]]
     has_imports: bool
     pair_json: str
     memory: MemoryBudget

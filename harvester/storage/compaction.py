@@ -13,7 +13,7 @@ from harvester.schema import split_at, times, trade_ids
 from harvester.storage.filesystem import Store
 from harvester.storage.footer import ConfirmedIdGap, Footer, ImportedRange
 from harvester.storage.segment import Segment, read_batches
-from harvester.times import Range, overlap, year_end, year_of
+from harvester.times import QUIET_S, SECOND, Range, overlap, year_end, year_of
 from harvester.trade_ids import find_gaps
 
 # --- merging -------------------------------------------------------------------------------------
@@ -108,6 +108,18 @@ def is_within(inner: Range, outer: Range) -> bool:
         outer: the range around it.
     """
     return outer.after <= inner.after and inner.through <= outer.through
+
+
+def is_being_replaced(wide: Segment, narrow: Segment) -> bool:
+    """Whether an imported segment is beside downloaded trades of its range.
+
+    It is, between two steps of a re-download: readers take `wide`, and the next writer removes one.
+
+    Args:
+        wide: the segment that is read first.
+        narrow: one that overlaps it.
+    """
+    return is_within(narrow.range, wide.range) and wide.is_imported != narrow.is_imported
 
 
 # --- splitting -----------------------------------------------------------------------------------
@@ -218,6 +230,41 @@ def shortened_footer(footer: Footer, through: int) -> Footer:
     """
     covered = Range(footer.range.after, through)
     return replace(footer, range=covered, imported=_clipped(footer.imported, covered))
+
+
+def between_quiet_moments(store: Store, segment: Segment, part: Range) -> Range:
+    """Widen a part of an imported segment to the quiet moments around it.
+
+    A trade may have happened up to a second before or after its time in the file. So between two
+    rows a segment may be split only at the beginning of a second that has no row, if the second
+    before has none either: docs/import.md.
+
+    Args:
+        store: the archive's files.
+        segment: an imported segment.
+        part: a range inside that of the segment.
+    """
+    batches = list(read_batches(store, segment.path, columns=["time"]))
+    after, through = part
+    if not batches:
+        return part
+    seconds = np.concatenate([times(batch) for batch in batches]) // SECOND
+    # The rows before which there is a quiet moment, but the first one.
+    begins = (np.diff(seconds) > QUIET_S).nonzero()[0] + 1
+    second = (after + 1) // SECOND
+    earlier = int(seconds.searchsorted(second, side="right"))
+    if earlier and seconds[earlier - 1] >= second - 1:
+        begins_before = begins[begins < earlier]
+        second = int(seconds[begins_before[-1]]) - 1 if len(begins_before) else 0
+    after = max(segment.range.after, second * SECOND - 1)
+    second = -(-(through + 1) // SECOND)
+    later = int(seconds.searchsorted(second - 1, side="left"))
+    if later < len(seconds) and seconds[later] <= second:
+        begins_after = begins[begins > later]
+        if not len(begins_after):
+            return Range(after, segment.range.through)
+        second = int(seconds[begins_after[0] - 1]) + QUIET_S
+    return Range(after, min(segment.range.through, second * SECOND - 1))
 
 
 def footers_without(store: Store, segment: Segment, footer: Footer, lost: Range) -> list[Footer]:

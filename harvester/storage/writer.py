@@ -13,6 +13,7 @@ from harvester.schema import TRADES, RowsChecksum, times, with_ties
 from harvester.storage import metadata
 from harvester.storage.compaction import (
     are_ordered_within,
+    between_quiet_moments,
     confirmed_by_part,
     footers_without,
     is_within,
@@ -155,14 +156,14 @@ class Writer:
         footer = shortened_footer(self.archive.footer(segment), through)
         return self._replace(segment, [footer])[0]
 
-    def uncover(self, lost: Range) -> bool:
+    def uncover(self, lost: Range) -> list[Range]:
         """Remove a range that lacks trades from coverage, and record it as requested: now a gap.
 
-        Segments are split at its ends, and rows inside it are deleted. After a crash each segment
-        is as it was, or split.
+        Segments are split at its ends, and rows inside it are deleted. Imported segments are split
+        at the quiet moments around it. After a crash each segment is as it was, or split.
 
         Returns:
-            Whether any of the range was covered.
+            What was covered and is a gap now; empty if nothing of the range was covered.
 
         Raises:
             ArchiveDamaged: the rows of a segment are not those of its footer; it was not split.
@@ -170,12 +171,17 @@ class Writer:
         segments = [
             segment for segment in self.archive.segments(self.pair) if overlap(segment.range, lost)
         ]
+        removed = []
         for segment in segments:
             after, through = max(lost.after, segment.range.after), lost.through
-            self.want(Range(after, min(through, segment.range.through)))
+            part = Range(after, min(through, segment.range.through))
+            if segment.is_imported:
+                part = between_quiet_moments(self._store, segment, part)
+            self.want(part)
             footer = self.archive.footer(segment)
-            self._replace(segment, footers_without(self._store, segment, footer, lost))
-        return bool(segments)
+            self._replace(segment, footers_without(self._store, segment, footer, part))
+            removed.append(part)
+        return removed
 
     def _replace(self, segment: Segment, footers: Sequence[Footer]) -> list[Segment]:
         """Replace a segment by its rows in some parts of its range, one segment per footer.

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from harvester.download.events import Listener, Step, ignore
 from harvester.errors import ArchiveDamaged
-from harvester.storage.compaction import is_within
+from harvester.storage.compaction import is_being_replaced
 from harvester.storage.footer import Footer
 from harvester.storage.rollup_files import RollUp
 from harvester.storage.segment import Segment
@@ -19,6 +19,7 @@ from harvester.storage.trade_store import (
     TradeStore,
     ending_in_future,
     future_fault,
+    pieces_of,
     without_future,
 )
 from harvester.threads import result_of
@@ -189,14 +190,17 @@ def _report(
 ) -> PairReport:
     report = PairReport(pair)
     segments = [findings.segment for findings in found]
+    # Of an imported segment and the downloaded trades of its range, only one is read.
+    pieces = {piece.segment for piece in pieces_of(segments)}
+    read = [findings for findings in found if findings.segment in pieces]
     for findings in found:
-        _count(report, findings)
+        _count(report, findings, is_read=findings.segment in pieces)
     for segment in ending_in_future(segments, now_ns):
         text = future_fault(segment, now_ns)
         report.faults.append(Fault(pair, segment.range, segment.path, text))
     _check_markets(report, found)
     _check_overlaps(report, segments)
-    check_ids(report, found)
+    check_ids(report, read)
     _check_gaps(report, archive, segments, now_ns)
     _check_foreign_files(report, archive)
     return report
@@ -228,11 +232,12 @@ def _read_all(
     return found
 
 
-def _count(report: PairReport, found: SegmentFindings) -> None:
+def _count(report: PairReport, found: SegmentFindings, *, is_read: bool) -> None:
     report.files += 1
-    report.ids += found.ids
     report.notes += found.notes
-    if found.footer is not None:
+    if is_read:
+        report.ids += found.ids
+    if is_read and found.footer is not None:
         report.rows += found.footer.rows
         report.confirmed_id_gaps += len(found.footer.jumps)
         report.unconfirmed_id_gaps += found.footer.unasked_jumps
@@ -262,21 +267,12 @@ def _check_overlaps(report: PairReport, segments: list[Segment]) -> None:
         if (
             widest is not None
             and segment.range.after < widest.range.through
-            and not _is_being_replaced(widest, segment)
+            and not is_being_replaced(widest, segment)
         ):
             text = f"it overlaps with {widest.path}"
             report.faults.append(Fault(report.pair, segment.range, segment.path, text, widest.path))
         if widest is None or segment.range.through > widest.range.through:
             widest = segment
-
-
-def _is_being_replaced(wide: Segment, narrow: Segment) -> bool:
-    """Whether an imported segment is beside downloaded trades of its range.
-
-    It is, between two steps of a re-download; readers take the first in their order.
-    """
-    is_inside = is_within(narrow.range, wide.range)
-    return is_inside and wide.is_imported != narrow.is_imported
 
 
 def _check_foreign_files(report: PairReport, archive: TradeStore) -> None:

@@ -15,7 +15,7 @@ from harvester.kraken.pairs import Pair
 from harvester.pair_names import known_pairs
 from harvester.schema import RowsChecksum
 from harvester.storage import metadata
-from harvester.storage.compaction import is_within
+from harvester.storage.compaction import is_being_replaced, is_within
 from harvester.storage.filesystem import QuarantineNote
 from harvester.storage.segment import (
     Segment,
@@ -195,6 +195,8 @@ def _overlapping(segments: Sequence[Segment], reader: SegmentReader) -> Iterator
     for segment in segments:
         if not kept or segment.range.after >= kept[-1].range.through:
             kept.append(segment)
+        elif is_being_replaced(kept[-1], segment):
+            continue
         elif not reader.agree(kept[-1], segment):
             before = kept.pop()
             yield before.path, f"it overlaps with {segment.path}, which has other trades"
@@ -338,6 +340,11 @@ class _PairRepair:
     def _cut(
         self, writer: Writer, segment: Segment, last_ns: int, settled_ns: int, fault: str
     ) -> None:
+        if segment.is_imported:
+            # It may end at a quiet moment only: the trades after the last one are downloaded.
+            gaps = writer.uncover(Range(last_ns, segment.range.through))
+            self._result.uncovered += [Range(gap.after, settled_ns) for gap in gaps]
+            return
         wanted = [Range(last_ns, settled_ns)] if last_ns < settled_ns else []
         for requested in wanted:
             writer.want(requested)

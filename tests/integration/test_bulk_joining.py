@@ -106,6 +106,34 @@ def test_a_file_and_the_api_together_are_the_tape(
             assert report.imported.rows == len(gaps)
 
 
+@settings(deadline=None, max_examples=150)
+@given(
+    st.lists(GAPS_MS, min_size=1, max_size=60),
+    st.tuples(st.integers(-4_000, 120_000), st.integers(1, 90_000)),
+    st.sampled_from(csv_files.ROUNDINGS),
+    st.sampled_from((1, 5, 1000)),
+)
+def test_a_range_that_an_import_turns_out_to_lack_joins_what_stays_imported(
+    gaps: list[int], lost_ms: tuple[int, int], rounding: str, segment_rows: int
+) -> None:
+    """A range becomes a gap between any two moments, inside of busy seconds too."""
+    market, first_ns = tape(gaps), START_NS + lost_ms[0] * 1_000_000
+    with tempfile.TemporaryDirectory() as made, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(boundaries.BoundaryFinder.__init__, "__kwdefaults__", _limits(segment_rows))
+        folder, file = Path(made) / "data", Path(made) / "XBTUSD.csv"
+        file.write_bytes(csv_files.three_columns(market.trades, rounding))
+        imported(folder, file, whole=KnownComplete(0, MIDNIGHT_S + 600))
+        lost = Range(first_ns, first_ns + lost_ms[1] * 1_000_000)
+        archive = TradeStore(folder)
+        coverage = archive.coverage("XBTUSD")
+        with writer(archive, "XBTUSD") as one:
+            removed = one.uncover(lost)
+        assert archive.coverage("XBTUSD") == missing(coverage, removed)
+        assert missing([lost], removed) == missing([lost], coverage)
+        fill(folder, market)
+        assert volumes(folder) == [number for number, _ in enumerate(gaps, 1)]
+
+
 class Killed(BaseException):
     """The program ends here; nothing of ours goes on."""
 

@@ -10,16 +10,19 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import csv_files
 import pytest
 import sample_trades
 from backfills import Crawl, strangers, tape_of
 from clock_shift import DAY_NS, MARKET, NOW_NS, SETTLED_NS, TRADES, Lying, all_settled
+from csv_imports import imported
 from kraken_market import SECOND_NS, Clock, Market, expected
 from kraken_server import Exchange
 from nightly_runs import FIRST_NS, Nights, daily
 
 from harvester.cli.main import cli
 from harvester.config import load
+from harvester.csv_import.files import KnownComplete
 from harvester.download.backfill import begin
 from harvester.download.events import CancelToken
 from harvester.download.request import RunOptions
@@ -155,6 +158,23 @@ def test_a_repair_keeps_the_rows_and_downloads_only_what_follows(
     assert moved.new_path.endswith(f"/{0:019d}-{last_ns:019d}.parquet")
     assert moved.wanted == (Range(last_ns, SETTLED_NS),)
     assert not (tmp_path / "quarantine").exists()
+
+
+@pytest.mark.parametrize("rounding", csv_files.ROUNDINGS)
+def test_an_imported_range_is_cut_at_a_quiet_moment(rounding: str, tmp_path: Path) -> None:
+    """The last trades of a file may be later than it says: they must not be stored twice."""
+    folder, file = tmp_path / "data", tmp_path / "XBTUSD.csv"
+    file.write_bytes(csv_files.three_columns(TRADES[:2_000], rounding))
+    imported(folder, file, whole=KnownComplete(0, NOW_NS // SECOND_NS + 90 * 86_400))
+    with Lying(MARKET, lambda now_s: now_s, times=0) as exchange:
+        done = repaired(exchange, folder)
+    assert (done.error, done.after.faults, done.moved) == (None, [], [])
+    assert [gap.through for gap in done.uncovered] == [SETTLED_NS]
+    assert len(all_settled()) - 2_000 < done.trades < len(all_settled()) - 1_900
+    volumes = [row[4] for row in tape_of(folder, "XBTUSD")]
+    assert volumes == [row[4] for row in all_settled()]
+    assert TradeStore(folder).coverage("XBTUSD") == [Range(0, SETTLED_NS)]
+    assert TradeStore(folder).wanted("XBTUSD")[-1].through == SETTLED_NS
 
 
 def test_a_crash_between_the_new_file_and_the_old_one_is_mended_by_the_next_repair(

@@ -192,6 +192,29 @@ def test_a_range_in_which_the_exchange_knows_of_nothing(started: Any) -> None:
     one.check()
 
 
+@pytest.mark.parametrize("rounding", csv_files.ROUNDINGS)
+def test_the_trades_that_a_file_lacks_at_its_end_join_its_last_ones(
+    started: Any, rounding: str
+) -> None:
+    """A file that was said to be complete for longer than it is."""
+    trades = [
+        sample_trades._repriced(trade, trade.price, f"{number}.00000000")
+        for number, trade in enumerate(days_apart(4, numbered=False), 1)
+    ]
+    one = started(trades)
+    one.take_in(
+        csv_files.three_columns(trades[:17], rounding),
+        KnownComplete(0, trades[-1].true_ns // SECOND_NS + 900),
+    )
+    crawl = one.crawl()
+    assert crawl.only(PAIR).exit_status == 0
+    [note] = crawl.notes
+    assert note.endswith("which is a gap now and is downloaded again")
+    assert [row[3:5] for row in one.tape] == [row[3:5] for row in one.truth]
+    assert one.redownload().exit_status == 0
+    one.check()
+
+
 # --- where file and exchange do not agree ---------------------------------------------------------
 
 
@@ -397,6 +420,29 @@ def test_a_span_picks_the_segments_that_it_touches(started: Any) -> None:
     assert one.sources().count("csv") == 2
 
 
+@pytest.mark.parametrize("hidden", [range(12, 15), range(25, 28)], ids=["before", "behind"])
+def test_trades_that_a_neighbour_lacks_are_downloaded_in_the_same_run(
+    started: Any, hidden: range
+) -> None:
+    """The exchange showed them to no one while the neighbour was downloaded, and shows them now."""
+    trades = days_apart(8)
+    one = started(trades)
+    one.take_in(
+        csv_files.three_columns(trades[15:25]),
+        KnownComplete(trades[14].true_ns // SECOND_NS + 3, trades[24].true_ns // SECOND_NS + 3),
+    )
+    one.exchange.faults.hide = {PAIR: dict.fromkeys(hidden, 12)}
+    one.fill()
+    assert len(one.tape) == len(trades) - 3
+    one.exchange.faults.hide = {}
+    crawl = one.crawl(replace_imported=True)
+    done = crawl.only(PAIR)
+    assert (done.exit_status, len(done.replacement.replaced)) == (0, 1)
+    [note] = crawl.notes
+    assert note.endswith("which is a gap now and is downloaded again")
+    one.check()
+
+
 def test_what_is_not_settled_yet_is_left(started: Any) -> None:
     one = started(TRADES)
     one.take_in(csv_files.three_columns(TRADES), KnownComplete(0, NOW_NS // SECOND_NS + 500))
@@ -487,6 +533,8 @@ def test_of_an_imported_and_a_downloaded_segment_of_one_range_the_downloaded_one
     between = archive.verify(PAIR)[0]
     assert (before.faults, between.faults, after.faults) == ([], [], [])
     assert between.digests == after.digests
+    counts = [(each.rows, each.ids, each.boundaries) for each in (between, after)]
+    assert counts[0] == counts[1]
     assert archive.coverage(PAIR) == TradeStore(one.folder).coverage(PAIR)
     assert archive.trades(PAIR).df().trade_id.tolist() == [row[0] for row in one.truth]
     count = "SELECT count(*), sum(volume) FROM trades"

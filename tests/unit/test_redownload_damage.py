@@ -12,6 +12,7 @@ import pytest
 from redownload_damage import without_a_row
 from redownloads import PAIR, TRADES, aside, imported_paths, started
 
+import harvester
 from harvester.csv_import import redownload
 
 __all__ = ["started"]
@@ -75,6 +76,26 @@ def test_damage_found_on_the_way_tells_what_mends_it(
         "the same command downloads its range again",
     )
     assert one.redownload().exit_status == 0
+    one.check()
+
+
+def test_a_repair_leaves_what_a_crash_left_of_a_replacement_to_the_next_writer(
+    started: Any,
+) -> None:
+    """Between renaming and deletion both files are sound: neither is moved nor downloaded again."""
+    one = started(TRADES)
+    one.take_in(csv_files.three_columns(TRADES[1_000:4_000]))
+    one.fill()
+    [path] = imported_paths(one.folder)
+    imported = (one.folder / path).read_bytes()
+    assert one.redownload().exit_status == 0
+    (one.folder / path).write_bytes(imported)
+    cut_off(rollup := min((one.folder / "candles").rglob("*.parquet")))
+    settings = {"exchange.url": one.exchange.url, "exchange.rate": 0}
+    [report] = harvester.open(one.folder, settings=settings).verify(PAIR, repair=True)
+    assert report.repair is not None
+    moved = [one.folder / file.path for file in report.repair.moved]
+    assert (report.faults, report.repair.trades, moved) == ([], 0, [rollup])
     one.check()
 
 
