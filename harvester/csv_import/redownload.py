@@ -23,7 +23,7 @@ from harvester.download.events import (
     Started,
 )
 from harvester.download.pair import PairDownload
-from harvester.errors import ArchiveDamaged
+from harvester.errors import ArchiveDamaged, ImportIncomplete
 from harvester.schema import Int64s, no_rows, times, trade_ids
 from harvester.storage.compaction import is_within
 from harvester.storage.filesystem import QuarantineNote, quarantine_segment_copy
@@ -175,8 +175,15 @@ class _Redownload:
             uncovered = [self._download.writer.uncover(part) for part in outside]
             return list(chain(staging.uncover(lost), *uncovered))
 
-        for part in missing([segment.range], [staged.range for staged in view.staged()]):
-            await self._download.download_range(staging, view, part, uncover)
+        before: list[Range] = []
+        while (parts := missing([segment.range], [s.range for s in view.staged()])) != before:
+            before = parts
+            try:
+                for part in parts:
+                    await self._download.download_range(staging, view, part, uncover)
+            except ImportIncomplete as lack:
+                # Another imported segment lacks trades: it may be replaced in this run, too.
+                self._download.incomplete.append(lack)
 
     def _replace(self, view: _StagingView, segment: Segment) -> None:
         """Replace an imported segment by the staged trades, unless trades may be missing."""

@@ -81,6 +81,7 @@ class PairDownload:
         request: the pair and the range.
         writer: of the pair, while its lock is held.
         replacement: the result of replacing imported trades, set by whoever did it.
+        incomplete: imported ranges that turned out to lack trades; an error if they stay imported.
     """
 
     writer: Writer
@@ -101,6 +102,7 @@ class PairDownload:
         self.context = context
         self.request = request
         self.replacement: ReplacementResult | None = None
+        self.incomplete: list[ImportIncomplete] = []
         self._options = context.options
         self._store = context.archive
         self._pair = request.pair.altname
@@ -187,7 +189,6 @@ class PairDownload:
     ) -> None:
         """Download what is missing, then call `after_pair`, also if imported data lacks trades."""
         before: list[Range] | None = None
-        errors: list[ImportIncomplete] = []
         while before != (now := self._store.coverage(self._pair)):
             before = now
             try:
@@ -195,13 +196,13 @@ class PairDownload:
                 break
             except ImportIncomplete as lack:
                 # The range that showed it is complete: the next time others are missing.
-                errors.append(lack)
+                self.incomplete.append(lack)
         await after_pair(self)
         await self._download_losses()
         left = [
             piece.within for piece in self._store.pieces(self._pair) if piece.segment.is_imported
         ]
-        for error in errors:
+        for error in self.incomplete:
             if any(overlap(part, Range(error.after, error.through)) for part in left):
                 raise error
 

@@ -238,8 +238,8 @@ def read_footer(store: Store, path: str) -> Footer:
     if "csv" in footer.source.split("+") and not path.endswith(_IMPORTED_ENDING):
         raise ArchiveDamaged(
             f"{store.location(path)} was imported by an earlier build, whose imported segments may "
-            f"end between trades: `harvester verify {pair} --repair` moves it to the "
-            "quarantine and downloads its range, or import the CSV file again afterwards"
+            f"end between trades: `harvester verify {pair} --repair` moves it to the quarantine "
+            "and downloads its range; to import the CSV again instead, move the segment away first"
         )
     return footer
 

@@ -273,6 +273,21 @@ def test_a_row_that_the_file_lacks_is_told_by_its_day(started: Any) -> None:
     assert one.redownload().exit_status == 0
 
 
+@pytest.mark.parametrize("newest_first", [False, True])
+def test_of_two_imported_ranges_one_lacks_a_row(started: Any, newest_first: bool) -> None:
+    """The other one's ids show it before its own turn has come: that ends no run."""
+    trades = days_apart(6)
+    one = started(trades)
+    for rows in (trades[5:15], trades[15:25]):
+        ends = [rows[0].true_ns // SECOND_NS - 60, rows[-1].true_ns // SECOND_NS + 60]
+        lines = csv_files.three_columns([each for each in rows if each.trade_id != 12])
+        one.take_in(lines, KnownComplete(*ends))
+    done = one.redownload(newest_first=newest_first)
+    assert (done.exit_status, done.error) == (4, None)
+    assert [day.day for day in done.replacement.days] == ["2024-02-03"]
+    one.check()
+
+
 def test_an_altered_volume_is_told_by_its_day(started: Any) -> None:
     trades = days_apart(6)
     one = started(trades)
