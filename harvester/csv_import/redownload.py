@@ -53,7 +53,9 @@ def imported_segments(archive: TradeStore, pair: str, within: Range) -> list[Seg
         within: the range.
     """
     segments = (piece.segment for piece in archive.pieces(pair))
-    return [s for s in dict.fromkeys(segments) if s.is_imported and overlap(s.range, within)]
+    return [
+        segment for segment in segments if segment.is_imported and overlap(segment.range, within)
+    ]
 
 
 def rows_to_download(archive: TradeStore, segment: Segment) -> int:

@@ -20,8 +20,6 @@ from harvester.times import Interval, parse_interval
 
 # --- build ----------------------------------------------------------------------------------------
 
-"""Called with the pair, the number of its segments done, and the number of all its segments."""
-
 
 @dataclass(slots=True)
 class RollupReport:

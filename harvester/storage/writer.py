@@ -314,13 +314,14 @@ class Writer:
                 widest = segment if redundant == widest else widest
             else:
                 widest = segment
-        paths = {segment.path for segment in self.archive.segments(self.pair)}
+        segments = self.archive.segments(self.pair)
+        paths = {segment.path for segment in segments}
         for rollup in list_rollups(self._store, self.pair):
             if rollup.segment_path not in paths:
                 self._store.remove(rollup.path)
-        imported = [segment for segment in self.archive.segments(self.pair) if segment.is_imported]
+        imported = [segment.range for segment in segments if segment.is_imported]
         for staged in staged_segments(self.archive, self.pair):
-            if not any(is_within(staged.range, segment.range) for segment in imported):
+            if not any(is_within(staged.range, covered) for covered in imported):
                 self._store.remove(staged.path)
 
     def quarantine(self, note: QuarantineNote) -> str:
