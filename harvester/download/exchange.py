@@ -336,10 +336,11 @@ class PageSource:
         last_gap = gaps[-1]
         for _ in range(MAX_PAGES_OF_A_GAP):
             page = await self.page(merger.next_since())
-            step = merger.join(page.rows, page.cursor_ns, page.unit_ns, last_gap.before_ns)
+            step = merger.join(page.rows, page.cursor_ns, page.unit_ns, END_OF_TIME)
             found.append(step.rows)
             is_shown = bool((trade_ids(page.rows) == last_gap.before_id).any())
-            ends = (JoinResult.REACHED_END, JoinResult.NO_NEW_ROWS, JoinResult.TIMESTAMP_FULL)
-            if is_shown or step.result in ends:
+            is_past = (merger.last_ns or 0) > last_gap.before_ns
+            ends = (JoinResult.NO_NEW_ROWS, JoinResult.TIMESTAMP_FULL)
+            if is_shown or is_past or step.result in ends:
                 break
         return joined([batch for batch in [*found, merger.finish()] if batch.num_rows])

@@ -22,6 +22,12 @@ LEAST_MARGIN_NS = 1_000
 FIRST_MARGIN_NS = 1_000_000
 """The margin before any page has shown its decimals: enough for three; today there are seven."""
 
+CLOSE_NS = 60 * SECOND
+"""A single row behind a range, no later than this, ends the range by its id alone.
+
+So a nightly download, which finds the latest trades there, needs no second answer.
+"""
+
 FULL_PAGE = 1_000
 
 MAX_DOUBTS = 2
@@ -43,6 +49,8 @@ class JoinResult(Enum):
     """It ends before the last rows so far, or leaves them out: an answer to another request."""
     TIMESTAMP_FULL = auto()
     """More trades have one published time than the exchange can be made to show."""
+    UNPROVEN_END = auto()
+    """It reaches beyond the limit, and a trade may be missing before that: request it once more."""
     REACHED_END = auto()
     """It reached beyond the limit: everything up to the limit is complete."""
 
@@ -89,6 +97,7 @@ class PageMerger:
         self._finest_ns = FIRST_MARGIN_NS
         self._is_inside_timestamp = False
         self._doubts = 0
+        self._unproven = NO_ROWS
 
     def is_too_coarse(self, unit_ns: int) -> bool:
         """Whether a first page prints coarser times than the margin it was requested with."""
@@ -126,10 +135,10 @@ class PageMerger:
             self._margin_ns = unit_ns
             return MergeStep(no_rows(), JoinResult.REQUEST_EARLIER)
         is_full = rows.num_rows >= FULL_PAGE
-        rows = sort_rows(rows)
+        is_in_order, rows = _is_in_order(rows, cursor), sort_rows(rows)
         stamps = times(rows)
         newest_ns = int(stamps[-1])
-        if self._doubts < MAX_DOUBTS and _has_descending_ids(rows):
+        if self._doubts < MAX_DOUBTS and not (is_in_order and _has_ascending_ids(rows)):
             # A row printed with a later time would end the page, and skip what lies between.
             self._doubts += 1
             return MergeStep(no_rows(), JoinResult.MISSING_OVERLAP)
@@ -142,9 +151,9 @@ class PageMerger:
             return self._join_without_later_rows(rows, stamps, cursor, is_full=is_full)
         start = int(stamps.searchsorted(self.last_ns))
         shows_last = int(stamps[start]) == self.last_ns
-        if self._doubts < MAX_DOUBTS and not (shows_last and self._repeats_tail(rows.slice(start))):
-            # It was requested from before the last rows so far, and does not show them.
-            self._doubts += 1
+        if not (shows_last and self._repeats_tail(rows.slice(start))):
+            # It was requested from before the last rows so far, and does not show them: these may
+            # have been printed too late, and trades between pages would be lost.
             return MergeStep(no_rows(), JoinResult.MISSING_OVERLAP)
         return self._advance(
             rows.slice(start), stamps[start:], cursor, unit_ns, limit, is_full=is_full
@@ -201,9 +210,12 @@ class PageMerger:
         group = merge_rows(self._tail, shown)
         end = int(stamps.searchsorted(limit, side="right"))
         is_past = end < len(stamps)
-        if is_past and end > same and not _continues(rows, end, is_full=is_full):
-            # Go on from the last row within the limit: those behind it may be out of order.
-            rows, stamps, cursor, is_past = rows.slice(0, end), stamps[:end], None, False
+        if is_past and end and not _continues(rows, end, limit, is_full=is_full):
+            # A row of the range whose time is printed too late may be behind the limit.
+            answer = rows.slice(0, end + 1)
+            if not answer.equals(self._unproven):
+                self._unproven = answer
+                return MergeStep(no_rows(), JoinResult.UNPROVEN_END)
         newest_ns = int(stamps[-1])
         last = int(stamps.searchsorted(newest_ns))
         self._update_cursor(cursor, newest_ns)
@@ -267,18 +279,30 @@ class PageMerger:
         return NO_ROWS, rows
 
 
-def _has_descending_ids(rows: pa.RecordBatch) -> bool:
+def _has_ascending_ids(rows: pa.RecordBatch) -> bool:
     ids = trade_ids(rows)
     ids = ids[ids > 0]
-    return bool((ids[1:] < ids[:-1]).any())
+    return not (ids[1:] < ids[:-1]).any()
 
 
-def _continues(rows: pa.RecordBatch, end: int, *, is_full: bool) -> bool:
+def _is_in_order(rows: pa.RecordBatch, cursor: int | None) -> bool:
+    """Whether rows end at the time of the cursor, and ascend as they were sent.
+
+    The order as sent counts only where rows have no ids, which show it better.
+    """
+    stamps = times(rows)
+    if cursor is not None and abs(cursor - int(stamps.max())) > SECOND:
+        return False
+    return not rows.column("trade_id").null_count or not (stamps[1:] < stamps[:-1]).any()
+
+
+def _continues(rows: pa.RecordBatch, end: int, limit: int, *, is_full: bool) -> bool:
     """Whether the first id behind the limit continues the last one before it.
 
-    A single row at the end of a full page proves nothing: its time may be printed too late.
+    A single row behind it proves nothing: its own time may be printed too late.
     """
-    if is_full and rows.num_rows - end == 1:
+    is_far = int(times(rows)[end]) - limit > CLOSE_NS
+    if rows.num_rows - end == 1 and (is_full or is_far):
         return False
     _, last_id = find_gaps(None, rows.slice(0, end))
     beyond = _first_id(rows.slice(end))

@@ -129,6 +129,8 @@ class RangeDownload:
                     return None
             elif step.result is JoinResult.MISSING_OVERLAP:
                 self._source.record_conflict("a page does not show the last trade before it")
+            elif step.result is JoinResult.UNPROVEN_END:
+                self._source.record_conflict("no two answers agree about the end of a range")
             elif step.result is JoinResult.TIMESTAMP_FULL:
                 self._merger = await self._skip_timestamp(merger)
                 self._left = None

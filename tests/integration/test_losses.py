@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from decimal import Decimal
 from pathlib import Path
 
@@ -227,23 +228,53 @@ def test_the_newest_page_must_show_no_more_trades_of_the_last_time_than_are_stor
         (None, START_NS + 4_000 * SECOND_NS, 1),
         (1, START_NS + 6_000 * SECOND_NS, 4),
         (1, END_OF_TIME, 1),
+        (None, END_OF_TIME, 0),
         (None, END_OF_TIME, 1),
+        (None, END_OF_TIME, 6),
+        (None, START_NS + 4_500 * SECOND_NS, 6),
+        (None, START_NS + 4_999 * SECOND_NS, 6),
+        (1, START_NS + 4_999 * SECOND_NS, 5),
     ],
 )
+@pytest.mark.parametrize("late_s", [300, 6_000])
 def test_rows_printed_later_than_they_were_end_neither_a_range_nor_a_page(
-    first_id: int | None, until: int, page: int, tmp_path: Path
+    first_id: int | None, until: int, page: int, late_s: int, tmp_path: Path
 ) -> None:
     market = every(1, 5_000, first_id)
     for seed in range(6):
         folder = tmp_path / str(seed)
-        faults = Faults(script=[*[None] * page, "late_row"], seed=seed)
+        faults = Faults(script=[*[None] * page, f"late_row:{late_s}"], seed=seed)
         with serve(market, faults=faults) as exchange:
             outcome = Crawl(exchange.url, folder).only(market.altname, Range(0, until))
         rows = [row for row in expected(market) if row[1] <= until]
         assert (outcome.exit_status, tape_of(folder, market.altname)) == (0, rows)
 
 
-def test_a_full_page_whose_last_row_alone_is_behind_the_end_is_continued() -> None:
+@pytest.mark.parametrize("first_id", [1, None])
+@pytest.mark.parametrize("cursor", ["with a cursor", "without a cursor"])
+@pytest.mark.parametrize("until_s", [650, 1_000, None])
+def test_a_last_row_printed_later_does_not_hide_the_trades_between_two_pages(
+    first_id: int | None,
+    cursor: str,
+    until_s: int | None,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(id_check, "FULL_PAGE", 5)
+    monkeypatch.setattr(page_merge, "FULL_PAGE", 5)
+    market = every(60, 20, first_id)
+    until = END_OF_TIME if until_s is None else START_NS + until_s * SECOND_NS
+    rows = [row for row in expected(market) if row[1] <= until]
+    also = ["last_missing"] if cursor == "without a cursor" else []
+    for page, seed in itertools.product(range(6), (3, 5)):
+        folder = tmp_path / f"{page} {seed}"
+        faults = Faults(script=[*[None] * page, ("late_row:100", *also)], seed=seed)
+        with serve(market, faults=faults, page_size=5) as exchange:
+            outcome = Crawl(exchange.url, folder).only(market.altname, Range(0, until))
+        assert outcome.exit_status == 3 or tape_of(folder, market.altname) == rows
+
+
+def test_a_page_whose_last_row_alone_is_far_behind_the_end_is_requested_again() -> None:
     """Its id goes on by one, but its time may be printed later than it was."""
     page = pa.RecordBatch.from_pylist(
         [
@@ -261,8 +292,12 @@ def test_a_full_page_whose_last_row_alone_is_behind_the_end_is_continued() -> No
         schema=ROWS,
     )
     until = START_NS + 4_000 * SECOND_NS
-    step = page_merge.PageMerger(0).join(page, None, 100, until)
-    assert (step.result, step.beyond) == (page_merge.JoinResult.ADVANCED, None)
+    merger = page_merge.PageMerger(0)
+    for size in (1_000, 999):
+        step = merger.join(page.slice(1_000 - size), None, 100, until)
+        assert step.result is page_merge.JoinResult.UNPROVEN_END
+    step = merger.join(page.slice(1), None, 100, until)
+    assert (step.result, step.rows.num_rows) == (page_merge.JoinResult.REACHED_END, 998)
 
 
 def test_a_market_whose_first_id_is_not_1_has_that_confirmed_and_on_record(tmp_path: Path) -> None:
