@@ -135,10 +135,10 @@ class PageMerger:
             self._margin_ns = unit_ns
             return MergeStep(no_rows(), JoinResult.REQUEST_EARLIER)
         is_full = rows.num_rows >= FULL_PAGE
-        is_in_order, rows = _is_in_order(rows, cursor), sort_rows(rows)
+        sent, rows = rows, sort_rows(rows)
         stamps = times(rows)
         newest_ns = int(stamps[-1])
-        if self._doubts < MAX_DOUBTS and not (is_in_order and _has_ascending_ids(rows)):
+        if self._doubts < MAX_DOUBTS and not _is_in_order(sent, rows, cursor):
             # A row printed with a later time would end the page, and skip what lies between.
             self._doubts += 1
             return MergeStep(no_rows(), JoinResult.MISSING_OVERLAP)
@@ -279,21 +279,21 @@ class PageMerger:
         return NO_ROWS, rows
 
 
-def _has_ascending_ids(rows: pa.RecordBatch) -> bool:
-    ids = trade_ids(rows)
+def _is_in_order(sent: pa.RecordBatch, rows: pa.RecordBatch, cursor: int | None) -> bool:
+    """Whether a page ends at its cursor, and its ids ascend with its times.
+
+    Args:
+        sent: the page's rows in the order of the answer; it counts where rows have no ids.
+        rows: the same rows by time.
+        cursor: in nanoseconds.
+    """
+    if cursor is not None and abs(cursor - int(times(rows)[-1])) > SECOND:
+        return False
+    stamps, ids = times(sent), trade_ids(rows)
+    if rows.column("trade_id").null_count and (stamps[1:] < stamps[:-1]).any():
+        return False
     ids = ids[ids > 0]
     return not (ids[1:] < ids[:-1]).any()
-
-
-def _is_in_order(rows: pa.RecordBatch, cursor: int | None) -> bool:
-    """Whether rows end at the time of the cursor, and ascend as they were sent.
-
-    The order as sent counts only where rows have no ids, which show it better.
-    """
-    stamps = times(rows)
-    if cursor is not None and abs(cursor - int(stamps.max())) > SECOND:
-        return False
-    return not rows.column("trade_id").null_count or not (stamps[1:] < stamps[:-1]).any()
 
 
 def _continues(rows: pa.RecordBatch, end: int, limit: int, *, is_full: bool) -> bool:
