@@ -459,15 +459,22 @@ class Writer:
         footer, inner = self.archive.footer(wide), self.archive.footer(narrow)
         if footer.range != wide.range or inner.range != narrow.range:
             return None
-        checksum = RowsChecksum()
-        for batch in read_batches(self._store, wide.path, narrow.range):
-            checksum.update(batch)
         if wide.is_imported == narrow.is_imported:
+            checksum = RowsChecksum()
+            for batch in read_batches(self._store, wide.path, narrow.range):
+                checksum.update(batch)
             return narrow if checksum.hexdigest() == inner.checksum else None
         # Between two steps of `replace_imported`. Downloaded trades that replace only a part of an
         # imported segment are kept in staging until all of it is replaced.
-        staged = [segment.range for segment in staged_segments(self.archive, self.pair)]
-        return narrow if narrow.is_imported or not missing([narrow.range], staged) else None
+        if not narrow.is_imported:
+            staged = [segment.range for segment in staged_segments(self.archive, self.pair)]
+            return None if missing([narrow.range], staged) else narrow
+        try:
+            for _ in verified_rows(self.archive, [wide]):
+                pass
+        except ArchiveDamaged:
+            return None
+        return narrow
 
     def remove_rollups(self, segment: Segment) -> None:
         """Delete the roll-ups of a segment that is about to be deleted or to get other rows."""

@@ -14,6 +14,8 @@ from redownloads import PAIR, TRADES, aside, imported_paths, started
 
 import harvester
 from harvester.csv_import import redownload
+from harvester.storage.trade_store import TradeStore
+from harvester.storage.writer import writer
 
 __all__ = ["started"]
 
@@ -97,6 +99,23 @@ def test_a_repair_leaves_what_a_crash_left_of_a_replacement_to_the_next_writer(
     moved = [one.folder / file.path for file in report.repair.moved]
     assert (report.faults, report.repair.trades, moved) == ([], 0, [rollup])
     one.check()
+
+
+@pytest.mark.parametrize("harm", [without_a_row, of_other_columns])
+def test_what_a_crash_left_of_a_replacement_is_kept_where_the_downloaded_file_is_damaged(
+    started: Any, harm: Callable[[Path], None]
+) -> None:
+    one = started(TRADES)
+    one.take_in(csv_files.three_columns(TRADES[1_000:4_000]))
+    one.fill()
+    [path] = imported_paths(one.folder)
+    imported = (one.folder / path).read_bytes()
+    assert one.redownload().exit_status == 0
+    (one.folder / path).write_bytes(imported)
+    [merged] = [s.path for s in TradeStore(one.folder).segments(PAIR) if s.path != path]
+    harm(one.folder / merged)
+    with writer(TradeStore(one.folder), PAIR):
+        assert (one.folder / path).read_bytes() == imported
 
 
 @pytest.mark.parametrize("where", ["imported", "staged"])
