@@ -78,6 +78,7 @@ class PageMerger:
         after: the published time behind which the range begins.
         last_ns: the published time of the last row so far; None before the first row.
         cursor: the exchange's cursor at that row, where it sent one that can be right.
+        unproven: rows of a page that is requested again as its end was not proved; mostly none.
     """
 
     def __init__(self, after: int, *, first_since: int | None = None) -> None:
@@ -97,7 +98,7 @@ class PageMerger:
         self._finest_ns = FIRST_MARGIN_NS
         self._is_inside_timestamp = False
         self._doubts = 0
-        self._unproven = NO_ROWS
+        self.unproven = NO_ROWS
 
     def is_too_coarse(self, unit_ns: int) -> bool:
         """Whether a first page prints coarser times than the margin it was requested with."""
@@ -212,9 +213,10 @@ class PageMerger:
         is_past = end < len(stamps)
         if is_past and end and not _continues(rows, end, limit, is_full=is_full):
             # A row of the range whose time is printed too late may be behind the limit.
-            answer = rows.slice(0, end + 1)
-            if not answer.equals(self._unproven):
-                self._unproven = answer
+            start = int(stamps.searchsorted(self.after, side="right"))
+            answer = rows.slice(start, end + 1 - start)
+            if not answer.equals(self.unproven):
+                self.unproven = answer
                 return MergeStep(no_rows(), JoinResult.UNPROVEN_END)
         newest_ns = int(stamps[-1])
         last = int(stamps.searchsorted(newest_ns))

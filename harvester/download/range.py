@@ -159,7 +159,8 @@ class RangeDownload:
         merger, left = self._merger, self._left
         since_ns = merger.next_since()
         page = await self._source.page(since_ns)
-        if merger.last_ns is not None or merger.is_too_coarse(page.unit_ns):
+        is_first = merger.last_ns is None and not merger.unproven.num_rows
+        if not is_first or merger.is_too_coarse(page.unit_ns):
             return page
         page, known_gap = await prove_first_page(self._source, page, since_ns, merger.after, left)
         if known_gap is not None:
