@@ -28,7 +28,7 @@ from harvester.download.events import CancelToken
 from harvester.download.exchange import PageSource
 from harvester.download.id_check import IdContinuityChecker
 from harvester.download.page_merge import PageMerger
-from harvester.download.request import BackfillRequest, RunOptions
+from harvester.download.pair import BackfillRequest, RunOptions
 from harvester.kraken.client import Client
 from harvester.kraken.pairs import Pair
 from harvester.kraken.trades import TradesPage, decode_general, decode_page

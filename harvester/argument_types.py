@@ -16,7 +16,6 @@ from typing import NamedTuple, ParamSpec, SupportsIndex, TypeVar, cast
 import numpy as np
 
 from harvester.errors import BadInterval, BadSetting, BadTime, UsageError
-from harvester.escaping import is_path_text
 from harvester.times import END_OF_TIME, Range, parse_moment, range_between
 
 # --- Argument types -------------------------------------------------------------------------------
@@ -81,6 +80,14 @@ def _is_moment(value: object) -> bool:
 def _is_path(value: object) -> bool:
     path = os.fspath(value) if isinstance(value, str | os.PathLike) else None
     return isinstance(path, str) and is_path_text(path)
+
+
+def is_path_text(text: str) -> bool:
+    """Whether the system can have a file of this name: no NUL, and only encodable characters."""
+    try:
+        return b"\0" not in os.fsencode(text)
+    except UnicodeEncodeError:
+        return False
 
 
 def _is_list(value: object) -> bool:

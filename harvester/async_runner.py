@@ -17,15 +17,16 @@ from harvester.csv_import.import_report import ImportResult
 from harvester.csv_import.pair_matching import ImportRequest
 from harvester.csv_import.redownload import imported_segments, replace_imported, rows_to_download
 from harvester.csv_import.run import import_files
-from harvester.download.backfill import backfill, lacking
-from harvester.download.estimate import (
+from harvester.download.backfill import (
     BackfillEstimate,
     MissingData,
     PairEstimate,
     add_redownload,
+    backfill,
     count_missing_trades,
     estimate_pair,
     estimate_total,
+    lacking,
 )
 from harvester.download.events import (
     BackfillResult,
@@ -34,18 +35,19 @@ from harvester.download.events import (
     Listener,
     Paced,
     Waiting,
+    result_of,
+    wait_until_done,
 )
 from harvester.download.exchange import ExchangeClock
-from harvester.download.pair_selection import PairSelection, choose, refresh_pairs
-from harvester.download.request import BackfillRequest, RunOptions
+from harvester.download.pair import BackfillRequest, RunOptions
 from harvester.errors import GRAVEST_FIRST, ArchiveHasGaps, ArchiveIncomplete
 from harvester.kraken.client import Client
 from harvester.kraken.pairs import Pair
 from harvester.kraken.rate_limit import PaceState
 from harvester.operations.refresh import RefreshedPair, RefreshResult, refresh
 from harvester.operations.run_log import import_results, pair_results, record_run
+from harvester.pair_names import PairSelection, choose, refresh_pairs
 from harvester.storage.trade_store import TradeStore
-from harvester.threads import result_of, wait_until_done
 from harvester.times import END_OF_TIME, Range, show
 
 T = TypeVar("T")

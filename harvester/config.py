@@ -7,24 +7,28 @@ defaults. config.toml, the names of variables and the documentation are generate
 from __future__ import annotations
 
 import difflib
+import errno
 import json
 import os
 import re
 import shlex
+import stat
 import sys
 import tomllib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import Annotated, Any, NamedTuple, get_type_hints
 from urllib.parse import urlsplit
 
 import msgspec
 from msgspec import Meta
 
-from harvester.errors import BAD_JSON, BadInterval, BadSetting
-from harvester.escaping import (
-    is_path_text,
-    read_small_file,
+from harvester.argument_types import is_path_text
+from harvester.errors import (
+    BAD_JSON,
+    BadInterval,
+    BadSetting,
     shortened,
     without_credentials,
     without_user,
@@ -449,6 +453,30 @@ def _value_name(name: str, origin: str) -> str:
     if origin == "option":
         return {"exchange.url": "--api-url", "archive.path": "--data"}.get(name, f"--{key}")
     return origin if origin.startswith(PREFIX) else f"{origin}: [{section}] {key}"
+
+
+LARGEST_SMALL_FILE = 8 << 20
+"""Most bytes of a file of settings or names."""
+
+
+def read_small_file(path: str) -> bytes:
+    """Read a file that people write by hand, such as settings or a list of names.
+
+    Raises:
+        OSError: it can't be read, is not a regular file (pipes and devices may never end), or is
+            larger than `LARGEST_SMALL_FILE`.
+    """
+    mode = Path(path).stat().st_mode
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), path)
+    # Checked before opening: opening a device can have effects, and a pipe can block for ever.
+    if not stat.S_ISREG(mode):
+        raise OSError(errno.EINVAL, "it is not a regular file", path)
+    with Path(path).open("rb") as file:
+        data = file.read(LARGEST_SMALL_FILE + 1)
+    if len(data) > LARGEST_SMALL_FILE:
+        raise OSError(errno.EFBIG, f"it is larger than {LARGEST_SMALL_FILE >> 20} MB", path)
+    return data
 
 
 def _read_file(file: str) -> dict[str, Any]:

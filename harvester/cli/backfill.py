@@ -19,12 +19,11 @@ from harvester.cli.options import (
     warnings_shown,
 )
 from harvester.cli.progress import pace_fields
-from harvester.config import ExchangeSettings
-from harvester.download.estimate import BackfillEstimate, PairEstimate, TotalEstimate
+from harvester.config import LARGEST_SMALL_FILE, ExchangeSettings, read_small_file
+from harvester.download.backfill import BackfillEstimate, PairEstimate, TotalEstimate
 from harvester.download.events import BackfillResult, Begun, Event, Noted, Paced
-from harvester.download.pair_selection import PairName
 from harvester.errors import Interrupted, UsageError, gravest
-from harvester.escaping import LARGEST_SMALL_FILE, read_small_file
+from harvester.pair_names import PairName
 
 MAX_LISTED = 20
 """The summary names this many pairs of each kind."""

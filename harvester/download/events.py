@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sized
+from concurrent.futures import Future, wait
 from contextlib import suppress
 from dataclasses import dataclass, field
 from decimal import Decimal
@@ -78,6 +79,25 @@ class CancelToken:
         finally:
             self._waiting.discard(task)
         return answer
+
+
+SIGNAL_POLL_S = 0.2
+
+
+def result_of(future: Future[T]) -> T:
+    """Wait for a future, and return its result or raise its exception."""
+    wait_until_done(future)
+    return future.result()
+
+
+def wait_until_done(future: Future[T]) -> None:
+    """Wait for a future in such a way that no signal is missed.
+
+    A signal that arrives just before the main thread begins to wait for a lock, or in another
+    thread, does not wake it. Its handler would run only when the work ends.
+    """
+    while not wait([future], timeout=SIGNAL_POLL_S).done:
+        pass
 
 
 # --- re-download ----------------------------------------------------------------------------------

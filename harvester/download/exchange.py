@@ -15,7 +15,7 @@ from harvester.errors import ExchangeError, ExchangeUnreachable, UnreadableAnswe
 from harvester.kraken.pairs import Pair
 from harvester.schema import joined, times, trade_ids
 from harvester.storage.trade_store import TOLERANCE_NS
-from harvester.times import BEGINNING_NS, DAY, END_OF_TIME, SECOND, show
+from harvester.times import BEGINNING_NS, DAY, END_OF_TIME, SECOND, UNITS_NS, Range, show
 from harvester.trade_ids import IdGap
 
 if TYPE_CHECKING:
@@ -255,6 +255,26 @@ class PairPages:
             "prove that it never traded, so nothing was marked as covered; the same command asks "
             "again"
         )
+
+
+WEEK = UNITS_NS["w"]
+
+
+class Estimate:
+    """Trades of each week of one pair; within a week they count as evenly spread."""
+
+    def __init__(self, weeks: list[tuple[int, int]]) -> None:
+        """`weeks`: (open time in ns, count), in order."""
+        self._weeks = weeks
+
+    def trades(self, ranges: list[Range]) -> int:
+        """About how many trades are in these ranges."""
+        total = 0.0
+        for open_ns, count in self._weeks:
+            for part in ranges:
+                overlap = min(part.through, open_ns + WEEK) - max(part.after, open_ns)
+                total += count * max(0, overlap) / WEEK
+        return round(total)
 
 
 # --- pages of a range -----------------------------------------------------------------------------

@@ -21,8 +21,7 @@ import msgspec
 import stamina
 
 from harvester.config import ExchangeSettings
-from harvester.errors import BAD_JSON, ExchangeUnreachable, UnreadableAnswer
-from harvester.escaping import shortened
+from harvester.errors import BAD_JSON, ExchangeUnreachable, UnreadableAnswer, shortened
 from harvester.kraken.decode import (
     Transient,
     check_errors,

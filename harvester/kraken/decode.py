@@ -9,8 +9,7 @@ import zlib
 
 import msgspec
 
-from harvester.errors import BAD_JSON, ExchangeRefused
-from harvester.escaping import LONGEST_TEXT, printable, shortened
+from harvester.errors import BAD_JSON, LONGEST_TEXT, ExchangeRefused, printable, shortened
 
 # --- HTTP status and errors -----------------------------------------------------------------------
 

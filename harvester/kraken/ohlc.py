@@ -12,8 +12,7 @@ from itertools import pairwise
 
 import msgspec
 
-from harvester.errors import BAD_JSON, UnreadableAnswer
-from harvester.escaping import printable, shortened
+from harvester.errors import BAD_JSON, UnreadableAnswer, printable, shortened
 from harvester.kraken.decode import read_result
 from harvester.kraken.pairs import Pair, check_market
 from harvester.kraken.trades import LONGEST_NUMBER

@@ -21,9 +21,7 @@ from harvester.download.events import (
     Started,
     Waiting,
 )
-from harvester.download.pair import run_maintenance
-from harvester.download.pair_selection import listed_and_known
-from harvester.download.request import BackfillRequest, RunOptions
+from harvester.download.pair import BackfillRequest, RunOptions, run_maintenance
 from harvester.errors import (
     ArchiveHasGaps,
     ArchiveLocked,
@@ -41,7 +39,7 @@ from harvester.kraken.client import Client
 from harvester.kraken.pairs import Pair
 from harvester.kraken.rate_limit import PaceState
 from harvester.operations.refresh_targets import KnownPairs, RefreshTarget, choose_targets
-from harvester.pair_names import known_pairs
+from harvester.pair_names import known_pairs, listed_and_known
 from harvester.storage.lock import locked
 from harvester.storage.segment import Segment
 from harvester.storage.trade_store import LISTINGS, TradeStore, check_not_in_future

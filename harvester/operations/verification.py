@@ -14,7 +14,7 @@ from harvester.config import Settings
 from harvester.csv_import.files import Member
 from harvester.download.backfill import begin
 from harvester.download.events import Begun, CancelToken, Listener, Reported, Step, Waiting
-from harvester.download.request import RunOptions
+from harvester.download.pair import RunOptions
 from harvester.errors import HarvesterError
 from harvester.kraken.pairs import Pair
 from harvester.operations.run_log import pair_results, record_run

@@ -11,10 +11,10 @@ import pyarrow as pa
 
 from harvester.csv_import.ohlcvt import rows_of
 from harvester.download.events import Listener, Step, ignore
-from harvester.download.pair_selection import refresh_pairs
 from harvester.errors import ExchangeError, ExchangeRefused
 from harvester.kraken.ohlc import INTERVALS_MIN, Candle
 from harvester.kraken.pairs import Pair
+from harvester.pair_names import refresh_pairs
 from harvester.query.connection import MEMORY_LIMIT
 from harvester.storage.trade_store import TradeStore
 from harvester.times import Range

@@ -8,11 +8,10 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple, Protocol
 
 from harvester.download.backfill import fill
-from harvester.download.pair_selection import refresh_pairs
-from harvester.download.request import DownloadContext
+from harvester.download.pair import DownloadContext
 from harvester.errors import ArchiveDamaged, UnreadableAnswer, capture_error
 from harvester.kraken.pairs import Pair
-from harvester.pair_names import known_pairs
+from harvester.pair_names import known_pairs, refresh_pairs
 from harvester.schema import RowsChecksum
 from harvester.storage import metadata
 from harvester.storage.compaction import is_being_replaced, is_within

@@ -40,7 +40,7 @@ from harvester.cli.main import cli
 from harvester.config import load
 from harvester.download.backfill import begin
 from harvester.download.events import CancelToken
-from harvester.download.request import RunOptions
+from harvester.download.pair import RunOptions
 from harvester.errors import HarvesterError
 from harvester.kraken.client import Client
 from harvester.operations.run_log import latest_runs

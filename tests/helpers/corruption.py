@@ -20,8 +20,8 @@ from kraken_market import Market
 from kraken_server import Exchange
 
 from harvester import config
-from harvester.download.pair_selection import refresh_pairs
 from harvester.kraken.client import Client
+from harvester.pair_names import refresh_pairs
 from harvester.schema import WRITER_OPTIONS
 from harvester.storage.trade_store import TradeStore
 from harvester.times import Range

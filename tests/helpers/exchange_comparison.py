@@ -18,10 +18,9 @@ from kraken_market import Clock, Market
 from kraken_server import Exchange, Shelf, ohlc_rows
 
 from harvester import config
-from harvester.download.pair_selection import refresh_pairs
 from harvester.kraken.client import Client
 from harvester.kraken.ohlc import read_candles
-from harvester.pair_names import known_pairs
+from harvester.pair_names import known_pairs, refresh_pairs
 from harvester.storage.trade_store import TradeStore
 from harvester.verify.against_exchange import Comparer, compare_interval
 from harvester.verify.compare import LocalCandles

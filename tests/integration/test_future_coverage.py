@@ -25,7 +25,7 @@ from harvester.config import load
 from harvester.csv_import.files import KnownComplete
 from harvester.download.backfill import begin
 from harvester.download.events import CancelToken
-from harvester.download.request import RunOptions
+from harvester.download.pair import RunOptions
 from harvester.errors import HarvesterError, UnreadableAnswer
 from harvester.kraken.client import Client
 from harvester.schema import no_rows
