@@ -1417,7 +1417,7 @@ class Archive:
         """
         from harvester.async_runner import run_in_thread
         from harvester.csv_import.files import find
-        from harvester.download.pair import RunOptions
+        from harvester.download.exchange import RunOptions
         from harvester.operations import verification
 
         names = self._resolve_known(pairs) or self._store.pairs_to_verify()

@@ -38,8 +38,7 @@ from harvester.download.events import (
     result_of,
     wait_until_done,
 )
-from harvester.download.exchange import ExchangeClock
-from harvester.download.pair import BackfillRequest, RunOptions
+from harvester.download.exchange import BackfillRequest, ExchangeClock, RunOptions
 from harvester.errors import GRAVEST_FIRST, ArchiveHasGaps, ArchiveIncomplete
 from harvester.kraken.client import Client
 from harvester.kraken.pairs import Pair

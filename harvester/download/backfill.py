@@ -10,8 +10,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from harvester.config import ExchangeSettings, Settings
 from harvester.download.events import BackfillResult, CancelToken, Ended
-from harvester.download.exchange import Estimate, ExchangeClock
-from harvester.download.pair import BackfillRequest, DownloadContext, PairDownload, RunOptions
+from harvester.download.exchange import (
+    BackfillRequest,
+    DownloadContext,
+    RunOptions,
+    expected_trades,
+)
+from harvester.download.pair import PairDownload
 from harvester.errors import (
     ArchiveDamaged,
     ExchangeError,
@@ -31,75 +36,8 @@ if TYPE_CHECKING:
 
 # --- backfill -------------------------------------------------------------------------------------
 
-# --- order of the pairs ---------------------------------------------------------------------------
-
 WORTH_ORDERING_NS = UNITS_NS["w"]
 """Pairs that lack less than a week are done soon: for their order no call is made."""
-
-
-class PairQueue:
-    """Decides which pair is downloaded next, and whether the run gives up."""
-
-    def __init__(self, order: Sequence[int], stop: CancelToken, give_up_s: float) -> None:
-        """Create the queue.
-
-        Args:
-            order: the pairs' indexes in the list of requests, the first to be downloaded first.
-            stop: cancels the run.
-            give_up_s: after so many seconds without a good page of any pair no other pair is begun.
-        """
-        self._left = deque(order)
-        self._stop = stop
-        self._give_up_s = give_up_s
-        self._last_page_s = time.monotonic()
-        self._unreachable: ExchangeUnreachable | None = None
-
-    def record_page(self) -> None:
-        """Record that a good page of any pair has come."""
-        self._last_page_s = time.monotonic()
-
-    def record_end(self, error: HarvesterError | None) -> None:
-        """Record how a pair's download ended."""
-        silent_s = time.monotonic() - self._last_page_s
-        if isinstance(error, ExchangeUnreachable) and silent_s >= self._give_up_s:
-            self._unreachable = error
-
-    def next(self) -> int | None:
-        """Remove and return the next pair's index; None if no pair is left."""
-        return self._left.popleft() if self._left else None
-
-    def refusal(self, name: str) -> HarvesterError | None:
-        """Why a pair need not be begun any more; None if it may."""
-        if self._stop.is_cancelled:
-            return Interrupted("interrupted; the same command goes on where it stopped")
-        if self._unreachable is not None:
-            return ExchangeUnreachable(
-                f"{name}: not started, as the exchange gave no good answer to other pairs for "
-                f"{self._give_up_s:g} s; the same command goes on where it stopped"
-            )
-        return None
-
-
-# --- backfill -------------------------------------------------------------------------------------
-
-MAX_MAINTAINED_AT_ONCE = 2
-"""Merging and roll-ups take memory for each pair, and at the end of a run many pairs are due."""
-
-
-def begin(
-    client: Client, archive: TradeStore, settings: Settings, options: RunOptions
-) -> DownloadContext:
-    """Create what the pairs of a run share; nothing is requested yet.
-
-    Args:
-        client: of the exchange.
-        archive: where trades are stored.
-        settings: of harvester.
-        options: of the run.
-    """
-    clock = ExchangeClock(client, settings.refresh.settle_s, options.now_ns)
-    maintenance = asyncio.Semaphore(MAX_MAINTAINED_AT_ONCE)
-    return DownloadContext(client, archive, settings, options, clock, maintenance)
 
 
 async def backfill(
@@ -112,7 +50,8 @@ async def backfill(
     """Download what is missing of each request, several pairs side by side, the largest first.
 
     A pair that fails does not stop the others. Where all pairs can begin at once, their order does
-    not matter, and no sizes are requested.
+    not matter, and no sizes are requested. Once the exchange gave no good page of any pair for
+    `give_up_s`, no other pair is begun.
 
     Args:
         client: of the exchange.
@@ -124,35 +63,41 @@ async def backfill(
     Returns:
         A result for each request, in their order.
     """
-    context, jobs = begin(client, archive, settings, options), settings.exchange.jobs
+    context, exchange = DownloadContext(client, archive, settings, options), settings.exchange
     settled_ns = await options.stop.guard(context.clock.settled_ns())
     order = list(range(len(requests)))
-    if len(requests) > jobs:
+    if len(requests) > exchange.jobs:
         order = await _largest_first(context, requests, settled_ns)
-    queue = PairQueue(order, options.stop, settings.exchange.give_up_s)
+    left, is_gone = deque(order), False
     results: dict[int, BackfillResult] = {}
 
     async def download_next() -> None:
-        while (index := queue.next()) is not None:
-            results[index] = await _download_pair(context, requests[index], queue)
+        nonlocal is_gone
+        while left:
+            index = left.popleft()
+            download = PairDownload(context, requests[index])
+            refusal: HarvesterError | None = None
+            if options.stop.is_cancelled:
+                refusal = Interrupted("interrupted; the same command goes on where it stopped")
+            elif is_gone:
+                refusal = ExchangeUnreachable(
+                    f"{requests[index].pair.altname}: not started, as the exchange gave no good "
+                    f"answer to other pairs for {exchange.give_up_s:g} s; the same command goes on "
+                    "where it stopped"
+                )
+            if refusal is not None:
+                results[index] = download.result([], refusal)
+                continue
+            result = results[index] = await download.run()
+            silent_s = time.monotonic() - context.last_page_s
+            if isinstance(result.error, ExchangeUnreachable) and silent_s >= exchange.give_up_s:
+                is_gone = True
+            # Of hundreds of pairs, those that are done must cost no memory.
+            archive.forget_pair(result.pair)
+            options.listener(result)
 
-    await asyncio.gather(*(download_next() for _ in range(min(jobs, len(requests)))))
+    await asyncio.gather(*(download_next() for _ in range(min(exchange.jobs, len(requests)))))
     return [results[index] for index in range(len(requests))]
-
-
-async def _download_pair(
-    context: DownloadContext, request: BackfillRequest, queue: PairQueue
-) -> BackfillResult:
-    download = PairDownload(context, request, queue.record_page)
-    refusal = queue.refusal(request.pair.altname)
-    if refusal is not None:
-        return download.not_begun(refusal)
-    result = await download.run()
-    queue.record_end(result.error)
-    # Of hundreds of pairs, those that are done must cost no memory.
-    context.archive.forget_pair(result.pair)
-    context.options.listener(result)
-    return result
 
 
 async def _largest_first(
@@ -205,7 +150,7 @@ async def fill(context: DownloadContext, pair: Pair, writer: Writer) -> Backfill
     Where there are no gaps, the exchange is not asked.
 
     Args:
-        context: see `begin`.
+        context: of the run.
         pair: whose gaps.
         writer: of the pair; its lock is held.
     """
@@ -263,7 +208,7 @@ async def count_missing_trades(
                 pass
             else:
                 failures = 0
-                trades[entry.pair.altname] = Estimate(weeks).trades(entry.ranges)
+                trades[entry.pair.altname] = expected_trades(weeks, entry.ranges)
             if left:
                 await stop.guard(asyncio.sleep(pause_s))
 

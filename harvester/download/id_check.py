@@ -8,8 +8,9 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 
 from harvester.download.events import Listener, Noted
-from harvester.download.exchange import Page, PageSource
+from harvester.download.exchange import PairPages
 from harvester.download.page_merge import FULL_PAGE, LEAST_MARGIN_NS
+from harvester.kraken.trades import TradesPage
 from harvester.schema import joined_rows, no_rows, sort_rows, times
 from harvester.times import DAY, END_OF_TIME, SECOND, Range, show
 from harvester.trade_ids import (
@@ -60,7 +61,7 @@ class IdContinuityChecker:
     Whoever handles the entries of these lists empties them.
     """
 
-    def __init__(self, source: PageSource, pair: str, within: Range, listener: Listener) -> None:
+    def __init__(self, source: PairPages, pair: str, within: Range, listener: Listener) -> None:
         """Create a checker.
 
         Args:
@@ -288,12 +289,12 @@ class ProvedPage(NamedTuple):
             1.
     """
 
-    page: Page
+    page: TradesPage
     known_gap: IdGap | None = None
 
 
 async def prove_first_page(
-    source: PageSource, page: Page, since_ns: int, after: int, last_id: LastId | None
+    source: PairPages, page: TradesPage, since_ns: int, after: int, last_id: LastId | None
 ) -> ProvedPage:
     """Prove where a range begins, by more answers where a single one does not show it.
 
@@ -326,7 +327,7 @@ async def prove_first_page(
 
 
 async def _agreed_page(
-    source: PageSource, page: Page, since_ns: int, after: int, last_id: LastId | None
+    source: PairPages, page: TradesPage, since_ns: int, after: int, last_id: LastId | None
 ) -> ProvedPage:
     """Request the start of a range again until enough answers begin with the same trade.
 
@@ -364,7 +365,9 @@ def _shows_start(rows: pa.RecordBatch, after: int, last_id: LastId | None) -> bo
     return last_id is not None and has_id(rows) and not find_gaps(last_id, rows)[0]
 
 
-async def _page_from_before(source: PageSource, rows: pa.RecordBatch, after: int) -> Page | None:
+async def _page_from_before(
+    source: PairPages, rows: pa.RecordBatch, after: int
+) -> TradesPage | None:
     """A page that begins before the range and reaches into it; None if there was none.
 
     Args:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 from harvester.config import Settings
-from harvester.download.backfill import backfill, begin, fill
+from harvester.download.backfill import backfill, fill
 from harvester.download.events import (
     BackfillResult,
     Begun,
@@ -21,7 +21,8 @@ from harvester.download.events import (
     Started,
     Waiting,
 )
-from harvester.download.pair import BackfillRequest, RunOptions, run_maintenance
+from harvester.download.exchange import BackfillRequest, DownloadContext, RunOptions
+from harvester.download.pair import run_maintenance
 from harvester.errors import (
     ArchiveHasGaps,
     ArchiveLocked,
@@ -343,7 +344,7 @@ class _Refresh:
         filled: list[BackfillResult] = []
 
         async def work() -> None:
-            run = begin(self._client, self._archive, self._settings, self._options)
+            run = DownloadContext(self._client, self._archive, self._settings, self._options)
             with writer(self._archive, name) as pair_writer:
                 filled.append(await fill(run, request.pair, pair_writer))
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple, Protocol
 
 from harvester.download.backfill import fill
-from harvester.download.pair import DownloadContext
+from harvester.download.exchange import DownloadContext
 from harvester.errors import ArchiveDamaged, UnreadableAnswer, capture_error
 from harvester.kraken.pairs import Pair
 from harvester.pair_names import known_pairs, refresh_pairs

@@ -19,7 +19,7 @@ from nightly_runs import DAY_NS, FIRST_NS, OPTIONS, Nights, until
 from harvester import config
 from harvester.download.backfill import backfill
 from harvester.download.events import BackfillResult, CancelToken
-from harvester.download.pair import BackfillRequest, RunOptions
+from harvester.download.exchange import BackfillRequest, RunOptions
 from harvester.errors import ExchangeRefused, MarketChanged
 from harvester.kraken.client import Client
 from harvester.kraken.pairs import Pair
