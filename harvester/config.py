@@ -78,25 +78,22 @@ def _read_path(value: Any) -> str:
 
 
 def _read_url(value: Any) -> str:
+    """An address of HTTP that names a host, with nothing but a path behind it."""
     url: str = TEXT.read(value).rstrip("/")
-    if not _is_address(url):
-        # Without the text, which may contain a password: -vv shows this error as well.
-        raise ValueError("no address")
-    return url
-
-
-def _is_address(url: str) -> bool:
-    """Whether a text is an address of HTTP that names a host, with nothing but a path behind it."""
+    is_address = url.isprintable() and " " not in url
     try:
         parts = urlsplit(url)
         # Encoding a host checks its labels.
-        has_host = bool((parts.hostname or "").encode("idna")) and parts.port != 0
+        is_address &= bool((parts.hostname or "").encode("idna")) and parts.port != 0
+        # With a / in its password, an address seems to name another host, and its path has an @.
+        has_more = bool(parts.query or parts.fragment or "@" in parts.path)
+        is_address &= parts.scheme in ("https", "http") and not has_more
     except ValueError:
-        return False
-    # With a / in its password, an address seems to name another host, and its path has an @.
-    has_more = bool(parts.query or parts.fragment or "@" in parts.path)
-    is_plain = url.isprintable() and " " not in url
-    return has_host and is_plain and not has_more and parts.scheme in ("https", "http")
+        is_address = False
+    if not is_address:
+        # Without the text, which may contain a password: -vv shows this error as well.
+        raise ValueError("no address")
+    return url
 
 
 def _read_agent(value: Any) -> str:
@@ -259,31 +256,21 @@ class Key(NamedTuple):
 
     Attributes:
         name: section and key, such as `exchange.rate`.
+        section: its section in the file.
+        short: its name within the section.
+        variables: its environment variables; the first one that is set counts.
         default: its value unless set.
         rule: the allowed values.
         help: one line for config.toml and `harvester config`, with the unit.
     """
 
     name: str
+    section: str
+    short: str
+    variables: tuple[str, ...]
     default: Any
     rule: Rule
     help: str
-
-    @property
-    def section(self) -> str:
-        """Its section in the file."""
-        return self.name.partition(".")[0]
-
-    @property
-    def short(self) -> str:
-        """Its name within the section."""
-        return self.name.partition(".")[2]
-
-    @property
-    def variables(self) -> tuple[str, ...]:
-        """Its environment variables; the first one that is set counts."""
-        long = PREFIX + self.name.replace(".", "_").upper()
-        return (*(name for name, key in SHORT_VARIABLES.items() if key == self.name), long)
 
 
 def _keys() -> Iterator[Key]:
@@ -291,7 +278,12 @@ def _keys() -> Iterator[Key]:
         hints = get_type_hints(kind, include_extras=True)
         for field in fields(kind):
             rule, help_text = hints[field.name].__metadata__
-            yield Key(f"{section}.{field.name}", field.default, rule, help_text)
+            name = f"{section}.{field.name}"
+            variables = (
+                *(variable for variable, key in SHORT_VARIABLES.items() if key == name),
+                PREFIX + name.replace(".", "_").upper(),
+            )
+            yield Key(name, section, field.name, variables, field.default, rule, help_text)
 
 
 KEYS = tuple(_keys())
@@ -383,7 +375,13 @@ def load(
             value, origin = environment[variable], variable
         if options and options.get(key.name) is not None:
             value, origin = options[key.name], "option"
-        values[key.section][key.short] = _checked(key, value, origin)
+        try:
+            values[key.section][key.short] = key.rule.read(value)
+        except BAD_VALUE as error:
+            raise BadSetting(
+                f"{_value_name(key.name, origin)} is {refused_value(key.name, value)}: "
+                f"it must be {key.rule.allowed}"
+            ) from error
         origins[key.name] = origin
     sections = {section: kind(**values[section]) for section, kind in _SECTION_TYPES.items()}
     return Settings(**sections, origins=origins)
@@ -412,23 +410,9 @@ def default_file_text() -> str:
         lines.append(f"\n[{section}]")
         for key in KEYS:
             if key.section == section:
-                lines += [f"# {key.help}", f"{key.short} = {_toml(key.default)}"]
+                # JSON and TOML write all defaults in the same way.
+                lines += [f"# {key.help}", f"{key.short} = {json.dumps(key.default)}"]
     return "\n".join(lines) + "\n"
-
-
-def _toml(value: Any) -> str:
-    # JSON and TOML write all defaults in the same way.
-    return json.dumps(list(value) if isinstance(value, tuple) else value)
-
-
-def _checked(key: Key, value: Any, origin: str) -> Any:
-    try:
-        return key.rule.read(value)
-    except BAD_VALUE as error:
-        raise BadSetting(
-            f"{_value_name(key.name, origin)} is {refused_value(key.name, value)}: "
-            f"it must be {key.rule.allowed}"
-        ) from error
 
 
 def refused_value(name: str, value: object) -> str:
