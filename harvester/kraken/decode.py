@@ -235,25 +235,20 @@ def _undo_coding(raw: bytes, codings: list[str]) -> bytes:
     if len(codings) > 1 or not formats:
         how = printable(shortened(", ".join(codings)))
         raise Transient(f"the body is compressed as {how!r}; only one of {ACCEPTED} can be read")
-    for window in formats[:-1]:
+    failure: zlib.error | None = None
+    for window in formats:
+        inflater = zlib.decompressobj(window)
         try:
-            return _inflate(raw, window)
-        except zlib.error:
+            body = inflater.decompress(raw, LARGEST_BODY + 1)
+        except zlib.error as error:
+            failure = error
             continue
-    try:
-        return _inflate(raw, formats[-1])
-    except zlib.error as error:
-        raise Transient(f"the body can't be decompressed: {error}") from error
-
-
-def _inflate(raw: bytes, window: int) -> bytes:
-    inflater = zlib.decompressobj(window)
-    body = inflater.decompress(raw, LARGEST_BODY + 1)
-    if len(body) > LARGEST_BODY:
-        raise too_large()
-    if not inflater.eof:
-        raise Transient("the body is cut short: its compressed data does not end")
-    return body
+        if len(body) > LARGEST_BODY:
+            raise too_large()
+        if not inflater.eof:
+            raise Transient("the body is cut short: its compressed data does not end")
+        return body
+    raise Transient(f"the body can't be decompressed: {failure}") from failure
 
 
 def too_large() -> Transient:

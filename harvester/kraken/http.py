@@ -46,7 +46,8 @@ class HttpClient:
         """
         self._settings = settings
         for kind in ("http", "https", "all"):
-            _check_proxy(kind, getproxies().get(kind, ""))
+            if address := getproxies().get(kind):
+                _check_proxy(kind, address)
         self._client = httpx.AsyncClient(
             headers={
                 "User-Agent": settings.user_agent,
@@ -77,7 +78,12 @@ class HttpClient:
                 asyncio.timeout(self._settings.timeout_s),
                 self._client.stream("GET", self._settings.url + target) as response,
             ):
-                body = await _read_body(response)
+                # As it was sent: `decode.decompress` limits what it unpacks to.
+                body = bytearray()
+                async for chunk in response.aiter_raw():
+                    body += chunk
+                    if len(body) > LARGEST_BODY:
+                        raise too_large()
         except TimeoutError as error:
             raise Transient(f"no answer within {self._settings.timeout_s:g} s") from error
         except httpx.ConnectTimeout as error:
@@ -88,23 +94,12 @@ class HttpClient:
             ) from error
         except httpx.TransportError as error:
             raise Transient(_failure_reason(error)) from error
-        return HttpAnswer(response.status_code, response.headers.get_list("content-encoding"), body)
+        codings = response.headers.get_list("content-encoding")
+        return HttpAnswer(response.status_code, codings, bytes(body))
 
     async def close(self) -> None:
         """Close all connections."""
         await self._client.aclose()
-
-
-async def _read_body(response: httpx.Response) -> bytes:
-    """The bytes of a body as they were sent: `decode.decompress` limits what they unpack to."""
-    chunks: list[bytes] = []
-    size = 0
-    async for chunk in response.aiter_raw():
-        size += len(chunk)
-        if size > LARGEST_BODY:
-            raise too_large()
-        chunks.append(chunk)
-    return b"".join(chunks)
 
 
 def _failure_reason(error: httpx.TransportError) -> str:
@@ -148,7 +143,7 @@ def _check_proxy(kind: str, address: str) -> None:
         is_usable = url.scheme in ("http", "https") and (url.port is None or 0 < url.port < 65536)
     except (httpx.InvalidURL, ValueError):
         is_usable = False
-    if address and not is_usable:
+    if not is_usable:
         shown = printable(shortened(without_user(address)))
         raise BadSetting(
             f"the proxy that {kind.upper()}_PROXY names, {shown!r}, can't be used: give one that "
