@@ -30,13 +30,67 @@ from harvester.schema import (
 )
 from harvester.times import BEGINNING_NS, END_OF_TIME, SECOND
 
-# --- trades fast ----------------------------------------------------------------------------------
+# Source of every rule: Kraken's public REST documentation for `GET /0/public/Trades`, and bodies
+# captured from 2013 to 2026 (docs/kraken.md).
 
-# Since late 2022 the exchange prints nearly every page in one form: no space between tokens,
-# seven elements per row, an empty misc, and the same number of decimals in all prices of the
-# page. Every byte of the body is compared with that form. If one differs, the fast path gives up,
-# and the general path in `trades`, which knows every form, reads the page and says what is wrong.
-# So the fast path can be missing, but not wrong. Tests compare both paths on arbitrary bytes.
+PAGE_ROWS = 1000
+"""Rows of a full page. A page with fewer is a short one."""
+
+_CURSOR = re.compile(r"[0-9]{19}")
+
+
+@dataclass(frozen=True, slots=True)
+class TradesPage:
+    """One page of trades: exact rows in the exchange's order, and the cursor.
+
+    Attributes:
+        rows: a batch of `schema.ROWS`; the id is null if the exchange sent none or 0.
+        last: the cursor verbatim; None if it is missing.
+        unit_ns: one unit of the last decimal that the page's times have, in nanoseconds.
+        market: the name that the answer gives the market; see `pairs.check_market`.
+        unknown: the first element behind a trade id, which is not stored; None if rows have no
+            more elements than are known.
+    """
+
+    rows: pa.RecordBatch
+    last: str | None
+    unit_ns: int
+    market: str
+    unknown: str | None = None
+
+    @property
+    def cursor_ns(self) -> int | None:
+        """The cursor as nanoseconds; None unless it has nineteen digits."""
+        return int(self.last) if self.last and _CURSOR.fullmatch(self.last) else None
+
+
+def decode_page(body: bytes) -> TradesPage:
+    """Decode the body of a Trades answer, exact to the last digit.
+
+    Raises:
+        msgspec.DecodeError: it is not JSON, or is cut short.
+        UnreadableAnswer: it does not have the documented shape; the message shows the row.
+        ValueDoesNotFit: a number needs more digits than the format has; the message shows the
+            row and the limit.
+    """
+    return decode_fast(body) or decode_general(body)
+
+
+def _unit_ns(times_ns: Int64s) -> int:
+    """One unit of the last decimal that any of the times has: 1 to a second, in nanoseconds."""
+    unit = 1
+    while unit < SECOND and not (times_ns % (10 * unit)).any():
+        unit *= 10
+    return unit
+
+
+# --- pages of the usual form ----------------------------------------------------------------------
+
+# Since late 2022 the exchange prints nearly every page in one form: no space between tokens, seven
+# elements per row, an empty misc, and the same number of decimals in all prices of the page. Every
+# byte of the body is compared with that form. If one differs, `decode_fast` gives up, and
+# `decode_general`, which knows every form, reads the page and says what is wrong. So the fast path
+# can be missing, but not wrong. Tests compare both paths on arbitrary bytes.
 
 Words = NDArray[np.unsignedinteger[Any]]
 
@@ -49,20 +103,20 @@ _WORD = 8
 """Digits that are read at a time: one 64-bit word of characters."""
 
 
-class FastPage(NamedTuple):
-    """A page read by the fast path.
+def _word(text: bytes) -> int:
+    """A text as the number that its bytes are in memory."""
+    return int.from_bytes(text, "little")
 
-    Attributes:
-        rows: a batch of `schema.ROWS`.
-        times_ns: the rows' times.
-        last: the cursor verbatim.
-        market: the name that the answer gives the market.
-    """
 
-    rows: pa.RecordBatch
-    times_ns: Int64s
-    last: str
-    market: str
+_TENS: Int64s = 10 ** np.arange(18, dtype=np.int64)
+_ROW_BEGIN = _word(b'],["')
+_TEXT_NEXT = _word(b'","')
+_TEXT_END = _word(b'",')
+_SELL = _word(b',"s"')
+_LIMIT = _word(b',"l"')
+_BUY = _word(b',"b"')
+_MARKET = _word(b',"m"')
+_NO_MISC = _word(b',"",')
 
 
 class _Offsets(NamedTuple):
@@ -78,7 +132,7 @@ class _Offsets(NamedTuple):
     is_limit: NDArray[np.bool_]
 
 
-def decode_fast(body: bytes) -> FastPage | None:
+def decode_fast(body: bytes) -> TradesPage | None:
     """Read a page of the usual form, to the last digit; None if the body has any other form.
 
     It raises nothing: the general path says what is wrong with a body.
@@ -103,7 +157,7 @@ def decode_fast(body: bytes) -> FastPage | None:
         empty_strings(len(ids)),
     ]
     rows = pa.RecordBatch.from_arrays(columns, schema=ROWS)
-    return FastPage(rows, times_ns, tail[1].decode(), head[1].decode())
+    return TradesPage(rows, tail[1].decode(), _unit_ns(times_ns), head[1].decode())
 
 
 def _find_numbers(body: bytes, begin: int, end: int) -> _Offsets | None:
@@ -122,17 +176,17 @@ def _find_numbers(body: bytes, begin: int, end: int) -> _Offsets | None:
     decimals = int(price_end[0]) - 1 - body.rfind(b".", int(price[0]), int(price_end[0]))
     words = _windows(body, "<u4")
     sides, types = words[side - 1], words[side + 3]
-    is_sell, is_limit = sides == _word(b',"s"'), types == _word(b',"l"')
+    is_sell, is_limit = sides == _SELL, types == _LIMIT
     is_usual = (
-        (words[price[1:] - 3] == _word(b'],["')).all()
+        (words[price[1:] - 3] == _ROW_BEGIN).all()
         and (text[price_end - decimals - 1] == ord(".")).all()
-        and (words[price_end] & 0xFFFFFF == _word(b'","')).all()
+        and (words[price_end] & 0xFFFFFF == _TEXT_NEXT).all()
         and (text[volume_end - 9] == ord(".")).all()
-        and (words[volume_end] & 0xFFFF == _word(b'",')).all()
+        and (words[volume_end] & 0xFFFF == _TEXT_END).all()
         and (text[volume_end + 12] == ord(".")).all()
-        and (is_sell | (sides == _word(b',"b"'))).all()
-        and (is_limit | (types == _word(b',"m"'))).all()
-        and (words[side + 7] == _word(b',"",')).all()
+        and (is_sell | (sides == _BUY)).all()
+        and (is_limit | (types == _MARKET)).all()
+        and (words[side + 7] == _NO_MISC).all()
     )
     if not is_usual:
         return None
@@ -153,54 +207,57 @@ def _read_numbers(body: bytes, at: _Offsets) -> tuple[Int64s, Int64s, Int64s, In
     """Read prices and volumes (unscaled), times in ns and ids; None if one is out of bounds."""
     seconds_end = at.volume_end + 12
     runs = [
-        _DigitRun(at.price, at.price_point, 0, 8),
-        _DigitRun(at.price_point + 1, at.price_end, 1, PRICE.scale),
-        _DigitRun(at.price_end + 3, at.volume_end - 9, 0, 10),
-        _DigitRun(at.volume_end - 8, at.volume_end, 8, 8),
-        _DigitRun(at.volume_end + 2, seconds_end, 10, 10),
-        _DigitRun(seconds_end + 1, at.time_end, 1, 9),
-        _DigitRun(at.time_end + 12, at.id_end, 1, 16),
+        (at.price, at.price_point, 0, 8),
+        (at.price_point + 1, at.price_end, 1, PRICE.scale),
+        (at.price_end + 3, at.volume_end - 9, 0, 10),
+        (at.volume_end - 8, at.volume_end, 8, 8),
+        (at.volume_end + 2, seconds_end, 10, 10),
+        (seconds_end + 1, at.time_end, 1, 9),
+        (at.time_end + 12, at.id_end, 1, 16),
     ]
     values = _read_digits(body, runs)
     if values is None:
         return None
     price_whole, price_part, volume_whole, volume_part, seconds, fractions, ids = values
-    prices = price_whole * _TENS[PRICE.scale] + price_part * _TENS[PRICE.scale - runs[1].lengths]
+    prices = (
+        price_whole * _TENS[PRICE.scale]
+        + price_part * _TENS[PRICE.scale - (at.price_end - at.price_point - 1)]
+    )
     volumes = volume_whole * _TENS[VOLUME.scale] + volume_part
-    times_ns = seconds * SECOND + fractions * _TENS[9 - runs[5].lengths]
+    times_ns = seconds * SECOND + fractions * _TENS[9 - (at.time_end - seconds_end - 1)]
+    id_lengths = at.id_end - at.time_end - 12
     is_in_bounds = (
         (prices > 0).all()
         and (seconds >= BEGINNING_NS // SECOND).all()
         and (seconds < END_OF_TIME // SECOND).all()
         # In JSON no number but 0 itself begins with a zero.
-        and ((ids >= _TENS[runs[6].lengths - 1]) | (runs[6].lengths == 1)).all()
+        and ((ids >= _TENS[id_lengths - 1]) | (id_lengths == 1)).all()
     )
     return (prices, volumes, times_ns, ids) if is_in_bounds else None
 
 
-class _DigitRun:
-    """One run of digits in each row.
+def _read_digits(body: bytes, runs: list[tuple[Int64s, Int64s, int, int]]) -> list[Int64s] | None:
+    """The numbers of runs of digits; None if one has too few or many of them, or other characters.
 
-    `fits` is whether each has at least `fewest` and at most `most` digits.
+    Args:
+        body: the answer.
+        runs: where each begins and ends in each row, and its fewest and most digits.
     """
-
-    def __init__(self, begins: Int64s, ends: Int64s, fewest: int, most: int) -> None:
-        self.ends = ends
-        self.lengths = ends - begins
-        self.shortest, self.longest = int(self.lengths.min()), int(self.lengths.max())
-        self.fits = fewest <= self.shortest and self.longest <= most
-
-
-def _read_digits(body: bytes, runs: list[_DigitRun]) -> list[Int64s] | None:
-    """The numbers of all runs; None if one has too many characters or one that is not a digit."""
-    if not all(run.fits for run in runs):
-        return None
-    ends = [run.ends for run in runs]
-    lengths = [np.minimum(run.lengths, _WORD) for run in runs]
-    # A longer run takes two words; its upper digits are read as a run of their own.
-    long = [index for index, run in enumerate(runs) if run.longest > _WORD]
-    ends += [runs[index].ends - _WORD for index in long]
-    lengths += [np.maximum(runs[index].lengths - _WORD, 0) for index in long]
+    ends, lengths, upper_ends, upper_lengths, long = [], [], [], [], []
+    for index, (begin, end, fewest, most) in enumerate(runs):
+        length = end - begin
+        longest = int(length.max())
+        if longest > most or int(length.min()) < fewest:
+            return None
+        ends.append(end)
+        lengths.append(np.minimum(length, _WORD))
+        if longest > _WORD:
+            # It takes two words; its upper digits are read as a run of their own.
+            long.append(index)
+            upper_ends.append(end - _WORD)
+            upper_lengths.append(np.maximum(length - _WORD, 0))
+    ends += upper_ends
+    lengths += upper_lengths
     words = _windows(body, "<u8")[np.stack(ends) - _WORD]
     # The characters 0 to 9 become the bytes 0 to 9.
     words ^= np.uint64(0x3030303030303030)
@@ -239,25 +296,7 @@ def _windows(body: bytes, word: str) -> Words:
     return np.ndarray((len(body) - size + 1,), word, body, strides=(1,))
 
 
-def _word(text: bytes) -> int:
-    """A text as the number that its bytes are in memory."""
-    return int.from_bytes(text, "little")
-
-
-_TENS: Int64s = 10 ** np.arange(18, dtype=np.int64)
-
-
-# --- trades ---------------------------------------------------------------------------------------
-
-# `decode_page` first tries `decode_fast` (module `trades_fast`), which reads the form that nearly
-# every page has. `decode_general` reads any other page row by row, and says what is wrong with
-# it.
-
-# Source of every rule: Kraken's public REST documentation for `GET /0/public/Trades`, and bodies
-# captured from 2013 to 2026 (docs/kraken.md).
-
-PAGE_ROWS = 1000
-"""Rows of a full page. A page with fewer is a short one."""
+# --- pages of any form ----------------------------------------------------------------------------
 
 LONGEST_NUMBER = 64
 """Most characters of a number. Arrow misreads a thousand digits, and crashes at a million."""
@@ -265,7 +304,6 @@ LONGEST_NUMBER = 64
 _TIME = pa.decimal128(28, 9)
 _SIDE_CODES = {"b": 0, "s": 1, "": None}
 _TYPE_CODES = {"m": 0, "l": 1, "": None}
-_CURSOR = re.compile(r"[0-9]{19}")
 
 
 class Row(msgspec.Struct, array_like=True, gc=False):
@@ -292,49 +330,9 @@ class _LooseAnswer(msgspec.Struct):
     result: dict[str, list[msgspec.Raw] | str | int | float | None]
 
 
-@dataclass(frozen=True, slots=True)
-class TradesPage:
-    """One page of trades: exact rows in the exchange's order, and the cursor.
-
-    Attributes:
-        rows: a batch of `schema.ROWS`; the id is null if the exchange sent none or 0.
-        last: the cursor verbatim; None if it is missing.
-        unit_ns: one unit of the last decimal that the page's times have, in nanoseconds.
-        market: the name that the answer gives the market; see `pairs.check_market`.
-        unknown: the first element behind a trade id, which is not stored; None if rows have no
-            more elements than are known.
-    """
-
-    rows: pa.RecordBatch
-    last: str | None
-    unit_ns: int
-    market: str
-    unknown: str | None = None
-
-    @property
-    def cursor_ns(self) -> int | None:
-        """The cursor as nanoseconds; None unless it has nineteen digits."""
-        return int(self.last) if self.last and _CURSOR.fullmatch(self.last) else None
-
-
 _answers = msgspec.json.Decoder(_Answer)
 _loose_answers = msgspec.json.Decoder(_LooseAnswer)
 _rows = msgspec.json.Decoder(Row)
-
-
-def decode_page(body: bytes) -> TradesPage:
-    """Decode the body of a Trades answer, exact to the last digit.
-
-    Raises:
-        msgspec.DecodeError: it is not JSON, or is cut short.
-        UnreadableAnswer: it does not have the documented shape; the message shows the row.
-        ValueDoesNotFit: a number needs more digits than the format has; the message shows the
-            row and the limit.
-    """
-    fast = decode_fast(body)
-    if fast is not None:
-        return TradesPage(fast.rows, fast.last, _unit_ns(fast.times_ns), fast.market)
-    return decode_general(body)
 
 
 def decode_general(body: bytes) -> TradesPage:
@@ -420,14 +418,6 @@ def _times_ns(rows: list[Row]) -> Int64s:
     if high.any() or not ((low >= BEGINNING_NS) & (low <= END_OF_TIME)).all():
         raise pa.ArrowInvalid("time out of bounds")
     return np.ascontiguousarray(low)
-
-
-def _unit_ns(times_ns: Int64s) -> int:
-    """One unit of the last decimal that any of the times has: 1 to a second, in nanoseconds."""
-    unit = 1
-    while unit < SECOND and not (times_ns % (10 * unit)).any():
-        unit *= 10
-    return unit
 
 
 def _names(names: Iterable[str]) -> str:
