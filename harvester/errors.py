@@ -252,6 +252,11 @@ def shortened(text: str, max_chars: int = LONGEST_TEXT) -> str:
     return text if len(text) <= max_chars else f"{text[:max_chars]}... ({len(text):,} characters)"
 
 
+def brief(text: str) -> str:
+    """Return a text from outside for a message: printable, in one line, shortened if it is long."""
+    return printable(shortened(text))
+
+
 def without_credentials(text: str) -> str:
     """Return a text without the `user:password@` of the addresses in it."""
     return _CREDENTIALS.sub("", text) if "@" in text else text

@@ -9,7 +9,7 @@ import zlib
 
 import msgspec
 
-from harvester.errors import BAD_JSON, LONGEST_TEXT, ExchangeRefused, printable, shortened
+from harvester.errors import BAD_JSON, LONGEST_TEXT, ExchangeRefused, brief
 
 # --- HTTP status and errors -----------------------------------------------------------------------
 
@@ -160,12 +160,12 @@ def _error_of(errors: list[str], what: str) -> Exception:
     for text, form in zip(errors, forms, strict=True):
         if form.startswith(_THROTTLED):
             return Transient(
-                _brief(text), is_refusal=True, is_throttled=True, wait_s=_throttled_wait_s(text)
+                brief(text), is_refusal=True, is_throttled=True, wait_s=_throttled_wait_s(text)
             )
         if form.startswith(_RATE_ERRORS):
-            return Transient(_brief(text), is_refusal=True)
+            return Transient(brief(text), is_refusal=True)
         if form.startswith(_TRANSIENT_ERRORS):
-            return Transient(_brief(text))
+            return Transient(brief(text))
     reason = "; ".join(_brief_list(errors))
     if any(form.startswith(_PERMANENT_ERRORS) for form in forms):
         return ExchangeRefused(f"{what}: the exchange refused: {reason}")
@@ -182,11 +182,7 @@ def _throttled_wait_s(text: str) -> float | None:
 def _brief_list(texts: list[str]) -> list[str]:
     """The first texts, each short and in one line, and how many more there are."""
     more = [f"and {len(texts) - MAX_LISTED:,} more"] if len(texts) > MAX_LISTED else []
-    return [_brief(text) for text in texts[:MAX_LISTED]] + more
-
-
-def _brief(text: str) -> str:
-    return printable(shortened(text))
+    return [brief(text) for text in texts[:MAX_LISTED]] + more
 
 
 # --- Bodies ---------------------------------------------------------------------------------------
@@ -233,7 +229,7 @@ def decompress(raw: bytes, codings: list[str], status: int) -> bytes:
 def _undo_coding(raw: bytes, codings: list[str]) -> bytes:
     formats = _FORMATS.get(codings[0], ())
     if len(codings) > 1 or not formats:
-        how = printable(shortened(", ".join(codings)))
+        how = brief(", ".join(codings))
         raise Transient(f"the body is compressed as {how!r}; only one of {ACCEPTED} can be read")
     failure: zlib.error | None = None
     for window in formats:

@@ -15,7 +15,7 @@ from urllib.request import getproxies
 import httpx
 
 from harvester.config import ExchangeSettings
-from harvester.errors import BadSetting, printable, shortened, without_user
+from harvester.errors import BadSetting, brief, without_user
 from harvester.kraken.decode import ACCEPTED, LARGEST_BODY, Transient, too_large
 
 MAX_IDLE_S = 15.0
@@ -113,7 +113,7 @@ def _failure_reason(error: httpx.TransportError) -> str:
             reason = f"no complete HTTP answer: {error}"
         case _:
             reason = f"the connection broke: {_system_message(error)}"
-    return printable(shortened(" ".join(reason.split())))
+    return brief(" ".join(reason.split()))
 
 
 def _system_message(error: BaseException) -> str:
@@ -144,7 +144,7 @@ def _check_proxy(kind: str, address: str) -> None:
     except (httpx.InvalidURL, ValueError):
         is_usable = False
     if not is_usable:
-        shown = printable(shortened(without_user(address)))
+        shown = brief(without_user(address))
         raise BadSetting(
             f"the proxy that {kind.upper()}_PROXY names, {shown!r}, can't be used: give one that "
             "begins with http:// or https://, or unset the variable"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any, NamedTuple
@@ -14,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from harvester.errors import UnreadableAnswer, ValueDoesNotFit, printable, shortened
+from harvester.errors import UnreadableAnswer, ValueDoesNotFit, brief, shortened
 from harvester.schema import (
     ORDER_TYPES,
     PRICE,
@@ -349,8 +348,8 @@ def decode_general(body: bytes) -> TradesPage:
     last = result.pop("last", None)
     if len(result) != 1:
         raise UnreadableAnswer(
-            f"the exchange's answer names {len(result)} markets ({_names(result)}), but one "
-            "was requested; nothing of it was stored"
+            f"the exchange's answer names {len(result)} markets ({brief(', '.join(result))}), but "
+            "one was requested; nothing of it was stored"
         )
     [(market, rows)] = result.items()
     if not isinstance(rows, list):
@@ -366,7 +365,7 @@ def _unknown_element(rows: list[Row]) -> str | None:
     """The first element behind a trade id, as printable text; None if there is none."""
     raws = (row.unknown for row in rows if row.unknown is not msgspec.UNSET)
     raw = next(raws, None)
-    return None if raw is None else _brief(bytes(raw))
+    return None if raw is None else brief(bytes(raw).decode(errors="replace"))
 
 
 def _batch_of(rows: list[Row]) -> tuple[pa.RecordBatch, int]:
@@ -420,10 +419,6 @@ def _times_ns(rows: list[Row]) -> Int64s:
     return np.ascontiguousarray(low)
 
 
-def _names(names: Iterable[str]) -> str:
-    return printable(shortened(", ".join(names)))
-
-
 def _unreadable(body: bytes, error: Exception) -> UnreadableAnswer:
     """The error that shows the first row that the typed decoder can't read."""
     try:
@@ -434,7 +429,7 @@ def _unreadable(body: bytes, error: Exception) -> UnreadableAnswer:
         try:
             _rows.decode(raw)
         except msgspec.DecodeError as reason:
-            row = _brief(bytes(raw))
+            row = brief(bytes(raw).decode(errors="replace"))
             return UnreadableAnswer(
                 f"the exchange sent a trade that can't be read: {row} ({reason}); "
                 "nothing of this page was stored"
@@ -470,7 +465,7 @@ def _first_bad_row(rows: list[Row], error: Exception) -> UnreadableAnswer | Valu
                 f"{limit}; values are never rounded, so this pair stops here"
             )
         if wrong := _invalid_value(row):
-            return _bad_row(row, printable(shortened(wrong)))
+            return _bad_row(row, brief(wrong))
     return UnreadableAnswer(f"the exchange's answer can't be read: {error}")
 
 
@@ -503,8 +498,4 @@ def _bad_row(row: Row, reason: str) -> UnreadableAnswer:
 def _row_text(row: Row) -> str:
     """A row as the exchange sends it, shortened."""
     values = (getattr(row, name) for name in row.__struct_fields__)
-    return _brief(msgspec.json.encode([value for value in values if value is not msgspec.UNSET]))
-
-
-def _brief(raw: bytes) -> str:
-    return printable(shortened(raw.decode(errors="replace")))
+    return brief(msgspec.json.encode([v for v in values if v is not msgspec.UNSET]).decode())
