@@ -45,7 +45,7 @@ from harvester.kraken.pairs import Pair
 from harvester.kraken.rate_limit import PaceState
 from harvester.operations.refresh import RefreshedPair, RefreshResult, refresh
 from harvester.operations.run_log import import_results, pair_results, record_run
-from harvester.pair_names import PairSelection, choose, refresh_pairs
+from harvester.pair_names import PairSelection, choose, list_pairs
 from harvester.storage.trade_store import TradeStore
 from harvester.times import END_OF_TIME, Range, show
 
@@ -301,7 +301,7 @@ def ask_market_names(
         async with Client(settings.exchange) as client:
             watching = None if cancel is None else asyncio.ensure_future(_forward(cancel, stop))
             try:
-                return await stop.guard(refresh_pairs(client, archive))
+                return (await stop.guard(list_pairs(client, archive)))[1]
             finally:
                 if watching is not None:
                     watching.cancel()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import shlex
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
@@ -181,11 +181,6 @@ class PairSelection:
     everything: bool = False
     quotes: Sequence[str] = ()
 
-    @property
-    def needs_the_list(self) -> bool:
-        """Whether the exchange must be asked for what it lists now."""
-        return self.everything or bool(self.quotes) or any(is_pattern(name) for name in self.names)
-
 
 async def choose(client: Client, archive: TradeStore, choice: PairSelection) -> list[Pair]:
     """The selected pairs, each once, in the order of their names.
@@ -202,38 +197,44 @@ async def choose(client: Client, archive: TradeStore, choice: PairSelection) -> 
         UnknownPair: no market has a name, matches a pattern, or is quoted in that currency.
         UsageError: a pair named in full is not quoted in that currency.
     """
-    if not choice.needs_the_list:
+    if not (choice.everything or choice.quotes or any(map(is_pattern, choice.names))):
         with suppress(UnknownPair):
             pairs = _chosen(choice, {}, known_pairs(archive))
             # Answers are compared with the pair's key, so a pair without a key needs the list.
             if all(pair.key for pair in pairs):
                 return pairs
-    listed = await _listed(client)
-    known = _keep(archive, listed)
-    selectable = _with_stored_names(listed, known, archive.held())
-    return _chosen(choice, {pair.altname: pair for pair in selectable}, known)
+    listed, known = await list_pairs(client, archive)
+    kept = renamed(listed, known, archive.held())
+    stored_names = {now.altname: name for name, now in kept.items()}
+    selectable = {}
+    for name, pair in listed.items():
+        if name in stored_names:
+            stored = stored_names[name]
+            selectable[stored] = msgspec.structs.replace(pair, altname=stored)
+        elif name not in kept:
+            selectable[name] = pair
+    return _chosen(choice, selectable, known)
 
 
-async def _listed(client: Client) -> dict[str, Pair]:
-    """The pairs that the exchange lists now, by altname; an empty list is no good answer."""
-    listed = await client.pairs()
-    if not listed:
-        raise ExchangeRefused("the exchange lists no market at all: try again later")
-    return listed
-
-
-async def refresh_pairs(client: Client, archive: TradeStore) -> dict[str, Pair]:
-    """Request the exchange's pairs and store them; pairs with stored trades are never dropped.
+async def list_pairs(
+    client: Client, archive: TradeStore, *, may_be_empty: bool = False
+) -> tuple[dict[str, Pair], dict[str, Pair]]:
+    """Request the exchange's pairs and write pairs.json; pairs with stored trades are kept in it.
 
     Args:
         client: of the exchange.
         archive: whose pairs.json is written.
+        may_be_empty: whether an empty list is a good answer.
+
+    Returns:
+        The pairs that the exchange lists now, and those of pairs.json, both by altname.
+
+    Raises:
+        ExchangeRefused: the exchange lists no pair.
     """
-    return _keep(archive, await _listed(client))
-
-
-def _keep(archive: TradeStore, listed: dict[str, Pair]) -> dict[str, Pair]:
-    """Write listed pairs, and those with stored trades, to pairs.json; returns them."""
+    listed = await client.pairs()
+    if not (listed or may_be_empty):
+        raise ExchangeRefused("the exchange lists no market at all: try again later")
     before = known_pairs(archive)
     held = {name: before[name] for name in archive.held()}
     pairs = {**held, **listed}
@@ -243,20 +244,7 @@ def _keep(archive: TradeStore, listed: dict[str, Pair]) -> dict[str, Pair]:
             # The name keeps meaning the market whose trades are stored.
             pairs[name] = kept
     keep_pairs(archive, msgspec.json.encode(pairs))
-    return pairs
-
-
-def _with_stored_names(
-    listed: Mapping[str, Pair], known: Mapping[str, Pair], held: Collection[str]
-) -> Iterator[Pair]:
-    """The listed pairs; one whose trades are stored under another altname has that altname."""
-    kept = renamed(listed, known, held)
-    names = {now.altname: name for name, now in kept.items()}
-    for pair in listed.values():
-        if pair.altname in names:
-            yield msgspec.structs.replace(pair, altname=names[pair.altname])
-        elif pair.altname not in kept:
-            yield pair
+    return listed, pairs
 
 
 def _chosen(choice: PairSelection, listed: dict[str, Pair], known: dict[str, Pair]) -> list[Pair]:
@@ -265,40 +253,36 @@ def _chosen(choice: PairSelection, listed: dict[str, Pair], known: dict[str, Pai
     for quote in choice.quotes:
         _check_quote(quote, listed.values())
 
-    def quoted(pair: Pair) -> bool:
-        return not quotes or bool(quotes & quote_names(pair))
+    def quoted(pairs: Iterable[Pair]) -> list[Pair]:
+        return [pair for pair in pairs if not quotes or quotes & quote_names(pair)]
 
     if choice.everything:
-        return [pair for pair in listed.values() if quoted(pair)]
+        return quoted(listed.values())
     names = PairIndex(known.values())
     chosen: dict[str, Pair] = {}
     for name in choice.names:
+        source = f"{name.source}: " if name.source else ""
         try:
-            found = _pairs_of_name(name, listed, names, quoted)
-        except UsageError as error:
-            raise type(error)(f"{name.source}: {error}" if name.source else str(error)) from error
+            pairs = (
+                match_pattern(name, listed.values()) if is_pattern(name) else [names.resolve(name)]
+            )
+        except UnknownPair as error:
+            raise type(error)(f"{source}{error}") from error
+        found = quoted(pairs)
+        if not pairs:
+            raise UnknownPair(
+                f"{source}no pair matches {name!r}: `harvester pairs` lists the markets"
+            )
+        if not found and is_pattern(name):
+            raise UnknownPair(
+                f"{source}no pair that matches {name!r} is quoted in a currency of --quote"
+            )
+        if not found:
+            raise UsageError(
+                f"{source}{name!r} is not quoted in a currency of --quote: leave one of them out"
+            )
         chosen |= {pair.altname: pair for pair in found}
     return list(chosen.values())
-
-
-def _pairs_of_name(
-    text: str, listed: dict[str, Pair], names: PairIndex, quoted: Callable[[Pair], bool]
-) -> list[Pair]:
-    """The pairs that a name or a pattern selects."""
-    if not is_pattern(text):
-        pair = names.resolve(text)
-        if not quoted(pair):
-            raise UsageError(
-                f"{text!r} is not quoted in a currency of --quote: leave one of them out"
-            )
-        return [pair]
-    found = match_pattern(text, listed.values())
-    if not found:
-        raise UnknownPair(f"no pair matches {text!r}: `harvester pairs` lists the markets")
-    found = [pair for pair in found if quoted(pair)]
-    if not found:
-        raise UnknownPair(f"no pair that matches {text!r} is quoted in a currency of --quote")
-    return found
 
 
 def _check_quote(quote: str, pairs: Collection[Pair]) -> None:
@@ -310,18 +294,3 @@ def _check_quote(quote: str, pairs: Collection[Pair]) -> None:
         raise UnknownPair(
             f"no pair is quoted in {quote!r}: the exchange quotes in {', '.join(names[:12])}{more}"
         )
-
-
-async def listed_and_known(
-    client: Client, archive: TradeStore
-) -> tuple[dict[str, Pair], dict[str, Pair]]:
-    """The pairs that the exchange lists now, and those with the archive's other pairs.
-
-    Both are by altname.
-
-    Args:
-        client: of the exchange.
-        archive: whose pairs.json is written.
-    """
-    listed = await client.pairs()
-    return listed, _keep(archive, listed)

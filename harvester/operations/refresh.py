@@ -40,7 +40,7 @@ from harvester.kraken.client import Client
 from harvester.kraken.pairs import Pair
 from harvester.kraken.rate_limit import PaceState
 from harvester.operations.refresh_targets import KnownPairs, RefreshTarget, choose_targets
-from harvester.pair_names import known_pairs, listed_and_known
+from harvester.pair_names import known_pairs, list_pairs
 from harvester.storage.lock import locked
 from harvester.storage.segment import Segment
 from harvester.storage.trade_store import LISTINGS, TradeStore, check_not_in_future
@@ -269,7 +269,7 @@ class _Refresh:
             raise ExchangeRefused(
                 "the exchange is in maintenance, so nothing was requested: the next run goes on"
             )
-        return await listed_and_known(self._client, self._archive)
+        return await list_pairs(self._client, self._archive, may_be_empty=True)
 
     async def _status(self) -> str:
         try:
