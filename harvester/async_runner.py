@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -29,6 +29,7 @@ from harvester.download.backfill import (
     lacking,
 )
 from harvester.download.events import (
+    SIGNAL_POLL_S,
     BackfillResult,
     Begun,
     CancelToken,
@@ -36,7 +37,6 @@ from harvester.download.events import (
     Paced,
     Waiting,
     result_of,
-    wait_until_done,
 )
 from harvester.download.exchange import BackfillRequest, ExchangeClock, RunOptions
 from harvester.errors import GRAVEST_FIRST, ArchiveHasGaps, ArchiveIncomplete
@@ -90,19 +90,28 @@ class BackfillRun:
             ExchangeError: the exchange does not answer with its markets or its clock.
             Interrupted: cancelled before the first pair.
         """
-        with record_run(
-            self.store, "backfill", self._request_fields(), self.settings, self.warn
-        ) as record:
+        selection, time_range = self.selection, self.time_range
+        is_open = time_range.through >= END_OF_TIME
+        # Times are absolute: `7d` means something else tomorrow.
+        request = {
+            "pairs": ["*"] if selection.everything else [str(name) for name in selection.names],
+            **({"quotes": list(selection.quotes)} if selection.quotes else {}),
+            "since": show(time_range.after + 1),
+            "until": None if is_open else show(time_range.through + 1),
+            "newest_first": self.newest_first,
+            "replace_imported": self.replace_imported,
+        }
+        with record_run(self.store, "backfill", request, self.settings, self.warn) as record:
             async with Client(
                 self.settings.exchange, on_wait=self._waiting, on_pace=self._paced
             ) as client:
                 try:
-                    pairs = await cancel.guard(choose(client, self.store, self.selection))
+                    pairs = await cancel.guard(choose(client, self.store, selection))
                     self.progress(Begun(len(pairs)))
                     results = await backfill(
                         client,
                         self.store,
-                        [BackfillRequest(pair, self.time_range) for pair in pairs],
+                        [BackfillRequest(pair, time_range) for pair in pairs],
                         self.settings,
                         RunOptions(
                             self.progress,
@@ -152,21 +161,6 @@ class BackfillRun:
         imported = imported_segments(self.store, estimate.pair, self.time_range)
         trades = sum(rows_to_download(self.store, segment) for segment in imported)
         return add_redownload(estimate, len(imported), trades, self.settings.exchange.rate)
-
-    def _request_fields(self) -> dict[str, Any]:
-        """The request, for the run log. Times are absolute: `7d` means something else tomorrow."""
-        selection, time_range = self.selection, self.time_range
-        names = ["*"] if selection.everything else [str(name) for name in selection.names]
-        quotes = {"quotes": list(selection.quotes)} if selection.quotes else {}
-        is_open = time_range.through >= END_OF_TIME
-        return {
-            "pairs": names,
-            **quotes,
-            "since": show(time_range.after + 1),
-            "until": None if is_open else show(time_range.through + 1),
-            "newest_first": self.newest_first,
-            "replace_imported": self.replace_imported,
-        }
 
     def _waiting(self, pair: str, reason: str) -> None:
         self.progress(Waiting(pair, reason))
@@ -241,7 +235,7 @@ async def run_to_completion(
 
 
 def run_in_thread(
-    work: Callable[[CancelToken], Awaitable[T]], cancel: CancelToken | None = None
+    work: Callable[[CancelToken], Coroutine[Any, Any, T]], cancel: CancelToken | None = None
 ) -> T:
     """Run work on an event loop in a thread of its own and wait for it.
 
@@ -256,12 +250,9 @@ def run_in_thread(
     """
     token, result = cancel or CancelToken(), Future[T]()
 
-    async def working() -> T:
-        return await work(token)
-
     def run() -> None:
         try:
-            result.set_result(asyncio.run(working()))
+            result.set_result(asyncio.run(work(token)))
         except BaseException as error:  # noqa: BLE001 - it is raised where it is waited for
             result.set_exception(error)
 
@@ -272,8 +263,8 @@ def run_in_thread(
         return result_of(result)
     except KeyboardInterrupt:
         token.cancel()
-        if thread.is_alive():
-            wait_until_done(result)
+        while thread.is_alive():
+            thread.join(SIGNAL_POLL_S)
         raise
 
 
