@@ -368,20 +368,21 @@ def load(
     values: dict[str, dict[str, Any]] = {section: {} for section in SECTIONS}
     origins: dict[str, str] = {}
     for key in KEYS:
-        value, origin = key.default, "default"
+        origin = "default"
         if key.name in written:
             value, origin = written[key.name], str(file)
         if variable := next((name for name in key.variables if name in environment), None):
             value, origin = environment[variable], variable
         if options and options.get(key.name) is not None:
             value, origin = options[key.name], "option"
-        try:
-            values[key.section][key.short] = key.rule.read(value)
-        except BAD_VALUE as error:
-            raise BadSetting(
-                f"{_value_name(key.name, origin)} is {refused_value(key.name, value)}: "
-                f"it must be {key.rule.allowed}"
-            ) from error
+        if origin != "default":
+            try:
+                values[key.section][key.short] = key.rule.read(value)
+            except BAD_VALUE as error:
+                raise BadSetting(
+                    f"{_value_name(key.name, origin)} is {refused_value(key.name, value)}: "
+                    f"it must be {key.rule.allowed}"
+                ) from error
         origins[key.name] = origin
     sections = {section: kind(**values[section]) for section, kind in _SECTION_TYPES.items()}
     return Settings(**sections, origins=origins)

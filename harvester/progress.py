@@ -321,7 +321,7 @@ REDRAW_S = 0.25
 def messages(event: events.Event) -> list[str]:
     """The lines that say once what happened; most events have none."""
     if isinstance(event, events.Imported):
-        return event.lines
+        return list(event.lines)
     return [str(event)] if isinstance(event, events.Noted | events.BackfillResult) else []
 
 

@@ -133,6 +133,10 @@ class ExchangeClock:
         """The exchange's clock when it was last asked."""
         self.last_settled_ns = 0
         """By that clock, no more trades are published at or before this time."""
+        self.ahead_ns = 0
+        """How far it was ahead of this machine's clock; negative if it was behind."""
+        self.is_behind = False
+        """Whether it was behind this machine's clock by more than the tolerance."""
 
     async def settled_ns(self) -> int:
         """The time up to which no more trades are published, from an answer of ten minutes at most.
@@ -161,6 +165,8 @@ class ExchangeClock:
             machine_ns = self._machine_ns()
             if BEGINNING_NS <= exchange_ns <= machine_ns + TOLERANCE_NS:
                 self.time_ns, self._asked_s = exchange_ns, time.monotonic()
+                self.ahead_ns = exchange_ns - machine_ns
+                self.is_behind = self.ahead_ns < -TOLERANCE_NS
                 self.last_settled_ns = min(exchange_ns, machine_ns) - self._settle_ns
                 return
         raise UnreadableAnswer(
@@ -169,21 +175,11 @@ class ExchangeClock:
             "machine's clock, or try later"
         )
 
-    @property
-    def ahead_ns(self) -> int:
-        """How far the exchange's clock is ahead of this machine's; negative if it is behind."""
-        return self.time_ns - self._machine_ns()
-
-    @property
-    def is_behind(self) -> bool:
-        """Whether it is behind this machine's clock by more than the tolerance."""
-        return self.ahead_ns < -TOLERANCE_NS
-
     def describe(self) -> str:
         """Both clocks, as the beginning of a message."""
         return (
             f"the exchange's clock says {_time_text(self.time_ns)}, this machine's "
-            f"{_time_text(self._machine_ns())}"
+            f"{_time_text(self.time_ns - self.ahead_ns)}"
         )
 
     async def reject_future_trades(self, rows: pa.RecordBatch, pair: str) -> None:

@@ -35,7 +35,7 @@ from harvester.errors import (
 from harvester.kraken.decode import OtherMarket
 from harvester.kraken.pairs import Pair
 from harvester.schema import times
-from harvester.storage.trade_store import TOLERANCE_NS, TradeStore, check_not_in_future
+from harvester.storage.trade_store import TOLERANCE_NS, check_not_in_future
 from harvester.storage.writer import Writer, writer
 from harvester.times import BEGINNING_NS, DAY, Range, missing, overlap, show
 
@@ -306,33 +306,10 @@ class PairDownload:
             if self._options.newest_first:
                 ranges = [chunk for part in reversed(ranges) for chunk in reversed(_chunks(part))]
             for part in ranges:
-                await self.download_range(self.writer, self._store, part)
+                await RangeDownload(self, self.writer, self._store, part).run()
             if not self.counts.lost:
                 return
             ranges = missing(self.counts.lost, self._store.coverage(self._pair))
-
-    async def download_range(
-        self,
-        writer: Writer,
-        store: TradeStore,
-        within: Range,
-        uncover: Callable[[Range], list[Range]] | None = None,
-    ) -> None:
-        """Download one range.
-
-        Args:
-            writer: the trades go to its archive.
-            store: the archive with the neighbours whose ids the range continues.
-            within: the range.
-            uncover: turns another range, which turns out to lack trades, into a gap, and returns
-                what was covered of it; None for that of `writer`.
-
-        Raises:
-            ExchangeError: the exchange can't be reached, refuses, or contradicts itself.
-            ArchiveDamaged: covered ranges lack trades.
-            Interrupted: the run was cancelled; what was downloaded completely is stored.
-        """
-        await RangeDownload(self, writer, store, within, uncover or writer.uncover).run()
 
     async def _begin(self, ranges: list[Range], requested: Range) -> None:
         """Shorten requests that end in the future; report what is missing, and what is stored."""

@@ -176,7 +176,7 @@ class RangeDownload:
         writer: Writer,
         store: TradeStore,
         within: Range,
-        uncover: Callable[[Range], list[Range]],
+        uncover: Callable[[Range], list[Range]] | None = None,
     ) -> None:
         """Create the download of one range; nothing is requested yet.
 
@@ -186,12 +186,13 @@ class RangeDownload:
             store: the archive with the neighbours whose ids the range continues; not the writer's
                 in a re-download.
             within: what to download.
-            uncover: turns a range that lacks trades into a gap, and returns what was covered of it.
+            uncover: turns another range, which turns out to lack trades, into a gap, and returns
+                what was covered of it; None for that of `writer`.
         """
         context = download.context
         self._range = within
         self._store = store
-        self._uncovers = uncover
+        self._uncovers = uncover or writer.uncover
         self._memory = context.memory
         self._flush_s = context.settings.archive.flush_s
         self._flush_rows = context.settings.archive.flush_rows
@@ -215,6 +216,11 @@ class RangeDownload:
         """Download the range completely.
 
         Whatever ends it early, what was downloaded completely before is committed.
+
+        Raises:
+            ExchangeError: the exchange can't be reached, refuses, or contradicts itself.
+            ArchiveDamaged: covered ranges lack trades.
+            Interrupted: the run was cancelled.
         """
         store, pair, has_imports = self._store, self._pair, self._has_imports
         self._memory.buffers.add(self._buffer)
