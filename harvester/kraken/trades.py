@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
+from contextlib import suppress
 from dataclasses import dataclass
 from decimal import Decimal
+from itertools import chain
 from typing import Any, NamedTuple
 
 import msgspec
@@ -358,99 +360,66 @@ def decode_general(body: bytes) -> TradesPage:
         )
     batch, unit_ns = _batch_of(rows) if rows else (no_rows(), 1)
     cursor = None if last is None else str(last)
-    return TradesPage(batch, cursor, unit_ns, market, _unknown_element(rows))
-
-
-def _unknown_element(rows: list[Row]) -> str | None:
-    """The first element behind a trade id, as printable text; None if there is none."""
-    raws = (row.unknown for row in rows if row.unknown is not msgspec.UNSET)
-    raw = next(raws, None)
-    return None if raw is None else brief(bytes(raw).decode(errors="replace"))
+    raws = (bytes(row.unknown) for row in rows if row.unknown is not msgspec.UNSET)
+    unknown = next((brief(raw.decode(errors="replace")) for raw in raws), None)
+    return TradesPage(batch, cursor, unit_ns, market, unknown)
 
 
 def _batch_of(rows: list[Row]) -> tuple[pa.RecordBatch, int]:
     """The rows as a batch of `schema.ROWS`, and the unit of their times in nanoseconds."""
-    if any(max(map(len, _numbers(row))) > LONGEST_NUMBER for row in rows):
+    prices, volumes = [row.price for row in rows], [row.volume for row in rows]
+    stamps = [bytes(row.time).decode() for row in rows]
+    if max(map(len, [*prices, *volumes, *stamps])) > LONGEST_NUMBER:
         raise _first_bad_row(rows, ValueError("a number has too many digits"))
     try:
-        times_ns = _times_ns(rows)
+        sides = pa.array([_SIDE_CODES[row.side] for row in rows], pa.int32())
+        types = pa.array([_TYPE_CODES[row.order_type] for row in rows], pa.int32())
+        # Read digit by digit: a float can't hold all digits of a time.
+        times_ns, too_late = decimal_words(pa.array(stamps).cast(_TIME))
         columns = [
-            _ids(rows),
-            pa.array(times_ns).cast(pa.timestamp("ns")),
-            pa.array([row.price for row in rows]).cast(PRICE),
-            pa.array([row.volume for row in rows]).cast(VOLUME),
-            pa.DictionaryArray.from_arrays(
-                pa.array([_SIDE_CODES[row.side] for row in rows], pa.int32()), SIDES
-            ),
-            pa.DictionaryArray.from_arrays(
-                pa.array([_TYPE_CODES[row.order_type] for row in rows], pa.int32()),
-                ORDER_TYPES,
-            ),
+            pa.array([row.trade_id or None for row in rows], pa.int64()),
+            pa.array(np.ascontiguousarray(times_ns)).cast(pa.timestamp("ns")),
+            pa.array(prices).cast(PRICE),
+            pa.array(volumes).cast(VOLUME),
+            pa.DictionaryArray.from_arrays(sides, SIDES),
+            pa.DictionaryArray.from_arrays(types, ORDER_TYPES),
             pa.array([row.misc for row in rows], pa.string()),
         ]
-        _check_signs(*columns[:4])
     except (pa.ArrowInvalid, KeyError, OverflowError) as error:
         raise _first_bad_row(rows, error) from error
+    # A volume of 0 has been seen.
+    if (
+        too_late.any()
+        or not ((times_ns >= BEGINNING_NS) & (times_ns <= END_OF_TIME)).all()
+        or (decimal_words(columns[2])[0] <= 0).any()
+        or (decimal_words(columns[3])[1] < 0).any()
+        or (pc.min(columns[0]).as_py() or 0) < 0
+    ):
+        raise _first_bad_row(rows, ValueError("a number is out of bounds"))
     return pa.RecordBatch.from_arrays(columns, schema=ROWS), _unit_ns(times_ns)
-
-
-def _numbers(row: Row) -> tuple[str, str, bytes]:
-    """The texts of a row that Arrow reads as decimals."""
-    return row.price, row.volume, bytes(row.time)
-
-
-def _check_signs(ids: pa.Array, _times: pa.Array, prices: pa.Array, volumes: pa.Array) -> None:
-    """Refuse a price of 0 or less, and a volume or id below 0. A volume of 0 has been seen."""
-    is_below = (decimal_words(volumes)[1] < 0).any() or (decimal_words(prices)[0] <= 0).any()
-    if is_below or (pc.min(ids).as_py() or 0) < 0:
-        raise pa.ArrowInvalid("a number is too small")
-
-
-def _ids(rows: list[Row]) -> pa.Array:
-    return pa.array([row.trade_id or None for row in rows], pa.int64())
-
-
-def _times_ns(rows: list[Row]) -> Int64s:
-    """The rows' times in nanoseconds, read digit by digit: a float can't hold all digits."""
-    stamps = pa.array([bytes(row.time).decode() for row in rows]).cast(_TIME)
-    low, high = decimal_words(stamps)
-    if high.any() or not ((low >= BEGINNING_NS) & (low <= END_OF_TIME)).all():
-        raise pa.ArrowInvalid("time out of bounds")
-    return np.ascontiguousarray(low)
 
 
 def _unreadable(body: bytes, error: Exception) -> UnreadableAnswer:
     """The error that shows the first row that the typed decoder can't read."""
-    try:
+    lists = []
+    with suppress(msgspec.DecodeError):
         lists = [v for v in _loose_answers.decode(body).result.values() if isinstance(v, list)]
-    except msgspec.DecodeError:
-        return UnreadableAnswer(f"the exchange's answer is not a page of trades: {error}")
-    for raw in (raw for rows in lists for raw in rows):
+    for raw in chain(*lists):
         try:
             _rows.decode(raw)
         except msgspec.DecodeError as reason:
-            row = brief(bytes(raw).decode(errors="replace"))
-            return UnreadableAnswer(
-                f"the exchange sent a trade that can't be read: {row} ({reason}); "
-                "nothing of this page was stored"
-            )
+            return _bad_row(bytes(raw), str(reason))
     return UnreadableAnswer(f"the exchange's answer is not a page of trades: {error}")
 
 
 def _first_bad_row(rows: list[Row], error: Exception) -> UnreadableAnswer | ValueDoesNotFit:
     """The error that shows the first row with a bad value, and what is wrong with it."""
     for row in rows:
+        values = [getattr(row, name) for name in row.__struct_fields__]
+        raw = msgspec.json.encode([value for value in values if value is not msgspec.UNSET])
         for value, kind, limit in (
-            (
-                row.price,
-                PRICE,
-                "a price has at most 10 decimals and is below 100,000,000",
-            ),
-            (
-                row.volume,
-                VOLUME,
-                "a volume has at most 8 decimals and is below 10^14",
-            ),
+            (row.price, PRICE, "a price has at most 10 decimals and is below 100,000,000"),
+            (row.volume, VOLUME, "a volume has at most 8 decimals and is below 10^14"),
             (bytes(row.time).decode(), _TIME, "a time has at most 9 decimals"),
         ):
             try:
@@ -459,13 +428,13 @@ def _first_bad_row(rows: list[Row], error: Exception) -> UnreadableAnswer | Valu
                     continue
             except pa.ArrowInvalid as reason:
                 if "not a valid" in str(reason) or "Empty string" in str(reason):
-                    return _bad_row(row, f"{value!r} is not a number")
+                    return _bad_row(raw, f"{value!r} is not a number")
             return ValueDoesNotFit(
-                f"trade {_row_text(row)}: {shortened(value, LONGEST_NUMBER)} does not fit, "
+                f"trade {brief(raw.decode())}: {shortened(value, LONGEST_NUMBER)} does not fit, "
                 f"{limit}; values are never rounded, so this pair stops here"
             )
         if wrong := _invalid_value(row):
-            return _bad_row(row, brief(wrong))
+            return _bad_row(raw, brief(wrong))
     return UnreadableAnswer(f"the exchange's answer can't be read: {error}")
 
 
@@ -488,14 +457,9 @@ def _invalid_value(row: Row) -> str | None:
     return next((text for is_wrong, text in checks if is_wrong), None)
 
 
-def _bad_row(row: Row, reason: str) -> UnreadableAnswer:
+def _bad_row(raw: bytes, reason: str) -> UnreadableAnswer:
+    row = brief(raw.decode(errors="replace"))
     return UnreadableAnswer(
-        f"the exchange sent a trade that can't be read: {_row_text(row)} ({reason}); "
+        f"the exchange sent a trade that can't be read: {row} ({reason}); "
         "nothing of this page was stored"
     )
-
-
-def _row_text(row: Row) -> str:
-    """A row as the exchange sends it, shortened."""
-    values = (getattr(row, name) for name in row.__struct_fields__)
-    return brief(msgspec.json.encode([v for v in values if v is not msgspec.UNSET]).decode())
