@@ -10,6 +10,7 @@ import threading
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeVar
 
 from harvester.config import Settings
@@ -44,7 +45,7 @@ from harvester.kraken.client import Client
 from harvester.kraken.pairs import Pair
 from harvester.kraken.rate_limit import PaceState
 from harvester.operations.refresh import RefreshedPair, RefreshResult, refresh
-from harvester.operations.run_log import import_results, pair_results, record_run
+from harvester.operations.run_log import RunRecord, import_results, pair_results, record_run
 from harvester.pair_names import PairSelection, choose, list_pairs
 from harvester.storage.trade_store import TradeStore
 from harvester.times import END_OF_TIME, Range, show
@@ -272,7 +273,7 @@ def ask_market_names(
     settings: Settings,
     archive: TradeStore,
     cancel: threading.Event | None = None,
-    count_calls: Callable[[int, int], None] = lambda _calls, _refusals: None,
+    record: RunRecord | None = None,
 ) -> dict[str, Pair]:
     """Ask the exchange for its markets and keep their names; wait for the answer.
 
@@ -281,7 +282,7 @@ def ask_market_names(
         archive: keeps the names.
         cancel: set it, from a signal handler or another thread, to stop waiting; None if nobody
             does.
-        count_calls: called with the numbers of calls and of refused calls, whatever ends it.
+        record: receives the numbers of calls and of refused calls, whatever ends it.
 
     Raises:
         ExchangeError: the exchange can't be reached, or refuses.
@@ -296,7 +297,8 @@ def ask_market_names(
             finally:
                 if watching is not None:
                     watching.cancel()
-                count_calls(client.calls, client.refusals)
+                if record is not None:
+                    record.calls, record.refusals = client.calls, client.refusals
 
     return run_in_thread(ask)
 
@@ -324,13 +326,7 @@ def run_import(
         KeyboardInterrupt: Ctrl-C; rows up to the last boundary are kept.
     """
     with record_run(archive, "import", request.to_dict(), settings, warn) as record:
-
-        def count(calls: int, refusals: int) -> None:
-            record.calls, record.refusals = calls, refusals
-
-        def ask_exchange() -> dict[str, Pair]:
-            return ask_market_names(settings, archive, cancel, count)
-
+        ask_exchange = partial(ask_market_names, settings, archive, cancel, record)
         result = import_files(archive, request, ask_exchange, progress, cancel)
         record.pairs = import_results(result.reports, lambda pair: len(archive.gaps(pair)))
         record.exit_status = result.exit_status

@@ -147,7 +147,7 @@ def backfill(  # noqa: PLR0913 - its options
             check=False,
         )
     _print_results(results, common, as_json=as_json)
-    return _exit_status(results)
+    return gravest([result.exit_status for result in results])
 
 
 # Names of pairs
@@ -259,10 +259,6 @@ def _jobs_advice(total: TotalEstimate) -> str | None:
 # Results
 
 
-def _exit_status(results: Sequence[BackfillResult]) -> int:
-    return gravest([result.exit_status for result in results])
-
-
 def _print_results(
     results: Sequence[BackfillResult], common: CommonOptions, *, as_json: bool
 ) -> None:
@@ -272,7 +268,7 @@ def _print_results(
     if as_json:
         output.as_json(
             {
-                "exit_status": _exit_status(results),
+                "exit_status": gravest([result.exit_status for result in results]),
                 "notes": warnings_shown(),
                 "pairs": [_result_fields(result) for result in results],
             }

@@ -185,8 +185,8 @@ class ExchangeClock:
     async def reject_future_trades(self, rows: pa.RecordBatch, pair: str) -> None:
         """Refuse a page with a trade of the future, which would end a download too early.
 
-        The exchange's clock counts. It is requested again before a page is refused, as this
-        machine may have slept since the last time.
+        The exchange's clock counts. It is requested again first, as this machine may have slept
+        since the last time.
 
         Args:
             rows: of the page.
@@ -195,9 +195,8 @@ class ExchangeClock:
         Raises:
             UnreadableAnswer: a trade is more than a day ahead of the exchange's clock.
         """
+        await self.update()
         latest_ns = int(times(rows).max())
-        if latest_ns > self.time_ns + DAY:
-            await self.update()
         if latest_ns > self.time_ns + DAY:
             # Without the column `time`, which pyarrow converts to an object through pandas only.
             latest = rows.slice(int(times(rows).argmax()), 1)

@@ -344,14 +344,15 @@ def _read_daily_counts(body: bytes) -> dict[str, int]:
 
 
 def _read_clock(body: bytes) -> int:
-    try:
-        return msgspec.json.decode(read_result(body)["unixtime"], type=int) * SECOND
-    except (KeyError, *BAD_JSON) as error:
-        raise Transient(f"the clock can't be read ({error})") from error
+    return _read_field(body, "unixtime", int) * SECOND
 
 
 def _read_status(body: bytes) -> str:
+    return shortened(_read_field(body, "status", str))
+
+
+def _read_field(body: bytes, name: str, kind: type[T]) -> T:
     try:
-        return shortened(msgspec.json.decode(read_result(body)["status"], type=str))
+        return msgspec.json.decode(read_result(body)[name], type=kind)
     except (KeyError, *BAD_JSON) as error:
-        raise Transient(f"the exchange's status can't be read ({error})") from error
+        raise Transient(f"the answer has no {name} that can be read ({error})") from error
