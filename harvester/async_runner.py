@@ -21,7 +21,6 @@ from harvester.csv_import.run import import_files
 from harvester.download.backfill import (
     BackfillEstimate,
     MissingData,
-    PairEstimate,
     add_redownload,
     backfill,
     count_missing_trades,
@@ -148,20 +147,18 @@ class BackfillRun:
             incomplete = [pair_missing for pair_missing in pairs_missing if pair_missing.ranges]
             self.progress(Begun(len(incomplete)))
             trades = await count_missing_trades(client, exchange, cancel, incomplete)
-        estimates = [
-            estimate_pair(pair_missing, trades.get(pair_missing.pair.altname), exchange.rate)
-            for pair_missing in pairs_missing
-        ]
-        if self.replace_imported:
-            estimates = [self._with_redownload(estimate) for estimate in estimates]
+        estimates = []
+        for pair_missing in pairs_missing:
+            name = pair_missing.pair.altname
+            estimate = estimate_pair(pair_missing, trades.get(name), exchange.rate)
+            if self.replace_imported:
+                # Without what is in the staging archive already.
+                imported = imported_segments(self.store, name, self.time_range)
+                rows = sum(rows_to_download(self.store, segment) for segment in imported)
+                estimate = add_redownload(estimate, len(imported), rows, exchange.rate)
+            estimates.append(estimate)
         estimates.sort(key=lambda pair: -1 if pair.trades is None else pair.trades, reverse=True)
         return BackfillEstimate(estimates, estimate_total(estimates, exchange))
-
-    def _with_redownload(self, estimate: PairEstimate) -> PairEstimate:
-        """Add the imported ranges that are not in the staging archive yet."""
-        imported = imported_segments(self.store, estimate.pair, self.time_range)
-        trades = sum(rows_to_download(self.store, segment) for segment in imported)
-        return add_redownload(estimate, len(imported), trades, self.settings.exchange.rate)
 
     def _waiting(self, pair: str, reason: str) -> None:
         self.progress(Waiting(pair, reason))

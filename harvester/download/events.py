@@ -6,7 +6,6 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sized
 from concurrent.futures import Future, wait
 from contextlib import suppress
-from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any, NamedTuple, TypeVar
 
@@ -401,19 +400,3 @@ def steps(listener: Listener) -> Callable[[str, int, int], None]:
 
 ProgressOption = Callable[[Event], object] | bool
 """What callers of the public API give: a function for each event, or True for a progress bar."""
-
-
-# --- counts ---------------------------------------------------------------------------------------
-
-
-@dataclass(slots=True)
-class DownloadCounts:
-    """What the ranges of one pair's download add up to.
-
-    Attributes:
-        trades: downloaded in this run.
-        lost: ranges that turned out to lack trades and are not covered any more.
-    """
-
-    trades: int = 0
-    lost: list[Range] = field(default_factory=list)

@@ -8,7 +8,6 @@ from itertools import pairwise
 
 from harvester.download.events import (
     BackfillResult,
-    DownloadCounts,
     Listener,
     Noted,
     ReplacementResult,
@@ -83,7 +82,8 @@ class PairDownload:
         writer: of the pair, while its lock is held.
         replacement: the result of replacing imported trades, set by whoever did it.
         incomplete: imported ranges that turned out to lack trades; an error if they stay imported.
-        counts: what the ranges add up to.
+        trades: downloaded in this run.
+        lost: ranges that turned out to lack trades and are not covered any more.
         pages: of the pair.
     """
 
@@ -100,7 +100,8 @@ class PairDownload:
         self.request = request
         self.replacement: ReplacementResult | None = None
         self.incomplete: list[ImportIncomplete] = []
-        self.counts = DownloadCounts()
+        self.trades = 0
+        self.lost: list[Range] = []
         self.pages = PairPages(context, request.pair)
         self._options = context.options
         self._store = context.archive
@@ -133,10 +134,10 @@ class PairDownload:
             requested, coverage, error = [], [], error or damage
         return BackfillResult(
             self._pair,
-            self.counts.trades,
+            self.trades,
             self.pages.requested,
             coverage[-1] if coverage else None,
-            missing([*requested, *self.counts.lost], coverage),
+            missing([*requested, *self.lost], coverage),
             error,
             self.context.client.pace(self.request.pair),
             self.replacement,
@@ -307,9 +308,9 @@ class PairDownload:
                 ranges = [chunk for part in reversed(ranges) for chunk in reversed(_chunks(part))]
             for part in ranges:
                 await RangeDownload(self, self.writer, self._store, part).run()
-            if not self.counts.lost:
+            if not self.lost:
                 return
-            ranges = missing(self.counts.lost, self._store.coverage(self._pair))
+            ranges = missing(self.lost, self._store.coverage(self._pair))
 
     async def _begin(self, ranges: list[Range], requested: Range) -> None:
         """Shorten requests that end in the future; report what is missing, and what is stored."""

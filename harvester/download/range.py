@@ -197,7 +197,7 @@ class RangeDownload:
         self._flush_s = context.settings.archive.flush_s
         self._flush_rows = context.settings.archive.flush_rows
         self._listener = context.options.listener
-        self._counts = download.counts
+        self._download = download
         self._pair = download.request.pair.altname
         self._pages = download.pages
         self._pages.conflicts, self._pages.newest_rows = 0, None
@@ -278,7 +278,7 @@ class RangeDownload:
                 self._pages.conflicts = 0
                 await self._add(*await self._ids.check(step.rows, page.unit_ns))
                 reached_ns = min(self._range.through, merger.last_ns or self._range.through)
-                trades, pages = self._counts.trades, self._pages.requested
+                trades, pages = self._download.trades, self._pages.requested
                 self._listener(PageRead(self._pair, trades, pages, reached_ns))
                 if step.result is JoinResult.REACHED_END:
                     return step.beyond
@@ -349,7 +349,7 @@ class RangeDownload:
         ids, buffer = self._ids, self._buffer
         if ids.lost:
             await self._uncover_losses()
-        self._counts.trades += rows.num_rows
+        self._download.trades += rows.num_rows
         if ids.confirmed or ids.unconfirmed or ids.across_imports:
             buffer.note(ids.confirmed, ids.unconfirmed, ids.across_imports)
             ids.confirmed, ids.unconfirmed, ids.across_imports = [], [], []
@@ -424,6 +424,6 @@ class RangeDownload:
                 f"`harvester verify {self._pair} --repair` downloads them"
             )
             return
-        self._counts.lost += gaps
+        self._download.lost += gaps
         text = f"{what} were missing from {lost}, which is a gap now and is downloaded again"
         self._listener(Noted(self._pair, text))
