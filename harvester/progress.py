@@ -206,14 +206,8 @@ class RunProgress:
                 self.running[event.pair].add(event)
             case events.Waiting():
                 self.waiting = str(event)
-            case events.BackfillResult(pair) | events.Ended(pair, _):
-                if isinstance(event, events.BackfillResult):
-                    self._trades += event.trades
-                elif pair in self.running:
-                    self._trades += self.running[pair].trades
-                self._ended.pop(pair, None)
-                self._end(pair, event.exit_status)
-                self._has_result.add(pair)
+            case events.BackfillResult() | events.Ended():
+                self._add_result(event)
             case _:
                 pass
 
@@ -222,6 +216,15 @@ class RunProgress:
         if self._ended.get(pair):
             del self._ended[pair]
         return self.running.setdefault(pair, PairProgress(pair, self._clock))
+
+    def _add_result(self, event: events.BackfillResult | events.Ended) -> None:
+        if isinstance(event, events.BackfillResult):
+            self._trades += event.trades
+        elif event.pair in self.running:
+            self._trades += self.running[event.pair].trades
+        self._ended.pop(event.pair, None)
+        self._end(event.pair, event.exit_status)
+        self._has_result.add(event.pair)
 
     def _end(self, pair: str, exit_status: int) -> None:
         self.running.pop(pair, None)

@@ -149,11 +149,13 @@ class Client:
 
     async def clock_ns(self) -> int:
         """Request the exchange's clock: UNIX nanoseconds, rounded down to the second."""
-        return await self._call("Time", {}, _read_clock)
+        read = partial(_read_field, name="unixtime", kind=int)
+        return await self._call("Time", {}, read) * SECOND
 
     async def status(self) -> str:
         """Request the exchange's status: online, maintenance, cancel_only or post_only."""
-        return await self._call("SystemStatus", {}, _read_status)
+        read = partial(_read_field, name="status", kind=str)
+        return shortened(await self._call("SystemStatus", {}, read))
 
     async def candles(self, pair: Pair, minutes: int) -> list[Candle]:
         """Request the exchange's own candles: its last 720, then the one still open.
@@ -215,7 +217,8 @@ class Client:
         try:
             answer = await self._http.get(f"{path}?{urlencode(params)}" if params else path)
             body = decompress(answer.body, answer.codings, answer.status)
-            check_status(answer.status, f"{self._settings.shown_url}{path}", body)
+            if answer.status != 200:
+                check_status(answer.status, f"{self._settings.shown_url}{path}", body)
             check_errors(body, pair or endpoint)
         except Transient as transient:
             if pair and transient.is_refusal:
@@ -341,14 +344,6 @@ def _read_daily_counts(body: bytes) -> dict[str, int]:
         with suppress(*BAD_JSON):
             counts[market] = msgspec.json.decode(row, type=_TickerRow).t[1]
     return counts
-
-
-def _read_clock(body: bytes) -> int:
-    return _read_field(body, "unixtime", int) * SECOND
-
-
-def _read_status(body: bytes) -> str:
-    return shortened(_read_field(body, "status", str))
 
 
 def _read_field(body: bytes, name: str, kind: type[T]) -> T:

@@ -6,6 +6,7 @@ import logging
 import re
 import time
 import zlib
+from typing import NoReturn
 
 import msgspec
 
@@ -82,8 +83,8 @@ _envelopes = msgspec.json.Decoder(_Envelope)
 _results = msgspec.json.Decoder(_Result)
 
 
-def check_status(status: int, url: str, body: bytes) -> None:
-    """Raise the error that an HTTP status stands for.
+def check_status(status: int, url: str, body: bytes) -> NoReturn:
+    """Raise the error that an HTTP status other than 200 stands for.
 
     Args:
         status: the HTTP status of the answer.
@@ -92,10 +93,8 @@ def check_status(status: int, url: str, body: bytes) -> None:
 
     Raises:
         Transient: 429 and 5xx.
-        ExchangeRefused: any other but 200.
+        ExchangeRefused: any other.
     """
-    if status == 200:
-        return
     if status == 429 or status >= 500:
         raise Transient(f"HTTP {status}", is_refusal=status == 429)
     if status == 403:

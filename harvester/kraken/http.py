@@ -62,6 +62,8 @@ class HttpClient:
             limits=httpx.Limits(keepalive_expiry=MAX_IDLE_S),
             verify=_certificates(settings.ca_file),
         )
+        self.close = self._client.aclose
+        """Closes all connections."""
 
     async def get(self, target: str) -> HttpAnswer:
         """Send one request and return its complete answer.
@@ -96,10 +98,6 @@ class HttpClient:
             raise Transient(_failure_reason(error)) from error
         codings = response.headers.get_list("content-encoding")
         return HttpAnswer(response.status_code, codings, bytes(body))
-
-    async def close(self) -> None:
-        """Close all connections."""
-        await self._client.aclose()
 
 
 def _failure_reason(error: httpx.TransportError) -> str:
