@@ -14,7 +14,6 @@ import msgspec
 
 from harvester.errors import (
     BAD_JSON,
-    AmbiguousPair,
     ArchiveDamaged,
     ExchangeRefused,
     NothingHeld,
@@ -22,7 +21,7 @@ from harvester.errors import (
     UsageError,
     market_changed_text,
 )
-from harvester.kraken.pairs import Pair, PairIndex, is_pattern, match_pattern, quote_names, resolve
+from harvester.kraken.pairs import Pair, PairIndex, is_pattern, match_pattern, quote_names
 from harvester.storage import metadata
 from harvester.storage.trade_store import TradeStore
 from harvester.storage.writer import keep_pairs
@@ -77,12 +76,7 @@ def resolve_held(archive: TradeStore, text: str) -> Pair:
     """
     held = archive.held()
     pairs = known_pairs(archive)
-    try:
-        pair = resolve(text, pairs.values())
-    except AmbiguousPair:
-        raise
-    except UnknownPair:
-        pair = None
+    pair = PairIndex(pairs.values()).find(text)
     if pair is not None and pair.altname in held:
         return pair
     if pair is None and metadata.known_pairs(archive.store) is not None:
@@ -111,13 +105,8 @@ def resolve_named(archive: TradeStore, text: str) -> str:
     """
     named = archive.stored_or_requested()
     pairs = {**{name: Pair(altname=name) for name in named}, **known_pairs(archive)}
-    try:
-        name = resolve(text, pairs.values()).altname
-    except AmbiguousPair:
-        raise
-    except UnknownPair:
-        name = ""
-    return name if name in named else resolve_held(archive, text).altname
+    pair = PairIndex(pairs.values()).find(text)
+    return pair.altname if pair and pair.altname in named else resolve_held(archive, text).altname
 
 
 # --- pair selection -------------------------------------------------------------------------------

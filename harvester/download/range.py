@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import msgspec
 import pyarrow as pa
@@ -24,141 +24,6 @@ if TYPE_CHECKING:
     from harvester.download.pair import PairDownload
     from harvester.kraken.trades import TradesPage
     from harvester.storage.writer import Writer
-
-# --- neighbours -----------------------------------------------------------------------------------
-
-
-def imported_in(store: TradeStore, pair: str, within: Range) -> str:
-    """The location of the first imported segment in a range; empty if there is none.
-
-    Args:
-        store: the archive.
-        pair: altname.
-        within: may be empty.
-    """
-    for piece in store.pieces(pair, within) if within.after < within.through else []:
-        if piece.segment.is_imported:
-            return store.location(piece.segment)
-    return ""
-
-
-class LeftNeighbour(NamedTuple):
-    """What is stored before a missing range.
-
-    Attributes:
-        last_id: the last trade with an id; BEFORE_FIRST_ID if the pair has no earlier trade, None
-            if it is not known.
-        last_ns: the time of the last trade; of an imported one the earliest time it can have. None
-            if there is no trade.
-        is_imported: whether there is imported data between that id and the range.
-    """
-
-    last_id: LastId | None
-    last_ns: int | None
-    is_imported: bool = False
-
-
-def left_neighbour(store: TradeStore, pair: str, after: int, *, has_imports: bool) -> LeftNeighbour:
-    """Read what is stored before a range.
-
-    Args:
-        store: the archive.
-        pair: altname.
-        after: where the range begins, in nanoseconds.
-        has_imports: whether the pair has imported data.
-    """
-    last_ns = store.last_time(pair, after)
-    found = store.last_id_before(pair, after)
-    last_id = None if found is None else LastId(*found)
-    if last_id is None:
-        covered = [part for part in store.coverage(pair) if part.through == after]
-        is_empty = bool(covered) and covered[0].after == 0 and last_ns is None
-        last_id = BEFORE_FIRST_ID if after == 0 or is_empty else None
-    if not has_imports:
-        return LeftNeighbour(last_id, last_ns)
-    is_imported = last_id is not None and bool(
-        imported_in(store, pair, Range(last_id.time_ns, after))
-    )
-    if last_ns is not None and store.is_imported(pair, last_ns):
-        last_ns -= SECOND
-    return LeftNeighbour(last_id, last_ns, is_imported)
-
-
-class RightNeighbour(NamedTuple):
-    """What is stored behind a missing range.
-
-    Attributes:
-        first_id: the first id, and the rows without an id before it; None if there is none.
-        is_imported: whether there is imported data between the range and that id.
-    """
-
-    first_id: tuple[int, int] | None
-    is_imported: bool = False
-
-
-def right_neighbour(
-    store: TradeStore, pair: str, through: int, *, has_imports: bool
-) -> RightNeighbour:
-    """Read what is stored behind a range.
-
-    Args:
-        store: the archive.
-        pair: altname.
-        through: where the range ends, in nanoseconds.
-        has_imports: whether the pair has imported data.
-    """
-    first_id = store.first_id_after(pair, through)
-    if not has_imports:
-        return RightNeighbour(first_id)
-    before_id = _range_before_id(store, pair, through)
-    return RightNeighbour(first_id, bool(imported_in(store, pair, before_id)))
-
-
-def _range_before_id(store: TradeStore, pair: str, after: int) -> Range:
-    """The stored range behind a time in which no id shows whether a trade is missing."""
-    reached = after
-    for segment, within in store.pieces(pair, Range(after, EVERYTHING.through)):
-        if within.after != reached:
-            break
-        footer, bounds = store.footer(segment), store.bounds(segment)
-        if footer.lead == 0 and bounds is not None and bounds[0] > reached:
-            return Range(after, bounds[0])
-        reached = within.through
-        if footer.first_trade_id is not None:
-            break
-    return Range(after, reached)
-
-
-def range_without_newest(
-    store: TradeStore, pair: str, newest_ns: int, *, has_imports: bool
-) -> Range | None:
-    """The covered range before the exchange's newest trade, if no trade of that time is stored.
-
-    Where the pair is quiet, nothing else shows that a trade came later than it should: no id
-    follows it.
-
-    Args:
-        store: the archive.
-        pair: altname.
-        newest_ns: the published time of the exchange's newest trade.
-        has_imports: whether the pair has imported data.
-
-    Returns:
-        None if the time is not covered, or a trade of it is stored.
-    """
-    last_ns = store.last_time(pair, newest_ns)
-    if last_ns == newest_ns or not store.pieces(pair, Range(newest_ns - 1, newest_ns)):
-        return None
-    if has_imports and store.is_imported(pair, newest_ns):
-        # Imported times are whole seconds: the trade may be stored with the second next to it.
-        near_ns = store.last_time(pair, newest_ns + SECOND) or 0
-        if near_ns > newest_ns - SECOND:
-            return None
-    covered = next(part for part in store.coverage(pair) if part.after < newest_ns <= part.through)
-    return Range(max(last_ns or 0, covered.after), newest_ns)
-
-
-# --- range ----------------------------------------------------------------------------------------
 
 MAX_OVERFILL = 1.25
 """Trades may exceed the flush size by this factor while a segment is written or merged.
@@ -222,21 +87,18 @@ class RangeDownload:
             ArchiveDamaged: covered ranges lack trades.
             Interrupted: the run was cancelled.
         """
-        store, pair, has_imports = self._store, self._pair, self._has_imports
         self._memory.buffers.add(self._buffer)
         done, is_complete = asyncio.Event(), False
         waiting = asyncio.create_task(self._flush_while_waiting(done))
         try:
-            before = left_neighbour(store, pair, self._range.after, has_imports=has_imports)
-            self._left = before.last_id
-            self._ids.begin_at(self._left, is_imported=before.is_imported)
-            beyond = await self._download_pages(before.last_ns)
-            through = self._range.through
-            stored, is_imported = right_neighbour(store, pair, through, has_imports=has_imports)
+            beyond = await self._download_pages(self._continue_left_side())
+            stored = self._store.first_id_after(self._pair, self._range.through)
             rows = await self._ids.close(
-                stored or beyond, is_imported=is_imported, is_stored=bool(stored)
+                stored or beyond,
+                is_imported=self._has_imports and self._is_imported_behind(),
+                is_stored=bool(stored),
             )
-            await self._add(rows, through)
+            await self._add(rows, self._range.through)
             is_complete = True
         finally:
             self._memory.buffers.discard(self._buffer)
@@ -248,7 +110,7 @@ class RangeDownload:
         newest = self._pages.newest_rows
         if newest is not None and self._error is None:
             newest_ns = int(times(newest).max())
-            lost = range_without_newest(store, pair, newest_ns, has_imports=has_imports)
+            lost = self._range_without_newest(newest_ns)
             if lost is not None:
                 await self._uncover(lost, f"the newest trade, of {show(newest_ns)},")
         if self._error is not None:
@@ -396,7 +258,7 @@ class RangeDownload:
                 Range(self._range.through, gap.before_ns),
             ]
             for side in sides if self._has_imports else []:
-                path = imported_in(self._store, self._pair, side)
+                path = self._imported_in(side)
                 if path:
                     self._error = self._error or ImportIncomplete(
                         f"{self._pair}: {what} are not in {path}, which was imported: "
@@ -427,3 +289,70 @@ class RangeDownload:
         self._download.lost += gaps
         text = f"{what} were missing from {lost}, which is a gap now and is downloaded again"
         self._listener(Noted(self._pair, text))
+
+    # What is stored on both sides of the range: ids to continue, times, and imported data.
+
+    def _continue_left_side(self) -> int | None:
+        """Continue the ids that are stored before the range.
+
+        Returns:
+            The time of the last trade there; of an imported one the earliest time it can have. None
+            if there is no trade.
+        """
+        store, pair, after = self._store, self._pair, self._range.after
+        last_ns = store.last_time(pair, after)
+        found = store.last_id_before(pair, after)
+        if found is not None:
+            self._left = LastId(*found)
+        else:
+            covered = [part for part in store.coverage(pair) if part.through == after]
+            is_empty = bool(covered) and covered[0].after == 0 and last_ns is None
+            self._left = BEFORE_FIRST_ID if after == 0 or is_empty else None
+        is_imported = False
+        if self._has_imports:
+            left = self._left
+            is_imported = left is not None and bool(self._imported_in(Range(left.time_ns, after)))
+            if last_ns is not None and store.is_imported(pair, last_ns):
+                last_ns -= SECOND
+        self._ids.begin_at(self._left, is_imported=is_imported)
+        return last_ns
+
+    def _is_imported_behind(self) -> bool:
+        """Whether there is imported data between the range and the first stored id behind it."""
+        after = reached = self._range.through
+        for segment, within in self._store.pieces(self._pair, Range(after, EVERYTHING.through)):
+            if within.after != reached:
+                break
+            footer, bounds = self._store.footer(segment), self._store.bounds(segment)
+            if footer.lead == 0 and bounds is not None and bounds[0] > reached:
+                reached = bounds[0]
+                break
+            reached = within.through
+            if footer.first_trade_id is not None:
+                break
+        return bool(self._imported_in(Range(after, reached)))
+
+    def _range_without_newest(self, newest_ns: int) -> Range | None:
+        """The covered range before the exchange's newest trade, if no trade of that time is stored.
+
+        Where the pair is quiet, nothing else shows that a trade came later than it should: no id
+        follows it. None if the time is not covered, or a trade of it is stored.
+        """
+        store, pair = self._store, self._pair
+        last_ns = store.last_time(pair, newest_ns)
+        if last_ns == newest_ns or not store.pieces(pair, Range(newest_ns - 1, newest_ns)):
+            return None
+        if self._has_imports and store.is_imported(pair, newest_ns):
+            # Imported times are whole seconds: the trade may be stored with the second next to it.
+            near_ns = store.last_time(pair, newest_ns + SECOND) or 0
+            if near_ns > newest_ns - SECOND:
+                return None
+        parts = store.coverage(pair)
+        covered = next(part for part in parts if part.after < newest_ns <= part.through)
+        return Range(max(last_ns or 0, covered.after), newest_ns)
+
+    def _imported_in(self, within: Range) -> str:
+        """The location of the first imported segment in a range; empty if there is none."""
+        pieces = self._store.pieces(self._pair, within) if within.after < within.through else []
+        imported = (piece.segment for piece in pieces if piece.segment.is_imported)
+        return next(map(self._store.location, imported), "")
