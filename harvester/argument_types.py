@@ -244,18 +244,21 @@ def moment_ns(moment: Moment, now_ns: int) -> int:
     if isinstance(moment, str):
         return parse_moment(moment, now_ns)
     if isinstance(moment, datetime):
-        return _check_bounds(moment, _datetime_ns(moment))
-    if isinstance(moment, date):
-        midnight = datetime(moment.year, moment.month, moment.day, tzinfo=UTC)
-        return _check_bounds(moment, _datetime_ns(midnight))
-    if isinstance(moment, np.datetime64):
-        return _check_bounds(moment, _numpy_ns(moment))
-    if isinstance(moment, SupportsIndex) and not isinstance(moment, bool):
+        stamp_ns = _datetime_ns(moment)
+    elif isinstance(moment, date):
+        stamp_ns = _datetime_ns(datetime(moment.year, moment.month, moment.day, tzinfo=UTC))
+    elif isinstance(moment, np.datetime64):
+        stamp_ns = _numpy_ns(moment)
+    elif isinstance(moment, SupportsIndex) and not isinstance(moment, bool):
         return parse_moment(str(moment.__index__()), now_ns)
-    raise BadTime(
-        f"{moment!r} is no time: give text such as '2024-01-31' or '7d', a datetime, a date, or "
-        "UNIX nanoseconds"
-    )
+    else:
+        raise BadTime(
+            f"{moment!r} is no time: give text such as '2024-01-31' or '7d', a datetime, a date, "
+            "or UNIX nanoseconds"
+        )
+    if not 0 <= stamp_ns <= END_OF_TIME:
+        raise BadTime(f"{str(moment)!r} is out of bounds: from 1970-01-01 to 2262-04-11")
+    return stamp_ns
 
 
 def parse_range(since: Moment, until: Moment | None) -> Range:
@@ -302,10 +305,3 @@ def _numpy_ns(moment: np.datetime64) -> int:
     seconds = moment.astype("datetime64[s]")
     rest = (moment - seconds).astype("timedelta64[ns]")
     return int(seconds.astype(np.int64)) * 10**9 + int(rest.astype(np.int64))
-
-
-def _check_bounds(moment: object, stamp_ns: int) -> int:
-    """Return a time in UNIX nanoseconds, or raise BadTime if it is out of bounds."""
-    if not 0 <= stamp_ns <= END_OF_TIME:
-        raise BadTime(f"{str(moment)!r} is out of bounds: from 1970-01-01 to 2262-04-11")
-    return stamp_ns

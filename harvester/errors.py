@@ -204,23 +204,18 @@ async def capture_error(work: Awaitable[None]) -> HarvesterError | None:
     """Await one pair's work and return its error, so that the work on other pairs continues."""
     try:
         await work
-    except HarvesterError as reason:
-        _drop_frames(reason)
-        return reason
     except Exception as fault:  # noqa: BLE001 - an error of one pair must not end the others
-        _drop_frames(fault)
-        error = HarvesterError(f"internal error: {type(fault).__name__}: {fault}")
-        error.__cause__ = fault
+        error = fault
+        if not isinstance(error, HarvesterError):
+            error = HarvesterError(f"internal error: {type(fault).__name__}: {fault}")
+            error.__cause__ = fault
+        # The local variables of its traceback would keep trades in memory.
+        seen: BaseException | None = error
+        while seen is not None:
+            traceback.clear_frames(seen.__traceback__)
+            seen = seen.__cause__ or seen.__context__
         return error
     return None
-
-
-def _drop_frames(error: BaseException) -> None:
-    """Free the local variables of an error's traceback: they would keep trades in memory."""
-    seen: BaseException | None = error
-    while seen is not None:
-        traceback.clear_frames(seen.__traceback__)
-        seen = seen.__cause__ or seen.__context__
 
 
 # --- text from outside ----------------------------------------------------------------------------

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from itertools import pairwise
 
 from harvester.download.events import (
@@ -164,11 +165,8 @@ class PairDownload:
         if not (is_unknown or isinstance(error.__cause__, OtherMarket)):
             return error
         listed: dict[str, Pair] = {}
-
-        async def list_pairs() -> None:
-            listed.update(await self._options.stop.guard(self.context.client.pairs()))
-
-        await capture_error(list_pairs())
+        with suppress(HarvesterError):
+            listed = await self._options.stop.guard(self.context.client.pairs())
         now = listed.get(self._pair)
         if now is None or now.key == key:
             return error
