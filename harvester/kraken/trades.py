@@ -120,15 +120,17 @@ _MARKET = _word(b',"m"')
 _NO_MISC = _word(b',"",')
 
 
-class _Offsets(NamedTuple):
-    """Byte offsets of the numbers of each row in the body, and two flags; shapes (rows,)."""
+class _Found(NamedTuple):
+    """Where the numbers of all rows are in a body, and two flags of each row.
 
-    price: Int64s
-    price_point: Int64s
-    price_end: Int64s
-    volume_end: Int64s
-    time_end: Int64s
-    id_end: Int64s
+    Attributes:
+        runs: price, volume, time and id as runs of digits: where each begins and ends in each row,
+            and its fewest and most digits.
+        is_sell: shape (rows,).
+        is_limit: shape (rows,).
+    """
+
+    runs: list[tuple[Int64s, Int64s, int, int]]
     is_sell: NDArray[np.bool_]
     is_limit: NDArray[np.bool_]
 
@@ -143,9 +145,9 @@ def decode_fast(body: bytes) -> TradesPage | None:
     tail = _TAIL.fullmatch(body, end) if end > 0 else None
     if head is None or tail is None:
         return None
-    offsets = _find_numbers(body, head.end(), end)
-    numbers = offsets and _read_numbers(body, offsets)
-    if not (offsets and numbers):
+    found = _find_numbers(body, head.end(), end)
+    numbers = found and _read_numbers(body, found.runs)
+    if not (found and numbers):
         return None
     prices, volumes, times_ns, ids = numbers
     columns = [
@@ -153,15 +155,15 @@ def decode_fast(body: bytes) -> TradesPage | None:
         int64s_as(pa.timestamp("ns"), times_ns),
         decimal_array(PRICE, prices),
         decimal_array(VOLUME, volumes),
-        pa.DictionaryArray.from_arrays(pa.array(offsets.is_sell.astype(np.int32)), SIDES),
-        pa.DictionaryArray.from_arrays(pa.array(offsets.is_limit.astype(np.int32)), ORDER_TYPES),
+        pa.DictionaryArray.from_arrays(pa.array(found.is_sell.astype(np.int32)), SIDES),
+        pa.DictionaryArray.from_arrays(pa.array(found.is_limit.astype(np.int32)), ORDER_TYPES),
         empty_strings(len(ids)),
     ]
     rows = pa.RecordBatch.from_arrays(columns, schema=ROWS)
     return TradesPage(rows, tail[1].decode(), _unit_ns(times_ns), head[1].decode())
 
 
-def _find_numbers(body: bytes, begin: int, end: int) -> _Offsets | None:
+def _find_numbers(body: bytes, begin: int, end: int) -> _Found | None:
     """Find the numbers of all rows; None if anything between them differs from the usual form.
 
     Args:
@@ -191,42 +193,31 @@ def _find_numbers(body: bytes, begin: int, end: int) -> _Offsets | None:
     )
     if not is_usual:
         return None
-    ids_end = np.append(price[1:] - 3, end)
-    return _Offsets(
-        price=price + 1,
-        price_point=price_end - decimals - 1,
-        price_end=price_end,
-        volume_end=volume_end,
-        time_end=side - 1,
-        id_end=ids_end,
-        is_sell=is_sell,
-        is_limit=is_limit,
-    )
-
-
-def _read_numbers(body: bytes, at: _Offsets) -> tuple[Int64s, Int64s, Int64s, Int64s] | None:
-    """Read prices and volumes (unscaled), times in ns and ids; None if one is out of bounds."""
-    seconds_end = at.volume_end + 12
+    point, seconds_end, time_end = price_end - decimals - 1, volume_end + 12, side - 1
     runs = [
-        (at.price, at.price_point, 0, 8),
-        (at.price_point + 1, at.price_end, 1, PRICE.scale),
-        (at.price_end + 3, at.volume_end - 9, 0, 10),
-        (at.volume_end - 8, at.volume_end, 8, 8),
-        (at.volume_end + 2, seconds_end, 10, 10),
-        (seconds_end + 1, at.time_end, 1, 9),
-        (at.time_end + 12, at.id_end, 1, 16),
+        (price + 1, point, 0, 8),
+        (point + 1, price_end, 1, PRICE.scale),
+        (price_end + 3, volume_end - 9, 0, 10),
+        (volume_end - 8, volume_end, 8, 8),
+        (volume_end + 2, seconds_end, 10, 10),
+        (seconds_end + 1, time_end, 1, 9),
+        (time_end + 12, np.append(price[1:] - 3, end), 1, 16),
     ]
+    return _Found(runs, is_sell, is_limit)
+
+
+def _read_numbers(
+    body: bytes, runs: list[tuple[Int64s, Int64s, int, int]]
+) -> tuple[Int64s, Int64s, Int64s, Int64s] | None:
+    """Read prices and volumes (unscaled), times in ns and ids; None if one is out of bounds."""
     values = _read_digits(body, runs)
     if values is None:
         return None
     price_whole, price_part, volume_whole, volume_part, seconds, fractions, ids = values
-    prices = (
-        price_whole * _TENS[PRICE.scale]
-        + price_part * _TENS[PRICE.scale - (at.price_end - at.price_point - 1)]
-    )
+    price_decimals, time_decimals, id_lengths = (runs[i][1] - runs[i][0] for i in (1, 5, 6))
+    prices = price_whole * _TENS[PRICE.scale] + price_part * _TENS[PRICE.scale - price_decimals]
     volumes = volume_whole * _TENS[VOLUME.scale] + volume_part
-    times_ns = seconds * SECOND + fractions * _TENS[9 - (at.time_end - seconds_end - 1)]
-    id_lengths = at.id_end - at.time_end - 12
+    times_ns = seconds * SECOND + fractions * _TENS[9 - time_decimals]
     is_in_bounds = (
         (prices > 0).all()
         and (seconds >= BEGINNING_NS // SECOND).all()
