@@ -25,10 +25,9 @@ from crawl import AGENT, FULL_PAGE, sample_exchange
 from harvester import config
 from harvester.download.backfill import backfill
 from harvester.download.events import CancelToken
-from harvester.download.exchange import PageSource
+from harvester.download.exchange import BackfillRequest, PairPages, RunOptions
 from harvester.download.id_check import IdContinuityChecker
 from harvester.download.page_merge import PageMerger
-from harvester.download.request import BackfillRequest, RunOptions
 from harvester.kraken.client import Client
 from harvester.kraken.pairs import Pair
 from harvester.kraken.trades import TradesPage, decode_general, decode_page
@@ -126,7 +125,7 @@ def join_pages(pages: list[TradesPage]) -> list[pa.RecordBatch]:
     return [tape.join(page.rows, page.cursor_ns, page.unit_ns, SPAN.through).rows for page in pages]
 
 
-class NoSource(PageSource):
+class NoSource(PairPages):
     """Answers nothing: ids of the stand-in go on by one."""
 
     def __init__(self) -> None:

@@ -49,7 +49,7 @@ if TYPE_CHECKING:
     from harvester.charts.chart import Chart
     from harvester.csv_import.import_report import ImportReport, ImportResult
     from harvester.csv_import.run import FilePlan, ImportPlan
-    from harvester.download.estimate import BackfillEstimate
+    from harvester.download.backfill import BackfillEstimate
     from harvester.download.events import BackfillResult, CancelToken
     from harvester.exporters.export import ExportedFile
     from harvester.kraken.pairs import Pair
@@ -135,7 +135,7 @@ _LAZY = {
     "Digest": "harvester.verify.digest",
     "ExchangeReport": "harvester.verify.reports",
     "PairReport": "harvester.verify.reports",
-    "BackfillEstimate": "harvester.download.estimate",
+    "BackfillEstimate": "harvester.download.backfill",
     "RepairReport": "harvester.verify.reports",
     "RunRecord": "harvester.operations.run_log",
     "BackfillResult": "harvester.download.events",

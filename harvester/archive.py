@@ -25,11 +25,10 @@ from harvester.argument_types import (
     wrong_type,
 )
 from harvester.config import BAD_VALUE, KEYS, Settings, load, refused_value
-from harvester.download.pair_selection import PairName, PairSelection
 from harvester.errors import BadSetting, UnknownPair, UsageError
 from harvester.kraken.pairs import Pair, altnames_by_spelling, search
 from harvester.notebook import show_archive
-from harvester.pair_names import known_pairs, resolve_held, resolve_named
+from harvester.pair_names import PairName, PairSelection, known_pairs, resolve_held, resolve_named
 from harvester.storage.trade_store import TradeStore
 from harvester.times import Interval, Range, parse_interval, parse_offset
 from harvester.verify.status import PairStatus, status
@@ -41,7 +40,7 @@ if TYPE_CHECKING:
     from harvester.charts.chart import Chart
     from harvester.csv_import.import_report import ImportResult
     from harvester.csv_import.run import ImportPlan
-    from harvester.download.estimate import BackfillEstimate
+    from harvester.download.backfill import BackfillEstimate
     from harvester.download.events import (
         BackfillResult,
         CancelToken,
@@ -1418,7 +1417,7 @@ class Archive:
         """
         from harvester.async_runner import run_in_thread
         from harvester.csv_import.files import find
-        from harvester.download.request import RunOptions
+        from harvester.download.exchange import RunOptions
         from harvester.operations import verification
 
         names = self._resolve_known(pairs) or self._store.pairs_to_verify()

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import inspect
 import os
+import re
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from functools import wraps
@@ -16,7 +17,6 @@ from typing import NamedTuple, ParamSpec, SupportsIndex, TypeVar, cast
 import numpy as np
 
 from harvester.errors import BadInterval, BadSetting, BadTime, UsageError
-from harvester.escaping import is_path_text
 from harvester.times import END_OF_TIME, Range, parse_moment, range_between
 
 # --- Argument types -------------------------------------------------------------------------------
@@ -43,35 +43,23 @@ class ArgumentType(NamedTuple):
     error: type[UsageError] = UsageError
 
 
+_SURROGATE = re.compile("[\ud800-\udfff]")
+_FLAGS = (bool, np.bool_)
+_FLOATS = (float, np.floating)
+
+
 def _is_text(value: object) -> bool:
-    return isinstance(value, str) and not _has_surrogates(value)
-
-
-def _is_text_or_texts(value: object) -> bool:
-    return _is_text(value) or (isinstance(value, list | tuple) and all(map(_is_text, value)))
-
-
-def _has_surrogates(text: str) -> bool:
-    return any("\ud800" <= letter <= "\udfff" for letter in text)
-
-
-def _is_flag(value: object) -> bool:
-    return isinstance(value, bool | np.bool_)
+    return isinstance(value, str) and not _SURROGATE.search(value)
 
 
 def _is_integer(value: object) -> bool:
     """Whether a value is an int or another library's integer; arrays also have an `__index__`."""
-    is_index = isinstance(value, SupportsIndex) and not isinstance(value, np.ndarray | type)
-    return is_index and not _is_flag(value)
+    return isinstance(value, SupportsIndex) and not isinstance(value, (np.ndarray, type, *_FLAGS))
 
 
 def _is_whole(value: object) -> bool:
-    return _is_integer(value) and not _is_wide(value)
-
-
-def _is_wide(value: object) -> bool:
-    """Whether a value is an integer of more than 64 bits, which no column can hold."""
-    return _is_integer(value) and not -(2**63) <= index(cast("SupportsIndex", value)) < 2**63
+    """Whether a value is an integer of at most 64 bits: no column can hold a wider one."""
+    return _is_integer(value) and -(2**63) <= index(cast("SupportsIndex", value)) < 2**63
 
 
 def _is_moment(value: object) -> bool:
@@ -83,28 +71,28 @@ def _is_path(value: object) -> bool:
     return isinstance(path, str) and is_path_text(path)
 
 
+def is_path_text(text: str) -> bool:
+    """Whether the system can have a file of this name: no NUL, and only encodable characters."""
+    try:
+        return b"\0" not in os.fsencode(text)
+    except UnicodeEncodeError:
+        return False
+
+
 def _is_list(value: object) -> bool:
     is_text = isinstance(value, str | bytes | bytearray | memoryview)
     return isinstance(value, Sequence) and not is_text
 
 
-def _is_paths(value: object) -> bool:
-    is_text = isinstance(value, str | bytes | bytearray | memoryview)
-    return isinstance(value, Sequence) and not is_text and all(map(_is_path, value))
-
-
-def _is_params(value: object) -> bool:
-    is_text = isinstance(value, str | bytes | bytearray | memoryview)
-    return isinstance(value, Sequence | Mapping) and not is_text
+def _are_texts(value: object) -> bool:
+    return _is_list(value) and all(map(_is_text, cast("Sequence[object]", value)))
 
 
 ARGUMENT_TYPES: dict[str, ArgumentType] = {
     "str": ArgumentType(_is_text, "text"),
-    "bool": ArgumentType(_is_flag, "True or False"),
+    "bool": ArgumentType(lambda value: isinstance(value, _FLAGS), "True or False"),
     "int": ArgumentType(_is_whole, "a whole number"),
-    "float": ArgumentType(
-        lambda value: _is_whole(value) or isinstance(value, float | np.floating), "a number"
-    ),
+    "float": ArgumentType(lambda value: _is_whole(value) or isinstance(value, _FLOATS), "a number"),
     "str | int": ArgumentType(
         lambda value: _is_text(value) or _is_whole(value),
         "text such as '4h' or a whole number of minutes",
@@ -121,38 +109,40 @@ ARGUMENT_TYPES: dict[str, ArgumentType] = {
         BadTime,
     ),
     "Number": ArgumentType(
-        lambda value: _is_integer(value) or isinstance(value, float | np.floating | Decimal | str),
+        lambda value: _is_integer(value) or isinstance(value, (*_FLOATS, Decimal, str)),
         "a number (int, float, Decimal or text)",
         BadSetting,
     ),
     "str | os.PathLike[str]": ArgumentType(
         _is_path, "a path (text without NUL characters, or a pathlib.Path)"
     ),
-    "Sequence[str | os.PathLike[str]]": ArgumentType(_is_paths, "a list of paths"),
+    "Sequence[str | os.PathLike[str]]": ArgumentType(
+        lambda value: _is_list(value) and all(map(_is_path, cast("Sequence[object]", value))),
+        "a list of paths",
+    ),
     "Mapping[str, Any]": ArgumentType(
         lambda value: isinstance(value, Mapping),
         'a mapping of names to values, such as {"exchange.rate": 0.5}',
         BadSetting,
     ),
     "Sequence[object] | Mapping[str, object]": ArgumentType(
-        _is_params, "a list of values, or a mapping of names to values"
+        lambda value: _is_list(value) or isinstance(value, Mapping),
+        "a list of values, or a mapping of names to values",
     ),
-    "Sequence[str]": ArgumentType(
-        lambda value: (
-            isinstance(value, Sequence) and _is_params(value) and all(map(_is_text, value))
-        ),
-        "a list of texts",
-    ),
+    "Sequence[str]": ArgumentType(_are_texts, "a list of texts"),
     "Callable[[Event], object]": ArgumentType(callable, "a function"),
     "ProgressOption": ArgumentType(
-        lambda value: callable(value) or _is_flag(value), "a function, True or False"
+        lambda value: callable(value) or isinstance(value, _FLAGS),
+        "a function, True or False",
     ),
     "CancelToken": ArgumentType(
         # By name: its module imports this one's importers.
         lambda value: any(base.__name__ == "CancelToken" for base in type(value).__mro__),
         "a harvester.CancelToken",
     ),
-    "str | Sequence[str]": ArgumentType(_is_text_or_texts, "text, or a list of texts"),
+    "str | Sequence[str]": ArgumentType(
+        lambda value: _is_text(value) or _are_texts(value), "text, or a list of texts"
+    ),
     "threading.Event": ArgumentType(
         lambda value: isinstance(value, threading.Event), "a threading.Event"
     ),
@@ -173,9 +163,9 @@ def wrong_type(
         error: the exception's class.
     """
     found = type(value).__name__
-    if isinstance(value, str) and _has_surrogates(value):
+    if isinstance(value, str) and not _is_text(value):
         found += " with a lone surrogate"
-    elif _is_wide(value):
+    elif _is_integer(value) and not _is_whole(value):
         found += " of more than 64 bits"
     return error(f"{name} must be {expected}, not {found}")
 
@@ -195,34 +185,28 @@ def check_types(function: Callable[P, R]) -> Callable[P, R]:
         if name != "self"
     }
 
-    def check(*args: P.args, **kwargs: P.kwargs) -> None:
+    @wraps(function)
+    def checked(*args: P.args, **kwargs: P.kwargs) -> R:
         try:
             bound = signature.bind(*args, **kwargs).arguments
         except TypeError:
             # The call itself raises it, with Python's usual message.
-            return
+            return function(*args, **kwargs)
         for name, (accepted, is_many) in parameters.items():
-            if name in bound:
-                values = bound[name] if is_many else (bound[name],)
-                for value in values:
-                    if not accepted.accepts(value):
-                        named = f"each of {name}" if is_many else name
-                        raise wrong_type(named, accepted.expected, value, accepted.error)
+            values = bound.get(name, ()) if is_many else [bound[name]] if name in bound else []
+            for value in values:
+                if not accepted.accepts(value):
+                    named = f"each of {name}" if is_many else name
+                    raise wrong_type(named, accepted.expected, value, accepted.error)
+        return function(*args, **kwargs)
 
     if inspect.iscoroutinefunction(function):
 
         @wraps(function)
         async def checked_async(*args: P.args, **kwargs: P.kwargs) -> object:
-            check(*args, **kwargs)
-            return await function(*args, **kwargs)
+            return await cast("Awaitable[object]", checked(*args, **kwargs))
 
         return cast("Callable[P, R]", checked_async)
-
-    @wraps(function)
-    def checked(*args: P.args, **kwargs: P.kwargs) -> R:
-        check(*args, **kwargs)
-        return function(*args, **kwargs)
-
     return checked
 
 
@@ -260,18 +244,21 @@ def moment_ns(moment: Moment, now_ns: int) -> int:
     if isinstance(moment, str):
         return parse_moment(moment, now_ns)
     if isinstance(moment, datetime):
-        return _check_bounds(moment, _datetime_ns(moment))
-    if isinstance(moment, date):
-        midnight = datetime(moment.year, moment.month, moment.day, tzinfo=UTC)
-        return _check_bounds(moment, _datetime_ns(midnight))
-    if isinstance(moment, np.datetime64):
-        return _check_bounds(moment, _numpy_ns(moment))
-    if isinstance(moment, SupportsIndex) and not isinstance(moment, bool):
+        stamp_ns = _datetime_ns(moment)
+    elif isinstance(moment, date):
+        stamp_ns = _datetime_ns(datetime(moment.year, moment.month, moment.day, tzinfo=UTC))
+    elif isinstance(moment, np.datetime64):
+        stamp_ns = _numpy_ns(moment)
+    elif isinstance(moment, SupportsIndex) and not isinstance(moment, bool):
         return parse_moment(str(moment.__index__()), now_ns)
-    raise BadTime(
-        f"{moment!r} is no time: give text such as '2024-01-31' or '7d', a datetime, a date, or "
-        "UNIX nanoseconds"
-    )
+    else:
+        raise BadTime(
+            f"{moment!r} is no time: give text such as '2024-01-31' or '7d', a datetime, a date, "
+            "or UNIX nanoseconds"
+        )
+    if not 0 <= stamp_ns <= END_OF_TIME:
+        raise BadTime(f"{str(moment)!r} is out of bounds: from 1970-01-01 to 2262-04-11")
+    return stamp_ns
 
 
 def parse_range(since: Moment, until: Moment | None) -> Range:
@@ -318,10 +305,3 @@ def _numpy_ns(moment: np.datetime64) -> int:
     seconds = moment.astype("datetime64[s]")
     rest = (moment - seconds).astype("timedelta64[ns]")
     return int(seconds.astype(np.int64)) * 10**9 + int(rest.astype(np.int64))
-
-
-def _check_bounds(moment: object, stamp_ns: int) -> int:
-    """Return a time in UNIX nanoseconds, or raise BadTime if it is out of bounds."""
-    if not 0 <= stamp_ns <= END_OF_TIME:
-        raise BadTime(f"{str(moment)!r} is out of bounds: from 1970-01-01 to 2262-04-11")
-    return stamp_ns

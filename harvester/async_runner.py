@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeVar
 
 from harvester.config import Settings
@@ -17,35 +18,35 @@ from harvester.csv_import.import_report import ImportResult
 from harvester.csv_import.pair_matching import ImportRequest
 from harvester.csv_import.redownload import imported_segments, replace_imported, rows_to_download
 from harvester.csv_import.run import import_files
-from harvester.download.backfill import backfill, lacking
-from harvester.download.estimate import (
+from harvester.download.backfill import (
     BackfillEstimate,
     MissingData,
-    PairEstimate,
     add_redownload,
+    backfill,
     count_missing_trades,
     estimate_pair,
     estimate_total,
+    lacking,
 )
 from harvester.download.events import (
+    SIGNAL_POLL_S,
     BackfillResult,
     Begun,
     CancelToken,
     Listener,
     Paced,
     Waiting,
+    result_of,
 )
-from harvester.download.exchange import ExchangeClock
-from harvester.download.pair_selection import PairSelection, choose, refresh_pairs
-from harvester.download.request import BackfillRequest, RunOptions
+from harvester.download.exchange import BackfillRequest, ExchangeClock, RunOptions
 from harvester.errors import GRAVEST_FIRST, ArchiveHasGaps, ArchiveIncomplete
 from harvester.kraken.client import Client
 from harvester.kraken.pairs import Pair
 from harvester.kraken.rate_limit import PaceState
 from harvester.operations.refresh import RefreshedPair, RefreshResult, refresh
-from harvester.operations.run_log import import_results, pair_results, record_run
+from harvester.operations.run_log import RunRecord, import_results, pair_results, record_run
+from harvester.pair_names import PairSelection, choose, list_pairs
 from harvester.storage.trade_store import TradeStore
-from harvester.threads import result_of, wait_until_done
 from harvester.times import END_OF_TIME, Range, show
 
 T = TypeVar("T")
@@ -89,19 +90,28 @@ class BackfillRun:
             ExchangeError: the exchange does not answer with its markets or its clock.
             Interrupted: cancelled before the first pair.
         """
-        with record_run(
-            self.store, "backfill", self._request_fields(), self.settings, self.warn
-        ) as record:
+        selection, time_range = self.selection, self.time_range
+        is_open = time_range.through >= END_OF_TIME
+        # Times are absolute: `7d` means something else tomorrow.
+        request = {
+            "pairs": ["*"] if selection.everything else [str(name) for name in selection.names],
+            **({"quotes": list(selection.quotes)} if selection.quotes else {}),
+            "since": show(time_range.after + 1),
+            "until": None if is_open else show(time_range.through + 1),
+            "newest_first": self.newest_first,
+            "replace_imported": self.replace_imported,
+        }
+        with record_run(self.store, "backfill", request, self.settings, self.warn) as record:
             async with Client(
                 self.settings.exchange, on_wait=self._waiting, on_pace=self._paced
             ) as client:
                 try:
-                    pairs = await cancel.guard(choose(client, self.store, self.selection))
+                    pairs = await cancel.guard(choose(client, self.store, selection))
                     self.progress(Begun(len(pairs)))
                     results = await backfill(
                         client,
                         self.store,
-                        [BackfillRequest(pair, self.time_range) for pair in pairs],
+                        [BackfillRequest(pair, time_range) for pair in pairs],
                         self.settings,
                         RunOptions(
                             self.progress,
@@ -137,35 +147,18 @@ class BackfillRun:
             incomplete = [pair_missing for pair_missing in pairs_missing if pair_missing.ranges]
             self.progress(Begun(len(incomplete)))
             trades = await count_missing_trades(client, exchange, cancel, incomplete)
-        estimates = [
-            estimate_pair(pair_missing, trades.get(pair_missing.pair.altname), exchange.rate)
-            for pair_missing in pairs_missing
-        ]
-        if self.replace_imported:
-            estimates = [self._with_redownload(estimate) for estimate in estimates]
+        estimates = []
+        for pair_missing in pairs_missing:
+            name = pair_missing.pair.altname
+            estimate = estimate_pair(pair_missing, trades.get(name), exchange.rate)
+            if self.replace_imported:
+                # Without what is in the staging archive already.
+                imported = imported_segments(self.store, name, self.time_range)
+                rows = sum(rows_to_download(self.store, segment) for segment in imported)
+                estimate = add_redownload(estimate, len(imported), rows, exchange.rate)
+            estimates.append(estimate)
         estimates.sort(key=lambda pair: -1 if pair.trades is None else pair.trades, reverse=True)
         return BackfillEstimate(estimates, estimate_total(estimates, exchange))
-
-    def _with_redownload(self, estimate: PairEstimate) -> PairEstimate:
-        """Add the imported ranges that are not in the staging archive yet."""
-        imported = imported_segments(self.store, estimate.pair, self.time_range)
-        trades = sum(rows_to_download(self.store, segment) for segment in imported)
-        return add_redownload(estimate, len(imported), trades, self.settings.exchange.rate)
-
-    def _request_fields(self) -> dict[str, Any]:
-        """The request, for the run log. Times are absolute: `7d` means something else tomorrow."""
-        selection, time_range = self.selection, self.time_range
-        names = ["*"] if selection.everything else [str(name) for name in selection.names]
-        quotes = {"quotes": list(selection.quotes)} if selection.quotes else {}
-        is_open = time_range.through >= END_OF_TIME
-        return {
-            "pairs": names,
-            **quotes,
-            "since": show(time_range.after + 1),
-            "until": None if is_open else show(time_range.through + 1),
-            "newest_first": self.newest_first,
-            "replace_imported": self.replace_imported,
-        }
 
     def _waiting(self, pair: str, reason: str) -> None:
         self.progress(Waiting(pair, reason))
@@ -240,7 +233,7 @@ async def run_to_completion(
 
 
 def run_in_thread(
-    work: Callable[[CancelToken], Awaitable[T]], cancel: CancelToken | None = None
+    work: Callable[[CancelToken], Coroutine[Any, Any, T]], cancel: CancelToken | None = None
 ) -> T:
     """Run work on an event loop in a thread of its own and wait for it.
 
@@ -255,12 +248,9 @@ def run_in_thread(
     """
     token, result = cancel or CancelToken(), Future[T]()
 
-    async def working() -> T:
-        return await work(token)
-
     def run() -> None:
         try:
-            result.set_result(asyncio.run(working()))
+            result.set_result(asyncio.run(work(token)))
         except BaseException as error:  # noqa: BLE001 - it is raised where it is waited for
             result.set_exception(error)
 
@@ -271,8 +261,8 @@ def run_in_thread(
         return result_of(result)
     except KeyboardInterrupt:
         token.cancel()
-        if thread.is_alive():
-            wait_until_done(result)
+        while thread.is_alive():
+            thread.join(SIGNAL_POLL_S)
         raise
 
 
@@ -280,7 +270,7 @@ def ask_market_names(
     settings: Settings,
     archive: TradeStore,
     cancel: threading.Event | None = None,
-    count_calls: Callable[[int, int], None] = lambda _calls, _refusals: None,
+    record: RunRecord | None = None,
 ) -> dict[str, Pair]:
     """Ask the exchange for its markets and keep their names; wait for the answer.
 
@@ -289,7 +279,7 @@ def ask_market_names(
         archive: keeps the names.
         cancel: set it, from a signal handler or another thread, to stop waiting; None if nobody
             does.
-        count_calls: called with the numbers of calls and of refused calls, whatever ends it.
+        record: receives the numbers of calls and of refused calls, whatever ends it.
 
     Raises:
         ExchangeError: the exchange can't be reached, or refuses.
@@ -300,11 +290,12 @@ def ask_market_names(
         async with Client(settings.exchange) as client:
             watching = None if cancel is None else asyncio.ensure_future(_forward(cancel, stop))
             try:
-                return await stop.guard(refresh_pairs(client, archive))
+                return (await stop.guard(list_pairs(client, archive)))[1]
             finally:
                 if watching is not None:
                     watching.cancel()
-                count_calls(client.calls, client.refusals)
+                if record is not None:
+                    record.calls, record.refusals = client.calls, client.refusals
 
     return run_in_thread(ask)
 
@@ -332,13 +323,7 @@ def run_import(
         KeyboardInterrupt: Ctrl-C; rows up to the last boundary are kept.
     """
     with record_run(archive, "import", request.to_dict(), settings, warn) as record:
-
-        def count(calls: int, refusals: int) -> None:
-            record.calls, record.refusals = calls, refusals
-
-        def ask_exchange() -> dict[str, Pair]:
-            return ask_market_names(settings, archive, cancel, count)
-
+        ask_exchange = partial(ask_market_names, settings, archive, cancel, record)
         result = import_files(archive, request, ask_exchange, progress, cancel)
         record.pairs = import_results(result.reports, lambda pair: len(archive.gaps(pair)))
         record.exit_status = result.exit_status

@@ -7,24 +7,28 @@ defaults. config.toml, the names of variables and the documentation are generate
 from __future__ import annotations
 
 import difflib
+import errno
 import json
 import os
 import re
 import shlex
+import stat
 import sys
 import tomllib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import Annotated, Any, NamedTuple, get_type_hints
 from urllib.parse import urlsplit
 
 import msgspec
 from msgspec import Meta
 
-from harvester.errors import BAD_JSON, BadInterval, BadSetting
-from harvester.escaping import (
-    is_path_text,
-    read_small_file,
+from harvester.argument_types import is_path_text
+from harvester.errors import (
+    BAD_JSON,
+    BadInterval,
+    BadSetting,
     shortened,
     without_credentials,
     without_user,
@@ -74,25 +78,22 @@ def _read_path(value: Any) -> str:
 
 
 def _read_url(value: Any) -> str:
+    """An address of HTTP that names a host, with nothing but a path behind it."""
     url: str = TEXT.read(value).rstrip("/")
-    if not _is_address(url):
-        # Without the text, which may contain a password: -vv shows this error as well.
-        raise ValueError("no address")
-    return url
-
-
-def _is_address(url: str) -> bool:
-    """Whether a text is an address of HTTP that names a host, with nothing but a path behind it."""
+    is_address = url.isprintable() and " " not in url
     try:
         parts = urlsplit(url)
         # Encoding a host checks its labels.
-        has_host = bool((parts.hostname or "").encode("idna")) and parts.port != 0
+        is_address &= bool((parts.hostname or "").encode("idna")) and parts.port != 0
+        # With a / in its password, an address seems to name another host, and its path has an @.
+        has_more = bool(parts.query or parts.fragment or "@" in parts.path)
+        is_address &= parts.scheme in ("https", "http") and not has_more
     except ValueError:
-        return False
-    # With a / in its password, an address seems to name another host, and its path has an @.
-    has_more = bool(parts.query or parts.fragment or "@" in parts.path)
-    is_plain = url.isprintable() and " " not in url
-    return has_host and is_plain and not has_more and parts.scheme in ("https", "http")
+        is_address = False
+    if not is_address:
+        # Without the text, which may contain a password: -vv shows this error as well.
+        raise ValueError("no address")
+    return url
 
 
 def _read_agent(value: Any) -> str:
@@ -255,31 +256,21 @@ class Key(NamedTuple):
 
     Attributes:
         name: section and key, such as `exchange.rate`.
+        section: its section in the file.
+        short: its name within the section.
+        variables: its environment variables; the first one that is set counts.
         default: its value unless set.
         rule: the allowed values.
         help: one line for config.toml and `harvester config`, with the unit.
     """
 
     name: str
+    section: str
+    short: str
+    variables: tuple[str, ...]
     default: Any
     rule: Rule
     help: str
-
-    @property
-    def section(self) -> str:
-        """Its section in the file."""
-        return self.name.partition(".")[0]
-
-    @property
-    def short(self) -> str:
-        """Its name within the section."""
-        return self.name.partition(".")[2]
-
-    @property
-    def variables(self) -> tuple[str, ...]:
-        """Its environment variables; the first one that is set counts."""
-        long = PREFIX + self.name.replace(".", "_").upper()
-        return (*(name for name, key in SHORT_VARIABLES.items() if key == self.name), long)
 
 
 def _keys() -> Iterator[Key]:
@@ -287,7 +278,12 @@ def _keys() -> Iterator[Key]:
         hints = get_type_hints(kind, include_extras=True)
         for field in fields(kind):
             rule, help_text = hints[field.name].__metadata__
-            yield Key(f"{section}.{field.name}", field.default, rule, help_text)
+            name = f"{section}.{field.name}"
+            variables = (
+                *(variable for variable, key in SHORT_VARIABLES.items() if key == name),
+                PREFIX + name.replace(".", "_").upper(),
+            )
+            yield Key(name, section, field.name, variables, field.default, rule, help_text)
 
 
 KEYS = tuple(_keys())
@@ -372,14 +368,21 @@ def load(
     values: dict[str, dict[str, Any]] = {section: {} for section in SECTIONS}
     origins: dict[str, str] = {}
     for key in KEYS:
-        value, origin = key.default, "default"
+        origin = "default"
         if key.name in written:
             value, origin = written[key.name], str(file)
         if variable := next((name for name in key.variables if name in environment), None):
             value, origin = environment[variable], variable
         if options and options.get(key.name) is not None:
             value, origin = options[key.name], "option"
-        values[key.section][key.short] = _checked(key, value, origin)
+        if origin != "default":
+            try:
+                values[key.section][key.short] = key.rule.read(value)
+            except BAD_VALUE as error:
+                raise BadSetting(
+                    f"{_value_name(key.name, origin)} is {refused_value(key.name, value)}: "
+                    f"it must be {key.rule.allowed}"
+                ) from error
         origins[key.name] = origin
     sections = {section: kind(**values[section]) for section, kind in _SECTION_TYPES.items()}
     return Settings(**sections, origins=origins)
@@ -408,23 +411,9 @@ def default_file_text() -> str:
         lines.append(f"\n[{section}]")
         for key in KEYS:
             if key.section == section:
-                lines += [f"# {key.help}", f"{key.short} = {_toml(key.default)}"]
+                # JSON and TOML write all defaults in the same way.
+                lines += [f"# {key.help}", f"{key.short} = {json.dumps(key.default)}"]
     return "\n".join(lines) + "\n"
-
-
-def _toml(value: Any) -> str:
-    # JSON and TOML write all defaults in the same way.
-    return json.dumps(list(value) if isinstance(value, tuple) else value)
-
-
-def _checked(key: Key, value: Any, origin: str) -> Any:
-    try:
-        return key.rule.read(value)
-    except BAD_VALUE as error:
-        raise BadSetting(
-            f"{_value_name(key.name, origin)} is {refused_value(key.name, value)}: "
-            f"it must be {key.rule.allowed}"
-        ) from error
 
 
 def refused_value(name: str, value: object) -> str:
@@ -449,6 +438,30 @@ def _value_name(name: str, origin: str) -> str:
     if origin == "option":
         return {"exchange.url": "--api-url", "archive.path": "--data"}.get(name, f"--{key}")
     return origin if origin.startswith(PREFIX) else f"{origin}: [{section}] {key}"
+
+
+LARGEST_SMALL_FILE = 8 << 20
+"""Most bytes of a file of settings or names."""
+
+
+def read_small_file(path: str) -> bytes:
+    """Read a file that people write by hand, such as settings or a list of names.
+
+    Raises:
+        OSError: it can't be read, is not a regular file (pipes and devices may never end), or is
+            larger than `LARGEST_SMALL_FILE`.
+    """
+    mode = Path(path).stat().st_mode
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), path)
+    # Checked before opening: opening a device can have effects, and a pipe can block for ever.
+    if not stat.S_ISREG(mode):
+        raise OSError(errno.EINVAL, "it is not a regular file", path)
+    with Path(path).open("rb") as file:
+        data = file.read(LARGEST_SMALL_FILE + 1)
+    if len(data) > LARGEST_SMALL_FILE:
+        raise OSError(errno.EFBIG, f"it is larger than {LARGEST_SMALL_FILE >> 20} MB", path)
+    return data
 
 
 def _read_file(file: str) -> dict[str, Any]:

@@ -1,16 +1,36 @@
-"""Resolve the name of a pair that an archive knows, without asking the exchange."""
+"""Names of pairs: resolve those of an archive, select pairs for a run, keep pairs.json."""
 
 from __future__ import annotations
 
+import logging
 import shlex
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Self
 
 import msgspec
 
-from harvester.errors import BAD_JSON, AmbiguousPair, ArchiveDamaged, NothingHeld, UnknownPair
-from harvester.kraken.pairs import Pair, resolve
+from harvester.errors import (
+    BAD_JSON,
+    ArchiveDamaged,
+    ExchangeRefused,
+    NothingHeld,
+    UnknownPair,
+    UsageError,
+    market_changed_text,
+)
+from harvester.kraken.pairs import Pair, PairIndex, is_pattern, match_pattern, quote_names
 from harvester.storage import metadata
 from harvester.storage.trade_store import TradeStore
+from harvester.storage.writer import keep_pairs
+
+if TYPE_CHECKING:
+    from harvester.kraken.client import Client
+
+
+# --- pair names -----------------------------------------------------------------------------------
 
 
 def known_pairs(archive: TradeStore) -> dict[str, Pair]:
@@ -56,12 +76,7 @@ def resolve_held(archive: TradeStore, text: str) -> Pair:
     """
     held = archive.held()
     pairs = known_pairs(archive)
-    try:
-        pair = resolve(text, pairs.values())
-    except AmbiguousPair:
-        raise
-    except UnknownPair:
-        pair = None
+    pair = PairIndex(pairs.values()).find(text)
     if pair is not None and pair.altname in held:
         return pair
     if pair is None and metadata.known_pairs(archive.store) is not None:
@@ -90,10 +105,181 @@ def resolve_named(archive: TradeStore, text: str) -> str:
     """
     named = archive.stored_or_requested()
     pairs = {**{name: Pair(altname=name) for name in named}, **known_pairs(archive)}
-    try:
-        name = resolve(text, pairs.values()).altname
-    except AmbiguousPair:
-        raise
-    except UnknownPair:
-        name = ""
-    return name if name in named else resolve_held(archive, text).altname
+    pair = PairIndex(pairs.values()).find(text)
+    return pair.altname if pair and pair.altname in named else resolve_held(archive, text).altname
+
+
+# --- pair selection -------------------------------------------------------------------------------
+
+logger = logging.getLogger("harvester.crawl")
+
+
+def renamed(
+    listed: Mapping[str, Pair], known: Mapping[str, Pair], held: Collection[str]
+) -> dict[str, Pair]:
+    """Find the pairs that the exchange lists under another altname than the archive does.
+
+    A pair whose trades were also downloaded under its new name is not among them: the two stay
+    apart.
+
+    Args:
+        listed: what the exchange lists now, by altname.
+        known: the archive's pairs, by altname.
+        held: altnames of pairs with stored trades.
+
+    Returns:
+        The pair as it is listed now, by the altname that the archive has.
+    """
+    by_key = {pair.key: pair for pair in listed.values() if pair.key}
+    found = {}
+    for name in held:
+        key = known[name].key if name in known else ""
+        now = by_key.get(key)
+        if now is None or now.altname == name:
+            continue
+        there = known.get(now.altname)
+        is_apart = now.altname in held and (there is None or there.key in ("", key))
+        if not is_apart:
+            found[name] = now
+    return found
+
+
+class PairName(str):
+    """A name or a pattern such as `*/EUR`; `source` is where it was read, for error messages."""
+
+    source: str
+
+    def __new__(cls, text: str, source: str = "") -> Self:
+        """`source` is the file and line, such as `pairs.txt, line 3`; empty for an argument."""
+        name = super().__new__(cls, text)
+        name.source = source
+        return name
+
+
+@dataclass(frozen=True, slots=True)
+class PairSelection:
+    """Which pairs a user selected.
+
+    Attributes:
+        names: names and patterns.
+        everything: all pairs that the exchange lists, instead of names.
+        quotes: restricts `everything` and patterns to pairs quoted in one of these currencies.
+    """
+
+    names: Sequence[PairName] = ()
+    everything: bool = False
+    quotes: Sequence[str] = ()
+
+
+async def choose(client: Client, archive: TradeStore, choice: PairSelection) -> list[Pair]:
+    """The selected pairs, each once, in the order of their names.
+
+    Patterns and `everything` select from what the exchange lists now. For names alone the exchange
+    is asked only if the archive does not know one of them.
+
+    Args:
+        client: of the exchange.
+        archive: whose pairs.json is read and updated.
+        choice: what the user selected.
+
+    Raises:
+        UnknownPair: no market has a name, matches a pattern, or is quoted in that currency.
+        UsageError: a pair named in full is not quoted in that currency.
+    """
+    if not (choice.everything or choice.quotes or any(map(is_pattern, choice.names))):
+        with suppress(UnknownPair):
+            pairs = _chosen(choice, {}, known_pairs(archive))
+            # Answers are compared with the pair's key, so a pair without a key needs the list.
+            if all(pair.key for pair in pairs):
+                return pairs
+    listed, known = await list_pairs(client, archive)
+    kept = renamed(listed, known, archive.held())
+    stored_names = {now.altname: name for name, now in kept.items()}
+    selectable = {}
+    for name, pair in listed.items():
+        if name in stored_names:
+            stored = stored_names[name]
+            selectable[stored] = msgspec.structs.replace(pair, altname=stored)
+        elif name not in kept:
+            selectable[name] = pair
+    return _chosen(choice, selectable, known)
+
+
+async def list_pairs(
+    client: Client, archive: TradeStore, *, may_be_empty: bool = False
+) -> tuple[dict[str, Pair], dict[str, Pair]]:
+    """Request the exchange's pairs and write pairs.json; pairs with stored trades are kept in it.
+
+    Args:
+        client: of the exchange.
+        archive: whose pairs.json is written.
+        may_be_empty: whether an empty list is a good answer.
+
+    Returns:
+        The pairs that the exchange lists now, and those of pairs.json, both by altname.
+
+    Raises:
+        ExchangeRefused: the exchange lists no pair.
+    """
+    listed = await client.pairs()
+    if not (listed or may_be_empty):
+        raise ExchangeRefused("the exchange lists no market at all: try again later")
+    before = known_pairs(archive)
+    held = {name: before[name] for name in archive.held()}
+    pairs = {**held, **listed}
+    for name, kept in held.items():
+        if kept.key and pairs[name].key != kept.key:
+            logger.warning("%s", market_changed_text(name, kept.key, pairs[name].key))
+            # The name keeps meaning the market whose trades are stored.
+            pairs[name] = kept
+    keep_pairs(archive, msgspec.json.encode(pairs))
+    return listed, pairs
+
+
+def _chosen(choice: PairSelection, listed: dict[str, Pair], known: dict[str, Pair]) -> list[Pair]:
+    """The selected pairs of those `listed` now; names in full select from all those `known`."""
+    quotes = {quote.strip().upper() for quote in choice.quotes}
+    for quote in choice.quotes:
+        _check_quote(quote, listed.values())
+
+    def quoted(pairs: Iterable[Pair]) -> list[Pair]:
+        return [pair for pair in pairs if not quotes or quotes & quote_names(pair)]
+
+    if choice.everything:
+        return quoted(listed.values())
+    names = PairIndex(known.values())
+    chosen: dict[str, Pair] = {}
+    for name in choice.names:
+        source = f"{name.source}: " if name.source else ""
+        try:
+            pairs = (
+                match_pattern(name, listed.values()) if is_pattern(name) else [names.resolve(name)]
+            )
+        except UnknownPair as error:
+            raise type(error)(f"{source}{error}") from error
+        found = quoted(pairs)
+        if not pairs:
+            raise UnknownPair(
+                f"{source}no pair matches {name!r}: `harvester pairs` lists the markets"
+            )
+        if not found and is_pattern(name):
+            raise UnknownPair(
+                f"{source}no pair that matches {name!r} is quoted in a currency of --quote"
+            )
+        if not found:
+            raise UsageError(
+                f"{source}{name!r} is not quoted in a currency of --quote: leave one of them out"
+            )
+        chosen |= {pair.altname: pair for pair in found}
+    return list(chosen.values())
+
+
+def _check_quote(quote: str, pairs: Collection[Pair]) -> None:
+    """Raise UnknownPair if no pair is quoted in a currency."""
+    known = Counter(pair.wsname.partition("/")[2] or pair.quote for pair in pairs)
+    if not any(quote.strip().upper() in quote_names(pair) for pair in pairs):
+        names = [name for name, _ in known.most_common()]
+        more = f" and {len(names) - 12} more" if len(names) > 12 else ""
+        raise UnknownPair(
+            f"no pair is quoted in {quote!r}: the exchange quotes in {', '.join(names[:12])}{more}"
+        )

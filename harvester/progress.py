@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -15,7 +17,7 @@ from rich.table import Column
 from rich.text import Text
 
 from harvester.download import events
-from harvester.escaping import printable, speaks_unicode, without_credentials, wrapped
+from harvester.errors import printable, without_credentials, wrapped
 from harvester.times import show
 
 Clock = Callable[[], float]
@@ -319,8 +321,20 @@ REDRAW_S = 0.25
 def messages(event: events.Event) -> list[str]:
     """The lines that say once what happened; most events have none."""
     if isinstance(event, events.Imported):
-        return event.lines
+        return list(event.lines)
     return [str(event)] if isinstance(event, events.Noted | events.BackfillResult) else []
+
+
+def speaks_unicode() -> bool:
+    """Whether the locale is UTF-8, so that more than ASCII can be printed.
+
+    Python replaces the C locale by C.UTF-8 when it starts, so LC_CTYPE alone proves nothing.
+    """
+    names = [os.environ.get(name, "") for name in ("LC_ALL", "LC_CTYPE", "LANG")]
+    if names[1] == "C.UTF-8" and names[2] in ("C", "POSIX"):
+        names[1] = ""
+    chosen = next((name for name in names if name), "UTF-8" if sys.flags.utf8_mode else "")
+    return "UTF8" in chosen.upper().replace("-", "")
 
 
 class AsciiConsole(Console):

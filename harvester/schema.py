@@ -215,7 +215,10 @@ def with_ties(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         if stamps[0] == last_ns:
             indexes[: stamps.searchsorted(stamps[0], side="right")] += last_tie + 1
         last_ns, last_tie = stamps[-1], int(indexes[-1])
-        yield _add_tie_column(rows, indexes)
+        tie = pa.array(indexes.astype(np.int32))
+        columns = [tie if name == "tie" else rows.column(name) for name in TRADES.names]
+        columns[-1] = columns[-1].dictionary_encode()
+        yield pa.RecordBatch.from_arrays(columns, schema=TRADES)
 
 
 def _in_steps(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
@@ -232,13 +235,6 @@ def _in_steps(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
             rows += part.num_rows
     if rows:
         yield joined(waiting)
-
-
-def _add_tie_column(rows: pa.RecordBatch, indexes: Int64s) -> pa.RecordBatch:
-    tie = pa.array(indexes.astype(np.int32))
-    columns = [tie if name == "tie" else rows.column(name) for name in TRADES.names]
-    columns[-1] = columns[-1].dictionary_encode()
-    return pa.RecordBatch.from_arrays(columns, schema=TRADES)
 
 
 class RowsChecksum:
@@ -258,23 +254,22 @@ class RowsChecksum:
     def update(self, trades: pa.RecordBatch) -> None:
         """Add the next rows, a batch of `TRADES`."""
         for start in range(0, trades.num_rows, STEP_ROWS):
-            self._update(trades.slice(start, STEP_ROWS))
-
-    def _update(self, trades: pa.RecordBatch) -> None:
-        records = _records(trades)
-        self.rows += len(records)
-        if _has_texts(trades.column("misc")):
-            for record, misc in zip(records, trades.column("misc").to_pylist(), strict=True):
-                self._hash.update(record.tobytes() + (misc or "").encode())
-            return
-        self._hash.update(records.data)
+            part = trades.slice(start, STEP_ROWS)
+            records, has_texts = _records(part)
+            self.rows += len(records)
+            if has_texts:
+                for record, misc in zip(records, part.column("misc").to_pylist(), strict=True):
+                    self._hash.update(record.tobytes() + (misc or "").encode())
+            else:
+                self._hash.update(records.data)
 
     def hexdigest(self) -> str:
         """The checksum of all rows that were added, in hexadecimal."""
         return self._hash.hexdigest()
 
 
-def _records(trades: pa.RecordBatch) -> np.ndarray[Any, np.dtype[np.void]]:
+def _records(trades: pa.RecordBatch) -> tuple[np.ndarray[Any, np.dtype[np.void]], bool]:
+    """The records of rows, and whether the text of any misc is to be hashed behind its record."""
     # Columns that are null in all rows stay zero: imported trades have no ids and no sides.
     records = np.zeros(trades.num_rows, dtype=_RECORD)
     ids = trades.column("trade_id")
@@ -292,8 +287,15 @@ def _records(trades: pa.RecordBatch) -> np.ndarray[Any, np.dtype[np.void]]:
         words = trades.column(name)
         if words.null_count < len(words):
             records[name] = _codes(words, known)
-    records["misc_bytes"] = _misc_bytes(trades.column("misc"))
-    return records
+    misc = trades.column("misc")
+    lengths = pc.binary_length(misc.dictionary).cast(pa.uint32())
+    has_texts = bool(pc.max(lengths).as_py())
+    if misc.null_count == len(misc):
+        records["misc_bytes"] = _NULL_MISC
+    elif misc.null_count or has_texts:
+        sizes = lengths.take(misc.indices).fill_null(_NULL_MISC)
+        records["misc_bytes"] = sizes.to_numpy(zero_copy_only=False)
+    return records, has_texts
 
 
 def _codes(words: pa.DictionaryArray, known: pa.Array) -> Int64s:
@@ -307,22 +309,6 @@ def _codes(words: pa.DictionaryArray, known: pa.Array) -> Int64s:
     else:
         codes = positions.to_numpy()[words.indices.to_numpy()]
     return codes
-
-
-def _has_texts(words: pa.DictionaryArray) -> bool:
-    """Whether any text of the dictionary is not empty."""
-    return bool(pc.max(pc.binary_length(words.dictionary)).as_py())
-
-
-def _misc_bytes(words: pa.DictionaryArray) -> Int64s | int:
-    """The length of each text, `_NULL_MISC` for null; one number if all are null or all empty."""
-    if words.null_count == len(words):
-        return _NULL_MISC
-    if words.null_count == 0 and not _has_texts(words):
-        return 0
-    lengths = pc.binary_length(words.dictionary).cast(pa.uint32())
-    sizes: Int64s = lengths.take(words.indices).fill_null(_NULL_MISC).to_numpy(zero_copy_only=False)
-    return sizes
 
 
 # --- Order and merging ----------------------------------------------------------------------------

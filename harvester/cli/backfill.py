@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import click
 
@@ -19,12 +18,11 @@ from harvester.cli.options import (
     warnings_shown,
 )
 from harvester.cli.progress import pace_fields
-from harvester.config import ExchangeSettings
-from harvester.download.estimate import BackfillEstimate, PairEstimate, TotalEstimate
+from harvester.config import LARGEST_SMALL_FILE, ExchangeSettings, read_small_file
+from harvester.download.backfill import BackfillEstimate, PairEstimate, TotalEstimate
 from harvester.download.events import BackfillResult, Begun, Event, Noted, Paced
-from harvester.download.pair_selection import PairName
 from harvester.errors import Interrupted, UsageError, gravest
-from harvester.escaping import LARGEST_SMALL_FILE, read_small_file
+from harvester.pair_names import PairName
 
 MAX_LISTED = 20
 """The summary names this many pairs of each kind."""
@@ -148,7 +146,7 @@ def backfill(  # noqa: PLR0913 - its options
             check=False,
         )
     _print_results(results, common, as_json=as_json)
-    return _exit_status(results)
+    return gravest([result.exit_status for result in results])
 
 
 # Names of pairs
@@ -219,9 +217,14 @@ def _print_estimate(estimate: BackfillEstimate, common: CommonOptions, *, as_jso
         output.as_json(estimate.to_dict())
     else:
         output.block(_estimate_table(estimate))
-    advice = _jobs_advice(estimate.total)
-    if advice is not None and not common.quiet:
-        output.hint(advice)
+    total = estimate.total
+    is_slow = total.jobs < min(total.useful_jobs, total.pairs)
+    if is_slow and total.hours > total.shortest_hours and not common.quiet:
+        output.hint(
+            f"{total.hours:.2f} hours with {total.jobs} pairs at a time; "
+            f"{total.shortest_hours:.2f} with --jobs {total.useful_jobs} or more, "
+            "if the exchange allows that many requests"
+        )
 
 
 def _estimate_table(estimate: BackfillEstimate) -> str:
@@ -247,21 +250,7 @@ def _numbers(estimate: PairEstimate | TotalEstimate) -> list[str]:
     return [f"{trades:,}", f"{calls:,}", f"{hours:.2f}", f"{size / 1e6:.1f}"]
 
 
-def _jobs_advice(total: TotalEstimate) -> str | None:
-    """Which --jobs would be faster, if any."""
-    if total.jobs >= min(total.useful_jobs, total.pairs) or total.hours <= total.shortest_hours:
-        return None
-    return (
-        f"{total.hours:.2f} hours with {total.jobs} pairs at a time; {total.shortest_hours:.2f} "
-        f"with --jobs {total.useful_jobs} or more, if the exchange allows that many requests"
-    )
-
-
 # Results
-
-
-def _exit_status(results: Sequence[BackfillResult]) -> int:
-    return gravest([result.exit_status for result in results])
 
 
 def _print_results(
@@ -273,25 +262,24 @@ def _print_results(
     if as_json:
         output.as_json(
             {
-                "exit_status": _exit_status(results),
+                "exit_status": gravest([result.exit_status for result in results]),
                 "notes": warnings_shown(),
-                "pairs": [_result_fields(result) for result in results],
+                "pairs": [
+                    {
+                        "pair": result.pair,
+                        "exit_status": result.exit_status,
+                        "trades": result.trades,
+                        "pages": result.pages,
+                        "covered_through_ns": result.reached.through if result.reached else None,
+                        "gaps": result.gaps,
+                        "error": str(result.error) if result.error else None,
+                        "pace": pace_fields(result.pace),
+                        "replacement": result.replacement and result.replacement.plain(),
+                    }
+                    for result in results
+                ],
             }
         )
-
-
-def _result_fields(result: BackfillResult) -> dict[str, Any]:
-    return {
-        "pair": result.pair,
-        "exit_status": result.exit_status,
-        "trades": result.trades,
-        "pages": result.pages,
-        "covered_through_ns": result.reached.through if result.reached else None,
-        "gaps": result.gaps,
-        "error": str(result.error) if result.error else None,
-        "pace": pace_fields(result.pace),
-        "replacement": None if result.replacement is None else result.replacement.plain(),
-    }
 
 
 def _summary(results: Sequence[BackfillResult]) -> str:
@@ -299,41 +287,36 @@ def _summary(results: Sequence[BackfillResult]) -> str:
 
     It stays short for hundreds of pairs.
     """
-    by_outcome: dict[str, list[BackfillResult]] = {}
+    outcomes = [_outcome(result) for result in results]
+    rows, lines = [], []
     for outcome in ("done", "not agreeing", "with gaps", "failed", "stopped"):
-        if found := [result for result in results if _outcome(result) == outcome]:
-            by_outcome[outcome] = found
-    rows = [
-        [
-            outcome,
-            f"{len(found):,}",
-            f"{sum(result.trades for result in found):,}",
-            f"{sum(result.pages for result in found):,}",
+        found = [
+            result for result, (name, _) in zip(results, outcomes, strict=True) if name == outcome
         ]
-        for outcome, found in by_outcome.items()
-    ]
-    lines = [output.columns(["", "pairs", "trades", "pages"], rows)]
-    for outcome in ("not agreeing", "with gaps", "failed"):
-        found = by_outcome.get(outcome, [])
-        lines += [f"{outcome}: {_reason(result)}" for result in found[:MAX_LISTED]]
-        if len(found) > MAX_LISTED:
-            lines.append(f"{outcome}: and {len(found) - MAX_LISTED} more; --json lists all")
-    return "\n".join(lines)
+        if not found:
+            continue
+        trades, pages = (
+            sum(result.trades for result in found),
+            sum(result.pages for result in found),
+        )
+        rows.append([outcome, f"{len(found):,}", f"{trades:,}", f"{pages:,}"])
+        reasons = [f"{outcome}: {why}" for name, why in outcomes if why and name == outcome]
+        lines += reasons[:MAX_LISTED]
+        if len(reasons) > MAX_LISTED:
+            lines.append(f"{outcome}: and {len(reasons) - MAX_LISTED} more; --json lists all")
+    return "\n".join([output.columns(["", "pairs", "trades", "pages"], rows), *lines])
 
 
-def _outcome(result: BackfillResult) -> str:
+def _outcome(result: BackfillResult) -> tuple[str, str]:
+    """The kind of a result, and the reason where there is one to be listed."""
     if isinstance(result.error, Interrupted):
-        return "stopped"
+        return "stopped", ""
     if result.error is not None:
-        return "failed"
+        why = str(result.error).removeprefix(f"{result.pair}: ")
+        return "failed", output.line(f"{result.pair}: {why}")
     if result.gaps:
-        return "with gaps"
-    return "done" if result.exit_status == 0 else "not agreeing"
-
-
-def _reason(result: BackfillResult) -> str:
-    if result.error is None and not result.gaps:
-        return f"{result.pair}: {result.replacement}"
-    if result.error is None:
-        return f"{result.pair}: {len(result.gaps)} gaps, the first {result.gaps[0]}"
-    return output.line(f"{result.pair}: {str(result.error).removeprefix(f'{result.pair}: ')}")
+        gaps = f"{len(result.gaps)} gaps, the first {result.gaps[0]}"
+        return "with gaps", f"{result.pair}: {gaps}"
+    if result.exit_status:
+        return "not agreeing", f"{result.pair}: {result.replacement}"
+    return "done", ""

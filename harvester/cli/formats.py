@@ -12,8 +12,7 @@ from typing import BinaryIO
 import pyarrow as pa
 
 from harvester.cli import output
-from harvester.errors import UsageError
-from harvester.escaping import printable
+from harvester.errors import UsageError, printable
 from harvester.exporters.export import LAYOUTS, OTHER_PROGRAMS, ExportedFile
 from harvester.exporters.formats import (
     COMPRESSED,

@@ -16,8 +16,14 @@ from typing import Any, BinaryIO, Protocol
 
 import click
 
-from harvester.errors import HarvesterError, UsageError
-from harvester.escaping import printable, shortened, without_credentials, wrapped
+from harvester.errors import (
+    HarvesterError,
+    UsageError,
+    printable,
+    shortened,
+    without_credentials,
+    wrapped,
+)
 
 # Many messages and tables contain text from outside (exchange answers, files, names). Here every
 # line is made printable: control characters, line ends within a line and marks that change the

@@ -74,30 +74,28 @@ class LogLines:
     def show(self, event: events.Event) -> None:
         """Print one event, from any thread."""
         with self._lock:
-            for line in self._lines(event):
+            run = self._run
+            run.add(event)
+            has_many = max(run.pairs or 0, len(run.running)) > MAX_PAIRS_WITH_LINES
+            lines = messages(event)
+            match event:
+                case events.Replaced():
+                    lines.append(str(event))
+                case events.Started(_, missing) if missing and not has_many:
+                    lines.append(str(event))
+                case events.PageRead(pair):
+                    self._announced_waits.discard(pair)
+                case events.Waiting(pair) if pair not in self._announced_waits and not has_many:
+                    self._announced_waits.add(pair)
+                    lines.append(str(event))
+                case _:
+                    pass
+            if self._clock() - self._printed_s >= LINE_INTERVAL_S:
+                self._printed_s = self._clock()
+                pairs = [f"{pair.pair}: {', '.join(pair.parts)}" for pair in run.running.values()]
+                lines += [str(run)] if has_many else pairs
+            for line in lines:
                 self._say(line)
-
-    def _lines(self, event: events.Event) -> Iterator[str]:
-        run = self._run
-        run.add(event)
-        has_many = max(run.pairs or 0, len(run.running)) > MAX_PAIRS_WITH_LINES
-        yield from messages(event)
-        match event:
-            case events.Replaced():
-                yield str(event)
-            case events.Started(_, missing) if missing and not has_many:
-                yield str(event)
-            case events.PageRead(pair):
-                self._announced_waits.discard(pair)
-            case events.Waiting(pair) if pair not in self._announced_waits and not has_many:
-                self._announced_waits.add(pair)
-                yield str(event)
-            case _:
-                pass
-        if self._clock() - self._printed_s >= LINE_INTERVAL_S:
-            self._printed_s = self._clock()
-            pairs = [f"{pair.pair}: {', '.join(pair.parts)}" for pair in run.running.values()]
-            yield from [str(run)] if has_many else pairs
 
 
 class JsonLines:

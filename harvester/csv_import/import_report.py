@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 
 from harvester.csv_import.pair_matching import unknown_files_message
 from harvester.csv_import.parse import BadRow
+from harvester.csv_import.rounding import Rounding
 from harvester.csv_import.sorting import RowCount
-from harvester.download.events import Rounding
 from harvester.errors import GRAVEST_FIRST, ArchiveHasGaps, HarvesterError, UnknownPair, gravest
 from harvester.times import Range
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import queue
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import suppress
 from decimal import Decimal
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import msgspec
 import pyarrow as pa
@@ -33,7 +35,6 @@ from harvester.storage.footer import ConfirmedIdGap, Footer, ImportedRange
 from harvester.storage.segment import Segment
 from harvester.storage.trade_store import TradeStore
 from harvester.storage.writer import Writer
-from harvester.threads import iterate_ahead
 from harvester.times import END_OF_TIME, SECOND, Range, missing, overlap, union
 from harvester.trade_ids import IdGap, LastId, find_gaps
 
@@ -355,3 +356,54 @@ class FileChain:
                 f"volume {volume} are accounted for, {counts.imported.rows} were to be written, "
                 f"{written} are in the archive"
             )
+
+
+# --- blocks read ahead ----------------------------------------------------------------------------
+
+T = TypeVar("T")
+
+DEPTH = 4
+"""Number of blocks that are read while earlier ones are written."""
+
+
+class _End(NamedTuple):
+    error: BaseException | None = None
+
+
+def iterate_ahead(items: Iterator[T], depth: int = DEPTH) -> Generator[T, None, None]:
+    """Produce items in a thread of their own, while earlier items are used.
+
+    Args:
+        items: runs in the thread.
+        depth: how many items are produced in advance.
+    """
+    produced: queue.Queue[T | _End] = queue.Queue(depth)
+    closed = threading.Event()
+
+    def put(item: T | _End) -> None:
+        while not closed.is_set():
+            with suppress(queue.Full):
+                produced.put(item, timeout=0.1)
+                return
+
+    def work() -> None:
+        try:
+            for item in items:
+                put(item)
+                if closed.is_set():
+                    return
+        except BaseException as error:  # noqa: BLE001 - it is raised again in the thread that uses items
+            put(_End(error))
+        else:
+            put(_End())
+
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+    try:
+        while not isinstance(item := produced.get(), _End):
+            yield item
+        if item.error is not None:
+            raise item.error
+    finally:
+        closed.set()
+        thread.join()

@@ -23,6 +23,7 @@ from harvester.download.events import (
     Started,
 )
 from harvester.download.pair import PairDownload
+from harvester.download.range import RangeDownload
 from harvester.errors import ArchiveDamaged, ImportIncomplete
 from harvester.schema import Int64s, no_rows, times, trade_ids
 from harvester.storage.compaction import is_within
@@ -182,7 +183,7 @@ class _Redownload:
             before = parts
             try:
                 for part in parts:
-                    await self._download.download_range(staging, view, part, uncover)
+                    await RangeDownload(self._download, staging, view, part, uncover).run()
             except ImportIncomplete as lack:
                 # Another imported segment lacks trades: it may be replaced in this run, too.
                 self._download.incomplete.append(lack)

@@ -8,7 +8,6 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from harvester.download.events import Rounding
 from harvester.errors import HarvesterError
 from harvester.schema import Int64s, clip, decimal_words, times
 from harvester.storage.trade_store import TradeStore
@@ -31,6 +30,30 @@ MAX_SAMPLED_ROWS = 100_000
 
 MIN_AGREEMENT = 0.9
 """The fraction of rows that a way of rounding must explain: files have few errors."""
+
+
+class Rounding(NamedTuple):
+    """How imported files round their times to whole seconds.
+
+    Attributes:
+        way: `down`, `nearest` or `up`; `none` of these; `not told` if several explain as much.
+        agree: rows of the file that the best way explains.
+        of: rows that were compared.
+    """
+
+    way: str
+    agree: int
+    of: int
+
+    def words(self, trades: str) -> str:
+        """The result as text behind "whole seconds, "; `trades` names what was compared."""
+        counts = f"{self.agree:,} of {self.of:,} {trades}"
+        return {
+            "down": f"rounded down: {counts} agree",
+            "nearest": f"rounded to the nearest: {counts} agree",
+            "up": f"rounded up: {counts} agree",
+            "none": f"rounded neither down, nor to the nearest, nor up: at best {counts} agree",
+        }.get(self.way, f"and {self.of:,} {trades} do not tell how they were rounded")
 
 
 class KeyedRows(NamedTuple):

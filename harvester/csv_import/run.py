@@ -15,11 +15,10 @@ from harvester.csv_import.files import Member
 from harvester.csv_import.import_report import ImportReport, ImportResult
 from harvester.csv_import.importer import FileChain, ImportOptions
 from harvester.csv_import.pair_matching import AskExchange, ImportRequest, PairFiles, match_files
-from harvester.download.events import Begun, Imported, Listener, Step
+from harvester.download.events import Begun, Imported, Listener, Step, result_of
 from harvester.errors import BadFile, HarvesterError, Interrupted
 from harvester.storage.trade_store import TradeStore
 from harvester.storage.writer import Writer, writer
-from harvester.threads import result_of
 from harvester.times import END_OF_TIME, SECOND, Range, missing, union
 
 MAX_JOBS = 4

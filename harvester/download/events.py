@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sized
+from concurrent.futures import Future, wait
 from contextlib import suppress
-from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any, NamedTuple, TypeVar
 
@@ -26,14 +26,10 @@ class CancelToken:
 
     def __init__(self) -> None:
         """Not cancelled."""
-        self._is_cancelled = False
+        self.is_cancelled = False
+        """Whether `cancel` was called."""
         self._loop: asyncio.AbstractEventLoop | None = None
         self._waiting: set[asyncio.Task[Any]] = set()
-
-    @property
-    def is_cancelled(self) -> bool:
-        """Whether `cancel` was called."""
-        return self._is_cancelled
 
     @property
     def is_running(self) -> bool:
@@ -42,7 +38,7 @@ class CancelToken:
 
     def cancel(self) -> None:
         """Cancel the download, from any thread or a signal handler."""
-        self._is_cancelled = True
+        self.is_cancelled = True
         if self._loop is not None:
             # A closed loop has nothing left to cancel.
             with suppress(RuntimeError):
@@ -64,20 +60,34 @@ class CancelToken:
         self._loop = asyncio.get_running_loop()
         self._waiting.add(task)
         try:
-            if self._is_cancelled:
+            if self.is_cancelled:
                 self._waiting.discard(task)
                 task.cancel()
             answer = await work
             # A cancellation that came with the answer arrives here, and nowhere later.
-            await asyncio.sleep(0) if self._is_cancelled else None
+            await asyncio.sleep(0) if self.is_cancelled else None
         except asyncio.CancelledError:
-            if not self._is_cancelled:
+            if not self.is_cancelled:
                 raise
             task.uncancel()
             raise Interrupted("interrupted; the same command goes on where it stopped") from None
         finally:
             self._waiting.discard(task)
         return answer
+
+
+SIGNAL_POLL_S = 0.2
+
+
+def result_of(future: Future[T]) -> T:
+    """Wait for a future in such a way that no signal is missed; return its result, or raise.
+
+    A signal that arrives just before the main thread begins to wait for a lock, or in another
+    thread, does not wake it. Its handler would run only when the work ends.
+    """
+    while not wait([future], timeout=SIGNAL_POLL_S).done:
+        pass
+    return future.result()
 
 
 # --- re-download ----------------------------------------------------------------------------------
@@ -106,30 +116,6 @@ class Day(NamedTuple):
             "file": {"rows": self.file_rows, "volume": f"{self.file_volume:f}"},
             "exchange": {"rows": self.exchange_rows, "volume": f"{self.exchange_volume:f}"},
         }
-
-
-class Rounding(NamedTuple):
-    """How imported files round their times to whole seconds.
-
-    Attributes:
-        way: `down`, `nearest` or `up`; `none` of these; `not told` if several explain as much.
-        agree: rows of the file that the best way explains.
-        of: rows that were compared.
-    """
-
-    way: str
-    agree: int
-    of: int
-
-    def words(self, trades: str) -> str:
-        """The result as text behind "whole seconds, "; `trades` names what was compared."""
-        counts = f"{self.agree:,} of {self.of:,} {trades}"
-        return {
-            "down": f"rounded down: {counts} agree",
-            "nearest": f"rounded to the nearest: {counts} agree",
-            "up": f"rounded up: {counts} agree",
-            "none": f"rounded neither down, nor to the nearest, nor up: at best {counts} agree",
-        }.get(self.way, f"and {self.of:,} {trades} do not tell how they were rounded")
 
 
 class NotReplaced(NamedTuple):
@@ -414,19 +400,3 @@ def steps(listener: Listener) -> Callable[[str, int, int], None]:
 
 ProgressOption = Callable[[Event], object] | bool
 """What callers of the public API give: a function for each event, or True for a progress bar."""
-
-
-# --- counts ---------------------------------------------------------------------------------------
-
-
-@dataclass(slots=True)
-class DownloadCounts:
-    """What the ranges of one pair's download add up to.
-
-    Attributes:
-        trades: downloaded in this run.
-        lost: ranges that turned out to lack trades and are not covered any more.
-    """
-
-    trades: int = 0
-    lost: list[Range] = field(default_factory=list)

@@ -1,25 +1,100 @@
-"""What a download asks the exchange: its clock, and the pages and weekly trade counts of a pair."""
+"""What pairs of a run share, and what is asked of the exchange: clock, pages, weekly counts."""
 
 from __future__ import annotations
 
+import asyncio
 import math
 import time
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Protocol
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, NamedTuple
 
 import pyarrow as pa
 
-from harvester.download.events import CancelToken
+from harvester.config import Settings
+from harvester.download.buffer import MemoryBudget
+from harvester.download.events import CancelToken, Listener
 from harvester.download.page_merge import JoinResult, PageMerger
 from harvester.errors import ExchangeError, ExchangeUnreachable, UnreadableAnswer
 from harvester.kraken.pairs import Pair
+from harvester.kraken.trades import TradesPage
 from harvester.schema import joined, times, trade_ids
-from harvester.storage.trade_store import TOLERANCE_NS
-from harvester.times import BEGINNING_NS, DAY, END_OF_TIME, SECOND, show
+from harvester.storage.trade_store import TOLERANCE_NS, TradeStore
+from harvester.times import BEGINNING_NS, DAY, END_OF_TIME, SECOND, UNITS_NS, Range, show
 from harvester.trade_ids import IdGap
 
 if TYPE_CHECKING:
+    from harvester.download.pair import PairDownload
     from harvester.kraken.client import Client
+
+# --- request --------------------------------------------------------------------------------------
+
+
+class BackfillRequest(NamedTuple):
+    """A pair, and the range of its trade history that is to be stored."""
+
+    pair: Pair
+    range: Range
+
+
+@dataclass(frozen=True, slots=True)
+class RunOptions:
+    """How a backfill is done.
+
+    Attributes:
+        listener: receives events.
+        stop: cancels the run.
+        newest_first: download the newest missing month first.
+        estimates: estimate the number of trades of each pair, with one more call a pair.
+        after_pair: called once nothing is missing of a pair, its lock still held.
+        now_ns: this machine's clock, in nanoseconds.
+    """
+
+    listener: Listener
+    stop: CancelToken
+    newest_first: bool = False
+    estimates: bool = False
+    after_pair: Callable[[PairDownload], Awaitable[None]] | None = None
+    now_ns: Callable[[], int] = time.time_ns
+
+
+MAX_MAINTAINED_AT_ONCE = 2
+"""Merging and roll-ups take memory for each pair, and at the end of a run many pairs are due."""
+
+
+@dataclass(slots=True)
+class DownloadContext:
+    """What the pairs of one run share.
+
+    Attributes:
+        client: of the exchange.
+        archive: where trades are stored.
+        settings: of harvester.
+        options: of the run.
+        clock: of the exchange; nothing is requested before it is used.
+        maintenance: limits how many pairs are compacted at once.
+        merging: lets one write buffer merge segments at a time.
+        memory: bounds the trades that wait in memory.
+        last_page_s: when the last good page of any pair came, by the monotonic clock.
+    """
+
+    client: Client
+    archive: TradeStore
+    settings: Settings
+    options: RunOptions
+    clock: ExchangeClock = field(init=False)
+    maintenance: asyncio.Semaphore = field(
+        default_factory=lambda: asyncio.Semaphore(MAX_MAINTAINED_AT_ONCE)
+    )
+    merging: asyncio.Lock = field(default_factory=asyncio.Lock)
+    memory: MemoryBudget = field(default_factory=MemoryBudget)
+    last_page_s: float = field(default_factory=time.monotonic)
+
+    def __post_init__(self) -> None:
+        """Create the clock, which is not asked yet."""
+        settle_s = self.settings.refresh.settle_s
+        self.clock = ExchangeClock(self.client, settle_s, self.options.now_ns)
+
 
 # --- the exchange's clock -------------------------------------------------------------------------
 
@@ -58,6 +133,10 @@ class ExchangeClock:
         """The exchange's clock when it was last asked."""
         self.last_settled_ns = 0
         """By that clock, no more trades are published at or before this time."""
+        self.ahead_ns = 0
+        """How far it was ahead of this machine's clock; negative if it was behind."""
+        self.is_behind = False
+        """Whether it was behind this machine's clock by more than the tolerance."""
 
     async def settled_ns(self) -> int:
         """The time up to which no more trades are published, from an answer of ten minutes at most.
@@ -86,6 +165,8 @@ class ExchangeClock:
             machine_ns = self._machine_ns()
             if BEGINNING_NS <= exchange_ns <= machine_ns + TOLERANCE_NS:
                 self.time_ns, self._asked_s = exchange_ns, time.monotonic()
+                self.ahead_ns = exchange_ns - machine_ns
+                self.is_behind = self.ahead_ns < -TOLERANCE_NS
                 self.last_settled_ns = min(exchange_ns, machine_ns) - self._settle_ns
                 return
         raise UnreadableAnswer(
@@ -94,28 +175,18 @@ class ExchangeClock:
             "machine's clock, or try later"
         )
 
-    @property
-    def ahead_ns(self) -> int:
-        """How far the exchange's clock is ahead of this machine's; negative if it is behind."""
-        return self.time_ns - self._machine_ns()
-
-    @property
-    def is_behind(self) -> bool:
-        """Whether it is behind this machine's clock by more than the tolerance."""
-        return self.ahead_ns < -TOLERANCE_NS
-
     def describe(self) -> str:
         """Both clocks, as the beginning of a message."""
         return (
             f"the exchange's clock says {_time_text(self.time_ns)}, this machine's "
-            f"{_time_text(self._machine_ns())}"
+            f"{_time_text(self.time_ns - self.ahead_ns)}"
         )
 
     async def reject_future_trades(self, rows: pa.RecordBatch, pair: str) -> None:
         """Refuse a page with a trade of the future, which would end a download too early.
 
-        The exchange's clock counts. It is requested again before a page is refused, as this
-        machine may have slept since the last time.
+        The exchange's clock counts. It is requested again first, as this machine may have slept
+        since the last time.
 
         Args:
             rows: of the page.
@@ -124,9 +195,8 @@ class ExchangeClock:
         Raises:
             UnreadableAnswer: a trade is more than a day ahead of the exchange's clock.
         """
+        await self.update()
         latest_ns = int(times(rows).max())
-        if latest_ns > self.time_ns + DAY:
-            await self.update()
         if latest_ns > self.time_ns + DAY:
             # Without the column `time`, which pyarrow converts to an object through pandas only.
             latest = rows.slice(int(times(rows).argmax()), 1)
@@ -146,61 +216,46 @@ def _time_text(time_ns: int) -> str:
 # --- pages of a pair ------------------------------------------------------------------------------
 
 
-class Page(Protocol):
-    """One answer of the Trades endpoint."""
+MAX_PAGES_OF_A_GAP = 8
+"""Pages that are requested at most to show an id gap again."""
 
-    @property
-    def rows(self) -> pa.RecordBatch:
-        """A batch of `schema.ROWS`, as the exchange ordered them."""
-
-    @property
-    def last(self) -> str | None:
-        """The cursor verbatim."""
-
-    @property
-    def cursor_ns(self) -> int | None:
-        """The cursor as nanoseconds, where it has its nineteen digits."""
-
-    @property
-    def unit_ns(self) -> int:
-        """One unit of the last decimal that the page's times print."""
+MAX_CONFLICTS = 5
+"""After more answers in a row that contradict one another, the download of the pair ends."""
 
 
 class PairPages:
     """Requests pages of one pair, counts them, and refuses trades of the future.
 
     Each request ends early when the run is cancelled.
+
+    Attributes:
+        pair: whose pages.
+        requested: pages requested so far.
+        conflicts: answers in a row that contradicted another. Whoever sees answers agree sets it
+            to 0.
+        newest_ns: the last trade's time on the newest page; 0 if it is empty, None if not requested
+            yet.
+        newest_rows: the rows of the newest page, once the end of history was checked.
     """
 
-    def __init__(
-        self,
-        client: Client,
-        clock: ExchangeClock,
-        stop: CancelToken,
-        pair: Pair,
-        on_page: Callable[[], None],
-    ) -> None:
+    def __init__(self, context: DownloadContext, pair: Pair) -> None:
         """Create it; nothing is requested yet.
 
         Args:
-            client: of the exchange.
-            clock: of the exchange; it was asked before.
-            stop: cancels a request.
+            context: of the run; the exchange's clock was asked before.
             pair: whose pages.
-            on_page: called after each good page.
         """
-        self._client = client
-        self._clock = clock
-        self._stop = stop
-        self._on_page = on_page
+        self._context = context
+        self._client = context.client
+        self._stop = context.options.stop
         self._weekly_counts: list[tuple[int, int]] | None = None
         self.pair = pair
         self.requested = 0
-        """Pages requested so far."""
+        self.conflicts = 0
         self.newest_ns: int | None = None
-        """The last trade's time on the newest page; 0 if it is empty, None if not requested yet."""
+        self.newest_rows: pa.RecordBatch | None = None
 
-    async def page(self, since_ns: int | None) -> Page:
+    async def page(self, since_ns: int | None) -> TradesPage:
         """One page of trades: from the time `since_ns` on, or the newest page for None.
 
         Raises:
@@ -210,10 +265,10 @@ class PairPages:
         self.requested += 1
         page = await self._stop.guard(self._client.page(self.pair, since_ns))
         latest_ns = int(times(page.rows).max()) if page.rows.num_rows else 0
-        if latest_ns > self._clock.time_ns + DAY:
-            checked = self._clock.reject_future_trades(page.rows, self.pair.altname)
+        if latest_ns > self._context.clock.time_ns + DAY:
+            checked = self._context.clock.reject_future_trades(page.rows, self.pair.altname)
             await self._stop.guard(checked)
-        self._on_page()
+        self._context.last_page_s = time.monotonic()
         if since_ns is None:
             self.newest_ns = latest_ns
         return page
@@ -240,45 +295,19 @@ class PairPages:
         Raises:
             ExchangeUnreachable: there are no candles to prove it.
         """
+        weeks, why = [], "shows no candles of it either"
         try:
             weeks = await self._stop.guard(self._client.weekly_candles(self.pair))
         except ExchangeError as error:
-            raise self._unproven(f"can't show its candles ({error})") from error
+            why = f"can't show its candles ({error})"
         if not weeks:
-            raise self._unproven("shows no candles of it either")
+            raise ExchangeUnreachable(
+                f"{self.pair.altname}: the exchange shows no trade of it, and {why}: that does not "
+                "prove that it never traded, so nothing was marked as covered; the same command "
+                "asks again"
+            )
         # An empty candle repeats the last price: one that is not 0 comes from an earlier trade.
         return any(week.count or week.volume or week.close for week in weeks)
-
-    def _unproven(self, why: str) -> ExchangeUnreachable:
-        return ExchangeUnreachable(
-            f"{self.pair.altname}: the exchange shows no trade of it, and {why}: that does not "
-            "prove that it never traded, so nothing was marked as covered; the same command asks "
-            "again"
-        )
-
-
-# --- pages of a range -----------------------------------------------------------------------------
-
-MAX_PAGES_OF_A_GAP = 8
-"""Pages that are requested at most to show an id gap again."""
-
-MAX_CONFLICTS = 5
-"""After more answers in a row that contradict one another, the download of the pair ends."""
-
-
-class PageSource:
-    """The pages of one range; counts answers in a row that contradict one another."""
-
-    def __init__(self, pages: PairPages) -> None:
-        """`pages` requests the pages of the pair."""
-        self._pages = pages
-        self.page = pages.page
-        self.conflicts = 0
-        """Answers in a row that contradicted another. Whoever sees answers agree sets it to 0."""
-        self.newest_rows: pa.RecordBatch | None = None
-        """The rows of the newest page, once the end of history was checked."""
-        self.newest_ns: int | None = None
-        """The last published time on the newest page, once it was requested."""
 
     def record_conflict(self, what: str) -> None:
         """Count an answer that contradicts another; `what` describes it.
@@ -289,7 +318,7 @@ class PageSource:
         self.conflicts += 1
         if self.conflicts > MAX_CONFLICTS:
             raise ExchangeUnreachable(
-                f"{self._pages.pair.altname}: the exchange's answers contradict one another "
+                f"{self.pair.altname}: the exchange's answers contradict one another "
                 f"({what}); nothing in doubt was kept, the same command goes on where it stopped"
             )
 
@@ -309,12 +338,12 @@ class PageSource:
         newest = (await self.page(None)).rows
         if newest.num_rows == 0:
             is_nothing_known = last_ns is None and stored_ns is None
-            if is_nothing_known and self.conflicts and not await self._pages.has_traded():
+            if is_nothing_known and self.conflicts and not await self.has_traded():
                 return True
             self.record_conflict("the newest page is empty")
             return False
         self.newest_rows = newest
-        latest_ns = self.newest_ns = int(times(newest).max())
+        latest_ns = int(times(newest).max())
         if latest_ns == last_ns or (last_ns is None and (stored_ns or 0) <= latest_ns <= after):
             return True
         expected_ns = last_ns if last_ns is not None else after
@@ -344,3 +373,23 @@ class PageSource:
             if is_shown or is_past or step.result in ends:
                 break
         return joined([batch for batch in [*found, merger.finish()] if batch.num_rows])
+
+
+# --- weekly trade counts --------------------------------------------------------------------------
+
+WEEK = UNITS_NS["w"]
+
+
+def expected_trades(weeks: list[tuple[int, int]], ranges: list[Range]) -> int:
+    """About how many trades are in some ranges; within a week they count as evenly spread.
+
+    Args:
+        weeks: the trades of each week of a pair, as (open time in ns, count).
+        ranges: the ranges.
+    """
+    total = 0.0
+    for open_ns, count in weeks:
+        for part in ranges:
+            overlap = min(part.through, open_ns + WEEK) - max(part.after, open_ns)
+            total += count * max(0, overlap) / WEEK
+    return round(total)

@@ -8,8 +8,9 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 
 from harvester.download.events import Listener, Noted
-from harvester.download.exchange import Page, PageSource
+from harvester.download.exchange import PairPages
 from harvester.download.page_merge import FULL_PAGE, LEAST_MARGIN_NS
+from harvester.kraken.trades import TradesPage
 from harvester.schema import joined_rows, no_rows, sort_rows, times
 from harvester.times import DAY, END_OF_TIME, SECOND, Range, show
 from harvester.trade_ids import (
@@ -60,7 +61,7 @@ class IdContinuityChecker:
     Whoever handles the entries of these lists empties them.
     """
 
-    def __init__(self, source: PageSource, pair: str, within: Range, listener: Listener) -> None:
+    def __init__(self, source: PairPages, pair: str, within: Range, listener: Listener) -> None:
         """Create a checker.
 
         Args:
@@ -164,12 +165,8 @@ class IdContinuityChecker:
         Returns the rows with what was found, and the last id that the next rows must continue.
         """
         gaps, last_id = self._find(rows, first_id)
-        if not gaps:
-            self._unfruitful = 0 if rows.num_rows else self._unfruitful
-            return rows, last_id
         known = self._known_gap and self._known_gap.sides
-        if gaps[0].sides == known:
-            self.confirmed.append(gaps[0])
+        self.confirmed += [gap for gap in gaps if gap.sides == known]
         gaps = [gap for gap in gaps if gap.sides != known]
         if not gaps:
             self._unfruitful = 0 if rows.num_rows else self._unfruitful
@@ -279,22 +276,9 @@ AGREEING_ANSWERS_OF_ID_GAP = 3
 FirstRow = tuple[Any, ...]
 
 
-class ProvedPage(NamedTuple):
-    """A page that a range can begin with.
-
-    Attributes:
-        page: the answer.
-        known_gap: the id gap before the pair's first trade, if all answers began with an id above
-            1.
-    """
-
-    page: Page
-    known_gap: IdGap | None = None
-
-
 async def prove_first_page(
-    source: PageSource, page: Page, since_ns: int, after: int, last_id: LastId | None
-) -> ProvedPage:
+    source: PairPages, page: TradesPage, since_ns: int, after: int, last_id: LastId | None
+) -> tuple[TradesPage, IdGap | None]:
     """Prove where a range begins, by more answers where a single one does not show it.
 
     Args:
@@ -305,43 +289,44 @@ async def prove_first_page(
         last_id: the last trade with an id before that; BEFORE_FIRST_ID before the first trade.
 
     Returns:
-        `page`, or another answer that shows more.
+        `page`, or another answer that shows more; and the id gap before the pair's first trade, if
+        all answers began with an id above 1.
 
     Raises:
         ExchangeUnreachable: the answers contradict one another.
     """
-    rows = sort_rows(page.rows) if page.rows.num_rows else page.rows
+    rows = sort_rows(page.rows)
     if _shows_start(rows, after, last_id):
-        return ProvedPage(page)
+        return page, None
     first = _first_row(rows, after)
     if after > 0 and since_ns < after and last_id is None:
         earlier = await _page_from_before(source, rows, after)
         if earlier is not None:
             found = sort_rows(earlier.rows)
             if int(times(found)[0]) <= after:
-                return ProvedPage(earlier)
+                return earlier, None
             if _first_row(found, after) == first:
-                return ProvedPage(page)
+                return page, None
     return await _agreed_page(source, page, since_ns, after, last_id)
 
 
 async def _agreed_page(
-    source: PageSource, page: Page, since_ns: int, after: int, last_id: LastId | None
-) -> ProvedPage:
+    source: PairPages, page: TradesPage, since_ns: int, after: int, last_id: LastId | None
+) -> tuple[TradesPage, IdGap | None]:
     """Request the start of a range again until enough answers begin with the same trade.
 
     Returns an answer that begins with the earliest trade seen. For the arguments see
     `prove_first_page`.
     """
-    rows = sort_rows(page.rows) if page.rows.num_rows else page.rows
+    rows = sort_rows(page.rows)
     first, agreeing, is_numbered = _first_row(rows, after), 1, has_id(rows)
     while agreeing < (
         AGREEING_ANSWERS_OF_ID_GAP if after == 0 and is_numbered else AGREEING_ANSWERS
     ):
         answer = await source.page(since_ns)
-        rows = sort_rows(answer.rows) if answer.rows.num_rows else answer.rows
+        rows = sort_rows(answer.rows)
         if rows.num_rows and _shows_start(rows, after, last_id):
-            return ProvedPage(answer)
+            return answer, None
         row = _first_row(rows, after)
         if row is not None and row == first:
             agreeing += 1
@@ -352,8 +337,8 @@ async def _agreed_page(
     source.conflicts = 0
     if after == 0 and is_numbered:
         gaps, _ = find_gaps(BEFORE_FIRST_ID, sort_rows(page.rows))
-        return ProvedPage(page, gaps[0] if gaps else None)
-    return ProvedPage(page)
+        return page, gaps[0] if gaps else None
+    return page, None
 
 
 def _shows_start(rows: pa.RecordBatch, after: int, last_id: LastId | None) -> bool:
@@ -364,7 +349,9 @@ def _shows_start(rows: pa.RecordBatch, after: int, last_id: LastId | None) -> bo
     return last_id is not None and has_id(rows) and not find_gaps(last_id, rows)[0]
 
 
-async def _page_from_before(source: PageSource, rows: pa.RecordBatch, after: int) -> Page | None:
+async def _page_from_before(
+    source: PairPages, rows: pa.RecordBatch, after: int
+) -> TradesPage | None:
     """A page that begins before the range and reaches into it; None if there was none.
 
     Args:

@@ -4,24 +4,25 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from itertools import pairwise
 
-import msgspec
-
-from harvester.download.estimate import Estimate
 from harvester.download.events import (
     BackfillResult,
-    DownloadCounts,
     Listener,
     Noted,
     ReplacementResult,
     Started,
     steps,
 )
-from harvester.download.exchange import CATCH_UP_NS, PairPages
-from harvester.download.neighbours import has_imported_data
+from harvester.download.exchange import (
+    CATCH_UP_NS,
+    BackfillRequest,
+    DownloadContext,
+    PairPages,
+    expected_trades,
+)
 from harvester.download.range import RangeDownload
-from harvester.download.request import BackfillRequest, DownloadContext, RangeContext
 from harvester.errors import (
     ArchiveDamaged,
     ExchangeRefused,
@@ -34,7 +35,7 @@ from harvester.errors import (
 from harvester.kraken.decode import OtherMarket
 from harvester.kraken.pairs import Pair
 from harvester.schema import times
-from harvester.storage.trade_store import TOLERANCE_NS, TradeStore, check_not_in_future
+from harvester.storage.trade_store import TOLERANCE_NS, check_not_in_future
 from harvester.storage.writer import Writer, writer
 from harvester.times import BEGINNING_NS, DAY, Range, missing, overlap, show
 
@@ -82,35 +83,30 @@ class PairDownload:
         writer: of the pair, while its lock is held.
         replacement: the result of replacing imported trades, set by whoever did it.
         incomplete: imported ranges that turned out to lack trades; an error if they stay imported.
+        trades: downloaded in this run.
+        lost: ranges that turned out to lack trades and are not covered any more.
+        pages: of the pair.
     """
 
     writer: Writer
 
-    def __init__(
-        self,
-        context: DownloadContext,
-        request: BackfillRequest,
-        on_page: Callable[[], None] = lambda: None,
-    ) -> None:
+    def __init__(self, context: DownloadContext, request: BackfillRequest) -> None:
         """Create the download of a pair; nothing is requested yet.
 
         Args:
             context: what the pairs of the run share.
             request: the pair and the range.
-            on_page: called after each good page.
         """
         self.context = context
         self.request = request
         self.replacement: ReplacementResult | None = None
         self.incomplete: list[ImportIncomplete] = []
+        self.trades = 0
+        self.lost: list[Range] = []
+        self.pages = PairPages(context, request.pair)
         self._options = context.options
         self._store = context.archive
         self._pair = request.pair.altname
-        self._pages = PairPages(
-            context.client, context.clock, context.options.stop, request.pair, on_page
-        )
-        self._counts = DownloadCounts()
-        self._has_imports = False
         self._done = Range(request.range.after, request.range.after)
 
     async def run(self) -> BackfillResult:
@@ -118,18 +114,20 @@ class PairDownload:
         error = await capture_error(self._backfill())
         if error is not None:
             error = await self._explain(error)
-        return self._result([self._done] if self._done.through > self._done.after else [], error)
-
-    def not_begun(self, error: HarvesterError) -> BackfillResult:
-        """The result of a pair for which the exchange was not asked."""
-        return self._result([], error)
+        return self.result([self._done] if self._done.through > self._done.after else [], error)
 
     async def fill(self, writer: Writer) -> BackfillResult:
         """Download the recorded gaps of the pair; the writer holds its lock."""
         error = await capture_error(self._fill(writer))
-        return self._result(self._store.gaps(self._pair), error)
+        return self.result(self._store.gaps(self._pair), error)
 
-    def _result(self, requested: list[Range], error: HarvesterError | None) -> BackfillResult:
+    def result(self, requested: list[Range], error: HarvesterError | None) -> BackfillResult:
+        """The result so far.
+
+        Args:
+            requested: ranges that should be covered now.
+            error: what ended the download early.
+        """
         try:
             coverage = self._store.coverage(self._pair)
         except ArchiveDamaged as damage:
@@ -137,10 +135,10 @@ class PairDownload:
             requested, coverage, error = [], [], error or damage
         return BackfillResult(
             self._pair,
-            self._counts.trades,
-            self._pages.requested,
+            self.trades,
+            self.pages.requested,
             coverage[-1] if coverage else None,
-            missing([*requested, *self._counts.lost], coverage),
+            missing([*requested, *self.lost], coverage),
             error,
             self.context.client.pace(self.request.pair),
             self.replacement,
@@ -149,17 +147,12 @@ class PairDownload:
     async def _backfill(self) -> None:
         self._done = await self._settled_request()
         with writer(self._store, self._pair) as self.writer:
-            await self._prepare(self.writer)
+            await asyncio.to_thread(self.writer.check_market, self.request.pair.key)
             if self._options.after_pair is None:
-                self._done = await self._download(self.writer)
+                self._done = await self._download()
             else:
                 await self._download_and_then(self._options.after_pair)
-            await self._maintain(self.writer)
-
-    async def _prepare(self, writer: Writer) -> None:
-        """Check that the stored trades are of this market."""
-        await asyncio.to_thread(writer.check_market, self.request.pair.key)
-        self._has_imports = await asyncio.to_thread(has_imported_data, self._store, self._pair)
+            await self._maintain()
 
     async def _explain(self, error: HarvesterError) -> HarvesterError:
         """The error; or `MarketChanged` if the pair's name means another market by now.
@@ -172,11 +165,8 @@ class PairDownload:
         if not (is_unknown or isinstance(error.__cause__, OtherMarket)):
             return error
         listed: dict[str, Pair] = {}
-
-        async def list_pairs() -> None:
-            listed.update(await self._options.stop.guard(self.context.client.pairs()))
-
-        await capture_error(list_pairs())
+        with suppress(HarvesterError):
+            listed = await self._options.stop.guard(self.context.client.pairs())
         now = listed.get(self._pair)
         if now is None or now.key == key:
             return error
@@ -192,13 +182,13 @@ class PairDownload:
         while before != (now := self._store.coverage(self._pair)):
             before = now
             try:
-                self._done = await self._download(self.writer)
+                self._done = await self._download()
                 break
             except ImportIncomplete as lack:
                 # The range that showed it is complete: the next time others are missing.
                 self.incomplete.append(lack)
         await after_pair(self)
-        await self._download_losses()
+        await self._download_ranges([])
         left = [
             piece.within for piece in self._store.pieces(self._pair) if piece.segment.is_imported
         ]
@@ -208,23 +198,20 @@ class PairDownload:
 
     async def _fill(self, writer: Writer) -> None:
         self.writer = writer
-        await self._prepare(writer)
+        await asyncio.to_thread(writer.check_market, self.request.pair.key)
         gaps = self._store.gaps(self._pair)
         if gaps:
             settled_ns = await self._options.stop.guard(self.context.clock.settled_ns())
             gaps = [gap._replace(through=min(gap.through, settled_ns)) for gap in gaps]
             gaps = [gap for gap in gaps if gap.after < gap.through]
-            await asyncio.to_thread(self._trim_wanted, writer)
-            await self._report_start(gaps, self.request.range)
+            await self._begin(gaps, self.request.range)
         await self._download_ranges(gaps)
-        if self._counts.lost:
-            await self._download_losses()
-        await self._maintain(writer)
+        await self._maintain()
 
-    async def _maintain(self, writer: Writer) -> None:
+    async def _maintain(self) -> None:
         rollups = self.context.settings.candles.rollups
         async with self.context.maintenance:
-            await asyncio.to_thread(run_maintenance, writer, rollups, self._options.listener)
+            await asyncio.to_thread(run_maintenance, self.writer, rollups, self._options.listener)
 
     async def _settled_request(self) -> Range:
         """The requested range, up to the time until which trades are settled."""
@@ -232,16 +219,33 @@ class PairDownload:
         requested = self.request.range
         return requested._replace(through=min(requested.through, settled_ns))
 
-    async def _download(self, writer: Writer) -> Range:
-        """Download what is missing, and check the clock that says that nothing more is."""
-        clock = self.context.clock
+    async def _download(self) -> Range:
+        """Download until nothing is missing, also what is published meanwhile; returns its range.
+
+        At the end, the clock that says that nothing more is missing is checked.
+        """
+        clock, end = self.context.clock, self.request.range.through
+        done: Range | None = None
         while True:
-            done = await self._download_missing(writer)
+            requested = await self._settled_request()
+            is_caught_up = done is not None and requested.through - done.through < CATCH_UP_NS
+            if requested.after < requested.through and not is_caught_up:
+                await asyncio.to_thread(self.writer.want, requested)
+                coverage = self._store.coverage(self._pair)
+                self._warn_about_clock(coverage)
+                ranges = missing([requested], coverage)
+                await self._begin(ranges, requested)
+                await self._download_ranges(ranges)
+                done = requested
+                if requested.through != end:
+                    continue
             now_ns = self._options.now_ns()
             await asyncio.to_thread(check_not_in_future, self._store, self._pair, now_ns)
-            is_complete = done.through >= self.request.range.through
-            if is_complete or not clock.is_behind or await self._is_clock_plausible():
+            done = done or requested
+            is_complete = done.through >= end or not clock.is_behind
+            if is_complete or await self._is_clock_plausible():
                 return done
+            done = None
 
     async def _is_clock_plausible(self) -> bool:
         """Whether no trade or coverage contradicts an exchange's clock that is far behind ours.
@@ -252,7 +256,7 @@ class PairDownload:
         Raises:
             UnreadableAnswer: something contradicts the clock.
         """
-        clock, guard, pages = self.context.clock, self._options.stop.guard, self._pages
+        clock, guard, pages = self.context.clock, self._options.stop.guard, self.pages
         if pages.newest_ns is None:
             # Not by `PairPages.page`: it would refuse a trade of the future without naming this
             # machine's clock.
@@ -277,37 +281,6 @@ class PairDownload:
             "nothing later can be downloaded; what was downloaded is kept"
         )
 
-    def _trim_wanted(self, writer: Writer) -> None:
-        clock, now_ns = self.context.clock, self._options.now_ns()
-        writer.trim_wanted(now_ns, now_ns if clock.is_behind else clock.last_settled_ns)
-
-    async def _download_missing(self, writer: Writer) -> Range:
-        """Download until nothing is missing, also what is published meanwhile."""
-        done = Range(0, 0)
-        while True:
-            requested = await self._settled_request()
-            is_caught_up = done.through and requested.through - done.through < CATCH_UP_NS
-            if is_caught_up or requested.through <= requested.after:
-                return done if done.through else requested
-            await asyncio.to_thread(writer.want, requested)
-            await asyncio.to_thread(self._trim_wanted, writer)
-            coverage = self._store.coverage(self._pair)
-            self._warn_about_clock(coverage)
-            ranges = missing([requested], coverage)
-            await self._report_start(ranges, requested)
-            await self._download_ranges(ranges)
-            if self._counts.lost:
-                await self._download_losses()
-            if requested.through == self.request.range.through:
-                return requested
-            done = requested
-
-    async def _download_losses(self) -> None:
-        """Download again the ranges that turned out to lack trades; what stays missing is a gap."""
-        for _ in range(MAX_LOSS_ROUNDS):
-            lost = missing(self._counts.lost, self._store.coverage(self._pair))
-            await self._download_ranges(lost)
-
     def _warn_about_clock(self, coverage: list[Range]) -> None:
         """Note coverage that reaches into the future, and clocks that differ."""
         clock = self.context.clock
@@ -324,57 +297,29 @@ class PairDownload:
             self._options.listener(Noted(self._pair, text))
 
     async def _download_ranges(self, ranges: list[Range]) -> None:
-        """Download missing ranges of the pair, one after the other."""
-        if self._options.newest_first:
-            ranges = [chunk for part in reversed(ranges) for chunk in reversed(_chunks(part))]
-        for part in ranges:
-            await self.download_range(self.writer, self._store, part)
+        """Download missing ranges one after the other, then those that turned out to lack trades.
 
-    async def download_range(
-        self,
-        writer: Writer,
-        store: TradeStore,
-        within: Range,
-        uncover: Callable[[Range], list[Range]] | None = None,
-    ) -> None:
-        """Download one range.
-
-        Args:
-            writer: the trades go to its archive.
-            store: the archive with the neighbours whose ids the range continues.
-            within: the range.
-            uncover: turns another range, which turns out to lack trades, into a gap, and returns
-                what was covered of it; None for that of `writer`.
-
-        Raises:
-            ExchangeError: the exchange can't be reached, refuses, or contradicts itself.
-            ArchiveDamaged: covered ranges lack trades.
-            Interrupted: the run was cancelled; what was downloaded completely is stored.
+        What stays missing is a gap.
         """
-        settings = self.context.settings.archive
-        shared = RangeContext(
-            self._pages,
-            writer,
-            store,
-            uncover or writer.uncover,
-            self._has_imports,
-            msgspec.json.encode(self.request.pair).decode(),
-            self.context.memory,
-            settings.flush_s,
-            settings.flush_rows,
-            self.context.merging,
-            self._counts,
-            self._options.listener,
-        )
-        await RangeDownload(shared, within).run()
+        for _ in range(1 + MAX_LOSS_ROUNDS):
+            if self._options.newest_first:
+                ranges = [chunk for part in reversed(ranges) for chunk in reversed(_chunks(part))]
+            for part in ranges:
+                await RangeDownload(self, self.writer, self._store, part).run()
+            if not self.lost:
+                return
+            ranges = missing(self.lost, self._store.coverage(self._pair))
 
-    async def _report_start(self, ranges: list[Range], requested: Range) -> None:
-        """Report what is missing of a request, and how many of its trades are stored."""
+    async def _begin(self, ranges: list[Range], requested: Range) -> None:
+        """Shorten requests that end in the future; report what is missing, and what is stored."""
+        clock, now_ns = self.context.clock, self._options.now_ns()
+        settled_ns = now_ns if clock.is_behind else clock.last_settled_ns
+        await asyncio.to_thread(self.writer.trim_wanted, now_ns, settled_ns)
         expected, stored = None, 0
         if self._options.estimates:
             if ranges:
-                weeks = await self._pages.weekly_counts()
-                expected = Estimate(weeks).trades(ranges) if weeks else None
+                weeks = await self.pages.weekly_counts()
+                expected = expected_trades(weeks, ranges) if weeks else None
             stored = await asyncio.to_thread(self._count_stored, requested)
         self._options.listener(Started(self._pair, ranges, expected, stored))
 

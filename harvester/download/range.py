@@ -3,25 +3,27 @@
 from __future__ import annotations
 
 import asyncio
+from typing import TYPE_CHECKING
 
+import msgspec
 import pyarrow as pa
 
 from harvester.download.buffer import WriteBuffer
 from harvester.download.events import Noted, PageRead
-from harvester.download.exchange import Page, PageSource
 from harvester.download.id_check import IdContinuityChecker, has_id, prove_first_page
-from harvester.download.neighbours import (
-    imported_in,
-    left_neighbour,
-    range_without_newest,
-    right_neighbour,
-)
 from harvester.download.page_merge import LEAST_MARGIN_NS, JoinResult, PageMerger
-from harvester.download.request import RangeContext
 from harvester.errors import ArchiveDamaged, ImportIncomplete
-from harvester.schema import sort_rows
-from harvester.times import Range, overlap, show
+from harvester.schema import sort_rows, times
+from harvester.storage.trade_store import EVERYTHING, TradeStore
+from harvester.times import SECOND, Range, overlap, show
 from harvester.trade_ids import BEFORE_FIRST_ID, LastId
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from harvester.download.pair import PairDownload
+    from harvester.kraken.trades import TradesPage
+    from harvester.storage.writer import Writer
 
 MAX_OVERFILL = 1.25
 """Trades may exceed the flush size by this factor while a segment is written or merged.
@@ -33,22 +35,42 @@ Only an API server is ever so fast.
 class RangeDownload:
     """Downloads one range of one pair, page after page."""
 
-    def __init__(self, context: RangeContext, within: Range) -> None:
+    def __init__(
+        self,
+        download: PairDownload,
+        writer: Writer,
+        store: TradeStore,
+        within: Range,
+        uncover: Callable[[Range], list[Range]] | None = None,
+    ) -> None:
         """Create the download of one range; nothing is requested yet.
 
         Args:
-            context: what the ranges of a pair share.
+            download: of the pair.
+            writer: the trades go to its archive.
+            store: the archive with the neighbours whose ids the range continues; not the writer's
+                in a re-download.
             within: what to download.
+            uncover: turns another range, which turns out to lack trades, into a gap, and returns
+                what was covered of it; None for that of `writer`.
         """
+        context = download.context
         self._range = within
-        self._context = context
-        self._pair = context.pages.pair.altname
-        self._source = PageSource(context.pages)
-        self._buffer = WriteBuffer(
-            context.writer, within.after, context.pair_json, context.listener, context.merging
-        )
-        self._ids = IdContinuityChecker(self._source, self._pair, within, context.listener)
+        self._store = store
+        self._uncovers = uncover or writer.uncover
+        self._memory = context.memory
+        self._flush_s = context.settings.archive.flush_s
+        self._flush_rows = context.settings.archive.flush_rows
+        self._listener = context.options.listener
+        self._download = download
+        self._pair = download.request.pair.altname
+        self._pages = download.pages
+        self._pages.conflicts, self._pages.newest_rows = 0, None
+        pair_json = msgspec.json.encode(download.request.pair).decode()
+        self._buffer = WriteBuffer(writer, within.after, pair_json, self._listener, context.merging)
+        self._ids = IdContinuityChecker(self._pages, self._pair, within, self._listener)
         self._merger = PageMerger(within.after)
+        self._has_imports = any(segment.is_imported for segment in store.segments(self._pair))
         self._left: LastId | None = None
         self._is_closed = False
         self._flushing: asyncio.Task[None] | None = None
@@ -59,43 +81,40 @@ class RangeDownload:
         """Download the range completely.
 
         Whatever ends it early, what was downloaded completely before is committed.
+
+        Raises:
+            ExchangeError: the exchange can't be reached, refuses, or contradicts itself.
+            ArchiveDamaged: covered ranges lack trades.
+            Interrupted: the run was cancelled.
         """
-        store, pair = self._context.store, self._pair
-        has_imports = self._context.has_imports
-        self._context.memory.buffers.add(self._buffer)
+        self._memory.buffers.add(self._buffer)
         done, is_complete = asyncio.Event(), False
         waiting = asyncio.create_task(self._flush_while_waiting(done))
         try:
-            before = left_neighbour(store, pair, self._range.after, has_imports=has_imports)
-            self._left = before.last_id
-            self._ids.begin_at(self._left, is_imported=before.is_imported)
-            beyond = await self._download_pages(before.last_ns)
-            through = self._range.through
-            stored, is_imported = right_neighbour(store, pair, through, has_imports=has_imports)
+            beyond = await self._download_pages(self._continue_left_side())
+            stored = self._store.first_id_after(self._pair, self._range.through)
             rows = await self._ids.close(
-                stored or beyond, is_imported=is_imported, is_stored=bool(stored)
+                stored or beyond,
+                is_imported=self._has_imports and self._is_imported_behind(),
+                is_stored=bool(stored),
             )
-            if self._ids.lost:
-                await self._uncover_losses()
-            await self._add_to_buffer(rows, through)
+            await self._add(rows, self._range.through)
             is_complete = True
         finally:
-            self._context.memory.buffers.discard(self._buffer)
+            self._memory.buffers.discard(self._buffer)
             done.set()
             await waiting
             await self._await_flush()
             await self._buffer.flush(final=is_complete)
+        self._is_closed = True
+        newest = self._pages.newest_rows
+        if newest is not None and self._error is None:
+            newest_ns = int(times(newest).max())
+            lost = self._range_without_newest(newest_ns)
+            if lost is not None:
+                await self._uncover(lost, f"the newest trade, of {show(newest_ns)},")
         if self._error is not None:
             raise self._error
-        self._is_closed = True
-        newest_ns = self._source.newest_ns
-        if newest_ns is None:
-            return
-        lost = range_without_newest(store, pair, newest_ns, has_imports=has_imports)
-        if lost is not None:
-            await self._uncover(lost, f"the newest trade, of {show(newest_ns)},")
-            if self._error is not None:
-                raise self._error
 
     async def _download_pages(self, stored_ns: int | None) -> tuple[int, int] | None:
         """Request page after page, until the range or the history ends.
@@ -118,51 +137,46 @@ class RangeDownload:
             if step.before.num_rows and self._left is None:
                 self._ids.pass_over(step.before)
             if step.result in (JoinResult.ADVANCED, JoinResult.REACHED_END):
-                self._source.conflicts = 0
-                await self._check(step.rows, page)
-                self._report_page()
+                self._pages.conflicts = 0
+                await self._add(*await self._ids.check(step.rows, page.unit_ns))
+                reached_ns = min(self._range.through, merger.last_ns or self._range.through)
+                trades, pages = self._download.trades, self._pages.requested
+                self._listener(PageRead(self._pair, trades, pages, reached_ns))
                 if step.result is JoinResult.REACHED_END:
                     return step.beyond
             elif step.result is JoinResult.NO_NEW_ROWS:
                 if await self._is_end_of_history(stored_ns):
-                    await self._check(merger.finish(), page)
+                    await self._add(*await self._ids.check(merger.finish(), page.unit_ns))
                     return None
             elif step.result is JoinResult.MISSING_OVERLAP:
-                self._source.record_conflict("a page does not show the last trade before it")
+                self._pages.record_conflict("a page does not show the last trade before it")
             elif step.result is JoinResult.UNPROVEN_END:
-                self._source.record_conflict("no two answers agree about the end of a range")
+                self._pages.record_conflict("no two answers agree about the end of a range")
             elif step.result is JoinResult.TIMESTAMP_FULL:
                 self._merger = await self._skip_timestamp(merger)
                 self._left = None
 
-    def _report_page(self) -> None:
-        """Report a page with its final trades."""
-        pages, reached_ns, through = self._context.pages, self._merger.last_ns, self._range.through
-        reached_ns = through if reached_ns is None else min(through, reached_ns)
-        trades = self._context.counts.trades
-        self._context.listener(PageRead(self._pair, trades, pages.requested, reached_ns))
-
     async def _is_end_of_history(self, stored_ns: int | None) -> bool:
         last_ns, after = self._merger.last_ns, self._range.after
-        if await self._source.is_end_of_history(last_ns, after, stored_ns):
+        if await self._pages.is_end_of_history(last_ns, after, stored_ns):
             # The newest page may show more trades of the last time than the page before it did.
-            newest = self._source.newest_rows
+            newest = self._pages.newest_rows
             if newest is None or not self._merger.has_more_trades(newest):
                 return True
-            self._source.record_conflict("the newest page shows more trades of the last time")
-        if self._source.conflicts > 1:
+            self._pages.record_conflict("the newest page shows more trades of the last time")
+        if self._pages.conflicts > 1:
             self._merger.page_within_timestamp()
         return False
 
-    async def _next_page(self) -> Page:
+    async def _next_page(self) -> TradesPage:
         """The next page; the first one only once more than a single answer proves it."""
         merger, left = self._merger, self._left
         since_ns = merger.next_since()
-        page = await self._source.page(since_ns)
+        page = await self._pages.page(since_ns)
         is_first = merger.last_ns is None and not merger.unproven.num_rows
         if not is_first or merger.is_too_coarse(page.unit_ns):
             return page
-        page, known_gap = await prove_first_page(self._source, page, since_ns, merger.after, left)
+        page, known_gap = await prove_first_page(self._pages, page, since_ns, merger.after, left)
         if known_gap is not None:
             self._ids.begin_at(left, known_gap=known_gap)
         elif left == BEFORE_FIRST_ID and page.rows.num_rows and not has_id(sort_rows(page.rows)):
@@ -178,10 +192,9 @@ class RangeDownload:
                 f"more trades have the time {show(skipped_ns)} than a page can show: they are left "
                 "out as a gap, and the download goes on behind them"
             )
-            self._context.listener(Noted(self._pair, text))
+            self._listener(Noted(self._pair, text))
             rows = await self._ids.close(None)
-            await self._uncover_losses()
-            await self._add_to_buffer(rows, skipped_ns - 1)
+            await self._add(rows, skipped_ns - 1)
             await self._await_flush()
             await self._buffer.flush()
             self._ids.begin_at(None)
@@ -196,30 +209,25 @@ class RangeDownload:
         self._buffer.skip_to(skipped_ns)
         return PageMerger(skipped_ns, first_since=since_ns)
 
-    async def _check(self, rows: pa.RecordBatch, page: Page) -> None:
-        """Check the ids of final trades, and buffer those that are certain."""
-        certain, complete_ns = await self._ids.check(rows, page.unit_ns)
-        if self._ids.lost:
+    async def _add(self, rows: pa.RecordBatch, complete_ns: int) -> None:
+        """Buffer certain trades; start a segment if enough of them wait, or for long enough."""
+        ids, buffer = self._ids, self._buffer
+        if ids.lost:
             await self._uncover_losses()
-        await self._add_to_buffer(certain, complete_ns)
-
-    async def _add_to_buffer(self, rows: pa.RecordBatch, complete_ns: int) -> None:
-        """Buffer trades; start to write a segment if enough of them wait, or for long enough."""
-        ids, buffer, context = self._ids, self._buffer, self._context
-        context.counts.trades += rows.num_rows
+        self._download.trades += rows.num_rows
         if ids.confirmed or ids.unconfirmed or ids.across_imports:
             buffer.note(ids.confirmed, ids.unconfirmed, ids.across_imports)
             ids.confirmed, ids.unconfirmed, ids.across_imports = [], [], []
         buffer.add(rows, complete_ns)
         if self._flushing is not None and self._flushing.done():
             await self._await_flush()
-        if buffer.rows >= context.flush_rows or buffer.age_s() >= context.flush_s:
-            if self._flushing is not None and buffer.rows >= MAX_OVERFILL * context.flush_rows:
+        if buffer.rows >= self._flush_rows or buffer.age_s() >= self._flush_s:
+            if self._flushing is not None and buffer.rows >= MAX_OVERFILL * self._flush_rows:
                 await self._await_flush()
             if self._flushing is None:
                 # In the background: writing never delays the next request.
                 self._flushing = asyncio.create_task(buffer.flush())
-        await context.memory.flush_if_needed()
+        await self._memory.flush_if_needed()
 
     async def _await_flush(self) -> None:
         if self._flushing is not None:
@@ -228,7 +236,7 @@ class RangeDownload:
 
     async def _flush_while_waiting(self, done: asyncio.Event) -> None:
         """Write buffered trades in time also while the exchange does not answer."""
-        flush_s = self._context.flush_s
+        flush_s = self._flush_s
         while not done.is_set():
             try:
                 async with asyncio.timeout(flush_s / 2):
@@ -252,8 +260,8 @@ class RangeDownload:
                 Range(gap.after_ns, self._range.after),
                 Range(self._range.through, gap.before_ns),
             ]
-            for side in sides if self._context.has_imports else []:
-                path = imported_in(self._context.store, self._pair, side)
+            for side in sides if self._has_imports else []:
+                path = self._imported_in(side)
                 if path:
                     self._error = self._error or ImportIncomplete(
                         f"{self._pair}: {what} are not in {path}, which was imported: "
@@ -274,13 +282,80 @@ class RangeDownload:
         """
         # Until this download has ended, rows of its own range are not all committed.
         is_own = not self._is_closed and overlap(lost, self._range) is not None
-        gaps = [] if is_own else await self._buffer.uncover(self._context.uncover, lost)
+        gaps = [] if is_own else await self._buffer.uncover(self._uncovers, lost)
         if not gaps:
             self._error = self._error or ArchiveDamaged(
                 f"{self._pair}: {what} are missing from {lost}: "
                 f"`harvester verify {self._pair} --repair` downloads them"
             )
             return
-        self._context.counts.lost += gaps
+        self._download.lost += gaps
         text = f"{what} were missing from {lost}, which is a gap now and is downloaded again"
-        self._context.listener(Noted(self._pair, text))
+        self._listener(Noted(self._pair, text))
+
+    # What is stored on both sides of the range: ids to continue, times, and imported data.
+
+    def _continue_left_side(self) -> int | None:
+        """Continue the ids that are stored before the range.
+
+        Returns:
+            The time of the last trade there; of an imported one the earliest time it can have. None
+            if there is no trade.
+        """
+        store, pair, after = self._store, self._pair, self._range.after
+        last_ns = store.last_time(pair, after)
+        found = store.last_id_before(pair, after)
+        if found is not None:
+            self._left = LastId(*found)
+        else:
+            covered = [part for part in store.coverage(pair) if part.through == after]
+            is_empty = bool(covered) and covered[0].after == 0 and last_ns is None
+            self._left = BEFORE_FIRST_ID if after == 0 or is_empty else None
+        is_imported = False
+        if self._has_imports:
+            left = self._left
+            is_imported = left is not None and bool(self._imported_in(Range(left.time_ns, after)))
+            if last_ns is not None and store.is_imported(pair, last_ns):
+                last_ns -= SECOND
+        self._ids.begin_at(self._left, is_imported=is_imported)
+        return last_ns
+
+    def _is_imported_behind(self) -> bool:
+        """Whether there is imported data between the range and the first stored id behind it."""
+        after = reached = self._range.through
+        for segment, within in self._store.pieces(self._pair, Range(after, EVERYTHING.through)):
+            if within.after != reached:
+                break
+            footer, bounds = self._store.footer(segment), self._store.bounds(segment)
+            if footer.lead == 0 and bounds is not None and bounds[0] > reached:
+                reached = bounds[0]
+                break
+            reached = within.through
+            if footer.first_trade_id is not None:
+                break
+        return bool(self._imported_in(Range(after, reached)))
+
+    def _range_without_newest(self, newest_ns: int) -> Range | None:
+        """The covered range before the exchange's newest trade, if no trade of that time is stored.
+
+        Where the pair is quiet, nothing else shows that a trade came later than it should: no id
+        follows it. None if the time is not covered, or a trade of it is stored.
+        """
+        store, pair = self._store, self._pair
+        last_ns = store.last_time(pair, newest_ns)
+        if last_ns == newest_ns or not store.pieces(pair, Range(newest_ns - 1, newest_ns)):
+            return None
+        if self._has_imports and store.is_imported(pair, newest_ns):
+            # Imported times are whole seconds: the trade may be stored with the second next to it.
+            near_ns = store.last_time(pair, newest_ns + SECOND) or 0
+            if near_ns > newest_ns - SECOND:
+                return None
+        parts = store.coverage(pair)
+        covered = next(part for part in parts if part.after < newest_ns <= part.through)
+        return Range(max(last_ns or 0, covered.after), newest_ns)
+
+    def _imported_in(self, within: Range) -> str:
+        """The location of the first imported segment in a range; empty if there is none."""
+        pieces = self._store.pieces(self._pair, within) if within.after < within.through else []
+        imported = (piece.segment for piece in pieces if piece.segment.is_imported)
+        return next(map(self._store.location, imported), "")

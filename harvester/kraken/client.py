@@ -10,8 +10,8 @@ import asyncio
 import logging
 import time
 from collections import defaultdict
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager, suppress
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from functools import partial
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -21,8 +21,7 @@ import msgspec
 import stamina
 
 from harvester.config import ExchangeSettings
-from harvester.errors import BAD_JSON, ExchangeUnreachable, UnreadableAnswer
-from harvester.escaping import shortened
+from harvester.errors import BAD_JSON, ExchangeUnreachable, UnreadableAnswer, shortened
 from harvester.kraken.decode import (
     Transient,
     check_errors,
@@ -144,17 +143,19 @@ class Client:
         One attempt only: it serves an order, and no download waits for it.
         """
         try:
-            return _read_daily_counts(await self._get("Ticker", {}, ""))
+            return await self._request("Ticker", {}, _read_daily_counts, "")
         except Transient as error:
             raise ExchangeUnreachable(f"no trade counts: {error}") from error
 
     async def clock_ns(self) -> int:
         """Request the exchange's clock: UNIX nanoseconds, rounded down to the second."""
-        return await self._call("Time", {}, _read_clock)
+        read = partial(_read_field, name="unixtime", kind=int)
+        return await self._call("Time", {}, read) * SECOND
 
     async def status(self) -> str:
         """Request the exchange's status: online, maintenance, cancel_only or post_only."""
-        return await self._call("SystemStatus", {}, _read_status)
+        read = partial(_read_field, name="status", kind=str)
+        return shortened(await self._call("SystemStatus", {}, read))
 
     async def candles(self, pair: Pair, minutes: int) -> list[Candle]:
         """Request the exchange's own candles: its last 720, then the one still open.
@@ -178,10 +179,9 @@ class Client:
     async def weekly_candles(self, pair: Pair) -> list[Candle]:
         """Request weekly candles in one attempt: transient failures raise ExchangeUnreachable."""
         params = _pair_params(pair) | {"interval": str(WEEK_MIN)}
+        read = partial(read_candles, minutes=WEEK_MIN, pair=pair)
         try:
-            async with self._paced(pair.altname):
-                body = await self._get("OHLC", params, pair.altname)
-            return read_candles(body, WEEK_MIN, pair)
+            return await self._request("OHLC", params, read, pair.altname)
         except (Transient, UnreadableAnswer) as error:
             raise ExchangeUnreachable(f"no weekly counts: {error}") from error
 
@@ -192,18 +192,55 @@ class Client:
         read: Callable[[bytes], T],
         pair: str = "",
     ) -> T:
-        async def once() -> T:
-            async with self._paced(pair):
-                body = await self._get(endpoint, params, pair)
-            answer = read(body)
-            self._has_answered = True
-            return answer
-
+        """Make a request, again as long as its failures may pass; for the arguments see below."""
+        once = partial(self._request, endpoint, params, read, pair)
         try:
             return await once()
         except Transient as failure:
             # stamina takes 0.08 ms a call, so it is used from the second attempt on only.
             return await self._retry(failure, once, pair or endpoint)
+
+    async def _request(
+        self, endpoint: str, params: dict[str, str], read: Callable[[bytes], T], pair: str
+    ) -> T:
+        """Wait until the pair may be requested, send one request, and read its answer.
+
+        Args:
+            endpoint: the last part of the address.
+            params: the query.
+            read: decodes the body of an answer without an error.
+            pair: altname; empty for a request that belongs to no pair: it is not limited.
+        """
+        started_s = await self._wait_for_turn(pair) if pair else 0.0
+        self.calls += 1
+        path = f"/0/public/{endpoint}"
+        try:
+            answer = await self._http.get(f"{path}?{urlencode(params)}" if params else path)
+            body = decompress(answer.body, answer.codings, answer.status)
+            if answer.status != 200:
+                check_status(answer.status, f"{self._settings.shown_url}{path}", body)
+            check_errors(body, pair or endpoint)
+        except Transient as transient:
+            if pair and transient.is_refusal:
+                self.refusals += 1
+                limiter = self._limiter
+                record = (
+                    limiter.record_throttling if transient.is_throttled else limiter.record_refusal
+                )
+                record(pair, started_s, time.monotonic(), transient.reason, transient.wait_s)
+            raise
+        else:
+            if pair:
+                self._limiter.record_success(pair, started_s)
+        finally:
+            if pair:
+                self._limiter.record_end(pair)
+                self._call_ended.set()
+                self._call_ended.clear()
+                self._report_pace(pair)
+        result = read(body)
+        self._has_answered = True
+        return result
 
     async def _retry(self, failure: Transient, once: Callable[[], Awaitable[T]], what: str) -> T:
         """Repeat a failed call until it succeeds or the time allowed is over."""
@@ -255,36 +292,6 @@ class Client:
             wait_jitter=wait_s / 4,
         )
 
-    @asynccontextmanager
-    async def _paced(self, pair: str) -> AsyncIterator[None]:
-        """Wait until the pair may be requested, and record the outcome of the call made inside.
-
-        Calls that belong to no pair are not limited.
-        """
-        if not pair:
-            yield
-            return
-        started_s = await self._wait_for_turn(pair)
-        try:
-            yield
-        except Transient as transient:
-            if transient.is_refusal:
-                self.refusals += 1
-                now_s = time.monotonic()
-                limiter = self._limiter
-                record = (
-                    limiter.record_throttling if transient.is_throttled else limiter.record_refusal
-                )
-                record(pair, started_s, now_s, transient.reason, transient.wait_s)
-            raise
-        else:
-            self._limiter.record_success(pair, started_s)
-        finally:
-            self._limiter.record_end(pair)
-            self._call_ended.set()
-            self._call_ended.clear()
-            self._report_pace(pair)
-
     async def _wait_for_turn(self, pair: str) -> float:
         """Wait until the next request of this pair may be sent; returns the time of that moment."""
         # One caller at a time, so that a refusal that arrives meanwhile delays all that wait.
@@ -307,16 +314,6 @@ class Client:
             return
         self._reported_rates[pair] = state.rate
         self._on_pace(state)
-
-    async def _get(self, endpoint: str, params: dict[str, str], what: str) -> bytes:
-        """Send one request and check its answer."""
-        self.calls += 1
-        path = f"/0/public/{endpoint}"
-        answer = await self._http.get(f"{path}?{urlencode(params)}" if params else path)
-        body = decompress(answer.body, answer.codings, answer.status)
-        check_status(answer.status, f"{self._settings.shown_url}{path}", body)
-        check_errors(body, what or endpoint)
-        return body
 
 
 def _pair_params(pair: Pair) -> dict[str, str]:
@@ -349,15 +346,8 @@ def _read_daily_counts(body: bytes) -> dict[str, int]:
     return counts
 
 
-def _read_clock(body: bytes) -> int:
+def _read_field(body: bytes, name: str, kind: type[T]) -> T:
     try:
-        return msgspec.json.decode(read_result(body)["unixtime"], type=int) * SECOND
+        return msgspec.json.decode(read_result(body)[name], type=kind)
     except (KeyError, *BAD_JSON) as error:
-        raise Transient(f"the clock can't be read ({error})") from error
-
-
-def _read_status(body: bytes) -> str:
-    try:
-        return shortened(msgspec.json.decode(read_result(body)["status"], type=str))
-    except (KeyError, *BAD_JSON) as error:
-        raise Transient(f"the exchange's status can't be read ({error})") from error
+        raise Transient(f"the answer has no {name} that can be read ({error})") from error

@@ -6,11 +6,11 @@ import logging
 import re
 import time
 import zlib
+from typing import NoReturn
 
 import msgspec
 
-from harvester.errors import BAD_JSON, ExchangeRefused
-from harvester.escaping import LONGEST_TEXT, printable, shortened
+from harvester.errors import BAD_JSON, LONGEST_TEXT, ExchangeRefused, brief
 
 # --- HTTP status and errors -----------------------------------------------------------------------
 
@@ -83,8 +83,8 @@ _envelopes = msgspec.json.Decoder(_Envelope)
 _results = msgspec.json.Decoder(_Result)
 
 
-def check_status(status: int, url: str, body: bytes) -> None:
-    """Raise the error that an HTTP status stands for.
+def check_status(status: int, url: str, body: bytes) -> NoReturn:
+    """Raise the error that an HTTP status other than 200 stands for.
 
     Args:
         status: the HTTP status of the answer.
@@ -93,10 +93,8 @@ def check_status(status: int, url: str, body: bytes) -> None:
 
     Raises:
         Transient: 429 and 5xx.
-        ExchangeRefused: any other but 200.
+        ExchangeRefused: any other.
     """
-    if status == 200:
-        return
     if status == 429 or status >= 500:
         raise Transient(f"HTTP {status}", is_refusal=status == 429)
     if status == 403:
@@ -161,12 +159,12 @@ def _error_of(errors: list[str], what: str) -> Exception:
     for text, form in zip(errors, forms, strict=True):
         if form.startswith(_THROTTLED):
             return Transient(
-                _brief(text), is_refusal=True, is_throttled=True, wait_s=_throttled_wait_s(text)
+                brief(text), is_refusal=True, is_throttled=True, wait_s=_throttled_wait_s(text)
             )
         if form.startswith(_RATE_ERRORS):
-            return Transient(_brief(text), is_refusal=True)
+            return Transient(brief(text), is_refusal=True)
         if form.startswith(_TRANSIENT_ERRORS):
-            return Transient(_brief(text))
+            return Transient(brief(text))
     reason = "; ".join(_brief_list(errors))
     if any(form.startswith(_PERMANENT_ERRORS) for form in forms):
         return ExchangeRefused(f"{what}: the exchange refused: {reason}")
@@ -183,11 +181,7 @@ def _throttled_wait_s(text: str) -> float | None:
 def _brief_list(texts: list[str]) -> list[str]:
     """The first texts, each short and in one line, and how many more there are."""
     more = [f"and {len(texts) - MAX_LISTED:,} more"] if len(texts) > MAX_LISTED else []
-    return [_brief(text) for text in texts[:MAX_LISTED]] + more
-
-
-def _brief(text: str) -> str:
-    return printable(shortened(text))
+    return [brief(text) for text in texts[:MAX_LISTED]] + more
 
 
 # --- Bodies ---------------------------------------------------------------------------------------
@@ -234,27 +228,22 @@ def decompress(raw: bytes, codings: list[str], status: int) -> bytes:
 def _undo_coding(raw: bytes, codings: list[str]) -> bytes:
     formats = _FORMATS.get(codings[0], ())
     if len(codings) > 1 or not formats:
-        how = printable(shortened(", ".join(codings)))
+        how = brief(", ".join(codings))
         raise Transient(f"the body is compressed as {how!r}; only one of {ACCEPTED} can be read")
-    for window in formats[:-1]:
+    failure: zlib.error | None = None
+    for window in formats:
+        inflater = zlib.decompressobj(window)
         try:
-            return _inflate(raw, window)
-        except zlib.error:
+            body = inflater.decompress(raw, LARGEST_BODY + 1)
+        except zlib.error as error:
+            failure = error
             continue
-    try:
-        return _inflate(raw, formats[-1])
-    except zlib.error as error:
-        raise Transient(f"the body can't be decompressed: {error}") from error
-
-
-def _inflate(raw: bytes, window: int) -> bytes:
-    inflater = zlib.decompressobj(window)
-    body = inflater.decompress(raw, LARGEST_BODY + 1)
-    if len(body) > LARGEST_BODY:
-        raise too_large()
-    if not inflater.eof:
-        raise Transient("the body is cut short: its compressed data does not end")
-    return body
+        if len(body) > LARGEST_BODY:
+            raise too_large()
+        if not inflater.eof:
+            raise Transient("the body is cut short: its compressed data does not end")
+        return body
+    raise Transient(f"the body can't be decompressed: {failure}") from failure
 
 
 def too_large() -> Transient:

@@ -15,8 +15,7 @@ from urllib.request import getproxies
 import httpx
 
 from harvester.config import ExchangeSettings
-from harvester.errors import BadSetting
-from harvester.escaping import printable, shortened, without_user
+from harvester.errors import BadSetting, brief, without_user
 from harvester.kraken.decode import ACCEPTED, LARGEST_BODY, Transient, too_large
 
 MAX_IDLE_S = 15.0
@@ -47,7 +46,8 @@ class HttpClient:
         """
         self._settings = settings
         for kind in ("http", "https", "all"):
-            _check_proxy(kind, getproxies().get(kind, ""))
+            if address := getproxies().get(kind):
+                _check_proxy(kind, address)
         self._client = httpx.AsyncClient(
             headers={
                 "User-Agent": settings.user_agent,
@@ -62,6 +62,8 @@ class HttpClient:
             limits=httpx.Limits(keepalive_expiry=MAX_IDLE_S),
             verify=_certificates(settings.ca_file),
         )
+        self.close = self._client.aclose
+        """Closes all connections."""
 
     async def get(self, target: str) -> HttpAnswer:
         """Send one request and return its complete answer.
@@ -78,7 +80,12 @@ class HttpClient:
                 asyncio.timeout(self._settings.timeout_s),
                 self._client.stream("GET", self._settings.url + target) as response,
             ):
-                body = await _read_body(response)
+                # As it was sent: `decode.decompress` limits what it unpacks to.
+                body = bytearray()
+                async for chunk in response.aiter_raw():
+                    body += chunk
+                    if len(body) > LARGEST_BODY:
+                        raise too_large()
         except TimeoutError as error:
             raise Transient(f"no answer within {self._settings.timeout_s:g} s") from error
         except httpx.ConnectTimeout as error:
@@ -89,23 +96,8 @@ class HttpClient:
             ) from error
         except httpx.TransportError as error:
             raise Transient(_failure_reason(error)) from error
-        return HttpAnswer(response.status_code, response.headers.get_list("content-encoding"), body)
-
-    async def close(self) -> None:
-        """Close all connections."""
-        await self._client.aclose()
-
-
-async def _read_body(response: httpx.Response) -> bytes:
-    """The bytes of a body as they were sent: `decode.decompress` limits what they unpack to."""
-    chunks: list[bytes] = []
-    size = 0
-    async for chunk in response.aiter_raw():
-        size += len(chunk)
-        if size > LARGEST_BODY:
-            raise too_large()
-        chunks.append(chunk)
-    return b"".join(chunks)
+        codings = response.headers.get_list("content-encoding")
+        return HttpAnswer(response.status_code, codings, bytes(body))
 
 
 def _failure_reason(error: httpx.TransportError) -> str:
@@ -119,7 +111,7 @@ def _failure_reason(error: httpx.TransportError) -> str:
             reason = f"no complete HTTP answer: {error}"
         case _:
             reason = f"the connection broke: {_system_message(error)}"
-    return printable(shortened(" ".join(reason.split())))
+    return brief(" ".join(reason.split()))
 
 
 def _system_message(error: BaseException) -> str:
@@ -149,8 +141,8 @@ def _check_proxy(kind: str, address: str) -> None:
         is_usable = url.scheme in ("http", "https") and (url.port is None or 0 < url.port < 65536)
     except (httpx.InvalidURL, ValueError):
         is_usable = False
-    if address and not is_usable:
-        shown = printable(shortened(without_user(address)))
+    if not is_usable:
+        shown = brief(without_user(address))
         raise BadSetting(
             f"the proxy that {kind.upper()}_PROXY names, {shown!r}, can't be used: give one that "
             "begins with http:// or https://, or unset the variable"

@@ -12,8 +12,7 @@ from itertools import pairwise
 
 import msgspec
 
-from harvester.errors import BAD_JSON, UnreadableAnswer
-from harvester.escaping import printable, shortened
+from harvester.errors import BAD_JSON, UnreadableAnswer, brief
 from harvester.kraken.decode import read_result
 from harvester.kraken.pairs import Pair, check_market
 from harvester.kraken.trades import LONGEST_NUMBER
@@ -87,7 +86,7 @@ def _raw_rows(result: dict[str, msgspec.Raw], pair: Pair | None) -> list[msgspec
     if len(markets) != 1:
         raise UnreadableAnswer(
             f"the exchange's candles are of {len(markets)} markets "
-            f"({printable(shortened(', '.join(markets)))}), but one was requested"
+            f"({brief(', '.join(markets))}), but one was requested"
         )
     [(market, rows)] = markets.items()
     if pair is not None:
@@ -128,5 +127,5 @@ def _candle(raw: msgspec.Raw, minutes: int) -> Candle:
 
 
 def _bad_row(raw: msgspec.Raw, reason: str) -> UnreadableAnswer:
-    row = printable(shortened(bytes(raw).decode(errors="replace")))
+    row = brief(bytes(raw).decode(errors="replace"))
     return UnreadableAnswer(f"the exchange sent a candle that can't be read: {row} ({reason})")

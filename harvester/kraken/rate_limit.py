@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import math
 import random
+from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -131,7 +132,7 @@ class RateLimiter:
         self._most_in_flight = most_in_flight
         self._allowed_in_flight = float(most_in_flight)
         self._in_flight = self._peak_in_flight = 0
-        self._pairs: dict[str, _Pair] = {}
+        self._pairs: defaultdict[str, _Pair] = defaultdict(_Pair)
         self._throttled_s = self._throttled_until_s = -math.inf
         self._throttles = 0
         self._throttled_why = ""
@@ -143,7 +144,7 @@ class RateLimiter:
 
     def state(self, name: str, now_s: float) -> PaceState:
         """How fast the pair with this altname is requested at present."""
-        pair = self._pair(name)
+        pair = self._pairs[name]
         waiting = ""
         if now_s < pair.wait_until_s:
             waiting = pair.why
@@ -164,12 +165,12 @@ class RateLimiter:
 
     def delay_s(self, name: str, now_s: float) -> float:
         """Seconds until a pair's next request may be sent; 0 if it may be sent now."""
-        pair = self._pair(name)
+        pair = self._pairs[name]
         return max(0.0, max(pair.next_s, pair.wait_until_s, self._throttled_until_s) - now_s)
 
     def record_start(self, name: str, now_s: float) -> None:
         """Record that a pair's request is sent."""
-        pair = self._pair(name)
+        pair = self._pairs[name]
         interval_s = 1 / self._rate(pair, now_s)
         due_s = max(pair.next_s, now_s - CATCH_UP_FACTOR * interval_s) if pair.calls else now_s
         pair.next_s = due_s + interval_s
@@ -180,12 +181,12 @@ class RateLimiter:
 
     def record_end(self, name: str) -> None:
         """Record that a pair's request is over, passed or not."""
-        self._pair(name).in_flight -= 1
+        self._pairs[name].in_flight -= 1
         self._in_flight -= 1
 
     def record_success(self, name: str, started_s: float) -> None:
         """Record that a pair's request, sent at `started_s`, passed."""
-        pair = self._pair(name)
+        pair = self._pairs[name]
         if started_s > pair.refused_s:
             pair.refusals_in_a_row = 0
             pair.first_passed_s = pair.first_passed_s if pair.passed else started_s
@@ -207,7 +208,7 @@ class RateLimiter:
             why: the exchange's words.
             wait_s: seconds to wait, if the exchange names them.
         """
-        pair = self._pair(name)
+        pair = self._pairs[name]
         pair.refusals += 1
         pair.why = why
         if started_s > pair.refused_s:
@@ -235,7 +236,7 @@ class RateLimiter:
             why: the exchange's words.
             wait_s: seconds to wait, if the exchange names them.
         """
-        self._pair(name).refusals += 1
+        self._pairs[name].refusals += 1
         self._throttled_why = why
         if started_s > self._throttled_s:
             self._throttled_s = now_s
@@ -246,11 +247,6 @@ class RateLimiter:
         if wait_s is None:
             wait_s = self._growing_wait_s(self._throttles)
         self._throttled_until_s = max(self._throttled_until_s, now_s + wait_s)
-
-    def _pair(self, name: str) -> _Pair:
-        if name not in self._pairs:
-            self._pairs[name] = _Pair()
-        return self._pairs[name]
 
     def _rate(self, pair: _Pair, now_s: float) -> float:
         """The pair's rate at this time."""

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 from harvester.config import Settings
-from harvester.download.backfill import backfill, begin, fill
+from harvester.download.backfill import backfill, fill
 from harvester.download.events import (
     BackfillResult,
     Begun,
@@ -21,9 +21,8 @@ from harvester.download.events import (
     Started,
     Waiting,
 )
+from harvester.download.exchange import BackfillRequest, DownloadContext, RunOptions
 from harvester.download.pair import run_maintenance
-from harvester.download.pair_selection import listed_and_known
-from harvester.download.request import BackfillRequest, RunOptions
 from harvester.errors import (
     ArchiveHasGaps,
     ArchiveLocked,
@@ -41,7 +40,7 @@ from harvester.kraken.client import Client
 from harvester.kraken.pairs import Pair
 from harvester.kraken.rate_limit import PaceState
 from harvester.operations.refresh_targets import KnownPairs, RefreshTarget, choose_targets
-from harvester.pair_names import known_pairs
+from harvester.pair_names import known_pairs, list_pairs
 from harvester.storage.lock import locked
 from harvester.storage.segment import Segment
 from harvester.storage.trade_store import LISTINGS, TradeStore, check_not_in_future
@@ -270,7 +269,7 @@ class _Refresh:
             raise ExchangeRefused(
                 "the exchange is in maintenance, so nothing was requested: the next run goes on"
             )
-        return await listed_and_known(self._client, self._archive)
+        return await list_pairs(self._client, self._archive, may_be_empty=True)
 
     async def _status(self) -> str:
         try:
@@ -345,7 +344,7 @@ class _Refresh:
         filled: list[BackfillResult] = []
 
         async def work() -> None:
-            run = begin(self._client, self._archive, self._settings, self._options)
+            run = DownloadContext(self._client, self._archive, self._settings, self._options)
             with writer(self._archive, name) as pair_writer:
                 filled.append(await fill(run, request.pair, pair_writer))
 

@@ -7,9 +7,9 @@ from typing import NamedTuple
 
 import msgspec
 
-from harvester.download.pair_selection import renamed
 from harvester.errors import HarvesterError, MarketChanged, UnknownPair
 from harvester.kraken.pairs import Pair, PairIndex, is_pattern, match_pattern
+from harvester.pair_names import renamed
 
 
 class RefreshTarget(NamedTuple):

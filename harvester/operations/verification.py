@@ -12,9 +12,8 @@ from dataclasses import replace
 
 from harvester.config import Settings
 from harvester.csv_import.files import Member
-from harvester.download.backfill import begin
 from harvester.download.events import Begun, CancelToken, Listener, Reported, Step, Waiting
-from harvester.download.request import RunOptions
+from harvester.download.exchange import DownloadContext, RunOptions
 from harvester.errors import HarvesterError
 from harvester.kraken.pairs import Pair
 from harvester.operations.run_log import pair_results, record_run
@@ -108,7 +107,7 @@ async def repair_pairs(
 
     with record_run(archive, "repair", {"pairs": list(faulty)}, settings, warn) as record:
         async with Client(settings.exchange, on_wait=on_wait) as client:
-            repairer = Repairer(begin(client, archive, settings, run), on_move)
+            repairer = Repairer(DownloadContext(client, archive, settings, run), on_move)
             jobs = asyncio.Semaphore(settings.exchange.jobs)
 
             async def repair(report: PairReport) -> RepairReport:

@@ -12,8 +12,8 @@ from pathlib import Path
 import filelock
 import msgspec
 
+from harvester.config import read_small_file
 from harvester.errors import BAD_JSON, ArchiveLocked, ArchiveUnwritable
-from harvester.escaping import read_small_file
 from harvester.storage.filesystem import writing
 from harvester.times import SECOND, show
 

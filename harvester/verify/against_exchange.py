@@ -11,10 +11,10 @@ import pyarrow as pa
 
 from harvester.csv_import.ohlcvt import rows_of
 from harvester.download.events import Listener, Step, ignore
-from harvester.download.pair_selection import refresh_pairs
 from harvester.errors import ExchangeError, ExchangeRefused
 from harvester.kraken.ohlc import INTERVALS_MIN, Candle
 from harvester.kraken.pairs import Pair
+from harvester.pair_names import list_pairs
 from harvester.query.connection import MEMORY_LIMIT
 from harvester.storage.trade_store import TradeStore
 from harvester.times import Range
@@ -137,7 +137,7 @@ class Comparer:
         """The pair as the exchange lists it today; the list is requested once for all pairs."""
         async with self._listing:
             if self._listed is None:
-                self._listed = await refresh_pairs(self._client, self._archive)
+                _, self._listed = await list_pairs(self._client, self._archive)
         listed = self._listed.get(pair.altname, pair)
         if not listed.key:
             raise ExchangeRefused(

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import NamedTuple
 
-from harvester.download.events import Listener, Step, ignore
+from harvester.download.events import Listener, Step, ignore, result_of
 from harvester.errors import ArchiveDamaged
 from harvester.storage.compaction import is_being_replaced
 from harvester.storage.footer import Footer
@@ -22,7 +22,6 @@ from harvester.storage.trade_store import (
     pieces_of,
     without_future,
 )
-from harvester.threads import result_of
 from harvester.times import Range, missing
 from harvester.trade_ids import BEFORE_FIRST_ID, LastId, imported_gap_text
 from harvester.verify.digest import digests

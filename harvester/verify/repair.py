@@ -8,11 +8,10 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple, Protocol
 
 from harvester.download.backfill import fill
-from harvester.download.pair_selection import refresh_pairs
-from harvester.download.request import DownloadContext
+from harvester.download.exchange import DownloadContext
 from harvester.errors import ArchiveDamaged, UnreadableAnswer, capture_error
 from harvester.kraken.pairs import Pair
-from harvester.pair_names import known_pairs
+from harvester.pair_names import known_pairs, list_pairs
 from harvester.schema import RowsChecksum
 from harvester.storage import metadata
 from harvester.storage.compaction import is_being_replaced, is_within
@@ -253,8 +252,8 @@ class Repairer:
             return pair
         async with self._listing:
             if self._listed is None:
-                refresh = refresh_pairs(self.run.client, self.run.archive)
-                self._listed = await self.run.options.stop.guard(refresh)
+                refresh = list_pairs(self.run.client, self.run.archive)
+                self._listed = (await self.run.options.stop.guard(refresh))[1]
         return self._listed.get(name, pair)
 
 

@@ -38,9 +38,8 @@ from kraken_socket import Call
 
 from harvester.cli.main import cli
 from harvester.config import load
-from harvester.download.backfill import begin
 from harvester.download.events import CancelToken
-from harvester.download.request import RunOptions
+from harvester.download.exchange import DownloadContext, RunOptions
 from harvester.errors import HarvesterError
 from harvester.kraken.client import Client
 from harvester.operations.run_log import latest_runs
@@ -106,7 +105,7 @@ def mend(exchange: Exchange) -> Iterator[Mend]:
         archive: TradeStore, report: PairReport | None, stop: CancelToken
     ) -> RepairReport:
         watch = RunOptions(lambda _event: None, stop)
-        run = begin(client, archive, load(options, environment=dict(os.environ)), watch)
+        run = DownloadContext(client, archive, load(options, environment=dict(os.environ)), watch)
         repairer = Repairer(run, lambda _moved: None)
         return await repairer.repair(report or verify(archive, PAIR))
 

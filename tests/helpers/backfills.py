@@ -17,7 +17,7 @@ from harvester import config
 from harvester.csv_import.redownload import replace_imported
 from harvester.download.backfill import backfill
 from harvester.download.events import BackfillResult, CancelToken, Event, Noted
-from harvester.download.request import BackfillRequest, RunOptions
+from harvester.download.exchange import BackfillRequest, RunOptions
 from harvester.kraken.client import Client
 from harvester.storage.trade_store import TradeStore
 from harvester.times import END_OF_TIME, Range

@@ -20,8 +20,8 @@ from kraken_market import Market
 from kraken_server import Exchange
 
 from harvester import config
-from harvester.download.pair_selection import refresh_pairs
 from harvester.kraken.client import Client
+from harvester.pair_names import list_pairs
 from harvester.schema import WRITER_OPTIONS
 from harvester.storage.trade_store import TradeStore
 from harvester.times import Range
@@ -81,7 +81,7 @@ def want(folder: Path, *spans: Range) -> None:
 async def _know(exchange: Exchange, archive: TradeStore) -> None:
     settings = config.load({"exchange.url": exchange.url}, environment={})
     async with Client(settings.exchange) as client:
-        await refresh_pairs(client, archive)
+        await list_pairs(client, archive)
 
 
 def market_without(*places: int) -> Market:

@@ -18,10 +18,9 @@ from kraken_market import Clock, Market
 from kraken_server import Exchange, Shelf, ohlc_rows
 
 from harvester import config
-from harvester.download.pair_selection import refresh_pairs
 from harvester.kraken.client import Client
 from harvester.kraken.ohlc import read_candles
-from harvester.pair_names import known_pairs
+from harvester.pair_names import known_pairs, list_pairs
 from harvester.storage.trade_store import TradeStore
 from harvester.verify.against_exchange import Comparer, compare_interval
 from harvester.verify.compare import LocalCandles
@@ -106,7 +105,7 @@ def crawled(exchange: Exchange, folder: Path) -> TradeStore:
     name = next(iter(exchange._shelves))
     assert Crawl(exchange.url, folder, {"refresh.settle_s": 0}).only(name).error is None
     archive = TradeStore(folder)
-    with_client(exchange, lambda client: refresh_pairs(client, archive))
+    with_client(exchange, lambda client: list_pairs(client, archive))
     return archive
 
 

@@ -27,7 +27,7 @@ from harvester import config
 from harvester.download.backfill import backfill
 from harvester.download.buffer import WriteBuffer
 from harvester.download.events import CancelToken
-from harvester.download.request import BackfillRequest, RunOptions
+from harvester.download.exchange import BackfillRequest, RunOptions
 from harvester.kraken.client import Client
 from harvester.schema import ROWS, int64s_as, times
 from harvester.storage.trade_store import TradeStore

@@ -23,12 +23,11 @@ from segment_rows import batch
 from harvester.csv_import import boundaries
 from harvester.csv_import.file_scan import chains, scan_file
 from harvester.csv_import.files import KnownComplete, find
-from harvester.csv_import.importer import FileChain, ImportOptions
+from harvester.csv_import.importer import FileChain, ImportOptions, iterate_ahead
 from harvester.schema import ROWS
 from harvester.storage.footer import Footer
 from harvester.storage.trade_store import TradeStore
 from harvester.storage.writer import Writer, writer
-from harvester.threads import iterate_ahead
 from harvester.times import END_OF_TIME, Range, missing
 
 START_NS = sample_trades.utc_ns(2023, 12, 31, 23, 59, 30)

@@ -21,12 +21,18 @@ import harvester
 from harvester import config
 from harvester.csv_import.files import KnownComplete, Member, find
 from harvester.csv_import.pair_matching import select_members
-from harvester.download.pair_selection import PairName, PairSelection, choose
 from harvester.errors import AmbiguousPair, ArchiveUnwritable, NothingHeld
 from harvester.kraken.client import Client
 from harvester.kraken.pairs import Pair, altnames_by_spelling
 from harvester.operations.refresh_targets import KnownPairs, choose_targets
-from harvester.pair_names import known_pairs, resolve_held, resolve_named
+from harvester.pair_names import (
+    PairName,
+    PairSelection,
+    choose,
+    known_pairs,
+    resolve_held,
+    resolve_named,
+)
 from harvester.query.sql import write_database
 from harvester.server.responses import ApiResponder
 from harvester.storage import filesystem

@@ -23,9 +23,8 @@ from nightly_runs import FIRST_NS, Nights, daily
 from harvester.cli.main import cli
 from harvester.config import load
 from harvester.csv_import.files import KnownComplete
-from harvester.download.backfill import begin
 from harvester.download.events import CancelToken
-from harvester.download.request import RunOptions
+from harvester.download.exchange import DownloadContext, RunOptions
 from harvester.errors import HarvesterError, UnreadableAnswer
 from harvester.kraken.client import Client
 from harvester.schema import no_rows
@@ -72,7 +71,7 @@ def repaired(exchange: Exchange, folder: Path, now_ns: int = NOW_NS) -> RepairRe
         archive = TradeStore(folder)
         watch = RunOptions(lambda _event: None, CancelToken(), now_ns=lambda: now_ns)
         async with Client(settings.exchange) as client:
-            run = begin(client, archive, settings, watch)
+            run = DownloadContext(client, archive, settings, watch)
             found = verify(archive, "XBTUSD", now_ns=now_ns)
             return await Repairer(run, lambda _moved: None).repair(found)
 

@@ -37,10 +37,7 @@ ROOMS = (
     "trade_ids",
     "schema",
     "times",
-    "threads",
     "errors",
-    "escaping",
-    "threads",
 )
 STRANGERS = {("storage", "kraken"), ("query", "kraken")}
 HOMES = {

@@ -19,13 +19,12 @@ from nightly_runs import DAY_NS, FIRST_NS, OPTIONS, Nights, until
 from harvester import config
 from harvester.download.backfill import backfill
 from harvester.download.events import BackfillResult, CancelToken
-from harvester.download.pair_selection import PairName, PairSelection, choose
-from harvester.download.request import BackfillRequest, RunOptions
+from harvester.download.exchange import BackfillRequest, RunOptions
 from harvester.errors import ExchangeRefused, MarketChanged
 from harvester.kraken.client import Client
 from harvester.kraken.pairs import Pair
 from harvester.operations.refresh_targets import KnownPairs, choose_targets
-from harvester.pair_names import known_pairs
+from harvester.pair_names import PairName, PairSelection, choose, known_pairs
 from harvester.schema import no_rows
 from harvester.storage.footer import Footer
 from harvester.storage.trade_store import TradeStore

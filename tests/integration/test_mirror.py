@@ -17,7 +17,7 @@ from backfills import Crawl
 from harvester.config import load
 from harvester.download.backfill import backfill
 from harvester.download.events import CancelToken
-from harvester.download.request import BackfillRequest, RunOptions
+from harvester.download.exchange import BackfillRequest, RunOptions
 from harvester.errors import HarvesterError, UsageError
 from harvester.kraken.client import Client
 from harvester.kraken.pairs import Pair

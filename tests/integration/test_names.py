@@ -13,9 +13,9 @@ from kraken_market import named
 from kraken_server import Exchange
 
 from harvester import config
-from harvester.download.pair_selection import PairName, PairSelection, choose
 from harvester.errors import UnknownPair, UsageError
 from harvester.kraken.client import Client
+from harvester.pair_names import PairName, PairSelection, choose
 from harvester.storage.trade_store import TradeStore
 
 

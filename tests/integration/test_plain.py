@@ -13,8 +13,7 @@ from kraken_server import Exchange
 from sample_trades import tiny_coin, xbtusd_like, zero_ids
 
 from harvester.errors import HarvesterError
-from harvester.kraken.trades import TradesPage, decode_general, decode_page
-from harvester.kraken.trades_fast import decode_fast
+from harvester.kraken.trades import TradesPage, decode_fast, decode_general, decode_page
 
 
 def body(*rows: str, last: str = '"1700000000000000000"') -> bytes:

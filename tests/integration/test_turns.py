@@ -13,9 +13,8 @@ from kraken_faults import Faults
 from kraken_market import Clock, Market, expected, named
 from kraken_server import Exchange
 
-from harvester.download.backfill import PairQueue
-from harvester.download.events import BackfillResult, CancelToken, Started
-from harvester.errors import ExchangeRefused, ExchangeUnreachable, HarvesterError, Interrupted
+from harvester.download.events import BackfillResult, Started
+from harvester.errors import Interrupted
 from harvester.storage.trade_store import TradeStore
 from harvester.times import DAY
 
@@ -179,27 +178,17 @@ def test_after_the_wish_to_stop_no_pair_is_begun(tmp_path: Path) -> None:
     assert len(told) == len(began(crawl)) <= 2
 
 
-@pytest.mark.parametrize(
-    ("error", "heard", "down"),
-    [
-        (ExchangeUnreachable("no answer"), False, True),
-        (ExchangeUnreachable("no answer"), True, False),
-        (ExchangeRefused("unknown pair"), False, False),
-        (None, False, False),
-    ],
-)
-def test_only_silence_to_all_ends_the_run(
-    error: HarvesterError | None, heard: bool, down: bool
-) -> None:
-    turns = PairQueue([0, 1], CancelToken(), 0.0 if not heard else 60.0)
-    turns.record_page()
-    turns.record_end(error)
-    assert (turns.refusal("B") is not None) is down
-
-
-def test_each_pair_has_its_turn_once() -> None:
-    turns = PairQueue([2, 0, 1], CancelToken(), 1.0)
-    assert [turns.next() for _ in range(4)] == [2, 0, 1, None]
+def test_pairs_are_begun_as_long_as_any_other_is_answered(tmp_path: Path) -> None:
+    """Only silence to all ends the run: one pair that is never answered does not."""
+    several = markets(8_000, 10, 10)
+    with serve(*several) as exchange:
+        options = {"exchange.jobs": 2, "exchange.give_up_s": 0.1, "exchange.rate": 20}
+        crawl = Crawl(exchange.url, tmp_path, options=options)
+        exchange.faults = Faults(script={"ETHUSD": ["http:503"] * 1000, "XBTEUR": ["denied"]})
+        outcomes = crawl.run("XBTUSD", "ETHUSD", "XBTEUR")
+    assert [outcome.exit_status for outcome in outcomes] == [0, 3, 3]
+    assert "gave no good answer" in str(outcomes[1].error)
+    assert str(outcomes[2].error) == "XBTEUR: the exchange refused: EGeneral:Permission denied"
 
 
 def test_a_wish_for_nothing_is_done_at_once(tmp_path: Path) -> None:

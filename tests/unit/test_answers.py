@@ -32,10 +32,6 @@ def transient(body: bytes) -> Transient:
 # HTTP status.
 
 
-def test_200_is_judged_by_its_body() -> None:
-    check_status(200, URL, b"")
-
-
 @pytest.mark.parametrize("status", [429, 500, 502, 503, 504, *range(520, 528), 530])
 def test_429_and_5xx_are_waited_out(status: int) -> None:
     with pytest.raises(Transient) as caught:
