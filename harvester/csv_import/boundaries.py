@@ -10,8 +10,8 @@ import numpy as np
 import pyarrow as pa
 
 from harvester.csv_import.files import KnownComplete
-from harvester.csv_import.rounding import Sample
 from harvester.csv_import.sorting import RowCount
+from harvester.csv_import.stored_check import Sample
 from harvester.schema import Int64s, times
 from harvester.storage.compaction import LARGEST_IMPORTED_ROWS
 from harvester.times import END_OF_TIME, QUIET_S, SECOND, Range, missing, year_end, year_of

@@ -22,9 +22,8 @@ from harvester.csv_import.file_scan import MAX_BAD_ROWS_LISTED, ScannedFile, is_
 from harvester.csv_import.files import KnownComplete, blocks
 from harvester.csv_import.import_report import ImportReport
 from harvester.csv_import.parse import parse
-from harvester.csv_import.rounding import Sample, measure_rounding, ranges_from_api
 from harvester.csv_import.sorting import RowCount, Sorter, TimeDisorder, in_time_order
-from harvester.csv_import.stored_check import StoredCheck
+from harvester.csv_import.stored_check import Sample, StoredCheck, measure_rounding, ranges_from_api
 from harvester.errors import DamagedFile, Interrupted
 from harvester.kraken.pairs import Pair
 from harvester.schema import clip, times

@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from harvester.csv_import.rounding import SHIFTS_NS, WAYS
+from harvester.csv_import.stored_check import SHIFTS_NS, WAYS
 from harvester.download.events import (
     Day,
     Noted,

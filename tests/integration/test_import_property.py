@@ -23,10 +23,9 @@ from harvester.csv_import.files import KnownComplete, find
 from harvester.csv_import.import_report import ImportReport
 from harvester.csv_import.importer import ImportOptions
 from harvester.csv_import.pair_matching import PairFiles
-from harvester.csv_import.rounding import KeyedRows
 from harvester.csv_import.run import import_pairs
 from harvester.csv_import.sorting import in_time_order
-from harvester.csv_import.stored_check import match_rows
+from harvester.csv_import.stored_check import KeyedRows, match_rows
 from harvester.errors import ArchiveDamaged, BadFile
 from harvester.kraken.pairs import Pair
 from harvester.schema import ROWS, times

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from kraken_market import SECOND_NS, Trade, expected
 from segment_rows import batch
 
-from harvester.csv_import.rounding import KeyedRows, RoundingCounts, Sample, rows_of
+from harvester.csv_import.stored_check import KeyedRows, RoundingCounts, Sample, rows_of
 from harvester.download.events import Rounding
 from harvester.schema import ROWS
 from harvester.times import Range
