@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from decimal import Decimal
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
 import pyarrow as pa
@@ -20,11 +21,11 @@ from harvester.csv_import.boundaries import (
 )
 from harvester.csv_import.file_scan import MAX_BAD_ROWS_LISTED, ScannedFile, is_in_order
 from harvester.csv_import.files import KnownComplete, blocks
-from harvester.csv_import.import_report import ImportReport
-from harvester.csv_import.parse import parse
+from harvester.csv_import.parse import BadRow, parse
 from harvester.csv_import.sorting import RowCount, Sorter, TimeDisorder, in_time_order
 from harvester.csv_import.stored_check import Sample, StoredCheck, measure_rounding, ranges_from_api
-from harvester.errors import DamagedFile, Interrupted
+from harvester.download.events import Rounding
+from harvester.errors import ArchiveHasGaps, DamagedFile, HarvesterError, Interrupted
 from harvester.kraken.pairs import Pair
 from harvester.schema import clip, times
 from harvester.storage.filesystem import QuarantineNote
@@ -35,6 +36,116 @@ from harvester.storage.writer import Writer
 from harvester.threads import iterate_ahead
 from harvester.times import END_OF_TIME, SECOND, Range, missing, overlap, union
 from harvester.trade_ids import IdGap, LastId, find_gaps
+
+MAX_BAD_ROWS_SHOWN = 20
+"""Text output lists up to this many bad rows per report; JSON lists all."""
+
+
+@dataclass(slots=True)
+class ImportReport:
+    """What was imported from consecutive files of one pair.
+
+    Attributes:
+        files: names of the files.
+        pair: altname.
+        layouts: the columns of each file.
+        size: bytes of all files, unpacked.
+        read: readable rows.
+        imported: rows that were added to the archive.
+        already_covered: rows that were skipped, because their time was covered already.
+        at_boundaries: rows that were skipped, because no boundary could be drawn beside them.
+        repeats: rows that equal another row in every field, trade id included.
+        bad: number of unreadable rows that were left out.
+        bad_rows: the unreadable rows, up to 10,000.
+        ranges: what is covered now and was not covered before.
+        notes: sentences that the user should read.
+        rounding: how the files round their times to whole seconds; None if their times are finer,
+            or if nothing could be compared.
+        seconds: how long it took.
+        error: what ended it; None if nothing did.
+    """
+
+    files: list[str]
+    pair: str
+    layouts: list[str]
+    size: int
+    read: RowCount = field(default_factory=RowCount)
+    imported: RowCount = field(default_factory=RowCount)
+    already_covered: RowCount = field(default_factory=RowCount)
+    at_boundaries: RowCount = field(default_factory=RowCount)
+    repeats: RowCount = field(default_factory=RowCount)
+    bad: int = 0
+    bad_rows: list[BadRow] = field(default_factory=list)
+    ranges: list[Range] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    rounding: Rounding | None = None
+    seconds: float = 0.0
+    error: HarvesterError | None = None
+
+    @property
+    def has_no_boundary(self) -> bool:
+        """Whether no row could be imported, because no boundary could be drawn."""
+        return bool(self.at_boundaries.rows) and not (
+            self.imported.rows or self.already_covered.rows
+        )
+
+    @property
+    def exit_status(self) -> int:
+        """0 if every row is in the archive now, or was skipped at a boundary."""
+        if self.error is not None:
+            return self.error.exit_status
+        return ArchiveHasGaps.exit_status if self.bad or self.has_no_boundary else 0
+
+    def lines(self) -> Iterator[str]:
+        """The report as lines of text."""
+        for file, layout in zip(self.files, self.layouts, strict=False):
+            yield f"{self.pair}: {file} has {layout}"
+        yield f"{self.pair}: {self.summary()}, in {self.seconds:.1f} s"
+        for note in self.notes:
+            yield f"{self.pair}: {note}"
+        for row in self.bad_rows[:MAX_BAD_ROWS_SHOWN]:
+            yield f"{self.pair}: {row.file}, line {row.line}, left out: {row.text!r}: {row.reason}"
+        if self.bad > MAX_BAD_ROWS_SHOWN:
+            yield f"{self.pair}: {self.bad - MAX_BAD_ROWS_SHOWN:,} more left out; --json lists them"
+        if self.error is not None:
+            yield f"harvester: {self.pair}: {self.error}"
+
+    def summary(self) -> str:
+        """The row counts in one line."""
+        parts = [f"{self.imported.rows:,} of {self.read.rows:,} rows imported"]
+        if self.already_covered.rows:
+            parts.append(f"{self.already_covered.rows:,} skipped as their time is covered already")
+        if self.at_boundaries.rows:
+            parts.append(
+                f"{self.at_boundaries.rows:,} skipped at boundaries, where "
+                f"`harvester backfill {self.pair}` downloads the trades"
+            )
+        if self.bad:
+            parts.append(f"{self.bad:,} unreadable rows left out")
+        return ", ".join(parts)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The report for JSON."""
+        counts = {
+            name: {"rows": count.rows, "volume": f"{count.volume:f}"}
+            for name in ("read", "imported", "already_covered", "at_boundaries", "repeats")
+            for count in [getattr(self, name)]
+        }
+        return {
+            "pair": self.pair,
+            "exit_status": self.exit_status,
+            "files": self.files,
+            "layouts": self.layouts,
+            "bytes": self.size,
+            **counts,
+            "bad": self.bad,
+            "bad_rows": [row._asdict() for row in self.bad_rows],
+            "ranges": self.ranges,
+            "notes": self.notes,
+            "rounding": None if self.rounding is None else self.rounding._asdict(),
+            "seconds": round(self.seconds, 3),
+            "error": str(self.error) if self.error else None,
+        }
 
 
 class ImportOptions(NamedTuple):

@@ -10,9 +10,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from harvester.csv_import.columns import number
 from harvester.csv_import.files import Member, blocks
-from harvester.csv_import.parse import Digits, Unusual, read
+from harvester.csv_import.parse import Digits, Unusual, number, read
 from harvester.errors import BadFile
 from harvester.kraken.ohlc import VALUES, Candle
 from harvester.schema import PRICE, SUM_OF_VOLUMES, Int64s, decimal_array, times

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Context, Decimal, InvalidOperation
@@ -13,7 +14,6 @@ import pyarrow as pa
 import pyarrow.csv as pc
 from numpy.typing import NDArray
 
-from harvester.csv_import.columns import ORDER_TYPES, SIDES, Layout, number
 from harvester.errors import BadFile
 from harvester.schema import ORDER_TYPES as ORDER_WORDS
 from harvester.schema import PRICE, ROWS, VOLUME, Int64s, decimal_array, empty_strings, int64s_as
@@ -226,6 +226,38 @@ def _word_of(found: Bytes, letters: bytes, words: pa.Array) -> pa.DictionaryArra
 
 
 # --- rows of trades -------------------------------------------------------------------------------
+
+SIDES = {"b": "buy", "s": "sell", "buy": "buy", "sell": "sell"}
+ORDER_TYPES = {"m": "market", "l": "limit", "market": "market", "limit": "limit"}
+
+_NUMBER = re.compile(r"-?[0-9]*\.?[0-9]*(?:[eE][-+]?[0-9]+)?", re.ASCII)
+
+
+class Layout(NamedTuple):
+    """The columns of a file.
+
+    Attributes:
+        columns: their names in `schema.ROWS`, in order; none if the file has no rows.
+        has_header: whether the first line has names instead of a trade.
+    """
+
+    columns: tuple[str, ...]
+    has_header: bool
+
+    def __str__(self) -> str:
+        """The layout as text: `time,price,volume without header`."""
+        if not self.columns:
+            return "no rows"
+        return f"{','.join(self.columns)} with{'' if self.has_header else 'out'} header"
+
+
+def number(text: str) -> Decimal | None:
+    """Parse a number exactly; None if the text is not a number."""
+    try:
+        return Decimal(text) if text and _NUMBER.fullmatch(text) else None
+    except InvalidOperation:
+        return None
+
 
 _DECIMALS = {"time": 9, "price": 10, "volume": 8}
 """Decimals of each number: of a time down to nanoseconds, of the others as in the archive."""

@@ -8,15 +8,28 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from harvester.csv_import.file_scan import ScannedFile, chains, scan_file
 from harvester.csv_import.files import Member
-from harvester.csv_import.import_report import ImportReport, ImportResult
-from harvester.csv_import.importer import FileChain, ImportOptions
-from harvester.csv_import.pair_matching import AskExchange, ImportRequest, PairFiles, match_files
+from harvester.csv_import.importer import FileChain, ImportOptions, ImportReport
+from harvester.csv_import.pair_matching import (
+    AskExchange,
+    ImportRequest,
+    PairFiles,
+    match_files,
+    unknown_files_message,
+)
 from harvester.download.events import Begun, Imported, Listener, Step
-from harvester.errors import BadFile, HarvesterError, Interrupted
+from harvester.errors import (
+    GRAVEST_FIRST,
+    ArchiveHasGaps,
+    BadFile,
+    HarvesterError,
+    Interrupted,
+    UnknownPair,
+    gravest,
+)
 from harvester.storage.trade_store import TradeStore
 from harvester.storage.writer import Writer, writer
 from harvester.threads import result_of
@@ -136,6 +149,53 @@ def _plan_file(file: ScannedFile, pair: str, coverage: list[Range]) -> FilePlan:
 
 
 # --- import ---------------------------------------------------------------------------------------
+
+
+class ImportResult(NamedTuple):
+    """The result of an import.
+
+    Attributes:
+        reports: one for each run of consecutive files of a pair.
+        unknown: files that were skipped, because their names match no pair.
+    """
+
+    reports: list[ImportReport]
+    unknown: list[str]
+
+    @property
+    def exit_status(self) -> int:
+        """The gravest status of all reports; 2 if a file's name matches no pair."""
+        return gravest([report.exit_status for report in self.reports] + [2] * bool(self.unknown))
+
+    def raise_gravest(self) -> None:
+        """Raise the gravest error, with the others as its notes; do nothing if all went well.
+
+        Raises:
+            HarvesterError: what ended the import of a pair.
+            ArchiveHasGaps: rows are unreadable, or no row of a pair could be imported.
+            UnknownPair: the names of files match no pair.
+        """
+        errors: list[HarvesterError] = []
+        for report in self.reports:
+            if report.error is not None:
+                errors.append(report.error)
+            elif report.exit_status:
+                errors.append(ArchiveHasGaps(f"{report.pair}: {report.summary()}"))
+        if self.unknown:
+            errors.append(UnknownPair(unknown_files_message(self.unknown)))
+        if not errors:
+            return
+        first, *others = sorted(errors, key=lambda error: GRAVEST_FIRST.index(error.exit_status))
+        for other in others:
+            first.add_note(str(other))
+        raise first
+
+    def to_dict(self) -> dict[str, Any]:
+        """The result for JSON."""
+        return {
+            "files": [report.to_dict() for report in self.reports],
+            "unknown": self.unknown,
+        }
 
 
 def import_files(

@@ -23,10 +23,16 @@ from harvester.storage.trade_store import TradeStore, check_not_in_future
 from harvester.times import Range
 from harvester.verify import against
 from harvester.verify.against import EXCHANGE_STEPS, Comparer
-from harvester.verify.digest import Digest, digests
-from harvester.verify.integrity import verify_with_digests
+from harvester.verify.integrity import digests, verify_with_digests
 from harvester.verify.repair import Repairer
-from harvester.verify.reports import CsvReport, ExchangeReport, Moved, PairReport, RepairReport
+from harvester.verify.reports import (
+    CsvReport,
+    Digest,
+    ExchangeReport,
+    Moved,
+    PairReport,
+    RepairReport,
+)
 
 """What the steps of a comparison with the exchange count."""
 

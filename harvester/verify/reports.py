@@ -8,7 +8,41 @@ from typing import Any, NamedTuple
 
 from harvester.errors import ArchiveDamaged, ArchiveIncomplete, HarvesterError, gravest
 from harvester.times import Range, show
-from harvester.verify.digest import Digest
+
+# --- digests --------------------------------------------------------------------------------------
+
+
+class Month(NamedTuple):
+    """The number of trades of one calendar month (UTC), and the checksum of their rows."""
+
+    month: str
+    rows: int
+    sha256: str
+
+
+class Digest(NamedTuple):
+    """The digest of a pair's trades over a range of whole months without a gap.
+
+    Attributes:
+        pair: altname.
+        first: the first month, such as 2024-01.
+        last: the last month; it is included.
+        rows: number of trades.
+        sha256: the checksum.
+        months: the checksum of each month.
+    """
+
+    pair: str
+    first: str
+    last: str
+    rows: int
+    sha256: str
+    months: list[Month]
+
+    def __str__(self) -> str:
+        """One line for people to compare."""
+        return f"{self.pair} {self.first} to {self.last}: {self.rows:,} trades, {self.sha256}"
+
 
 # --- faults of a pair -----------------------------------------------------------------------------
 

@@ -20,8 +20,7 @@ from hypothesis import strategies as st
 
 from harvester.csv_import import sorting
 from harvester.csv_import.files import KnownComplete, find
-from harvester.csv_import.import_report import ImportReport
-from harvester.csv_import.importer import ImportOptions
+from harvester.csv_import.importer import ImportOptions, ImportReport
 from harvester.csv_import.pair_matching import PairFiles
 from harvester.csv_import.run import import_pairs
 from harvester.csv_import.sorting import in_time_order

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harvester.csv_import.columns import FULL, SHORT, Layout, detect
-from harvester.csv_import.parse import parse
+from harvester.csv_import.file_scan import FULL, SHORT, detect
+from harvester.csv_import.parse import Layout, parse
 from harvester.csv_import.sorting import Sorter
 from harvester.errors import BadFile
 from harvester.schema import times
