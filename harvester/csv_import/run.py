@@ -26,12 +26,11 @@ from harvester.errors import (
     ArchiveHasGaps,
     BadFile,
     HarvesterError,
-    Interrupted,
     UnknownPair,
     gravest,
 )
 from harvester.storage.trade_store import TradeStore
-from harvester.storage.writer import Writer, writer
+from harvester.storage.writer import writer
 from harvester.threads import result_of
 from harvester.times import END_OF_TIME, SECOND, Range, missing, union
 
@@ -105,7 +104,7 @@ def plan_import(
         for files in matched.pairs
         for plan in _plan_pair(archive, files, skip_bad_rows=request.skip_bad_rows)
     ]
-    return ImportPlan(plans, [str(member) for member in matched.unknown])
+    return ImportPlan(plans, matched.unknown)
 
 
 def _plan_pair(archive: TradeStore, files: PairFiles, *, skip_bad_rows: bool) -> Iterator[FilePlan]:
@@ -221,7 +220,7 @@ def import_files(
     events = _ProgressEvents(matched.pairs, listener)
     options = ImportOptions(events.read, stop, request.skip_bad_rows)
     reports = import_pairs(archive, matched.pairs, options, events.done)
-    return ImportResult(reports, [str(member) for member in matched.unknown])
+    return ImportResult(reports, matched.unknown)
 
 
 class _ProgressEvents:
@@ -311,16 +310,29 @@ def _import_chains(
     reports: list[ImportReport],
 ) -> None:
     """Scan the files of a pair and import them chain by chain; `reports` receives the reports."""
-    scanned = _scan(files, options)
+    name = files.pair.altname
+    scanned = [
+        scan_file(
+            member,
+            skip_bad_rows=options.skip_bad_rows,
+            # Scanning counts as half of the bytes.
+            read=lambda size: options.read(name, size - size // 2),
+            stop=options.stop,
+        )
+        for member in files.members
+    ]
     # Where one file has rows that can't be read, another file must not call the time covered.
     bad_times = union(span for file in scanned for span in file.bad_times)
-    name = files.pair.altname
     with writer(archive, name) as pair_writer:
         importers = [
             FileChain(archive, files.pair, chain, options, bad_times)
             for chain in chains(scanned, files.complete)
         ]
-        reports += (_run_importer(importer, pair_writer) for importer in importers)
+        for importer in importers:
+            start_s = time.perf_counter()
+            importer.report.error = _error_of(partial(importer.run, pair_writer))
+            importer.report.seconds = time.perf_counter() - start_s
+            reports.append(importer.report)
         for importer in importers:
             # Rows that one file left out must not be called covered by another file.
             if importer.report.error is None and not options.stop.is_set():
@@ -330,33 +342,6 @@ def _import_chains(
         if any(report.ranges for report in reports):
             # Roll-ups are left to `backfill`, which changes segments at the boundaries anyway.
             pair_writer.compact()
-
-
-def _scan(files: PairFiles, options: ImportOptions) -> list[ScannedFile]:
-    """Read the files of a pair for the first time; this counts as half of their bytes.
-
-    Raises:
-        BadFile: a file can't be imported.
-        Interrupted: `options.stop` is set.
-    """
-    if options.stop.is_set():
-        raise Interrupted("interrupted; the same command goes on where it stopped")
-    return [
-        scan_file(
-            member,
-            skip_bad_rows=options.skip_bad_rows,
-            read=lambda size: options.read(files.pair.altname, size - size // 2),
-            stop=options.stop,
-        )
-        for member in files.members
-    ]
-
-
-def _run_importer(importer: FileChain, pair_writer: Writer) -> ImportReport:
-    start_s = time.perf_counter()
-    importer.report.error = _error_of(lambda: importer.run(pair_writer))
-    importer.report.seconds = time.perf_counter() - start_s
-    return importer.report
 
 
 def _error_of(work: Callable[[], None]) -> HarvesterError | None:

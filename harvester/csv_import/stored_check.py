@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Literal, NamedTuple, get_args
 
 import numpy as np
@@ -11,9 +10,9 @@ from numpy.typing import NDArray
 
 from harvester.download.events import Rounding
 from harvester.errors import ArchiveDamaged, HarvesterError
-from harvester.schema import Int64s, clip, decimal_words, times
+from harvester.schema import Int64s, decimal_words, times
 from harvester.storage.trade_store import TradeStore
-from harvester.times import SECOND, Range, missing, overlap, show, union
+from harvester.times import SECOND, Range, missing, show, union
 
 # --- how a file rounds its times ------------------------------------------------------------------
 
@@ -85,10 +84,12 @@ class RoundingCounts:
 
         Args:
             file: all rows of the file in some seconds.
-            api: all trades from a second before the first of them to a second after the last.
+            api: all trades from a second before the first of them to a second after the last, in
+                order of time; others are ignored.
         """
         if not len(file.stamps):
             return
+        api = api.within(Range(int(file.stamps[0]) - SECOND - 1, int(file.stamps[-1]) + SECOND))
         self.is_whole &= not (file.stamps % SECOND).any()
         self.of += len(file.stamps)
         file_keys, counts = np.unique(_keys(file, 0), return_counts=True)
@@ -111,44 +112,6 @@ class RoundingCounts:
         return Rounding(way if is_unique else "not told", most, self.of)
 
 
-class Sample:
-    """The first rows of a file whose time is covered by trades from the API."""
-
-    def __init__(self, api_ranges: list[Range], max_rows: int = MAX_SAMPLED_ROWS) -> None:
-        """Start with no rows.
-
-        Args:
-            api_ranges: the ranges covered by trades from the API, in order.
-            max_rows: size of the sample.
-        """
-        # However a row was rounded, all trades that it may be are in the whole range.
-        self._ranges = [
-            Range(span.after + 2 * SECOND, span.through - 2 * SECOND)
-            for span in api_ranges
-            if span.through - span.after > 4 * SECOND
-        ]
-        self._max_rows = max_rows
-        self._rows: list[KeyedRows] = []
-        self._count = 0
-
-    def add(self, batch: pa.RecordBatch) -> None:
-        """Add the next rows of the file, in order of time."""
-        if not batch.num_rows or self._count >= self._max_rows:
-            return
-        stamps = times(batch)
-        read = Range(int(stamps[0]) - 1, int(stamps[-1]))
-        for span in self._ranges:
-            free = self._max_rows - self._count
-            if free > 0 and overlap(span, read):
-                found = rows_of(clip(batch, span).slice(0, free))
-                self._rows.append(found)
-                self._count += len(found.stamps)
-
-    def rows(self) -> KeyedRows:
-        """The rows of the sample, in order of time."""
-        return joined(self._rows)
-
-
 def _keys(rows: KeyedRows, shift: int) -> NDArray[np.uint64]:
     """A hash of second, price and volume; `shift` is added to the time, in nanoseconds."""
     seconds = ((rows.stamps + shift) // SECOND).astype(np.uint64)
@@ -161,45 +124,6 @@ def _mixed(words: NDArray[np.uint64]) -> NDArray[np.uint64]:
     words = (words ^ (words >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     mixed: NDArray[np.uint64] = words ^ (words >> np.uint64(31))
     return mixed
-
-
-def ranges_from_api(archive: TradeStore, pair: str) -> list[Range]:
-    """The ranges covered by trades from the API, in order.
-
-    Args:
-        archive: the archive.
-        pair: altname.
-    """
-    pieces = archive.pieces(pair)
-    return union(piece.within for piece in pieces if not piece.segment.is_imported)
-
-
-def measure_rounding(archive: TradeStore, pair: str, sample: Sample) -> Rounding | None:
-    """Measure how a file rounds its times; None if the sample is empty.
-
-    The result is only a note in the report, so a segment that can't be read does not end the
-    import; `verify` reports it.
-
-    Args:
-        archive: the archive.
-        pair: altname.
-        sample: rows of the file whose time is covered by trades from the API.
-    """
-    rows = sample.rows()
-    if not len(rows.stamps):
-        return None
-    span = Range(int(rows.stamps[0]) - SECOND - 1, int(rows.stamps[-1]) + SECOND)
-    counts = RoundingCounts()
-    try:
-        for part in ranges_from_api(archive, pair):
-            inside = rows.within(part)
-            if len(inside.stamps):
-                ends = Range(max(part.after, span.after), min(part.through, span.through))
-                trades = [rows_of(batch) for batch in archive.scan(pair, ends)]
-                counts.compare(inside, joined(trades))
-    except HarvesterError:
-        return None
-    return counts.rounding()
 
 
 # --- whether rows are stored ----------------------------------------------------------------------
@@ -224,22 +148,20 @@ class _Part(NamedTuple):
 class StoredCheck:
     """Checks that rows of one pair, in order of time, are stored in the archive."""
 
-    def __init__(
-        self, archive: TradeStore, pair: str, covered: Sequence[Range], api: Sequence[Range]
-    ) -> None:
+    def __init__(self, archive: TradeStore, pair: str) -> None:
         """Start at the beginning of the trade history.
 
         Args:
-            archive: where the rows should be stored.
+            archive: where the rows should be stored; it covers now the time of all of them.
             pair: altname.
-            covered: the covered ranges, which contain all rows.
-            api: the part of them that came from the API.
         """
         self._archive = archive
         self._pair = pair
+        pieces = archive.pieces(pair)
+        api = union(piece.within for piece in pieces if not piece.segment.is_imported)
         self._parts = sorted(
             [_Part(span, True) for span in api]
-            + [_Part(span, False) for span in missing(covered, api)]
+            + [_Part(span, False) for span in missing(archive.coverage(pair), api)]
         )
         self._ends = np.array(sorted(end for span in api for end in span), dtype=np.int64)
         self._waiting: list[KeyedRows] = []
@@ -248,6 +170,8 @@ class StoredCheck:
         """Trades that were read and may still match a row."""
         self._read_through = -1
         self._first_ns = self._last_ns = 0
+        self.rounding = RoundingCounts()
+        """How some of the rows are rounded whose time is covered by trades from the API."""
         self.of = 0
         """Number of rows checked."""
         self.absent = 0
@@ -260,15 +184,14 @@ class StoredCheck:
         self._waiting.append(rows_of(rows))
         self._waiting_rows += rows.num_rows
         if self._waiting_rows >= BATCH_ROWS:
-            self._check_waiting()
+            self.finish()
 
-    def finish(self) -> None:
-        """Check the last rows.
+    def raise_error(self) -> None:
+        """Report the result, once all rows were checked.
 
         Raises:
             ArchiveDamaged: rows are not stored, or trades can't be read.
         """
-        self._check_waiting()
         if self.error is not None:
             raise self.error
         if self.absent:
@@ -280,7 +203,8 @@ class StoredCheck:
                 f"{self._pair} --replace-imported` downloads imported ranges again"
             )
 
-    def _check_waiting(self) -> None:
+    def finish(self) -> None:
+        """Check the rows that were added and not checked yet."""
         rows, self._waiting, self._waiting_rows = joined(self._waiting), [], 0
         if self.error is not None:
             return
@@ -327,6 +251,11 @@ class StoredCheck:
         """
         stop = int(rows.stamps.searchsorted(bound, side="right"))
         early = rows.part(0, stop)
+        if part.is_api:
+            # However such a row was rounded, all trades that it may be are in the range.
+            inner = Range(part.span.after + 2 * SECOND, part.span.through - 2 * SECOND)
+            sample = early.within(inner).part(0, MAX_SAMPLED_ROWS - self.rounding.of)
+            self.rounding.compare(sample, trades)
         is_whole = not ((early.stamps % SECOND).any() or (trades.stamps % SECOND).any())
         tolerance_ns = 0 if is_whole and not part.is_api else TOLERANCE_NS
         is_found, is_used = match_rows(early, trades, tolerance_ns)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -134,6 +135,24 @@ async def refresh_pairs(client: Client, archive: TradeStore) -> dict[str, Pair]:
         archive: whose pairs.json is written.
     """
     return _keep(archive, await _listed(client))
+
+
+class ListedPairs:
+    """The exchange's pairs, requested when they are first needed, once for all pairs of a run."""
+
+    def __init__(self, client: Client, archive: TradeStore) -> None:
+        """Nothing is requested yet."""
+        self._client = client
+        self._archive = archive
+        self._pairs: dict[str, Pair] | None = None
+        self._lock = asyncio.Lock()
+
+    async def get(self) -> dict[str, Pair]:
+        """The pairs by altname; see `refresh_pairs`."""
+        async with self._lock:
+            if self._pairs is None:
+                self._pairs = await refresh_pairs(self._client, self._archive)
+        return self._pairs
 
 
 def _keep(archive: TradeStore, listed: dict[str, Pair]) -> dict[str, Pair]:

@@ -34,8 +34,6 @@ from harvester.verify.reports import (
     RepairReport,
 )
 
-"""What the steps of a comparison with the exchange count."""
-
 
 def check_pairs(archive: TradeStore, names: Sequence[str], listener: Listener) -> list[PairReport]:
     """Check everything that is stored of some pairs.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
@@ -10,16 +11,15 @@ from typing import TYPE_CHECKING, NamedTuple
 import pyarrow as pa
 
 from harvester.csv_import.files import KnownComplete, Member
-from harvester.csv_import.ohlcvt import ROWS, Block, read_candles, rows_of
-from harvester.csv_import.pair_matching import CandleFile, candle_file
+from harvester.csv_import.ohlcvt import ROWS, read_candles, rows_of
 from harvester.download.events import Listener, Step, ignore
-from harvester.download.pair_selection import refresh_pairs
+from harvester.download.pair_selection import ListedPairs
 from harvester.errors import ExchangeError, ExchangeRefused, HarvesterError
 from harvester.kraken.ohlc import INTERVALS_MIN, Candle
 from harvester.kraken.pairs import Pair, PairIndex
 from harvester.query.connection import MEMORY_LIMIT
 from harvester.storage.trade_store import TradeStore
-from harvester.times import END_OF_TIME, SECOND, UNITS_NS, Range
+from harvester.times import END_OF_TIME, MAX_COUNT, SECOND, UNITS_NS, Range
 from harvester.verify.compare import (
     RUNNING,
     CandleComparison,
@@ -46,7 +46,7 @@ def compare_blocks(
     coverage: Sequence[Range],
     minutes: int,
     whole: KnownComplete,
-    blocks: Iterable[Block],
+    blocks: Iterable[pa.RecordBatch],
 ) -> IntervalReport:
     """Compare the candles of a file with those of the archive.
 
@@ -81,16 +81,26 @@ def compare_blocks(
     return comparison.report()
 
 
-def _chunks(blocks: Iterable[Block]) -> Iterator[pa.Table]:
+def _chunks(blocks: Iterable[pa.RecordBatch]) -> Iterator[pa.Table]:
     """Join blocks to tables of `CHUNK_ROWS` or a little more; none is empty."""
     waiting: list[pa.RecordBatch] = []
     for block in blocks:
-        waiting.append(block.rows)
+        waiting.append(block)
         if sum(batch.num_rows for batch in waiting) >= CHUNK_ROWS:
             yield pa.Table.from_batches(waiting)
             waiting = []
     if any(batch.num_rows for batch in waiting):
         yield pa.Table.from_batches(waiting)
+
+
+_CANDLE_FILE = re.compile(r"(.+)_([0-9]{1,8})", re.ASCII)
+
+
+class CandleFile(NamedTuple):
+    """A CSV file of candles, and their length in minutes."""
+
+    member: Member
+    minutes: int
 
 
 class FileChoice(NamedTuple):
@@ -119,11 +129,14 @@ def choose(members: Iterable[Member], wanted: Iterable[str], known: Iterable[Pai
     pair_names = PairIndex(known)
     of_other_pairs, unknown = 0, []
     for member in members:
-        found = candle_file(member, pair_names)
-        if found is None:
+        # XBTUSD_60.csv has the hourly candles of XBTUSD.
+        match = _CANDLE_FILE.fullmatch(member.stem)
+        is_length = match is not None and 0 < int(match[2]) <= MAX_COUNT["m"]
+        pair = pair_names.find(match[1]) if match and is_length else None
+        if match is None or pair is None:
             unknown.append(member)
-        elif found[0].altname in files:
-            files[found[0].altname].append(found[1])
+        elif pair.altname in files:
+            files[pair.altname].append(CandleFile(member, int(match[2])))
         else:
             of_other_pairs += 1
     for files_of_pair in files.values():
@@ -176,7 +189,7 @@ def _compare_file(
     member, minutes = file
 
     def compare_once() -> IntervalReport:
-        blocks = _with_progress(read_candles(member, minutes), on_read)
+        blocks = read_candles(member, minutes, on_read)
         return compare_blocks(local, coverage, minutes, member.complete, blocks)
 
     try:
@@ -186,18 +199,10 @@ def _compare_file(
     return FileReport(str(member), found)
 
 
-def _with_progress(blocks: Iterable[Block], on_read: Callable[[int], None]) -> Iterator[Block]:
-    """The same blocks; `on_read` is called with the number of bytes read so far."""
-    done = 0
-    for block in blocks:
-        yield block
-        done += block.size
-        on_read(done)
-
-
 # --- OHLC endpoint --------------------------------------------------------------------------------
 
 EXCHANGE_STEPS = "answers and comparisons"
+"""What the steps of a comparison with the exchange count."""
 
 
 class _Steps:
@@ -208,9 +213,9 @@ class _Steps:
         self._pair = pair
         self._done, self._total = 0, total
 
-    def advance(self, steps: int = 1, *, more: int = 0) -> None:
-        """Count steps as done; `more` is how many were found to follow."""
-        self._done += steps
+    def advance(self, *, more: int = 0) -> None:
+        """Count a step as done; `more` is how many were found to follow."""
+        self._done += 1
         self._total += more
         self._listener(Step(self._pair, self._done, self._total, EXCHANGE_STEPS))
 
@@ -225,8 +230,7 @@ class Comparer:
         self._client = client
         self._archive = archive
         self._memory_limit = memory_limit
-        self._listed: dict[str, Pair] | None = None
-        self._listing = asyncio.Lock()
+        self._listed = ListedPairs(client, archive)
         # Several pairs may wait for the exchange at a time; one at a time uses memory.
         self._computing = asyncio.Lock()
 
@@ -262,50 +266,33 @@ class Comparer:
         local = LocalCandles(self._archive, pair.altname, pair.pair_decimals, self._memory_limit)
 
         async def compared(minutes: int, candles: Sequence[Candle]) -> IntervalReport:
-            return await asyncio.to_thread(compare_interval, local, coverage, minutes, candles)
+            async with self._computing:
+                return await asyncio.to_thread(compare_interval, local, coverage, minutes, candles)
 
         reports: dict[int, IntervalReport] = {}
-        async with self._computing:
-            for minutes, candles in answers.items():
-                reports[minutes] = await compared(minutes, candles)
-                steps.advance(more=2 if reports[minutes].differing else 0)
-        differing = [minutes for minutes, report in reports.items() if report.differing]
-        second, failure = await self._second_answers(pair, differing, steps)
-        async with self._computing:
-            for minutes in differing:
-                if minutes in second:
-                    candles = _completed(second[minutes], answers[minutes])
-                    report = await compared(minutes, candles)
-                    note = f"the second answer {'differs' if report.differing else 'agrees'}"
-                else:
-                    report, note = reports[minutes], f"no second answer: {failure}"
-                reports[minutes] = replace(report, notes=(f"requested again: {note}",))
-                steps.advance()
+        for minutes, candles in answers.items():
+            reports[minutes] = await compared(minutes, candles)
+            steps.advance(more=2 if reports[minutes].differing else 0)
+        failure: ExchangeError | None = None
+        for minutes in [minutes for minutes, report in reports.items() if report.differing]:
+            try:
+                second = await self._client.candles(pair, minutes) if failure is None else []
+            except ExchangeError as error:
+                # The differences found are reported all the same.
+                failure = error
+            steps.advance()
+            if failure is None:
+                report = await compared(minutes, _completed(second, answers[minutes]))
+                note = f"the second answer {'differs' if report.differing else 'agrees'}"
+            else:
+                report, note = reports[minutes], f"no second answer: {failure}"
+            reports[minutes] = replace(report, notes=(f"requested again: {note}",))
+            steps.advance()
         return ExchangeReport(pair.altname, tuple(reports.values()))
-
-    async def _second_answers(
-        self, pair: Pair, differing: Sequence[int], steps: _Steps
-    ) -> tuple[dict[int, Sequence[Candle]], ExchangeError | None]:
-        """Candles of the intervals that differ, requested once more; an error ends the requests.
-
-        It is returned, not raised, so that the differences found are reported all the same.
-        """
-        answers: dict[int, Sequence[Candle]] = {}
-        try:
-            for minutes in differing:
-                answers[minutes] = await self._client.candles(pair, minutes)
-                steps.advance()
-        except ExchangeError as error:
-            steps.advance(len(differing) - len(answers))
-            return answers, error
-        return answers, None
 
     async def _as_listed(self, pair: Pair) -> Pair:
         """The pair as the exchange lists it today; the list is requested once for all pairs."""
-        async with self._listing:
-            if self._listed is None:
-                self._listed = await refresh_pairs(self._client, self._archive)
-        listed = self._listed.get(pair.altname, pair)
+        listed = (await self._listed.get()).get(pair.altname, pair)
         if not listed.key:
             raise ExchangeRefused(
                 f"{pair.altname}: the exchange does not list it, so the number of decimals in its "
