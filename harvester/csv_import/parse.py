@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.csv as pc
 from numpy.typing import NDArray
+from pyarrow.compute import index_in
 
 from harvester.errors import BadFile
 from harvester.schema import ORDER_TYPES as ORDER_WORDS
@@ -36,11 +37,11 @@ class Unusual(Exception):
     """The fast parser can't read a block: it must be parsed line by line."""
 
 
-_LETTERS: dict[str, tuple[bytes, pa.Array]] = {
-    "side": (b"bs", SIDE_WORDS),
-    "order_type": (b"ml", ORDER_WORDS),
+_LETTERS = {
+    "side": (pa.array(list(b"bs"), pa.uint8()), SIDE_WORDS),
+    "order_type": (pa.array(list(b"ml"), pa.uint8()), ORDER_WORDS),
 }
-"""By column, the two letters that occur, and the two words that they stand for."""
+"""By column, the letters that occur, and the words that they stand for."""
 
 
 class Digits(NamedTuple):
@@ -81,16 +82,15 @@ class Digits(NamedTuple):
         least, most = int(decimals.min()), int(decimals.max())
         if most > scale:
             raise Unusual
-        if least == most:
-            limit = min(10 ** (before + most) - 1, _LARGEST_INT // 10 ** (scale - most))
-            if int(numbers.max()) > limit:
-                raise Unusual
-            return numbers * np.int64(10 ** (scale - most)) if most < scale else numbers
-        most_by = [
+        largest = [
             min(10 ** (before + count) - 1, _LARGEST_INT // 10 ** (scale - count))
             for count in range(scale + 1)
         ]
-        if (numbers > np.array(most_by)[decimals]).any():
+        if least == most:
+            if int(numbers.max()) > largest[most]:
+                raise Unusual
+            return numbers * np.int64(10 ** (scale - most)) if most < scale else numbers
+        if (numbers > np.array(largest)[decimals]).any():
             raise Unusual
         factors = np.array([10 ** (scale - count) for count in range(scale + 1)])
         result: Int64s = numbers * factors[decimals]
@@ -114,9 +114,11 @@ def read(block: bytes, columns: Sequence[str]) -> Digits:
     for at, name in enumerate(columns):
         lengths = ends[:, at] - begins[:, at]
         if name in _LETTERS:
-            if not (lengths == 1).all():
+            letters, meant = _LETTERS[name]
+            indexes = index_in(pa.array(text[begins[:, at]]), letters)
+            if indexes.null_count or not (lengths == 1).all():
                 raise Unusual
-            words[name] = _word_of(text[begins[:, at]], *_LETTERS[name])
+            words[name] = pa.DictionaryArray.from_arrays(indexes, meant)
         elif name == "misc":
             if lengths.any():
                 raise Unusual
@@ -196,24 +198,6 @@ def _decimals(positions: Int64s, dots: Int64s, count: int) -> Int64s:
     decimals = np.zeros(count, dtype=np.int64)
     decimals[fields] = digits
     return decimals
-
-
-def _word_of(found: Bytes, letters: bytes, words: pa.Array) -> pa.DictionaryArray:
-    """Replace two letters by the words that they stand for.
-
-    Args:
-        found: a letter per row.
-        letters: the two letters.
-        words: the word of each letter.
-
-    Raises:
-        Unusual: there is another letter.
-    """
-    first, second = letters
-    is_second = found == second
-    if not (is_second | (found == first)).all():
-        raise Unusual
-    return pa.DictionaryArray.from_arrays(pa.array(is_second.astype(np.int32)), words)
 
 
 # --- rows of trades -------------------------------------------------------------------------------
