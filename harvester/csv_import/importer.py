@@ -155,11 +155,13 @@ class ImportOptions(NamedTuple):
         read: called with a pair and a number of bytes that were read, from any thread.
         stop: set it to end the import; rows up to the last boundary are kept.
         skip_bad_rows: leave out unreadable rows and list them, instead of failing.
+        done: called with each report once it is complete, from any thread.
     """
 
     read: Callable[[str, int], None]
     stop: threading.Event
     skip_bad_rows: bool = False
+    done: Callable[[ImportReport], None] = lambda _report: None
 
 
 class FileChain:

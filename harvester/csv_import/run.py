@@ -218,8 +218,8 @@ def import_files(
     """
     matched = match_files(request, archive, ask_exchange)
     events = _ProgressEvents(matched.pairs, listener)
-    options = ImportOptions(events.read, stop, request.skip_bad_rows)
-    reports = import_pairs(archive, matched.pairs, options, events.done)
+    options = ImportOptions(events.read, stop, request.skip_bad_rows, events.done)
+    reports = import_pairs(archive, matched.pairs, options)
     return ImportResult(reports, matched.unknown)
 
 
@@ -252,18 +252,14 @@ class _ProgressEvents:
 
 
 def import_pairs(
-    archive: TradeStore,
-    pairs: Sequence[PairFiles],
-    options: ImportOptions,
-    done: Callable[[ImportReport], None],
+    archive: TradeStore, pairs: Sequence[PairFiles], options: ImportOptions
 ) -> list[ImportReport]:
     """Import the files of some pairs in parallel; a pair that fails stops no other.
 
     Args:
         archive: where the trades go.
         pairs: the pairs, each once.
-        options: progress callback, stop event, and what to do with bad rows.
-        done: called with each report once it is complete, from several threads.
+        options: callbacks, stop event, and what to do with bad rows.
 
     Returns:
         The reports, in the order of `pairs`.
@@ -276,7 +272,7 @@ def import_pairs(
     order = sorted(pairs, key=lambda files: -files.size)
     with ThreadPoolExecutor(jobs) as pool:
         futures = {
-            files.pair.altname: pool.submit(_import_pair, archive, files, options, done)
+            files.pair.altname: pool.submit(_import_pair, archive, files, options)
             for files in order
         }
         try:
@@ -288,17 +284,14 @@ def import_pairs(
 
 
 def _import_pair(
-    archive: TradeStore,
-    files: PairFiles,
-    options: ImportOptions,
-    done: Callable[[ImportReport], None],
+    archive: TradeStore, files: PairFiles, options: ImportOptions
 ) -> list[ImportReport]:
     reports: list[ImportReport] = []
-    error = _error_of(partial(_import_chains, archive, files, options, done, reports))
+    error = _error_of(partial(_import_chains, archive, files, options, reports))
     if error is not None:
         names = [str(member) for member in files.members]
         reports.append(ImportReport(names, files.pair.altname, [], files.size, error=error))
-        done(reports[-1])
+        options.done(reports[-1])
     return reports
 
 
@@ -306,7 +299,6 @@ def _import_chains(
     archive: TradeStore,
     files: PairFiles,
     options: ImportOptions,
-    done: Callable[[ImportReport], None],
     reports: list[ImportReport],
 ) -> None:
     """Scan the files of a pair and import them chain by chain; `reports` receives the reports."""
@@ -338,7 +330,7 @@ def _import_chains(
             if importer.report.error is None and not options.stop.is_set():
                 importer.report.error = _error_of(partial(importer.check_skipped, pair_writer))
         for report in reports:
-            done(report)
+            options.done(report)
         if any(report.ranges for report in reports):
             # Roll-ups are left to `backfill`, which changes segments at the boundaries anyway.
             pair_writer.compact()

@@ -148,9 +148,7 @@ def check_import(
         *(None if by is None else end + by for end, by in zip(ends, bounds, strict=True))
     )
     watch = ImportOptions(lambda _pair, _size: None, Event(), skip)
-    reports = import_pairs(
-        TradeStore(folder), [PairFiles(PAIR, members, said)], watch, lambda _report: None
-    )
+    reports = import_pairs(TradeStore(folder), [PairFiles(PAIR, members, said)], watch)
     given_ = Given(history, sound, broken, is_consistent, skip)
     judge(folder, given_, reports, before, was_covered)
 
