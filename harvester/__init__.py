@@ -47,8 +47,8 @@ from harvester.errors import (
 if TYPE_CHECKING:
     from harvester.archive import Archive, open  # noqa: A004 - harvester.open reads well
     from harvester.charts.chart import Chart
-    from harvester.csv_import.import_report import ImportReport, ImportResult
-    from harvester.csv_import.run import FilePlan, ImportPlan
+    from harvester.csv_import.importer import ImportReport
+    from harvester.csv_import.run import FilePlan, ImportPlan, ImportResult
     from harvester.download.backfill import BackfillEstimate
     from harvester.download.events import BackfillResult, CancelToken
     from harvester.exporters.export import ExportedFile
@@ -60,8 +60,7 @@ if TYPE_CHECKING:
     from harvester.query.result import Result
     from harvester.server.sample_data import SampleExchange, sample_exchange
     from harvester.times import Range
-    from harvester.verify.digest import Digest
-    from harvester.verify.reports import CsvReport, ExchangeReport, PairReport, RepairReport
+    from harvester.verify.reports import CsvReport, Digest, ExchangeReport, PairReport, RepairReport
     from harvester.verify.status import PairStatus
 
 __version__ = "0.1.0"
@@ -132,7 +131,7 @@ _LAZY = {
     "PairStatus": "harvester.verify.status",
     "Result": "harvester.query.result",
     "CsvReport": "harvester.verify.reports",
-    "Digest": "harvester.verify.digest",
+    "Digest": "harvester.verify.reports",
     "ExchangeReport": "harvester.verify.reports",
     "PairReport": "harvester.verify.reports",
     "BackfillEstimate": "harvester.download.backfill",
@@ -143,8 +142,8 @@ _LAZY = {
     "CompactionResult": "harvester.operations.maintenance",
     "FilePlan": "harvester.csv_import.run",
     "ImportPlan": "harvester.csv_import.run",
-    "ImportReport": "harvester.csv_import.import_report",
-    "ImportResult": "harvester.csv_import.import_report",
+    "ImportReport": "harvester.csv_import.importer",
+    "ImportResult": "harvester.csv_import.run",
     "Explanation": "harvester.query.explain",
     "ExportedFile": "harvester.exporters.export",
     "Pair": "harvester.kraken.pairs",

@@ -38,8 +38,7 @@ if TYPE_CHECKING:
 
     from harvester.async_runner import BackfillRun
     from harvester.charts.chart import Chart
-    from harvester.csv_import.import_report import ImportResult
-    from harvester.csv_import.run import ImportPlan
+    from harvester.csv_import.run import ImportPlan, ImportResult
     from harvester.download.backfill import BackfillEstimate
     from harvester.download.events import (
         BackfillResult,
@@ -56,8 +55,7 @@ if TYPE_CHECKING:
     from harvester.query.explain import Explanation
     from harvester.query.plan import CandleQuery, Fill
     from harvester.query.result import Result
-    from harvester.verify.digest import Digest
-    from harvester.verify.reports import PairReport
+    from harvester.verify.reports import Digest, PairReport
 
 
 Number = int | float | str | Decimal

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import shlex
 from collections import Counter
@@ -234,6 +235,24 @@ async def list_pairs(
             pairs[name] = kept
     keep_pairs(archive, msgspec.json.encode(pairs))
     return listed, pairs
+
+
+class ListedPairs:
+    """The exchange's pairs, requested when they are first needed, once for all pairs of a run."""
+
+    def __init__(self, client: Client, archive: TradeStore) -> None:
+        """Nothing is requested yet."""
+        self._client = client
+        self._archive = archive
+        self._pairs: dict[str, Pair] | None = None
+        self._lock = asyncio.Lock()
+
+    async def get(self) -> dict[str, Pair]:
+        """The pairs by altname; see `list_pairs`."""
+        async with self._lock:
+            if self._pairs is None:
+                self._pairs = (await list_pairs(self._client, self._archive))[1]
+        return self._pairs
 
 
 def _chosen(choice: PairSelection, listed: dict[str, Pair], known: dict[str, Pair]) -> list[Pair]:

@@ -15,8 +15,7 @@ import click
 from harvester.cli import output
 from harvester.cli.options import CommonOptions, common_options, show_warnings
 from harvester.cli.progress import display
-from harvester.csv_import.import_report import ImportResult
-from harvester.csv_import.run import FilePlan
+from harvester.csv_import.run import FilePlan, ImportResult
 from harvester.errors import Interrupted
 from harvester.times import show
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from harvester.operations.run_log import RunRecord
-    from harvester.verify.digest import Digest
+    from harvester.verify.reports import Digest
     from harvester.verify.status import PairStatus
 
 

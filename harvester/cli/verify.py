@@ -18,8 +18,7 @@ from harvester.cli.progress import display
 from harvester.download.events import CancelToken, Event, Listener, Reported, Step
 from harvester.errors import ArchiveIncomplete, HarvesterError, Interrupted, gravest
 from harvester.kraken.ohlc import WEEK_MIN
-from harvester.verify.against_csv import FileChoice
-from harvester.verify.against_exchange import EXCHANGE_STEPS
+from harvester.verify.against import EXCHANGE_STEPS, FileChoice
 from harvester.verify.reports import (
     Comparison,
     CsvReport,

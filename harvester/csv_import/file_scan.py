@@ -2,19 +2,175 @@
 
 from __future__ import annotations
 
+import csv
 import threading
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 
-from harvester.csv_import.columns import Layout, detect
-from harvester.csv_import.files import UNKNOWN, KnownComplete, Member, blocks, check, checksum, head
-from harvester.csv_import.parse import BadRow, Parsed, parse
+from harvester.csv_import.files import (
+    UNKNOWN,
+    KnownComplete,
+    Member,
+    blocks,
+    checksum,
+    head,
+    pieces,
+)
+from harvester.csv_import.parse import ORDER_TYPES, SIDES, BadRow, Layout, Parsed, number, parse
 from harvester.csv_import.sorting import MAX_STEP_BACK_S, TimeDisorder
 from harvester.errors import BadFile, DamagedFile, Interrupted
 from harvester.schema import times
-from harvester.times import END_OF_TIME, SECOND, Range, union
+from harvester.storage.trade_store import EVERYTHING
+from harvester.times import BEGINNING_NS, END_OF_TIME, SECOND, Range, union
+
+# --- columns of a file ----------------------------------------------------------------------------
+
+SAMPLE_LINES = 1_000
+
+SHORT = ("time", "price", "volume")
+FULL = ("price", "volume", "time", "side", "order_type", "misc", "trade_id")
+"""The usual order of the columns in Kraken's files. The content of a file goes before it."""
+
+_NAMES = {
+    "time": "time",
+    "timestamp": "time",
+    "price": "price",
+    "volume": "volume",
+    "amount": "volume",
+    "b/s": "side",
+    "side": "side",
+    "m/l": "order_type",
+    "misc": "misc",
+    "trade id": "trade_id",
+    "trade_id": "trade_id",
+    "tradeid": "trade_id",
+}
+
+
+def is_time(text: str) -> bool:
+    """Whether a text can be the time of a trade in UNIX seconds: from 2011 to 2262."""
+    seconds = number(text)
+    return seconds is not None and BEGINNING_NS <= seconds * SECOND <= END_OF_TIME
+
+
+def detect(sample: bytes, name: str) -> Layout:
+    """Detect the columns of a file from its first lines.
+
+    A file without rows, with or without a header, is one of a pair that was not traded.
+
+    Args:
+        sample: complete lines from the beginning of the file.
+        name: the name of the file, for messages.
+
+    Raises:
+        BadFile: it does not have the three, or the six or seven columns of a trade.
+    """
+    try:
+        lines = [line for line in csv.reader(sample.decode().splitlines()[:SAMPLE_LINES]) if line]
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise BadFile(f"{name} is no CSV text ({error}): nothing of it was imported") from error
+    width = Counter(map(len, lines)).most_common(1)[0][0] if lines else 0
+    header = lines[0] if lines and _is_header(lines[0], width) else None
+    rows = lines[1:] if header else lines
+    if not rows:
+        widths = (len(header), len(header) + 1) if header else ()
+        if header and not any(_columns_by_header(header, count) for count in widths):
+            raise BadFile(f"{name} has no trades: nothing of it was imported")
+        return Layout((), header is not None)
+    width = Counter(map(len, rows)).most_common(1)[0][0]
+    # Rows with another number of fields are reported later, with their line.
+    regular = [row for row in rows if len(row) == width]
+    columns = _columns_by_content(regular, width)
+    named = _columns_by_header(header, width)
+    if columns is None or (named and not _agree(named, columns)):
+        raise BadFile(
+            f"{name} begins {','.join(rows[0])!r}, which is neither time, price, volume nor price, "
+            "volume, time, b/s, m/l, misc, trade id: give Kraken's files of trades"
+        )
+    return Layout(named or columns, header is not None)
+
+
+def _is_header(line: Sequence[str], width: int) -> bool:
+    """Whether a first line names columns, possibly all but the last. A bad row has some number."""
+    is_named = _columns_by_header(line, len(line) + 1) is not None
+    is_wide_enough = width - 1 <= len(line) <= width or is_named
+    return is_wide_enough and not any(_is_number(field.strip()) for field in line)
+
+
+def _columns_by_content(rows: Sequence[Sequence[str]], width: int) -> tuple[str, ...] | None:
+    """The order of three, six or seven columns; None if the rows are something else."""
+    usual = SHORT if width == len(SHORT) else FULL
+    if width not in (len(SHORT), len(FULL) - 1, len(FULL)):
+        return None
+    found: dict[int, str] = {}
+    for name, words in (("side", SIDES), ("order_type", ORDER_TYPES)):
+        fitting = [at for at in range(width) if _nearly_all(rows, at, words.__contains__)]
+        if name in usual and len(fitting) != 1:
+            return None
+        found |= dict.fromkeys(fitting, name)
+    time = _time_column(rows, usual)
+    if time is None:
+        return None
+    found[time] = "time"
+    free = [at for at in range(width) if at not in found]
+    numbers = [at for at in free if _nearly_all(rows, at, _is_number)]
+    names = ("price", "volume", "trade_id")[: width - 4 if usual == FULL else 2]
+    if len(numbers) < len(names) or len(free) > len(names) + (usual == FULL):
+        return None
+    found |= dict(zip(numbers, names, strict=False))
+    found |= {at: "misc" for at in free if at not in found}
+    has_whole_ids = all(
+        _is_whole(row[at]) for at, name in found.items() if name == "trade_id" for row in rows
+    )
+    return tuple(found[at] for at in range(width)) if has_whole_ids else None
+
+
+def _time_column(rows: Sequence[Sequence[str]], usual: Sequence[str]) -> int | None:
+    """The index of the only column that can be times, or the usual index if there are several.
+
+    Args:
+        rows: rows with the same number of fields.
+        usual: the usual order of the columns.
+    """
+    fitting = [at for at in range(len(rows[0])) if _nearly_all(rows, at, is_time)]
+    if len(fitting) > 1 and usual.index("time") in fitting:
+        return usual.index("time")
+    return fitting[0] if len(fitting) == 1 else None
+
+
+def _nearly_all(rows: Sequence[Sequence[str]], column: int, test: Callable[[str], bool]) -> bool:
+    """Whether nearly all values of a column pass a test; bad rows are reported later."""
+    failed = sum(not test(row[column]) for row in rows)
+    # In a file of few rows, a single bad row is more than a tenth.
+    return failed <= max(1, len(rows) // 10) and 2 * failed < max(1, len(rows))
+
+
+def _is_number(text: str) -> bool:
+    return number(text) is not None
+
+
+def _is_whole(text: str) -> bool:
+    return not text or (text.isascii() and text.isdigit())
+
+
+def _columns_by_header(header: Sequence[str] | None, width: int) -> tuple[str, ...] | None:
+    """The columns, if a header names each of them once; None for any other header."""
+    names = [_NAMES.get(field.strip().lower(), "") for field in header or ()]
+    if len(names) == width - 1 and "trade_id" not in names and width == len(FULL):
+        names.append("trade_id")
+    is_complete = len(names) == width and len(set(names)) == width and "" not in names
+    return tuple(names) if is_complete else None
+
+
+def _agree(named: Sequence[str], found: Sequence[str]) -> bool:
+    """Whether a header agrees with the content, in which price and volume look alike."""
+    alike = {"price": "number", "volume": "number"}
+    return [alike.get(name, name) for name in named] == [alike.get(name, name) for name in found]
+
 
 # --- times of unreadable rows ---------------------------------------------------------------------
 
@@ -22,22 +178,40 @@ MAX_RUNS = 100_000
 """Runs of bad rows that are kept in memory; further ones are joined to the last one."""
 
 
-class _Run(NamedTuple):
+@dataclass(slots=True)
+class _Run:
     """Consecutive bad rows of a file; times in nanoseconds.
 
     Attributes:
         before: time of the good row before them; None if there is none.
         behind: time of the good row after them; None if there is none.
-        first: earliest readable time of the bad rows; None if no time is readable.
-        last: latest readable time of the bad rows; None if no time is readable.
+        low: earliest readable time of the bad rows.
+        high: latest readable time of the bad rows; below `low` if no time is readable.
         is_known: whether the times of all bad rows are readable.
     """
 
     before: int | None
     behind: int | None
-    first: int | None
-    last: int | None
-    is_known: bool
+    low: int = END_OF_TIME
+    high: int = -1
+    is_known: bool = True
+
+    def neighbours(self, farthest_back_ns: int, within: Range) -> tuple[int, int]:
+        """The earliest and latest possible time of the bad rows, from the good rows around them.
+
+        In a file that is not sorted, neighbouring rows say nothing.
+
+        Args:
+            farthest_back_ns: by how much times step back at most in the file.
+            within: the range of the file, as far as it is known.
+        """
+        before, behind = within
+        if farthest_back_ns <= MAX_STEP_BACK_S * SECOND:
+            if self.before is not None:
+                before = max(before, self.before - farthest_back_ns)
+            if self.behind is not None:
+                behind = min(behind, self.behind + farthest_back_ns)
+        return before, behind
 
 
 class UnreadableTimes:
@@ -48,94 +222,57 @@ class UnreadableTimes:
         self._runs: list[_Run] = []
         self._latest: int | None = None
         """Time of the last good row, in nanoseconds."""
-        self._is_open = False
-        """Whether no good row has followed the last run yet."""
         self._steps = TimeDisorder()
         """Steps back in time among all readable times, including those of bad rows."""
 
     def add(self, parsed: Parsed) -> None:
         """Add the next block of the file."""
         stamps = every = times(parsed.rows)
+        if self._runs and self._runs[-1].behind is None and len(stamps):
+            self._runs[-1].behind = int(stamps[0])
         if parsed.bad:
-            lines = np.array([parsed.line_of(row) for row in range(len(stamps))], dtype=np.int64)
-            indexes = lines.searchsorted([row.line for row in parsed.bad])
-            readable = [at is not None for at in parsed.bad_times]
-            every = np.insert(
-                stamps, indexes[readable], [at for at in parsed.bad_times if at is not None]
-            )
-            is_behind_first = False
+            indexes = np.searchsorted(parsed.lines, [row.line for row in parsed.bad])
+            neighbours = [self._latest, *stamps.tolist(), None]
             for index, stamp in zip(indexes.tolist(), parsed.bad_times, strict=True):
-                if index and not is_behind_first:
-                    self._close(int(stamps[0]))
-                    is_behind_first = True
-                before = int(stamps[index - 1]) if index else self._latest
-                behind = int(stamps[index]) if index < len(stamps) else None
-                run = _Run(before, behind, stamp, stamp, stamp is not None)
-                self._note(run, is_open=behind is None)
-        elif len(stamps):
-            self._close(int(stamps[0]))
+                self._add_bad(neighbours[index], neighbours[index + 1], stamp)
+            known = [at for at in parsed.bad_times if at is not None]
+            every = np.insert(stamps, indexes[[at is not None for at in parsed.bad_times]], known)
         if len(stamps):
             self._latest = int(stamps[-1])
         if len(every):
             self._steps.add(every)
 
-    def _note(self, run: _Run, *, is_open: bool) -> None:
-        last = self._runs[-1] if self._runs else None
-        same = last is not None and (last.before, last.behind) == (run.before, run.behind)
-        if last is not None and (same or self._is_open or len(self._runs) >= MAX_RUNS):
-            known = [at for at in (*last[2:4], *run[2:4]) if at is not None]
-            first, through = (min(known), max(known)) if known else (None, None)
-            is_known = last.is_known and run.is_known
-            self._runs[-1] = _Run(last.before, run.behind, first, through, is_known)
-        else:
+    def _add_bad(self, before: int | None, behind: int | None, stamp: int | None) -> None:
+        run = self._runs[-1] if self._runs else None
+        is_same = run is not None and (run.before, run.behind) == (before, behind)
+        if run is None or (not is_same and len(self._runs) < MAX_RUNS):
+            run = _Run(before, behind)
             self._runs.append(run)
-        self._is_open = is_open
+        run.behind = behind
+        if stamp is None:
+            run.is_known = False
+        else:
+            run.low, run.high = min(run.low, stamp), max(run.high, stamp)
 
-    def _close(self, stamp: int) -> None:
-        if self._is_open:
-            self._runs[-1] = self._runs[-1]._replace(behind=stamp)
-            self._is_open = False
-
-    def ranges(self, good_back_ns: int) -> list[Range]:
+    def ranges(self, good_back_ns: int, within: Range) -> list[Range]:
         """Ranges that contain all bad rows, with at least a second to spare at both ends.
 
         Args:
             good_back_ns: by how much times step back at most among the good rows, in nanoseconds.
+            within: the range of the file, as far as it is known.
         """
-        every_back_ns = self._steps.farthest_back_ns
         found = []
         for run in self._runs:
-            low, high = run.first, run.last
-            if low is None or high is None:
-                low, high = _between(run, every_back_ns)
-            elif not run.is_known:
-                before, behind = _between(run, every_back_ns)
-                low, high = min(low, before), max(high, behind)
-            elif good_back_ns <= MAX_STEP_BACK_S * SECOND:
-                before, behind = _between(run, good_back_ns)
-                if not before <= low <= high <= behind:
-                    # A time out of order may be the broken field of the row.
-                    low, high = min(low, before), max(high, behind)
-            found.append(_around(low, high))
+            before, behind = run.neighbours(self._steps.farthest_back_ns, within)
+            is_known = run.is_known
+            if is_known and good_back_ns <= MAX_STEP_BACK_S * SECOND:
+                # A time out of order may be the broken field of the row.
+                before, behind = run.neighbours(good_back_ns, within)
+                is_known = before <= run.low <= run.high <= behind
+            if is_known:
+                before, behind = run.low, run.high
+            found.append(_around(min(before, run.low), max(behind, run.high)))
         return union(found)
-
-
-def _between(run: _Run, farthest_back_ns: int) -> tuple[int, int]:
-    """The earliest and latest possible time of bad rows, from the good rows around them, in ns.
-
-    In a file that is not sorted, neighbouring rows say nothing.
-
-    Args:
-        run: the bad rows.
-        farthest_back_ns: by how much times step back at most in the file.
-    """
-    before, behind = 0, END_OF_TIME
-    if farthest_back_ns <= MAX_STEP_BACK_S * SECOND:
-        if run.before is not None:
-            before = max(0, run.before - farthest_back_ns)
-        if run.behind is not None:
-            behind = min(END_OF_TIME, run.behind + farthest_back_ns)
-    return before, behind
 
 
 def _around(low_ns: int, high_ns: int) -> Range:
@@ -177,6 +314,24 @@ class ScannedFile(NamedTuple):
     bad_rows: list[BadRow]
     bad_times: list[Range]
 
+    @property
+    def begins_ns(self) -> int | None:
+        """The earliest time that the file is known to tell of; None if there is none."""
+        since_s = self.member.complete.since_s
+        known = [self.first_ns, None if since_s is None else since_s * SECOND]
+        return min((at for at in known if at is not None), default=None)
+
+    @property
+    def ends_ns(self) -> int:
+        """The latest time that the file is known to tell of; -1 if there is none."""
+        until_s, last_ns = self.member.complete.until_s, self.last_ns
+        return max(-1 if last_ns is None else last_ns, (until_s or 0) * SECOND - 1)
+
+    def with_bounds(self, **bounds: int) -> ScannedFile:
+        """The same file with another `since_s` or `until_s` of the time that it has completely."""
+        complete = self.member.complete._replace(**bounds)
+        return self._replace(member=self.member._replace(complete=complete))
+
 
 def scan_file(
     member: Member,
@@ -204,7 +359,8 @@ def scan_file(
         raise
     except BadFile:
         # If a flipped byte made the row unreadable, the error must say so.
-        check(member)
+        for _ in pieces(member):
+            pass
         raise
 
 
@@ -214,20 +370,15 @@ def _read_whole(
     read: Callable[[int], None],
     stop: threading.Event | None,
 ) -> ScannedFile:
-    name, line = str(member), 1
+    name = str(member)
+    check_stop(stop)
     sum_ = checksum(member)
     layout = detect(head(member), name)
     steps, bad_times = TimeDisorder(), UnreadableTimes()
     rows = bad = 0
     bad_rows: list[BadRow] = []
-    first_ns: int | None = None
-    for block in blocks(member, sum_):
-        if stop is not None and stop.is_set():
-            raise Interrupted("interrupted; the same command goes on where it stopped")
-        text = block
-        if line == 1 and layout.has_header:
-            text, line = block.partition(b"\n")[2], 2
-        parsed = parse(text, layout, line)
+    for parsed, size in read_rows(member, layout, sum_):
+        check_stop(stop)
         if parsed.bad and not skip_bad_rows:
             raise parsed.bad[0].error(name)
         bad += len(parsed.bad)
@@ -238,17 +389,50 @@ def _read_whole(
         stamps = times(parsed.rows)
         if len(stamps):
             steps.add(stamps)
-            earliest = int(stamps.min())
-            first_ns = earliest if first_ns is None else min(first_ns, earliest)
             rows += len(stamps)
-        line += parsed.line_count
-        read(len(block))
+        read(size)
     is_sorted = steps.farthest_back_ns <= MAX_STEP_BACK_S * SECOND
-    last_ns = steps.latest_ns if rows else None
-    found = bad_times.ranges(steps.farthest_back_ns)
+    first_ns, last_ns = (steps.earliest_ns, steps.latest_ns) if rows else (None, None)
+    found = bad_times.ranges(steps.farthest_back_ns, _range_by_name(member, first_ns, last_ns))
     return ScannedFile(
         member, sum_, layout, rows, first_ns, last_ns, is_sorted, bad, bad_rows, found
     )
+
+
+def read_rows(member: Member, layout: Layout, sum_: str) -> Iterator[tuple[Parsed, int]]:
+    """Read the rows of a file block by block, each with the block's size in bytes.
+
+    Args:
+        member: the file.
+        layout: its columns.
+        sum_: its checksum.
+
+    Raises:
+        DamagedFile: it can't be read, or does not match its checksum.
+    """
+    line = 1
+    for block in blocks(member, sum_):
+        text = block
+        if line == 1 and layout.has_header:
+            text, line = block.partition(b"\n")[2], 2
+        parsed = parse(text, layout, line)
+        line += parsed.line_count
+        yield parsed, len(block)
+
+
+def check_stop(stop: threading.Event | None) -> None:
+    """Raise Interrupted if `stop` is set."""
+    if stop is not None and stop.is_set():
+        raise Interrupted("interrupted; the same command goes on where it stopped")
+
+
+def _range_by_name(member: Member, first_ns: int | None, last_ns: int | None) -> Range:
+    """The range that all rows of a file are in by its name; everything if a row is outside."""
+    since_s, until_s = member.complete
+    after = 0 if since_s is None else since_s * SECOND
+    through = END_OF_TIME if until_s is None else until_s * SECOND
+    is_right = first_ns is None or last_ns is None or after <= first_ns <= last_ns <= through
+    return Range(after, through) if is_right else EVERYTHING
 
 
 def chains(files: Sequence[ScannedFile], said: KnownComplete = UNKNOWN) -> list[list[ScannedFile]]:
@@ -264,20 +448,20 @@ def chains(files: Sequence[ScannedFile], said: KnownComplete = UNKNOWN) -> list[
         The chains, and the files of each, in order of time.
     """
     found: list[list[ScannedFile]] = []
-    for file in sorted(files, key=lambda file: (_begins_ns([file]) or 0, file.member)):
+    for file in sorted(files, key=lambda file: (file.begins_ns or 0, file.member)):
         since_s = file.member.complete.since_s
         if found and since_s and found[-1][-1].member.complete.until_s == since_s:
             found[-1].append(file)
         else:
             found.append([file])
     # An empty file of unknown time has no place in the order; it gets a bound only if it is alone.
-    placed = [chain for chain in found if _begins_ns(chain) is not None] or found
+    placed = [chain for chain in found if chain[0].begins_ns is not None] or found
     if placed and said.since_s is not None:
-        first = min(placed, key=lambda chain: _begins_ns(chain) or 0)
-        first[0] = _with_bounds(first[0], since_s=said.since_s)
+        first = min(placed, key=lambda chain: chain[0].begins_ns or 0)
+        first[0] = first[0].with_bounds(since_s=said.since_s)
     if placed and said.until_s is not None:
-        last = max(placed, key=_ends_ns)
-        last[-1] = _with_bounds(last[-1], until_s=said.until_s)
+        last = max(placed, key=lambda chain: chain[-1].ends_ns)
+        last[-1] = last[-1].with_bounds(until_s=said.until_s)
     return found
 
 
@@ -291,22 +475,3 @@ def is_in_order(chain: Sequence[ScannedFile]) -> bool:
             return False
         latest_ns = max(latest_ns, file.last_ns)
     return True
-
-
-def _with_bounds(file: ScannedFile, **bounds: int) -> ScannedFile:
-    complete = file.member.complete._replace(**bounds)
-    return file._replace(member=file.member._replace(complete=complete))
-
-
-def _begins_ns(chain: Sequence[ScannedFile]) -> int | None:
-    since_s = chain[0].member.complete.since_s
-    known = [] if since_s is None else [since_s * SECOND]
-    return min(
-        [*known, *(file.first_ns for file in chain if file.first_ns is not None)], default=None
-    )
-
-
-def _ends_ns(chain: Sequence[ScannedFile]) -> int:
-    until_s = chain[-1].member.complete.until_s
-    known = [] if until_s is None else [until_s * SECOND - 1]
-    return max([*known, *(file.last_ns for file in chain if file.last_ns is not None)], default=-1)

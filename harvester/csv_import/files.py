@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import re
 import stat
+import struct
 import zipfile
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path, PurePath, PurePosixPath
 from typing import IO, NamedTuple, cast
 
+import numpy as np
+
 from harvester.errors import BadFile, DamagedFile
-from harvester.times import SECOND, parse_moment
 
 # --- unpacking ZIP members ------------------------------------------------------------------------
 
@@ -44,22 +46,17 @@ def unpacked(path: Path, inner: str) -> Iterator[bytes]:
         entry = archive.getinfo(inner)
         with archive.open(entry) as stream:
             if entry.compress_type != zipfile.ZIP_DEFLATED:
-                yield from _pieces(stream)
+                yield from _pieces(stream, PIECE_BYTES)
                 return
         # `archive.open` has compared the member's own header with the ZIP's directory.
         with path.open("rb") as file:
             file.seek(entry.header_offset)
-            header = file.read(_HEADER_BYTES)
-            file.seek(_number(header[26:28]) + _number(header[28:30]), 1)
+            file.seek(sum(struct.unpack("<HH", file.read(_HEADER_BYTES)[-4:])), 1)
             yield from _inflated(file, entry.compress_size)
 
 
-def _number(data: bytes) -> int:
-    return int.from_bytes(data, "little")
-
-
-def _pieces(stream: IO[bytes]) -> Iterator[bytes]:
-    while data := stream.read(PIECE_BYTES):
+def _pieces(stream: IO[bytes], size: int) -> Iterator[bytes]:
+    while data := stream.read(size):
         yield data
 
 
@@ -163,30 +160,31 @@ def find(files: Iterable[str], complete: KnownComplete = UNKNOWN) -> list[Member
     Raises:
         BadFile: a file does not exist or has another type, or a ZIP is unsafe.
     """
-    found: list[Member] = []
-    for text in files:
-        path = Path(text)
-        if _is_folder(path):
-            inside = [
-                file
-                for file in sorted(path.rglob("*"))
-                if file.is_file() and not _is_hidden(file.relative_to(path))
-            ]
-            importable = [file for file in inside if file.suffix.lower() in (".csv", ".zip")]
-            if not importable:
-                raise BadFile(f"{text} has neither a CSV nor a ZIP: give another folder")
-            for file in importable:
-                found += _members(file, complete)
-        else:
-            found += _members(path, complete)
-    return found
+    return [
+        member
+        for text in files
+        for path in _files_in(Path(text))
+        for member in _members(path, complete)
+    ]
 
 
-def _is_folder(path: Path) -> bool:
+def _files_in(path: Path) -> list[Path]:
+    """The CSV files and ZIPs in a folder; a path that is no folder, by itself."""
     try:
-        return path.is_dir()
+        if not path.is_dir():
+            return [path]
     except OSError as error:
         raise BadFile(f"{path} can't be read: {error.strerror or error}") from error
+    found = [
+        file
+        for file in sorted(path.rglob("*"))
+        if file.suffix.lower() in (".csv", ".zip")
+        and file.is_file()
+        and not _is_hidden(file.relative_to(path))
+    ]
+    if not found:
+        raise BadFile(f"{path} has neither a CSV nor a ZIP: give another folder")
+    return found
 
 
 def _members(path: Path, complete: KnownComplete) -> list[Member]:
@@ -219,20 +217,15 @@ def _complete_by_name(names: Sequence[str], complete: KnownComplete) -> KnownCom
     since, until = complete
     for name in reversed(names[-_NAMES_CHECKED:]):
         if quarter := _QUARTER.search(name):
-            number, year = int(quarter[1]), int(quarter[2])
-            begins = (year, 3 * number - 2)
-            ends = (year + number // 4, (3 * number) % 12 + 1)
-            since = _month(*begins) if since is None else since
-            until = _month(*ends) if until is None else until
+            opens = np.datetime64(f"{quarter[2]}-{3 * int(quarter[1]) - 2:02d}", "M")
+            seconds = [int(month.astype("M8[s]").astype(np.int64)) for month in (opens, opens + 3)]
+            since = seconds[0] if since is None else since
+            until = seconds[1] if until is None else until
             break
         if _HISTORY.fullmatch(name):
             since = 0 if since is None else since
             break
     return KnownComplete(since, until)
-
-
-def _month(year: int, month: int) -> int:
-    return parse_moment(f"{year:04d}-{month:02d}-01", 0) // SECOND
 
 
 def _zip_members(
@@ -312,28 +305,34 @@ def _check_overlaps(path: Path, entries: list[zipfile.ZipInfo]) -> None:
 # --- reading --------------------------------------------------------------------------------------
 
 
-def pieces(member: Member) -> Iterator[bytes]:
+def pieces(member: Member, expected: str | None = None) -> Iterator[bytes]:
     """Read a CSV file as a stream of unpacked bytes, at most as many as its ZIP's directory says.
 
+    Args:
+        member: the file.
+        expected: its checksum, as `checksum` returned it; None for the one in its ZIP, if any.
+
     Raises:
-        DamagedFile: it can't be read, or has more bytes.
+        DamagedFile: it can't be read, has another size, or does not match its checksum.
     """
-    size = 0
+    crc = size = 0
     try:
-        inner = member.inner
-        for piece in unpacked(member.path, inner) if inner else _read(member.path):
-            size += len(piece)
+        for piece in unpacked(member.path, member.inner) if member.inner else _read(member.path):
+            crc, size = crc32(piece, crc), size + len(piece)
             if size > member.size:
                 raise DamagedFile(f"{member} is damaged: it has more than {member.size:,} bytes")
             yield piece
     except _READ_ERRORS as error:
         raise DamagedFile(f"{member} can't be read: {error}") from error
+    if expected is None and member.crc is not None:
+        expected = _crc_text(member.crc)
+    if size != member.size or expected not in (None, _crc_text(crc)):
+        raise DamagedFile(f"{member} is damaged: its bytes do not match its checksum")
 
 
 def _read(path: Path) -> Iterator[bytes]:
     with path.open("rb") as file:
-        while data := file.read(BLOCK_BYTES):
-            yield data
+        yield from _pieces(file, BLOCK_BYTES)
 
 
 def checksum(member: Member) -> str:
@@ -348,19 +347,6 @@ def checksum(member: Member) -> str:
 
 def _crc_text(crc: int) -> str:
     return f"crc32:{crc:08x}"
-
-
-def check(member: Member) -> None:
-    """Compare a ZIP's member with the checksum in the ZIP's directory, whatever its content.
-
-    Raises:
-        DamagedFile: the checksum does not match.
-    """
-    crc = size = 0
-    for piece in pieces(member):
-        crc, size = crc32(piece, crc), size + len(piece)
-    if member.crc is not None and (crc, size) != (member.crc, member.size):
-        raise DamagedFile(f"{member} is damaged: its bytes do not match its checksum")
 
 
 def head(member: Member) -> bytes:
@@ -386,11 +372,8 @@ def blocks(member: Member, expected: str | None) -> Iterator[bytes]:
         DamagedFile: its bytes do not match the checksum.
         BadFile: a line is too long to be a trade or a candle.
     """
-    crc = size = 0
     rest = b""
-    for data in pieces(member):
-        size += len(data)
-        crc = crc32(data, crc)
+    for data in pieces(member, expected):
         end = data.rfind(b"\n") + 1
         if not end:
             rest += data
@@ -399,8 +382,5 @@ def blocks(member: Member, expected: str | None) -> Iterator[bytes]:
             rest = data[end:]
         if len(rest) > LONGEST_LINE:
             raise BadFile(f"{member} has a line of more than {LONGEST_LINE:,} bytes")
-    known = expected if expected or member.crc is None else _crc_text(member.crc)
-    if size != member.size or known not in (None, _crc_text(crc)):
-        raise DamagedFile(f"{member} is damaged: its bytes do not match its checksum")
     if rest:
         yield rest + b"\n"

@@ -6,28 +6,27 @@ import queue
 import threading
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import suppress
+from dataclasses import dataclass, field
 from decimal import Decimal
-from typing import NamedTuple, TypeVar
+from itertools import chain
+from typing import Any, NamedTuple, TypeVar
 
 import msgspec
 import pyarrow as pa
 
-from harvester.csv_import.boundaries import (
-    BoundaryFinder,
-    Closed,
-    ImportCounts,
-    Opened,
-    SegmentRows,
-    Step,
+from harvester.csv_import.boundaries import BoundaryFinder, SegmentPart
+from harvester.csv_import.file_scan import (
+    MAX_BAD_ROWS_LISTED,
+    ScannedFile,
+    check_stop,
+    is_in_order,
+    read_rows,
 )
-from harvester.csv_import.file_scan import MAX_BAD_ROWS_LISTED, ScannedFile, is_in_order
-from harvester.csv_import.files import KnownComplete, blocks
-from harvester.csv_import.import_report import ImportReport
-from harvester.csv_import.parse import parse
-from harvester.csv_import.rounding import Sample, measure_rounding, ranges_from_api
+from harvester.csv_import.files import KnownComplete
+from harvester.csv_import.parse import BadRow
 from harvester.csv_import.sorting import RowCount, Sorter, TimeDisorder, in_time_order
-from harvester.csv_import.stored_check import StoredCheck
-from harvester.errors import DamagedFile, Interrupted
+from harvester.csv_import.stored_check import Rounding, StoredCheck
+from harvester.errors import ArchiveHasGaps, DamagedFile, HarvesterError
 from harvester.kraken.pairs import Pair
 from harvester.schema import clip, times
 from harvester.storage.filesystem import QuarantineNote
@@ -38,6 +37,116 @@ from harvester.storage.writer import Writer
 from harvester.times import END_OF_TIME, SECOND, Range, missing, overlap, union
 from harvester.trade_ids import IdGap, LastId, find_gaps
 
+MAX_BAD_ROWS_SHOWN = 20
+"""Text output lists up to this many bad rows per report; JSON lists all."""
+
+
+@dataclass(slots=True)
+class ImportReport:
+    """What was imported from consecutive files of one pair.
+
+    Attributes:
+        files: names of the files.
+        pair: altname.
+        layouts: the columns of each file.
+        size: bytes of all files, unpacked.
+        read: readable rows.
+        imported: rows that were added to the archive.
+        already_covered: rows that were skipped, because their time was covered already.
+        at_boundaries: rows that were skipped, because no boundary could be drawn beside them.
+        repeats: rows that equal another row in every field, trade id included.
+        bad: number of unreadable rows that were left out.
+        bad_rows: the unreadable rows, up to 10,000.
+        ranges: what is covered now and was not covered before.
+        notes: sentences that the user should read.
+        rounding: how the files round their times to whole seconds; None if their times are finer,
+            or if nothing could be compared.
+        seconds: how long it took.
+        error: what ended it; None if nothing did.
+    """
+
+    files: list[str]
+    pair: str
+    layouts: list[str]
+    size: int
+    read: RowCount = field(default_factory=RowCount)
+    imported: RowCount = field(default_factory=RowCount)
+    already_covered: RowCount = field(default_factory=RowCount)
+    at_boundaries: RowCount = field(default_factory=RowCount)
+    repeats: RowCount = field(default_factory=RowCount)
+    bad: int = 0
+    bad_rows: list[BadRow] = field(default_factory=list)
+    ranges: list[Range] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    rounding: Rounding | None = None
+    seconds: float = 0.0
+    error: HarvesterError | None = None
+
+    @property
+    def has_no_boundary(self) -> bool:
+        """Whether no row could be imported, because no boundary could be drawn."""
+        return bool(self.at_boundaries.rows) and not (
+            self.imported.rows or self.already_covered.rows
+        )
+
+    @property
+    def exit_status(self) -> int:
+        """0 if every row is in the archive now, or was skipped at a boundary."""
+        if self.error is not None:
+            return self.error.exit_status
+        return ArchiveHasGaps.exit_status if self.bad or self.has_no_boundary else 0
+
+    def lines(self) -> Iterator[str]:
+        """The report as lines of text."""
+        for file, layout in zip(self.files, self.layouts, strict=False):
+            yield f"{self.pair}: {file} has {layout}"
+        yield f"{self.pair}: {self.summary()}, in {self.seconds:.1f} s"
+        for note in self.notes:
+            yield f"{self.pair}: {note}"
+        for row in self.bad_rows[:MAX_BAD_ROWS_SHOWN]:
+            yield f"{self.pair}: {row.file}, line {row.line}, left out: {row.text!r}: {row.reason}"
+        if self.bad > MAX_BAD_ROWS_SHOWN:
+            yield f"{self.pair}: {self.bad - MAX_BAD_ROWS_SHOWN:,} more left out; --json lists them"
+        if self.error is not None:
+            yield f"harvester: {self.pair}: {self.error}"
+
+    def summary(self) -> str:
+        """The row counts in one line."""
+        parts = [f"{self.imported.rows:,} of {self.read.rows:,} rows imported"]
+        if self.already_covered.rows:
+            parts.append(f"{self.already_covered.rows:,} skipped as their time is covered already")
+        if self.at_boundaries.rows:
+            parts.append(
+                f"{self.at_boundaries.rows:,} skipped at boundaries, where "
+                f"`harvester backfill {self.pair}` downloads the trades"
+            )
+        if self.bad:
+            parts.append(f"{self.bad:,} unreadable rows left out")
+        return ", ".join(parts)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The report for JSON."""
+        counts = {
+            name: {"rows": count.rows, "volume": f"{count.volume:f}"}
+            for name in ("read", "imported", "already_covered", "at_boundaries", "repeats")
+            for count in [getattr(self, name)]
+        }
+        return {
+            "pair": self.pair,
+            "exit_status": self.exit_status,
+            "files": self.files,
+            "layouts": self.layouts,
+            "bytes": self.size,
+            **counts,
+            "bad": self.bad,
+            "bad_rows": [row._asdict() for row in self.bad_rows],
+            "ranges": self.ranges,
+            "notes": self.notes,
+            "rounding": None if self.rounding is None else self.rounding._asdict(),
+            "seconds": round(self.seconds, 3),
+            "error": str(self.error) if self.error else None,
+        }
+
 
 class ImportOptions(NamedTuple):
     """How an import reports its progress, how it is stopped, and what it does with bad rows.
@@ -46,15 +155,13 @@ class ImportOptions(NamedTuple):
         read: called with a pair and a number of bytes that were read, from any thread.
         stop: set it to end the import; rows up to the last boundary are kept.
         skip_bad_rows: leave out unreadable rows and list them, instead of failing.
+        done: called with each report once it is complete, from any thread.
     """
 
     read: Callable[[str, int], None]
     stop: threading.Event
     skip_bad_rows: bool = False
-
-
-CountRows = Callable[[pa.RecordBatch, int], None]
-"""Called with rows as they are read, and their size in the file in bytes."""
+    done: Callable[[ImportReport], None] = lambda _report: None
 
 
 class FileChain:
@@ -92,7 +199,6 @@ class FileChain:
         self._last_id: LastId | None = None
         self._through_ns = -1
         self._written: list[Segment] = []
-        self._read_range: Range | None = None
         members = [file.member for file in files]
         self.report = ImportReport(
             [str(member) for member in members],
@@ -114,31 +220,28 @@ class FileChain:
             MarketChanged: the archive has trades of another market under this name.
         """
         writer.check_market(self._pair.key)
+        check = StoredCheck(self._archive, self._pair.altname)
         covered = self._archive.coverage(self._pair.altname)
-        api_ranges = ranges_from_api(self._archive, self._pair.altname)
-        check = StoredCheck(self._archive, self._pair.altname, covered, api_ranges)
-        boundaries = BoundaryFinder(covered, self._complete, self._bad_times)
-        boundaries.counts.sample, boundaries.counts.check_stored = Sample(api_ranges), check.push
-        steps = iterate_ahead(self._steps(boundaries, writer))
+        boundaries = BoundaryFinder(covered, self._complete, self._bad_times, check.push)
+        parts = iterate_ahead(self._parts(boundaries, writer))
         try:
-            for step in steps:
-                match step:
-                    case Opened(after):
-                        self._commit(writer, after, steps)
+            for first in parts:
+                self._commit(writer, first, parts)
         except DamagedFile:
             self._withdraw(writer)
             raise
         finally:
-            steps.close()
-            sample = boundaries.counts.sample
-            self.report.rounding = measure_rounding(self._archive, self._pair.altname, sample)
-            self._report_counts(boundaries.counts)
-            if self._read_range is not None:
-                writer.want(self._read_range)
-        self._check_row_counts(boundaries.counts)
-        check.finish()
-        if self._options.stop.is_set():
-            raise Interrupted("interrupted; the same command goes on where it stopped")
+            parts.close()
+            check.finish()
+            self.report.rounding = check.rounding.rounding()
+            self._report_counts(boundaries)
+            if self._steps_back.latest_ns >= 0:
+                first_s = self._steps_back.earliest_ns // SECOND
+                last_s = self._steps_back.latest_ns // SECOND
+                writer.want(Range(first_s * SECOND - 1, (last_s + 1) * SECOND - 1))
+        self._check_row_counts()
+        check.raise_error()
+        check_stop(self._options.stop)
 
     def check_skipped(self, writer: Writer) -> None:
         """Check that rows skipped at boundaries are stored, if another file covered their time.
@@ -151,20 +254,18 @@ class FileChain:
         ranges = missing(self._skipped_ranges, uncovered)
         if not ranges:
             return
-        api_ranges = ranges_from_api(self._archive, self._pair.altname)
-        check = StoredCheck(self._archive, self._pair.altname, covered, api_ranges)
-        for rows in self._sorted(Sorter(), writer, lambda _rows, _size: None):
+        check = StoredCheck(self._archive, self._pair.altname)
+        for rows in self._sorted(Sorter(), writer, is_counted=False):
             for span in ranges:
-                inside = clip(rows, span)
-                if inside.num_rows:
-                    check.push(inside)
+                check.push(clip(rows, span))
         check.finish()
+        check.raise_error()
 
     # --- reading and sorting, in a thread of its own ----------------------------------------------
 
-    def _steps(self, boundaries: BoundaryFinder, writer: Writer) -> Iterator[Step]:
+    def _parts(self, boundaries: BoundaryFinder, writer: Writer) -> Iterator[SegmentPart]:
         sorter = Sorter()
-        for rows in self._sorted(sorter, writer, self._count_rows):
+        for rows in self._sorted(sorter, writer):
             yield from boundaries.push(rows)
             if self._options.stop.is_set():
                 yield from boundaries.finish(is_end_of_file=False)
@@ -172,15 +273,17 @@ class FileChain:
         self._report_order(sorter)
         yield from boundaries.finish()
 
-    def _sorted(self, sorter: Sorter, writer: Writer, count: CountRows) -> Iterator[pa.RecordBatch]:
+    def _sorted(
+        self, sorter: Sorter, writer: Writer, *, is_counted: bool = True
+    ) -> Iterator[pa.RecordBatch]:
         """Read the rows in order of time.
 
         Args:
             sorter: sorts rows that are at most a minute out of order.
             writer: the writer of the pair; its staging folder is used to sort files on disk.
-            count: called with the rows as they are read.
+            is_counted: whether the rows are counted as read.
         """
-        batches = self._batches(count)
+        batches = self._batches(is_counted)
         if not self._is_in_order:
             store, folder = self._archive.store, writer.pair
             batches = in_time_order(batches, lambda: store.location(store.stage(folder)))
@@ -188,34 +291,22 @@ class FileChain:
             yield sorter.push(rows)
         yield sorter.finish()
 
-    def _batches(self, count: CountRows) -> Iterator[pa.RecordBatch]:
+    def _batches(self, is_counted: bool) -> Iterator[pa.RecordBatch]:
         """Read the rows as they are in the files."""
         for file in self._files:
-            line = 1
-            for block in blocks(file.member, file.checksum):
-                text = block
-                if line == 1 and file.layout.has_header:
-                    text, line = block.partition(b"\n")[2], 2
-                parsed = parse(text, file.layout, line)
-                count(parsed.rows, len(block))
-                line += parsed.line_count
+            for parsed, size in read_rows(file.member, file.layout, file.checksum):
+                if is_counted:
+                    self._count_rows(parsed.rows, size)
                 yield parsed.rows
-                if self._options.stop.is_set() and not self._is_in_order:
-                    raise Interrupted("interrupted; the same command goes on where it stopped")
+                if not self._is_in_order:
+                    check_stop(self._options.stop)
 
     def _count_rows(self, rows: pa.RecordBatch, size: int) -> None:
         # The first scan of the file reported the other half of the bytes.
         self._options.read(self._pair.altname, size // 2)
         self.report.read.add(rows)
         if rows.num_rows:
-            stamps = times(rows)
-            self._steps_back.add(stamps)
-            span = Range(
-                int(stamps.min()) // SECOND * SECOND - 1,
-                (int(stamps.max()) // SECOND + 1) * SECOND - 1,
-            )
-            read = self._read_range or span
-            self._read_range = Range(min(read.after, span.after), max(read.through, span.through))
+            self._steps_back.add(times(rows))
 
     def _report_order(self, sorter: Sorter) -> None:
         self.report.repeats = sorter.repeats
@@ -233,15 +324,15 @@ class FileChain:
 
     # --- writing segments ------------------------------------------------------------------------
 
-    def _commit(self, writer: Writer, after: int, steps: Iterator[Step]) -> None:
-        """Write one segment: `steps` up to the next `Closed`.
+    def _commit(self, writer: Writer, first: SegmentPart, more: Iterator[SegmentPart]) -> None:
+        """Write one segment.
 
         Args:
             writer: the writer of the pair.
-            after: the beginning of the segment's range, exclusive, in nanoseconds.
-            steps: rows and the end of the segment.
+            first: the first part of the segment.
+            more: the other parts of it, and of the segments behind it.
         """
-        ends: list[int] = []
+        after, through = first.after, -1
         gap_count, gaps_at_start, written = 0, list[IdGap](), RowCount()
         if after != self._through_ns:
             known = self._archive.last_id_before(self._pair.altname, after)
@@ -249,31 +340,26 @@ class FileChain:
         id_before = self._last_id
 
         def rows() -> Iterator[pa.RecordBatch]:
-            nonlocal gap_count
-            for step in steps:
-                match step:
-                    case Closed(through):
-                        ends.append(through)
-                        return
-                    case SegmentRows(batch):
-                        found, self._last_id = find_gaps(self._last_id, batch)
-                        # An id gap at the start of the segment is recorded with the ids on both
-                        # sides. Were it only counted, the count would remain after the rows on
-                        # its other side were replaced.
-                        at_start = [
-                            gap for gap in found if id_before and gap.after_id == id_before.trade_id
-                        ]
-                        gaps_at_start.extend(at_start)
-                        gap_count += len(found) - len(at_start)
-                        written.add(batch)
-                        yield batch
+            nonlocal gap_count, through
+            for part in chain([first], more):
+                if part.through is not None:
+                    through = part.through
+                    return
+                found, self._last_id = find_gaps(self._last_id, part.rows)
+                # An id gap at the start of the segment is recorded with the ids on both sides. Were
+                # it only counted, the count would remain after the rows on its other side were
+                # replaced.
+                at_start = [gap for gap in found if id_before and gap.after_id == id_before[0]]
+                gaps_at_start.extend(at_start)
+                gap_count += len(found) - len(at_start)
+                written.add(part.rows)
+                yield part.rows
 
         def footer() -> Footer:
-            span = Range(after, ends[0])
-            pair = msgspec.json.encode(self._pair).decode()
+            span = Range(after, through)
             return Footer(
                 span,
-                pair,
+                msgspec.json.encode(self._pair).decode(),
                 source="csv",
                 unasked_jumps=gap_count,
                 imported=self._imported_ranges(span),
@@ -305,7 +391,7 @@ class FileChain:
             self.report.notes.append(f"{segment.path} was imported from it, and is in {to} now")
         self._written, self.report.ranges, self.report.imported = [], [], RowCount()
 
-    def _report_counts(self, counts: ImportCounts) -> None:
+    def _report_counts(self, counts: BoundaryFinder) -> None:
         self.report.already_covered = counts.already_covered
         self.report.at_boundaries = counts.at_boundaries
         self._skipped_ranges = counts.skipped_ranges
@@ -337,7 +423,7 @@ class FileChain:
                 f"--whole-until), or download it with `harvester backfill {self.report.pair}`"
             )
 
-    def _check_row_counts(self, counts: ImportCounts) -> None:
+    def _check_row_counts(self) -> None:
         """Compare the rows read with the rows written and skipped: no row may be lost.
 
         Raises:
@@ -349,11 +435,12 @@ class FileChain:
         volume = sum((part.volume for part in parts), Decimal(0))
         written = sum(self._archive.footer(segment).rows for segment in self._written)
         is_complete = (rows, volume) == (report.read.rows, report.read.volume)
-        is_written = counts.imported == report.imported and written == report.imported.rows
-        if not self._options.stop.is_set() and not (is_complete and is_written):
+        if not self._options.stop.is_set() and not (
+            is_complete and written == report.imported.rows
+        ):
             raise AssertionError(
                 f"{report.read.rows} rows of volume {report.read.volume} were read, {rows} of "
-                f"volume {volume} are accounted for, {counts.imported.rows} were to be written, "
+                f"volume {volume} are accounted for, {report.imported.rows} were to be written, "
                 f"{written} are in the archive"
             )
 

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from decimal import Context, Decimal
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from harvester.csv_import.columns import number
 from harvester.csv_import.files import Member, blocks
-from harvester.csv_import.parse import Digits, Unusual, read
+from harvester.csv_import.parse import BadLine, Digits, Unusual, decimal, number, read
 from harvester.errors import BadFile
 from harvester.kraken.ohlc import VALUES, Candle
 from harvester.schema import PRICE, SUM_OF_VOLUMES, Int64s, decimal_array, times
@@ -41,37 +40,26 @@ MAX_DIGITS = 30
 _EXACT = Context(prec=80)
 
 
-class _BadLine(Exception):
-    """Why a line is not a candle."""
-
-
-class Block(NamedTuple):
-    """Consecutive candles.
-
-    Attributes:
-        rows: a batch of `ROWS`.
-        size: their size in the file, in bytes.
-    """
-
-    rows: pa.RecordBatch
-    size: int
-
-
-def read_candles(member: Member, minutes: int) -> Iterator[Block]:
-    """Read the candles of a file in blocks, in order of time.
+def read_candles(
+    member: Member, minutes: int, on_read: Callable[[int], None] = lambda _size: None
+) -> Iterator[pa.RecordBatch]:
+    """Read the candles of a file in batches of `ROWS`, in order of time.
 
     Args:
         member: a file of seven columns, with or without a header: time in UNIX seconds, open,
             high, low, close, volume, number of trades.
         minutes: the length of its candles.
+        on_read: called with the number of bytes so far whenever a batch was used.
 
     Raises:
         BadFile: a row can't be read, does not begin at a multiple of `minutes`, or is out of order.
         DamagedFile: its bytes do not match the checksum in its ZIP.
     """
-    reader = _Reader(str(member), minutes * UNITS_NS["m"])
+    reader, done = _Reader(str(member), minutes * UNITS_NS["m"]), 0
     for block in blocks(member, None):
         yield reader.read(block)
+        done += len(block)
+        on_read(done)
 
 
 @dataclass(slots=True)
@@ -90,25 +78,23 @@ class _Reader:
     line: int = 1
     latest_ns: int = -1
 
-    def read(self, block: bytes) -> Block:
+    def read(self, block: bytes) -> pa.RecordBatch:
         """Parse complete lines: all at once if they are plain, line by line if not.
 
         Raises:
             BadFile: a line is not a candle.
         """
-        size = len(block)
-        if b"\r" in block:
-            block = block.replace(b"\r\n", b"\n")
+        block = block.replace(b"\r\n", b"\n")
         if self.line == 1 and _is_header(block.partition(b"\n")[0]):
             block, self.line = block.partition(b"\n")[2], 2
         try:
-            candles = Block(self._parse_at_once(block), size)
-            self.line += candles.rows.num_rows
+            rows = self._parse_at_once(block)
+            self.line += rows.num_rows
         except Unusual:
-            candles = self._parse_by_line(block, size)
-        if candles.rows.num_rows:
-            self.latest_ns = int(times(candles.rows)[-1])
-        return candles
+            rows = self._parse_by_line(block)
+        if rows.num_rows:
+            self.latest_ns = int(times(rows)[-1])
+        return rows
 
     def _parse_at_once(self, block: bytes) -> pa.RecordBatch:
         """Parse lines of plain numbers.
@@ -123,7 +109,7 @@ class _Reader:
             raise Unusual
         return rows
 
-    def _parse_by_line(self, block: bytes, size: int) -> Block:
+    def _parse_by_line(self, block: bytes) -> pa.RecordBatch:
         """Parse line by line.
 
         Raises:
@@ -136,25 +122,25 @@ class _Reader:
                 text = raw.decode(errors="replace")
                 try:
                     candles.append(self._check_time(_candle(text), latest_ns))
-                except _BadLine as reason:
+                except BadLine as reason:
                     raise BadFile(
                         f"{self.name}, line {self.line}: {text!r} can't be read: {reason}; "
                         "nothing is concluded from this file"
                     ) from None
                 latest_ns = candles[-1].time_ns
             self.line += 1
-        return Block(rows_of(candles), size)
+        return rows_of(candles)
 
     def _check_time(self, candle: Candle, latest_ns: int) -> Candle:
         """Return a candle if it begins at a multiple of the length, and after `latest_ns`.
 
         Raises:
-            _BadLine: it does not.
+            BadLine: it does not.
         """
         if candle.time_ns % self.width_ns:
-            raise _BadLine(f"no candle of {self.width_ns // UNITS_NS['m']} minutes opens then")
+            raise BadLine(f"no candle of {self.width_ns // UNITS_NS['m']} minutes opens then")
         if candle.time_ns <= latest_ns:
-            raise _BadLine(f"it does not come after the one of {show(latest_ns)} above it")
+            raise BadLine(f"it does not come after the one of {show(latest_ns)} above it")
         return candle
 
 
@@ -189,54 +175,41 @@ def _candle(text: str) -> Candle:
     """Parse a line as a candle.
 
     Raises:
-        _BadLine: it is not a candle.
+        BadLine: it is not a candle.
     """
     fields = [field.strip() for field in text.split(",")]
     if len(fields) != len(COLUMNS):
-        raise _BadLine(f"it has {len(fields)} fields instead of {len(COLUMNS)}")
+        raise BadLine(f"it has {len(fields)} fields instead of {len(COLUMNS)}")
     values = {name: _number(name, field) for name, field in zip(COLUMNS, fields, strict=True)}
     seconds, count = values.pop("time"), values.pop("count")
     if not BEGINNING_NS // SECOND <= seconds <= END_OF_TIME // SECOND:
-        raise _BadLine(f"its time {fields[0]} lies outside 2011 to 2262")
+        raise BadLine(f"its time {fields[0]} lies outside 2011 to 2262")
     if seconds != int(seconds):
-        raise _BadLine(f"its time {fields[0]} is no whole second")
+        raise BadLine(f"its time {fields[0]} is no whole second")
     if count > _LARGEST or count != int(count):
-        raise _BadLine(f"its number of trades {fields[-1]} is no whole number of 64 bits")
+        raise BadLine(f"its number of trades {fields[-1]} is no whole number of 64 bits")
     return Candle(int(seconds) * SECOND, **values, vwap=Decimal(0), count=int(count))
 
 
 def _number(name: str, text: str) -> Decimal:
-    value = number(text)
-    if value is None:
-        raise _BadLine(f"{name} {text!r} is no number")
+    value = decimal(name, text)
     if value < 0:
-        raise _BadLine(f"{name} {text} is below 0")
+        raise BadLine(f"{name} {text} is below 0")
     if int(value.as_tuple().exponent) < -MAX_DIGITS or value.adjusted() >= MAX_DIGITS:
-        raise _BadLine(f"{name} {text} has more than {MAX_DIGITS} digits before or after its point")
+        raise BadLine(f"{name} {text} has more than {MAX_DIGITS} digits before or after its point")
     return value
 
 
 def rows_of(candles: Sequence[Candle]) -> pa.RecordBatch:
     """Return candles as a batch of `ROWS`."""
-    columns: list[Any] = [
-        pa.array([candle.time_ns for candle in candles], pa.int64()).view(pa.timestamp("ns"))
-    ]
-    fits = np.ones(len(candles), dtype=bool)
-    for name in VALUES:
-        field = ROWS.field(name)
-        values = [_fitting(getattr(candle, name), field.type) for candle in candles]
-        columns.append(pa.array(values, field.type))
-        fits &= columns[-1].is_valid().to_numpy(zero_copy_only=False)
-    columns.append(
-        pa.array(
-            [
-                None if is_stored else exact_text(c)
-                for c, is_stored in zip(candles, fits, strict=True)
-            ],
-            pa.string(),
-        )
-    )
-    return pa.RecordBatch.from_arrays(columns, schema=ROWS)
+    rows = []
+    for candle in candles:
+        row: dict[str, Any] = {
+            name: _fitting(getattr(candle, name), ROWS.field(name).type) for name in VALUES
+        }
+        exact = exact_text(candle) if None in row.values() else None
+        rows.append({"time": candle.time_ns, **row, "exact": exact})
+    return pa.RecordBatch.from_pylist(rows, ROWS)
 
 
 def exact_text(candle: Candle) -> str:

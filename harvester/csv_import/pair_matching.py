@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import logging
-import re
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from os import PathLike, fspath
 from typing import Any, NamedTuple
 
 from harvester.argument_types import Moment, moment_ns
 from harvester.csv_import.files import UNKNOWN, KnownComplete, Member, find
-from harvester.errors import AmbiguousPair, ExchangeError, UnknownPair, UsageError
-from harvester.kraken.pairs import Pair, PairIndex, resolve
+from harvester.errors import ExchangeError, UsageError
+from harvester.kraken.pairs import Pair, PairIndex, is_pattern, match_pattern, resolve
 from harvester.pair_names import known_pairs
 from harvester.storage.trade_store import TradeStore
-from harvester.times import MAX_COUNT, SECOND
+from harvester.times import SECOND
 
 logger = logging.getLogger("harvester.csv_import")
 
@@ -25,8 +23,6 @@ MAX_FILES_NAMED = 20
 """A message names up to this many files."""
 LONGEST_ALTNAME = 40
 
-_PATTERN_CHARACTERS = frozenset("*?[")
-_CANDLE_FILE = re.compile(r"(.+)_([0-9]{1,8})", re.ASCII)
 
 AskExchange = Callable[[], dict[str, Pair]]
 """Asks the exchange for its pairs, by altname."""
@@ -137,7 +133,7 @@ class MatchedFiles(NamedTuple):
     """Files by pair, and the files whose names match no pair."""
 
     pairs: list[PairFiles]
-    unknown: list[Member]
+    unknown: list[str]
 
 
 def match_files(
@@ -172,16 +168,14 @@ def match_files(
         pair = _pair_of_only_file(request, request.pair, members, archive, ask)
         return MatchedFiles([PairFiles(pair, members, request.complete)], [])
     try:
-        matched = _match_by_name(request, members, known_pairs(archive))
+        matched = _match_by_name(request, members, known_pairs(archive), delisted=False)
         needs_exchange = bool(matched.unknown)
     except UsageError:
         needs_exchange = True
     if needs_exchange:
-        matched = _match_by_name(request, members, ask())
-    if request.delisted:
-        matched = _with_delisted(matched, request.complete)
+        matched = _match_by_name(request, members, ask(), delisted=request.delisted)
     if matched.unknown:
-        logger.warning("%s", unknown_files_message([str(member) for member in matched.unknown]))
+        logger.warning("%s", unknown_files_message(matched.unknown))
     return matched
 
 
@@ -196,10 +190,48 @@ def unknown_files_message(files: Sequence[str]) -> str:
 
 
 def _match_by_name(
-    request: ImportRequest, members: Sequence[Member], known: dict[str, Pair]
+    request: ImportRequest, members: Sequence[Member], known: dict[str, Pair], *, delisted: bool
 ) -> MatchedFiles:
-    selected = select_members(members, request.pairs, known.values()) if request.pairs else members
-    return group_by_pair(selected, known.values(), request.complete)
+    """Group files by the pair that their names say, in the order of each pair's first file.
+
+    A file whose name matches no pair counts as one of a pair of that name, which is imported only
+    if `delisted` says so.
+    """
+    names = PairIndex(known.values())
+    files: dict[str, PairFiles] = {}
+    for member in members:
+        pair = names.find(member.stem) or Pair(altname=member.stem)
+        files.setdefault(pair.altname, PairFiles(pair, [], request.complete)).members.append(member)
+    if request.pairs:
+        selected = _select(request.pairs, files, known)
+        files = {name: found for name, found in files.items() if name in selected}
+    pairs, unknown = [], list[str]()
+    for name, found in files.items():
+        if name in known or (delisted and _is_altname(name)):
+            pairs.append(found)
+        else:
+            unknown += map(str, found.members)
+    return MatchedFiles(pairs, unknown)
+
+
+def _select(texts: Sequence[str], files: dict[str, PairFiles], known: dict[str, Pair]) -> set[str]:
+    """The names of the pairs, of those with files, that names and patterns stand for.
+
+    Raises:
+        UsageError: a text matches no file.
+    """
+    pairs = [found.pair for found in files.values()]
+    names = PairIndex([*known.values(), *pairs])
+    selected: set[str] = set()
+    for text in texts:
+        found = match_pattern(text, pairs) if is_pattern(text) else [names.find(text)]
+        matched = {pair.altname for pair in found if pair is not None} & files.keys()
+        if not matched:
+            raise UsageError(
+                f"--pairs {text}: none of the files is of it; --dry-run lists their pairs"
+            )
+        selected |= matched
+    return selected
 
 
 def _pair_of_only_file(
@@ -214,140 +246,12 @@ def _pair_of_only_file(
             f"--pair {text} names the pair of one file, but {len(members)} were given: give one "
             "file, or leave out --pair, so that each file's name says its pair"
         )
-    try:
-        return resolve(text, known_pairs(archive).values())
-    except AmbiguousPair:
-        raise
-    except UnknownPair:
-        if request.delisted and (pair := delisted_pair(text)):
-            return pair
-    return resolve(text, ask().values())
+    pair = PairIndex(known_pairs(archive).values()).find(text)
+    if pair is None and request.delisted and _is_altname(text):
+        return Pair(altname=text)
+    return pair or resolve(text, ask().values())
 
 
-def _with_delisted(matched: MatchedFiles, complete: KnownComplete) -> MatchedFiles:
-    """Turn files whose names match no pair into pairs named after their files."""
-    unknown: list[Member] = []
-    delisted: dict[str, PairFiles] = {}
-    for member in matched.unknown:
-        pair = delisted_pair(member.stem)
-        if pair is None:
-            unknown.append(member)
-        else:
-            files = delisted.setdefault(pair.altname, PairFiles(pair, [], complete))
-            files.members.append(member)
-    return MatchedFiles([*matched.pairs, *delisted.values()], unknown)
-
-
-def group_by_pair(
-    members: Iterable[Member], known: Iterable[Pair], complete: KnownComplete = UNKNOWN
-) -> MatchedFiles:
-    """Group files by pair, in the order of each pair's first file.
-
-    Args:
-        members: CSV files; the name of each says its pair.
-        known: the pairs there are.
-        complete: the time for which the files of a pair together contain every trade.
-    """
-    names = PairIndex(known)
-    found: dict[str, PairFiles] = {}
-    unknown = []
-    for member in members:
-        pair = names.find(member.stem)
-        if pair is None:
-            unknown.append(member)
-        else:
-            found.setdefault(pair.altname, PairFiles(pair, [], complete)).members.append(member)
-    return MatchedFiles(list(found.values()), unknown)
-
-
-class CandleFile(NamedTuple):
-    """A CSV file of candles, and their length in minutes."""
-
-    member: Member
-    minutes: int
-
-
-def candle_file(member: Member, names: PairIndex) -> tuple[Pair, CandleFile] | None:
-    """The pair and the length of a file of candles, by its name.
-
-    `XBTUSD_60.csv` has the hourly candles of XBTUSD.
-
-    Args:
-        member: a CSV file.
-        names: finds a pair by its name.
-
-    Returns:
-        None if the name is not that of a file of candles, or matches no pair.
-    """
-    match = _CANDLE_FILE.fullmatch(member.stem)
-    if match is None or not 0 < int(match[2]) <= MAX_COUNT["m"]:
-        return None
-    pair = names.find(match[1])
-    return None if pair is None else (pair, CandleFile(member, int(match[2])))
-
-
-def delisted_pair(name: str) -> Pair | None:
-    """A pair that the exchange no longer lists, by its altname; None if that can't be an altname.
-
-    The name becomes the name of a folder, so only letters and digits are allowed.
-    """
-    is_altname = name.isascii() and name.isalnum() and len(name) <= LONGEST_ALTNAME
-    return Pair(altname=name) if is_altname else None
-
-
-def select_members(
-    members: Sequence[Member], texts: Sequence[str], known: Iterable[Pair]
-) -> list[Member]:
-    """Select the files of some pairs.
-
-    Args:
-        members: CSV files.
-        texts: pairs in any spelling, or patterns such as `*/EUR`.
-        known: the pairs there are.
-
-    Raises:
-        UsageError: a text matches no file.
-    """
-    pairs = list(known)
-    matched = group_by_pair(members, pairs)
-    spellings = {
-        member: {*files.pair.spellings, member.stem}
-        for files in matched.pairs
-        for member in files.members
-    }
-    spellings |= {member: {member.stem} for member in matched.unknown}
-    selected: set[Member] = set()
-    for text in texts:
-        found = {member for member, names in spellings.items() if text in names}
-        if not found and not _PATTERN_CHARACTERS & set(text):
-            found = _members_of_pair(text, pairs, matched)
-        if not found:
-            found = {member for member, names in spellings.items() if _matches(text.upper(), names)}
-        if not found:
-            raise UsageError(
-                f"--pairs {text}: none of the files is of it; --dry-run lists their pairs"
-            )
-        selected |= found
-    return [member for member in members if member in selected]
-
-
-def _matches(text: str, names: set[str]) -> bool:
-    """Whether a name or pattern in capitals matches one of several names."""
-    if _PATTERN_CHARACTERS & set(text):
-        return any(fnmatchcase(name.upper(), text) for name in names)
-    return text in {name.upper() for name in names}
-
-
-def _members_of_pair(text: str, pairs: list[Pair], matched: MatchedFiles) -> set[Member]:
-    try:
-        altname = resolve(text, pairs).altname
-    except AmbiguousPair:
-        raise
-    except UnknownPair:
-        return set()
-    return {
-        member
-        for files in matched.pairs
-        if files.pair.altname == altname
-        for member in files.members
-    }
+def _is_altname(name: str) -> bool:
+    """Whether a name may be that of a folder of trades: only letters and digits are allowed."""
+    return name.isascii() and name.isalnum() and len(name) <= LONGEST_ALTNAME

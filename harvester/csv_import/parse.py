@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Context, Decimal, InvalidOperation
@@ -12,8 +13,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.csv as pc
 from numpy.typing import NDArray
+from pyarrow.compute import index_in
 
-from harvester.csv_import.columns import ORDER_TYPES, SIDES, Layout, number
 from harvester.errors import BadFile
 from harvester.schema import ORDER_TYPES as ORDER_WORDS
 from harvester.schema import PRICE, ROWS, VOLUME, Int64s, decimal_array, empty_strings, int64s_as
@@ -36,19 +37,11 @@ class Unusual(Exception):
     """The fast parser can't read a block: it must be parsed line by line."""
 
 
-class Letters(NamedTuple):
-    """Columns of single letters, and columns that are empty.
-
-    Attributes:
-        words: by column, the two letters that occur, and the two words that they stand for.
-        empty: the columns whose fields are empty.
-    """
-
-    words: Mapping[str, tuple[bytes, pa.Array]]
-    empty: Sequence[str] = ()
-
-
-NO_LETTERS = Letters({})
+_LETTERS = {
+    "side": (pa.array(list(b"bs"), pa.uint8()), SIDE_WORDS),
+    "order_type": (pa.array(list(b"ml"), pa.uint8()), ORDER_WORDS),
+}
+"""By column, the letters that occur, and the words that they stand for."""
 
 
 class Digits(NamedTuple):
@@ -89,29 +82,27 @@ class Digits(NamedTuple):
         least, most = int(decimals.min()), int(decimals.max())
         if most > scale:
             raise Unusual
-        if least == most:
-            limit = min(10 ** (before + most) - 1, _LARGEST_INT // 10 ** (scale - most))
-            if int(numbers.max()) > limit:
-                raise Unusual
-            return numbers * np.int64(10 ** (scale - most)) if most < scale else numbers
-        most_by = [
+        largest = [
             min(10 ** (before + count) - 1, _LARGEST_INT // 10 ** (scale - count))
             for count in range(scale + 1)
         ]
-        if (numbers > np.array(most_by)[decimals]).any():
+        if least == most:
+            if int(numbers.max()) > largest[most]:
+                raise Unusual
+            return numbers * np.int64(10 ** (scale - most)) if most < scale else numbers
+        if (numbers > np.array(largest)[decimals]).any():
             raise Unusual
         factors = np.array([10 ** (scale - count) for count in range(scale + 1)])
         result: Int64s = numbers * factors[decimals]
         return result
 
 
-def read(block: bytes, columns: Sequence[str], letters: Letters = NO_LETTERS) -> Digits:
-    """Parse complete lines of plain numbers and letters.
+def read(block: bytes, columns: Sequence[str]) -> Digits:
+    """Parse complete lines of plain numbers, and of letters in their columns; `misc` is empty.
 
     Args:
         block: lines, each with its line end.
         columns: the names of the columns, in order.
-        letters: the columns that are not numbers.
 
     Raises:
         Unusual: a line has other characters, or another number of fields.
@@ -122,11 +113,13 @@ def read(block: bytes, columns: Sequence[str], letters: Letters = NO_LETTERS) ->
     counted: dict[str, Int64s] = {}
     for at, name in enumerate(columns):
         lengths = ends[:, at] - begins[:, at]
-        if name in letters.words:
-            if not (lengths == 1).all():
+        if name in _LETTERS:
+            letters, meant = _LETTERS[name]
+            indexes = index_in(pa.array(text[begins[:, at]]), letters)
+            if indexes.null_count or not (lengths == 1).all():
                 raise Unusual
-            words[name] = _word_of(text[begins[:, at]], *letters.words[name])
-        elif name in letters.empty:
+            words[name] = pa.DictionaryArray.from_arrays(indexes, meant)
+        elif name == "misc":
             if lengths.any():
                 raise Unusual
         else:
@@ -174,7 +167,7 @@ def _fields(text: Bytes, width: int) -> tuple[Int64s, Int64s, Int64s]:
     is_dot = separators == _DOT
     # All others are commas and line ends.
     ends = positions[~is_dot]
-    if len(ends) == 0 or len(ends) % width or separators[-1] != _LINE:
+    if not (width and len(ends)) or len(ends) % width or separators[-1] != _LINE:
         raise Unusual
     by_row = text[ends].reshape(-1, width)
     if not ((by_row[:, :-1] == _COMMA).all() and (by_row[:, -1] == _LINE).all()):
@@ -207,25 +200,39 @@ def _decimals(positions: Int64s, dots: Int64s, count: int) -> Int64s:
     return decimals
 
 
-def _word_of(found: Bytes, letters: bytes, words: pa.Array) -> pa.DictionaryArray:
-    """Replace two letters by the words that they stand for.
-
-    Args:
-        found: a letter per row.
-        letters: the two letters.
-        words: the word of each letter.
-
-    Raises:
-        Unusual: there is another letter.
-    """
-    first, second = letters
-    is_second = found == second
-    if not (is_second | (found == first)).all():
-        raise Unusual
-    return pa.DictionaryArray.from_arrays(pa.array(is_second.astype(np.int32)), words)
-
-
 # --- rows of trades -------------------------------------------------------------------------------
+
+SIDES = {"b": "buy", "s": "sell", "buy": "buy", "sell": "sell"}
+ORDER_TYPES = {"m": "market", "l": "limit", "market": "market", "limit": "limit"}
+
+_NUMBER = re.compile(r"-?[0-9]*\.?[0-9]*(?:[eE][-+]?[0-9]+)?", re.ASCII)
+
+
+class Layout(NamedTuple):
+    """The columns of a file.
+
+    Attributes:
+        columns: their names in `schema.ROWS`, in order; none if the file has no rows.
+        has_header: whether the first line has names instead of a trade.
+    """
+
+    columns: tuple[str, ...]
+    has_header: bool
+
+    def __str__(self) -> str:
+        """The layout as text: `time,price,volume without header`."""
+        if not self.columns:
+            return "no rows"
+        return f"{','.join(self.columns)} with{'' if self.has_header else 'out'} header"
+
+
+def number(text: str) -> Decimal | None:
+    """Parse a number exactly; None if the text is not a number."""
+    try:
+        return Decimal(text) if text and _NUMBER.fullmatch(text) else None
+    except InvalidOperation:
+        return None
+
 
 _DECIMALS = {"time": 9, "price": 10, "volume": 8}
 """Decimals of each number: of a time down to nanoseconds, of the others as in the archive."""
@@ -267,23 +274,17 @@ class Parsed:
 
     Attributes:
         rows: the readable rows, a batch of `schema.ROWS`.
-        first_line: the number of the block's first line.
         line_count: the number of lines.
-        lines: the line number of each row; None if they are consecutive from `first_line` on.
+        lines: the line number of each row; empty if there is nothing but rows.
         bad: the unreadable rows.
         bad_times: their times in nanoseconds; None where the time is unreadable.
     """
 
     rows: pa.RecordBatch
-    first_line: int
     line_count: int
-    lines: list[int] | None = None
+    lines: list[int] = field(default_factory=list)
     bad: list[BadRow] = field(default_factory=list)
     bad_times: list[int | None] = field(default_factory=list)
-
-    def line_of(self, row: int) -> int:
-        """The line number of a row, which is given by its index."""
-        return self.first_line + row if self.lines is None else self.lines[row]
 
 
 def parse(block: bytes, layout: Layout, first_line: int) -> Parsed:
@@ -296,21 +297,11 @@ def parse(block: bytes, layout: Layout, first_line: int) -> Parsed:
     """
     if b"\r" in block:
         block = block.replace(b"\r\n", b"\n")
-    rows = _parse_at_once(block, layout) if layout.columns else None
-    if rows is not None:
-        return Parsed(rows, first_line, rows.num_rows)
-    return _parse_by_line(block, layout, first_line)
-
-
-def _parse_at_once(block: bytes, layout: Layout) -> pa.RecordBatch | None:
-    """Parse lines of plain numbers; None if there is anything unusual."""
     try:
-        return _columns(read(block, layout.columns, _LETTERS))
+        rows = _columns(read(block, layout.columns))
+        return Parsed(rows, rows.num_rows)
     except Unusual:
-        return None
-
-
-_LETTERS = Letters({"side": (b"bs", SIDE_WORDS), "order_type": (b"ml", ORDER_WORDS)}, ("misc",))
+        return _parse_by_line(block, layout, first_line)
 
 
 def _columns(fields: Digits) -> pa.RecordBatch:
@@ -370,45 +361,32 @@ def _parse_by_line(block: bytes, layout: Layout, first_line: int) -> Parsed:
         try:
             rows.append(_row(text, layout.columns))
             lines.append(line)
-        except _BadLine as reason:
+        except BadLine as reason:
             bad.append(BadRow(line, text, str(reason)))
             bad_times.append(_time_of(text, layout.columns))
-    stamps = [row.pop("time") for row in rows]
-    columns = [
-        pa.array(stamps, pa.int64()).view(pa.timestamp("ns"))
-        if column.name == "time"
-        else pa.array([row.get(column.name) for row in rows], column.type)
-        for column in ROWS
-    ]
-    batch = pa.RecordBatch.from_arrays(columns, schema=ROWS)
-    return Parsed(batch, first_line, len(texts), lines, bad, bad_times)
+    batch = pa.RecordBatch.from_pylist(rows, ROWS)
+    return Parsed(batch, len(texts), lines, bad, bad_times)
 
 
-class _BadLine(Exception):
-    """Why a line is not a trade."""
+class BadLine(Exception):
+    """Why a line is not a trade, or not a candle."""
 
 
 def _row(text: str, columns: Sequence[str]) -> dict[str, Any]:
     """Parse a line as a trade.
 
     Raises:
-        _BadLine: it is not a trade.
+        BadLine: it is not a trade.
     """
     if "\ufffd" in text:
-        raise _BadLine("it is no UTF-8")
-    try:
-        [fields] = csv.reader([text], strict=True)
-    except (csv.Error, ValueError) as error:
-        raise _BadLine(str(error)) from error
-    if len(fields) != len(columns):
-        raise _BadLine(f"it has {len(fields)} fields instead of {len(columns)}")
-    texts = dict(zip(columns, fields, strict=True))
-    row: dict[str, Any] = {name: _number(name, texts[name].strip()) for name in _DECIMALS}
-    row["time"] = _time_ns(texts["time"].strip())
+        raise BadLine("it is no UTF-8")
+    texts = _split(text, columns)
+    row: dict[str, Any] = {name: _number(name, texts[name]) for name in _DECIMALS}
+    row["time"] = _time_ns(texts["time"])
     if row["price"] <= 0:
-        raise _BadLine(f"price {texts['price']} is not above 0")
+        raise BadLine(f"price {texts['price']} is not above 0")
     if row["volume"] < 0:
-        raise _BadLine(f"volume {texts['volume']} is below 0")
+        raise BadLine(f"volume {texts['volume']} is below 0")
     if "trade_id" in texts:
         row["trade_id"] = _id(texts["trade_id"].strip())
     if "side" in texts:
@@ -418,32 +396,56 @@ def _row(text: str, columns: Sequence[str]) -> dict[str, Any]:
     return row
 
 
+def _split(text: str, columns: Sequence[str]) -> dict[str, str]:
+    """The fields of a line, by column."""
+    try:
+        [fields] = csv.reader([text], strict=True)
+    except (csv.Error, ValueError) as error:
+        raise BadLine(str(error)) from error
+    if len(fields) != len(columns):
+        raise BadLine(f"it has {len(fields)} fields instead of {len(columns)}")
+    return dict(zip(columns, fields, strict=True))
+
+
 def _time_ns(text: str) -> int:
     stamp = int(_number("time", text).scaleb(9, _EXACT))
     if not BEGINNING_NS <= stamp <= END_OF_TIME:
-        raise _BadLine(f"its time {text} lies outside 2011 to 2262")
+        raise BadLine(f"its time {text} lies outside 2011 to 2262")
     return stamp
 
 
 def _time_of(text: str, columns: Sequence[str]) -> int | None:
     """The time of a line that is not a trade, in nanoseconds; None if it is unreadable."""
     try:
-        [fields] = csv.reader([text], strict=True)
-        return _time_ns(dict(zip(columns, fields, strict=True))["time"].strip())
-    except (_BadLine, csv.Error, ValueError, KeyError):
+        return _time_ns(_split(text, columns)["time"])
+    except (BadLine, KeyError):
         return None
 
 
-def _number(name: str, text: str) -> Decimal:
-    value = number(text)
+def decimal(name: str, text: str) -> Decimal:
+    """Parse a field exactly.
+
+    Args:
+        name: its column.
+        text: the field.
+
+    Raises:
+        BadLine: it is not a number.
+    """
+    value = number(text.strip())
     if value is None:
-        raise _BadLine(f"{name} {text!r} is no number")
+        raise BadLine(f"{name} {text.strip()!r} is no number")
+    return value
+
+
+def _number(name: str, text: str) -> Decimal:
+    value = decimal(name, text)
     try:
         exact = value.quantize(Decimal(1).scaleb(-_DECIMALS[name]), context=_EXACT)
     except InvalidOperation:
-        raise _BadLine(f"{text} does not fit, {_LIMITS[name]}") from None
+        raise BadLine(f"{text} does not fit, {_LIMITS[name]}") from None
     if exact != value or abs(exact) >= 10 ** _DIGITS_BEFORE[name]:
-        raise _BadLine(f"{text} does not fit, {_LIMITS[name]}")
+        raise BadLine(f"{text} does not fit, {_LIMITS[name]}")
     return exact
 
 
@@ -451,11 +453,11 @@ def _id(text: str) -> int | None:
     if not text:
         return None
     if not (text.isascii() and text.isdigit() and int(text) <= _LARGEST_INT):
-        raise _BadLine(f"trade id {text!r} is not a whole number from 0 to 2^63 - 1")
+        raise BadLine(f"trade id {text!r} is not a whole number from 0 to 2^63 - 1")
     return int(text) or None
 
 
 def _word(text: str, known: Mapping[str, str], what: str) -> str | None:
     if text not in known:
-        raise _BadLine(f"{text!r} is {what}")
+        raise BadLine(f"{text!r} is {what}")
     return known[text]

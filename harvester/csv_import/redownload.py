@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
-from datetime import UTC, datetime, timedelta
 from decimal import Decimal
-from itertools import chain, pairwise
+from itertools import chain
 from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
-from harvester.csv_import.rounding import SHIFTS_NS, WAYS
+from harvester.csv_import.stored_check import SHIFTS_NS, WAYS
 from harvester.download.events import (
     Day,
     Noted,
@@ -25,7 +22,7 @@ from harvester.download.events import (
 from harvester.download.pair import PairDownload
 from harvester.download.range import RangeDownload
 from harvester.errors import ArchiveDamaged, ImportIncomplete
-from harvester.schema import Int64s, no_rows, times, trade_ids
+from harvester.schema import no_rows, times, trade_ids
 from harvester.storage.compaction import is_within
 from harvester.storage.filesystem import QuarantineNote, quarantine_segment_copy
 from harvester.storage.segment import Segment, reading_order
@@ -122,7 +119,6 @@ class _Redownload:
         self._archive = download.context.archive
         self._staging = TradeStore(self._archive.root / REDOWNLOADS / self._pair)
         self._result = ReplacementResult()
-        self._days_listed = 0
 
     async def run(self) -> None:
         await asyncio.to_thread(self._clean_staging)
@@ -241,12 +237,12 @@ class _Redownload:
         return min((file.differing(days) for days in by_way), key=len)
 
     def _report_days(self, days: list[Day]) -> None:
+        listed = len(self._result.days)
         self._result = self._result._replace(days=(*self._result.days, *days))
-        for day in days[: max(0, MAX_DAYS_LISTED - self._days_listed)]:
+        for day in days[: max(0, MAX_DAYS_LISTED - listed)]:
             self._note(str(day))
-        if self._days_listed < MAX_DAYS_LISTED < self._days_listed + len(days):
+        if listed < MAX_DAYS_LISTED < len(self._result.days):
             self._note("more days do not agree; --json lists them")
-        self._days_listed += len(days)
 
     def _leave(self, segment: Segment, reason: str) -> None:
         left = NotReplaced(segment.range, reason)
@@ -275,18 +271,24 @@ class DaySums:
         self.sums: dict[int, DaySum] = {}
 
     def add(self, batch: pa.RecordBatch) -> None:
-        """Add a batch in order of time."""
-        days = (times(batch) + self._shift_ns) // DAY
-        for start, stop in _runs(days):
-            day = int(days[start])
-            before = self.sums.get(day, DaySum())
-            volume = pc.sum(batch.column("volume").slice(start, stop - start)).as_py()
-            self.sums[day] = DaySum(before.rows + stop - start, before.volume + volume)
+        """Add a batch."""
+        days = pa.array((times(batch) + self._shift_ns) // DAY)
+        table = pa.table({"day": days, "volume": batch.column("volume")})
+        sums = table.group_by("day").aggregate([("volume", "count"), ("volume", "sum")])
+        for found in sums.to_pylist():
+            before = self.sums.get(found["day"], DaySum())
+            self.sums[found["day"]] = DaySum(
+                before.rows + found["volume_count"], before.volume + found["volume_sum"]
+            )
 
     def differing(self, exchange: DaySums) -> list[Day]:
         """The days on which the exchange has other sums, in order."""
         return [
-            Day(_iso_date(day), *self.sums.get(day, DaySum()), *exchange.sums.get(day, DaySum()))
+            Day(
+                str(np.datetime64(day, "D")),
+                *self.sums.get(day, DaySum()),
+                *exchange.sums.get(day, DaySum()),
+            )
             for day in sorted(self.sums.keys() | exchange.sums.keys())
             if self.sums.get(day) != exchange.sums.get(day)
         ]
@@ -322,24 +324,13 @@ def _unproved_days(view: TradeStore, segment: Segment) -> set[int]:
 
 def _day_number(day: Day) -> int:
     """The number of a day, from 1970-01-01."""
-    since = datetime.fromisoformat(day.day).replace(tzinfo=UTC) - datetime(1970, 1, 1, tzinfo=UTC)
-    return since.days
+    return int(np.datetime64(day.day, "D").astype(np.int64))
 
 
 def _around(day: Day) -> Range:
     """A day, with a second more on both sides because a file may round."""
     begin_ns = _day_number(day) * DAY
     return Range(begin_ns - SECOND, begin_ns + DAY + SECOND)
-
-
-def _runs(days: Int64s) -> Iterable[tuple[int, int]]:
-    """The begin and end indexes of runs of equal numbers."""
-    ends = [0, *((np.diff(days) != 0).nonzero()[0] + 1).tolist(), len(days)]
-    return [(start, stop) for start, stop in pairwise(ends) if start < stop]
-
-
-def _iso_date(day: int) -> str:
-    return (datetime(1970, 1, 1, tzinfo=UTC) + timedelta(days=day)).date().isoformat()
 
 
 def _listed(days: list[Day]) -> str:

@@ -8,17 +8,29 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from harvester.csv_import.file_scan import ScannedFile, chains, scan_file
 from harvester.csv_import.files import Member
-from harvester.csv_import.import_report import ImportReport, ImportResult
-from harvester.csv_import.importer import FileChain, ImportOptions
-from harvester.csv_import.pair_matching import AskExchange, ImportRequest, PairFiles, match_files
+from harvester.csv_import.importer import FileChain, ImportOptions, ImportReport
+from harvester.csv_import.pair_matching import (
+    AskExchange,
+    ImportRequest,
+    PairFiles,
+    match_files,
+    unknown_files_message,
+)
 from harvester.download.events import Begun, Imported, Listener, Step, result_of
-from harvester.errors import BadFile, HarvesterError, Interrupted
+from harvester.errors import (
+    GRAVEST_FIRST,
+    ArchiveHasGaps,
+    BadFile,
+    HarvesterError,
+    UnknownPair,
+    gravest,
+)
 from harvester.storage.trade_store import TradeStore
-from harvester.storage.writer import Writer, writer
+from harvester.storage.writer import writer
 from harvester.times import END_OF_TIME, SECOND, Range, missing, union
 
 MAX_JOBS = 4
@@ -91,7 +103,7 @@ def plan_import(
         for files in matched.pairs
         for plan in _plan_pair(archive, files, skip_bad_rows=request.skip_bad_rows)
     ]
-    return ImportPlan(plans, [str(member) for member in matched.unknown])
+    return ImportPlan(plans, matched.unknown)
 
 
 def _plan_pair(archive: TradeStore, files: PairFiles, *, skip_bad_rows: bool) -> Iterator[FilePlan]:
@@ -137,6 +149,53 @@ def _plan_file(file: ScannedFile, pair: str, coverage: list[Range]) -> FilePlan:
 # --- import ---------------------------------------------------------------------------------------
 
 
+class ImportResult(NamedTuple):
+    """The result of an import.
+
+    Attributes:
+        reports: one for each run of consecutive files of a pair.
+        unknown: files that were skipped, because their names match no pair.
+    """
+
+    reports: list[ImportReport]
+    unknown: list[str]
+
+    @property
+    def exit_status(self) -> int:
+        """The gravest status of all reports; 2 if a file's name matches no pair."""
+        return gravest([report.exit_status for report in self.reports] + [2] * bool(self.unknown))
+
+    def raise_gravest(self) -> None:
+        """Raise the gravest error, with the others as its notes; do nothing if all went well.
+
+        Raises:
+            HarvesterError: what ended the import of a pair.
+            ArchiveHasGaps: rows are unreadable, or no row of a pair could be imported.
+            UnknownPair: the names of files match no pair.
+        """
+        errors: list[HarvesterError] = []
+        for report in self.reports:
+            if report.error is not None:
+                errors.append(report.error)
+            elif report.exit_status:
+                errors.append(ArchiveHasGaps(f"{report.pair}: {report.summary()}"))
+        if self.unknown:
+            errors.append(UnknownPair(unknown_files_message(self.unknown)))
+        if not errors:
+            return
+        first, *others = sorted(errors, key=lambda error: GRAVEST_FIRST.index(error.exit_status))
+        for other in others:
+            first.add_note(str(other))
+        raise first
+
+    def to_dict(self) -> dict[str, Any]:
+        """The result for JSON."""
+        return {
+            "files": [report.to_dict() for report in self.reports],
+            "unknown": self.unknown,
+        }
+
+
 def import_files(
     archive: TradeStore,
     request: ImportRequest,
@@ -158,9 +217,9 @@ def import_files(
     """
     matched = match_files(request, archive, ask_exchange)
     events = _ProgressEvents(matched.pairs, listener)
-    options = ImportOptions(events.read, stop, request.skip_bad_rows)
-    reports = import_pairs(archive, matched.pairs, options, events.done)
-    return ImportResult(reports, [str(member) for member in matched.unknown])
+    options = ImportOptions(events.read, stop, request.skip_bad_rows, events.done)
+    reports = import_pairs(archive, matched.pairs, options)
+    return ImportResult(reports, matched.unknown)
 
 
 class _ProgressEvents:
@@ -192,18 +251,14 @@ class _ProgressEvents:
 
 
 def import_pairs(
-    archive: TradeStore,
-    pairs: Sequence[PairFiles],
-    options: ImportOptions,
-    done: Callable[[ImportReport], None],
+    archive: TradeStore, pairs: Sequence[PairFiles], options: ImportOptions
 ) -> list[ImportReport]:
     """Import the files of some pairs in parallel; a pair that fails stops no other.
 
     Args:
         archive: where the trades go.
         pairs: the pairs, each once.
-        options: progress callback, stop event, and what to do with bad rows.
-        done: called with each report once it is complete, from several threads.
+        options: callbacks, stop event, and what to do with bad rows.
 
     Returns:
         The reports, in the order of `pairs`.
@@ -216,7 +271,7 @@ def import_pairs(
     order = sorted(pairs, key=lambda files: -files.size)
     with ThreadPoolExecutor(jobs) as pool:
         futures = {
-            files.pair.altname: pool.submit(_import_pair, archive, files, options, done)
+            files.pair.altname: pool.submit(_import_pair, archive, files, options)
             for files in order
         }
         try:
@@ -228,17 +283,14 @@ def import_pairs(
 
 
 def _import_pair(
-    archive: TradeStore,
-    files: PairFiles,
-    options: ImportOptions,
-    done: Callable[[ImportReport], None],
+    archive: TradeStore, files: PairFiles, options: ImportOptions
 ) -> list[ImportReport]:
     reports: list[ImportReport] = []
-    error = _error_of(partial(_import_chains, archive, files, options, done, reports))
+    error = _error_of(partial(_import_chains, archive, files, options, reports))
     if error is not None:
         names = [str(member) for member in files.members]
         reports.append(ImportReport(names, files.pair.altname, [], files.size, error=error))
-        done(reports[-1])
+        options.done(reports[-1])
     return reports
 
 
@@ -246,56 +298,41 @@ def _import_chains(
     archive: TradeStore,
     files: PairFiles,
     options: ImportOptions,
-    done: Callable[[ImportReport], None],
     reports: list[ImportReport],
 ) -> None:
     """Scan the files of a pair and import them chain by chain; `reports` receives the reports."""
-    scanned = _scan(files, options)
+    name = files.pair.altname
+    scanned = [
+        scan_file(
+            member,
+            skip_bad_rows=options.skip_bad_rows,
+            # Scanning counts as half of the bytes.
+            read=lambda size: options.read(name, size - size // 2),
+            stop=options.stop,
+        )
+        for member in files.members
+    ]
     # Where one file has rows that can't be read, another file must not call the time covered.
     bad_times = union(span for file in scanned for span in file.bad_times)
-    name = files.pair.altname
     with writer(archive, name) as pair_writer:
         importers = [
             FileChain(archive, files.pair, chain, options, bad_times)
             for chain in chains(scanned, files.complete)
         ]
-        reports += (_run_importer(importer, pair_writer) for importer in importers)
+        for importer in importers:
+            start_s = time.perf_counter()
+            importer.report.error = _error_of(partial(importer.run, pair_writer))
+            importer.report.seconds = time.perf_counter() - start_s
+            reports.append(importer.report)
         for importer in importers:
             # Rows that one file left out must not be called covered by another file.
             if importer.report.error is None and not options.stop.is_set():
                 importer.report.error = _error_of(partial(importer.check_skipped, pair_writer))
         for report in reports:
-            done(report)
+            options.done(report)
         if any(report.ranges for report in reports):
             # Roll-ups are left to `backfill`, which changes segments at the boundaries anyway.
             pair_writer.compact()
-
-
-def _scan(files: PairFiles, options: ImportOptions) -> list[ScannedFile]:
-    """Read the files of a pair for the first time; this counts as half of their bytes.
-
-    Raises:
-        BadFile: a file can't be imported.
-        Interrupted: `options.stop` is set.
-    """
-    if options.stop.is_set():
-        raise Interrupted("interrupted; the same command goes on where it stopped")
-    return [
-        scan_file(
-            member,
-            skip_bad_rows=options.skip_bad_rows,
-            read=lambda size: options.read(files.pair.altname, size - size // 2),
-            stop=options.stop,
-        )
-        for member in files.members
-    ]
-
-
-def _run_importer(importer: FileChain, pair_writer: Writer) -> ImportReport:
-    start_s = time.perf_counter()
-    importer.report.error = _error_of(lambda: importer.run(pair_writer))
-    importer.report.seconds = time.perf_counter() - start_s
-    return importer.report
 
 
 def _error_of(work: Callable[[], None]) -> HarvesterError | None:

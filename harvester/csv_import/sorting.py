@@ -23,17 +23,11 @@ class RowCount:
     rows: int = 0
     volume: Decimal = Decimal(0)
 
-    def add(self, rows: pa.RecordBatch) -> None:
-        """Add a batch of `schema.ROWS`."""
+    def add(self, rows: pa.RecordBatch, sign: int = 1) -> None:
+        """Add a batch of `schema.ROWS`; with `sign` -1, subtract it."""
         if rows.num_rows:
-            self.rows += rows.num_rows
-            self.volume += pc.sum(rows.column("volume")).as_py()
-
-    def subtract(self, rows: pa.RecordBatch) -> None:
-        """Subtract a batch of `schema.ROWS`."""
-        if rows.num_rows:
-            self.rows -= rows.num_rows
-            self.volume -= pc.sum(rows.column("volume")).as_py()
+            self.rows += sign * rows.num_rows
+            self.volume += sign * pc.sum(rows.column("volume")).as_py()
 
 
 # --- files that are nearly sorted -----------------------------------------------------------------
@@ -48,7 +42,7 @@ class TimeDisorder:
 
     def __init__(self) -> None:
         """Start before the first row."""
-        self.latest_ns = -1
+        self.earliest_ns, self.latest_ns = END_OF_TIME, -1
         self.count = 0
         self.farthest_back_ns = 0
 
@@ -58,6 +52,7 @@ class TimeDisorder:
         back = before - stamps
         self.count += int((back > 0).sum())
         self.farthest_back_ns = max(self.farthest_back_ns, int(back.max()))
+        self.earliest_ns = min(self.earliest_ns, int(stamps.min()))
         self.latest_ns = max(int(before[-1]), int(stamps[-1]))
 
 
@@ -99,7 +94,7 @@ class Sorter:
             ordered = sort_rows(done)
             if ordered.num_rows < done.num_rows:
                 self.repeats.add(done)
-                self.repeats.subtract(ordered)
+                self.repeats.add(ordered, -1)
             return ordered
         return done
 

@@ -1,18 +1,155 @@
-"""Check that rows of a file whose time is covered already are stored in the archive."""
+"""Compare the rows of a file with stored trades: how its times are rounded, what is not stored."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from harvester.csv_import.rounding import KeyedRows, joined, rows_of
 from harvester.errors import ArchiveDamaged, HarvesterError
+from harvester.schema import Int64s, decimal_words, times
 from harvester.storage.trade_store import TradeStore
-from harvester.times import SECOND, Range, missing, show
+from harvester.times import SECOND, Range, missing, show, union
+
+# --- how a file rounds its times ------------------------------------------------------------------
+
+# Arithmetic only, without I/O. A row of the file and a trade of the API are the same trade if
+# second, price and volume are equal. For each way of rounding, the rows of the file that have such
+# a trade are counted.
+
+Way = Literal["down", "nearest", "up"]
+WAYS: tuple[Way, ...] = get_args(Way)
+
+SHIFTS_NS: dict[Way, int] = {"down": 0, "nearest": SECOND // 2, "up": SECOND - 1}
+"""Added to a time before it is truncated to its second."""
+
+MAX_SAMPLED_ROWS = 100_000
+"""Rows of a file that an import compares with stored trades to measure the rounding."""
+
+MIN_AGREEMENT = 0.9
+"""The fraction of rows that a way of rounding must explain: files have few errors."""
+
+
+class Rounding(NamedTuple):
+    """How imported files round their times to whole seconds.
+
+    Attributes:
+        way: `down`, `nearest` or `up`; `none` of these; `not told` if several explain as much.
+        agree: rows of the file that the best way explains.
+        of: rows that were compared.
+    """
+
+    way: str
+    agree: int
+    of: int
+
+    def words(self, trades: str) -> str:
+        """The result as text behind "whole seconds, "; `trades` names what was compared."""
+        counts = f"{self.agree:,} of {self.of:,} {trades}"
+        return {
+            "down": f"rounded down: {counts} agree",
+            "nearest": f"rounded to the nearest: {counts} agree",
+            "up": f"rounded up: {counts} agree",
+            "none": f"rounded neither down, nor to the nearest, nor up: at best {counts} agree",
+        }.get(self.way, f"and {self.of:,} {trades} do not tell how they were rounded")
+
+
+class KeyedRows(NamedTuple):
+    """Trades as they are compared.
+
+    Attributes:
+        stamps: times in nanoseconds, shape (rows,).
+        hashes: a hash of price and volume, shape (rows,).
+    """
+
+    stamps: Int64s
+    hashes: NDArray[np.uint64]
+
+    def part(self, start: int, stop: int) -> KeyedRows:
+        """The rows from index `start` up to before `stop`, without a copy."""
+        return KeyedRows(self.stamps[start:stop], self.hashes[start:stop])
+
+    def within(self, span: Range) -> KeyedRows:
+        """The rows in a range; the rows must be in order of time."""
+        start, stop = (int(self.stamps.searchsorted(end, side="right")) for end in span)
+        return self.part(start, stop)
+
+
+def rows_of(batch: pa.RecordBatch) -> KeyedRows:
+    """The rows of a batch of `schema.ROWS` or `schema.TRADES`, as a copy."""
+    price = decimal_words(batch.column("price"))[0].astype(np.uint64)
+    low, high = (words.astype(np.uint64) for words in decimal_words(batch.column("volume")))
+    return KeyedRows(times(batch).copy(), _mixed(_mixed(_mixed(price) + low) + high))
+
+
+def joined(parts: list[KeyedRows]) -> KeyedRows:
+    """Concatenate rows."""
+    return KeyedRows(
+        np.concatenate([np.empty(0, np.int64), *(part.stamps for part in parts)]),
+        np.concatenate([np.empty(0, np.uint64), *(part.hashes for part in parts)]),
+    )
+
+
+class RoundingCounts:
+    """Counts the rows compared so far, and the rows that each way of rounding explains."""
+
+    def __init__(self) -> None:
+        """Start with no rows."""
+        self.of = 0
+        self.agree: dict[Way, int] = dict.fromkeys(WAYS, 0)
+        self.is_whole = True
+        """Whether all times of the file are whole seconds."""
+
+    def compare(self, file: KeyedRows, api: KeyedRows) -> None:
+        """Compare rows of a file with trades of the API.
+
+        Args:
+            file: all rows of the file in some seconds.
+            api: all trades from a second before the first of them to a second after the last, in
+                order of time; others are ignored.
+        """
+        if not len(file.stamps):
+            return
+        api = api.within(Range(int(file.stamps[0]) - SECOND - 1, int(file.stamps[-1]) + SECOND))
+        self.is_whole &= not (file.stamps % SECOND).any()
+        self.of += len(file.stamps)
+        file_keys, counts = np.unique(_keys(file, 0), return_counts=True)
+        for way, shift in SHIFTS_NS.items():
+            api_keys, found = np.unique(_keys(api, shift), return_counts=True)
+            _, left, right = np.intersect1d(
+                file_keys, api_keys, assume_unique=True, return_indices=True
+            )
+            self.agree[way] += int(np.minimum(counts[left], found[right]).sum())
+
+    def rounding(self) -> Rounding | None:
+        """The rounding measured; None if nothing was compared, or times are finer than seconds."""
+        if not self.of or not self.is_whole:
+            return None
+        way, *others = sorted(WAYS, key=lambda way: -self.agree[way])
+        most = self.agree[way]
+        if most < MIN_AGREEMENT * self.of:
+            return Rounding("none", most, self.of)
+        is_unique = most > self.agree[others[0]]
+        return Rounding(way if is_unique else "not told", most, self.of)
+
+
+def _keys(rows: KeyedRows, shift: int) -> NDArray[np.uint64]:
+    """A hash of second, price and volume; `shift` is added to the time, in nanoseconds."""
+    seconds = ((rows.stamps + shift) // SECOND).astype(np.uint64)
+    return _mixed(seconds + rows.hashes)
+
+
+def _mixed(words: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """Mix the bits of each word: the usual finalizer of a hash."""
+    words = (words ^ (words >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    words = (words ^ (words >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    mixed: NDArray[np.uint64] = words ^ (words >> np.uint64(31))
+    return mixed
+
+
+# --- whether rows are stored ----------------------------------------------------------------------
 
 # A row and a trade are the same trade if price and volume are equal and the times agree. Times of
 # two files of whole seconds must be equal; all others may differ by a second, because nobody knows
@@ -34,22 +171,20 @@ class _Part(NamedTuple):
 class StoredCheck:
     """Checks that rows of one pair, in order of time, are stored in the archive."""
 
-    def __init__(
-        self, archive: TradeStore, pair: str, covered: Sequence[Range], api: Sequence[Range]
-    ) -> None:
+    def __init__(self, archive: TradeStore, pair: str) -> None:
         """Start at the beginning of the trade history.
 
         Args:
-            archive: where the rows should be stored.
+            archive: where the rows should be stored; it covers now the time of all of them.
             pair: altname.
-            covered: the covered ranges, which contain all rows.
-            api: the part of them that came from the API.
         """
         self._archive = archive
         self._pair = pair
+        pieces = archive.pieces(pair)
+        api = union(piece.within for piece in pieces if not piece.segment.is_imported)
         self._parts = sorted(
             [_Part(span, True) for span in api]
-            + [_Part(span, False) for span in missing(covered, api)]
+            + [_Part(span, False) for span in missing(archive.coverage(pair), api)]
         )
         self._ends = np.array(sorted(end for span in api for end in span), dtype=np.int64)
         self._waiting: list[KeyedRows] = []
@@ -58,6 +193,8 @@ class StoredCheck:
         """Trades that were read and may still match a row."""
         self._read_through = -1
         self._first_ns = self._last_ns = 0
+        self.rounding = RoundingCounts()
+        """How some of the rows are rounded whose time is covered by trades from the API."""
         self.of = 0
         """Number of rows checked."""
         self.absent = 0
@@ -70,15 +207,14 @@ class StoredCheck:
         self._waiting.append(rows_of(rows))
         self._waiting_rows += rows.num_rows
         if self._waiting_rows >= BATCH_ROWS:
-            self._check_waiting()
+            self.finish()
 
-    def finish(self) -> None:
-        """Check the last rows.
+    def raise_error(self) -> None:
+        """Report the result, once all rows were checked.
 
         Raises:
             ArchiveDamaged: rows are not stored, or trades can't be read.
         """
-        self._check_waiting()
         if self.error is not None:
             raise self.error
         if self.absent:
@@ -90,7 +226,8 @@ class StoredCheck:
                 f"{self._pair} --replace-imported` downloads imported ranges again"
             )
 
-    def _check_waiting(self) -> None:
+    def finish(self) -> None:
+        """Check the rows that were added and not checked yet."""
         rows, self._waiting, self._waiting_rows = joined(self._waiting), [], 0
         if self.error is not None:
             return
@@ -137,6 +274,11 @@ class StoredCheck:
         """
         stop = int(rows.stamps.searchsorted(bound, side="right"))
         early = rows.part(0, stop)
+        if part.is_api:
+            # However such a row was rounded, all trades that it may be are in the range.
+            inner = Range(part.span.after + 2 * SECOND, part.span.through - 2 * SECOND)
+            sample = early.within(inner).part(0, MAX_SAMPLED_ROWS - self.rounding.of)
+            self.rounding.compare(sample, trades)
         is_whole = not ((early.stamps % SECOND).any() or (trades.stamps % SECOND).any())
         tolerance_ns = 0 if is_whole and not part.is_api else TOLERANCE_NS
         is_found, is_used = match_rows(early, trades, tolerance_ns)

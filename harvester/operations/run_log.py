@@ -21,7 +21,7 @@ from harvester.storage.trade_store import TradeStore
 from harvester.times import SECOND, show
 
 if TYPE_CHECKING:
-    from harvester.csv_import.import_report import ImportReport
+    from harvester.csv_import.importer import ImportReport
     from harvester.download.events import BackfillResult
     from harvester.operations.refresh import RefreshedPair
     from harvester.verify.reports import RepairReport

@@ -20,14 +20,18 @@ from harvester.operations.run_log import pair_results, record_run
 from harvester.pair_names import known_pairs
 from harvester.storage.trade_store import TradeStore, check_not_in_future
 from harvester.times import Range
-from harvester.verify import against_csv
-from harvester.verify.against_exchange import EXCHANGE_STEPS, Comparer
-from harvester.verify.digest import Digest, digests
-from harvester.verify.integrity import verify_with_digests
+from harvester.verify import against
+from harvester.verify.against import EXCHANGE_STEPS, Comparer
+from harvester.verify.integrity import digests, verify_with_digests
 from harvester.verify.repair import Repairer
-from harvester.verify.reports import CsvReport, ExchangeReport, Moved, PairReport, RepairReport
-
-"""What the steps of a comparison with the exchange count."""
+from harvester.verify.reports import (
+    CsvReport,
+    Digest,
+    ExchangeReport,
+    Moved,
+    PairReport,
+    RepairReport,
+)
 
 
 def check_pairs(archive: TradeStore, names: Sequence[str], listener: Listener) -> list[PairReport]:
@@ -219,7 +223,7 @@ def compare_with_csv(
         A report by pair; errors in files are in the report.
     """
     known = known_pairs(archive)
-    choice = against_csv.choose(files, names, known.values())
+    choice = against.choose(files, names, known.values())
     listener(Reported("", choice))
     files_of = {name: found for name, found in choice.files.items() if found or all_pairs}
     listener(Begun(len(files_of)))
@@ -227,6 +231,6 @@ def compare_with_csv(
     for name, files_of_pair in files_of.items():
         pair = known.get(name, Pair(altname=name))
         limit = settings.candles.memory_limit
-        reports[name] = against_csv.compare(archive, pair, files_of_pair, limit, listener)
+        reports[name] = against.compare_files(archive, pair, files_of_pair, limit, listener)
         listener(Reported(name, reports[name]))
     return reports

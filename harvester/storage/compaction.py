@@ -5,15 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import compress
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
 
-from harvester.schema import split_at, times, trade_ids
+from harvester.schema import Int64s, split_at, times, trade_ids
 from harvester.storage.filesystem import Store
 from harvester.storage.footer import ConfirmedIdGap, Footer, ImportedRange
 from harvester.storage.segment import Segment, read_batches
-from harvester.times import QUIET_S, SECOND, Range, overlap, year_end, year_of
+from harvester.times import END_OF_TIME, QUIET_S, SECOND, Range, overlap, year_end, year_of
 from harvester.trade_ids import find_gaps
 
 # --- merging -------------------------------------------------------------------------------------
@@ -232,39 +233,53 @@ def shortened_footer(footer: Footer, through: int) -> Footer:
     return replace(footer, range=covered, imported=_clipped(footer.imported, covered))
 
 
+class QuietMoments(NamedTuple):
+    """The moments at which the rows of a CSV file may be divided: docs/import.md.
+
+    A trade may have happened up to a second before or after its time in the file. So a boundary may
+    be only at the beginning of a second that has no row, if the second before has none either.
+
+    Attributes:
+        rows: indexes of the rows that have a quiet moment before them.
+        firsts: of each moment, the first possible boundary, in UNIX seconds.
+        lasts: of each moment, the last possible boundary, in UNIX seconds.
+    """
+
+    rows: Int64s
+    firsts: Int64s
+    lasts: Int64s
+
+
+def quiet_moments(seconds: Int64s, before_s: int | None = None) -> QuietMoments:
+    """Find the quiet moments before and between rows.
+
+    Args:
+        seconds: of the rows, in order, in UNIX seconds.
+        before_s: the second of the row before them; None if it is unknown.
+    """
+    first = seconds[:1] if before_s is None else [before_s]
+    before = np.concatenate((first, seconds[:-1]))[: len(seconds)]
+    rows = (seconds - before > QUIET_S).nonzero()[0]
+    return QuietMoments(rows, before[rows] + QUIET_S, seconds[rows] - 1)
+
+
 def between_quiet_moments(store: Store, segment: Segment, part: Range) -> Range:
     """Widen a part of an imported segment to the quiet moments around it.
-
-    A trade may have happened up to a second before or after its time in the file. So between two
-    rows a segment may be split only at the beginning of a second that has no row, if the second
-    before has none either: docs/import.md.
 
     Args:
         store: the archive's files.
         segment: an imported segment.
         part: a range inside that of the segment.
     """
-    batches = list(read_batches(store, segment.path, columns=["time"]))
-    after, through = part
-    if not batches:
-        return part
-    seconds = np.concatenate([times(batch) for batch in batches]) // SECOND
-    # The rows before which there is a quiet moment, but the first one.
-    begins = (np.diff(seconds) > QUIET_S).nonzero()[0] + 1
-    second = (after + 1) // SECOND
-    earlier = int(seconds.searchsorted(second, side="right"))
-    if earlier and seconds[earlier - 1] >= second - 1:
-        begins_before = begins[begins < earlier]
-        second = int(seconds[begins_before[-1]]) - 1 if len(begins_before) else 0
-    after = max(segment.range.after, second * SECOND - 1)
-    second = -(-(through + 1) // SECOND)
-    later = int(seconds.searchsorted(second - 1, side="left"))
-    if later < len(seconds) and seconds[later] <= second:
-        begins_after = begins[begins > later]
-        if not len(begins_after):
-            return Range(after, segment.range.through)
-        second = int(seconds[begins_after[0] - 1]) + QUIET_S
-    return Range(after, min(segment.range.through, second * SECOND - 1))
+    batches = read_batches(store, segment.path, columns=["time"])
+    seconds = [times(batch) // SECOND for batch in batches]
+    # Before the first and behind the last row it may be split anywhere.
+    _, firsts, lasts = quiet_moments(np.concatenate([*seconds, [END_OF_TIME]]), -QUIET_S)
+    begin_s, end_s = (part.after + 1) // SECOND, -(-(part.through + 1) // SECOND)
+    begin_s = min(begin_s, int(lasts[firsts.searchsorted(begin_s, side="right") - 1]))
+    end_s = max(end_s, int(firsts[lasts.searchsorted(end_s)]))
+    covered = segment.range
+    return Range(max(covered.after, begin_s * SECOND - 1), min(covered.through, end_s * SECOND - 1))
 
 
 def footers_without(store: Store, segment: Segment, footer: Footer, lost: Range) -> list[Footer]:

@@ -9,8 +9,7 @@ next one counts less, and no trade is counted twice or not at all.
 
 from __future__ import annotations
 
-from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from decimal import Context, Decimal
 from typing import NamedTuple
@@ -105,22 +104,14 @@ def read_boundary_trades(
         width_ns: the candles' length.
     """
     found = {time_ns: BoundaryTrades() for time_ns in opens}
-    for group in _groups(opens, max(DAY, width_ns)):
-        for batch in archive.scan(pair, Range(group[0] - 1, group[-1] + width_ns)):
+    is_far = np.diff(opens) > max(DAY, width_ns)
+    for group in np.split(np.array(opens, np.int64), is_far.nonzero()[0] + 1) if opens else ():
+        for batch in archive.scan(pair, Range(int(group[0]) - 1, int(group[-1]) + width_ns)):
             stamps = times(batch)
-            first = bisect_left(group, int(stamps[0]) - width_ns)
-            for time_ns in group[first : bisect_right(group, int(stamps[-1]))]:
+            first, end = group.searchsorted((stamps[0] - width_ns, stamps[-1] + 1))
+            for time_ns in group[first:end].tolist():
                 found[time_ns].add(batch, time_ns, time_ns + width_ns, pair)
     return found
-
-
-def _groups(opens: Sequence[int], max_distance_ns: int) -> Iterator[Sequence[int]]:
-    """Split times into groups; neighbours in a group are at most `max_distance_ns` apart."""
-    begin = 0
-    for end in range(1, len(opens) + 1):
-        if end == len(opens) or opens[end] - opens[end - 1] > max_distance_ns:
-            yield opens[begin:end]
-            begin = end
 
 
 # --- splitting boundaries -------------------------------------------------------------------------

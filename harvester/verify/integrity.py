@@ -2,31 +2,37 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import groupby
 from typing import NamedTuple
+
+import numpy as np
 
 from harvester.download.events import Listener, Step, ignore, result_of
 from harvester.errors import ArchiveDamaged
+from harvester.schema import RowsChecksum, no_rows
 from harvester.storage.compaction import is_being_replaced
 from harvester.storage.footer import Footer
 from harvester.storage.rollup_files import RollUp
 from harvester.storage.segment import Segment
 from harvester.storage.trade_store import (
+    EVERYTHING,
     LISTINGS,
     TradeStore,
     ending_in_future,
     future_fault,
     pieces_of,
+    retry_on_new_listing,
     without_future,
 )
-from harvester.times import Range, missing
-from harvester.trade_ids import BEFORE_FIRST_ID, LastId, imported_gap_text
-from harvester.verify.digest import digests
-from harvester.verify.reports import Fault, PairReport
-from harvester.verify.segment_check import IdGap, SegmentFindings, check_segment
+from harvester.times import Range, covers, missing
+from harvester.trade_ids import BEFORE_FIRST_ID, IdGap, LastId, gap_at_end, imported_gap_text
+from harvester.verify.reports import Digest, Fault, Month, PairReport
+from harvester.verify.segment_check import SegmentFindings, check_segment
 
 # --- trade ids ------------------------------------------------------------------------------------
 
@@ -68,8 +74,12 @@ def _report_gaps(report: PairReport, gaps: Sequence[_LocatedIdGap]) -> None:
     for gap, left, right in gaps[:MAX_GAPS_LISTED]:
         affected = Range(left.segment.range.after, right.segment.range.through)
         other_path = None if left is right else left.segment.path
+        # The range that may lack trades; with the two trades' own times if these are equal.
+        lost = Range(gap.after_ns, gap.before_ns - 1)
+        if gap.before_ns - gap.after_ns <= 1:
+            lost = Range(gap.after_ns - 1, gap.before_ns)
         path, text = right.segment.path, _gap_text(gap)
-        report.faults.append(Fault(report.pair, affected, path, text, other_path, gap.missing))
+        report.faults.append(Fault(report.pair, affected, path, text, other_path, lost))
     if len(gaps) > MAX_GAPS_LISTED:
         report.notes.append(f"{report.pair}: {len(gaps) - MAX_GAPS_LISTED} more id gaps")
 
@@ -104,11 +114,10 @@ def _gaps_at_boundaries(
         if edge == BEFORE_FIRST_ID and footer.lead:
             # Rows without ids come first: old answers of the exchange had none, CSVs have none.
             edge = None
-        first = footer.first_trade_id
-        rows = edge.rows_without_id + footer.lead if edge else 0
-        if edge and first is not None and first - edge.trade_id - 1 > rows:
-            gap = IdGap((edge.trade_id, first), rows, (edge.time_ns, findings.first_id_ns))
-            yield _LocatedIdGap(gap, left or findings, findings)
+        following = (footer.first_trade_id, footer.lead) if footer.first_trade_id else None
+        for gap in gap_at_end(edge, following, no_rows()):
+            located = gap._replace(before_ns=findings.first_id_ns)
+            yield _LocatedIdGap(located, left or findings, findings)
         edge = _last_id(findings, footer, edge)
         left = findings
 
@@ -195,8 +204,7 @@ def _report(
     for findings in found:
         _count(report, findings, is_read=findings.segment in pieces)
     for segment in ending_in_future(segments, now_ns):
-        text = future_fault(segment, now_ns)
-        report.faults.append(Fault(pair, segment.range, segment.path, text))
+        report.add_fault(segment, future_fault(segment, now_ns))
     _check_markets(report, found)
     _check_overlaps(report, segments)
     check_ids(report, read)
@@ -240,12 +248,13 @@ def _count(report: PairReport, found: SegmentFindings, *, is_read: bool) -> None
         report.rows += found.footer.rows
         report.confirmed_id_gaps += len(found.footer.jumps)
         report.unconfirmed_id_gaps += found.footer.unasked_jumps
-    segment = found.segment
     report.rollups += found.rollups
     report.faults += [
-        Fault(report.pair, segment.range, rollup.path, text) for rollup, text in found.wrong_rollups
+        Fault(report.pair, found.segment.range, rollup.path, text)
+        for rollup, text in found.wrong_rollups
     ]
-    report.faults += [Fault(report.pair, segment.range, segment.path, text) for text in found.wrong]
+    for text in found.wrong:
+        report.add_fault(found.segment, text)
 
 
 def _check_markets(report: PairReport, found: Sequence[SegmentFindings]) -> None:
@@ -256,8 +265,7 @@ def _check_markets(report: PairReport, found: Sequence[SegmentFindings]) -> None
         first = first or key
         if key and key != first:
             text = f"its trades are of the market {key}, the trades before them of {first}"
-            segment = findings.segment
-            report.faults.append(Fault(report.pair, segment.range, segment.path, text))
+            report.add_fault(findings.segment, text)
 
 
 def _check_overlaps(report: PairReport, segments: list[Segment]) -> None:
@@ -268,8 +276,7 @@ def _check_overlaps(report: PairReport, segments: list[Segment]) -> None:
             and segment.range.after < widest.range.through
             and not is_being_replaced(widest, segment)
         ):
-            text = f"it overlaps with {widest.path}"
-            report.faults.append(Fault(report.pair, segment.range, segment.path, text, widest.path))
+            report.add_fault(segment, f"it overlaps with {widest.path}", widest.path)
         if widest is None or segment.range.through > widest.range.through:
             widest = segment
 
@@ -298,6 +305,89 @@ def _check_gaps(
         report.faults.append(Fault(report.pair, gap, None, text))
 
 
+# --- digests --------------------------------------------------------------------------------------
+
+# docs/format.md says how to compute them without harvester.
+
+
+def digests(
+    archive: TradeStore,
+    pair: str,
+    wanted: Range = EVERYTHING,
+    *,
+    workers: int | None = None,
+    listener: Listener = ignore,
+) -> list[Digest]:
+    """Compute the digests of a pair: one for each range of consecutive whole months.
+
+    A digest depends on the trades alone, not on how they were downloaded, flushed or compacted.
+    The first month is that of the first stored trade.
+
+    Args:
+        archive: the archive to read.
+        pair: altname.
+        wanted: only months that lie completely in this range are counted.
+        workers: months read at a time; None for the number of processors.
+        listener: receives a `Step` after each month.
+
+    Raises:
+        ArchiveDamaged: a file can't be read, or files keep vanishing.
+    """
+    whole = _whole_months(archive, pair, wanted)
+    found: dict[int, Month] = {}
+    with ThreadPoolExecutor(workers or os.cpu_count() or 1) as pool:
+        months = pool.map(lambda number: _month(archive, pair, number), whole)
+        for number, month in zip(whole, months, strict=True):
+            found[number] = month
+            listener(Step(pair, len(found), len(whole), "months"))
+    # Consecutive months have consecutive numbers, so number minus index is constant.
+    ranges = groupby(enumerate(whole), key=lambda item: item[1] - item[0])
+    return [_digest(pair, [found[number] for _, number in numbers]) for _, numbers in ranges]
+
+
+@retry_on_new_listing
+def _whole_months(archive: TradeStore, pair: str, wanted: Range) -> list[int]:
+    """The numbers of the months that lie completely in the coverage and in `wanted`."""
+    bounds = (archive.bounds(piece.segment) for piece in archive.pieces(pair))
+    first_ns = next((found[0] for found in bounds if found), None)
+    if first_ns is None:
+        return []
+    coverage = archive.coverage(pair)
+    end_ns = min(coverage[-1].through, wanted.through)
+    first = np.datetime64(max(first_ns, wanted.after), "ns")
+    number, whole = int(first.astype("M8[M]").astype(np.int64)), []
+    while (month := _range(number)).through <= end_ns:
+        if month.after >= wanted.after and covers(coverage, month):
+            whole.append(number)
+        number += 1
+    return whole
+
+
+def _month(archive: TradeStore, pair: str, number: int) -> Month:
+    checksum = RowsChecksum()
+    for batch in archive.scan(pair, _range(number)):
+        checksum.update(batch)
+    return Month(str(np.datetime64(number, "M")), checksum.rows, checksum.hexdigest())
+
+
+def _digest(pair: str, months: list[Month]) -> Digest:
+    text = "".join(f"{month.month} {month.rows} {month.sha256}\n" for month in months)
+    return Digest(
+        pair,
+        months[0].month,
+        months[-1].month,
+        sum(month.rows for month in months),
+        hashlib.sha256(text.encode()).hexdigest(),
+        months,
+    )
+
+
+def _range(number: int) -> Range:
+    """The range of a month, by its number from 1970-01 on."""
+    opens = np.arange(number, number + 2).astype("M8[M]").astype("M8[ns]").astype(np.int64) - 1
+    return Range(*opens.tolist())
+
+
 # --- verify, with digests -------------------------------------------------------------------------
 
 
@@ -317,17 +407,12 @@ def verify_with_digests(archive: TradeStore, pair: str, listener: Listener = ign
     """
     for _ in range(LISTINGS):
         before = _imported(archive, pair)
-        report = _verify_once(archive, pair, listener)
+        report = verify(archive, pair, listener=listener)
+        if not report.faults:
+            report.digests = digests(archive, pair, listener=listener)
         if report.faults or before == _imported(archive, pair):
             return report
     raise ArchiveDamaged(f"files of {pair} keep being replaced while they are read: try again")
-
-
-def _verify_once(archive: TradeStore, pair: str, listener: Listener) -> PairReport:
-    report = verify(archive, pair, listener=listener)
-    if not report.faults:
-        report.digests = digests(archive, pair, listener=listener)
-    return report
 
 
 def _imported(archive: TradeStore, pair: str) -> list[Segment] | None:

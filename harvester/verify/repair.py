@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 from harvester.download.backfill import fill
 from harvester.download.exchange import DownloadContext
 from harvester.errors import ArchiveDamaged, UnreadableAnswer, capture_error
 from harvester.kraken.pairs import Pair
-from harvester.pair_names import known_pairs, list_pairs
+from harvester.pair_names import ListedPairs, known_pairs
 from harvester.schema import RowsChecksum
 from harvester.storage import metadata
 from harvester.storage.compaction import is_being_replaced, is_within
@@ -56,18 +56,8 @@ class BrokenFile(NamedTuple):
         return self._replace(refetch=tuple(known for known in ends if known.after < known.through))
 
 
-class SegmentReader(Protocol):
+class SegmentReader:
     """Reads what `plan_repair` must know of the files themselves."""
-
-    def claims(self, segment: Segment) -> UnverifiedFooter:
-        """The footer and statistics of a file, unverified."""
-
-    def agree(self, segment: Segment, other: Segment) -> bool:
-        """Whether two files have the same rows where their ranges overlap."""
-
-
-class ArchiveSegmentReader:
-    """Reads segments of an archive."""
 
     def __init__(self, archive: TradeStore) -> None:
         """Nothing is read yet."""
@@ -109,7 +99,7 @@ def plan_repair(
     alone = _texts(
         (fault.path, fault.text)
         for fault in report.faults
-        if fault.other_path is None and fault.missing_range is None
+        if fault.path and fault.other_path is None and fault.missing_range is None
     )
     known = {segment.path: segment for segment in segments}
     texts = {path: found for path, found in alone.items() if path in known}
@@ -162,11 +152,10 @@ def _fits(bounds: tuple[int, int] | None, known: Range) -> bool:
     return bounds is None or (known.after < bounds[0] and bounds[1] <= known.through)
 
 
-def _texts(found: Iterable[tuple[str | None, str]]) -> dict[str, list[str]]:
-    texts: dict[str, list[str]] = {}
+def _texts(found: Iterable[tuple[str, str]]) -> dict[str, list[str]]:
+    texts = defaultdict[str, list[str]](list)
     for path, text in found:
-        if path is not None:
-            texts.setdefault(path, []).append(text)
+        texts[path].append(text)
     return texts
 
 
@@ -220,8 +209,7 @@ class Repairer:
         self.run = run
         self.on_move = on_move
         self._known = known_pairs(run.archive)
-        self._listed: dict[str, Pair] | None = None
-        self._listing = asyncio.Lock()
+        self._listed = ListedPairs(run.client, run.archive)
         # Pairs wait for the exchange at the same time, but read their files in turn.
         self._reading = asyncio.Lock()
 
@@ -250,11 +238,7 @@ class Repairer:
         pair = self._known.get(name, Pair(altname=name))
         if pair.key:
             return pair
-        async with self._listing:
-            if self._listed is None:
-                refresh = list_pairs(self.run.client, self.run.archive)
-                self._listed = (await self.run.options.stop.guard(refresh))[1]
-        return self._listed.get(name, pair)
+        return (await self.run.options.stop.guard(self._listed.get())).get(name, pair)
 
 
 class _PairRepair:
@@ -359,7 +343,7 @@ class _PairRepair:
         while True:
             segments = self._archive.segments(self._name)
             report = self._result.after
-            reader = ArchiveSegmentReader(self._archive)
+            reader = SegmentReader(self._archive)
             broken = await asyncio.to_thread(plan_repair, report, segments, reader)
             broken = await self._check_exchange(segments, broken)
             if not broken:

@@ -7,8 +7,43 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Any, NamedTuple
 
 from harvester.errors import ArchiveDamaged, ArchiveIncomplete, HarvesterError, gravest
+from harvester.storage.segment import Segment
 from harvester.times import Range, show
-from harvester.verify.digest import Digest
+
+# --- digests --------------------------------------------------------------------------------------
+
+
+class Month(NamedTuple):
+    """The number of trades of one calendar month (UTC), and the checksum of their rows."""
+
+    month: str
+    rows: int
+    sha256: str
+
+
+class Digest(NamedTuple):
+    """The digest of a pair's trades over a range of whole months without a gap.
+
+    Attributes:
+        pair: altname.
+        first: the first month, such as 2024-01.
+        last: the last month; it is included.
+        rows: number of trades.
+        sha256: the checksum.
+        months: the checksum of each month.
+    """
+
+    pair: str
+    first: str
+    last: str
+    rows: int
+    sha256: str
+    months: list[Month]
+
+    def __str__(self) -> str:
+        """One line for people to compare."""
+        return f"{self.pair} {self.first} to {self.last}: {self.rows:,} trades, {self.sha256}"
+
 
 # --- faults of a pair -----------------------------------------------------------------------------
 
@@ -76,6 +111,16 @@ class PairReport:
     repair: RepairReport | None = None
     exchange: ExchangeReport | None = None
     csv: CsvReport | None = None
+
+    def add_fault(self, segment: Segment, text: str, other_path: str | None = None) -> None:
+        """Add a fault of a segment.
+
+        Args:
+            segment: the segment; its range can't be trusted.
+            text: what is wrong.
+            other_path: a second file, which may be the wrong one as well.
+        """
+        self.faults.append(Fault(self.pair, segment.range, segment.path, text, other_path))
 
     @property
     def exit_status(self) -> int:
@@ -275,6 +320,10 @@ class Comparison:
         is_equal = self.compared and not self.differing
         return 0 if is_equal else ArchiveIncomplete.exit_status
 
+    def _sums(self) -> dict[str, int]:
+        names = ("compared", "differing", "skipped", "exit_status")
+        return {name: getattr(self, name) for name in names}
+
 
 @dataclass(frozen=True, slots=True)
 class ExchangeReport(Comparison):
@@ -302,11 +351,8 @@ class ExchangeReport(Comparison):
         return {
             "pair": self.pair,
             "intervals": [asdict(interval) for interval in self.intervals],
-            "compared": self.compared,
-            "differing": self.differing,
-            "skipped": self.skipped,
             "error": None if self.error is None else str(self.error),
-            "exit_status": self.exit_status,
+            **self._sums(),
         }
 
 
@@ -360,8 +406,5 @@ class CsvReport(Comparison):
         return {
             "pair": self.pair,
             "files": [file.to_dict() for file in self.files],
-            "compared": self.compared,
-            "differing": self.differing,
-            "skipped": self.skipped,
-            "exit_status": self.exit_status,
+            **self._sums(),
         }

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -25,8 +24,7 @@ from harvester.storage.footer import Footer
 from harvester.storage.rollup_files import RollUp, read_partials
 from harvester.storage.segment import READ_ROWS, Segment, footer_in, opened, segment_path
 from harvester.storage.trade_store import TradeStore
-from harvester.times import Range
-from harvester.trade_ids import LastId, find_gaps
+from harvester.trade_ids import IdGap, LastId, find_gaps
 
 # --- roll-ups -------------------------------------------------------------------------------------
 
@@ -68,28 +66,6 @@ def _wrong_rollups(
 
 
 # --- segments -------------------------------------------------------------------------------------
-
-
-class IdGap(NamedTuple):
-    """An id gap: two neighbouring ids that are not consecutive.
-
-    Attributes:
-        sides: the two ids.
-        rows: how many rows without an id lie between them.
-        times_ns: the published times of the two trades.
-    """
-
-    sides: tuple[int, int]
-    rows: int
-    times_ns: tuple[int, int]
-
-    @property
-    def missing(self) -> Range:
-        """The range that may lack trades; with the two trades' own times if these are equal."""
-        left_ns, right_ns = self.times_ns
-        return (
-            Range(left_ns, right_ns - 1) if right_ns - left_ns > 1 else Range(left_ns - 1, right_ns)
-        )
 
 
 @dataclass(slots=True)
@@ -183,7 +159,6 @@ class _Rows:
         self._edge: LastId | None = None
         self._lead = 0
         self._first_id: int | None = None
-        self._reported: set[str] = set()
 
     def check(self, batch: pa.RecordBatch) -> None:
         stamps = times(batch)
@@ -209,8 +184,7 @@ class _Rows:
             self._add_fault("its name or folder is not that of its source, range and last row")
 
     def _add_fault(self, text: str) -> None:
-        if text not in self._reported:
-            self._reported.add(text)
+        if text not in self._found.wrong:
             self._found.wrong.append(text)
 
     def _check_times(self, stamps: Int64s) -> None:
@@ -256,4 +230,4 @@ class _Rows:
             found.notes.append(f"{found.segment.path}: trade ids decrease {decreases} times")
         gaps, self._edge = find_gaps(self._edge, batch)
         found.last_id_ns = self._edge.time_ns if self._edge else 0
-        found.gaps += [IdGap(gap.sides, gap.rows, (gap.after_ns, gap.before_ns)) for gap in gaps]
+        found.gaps += gaps

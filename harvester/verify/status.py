@@ -20,13 +20,21 @@ from harvester.errors import (
 from harvester.storage import metadata
 from harvester.storage.filesystem import Entry, Store
 from harvester.storage.lock import locked
-from harvester.storage.segment import Segment, bounds_by, footer_in, opened, pair_files, parse_path
+from harvester.storage.segment import (
+    Segment,
+    bounds_by,
+    footer_in,
+    opened,
+    pair_files,
+    parse_path,
+    reading_order,
+)
 from harvester.storage.trade_store import (
     TradeStore,
     ending_in_future,
     future_message,
     pieces_of,
-    with_snapshot_retry,
+    retry_on_new_listing,
     without_future,
 )
 from harvester.times import BEGINNING_NS, SECOND, Range, missing, union
@@ -210,7 +218,7 @@ def status(archive: TradeStore, pairs: Sequence[str] | None, now_ns: int) -> lis
     summaries = SegmentSummaryCache(archive)
     names = _names(archive)
     chosen = _all_pairs(archive) if pairs is None else pairs
-    found = [_status_of(archive, summaries, pair, now_ns) for pair in chosen]
+    found = [_status_of(archive, pair, summaries, now_ns) for pair in chosen]
     summaries.save(whole=pairs is None)
     for status_ in found:
         status_.wsname = names.get(status_.pair, status_).wsname
@@ -242,14 +250,9 @@ def _all_pairs(archive: TradeStore) -> list[str]:
     return sorted(stored | requested)
 
 
+@retry_on_new_listing
 def _status_of(
-    archive: TradeStore, summaries: SegmentSummaryCache, pair: str, now_ns: int
-) -> PairStatus:
-    return with_snapshot_retry(lambda: _read_status(archive, summaries, pair, now_ns), pair)
-
-
-def _read_status(
-    archive: TradeStore, summaries: SegmentSummaryCache, pair: str, now_ns: int
+    archive: TradeStore, pair: str, summaries: SegmentSummaryCache, now_ns: int
 ) -> PairStatus:
     found = PairStatus(pair)
     try:
@@ -283,8 +286,7 @@ def _list_segments(archive: TradeStore, pair: str) -> dict[Segment, Entry]:
         segment = parse_path(*entry)
         if segment is not None and segment.pair == pair:
             found[segment] = entry
-    order = sorted(found, key=lambda segment: (segment.range.after, -segment.range.through))
-    return {segment: found[segment] for segment in order}
+    return {segment: found[segment] for segment in sorted(found, key=reading_order)}
 
 
 def _add_up(

@@ -18,8 +18,7 @@ from harvester.storage.trade_store import TradeStore
 from harvester.storage.writer import writer
 from harvester.times import DAY, Range
 from harvester.verify.boundary_trades import read_boundary_trades
-from harvester.verify.digest import digests
-from harvester.verify.integrity import verify
+from harvester.verify.integrity import digests, verify
 from harvester.verify.reports import IntervalReport
 
 __all__ = ["started"]

@@ -19,7 +19,7 @@ from harvester.csv_import.files import KnownComplete, find
 from harvester.kraken.pairs import Pair
 from harvester.storage.trade_store import TradeStore
 from harvester.times import Range
-from harvester.verify.against_csv import choose, compare
+from harvester.verify.against import choose, compare_files
 from harvester.verify.reports import CsvReport, IntervalReport
 
 HARVESTER = [sys.executable, "-c", "from harvester.cli.main import main; main()"]
@@ -101,7 +101,7 @@ def held(folder: Path, *spans: Range, rows: Sequence[candle_oracle.Row] = ROWS) 
 
 def report(archive: TradeStore, *files: str, pair: Pair = PAIR) -> CsvReport:
     chosen = choose(find(files, KnownComplete()), [pair.altname], [pair])
-    return compare(archive, pair, chosen.files[pair.altname])
+    return compare_files(archive, pair, chosen.files[pair.altname])
 
 
 def only(archive: TradeStore, *files: str, pair: Pair = PAIR) -> IntervalReport:

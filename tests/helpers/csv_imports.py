@@ -7,8 +7,7 @@ from threading import Event
 
 from harvester.csv_import.file_scan import chains, scan_file
 from harvester.csv_import.files import KnownComplete, find
-from harvester.csv_import.import_report import ImportReport
-from harvester.csv_import.importer import FileChain, ImportOptions
+from harvester.csv_import.importer import FileChain, ImportOptions, ImportReport
 from harvester.kraken.pairs import Pair
 from harvester.storage.trade_store import TradeStore
 from harvester.storage.writer import writer

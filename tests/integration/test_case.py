@@ -19,8 +19,7 @@ from kraken_server import Exchange
 
 import harvester
 from harvester import config
-from harvester.csv_import.files import KnownComplete, Member, find
-from harvester.csv_import.pair_matching import select_members
+from harvester.csv_import.pair_matching import ImportRequest, match_files
 from harvester.errors import AmbiguousPair, ArchiveUnwritable, NothingHeld
 from harvester.kraken.client import Client
 from harvester.kraken.pairs import Pair, altnames_by_spelling
@@ -228,12 +227,12 @@ def test_the_server_answers_about_the_pair_of_the_exact_spelling(folder: Path) -
 def test_files_of_a_pair_are_chosen_by_the_exact_spelling(tmp_path: Path) -> None:
     for name in ROWS:
         (tmp_path / f"{name}.csv").write_text("1700000000,1.0,1.0\n")
-    known = [Pair(altname=name) for name in ROWS]
-    members = find([str(tmp_path)], KnownComplete())
+    listed = {name: Pair(altname=name) for name in ROWS}
 
     def stems(text: str) -> list[str]:
-        picked: list[Member] = select_members(members, [text], known)
-        return [member.stem for member in picked]
+        request = ImportRequest([str(tmp_path)], pairs=[text])
+        picked = match_files(request, TradeStore(tmp_path / "data"), lambda: listed)
+        return [member.stem for files in picked.pairs for member in files.members]
 
     assert [stems(name) for name in ROWS] == [["AAPLxUSD"], ["AAPLXUSD"]]
     assert sorted(stems("aapl*")) == ["AAPLXUSD", "AAPLxUSD"]

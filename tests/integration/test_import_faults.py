@@ -328,6 +328,28 @@ def test_time_behind_a_broken_last_row_is_not_covered_by_the_next_file(
     assert is_covered(tmp_path / "data", third - 1_300)
 
 
+@pytest.mark.parametrize("broken", [2, 3])
+def test_a_broken_row_at_a_quarters_end_leaves_the_quarter_beside_it_covered(
+    command: Any, tmp_path: Path, broken: int
+) -> None:
+    """Its time is unreadable, but its file has the rows of its quarter only."""
+    third = 1_688_169_600
+    early, late = regular(third - 6_000, third, 600), regular(third + 600, third + 6_000, 600)
+    texts = {2: lines(*early) + b"oops\n" * (broken == 2), 3: lines(*late)}
+    if broken == 3:
+        texts[3] = b"oops\n" + texts[3]
+    names = [f"Kraken_Trading_History_Q{number}_2023.zip" for number in texts]
+    for name, text in zip(names, texts.values(), strict=True):
+        csv_files.packed(tmp_path / name, {"XBTUSD.csv": text})
+    bounds = ("--whole-since", str(third - 9_000), "--whole-until", str(third + 9_000))
+    assert command(*names, "--skip-bad-rows", *bounds).status == 4
+    first, last = (early[-1][0], third) if broken == 2 else (third, late[0][0])
+    assert not any(is_covered(tmp_path / "data", at) for at in range(first, last, 60))
+    assert is_covered(tmp_path / "data", first - 60)
+    assert is_covered(tmp_path / "data", last + 60)
+    assert stored(tmp_path) == exact([row for row in early + late if not first <= row[0] <= last])
+
+
 @pytest.mark.parametrize("order", [[5, 6, 7, 8, 9, 0, 1, 2, 3, 4], [1, 0, 2, 3, 4, 5, 6, 7, 8, 9]])
 def test_a_row_without_a_time_in_an_unsorted_file_lets_nothing_count(
     command: Any, tmp_path: Path, order: list[int]

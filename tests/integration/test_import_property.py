@@ -20,13 +20,11 @@ from hypothesis import strategies as st
 
 from harvester.csv_import import sorting
 from harvester.csv_import.files import KnownComplete, find
-from harvester.csv_import.import_report import ImportReport
-from harvester.csv_import.importer import ImportOptions
+from harvester.csv_import.importer import ImportOptions, ImportReport
 from harvester.csv_import.pair_matching import PairFiles
-from harvester.csv_import.rounding import KeyedRows
 from harvester.csv_import.run import import_pairs
 from harvester.csv_import.sorting import in_time_order
-from harvester.csv_import.stored_check import match_rows
+from harvester.csv_import.stored_check import KeyedRows, match_rows
 from harvester.errors import ArchiveDamaged, BadFile
 from harvester.kraken.pairs import Pair
 from harvester.schema import ROWS, times
@@ -150,9 +148,7 @@ def check_import(
         *(None if by is None else end + by for end, by in zip(ends, bounds, strict=True))
     )
     watch = ImportOptions(lambda _pair, _size: None, Event(), skip)
-    reports = import_pairs(
-        TradeStore(folder), [PairFiles(PAIR, members, said)], watch, lambda _report: None
-    )
+    reports = import_pairs(TradeStore(folder), [PairFiles(PAIR, members, said)], watch)
     given_ = Given(history, sound, broken, is_consistent, skip)
     judge(folder, given_, reports, before, was_covered)
 

@@ -11,7 +11,13 @@ from harvester.storage.filesystem import LocalStore
 from harvester.storage.footer import Footer
 from harvester.storage.segment import Segment, UnverifiedFooter, read_unverified_footer
 from harvester.times import Range
-from harvester.verify.repair import BrokenFile, expected_ranges, plan_repair, ranges_of_files
+from harvester.verify.repair import (
+    BrokenFile,
+    SegmentReader,
+    expected_ranges,
+    plan_repair,
+    ranges_of_files,
+)
 from harvester.verify.reports import Fault, PairReport
 
 PAIR = "XBTUSD"
@@ -27,7 +33,7 @@ A, B, C = segment(0, 10), segment(10, 20), segment(20, 30)
 
 
 @dataclass
-class Told:
+class Told(SegmentReader):
     """Evidence made by hand: files say what their names say, and agree, unless told otherwise."""
 
     claimed: dict[str, UnverifiedFooter] = field(default_factory=dict)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from decimal import Decimal
+from pathlib import Path
 
+import pytest
 import sample_trades
 from csv_files import ROUNDINGS, second
 from hypothesis import given
@@ -11,9 +13,15 @@ from hypothesis import strategies as st
 from kraken_market import SECOND_NS, Trade, expected
 from segment_rows import batch
 
-from harvester.csv_import.rounding import KeyedRows, Rounding, RoundingCounts, Sample, rows_of
+from harvester.csv_import import stored_check
+from harvester.csv_import.stored_check import KeyedRows, Rounding, RoundingCounts, rows_of
 from harvester.schema import ROWS
+from harvester.storage.footer import Footer
+from harvester.storage.trade_store import TradeStore
+from harvester.storage.writer import writer
 from harvester.times import Range
+
+START_S = 1_600_000_000
 
 
 def api_rows(trades: list[Trade]) -> KeyedRows:
@@ -101,18 +109,27 @@ def test_equal_rows_are_counted_as_often_as_both_have_them() -> None:
     assert found.agree == 5
 
 
-def test_a_sample_takes_what_lies_well_inside_of_what_is_held_and_no_more_than_allowed() -> None:
-    rows = batch(
-        [(None, at * SECOND_NS, 0, Decimal(1), Decimal(1), None, None, None) for at in range(100)],
-        ROWS,
-    )
-    sample = Sample(
-        [Range(10 * SECOND_NS, 20 * SECOND_NS), Range(50 * SECOND_NS, 90 * SECOND_NS)], 15
-    )
-    sample.add(rows.slice(0, 60))
-    sample.add(rows.slice(60))
-    taken = sample.rows().stamps // SECOND_NS
-    assert taken.tolist() == [13, 14, 15, 16, 17, 18, *range(53, 62)]
+def test_what_is_measured_lies_well_inside_of_what_is_held_and_is_no_more_than_allowed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stored_check, "MAX_SAMPLED_ROWS", 15)
+    rows = [
+        (None, at * SECOND_NS, 0, Decimal(1), Decimal(at), None, None, None)
+        for at in range(START_S, START_S + 100)
+    ]
+    archive = TradeStore(tmp_path)
+    with writer(archive, "XBTUSD") as one:
+        for first, last in ((10, 20), (50, 90)):
+            held = Range((START_S + first) * SECOND_NS, (START_S + last) * SECOND_NS)
+            inside = [row for row in rows if held.after < row[1] <= held.through]
+            one.commit(held, batch(inside, ROWS), Footer(held, '{"altname":"XBTUSD"}'))
+    found = {}
+    for taken in (range(11, 14), range(18, 21), range(11, 80)):
+        check = stored_check.StoredCheck(archive, "XBTUSD")
+        check.push(batch([rows[at] for at in taken], ROWS))
+        check.finish()
+        found[taken] = check.rounding.of
+    assert list(found.values()) == [1, 1, 15]
 
 
 def test_it_says_what_was_measured() -> None:

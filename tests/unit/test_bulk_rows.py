@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harvester.csv_import.columns import FULL, SHORT, Layout, detect
-from harvester.csv_import.parse import parse
+from harvester.csv_import.file_scan import FULL, SHORT, detect
+from harvester.csv_import.parse import Layout, parse
 from harvester.csv_import.sorting import Sorter
 from harvester.errors import BadFile
 from harvester.schema import times
@@ -211,7 +211,7 @@ def test_lines_of_another_system_are_the_same_lines() -> None:
 
 def test_blank_lines_are_no_rows_and_count_as_lines() -> None:
     parsed = parse(GOOD + b"\n" + GOOD, THREE, 1)
-    assert (parsed.rows.num_rows, parsed.line_of(1)) == (2, 3)
+    assert (parsed.rows.num_rows, parsed.lines[1]) == (2, 3)
 
 
 def test_a_volume_of_a_hundred_billion_is_kept_to_the_digit() -> None:

@@ -16,7 +16,8 @@ from kraken_market import expected
 from harvester.storage.trade_store import TradeStore
 from harvester.storage.writer import writer
 from harvester.times import Range, parse_moment, range_between
-from harvester.verify.digest import Digest, digests
+from harvester.verify.integrity import digests
+from harvester.verify.reports import Digest
 
 ROWS = expected(sample_trades.market(sample_trades.sparse(400)))
 SIDES = {None: 0, "buy": 1, "sell": 2}

@@ -23,8 +23,7 @@ from harvester.csv_import.ohlcvt import read_candles
 from harvester.kraken.ohlc import Candle
 from harvester.storage.trade_store import TradeStore
 from harvester.times import Range
-from harvester.verify.against_csv import compare_blocks
-from harvester.verify.against_exchange import compare_interval
+from harvester.verify.against import compare_blocks, compare_interval
 from harvester.verify.compare import LocalCandles
 from harvester.verify.reports import IntervalReport
 
@@ -220,7 +219,7 @@ def test_of_a_file_as_few_candles_differ_as_can_be_with_each_trade_counted_once(
     )
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("harvester.csv_import.files.BLOCK_BYTES", 1)
-        patch.setattr("harvester.verify.against_csv.CHUNK_ROWS", chunk_rows)
+        patch.setattr("harvester.verify.against.CHUNK_ROWS", chunk_rows)
         [member] = find([str(path)], KnownComplete())
         local = LocalCandles(archive, "XBTUSD", 1)
         report = compare_blocks(local, spans, 1, whole, read_candles(member, 1))
