@@ -24,12 +24,12 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from harvester.query.aggregate import parse_levels, roll_up
 from harvester.query.candles import candle_batches, ohlc
 from harvester.query.plan import CandleQuery
-from harvester.query.rollups import parse_levels, roll_up
 from harvester.query.sources import trades_sql
 from harvester.schema import ORDER_TYPES, PRICE, ROWS, SIDES, VOLUME
-from harvester.storage.footer import Footer
+from harvester.storage.segment import Footer
 from harvester.storage.trade_store import EVERYTHING, TradeStore
 from harvester.storage.writer import writer
 from harvester.times import Range, parse_interval, parse_moment, range_between

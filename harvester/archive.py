@@ -28,7 +28,6 @@ from harvester.config import BAD_VALUE, KEYS, Settings, load, refused_value
 from harvester.download.pair_selection import PairName, PairSelection
 from harvester.errors import BadSetting, UnknownPair, UsageError
 from harvester.kraken.pairs import Pair, altnames_by_spelling, search
-from harvester.notebook import show_archive
 from harvester.pair_names import known_pairs, resolve_held, resolve_named
 from harvester.storage.trade_store import TradeStore
 from harvester.times import Interval, Range, parse_interval, parse_offset
@@ -53,10 +52,10 @@ if TYPE_CHECKING:
     from harvester.operations.maintenance import CompactionResult, RollupResult
     from harvester.operations.refresh import RefreshResult
     from harvester.operations.run_log import RunRecord
-    from harvester.query.connection import Connection
-    from harvester.query.explain import Explanation
+    from harvester.query.candles import Explanation
     from harvester.query.plan import CandleQuery, Fill
     from harvester.query.result import Result
+    from harvester.query.sql import Connection
     from harvester.verify.digest import Digest
     from harvester.verify.reports import PairReport
 
@@ -694,8 +693,8 @@ class Archive:
             >>> archive.trades("XBT/USD", since="2026-01-30").df().columns.tolist()
             ['trade_id', 'time', 'tie', 'price', 'volume', 'side', 'order_type', 'misc']
         """
-        from harvester.query.relations import trade_batches, trades_relation
         from harvester.query.result import BatchStream, Result, ResultSource
+        from harvester.query.sql import trade_batches, trades_relation
         from harvester.schema import TRADES
 
         self._check_open()
@@ -767,8 +766,7 @@ class Archive:
             >>> archive.ohlc("btc/usd", "4h", since="2026-01-30", fill="previous").shape
             (6, 8)
         """
-        from harvester.query.candles import QuerySession, guard_against_huge_fill
-        from harvester.query.relations import candles_relation
+        from harvester.query.candles import QuerySession, candles_relation, guard_against_huge_fill
         from harvester.query.result import Result, ResultSource
 
         self._check_open()
@@ -908,7 +906,7 @@ class Archive:
             >>> plan.parts, "read_parquet" in plan.sql
             (1, True)
         """
-        from harvester.query.explain import explain
+        from harvester.query.candles import explain
 
         self._check_open()
         query = self._candle_query(
@@ -998,7 +996,7 @@ class Archive:
             ...     connection.sql("SELECT count(*) FROM tape('XBTUSD')").fetchall()
             [(20000,)]
         """
-        from harvester.query.sql import write_database
+        from harvester.query.views import write_database
 
         self._check_open()
         write_database(self._store, os.fspath(file), names=self._altnames())
@@ -1531,6 +1529,9 @@ class Archive:
             return build_rollups(TradeStore(self.path), self._settings, pairs, listener)
 
     def _repr_html_(self) -> str:
+        # It imports DuckDB.
+        from harvester.notebook import show_archive
+
         return show_archive(self.path, self.status(), self._store.stored_or_requested())
 
 

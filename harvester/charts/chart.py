@@ -13,13 +13,12 @@ import plotly.io as pio
 import pyarrow as pa
 
 from harvester.argument_types import check_types
-from harvester.charts.candle_arrays import DrawableQuery, arranged, drawable
-from harvester.charts.figure import frame_of, note
+from harvester.charts.figure import DrawableQuery, arranged, drawable, frame_of, note
 from harvester.errors import HarvesterError, NothingHeld, UsageError
 from harvester.kraken.pairs import Pair
 from harvester.query.candles import candle_batches
-from harvester.query.connection import MEMORY_LIMIT
 from harvester.query.plan import CandleQuery, gap_notes, gaps_in, refuse_gaps
+from harvester.query.sql import MEMORY_LIMIT
 from harvester.storage.output_files import file_sink
 from harvester.storage.trade_store import TradeStore
 

@@ -1,10 +1,11 @@
-"""Candles of a pair: run a `CandleQuery` as a DuckDB relation or a stream of Arrow batches."""
+"""Candles of a pair: run or explain a `CandleQuery` as a DuckDB relation or Arrow batches."""
 
 from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import groupby, pairwise
 from math import gcd
 from pathlib import Path
 from typing import NamedTuple, TypeVar
@@ -18,31 +19,31 @@ from harvester.query.candle_sql import (
     aggregates_for,
     candles_sql,
     fill_seeds,
+    last_trade_before,
     would_lose_precision,
-)
-from harvester.query.connection import (
-    MEMORY_LIMIT,
-    shared_connection,
-    text_literal,
-    translate_errors,
 )
 from harvester.query.plan import (
     PRICE_DECIMALS,
     CandleQuery,
     Plan,
     clip_pieces,
+    plan_from_pieces,
     plan_query,
     split_query,
 )
 from harvester.query.sources import (
     SharedScan,
+    Source,
     aggregate_sql,
     choose_sources,
     reads_segments,
+    text_literal,
 )
+from harvester.query.sql import MEMORY_LIMIT, shared_connection, translate_errors
+from harvester.storage.parquet_files import rows_touched
 from harvester.storage.segment import Segment
 from harvester.storage.trade_store import LISTINGS, TradeStore
-from harvester.times import END_OF_TIME, Interval, missing
+from harvester.times import END_OF_TIME, Interval, Range, missing, year_end
 
 # --- session --------------------------------------------------------------------------------------
 
@@ -426,4 +427,185 @@ def _copy_sql(candles: str, grid: Grid, columns: Iterable[str], file: str) -> st
         f"COPY (\nSELECT {grid.start_sql('number')} AS time, {', '.join(columns)}\n"
         f"FROM (\n{candles}\n)\n"
         f"ORDER BY number\n) TO {text_literal(file)} (FORMAT parquet)"
+    )
+
+
+# --- explain --------------------------------------------------------------------------------------
+
+
+class FileRead(NamedTuple):
+    """A file that a query reads.
+
+    Attributes:
+        level: `trades`, or the interval of a roll-up.
+        file: its path in the archive.
+        range: the part of its trades that counts.
+        rows: the rows of the row groups that are read.
+    """
+
+    level: str
+    file: str
+    range: Range
+    rows: int
+
+
+class ExplainTotals(NamedTuple):
+    """The number of files and rows that a query reads of one level."""
+
+    level: str
+    files: int
+    rows: int
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """How a candle query is answered.
+
+    Attributes:
+        query: the query.
+        reads: the files that the candles are computed from, in order.
+        close_read: the file with the trade whose price is carried into the range, if any.
+        totals: of `reads`, by level.
+        passes: how often they are read: twice where Kraken's form has fewer decimals than prices
+            may have, once to check whether a digit would be lost.
+        parts: into how many shorter queries, one after the other, a stream of candles is cut.
+        sql: the whole query; any DuckDB runs it while the files exist.
+    """
+
+    query: CandleQuery
+    reads: tuple[FileRead, ...]
+    close_read: FileRead | None
+    totals: tuple[ExplainTotals, ...]
+    passes: int
+    parts: int
+    sql: str
+
+
+def explain(
+    archive: TradeStore,
+    query: CandleQuery,
+    *,
+    memory_limit: str = MEMORY_LIMIT,
+    threads: int | None = None,
+) -> Explanation:
+    """Return how a query would be answered now, without computing the candles.
+
+    Args:
+        archive: where the trades are.
+        query: the query.
+        memory_limit: what DuckDB may use, such as 2GB.
+        threads: how many threads DuckDB may use; None for all cores.
+
+    Raises:
+        NothingHeld: the archive has no trades of the pair.
+        BadSetting: DuckDB rejects the memory limit or the number of threads.
+        ArchiveDamaged: a file can't be read, or compaction removes files again and again.
+    """
+    session = QuerySession(archive, memory_limit, threads)
+    prepared = session.prepare(query)
+
+    def describe(plan: Plan) -> Explanation:
+        reads = tuple(_file_reads(archive, plan.sources))
+        close_piece = last_trade_before(archive, plan)
+        close_read = None
+        if close_piece is not None:
+            close_read = _file_read(archive, Source(close_piece, None), close_piece.within)
+        return Explanation(
+            query,
+            reads,
+            close_read,
+            tuple(_totals(reads)),
+            2 if needs_precision_check(query) else 1,
+            len(prepared.parts),
+            session.sql(plan, prepared.price_decimals, session.connect()),
+        )
+
+    return session.with_snapshot_retry(query, describe, prepared.plan)
+
+
+def _file_reads(archive: TradeStore, sources: Sequence[Source]) -> Iterator[FileRead]:
+    for _, group in groupby(sources, key=lambda source: source.level):
+        run = list(group)
+        # One query reads them all, and its conditions on `time` cut at its two ends only.
+        read_range = Range(run[0].piece.within.after, run[-1].piece.within.through)
+        for source in run:
+            yield _file_read(archive, source, read_range)
+
+
+def _file_read(archive: TradeStore, source: Source, read_range: Range) -> FileRead:
+    path = source.rollup.path if source.rollup is not None else source.piece.segment.path
+    rows = rows_touched(archive.store, path, read_range)
+    return FileRead(source.level, path, source.piece.within, rows)
+
+
+def _totals(reads: Sequence[FileRead]) -> Iterator[ExplainTotals]:
+    for level in dict.fromkeys(read.level for read in reads):
+        of_level = [read for read in reads if read.level == level]
+        files = {read.file for read in of_level}
+        yield ExplainTotals(level, len(files), sum(read.rows for read in of_level))
+
+
+# --- trades ---------------------------------------------------------------------------------------
+
+
+# --- candles --------------------------------------------------------------------------------------
+
+# A candle relation is a union of years. DuckDB does not open the files of a year whose bounds of
+# `time` contradict a caller's condition. Grouped in one query, all trades would be read before
+# the first candle could be left out.
+
+
+def candles_relation(session: QuerySession, query: CandleQuery) -> duckdb.DuckDBPyRelation:
+    """Return the same rows as `candles.ohlc`, as a union of one query per year.
+
+    Args:
+        session: the archive and the settings of DuckDB.
+        query: the query.
+
+    Raises:
+        NothingHeld: the archive has no trades of the pair.
+        BadSetting: DuckDB rejects the memory limit or the number of threads.
+        ArchiveDamaged: a file can't be read.
+        duckdb.Error: when read: a sum has too many digits, memory ran out, a file was removed.
+    """
+    decimals, plan = PRICE_DECIMALS, None
+    if needs_precision_check(query):
+        plan, _, decimals = session.prepare(query)
+
+    def relation(plan: Plan) -> duckdb.DuckDBPyRelation:
+        connection = session.connect()
+        parts = [
+            _part_sql(session, plan, time_range, decimals, connection)
+            for time_range in _year_ranges(plan)
+        ]
+        return connection.sql("\nUNION ALL ".join(parts))
+
+    return session.with_snapshot_retry(query, relation, plan)
+
+
+def _year_ranges(plan: Plan) -> list[Range]:
+    """Cut the query's range where the interval with the first moment of a year starts."""
+    after, through = plan.query.range
+    years = sorted({source.piece.segment.year for source in plan.sources})
+    grid = plan.grid
+    starts_ns = (grid.start_ns(grid.number(year_end(year - 1) + 1)) for year in years[1:])
+    cuts = sorted({start_ns - 1 for start_ns in starts_ns if after < start_ns - 1 < through})
+    return [Range(*bounds) for bounds in pairwise([after, *cuts, through])]
+
+
+def _part_sql(
+    session: QuerySession,
+    plan: Plan,
+    time_range: Range,
+    decimals: int,
+    connection: duckdb.DuckDBPyConnection,
+) -> str:
+    if time_range == plan.query.range:
+        return f"({session.sql(plan, decimals, connection)})"
+    part = plan_from_pieces(session.archive, replace(plan.query, range=time_range), plan.pieces)
+    first, last = part.grid.number(time_range.after + 1), part.grid.number(time_range.through)
+    return (
+        f"SELECT * FROM (\n{session.sql(part, decimals, connection)}\n)\n"  # noqa: S608
+        f"WHERE time >= make_timestamp_ns({part.grid.start_ns(first)}) "
+        f"AND time <= make_timestamp_ns({part.grid.start_ns(last)})"
     )

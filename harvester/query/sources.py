@@ -13,9 +13,7 @@ from typing import NamedTuple
 
 from harvester.errors import BadInterval
 from harvester.query.calendar import Grid
-from harvester.query.connection import path_literal
-from harvester.storage.rollup_files import RollUp
-from harvester.storage.segment import Segment
+from harvester.storage.segment import RollUp, Segment
 from harvester.storage.trade_store import Piece, TradeStore
 from harvester.times import Range, overlap, parse_interval
 
@@ -339,3 +337,13 @@ def reads_segments(sources: Sequence[Source]) -> bool:
     """
     rolled_up = {source.piece.segment for source in sources if source.rollup is not None}
     return any(source.piece.segment not in rolled_up for source in sources)
+
+
+def text_literal(text: str) -> str:
+    """Return a text as an SQL literal."""
+    return "'" + text.replace("'", "''") + "'"
+
+
+def path_literal(path: str) -> str:
+    """Return a path as an SQL literal in which DuckDB sees no wildcards."""
+    return text_literal("".join(f"[{char}]" if char in "*?[" else char for char in path))

@@ -1,25 +1,145 @@
-"""Run SQL on the views of an archive, and write the views to a DuckDB database file."""
+"""DuckDB connections, and SQL queries on the views of an archive."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from threading import Lock
 from typing import Any, TypeVar
+from uuid import uuid4
 
 import duckdb
+import numpy as np
+import pyarrow as pa
 from duckdb.sqltypes import DuckDBPyType
 
-from harvester import __version__
-from harvester.errors import ArchiveDamaged, ArchiveUnwritable, BadQuery, HarvesterError, UsageError
+from harvester.errors import (
+    ArchiveDamaged,
+    BadQuery,
+    BadSetting,
+    HarvesterError,
+    ValueDoesNotFit,
+)
 from harvester.query import views
-from harvester.query.connection import MEMORY_LIMIT, connect, text_literal
-from harvester.storage.filesystem import writing
-from harvester.storage.output_files import replacing
-from harvester.storage.trade_store import LISTINGS, Piece, TradeStore
+from harvester.query.aggregate import width_of
+from harvester.query.sources import BASE, EXTRA, LAST_TIME, path_literal, range_conditions
+from harvester.query.views import COLUMNS
+from harvester.schema import TRADES, WORD
+from harvester.storage.parquet_files import PARTIALS
+from harvester.storage.trade_store import EVERYTHING, LISTINGS, Piece, TradeStore
+from harvester.times import Interval, Range, year_end
+
+# --- connection -----------------------------------------------------------------------------------
+
+MEMORY_LIMIT = "2GB"
+
+Connection = duckdb.DuckDBPyConnection
+"""For type annotations in packages that do not import DuckDB."""
+
+
+def connect(
+    memory_limit: str = MEMORY_LIMIT, threads: int | None = None
+) -> duckdb.DuckDBPyConnection:
+    """Open a new in-memory database that spills to the system's temporary folder.
+
+    Args:
+        memory_limit: what DuckDB may use, such as 2GB.
+        threads: how many threads DuckDB may use; None for all cores.
+
+    Raises:
+        BadSetting: DuckDB rejects the memory limit or the number of threads.
+    """
+    config: dict[str, str | bool | int | float | list[str]] = {
+        "memory_limit": memory_limit,
+        # By default DuckDB spills into `.tmp` in the working directory.
+        "temp_directory": str(Path(tempfile.gettempdir()) / f"harvester-{uuid4().hex}"),
+        # A caller's .limit(10) on a relation must keep the order of time.
+        "preserve_insertion_order": True,
+    }
+    if threads is not None:
+        config["threads"] = threads
+    try:
+        connection = duckdb.connect(config=config)
+    except duckdb.Error as error:
+        raise BadSetting(
+            f"memory_limit {memory_limit!r}, threads {threads}: DuckDB refuses them: {error}"
+        ) from error
+    # In notebooks DuckDB enables its progress bar by default; the library never prints.
+    _disable_progress_bar(connection)
+    return connection
+
+
+_databases: dict[tuple[int, str, int | None], duckdb.DuckDBPyConnection] = {}
+_databases_lock = Lock()
+
+
+def shared_connection(
+    memory_limit: str = MEMORY_LIMIT, threads: int | None = None
+) -> duckdb.DuckDBPyConnection:
+    """Return a new connection to a database that all queries with the same limits share.
+
+    It has temporary tables of its own. Opening a database takes longer than a short query.
+
+    Args:
+        memory_limit: what DuckDB may use, such as 2GB.
+        threads: how many threads DuckDB may use; None for all cores.
+
+    Raises:
+        BadSetting: DuckDB rejects the memory limit or the number of threads.
+    """
+    # A forked process must not use its parent's database.
+    key = (os.getpid(), memory_limit, threads)
+    with _databases_lock:
+        if key not in _databases:
+            _databases[key] = connect(memory_limit, threads)
+        connection = _databases[key].cursor()
+    _disable_progress_bar(connection)
+    return connection
+
+
+def _disable_progress_bar(connection: duckdb.DuckDBPyConnection) -> None:
+    """Disable the progress bar. In Jupyter without ipywidgets DuckDB has none and rejects this."""
+    with suppress(duckdb.InvalidInputException):
+        connection.execute("SET enable_progress_bar = false")
+
+
+@contextmanager
+def translate_errors(what: str, memory_limit: str) -> Iterator[None]:
+    """Translate DuckDB's errors into harvester's.
+
+    Args:
+        what: names the query in the message.
+        memory_limit: the limit of the connection, for the message.
+
+    Raises:
+        ValueDoesNotFit: a sum or a product has more digits than a decimal can hold.
+        HarvesterError: the memory limit is too low.
+        ArchiveDamaged: a file can't be read.
+    """
+    try:
+        yield
+    except duckdb.OutOfMemoryException as error:
+        raise HarvesterError(
+            f"{what} needs more than {memory_limit} of memory: raise memory_limit, or choose "
+            f"a shorter range ({_first_line(error)})"
+        ) from error
+    except (duckdb.OutOfRangeException, duckdb.ConversionException) as error:
+        raise ValueDoesNotFit(
+            f"{what}: a sum of price x volume reaches 10^20, more than fits 38 exact digits: "
+            f"choose a shorter interval or range ({_first_line(error)})"
+        ) from error
+    except duckdb.Error as error:
+        raise ArchiveDamaged(f"{what} can't be answered: {_first_line(error)}") from error
+
+
+def _first_line(error: duckdb.Error) -> str:
+    return str(error).partition("\n")[0]
+
 
 # --- run SQL --------------------------------------------------------------------------------------
 
@@ -271,111 +391,113 @@ def translate_sql_errors(memory_limit: str) -> Iterator[None]:
 
 # --- database file --------------------------------------------------------------------------------
 
-OLDEST_READER = "v1.2.0"
-"""This version of DuckDB, and any later one, can open the file."""
 
-_VIEWS = {"trades", "archive"}
-_MACROS = {"tape", "ohlc", "meant", "several", "exact", "any_case", "place", "altname", "opens"} | {
-    "year_of",
-    # In files that older versions of harvester wrote.
-    "named",
-    "known",
-}
+PLAIN_TRADES = pa.schema(
+    [field.with_type(pa.string()) if field.type == WORD else field for field in TRADES]
+)
+"""The columns of trades with plain strings instead of dictionaries, as DuckDB returns them."""
 
 
-def write_database(
-    archive: TradeStore, file: str, *, names: Mapping[str, str] | None = None
-) -> None:
-    """Write a DuckDB database without trades, with the views and macros of docs/sql.md.
+def trades_relation(
+    archive: TradeStore,
+    pair: str,
+    time_range: Range = EVERYTHING,
+    *,
+    memory_limit: str = MEMORY_LIMIT,
+) -> duckdb.DuckDBPyRelation:
+    """Return the trades of a range in the exchange's order, with the columns of docs/format.md.
 
-    They list the archive's files at each query, so the file stays valid as the archive grows. It
-    appears under its name when it is complete, and replaces one that was written before.
+    It reads the files of this moment. With a condition on `time`, DuckDB does not open the files
+    of other years, and skips row groups by their statistics.
 
     Args:
-        archive: where the trades are; the views contain its absolute path.
-        file: the path of the database file.
-        names: altnames by exact spelling, which the macros accept in addition to altnames.
+        archive: where the trades are.
+        pair: the altname.
+        time_range: the range of published time.
+        memory_limit: what DuckDB may use, such as 2GB; beyond it, DuckDB spills to disk.
 
     Raises:
-        UsageError: the path exists and is no such database, or contains more than that, or has a
-            write-ahead log with changes; or it lies in an archive.
-        ArchiveUnwritable: the system refused to write.
+        BadSetting: DuckDB rejects the memory limit.
+        duckdb.Error: the first file of a year can't be read; when read: any file.
     """
-    target = Path(os.path.realpath(file))
-    with writing(file, "place"):
-        _check_replaceable(target, file)
-        with (
-            replacing(Path(file)) as staged,
-            TemporaryDirectory(prefix=".", suffix=".tmp", dir=target.parent) as folder,
-        ):
-            # DuckDB names the catalog after the file, so the temporary file has the final name.
-            temporary = Path(folder) / target.name
-            with _duckdb_writing(file):
-                _create_views(archive, str(temporary), names or {})
-            temporary.rename(staged)
+    pieces = archive.pieces(pair, time_range)
+    years = groupby(pieces, key=lambda piece: piece.segment.year)
+    parts = [_year_sql(archive, year, list(year_pieces)) for year, year_pieces in years]
+    return shared_connection(memory_limit).sql("\nUNION ALL ".join(parts) or _no_trades_sql())
 
 
-def _create_views(archive: TradeStore, file: str, names: Mapping[str, str]) -> None:
-    with duckdb.connect(
-        file, config={"storage_compatibility_version": OLDEST_READER}
-    ) as connection:
-        all_names = {pair: pair for pair in archive.held()} | dict(names)
-        trades = views.current_trades_sql(archive)
-        for statement in views.create_statements(trades, views.PairNames(all_names), None):
-            connection.execute(statement)
-        connection.execute(
-            f"CREATE VIEW harvester.archive AS SELECT {text_literal(str(archive.root))} AS path, "
-            f"{text_literal(__version__)} AS made_by"
-        )
+def trade_batches(archive: TradeStore, pair: str, time_range: Range) -> Iterator[pa.RecordBatch]:
+    """Yield the same trades as batches, at least one, even while the archive is being written.
+
+    Words are plain strings, as DuckDB returns them.
+
+    Args:
+        archive: where the trades are.
+        pair: the altname.
+        time_range: the range of published time.
+
+    Raises:
+        ArchiveDamaged: a file can't be read, or compaction removes files again and again.
+    """
+    yield pa.RecordBatch.from_pylist([], schema=PLAIN_TRADES)
+    for batch in archive.scan(pair, time_range):
+        yield batch.cast(PLAIN_TRADES)
 
 
-@contextmanager
-def _duckdb_writing(file: str) -> Iterator[None]:
-    try:
-        yield
-    except duckdb.IOException as error:
-        raise ArchiveUnwritable(f"can't write {file}: {error}") from error
+def _year_sql(archive: TradeStore, year: int, pieces: Sequence[Piece]) -> str:
+    files = ", ".join(path_literal(archive.location(piece.segment)) for piece in pieces)
+    # A segment has rows of its year only. These conditions let DuckDB know it, too.
+    bounds = (
+        f"time > make_timestamp_ns({year_end(year - 1)})",
+        f"time <= make_timestamp_ns({year_end(year)})",
+    )
+    return (
+        f"SELECT {', '.join(COLUMNS)}\n"
+        f"FROM read_parquet([{files}], hive_partitioning = false)\n"
+        f"WHERE {' AND '.join([*bounds, *range_conditions(pieces)])}"
+    )
 
 
-def _check_replaceable(target: Path, file: str) -> None:
-    """Refuse to replace anything but a database that `write_database` wrote, unchanged."""
-    log = target.with_name(f"{target.name}.wal")
-    if log.exists():
-        raise UsageError(
-            f"{log} holds changes to a database of that name: open that one with DuckDB, which "
-            "writes them into it, or remove the file; or choose another name"
-        )
-    if not target.exists():
-        return
-    if not target.is_file() or not _is_duckdb(target) or not _has_only_views(target):
-        raise UsageError(
-            f"{file} is there already and is not, or not only, a database of such views: "
-            "choose another name, or remove it first"
-        )
+def _no_trades_sql() -> str:
+    columns = ", ".join(f"NULL::{kind} AS {name}" for name, kind in COLUMNS.items())
+    return f"SELECT {columns} WHERE false"
 
 
-def _is_duckdb(target: Path) -> bool:
-    # DuckDB itself also opens other files, such as SQLite's.
-    with target.open("rb") as file:
-        return file.read(12)[8:] == b"DUCK"
+TRADE_COLUMNS = ["trade_id", "time", "price", "volume", "side"]
 
 
-def _has_only_views(target: Path) -> bool:
-    try:
-        with duckdb.connect(str(target), read_only=True) as connection:
-            others = connection.execute(
-                "SELECT (SELECT count(*) FROM duckdb_tables()), "
-                "(SELECT count(*) FROM duckdb_sequences()), "
-                "(SELECT count(*) FROM duckdb_types() WHERE NOT internal), "
-                "(SELECT count(*) FROM duckdb_schemas() "
-                "WHERE NOT internal AND schema_name <> 'harvester')"
-            ).fetchall()
-            rows = connection.execute("SELECT view_name FROM duckdb_views() WHERE NOT internal")
-            view_names = {name for (name,) in rows.fetchall()}
-            rows = connection.execute(
-                "SELECT function_name FROM duckdb_functions() WHERE NOT internal"
-            )
-            macros = {name for (name,) in rows.fetchall()}
-    except duckdb.Error:
-        return False
-    return others == [(0, 0, 0, 0)] and view_names == _VIEWS and macros <= _MACROS
+def recompute_partials(batches: Iterable[pa.RecordBatch], level: Interval, what: str) -> pa.Table:
+    """Compute the partial candles of a segment again, by the SQL that defines a candle.
+
+    Args:
+        batches: all trades of the segment in order, with `TRADE_COLUMNS`.
+        level: the interval of the candles.
+        what: names the work in messages.
+
+    Returns a table of `PARTIALS`.
+
+    Raises:
+        ValueDoesNotFit: a sum has too many digits.
+    """
+    formulas = BASE | EXTRA | LAST_TIME
+    columns = ", ".join(f"{formulas[name]} AS {name}" for name in PARTIALS.names[1:])
+    number = f"epoch_ns(time) // {width_of(level)}"
+    sql = (
+        f"SELECT make_timestamp_ns({number} * {width_of(level)}) AS time, {columns}\n"
+        f"FROM trades GROUP BY {number} ORDER BY {number}"
+    )
+    fields = [*(TRADES.field(name) for name in TRADE_COLUMNS), pa.field("place", pa.int64())]
+    reader = pa.RecordBatchReader.from_batches(pa.schema(fields), _with_place(batches))
+    connection = shared_connection(MEMORY_LIMIT, 1)
+    with translate_errors(what, MEMORY_LIMIT):
+        connection.register("trades", reader)
+        return connection.sql(sql).to_arrow_table().cast(PARTIALS).combine_chunks()
+
+
+def _with_place(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    """Yield the batches with the column `place`, the position of each trade."""
+    first = 0
+    for batch in batches:
+        place = np.arange(first, first + batch.num_rows)
+        yield batch.append_column("place", pa.array(place))
+        first += batch.num_rows

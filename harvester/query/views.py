@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from pathlib import PurePath
+from contextlib import contextmanager
+from pathlib import Path, PurePath
+from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
+import duckdb
+
+from harvester import __version__
+from harvester.errors import ArchiveUnwritable, UsageError
 from harvester.query.calendar import FIRST_MONDAY_NS, MONTHS
 from harvester.query.candle_sql import with_vwap
-from harvester.query.connection import path_literal, text_literal
-from harvester.query.sources import BASE, EXTRA
+from harvester.query.sources import BASE, EXTRA, path_literal, text_literal
+from harvester.storage.filesystem import writing
+from harvester.storage.output_files import replacing
 from harvester.storage.trade_store import Piece, TradeStore
 from harvester.times import DAY, MAX_COUNT, UNITS_NS
 
@@ -321,3 +329,116 @@ def _interval_errors() -> str:
         ),
     }
     return "\n".join(f"WHEN {when} THEN error({text})" for when, text in errors.items())
+
+
+OLDEST_READER = "v1.2.0"
+"""This version of DuckDB, and any later one, can open the file."""
+
+
+_VIEWS = {"trades", "archive"}
+
+
+_MACROS = {"tape", "ohlc", "meant", "several", "exact", "any_case", "place", "altname", "opens"} | {
+    "year_of",
+    # In files that older versions of harvester wrote.
+    "named",
+    "known",
+}
+
+
+def write_database(
+    archive: TradeStore, file: str, *, names: Mapping[str, str] | None = None
+) -> None:
+    """Write a DuckDB database without trades, with the views and macros of docs/sql.md.
+
+    They list the archive's files at each query, so the file stays valid as the archive grows. It
+    appears under its name when it is complete, and replaces one that was written before.
+
+    Args:
+        archive: where the trades are; the views contain its absolute path.
+        file: the path of the database file.
+        names: altnames by exact spelling, which the macros accept in addition to altnames.
+
+    Raises:
+        UsageError: the path exists and is no such database, or contains more than that, or has a
+            write-ahead log with changes; or it lies in an archive.
+        ArchiveUnwritable: the system refused to write.
+    """
+    target = Path(os.path.realpath(file))
+    with writing(file, "place"):
+        _check_replaceable(target, file)
+        with (
+            replacing(Path(file)) as staged,
+            TemporaryDirectory(prefix=".", suffix=".tmp", dir=target.parent) as folder,
+        ):
+            # DuckDB names the catalog after the file, so the temporary file has the final name.
+            temporary = Path(folder) / target.name
+            with _duckdb_writing(file):
+                _create_views(archive, str(temporary), names or {})
+            temporary.rename(staged)
+
+
+def _create_views(archive: TradeStore, file: str, names: Mapping[str, str]) -> None:
+    with duckdb.connect(
+        file, config={"storage_compatibility_version": OLDEST_READER}
+    ) as connection:
+        all_names = {pair: pair for pair in archive.held()} | dict(names)
+        trades = current_trades_sql(archive)
+        for statement in create_statements(trades, PairNames(all_names), None):
+            connection.execute(statement)
+        connection.execute(
+            f"CREATE VIEW harvester.archive AS SELECT {text_literal(str(archive.root))} AS path, "
+            f"{text_literal(__version__)} AS made_by"
+        )
+
+
+@contextmanager
+def _duckdb_writing(file: str) -> Iterator[None]:
+    try:
+        yield
+    except duckdb.IOException as error:
+        raise ArchiveUnwritable(f"can't write {file}: {error}") from error
+
+
+def _check_replaceable(target: Path, file: str) -> None:
+    """Refuse to replace anything but a database that `write_database` wrote, unchanged."""
+    log = target.with_name(f"{target.name}.wal")
+    if log.exists():
+        raise UsageError(
+            f"{log} holds changes to a database of that name: open that one with DuckDB, which "
+            "writes them into it, or remove the file; or choose another name"
+        )
+    if not target.exists():
+        return
+    if not target.is_file() or not _is_duckdb(target) or not _has_only_views(target):
+        raise UsageError(
+            f"{file} is there already and is not, or not only, a database of such views: "
+            "choose another name, or remove it first"
+        )
+
+
+def _is_duckdb(target: Path) -> bool:
+    # DuckDB itself also opens other files, such as SQLite's.
+    with target.open("rb") as file:
+        return file.read(12)[8:] == b"DUCK"
+
+
+def _has_only_views(target: Path) -> bool:
+    try:
+        with duckdb.connect(str(target), read_only=True) as connection:
+            others = connection.execute(
+                "SELECT (SELECT count(*) FROM duckdb_tables()), "
+                "(SELECT count(*) FROM duckdb_sequences()), "
+                "(SELECT count(*) FROM duckdb_types() WHERE NOT internal), "
+                "(SELECT count(*) FROM duckdb_schemas() "
+                "WHERE NOT internal AND schema_name <> 'harvester')"
+            ).fetchall()
+            rows = connection.execute("SELECT view_name FROM duckdb_views() WHERE NOT internal")
+            view_names = {name for (name,) in rows.fetchall()}
+            rows = connection.execute(
+                "SELECT function_name FROM duckdb_functions() WHERE NOT internal"
+            )
+            macros = {name for (name,) in rows.fetchall()}
+    except duckdb.Error:
+        return False
+    return others == [(0, 0, 0, 0)] and view_names == _VIEWS and macros <= _MACROS

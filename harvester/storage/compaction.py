@@ -11,8 +11,8 @@ import pyarrow as pa
 
 from harvester.schema import split_at, times, trade_ids
 from harvester.storage.filesystem import Store
-from harvester.storage.footer import ConfirmedIdGap, Footer, ImportedRange
-from harvester.storage.segment import Segment, read_batches
+from harvester.storage.parquet_files import read_batches
+from harvester.storage.segment import ConfirmedIdGap, Footer, ImportedRange, Segment
 from harvester.times import QUIET_S, SECOND, Range, overlap, year_end, year_of
 from harvester.trade_ids import find_gaps
 

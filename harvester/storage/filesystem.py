@@ -6,18 +6,15 @@ import errno
 import filecmp
 import os
 import shutil
-import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
-import msgspec
 from pyarrow import fs
 
-from harvester.errors import BAD_JSON, ArchiveDamaged, ArchiveError, ArchiveUnwritable
-from harvester.times import SECOND, Range, show
+from harvester.errors import ArchiveDamaged, ArchiveError, ArchiveUnwritable
 
 # Reading goes through a `pyarrow.fs` filesystem, so an object store differs in `commit` only:
 # there a put-if-absent is atomic, here a rename is.
@@ -325,150 +322,5 @@ def sync(path: Path) -> None:
 # Disks that ignore case: two pairs whose names differ by case only would share one folder there,
 # so the second one is refused.
 
-_PAIR_NAMES = (("trades", "pair=", ""), ("wanted", "", ".json"), ("locks", "", ".lock"))
-"""Where names of pairs are on disk: the folder, and the prefix and suffix of the name there."""
-
-
-def check_case(root: Path, pair: str) -> None:
-    """Refuse to write a pair that would share its folder with another pair.
-
-    Args:
-        root: the archive's folder.
-        pair: altname.
-
-    Raises:
-        ArchiveUnwritable: the disk ignores case, and has a pair whose name differs by case only.
-    """
-    with writing(str(root)):
-        for folder, prefix, suffix in _PAIR_NAMES:
-            own_entry = f"{prefix}{pair}{suffix}"
-            for entry in _entries(root / folder):
-                is_other = entry != own_entry and entry.lower() == own_entry.lower()
-                if is_other and ignores_case(root / folder / entry):
-                    other = entry.removeprefix(prefix).removesuffix(suffix)
-                    raise ArchiveUnwritable(
-                        f"{pair} can't be stored next to {other} in {root}: the disk ignores case, "
-                        "so both would share one folder. Choose another folder for one of them"
-                    )
-
-
-def ignores_case(path: Path) -> bool:
-    """Whether the disk also finds a file or folder under its name in another case."""
-    try:
-        return path.samefile(path.with_name(path.name.swapcase()))
-    except FileNotFoundError:
-        return False
-
-
-def _entries(folder: Path) -> list[str]:
-    try:
-        return sorted(entry.name for entry in folder.iterdir())
-    except (FileNotFoundError, NotADirectoryError):
-        return []
-
 
 # Quarantine: damaged files, each with a note in a numbered folder of its own.
-
-NOTE = "note.json"
-
-
-def _now() -> str:
-    return show(time.time_ns() // SECOND * SECOND)
-
-
-class QuarantineNote(msgspec.Struct):
-    """Why a file was quarantined; stored next to it as JSON.
-
-    Attributes:
-        pair: altname.
-        path: where the file was within the archive; moving it back there undoes the quarantine.
-        range: `after` and `through` by its name, in nanoseconds.
-        faults: what is wrong with it, one text each.
-        wanted: the ranges that were recorded as requested, so that they are downloaded again.
-        when: by this machine's clock.
-    """
-
-    pair: str
-    path: str
-    range: Range
-    faults: list[str]
-    wanted: list[Range] = []
-    when: str = msgspec.field(default_factory=_now)
-
-
-def quarantine_file(store: Store, note: QuarantineNote) -> str:
-    """Move a file into quarantine and return its new path; the note is written first.
-
-    Args:
-        store: the archive's files.
-        note: which file, and why.
-
-    Raises:
-        ArchiveUnwritable: the operating system refused; the file is where it was.
-    """
-    to = _prepare_folder(store, note)
-    store.move(note.path, to)
-    return to
-
-
-def quarantine_copy(store: Store, note: QuarantineNote) -> str:
-    """Copy a small file into quarantine, with a note, and return the copy's path.
-
-    Args:
-        store: the archive's files.
-        note: which file, and why.
-    """
-    to = _prepare_folder(store, note)
-    store.write(to, store.read(note.path) or b"", note.pair)
-    return to
-
-
-def quarantine_segment_copy(store: Store, note: QuarantineNote) -> str:
-    """Copy a file of any size into quarantine, unless an equal copy is there; return its path.
-
-    Args:
-        store: the archive's files.
-        note: which file, and why.
-    """
-    name, parent = note.path.rpartition("/")[2], f"quarantine/{note.pair}"
-    for folder in store.folders(parent):
-        to = f"{parent}/{folder}/{name}"
-        if _path_in_note(store, f"{parent}/{folder}/{NOTE}") == note.path and store.same(
-            note.path, to
-        ):
-            return to
-    to = _prepare_folder(store, note)
-    store.copy(note.path, to, note.pair)
-    return to
-
-
-def _prepare_folder(store: Store, note: QuarantineNote) -> str:
-    """Write the note into a quarantine folder, and return the path for the file."""
-    folder = _free_folder(store, note)
-    data = msgspec.json.format(msgspec.json.encode(note), indent=2) + b"\n"
-    store.write(f"{folder}/{NOTE}", data, note.pair)
-    return f"{folder}/{note.path.rpartition('/')[2]}"
-
-
-def _free_folder(store: Store, note: QuarantineNote) -> str:
-    """Choose a quarantine folder: the next number, or one that a crash left without its file.
-
-    Such a folder is empty, or has only the note about this same file.
-    """
-    parent = f"quarantine/{note.pair}"
-    numbers = [name for name in store.folders(parent) if name.isdecimal()]
-    for number in numbers:
-        files = [entry.path for entry in store.files(f"{parent}/{number}")]
-        if not files or (
-            files == [f"{parent}/{number}/{NOTE}"] and _path_in_note(store, files[0]) == note.path
-        ):
-            return f"{parent}/{number}"
-    return f"{parent}/{max(map(int, numbers), default=0) + 1:04d}"
-
-
-def _path_in_note(store: Store, path: str) -> str:
-    """The path of the quarantined file by its note; empty where the note can't be read."""
-    try:
-        return msgspec.json.decode(store.read(path) or b"", type=QuarantineNote).path
-    except BAD_JSON:
-        return ""

@@ -15,8 +15,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from harvester.errors import UsageError
+from harvester.storage.archive_files import is_marked
 from harvester.storage.filesystem import sync, writing
-from harvester.storage.metadata import is_marked
 from harvester.storage.segment import is_segment
 
 

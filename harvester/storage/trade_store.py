@@ -13,18 +13,17 @@ import pyarrow as pa
 
 from harvester.errors import ArchiveDamaged
 from harvester.schema import times, trade_ids
-from harvester.storage import metadata
+from harvester.storage import archive_files
 from harvester.storage.filesystem import LocalStore, Store
-from harvester.storage.footer import Footer
-from harvester.storage.rollup_files import RollUp, has_rows_of, list_rollups
+from harvester.storage.parquet_files import has_rows_of, read_batches, read_footer, time_bounds
 from harvester.storage.segment import (
+    Footer,
+    RollUp,
     Segment,
+    list_rollups,
     pair_files,
     parse_path,
-    read_batches,
-    read_footer,
     reading_order,
-    time_bounds,
 )
 from harvester.times import DAY, END_OF_TIME, Range, enclosing_range, missing, show, union
 
@@ -124,7 +123,7 @@ class TradeStore:
         self.store: Store = local
         # By pair, as one thread may drop a pair's entries while another adds those of the next.
         self._caches: dict[str, _Cache] = {}
-        metadata.check_mark(self.store)
+        archive_files.check_mark(self.store)
 
     def held(self) -> list[str]:
         """List the altnames of the pairs that have segments, or whose folder is a refused link."""
@@ -196,7 +195,7 @@ class TradeStore:
         Raises:
             ArchiveDamaged: the record can't be read.
         """
-        return metadata.wanted(self.store, pair) or enclosing_range(self.coverage(pair))
+        return archive_files.wanted(self.store, pair) or enclosing_range(self.coverage(pair))
 
     def gaps(self, pair: str) -> list[Range]:
         """Return the ranges that were requested and are not covered."""

@@ -10,7 +10,14 @@ import pyarrow as pa
 
 from harvester.errors import ArchiveDamaged, MarketChanged
 from harvester.schema import TRADES, RowsChecksum, times, with_ties
-from harvester.storage import metadata
+from harvester.storage import archive_files
+from harvester.storage.archive_files import (
+    QuarantineNote,
+    check_case,
+    locked,
+    quarantine_copy,
+    quarantine_file,
+)
 from harvester.storage.compaction import (
     are_ordered_within,
     between_quiet_moments,
@@ -22,23 +29,16 @@ from harvester.storage.compaction import (
     split_by_year,
     unconfirmed_by_part,
 )
-from harvester.storage.filesystem import (
-    QuarantineNote,
-    check_case,
-    quarantine_copy,
-    quarantine_file,
-)
-from harvester.storage.footer import Footer, ImportedRange
-from harvester.storage.lock import locked
-from harvester.storage.rollup_files import list_rollups, rollup_path, stage_rollup
+from harvester.storage.parquet_files import read_batches, read_schema, stage_rollup, stage_segment
 from harvester.storage.segment import (
+    Footer,
+    ImportedRange,
     Segment,
+    list_rollups,
     parse_path,
-    read_batches,
-    read_schema,
     reading_order,
+    rollup_path,
     segment_path,
-    stage_segment,
 )
 from harvester.storage.trade_store import TradeStore, without_future
 from harvester.times import Range, missing, overlap, show
@@ -85,7 +85,7 @@ def keep_pairs(archive: TradeStore, data: bytes) -> None:
         data: the list as JSON.
     """
     with locked(archive.root / "locks", "_pairs", wait_s=10.0):
-        metadata.keep_pairs(archive.store, data)
+        archive_files.keep_pairs(archive.store, data)
 
 
 class Writer:
@@ -116,12 +116,12 @@ class Writer:
 
         If that record was lost, what counts as requested without it is recorded as well.
         """
-        metadata.want(self._store, self.pair, requested, *self.archive.wanted(self.pair))
+        archive_files.want(self._store, self.pair, requested, *self.archive.wanted(self.pair))
 
     def want_if_lost(self, ranges: Iterable[Range]) -> None:
         """Record ranges as requested, if nothing is recorded."""
-        if not metadata.wanted(self._store, self.pair):
-            metadata.want(self._store, self.pair, *ranges)
+        if not archive_files.wanted(self._store, self.pair):
+            archive_files.want(self._store, self.pair, *ranges)
 
     def trim_wanted(self, now_ns: int, until_ns: int) -> None:
         """Shorten requested ranges that end in the future.
@@ -130,10 +130,10 @@ class Writer:
             now_ns: this machine's time.
             until_ns: where these ranges are to end.
         """
-        wanted = metadata.wanted(self._store, self.pair)
+        wanted = archive_files.wanted(self._store, self.pair)
         trimmed = without_future(wanted, now_ns, until_ns)
         if trimmed != wanted:
-            metadata.want_only(self._store, self.pair, trimmed)
+            archive_files.want_only(self._store, self.pair, trimmed)
 
     def shorten(self, segment: Segment, through: int) -> Segment:
         """Replace a segment by one of the same rows whose range ends earlier.
@@ -220,7 +220,7 @@ class Writer:
             raise AssertionError(
                 f"rows of {self.pair} are out of order, or lie outside of {covered}"
             )
-        metadata.mark(self._store, self.pair)
+        archive_files.mark(self._store, self.pair)
         committed = []
         parts = list(split_by_year(covered, batches))
         unconfirmed, confirmed = (
@@ -247,7 +247,7 @@ class Writer:
                 inside a group of equal time.
             footer: called once all rows were read; its range covers them.
         """
-        metadata.mark(self._store, self.pair)
+        archive_files.mark(self._store, self.pair)
         ends: list[int] = []
 
         def checked_footer() -> Footer:
@@ -343,7 +343,7 @@ class Writer:
             The path of the copy.
         """
         to = quarantine_copy(self._store, note)
-        metadata.want_only(self._store, self.pair, ranges)
+        archive_files.want_only(self._store, self.pair, ranges)
         return to
 
     def _by_market(self, run: list[Segment]) -> Iterator[list[Segment]]:

@@ -13,7 +13,7 @@ from harvester.csv_import.pair_matching import CandleFile, candle_file
 from harvester.download.events import Listener, Step, ignore
 from harvester.errors import HarvesterError
 from harvester.kraken.pairs import Pair, PairIndex
-from harvester.query.connection import MEMORY_LIMIT
+from harvester.query.sql import MEMORY_LIMIT
 from harvester.storage.trade_store import TradeStore
 from harvester.times import END_OF_TIME, SECOND, UNITS_NS, Range
 from harvester.verify.compare import CandleComparison, LocalCandles, retry_if_replaced

@@ -15,7 +15,7 @@ from harvester.download.pair_selection import refresh_pairs
 from harvester.errors import ExchangeError, ExchangeRefused
 from harvester.kraken.ohlc import INTERVALS_MIN, Candle
 from harvester.kraken.pairs import Pair
-from harvester.query.connection import MEMORY_LIMIT
+from harvester.query.sql import MEMORY_LIMIT
 from harvester.storage.trade_store import TradeStore
 from harvester.times import Range
 from harvester.verify.compare import (

@@ -11,9 +11,7 @@ from typing import NamedTuple
 from harvester.download.events import Listener, Step, ignore
 from harvester.errors import ArchiveDamaged
 from harvester.storage.compaction import is_being_replaced
-from harvester.storage.footer import Footer
-from harvester.storage.rollup_files import RollUp
-from harvester.storage.segment import Segment
+from harvester.storage.segment import Footer, RollUp, Segment
 from harvester.storage.trade_store import (
     LISTINGS,
     TradeStore,

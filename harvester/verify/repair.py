@@ -14,15 +14,11 @@ from harvester.errors import ArchiveDamaged, UnreadableAnswer, capture_error
 from harvester.kraken.pairs import Pair
 from harvester.pair_names import known_pairs
 from harvester.schema import RowsChecksum
-from harvester.storage import metadata
+from harvester.storage import archive_files
+from harvester.storage.archive_files import QuarantineNote
 from harvester.storage.compaction import is_being_replaced, is_within
-from harvester.storage.filesystem import QuarantineNote
-from harvester.storage.segment import (
-    Segment,
-    UnverifiedFooter,
-    read_batches,
-    read_unverified_footer,
-)
+from harvester.storage.parquet_files import UnverifiedFooter, read_batches, read_unverified_footer
+from harvester.storage.segment import Segment
 from harvester.storage.trade_store import TradeStore, ending_in_future, future_fault
 from harvester.storage.writer import Writer, writer
 from harvester.times import Range, enclosing_range, missing, union
@@ -409,7 +405,7 @@ class _PairRepair:
 
     def _wanted(self) -> list[Range]:
         try:
-            return metadata.wanted(self._archive.store, self._name)
+            return archive_files.wanted(self._archive.store, self._name)
         except ArchiveDamaged:
             return []
 

@@ -11,7 +11,8 @@ import numpy as np
 import pyarrow as pa
 
 from harvester.errors import ArchiveDamaged, BadInterval, ValueDoesNotFit
-from harvester.query.rollups import TRADE_COLUMNS, parse_levels, recompute_partials
+from harvester.query.aggregate import parse_levels
+from harvester.query.sql import TRADE_COLUMNS, recompute_partials
 from harvester.schema import (
     TRADES,
     Int64s,
@@ -21,9 +22,8 @@ from harvester.schema import (
     times,
     trade_ids,
 )
-from harvester.storage.footer import Footer
-from harvester.storage.rollup_files import RollUp, read_partials
-from harvester.storage.segment import READ_ROWS, Segment, footer_in, opened, segment_path
+from harvester.storage.parquet_files import READ_ROWS, footer_in, opened, read_partials
+from harvester.storage.segment import Footer, RollUp, Segment, segment_path
 from harvester.storage.trade_store import TradeStore
 from harvester.times import Range
 from harvester.trade_ids import LastId, find_gaps

@@ -17,10 +17,11 @@ from harvester.errors import (
     ArchiveIncomplete,
     HarvesterError,
 )
-from harvester.storage import metadata
+from harvester.storage import archive_files
+from harvester.storage.archive_files import locked
 from harvester.storage.filesystem import Entry, Store
-from harvester.storage.lock import locked
-from harvester.storage.segment import Segment, bounds_by, footer_in, opened, pair_files, parse_path
+from harvester.storage.parquet_files import bounds_by, footer_in, opened
+from harvester.storage.segment import Segment, pair_files, parse_path
 from harvester.storage.trade_store import (
     TradeStore,
     ending_in_future,
@@ -226,7 +227,7 @@ class _Named(msgspec.Struct):
 def _names(archive: TradeStore) -> dict[str, _Named]:
     """Names for people; none if they can't be read, as a status is possible without them."""
     try:
-        raw = metadata.known_pairs(archive.store)
+        raw = archive_files.known_pairs(archive.store)
         return msgspec.json.decode(raw, type=dict[str, _Named]) if raw else {}
     except (ArchiveError, *BAD_JSON):
         return {}

@@ -15,7 +15,7 @@ from starlette.applications import Starlette
 from harvester.kraken.pairs import Pair
 from harvester.schema import ROWS
 from harvester.server.sample_data import SAMPLE_PAIR
-from harvester.storage.footer import Footer
+from harvester.storage.segment import Footer
 from harvester.storage.trade_store import TradeStore
 from harvester.storage.writer import keep_pairs, writer
 from harvester.times import DAY, Range

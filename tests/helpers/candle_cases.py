@@ -17,7 +17,7 @@ from kraken_market import expected
 from harvester import schema
 from harvester.query.candles import ohlc
 from harvester.query.plan import CandleQuery
-from harvester.storage.footer import Footer
+from harvester.storage.segment import Footer
 from harvester.storage.trade_store import EVERYTHING, TradeStore
 from harvester.storage.writer import writer
 from harvester.times import Range, parse_interval, union

@@ -15,10 +15,9 @@ from kraken_market import expected
 from rollup_cases import LEVELS, rolled
 
 from harvester.query import plan as cutting
-from harvester.query.candles import candle_batches
-from harvester.query.explain import explain
+from harvester.query.candles import candle_batches, explain
 from harvester.query.plan import FILLS
-from harvester.storage import segment
+from harvester.storage import parquet_files
 from harvester.storage.trade_store import EVERYTHING, TradeStore
 from harvester.times import Range
 
@@ -37,7 +36,7 @@ TICKS = len([row for row in BUSY if row[1] > BUSY[1499][1]])
 def archive(tmp_path_factory: pytest.TempPathFactory) -> TradeStore:
     """Two segments of many small row groups; the second has no roll-ups."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(segment, "ROW_GROUP_ROWS", GROUP)
+        patch.setattr(parquet_files, "ROW_GROUP_ROWS", GROUP)
         path = tmp_path_factory.mktemp("archive")
         (path / "pairs.json").write_text(json.dumps({PAIR: {"altname": PAIR}}))
         made = hold(TradeStore(path), cut(BUSY, [0, BUSY[1499][1], LAST]))

@@ -19,7 +19,7 @@ from backfills import tape_of
 from harvester.csv_import.files import BLOCK_BYTES
 from harvester.kraken.pairs import Pair
 from harvester.schema import ROWS
-from harvester.storage.footer import Footer
+from harvester.storage.segment import Footer
 from harvester.storage.trade_store import TradeStore
 from harvester.storage.writer import keep_pairs, writer
 from harvester.times import SECOND, Range, covers

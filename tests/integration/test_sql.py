@@ -19,7 +19,8 @@ from harvester.errors import BadInterval, BadQuery, HarvesterError, UsageError
 from harvester.query.candles import candle_batches
 from harvester.query.plan import CandleQuery
 from harvester.query.result import Result, batch_stream, source_of_sql
-from harvester.query.sql import connect_views, sql, write_database
+from harvester.query.sql import connect_views, sql
+from harvester.query.views import write_database
 from harvester.storage.trade_store import EVERYTHING, Piece, TradeStore
 from harvester.storage.writer import writer
 from harvester.times import Range, parse_interval

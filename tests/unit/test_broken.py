@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from harvester.storage.filesystem import LocalStore
-from harvester.storage.footer import Footer
-from harvester.storage.segment import Segment, UnverifiedFooter, read_unverified_footer
+from harvester.storage.parquet_files import UnverifiedFooter, read_unverified_footer
+from harvester.storage.segment import Footer, Segment
 from harvester.times import Range
 from harvester.verify.repair import BrokenFile, expected_ranges, plan_repair, ranges_of_files
 from harvester.verify.reports import Fault, PairReport

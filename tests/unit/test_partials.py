@@ -14,15 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from harvester.errors import ArchiveDamaged
-from harvester.query.rollups import (
-    TRADE_COLUMNS,
-    PartialCandles,
-    parse_levels,
-    recompute_partials,
-    width_of,
-)
+from harvester.query.aggregate import PartialCandles, parse_levels, width_of
+from harvester.query.sql import TRADE_COLUMNS, recompute_partials
 from harvester.schema import joined, with_ties
-from harvester.storage.rollup_files import PARTIALS
+from harvester.storage.parquet_files import PARTIALS
 
 
 def trades_batch(rows: Sequence[candle_oracle.Row]) -> pa.RecordBatch:

@@ -18,8 +18,7 @@ from redownloads import NOW_NS, PAIR, TRADES, started, years
 from harvester.csv_import.files import KnownComplete
 from harvester.download import id_check
 from harvester.errors import ImportIncomplete
-from harvester.storage.footer import ConfirmedIdGap, Footer
-from harvester.storage.segment import Segment
+from harvester.storage.segment import ConfirmedIdGap, Footer, Segment
 from harvester.storage.trade_store import TradeStore
 from harvester.storage.writer import Writer, writer
 from harvester.times import DAY, Range

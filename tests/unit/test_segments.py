@@ -16,18 +16,10 @@ from segment_rows import batch, checksum
 
 from harvester.errors import ArchiveDamaged, ArchiveError, ArchiveTooNew, ArchiveUnwritable
 from harvester.schema import TRADES
-from harvester.storage import segment as module
+from harvester.storage import parquet_files as module
 from harvester.storage.filesystem import LocalStore
-from harvester.storage.footer import ConfirmedIdGap, Footer
-from harvester.storage.segment import (
-    Segment,
-    parse_path,
-    read_batches,
-    read_footer,
-    segment_path,
-    stage_segment,
-    time_bounds,
-)
+from harvester.storage.parquet_files import read_batches, read_footer, stage_segment, time_bounds
+from harvester.storage.segment import ConfirmedIdGap, Footer, Segment, parse_path, segment_path
 from harvester.times import Range
 
 AFTER, THROUGH = 1_559_347_199_999_999_999, 1_561_939_199_999_999_999

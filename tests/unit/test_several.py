@@ -24,8 +24,8 @@ from harvester.query.candles import (
     candle_batches,
     run_shared_scan,
 )
-from harvester.query.connection import connect
 from harvester.query.plan import FILLS, CandleQuery
+from harvester.query.sql import connect
 from harvester.storage.trade_store import EVERYTHING, Piece, TradeStore
 from harvester.storage.writer import writer
 from harvester.times import Range, parse_interval, union

@@ -13,9 +13,9 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from harvester.query import sql
+from harvester.query.aggregate import parse_levels, roll_up
 from harvester.query.bars import BarQuery, bar_batches, parse_size
 from harvester.query.candles import ohlc
-from harvester.query.rollups import parse_levels, roll_up
 from harvester.storage.trade_store import TradeStore
 from harvester.storage.writer import writer
 from harvester.times import Range

@@ -21,9 +21,10 @@ from segment_rows import Row, batch, checksum
 
 from harvester.errors import ArchiveDamaged, ArchiveLocked, ArchiveUnwritable
 from harvester.schema import ROWS, TRADES
-from harvester.storage.filesystem import LocalStore, QuarantineNote
-from harvester.storage.footer import ConfirmedIdGap, Footer
-from harvester.storage.segment import Segment, segment_path, stage_segment
+from harvester.storage.archive_files import QuarantineNote
+from harvester.storage.filesystem import LocalStore
+from harvester.storage.parquet_files import stage_segment
+from harvester.storage.segment import ConfirmedIdGap, Footer, Segment, segment_path
 from harvester.storage.trade_store import TradeStore
 from harvester.storage.writer import Writer, keep_pairs, writer
 from harvester.times import Range
