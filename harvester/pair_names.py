@@ -9,7 +9,6 @@ import msgspec
 
 from harvester.errors import BAD_JSON, AmbiguousPair, ArchiveDamaged, NothingHeld, UnknownPair
 from harvester.kraken.pairs import Pair, resolve
-from harvester.storage import archive_files
 from harvester.storage.trade_store import TradeStore
 
 
@@ -19,7 +18,7 @@ def known_pairs(archive: TradeStore) -> dict[str, Pair]:
     Raises:
         ArchiveDamaged: pairs.json can't be read.
     """
-    raw = archive_files.known_pairs(archive.store)
+    raw = archive.store.read("pairs.json")
     try:
         pairs = msgspec.json.decode(raw, type=dict[str, Pair]) if raw else {}
     except BAD_JSON as error:
@@ -64,7 +63,7 @@ def resolve_held(archive: TradeStore, text: str) -> Pair:
         pair = None
     if pair is not None and pair.altname in held:
         return pair
-    if pair is None and archive_files.known_pairs(archive.store) is not None:
+    if pair is None and archive.store.read("pairs.json") is not None:
         # pairs.json lists all markets, so a backfill would refuse the name.
         advice = "`harvester pairs --update` lists the markets"
     else:

@@ -19,8 +19,8 @@ from harvester.errors import (
 )
 from harvester.kraken.pairs import Pair, PairIndex, is_pattern, match_pattern, quote_names
 from harvester.pair_names import known_pairs
+from harvester.storage.archive_files import keep_pairs
 from harvester.storage.trade_store import TradeStore
-from harvester.storage.writer import keep_pairs
 
 if TYPE_CHECKING:
     from harvester.kraken.client import Client
@@ -146,7 +146,7 @@ def _keep(archive: TradeStore, listed: dict[str, Pair]) -> dict[str, Pair]:
             logger.warning("%s", market_changed_text(name, kept.key, pairs[name].key))
             # The name keeps meaning the market whose trades are stored.
             pairs[name] = kept
-    keep_pairs(archive, msgspec.json.encode(pairs))
+    keep_pairs(archive.store, msgspec.json.encode(pairs))
     return pairs
 
 

@@ -21,10 +21,10 @@ from harvester.errors import (
 )
 from harvester.escaping import read_small_file
 from harvester.schema import FORMAT
-from harvester.storage.filesystem import Store, writing
+from harvester.storage.filesystem import LocalStore, writing
 from harvester.times import END_OF_TIME, SECOND, Range, show, union
 
-# --- metadata -------------------------------------------------------------------------------------
+# --- format version, requested ranges, list of pairs ----------------------------------------------
 
 MADE_BY = "harvester"
 
@@ -43,7 +43,7 @@ class _Wanted(msgspec.Struct):
     spans: list[tuple[int, int]]
 
 
-def check_mark(store: Store) -> None:
+def check_mark(store: LocalStore) -> None:
     """Check the format version in `archive.json`; an archive without that file is new.
 
     Raises:
@@ -76,7 +76,7 @@ def is_marked(folder: Path) -> bool:
         return False
 
 
-def mark(store: Store, staging: str) -> None:
+def mark(store: LocalStore, staging: str) -> None:
     """Write `archive.json` with the format version, before anything else is written.
 
     Args:
@@ -84,10 +84,10 @@ def mark(store: Store, staging: str) -> None:
         staging: the staging folder of the lock that is held; other writers may do the same now.
     """
     if store.read("archive.json") is None:
-        store.write("archive.json", _pretty(_Mark(FORMAT, MADE_BY)), staging)
+        _write_json(store, "archive.json", _Mark(FORMAT, MADE_BY), staging)
 
 
-def wanted(store: Store, pair: str) -> list[Range]:
+def wanted(store: LocalStore, pair: str) -> list[Range]:
     """Read the ranges of a pair that were requested, merged; empty where there is no file.
 
     If there are segments and no file, the file was lost: see `TradeStore.wanted`.
@@ -129,7 +129,7 @@ def _check_wanted(found: _Wanted, pair: str) -> None:
             raise msgspec.ValidationError(f"the range [{after}, {through}] is impossible: {why}")
 
 
-def want(store: Store, pair: str, *ranges: Range) -> None:
+def want(store: LocalStore, pair: str, *ranges: Range) -> None:
     """Record that ranges were requested, before they are downloaded.
 
     Args:
@@ -143,7 +143,7 @@ def want(store: Store, pair: str, *ranges: Range) -> None:
         want_only(store, pair, after)
 
 
-def want_only(store: Store, pair: str, ranges: Iterable[Range]) -> None:
+def want_only(store: LocalStore, pair: str, ranges: Iterable[Range]) -> None:
     """Replace the record of requested ranges.
 
     Args:
@@ -153,29 +153,30 @@ def want_only(store: Store, pair: str, ranges: Iterable[Range]) -> None:
     """
     mark(store, pair)
     bounds = [(requested.after, requested.through) for requested in union(ranges)]
-    store.write(f"wanted/{pair}.json", _pretty(_Wanted(pair, bounds)), pair)
+    _write_json(store, f"wanted/{pair}.json", _Wanted(pair, bounds), pair)
 
 
-def known_pairs(store: Store) -> bytes | None:
-    """Read the stored list of pairs, as JSON; None where there is none yet."""
-    return store.read("pairs.json")
-
-
-def keep_pairs(store: Store, data: bytes) -> None:
-    """Store the list of pairs.
+def keep_pairs(store: LocalStore, data: bytes) -> None:
+    """Store the list of pairs, by which names are resolved, as `pairs.json`.
 
     Args:
-        store: the archive's files; the lock `_pairs` is held.
+        store: the archive's files.
         data: the list as JSON.
+
+    Raises:
+        ArchiveLocked: another run was storing its list for ten seconds.
+        ArchiveUnwritable: the operating system refused.
     """
-    store.remove_folder("staging/_pairs")
-    mark(store, "_pairs")
-    store.write("pairs.json", msgspec.json.format(data) + b"\n", "_pairs")
-    store.remove_folder("staging/_pairs")
+    with locked(store.root / "locks", "_pairs", wait_s=10.0):
+        store.remove_folder("staging/_pairs")
+        mark(store, "_pairs")
+        store.write("pairs.json", msgspec.json.format(data) + b"\n", "_pairs")
+        store.remove_folder("staging/_pairs")
 
 
-def _pretty(value: msgspec.Struct) -> bytes:
-    return msgspec.json.format(msgspec.json.encode(value), indent=2) + b"\n"
+def _write_json(store: LocalStore, path: str, value: msgspec.Struct, staging: str) -> None:
+    data = msgspec.json.format(msgspec.json.encode(value), indent=2) + b"\n"
+    store.write(path, data, staging)
 
 
 # --- lock -----------------------------------------------------------------------------------------
@@ -225,7 +226,11 @@ def locked(folder: Path, name: str, *, wait_s: float = 0.0, doing: str = "") -> 
             ) from error
     try:
         with writing(str(note)):
-            _write_new(note, msgspec.json.encode(_this_process()))
+            # A new file: a link of that name is never written through.
+            note.unlink(missing_ok=True)
+            note.touch(exist_ok=False)
+            holder = Holder(os.getpid(), socket.gethostname(), _now())
+            note.write_bytes(msgspec.json.encode(holder))
         try:
             yield
         finally:
@@ -233,18 +238,6 @@ def locked(folder: Path, name: str, *, wait_s: float = 0.0, doing: str = "") -> 
                 note.unlink(missing_ok=True)
     finally:
         lock.release()
-
-
-def _write_new(path: Path, data: bytes) -> None:
-    """Replace a file by a new one, never writing through a link."""
-    path.unlink(missing_ok=True)
-    path.touch(exist_ok=False)
-    path.write_bytes(data)
-
-
-def _this_process() -> Holder:
-    now = show(time.time_ns() // SECOND * SECOND)
-    return Holder(os.getpid(), socket.gethostname(), now)
 
 
 def _holder_text(note: Path) -> str:
@@ -255,6 +248,15 @@ def _holder_text(note: Path) -> str:
         return "its process is unknown"
     return f"process {holder.pid} on {holder.host}, since {holder.since}"
 
+
+def _now() -> str:
+    return show(time.time_ns() // SECOND * SECOND)
+
+
+# --- names that differ by case --------------------------------------------------------------------
+
+# Two pairs whose names differ by case only would share one folder on a disk that ignores case, so
+# the second one is refused there.
 
 _PAIR_NAMES = (("trades", "pair=", ""), ("wanted", "", ".json"), ("locks", "", ".lock"))
 """Where names of pairs are on disk: the folder, and the prefix and suffix of the name there."""
@@ -272,11 +274,11 @@ def check_case(root: Path, pair: str) -> None:
     """
     with writing(str(root)):
         for folder, prefix, suffix in _PAIR_NAMES:
-            own_entry = f"{prefix}{pair}{suffix}"
-            for entry in _entries(root / folder):
-                is_other = entry != own_entry and entry.lower() == own_entry.lower()
-                if is_other and ignores_case(root / folder / entry):
-                    other = entry.removeprefix(prefix).removesuffix(suffix)
+            own = f"{prefix}{pair}{suffix}"
+            for path in (root / folder).glob(f"{prefix}*{suffix}"):
+                is_other = path.name != own and path.name.lower() == own.lower()
+                if is_other and ignores_case(path):
+                    other = path.name.removeprefix(prefix).removesuffix(suffix)
                     raise ArchiveUnwritable(
                         f"{pair} can't be stored next to {other} in {root}: the disk ignores case, "
                         "so both would share one folder. Choose another folder for one of them"
@@ -291,18 +293,11 @@ def ignores_case(path: Path) -> bool:
         return False
 
 
-def _entries(folder: Path) -> list[str]:
-    try:
-        return sorted(entry.name for entry in folder.iterdir())
-    except (FileNotFoundError, NotADirectoryError):
-        return []
+# --- quarantine -----------------------------------------------------------------------------------
 
+# Damaged files, each with a note in a numbered folder of its own.
 
 NOTE = "note.json"
-
-
-def _now() -> str:
-    return show(time.time_ns() // SECOND * SECOND)
 
 
 class QuarantineNote(msgspec.Struct):
@@ -325,7 +320,7 @@ class QuarantineNote(msgspec.Struct):
     when: str = msgspec.field(default_factory=_now)
 
 
-def quarantine_file(store: Store, note: QuarantineNote) -> str:
+def quarantine_file(store: LocalStore, note: QuarantineNote) -> str:
     """Move a file into quarantine and return its new path; the note is written first.
 
     Args:
@@ -340,7 +335,7 @@ def quarantine_file(store: Store, note: QuarantineNote) -> str:
     return to
 
 
-def quarantine_copy(store: Store, note: QuarantineNote) -> str:
+def quarantine_copy(store: LocalStore, note: QuarantineNote) -> str:
     """Copy a small file into quarantine, with a note, and return the copy's path.
 
     Args:
@@ -352,7 +347,7 @@ def quarantine_copy(store: Store, note: QuarantineNote) -> str:
     return to
 
 
-def quarantine_segment_copy(store: Store, note: QuarantineNote) -> str:
+def quarantine_segment_copy(store: LocalStore, note: QuarantineNote) -> str:
     """Copy a file of any size into quarantine, unless an equal copy is there; return its path.
 
     Args:
@@ -371,31 +366,27 @@ def quarantine_segment_copy(store: Store, note: QuarantineNote) -> str:
     return to
 
 
-def _prepare_folder(store: Store, note: QuarantineNote) -> str:
-    """Write the note into a quarantine folder, and return the path for the file."""
-    folder = _free_folder(store, note)
-    data = msgspec.json.format(msgspec.json.encode(note), indent=2) + b"\n"
-    store.write(f"{folder}/{NOTE}", data, note.pair)
-    return f"{folder}/{note.path.rpartition('/')[2]}"
+def _prepare_folder(store: LocalStore, note: QuarantineNote) -> str:
+    """Write the note into a quarantine folder, and return the path for the file.
 
-
-def _free_folder(store: Store, note: QuarantineNote) -> str:
-    """Choose a quarantine folder: the next number, or one that a crash left without its file.
-
-    Such a folder is empty, or has only the note about this same file.
+    It is the folder of the next number, or one that a crash left without its file: such a folder is
+    empty, or has only the note about this same file.
     """
     parent = f"quarantine/{note.pair}"
     numbers = [name for name in store.folders(parent) if name.isdecimal()]
-    for number in numbers:
-        files = [entry.path for entry in store.files(f"{parent}/{number}")]
-        if not files or (
-            files == [f"{parent}/{number}/{NOTE}"] and _path_in_note(store, files[0]) == note.path
-        ):
-            return f"{parent}/{number}"
-    return f"{parent}/{max(map(int, numbers), default=0) + 1:04d}"
+    left = [number for number in numbers if _is_left(store, f"{parent}/{number}", note.path)]
+    number = left[0] if left else f"{max(map(int, numbers), default=0) + 1:04d}"
+    _write_json(store, f"{parent}/{number}/{NOTE}", note, note.pair)
+    return f"{parent}/{number}/{note.path.rpartition('/')[2]}"
 
 
-def _path_in_note(store: Store, path: str) -> str:
+def _is_left(store: LocalStore, folder: str, path: str) -> bool:
+    files = [entry.path for entry in store.files(folder)]
+    is_only_note = files == [f"{folder}/{NOTE}"]
+    return not files or (is_only_note and _path_in_note(store, files[0]) == path)
+
+
+def _path_in_note(store: LocalStore, path: str) -> str:
     """The path of the quarantined file by its note; empty where the note can't be read."""
     try:
         return msgspec.json.decode(store.read(path) or b"", type=QuarantineNote).path

@@ -6,7 +6,7 @@ import errno
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -22,10 +22,19 @@ from harvester.schema import (
     WRITER_OPTIONS,
     RowsChecksum,
     clip,
+    times,
 )
-from harvester.storage.filesystem import Store, reading, writing
-from harvester.storage.segment import _IMPORTED_ENDING, Footer, RollUp, decode, encode
-from harvester.times import END_OF_TIME, Range
+from harvester.storage.filesystem import LocalStore, reading, writing
+from harvester.storage.segment import (
+    IMPORTED_ENDING,
+    TIME_INDEX,
+    Footer,
+    RollUp,
+    decode,
+    encode,
+    group_bounds,
+)
+from harvester.times import Range
 
 # --- rollup files ---------------------------------------------------------------------------------
 
@@ -36,44 +45,50 @@ _TIMESTAMP = pa.timestamp("ns")
 
 PARTIALS = pa.schema(
     [
-        pa.field("time", _TIMESTAMP, nullable=False),
-        pa.field("open", PRICE, nullable=False),
-        pa.field("high", PRICE, nullable=False),
-        pa.field("low", PRICE, nullable=False),
-        pa.field("close", PRICE, nullable=False),
-        pa.field("volume", SUM_OF_VOLUMES, nullable=False),
-        pa.field("count", pa.int64(), nullable=False),
-        pa.field("value", SUM_OF_VALUES, nullable=False),
-        pa.field("buy_volume", SUM_OF_VOLUMES, nullable=False),
-        pa.field("sell_volume", SUM_OF_VOLUMES, nullable=False),
-        pa.field("buy_value", SUM_OF_VALUES, nullable=False),
-        pa.field("sell_value", SUM_OF_VALUES, nullable=False),
-        pa.field("buy_count", pa.int64(), nullable=False),
-        pa.field("sell_count", pa.int64(), nullable=False),
-        pa.field("first_trade_id", pa.int64()),
-        pa.field("last_trade_id", pa.int64()),
-        pa.field("first_time", _TIMESTAMP, nullable=False),
-        pa.field("last_time", _TIMESTAMP, nullable=False),
+        pa.field(name, kind, nullable=name.endswith("trade_id"))
+        for name, kind in {
+            "time": _TIMESTAMP,
+            "open": PRICE,
+            "high": PRICE,
+            "low": PRICE,
+            "close": PRICE,
+            "volume": SUM_OF_VOLUMES,
+            "count": pa.int64(),
+            "value": SUM_OF_VALUES,
+            "buy_volume": SUM_OF_VOLUMES,
+            "sell_volume": SUM_OF_VOLUMES,
+            "buy_value": SUM_OF_VALUES,
+            "sell_value": SUM_OF_VALUES,
+            "buy_count": pa.int64(),
+            "sell_count": pa.int64(),
+            "first_trade_id": pa.int64(),
+            "last_trade_id": pa.int64(),
+            "first_time": _TIMESTAMP,
+            "last_time": _TIMESTAMP,
+        }.items()
     ]
 )
 """One row per interval that has a trade of the segment, ordered by `time`, the interval's start."""
 
 _ROW_GROUP_ROWS = 32_768
-_INTEGERS = ("time", "count", "buy_count", "sell_count", "first_trade_id", "last_trade_id")
-_DELTA = (*_INTEGERS, "open", "high", "low", "close", "first_time", "last_time")
 _OPTIONS: dict[str, Any] = {
     "version": "2.6",
     "compression": "zstd",
     "compression_level": 1,
     "use_dictionary": False,
-    "column_encoding": dict.fromkeys(_DELTA, "DELTA_BINARY_PACKED"),
+    "column_encoding": {
+        # Sums of volumes and values have more than 64 bits.
+        field.name: "DELTA_BINARY_PACKED"
+        for field in PARTIALS
+        if field.type not in (SUM_OF_VOLUMES, SUM_OF_VALUES)
+    },
     "store_decimal_as_integer": True,
     "write_statistics": True,
 }
 
 
 def stage_rollup(
-    store: Store,
+    store: LocalStore,
     folder: str,
     partials: Iterable[pa.RecordBatch],
     interval: str,
@@ -114,7 +129,7 @@ def _metadata(interval: str, footer: Footer) -> dict[str, str]:
     }
 
 
-def has_rows_of(store: Store, rollup: RollUp, footer: Footer) -> bool:
+def has_rows_of(store: LocalStore, rollup: RollUp, footer: Footer) -> bool:
     """Whether a roll-up was made, in this format, from exactly the rows of a segment.
 
     Args:
@@ -136,7 +151,7 @@ def has_rows_of(store: Store, rollup: RollUp, footer: Footer) -> bool:
     return all(metadata.get(key.encode()) == text.encode() for key, text in expected.items())
 
 
-def read_partials(store: Store, path: str) -> pa.Table:
+def read_partials(store: LocalStore, path: str) -> pa.Table:
     """Read the rows of a roll-up.
 
     Args:
@@ -161,7 +176,7 @@ REFUSALS = (errno.EACCES, errno.EPERM, errno.EMFILE, errno.ENFILE)
 
 
 def stage_segment(
-    store: Store,
+    store: LocalStore,
     folder: str,
     trades: Iterable[pa.RecordBatch],
     footer: Footer | Callable[[], Footer],
@@ -184,15 +199,36 @@ def stage_segment(
     """
     staged = store.stage(folder)
     location = store.location(staged)
+    written = RowsChecksum()
+    first_id = last_id = first_ns = last_ns = None
+    lead = reached = 0
     with writing(location):
         sink = store.filesystem.open_output_stream(location)
         with sink, pq.ParquetWriter(sink, TRADES, **WRITER_OPTIONS) as writer:
-            facts = _RowFacts()
             for group in _row_groups(trades):
                 writer.write_table(group, row_group_size=ROW_GROUP_ROWS)
                 for batch in group.to_batches():
-                    facts.count(batch)
-            footer = facts.fill(footer() if callable(footer) else footer)
+                    ids, stamps = batch.column("trade_id"), times(batch)
+                    with_id = ids.is_valid().to_numpy(zero_copy_only=False).nonzero()[0]
+                    if len(with_id):
+                        first, last = int(with_id[0]), int(with_id[-1])
+                        if first_id is None:
+                            first_id, lead = ids[first].as_py(), written.rows + first
+                        last_id, reached = ids[last].as_py(), written.rows + last + 1
+                    first_ns = int(stamps[0]) if first_ns is None else first_ns
+                    last_ns = int(stamps[-1])
+                    written.update(batch)
+            rows = written.rows
+            footer = replace(
+                footer() if callable(footer) else footer,
+                rows=rows,
+                first_trade_id=first_id,
+                last_trade_id=last_id,
+                lead=rows if first_id is None else lead,
+                trail=rows - reached,
+                checksum=written.hexdigest(),
+                bounds=None if first_ns is None or last_ns is None else (first_ns, last_ns),
+            )
             writer.add_key_value_metadata(encode(footer))
     check = RowsChecksum()
     for batch in read_batches(store, staged):
@@ -202,47 +238,6 @@ def stage_segment(
             f"{location} does not read back as it was written: it was not added to the archive"
         )
     return staged, footer
-
-
-class _RowFacts:
-    """The footer's fields that depend on the rows, gathered batch by batch."""
-
-    def __init__(self) -> None:
-        self._checksum = RowsChecksum()
-        self._first: int | None = None
-        self._last: int | None = None
-        self._lead = 0
-        self._trail = 0
-
-    def count(self, trades: pa.RecordBatch) -> None:
-        self._checksum.update(trades)
-        ids = trades.column("trade_id")
-        if ids.null_count == len(ids):
-            if self._first is None:
-                self._lead += len(ids)
-            self._trail += len(ids)
-            return
-        if ids.null_count == 0:
-            self._first = ids[0].as_py() if self._first is None else self._first
-            self._last, self._trail = ids[-1].as_py(), 0
-            return
-        indexes = ids.is_valid().to_numpy(zero_copy_only=False).nonzero()[0]
-        if self._first is None:
-            self._first = ids[int(indexes[0])].as_py()
-            self._lead += int(indexes[0])
-        self._last = ids[int(indexes[-1])].as_py()
-        self._trail = len(ids) - 1 - int(indexes[-1])
-
-    def fill(self, footer: Footer) -> Footer:
-        return replace(
-            footer,
-            rows=self._checksum.rows,
-            first_trade_id=self._first,
-            last_trade_id=self._last,
-            lead=self._lead,
-            trail=self._trail,
-            checksum=self._checksum.hexdigest(),
-        )
 
 
 def _row_groups(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.Table]:
@@ -267,7 +262,7 @@ def _row_groups(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.Table]:
         yield pa.Table.from_batches(waiting).unify_dictionaries()
 
 
-def read_footer(store: Store, path: str) -> Footer:
+def read_footer(store: LocalStore, path: str) -> Footer:
     """Read the metadata of a segment.
 
     Args:
@@ -280,61 +275,38 @@ def read_footer(store: Store, path: str) -> Footer:
         ArchiveDamaged: it is no Parquet file, or has no footer of harvester's.
     """
     with opened(store, path) as file:
-        footer = footer_in(path, file)
-    pair = footer.altname
-    if "csv" in footer.source.split("+") and not path.endswith(_IMPORTED_ENDING):
+        footer = decode(path, file.metadata)
+    if "csv" in footer.source.split("+") and not path.endswith(IMPORTED_ENDING):
         raise ArchiveDamaged(
             f"{store.location(path)} was imported by an earlier build, whose imported segments may "
-            f"end between trades: `harvester verify {pair} --repair` moves it to the quarantine "
-            "and downloads its range; to import the CSV again instead, move the segment away first"
+            f"end between trades: `harvester verify {footer.altname} --repair` moves it to the "
+            "quarantine and downloads its range; to import the CSV again instead, move the segment "
+            "away first"
         )
     return footer
 
 
-def footer_in(path: str, file: pq.ParquetFile) -> Footer:
-    """Read the metadata of a segment from its open file; `path` is for messages."""
-    return decode(path, dict(file.metadata.metadata or {}), file.metadata.num_rows)
-
-
-class UnverifiedFooter(NamedTuple):
-    """The footer of a file that may be damaged: nothing in it was compared with the rows.
-
-    Attributes:
-        footer: None where it can't be read.
-        bounds: first and last published time in nanoseconds, by the file's statistics; None where
-            they can't be read, or there are no rows.
-    """
-
-    footer: Footer | None = None
-    bounds: tuple[int, int] | None = None
-
-
-def read_unverified_footer(store: Store, path: str) -> UnverifiedFooter:
-    """Read the metadata of a segment that may be damaged, without checking it.
+def read_unverified_footer(store: LocalStore, path: str) -> Footer | None:
+    """Read the metadata of a segment that may be damaged: nothing in it is compared with the rows.
 
     Args:
         store: the archive's files.
         path: of the segment.
+
+    Returns:
+        The footer; None where it can't be read.
 
     Raises:
         FileNotFoundError: the file is gone; list again.
     """
     try:
         with opened(store, path) as file:
-            raw = dict(file.metadata.metadata or {})
-            footer = decode(path, raw, int(raw.get(b"harvester.rows", b"-1")))
-            column = file.schema_arrow.get_field_index("time")
-            groups = [file.metadata.row_group(index) for index in range(file.num_row_groups)]
-            bounds = [_bounds(group, column) for group in groups if column >= 0]
+            return decode(path, file.metadata, is_verified=False)
     except (ArchiveDamaged, ValueError):
-        return UnverifiedFooter()
-    if not bounds:
-        return UnverifiedFooter(footer)
-    firsts, lasts = zip(*bounds, strict=True)
-    return UnverifiedFooter(footer, (min(firsts), max(lasts)))
+        return None
 
 
-def read_schema(store: Store, path: str) -> pa.Schema:
+def read_schema(store: LocalStore, path: str) -> pa.Schema:
     """Read a segment's columns and types, as Arrow sees them.
 
     Args:
@@ -346,7 +318,7 @@ def read_schema(store: Store, path: str) -> pa.Schema:
 
 
 @contextmanager
-def opened(store: Store, path: str) -> Iterator[pq.ParquetFile]:
+def opened(store: LocalStore, path: str) -> Iterator[pq.ParquetFile]:
     """Open a Parquet file of the archive for reading.
 
     Args:
@@ -375,7 +347,7 @@ def opened(store: Store, path: str) -> Iterator[pq.ParquetFile]:
 
 
 def read_batches(
-    store: Store,
+    store: LocalStore,
     path: str,
     within: Range | None = None,
     columns: list[str] | None = None,
@@ -400,26 +372,7 @@ def read_batches(
                 yield kept
 
 
-def time_bounds(store: Store, path: str) -> tuple[int, int] | None:
-    """Read the first and last published time (ns) from the file's statistics; None for no rows.
-
-    Args:
-        store: the archive's files.
-        path: of the segment.
-    """
-    with opened(store, path) as file:
-        return bounds_by(file.metadata)
-
-
-def bounds_by(metadata: Any) -> tuple[int, int] | None:  # noqa: ANN401 - pyarrow has no types for it
-    """The first and last published time (ns) by a segment's pyarrow metadata; None for no rows."""
-    last = metadata.num_row_groups - 1
-    if last < 0:
-        return None
-    return _bounds(metadata.row_group(0))[0], _bounds(metadata.row_group(last))[1]
-
-
-def rows_touched(store: Store, path: str, within: Range) -> int:
+def rows_touched(store: LocalStore, path: str, within: Range) -> int:
     """Count the rows of the row groups that a query on the range `within` must read.
 
     Args:
@@ -433,18 +386,7 @@ def rows_touched(store: Store, path: str, within: Range) -> int:
         return sum(group.num_rows for group in groups if _may_overlap(group, within, column))
 
 
-_TIME = TRADES.get_field_index("time")
-
-
-def _may_overlap(group: Any, within: Range, column: int = _TIME) -> bool:  # noqa: ANN401 - pyarrow has no types for it
+def _may_overlap(group: Any, within: Range, column: int = TIME_INDEX) -> bool:  # noqa: ANN401 - pyarrow has no types for it
     """Whether a row group may have rows in a range, by its statistics."""
-    first, last = _bounds(group, column)
+    first, last = group_bounds(group, column)
     return last > within.after and first <= within.through
-
-
-def _bounds(group: Any, column: int = _TIME) -> tuple[int, int]:  # noqa: ANN401 - pyarrow has no types for it
-    """The first and last published time of a row group, by its statistics."""
-    statistics = group.column(column).statistics
-    if statistics is None:
-        return (0, END_OF_TIME)
-    return (int(statistics.min_raw), int(statistics.max_raw))

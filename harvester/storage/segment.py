@@ -5,16 +5,19 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
 
 from harvester.errors import BAD_JSON, ArchiveDamaged, ArchiveTooNew
-from harvester.schema import FORMAT
-from harvester.storage.filesystem import Entry, Store
-from harvester.times import Range, year_of
+from harvester.schema import FORMAT, TRADES
+from harvester.storage.filesystem import LocalStore
+from harvester.times import END_OF_TIME, Range, year_of
 
 # --- footer ---------------------------------------------------------------------------------------
+
+
+TIME_INDEX = TRADES.get_field_index("time")
 
 
 class ConfirmedIdGap(NamedTuple):
@@ -63,6 +66,8 @@ class Footer:
         across_files: id gaps inside which imported files have fewer trades than there are free
             ids, found when the ranges next to them were downloaded. `verify` accepts exactly
             these, as long as they are there.
+        bounds: first and last published time in nanoseconds, by the file's statistics; None where
+            there are no rows, or the footer was not read from a file.
     """
 
     range: Range
@@ -79,6 +84,7 @@ class Footer:
     checksum: str = ""
     imported: tuple[ImportedRange, ...] = field(default=())
     across_files: tuple[ConfirmedIdGap, ...] = field(default=())
+    bounds: tuple[int, int] | None = field(default=None, compare=False)
 
     @property
     def altname(self) -> str:
@@ -105,6 +111,7 @@ class _Named(msgspec.Struct):
 
 def encode(footer: Footer) -> dict[str, str]:
     """Encode a footer as Parquet key-value metadata."""
+    first, last = footer.first_trade_id, footer.last_trade_id
     texts = {
         "format": str(FORMAT),
         "range": f"{footer.range.after:019d}-{footer.range.through:019d}",
@@ -112,8 +119,8 @@ def encode(footer: Footer) -> dict[str, str]:
         "source": footer.source,
         "cursor": footer.cursor or "",
         "rows": str(footer.rows),
-        "first_trade_id": _text(footer.first_trade_id),
-        "last_trade_id": _text(footer.last_trade_id),
+        "first_trade_id": "" if first is None else str(first),
+        "last_trade_id": "" if last is None else str(last),
         "rows_before_first_id": str(footer.lead),
         "rows_after_last_id": str(footer.trail),
         "jumps": msgspec.json.encode(footer.jumps).decode(),
@@ -127,21 +134,13 @@ def encode(footer: Footer) -> dict[str, str]:
     return {f"harvester.{key}": text for key, text in texts.items()}
 
 
-def _text(number: int | None) -> str:
-    return "" if number is None else str(number)
-
-
-def _number(text: str) -> int | None:
-    return int(text) if text else None
-
-
-def decode(path: str, raw: dict[bytes, bytes], rows: int) -> Footer:
-    """Decode a footer from Parquet key-value metadata, and check its number of rows.
+def decode(path: str, metadata: Any, *, is_verified: bool = True) -> Footer:  # noqa: ANN401 - pyarrow has no types for it
+    """Decode the footer of a Parquet file, and check its number of rows.
 
     Args:
         path: of the file, for messages.
-        raw: the metadata.
-        rows: how many rows the file has.
+        metadata: of the file, as pyarrow read it.
+        is_verified: False for a file that may be damaged: the number of rows is not checked.
 
     Raises:
         ArchiveTooNew: a newer harvester wrote it.
@@ -150,7 +149,7 @@ def decode(path: str, raw: dict[bytes, bytes], rows: int) -> Footer:
     try:
         texts = {
             key.decode().removeprefix("harvester."): value.decode()
-            for key, value in raw.items()
+            for key, value in (metadata.metadata or {}).items()
             if key.startswith(b"harvester.")
         }
         if int(texts["format"]) > FORMAT:
@@ -159,38 +158,57 @@ def decode(path: str, raw: dict[bytes, bytes], rows: int) -> Footer:
                 "install a newer one"
             )
         after, _, through = texts["range"].partition("-")
+        first, last = texts["first_trade_id"], texts["last_trade_id"]
+        gaps, imported = list[ConfirmedIdGap], list[ImportedRange]
         footer = Footer(
             range=Range(int(after), int(through)),
             pair=texts["pair"],
             source=texts["source"],
             cursor=texts["cursor"] or None,
             rows=int(texts["rows"]),
-            first_trade_id=_number(texts["first_trade_id"]),
-            last_trade_id=_number(texts["last_trade_id"]),
+            first_trade_id=int(first) if first else None,
+            last_trade_id=int(last) if last else None,
             lead=int(texts["rows_before_first_id"]),
             trail=int(texts["rows_after_last_id"]),
-            jumps=tuple(msgspec.json.decode(texts["jumps"], type=list[ConfirmedIdGap])),
+            jumps=tuple(msgspec.json.decode(texts["jumps"], type=gaps)),
             unasked_jumps=int(texts["jumps_not_asked_for"]),
             checksum=texts["rows_sha256"],
-            across_files=tuple(
-                msgspec.json.decode(texts.get("across_files", "[]"), type=list[ConfirmedIdGap])
-            ),
-            imported=tuple(
-                msgspec.json.decode(texts.get("imported", "[]"), type=list[ImportedRange])
-            ),
+            across_files=tuple(msgspec.json.decode(texts.get("across_files", "[]"), type=gaps)),
+            imported=tuple(msgspec.json.decode(texts.get("imported", "[]"), type=imported)),
+            bounds=_bounds(metadata),
         )
     except (KeyError, *BAD_JSON) as error:
         raise ArchiveDamaged(f"{path} has no footer of a segment ({error!r})") from error
-    if footer.rows != rows:
+    rows = metadata.num_rows
+    if is_verified and footer.rows != rows:
         raise ArchiveDamaged(f"{path} has {rows} rows, but its footer says {footer.rows}")
     return footer
 
 
-# --- segment --------------------------------------------------------------------------------------
+def _bounds(metadata: Any) -> tuple[int, int] | None:  # noqa: ANN401 - pyarrow has no types for it
+    """The first and last published time of a file by its statistics; None for no rows."""
+    groups = [metadata.row_group(index) for index in range(metadata.num_row_groups)]
+    bounds = [group_bounds(group) for group in groups]
+    return (min(bounds)[0], max(last for _, last in bounds)) if bounds else None
 
+
+def group_bounds(group: Any, column: int = TIME_INDEX) -> tuple[int, int]:  # noqa: ANN401 - pyarrow has no types for it
+    """The first and last published time of a row group; all times where it has no statistics.
+
+    Args:
+        group: the row group's metadata, as pyarrow read it.
+        column: the index of the column `time`.
+    """
+    chunk = group.column(column) if column < group.num_columns else None
+    if chunk is None or chunk.statistics is None or chunk.physical_type != "INT64":
+        return (0, END_OF_TIME)
+    return (int(chunk.statistics.min_raw), int(chunk.statistics.max_raw))
+
+
+# --- names ----------------------------------------------------------------------------------------
 
 _PATH = re.compile(r"trades/pair=([^/]+)/year=(\d{4})/(\d{19})-(\d{19})(?:\.csv)?\.parquet")
-_IMPORTED_ENDING = ".csv.parquet"
+IMPORTED_ENDING = ".csv.parquet"
 
 
 class Segment(NamedTuple):
@@ -215,7 +233,7 @@ class Segment(NamedTuple):
     @property
     def is_imported(self) -> bool:
         """Whether its trades come from a CSV file: their times may be whole seconds."""
-        return self.path.endswith(_IMPORTED_ENDING)
+        return self.path.endswith(IMPORTED_ENDING)
 
 
 def reading_order(segment: Segment) -> tuple[int, int, bool]:
@@ -236,7 +254,7 @@ def segment_path(
         is_imported: whether the trades come from a CSV file, which the name shows.
     """
     year = year_of(covered.through if last_time_ns is None else last_time_ns)
-    ending = _IMPORTED_ENDING if is_imported else ".parquet"
+    ending = IMPORTED_ENDING if is_imported else ".parquet"
     name = f"{covered.after:019d}-{covered.through:019d}{ending}"
     return f"trades/pair={pair}/year={year:04d}/{name}"
 
@@ -257,19 +275,6 @@ def parse_path(path: str, size: int, changed_ns: int = 0) -> Segment | None:
     if covered.after >= covered.through:
         return None
     return Segment(pair, int(year), covered, path, size, changed_ns)
-
-
-def pair_files(store: Store, pair: str) -> list[Entry]:
-    """List all files below a pair's folder, segments or not.
-
-    Args:
-        store: the archive's files.
-        pair: altname.
-
-    Raises:
-        ArchiveDamaged: the pair's folder, or one below it, is a symbolic link.
-    """
-    return store.files(f"trades/pair={pair}", refuse_links=True)
 
 
 def is_segment(file: Path) -> bool:
@@ -301,7 +306,7 @@ def rollup_path(segment: Segment, interval: str) -> str:
     return segment.path.replace("trades/", f"candles/interval={interval}/", 1)
 
 
-def list_rollups(store: Store, pair: str) -> list[RollUp]:
+def list_rollups(store: LocalStore, pair: str) -> list[RollUp]:
     """List the roll-ups of a pair, of all levels; no file is opened.
 
     Args:

@@ -21,13 +21,12 @@ from harvester.storage.archive_files import (
 from harvester.storage.compaction import (
     are_ordered_within,
     between_quiet_moments,
-    confirmed_by_part,
+    footers_by_part,
     footers_without,
     is_within,
     plan_merges,
     shortened_footer,
     split_by_year,
-    unconfirmed_by_part,
 )
 from harvester.storage.parquet_files import read_batches, read_schema, stage_rollup, stage_segment
 from harvester.storage.segment import (
@@ -75,17 +74,6 @@ def writer(archive: TradeStore, pair: str, *, sweep: bool = True) -> Iterator[Wr
             yield pair_writer
         finally:
             archive.store.remove_folder(f"staging/{pair}")
-
-
-def keep_pairs(archive: TradeStore, data: bytes) -> None:
-    """Store the list of pairs, by which names are resolved.
-
-    Args:
-        archive: where to store it.
-        data: the list as JSON.
-    """
-    with locked(archive.root / "locks", "_pairs", wait_s=10.0):
-        archive_files.keep_pairs(archive.store, data)
 
 
 class Writer:
@@ -223,15 +211,9 @@ class Writer:
         archive_files.mark(self._store, self.pair)
         committed = []
         parts = list(split_by_year(covered, batches))
-        unconfirmed, confirmed = (
-            unconfirmed_by_part(footer, parts),
-            confirmed_by_part(footer, parts),
-        )
-        for (part, part_rows), count, gaps in zip(parts, unconfirmed, confirmed, strict=True):
-            across = footer.across_files if part.through == covered.through else ()
-            part_footer = replace(
-                footer, range=part, jumps=gaps, unasked_jumps=count, across_files=across
-            )
+        for (_, part_rows), part in zip(parts, footers_by_part(footer, parts), strict=True):
+            is_last = part.range.through == covered.through
+            part_footer = part if is_last else replace(part, across_files=())
             committed.append(self._write(with_ties(part_rows), part_footer))
         return committed
 
@@ -287,12 +269,12 @@ class Writer:
     def keep_rollup(
         self, segment: Segment, interval: str, partials: Iterable[pa.RecordBatch]
     ) -> None:
-        """Store a roll-up of a segment, replacing the one of the same level.
+        """LocalStore a roll-up of a segment, replacing the one of the same level.
 
         Args:
             segment: from whose rows it was made.
             interval: the level, such as 1m.
-            partials: batches of `rollup_files.PARTIALS`.
+            partials: batches of `parquet_files.PARTIALS`.
         """
         footer = self.archive.footer(segment)
         staged = stage_rollup(self._store, self.pair, partials, interval, footer)
@@ -428,15 +410,10 @@ class Writer:
             footer: the footer, or a function called once all rows were written; fields that depend
                 on rows are filled in.
         """
-        last_ns: list[int] = []
-        noted = _noting_last_time(trades, last_ns)
-        staged, whole = stage_segment(self._store, self.pair, noted, footer)
-        return staged, segment_path(
-            self.pair,
-            whole.range,
-            last_ns[-1] if last_ns else None,
-            is_imported=whole.source == "csv",
-        )
+        staged, whole = stage_segment(self._store, self.pair, trades, footer)
+        last_ns = whole.bounds[1] if whole.bounds else None
+        is_imported = whole.source == "csv"
+        return staged, segment_path(self.pair, whole.range, last_ns, is_imported=is_imported)
 
     def _write(
         self, trades: Iterable[pa.RecordBatch], footer: Footer | Callable[[], Footer]
@@ -522,15 +499,6 @@ def verified_rows(archive: TradeStore, segments: Iterable[Segment]) -> Iterator[
                 f"{archive.location(segment)} has other rows than its footer says: "
                 f"{repair if is_stored else 'the same command downloads its range again'}"
             )
-
-
-def _noting_last_time(
-    trades: Iterable[pa.RecordBatch], last_ns: list[int]
-) -> Iterator[pa.RecordBatch]:
-    """Pass batches on; `last_ns` is set to the last published time so far."""
-    for batch in trades:
-        last_ns[:] = [int(times(batch)[-1])]
-        yield batch
 
 
 def _in_order(rows: Iterable[pa.RecordBatch], ends: list[int]) -> Iterator[pa.RecordBatch]:

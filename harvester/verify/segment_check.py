@@ -22,8 +22,8 @@ from harvester.schema import (
     times,
     trade_ids,
 )
-from harvester.storage.parquet_files import READ_ROWS, footer_in, opened, read_partials
-from harvester.storage.segment import Footer, RollUp, Segment, segment_path
+from harvester.storage.parquet_files import READ_ROWS, opened, read_partials
+from harvester.storage.segment import Footer, RollUp, Segment, decode, segment_path
 from harvester.storage.trade_store import TradeStore
 from harvester.times import Range
 from harvester.trade_ids import LastId, find_gaps
@@ -144,7 +144,7 @@ def check_segment(
     found = SegmentFindings(segment)
     try:
         with opened(archive.store, segment.path) as file:
-            footer = found.footer = footer_in(segment.path, file)
+            footer = found.footer = decode(segment.path, file.metadata)
             _check_footer(found, footer)
             if not file.schema_arrow.remove_metadata().equals(TRADES):
                 found.wrong.append("its columns are not those of the format")

@@ -26,8 +26,9 @@ from harvester.kraken.pairs import Pair
 from harvester.query.candles import QuerySession
 from harvester.query.plan import CandleQuery, max_candles
 from harvester.server.sample_data import create_sample_archive
+from harvester.storage.archive_files import keep_pairs
 from harvester.storage.trade_store import TradeStore as Disk
-from harvester.storage.writer import keep_pairs, writer
+from harvester.storage.writer import writer
 from harvester.times import DAY, END_OF_TIME, Range, parse_interval
 
 HARVESTER = [sys.executable, "-c", "from harvester.cli.main import main; main()"]
@@ -40,7 +41,7 @@ def held(path: Path, parts: list[tuple[Range, list[candle_oracle.Row]]]) -> harv
     """An archive of an XBT/USD of these trades."""
     disk = Disk(path)
     pair = Pair(altname="XBTUSD", wsname="XBT/USD", pair_decimals=1)
-    keep_pairs(disk, msgspec.json.encode({"XBTUSD": pair}))
+    keep_pairs(disk.store, msgspec.json.encode({"XBTUSD": pair}))
     hold(disk, parts)
     return harvester.open(path)
 

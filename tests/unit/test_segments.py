@@ -18,7 +18,7 @@ from harvester.errors import ArchiveDamaged, ArchiveError, ArchiveTooNew, Archiv
 from harvester.schema import TRADES
 from harvester.storage import parquet_files as module
 from harvester.storage.filesystem import LocalStore
-from harvester.storage.parquet_files import read_batches, read_footer, stage_segment, time_bounds
+from harvester.storage.parquet_files import read_batches, read_footer, stage_segment
 from harvester.storage.segment import ConfirmedIdGap, Footer, Segment, parse_path, segment_path
 from harvester.times import Range
 
@@ -320,12 +320,12 @@ def test_row_groups_outside_the_range_are_not_read(
 
 
 def test_time_bounds_are_the_first_and_the_last(grouped: tuple[LocalStore, str]) -> None:
-    assert time_bounds(*grouped) == (10, 80)
+    assert read_footer(*grouped).bounds == (10, 80)
 
 
 def test_a_segment_of_no_rows_has_no_bounds(tmp_path: Path) -> None:
     store, staged, full = written(tmp_path, [])
-    assert (time_bounds(store, staged), read_back(store, staged), full.rows) == (None, [], 0)
+    assert (read_footer(store, staged).bounds, read_back(store, staged), full.rows) == (None, [], 0)
 
 
 # Damage.

@@ -195,7 +195,7 @@ def test_ranges_that_were_put_in_another_order_by_hand_count(store: LocalStore) 
 
 
 def test_what_names_are_resolved_with_is_kept(store: LocalStore) -> None:
-    assert archive_files.known_pairs(store) is None
+    assert store.read("pairs.json") is None
     archive_files.keep_pairs(store, b'{"XBTUSD":{"altname":"XBTUSD"}}')
-    assert json.loads(archive_files.known_pairs(store) or b"") == {"XBTUSD": {"altname": "XBTUSD"}}
+    assert json.loads(store.read("pairs.json") or b"") == {"XBTUSD": {"altname": "XBTUSD"}}
     assert store.files("staging") == []
