@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -24,9 +25,7 @@ from harvester.schema import (
 from harvester.storage.parquet_files import PARTIALS, read_batches
 from harvester.storage.segment import RollUp, Segment, rollup_path
 from harvester.storage.writer import Progress, Writer
-from harvester.times import Interval, parse_interval, show
-
-# --- aggregate ------------------------------------------------------------------------------------
+from harvester.times import parse_interval, show
 
 # DuckDB's SQL (`sources.BASE`) is the definition of a candle; `verify` compares both. For a small
 # segment pyarrow needs a third of the time, and a download need not load DuckDB.
@@ -232,7 +231,7 @@ def candles_of_trades(
     yield from candles.finish()
 
 
-# --- build ----------------------------------------------------------------------------------------
+# --- roll-ups -------------------------------------------------------------------------------------
 
 
 @dataclass(slots=True)
@@ -250,32 +249,33 @@ class RollupReport:
     notes: list[str] = field(default_factory=list)
 
 
-def parse_levels(texts: Iterable[str]) -> list[Interval]:
-    """Return the levels of roll-ups, the finest first.
+def parse_levels(texts: Iterable[str]) -> dict[str, int]:
+    """Return the levels of roll-ups and the lengths of their candles (ns), the finest first.
 
     Raises:
         BadInterval: a text is no interval of fixed length.
     """
-    levels = [parse_interval(text) for text in texts]
-    for level in levels:
+    widths_ns = {}
+    for level in map(parse_interval, texts):
         if level.width_ns is None:
             raise BadInterval(
                 f"rollups contains {level.text!r}, which follows the calendar: "
                 "give fixed lengths such as 1m or 1h"
             )
-    return sorted(levels, key=lambda level: level.width_ns or 0)
+        widths_ns[level.text] = level.width_ns
+    return dict(sorted(widths_ns.items(), key=lambda level: level[1]))
 
 
 def roll_up(
     writer: Writer,
-    levels: Sequence[Interval],
+    levels: Mapping[str, int],
     progress: Progress = lambda _pair, _done, _all: None,
 ) -> RollupReport:
     """Build the roll-ups that a pair's segments lack, or that were built from other rows.
 
     Args:
         writer: the pair's writer, which holds its lock.
-        levels: the intervals of the roll-ups; see `parse_levels`.
+        levels: the roll-ups' levels; see `parse_levels`.
         progress: called after each segment.
 
     Raises:
@@ -285,60 +285,43 @@ def roll_up(
     report = RollupReport()
     segments = writer.archive.segments(writer.pair)
     for done, segment in enumerate(segments, 1):
-        _roll_up_segment(writer, segment, levels, report)
+        if writer.archive.footer(segment).rows:
+            _roll_up_segment(writer, segment, levels, report)
         progress(writer.pair, done, len(segments))
     return report
 
 
 def _roll_up_segment(
-    writer: Writer, segment: Segment, levels: Sequence[Interval], report: RollupReport
+    writer: Writer, segment: Segment, levels: Mapping[str, int], report: RollupReport
 ) -> None:
-    if writer.archive.footer(segment).rows == 0:
-        return
-    missing = [level for level in levels if not _is_up_to_date(writer, segment, level)]
+    archive = writer.archive
+    missing = dict(levels)
+    for level in levels:
+        rollup = RollUp(level, segment.path, rollup_path(segment, level), 0)
+        with suppress(FileNotFoundError):
+            if archive.is_rollup_valid(rollup, segment):
+                del missing[level]
     report.up_to_date += len(levels) - len(missing)
+    if not missing:
+        return
+    checksum = RowsChecksum()
+    partials = PartialCandles(list(missing.values()), f"roll-ups of {segment.path}")
     try:
-        partials_by_level = _build(writer, segment, missing) if missing else {}
+        for batch in read_batches(archive.store, segment.path):
+            checksum.update(batch)
+            partials.add(batch)
+        batches_by_level = partials.finish()
     except ValueDoesNotFit as reason:
         report.notes.append(str(reason))
         return
-    for level, partials in partials_by_level.items():
-        writer.keep_rollup(segment, level, partials)
-        report.built += 1
-
-
-def _is_up_to_date(writer: Writer, segment: Segment, level: Interval) -> bool:
-    path = rollup_path(segment, level.text)
-    try:
-        return writer.archive.is_rollup_valid(RollUp(level.text, segment.path, path, 0), segment)
-    except FileNotFoundError:
-        return False
-
-
-def _build(
-    writer: Writer, segment: Segment, levels: Sequence[Interval]
-) -> dict[str, list[pa.RecordBatch]]:
-    archive = writer.archive
-    checksum = RowsChecksum()
-    widths_ns = [width_of(level) for level in levels]
-    partials = PartialCandles(widths_ns, f"roll-ups of {segment.path}")
-    for batch in read_batches(archive.store, segment.path):
-        checksum.update(batch)
-        partials.add(batch)
     if checksum.hexdigest() != archive.footer(segment).checksum:
         raise ArchiveDamaged(
             f"the rows of {archive.location(segment)} differ from its footer: it was not rolled "
             f"up. `harvester verify {writer.pair}` shows the details"
         )
-    batches_by_level = zip(levels, partials.finish(), strict=True)
-    return {level.text: batches for level, batches in batches_by_level}
-
-
-def width_of(level: Interval) -> int:
-    """Return the length of a level's candles in nanoseconds."""
-    if level.width_ns is None:
-        raise BadInterval(f"{level.text} is no level of roll-ups: give a fixed length such as 1h")
-    return level.width_ns
+    for level, batches in zip(missing, batches_by_level, strict=True):
+        writer.keep_rollup(segment, level, batches)
+        report.built += 1
 
 
 class PartialCandles:
@@ -390,11 +373,3 @@ class PartialCandles:
         columns = stored_columns(candles, self._what) | {"time": pa.array(opens).cast(TIME)}
         self._batches[level].append(pa.RecordBatch.from_pydict(columns, schema=PARTIALS))
         self._add(candles, level)
-
-
-# --- recomputation --------------------------------------------------------------------------------
-
-# Roll-ups are built with pyarrow (`PartialCandles`). `verify` recomputes them with
-# DuckDB: two implementations without common code prove more than one.
-
-MEMORY_LIMIT = "512MB"

@@ -26,13 +26,12 @@ from harvester.errors import (
     ValueDoesNotFit,
 )
 from harvester.query import views
-from harvester.query.aggregate import width_of
 from harvester.query.sources import BASE, EXTRA, LAST_TIME, path_literal, range_conditions
 from harvester.query.views import COLUMNS
 from harvester.schema import TRADES, WORD
 from harvester.storage.parquet_files import PARTIALS
 from harvester.storage.trade_store import EVERYTHING, LISTINGS, Piece, TradeStore
-from harvester.times import Interval, Range, year_end
+from harvester.times import Range, year_end
 
 # --- connection -----------------------------------------------------------------------------------
 
@@ -463,15 +462,21 @@ def _no_trades_sql() -> str:
     return f"SELECT {columns} WHERE false"
 
 
+# --- roll-ups, recomputed -------------------------------------------------------------------------
+
+# Roll-ups are built with pyarrow (`aggregate.PartialCandles`). `verify` recomputes them with
+# DuckDB: two implementations without common code prove more than one.
+
 TRADE_COLUMNS = ["trade_id", "time", "price", "volume", "side"]
+_RECOMPUTE_MEMORY = "512MB"
 
 
-def recompute_partials(batches: Iterable[pa.RecordBatch], level: Interval, what: str) -> pa.Table:
+def recompute_partials(batches: Iterable[pa.RecordBatch], width_ns: int, what: str) -> pa.Table:
     """Compute the partial candles of a segment again, by the SQL that defines a candle.
 
     Args:
         batches: all trades of the segment in order, with `TRADE_COLUMNS`.
-        level: the interval of the candles.
+        width_ns: the length of the candles.
         what: names the work in messages.
 
     Returns a table of `PARTIALS`.
@@ -481,15 +486,15 @@ def recompute_partials(batches: Iterable[pa.RecordBatch], level: Interval, what:
     """
     formulas = BASE | EXTRA | LAST_TIME
     columns = ", ".join(f"{formulas[name]} AS {name}" for name in PARTIALS.names[1:])
-    number = f"epoch_ns(time) // {width_of(level)}"
+    number = f"epoch_ns(time) // {width_ns}"
     sql = (
-        f"SELECT make_timestamp_ns({number} * {width_of(level)}) AS time, {columns}\n"
+        f"SELECT make_timestamp_ns({number} * {width_ns}) AS time, {columns}\n"
         f"FROM trades GROUP BY {number} ORDER BY {number}"
     )
     fields = [*(TRADES.field(name) for name in TRADE_COLUMNS), pa.field("place", pa.int64())]
     reader = pa.RecordBatchReader.from_batches(pa.schema(fields), _with_place(batches))
-    connection = shared_connection(MEMORY_LIMIT, 1)
-    with translate_errors(what, MEMORY_LIMIT):
+    connection = shared_connection(_RECOMPUTE_MEMORY, 1)
+    with translate_errors(what, _RECOMPUTE_MEMORY):
         connection.register("trades", reader)
         return connection.sql(sql).to_arrow_table().cast(PARTIALS).combine_chunks()
 

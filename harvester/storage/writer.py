@@ -261,7 +261,9 @@ class Writer:
         runs = [part for run in planned for part in self._by_market(run) if len(part) > 1]
         done, total = 0, sum(len(run) for run in runs)
         for run in runs:
-            self._merge(run)
+            self._write(verified_rows(self.archive, run), self._merged_footer(run))
+            for segment in run:
+                self.remove(segment)
             done += len(run)
             progress(self.pair, done, total)
         return len(segments), len(segments) - sum(len(run) - 1 for run in runs)
@@ -340,12 +342,6 @@ class Writer:
             part.append(segment)
             key = segment_key or key
         yield part
-
-    def _merge(self, run: list[Segment]) -> None:
-        """Replace adjacent segments by one."""
-        self._write(verified_rows(self.archive, run), self._merged_footer(run))
-        for segment in run:
-            self.remove(segment)
 
     def replace_imported(self, imported: Segment, downloaded: Sequence[Segment]) -> None:
         """Replace an imported segment by downloaded trades of exactly its range.

@@ -50,8 +50,8 @@ def _wrong_rollups(
     """
     for rollup in rollups:
         try:
-            [level] = parse_levels([rollup.interval])
-            expected = recompute_partials(read_trades(), level, f"roll-ups of {segment.path}")
+            [width_ns] = parse_levels([rollup.interval]).values()
+            expected = recompute_partials(read_trades(), width_ns, f"roll-ups of {segment.path}")
             is_equal = read_partials(archive.store, rollup.path).equals(expected)
             is_valid = archive.is_rollup_valid(rollup, segment)
         except BadInterval:
