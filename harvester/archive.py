@@ -766,7 +766,7 @@ class Archive:
             >>> archive.ohlc("btc/usd", "4h", since="2026-01-30", fill="previous").shape
             (6, 8)
         """
-        from harvester.query.candles import QuerySession, candles_relation, guard_against_huge_fill
+        from harvester.query.candles import QuerySession, guard_against_huge_fill
         from harvester.query.result import Result, ResultSource
 
         self._check_open()
@@ -782,7 +782,7 @@ class Archive:
         return Result(
             ResultSource(
                 query.title,
-                lambda: candles_relation(session, query),
+                lambda: session.relation(query),
                 lambda: frozenset((*store.segments(query.pair), *store.rollups(query.pair))),
                 session.memory_limit,
                 lambda rows: session.batches(query, rows),
@@ -906,7 +906,7 @@ class Archive:
             >>> plan.parts, "read_parquet" in plan.sql
             (1, True)
         """
-        from harvester.query.candles import explain
+        from harvester.query.candles import QuerySession, explain
 
         self._check_open()
         query = self._candle_query(
@@ -914,7 +914,8 @@ class Archive:
         )
         query = replace(query, all_columns=all_columns, complete_only=complete_only)
         _, query = self._with_pair(pair, query)
-        return explain(self._store, query, memory_limit=self._settings.candles.memory_limit)
+        session = QuerySession(self._store, self._settings.candles.memory_limit)
+        return explain(session, query)
 
     @check_types
     def sql(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from decimal import Decimal
 from typing import Any, NamedTuple
 
@@ -13,8 +12,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from harvester.kraken.pairs import Pair
-from harvester.query.candles import QuerySession
-from harvester.query.plan import CandleQuery, Plan, max_candles
+from harvester.query.plan import CandleQuery
 from harvester.storage.trade_store import TradeStore
 from harvester.times import (
     BEGINNING_NS,
@@ -25,66 +23,16 @@ from harvester.times import (
     Range,
     missing,
     overlap,
-    parse_interval,
     show_short,
     union,
 )
 
 # --- interval -------------------------------------------------------------------------------------
 
-MOST_CANDLES = 3_000
-"""More than a screen has columns of pixels; a browser still scrolls so many smoothly."""
-
-LADDER = tuple(
-    parse_interval(text)
-    for text in "1s 5s 15s 30s 1m 5m 15m 30m 1h 4h 1d 1w 1mo 1q 1y".split()  # noqa: SIM905
-)
-
-
-class DrawableQuery(NamedTuple):
-    """A candle query that a screen can show.
-
-    Attributes:
-        query: of the requested interval, or of a coarser one.
-        requested_candles: how many candles the requested interval has at most.
-    """
-
-    query: CandleQuery
-    requested_candles: int
-
 
 def length_ns(interval: Interval) -> int:
     """The length of an interval in nanoseconds; an average for months, quarters and years."""
     return interval.count * 36_525 * DAY // MAX_COUNT[interval.unit]
-
-
-def drawable(archive: TradeStore, query: CandleQuery) -> DrawableQuery:
-    """Choose the next coarser interval with at most `MOST_CANDLES` candles, if there are more.
-
-    No candles are computed: file names and footers show how many there can be.
-
-    Args:
-        archive: where the trades are.
-        query: what is requested.
-
-    Raises:
-        NothingHeld: no trades of the pair are stored.
-        ArchiveDamaged: a file can't be read, or files keep vanishing.
-    """
-
-    def expected(plan: Plan) -> int:
-        return max_candles(archive, plan)
-
-    session = QuerySession(archive)
-    requested_candles = session.with_snapshot_retry(query, expected)
-    found = query
-    if requested_candles > MOST_CANDLES:
-        for interval in LADDER:
-            if length_ns(interval) > length_ns(query.interval):
-                found = replace(query, interval=interval)
-                if session.with_snapshot_retry(found, expected) <= MOST_CANDLES:
-                    break
-    return DrawableQuery(found, requested_candles)
 
 
 # --- texts ----------------------------------------------------------------------------------------
@@ -173,35 +121,22 @@ def arranged(table: pa.Table, interval: Interval, pair: Pair) -> Candles:
 def _hover_texts(
     opens_ns: NDArray[np.int64], rows: dict[str, list[Any]], decimals: int
 ) -> list[tuple[str, ...]]:
-    def prices(name: str) -> list[str]:
-        return [digits(row, decimals) for row in rows[name]]
+    def column(name: str, min_decimals: int = 0) -> list[str]:
+        return [digits(row, min_decimals) for row in rows[name]]
 
-    def volumes(name: str) -> list[str]:
-        return [digits(row) for row in rows[name]]
-
+    # A vwap is a quotient, not a price: it has two decimals more.
+    vwaps = ["none" if row is None else f"{Decimal(row):,.{decimals + 2}f}" for row in rows["vwap"]]
     return list(
         zip(
             [show_short(open_ns) for open_ns in opens_ns.tolist()],
-            prices("open"),
-            prices("high"),
-            prices("low"),
-            prices("close"),
-            [_vwap_candle_arrays(row, decimals) for row in rows["vwap"]],
-            volumes("volume"),
-            volumes("buy_volume"),
-            volumes("sell_volume"),
+            *(column(name, decimals) for name in ("open", "high", "low", "close")),
+            vwaps,
+            *(column(name) for name in ("volume", "buy_volume", "sell_volume")),
             [f"{row:,}" for row in rows["count"]],
             ["" if whole else f"<br><i>{NOT_WHOLE}</i>" for whole in rows["is_complete"]],
             strict=True,
         )
     )
-
-
-def _vwap_candle_arrays(vwap: float | None, decimals: int) -> str:
-    """A vwap with two decimals more than the pair's prices have; it is a quotient, not a price."""
-    if vwap is None:
-        return "none"
-    return f"{Decimal(vwap):,.{decimals + 2}f}"
 
 
 def line_breaks(candles: Candles, gaps: Sequence[Range]) -> list[int]:

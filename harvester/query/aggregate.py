@@ -350,26 +350,20 @@ class PartialCandles:
             ArchiveDamaged: a price or a volume is below 0.
             ValueDoesNotFit: a sum has too many digits.
         """
-        self._add(bars_of_trades(batch, self._what, all_columns=True), -1)
+        self._advance([bars_of_trades(batch, self._what, all_columns=True)])
 
     def finish(self) -> list[list[pa.RecordBatch]]:
         """Return the candles of all trades: batches of `PARTIALS` for each width."""
-        for level, candles in enumerate(self._levels):
-            for last in candles.finish():
-                self._keep(last, level)
+        self._advance([], is_end=True)
         return self._batches
 
-    def _add(self, bars: pa.RecordBatch, source: int) -> None:
-        """Add bars to the levels that are computed from a source, the index of a level."""
+    def _advance(self, bars: list[pa.RecordBatch], *, is_end: bool = False) -> None:
+        """Add trades as bars; each level passes its complete candles on to coarser ones."""
+        complete = {-1: bars}
         for level, candles in enumerate(self._levels):
-            if self._sources[level] == source:
-                self._keep(candles.add(bars), level)
-
-    def _keep(self, candles: pa.RecordBatch, level: int) -> None:
-        if not candles.num_rows:
-            return
-        width_ns = self._levels[level].width_ns
-        opens = begins_ns(candles) // width_ns * width_ns
-        columns = stored_columns(candles, self._what) | {"time": pa.array(opens).cast(TIME)}
-        self._batches[level].append(pa.RecordBatch.from_pydict(columns, schema=PARTIALS))
-        self._add(candles, level)
+            done = [candles.add(part) for part in complete[self._sources[level]] if part.num_rows]
+            complete[level] = done + candles.finish() if is_end else done
+            for part in filter(len, complete[level]):
+                opens = begins_ns(part) // candles.width_ns * candles.width_ns
+                columns = stored_columns(part, self._what) | {"time": pa.array(opens).cast(TIME)}
+                self._batches[level].append(pa.RecordBatch.from_pydict(columns, schema=PARTIALS))

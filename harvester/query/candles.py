@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby, pairwise
 from math import gcd
@@ -13,8 +13,8 @@ from typing import NamedTuple, TypeVar
 import duckdb
 import pyarrow as pa
 
-from harvester.errors import ArchiveDamaged, UsageError
-from harvester.query.calendar import FixedGrid, Grid
+from harvester.errors import UsageError
+from harvester.query.calendar import Grid, fixed_grid
 from harvester.query.candle_sql import (
     aggregates_for,
     candles_sql,
@@ -42,7 +42,7 @@ from harvester.query.sources import (
 from harvester.query.sql import MEMORY_LIMIT, shared_connection, translate_errors
 from harvester.storage.parquet_files import rows_touched
 from harvester.storage.segment import Segment
-from harvester.storage.trade_store import LISTINGS, TradeStore
+from harvester.storage.trade_store import TradeStore, with_snapshot_retry
 from harvester.times import END_OF_TIME, Interval, Range, missing, year_end
 
 # --- session --------------------------------------------------------------------------------------
@@ -63,6 +63,13 @@ class PreparedQuery(NamedTuple):
     plan: Plan
     parts: list[CandleQuery]
     price_decimals: int
+
+    def plan_of(self, part: CandleQuery) -> Plan | None:
+        """Return the plan of a part, if the part is the whole query.
+
+        Other parts are planned when they are read: a long stream outlives a listing of the files.
+        """
+        return self.plan if part == self.plan.query else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,12 +114,12 @@ class QuerySession:
             return would_lose_precision(self.archive, self._with_scan(plan), self.connect())
 
         prepared = self.with_snapshot_retry(query, split)
-        if not needs_precision_check(query):
-            return prepared
-        for part in prepared.parts:
-            if self.with_snapshot_retry(part, loses_precision, _plan_of(prepared, part)):
-                return prepared
-        return prepared._replace(price_decimals=query.pair_decimals)
+        if needs_precision_check(query) and not any(
+            self.with_snapshot_retry(part, loses_precision, prepared.plan_of(part))
+            for part in prepared.parts
+        ):
+            return prepared._replace(price_decimals=query.pair_decimals)
+        return prepared
 
     def sql(self, plan: Plan, price_decimals: int, connection: duckdb.DuckDBPyConnection) -> str:
         """Return the complete SQL of a plan.
@@ -128,35 +135,76 @@ class QuerySession:
         candles = aggregate_sql(self.archive, plan.sources, plan.grid, aggregates)
         return candles_sql(plan, candles, seeds, price_decimals)
 
-    def relation(self, plan: Plan, price_decimals: int) -> duckdb.DuckDBPyRelation:
-        """Return the candles of a plan, on a new connection.
+    def relation(self, query: CandleQuery) -> duckdb.DuckDBPyRelation:
+        """Return candles as a relation that runs when it is read: `.df()`, `.pl()`, and so on.
 
-        Args:
-            plan: the plan of a query.
-            price_decimals: the decimals of the returned prices.
+        It has one row per candle, in order of time; docs/candles.md describes the columns. It reads
+        the files of this moment: after a compaction call again, or use `batches`, which retries.
+
+        It is a union of one query per year: DuckDB does not open the files of a year whose bounds
+        of `time` contradict a caller's condition. Grouped in one query, all trades would be read
+        before the first candle could be left out.
+
+        Raises:
+            NothingHeld: the archive has no trades of the pair.
+            BadSetting: DuckDB rejects the memory limit or the number of threads.
+            ArchiveDamaged: a file can't be read.
+            duckdb.Error: when read: a sum has too many digits, memory ran out, a file was removed.
         """
-        connection = self.connect()
-        return connection.sql(self.sql(plan, price_decimals, connection))
+        decimals, plan = PRICE_DECIMALS, None
+        if needs_precision_check(query):
+            plan, _, decimals = self.prepare(query)
+
+        def relation(plan: Plan) -> duckdb.DuckDBPyRelation:
+            connection = self.connect()
+            parts = [
+                self._part_sql(plan, time_range, decimals, connection)
+                for time_range in _year_ranges(plan)
+            ]
+            return connection.sql("\nUNION ALL ".join(parts))
+
+        return self.with_snapshot_retry(query, relation, plan)
+
+    def _part_sql(
+        self, plan: Plan, time_range: Range, decimals: int, connection: duckdb.DuckDBPyConnection
+    ) -> str:
+        if time_range == plan.query.range:
+            return f"({self.sql(plan, decimals, connection)})"
+        part = plan_from_pieces(self.archive, replace(plan.query, range=time_range), plan.pieces)
+        first, last = part.grid.number(time_range.after + 1), part.grid.number(time_range.through)
+        return (
+            f"SELECT * FROM (\n{self.sql(part, decimals, connection)}\n)\n"  # noqa: S608
+            f"WHERE time >= make_timestamp_ns({part.grid.start_ns(first)}) "
+            f"AND time <= make_timestamp_ns({part.grid.start_ns(last)})"
+        )
 
     def batches(self, query: CandleQuery, batch_rows: int = BATCH_ROWS) -> Iterator[pa.RecordBatch]:
-        """Yield candles as Arrow batches; see `candle_batches`.
+        """Yield candles as Arrow batches, at least one, even while the archive is being written.
 
         Args:
             query: the query.
             batch_rows: about how many candles a batch has.
+
+        Raises:
+            NothingHeld: the archive has no trades of the pair.
+            BadSetting: DuckDB rejects the memory limit or the number of threads.
+            ArchiveDamaged: a file can't be read, or compaction removes files again and again.
+            ValueDoesNotFit: a sum has more than 38 digits.
+            HarvesterError: the memory limit is too low.
         """
         prepared = self.prepare(query)
 
         def begin(plan: Plan) -> tuple[pa.RecordBatch, pa.RecordBatchReader]:
-            relation = self.relation(plan, prepared.price_decimals)
-            reader = relation.to_arrow_reader(batch_rows)
+            connection = self.connect()
+            sql = self.sql(plan, prepared.price_decimals, connection)
+            reader = connection.sql(sql).to_arrow_reader(batch_rows)
             # The sort returns nothing before all files have been read: after the first batch, a
             # removed file does no harm.
             empty = pa.RecordBatch.from_pylist([], schema=reader.schema)
             return next(reader, empty), reader
 
         for index, part in enumerate(prepared.parts):
-            first, reader = self.with_snapshot_retry(part, begin, _plan_of(prepared, part))
+            first, reader = self.with_snapshot_retry(part, begin, prepared.plan_of(part))
             if first.num_rows or index == 0:
                 yield first
             with translate_errors(query.title, self.memory_limit):
@@ -178,21 +226,24 @@ class QuerySession:
             ValueDoesNotFit: a sum has more than 38 digits.
             HarvesterError: the memory limit is too low.
         """
-        for _ in range(LISTINGS):
-            try:
-                current = plan_query(self.archive, query) if plan is None else plan
-            except FileNotFoundError:
-                continue
-            plan = None
-            try:
-                with translate_errors(query.title, self.memory_limit):
-                    return fn(current)
-            except FileNotFoundError:
-                continue
-            except ArchiveDamaged:
-                if not self._lost_a_file(current):
-                    raise
-        raise ArchiveDamaged(f"files of {query.pair} keep vanishing while they are read: try again")
+        plans = [plan] if plan is not None else []
+        current: Plan | None = None
+
+        def run() -> T:
+            nonlocal current
+            current = None
+            current = plans.pop() if plans else plan_query(self.archive, query)
+            with translate_errors(query.title, self.memory_limit):
+                return fn(current)
+
+        def has_lost_a_file() -> bool:
+            if current is None:
+                return False
+            existing = {*self.archive.segments(query.pair), *self.archive.rollups(query.pair)}
+            rollups = {source.rollup for source in current.sources} - {None}
+            return not {*(piece.segment for piece in current.pieces), *rollups} <= existing
+
+        return with_snapshot_retry(run, query.pair, is_stale=has_lost_a_file)
 
     def _with_scan(self, plan: Plan) -> Plan:
         """Return the plan with the files of the shared scan, if they have all that it needs."""
@@ -204,90 +255,20 @@ class QuerySession:
             return plan
         return replace(plan, sources=scan.sources(plan.query.range))
 
-    def _lost_a_file(self, plan: Plan) -> bool:
-        """Return whether a file that the plan reads no longer exists."""
-        pair = plan.query.pair
-        existing = {*self.archive.segments(pair), *self.archive.rollups(pair)}
-        segments = [piece.segment for piece in plan.pieces]
-        rollups = [source.rollup for source in plan.sources if source.rollup is not None]
-        return any(file not in existing for file in (*segments, *rollups))
+
+def _year_ranges(plan: Plan) -> list[Range]:
+    """Cut the query's range where the interval with the first moment of a year starts."""
+    after, through = plan.query.range
+    years = sorted({source.piece.segment.year for source in plan.sources})
+    grid = plan.grid
+    starts_ns = (grid.start_ns(grid.number(year_end(year - 1) + 1)) for year in years[1:])
+    cuts = sorted({start_ns - 1 for start_ns in starts_ns if after < start_ns - 1 < through})
+    return [Range(*bounds) for bounds in pairwise([after, *cuts, through])]
 
 
 def needs_precision_check(query: CandleQuery) -> bool:
     """Return whether all candles are computed once to check that no digit of a price is lost."""
     return query.fill == "kraken" and query.pair_decimals < PRICE_DECIMALS
-
-
-def _plan_of(prepared: PreparedQuery, part: CandleQuery) -> Plan | None:
-    """Return the plan of a part, if the part is the whole query.
-
-    Other parts are planned when they are read: a long stream outlives a listing of the files.
-    """
-    return prepared.plan if part == prepared.plan.query else None
-
-
-# --- query ----------------------------------------------------------------------------------------
-
-
-def ohlc(
-    archive: TradeStore,
-    query: CandleQuery,
-    *,
-    memory_limit: str = MEMORY_LIMIT,
-    threads: int | None = None,
-) -> duckdb.DuckDBPyRelation:
-    """Return candles as a relation that runs when it is read: `.df()`, `.pl()`, and so on.
-
-    It has one row per candle, in order of time; docs/candles.md describes the columns. It reads
-    the files of this moment: after a compaction call again, or use `candle_batches`, which
-    retries.
-
-    Args:
-        archive: where the trades are.
-        query: the query.
-        memory_limit: what DuckDB may use, such as 2GB; beyond it, DuckDB spills to disk.
-        threads: how many threads DuckDB may use; None for all cores.
-
-    Raises:
-        NothingHeld: the archive has no trades of the pair.
-        BadSetting: DuckDB rejects the memory limit or the number of threads.
-        ArchiveDamaged: a file can't be read.
-        duckdb.Error: when read: a sum has too many digits, memory ran out, a file was removed.
-    """
-    session = QuerySession(archive, memory_limit, threads)
-    prepared = session.prepare(query)
-
-    def relation(plan: Plan) -> duckdb.DuckDBPyRelation:
-        return session.relation(plan, prepared.price_decimals)
-
-    return session.with_snapshot_retry(query, relation, prepared.plan)
-
-
-def candle_batches(
-    archive: TradeStore,
-    query: CandleQuery,
-    *,
-    batch_rows: int = BATCH_ROWS,
-    memory_limit: str = MEMORY_LIMIT,
-    threads: int | None = None,
-) -> Iterator[pa.RecordBatch]:
-    """Yield candles as Arrow batches, at least one, even while the archive is being written.
-
-    Args:
-        archive: where the trades are.
-        query: the query.
-        batch_rows: about how many candles a batch has.
-        memory_limit: what DuckDB may use, such as 2GB; beyond it, DuckDB spills to disk.
-        threads: how many threads DuckDB may use; None for all cores.
-
-    Raises:
-        NothingHeld: the archive has no trades of the pair.
-        BadSetting: DuckDB rejects the memory limit or the number of threads.
-        ArchiveDamaged: a file can't be read, or compaction removes files again and again.
-        ValueDoesNotFit: a sum has more than 38 digits.
-        HarvesterError: the memory limit is too low.
-    """
-    return QuerySession(archive, memory_limit, threads).batches(query, batch_rows)
 
 
 # --- limit for empty candles ----------------------------------------------------------------------
@@ -347,31 +328,19 @@ def _min_empty_candles(archive: TradeStore, plan: Plan) -> int:
 
 
 def batches_by_interval(
-    archive: TradeStore,
-    query: CandleQuery,
-    intervals: Sequence[Interval],
-    *,
-    memory_limit: str = MEMORY_LIMIT,
-    threads: int | None = None,
+    session: QuerySession, query: CandleQuery, intervals: Sequence[Interval]
 ) -> Iterator[tuple[Interval, Iterator[pa.RecordBatch]]]:
-    """Yield each interval with its candles as `candle_batches`; the trades are read once.
+    """Yield each interval with its candles as `QuerySession.batches`; the trades are read once.
 
     Args:
-        archive: where the trades are.
+        session: the archive and the settings of DuckDB.
         query: the query; its own interval does not matter.
         intervals: the intervals. Read the batches of one to the end before the next.
-        memory_limit: what DuckDB may use, such as 2GB; beyond it, DuckDB spills to disk.
-        threads: how many threads DuckDB may use; None for all cores.
 
     Raises:
-        NothingHeld: the archive has no trades of the pair.
-        BadSetting: DuckDB rejects the memory limit or the number of threads.
-        ArchiveDamaged: a file can't be read, or compaction removes files again and again.
-        ValueDoesNotFit: a sum has more than 38 digits.
-        HarvesterError: the memory limit is too low.
+        HarvesterError: as `QuerySession.batches`.
     """
     queries = [replace(query, interval=interval) for interval in intervals]
-    session = QuerySession(archive, memory_limit, threads)
     with tempfile.TemporaryDirectory(prefix="harvester-") as folder:
         if len(queries) > 1:
             scan = run_shared_scan(session, queries, Path(folder))
@@ -392,6 +361,7 @@ def run_shared_scan(
 
     Returns the scan; None if fewer than two queries read segments without a usable roll-up.
     """
+    aggregates = aggregates_for(queries[0])
 
     def scan(plan: Plan) -> SharedScan | None:
         plans = [plan_query(session.archive, query) for query in queries]
@@ -399,9 +369,9 @@ def run_shared_scan(
         if len(steps_ns) < 2:
             return None
         covered = [run.range for run in plan.covered]
-        return SharedScan(gcd(*steps_ns), covered, list(write(plan, FixedGrid(gcd(*steps_ns)))))
+        return SharedScan(gcd(*steps_ns), covered, list(write(plan, fixed_grid(gcd(*steps_ns)))))
 
-    def write(plan: Plan, grid: FixedGrid) -> Iterator[Segment]:
+    def write(plan: Plan, grid: Grid) -> Iterator[Segment]:
         first_number = plan.first_trade_number
         if first_number is not None:
             first_number = grid.number(plan.grid.start_ns(first_number))
@@ -413,21 +383,16 @@ def run_shared_scan(
             sources = choose_sources(session.archive, query.pair, pieces, grid)
             candles = aggregate_sql(session.archive, sources, grid, aggregates)
             path = str(folder / f"{part.range.after:019d}.parquet")
-            connection.execute(_copy_sql(candles, grid, aggregates, path))
+            # In order, like a roll-up: the row number is the position.
+            connection.execute(
+                f"COPY (\nSELECT {grid.start_sql('number')} AS time, {', '.join(aggregates)}\n"
+                f"FROM (\n{candles}\n)\n"
+                f"ORDER BY number\n) TO {text_literal(path)} (FORMAT parquet)"
+            )
             yield Segment("", 0, part.range, path, 0)
         connection.close()
 
-    aggregates = aggregates_for(queries[0])
     return session.with_snapshot_retry(queries[0], scan)
-
-
-def _copy_sql(candles: str, grid: Grid, columns: Iterable[str], file: str) -> str:
-    """Return SQL that writes partial candles like a roll-up, in order: row number is position."""
-    return (
-        f"COPY (\nSELECT {grid.start_sql('number')} AS time, {', '.join(columns)}\n"
-        f"FROM (\n{candles}\n)\n"
-        f"ORDER BY number\n) TO {text_literal(file)} (FORMAT parquet)"
-    )
 
 
 # --- explain --------------------------------------------------------------------------------------
@@ -481,40 +446,29 @@ class Explanation:
     sql: str
 
 
-def explain(
-    archive: TradeStore,
-    query: CandleQuery,
-    *,
-    memory_limit: str = MEMORY_LIMIT,
-    threads: int | None = None,
-) -> Explanation:
+def explain(session: QuerySession, query: CandleQuery) -> Explanation:
     """Return how a query would be answered now, without computing the candles.
 
     Args:
-        archive: where the trades are.
+        session: the archive and the settings of DuckDB.
         query: the query.
-        memory_limit: what DuckDB may use, such as 2GB.
-        threads: how many threads DuckDB may use; None for all cores.
 
     Raises:
         NothingHeld: the archive has no trades of the pair.
         BadSetting: DuckDB rejects the memory limit or the number of threads.
         ArchiveDamaged: a file can't be read, or compaction removes files again and again.
     """
-    session = QuerySession(archive, memory_limit, threads)
-    prepared = session.prepare(query)
+    archive, prepared = session.archive, session.prepare(query)
 
     def describe(plan: Plan) -> Explanation:
         reads = tuple(_file_reads(archive, plan.sources))
-        close_piece = last_trade_before(archive, plan)
-        close_read = None
-        if close_piece is not None:
-            close_read = _file_read(archive, Source(close_piece, None), close_piece.within)
+        levels = dict.fromkeys(read.level for read in reads)
+        before = last_trade_before(archive, plan)
         return Explanation(
             query,
             reads,
-            close_read,
-            tuple(_totals(reads)),
+            None if before is None else _file_read(archive, Source(before, None), before.within),
+            tuple(_total(level, reads) for level in levels),
             2 if needs_precision_check(query) else 1,
             len(prepared.parts),
             session.sql(plan, prepared.price_decimals, session.connect()),
@@ -538,74 +492,7 @@ def _file_read(archive: TradeStore, source: Source, read_range: Range) -> FileRe
     return FileRead(source.level, path, source.piece.within, rows)
 
 
-def _totals(reads: Sequence[FileRead]) -> Iterator[ExplainTotals]:
-    for level in dict.fromkeys(read.level for read in reads):
-        of_level = [read for read in reads if read.level == level]
-        files = {read.file for read in of_level}
-        yield ExplainTotals(level, len(files), sum(read.rows for read in of_level))
-
-
-# --- trades ---------------------------------------------------------------------------------------
-
-
-# --- candles --------------------------------------------------------------------------------------
-
-# A candle relation is a union of years. DuckDB does not open the files of a year whose bounds of
-# `time` contradict a caller's condition. Grouped in one query, all trades would be read before
-# the first candle could be left out.
-
-
-def candles_relation(session: QuerySession, query: CandleQuery) -> duckdb.DuckDBPyRelation:
-    """Return the same rows as `candles.ohlc`, as a union of one query per year.
-
-    Args:
-        session: the archive and the settings of DuckDB.
-        query: the query.
-
-    Raises:
-        NothingHeld: the archive has no trades of the pair.
-        BadSetting: DuckDB rejects the memory limit or the number of threads.
-        ArchiveDamaged: a file can't be read.
-        duckdb.Error: when read: a sum has too many digits, memory ran out, a file was removed.
-    """
-    decimals, plan = PRICE_DECIMALS, None
-    if needs_precision_check(query):
-        plan, _, decimals = session.prepare(query)
-
-    def relation(plan: Plan) -> duckdb.DuckDBPyRelation:
-        connection = session.connect()
-        parts = [
-            _part_sql(session, plan, time_range, decimals, connection)
-            for time_range in _year_ranges(plan)
-        ]
-        return connection.sql("\nUNION ALL ".join(parts))
-
-    return session.with_snapshot_retry(query, relation, plan)
-
-
-def _year_ranges(plan: Plan) -> list[Range]:
-    """Cut the query's range where the interval with the first moment of a year starts."""
-    after, through = plan.query.range
-    years = sorted({source.piece.segment.year for source in plan.sources})
-    grid = plan.grid
-    starts_ns = (grid.start_ns(grid.number(year_end(year - 1) + 1)) for year in years[1:])
-    cuts = sorted({start_ns - 1 for start_ns in starts_ns if after < start_ns - 1 < through})
-    return [Range(*bounds) for bounds in pairwise([after, *cuts, through])]
-
-
-def _part_sql(
-    session: QuerySession,
-    plan: Plan,
-    time_range: Range,
-    decimals: int,
-    connection: duckdb.DuckDBPyConnection,
-) -> str:
-    if time_range == plan.query.range:
-        return f"({session.sql(plan, decimals, connection)})"
-    part = plan_from_pieces(session.archive, replace(plan.query, range=time_range), plan.pieces)
-    first, last = part.grid.number(time_range.after + 1), part.grid.number(time_range.through)
-    return (
-        f"SELECT * FROM (\n{session.sql(part, decimals, connection)}\n)\n"  # noqa: S608
-        f"WHERE time >= make_timestamp_ns({part.grid.start_ns(first)}) "
-        f"AND time <= make_timestamp_ns({part.grid.start_ns(last)})"
-    )
+def _total(level: str, reads: Sequence[FileRead]) -> ExplainTotals:
+    of_level = [read for read in reads if read.level == level]
+    files = {read.file for read in of_level}
+    return ExplainTotals(level, len(files), sum(read.rows for read in of_level))

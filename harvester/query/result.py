@@ -14,10 +14,11 @@ import duckdb
 import pyarrow as pa
 
 from harvester.argument_types import check_types, wrong_type
-from harvester.errors import ArchiveDamaged, HarvesterError, UsageError
+from harvester.errors import HarvesterError, UsageError
 from harvester.query.sql import BATCH_ROWS as SQL_BATCH_ROWS
 from harvester.query.sql import (
     MEMORY_LIMIT,
+    MERGED_MEANWHILE,
     file_relation,
     is_repeatable,
     read_statements,
@@ -26,7 +27,7 @@ from harvester.query.sql import (
     translate_errors,
     translate_sql_errors,
 )
-from harvester.storage.trade_store import LISTINGS, TradeStore
+from harvester.storage.trade_store import TradeStore, with_snapshot_retry
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -339,10 +340,8 @@ class Result:
         return f"<harvester.Result: {self._source.title}>"
 
     def _repr_html_(self) -> str:
-        return self._run(self._preview)
-
-    def _preview(self, relation: Relation) -> str:
-        return preview(self._source.title, relation, self._source.units, PREVIEW_ROWS)
+        title, units = self._source.title, self._source.units
+        return self._run(lambda relation: preview(title, relation, units, PREVIEW_ROWS))
 
     def __arrow_c_stream__(self, requested_schema: object = None) -> object:
         """Return the rows by Arrow's C stream interface."""
@@ -420,7 +419,8 @@ class Result:
 
     def _run(self, fn: Callable[[Relation], T]) -> T:
         """Run `fn` on the relation; if compaction removed files, create it again and retry."""
-        for _ in range(LISTINGS):
+
+        def run() -> T:
             try:
                 with self._translate_errors():
                     return fn(self._get_relation())
@@ -428,18 +428,16 @@ class Result:
                 if str(error) == INTERRUPTED:
                     raise KeyboardInterrupt from error
                 raise
-            except ArchiveDamaged:
-                if self._files <= self._source.files():
-                    raise
+
+        def has_lost_a_file() -> bool:
+            if self._files <= self._source.files():
+                return False
             if not self._source.is_repeatable:
-                raise HarvesterError(
-                    "files of the archive were merged into others while they were read: run it "
-                    "again"
-                )
+                raise HarvesterError(MERGED_MEANWHILE)
             self._relation = None
-        raise ArchiveDamaged(
-            f"{self._source.title}: files keep vanishing while they are read: try again"
-        )
+            return True
+
+        return with_snapshot_retry(run, self._source.title, is_stale=has_lost_a_file)
 
     def _translate_errors(self) -> AbstractContextManager[None]:
         if self._source.is_internal:

@@ -6,7 +6,6 @@ import os
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 from threading import Lock
@@ -26,11 +25,17 @@ from harvester.errors import (
     ValueDoesNotFit,
 )
 from harvester.query import views
-from harvester.query.sources import BASE, EXTRA, LAST_TIME, path_literal, range_conditions
-from harvester.query.views import COLUMNS
+from harvester.query.sources import (
+    BASE,
+    EXTRA,
+    LAST_TIME,
+    no_rows_sql,
+    path_literal,
+    range_conditions,
+)
 from harvester.schema import TRADES, WORD
 from harvester.storage.parquet_files import PARTIALS
-from harvester.storage.trade_store import EVERYTHING, LISTINGS, Piece, TradeStore
+from harvester.storage.trade_store import EVERYTHING, Piece, TradeStore, with_snapshot_retry
 from harvester.times import Range, year_end
 
 # --- connection -----------------------------------------------------------------------------------
@@ -165,7 +170,6 @@ def connect_views(
     *,
     names: Mapping[str, str] | None = None,
     memory_limit: str = MEMORY_LIMIT,
-    threads: int | None = None,
 ) -> duckdb.DuckDBPyConnection:
     """Return a connection with the view `trades` and the macros `tape` and `ohlc`; see docs/sql.md.
 
@@ -177,81 +181,11 @@ def connect_views(
         names: altnames by exact spelling, which the macros accept; another case is accepted if it
             fits one pair only. By default the altnames of the stored pairs.
         memory_limit: what DuckDB may use, such as 2GB; beyond it, DuckDB spills to disk.
-        threads: how many threads DuckDB may use; None for all cores.
 
     Raises:
-        BadSetting: DuckDB rejects the memory limit or the number of threads.
+        BadSetting: DuckDB rejects the memory limit.
     """
-    runner = _SnapshotRunner(archive, names, memory_limit, threads)
-    return runner.run(lambda connection: connection)
-
-
-def sql(
-    archive: TradeStore,
-    query: str,
-    params: Sequence[Any] | Mapping[str, Any] | None = None,
-    *,
-    names: Mapping[str, str] | None = None,
-    memory_limit: str = MEMORY_LIMIT,
-) -> duckdb.DuckDBPyRelation:
-    """Run SQL on an archive; the result is a relation that runs when it is read.
-
-    Of several statements, all but the last run at once.
-
-    Args:
-        archive: where the trades are.
-        query: any SQL of DuckDB, with the view `trades` and the macros `tape(pair)` and
-            `ohlc(pair, interval)`.
-        params: values for `?`, or by name for `$name`: pass what a user typed here.
-        names: altnames by exact spelling, which the macros accept.
-        memory_limit: what DuckDB may use.
-
-    Raises:
-        BadQuery: DuckDB rejects the query, or there is none.
-        HarvesterError: the memory limit is too low for a statement that runs at once.
-        ArchiveDamaged: a file of the archive can't be read.
-        duckdb.Error: when read: a value can't be cast, memory ran out, a file was removed.
-    """
-    statements = read_statements(query, memory_limit)
-    return run_statements(archive, statements, params, names=names, memory_limit=memory_limit)
-
-
-def run_statements(
-    archive: TradeStore,
-    statements: Sequence[duckdb.Statement],
-    params: Sequence[Any] | Mapping[str, Any] | None = None,
-    *,
-    names: Mapping[str, str] | None = None,
-    memory_limit: str = MEMORY_LIMIT,
-) -> duckdb.DuckDBPyRelation:
-    """Run all statements but the last, and return the last one as a relation.
-
-    Args:
-        archive: the trades.
-        statements: at least one, of `read_statements`.
-        params: values for `?`, or by name for `$name`, of the last statement.
-        names: altnames by exact spelling, that the macros take.
-        memory_limit: the memory that DuckDB may use.
-
-    Raises:
-        BadQuery: DuckDB refuses a statement.
-        HarvesterError: the memory allowed does not suffice; or a compaction removed files while
-            statements ran that may change something, and so are not run again.
-        ArchiveDamaged: a file of the archive can't be read.
-    """
-
-    def run(connection: duckdb.DuckDBPyConnection) -> duckdb.DuckDBPyRelation:
-        for statement in statements[:-1]:
-            connection.execute(statement)
-        return connection.sql(statements[-1], params=params)
-
-    runner = _SnapshotRunner(archive, names, memory_limit)
-    return runner.run(run, tries=_max_tries(statements))
-
-
-def is_repeatable(statements: Sequence[duckdb.Statement]) -> bool:
-    """Whether statements are one query that changes nothing, so that it may be run again."""
-    return _max_tries(statements) > 1
+    return _run_on_views(archive, lambda connection: connection, names or {}, memory_limit)
 
 
 def read_statements(query: str, memory_limit: str = MEMORY_LIMIT) -> list[duckdb.Statement]:
@@ -271,53 +205,85 @@ def read_statements(query: str, memory_limit: str = MEMORY_LIMIT) -> list[duckdb
     return statements
 
 
-def _max_tries(statements: Sequence[duckdb.Statement]) -> int:
-    """How often statements may run: once if they may change something."""
-    is_single_select = [statement.type for statement in statements] == [duckdb.StatementType.SELECT]
-    return LISTINGS if is_single_select else 1
+def is_repeatable(statements: Sequence[duckdb.Statement]) -> bool:
+    """Whether statements are one query that changes nothing, so that it may be run again."""
+    return [statement.type for statement in statements] == [duckdb.StatementType.SELECT]
 
 
-@dataclass(frozen=True)
-class _SnapshotRunner:
-    """Runs a function on a connection to an archive; retries if compaction removed a file."""
+def run_statements(
+    archive: TradeStore,
+    statements: Sequence[duckdb.Statement],
+    params: Sequence[Any] | Mapping[str, Any] | None = None,
+    *,
+    names: Mapping[str, str] | None = None,
+    memory_limit: str = MEMORY_LIMIT,
+) -> duckdb.DuckDBPyRelation:
+    """Run all statements but the last, and return the last one as a relation.
 
-    archive: TradeStore
-    names: Mapping[str, str] | None
-    memory_limit: str
-    threads: int | None = None
+    Args:
+        archive: the trades.
+        statements: at least one, of `read_statements`.
+        params: values for `?`, or by name for `$name`, of the last statement: pass what a user
+            typed here.
+        names: altnames by exact spelling, that the macros take.
+        memory_limit: the memory that DuckDB may use.
 
-    def run(self, fn: Callable[[duckdb.DuckDBPyConnection], T], *, tries: int = LISTINGS) -> T:
-        for _ in range(tries):
-            pieces = [piece for pair in self.archive.held() for piece in self.archive.pieces(pair)]
-            try:
-                with translate_sql_errors(self.memory_limit):
-                    return fn(self._connect(pieces))
-            except ArchiveDamaged:
-                if not self._lost_a_file(pieces):
-                    raise
-        raise HarvesterError(
-            "files of the archive were merged into others while they were read: run it again"
-        )
+    Raises:
+        BadQuery: DuckDB refuses a statement.
+        HarvesterError: the memory allowed does not suffice; or a compaction removed files while
+            statements ran that may change something, and so are not run again.
+        ArchiveDamaged: a file of the archive can't be read.
+        duckdb.Error: when the relation is read: a value can't be cast, a file was removed.
+    """
 
-    def _lost_a_file(self, pieces: list[Piece]) -> bool:
-        pairs = self.archive.held()
-        existing = {segment for pair in pairs for segment in self.archive.segments(pair)}
-        return any(piece.segment not in existing for piece in pieces)
+    def run(connection: duckdb.DuckDBPyConnection) -> duckdb.DuckDBPyRelation:
+        for statement in statements[:-1]:
+            connection.execute(statement)
+        return connection.sql(statements[-1], params=params)
 
-    def _connect(self, pieces: list[Piece]) -> duckdb.DuckDBPyConnection:
-        connection = connect(self.memory_limit, self.threads)
-        # Otherwise DuckDB would look up unknown table names among the Python variables.
-        connection.execute("SET python_enable_replacements = false")
-        connection.execute("SET TimeZone = 'UTC'")
-        pairs = self.archive.held()
-        names = {pair: pair for pair in pairs} | dict(self.names or {})
+    may_repeat = is_repeatable(statements)
+    return _run_on_views(archive, run, names or {}, memory_limit, may_repeat=may_repeat)
+
+
+def _run_on_views(
+    archive: TradeStore,
+    fn: Callable[[duckdb.DuckDBPyConnection], T],
+    names: Mapping[str, str],
+    memory_limit: str,
+    *,
+    may_repeat: bool = True,
+) -> T:
+    """Run `fn` on a connection with the views; again if compaction removed a file meanwhile."""
+    pieces: list[Piece] = []
+
+    def run() -> T:
+        pairs = archive.held()
+        pieces[:] = [piece for pair in pairs for piece in archive.pieces(pair)]
         more = f" and {len(pairs) - 8} more" if len(pairs) > 8 else ""
         holds = f"it holds {', '.join(pairs[:8])}{more}" if pairs else "it is empty"
         unknown = f"the archive holds no trades of {{}}; {holds}"
-        trades = views.fixed_trades_sql(self.archive, pieces)
-        for statement in views.create_statements(trades, views.PairNames(names, pairs), unknown):
-            connection.execute(statement)
-        return connection
+        known = views.PairNames({pair: pair for pair in pairs} | dict(names), pairs)
+        trades = views.fixed_trades_sql(archive, pieces)
+        with translate_sql_errors(memory_limit):
+            connection = connect(memory_limit)
+            # Otherwise DuckDB would look up unknown table names among the Python variables.
+            connection.execute("SET python_enable_replacements = false")
+            connection.execute("SET TimeZone = 'UTC'")
+            for statement in views.create_statements(trades, known, unknown):
+                connection.execute(statement)
+            return fn(connection)
+
+    def has_lost_a_file() -> bool:
+        existing = {segment for pair in archive.held() for segment in archive.segments(pair)}
+        is_lost = any(piece.segment not in existing for piece in pieces)
+        if is_lost and not may_repeat:
+            raise HarvesterError(MERGED_MEANWHILE)
+        return is_lost
+
+    return with_snapshot_retry(run, "the archive", is_stale=has_lost_a_file)
+
+
+MERGED_MEANWHILE = "files of the archive were merged into others while they were read: run it again"
 
 
 def file_relation(
@@ -388,8 +354,7 @@ def translate_sql_errors(memory_limit: str) -> Iterator[None]:
         raise BadQuery(f"the query can't be run\n{message}{separator}{arrow}") from error
 
 
-# --- database file --------------------------------------------------------------------------------
-
+# --- trades ---------------------------------------------------------------------------------------
 
 PLAIN_TRADES = pa.schema(
     [field.with_type(pa.string()) if field.type == WORD else field for field in TRADES]
@@ -419,10 +384,23 @@ def trades_relation(
         BadSetting: DuckDB rejects the memory limit.
         duckdb.Error: the first file of a year can't be read; when read: any file.
     """
-    pieces = archive.pieces(pair, time_range)
-    years = groupby(pieces, key=lambda piece: piece.segment.year)
-    parts = [_year_sql(archive, year, list(year_pieces)) for year, year_pieces in years]
-    return shared_connection(memory_limit).sql("\nUNION ALL ".join(parts) or _no_trades_sql())
+    parts = []
+    pieces_by_year = groupby(archive.pieces(pair, time_range), lambda piece: piece.segment.year)
+    for year, group in pieces_by_year:
+        pieces = list(group)
+        files = ", ".join(path_literal(archive.location(piece.segment)) for piece in pieces)
+        # A segment has rows of its year only. These conditions let DuckDB know it, too.
+        bounds = (
+            f"time > make_timestamp_ns({year_end(year - 1)})",
+            f"time <= make_timestamp_ns({year_end(year)})",
+        )
+        parts.append(
+            f"SELECT {', '.join(views.COLUMNS)}\n"
+            f"FROM read_parquet([{files}], hive_partitioning = false)\n"
+            f"WHERE {' AND '.join([*bounds, *range_conditions(pieces)])}"
+        )
+    sql = "\nUNION ALL ".join(parts) or no_rows_sql(views.COLUMNS)
+    return shared_connection(memory_limit).sql(sql)
 
 
 def trade_batches(archive: TradeStore, pair: str, time_range: Range) -> Iterator[pa.RecordBatch]:
@@ -441,25 +419,6 @@ def trade_batches(archive: TradeStore, pair: str, time_range: Range) -> Iterator
     yield pa.RecordBatch.from_pylist([], schema=PLAIN_TRADES)
     for batch in archive.scan(pair, time_range):
         yield batch.cast(PLAIN_TRADES)
-
-
-def _year_sql(archive: TradeStore, year: int, pieces: Sequence[Piece]) -> str:
-    files = ", ".join(path_literal(archive.location(piece.segment)) for piece in pieces)
-    # A segment has rows of its year only. These conditions let DuckDB know it, too.
-    bounds = (
-        f"time > make_timestamp_ns({year_end(year - 1)})",
-        f"time <= make_timestamp_ns({year_end(year)})",
-    )
-    return (
-        f"SELECT {', '.join(COLUMNS)}\n"
-        f"FROM read_parquet([{files}], hive_partitioning = false)\n"
-        f"WHERE {' AND '.join([*bounds, *range_conditions(pieces)])}"
-    )
-
-
-def _no_trades_sql() -> str:
-    columns = ", ".join(f"NULL::{kind} AS {name}" for name, kind in COLUMNS.items())
-    return f"SELECT {columns} WHERE false"
 
 
 # --- roll-ups, recomputed -------------------------------------------------------------------------

@@ -15,7 +15,7 @@ from harvester import __version__
 from harvester.errors import ArchiveUnwritable, UsageError
 from harvester.query.calendar import FIRST_MONDAY_NS, MONTHS
 from harvester.query.candle_sql import with_vwap
-from harvester.query.sources import BASE, EXTRA, path_literal, text_literal
+from harvester.query.sources import BASE, EXTRA, no_rows_sql, path_literal, text_literal
 from harvester.storage.filesystem import writing
 from harvester.storage.output_files import replacing
 from harvester.storage.trade_store import Piece, TradeStore
@@ -96,7 +96,7 @@ def fixed_trades_sql(archive: TradeStore, pieces: Iterable[Piece]) -> str:
     """
     located = [(archive.location(piece.segment), piece) for piece in pieces]
     if not located:
-        return f"SELECT {_null_columns()} WHERE false"
+        return no_rows_sql(COLUMNS | PARTITION)
     files = ", ".join(path_literal(location) for location, _ in located)
     # By file name: if DuckDB skips the files of other pairs, its `file_index` changes.
     conditions = [
@@ -122,7 +122,7 @@ def current_trades_sql(archive: TradeStore) -> str:
     source = _read_parquet(pattern, archive.root, ", filename = true")
     if not segments:
         # Without files there are no columns, so an empty result with the columns is added.
-        rows = f"SELECT {_null_columns()}, NULL::VARCHAR AS filename WHERE false"
+        rows = no_rows_sql(COLUMNS | PARTITION | {"filename": "VARCHAR"})
         files = source.removesuffix(")") + ", allow_empty = true)"
         source = f"({rows} UNION ALL BY NAME SELECT * FROM {files})"  # noqa: S608
     return (
@@ -185,21 +185,17 @@ def _view_columns(root: PurePath) -> str:
     return ", ".join(columns)
 
 
-def _null_columns() -> str:
-    return ", ".join(f"NULL::{kind} AS {name}" for name, kind in (COLUMNS | PARTITION).items())
-
-
 # --- macros ---------------------------------------------------------------------------------------
 
 # The exchange's order in one number: as fast as a file's row number, which the view lacks.
 _POSITION = "epoch_ns(t.time)::HUGEINT * 4294967296 + t.tie"
 
-_AGGREGATES = {name: BASE[name] for name in ("open", "high", "low", "close")} | {
-    "volume": BASE["volume"],
-    "count": BASE["count"],
-    "value": BASE["value"],
-    "buy_volume": EXTRA["buy_volume"],
-    "sell_volume": EXTRA["sell_volume"],
+_AGGREGATES = {
+    name: (BASE | EXTRA)[name]
+    for name in (
+        *("open", "high", "low", "close", "volume", "count", "value"),
+        *("buy_volume", "sell_volume"),
+    )
 }
 
 _TRADE_HISTORY_MACRO = """CREATE MACRO tape(pair) AS TABLE

@@ -157,6 +157,8 @@ def decode(path: str, metadata: Any, *, is_verified: bool = True) -> Footer:  # 
                 f"{path} has format {texts['format']}, this harvester reads up to {FORMAT}: "
                 "install a newer one"
             )
+        groups = (metadata.row_group(index) for index in range(metadata.num_row_groups))
+        bounds = [group_bounds(group) for group in groups]
         after, _, through = texts["range"].partition("-")
         first, last = texts["first_trade_id"], texts["last_trade_id"]
         gaps, imported = list[ConfirmedIdGap], list[ImportedRange]
@@ -175,7 +177,7 @@ def decode(path: str, metadata: Any, *, is_verified: bool = True) -> Footer:  # 
             checksum=texts["rows_sha256"],
             across_files=tuple(msgspec.json.decode(texts.get("across_files", "[]"), type=gaps)),
             imported=tuple(msgspec.json.decode(texts.get("imported", "[]"), type=imported)),
-            bounds=_bounds(metadata),
+            bounds=(min(bounds)[0], max(last for _, last in bounds)) if bounds else None,
         )
     except (KeyError, *BAD_JSON) as error:
         raise ArchiveDamaged(f"{path} has no footer of a segment ({error!r})") from error
@@ -183,13 +185,6 @@ def decode(path: str, metadata: Any, *, is_verified: bool = True) -> Footer:  # 
     if is_verified and footer.rows != rows:
         raise ArchiveDamaged(f"{path} has {rows} rows, but its footer says {footer.rows}")
     return footer
-
-
-def _bounds(metadata: Any) -> tuple[int, int] | None:  # noqa: ANN401 - pyarrow has no types for it
-    """The first and last published time of a file by its statistics; None for no rows."""
-    groups = [metadata.row_group(index) for index in range(metadata.num_row_groups)]
-    bounds = [group_bounds(group) for group in groups]
-    return (min(bounds)[0], max(last for _, last in bounds)) if bounds else None
 
 
 def group_bounds(group: Any, column: int = TIME_INDEX) -> tuple[int, int]:  # noqa: ANN401 - pyarrow has no types for it

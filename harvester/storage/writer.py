@@ -230,16 +230,12 @@ class Writer:
             footer: called once all rows were read; its range covers them.
         """
         archive_files.mark(self._store, self.pair)
-        ends: list[int] = []
-
-        def checked_footer() -> Footer:
-            whole = footer()
-            self.check_market(whole.key)
-            if ends and not whole.range.after < ends[0] <= ends[-1] <= whole.range.through:
-                raise AssertionError(f"rows of {self.pair} lie outside of {whole.range}")
-            return whole
-
-        return self._write(with_ties(_in_order(rows, ends)), checked_footer)
+        staged, whole = stage_segment(self._store, self.pair, with_ties(_in_order(rows)), footer)
+        self.check_market(whole.key)
+        first_ns, last_ns = whole.bounds or (whole.range.through, whole.range.through)
+        if not whole.range.after < first_ns <= last_ns <= whole.range.through:
+            raise AssertionError(f"rows of {self.pair} lie outside of {whole.range}")
+        return self._commit(staged, whole)
 
     def compact(
         self,
@@ -271,7 +267,7 @@ class Writer:
     def keep_rollup(
         self, segment: Segment, interval: str, partials: Iterable[pa.RecordBatch]
     ) -> None:
-        """LocalStore a roll-up of a segment, replacing the one of the same level.
+        """Store a roll-up of a segment, replacing the one of the same level.
 
         Args:
             segment: from whose rows it was made.
@@ -363,11 +359,16 @@ class Writer:
         if covered != imported.range:
             raise AssertionError(f"{covered} was downloaded to replace {imported.range}")
         files = [
-            self.stage(verified_rows(self.archive, run), self._merged_footer(run))
+            stage_segment(
+                self._store,
+                self.pair,
+                verified_rows(self.archive, run),
+                self._merged_footer(run),
+            )
             for run in self._by_year(downloaded)
         ]
-        for staged, path in files:
-            self._store.commit(staged, path)
+        for staged, footer in files:
+            self._commit(staged, footer)
         self.remove(imported)
 
     def _by_year(self, segments: Sequence[Segment]) -> list[list[Segment]]:
@@ -396,26 +397,15 @@ class Writer:
             imported=_united([part for footer in footers for part in footer.imported]),
         )
 
-    def stage(
-        self, trades: Iterable[pa.RecordBatch], footer: Footer | Callable[[], Footer]
-    ) -> tuple[str, str]:
-        """Write a segment's file in staging; return its staged path, and the path it is to have.
+    def _write(self, trades: Iterable[pa.RecordBatch], footer: Footer) -> Segment:
+        """Write batches of `schema.TRADES`; fields of the footer that depend on rows are set."""
+        return self._commit(*stage_segment(self._store, self.pair, trades, footer))
 
-        Args:
-            trades: batches of `schema.TRADES`, in the exchange's order.
-            footer: the footer, or a function called once all rows were written; fields that depend
-                on rows are filled in.
-        """
-        staged, whole = stage_segment(self._store, self.pair, trades, footer)
-        last_ns = whole.bounds[1] if whole.bounds else None
-        is_imported = whole.source == "csv"
-        return staged, segment_path(self.pair, whole.range, last_ns, is_imported=is_imported)
-
-    def _write(
-        self, trades: Iterable[pa.RecordBatch], footer: Footer | Callable[[], Footer]
-    ) -> Segment:
-        """Write a segment and commit it."""
-        staged, path = self.stage(trades, footer)
+    def _commit(self, staged: str, footer: Footer) -> Segment:
+        """Move a staged file to the path that its footer, as it was written, gives it."""
+        last_ns = footer.bounds[1] if footer.bounds else None
+        is_imported = footer.source == "csv"
+        path = segment_path(self.pair, footer.range, last_ns, is_imported=is_imported)
         self._store.commit(staged, path)
         segment = parse_path(path, 0)
         if segment is None:
@@ -442,15 +432,11 @@ class Writer:
         staged = [segment.range for segment in staged_segments(self.archive, self.pair)]
         return narrow if narrow.is_imported or not missing([narrow.range], staged) else None
 
-    def remove_rollups(self, segment: Segment) -> None:
-        """Delete the roll-ups of a segment that is about to be deleted or to get other rows."""
+    def remove(self, segment: Segment) -> None:
+        """Delete a segment and its roll-ups; its rows are in other segments, or not wanted."""
         self.archive.forget(segment)
         for level in self._store.folders("candles"):
             self._store.remove(rollup_path(segment, level.removeprefix("interval=")))
-
-    def remove(self, segment: Segment) -> None:
-        """Delete a segment and its roll-ups; its rows are in other segments, or not wanted."""
-        self.remove_rollups(segment)
         self._store.remove(segment.path)
 
 
@@ -497,14 +483,14 @@ def verified_rows(archive: TradeStore, segments: Iterable[Segment]) -> Iterator[
             )
 
 
-def _in_order(rows: Iterable[pa.RecordBatch], ends: list[int]) -> Iterator[pa.RecordBatch]:
-    """Pass batches on and check their order; `ends` is set to their first and last time."""
+def _in_order(rows: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    """Pass batches on and check their order; no batch continues a group of equal time."""
+    last_ns = -1
     for batch in rows:
         stamps = times(batch)
-        before = ends[-1] if ends else -1
-        if int(stamps[0]) <= before or not (stamps[1:] >= stamps[:-1]).all():
-            raise AssertionError(f"rows are out of order after {before}")
-        ends[:] = [ends[0] if ends else int(stamps[0]), int(stamps[-1])]
+        if int(stamps[0]) <= last_ns or not (stamps[1:] >= stamps[:-1]).all():
+            raise AssertionError(f"rows are out of order after {last_ns}")
+        last_ns = int(stamps[-1])
         yield batch
 
 

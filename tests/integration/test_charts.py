@@ -19,8 +19,8 @@ from candle_cases import MINUTE, SECOND, START, cut, hold, trade
 from kraken_market import expected
 
 import harvester
-from harvester.charts.chart import Chart
-from harvester.charts.figure import LADDER, MOST_CANDLES, digits, drawable, length_ns, plain
+from harvester.charts.chart import LADDER, MOST_CANDLES, Chart, drawable
+from harvester.charts.figure import digits, length_ns, plain
 from harvester.errors import ArchiveUnwritable, NothingHeld, UsageError
 from harvester.kraken.pairs import Pair
 from harvester.query.candles import QuerySession
@@ -236,9 +236,9 @@ def test_no_more_candles_come_than_were_expected(tmp_path: Path, interval: str) 
 def test_a_question_that_a_screen_can_show_is_left_as_it_is(tmp_path: Path) -> None:
     create_sample_archive(tmp_path / "data", 20_000, 7)
     asked = CandleQuery("XBTUSD", parse_interval("7m"), EVER)
-    drawn = drawable(Disk(tmp_path / "data"), asked)
-    assert drawn.query is asked
-    assert drawn.requested_candles <= MOST_CANDLES
+    drawn, requested_candles = drawable(Disk(tmp_path / "data"), asked)
+    assert drawn is asked
+    assert requested_candles <= MOST_CANDLES
 
 
 # --- words ---------------------------------------------------------------------------------------

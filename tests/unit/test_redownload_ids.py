@@ -68,9 +68,10 @@ def lose_of(writer: Writer, segment: Segment, ids: Iterable[int]) -> None:
         batch.filter(pa.array([each not in gone for each in ids]))
         for batch, ids in ((one, one.column("trade_id").to_pylist()) for one in batches)
     ]
-    writer.remove_rollups(segment)
-    staged, path = writer.stage(kept, archive.footer(segment))
-    archive.store.commit(staged, path)
+    for rollup in archive.rollups(PAIR):
+        if rollup.segment_path == segment.path:
+            archive.store.remove(rollup.path)
+    writer._write(kept, archive.footer(segment))
 
 
 def alone(trades: Sequence[Trade], count: int) -> list[int]:

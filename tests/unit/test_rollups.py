@@ -20,9 +20,11 @@ from candle_cases import (
     START,
     answer,
     ask,
+    candle_batches,
     cut,
     hold,
     is_equal,
+    ohlc,
     trade,
 )
 from hypothesis import given, settings
@@ -32,7 +34,6 @@ from rollup_cases import LEVELS, busy_archive, rolled
 
 from harvester.errors import ArchiveDamaged, BadInterval
 from harvester.query.aggregate import RollupReport, parse_levels
-from harvester.query.candles import candle_batches, ohlc
 from harvester.query.plan import FILLS, plan_query, split_query
 from harvester.storage import parquet_files
 from harvester.storage.trade_store import EVERYTHING, TradeStore
