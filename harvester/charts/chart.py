@@ -17,7 +17,7 @@ from harvester.charts.figure import ChartTexts, arranged, figure_of, frame_of, l
 from harvester.errors import HarvesterError, NothingHeld, UsageError
 from harvester.kraken.pairs import Pair
 from harvester.query.candles import QuerySession
-from harvester.query.plan import CandleQuery, Plan, gap_notes, gaps_in, max_candles, refuse_gaps
+from harvester.query.plan import CandleQuery, Plan, check_gaps, gap_notes, max_candles
 from harvester.query.sql import MEMORY_LIMIT
 from harvester.storage.output_files import file_sink
 from harvester.storage.trade_store import TradeStore
@@ -183,7 +183,7 @@ def chart(
         ArchiveDamaged: a file can't be read, or files keep vanishing.
     """
     if strict:
-        refuse_gaps(pair.altname, gaps_in(archive, pair.altname, query.range, now_ns))
+        check_gaps(archive, pair.altname, [query.range], now_ns, strict=True)
     name = pair.wsname or pair.altname
     drawn, requested_candles = drawable(archive, replace(query, fill="none", all_columns=True))
     interval = drawn.interval

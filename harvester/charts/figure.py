@@ -211,18 +211,6 @@ def frame_of(archive: TradeStore, query: CandleQuery, candles: Range, now_ns: in
     )
 
 
-def shades(frame: Frame) -> list[Range]:
-    """The ranges to shade, in order: the gaps, wide enough to be seen; close ones are joined."""
-    min_ns = int((frame.shown.through - frame.shown.after) * MIN_GAP_WIDTH)
-    found = []
-    for gap in frame.gaps:
-        part = overlap(gap, frame.shown)
-        if part is not None:
-            more_ns = max(min_ns - (part.through - part.after), 0)
-            found.append(Range(part.after - more_ns // 2, part.through + more_ns // 2))
-    return union(found)
-
-
 def labelled(frame: Frame) -> list[Range]:
     """The gaps with a label, in order: the widest ones, as far apart as labels need."""
     width_ns = frame.shown.through - frame.shown.after
@@ -245,15 +233,10 @@ def middle(gap: Range, frame: Frame) -> int:
     return (visible.after + visible.through) // 2
 
 
-def label(gap: Range) -> str:
-    """The label of a gap."""
-    return f"not downloaded: {gap}"
-
-
 def note(gaps: Sequence[Range]) -> str:
     """A note about all gaps together."""
     if len(gaps) == 1:
-        return label(gaps[0])
+        return f"not downloaded: {gaps[0]}"
     widest = max(gaps, key=lambda gap: gap.through - gap.after)
     return f"{len(gaps):,} ranges are not downloaded, the widest from {widest}"
 
@@ -492,6 +475,14 @@ def _time_axis(frame: Frame) -> dict[str, Any]:
 
 
 def _shades(frame: Frame) -> list[dict[str, Any]]:
+    """The shaded ranges, in order: the gaps, wide enough to be seen; close ones are joined."""
+    min_ns = int((frame.shown.through - frame.shown.after) * MIN_GAP_WIDTH)
+    wide = []
+    for gap in frame.gaps:
+        part = overlap(gap, frame.shown)
+        if part is not None:
+            more_ns = max(min_ns - (part.through - part.after), 0)
+            wide.append(Range(part.after - more_ns // 2, part.through + more_ns // 2))
     return [
         {
             "type": "rect",
@@ -508,7 +499,7 @@ def _shades(frame: Frame) -> list[dict[str, Any]]:
             "legendgroup": "gaps",
             "showlegend": index == 0,
         }
-        for index, part in enumerate(shades(frame))
+        for index, part in enumerate(union(wide))
     ]
 
 
@@ -520,7 +511,7 @@ def _labels(frame: Frame) -> list[dict[str, Any]]:
             "xref": "x",
             "yref": "y domain",
             "yanchor": "top",
-            "text": label(gap),
+            "text": f"not downloaded: {gap}",
             "textangle": -90,
             "showarrow": False,
             "font": {"size": 11, "color": FAINT},

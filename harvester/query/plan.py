@@ -344,34 +344,19 @@ def check_gaps(
         ArchiveHasGaps: there are gaps, and `strict` is set.
     """
     gaps = union(gap for time_range in ranges for gap in gaps_in(archive, pair, time_range, now_ns))
-    if strict:
-        refuse_gaps(pair, gaps)
+    if strict and gaps:
+        since = "start" if gaps[0].after <= 0 else show(gaps[0].after + 1)
+        raise ArchiveHasGaps(
+            f"{pair}: {gap_note(gaps)}: "
+            f"`harvester backfill {pair} --since {since} --until {show(gaps[-1].through + 1)}` "
+            "downloads it; without --strict the answer leaves it out"
+        )
     return gap_notes(gaps)
 
 
 def gap_notes(gaps: Sequence[Range]) -> tuple[str, ...]:
     """Return the note about gaps, or nothing if there are none."""
     return (gap_note(gaps),) if gaps else ()
-
-
-def refuse_gaps(pair: str, gaps: Sequence[Range]) -> None:
-    """Raise an error if there are gaps, with the command that downloads them.
-
-    Args:
-        pair: the altname.
-        gaps: the gaps in the requested range.
-
-    Raises:
-        ArchiveHasGaps: there are gaps.
-    """
-    if not gaps:
-        return
-    since = "start" if gaps[0].after <= 0 else show(gaps[0].after + 1)
-    raise ArchiveHasGaps(
-        f"{pair}: {gap_note(gaps)}: "
-        f"`harvester backfill {pair} --since {since} --until {show(gaps[-1].through + 1)}` "
-        "downloads it; without --strict the answer leaves it out"
-    )
 
 
 def _length_text(total_ns: int) -> str:

@@ -262,14 +262,14 @@ def _run_on_views(
         more = f" and {len(pairs) - 8} more" if len(pairs) > 8 else ""
         holds = f"it holds {', '.join(pairs[:8])}{more}" if pairs else "it is empty"
         unknown = f"the archive holds no trades of {{}}; {holds}"
-        known = views.PairNames({pair: pair for pair in pairs} | dict(names), pairs)
+        known = {pair: pair for pair in pairs} | dict(names)
         trades = views.fixed_trades_sql(archive, pieces)
         with translate_sql_errors(memory_limit):
             connection = connect(memory_limit)
             # Otherwise DuckDB would look up unknown table names among the Python variables.
             connection.execute("SET python_enable_replacements = false")
             connection.execute("SET TimeZone = 'UTC'")
-            for statement in views.create_statements(trades, known, unknown):
+            for statement in views.create_statements(trades, known, pairs, unknown):
                 connection.execute(statement)
             return fn(connection)
 

@@ -7,7 +7,6 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path, PurePath
 from tempfile import TemporaryDirectory
-from typing import NamedTuple
 
 import duckdb
 
@@ -47,37 +46,24 @@ _SEGMENT_PATTERN = f"trades/pair=*/year=????/{_DIGITS}-{_DIGITS}.*parquet"
 _PATH_REGEX = r"pair=([^/]+)/year=([0-9]+)/([0-9]{19})-([0-9]{19})([.]csv)?[.]parquet$"
 
 
-class PairNames(NamedTuple):
-    """The names of pairs that the macros accept.
-
-    Attributes:
-        names: altnames by exact spelling.
-        stored: the altnames that are accepted, all others being unknown; None accepts all.
-    """
-
-    names: Mapping[str, str]
-    stored: Collection[str] | None = None
-
-    def by_upper_case(self) -> dict[str, list[str]]:
-        """Return the altnames by upper-case spelling; several if they differ only by case."""
-        altnames_by_spelling: dict[str, set[str]] = {}
-        for spelling, altname in self.names.items():
-            altnames_by_spelling.setdefault(spelling.upper(), set()).add(altname)
-        return {name: sorted(altnames) for name, altnames in altnames_by_spelling.items()}
-
-
-def create_statements(trades: str, pair_names: PairNames, unknown: str | None) -> Iterator[str]:
+def create_statements(
+    trades: str,
+    names: Mapping[str, str],
+    stored: Collection[str] | None = None,
+    unknown: str | None = None,
+) -> Iterator[str]:
     """Yield the statements that create the view and the macros, in order.
 
     Args:
         trades: the query behind the view `trades`.
-        pair_names: the names that the macros accept; the exact spelling first, then any case.
+        names: altnames by exact spelling, which the macros accept; after it, in any case.
+        stored: the altnames that are accepted, all others being unknown; None accepts all.
         unknown: the error message for any other name, with `{}` for the name; None accepts the
             name as an altname.
     """
     yield "CREATE SCHEMA harvester"
     yield f"CREATE VIEW trades AS {trades}"
-    yield from _altname_macros(pair_names, unknown)
+    yield from _altname_macros(names, stored, unknown)
     yield _opens_macro()
     yield _YEAR_OF_MACRO
     yield _TRADE_HISTORY_MACRO
@@ -227,9 +213,16 @@ _YEAR_OF_MACRO = (
 )
 
 
-def _altname_macros(pair_names: PairNames, unknown: str | None) -> Iterator[str]:
+def _altname_macros(
+    names: Mapping[str, str], stored: Collection[str] | None, unknown: str | None
+) -> Iterator[str]:
     """Yield the macros that resolve any spelling to the altname, as `kraken.pairs.Names` does."""
-    names, stored, any_case = pair_names.names, pair_names.stored, pair_names.by_upper_case()
+    # The altnames by upper-case spelling; several if they differ only by case.
+    any_case: dict[str, list[str]] = {}
+    for spelling, altname in sorted(names.items(), key=lambda name: name[1]):
+        same = any_case.setdefault(spelling.upper(), [])
+        if altname not in same:
+            same.append(altname)
     altnames: list[str | None] = [
         altname if stored is None or altname in stored else None for altname in names.values()
     ]
@@ -380,7 +373,7 @@ def _create_views(archive: TradeStore, file: str, names: Mapping[str, str]) -> N
     ) as connection:
         all_names = {pair: pair for pair in archive.held()} | dict(names)
         trades = current_trades_sql(archive)
-        for statement in create_statements(trades, PairNames(all_names), None):
+        for statement in create_statements(trades, all_names):
             connection.execute(statement)
         connection.execute(
             f"CREATE VIEW harvester.archive AS SELECT {text_literal(str(archive.root))} AS path, "

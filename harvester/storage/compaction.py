@@ -201,17 +201,6 @@ def _gaps_at_rows(
     return tuple(compress(gaps, has_before | has_after))
 
 
-def shortened_footer(footer: Footer, through: int) -> Footer:
-    """The footer of the same rows with a range that ends earlier.
-
-    Args:
-        footer: of a segment.
-        through: where the new range ends, in nanoseconds; no row is later.
-    """
-    covered = Range(footer.range.after, through)
-    return replace(footer, range=covered, imported=_clipped(footer.imported, covered))
-
-
 def between_quiet_moments(store: LocalStore, segment: Segment, part: Range) -> Range:
     """Widen a part of an imported segment to the quiet moments around it.
 

@@ -25,7 +25,6 @@ from harvester.storage.compaction import (
     footers_without,
     is_within,
     plan_merges,
-    shortened_footer,
     split_by_year,
 )
 from harvester.storage.parquet_files import read_batches, read_schema, stage_rollup, stage_segment
@@ -141,8 +140,9 @@ class Writer:
                 f"{self.archive.location(segment)} has trades later than {show(through)}: "
                 "its range can't end there"
             )
-        footer = shortened_footer(self.archive.footer(segment), through)
-        return self._replace(segment, [footer])[0]
+        shortened = Range(segment.range.after, through)
+        footers = footers_by_part(self.archive.footer(segment), [(shortened, [])])
+        return self._replace(segment, footers)[0]
 
     def uncover(self, lost: Range) -> list[Range]:
         """Remove a range that lacks trades from coverage, and record it as requested: now a gap.
