@@ -27,14 +27,6 @@ from harvester.times import (
     union,
 )
 
-# --- interval -------------------------------------------------------------------------------------
-
-
-def length_ns(interval: Interval) -> int:
-    """The length of an interval in nanoseconds; an average for months, quarters and years."""
-    return interval.count * 36_525 * DAY // MAX_COUNT[interval.unit]
-
-
 # --- texts ----------------------------------------------------------------------------------------
 
 _ENTITIES = {ord(char): f"&#{ord(char)};" for char in "&<>\"'{}$"}
@@ -95,6 +87,11 @@ class Candles(NamedTuple):
     def centers(self, opens_ns: NDArray[np.int64]) -> NDArray[np.datetime64]:
         """Where candles that open at some times are drawn: in the middle, in microseconds."""
         return (opens_ns + self.width_ns // 2).astype("datetime64[ns]").astype("datetime64[us]")
+
+
+def length_ns(interval: Interval) -> int:
+    """The length of an interval in nanoseconds; an average for months, quarters and years."""
+    return interval.count * 36_525 * DAY // MAX_COUNT[interval.unit]
 
 
 def arranged(table: pa.Table, interval: Interval, pair: Pair) -> Candles:

@@ -20,6 +20,17 @@ from harvester.times import Range, overlap, parse_interval
 
 # --- trades ---------------------------------------------------------------------------------------
 
+
+def text_literal(text: str) -> str:
+    """Return a text as an SQL literal."""
+    return "'" + text.replace("'", "''") + "'"
+
+
+def path_literal(path: str) -> str:
+    """Return a path as an SQL literal in which DuckDB sees no wildcards."""
+    return text_literal("".join(f"[{char}]" if char in "*?[" else char for char in path))
+
+
 _TRADES = {
     "trade_id": "BIGINT",
     "time": "TIMESTAMP_NS",
@@ -338,13 +349,3 @@ def reads_segments(sources: Sequence[Source]) -> bool:
     """
     rolled_up = {source.piece.segment for source in sources if source.rollup is not None}
     return any(source.piece.segment not in rolled_up for source in sources)
-
-
-def text_literal(text: str) -> str:
-    """Return a text as an SQL literal."""
-    return "'" + text.replace("'", "''") + "'"
-
-
-def path_literal(path: str) -> str:
-    """Return a path as an SQL literal in which DuckDB sees no wildcards."""
-    return text_literal("".join(f"[{char}]" if char in "*?[" else char for char in path))

@@ -320,6 +320,8 @@ def _interval_errors() -> str:
     return "\n".join(f"WHEN {when} THEN error({text})" for when, text in errors.items())
 
 
+# --- database file --------------------------------------------------------------------------------
+
 OLDEST_READER = "v1.2.0"
 """This version of DuckDB, and any later one, can open the file."""
 

@@ -36,7 +36,7 @@ from harvester.storage.segment import (
 )
 from harvester.times import Range
 
-# --- rollup files ---------------------------------------------------------------------------------
+# --- roll-ups -------------------------------------------------------------------------------------
 
 # A roll-up is only a shortcut: it is used while its footer has the checksum of the segment. Where
 # there is none, candles are computed from trades.
@@ -167,9 +167,10 @@ def read_partials(store: LocalStore, path: str) -> pa.Table:
     return table.replace_schema_metadata(None)
 
 
+# --- segments -------------------------------------------------------------------------------------
+
 READ_ROWS = 32_768
 """Rows read at a time: as fast as whole row groups, and a quarter of their memory."""
-
 
 REFUSALS = (errno.EACCES, errno.EPERM, errno.EMFILE, errno.ENFILE)
 """Errors that keep this process from a file: a damaged file does not cause them."""
