@@ -25,8 +25,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harvester.kraken.pairs import Pair
+from harvester.storage.archive_files import keep_pairs
 from harvester.storage.trade_store import TradeStore
-from harvester.storage.writer import keep_pairs
 
 Numbers = NDArray[np.int64]
 BEGINS_S = 1_767_225_600
@@ -138,7 +138,7 @@ def measure(
     out.mkdir()
     if name == "harvester":
         pairs = {one: Pair(altname=one) for one in truth}
-        keep_pairs(TradeStore(out), msgspec.json.encode(pairs))
+        keep_pairs(TradeStore(out).store, msgspec.json.encode(pairs))
         command = [*HARVESTER, "import", str(folder / QUARTER), "-d", str(out), "-q", "--json"]
     else:
         program = PANDAS_EXACT if name.endswith("exact") else PANDAS_FLOAT

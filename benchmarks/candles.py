@@ -24,12 +24,12 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from harvester.query.candles import candle_batches, ohlc
+from harvester.query.aggregate import parse_levels, roll_up
+from harvester.query.candles import QuerySession
 from harvester.query.plan import CandleQuery
-from harvester.query.rollups import parse_levels, roll_up
 from harvester.query.sources import trades_sql
 from harvester.schema import ORDER_TYPES, PRICE, ROWS, SIDES, VOLUME
-from harvester.storage.footer import Footer
+from harvester.storage.segment import Footer
 from harvester.storage.trade_store import EVERYTHING, TradeStore
 from harvester.storage.writer import writer
 from harvester.times import Range, parse_interval, parse_moment, range_between
@@ -139,10 +139,8 @@ def ours(
 
     def ask(folder: Path) -> int:
         question = CandleQuery(PAIR, parse_interval(interval), within, **more)
-        found = candle_batches(
-            TradeStore(folder / kind), question, memory_limit=MEMORY, threads=THREADS
-        )
-        return sum(batch.num_rows for batch in found)
+        session = QuerySession(TradeStore(folder / kind), MEMORY, THREADS)
+        return sum(batch.num_rows for batch in session.batches(question))
 
     return ask
 
@@ -150,8 +148,8 @@ def ours(
 def to_pandas(folder: Path) -> int:
     """A hundred thousand candles to pandas."""
     question = CandleQuery(PAIR, parse_interval("1h"), EVERYTHING)
-    found = ohlc(TradeStore(folder / "rolled"), question, memory_limit=MEMORY, threads=THREADS)
-    return len(found.df())
+    session = QuerySession(TradeStore(folder / "rolled"), MEMORY, THREADS)
+    return len(session.relation(question).df())
 
 
 def with_pandas(interval: str, form: str) -> Callable[[Path], int]:

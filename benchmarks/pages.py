@@ -40,7 +40,7 @@ from harvester.schema import (
     times,
     with_ties,
 )
-from harvester.storage.footer import Footer
+from harvester.storage.segment import Footer
 from harvester.storage.trade_store import TradeStore
 from harvester.storage.writer import writer
 from harvester.times import END_OF_TIME, Range

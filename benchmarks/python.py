@@ -21,8 +21,8 @@ import pyarrow.parquet as pq
 from candles import PAIR, SPELLED, chunks
 
 import harvester
-from harvester.query.rollups import parse_levels, roll_up
-from harvester.storage.footer import Footer
+from harvester.query.aggregate import parse_levels, roll_up
+from harvester.storage.segment import Footer
 from harvester.storage.trade_store import TradeStore
 from harvester.storage.writer import writer
 from harvester.times import Range

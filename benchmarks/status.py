@@ -21,9 +21,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from harvester.schema import TRADES
-from harvester.storage.footer import Footer
-from harvester.storage.rollup_files import rollup_path, stage_rollup
-from harvester.storage.segment import parse_path, segment_path, stage_segment
+from harvester.storage.parquet_files import stage_rollup, stage_segment
+from harvester.storage.segment import Footer, parse_path, rollup_path, segment_path
 from harvester.storage.trade_store import TradeStore
 from harvester.times import Range, year_end
 from harvester.verify.status import CACHE_PATH, status

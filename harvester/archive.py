@@ -27,7 +27,6 @@ from harvester.argument_types import (
 from harvester.config import BAD_VALUE, KEYS, Settings, load, refused_value
 from harvester.errors import BadSetting, UnknownPair, UsageError
 from harvester.kraken.pairs import Pair, altnames_by_spelling, search
-from harvester.notebook import show_archive
 from harvester.pair_names import PairName, PairSelection, known_pairs, resolve_held, resolve_named
 from harvester.storage.trade_store import TradeStore
 from harvester.times import Interval, Range, parse_interval, parse_offset
@@ -51,10 +50,10 @@ if TYPE_CHECKING:
     from harvester.operations.maintenance import CompactionResult, RollupResult
     from harvester.operations.refresh import RefreshResult
     from harvester.operations.run_log import RunRecord
-    from harvester.query.connection import Connection
-    from harvester.query.explain import Explanation
+    from harvester.query.candles import Explanation
     from harvester.query.plan import CandleQuery, Fill
     from harvester.query.result import Result
+    from harvester.query.sql import Connection
     from harvester.verify.reports import Digest, PairReport
 
 
@@ -691,8 +690,8 @@ class Archive:
             >>> archive.trades("XBT/USD", since="2026-01-30").df().columns.tolist()
             ['trade_id', 'time', 'tie', 'price', 'volume', 'side', 'order_type', 'misc']
         """
-        from harvester.query.relations import trade_batches, trades_relation
         from harvester.query.result import BatchStream, Result, ResultSource
+        from harvester.query.sql import trade_batches, trades_relation
         from harvester.schema import TRADES
 
         self._check_open()
@@ -765,7 +764,6 @@ class Archive:
             (6, 8)
         """
         from harvester.query.candles import QuerySession, guard_against_huge_fill
-        from harvester.query.relations import candles_relation
         from harvester.query.result import Result, ResultSource
 
         self._check_open()
@@ -781,7 +779,7 @@ class Archive:
         return Result(
             ResultSource(
                 query.title,
-                lambda: candles_relation(session, query),
+                lambda: session.relation(query),
                 lambda: frozenset((*store.segments(query.pair), *store.rollups(query.pair))),
                 session.memory_limit,
                 lambda rows: session.batches(query, rows),
@@ -905,7 +903,7 @@ class Archive:
             >>> plan.parts, "read_parquet" in plan.sql
             (1, True)
         """
-        from harvester.query.explain import explain
+        from harvester.query.candles import QuerySession, explain
 
         self._check_open()
         query = self._candle_query(
@@ -913,7 +911,8 @@ class Archive:
         )
         query = replace(query, all_columns=all_columns, complete_only=complete_only)
         _, query = self._with_pair(pair, query)
-        return explain(self._store, query, memory_limit=self._settings.candles.memory_limit)
+        session = QuerySession(self._store, self._settings.candles.memory_limit)
+        return explain(session, query)
 
     @check_types
     def sql(
@@ -995,7 +994,7 @@ class Archive:
             ...     connection.sql("SELECT count(*) FROM tape('XBTUSD')").fetchall()
             [(20000,)]
         """
-        from harvester.query.sql import write_database
+        from harvester.query.views import write_database
 
         self._check_open()
         write_database(self._store, os.fspath(file), names=self._altnames())
@@ -1528,6 +1527,9 @@ class Archive:
             return build_rollups(TradeStore(self.path), self._settings, pairs, listener)
 
     def _repr_html_(self) -> str:
+        # It imports DuckDB.
+        from harvester.notebook import show_archive
+
         return show_archive(self.path, self.status(), self._store.stored_or_requested())
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from html import escape
 
-from harvester.query.html_preview import FAINT, table
+from harvester.query.result import FAINT, table
 from harvester.times import DAY, Range, overlap, show, year_end, year_of
 from harvester.verify.status import PairStatus
 

@@ -23,9 +23,8 @@ from harvester.errors import (
     market_changed_text,
 )
 from harvester.kraken.pairs import Pair, PairIndex, is_pattern, match_pattern, quote_names
-from harvester.storage import metadata
+from harvester.storage.archive_files import keep_pairs
 from harvester.storage.trade_store import TradeStore
-from harvester.storage.writer import keep_pairs
 
 if TYPE_CHECKING:
     from harvester.kraken.client import Client
@@ -40,7 +39,7 @@ def known_pairs(archive: TradeStore) -> dict[str, Pair]:
     Raises:
         ArchiveDamaged: pairs.json can't be read.
     """
-    raw = metadata.known_pairs(archive.store)
+    raw = archive.store.read("pairs.json")
     try:
         pairs = msgspec.json.decode(raw, type=dict[str, Pair]) if raw else {}
     except BAD_JSON as error:
@@ -80,7 +79,7 @@ def resolve_held(archive: TradeStore, text: str) -> Pair:
     pair = PairIndex(pairs.values()).find(text)
     if pair is not None and pair.altname in held:
         return pair
-    if pair is None and metadata.known_pairs(archive.store) is not None:
+    if pair is None and archive.store.read("pairs.json") is not None:
         # pairs.json lists all markets, so a backfill would refuse the name.
         advice = "`harvester pairs --update` lists the markets"
     else:
@@ -233,7 +232,7 @@ async def list_pairs(
             logger.warning("%s", market_changed_text(name, kept.key, pairs[name].key))
             # The name keeps meaning the market whose trades are stored.
             pairs[name] = kept
-    keep_pairs(archive, msgspec.json.encode(pairs))
+    keep_pairs(archive.store, msgspec.json.encode(pairs))
     return listed, pairs
 
 

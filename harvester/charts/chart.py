@@ -13,15 +13,15 @@ import plotly.io as pio
 import pyarrow as pa
 
 from harvester.argument_types import check_types
-from harvester.charts.candle_arrays import DrawableQuery, arranged, drawable
-from harvester.charts.figure import frame_of, note
+from harvester.charts.figure import ChartTexts, arranged, figure_of, frame_of, length_ns, note
 from harvester.errors import HarvesterError, NothingHeld, UsageError
 from harvester.kraken.pairs import Pair
-from harvester.query.candles import candle_batches
-from harvester.query.connection import MEMORY_LIMIT
-from harvester.query.plan import CandleQuery, gap_notes, gaps_in, refuse_gaps
+from harvester.query.candles import QuerySession
+from harvester.query.plan import CandleQuery, Plan, check_gaps, gap_notes, max_candles
+from harvester.query.sql import MEMORY_LIMIT
 from harvester.storage.output_files import file_sink
 from harvester.storage.trade_store import TradeStore
+from harvester.times import parse_interval
 
 # --- chart ----------------------------------------------------------------------------------------
 
@@ -35,7 +35,6 @@ class Chart:
     Attributes:
         figure: of plotly; change it as you like before it is shown or saved.
         title: what it shows, as plain text.
-        notes: remarks: a coarser interval, ranges that are not downloaded.
         notes: what is to be known of it: an interval made coarser, ranges that are not downloaded.
         file_name: a name for its file, such as XBTUSD-1h.html, by the pair and the interval that
             was asked for.
@@ -54,7 +53,21 @@ class Chart:
             >>> "XBT/USD, 1h candles" in page, "src=" in page.partition("<script")[0]
             (True, False)
         """
-        return page_of(self.figure, self.title)
+        page_figure = go.Figure(self.figure)
+        # Only the time axis is zoomed and moved by the user; prices follow.
+        for axis in page_figure.select_yaxes():
+            if axis.fixedrange is None:
+                axis.fixedrange = True
+        chart = pio.to_html(
+            page_figure,
+            config=CONFIG,
+            include_plotlyjs=True,
+            full_html=False,
+            default_height="100vh",
+            div_id="chart",
+            post_script=_FOLLOW,
+        )
+        return _PAGE.format(policy=escape(_POLICY), title=escape(self.title), chart=chart)
 
     @check_types
     def save(self, path: str | os.PathLike[str]) -> None:
@@ -74,18 +87,19 @@ class Chart:
         """
         file = Path(path)
         check_ending(file)
-        content = self._content(file.suffix.lower())
+        ending = file.suffix.lower()
+        is_image = ending in IMAGES
+        content = image_of(self.figure, ending[1:]) if is_image else self.html().encode()
         with file_sink(file) as sink:
             sink.write(content)
 
-    def _content(self, ending: str) -> bytes:
-        if ending in IMAGES:
-            return image_of(self.figure, ending.removeprefix("."))
-        return self.html().encode()
-
     def _repr_html_(self) -> str:
-
-        return frame_in_notebook(self.html())
+        # An isolated frame of the notebook's page.
+        return (
+            '<iframe sandbox="allow-scripts allow-downloads" width="100%" '
+            f'height="{HEIGHT}" style="border:0;background:white" '
+            f'srcdoc="{escape(self.html())}"></iframe>'
+        )
 
 
 def check_ending(file: Path) -> None:
@@ -100,6 +114,48 @@ def check_ending(file: Path) -> None:
             f"{file}: a chart is kept as .html, .png, .svg or .pdf, and not as "
             f"{ending or 'a file without an ending'}"
         )
+
+
+MOST_CANDLES = 3_000
+"""More than a screen has columns of pixels; a browser still scrolls so many smoothly."""
+
+
+LADDER = tuple(
+    parse_interval(text)
+    for text in "1s 5s 15s 30s 1m 5m 15m 30m 1h 4h 1d 1w 1mo 1q 1y".split()  # noqa: SIM905
+)
+
+
+def drawable(archive: TradeStore, query: CandleQuery) -> tuple[CandleQuery, int]:
+    """Choose the next coarser interval with at most `MOST_CANDLES` candles, if there are more.
+
+    No candles are computed: file names and footers show how many there can be.
+
+    Args:
+        archive: where the trades are.
+        query: what is requested.
+
+    Returns:
+        The query that a screen can show, and how many candles the requested one has at most.
+
+    Raises:
+        NothingHeld: no trades of the pair are stored.
+        ArchiveDamaged: a file can't be read, or files keep vanishing.
+    """
+
+    def expected(plan: Plan) -> int:
+        return max_candles(archive, plan)
+
+    session = QuerySession(archive)
+    requested_candles = session.with_snapshot_retry(query, expected)
+    found = query
+    if requested_candles > MOST_CANDLES:
+        for interval in LADDER:
+            if length_ns(interval) > length_ns(query.interval):
+                found = replace(query, interval=interval)
+                if session.with_snapshot_retry(found, expected) <= MOST_CANDLES:
+                    break
+    return found, requested_candles
 
 
 def chart(
@@ -126,25 +182,28 @@ def chart(
         NothingHeld: no trade of the pair is stored in the requested range.
         ArchiveDamaged: a file can't be read, or files keep vanishing.
     """
-    from harvester.charts.figure import ChartTexts, figure_of
-
     if strict:
-        refuse_gaps(pair.altname, gaps_in(archive, pair.altname, query.range, now_ns))
+        check_gaps(archive, pair.altname, [query.range], now_ns, strict=True)
     name = pair.wsname or pair.altname
-    drawn = drawable(archive, replace(query, fill="none", all_columns=True))
-    interval = drawn.query.interval
-    table = pa.Table.from_batches(
-        list(candle_batches(archive, drawn.query, memory_limit=memory_limit))
-    )
+    drawn, requested_candles = drawable(archive, replace(query, fill="none", all_columns=True))
+    interval = drawn.interval
+    table = pa.Table.from_batches(QuerySession(archive, memory_limit).batches(drawn))
     if not table.num_rows:
         raise NothingHeld(
             f"no trade of {name} is stored from {query.range}: `harvester status` shows "
             "what is covered"
         )
     candles = arranged(table, interval, pair)
-    frame = frame_of(archive, drawn.query, candles.range, now_ns)
+    frame = frame_of(archive, drawn, candles.range, now_ns)
     title = f"{name}, {interval.text} candles, {frame.title_range} (UTC)"
-    remarks = _notes(query, drawn)
+    remarks = []
+    if interval is not query.interval:
+        remarks.append(
+            f"{query.interval.text} would be up to {requested_candles:,} candles, more than a "
+            f"screen shows: {interval.text} instead"
+        )
+    if query.tz is not None:
+        remarks.append(f"candles follow the clock of {query.tz}")
     shown = [*remarks, *([note(frame.gaps)] if frame.gaps else [])]
     base, _, quote = pair.wsname.partition("/")
     texts = ChartTexts(title, shown, base if quote else "", quote, interval.text)
@@ -152,21 +211,6 @@ def chart(
     file_name = f"{pair.altname}-{query.interval.name}.html"
     return Chart(figure_of(candles, frame, texts), title, notes, file_name)
 
-
-def _notes(query: CandleQuery, drawn: DrawableQuery) -> list[str]:
-    notes = []
-    interval = drawn.query.interval
-    if interval is not query.interval:
-        notes.append(
-            f"{query.interval.text} would be up to {drawn.requested_candles:,} candles, more than "
-            f"a screen shows: {interval.text} instead"
-        )
-    if query.tz is not None:
-        notes.append(f"candles follow the clock of {query.tz}")
-    return notes
-
-
-# --- save -----------------------------------------------------------------------------------------
 
 # --- page -----------------------------------------------------------------------------------------
 
@@ -242,41 +286,8 @@ gd.on('plotly_relayout', function (change) {
 """
 
 
-def page_of(figure: go.Figure, title: str) -> str:
-    """A complete HTML page that contains plotly.js and loads nothing from the network.
-
-    Args:
-        figure: what it shows.
-        title: of the browser's window; it is escaped.
-    """
-    page_figure = go.Figure(figure)
-    # Only the time axis is zoomed and moved by the user; prices follow.
-    for axis in page_figure.select_yaxes():
-        if axis.fixedrange is None:
-            axis.fixedrange = True
-    chart = pio.to_html(
-        page_figure,
-        config=CONFIG,
-        include_plotlyjs=True,
-        full_html=False,
-        default_height="100vh",
-        div_id="chart",
-        post_script=_FOLLOW,
-    )
-    return _PAGE.format(policy=escape(_POLICY), title=escape(title), chart=chart)
-
-
-def frame_in_notebook(page: str) -> str:
-    """The page as an isolated frame of another page."""
-    return (
-        '<iframe sandbox="allow-scripts allow-downloads" width="100%" '
-        f'height="{HEIGHT}" style="border:0;background:white" srcdoc="{escape(page)}"></iframe>'
-    )
-
-
 # --- image ----------------------------------------------------------------------------------------
 
-KINDS = {".png": "png", ".svg": "svg", ".pdf": "pdf"}
 IMAGE_WIDTH, IMAGE_HEIGHT = 1280, 720
 SCALE = {"png": 1.5}
 """Image pixels for each pixel of the page; vector formats need no more."""
@@ -314,12 +325,8 @@ def image_of(figure: go.Figure, kind: str) -> bytes:
             "the chart as .html"
         ) from error
     except Exception as error:
+        text = str(error).partition("\n")[0]
         raise HarvesterError(
-            f"the browser made no image ({type(error).__name__}: {_brief(error)}): save the chart "
-            "as .html"
+            f"the browser made no image ({type(error).__name__}: {text}): save the chart as .html"
         ) from error
     return made
-
-
-def _brief(error: Exception) -> str:
-    return str(error).partition("\n")[0]

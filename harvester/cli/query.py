@@ -33,7 +33,7 @@ from harvester.cli.query_options import (
 )
 from harvester.errors import UsageError
 from harvester.exporters.export import OTHER_PROGRAMS, Layout
-from harvester.query.explain import Explanation, FileRead
+from harvester.query.candles import Explanation, FileRead
 from harvester.query.plan import FILLS, Fill
 from harvester.query.result import Result, batch_stream
 

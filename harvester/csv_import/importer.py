@@ -29,9 +29,8 @@ from harvester.csv_import.stored_check import Rounding, StoredCheck
 from harvester.errors import ArchiveHasGaps, DamagedFile, HarvesterError
 from harvester.kraken.pairs import Pair
 from harvester.schema import clip, times
-from harvester.storage.filesystem import QuarantineNote
-from harvester.storage.footer import ConfirmedIdGap, Footer, ImportedRange
-from harvester.storage.segment import Segment
+from harvester.storage.archive_files import QuarantineNote
+from harvester.storage.segment import ConfirmedIdGap, Footer, ImportedRange, Segment
 from harvester.storage.trade_store import TradeStore
 from harvester.storage.writer import Writer
 from harvester.times import END_OF_TIME, SECOND, Range, missing, overlap, union

@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from harvester.download.events import Committed, Listener
 from harvester.schema import split_at
-from harvester.storage.footer import ConfirmedIdGap, Footer
+from harvester.storage.segment import ConfirmedIdGap, Footer
 from harvester.storage.writer import Writer
 from harvester.times import END_OF_TIME, Range
 from harvester.trade_ids import IdGap

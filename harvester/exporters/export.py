@@ -27,7 +27,7 @@ from harvester.exporters.freqtrade import (
 from harvester.exporters.lean import lean_resolution, write_lean_candles
 from harvester.exporters.symbols import ccxt_symbol
 from harvester.kraken.pairs import Pair
-from harvester.query.candles import batches_by_interval, guard_against_huge_fill
+from harvester.query.candles import QuerySession, batches_by_interval, guard_against_huge_fill
 from harvester.query.plan import CandleQuery
 from harvester.schema import PRICE
 from harvester.storage.filesystem import writing
@@ -139,9 +139,8 @@ def export_candles(
         query = export.query
         if layout in OTHER_PROGRAMS:
             query = replace(query, all_columns=True)
-        for interval, batches in batches_by_interval(
-            archive, query, intervals, memory_limit=memory_limit
-        ):
+        session = QuerySession(archive, memory_limit)
+        for interval, batches in batches_by_interval(session, query, intervals):
             if layout in OTHER_PROGRAMS:
                 file = write_candle_layout(batches, export.pair, interval, layout, folder)
             else:

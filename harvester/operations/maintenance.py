@@ -9,7 +9,7 @@ from typing import NamedTuple
 from harvester.config import Settings
 from harvester.download.events import Begun, Listener, Noted, steps
 from harvester.pair_names import resolve_held
-from harvester.query.rollups import parse_levels, roll_up
+from harvester.query.aggregate import parse_levels, roll_up
 from harvester.storage.trade_store import TradeStore
 from harvester.storage.writer import Writer, writer
 

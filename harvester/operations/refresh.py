@@ -41,7 +41,7 @@ from harvester.kraken.pairs import Pair
 from harvester.kraken.rate_limit import PaceState
 from harvester.operations.refresh_targets import KnownPairs, RefreshTarget, choose_targets
 from harvester.pair_names import known_pairs, list_pairs
-from harvester.storage.lock import locked
+from harvester.storage.archive_files import locked
 from harvester.storage.segment import Segment
 from harvester.storage.trade_store import LISTINGS, TradeStore, check_not_in_future
 from harvester.storage.writer import writer

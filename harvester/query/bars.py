@@ -10,9 +10,8 @@ from typing import Literal, NamedTuple, get_args
 import numpy as np
 import pyarrow as pa
 
-from harvester.errors import BadSetting, NothingHeld
+from harvester.errors import BadSetting
 from harvester.query.aggregate import (
-    TIME,
     bars_of_trades,
     begins_ns,
     continue_bar,
@@ -20,7 +19,9 @@ from harvester.query.aggregate import (
     stored_columns,
     unscaled_integers,
 )
-from harvester.schema import PRICE, SUM_OF_VALUES, SUM_OF_VOLUMES
+from harvester.query.plan import no_trades_error
+from harvester.schema import PRICE
+from harvester.storage.parquet_files import PARTIALS
 from harvester.storage.trade_store import EVERYTHING, TradeStore
 from harvester.times import Range
 
@@ -70,7 +71,10 @@ def parse_size(by: By, text: str) -> BarSize:
         raise BadSetting(f"{by} {text!r} is no number: give plain digits, {example}")
     whole, fraction = match[1].lstrip("0"), (match[2] or "").rstrip("0")
     if len(fraction) > decimals:
-        raise BadSetting(f"{by} {text!r}: {_decimals_hint(by)}")
+        hint = f"a {by} has {decimals} decimals at most"
+        if by == "trades":
+            hint = "no trade is ever split: give a whole number"
+        raise BadSetting(f"{by} {text!r}: {hint}")
     if len(whole) + decimals > _DIGITS or (by == "trades" and len(whole) > 18):
         raise BadSetting(
             f"{by} {text!r} is more than any bar can reach: give less than "
@@ -82,42 +86,22 @@ def parse_size(by: By, text: str) -> BarSize:
     return BarSize(by, digits, units)
 
 
-def _decimals_hint(by: By) -> str:
-    if by == "trades":
-        return "no trade is ever split: give a whole number"
-    return f"a {by} has {DECIMALS[by]} decimals at most"
-
-
 # --- columns --------------------------------------------------------------------------------------
 
-BASE_COLUMNS = {
-    "time": TIME,
-    "open": PRICE,
-    "high": PRICE,
-    "low": PRICE,
-    "close": PRICE,
-    "vwap": pa.float64(),
-    "volume": SUM_OF_VOLUMES,
-    "count": pa.int64(),
-}
-EXTRA_COLUMNS = {
-    "value": SUM_OF_VALUES,
-    "buy_volume": SUM_OF_VOLUMES,
-    "sell_volume": SUM_OF_VOLUMES,
-    "buy_value": SUM_OF_VALUES,
-    "sell_value": SUM_OF_VALUES,
-    "buy_count": pa.int64(),
-    "sell_count": pa.int64(),
-    "first_trade_id": pa.int64(),
-    "last_trade_id": pa.int64(),
-    "first_time": TIME,
-}
-LAST_COLUMNS = {"last_time": TIME, "is_complete": pa.bool_()}
+COLUMNS = ("time", "open", "high", "low", "close", "vwap", "volume", "count")
+EXTRA_COLUMNS = (
+    *("value", "buy_volume", "sell_volume", "buy_value", "sell_value", "buy_count", "sell_count"),
+    *("first_trade_id", "last_trade_id", "first_time"),
+)
+LAST_COLUMNS = ("last_time", "is_complete")
 
 
 def bar_schema(*, all_columns: bool) -> pa.Schema:
     """Return the columns of a result, in order."""
-    return pa.schema(BASE_COLUMNS | (EXTRA_COLUMNS if all_columns else {}) | LAST_COLUMNS)
+    kinds = {field.name: field.type for field in PARTIALS}
+    kinds |= {"vwap": pa.float64(), "is_complete": pa.bool_()}
+    names = (*COLUMNS, *(EXTRA_COLUMNS if all_columns else ()), *LAST_COLUMNS)
+    return pa.schema([(name, kinds[name]) for name in names])
 
 
 # --- bars -----------------------------------------------------------------------------------------
@@ -201,12 +185,7 @@ def _covered_runs(archive: TradeStore, query: BarQuery) -> list[Range]:
     """Return the covered ranges to count in; those before the requested range are left out."""
     covered = archive.coverage(query.pair)
     if not covered:
-        pairs = archive.held()
-        raise NothingHeld(
-            f"the archive at {archive.path} holds no trades of {query.pair}; "
-            + (f"it holds {', '.join(pairs)}. " if pairs else "it is empty. ")
-            + f"`harvester backfill {query.pair}` fetches them"
-        )
+        raise no_trades_error(archive, query.pair)
     anchor = max(0, query.anchor_ns - 1)
     return [
         Range(max(run.after, anchor), run.through)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from difflib import get_close_matches
-from itertools import pairwise, zip_longest
+from itertools import zip_longest
 from math import gcd
 from typing import NamedTuple
 from zoneinfo import ZoneInfo, available_timezones
@@ -32,31 +31,72 @@ class WholeIntervals(NamedTuple):
     last: int
 
 
-class Grid(ABC):
-    """Consecutive intervals without space between them, each with a number."""
+class GridSection(NamedTuple):
+    """Intervals of one width, from the one that starts at `start_ns` up to the next section.
 
-    __slots__ = ()
+    Attributes:
+        start_ns: start of the first interval.
+        number: number of the first interval.
+        width_ns: width of every interval of the section.
+    """
 
-    @abstractmethod
+    start_ns: int
+    number: int
+    width_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class Grid:
+    """Consecutive intervals without space between them, each with a number.
+
+    They are sections of equal width, and defined from the first section on. Intervals of one width
+    in UTC are one section. Of the days of a time zone, two a year are sections of their own: of 23
+    and of 25 hours.
+    """
+
+    sections: tuple[GridSection, ...]
+
     def number(self, moment_ns: int) -> int:
         """Return the number of the interval that contains a moment."""
+        index = bisect_right(self.sections, moment_ns, key=lambda section: section.start_ns)
+        section = self.sections[max(index - 1, 0)]
+        return section.number + (moment_ns - section.start_ns) // section.width_ns
 
-    @abstractmethod
     def start_ns(self, number: int) -> int:
         """Return the start of an interval in nanoseconds."""
+        index = bisect_right(self.sections, number, key=lambda section: section.number)
+        section = self.sections[max(index - 1, 0)]
+        return section.start_ns + (number - section.number) * section.width_ns
 
-    @abstractmethod
     def number_sql(self, moment_ns: str) -> str:
         """Return `number` as SQL, for an SQL expression in nanoseconds."""
+        formulas = [
+            f"{number}" if is_single else f"{number} + ({moment_ns} - {start_ns}) // {width_ns}"
+            for (start_ns, number, width_ns), is_single in self._sections()
+        ]
+        starts_ns = [section.start_ns for section in self.sections]
+        return f"({_binary_search_sql(moment_ns, starts_ns, formulas)})::BIGINT"
 
-    @abstractmethod
     def start_sql(self, number: str) -> str:
         """Return the start of an interval as SQL (TIMESTAMP_NS), for an expression of a number."""
+        formulas = [
+            f"{start_ns}" if is_single else f"{start_ns} + ({number} - {first}) * {width_ns}"
+            for (start_ns, first, width_ns), is_single in self._sections()
+        ]
+        numbers = [section.number for section in self.sections]
+        return f"make_timestamp_ns({_binary_search_sql(number, numbers, formulas)})"
+
+    def _sections(self) -> Iterator[tuple[GridSection, bool]]:
+        """Yield each section, and whether it is one interval: a constant, which is fast to plan."""
+        for section, behind in zip_longest(self.sections, self.sections[1:]):
+            yield section, behind is not None and behind.number - section.number == 1
 
     @property
-    @abstractmethod
     def step_ns(self) -> int:
         """The greatest length of which every interval start is a multiple, from the UNIX epoch."""
+        return gcd(
+            *(length for start_ns, _, width in self.sections for length in (start_ns, width))
+        )
 
     def is_divisible_by(self, width_ns: int) -> bool:
         """Return whether every interval starts at a multiple of a width, from the UNIX epoch.
@@ -75,114 +115,15 @@ class Grid(ABC):
         return WholeIntervals(first, self.number(covered.through + 1) - 1)
 
 
-@dataclass(frozen=True, slots=True)
-class FixedGrid(Grid):
-    """Intervals of one width, counted from the UNIX epoch plus an offset, in nanoseconds."""
+def fixed_grid(width_ns: int, offset_ns: int = 0) -> Grid:
+    """Return the intervals of one width, counted from the UNIX epoch plus an offset.
 
-    width_ns: int
-    offset_ns: int = 0
-
-    @property
-    def _shift_ns(self) -> int:
-        # Never negative: DuckDB's // rounds towards zero, so it equals floor from 0 on only.
-        return -self.offset_ns % self.width_ns
-
-    def number(self, moment_ns: int) -> int:
-        """Return the number of the interval that contains a moment."""
-        return (moment_ns + self._shift_ns) // self.width_ns
-
-    def start_ns(self, number: int) -> int:
-        """Return the start of an interval in nanoseconds."""
-        return number * self.width_ns - self._shift_ns
-
-    def number_sql(self, moment_ns: str) -> str:
-        """Return `number` as SQL, for an SQL expression in nanoseconds."""
-        return f"({moment_ns} + {self._shift_ns}) // {self.width_ns}"
-
-    def start_sql(self, number: str) -> str:
-        """Return the start of an interval as SQL (TIMESTAMP_NS), for an expression of a number."""
-        return f"make_timestamp_ns({number} * {self.width_ns} - {self._shift_ns})"
-
-    @property
-    def step_ns(self) -> int:
-        """The greatest length of which every interval start is a multiple."""
-        return gcd(self.width_ns, self._shift_ns)
-
-
-class GridSection(NamedTuple):
-    """Intervals of one width, from the one that starts at `start_ns` up to the next section.
-
-    Attributes:
-        start_ns: start of the first interval.
-        number: number of the first interval.
-        width_ns: width of every interval of the section.
+    Args:
+        width_ns: their width in nanoseconds.
+        offset_ns: shifts every start.
     """
-
-    start_ns: int
-    number: int
-    width_ns: int
-
-
-@dataclass(frozen=True, slots=True)
-class CalendarGrid(Grid):
-    """Intervals of varying width, as sections of equal width; defined from the first section on.
-
-    For the days of a time zone, two days a year are sections of their own: of 23 and of 25 hours.
-    """
-
-    sections: tuple[GridSection, ...]
-
-    @property
-    def _single_intervals(self) -> set[GridSection]:
-        """Sections of one interval: as a constant, which DuckDB plans faster than a formula."""
-        return {a for a, b in pairwise(self.sections) if b.number - a.number == 1}
-
-    def number(self, moment_ns: int) -> int:
-        """Return the number of the interval that contains a moment."""
-        index = bisect_right(self.sections, moment_ns, key=lambda section: section.start_ns)
-        section = self.sections[max(index - 1, 0)]
-        return section.number + (moment_ns - section.start_ns) // section.width_ns
-
-    def start_ns(self, number: int) -> int:
-        """Return the start of an interval in nanoseconds."""
-        index = bisect_right(self.sections, number, key=lambda section: section.number)
-        section = self.sections[max(index - 1, 0)]
-        return section.start_ns + (number - section.number) * section.width_ns
-
-    def number_sql(self, moment_ns: str) -> str:
-        """Return `number` as SQL, for an SQL expression in nanoseconds."""
-        singles = self._single_intervals
-        formulas = [
-            f"{section.number}"
-            if section in singles
-            else f"{section.number} + ({moment_ns} - {section.start_ns}) // {section.width_ns}"
-            for section in self.sections
-        ]
-        starts_ns = [section.start_ns for section in self.sections]
-        return f"({_binary_search_sql(moment_ns, starts_ns, formulas)})::BIGINT"
-
-    def start_sql(self, number: str) -> str:
-        """Return the start of an interval as SQL (TIMESTAMP_NS), for an expression of a number."""
-        singles = self._single_intervals
-        formulas = [
-            f"{section.start_ns}"
-            if section in singles
-            else f"{section.start_ns} + ({number} - {section.number}) * {section.width_ns}"
-            for section in self.sections
-        ]
-        numbers = [section.number for section in self.sections]
-        return f"make_timestamp_ns({_binary_search_sql(number, numbers, formulas)})"
-
-    @property
-    def step_ns(self) -> int:
-        """The greatest length of which every interval start is a multiple."""
-        return gcd(
-            *(
-                length
-                for section in self.sections
-                for length in (section.start_ns, section.width_ns)
-            )
-        )
+    # Not after the epoch: DuckDB's // rounds towards zero, so it equals floor from 0 on only.
+    return Grid((GridSection(-(-offset_ns % width_ns), 0, width_ns),))
 
 
 def _binary_search_sql(value: str, thresholds: Sequence[int], formulas: Sequence[str]) -> str:
@@ -235,14 +176,9 @@ class FixedSteps(NamedTuple):
     phase_ns: int
 
     @property
-    def shortest_ns(self) -> int:
-        """The width of every interval."""
-        return self.width_ns
-
-    @property
-    def longest_ns(self) -> int:
-        """The width of every interval."""
-        return self.width_ns
+    def limits_ns(self) -> tuple[int, int]:
+        """The width of every interval, which is the least and the greatest."""
+        return self.width_ns, self.width_ns
 
     def first_start_ns(self, local_ns: int) -> int:
         """Return the first start at or after a local time."""
@@ -261,14 +197,9 @@ class MonthSteps(NamedTuple):
     phase_ns: int
 
     @property
-    def shortest_ns(self) -> int:
-        """A lower limit: every month as short as February."""
-        return self.months * 28 * DAY
-
-    @property
-    def longest_ns(self) -> int:
-        """An upper limit: every month as long as January."""
-        return self.months * 31 * DAY
+    def limits_ns(self) -> tuple[int, int]:
+        """A lower and an upper limit of the widths: every month as February, or as January."""
+        return self.months * 28 * DAY, self.months * 31 * DAY
 
     def first_start_ns(self, local_ns: int) -> int:
         """Return the first start at or after a local time."""
@@ -302,9 +233,9 @@ def make_grid(interval: Interval, offset_ns: int, time_zone: str | None, coverin
     """
     rule = _rule(interval, offset_ns)
     if time_zone is None and isinstance(rule, FixedSteps):
-        return FixedGrid(rule.width_ns, rule.phase_ns)
+        return fixed_grid(rule.width_ns, rule.phase_ns)
     zone = None if time_zone is None else find_time_zone(time_zone)
-    return CalendarGrid(tuple(_sections(rule, zone, covering)))
+    return Grid(tuple(_sections(rule, zone, covering)))
 
 
 def _rule(interval: Interval, offset_ns: int) -> Rule:
@@ -316,7 +247,7 @@ def _rule(interval: Interval, offset_ns: int) -> Rule:
 
 def _sections(rule: Rule, zone: ZoneInfo | None, covering: Range) -> list[GridSection]:
     """Group neighbouring intervals of equal width into sections."""
-    margin_ns = rule.longest_ns + MARGIN_NS
+    margin_ns = rule.limits_ns[1] + MARGIN_NS
     first_ns, last_ns = covering.after - margin_ns, covering.through + margin_ns
     if zone is None:
         changes = [OffsetChange(first_ns, 0)]
@@ -338,7 +269,7 @@ def _interval_starts(rule: Rule, changes: list[OffsetChange], last_ns: int) -> I
     shown_ns = changes[0].at_ns + changes[0].utc_offset_ns
     for change, next_change in zip_longest(changes, changes[1:]):
         local_ns = change.at_ns + change.utc_offset_ns
-        if shown_ns - local_ns >= rule.shortest_ns:
+        if shown_ns - local_ns >= rule.limits_ns[0]:
             shown_ns = local_ns
         first_ns = rule.first_start_ns(shown_ns)
         if first_ns < local_ns:

@@ -60,23 +60,22 @@ def fill_seeds(
     """
     if plan.query.fill == "none" or not plan.covered:
         return []
+    first = plan.first_trade_number
     if plan.query.fill == "null":
-        return _null_seeds(plan)
-    close = _close_before(archive, plan, connection)
-    whole = plan.covered[0].whole
-    return [] if close is None else [FillSeed(whole.first - 1, BEFORE_CANDLE, close, whole.last)]
-
-
-def _null_seeds(plan: Plan) -> list[FillSeed]:
-    """Return a seed at the start of each covered range, but not before the first stored trade."""
-    if plan.first_trade_number is None:
+        # At the start of each covered range, but not before the first stored trade.
+        return [
+            FillSeed(max(run.whole.first, first) - 1, AFTER_CANDLE, None, run.whole.last)
+            for run in plan.covered
+            if first is not None
+        ]
+    piece = last_trade_before(archive, plan)
+    if piece is None:
         return []
-    return [
-        FillSeed(
-            max(run.whole.first, plan.first_trade_number) - 1, AFTER_CANDLE, None, run.whole.last
-        )
-        for run in plan.covered
-    ]
+    trades = trades_sql(archive, [piece])
+    # All of the result is fetched: DuckDB 2.0 refuses a connection that still has some.
+    [(close,)] = connection.execute(f"SELECT arg_max(price, place) FROM ({trades})").fetchall()  # noqa: S608
+    whole = plan.covered[0].whole
+    return [FillSeed(whole.first - 1, BEFORE_CANDLE, Decimal(close), whole.last)]
 
 
 def last_trade_before(archive: TradeStore, plan: Plan) -> Piece | None:
@@ -99,19 +98,6 @@ def last_trade_before(archive: TradeStore, plan: Plan) -> Piece | None:
             # Only the last row group is read.
             return Piece(piece.segment, Range(last_ns - 1, last_ns))
     return None
-
-
-def _close_before(
-    archive: TradeStore, plan: Plan, connection: duckdb.DuckDBPyConnection
-) -> Decimal | None:
-    """Return the price of the last trade before the range; None without one."""
-    piece = last_trade_before(archive, plan)
-    if piece is None:
-        return None
-    trades = trades_sql(archive, [piece])
-    # All of the result is fetched: DuckDB 2.0 refuses a connection that still has some.
-    [(close,)] = connection.execute(f"SELECT arg_max(price, place) FROM ({trades})").fetchall()  # noqa: S608
-    return Decimal(close)
 
 
 def would_lose_precision(
@@ -182,11 +168,12 @@ def candles_sql(plan: Plan, candles: str, seeds: Sequence[FillSeed], price_decim
 def _fill_steps(plan: Plan, seeds: Sequence[FillSeed], aggregates: list[str]) -> str:
     """Return the steps of the query that add empty intervals; the last step is `shown`."""
     price = "NULL" if plan.query.fill == "null" else "close"
+    columns = ", ".join(["number", *aggregates])
     steps = {
         "known": _known_sql(plan.covered, seeds),
         "gaps": _GAPS,
         "fillings": _fillings_sql(aggregates, price),
-        "shown": _shown_sql(aggregates),
+        "shown": f"SELECT {columns} FROM candles UNION ALL SELECT {columns} FROM fillings",  # noqa: S608
     }
     # DuckDB 2.0 does not spill when it sorts a UNION directly, but spills a materialized result.
     materialized = {"known", "shown"}
@@ -194,11 +181,6 @@ def _fill_steps(plan: Plan, seeds: Sequence[FillSeed], aggregates: list[str]) ->
         f",\n{name} AS {'' if name in materialized else 'NOT '}MATERIALIZED (\n{sql}\n)"
         for name, sql in steps.items()
     )
-
-
-def _shown_sql(aggregates: list[str]) -> str:
-    columns = ", ".join(["number", *aggregates])
-    return f"SELECT {columns} FROM candles UNION ALL SELECT {columns} FROM fillings"  # noqa: S608
 
 
 # Each row of `known` fills the intervals after it, up to the next row and to the end of its own
@@ -225,16 +207,10 @@ def _known_sql(covered: Sequence[CoveredRange], seeds: Sequence[FillSeed]) -> st
     )
     last = f"CASE {whens} END::BIGINT" if covered else "NULL::BIGINT"
     rows = [f"SELECT number, 1 AS rank, close, {last} AS last FROM candles"]  # noqa: S608
-    rows += [
-        f"SELECT {seed.number}::BIGINT, {seed.rank}, {_price_literal(seed.close)}, "
-        f"{seed.last}::BIGINT"
-        for seed in seeds
-    ]
+    for seed in seeds:
+        price = "NULL" if seed.close is None else f"'{seed.close:f}'::DECIMAL(18, {PRICE_DECIMALS})"
+        rows.append(f"SELECT {seed.number}::BIGINT, {seed.rank}, {price}, {seed.last}::BIGINT")
     return "\nUNION ALL ".join(rows)
-
-
-def _price_literal(price: Decimal | None) -> str:
-    return "NULL" if price is None else f"'{price:f}'::DECIMAL(18, {PRICE_DECIMALS})"
 
 
 def _fillings_sql(aggregates: list[str], price: str) -> str:

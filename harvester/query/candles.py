@@ -1,10 +1,11 @@
-"""Candles of a pair: run a `CandleQuery` as a DuckDB relation or a stream of Arrow batches."""
+"""Candles of a pair: run or explain a `CandleQuery` as a DuckDB relation or Arrow batches."""
 
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import groupby, pairwise
 from math import gcd
 from pathlib import Path
 from typing import NamedTuple, TypeVar
@@ -12,37 +13,37 @@ from typing import NamedTuple, TypeVar
 import duckdb
 import pyarrow as pa
 
-from harvester.errors import ArchiveDamaged, UsageError
-from harvester.query.calendar import FixedGrid, Grid
+from harvester.errors import UsageError
+from harvester.query.calendar import Grid, fixed_grid
 from harvester.query.candle_sql import (
     aggregates_for,
     candles_sql,
     fill_seeds,
+    last_trade_before,
     would_lose_precision,
-)
-from harvester.query.connection import (
-    MEMORY_LIMIT,
-    shared_connection,
-    text_literal,
-    translate_errors,
 )
 from harvester.query.plan import (
     PRICE_DECIMALS,
     CandleQuery,
     Plan,
     clip_pieces,
+    plan_from_pieces,
     plan_query,
     split_query,
 )
 from harvester.query.sources import (
     SharedScan,
+    Source,
     aggregate_sql,
     choose_sources,
     reads_segments,
+    text_literal,
 )
+from harvester.query.sql import MEMORY_LIMIT, shared_connection, translate_errors
+from harvester.storage.parquet_files import rows_touched
 from harvester.storage.segment import Segment
-from harvester.storage.trade_store import LISTINGS, TradeStore
-from harvester.times import END_OF_TIME, Interval, missing
+from harvester.storage.trade_store import TradeStore, with_snapshot_retry
+from harvester.times import END_OF_TIME, Interval, Range, missing, year_end
 
 # --- session --------------------------------------------------------------------------------------
 
@@ -62,6 +63,13 @@ class PreparedQuery(NamedTuple):
     plan: Plan
     parts: list[CandleQuery]
     price_decimals: int
+
+    def plan_of(self, part: CandleQuery) -> Plan | None:
+        """Return the plan of a part, if the part is the whole query.
+
+        Other parts are planned when they are read: a long stream outlives a listing of the files.
+        """
+        return self.plan if part == self.plan.query else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,12 +114,12 @@ class QuerySession:
             return would_lose_precision(self.archive, self._with_scan(plan), self.connect())
 
         prepared = self.with_snapshot_retry(query, split)
-        if not needs_precision_check(query):
-            return prepared
-        for part in prepared.parts:
-            if self.with_snapshot_retry(part, loses_precision, _plan_of(prepared, part)):
-                return prepared
-        return prepared._replace(price_decimals=query.pair_decimals)
+        if needs_precision_check(query) and not any(
+            self.with_snapshot_retry(part, loses_precision, prepared.plan_of(part))
+            for part in prepared.parts
+        ):
+            return prepared._replace(price_decimals=query.pair_decimals)
+        return prepared
 
     def sql(self, plan: Plan, price_decimals: int, connection: duckdb.DuckDBPyConnection) -> str:
         """Return the complete SQL of a plan.
@@ -127,35 +135,76 @@ class QuerySession:
         candles = aggregate_sql(self.archive, plan.sources, plan.grid, aggregates)
         return candles_sql(plan, candles, seeds, price_decimals)
 
-    def relation(self, plan: Plan, price_decimals: int) -> duckdb.DuckDBPyRelation:
-        """Return the candles of a plan, on a new connection.
+    def relation(self, query: CandleQuery) -> duckdb.DuckDBPyRelation:
+        """Return candles as a relation that runs when it is read: `.df()`, `.pl()`, and so on.
 
-        Args:
-            plan: the plan of a query.
-            price_decimals: the decimals of the returned prices.
+        It has one row per candle, in order of time; docs/candles.md describes the columns. It reads
+        the files of this moment: after a compaction call again, or use `batches`, which retries.
+
+        It is a union of one query per year: DuckDB does not open the files of a year whose bounds
+        of `time` contradict a caller's condition. Grouped in one query, all trades would be read
+        before the first candle could be left out.
+
+        Raises:
+            NothingHeld: the archive has no trades of the pair.
+            BadSetting: DuckDB rejects the memory limit or the number of threads.
+            ArchiveDamaged: a file can't be read.
+            duckdb.Error: when read: a sum has too many digits, memory ran out, a file was removed.
         """
-        connection = self.connect()
-        return connection.sql(self.sql(plan, price_decimals, connection))
+        decimals, plan = PRICE_DECIMALS, None
+        if needs_precision_check(query):
+            plan, _, decimals = self.prepare(query)
+
+        def relation(plan: Plan) -> duckdb.DuckDBPyRelation:
+            connection = self.connect()
+            parts = [
+                self._part_sql(plan, time_range, decimals, connection)
+                for time_range in _year_ranges(plan)
+            ]
+            return connection.sql("\nUNION ALL ".join(parts))
+
+        return self.with_snapshot_retry(query, relation, plan)
+
+    def _part_sql(
+        self, plan: Plan, time_range: Range, decimals: int, connection: duckdb.DuckDBPyConnection
+    ) -> str:
+        if time_range == plan.query.range:
+            return f"({self.sql(plan, decimals, connection)})"
+        part = plan_from_pieces(self.archive, replace(plan.query, range=time_range), plan.pieces)
+        first, last = part.grid.number(time_range.after + 1), part.grid.number(time_range.through)
+        return (
+            f"SELECT * FROM (\n{self.sql(part, decimals, connection)}\n)\n"  # noqa: S608
+            f"WHERE time >= make_timestamp_ns({part.grid.start_ns(first)}) "
+            f"AND time <= make_timestamp_ns({part.grid.start_ns(last)})"
+        )
 
     def batches(self, query: CandleQuery, batch_rows: int = BATCH_ROWS) -> Iterator[pa.RecordBatch]:
-        """Yield candles as Arrow batches; see `candle_batches`.
+        """Yield candles as Arrow batches, at least one, even while the archive is being written.
 
         Args:
             query: the query.
             batch_rows: about how many candles a batch has.
+
+        Raises:
+            NothingHeld: the archive has no trades of the pair.
+            BadSetting: DuckDB rejects the memory limit or the number of threads.
+            ArchiveDamaged: a file can't be read, or compaction removes files again and again.
+            ValueDoesNotFit: a sum has more than 38 digits.
+            HarvesterError: the memory limit is too low.
         """
         prepared = self.prepare(query)
 
         def begin(plan: Plan) -> tuple[pa.RecordBatch, pa.RecordBatchReader]:
-            relation = self.relation(plan, prepared.price_decimals)
-            reader = relation.to_arrow_reader(batch_rows)
+            connection = self.connect()
+            sql = self.sql(plan, prepared.price_decimals, connection)
+            reader = connection.sql(sql).to_arrow_reader(batch_rows)
             # The sort returns nothing before all files have been read: after the first batch, a
             # removed file does no harm.
             empty = pa.RecordBatch.from_pylist([], schema=reader.schema)
             return next(reader, empty), reader
 
         for index, part in enumerate(prepared.parts):
-            first, reader = self.with_snapshot_retry(part, begin, _plan_of(prepared, part))
+            first, reader = self.with_snapshot_retry(part, begin, prepared.plan_of(part))
             if first.num_rows or index == 0:
                 yield first
             with translate_errors(query.title, self.memory_limit):
@@ -177,21 +226,24 @@ class QuerySession:
             ValueDoesNotFit: a sum has more than 38 digits.
             HarvesterError: the memory limit is too low.
         """
-        for _ in range(LISTINGS):
-            try:
-                current = plan_query(self.archive, query) if plan is None else plan
-            except FileNotFoundError:
-                continue
-            plan = None
-            try:
-                with translate_errors(query.title, self.memory_limit):
-                    return fn(current)
-            except FileNotFoundError:
-                continue
-            except ArchiveDamaged:
-                if not self._lost_a_file(current):
-                    raise
-        raise ArchiveDamaged(f"files of {query.pair} keep vanishing while they are read: try again")
+        plans = [plan] if plan is not None else []
+        current: Plan | None = None
+
+        def run() -> T:
+            nonlocal current
+            current = None
+            current = plans.pop() if plans else plan_query(self.archive, query)
+            with translate_errors(query.title, self.memory_limit):
+                return fn(current)
+
+        def has_lost_a_file() -> bool:
+            if current is None:
+                return False
+            existing = {*self.archive.segments(query.pair), *self.archive.rollups(query.pair)}
+            rollups = {source.rollup for source in current.sources} - {None}
+            return not {*(piece.segment for piece in current.pieces), *rollups} <= existing
+
+        return with_snapshot_retry(run, query.pair, is_stale=has_lost_a_file)
 
     def _with_scan(self, plan: Plan) -> Plan:
         """Return the plan with the files of the shared scan, if they have all that it needs."""
@@ -203,90 +255,20 @@ class QuerySession:
             return plan
         return replace(plan, sources=scan.sources(plan.query.range))
 
-    def _lost_a_file(self, plan: Plan) -> bool:
-        """Return whether a file that the plan reads no longer exists."""
-        pair = plan.query.pair
-        existing = {*self.archive.segments(pair), *self.archive.rollups(pair)}
-        segments = [piece.segment for piece in plan.pieces]
-        rollups = [source.rollup for source in plan.sources if source.rollup is not None]
-        return any(file not in existing for file in (*segments, *rollups))
+
+def _year_ranges(plan: Plan) -> list[Range]:
+    """Cut the query's range where the interval with the first moment of a year starts."""
+    after, through = plan.query.range
+    years = sorted({source.piece.segment.year for source in plan.sources})
+    grid = plan.grid
+    starts_ns = (grid.start_ns(grid.number(year_end(year - 1) + 1)) for year in years[1:])
+    cuts = sorted({start_ns - 1 for start_ns in starts_ns if after < start_ns - 1 < through})
+    return [Range(*bounds) for bounds in pairwise([after, *cuts, through])]
 
 
 def needs_precision_check(query: CandleQuery) -> bool:
     """Return whether all candles are computed once to check that no digit of a price is lost."""
     return query.fill == "kraken" and query.pair_decimals < PRICE_DECIMALS
-
-
-def _plan_of(prepared: PreparedQuery, part: CandleQuery) -> Plan | None:
-    """Return the plan of a part, if the part is the whole query.
-
-    Other parts are planned when they are read: a long stream outlives a listing of the files.
-    """
-    return prepared.plan if part == prepared.plan.query else None
-
-
-# --- query ----------------------------------------------------------------------------------------
-
-
-def ohlc(
-    archive: TradeStore,
-    query: CandleQuery,
-    *,
-    memory_limit: str = MEMORY_LIMIT,
-    threads: int | None = None,
-) -> duckdb.DuckDBPyRelation:
-    """Return candles as a relation that runs when it is read: `.df()`, `.pl()`, and so on.
-
-    It has one row per candle, in order of time; docs/candles.md describes the columns. It reads
-    the files of this moment: after a compaction call again, or use `candle_batches`, which
-    retries.
-
-    Args:
-        archive: where the trades are.
-        query: the query.
-        memory_limit: what DuckDB may use, such as 2GB; beyond it, DuckDB spills to disk.
-        threads: how many threads DuckDB may use; None for all cores.
-
-    Raises:
-        NothingHeld: the archive has no trades of the pair.
-        BadSetting: DuckDB rejects the memory limit or the number of threads.
-        ArchiveDamaged: a file can't be read.
-        duckdb.Error: when read: a sum has too many digits, memory ran out, a file was removed.
-    """
-    session = QuerySession(archive, memory_limit, threads)
-    prepared = session.prepare(query)
-
-    def relation(plan: Plan) -> duckdb.DuckDBPyRelation:
-        return session.relation(plan, prepared.price_decimals)
-
-    return session.with_snapshot_retry(query, relation, prepared.plan)
-
-
-def candle_batches(
-    archive: TradeStore,
-    query: CandleQuery,
-    *,
-    batch_rows: int = BATCH_ROWS,
-    memory_limit: str = MEMORY_LIMIT,
-    threads: int | None = None,
-) -> Iterator[pa.RecordBatch]:
-    """Yield candles as Arrow batches, at least one, even while the archive is being written.
-
-    Args:
-        archive: where the trades are.
-        query: the query.
-        batch_rows: about how many candles a batch has.
-        memory_limit: what DuckDB may use, such as 2GB; beyond it, DuckDB spills to disk.
-        threads: how many threads DuckDB may use; None for all cores.
-
-    Raises:
-        NothingHeld: the archive has no trades of the pair.
-        BadSetting: DuckDB rejects the memory limit or the number of threads.
-        ArchiveDamaged: a file can't be read, or compaction removes files again and again.
-        ValueDoesNotFit: a sum has more than 38 digits.
-        HarvesterError: the memory limit is too low.
-    """
-    return QuerySession(archive, memory_limit, threads).batches(query, batch_rows)
 
 
 # --- limit for empty candles ----------------------------------------------------------------------
@@ -346,31 +328,19 @@ def _min_empty_candles(archive: TradeStore, plan: Plan) -> int:
 
 
 def batches_by_interval(
-    archive: TradeStore,
-    query: CandleQuery,
-    intervals: Sequence[Interval],
-    *,
-    memory_limit: str = MEMORY_LIMIT,
-    threads: int | None = None,
+    session: QuerySession, query: CandleQuery, intervals: Sequence[Interval]
 ) -> Iterator[tuple[Interval, Iterator[pa.RecordBatch]]]:
-    """Yield each interval with its candles as `candle_batches`; the trades are read once.
+    """Yield each interval with its candles as `QuerySession.batches`; the trades are read once.
 
     Args:
-        archive: where the trades are.
+        session: the archive and the settings of DuckDB.
         query: the query; its own interval does not matter.
         intervals: the intervals. Read the batches of one to the end before the next.
-        memory_limit: what DuckDB may use, such as 2GB; beyond it, DuckDB spills to disk.
-        threads: how many threads DuckDB may use; None for all cores.
 
     Raises:
-        NothingHeld: the archive has no trades of the pair.
-        BadSetting: DuckDB rejects the memory limit or the number of threads.
-        ArchiveDamaged: a file can't be read, or compaction removes files again and again.
-        ValueDoesNotFit: a sum has more than 38 digits.
-        HarvesterError: the memory limit is too low.
+        HarvesterError: as `QuerySession.batches`.
     """
     queries = [replace(query, interval=interval) for interval in intervals]
-    session = QuerySession(archive, memory_limit, threads)
     with tempfile.TemporaryDirectory(prefix="harvester-") as folder:
         if len(queries) > 1:
             scan = run_shared_scan(session, queries, Path(folder))
@@ -391,6 +361,7 @@ def run_shared_scan(
 
     Returns the scan; None if fewer than two queries read segments without a usable roll-up.
     """
+    aggregates = aggregates_for(queries[0])
 
     def scan(plan: Plan) -> SharedScan | None:
         plans = [plan_query(session.archive, query) for query in queries]
@@ -398,9 +369,9 @@ def run_shared_scan(
         if len(steps_ns) < 2:
             return None
         covered = [run.range for run in plan.covered]
-        return SharedScan(gcd(*steps_ns), covered, list(write(plan, FixedGrid(gcd(*steps_ns)))))
+        return SharedScan(gcd(*steps_ns), covered, list(write(plan, fixed_grid(gcd(*steps_ns)))))
 
-    def write(plan: Plan, grid: FixedGrid) -> Iterator[Segment]:
+    def write(plan: Plan, grid: Grid) -> Iterator[Segment]:
         first_number = plan.first_trade_number
         if first_number is not None:
             first_number = grid.number(plan.grid.start_ns(first_number))
@@ -412,18 +383,116 @@ def run_shared_scan(
             sources = choose_sources(session.archive, query.pair, pieces, grid)
             candles = aggregate_sql(session.archive, sources, grid, aggregates)
             path = str(folder / f"{part.range.after:019d}.parquet")
-            connection.execute(_copy_sql(candles, grid, aggregates, path))
+            # In order, like a roll-up: the row number is the position.
+            connection.execute(
+                f"COPY (\nSELECT {grid.start_sql('number')} AS time, {', '.join(aggregates)}\n"
+                f"FROM (\n{candles}\n)\n"
+                f"ORDER BY number\n) TO {text_literal(path)} (FORMAT parquet)"
+            )
             yield Segment("", 0, part.range, path, 0)
         connection.close()
 
-    aggregates = aggregates_for(queries[0])
     return session.with_snapshot_retry(queries[0], scan)
 
 
-def _copy_sql(candles: str, grid: Grid, columns: Iterable[str], file: str) -> str:
-    """Return SQL that writes partial candles like a roll-up, in order: row number is position."""
-    return (
-        f"COPY (\nSELECT {grid.start_sql('number')} AS time, {', '.join(columns)}\n"
-        f"FROM (\n{candles}\n)\n"
-        f"ORDER BY number\n) TO {text_literal(file)} (FORMAT parquet)"
-    )
+# --- explain --------------------------------------------------------------------------------------
+
+
+class FileRead(NamedTuple):
+    """A file that a query reads.
+
+    Attributes:
+        level: `trades`, or the interval of a roll-up.
+        file: its path in the archive.
+        range: the part of its trades that counts.
+        rows: the rows of the row groups that are read.
+    """
+
+    level: str
+    file: str
+    range: Range
+    rows: int
+
+
+class ExplainTotals(NamedTuple):
+    """The number of files and rows that a query reads of one level."""
+
+    level: str
+    files: int
+    rows: int
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """How a candle query is answered.
+
+    Attributes:
+        query: the query.
+        reads: the files that the candles are computed from, in order.
+        close_read: the file with the trade whose price is carried into the range, if any.
+        totals: of `reads`, by level.
+        passes: how often they are read: twice where Kraken's form has fewer decimals than prices
+            may have, once to check whether a digit would be lost.
+        parts: into how many shorter queries, one after the other, a stream of candles is cut.
+        sql: the whole query; any DuckDB runs it while the files exist.
+    """
+
+    query: CandleQuery
+    reads: tuple[FileRead, ...]
+    close_read: FileRead | None
+    totals: tuple[ExplainTotals, ...]
+    passes: int
+    parts: int
+    sql: str
+
+
+def explain(session: QuerySession, query: CandleQuery) -> Explanation:
+    """Return how a query would be answered now, without computing the candles.
+
+    Args:
+        session: the archive and the settings of DuckDB.
+        query: the query.
+
+    Raises:
+        NothingHeld: the archive has no trades of the pair.
+        BadSetting: DuckDB rejects the memory limit or the number of threads.
+        ArchiveDamaged: a file can't be read, or compaction removes files again and again.
+    """
+    archive, prepared = session.archive, session.prepare(query)
+
+    def describe(plan: Plan) -> Explanation:
+        reads = tuple(_file_reads(archive, plan.sources))
+        levels = dict.fromkeys(read.level for read in reads)
+        before = last_trade_before(archive, plan)
+        return Explanation(
+            query,
+            reads,
+            None if before is None else _file_read(archive, Source(before, None), before.within),
+            tuple(_total(level, reads) for level in levels),
+            2 if needs_precision_check(query) else 1,
+            len(prepared.parts),
+            session.sql(plan, prepared.price_decimals, session.connect()),
+        )
+
+    return session.with_snapshot_retry(query, describe, prepared.plan)
+
+
+def _file_reads(archive: TradeStore, sources: Sequence[Source]) -> Iterator[FileRead]:
+    for _, group in groupby(sources, key=lambda source: source.level):
+        run = list(group)
+        # One query reads them all, and its conditions on `time` cut at its two ends only.
+        read_range = Range(run[0].piece.within.after, run[-1].piece.within.through)
+        for source in run:
+            yield _file_read(archive, source, read_range)
+
+
+def _file_read(archive: TradeStore, source: Source, read_range: Range) -> FileRead:
+    path = source.rollup.path if source.rollup is not None else source.piece.segment.path
+    rows = rows_touched(archive.store, path, read_range)
+    return FileRead(source.level, path, source.piece.within, rows)
+
+
+def _total(level: str, reads: Sequence[FileRead]) -> ExplainTotals:
+    of_level = [read for read in reads if read.level == level]
+    files = {read.file for read in of_level}
+    return ExplainTotals(level, len(files), sum(read.rows for read in of_level))

@@ -136,7 +136,7 @@ def plan_query(archive: TradeStore, query: CandleQuery) -> Plan:
     """
     pieces = archive.pieces(query.pair)
     if not pieces:
-        raise _no_trades_error(archive, query.pair)
+        raise no_trades_error(archive, query.pair)
     return plan_from_pieces(archive, query, pieces)
 
 
@@ -152,10 +152,15 @@ def plan_from_pieces(archive: TradeStore, query: CandleQuery, pieces: list[Piece
         FileNotFoundError: compaction removed a file: plan again.
     """
     covered = union(piece.within for piece in pieces)
-    grid = query.grid(_grid_range(query.range, pieces))
+    # The grid is used from the year of the first trade on: nothing is filled before it, as there is
+    # no close to carry, and no first trade yet.
+    after = max(query.range.after, pieces[0].within.after, year_end(pieces[0].segment.year - 1))
+    through = min(query.range.through, pieces[-1].within.through)
+    grid = query.grid(Range(after, max(after, through)))
     covered_inside = [both for run in covered if (both := overlap(run, query.range))]
     # The covered range that the start of the query lies in, if any.
     at_start = next((run for run in covered if run.after < query.range.after < run.through), None)
+    bounds = (archive.bounds(piece.segment) for piece in pieces)
     return Plan(
         query,
         grid,
@@ -163,23 +168,8 @@ def plan_from_pieces(archive: TradeStore, query: CandleQuery, pieces: list[Piece
         choose_sources(archive, query.pair, clip_pieces(pieces, query.range), grid),
         clip_pieces(pieces, Range(at_start.after, query.range.after)) if at_start else [],
         [CoveredRange(run, grid.whole_intervals(run)) for run in covered_inside],
-        _first_trade_number(archive, pieces, grid),
+        next((grid.number(times[0]) for times in bounds if times), None),
     )
-
-
-def _first_trade_number(archive: TradeStore, pieces: list[Piece], grid: Grid) -> int | None:
-    bounds = (archive.bounds(piece.segment) for piece in pieces)
-    return next((grid.number(times[0]) for times in bounds if times), None)
-
-
-def _grid_range(requested: Range, pieces: list[Piece]) -> Range:
-    """Return where the grid is used: in the requested range, from the year of the first trade on.
-
-    Nothing is filled before it: there is no close to carry, and no first trade yet.
-    """
-    first, last = pieces[0], pieces[-1]
-    after = max(requested.after, first.within.after, year_end(first.segment.year - 1))
-    return Range(after, max(after, min(requested.through, last.within.through)))
 
 
 def clip_pieces(pieces: list[Piece], time_range: Range) -> list[Piece]:
@@ -193,7 +183,13 @@ def clip_pieces(pieces: list[Piece], time_range: Range) -> list[Piece]:
     return [Piece(piece.segment, part) for piece, part in parts if part]
 
 
-def _no_trades_error(archive: TradeStore, pair: str) -> NothingHeld:
+def no_trades_error(archive: TradeStore, pair: str) -> NothingHeld:
+    """Return the error that names the pairs which have stored trades.
+
+    Args:
+        archive: where the trades are.
+        pair: the altname of the pair that has none.
+    """
     pairs = archive.held()
     holds = f"it holds {', '.join(pairs)}" if pairs else "it is empty"
     return NothingHeld(
@@ -268,7 +264,10 @@ def _cuts(archive: TradeStore, plan: Plan, part_candles: int) -> Iterator[int]:
         first, last = plan.grid.number(within.after + 1), plan.grid.number(within.through)
         if plan.first_trade_number is not None:
             first = max(first, plan.first_trade_number)
-        candles = _max_candles_of(archive, plan, source, last - first + 1)
+        # Empty intervals count if they are filled.
+        candles = max(last - first + 1, 0)
+        if plan.query.fill == "none" or plan.first_trade_number is None:
+            candles = min(candles, archive.footer(source.piece.segment).rows)
         parts = -(-candles // part_candles)
         if expected and expected + candles > part_candles:
             yield plan.grid.start_ns(first) - 1
@@ -276,13 +275,6 @@ def _cuts(archive: TradeStore, plan: Plan, part_candles: int) -> Iterator[int]:
         for part in range(1, parts):
             yield plan.grid.start_ns(first + (last - first + 1) * part // parts) - 1
         expected += candles // max(parts, 1)
-
-
-def _max_candles_of(archive: TradeStore, plan: Plan, source: Source, intervals: int) -> int:
-    """Return an upper limit for a source's candles; empty intervals count if they are filled."""
-    if plan.query.fill != "none" and plan.first_trade_number is not None:
-        return max(intervals, 0)
-    return max(min(intervals, archive.footer(source.piece.segment).rows), 0)
 
 
 # --- coverage gaps --------------------------------------------------------------------------------
@@ -352,34 +344,19 @@ def check_gaps(
         ArchiveHasGaps: there are gaps, and `strict` is set.
     """
     gaps = union(gap for time_range in ranges for gap in gaps_in(archive, pair, time_range, now_ns))
-    if strict:
-        refuse_gaps(pair, gaps)
+    if strict and gaps:
+        since = "start" if gaps[0].after <= 0 else show(gaps[0].after + 1)
+        raise ArchiveHasGaps(
+            f"{pair}: {gap_note(gaps)}: "
+            f"`harvester backfill {pair} --since {since} --until {show(gaps[-1].through + 1)}` "
+            "downloads it; without --strict the answer leaves it out"
+        )
     return gap_notes(gaps)
 
 
 def gap_notes(gaps: Sequence[Range]) -> tuple[str, ...]:
     """Return the note about gaps, or nothing if there are none."""
     return (gap_note(gaps),) if gaps else ()
-
-
-def refuse_gaps(pair: str, gaps: Sequence[Range]) -> None:
-    """Raise an error if there are gaps, with the command that downloads them.
-
-    Args:
-        pair: the altname.
-        gaps: the gaps in the requested range.
-
-    Raises:
-        ArchiveHasGaps: there are gaps.
-    """
-    if not gaps:
-        return
-    since = "start" if gaps[0].after <= 0 else show(gaps[0].after + 1)
-    raise ArchiveHasGaps(
-        f"{pair}: {gap_note(gaps)}: "
-        f"`harvester backfill {pair} --since {since} --until {show(gaps[-1].through + 1)}` "
-        "downloads it; without --strict the answer leaves it out"
-    )
 
 
 def _length_text(total_ns: int) -> str:

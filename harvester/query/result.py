@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from functools import partial
+from html import escape
 from itertools import chain
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, cast
 
@@ -13,25 +14,27 @@ import duckdb
 import pyarrow as pa
 
 from harvester.argument_types import check_types, wrong_type
-from harvester.errors import ArchiveDamaged, HarvesterError, UsageError
-from harvester.query.connection import MEMORY_LIMIT, shared_connection, translate_errors
-from harvester.query.html_preview import preview
+from harvester.errors import HarvesterError, UsageError
+from harvester.query.sql import BATCH_ROWS as SQL_BATCH_ROWS
 from harvester.query.sql import (
-    BATCH_ROWS as SQL_BATCH_ROWS,
-)
-from harvester.query.sql import (
+    MEMORY_LIMIT,
+    MERGED_MEANWHILE,
     file_relation,
     is_repeatable,
     read_statements,
     run_statements,
+    shared_connection,
+    translate_errors,
     translate_sql_errors,
 )
-from harvester.storage.trade_store import LISTINGS, TradeStore
+from harvester.storage.trade_store import TradeStore, with_snapshot_retry
 
 if TYPE_CHECKING:
     import pandas as pd
     import polars as pl
 
+
+# --- result ---------------------------------------------------------------------------------------
 
 BATCH_ROWS = 100_000
 PREVIEW_ROWS = 10
@@ -275,10 +278,8 @@ class Result:
         return f"<harvester.Result: {self._source.title}>"
 
     def _repr_html_(self) -> str:
-        return self._run(self._preview)
-
-    def _preview(self, relation: Relation) -> str:
-        return preview(self._source.title, relation, self._source.units, PREVIEW_ROWS)
+        title, units = self._source.title, self._source.units
+        return self._run(lambda relation: preview(title, relation, units, PREVIEW_ROWS))
 
     def __arrow_c_stream__(self, requested_schema: object = None) -> object:
         """Return the rows by Arrow's C stream interface."""
@@ -356,7 +357,8 @@ class Result:
 
     def _run(self, fn: Callable[[Relation], T]) -> T:
         """Run `fn` on the relation; if compaction removed files, create it again and retry."""
-        for _ in range(LISTINGS):
+
+        def run() -> T:
             try:
                 with self._translate_errors():
                     return fn(self._get_relation())
@@ -364,18 +366,16 @@ class Result:
                 if str(error) == INTERRUPTED:
                     raise KeyboardInterrupt from error
                 raise
-            except ArchiveDamaged:
-                if self._files <= self._source.files():
-                    raise
+
+        def has_lost_a_file() -> bool:
+            if self._files <= self._source.files():
+                return False
             if not self._source.is_repeatable:
-                raise HarvesterError(
-                    "files of the archive were merged into others while they were read: run it "
-                    "again"
-                )
+                raise HarvesterError(MERGED_MEANWHILE)
             self._relation = None
-        raise ArchiveDamaged(
-            f"{self._source.title}: files keep vanishing while they are read: try again"
-        )
+            return True
+
+        return with_snapshot_retry(run, self._source.title, is_stale=has_lost_a_file)
 
     def _translate_errors(self) -> AbstractContextManager[None]:
         if self._source.is_internal:
@@ -484,3 +484,65 @@ def source_of_sql(
         is_repeatable=is_repeatable(statements),
         file_relation=lambda relation: file_relation(statements[-1], relation),
     )
+
+
+# --- HTML for notebooks ---------------------------------------------------------------------------
+
+STYLE = "border-collapse:collapse;font-variant-numeric:tabular-nums"
+FAINT = "opacity:.65;font-weight:normal"
+"""Only opacity is set, so that the notebook keeps its own colours, light or dark."""
+
+
+def table(header: Sequence[str], rows: Iterable[Sequence[str]], left: int = 1) -> str:
+    """Return an HTML table.
+
+    Args:
+        header: the cells of the header, as HTML.
+        rows: the cells of each row, as HTML.
+        left: how many columns are aligned left; the others are aligned right.
+    """
+    sides = ["left" if index < left else "right" for index in range(len(header))]
+    cells = [
+        "".join(
+            f'<{kind} style="text-align:{side};vertical-align:top">{text}</{kind}>'
+            for side, text in zip(sides, row, strict=True)
+        )
+        for kind, row in [("th", header), *(("td", row) for row in rows)]
+    ]
+    return f'<table style="{STYLE}">{"".join(f"<tr>{row}</tr>" for row in cells)}</table>'
+
+
+def preview(
+    title: str, relation: duckdb.DuckDBPyRelation, units: Mapping[str, str], rows: int
+) -> str:
+    """Return the first rows of a relation as an HTML table, with exact values.
+
+    The header shows names and units or types. All text is escaped.
+
+    Args:
+        title: stands above the table.
+        relation: the rows.
+        units: the unit of a column, by its name.
+        rows: how many rows are shown.
+    """
+    kinds = [str(kind) for kind in relation.types]
+    header = [
+        f'{escape(name)}<br><small style="{FAINT}">{escape(units.get(name, kind.lower()))}</small>'
+        for name, kind in zip(relation.columns, kinds, strict=True)
+    ]
+    first_rows = relation.limit(rows + 1).project("COLUMNS(*)::VARCHAR").fetchall()
+    cells = [
+        [_cell(value, kind) for value, kind in zip(row, kinds, strict=True)]
+        for row in first_rows[:rows]
+    ]
+    more = "and more" if len(first_rows) > rows else f"{len(first_rows):,} rows"
+    note = f'<small style="{FAINT}">{more}</small>'
+    return f"<div><strong>{escape(title)}</strong>{table(header, cells)}{note}</div>"
+
+
+def _cell(value: str | None, kind: str) -> str:
+    if value is None:
+        return f'<span style="{FAINT}">null</span>'
+    if kind.startswith("DECIMAL") and "." in value:
+        value = value.rstrip("0").rstrip(".")
+    return escape(value)

@@ -6,24 +6,45 @@ the exchange's order.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import groupby
 from typing import NamedTuple
 
 from harvester.errors import BadInterval
 from harvester.query.calendar import Grid
-from harvester.query.connection import path_literal
-from harvester.storage.rollup_files import RollUp
-from harvester.storage.segment import Segment
+from harvester.storage.segment import RollUp, Segment
 from harvester.storage.trade_store import Piece, TradeStore
 from harvester.times import Range, overlap, parse_interval
 
 # --- trades ---------------------------------------------------------------------------------------
 
-NO_TRADES = """SELECT NULL::BIGINT AS trade_id, NULL::TIMESTAMP_NS AS time,
-    NULL::DECIMAL(18, 10) AS price, NULL::DECIMAL(22, 8) AS volume, NULL::VARCHAR AS side,
-    NULL::BIGINT AS place WHERE false"""
+
+def text_literal(text: str) -> str:
+    """Return a text as an SQL literal."""
+    return "'" + text.replace("'", "''") + "'"
+
+
+def path_literal(path: str) -> str:
+    """Return a path as an SQL literal in which DuckDB sees no wildcards."""
+    return text_literal("".join(f"[{char}]" if char in "*?[" else char for char in path))
+
+
+_TRADES = {
+    "trade_id": "BIGINT",
+    "time": "TIMESTAMP_NS",
+    "price": "DECIMAL(18, 10)",
+    "volume": "DECIMAL(22, 8)",
+    "side": "VARCHAR",
+    "place": "BIGINT",
+}
+
+
+def no_rows_sql(columns: Mapping[str, str]) -> str:
+    """Return a query without rows; `columns` are the DuckDB types by column name."""
+    nulls = ", ".join(f"NULL::{kind} AS {name}" for name, kind in columns.items())
+    return f"SELECT {nulls} WHERE false"
 
 
 def position_sql(files_before: int) -> str:
@@ -49,7 +70,7 @@ def trades_sql(archive: TradeStore, pieces: Sequence[Piece], files_before: int =
         files_before: how many files come before these in the trade history.
     """
     if not pieces:
-        return NO_TRADES
+        return no_rows_sql(_TRADES)
     files = ", ".join(path_literal(archive.location(piece.segment)) for piece in pieces)
     where = " AND ".join(range_conditions(pieces)) or "true"
     return (
@@ -125,15 +146,10 @@ MERGE = {
     "high": "max(high)",
     "low": "min(low)",
     "close": "arg_max(close, place)",
-    "value": "sum(value)",
-    "volume": "sum(volume)",
-    "count": "sum(count)::BIGINT",
-    "buy_volume": "sum(buy_volume)",
-    "sell_volume": "sum(sell_volume)",
-    "buy_value": "sum(buy_value)",
-    "sell_value": "sum(sell_value)",
-    "buy_count": "sum(buy_count)::BIGINT",
-    "sell_count": "sum(sell_count)::BIGINT",
+    **{
+        name: f"sum({name})::BIGINT" if kind == "BIGINT" else f"sum({name})"
+        for name, kind in ZEROS.items()
+    },
     "first_trade_id": "arg_min(first_trade_id, place)",
     "last_trade_id": "arg_max(last_trade_id, place)",
     "first_time": "min(first_time)",
@@ -171,11 +187,6 @@ class Source(NamedTuple):
         return self.scan_file or archive.location(self.rollup or self.piece.segment)
 
 
-class _Level(NamedTuple):
-    width_ns: int
-    rollup: RollUp
-
-
 def choose_sources(
     archive: TradeStore, pair: str, pieces: Sequence[Piece], grid: Grid
 ) -> list[Source]:
@@ -192,30 +203,38 @@ def choose_sources(
     Raises:
         FileNotFoundError: compaction removed a file: plan again.
     """
-    levels = _usable_levels(archive, pair, grid)
-    return [source for piece in pieces for source in _sources_of(archive, piece, levels)]
-
-
-def _usable_levels(archive: TradeStore, pair: str, grid: Grid) -> dict[str, list[_Level]]:
-    """Return the roll-ups that divide the grid, the coarsest first, by the segment's path."""
-    usable: dict[str, list[_Level]] = {}
+    # The roll-ups that divide the grid, with their widths, by the segment's path.
+    usable: dict[str, list[tuple[int, RollUp]]] = {}
     for rollup in archive.rollups(pair):
-        try:
+        with suppress(BadInterval):
             width_ns = parse_interval(rollup.interval).width_ns
-        except BadInterval:
-            continue
-        if width_ns is not None and grid.is_divisible_by(width_ns):
-            usable.setdefault(rollup.segment_path, []).append(_Level(width_ns, rollup))
-    for levels in usable.values():
-        levels.sort(reverse=True)
-    return usable
+            if width_ns is not None and grid.is_divisible_by(width_ns):
+                usable.setdefault(rollup.segment_path, []).append((width_ns, rollup))
+    return [
+        source
+        for piece in pieces
+        for source in _sources_of(
+            archive, piece, sorted(usable.get(piece.segment.path, []), reverse=True)
+        )
+    ]
 
 
-def _sources_of(archive: TradeStore, piece: Piece, levels: dict[str, list[_Level]]) -> list[Source]:
-    for level in levels.get(piece.segment.path, []):
-        middle = whole_buckets(piece, level.width_ns)
-        if middle is not None and archive.is_rollup_valid(level.rollup, piece.segment):
-            return list(_with_edges(piece, middle, level.rollup))
+def _sources_of(
+    archive: TradeStore, piece: Piece, rollups: Sequence[tuple[int, RollUp]]
+) -> list[Source]:
+    """Return what is read of a piece: of the first roll-up that can be used, and of trades."""
+    segment, within = piece
+    for width_ns, rollup in rollups:
+        middle = whole_buckets(piece, width_ns)
+        if middle is not None and archive.is_rollup_valid(rollup, segment):
+            before = Range(within.after, middle.after)
+            behind = Range(middle.through, within.through)
+            parts = ((before, None), (middle, rollup), (behind, None))
+            return [
+                Source(Piece(segment, part), file)
+                for part, file in parts
+                if part.after < part.through
+            ]
     return [Source(piece, None)]
 
 
@@ -235,15 +254,6 @@ def whole_buckets(piece: Piece, width_ns: int) -> Range | None:
     if through < segment.through:
         through = (through + 1) // width_ns * width_ns - 1
     return Range(after, through) if after < through else None
-
-
-def _with_edges(piece: Piece, middle: Range, rollup: RollUp) -> Iterator[Source]:
-    segment, within = piece
-    if within.after < middle.after:
-        yield Source(Piece(segment, Range(within.after, middle.after)), None)
-    yield Source(Piece(segment, middle), rollup)
-    if middle.through < within.through:
-        yield Source(Piece(segment, Range(middle.through, within.through)), None)
 
 
 def aggregate_sql(
@@ -271,7 +281,7 @@ def aggregate_sql(
             parts.append(_partials_sql(archive, run_sources, files_before, grid, aggregates))
         files_before += len(run_sources)
     if not parts:
-        return _group_trades_sql(NO_TRADES, grid, aggregates)
+        return _group_trades_sql(no_rows_sql(_TRADES), grid, aggregates)
     if len(parts) == 1 and sources[0].level == TRADES_LEVEL:
         return parts[0]
     columns = "".join(f",\n    {MERGE[name]} AS {name}" for name in aggregates)

@@ -1,25 +1,149 @@
-"""Run SQL on the views of an archive, and write the views to a DuckDB database file."""
+"""DuckDB connections, and SQL queries on the views of an archive."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from itertools import groupby
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from threading import Lock
 from typing import Any, TypeVar
+from uuid import uuid4
 
 import duckdb
+import numpy as np
+import pyarrow as pa
 from duckdb.sqltypes import DuckDBPyType
 
-from harvester import __version__
-from harvester.errors import ArchiveDamaged, ArchiveUnwritable, BadQuery, HarvesterError, UsageError
+from harvester.errors import (
+    ArchiveDamaged,
+    BadQuery,
+    BadSetting,
+    HarvesterError,
+    ValueDoesNotFit,
+)
 from harvester.query import views
-from harvester.query.connection import MEMORY_LIMIT, connect, text_literal
-from harvester.storage.filesystem import writing
-from harvester.storage.output_files import replacing
-from harvester.storage.trade_store import LISTINGS, Piece, TradeStore
+from harvester.query.sources import (
+    BASE,
+    EXTRA,
+    LAST_TIME,
+    no_rows_sql,
+    path_literal,
+    range_conditions,
+)
+from harvester.schema import TRADES, WORD
+from harvester.storage.parquet_files import PARTIALS
+from harvester.storage.trade_store import EVERYTHING, Piece, TradeStore, with_snapshot_retry
+from harvester.times import Range, year_end
+
+# --- connection -----------------------------------------------------------------------------------
+
+MEMORY_LIMIT = "2GB"
+
+Connection = duckdb.DuckDBPyConnection
+"""For type annotations in packages that do not import DuckDB."""
+
+
+def connect(
+    memory_limit: str = MEMORY_LIMIT, threads: int | None = None
+) -> duckdb.DuckDBPyConnection:
+    """Open a new in-memory database that spills to the system's temporary folder.
+
+    Args:
+        memory_limit: what DuckDB may use, such as 2GB.
+        threads: how many threads DuckDB may use; None for all cores.
+
+    Raises:
+        BadSetting: DuckDB rejects the memory limit or the number of threads.
+    """
+    config: dict[str, str | bool | int | float | list[str]] = {
+        "memory_limit": memory_limit,
+        # By default DuckDB spills into `.tmp` in the working directory.
+        "temp_directory": str(Path(tempfile.gettempdir()) / f"harvester-{uuid4().hex}"),
+        # A caller's .limit(10) on a relation must keep the order of time.
+        "preserve_insertion_order": True,
+    }
+    if threads is not None:
+        config["threads"] = threads
+    try:
+        connection = duckdb.connect(config=config)
+    except duckdb.Error as error:
+        raise BadSetting(
+            f"memory_limit {memory_limit!r}, threads {threads}: DuckDB refuses them: {error}"
+        ) from error
+    # In notebooks DuckDB enables its progress bar by default; the library never prints.
+    _disable_progress_bar(connection)
+    return connection
+
+
+_databases: dict[tuple[int, str, int | None], duckdb.DuckDBPyConnection] = {}
+_databases_lock = Lock()
+
+
+def shared_connection(
+    memory_limit: str = MEMORY_LIMIT, threads: int | None = None
+) -> duckdb.DuckDBPyConnection:
+    """Return a new connection to a database that all queries with the same limits share.
+
+    It has temporary tables of its own. Opening a database takes longer than a short query.
+
+    Args:
+        memory_limit: what DuckDB may use, such as 2GB.
+        threads: how many threads DuckDB may use; None for all cores.
+
+    Raises:
+        BadSetting: DuckDB rejects the memory limit or the number of threads.
+    """
+    # A forked process must not use its parent's database.
+    key = (os.getpid(), memory_limit, threads)
+    with _databases_lock:
+        if key not in _databases:
+            _databases[key] = connect(memory_limit, threads)
+        connection = _databases[key].cursor()
+    _disable_progress_bar(connection)
+    return connection
+
+
+def _disable_progress_bar(connection: duckdb.DuckDBPyConnection) -> None:
+    """Disable the progress bar. In Jupyter without ipywidgets DuckDB has none and rejects this."""
+    with suppress(duckdb.InvalidInputException):
+        connection.execute("SET enable_progress_bar = false")
+
+
+@contextmanager
+def translate_errors(what: str, memory_limit: str) -> Iterator[None]:
+    """Translate DuckDB's errors into harvester's.
+
+    Args:
+        what: names the query in the message.
+        memory_limit: the limit of the connection, for the message.
+
+    Raises:
+        ValueDoesNotFit: a sum or a product has more digits than a decimal can hold.
+        HarvesterError: the memory limit is too low.
+        ArchiveDamaged: a file can't be read.
+    """
+    try:
+        yield
+    except duckdb.OutOfMemoryException as error:
+        raise HarvesterError(
+            f"{what} needs more than {memory_limit} of memory: raise memory_limit, or choose "
+            f"a shorter range ({_first_line(error)})"
+        ) from error
+    except (duckdb.OutOfRangeException, duckdb.ConversionException) as error:
+        raise ValueDoesNotFit(
+            f"{what}: a sum of price x volume reaches 10^20, more than fits 38 exact digits: "
+            f"choose a shorter interval or range ({_first_line(error)})"
+        ) from error
+    except duckdb.Error as error:
+        raise ArchiveDamaged(f"{what} can't be answered: {_first_line(error)}") from error
+
+
+def _first_line(error: duckdb.Error) -> str:
+    return str(error).partition("\n")[0]
+
 
 # --- run SQL --------------------------------------------------------------------------------------
 
@@ -46,7 +170,6 @@ def connect_views(
     *,
     names: Mapping[str, str] | None = None,
     memory_limit: str = MEMORY_LIMIT,
-    threads: int | None = None,
 ) -> duckdb.DuckDBPyConnection:
     """Return a connection with the view `trades` and the macros `tape` and `ohlc`; see docs/sql.md.
 
@@ -58,81 +181,11 @@ def connect_views(
         names: altnames by exact spelling, which the macros accept; another case is accepted if it
             fits one pair only. By default the altnames of the stored pairs.
         memory_limit: what DuckDB may use, such as 2GB; beyond it, DuckDB spills to disk.
-        threads: how many threads DuckDB may use; None for all cores.
 
     Raises:
-        BadSetting: DuckDB rejects the memory limit or the number of threads.
+        BadSetting: DuckDB rejects the memory limit.
     """
-    runner = _SnapshotRunner(archive, names, memory_limit, threads)
-    return runner.run(lambda connection: connection)
-
-
-def sql(
-    archive: TradeStore,
-    query: str,
-    params: Sequence[Any] | Mapping[str, Any] | None = None,
-    *,
-    names: Mapping[str, str] | None = None,
-    memory_limit: str = MEMORY_LIMIT,
-) -> duckdb.DuckDBPyRelation:
-    """Run SQL on an archive; the result is a relation that runs when it is read.
-
-    Of several statements, all but the last run at once.
-
-    Args:
-        archive: where the trades are.
-        query: any SQL of DuckDB, with the view `trades` and the macros `tape(pair)` and
-            `ohlc(pair, interval)`.
-        params: values for `?`, or by name for `$name`: pass what a user typed here.
-        names: altnames by exact spelling, which the macros accept.
-        memory_limit: what DuckDB may use.
-
-    Raises:
-        BadQuery: DuckDB rejects the query, or there is none.
-        HarvesterError: the memory limit is too low for a statement that runs at once.
-        ArchiveDamaged: a file of the archive can't be read.
-        duckdb.Error: when read: a value can't be cast, memory ran out, a file was removed.
-    """
-    statements = read_statements(query, memory_limit)
-    return run_statements(archive, statements, params, names=names, memory_limit=memory_limit)
-
-
-def run_statements(
-    archive: TradeStore,
-    statements: Sequence[duckdb.Statement],
-    params: Sequence[Any] | Mapping[str, Any] | None = None,
-    *,
-    names: Mapping[str, str] | None = None,
-    memory_limit: str = MEMORY_LIMIT,
-) -> duckdb.DuckDBPyRelation:
-    """Run all statements but the last, and return the last one as a relation.
-
-    Args:
-        archive: the trades.
-        statements: at least one, of `read_statements`.
-        params: values for `?`, or by name for `$name`, of the last statement.
-        names: altnames by exact spelling, that the macros take.
-        memory_limit: the memory that DuckDB may use.
-
-    Raises:
-        BadQuery: DuckDB refuses a statement.
-        HarvesterError: the memory allowed does not suffice; or a compaction removed files while
-            statements ran that may change something, and so are not run again.
-        ArchiveDamaged: a file of the archive can't be read.
-    """
-
-    def run(connection: duckdb.DuckDBPyConnection) -> duckdb.DuckDBPyRelation:
-        for statement in statements[:-1]:
-            connection.execute(statement)
-        return connection.sql(statements[-1], params=params)
-
-    runner = _SnapshotRunner(archive, names, memory_limit)
-    return runner.run(run, tries=_max_tries(statements))
-
-
-def is_repeatable(statements: Sequence[duckdb.Statement]) -> bool:
-    """Whether statements are one query that changes nothing, so that it may be run again."""
-    return _max_tries(statements) > 1
+    return _run_on_views(archive, lambda connection: connection, names or {}, memory_limit)
 
 
 def read_statements(query: str, memory_limit: str = MEMORY_LIMIT) -> list[duckdb.Statement]:
@@ -152,53 +205,85 @@ def read_statements(query: str, memory_limit: str = MEMORY_LIMIT) -> list[duckdb
     return statements
 
 
-def _max_tries(statements: Sequence[duckdb.Statement]) -> int:
-    """How often statements may run: once if they may change something."""
-    is_single_select = [statement.type for statement in statements] == [duckdb.StatementType.SELECT]
-    return LISTINGS if is_single_select else 1
+def is_repeatable(statements: Sequence[duckdb.Statement]) -> bool:
+    """Whether statements are one query that changes nothing, so that it may be run again."""
+    return [statement.type for statement in statements] == [duckdb.StatementType.SELECT]
 
 
-@dataclass(frozen=True)
-class _SnapshotRunner:
-    """Runs a function on a connection to an archive; retries if compaction removed a file."""
+def run_statements(
+    archive: TradeStore,
+    statements: Sequence[duckdb.Statement],
+    params: Sequence[Any] | Mapping[str, Any] | None = None,
+    *,
+    names: Mapping[str, str] | None = None,
+    memory_limit: str = MEMORY_LIMIT,
+) -> duckdb.DuckDBPyRelation:
+    """Run all statements but the last, and return the last one as a relation.
 
-    archive: TradeStore
-    names: Mapping[str, str] | None
-    memory_limit: str
-    threads: int | None = None
+    Args:
+        archive: the trades.
+        statements: at least one, of `read_statements`.
+        params: values for `?`, or by name for `$name`, of the last statement: pass what a user
+            typed here.
+        names: altnames by exact spelling, that the macros take.
+        memory_limit: the memory that DuckDB may use.
 
-    def run(self, fn: Callable[[duckdb.DuckDBPyConnection], T], *, tries: int = LISTINGS) -> T:
-        for _ in range(tries):
-            pieces = [piece for pair in self.archive.held() for piece in self.archive.pieces(pair)]
-            try:
-                with translate_sql_errors(self.memory_limit):
-                    return fn(self._connect(pieces))
-            except ArchiveDamaged:
-                if not self._lost_a_file(pieces):
-                    raise
-        raise HarvesterError(
-            "files of the archive were merged into others while they were read: run it again"
-        )
+    Raises:
+        BadQuery: DuckDB refuses a statement.
+        HarvesterError: the memory allowed does not suffice; or a compaction removed files while
+            statements ran that may change something, and so are not run again.
+        ArchiveDamaged: a file of the archive can't be read.
+        duckdb.Error: when the relation is read: a value can't be cast, a file was removed.
+    """
 
-    def _lost_a_file(self, pieces: list[Piece]) -> bool:
-        pairs = self.archive.held()
-        existing = {segment for pair in pairs for segment in self.archive.segments(pair)}
-        return any(piece.segment not in existing for piece in pieces)
+    def run(connection: duckdb.DuckDBPyConnection) -> duckdb.DuckDBPyRelation:
+        for statement in statements[:-1]:
+            connection.execute(statement)
+        return connection.sql(statements[-1], params=params)
 
-    def _connect(self, pieces: list[Piece]) -> duckdb.DuckDBPyConnection:
-        connection = connect(self.memory_limit, self.threads)
-        # Otherwise DuckDB would look up unknown table names among the Python variables.
-        connection.execute("SET python_enable_replacements = false")
-        connection.execute("SET TimeZone = 'UTC'")
-        pairs = self.archive.held()
-        names = {pair: pair for pair in pairs} | dict(self.names or {})
+    may_repeat = is_repeatable(statements)
+    return _run_on_views(archive, run, names or {}, memory_limit, may_repeat=may_repeat)
+
+
+def _run_on_views(
+    archive: TradeStore,
+    fn: Callable[[duckdb.DuckDBPyConnection], T],
+    names: Mapping[str, str],
+    memory_limit: str,
+    *,
+    may_repeat: bool = True,
+) -> T:
+    """Run `fn` on a connection with the views; again if compaction removed a file meanwhile."""
+    pieces: list[Piece] = []
+
+    def run() -> T:
+        pairs = archive.held()
+        pieces[:] = [piece for pair in pairs for piece in archive.pieces(pair)]
         more = f" and {len(pairs) - 8} more" if len(pairs) > 8 else ""
         holds = f"it holds {', '.join(pairs[:8])}{more}" if pairs else "it is empty"
         unknown = f"the archive holds no trades of {{}}; {holds}"
-        trades = views.fixed_trades_sql(self.archive, pieces)
-        for statement in views.create_statements(trades, views.PairNames(names, pairs), unknown):
-            connection.execute(statement)
-        return connection
+        known = {pair: pair for pair in pairs} | dict(names)
+        trades = views.fixed_trades_sql(archive, pieces)
+        with translate_sql_errors(memory_limit):
+            connection = connect(memory_limit)
+            # Otherwise DuckDB would look up unknown table names among the Python variables.
+            connection.execute("SET python_enable_replacements = false")
+            connection.execute("SET TimeZone = 'UTC'")
+            for statement in views.create_statements(trades, known, pairs, unknown):
+                connection.execute(statement)
+            return fn(connection)
+
+    def has_lost_a_file() -> bool:
+        existing = {segment for pair in archive.held() for segment in archive.segments(pair)}
+        is_lost = any(piece.segment not in existing for piece in pieces)
+        if is_lost and not may_repeat:
+            raise HarvesterError(MERGED_MEANWHILE)
+        return is_lost
+
+    return with_snapshot_retry(run, "the archive", is_stale=has_lost_a_file)
+
+
+MERGED_MEANWHILE = "files of the archive were merged into others while they were read: run it again"
 
 
 def file_relation(
@@ -269,113 +354,114 @@ def translate_sql_errors(memory_limit: str) -> Iterator[None]:
         raise BadQuery(f"the query can't be run\n{message}{separator}{arrow}") from error
 
 
-# --- database file --------------------------------------------------------------------------------
+# --- trades ---------------------------------------------------------------------------------------
 
-OLDEST_READER = "v1.2.0"
-"""This version of DuckDB, and any later one, can open the file."""
-
-_VIEWS = {"trades", "archive"}
-_MACROS = {"tape", "ohlc", "meant", "several", "exact", "any_case", "place", "altname", "opens"} | {
-    "year_of",
-    # In files that older versions of harvester wrote.
-    "named",
-    "known",
-}
+PLAIN_TRADES = pa.schema(
+    [field.with_type(pa.string()) if field.type == WORD else field for field in TRADES]
+)
+"""The columns of trades with plain strings instead of dictionaries, as DuckDB returns them."""
 
 
-def write_database(
-    archive: TradeStore, file: str, *, names: Mapping[str, str] | None = None
-) -> None:
-    """Write a DuckDB database without trades, with the views and macros of docs/sql.md.
+def trades_relation(
+    archive: TradeStore,
+    pair: str,
+    time_range: Range = EVERYTHING,
+    *,
+    memory_limit: str = MEMORY_LIMIT,
+) -> duckdb.DuckDBPyRelation:
+    """Return the trades of a range in the exchange's order, with the columns of docs/format.md.
 
-    They list the archive's files at each query, so the file stays valid as the archive grows. It
-    appears under its name when it is complete, and replaces one that was written before.
+    It reads the files of this moment. With a condition on `time`, DuckDB does not open the files
+    of other years, and skips row groups by their statistics.
 
     Args:
-        archive: where the trades are; the views contain its absolute path.
-        file: the path of the database file.
-        names: altnames by exact spelling, which the macros accept in addition to altnames.
+        archive: where the trades are.
+        pair: the altname.
+        time_range: the range of published time.
+        memory_limit: what DuckDB may use, such as 2GB; beyond it, DuckDB spills to disk.
 
     Raises:
-        UsageError: the path exists and is no such database, or contains more than that, or has a
-            write-ahead log with changes; or it lies in an archive.
-        ArchiveUnwritable: the system refused to write.
+        BadSetting: DuckDB rejects the memory limit.
+        duckdb.Error: the first file of a year can't be read; when read: any file.
     """
-    target = Path(os.path.realpath(file))
-    with writing(file, "place"):
-        _check_replaceable(target, file)
-        with (
-            replacing(Path(file)) as staged,
-            TemporaryDirectory(prefix=".", suffix=".tmp", dir=target.parent) as folder,
-        ):
-            # DuckDB names the catalog after the file, so the temporary file has the final name.
-            temporary = Path(folder) / target.name
-            with _duckdb_writing(file):
-                _create_views(archive, str(temporary), names or {})
-            temporary.rename(staged)
-
-
-def _create_views(archive: TradeStore, file: str, names: Mapping[str, str]) -> None:
-    with duckdb.connect(
-        file, config={"storage_compatibility_version": OLDEST_READER}
-    ) as connection:
-        all_names = {pair: pair for pair in archive.held()} | dict(names)
-        trades = views.current_trades_sql(archive)
-        for statement in views.create_statements(trades, views.PairNames(all_names), None):
-            connection.execute(statement)
-        connection.execute(
-            f"CREATE VIEW harvester.archive AS SELECT {text_literal(str(archive.root))} AS path, "
-            f"{text_literal(__version__)} AS made_by"
+    parts = []
+    pieces_by_year = groupby(archive.pieces(pair, time_range), lambda piece: piece.segment.year)
+    for year, group in pieces_by_year:
+        pieces = list(group)
+        files = ", ".join(path_literal(archive.location(piece.segment)) for piece in pieces)
+        # A segment has rows of its year only. These conditions let DuckDB know it, too.
+        bounds = (
+            f"time > make_timestamp_ns({year_end(year - 1)})",
+            f"time <= make_timestamp_ns({year_end(year)})",
         )
-
-
-@contextmanager
-def _duckdb_writing(file: str) -> Iterator[None]:
-    try:
-        yield
-    except duckdb.IOException as error:
-        raise ArchiveUnwritable(f"can't write {file}: {error}") from error
-
-
-def _check_replaceable(target: Path, file: str) -> None:
-    """Refuse to replace anything but a database that `write_database` wrote, unchanged."""
-    log = target.with_name(f"{target.name}.wal")
-    if log.exists():
-        raise UsageError(
-            f"{log} holds changes to a database of that name: open that one with DuckDB, which "
-            "writes them into it, or remove the file; or choose another name"
+        parts.append(
+            f"SELECT {', '.join(views.COLUMNS)}\n"
+            f"FROM read_parquet([{files}], hive_partitioning = false)\n"
+            f"WHERE {' AND '.join([*bounds, *range_conditions(pieces)])}"
         )
-    if not target.exists():
-        return
-    if not target.is_file() or not _is_duckdb(target) or not _has_only_views(target):
-        raise UsageError(
-            f"{file} is there already and is not, or not only, a database of such views: "
-            "choose another name, or remove it first"
-        )
+    sql = "\nUNION ALL ".join(parts) or no_rows_sql(views.COLUMNS)
+    return shared_connection(memory_limit).sql(sql)
 
 
-def _is_duckdb(target: Path) -> bool:
-    # DuckDB itself also opens other files, such as SQLite's.
-    with target.open("rb") as file:
-        return file.read(12)[8:] == b"DUCK"
+def trade_batches(archive: TradeStore, pair: str, time_range: Range) -> Iterator[pa.RecordBatch]:
+    """Yield the same trades as batches, at least one, even while the archive is being written.
+
+    Words are plain strings, as DuckDB returns them.
+
+    Args:
+        archive: where the trades are.
+        pair: the altname.
+        time_range: the range of published time.
+
+    Raises:
+        ArchiveDamaged: a file can't be read, or compaction removes files again and again.
+    """
+    yield pa.RecordBatch.from_pylist([], schema=PLAIN_TRADES)
+    for batch in archive.scan(pair, time_range):
+        yield batch.cast(PLAIN_TRADES)
 
 
-def _has_only_views(target: Path) -> bool:
-    try:
-        with duckdb.connect(str(target), read_only=True) as connection:
-            others = connection.execute(
-                "SELECT (SELECT count(*) FROM duckdb_tables()), "
-                "(SELECT count(*) FROM duckdb_sequences()), "
-                "(SELECT count(*) FROM duckdb_types() WHERE NOT internal), "
-                "(SELECT count(*) FROM duckdb_schemas() "
-                "WHERE NOT internal AND schema_name <> 'harvester')"
-            ).fetchall()
-            rows = connection.execute("SELECT view_name FROM duckdb_views() WHERE NOT internal")
-            view_names = {name for (name,) in rows.fetchall()}
-            rows = connection.execute(
-                "SELECT function_name FROM duckdb_functions() WHERE NOT internal"
-            )
-            macros = {name for (name,) in rows.fetchall()}
-    except duckdb.Error:
-        return False
-    return others == [(0, 0, 0, 0)] and view_names == _VIEWS and macros <= _MACROS
+# --- roll-ups, recomputed -------------------------------------------------------------------------
+
+# Roll-ups are built with pyarrow (`aggregate.PartialCandles`). `verify` recomputes them with
+# DuckDB: two implementations without common code prove more than one.
+
+TRADE_COLUMNS = ["trade_id", "time", "price", "volume", "side"]
+_RECOMPUTE_MEMORY = "512MB"
+
+
+def recompute_partials(batches: Iterable[pa.RecordBatch], width_ns: int, what: str) -> pa.Table:
+    """Compute the partial candles of a segment again, by the SQL that defines a candle.
+
+    Args:
+        batches: all trades of the segment in order, with `TRADE_COLUMNS`.
+        width_ns: the length of the candles.
+        what: names the work in messages.
+
+    Returns a table of `PARTIALS`.
+
+    Raises:
+        ValueDoesNotFit: a sum has too many digits.
+    """
+    formulas = BASE | EXTRA | LAST_TIME
+    columns = ", ".join(f"{formulas[name]} AS {name}" for name in PARTIALS.names[1:])
+    number = f"epoch_ns(time) // {width_ns}"
+    sql = (
+        f"SELECT make_timestamp_ns({number} * {width_ns}) AS time, {columns}\n"
+        f"FROM trades GROUP BY {number} ORDER BY {number}"
+    )
+    fields = [*(TRADES.field(name) for name in TRADE_COLUMNS), pa.field("place", pa.int64())]
+    reader = pa.RecordBatchReader.from_batches(pa.schema(fields), _with_place(batches))
+    connection = shared_connection(_RECOMPUTE_MEMORY, 1)
+    with translate_errors(what, _RECOMPUTE_MEMORY):
+        connection.register("trades", reader)
+        return connection.sql(sql).to_arrow_table().cast(PARTIALS).combine_chunks()
+
+
+def _with_place(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    """Yield the batches with the column `place`, the position of each trade."""
+    first = 0
+    for batch in batches:
+        place = np.arange(first, first + batch.num_rows)
+        yield batch.append_column("place", pa.array(place))
+        first += batch.num_rows

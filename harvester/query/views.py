@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from pathlib import PurePath
-from typing import NamedTuple
+from contextlib import contextmanager
+from pathlib import Path, PurePath
+from tempfile import TemporaryDirectory
 
+import duckdb
+
+from harvester import __version__
+from harvester.errors import ArchiveUnwritable, UsageError
 from harvester.query.calendar import FIRST_MONDAY_NS, MONTHS
 from harvester.query.candle_sql import with_vwap
-from harvester.query.connection import path_literal, text_literal
-from harvester.query.sources import BASE, EXTRA
+from harvester.query.sources import BASE, EXTRA, no_rows_sql, path_literal, text_literal
+from harvester.storage.filesystem import writing
+from harvester.storage.output_files import replacing
 from harvester.storage.trade_store import Piece, TradeStore
 from harvester.times import DAY, MAX_COUNT, UNITS_NS
 
@@ -39,37 +46,24 @@ _SEGMENT_PATTERN = f"trades/pair=*/year=????/{_DIGITS}-{_DIGITS}.*parquet"
 _PATH_REGEX = r"pair=([^/]+)/year=([0-9]+)/([0-9]{19})-([0-9]{19})([.]csv)?[.]parquet$"
 
 
-class PairNames(NamedTuple):
-    """The names of pairs that the macros accept.
-
-    Attributes:
-        names: altnames by exact spelling.
-        stored: the altnames that are accepted, all others being unknown; None accepts all.
-    """
-
-    names: Mapping[str, str]
-    stored: Collection[str] | None = None
-
-    def by_upper_case(self) -> dict[str, list[str]]:
-        """Return the altnames by upper-case spelling; several if they differ only by case."""
-        altnames_by_spelling: dict[str, set[str]] = {}
-        for spelling, altname in self.names.items():
-            altnames_by_spelling.setdefault(spelling.upper(), set()).add(altname)
-        return {name: sorted(altnames) for name, altnames in altnames_by_spelling.items()}
-
-
-def create_statements(trades: str, pair_names: PairNames, unknown: str | None) -> Iterator[str]:
+def create_statements(
+    trades: str,
+    names: Mapping[str, str],
+    stored: Collection[str] | None = None,
+    unknown: str | None = None,
+) -> Iterator[str]:
     """Yield the statements that create the view and the macros, in order.
 
     Args:
         trades: the query behind the view `trades`.
-        pair_names: the names that the macros accept; the exact spelling first, then any case.
+        names: altnames by exact spelling, which the macros accept; after it, in any case.
+        stored: the altnames that are accepted, all others being unknown; None accepts all.
         unknown: the error message for any other name, with `{}` for the name; None accepts the
             name as an altname.
     """
     yield "CREATE SCHEMA harvester"
     yield f"CREATE VIEW trades AS {trades}"
-    yield from _altname_macros(pair_names, unknown)
+    yield from _altname_macros(names, stored, unknown)
     yield _opens_macro()
     yield _YEAR_OF_MACRO
     yield _TRADE_HISTORY_MACRO
@@ -88,7 +82,7 @@ def fixed_trades_sql(archive: TradeStore, pieces: Iterable[Piece]) -> str:
     """
     located = [(archive.location(piece.segment), piece) for piece in pieces]
     if not located:
-        return f"SELECT {_null_columns()} WHERE false"
+        return no_rows_sql(COLUMNS | PARTITION)
     files = ", ".join(path_literal(location) for location, _ in located)
     # By file name: if DuckDB skips the files of other pairs, its `file_index` changes.
     conditions = [
@@ -114,7 +108,7 @@ def current_trades_sql(archive: TradeStore) -> str:
     source = _read_parquet(pattern, archive.root, ", filename = true")
     if not segments:
         # Without files there are no columns, so an empty result with the columns is added.
-        rows = f"SELECT {_null_columns()}, NULL::VARCHAR AS filename WHERE false"
+        rows = no_rows_sql(COLUMNS | PARTITION | {"filename": "VARCHAR"})
         files = source.removesuffix(")") + ", allow_empty = true)"
         source = f"({rows} UNION ALL BY NAME SELECT * FROM {files})"  # noqa: S608
     return (
@@ -177,21 +171,17 @@ def _view_columns(root: PurePath) -> str:
     return ", ".join(columns)
 
 
-def _null_columns() -> str:
-    return ", ".join(f"NULL::{kind} AS {name}" for name, kind in (COLUMNS | PARTITION).items())
-
-
 # --- macros ---------------------------------------------------------------------------------------
 
 # The exchange's order in one number: as fast as a file's row number, which the view lacks.
 _POSITION = "epoch_ns(t.time)::HUGEINT * 4294967296 + t.tie"
 
-_AGGREGATES = {name: BASE[name] for name in ("open", "high", "low", "close")} | {
-    "volume": BASE["volume"],
-    "count": BASE["count"],
-    "value": BASE["value"],
-    "buy_volume": EXTRA["buy_volume"],
-    "sell_volume": EXTRA["sell_volume"],
+_AGGREGATES = {
+    name: (BASE | EXTRA)[name]
+    for name in (
+        *("open", "high", "low", "close", "volume", "count", "value"),
+        *("buy_volume", "sell_volume"),
+    )
 }
 
 _TRADE_HISTORY_MACRO = """CREATE MACRO tape(pair) AS TABLE
@@ -223,9 +213,16 @@ _YEAR_OF_MACRO = (
 )
 
 
-def _altname_macros(pair_names: PairNames, unknown: str | None) -> Iterator[str]:
+def _altname_macros(
+    names: Mapping[str, str], stored: Collection[str] | None, unknown: str | None
+) -> Iterator[str]:
     """Yield the macros that resolve any spelling to the altname, as `kraken.pairs.Names` does."""
-    names, stored, any_case = pair_names.names, pair_names.stored, pair_names.by_upper_case()
+    # The altnames by upper-case spelling; several if they differ only by case.
+    any_case: dict[str, list[str]] = {}
+    for spelling, altname in sorted(names.items(), key=lambda name: name[1]):
+        same = any_case.setdefault(spelling.upper(), [])
+        if altname not in same:
+            same.append(altname)
     altnames: list[str | None] = [
         altname if stored is None or altname in stored else None for altname in names.values()
     ]
@@ -321,3 +318,118 @@ def _interval_errors() -> str:
         ),
     }
     return "\n".join(f"WHEN {when} THEN error({text})" for when, text in errors.items())
+
+
+# --- database file --------------------------------------------------------------------------------
+
+OLDEST_READER = "v1.2.0"
+"""This version of DuckDB, and any later one, can open the file."""
+
+
+_VIEWS = {"trades", "archive"}
+
+
+_MACROS = {"tape", "ohlc", "meant", "several", "exact", "any_case", "place", "altname", "opens"} | {
+    "year_of",
+    # In files that older versions of harvester wrote.
+    "named",
+    "known",
+}
+
+
+def write_database(
+    archive: TradeStore, file: str, *, names: Mapping[str, str] | None = None
+) -> None:
+    """Write a DuckDB database without trades, with the views and macros of docs/sql.md.
+
+    They list the archive's files at each query, so the file stays valid as the archive grows. It
+    appears under its name when it is complete, and replaces one that was written before.
+
+    Args:
+        archive: where the trades are; the views contain its absolute path.
+        file: the path of the database file.
+        names: altnames by exact spelling, which the macros accept in addition to altnames.
+
+    Raises:
+        UsageError: the path exists and is no such database, or contains more than that, or has a
+            write-ahead log with changes; or it lies in an archive.
+        ArchiveUnwritable: the system refused to write.
+    """
+    target = Path(os.path.realpath(file))
+    with writing(file, "place"):
+        _check_replaceable(target, file)
+        with (
+            replacing(Path(file)) as staged,
+            TemporaryDirectory(prefix=".", suffix=".tmp", dir=target.parent) as folder,
+        ):
+            # DuckDB names the catalog after the file, so the temporary file has the final name.
+            temporary = Path(folder) / target.name
+            with _duckdb_writing(file):
+                _create_views(archive, str(temporary), names or {})
+            temporary.rename(staged)
+
+
+def _create_views(archive: TradeStore, file: str, names: Mapping[str, str]) -> None:
+    with duckdb.connect(
+        file, config={"storage_compatibility_version": OLDEST_READER}
+    ) as connection:
+        all_names = {pair: pair for pair in archive.held()} | dict(names)
+        trades = current_trades_sql(archive)
+        for statement in create_statements(trades, all_names):
+            connection.execute(statement)
+        connection.execute(
+            f"CREATE VIEW harvester.archive AS SELECT {text_literal(str(archive.root))} AS path, "
+            f"{text_literal(__version__)} AS made_by"
+        )
+
+
+@contextmanager
+def _duckdb_writing(file: str) -> Iterator[None]:
+    try:
+        yield
+    except duckdb.IOException as error:
+        raise ArchiveUnwritable(f"can't write {file}: {error}") from error
+
+
+def _check_replaceable(target: Path, file: str) -> None:
+    """Refuse to replace anything but a database that `write_database` wrote, unchanged."""
+    log = target.with_name(f"{target.name}.wal")
+    if log.exists():
+        raise UsageError(
+            f"{log} holds changes to a database of that name: open that one with DuckDB, which "
+            "writes them into it, or remove the file; or choose another name"
+        )
+    if not target.exists():
+        return
+    if not target.is_file() or not _is_duckdb(target) or not _has_only_views(target):
+        raise UsageError(
+            f"{file} is there already and is not, or not only, a database of such views: "
+            "choose another name, or remove it first"
+        )
+
+
+def _is_duckdb(target: Path) -> bool:
+    # DuckDB itself also opens other files, such as SQLite's.
+    with target.open("rb") as file:
+        return file.read(12)[8:] == b"DUCK"
+
+
+def _has_only_views(target: Path) -> bool:
+    try:
+        with duckdb.connect(str(target), read_only=True) as connection:
+            others = connection.execute(
+                "SELECT (SELECT count(*) FROM duckdb_tables()), "
+                "(SELECT count(*) FROM duckdb_sequences()), "
+                "(SELECT count(*) FROM duckdb_types() WHERE NOT internal), "
+                "(SELECT count(*) FROM duckdb_schemas() "
+                "WHERE NOT internal AND schema_name <> 'harvester')"
+            ).fetchall()
+            rows = connection.execute("SELECT view_name FROM duckdb_views() WHERE NOT internal")
+            view_names = {name for (name,) in rows.fetchall()}
+            rows = connection.execute(
+                "SELECT function_name FROM duckdb_functions() WHERE NOT internal"
+            )
+            macros = {name for (name,) in rows.fetchall()}
+    except duckdb.Error:
+        return False
+    return others == [(0, 0, 0, 0)] and view_names == _VIEWS and macros <= _MACROS

@@ -16,7 +16,8 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from harvester.schema import PRICE, VOLUME, Int64s, decimal_words, joined, times
-from harvester.storage.segment import Segment, read_batches
+from harvester.storage.parquet_files import read_batches
+from harvester.storage.segment import Segment
 from harvester.storage.trade_store import Piece, TradeStore, with_snapshot_retry
 from harvester.times import Range, missing
 

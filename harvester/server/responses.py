@@ -17,7 +17,6 @@ from harvester.kraken.trades import PAGE_ROWS
 from harvester.pair_names import known_pairs
 from harvester.query.aggregate import PRICES, begins_ns, candles_of_trades
 from harvester.server.pages import LISTING_TTL_S, Clock, RenderedPageCache, TradePages
-from harvester.storage import metadata
 from harvester.storage.trade_store import TradeStore
 from harvester.times import END_OF_TIME, SECOND, UNITS_NS, Range
 
@@ -167,7 +166,7 @@ class ServedPairs:
         if self._read_s is not None and now_s - self._read_s < LISTING_TTL_S:
             return
         store = self._archive.store
-        version = (metadata.known_pairs(store), store.folders("trades"))
+        version = (store.read("pairs.json"), store.folders("trades"))
         if version != self._version:
             pairs = known_pairs(self._archive)
             for folder in version[1]:

@@ -18,9 +18,10 @@ from harvester.argument_types import check_types
 from harvester.errors import UsageError
 from harvester.kraken.pairs import Pair
 from harvester.schema import ORDER_TYPES, PRICE, ROWS, SIDES, VOLUME, Int64s
-from harvester.storage.footer import Footer
+from harvester.storage.archive_files import keep_pairs
+from harvester.storage.segment import Footer
 from harvester.storage.trade_store import TradeStore
-from harvester.storage.writer import keep_pairs, writer
+from harvester.storage.writer import writer
 from harvester.times import DAY, Range
 
 # --- Sample trades --------------------------------------------------------------------------------
@@ -103,7 +104,7 @@ def create_sample_archive(path: str | os.PathLike[str], trades: int, seed: int) 
             f"the archive at {archive.path} has trades already ({', '.join(stored[:3])}): "
             "give another folder for the sample market"
         )
-    keep_pairs(archive, msgspec.json.encode({SAMPLE_PAIR.altname: SAMPLE_PAIR}))
+    keep_pairs(archive.store, msgspec.json.encode({SAMPLE_PAIR.altname: SAMPLE_PAIR}))
     covered = Range(0, END_NS)
     pair_json = msgspec.json.encode(SAMPLE_PAIR).decode()
     with writer(archive, SAMPLE_PAIR.altname) as pair_writer:

@@ -11,9 +11,9 @@ import numpy as np
 import pyarrow as pa
 
 from harvester.schema import Int64s, split_at, times, trade_ids
-from harvester.storage.filesystem import Store
-from harvester.storage.footer import ConfirmedIdGap, Footer, ImportedRange
-from harvester.storage.segment import Segment, read_batches
+from harvester.storage.filesystem import LocalStore
+from harvester.storage.parquet_files import read_batches
+from harvester.storage.segment import ConfirmedIdGap, Footer, ImportedRange, Segment
 from harvester.times import END_OF_TIME, QUIET_S, SECOND, Range, overlap, year_end, year_of
 from harvester.trade_ids import find_gaps
 
@@ -50,7 +50,17 @@ def plan_merges(
         every: merge whatever can be merged, even where the rule above says no.
         closed: do so in all years but the last one, to which no more trades are added.
     """
-    adjacent_runs = list(_adjacent_runs(segments))
+    adjacent_runs: list[list[Segment]] = []
+    for segment in segments:
+        last = adjacent_runs[-1][-1] if adjacent_runs else None
+        if last is not None and (last.range.through, last.year, last.is_imported) == (
+            segment.range.after,
+            segment.year,
+            segment.is_imported,
+        ):
+            adjacent_runs[-1].append(segment)
+        else:
+            adjacent_runs.append([segment])
     last_year = adjacent_runs[-1][0].year if adjacent_runs else 0
     merges = []
     for run in adjacent_runs:
@@ -61,44 +71,22 @@ def plan_merges(
     return merges
 
 
-def _adjacent_runs(segments: Iterable[Segment]) -> Iterator[list[Segment]]:
-    """Split segments into runs of one year and source without gaps."""
-    run: list[Segment] = []
-    for segment in segments:
-        if run:
-            last = run[-1]
-            is_adjacent = last.range.through == segment.range.after
-            is_same_kind = (last.year, last.is_imported) == (segment.year, segment.is_imported)
-            if not (is_adjacent and is_same_kind):
-                yield run
-                run = []
-        run.append(segment)
-    if run:
-        yield run
-
-
 def _runs(rows: list[int], most: int, *, merge_all: bool) -> Iterator[tuple[int, int]]:
-    """Yield `first, end` indexes of the longest runs of up to `most` rows, from the left."""
+    """Yield `first, end` indexes of the longest runs that are worth merging, from the left."""
     first = 0
     while first < len(rows):
-        end = _end(rows, first, most, merge_all=merge_all)
+        end, total, weight, heaviest = first + 1, 0, 0, 0
+        for index in range(first, len(rows)):
+            total += rows[index]
+            if total > most:
+                break
+            segment_weight = max(rows[index], FILE_ROWS)
+            weight, heaviest = weight + segment_weight, max(heaviest, segment_weight)
+            if merge_all or weight >= 2 * heaviest:
+                end = index + 1
         if end - first > 1:
             yield first, end
         first = end
-
-
-def _end(rows: list[int], first: int, most: int, *, merge_all: bool) -> int:
-    """Return the end index of the longest run from `first`; `first + 1` where none is worth it."""
-    best, total, weight, heaviest = first + 1, 0, 0, 0
-    for index in range(first, len(rows)):
-        total += rows[index]
-        if total > most:
-            break
-        segment_weight = max(rows[index], FILE_ROWS)
-        weight, heaviest = weight + segment_weight, max(heaviest, segment_weight)
-        if merge_all or weight >= 2 * heaviest:
-            best = index + 1
-    return best
 
 
 def is_within(inner: Range, outer: Range) -> bool:
@@ -165,51 +153,43 @@ def are_ordered_within(batches: list[pa.RecordBatch], covered: Range) -> bool:
     return reached <= max(covered.through, covered.after + 1)
 
 
-def unconfirmed_by_part(
+def footers_by_part(
     footer: Footer, parts: Sequence[tuple[Range, Sequence[pa.RecordBatch]]]
-) -> list[int]:
-    """Distribute a footer's number of unconfirmed id gaps over the parts of its rows.
+) -> list[Footer]:
+    """Divide a footer: its id gaps and imported ranges are distributed over parts of its range.
 
-    An id gap belongs to the trade after it. Those at the boundaries to other segments were counted
-    as well, and are added to the last part.
-
-    Args:
-        footer: of all rows.
-        parts: ranges with their rows, in order.
-    """
-    if not parts:
-        return []
-    left, edge, counts = footer.unasked_jumps, None, [0] * len(parts)
-    for index, (_, batches) in enumerate(parts[:-1] if left else ()):
-        for batch in batches:
-            gaps, edge = find_gaps(edge, batch)
-            counts[index] += sum(gap.sides not in footer.jumps for gap in gaps)
-        counts[index] = min(counts[index], left)
-        left -= counts[index]
-    return [*counts[:-1], left]
-
-
-def confirmed_by_part(
-    footer: Footer, parts: Sequence[tuple[Range, list[pa.RecordBatch]]]
-) -> list[tuple[ConfirmedIdGap, ...]]:
-    """Distribute a footer's confirmed id gaps over the parts of its rows.
-
-    A part gets the id gaps that have a side among its rows. Those between two segments without
-    rows between them are added to the last part.
+    A confirmed id gap is of each part that has a side of it among its rows. One that is only
+    counted is of the part that has the trade after it. Id gaps at the boundaries to other segments,
+    which have no rows between them, are added to the last part.
 
     Args:
         footer: of all rows.
-        parts: ranges with their rows, in order.
+        parts: adjacent ranges with their rows, in order.
     """
-    by_part = [_gaps_at_rows(footer.jumps, batches) for _, batches in parts]
-    distributed = {gap for gaps in by_part for gap in gaps}
-    if by_part:
-        by_part[-1] += tuple(gap for gap in footer.jumps if gap not in distributed)
-    return by_part
+    confirmed = [_gaps_at_rows(footer.jumps, batches) for _, batches in parts]
+    distributed = {gap for gaps in confirmed for gap in gaps}
+    left, edge = footer.unasked_jumps, None
+    footers = []
+    for index, (covered, batches) in enumerate(parts):
+        gaps, count = confirmed[index], left
+        if index == len(parts) - 1:
+            gaps += tuple(gap for gap in footer.jumps if gap not in distributed)
+        elif left:
+            count = 0
+            for batch in batches:
+                found, edge = find_gaps(edge, batch)
+                count += sum(gap.sides not in footer.jumps for gap in found)
+            count = min(count, left)
+        left -= count
+        imported = _clipped(footer.imported, covered)
+        footers.append(
+            replace(footer, range=covered, jumps=gaps, unasked_jumps=count, imported=imported)
+        )
+    return footers
 
 
 def _gaps_at_rows(
-    gaps: tuple[ConfirmedIdGap, ...], batches: list[pa.RecordBatch]
+    gaps: tuple[ConfirmedIdGap, ...], batches: Sequence[pa.RecordBatch]
 ) -> tuple[ConfirmedIdGap, ...]:
     """Select the id gaps that have a side among some rows."""
     if not (gaps and batches):
@@ -220,17 +200,6 @@ def _gaps_at_rows(
     has_before = np.isin([gap.after_id for gap in gaps], ids)
     has_after = np.isin([gap.before_id for gap in gaps], ids)
     return tuple(compress(gaps, has_before | has_after))
-
-
-def shortened_footer(footer: Footer, through: int) -> Footer:
-    """The footer of the same rows with a range that ends earlier.
-
-    Args:
-        footer: of a segment.
-        through: where the new range ends, in nanoseconds; no row is later.
-    """
-    covered = Range(footer.range.after, through)
-    return replace(footer, range=covered, imported=_clipped(footer.imported, covered))
 
 
 class QuietMoments(NamedTuple):
@@ -263,7 +232,7 @@ def quiet_moments(seconds: Int64s, before_s: int | None = None) -> QuietMoments:
     return QuietMoments(rows, before[rows] + QUIET_S, seconds[rows] - 1)
 
 
-def between_quiet_moments(store: Store, segment: Segment, part: Range) -> Range:
+def between_quiet_moments(store: LocalStore, segment: Segment, part: Range) -> Range:
     """Widen a part of an imported segment to the quiet moments around it.
 
     Args:
@@ -282,7 +251,9 @@ def between_quiet_moments(store: Store, segment: Segment, part: Range) -> Range:
     return Range(max(covered.after, begin_s * SECOND - 1), min(covered.through, end_s * SECOND - 1))
 
 
-def footers_without(store: Store, segment: Segment, footer: Footer, lost: Range) -> list[Footer]:
+def footers_without(
+    store: LocalStore, segment: Segment, footer: Footer, lost: Range
+) -> list[Footer]:
     """The footers of the parts of a segment before and after a range; none for an empty part.
 
     Args:
@@ -296,19 +267,8 @@ def footers_without(store: Store, segment: Segment, footer: Footer, lost: Range)
     ranges = [Range(covered.after, after), Range(after, through), Range(through, covered.through)]
     columns = ["trade_id", "time"]
     rows = [list(read_batches(store, segment.path, part, columns)) for part in ranges]
-    parts = list(zip(ranges, rows, strict=True))
-    unconfirmed, confirmed = unconfirmed_by_part(footer, parts), confirmed_by_part(footer, parts)
-    return [
-        replace(
-            footer,
-            range=ranges[index],
-            jumps=confirmed[index],
-            unasked_jumps=unconfirmed[index],
-            imported=_clipped(footer.imported, ranges[index]),
-        )
-        for index in (0, 2)
-        if ranges[index].after < ranges[index].through
-    ]
+    before, _, behind = footers_by_part(footer, list(zip(ranges, rows, strict=True)))
+    return [part for part in (before, behind) if part.range.after < part.range.through]
 
 
 def _clipped(imported: Iterable[ImportedRange], within: Range) -> tuple[ImportedRange, ...]:

@@ -1,4 +1,4 @@
-"""File system of an archive: listings, atomic writes, quarantine, case of file names."""
+"""File system of an archive: listings, atomic and durable writes, errors of the system."""
 
 from __future__ import annotations
 
@@ -6,18 +6,15 @@ import errno
 import filecmp
 import os
 import shutil
-import time
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
-import msgspec
 from pyarrow import fs
 
-from harvester.errors import BAD_JSON, ArchiveDamaged, ArchiveError, ArchiveUnwritable
-from harvester.times import SECOND, Range, show
+from harvester.errors import ArchiveDamaged, ArchiveError, ArchiveUnwritable
 
 # Reading goes through a `pyarrow.fs` filesystem, so an object store differs in `commit` only:
 # there a put-if-absent is atomic, here a rename is.
@@ -32,13 +29,17 @@ class Entry(NamedTuple):
     """When it was last written, by the store's clock: distinguishes two files of one name."""
 
 
-class Store(Protocol):
-    """Interface of a file store: where an archive keeps its files."""
+class LocalStore:
+    """The files of an archive, in a folder of this machine. Paths are relative to that folder."""
 
-    filesystem: fs.FileSystem
+    def __init__(self, root: str | os.PathLike[str]) -> None:
+        """Open a folder; it is not created before the first write."""
+        self.root = Path(root).absolute()
+        self.filesystem: fs.FileSystem = fs.LocalFileSystem()
 
     def location(self, path: str) -> str:
-        """The full path, as any Parquet reader opens the file."""
+        """The absolute path of a file, as any Parquet reader opens it."""
+        return f"{self.root}/{path}" if path else str(self.root)
 
     def files(
         self, folder: str, *, refuse_links: bool = False, but: str | None = None
@@ -51,116 +52,49 @@ class Store(Protocol):
                 is listed as a file.
             but: leave out folders whose path begins with this.
         """
+        entries: list[Entry] = []
+        if refuse_links and (self.root / folder).is_symlink():
+            raise _linked(self.location(folder))
+        pending = [folder]
+        while pending:
+            current = pending.pop()
+            # A file may vanish between its listing and its `stat`: a writer compacts meanwhile.
+            with reading(self.location(current)):
+                for item in self._scan(current):
+                    path = f"{current}/{item.name}"
+                    is_folder, is_link = item.is_dir(follow_symlinks=False), _is_folder_link(item)
+                    if but is not None and path.startswith(but) and (is_folder or is_link):
+                        continue
+                    if is_folder:
+                        pending.append(path)
+                    elif refuse_links and is_link:
+                        raise _linked(self.location(path))
+                    else:
+                        with suppress(FileNotFoundError):
+                            stat = item.stat(follow_symlinks=False)
+                            entries.append(Entry(path, stat.st_size, stat.st_mtime_ns))
+        return sorted(entries)
 
     def folders(self, folder: str) -> list[str]:
         """List the names of the folders directly below a folder.
 
         Symbolic links that lead to no file count as folders.
         """
+        return sorted(
+            item.name
+            for item in self._scan(folder)
+            if item.is_dir(follow_symlinks=False) or _is_folder_link(item)
+        )
 
-    def read(self, path: str) -> bytes | None:
-        """Read a small file; None where it is absent."""
-
-    def write(self, path: str, data: bytes, staging: str) -> None:
-        """Replace a small file atomically.
-
-        Args:
-            path: within the store.
-            data: its new content.
-            staging: the staging folder that it is written in first.
-        """
-
-    def stage(self, folder: str) -> str:
-        """Return a new path in a staging folder, to be written and then committed."""
-
-    def commit(self, staged: str, path: str) -> None:
-        """Move a staged file to its final path: atomic and durable.
-
-        Args:
-            staged: as `stage` returned it.
-            path: within the store; a file there is replaced.
-        """
-
-    def move(self, path: str, to: str) -> None:
-        """Move a file: atomic and durable.
-
-        Args:
-            path: within the store.
-            to: where no file is yet.
-        """
-
-    def copy(self, path: str, to: str, staging: str) -> None:
-        """Copy a file of any size.
-
-        Args:
-            path: within the store.
-            to: a file there is replaced.
-            staging: the staging folder that the copy is written in first.
-        """
-
-    def same(self, path: str, other: str) -> bool:
-        """Whether both files exist and have the same bytes."""
-
-    def remove(self, path: str) -> None:
-        """Delete a file; it is no error if it is gone already."""
-
-    def remove_folder(self, folder: str) -> None:
-        """Delete a folder and everything below it."""
-
-
-class LocalStore:
-    """A file store in a folder of this machine."""
-
-    def __init__(self, root: str | os.PathLike[str]) -> None:
-        """Open a folder; it is not created before the first write."""
-        self.root = Path(root).absolute()
-        self._root = str(self.root)
-        self.filesystem: fs.FileSystem = fs.LocalFileSystem()
-
-    def location(self, path: str) -> str:
-        """The absolute path of a file."""
-        return f"{self._root}/{path}" if path else self._root
-
-    def files(
-        self, folder: str, *, refuse_links: bool = False, but: str | None = None
-    ) -> list[Entry]:
-        """List all files below a folder."""
-        entries: list[Entry] = []
-        if refuse_links and (self.root / folder).is_symlink():
-            raise _linked(self.location(folder))
-        # A file may vanish between its listing and its `stat`: a writer compacts meanwhile.
-        pending = [folder]
-        while pending:
-            current = pending.pop()
-            try:
-                with reading(self.location(current)), os.scandir(self.location(current)) as found:
-                    for item in found:
-                        path = f"{current}/{item.name}"
-                        is_folder = item.is_dir(follow_symlinks=False)
-                        is_link = _is_folder_link(item)
-                        if but is not None and path.startswith(but) and (is_folder or is_link):
-                            continue
-                        if is_folder:
-                            pending.append(path)
-                        elif refuse_links and is_link:
-                            raise _linked(self.location(path))
-                        elif (file_stat := _stat(item)) is not None:
-                            entries.append(Entry(path, file_stat.st_size, file_stat.st_mtime_ns))
-            except (FileNotFoundError, NotADirectoryError):
-                continue
-        return sorted(entries)
-
-    def folders(self, folder: str) -> list[str]:
-        """List the names of the folders directly below a folder."""
-        try:
-            with reading(self.location(folder)), os.scandir(self.root / folder) as found:
-                return sorted(
-                    item.name
-                    for item in found
-                    if item.is_dir(follow_symlinks=False) or _is_folder_link(item)
-                )
-        except (FileNotFoundError, NotADirectoryError):
-            return []
+    def _scan(self, folder: str) -> list[os.DirEntry[str]]:
+        location = self.location(folder)
+        with (
+            suppress(FileNotFoundError, NotADirectoryError),
+            reading(location),
+            os.scandir(location) as found,
+        ):
+            return list(found)
+        return []
 
     def read(self, path: str) -> bytes | None:
         """Read a small file; None where it is absent."""
@@ -171,21 +105,32 @@ class LocalStore:
             return None
 
     def write(self, path: str, data: bytes, staging: str) -> None:
-        """Replace a small file atomically."""
+        """Replace a small file atomically.
+
+        Args:
+            path: within the store.
+            data: its new content.
+            staging: the staging folder that it is written in first.
+        """
         staged = self.stage(staging)
         with writing(self.location(path)):
             (self.root / staged).write_bytes(data)
         self.commit(staged, path)
 
     def stage(self, folder: str) -> str:
-        """Return a new path in a staging folder, and make the folder."""
+        """Return a new path in a staging folder, to be written and committed; make the folder."""
         name = f"staging/{folder}/{uuid.uuid4().hex}.tmp"
         with writing(self.location(name)):
             (self.root / name).parent.mkdir(parents=True, exist_ok=True)
         return name
 
     def commit(self, staged: str, path: str) -> None:
-        """Sync the file, rename it into place, sync the folder."""
+        """Sync a staged file, rename it into place, sync the folder: atomic and durable.
+
+        Args:
+            staged: as `stage` returned it.
+            path: within the store; a file there is replaced.
+        """
         target = self.root / path
         with writing(str(target)):
             sync(self.root / staged)
@@ -194,7 +139,12 @@ class LocalStore:
             sync(target.parent)
 
     def move(self, path: str, to: str) -> None:
-        """Rename a file and sync both folders, the new one first."""
+        """Rename a file and sync both folders, the new one first: atomic and durable.
+
+        Args:
+            path: within the store.
+            to: where no file is yet.
+        """
         source, target = self.root / path, self.root / to
         with writing(str(target)):
             _make_folder(target.parent)
@@ -205,7 +155,13 @@ class LocalStore:
             sync(source.parent)
 
     def copy(self, path: str, to: str, staging: str) -> None:
-        """Copy a file of any size."""
+        """Copy a file of any size.
+
+        Args:
+            path: within the store.
+            to: a file there is replaced.
+            staging: the staging folder that the copy is written in first.
+        """
         staged = self.stage(staging)
         with writing(self.location(to)):
             shutil.copyfile(self.root / path, self.root / staged)
@@ -219,17 +175,14 @@ class LocalStore:
             return False
 
     def remove(self, path: str) -> None:
-        """Delete a file."""
+        """Delete a file; it is no error if it is gone already."""
         with writing(self.location(path)):
             (self.root / path).unlink(missing_ok=True)
 
     def remove_folder(self, folder: str) -> None:
         """Delete a folder and everything below it."""
-        with writing(self.location(folder)):
-            try:
-                shutil.rmtree(self.root / folder)
-            except FileNotFoundError:
-                return
+        with writing(self.location(folder)), suppress(FileNotFoundError):
+            shutil.rmtree(self.root / folder)
 
 
 @contextmanager
@@ -293,13 +246,6 @@ def _linked(location: str) -> ArchiveDamaged:
     )
 
 
-def _stat(entry: os.DirEntry[str]) -> os.stat_result | None:
-    try:
-        return entry.stat(follow_symlinks=False)
-    except FileNotFoundError:
-        return None
-
-
 def _make_folder(folder: Path) -> None:
     """Make a folder and its parents, each made durable by a sync of its own parent."""
     if folder.is_dir():
@@ -320,155 +266,3 @@ def sync(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
-
-
-# Disks that ignore case: two pairs whose names differ by case only would share one folder there,
-# so the second one is refused.
-
-_PAIR_NAMES = (("trades", "pair=", ""), ("wanted", "", ".json"), ("locks", "", ".lock"))
-"""Where names of pairs are on disk: the folder, and the prefix and suffix of the name there."""
-
-
-def check_case(root: Path, pair: str) -> None:
-    """Refuse to write a pair that would share its folder with another pair.
-
-    Args:
-        root: the archive's folder.
-        pair: altname.
-
-    Raises:
-        ArchiveUnwritable: the disk ignores case, and has a pair whose name differs by case only.
-    """
-    with writing(str(root)):
-        for folder, prefix, suffix in _PAIR_NAMES:
-            own_entry = f"{prefix}{pair}{suffix}"
-            for entry in _entries(root / folder):
-                is_other = entry != own_entry and entry.lower() == own_entry.lower()
-                if is_other and ignores_case(root / folder / entry):
-                    other = entry.removeprefix(prefix).removesuffix(suffix)
-                    raise ArchiveUnwritable(
-                        f"{pair} can't be stored next to {other} in {root}: the disk ignores case, "
-                        "so both would share one folder. Choose another folder for one of them"
-                    )
-
-
-def ignores_case(path: Path) -> bool:
-    """Whether the disk also finds a file or folder under its name in another case."""
-    try:
-        return path.samefile(path.with_name(path.name.swapcase()))
-    except FileNotFoundError:
-        return False
-
-
-def _entries(folder: Path) -> list[str]:
-    try:
-        return sorted(entry.name for entry in folder.iterdir())
-    except (FileNotFoundError, NotADirectoryError):
-        return []
-
-
-# Quarantine: damaged files, each with a note in a numbered folder of its own.
-
-NOTE = "note.json"
-
-
-def _now() -> str:
-    return show(time.time_ns() // SECOND * SECOND)
-
-
-class QuarantineNote(msgspec.Struct):
-    """Why a file was quarantined; stored next to it as JSON.
-
-    Attributes:
-        pair: altname.
-        path: where the file was within the archive; moving it back there undoes the quarantine.
-        range: `after` and `through` by its name, in nanoseconds.
-        faults: what is wrong with it, one text each.
-        wanted: the ranges that were recorded as requested, so that they are downloaded again.
-        when: by this machine's clock.
-    """
-
-    pair: str
-    path: str
-    range: Range
-    faults: list[str]
-    wanted: list[Range] = []
-    when: str = msgspec.field(default_factory=_now)
-
-
-def quarantine_file(store: Store, note: QuarantineNote) -> str:
-    """Move a file into quarantine and return its new path; the note is written first.
-
-    Args:
-        store: the archive's files.
-        note: which file, and why.
-
-    Raises:
-        ArchiveUnwritable: the operating system refused; the file is where it was.
-    """
-    to = _prepare_folder(store, note)
-    store.move(note.path, to)
-    return to
-
-
-def quarantine_copy(store: Store, note: QuarantineNote) -> str:
-    """Copy a small file into quarantine, with a note, and return the copy's path.
-
-    Args:
-        store: the archive's files.
-        note: which file, and why.
-    """
-    to = _prepare_folder(store, note)
-    store.write(to, store.read(note.path) or b"", note.pair)
-    return to
-
-
-def quarantine_segment_copy(store: Store, note: QuarantineNote) -> str:
-    """Copy a file of any size into quarantine, unless an equal copy is there; return its path.
-
-    Args:
-        store: the archive's files.
-        note: which file, and why.
-    """
-    name, parent = note.path.rpartition("/")[2], f"quarantine/{note.pair}"
-    for folder in store.folders(parent):
-        to = f"{parent}/{folder}/{name}"
-        if _path_in_note(store, f"{parent}/{folder}/{NOTE}") == note.path and store.same(
-            note.path, to
-        ):
-            return to
-    to = _prepare_folder(store, note)
-    store.copy(note.path, to, note.pair)
-    return to
-
-
-def _prepare_folder(store: Store, note: QuarantineNote) -> str:
-    """Write the note into a quarantine folder, and return the path for the file."""
-    folder = _free_folder(store, note)
-    data = msgspec.json.format(msgspec.json.encode(note), indent=2) + b"\n"
-    store.write(f"{folder}/{NOTE}", data, note.pair)
-    return f"{folder}/{note.path.rpartition('/')[2]}"
-
-
-def _free_folder(store: Store, note: QuarantineNote) -> str:
-    """Choose a quarantine folder: the next number, or one that a crash left without its file.
-
-    Such a folder is empty, or has only the note about this same file.
-    """
-    parent = f"quarantine/{note.pair}"
-    numbers = [name for name in store.folders(parent) if name.isdecimal()]
-    for number in numbers:
-        files = [entry.path for entry in store.files(f"{parent}/{number}")]
-        if not files or (
-            files == [f"{parent}/{number}/{NOTE}"] and _path_in_note(store, files[0]) == note.path
-        ):
-            return f"{parent}/{number}"
-    return f"{parent}/{max(map(int, numbers), default=0) + 1:04d}"
-
-
-def _path_in_note(store: Store, path: str) -> str:
-    """The path of the quarantined file by its note; empty where the note can't be read."""
-    try:
-        return msgspec.json.decode(store.read(path) or b"", type=QuarantineNote).path
-    except BAD_JSON:
-        return ""

@@ -15,8 +15,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from harvester.errors import UsageError
+from harvester.storage.archive_files import is_marked
 from harvester.storage.filesystem import sync, writing
-from harvester.storage.metadata import is_marked
 from harvester.storage.segment import is_segment
 
 
@@ -50,16 +50,15 @@ def write_arrow(
         sink: where the file is written.
         compression: `lz4`, `zstd`, or None.
     """
-    plain = pa.schema([_without_dictionary(field) for field in schema], metadata=schema.metadata)
+    fields = [
+        field.with_type(field.type.value_type) if pa.types.is_dictionary(field.type) else field
+        for field in schema
+    ]
+    plain = pa.schema(fields, metadata=schema.metadata)
     options = pa.ipc.IpcWriteOptions(compression=compression)
     with pa.ipc.new_file(sink, plain, options=options) as writer:
         for batch in batches:
             writer.write_batch(batch if plain.equals(batch.schema) else batch.cast(plain))
-
-
-def _without_dictionary(field: pa.Field) -> pa.Field:
-    data_type = field.type
-    return field.with_type(data_type.value_type) if pa.types.is_dictionary(data_type) else field
 
 
 @contextmanager

@@ -1,32 +1,209 @@
-"""Segments: immutable Parquet files with all trades of one range. Paths, writing and reading."""
+"""Segments: immutable Parquet files with all trades of one range. Names and footers."""
 
 from __future__ import annotations
 
-import errno
 import re
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import pyarrow as pa
-import pyarrow.parquet as pq
+import msgspec
 
-from harvester.errors import ArchiveDamaged
-from harvester.schema import ROW_GROUP_ROWS, TRADES, WRITER_OPTIONS, RowsChecksum, clip
-from harvester.storage.filesystem import Entry, Store, reading, writing
-from harvester.storage.footer import Footer, decode, encode
+from harvester.errors import BAD_JSON, ArchiveDamaged, ArchiveTooNew
+from harvester.schema import FORMAT, TRADES
+from harvester.storage.filesystem import LocalStore
 from harvester.times import END_OF_TIME, Range, year_of
 
-READ_ROWS = 32_768
-"""Rows read at a time: as fast as whole row groups, and a quarter of their memory."""
+# --- footer ---------------------------------------------------------------------------------------
 
-REFUSALS = (errno.EACCES, errno.EPERM, errno.EMFILE, errno.ENFILE)
-"""Errors that keep this process from a file: a damaged file does not cause them."""
+
+TIME_INDEX = TRADES.get_field_index("time")
+
+
+class ConfirmedIdGap(NamedTuple):
+    """An id gap between two neighbouring trades that the exchange showed twice when asked again."""
+
+    after_id: int
+    before_id: int
+
+
+class ImportedRange(NamedTuple):
+    """A range of a segment that was imported from a CSV file.
+
+    Attributes:
+        after: start of the range, exclusive, in nanoseconds.
+        through: end of the range, inclusive, in nanoseconds.
+        file: the file's name; `ZIP:MEMBER` where it was in a zip.
+        checksum: of the CSV file's bytes: `crc32:` and eight hexadecimal digits.
+    """
+
+    after: int
+    through: int
+    file: str
+    checksum: str
+
+
+@dataclass(frozen=True, slots=True)
+class Footer:
+    """Metadata of a segment.
+
+    Attributes:
+        range: all trades of the pair published in it are in the segment.
+        pair: the market in all its spellings, as JSON.
+        source: `api`, `csv`, or both joined by `+`.
+        cursor: the exchange's last cursor, verbatim; None where it gave none.
+        rows: how many trades the segment has.
+        first_trade_id: the first id; None where no row has one.
+        last_trade_id: the last id; None where no row has one.
+        lead: rows without an id before the first that has one (all rows, where none has).
+        trail: rows without an id after the last that has one.
+        jumps: confirmed id gaps.
+        unasked_jumps: how many more id gaps there are, of a pair that has too many to ask the
+            exchange about each.
+        checksum: SHA-256 over the rows.
+        imported: ranges that were imported from CSV files, in order; empty where all trades came
+            from the API.
+        across_files: id gaps inside which imported files have fewer trades than there are free
+            ids, found when the ranges next to them were downloaded. `verify` accepts exactly
+            these, as long as they are there.
+        bounds: first and last published time in nanoseconds, by the file's statistics; None where
+            there are no rows, or the footer was not read from a file.
+    """
+
+    range: Range
+    pair: str
+    source: str = "api"
+    cursor: str | None = None
+    rows: int = 0
+    first_trade_id: int | None = None
+    last_trade_id: int | None = None
+    lead: int = 0
+    trail: int = 0
+    jumps: tuple[ConfirmedIdGap, ...] = field(default=())
+    unasked_jumps: int = 0
+    checksum: str = ""
+    imported: tuple[ImportedRange, ...] = field(default=())
+    across_files: tuple[ConfirmedIdGap, ...] = field(default=())
+    bounds: tuple[int, int] | None = field(default=None, compare=False)
+
+    @property
+    def altname(self) -> str:
+        """The pair's altname; empty where the footer does not have it."""
+        return self._named.altname
+
+    @property
+    def key(self) -> str:
+        """The exchange's own name of the market; empty where the footer does not have it."""
+        return self._named.key
+
+    @property
+    def _named(self) -> _Named:
+        try:
+            return msgspec.json.decode(self.pair, type=_Named)
+        except BAD_JSON:
+            return _Named()
+
+
+class _Named(msgspec.Struct):
+    altname: str = ""
+    key: str = ""
+
+
+def encode(footer: Footer) -> dict[str, str]:
+    """Encode a footer as Parquet key-value metadata."""
+    first, last = footer.first_trade_id, footer.last_trade_id
+    texts = {
+        "format": str(FORMAT),
+        "range": f"{footer.range.after:019d}-{footer.range.through:019d}",
+        "pair": footer.pair,
+        "source": footer.source,
+        "cursor": footer.cursor or "",
+        "rows": str(footer.rows),
+        "first_trade_id": "" if first is None else str(first),
+        "last_trade_id": "" if last is None else str(last),
+        "rows_before_first_id": str(footer.lead),
+        "rows_after_last_id": str(footer.trail),
+        "jumps": msgspec.json.encode(footer.jumps).decode(),
+        "jumps_not_asked_for": str(footer.unasked_jumps),
+        "rows_sha256": footer.checksum,
+    }
+    if footer.imported:
+        texts["imported"] = msgspec.json.encode(footer.imported).decode()
+    if footer.across_files:
+        texts["across_files"] = msgspec.json.encode(footer.across_files).decode()
+    return {f"harvester.{key}": text for key, text in texts.items()}
+
+
+def decode(path: str, metadata: Any, *, is_verified: bool = True) -> Footer:  # noqa: ANN401 - pyarrow has no types for it
+    """Decode the footer of a Parquet file, and check its number of rows.
+
+    Args:
+        path: of the file, for messages.
+        metadata: of the file, as pyarrow read it.
+        is_verified: False for a file that may be damaged: the number of rows is not checked.
+
+    Raises:
+        ArchiveTooNew: a newer harvester wrote it.
+        ArchiveDamaged: it is no footer of harvester's, or has another number of rows.
+    """
+    try:
+        texts = {
+            key.decode().removeprefix("harvester."): value.decode()
+            for key, value in (metadata.metadata or {}).items()
+            if key.startswith(b"harvester.")
+        }
+        if int(texts["format"]) > FORMAT:
+            raise ArchiveTooNew(
+                f"{path} has format {texts['format']}, this harvester reads up to {FORMAT}: "
+                "install a newer one"
+            )
+        groups = (metadata.row_group(index) for index in range(metadata.num_row_groups))
+        bounds = [group_bounds(group) for group in groups]
+        after, _, through = texts["range"].partition("-")
+        first, last = texts["first_trade_id"], texts["last_trade_id"]
+        gaps, imported = list[ConfirmedIdGap], list[ImportedRange]
+        footer = Footer(
+            range=Range(int(after), int(through)),
+            pair=texts["pair"],
+            source=texts["source"],
+            cursor=texts["cursor"] or None,
+            rows=int(texts["rows"]),
+            first_trade_id=int(first) if first else None,
+            last_trade_id=int(last) if last else None,
+            lead=int(texts["rows_before_first_id"]),
+            trail=int(texts["rows_after_last_id"]),
+            jumps=tuple(msgspec.json.decode(texts["jumps"], type=gaps)),
+            unasked_jumps=int(texts["jumps_not_asked_for"]),
+            checksum=texts["rows_sha256"],
+            across_files=tuple(msgspec.json.decode(texts.get("across_files", "[]"), type=gaps)),
+            imported=tuple(msgspec.json.decode(texts.get("imported", "[]"), type=imported)),
+            bounds=(min(bounds)[0], max(last for _, last in bounds)) if bounds else None,
+        )
+    except (KeyError, *BAD_JSON) as error:
+        raise ArchiveDamaged(f"{path} has no footer of a segment ({error!r})") from error
+    rows = metadata.num_rows
+    if is_verified and footer.rows != rows:
+        raise ArchiveDamaged(f"{path} has {rows} rows, but its footer says {footer.rows}")
+    return footer
+
+
+def group_bounds(group: Any, column: int = TIME_INDEX) -> tuple[int, int]:  # noqa: ANN401 - pyarrow has no types for it
+    """The first and last published time of a row group; all times where it has no statistics.
+
+    Args:
+        group: the row group's metadata, as pyarrow read it.
+        column: the index of the column `time`.
+    """
+    chunk = group.column(column) if column < group.num_columns else None
+    if chunk is None or chunk.statistics is None or chunk.physical_type != "INT64":
+        return (0, END_OF_TIME)
+    return (int(chunk.statistics.min_raw), int(chunk.statistics.max_raw))
+
+
+# --- names ----------------------------------------------------------------------------------------
 
 _PATH = re.compile(r"trades/pair=([^/]+)/year=(\d{4})/(\d{19})-(\d{19})(?:\.csv)?\.parquet")
-_IMPORTED_ENDING = ".csv.parquet"
+IMPORTED_ENDING = ".csv.parquet"
 
 
 class Segment(NamedTuple):
@@ -51,7 +228,7 @@ class Segment(NamedTuple):
     @property
     def is_imported(self) -> bool:
         """Whether its trades come from a CSV file: their times may be whole seconds."""
-        return self.path.endswith(_IMPORTED_ENDING)
+        return self.path.endswith(IMPORTED_ENDING)
 
 
 def reading_order(segment: Segment) -> tuple[int, int, bool]:
@@ -72,7 +249,7 @@ def segment_path(
         is_imported: whether the trades come from a CSV file, which the name shows.
     """
     year = year_of(covered.through if last_time_ns is None else last_time_ns)
-    ending = _IMPORTED_ENDING if is_imported else ".parquet"
+    ending = IMPORTED_ENDING if is_imported else ".parquet"
     name = f"{covered.after:019d}-{covered.through:019d}{ending}"
     return f"trades/pair={pair}/year={year:04d}/{name}"
 
@@ -95,309 +272,46 @@ def parse_path(path: str, size: int, changed_ns: int = 0) -> Segment | None:
     return Segment(pair, int(year), covered, path, size, changed_ns)
 
 
-def pair_files(store: Store, pair: str) -> list[Entry]:
-    """List all files below a pair's folder, segments or not.
-
-    Args:
-        store: the archive's files.
-        pair: altname.
-
-    Raises:
-        ArchiveDamaged: the pair's folder, or one below it, is a symbolic link.
-    """
-    return store.files(f"trades/pair={pair}", refuse_links=True)
-
-
 def is_segment(file: Path) -> bool:
     """Whether the path of a file, its folders included, is that of a segment."""
     return parse_path("/".join(("trades", *file.parts[-3:])), 0) is not None
 
 
-def stage_segment(
-    store: Store,
-    folder: str,
-    trades: Iterable[pa.RecordBatch],
-    footer: Footer | Callable[[], Footer],
-) -> tuple[str, Footer]:
-    """Write a segment's file in staging, read it back, and compare checksums.
+_ROLLUP_PATH = re.compile(
+    r"candles/interval=([^/]+)/pair=([^/]+)/year=(\d{4})/(\d{19})-(\d{19})(?:\.csv)?\.parquet"
+)
+
+
+class RollUp(NamedTuple):
+    """A roll-up as a listing shows it; `segment_path` is the path that its segment has."""
+
+    interval: str
+    segment_path: str
+    path: str
+    size: int
+
+
+def rollup_path(segment: Segment, interval: str) -> str:
+    """Path of a roll-up within the archive.
+
+    Args:
+        segment: from which it is made.
+        interval: the level, such as 1m.
+    """
+    return segment.path.replace("trades/", f"candles/interval={interval}/", 1)
+
+
+def list_rollups(store: LocalStore, pair: str) -> list[RollUp]:
+    """List the roll-ups of a pair, of all levels; no file is opened.
 
     Args:
         store: the archive's files.
-        folder: the staging folder of the pair.
-        trades: batches of `schema.TRADES`, in order.
-        footer: the number of rows, ids and checksum are filled in here. A function is called once
-            all rows were written, for a footer that depends on them.
-
-    Returns:
-        The staged path, and the footer as written.
-
-    Raises:
-        ArchiveUnwritable: the operating system refused.
-        ArchiveDamaged: what was read back is not what was written.
+        pair: altname.
     """
-    staged = store.stage(folder)
-    location = store.location(staged)
-    with writing(location):
-        sink = store.filesystem.open_output_stream(location)
-        with sink, pq.ParquetWriter(sink, TRADES, **WRITER_OPTIONS) as writer:
-            facts = _RowFacts()
-            for group in _row_groups(trades):
-                writer.write_table(group, row_group_size=ROW_GROUP_ROWS)
-                for batch in group.to_batches():
-                    facts.count(batch)
-            footer = facts.fill(footer() if callable(footer) else footer)
-            writer.add_key_value_metadata(encode(footer))
-    check = RowsChecksum()
-    for batch in read_batches(store, staged):
-        check.update(batch)
-    if (check.rows, check.hexdigest()) != (footer.rows, footer.checksum):
-        raise ArchiveDamaged(
-            f"{location} does not read back as it was written: it was not added to the archive"
-        )
-    return staged, footer
-
-
-class _RowFacts:
-    """The footer's fields that depend on the rows, gathered batch by batch."""
-
-    def __init__(self) -> None:
-        self._checksum = RowsChecksum()
-        self._first: int | None = None
-        self._last: int | None = None
-        self._lead = 0
-        self._trail = 0
-
-    def count(self, trades: pa.RecordBatch) -> None:
-        self._checksum.update(trades)
-        ids = trades.column("trade_id")
-        if ids.null_count == len(ids):
-            if self._first is None:
-                self._lead += len(ids)
-            self._trail += len(ids)
-            return
-        if ids.null_count == 0:
-            self._first = ids[0].as_py() if self._first is None else self._first
-            self._last, self._trail = ids[-1].as_py(), 0
-            return
-        indexes = ids.is_valid().to_numpy(zero_copy_only=False).nonzero()[0]
-        if self._first is None:
-            self._first = ids[int(indexes[0])].as_py()
-            self._lead += int(indexes[0])
-        self._last = ids[int(indexes[-1])].as_py()
-        self._trail = len(ids) - 1 - int(indexes[-1])
-
-    def fill(self, footer: Footer) -> Footer:
-        return replace(
-            footer,
-            rows=self._checksum.rows,
-            first_trade_id=self._first,
-            last_trade_id=self._last,
-            lead=self._lead,
-            trail=self._trail,
-            checksum=self._checksum.hexdigest(),
-        )
-
-
-def _row_groups(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.Table]:
-    """Regroup batches into tables of one row group each, so that row groups have a fixed size.
-
-    Nothing is copied. The text columns of a group get one dictionary; otherwise pyarrow would
-    write them without dictionary encoding.
-    """
-    waiting: list[pa.RecordBatch] = []
-    rows = 0
-    for batch in batches:
-        start = 0
-        while start < batch.num_rows:
-            part = batch.slice(start, ROW_GROUP_ROWS - rows)
-            waiting.append(part)
-            rows += part.num_rows
-            start += part.num_rows
-            if rows == ROW_GROUP_ROWS:
-                yield pa.Table.from_batches(waiting).unify_dictionaries()
-                waiting, rows = [], 0
-    if rows:
-        yield pa.Table.from_batches(waiting).unify_dictionaries()
-
-
-def read_footer(store: Store, path: str) -> Footer:
-    """Read the metadata of a segment.
-
-    Args:
-        store: the archive's files.
-        path: of the segment.
-
-    Raises:
-        FileNotFoundError: the file is gone; list again.
-        ArchiveTooNew: a newer harvester wrote it.
-        ArchiveDamaged: it is no Parquet file, or has no footer of harvester's.
-    """
-    with opened(store, path) as file:
-        footer = footer_in(path, file)
-    pair = footer.altname
-    if "csv" in footer.source.split("+") and not path.endswith(_IMPORTED_ENDING):
-        raise ArchiveDamaged(
-            f"{store.location(path)} was imported by an earlier build, whose imported segments may "
-            f"end between trades: `harvester verify {pair} --repair` moves it to the quarantine "
-            "and downloads its range; to import the CSV again instead, move the segment away first"
-        )
-    return footer
-
-
-def footer_in(path: str, file: pq.ParquetFile) -> Footer:
-    """Read the metadata of a segment from its open file; `path` is for messages."""
-    return decode(path, dict(file.metadata.metadata or {}), file.metadata.num_rows)
-
-
-class UnverifiedFooter(NamedTuple):
-    """The footer of a file that may be damaged: nothing in it was compared with the rows.
-
-    Attributes:
-        footer: None where it can't be read.
-        bounds: first and last published time in nanoseconds, by the file's statistics; None where
-            they can't be read, or there are no rows.
-    """
-
-    footer: Footer | None = None
-    bounds: tuple[int, int] | None = None
-
-
-def read_unverified_footer(store: Store, path: str) -> UnverifiedFooter:
-    """Read the metadata of a segment that may be damaged, without checking it.
-
-    Args:
-        store: the archive's files.
-        path: of the segment.
-
-    Raises:
-        FileNotFoundError: the file is gone; list again.
-    """
-    try:
-        with opened(store, path) as file:
-            raw = dict(file.metadata.metadata or {})
-            footer = decode(path, raw, int(raw.get(b"harvester.rows", b"-1")))
-            column = file.schema_arrow.get_field_index("time")
-            groups = [file.metadata.row_group(index) for index in range(file.num_row_groups)]
-            bounds = [_bounds(group, column) for group in groups if column >= 0]
-    except (ArchiveDamaged, ValueError):
-        return UnverifiedFooter()
-    if not bounds:
-        return UnverifiedFooter(footer)
-    firsts, lasts = zip(*bounds, strict=True)
-    return UnverifiedFooter(footer, (min(firsts), max(lasts)))
-
-
-def read_schema(store: Store, path: str) -> pa.Schema:
-    """Read a segment's columns and types, as Arrow sees them.
-
-    Args:
-        store: the archive's files.
-        path: of the segment.
-    """
-    with opened(store, path) as file:
-        return file.schema_arrow.remove_metadata()
-
-
-@contextmanager
-def opened(store: Store, path: str) -> Iterator[pq.ParquetFile]:
-    """Open a Parquet file of the archive for reading.
-
-    Args:
-        store: the archive's files.
-        path: of the file.
-
-    Raises:
-        FileNotFoundError: the file is gone; the caller lists again.
-        ArchiveDamaged: it is no Parquet file, or can't be read.
-        ArchiveError: a permission is missing, or the like.
-    """
-    location = store.location(path)
-    try:
-        with (
-            store.filesystem.open_input_file(location) as source,
-            pq.ParquetFile(source, pre_buffer=False) as file,
-        ):
-            yield file
-    except (FileNotFoundError, MemoryError):
-        raise
-    except (OSError, pa.ArrowException) as error:
-        if getattr(error, "errno", None) in REFUSALS:
-            with reading(location):
-                raise
-        raise ArchiveDamaged(f"{location} can't be read: {error}") from error
-
-
-def read_batches(
-    store: Store,
-    path: str,
-    within: Range | None = None,
-    columns: list[str] | None = None,
-) -> Iterator[pa.RecordBatch]:
-    """Read a segment's rows in order; row groups outside of `within` are not read.
-
-    Args:
-        store: the archive's files.
-        path: of the segment.
-        within: only rows published in this range.
-        columns: only these; `time` must be among them where `within` is used.
-    """
-    with opened(store, path) as file:
-        groups = [
-            group
-            for group in range(file.num_row_groups)
-            if within is None or _may_overlap(file.metadata.row_group(group), within)
-        ]
-        for batch in file.iter_batches(READ_ROWS, row_groups=groups, columns=columns):
-            kept = batch if within is None else clip(batch, within)
-            if kept.num_rows:
-                yield kept
-
-
-def time_bounds(store: Store, path: str) -> tuple[int, int] | None:
-    """Read the first and last published time (ns) from the file's statistics; None for no rows.
-
-    Args:
-        store: the archive's files.
-        path: of the segment.
-    """
-    with opened(store, path) as file:
-        return bounds_by(file.metadata)
-
-
-def bounds_by(metadata: Any) -> tuple[int, int] | None:  # noqa: ANN401 - pyarrow has no types for it
-    """The first and last published time (ns) by a segment's pyarrow metadata; None for no rows."""
-    last = metadata.num_row_groups - 1
-    if last < 0:
-        return None
-    return _bounds(metadata.row_group(0))[0], _bounds(metadata.row_group(last))[1]
-
-
-def rows_touched(store: Store, path: str, within: Range) -> int:
-    """Count the rows of the row groups that a query on the range `within` must read.
-
-    Args:
-        store: the archive's files.
-        path: of a segment or a roll-up.
-        within: the range of the query.
-    """
-    with opened(store, path) as file:
-        column = file.schema_arrow.get_field_index("time")
-        groups = (file.metadata.row_group(index) for index in range(file.num_row_groups))
-        return sum(group.num_rows for group in groups if _may_overlap(group, within, column))
-
-
-_TIME = TRADES.get_field_index("time")
-
-
-def _may_overlap(group: Any, within: Range, column: int = _TIME) -> bool:  # noqa: ANN401 - pyarrow has no types for it
-    """Whether a row group may have rows in a range, by its statistics."""
-    first, last = _bounds(group, column)
-    return last > within.after and first <= within.through
-
-
-def _bounds(group: Any, column: int = _TIME) -> tuple[int, int]:  # noqa: ANN401 - pyarrow has no types for it
-    """The first and last published time of a row group, by its statistics."""
-    statistics = group.column(column).statistics
-    if statistics is None:
-        return (0, END_OF_TIME)
-    return (int(statistics.min_raw), int(statistics.max_raw))
+    return [
+        RollUp(interval, "trades/" + entry.path.split("/", 2)[2], entry.path, entry.size)
+        for level in store.folders("candles")
+        if (interval := level.removeprefix("interval=")) != level
+        for entry in store.files(f"candles/{level}/pair={pair}")
+        if _ROLLUP_PATH.fullmatch(entry.path)
+    ]

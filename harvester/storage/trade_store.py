@@ -3,28 +3,27 @@
 from __future__ import annotations
 
 import os
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
-from functools import wraps
+from functools import partial, wraps
 from typing import Concatenate, NamedTuple, ParamSpec, TypeVar
 
 import pyarrow as pa
 
 from harvester.errors import ArchiveDamaged
 from harvester.schema import times, trade_ids
-from harvester.storage import metadata
-from harvester.storage.filesystem import LocalStore, Store
-from harvester.storage.footer import Footer
-from harvester.storage.rollup_files import RollUp, has_rows_of, list_rollups
+from harvester.storage import archive_files
+from harvester.storage.filesystem import LocalStore
+from harvester.storage.parquet_files import has_rows_of, read_batches, read_footer
 from harvester.storage.segment import (
+    Footer,
+    RollUp,
     Segment,
-    pair_files,
+    list_rollups,
     parse_path,
-    read_batches,
-    read_footer,
     reading_order,
-    time_bounds,
 )
 from harvester.times import DAY, END_OF_TIME, Range, enclosing_range, missing, show, union
 
@@ -67,7 +66,6 @@ class _Cache:
     """What was read about the files of one pair; segments and roll-ups never change."""
 
     footers: dict[Segment, Footer] = field(default_factory=dict)
-    bounds: dict[Segment, tuple[int, int] | None] = field(default_factory=dict)
     valid_rollups: set[tuple[RollUp, str]] = field(default_factory=set)
 
 
@@ -103,7 +101,7 @@ def retry_on_new_listing(
 
     @wraps(read)
     def retried(archive: A, pair: str, /, *args: P.args, **kwargs: P.kwargs) -> T:
-        return with_snapshot_retry(lambda: read(archive, pair, *args, **kwargs), pair)
+        return with_snapshot_retry(partial(read, archive, pair, *args, **kwargs), pair)
 
     return retried
 
@@ -118,25 +116,24 @@ class TradeStore:
             ArchiveTooNew: a newer harvester made the archive.
             ArchiveDamaged: its `archive.json` can't be read.
         """
-        local = LocalStore(path)
         self.path = str(path)
-        self.root = local.root
-        self.store: Store = local
+        self.store = LocalStore(path)
+        self.root = self.store.root
         # By pair, as one thread may drop a pair's entries while another adds those of the next.
-        self._caches: dict[str, _Cache] = {}
-        metadata.check_mark(self.store)
+        self._caches: defaultdict[str, _Cache] = defaultdict(_Cache)
+        archive_files.check_mark(self.store)
 
     def held(self) -> list[str]:
         """List the altnames of the pairs that have segments, or whose folder is a refused link."""
-        names = [name.removeprefix("pair=") for name in self.store.folders("trades")]
-        return [name for name in names if self._has_segments(name)]
-
-    def _has_segments(self, pair: str) -> bool:
-        try:
-            return bool(self.segments(pair))
-        except ArchiveDamaged:
-            # Reading this pair reports the damage; the other pairs can be read.
-            return True
+        pairs = []
+        for name in self.store.folders("trades"):
+            pair = name.removeprefix("pair=")
+            # Reading a pair reports its damage; the other pairs can be read.
+            with suppress(ArchiveDamaged):
+                if not self.segments(pair):
+                    continue
+            pairs.append(pair)
+        return pairs
 
     def stored_or_requested(self) -> list[str]:
         """List the altnames of the pairs that have segments or were ever requested."""
@@ -155,24 +152,20 @@ class TradeStore:
         Raises:
             ArchiveDamaged: a folder is a symbolic link.
         """
-        entries = pair_files(self.store, pair)
+        entries = self.store.files(f"trades/pair={pair}", refuse_links=True)
         entries += self.store.files("trades", refuse_links=True, but="trades/pair=")
         paths = [entry.path for entry in entries if parse_path(*entry) is None]
         return sorted(path for path in paths if path.endswith(".parquet"))
 
     def pairs_to_verify(self) -> list[str]:
         """List the pairs that are stored or requested, or have a folder with any Parquet file."""
-        folders = [
+        with_files = {
             name.removeprefix("pair=")
             for name in self.store.folders("trades")
             if name.startswith("pair=")
-        ]
-        with_files = (name for name in folders if self._has_files(name))
+            and any(entry.path.endswith(".parquet") for entry in self.store.files(f"trades/{name}"))
+        }
         return sorted({*self.stored_or_requested(), *with_files})
-
-    def _has_files(self, pair: str) -> bool:
-        entries = self.store.files(f"trades/pair={pair}")
-        return any(entry.path.endswith(".parquet") for entry in entries)
 
     def segments(self, pair: str) -> list[Segment]:
         """List a pair's segments in the order in which they are read; no file is opened.
@@ -180,7 +173,8 @@ class TradeStore:
         By start of range, widest first. Of a downloaded and an imported segment of equal range, the
         downloaded one comes first, so that it is read.
         """
-        listed = (parse_path(*entry) for entry in pair_files(self.store, pair))
+        entries = self.store.files(f"trades/pair={pair}", refuse_links=True)
+        listed = (parse_path(*entry) for entry in entries)
         found = [segment for segment in listed if segment is not None and segment.pair == pair]
         return sorted(found, key=reading_order)
 
@@ -196,7 +190,7 @@ class TradeStore:
         Raises:
             ArchiveDamaged: the record can't be read.
         """
-        return metadata.wanted(self.store, pair) or enclosing_range(self.coverage(pair))
+        return archive_files.wanted(self.store, pair) or enclosing_range(self.coverage(pair))
 
     def gaps(self, pair: str) -> list[Range]:
         """Return the ranges that were requested and are not covered."""
@@ -220,7 +214,7 @@ class TradeStore:
         Raises:
             FileNotFoundError: the file is gone; list again.
         """
-        footers = self._cache_of(segment.pair).footers
+        footers = self._caches[segment.pair].footers
         footer = footers.get(segment)
         if footer is None:
             footer = footers[segment] = read_footer(self.store, segment.path)
@@ -242,14 +236,9 @@ class TradeStore:
                     return footer
         return None
 
-    def _cache_of(self, pair: str) -> _Cache:
-        return self._caches.setdefault(pair, _Cache())
-
     def forget(self, segment: Segment) -> None:
         """Drop the cached metadata of a segment that is about to be deleted."""
-        cache = self._cache_of(segment.pair)
-        cache.footers.pop(segment, None)
-        cache.bounds.pop(segment, None)
+        self._caches[segment.pair].footers.pop(segment, None)
 
     def forget_pair(self, pair: str) -> None:
         """Drop all cached metadata of a pair, as another process may have changed its files."""
@@ -270,7 +259,7 @@ class TradeStore:
             FileNotFoundError: one of the files is gone; list again.
         """
         footer = self.footer(segment)
-        key, valid = (rollup, footer.checksum), self._cache_of(segment.pair).valid_rollups
+        key, valid = (rollup, footer.checksum), self._caches[segment.pair].valid_rollups
         if key not in valid and has_rows_of(self.store, rollup, footer):
             valid.add(key)
         return key in valid
@@ -328,7 +317,12 @@ class TradeStore:
                 continue
             footer = self.footer(segment)
             if footer.last_trade_id is not None:
-                time_ns = self._time_of_last_id(segment, footer)
+                time_ns = footer.bounds[1] if footer.bounds else 0
+                if footer.trail:
+                    columns = ["trade_id", "time"]
+                    for batch in read_batches(self.store, segment.path, columns=columns):
+                        indexes = trade_ids(batch).nonzero()[0]
+                        time_ns = int(times(batch)[indexes[-1]]) if len(indexes) else time_ns
                 return footer.last_trade_id, between + footer.trail, time_ns
             between += footer.rows
             at = segment.range.after
@@ -356,17 +350,6 @@ class TradeStore:
             between += footer.rows
             at = segment.range.through
         return None
-
-    def _time_of_last_id(self, segment: Segment, footer: Footer) -> int:
-        bounds = self.bounds(segment)
-        if footer.trail == 0 and bounds is not None:
-            return bounds[1]
-        found = 0
-        for batch in read_batches(self.store, segment.path, columns=["trade_id", "time"]):
-            indexes = trade_ids(batch).nonzero()[0]
-            if len(indexes):
-                found = int(times(batch)[indexes[-1]])
-        return found
 
     @retry_on_new_listing
     def last_time(self, pair: str, moment: int) -> int | None:
@@ -405,12 +388,7 @@ class TradeStore:
 
     def bounds(self, segment: Segment) -> tuple[int, int] | None:
         """Return a segment's first and last published time (ns); None where it has no rows."""
-        cached = self._cache_of(segment.pair).bounds
-        if segment not in cached:
-            rows = self.footer(segment).rows
-            cached[segment] = bounds = time_bounds(self.store, segment.path) if rows else None
-            return bounds
-        return cached.get(segment)
+        return self.footer(segment).bounds
 
 
 # Coverage that ends in the future, left by a wrong clock: it claims that there are no trades in a

@@ -10,35 +10,33 @@ import pyarrow as pa
 
 from harvester.errors import ArchiveDamaged, MarketChanged
 from harvester.schema import TRADES, RowsChecksum, times, with_ties
-from harvester.storage import metadata
-from harvester.storage.compaction import (
-    are_ordered_within,
-    between_quiet_moments,
-    confirmed_by_part,
-    footers_without,
-    is_within,
-    plan_merges,
-    shortened_footer,
-    split_by_year,
-    unconfirmed_by_part,
-)
-from harvester.storage.filesystem import (
+from harvester.storage import archive_files
+from harvester.storage.archive_files import (
     QuarantineNote,
     check_case,
+    locked,
     quarantine_copy,
     quarantine_file,
 )
-from harvester.storage.footer import Footer, ImportedRange
-from harvester.storage.lock import locked
-from harvester.storage.rollup_files import list_rollups, rollup_path, stage_rollup
+from harvester.storage.compaction import (
+    are_ordered_within,
+    between_quiet_moments,
+    footers_by_part,
+    footers_without,
+    is_within,
+    plan_merges,
+    split_by_year,
+)
+from harvester.storage.parquet_files import read_batches, read_schema, stage_rollup, stage_segment
 from harvester.storage.segment import (
+    Footer,
+    ImportedRange,
     Segment,
+    list_rollups,
     parse_path,
-    read_batches,
-    read_schema,
     reading_order,
+    rollup_path,
     segment_path,
-    stage_segment,
 )
 from harvester.storage.trade_store import TradeStore, without_future
 from harvester.times import Range, missing, overlap, show
@@ -77,17 +75,6 @@ def writer(archive: TradeStore, pair: str, *, sweep: bool = True) -> Iterator[Wr
             archive.store.remove_folder(f"staging/{pair}")
 
 
-def keep_pairs(archive: TradeStore, data: bytes) -> None:
-    """Store the list of pairs, by which names are resolved.
-
-    Args:
-        archive: where to store it.
-        data: the list as JSON.
-    """
-    with locked(archive.root / "locks", "_pairs", wait_s=10.0):
-        metadata.keep_pairs(archive.store, data)
-
-
 class Writer:
     """Writes one pair. Made by `writer()`, which holds the pair's lock."""
 
@@ -116,12 +103,12 @@ class Writer:
 
         If that record was lost, what counts as requested without it is recorded as well.
         """
-        metadata.want(self._store, self.pair, requested, *self.archive.wanted(self.pair))
+        archive_files.want(self._store, self.pair, requested, *self.archive.wanted(self.pair))
 
     def want_if_lost(self, ranges: Iterable[Range]) -> None:
         """Record ranges as requested, if nothing is recorded."""
-        if not metadata.wanted(self._store, self.pair):
-            metadata.want(self._store, self.pair, *ranges)
+        if not archive_files.wanted(self._store, self.pair):
+            archive_files.want(self._store, self.pair, *ranges)
 
     def trim_wanted(self, now_ns: int, until_ns: int) -> None:
         """Shorten requested ranges that end in the future.
@@ -130,10 +117,10 @@ class Writer:
             now_ns: this machine's time.
             until_ns: where these ranges are to end.
         """
-        wanted = metadata.wanted(self._store, self.pair)
+        wanted = archive_files.wanted(self._store, self.pair)
         trimmed = without_future(wanted, now_ns, until_ns)
         if trimmed != wanted:
-            metadata.want_only(self._store, self.pair, trimmed)
+            archive_files.want_only(self._store, self.pair, trimmed)
 
     def shorten(self, segment: Segment, through: int) -> Segment:
         """Replace a segment by one of the same rows whose range ends earlier.
@@ -153,8 +140,9 @@ class Writer:
                 f"{self.archive.location(segment)} has trades later than {show(through)}: "
                 "its range can't end there"
             )
-        footer = shortened_footer(self.archive.footer(segment), through)
-        return self._replace(segment, [footer])[0]
+        shortened = Range(segment.range.after, through)
+        footers = footers_by_part(self.archive.footer(segment), [(shortened, [])])
+        return self._replace(segment, footers)[0]
 
     def uncover(self, lost: Range) -> list[Range]:
         """Remove a range that lacks trades from coverage, and record it as requested: now a gap.
@@ -220,18 +208,12 @@ class Writer:
             raise AssertionError(
                 f"rows of {self.pair} are out of order, or lie outside of {covered}"
             )
-        metadata.mark(self._store, self.pair)
+        archive_files.mark(self._store, self.pair)
         committed = []
         parts = list(split_by_year(covered, batches))
-        unconfirmed, confirmed = (
-            unconfirmed_by_part(footer, parts),
-            confirmed_by_part(footer, parts),
-        )
-        for (part, part_rows), count, gaps in zip(parts, unconfirmed, confirmed, strict=True):
-            across = footer.across_files if part.through == covered.through else ()
-            part_footer = replace(
-                footer, range=part, jumps=gaps, unasked_jumps=count, across_files=across
-            )
+        for (_, part_rows), part in zip(parts, footers_by_part(footer, parts), strict=True):
+            is_last = part.range.through == covered.through
+            part_footer = part if is_last else replace(part, across_files=())
             committed.append(self._write(with_ties(part_rows), part_footer))
         return committed
 
@@ -247,17 +229,13 @@ class Writer:
                 inside a group of equal time.
             footer: called once all rows were read; its range covers them.
         """
-        metadata.mark(self._store, self.pair)
-        ends: list[int] = []
-
-        def checked_footer() -> Footer:
-            whole = footer()
-            self.check_market(whole.key)
-            if ends and not whole.range.after < ends[0] <= ends[-1] <= whole.range.through:
-                raise AssertionError(f"rows of {self.pair} lie outside of {whole.range}")
-            return whole
-
-        return self._write(with_ties(_in_order(rows, ends)), checked_footer)
+        archive_files.mark(self._store, self.pair)
+        staged, whole = stage_segment(self._store, self.pair, with_ties(_in_order(rows)), footer)
+        self.check_market(whole.key)
+        first_ns, last_ns = whole.bounds or (whole.range.through, whole.range.through)
+        if not whole.range.after < first_ns <= last_ns <= whole.range.through:
+            raise AssertionError(f"rows of {self.pair} lie outside of {whole.range}")
+        return self._commit(staged, whole)
 
     def compact(
         self,
@@ -279,7 +257,9 @@ class Writer:
         runs = [part for run in planned for part in self._by_market(run) if len(part) > 1]
         done, total = 0, sum(len(run) for run in runs)
         for run in runs:
-            self._merge(run)
+            self._write(verified_rows(self.archive, run), self._merged_footer(run))
+            for segment in run:
+                self.remove(segment)
             done += len(run)
             progress(self.pair, done, total)
         return len(segments), len(segments) - sum(len(run) - 1 for run in runs)
@@ -292,7 +272,7 @@ class Writer:
         Args:
             segment: from whose rows it was made.
             interval: the level, such as 1m.
-            partials: batches of `rollup_files.PARTIALS`.
+            partials: batches of `parquet_files.PARTIALS`.
         """
         footer = self.archive.footer(segment)
         staged = stage_rollup(self._store, self.pair, partials, interval, footer)
@@ -343,7 +323,7 @@ class Writer:
             The path of the copy.
         """
         to = quarantine_copy(self._store, note)
-        metadata.want_only(self._store, self.pair, ranges)
+        archive_files.want_only(self._store, self.pair, ranges)
         return to
 
     def _by_market(self, run: list[Segment]) -> Iterator[list[Segment]]:
@@ -358,12 +338,6 @@ class Writer:
             part.append(segment)
             key = segment_key or key
         yield part
-
-    def _merge(self, run: list[Segment]) -> None:
-        """Replace adjacent segments by one."""
-        self._write(verified_rows(self.archive, run), self._merged_footer(run))
-        for segment in run:
-            self.remove(segment)
 
     def replace_imported(self, imported: Segment, downloaded: Sequence[Segment]) -> None:
         """Replace an imported segment by downloaded trades of exactly its range.
@@ -385,11 +359,16 @@ class Writer:
         if covered != imported.range:
             raise AssertionError(f"{covered} was downloaded to replace {imported.range}")
         files = [
-            self.stage(verified_rows(self.archive, run), self._merged_footer(run))
+            stage_segment(
+                self._store,
+                self.pair,
+                verified_rows(self.archive, run),
+                self._merged_footer(run),
+            )
             for run in self._by_year(downloaded)
         ]
-        for staged, path in files:
-            self._store.commit(staged, path)
+        for staged, footer in files:
+            self._commit(staged, footer)
         self.remove(imported)
 
     def _by_year(self, segments: Sequence[Segment]) -> list[list[Segment]]:
@@ -418,31 +397,15 @@ class Writer:
             imported=_united([part for footer in footers for part in footer.imported]),
         )
 
-    def stage(
-        self, trades: Iterable[pa.RecordBatch], footer: Footer | Callable[[], Footer]
-    ) -> tuple[str, str]:
-        """Write a segment's file in staging; return its staged path, and the path it is to have.
+    def _write(self, trades: Iterable[pa.RecordBatch], footer: Footer) -> Segment:
+        """Write batches of `schema.TRADES`; fields of the footer that depend on rows are set."""
+        return self._commit(*stage_segment(self._store, self.pair, trades, footer))
 
-        Args:
-            trades: batches of `schema.TRADES`, in the exchange's order.
-            footer: the footer, or a function called once all rows were written; fields that depend
-                on rows are filled in.
-        """
-        last_ns: list[int] = []
-        noted = _noting_last_time(trades, last_ns)
-        staged, whole = stage_segment(self._store, self.pair, noted, footer)
-        return staged, segment_path(
-            self.pair,
-            whole.range,
-            last_ns[-1] if last_ns else None,
-            is_imported=whole.source == "csv",
-        )
-
-    def _write(
-        self, trades: Iterable[pa.RecordBatch], footer: Footer | Callable[[], Footer]
-    ) -> Segment:
-        """Write a segment and commit it."""
-        staged, path = self.stage(trades, footer)
+    def _commit(self, staged: str, footer: Footer) -> Segment:
+        """Move a staged file to the path that its footer, as it was written, gives it."""
+        last_ns = footer.bounds[1] if footer.bounds else None
+        is_imported = footer.source == "csv"
+        path = segment_path(self.pair, footer.range, last_ns, is_imported=is_imported)
         self._store.commit(staged, path)
         segment = parse_path(path, 0)
         if segment is None:
@@ -476,15 +439,11 @@ class Writer:
             return None
         return narrow
 
-    def remove_rollups(self, segment: Segment) -> None:
-        """Delete the roll-ups of a segment that is about to be deleted or to get other rows."""
+    def remove(self, segment: Segment) -> None:
+        """Delete a segment and its roll-ups; its rows are in other segments, or not wanted."""
         self.archive.forget(segment)
         for level in self._store.folders("candles"):
             self._store.remove(rollup_path(segment, level.removeprefix("interval=")))
-
-    def remove(self, segment: Segment) -> None:
-        """Delete a segment and its roll-ups; its rows are in other segments, or not wanted."""
-        self.remove_rollups(segment)
         self._store.remove(segment.path)
 
 
@@ -531,23 +490,14 @@ def verified_rows(archive: TradeStore, segments: Iterable[Segment]) -> Iterator[
             )
 
 
-def _noting_last_time(
-    trades: Iterable[pa.RecordBatch], last_ns: list[int]
-) -> Iterator[pa.RecordBatch]:
-    """Pass batches on; `last_ns` is set to the last published time so far."""
-    for batch in trades:
-        last_ns[:] = [int(times(batch)[-1])]
-        yield batch
-
-
-def _in_order(rows: Iterable[pa.RecordBatch], ends: list[int]) -> Iterator[pa.RecordBatch]:
-    """Pass batches on and check their order; `ends` is set to their first and last time."""
+def _in_order(rows: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    """Pass batches on and check their order; no batch continues a group of equal time."""
+    last_ns = -1
     for batch in rows:
         stamps = times(batch)
-        before = ends[-1] if ends else -1
-        if int(stamps[0]) <= before or not (stamps[1:] >= stamps[:-1]).all():
-            raise AssertionError(f"rows are out of order after {before}")
-        ends[:] = [ends[0] if ends else int(stamps[0]), int(stamps[-1])]
+        if int(stamps[0]) <= last_ns or not (stamps[1:] >= stamps[:-1]).all():
+            raise AssertionError(f"rows are out of order after {last_ns}")
+        last_ns = int(stamps[-1])
         yield batch
 
 

@@ -17,7 +17,7 @@ from harvester.errors import ExchangeError, ExchangeRefused, HarvesterError
 from harvester.kraken.ohlc import INTERVALS_MIN, Candle
 from harvester.kraken.pairs import Pair, PairIndex
 from harvester.pair_names import ListedPairs
-from harvester.query.connection import MEMORY_LIMIT
+from harvester.query.sql import MEMORY_LIMIT
 from harvester.storage.trade_store import TradeStore
 from harvester.times import END_OF_TIME, MAX_COUNT, SECOND, UNITS_NS, Range
 from harvester.verify.compare import (

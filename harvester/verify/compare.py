@@ -16,8 +16,9 @@ from harvester.errors import ArchiveDamaged
 from harvester.kraken.ohlc import VALUES, Candle
 from harvester.query.aggregate import PRICES
 from harvester.query.candles import QuerySession
-from harvester.query.connection import MEMORY_LIMIT, text_literal
 from harvester.query.plan import PRICE_DECIMALS, CandleQuery, Plan
+from harvester.query.sources import text_literal
+from harvester.query.sql import MEMORY_LIMIT
 from harvester.schema import VOLUME
 from harvester.storage.trade_store import TradeStore
 from harvester.times import END_OF_TIME, UNITS_NS, Range, covers, parse_interval, show

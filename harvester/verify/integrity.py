@@ -16,9 +16,7 @@ from harvester.download.events import Listener, Step, ignore, result_of
 from harvester.errors import ArchiveDamaged
 from harvester.schema import RowsChecksum, no_rows
 from harvester.storage.compaction import is_being_replaced
-from harvester.storage.footer import Footer
-from harvester.storage.rollup_files import RollUp
-from harvester.storage.segment import Segment
+from harvester.storage.segment import Footer, RollUp, Segment
 from harvester.storage.trade_store import (
     EVERYTHING,
     LISTINGS,

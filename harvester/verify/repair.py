@@ -13,15 +13,11 @@ from harvester.errors import ArchiveDamaged, UnreadableAnswer, capture_error
 from harvester.kraken.pairs import Pair
 from harvester.pair_names import ListedPairs, known_pairs
 from harvester.schema import RowsChecksum
-from harvester.storage import metadata
+from harvester.storage import archive_files
+from harvester.storage.archive_files import QuarantineNote
 from harvester.storage.compaction import is_being_replaced, is_within
-from harvester.storage.filesystem import QuarantineNote
-from harvester.storage.segment import (
-    Segment,
-    UnverifiedFooter,
-    read_batches,
-    read_unverified_footer,
-)
+from harvester.storage.parquet_files import read_batches, read_unverified_footer
+from harvester.storage.segment import Footer, Segment
 from harvester.storage.trade_store import TradeStore, ending_in_future, future_fault
 from harvester.storage.writer import Writer, writer
 from harvester.times import Range, enclosing_range, missing, union
@@ -63,8 +59,8 @@ class SegmentReader:
         """Nothing is read yet."""
         self._store = archive.store
 
-    def claims(self, segment: Segment) -> UnverifiedFooter:
-        """The footer and statistics of a file, unverified."""
+    def claims(self, segment: Segment) -> Footer | None:
+        """The footer of a file, unverified; None where it can't be read."""
         return read_unverified_footer(self._store, segment.path)
 
     def agree(self, segment: Segment, other: Segment) -> bool:
@@ -113,7 +109,7 @@ def plan_repair(
     return [*_other_files(report.faults, others, report.pair), *found]
 
 
-def expected_ranges(segment: Segment, claims: UnverifiedFooter) -> tuple[tuple[Range, ...], bool]:
+def expected_ranges(segment: Segment, footer: Footer | None) -> tuple[tuple[Range, ...], bool]:
     """The ranges that a broken file should have had, and whether that is a guess.
 
     Name and footer may have different ranges. A name can be changed by accident, so the footer is
@@ -121,9 +117,9 @@ def expected_ranges(segment: Segment, claims: UnverifiedFooter) -> tuple[tuple[R
 
     Args:
         segment: the file, as it is listed.
-        claims: its footer and statistics.
+        footer: what its footer says, unverified; None where it can't be read.
     """
-    name, footer = segment.range, claims.footer
+    name = segment.range
     if footer is None or footer.range.after >= footer.range.through:
         return (name,), True
     if footer.altname and footer.altname != segment.pair:
@@ -131,9 +127,9 @@ def expected_ranges(segment: Segment, claims: UnverifiedFooter) -> tuple[tuple[R
         return (), False
     stated = footer.range
     is_shared = stated.after < name.through and name.after < stated.through
-    if _fits(claims.bounds, stated) and (is_shared or not _fits(claims.bounds, name)):
+    if _fits(footer.bounds, stated) and (is_shared or not _fits(footer.bounds, name)):
         return (stated,), False
-    return ((name,) if _fits(claims.bounds, name) else (name, stated)), False
+    return ((name,) if _fits(footer.bounds, name) else (name, stated)), False
 
 
 def ranges_of_files(segments: Iterable[Segment], broken: Sequence[BrokenFile]) -> list[Range]:
@@ -392,7 +388,7 @@ class _PairRepair:
 
     def _wanted(self) -> list[Range]:
         try:
-            return metadata.wanted(self._archive.store, self._name)
+            return archive_files.wanted(self._archive.store, self._name)
         except ArchiveDamaged:
             return []
 

@@ -10,7 +10,8 @@ import numpy as np
 import pyarrow as pa
 
 from harvester.errors import ArchiveDamaged, BadInterval, ValueDoesNotFit
-from harvester.query.rollups import TRADE_COLUMNS, parse_levels, recompute_partials
+from harvester.query.aggregate import parse_levels
+from harvester.query.sql import TRADE_COLUMNS, recompute_partials
 from harvester.schema import (
     TRADES,
     Int64s,
@@ -20,9 +21,8 @@ from harvester.schema import (
     times,
     trade_ids,
 )
-from harvester.storage.footer import Footer
-from harvester.storage.rollup_files import RollUp, read_partials
-from harvester.storage.segment import READ_ROWS, Segment, footer_in, opened, segment_path
+from harvester.storage.parquet_files import READ_ROWS, opened, read_partials
+from harvester.storage.segment import Footer, RollUp, Segment, decode, segment_path
 from harvester.storage.trade_store import TradeStore
 from harvester.trade_ids import IdGap, LastId, find_gaps
 
@@ -48,8 +48,8 @@ def _wrong_rollups(
     """
     for rollup in rollups:
         try:
-            [level] = parse_levels([rollup.interval])
-            expected = recompute_partials(read_trades(), level, f"roll-ups of {segment.path}")
+            [width_ns] = parse_levels([rollup.interval]).values()
+            expected = recompute_partials(read_trades(), width_ns, f"roll-ups of {segment.path}")
             is_equal = read_partials(archive.store, rollup.path).equals(expected)
             is_valid = archive.is_rollup_valid(rollup, segment)
         except BadInterval:
@@ -120,7 +120,7 @@ def check_segment(
     found = SegmentFindings(segment)
     try:
         with opened(archive.store, segment.path) as file:
-            footer = found.footer = footer_in(segment.path, file)
+            footer = found.footer = decode(segment.path, file.metadata)
             _check_footer(found, footer)
             if not file.schema_arrow.remove_metadata().equals(TRADES):
                 found.wrong.append("its columns are not those of the format")

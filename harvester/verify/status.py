@@ -17,18 +17,10 @@ from harvester.errors import (
     ArchiveIncomplete,
     HarvesterError,
 )
-from harvester.storage import metadata
-from harvester.storage.filesystem import Entry, Store
-from harvester.storage.lock import locked
-from harvester.storage.segment import (
-    Segment,
-    bounds_by,
-    footer_in,
-    opened,
-    pair_files,
-    parse_path,
-    reading_order,
-)
+from harvester.storage.archive_files import locked
+from harvester.storage.filesystem import Entry, LocalStore
+from harvester.storage.parquet_files import opened
+from harvester.storage.segment import Segment, decode, parse_path, reading_order
 from harvester.storage.trade_store import (
     TradeStore,
     ending_in_future,
@@ -113,7 +105,7 @@ class SegmentSummaryCache:
             store.remove_folder(f"staging/{_CACHE_LOCK}")
 
 
-def read_summary(store: Store, path: str) -> SegmentSummary:
+def read_summary(store: LocalStore, path: str) -> SegmentSummary:
     """Read the summary of a segment from its footer and statistics; no row is read.
 
     Args:
@@ -121,10 +113,11 @@ def read_summary(store: Store, path: str) -> SegmentSummary:
         path: of the segment.
     """
     with opened(store, path) as file:
-        return SegmentSummary(footer_in(path, file).rows, *(bounds_by(file.metadata) or ()))
+        footer = decode(path, file.metadata)
+    return SegmentSummary(footer.rows, *(footer.bounds or ()))
 
 
-def _read_cache(store: Store) -> dict[str, _CachedSummary]:
+def _read_cache(store: LocalStore) -> dict[str, _CachedSummary]:
     try:
         raw = store.read(CACHE_PATH)
         cache = msgspec.json.decode(raw, type=_CacheFile) if raw else _CacheFile()
@@ -234,7 +227,7 @@ class _Named(msgspec.Struct):
 def _names(archive: TradeStore) -> dict[str, _Named]:
     """Names for people; none if they can't be read, as a status is possible without them."""
     try:
-        raw = metadata.known_pairs(archive.store)
+        raw = archive.store.read("pairs.json")
         return msgspec.json.decode(raw, type=dict[str, _Named]) if raw else {}
     except (ArchiveError, *BAD_JSON):
         return {}
@@ -282,7 +275,7 @@ def _status_of(
 def _list_segments(archive: TradeStore, pair: str) -> dict[Segment, Entry]:
     """A pair's segments by `after`, the widest first, as the store lists them."""
     found = {}
-    for entry in pair_files(archive.store, pair):
+    for entry in archive.store.files(f"trades/pair={pair}", refuse_links=True):
         segment = parse_path(*entry)
         if segment is not None and segment.pair == pair:
             found[segment] = entry

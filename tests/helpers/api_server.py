@@ -15,9 +15,10 @@ from starlette.applications import Starlette
 from harvester.kraken.pairs import Pair
 from harvester.schema import ROWS
 from harvester.server.sample_data import SAMPLE_PAIR
-from harvester.storage.footer import Footer
+from harvester.storage.archive_files import keep_pairs
+from harvester.storage.segment import Footer
 from harvester.storage.trade_store import TradeStore
-from harvester.storage.writer import keep_pairs, writer
+from harvester.storage.writer import writer
 from harvester.times import DAY, Range
 
 T0 = 1_700_000_000_000_000_000
@@ -47,7 +48,7 @@ def commit(archive: TradeStore, span: Range, rows: pa.RecordBatch, pair: str = "
 
 def archive_of(path: Path, trades: list[Trade], pair: Pair = SAMPLE_PAIR) -> TradeStore:
     archive = TradeStore(path)
-    keep_pairs(archive, msgspec.json.encode({pair.altname: pair}))
+    keep_pairs(archive.store, msgspec.json.encode({pair.altname: pair}))
     commit(archive, Range(0, T0 + DAY), rows_of(trades), pair.altname)
     return archive
 

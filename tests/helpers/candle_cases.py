@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from decimal import Decimal
 from itertools import pairwise
 from typing import Any
@@ -15,9 +15,10 @@ import sample_trades
 from kraken_market import expected
 
 from harvester import schema
-from harvester.query.candles import ohlc
+from harvester.query.candles import BATCH_ROWS, QuerySession
 from harvester.query.plan import CandleQuery
-from harvester.storage.footer import Footer
+from harvester.query.sql import read_statements, run_statements
+from harvester.storage.segment import Footer
 from harvester.storage.trade_store import EVERYTHING, TradeStore
 from harvester.storage.writer import writer
 from harvester.times import Range, parse_interval, union
@@ -73,6 +74,25 @@ def trade(
     """A trade without an id, some seconds after START."""
     stamp = START + int(after_s * SECOND)
     return (None, stamp, 0, Decimal(price), Decimal(volume), side, "market", "")
+
+
+def ohlc(archive: TradeStore, query: CandleQuery, **settings: Any) -> duckdb.DuckDBPyRelation:
+    """The candles of a query as a relation; `settings` are those of a session."""
+    return QuerySession(archive, **settings).relation(query)
+
+
+def candle_batches(
+    archive: TradeStore, query: CandleQuery, batch_rows: int = BATCH_ROWS, **settings: Any
+) -> Iterator[pa.RecordBatch]:
+    """The candles of a query as batches; `settings` are those of a session."""
+    return QuerySession(archive, **settings).batches(query, batch_rows)
+
+
+def run_sql(
+    archive: TradeStore, query: str, params: Any = None, **settings: Any
+) -> duckdb.DuckDBPyRelation:
+    """The rows of a query on the views; `settings` are those of `run_statements`."""
+    return run_statements(archive, read_statements(query), params, **settings)
 
 
 def ask(interval: str = "1m", span: Range = EVERYTHING, **more: Any) -> CandleQuery:

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from segment_rows import batch
 
-from harvester.storage.footer import Footer
-from harvester.storage.segment import segment_path, stage_segment
+from harvester.storage.parquet_files import stage_segment
+from harvester.storage.segment import Footer, segment_path
 from harvester.storage.trade_store import TradeStore
 from harvester.times import Range
 

@@ -41,7 +41,7 @@ from harvester.csv_import.files import KnownComplete, find
 from harvester.csv_import.ohlcvt import read_candles
 from harvester.errors import BadFile
 from harvester.kraken.pairs import Pair
-from harvester.storage.footer import Footer
+from harvester.storage.segment import Footer
 from harvester.storage.trade_store import TradeStore
 from harvester.storage.writer import writer
 from harvester.times import Range

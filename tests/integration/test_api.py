@@ -22,7 +22,7 @@ from harvester import errors
 from harvester.argument_types import moment_ns, parse_range
 from harvester.errors import BadSetting, BadTime, HarvesterError, UsageError
 from harvester.notebook import bar
-from harvester.storage.footer import Footer
+from harvester.storage.segment import Footer
 from harvester.storage.trade_store import TradeStore as Disk
 from harvester.storage.writer import writer
 from harvester.times import DAY, Range

@@ -25,7 +25,7 @@ from harvester.csv_import.file_scan import chains, scan_file
 from harvester.csv_import.files import KnownComplete, find
 from harvester.csv_import.importer import FileChain, ImportOptions, iterate_ahead
 from harvester.schema import ROWS
-from harvester.storage.footer import Footer
+from harvester.storage.segment import Footer
 from harvester.storage.trade_store import TradeStore
 from harvester.storage.writer import Writer, writer
 from harvester.times import END_OF_TIME, Range, missing

@@ -32,9 +32,9 @@ from harvester.pair_names import (
     resolve_held,
     resolve_named,
 )
-from harvester.query.sql import write_database
+from harvester.query.views import write_database
 from harvester.server.responses import ApiResponder
-from harvester.storage import filesystem
+from harvester.storage import archive_files
 from harvester.storage.trade_store import TradeStore
 from harvester.storage.writer import writer
 from harvester.times import Range
@@ -247,9 +247,9 @@ def test_a_disk_is_asked_whether_it_ignores_case(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "pair=XBTUSD").mkdir()
-    assert not filesystem.ignores_case(tmp_path / "pair=XBTUSD")
+    assert not archive_files.ignores_case(tmp_path / "pair=XBTUSD")
     monkeypatch.setattr(Path, "samefile", lambda one, other: one.name.lower() == other.name.lower())
-    assert filesystem.ignores_case(tmp_path / "pair=XBTUSD")
+    assert archive_files.ignores_case(tmp_path / "pair=XBTUSD")
 
 
 @pytest.mark.parametrize(
@@ -260,7 +260,7 @@ def test_on_a_disk_that_ignores_case_the_second_pair_is_refused(
 ) -> None:
     (tmp_path / there).mkdir(parents=True)
     before = sorted(tmp_path.rglob("*"))
-    monkeypatch.setattr(filesystem, "ignores_case", lambda _path: True)
+    monkeypatch.setattr(archive_files, "ignores_case", lambda _path: True)
     with (
         pytest.raises(ArchiveUnwritable) as caught,
         writer(TradeStore(tmp_path), "AAPLXUSD"),
@@ -276,7 +276,7 @@ def test_on_a_disk_that_ignores_case_the_second_pair_is_refused(
 def test_on_a_disk_that_ignores_case_a_pair_that_another_run_just_wrote_is_seen(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(filesystem, "ignores_case", lambda _path: True)
+    monkeypatch.setattr(archive_files, "ignores_case", lambda _path: True)
     acquire = filelock.FileLock.acquire
 
     def acquire_late(self: filelock.FileLock, *args: Any, **options: Any) -> Any:
@@ -295,7 +295,7 @@ def test_on_a_disk_that_ignores_case_a_pair_is_written_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "trades/pair=AAPLxUSD").mkdir(parents=True)
-    monkeypatch.setattr(filesystem, "ignores_case", lambda _path: True)
+    monkeypatch.setattr(archive_files, "ignores_case", lambda _path: True)
     with writer(TradeStore(tmp_path), "AAPLxUSD") as one:
         assert one.pair == "AAPLxUSD"
 
@@ -303,7 +303,7 @@ def test_on_a_disk_that_ignores_case_a_pair_is_written_again(
 def test_a_pair_that_is_refused_there_stops_no_other(
     exchange: Exchange, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(filesystem, "ignores_case", lambda _path: True)
+    monkeypatch.setattr(archive_files, "ignores_case", lambda _path: True)
     crawl = Crawl(exchange.url, tmp_path)
     assert crawl.only("AAPLxUSD").error is None
     assert isinstance(crawl.only("AAPLXUSD").error, ArchiveUnwritable)

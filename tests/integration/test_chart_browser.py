@@ -19,9 +19,10 @@ import harvester
 from harvester.charts.chart import Chart
 from harvester.schema import clip
 from harvester.server.sample_data import END_NS, SAMPLE_PAIR, create_sample_archive, sample_trades
-from harvester.storage.footer import Footer
+from harvester.storage.archive_files import keep_pairs
+from harvester.storage.segment import Footer
 from harvester.storage.trade_store import TradeStore as Disk
-from harvester.storage.writer import keep_pairs, writer
+from harvester.storage.writer import writer
 from harvester.times import DAY, Range
 
 pytestmark = pytest.mark.skipif(browser.PROGRAM is None, reason="there is no chromium here")
@@ -96,7 +97,7 @@ def nothing_wrong(seen: browser.Seen) -> bool:
 def holed(folder: Path, gaps: list[tuple[int, int]], wsname: str = "XBT/USD") -> harvester.Archive:
     """The made tape, but for some ranges that were never fetched."""
     disk, pair = Disk(folder), msgspec.structs.replace(SAMPLE_PAIR, wsname=wsname)
-    keep_pairs(disk, msgspec.json.encode({"XBTUSD": pair}))
+    keep_pairs(disk.store, msgspec.json.encode({"XBTUSD": pair}))
     tape, after = sample_trades(30_000, 7), START - 1
     with writer(disk, "XBTUSD") as one:
         one.want(Range(START - 1, END_NS - 1))

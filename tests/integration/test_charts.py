@@ -19,15 +19,16 @@ from candle_cases import MINUTE, SECOND, START, cut, hold, trade
 from kraken_market import expected
 
 import harvester
-from harvester.charts.candle_arrays import LADDER, MOST_CANDLES, digits, drawable, length_ns, plain
-from harvester.charts.chart import Chart
+from harvester.charts.chart import LADDER, MOST_CANDLES, Chart, drawable
+from harvester.charts.figure import digits, length_ns, plain
 from harvester.errors import ArchiveUnwritable, NothingHeld, UsageError
 from harvester.kraken.pairs import Pair
 from harvester.query.candles import QuerySession
 from harvester.query.plan import CandleQuery, max_candles
 from harvester.server.sample_data import create_sample_archive
+from harvester.storage.archive_files import keep_pairs
 from harvester.storage.trade_store import TradeStore as Disk
-from harvester.storage.writer import keep_pairs, writer
+from harvester.storage.writer import writer
 from harvester.times import DAY, END_OF_TIME, Range, parse_interval
 
 HARVESTER = [sys.executable, "-c", "from harvester.cli.main import main; main()"]
@@ -40,7 +41,7 @@ def held(path: Path, parts: list[tuple[Range, list[candle_oracle.Row]]]) -> harv
     """An archive of an XBT/USD of these trades."""
     disk = Disk(path)
     pair = Pair(altname="XBTUSD", wsname="XBT/USD", pair_decimals=1)
-    keep_pairs(disk, msgspec.json.encode({"XBTUSD": pair}))
+    keep_pairs(disk.store, msgspec.json.encode({"XBTUSD": pair}))
     hold(disk, parts)
     return harvester.open(path)
 
@@ -235,9 +236,9 @@ def test_no_more_candles_come_than_were_expected(tmp_path: Path, interval: str) 
 def test_a_question_that_a_screen_can_show_is_left_as_it_is(tmp_path: Path) -> None:
     create_sample_archive(tmp_path / "data", 20_000, 7)
     asked = CandleQuery("XBTUSD", parse_interval("7m"), EVER)
-    drawn = drawable(Disk(tmp_path / "data"), asked)
-    assert drawn.query is asked
-    assert drawn.requested_candles <= MOST_CANDLES
+    drawn, requested_candles = drawable(Disk(tmp_path / "data"), asked)
+    assert drawn is asked
+    assert requested_candles <= MOST_CANDLES
 
 
 # --- words ---------------------------------------------------------------------------------------

@@ -9,16 +9,15 @@ import duckdb
 import pyarrow as pa
 import pytest
 import sample_trades
-from candle_cases import PAIR, ask, cut, hold
+from candle_cases import PAIR, ask, candle_batches, cut, hold
 from cli_runner import run
 from kraken_market import expected
 from rollup_cases import LEVELS, rolled
 
 from harvester.query import plan as cutting
-from harvester.query.candles import candle_batches
-from harvester.query.explain import explain
+from harvester.query.candles import QuerySession, explain
 from harvester.query.plan import FILLS
-from harvester.storage import segment
+from harvester.storage import parquet_files
 from harvester.storage.trade_store import EVERYTHING, TradeStore
 from harvester.times import Range
 
@@ -37,7 +36,7 @@ TICKS = len([row for row in BUSY if row[1] > BUSY[1499][1]])
 def archive(tmp_path_factory: pytest.TempPathFactory) -> TradeStore:
     """Two segments of many small row groups; the second has no roll-ups."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(segment, "ROW_GROUP_ROWS", GROUP)
+        patch.setattr(parquet_files, "ROW_GROUP_ROWS", GROUP)
         path = tmp_path_factory.mktemp("archive")
         (path / "pairs.json").write_text(json.dumps({PAIR: {"altname": PAIR}}))
         made = hold(TradeStore(path), cut(BUSY, [0, BUSY[1499][1], LAST]))
@@ -70,7 +69,7 @@ def test_plain_duckdb_runs_the_sql_and_gives_the_candles(
     for span in (EVERYTHING, CUT):
         question = ask(interval, span, fill=fill, all_columns=True, pair_decimals=1)
         with duckdb.connect() as connection:
-            made = connection.sql(explain(archive, question).sql).to_arrow_table()
+            made = connection.sql(explain(QuerySession(archive), question).sql).to_arrow_table()
         assert made.equals(pa.Table.from_batches(candle_batches(archive, question)))
 
 
@@ -78,7 +77,7 @@ def test_plain_duckdb_runs_the_sql_and_gives_the_candles(
 def test_the_rows_told_are_those_of_the_row_groups_that_duckdb_scans(
     archive: TradeStore, tmp_path: Path, span: Range
 ) -> None:
-    told = explain(archive, ask("1s", span))
+    told = explain(QuerySession(archive), ask("1s", span))
     [scan] = profiled(told.sql, tmp_path / "profile.json")
     groups = [-(-read.rows // GROUP) for read in told.reads]
     assert scan["row_groups_scanned"] == sum(groups)
@@ -87,7 +86,7 @@ def test_the_rows_told_are_those_of_the_row_groups_that_duckdb_scans(
 
 def test_files_levels_and_spans_are_told_in_order(archive: TradeStore) -> None:
     one, two = archive.segments(PAIR)
-    told = explain(archive, ask("1m", Range(CUT.after, LAST)))
+    told = explain(QuerySession(archive), ask("1m", Range(CUT.after, LAST)))
     minute = 60 * 10**9
     opens = -(-(CUT.after + 1) // minute) * minute - 1
     assert [(read.level, read.file, read.range) for read in told.reads] == [
@@ -104,7 +103,7 @@ def test_files_levels_and_spans_are_told_in_order(archive: TradeStore) -> None:
 
 
 def test_the_close_that_is_carried_in_is_told(archive: TradeStore) -> None:
-    told = explain(archive, ask("1m", CUT, fill="previous"))
+    told = explain(QuerySession(archive), ask("1m", CUT, fill="previous"))
     last_before = max(row[1] for row in BUSY if row[1] <= CUT.after)
     assert told.close_read is not None
     assert (told.close_read.file, told.close_read.range, told.close_read.rows) == (
@@ -112,20 +111,20 @@ def test_the_close_that_is_carried_in_is_told(archive: TradeStore) -> None:
         Range(last_before - 1, last_before),
         GROUP,
     )
-    assert explain(archive, ask("1m", CUT, fill="null")).close_read is None
-    assert explain(archive, ask("1m", fill="previous")).close_read is None
+    assert explain(QuerySession(archive), ask("1m", CUT, fill="null")).close_read is None
+    assert explain(QuerySession(archive), ask("1m", fill="previous")).close_read is None
 
 
 def test_krakens_form_reads_twice_where_a_digit_may_be_lost(archive: TradeStore) -> None:
-    assert explain(archive, ask("1m", fill="kraken", pair_decimals=1)).passes == 2
-    assert explain(archive, ask("1m", fill="kraken")).passes == 1
+    assert explain(QuerySession(archive), ask("1m", fill="kraken", pair_decimals=1)).passes == 2
+    assert explain(QuerySession(archive), ask("1m", fill="kraken")).passes == 1
 
 
 def test_the_parts_are_those_of_the_stream(
     archive: TradeStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(cutting.split_query, "__defaults__", (500,))
-    assert explain(archive, ask("1s")).parts > 5
+    assert explain(QuerySession(archive), ask("1s")).parts > 5
 
 
 # --- the command ---------------------------------------------------------------------------------
@@ -134,7 +133,7 @@ def test_the_parts_are_those_of_the_stream(
 def test_the_command_tells_it_as_a_table(archive: TradeStore) -> None:
     one, two = archive.segments(PAIR)
     status, out, err = run(archive, "ohlc", "XBTUSD", "-i", "1h", "--explain")
-    told = explain(archive, ask("1h"))
+    told = explain(QuerySession(archive), ask("1h"))
     rows = told.reads[0].rows
     title, totals, table, sql = out.split("\n\n")
     assert (status, err) == (0, "")
@@ -164,7 +163,7 @@ def test_the_command_tells_it_as_a_table(archive: TradeStore) -> None:
 def test_the_command_tells_it_as_json(archive: TradeStore) -> None:
     asked = ["ohlc", "XBTUSD", "-i", "1h", "--fill", "previous", "--explain", "-f", "json"]
     status, out, err = run(archive, *asked)
-    told = explain(archive, ask("1h", fill="previous"))
+    told = explain(QuerySession(archive), ask("1h", fill="previous"))
     assert (status, err) == (0, "")
     assert json.loads(out) == {
         "pair": "XBTUSD",

@@ -28,7 +28,7 @@ from harvester.download.exchange import DownloadContext, RunOptions
 from harvester.errors import HarvesterError, UnreadableAnswer
 from harvester.kraken.client import Client
 from harvester.schema import no_rows
-from harvester.storage.footer import Footer
+from harvester.storage.segment import Footer
 from harvester.storage.trade_store import TradeStore
 from harvester.storage.writer import Writer, verified_rows, writer
 from harvester.times import END_OF_TIME, Range, show

@@ -18,8 +18,9 @@ import harvester
 from harvester.errors import ArchiveHasGaps
 from harvester.kraken.pairs import Pair
 from harvester.query.plan import gap_note, gaps_in
+from harvester.storage.archive_files import keep_pairs
 from harvester.storage.trade_store import TradeStore
-from harvester.storage.writer import keep_pairs, writer
+from harvester.storage.writer import writer
 from harvester.times import DAY, END_OF_TIME, Range
 
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ def days(first: float, last: float) -> Range:
 def made(path: Path, parts: Sequence[tuple[Range, list[candle_oracle.Row]]]) -> TradeStore:
     archive = TradeStore(path)
     pair = Pair(altname="XBTUSD", wsname="XBT/USD", pair_decimals=1)
-    keep_pairs(archive, msgspec.json.encode({"XBTUSD": pair}))
+    keep_pairs(archive.store, msgspec.json.encode({"XBTUSD": pair}))
     return hold(archive, parts)
 
 
@@ -171,7 +172,7 @@ def test_of_several_pairs_each_is_named(tmp_path: Path) -> None:
         name: Pair(altname=name, wsname=f"{name[:3]}/USD", pair_decimals=1)
         for name in ("XBTUSD", "ETHUSD")
     }
-    keep_pairs(archive, msgspec.json.encode(names))
+    keep_pairs(archive.store, msgspec.json.encode(names))
     hold(archive, [(days(0, 1), [at(5)])], "ETHUSD")
     asked = ["ohlc", "XBTUSD", "ETHUSD", "-i", "1h", "-i", "1d", "-o", str(tmp_path / "candles")]
     status, _, err = run(archive, *asked)

@@ -19,9 +19,10 @@ from backfills import tape_of
 from harvester.csv_import.files import BLOCK_BYTES
 from harvester.kraken.pairs import Pair
 from harvester.schema import ROWS
-from harvester.storage.footer import Footer
+from harvester.storage.archive_files import keep_pairs
+from harvester.storage.segment import Footer
 from harvester.storage.trade_store import TradeStore
-from harvester.storage.writer import keep_pairs, writer
+from harvester.storage.writer import writer
 from harvester.times import SECOND, Range, covers
 
 PAIR = Pair(altname="XBTUSD")
@@ -46,7 +47,7 @@ def command(tmp_path: Path) -> Any:
     """Run `harvester` in a folder of its own, with no exchange to be reached."""
     # Names that are known need no exchange.
     pairs = {name: {"altname": name} for name in ("XBTUSD", "ETHUSD")}
-    keep_pairs(TradeStore(tmp_path / "data"), json.dumps(pairs).encode())
+    keep_pairs(TradeStore(tmp_path / "data").store, json.dumps(pairs).encode())
     kept = {key: value for key, value in os.environ.items() if not key.startswith("HARVESTER_")}
     own = {
         "HARVESTER_API_URL": "http://127.0.0.1:9",

@@ -18,7 +18,7 @@ from kraken_market import Clock, Market, Trade, expected
 from harvester.download import id_check, page_merge
 from harvester.download.events import BackfillResult
 from harvester.schema import ROWS, no_rows
-from harvester.storage.footer import Footer
+from harvester.storage.segment import Footer
 from harvester.storage.trade_store import TradeStore
 from harvester.storage.writer import writer
 from harvester.times import END_OF_TIME, Range

@@ -26,7 +26,7 @@ from harvester.kraken.pairs import Pair
 from harvester.operations.refresh_targets import KnownPairs, choose_targets
 from harvester.pair_names import PairName, PairSelection, choose, known_pairs
 from harvester.schema import no_rows
-from harvester.storage.footer import Footer
+from harvester.storage.segment import Footer
 from harvester.storage.trade_store import TradeStore
 from harvester.storage.writer import writer
 from harvester.times import END_OF_TIME, Range

@@ -26,8 +26,9 @@ from harvester.schema import ROW_GROUP_ROWS, RowsChecksum, times
 from harvester.server.app import app, serving
 from harvester.server.pages import RenderedPageCache, TradePages
 from harvester.server.sample_data import END_NS, SAMPLE_PAIR, create_sample_archive, sample_trades
+from harvester.storage.archive_files import keep_pairs
 from harvester.storage.trade_store import TradeStore
-from harvester.storage.writer import keep_pairs, writer
+from harvester.storage.writer import writer
 from harvester.times import DAY, END_OF_TIME, Range
 
 
@@ -275,7 +276,7 @@ def test_a_name_that_nobody_bears_is_an_unknown_pair(tmp_path: Path) -> None:
 def test_a_known_pair_that_is_not_held_is_unknown_and_not_empty(tmp_path: Path) -> None:
     archive = archive_of(tmp_path, PLAIN)
     other = Pair(altname="ETHUSD")
-    keep_pairs(archive, msgspec.json.encode({"XBTUSD": SAMPLE_PAIR, "ETHUSD": other}))
+    keep_pairs(archive.store, msgspec.json.encode({"XBTUSD": SAMPLE_PAIR, "ETHUSD": other}))
     body = get(app(archive), "Trades", pair="ETHUSD")
     assert errors(body) == ["EQuery:Unknown asset pair"]
 

@@ -12,14 +12,24 @@ import candle_oracle
 import duckdb
 import pytest
 import sample_trades
-from candle_cases import MADE_TAPES, Part, answer, cut, hold, is_equal, overlapping
+from candle_cases import (
+    MADE_TAPES,
+    Part,
+    answer,
+    candle_batches,
+    cut,
+    hold,
+    is_equal,
+    overlapping,
+    run_sql,
+)
 from kraken_market import expected
 
 from harvester.errors import BadInterval, BadQuery, HarvesterError, UsageError
-from harvester.query.candles import candle_batches
 from harvester.query.plan import CandleQuery
 from harvester.query.result import Result, batch_stream, source_of_sql
-from harvester.query.sql import connect_views, sql, write_database
+from harvester.query.sql import connect_views
+from harvester.query.views import write_database
 from harvester.storage.trade_store import EVERYTHING, Piece, TradeStore
 from harvester.storage.writer import writer
 from harvester.times import Range, parse_interval
@@ -221,7 +231,7 @@ def test_any_spelling_of_a_pair_will_do(
 @pytest.mark.parametrize("query", ["FROM tape('NOPE''S')", "FROM ohlc('NOPE''S', '1h')"])
 def test_a_pair_that_is_not_held_is_said(query: str, archive: TradeStore) -> None:
     with pytest.raises(duckdb.Error) as caught:
-        sql(archive, query).fetchall()
+        run_sql(archive, query).fetchall()
     assert str(caught.value) == (
         "Invalid Input Error: the archive holds no trades of 'NOPE'S'; it holds ETHEUR, XBTUSD"
     )
@@ -342,13 +352,13 @@ def test_an_interval_is_refused_in_harvesters_own_words(
 
 
 def test_params_are_values_and_frames_come_out(archive: TradeStore) -> None:
-    relation = sql(archive, "SELECT count(*) AS n FROM trades WHERE pair = $p", {"p": "ETHEUR"})
+    relation = run_sql(archive, "SELECT count(*) AS n FROM trades WHERE pair = $p", {"p": "ETHEUR"})
     assert (relation.df()["n"][0], relation.pl()["n"][0]) == (len(BUSY), len(BUSY))
 
 
 def test_a_query_that_makes_no_sense_is_said_with_its_place(archive: TradeStore) -> None:
     with pytest.raises(BadQuery) as caught:
-        sql(archive, "SELEC 1")
+        run_sql(archive, "SELEC 1")
     assert str(caught.value) == (
         "the query can't be run\n"
         'Parser Error: syntax error at or near "SELEC"\n'
@@ -360,13 +370,13 @@ def test_a_query_that_makes_no_sense_is_said_with_its_place(archive: TradeStore)
 def test_a_name_that_no_table_has_is_no_variable_of_python(archive: TradeStore) -> None:
     params = archive  # A name of this function's, and of the one that it calls.
     with pytest.raises(BadQuery) as caught:
-        sql(params, "FROM params")
+        run_sql(params, "FROM params")
     assert "\nCatalog Error: Table with name params does not exist!\n" in str(caught.value)
 
 
 def test_a_text_without_a_query_is_said(archive: TradeStore) -> None:
     with pytest.raises(BadQuery) as caught:
-        sql(archive, "-- nothing")
+        run_sql(archive, "-- nothing")
     assert str(caught.value) == (
         "there is no query in that text: give one such as FROM trades LIMIT 10"
     )

@@ -17,9 +17,9 @@ from backfills import Crawl, serve
 from corruption import span_text
 from kraken_market import Market
 
-from harvester.query.rollups import parse_levels, roll_up
+from harvester.query.aggregate import parse_levels, roll_up
 from harvester.schema import WRITER_OPTIONS
-from harvester.storage.rollup_files import PARTIALS
+from harvester.storage.parquet_files import PARTIALS
 from harvester.storage.trade_store import TradeStore
 from harvester.storage.writer import writer
 from harvester.times import Range

@@ -17,11 +17,10 @@ from hypothesis import strategies as st
 from stored_trades import PAIR, archive, put, tape
 
 from harvester.errors import ArchiveDamaged
-from harvester.storage import metadata
-from harvester.storage import segment as segments_module
+from harvester.storage import archive_files
+from harvester.storage import parquet_files as segments_module
 from harvester.storage import trade_store as module
-from harvester.storage.footer import Footer
-from harvester.storage.segment import Segment, segment_path
+from harvester.storage.segment import Footer, Segment, segment_path
 from harvester.storage.trade_store import TradeStore
 from harvester.storage.writer import writer
 from harvester.times import Range
@@ -74,7 +73,7 @@ def test_coverage_is_told_by_the_listing_alone(archive: TradeStore) -> None:
 
 
 def test_gaps_are_what_was_wanted_and_is_not_covered(archive: TradeStore) -> None:
-    metadata.want(archive.store, PAIR, Range(0, 40))
+    archive_files.want(archive.store, PAIR, Range(0, 40))
     put(archive, Range(5, 10), ROWS)
     put(archive, Range(20, 30), ROWS)
     assert archive.gaps(PAIR) == [Range(0, 5), Range(10, 20), Range(30, 40)]

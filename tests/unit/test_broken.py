@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from harvester.storage.filesystem import LocalStore
-from harvester.storage.footer import Footer
-from harvester.storage.segment import Segment, UnverifiedFooter, read_unverified_footer
+from harvester.storage.parquet_files import read_unverified_footer
+from harvester.storage.segment import Footer, Segment
 from harvester.times import Range
 from harvester.verify.repair import (
     BrokenFile,
@@ -36,11 +36,11 @@ A, B, C = segment(0, 10), segment(10, 20), segment(20, 30)
 class Told(SegmentReader):
     """Evidence made by hand: files say what their names say, and agree, unless told otherwise."""
 
-    claimed: dict[str, UnverifiedFooter] = field(default_factory=dict)
+    claimed: dict[str, Footer] = field(default_factory=dict)
     disagreeing: set[tuple[Segment, Segment]] = field(default_factory=set)
 
-    def claims(self, segment: Segment) -> UnverifiedFooter:
-        return self.claimed.get(segment.path, UnverifiedFooter(Footer(segment.range, BTC)))
+    def claims(self, segment: Segment) -> Footer | None:
+        return self.claimed.get(segment.path, Footer(segment.range, BTC))
 
     def agree(self, segment: Segment, other: Segment) -> bool:
         return (segment, other) not in self.disagreeing
@@ -155,26 +155,26 @@ NAME = Range(100, 200)
 def test_the_rows_tell_whether_name_or_footer_is_believed(
     told: Range, bounds: tuple[int, int] | None, spans: list[Range]
 ) -> None:
-    assert expected_ranges(segment(*NAME), UnverifiedFooter(Footer(told, BTC), bounds)) == (
+    assert expected_ranges(segment(*NAME), Footer(told, BTC, bounds=bounds)) == (
         tuple(spans),
         False,
     )
 
 
 def test_a_file_that_tells_nothing_owes_what_its_name_says_and_that_is_a_guess() -> None:
-    for nothing in (UnverifiedFooter(), UnverifiedFooter(Footer(Range(7, 7), BTC))):
+    for nothing in (None, Footer(Range(7, 7), BTC)):
         assert expected_ranges(segment(*NAME), nothing) == ((NAME,), True)
 
 
 def test_a_file_of_another_pair_owes_nothing() -> None:
-    assert expected_ranges(segment(*NAME), UnverifiedFooter(Footer(NAME, ETH), (101, 200))) == (
+    assert expected_ranges(segment(*NAME), Footer(NAME, ETH, bounds=(101, 200))) == (
         (),
         False,
     )
 
 
 def test_a_footer_that_names_no_pair_is_believed_all_the_same() -> None:
-    assert expected_ranges(segment(*NAME), UnverifiedFooter(Footer(NAME, "{"), (101, 200))) == (
+    assert expected_ranges(segment(*NAME), Footer(NAME, "{", bounds=(101, 200))) == (
         (NAME,),
         False,
     )
@@ -205,4 +205,4 @@ def test_what_was_asked_for_is_known_from_sound_files_and_from_what_broken_ones_
 @pytest.mark.parametrize("body", [b"", b"PAR1", b"no Parquet at all"])
 def test_a_file_that_is_none_claims_nothing(tmp_path: Path, body: bytes) -> None:
     (tmp_path / "x.parquet").write_bytes(body)
-    assert read_unverified_footer(LocalStore(tmp_path), "x.parquet") == UnverifiedFooter()
+    assert read_unverified_footer(LocalStore(tmp_path), "x.parquet") is None

@@ -16,7 +16,7 @@ from harvester.download.buffer import MemoryBudget, WriteBuffer
 from harvester.download.events import Committed, Event
 from harvester.errors import ArchiveUnwritable
 from harvester.schema import ROWS
-from harvester.storage.footer import ConfirmedIdGap
+from harvester.storage.segment import ConfirmedIdGap
 from harvester.storage.trade_store import TradeStore
 from harvester.storage.writer import Writer, writer
 from harvester.times import END_OF_TIME, Range

@@ -16,7 +16,7 @@ from segment_rows import batch
 from harvester.csv_import import stored_check
 from harvester.csv_import.stored_check import KeyedRows, Rounding, RoundingCounts, rows_of
 from harvester.schema import ROWS
-from harvester.storage.footer import Footer
+from harvester.storage.segment import Footer
 from harvester.storage.trade_store import TradeStore
 from harvester.storage.writer import writer
 from harvester.times import Range

@@ -11,11 +11,10 @@ from typing import TYPE_CHECKING, Any
 import candle_oracle
 import pytest
 from calendar_cases import DAY, HOUR, LONG, MINUTE, PLACES, SHORT, clock, moment
-from candle_cases import answer, ask, hold, is_equal, model
+from candle_cases import answer, ask, hold, is_equal, model, ohlc
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from harvester.query.candles import ohlc
 from harvester.query.plan import FILLS
 from harvester.storage.trade_store import EVERYTHING, TradeStore
 from harvester.times import Range, range_between

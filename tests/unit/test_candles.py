@@ -22,11 +22,13 @@ from candle_cases import (
     START,
     answer,
     ask,
+    candle_batches,
     closes,
     cut,
     hold,
     is_equal,
     model,
+    ohlc,
     overlapping,
     trade,
 )
@@ -35,7 +37,6 @@ from hypothesis import strategies as st
 from kraken_market import expected
 
 from harvester.errors import ArchiveDamaged, BadSetting, NothingHeld, ValueDoesNotFit
-from harvester.query.candles import candle_batches, ohlc
 from harvester.query.plan import FILLS
 from harvester.storage.trade_store import EVERYTHING, Piece, TradeStore
 from harvester.storage.writer import writer

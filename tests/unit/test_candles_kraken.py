@@ -9,10 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from candle_cases import PLAIN, answer, ask, cut, hold
+from candle_cases import PLAIN, answer, ask, cut, hold, ohlc
 from kraken_market import Market, expected
 
-from harvester.query.candles import ohlc
 from harvester.storage.trade_store import TradeStore
 from harvester.times import parse_moment
 

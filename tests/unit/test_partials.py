@@ -14,15 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from harvester.errors import ArchiveDamaged
-from harvester.query.rollups import (
-    TRADE_COLUMNS,
-    PartialCandles,
-    parse_levels,
-    recompute_partials,
-    width_of,
-)
+from harvester.query.aggregate import PartialCandles, parse_levels
+from harvester.query.sql import TRADE_COLUMNS, recompute_partials
 from harvester.schema import joined, with_ties
-from harvester.storage.rollup_files import PARTIALS
+from harvester.storage.parquet_files import PARTIALS
 
 
 def trades_batch(rows: Sequence[candle_oracle.Row]) -> pa.RecordBatch:
@@ -54,15 +49,15 @@ def test_they_agree_where_each_row_is_counted_alone(name: str) -> None:
 
 
 def agree(batch: pa.RecordBatch, levels: list[str], places: list[int]) -> None:
-    parsed = parse_levels(levels)
-    by_pyarrow = PartialCandles([width_of(level) for level in parsed], "a test")
+    widths_ns = list(parse_levels(levels).values())
+    by_pyarrow = PartialCandles(widths_ns, "a test")
     parts = cut_at(batch, places)
     for part in parts:
         by_pyarrow.add(part)
-    for level, made in zip(parsed, by_pyarrow.finish(), strict=True):
+    for width_ns, made in zip(widths_ns, by_pyarrow.finish(), strict=True):
         trades = (part.select(TRADE_COLUMNS) for part in parts)
         table = pa.Table.from_batches(made, schema=PARTIALS)
-        assert table.equals(recompute_partials(trades, level, "a test"))
+        assert table.equals(recompute_partials(trades, width_ns, "a test"))
 
 
 def test_nothing_counted_is_no_candle() -> None:

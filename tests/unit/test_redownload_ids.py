@@ -18,8 +18,7 @@ from redownloads import NOW_NS, PAIR, TRADES, started, years
 from harvester.csv_import.files import KnownComplete
 from harvester.download import id_check
 from harvester.errors import ImportIncomplete
-from harvester.storage.footer import ConfirmedIdGap, Footer
-from harvester.storage.segment import Segment
+from harvester.storage.segment import ConfirmedIdGap, Footer, Segment
 from harvester.storage.trade_store import TradeStore
 from harvester.storage.writer import Writer, writer
 from harvester.times import DAY, Range
@@ -69,9 +68,10 @@ def lose_of(writer: Writer, segment: Segment, ids: Iterable[int]) -> None:
         batch.filter(pa.array([each not in gone for each in ids]))
         for batch, ids in ((one, one.column("trade_id").to_pylist()) for one in batches)
     ]
-    writer.remove_rollups(segment)
-    staged, path = writer.stage(kept, archive.footer(segment))
-    archive.store.commit(staged, path)
+    for rollup in archive.rollups(PAIR):
+        if rollup.segment_path == segment.path:
+            archive.store.remove(rollup.path)
+    writer._write(kept, archive.footer(segment))
 
 
 def alone(trades: Sequence[Trade], count: int) -> list[int]:

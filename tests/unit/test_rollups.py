@@ -20,9 +20,11 @@ from candle_cases import (
     START,
     answer,
     ask,
+    candle_batches,
     cut,
     hold,
     is_equal,
+    ohlc,
     trade,
 )
 from hypothesis import given, settings
@@ -31,10 +33,9 @@ from kraken_market import Market, expected
 from rollup_cases import LEVELS, busy_archive, rolled
 
 from harvester.errors import ArchiveDamaged, BadInterval
-from harvester.query.candles import candle_batches, ohlc
+from harvester.query.aggregate import RollupReport, parse_levels
 from harvester.query.plan import FILLS, plan_query, split_query
-from harvester.query.rollups import RollupReport, parse_levels
-from harvester.storage import segment
+from harvester.storage import parquet_files
 from harvester.storage.trade_store import EVERYTHING, TradeStore
 from harvester.storage.writer import writer
 from harvester.times import END_OF_TIME, Range, parse_interval
@@ -333,7 +334,7 @@ def test_chunks_of_ticks_are_cut_between_buckets(
 ) -> None:
     archive = busy_archive(tmp_path)
     truth = table(archive, interval="1h", all_columns=True)
-    monkeypatch.setattr(segment, "READ_ROWS", 7)
+    monkeypatch.setattr(parquet_files, "READ_ROWS", 7)
     rolled(archive)
     files = sorted(tmp_path.glob("candles/interval=1m/**/*.parquet"))
     times = [pq.read_table(path, partitioning=None).column("time").to_pylist() for path in files]

@@ -16,18 +16,10 @@ from segment_rows import batch, checksum
 
 from harvester.errors import ArchiveDamaged, ArchiveError, ArchiveTooNew, ArchiveUnwritable
 from harvester.schema import TRADES
-from harvester.storage import segment as module
+from harvester.storage import parquet_files as module
 from harvester.storage.filesystem import LocalStore
-from harvester.storage.footer import ConfirmedIdGap, Footer
-from harvester.storage.segment import (
-    Segment,
-    parse_path,
-    read_batches,
-    read_footer,
-    segment_path,
-    stage_segment,
-    time_bounds,
-)
+from harvester.storage.parquet_files import read_batches, read_footer, stage_segment
+from harvester.storage.segment import ConfirmedIdGap, Footer, Segment, parse_path, segment_path
 from harvester.times import Range
 
 AFTER, THROUGH = 1_559_347_199_999_999_999, 1_561_939_199_999_999_999
@@ -328,12 +320,12 @@ def test_row_groups_outside_the_range_are_not_read(
 
 
 def test_time_bounds_are_the_first_and_the_last(grouped: tuple[LocalStore, str]) -> None:
-    assert time_bounds(*grouped) == (10, 80)
+    assert read_footer(*grouped).bounds == (10, 80)
 
 
 def test_a_segment_of_no_rows_has_no_bounds(tmp_path: Path) -> None:
     store, staged, full = written(tmp_path, [])
-    assert (time_bounds(store, staged), read_back(store, staged), full.rows) == (None, [], 0)
+    assert (read_footer(store, staged).bounds, read_back(store, staged), full.rows) == (None, [], 0)
 
 
 # Damage.

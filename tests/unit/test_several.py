@@ -9,7 +9,7 @@ import candle_oracle
 import pyarrow as pa
 import pytest
 import sample_trades
-from candle_cases import MINUTE, PAIR, SECOND, answer, ask, cut, hold, is_equal
+from candle_cases import MINUTE, PAIR, SECOND, answer, ask, candle_batches, cut, hold, is_equal
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from kraken_market import Market, expected
@@ -18,14 +18,9 @@ from rollup_cases import rolled
 from harvester.query import candles, sources
 from harvester.query import plan as cutting
 from harvester.query import plan as planning
-from harvester.query.candles import (
-    QuerySession,
-    batches_by_interval,
-    candle_batches,
-    run_shared_scan,
-)
-from harvester.query.connection import connect
+from harvester.query.candles import QuerySession, batches_by_interval, run_shared_scan
 from harvester.query.plan import FILLS, CandleQuery
+from harvester.query.sql import connect
 from harvester.storage.trade_store import EVERYTHING, Piece, TradeStore
 from harvester.storage.writer import writer
 from harvester.times import Range, parse_interval, union
@@ -71,7 +66,7 @@ def together(archive: TradeStore, question: CandleQuery, lengths: Sequence[str])
     intervals = [parse_interval(text) for text in lengths]
     return [
         pa.Table.from_batches(batches)
-        for _, batches in batches_by_interval(archive, question, intervals)
+        for _, batches in batches_by_interval(QuerySession(archive), question, intervals)
     ]
 
 
@@ -233,7 +228,9 @@ def test_where_roll_ups_answer_nothing_is_scanned(tmp_path: Path) -> None:
 def test_what_is_stored_after_the_scan_is_read_straight(tmp_path: Path) -> None:
     archive = hold(TradeStore(tmp_path), cut(BUSY[:700], [0, BUSY[699][1]]))
     lengths = ("1m", "7m")
-    found = batches_by_interval(archive, ask(), [parse_interval(text) for text in lengths])
+    found = batches_by_interval(
+        QuerySession(archive), ask(), [parse_interval(text) for text in lengths]
+    )
     first, batches = next(found)
     assert first.text == "1m"
     assert sum(batch.num_rows for batch in batches) > 0
@@ -251,7 +248,9 @@ def test_a_compaction_between_two_lengths_changes_nothing(tmp_path: Path) -> Non
     question, lengths = ask(fill="previous", all_columns=True), ("1m", "5m", "1h")
     truth = alone(archive, question, lengths)
     made = []
-    found = batches_by_interval(archive, question, [parse_interval(text) for text in lengths])
+    found = batches_by_interval(
+        QuerySession(archive), question, [parse_interval(text) for text in lengths]
+    )
     for interval, batches in found:
         made.append(pa.Table.from_batches(batches))
         if interval.text == "1m":
@@ -286,7 +285,7 @@ def test_nothing_is_left_behind(
 ) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     found = batches_by_interval(
-        archives["ticks"], ask(), [parse_interval("1m"), parse_interval("1h")]
+        QuerySession(archives["ticks"]), ask(), [parse_interval("1m"), parse_interval("1h")]
     )
     _, batches = next(found)
     next(batches)

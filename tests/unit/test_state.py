@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from harvester.errors import ArchiveDamaged, ArchiveTooNew
-from harvester.storage import metadata
+from harvester.storage import archive_files
 from harvester.storage.filesystem import LocalStore
 from harvester.storage.trade_store import TradeStore
 from harvester.times import Range
@@ -27,9 +27,9 @@ def store(tmp_path: Path) -> LocalStore:
 
 
 def test_an_archive_is_marked_with_its_format_once(store: LocalStore) -> None:
-    metadata.mark(store, "XBTUSD")
+    archive_files.mark(store, "XBTUSD")
     first = (store.root / "archive.json").stat()
-    metadata.mark(store, "XBTUSD")
+    archive_files.mark(store, "XBTUSD")
     assert json.loads((store.root / "archive.json").read_text()) == {
         "format": 1,
         "made_by": "harvester",
@@ -81,12 +81,12 @@ class Interleaved(LocalStore):
     """A store in which another run marks the archive between staging and commit."""
 
     def commit(self, staged: str, path: str) -> None:
-        metadata.mark(LocalStore(self.root), "ETHUSD")
+        archive_files.mark(LocalStore(self.root), "ETHUSD")
         super().commit(staged, path)
 
 
 def test_two_runs_may_mark_a_new_archive_at_once(store: LocalStore) -> None:
-    metadata.mark(Interleaved(store.root), "XBTUSD")
+    archive_files.mark(Interleaved(store.root), "XBTUSD")
     assert json.loads((store.root / "archive.json").read_text())["format"] == 1
 
 
@@ -94,13 +94,13 @@ def test_two_runs_may_mark_a_new_archive_at_once(store: LocalStore) -> None:
 
 
 def test_nothing_is_wanted_of_a_pair_never_asked_for(store: LocalStore) -> None:
-    assert metadata.wanted(store, "XBTUSD") == []
+    assert archive_files.wanted(store, "XBTUSD") == []
 
 
 def test_what_is_wanted_is_the_union_of_all_spans_ever_asked_for(store: LocalStore) -> None:
     for span in (Range(50, 60), Range(0, 10), Range(10, 20), Range(55, 70)):
-        metadata.want(store, "XBTUSD", span)
-    assert metadata.wanted(store, "XBTUSD") == [Range(0, 20), Range(50, 70)]
+        archive_files.want(store, "XBTUSD", span)
+    assert archive_files.wanted(store, "XBTUSD") == [Range(0, 20), Range(50, 70)]
 
 
 SPANS = st.lists(
@@ -117,26 +117,26 @@ def test_no_moment_ever_wanted_is_forgotten(
 ) -> None:
     store = LocalStore(tmp_path_factory.mktemp("wanted"))
     for span in spans:
-        metadata.want(store, "A", span)
+        archive_files.want(store, "A", span)
     moments = {at for one in spans for at in range(one.after + 1, one.through + 1)}
-    found = metadata.wanted(store, "A")
+    found = archive_files.wanted(store, "A")
     assert {at for one in found for at in range(one.after + 1, one.through + 1)} == moments
 
 
 def test_what_is_wanted_already_is_not_written_again(store: LocalStore) -> None:
-    metadata.want(store, "XBTUSD", Range(0, 10))
+    archive_files.want(store, "XBTUSD", Range(0, 10))
     before = (store.root / "wanted/XBTUSD.json").stat().st_ino
-    metadata.want(store, "XBTUSD", Range(2, 8))
+    archive_files.want(store, "XBTUSD", Range(2, 8))
     assert (store.root / "wanted/XBTUSD.json").stat().st_ino == before
 
 
 def test_pairs_are_wanted_apart(store: LocalStore) -> None:
-    metadata.want(store, "XBTUSD", Range(0, 10))
-    assert metadata.wanted(store, "ETHUSD") == []
+    archive_files.want(store, "XBTUSD", Range(0, 10))
+    assert archive_files.wanted(store, "ETHUSD") == []
 
 
 def test_what_was_wanted_stands_in_a_file_that_people_can_read(store: LocalStore) -> None:
-    metadata.want(store, "XBTUSD", Range(0, 10))
+    archive_files.want(store, "XBTUSD", Range(0, 10))
     assert json.loads((store.root / "wanted/XBTUSD.json").read_text()) == {
         "pair": "XBTUSD",
         "spans": [[0, 10]],
@@ -174,7 +174,7 @@ def test_what_was_wanted_stands_in_a_file_that_people_can_read(store: LocalStore
 def test_spans_that_cannot_be_right_are_damage(store: LocalStore, raw: bytes, why: str) -> None:
     store.write("wanted/XBTUSD.json", raw, "A")
     with pytest.raises(ArchiveDamaged) as caught:
-        metadata.wanted(store, "XBTUSD")
+        archive_files.wanted(store, "XBTUSD")
     assert re.fullmatch(
         re.escape(f"{store.root}/wanted/XBTUSD.json can't be read (")
         + why
@@ -188,14 +188,14 @@ def test_spans_that_cannot_be_right_are_damage(store: LocalStore, raw: bytes, wh
 
 def test_ranges_that_were_put_in_another_order_by_hand_count(store: LocalStore) -> None:
     store.write("wanted/XBTUSD.json", b'{"pair":"XBTUSD","spans":[[50,60],[0,10],[5,20]]}', "A")
-    assert metadata.wanted(store, "XBTUSD") == [Range(0, 20), Range(50, 60)]
+    assert archive_files.wanted(store, "XBTUSD") == [Range(0, 20), Range(50, 60)]
 
 
 # Names.
 
 
 def test_what_names_are_resolved_with_is_kept(store: LocalStore) -> None:
-    assert metadata.known_pairs(store) is None
-    metadata.keep_pairs(store, b'{"XBTUSD":{"altname":"XBTUSD"}}')
-    assert json.loads(metadata.known_pairs(store) or b"") == {"XBTUSD": {"altname": "XBTUSD"}}
+    assert store.read("pairs.json") is None
+    archive_files.keep_pairs(store, b'{"XBTUSD":{"altname":"XBTUSD"}}')
+    assert json.loads(store.read("pairs.json") or b"") == {"XBTUSD": {"altname": "XBTUSD"}}
     assert store.files("staging") == []

@@ -23,7 +23,7 @@ from harvester.cli.status_table import (
     years,
 )
 from harvester.progress import speaks_unicode
-from harvester.storage import metadata
+from harvester.storage import archive_files
 from harvester.storage.trade_store import TradeStore
 from harvester.times import DAY, SECOND, Range
 from harvester.verify import status as module
@@ -49,7 +49,7 @@ def daily(first: int, last: int, a_day: int) -> list[object]:
 def archive(tmp_path: Path) -> TradeStore:
     """One hundred days of 100 trades a day, a gap of ten days, and ten days more."""
     one = TradeStore(tmp_path / "data")
-    metadata.want(one.store, PAIR, days(0, 120))
+    archive_files.want(one.store, PAIR, days(0, 120))
     put(one, days(0, 100), daily(0, 100, 100))
     put(one, days(110, 120), daily(110, 120, 100))
     return one
@@ -99,7 +99,7 @@ def test_a_segment_beside_its_merger_counts_once(archive: TradeStore) -> None:
 
 
 def test_a_pair_that_was_only_asked_for_is_one_gap(archive: TradeStore) -> None:
-    metadata.want(archive.store, "ETHUSD", days(0, 1))
+    archive_files.want(archive.store, "ETHUSD", days(0, 1))
     one = status(archive, None, YEAR_2020)[0]
     assert (one.pair, one.files, one.gaps, one.calls) == ("ETHUSD", 0, [days(0, 1)], None)
 

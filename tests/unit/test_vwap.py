@@ -8,14 +8,12 @@ from decimal import Decimal
 from fractions import Fraction
 
 import pytest
-from candle_cases import MINUTE, PAIR, START, answer, ask, hold, trade
+from candle_cases import MINUTE, PAIR, START, answer, ask, hold, ohlc, run_sql, trade
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from harvester.query import sql
+from harvester.query.aggregate import parse_levels, roll_up
 from harvester.query.bars import BarQuery, bar_batches, parse_size
-from harvester.query.candles import ohlc
-from harvester.query.rollups import parse_levels, roll_up
 from harvester.storage.trade_store import TradeStore
 from harvester.storage.writer import writer
 from harvester.times import Range
@@ -33,7 +31,7 @@ def vwaps(archive: TradeStore, trades: int) -> dict[str, float | None]:
     """The vwap of all trades by each way that makes one."""
     question = BarQuery(PAIR, parse_size("trades", str(trades)))
     [bar] = [row for batch in bar_batches(archive, question) for row in batch.to_pylist()]
-    found = sql.sql(archive, "SELECT vwap FROM ohlc('XBTUSD', '1h')", names={PAIR: PAIR})
+    found = run_sql(archive, "SELECT vwap FROM ohlc('XBTUSD', '1h')", names={PAIR: PAIR})
     assert found is not None
     made = {
         "trades": answer(ohlc(archive, ask("1h")))[0]["vwap"],

@@ -21,11 +21,12 @@ from segment_rows import Row, batch, checksum
 
 from harvester.errors import ArchiveDamaged, ArchiveLocked, ArchiveUnwritable
 from harvester.schema import ROWS, TRADES
-from harvester.storage.filesystem import LocalStore, QuarantineNote
-from harvester.storage.footer import ConfirmedIdGap, Footer
-from harvester.storage.segment import Segment, segment_path, stage_segment
+from harvester.storage.archive_files import QuarantineNote, keep_pairs
+from harvester.storage.filesystem import LocalStore
+from harvester.storage.parquet_files import stage_segment
+from harvester.storage.segment import ConfirmedIdGap, Footer, Segment, segment_path
 from harvester.storage.trade_store import TradeStore
-from harvester.storage.writer import Writer, keep_pairs, writer
+from harvester.storage.writer import Writer, writer
 from harvester.times import Range
 
 PAIR = "XBTUSD"
@@ -336,7 +337,7 @@ def test_a_range_that_lacks_trades_becomes_a_gap_though_nothing_was_requested(
 
 
 def test_nothing_but_segments_stands_under_trades(archive: TradeStore) -> None:
-    keep_pairs(archive, b"{}")
+    keep_pairs(archive.store, b"{}")
     with writer(archive, PAIR) as one:
         one.want(Range(0, 2**62))
         commit(one, Range(0, 2**62), TAPE)
@@ -603,7 +604,7 @@ def test_a_tape_survives_any_course_of_commits_merges_and_crashes(
 
 def test_names_are_kept_under_a_lock_of_their_own(archive: TradeStore) -> None:
     with writer(archive, PAIR):
-        keep_pairs(archive, b'{"XBTUSD":{}}')
+        keep_pairs(archive.store, b'{"XBTUSD":{}}')
     assert archive.store.files("staging") == []
 
 
