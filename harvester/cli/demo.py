@@ -9,8 +9,8 @@ from pathlib import Path
 import click
 
 from harvester.cli import output
-from harvester.cli.formats import write
 from harvester.cli.options import CommonOptions, common_options, run_context, shows_estimates
+from harvester.cli.query_output import write
 from harvester.download.events import BackfillResult
 from harvester.errors import ArchiveDamaged, UsageError
 from harvester.schema import RowsChecksum

@@ -8,13 +8,6 @@ import sys
 import click
 
 from harvester.cli import output
-from harvester.cli.formats import (
-    ExportReporter,
-    export_folder,
-    format_of,
-    write_and_report,
-    write_result,
-)
 from harvester.cli.options import CommonOptions, common_options, show_warnings
 from harvester.cli.query_options import (
     all_columns_option,
@@ -30,6 +23,13 @@ from harvester.cli.query_options import (
     trades_format_option,
     tz_option,
     until_option,
+)
+from harvester.cli.query_output import (
+    ExportReporter,
+    export_folder,
+    format_of,
+    write_and_report,
+    write_result,
 )
 from harvester.errors import UsageError
 from harvester.exporters.export import OTHER_PROGRAMS, Layout

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import click
 
-from harvester.cli.formats import FORMATS
+from harvester.cli.query_output import FORMATS
 from harvester.times import parse_interval
 
 Command = Callable[..., None]

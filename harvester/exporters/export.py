@@ -19,12 +19,12 @@ from harvester.exporters.formats import (
     ending_of,
     write_rows,
 )
-from harvester.exporters.freqtrade import (
+from harvester.exporters.lean import lean_resolution, write_lean_candles
+from harvester.exporters.other_programs import (
     freqtrade_timeframe,
     write_freqtrade_candles,
     write_freqtrade_trades,
 )
-from harvester.exporters.lean import lean_resolution, write_lean_candles
 from harvester.exporters.symbols import ccxt_symbol
 from harvester.kraken.pairs import Pair
 from harvester.query.candles import batches_by_interval, guard_against_huge_fill

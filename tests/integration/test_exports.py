@@ -20,12 +20,12 @@ import pyarrow.parquet as pq
 import pytest
 from cli_runner import BUSY, HARVESTER, THROUGH, archive, run
 
-from harvester.cli.formats import FORMATS, write
 from harvester.cli.output import columns as table
+from harvester.cli.query_output import FORMATS, write
 from harvester.errors import BadInterval, UsageError
 from harvester.exporters.export import write_candle_layout
-from harvester.exporters.freqtrade import freqtrade_candles, freqtrade_timeframe
 from harvester.exporters.lean import lean_resolution, write_lean_candles
+from harvester.exporters.other_programs import freqtrade_candles, freqtrade_timeframe
 from harvester.exporters.symbols import ccxt_symbol
 from harvester.kraken.pairs import Pair
 from harvester.query.result import Result, batch_stream, source_of_sql

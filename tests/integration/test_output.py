@@ -16,7 +16,7 @@ from kraken_server import Exchange
 from kraken_socket import Reply
 from rich.console import Console
 
-from harvester.cli import formats, output
+from harvester.cli import output, query_output
 from harvester.cli.status import runs_table
 from harvester.download.events import BackfillResult, Imported, Noted, Waiting
 from harvester.errors import ExchangeRefused
@@ -81,7 +81,7 @@ def test_a_block_keeps_its_lines_and_shows_all_else_escaped(
 
 def test_a_table_of_trades_is_printable(tmp_path: Path) -> None:
     batch = pa.RecordBatch.from_pydict({"misc": [EVIL, "b"], EVIL: [1, 2]})
-    formats.write([batch], batch.schema, "table", str(tmp_path / "x"))
+    query_output.write([batch], batch.schema, "table", str(tmp_path / "x"))
     header, first, _ = (tmp_path / "x").read_text().removesuffix("\n").split("\n")
     assert (header.split()[0], first.startswith(SAFE)) == ("misc", True)
 
@@ -89,20 +89,20 @@ def test_a_table_of_trades_is_printable(tmp_path: Path) -> None:
 def test_blocks_of_a_long_table_are_aligned_by_what_is_printed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(formats, "_BLOCK_ROWS", 1)
+    monkeypatch.setattr(query_output, "_BLOCK_ROWS", 1)
     batches = [
         pa.RecordBatch.from_pydict({"misc": [misc], f"{EVIL}{EVIL}": [7]}) for misc in (EVIL, "b")
     ]
-    formats.write(batches, batches[0].schema, "table", str(tmp_path / "x"))
+    query_output.write(batches, batches[0].schema, "table", str(tmp_path / "x"))
     header, first, second = (tmp_path / "x").read_text().removesuffix("\n").split("\n")
     assert len(header) == len(first) == len(second)
 
 
 def test_rows_for_programs_are_verbatim(tmp_path: Path) -> None:
     batch = pa.RecordBatch.from_pydict({"misc": [EVIL]})
-    formats.write([batch], batch.schema, "csv", str(tmp_path / "x.csv"))
+    query_output.write([batch], batch.schema, "csv", str(tmp_path / "x.csv"))
     assert (tmp_path / "x.csv").read_bytes() == f'misc\n"{EVIL}"\n'.encode()
-    formats.write([batch], batch.schema, "json", str(tmp_path / "x.json"))
+    query_output.write([batch], batch.schema, "json", str(tmp_path / "x.json"))
     assert json.loads((tmp_path / "x.json").read_text()) == [{"misc": EVIL}]
 
 
