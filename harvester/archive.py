@@ -1362,7 +1362,7 @@ class Archive:
             >>> archive.digest("XBT/USD")  # ten days are stored: no whole month
             []
         """
-        from harvester.operations.verification import digest_pairs
+        from harvester.operations.maintenance import digest_pairs
 
         self._check_open()
         names = [self._resolve_stored(name).altname for name in pairs] or self._store.held()
@@ -1419,17 +1419,17 @@ class Archive:
         from harvester.async_runner import run_in_thread
         from harvester.csv_import.files import find
         from harvester.download.request import RunOptions
-        from harvester.operations import verification
+        from harvester.operations import maintenance
 
         names = self._resolve_known(pairs) or self._store.pairs_to_verify()
         settings = self._settings
         # Find the files first: a wrong path is an error before all trades are read.
         files = find([os.fspath(path) for path in against_csv])
         with _listening(progress) as listener:
-            reports = verification.check_pairs(self._store, names, listener)
+            reports = maintenance.check_pairs(self._store, names, listener)
             if repair and any(report.faults for report in reports):
-                repairs = run_in_thread(
-                    lambda stop: verification.repair_pairs(
+                reports = run_in_thread(
+                    lambda stop: maintenance.repair_pairs(
                         TradeStore(self.path),
                         settings,
                         reports,
@@ -1438,21 +1438,16 @@ class Archive:
                     ),
                     cancel,
                 )
-                reports = verification.with_repairs(reports, repairs)
             if against_exchange and reports:
-                compared = run_in_thread(
-                    lambda stop: verification.compare_with_exchange(
-                        TradeStore(self.path), settings, names, listener, stop
+                run_in_thread(
+                    lambda stop: maintenance.compare_with_exchange(
+                        TradeStore(self.path), settings, reports, listener, stop
                     )
                 )
-                for report in reports:
-                    report.exchange = compared[report.pair]
             if against_csv:
-                csv_reports = verification.compare_with_csv(
-                    self._store, settings, files, names, listener, all_pairs=bool(pairs)
+                maintenance.compare_with_csv(
+                    self._store, settings, files, reports, listener, all_pairs=bool(pairs)
                 )
-                for report in reports:
-                    report.csv = csv_reports.get(report.pair)
             return reports
 
     def _resolve_known(self, pairs: Sequence[str]) -> list[str]:

@@ -24,9 +24,13 @@ from harvester.cli.output import columns as table
 from harvester.cli.query_output import FORMATS, write
 from harvester.errors import BadInterval, UsageError
 from harvester.exporters.export import write_candle_layout
-from harvester.exporters.lean import lean_resolution, write_lean_candles
-from harvester.exporters.other_programs import freqtrade_candles, freqtrade_timeframe
-from harvester.exporters.symbols import ccxt_symbol
+from harvester.exporters.other_programs import (
+    ccxt_symbol,
+    freqtrade_candles,
+    freqtrade_timeframe,
+    lean_resolution,
+    write_lean_candles,
+)
 from harvester.kraken.pairs import Pair
 from harvester.query.result import Result, batch_stream, source_of_sql
 from harvester.storage.trade_store import TradeStore
