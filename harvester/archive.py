@@ -7,7 +7,6 @@ that need them.
 from __future__ import annotations
 
 import os
-import threading
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -537,7 +536,7 @@ class Archive:
         whole_until: Moment | None = None,
         skip_bad_rows: bool = False,
         progress: ProgressOption | None = None,
-        cancel: threading.Event | None = None,
+        cancel: CancelToken | None = None,
         check: bool = True,
     ) -> ImportResult:
         """Import Kraken's downloadable CSV files of trades. Ranges that are covered are skipped.
@@ -557,7 +556,8 @@ class Archive:
                 one is an error.
             progress: called with each event, from several threads, one call at a time; True draws a
                 progress bar, as for `backfill`.
-            cancel: set this event to end the import; rows up to the last boundary are kept.
+            cancel: ends the import early once its `cancel()` is called; rows up to the last
+                boundary are kept.
             check: as for `backfill`.
 
         Returns:
@@ -574,7 +574,7 @@ class Archive:
             ArchiveLocked: another run is writing to one of the pairs.
             ArchiveUnwritable: the operating system refused to write.
             MarketChanged: the archive has trades of another market with the same name.
-            Interrupted: `cancel` was set.
+            Interrupted: `cancel` was cancelled.
             KeyboardInterrupt: Ctrl-C; rows up to the last boundary are kept.
 
         Example:
@@ -585,6 +585,7 @@ class Archive:
         """
         from harvester.async_runner import run_import
         from harvester.csv_import.pair_matching import import_request
+        from harvester.download.events import CancelToken
 
         self._check_open()
         request = import_request(
@@ -596,7 +597,7 @@ class Archive:
             whole_until=whole_until,
             skip_bad_rows=skip_bad_rows,
         )
-        store, stop = TradeStore(self.path), cancel or threading.Event()
+        store, stop = TradeStore(self.path), cancel or CancelToken()
         with _listening(progress) as listener:
             result = run_import(store, self._settings, request, listener, stop, self._warn)
         if check:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 import os
-import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, date, datetime, timedelta
@@ -153,9 +152,6 @@ ARGUMENT_TYPES: dict[str, ArgumentType] = {
         "a harvester.CancelToken",
     ),
     "str | Sequence[str]": ArgumentType(_is_text_or_texts, "text, or a list of texts"),
-    "threading.Event": ArgumentType(
-        lambda value: isinstance(value, threading.Event), "a threading.Event"
-    ),
     "Callable[[ExportedFile], object]": ArgumentType(callable, "a function"),
 }
 """The accepted values by annotation, as it is written, without `| None`."""

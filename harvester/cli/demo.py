@@ -10,7 +10,7 @@ import click
 
 from harvester.cli import output
 from harvester.cli.options import CommonOptions, common_options, run_context, shows_estimates
-from harvester.cli.query_output import write
+from harvester.cli.query_output import write_result
 from harvester.download.events import BackfillResult
 from harvester.errors import ArchiveDamaged, UsageError
 from harvester.schema import RowsChecksum
@@ -126,8 +126,7 @@ def _print_candles(common: CommonOptions) -> None:
     candles = common.archive().ohlc(
         PAIR, INTERVAL, since=show(until_ns - SHOWN_NS), until=show(until_ns)
     )
-    table = candles.to_arrow_table()
-    write(iter(table.to_batches()), table.schema, "table", None)
+    write_result(candles, "table", None)
 
 
 NEXT_STEPS = """

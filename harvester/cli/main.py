@@ -10,13 +10,14 @@ import shlex
 import signal
 import sys
 from importlib import import_module
+from importlib.abc import MetaPathFinder
 from types import FrameType
 from typing import NamedTuple
 
 import click
 
 from harvester import __version__
-from harvester.cli import output, process
+from harvester.cli import output
 from harvester.errors import BadQuery, HarvesterError, UsageError
 
 EPILOG = (
@@ -51,15 +52,15 @@ SECTIONS: dict[str, dict[str, CommandEntry]] = {
         "bars": CommandEntry("query", "bars", "Bars of a number of trades, a volume or a value."),
         "trades": CommandEntry("query", "trades", "Trades as published."),
         "sql": CommandEntry("query", "sql", "Run SQL on the archive."),
-        "chart": CommandEntry("chart", "chart", "Draw candles and volume into one file."),
+        "chart": CommandEntry("query", "chart", "Draw candles and volume into one file."),
     },
     "Maintain": {
         "verify": CommandEntry(
             "verify", "verify", "Check stored data for corruption and gaps; repair it."
         ),
-        "compact": CommandEntry("maintenance", "compact", "Merge small files into larger ones."),
+        "compact": CommandEntry("verify", "compact", "Merge small files into larger ones."),
         "rollup": CommandEntry(
-            "maintenance", "rollup", "Pre-aggregate candles to speed up long queries."
+            "verify", "rollup", "Pre-aggregate candles to speed up long queries."
         ),
     },
     "Configure": {
@@ -97,12 +98,13 @@ class LazyGroup(click.Group):
         """The names of all commands, by section."""
         return list(COMMANDS)
 
-    def get_command(self, _context: click.Context, name: str) -> click.Command | None:
+    def get_command(self, context: click.Context, name: str) -> click.Command | None:
         """Import and return the command with this name; None if there is none."""
         if name not in COMMANDS:
             return None
-        # Before the module of the command imports what this affects.
-        process.prepare_imports()
+        if context.obj is OWN_PROCESS:
+            # Before the module of the command imports what this affects.
+            keep_pandas_away()
         return load_command(name)
 
     def parse_args(self, context: click.Context, words: list[str]) -> list[str]:
@@ -176,9 +178,53 @@ def cli(context: click.Context) -> int:
     return 0
 
 
+# --- process --------------------------------------------------------------------------------------
+
+OWN_PROCESS = object()
+"""The object of the context where the process runs nothing but a command: it may be changed."""
+
+
+def use_system_memory() -> None:
+    """Let Arrow, which reads a variable when it is loaded, take memory from the system.
+
+    With its own allocator, a backfill of a million trades has a peak of 226 MB instead of 174 and
+    takes 16 % more processor time, and the memory grows with every hour.
+    """
+    os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "system")
+
+
+def keep_pandas_away() -> None:
+    """Keep pandas from being imported, which pyarrow would do at its first conversion.
+
+    No command uses pandas. With it, `harvester status` takes 0.58 s of processor time instead of
+    0.38, and 126 MB instead of 91.
+    """
+    if "pandas" in sys.modules:
+        return
+    import pyarrow as pa  # `harvester --help` needs none of it
+
+    no_pandas = _NoPandas()
+    sys.meta_path.insert(0, no_pandas)
+    try:
+        # pyarrow tries the import once and remembers the result.
+        pa.array([0]).to_numpy()
+    finally:
+        sys.meta_path.remove(no_pandas)
+
+
+class _NoPandas(MetaPathFinder):
+    """An import hook that makes pandas look as if it were not installed."""
+
+    def find_spec(self, fullname: str, _path: object, _target: object = None) -> None:
+        """Raise ModuleNotFoundError for pandas; leave other modules to other finders."""
+        # Not by None in sys.modules: pyarrow's compiled code would take that for the module.
+        if fullname == "pandas":
+            raise ModuleNotFoundError(fullname)
+
+
 def main() -> None:
     """Run a command and exit. Errors become text and an exit status here and nowhere else."""
-    process.configure_early()
+    use_system_memory()
     sigterms = _interrupt_on_sigterm()
     status = _run()
     if sigterms:
@@ -207,7 +253,7 @@ def _interrupt_on_sigterm() -> list[int]:
 
 def _run() -> int:
     try:
-        status = cli(prog_name="harvester", standalone_mode=False)
+        status = cli(prog_name="harvester", standalone_mode=False, obj=OWN_PROCESS)
     except HarvesterError as error:
         # DuckDB's messages about a query have several lines, with an arrow below the query.
         lines = str(error).split("\n") if isinstance(error, BadQuery) else [str(error)]

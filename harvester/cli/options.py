@@ -6,7 +6,7 @@ import logging
 import os
 import signal
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cached_property, wraps
 from pathlib import Path
@@ -16,7 +16,7 @@ from typing import Any, Concatenate, NamedTuple, ParamSpec, TypeVar
 import click
 
 from harvester.archive import Archive
-from harvester.cli import output, process
+from harvester.cli import output
 from harvester.cli.progress import display
 from harvester.config import Settings, load
 from harvester.download.events import CancelToken, Listener
@@ -224,15 +224,37 @@ class RunContext(NamedTuple):
 
 
 @contextmanager
-def run_context(common: CommonOptions) -> Iterator[RunContext]:
-    """Show progress and warnings of the exchange, and cancel the run on Ctrl-C and SIGTERM."""
+def run_context(common: CommonOptions, *, repairs_only: bool = False) -> Iterator[RunContext]:
+    """Show progress and warnings of the exchange, and cancel the run on Ctrl-C and SIGTERM.
+
+    Args:
+        common: how much is printed.
+        repairs_only: as for `cancel_on_signals`.
+    """
     show_warnings(verbose=common.verbose > 0)
-    process.allow_files(FILES_PER_JOB * common.settings.exchange.jobs + OTHER_FILES)
+    allow_files(FILES_PER_JOB * common.settings.exchange.jobs + OTHER_FILES)
     with (
-        cancel_on_signals() as cancel,
+        cancel_on_signals(repairs_only=repairs_only) as cancel,
         display(quiet=common.quiet, log_json=common.log_json) as show,
     ):
         yield RunContext(show, cancel)
+
+
+def allow_files(count: int) -> None:
+    """Raise this process's limit of open files to `count`, as far as the system permits.
+
+    Systems start a process with a limit of 256 or 1024 that it may raise itself; hundreds of
+    connections and locks need more.
+    """
+    try:
+        import resource  # not on Windows
+    except ImportError:  # pragma: no cover - Windows has no such limit
+        return
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = count if hard == resource.RLIM_INFINITY else min(count, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        with suppress(ValueError, OSError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def shows_estimates(common: CommonOptions) -> bool:
@@ -241,15 +263,23 @@ def shows_estimates(common: CommonOptions) -> bool:
 
 
 @contextmanager
-def cancel_on_signals() -> Iterator[CancelToken]:
+def cancel_on_signals(*, repairs_only: bool = False) -> Iterator[CancelToken]:
     """Handle Ctrl-C and SIGTERM: the first cancels the token, the second ends the process at once.
 
     The process then ends without storing what was downloaded since the last commit.
+
+    Args:
+        repairs_only: while no work runs that the token can end, signals have their usual effect.
     """
     cancel = CancelToken()
     signals: list[int] = []
+    before = {int(number): signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
 
     def handle(number: int, _frame: FrameType | None) -> None:
+        if repairs_only and not (signals or cancel.is_running):
+            signal.signal(number, before[number])
+            signal.raise_signal(number)
+            return
         signals.append(number)
         if len(signals) > 1:
             output.hide_live()
@@ -258,8 +288,8 @@ def cancel_on_signals() -> Iterator[CancelToken]:
         output.hint("stopping; writing what was downloaded (press again to stop at once)")
         cancel.cancel()
 
-    numbers = (signal.SIGINT, signal.SIGTERM)
-    before = {number: signal.signal(number, handle) for number in numbers}
+    for number in before:
+        signal.signal(number, handle)
     try:
         yield cancel
     finally:

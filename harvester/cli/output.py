@@ -8,7 +8,7 @@ import re
 import shlex
 import shutil
 import sys
-import tempfile
+import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -164,6 +164,12 @@ def _stderr_width() -> int | None:
         return None
 
 
+def counted(number: int, noun: str) -> str:
+    """Such as `1 file` or `2 files`; `FAULT` has its plural in capitals, too."""
+    ending = "" if number == 1 else "S" if noun.isupper() else "s"
+    return f"{number:,} {noun}{ending}"
+
+
 def as_json(value: Any, *, indent: int = 2) -> None:
     """Print a value as JSON to stdout; with `indent` 0 as one line."""
     data(_json(value, indent))
@@ -277,18 +283,16 @@ def write_new(path: Path, text: str) -> None:
         HarvesterError: the operating system refused.
     """
     check_absent(path)
+    staged = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
     try:
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
-        temporary = Path(name)
         try:
-            with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as sink:
-                sink.write(text)
-                sink.flush()
-                os.fsync(sink.fileno())
-            temporary.chmod(0o666 & ~_umask())
-            _publish(temporary, path)
+            with staged.open("x", encoding="utf-8", newline="\n") as file:
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())
+            _publish(staged, path)
         finally:
-            temporary.unlink(missing_ok=True)
+            staged.unlink(missing_ok=True)
     except FileExistsError as error:
         raise _is_there(path) from error
     except OSError as error:
@@ -311,17 +315,11 @@ def _is_there(path: Path) -> UsageError:
     )
 
 
-def _publish(temporary: Path, path: Path) -> None:
+def _publish(staged: Path, path: Path) -> None:
     """Give the file its final name, unless it exists by now."""
     try:
-        os.link(temporary, path)
+        os.link(staged, path)
     except OSError as error:
         if error.errno not in _NO_LINKS or os.path.lexists(path):
             raise
-        temporary.rename(path)
-
-
-def _umask() -> int:
-    mask = os.umask(0o077)
-    os.umask(mask)
-    return mask
+        staged.rename(path)

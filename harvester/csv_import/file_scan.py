@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -12,6 +11,7 @@ from harvester.csv_import.columns import Layout, detect
 from harvester.csv_import.files import UNKNOWN, KnownComplete, Member, blocks, check, checksum, head
 from harvester.csv_import.parse import BadRow, Parsed, parse
 from harvester.csv_import.sorting import MAX_STEP_BACK_S, TimeDisorder
+from harvester.download.events import CancelToken
 from harvester.errors import BadFile, DamagedFile, Interrupted
 from harvester.schema import times
 from harvester.times import END_OF_TIME, SECOND, Range, union
@@ -183,7 +183,7 @@ def scan_file(
     *,
     skip_bad_rows: bool = False,
     read: Callable[[int], None] = lambda _bytes: None,
-    stop: threading.Event | None = None,
+    stop: CancelToken | None = None,
 ) -> ScannedFile:
     """Read a file completely: detect its columns, its first and last time, and its bad rows.
 
@@ -191,12 +191,12 @@ def scan_file(
         member: the file.
         skip_bad_rows: count unreadable rows, instead of failing at the first one.
         read: called with the number of bytes read since the last call.
-        stop: set it to end the scan.
+        stop: cancelled to end the scan.
 
     Raises:
         DamagedFile: its bytes do not match its checksum.
         BadFile: it contains something else than trades.
-        Interrupted: `stop` was set.
+        Interrupted: `stop` was cancelled.
     """
     try:
         return _read_whole(member, skip_bad_rows, read, stop)
@@ -212,7 +212,7 @@ def _read_whole(
     member: Member,
     skip_bad_rows: bool,
     read: Callable[[int], None],
-    stop: threading.Event | None,
+    stop: CancelToken | None,
 ) -> ScannedFile:
     name, line = str(member), 1
     sum_ = checksum(member)
@@ -222,7 +222,7 @@ def _read_whole(
     bad_rows: list[BadRow] = []
     first_ns: int | None = None
     for block in blocks(member, sum_):
-        if stop is not None and stop.is_set():
+        if stop is not None and stop.is_cancelled:
             raise Interrupted("interrupted; the same command goes on where it stopped")
         text = block
         if line == 1 and layout.has_header:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from decimal import Decimal
 from typing import NamedTuple
@@ -25,6 +24,7 @@ from harvester.csv_import.parse import parse
 from harvester.csv_import.rounding import Sample, measure_rounding, ranges_from_api
 from harvester.csv_import.sorting import RowCount, Sorter, TimeDisorder, in_time_order
 from harvester.csv_import.stored_check import StoredCheck
+from harvester.download.events import CancelToken
 from harvester.errors import DamagedFile, Interrupted
 from harvester.kraken.pairs import Pair
 from harvester.schema import clip, times
@@ -43,12 +43,12 @@ class ImportOptions(NamedTuple):
 
     Attributes:
         read: called with a pair and a number of bytes that were read, from any thread.
-        stop: set it to end the import; rows up to the last boundary are kept.
+        stop: cancelled to end the import; rows up to the last boundary are kept.
         skip_bad_rows: leave out unreadable rows and list them, instead of failing.
     """
 
     read: Callable[[str, int], None]
-    stop: threading.Event
+    stop: CancelToken
     skip_bad_rows: bool = False
 
 
@@ -73,7 +73,7 @@ class FileChain:
             archive: where the trades go.
             pair: the pair of the files.
             files: one of the chains that `chains` returned.
-            options: progress callback, stop event, and what to do with bad rows.
+            options: progress callback, cancel token, and what to do with bad rows.
             bad_times: ranges in which other files of the pair have unreadable rows.
         """
         self._archive = archive
@@ -108,7 +108,7 @@ class FileChain:
         Raises:
             DamagedFile: a file can't be read, or has changed since it was scanned.
             ArchiveDamaged: rows of time that is covered already are not stored there.
-            Interrupted: `stop` was set.
+            Interrupted: `stop` was cancelled.
             ArchiveUnwritable: the operating system refused to write.
             MarketChanged: the archive has trades of another market under this name.
         """
@@ -136,7 +136,7 @@ class FileChain:
                 writer.want(self._read_range)
         self._check_row_counts(boundaries.counts)
         check.finish()
-        if self._options.stop.is_set():
+        if self._options.stop.is_cancelled:
             raise Interrupted("interrupted; the same command goes on where it stopped")
 
     def check_skipped(self, writer: Writer) -> None:
@@ -165,7 +165,7 @@ class FileChain:
         sorter = Sorter()
         for rows in self._sorted(sorter, writer, self._count_rows):
             yield from boundaries.push(rows)
-            if self._options.stop.is_set():
+            if self._options.stop.is_cancelled:
                 yield from boundaries.finish(is_end_of_file=False)
                 return
         self._report_order(sorter)
@@ -199,7 +199,7 @@ class FileChain:
                 count(parsed.rows, len(block))
                 line += parsed.line_count
                 yield parsed.rows
-                if self._options.stop.is_set() and not self._is_in_order:
+                if self._options.stop.is_cancelled and not self._is_in_order:
                     raise Interrupted("interrupted; the same command goes on where it stopped")
 
     def _count_rows(self, rows: pa.RecordBatch, size: int) -> None:
@@ -349,7 +349,7 @@ class FileChain:
         written = sum(self._archive.footer(segment).rows for segment in self._written)
         is_complete = (rows, volume) == (report.read.rows, report.read.volume)
         is_written = counts.imported == report.imported and written == report.imported.rows
-        if not self._options.stop.is_set() and not (is_complete and is_written):
+        if not self._options.stop.is_cancelled and not (is_complete and is_written):
             raise AssertionError(
                 f"{report.read.rows} rows of volume {report.read.volume} were read, {rows} of "
                 f"volume {volume} are accounted for, {counts.imported.rows} were to be written, "

@@ -15,7 +15,7 @@ from harvester.csv_import.files import Member
 from harvester.csv_import.import_report import ImportReport, ImportResult
 from harvester.csv_import.importer import FileChain, ImportOptions
 from harvester.csv_import.pair_matching import AskExchange, ImportRequest, PairFiles, match_files
-from harvester.download.events import Begun, Imported, Listener, Step
+from harvester.download.events import Begun, CancelToken, Imported, Listener, Step
 from harvester.errors import BadFile, HarvesterError, Interrupted
 from harvester.storage.trade_store import TradeStore
 from harvester.storage.writer import Writer, writer
@@ -143,7 +143,7 @@ def import_files(
     request: ImportRequest,
     ask_exchange: AskExchange,
     listener: Listener,
-    stop: threading.Event,
+    stop: CancelToken,
 ) -> ImportResult:
     """Match files to pairs and import them.
 
@@ -152,7 +152,7 @@ def import_files(
         request: what to import.
         ask_exchange: returns the pairs that the exchange lists now; see `match_files`.
         listener: called with events, from several threads, one call at a time.
-        stop: set it to end the import; rows up to the last boundary are kept.
+        stop: cancelled to end the import; rows up to the last boundary are kept.
 
     Raises:
         UsageError: see `match_files`.
@@ -203,7 +203,7 @@ def import_pairs(
     Args:
         archive: where the trades go.
         pairs: the pairs, each once.
-        options: progress callback, stop event, and what to do with bad rows.
+        options: progress callback, cancel token, and what to do with bad rows.
         done: called with each report once it is complete, from several threads.
 
     Returns:
@@ -224,7 +224,7 @@ def import_pairs(
             return [report for files in pairs for report in result_of(futures[files.pair.altname])]
         except KeyboardInterrupt:
             # Leaving the block waits for the threads.
-            options.stop.set()
+            options.stop.cancel()
             raise
 
 
@@ -263,7 +263,7 @@ def _import_chains(
         reports += (_run_importer(importer, pair_writer) for importer in importers)
         for importer in importers:
             # Rows that one file left out must not be called covered by another file.
-            if importer.report.error is None and not options.stop.is_set():
+            if importer.report.error is None and not options.stop.is_cancelled:
                 importer.report.error = _error_of(partial(importer.check_skipped, pair_writer))
         for report in reports:
             done(report)
@@ -277,9 +277,9 @@ def _scan(files: PairFiles, options: ImportOptions) -> list[ScannedFile]:
 
     Raises:
         BadFile: a file can't be imported.
-        Interrupted: `options.stop` is set.
+        Interrupted: `options.stop` is cancelled.
     """
-    if options.stop.is_set():
+    if options.stop.is_cancelled:
         raise Interrupted("interrupted; the same command goes on where it stopped")
     return [
         scan_file(

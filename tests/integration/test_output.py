@@ -22,6 +22,7 @@ from harvester.download.events import BackfillResult, Imported, Noted, Waiting
 from harvester.errors import ExchangeRefused
 from harvester.operations.run_log import RunRecord
 from harvester.progress import Bars
+from harvester.query.result import Result, source_of_batches
 
 # A title, a cleared screen, C1, a direction, other line ends, a forged line.
 EVIL = "x\x1b]0;title\x07\x1b[2J\x9b1m\u202e\u2066\u2028\x85\r\x0b\nharvester: all is well\ty\x7f"
@@ -79,9 +80,14 @@ def test_a_block_keeps_its_lines_and_shows_all_else_escaped(
     assert capsys.readouterr().out == f"{first}\n{rest}\nhttps://host/x\n"
 
 
+def write(batches: list[pa.RecordBatch], form: str, file: Path) -> None:
+    source = source_of_batches("rows", lambda _rows: iter(batches), {})
+    query_output.write_result(Result(source), form, str(file))
+
+
 def test_a_table_of_trades_is_printable(tmp_path: Path) -> None:
     batch = pa.RecordBatch.from_pydict({"misc": [EVIL, "b"], EVIL: [1, 2]})
-    query_output.write([batch], batch.schema, "table", str(tmp_path / "x"))
+    write([batch], "table", tmp_path / "x")
     header, first, _ = (tmp_path / "x").read_text().removesuffix("\n").split("\n")
     assert (header.split()[0], first.startswith(SAFE)) == ("misc", True)
 
@@ -93,16 +99,16 @@ def test_blocks_of_a_long_table_are_aligned_by_what_is_printed(
     batches = [
         pa.RecordBatch.from_pydict({"misc": [misc], f"{EVIL}{EVIL}": [7]}) for misc in (EVIL, "b")
     ]
-    query_output.write(batches, batches[0].schema, "table", str(tmp_path / "x"))
+    write(batches, "table", tmp_path / "x")
     header, first, second = (tmp_path / "x").read_text().removesuffix("\n").split("\n")
     assert len(header) == len(first) == len(second)
 
 
 def test_rows_for_programs_are_verbatim(tmp_path: Path) -> None:
     batch = pa.RecordBatch.from_pydict({"misc": [EVIL]})
-    query_output.write([batch], batch.schema, "csv", str(tmp_path / "x.csv"))
+    write([batch], "csv", tmp_path / "x.csv")
     assert (tmp_path / "x.csv").read_bytes() == f'misc\n"{EVIL}"\n'.encode()
-    query_output.write([batch], batch.schema, "json", str(tmp_path / "x.json"))
+    write([batch], "json", tmp_path / "x.json")
     assert json.loads((tmp_path / "x.json").read_text()) == [{"misc": EVIL}]
 
 
