@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from decimal import Decimal
@@ -30,7 +30,7 @@ from harvester.kraken.pairs import Pair, altnames_by_spelling, search
 from harvester.notebook import show_archive
 from harvester.pair_names import known_pairs, resolve_held, resolve_named
 from harvester.storage.trade_store import TradeStore
-from harvester.times import Interval, Range, parse_interval, parse_offset
+from harvester.times import Range, parse_interval, parse_offset
 from harvester.verify.status import PairStatus, status
 
 if TYPE_CHECKING:
@@ -254,20 +254,20 @@ class Archive:
             >>> result.pair, result.exit_status
             ('XBTUSD', 0)
         """
-        from harvester.async_runner import run_in_thread
+        from harvester.async_runner import raise_gravest, run_in_thread
 
-        selection = self._selection(pairs, quotes, all_pairs=all_pairs)
-        with _listening(progress) as listener:
-            run = self._backfill_run(
-                selection,
-                parse_range(since, until),
-                newest_first=newest_first,
-                replace_imported=replace_imported,
-                estimate_trades=estimate_trades or progress is True,
-                listener=listener,
-            )
+        with self._backfill_run(
+            self._selection(pairs, quotes, all_pairs=all_pairs),
+            parse_range(since, until),
+            progress,
+            newest_first=newest_first,
+            replace_imported=replace_imported,
+            estimate_trades=estimate_trades,
+        ) as run:
             results = run_in_thread(run.run, cancel)
-        return _raise_errors(results, check=check)
+        if check:
+            raise_gravest(results)
+        return results
 
     @check_types
     async def abackfill(  # noqa: PLR0913 - as `backfill`
@@ -284,22 +284,11 @@ class Archive:
         cancel: CancelToken | None = None,
         check: bool = True,
     ) -> list[BackfillResult]:
-        """Run `backfill` on the running event loop.
+        """Like `backfill`, for use in a running event loop: `await archive.abackfill(...)`.
 
-        If the task is cancelled, the trades downloaded so far are stored before the call ends.
-
-        Args:
-            *pairs: as for `backfill`.
-            all_pairs: as for `backfill`.
-            quotes: as for `backfill`.
-            since: as for `backfill`.
-            until: as for `backfill`.
-            newest_first: as for `backfill`.
-            replace_imported: as for `backfill`.
-            estimate_trades: as for `backfill`.
-            progress: as for `backfill`, but called in the thread of the event loop.
-            cancel: as for `backfill`.
-            check: as for `backfill`.
+        The parameters are those of `backfill`, but `progress` is called in the thread of the event
+        loop. If the task is cancelled, the trades downloaded so far are stored before the call
+        ends.
 
         Returns:
             The results of `backfill`.
@@ -315,20 +304,20 @@ class Archive:
             >>> result.gaps
             []
         """
-        from harvester.async_runner import run_to_completion
+        from harvester.async_runner import raise_gravest, run_to_completion
 
-        selection = self._selection(pairs, quotes, all_pairs=all_pairs)
-        with _listening(progress) as listener:
-            run = self._backfill_run(
-                selection,
-                parse_range(since, until),
-                newest_first=newest_first,
-                replace_imported=replace_imported,
-                estimate_trades=estimate_trades or progress is True,
-                listener=listener,
-            )
+        with self._backfill_run(
+            self._selection(pairs, quotes, all_pairs=all_pairs),
+            parse_range(since, until),
+            progress,
+            newest_first=newest_first,
+            replace_imported=replace_imported,
+            estimate_trades=estimate_trades,
+        ) as run:
             results = await run_to_completion(run.run, cancel)
-        return _raise_errors(results, check=check)
+        if check:
+            raise_gravest(results)
+        return results
 
     @check_types
     def estimate_backfill(  # noqa: PLR0913 - the options of the command
@@ -344,16 +333,10 @@ class Archive:
     ) -> BackfillEstimate:
         """Estimate the trades, requests, hours and bytes of a `backfill`. Downloads no trades.
 
-        Args:
-            *pairs: as for `backfill`.
-            all_pairs: as for `backfill`.
-            quotes: as for `backfill`.
-            since: as for `backfill`.
-            until: as for `backfill`.
-            replace_imported: include the re-download of imported ranges.
-            progress: called in another thread with a `Begun` event. Its `pairs` is the number of
-                pairs whose trade counts are requested, with one request each.
-            cancel: ends the call early once its `cancel()` is called.
+        The parameters are those of `backfill`, with two differences. `replace_imported` includes
+        the re-download of imported ranges. `progress` is called in another thread with a `Begun`
+        event, whose `pairs` is the number of pairs whose trade counts are requested, with one
+        request each.
 
         Returns:
             An estimate with `pairs`, one per pair, the largest first, and their `total`.
@@ -372,13 +355,10 @@ class Archive:
         from harvester.async_runner import run_in_thread
 
         selection = self._selection(pairs, quotes, all_pairs=all_pairs)
-        with _listening(progress) as listener:
-            run = self._backfill_run(
-                selection,
-                parse_range(since, until),
-                replace_imported=replace_imported,
-                listener=listener,
-            )
+        range_ = parse_range(since, until)
+        with self._backfill_run(
+            selection, range_, progress, replace_imported=replace_imported
+        ) as run:
             return run_in_thread(run.estimate, cancel)
 
     @check_types
@@ -467,30 +447,33 @@ class Archive:
         names = [name if isinstance(name, PairName) else PairName(name) for name in pairs]
         return PairSelection(names, everything=all_pairs, quotes=quotes)
 
+    @contextmanager
     def _backfill_run(
         self,
         selection: PairSelection,
         time_range: Range,
+        progress: ProgressOption | None,
         *,
         newest_first: bool = False,
         replace_imported: bool,
         estimate_trades: bool = False,
-        listener: Listener,
-    ) -> BackfillRun:
+    ) -> Iterator[BackfillRun]:
+        """Prepare a backfill, whose events are shown while the context is open."""
         from harvester.async_runner import BackfillRun
 
-        # A separate store, because the run is in another thread.
-        return BackfillRun(
-            TradeStore(self.path),
-            self._settings,
-            selection,
-            time_range,
-            newest_first,
-            replace_imported,
-            estimate_trades,
-            listener,
-            self._warn,
-        )
+        with _listening(progress) as listener:
+            # A separate store, because the run is in another thread.
+            yield BackfillRun(
+                TradeStore(self.path),
+                self._settings,
+                selection,
+                time_range,
+                newest_first,
+                replace_imported,
+                estimate_trades or progress is True,
+                listener,
+                self._warn,
+            )
 
     @check_types
     def pairs(self, text: str = "", *, update: bool = False) -> list[Pair]:
@@ -617,14 +600,8 @@ class Archive:
     ) -> ImportPlan:
         """Read CSV files completely and report what `import_csv` would do. No trades are stored.
 
-        Args:
-            *files: as for `import_csv`.
-            pair: as for `import_csv`.
-            pairs: as for `import_csv`.
-            delisted: as for `import_csv`.
-            whole_since: as for `import_csv`.
-            whole_until: as for `import_csv`.
-            skip_bad_rows: count unreadable rows. Otherwise the first one is the error of its file.
+        The parameters are those of `import_csv`, but without `skip_bad_rows`, the first unreadable
+        row is the error of its file only.
 
         Returns:
             A plan with `files`, one entry per file (pair, columns, rows, whether it is sorted,
@@ -773,11 +750,10 @@ class Archive:
         from harvester.query.result import Result, ResultSource
 
         self._check_open()
-        query = self._candle_query(
-            _parse_interval(interval), parse_range(since, until), fill, tz, offset
+        market, query = self._candle_query(
+            pair, interval, parse_range(since, until), fill, tz, offset, complete_only=complete_only
         )
-        query = replace(query, all_columns=all_columns, complete_only=complete_only)
-        market, query = self._with_pair(pair, query)
+        query = replace(query, all_columns=all_columns)
         notes = self._gap_notes(query.pair, [query.range], strict=strict)
         guard_against_huge_fill(self._store, query)
         store = self._store
@@ -881,16 +857,7 @@ class Archive:
     ) -> Explanation:
         """Explain how `ohlc` answers a query: the files, row counts and SQL. Computes no candles.
 
-        Args:
-            pair: as for `ohlc`.
-            interval: as for `ohlc`.
-            since: as for `ohlc`.
-            until: as for `ohlc`.
-            fill: as for `ohlc`.
-            tz: as for `ohlc`.
-            offset: as for `ohlc`.
-            all_columns: as for `ohlc`.
-            complete_only: as for `ohlc`.
+        The parameters are those of `ohlc`.
 
         Returns:
             The query plan: `reads` (the files, each with its level, range and rows), `totals`,
@@ -912,11 +879,10 @@ class Archive:
         from harvester.query.explain import explain
 
         self._check_open()
-        query = self._candle_query(
-            _parse_interval(interval), parse_range(since, until), fill, tz, offset
+        _, query = self._candle_query(
+            pair, interval, parse_range(since, until), fill, tz, offset, complete_only=complete_only
         )
-        query = replace(query, all_columns=all_columns, complete_only=complete_only)
-        _, query = self._with_pair(pair, query)
+        query = replace(query, all_columns=all_columns)
         return explain(self._store, query, memory_limit=self._settings.candles.memory_limit)
 
     @check_types
@@ -1004,29 +970,37 @@ class Archive:
         self._check_open()
         write_database(self._store, os.fspath(file), names=self._altnames())
 
-    def _candle_query(
-        self, interval: Interval, range_: Range, fill: Fill, tz: str | None, offset: str
-    ) -> CandleQuery:
-        """Make a candle query without a pair: the pair is resolved after all other checks.
+    def _candle_query(  # noqa: PLR0913 - the arguments of the methods
+        self,
+        pair: str,
+        interval: str | int,
+        range_: Range,
+        fill: Fill,
+        tz: str | None,
+        offset: str,
+        *,
+        complete_only: bool,
+    ) -> tuple[Pair, CandleQuery]:
+        """Make a candle query; return it with its pair, which is resolved after all other checks.
 
         Raises:
-            BadInterval: the offset can't be read.
+            BadInterval: the interval or the offset can't be read.
             BadSetting: there is no such fill policy or time zone.
+            NothingHeld: the archive has no trades of the pair.
+            UsageError: the name of the pair is empty.
         """
         from harvester.query.calendar import find_time_zone
         from harvester.query.plan import CandleQuery
 
-        offset_ns = parse_offset(offset)
-        zone = None if tz is None else find_time_zone(tz).key
-        return CandleQuery("", interval, range_, fill=fill, offset_ns=offset_ns, tz=zone)
-
-    def _with_pair(self, pair: str, query: CandleQuery) -> tuple[Pair, CandleQuery]:
-        """Resolve a pair's name; return the pair, and the query with it.
-
-        Raises:
-            NothingHeld: the archive has no trades of the pair.
-            UsageError: the name is empty.
-        """
+        query = CandleQuery(
+            "",
+            parse_interval(str(interval)),
+            range_,
+            fill,
+            offset_ns=parse_offset(offset),
+            tz=None if tz is None else find_time_zone(tz).key,
+            complete_only=complete_only,
+        )
         if not pair.strip():
             raise UsageError("a pair's name is empty: give one such as XBT/USD")
         market = self._resolve_stored(pair)
@@ -1110,7 +1084,12 @@ class Archive:
             >>> [(file.interval, file.rows) for file in files]
             [('1h', 240), ('1d', 10)]
         """
-        from harvester.exporters.export import PairExport, check_target, export_candles
+        from harvester.exporters.export import (
+            PairExport,
+            check_target,
+            export_candles,
+            export_trades,
+        )
 
         self._check_open()
         target = os.fspath(folder)
@@ -1119,49 +1098,41 @@ class Archive:
         check_target(layout, target)
         # By name, so that 60 and 60m are written once.
         by_name = {
-            interval.name: interval
-            for interval in map(_parse_interval, _checked_intervals(intervals))
+            length.name: length
+            for length in (parse_interval(str(given)) for given in _checked_intervals(intervals))
         }
         range_ = parse_range(since, until)
-        if not by_name:
-            return self._export_trades(pairs, target, layout, range_, progress, strict=strict)
-        query = self._candle_query(next(iter(by_name.values())), range_, fill, tz, offset)
-        query = replace(query, all_columns=all_columns, complete_only=complete_only)
-        queries = [self._with_pair(pair, query) for pair in pairs]
-        exports = [
-            PairExport(market, query, self._gap_notes(market.altname, [range_], strict=strict))
-            for market, query in {
-                market.altname: (market, query) for market, query in queries
-            }.values()
-        ]
-        limit = self._settings.candles.memory_limit
-        files = export_candles(self._store, exports, list(by_name.values()), layout, target, limit)
-        return _report_written(files, progress)
 
-    def _export_trades(
-        self,
-        pairs: tuple[str, ...],
-        folder: str,
-        layout: Layout,
-        range_: Range,
-        progress: Callable[[ExportedFile], object] | None,
-        *,
-        strict: bool,
-    ) -> list[ExportedFile]:
-        from harvester.exporters.export import export_trades
+        def notes(name: str) -> tuple[str, ...]:
+            return self._gap_notes(name, [range_], strict=strict)
 
-        if layout != "freqtrade":
+        if lengths := list(by_name.values()):
+            queries = {}
+            for pair in pairs:
+                market, query = self._candle_query(
+                    pair, lengths[0].text, range_, fill, tz, offset, complete_only=complete_only
+                )
+                queries[market.altname] = (market, replace(query, all_columns=all_columns))
+            exports = [
+                PairExport(market, query, notes(name)) for name, (market, query) in queries.items()
+            ]
+            limit = self._settings.candles.memory_limit
+            files = export_candles(self._store, exports, lengths, layout, target, limit)
+        elif layout == "freqtrade":
+            markets = {market.altname: market for market in map(self._resolve_stored, pairs)}
+            noted = [(market, notes(name)) for name, market in markets.items()]
+            files = export_trades(self._store, noted, range_, target)
+        else:
             raise UsageError(
                 f"the layout {layout} has no trades: give intervals such as ['1h'], or the layout "
                 "'freqtrade'"
             )
-        markets = {market.altname: market for market in map(self._resolve_stored, pairs)}
-        notes = {name: self._gap_notes(name, [range_], strict=strict) for name in markets}
-        files = (
-            export_trades(self._store, market, range_, notes[name], folder)
-            for name, market in markets.items()
-        )
-        return _report_written(files, progress)
+        written = []
+        for file in files:
+            written.append(file)
+            if progress is not None:
+                progress(file)
+        return written
 
     @check_types
     def chart(  # noqa: PLR0913 - the options of the command
@@ -1178,18 +1149,9 @@ class Archive:
     ) -> Chart:
         """Draw a chart of candles, vwap and volume by taker side, with gaps shaded and labelled.
 
-        A notebook displays the returned chart. No network is needed.
-
-        Args:
-            pair: as for `ohlc`.
-            interval: as for `ohlc`. Above 3,000 candles, which is more than a screen can show, a
-                coarser interval is drawn, and the chart says so.
-            since: as for `ohlc`.
-            until: as for `ohlc`.
-            tz: as for `ohlc`.
-            offset: as for `ohlc`.
-            strict: as for `ohlc`.
-            complete_only: as for `ohlc`.
+        The parameters are those of `ohlc`. Above 3,000 candles, which is more than a screen can
+        show, a coarser interval is drawn, and the chart says so. A notebook displays the returned
+        chart. No network is needed.
 
         Returns:
             A chart: `.figure` is a plotly figure, which you may change; `.save("chart.html")`
@@ -1215,11 +1177,10 @@ class Archive:
         from harvester.charts.chart import chart
 
         self._check_open()
-        query = self._candle_query(
-            _parse_interval(interval), parse_range(since, until), "none", tz, offset
+        range_, limit = parse_range(since, until), self._settings.candles.memory_limit
+        market, query = self._candle_query(
+            pair, interval, range_, "none", tz, offset, complete_only=complete_only
         )
-        market, query = self._with_pair(pair, replace(query, complete_only=complete_only))
-        limit = self._settings.candles.memory_limit
         now_ns = time.time_ns()
         return chart(self._store, market, query, now_ns, memory_limit=limit, strict=strict)
 
@@ -1500,11 +1461,8 @@ class Archive:
         """Build missing roll-ups: partial candles of each segment, which speed up long queries.
 
         `backfill` and `refresh` do this automatically. Queries return the same rows without
-        roll-ups. The setting `candles.rollups` lists the lengths that are built.
-
-        Args:
-            *pairs: as for `compact`.
-            progress: as for `compact`.
+        roll-ups. The setting `candles.rollups` lists the lengths that are built. The parameters are
+        those of `compact`.
 
         Returns:
             A result per pair: `pair`, the numbers of files `built` and `up_to_date`, `notes`.
@@ -1550,10 +1508,6 @@ def _column_units(pair: Pair) -> dict[str, str]:
     return prices | volumes | values | times
 
 
-def _parse_interval(interval: str | int) -> Interval:
-    return parse_interval(str(interval))
-
-
 def _checked_intervals(intervals: Sequence[str | int]) -> Iterator[str | int]:
     """Yield the items of a list of intervals, and check their types.
 
@@ -1565,18 +1519,6 @@ def _checked_intervals(intervals: Sequence[str | int]) -> Iterator[str | int]:
         if not accepted.accepts(interval):
             raise wrong_type("each of intervals", accepted.expected, interval, accepted.error)
         yield interval
-
-
-def _report_written(
-    files: Iterable[ExportedFile], progress: Callable[[ExportedFile], object] | None
-) -> list[ExportedFile]:
-    """Write all files; call `progress` with each once it is written."""
-    written = []
-    for file in files:
-        written.append(file)
-        if progress is not None:
-            progress(file)
-    return written
 
 
 @contextmanager
@@ -1594,12 +1536,3 @@ def _listening(progress: ProgressOption | None) -> Iterator[Listener]:
             progress(event)
 
     yield listener
-
-
-def _raise_errors(results: list[BackfillResult], *, check: bool) -> list[BackfillResult]:
-    """Return the results, or raise the most severe error among them if `check` is set."""
-    from harvester.async_runner import raise_gravest
-
-    if check:
-        raise_gravest(results)
-    return results

@@ -150,24 +150,27 @@ def export_candles(
 
 
 def export_trades(
-    archive: TradeStore, pair: Pair, range_: Range, notes: tuple[str, ...], folder: str
-) -> ExportedFile:
-    """Write the trades of a pair for freqtrade.
+    archive: TradeStore,
+    pairs: Iterable[tuple[Pair, tuple[str, ...]]],
+    range_: Range,
+    folder: str,
+) -> Iterator[ExportedFile]:
+    """Write the trades of some pairs for freqtrade, file by file.
 
     Args:
         archive: the trades.
-        pair: the pair.
+        pairs: each pair, and remarks on its rows, such as gaps in the range.
         range_: only trades published in it are written.
-        notes: remarks on the rows, such as gaps in the range.
         folder: freqtrade's data folder for Kraken.
 
     Raises:
         UsageError: the pair's currencies are not known, or the folder lies in an archive.
-        ArchiveUnwritable: the file can't be written.
+        ArchiveUnwritable: a file can't be written.
     """
-    counter = RowCounter(archive.scan(pair.altname, range_))
-    path = write_freqtrade_trades(counter, pair, folder)
-    return ExportedFile(pair.altname, None, str(path), counter.rows, notes=notes)
+    for pair, notes in pairs:
+        counter = RowCounter(archive.scan(pair.altname, range_))
+        path = write_freqtrade_trades(counter, pair, folder)
+        yield ExportedFile(pair.altname, None, str(path), counter.rows, notes=notes)
 
 
 def write_candle_layout(

@@ -11,6 +11,7 @@ import shlex
 import unicodedata
 from dataclasses import dataclass
 from importlib.resources import files
+from pathlib import Path
 from xml.sax.saxutils import escape
 
 from harvester.errors import BadTime, UsageError
@@ -124,7 +125,11 @@ def systemd(job: ScheduledJob) -> dict[str, str]:
         UsageError: a name can't be written into a unit.
     """
     check_writable(job, "systemd", "")
-    _check_program(job.command[0])
+    if set(job.command[0]) & set("\"'\\"):
+        raise UsageError(
+            "systemd starts no program whose path contains a quote or a backslash, as "
+            f"{job.command[0]!r} does: install harvester elsewhere"
+        )
     for path in (job.folder, job.log or ""):
         if path.endswith(("\\", " ")):
             raise UsageError(
@@ -132,7 +137,9 @@ def systemd(job: ScheduledJob) -> dict[str, str]:
                 "choose another name"
             )
     whose = "user" if job.user is None else "system"
-    is_tmp_private = not any(_is_inside(path, _TEMPORARY) for path in job.paths)
+    is_tmp_private = not any(
+        Path(path).is_relative_to(folder) for path in job.paths for folder in _TEMPORARY
+    )
     # DuckDB writes its temporary files there.
     writable = (job.data, *(() if is_tmp_private else _TEMPORARY))
     service = _render(
@@ -149,18 +156,6 @@ def systemd(job: ScheduledJob) -> dict[str, str]:
         writable=" ".join(map(_path, writable)),
     )
     return service | _render("harvester.timer", job, set())
-
-
-def _check_program(path: str) -> None:
-    if set(path) & set("\"'\\"):
-        raise UsageError(
-            f"systemd starts no program whose path contains a quote or a backslash, as {path!r} "
-            "does: install harvester elsewhere"
-        )
-
-
-def _is_inside(path: str, folders: tuple[str, ...]) -> bool:
-    return any(path == folder or path.startswith(f"{folder}/") for folder in folders)
 
 
 def _command(words: tuple[str, ...]) -> str:
