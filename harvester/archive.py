@@ -256,13 +256,10 @@ class Archive:
         """
         from harvester.async_runner import raise_gravest, run_in_thread
 
+        selection = self._selection(pairs, quotes, all_pairs=all_pairs)
+        range_ = parse_range(since, until)
         with self._backfill_run(
-            self._selection(pairs, quotes, all_pairs=all_pairs),
-            parse_range(since, until),
-            progress,
-            newest_first=newest_first,
-            replace_imported=replace_imported,
-            estimate_trades=estimate_trades,
+            selection, range_, progress, newest_first, replace_imported, estimate_trades
         ) as run:
             results = run_in_thread(run.run, cancel)
         if check:
@@ -306,13 +303,10 @@ class Archive:
         """
         from harvester.async_runner import raise_gravest, run_to_completion
 
+        selection = self._selection(pairs, quotes, all_pairs=all_pairs)
+        range_ = parse_range(since, until)
         with self._backfill_run(
-            self._selection(pairs, quotes, all_pairs=all_pairs),
-            parse_range(since, until),
-            progress,
-            newest_first=newest_first,
-            replace_imported=replace_imported,
-            estimate_trades=estimate_trades,
+            selection, range_, progress, newest_first, replace_imported, estimate_trades
         ) as run:
             results = await run_to_completion(run.run, cancel)
         if check:
@@ -356,8 +350,9 @@ class Archive:
 
         selection = self._selection(pairs, quotes, all_pairs=all_pairs)
         range_ = parse_range(since, until)
+        newest_first = estimate_trades = False
         with self._backfill_run(
-            selection, range_, progress, replace_imported=replace_imported
+            selection, range_, progress, newest_first, replace_imported, estimate_trades
         ) as run:
             return run_in_thread(run.estimate, cancel)
 
@@ -453,10 +448,9 @@ class Archive:
         selection: PairSelection,
         time_range: Range,
         progress: ProgressOption | None,
-        *,
-        newest_first: bool = False,
+        newest_first: bool,
         replace_imported: bool,
-        estimate_trades: bool = False,
+        estimate_trades: bool,
     ) -> Iterator[BackfillRun]:
         """Prepare a backfill, whose events are shown while the context is open."""
         from harvester.async_runner import BackfillRun

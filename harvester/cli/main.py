@@ -11,6 +11,7 @@ import signal
 import sys
 from importlib import import_module
 from importlib.abc import MetaPathFinder
+from keyword import iskeyword
 from types import FrameType
 from typing import NamedTuple
 
@@ -26,52 +27,43 @@ EPILOG = (
 
 
 class CommandEntry(NamedTuple):
-    """Module and function that define a command, and its line in `harvester --help`."""
+    """Module that defines a command, in a function of its name, and its line in `--help`."""
 
     module: str
-    function: str
     help: str
 
 
 SECTIONS: dict[str, dict[str, CommandEntry]] = {
     "Download": {
         "backfill": CommandEntry(
-            "backfill", "backfill", "Download the missing trades of some pairs, or of all."
+            "backfill", "Download the missing trades of some pairs, or of all."
         ),
-        "refresh": CommandEntry("refresh", "refresh", "Download new trades; run it every night."),
-        "import": CommandEntry(
-            "import_csv", "import_", "Import Kraken's downloadable CSV archives."
-        ),
+        "refresh": CommandEntry("refresh", "Download new trades; run it every night."),
+        "import": CommandEntry("import_csv", "Import Kraken's downloadable CSV archives."),
     },
     "Query": {
         "status": CommandEntry(
-            "status", "status", "What the archive has: trades, coverage, gaps; recent runs."
+            "status", "What the archive has: trades, coverage, gaps; recent runs."
         ),
-        "pairs": CommandEntry("query", "pairs", "List or search markets, in any spelling."),
-        "ohlc": CommandEntry("query", "ohlc", "Candles of any interval."),
-        "bars": CommandEntry("query", "bars", "Bars of a number of trades, a volume or a value."),
-        "trades": CommandEntry("query", "trades", "Trades as published."),
-        "sql": CommandEntry("query", "sql", "Run SQL on the archive."),
-        "chart": CommandEntry("query", "chart", "Draw candles and volume into one file."),
+        "pairs": CommandEntry("query", "List or search markets, in any spelling."),
+        "ohlc": CommandEntry("query", "Candles of any interval."),
+        "bars": CommandEntry("query", "Bars of a number of trades, a volume or a value."),
+        "trades": CommandEntry("query", "Trades as published."),
+        "sql": CommandEntry("query", "Run SQL on the archive."),
+        "chart": CommandEntry("query", "Draw candles and volume into one file."),
     },
     "Maintain": {
-        "verify": CommandEntry(
-            "verify", "verify", "Check stored data for corruption and gaps; repair it."
-        ),
-        "compact": CommandEntry("verify", "compact", "Merge small files into larger ones."),
-        "rollup": CommandEntry(
-            "verify", "rollup", "Pre-aggregate candles to speed up long queries."
-        ),
+        "verify": CommandEntry("verify", "Check stored data for corruption and gaps; repair it."),
+        "compact": CommandEntry("verify", "Merge small files into larger ones."),
+        "rollup": CommandEntry("verify", "Pre-aggregate candles to speed up long queries."),
     },
     "Configure": {
-        "config": CommandEntry("config", "config", "Show the settings, or write a config.toml."),
-        "schedule": CommandEntry(
-            "config", "schedule", "Print cron, systemd or launchd units for `refresh`."
-        ),
+        "config": CommandEntry("config", "Show the settings, or write a config.toml."),
+        "schedule": CommandEntry("config", "Print cron, systemd or launchd units for `refresh`."),
     },
     "Try and share": {
-        "demo": CommandEntry("demo", "demo", "Try everything on made-up trades, without network."),
-        "serve": CommandEntry("demo", "serve", "Serve the archive through Kraken's public API."),
+        "demo": CommandEntry("demo", "Try everything on made-up trades, without network."),
+        "serve": CommandEntry("demo", "Serve the archive through Kraken's public API."),
     },
 }
 COMMANDS = {name: entry for section in SECTIONS.values() for name, entry in section.items()}
@@ -79,10 +71,10 @@ COMMANDS = {name: entry for section in SECTIONS.values() for name, entry in sect
 
 def load_command(name: str) -> click.Command:
     """Import the module of a command and return the command."""
-    entry = COMMANDS[name]
-    command = getattr(import_module(f"harvester.cli.{entry.module}"), entry.function)
+    module = import_module(f"harvester.cli.{COMMANDS[name].module}")
+    command = getattr(module, f"{name}_" if iskeyword(name) else name)
     if not isinstance(command, click.Command):
-        raise TypeError(f"harvester.cli.{entry.module}.{entry.function} is no command")
+        raise TypeError(f"{command} in {module.__name__} is no command")
     return command
 
 

@@ -132,6 +132,7 @@ _COMMON = (
     ),
     click.option(
         "--config",
+        "config_file",
         metavar="FILE",
         help="Configuration file.  [HARVESTER_CONFIG; default: config.toml, if there is one]",
         expose_value=False,
@@ -186,17 +187,11 @@ def _common_options(context: click.Context) -> CommonOptions:
     output.repeat_in_advice(
         {
             "--data": setting_values["archive.path"],
-            "--config": options["config"],
+            "--config": options["config_file"],
             "--api-url": setting_values["exchange.url"],
         }
     )
-    return CommonOptions(
-        quiet=options["quiet"],
-        verbose=options["verbose"],
-        log_json=options["log_json"],
-        config_file=options["config"],
-        setting_values=setting_values,
-    )
+    return CommonOptions(**options, setting_values=setting_values)
 
 
 # --- run context ----------------------------------------------------------------------------------

@@ -251,14 +251,7 @@ _WRITERS: dict[str, Writer] = {"table": _write_table} | WRITERS
 
 # --- options --------------------------------------------------------------------------------------
 
-Command = Callable[..., None]
-
-
-def dash_is_stdout(
-    _context: click.Context, _option: click.Parameter, file: str | None
-) -> str | None:
-    """`-o -` means stdout, as in other programs."""
-    return None if file == "-" else file
+Decorator = Callable[[Callable[..., None]], Callable[..., None]]
 
 
 def _check_interval(
@@ -274,23 +267,20 @@ def _check_interval(
     return given
 
 
-interval_option = click.option(
-    "--interval",
-    "-i",
-    required=True,
-    metavar="N",
-    callback=_check_interval,
-    help="Length of the candles, such as 7m, 4h or 1d.",
-)
-intervals_option = click.option(
-    "--interval",
-    "-i",
-    required=True,
-    multiple=True,
-    metavar="N",
-    callback=_check_interval,
-    help="Length of the candles, such as 7m, 4h or 1d. May be given several times.",
-)
+def _interval_option(more_help: str = "", *, multiple: bool = False) -> Decorator:
+    return click.option(
+        "--interval",
+        "-i",
+        required=True,
+        multiple=multiple,
+        metavar="N",
+        callback=_check_interval,
+        help=f"Length of the candles, such as 7m, 4h or 1d.{more_help}",
+    )
+
+
+interval_option = _interval_option()
+intervals_option = _interval_option(" May be given several times.", multiple=True)
 since_option = click.option(
     "--since",
     metavar="TIME",
@@ -326,25 +316,25 @@ complete_only_option = click.option(
     is_flag=True,
     help="Leave out candles that are running, cut by --since or --until, or touch a gap.",
 )
-output_option = click.option(
-    "--output",
-    "-o",
-    "file",
-    metavar="FILE",
-    callback=dash_is_stdout,
-    help="Write to this file instead of stdout.",
-)
-output_or_folder_option = click.option(
-    "--output",
-    "-o",
-    "file",
-    metavar="FILE",
-    callback=dash_is_stdout,
-    help="Write to this file instead of stdout; to a folder for several files or other programs.",
-)
 
 
-def _format_option(*layouts: str) -> Callable[[Command], Command]:
+def _output_option(more_help: str = "") -> Decorator:
+    return click.option(
+        "--output",
+        "-o",
+        "file",
+        metavar="FILE",
+        # `-o -` means stdout, as in other programs.
+        callback=lambda _context, _option, file: None if file == "-" else file,
+        help=f"Write to this file instead of stdout{more_help}.",
+    )
+
+
+output_option = _output_option()
+output_or_folder_option = _output_option("; to a folder for several files or other programs")
+
+
+def _format_option(*layouts: str) -> Decorator:
     return click.option(
         "--format",
         "-f",

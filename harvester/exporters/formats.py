@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv
 
-from harvester.schema import decimal_words
+from harvester.schema import Int64s, decimal_words
 from harvester.storage.output_files import file_sink, write_arrow, write_parquet
 
 Batches = Iterable[pa.RecordBatch]
@@ -228,11 +228,14 @@ def _decimal_text(column: pa.Array) -> pa.Array:
         # Rare: sums beyond 64 bits, negative values, gaps.
         texts = [None if v is None else _trimmed(format(v, "f")) for v in column.to_pylist()]
         return pa.array(texts, pa.string())
-    whole, fraction = np.divmod(low, 10**scale)
+    return _without_zeros(fixed_text(low, scale))
+
+
+def fixed_text(units: Int64s, scale: int) -> pa.Array:
+    """Integers in units of 10^-scale as text with `scale` decimals; none is negative."""
+    whole, fraction = np.divmod(units, 10**scale)
     digits = pc.utf8_lpad(pa.array(fraction).cast(pa.string()), width=scale, padding="0")
-    return _without_zeros(
-        pc.binary_join_element_wise(pa.array(whole).cast(pa.string()), digits, ".")
-    )
+    return pc.binary_join_element_wise(pa.array(whole).cast(pa.string()), digits, ".")
 
 
 def _trimmed(text: str) -> str:

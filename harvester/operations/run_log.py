@@ -213,7 +213,7 @@ def record_run(
         pid=pid,
         ticks=_start_ticks(pid),
         asked=dict(asked),
-        settings={key: _value(settings, key) for key in SETTINGS},
+        settings={key: settings.shown(key) for key in SETTINGS},
     )
     with suppress(HarvesterError):
         append(archive, record)
@@ -238,14 +238,6 @@ def record_run(
 
 def _now() -> str:
     return show(time.time_ns() // 10**6 * 10**6)
-
-
-def _value(settings: Settings, key: str) -> object:
-    """The value of a setting, without a password."""
-    if key == "exchange.url":
-        return settings.exchange.shown_url
-    section, _, name = key.partition(".")
-    return getattr(getattr(settings, section), name)
 
 
 def pair_results(

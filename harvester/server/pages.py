@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from harvester.exporters.formats import fixed_text
 from harvester.schema import PRICE, VOLUME, Int64s, decimal_words, joined, times
 from harvester.storage.segment import Segment, read_batches
 from harvester.storage.trade_store import Piece, TradeStore, with_snapshot_retry
@@ -67,7 +68,7 @@ def render(trades: pa.RecordBatch, pair_decimals: int) -> RenderedRows:
         '","',
         volume,
         '",',
-        _trimmed(_fixed(times_ns, 9), 9, 0),
+        _trimmed(fixed_text(times_ns, 9), 9, 0),
         ',"',
         _letters(trades.column("side")),
         '","',
@@ -92,14 +93,7 @@ def _decimals(values: pa.Array, kind: Any) -> pa.Array:  # noqa: ANN401 - pyarro
     if high.any() or (low < 0).any():
         # Negative, or beyond 64 bits like volumes of the smallest coins: slower, but as exact.
         return pa.array([f"{value:f}" for value in values.to_pylist()], pa.string())
-    return _fixed(low, kind.scale)
-
-
-def _fixed(units: Int64s, scale: int) -> pa.Array:
-    """Integers in units of 10^-scale as text with `scale` decimals; none is negative."""
-    whole, fraction = np.divmod(units, 10**scale)
-    digits = pc.utf8_lpad(pa.array(fraction).cast(pa.string()), width=scale, padding="0")
-    return pc.binary_join_element_wise(pa.array(whole).cast(pa.string()), digits, ".")
+    return fixed_text(low, kind.scale)
 
 
 def _trimmed(texts: pa.Array, scale: int, min_decimals: int) -> pa.Array:
