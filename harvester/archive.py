@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from decimal import Decimal
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, cast
 
 from harvester.argument_types import (
     ARGUMENT_TYPES,
@@ -34,8 +34,6 @@ from harvester.times import Range, parse_interval, parse_offset
 from harvester.verify.status import PairStatus, status
 
 if TYPE_CHECKING:
-    import pyarrow as pa
-
     from harvester.async_runner import BackfillRun
     from harvester.charts.chart import Chart
     from harvester.csv_import.import_report import ImportResult
@@ -829,11 +827,14 @@ class Archive:
         market, store = self._resolve_stored(pair), self._store
         query = BarQuery(market.altname, size, range_, anchor_ns, all_columns, complete_only)
         notes = self._gap_notes(market.altname, counted_ranges(query), strict=strict)
-
-        def stream(rows: int) -> Iterator[pa.RecordBatch]:
-            return bar_batches(store, query, batch_rows=rows)
-
-        return Result(source_of_batches(query.title, stream, _column_units(market), notes))
+        return Result(
+            source_of_batches(
+                query.title,
+                lambda rows: bar_batches(store, query, batch_rows=rows),
+                _column_units(market),
+                notes,
+            )
+        )
 
     @check_types
     def explain(  # noqa: PLR0913 - the options of the command
@@ -1523,10 +1524,7 @@ def _listening(progress: ProgressOption | None) -> Iterator[Listener]:
 
         with Bars() as bars:
             yield bars.show
-        return
+    else:
+        from harvester.download.events import ignore
 
-    def listener(event: Event) -> None:
-        if callable(progress):
-            progress(event)
-
-    yield listener
+        yield cast("Listener", progress) if callable(progress) else ignore

@@ -159,8 +159,8 @@ def schedule(
         data=data,
         hour=hour,
         minute=minute,
-        log=_absolute(log_path) if log_path else None,
-        user=_user() if system else None,
+        log=_absolute(log_path) if log_path else "",
+        user=_user() if system else "",
     )
     units = TEMPLATES[kind](job)
     if folder is None:

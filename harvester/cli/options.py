@@ -21,7 +21,6 @@ from harvester.cli.progress import display
 from harvester.config import Settings, load
 from harvester.download.events import CancelToken, Listener
 from harvester.errors import Interrupted, UsageError
-from harvester.storage.trade_store import TradeStore
 
 # --- options --------------------------------------------------------------------------------------
 
@@ -68,22 +67,13 @@ class CommonOptions:
         Raises:
             UsageError: the folder was named explicitly and does not exist.
         """
-        self.store()
-        return self.archive()
-
-    def store(self) -> TradeStore:
-        """The storage of the archive, for commands that only read.
-
-        Raises:
-            UsageError: the folder was named explicitly and does not exist.
-        """
         path, origin = self.settings.archive.path, self.settings.origins["archive.path"]
         # The default folder may be missing: a new user gets the advice of each command then.
         if origin != "default" and not Path(path).is_dir():
             named = "--data" if origin == "option" else origin
             why = "that is no folder" if Path(path).exists() else "there is no such folder"
             raise UsageError(f"{named} is {path!r}, and {why}: name the one with the archive")
-        return TradeStore(path)
+        return self.archive()
 
 
 _SETTINGS = "harvester.settings"
@@ -175,23 +165,21 @@ def common_options(function: Callable[Concatenate[CommonOptions, P], R]) -> Call
 
     @wraps(function)
     def command(*args: P.args, **options: P.kwargs) -> R:
-        return function(_common_options(click.get_current_context()), *args, **options)
+        meta = click.get_current_context().meta
+        setting_values = meta[_SETTINGS]
+        common = CommonOptions(**meta[_OPTIONS], setting_values=setting_values)
+        output.repeat_in_advice(
+            {
+                "--data": setting_values["archive.path"],
+                "--config": common.config_file,
+                "--api-url": setting_values["exchange.url"],
+            }
+        )
+        return function(common, *args, **options)
 
     for option in reversed(_COMMON):
         command = option(command)
     return command
-
-
-def _common_options(context: click.Context) -> CommonOptions:
-    options, setting_values = context.meta[_OPTIONS], context.meta[_SETTINGS]
-    output.repeat_in_advice(
-        {
-            "--data": setting_values["archive.path"],
-            "--config": options["config_file"],
-            "--api-url": setting_values["exchange.url"],
-        }
-    )
-    return CommonOptions(**options, setting_values=setting_values)
 
 
 # --- run context ----------------------------------------------------------------------------------

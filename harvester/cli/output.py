@@ -213,54 +213,37 @@ def width() -> int | None:
     return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
 
 
-def fitting(
+def columns(
     header: Sequence[str],
     rows: Sequence[Sequence[str]],
-    drop_order: Sequence[str],
-    max_width: int | None,
     *,
-    heads: Sequence[str] = (),
     left: int = 1,
+    heads: Sequence[str] = (),
+    drop_order: Sequence[str] = (),
+    max_width: int | None = None,
 ) -> str:
-    """Format rows as `columns` does, without columns that do not fit the width.
+    """Format rows as an aligned text table, without columns that do not fit the width.
 
     Args:
         header: names of the columns.
-        rows: the cells.
-        drop_order: names of columns that may be left out, the least important first.
-        max_width: characters per line; None for no limit.
-        heads: titles of the columns, if they differ from the names.
-        left: number of columns, from the first, that are aligned to the left.
-    """
-    lines = [[printable(cell) for cell in row] for row in (heads or header, *rows)]
-    kept = list(range(len(header)))
-    widths = [max(len(row[column]) for row in lines) + 2 for column in kept]
-    for name in drop_order:
-        if max_width is None or sum(widths[column] for column in kept) - 2 <= max_width:
-            break
-        kept.remove(header.index(name))
-    shown = [[row[column] for column in kept] for row in lines]
-    return columns(shown[0], shown[1:], left=sum(column < left for column in kept))
-
-
-def columns(header: Sequence[str], rows: Sequence[Sequence[str]], *, left: int = 1) -> str:
-    """Format rows as an aligned text table.
-
-    Args:
-        header: titles of the columns.
         rows: the cells; characters that are not printable are escaped.
         left: number of columns, from the first, that are aligned to the left.
+        heads: titles of the columns, if they differ from the names.
+        drop_order: names of columns that may be left out, the least important first.
+        max_width: characters per line; None for no limit.
     """
-    table = [[printable(cell) for cell in row] for row in [header, *rows]]
+    table = [[printable(cell) for cell in row] for row in (heads or header, *rows)]
     widths = [max(len(row[i]) for row in table) for i in range(len(header))]
-    lines = []
-    for row in table:
-        cells = [
-            text.ljust(width) if i < left else text.rjust(width)
-            for i, (text, width) in enumerate(zip(row, widths, strict=True))
-        ]
-        lines.append("  ".join(cells).rstrip())
-    return "\n".join(lines)
+    kept = list(range(len(header)))
+    for name in drop_order:
+        if max_width is None or sum(widths[i] + 2 for i in kept) - 2 <= max_width:
+            break
+        kept.remove(header.index(name))
+    lines = [
+        [row[i].ljust(widths[i]) if i < left else row[i].rjust(widths[i]) for i in kept]
+        for row in table
+    ]
+    return "\n".join("  ".join(line).rstrip() for line in lines)
 
 
 # New files

@@ -36,7 +36,7 @@ from harvester.errors import UsageError
 from harvester.exporters.export import OTHER_PROGRAMS, Layout
 from harvester.query.explain import Explanation
 from harvester.query.plan import FILLS, Fill
-from harvester.query.result import Result, batch_stream
+from harvester.query.result import batch_stream
 
 
 class ChartOptions(TypedDict):
@@ -126,7 +126,10 @@ def ohlc(  # noqa: PLR0913 - a parameter for each option
     if explain:
         _check_explain(form, file, is_several=is_several)
         plan = common.existing_archive().explain(pair[0], interval[0], **options)
-        _show_explanation(plan, form)
+        if form == "json":
+            output.as_json(_explanation_json(plan))
+        else:
+            output.block("\n\n".join(_paragraphs(plan)))
     elif is_several or form in OTHER_PROGRAMS:
         folder = export_folder(form, file)
         noun = "rows" if form in OTHER_PROGRAMS else "candles"
@@ -271,7 +274,10 @@ def sql(
         return
     result = archive.sql(text)
     if result.columns == _EXPLAIN_COLUMNS and form in (None, "table") and file is None:
-        _print_explain(result)
+        # DuckDB's drawing of a query plan, as it is and not as cells of a table.
+        stream = batch_stream(result)
+        for batch in stream.batches if stream is not None else ():
+            output.block("\n".join(batch.column("explain_value").to_pylist()))
         return
     rows = write_result(result, form, file)
     if rows is not None and file is not None and not common.quiet:
@@ -297,13 +303,6 @@ def _query_text(query: str | None, *, is_needed: bool) -> str | None:
     return query
 
 
-def _print_explain(result: Result) -> None:
-    """Print DuckDB's drawing of a query plan as it is, not as cells of a table."""
-    stream = batch_stream(result)
-    for batch in stream.batches if stream is not None else ():
-        output.block("\n".join(batch.column("explain_value").to_pylist()))
-
-
 def _check_explain(form: str | None, file: str | None, *, is_several: bool) -> None:
     """Check that the other options suit --explain.
 
@@ -316,14 +315,6 @@ def _check_explain(form: str | None, file: str | None, *, is_several: bool) -> N
         raise UsageError(f"--explain writes a table or JSON, and --format is {form}: give -f json")
     if file is not None:
         raise UsageError("--explain writes to stdout: leave -o out, or pipe it on")
-
-
-def _show_explanation(explanation: Explanation, form: str | None) -> None:
-    """Print the files that a query reads, and its SQL."""
-    if form == "json":
-        output.as_json(_explanation_json(explanation))
-    else:
-        output.block("\n\n".join(_paragraphs(explanation)))
 
 
 def _paragraphs(explanation: Explanation) -> list[str]:

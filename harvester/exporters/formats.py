@@ -40,8 +40,7 @@ COMPRESSED = {".gz": "gzip", ".zst": "zstd"}
 def ending_of(file: str) -> str | None:
     """The ending of a file's name that decides its format; None if it has no such ending."""
     name = Path(file).name.lower()
-    by_length = sorted(ENDINGS, key=len, reverse=True)
-    return next((ending for ending in by_length if name.endswith(ending)), None)
+    return next((ending for ending in ENDINGS if name.endswith(ending)), None)
 
 
 def write_rows(
@@ -174,7 +173,8 @@ def _as_json(column: pa.Array) -> pa.Array:
 def _text(column: pa.Array) -> pa.Array:
     type_ = column.type
     if pa.types.is_decimal(type_):
-        return _decimal_text(column)
+        # Without zeros at the end.
+        return _without_zeros(decimal_text(column)) if type_.scale else decimal_text(column)
     if pa.types.is_timestamp(type_):
         return _time_text(column)
     if pa.types.is_time(type_):
@@ -220,15 +220,13 @@ def _without_zeros(texts: pa.Array) -> pa.Array:
     return pc.utf8_rtrim(pc.utf8_rtrim(texts, characters="0"), characters=".")
 
 
-def _decimal_text(column: pa.Array) -> pa.Array:
-    """Decimals as digits without an exponent, and without zeros at the end."""
+def decimal_text(column: pa.Array) -> pa.Array:
+    """Decimals as text with all digits of their scale, without an exponent."""
     low, high = decimal_words(column)
-    scale = column.type.scale
-    if scale == 0 or ((high != 0) | (low < 0)).any() or column.null_count:
+    if column.type.scale == 0 or ((high != 0) | (low < 0)).any() or column.null_count:
         # Rare: sums beyond 64 bits, negative values, gaps.
-        texts = [None if v is None else _trimmed(format(v, "f")) for v in column.to_pylist()]
-        return pa.array(texts, pa.string())
-    return _without_zeros(fixed_text(low, scale))
+        return pa.array([v if v is None else f"{v:f}" for v in column.to_pylist()], pa.string())
+    return fixed_text(low, column.type.scale)
 
 
 def fixed_text(units: Int64s, scale: int) -> pa.Array:
@@ -236,10 +234,6 @@ def fixed_text(units: Int64s, scale: int) -> pa.Array:
     whole, fraction = np.divmod(units, 10**scale)
     digits = pc.utf8_lpad(pa.array(fraction).cast(pa.string()), width=scale, padding="0")
     return pc.binary_join_element_wise(pa.array(whole).cast(pa.string()), digits, ".")
-
-
-def _trimmed(text: str) -> str:
-    return text.rstrip("0").rstrip(".") if "." in text else text
 
 
 def cell(value: object) -> str:

@@ -43,7 +43,7 @@ from harvester.operations.refresh_targets import KnownPairs, RefreshTarget, choo
 from harvester.pair_names import known_pairs
 from harvester.storage.lock import locked
 from harvester.storage.segment import Segment
-from harvester.storage.trade_store import LISTINGS, TradeStore, check_not_in_future
+from harvester.storage.trade_store import TradeStore, check_not_in_future, with_snapshot_retry
 from harvester.storage.writer import writer
 from harvester.times import END_OF_TIME, Range
 
@@ -115,20 +115,20 @@ class RefreshedPair:
         """Fill in the fields about what is stored: gaps, coverage, first and last trade.
 
         Raises:
-            ArchiveDamaged: a segment's footer, or the record of requested ranges, can't be read.
+            ArchiveDamaged: a segment's footer, or the record of requested ranges, can't be read,
+                or files keep vanishing.
         """
         self.gaps = archive.gaps(self.pair)
         self.reached = next(reversed(archive.coverage(self.pair)), None)
-        for _ in range(LISTINGS):
+
+        def read_bounds() -> tuple[int | None, int | None]:
             segments = archive.segments(self.pair)
-            try:
-                first = _first_bounds(archive, segments)
-                last = _first_bounds(archive, reversed(segments))
-            except FileNotFoundError:
-                # Another run that has the pair's lock is merging its files.
-                continue
-            self.first_ns, self.last_ns = first and first[0], last and last[1]
-            return
+            first = _first_bounds(archive, segments)
+            last = _first_bounds(archive, reversed(segments))
+            return first and first[0], last and last[1]
+
+        # Another run that has the pair's lock may be merging its files.
+        self.first_ns, self.last_ns = with_snapshot_retry(read_bounds, self.pair)
 
 
 def _first_bounds(archive: TradeStore, segments: Iterable[Segment]) -> tuple[int, int] | None:

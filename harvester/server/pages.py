@@ -7,7 +7,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import msgspec
 import numpy as np
@@ -15,8 +15,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from harvester.exporters.formats import fixed_text
-from harvester.schema import PRICE, VOLUME, Int64s, decimal_words, joined, times
+from harvester.exporters.formats import decimal_text, fixed_text
+from harvester.schema import PRICE, Int64s, joined, times
 from harvester.storage.segment import Segment, read_batches
 from harvester.storage.trade_store import Piece, TradeStore, with_snapshot_retry
 from harvester.times import Range, missing
@@ -60,13 +60,12 @@ def render(trades: pa.RecordBatch, pair_decimals: int) -> RenderedRows:
         pair_decimals: decimals of a price; more are printed if the price has more.
     """
     times_ns = np.ascontiguousarray(times(trades))
-    price = _trimmed(_decimals(trades.column("price"), PRICE), PRICE.scale, pair_decimals)
-    volume = _decimals(trades.column("volume"), VOLUME)
+    price = _trimmed(decimal_text(trades.column("price")), PRICE.scale, pair_decimals)
     text = pc.binary_join_element_wise(
         '["',
         price,
         '","',
-        volume,
+        decimal_text(trades.column("volume")),
         '",',
         _trimmed(fixed_text(times_ns, 9), 9, 0),
         ',"',
@@ -85,15 +84,6 @@ def render(trades: pa.RecordBatch, pair_decimals: int) -> RenderedRows:
     return RenderedRows(
         times_ns, memoryview(data), offsets[text.offset : text.offset + len(text) + 1]
     )
-
-
-def _decimals(values: pa.Array, kind: Any) -> pa.Array:  # noqa: ANN401 - pyarrow has no types
-    """Decimals as text with all digits of their scale, never in scientific notation."""
-    low, high = decimal_words(values)
-    if high.any() or (low < 0).any():
-        # Negative, or beyond 64 bits like volumes of the smallest coins: slower, but as exact.
-        return pa.array([f"{value:f}" for value in values.to_pylist()], pa.string())
-    return fixed_text(low, kind.scale)
 
 
 def _trimmed(texts: pa.Array, scale: int, min_decimals: int) -> pa.Array:

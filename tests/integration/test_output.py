@@ -59,7 +59,7 @@ def test_cells_of_tables_are_printable_and_aligned(room: int | None) -> None:
     rows = [[EVIL, "1"], ["b", "22"]]
     for text in (
         output.columns(["a", EVIL], rows),
-        output.fitting(["a", EVIL], rows, (), room),
+        output.columns(["a", EVIL], rows, max_width=room),
     ):
         header, first, second = text.split("\n")
         assert header.endswith(SAFE)
@@ -69,7 +69,7 @@ def test_cells_of_tables_are_printable_and_aligned(room: int | None) -> None:
 
 def test_a_column_is_left_out_where_its_printed_cells_do_not_fit() -> None:
     rows = [["x", "\x1b" * 30, "2"]]
-    assert output.fitting(["a", "b", "c"], rows, ("b",), 40) == "a  c\nx  2"
+    assert output.columns(["a", "b", "c"], rows, drop_order=("b",), max_width=40) == "a  c\nx  2"
 
 
 def test_a_block_keeps_its_lines_and_shows_all_else_escaped(
