@@ -88,20 +88,8 @@ def open(  # noqa: A001 - harvester.open reads well
         ['XBTUSD']
     """
     values = dict(settings or {})
-    _check_settings(values)
-    if path is not None:
-        values["archive.path"] = os.fspath(path)
-    return Archive(load(values, file=None if config is None else os.fspath(config)))
-
-
-def _check_settings(settings: Mapping[str, Any]) -> None:
-    """Check the names and values of settings.
-
-    Raises:
-        BadSetting: a setting is unknown, or its value is not allowed.
-    """
     rules = {key.name: key.rule for key in KEYS}
-    for name, value in settings.items():
+    for name, value in values.items():
         if name not in rules:
             raise BadSetting(
                 f"settings: {refused_value('', name)} is no setting; there are {', '.join(rules)}"
@@ -113,6 +101,9 @@ def _check_settings(settings: Mapping[str, Any]) -> None:
             raise BadSetting(
                 f"settings: {name} is {shown}: it must be {rules[name].allowed}"
             ) from error
+    if path is not None:
+        values["archive.path"] = os.fspath(path)
+    return Archive(load(values, file=None if config is None else os.fspath(config)))
 
 
 class Archive:
@@ -572,9 +563,9 @@ class Archive:
             whole_until=whole_until,
             skip_bad_rows=skip_bad_rows,
         )
-        store, stop = TradeStore(self.path), cancel or CancelToken()
+        store, token = TradeStore(self.path), cancel or CancelToken()
         with _listening(progress) as listener:
-            result = run_import(store, self._settings, request, listener, stop, self._warn)
+            result = run_import(store, self._settings, request, listener, token, self._warn)
         if check:
             result.raise_gravest()
         return result
@@ -860,10 +851,7 @@ class Archive:
             exist.
 
         Raises:
-            NothingHeld: the archive has no trades of the pair.
-            BadInterval: the interval or the offset can't be read.
-            BadTime: `since` or `until` is not a time, or `since` is not before `until`.
-            BadSetting: there is no such fill policy or time zone.
+            HarvesterError: as for `ohlc`.
             ArchiveDamaged: a file can't be read, or compaction removes files again and again.
 
         Example:
@@ -1155,12 +1143,8 @@ class Archive:
 
         Raises:
             NothingHeld: the archive has no trades of the pair, or none in the requested range.
-            ArchiveHasGaps: `strict` is set, and there are gaps.
-            BadInterval: the interval or the offset can't be read.
-            BadTime: `since` or `until` is not a time, or `since` is not before `until`.
-            BadSetting: there is no such time zone.
             ArchiveDamaged: a file can't be read, or compaction removes files again and again.
-            HarvesterError: the setting `candles.memory_limit` is too low.
+            HarvesterError: as for `ohlc`; or the setting `candles.memory_limit` is too low.
 
         Example:
             >>> chart = archive.chart("XBT/USD", "1h", since="2026-01-30")
@@ -1463,10 +1447,7 @@ class Archive:
             A result per pair: `pair`, the numbers of files `built` and `up_to_date`, `notes`.
 
         Raises:
-            NothingHeld: the archive has no trades of a pair.
-            ArchiveLocked: another run is writing to a pair.
-            ArchiveDamaged: a file can't be read, or its rows do not match its footer.
-            ArchiveUnwritable: the operating system refused to write.
+            HarvesterError: as for `compact`.
 
         Example:
             >>> [result] = archive.rollup("XBT/USD")

@@ -268,7 +268,7 @@ def cancel_on_signals(*, repairs_only: bool = False) -> Iterator[CancelToken]:
             output.hide_live()
             os._exit(Interrupted.exit_status)
         # Printed first: the results of cancelled pairs follow from another thread.
-        output.hint("stopping; writing what was downloaded (press again to stop at once)")
+        output.hint("stopping; storing what is complete (press again to stop at once)")
         cancel.cancel()
 
     for number in before:

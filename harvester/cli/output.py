@@ -12,12 +12,15 @@ import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO, Protocol
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import click
 
 from harvester.errors import HarvesterError, UsageError
 from harvester.escaping import printable, shortened, without_credentials, wrapped
+
+if TYPE_CHECKING:
+    from harvester.progress import Bars
 
 # Many messages and tables contain text from outside (exchange answers, files, names). Here every
 # line is made printable: control characters, line ends within a line and marks that change the
@@ -28,30 +31,17 @@ LONGEST_LINE = 4000
 """Maximum length of a message in characters; rows of tables may be longer."""
 
 
-class LiveDisplay(Protocol):
-    """A display on the terminal of stderr that redraws its lines."""
-
-    def say(self, text: str) -> None:
-        """Print text above the lines."""
-
-    def start(self) -> None:
-        """Draw the lines."""
-
-    def stop(self) -> None:
-        """Erase the lines and stop drawing."""
-
-
 _advised_options: dict[str, str] = {}
 """Options of this command, by name, that are added to commands in messages."""
 
 _COMMAND = re.compile(r"`(harvester [a-z]+[^`]*)`")
 
-_live: list[LiveDisplay] = []
+_live: list[Bars] = []
 """The running displays; the last one prints messages."""
 
 
 @contextmanager
-def live(display: LiveDisplay) -> Iterator[None]:
+def live(display: Bars) -> Iterator[None]:
     """Draw a display; messages are printed above its lines, and results without them."""
     _live.append(display)
     display.start()

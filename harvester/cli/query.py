@@ -397,7 +397,7 @@ def chart(
 
     Example: harvester chart XBT/USD -i 1h --since 2024-01-01 -o chart.html
     """
-    from harvester.charts.chart import check_ending  # other queries do without numpy's arrays
+    from harvester.charts.chart import check_ending  # no other query needs it
 
     if file not in (None, "-"):
         check_ending(Path(file))

@@ -38,7 +38,6 @@ from harvester.errors import (
 )
 from harvester.kraken.client import Client
 from harvester.kraken.pairs import Pair
-from harvester.kraken.rate_limit import PaceState
 from harvester.operations.refresh_targets import KnownPairs, RefreshTarget, choose_targets
 from harvester.pair_names import known_pairs
 from harvester.storage.lock import locked
@@ -224,7 +223,11 @@ class _Refresh:
         self._listener = options.listener
         self._stop = options.stop
         self._options = replace(options, listener=self._on_event)
-        self._client = Client(settings.exchange, on_wait=self._on_wait, on_pace=self._on_pace)
+        self._client = Client(
+            settings.exchange,
+            on_wait=self._on_wait,
+            on_pace=lambda pace: self._listener(Paced(pace.pair, pace)),
+        )
         self._exchange = ""
         self._time_is_up = False
         self._targets: list[RefreshTarget] = []
@@ -264,21 +267,18 @@ class _Refresh:
 
     async def _list_pairs(self) -> tuple[dict[str, Pair], dict[str, Pair]]:
         """Ask the exchange for its status and its pairs; return those listed, and those known."""
-        self._exchange = await self._status()
+        try:
+            self._exchange = await self._client.status()
+        except ExchangeUnreachable:
+            raise
+        except ExchangeError:
+            # Such as an API server that does not have this endpoint.
+            self._exchange = ONLINE
         if self._exchange == MAINTENANCE:
             raise ExchangeRefused(
                 "the exchange is in maintenance, so nothing was requested: the next run goes on"
             )
         return await listed_and_known(self._client, self._archive)
-
-    async def _status(self) -> str:
-        try:
-            return await self._client.status()
-        except ExchangeUnreachable:
-            raise
-        except ExchangeError:
-            # Such as an API server that does not have this endpoint.
-            return ONLINE
 
     async def _refresh(self, targets: list[RefreshTarget]) -> None:
         """Download what can be downloaded, maintain the files of the other pairs, in this order."""
@@ -432,9 +432,6 @@ class _Refresh:
     def _on_wait(self, what: str, why: str) -> None:
         self._row(what).refusals += 1
         self._listener(Waiting(what, why))
-
-    def _on_pace(self, pace: PaceState) -> None:
-        self._listener(Paced(pace.pair, pace))
 
 
 def _failed(name: str, error: HarvesterError | None) -> BackfillResult:

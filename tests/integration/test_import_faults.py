@@ -512,7 +512,9 @@ def test_ctrl_c_ends_an_import_which_keeps_what_is_complete(
     rows = regular(START_S, START_S + 160_000 * 60, 60)
     (tmp_path / "XBTUSD.csv").write_bytes(lines(*rows))
     bounds = ("--whole-since", str(START_S - 900), "--whole-until", str(rows[-1][0] + 900))
-    monkeypatch.setattr(sys.modules[__name__], "COMMAND", [*COMMAND[:2], CTRL_C_AT_THE_SECOND_BLOCK])
+    monkeypatch.setattr(
+        sys.modules[__name__], "COMMAND", [*COMMAND[:2], CTRL_C_AT_THE_SECOND_BLOCK]
+    )
     stopped = command("XBTUSD.csv", *bounds)
     hint = "stopping; storing what is complete (press again to stop at once)"
     assert (stopped.status, hint in stopped.err.splitlines()) == (130, True)
