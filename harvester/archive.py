@@ -399,15 +399,8 @@ class Archive:
         if minutes is not None and not minutes > 0:
             raise UsageError(f"max_minutes is {minutes:g}: give a number above 0")
         with _listening(progress) as listener:
-            run = RefreshRun(
-                TradeStore(self.path),
-                self._settings,
-                pairs,
-                minutes,
-                estimate_trades or progress is True,
-                listener,
-                self._warn,
-            )
+            store, estimates = TradeStore(self.path), estimate_trades or progress is True
+            run = RefreshRun(store, self._settings, pairs, minutes, estimates, listener, self._warn)
             result = run_in_thread(run.run, cancel)
         if check:
             if result.error is not None and result.error.exit_status:

@@ -15,8 +15,8 @@ from harvester.cli.query_output import (
     all_columns_option,
     candles_format_option,
     complete_only_option,
-    export_folder,
     export_reporter,
+    export_target,
     format_of,
     format_option,
     interval_option,
@@ -33,7 +33,7 @@ from harvester.cli.query_output import (
     write_result,
 )
 from harvester.errors import UsageError
-from harvester.exporters.export import OTHER_PROGRAMS, Layout
+from harvester.exporters.export import OTHER_PROGRAMS
 from harvester.query.explain import Explanation
 from harvester.query.plan import FILLS, Fill
 from harvester.query.result import batch_stream
@@ -131,13 +131,13 @@ def ohlc(  # noqa: PLR0913 - a parameter for each option
         else:
             output.block("\n\n".join(_paragraphs(plan)))
     elif is_several or form in OTHER_PROGRAMS:
-        folder = export_folder(form, file)
+        layout, folder = export_target(form, file)
         noun = "rows" if form in OTHER_PROGRAMS else "candles"
         common.existing_archive().export(
             *pair,
             folder=folder,
             intervals=interval,
-            layout=_layout(form),
+            layout=layout,
             strict=strict,
             progress=export_reporter(noun, names_pairs=is_several, quiet=common.quiet),
             **options,
@@ -146,12 +146,6 @@ def ohlc(  # noqa: PLR0913 - a parameter for each option
         format_of(form, file)
         candles = common.existing_archive().ohlc(pair[0], interval[0], strict=strict, **options)
         write_and_report(candles, "candles", form, file, quiet=common.quiet)
-
-
-def _layout(form: str | None) -> Layout:
-    """The export layout of --format, which `export_folder` has checked."""
-    layouts: dict[str | None, Layout] = {"csv": "csv", "freqtrade": "freqtrade", "lean": "lean"}
-    return layouts.get(form, "parquet")
 
 
 @click.command()
@@ -177,11 +171,11 @@ def trades(  # noqa: PLR0913 - a parameter for each option
     Example: harvester trades XBT/USD --since 2024-01-01 -o trades.parquet
     """
     if form in OTHER_PROGRAMS:
-        folder = export_folder(form, file)
+        layout, folder = export_target(form, file)
         common.existing_archive().export(
             pair,
             folder=folder,
-            layout=_layout(form),
+            layout=layout,
             since=since,
             until=until,
             strict=strict,

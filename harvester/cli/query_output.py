@@ -7,7 +7,7 @@ import stat
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, cast
 
 import click
 import pyarrow as pa
@@ -15,7 +15,7 @@ import pyarrow as pa
 from harvester.cli import output
 from harvester.errors import UsageError
 from harvester.escaping import printable
-from harvester.exporters.export import LAYOUTS, OTHER_PROGRAMS, ExportedFile
+from harvester.exporters.export import LAYOUTS, OTHER_PROGRAMS, ExportedFile, Layout
 from harvester.exporters.formats import (
     COMPRESSED,
     ENDINGS,
@@ -135,8 +135,8 @@ def write_and_report(
         output.hint(f"no {noun} there; `harvester status` shows what is covered")
 
 
-def export_folder(form: str | None, file: str | None) -> str:
-    """The folder of --output, for an export of several files in the layout of --format.
+def export_target(form: str | None, file: str | None) -> tuple[Layout, str]:
+    """The layout of --format and the folder of --output, for an export of several files.
 
     Args:
         form: the value of --format; None for Parquet.
@@ -156,7 +156,7 @@ def export_folder(form: str | None, file: str | None) -> str:
         )
     if file is None:
         raise UsageError(f"{_SEVERAL} into a folder: give -o FOLDER, such as -o candles")
-    return file
+    return cast("Layout", form or "parquet"), file
 
 
 _SEVERAL = "several pairs or intervals are written"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -14,7 +14,6 @@ from harvester.cli.progress import display
 from harvester.download.events import Event, Reported, Step
 from harvester.errors import ArchiveIncomplete, HarvesterError, gravest
 from harvester.kraken.ohlc import WEEK_MIN
-from harvester.operations.maintenance import CompactionResult, RollupResult
 from harvester.verify.against_csv import FileChoice
 from harvester.verify.against_exchange import EXCHANGE_STEPS
 from harvester.verify.reports import (
@@ -26,6 +25,9 @@ from harvester.verify.reports import (
     PairReport,
     RepairReport,
 )
+
+if TYPE_CHECKING:
+    from harvester.operations.maintenance import CompactionResult, RollupResult
 
 MAX_FILES_LISTED = 8
 

@@ -124,11 +124,11 @@ def _write_jsonl(batches: Batches, _schema: pa.Schema, sink: BinaryIO) -> None:
 def _write_json(batches: Batches, _schema: pa.Schema, sink: BinaryIO) -> None:
     encoder = msgspec.json.Encoder()
     sink.write(b"[")
-    has_rows = False
+    separator = b"\n "
     for batch in batches:
         for row in as_text(batch).to_pylist():
-            sink.write((b",\n " if has_rows else b"\n ") + encoder.encode(row))
-            has_rows = True
+            sink.write(separator + encoder.encode(row))
+            separator = b",\n "
     sink.write(b"\n]\n")
 
 
