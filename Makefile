@@ -48,7 +48,7 @@ types: install
 	$(BIN)/mypy
 
 docs: install
-	$(BIN)/python -m harvester.cli.docs > docs/cli.md.new
+	$(BIN)/python docs/cli_page.py > docs/cli.md.new
 	mv docs/cli.md.new docs/cli.md
 
 # The README's image: the demo's chart, drawn by the Chromium that is installed.

@@ -56,7 +56,7 @@ if TYPE_CHECKING:
     from harvester.operations.maintenance import CompactionResult, RollupResult
     from harvester.operations.refresh import RefreshResult
     from harvester.operations.run_log import RunRecord
-    from harvester.query.candles import Explanation
+    from harvester.query.explain import Explanation
     from harvester.query.result import Result
     from harvester.server.sample_data import SampleExchange, sample_exchange
     from harvester.times import Range
@@ -144,7 +144,7 @@ _LAZY = {
     "ImportPlan": "harvester.csv_import.run",
     "ImportReport": "harvester.csv_import.importer",
     "ImportResult": "harvester.csv_import.run",
-    "Explanation": "harvester.query.candles",
+    "Explanation": "harvester.query.explain",
     "ExportedFile": "harvester.exporters.export",
     "Pair": "harvester.kraken.pairs",
     "Range": "harvester.times",

@@ -7,14 +7,13 @@ that need them.
 from __future__ import annotations
 
 import os
-import threading
 import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from decimal import Decimal
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, cast
 
 from harvester.argument_types import (
     ARGUMENT_TYPES,
@@ -29,12 +28,10 @@ from harvester.errors import BadSetting, UnknownPair, UsageError
 from harvester.kraken.pairs import Pair, altnames_by_spelling, search
 from harvester.pair_names import PairName, PairSelection, known_pairs, resolve_held, resolve_named
 from harvester.storage.trade_store import TradeStore
-from harvester.times import Interval, Range, parse_interval, parse_offset
+from harvester.times import Range, parse_interval, parse_offset
 from harvester.verify.status import PairStatus, status
 
 if TYPE_CHECKING:
-    import pyarrow as pa
-
     from harvester.async_runner import BackfillRun
     from harvester.charts.chart import Chart
     from harvester.csv_import.run import ImportPlan, ImportResult
@@ -50,7 +47,7 @@ if TYPE_CHECKING:
     from harvester.operations.maintenance import CompactionResult, RollupResult
     from harvester.operations.refresh import RefreshResult
     from harvester.operations.run_log import RunRecord
-    from harvester.query.candles import Explanation
+    from harvester.query.explain import Explanation
     from harvester.query.plan import CandleQuery, Fill
     from harvester.query.result import Result
     from harvester.query.sql import Connection
@@ -87,20 +84,8 @@ def open(  # noqa: A001 - harvester.open reads well
         ['XBTUSD']
     """
     values = dict(settings or {})
-    _check_settings(values)
-    if path is not None:
-        values["archive.path"] = os.fspath(path)
-    return Archive(load(values, file=None if config is None else os.fspath(config)))
-
-
-def _check_settings(settings: Mapping[str, Any]) -> None:
-    """Check the names and values of settings.
-
-    Raises:
-        BadSetting: a setting is unknown, or its value is not allowed.
-    """
     rules = {key.name: key.rule for key in KEYS}
-    for name, value in settings.items():
+    for name, value in values.items():
         if name not in rules:
             raise BadSetting(
                 f"settings: {refused_value('', name)} is no setting; there are {', '.join(rules)}"
@@ -112,6 +97,9 @@ def _check_settings(settings: Mapping[str, Any]) -> None:
             raise BadSetting(
                 f"settings: {name} is {shown}: it must be {rules[name].allowed}"
             ) from error
+    if path is not None:
+        values["archive.path"] = os.fspath(path)
+    return Archive(load(values, file=None if config is None else os.fspath(config)))
 
 
 class Archive:
@@ -251,20 +239,17 @@ class Archive:
             >>> result.pair, result.exit_status
             ('XBTUSD', 0)
         """
-        from harvester.async_runner import run_in_thread
+        from harvester.async_runner import raise_gravest, run_in_thread
 
         selection = self._selection(pairs, quotes, all_pairs=all_pairs)
-        with _listening(progress) as listener:
-            run = self._backfill_run(
-                selection,
-                parse_range(since, until),
-                newest_first=newest_first,
-                replace_imported=replace_imported,
-                estimate_trades=estimate_trades or progress is True,
-                listener=listener,
-            )
+        range_ = parse_range(since, until)
+        with self._backfill_run(
+            selection, range_, progress, newest_first, replace_imported, estimate_trades
+        ) as run:
             results = run_in_thread(run.run, cancel)
-        return _raise_errors(results, check=check)
+        if check:
+            raise_gravest(results)
+        return results
 
     @check_types
     async def abackfill(  # noqa: PLR0913 - as `backfill`
@@ -281,22 +266,11 @@ class Archive:
         cancel: CancelToken | None = None,
         check: bool = True,
     ) -> list[BackfillResult]:
-        """Run `backfill` on the running event loop.
+        """Like `backfill`, for use in a running event loop: `await archive.abackfill(...)`.
 
-        If the task is cancelled, the trades downloaded so far are stored before the call ends.
-
-        Args:
-            *pairs: as for `backfill`.
-            all_pairs: as for `backfill`.
-            quotes: as for `backfill`.
-            since: as for `backfill`.
-            until: as for `backfill`.
-            newest_first: as for `backfill`.
-            replace_imported: as for `backfill`.
-            estimate_trades: as for `backfill`.
-            progress: as for `backfill`, but called in the thread of the event loop.
-            cancel: as for `backfill`.
-            check: as for `backfill`.
+        The parameters are those of `backfill`, but `progress` is called in the thread of the event
+        loop. If the task is cancelled, the trades downloaded so far are stored before the call
+        ends.
 
         Returns:
             The results of `backfill`.
@@ -312,20 +286,17 @@ class Archive:
             >>> result.gaps
             []
         """
-        from harvester.async_runner import run_to_completion
+        from harvester.async_runner import raise_gravest, run_to_completion
 
         selection = self._selection(pairs, quotes, all_pairs=all_pairs)
-        with _listening(progress) as listener:
-            run = self._backfill_run(
-                selection,
-                parse_range(since, until),
-                newest_first=newest_first,
-                replace_imported=replace_imported,
-                estimate_trades=estimate_trades or progress is True,
-                listener=listener,
-            )
+        range_ = parse_range(since, until)
+        with self._backfill_run(
+            selection, range_, progress, newest_first, replace_imported, estimate_trades
+        ) as run:
             results = await run_to_completion(run.run, cancel)
-        return _raise_errors(results, check=check)
+        if check:
+            raise_gravest(results)
+        return results
 
     @check_types
     def estimate_backfill(  # noqa: PLR0913 - the options of the command
@@ -341,16 +312,10 @@ class Archive:
     ) -> BackfillEstimate:
         """Estimate the trades, requests, hours and bytes of a `backfill`. Downloads no trades.
 
-        Args:
-            *pairs: as for `backfill`.
-            all_pairs: as for `backfill`.
-            quotes: as for `backfill`.
-            since: as for `backfill`.
-            until: as for `backfill`.
-            replace_imported: include the re-download of imported ranges.
-            progress: called in another thread with a `Begun` event. Its `pairs` is the number of
-                pairs whose trade counts are requested, with one request each.
-            cancel: ends the call early once its `cancel()` is called.
+        The parameters are those of `backfill`, with two differences. `replace_imported` includes
+        the re-download of imported ranges. `progress` is called in another thread with a `Begun`
+        event, whose `pairs` is the number of pairs whose trade counts are requested, with one
+        request each.
 
         Returns:
             An estimate with `pairs`, one per pair, the largest first, and their `total`.
@@ -369,13 +334,11 @@ class Archive:
         from harvester.async_runner import run_in_thread
 
         selection = self._selection(pairs, quotes, all_pairs=all_pairs)
-        with _listening(progress) as listener:
-            run = self._backfill_run(
-                selection,
-                parse_range(since, until),
-                replace_imported=replace_imported,
-                listener=listener,
-            )
+        range_ = parse_range(since, until)
+        newest_first = estimate_trades = False
+        with self._backfill_run(
+            selection, range_, progress, newest_first, replace_imported, estimate_trades
+        ) as run:
             return run_in_thread(run.estimate, cancel)
 
     @check_types
@@ -432,15 +395,8 @@ class Archive:
         if minutes is not None and not minutes > 0:
             raise UsageError(f"max_minutes is {minutes:g}: give a number above 0")
         with _listening(progress) as listener:
-            run = RefreshRun(
-                TradeStore(self.path),
-                self._settings,
-                pairs,
-                minutes,
-                estimate_trades or progress is True,
-                listener,
-                self._warn,
-            )
+            store, estimates = TradeStore(self.path), estimate_trades or progress is True
+            run = RefreshRun(store, self._settings, pairs, minutes, estimates, listener, self._warn)
             result = run_in_thread(run.run, cancel)
         if check:
             if result.error is not None and result.error.exit_status:
@@ -464,30 +420,32 @@ class Archive:
         names = [name if isinstance(name, PairName) else PairName(name) for name in pairs]
         return PairSelection(names, everything=all_pairs, quotes=quotes)
 
+    @contextmanager
     def _backfill_run(
         self,
         selection: PairSelection,
         time_range: Range,
-        *,
-        newest_first: bool = False,
+        progress: ProgressOption | None,
+        newest_first: bool,
         replace_imported: bool,
-        estimate_trades: bool = False,
-        listener: Listener,
-    ) -> BackfillRun:
+        estimate_trades: bool,
+    ) -> Iterator[BackfillRun]:
+        """Prepare a backfill, whose events are shown while the context is open."""
         from harvester.async_runner import BackfillRun
 
-        # A separate store, because the run is in another thread.
-        return BackfillRun(
-            TradeStore(self.path),
-            self._settings,
-            selection,
-            time_range,
-            newest_first,
-            replace_imported,
-            estimate_trades,
-            listener,
-            self._warn,
-        )
+        with _listening(progress) as listener:
+            # A separate store, because the run is in another thread.
+            yield BackfillRun(
+                TradeStore(self.path),
+                self._settings,
+                selection,
+                time_range,
+                newest_first,
+                replace_imported,
+                estimate_trades or progress is True,
+                listener,
+                self._warn,
+            )
 
     @check_types
     def pairs(self, text: str = "", *, update: bool = False) -> list[Pair]:
@@ -533,7 +491,7 @@ class Archive:
         whole_until: Moment | None = None,
         skip_bad_rows: bool = False,
         progress: ProgressOption | None = None,
-        cancel: threading.Event | None = None,
+        cancel: CancelToken | None = None,
         check: bool = True,
     ) -> ImportResult:
         """Import Kraken's downloadable CSV files of trades. Ranges that are covered are skipped.
@@ -553,7 +511,8 @@ class Archive:
                 one is an error.
             progress: called with each event, from several threads, one call at a time; True draws a
                 progress bar, as for `backfill`.
-            cancel: set this event to end the import; rows up to the last boundary are kept.
+            cancel: ends the import early once its `cancel()` is called; rows up to the last
+                boundary are kept.
             check: as for `backfill`.
 
         Returns:
@@ -570,7 +529,7 @@ class Archive:
             ArchiveLocked: another run is writing to one of the pairs.
             ArchiveUnwritable: the operating system refused to write.
             MarketChanged: the archive has trades of another market with the same name.
-            Interrupted: `cancel` was set.
+            Interrupted: `cancel` was cancelled.
             KeyboardInterrupt: Ctrl-C; rows up to the last boundary are kept.
 
         Example:
@@ -581,6 +540,7 @@ class Archive:
         """
         from harvester.async_runner import run_import
         from harvester.csv_import.pair_matching import import_request
+        from harvester.download.events import CancelToken
 
         self._check_open()
         request = import_request(
@@ -592,9 +552,9 @@ class Archive:
             whole_until=whole_until,
             skip_bad_rows=skip_bad_rows,
         )
-        store, stop = TradeStore(self.path), cancel or threading.Event()
+        store, token = TradeStore(self.path), cancel or CancelToken()
         with _listening(progress) as listener:
-            result = run_import(store, self._settings, request, listener, stop, self._warn)
+            result = run_import(store, self._settings, request, listener, token, self._warn)
         if check:
             result.raise_gravest()
         return result
@@ -612,14 +572,8 @@ class Archive:
     ) -> ImportPlan:
         """Read CSV files completely and report what `import_csv` would do. No trades are stored.
 
-        Args:
-            *files: as for `import_csv`.
-            pair: as for `import_csv`.
-            pairs: as for `import_csv`.
-            delisted: as for `import_csv`.
-            whole_since: as for `import_csv`.
-            whole_until: as for `import_csv`.
-            skip_bad_rows: count unreadable rows. Otherwise the first one is the error of its file.
+        The parameters are those of `import_csv`, but without `skip_bad_rows`, the first unreadable
+        row is the error of its file only.
 
         Returns:
             A plan with `files`, one entry per file (pair, columns, rows, whether it is sorted,
@@ -767,11 +721,10 @@ class Archive:
         from harvester.query.result import Result, ResultSource
 
         self._check_open()
-        query = self._candle_query(
-            _parse_interval(interval), parse_range(since, until), fill, tz, offset
+        market, query = self._candle_query(
+            pair, interval, parse_range(since, until), fill, tz, offset, complete_only=complete_only
         )
-        query = replace(query, all_columns=all_columns, complete_only=complete_only)
-        market, query = self._with_pair(pair, query)
+        query = replace(query, all_columns=all_columns)
         notes = self._gap_notes(query.pair, [query.range], strict=strict)
         guard_against_huge_fill(self._store, query)
         store = self._store
@@ -853,11 +806,14 @@ class Archive:
         market, store = self._resolve_stored(pair), self._store
         query = BarQuery(market.altname, size, range_, anchor_ns, all_columns, complete_only)
         notes = self._gap_notes(market.altname, counted_ranges(query), strict=strict)
-
-        def stream(rows: int) -> Iterator[pa.RecordBatch]:
-            return bar_batches(store, query, batch_rows=rows)
-
-        return Result(source_of_batches(query.title, stream, _column_units(market), notes))
+        return Result(
+            source_of_batches(
+                query.title,
+                lambda rows: bar_batches(store, query, batch_rows=rows),
+                _column_units(market),
+                notes,
+            )
+        )
 
     @check_types
     def explain(  # noqa: PLR0913 - the options of the command
@@ -875,16 +831,7 @@ class Archive:
     ) -> Explanation:
         """Explain how `ohlc` answers a query: the files, row counts and SQL. Computes no candles.
 
-        Args:
-            pair: as for `ohlc`.
-            interval: as for `ohlc`.
-            since: as for `ohlc`.
-            until: as for `ohlc`.
-            fill: as for `ohlc`.
-            tz: as for `ohlc`.
-            offset: as for `ohlc`.
-            all_columns: as for `ohlc`.
-            complete_only: as for `ohlc`.
+        The parameters are those of `ohlc`.
 
         Returns:
             The query plan: `reads` (the files, each with its level, range and rows), `totals`,
@@ -892,10 +839,7 @@ class Archive:
             exist.
 
         Raises:
-            NothingHeld: the archive has no trades of the pair.
-            BadInterval: the interval or the offset can't be read.
-            BadTime: `since` or `until` is not a time, or `since` is not before `until`.
-            BadSetting: there is no such fill policy or time zone.
+            HarvesterError: as for `ohlc`.
             ArchiveDamaged: a file can't be read, or compaction removes files again and again.
 
         Example:
@@ -903,14 +847,14 @@ class Archive:
             >>> plan.parts, "read_parquet" in plan.sql
             (1, True)
         """
-        from harvester.query.candles import QuerySession, explain
+        from harvester.query.candles import QuerySession
+        from harvester.query.explain import explain
 
         self._check_open()
-        query = self._candle_query(
-            _parse_interval(interval), parse_range(since, until), fill, tz, offset
+        _, query = self._candle_query(
+            pair, interval, parse_range(since, until), fill, tz, offset, complete_only=complete_only
         )
-        query = replace(query, all_columns=all_columns, complete_only=complete_only)
-        _, query = self._with_pair(pair, query)
+        query = replace(query, all_columns=all_columns)
         session = QuerySession(self._store, self._settings.candles.memory_limit)
         return explain(session, query)
 
@@ -999,29 +943,37 @@ class Archive:
         self._check_open()
         write_database(self._store, os.fspath(file), names=self._altnames())
 
-    def _candle_query(
-        self, interval: Interval, range_: Range, fill: Fill, tz: str | None, offset: str
-    ) -> CandleQuery:
-        """Make a candle query without a pair: the pair is resolved after all other checks.
+    def _candle_query(  # noqa: PLR0913 - the arguments of the methods
+        self,
+        pair: str,
+        interval: str | int,
+        range_: Range,
+        fill: Fill,
+        tz: str | None,
+        offset: str,
+        *,
+        complete_only: bool,
+    ) -> tuple[Pair, CandleQuery]:
+        """Make a candle query; return it with its pair, which is resolved after all other checks.
 
         Raises:
-            BadInterval: the offset can't be read.
+            BadInterval: the interval or the offset can't be read.
             BadSetting: there is no such fill policy or time zone.
+            NothingHeld: the archive has no trades of the pair.
+            UsageError: the name of the pair is empty.
         """
         from harvester.query.calendar import find_time_zone
         from harvester.query.plan import CandleQuery
 
-        offset_ns = parse_offset(offset)
-        zone = None if tz is None else find_time_zone(tz).key
-        return CandleQuery("", interval, range_, fill=fill, offset_ns=offset_ns, tz=zone)
-
-    def _with_pair(self, pair: str, query: CandleQuery) -> tuple[Pair, CandleQuery]:
-        """Resolve a pair's name; return the pair, and the query with it.
-
-        Raises:
-            NothingHeld: the archive has no trades of the pair.
-            UsageError: the name is empty.
-        """
+        query = CandleQuery(
+            "",
+            parse_interval(str(interval)),
+            range_,
+            fill,
+            offset_ns=parse_offset(offset),
+            tz=None if tz is None else find_time_zone(tz).key,
+            complete_only=complete_only,
+        )
         if not pair.strip():
             raise UsageError("a pair's name is empty: give one such as XBT/USD")
         market = self._resolve_stored(pair)
@@ -1105,7 +1057,12 @@ class Archive:
             >>> [(file.interval, file.rows) for file in files]
             [('1h', 240), ('1d', 10)]
         """
-        from harvester.exporters.export import PairExport, check_target, export_candles
+        from harvester.exporters.export import (
+            PairExport,
+            check_target,
+            export_candles,
+            export_trades,
+        )
 
         self._check_open()
         target = os.fspath(folder)
@@ -1114,49 +1071,41 @@ class Archive:
         check_target(layout, target)
         # By name, so that 60 and 60m are written once.
         by_name = {
-            interval.name: interval
-            for interval in map(_parse_interval, _checked_intervals(intervals))
+            length.name: length
+            for length in (parse_interval(str(given)) for given in _checked_intervals(intervals))
         }
         range_ = parse_range(since, until)
-        if not by_name:
-            return self._export_trades(pairs, target, layout, range_, progress, strict=strict)
-        query = self._candle_query(next(iter(by_name.values())), range_, fill, tz, offset)
-        query = replace(query, all_columns=all_columns, complete_only=complete_only)
-        queries = [self._with_pair(pair, query) for pair in pairs]
-        exports = [
-            PairExport(market, query, self._gap_notes(market.altname, [range_], strict=strict))
-            for market, query in {
-                market.altname: (market, query) for market, query in queries
-            }.values()
-        ]
-        limit = self._settings.candles.memory_limit
-        files = export_candles(self._store, exports, list(by_name.values()), layout, target, limit)
-        return _report_written(files, progress)
 
-    def _export_trades(
-        self,
-        pairs: tuple[str, ...],
-        folder: str,
-        layout: Layout,
-        range_: Range,
-        progress: Callable[[ExportedFile], object] | None,
-        *,
-        strict: bool,
-    ) -> list[ExportedFile]:
-        from harvester.exporters.export import export_trades
+        def notes(name: str) -> tuple[str, ...]:
+            return self._gap_notes(name, [range_], strict=strict)
 
-        if layout != "freqtrade":
+        if lengths := list(by_name.values()):
+            queries = {}
+            for pair in pairs:
+                market, query = self._candle_query(
+                    pair, lengths[0].text, range_, fill, tz, offset, complete_only=complete_only
+                )
+                queries[market.altname] = (market, replace(query, all_columns=all_columns))
+            exports = [
+                PairExport(market, query, notes(name)) for name, (market, query) in queries.items()
+            ]
+            limit = self._settings.candles.memory_limit
+            files = export_candles(self._store, exports, lengths, layout, target, limit)
+        elif layout == "freqtrade":
+            markets = {market.altname: market for market in map(self._resolve_stored, pairs)}
+            noted = [(market, notes(name)) for name, market in markets.items()]
+            files = export_trades(self._store, noted, range_, target)
+        else:
             raise UsageError(
                 f"the layout {layout} has no trades: give intervals such as ['1h'], or the layout "
                 "'freqtrade'"
             )
-        markets = {market.altname: market for market in map(self._resolve_stored, pairs)}
-        notes = {name: self._gap_notes(name, [range_], strict=strict) for name in markets}
-        files = (
-            export_trades(self._store, market, range_, notes[name], folder)
-            for name, market in markets.items()
-        )
-        return _report_written(files, progress)
+        written = []
+        for file in files:
+            written.append(file)
+            if progress is not None:
+                progress(file)
+        return written
 
     @check_types
     def chart(  # noqa: PLR0913 - the options of the command
@@ -1173,18 +1122,9 @@ class Archive:
     ) -> Chart:
         """Draw a chart of candles, vwap and volume by taker side, with gaps shaded and labelled.
 
-        A notebook displays the returned chart. No network is needed.
-
-        Args:
-            pair: as for `ohlc`.
-            interval: as for `ohlc`. Above 3,000 candles, which is more than a screen can show, a
-                coarser interval is drawn, and the chart says so.
-            since: as for `ohlc`.
-            until: as for `ohlc`.
-            tz: as for `ohlc`.
-            offset: as for `ohlc`.
-            strict: as for `ohlc`.
-            complete_only: as for `ohlc`.
+        The parameters are those of `ohlc`. Above 3,000 candles, which is more than a screen can
+        show, a coarser interval is drawn, and the chart says so. A notebook displays the returned
+        chart. No network is needed.
 
         Returns:
             A chart: `.figure` is a plotly figure, which you may change; `.save("chart.html")`
@@ -1193,12 +1133,8 @@ class Archive:
 
         Raises:
             NothingHeld: the archive has no trades of the pair, or none in the requested range.
-            ArchiveHasGaps: `strict` is set, and there are gaps.
-            BadInterval: the interval or the offset can't be read.
-            BadTime: `since` or `until` is not a time, or `since` is not before `until`.
-            BadSetting: there is no such time zone.
             ArchiveDamaged: a file can't be read, or compaction removes files again and again.
-            HarvesterError: the setting `candles.memory_limit` is too low.
+            HarvesterError: as for `ohlc`; or the setting `candles.memory_limit` is too low.
 
         Example:
             >>> chart = archive.chart("XBT/USD", "1h", since="2026-01-30")
@@ -1210,11 +1146,10 @@ class Archive:
         from harvester.charts.chart import chart
 
         self._check_open()
-        query = self._candle_query(
-            _parse_interval(interval), parse_range(since, until), "none", tz, offset
+        range_, limit = parse_range(since, until), self._settings.candles.memory_limit
+        market, query = self._candle_query(
+            pair, interval, range_, "none", tz, offset, complete_only=complete_only
         )
-        market, query = self._with_pair(pair, replace(query, complete_only=complete_only))
-        limit = self._settings.candles.memory_limit
         now_ns = time.time_ns()
         return chart(self._store, market, query, now_ns, memory_limit=limit, strict=strict)
 
@@ -1358,7 +1293,7 @@ class Archive:
             >>> archive.digest("XBT/USD")  # ten days are stored: no whole month
             []
         """
-        from harvester.operations.verification import digest_pairs
+        from harvester.operations.maintenance import digest_pairs
 
         self._check_open()
         names = [self._resolve_stored(name).altname for name in pairs] or self._store.held()
@@ -1415,17 +1350,17 @@ class Archive:
         from harvester.async_runner import run_in_thread
         from harvester.csv_import.files import find
         from harvester.download.exchange import RunOptions
-        from harvester.operations import verification
+        from harvester.operations import maintenance
 
         names = self._resolve_known(pairs) or self._store.pairs_to_verify()
         settings = self._settings
         # Find the files first: a wrong path is an error before all trades are read.
         files = find([os.fspath(path) for path in against_csv])
         with _listening(progress) as listener:
-            reports = verification.check_pairs(self._store, names, listener)
+            reports = maintenance.check_pairs(self._store, names, listener)
             if repair and any(report.faults for report in reports):
-                repairs = run_in_thread(
-                    lambda stop: verification.repair_pairs(
+                reports = run_in_thread(
+                    lambda stop: maintenance.repair_pairs(
                         TradeStore(self.path),
                         settings,
                         reports,
@@ -1434,21 +1369,16 @@ class Archive:
                     ),
                     cancel,
                 )
-                reports = verification.with_repairs(reports, repairs)
             if against_exchange and reports:
-                compared = run_in_thread(
-                    lambda stop: verification.compare_with_exchange(
-                        TradeStore(self.path), settings, names, listener, stop
+                run_in_thread(
+                    lambda stop: maintenance.compare_with_exchange(
+                        TradeStore(self.path), settings, reports, listener, stop
                     )
                 )
-                for report in reports:
-                    report.exchange = compared[report.pair]
             if against_csv:
-                csv_reports = verification.compare_with_csv(
-                    self._store, settings, files, names, listener, all_pairs=bool(pairs)
+                maintenance.compare_with_csv(
+                    self._store, settings, files, reports, listener, all_pairs=bool(pairs)
                 )
-                for report in reports:
-                    report.csv = csv_reports.get(report.pair)
             return reports
 
     def _resolve_known(self, pairs: Sequence[str]) -> list[str]:
@@ -1500,20 +1430,14 @@ class Archive:
         """Build missing roll-ups: partial candles of each segment, which speed up long queries.
 
         `backfill` and `refresh` do this automatically. Queries return the same rows without
-        roll-ups. The setting `candles.rollups` lists the lengths that are built.
-
-        Args:
-            *pairs: as for `compact`.
-            progress: as for `compact`.
+        roll-ups. The setting `candles.rollups` lists the lengths that are built. The parameters are
+        those of `compact`.
 
         Returns:
             A result per pair: `pair`, the numbers of files `built` and `up_to_date`, `notes`.
 
         Raises:
-            NothingHeld: the archive has no trades of a pair.
-            ArchiveLocked: another run is writing to a pair.
-            ArchiveDamaged: a file can't be read, or its rows do not match its footer.
-            ArchiveUnwritable: the operating system refused to write.
+            HarvesterError: as for `compact`.
 
         Example:
             >>> [result] = archive.rollup("XBT/USD")
@@ -1553,10 +1477,6 @@ def _column_units(pair: Pair) -> dict[str, str]:
     return prices | volumes | values | times
 
 
-def _parse_interval(interval: str | int) -> Interval:
-    return parse_interval(str(interval))
-
-
 def _checked_intervals(intervals: Sequence[str | int]) -> Iterator[str | int]:
     """Yield the items of a list of intervals, and check their types.
 
@@ -1570,18 +1490,6 @@ def _checked_intervals(intervals: Sequence[str | int]) -> Iterator[str | int]:
         yield interval
 
 
-def _report_written(
-    files: Iterable[ExportedFile], progress: Callable[[ExportedFile], object] | None
-) -> list[ExportedFile]:
-    """Write all files; call `progress` with each once it is written."""
-    written = []
-    for file in files:
-        written.append(file)
-        if progress is not None:
-            progress(file)
-    return written
-
-
 @contextmanager
 def _listening(progress: ProgressOption | None) -> Iterator[Listener]:
     """Yield a listener that passes events to `progress`, draws a bar for True, or does nothing."""
@@ -1590,19 +1498,7 @@ def _listening(progress: ProgressOption | None) -> Iterator[Listener]:
 
         with Bars() as bars:
             yield bars.show
-        return
+    else:
+        from harvester.download.events import ignore
 
-    def listener(event: Event) -> None:
-        if callable(progress):
-            progress(event)
-
-    yield listener
-
-
-def _raise_errors(results: list[BackfillResult], *, check: bool) -> list[BackfillResult]:
-    """Return the results, or raise the most severe error among them if `check` is set."""
-    from harvester.async_runner import raise_gravest
-
-    if check:
-        raise_gravest(results)
-    return results
+        yield cast("Listener", progress) if callable(progress) else ignore

@@ -5,7 +5,6 @@ from __future__ import annotations
 import inspect
 import os
 import re
-import threading
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import UTC, date, datetime, timedelta
@@ -142,9 +141,6 @@ ARGUMENT_TYPES: dict[str, ArgumentType] = {
     ),
     "str | Sequence[str]": ArgumentType(
         lambda value: _is_text(value) or _are_texts(value), "text, or a list of texts"
-    ),
-    "threading.Event": ArgumentType(
-        lambda value: isinstance(value, threading.Event), "a threading.Event"
     ),
     "Callable[[ExportedFile], object]": ArgumentType(callable, "a function"),
 }

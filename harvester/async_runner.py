@@ -52,8 +52,6 @@ T = TypeVar("T")
 Warn = Callable[[str], None]
 """Receives a warning about something that does not stop a run."""
 
-CANCEL_POLL_S = 0.1
-
 
 @dataclass(frozen=True, slots=True)
 class BackfillRun:
@@ -268,7 +266,7 @@ def run_in_thread(
 def ask_market_names(
     settings: Settings,
     archive: TradeStore,
-    cancel: threading.Event | None = None,
+    cancel: CancelToken | None = None,
     record: RunRecord | None = None,
 ) -> dict[str, Pair]:
     """Ask the exchange for its markets and keep their names; wait for the answer.
@@ -276,27 +274,23 @@ def ask_market_names(
     Args:
         settings: where the exchange is.
         archive: keeps the names.
-        cancel: set it, from a signal handler or another thread, to stop waiting; None if nobody
-            does.
+        cancel: cancelled to stop waiting; None if nobody does.
         record: receives the numbers of calls and of refused calls, whatever ends it.
 
     Raises:
         ExchangeError: the exchange can't be reached, or refuses.
-        Interrupted: `cancel` was set.
+        Interrupted: `cancel` was cancelled.
     """
 
     async def ask(stop: CancelToken) -> dict[str, Pair]:
         async with Client(settings.exchange) as client:
-            watching = None if cancel is None else asyncio.ensure_future(_forward(cancel, stop))
             try:
                 return (await stop.guard(list_pairs(client, archive)))[1]
             finally:
-                if watching is not None:
-                    watching.cancel()
                 if record is not None:
                     record.calls, record.refusals = client.calls, client.refusals
 
-    return run_in_thread(ask)
+    return run_in_thread(ask, cancel)
 
 
 def run_import(
@@ -304,7 +298,7 @@ def run_import(
     settings: Settings,
     request: ImportRequest,
     progress: Listener,
-    cancel: threading.Event,
+    cancel: CancelToken,
     warn: Warn,
 ) -> ImportResult:
     """Import CSV files, and keep a record of the run.
@@ -314,7 +308,7 @@ def run_import(
         settings: where the exchange is, which is asked for names of pairs.
         request: what to import.
         progress: called with events, from several threads, one call at a time.
-        cancel: set it to end the import; rows up to the last boundary are kept.
+        cancel: cancelled to end the import; rows up to the last boundary are kept.
         warn: called with a sentence if the run log can't be written.
 
     Raises:
@@ -327,14 +321,6 @@ def run_import(
         record.pairs = import_results(result.reports, lambda pair: len(archive.gaps(pair)))
         record.exit_status = result.exit_status
     return result
-
-
-async def _forward(cancel: threading.Event, stop: CancelToken) -> None:
-    """Pass on a threading event, which a signal handler can set, to work on the event loop."""
-    # A signal handler must not touch the loop's own events.
-    while not cancel.is_set():  # noqa: ASYNC110
-        await asyncio.sleep(CANCEL_POLL_S)
-    stop.cancel()
 
 
 def raise_gravest(results: Sequence[BackfillResult | RefreshedPair]) -> None:

@@ -235,6 +235,13 @@ class Settings:
     candles: CandleSettings
     origins: Mapping[str, str]
 
+    def shown(self, name: str) -> Any:
+        """The value of a setting by its key, such as `exchange.rate`, without a password."""
+        if name == "exchange.url":
+            return self.exchange.shown_url
+        section, _, short = name.partition(".")
+        return getattr(getattr(self, section), short)
+
 
 _SECTION_TYPES = {
     "archive": ArchiveSettings,

@@ -13,7 +13,8 @@ import plotly.io as pio
 import pyarrow as pa
 
 from harvester.argument_types import check_types
-from harvester.charts.figure import ChartTexts, arranged, figure_of, frame_of, length_ns, note
+from harvester.charts.candle_arrays import arranged, length_ns
+from harvester.charts.figure import ChartTexts, figure_of, frame_of, note
 from harvester.errors import HarvesterError, NothingHeld, UsageError
 from harvester.kraken.pairs import Pair
 from harvester.query.candles import QuerySession

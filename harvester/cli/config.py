@@ -9,9 +9,8 @@ import shutil
 import sys
 import sysconfig
 import textwrap
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import click
 
@@ -23,7 +22,6 @@ from harvester.config import (
     FILE_VARIABLE,
     KEYS,
     PREFIX,
-    Key,
     Settings,
     default_file_text,
     file_in_force,
@@ -64,58 +62,42 @@ def config(common: CommonOptions, *, init: str | None, as_json: bool) -> None:
     """
     if init is not None:
         # Before the settings are loaded, as it must work while they are wrong.
-        _write_default_file(init or common.config_file, quiet=common.quiet)
+        path = Path(init or common.config_file or os.environ.get(FILE_VARIABLE) or DEFAULT_FILE)
+        write_new(path, default_file_text())
+        if not common.quiet:
+            output.hint(f"{path} is written: every key with its default")
         return
-    path = file_in_force(common.config_file)
-    effective = list(_effective_settings(common.settings))
+    file = file_in_force(common.config_file)
+    effective = [
+        {
+            "key": key.name,
+            "value": common.settings.shown(key.name),
+            "origin": common.settings.origins[key.name],
+            "default": key.default,
+            "allowed": key.rule.allowed,
+            "variables": key.variables,
+            "why": key.help,
+        }
+        for key in KEYS
+    ]
     if as_json:
-        settings = [setting.to_dict() for setting in effective]
-        output.as_json({"file": path and str(Path(path).absolute()), "settings": settings})
+        output.as_json({"file": file and str(Path(file).absolute()), "settings": effective})
         return
     rows = [
-        [setting.key.name, setting.value_text(), setting.origin, setting.key.help]
+        [setting["key"], _value_text(setting["value"]), setting["origin"], setting["why"]]
         for setting in effective
     ]
     table = output.columns(["key", "value", "from", "what it is for"], rows, left=4)
     output.block(_fold_last_column(table) if sys.stdout.isatty() else table)
 
 
-class EffectiveSetting(NamedTuple):
-    """The value of a setting, and where it came from."""
-
-    key: Key
-    value: Any
-    origin: str
-
-    def to_dict(self) -> dict[str, Any]:
-        """The setting for JSON."""
-        return {
-            "key": self.key.name,
-            "value": self.value,
-            "origin": self.origin,
-            "default": self.key.default,
-            "allowed": self.key.rule.allowed,
-            "variables": self.key.variables,
-            "why": self.key.help,
-        }
-
-    def value_text(self) -> str:
-        """The value for the table."""
-        value = self.value
-        if isinstance(value, tuple):
-            hidden = len(value) - MAX_VALUES_SHOWN
-            more = [f"and {hidden} more"] if hidden > 0 else []
-            return ", ".join([*value[:MAX_VALUES_SHOWN], *more]) or "none"
-        return f"{value:.15g}" if isinstance(value, float) else str(value) or "none"
-
-
-def _effective_settings(settings: Settings) -> Iterator[EffectiveSetting]:
-    """Every setting, in the order of config.toml."""
-    for key in KEYS:
-        value = getattr(getattr(settings, key.section), key.short)
-        if key.name == "exchange.url":
-            value = settings.exchange.shown_url
-        yield EffectiveSetting(key, value, settings.origins[key.name])
+def _value_text(value: Any) -> str:
+    """The value of a setting for the table."""
+    if isinstance(value, tuple):
+        hidden = len(value) - MAX_VALUES_SHOWN
+        more = [f"and {hidden} more"] if hidden > 0 else []
+        return ", ".join([*value[:MAX_VALUES_SHOWN], *more]) or "none"
+    return f"{value:.15g}" if isinstance(value, float) else str(value) or "none"
 
 
 def _fold_last_column(table: str) -> str:
@@ -130,19 +112,6 @@ def _fold_last_column(table: str) -> str:
         first, *more = textwrap.wrap(line[start:], width)
         folded += [line[:start] + first, *(" " * start + text for text in more)]
     return "\n".join(folded)
-
-
-def _write_default_file(file: str | None, *, quiet: bool) -> None:
-    """Write a new configuration file: FILE, or that of HARVESTER_CONFIG, or config.toml.
-
-    Raises:
-        UsageError: the file exists.
-        HarvesterError: the operating system refused to write.
-    """
-    path = Path(file or os.environ.get(FILE_VARIABLE) or DEFAULT_FILE)
-    write_new(path, default_file_text())
-    if not quiet:
-        output.hint(f"{path} is written: every key with its default")
 
 
 # --- schedule -------------------------------------------------------------------------------------
@@ -190,26 +159,23 @@ def schedule(
         data=data,
         hour=hour,
         minute=minute,
-        log=_absolute(log_path) if log_path else None,
-        user=_user() if system else None,
+        log=_absolute(log_path) if log_path else "",
+        user=_user() if system else "",
     )
     units = TEMPLATES[kind](job)
     if folder is None:
         # Piped into a file or `crontab -`, the output must be exact; a terminal gets it escaped.
         show = output.block if sys.stdout.isatty() else output.data
-        show(_units_text(units))
+        named = [f"# {name}\n{text}" for name, text in units.items()]
+        show("\n".join(named if len(units) > 1 else units.values()).rstrip("\n"))
     else:
-        _write_units(Path(folder), units)
+        written = _write_units(Path(folder), units)
         if not common.quiet:
-            _list_written(Path(folder), units)
+            output.hint(f"{written[0]} is written; its first lines say how to install it")
+            for path in written[1:]:
+                output.hint(f"{path} is written")
     if not common.quiet:
         _warn_about_variables(common.settings)
-
-
-def _units_text(units: dict[str, str]) -> str:
-    if len(units) == 1:
-        return "".join(units.values()).rstrip("\n")
-    return "\n".join(f"# {name}\n{text}" for name, text in units.items()).rstrip("\n")
 
 
 def _job_options(common: CommonOptions) -> list[str]:
@@ -258,8 +224,8 @@ def _is_from_this_call(origin: str) -> bool:
     return origin == "option" or origin.startswith(PREFIX)
 
 
-def _write_units(folder: Path, units: dict[str, str]) -> None:
-    """Write the units into a folder; write none if one of them exists.
+def _write_units(folder: Path, units: dict[str, str]) -> list[Path]:
+    """Write the units into a folder, and return their paths; write none if one of them exists.
 
     Raises:
         UsageError: a file exists.
@@ -269,17 +235,12 @@ def _write_units(folder: Path, units: dict[str, str]) -> None:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise HarvesterError(f"can't make {folder}: {error.strerror or error}") from error
-    for name in units:
-        check_absent(folder / name)
-    for name, text in units.items():
-        write_new(folder / name, text)
-
-
-def _list_written(folder: Path, units: dict[str, str]) -> None:
-    first, *more = (folder / name for name in units)
-    output.hint(f"{first} is written; its first lines say how to install it")
-    for path in more:
-        output.hint(f"{path} is written")
+    texts = {folder / name: text for name, text in units.items()}
+    for path in texts:
+        check_absent(path)
+    for path, text in texts.items():
+        write_new(path, text)
+    return list(texts)
 
 
 def _warn_about_variables(settings: Settings) -> None:

@@ -9,8 +9,8 @@ from pathlib import Path
 import click
 
 from harvester.cli import output
-from harvester.cli.formats import write
 from harvester.cli.options import CommonOptions, common_options, run_context, shows_estimates
+from harvester.cli.query_output import write_result
 from harvester.download.events import BackfillResult
 from harvester.errors import ArchiveDamaged, UsageError
 from harvester.schema import RowsChecksum
@@ -71,7 +71,7 @@ def demo(folder: str, trades: int, seed: int, quiet: bool) -> None:
                 cancel=run.cancel,
             )
         duration_s = time.perf_counter() - started_s
-    _compare(TradeStore(exchange.path), common.store(), result, duration_s)
+    _compare(TradeStore(exchange.path), TradeStore(root / "data"), result, duration_s)
     _print_candles(common)
     output.block(NEXT_STEPS.format(data=root / "data"))
 
@@ -119,15 +119,13 @@ def _checksum(store: TradeStore) -> str:
 
 def _print_candles(common: CommonOptions) -> None:
     """Print the last hour of complete candles as a table."""
-    store = common.store()
+    archive = common.archive()
+    store = TradeStore(archive.path)
     bounds = store.bounds(store.segments(ALTNAME)[-1])
     until_ns = (bounds[1] if bounds else 0) // INTERVAL_NS * INTERVAL_NS
     output.block("\nCandles at 7 minutes, an interval that Kraken does not offer:\n")
-    candles = common.archive().ohlc(
-        PAIR, INTERVAL, since=show(until_ns - SHOWN_NS), until=show(until_ns)
-    )
-    table = candles.to_arrow_table()
-    write(iter(table.to_batches()), table.schema, "table", None)
+    candles = archive.ohlc(PAIR, INTERVAL, since=show(until_ns - SHOWN_NS), until=show(until_ns))
+    write_result(candles, "table", None)
 
 
 NEXT_STEPS = """
@@ -154,10 +152,10 @@ def serve(common: CommonOptions, host: str, port: int) -> None:
 
     Example: harvester serve --data data --port 8722
     """
-    store = common.store()
+    path = common.existing_archive().path
     serve_forever(
-        store,
+        TradeStore(path),
         host,
         port,
-        lambda url: output.hint(f"serving {store.path} at {url} (Ctrl-C ends it)"),
+        lambda url: output.hint(f"serving {path} at {url} (Ctrl-C ends it)"),
     )

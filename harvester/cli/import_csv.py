@@ -2,25 +2,30 @@
 
 from __future__ import annotations
 
-import os
 import shlex
-import signal
-import threading
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from types import FrameType
+from collections.abc import Sequence
+from typing import TypedDict, Unpack
 
 import click
 
 from harvester.cli import output
-from harvester.cli.options import CommonOptions, common_options, show_warnings
-from harvester.cli.progress import display
+from harvester.cli.options import CommonOptions, common_options, run_context, show_warnings
 from harvester.csv_import.run import FilePlan, ImportResult
-from harvester.errors import Interrupted
 from harvester.times import show
 
 MAX_PAIRS_NAMED = 8
 """The advice at the end names up to this many pairs."""
+
+
+class ImportOptions(TypedDict):
+    """Options that `Archive.import_csv` and `plan_import` have by the same names."""
+
+    pair: str | None
+    pairs: str | None
+    delisted: bool
+    whole_since: str | None
+    whole_until: str | None
+    skip_bad_rows: bool
 
 
 @click.command("import")
@@ -54,18 +59,13 @@ MAX_PAIRS_NAMED = 8
 @click.option("--dry-run", is_flag=True, help="Show what would be imported, and import nothing.")
 @click.option("--json", "as_json", is_flag=True, help="The result as JSON on stdout.")
 @common_options
-def import_(  # noqa: PLR0913 - the options of the command
+def import_(
     common: CommonOptions,
     *,
     file: tuple[str, ...],
-    pair: str | None,
-    pairs: str | None,
-    delisted: bool,
-    whole_since: str | None,
-    whole_until: str | None,
-    skip_bad_rows: bool,
     dry_run: bool,
     as_json: bool,
+    **options: Unpack[ImportOptions],
 ) -> int:
     """Import Kraken's downloadable history: ZIPs, folders and single CSV files of trades.
 
@@ -75,39 +75,19 @@ def import_(  # noqa: PLR0913 - the options of the command
 
     Example: harvester import Kraken_Trading_History_Q1_2026.zip --pairs XBT/USD
     """
-    show_warnings(verbose=common.verbose > 0)
     archive = common.archive()
     if dry_run:
-        plan = archive.plan_import(
-            *file,
-            pair=pair,
-            pairs=pairs,
-            delisted=delisted,
-            whole_since=whole_since,
-            whole_until=whole_until,
-            skip_bad_rows=skip_bad_rows,
-        )
+        show_warnings(verbose=common.verbose > 0)
+        plan = archive.plan_import(*file, **options)
         fields = {"files": [file_plan._asdict() for file_plan in plan.files]}
         if as_json:
             output.as_json(fields | {"unknown": plan.unknown})
         else:
             output.block(_plan_table(plan.files))
         return plan.exit_status
-    with (
-        display(quiet=common.quiet, log_json=common.log_json) as show,
-        _cancel_on_signal() as cancel,
-    ):
+    with run_context(common) as run:
         result = archive.import_csv(
-            *file,
-            pair=pair,
-            pairs=pairs,
-            delisted=delisted,
-            whole_since=whole_since,
-            whole_until=whole_until,
-            skip_bad_rows=skip_bad_rows,
-            progress=show,
-            cancel=cancel,
-            check=False,
+            *file, progress=run.show, cancel=run.cancel, check=False, **options
         )
     if not common.quiet:
         _advise(result)
@@ -127,26 +107,6 @@ def _advise(result: ImportResult) -> None:
         f"`harvester {command}` downloads what is missing; `harvester rollup` speeds up long "
         "queries"
     )
-
-
-@contextmanager
-def _cancel_on_signal() -> Iterator[threading.Event]:
-    """Set an event at the first Ctrl-C or SIGTERM, to keep what is complete; exit at the second."""
-    cancel = threading.Event()
-
-    def handle(_number: int, _frame: FrameType | None) -> None:
-        if cancel.is_set():
-            output.hide_live()
-            os._exit(Interrupted.exit_status)
-        cancel.set()
-        output.hint("stopping; what was read is being written (again to stop at once)")
-
-    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield cancel
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _plan_table(plans: Sequence[FilePlan]) -> str:

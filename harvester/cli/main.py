@@ -10,13 +10,15 @@ import shlex
 import signal
 import sys
 from importlib import import_module
+from importlib.abc import MetaPathFinder
+from keyword import iskeyword
 from types import FrameType
 from typing import NamedTuple
 
 import click
 
 from harvester import __version__
-from harvester.cli import output, process
+from harvester.cli import output
 from harvester.errors import BadQuery, HarvesterError, UsageError
 
 EPILOG = (
@@ -25,52 +27,43 @@ EPILOG = (
 
 
 class CommandEntry(NamedTuple):
-    """Module and function that define a command, and its line in `harvester --help`."""
+    """Module that defines a command, in a function of its name, and its line in `--help`."""
 
     module: str
-    function: str
     help: str
 
 
 SECTIONS: dict[str, dict[str, CommandEntry]] = {
     "Download": {
         "backfill": CommandEntry(
-            "backfill", "backfill", "Download the missing trades of some pairs, or of all."
+            "backfill", "Download the missing trades of some pairs, or of all."
         ),
-        "refresh": CommandEntry("refresh", "refresh", "Download new trades; run it every night."),
-        "import": CommandEntry(
-            "import_csv", "import_", "Import Kraken's downloadable CSV archives."
-        ),
+        "refresh": CommandEntry("refresh", "Download new trades; run it every night."),
+        "import": CommandEntry("import_csv", "Import Kraken's downloadable CSV archives."),
     },
     "Query": {
         "status": CommandEntry(
-            "status", "status", "What the archive has: trades, coverage, gaps; recent runs."
+            "status", "What the archive has: trades, coverage, gaps; recent runs."
         ),
-        "pairs": CommandEntry("query", "pairs", "List or search markets, in any spelling."),
-        "ohlc": CommandEntry("query", "ohlc", "Candles of any interval."),
-        "bars": CommandEntry("query", "bars", "Bars of a number of trades, a volume or a value."),
-        "trades": CommandEntry("query", "trades", "Trades as published."),
-        "sql": CommandEntry("query", "sql", "Run SQL on the archive."),
-        "chart": CommandEntry("chart", "chart", "Draw candles and volume into one file."),
+        "pairs": CommandEntry("query", "List or search markets, in any spelling."),
+        "ohlc": CommandEntry("query", "Candles of any interval."),
+        "bars": CommandEntry("query", "Bars of a number of trades, a volume or a value."),
+        "trades": CommandEntry("query", "Trades as published."),
+        "sql": CommandEntry("query", "Run SQL on the archive."),
+        "chart": CommandEntry("query", "Draw candles and volume into one file."),
     },
     "Maintain": {
-        "verify": CommandEntry(
-            "verify", "verify", "Check stored data for corruption and gaps; repair it."
-        ),
-        "compact": CommandEntry("maintenance", "compact", "Merge small files into larger ones."),
-        "rollup": CommandEntry(
-            "maintenance", "rollup", "Pre-aggregate candles to speed up long queries."
-        ),
+        "verify": CommandEntry("verify", "Check stored data for corruption and gaps; repair it."),
+        "compact": CommandEntry("verify", "Merge small files into larger ones."),
+        "rollup": CommandEntry("verify", "Pre-aggregate candles to speed up long queries."),
     },
     "Configure": {
-        "config": CommandEntry("config", "config", "Show the settings, or write a config.toml."),
-        "schedule": CommandEntry(
-            "config", "schedule", "Print cron, systemd or launchd units for `refresh`."
-        ),
+        "config": CommandEntry("config", "Show the settings, or write a config.toml."),
+        "schedule": CommandEntry("config", "Print cron, systemd or launchd units for `refresh`."),
     },
     "Try and share": {
-        "demo": CommandEntry("demo", "demo", "Try everything on made-up trades, without network."),
-        "serve": CommandEntry("demo", "serve", "Serve the archive through Kraken's public API."),
+        "demo": CommandEntry("demo", "Try everything on made-up trades, without network."),
+        "serve": CommandEntry("demo", "Serve the archive through Kraken's public API."),
     },
 }
 COMMANDS = {name: entry for section in SECTIONS.values() for name, entry in section.items()}
@@ -78,10 +71,10 @@ COMMANDS = {name: entry for section in SECTIONS.values() for name, entry in sect
 
 def load_command(name: str) -> click.Command:
     """Import the module of a command and return the command."""
-    entry = COMMANDS[name]
-    command = getattr(import_module(f"harvester.cli.{entry.module}"), entry.function)
+    module = import_module(f"harvester.cli.{COMMANDS[name].module}")
+    command = getattr(module, f"{name}_" if iskeyword(name) else name)
     if not isinstance(command, click.Command):
-        raise TypeError(f"harvester.cli.{entry.module}.{entry.function} is no command")
+        raise TypeError(f"{command} in {module.__name__} is no command")
     return command
 
 
@@ -97,12 +90,13 @@ class LazyGroup(click.Group):
         """The names of all commands, by section."""
         return list(COMMANDS)
 
-    def get_command(self, _context: click.Context, name: str) -> click.Command | None:
+    def get_command(self, context: click.Context, name: str) -> click.Command | None:
         """Import and return the command with this name; None if there is none."""
         if name not in COMMANDS:
             return None
-        # Before the module of the command imports what this affects.
-        process.prepare_imports()
+        if context.obj is OWN_PROCESS:
+            # Before the module of the command imports what this affects.
+            keep_pandas_away()
         return load_command(name)
 
     def parse_args(self, context: click.Context, words: list[str]) -> list[str]:
@@ -176,9 +170,53 @@ def cli(context: click.Context) -> int:
     return 0
 
 
+# --- process --------------------------------------------------------------------------------------
+
+OWN_PROCESS = object()
+"""The object of the context where the process runs nothing but a command: it may be changed."""
+
+
+def use_system_memory() -> None:
+    """Let Arrow, which reads a variable when it is loaded, take memory from the system.
+
+    With its own allocator, a backfill of a million trades has a peak of 226 MB instead of 174 and
+    takes 16 % more processor time, and the memory grows with every hour.
+    """
+    os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "system")
+
+
+def keep_pandas_away() -> None:
+    """Keep pandas from being imported, which pyarrow would do at its first conversion.
+
+    No command uses pandas. With it, `harvester status` takes 0.58 s of processor time instead of
+    0.38, and 126 MB instead of 91.
+    """
+    if "pandas" in sys.modules:
+        return
+    import pyarrow as pa  # `harvester --help` needs none of it
+
+    no_pandas = _NoPandas()
+    sys.meta_path.insert(0, no_pandas)
+    try:
+        # pyarrow tries the import once and remembers the result.
+        pa.array([0]).to_numpy()
+    finally:
+        sys.meta_path.remove(no_pandas)
+
+
+class _NoPandas(MetaPathFinder):
+    """An import hook that makes pandas look as if it were not installed."""
+
+    def find_spec(self, fullname: str, _path: object, _target: object = None) -> None:
+        """Raise ModuleNotFoundError for pandas; leave other modules to other finders."""
+        # Not by None in sys.modules: pyarrow's compiled code would take that for the module.
+        if fullname == "pandas":
+            raise ModuleNotFoundError(fullname)
+
+
 def main() -> None:
     """Run a command and exit. Errors become text and an exit status here and nowhere else."""
-    process.configure_early()
+    use_system_memory()
     sigterms = _interrupt_on_sigterm()
     status = _run()
     if sigterms:
@@ -207,7 +245,7 @@ def _interrupt_on_sigterm() -> list[int]:
 
 def _run() -> int:
     try:
-        status = cli(prog_name="harvester", standalone_mode=False)
+        status = cli(prog_name="harvester", standalone_mode=False, obj=OWN_PROCESS)
     except HarvesterError as error:
         # DuckDB's messages about a query have several lines, with an arrow below the query.
         lines = str(error).split("\n") if isinstance(error, BadQuery) else [str(error)]

@@ -6,7 +6,7 @@ import logging
 import os
 import signal
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cached_property, wraps
 from pathlib import Path
@@ -16,12 +16,11 @@ from typing import Any, Concatenate, NamedTuple, ParamSpec, TypeVar
 import click
 
 from harvester.archive import Archive
-from harvester.cli import output, process
+from harvester.cli import output
 from harvester.cli.progress import display
 from harvester.config import Settings, load
 from harvester.download.events import CancelToken, Listener
 from harvester.errors import Interrupted, UsageError
-from harvester.storage.trade_store import TradeStore
 
 # --- options --------------------------------------------------------------------------------------
 
@@ -68,22 +67,13 @@ class CommonOptions:
         Raises:
             UsageError: the folder was named explicitly and does not exist.
         """
-        self.store()
-        return self.archive()
-
-    def store(self) -> TradeStore:
-        """The storage of the archive, for commands that only read.
-
-        Raises:
-            UsageError: the folder was named explicitly and does not exist.
-        """
         path, origin = self.settings.archive.path, self.settings.origins["archive.path"]
         # The default folder may be missing: a new user gets the advice of each command then.
         if origin != "default" and not Path(path).is_dir():
             named = "--data" if origin == "option" else origin
             why = "that is no folder" if Path(path).exists() else "there is no such folder"
             raise UsageError(f"{named} is {path!r}, and {why}: name the one with the archive")
-        return TradeStore(path)
+        return self.archive()
 
 
 _SETTINGS = "harvester.settings"
@@ -132,6 +122,7 @@ _COMMON = (
     ),
     click.option(
         "--config",
+        "config_file",
         metavar="FILE",
         help="Configuration file.  [HARVESTER_CONFIG; default: config.toml, if there is one]",
         expose_value=False,
@@ -174,29 +165,21 @@ def common_options(function: Callable[Concatenate[CommonOptions, P], R]) -> Call
 
     @wraps(function)
     def command(*args: P.args, **options: P.kwargs) -> R:
-        return function(_common_options(click.get_current_context()), *args, **options)
+        meta = click.get_current_context().meta
+        setting_values = meta[_SETTINGS]
+        common = CommonOptions(**meta[_OPTIONS], setting_values=setting_values)
+        output.repeat_in_advice(
+            {
+                "--data": setting_values["archive.path"],
+                "--config": common.config_file,
+                "--api-url": setting_values["exchange.url"],
+            }
+        )
+        return function(common, *args, **options)
 
     for option in reversed(_COMMON):
         command = option(command)
     return command
-
-
-def _common_options(context: click.Context) -> CommonOptions:
-    options, setting_values = context.meta[_OPTIONS], context.meta[_SETTINGS]
-    output.repeat_in_advice(
-        {
-            "--data": setting_values["archive.path"],
-            "--config": options["config"],
-            "--api-url": setting_values["exchange.url"],
-        }
-    )
-    return CommonOptions(
-        quiet=options["quiet"],
-        verbose=options["verbose"],
-        log_json=options["log_json"],
-        config_file=options["config"],
-        setting_values=setting_values,
-    )
 
 
 # --- run context ----------------------------------------------------------------------------------
@@ -224,15 +207,37 @@ class RunContext(NamedTuple):
 
 
 @contextmanager
-def run_context(common: CommonOptions) -> Iterator[RunContext]:
-    """Show progress and warnings of the exchange, and cancel the run on Ctrl-C and SIGTERM."""
+def run_context(common: CommonOptions, *, repairs_only: bool = False) -> Iterator[RunContext]:
+    """Show progress and warnings of the exchange, and cancel the run on Ctrl-C and SIGTERM.
+
+    Args:
+        common: how much is printed.
+        repairs_only: as for `cancel_on_signals`.
+    """
     show_warnings(verbose=common.verbose > 0)
-    process.allow_files(FILES_PER_JOB * common.settings.exchange.jobs + OTHER_FILES)
+    allow_files(FILES_PER_JOB * common.settings.exchange.jobs + OTHER_FILES)
     with (
-        cancel_on_signals() as cancel,
+        cancel_on_signals(repairs_only=repairs_only) as cancel,
         display(quiet=common.quiet, log_json=common.log_json) as show,
     ):
         yield RunContext(show, cancel)
+
+
+def allow_files(count: int) -> None:
+    """Raise this process's limit of open files to `count`, as far as the system permits.
+
+    Systems start a process with a limit of 256 or 1024 that it may raise itself; hundreds of
+    connections and locks need more.
+    """
+    try:
+        import resource  # not on Windows
+    except ImportError:  # pragma: no cover - Windows has no such limit
+        return
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = count if hard == resource.RLIM_INFINITY else min(count, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        with suppress(ValueError, OSError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def shows_estimates(common: CommonOptions) -> bool:
@@ -241,25 +246,33 @@ def shows_estimates(common: CommonOptions) -> bool:
 
 
 @contextmanager
-def cancel_on_signals() -> Iterator[CancelToken]:
+def cancel_on_signals(*, repairs_only: bool = False) -> Iterator[CancelToken]:
     """Handle Ctrl-C and SIGTERM: the first cancels the token, the second ends the process at once.
 
     The process then ends without storing what was downloaded since the last commit.
+
+    Args:
+        repairs_only: while no work runs that the token can end, signals have their usual effect.
     """
     cancel = CancelToken()
     signals: list[int] = []
+    before = {int(number): signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
 
     def handle(number: int, _frame: FrameType | None) -> None:
+        if repairs_only and not (signals or cancel.is_running):
+            signal.signal(number, before[number])
+            signal.raise_signal(number)
+            return
         signals.append(number)
         if len(signals) > 1:
             output.hide_live()
             os._exit(Interrupted.exit_status)
         # Printed first: the results of cancelled pairs follow from another thread.
-        output.hint("stopping; writing what was downloaded (press again to stop at once)")
+        output.hint("stopping; storing what is complete (press again to stop at once)")
         cancel.cancel()
 
-    numbers = (signal.SIGINT, signal.SIGTERM)
-    before = {number: signal.signal(number, handle) for number in numbers}
+    for number in before:
+        signal.signal(number, handle)
     try:
         yield cancel
     finally:

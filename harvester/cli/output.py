@@ -8,11 +8,11 @@ import re
 import shlex
 import shutil
 import sys
-import tempfile
+import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO, Protocol
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import click
 
@@ -25,6 +25,9 @@ from harvester.errors import (
     wrapped,
 )
 
+if TYPE_CHECKING:
+    from harvester.progress import Bars
+
 # Many messages and tables contain text from outside (exchange answers, files, names). Here every
 # line is made printable: control characters, line ends within a line and marks that change the
 # writing direction are escaped, and passwords in addresses are left out. Only data for programs is
@@ -34,30 +37,17 @@ LONGEST_LINE = 4000
 """Maximum length of a message in characters; rows of tables may be longer."""
 
 
-class LiveDisplay(Protocol):
-    """A display on the terminal of stderr that redraws its lines."""
-
-    def say(self, text: str) -> None:
-        """Print text above the lines."""
-
-    def start(self) -> None:
-        """Draw the lines."""
-
-    def stop(self) -> None:
-        """Erase the lines and stop drawing."""
-
-
 _advised_options: dict[str, str] = {}
 """Options of this command, by name, that are added to commands in messages."""
 
 _COMMAND = re.compile(r"`(harvester [a-z]+[^`]*)`")
 
-_live: list[LiveDisplay] = []
+_live: list[Bars] = []
 """The running displays; the last one prints messages."""
 
 
 @contextmanager
-def live(display: LiveDisplay) -> Iterator[None]:
+def live(display: Bars) -> Iterator[None]:
     """Draw a display; messages are printed above its lines, and results without them."""
     _live.append(display)
     display.start()
@@ -170,6 +160,12 @@ def _stderr_width() -> int | None:
         return None
 
 
+def counted(number: int, noun: str) -> str:
+    """Such as `1 file` or `2 files`; `FAULT` has its plural in capitals, too."""
+    ending = "" if number == 1 else "S" if noun.isupper() else "s"
+    return f"{number:,} {noun}{ending}"
+
+
 def as_json(value: Any, *, indent: int = 2) -> None:
     """Print a value as JSON to stdout; with `indent` 0 as one line."""
     data(_json(value, indent))
@@ -213,54 +209,37 @@ def width() -> int | None:
     return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
 
 
-def fitting(
+def columns(
     header: Sequence[str],
     rows: Sequence[Sequence[str]],
-    drop_order: Sequence[str],
-    max_width: int | None,
     *,
-    heads: Sequence[str] = (),
     left: int = 1,
+    heads: Sequence[str] = (),
+    drop_order: Sequence[str] = (),
+    max_width: int | None = None,
 ) -> str:
-    """Format rows as `columns` does, without columns that do not fit the width.
+    """Format rows as an aligned text table, without columns that do not fit the width.
 
     Args:
         header: names of the columns.
-        rows: the cells.
-        drop_order: names of columns that may be left out, the least important first.
-        max_width: characters per line; None for no limit.
-        heads: titles of the columns, if they differ from the names.
-        left: number of columns, from the first, that are aligned to the left.
-    """
-    lines = [[printable(cell) for cell in row] for row in (heads or header, *rows)]
-    kept = list(range(len(header)))
-    widths = [max(len(row[column]) for row in lines) + 2 for column in kept]
-    for name in drop_order:
-        if max_width is None or sum(widths[column] for column in kept) - 2 <= max_width:
-            break
-        kept.remove(header.index(name))
-    shown = [[row[column] for column in kept] for row in lines]
-    return columns(shown[0], shown[1:], left=sum(column < left for column in kept))
-
-
-def columns(header: Sequence[str], rows: Sequence[Sequence[str]], *, left: int = 1) -> str:
-    """Format rows as an aligned text table.
-
-    Args:
-        header: titles of the columns.
         rows: the cells; characters that are not printable are escaped.
         left: number of columns, from the first, that are aligned to the left.
+        heads: titles of the columns, if they differ from the names.
+        drop_order: names of columns that may be left out, the least important first.
+        max_width: characters per line; None for no limit.
     """
-    table = [[printable(cell) for cell in row] for row in [header, *rows]]
+    table = [[printable(cell) for cell in row] for row in (heads or header, *rows)]
     widths = [max(len(row[i]) for row in table) for i in range(len(header))]
-    lines = []
-    for row in table:
-        cells = [
-            text.ljust(width) if i < left else text.rjust(width)
-            for i, (text, width) in enumerate(zip(row, widths, strict=True))
-        ]
-        lines.append("  ".join(cells).rstrip())
-    return "\n".join(lines)
+    kept = list(range(len(header)))
+    for name in drop_order:
+        if max_width is None or sum(widths[i] + 2 for i in kept) - 2 <= max_width:
+            break
+        kept.remove(header.index(name))
+    lines = [
+        [row[i].ljust(widths[i]) if i < left else row[i].rjust(widths[i]) for i in kept]
+        for row in table
+    ]
+    return "\n".join("  ".join(line).rstrip() for line in lines)
 
 
 # New files
@@ -283,18 +262,16 @@ def write_new(path: Path, text: str) -> None:
         HarvesterError: the operating system refused.
     """
     check_absent(path)
+    staged = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
     try:
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
-        temporary = Path(name)
         try:
-            with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as sink:
-                sink.write(text)
-                sink.flush()
-                os.fsync(sink.fileno())
-            temporary.chmod(0o666 & ~_umask())
-            _publish(temporary, path)
+            with staged.open("x", encoding="utf-8", newline="\n") as file:
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())
+            _publish(staged, path)
         finally:
-            temporary.unlink(missing_ok=True)
+            staged.unlink(missing_ok=True)
     except FileExistsError as error:
         raise _is_there(path) from error
     except OSError as error:
@@ -317,17 +294,11 @@ def _is_there(path: Path) -> UsageError:
     )
 
 
-def _publish(temporary: Path, path: Path) -> None:
+def _publish(staged: Path, path: Path) -> None:
     """Give the file its final name, unless it exists by now."""
     try:
-        os.link(temporary, path)
+        os.link(staged, path)
     except OSError as error:
         if error.errno not in _NO_LINKS or os.path.lexists(path):
             raise
-        temporary.rename(path)
-
-
-def _umask() -> int:
-    mask = os.umask(0o077)
-    os.umask(mask)
-    return mask
+        staged.rename(path)

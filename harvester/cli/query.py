@@ -1,26 +1,25 @@
-"""The commands that read an archive: `ohlc`, `trades`, `bars`, `sql`, `pairs`."""
+"""The commands that query an archive: `ohlc`, `trades`, `bars`, `sql`, `chart`, `pairs`."""
 
 from __future__ import annotations
 
 import shlex
 import sys
+from pathlib import Path
+from typing import TypedDict, Unpack
 
 import click
 
 from harvester.cli import output
-from harvester.cli.formats import (
-    ExportReporter,
-    export_folder,
-    format_of,
-    write_and_report,
-    write_result,
-)
 from harvester.cli.options import CommonOptions, common_options, show_warnings
-from harvester.cli.query_options import (
+from harvester.cli.query_output import (
     all_columns_option,
     candles_format_option,
     complete_only_option,
+    export_reporter,
+    export_target,
+    format_of,
     format_option,
+    interval_option,
     intervals_option,
     offset_option,
     output_option,
@@ -30,14 +29,46 @@ from harvester.cli.query_options import (
     trades_format_option,
     tz_option,
     until_option,
+    write_and_report,
+    write_result,
 )
 from harvester.errors import UsageError
-from harvester.exporters.export import OTHER_PROGRAMS, Layout
-from harvester.query.candles import Explanation, FileRead
+from harvester.exporters.export import OTHER_PROGRAMS
+from harvester.query.explain import Explanation
 from harvester.query.plan import FILLS, Fill
-from harvester.query.result import Result, batch_stream
+from harvester.query.result import batch_stream
 
-# --- query ----------------------------------------------------------------------------------------
+
+class ChartOptions(TypedDict):
+    """Options of `chart` that `Archive.chart` has by the same names."""
+
+    since: str
+    until: str | None
+    tz: str | None
+    offset: str
+    complete_only: bool
+
+
+class CandleOptions(ChartOptions):
+    """Options of `ohlc` that `Archive.ohlc`, `explain` and `export` have by the same names."""
+
+    fill: Fill
+    all_columns: bool
+
+
+class BarOptions(TypedDict):
+    """Options of `bars` that `Archive.bars` has by the same names."""
+
+    trades: str | None
+    volume: str | None
+    value: str | None
+    since: str
+    until: str | None
+    anchor: str
+    all_columns: bool
+    strict: bool
+    complete_only: bool
+
 
 _EXPLAIN_COLUMNS = ["explain_key", "explain_value"]
 """The columns of SQL's EXPLAIN in DuckDB."""
@@ -74,17 +105,11 @@ def ohlc(  # noqa: PLR0913 - a parameter for each option
     *,
     pair: tuple[str, ...],
     interval: tuple[str, ...],
-    since: str,
-    until: str | None,
-    fill: Fill,
-    tz: str | None,
-    offset: str,
-    all_columns: bool,
     form: str | None,
     file: str | None,
     strict: bool,
-    complete_only: bool,
     explain: bool,
+    **options: Unpack[CandleOptions],
 ) -> None:
     """Candles of pairs, exact, from the stored trades.
 
@@ -100,57 +125,27 @@ def ohlc(  # noqa: PLR0913 - a parameter for each option
     is_several = len(pair) > 1 or len(interval) > 1
     if explain:
         _check_explain(form, file, is_several=is_several)
-        plan = common.existing_archive().explain(
-            pair[0],
-            interval[0],
-            since=since,
-            until=until,
-            fill=fill,
-            tz=tz,
-            offset=offset,
-            all_columns=all_columns,
-            complete_only=complete_only,
-        )
-        _show_explanation(plan, form)
+        plan = common.existing_archive().explain(pair[0], interval[0], **options)
+        if form == "json":
+            output.as_json(_explanation_json(plan))
+        else:
+            output.block("\n\n".join(_paragraphs(plan)))
     elif is_several or form in OTHER_PROGRAMS:
-        folder = export_folder(form, file)
+        layout, folder = export_target(form, file)
         noun = "rows" if form in OTHER_PROGRAMS else "candles"
         common.existing_archive().export(
             *pair,
             folder=folder,
             intervals=interval,
-            layout=_layout(form),
-            since=since,
-            until=until,
-            fill=fill,
-            tz=tz,
-            offset=offset,
-            all_columns=all_columns,
+            layout=layout,
             strict=strict,
-            complete_only=complete_only,
-            progress=ExportReporter(noun, names_pairs=is_several, quiet=common.quiet),
+            progress=export_reporter(noun, names_pairs=is_several, quiet=common.quiet),
+            **options,
         )
     else:
         format_of(form, file)
-        candles = common.existing_archive().ohlc(
-            pair[0],
-            interval[0],
-            since=since,
-            until=until,
-            fill=fill,
-            tz=tz,
-            offset=offset,
-            all_columns=all_columns,
-            strict=strict,
-            complete_only=complete_only,
-        )
+        candles = common.existing_archive().ohlc(pair[0], interval[0], strict=strict, **options)
         write_and_report(candles, "candles", form, file, quiet=common.quiet)
-
-
-def _layout(form: str | None) -> Layout:
-    """The export layout of --format, which `export_folder` has checked."""
-    layouts: dict[str | None, Layout] = {"csv": "csv", "freqtrade": "freqtrade", "lean": "lean"}
-    return layouts.get(form, "parquet")
 
 
 @click.command()
@@ -176,15 +171,15 @@ def trades(  # noqa: PLR0913 - a parameter for each option
     Example: harvester trades XBT/USD --since 2024-01-01 -o trades.parquet
     """
     if form in OTHER_PROGRAMS:
-        folder = export_folder(form, file)
+        layout, folder = export_target(form, file)
         common.existing_archive().export(
             pair,
             folder=folder,
-            layout=_layout(form),
+            layout=layout,
             since=since,
             until=until,
             strict=strict,
-            progress=ExportReporter("rows", names_pairs=False, quiet=common.quiet),
+            progress=export_reporter("rows", names_pairs=False, quiet=common.quiet),
         )
         return
     format_of(form, file)
@@ -222,21 +217,13 @@ def trades(  # noqa: PLR0913 - a parameter for each option
     help="Leave out bars that ended before their size, at a gap or at the end.",
 )
 @common_options
-def bars(  # noqa: PLR0913 - a parameter for each option
+def bars(
     common: CommonOptions,
     *,
     pair: str,
-    trades: str | None,
-    volume: str | None,
-    value: str | None,
-    since: str,
-    until: str | None,
-    anchor: str,
-    all_columns: bool,
     form: str | None,
     file: str | None,
-    strict: bool,
-    complete_only: bool,
+    **options: Unpack[BarOptions],
 ) -> None:
     """Bars of a pair that end by trades, volume or value, not by time.
 
@@ -246,20 +233,9 @@ def bars(  # noqa: PLR0913 - a parameter for each option
     Example: harvester bars XBT/USD --volume 100 --since 2024-01-01 -f csv
     """
     format_of(form, file)
-    if sum(size is not None for size in (trades, volume, value)) != 1:
+    if sum(options[size] is not None for size in ("trades", "volume", "value")) != 1:
         raise UsageError("a bar has one size: give one of --trades N, --volume X and --value X")
-    result = common.existing_archive().bars(
-        pair,
-        trades=trades,
-        volume=volume,
-        value=value,
-        since=since,
-        until=until,
-        anchor=anchor,
-        all_columns=all_columns,
-        strict=strict,
-        complete_only=complete_only,
-    )
+    result = common.existing_archive().bars(pair, **options)
     write_and_report(result, "bars", form, file, quiet=common.quiet)
 
 
@@ -292,7 +268,10 @@ def sql(
         return
     result = archive.sql(text)
     if result.columns == _EXPLAIN_COLUMNS and form in (None, "table") and file is None:
-        _print_explain(result)
+        # DuckDB's drawing of a query plan, as it is and not as cells of a table.
+        stream = batch_stream(result)
+        for batch in stream.batches if stream is not None else ():
+            output.block("\n".join(batch.column("explain_value").to_pylist()))
         return
     rows = write_result(result, form, file)
     if rows is not None and file is not None and not common.quiet:
@@ -318,13 +297,6 @@ def _query_text(query: str | None, *, is_needed: bool) -> str | None:
     return query
 
 
-def _print_explain(result: Result) -> None:
-    """Print DuckDB's drawing of a query plan as it is, not as cells of a table."""
-    stream = batch_stream(result)
-    for batch in stream.batches if stream is not None else ():
-        output.block("\n".join(batch.column("explain_value").to_pylist()))
-
-
 def _check_explain(form: str | None, file: str | None, *, is_several: bool) -> None:
     """Check that the other options suit --explain.
 
@@ -339,43 +311,30 @@ def _check_explain(form: str | None, file: str | None, *, is_several: bool) -> N
         raise UsageError("--explain writes to stdout: leave -o out, or pipe it on")
 
 
-def _show_explanation(explanation: Explanation, form: str | None) -> None:
-    """Print the files that a query reads, and its SQL."""
-    if form == "json":
-        output.as_json(_explanation_json(explanation))
-    else:
-        output.block("\n\n".join(_paragraphs(explanation)))
-
-
 def _paragraphs(explanation: Explanation) -> list[str]:
     query = explanation.query
-    rows = _counted(sum(read.rows for read in explanation.reads), "row")
+    rows = output.counted(sum(read.rows for read in explanation.reads), "row")
     summary = [f"{query.title}, {query.range}: {rows} read"]
     if explanation.passes > 1:
         summary.append("twice, once to see that no price has more decimals than are shown")
-    summary.append(f"in {_counted(explanation.parts, 'part')}")
+    summary.append(f"in {output.counted(explanation.parts, 'part')}")
     paragraphs = [", ".join(summary)]
     if explanation.reads:
         totals = [
             [total.level, f"{total.files:,}", f"{total.rows:,}"] for total in explanation.totals
         ]
         paragraphs.append(output.columns(["level", "files", "rows read"], totals))
-    files = [_file_row(read.level, read) for read in explanation.reads]
-    if explanation.close_read:
-        files.insert(0, _file_row("close", explanation.close_read))
+    close_read = explanation.close_read
+    reads = [close_read._replace(level="close")] if close_read else []
+    files = [
+        [read.level, read.file, str(read.range), f"{read.rows:,}"]
+        for read in (*reads, *explanation.reads)
+    ]
     if files:
         paragraphs.append(output.columns(["level", "file", "range", "rows read"], files, left=3))
-    if explanation.close_read:
+    if close_read:
         paragraphs.append("close: the last trade before the range, whose price fills its beginning")
     return [*paragraphs, f"{explanation.sql};"]
-
-
-def _file_row(level: str, read: FileRead) -> list[str]:
-    return [level, read.file, str(read.range), f"{read.rows:,}"]
-
-
-def _counted(number: int, noun: str) -> str:
-    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
 
 
 def _explanation_json(explanation: Explanation) -> dict[str, object]:
@@ -384,8 +343,8 @@ def _explanation_json(explanation: Explanation) -> dict[str, object]:
         "pair": query.pair,
         "interval": query.interval.text,
         "range": query.range,
-        "reads": [_read_json(read) for read in explanation.reads],
-        "close_read": explanation.close_read and _read_json(explanation.close_read),
+        "reads": [read._asdict() for read in explanation.reads],
+        "close_read": explanation.close_read and explanation.close_read._asdict(),
         "totals": [total._asdict() for total in explanation.totals],
         "passes": explanation.passes,
         "parts": explanation.parts,
@@ -393,8 +352,62 @@ def _explanation_json(explanation: Explanation) -> dict[str, object]:
     }
 
 
-def _read_json(read: FileRead) -> dict[str, object]:
-    return {"level": read.level, "file": read.file, "range": read.range, "rows": read.rows}
+# --- chart ----------------------------------------------------------------------------------------
+
+
+@click.command()
+@click.argument("pair")
+@interval_option
+@since_option
+@until_option
+@tz_option
+@offset_option
+@click.option(
+    "--output",
+    "-o",
+    "file",
+    metavar="FILE",
+    help="A file that ends in .html, .png, .svg or .pdf; - for a page on stdout.  "
+    "[default: PAIR-N.html]",
+)
+@strict_option
+@complete_only_option
+@common_options
+def chart(
+    common: CommonOptions,
+    *,
+    pair: str,
+    interval: str,
+    file: str | None,
+    strict: bool,
+    **options: Unpack[ChartOptions],
+) -> None:
+    """Draw candles, vwap and volume by the taker's side; gaps are shaded and named.
+
+    The page needs no network and nothing but a browser. Above 3,000 candles a coarser interval is
+    drawn, and the chart says so. Times are UTC.
+
+    Images need the extra `png`, and Chrome or Chromium.
+
+    Example: harvester chart XBT/USD -i 1h --since 2024-01-01 -o chart.html
+    """
+    from harvester.charts.chart import check_ending  # no other query needs it
+
+    if file not in (None, "-"):
+        check_ending(Path(file))
+    drawn = common.existing_archive().chart(pair, interval, strict=strict, **options)
+    target = file or drawn.file_name
+    if target == "-":
+        with output.stdout() as sink:
+            sink.write(drawn.html().encode())
+    else:
+        drawn.save(target)
+    if common.quiet:
+        return
+    for note in drawn.notes:
+        output.hint(note)
+    if target != "-":
+        output.hint(f"{drawn.title}: {target}")
 
 
 # --- pairs ----------------------------------------------------------------------------------------

@@ -127,7 +127,7 @@ def _table(pairs: Sequence[RefreshedPair]) -> str:
         ]
         for pair in pairs
     ]
-    return output.fitting(HEADER, rows, DROP_ORDER, output.width(), left=2)
+    return output.columns(HEADER, rows, left=2, drop_order=DROP_ORDER, max_width=output.width())
 
 
 def _to_seconds(time_ns: int | None) -> str:

@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 import msgspec
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from harvester.operations.run_log import RunRecord
-    from harvester.verify.reports import Digest
     from harvester.verify.status import PairStatus
 
 
@@ -45,15 +44,11 @@ class OptionalNumberCommand(click.Command):
             and isinstance(option.flag_value, int | float)
             for name in option.opts
         }
-        end = words.index("--") if "--" in words else len(words)
-        completed = [
-            f"{word}={defaults[word]}"
-            if index < end and word in defaults and not _NUMBER.fullmatch("".join(following))
-            else word
-            for index, word in enumerate(words)
-            for following in [words[index + 1 : index + 2]]
-        ]
-        return super().parse_args(context, completed)
+        for index in range(words.index("--") if "--" in words else len(words)):
+            following = "".join(words[index + 1 : index + 2])
+            if words[index] in defaults and not _NUMBER.fullmatch(following):
+                words[index] += f"={defaults[words[index]]}"
+        return super().parse_args(context, words)
 
 
 _NUMBER = re.compile(r"[0-9.]+")
@@ -184,18 +179,17 @@ def watch_status(
         as_json: print JSON.
         sleep: waits.
     """
-    if as_json:
-        while True:
-            output.as_json([status_to_dict(found) for found in archive.status(*pairs)], indent=0)
-            sleep(interval_s)
 
     def screen() -> str:
         return _screen(archive, archive.status(*pairs), exact=exact, detailed=bool(pairs))
 
-    if sys.stdout.isatty():
+    if sys.stdout.isatty() and not as_json:
         return _redraw(screen, interval_s, sleep)
     while True:
-        output.block(screen() + "\n")
+        if as_json:
+            output.as_json([status_to_dict(found) for found in archive.status(*pairs)], indent=0)
+        else:
+            output.block(screen() + "\n")
         sleep(interval_s)
 
 
@@ -258,17 +252,13 @@ def print_digests(
                 if not event.report and not common.quiet:
                     output.hint(f"{event.pair}: no whole month is stored there")
                 for digest in event.report if not as_json else []:
-                    _print_digest(digest, with_months=common.verbose > 0)
+                    output.result(str(digest))
+                    for month in digest.months if common.verbose else []:
+                        output.result(f"  {month.month}: {month.rows:,} trades, {month.sha256}")
 
         found = archive.digest(*pairs, since=since, until=until, progress=on_event)
     if as_json:
         output.as_json([digest._asdict() for digest in found])
-
-
-def _print_digest(digest: Digest, *, with_months: bool) -> None:
-    output.result(str(digest))
-    for month in digest.months if with_months else []:
-        output.result(f"  {month.month}: {month.rows:,} trades, {month.sha256}")
 
 
 # --- --runs ---------------------------------------------------------------------------------------
@@ -282,7 +272,9 @@ def print_runs(archive: Archive, count: int, *, as_json: bool) -> None:
     """Print the last `count` runs that wrote to the archive, and what went wrong in them."""
     found = archive.runs(count)
     if as_json:
-        output.as_json([_run_to_dict(run) for run in found])
+        output.as_json(
+            [{**msgspec.to_builtins(run), "trades": run.trades, "gaps": run.gaps} for run in found]
+        )
     elif found:
         output.block(runs_table(found))
     else:
@@ -292,9 +284,10 @@ def print_runs(archive: Archive, count: int, *, as_json: bool) -> None:
 def runs_table(runs: Sequence[RunRecord]) -> str:
     """A line per run, and below it why it failed."""
     rows = [_run_cells(run) for run in runs]
-    header, *lines = output.fitting(
-        RUN_COLUMNS, rows, RUN_DROP_ORDER, output.width(), left=3
-    ).split("\n")
+    table = output.columns(
+        RUN_COLUMNS, rows, left=3, drop_order=RUN_DROP_ORDER, max_width=output.width()
+    )
+    header, *lines = table.split("\n")
     text = [header]
     for run, line in zip(runs, lines, strict=True):
         text += [line, *(f"    {reason}" for reason in _reasons(run))]
@@ -335,7 +328,3 @@ def _duration(run: RunRecord) -> str:
     duration = datetime.fromisoformat(run.ended) - datetime.fromisoformat(run.begun)
     seconds = max(0, round(duration.total_seconds()))
     return f"{seconds // 3600}:{seconds // 60 % 60:02d}:{seconds % 60:02d}"
-
-
-def _run_to_dict(run: RunRecord) -> dict[str, Any]:
-    return {**msgspec.to_builtins(run), "trades": run.trades, "gaps": run.gaps}

@@ -169,7 +169,9 @@ def status_text(
         cells.append([column.total(found) for column in columns])
     names = [column.name for column in columns]
     heads = [column.head or column.name for column in columns]
-    lines = [output.fitting(names, cells, DROP_ORDER, style.width, heads=heads)]
+    lines = [
+        output.columns(names, cells, heads=heads, drop_order=DROP_ORDER, max_width=style.width)
+    ]
     if not (detailed or len(found) <= MAX_PAIRS_BY_MONTH):
         return lines[0]
     for pair_status in found:

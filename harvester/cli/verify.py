@@ -1,22 +1,18 @@
-"""`harvester verify`: check what is stored, repair it, compare candles with Kraken's."""
+"""`verify` checks and repairs what is stored; `compact` and `rollup` maintain its files."""
 
 from __future__ import annotations
 
-import os
-import signal
-from collections.abc import Iterator
-from contextlib import contextmanager
-from types import FrameType
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from harvester.archive import Archive
 from harvester.cli import output
-from harvester.cli.options import CommonOptions, common_options, show_warnings, shows_estimates
+from harvester.cli.options import CommonOptions, common_options, run_context, shows_estimates
 from harvester.cli.progress import display
-from harvester.download.events import CancelToken, Event, Listener, Reported, Step
-from harvester.errors import ArchiveIncomplete, HarvesterError, Interrupted, gravest
+from harvester.download.events import Event, Reported, Step
+from harvester.errors import ArchiveIncomplete, HarvesterError, gravest
 from harvester.kraken.ohlc import WEEK_MIN
 from harvester.verify.against import EXCHANGE_STEPS, FileChoice
 from harvester.verify.reports import (
@@ -28,6 +24,9 @@ from harvester.verify.reports import (
     PairReport,
     RepairReport,
 )
+
+if TYPE_CHECKING:
+    from harvester.operations.maintenance import CompactionResult, RollupResult
 
 MAX_FILES_LISTED = 8
 
@@ -71,20 +70,28 @@ def verify(
     Example: harvester verify XBT/USD --repair
     """
     archive = common.existing_archive()
-    show_warnings(verbose=common.verbose > 0)
-    with (
-        display(quiet=common.quiet, log_json=common.log_json) as show,
-        _signals() as cancel,
-    ):
-        printer = VerifyPrinter(common, archive, show, as_json=as_json)
+    with run_context(common, repairs_only=True) as run:
+
+        def print_event(event: Event) -> None:
+            match event:
+                case Reported():
+                    if not as_json:
+                        _print_report(event.report, exact=common.verbose > 0)
+                    _print_errors(event.pair, event.report, archive.path, quiet=common.quiet)
+                case Step(pair, 0, _, unit) if unit == EXCHANGE_STEPS:
+                    if not (common.quiet or common.log_json or output.is_terminal()):
+                        output.hint(f"{pair}: asking the exchange for its own candles")
+                case _:
+                    run.show(event)
+
         reports = archive.verify(
             *pair,
             repair=repair,
             against_exchange=against_exchange,
             against_csv=against_csv,
-            progress=printer.print_event,
+            progress=print_event,
             estimate_trades=shows_estimates(common),
-            cancel=cancel,
+            cancel=run.cancel,
         )
     statuses = [report.exit_status for report in reports]
     statuses += [report.exchange.exit_status for report in reports if report.exchange]
@@ -93,105 +100,33 @@ def verify(
         output.error("nothing compared: none of the files is of a pair that is stored")
         statuses.append(ArchiveIncomplete.exit_status)
     if as_json:
-        output.as_json([_to_dict(report, with_repair=repair) for report in reports])
+        with_repair: dict[str, Any] = {"repair": None} if repair else {}
+        output.as_json([with_repair | report.to_dict() for report in reports])
     elif not reports:
         output.hint(f"the archive at {archive.path} is empty: there is nothing to check")
     return gravest(statuses)
 
 
-def _to_dict(report: PairReport, *, with_repair: bool) -> dict[str, Any]:
-    fields = report.to_dict()
-    return {"repair": None, **fields} if with_repair else fields
+# --- reports --------------------------------------------------------------------------------------
 
 
-# --- signals -------------------------------------------------------------------------------------
+def _print_errors(pair: str, report: object, archive: str, *, quiet: bool) -> None:
+    """Print to stderr why a step ended early, or what it left out."""
+    match report:
+        case RepairReport(error=HarvesterError()):
+            _print_repair_error(report, f"{archive}/quarantine/{pair}")
+        case ExchangeReport(error=HarvesterError() as error):
+            output.error(str(error))
+        case CsvReport(errors=errors):
+            for error in errors:
+                output.error(f"{pair}: {error}")
+        case FileChoice() if not quiet:
+            _print_skipped_files(report)
+        case _:
+            pass
 
 
-@contextmanager
-def _signals() -> Iterator[CancelToken]:
-    """While a repair runs, the first Ctrl-C or SIGTERM ends it early, the second at once.
-
-    What was downloaded by then is kept, and the report is printed. While no repair runs, signals
-    are handled as before.
-    """
-    cancel, received = CancelToken(), list[int]()
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-
-    def on_signal(number: int, _frame: FrameType | None) -> None:
-        if received:
-            output.hide_live()
-            os._exit(Interrupted.exit_status)
-        if cancel.is_running:
-            received.append(number)
-            output.hint("stopping; writing what was downloaded (press again to stop at once)")
-            cancel.cancel()
-            return
-        signal.signal(number, before[signal.Signals(number)])
-        signal.raise_signal(number)
-
-    for number in before:
-        signal.signal(number, on_signal)
-    try:
-        yield cancel
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-# --- formatter ------------------------------------------------------------------------------------
-
-
-class VerifyPrinter:
-    """Prints the events of a verification: progress, and reports as soon as they are known."""
-
-    def __init__(
-        self, common: CommonOptions, archive: Archive, show: Listener, *, as_json: bool
-    ) -> None:
-        """Keep what to print, and how.
-
-        Args:
-            common: how much is printed.
-            archive: what is verified.
-            show: shows an event on stderr.
-            as_json: reports are printed later, so only errors are printed here.
-        """
-        self._common = common
-        self._archive = archive
-        self._show = show
-        self._as_json = as_json
-
-    def print_event(self, event: Event) -> None:
-        """Print an event, from any thread."""
-        match event:
-            case Reported():
-                self._print_report(event.pair, event.report)
-            case Step(pair, 0, _, unit) if unit == EXCHANGE_STEPS:
-                self._print_exchange_is_asked(pair)
-            case _:
-                self._show(event)
-
-    def _print_exchange_is_asked(self, pair: str) -> None:
-        if not (self._common.quiet or self._common.log_json or output.is_terminal()):
-            output.hint(f"{pair}: asking the exchange for its own candles")
-
-    def _print_report(self, pair: str, report: object) -> None:
-        if not self._as_json:
-            _print_result(report, exact=self._common.verbose > 0)
-        match report:
-            case RepairReport(error=HarvesterError()):
-                _print_repair_error(report, f"{self._archive.path}/quarantine/{pair}")
-            case ExchangeReport(error=HarvesterError() as error):
-                output.error(str(error))
-            case CsvReport(errors=errors):
-                for error in errors:
-                    output.error(f"{pair}: {error}")
-            case FileChoice() if not self._common.quiet:
-                _print_skipped_files(report)
-            case _:
-                pass
-
-
-def _print_result(report: object, *, exact: bool) -> None:
+def _print_report(report: object, *, exact: bool) -> None:
     """Print a report to stdout; `exact`: with the bounds of ranges in nanoseconds."""
     match report:
         case PairReport():
@@ -210,17 +145,17 @@ def _print_result(report: object, *, exact: bool) -> None:
 
 def _print_pair(report: PairReport, *, exact: bool) -> None:
     """Print what the check found; `exact`: with the bounds of ranges in nanoseconds."""
-    verdict = _counted(len(report.faults), "FAULT") if report.faults else "sound"
-    id_gaps = _counted(report.confirmed_id_gaps, "confirmed id gap")
+    verdict = output.counted(len(report.faults), "FAULT") if report.faults else "sound"
+    id_gaps = output.counted(report.confirmed_id_gaps, "confirmed id gap")
     if report.unconfirmed_id_gaps:
         id_gaps += f" and {report.unconfirmed_id_gaps:,} unconfirmed"
     parts = [
-        _counted(report.files, "file"),
-        _counted(report.rows, "trade"),
-        _counted(report.ids, "id"),
+        output.counted(report.files, "file"),
+        output.counted(report.rows, "trade"),
+        output.counted(report.ids, "id"),
         f"{report.boundaries:,} file {'boundary' if report.boundaries == 1 else 'boundaries'}",
         id_gaps,
-        _counted(report.rollups, "roll-up"),
+        output.counted(report.rollups, "roll-up"),
     ]
     output.result(f"{report.pair}: {verdict}: {', '.join(parts)}")
     for fault in report.faults:
@@ -231,20 +166,14 @@ def _print_pair(report: PairReport, *, exact: bool) -> None:
         output.hint(f"  {note}")
 
 
-def _counted(number: int, name: str) -> str:
-    """Such as `1 file` or `2 files`; `FAULT` has its plural in capitals, too."""
-    ending = "" if number == 1 else "S" if name.isupper() else "s"
-    return f"{number:,} {name}{ending}"
-
-
 def _print_repair(report: RepairReport, *, exact: bool) -> None:
     if report.uncovered:
         more = len(report.uncovered) - 1
         ranges = f"{report.uncovered[0]}, and {more} more" if more else f"{report.uncovered[0]}"
         output.result(f"{report.pair}: trades were missing, downloaded again: {ranges}")
     if report.pages:
-        trades = f"{_counted(report.trades, 'trade')} in {_counted(report.pages, 'page')}"
-        output.result(f"{report.pair}: downloaded {trades}")
+        trades, pages = output.counted(report.trades, "trade"), output.counted(report.pages, "page")
+        output.result(f"{report.pair}: downloaded {trades} in {pages}")
     if report.moved or report.pages or report.error is None:
         _print_pair(report.after, exact=exact)
 
@@ -277,16 +206,14 @@ def _print_csv_report(report: CsvReport) -> None:
 
 def _print_skipped_files(choice: FileChoice) -> None:
     if choice.of_other_pairs:
-        output.hint(
-            f"skipped: {_counted(choice.of_other_pairs, 'file')} of pairs that are not requested "
-            "or not stored"
-        )
+        files = output.counted(choice.of_other_pairs, "file")
+        output.hint(f"skipped: {files} of pairs that are not requested or not stored")
     if unknown := choice.unknown:
         shown = ", ".join(map(str, unknown[:MAX_FILES_LISTED]))
         more = " ..." if len(unknown) > MAX_FILES_LISTED else ""
         output.hint(
-            f"skipped: {_counted(len(unknown), 'file')} not named after the candles of a known "
-            f"pair, such as XBTUSD_60.csv: {shown}{more}"
+            f"skipped: {output.counted(len(unknown), 'file')} not named after the candles of a "
+            f"known pair, such as XBTUSD_60.csv: {shown}{more}"
         )
 
 
@@ -347,3 +274,56 @@ def _skipped(interval: IntervalReport) -> str:
     if not interval.skipped:
         return ""
     return "; skipped " + ", ".join(f"{n:,} {reason}" for reason, n in interval.skipped.items())
+
+
+# --- compaction and roll-ups ----------------------------------------------------------------------
+
+
+@click.command()
+@click.argument("pair", nargs=-1)
+@click.option("--json", "as_json", is_flag=True, help="The result as JSON on stdout.")
+@common_options
+def compact(common: CommonOptions, *, pair: tuple[str, ...], as_json: bool) -> None:
+    """Merge neighbouring small files of each pair into files of up to four million trades.
+
+    `backfill` and `refresh` do this by themselves. The trades do not change, only the number of
+    files.
+
+    Example: harvester compact XBT/USD
+    """
+    _maintain(common, Archive.compact, pair, ["pair", "files before", "after"], as_json=as_json)
+
+
+@click.command()
+@click.argument("pair", nargs=-1)
+@click.option("--json", "as_json", is_flag=True, help="The result as JSON on stdout.")
+@common_options
+def rollup(common: CommonOptions, *, pair: tuple[str, ...], as_json: bool) -> None:
+    """Build the roll-ups that are missing: pre-aggregated candles of each file, 1m and 1h long.
+
+    `backfill` and `refresh` do this by themselves. Results of queries are the same without
+    roll-ups, but long queries take longer. `[candles] rollups` in config.toml says which lengths
+    are built.
+
+    Example: harvester rollup XBT/USD
+    """
+    _maintain(common, Archive.rollup, pair, ["pair", "built", "up to date"], as_json=as_json)
+
+
+def _maintain(
+    common: CommonOptions,
+    method: Callable[..., Sequence[CompactionResult | RollupResult]],
+    pairs: Sequence[str],
+    header: list[str],
+    *,
+    as_json: bool,
+) -> None:
+    """Call a method of the archive and print its results; notes are printed while it works."""
+    archive = common.existing_archive()
+    with display(quiet=common.quiet, log_json=common.log_json) as show:
+        results = method(archive, *pairs, progress=show)
+    if as_json:
+        output.as_json([result._asdict() for result in results])
+        return
+    rows = [[str(value) for value in result[: len(header)]] for result in results]
+    output.block(output.columns(header, rows))

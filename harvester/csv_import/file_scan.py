@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 import csv
-import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import NamedTuple
-
-import numpy as np
 
 from harvester.csv_import.files import (
     UNKNOWN,
@@ -21,11 +17,12 @@ from harvester.csv_import.files import (
     pieces,
 )
 from harvester.csv_import.parse import ORDER_TYPES, SIDES, BadRow, Layout, Parsed, number, parse
-from harvester.csv_import.sorting import MAX_STEP_BACK_S, TimeDisorder
+from harvester.csv_import.sorting import MAX_STEP_BACK_S, TimeDisorder, UnreadableTimes
+from harvester.download.events import CancelToken
 from harvester.errors import BadFile, DamagedFile, Interrupted
 from harvester.schema import times
 from harvester.storage.trade_store import EVERYTHING
-from harvester.times import BEGINNING_NS, END_OF_TIME, SECOND, Range, union
+from harvester.times import BEGINNING_NS, END_OF_TIME, SECOND, Range
 
 # --- columns of a file ----------------------------------------------------------------------------
 
@@ -172,115 +169,6 @@ def _agree(named: Sequence[str], found: Sequence[str]) -> bool:
     return [alike.get(name, name) for name in named] == [alike.get(name, name) for name in found]
 
 
-# --- times of unreadable rows ---------------------------------------------------------------------
-
-MAX_RUNS = 100_000
-"""Runs of bad rows that are kept in memory; further ones are joined to the last one."""
-
-
-@dataclass(slots=True)
-class _Run:
-    """Consecutive bad rows of a file; times in nanoseconds.
-
-    Attributes:
-        before: time of the good row before them; None if there is none.
-        behind: time of the good row after them; None if there is none.
-        low: earliest readable time of the bad rows.
-        high: latest readable time of the bad rows; below `low` if no time is readable.
-        is_known: whether the times of all bad rows are readable.
-    """
-
-    before: int | None
-    behind: int | None
-    low: int = END_OF_TIME
-    high: int = -1
-    is_known: bool = True
-
-    def neighbours(self, farthest_back_ns: int, within: Range) -> tuple[int, int]:
-        """The earliest and latest possible time of the bad rows, from the good rows around them.
-
-        In a file that is not sorted, neighbouring rows say nothing.
-
-        Args:
-            farthest_back_ns: by how much times step back at most in the file.
-            within: the range of the file, as far as it is known.
-        """
-        before, behind = within
-        if farthest_back_ns <= MAX_STEP_BACK_S * SECOND:
-            if self.before is not None:
-                before = max(before, self.before - farthest_back_ns)
-            if self.behind is not None:
-                behind = min(behind, self.behind + farthest_back_ns)
-        return before, behind
-
-
-class UnreadableTimes:
-    """Bounds the times of a file's bad rows by their own times and the rows around them."""
-
-    def __init__(self) -> None:
-        """Start before the first row."""
-        self._runs: list[_Run] = []
-        self._latest: int | None = None
-        """Time of the last good row, in nanoseconds."""
-        self._steps = TimeDisorder()
-        """Steps back in time among all readable times, including those of bad rows."""
-
-    def add(self, parsed: Parsed) -> None:
-        """Add the next block of the file."""
-        stamps = every = times(parsed.rows)
-        if self._runs and self._runs[-1].behind is None and len(stamps):
-            self._runs[-1].behind = int(stamps[0])
-        if parsed.bad:
-            indexes = np.searchsorted(parsed.lines, [row.line for row in parsed.bad])
-            neighbours = [self._latest, *stamps.tolist(), None]
-            for index, stamp in zip(indexes.tolist(), parsed.bad_times, strict=True):
-                self._add_bad(neighbours[index], neighbours[index + 1], stamp)
-            known = [at for at in parsed.bad_times if at is not None]
-            every = np.insert(stamps, indexes[[at is not None for at in parsed.bad_times]], known)
-        if len(stamps):
-            self._latest = int(stamps[-1])
-        if len(every):
-            self._steps.add(every)
-
-    def _add_bad(self, before: int | None, behind: int | None, stamp: int | None) -> None:
-        run = self._runs[-1] if self._runs else None
-        is_same = run is not None and (run.before, run.behind) == (before, behind)
-        if run is None or (not is_same and len(self._runs) < MAX_RUNS):
-            run = _Run(before, behind)
-            self._runs.append(run)
-        run.behind = behind
-        if stamp is None:
-            run.is_known = False
-        else:
-            run.low, run.high = min(run.low, stamp), max(run.high, stamp)
-
-    def ranges(self, good_back_ns: int, within: Range) -> list[Range]:
-        """Ranges that contain all bad rows, with at least a second to spare at both ends.
-
-        Args:
-            good_back_ns: by how much times step back at most among the good rows, in nanoseconds.
-            within: the range of the file, as far as it is known.
-        """
-        found = []
-        for run in self._runs:
-            before, behind = run.neighbours(self._steps.farthest_back_ns, within)
-            is_known = run.is_known
-            if is_known and good_back_ns <= MAX_STEP_BACK_S * SECOND:
-                # A time out of order may be the broken field of the row.
-                before, behind = run.neighbours(good_back_ns, within)
-                is_known = before <= run.low <= run.high <= behind
-            if is_known:
-                before, behind = run.low, run.high
-            found.append(_around(min(before, run.low), max(behind, run.high)))
-        return union(found)
-
-
-def _around(low_ns: int, high_ns: int) -> Range:
-    """A range of whole seconds that begins a second earlier and ends a second later."""
-    after = max(0, (low_ns // SECOND - 1) * SECOND - 1)
-    return Range(after, min(END_OF_TIME, (high_ns // SECOND + 2) * SECOND - 1))
-
-
 # --- scanning a file ------------------------------------------------------------------------------
 
 MAX_BAD_ROWS_LISTED = 10_000
@@ -338,7 +226,7 @@ def scan_file(
     *,
     skip_bad_rows: bool = False,
     read: Callable[[int], None] = lambda _bytes: None,
-    stop: threading.Event | None = None,
+    stop: CancelToken | None = None,
 ) -> ScannedFile:
     """Read a file completely: detect its columns, its first and last time, and its bad rows.
 
@@ -346,12 +234,12 @@ def scan_file(
         member: the file.
         skip_bad_rows: count unreadable rows, instead of failing at the first one.
         read: called with the number of bytes read since the last call.
-        stop: set it to end the scan.
+        stop: cancelled to end the scan.
 
     Raises:
         DamagedFile: its bytes do not match its checksum.
         BadFile: it contains something else than trades.
-        Interrupted: `stop` was set.
+        Interrupted: `stop` was cancelled.
     """
     try:
         return _read_whole(member, skip_bad_rows, read, stop)
@@ -368,7 +256,7 @@ def _read_whole(
     member: Member,
     skip_bad_rows: bool,
     read: Callable[[int], None],
-    stop: threading.Event | None,
+    stop: CancelToken | None,
 ) -> ScannedFile:
     name = str(member)
     check_stop(stop)
@@ -420,9 +308,9 @@ def read_rows(member: Member, layout: Layout, sum_: str) -> Iterator[tuple[Parse
         yield parsed, len(block)
 
 
-def check_stop(stop: threading.Event | None) -> None:
+def check_stop(stop: CancelToken | None) -> None:
     """Raise Interrupted if `stop` is set."""
-    if stop is not None and stop.is_set():
+    if stop is not None and stop.is_cancelled:
         raise Interrupted("interrupted; the same command goes on where it stopped")
 
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import queue
 import re
 import stat
 import struct
+import threading
 import zipfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path, PurePath, PurePosixPath
-from typing import IO, NamedTuple, cast
+from typing import IO, NamedTuple, TypeVar, cast
 
 import numpy as np
 
@@ -384,3 +387,54 @@ def blocks(member: Member, expected: str | None) -> Iterator[bytes]:
             raise BadFile(f"{member} has a line of more than {LONGEST_LINE:,} bytes")
     if rest:
         yield rest + b"\n"
+
+
+# --- blocks read ahead ----------------------------------------------------------------------------
+
+T = TypeVar("T")
+
+DEPTH = 4
+"""Number of blocks that are read while earlier ones are written."""
+
+
+class _End(NamedTuple):
+    error: BaseException | None = None
+
+
+def iterate_ahead(items: Iterator[T], depth: int = DEPTH) -> Generator[T, None, None]:
+    """Produce items in a thread of their own, while earlier items are used.
+
+    Args:
+        items: runs in the thread.
+        depth: how many items are produced in advance.
+    """
+    produced: queue.Queue[T | _End] = queue.Queue(depth)
+    closed = threading.Event()
+
+    def put(item: T | _End) -> None:
+        while not closed.is_set():
+            with suppress(queue.Full):
+                produced.put(item, timeout=0.1)
+                return
+
+    def work() -> None:
+        try:
+            for item in items:
+                put(item)
+                if closed.is_set():
+                    return
+        except BaseException as error:  # noqa: BLE001 - it is raised again in the thread that uses items
+            put(_End(error))
+        else:
+            put(_End())
+
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+    try:
+        while not isinstance(item := produced.get(), _End):
+            yield item
+        if item.error is not None:
+            raise item.error
+    finally:
+        closed.set()
+        thread.join()

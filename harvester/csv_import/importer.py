@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import queue
-import threading
-from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
 from itertools import chain
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import msgspec
 import pyarrow as pa
@@ -22,10 +19,11 @@ from harvester.csv_import.file_scan import (
     is_in_order,
     read_rows,
 )
-from harvester.csv_import.files import KnownComplete
+from harvester.csv_import.files import KnownComplete, iterate_ahead
 from harvester.csv_import.parse import BadRow
 from harvester.csv_import.sorting import RowCount, Sorter, TimeDisorder, in_time_order
 from harvester.csv_import.stored_check import Rounding, StoredCheck
+from harvester.download.events import CancelToken
 from harvester.errors import ArchiveHasGaps, DamagedFile, HarvesterError
 from harvester.kraken.pairs import Pair
 from harvester.schema import clip, times
@@ -152,13 +150,13 @@ class ImportOptions(NamedTuple):
 
     Attributes:
         read: called with a pair and a number of bytes that were read, from any thread.
-        stop: set it to end the import; rows up to the last boundary are kept.
+        stop: cancelled to end the import; rows up to the last boundary are kept.
         skip_bad_rows: leave out unreadable rows and list them, instead of failing.
         done: called with each report once it is complete, from any thread.
     """
 
     read: Callable[[str, int], None]
-    stop: threading.Event
+    stop: CancelToken
     skip_bad_rows: bool = False
     done: Callable[[ImportReport], None] = lambda _report: None
 
@@ -180,7 +178,7 @@ class FileChain:
             archive: where the trades go.
             pair: the pair of the files.
             files: one of the chains that `chains` returned.
-            options: progress callback, stop event, and what to do with bad rows.
+            options: progress callback, cancel token, and what to do with bad rows.
             bad_times: ranges in which other files of the pair have unreadable rows.
         """
         self._archive = archive
@@ -214,7 +212,7 @@ class FileChain:
         Raises:
             DamagedFile: a file can't be read, or has changed since it was scanned.
             ArchiveDamaged: rows of time that is covered already are not stored there.
-            Interrupted: `stop` was set.
+            Interrupted: `stop` was cancelled.
             ArchiveUnwritable: the operating system refused to write.
             MarketChanged: the archive has trades of another market under this name.
         """
@@ -266,7 +264,7 @@ class FileChain:
         sorter = Sorter()
         for rows in self._sorted(sorter, writer):
             yield from boundaries.push(rows)
-            if self._options.stop.is_set():
+            if self._options.stop.is_cancelled:
                 yield from boundaries.finish(is_end_of_file=False)
                 return
         self._report_order(sorter)
@@ -434,7 +432,7 @@ class FileChain:
         volume = sum((part.volume for part in parts), Decimal(0))
         written = sum(self._archive.footer(segment).rows for segment in self._written)
         is_complete = (rows, volume) == (report.read.rows, report.read.volume)
-        if not self._options.stop.is_set() and not (
+        if not self._options.stop.is_cancelled and not (
             is_complete and written == report.imported.rows
         ):
             raise AssertionError(
@@ -442,54 +440,3 @@ class FileChain:
                 f"volume {volume} are accounted for, {report.imported.rows} were to be written, "
                 f"{written} are in the archive"
             )
-
-
-# --- blocks read ahead ----------------------------------------------------------------------------
-
-T = TypeVar("T")
-
-DEPTH = 4
-"""Number of blocks that are read while earlier ones are written."""
-
-
-class _End(NamedTuple):
-    error: BaseException | None = None
-
-
-def iterate_ahead(items: Iterator[T], depth: int = DEPTH) -> Generator[T, None, None]:
-    """Produce items in a thread of their own, while earlier items are used.
-
-    Args:
-        items: runs in the thread.
-        depth: how many items are produced in advance.
-    """
-    produced: queue.Queue[T | _End] = queue.Queue(depth)
-    closed = threading.Event()
-
-    def put(item: T | _End) -> None:
-        while not closed.is_set():
-            with suppress(queue.Full):
-                produced.put(item, timeout=0.1)
-                return
-
-    def work() -> None:
-        try:
-            for item in items:
-                put(item)
-                if closed.is_set():
-                    return
-        except BaseException as error:  # noqa: BLE001 - it is raised again in the thread that uses items
-            put(_End(error))
-        else:
-            put(_End())
-
-    thread = threading.Thread(target=work, daemon=True)
-    thread.start()
-    try:
-        while not isinstance(item := produced.get(), _End):
-            yield item
-        if item.error is not None:
-            raise item.error
-    finally:
-        closed.set()
-        thread.join()

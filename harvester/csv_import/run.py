@@ -20,7 +20,7 @@ from harvester.csv_import.pair_matching import (
     match_files,
     unknown_files_message,
 )
-from harvester.download.events import Begun, Imported, Listener, Step, result_of
+from harvester.download.events import Begun, CancelToken, Imported, Listener, Step, result_of
 from harvester.errors import (
     GRAVEST_FIRST,
     ArchiveHasGaps,
@@ -201,7 +201,7 @@ def import_files(
     request: ImportRequest,
     ask_exchange: AskExchange,
     listener: Listener,
-    stop: threading.Event,
+    stop: CancelToken,
 ) -> ImportResult:
     """Match files to pairs and import them.
 
@@ -210,7 +210,7 @@ def import_files(
         request: what to import.
         ask_exchange: returns the pairs that the exchange lists now; see `match_files`.
         listener: called with events, from several threads, one call at a time.
-        stop: set it to end the import; rows up to the last boundary are kept.
+        stop: cancelled to end the import; rows up to the last boundary are kept.
 
     Raises:
         UsageError: see `match_files`.
@@ -258,7 +258,7 @@ def import_pairs(
     Args:
         archive: where the trades go.
         pairs: the pairs, each once.
-        options: callbacks, stop event, and what to do with bad rows.
+        options: callbacks, cancel token, and what to do with bad rows.
 
     Returns:
         The reports, in the order of `pairs`.
@@ -278,7 +278,7 @@ def import_pairs(
             return [report for files in pairs for report in result_of(futures[files.pair.altname])]
         except KeyboardInterrupt:
             # Leaving the block waits for the threads.
-            options.stop.set()
+            options.stop.cancel()
             raise
 
 
@@ -326,7 +326,7 @@ def _import_chains(
             reports.append(importer.report)
         for importer in importers:
             # Rows that one file left out must not be called covered by another file.
-            if importer.report.error is None and not options.stop.is_set():
+            if importer.report.error is None and not options.stop.is_cancelled:
                 importer.report.error = _error_of(partial(importer.check_skipped, pair_writer))
         for report in reports:
             options.done(report)

@@ -1,4 +1,4 @@
-"""Sort rows by time and trade id, in bounded memory."""
+"""Sort rows by time and trade id, in bounded memory, and bound the times of unreadable rows."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from harvester.csv_import.parse import Parsed
 from harvester.schema import Int64s, clip, joined, no_rows, sort_rows, times
 from harvester.storage.filesystem import writing
-from harvester.times import END_OF_TIME, SECOND, Range
+from harvester.times import END_OF_TIME, SECOND, Range, union
 
 
 @dataclass(slots=True)
@@ -177,3 +178,112 @@ def _write_run(rows: pa.RecordBatch, path: str) -> _Run:
     mapped = pa.ipc.open_file(pa.memory_map(path)).get_batch(0)
     stamps = times(mapped)
     return _Run(mapped, stamps, stamps[_SAMPLE_EVERY - 1 :: _SAMPLE_EVERY].copy())
+
+
+# --- times of unreadable rows ---------------------------------------------------------------------
+
+MAX_RUNS = 100_000
+"""Runs of bad rows that are kept in memory; further ones are joined to the last one."""
+
+
+@dataclass(slots=True)
+class _BadRows:
+    """Consecutive bad rows of a file; times in nanoseconds.
+
+    Attributes:
+        before: time of the good row before them; None if there is none.
+        behind: time of the good row after them; None if there is none.
+        low: earliest readable time of the bad rows.
+        high: latest readable time of the bad rows; below `low` if no time is readable.
+        is_known: whether the times of all bad rows are readable.
+    """
+
+    before: int | None
+    behind: int | None
+    low: int = END_OF_TIME
+    high: int = -1
+    is_known: bool = True
+
+    def neighbours(self, farthest_back_ns: int, within: Range) -> tuple[int, int]:
+        """The earliest and latest possible time of the bad rows, from the good rows around them.
+
+        In a file that is not sorted, neighbouring rows say nothing.
+
+        Args:
+            farthest_back_ns: by how much times step back at most in the file.
+            within: the range of the file, as far as it is known.
+        """
+        before, behind = within
+        if farthest_back_ns <= MAX_STEP_BACK_S * SECOND:
+            if self.before is not None:
+                before = max(before, self.before - farthest_back_ns)
+            if self.behind is not None:
+                behind = min(behind, self.behind + farthest_back_ns)
+        return before, behind
+
+
+class UnreadableTimes:
+    """Bounds the times of a file's bad rows by their own times and the rows around them."""
+
+    def __init__(self) -> None:
+        """Start before the first row."""
+        self._runs: list[_BadRows] = []
+        self._latest: int | None = None
+        """Time of the last good row, in nanoseconds."""
+        self._steps = TimeDisorder()
+        """Steps back in time among all readable times, including those of bad rows."""
+
+    def add(self, parsed: Parsed) -> None:
+        """Add the next block of the file."""
+        stamps = every = times(parsed.rows)
+        if self._runs and self._runs[-1].behind is None and len(stamps):
+            self._runs[-1].behind = int(stamps[0])
+        if parsed.bad:
+            indexes = np.searchsorted(parsed.lines, [row.line for row in parsed.bad])
+            neighbours = [self._latest, *stamps.tolist(), None]
+            for index, stamp in zip(indexes.tolist(), parsed.bad_times, strict=True):
+                self._add_bad(neighbours[index], neighbours[index + 1], stamp)
+            known = [at for at in parsed.bad_times if at is not None]
+            every = np.insert(stamps, indexes[[at is not None for at in parsed.bad_times]], known)
+        if len(stamps):
+            self._latest = int(stamps[-1])
+        if len(every):
+            self._steps.add(every)
+
+    def _add_bad(self, before: int | None, behind: int | None, stamp: int | None) -> None:
+        run = self._runs[-1] if self._runs else None
+        is_same = run is not None and (run.before, run.behind) == (before, behind)
+        if run is None or (not is_same and len(self._runs) < MAX_RUNS):
+            run = _BadRows(before, behind)
+            self._runs.append(run)
+        run.behind = behind
+        if stamp is None:
+            run.is_known = False
+        else:
+            run.low, run.high = min(run.low, stamp), max(run.high, stamp)
+
+    def ranges(self, good_back_ns: int, within: Range) -> list[Range]:
+        """Ranges that contain all bad rows, with at least a second to spare at both ends.
+
+        Args:
+            good_back_ns: by how much times step back at most among the good rows, in nanoseconds.
+            within: the range of the file, as far as it is known.
+        """
+        found = []
+        for run in self._runs:
+            before, behind = run.neighbours(self._steps.farthest_back_ns, within)
+            is_known = run.is_known
+            if is_known and good_back_ns <= MAX_STEP_BACK_S * SECOND:
+                # A time out of order may be the broken field of the row.
+                before, behind = run.neighbours(good_back_ns, within)
+                is_known = before <= run.low <= run.high <= behind
+            if is_known:
+                before, behind = run.low, run.high
+            found.append(_around(min(before, run.low), max(behind, run.high)))
+        return union(found)
+
+
+def _around(low_ns: int, high_ns: int) -> Range:
+    """A range of whole seconds that begins a second earlier and ends a second later."""
+    after = max(0, (low_ns // SECOND - 1) * SECOND - 1)
+    return Range(after, min(END_OF_TIME, (high_ns // SECOND + 2) * SECOND - 1))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import chain
+from itertools import chain, product
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -19,13 +19,14 @@ from harvester.exporters.formats import (
     ending_of,
     write_rows,
 )
-from harvester.exporters.freqtrade import (
+from harvester.exporters.other_programs import (
+    ccxt_symbol,
     freqtrade_timeframe,
+    lean_resolution,
     write_freqtrade_candles,
     write_freqtrade_trades,
+    write_lean_candles,
 )
-from harvester.exporters.lean import lean_resolution, write_lean_candles
-from harvester.exporters.symbols import ccxt_symbol
 from harvester.kraken.pairs import Pair
 from harvester.query.candles import QuerySession, batches_by_interval, guard_against_huge_fill
 from harvester.query.plan import CandleQuery
@@ -128,13 +129,12 @@ def export_candles(
         BadInterval: the other program has no such interval.
         ArchiveUnwritable: a file can't be written.
     """
-    for export in exports:
-        for interval in intervals:
-            guard_against_huge_fill(archive, replace(export.query, interval=interval))
-    if layout in OTHER_PROGRAMS:
-        for export in exports:
-            for interval in intervals:
-                _check_names(export.pair, interval, layout)
+    for export, interval in product(exports, intervals):
+        guard_against_huge_fill(archive, replace(export.query, interval=interval))
+        if layout in OTHER_PROGRAMS:
+            # Each of them raises an error if the other program has no such name.
+            ccxt_symbol(export.pair)
+            (lean_resolution if layout == "lean" else freqtrade_timeframe)(interval)
     for export in exports:
         query = export.query
         if layout in OTHER_PROGRAMS:
@@ -149,38 +149,27 @@ def export_candles(
 
 
 def export_trades(
-    archive: TradeStore, pair: Pair, range_: Range, notes: tuple[str, ...], folder: str
-) -> ExportedFile:
-    """Write the trades of a pair for freqtrade.
+    archive: TradeStore,
+    pairs: Iterable[tuple[Pair, tuple[str, ...]]],
+    range_: Range,
+    folder: str,
+) -> Iterator[ExportedFile]:
+    """Write the trades of some pairs for freqtrade, file by file.
 
     Args:
         archive: the trades.
-        pair: the pair.
+        pairs: each pair, and remarks on its rows, such as gaps in the range.
         range_: only trades published in it are written.
-        notes: remarks on the rows, such as gaps in the range.
         folder: freqtrade's data folder for Kraken.
 
     Raises:
         UsageError: the pair's currencies are not known, or the folder lies in an archive.
-        ArchiveUnwritable: the file can't be written.
+        ArchiveUnwritable: a file can't be written.
     """
-    counter = RowCounter(archive.scan(pair.altname, range_))
-    path = write_freqtrade_trades(counter, pair, folder)
-    return ExportedFile(pair.altname, None, str(path), counter.rows, notes=notes)
-
-
-def _check_names(pair: Pair, interval: Interval, layout: str) -> None:
-    """Check that another program has a name for a pair and an interval.
-
-    Raises:
-        UsageError: the pair's currencies are not known.
-        BadInterval: the other program has no such interval.
-    """
-    ccxt_symbol(pair)
-    if layout == "lean":
-        lean_resolution(interval)
-    else:
-        freqtrade_timeframe(interval)
+    for pair, notes in pairs:
+        counter = RowCounter(archive.scan(pair.altname, range_))
+        path = write_freqtrade_trades(counter, pair, folder)
+        yield ExportedFile(pair.altname, None, str(path), counter.rows, notes=notes)
 
 
 def write_candle_layout(
@@ -204,15 +193,12 @@ def write_candle_layout(
     """
     write = write_lean_candles if layout == "lean" else write_freqtrade_candles
     candles = RowCounter(batches)
-    complete = RowCounter(_complete(candles))
+    complete = RowCounter(
+        batch.filter(pc.fill_null(batch.column("is_complete"), False)) for batch in candles
+    )
     path = write(complete, pair, interval, folder)
     left_out = candles.rows - complete.rows
     return ExportedFile(pair.altname, interval.text, str(path), complete.rows, left_out)
-
-
-def _complete(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-    for batch in batches:
-        yield batch.filter(pc.fill_null(batch.column("is_complete"), False))
 
 
 def _write_candle_file(
@@ -243,10 +229,9 @@ def _with_equal_decimals(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.Recor
     """
     for batch in batches:
         fields = [
-            field.with_type(PRICE) if _is_price(field.type) else field for field in batch.schema
+            field.with_type(PRICE)
+            if pa.types.is_decimal(field.type) and field.type.precision == PRICE.precision
+            else field
+            for field in batch.schema
         ]
         yield batch.cast(pa.schema(fields))
-
-
-def _is_price(type_: pa.DataType) -> bool:
-    return bool(pa.types.is_decimal(type_)) and type_.precision == PRICE.precision

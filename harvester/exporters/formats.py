@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv
 
-from harvester.schema import decimal_words
+from harvester.schema import Int64s, decimal_words
 from harvester.storage.output_files import file_sink, write_arrow, write_parquet
 
 Batches = Iterable[pa.RecordBatch]
@@ -40,8 +40,7 @@ COMPRESSED = {".gz": "gzip", ".zst": "zstd"}
 def ending_of(file: str) -> str | None:
     """The ending of a file's name that decides its format; None if it has no such ending."""
     name = Path(file).name.lower()
-    by_length = sorted(ENDINGS, key=len, reverse=True)
-    return next((ending for ending in by_length if name.endswith(ending)), None)
+    return next((ending for ending in ENDINGS if name.endswith(ending)), None)
 
 
 def write_rows(
@@ -125,11 +124,11 @@ def _write_jsonl(batches: Batches, _schema: pa.Schema, sink: BinaryIO) -> None:
 def _write_json(batches: Batches, _schema: pa.Schema, sink: BinaryIO) -> None:
     encoder = msgspec.json.Encoder()
     sink.write(b"[")
-    has_rows = False
+    separator = b"\n "
     for batch in batches:
         for row in as_text(batch).to_pylist():
-            sink.write((b",\n " if has_rows else b"\n ") + encoder.encode(row))
-            has_rows = True
+            sink.write(separator + encoder.encode(row))
+            separator = b",\n "
     sink.write(b"\n]\n")
 
 
@@ -174,7 +173,8 @@ def _as_json(column: pa.Array) -> pa.Array:
 def _text(column: pa.Array) -> pa.Array:
     type_ = column.type
     if pa.types.is_decimal(type_):
-        return _decimal_text(column)
+        # Without zeros at the end.
+        return _without_zeros(decimal_text(column)) if type_.scale else decimal_text(column)
     if pa.types.is_timestamp(type_):
         return _time_text(column)
     if pa.types.is_time(type_):
@@ -220,23 +220,20 @@ def _without_zeros(texts: pa.Array) -> pa.Array:
     return pc.utf8_rtrim(pc.utf8_rtrim(texts, characters="0"), characters=".")
 
 
-def _decimal_text(column: pa.Array) -> pa.Array:
-    """Decimals as digits without an exponent, and without zeros at the end."""
+def decimal_text(column: pa.Array) -> pa.Array:
+    """Decimals as text with all digits of their scale, without an exponent."""
     low, high = decimal_words(column)
-    scale = column.type.scale
-    if scale == 0 or ((high != 0) | (low < 0)).any() or column.null_count:
+    if column.type.scale == 0 or ((high != 0) | (low < 0)).any() or column.null_count:
         # Rare: sums beyond 64 bits, negative values, gaps.
-        texts = [None if v is None else _trimmed(format(v, "f")) for v in column.to_pylist()]
-        return pa.array(texts, pa.string())
-    whole, fraction = np.divmod(low, 10**scale)
+        return pa.array([v if v is None else f"{v:f}" for v in column.to_pylist()], pa.string())
+    return fixed_text(low, column.type.scale)
+
+
+def fixed_text(units: Int64s, scale: int) -> pa.Array:
+    """Integers in units of 10^-scale as text with `scale` decimals; none is negative."""
+    whole, fraction = np.divmod(units, 10**scale)
     digits = pc.utf8_lpad(pa.array(fraction).cast(pa.string()), width=scale, padding="0")
-    return _without_zeros(
-        pc.binary_join_element_wise(pa.array(whole).cast(pa.string()), digits, ".")
-    )
-
-
-def _trimmed(text: str) -> str:
-    return text.rstrip("0").rstrip(".") if "." in text else text
+    return pc.binary_join_element_wise(pa.array(whole).cast(pa.string()), digits, ".")
 
 
 def cell(value: object) -> str:

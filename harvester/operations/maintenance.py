@@ -1,17 +1,44 @@
-"""Compact segments and build roll-ups on request; `backfill` and `refresh` also do both."""
+"""Maintain pairs: compact, build roll-ups, verify, repair, compare with Kraken's candles.
+
+Each function reports its progress and its results as events.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
-from contextlib import closing
-from typing import NamedTuple
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import NamedTuple, TypeVar
 
 from harvester.config import Settings
-from harvester.download.events import Begun, Listener, Noted, steps
-from harvester.pair_names import resolve_held
+from harvester.csv_import.files import Member
+from harvester.download.events import (
+    Begun,
+    CancelToken,
+    Listener,
+    Noted,
+    Reported,
+    Step,
+    Waiting,
+    steps,
+)
+from harvester.download.exchange import DownloadContext, RunOptions
+from harvester.errors import HarvesterError
+from harvester.kraken.pairs import Pair
+from harvester.operations.run_log import pair_results, record_run
+from harvester.pair_names import known_pairs, resolve_held
 from harvester.query.aggregate import parse_levels, roll_up
-from harvester.storage.trade_store import TradeStore
+from harvester.storage.trade_store import TradeStore, check_not_in_future
 from harvester.storage.writer import Writer, writer
+from harvester.times import Range
+from harvester.verify import against
+from harvester.verify.against import EXCHANGE_STEPS, Comparer
+from harvester.verify.integrity import digests, verify_with_digests
+from harvester.verify.repair import Repairer
+from harvester.verify.reports import Digest, ExchangeReport, PairReport, RepairReport
+
+# --- compaction and roll-ups ----------------------------------------------------------------------
 
 
 class CompactionResult(NamedTuple):
@@ -46,6 +73,9 @@ class RollupResult(NamedTuple):
     notes: list[str]
 
 
+R = TypeVar("R", CompactionResult, RollupResult)
+
+
 def compact(
     archive: TradeStore, settings: Settings, pairs: Sequence[str], listener: Listener
 ) -> list[CompactionResult]:
@@ -64,14 +94,13 @@ def compact(
         ArchiveUnwritable: the operating system refused to write.
     """
     levels, progress = parse_levels(settings.candles.rollups), steps(listener)
-    results = []
-    with closing(_each_pair(archive, pairs, listener)) as writers:
-        for pair_writer in writers:
-            before, after = pair_writer.compact(every=True, progress=progress)
-            notes = roll_up(pair_writer, levels, progress).notes
-            _report_notes(pair_writer.pair, notes, listener)
-            results.append(CompactionResult(pair_writer.pair, before, after, notes))
-    return results
+
+    def work(pair_writer: Writer) -> CompactionResult:
+        before, after = pair_writer.compact(every=True, progress=progress)
+        notes = roll_up(pair_writer, levels, progress).notes
+        return CompactionResult(pair_writer.pair, before, after, notes)
+
+    return _with_each_pair(archive, pairs, listener, work)
 
 
 def build_rollups(
@@ -91,27 +120,208 @@ def build_rollups(
         ArchiveDamaged: a file can't be read, or has other rows than its footer says.
         ArchiveUnwritable: the operating system refused to write.
     """
-    levels = parse_levels(settings.candles.rollups)
+    levels, progress = parse_levels(settings.candles.rollups), steps(listener)
+
+    def work(pair_writer: Writer) -> RollupResult:
+        done = roll_up(pair_writer, levels, progress)
+        return RollupResult(pair_writer.pair, done.built, done.up_to_date, done.notes)
+
+    return _with_each_pair(archive, pairs, listener, work)
+
+
+def _with_each_pair(
+    archive: TradeStore, pairs: Sequence[str], listener: Listener, work: Callable[[Writer], R]
+) -> list[R]:
+    """Lock one pair after the other and do the work; report the notes in its result."""
+    names = [resolve_held(archive, name).altname for name in pairs] or archive.held()
+    listener(Begun(len(names)))
     results = []
-    with closing(_each_pair(archive, pairs, listener)) as writers:
-        for pair_writer in writers:
-            done = roll_up(pair_writer, levels, steps(listener))
-            _report_notes(pair_writer.pair, done.notes, listener)
-            results.append(RollupResult(pair_writer.pair, done.built, done.up_to_date, done.notes))
+    for name in names:
+        with writer(archive, name) as pair_writer:
+            results.append(work(pair_writer))
+        for note in results[-1].notes:
+            listener(Noted(name, note))
     return results
 
 
-def _each_pair(
-    archive: TradeStore, pairs: Sequence[str], listener: Listener
-) -> Generator[Writer, None, None]:
-    """Lock one pair after the other."""
-    names = [resolve_held(archive, name).altname for name in pairs] or archive.held()
+# --- verification ---------------------------------------------------------------------------------
+
+
+def check_pairs(archive: TradeStore, names: Sequence[str], listener: Listener) -> list[PairReport]:
+    """Check everything that is stored of some pairs.
+
+    Args:
+        archive: the archive to check.
+        names: altnames.
+        listener: receives the steps, and each pair's report as soon as it is known.
+
+    Raises:
+        ArchiveDamaged: files keep vanishing, or being replaced, while they are read.
+    """
     listener(Begun(len(names)))
+    reports = []
     for name in names:
-        with writer(archive, name) as pair_writer:
-            yield pair_writer
+        reports.append(verify_with_digests(archive, name, listener))
+        listener(Reported(name, reports[-1]))
+    return reports
 
 
-def _report_notes(pair: str, notes: Sequence[str], listener: Listener) -> None:
-    for note in notes:
-        listener(Noted(pair, note))
+def digest_pairs(
+    archive: TradeStore, names: Sequence[str], wanted: Range, listener: Listener
+) -> list[Digest]:
+    """Compute the digests of some pairs.
+
+    Args:
+        archive: the archive.
+        names: altnames.
+        wanted: only months that lie in it whole are counted.
+        listener: receives the steps in months, and the digests of each pair as soon as they are
+            known.
+
+    Raises:
+        ArchiveDamaged: a file can't be read, ends in the future, or is being replaced.
+    """
+    now_ns = time.time_ns()
+    listener(Begun(len(names)))
+    found: list[Digest] = []
+    for name in names:
+        check_not_in_future(archive, name, now_ns)
+        of_pair = digests(archive, name, wanted, listener=listener)
+        listener(Reported(name, of_pair))
+        found += of_pair
+    return found
+
+
+async def repair_pairs(
+    archive: TradeStore,
+    settings: Settings,
+    reports: Sequence[PairReport],
+    run: RunOptions,
+    warn: Callable[[str], None],
+) -> list[PairReport]:
+    """Repair the pairs that have faults; the run is written to the run log.
+
+    Args:
+        archive: the archive.
+        settings: the settings in force.
+        reports: what was found of each pair; pairs without faults are left alone.
+        run: its listener receives each moved file and each pair's `RepairReport` at once.
+        warn: called with a sentence if the run log can't be written.
+
+    Returns:
+        The reports, for repaired pairs from after the repair, with the `RepairReport` in them; an
+        error that ended a pair early is there.
+    """
+    from harvester.kraken.client import Client  # verifying files does without HTTP
+
+    faulty = [report for report in reports if report.faults]
+    request = {"pairs": [report.pair for report in faulty]}
+    with record_run(archive, "repair", request, settings, warn) as record:
+        async with Client(
+            settings.exchange, on_wait=lambda what, why: run.listener(Waiting(what, why))
+        ) as client:
+            repairer = Repairer(
+                DownloadContext(client, archive, settings, run),
+                lambda moved: run.listener(Reported(moved.pair, moved)),
+            )
+            jobs = asyncio.Semaphore(settings.exchange.jobs)
+
+            async def repair(report: PairReport) -> RepairReport:
+                async with jobs:
+                    result = await repairer.repair(report)
+                if not result.after.faults:
+                    result.after.digests = await asyncio.to_thread(digests, archive, result.pair)
+                run.listener(Reported(result.pair, result))
+                return result
+
+            try:
+                repairs = await asyncio.gather(*map(repair, faulty))
+            finally:
+                record.calls, record.refusals = client.calls, client.refusals
+        record.pairs = pair_results(repairs)
+    repaired = {repair.pair: replace(repair.after, repair=repair) for repair in repairs}
+    return [repaired.get(report.pair, report) for report in reports]
+
+
+async def compare_with_exchange(
+    archive: TradeStore,
+    settings: Settings,
+    reports: Sequence[PairReport],
+    listener: Listener,
+    stop: CancelToken,
+) -> None:
+    """Compare the candles of some pairs with the exchange's OHLC endpoint.
+
+    Args:
+        archive: the archive.
+        settings: the settings in force.
+        reports: a report per pair, whose `exchange` becomes the result; an error that ended a pair
+            early is in it.
+        listener: receives the steps, and the results in the order of `reports`.
+        stop: the token by which the comparison is cancelled.
+
+    Raises:
+        Interrupted: it was cancelled.
+    """
+    from harvester.kraken.client import Client  # verifying files does without HTTP
+
+    async def compare_all() -> None:
+        async with Client(
+            settings.exchange, on_wait=lambda what, why: listener(Waiting(what, why))
+        ) as client:
+            comparer = Comparer(client, archive, memory_limit=settings.candles.memory_limit)
+            jobs = asyncio.Semaphore(settings.exchange.jobs)
+            known = known_pairs(archive)
+
+            async def compare(name: str) -> ExchangeReport:
+                async with jobs:
+                    listener(Step(name, 0, 1, EXCHANGE_STEPS))
+                    try:
+                        return await comparer.compare(known.get(name, Pair(altname=name)), listener)
+                    except HarvesterError as error:
+                        # The pair is done, so its progress line is removed.
+                        listener(Step(name, 1, 1, EXCHANGE_STEPS))
+                        return ExchangeReport(name, error=error)
+
+            tasks = [asyncio.create_task(compare(report.pair)) for report in reports]
+            try:
+                for report, task in zip(reports, tasks, strict=True):
+                    report.exchange = await task
+                    listener(Reported(report.pair, report.exchange))
+            finally:
+                for task in tasks:
+                    task.cancel()
+
+    await stop.guard(compare_all())
+
+
+def compare_with_csv(
+    archive: TradeStore,
+    settings: Settings,
+    files: Sequence[Member],
+    reports: Sequence[PairReport],
+    listener: Listener,
+    *,
+    all_pairs: bool,
+) -> None:
+    """Compare the candles of some pairs with Kraken's downloadable candle files (OHLCVT).
+
+    Args:
+        archive: the archive.
+        settings: the settings in force.
+        files: all files that were found; their names say of which pairs they are.
+        reports: a report per pair, whose `csv` becomes the result; errors in files are in it.
+        listener: receives the choice of files, the steps in bytes, and each pair's result at once.
+        all_pairs: whether pairs without a file are reported, too.
+    """
+    known = known_pairs(archive)
+    choice = against.choose(files, [report.pair for report in reports], known.values())
+    listener(Reported("", choice))
+    compared = [report for report in reports if choice.files[report.pair] or all_pairs]
+    listener(Begun(len(compared)))
+    limit = settings.candles.memory_limit
+    for report in compared:
+        name = report.pair
+        pair = known.get(name, Pair(altname=name))
+        report.csv = against.compare_files(archive, pair, choice.files[name], limit, listener)
+        listener(Reported(name, report.csv))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import Counter
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -38,12 +37,11 @@ from harvester.errors import (
 )
 from harvester.kraken.client import Client
 from harvester.kraken.pairs import Pair
-from harvester.kraken.rate_limit import PaceState
 from harvester.operations.refresh_targets import KnownPairs, RefreshTarget, choose_targets
 from harvester.pair_names import known_pairs, list_pairs
 from harvester.storage.archive_files import locked
 from harvester.storage.segment import Segment
-from harvester.storage.trade_store import LISTINGS, TradeStore, check_not_in_future
+from harvester.storage.trade_store import TradeStore, check_not_in_future, with_snapshot_retry
 from harvester.storage.writer import writer
 from harvester.times import END_OF_TIME, Range
 
@@ -115,20 +113,20 @@ class RefreshedPair:
         """Fill in the fields about what is stored: gaps, coverage, first and last trade.
 
         Raises:
-            ArchiveDamaged: a segment's footer, or the record of requested ranges, can't be read.
+            ArchiveDamaged: a segment's footer, or the record of requested ranges, can't be read,
+                or files keep vanishing.
         """
         self.gaps = archive.gaps(self.pair)
         self.reached = next(reversed(archive.coverage(self.pair)), None)
-        for _ in range(LISTINGS):
+
+        def read_bounds() -> tuple[int | None, int | None]:
             segments = archive.segments(self.pair)
-            try:
-                first = _first_bounds(archive, segments)
-                last = _first_bounds(archive, reversed(segments))
-            except FileNotFoundError:
-                # Another run that has the pair's lock is merging its files.
-                continue
-            self.first_ns, self.last_ns = first and first[0], last and last[1]
-            return
+            first = _first_bounds(archive, segments)
+            last = _first_bounds(archive, reversed(segments))
+            return first and first[0], last and last[1]
+
+        # Another run that has the pair's lock may be merging its files.
+        self.first_ns, self.last_ns = with_snapshot_retry(read_bounds, self.pair)
 
 
 def _first_bounds(archive: TradeStore, segments: Iterable[Segment]) -> tuple[int, int] | None:
@@ -158,8 +156,8 @@ class RefreshResult(NamedTuple):
     @property
     def exit_status(self) -> int:
         """The gravest status of all pairs; 0 if each is complete or stopped by the time limit."""
-        own_status = [self.error.exit_status] if self.error else []
-        return gravest([*own_status, *(pair.exit_status for pair in self.pairs)])
+        own_status = self.error.exit_status if self.error else 0
+        return gravest([own_status, *(pair.exit_status for pair in self.pairs)])
 
 
 LOCK = "_refresh"
@@ -224,14 +222,16 @@ class _Refresh:
         self._listener = options.listener
         self._stop = options.stop
         self._options = replace(options, listener=self._on_event)
-        self._client = Client(settings.exchange, on_wait=self._on_wait, on_pace=self._on_pace)
+        self._client = Client(
+            settings.exchange,
+            on_wait=self._on_wait,
+            on_pace=lambda pace: self._listener(Paced(pace.pair, pace)),
+        )
         self._exchange = ""
         self._time_is_up = False
-        self._rows: list[RefreshedPair] = []
-        self._refusals: Counter[str] = Counter()
-        self._added: Counter[str] = Counter()
+        self._targets: list[RefreshTarget] = []
+        self._rows: dict[str, RefreshedPair] = {}
         self._started_s: dict[str, float] = {}
-        self._seconds: dict[str, float] = {}
 
     def time_is_up(self) -> None:
         """Stop in good order, as the time limit is reached."""
@@ -249,43 +249,42 @@ class _Refresh:
                 listed, known = await self._stop.guard(self._list_pairs())
             except (ExchangeError, Interrupted) as error:
                 reason = self._time_limit_or(error)
-                for target in choose_targets(texts, pairs._replace(listed=pairs.known)):
+                self._targets = choose_targets(texts, pairs._replace(listed=pairs.known))
+                for target in self._targets:
                     failed = _failed(target.pair.altname, reason)
-                    self._rows.append(self._row(target._replace(listed=True), failed))
+                    self._complete_row(target._replace(listed=True), failed)
                 raise reason from error
             await self._refresh(choose_targets(texts, pairs._replace(listed=listed, known=known)))
 
     def result(self, error: HarvesterError | None, seconds: float) -> RefreshResult:
         """The result of the run so far."""
         client = self._client
+        rows = [self._row(target.pair.altname) for target in self._targets]
         return RefreshResult(
-            self._rows, self._exchange, client.calls, client.refusals, round(seconds, 3), error
+            rows, self._exchange, client.calls, client.refusals, round(seconds, 3), error
         )
 
     async def _list_pairs(self) -> tuple[dict[str, Pair], dict[str, Pair]]:
         """Ask the exchange for its status and its pairs; return those listed, and those known."""
-        self._exchange = await self._status()
+        try:
+            self._exchange = await self._client.status()
+        except ExchangeUnreachable:
+            raise
+        except ExchangeError:
+            # Such as an API server that does not have this endpoint.
+            self._exchange = ONLINE
         if self._exchange == MAINTENANCE:
             raise ExchangeRefused(
                 "the exchange is in maintenance, so nothing was requested: the next run goes on"
             )
         return await list_pairs(self._client, self._archive, may_be_empty=True)
 
-    async def _status(self) -> str:
-        try:
-            return await self._client.status()
-        except ExchangeUnreachable:
-            raise
-        except ExchangeError:
-            # Such as an API server that does not have this endpoint.
-            return ONLINE
-
     async def _refresh(self, targets: list[RefreshTarget]) -> None:
         """Download what can be downloaded, maintain the files of the other pairs, in this order."""
-        targets = list(await asyncio.gather(*map(self._confirm_listing, targets)))
+        self._targets = list(await asyncio.gather(*map(self._confirm_listing, targets)))
         downloads: list[tuple[RefreshTarget, BackfillRequest]] = []
         others: list[tuple[RefreshTarget, HarvesterError | None]] = []
-        for target in targets:
+        for target in self._targets:
             requested, error = (None, target.error) if target.error else self._range_of(target)
             if requested is not None:
                 downloads.append((target, BackfillRequest(target.pair, requested)))
@@ -293,14 +292,12 @@ class _Refresh:
                 others.append((target, error))
         results = await self._download([request for _, request in downloads])
         for (target, _), result in zip(downloads, results, strict=True):
-            self._rows.append(self._row(target, result))
+            self._complete_row(target, result)
         for target, error in others:
             name = target.pair.altname
             result = _failed(name, error or await capture_error(self._maintain(name)))
             self._listener(result)
-            self._rows.append(self._row(target, result))
-        order = {target.pair.altname: index for index, target in enumerate(targets)}
-        self._rows.sort(key=lambda row: order[row.pair])
+            self._complete_row(target, result)
 
     async def _confirm_listing(self, target: RefreshTarget) -> RefreshTarget:
         """Mark a missing pair as listed if the exchange answers: its list may be incomplete."""
@@ -379,17 +376,12 @@ class _Refresh:
         past_starts = [start for start in starts if start < now_ns] or starts
         return Range(past_starts[-1] if past_starts else 0, END_OF_TIME), None
 
-    def _row(self, target: RefreshTarget, result: BackfillResult) -> RefreshedPair:
-        name = target.pair.altname
-        row = RefreshedPair(
-            name,
-            trades=self._added[name],
-            pages=result.pages,
-            refusals=self._refusals[name],
-            seconds=self._seconds.get(name, 0.0),
-            renamed_to=target.renamed_to,
-            error=result.error,
-        )
+    def _row(self, name: str) -> RefreshedPair:
+        return self._rows.setdefault(name, RefreshedPair(name))
+
+    def _complete_row(self, target: RefreshTarget, result: BackfillResult) -> None:
+        row = self._row(target.pair.altname)
+        row.pages, row.renamed_to, row.error = result.pages, target.renamed_to, result.error
         try:
             # A text that is no pair's name must not be used as a folder's name.
             if not isinstance(target.error, UnknownPair):
@@ -401,7 +393,6 @@ class _Refresh:
             # After its last trade nothing can be downloaded, and there may have been no trades.
             row.gaps = [gap for gap in row.gaps if gap.after < row.reached.through]
         row.state = self._state(target, row)
-        return row
 
     def _state(self, target: RefreshTarget, row: RefreshedPair) -> str:
         match row.error:
@@ -429,20 +420,17 @@ class _Refresh:
             case Started(pair):
                 self._started_s.setdefault(pair, time.monotonic())
             case Committed(pair, _, rows):
-                self._added[pair] += rows
+                self._row(pair).trades += rows
             case BackfillResult(pair):
                 started_s = self._started_s.get(pair, time.monotonic())
-                self._seconds[pair] = round(time.monotonic() - started_s, 3)
+                self._row(pair).seconds = round(time.monotonic() - started_s, 3)
                 if event.error is not None:
                     event = event._replace(error=self._time_limit_or(event.error))
         self._listener(event)
 
     def _on_wait(self, what: str, why: str) -> None:
-        self._refusals[what] += 1
+        self._row(what).refusals += 1
         self._listener(Waiting(what, why))
-
-    def _on_pace(self, pace: PaceState) -> None:
-        self._listener(Paced(pace.pair, pace))
 
 
 def _failed(name: str, error: HarvesterError | None) -> BackfillResult:

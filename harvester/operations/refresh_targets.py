@@ -84,14 +84,9 @@ def _target(name: str, pairs: KnownPairs, renamed_pairs: Mapping[str, Pair]) -> 
             return RefreshTarget(before, error=MarketChanged(name, before.key, now.key))
         return RefreshTarget(now)
     gone = pairs.known.get(name, Pair(altname=name))
-    return RefreshTarget(gone, listed=False, renamed_to=_present_name(gone, pairs))
-
-
-def _present_name(gone: Pair, pairs: KnownPairs) -> str | None:
-    """The altname that the exchange lists under the key of a pair; None for none."""
-    if not gone.key:
-        return None
-    return next((pair.altname for pair in pairs.listed.values() if pair.key == gone.key), None)
+    present_names = (pair.altname for pair in pairs.listed.values() if pair.key == gone.key)
+    renamed_to = next(present_names, None) if gone.key else None
+    return RefreshTarget(gone, listed=False, renamed_to=renamed_to)
 
 
 def _matching(text: str, pairs: KnownPairs, spellings: PairIndex) -> list[Pair]:

@@ -7,6 +7,7 @@ import socket
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +19,7 @@ from harvester.errors import BAD_JSON, HarvesterError, Interrupted, gravest, wit
 from harvester.storage.archive_files import locked
 from harvester.storage.filesystem import writing
 from harvester.storage.trade_store import TradeStore
-from harvester.times import SECOND, show
+from harvester.times import show
 
 if TYPE_CHECKING:
     from harvester.csv_import.importer import ImportReport
@@ -29,6 +30,12 @@ if TYPE_CHECKING:
 FILE = "runs.jsonl"
 MOST_BYTES = 8 << 20
 """A larger file is cut to the newest half of this: thousands of runs of ten pairs."""
+
+SETTINGS = (
+    *("exchange.url", "exchange.rate", "exchange.jobs", "archive.flush_s", "archive.flush_rows"),
+    *("refresh.settle_s", "candles.rollups"),
+)
+"""The settings that matter to a run."""
 
 LOCK = "_runs"
 LOCK_WAIT_S = 10.0
@@ -133,11 +140,9 @@ def _may_run(record: RunRecord) -> bool:
         return ticks == record.ticks
     try:
         os.kill(record.pid, 0)
-    except ProcessLookupError:
-        return False
-    except OSError:
-        # It is another user's process.
-        return True
+    except OSError as error:
+        # Other errors come from another user's process.
+        return not isinstance(error, ProcessLookupError)
     return True
 
 
@@ -198,17 +203,16 @@ def record_run(
         settings: the effective settings.
         warn: called at the end if the record could not be written and nothing worse happened.
     """
-    now_ns, pid = time.time_ns(), os.getpid()
-    day = time.strftime("%Y%m%dT%H%M%S", time.gmtime(now_ns // SECOND))
+    pid = os.getpid()
     record = RunRecord(
-        id=f"{day}.{now_ns // 1000 % 10**6:06d}Z-{pid}",
-        command=command,
-        begun=show(now_ns // 10**6 * 10**6),
+        f"{datetime.now(UTC):%Y%m%dT%H%M%S.%fZ}-{pid}",
+        command,
+        _now(),
         host=socket.gethostname(),
         pid=pid,
         ticks=_start_ticks(pid),
         asked=dict(asked),
-        settings=_settings(settings),
+        settings={key: settings.shown(key) for key in SETTINGS},
     )
     with suppress(HarvesterError):
         append(archive, record)
@@ -216,17 +220,14 @@ def record_run(
         yield record
         if record.exit_status is None:
             record.exit_status = gravest([pair.exit_status for pair in record.pairs])
-    except HarvesterError as error:
-        record.exit_status = error.exit_status
-        record.error = without_credentials(str(error))
-        raise
     except BaseException as error:
-        is_interrupt = isinstance(error, KeyboardInterrupt)
-        record.exit_status = Interrupted.exit_status if is_interrupt else HarvesterError.exit_status
-        record.error = without_credentials(f"{type(error).__name__}: {error}")
+        kind = Interrupted if isinstance(error, KeyboardInterrupt) else HarvesterError
+        record.exit_status = getattr(error, "exit_status", kind.exit_status)
+        named = "" if isinstance(error, HarvesterError) else f"{type(error).__name__}: "
+        record.error = without_credentials(f"{named}{error}")
         raise
     finally:
-        record.state, record.ended = "ended", show(time.time_ns() // 10**6 * 10**6)
+        record.state, record.ended = "ended", _now()
         try:
             append(archive, record)
         except HarvesterError as reason:
@@ -234,41 +235,30 @@ def record_run(
                 warn(f"this run leaves no record: {reason}")
 
 
-def _settings(settings: Settings) -> dict[str, Any]:
-    """The settings that a record keeps, by key."""
-    exchange, archive = settings.exchange, settings.archive
-    return {
-        "exchange.url": exchange.shown_url,
-        "exchange.rate": exchange.rate,
-        "exchange.jobs": exchange.jobs,
-        "archive.flush_s": archive.flush_s,
-        "archive.flush_rows": archive.flush_rows,
-        "refresh.settle_s": settings.refresh.settle_s,
-        "candles.rollups": list(settings.candles.rollups),
-    }
+def _now() -> str:
+    return show(time.time_ns() // 10**6 * 10**6)
 
 
 def pair_results(
     results: Iterable[BackfillResult | RefreshedPair | RepairReport],
 ) -> list[PairResult]:
     """The results of a backfill, a refresh or a repair, for its record."""
-    found = []
-    for result in results:
-        reached, replaced = getattr(result, "reached", None), getattr(result, "replacement", None)
-        found.append(
-            PairResult(
-                result.pair,
-                result.exit_status,
-                result.trades,
-                result.pages,
-                gaps=len(getattr(result, "gaps", ())),
-                moved=len(getattr(result, "moved", ())),
-                covered_through_ns=reached.through if reached else None,
-                error=None if result.error is None else str(result.error),
-                replacement=None if replaced is None else replaced.plain(),
-            )
+    return [
+        PairResult(
+            result.pair,
+            result.exit_status,
+            result.trades,
+            result.pages,
+            gaps=len(getattr(result, "gaps", ())),
+            moved=len(getattr(result, "moved", ())),
+            covered_through_ns=reached.through if reached else None,
+            error=None if result.error is None else str(result.error),
+            replacement=None if replaced is None else replaced.plain(),
         )
-    return found
+        for result in results
+        for reached in [getattr(result, "reached", None)]
+        for replaced in [getattr(result, "replacement", None)]
+    ]
 
 
 def import_results(reports: Iterable[ImportReport], gaps: Callable[[str], int]) -> list[PairResult]:

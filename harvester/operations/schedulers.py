@@ -11,6 +11,7 @@ import shlex
 import unicodedata
 from dataclasses import dataclass
 from importlib.resources import files
+from pathlib import Path
 from xml.sax.saxutils import escape
 
 from harvester.errors import BadTime, UsageError
@@ -32,8 +33,8 @@ class ScheduledJob:
         data: the archive, absolute.
         hour: local time.
         minute: of that hour.
-        log: the file that its output is appended to, absolute; None: the scheduler keeps it.
-        user: the account that it runs as, if the system starts it; None: the user's own scheduler.
+        log: the file that its output is appended to, absolute; empty: the scheduler keeps it.
+        user: the account that it runs as, if the system starts it; empty: the user's own scheduler.
     """
 
     command: tuple[str, ...]
@@ -41,14 +42,13 @@ class ScheduledJob:
     data: str
     hour: int
     minute: int
-    log: str | None = None
-    user: str | None = None
+    log: str = ""
+    user: str = ""
 
     @property
     def paths(self) -> tuple[str, ...]:
         """All texts of the job that a scheduler's file must contain exactly."""
-        log = () if self.log is None else (self.log,)
-        return (*self.command, self.folder, self.data, *log)
+        return (*self.command, self.folder, self.data, self.log)
 
 
 def parse_clock(text: str) -> tuple[int, int]:
@@ -72,8 +72,10 @@ def check_writable(job: ScheduledJob, scheduler: str, forbidden: str) -> None:
         forbidden: characters that the scheduler has no escape for.
 
     Raises:
-        UsageError: a name contains one of them, or a control character.
+        UsageError: a name contains one of them, or a control character; or there is no log.
     """
+    if scheduler != "systemd" and not job.log:
+        raise UsageError(f"{scheduler} keeps no output: name a file with --log")
     for path in job.paths:
         for character in path:
             # Control characters, and lone surrogates: file names that are no UTF-8.
@@ -124,43 +126,37 @@ def systemd(job: ScheduledJob) -> dict[str, str]:
         UsageError: a name can't be written into a unit.
     """
     check_writable(job, "systemd", "")
-    _check_program(job.command[0])
-    for path in (job.folder, job.log or ""):
+    if set(job.command[0]) & set("\"'\\"):
+        raise UsageError(
+            "systemd starts no program whose path contains a quote or a backslash, as "
+            f"{job.command[0]!r} does: install harvester elsewhere"
+        )
+    for path in (job.folder, job.log):
         if path.endswith(("\\", " ")):
             raise UsageError(
                 f"{path!r} ends with {path[-1]!r}, which can't be written for systemd: "
                 "choose another name"
             )
-    whose = "user" if job.user is None else "system"
-    is_tmp_private = not any(_is_inside(path, _TEMPORARY) for path in job.paths)
+    whose = "system" if job.user else "user"
+    is_tmp_private = not any(
+        Path(path).is_relative_to(folder) for path in job.paths for folder in _TEMPORARY
+    )
     # DuckDB writes its temporary files there.
     writable = (job.data, *(() if is_tmp_private else _TEMPORARY))
     service = _render(
         "harvester.service",
         job,
-        {whose, f"{whose}_journal" if job.log is None else "log"},
+        {whose, "log" if job.log else f"{whose}_journal"},
         command=_command(job.command),
         data=_path(job.data),
         data_in_shell=shlex.quote(job.data),
         folder=_single(job.folder),
         is_tmp_private="true" if is_tmp_private else "false",
-        log=_single(job.log or ""),
-        user=_single(job.user or ""),
+        log=_single(job.log),
+        user=_single(job.user),
         writable=" ".join(map(_path, writable)),
     )
     return service | _render("harvester.timer", job, set())
-
-
-def _check_program(path: str) -> None:
-    if set(path) & set("\"'\\"):
-        raise UsageError(
-            f"systemd starts no program whose path contains a quote or a backslash, as {path!r} "
-            "does: install harvester elsewhere"
-        )
-
-
-def _is_inside(path: str, folders: tuple[str, ...]) -> bool:
-    return any(path == folder or path.startswith(f"{folder}/") for folder in folders)
 
 
 def _command(words: tuple[str, ...]) -> str:
@@ -213,8 +209,6 @@ def cron(job: ScheduledJob) -> dict[str, str]:
         UsageError: there is no log, a name can't be written into a crontab, or the line is too
             long.
     """
-    if job.log is None:
-        raise UsageError("cron keeps no output: name a file with --log")
     # cron itself removes backslashes, by rules that differ between its versions.
     check_writable(job, "cron", "\\")
     names = {"folder": [job.folder], "log": [job.log], "command": job.command}
@@ -241,8 +235,6 @@ def launchd(job: ScheduledJob) -> dict[str, str]:
     Raises:
         UsageError: a name contains a control character, or there is no log.
     """
-    if job.log is None:
-        raise UsageError("launchd keeps no output: name a file with --log")
     check_writable(job, "launchd", "")
     return _render(
         "kraken-harvester.refresh.plist",

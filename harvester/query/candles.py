@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import groupby, pairwise
+from itertools import pairwise
 from math import gcd
 from pathlib import Path
 from typing import NamedTuple, TypeVar
@@ -15,13 +15,7 @@ import pyarrow as pa
 
 from harvester.errors import UsageError
 from harvester.query.calendar import Grid, fixed_grid
-from harvester.query.candle_sql import (
-    aggregates_for,
-    candles_sql,
-    fill_seeds,
-    last_trade_before,
-    would_lose_precision,
-)
+from harvester.query.candle_sql import aggregates_for, candles_sql, fill_seeds, would_lose_precision
 from harvester.query.plan import (
     PRICE_DECIMALS,
     CandleQuery,
@@ -33,14 +27,12 @@ from harvester.query.plan import (
 )
 from harvester.query.sources import (
     SharedScan,
-    Source,
     aggregate_sql,
     choose_sources,
     reads_segments,
     text_literal,
 )
 from harvester.query.sql import MEMORY_LIMIT, shared_connection, translate_errors
-from harvester.storage.parquet_files import rows_touched
 from harvester.storage.segment import Segment
 from harvester.storage.trade_store import TradeStore, with_snapshot_retry
 from harvester.times import END_OF_TIME, Interval, Range, missing, year_end
@@ -393,106 +385,3 @@ def run_shared_scan(
         connection.close()
 
     return session.with_snapshot_retry(queries[0], scan)
-
-
-# --- explain --------------------------------------------------------------------------------------
-
-
-class FileRead(NamedTuple):
-    """A file that a query reads.
-
-    Attributes:
-        level: `trades`, or the interval of a roll-up.
-        file: its path in the archive.
-        range: the part of its trades that counts.
-        rows: the rows of the row groups that are read.
-    """
-
-    level: str
-    file: str
-    range: Range
-    rows: int
-
-
-class ExplainTotals(NamedTuple):
-    """The number of files and rows that a query reads of one level."""
-
-    level: str
-    files: int
-    rows: int
-
-
-@dataclass(frozen=True, slots=True)
-class Explanation:
-    """How a candle query is answered.
-
-    Attributes:
-        query: the query.
-        reads: the files that the candles are computed from, in order.
-        close_read: the file with the trade whose price is carried into the range, if any.
-        totals: of `reads`, by level.
-        passes: how often they are read: twice where Kraken's form has fewer decimals than prices
-            may have, once to check whether a digit would be lost.
-        parts: into how many shorter queries, one after the other, a stream of candles is cut.
-        sql: the whole query; any DuckDB runs it while the files exist.
-    """
-
-    query: CandleQuery
-    reads: tuple[FileRead, ...]
-    close_read: FileRead | None
-    totals: tuple[ExplainTotals, ...]
-    passes: int
-    parts: int
-    sql: str
-
-
-def explain(session: QuerySession, query: CandleQuery) -> Explanation:
-    """Return how a query would be answered now, without computing the candles.
-
-    Args:
-        session: the archive and the settings of DuckDB.
-        query: the query.
-
-    Raises:
-        NothingHeld: the archive has no trades of the pair.
-        BadSetting: DuckDB rejects the memory limit or the number of threads.
-        ArchiveDamaged: a file can't be read, or compaction removes files again and again.
-    """
-    archive, prepared = session.archive, session.prepare(query)
-
-    def describe(plan: Plan) -> Explanation:
-        reads = tuple(_file_reads(archive, plan.sources))
-        levels = dict.fromkeys(read.level for read in reads)
-        before = last_trade_before(archive, plan)
-        return Explanation(
-            query,
-            reads,
-            None if before is None else _file_read(archive, Source(before, None), before.within),
-            tuple(_total(level, reads) for level in levels),
-            2 if needs_precision_check(query) else 1,
-            len(prepared.parts),
-            session.sql(plan, prepared.price_decimals, session.connect()),
-        )
-
-    return session.with_snapshot_retry(query, describe, prepared.plan)
-
-
-def _file_reads(archive: TradeStore, sources: Sequence[Source]) -> Iterator[FileRead]:
-    for _, group in groupby(sources, key=lambda source: source.level):
-        run = list(group)
-        # One query reads them all, and its conditions on `time` cut at its two ends only.
-        read_range = Range(run[0].piece.within.after, run[-1].piece.within.through)
-        for source in run:
-            yield _file_read(archive, source, read_range)
-
-
-def _file_read(archive: TradeStore, source: Source, read_range: Range) -> FileRead:
-    path = source.rollup.path if source.rollup is not None else source.piece.segment.path
-    rows = rows_touched(archive.store, path, read_range)
-    return FileRead(source.level, path, source.piece.within, rows)
-
-
-def _total(level: str, reads: Sequence[FileRead]) -> ExplainTotals:
-    of_level = [read for read in reads if read.level == level]
-    files = {read.file for read in of_level}
-    return ExplainTotals(level, len(files), sum(read.rows for read in of_level))

@@ -146,20 +146,16 @@ def _listening(host: str, port: int) -> Iterator[socket.socket]:
     try:
         listener = socket.create_server((host, port), family=family, backlog=1024)
     except (OSError, OverflowError) as error:
+        # Python appends the address to the system's message; ours already names it.
+        text = getattr(error, "strerror", None) or str(error)
+        words = text.partition(" (while attempting")[0]
         raise HarvesterError(
-            f"can't serve at {host}:{port}: {_system_message(error)}; choose another --host or "
-            "--port"
+            f"can't serve at {host}:{port}: {words}; choose another --host or --port"
         ) from error
     # asyncio disables Nagle's algorithm only if the socket's protocol is explicitly TCP, and
     # accepted sockets inherit it. Otherwise a body waits 40 ms for the acknowledgement of its head.
     with socket.socket(family, proto=socket.IPPROTO_TCP, fileno=listener.detach()) as tcp_listener:
         yield tcp_listener
-
-
-def _system_message(error: OSError | OverflowError) -> str:
-    words = getattr(error, "strerror", None) or str(error)
-    # Python appends the address to the system's message; ours already names it.
-    return words.partition(" (while attempting")[0]
 
 
 def _server(archive: TradeStore) -> uvicorn.Server:

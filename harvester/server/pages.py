@@ -7,7 +7,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import msgspec
 import numpy as np
@@ -15,7 +15,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from harvester.schema import PRICE, VOLUME, Int64s, decimal_words, joined, times
+from harvester.exporters.formats import decimal_text, fixed_text
+from harvester.schema import PRICE, Int64s, joined, times
 from harvester.storage.parquet_files import read_batches
 from harvester.storage.segment import Segment
 from harvester.storage.trade_store import Piece, TradeStore, with_snapshot_retry
@@ -60,15 +61,14 @@ def render(trades: pa.RecordBatch, pair_decimals: int) -> RenderedRows:
         pair_decimals: decimals of a price; more are printed if the price has more.
     """
     times_ns = np.ascontiguousarray(times(trades))
-    price = _trimmed(_decimals(trades.column("price"), PRICE), PRICE.scale, pair_decimals)
-    volume = _decimals(trades.column("volume"), VOLUME)
+    price = _trimmed(decimal_text(trades.column("price")), PRICE.scale, pair_decimals)
     text = pc.binary_join_element_wise(
         '["',
         price,
         '","',
-        volume,
+        decimal_text(trades.column("volume")),
         '",',
-        _trimmed(_fixed(times_ns, 9), 9, 0),
+        _trimmed(fixed_text(times_ns, 9), 9, 0),
         ',"',
         _letters(trades.column("side")),
         '","',
@@ -85,22 +85,6 @@ def render(trades: pa.RecordBatch, pair_decimals: int) -> RenderedRows:
     return RenderedRows(
         times_ns, memoryview(data), offsets[text.offset : text.offset + len(text) + 1]
     )
-
-
-def _decimals(values: pa.Array, kind: Any) -> pa.Array:  # noqa: ANN401 - pyarrow has no types
-    """Decimals as text with all digits of their scale, never in scientific notation."""
-    low, high = decimal_words(values)
-    if high.any() or (low < 0).any():
-        # Negative, or beyond 64 bits like volumes of the smallest coins: slower, but as exact.
-        return pa.array([f"{value:f}" for value in values.to_pylist()], pa.string())
-    return _fixed(low, kind.scale)
-
-
-def _fixed(units: Int64s, scale: int) -> pa.Array:
-    """Integers in units of 10^-scale as text with `scale` decimals; none is negative."""
-    whole, fraction = np.divmod(units, 10**scale)
-    digits = pc.utf8_lpad(pa.array(fraction).cast(pa.string()), width=scale, padding="0")
-    return pc.binary_join_element_wise(pa.array(whole).cast(pa.string()), digits, ".")
 
 
 def _trimmed(texts: pa.Array, scale: int, min_decimals: int) -> pa.Array:

@@ -138,16 +138,23 @@ class NotCovered(Exception):
 
 
 class ServedPairs:
-    """Find the pairs of an archive by any spelling; names are read again after a second."""
+    """The pairs of an archive, by any spelling; they are listed again after a second."""
 
     def __init__(self, archive: TradeStore, clock: Clock) -> None:
         """Nothing is read before the first request; `clock` is a monotonic clock in seconds."""
         self._archive = archive
         self._clock = clock
-        self._read_s: float | None = None
-        self._version: tuple[bytes | None, list[str]] = (None, [])
+        self._listed_s: float | None = None
+        self._known: bytes | None = None
+        self._stored: list[str] = []
         self._pairs: dict[str, Pair] = {}
         self._found: dict[str, Pair] = {}
+
+    @property
+    def stored(self) -> list[str]:
+        """The altnames of the pairs with trades."""
+        self._list()
+        return self._stored
 
     def resolve(self, text: str) -> Pair:
         """Find the known pair with this spelling, whether or not it has trades.
@@ -156,24 +163,19 @@ class ServedPairs:
             UnknownPair: there is none.
             ArchiveDamaged: the names can't be read.
         """
-        self._refresh()
+        self._list()
         if text not in self._found:
             self._found[text] = resolve(text, self._pairs.values())
         return self._found[text]
 
-    def _refresh(self) -> None:
+    def _list(self) -> None:
         now_s = self._clock()
-        if self._read_s is not None and now_s - self._read_s < LISTING_TTL_S:
+        if self._listed_s is not None and now_s - self._listed_s < LISTING_TTL_S:
             return
-        store = self._archive.store
-        version = (store.read("pairs.json"), store.folders("trades"))
-        if version != self._version:
-            pairs = known_pairs(self._archive)
-            for folder in version[1]:
-                name = folder.removeprefix("pair=")
-                pairs.setdefault(name, Pair(altname=name))
-            self._version, self._pairs, self._found = version, pairs, {}
-        self._read_s = now_s
+        known, stored = self._archive.store.read("pairs.json"), self._archive.held()
+        if self._listed_s is None or (known, stored) != (self._known, self._stored):
+            self._pairs, self._found = known_pairs(self._archive), {}
+        self._known, self._stored, self._listed_s = known, stored, now_s
 
 
 class ApiResponder:
@@ -183,10 +185,9 @@ class ApiResponder:
         """Nothing is read before the first request; `clock` is a monotonic clock in seconds."""
         self._archive = archive
         self._clock = clock
-        self._names = ServedPairs(archive, clock)
+        self._pairs = ServedPairs(archive, clock)
         self._cache = RenderedPageCache(archive)
         self._pages: dict[str, TradePages] = {}
-        self._stored: tuple[float, list[str]] | None = None
 
     def trades(self, params: QueryParams) -> bytes:
         """Answer Trades: up to `count` rows at `since` or later, or the newest rows.
@@ -253,7 +254,7 @@ class ApiResponder:
         if requested:
             pairs = [self._pair(text) for text in requested]
         else:
-            pairs = [self._names.resolve(name) for name in self._stored_names()]
+            pairs = [self._pairs.resolve(name) for name in self._pairs.stored]
         return _result({pair.key or pair.altname: _entry(pair) for pair in pairs})
 
     def time(self, _params: QueryParams) -> bytes:
@@ -271,16 +272,16 @@ class ApiResponder:
         return _result({"status": "online", "timestamp": now})
 
     def _now_ns(self) -> int:
-        ends = [self._pages_of(self._names.resolve(name)).through for name in self._stored_names()]
+        ends = [self._pages_of(self._pairs.resolve(name)).through for name in self._pairs.stored]
         return min([time.time_ns(), *ends])
 
     def _pair(self, text: str) -> Pair:
         if not text:
             raise InvalidParameter("pair")
-        pair = self._names.resolve(text)
+        pair = self._pairs.resolve(text)
         # A known pair without coverage is refused too: an empty page would claim that nothing was
         # traded. The name is compared as well, as some disks ignore case.
-        if pair.altname not in self._stored_names() or not self._pages_of(pair).has_coverage:
+        if pair.altname not in self._pairs.stored or not self._pages_of(pair).has_coverage:
             raise UnknownPair(f"{self._archive.path} has no trades of {pair.altname}")
         return pair
 
@@ -290,12 +291,6 @@ class ApiResponder:
                 self._archive, pair.altname, self._cache, self._clock
             )
         return self._pages[pair.altname]
-
-    def _stored_names(self) -> list[str]:
-        now_s = self._clock()
-        if self._stored is None or now_s - self._stored[0] >= LISTING_TTL_S:
-            self._stored = (now_s, self._archive.held())
-        return self._stored[1]
 
 
 def _check_coverage(pages: TradePages, since_ns: int, last_ns: int | None) -> None:

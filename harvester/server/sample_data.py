@@ -17,7 +17,7 @@ import pyarrow as pa
 from harvester.argument_types import check_types
 from harvester.errors import UsageError
 from harvester.kraken.pairs import Pair
-from harvester.schema import ORDER_TYPES, PRICE, ROWS, SIDES, VOLUME, Int64s
+from harvester.schema import ORDER_TYPES, PRICE, ROWS, SIDES, VOLUME, Int64s, decimal_array
 from harvester.storage.archive_files import keep_pairs
 from harvester.storage.segment import Footer
 from harvester.storage.trade_store import TradeStore
@@ -77,8 +77,8 @@ def sample_trades(trades: int, seed: int) -> pa.RecordBatch:
     columns = [
         pa.array(np.arange(1, trades + 1)),
         pa.array(stamps).cast(pa.timestamp("ns")),
-        _decimals(np.maximum(ticks, 1) * _TICK, PRICE),
-        _decimals(_volumes(random, trades), VOLUME),
+        decimal_array(PRICE, np.maximum(ticks, 1) * _TICK),
+        decimal_array(VOLUME, _volumes(random, trades)),
         pa.DictionaryArray.from_arrays(pa.array(taker[group].astype(np.int32)), SIDES),
         pa.DictionaryArray.from_arrays(pa.array(kind[group]), ORDER_TYPES),
         pa.array(np.full(trades, "", dtype=object), pa.string()),
@@ -160,13 +160,6 @@ def _volumes(random: np.random.Generator, trades: int) -> Int64s:
     lots = random.choice(np.array([10**5, 10**6, 10**7, 10**8]), trades)
     volumes: Int64s = np.where(random.random(trades) < 0.12, lots, units)
     return volumes
-
-
-def _decimals(units: Int64s, kind: pa.DataType) -> pa.Array:
-    """A decimal array of type `kind` from unscaled integers; none is negative."""
-    words = np.zeros((len(units), 2), dtype=np.int64)
-    words[:, 0] = units
-    return pa.Array.from_buffers(kind, len(units), [None, pa.py_buffer(words)])
 
 
 # --- Sample exchange ------------------------------------------------------------------------------

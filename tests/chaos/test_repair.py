@@ -1002,7 +1002,7 @@ def test_ctrl_c_ends_a_repair_and_keeps_its_report(data: Path) -> None:
     assert process.returncode == 130
     assert out.startswith("XBTUSD: 1 FAULT")
     assert err.splitlines() == [
-        "stopping; writing what was downloaded (press again to stop at once)",
+        "stopping; storing what is complete (press again to stop at once)",
         "harvester: XBTUSD: interrupted; the same command goes on where it stopped",
         "XBTUSD: nothing was moved",
     ]

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from threading import Event
 
 from harvester.csv_import.file_scan import chains, scan_file
 from harvester.csv_import.files import KnownComplete, find
 from harvester.csv_import.importer import FileChain, ImportOptions, ImportReport
+from harvester.download.events import CancelToken
 from harvester.kraken.pairs import Pair
 from harvester.storage.trade_store import TradeStore
 from harvester.storage.writer import writer
@@ -21,7 +21,7 @@ UNKNOWN = KnownComplete()
 def imported(folder: Path, *files: Path, whole: KnownComplete = UNKNOWN) -> list[ImportReport]:
     """Import files of one pair, chain by chain."""
     archive = TradeStore(folder)
-    watch = ImportOptions(lambda _pair, _size: None, Event())
+    watch = ImportOptions(lambda _pair, _size: None, CancelToken())
     reports = []
     with writer(archive, "XBTUSD") as one:
         parts = [scan_file(member) for member in find(map(str, files))]

@@ -11,7 +11,6 @@ from collections import Counter
 from collections.abc import Iterator
 from decimal import Decimal
 from pathlib import Path
-from threading import Event
 from typing import Any
 
 import candle_oracle
@@ -26,6 +25,7 @@ from kraken_server import Exchange
 from harvester.csv_import.file_scan import scan_file
 from harvester.csv_import.files import find
 from harvester.csv_import.importer import FileChain, ImportOptions
+from harvester.download.events import CancelToken
 from harvester.errors import DamagedFile
 from harvester.kraken.pairs import Pair
 from harvester.storage.trade_store import TradeStore
@@ -366,7 +366,7 @@ def test_a_file_that_changes_while_it_is_imported_is_withdrawn(
     monkeypatch.setattr("harvester.csv_import.files.BLOCK_BYTES", 10_000)
     archive, watch = (
         TradeStore(tmp_path / "data"),
-        ImportOptions(lambda _pair, _size: None, Event()),
+        ImportOptions(lambda _pair, _size: None, CancelToken()),
     )
     with writer(archive, "XBTUSD") as one:
         chain = FileChain(archive, Pair(altname="XBTUSD"), [part], watch)

@@ -7,7 +7,6 @@ import tempfile
 import zlib
 from itertools import pairwise
 from pathlib import Path
-from threading import Event
 from typing import Any
 
 import csv_files
@@ -22,8 +21,9 @@ from segment_rows import batch
 
 from harvester.csv_import import boundaries
 from harvester.csv_import.file_scan import chains, scan_file
-from harvester.csv_import.files import KnownComplete, find
-from harvester.csv_import.importer import FileChain, ImportOptions, iterate_ahead
+from harvester.csv_import.files import KnownComplete, find, iterate_ahead
+from harvester.csv_import.importer import FileChain, ImportOptions
+from harvester.download.events import CancelToken
 from harvester.schema import ROWS
 from harvester.storage.segment import Footer
 from harvester.storage.trade_store import TradeStore
@@ -241,7 +241,7 @@ def test_quarters_that_follow_one_another_have_no_seam(gaps: list[int], at: int)
         archive = TradeStore(folder)
         with writer(archive, "XBTUSD") as one:
             chain = FileChain(
-                archive, PAIR, looked, ImportOptions(lambda _pair, _size: None, Event())
+                archive, PAIR, looked, ImportOptions(lambda _pair, _size: None, CancelToken())
             )
             chain.run(one)
         fill(folder, market)

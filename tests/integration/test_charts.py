@@ -19,8 +19,8 @@ from candle_cases import MINUTE, SECOND, START, cut, hold, trade
 from kraken_market import expected
 
 import harvester
+from harvester.charts.candle_arrays import digits, length_ns, plain
 from harvester.charts.chart import LADDER, MOST_CANDLES, Chart, drawable
-from harvester.charts.figure import digits, length_ns, plain
 from harvester.errors import ArchiveUnwritable, NothingHeld, UsageError
 from harvester.kraken.pairs import Pair
 from harvester.query.candles import QuerySession

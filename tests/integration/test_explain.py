@@ -15,7 +15,8 @@ from kraken_market import expected
 from rollup_cases import LEVELS, rolled
 
 from harvester.query import plan as cutting
-from harvester.query.candles import QuerySession, explain
+from harvester.query.candles import QuerySession
+from harvester.query.explain import explain
 from harvester.query.plan import FILLS
 from harvester.storage import parquet_files
 from harvester.storage.trade_store import EVERYTHING, TradeStore

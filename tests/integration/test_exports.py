@@ -20,15 +20,19 @@ import pyarrow.parquet as pq
 import pytest
 from cli_runner import BUSY, HARVESTER, THROUGH, archive, run
 
-from harvester.cli.formats import FORMATS, write
 from harvester.cli.output import columns as table
+from harvester.cli.query_output import FORMATS, write_result
 from harvester.errors import BadInterval, UsageError
 from harvester.exporters.export import write_candle_layout
-from harvester.exporters.freqtrade import freqtrade_candles, freqtrade_timeframe
-from harvester.exporters.lean import lean_resolution, write_lean_candles
-from harvester.exporters.symbols import ccxt_symbol
+from harvester.exporters.other_programs import (
+    ccxt_symbol,
+    freqtrade_candles,
+    freqtrade_timeframe,
+    lean_resolution,
+    write_lean_candles,
+)
 from harvester.kraken.pairs import Pair
-from harvester.query.result import Result, batch_stream, source_of_sql
+from harvester.query.result import Result, source_of_sql
 from harvester.storage.trade_store import TradeStore
 from harvester.times import parse_interval
 
@@ -304,9 +308,8 @@ TYPES: list[tuple[str, str, Any]] = [
 
 def written(query: str, form: str, folder: Path) -> bytes:
     store = TradeStore(folder / "none")
-    found = batch_stream(Result(source_of_sql(store, query, None, names={}, memory_limit="2GB")))
-    assert found is not None
-    write(found.batches, found.schema, form, str(folder / "made"))
+    rows = Result(source_of_sql(store, query, None, names={}, memory_limit="2GB"))
+    write_result(rows, form, str(folder / "made"))
     return (folder / "made").read_bytes()
 
 

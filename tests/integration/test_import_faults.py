@@ -500,3 +500,50 @@ def test_files_of_one_delisted_pair_are_imported_together(command: Any, tmp_path
         (tmp_path / name / "OLDUSD.csv").write_bytes(lines(*regular(since, since + 6_000, 60)))
     done = command("a", "b", "--json")
     assert [report["imported"]["rows"] for report in done.reports] == [98, 98]
+
+
+# --- interruption ---------------------------------------------------------------------------------
+
+CTRL_C_AT_THE_SECOND_BLOCK = """
+import os, signal, threading
+from harvester.cli.main import main
+from harvester.csv_import import importer
+from harvester.download.events import CancelToken
+
+blocks, cancelled = [], threading.Event()
+parse, cancel = importer.parse, CancelToken.cancel
+
+def parse_after_ctrl_c(*arguments):
+    blocks.append(arguments)
+    if len(blocks) == 2:
+        os.kill(os.getpid(), signal.SIGINT)
+        assert cancelled.wait(30)
+    return parse(*arguments)
+
+def cancel_and_say_so(token):
+    cancel(token)
+    cancelled.set()
+
+importer.parse, CancelToken.cancel = parse_after_ctrl_c, cancel_and_say_so
+main()
+"""
+
+
+def test_ctrl_c_ends_an_import_which_keeps_what_is_complete(
+    command: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = regular(START_S, START_S + 160_000 * 60, 60)
+    (tmp_path / "XBTUSD.csv").write_bytes(lines(*rows))
+    bounds = ("--whole-since", str(START_S - 900), "--whole-until", str(rows[-1][0] + 900))
+    monkeypatch.setattr(
+        sys.modules[__name__], "COMMAND", [*COMMAND[:2], CTRL_C_AT_THE_SECOND_BLOCK]
+    )
+    stopped = command("XBTUSD.csv", *bounds)
+    hint = "stopping; storing what is complete (press again to stop at once)"
+    assert (stopped.status, hint in stopped.err.splitlines()) == (130, True)
+    kept = stored(tmp_path)
+    assert 0 < len(kept) < len(rows)
+    assert kept == exact(rows)[: len(kept)]
+    monkeypatch.undo()
+    assert command("XBTUSD.csv", *bounds).status == 0
+    assert stored(tmp_path) == exact(rows)

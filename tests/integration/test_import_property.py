@@ -8,7 +8,6 @@ import tempfile
 from collections import Counter
 from decimal import Decimal
 from pathlib import Path
-from threading import Event
 from typing import NamedTuple
 
 import numpy as np
@@ -25,6 +24,7 @@ from harvester.csv_import.pair_matching import PairFiles
 from harvester.csv_import.run import import_pairs
 from harvester.csv_import.sorting import in_time_order
 from harvester.csv_import.stored_check import KeyedRows, match_rows
+from harvester.download.events import CancelToken
 from harvester.errors import ArchiveDamaged, BadFile
 from harvester.kraken.pairs import Pair
 from harvester.schema import ROWS, times
@@ -147,7 +147,7 @@ def check_import(
     said = KnownComplete(
         *(None if by is None else end + by for end, by in zip(ends, bounds, strict=True))
     )
-    watch = ImportOptions(lambda _pair, _size: None, Event(), skip)
+    watch = ImportOptions(lambda _pair, _size: None, CancelToken(), skip)
     reports = import_pairs(TradeStore(folder), [PairFiles(PAIR, members, said)], watch)
     given_ = Given(history, sound, broken, is_consistent, skip)
     judge(folder, given_, reports, before, was_covered)

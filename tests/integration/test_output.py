@@ -16,12 +16,13 @@ from kraken_server import Exchange
 from kraken_socket import Reply
 from rich.console import Console
 
-from harvester.cli import formats, output
+from harvester.cli import output, query_output
 from harvester.cli.status import runs_table
 from harvester.download.events import BackfillResult, Imported, Noted, Waiting
 from harvester.errors import ExchangeRefused
 from harvester.operations.run_log import RunRecord
 from harvester.progress import Bars
+from harvester.query.result import Result, source_of_batches
 
 # A title, a cleared screen, C1, a direction, other line ends, a forged line.
 EVIL = "x\x1b]0;title\x07\x1b[2J\x9b1m\u202e\u2066\u2028\x85\r\x0b\nharvester: all is well\ty\x7f"
@@ -58,7 +59,7 @@ def test_cells_of_tables_are_printable_and_aligned(room: int | None) -> None:
     rows = [[EVIL, "1"], ["b", "22"]]
     for text in (
         output.columns(["a", EVIL], rows),
-        output.fitting(["a", EVIL], rows, (), room),
+        output.columns(["a", EVIL], rows, max_width=room),
     ):
         header, first, second = text.split("\n")
         assert header.endswith(SAFE)
@@ -68,7 +69,7 @@ def test_cells_of_tables_are_printable_and_aligned(room: int | None) -> None:
 
 def test_a_column_is_left_out_where_its_printed_cells_do_not_fit() -> None:
     rows = [["x", "\x1b" * 30, "2"]]
-    assert output.fitting(["a", "b", "c"], rows, ("b",), 40) == "a  c\nx  2"
+    assert output.columns(["a", "b", "c"], rows, drop_order=("b",), max_width=40) == "a  c\nx  2"
 
 
 def test_a_block_keeps_its_lines_and_shows_all_else_escaped(
@@ -79,9 +80,14 @@ def test_a_block_keeps_its_lines_and_shows_all_else_escaped(
     assert capsys.readouterr().out == f"{first}\n{rest}\nhttps://host/x\n"
 
 
+def write(batches: list[pa.RecordBatch], form: str, file: Path) -> None:
+    source = source_of_batches("rows", lambda _rows: iter(batches), {})
+    query_output.write_result(Result(source), form, str(file))
+
+
 def test_a_table_of_trades_is_printable(tmp_path: Path) -> None:
     batch = pa.RecordBatch.from_pydict({"misc": [EVIL, "b"], EVIL: [1, 2]})
-    formats.write([batch], batch.schema, "table", str(tmp_path / "x"))
+    write([batch], "table", tmp_path / "x")
     header, first, _ = (tmp_path / "x").read_text().removesuffix("\n").split("\n")
     assert (header.split()[0], first.startswith(SAFE)) == ("misc", True)
 
@@ -89,20 +95,20 @@ def test_a_table_of_trades_is_printable(tmp_path: Path) -> None:
 def test_blocks_of_a_long_table_are_aligned_by_what_is_printed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(formats, "_BLOCK_ROWS", 1)
+    monkeypatch.setattr(query_output, "_BLOCK_ROWS", 1)
     batches = [
         pa.RecordBatch.from_pydict({"misc": [misc], f"{EVIL}{EVIL}": [7]}) for misc in (EVIL, "b")
     ]
-    formats.write(batches, batches[0].schema, "table", str(tmp_path / "x"))
+    write(batches, "table", tmp_path / "x")
     header, first, second = (tmp_path / "x").read_text().removesuffix("\n").split("\n")
     assert len(header) == len(first) == len(second)
 
 
 def test_rows_for_programs_are_verbatim(tmp_path: Path) -> None:
     batch = pa.RecordBatch.from_pydict({"misc": [EVIL]})
-    formats.write([batch], batch.schema, "csv", str(tmp_path / "x.csv"))
+    write([batch], "csv", tmp_path / "x.csv")
     assert (tmp_path / "x.csv").read_bytes() == f'misc\n"{EVIL}"\n'.encode()
-    formats.write([batch], batch.schema, "json", str(tmp_path / "x.json"))
+    write([batch], "json", tmp_path / "x.json")
     assert json.loads((tmp_path / "x.json").read_text()) == [{"misc": EVIL}]
 
 

@@ -168,13 +168,13 @@ def test_what_is_written_is_synced_before_it_stands_there(
 
 TERMINATED = """
 import os, signal
-from harvester.cli import formats
+from harvester.cli import query_output
 from harvester.cli.main import main
 
 def half_way(*_):
     os.kill(os.getpid(), signal.SIGTERM)
 
-formats._WRITERS["parquet"] = half_way
+query_output._WRITERS["parquet"] = half_way
 main()
 """
 

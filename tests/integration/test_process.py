@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-ARRANGED = "from harvester.cli import process; process.configure_early(); process.prepare_imports()"
+ARRANGED = "from harvester.cli import main; main.use_system_memory(); main.keep_pandas_away()"
 PARQUET = """
 import io, sys
 import pyarrow as pa, pyarrow.parquet as pq

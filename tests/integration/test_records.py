@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +60,8 @@ def test_a_record_tells_what_was_asked_and_what_came_of_it(archive: TradeStore) 
     begun, ended = map(json.loads, lines(archive))
     assert (begun["state"], begun["id"], begun["pairs"]) == ("running", ended["id"], [])
     told = ended
-    assert told.pop("begun") <= told.pop("ended")
+    begun_at, ended_at = (datetime.fromisoformat(told.pop(name)) for name in ("begun", "ended"))
+    assert begun_at <= ended_at
     assert isinstance(told.pop("host"), str)
     told.pop("ticks")
     assert told == {

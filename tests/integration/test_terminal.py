@@ -124,7 +124,7 @@ def test_ctrl_c_leaves_no_progress_lines_behind(tmp_path: Path, width: int) -> N
     with serve(sample_trades.market(sample_trades.xbtusd_like(20_000, 41))) as exchange:
         status, screen = interrupted(exchange.url, tmp_path / "data", width, "backfill", "XBTUSD")
     told = (
-        "stopping; writing what was downloaded (press again to stop at once)\n"
+        "stopping; storing what is complete (press again to stop at once)\n"
         "XBTUSD: N trades in N pages; interrupted; the same command goes on where it stopped"
     )
     assert (status, screen.is_cursor_shown) == (130, True)
@@ -185,7 +185,7 @@ def test_a_second_ctrl_c_takes_the_lines_away_before_it_ends_the_process(
         for _ in range(2):
             os.kill(os.getpid(), signal.SIGINT)
     assert cancel.is_cancelled
-    stopping = "stopping; writing what was downloaded (press again to stop at once)"
+    stopping = "stopping; storing what is complete (press again to stop at once)"
     assert ended == [(130, [stopping], True)]
 
 

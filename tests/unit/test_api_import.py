@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -83,8 +82,8 @@ def test_a_file_of_an_unknown_pair_is_an_error_and_ends_no_other(
 
 
 def test_a_cancelled_import_is_interrupted(archive: harvester.Archive, tmp_path: Path) -> None:
-    cancel = threading.Event()
-    cancel.set()
+    cancel = harvester.CancelToken()
+    cancel.cancel()
     with pytest.raises(harvester.Interrupted):
         archive.import_csv(tmp_path / "XBTUSD.csv", cancel=cancel)
     assert archive.held() == []

@@ -260,8 +260,12 @@ def test_a_very_narrow_one_shows_no_line_that_wraps() -> None:
 def test_columns_go_in_the_order_that_is_told_until_the_rest_fits() -> None:
     rows = [["XBTUSD", "complete", "12", "3"]]
     shown = {
-        room: output.fitting(
-            ["pair", "state", "added", "calls"], rows, ("calls", "state"), room, left=2
+        room: output.columns(
+            ["pair", "state", "added", "calls"],
+            rows,
+            left=2,
+            drop_order=("calls", "state"),
+            max_width=room,
         )
         for room in (None, 29, 28, 21, 10)
     }

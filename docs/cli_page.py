@@ -9,7 +9,7 @@ from harvester.cli.main import SECTIONS, cli, load_command
 from harvester.config import DEFAULT_FILE, FILE_VARIABLE, KEYS, SHORT_VARIABLES
 from harvester.errors import GRAVEST_FIRST
 
-# `python -m harvester.cli.docs` prints it; `make docs` writes it.
+# `python docs/cli_page.py` prints it; `make docs` writes it.
 
 # Characters that click uses of a terminal of 80 columns.
 WIDTH = 78

@@ -1,19 +1,20 @@
-"""Write query results to stdout or a file, in the format of -f or of the file's ending."""
+"""Options of the query commands; write results in the format of -f or of the file's ending."""
 
 from __future__ import annotations
 
 import os
 import stat
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, cast
 
+import click
 import pyarrow as pa
 
 from harvester.cli import output
 from harvester.errors import UsageError, printable
-from harvester.exporters.export import LAYOUTS, OTHER_PROGRAMS, ExportedFile
+from harvester.exporters.export import LAYOUTS, OTHER_PROGRAMS, ExportedFile, Layout
 from harvester.exporters.formats import (
     COMPRESSED,
     ENDINGS,
@@ -27,6 +28,7 @@ from harvester.exporters.formats import (
     write_rows,
 )
 from harvester.query.result import Result, batch_stream
+from harvester.times import parse_interval
 
 FORMATS = ("table", *WRITERS)
 _BINARY = ("parquet", "arrow")
@@ -78,38 +80,11 @@ def _is_stream(file: Path) -> bool:
     return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
 
 
-def write(
-    batches: Batches,
-    schema: pa.Schema,
-    form: str | None,
-    file: str | None,
-    notes: Sequence[str] = (),
-) -> int:
-    """Write rows to a file or to stdout, batch by batch; return their number.
-
-    Args:
-        batches: the rows, in order.
-        schema: their columns, also if there are no rows.
-        form: one of `FORMATS`; None for the format of the file's ending, else `table`.
-        file: the file; None for stdout.
-        notes: remarks on the rows, such as gaps; Parquet and Arrow files store them.
-
-    Raises:
-        UsageError: the format does not suit the file or the terminal.
-        ArchiveUnwritable: the file can't be written.
-    """
-    form = format_of(form, file)
-    if form in _BINARY and file is None and sys.stdout.isatty():
-        raise UsageError(f"{form} is not for a terminal: give -o FILE, or pipe it on")
-    with output.stdout() if file is None else compressed_file_sink(file) as sink:
-        return write_rows(batches, schema, _WRITERS[form], sink, notes)
-
-
 def write_result(result: Result, form: str | None, file: str | None) -> int | None:
-    """Write the rows of a query to a file or to stdout.
+    """Write the rows of a query to a file or to stdout, batch by batch.
 
     Args:
-        result: the rows.
+        result: the rows. Parquet and Arrow files store its notes.
         form: one of `FORMATS`; None for the format of the file's ending, else `table`.
         file: the file; None for stdout.
 
@@ -124,7 +99,11 @@ def write_result(result: Result, form: str | None, file: str | None) -> int | No
     stream = batch_stream(result)
     if stream is None:
         return None
-    return write(stream.batches, stream.schema, form, file, result.notes)
+    form = format_of(form, file)
+    if form in _BINARY and file is None and sys.stdout.isatty():
+        raise UsageError(f"{form} is not for a terminal: give -o FILE, or pipe it on")
+    with output.stdout() if file is None else compressed_file_sink(file) as sink:
+        return write_rows(stream.batches, stream.schema, _WRITERS[form], sink, result.notes)
 
 
 def write_and_report(
@@ -155,8 +134,8 @@ def write_and_report(
         output.hint(f"no {noun} there; `harvester status` shows what is covered")
 
 
-def export_folder(form: str | None, file: str | None) -> str:
-    """The folder of --output, for an export of several files in the layout of --format.
+def export_target(form: str | None, file: str | None) -> tuple[Layout, str]:
+    """The layout of --format and the folder of --output, for an export of several files.
 
     Args:
         form: the value of --format; None for Parquet.
@@ -176,40 +155,34 @@ def export_folder(form: str | None, file: str | None) -> str:
         )
     if file is None:
         raise UsageError(f"{_SEVERAL} into a folder: give -o FOLDER, such as -o candles")
-    return file
+    return cast("Layout", form or "parquet"), file
 
 
 _SEVERAL = "several pairs or intervals are written"
 _EXAMPLE = {"freqtrade": "user_data/data/kraken", "lean": "lean/data"}
 
 
-class ExportReporter:
-    """Prints to stderr what an export wrote: notes once per pair, and each file's rows."""
+def export_reporter(noun: str, *, names_pairs: bool, quiet: bool) -> Callable[[ExportedFile], None]:
+    """Make a callback that prints what an export wrote: notes once per pair, each file's rows.
 
-    def __init__(self, noun: str, *, names_pairs: bool, quiet: bool) -> None:
-        """Report an export.
+    Args:
+        noun: what a row is, in the plural, such as `candles`.
+        names_pairs: notes begin with the pair, as there may be several.
+        quiet: print nothing.
+    """
+    reported_pairs: set[str] = set()
 
-        Args:
-            noun: what a row is, in the plural, such as `candles`.
-            names_pairs: notes begin with the pair, as there may be several.
-            quiet: print nothing.
-        """
-        self._noun = noun
-        self._names_pairs = names_pairs
-        self._quiet = quiet
-        self._reported_pairs: set[str] = set()
-
-    def __call__(self, file: ExportedFile) -> None:
-        """Report a file that was written."""
-        if self._quiet:
+    def report(file: ExportedFile) -> None:
+        if quiet:
             return
-        if file.pair not in self._reported_pairs:
-            self._reported_pairs.add(file.pair)
-            for note in file.notes:
-                output.hint(f"{file.pair}: {note}" if self._names_pairs else note)
-        output.hint(f"{file.rows:,} {self._noun} in {file.path}")
+        for note in file.notes if file.pair not in reported_pairs else ():
+            output.hint(f"{file.pair}: {note}" if names_pairs else note)
+        reported_pairs.add(file.pair)
+        output.hint(f"{file.rows:,} {noun} in {file.path}")
         if file.left_out:
             output.hint(f"{file.left_out:,} candles are incomplete and were left out")
+
+    return report
 
 
 def _write_table(batches: Batches, schema: pa.Schema, sink: BinaryIO) -> None:
@@ -273,3 +246,103 @@ def _aligned(rows: list[list[str]], schema: pa.Schema) -> list[list[str]]:
 
 
 _WRITERS: dict[str, Writer] = {"table": _write_table} | WRITERS
+
+
+# --- options --------------------------------------------------------------------------------------
+
+Decorator = Callable[[Callable[..., None]], Callable[..., None]]
+
+
+def _check_interval(
+    _context: click.Context, _option: click.Parameter, given: str | tuple[str, ...]
+) -> str | tuple[str, ...]:
+    """Refuse a wrong interval before the other options are checked.
+
+    Raises:
+        BadInterval: an interval can't be read.
+    """
+    for text in (given,) if isinstance(given, str) else given:
+        parse_interval(text)
+    return given
+
+
+def _interval_option(more_help: str = "", *, multiple: bool = False) -> Decorator:
+    return click.option(
+        "--interval",
+        "-i",
+        required=True,
+        multiple=multiple,
+        metavar="N",
+        callback=_check_interval,
+        help=f"Length of the candles, such as 7m, 4h or 1d.{more_help}",
+    )
+
+
+interval_option = _interval_option()
+intervals_option = _interval_option(" May be given several times.", multiple=True)
+since_option = click.option(
+    "--since",
+    metavar="TIME",
+    default="start",
+    show_default=True,
+    help="Start time, inclusive: ISO date or time (UTC), UNIX seconds or nanoseconds, or an age "
+    "such as 7d.",
+)
+until_option = click.option("--until", metavar="TIME", help="End time, exclusive.")
+tz_option = click.option(
+    "--tz",
+    metavar="ZONE",
+    help="Time zone for candle boundaries, such as Europe/Berlin; times are shown in UTC.  "
+    "[default: UTC]",
+)
+offset_option = click.option(
+    "--offset",
+    metavar="LENGTH",
+    default="0",
+    show_default=True,
+    help="Shift all candle boundaries by this duration, such as 17h or -30m.",
+)
+all_columns_option = click.option(
+    "--all-columns", is_flag=True, help="Add taker sides, exact value, ids and more."
+)
+strict_option = click.option(
+    "--strict",
+    is_flag=True,
+    help="End with status 4 if a part of the requested range is not downloaded.",
+)
+complete_only_option = click.option(
+    "--complete-only",
+    is_flag=True,
+    help="Leave out candles that are running, cut by --since or --until, or touch a gap.",
+)
+
+
+def _output_option(more_help: str = "") -> Decorator:
+    return click.option(
+        "--output",
+        "-o",
+        "file",
+        metavar="FILE",
+        # `-o -` means stdout, as in other programs.
+        callback=lambda _context, _option, file: None if file == "-" else file,
+        help=f"Write to this file instead of stdout{more_help}.",
+    )
+
+
+output_option = _output_option()
+output_or_folder_option = _output_option("; to a folder for several files or other programs")
+
+
+def _format_option(*layouts: str) -> Decorator:
+    return click.option(
+        "--format",
+        "-f",
+        "form",
+        type=click.Choice([*FORMATS, *layouts]),
+        help="Output format.  [default: table, or by FILE's ending]",
+    )
+
+
+format_option = _format_option()
+trades_format_option = _format_option("freqtrade")
+candles_format_option = _format_option("freqtrade", "lean")
