@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from kraken_faults import Faults
 from kraken_market import Clock, Market, Trade, expected
 
+import harvester
 from harvester.download import id_check, page_merge
 from harvester.download.events import BackfillResult
 from harvester.schema import ROWS, no_rows
@@ -403,3 +404,37 @@ def test_no_more_than_two_calls_more_for_a_new_pair(tmp_path: Path) -> None:
     # Three pages and three, with the look behind the last trade and at the newest page.
     assert counts[0] == 5
     assert counts[1] <= 7
+
+
+def test_a_trade_withheld_far_behind_the_last_id_is_told_and_repaired(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So many rows without ids follow that they were passed on before the next id shows the loss."""
+    monkeypatch.setattr(id_check, "FULL_PAGE", 8)
+    monkeypatch.setattr(page_merge, "FULL_PAGE", 8)
+    monkeypatch.setattr(id_check, "MAX_KEPT_BACK", 10)
+    market = sample_trades.market(
+        [
+            Trade(
+                START_NS + place * 5 * SECOND_NS,
+                "1.5",
+                f"{place + 1}.00000000",
+                "b",
+                "l",
+                "",
+                None if 10 <= place < 40 else place + 1,
+            )
+            for place in range(60)
+        ]
+    )
+    faults = Faults(hide={market.altname: {20: 1}})
+    with serve(market, faults=faults, page_size=8) as exchange:
+        outcome = Crawl(exchange.url, tmp_path).only(market.altname)
+        assert outcome.exit_status == 4
+        assert str(outcome.error).endswith(
+            f"`harvester verify {market.altname} --repair` downloads them"
+        )
+        settings = {"exchange.url": exchange.url, "exchange.rate": 0}
+        with harvester.open(tmp_path, settings=settings) as archive:
+            archive.verify(market.altname, repair=True)
+    assert tape_of(tmp_path, market.altname) == expected(market)
