@@ -24,9 +24,9 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from harvester.query.aggregate import parse_levels, roll_up
 from harvester.query.candles import QuerySession
 from harvester.query.plan import CandleQuery
+from harvester.query.rollups import parse_levels, roll_up
 from harvester.query.sources import trades_sql
 from harvester.schema import ORDER_TYPES, PRICE, ROWS, SIDES, VOLUME
 from harvester.storage.segment import Footer

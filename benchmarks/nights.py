@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from harvester.query.aggregate import parse_levels, roll_up
+from harvester.query.rollups import parse_levels, roll_up
 from harvester.schema import ROWS
 from harvester.storage.segment import Footer
 from harvester.storage.trade_store import TradeStore

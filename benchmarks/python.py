@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 from candles import PAIR, SPELLED, chunks
 
 import harvester
-from harvester.query.aggregate import parse_levels, roll_up
+from harvester.query.rollups import parse_levels, roll_up
 from harvester.storage.segment import Footer
 from harvester.storage.trade_store import TradeStore
 from harvester.storage.writer import writer

@@ -26,7 +26,13 @@ from harvester.argument_types import (
 from harvester.config import BAD_VALUE, KEYS, Settings, load, refused_value
 from harvester.errors import BadSetting, UnknownPair, UsageError
 from harvester.kraken.pairs import Pair, altnames_by_spelling, search
-from harvester.pair_names import PairName, PairSelection, known_pairs, resolve_held, resolve_named
+from harvester.pair_selection import (
+    PairName,
+    PairSelection,
+    known_pairs,
+    resolve_held,
+    resolve_named,
+)
 from harvester.storage.trade_store import TradeStore
 from harvester.times import Range, parse_interval, parse_offset
 from harvester.verify.status import PairStatus, status
@@ -1494,7 +1500,7 @@ def _checked_intervals(intervals: Sequence[str | int]) -> Iterator[str | int]:
 def _listening(progress: ProgressOption | None) -> Iterator[Listener]:
     """Yield a listener that passes events to `progress`, draws a bar for True, or does nothing."""
     if progress is True:
-        from harvester.progress import Bars
+        from harvester.progress_bars import Bars
 
         with Bars() as bars:
             yield bars.show

@@ -44,7 +44,7 @@ from harvester.kraken.pairs import Pair
 from harvester.kraken.rate_limit import PaceState
 from harvester.operations.refresh import RefreshedPair, RefreshResult, refresh
 from harvester.operations.run_log import RunRecord, import_results, pair_results, record_run
-from harvester.pair_names import PairSelection, choose, list_pairs
+from harvester.pair_selection import PairSelection, choose, list_pairs
 from harvester.storage.trade_store import TradeStore
 from harvester.times import END_OF_TIME, Range, show
 

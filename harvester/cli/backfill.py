@@ -17,12 +17,12 @@ from harvester.cli.options import (
     shows_estimates,
     warnings_shown,
 )
-from harvester.cli.progress import pace_fields
+from harvester.cli.progress_lines import pace_fields
 from harvester.config import LARGEST_SMALL_FILE, ExchangeSettings, read_small_file
 from harvester.download.backfill import BackfillEstimate, PairEstimate, TotalEstimate
 from harvester.download.events import BackfillResult, Begun, Event, Noted, Paced
 from harvester.errors import Interrupted, UsageError, gravest
-from harvester.pair_names import PairName
+from harvester.pair_selection import PairName
 
 MAX_LISTED = 20
 """The summary names this many pairs of each kind."""

@@ -17,7 +17,7 @@ import click
 
 from harvester.archive import Archive
 from harvester.cli import output
-from harvester.cli.progress import display
+from harvester.cli.progress_lines import display
 from harvester.config import Settings, load
 from harvester.download.events import CancelToken, Listener
 from harvester.errors import Interrupted, UsageError

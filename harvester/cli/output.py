@@ -16,17 +16,11 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 import click
 
-from harvester.errors import (
-    HarvesterError,
-    UsageError,
-    printable,
-    shortened,
-    without_credentials,
-    wrapped,
-)
+from harvester.errors import HarvesterError, UsageError
+from harvester.escaping import printable, shortened, without_credentials, wrapped
 
 if TYPE_CHECKING:
-    from harvester.progress import Bars
+    from harvester.progress_bars import Bars
 
 # Many messages and tables contain text from outside (exchange answers, files, names). Here every
 # line is made printable: control characters, line ends within a line and marks that change the

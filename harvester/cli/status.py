@@ -15,10 +15,11 @@ import msgspec
 from harvester.archive import Archive
 from harvester.cli import output
 from harvester.cli.options import CommonOptions, common_options
-from harvester.cli.progress import display
+from harvester.cli.progress_lines import display
 from harvester.cli.status_table import TableStyle, remarks, status_text, status_to_dict
 from harvester.download.events import Event, Reported
-from harvester.errors import gravest, shortened
+from harvester.errors import gravest
+from harvester.escaping import shortened
 from harvester.times import SECOND, show
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ import click
 from harvester.archive import Archive
 from harvester.cli import output
 from harvester.cli.options import CommonOptions, common_options, run_context, shows_estimates
-from harvester.cli.progress import display
+from harvester.cli.progress_lines import display
 from harvester.download.events import Event, Reported, Step
 from harvester.errors import ArchiveIncomplete, HarvesterError, gravest
 from harvester.kraken.ohlc import WEEK_MIN

@@ -27,7 +27,7 @@ from harvester.download.events import CancelToken
 from harvester.errors import ArchiveHasGaps, DamagedFile, HarvesterError
 from harvester.kraken.pairs import Pair
 from harvester.schema import clip, times
-from harvester.storage.archive_files import QuarantineNote
+from harvester.storage.quarantine import QuarantineNote
 from harvester.storage.segment import ConfirmedIdGap, Footer, ImportedRange, Segment
 from harvester.storage.trade_store import TradeStore
 from harvester.storage.writer import Writer

@@ -13,7 +13,7 @@ from harvester.argument_types import Moment, moment_ns
 from harvester.csv_import.files import UNKNOWN, KnownComplete, Member, find
 from harvester.errors import ExchangeError, UsageError
 from harvester.kraken.pairs import Pair, PairIndex, is_pattern, match_pattern, resolve
-from harvester.pair_names import known_pairs
+from harvester.pair_selection import known_pairs
 from harvester.storage.trade_store import TradeStore
 from harvester.times import SECOND
 

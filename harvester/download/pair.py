@@ -60,7 +60,7 @@ def run_maintenance(writer: Writer, rollups: Sequence[str], listener: Listener) 
     if not rollups:
         return
     # The query package is needed only here, and takes time to load.
-    from harvester.query.aggregate import parse_levels, roll_up  # noqa: PLC0415
+    from harvester.query.rollups import parse_levels, roll_up  # noqa: PLC0415
 
     for note in roll_up(writer, parse_levels(rollups), progress).notes:
         listener(Noted(writer.pair, note))

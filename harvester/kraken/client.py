@@ -21,7 +21,8 @@ import msgspec
 import stamina
 
 from harvester.config import ExchangeSettings
-from harvester.errors import BAD_JSON, ExchangeUnreachable, UnreadableAnswer, shortened
+from harvester.errors import BAD_JSON, ExchangeUnreachable, UnreadableAnswer
+from harvester.escaping import shortened
 from harvester.kraken.decode import (
     Transient,
     check_errors,

@@ -10,7 +10,8 @@ from typing import NoReturn
 
 import msgspec
 
-from harvester.errors import BAD_JSON, LONGEST_TEXT, ExchangeRefused, brief
+from harvester.errors import BAD_JSON, ExchangeRefused
+from harvester.escaping import LONGEST_TEXT, brief
 
 # --- HTTP status and errors -----------------------------------------------------------------------
 

@@ -15,7 +15,8 @@ from urllib.request import getproxies
 import httpx
 
 from harvester.config import ExchangeSettings
-from harvester.errors import BadSetting, brief, without_user
+from harvester.errors import BadSetting
+from harvester.escaping import brief, without_user
 from harvester.kraken.decode import ACCEPTED, LARGEST_BODY, Transient, too_large
 
 MAX_IDLE_S = 15.0

@@ -12,7 +12,8 @@ from itertools import pairwise
 
 import msgspec
 
-from harvester.errors import BAD_JSON, UnreadableAnswer, brief
+from harvester.errors import BAD_JSON, UnreadableAnswer
+from harvester.escaping import brief
 from harvester.kraken.decode import read_result
 from harvester.kraken.pairs import Pair, check_market
 from harvester.kraken.trades import LONGEST_NUMBER

@@ -1,4 +1,4 @@
-"""Markets and their names: turn any spelling that a person types into a `Pair`.
+"""Markets, and the lookup of their names: any spelling that a person types becomes a `Pair`.
 
 Source: `GET /0/public/AssetPairs`. Kraken writes BTC as XBT and DOGE as XDG.
 """

@@ -15,7 +15,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from harvester.errors import UnreadableAnswer, ValueDoesNotFit, brief, shortened
+from harvester.errors import UnreadableAnswer, ValueDoesNotFit
+from harvester.escaping import brief, shortened
 from harvester.schema import (
     ORDER_TYPES,
     PRICE,

@@ -27,8 +27,8 @@ from harvester.download.exchange import DownloadContext, RunOptions
 from harvester.errors import HarvesterError
 from harvester.kraken.pairs import Pair
 from harvester.operations.run_log import pair_results, record_run
-from harvester.pair_names import known_pairs, resolve_held
-from harvester.query.aggregate import parse_levels, roll_up
+from harvester.pair_selection import known_pairs, resolve_held
+from harvester.query.rollups import parse_levels, roll_up
 from harvester.storage.trade_store import TradeStore, check_not_in_future
 from harvester.storage.writer import Writer, writer
 from harvester.times import Range

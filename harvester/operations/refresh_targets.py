@@ -9,7 +9,7 @@ import msgspec
 
 from harvester.errors import HarvesterError, MarketChanged, UnknownPair
 from harvester.kraken.pairs import Pair, PairIndex, is_pattern, match_pattern
-from harvester.pair_names import renamed
+from harvester.pair_selection import renamed
 
 
 class RefreshTarget(NamedTuple):

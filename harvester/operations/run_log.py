@@ -15,7 +15,8 @@ import msgspec
 
 from harvester import __version__
 from harvester.config import Settings
-from harvester.errors import BAD_JSON, HarvesterError, Interrupted, gravest, without_credentials
+from harvester.errors import BAD_JSON, HarvesterError, Interrupted, gravest
+from harvester.escaping import without_credentials
 from harvester.storage.archive_files import locked
 from harvester.storage.filesystem import writing
 from harvester.storage.trade_store import TradeStore

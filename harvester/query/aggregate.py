@@ -1,31 +1,26 @@
-"""Exact OHLCV aggregation of Arrow batches with pyarrow: bars, candles and roll-ups."""
+"""Exact OHLCV aggregation of Arrow batches with pyarrow: from trades to bars and candles."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from harvester.errors import ArchiveDamaged, BadInterval, ValueDoesNotFit
+from harvester.errors import ArchiveDamaged, ValueDoesNotFit
 from harvester.schema import (
     PRICE,
     SUM_OF_VALUES,
     SUM_OF_VOLUMES,
     VOLUME,
     Int64s,
-    RowsChecksum,
     decimal_array,
     decimal_words,
     times,
 )
-from harvester.storage.parquet_files import PARTIALS, read_batches
-from harvester.storage.segment import RollUp, Segment, rollup_path
-from harvester.storage.writer import Progress, Writer
-from harvester.times import parse_interval, show
+from harvester.storage.parquet_files import PARTIALS
+from harvester.times import show
 
 # DuckDB's SQL (`sources.BASE`) is the definition of a candle; `verify` compares both. For a small
 # segment pyarrow needs a third of the time, and a download need not load DuckDB.
@@ -229,141 +224,3 @@ def candles_of_trades(
     for batch in batches:
         yield candles.add(bars_of_trades(batch, what, all_columns=False))
     yield from candles.finish()
-
-
-# --- roll-ups -------------------------------------------------------------------------------------
-
-
-@dataclass(slots=True)
-class RollupReport:
-    """The result of `roll_up`.
-
-    Attributes:
-        built: how many roll-ups were written.
-        up_to_date: how many existed and agree with their segment.
-        notes: segments without roll-ups, and why.
-    """
-
-    built: int = 0
-    up_to_date: int = 0
-    notes: list[str] = field(default_factory=list)
-
-
-def parse_levels(texts: Iterable[str]) -> dict[str, int]:
-    """Return the levels of roll-ups and the lengths of their candles (ns), the finest first.
-
-    Raises:
-        BadInterval: a text is no interval of fixed length.
-    """
-    widths_ns = {}
-    for level in map(parse_interval, texts):
-        if level.width_ns is None:
-            raise BadInterval(
-                f"rollups contains {level.text!r}, which follows the calendar: "
-                "give fixed lengths such as 1m or 1h"
-            )
-        widths_ns[level.text] = level.width_ns
-    return dict(sorted(widths_ns.items(), key=lambda level: level[1]))
-
-
-def roll_up(
-    writer: Writer,
-    levels: Mapping[str, int],
-    progress: Progress = lambda _pair, _done, _all: None,
-) -> RollupReport:
-    """Build the roll-ups that a pair's segments lack, or that were built from other rows.
-
-    Args:
-        writer: the pair's writer, which holds its lock.
-        levels: the roll-ups' levels; see `parse_levels`.
-        progress: called after each segment.
-
-    Raises:
-        ArchiveDamaged: a segment's rows are not those of its footer; no roll-up is built of them.
-        ArchiveUnwritable: the system refused to write.
-    """
-    report = RollupReport()
-    segments = writer.archive.segments(writer.pair)
-    for done, segment in enumerate(segments, 1):
-        if writer.archive.footer(segment).rows:
-            _roll_up_segment(writer, segment, levels, report)
-        progress(writer.pair, done, len(segments))
-    return report
-
-
-def _roll_up_segment(
-    writer: Writer, segment: Segment, levels: Mapping[str, int], report: RollupReport
-) -> None:
-    archive = writer.archive
-    missing = dict(levels)
-    for level in levels:
-        rollup = RollUp(level, segment.path, rollup_path(segment, level), 0)
-        with suppress(FileNotFoundError):
-            if archive.is_rollup_valid(rollup, segment):
-                del missing[level]
-    report.up_to_date += len(levels) - len(missing)
-    if not missing:
-        return
-    checksum = RowsChecksum()
-    partials = PartialCandles(list(missing.values()), f"roll-ups of {segment.path}")
-    try:
-        for batch in read_batches(archive.store, segment.path):
-            checksum.update(batch)
-            partials.add(batch)
-        batches_by_level = partials.finish()
-    except ValueDoesNotFit as reason:
-        report.notes.append(str(reason))
-        return
-    if checksum.hexdigest() != archive.footer(segment).checksum:
-        raise ArchiveDamaged(
-            f"the rows of {archive.location(segment)} differ from its footer: it was not rolled "
-            f"up. `harvester verify {writer.pair}` shows the details"
-        )
-    for level, batches in zip(missing, batches_by_level, strict=True):
-        writer.keep_rollup(segment, level, batches)
-        report.built += 1
-
-
-class PartialCandles:
-    """Builds the partial candles of roll-ups, at several levels, from trades in order."""
-
-    def __init__(self, widths_ns: Sequence[int], what: str) -> None:
-        """Start with no trades.
-
-        Args:
-            widths_ns: the widths of the candles, the finest first.
-            what: names the work in messages.
-        """
-        self._what = what
-        self._levels = [Candles(width_ns) for width_ns in widths_ns]
-        self._batches: list[list[pa.RecordBatch]] = [[] for _ in widths_ns]
-        # A level is computed from the coarsest finer one that divides it, or from trades (-1).
-        self._sources = [
-            max((j for j in range(i) if width_ns % widths_ns[j] == 0), default=-1)
-            for i, width_ns in enumerate(widths_ns)
-        ]
-
-    def add(self, batch: pa.RecordBatch) -> None:
-        """Add the next trades, a batch of `schema.TRADES`.
-
-        Raises:
-            ArchiveDamaged: a price or a volume is below 0.
-            ValueDoesNotFit: a sum has too many digits.
-        """
-        self._advance([bars_of_trades(batch, self._what, all_columns=True)])
-
-    def finish(self) -> list[list[pa.RecordBatch]]:
-        """Return the candles of all trades: batches of `PARTIALS` for each width."""
-        self._advance([], is_end=True)
-        return self._batches
-
-    def _advance(self, bars: list[pa.RecordBatch], *, is_end: bool = False) -> None:
-        """Add trades as bars; each level passes its complete candles on to coarser ones."""
-        complete = {-1: bars}
-        for level, candles in enumerate(self._levels):
-            done = [candles.add(part) for part in complete[self._sources[level]] if part.num_rows]
-            complete[level] = done + candles.finish() if is_end else done
-            for part in filter(len, complete[level]):
-                opens = begins_ns(part) // candles.width_ns * candles.width_ns
-                columns = stored_columns(part, self._what) | {"time": pa.array(opens).cast(TIME)}
-                self._batches[level].append(pa.RecordBatch.from_pydict(columns, schema=PARTIALS))

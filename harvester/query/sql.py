@@ -17,13 +17,7 @@ import numpy as np
 import pyarrow as pa
 from duckdb.sqltypes import DuckDBPyType
 
-from harvester.errors import (
-    ArchiveDamaged,
-    BadQuery,
-    BadSetting,
-    HarvesterError,
-    ValueDoesNotFit,
-)
+from harvester.errors import ArchiveDamaged, BadQuery, BadSetting, HarvesterError, ValueDoesNotFit
 from harvester.query import views
 from harvester.query.sources import (
     BASE,
@@ -423,7 +417,7 @@ def trade_batches(archive: TradeStore, pair: str, time_range: Range) -> Iterator
 
 # --- roll-ups, recomputed -------------------------------------------------------------------------
 
-# Roll-ups are built with pyarrow (`aggregate.PartialCandles`). `verify` recomputes them with
+# Roll-ups are built with pyarrow (`rollups.PartialCandles`). `verify` recomputes them with
 # DuckDB: two implementations without common code prove more than one.
 
 TRADE_COLUMNS = ["trade_id", "time", "price", "volume", "side"]

@@ -216,7 +216,7 @@ _YEAR_OF_MACRO = (
 def _altname_macros(
     names: Mapping[str, str], stored: Collection[str] | None, unknown: str | None
 ) -> Iterator[str]:
-    """Yield the macros that resolve any spelling to the altname, as `kraken.pairs.Names` does."""
+    """Yield the macros that resolve any spelling to the altname, as `PairIndex` does."""
     # The altnames by upper-case spelling; several if they differ only by case.
     any_case: dict[str, list[str]] = {}
     for spelling, altname in sorted(names.items(), key=lambda name: name[1]):

@@ -1,4 +1,4 @@
-"""Files of an archive beside its trades: format version, requested ranges, locks, quarantine."""
+"""Files of an archive beside its trades: format version, requested ranges, lock, case of names."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def mark(store: LocalStore, staging: str) -> None:
         staging: the staging folder of the lock that is held; other writers may do the same now.
     """
     if store.read("archive.json") is None:
-        _write_json(store, "archive.json", _Mark(FORMAT, MADE_BY), staging)
+        write_json(store, "archive.json", _Mark(FORMAT, MADE_BY), staging)
 
 
 def wanted(store: LocalStore, pair: str) -> list[Range]:
@@ -153,7 +153,7 @@ def want_only(store: LocalStore, pair: str, ranges: Iterable[Range]) -> None:
     """
     mark(store, pair)
     bounds = [(requested.after, requested.through) for requested in union(ranges)]
-    _write_json(store, f"wanted/{pair}.json", _Wanted(pair, bounds), pair)
+    write_json(store, f"wanted/{pair}.json", _Wanted(pair, bounds), pair)
 
 
 def keep_pairs(store: LocalStore, data: bytes) -> None:
@@ -174,7 +174,15 @@ def keep_pairs(store: LocalStore, data: bytes) -> None:
         store.remove_folder("staging/_pairs")
 
 
-def _write_json(store: LocalStore, path: str, value: msgspec.Struct, staging: str) -> None:
+def write_json(store: LocalStore, path: str, value: msgspec.Struct, staging: str) -> None:
+    """Write a file of JSON, indented.
+
+    Args:
+        store: the archive's files.
+        path: the file within the archive.
+        value: its content.
+        staging: the folder in staging where it is written first.
+    """
     data = msgspec.json.format(msgspec.json.encode(value), indent=2) + b"\n"
     store.write(path, data, staging)
 
@@ -229,7 +237,7 @@ def locked(folder: Path, name: str, *, wait_s: float = 0.0, doing: str = "") -> 
             # A new file: a link of that name is never written through.
             note.unlink(missing_ok=True)
             note.touch(exist_ok=False)
-            holder = Holder(os.getpid(), socket.gethostname(), _now())
+            holder = Holder(os.getpid(), socket.gethostname(), now_text())
             note.write_bytes(msgspec.json.encode(holder))
         try:
             yield
@@ -249,7 +257,8 @@ def _holder_text(note: Path) -> str:
     return f"process {holder.pid} on {holder.host}, since {holder.since}"
 
 
-def _now() -> str:
+def now_text() -> str:
+    """This machine's time as text, in whole seconds."""
     return show(time.time_ns() // SECOND * SECOND)
 
 
@@ -291,104 +300,3 @@ def ignores_case(path: Path) -> bool:
         return path.samefile(path.with_name(path.name.swapcase()))
     except FileNotFoundError:
         return False
-
-
-# --- quarantine -----------------------------------------------------------------------------------
-
-# Damaged files, each with a note in a numbered folder of its own.
-
-NOTE = "note.json"
-
-
-class QuarantineNote(msgspec.Struct):
-    """Why a file was quarantined; stored next to it as JSON.
-
-    Attributes:
-        pair: altname.
-        path: where the file was within the archive; moving it back there undoes the quarantine.
-        range: `after` and `through` by its name, in nanoseconds.
-        faults: what is wrong with it, one text each.
-        wanted: the ranges that were recorded as requested, so that they are downloaded again.
-        when: by this machine's clock.
-    """
-
-    pair: str
-    path: str
-    range: Range
-    faults: list[str]
-    wanted: list[Range] = []
-    when: str = msgspec.field(default_factory=_now)
-
-
-def quarantine_file(store: LocalStore, note: QuarantineNote) -> str:
-    """Move a file into quarantine and return its new path; the note is written first.
-
-    Args:
-        store: the archive's files.
-        note: which file, and why.
-
-    Raises:
-        ArchiveUnwritable: the operating system refused; the file is where it was.
-    """
-    to = _prepare_folder(store, note)
-    store.move(note.path, to)
-    return to
-
-
-def quarantine_copy(store: LocalStore, note: QuarantineNote) -> str:
-    """Copy a small file into quarantine, with a note, and return the copy's path.
-
-    Args:
-        store: the archive's files.
-        note: which file, and why.
-    """
-    to = _prepare_folder(store, note)
-    store.write(to, store.read(note.path) or b"", note.pair)
-    return to
-
-
-def quarantine_segment_copy(store: LocalStore, note: QuarantineNote) -> str:
-    """Copy a file of any size into quarantine, unless an equal copy is there; return its path.
-
-    Args:
-        store: the archive's files.
-        note: which file, and why.
-    """
-    name, parent = note.path.rpartition("/")[2], f"quarantine/{note.pair}"
-    for folder in store.folders(parent):
-        to = f"{parent}/{folder}/{name}"
-        if _path_in_note(store, f"{parent}/{folder}/{NOTE}") == note.path and store.same(
-            note.path, to
-        ):
-            return to
-    to = _prepare_folder(store, note)
-    store.copy(note.path, to, note.pair)
-    return to
-
-
-def _prepare_folder(store: LocalStore, note: QuarantineNote) -> str:
-    """Write the note into a quarantine folder, and return the path for the file.
-
-    It is the folder of the next number, or one that a crash left without its file: such a folder is
-    empty, or has only the note about this same file.
-    """
-    parent = f"quarantine/{note.pair}"
-    numbers = [name for name in store.folders(parent) if name.isdecimal()]
-    left = [number for number in numbers if _is_left(store, f"{parent}/{number}", note.path)]
-    number = left[0] if left else f"{max(map(int, numbers), default=0) + 1:04d}"
-    _write_json(store, f"{parent}/{number}/{NOTE}", note, note.pair)
-    return f"{parent}/{number}/{note.path.rpartition('/')[2]}"
-
-
-def _is_left(store: LocalStore, folder: str, path: str) -> bool:
-    files = [entry.path for entry in store.files(folder)]
-    is_only_note = files == [f"{folder}/{NOTE}"]
-    return not files or (is_only_note and _path_in_note(store, files[0]) == path)
-
-
-def _path_in_note(store: LocalStore, path: str) -> str:
-    """The path of the quarantined file by its note; empty where the note can't be read."""
-    try:
-        return msgspec.json.decode(store.read(path) or b"", type=QuarantineNote).path
-    except BAD_JSON:
-        return ""

@@ -11,13 +11,7 @@ import pyarrow as pa
 from harvester.errors import ArchiveDamaged, MarketChanged
 from harvester.schema import TRADES, RowsChecksum, times, with_ties
 from harvester.storage import archive_files
-from harvester.storage.archive_files import (
-    QuarantineNote,
-    check_case,
-    locked,
-    quarantine_copy,
-    quarantine_file,
-)
+from harvester.storage.archive_files import check_case, locked
 from harvester.storage.compaction import (
     are_ordered_within,
     between_quiet_moments,
@@ -28,6 +22,7 @@ from harvester.storage.compaction import (
     split_by_year,
 )
 from harvester.storage.parquet_files import read_batches, read_schema, stage_rollup, stage_segment
+from harvester.storage.quarantine import QuarantineNote, quarantine_copy, quarantine_file
 from harvester.storage.segment import (
     Footer,
     ImportedRange,

@@ -1,4 +1,4 @@
-"""Compare the archive's candles with the OHLC endpoint's, or with Kraken's files (OHLCVT)."""
+"""`verify --against-exchange` and `--against-csv`: get candles to compare, and report."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from harvester.download.events import Listener, Step, ignore
 from harvester.errors import ExchangeError, ExchangeRefused, HarvesterError
 from harvester.kraken.ohlc import INTERVALS_MIN, Candle
 from harvester.kraken.pairs import Pair, PairIndex
-from harvester.pair_names import ListedPairs
+from harvester.pair_selection import ListedPairs
 from harvester.query.sql import MEMORY_LIMIT
 from harvester.storage.trade_store import TradeStore
 from harvester.times import END_OF_TIME, MAX_COUNT, SECOND, UNITS_NS, Range
-from harvester.verify.compare import (
+from harvester.verify.candle_comparison import (
     RUNNING,
     CandleComparison,
     LocalCandles,

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from harvester.errors import ArchiveDamaged, BadInterval, ValueDoesNotFit
-from harvester.query.aggregate import parse_levels
+from harvester.query.rollups import parse_levels
 from harvester.query.sql import TRADE_COLUMNS, recompute_partials
 from harvester.schema import (
     TRADES,

@@ -43,7 +43,7 @@ from harvester.download.exchange import DownloadContext, RunOptions
 from harvester.errors import HarvesterError
 from harvester.kraken.client import Client
 from harvester.operations.run_log import latest_runs
-from harvester.query.aggregate import parse_levels, roll_up
+from harvester.query.rollups import parse_levels, roll_up
 from harvester.schema import WRITER_OPTIONS
 from harvester.storage.archive_files import locked
 from harvester.storage.trade_store import TradeStore

@@ -105,7 +105,7 @@ def test_candles_whose_trades_are_replaced_while_they_are_compared_are_compared_
             done.append(one.redownload().exit_status)
         return read_boundary_trades(*given)
 
-    monkeypatch.setattr("harvester.verify.compare.read_boundary_trades", late)
+    monkeypatch.setattr("harvester.verify.candle_comparison.read_boundary_trades", late)
     found = comparing(one, archive, against)
     assert (done, found.differing, found.at_boundary) == ([0], 0, 0)
     assert found.compared == undisturbed.compared

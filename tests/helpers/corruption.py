@@ -21,7 +21,7 @@ from kraken_server import Exchange
 
 from harvester import config
 from harvester.kraken.client import Client
-from harvester.pair_names import list_pairs
+from harvester.pair_selection import list_pairs
 from harvester.schema import WRITER_OPTIONS
 from harvester.storage.trade_store import TradeStore
 from harvester.times import Range

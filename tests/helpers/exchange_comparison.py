@@ -20,10 +20,10 @@ from kraken_server import Exchange, Shelf, ohlc_rows
 from harvester import config
 from harvester.kraken.client import Client
 from harvester.kraken.ohlc import read_candles
-from harvester.pair_names import known_pairs, list_pairs
+from harvester.pair_selection import known_pairs, list_pairs
 from harvester.storage.trade_store import TradeStore
 from harvester.verify.against import Comparer, compare_interval
-from harvester.verify.compare import LocalCandles
+from harvester.verify.candle_comparison import LocalCandles
 from harvester.verify.reports import ExchangeReport, IntervalReport
 
 HARVESTER = [sys.executable, "-c", "from harvester.cli.main import main; main()"]

@@ -16,7 +16,7 @@ from kraken_server import Exchange
 from redownloads import imported_paths
 
 from harvester.csv_import.files import KnownComplete
-from harvester.query.aggregate import parse_levels, roll_up
+from harvester.query.rollups import parse_levels, roll_up
 from harvester.storage.filesystem import LocalStore
 from harvester.storage.trade_store import TradeStore
 from harvester.storage.writer import writer

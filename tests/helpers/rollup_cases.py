@@ -14,7 +14,7 @@ from candle_cases import (
     trade,
 )
 
-from harvester.query.aggregate import RollupReport, parse_levels, roll_up
+from harvester.query.rollups import RollupReport, parse_levels, roll_up
 from harvester.storage.trade_store import TradeStore
 from harvester.storage.writer import writer
 

@@ -497,7 +497,7 @@ def test_counting_other_trades_than_are_held_is_an_error(
             for time_ns, trades in found.items()
         }
 
-    monkeypatch.setattr("harvester.verify.compare.read_boundary_trades", doubled)
+    monkeypatch.setattr("harvester.verify.candle_comparison.read_boundary_trades", doubled)
     found = report(archive, str(path))
     assert [str(error) for error in found.errors] == [
         "XBTUSD: its candle of 1 minutes of 2024-03-31T23:59:00Z has 0 trades, but 1 are stored; "

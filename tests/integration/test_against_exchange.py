@@ -41,11 +41,11 @@ from kraken_market import Clock, Market, Trade, expected
 
 from harvester.errors import ExchangeRefused
 from harvester.kraken.ohlc import read_candles
-from harvester.pair_names import known_pairs
+from harvester.pair_selection import known_pairs
 from harvester.storage.trade_store import TradeStore
 from harvester.times import Range
 from harvester.verify.against import compare_interval
-from harvester.verify.compare import LocalCandles
+from harvester.verify.candle_comparison import LocalCandles
 from harvester.verify.reports import Difference, IntervalReport
 
 CAPTURED = Path(__file__).parents[2] / "shared" / "kraken"

@@ -24,7 +24,7 @@ from harvester.errors import AmbiguousPair, ArchiveUnwritable, NothingHeld
 from harvester.kraken.client import Client
 from harvester.kraken.pairs import Pair, altnames_by_spelling
 from harvester.operations.refresh_targets import KnownPairs, choose_targets
-from harvester.pair_names import (
+from harvester.pair_selection import (
     PairName,
     PairSelection,
     choose,

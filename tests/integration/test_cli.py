@@ -164,7 +164,7 @@ def test_progress_tells_what_a_pair_is_slowed_to() -> None:
 
     from harvester.download.events import Paced, Started
     from harvester.kraken.rate_limit import PaceState
-    from harvester.progress import RunProgress
+    from harvester.progress_bars import RunProgress
 
     run = RunProgress()
     run.add(Started("XBTUSD", [], None))

@@ -19,7 +19,7 @@ ROOMS = (
     "__init__",
     "archive",
     "async_runner",
-    "progress",
+    "progress_bars",
     "notebook",
     "operations",
     "verify",
@@ -28,7 +28,7 @@ ROOMS = (
     "charts",
     "exporters",
     "download",
-    "pair_names",
+    "pair_selection",
     "query",
     "storage",
     "kraken",
@@ -37,6 +37,7 @@ ROOMS = (
     "trade_ids",
     "schema",
     "times",
+    "escaping",
     "errors",
 )
 STRANGERS = {("storage", "kraken"), ("query", "kraken")}
@@ -52,7 +53,7 @@ HOMES = {
     "plotly": "charts",
     "kaleido": "charts",
     "click": "cli",
-    "rich": "progress",
+    "rich": "progress_bars",
 }
 SECOND_HOMES = {("cli", "rich")}
 """The progress bar is drawn for Python's callers, too; `status --watch` redraws a table."""

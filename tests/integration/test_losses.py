@@ -409,7 +409,7 @@ def test_no_more_than_two_calls_more_for_a_new_pair(tmp_path: Path) -> None:
 def test_a_trade_withheld_far_behind_the_last_id_is_told_and_repaired(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """So many rows without ids follow that they were passed on before the next id shows the loss."""
+    """The rows without ids behind it are many: they are stored before the next id shows a loss."""
     monkeypatch.setattr(id_check, "FULL_PAGE", 8)
     monkeypatch.setattr(page_merge, "FULL_PAGE", 8)
     monkeypatch.setattr(id_check, "MAX_KEPT_BACK", 10)

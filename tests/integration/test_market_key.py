@@ -24,7 +24,7 @@ from harvester.errors import ExchangeRefused, MarketChanged
 from harvester.kraken.client import Client
 from harvester.kraken.pairs import Pair
 from harvester.operations.refresh_targets import KnownPairs, choose_targets
-from harvester.pair_names import PairName, PairSelection, choose, known_pairs
+from harvester.pair_selection import PairName, PairSelection, choose, known_pairs
 from harvester.schema import no_rows
 from harvester.storage.segment import Footer
 from harvester.storage.trade_store import TradeStore

@@ -15,7 +15,7 @@ from kraken_server import Exchange
 from harvester import config
 from harvester.errors import UnknownPair, UsageError
 from harvester.kraken.client import Client
-from harvester.pair_names import PairName, PairSelection, choose
+from harvester.pair_selection import PairName, PairSelection, choose
 from harvester.storage.trade_store import TradeStore
 
 

@@ -21,7 +21,7 @@ from harvester.cli.status import runs_table
 from harvester.download.events import BackfillResult, Imported, Noted, Waiting
 from harvester.errors import ExchangeRefused
 from harvester.operations.run_log import RunRecord
-from harvester.progress import Bars
+from harvester.progress_bars import Bars
 from harvester.query.result import Result, source_of_batches
 
 # A title, a cleared screen, C1, a direction, other line ends, a forged line.

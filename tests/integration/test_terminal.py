@@ -23,8 +23,8 @@ from rich.console import Console
 from harvester.cli import output
 from harvester.cli.options import cancel_on_signals
 from harvester.download.events import Noted, Started
-from harvester.errors import wrapped
-from harvester.progress import Bars, RunProgress
+from harvester.escaping import wrapped
+from harvester.progress_bars import Bars, RunProgress
 from harvester.times import DAY, SECOND, Range
 
 ON_THIS_TERMINAL = (

@@ -17,7 +17,7 @@ from backfills import Crawl, serve
 from corruption import span_text
 from kraken_market import Market
 
-from harvester.query.aggregate import parse_levels, roll_up
+from harvester.query.rollups import parse_levels, roll_up
 from harvester.schema import WRITER_OPTIONS
 from harvester.storage.parquet_files import PARTIALS
 from harvester.storage.trade_store import TradeStore

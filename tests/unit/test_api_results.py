@@ -30,8 +30,8 @@ from harvester.errors import (
     NothingHeld,
     UsageError,
 )
-from harvester.query.aggregate import parse_levels, roll_up
 from harvester.query.result import Result, ResultSource
+from harvester.query.rollups import parse_levels, roll_up
 from harvester.storage.trade_store import TradeStore as Disk
 from harvester.storage.writer import writer
 

@@ -24,7 +24,7 @@ from harvester.kraken.ohlc import Candle
 from harvester.storage.trade_store import TradeStore
 from harvester.times import Range
 from harvester.verify.against import compare_blocks, compare_interval
-from harvester.verify.compare import LocalCandles
+from harvester.verify.candle_comparison import LocalCandles
 from harvester.verify.reports import IntervalReport
 
 MINUTE = 60 * 10**9

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from harvester.errors import ArchiveDamaged
-from harvester.query.aggregate import PartialCandles, parse_levels
+from harvester.query.rollups import PartialCandles, parse_levels
 from harvester.query.sql import TRADE_COLUMNS, recompute_partials
 from harvester.schema import joined, with_ties
 from harvester.storage.parquet_files import PARTIALS

@@ -11,7 +11,7 @@ import pytest
 from rich.console import Console
 
 from harvester.cli import output
-from harvester.cli.progress import JsonLines, LogLines
+from harvester.cli.progress_lines import JsonLines, LogLines
 from harvester.download.events import (
     BackfillResult,
     Begun,
@@ -23,7 +23,7 @@ from harvester.download.events import (
     Waiting,
 )
 from harvester.errors import ExchangeUnreachable
-from harvester.progress import Bars, RunProgress, time_left
+from harvester.progress_bars import Bars, RunProgress, time_left
 from harvester.times import DAY, SECOND, Range
 
 JANUARY = 1_704_067_200 * SECOND

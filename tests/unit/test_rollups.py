@@ -33,8 +33,8 @@ from kraken_market import Market, expected
 from rollup_cases import LEVELS, busy_archive, rolled
 
 from harvester.errors import ArchiveDamaged, BadInterval
-from harvester.query.aggregate import RollupReport, parse_levels
 from harvester.query.plan import FILLS, plan_query, split_query
+from harvester.query.rollups import RollupReport, parse_levels
 from harvester.storage import parquet_files
 from harvester.storage.trade_store import EVERYTHING, TradeStore
 from harvester.storage.writer import writer

@@ -14,7 +14,7 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).parents[2] / "harvester"
 
-MOST_MODULES = 95
+MOST_MODULES = 99
 """As many as there are. The aim is 100."""
 LEAST_MEDIAN_LINES = 180
 LARGE_LINES = 450

@@ -12,8 +12,8 @@ from candle_cases import MINUTE, PAIR, START, answer, ask, hold, ohlc, run_sql, 
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from harvester.query.aggregate import parse_levels, roll_up
 from harvester.query.bars import BarQuery, bar_batches, parse_size
+from harvester.query.rollups import parse_levels, roll_up
 from harvester.storage.trade_store import TradeStore
 from harvester.storage.writer import writer
 from harvester.times import Range

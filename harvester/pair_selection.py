@@ -1,4 +1,4 @@
-"""Names of pairs: resolve those of an archive, select pairs for a run, keep pairs.json."""
+"""Select the pairs of a command by name, pattern or quote currency, and keep pairs.json."""
 
 from __future__ import annotations
 

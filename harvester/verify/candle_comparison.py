@@ -1,4 +1,4 @@
-"""Compare local candles with the exchange's, of the OHLC endpoint or of candle files."""
+"""Join local candles with the exchange's, of the OHLC endpoint or of files, and compare values."""
 
 from __future__ import annotations
 

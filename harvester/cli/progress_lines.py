@@ -1,4 +1,4 @@
-"""Progress of a command on stderr: bars on a terminal, lines in a log, or JSON lines."""
+"""Choose how a command shows its progress: bars, or the log lines and JSON lines made here."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 from harvester.cli import output
 from harvester.download import events
 from harvester.kraken.rate_limit import PaceState
-from harvester.progress import Bars, Clock, RunProgress, messages
+from harvester.progress_bars import Bars, Clock, RunProgress, messages
 from harvester.times import show
 
 LINE_INTERVAL_S = 30.0

@@ -1,4 +1,4 @@
-"""Progress of a run: rates and remaining time from its events, and bars that show them."""
+"""Progress bars on a terminal and in a notebook: rates and remaining time from a run's events."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from rich.table import Column
 from rich.text import Text
 
 from harvester.download import events
-from harvester.errors import printable, without_credentials, wrapped
+from harvester.escaping import printable, without_credentials, wrapped
 from harvester.times import show
 
 Clock = Callable[[], float]
