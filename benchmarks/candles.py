@@ -27,7 +27,7 @@ import pyarrow.parquet as pq
 from harvester.query.candles import QuerySession
 from harvester.query.plan import CandleQuery
 from harvester.query.rollups import parse_levels, roll_up
-from harvester.query.sources import trades_sql
+from harvester.query.source_choice import trades_sql
 from harvester.schema import ORDER_TYPES, PRICE, ROWS, SIDES, VOLUME
 from harvester.storage.segment import Footer
 from harvester.storage.trade_store import EVERYTHING, TradeStore

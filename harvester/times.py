@@ -7,6 +7,7 @@ half-open `Range` of published time, ``(after, through]``. Only this module pars
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -322,3 +323,8 @@ def parse_offset(text: str) -> int:
     if count > MAX_COUNT[unit]:
         raise BadInterval(f"offset {text!r} is longer than a century: give a shorter one")
     return count * UNITS_NS[unit] * (-1 if match[1] else 1)
+
+
+def now_text() -> str:
+    """This machine's time as text, in whole seconds."""
+    return show(time.time_ns() // SECOND * SECOND)

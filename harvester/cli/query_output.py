@@ -17,18 +17,17 @@ from harvester.errors import UsageError
 from harvester.escaping import printable
 from harvester.exporters.export import LAYOUTS, OTHER_PROGRAMS, ExportedFile, Layout
 from harvester.exporters.formats import (
-    COMPRESSED,
     ENDINGS,
     WRITERS,
     Batches,
     Writer,
     as_flat_text,
     cell,
-    compressed_file_sink,
     ending_of,
     write_rows,
 )
 from harvester.query.result import Result, batch_stream
+from harvester.storage.output_files import COMPRESSED, compressed_file_sink
 from harvester.times import parse_interval
 
 FORMATS = ("table", *WRITERS)

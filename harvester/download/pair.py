@@ -32,7 +32,7 @@ from harvester.errors import (
     UnreadableAnswer,
     capture_error,
 )
-from harvester.kraken.decode import OtherMarket
+from harvester.kraken.answers import OtherMarket
 from harvester.kraken.pairs import Pair
 from harvester.schema import times
 from harvester.storage.trade_store import TOLERANCE_NS, check_not_in_future

@@ -12,13 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from harvester.errors import BadSetting, UsageError
-from harvester.exporters.formats import (
-    WRITERS,
-    RowCounter,
-    compressed_file_sink,
-    ending_of,
-    write_rows,
-)
+from harvester.exporters.formats import WRITERS, RowCounter, ending_of, write_rows
 from harvester.exporters.other_programs import (
     ccxt_symbol,
     freqtrade_timeframe,
@@ -32,7 +26,7 @@ from harvester.query.candles import QuerySession, batches_by_interval, guard_aga
 from harvester.query.plan import CandleQuery
 from harvester.schema import PRICE
 from harvester.storage.filesystem import writing
-from harvester.storage.output_files import check_outside
+from harvester.storage.output_files import check_outside, compressed_file_sink
 from harvester.storage.trade_store import TradeStore
 from harvester.times import Interval, Range
 

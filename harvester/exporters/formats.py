@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
@@ -18,7 +17,7 @@ import pyarrow.compute as pc
 import pyarrow.csv
 
 from harvester.schema import Int64s, decimal_words
-from harvester.storage.output_files import file_sink, write_arrow, write_parquet
+from harvester.storage.output_files import write_arrow, write_parquet
 
 Batches = Iterable[pa.RecordBatch]
 Writer = Callable[[Batches, pa.Schema, BinaryIO], None]
@@ -34,7 +33,6 @@ ENDINGS = {
     ".feather": "arrow",
 }
 """The format of a file by its ending; a Feather file is an Arrow IPC file."""
-COMPRESSED = {".gz": "gzip", ".zst": "zstd"}
 
 
 def ending_of(file: str) -> str | None:
@@ -75,23 +73,6 @@ class RowCounter:
         for batch in self._batches:
             self.rows += batch.num_rows
             yield batch
-
-
-@contextmanager
-def compressed_file_sink(file: str) -> Iterator[BinaryIO]:
-    """A file to write to; text is compressed if the ending is .gz or .zst.
-
-    Raises:
-        UsageError: the file lies in an archive.
-        ArchiveUnwritable: it can't be written.
-    """
-    with file_sink(Path(file)) as sink:
-        compression = COMPRESSED.get(Path(file).suffix.lower())
-        if compression is None:
-            yield sink
-            return
-        with pa.CompressedOutputStream(sink, compression) as compressed:
-            yield compressed
 
 
 def _write_csv(batches: Batches, schema: pa.Schema, sink: BinaryIO) -> None:

@@ -23,7 +23,7 @@ import stamina
 from harvester.config import ExchangeSettings
 from harvester.errors import BAD_JSON, ExchangeUnreachable, UnreadableAnswer
 from harvester.escaping import shortened
-from harvester.kraken.decode import (
+from harvester.kraken.answers import (
     Transient,
     check_errors,
     check_status,

@@ -17,7 +17,7 @@ import httpx
 from harvester.config import ExchangeSettings
 from harvester.errors import BadSetting
 from harvester.escaping import brief, without_user
-from harvester.kraken.decode import ACCEPTED, LARGEST_BODY, Transient, too_large
+from harvester.kraken.answers import ACCEPTED, LARGEST_BODY, Transient, too_large
 
 MAX_IDLE_S = 15.0
 """A connection idle for longer is not used again: servers close theirs, some after 20 s."""
@@ -81,7 +81,7 @@ class HttpClient:
                 asyncio.timeout(self._settings.timeout_s),
                 self._client.stream("GET", self._settings.url + target) as response,
             ):
-                # As it was sent: `decode.decompress` limits what it unpacks to.
+                # As it was sent: `answers.decompress` limits what it unpacks to.
                 body = bytearray()
                 async for chunk in response.aiter_raw():
                     body += chunk

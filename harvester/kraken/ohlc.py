@@ -14,7 +14,7 @@ import msgspec
 
 from harvester.errors import BAD_JSON, UnreadableAnswer
 from harvester.escaping import brief
-from harvester.kraken.decode import read_result
+from harvester.kraken.answers import read_result
 from harvester.kraken.pairs import Pair, check_market
 from harvester.kraken.trades import LONGEST_NUMBER
 from harvester.times import END_OF_TIME, SECOND

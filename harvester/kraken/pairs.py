@@ -15,7 +15,7 @@ from typing import Annotated
 import msgspec
 
 from harvester.errors import BAD_JSON, AmbiguousPair, UnknownPair, UnreadableAnswer
-from harvester.kraken.decode import OtherMarket
+from harvester.kraken.answers import OtherMarket
 
 logger = logging.getLogger("harvester.kraken")
 

@@ -39,7 +39,7 @@ from harvester.kraken.client import Client
 from harvester.kraken.pairs import Pair
 from harvester.operations.refresh_targets import KnownPairs, RefreshTarget, choose_targets
 from harvester.pair_selection import known_pairs, list_pairs
-from harvester.storage.archive_files import locked
+from harvester.storage.locks import locked
 from harvester.storage.segment import Segment
 from harvester.storage.trade_store import TradeStore, check_not_in_future, with_snapshot_retry
 from harvester.storage.writer import writer

@@ -17,8 +17,8 @@ from harvester import __version__
 from harvester.config import Settings
 from harvester.errors import BAD_JSON, HarvesterError, Interrupted, gravest
 from harvester.escaping import without_credentials
-from harvester.storage.archive_files import locked
 from harvester.storage.filesystem import writing
+from harvester.storage.locks import locked
 from harvester.storage.trade_store import TradeStore
 from harvester.times import show
 

@@ -22,8 +22,8 @@ from harvester.schema import (
 from harvester.storage.parquet_files import PARTIALS
 from harvester.times import show
 
-# DuckDB's SQL (`sources.BASE`) is the definition of a candle; `verify` compares both. For a small
-# segment pyarrow needs a third of the time, and a download need not load DuckDB.
+# DuckDB's SQL (`source_choice.BASE`) is the definition of a candle; `verify` compares both. For a
+# small segment pyarrow needs a third of the time, and a download need not load DuckDB.
 
 # --- from trades to bars --------------------------------------------------------------------------
 

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import duckdb
 
 from harvester.query.plan import PRICE_DECIMALS, CandleQuery, CoveredRange, Plan
-from harvester.query.sources import (
+from harvester.query.source_choice import (
     BASE,
     EXTRA,
     LAST_TIME,

@@ -25,7 +25,7 @@ from harvester.query.plan import (
     plan_query,
     split_query,
 )
-from harvester.query.sources import (
+from harvester.query.source_choice import (
     SharedScan,
     aggregate_sql,
     choose_sources,

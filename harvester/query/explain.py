@@ -10,7 +10,7 @@ from typing import NamedTuple
 from harvester.query.candle_sql import last_trade_before
 from harvester.query.candles import QuerySession, needs_precision_check
 from harvester.query.plan import CandleQuery, Plan
-from harvester.query.sources import Source
+from harvester.query.source_choice import Source
 from harvester.storage.parquet_files import rows_touched
 from harvester.storage.trade_store import TradeStore
 from harvester.times import Range

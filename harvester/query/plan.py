@@ -1,4 +1,4 @@
-"""Candle queries and their planning: which segments and roll-ups answer a query.
+"""Candle queries and their planning: the segments and roll-ups of a range, and its gaps.
 
 Segments and coverage come from one directory listing, so an interval is never called complete
 while its trades are missing from the result. The gaps in a query's range are reported here, too.
@@ -13,7 +13,7 @@ from typing import Literal, NamedTuple, get_args
 
 from harvester.errors import ArchiveHasGaps, BadSetting, NothingHeld
 from harvester.query.calendar import Grid, WholeIntervals, find_time_zone, make_grid
-from harvester.query.sources import Source, choose_sources
+from harvester.query.source_choice import Source, choose_sources
 from harvester.storage.trade_store import Piece, TradeStore
 from harvester.times import (
     BEGINNING_NS,

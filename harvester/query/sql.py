@@ -19,7 +19,7 @@ from duckdb.sqltypes import DuckDBPyType
 
 from harvester.errors import ArchiveDamaged, BadQuery, BadSetting, HarvesterError, ValueDoesNotFit
 from harvester.query import views
-from harvester.query.sources import (
+from harvester.query.source_choice import (
     BASE,
     EXTRA,
     LAST_TIME,

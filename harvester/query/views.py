@@ -14,7 +14,7 @@ from harvester import __version__
 from harvester.errors import ArchiveUnwritable, UsageError
 from harvester.query.calendar import FIRST_MONDAY_NS, MONTHS
 from harvester.query.candle_sql import with_vwap
-from harvester.query.sources import BASE, EXTRA, no_rows_sql, path_literal, text_literal
+from harvester.query.source_choice import BASE, EXTRA, no_rows_sql, path_literal, text_literal
 from harvester.storage.filesystem import writing
 from harvester.storage.output_files import replacing
 from harvester.storage.trade_store import Piece, TradeStore

@@ -1,4 +1,4 @@
-"""Write query results to the user's files: Parquet, Arrow, CSV. A file is complete or absent."""
+"""Write query results to the user's files, complete or not at all, and compressed by ending."""
 
 from __future__ import annotations
 
@@ -18,6 +18,9 @@ from harvester.errors import UsageError
 from harvester.storage.archive_files import is_marked
 from harvester.storage.filesystem import sync, writing
 from harvester.storage.segment import is_segment
+
+COMPRESSED = {".gz": "gzip", ".zst": "zstd"}
+"""The compression of a text file by its ending."""
 
 
 def write_parquet(batches: Iterable[pa.RecordBatch], schema: pa.Schema, sink: BinaryIO) -> None:
@@ -110,6 +113,23 @@ def replacing(file: Path) -> Iterator[Path]:
         sync(target.parent)
     finally:
         staged.unlink(missing_ok=True)
+
+
+@contextmanager
+def compressed_file_sink(file: str) -> Iterator[BinaryIO]:
+    """A file to write to; text is compressed if the ending is .gz or .zst.
+
+    Raises:
+        UsageError: the file lies in an archive.
+        ArchiveUnwritable: it can't be written.
+    """
+    with file_sink(Path(file)) as sink:
+        compression = COMPRESSED.get(Path(file).suffix.lower())
+        if compression is None:
+            yield sink
+            return
+        with pa.CompressedOutputStream(sink, compression) as compressed:
+            yield compressed
 
 
 def check_outside(path: Path) -> None:

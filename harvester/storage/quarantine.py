@@ -7,9 +7,9 @@ import msgspec
 from harvester.errors import (
     BAD_JSON,
 )
-from harvester.storage.archive_files import now_text, write_json
+from harvester.storage.archive_files import write_json
 from harvester.storage.filesystem import LocalStore
-from harvester.times import Range
+from harvester.times import Range, now_text
 
 NOTE = "note.json"
 

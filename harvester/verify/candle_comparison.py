@@ -17,7 +17,7 @@ from harvester.kraken.ohlc import VALUES, Candle
 from harvester.query.aggregate import PRICES
 from harvester.query.candles import QuerySession
 from harvester.query.plan import PRICE_DECIMALS, CandleQuery, Plan
-from harvester.query.sources import text_literal
+from harvester.query.source_choice import text_literal
 from harvester.query.sql import MEMORY_LIMIT
 from harvester.schema import VOLUME
 from harvester.storage.trade_store import TradeStore

@@ -12,8 +12,8 @@ import pytest
 from client_runs import GOOD, Odd, Told, newest, run
 from kraken_socket import Reply
 
-from harvester.kraken import decode
-from harvester.kraken.decode import Transient, decompress
+from harvester.kraken import answers
+from harvester.kraken.answers import Transient, decompress
 
 BOMB_BYTES = 256 << 20
 
@@ -75,7 +75,7 @@ def test_a_bomb_takes_no_more_than_the_limit(coding: str, window: int) -> None:
     tracemalloc.start()
     try:
         assert fault(coding, body) == "the body has more than 32 MB"
-        assert tracemalloc.get_traced_memory()[1] < 3 * decode.LARGEST_BODY
+        assert tracemalloc.get_traced_memory()[1] < 3 * answers.LARGEST_BODY
     finally:
         tracemalloc.stop()
 
@@ -114,7 +114,7 @@ def test_a_bomb_from_the_exchange_is_waited_out_in_bounded_memory(headers: str) 
     try:
         with Odd(Reply(body, headers=headers)) as exchange:
             assert run(exchange.url, newest, told) == 60
-        assert tracemalloc.get_traced_memory()[1] < 4 * decode.LARGEST_BODY
+        assert tracemalloc.get_traced_memory()[1] < 4 * answers.LARGEST_BODY
     finally:
         tracemalloc.stop()
     assert len(told.waits) == 1

@@ -20,7 +20,7 @@ from client_runs import settings
 
 from harvester.errors import BadSetting
 from harvester.kraken import http as module
-from harvester.kraken.decode import Transient
+from harvester.kraken.answers import Transient
 from harvester.kraken.http import HttpAnswer, HttpClient
 
 HEAD = b"HTTP/1.1 200 OK\r\n"

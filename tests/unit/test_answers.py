@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from harvester.errors import ExchangeRefused
-from harvester.kraken.decode import Transient, check_errors, check_status
+from harvester.kraken.answers import Transient, check_errors, check_status
 
 CAPTURES = Path(__file__).parents[2] / "shared" / "kraken"
 URL = "https://api.kraken.com/0/public/Trades"
@@ -168,7 +168,7 @@ def test_the_errors_that_were_captured_are_known() -> None:
 
 @pytest.fixture
 def _stopped_clock(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("harvester.kraken.decode.time.time", lambda: NOW_S)
+    monkeypatch.setattr("harvester.kraken.answers.time.time", lambda: NOW_S)
 
 
 @pytest.mark.usefixtures("_stopped_clock")

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from harvester.errors import UnreadableAnswer
-from harvester.kraken.decode import Transient
+from harvester.kraken.answers import Transient
 from harvester.kraken.ohlc import Candle, read_candles
 
 CAPTURED = Path(__file__).parents[2] / "shared/kraken/ohlc_XBTUSDT_1m_2025-11-10.json"

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from kraken_market import Market, expected
 from rollup_cases import rolled
 
-from harvester.query import candles, sources
+from harvester.query import candles, source_choice
 from harvester.query import plan as cutting
 from harvester.query import plan as planning
 from harvester.query.candles import QuerySession, batches_by_interval, run_shared_scan
@@ -186,13 +186,13 @@ def test_any_tape_any_cut_any_lengths(
 def ticks_read(monkeypatch: pytest.MonkeyPatch) -> list[Piece]:
     """Each piece of ticks that a query is made for."""
     read: list[Piece] = []
-    real = sources.trades_sql
+    real = source_choice.trades_sql
 
     def noted(archive: TradeStore, pieces: Sequence[Piece], at: int = 0) -> str:
         read.extend(pieces)
         return real(archive, pieces, at)
 
-    monkeypatch.setattr(sources, "trades_sql", noted)
+    monkeypatch.setattr(source_choice, "trades_sql", noted)
     return read
 
 
