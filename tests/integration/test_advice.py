@@ -32,6 +32,7 @@ ETHEUR = sample_trades.sparse(20, 51)
 PLACEHOLDERS = {
     "pair": "XBTUSD",
     "pair.altname": "XBTUSD",
+    "footer.altname": "XBTUSD",
     "one.pair": "XBTUSD",
     "segment.pair": "XBTUSD",
     "writer.pair": "XBTUSD",

@@ -510,21 +510,21 @@ from harvester.cli.main import main
 from harvester.csv_import import importer
 from harvester.download.events import CancelToken
 
-blocks, cancelled = [], threading.Event()
-parse, cancel = importer.parse, CancelToken.cancel
+cancelled = threading.Event()
+read_rows, cancel = importer.read_rows, CancelToken.cancel
 
-def parse_after_ctrl_c(*arguments):
-    blocks.append(arguments)
-    if len(blocks) == 2:
-        os.kill(os.getpid(), signal.SIGINT)
-        assert cancelled.wait(30)
-    return parse(*arguments)
+def read_rows_with_ctrl_c(*arguments):
+    for number, block in enumerate(read_rows(*arguments)):
+        if number == 1:
+            os.kill(os.getpid(), signal.SIGINT)
+            assert cancelled.wait(30)
+        yield block
 
 def cancel_and_say_so(token):
     cancel(token)
     cancelled.set()
 
-importer.parse, CancelToken.cancel = parse_after_ctrl_c, cancel_and_say_so
+importer.read_rows, CancelToken.cancel = read_rows_with_ctrl_c, cancel_and_say_so
 main()
 """
 
