@@ -30,11 +30,11 @@ from harvester.kraken.answers import (
     decompress,
     read_result,
 )
-from harvester.kraken.http import HttpClient
 from harvester.kraken.ohlc import WEEK_MIN, Candle, read_candles
 from harvester.kraken.pairs import Pair, check_market, read_pairs
 from harvester.kraken.rate_limit import LONGEST_WAIT_S, PaceState, RateLimiter
 from harvester.kraken.trades import TradesPage, decode_page
+from harvester.kraken.transport import HttpClient
 from harvester.times import SECOND
 
 logger = logging.getLogger("harvester.kraken")

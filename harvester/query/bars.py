@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 
 from harvester.errors import BadSetting
-from harvester.query.aggregate import (
+from harvester.query.arrow_bars import (
     bars_of_trades,
     begins_ns,
     continue_bar,

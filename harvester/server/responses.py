@@ -15,7 +15,7 @@ from harvester.kraken.ohlc import INTERVALS_MIN
 from harvester.kraken.pairs import UNKNOWN, Pair, resolve
 from harvester.kraken.trades import PAGE_ROWS
 from harvester.pair_selection import known_pairs
-from harvester.query.aggregate import PRICES, begins_ns, candles_of_trades
+from harvester.query.arrow_bars import PRICES, begins_ns, candles_of_trades
 from harvester.server.pages import LISTING_TTL_S, Clock, RenderedPageCache, TradePages
 from harvester.storage.trade_store import TradeStore
 from harvester.times import END_OF_TIME, SECOND, UNITS_NS, Range

@@ -29,8 +29,8 @@ from harvester.storage.trade_store import (
 )
 from harvester.times import Range, covers, missing
 from harvester.trade_ids import BEFORE_FIRST_ID, IdGap, LastId, gap_at_end, imported_gap_text
+from harvester.verify.file_check import SegmentFindings, check_segment
 from harvester.verify.reports import Digest, Fault, Month, PairReport
-from harvester.verify.segment_check import SegmentFindings, check_segment
 
 # --- trade ids ------------------------------------------------------------------------------------
 

@@ -19,9 +19,9 @@ import pytest
 from client_runs import settings
 
 from harvester.errors import BadSetting
-from harvester.kraken import http as module
+from harvester.kraken import transport as module
 from harvester.kraken.answers import Transient
-from harvester.kraken.http import HttpAnswer, HttpClient
+from harvester.kraken.transport import HttpAnswer, HttpClient
 
 HEAD = b"HTTP/1.1 200 OK\r\n"
 WHOLE = HEAD + b"Content-Length: 4\r\n\r\nbody"
