@@ -253,6 +253,11 @@ class Round:
         """The altnames."""
         return [market.altname for market in self.markets]
 
+    def has_traded(self, pair: str) -> bool:
+        """Whether a market has trades by the exchange's clock: without any, a backfill ends 3."""
+        market = next(market for market in self.markets if market.altname == pair)
+        return any(trade.true_ns <= self.clock.now_ns for trade in market.trades)
+
     def command(self) -> Command:
         """Choose a command, its words filled in."""
         of_files = self.files and self.trials <= FILES_FIRST

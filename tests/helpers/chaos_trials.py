@@ -157,7 +157,8 @@ def read_only(one: Round) -> None:
 
 def disk_full(one: Round) -> None:
     """No room: status 1 and one line; the next run, with room, goes on."""
-    words = f"backfill {one.random.choice(one.pairs)} -q"
+    pair = one.random.choice(one.pairs)
+    words = f"backfill {pair} -q"
     spare = one.random.choice((0, 1, 2, 4, 6)) * 4096 if one.disk.is_mount else 2000
     one.doing = f"{words!r} with {spare} bytes of room"
     one.exchange.faults = Faults()
@@ -168,6 +169,8 @@ def disk_full(one: Round) -> None:
         one.exchange.faults = one.faults
     if end.status == 0:
         one.tally.trials["a full disk that had room enough"] += 1
+    elif end.status == 3 and not one.has_traded(pair):
+        one.tally.trials["a full disk and a market without trades yet"] += 1
     else:
         _said_in_one_line(one, end, reason)
         one.tally.trials["a full disk"] += 1
