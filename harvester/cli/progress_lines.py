@@ -53,7 +53,7 @@ def show_errors(event: events.Event) -> None:
     if isinstance(event, events.BackfillResult) and event.exit_status:
         output.error(str(event))
     if isinstance(event, events.Imported) and event.exit_status:
-        output.error(f"{event.pair}: {event.report['error']}")
+        output.error(f"{event.pair}: {event.report['error'] or event.report['summary']}")
 
 
 class LogLines:

@@ -141,6 +141,7 @@ class ImportReport:
             "notes": self.notes,
             "rounding": None if self.rounding is None else self.rounding._asdict(),
             "seconds": round(self.seconds, 3),
+            "summary": self.summary(),
             "error": str(self.error) if self.error else None,
         }
 

@@ -25,6 +25,7 @@ SETTLE_S = 60
 LATENCY_S = 0.004
 MOST_TRIALS = 80
 GAPS = 4
+NO_BOUNDARY = "skipped at boundaries, where "
 """The status of a run that leaves some."""
 STEPS = 20
 """Trials over which a market's history passes, where not all of it has when they begin."""
@@ -322,6 +323,8 @@ class Round:
         refreshes = command.words.startswith("refresh")
         if refreshes and end.status == GAPS and self._wants_what_is_to_come():
             self.tally.trials["a gap beyond the exchange's clock, and refresh says so"] += 1
+        elif command.words.startswith("import") and end.status == GAPS and NO_BOUNDARY in end.err:
+            self.tally.trials["a file in which no boundary can be drawn, and import says so"] += 1
         elif (
             "--replace-imported" in command.words
             and end.status == GAPS

@@ -492,6 +492,12 @@ def test_a_busy_file_of_which_no_row_can_be_imported_does_not_end_well(
         [],
     )
     assert "no row was imported, because" in done.err
+    quiet = command("XBTUSD.csv", "-q")
+    assert (quiet.status, quiet.err) == (
+        4,
+        f"harvester: XBTUSD: 0 of {rows} rows imported, {rows} skipped at boundaries, where "
+        "`harvester backfill XBTUSD` downloads the trades\n",
+    )
 
 
 def test_files_of_one_delisted_pair_are_imported_together(command: Any, tmp_path: Path) -> None:
