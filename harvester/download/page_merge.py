@@ -211,13 +211,18 @@ class PageMerger:
         group = merge_rows(self._tail, shown)
         end = int(stamps.searchsorted(limit, side="right"))
         is_past = end < len(stamps)
-        if is_past and end and not _continues(rows, end, limit, is_full=is_full):
+        is_unproven = is_past and end and not _continues(rows, end, limit, is_full=is_full)
+        if is_unproven or self.unproven.num_rows:
             # A row of the range whose time is printed too late may be behind the limit.
             start = int(stamps.searchsorted(self.after, side="right"))
             answer = rows.slice(start, end + 1 - start)
             if not answer.equals(self.unproven):
                 self.unproven = answer
                 return MergeStep(no_rows(), JoinResult.UNPROVEN_END)
+            self.unproven = NO_ROWS
+            if is_full and is_past and end > same and len(stamps) - end == 1:
+                # Both answers may print it too late: go on from the last row within the limit.
+                rows, stamps, cursor, is_past = rows.slice(0, end), stamps[:end], None, False
         newest_ns = int(stamps[-1])
         last = int(stamps.searchsorted(newest_ns))
         self._update_cursor(cursor, newest_ns)

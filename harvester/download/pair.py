@@ -165,7 +165,8 @@ class PairDownload:
         if not (is_unknown or isinstance(error.__cause__, OtherMarket)):
             return error
         listed: dict[str, Pair] = {}
-        with suppress(HarvesterError):
+        # Whatever fails here, the error that is known already is reported.
+        with suppress(Exception):
             listed = await self._options.stop.guard(self.context.client.pairs())
         now = listed.get(self._pair)
         if now is None or now.key == key:

@@ -242,6 +242,8 @@ def between_quiet_moments(store: LocalStore, segment: Segment, part: Range) -> R
     """
     batches = read_batches(store, segment.path, columns=["time"])
     seconds = [times(batch) // SECOND for batch in batches]
+    if not seconds:
+        return part
     # Before the first and behind the last row it may be split anywhere.
     _, firsts, lasts = quiet_moments(np.concatenate([*seconds, [END_OF_TIME]]), -QUIET_S)
     begin_s, end_s = (part.after + 1) // SECOND, -(-(part.through + 1) // SECOND)

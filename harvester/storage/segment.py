@@ -195,9 +195,12 @@ def group_bounds(group: Any, column: int = TIME_INDEX) -> tuple[int, int]:  # no
         column: the index of the column `time`.
     """
     chunk = group.column(column) if column < group.num_columns else None
-    if chunk is None or chunk.statistics is None or chunk.physical_type != "INT64":
+    if chunk is None or chunk.physical_type != "INT64":
         return (0, END_OF_TIME)
-    return (int(chunk.statistics.min_raw), int(chunk.statistics.max_raw))
+    statistics = chunk.statistics
+    if statistics is None or not statistics.has_min_max:
+        return (0, END_OF_TIME)
+    return (int(statistics.min_raw), int(statistics.max_raw))
 
 
 # --- names ----------------------------------------------------------------------------------------

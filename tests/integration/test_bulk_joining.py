@@ -12,11 +12,11 @@ from typing import Any
 import csv_files
 import pytest
 import sample_trades
-from backfills import tape_of
+from backfills import Crawl, serve, tape_of
 from csv_imports import PAIR, imported
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from kraken_market import SECOND_NS, Market, Trade, expected
+from kraken_market import SECOND_NS, Clock, Market, Trade, expected
 from segment_rows import batch
 
 from harvester.csv_import import boundaries
@@ -379,3 +379,32 @@ def test_items_are_read_ahead_in_order_and_errors_come_through() -> None:
     with pytest.raises(ValueError, match="the end"):
         taken.extend(iterate_ahead(items()))
     assert taken == list(range(20))
+
+
+@pytest.mark.parametrize("first_id", [1, None])
+def test_a_trade_within_a_file_without_rows_is_downloaded(
+    first_id: int | None, tmp_path: Path
+) -> None:
+    """The file says that a quarter has no trades; the exchange's newest one lies in it."""
+    start_s = 1_640_000_000
+    seconds = [*range(0, 10_000, 1_000), 15_000]
+    trades = [
+        Trade(
+            (start_s + at) * SECOND_NS + 1,
+            "400.1",
+            f"{place + 1}.00000000",
+            "b",
+            "m",
+            "",
+            first_id and place + 1,
+        )
+        for place, at in enumerate(seconds)
+    ]
+    market, now_ns = sample_trades.market(trades), (start_s + 10**7) * SECOND_NS
+    folder, file = tmp_path / "data", tmp_path / "XBTUSD.csv"
+    file.write_bytes(b"")
+    imported(folder, file, whole=KnownComplete(start_s + 12_000, start_s + 20_500))
+    with serve(market, clock=Clock(now_ns)) as exchange:
+        for _ in range(2):
+            outcome = Crawl(exchange.url, folder, now_ns=lambda: now_ns).only("XBTUSD")
+    assert (outcome.exit_status, tape_of(folder, "XBTUSD")) == (0, expected(market))

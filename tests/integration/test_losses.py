@@ -16,7 +16,7 @@ from kraken_faults import Faults
 from kraken_market import Clock, Market, Trade, expected
 
 import harvester
-from harvester.download import id_check, page_merge
+from harvester.download import first_page, id_check, page_merge
 from harvester.download.events import BackfillResult
 from harvester.schema import ROWS, no_rows
 from harvester.storage.segment import Footer
@@ -87,6 +87,23 @@ def test_a_lie_in_the_first_answer_costs_no_trade(
         None,
         [row for row in expected(market) if row[1] > after],
     )
+
+
+@pytest.mark.parametrize("first_id", [1, None])
+@pytest.mark.parametrize("lie", ["later:300", "newest", "empty", "first_rows:300", "last_rows:300"])
+@pytest.mark.parametrize(
+    ("after_s", "until_s"), [(6_001, 7_001), (-1, 3_001), (6_001, 10_999)], ids=str
+)
+def test_a_lie_in_an_early_answer_of_a_range_with_an_end_costs_no_trade(
+    first_id: int | None, lie: str, after_s: int, until_s: int, tmp_path: Path
+) -> None:
+    market = every(5, 3_500, first_id)
+    span = Range(max(0, START_NS + after_s * SECOND_NS), START_NS + until_s * SECOND_NS)
+    for answer in range(6):
+        folder = tmp_path / str(answer)
+        with serve(market, faults=Faults(script=[*[None] * answer, lie], seed=3)) as exchange:
+            Crawl(exchange.url, folder).only(market.altname, span)
+        assert tape_of(folder, market.altname) == claims(folder, market)
 
 
 def test_two_answers_that_begin_later_do_not_outvote_an_earlier_beginning(tmp_path: Path) -> None:
@@ -171,7 +188,7 @@ def test_any_tape_with_a_lie_in_any_answer_is_exact_or_has_a_gap_on_record(
         pytest.MonkeyPatch.context() as patch,
         serve(market, faults=faults, page_size=size) as exchange,
     ):
-        patch.setattr(id_check, "FULL_PAGE", size)
+        patch.setattr(first_page, "FULL_PAGE", size)
         patch.setattr(page_merge, "FULL_PAGE", size)
         for span in [*spans, ALL, ALL, ALL]:
             outcome = Crawl(exchange.url, folder).only(market.altname, span)
@@ -197,7 +214,7 @@ def test_trades_a_nanosecond_apart_that_fill_a_page_do_not_hold_a_backfill_up(
         for number, stamp in enumerate(stamps, 1)
     ]
     market = sample_trades.market(trades)
-    monkeypatch.setattr(id_check, "FULL_PAGE", 5)
+    monkeypatch.setattr(first_page, "FULL_PAGE", 5)
     monkeypatch.setattr(page_merge, "FULL_PAGE", 5)
     faults = Faults(script=["first_rows"], seed=0)
     with serve(market, faults=faults, page_size=5) as exchange:
@@ -212,7 +229,7 @@ def test_the_newest_page_must_show_no_more_trades_of_the_last_time_than_are_stor
 ) -> None:
     trades = [Trade(START_NS, "41450.0", "0.0001", "b", "m", "", number) for number in range(1, 7)]
     market = sample_trades.market(trades)
-    monkeypatch.setattr(id_check, "FULL_PAGE", 5)
+    monkeypatch.setattr(first_page, "FULL_PAGE", 5)
     monkeypatch.setattr(page_merge, "FULL_PAGE", 5)
     faults = Faults(script=[None, "first_rows"], seed=0)
     with serve(market, faults=faults, page_size=5) as exchange:
@@ -261,7 +278,7 @@ def test_a_last_row_printed_later_does_not_hide_the_trades_between_two_pages(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(id_check, "FULL_PAGE", 5)
+    monkeypatch.setattr(first_page, "FULL_PAGE", 5)
     monkeypatch.setattr(page_merge, "FULL_PAGE", 5)
     market = every(60, 20, first_id)
     until = END_OF_TIME if until_s is None else START_NS + until_s * SECOND_NS
@@ -410,7 +427,7 @@ def test_a_trade_withheld_far_behind_the_last_id_is_told_and_repaired(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The rows without ids behind it are many: they are stored before the next id shows a loss."""
-    monkeypatch.setattr(id_check, "FULL_PAGE", 8)
+    monkeypatch.setattr(first_page, "FULL_PAGE", 8)
     monkeypatch.setattr(page_merge, "FULL_PAGE", 8)
     monkeypatch.setattr(id_check, "MAX_KEPT_BACK", 10)
     market = sample_trades.market(

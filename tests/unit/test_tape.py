@@ -7,11 +7,13 @@ from decimal import Decimal
 from typing import Any, NamedTuple
 
 import pyarrow as pa
+import pytest
 import sample_trades
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from kraken_market import Market, Trade, expected
 
+from harvester.download import page_merge
 from harvester.download.page_merge import JoinResult, PageMerger
 from harvester.schema import ROWS, merge_rows, no_rows, sort_rows
 from harvester.times import Range
@@ -158,6 +160,30 @@ def test_a_page_that_leaves_out_the_last_row_held_is_never_joined() -> None:
     later = batch((5, 1_600_000_005_000_000_000, "1"))
     verdicts = {tape.join(later, None, 100, FAR).result for _ in range(5)}
     assert (verdicts, tape.finish().num_rows) == ({JoinResult.MISSING_OVERLAP}, 1)
+
+
+@pytest.mark.parametrize("has_ids", [True, False])
+def test_a_last_row_that_every_answer_prints_too_late_does_not_end_the_range(
+    has_ids: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(page_merge, "FULL_PAGE", 5)
+    second_ns, limit = 1_000_000_000, 1_600_000_012_000_000_000
+    tape, found = PageMerger(1_599_999_999_000_000_000), 0
+    for _ in range(20):
+        first = max(0, tape.next_since() - 1_600_000_000_000_000_000 + second_ns) // second_ns
+        page = [
+            (
+                number + 1 if has_ids else None,
+                1_600_000_000_000_000_000 + (number + 7_000 * (number == 4)) * second_ns,
+                str(number + 1),
+            )
+            for number in range(first, min(first + 5, 20))
+        ]
+        step = tape.join(batch(*page), None, 100, limit)
+        found += step.rows.num_rows
+        if step.result is JoinResult.REACHED_END:
+            break
+    assert (step.result, found) == (JoinResult.REACHED_END, 12)
 
 
 def test_rows_beyond_the_limit_are_left_out_and_end_the_range() -> None:
