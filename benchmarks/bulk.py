@@ -137,7 +137,7 @@ def measure(
     out = folder / f"{name.replace(', ', '-')}-{number}"
     out.mkdir()
     if name == "harvester":
-        pairs = {one: Pair(altname=one) for one in truth}
+        pairs = {pair: Pair(altname=pair) for pair in truth}
         keep_pairs(TradeStore(out).store, msgspec.json.encode(pairs))
         command = [*HARVESTER, "import", str(folder / QUARTER), "-d", str(out), "-q", "--json"]
     else:
@@ -158,8 +158,8 @@ def measure(
 def check(report: dict[str, Any], truth: dict[str, tuple[int, Decimal]]) -> None:
     """Every row must have been kept, with all its volume."""
     kept = {
-        one["pair"]: (one["imported"]["rows"], Decimal(one["imported"]["volume"]))
-        for one in report["files"]
+        outcome["pair"]: (outcome["imported"]["rows"], Decimal(outcome["imported"]["volume"]))
+        for outcome in report["files"]
     }
     if kept != truth:
         raise SystemExit("harvester kept other rows than were made")
@@ -168,16 +168,16 @@ def check(report: dict[str, Any], truth: dict[str, tuple[int, Decimal]]) -> None
 def tell(figures: dict[str, list[dict[str, float]]], rows: int) -> None:
     """A table, and one line of JSON."""
     medians = {
-        name: {what: statistics.median(one[what] for one in some) for what in some[0]}
+        name: {what: statistics.median(run[what] for run in some) for what in some[0]}
         for name, some in figures.items()
     }
     ours = medians["harvester"]["wall"]
     print(f"{'':16}{'wall s':>8}{'CPU s':>8}{'M rows/s':>10}{'peak MB':>9}{'x time':>8}")
-    for name, one in medians.items():
-        pace = rows / one["wall"] / 1e6
+    for name, middle in medians.items():
+        pace = rows / middle["wall"] / 1e6
         print(
-            f"{name:16}{one['wall']:8.1f}{one['cpu']:8.1f}{pace:10.2f}{one['peak']:9.0f}"
-            f"{one['wall'] / ours:8.2f}"
+            f"{name:16}{middle['wall']:8.1f}{middle['cpu']:8.1f}{pace:10.2f}{middle['peak']:9.0f}"
+            f"{middle['wall'] / ours:8.2f}"
         )
     print(json.dumps({"rows": rows, "medians": medians}))
 

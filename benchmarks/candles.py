@@ -96,13 +96,13 @@ def prepare(folder: Path, ticks: int) -> None:
     kind = pa.schema([("time", pa.timestamp("ns")), ("price", "f8"), ("volume", "f8")])
     after = 0
     with (
-        writer(TradeStore(folder / "ticks"), PAIR) as one,
+        writer(TradeStore(folder / "ticks"), PAIR) as pair_writer,
         pq.ParquetWriter(folder / "floats.parquet", kind, compression="snappy") as parquet,
         pa.ipc.new_file(folder / "floats.arrow", kind) as arrow,
     ):
         for rows in chunks(ticks):
             through = rows.column("time").cast(pa.int64())[-1].as_py()
-            one.commit(Range(after, through), rows, Footer(Range(after, through), SPELLED))
+            pair_writer.commit(Range(after, through), rows, Footer(Range(after, through), SPELLED))
             after = through
             floats = pa.table(
                 [rows.column(name).cast(kind.field(name).type) for name in kind.names], schema=kind
@@ -111,8 +111,8 @@ def prepare(folder: Path, ticks: int) -> None:
             arrow.write_table(floats)
     subprocess.run(["cp", "-r", folder / "ticks", folder / "rolled"], check=True)  # noqa: S607
     begun = time.perf_counter()
-    with writer(TradeStore(folder / "rolled"), PAIR) as one:
-        made = roll_up(one, parse_levels(["1m", "1h"]))
+    with writer(TradeStore(folder / "rolled"), PAIR) as pair_writer:
+        made = roll_up(pair_writer, parse_levels(["1m", "1h"]))
     print(f"{made.built} roll-ups in {time.perf_counter() - begun:.1f} s", file=sys.stderr)
     (folder / "done").touch()
 
@@ -280,9 +280,11 @@ def main() -> None:
     base = median(found["bare scan"]["seconds"])
     print(f"{options.ticks:,} ticks, {options.rounds} rounds of 3, {THREADS} threads")
     print(f"{'question':<32}{'s':>9}{'x scan':>8}{'peak MB':>9}{'rows':>11}")
-    for name, one in found.items():
-        s = median(one["seconds"])
-        print(f"{name:<32}{s:>9.3f}{s / base:>8.2f}{one['peak_mb']:>9.0f}{one['rows']:>11,}")
+    for name, figures in found.items():
+        s = median(figures["seconds"])
+        print(
+            f"{name:<32}{s:>9.3f}{s / base:>8.2f}{figures['peak_mb']:>9.0f}{figures['rows']:>11,}"
+        )
     print(json.dumps({"benchmark": "candles", "ticks": options.ticks, "found": found}))
 
 

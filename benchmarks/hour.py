@@ -116,8 +116,8 @@ def figures(samples: list[Sample], told: Any, options: argparse.Namespace) -> di
         "trades": sum(pair["trades"] for pair in told["pairs"]),
         "pages": pages,
         "pace": pages / (options.rate * seconds * len(told["pairs"])),
-        "least_mb": min(one.resident_mb for one in later),
-        "most_mb": max(one.resident_mb for one in later),
+        "least_mb": min(sample.resident_mb for sample in later),
+        "most_mb": max(sample.resident_mb for sample in later),
         # Peaks against peaks: between two flushes memory goes up and down by what waits.
         "growth_mb": tail(later) - head(later),
         "tenths_mb": [round(tail(later[: len(later) * n // 10])) for n in range(1, 11)],

@@ -69,14 +69,14 @@ def year_of_nights(folder: Path, trades: int, nights: int) -> dict[str, Any]:
     for night in range(nights):
         archive = TradeStore(folder)
         span = Range(first_ns + night * DAY - 1, first_ns + (night + 1) * DAY - 1)
-        with writer(archive, PAIR) as one:
-            one.want(span)
+        with writer(archive, PAIR) as pair_writer:
+            pair_writer.want(span)
             begun_s = time.perf_counter()
-            (fresh,) = one.commit(span, moved(day, night), Footer(span, "{}"))
+            (fresh,) = pair_writer.commit(span, moved(day, night), Footer(span, "{}"))
             commits.append(time.perf_counter() - begun_s)
             begun_s = time.perf_counter()
-            one.compact(closed=True)
-            roll_up(one, parse_levels(LEVELS))
+            pair_writer.compact(closed=True)
+            roll_up(pair_writer, parse_levels(LEVELS))
             tendings.append(time.perf_counter() - begun_s)
         files = set((folder / "trades").rglob("*.parquet"))
         merged = files - before - {folder / fresh.path}

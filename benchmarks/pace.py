@@ -170,36 +170,37 @@ def changing(seconds: float) -> dict[str, Any]:
 
 def show(figures: dict[str, dict[str, Any]]) -> None:
     """Print the tables."""
-    if one := figures.get("steady"):
+    if steady := figures.get("steady"):
         print("\n--rate 4, limit 4.4, 120 ms, five pairs")
         print(f"{'seconds':>8}{'allowed':>9}{'used':>8}{'refusals':>10}{'exact':>7}")
         print(
-            f"{one['seconds']:>8.1f}{one['allowed']:>9.0f}{one['used']:>8.1%}"
-            f"{one['refusals']:>10}{one['exact']!s:>7}"
+            f"{steady['seconds']:>8.1f}{steady['allowed']:>9.0f}{steady['used']:>8.1%}"
+            f"{steady['refusals']:>10}{steady['exact']!s:>7}"
         )
-    if one := figures.get("changing"):
-        print(f"\n--rate 4, the limit changes every {one['seconds']:g} s, five pairs")
+    if changing := figures.get("changing"):
+        print(f"\n--rate 4, the limit changes every {changing['seconds']:g} s, five pairs")
         print(f"{'limit':>6}{'found after s':>15}{'used':>8}{'from 60 s':>11}{'refusals':>10}")
-        for row in one["phases"]:
+        for row in changing["phases"]:
             print(
                 f"{row['limit']:>6g}{row['found_s']:>15.1f}{row['used']:>8.1%}"
                 f"{row['used_adapted']:>11.1%}{row['refusals']:>10}"
             )
-        print(f"exact: {one['exact']}")
+        print(f"exact: {changing['exact']}")
 
 
 def targets(figures: dict[str, dict[str, Any]]) -> dict[str, bool]:
     """Tell which targets are met."""
     met = {"tapes exact": all(figure["exact"] for figure in figures.values())}
-    if one := figures.get("steady"):
-        met[f"at least {LEAST_USED:.0%} of the allowed calls used"] = one["used"] >= LEAST_USED
-        met[f"at most {MOST_REFUSALS} refusals in all"] = one["refusals"] <= MOST_REFUSALS
-    if one := figures.get("changing"):
+    if steady := figures.get("steady"):
+        met[f"at least {LEAST_USED:.0%} of the allowed calls used"] = steady["used"] >= LEAST_USED
+        met[f"at most {MOST_REFUSALS} refusals in all"] = steady["refusals"] <= MOST_REFUSALS
+    if changing := figures.get("changing"):
         met[f"at least {LEAST_USED_ADAPTED:.0%} used from the second minute on"] = all(
-            row["used_adapted"] >= LEAST_USED_ADAPTED for row in one["phases"]
+            row["used_adapted"] >= LEAST_USED_ADAPTED for row in changing["phases"]
         )
         met[f"at most {MOST_REFUSALS_A_MINUTE:g} refusals a minute and pair"] = all(
-            row["refusals_a_minute_and_pair"] <= MOST_REFUSALS_A_MINUTE for row in one["phases"]
+            row["refusals_a_minute_and_pair"] <= MOST_REFUSALS_A_MINUTE
+            for row in changing["phases"]
         )
     return met
 

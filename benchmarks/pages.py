@@ -151,8 +151,8 @@ class Disk(NamedTuple):
     def commit(self) -> None:
         """Commit them as a crawl does."""
         span = Range(0, int(times(self.rows)[-1]))
-        with writer(TradeStore(self.folder), "XBTUSD") as one:
-            one.commit(span, self.rows, Footer(span, "{}"))
+        with writer(TradeStore(self.folder), "XBTUSD") as pair_writer:
+            pair_writer.commit(span, self.rows, Footer(span, "{}"))
 
     def write(self) -> None:
         """Write them as segments are laid out."""

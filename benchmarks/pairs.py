@@ -178,10 +178,10 @@ def compare(scene: Scene, rounds: int) -> dict[str, Any]:
     total = scene.pairs * scene.trades
     middles = {
         name: {
-            "wall_s": (wall_s := median(one.cost.wall_s for one in several)),
-            "cpu_s": median(one.cost.cpu_s for one in several),
-            "exchange_s": median(one.exchange_s for one in several),
-            "peak_mb": max(one.cost.peak_mb for one in several),
+            "wall_s": (wall_s := median(run.cost.wall_s for run in several)),
+            "cpu_s": median(run.cost.cpu_s for run in several),
+            "exchange_s": median(run.exchange_s for run in several),
+            "peak_mb": max(run.cost.peak_mb for run in several),
             "trades_s": total / wall_s,
         }
         for name, several in runs.items()

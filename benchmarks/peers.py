@@ -150,9 +150,9 @@ def compare(trades: int, rounds: int, mode: str, python: str) -> dict[str, Any]:
         "since": mode,
         "trades": trades,
         "versions": versions,
-        "trades_s": {name: trades / one for name, one in seconds.items()},
+        "trades_s": {name: trades / wall_s for name, wall_s in seconds.items()},
         "kept": {name: min(run.kept for run in some) / trades for name, some in runs.items()},
-        "ours_by_theirs": {name: one / seconds["harvester"] for name, one in seconds.items()},
+        "ours_by_theirs": {name: wall_s / seconds["harvester"] for name, wall_s in seconds.items()},
     }
 
 
@@ -179,8 +179,8 @@ def main() -> None:
         return
     modes = ("inclusive", "exclusive")
     found = [compare(options.trades, options.rounds, mode, options.python) for mode in modes]
-    for one in found:
-        show(one)
+    for comparison in found:
+        show(comparison)
     print(json.dumps({"benchmark": "peers", "found": found}))
 
 

@@ -37,12 +37,14 @@ def prepare(folder: Path, ticks: int) -> None:
     """An archive with roll-ups, the same without, and the candles that are asked for as Parquet."""
     for name, levels in (("rolled", ["1m", "1h"]), ("ticks", [])):
         after = 0
-        with writer(TradeStore(folder / name), PAIR) as one:
+        with writer(TradeStore(folder / name), PAIR) as pair_writer:
             for rows in chunks(ticks):
                 through = int(rows.column("time").cast(pa.int64())[-1].as_py())
-                one.commit(Range(after, through), rows, Footer(Range(after, through), SPELLED))
+                pair_writer.commit(
+                    Range(after, through), rows, Footer(Range(after, through), SPELLED)
+                )
                 after = through
-            roll_up(one, parse_levels(levels))
+            roll_up(pair_writer, parse_levels(levels))
     table = asked(folder, "rolled", until(folder)).to_arrow_table()
     pq.write_table(table, folder / "decimals.parquet")
     asked(folder, "rolled", until(folder)).df().to_parquet(folder / "floats.parquet")
@@ -85,7 +87,7 @@ def seconds_of(code: str, rounds: int) -> float:
         subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)
         for _ in range(rounds)
     ]
-    return median(float(one.stdout) for one in done)
+    return median(float(process.stdout) for process in done)
 
 
 def main() -> None:
@@ -118,7 +120,7 @@ def main() -> None:
             "import pandas, duckdb": seconds_of("import pandas, duckdb", options.rounds),
             "import harvester, and the first .df()": seconds_of(first, options.rounds),
         }
-    report(options.ticks, {name: median(one) for name, one in found.items()}, starts)
+    report(options.ticks, {name: median(seconds) for name, seconds in found.items()}, starts)
 
 
 def report(ticks: int, found: dict[str, float], starts: dict[str, float]) -> None:

@@ -126,7 +126,7 @@ def main() -> None:
             for name, work in ways.items():
                 times[name].append(seconds(work))
         found = status(TradeStore(root), None, time.time_ns())
-        if sum(one.trades for one in found) != given.pairs * given.files * ROWS:
+        if sum(pair_status.trades for pair_status in found) != given.pairs * given.files * ROWS:
             sys.exit("status tells other trades than there are")
     medians = {name: median(each) for name, each in times.items()}
     base = medians["list and open each footer"]

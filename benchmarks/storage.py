@@ -84,8 +84,8 @@ def commit_ours(table: pa.Table, folder: Path) -> Path:
     stamps = batch.column("time").cast(pa.int64())
     span = Range(0, stamps[-1].as_py())
     archive = TradeStore(folder)
-    with writer(archive, "XBTUSD") as one:
-        segments = one.commit(span, batch, Footer(span, "{}"))
+    with writer(archive, "XBTUSD") as pair_writer:
+        segments = pair_writer.commit(span, batch, Footer(span, "{}"))
     (segment,) = segments
     return folder / segment.path
 

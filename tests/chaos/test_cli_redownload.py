@@ -38,8 +38,8 @@ FAST = {
 
 @pytest.fixture
 def exchange() -> Iterator[Exchange]:
-    with serve(sample_trades.market(TRADES), clock=Clock(NOW_NS)) as one:
-        yield one
+    with serve(sample_trades.market(TRADES), clock=Clock(NOW_NS)) as server:
+        yield server
 
 
 @pytest.fixture
@@ -81,7 +81,7 @@ def candles(text: str) -> list[tuple[Decimal, ...]]:
 def test_candles_are_the_oracles_before_and_after(imported: Any, tmp_path: Path) -> None:
     for minutes in (1, 7):
         made = candle_oracle.candles(TRUTH, minutes * 60 * 10**9)
-        truth = [tuple(Decimal(one[name]) for name in NAMES) for one in made]
+        truth = [tuple(Decimal(candle[name]) for name in NAMES) for candle in made]
         ask = ("ohlc", "XBTUSD", "-i", f"{minutes}m", "-f", "csv")
         assert candles(imported(*ask).stdout) == truth
         assert imported("backfill", "XBTUSD", "--replace-imported").returncode == 0
@@ -106,7 +106,7 @@ def test_it_says_what_it_did(imported: Any, tmp_path: Path) -> None:
         },
         count,
     )
-    begins, ends = (harvester_time(one) for one in (after, through))
+    begins, ends = (harvester_time(moment) for moment in (after, through))
     assert done.stderr.splitlines() == [
         f"XBTUSD: {begins} to {ends} to fetch, about {count:,} trades",
         f"XBTUSD: {count:,} imported trades replaced, {begins} to {ends}",

@@ -99,7 +99,7 @@ class Month:
     def renamed(self) -> Night:
         self.exchange.change("ETHEUR", altname="ETH2EUR", wsname="ETH2/EUR")
         night = self.plain()
-        assert [one["renamed_to"] for one in self.told[-1][1]["pairs"]] == [
+        assert [outcome["renamed_to"] for outcome in self.told[-1][1]["pairs"]] == [
             None,
             "ETH2EUR",
             None,
@@ -214,9 +214,10 @@ def test_after_thirty_nights_of_all_kinds_the_archive_is_the_exchanges_tape(tmp_
             assert (number, night(month)) == (number, Night(status, states_))
             if len(month.told) > told:
                 rows = nights.rows()
-                assert {one["pair"]: one["trades_added"] for one in month.told[-1][1]["pairs"]} == {
-                    name: rows.get(name, 0) - before.get(name, 0) for name in states_
-                }
+                assert {
+                    outcome["pair"]: outcome["trades_added"]
+                    for outcome in month.told[-1][1]["pairs"]
+                } == {name: rows.get(name, 0) - before.get(name, 0) for name in states_}
             clock.now_ns += DAY_NS
         clock.now_ns -= DAY_NS
     ends = dict.fromkeys(("XBTUSD", "ETHEUR", "SOLEUR"), nights.settled_ns)
@@ -228,7 +229,7 @@ def test_after_thirty_nights_of_all_kinds_the_archive_is_the_exchanges_tape(tmp_
         report = verify(archive, name)
         assert (report.faults, report.notes) == ([], []), name
         assert report.rollups == 2 * nights.files(name)
-        assert [one.through for one in archive.coverage(name)] == [ends[name]]
+        assert [span.through for span in archive.coverage(name)] == [ends[name]]
         assert archive.gaps(name) == []
         assert nights.files(name) <= 6
     assert strangers(nights.folder) == []

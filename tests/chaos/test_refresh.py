@@ -43,8 +43,8 @@ def nights(tmp_path: Path) -> Iterator[Nights]:
 
 def only(report: Any) -> Any:
     """What is told of the only pair."""
-    [one] = report["pairs"]
-    return one
+    [outcome] = report["pairs"]
+    return outcome
 
 
 def crawl(nights: Nights, name: str, span: Range) -> None:
@@ -73,9 +73,9 @@ def test_trades_that_are_not_settled_are_left_for_the_next_run(tmp_path: Path) -
     clock = Clock(FIRST_NS + 3600 * 10**9)
     with Exchange([market], clock=clock) as exchange:
         nights = Nights(tmp_path / "data", exchange, clock)
-        one = only(nights.refresh("XBTUSD"))
+        outcome = only(nights.refresh("XBTUSD"))
         assert nights.tape("XBTUSD") == until(market, clock.now_ns - SETTLE_NS)
-        assert one["trades_added"] < len(until(market, clock.now_ns))
+        assert outcome["trades_added"] < len(until(market, clock.now_ns))
         clock.advance(600)
         nights.refresh()
         assert nights.tape("XBTUSD") == until(market, clock.now_ns - SETTLE_NS)
@@ -148,15 +148,15 @@ def test_gaps_of_earlier_runs_are_filled_wherever_they_are(nights: Nights) -> No
         crawl(nights, "XBTUSD", span)
     remove_first_file(nights, "XBTUSD")
     assert TradeStore(nights.folder).gaps("XBTUSD") == [spans[0]]
-    one = only(nights.refresh())
-    assert (one["state"], one["gaps"]) == ("complete", [])
+    outcome = only(nights.refresh())
+    assert (outcome["state"], outcome["gaps"]) == ("complete", [])
     rows = until(XBT, nights.settled_ns)
     asked = [*spans[:2], Range(day(5), nights.settled_ns)]
     assert nights.tape("XBTUSD") == [
         row for row in rows if any(span.after < row[1] <= span.through for span in asked)
     ]
     inside = [row for row in rows if day(1) < row[1] <= day(2) or day(6) < row[1]]
-    assert one["trades_added"] == len(inside)
+    assert outcome["trades_added"] == len(inside)
 
 
 def test_no_pair_runs_on_once_its_earlier_gaps_are_filled(nights: Nights) -> None:
@@ -177,9 +177,13 @@ def test_a_gap_that_can_not_be_filled_stays_one(tmp_path: Path) -> None:
         nights = Nights(tmp_path / "data", exchange, Clock(0))
         for _ in range(2):
             report = nights.refresh("XBTUSD")
-            one = only(report)
-            assert (report["exit_status"], one["state"], one["exit_status"]) == (4, "gaps", 4)
-            [(after, through)] = one["gaps"]
+            outcome = only(report)
+            assert (report["exit_status"], outcome["state"], outcome["exit_status"]) == (
+                4,
+                "gaps",
+                4,
+            )
+            [(after, through)] = outcome["gaps"]
             assert after < sample_trades.BUSY_NS <= through
 
 
@@ -205,10 +209,10 @@ def test_files_of_a_year_that_is_over_become_one(tmp_path: Path) -> None:
         nights = Nights(tmp_path / "data", exchange, clock)
         nights.refresh("XBTUSD")
         clock.now_ns = new_year_ns + 3600 * 10**9
-        one = only(nights.refresh())
+        outcome = only(nights.refresh())
     rows = until(market, nights.settled_ns)
     assert nights.tape("XBTUSD") == rows
-    assert (one["first_ns"], one["last_ns"]) == (rows[0][1], rows[-1][1])
+    assert (outcome["first_ns"], outcome["last_ns"]) == (rows[0][1], rows[-1][1])
     folder = nights.folder / "trades" / "pair=XBTUSD"
     assert {year.name: len(list(year.iterdir())) for year in folder.iterdir()} == {
         "year=2024": 1,
@@ -234,8 +238,8 @@ def test_a_pair_that_a_list_leaves_out_but_that_is_there_goes_on(nights: Nights)
     nights.refresh("XBTUSD")
     nights.pass_day()
     nights.exchange.unlisted = {"XBTUSD", "ETHEUR"}
-    one = only(nights.refresh())
-    assert (one["state"], one["exit_status"]) == ("complete", 0)
+    outcome = only(nights.refresh())
+    assert (outcome["state"], outcome["exit_status"]) == ("complete", 0)
     assert nights.tape("XBTUSD") == until(XBT, nights.settled_ns)
 
 
@@ -243,8 +247,8 @@ def test_whether_a_pair_is_gone_is_not_known_where_nobody_answers(nights: Nights
     nights.refresh("XBTUSD")
     nights.exchange.unlisted = {"XBTUSD"}
     nights.exchange.faults.push(*["unavailable"] * 1000, pair="XBTUSD")
-    one = only(nights.refresh(exchange__give_up_s=0.05))
-    assert (one["state"], one["exit_status"]) == ("failed", 3)
+    outcome = only(nights.refresh(exchange__give_up_s=0.05))
+    assert (outcome["state"], outcome["exit_status"]) == ("failed", 3)
 
 
 def test_a_gap_of_a_delisted_pair_is_a_gap(nights: Nights) -> None:
@@ -252,9 +256,9 @@ def test_a_gap_of_a_delisted_pair_is_a_gap(nights: Nights) -> None:
     crawl(nights, "XBTUSD", Range(day(3), day(4)))
     remove_first_file(nights, "XBTUSD")
     nights.exchange.delist("XBTUSD")
-    one = only(nights.refresh())
-    assert (one["state"], one["exit_status"]) == ("delisted", 4)
-    assert one["gaps"] == [[day(1), day(2)]]
+    outcome = only(nights.refresh())
+    assert (outcome["state"], outcome["exit_status"]) == ("delisted", 4)
+    assert outcome["gaps"] == [[day(1), day(2)]]
 
 
 def test_a_pair_that_goes_during_the_run_fails_once_and_is_delisted_from_then_on(
@@ -263,15 +267,15 @@ def test_a_pair_that_goes_during_the_run_fails_once_and_is_delisted_from_then_on
     nights.refresh("XBTUSD")
     nights.pass_day()
     nights.exchange.faults.push("unknown_pair", pair="XBTUSD")
-    one = only(nights.refresh())
-    assert (one["state"], one["exit_status"], one["error"]) == (
+    outcome = only(nights.refresh())
+    assert (outcome["state"], outcome["exit_status"], outcome["error"]) == (
         "failed",
         3,
         "XBTUSD: the exchange refused: EQuery:Unknown asset pair",
     )
     nights.exchange.delist("XBTUSD")
-    one = only(nights.refresh())
-    assert (one["state"], one["exit_status"], one["gaps"]) == ("delisted", 0, [])
+    outcome = only(nights.refresh())
+    assert (outcome["state"], outcome["exit_status"], outcome["gaps"]) == ("delisted", 0, [])
 
 
 def test_a_pair_that_was_renamed_goes_on_under_its_old_name_here(nights: Nights) -> None:
@@ -281,8 +285,12 @@ def test_a_pair_that_was_renamed_goes_on_under_its_old_name_here(nights: Nights)
     nights.pass_day()
     for name in ("XBT/USD", "BTC/USD", "*/USD"):
         nights.pairs = [name]
-        one = only(nights.refresh())
-        assert (one["pair"], one["state"], one["renamed_to"]) == ("XBTUSD", "complete", "BTCUSD")
+        outcome = only(nights.refresh())
+        assert (outcome["pair"], outcome["state"], outcome["renamed_to"]) == (
+            "XBTUSD",
+            "complete",
+            "BTCUSD",
+        )
     assert nights.tape("XBTUSD") == until(XBT, nights.settled_ns)
     assert nights.rows().keys() == {"XBTUSD"}
 
@@ -312,16 +320,16 @@ def test_maintenance_that_begins_during_the_run_is_told_from_a_failure(nights: N
         if isinstance(event, BackfillResult):
             nights.exchange.status = "maintenance"
 
-    one = only(nights.refresh(exchange__give_up_s=0.05, listener=begins))
-    assert (one["state"], one["exit_status"]) == ("maintenance", 3)
+    outcome = only(nights.refresh(exchange__give_up_s=0.05, listener=begins))
+    assert (outcome["state"], outcome["exit_status"]) == ("maintenance", 3)
 
 
 @pytest.mark.parametrize("status", ["cancel_only", "post_only", "limit_only", "reduce_only"])
 def test_a_market_that_takes_few_orders_still_tells_its_trades(nights: Nights, status: str) -> None:
     nights.exchange.change("XBTUSD", status=status)
     nights.exchange.status = status
-    one = only(nights.refresh("XBTUSD"))
-    assert (one["state"], one["exit_status"]) == ("complete", 0)
+    outcome = only(nights.refresh("XBTUSD"))
+    assert (outcome["state"], outcome["exit_status"]) == ("complete", 0)
 
 
 # --- what ends it --------------------------------------------------------------------------------
@@ -359,9 +367,9 @@ def test_what_was_fetched_before_an_interruption_is_kept(nights: Nights) -> None
         if isinstance(event, PageRead) and event.pages == 4:
             stop.cancel()
 
-    one = only(nights.refresh("XBTUSD", stop=stop, listener=listen))
-    assert (one["state"], one["exit_status"]) == ("interrupted", 130)
-    assert one["trades_added"] == nights.rows()["XBTUSD"] > 200
+    outcome = only(nights.refresh("XBTUSD", stop=stop, listener=listen))
+    assert (outcome["state"], outcome["exit_status"]) == ("interrupted", 130)
+    assert outcome["trades_added"] == nights.rows()["XBTUSD"] > 200
     assert only(nights.refresh())["state"] == "complete"
     assert nights.tape("XBTUSD") == until(XBT, nights.settled_ns)
 

@@ -82,8 +82,8 @@ def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def exchange() -> Iterator[Exchange]:
-    with serve(MARKET) as one:
-        yield one
+    with serve(MARKET) as server:
+        yield server
 
 
 @pytest.fixture
@@ -327,15 +327,15 @@ def test_a_second_repair_does_nothing_and_asks_for_nothing(mended: Mended) -> No
 def rolled(data: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The archive with a roll-up of hours beside each segment."""
     monkeypatch.setenv("HARVESTER_CANDLES_ROLLUPS", "1h")
-    with writer(TradeStore(data), PAIR) as one:
-        roll_up(one, parse_levels(["1h"]))
+    with writer(TradeStore(data), PAIR) as pair_writer:
+        roll_up(pair_writer, parse_levels(["1h"]))
     return data
 
 
 def test_a_rollup_that_was_altered_is_moved_and_made_anew_with_nobody_asked(rolled: Path) -> None:
     path = path_of(RANGES[2]).replace("trades/", "candles/interval=1h/", 1)
     table = pq.ParquetFile(rolled / path).read()
-    counts = [one + 1 for one in table.column("count").to_pylist()]
+    counts = [count + 1 for count in table.column("count").to_pylist()]
     place = table.schema.get_field_index("count")
     corruption.rewrite(
         rolled / path,
@@ -383,9 +383,11 @@ def test_an_archive_that_stays_open_is_mended_again(rolled: Path, mend: Mend) ->
 def refetched(url: str, folder: Path, tmp_path: Path, span: Range, *left_out: int) -> None:
     """Put another segment into an archive, as an exchange tells it that leaves trades out."""
     with (
-        serve(corruption.market_without(*left_out)) if left_out else contextlib.nullcontext() as one
+        serve(corruption.market_without(*left_out))
+        if left_out
+        else contextlib.nullcontext() as exchange
     ):
-        source = one.url if one else url
+        source = exchange.url if exchange else url
         corruption.fetch(source, folder, span, tmp_path / f"part-{span.after}-{span.through}")
 
 
@@ -847,7 +849,7 @@ def test_nothing_is_believed_that_was_read_before_the_lock_was_had(data: Path, m
     last = archive.footer(archive.segments(PAIR)[1]).last_trade_id or 0
     segment(data, 1).write_bytes(body.replace(str(last).encode(), str(last + 1).encode()))
     done = mend(archive, report)
-    assert [one.path for one in done.moved] == [path_of(RANGES[1])]
+    assert [moved.path for moved in done.moved] == [path_of(RANGES[1])]
     assert done.exit_status == 0
 
 
@@ -973,7 +975,7 @@ def test_the_report_of_a_sound_pair_tells_of_no_repair(data: Path) -> None:
 def test_what_was_mended_is_then_held_against_the_exchange(data: Path, exchange: Exchange) -> None:
     corruption.digit_changed(data, 1)
     ran = run(exchange, data, "--repair", "--against-exchange", "-q")
-    [line] = [one for one in ran.lines if one.startswith("XBTUSD against the exchange: ")]
+    [line] = [shown for shown in ran.lines if shown.startswith("XBTUSD against the exchange: ")]
     assert ran.lines.index(SOUND) < ran.lines.index(line)
     asked = [path for path, _, _ in ran.asked]
     assert asked == ["Time", "Trades", *["OHLC"] * 9]
@@ -1006,4 +1008,4 @@ def test_ctrl_c_ends_a_repair_and_keeps_its_report(data: Path) -> None:
         "harvester: XBTUSD: interrupted; the same command goes on where it stopped",
         "XBTUSD: nothing was moved",
     ]
-    assert [one.exit_status for one in latest_runs(TradeStore(data), 1)] == [130]
+    assert [record.exit_status for record in latest_runs(TradeStore(data), 1)] == [130]

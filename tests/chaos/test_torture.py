@@ -23,7 +23,7 @@ TRADES = 4_000
 
 
 @pytest.fixture
-def one(tmp_path: Path) -> Iterator[Round]:
+def round_(tmp_path: Path) -> Iterator[Round]:
     """A round of two markets with their whole history, every fault on."""
     with Round(Disk(tmp_path), 5, TRADES, Tally()) as begun:
         begun.victims.settings["HARVESTER_ARCHIVE_FLUSH_ROWS"] = "200"
@@ -32,11 +32,11 @@ def one(tmp_path: Path) -> Iterator[Round]:
         yield begun
 
 
-def killed(one: Round, words: str, plan: Plan) -> str:
+def killed(round_: Round, words: str, plan: Plan) -> str:
     """Run a command that dies at a step; gives the step, once nothing was found to be lost."""
-    process = one.victims.start(words.split(), plan)
-    end = hunt(process, lambda: one.glance() and False)
-    one.booked("at a step", Command(words, 0, (0, 3)), end)
+    process = round_.victims.start(words.split(), plan)
+    end = hunt(process, lambda: round_.glance() and False)
+    round_.booked("at a step", Command(words, 0, (0, 3)), end)
     return end.died_at
 
 
@@ -65,64 +65,64 @@ REDOWNLOADS = [
 ]
 
 
-def test_a_run_killed_at_any_step_loses_nothing_that_was_committed(one: Round) -> None:
-    backfill = f"backfill {' '.join(one.pairs)} -q"
+def test_a_run_killed_at_any_step_loses_nothing_that_was_committed(round_: Round) -> None:
+    backfill = f"backfill {' '.join(round_.pairs)} -q"
     plans = [(backfill, plan) for plan in FLUSHES] + [("compact -q", plan) for plan in COMPACTIONS]
     for words, plan in plans:
-        assert killed(one, words, plan) == f"{plan.step} {plan.when} {plan.phase}"
-    assert one.tally.left["segments beside their merger"] == 2
-    assert killed(one, "compact -q", Plan("unlink", "after", 1, "sweep")) == "unlink after sweep"
-    one.finish(["backfill {pairs} -q", "verify"])
+        assert killed(round_, words, plan) == f"{plan.step} {plan.when} {plan.phase}"
+    assert round_.tally.left["segments beside their merger"] == 2
+    assert killed(round_, "compact -q", Plan("unlink", "after", 1, "sweep")) == "unlink after sweep"
+    round_.finish(["backfill {pairs} -q", "verify"])
 
 
 def test_an_import_and_a_redownload_killed_at_any_step_lose_nothing(tmp_path: Path) -> None:
-    with Round(Disk(tmp_path / "data"), 5, TRADES, Tally(), has_files=True) as one:
-        one.victims.settings["HARVESTER_ARCHIVE_FLUSH_ROWS"] = "200"
-        one.exchange.faults = Faults()
-        one.set_clock(1.0)
-        begins = f"import {' '.join(map(str, one.files))} -q"
-        redownload = f"backfill {' '.join(one.pairs)} -q --replace-imported"
+    with Round(Disk(tmp_path / "data"), 5, TRADES, Tally(), has_files=True) as round_:
+        round_.victims.settings["HARVESTER_ARCHIVE_FLUSH_ROWS"] = "200"
+        round_.exchange.faults = Faults()
+        round_.set_clock(1.0)
+        begins = f"import {' '.join(map(str, round_.files))} -q"
+        redownload = f"backfill {' '.join(round_.pairs)} -q --replace-imported"
         plans = [(begins, plan) for plan in IMPORTS] + [(redownload, plan) for plan in REDOWNLOADS]
         for words, plan in plans:
-            assert killed(one, words, plan) == f"{plan.step} {plan.when} {plan.phase}"
-        one.finish(["backfill {pairs} -q --replace-imported", "verify"])
+            assert killed(round_, words, plan) == f"{plan.step} {plan.when} {plan.phase}"
+        round_.finish(["backfill {pairs} -q --replace-imported", "verify"])
 
 
-def test_a_run_killed_from_outside_loses_nothing_that_was_committed(one: Round) -> None:
-    one.commands = COMMANDS[:1]
-    chaos_trials.killed_at_any_moment(one)
-    chaos_trials.killed_when_a_file_is_staged(one)
-    chaos_trials.killed_just_after_a_rename(one)
-    assert one.tally.kills.total() >= 2
-    one.finish(["backfill {pairs} -q"])
+def test_a_run_killed_from_outside_loses_nothing_that_was_committed(round_: Round) -> None:
+    round_.commands = COMMANDS[:1]
+    chaos_trials.killed_at_any_moment(round_)
+    chaos_trials.killed_when_a_file_is_staged(round_)
+    chaos_trials.killed_just_after_a_rename(round_)
+    assert round_.tally.kills.total() >= 2
+    round_.finish(["backfill {pairs} -q"])
 
 
-def test_a_second_run_is_refused_and_harms_nothing(one: Round) -> None:
-    chaos_trials.two_at_once(one)
-    assert one.tally.trials["a second run refused with status 5"] == 1
+def test_a_second_run_is_refused_and_harms_nothing(round_: Round) -> None:
+    chaos_trials.two_at_once(round_)
+    assert round_.tally.trials["a second run refused with status 5"] == 1
 
 
-def test_a_read_only_folder_is_said_in_one_line(one: Round) -> None:
-    if one.disk.why_never_read_only:
-        pytest.skip(one.disk.why_never_read_only)
-    chaos_trials.read_only(one)
-    assert one.tally.trials["a read-only folder"] == 1
+def test_a_read_only_folder_is_said_in_one_line(round_: Round) -> None:
+    if round_.disk.why_never_read_only:
+        pytest.skip(round_.disk.why_never_read_only)
+    chaos_trials.read_only(round_)
+    assert round_.tally.trials["a read-only folder"] == 1
 
 
-def test_a_quota_ends_a_run_in_one_line_and_the_next_goes_on(one: Round) -> None:
-    chaos_trials.disk_full(one)
-    assert one.tally.trials["a full disk"] == 1
+def test_a_quota_ends_a_run_in_one_line_and_the_next_goes_on(round_: Round) -> None:
+    chaos_trials.disk_full(round_)
+    assert round_.tally.trials["a full disk"] == 1
 
 
-def test_a_signal_keeps_all_that_was_fetched(one: Round) -> None:
-    chaos_trials.told_to_stop(one)
-    assert one.tally.trials["stopped by a signal, all that was fetched kept"] == 1
+def test_a_signal_keeps_all_that_was_fetched(round_: Round) -> None:
+    chaos_trials.told_to_stop(round_)
+    assert round_.tally.trials["stopped by a signal, all that was fetched kept"] == 1
 
 
-def test_an_exchange_whose_clock_goes_back_harms_nothing(one: Round) -> None:
+def test_an_exchange_whose_clock_goes_back_harms_nothing(round_: Round) -> None:
     for part in (0.6, 0.2):
-        one.set_clock(part)
-        chaos_trials.left_alone(one)
+        round_.set_clock(part)
+        chaos_trials.left_alone(round_)
 
 
 @pytest.mark.skipif(not BENCHMARK.exists(), reason="the benchmarks are not part of a release")

@@ -27,15 +27,15 @@ __all__ = ["started"]
 @pytest.mark.parametrize("at", range(1, 6))
 def test_a_file_that_is_replaced_while_it_is_checked_is_no_damage(started: Any, at: int) -> None:
     """Before each opening of a file, a re-download replaces it by one of the same name."""
-    one = started(TRADES)
-    one.take_in(csv_files.three_columns(TRADES[:4_000]))
-    one.fill()
+    scenario = started(TRADES)
+    scenario.take_in(csv_files.three_columns(TRADES[:4_000]))
+    scenario.fill()
     done: list[int] = []
 
     def happens() -> None:
-        done.append(one.redownload().exit_status)
+        done.append(scenario.redownload().exit_status)
 
-    archive, between = disturbed(one.folder, at, happens)
+    archive, between = disturbed(scenario.folder, at, happens)
     report = verify(archive, PAIR, workers=1)
     assert (report.faults, report.rows, done) == ([], len(TRADES), [0] * (between.opened >= at))
 
@@ -43,9 +43,9 @@ def test_a_file_that_is_replaced_while_it_is_checked_is_no_damage(started: Any, 
 def test_damage_is_told_though_files_are_replaced_all_the_time(
     started: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    one = started(TRADES)
-    one.fill()
-    [file] = (one.folder / "trades").rglob("*.parquet")
+    scenario = started(TRADES)
+    scenario.fill()
+    [file] = (scenario.folder / "trades").rglob("*.parquet")
     without_a_row(file)
     listings: list[int] = []
     segments = TradeStore.segments
@@ -55,36 +55,39 @@ def test_damage_is_told_though_files_are_replaced_all_the_time(
         return [each._replace(changed_ns=len(listings)) for each in segments(archive, pair)]
 
     monkeypatch.setattr(TradeStore, "segments", changing)
-    report = verify(TradeStore(one.folder), PAIR)
+    report = verify(TradeStore(scenario.folder), PAIR)
     assert "the checksum of its rows is not that of its footer" in [
         fault.text for fault in report.faults
     ]
 
 
 def test_files_that_are_merged_while_their_months_are_counted(started: Any) -> None:
-    one = started(TRADES)
+    scenario = started(TRADES)
     for through in (TRADES[4_000].true_ns, TRADES[4_500].true_ns, TRADES[-1].true_ns + 40 * DAY):
-        assert Crawl(one.exchange.url, one.folder).only(PAIR, Range(0, through)).exit_status == 0
-    assert len(TradeStore(one.folder).segments(PAIR)) == 3
-    whole = digests(TradeStore(one.folder), PAIR)
+        assert (
+            Crawl(scenario.exchange.url, scenario.folder).only(PAIR, Range(0, through)).exit_status
+            == 0
+        )
+    assert len(TradeStore(scenario.folder).segments(PAIR)) == 3
+    whole = digests(TradeStore(scenario.folder), PAIR)
     assert [found.rows for found in whole] == [len(TRADES)]
 
     def merged() -> None:
-        with writer(TradeStore(one.folder), PAIR) as writing:
+        with writer(TradeStore(scenario.folder), PAIR) as writing:
             writing.compact(every=True)
 
-    archive, _ = disturbed(one.folder, 1, merged)
+    archive, _ = disturbed(scenario.folder, 1, merged)
     assert digests(archive, PAIR) == whole
 
 
 # --- candles --------------------------------------------------------------------------------------
 
 
-def comparing(one: Any, archive: TradeStore, against: str) -> IntervalReport:
+def comparing(scenario: Any, archive: TradeStore, against: str) -> IntervalReport:
     """Hold its candles of a minute against the true ones, as a file or as the exchange's answer."""
     if against == "exchange":
-        return interval(archive, 1, market=one.market, now_ns=TRADES[3_900].true_ns)
-    return only(archive, zipped(one.folder.parent, minutes=[1], rows=one.truth))
+        return interval(archive, 1, market=scenario.market, now_ns=TRADES[3_900].true_ns)
+    return only(archive, zipped(scenario.folder.parent, minutes=[1], rows=scenario.truth))
 
 
 @pytest.mark.parametrize("against", ["csv", "exchange"])
@@ -92,20 +95,20 @@ def test_candles_whose_trades_are_replaced_while_they_are_compared_are_compared_
     started: Any, monkeypatch: pytest.MonkeyPatch, against: str
 ) -> None:
     """Before the trades at a candle's edges are read, a re-download moves them elsewhere."""
-    one = started(TRADES)
-    one.take_in(csv_files.three_columns(TRADES[:4_000], "up"))
-    one.fill()
-    archive = TradeStore(one.folder)
-    undisturbed = comparing(one, archive, against)
+    scenario = started(TRADES)
+    scenario.take_in(csv_files.three_columns(TRADES[:4_000], "up"))
+    scenario.fill()
+    archive = TradeStore(scenario.folder)
+    undisturbed = comparing(scenario, archive, against)
     assert (undisturbed.differing, undisturbed.at_boundary > 10) == (0, True)
     done: list[int] = []
 
     def late(*given: Any) -> Any:
         if not done:
-            done.append(one.redownload().exit_status)
+            done.append(scenario.redownload().exit_status)
         return read_boundary_trades(*given)
 
     monkeypatch.setattr("harvester.verify.candle_comparison.read_boundary_trades", late)
-    found = comparing(one, archive, against)
+    found = comparing(scenario, archive, against)
     assert (done, found.differing, found.at_boundary) == ([0], 0, 0)
     assert found.compared == undisturbed.compared

@@ -42,8 +42,8 @@ def rows_of(trades: list[Trade]) -> pa.RecordBatch:
 
 
 def commit(archive: TradeStore, span: Range, rows: pa.RecordBatch, pair: str = "XBTUSD") -> None:
-    with writer(archive, pair) as one:
-        one.commit(span, rows, Footer(span, "{}"))
+    with writer(archive, pair) as pair_writer:
+        pair_writer.commit(span, rows, Footer(span, "{}"))
 
 
 def archive_of(path: Path, trades: list[Trade], pair: Pair = SAMPLE_PAIR) -> TradeStore:

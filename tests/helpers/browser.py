@@ -129,7 +129,7 @@ def look(page: str, folder: Path, script: str, size: tuple[int, int] = (1280, 80
     assert found is not None, done.stderr[-2000:]
     told = json.loads(unescape(found[1]))
     console = [line for line in done.stderr.splitlines() if ":CONSOLE" in line]
-    asked = [one for one in proxy.asked if not OWN.search(one)]
+    asked = [address for address in proxy.asked if not OWN.search(address)]
     return Seen(told["told"], told["noted"], console, asked, told["loaded"])
 
 

@@ -63,5 +63,7 @@ def moment(text: str) -> int:
 
 
 def clock(question: CandleQuery) -> candle_oracle.Clock:
-    one = question.interval
-    return candle_oracle.Clock(question.tz or "UTC", one.count, one.unit, question.offset_ns)
+    interval = question.interval
+    return candle_oracle.Clock(
+        question.tz or "UTC", interval.count, interval.unit, question.offset_ns
+    )

@@ -53,9 +53,9 @@ def batch(rows: Sequence[candle_oracle.Row]) -> pa.RecordBatch:
 
 def hold(archive: TradeStore, parts: Sequence[Part], pair: str = PAIR) -> TradeStore:
     """Commit each part as a segment; overlapping ones stay, as after a crash in a compaction."""
-    with writer(archive, pair) as one:
+    with writer(archive, pair) as pair_writer:
         for span, rows in parts:
-            one.commit(span, batch(rows), Footer(range=span, pair="{}"))
+            pair_writer.commit(span, batch(rows), Footer(range=span, pair="{}"))
     return archive
 
 
@@ -112,14 +112,14 @@ def is_equal(
     made: Sequence[candle_oracle.Candle], truth: Sequence[candle_oracle.Candle], names: Any
 ) -> bool:
     """All columns equal to the last digit; the vwap, a double, in twelve."""
-    for one, true in zip(made, truth, strict=True):
-        assert {n: one[n] for n in names if n != "vwap"} == {
+    for candle, true in zip(made, truth, strict=True):
+        assert {n: candle[n] for n in names if n != "vwap"} == {
             n: true[n] for n in names if n != "vwap"
         }
         if true["vwap"]:
-            assert abs(float(one["vwap"]) / float(true["vwap"]) - 1) < 1e-12
+            assert abs(float(candle["vwap"]) / float(true["vwap"]) - 1) < 1e-12
         else:
-            assert one["vwap"] == true["vwap"]
+            assert candle["vwap"] == true["vwap"]
     return True
 
 
@@ -150,12 +150,12 @@ def model(
     """Fill interval by interval, from first principles; `times` are openings around all rows."""
     after, through = question.range
     inside = [row for row in rows if after < row[1] <= through]
-    made = {one["time"]: one for one in candle_oracle.candles_between(inside, times)}
+    made = {candle["time"]: candle for candle in candle_oracle.candles_between(inside, times)}
     shown = []
     for time, closes in pairwise(times):
         last = closes - 1
         run = next(
-            (one for one in union(covered) if one.after < time and last <= one.through), None
+            (span for span in union(covered) if span.after < time and last <= span.through), None
         )
         whole = run is not None and after < time and last <= through
         if time in made:
@@ -164,11 +164,11 @@ def model(
             before = [row for row in rows if row[1] < time]
             prior = before[-1] if before and before[-1][1] > run.after else None
             shown += [
-                one | {"is_complete": True} for one in _filling(time, prior, before, question)
+                candle | {"is_complete": True} for candle in _filling(time, prior, before, question)
             ]
     if question.fill == "kraken":
-        for one in shown:
-            one["vwap"] = candle_oracle.truncated(one["vwap"], question.pair_decimals)
+        for candle in shown:
+            candle["vwap"] = candle_oracle.truncated(candle["vwap"], question.pair_decimals)
     return shown
 
 
@@ -190,4 +190,4 @@ def _filling(
 def closes(archive: TradeStore, **more: Any) -> dict[int, Decimal | None]:
     """The closes by their second after START."""
     found = answer(ohlc(archive, ask("1s", **more)))
-    return {(one["time"] - START) // SECOND: one["close"] for one in found}
+    return {(candle["time"] - START) // SECOND: candle["close"] for candle in found}

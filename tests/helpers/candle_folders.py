@@ -33,4 +33,4 @@ def archive(tmp_path_factory: pytest.TempPathFactory) -> TradeStore:
 
 
 def files_in(folder: Path) -> list[str]:
-    return sorted(str(one.relative_to(folder)) for one in folder.rglob("*") if one.is_file())
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())

@@ -71,7 +71,7 @@ def candles_between(rows: Iterable[Row], times: Sequence[int]) -> list[Candle]:
 def _grouped(rows: Iterable[Row], opens: Callable[[int], int]) -> list[Candle]:
     groups = groupby(rows, key=lambda row: opens(row[1]))
     made = [candle(time_ns, list(group)) for time_ns, group in groups]
-    times = [one["time"] for one in made]
+    times = [made_candle["time"] for made_candle in made]
     if times != sorted(set(times)):
         message = "the rows are not in the tape's order"
         raise ValueError(message)
@@ -257,7 +257,7 @@ def filled(made: Sequence[Candle], times: Iterable[int], policy: str) -> list[Ca
     before carried on, vwap None. kraken: likewise, vwap zero. Before the first candle there is
     nothing to carry, so there the last two leave intervals out.
     """
-    known = {one["time"]: one for one in made}
+    known = {made_candle["time"]: made_candle for made_candle in made}
     shown: list[Candle] = []
     close: Decimal | None = None
     for time_ns in times:

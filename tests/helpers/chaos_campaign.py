@@ -62,14 +62,14 @@ class Campaign:
         return ""
 
     def _go(self, number: int, begun_s: float) -> str:
-        one = Round(self.disk, self.seed * 1000 + number, self.trades, self.tally)
-        with one:
+        round_ = Round(self.disk, self.seed * 1000 + number, self.trades, self.tally)
+        with round_:
             try:
-                while not (one.is_done or self._is_over(begun_s)):
-                    play(one)
-                one.finish()
+                while not (round_.is_done or self._is_over(begun_s)):
+                    play(round_)
+                round_.finish()
             except Exception as fault:  # noqa: BLE001 - whatever it was, it is told with its seed
-                return f"trial {one.trials}: {one.doing}: {type(fault).__name__}: {fault}"
+                return f"trial {round_.trials}: {round_.doing}: {type(fault).__name__}: {fault}"
         return ""
 
 

@@ -282,10 +282,10 @@ class Round:
 
     def glance(self) -> bool:
         """Note what is committed; whether any of it is new."""
-        before = [one.committed for one in self.ledgers]
+        before = [pair_ledger.committed for pair_ledger in self.ledgers]
         for ledger in self.ledgers:
             ledger.glance()
-        return before != [one.committed for one in self.ledgers]
+        return before != [pair_ledger.committed for pair_ledger in self.ledgers]
 
     def pass_time(self, *, whole: bool = False) -> None:
         """Let the market trade on; now and then the exchange's clock jumps, there and back."""
@@ -340,7 +340,9 @@ class Round:
         """Whether a gap ends past the exchange's clock, as that has jumped back."""
         for ledger in self.ledgers:
             ledger.glance()
-        return any(gap[1] > self._settled_ns for one in self.ledgers for gap in one.gaps())
+        return any(
+            gap[1] > self._settled_ns for pair_ledger in self.ledgers for gap in pair_ledger.gaps()
+        )
 
     def _tells_what_is_to_come(self) -> bool:
         """Whether a file told of what lies past the exchange's clock, as that has jumped back."""

@@ -23,29 +23,29 @@ class Trial(NamedTuple):
     weight: int
 
 
-def killed_at_any_moment(one: Round) -> None:
+def killed_at_any_moment(round_: Round) -> None:
     """SIGKILL after a random time, mostly once the exchange was asked."""
-    command = one.command()
-    delay_s = one.random.uniform(0, 0.25)
-    one.doing = f"{command.words!r}, killed {delay_s:.3f} s after its first call"
+    command = round_.command()
+    delay_s = round_.random.uniform(0, 0.25)
+    round_.doing = f"{command.words!r}, killed {delay_s:.3f} s after its first call"
     asks = command.words.startswith("backfill")
-    if not asks or one.random.random() < 0.1:
-        delay_s = one.random.uniform(0, 0.8)
-        one.doing = f"{command.words!r}, killed {delay_s:.3f} s after its start"
+    if not asks or round_.random.random() < 0.1:
+        delay_s = round_.random.uniform(0, 0.8)
+        round_.doing = f"{command.words!r}, killed {delay_s:.3f} s after its start"
         asks = False
-    fuse = Fuse(one, delay_s, at_start=not asks)
-    process = one.victims.start(command.words.split())
-    one.booked("at a random moment", command, hunt(process, fuse.is_burnt))
+    fuse = Fuse(round_, delay_s, at_start=not asks)
+    process = round_.victims.start(command.words.split())
+    round_.booked("at a random moment", command, hunt(process, fuse.is_burnt))
 
 
 class Fuse:
     """Burns for some seconds from the start of a process, or from its first call, and looks on."""
 
-    def __init__(self, one: Round, delay_s: float, *, at_start: bool = False) -> None:
+    def __init__(self, round_: Round, delay_s: float, *, at_start: bool = False) -> None:
         """Light it when the process starts."""
-        self._round = one
+        self._round = round_
         self._delay_s = delay_s
-        self._calls = len(one.exchange.calls)
+        self._calls = len(round_.exchange.calls)
         self._lit_s = time.monotonic() if at_start else None
 
     def is_burnt(self) -> bool:
@@ -56,128 +56,132 @@ class Fuse:
         return self._lit_s is not None and time.monotonic() - self._lit_s >= self._delay_s
 
 
-def killed_when_a_file_is_staged(one: Round) -> None:
+def killed_when_a_file_is_staged(round_: Round) -> None:
     """SIGKILL as soon as a file is seen in staging, or the third, and a little later."""
-    command, nth = one.command(), one.random.choice((1, 1, 2, 3, 6))
-    delay_s = one.random.choice((0, 0, 0.001, 0.004))
-    one.doing = f"{command.words!r}, killed {delay_s:.3f} s after file {nth} was staged"
-    process = one.victims.start(command.words.split())
+    command, nth = round_.command(), round_.random.choice((1, 1, 2, 3, 6))
+    delay_s = round_.random.choice((0, 0, 0.001, 0.004))
+    round_.doing = f"{command.words!r}, killed {delay_s:.3f} s after file {nth} was staged"
+    process = round_.victims.start(command.words.split())
     seen: set[str] = set()
 
     def due() -> bool:
-        one.glance()
-        found = {str(path) for path in staged(one.disk.folder) if path.parent.name in one.pairs}
+        round_.glance()
+        found = {
+            str(path) for path in staged(round_.disk.folder) if path.parent.name in round_.pairs
+        }
         seen.update(found)
         if found and len(seen) >= nth:
             time.sleep(delay_s)
             return True
         return False
 
-    one.booked("as a file was staged", command, hunt(process, due))
+    round_.booked("as a file was staged", command, hunt(process, due))
 
 
-def killed_just_after_a_rename(one: Round) -> None:
+def killed_just_after_a_rename(round_: Round) -> None:
     """SIGKILL as soon as something new is seen to be covered."""
-    command, nth = one.command(), one.random.choice((1, 1, 2, 4))
-    one.doing = f"{command.words!r}, killed as commit {nth} was seen"
-    process = one.victims.start(command.words.split())
+    command, nth = round_.command(), round_.random.choice((1, 1, 2, 4))
+    round_.doing = f"{command.words!r}, killed as commit {nth} was seen"
+    process = round_.victims.start(command.words.split())
     new: list[bool] = []
 
     def due() -> bool:
-        if one.glance():
+        if round_.glance():
             new.append(True)
         return len(new) >= nth
 
-    one.booked("just after a rename", command, hunt(process, due))
+    round_.booked("just after a rename", command, hunt(process, due))
 
 
-def killed_at_a_counted_step(one: Round) -> None:
+def killed_at_a_counted_step(round_: Round) -> None:
     """SIGKILL from within, before or after the n-th step of a kind; late, if there is none."""
-    command, plan = one.command(), one.shifted(one.aim())
-    one.doing = f"{command.words!r} under {plan}"
-    fuse = Fuse(one, one.random.uniform(0.2, 0.6))
-    process = one.victims.start(command.words.split(), plan)
+    command, plan = round_.command(), round_.shifted(round_.aim())
+    round_.doing = f"{command.words!r} under {plan}"
+    fuse = Fuse(round_, round_.random.uniform(0.2, 0.6))
+    process = round_.victims.start(command.words.split(), plan)
     end = hunt(process, fuse.is_burnt)
     # Where the step never came, the fuse burnt down at a moment as random as any.
-    one.booked("at a step" if end.died_at else "at a random moment", command, end)
+    round_.booked("at a step" if end.died_at else "at a random moment", command, end)
 
 
-def two_at_once(one: Round) -> None:
+def two_at_once(round_: Round) -> None:
     """A second run ends with status 5 and harms nothing; the first is then killed, or ends."""
-    first = Command(f"backfill {' '.join(one.pairs)} -q", 0, (0, 3))
-    held = any(ledger.committed for ledger in one.ledgers)
-    words = one.random.choice((first.words, "compact -q" if held else first.words))
-    one.doing = f"{words!r} while {first.words!r} runs"
-    one.exchange.faults, one.exchange.latency_s = Faults(), 0.3
-    process = one.victims.start(first.words.split())
+    first = Command(f"backfill {' '.join(round_.pairs)} -q", 0, (0, 3))
+    held = any(ledger.committed for ledger in round_.ledgers)
+    words = round_.random.choice((first.words, "compact -q" if held else first.words))
+    round_.doing = f"{words!r} while {first.words!r} runs"
+    round_.exchange.faults, round_.exchange.latency_s = Faults(), 0.3
+    process = round_.victims.start(first.words.split())
     try:
-        while process.poll() is None and not _holds_all(one, process.pid):
+        while process.poll() is None and not _holds_all(round_, process.pid):
             time.sleep(POLL_S)
-        second = one.victims.run(words.split())
-        if process.poll() is None and _holds_all(one, process.pid):
-            _refused(one, words, second)
+        second = round_.victims.run(words.split())
+        if process.poll() is None and _holds_all(round_, process.pid):
+            _refused(round_, words, second)
     finally:
-        one.exchange.faults, one.exchange.latency_s = one.faults, LATENCY_S
-    if one.random.random() < 0.5:
+        round_.exchange.faults, round_.exchange.latency_s = round_.faults, LATENCY_S
+    if round_.random.random() < 0.5:
         process.kill()
-    one.booked("with a second run beside it", first, ended(process))
+    round_.booked("with a second run beside it", first, ended(process))
 
 
-def _holds_all(one: Round, pid: int) -> bool:
+def _holds_all(round_: Round, pid: int) -> bool:
     """Whether a process holds the locks of all pairs, as the notes beside them say."""
     try:
-        notes = [(one.disk.folder / "locks" / f"{pair}.json").read_bytes() for pair in one.pairs]
+        notes = [
+            (round_.disk.folder / "locks" / f"{pair}.json").read_bytes() for pair in round_.pairs
+        ]
         return all(json.loads(note)["pid"] == pid for note in notes)
     except (FileNotFoundError, ValueError):
         return False
 
 
-def _refused(one: Round, words: str, second: Ended) -> None:
-    one.tally.statuses[second.status] += 1
+def _refused(round_: Round, words: str, second: Ended) -> None:
+    round_.tally.statuses[second.status] += 1
     if second.status != 5 or "is being written by another run (process " not in second.err:
         raise Loss(f"{words!r} beside a run: status {second.status}, {second.err!r}")
-    one.tally.trials["a second run refused with status 5"] += 1
+    round_.tally.trials["a second run refused with status 5"] += 1
 
 
-def read_only(one: Round) -> None:
+def read_only(round_: Round) -> None:
     """A folder that can't be written: status 1, one line, and nothing changed."""
-    if one.disk.why_never_read_only:
-        one.tally.skipped.add(f"a read-only folder: {one.disk.why_never_read_only}")
+    if round_.disk.why_never_read_only:
+        round_.tally.skipped.add(f"a read-only folder: {round_.disk.why_never_read_only}")
         return
-    words = f"backfill {one.pairs[0]} -q"
-    one.doing = f"{words!r} on a read-only folder"
-    one.exchange.faults = Faults()
-    with one.disk.read_only() as wrapped:
-        end = one.victims.run(words.split(), wrapped=wrapped)
-    one.exchange.faults = one.faults
-    _said_in_one_line(one, end, DENIED)
-    one.tally.trials["a read-only folder"] += 1
-    one.check()
+    words = f"backfill {round_.pairs[0]} -q"
+    round_.doing = f"{words!r} on a read-only folder"
+    round_.exchange.faults = Faults()
+    with round_.disk.read_only() as wrapped:
+        end = round_.victims.run(words.split(), wrapped=wrapped)
+    round_.exchange.faults = round_.faults
+    _said_in_one_line(round_, end, DENIED)
+    round_.tally.trials["a read-only folder"] += 1
+    round_.check()
 
 
-def disk_full(one: Round) -> None:
+def disk_full(round_: Round) -> None:
     """No room: status 1 and one line; the next run, with room, goes on."""
-    pair = one.random.choice(one.pairs)
+    pair = round_.random.choice(round_.pairs)
     words = f"backfill {pair} -q"
-    spare = one.random.choice((0, 1, 2, 4, 6)) * 4096 if one.disk.is_mount else 2000
-    one.doing = f"{words!r} with {spare} bytes of room"
-    one.exchange.faults = Faults()
+    spare = round_.random.choice((0, 1, 2, 4, 6)) * 4096 if round_.disk.is_mount else 2000
+    round_.doing = f"{words!r} with {spare} bytes of room"
+    round_.exchange.faults = Faults()
     try:
-        with one.disk.full(spare) as (plan, reason):
-            end = one.victims.run(words.split(), plan)
+        with round_.disk.full(spare) as (plan, reason):
+            end = round_.victims.run(words.split(), plan)
     finally:
-        one.exchange.faults = one.faults
+        round_.exchange.faults = round_.faults
     if end.status == 0:
-        one.tally.trials["a full disk that had room enough"] += 1
-    elif end.status == 3 and not one.has_traded(pair):
-        one.tally.trials["a full disk and a market without trades yet"] += 1
+        round_.tally.trials["a full disk that had room enough"] += 1
+    elif end.status == 3 and not round_.has_traded(pair):
+        round_.tally.trials["a full disk and a market without trades yet"] += 1
     else:
-        _said_in_one_line(one, end, reason)
-        one.tally.trials["a full disk"] += 1
-    one.check()
-    again = one.victims.run(words.split())
-    one.judge(Command(words, 0, (0, 3)), again)
-    one.check()
+        _said_in_one_line(round_, end, reason)
+        round_.tally.trials["a full disk"] += 1
+    round_.check()
+    again = round_.victims.run(words.split())
+    round_.judge(Command(words, 0, (0, 3)), again)
+    round_.check()
 
 
 NOTES = (
@@ -190,59 +194,59 @@ NOTES = (
 )
 
 
-def _said_in_one_line(one: Round, end: Ended, reason: str) -> None:
-    one.tally.statuses[end.status] += 1
+def _said_in_one_line(round_: Round, end: Ended, reason: str) -> None:
+    round_.tally.statuses[end.status] += 1
     lines = [line for line in end.err.splitlines() if not any(note in line for note in NOTES)]
     if end.status != 1 or len(lines) != 1 or "can't write" not in end.err or reason not in end.err:
-        raise Loss(f"{one.doing}: status {end.status}, {end.err!r}")
+        raise Loss(f"{round_.doing}: status {end.status}, {end.err!r}")
 
 
-def told_to_stop(one: Round) -> None:
+def told_to_stop(round_: Round) -> None:
     """SIGTERM or SIGINT: status 130, and all that was fetched is there."""
-    pair = one.random.choice(one.pairs)
-    number = one.random.choice((signal.SIGTERM, signal.SIGINT))
-    pages, calls = one.random.randint(3, 14), len(one.exchange.calls)
-    one.doing = f"'backfill {pair}' after {pages} calls told to stop by signal {number}"
-    ledger = next(known for known in one.ledgers if known.pair == pair)
+    pair = round_.random.choice(round_.pairs)
+    number = round_.random.choice((signal.SIGTERM, signal.SIGINT))
+    pages, calls = round_.random.randint(3, 14), len(round_.exchange.calls)
+    round_.doing = f"'backfill {pair}' after {pages} calls told to stop by signal {number}"
+    ledger = next(known for known in round_.ledgers if known.pair == pair)
     before = ledger.rows_committed()
-    process = one.victims.start(["backfill", pair, "-q", "--json"])
+    process = round_.victims.start(["backfill", pair, "-q", "--json"])
 
     def due() -> bool:
-        one.glance()
-        return len(one.exchange.calls) >= calls + pages
+        round_.glance()
+        return len(round_.exchange.calls) >= calls + pages
 
     end = hunt(process, due, number)
-    one.judge(Command(f"backfill {pair}", 0, (0, 3, 130)), end)
-    one.check()
+    round_.judge(Command(f"backfill {pair}", 0, (0, 3, 130)), end)
+    round_.check()
     gained = ledger.rows_committed() - before
     if end.status == 130 and end.out:
         [report] = json.loads(end.out)["pairs"]
-        one.tally.trials["stopped by a signal, all that was fetched kept"] += 1
+        round_.tally.trials["stopped by a signal, all that was fetched kept"] += 1
         # Trades of the last stamp are fetched, and can't be kept while more of it may follow.
         if not 0 <= report["trades"] - gained < ledger.most_alike:
-            raise Loss(f"{one.doing}: fetched {report['trades']}, committed {gained}")
+            raise Loss(f"{round_.doing}: fetched {report['trades']}, committed {gained}")
 
 
-def left_alone(one: Round) -> None:
+def left_alone(round_: Round) -> None:
     """A run that nobody disturbs but the exchange reaches the settled head."""
-    command = COMMANDS[0]._replace(words=f"backfill {' '.join(one.pairs)} -q")
-    one.doing = f"{command.words!r}, left alone"
-    end = one.victims.run(command.words.split())
-    one.judge(command, end)
-    one.check()
-    settled = one.clock.now_ns // SECOND_NS * SECOND_NS - SETTLE_S * SECOND_NS
-    for ledger in one.ledgers if end.status == 0 else []:
+    command = COMMANDS[0]._replace(words=f"backfill {' '.join(round_.pairs)} -q")
+    round_.doing = f"{command.words!r}, left alone"
+    end = round_.victims.run(command.words.split())
+    round_.judge(command, end)
+    round_.check()
+    settled = round_.clock.now_ns // SECOND_NS * SECOND_NS - SETTLE_S * SECOND_NS
+    for ledger in round_.ledgers if end.status == 0 else []:
         if gone := uncovered([(0, settled)], ledger.committed):
-            raise Loss(f"{one.doing}: it ended well, and {gone} of {ledger.pair} is not covered")
+            raise Loss(f"{round_.doing}: it ended well, and {gone} of {ledger.pair} is not covered")
 
 
-def asked_for_status(one: Round) -> None:
+def asked_for_status(round_: Round) -> None:
     """An archive can be asked after any kill, and tells no more and no less than is there."""
-    one.doing = "'status'"
-    end = one.victims.run(["status", "--json"])
-    one.judge(Command("status", 0, (0, 4)), end)
+    round_.doing = "'status'"
+    end = round_.victims.run(["status", "--json"])
+    round_.judge(Command("status", 0, (0, 4)), end)
     told = {each["pair"]: each["trades"] for each in json.loads(end.out or "[]")}
-    known = {ledger.pair: ledger.rows_committed() for ledger in one.ledgers}
+    known = {ledger.pair: ledger.rows_committed() for ledger in round_.ledgers}
     if any(told.get(pair, 0) != rows for pair, rows in known.items()):
         raise Loss(f"status tells {told}, and {known} are there")
 
@@ -261,8 +265,8 @@ TRIALS = (
 )
 
 
-def play(one: Round) -> None:
+def play(round_: Round) -> None:
     """Let time pass, and do one thing by chance."""
-    one.pass_time()
-    trial = one.random.choices(TRIALS, [each.weight for each in TRIALS])[0]
-    trial.do(one)
+    round_.pass_time()
+    trial = round_.random.choices(TRIALS, [each.weight for each in TRIALS])[0]
+    trial.do(round_)

@@ -106,9 +106,9 @@ def report(archive: TradeStore, *files: str, pair: Pair = PAIR) -> CsvReport:
 
 def only(archive: TradeStore, *files: str, pair: Pair = PAIR) -> IntervalReport:
     """What came of the one file that there is."""
-    [one] = report(archive, *files, pair=pair).files
-    assert one.error is None
-    return one.interval
+    [compared] = report(archive, *files, pair=pair).files
+    assert compared.error is None
+    return compared.interval
 
 
 def run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:

@@ -23,10 +23,10 @@ def imported(folder: Path, *files: Path, whole: KnownComplete = UNKNOWN) -> list
     archive = TradeStore(folder)
     watch = ImportOptions(lambda _pair, _size: None, CancelToken())
     reports = []
-    with writer(archive, "XBTUSD") as one:
+    with writer(archive, "XBTUSD") as pair_writer:
         parts = [scan_file(member) for member in find(map(str, files))]
         for parts_ in chains(parts, whole):
             chain = FileChain(archive, PAIR, parts_, watch)
-            chain.run(one)
+            chain.run(pair_writer)
             reports.append(chain.report)
     return reports

@@ -97,16 +97,16 @@ class Ledger:
         """The segments that stand there now; one that goes meanwhile is left out."""
         found: list[Seen] = []
         for year in self._scan(self.folder / "trades" / f"pair={self.pair}"):
-            for one in self._scan(Path(year.path)):
-                match = NAME.fullmatch(one.name)
+            for entry in self._scan(Path(year.path)):
+                match = NAME.fullmatch(entry.name)
                 if match is None:
-                    raise Loss(f"{one.path} is a stranger among the segments")
+                    raise Loss(f"{entry.path} is a stranger among the segments")
                 try:
-                    facts = one.stat()
+                    facts = entry.stat()
                 except FileNotFoundError:
                     continue
                 mark = (facts.st_ino, facts.st_size, facts.st_mtime_ns)
-                found.append(Seen(Path(one.path), (int(match[1]), int(match[2])), mark))
+                found.append(Seen(Path(entry.path), (int(match[1]), int(match[2])), mark))
         return found
 
     @staticmethod
@@ -120,7 +120,7 @@ class Ledger:
     def glance(self) -> int:
         """Note what stands there while somebody writes; returns how many segments."""
         seen = self.listing()
-        self._committed = merged([*self._committed, *(one.span for one in seen)])
+        self._committed = merged([*self._committed, *(segment.span for segment in seen)])
         return len(seen)
 
     @property
@@ -136,7 +136,9 @@ class Ledger:
 
     def rows_committed(self) -> int:
         """How many trades the exchange has in all that was ever seen to be covered."""
-        ends = [[self._stamps.searchsorted(end, "right") for end in one] for one in self._committed]
+        ends = [
+            [self._stamps.searchsorted(end, "right") for end in span] for span in self._committed
+        ]
         return int(sum(stop - start for start, stop in ends))
 
     def check(self) -> int:
@@ -149,21 +151,25 @@ class Ledger:
         """
         seen = sorted(
             self.listing(),
-            key=lambda one: (one.span[0], -one.span[1], one.path.name.endswith(".csv.parquet")),
+            key=lambda segment: (
+                segment.span[0],
+                -segment.span[1],
+                segment.path.name.endswith(".csv.parquet"),
+            ),
         )
-        lost = uncovered(self._committed, (one.span for one in seen))
+        lost = uncovered(self._committed, (segment.span for segment in seen))
         if lost:
             raise Loss(f"{self.pair}: committed and gone: {lost}")
-        for one in seen:
-            self._check_file(one)
-        self._committed = merged(one.span for one in seen)
+        for segment in seen:
+            self._check_file(segment)
+        self._committed = merged(segment.span for segment in seen)
         nested, reached = 0, -1
-        for one in seen:
-            if one.span[1] <= reached:
+        for segment in seen:
+            if segment.span[1] <= reached:
                 nested += 1
-            elif one.span[0] < reached:
-                raise Loss(f"{one.path} overlaps with the segment before it")
-            reached = max(reached, one.span[1])
+            elif segment.span[0] < reached:
+                raise Loss(f"{segment.path} overlaps with the segment before it")
+            reached = max(reached, segment.span[1])
         return nested
 
     def _check_file(self, seen: Seen) -> None:
@@ -190,14 +196,14 @@ class Ledger:
         """What a segment must hold."""
         if by_file and self._file is None:
             raise Loss(f"{self.pair}: a segment says that a file told it, and there is none")
-        parts = [(one, self._table) for one in uncovered([span], by_file)]
-        parts += [(one, self._file) for one in by_file]
-        slices = [between(table, one) for one, table in sorted(parts, key=lambda each: each[0])]
+        parts = [(part, self._table) for part in uncovered([span], by_file)]
+        parts += [(part, self._file) for part in by_file]
+        slices = [between(table, part) for part, table in sorted(parts, key=lambda each: each[0])]
         return pa.concat_tables([PLAIN.empty_table(), *slices]).combine_chunks()
 
     def told_by_files(self) -> list[Span]:
         """What of the archive, nobody writing, files have told."""
-        return merged(span for one in self.listing() for span in told_by_file(one.path))
+        return merged(span for segment in self.listing() for span in told_by_file(segment.path))
 
     def check_whole(self, through: int) -> None:
         """Hold the finished archive of this pair against the whole tape, digit by digit.
@@ -212,7 +218,7 @@ class Ledger:
             raise Loss(f"{self.pair}: asked for and not covered: {gone}")
         if gone := self.gaps():
             raise Loss(f"{self.pair}: wanted and not covered: {gone}")
-        files = sorted(self.listing(), key=lambda one: one.path.name)
+        files = sorted(self.listing(), key=lambda segment: segment.path.name)
         rows = [tuple(row.values()) for file in files for row in plain(file.path).to_pylist()]
         if rows != self.truth:
             differing = next(

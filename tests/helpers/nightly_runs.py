@@ -126,7 +126,7 @@ class Nights:
         for folder in (self.folder / "trades").glob("pair=*"):
             name, reached = folder.name.removeprefix("pair="), 0
             files = {range_of(file): file for file in folder.rglob("*.parquet")}
-            for after, through in sorted(files, key=lambda one: (one[0], -one[1])):
+            for after, through in sorted(files, key=lambda file: (file[0], -file[1])):
                 if through > reached:
                     rows = pq.read_metadata(files[after, through]).num_rows
                     found[name] = found.get(name, 0) + rows
@@ -156,4 +156,4 @@ def until(market: Market, through_ns: int) -> Tape:
 
 def states(report: Any) -> dict[str, str]:
     """The state of each pair."""
-    return {one["pair"]: one["state"] for one in report["pairs"]}
+    return {outcome["pair"]: outcome["state"] for outcome in report["pairs"]}

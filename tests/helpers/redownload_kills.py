@@ -62,8 +62,8 @@ class Begun:
         imported(folder / "begun", file, whole=whole)
         # Filled by a run that ends with what the file lacks.
         Crawl(exchange.url, folder / "begun").only(PAIR)
-        with writer(TradeStore(folder / "begun"), PAIR) as one:
-            roll_up(one, parse_levels(["1h"]))
+        with writer(TradeStore(folder / "begun"), PAIR) as pair_writer:
+            roll_up(pair_writer, parse_levels(["1h"]))
         self.before = tape_of(folder / "begun", PAIR)
         self.coverage = TradeStore(folder / "begun").coverage(PAIR)
 

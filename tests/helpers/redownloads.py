@@ -24,7 +24,7 @@ PAIR = "XBTUSD"
 NOW_NS = sample_trades.utc_ns(2025, 3, 1)
 
 
-class Upgrading:
+class RedownloadScenario:
     """An archive of a file's trades and then the exchange's, over a clock that stands."""
 
     def __init__(self, folder: Path, trades: Sequence[Trade]) -> None:
@@ -78,10 +78,10 @@ def imported_paths(folder: Path) -> list[str]:
 def started(tmp_path: Path) -> Iterator[Any]:
     running: list[Exchange] = []
 
-    def start(trades: Sequence[Trade]) -> Upgrading:
-        one = Upgrading(tmp_path, trades)
-        running.append(one.exchange.start())
-        return one
+    def start(trades: Sequence[Trade]) -> RedownloadScenario:
+        scenario = RedownloadScenario(tmp_path, trades)
+        running.append(scenario.exchange.start())
+        return scenario
 
     yield start
     for exchange in running:
@@ -99,5 +99,5 @@ def years(*counts: int) -> list[Trade]:
         )
         for place, count in enumerate(counts)
     ]
-    flat = [each for one in some for each in one]
+    flat = [each for year in some for each in year]
     return [sample_trades._renumbered(each, number) for number, each in enumerate(flat, 1)]

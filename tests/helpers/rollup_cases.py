@@ -22,8 +22,8 @@ LEVELS = ("1m", "1h")
 
 
 def rolled(archive: TradeStore, levels: Sequence[str] = LEVELS) -> RollupReport:
-    with writer(archive, PAIR) as one:
-        return roll_up(one, parse_levels(levels))
+    with writer(archive, PAIR) as pair_writer:
+        return roll_up(pair_writer, parse_levels(levels))
 
 
 def busy_archive(path: Path) -> TradeStore:

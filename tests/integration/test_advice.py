@@ -33,17 +33,11 @@ PLACEHOLDERS = {
     "pair": "XBTUSD",
     "pair.altname": "XBTUSD",
     "footer.altname": "XBTUSD",
-    "one.pair": "XBTUSD",
     "segment.pair": "XBTUSD",
     "writer.pair": "XBTUSD",
-    "question.pair": "XBTUSD",
-    "query.pair": "XBTUSD",
     "self.pair": "XBTUSD",
-    "self._reader.pair": "XBTUSD",
-    "report.pair": "XBTUSD",
     "self._pair": "XBTUSD",
     "self.report.pair": "XBTUSD",
-    "self._asker.pair": "XBTUSD",
     "since": "2026-01-30",
     "show(gaps[-1].through + 1)": "2026-01-31T12:00:00.000000001",
     "shlex.quote(file)": "other.toml",
@@ -120,7 +114,12 @@ def filled(command: str) -> str:
 def from_messages() -> set[str]:
     """What messages and help texts name."""
     paths = sorted((ROOT / "harvester").rglob("*.py"))
-    return {filled(one) for path in paths for text in texts_of(path) for one in commands_in(text)}
+    return {
+        filled(command)
+        for path in paths
+        for text in texts_of(path)
+        for command in commands_in(text)
+    }
 
 
 def from_pages() -> set[str]:
@@ -129,14 +128,14 @@ def from_pages() -> set[str]:
     for page in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]:
         text = page.read_text(encoding="utf-8")
         for block in re.findall(r"(?ms)^```(?:sh|text)\n(.*?)^```", text):
-            found |= {one.partition("  #")[0].rstrip() for one in commands_in(block)}
+            found |= {command.partition("  #")[0].rstrip() for command in commands_in(block)}
         for line in re.sub(r"(?ms)^```.*?^```", "", text).split("\n\n"):
             for row in line.split("\n") if line.startswith("|") else [line]:
-                for one in commands_in(row):
+                for command in commands_in(row):
                     is_usage = page.name == "README.md" and row.startswith("| `")
                     # Prose calls a command by its name, which is no line to type.
-                    if one.partition(" ")[2] not in COMMANDS:
-                        found.add(usage_filled(one) if is_usage else one)
+                    if command.partition(" ")[2] not in COMMANDS:
+                        found.add(usage_filled(command) if is_usage else command)
     return found
 
 
@@ -226,7 +225,7 @@ def test_there_are_commands_to_try() -> None:
     assert set(ADVISED) >= set(PARSED_ONLY)
 
 
-@pytest.mark.parametrize("command", [one for one in ADVISED if one not in PARSED_ONLY])
+@pytest.mark.parametrize("command", [command for command in ADVISED if command not in PARSED_ONLY])
 def test_a_command_that_is_named_works(
     command: str, shell: dict[str, str], sample: Path, tmp_path: Path
 ) -> None:
@@ -246,7 +245,7 @@ def test_a_command_that_never_ends_is_parsed(command: str) -> None:
 def advice(command: str, shell: dict[str, str], folder: Path) -> list[str]:
     """The commands that a command names on stderr, but for the way to its help."""
     found = list(commands_in(run(command, shell, folder).stderr))
-    return [one for one in found if not one.endswith("--help")]
+    return [line for line in found if not line.endswith("--help")]
 
 
 @pytest.mark.parametrize(

@@ -58,8 +58,8 @@ CAPTURED = Path(__file__).parents[2] / "shared" / "kraken"
 def sound(folder: Path) -> TradeStore:
     """An archive of TRADES in which `verify` finds nothing wrong."""
     archive = TradeStore(folder / "data")
-    with writer(archive, "XBTUSD") as one:
-        one.commit(EVERYTHING, batch(ROWS), Footer(EVERYTHING, '{"altname":"XBTUSD"}'))
+    with writer(archive, "XBTUSD") as pair_writer:
+        pair_writer.commit(EVERYTHING, batch(ROWS), Footer(EVERYTHING, '{"altname":"XBTUSD"}'))
     return archive
 
 
@@ -115,13 +115,13 @@ HEADER = [["time", "open", "high", "low", "close", "volume", "trades"]]
 EQUAL: dict[str, Change] = {
     "a header": lambda rows: HEADER + rows,
     "zeros at the ends": lambda rows: [
-        [t, *(f"{Decimal(one):.12f}" for one in rest), n] for t, *rest, n in rows
+        [t, *(f"{Decimal(field):.12f}" for field in rest), n] for t, *rest, n in rows
     ],
     "exponents": lambda rows: [
         [t, *prices, f"{Decimal(v).scaleb(3)}e-3", n] for t, *prices, v, n in rows
     ],
     "whole seconds with a point": lambda rows: [[f"{t}.0", *rest] for t, *rest in rows],
-    "spaces": lambda rows: [[f" {one}" for one in row] for row in rows],
+    "spaces": lambda rows: [[f" {field}" for field in row] for row in rows],
     "blank lines and carriage returns": lambda rows: [
         [*row[:-1], f"{row[-1]}\r\n"] for row in rows
     ],
@@ -158,8 +158,8 @@ def test_whole_seconds_of_an_imported_file_are_compared_however_they_were_rounde
     ran = run(tmp_path, "import", "XBTUSD.csv", "--delisted", "--whole-until", "2024-03-01")
     assert ran.returncode == 0
     true = [
-        (None, one.true_ns, 0, Decimal(one.price), Decimal(one.volume), None, None, "")
-        for one in TRADES
+        (None, trade.true_ns, 0, Decimal(trade.price), Decimal(trade.volume), None, None, "")
+        for trade in TRADES
     ]
     path = tmp_path / "XBTUSD_1.csv"
     path.write_bytes(text(lines(1, true)))
@@ -211,7 +211,7 @@ def test_a_row_taken_out_is_told(minutes: int, whole: TradeStore, tmp_path: Path
     gone = rows[len(rows) // 2]
 
     found = only(
-        whole, zipped(tmp_path, lambda all_: [one for one in all_ if one != gone], [minutes])
+        whole, zipped(tmp_path, lambda all_: [row for row in all_ if row != gone], [minutes])
     )
     time_ns = int(gone[0]) * 10**9
     assert found.differences == (
@@ -324,7 +324,7 @@ def test_prices_that_the_file_shortens_are_held_to_what_it_prints(tmp_path: Path
         shortened = [
             [
                 row[0],
-                *(str(Decimal(one).quantize(Decimal("0.1"), rounding)) for one in row[1:5]),
+                *(str(Decimal(field).quantize(Decimal("0.1"), rounding)) for field in row[1:5]),
                 *row[5:],
             ]
             for row in lines(60, fine)
@@ -332,9 +332,9 @@ def test_prices_that_the_file_shortens_are_held_to_what_it_prints(tmp_path: Path
         path.write_bytes(text(shortened))
         found = only(archive, str(path))
         changed = sum(
-            Decimal(one) != Decimal(other)
+            Decimal(field) != Decimal(other)
             for row, true in zip(shortened, lines(60, fine), strict=True)
-            for one, other in zip(row, true, strict=True)
+            for field, other in zip(row, true, strict=True)
         )
         assert changed > 100
         assert (found.differing, found.shortened) == (0, changed)
@@ -667,7 +667,7 @@ def test_files_are_chosen_by_their_names(tmp_path: Path) -> None:
         for name, files in chosen.files.items()
     } == {"XBTUSD": [("XBTUSD_1", 1), ("BTCUSD_60", 60)], "ADAUSD": []}
     assert chosen.of_other_pairs == 1
-    assert [one.stem for one in chosen.unknown] == ["OLDUSD_1", "XBTUSD", "XBTUSD_0", "XBTUSD_1h"]
+    assert [file.stem for file in chosen.unknown] == ["OLDUSD_1", "XBTUSD", "XBTUSD_0", "XBTUSD_1h"]
 
 
 # --- in bounded memory ---------------------------------------------------------------------------
@@ -861,8 +861,8 @@ def test_ctrl_c_ends_it_with_130(tmp_path: Path) -> None:
 def test_the_hours_of_2018_are_krakens(tmp_path: Path) -> None:
     with (CAPTURED / "trades_XBTUSD_2018-05-08.csv").open(newline="") as file:
         rows = [
-            [one["price"], one["volume"], one["time"], one["buy_or_sell"], "l", ""]
-            for one in csv.DictReader(file)
+            [trade["price"], trade["volume"], trade["time"], trade["buy_or_sell"], "l", ""]
+            for trade in csv.DictReader(file)
         ]
     market = Market.from_rows(rows)
     (tmp_path / "XBTUSD.csv").write_bytes(csv_files.three_columns(market.trades))
@@ -876,6 +876,6 @@ def test_the_hours_of_2018_are_krakens(tmp_path: Path) -> None:
     found = only(TradeStore(tmp_path / "data"), str(path))
     assert (found.compared, found.differing) == (len(within), 0)
     assert found.skipped == {
-        "before the stored trades": sum(one < within.start for one in opens),
-        "after the stored trades": sum(one >= within.stop for one in opens),
+        "before the stored trades": sum(open_ns < within.start for open_ns in opens),
+        "after the stored trades": sum(open_ns >= within.stop for open_ns in opens),
     }

@@ -88,7 +88,7 @@ def test_a_whole_archive_is_equal_in_all_nine_intervals(name: str, tmp_path: Pat
         report = compare(exchange, crawled(exchange, tmp_path), market.altname)
     closed = {minutes: len(shown(minutes, market, now_ns)) - 1 for minutes in MINUTES}
     assert {interval.minutes: interval.compared for interval in report.intervals} == closed
-    assert [one.skipped for one in report.intervals] == [{"running": 1}] * 9
+    assert [interval_report.skipped for interval_report in report.intervals] == [{"running": 1}] * 9
     assert (report.differing, report.exit_status) == (0, 0)
 
 
@@ -183,8 +183,8 @@ def test_one_digit_of_one_value_is_told_with_its_place(field: str, whole: TradeS
 
 
 def test_a_difference_is_one_line() -> None:
-    one = Difference("XBTUSD", 60, 1_700_000_000 * 10**9, "close", "1.5", None)
-    assert str(one) == "XBTUSD 60m 2023-11-14T22:13:20Z close: archive 1.5, exchange none"
+    difference = Difference("XBTUSD", 60, 1_700_000_000 * 10**9, "close", "1.5", None)
+    assert str(difference) == "XBTUSD 60m 2023-11-14T22:13:20Z close: archive 1.5, exchange none"
 
 
 def test_the_running_candle_is_not_compared(whole: TradeStore) -> None:

@@ -35,7 +35,7 @@ NOON = 1_706_702_400 * 10**9  # 2024-01-31T12:00Z
 
 
 def test_the_public_names_are_these() -> None:
-    raised = {name for name, one in vars(errors).items() if isinstance(one, type)}
+    raised = {name for name, kind in vars(errors).items() if isinstance(kind, type)}
     assert set(harvester.__all__) - raised == {
         "Archive",
         "Chart",
@@ -86,7 +86,7 @@ def test_the_version_is_that_of_the_package() -> None:
 
 def imported(code: str) -> str:
     """Which of the heavy libraries a program has imported at its end."""
-    program = f"{code}\nimport sys; print([one for one in {HEAVY!r} if one in sys.modules])"
+    program = f"{code}\nimport sys; print([name for name in {HEAVY!r} if name in sys.modules])"
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", program],
         capture_output=True,
@@ -304,10 +304,10 @@ def holed(tmp_path: Path) -> harvester.Archive:
         (Range(START, START + DAY), [trade(5, "100"), trade(6, "101")]),
         (Range(START + DAY + hour, START + 2 * DAY), [trade(2 * 86_400 - 1, "99")]),
     ]
-    with writer(disk, "XBTUSD") as one:
+    with writer(disk, "XBTUSD") as pair_writer:
         for span, rows in parts:
-            one.commit(span, batch(rows), Footer(range=span, pair='{"altname":"XBTUSD"}'))
-        one.want(Range(START, START + 2 * DAY))
+            pair_writer.commit(span, batch(rows), Footer(range=span, pair='{"altname":"XBTUSD"}'))
+        pair_writer.want(Range(START, START + 2 * DAY))
     return harvester.open(tmp_path)
 
 
@@ -341,7 +341,7 @@ def test_verify_names_the_gap_and_gives_no_digest(holed: harvester.Archive) -> N
 
 def test_an_archive_shows_its_pairs_and_where_gaps_are(holed: harvester.Archive) -> None:
     html = holed._repr_html_()
-    assert [unescape(one) for one in re.findall(r">([^<]+)<", html)] == [
+    assert [unescape(text) for text in re.findall(r">([^<]+)<", html)] == [
         holed.path,
         *("pair", "first", "last", "covered 2020", "trades", "gaps", "MB"),
         "XBTUSD ",
@@ -373,6 +373,8 @@ def test_a_gap_of_a_second_in_ten_years_is_seen() -> None:
     years = Range(START, START + 3_650 * DAY)
     gap = Range(START + 500 * DAY, START + 500 * DAY + 10**9)
     svg = ET.fromstring(bar([], [gap], years))  # noqa: S314 - it is our own
-    [drawn] = [one for one in svg if one.find("title") is not None and "gap" in str(one[0].text)]
+    [drawn] = [
+        mark for mark in svg if mark.find("title") is not None and "gap" in str(mark[0].text)
+    ]
     assert float(drawn.attrib["width"]) == 1.5
     assert abs(float(drawn.attrib["x"]) - 300 * 500 / 3_650) < 0.01

@@ -44,8 +44,8 @@ UNTIL = "2024-06-01"
 def exchange() -> Iterator[Exchange]:
     with serve(
         MARKET, sample_trades.tiny_coin(500, 61), sample_trades.thirteen_decimals(5, 61)
-    ) as one:
-        yield one
+    ) as server:
+        yield server
 
 
 def opened(url: str, path: Path, **more: Any) -> harvester.Archive:
@@ -76,12 +76,12 @@ def test_it_leaves_a_record_as_the_command_does(archive: harvester.Archive) -> N
         archive.backfill("nothing")
     archive.refresh("XBT/USD")
     refreshed, wrong, backfilled = latest_runs(Disk(archive.path), 9)
-    assert [one.command for one in (refreshed, wrong, backfilled)] == [
+    assert [run.command for run in (refreshed, wrong, backfilled)] == [
         "refresh",
         "backfill",
         "backfill",
     ]
-    assert [one.exit_status for one in (refreshed, wrong, backfilled)] == [0, 2, 0]
+    assert [run.exit_status for run in (refreshed, wrong, backfilled)] == [0, 2, 0]
     assert backfilled.asked == {
         "pairs": ["btc/usd"],
         "since": "2024-01-21T00:00:00Z",
@@ -191,8 +191,8 @@ def test_a_cancelled_backfill_keeps_what_was_fetched(tmp_path: Path) -> None:
         with pytest.raises(asyncio.CancelledError):
             await task
 
-    with serve(market, latency_s=0.01) as one:
-        archive = opened(one.url, tmp_path)
+    with serve(market, latency_s=0.01) as exchange:
+        archive = opened(exchange.url, tmp_path)
         asyncio.run(cancelled(archive))
         kept = tape_of(tmp_path, "XBTUSD")
         assert 0 < len(kept) < 20_000
@@ -218,11 +218,11 @@ except KeyboardInterrupt:
 
 def test_ctrl_c_keeps_what_was_fetched(tmp_path: Path) -> None:
     market = sample_trades.market(sample_trades.xbtusd_like(20_000, 63))
-    with serve(market, latency_s=0.02) as one:
+    with serve(market, latency_s=0.02) as exchange:
         known = {k: v for k, v in os.environ.items() if not k.startswith("HARVESTER_")}
         process = subprocess.Popen(
             [sys.executable, "-c", PROGRAM],
-            env=known | {"HARVESTER_EXCHANGE_URL": one.url, "HARVESTER_EXCHANGE_RATE": "0"},
+            env=known | {"HARVESTER_EXCHANGE_URL": exchange.url, "HARVESTER_EXCHANGE_RATE": "0"},
             cwd=tmp_path,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -262,8 +262,8 @@ def test_a_cancel_token_ends_a_backfill_from_another_thread(tmp_path: Path) -> N
         if isinstance(event, PageRead):
             threading.Thread(target=cancel.cancel).start()
 
-    with serve(market, latency_s=0.01) as one:
-        archive = opened(one.url, tmp_path)
+    with serve(market, latency_s=0.01) as exchange:
+        archive = opened(exchange.url, tmp_path)
         with pytest.raises(harvester.Interrupted):
             archive.backfill("XBTUSD", until=UNTIL, progress=cancel_after_a_page, cancel=cancel)
     kept = tape_of(tmp_path, "XBTUSD")
@@ -331,9 +331,9 @@ def test_unchecked_an_error_is_only_told(archive: harvester.Archive) -> None:
 
 
 def test_a_gap_that_stays_is_an_error(tmp_path: Path) -> None:
-    with serve(sample_trades.market(sample_trades.one_stamp(1_500))) as one:
+    with serve(sample_trades.market(sample_trades.one_stamp(1_500))) as exchange:
         with pytest.raises(harvester.ArchiveHasGaps) as caught:
-            opened(one.url, tmp_path).backfill("XBTUSD")
+            opened(exchange.url, tmp_path).backfill("XBTUSD")
         [gap] = harvester.open(tmp_path).gaps("XBTUSD")
     assert str(caught.value).endswith(f"1 gaps remain, the first {gap}")
 
@@ -356,10 +356,10 @@ def test_an_exchange_that_is_not_there_is_said(tmp_path: Path) -> None:
 
 def test_what_is_waited_for_is_told(tmp_path: Path) -> None:
     told: list[str] = []
-    with serve(MARKET, faults=Faults(script=["http:503"])) as one:
+    with serve(MARKET, faults=Faults(script=["http:503"])) as exchange:
         tell: Callable[[Event], None] = lambda event: told.append(str(event))  # noqa: E731
-        opened(one.url, tmp_path).backfill("XBTUSD", until=UNTIL, progress=tell)
-    assert [one for one in told if one.startswith("XBTUSD: waiting: ")]
+        opened(exchange.url, tmp_path).backfill("XBTUSD", until=UNTIL, progress=tell)
+    assert [line for line in told if line.startswith("XBTUSD: waiting: ")]
 
 
 # --- names ---------------------------------------------------------------------------------------

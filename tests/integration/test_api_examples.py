@@ -20,9 +20,9 @@ from harvester.server.sample_data import create_sample_archive
 
 PAGE = (Path(__file__).parents[2] / "docs" / "python.md").read_text(encoding="utf-8")
 PUBLIC = {
-    f"{one.__name__}.{name}": member
-    for one in (harvester.Archive, harvester.Result, harvester.Chart)
-    for name, member in inspect.getmembers(one)
+    f"{kind.__name__}.{name}": member
+    for kind in (harvester.Archive, harvester.Result, harvester.Chart)
+    for name, member in inspect.getmembers(kind)
     if not name.startswith("_") and callable(member)
 } | {"open": harvester.open, "sample_exchange": harvester.sample_exchange}
 NOT_IN_PYTHON = {"config", "schedule", "serve", "demo"}
@@ -92,4 +92,4 @@ def test_a_docstring_tells_what_is_raised_as_the_errors_are_called(name: str) ->
     text = PUBLIC[name].__doc__ or ""
     raised = re.findall(r"^        +([A-Z]\w+): ", text.partition("Raises:")[2], re.MULTILINE)
     known = {*harvester.__all__, "KeyboardInterrupt"}
-    assert [one for one in raised if one not in known] == []
+    assert [error for error in raised if error not in known] == []

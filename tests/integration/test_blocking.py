@@ -42,7 +42,7 @@ class Held(list[tuple[float, str]]):
 
     def too_long(self) -> list[tuple[float, str]]:
         """Those that held it for more than it may be held."""
-        return [one for one in self if one[0] > MOST_S]
+        return [callback for callback in self if callback[0] > MOST_S]
 
 
 @pytest.fixture
@@ -115,8 +115,8 @@ def test_a_flush_of_a_million_trades_does_not_hold_the_loop(tmp_path: Path, held
         return pa.RecordBatch.from_arrays(columns, schema=ROWS)
 
     archive = TradeStore(tmp_path)
-    with writer(archive, "XBTUSD") as one:
-        buffer = WriteBuffer(one, 0, "{}", lambda _event: None)
+    with writer(archive, "XBTUSD") as pair_writer:
+        buffer = WriteBuffer(pair_writer, 0, "{}", lambda _event: None)
         for number in range(1_000):
             rows = later(number)
             buffer.add(rows, int(times(rows)[-1]))

@@ -45,8 +45,8 @@ FAST = {
 
 @pytest.fixture(scope="module")
 def exchange() -> Iterator[Exchange]:
-    with serve(sample_trades.market(TRADES)) as one:
-        yield one
+    with serve(sample_trades.market(TRADES)) as server:
+        yield server
 
 
 class Run:
@@ -82,7 +82,7 @@ def amounts(folder: Path) -> list[tuple[Decimal, Decimal]]:
     return [(row[3], row[4]) for row in tape_of(folder, "XBTUSD")]
 
 
-ALL = [(Decimal(one.price), Decimal(one.volume)) for one in TRADES]
+ALL = [(Decimal(trade.price), Decimal(trade.volume)) for trade in TRADES]
 
 
 @pytest.mark.parametrize("rounding", csv_files.ROUNDINGS)
@@ -110,9 +110,9 @@ def test_an_import_is_on_record_and_tells_how_far_it_is(harvester: Any, tmp_path
     (tmp_path / "XBTUSD.csv").write_bytes(csv_files.three_columns(TRADES))
     done = harvester("import", "XBTUSD.csv", "--log-json")
     told = [json.loads(line) for line in done.err.splitlines() if line.startswith("{")]
-    assert [one["event"] for one in told if one["event"] != "step"] == ["begun", "imported"]
+    assert [event["event"] for event in told if event["event"] != "step"] == ["begun", "imported"]
     size = (tmp_path / "XBTUSD.csv").stat().st_size
-    [begun, *_] = [one for one in told if one["event"] == "step"]
+    [begun, *_] = [event for event in told if event["event"] == "step"]
     assert (begun["pair"], begun["done"], begun["of"]) == ("XBTUSD", 0, size)
     [record] = json.loads(harvester("status", "--runs", "--json").out)
     assert (record["command"], record["state"], record["exit_status"]) == ("import", "ended", 0)
@@ -177,13 +177,13 @@ def test_candles_across_the_boundary_are_the_oracles(harvester: Any, tmp_path: P
     truth = candle_oracle.candles(expected(sample_trades.market(TRADES)), 60 * 10**9)
     names = ("open", "high", "low", "close", "volume", "count")
     assert [tuple(Decimal(value) for value in row) for row in made] == [
-        tuple(Decimal(one[name]) for name in names) for one in truth
+        tuple(Decimal(candle[name]) for name in names) for candle in truth
     ]
 
 
 def busiest_second() -> int:
     """The second in which most of the trades lie."""
-    return Counter(csv_files.second(one) for one in TRADES).most_common(1)[0][0]
+    return Counter(csv_files.second(trade) for trade in TRADES).most_common(1)[0][0]
 
 
 @pytest.mark.parametrize("rounding", csv_files.ROUNDINGS)
@@ -192,11 +192,11 @@ def test_the_api_from_inside_a_busy_second_on_and_the_file_up_to_it(
 ) -> None:
     """The file holds that second whole, the API begins in the midst of its trades."""
     busy = busiest_second()
-    inside = [one for one in TRADES if csv_files.second(one) == busy]
+    inside = [trade for trade in TRADES if csv_files.second(trade) == busy]
     assert len(inside) > 5
     middle = inside[len(inside) // 2].true_ns
     assert harvester("backfill", "XBTUSD", "--since", str(middle)).status == 0
-    before = [one for one in TRADES if csv_files.second(one) <= busy]
+    before = [trade for trade in TRADES if csv_files.second(trade) <= busy]
     (tmp_path / "XBTUSD.csv").write_bytes(csv_files.three_columns(before, rounding))
     done = harvester("import", "XBTUSD.csv", "--json")
     [report] = json.loads(done.out)["files"]
@@ -228,8 +228,8 @@ def test_the_api_from_inside_a_busy_second_on_and_the_file_up_to_it(
 def test_the_hours_of_2018_from_three_columns_are_krakens(harvester: Any, tmp_path: Path) -> None:
     with (CAPTURED / "trades_XBTUSD_2018-05-08.csv").open(newline="") as file:
         rows = [
-            [one["price"], one["volume"], one["time"], one["buy_or_sell"], "l", ""]
-            for one in csv.DictReader(file)
+            [trade["price"], trade["volume"], trade["time"], trade["buy_or_sell"], "l", ""]
+            for trade in csv.DictReader(file)
         ]
     market = Market.from_rows(rows)
     (tmp_path / "XBTUSD.csv").write_bytes(csv_files.three_columns(market.trades))
@@ -265,7 +265,7 @@ def test_killed_ten_times_an_import_is_exact(harvester: Any, tmp_path: Path) -> 
         sample_trades.xbtusd_like(60, year, start_ns=sample_trades.utc_ns(year, 6, 1), first_id=1)
         for year in range(2012, 2026)
     ]
-    trades = [one for some in years for one in some]
+    trades = [trade for some in years for trade in some]
     tape = [(Decimal(trade.price), Decimal(trade.volume)) for trade in trades]
     members = {"T/XBTUSD.csv": csv_files.three_columns(trades)}
     csv_files.packed(tmp_path / "Kraken_Trading_History.zip", members)
@@ -331,7 +331,7 @@ def damaged_zip(folder: Path) -> None:
         )
         for year in range(3)
     ]
-    data = csv_files.three_columns([one for some in years for one in some])
+    data = csv_files.three_columns([trade for some in years for trade in some])
     path = csv_files.packed(folder / "K.zip", {"XBTUSD.csv": data})
     raw = bytearray(path.read_bytes())
     place = raw.index(b"PK\x01\x02") + 16
@@ -368,10 +368,10 @@ def test_a_file_that_changes_while_it_is_imported_is_withdrawn(
         TradeStore(tmp_path / "data"),
         ImportOptions(lambda _pair, _size: None, CancelToken()),
     )
-    with writer(archive, "XBTUSD") as one:
+    with writer(archive, "XBTUSD") as pair_writer:
         chain = FileChain(archive, Pair(altname="XBTUSD"), [part], watch)
         with pytest.raises(DamagedFile, match="its bytes do not match its checksum"):
-            chain.run(one)
+            chain.run(pair_writer)
     assert tape_of(tmp_path / "data", "XBTUSD") == []
     assert (chain.report.imported.rows, chain.report.ranges) == (0, [])
     assert len(list((tmp_path / "data" / "quarantine").rglob("*.parquet"))) >= 1

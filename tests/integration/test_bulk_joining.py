@@ -47,10 +47,10 @@ def tape(gaps_ms: list[int]) -> Market:
 def hold(folder: Path, market: Market, spans: list[Range]) -> None:
     """Let the archive have spans as the exchange shows them."""
     rows = expected(market)
-    with writer(TradeStore(folder), "XBTUSD") as one:
+    with writer(TradeStore(folder), "XBTUSD") as pair_writer:
         for span in spans:
             inside = [row for row in rows if span.after < row[1] <= span.through]
-            one.commit(span, batch(inside, ROWS), Footer(span, '{"altname":"XBTUSD"}'))
+            pair_writer.commit(span, batch(inside, ROWS), Footer(span, '{"altname":"XBTUSD"}'))
 
 
 def volumes(folder: Path) -> list[int]:
@@ -99,7 +99,7 @@ def test_a_file_and_the_api_together_are_the_tape(
         fill(folder, market)
         assert volumes(folder) == [number for number, _ in enumerate(gaps, 1)]
         ranges = [segment.range for segment in TradeStore(folder).segments("XBTUSD")]
-        assert all(one.through <= other.after for one, other in pairwise(ranges))
+        assert all(span.through <= other.after for span, other in pairwise(ranges))
         seconds = {csv_files.second(trade, rounding) - MIDNIGHT_S for trade in market.trades}
         if whole and not spans and seconds.isdisjoint((-2, -1, 0, 1)):
             assert report.imported.rows == len(gaps)
@@ -125,8 +125,8 @@ def test_a_range_that_an_import_turns_out_to_lack_joins_what_stays_imported(
         lost = Range(first_ns, first_ns + lost_ms[1] * 1_000_000)
         archive = TradeStore(folder)
         coverage = archive.coverage("XBTUSD")
-        with writer(archive, "XBTUSD") as one:
-            removed = one.uncover(lost)
+        with writer(archive, "XBTUSD") as pair_writer:
+            removed = pair_writer.uncover(lost)
         assert archive.coverage("XBTUSD") == missing(coverage, removed)
         assert missing([lost], removed) == missing([lost], coverage)
         fill(folder, market)
@@ -239,11 +239,11 @@ def test_quarters_that_follow_one_another_have_no_seam(gaps: list[int], at: int)
         looked = [scan_file(member) for member in members]
         assert [len(chain) for chain in chains(looked)] == [len(files)]
         archive = TradeStore(folder)
-        with writer(archive, "XBTUSD") as one:
+        with writer(archive, "XBTUSD") as pair_writer:
             chain = FileChain(
                 archive, PAIR, looked, ImportOptions(lambda _pair, _size: None, CancelToken())
             )
-            chain.run(one)
+            chain.run(pair_writer)
         fill(folder, market)
         assert volumes(folder) == [number for number, _ in enumerate(gaps, 1)]
 
@@ -353,14 +353,22 @@ def test_provenance_is_in_the_footer_and_outlives_a_merger(tmp_path: Path) -> No
     crc = f"crc32:{zlib.crc32(file.read_bytes()):08x}"
     first, *_ = archive.segments("XBTUSD")
     footer = archive.footer(first)
-    assert (footer.source, [one[2:] for one in footer.imported]) == (
+    assert (footer.source, [provenance[2:] for provenance in footer.imported]) == (
         "csv",
         [("XBTUSD.csv", crc)],
     )
-    spans = [one for seg in archive.segments("XBTUSD") for one in archive.footer(seg).imported]
-    with writer(archive, "XBTUSD") as one:
-        one.compact(every=True)
-    merged = [one for seg in archive.segments("XBTUSD") for one in archive.footer(seg).imported]
+    spans = [
+        provenance
+        for seg in archive.segments("XBTUSD")
+        for provenance in archive.footer(seg).imported
+    ]
+    with writer(archive, "XBTUSD") as pair_writer:
+        pair_writer.compact(every=True)
+    merged = [
+        provenance
+        for seg in archive.segments("XBTUSD")
+        for provenance in archive.footer(seg).imported
+    ]
     assert merged[0].after == spans[0].after
     assert merged[-1].through == spans[-1].through
     assert [archive.footer(seg).source for seg in archive.segments("XBTUSD")] == [

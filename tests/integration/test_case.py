@@ -51,8 +51,8 @@ BOTH = "'aaplxusd' may mean AAPLXUSD and AAPLxUSD, which differ by case: give th
 
 @pytest.fixture(scope="module")
 def exchange() -> Iterator[Exchange]:
-    with serve(TOKEN, COIN) as one:
-        yield one
+    with serve(TOKEN, COIN) as server:
+        yield server
 
 
 @pytest.fixture(scope="module")
@@ -102,7 +102,7 @@ def test_a_backfill_of_neither_spelling_names_both(exchange: Exchange, tmp_path:
 @pytest.mark.parametrize("find_pair", [resolve_held, resolve_named])
 def test_what_is_held_is_looked_up_by_the_exact_spelling(find_pair: Any, folder: Path) -> None:
     found = [find_pair(TradeStore(folder), name) for name in ("AAPLxUSD", "AAPLXUSD")]
-    assert [getattr(one, "altname", one) for one in found] == ["AAPLxUSD", "AAPLXUSD"]
+    assert [getattr(pair, "altname", pair) for pair in found] == ["AAPLxUSD", "AAPLXUSD"]
     with pytest.raises(AmbiguousPair) as caught:
         find_pair(TradeStore(folder), "aaplxusd")
     assert str(caught.value) == BOTH
@@ -119,8 +119,8 @@ def test_the_exact_spelling_of_a_pair_that_is_not_held_means_no_other(
 def test_what_was_only_requested_is_looked_up_by_the_exact_spelling(tmp_path: Path) -> None:
     archive = TradeStore(tmp_path)
     for name in ROWS:
-        with writer(archive, name) as one:
-            one.want(Range(0, 10))
+        with writer(archive, name) as pair_writer:
+            pair_writer.want(Range(0, 10))
     assert [resolve_named(archive, name) for name in ROWS] == list(ROWS)
     with pytest.raises(AmbiguousPair) as caught:
         resolve_named(archive, "aaplxusd")
@@ -134,7 +134,7 @@ def test_a_refresh_of_neither_spelling_names_both_and_refreshes_the_others(
     pairs = {name: Pair(altname=name, key=name) for name in (*ROWS, "XBTUSD")}
     names = ["aaplxusd", "xbtusd", "AAPLxUSD"]
     found = choose_targets(names, KnownPairs(pairs, pairs, stored))
-    assert [(one.pair.altname, one.error and str(one.error)) for one in found] == [
+    assert [(outcome.pair.altname, outcome.error and str(outcome.error)) for outcome in found] == [
         ("aaplxusd", BOTH),
         ("XBTUSD", None),
         ("AAPLxUSD", None),
@@ -248,7 +248,9 @@ def test_a_disk_is_asked_whether_it_ignores_case(
 ) -> None:
     (tmp_path / "pair=XBTUSD").mkdir()
     assert not archive_files.ignores_case(tmp_path / "pair=XBTUSD")
-    monkeypatch.setattr(Path, "samefile", lambda one, other: one.name.lower() == other.name.lower())
+    monkeypatch.setattr(
+        Path, "samefile", lambda path, other: path.name.lower() == other.name.lower()
+    )
     assert archive_files.ignores_case(tmp_path / "pair=XBTUSD")
 
 
@@ -296,8 +298,8 @@ def test_on_a_disk_that_ignores_case_a_pair_is_written_again(
 ) -> None:
     (tmp_path / "trades/pair=AAPLxUSD").mkdir(parents=True)
     monkeypatch.setattr(archive_files, "ignores_case", lambda _path: True)
-    with writer(TradeStore(tmp_path), "AAPLxUSD") as one:
-        assert one.pair == "AAPLxUSD"
+    with writer(TradeStore(tmp_path), "AAPLxUSD") as pair_writer:
+        assert pair_writer.pair == "AAPLxUSD"
 
 
 def test_a_pair_that_is_refused_there_stops_no_other(

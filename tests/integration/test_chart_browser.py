@@ -68,8 +68,8 @@ function drawn(what) {
 def archive(tmp_path_factory: pytest.TempPathFactory) -> Iterator[harvester.Archive]:
     folder = tmp_path_factory.mktemp("made") / "data"
     create_sample_archive(folder, 30_000, 7)
-    with harvester.open(folder) as one:
-        yield one
+    with harvester.open(folder) as opened_archive:
+        yield opened_archive
 
 
 @pytest.fixture
@@ -99,12 +99,12 @@ def holed(folder: Path, gaps: list[tuple[int, int]], wsname: str = "XBT/USD") ->
     disk, pair = Disk(folder), msgspec.structs.replace(SAMPLE_PAIR, wsname=wsname)
     keep_pairs(disk.store, msgspec.json.encode({"XBTUSD": pair}))
     tape, after = sample_trades(30_000, 7), START - 1
-    with writer(disk, "XBTUSD") as one:
-        one.want(Range(START - 1, END_NS - 1))
+    with writer(disk, "XBTUSD") as pair_writer:
+        pair_writer.want(Range(START - 1, END_NS - 1))
         for begins, ends in [*gaps, (END_NS, END_NS)]:
             span = Range(after, begins - 1)
             spelled = msgspec.json.encode(pair).decode()
-            one.commit(span, clip(tape, span), Footer(span, spelled, source="made"))
+            pair_writer.commit(span, clip(tape, span), Footer(span, spelled, source="made"))
             after = ends - 1
     return harvester.open(folder)
 
@@ -124,7 +124,7 @@ def test_a_candle_tells_its_figures_where_the_mouse_is_over_it_or_its_volume(
 ) -> None:
     since = START + 40 * HOUR
     rows = archive.trades("XBT/USD", since=since, until=since + HOUR).to_arrow_table()
-    prices, volumes, sides = (rows.column(one).to_pylist() for one in ("price", "volume", "side"))
+    prices, volumes, sides = (rows.column(name).to_pylist() for name in ("price", "volume", "side"))
     bought = sum(v for v, side in zip(volumes, sides, strict=True) if side == "buy")
     sold = sum(v for v, side in zip(volumes, sides, strict=True) if side == "sell")
     value = sum(p * v for p, v in zip(prices, volumes, strict=True))
@@ -163,8 +163,8 @@ def test_a_crosshair_stands_at_the_mouse(archive: harvester.Archive, look: Any) 
     lines, x, y = seen.told
     upright = [line for line in lines if line[0] == line[1]]
     level = [line for line in lines if line[2] == line[3]]
-    assert [one[0] for one in upright] == [pytest.approx(x, abs=1)] * len(upright)
-    assert [one[2] for one in level] == [pytest.approx(y, abs=1)] * len(level)
+    assert [line[0] for line in upright] == [pytest.approx(x, abs=1)] * len(upright)
+    assert [line[2] for line in level] == [pytest.approx(y, abs=1)] * len(level)
     assert upright
     assert level
 
@@ -188,7 +188,7 @@ def test_the_wheel_zooms_time_and_prices_follow_until_a_double_click(
     seen = look(archive.chart("XBT/USD", "1h"), script)
     assert nothing_wrong(seen)
     first, near, back = seen.told
-    from_ns, to_ns = (int(one * 1_000_000) for one in near[0])
+    from_ns, to_ns = (int(bound_ms * 1_000_000) for bound_ms in near[0])
     assert START < from_ns < START + 120 * HOUR < to_ns < END_NS
     rows = archive.ohlc("XBT/USD", "1h").df()
     opens = rows["time"].astype("int64")

@@ -59,7 +59,7 @@ def days(first: float, last: float) -> Range:
 
 
 def trace(chart: Chart, name: str) -> Any:
-    [found] = [one for one in chart.figure.data if one.name == name]
+    [found] = [drawn for drawn in chart.figure.data if drawn.name == name]
     return found
 
 
@@ -78,7 +78,7 @@ def three(tmp_path: Path) -> harvester.Archive:
 def test_candles_stand_amid_their_hour_with_their_prices(three: harvester.Archive) -> None:
     chart = three.chart("XBT/USD", "1h")
     candles = trace(chart, "candles")
-    assert [str(one) for one in candles.x] == [
+    assert [str(moment) for moment in candles.x] == [
         "2020-09-14T01:30:00.000000",
         "2020-09-14T02:30:00.000000",
     ]
@@ -102,7 +102,7 @@ def test_volume_is_shown_by_the_takers_side_and_apart_where_that_is_unknown(
     assert list(trace(chart, "takers sell").y) == [1.0, 0.0]
     assert list(trace(chart, "side unknown").y) == [0.5, 0.0]
     later = three.chart("XBT/USD", "1h", since="2020-09-14T02:00")
-    names = [one.name for one in later.figure.data]
+    names = [drawn.name for drawn in later.figure.data]
     assert names == ["candles", "vwap", "takers buy", "takers sell", "hover"]
 
 
@@ -137,7 +137,7 @@ def test_the_vwap_breaks_where_a_gap_is_and_nowhere_else(tmp_path: Path) -> None
     rows = [at(1), at(2), at(9)]
     parts = [(days(0, 1), rows), (days(3, 4), [at(3 * 24 + 5)])]
     vwap = trace(held(tmp_path / "data", parts).chart("XBT/USD", "1h"), "vwap")
-    assert [bool(one) for one in np.isnan(vwap.y)] == [False, False, False, True, False]
+    assert [bool(is_nan) for is_nan in np.isnan(vwap.y)] == [False, False, False, True, False]
 
 
 def test_what_was_asked_for_by_since_and_until_is_a_gap_where_it_is_not_held(
@@ -157,8 +157,8 @@ def test_what_was_asked_for_by_since_and_until_is_a_gap_where_it_is_not_held(
 
 def test_what_was_ever_wanted_is_a_gap_where_it_is_not_held(tmp_path: Path) -> None:
     archive = held(tmp_path / "data", [(days(1, 2), [at(30)])])
-    with writer(Disk(tmp_path / "data"), "XBTUSD") as one:
-        one.want(days(0, 3))
+    with writer(Disk(tmp_path / "data"), "XBTUSD") as pair_writer:
+        pair_writer.want(days(0, 3))
     chart = archive.chart("XBT/USD", "1h")
     assert chart.notes == ("not downloaded: 2020-09-14 to 2020-09-15, 2020-09-16 to 2020-09-17",)
     assert "2 ranges are not downloaded, the widest from 2020-09-14 to 2020-09-15" in chart.html()
@@ -175,8 +175,8 @@ def test_a_history_wanted_from_the_beginning_moves_the_axis_no_further_than_the_
     tmp_path: Path,
 ) -> None:
     archive = held(tmp_path / "data", [(days(0, 1), [at(5)])])
-    with writer(Disk(tmp_path / "data"), "XBTUSD") as one:
-        one.want(Range(0, days(0, 1).through))
+    with writer(Disk(tmp_path / "data"), "XBTUSD") as pair_writer:
+        pair_writer.want(Range(0, days(0, 1).through))
     chart = archive.chart("XBT/USD", "1h")
     assert chart.notes == ("not downloaded: the beginning to 2020-09-14",)
     assert chart.figure.layout.xaxis.range[0] > "2020-09-14T04:"
@@ -213,7 +213,7 @@ def test_what_a_screen_can_not_show_comes_coarser_and_says_so(tmp_path: Path) ->
 
 
 def test_the_ladder_goes_up() -> None:
-    lengths = [length_ns(one) for one in LADDER]
+    lengths = [length_ns(interval) for interval in LADDER]
     assert lengths == sorted(set(lengths))
     assert length_ns(parse_interval("7m")) == 7 * MINUTE
 
@@ -225,7 +225,7 @@ def test_no_more_candles_come_than_were_expected(tmp_path: Path, interval: str) 
     archive = hold(Disk(tmp_path), cut(rows, sorted({0, *stamps[::37], stamps[-1] + DAY})))
     question = CandleQuery("XBTUSD", parse_interval(interval), EVER)
     most = QuerySession(archive).with_snapshot_retry(
-        question, lambda one: max_candles(archive, one)
+        question, lambda plan: max_candles(archive, plan)
     )
     made = len({stamp // length_ns(question.interval) for stamp in stamps})
     assert made <= most <= len(rows)
@@ -279,7 +279,7 @@ def test_a_page_is_whole_and_the_same_each_time(three: harvester.Archive, tmp_pa
     assert page.startswith(b"<!doctype html>")
     assert page.endswith(b"</html>\n")
     assert not re.search(rb"<(script|link|img|iframe)[^>]+(src|href)=", page)
-    assert sorted(one.name for one in tmp_path.iterdir()) == ["a.html", "b.HTML", "data"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.html", "b.HTML", "data"]
 
 
 def test_what_was_changed_in_the_figure_is_kept(three: harvester.Archive) -> None:
@@ -321,7 +321,7 @@ def test_a_chart_that_can_not_be_written_leaves_the_old_one(
         f"can't write {file}: the disk is full: make room, then run the same command again"
     )
     assert file.read_text() == "old"
-    assert sorted(one.name for one in tmp_path.iterdir()) == ["chart.html", "data"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["chart.html", "data"]
 
 
 def test_a_span_without_a_trade_is_an_error(three: harvester.Archive) -> None:
@@ -392,7 +392,7 @@ def test_an_image_without_kaleido_says_what_to_install(
     done = run("XBT/USD", "-i", "1h", "-o", f"c.{ending}", before=before)
     message = "harvester: an image needs kaleido: pip install --upgrade kaleido\n"
     assert (done.returncode, done.stdout, done.stderr) == (2, "", message)
-    assert [one.name for one in tmp_path.iterdir()] == ["data"]
+    assert [path.name for path in tmp_path.iterdir()] == ["data"]
 
 
 def test_an_ending_that_can_not_be_is_refused_before_anything_is_read(run: Any) -> None:

@@ -35,8 +35,8 @@ def exchange() -> Iterator[Exchange]:
         sample_trades.market(sample_trades.xbtusd_like(5_000, 41)),
         sample_trades.tiny_coin(500, 41),
         sample_trades.thirteen_decimals(5, 41),
-    ) as one:
-        yield one
+    ) as server:
+        yield server
 
 
 class Run:
@@ -132,8 +132,8 @@ def test_a_column_that_is_not_known_is_told_once_and_in_the_notes(
     harvester: Any, command: str, tmp_path: Path
 ) -> None:
     market = sample_trades.market(sample_trades.xbtusd_like(2_500, 41))
-    with WithAnotherColumn([market], clock=Clock(market.trades[-1].true_ns + 10**12)) as one:
-        run = harvester(command, "XBTUSD", "--json", HARVESTER_API_URL=one.url)
+    with WithAnotherColumn([market], clock=Clock(market.trades[-1].true_ns + 10**12)) as exchange:
+        run = harvester(command, "XBTUSD", "--json", HARVESTER_API_URL=exchange.url)
     assert run.status == 0
     [told] = [line for line in run.err.splitlines() if "column" in line]
     assert told == (
@@ -148,8 +148,8 @@ def test_a_pace_that_changes_is_told_with_v_and_reported(harvester: Any) -> None
     market = sample_trades.market(sample_trades.xbtusd_like(2_500, 41))
     given = ("backfill", "XBTUSD", "--rate", "50", "--json")
     for option, told in (("-v", True), ("-q", False)):
-        with serve(market, faults=Faults(script=[None, "rate_limit"])) as one:
-            run = harvester(*given, option, "-d", f"data{option}", HARVESTER_API_URL=one.url)
+        with serve(market, faults=Faults(script=[None, "rate_limit"])) as exchange:
+            run = harvester(*given, option, "-d", f"data{option}", HARVESTER_API_URL=exchange.url)
         line = (
             "XBTUSD: requested at 25.00 calls a second, EAPI:Rate limit exceeded "
             "(1 of 2 calls refused)"
@@ -408,7 +408,7 @@ def test_the_gravest_status_of_several_pairs_wins(harvester: Any, tmp_path: Path
     run = harvester("backfill", "XBTUSD", "PEPEXBT", "-q", "--json")
     report = json.loads(run.out)
     assert run.status == report["exit_status"] == 1
-    assert [one["exit_status"] for one in report["pairs"]] == [0, 1]
+    assert [outcome["exit_status"] for outcome in report["pairs"]] == [0, 1]
     assert len(tape_of(tmp_path / "data", "XBTUSD")) == 5_000
 
 
@@ -424,13 +424,13 @@ def test_a_second_run_meanwhile_ends_with_5(harvester: Any, tmp_path: Path) -> N
 
 def test_ctrl_c_keeps_what_was_fetched_and_ends_with_130(tmp_path: Path) -> None:
     market = sample_trades.market(sample_trades.xbtusd_like(20_000, 42))
-    with serve(market, latency_s=0.02) as one:
-        process = _start(one.url, tmp_path, "backfill", "XBTUSD", "--log-json")
+    with serve(market, latency_s=0.02) as exchange:
+        process = _start(exchange.url, tmp_path, "backfill", "XBTUSD", "--log-json")
         _await_line(process, '"event":"pageread"')
         process.send_signal(signal.SIGINT)
         process.communicate(timeout=30)
         kept = len(tape_of(tmp_path, "XBTUSD"))
-        again = _start(one.url, tmp_path, "backfill", "XBTUSD", "-q")
+        again = _start(exchange.url, tmp_path, "backfill", "XBTUSD", "-q")
         again.communicate(timeout=60)
     assert (process.returncode, kept > 0, again.returncode) == (130, True, 0)
     assert tape_of(tmp_path, "XBTUSD") == list(expected(market))
@@ -440,15 +440,17 @@ def test_ctrl_c_keeps_what_was_fetched_and_ends_with_130(tmp_path: Path) -> None
 def test_a_killed_run_goes_on_where_it_stopped(tmp_path: Path) -> None:
     market = sample_trades.market(sample_trades.xbtusd_like(20_000, 43))
     fast_flush = {"HARVESTER_ARCHIVE_FLUSH_ROWS": "1500"}
-    with serve(market, latency_s=0.01) as one:
+    with serve(market, latency_s=0.01) as exchange:
         for _ in range(3):
-            process = _start(one.url, tmp_path, "backfill", "XBTUSD", "--log-json", **fast_flush)
+            process = _start(
+                exchange.url, tmp_path, "backfill", "XBTUSD", "--log-json", **fast_flush
+            )
             _await_line(process, '"event":"committed"')
             process.kill()
             process.communicate(timeout=30)
             kept = tape_of(tmp_path, "XBTUSD")
             assert kept == list(expected(market))[: len(kept)]
-        last = _start(one.url, tmp_path, "backfill", "XBTUSD", "-q", **fast_flush)
+        last = _start(exchange.url, tmp_path, "backfill", "XBTUSD", "-q", **fast_flush)
         last.communicate(timeout=60)
     assert last.returncode == 0
     assert tape_of(tmp_path, "XBTUSD") == list(expected(market))
@@ -470,8 +472,8 @@ def test_a_reader_that_has_had_enough_ends_it_cleanly(
 
 def test_warnings_of_the_exchange_are_shown_once(tmp_path: Path) -> None:
     market = sample_trades.market(sample_trades.xbtusd_like(3_000, 44))
-    with serve(market, faults=Faults(chances={"warning": 1.0})) as one:
-        process = _start(one.url, tmp_path, "backfill", "XBTUSD")
+    with serve(market, faults=Faults(chances={"warning": 1.0})) as exchange:
+        process = _start(exchange.url, tmp_path, "backfill", "XBTUSD")
         _, err = process.communicate(timeout=30)
     assert err.count("the exchange warns") == 1
 

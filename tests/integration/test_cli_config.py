@@ -93,8 +93,8 @@ def test_config_as_json_tells_all(harvester: Callable[..., Run], tmp_path: Path)
     (tmp_path / "config.toml").write_text("[exchange]\njobs = 3\n")
     told = json.loads(harvester("config", "--json").out)
     assert told["file"] == str(tmp_path / "config.toml")
-    assert [one["key"] for one in told["settings"]] == [key.name for key in KEYS]
-    [jobs] = [one for one in told["settings"] if one["key"] == "exchange.jobs"]
+    assert [setting["key"] for setting in told["settings"]] == [key.name for key in KEYS]
+    [jobs] = [setting for setting in told["settings"] if setting["key"] == "exchange.jobs"]
     assert jobs == {
         "key": "exchange.jobs",
         "value": 3,
@@ -182,11 +182,11 @@ def test_init_writes_a_file_that_changes_nothing(
 ) -> None:
     run = harvester("config", "--init", *arguments, **environment)
     assert run == Run(0, "", f"{file} is written: every key with its default\n")
-    assert [one.name for one in tmp_path.iterdir()] == [file]
+    assert [path.name for path in tmp_path.iterdir()] == [file]
     assert (tmp_path / file).read_text() == default_file_text()
     told = json.loads(harvester("config", "--config", file, "--json").out)["settings"]
-    assert all(one["value"] == one["default"] for one in told)
-    assert {one["origin"] for one in told} == {file}
+    assert all(setting["value"] == setting["default"] for setting in told)
+    assert {setting["origin"] for setting in told} == {file}
 
 
 def test_init_never_writes_over_a_file(harvester: Callable[..., Run], tmp_path: Path) -> None:
@@ -206,7 +206,7 @@ def test_init_never_writes_over_a_link_that_leads_nowhere(
 ) -> None:
     (tmp_path / "config.toml").symlink_to("elsewhere.toml")
     assert harvester("config", "--init").status == 2
-    assert [one.name for one in tmp_path.iterdir()] == ["config.toml"]
+    assert [path.name for path in tmp_path.iterdir()] == ["config.toml"]
 
 
 def test_init_where_there_is_no_folder_is_said(harvester: Callable[..., Run]) -> None:
@@ -227,7 +227,7 @@ def test_one_that_comes_meanwhile_is_not_written_over(
     monkeypatch.setattr(output, "_publish", late)
     with pytest.raises(UsageError):
         output.write_new(target, "ours")
-    assert [(one.name, one.read_text()) for one in tmp_path.iterdir()] == [
+    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [
         ("config.toml", "theirs")
     ]
 
@@ -240,7 +240,7 @@ def test_a_disk_without_links_gets_the_file_all_the_same(
 
     monkeypatch.setattr(os, "link", refuse)
     output.write_new(tmp_path / "one", "text")
-    assert [(one.name, one.read_text()) for one in tmp_path.iterdir()] == [("one", "text")]
+    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("one", "text")]
 
 
 def test_a_full_disk_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -352,7 +352,7 @@ def test_units_are_written_into_a_folder_and_never_over_others(
         "harvester: new/units/harvester.timer is there already, and is never written over: "
         "remove it first, or give another name\n",
     )
-    assert [one.name for one in (tmp_path / "new" / "units").iterdir()] == ["harvester.timer"]
+    assert [path.name for path in (tmp_path / "new" / "units").iterdir()] == ["harvester.timer"]
 
 
 WRONG: list[tuple[list[str], str]] = [

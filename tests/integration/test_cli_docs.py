@@ -114,17 +114,17 @@ def test_every_command_shows_an_example_that_it_takes(name: str) -> None:
 
 
 def test_every_option_says_what_it_does() -> None:
-    assert [f"{name} {one.name}" for name, one in all_options() if not one.help] == []
+    assert [f"{name} {option.name}" for name, option in all_options() if not option.help] == []
 
 
 def test_every_default_is_told() -> None:
     silent = [
-        f"{name} --{one.name}"
-        for name, one in all_options()
-        if isinstance(one.default, str | int | float)
-        and not isinstance(one.default, bool)
-        and not one.count
-        and str(one.default) not in help_of(name)
+        f"{name} --{option.name}"
+        for name, option in all_options()
+        if isinstance(option.default, str | int | float)
+        and not isinstance(option.default, bool)
+        and not option.count
+        and str(option.default) not in help_of(name)
     ]
     assert silent == []
 
@@ -173,8 +173,8 @@ def test_every_exit_status_is_told() -> None:
     found = {0}
     pending: list[type[errors.HarvesterError]] = [errors.HarvesterError]
     while pending:
-        one = pending.pop()
-        found.add(one.exit_status)
-        pending += one.__subclasses__()
+        error = pending.pop()
+        found.add(error.exit_status)
+        pending += error.__subclasses__()
     table = PAGE.read_text(encoding="utf-8").partition("## Exit statuses")[2].partition("\n## ")[0]
     assert {int(status) for status in re.findall(r"^\| (\d+) \|", table, re.MULTILINE)} == found

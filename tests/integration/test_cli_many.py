@@ -27,8 +27,8 @@ SHORT = ("--since", "2024-01-01", "--until", "2024-06-01")
 def exchange() -> Iterator[Exchange]:
     with serve(
         *(named(n, sample_trades.xbtusd_like(size, n)) for n, size in enumerate(SIZES))
-    ) as one:
-        yield one
+    ) as server:
+        yield server
 
 
 @pytest.fixture
@@ -168,8 +168,8 @@ def test_one_of_many_that_fails_is_told_at_the_end(harvester: Any, tmp_path: Pat
     several = [named(n, sample_trades.xbtusd_like(20, n)) for n in range(4)]
     several.append(sample_trades.thirteen_decimals(5, 41))
     faults = Faults(script={"ETHUSD": ["denied"]})
-    with serve(*several, faults=faults) as one:
-        run = harvester("backfill", "--all", *SHORT, "--json", HARVESTER_API_URL=one.url)
+    with serve(*several, faults=faults) as exchange:
+        run = harvester("backfill", "--all", *SHORT, "--json", HARVESTER_API_URL=exchange.url)
     report = json.loads(run.stdout)
     assert run.returncode == report["exit_status"] == 1
     assert [pair["exit_status"] for pair in report["pairs"]] == [0, 3, 0, 0, 1]
@@ -189,8 +189,8 @@ def test_one_of_many_that_fails_is_told_at_the_end(harvester: Any, tmp_path: Pat
 def test_of_many_failures_some_are_listed(harvester: Any) -> None:
     several = [named(n, sample_trades.xbtusd_like(5, n)) for n in range(25)]
     faults = Faults(script={market.altname: ["denied"] for market in several})
-    with serve(*several, faults=faults) as one:
-        run = harvester("backfill", "--all", *SHORT, HARVESTER_API_URL=one.url)
+    with serve(*several, faults=faults) as exchange:
+        run = harvester("backfill", "--all", *SHORT, HARVESTER_API_URL=exchange.url)
     lines = run.stderr.splitlines()
     assert run.returncode == 3
     assert lines[-23:-20] == [
@@ -204,9 +204,11 @@ def test_of_many_failures_some_are_listed(harvester: Any) -> None:
 def test_hundreds_of_pairs_find_files_enough(harvester: Any) -> None:
     """A connection and a lock are an open file each, and systems begin with few."""
     trades = sample_trades.xbtusd_like(5, 1)
-    with serve(*(named(n, trades) for n in range(60)), latency_s=0.1) as one:
+    with serve(*(named(n, trades) for n in range(60)), latency_s=0.1) as exchange:
         jobs = ("--jobs", "60")
-        run = harvester("backfill", "--all", *jobs, *SHORT, files=64, HARVESTER_API_URL=one.url)
+        run = harvester(
+            "backfill", "--all", *jobs, *SHORT, files=64, HARVESTER_API_URL=exchange.url
+        )
     assert run.returncode == 0, run.stderr
     assert "done     60     300" in run.stderr
 
@@ -262,9 +264,9 @@ def test_a_dry_run_tells_what_more_side_by_side_would_do(harvester: Any) -> None
 def test_a_dry_run_counts_what_it_knows(harvester: Any) -> None:
     several = [named(n, sample_trades.xbtusd_like(20, n)) for n in range(3)]
     faults = Faults(elsewhere={"OHLC": ["denied"]})
-    with serve(*several, faults=faults) as one:
+    with serve(*several, faults=faults) as exchange:
         options = ("--jobs", "1", "--dry-run", *SHORT)
-        run = harvester("backfill", "--all", *options, HARVESTER_API_URL=one.url)
+        run = harvester("backfill", "--all", *options, HARVESTER_API_URL=exchange.url)
     assert run.stdout == (
         "pair                ranges  trades  calls  hours   MB\n"
         "ETHUSD                   1      20      3   0.00  0.0\n"

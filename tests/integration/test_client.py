@@ -407,7 +407,7 @@ def test_no_more_calls_are_in_flight_than_places() -> None:
 
     async def all_of_them(client: Client) -> int:
         asked = [client.page(Pair(altname=name), None) for name in names]
-        tasks = [asyncio.create_task(one) for one in asked]
+        tasks = [asyncio.create_task(call) for call in asked]
         most = 0
         while not all(task.done() for task in tasks):
             await asyncio.sleep(0)

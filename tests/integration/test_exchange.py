@@ -322,11 +322,11 @@ def test_asset_pairs_are_given_whole_or_by_name() -> None:
     other = Market("SOLUSD", "SOLUSD", "SOL/USD", "SOL", trades=[])
     with Exchange([sample_trades.market([]), other]) as exchange:
         everything = ask(exchange, "AssetPairs")["result"]
-        one = ask(exchange, "AssetPairs", pair="btc/usd")["result"]
+        answer = ask(exchange, "AssetPairs", pair="btc/usd")["result"]
     assert list(everything) == ["XXBTZUSD", "SOLUSD"]
-    assert list(one) == ["XXBTZUSD"]
-    assert one["XXBTZUSD"]["altname"] == "XBTUSD"
-    assert one["XXBTZUSD"]["pair_decimals"] == 1
+    assert list(answer) == ["XXBTZUSD"]
+    assert answer["XXBTZUSD"]["altname"] == "XBTUSD"
+    assert answer["XXBTZUSD"]["pair_decimals"] == 1
 
 
 def test_time_and_status_follow_the_clock() -> None:
@@ -390,7 +390,7 @@ def test_ohlc_and_the_oracle_agree(minutes: int) -> None:
     made = candle_oracle.filled_fixed(candle_oracle.candles(expected(market), step), step, "kraken")
     rows = ohlc_rows(Shelf(market), minutes, market.trades[-1].true_ns)
     shown = [[row[0], *map(Decimal, map(str, row[1:7])), row[7]] for row in rows]
-    assert [_kraken_form(one) for one in made[-721:]] == shown
+    assert [_kraken_form(candle) for candle in made[-721:]] == shown
 
 
 def _kraken_form(candle: candle_oracle.Candle) -> list[object]:
@@ -425,12 +425,17 @@ def test_the_oracle_sums_by_side_and_to_the_last_digit() -> None:
         (None, 7, 0, Decimal(2), Decimal("1E+12"), "buy", "limit", ""),
         (5, 8, 0, Decimal("3.0000000001"), Decimal("0.00000001"), "sell", "market", ""),
     ]
-    (one,) = candle_oracle.candles(rows, 10)
-    assert (one["time"], one["open"], one["close"], one["count"]) == (0, 2, rows[1][3], 2)
-    assert one["volume"] == Decimal("1000000000000.00000001")
-    assert one["value"] == Decimal("2000000000000.000000030000000001")
-    assert (one["buy_value"], one["sell_count"]) == (Decimal("2E+12"), 1)
-    assert (one["first_trade_id"], one["first_time"], one["last_time"]) == (5, 7, 8)
+    (candle,) = candle_oracle.candles(rows, 10)
+    assert (candle["time"], candle["open"], candle["close"], candle["count"]) == (
+        0,
+        2,
+        rows[1][3],
+        2,
+    )
+    assert candle["volume"] == Decimal("1000000000000.00000001")
+    assert candle["value"] == Decimal("2000000000000.000000030000000001")
+    assert (candle["buy_value"], candle["sell_count"]) == (Decimal("2E+12"), 1)
+    assert (candle["first_trade_id"], candle["first_time"], candle["last_time"]) == (5, 7, 8)
 
 
 # --- HTTP ----------------------------------------------------------------------------------------

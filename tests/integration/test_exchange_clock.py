@@ -54,7 +54,7 @@ def crawl(
 
 def test_the_made_trades_are_what_these_tests_are_about() -> None:
     assert SPAN_S > 5 * DAY_S
-    late = [one for one in TRADES if one.true_ns > NOW_NS - 2 * DAY_NS]
+    late = [trade for trade in TRADES if trade.true_ns > NOW_NS - 2 * DAY_NS]
     assert len(late) > 1_000
 
 

@@ -86,14 +86,18 @@ def test_the_rows_told_are_those_of_the_row_groups_that_duckdb_scans(
 
 
 def test_files_levels_and_spans_are_told_in_order(archive: TradeStore) -> None:
-    one, two = archive.segments(PAIR)
+    first, second = archive.segments(PAIR)
     told = explain(QuerySession(archive), ask("1m", Range(CUT.after, LAST)))
     minute = 60 * 10**9
     opens = -(-(CUT.after + 1) // minute) * minute - 1
     assert [(read.level, read.file, read.range) for read in told.reads] == [
-        ("trades", one.path, Range(CUT.after, opens)),
-        ("1m", one.path.replace("trades", "candles/interval=1m"), Range(opens, one.range.through)),
-        ("trades", two.path, two.range),
+        ("trades", first.path, Range(CUT.after, opens)),
+        (
+            "1m",
+            first.path.replace("trades", "candles/interval=1m"),
+            Range(opens, first.range.through),
+        ),
+        ("trades", second.path, second.range),
     ]
     edge, _, rest = told.reads
     assert rest.rows == TICKS
@@ -132,7 +136,7 @@ def test_the_parts_are_those_of_the_stream(
 
 
 def test_the_command_tells_it_as_a_table(archive: TradeStore) -> None:
-    one, two = archive.segments(PAIR)
+    first, second = archive.segments(PAIR)
     status, out, err = run(archive, "ohlc", "XBTUSD", "-i", "1h", "--explain")
     told = explain(QuerySession(archive), ask("1h"))
     rows = told.reads[0].rows
@@ -148,8 +152,8 @@ def test_the_command_tells_it_as_a_table(archive: TradeStore) -> None:
     ]
     assert [line.split()[:2] for line in table.splitlines()] == [
         ["level", "file"],
-        ["1h", one.path.replace("trades", "candles/interval=1h")],
-        ["trades", two.path],
+        ["1h", first.path.replace("trades", "candles/interval=1h")],
+        ["trades", second.path],
     ]
     assert table.splitlines()[1].split()[2:] == [
         "the",

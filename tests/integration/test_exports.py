@@ -46,7 +46,7 @@ MINUTE = 60 * SECOND
 def whole(interval_ns: int) -> list[candle_oracle.Candle]:
     """The candles that the coverage holds whole."""
     made = candle_oracle.candles(BUSY, interval_ns)
-    return [one for one in made if one["time"] + interval_ns - 1 <= THROUGH]
+    return [candle for candle in made if candle["time"] + interval_ns - 1 <= THROUGH]
 
 
 # --- freqtrade -----------------------------------------------------------------------------------
@@ -74,8 +74,9 @@ def test_freqtrade_reads_the_candles_as_its_own(archive: TradeStore, tmp_path: P
     }
     figures = ("open", "high", "low", "close", "volume")
     assert frame.to_dict("records") == [
-        {"date": pd.Timestamp(one["time"], tz="UTC")} | {name: float(one[name]) for name in figures}
-        for one in truth
+        {"date": pd.Timestamp(candle["time"], tz="UTC")}
+        | {name: float(candle[name]) for name in figures}
+        for candle in truth
     ]
 
 
@@ -198,9 +199,9 @@ def test_lean_reads_minutes_day_by_day(archive: TradeStore, tmp_path: Path) -> N
     home = tmp_path / "crypto" / "kraken" / "minute" / "btcusd"
     day_ns = 86_400 * SECOND
     days = {}
-    for day, made in groupby(truth, lambda one: one["time"] // day_ns * day_ns):
+    for day, made in groupby(truth, lambda candle: candle["time"] // day_ns * day_ns):
         name = f"{datetime.fromtimestamp(day // SECOND, UTC):%Y%m%d}"
-        lines = [line(one, str((one["time"] - day) // 10**6)) for one in made]
+        lines = [line(candle, str((candle["time"] - day) // 10**6)) for candle in made]
         days[f"{name}_trade.zip"] = {f"{name}_btcusd_minute_trade.csv": "".join(lines)}
     assert len(days) > 1
     assert {file.name: unpacked(file) for file in home.iterdir()} == days

@@ -284,9 +284,9 @@ def _rename_into_the_future(folder: Path) -> None:
     [segment] = archive.segments("XBTUSD")
     footer = archive.footer(segment)
     span = Range(0, segment.range.through + YEAR_NS)
-    one = Writer(archive, "XBTUSD")
-    one._write(verified_rows(archive, [segment]), replace(footer, range=span))
-    one.remove(segment)
+    pair_writer = Writer(archive, "XBTUSD")
+    pair_writer._write(verified_rows(archive, [segment]), replace(footer, range=span))
+    pair_writer.remove(segment)
 
 
 def test_a_refresh_finds_it_in_a_pair_that_is_not_listed_any_more(tmp_path: Path) -> None:
@@ -297,8 +297,8 @@ def test_a_refresh_finds_it_in_a_pair_that_is_not_listed_any_more(tmp_path: Path
         exchange.delist("ETHEUR")
         archive = TradeStore(tmp_path)
         future = Range(archive.coverage("ETHEUR")[-1].through, END_OF_TIME)
-        with writer(archive, "ETHEUR") as one:
-            one.commit(future, no_rows(), Footer(future, '{"altname":"ETHEUR"}'))
+        with writer(archive, "ETHEUR") as pair_writer:
+            pair_writer.commit(future, no_rows(), Footer(future, '{"altname":"ETHEUR"}'))
         nights.pass_day()
         rows = {row["pair"]: row for row in nights.refresh()["pairs"]}
     assert (rows["ETHEUR"]["exit_status"], rows["SOLEUR"]["exit_status"]) == (4, 0)

@@ -208,7 +208,7 @@ def test_complete_only_leaves_out_what_is_not_complete(
     assert kept.to_arrow_table().to_pylist() == [
         row for row in every.to_pylist() if row["is_complete"]
     ]
-    streamed = [row for one in kept.to_arrow_reader() for row in one.to_pylist()]
+    streamed = [row for batch in kept.to_arrow_reader() for row in batch.to_pylist()]
     assert streamed == kept.to_arrow_table().to_pylist()
 
 
@@ -254,8 +254,8 @@ def test_results_have_notes_and_strict_raises(archive: TradeStore) -> None:
 def test_what_was_requested_and_is_not_there_counts_without_bounds(tmp_path: Path) -> None:
     archive = made(tmp_path, [(days(1, 2), [at(30)])])
     assert gaps_in(archive, "XBTUSD", EVER, NOW) == []
-    with writer(archive, "XBTUSD") as one:
-        one.want(days(0, 3))
+    with writer(archive, "XBTUSD") as pair_writer:
+        pair_writer.want(days(0, 3))
     assert gaps_in(archive, "XBTUSD", EVER, NOW) == [days(0, 1), days(2, 3)]
     assert gaps_in(archive, "XBTUSD", days(0, 1.5), NOW) == [days(0, 1)]
 

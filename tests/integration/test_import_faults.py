@@ -190,8 +190,8 @@ def held(folder: Path, rows: list[tuple[Any, ...]], span: Range) -> None:
         },
         schema=ROWS,
     )
-    with writer(TradeStore(folder), "XBTUSD") as one:
-        one.commit(span, batch, Footer(span, '{"altname":"XBTUSD"}'))
+    with writer(TradeStore(folder), "XBTUSD") as pair_writer:
+        pair_writer.commit(span, batch, Footer(span, '{"altname":"XBTUSD"}'))
 
 
 @pytest.mark.parametrize("rounded_up", [0, 1])

@@ -23,8 +23,8 @@ TRADES = sample_trades.xbtusd_like(1_700, 91, first_id=1)
 MARKET = sample_trades.market(TRADES)
 NOW_NS = TRADES[1_500].true_ns // SECOND_NS * SECOND_NS
 SETTLED_NS = NOW_NS - 60 * SECOND_NS
-SETTLED = [place for place, one in enumerate(TRADES) if one.true_ns <= SETTLED_NS]
-UNSETTLED = [place for place, one in enumerate(TRADES) if SETTLED_NS < one.true_ns <= NOW_NS]
+SETTLED = [place for place, trade in enumerate(TRADES) if trade.true_ns <= SETTLED_NS]
+UNSETTLED = [place for place, trade in enumerate(TRADES) if SETTLED_NS < trade.true_ns <= NOW_NS]
 
 
 def late(places: Iterable[int]) -> Faults:
@@ -72,7 +72,7 @@ def test_trades_without_ids_that_are_late_by_less_than_settle_come_with_the_next
 
 def test_settle_tells_how_late_a_trade_may_be(tmp_path: Path) -> None:
     clock = Clock(NOW_NS)
-    places = [p for p, one in enumerate(TRADES) if 0 <= NOW_NS - one.true_ns < 600 * SECOND_NS]
+    places = [p for p, trade in enumerate(TRADES) if 0 <= NOW_NS - trade.true_ns < 600 * SECOND_NS]
     with serve(MARKET, clock=clock, faults=late(places)) as exchange:
         two_runs(exchange, tmp_path, clock, settle_s=600)
     assert tape_of(tmp_path, "XBTUSD") == shown_by(clock, 600)

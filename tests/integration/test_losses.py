@@ -343,10 +343,10 @@ def test_verify_reports_a_first_id_above_1_behind_empty_coverage(tmp_path: Path)
     market, begin_ns = every(60, 50), START_NS + 179 * SECOND_NS
     with serve(market) as exchange:
         Crawl(exchange.url, tmp_path).only(market.altname, Range(begin_ns, END_OF_TIME))
-    with writer(TradeStore(tmp_path), market.altname) as one:
-        one.want(Range(0, begin_ns))
+    with writer(TradeStore(tmp_path), market.altname) as pair_writer:
+        pair_writer.want(Range(0, begin_ns))
         footer = Footer(Range(0, begin_ns), '{"altname":"XBTUSD"}')
-        one.commit(footer.range, no_rows(), footer)
+        pair_writer.commit(footer.range, no_rows(), footer)
     [fault] = verify(TradeStore(tmp_path), market.altname).faults
     assert fault.text == "its first trade id is 4, not 1, and no confirmed id gap explains it"
 
@@ -371,9 +371,11 @@ def test_trades_behind_empty_coverage_must_begin_with_id_1(tmp_path: Path) -> No
     """An outage was once taken for an empty history: the first id tells, and the gap is filled."""
     market = every(60, 50)
     covered = Range(0, START_NS + 601 * SECOND_NS)
-    with writer(TradeStore(tmp_path), market.altname) as one:
-        one.want(covered)
-        one.commit(covered, no_rows(), Footer(covered, '{"altname":"XBTUSD","key":"XXBTZUSD"}'))
+    with writer(TradeStore(tmp_path), market.altname) as pair_writer:
+        pair_writer.want(covered)
+        pair_writer.commit(
+            covered, no_rows(), Footer(covered, '{"altname":"XBTUSD","key":"XXBTZUSD"}')
+        )
     with serve(market) as exchange:
         outcome = Crawl(exchange.url, tmp_path).only(market.altname)
     assert (outcome.exit_status, tape_of(tmp_path, market.altname)) == (0, expected(market))

@@ -58,10 +58,10 @@ def nights(tmp_path: Path) -> Any:
     """An archive that holds LUNAUSD and another pair after one night."""
     clock = Clock(FIRST_NS + DAY_NS)
     with Exchange([OLD, OTHER], clock=clock) as exchange:
-        one = Nights(tmp_path, exchange, clock)
-        one.refresh("LUNAUSD", "XBTUSD")
-        assert one.tape("LUNAUSD") == until(OLD, one.settled_ns)
-        yield one
+        begun = Nights(tmp_path, exchange, clock)
+        begun.refresh("LUNAUSD", "XBTUSD")
+        assert begun.tape("LUNAUSD") == until(OLD, begun.settled_ns)
+        yield begun
 
 
 def relist(nights: Nights, *, old_as: str | None = None) -> None:
@@ -129,7 +129,7 @@ def test_a_backfill_of_all_that_is_listed_adds_nothing_of_another_market(
 ) -> None:
     relist(nights)
     held = nights.tape("LUNAUSD")
-    errors = {one.pair: one.error for one in backfilled(nights, choice)}
+    errors = {result.pair: result.error for result in backfilled(nights, choice)}
     assert {pair: str(error) for pair, error in errors.items() if error} == {"LUNAUSD": MESSAGE}
     assert isinstance(errors["LUNAUSD"], MarketChanged)
     assert nights.tape("LUNAUSD") == held
@@ -234,12 +234,12 @@ def mixed(folder: Path, *keys: str) -> TradeStore:
     archive = TradeStore(folder)
     for place, key in enumerate(keys):
         span = Range(FIRST_NS + place * 10, FIRST_NS + place * 10 + 10)
-        with writer(archive, "LUNAUSD") as one:
+        with writer(archive, "LUNAUSD") as pair_writer:
             # Each in an archive of its own, as no writer puts them together any more.
             alone = TradeStore(folder / f"alone{place}")
             with writer(alone, "LUNAUSD") as other:
                 [made] = other.commit(span, no_rows(), Footer(span, spelled(key)))
-            one.want(span)
+            pair_writer.want(span)
             target = folder / made.path
             target.parent.mkdir(parents=True, exist_ok=True)
             (folder / f"alone{place}" / made.path).rename(target)
@@ -260,8 +260,8 @@ def keys_on_disk(archive: TradeStore) -> list[tuple[int, str]]:
 def test_a_writer_refuses_the_trades_of_another_market(tmp_path: Path) -> None:
     archive = mixed(tmp_path, "OLDLUNA")
     span = Range(FIRST_NS + 10, FIRST_NS + 20)
-    with writer(archive, "LUNAUSD") as one, pytest.raises(MarketChanged) as caught:
-        one.commit(span, no_rows(), Footer(span, spelled("NEWLUNA")))
+    with writer(archive, "LUNAUSD") as pair_writer, pytest.raises(MarketChanged) as caught:
+        pair_writer.commit(span, no_rows(), Footer(span, spelled("NEWLUNA")))
     assert str(caught.value) == MESSAGE
     assert len(archive.segments("LUNAUSD")) == 1
 
@@ -279,34 +279,34 @@ def test_files_that_tell_no_key_are_no_fault(tmp_path: Path) -> None:
     archive = mixed(tmp_path, "OLDLUNA")
     span = Range(FIRST_NS + 10, FIRST_NS + 20)
     nameless = msgspec.json.encode(Pair(altname="LUNAUSD")).decode()
-    with writer(archive, "LUNAUSD") as one:
-        one.commit(span, no_rows(), Footer(span, nameless))
+    with writer(archive, "LUNAUSD") as pair_writer:
+        pair_writer.commit(span, no_rows(), Footer(span, nameless))
         assert verify(archive, "LUNAUSD").faults == []
-        one.compact(every=True)
+        pair_writer.compact(every=True)
     assert keys_on_disk(archive) == [(20, "OLDLUNA")]
 
 
 def test_a_compaction_merges_no_two_markets(tmp_path: Path) -> None:
     archive = mixed(tmp_path, "OLDLUNA", "OLDLUNA", "NEWLUNA", "NEWLUNA", "NEWLUNA")
-    with writer(archive, "LUNAUSD") as one:
-        assert one.compact(every=True) == (5, 2)
+    with writer(archive, "LUNAUSD") as pair_writer:
+        assert pair_writer.compact(every=True) == (5, 2)
     assert keys_on_disk(archive) == [(20, "OLDLUNA"), (30, "NEWLUNA")]
 
 
 def test_a_stream_of_another_market_leaves_the_archive_as_it_was(tmp_path: Path) -> None:
     archive = mixed(tmp_path, "OLDLUNA")
     span = Range(FIRST_NS + 10, FIRST_NS + 20)
-    with writer(archive, "LUNAUSD") as one, pytest.raises(MarketChanged):
-        one.commit_stream(iter([]), lambda: Footer(span, spelled("NEWLUNA"), source="csv"))
+    with writer(archive, "LUNAUSD") as pair_writer, pytest.raises(MarketChanged):
+        pair_writer.commit_stream(iter([]), lambda: Footer(span, spelled("NEWLUNA"), source="csv"))
     assert len(archive.segments("LUNAUSD")) == 1
 
 
 def test_a_pair_that_is_held_without_a_key_takes_that_of_the_exchange(tmp_path: Path) -> None:
     archive = mixed(tmp_path, "")
-    with writer(archive, "LUNAUSD") as one:
-        one.check_market("NEWLUNA")
+    with writer(archive, "LUNAUSD") as pair_writer:
+        pair_writer.check_market("NEWLUNA")
         span = Range(FIRST_NS + 10, FIRST_NS + 20)
-        one.commit(span, no_rows(), Footer(span, spelled("NEWLUNA")))
+        pair_writer.commit(span, no_rows(), Footer(span, spelled("NEWLUNA")))
     footer = archive.market_footer("LUNAUSD")
     assert footer is not None
     assert footer.key == "NEWLUNA"

@@ -401,8 +401,8 @@ def test_segments_that_are_merged_away_are_looked_up_again(tmp_path: Path) -> No
     commit(archive, Range(middle, T0 + DAY), rows_of(PLAIN[10:]))
     application = app(archive, Clock())
     assert ids(get(application, "Trades", pair="XBTUSD", since="0", count="1")) == [1]
-    with writer(archive, "XBTUSD") as one:
-        assert one.compact(every=True) == (2, 1)
+    with writer(archive, "XBTUSD") as pair_writer:
+        assert pair_writer.compact(every=True) == (2, 1)
     assert ids(get(application, "Trades", pair="XBTUSD", since="0")) == list(range(1, 31))
 
 

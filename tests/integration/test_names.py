@@ -21,8 +21,8 @@ from harvester.storage.trade_store import TradeStore
 
 @pytest.fixture(scope="module")
 def exchange() -> Iterator[Exchange]:
-    with serve(*(named(n, sample_trades.xbtusd_like(5, n)) for n in range(6))) as one:
-        yield one
+    with serve(*(named(n, sample_trades.xbtusd_like(5, n)) for n in range(6))) as server:
+        yield server
 
 
 def chosen(exchange: Exchange, folder: Path, choice: PairSelection) -> list[str]:

@@ -54,8 +54,8 @@ def test_feather_is_written(archive: TradeStore, what: str, tmp_path: Path) -> N
     assert run(archive, *ASKED[what], "-o", str(feather))[0] == 0
     assert run(archive, *ASKED[what], "-o", str(arrow))[0] == 0
     assert len(pd.read_feather(feather)) > 0
-    with pa.ipc.open_file(feather) as one, pa.ipc.open_file(arrow) as other:
-        assert one.read_all().equals(other.read_all())
+    with pa.ipc.open_file(feather) as feather_file, pa.ipc.open_file(arrow) as other:
+        assert feather_file.read_all().equals(other.read_all())
 
 
 @pytest.mark.parametrize("what", ASKED)

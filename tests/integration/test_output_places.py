@@ -77,8 +77,8 @@ def test_the_link_to_a_database_stays(archive: TradeStore, tmp_path: Path) -> No
     assert link.is_symlink()
     assert files_in(tmp_path) == ["link.db", "real.db"]
     for file in (link, real):
-        with duckdb.connect(str(file), read_only=True) as one:
-            assert one.execute("SELECT count(*) FROM tape('ETHUSD')").fetchall() == [(400,)]
+        with duckdb.connect(str(file), read_only=True) as connection:
+            assert connection.execute("SELECT count(*) FROM tape('ETHUSD')").fetchall() == [(400,)]
 
 
 def test_a_link_that_leads_to_itself_is_told(archive: TradeStore, tmp_path: Path) -> None:

@@ -33,7 +33,11 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("data")
     with serve(*ALL) as exchange:
         crawl = Crawl(exchange.url, folder, {"archive.flush_rows": 700})
-        assert [one.exit_status for one in crawl.run("XBTUSD", "BTTUSD", "GRTETH")] == [0, 0, 0]
+        assert [result.exit_status for result in crawl.run("XBTUSD", "BTTUSD", "GRTETH")] == [
+            0,
+            0,
+            0,
+        ]
     return folder
 
 
@@ -103,7 +107,7 @@ def test_ordered_by_time_and_tie_it_is_the_tape(data: Path) -> None:
         )
         .fetchall()
     )
-    assert [one[0] for one in ids] == [row[0] for row in expected(XBT)]
+    assert [row[0] for row in ids] == [row[0] for row in expected(XBT)]
 
 
 def test_pandas_and_polars_keep_the_nanoseconds(data: Path) -> None:

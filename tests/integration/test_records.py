@@ -54,9 +54,9 @@ def lines(archive: TradeStore) -> list[bytes]:
 
 def test_a_record_tells_what_was_asked_and_what_came_of_it(archive: TradeStore) -> None:
     asked = {"pairs": ["btc/usd"], "since": "start"}
-    with record_run(archive, "backfill", asked, settings(), warned) as one:
-        one.pairs = pair_results(OUTCOMES)
-        one.calls, one.refusals = 12, 3
+    with record_run(archive, "backfill", asked, settings(), warned) as record:
+        record.pairs = pair_results(OUTCOMES)
+        record.calls, record.refusals = 12, 3
     begun, ended = map(json.loads, lines(archive))
     assert (begun["state"], begun["id"], begun["pairs"]) == ("running", ended["id"], [])
     told = ended
@@ -124,8 +124,8 @@ def test_a_name_and_a_password_in_the_address_are_left_out(archive: TradeStore) 
 
 def test_a_run_that_goes_on_is_seen(archive: TradeStore) -> None:
     with record_run(archive, "backfill", {}, settings(), warned):
-        assert [one.state for one in latest_runs(archive, 9)] == ["running"]
-    assert [one.state for one in latest_runs(archive, 9)] == ["ended"]
+        assert [run.state for run in latest_runs(archive, 9)] == ["running"]
+    assert [run.state for run in latest_runs(archive, 9)] == ["ended"]
 
 
 KILLED = """
@@ -140,21 +140,21 @@ with record_run(TradeStore(sys.argv[1]), "backfill", {}, config.load(environment
 
 def test_a_run_that_was_killed_is_told_as_killed(archive: TradeStore) -> None:
     subprocess.run([sys.executable, "-c", KILLED, str(archive.root)], check=False, timeout=60)
-    assert [(one.state, one.exit_status) for one in latest_runs(archive, 9)] == [("killed", None)]
+    assert [(run.state, run.exit_status) for run in latest_runs(archive, 9)] == [("killed", None)]
 
 
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="the system tells no start times")
 def test_a_process_of_the_same_number_is_not_the_run(archive: TradeStore) -> None:
-    with record_run(archive, "backfill", {}, settings(), warned) as one:
-        one.ticks = 1
-        append(archive, one)
+    with record_run(archive, "backfill", {}, settings(), warned) as record:
+        record.ticks = 1
+        append(archive, record)
         assert [found.state for found in latest_runs(archive, 9)] == ["killed"]
 
 
 def test_a_run_on_another_machine_is_believed(archive: TradeStore) -> None:
-    with record_run(archive, "backfill", {}, settings(), warned) as one:
-        one.host, one.pid = "elsewhere", 0
-        append(archive, one)
+    with record_run(archive, "backfill", {}, settings(), warned) as record:
+        record.host, record.pid = "elsewhere", 0
+        append(archive, record)
         assert [found.state for found in latest_runs(archive, 9)] == ["running"]
 
 
@@ -164,23 +164,23 @@ def test_an_error_that_ends_a_run_is_told_and_goes_on_its_way(archive: TradeStor
         record_run(archive, "backfill", {}, settings(), warned),
     ):
         raise ExchangeUnreachable("no good answer")
-    [one] = latest_runs(archive, 9)
-    assert (one.state, one.exit_status, one.error) == ("ended", 3, "no good answer")
+    [run] = latest_runs(archive, 9)
+    assert (run.state, run.exit_status, run.error) == ("ended", 3, "no good answer")
 
 
 def test_that_it_can_t_be_written_is_one_line_and_no_more(archive: TradeStore) -> None:
     (archive.root / "runs.jsonl").mkdir(parents=True)
     said: list[str] = []
-    with record_run(archive, "backfill", {}, settings(), said.append) as one:
-        one.pairs = pair_results(OUTCOMES[:1])
+    with record_run(archive, "backfill", {}, settings(), said.append) as record:
+        record.pairs = pair_results(OUTCOMES[:1])
     path = archive.root / "runs.jsonl"
     assert said == [f"this run leaves no record: can't write {path}: Is a directory"]
 
 
 def test_where_the_run_failed_the_record_is_not_complained_of(archive: TradeStore) -> None:
     (archive.root / "runs.jsonl").mkdir(parents=True)
-    with record_run(archive, "backfill", {}, settings(), warned) as one:
-        one.pairs = pair_results(OUTCOMES)
+    with record_run(archive, "backfill", {}, settings(), warned) as record:
+        record.pairs = pair_results(OUTCOMES)
 
 
 def test_a_large_log_keeps_its_newest_half(
@@ -192,7 +192,7 @@ def test_a_large_log_keeps_its_newest_half(
         with record_run(archive, f"run {number}", {}, settings(), warned):
             pass
         sizes.append((archive.root / "runs.jsonl").stat().st_size)
-    kept = [one.command for one in latest_runs(archive, 99)]
+    kept = [run.command for run in latest_runs(archive, 99)]
     assert max(sizes) <= 4_000
     assert kept == [f"run {number}" for number in range(19, 19 - len(kept), -1)]
     assert len(kept) >= 2
@@ -205,10 +205,10 @@ def test_a_line_that_a_crash_cut_short_hides_no_other(archive: TradeStore) -> No
     with (archive.root / "runs.jsonl").open("ab") as file:
         file.write(b'{"x":' + b"[" * 100_000 + b"\n")
         file.write(b'{"id":"x","command":"ref')
-    assert [one.command for one in latest_runs(archive, 9)] == ["backfill"]
+    assert [run.command for run in latest_runs(archive, 9)] == ["backfill"]
     with record_run(archive, "refresh", {}, settings(), warned):
         pass
-    assert [one.command for one in latest_runs(archive, 9)] == ["refresh", "backfill"]
+    assert [run.command for run in latest_runs(archive, 9)] == ["refresh", "backfill"]
 
 
 WRITER = """
@@ -228,7 +228,7 @@ def test_runs_that_write_at_once_lose_no_line(archive: TradeStore) -> None:
         subprocess.Popen([sys.executable, "-c", WRITER, str(archive.root)]) for _ in range(3)
     ]
     assert [writer.wait(timeout=60) for writer in writers] == [0, 0, 0]
-    assert [one.state for one in latest_runs(archive, 99)] == ["ended"] * 60
+    assert [run.state for run in latest_runs(archive, 99)] == ["ended"] * 60
     assert len(lines(archive)) == 120
 
 

@@ -33,83 +33,85 @@ __all__ = ["started"]
 
 @pytest.mark.parametrize("rounding", csv_files.ROUNDINGS)
 def test_the_whole_tape_is_the_exchanges(started: Any, rounding: str) -> None:
-    one = started(TRADES)
-    one.take_in(csv_files.three_columns(TRADES[:4_000], rounding))
-    one.fill()
-    coverage = TradeStore(one.folder).coverage(PAIR)
-    done = one.redownload()
+    scenario = started(TRADES)
+    scenario.take_in(csv_files.three_columns(TRADES[:4_000], rounding))
+    scenario.fill()
+    coverage = TradeStore(scenario.folder).coverage(PAIR)
+    done = scenario.redownload()
     assert done.exit_status == 0
     result = done.replacement
     assert (len(result.replaced), result.days, result.left) == (1, (), ())
-    assert TradeStore(one.folder).coverage(PAIR) == coverage
-    one.check()
+    assert TradeStore(scenario.folder).coverage(PAIR) == coverage
+    scenario.check()
 
 
 def test_a_second_redownload_asks_for_no_page(started: Any) -> None:
-    one = started(TRADES)
-    one.take_in(csv_files.three_columns(TRADES[:4_000]))
-    one.redownload()
-    calls = len(one.exchange.calls)
-    crawl = one.crawl(replace_imported=True)
+    scenario = started(TRADES)
+    scenario.take_in(csv_files.three_columns(TRADES[:4_000]))
+    scenario.redownload()
+    calls = len(scenario.exchange.calls)
+    crawl = scenario.crawl(replace_imported=True)
     assert (crawl.only(PAIR).exit_status, crawl.notes) == (
         0,
         ["nothing of it is imported, or all of it was downloaded again before"],
     )
-    assert {call.path.rpartition("/")[2] for call in one.exchange.calls[calls:]} == {
+    assert {call.path.rpartition("/")[2] for call in scenario.exchange.calls[calls:]} == {
         "AssetPairs",
         "Time",
     }
-    one.check()
+    scenario.check()
 
 
 def test_gaps_are_filled_first(started: Any) -> None:
-    one = started(TRADES)
-    one.take_in(csv_files.three_columns(TRADES[1_000:4_000]))
-    assert one.redownload().exit_status == 0
-    one.check()
+    scenario = started(TRADES)
+    scenario.take_in(csv_files.three_columns(TRADES[1_000:4_000]))
+    assert scenario.redownload().exit_status == 0
+    scenario.check()
 
 
 def test_compaction_leaves_imported_and_downloaded_trades_apart(started: Any) -> None:
-    one = started(TRADES)
-    one.take_in(csv_files.three_columns(TRADES[1_000:4_000]))
-    one.fill()
-    with writer(TradeStore(one.folder), PAIR) as writing:
+    scenario = started(TRADES)
+    scenario.take_in(csv_files.three_columns(TRADES[1_000:4_000]))
+    scenario.fill()
+    with writer(TradeStore(scenario.folder), PAIR) as writing:
         writing.compact(every=True)
-    assert one.sources() == ["api", "csv", "api"]
-    imported = TradeStore(one.folder).segments(PAIR)[1].range
-    calls = len(one.exchange.calls)
-    assert one.redownload().exit_status == 0
-    one.check()
-    pages = [call for call in one.exchange.calls[calls:] if call.rows and "since" in call.params]
+    assert scenario.sources() == ["api", "csv", "api"]
+    imported = TradeStore(scenario.folder).segments(PAIR)[1].range
+    calls = len(scenario.exchange.calls)
+    assert scenario.redownload().exit_status == 0
+    scenario.check()
+    pages = [
+        call for call in scenario.exchange.calls[calls:] if call.rows and "since" in call.params
+    ]
     assert min(int(call.params["since"]) for call in pages) >= imported.after - 2 * SECOND_NS
-    with writer(TradeStore(one.folder), PAIR) as writing:
+    with writer(TradeStore(scenario.folder), PAIR) as writing:
         writing.compact(every=True)
-    assert one.sources() == ["api"]
-    one.check()
+    assert scenario.sources() == ["api"]
+    scenario.check()
 
 
 def test_a_pair_without_ids(started: Any) -> None:
     trades = sample_trades.ids_unknown(TRADES)
-    one = started(trades)
-    one.take_in(csv_files.three_columns(trades[:4_000], "nearest"))
-    assert one.redownload().exit_status == 0
-    one.check()
+    scenario = started(trades)
+    scenario.take_in(csv_files.three_columns(trades[:4_000], "nearest"))
+    assert scenario.redownload().exit_status == 0
+    scenario.check()
 
 
 def test_seven_columns_too(started: Any) -> None:
-    one = started(TRADES)
-    one.take_in(csv_files.seven_columns(TRADES[:4_000]))
-    done = one.redownload()
+    scenario = started(TRADES)
+    scenario.take_in(csv_files.seven_columns(TRADES[:4_000]))
+    done = scenario.redownload()
     assert done.exit_status == 0
-    one.check()
+    scenario.check()
 
 
 def test_ids_that_jump_are_confirmed_jumps(started: Any) -> None:
     trades = sample_trades.jumping_ids(3_000, 7)
-    one = started(trades)
-    one.take_in(csv_files.three_columns(trades[500:2_500]))
-    assert one.redownload().exit_status == 0
-    one.check()
+    scenario = started(trades)
+    scenario.take_in(csv_files.three_columns(trades[500:2_500]))
+    assert scenario.redownload().exit_status == 0
+    scenario.check()
 
 
 # --- where a second holds many trades -------------------------------------------------------------
@@ -133,22 +135,22 @@ def busy_new_year(rounding: str) -> tuple[list[Trade], int]:
 def test_a_year_that_turns_within_a_busy_second(started: Any, rounding: str) -> None:
     trades, moved = busy_new_year(rounding)
     assert bool(moved) == (rounding != "down")
-    one = started(trades)
-    one.take_in(
+    scenario = started(trades)
+    scenario.take_in(
         csv_files.three_columns(trades, rounding),
         KnownComplete(0, trades[-1].true_ns // SECOND_NS + 9),
     )
-    one.fill()
-    assert len(TradeStore(one.folder).segments(PAIR)) > 1
+    scenario.fill()
+    assert len(TradeStore(scenario.folder).segments(PAIR)) > 1
     # Of the later year nothing is asked for, but what a trade of the earlier one may be told as.
     early = Range(0, sample_trades.utc_ns(2024, 1, 1) - 1)
-    done = one.crawl(replace_imported=True).only(PAIR, span=early)
+    done = scenario.crawl(replace_imported=True).only(PAIR, span=early)
     assert (done.exit_status, done.replacement.days) == (0, ())
-    assert [row[3:5] for row in one.tape] == [row[3:5] for row in one.truth]
-    assert "csv" in "".join(one.sources())
-    assert verify(TradeStore(one.folder), PAIR).faults == []
-    assert one.redownload().exit_status == 0
-    one.check()
+    assert [row[3:5] for row in scenario.tape] == [row[3:5] for row in scenario.truth]
+    assert "csv" in "".join(scenario.sources())
+    assert verify(TradeStore(scenario.folder), PAIR).faults == []
+    assert scenario.redownload().exit_status == 0
+    scenario.check()
 
 
 def in_another_year() -> list[Trade]:
@@ -163,16 +165,16 @@ def in_another_year() -> list[Trade]:
 
 def test_a_trade_of_another_year_than_the_files(started: Any) -> None:
     trades = in_another_year()
-    one = started(trades)
+    scenario = started(trades)
     # What the file tells begins at noon of the last day of the year, where there is no trade.
     early = Range(0, sample_trades.utc_ns(2023, 12, 31, 12))
-    assert one.crawl().only(PAIR, span=early).exit_status == 0
-    one.take_in(
+    assert scenario.crawl().only(PAIR, span=early).exit_status == 0
+    scenario.take_in(
         csv_files.three_columns(trades, "up"), KnownComplete(0, trades[-1].true_ns // SECOND_NS + 9)
     )
-    assert one.redownload().exit_status == 0
-    one.check()
-    assert {path.parent.name for path in (one.folder / "trades").rglob("*.parquet")} >= {
+    assert scenario.redownload().exit_status == 0
+    scenario.check()
+    assert {path.parent.name for path in (scenario.folder / "trades").rglob("*.parquet")} >= {
         "year=2023",
         "year=2024",
     }
@@ -180,16 +182,16 @@ def test_a_trade_of_another_year_than_the_files(started: Any) -> None:
 
 def test_a_range_in_which_the_exchange_knows_of_nothing(started: Any) -> None:
     """Ids show that nothing is missing there: what the file has was never traded."""
-    one = started(TRADES)
+    scenario = started(TRADES)
     extra = csv_files.three_columns(
         [sample_trades._Maker(1).trade(TRADES[-1].true_ns + 4 * 365 * DAY // 10)]
     )
-    one.take_in(csv_files.three_columns(TRADES[:50]))
-    one.fill()
+    scenario.take_in(csv_files.three_columns(TRADES[:50]))
+    scenario.fill()
     with pytest.raises(ArchiveDamaged, match="1 of 1 rows of time that is covered already"):
-        one.take_in(extra, KnownComplete(0, NOW_NS // SECOND_NS))
-    assert one.redownload().exit_status == 0
-    one.check()
+        scenario.take_in(extra, KnownComplete(0, NOW_NS // SECOND_NS))
+    assert scenario.redownload().exit_status == 0
+    scenario.check()
 
 
 @pytest.mark.parametrize("rounding", csv_files.ROUNDINGS)
@@ -201,18 +203,18 @@ def test_the_trades_that_a_file_lacks_at_its_end_join_its_last_ones(
         sample_trades._repriced(trade, trade.price, f"{number}.00000000")
         for number, trade in enumerate(days_apart(4, numbered=False), 1)
     ]
-    one = started(trades)
-    one.take_in(
+    scenario = started(trades)
+    scenario.take_in(
         csv_files.three_columns(trades[:17], rounding),
         KnownComplete(0, trades[-1].true_ns // SECOND_NS + 900),
     )
-    crawl = one.crawl()
+    crawl = scenario.crawl()
     assert crawl.only(PAIR).exit_status == 0
     [note] = crawl.notes
     assert note.endswith("which is a gap now and is downloaded again")
-    assert [row[3:5] for row in one.tape] == [row[3:5] for row in one.truth]
-    assert one.redownload().exit_status == 0
-    one.check()
+    assert [row[3:5] for row in scenario.tape] == [row[3:5] for row in scenario.truth]
+    assert scenario.redownload().exit_status == 0
+    scenario.check()
 
 
 # --- where file and exchange do not agree ---------------------------------------------------------
@@ -242,17 +244,17 @@ def kept(folder: Path) -> list[dict[str, Any]]:
 
 def test_a_row_that_the_file_lacks_is_told_by_its_day(started: Any) -> None:
     trades = days_apart(6)
-    one = started(trades)
-    one.take_in(csv_files.three_columns([*trades[:11], *trades[12:]]))
-    filled = one.crawl().only(PAIR)
-    [imported] = imported_paths(one.folder)
+    scenario = started(trades)
+    scenario.take_in(csv_files.three_columns([*trades[:11], *trades[12:]]))
+    filled = scenario.crawl().only(PAIR)
+    [imported] = imported_paths(scenario.folder)
     assert (filled.exit_status, str(filled.error)) == (
         4,
-        f"XBTUSD: trades between ids 1 and 30 are not in {one.folder / imported}, which was "
+        f"XBTUSD: trades between ids 1 and 30 are not in {scenario.folder / imported}, which was "
         "imported: `harvester backfill XBTUSD --replace-imported` downloads imported ranges again",
     )
-    before = (one.folder / imported).read_bytes()
-    crawl = one.crawl(replace_imported=True)
+    before = (scenario.folder / imported).read_bytes()
+    crawl = scenario.crawl(replace_imported=True)
     done = crawl.only(PAIR)
     assert done.exit_status == 4
     told = Day("2024-02-03", 4, Decimal(53), 5, Decimal(65))
@@ -263,106 +265,108 @@ def test_a_row_that_the_file_lacks_is_told_by_its_day(started: Any) -> None:
         text,
         f"{imported} does not agree with the exchange: a copy is in {copy}",
     ]
-    assert (one.folder / copy).read_bytes() == before
-    [note] = kept(one.folder)
+    assert (scenario.folder / copy).read_bytes() == before
+    [note] = kept(scenario.folder)
     assert (note["path"], note["faults"]) == (
         imported,
         [f"the exchange does not agree: {text}"],
     )
-    one.check()
-    assert one.redownload().exit_status == 0
+    scenario.check()
+    assert scenario.redownload().exit_status == 0
 
 
 @pytest.mark.parametrize("newest_first", [False, True])
 def test_of_two_imported_ranges_one_lacks_a_row(started: Any, newest_first: bool) -> None:
     """The other one's ids show it before its own turn has come: that ends no run."""
     trades = days_apart(6)
-    one = started(trades)
+    scenario = started(trades)
     for rows in (trades[5:15], trades[15:25]):
         ends = [rows[0].true_ns // SECOND_NS - 60, rows[-1].true_ns // SECOND_NS + 60]
         lines = csv_files.three_columns([each for each in rows if each.trade_id != 12])
-        one.take_in(lines, KnownComplete(*ends))
-    done = one.redownload(newest_first=newest_first)
+        scenario.take_in(lines, KnownComplete(*ends))
+    done = scenario.redownload(newest_first=newest_first)
     assert (done.exit_status, done.error) == (4, None)
     assert [day.day for day in done.replacement.days] == ["2024-02-03"]
-    one.check()
+    scenario.check()
 
 
 def test_an_altered_volume_is_told_by_its_day(started: Any) -> None:
     trades = days_apart(6)
-    one = started(trades)
+    scenario = started(trades)
     data = csv_files.three_columns(trades)
-    one.take_in(data.replace(b",12.00000000\n", b",12.00000001\n"))
-    done = one.redownload()
+    scenario.take_in(data.replace(b",12.00000000\n", b",12.00000001\n"))
+    done = scenario.redownload()
     assert (done.exit_status, done.replacement.days) == (
         4,
         (Day("2024-02-03", 5, Decimal("65.00000001"), 5, Decimal(65)),),
     )
-    assert len(kept(one.folder)) == 1
-    one.check()
+    assert len(kept(scenario.folder)) == 1
+    scenario.check()
 
 
 def test_a_row_that_ids_show_to_be_none_goes(started: Any) -> None:
     trades = days_apart(6)
-    one = started(trades)
-    one.take_in(
+    scenario = started(trades)
+    scenario.take_in(
         csv_files.three_columns(sorted([*trades, trades[12]], key=lambda each: each.true_ns))
     )
-    done = one.redownload()
+    done = scenario.redownload()
     assert (done.exit_status, [day.day for day in done.replacement.days]) == (4, ["2024-02-03"])
     assert len(done.replacement.kept) == 1
-    one.check()
+    scenario.check()
 
 
 def test_without_ids_fewer_trades_replace_nothing(started: Any) -> None:
     trades = days_apart(6, numbered=False)
-    one = started(trades)
-    one.take_in(
+    scenario = started(trades)
+    scenario.take_in(
         csv_files.three_columns(sorted([*trades, trades[12]], key=lambda each: each.true_ns))
     )
-    one.fill()
-    before = one.tape
-    done = one.redownload()
+    scenario.fill()
+    before = scenario.tape
+    done = scenario.redownload()
     assert (done.exit_status, done.replacement.replaced, done.replacement.kept) == (4, (), ())
     [left] = done.replacement.left
-    [path] = imported_paths(one.folder)
+    [path] = imported_paths(scenario.folder)
     assert left.reason == (
         "the exchange shows fewer trades than the file on 2024-02-03, and no ids prove them to be "
         "all; the same command asks for them again; to use the exchange's trades all the same, "
         f"remove {path} and backfill"
     )
-    assert one.tape == before
-    calls = len(one.exchange.calls)
-    again = one.redownload()
+    assert scenario.tape == before
+    calls = len(scenario.exchange.calls)
+    again = scenario.redownload()
     assert (again.exit_status, again.replacement.left) == (4, done.replacement.left)
     # Rows without ids prove their own beginning only by one more answer, or two.
-    assert len([each for each in one.exchange.calls[calls:] if each.path.endswith("Trades")]) == 3
-    assert one.tape == before
+    assert (
+        len([each for each in scenario.exchange.calls[calls:] if each.path.endswith("Trades")]) == 3
+    )
+    assert scenario.tape == before
 
 
 def test_an_answer_that_left_trades_out_is_asked_for_again(started: Any) -> None:
     trades = days_apart(6, numbered=False)
-    one, short = started(trades), started([*trades[:12], *trades[13:]])
-    one.take_in(csv_files.three_columns(trades))
-    one.fill()
-    before = one.tape
+    scenario, short = started(trades), started([*trades[:12], *trades[13:]])
+    scenario.take_in(csv_files.three_columns(trades))
+    scenario.fill()
+    before = scenario.tape
     done = short.redownload()
     [left] = done.replacement.left
     assert (done.exit_status, done.replacement.replaced) == (4, ())
     assert left.reason.startswith("the exchange shows fewer trades than the file on 2024-02-03")
-    assert one.tape == before
-    crawl = one.crawl(replace_imported=True)
+    assert scenario.tape == before
+    crawl = scenario.crawl(replace_imported=True)
     assert (crawl.only(PAIR).exit_status, crawl.notes) == (0, [])
-    one.check()
+    scenario.check()
 
 
 def test_without_ids_more_trades_take_their_place(started: Any) -> None:
     trades = days_apart(6, numbered=False)
-    one = started(trades)
-    one.take_in(csv_files.three_columns([*trades[:11], *trades[12:]]))
-    done = one.redownload()
+    scenario = started(trades)
+    scenario.take_in(csv_files.three_columns([*trades[:11], *trades[12:]]))
+    done = scenario.redownload()
     assert (done.exit_status, [day.day for day in done.replacement.days]) == (4, ["2024-02-03"])
-    one.check()
+    scenario.check()
 
 
 @pytest.mark.parametrize("rounding", csv_files.ROUNDINGS)
@@ -375,11 +379,11 @@ def test_a_trade_that_is_rounded_over_midnight_is_no_difference(
         )
         for day in range(1, 10)
     ]
-    one = started(trades)
-    one.take_in(csv_files.three_columns(trades, rounding))
-    done = one.redownload()
+    scenario = started(trades)
+    scenario.take_in(csv_files.three_columns(trades, rounding))
+    done = scenario.redownload()
     assert (done.exit_status, done.replacement.days) == (0, ())
-    one.check()
+    scenario.check()
 
 
 # --- which, and in which order --------------------------------------------------------------------
@@ -396,43 +400,43 @@ def replaced(crawl: Crawl) -> list[int]:
 
 def test_the_oldest_are_replaced_first(started: Any) -> None:
     trades = years(2_500, 100, 1_300)
-    one = started(trades)
-    one.take_in(
+    scenario = started(trades)
+    scenario.take_in(
         csv_files.three_columns(trades),
         KnownComplete(0, sample_trades.utc_ns(2019, 1, 1) // SECOND_NS),
     )
-    crawl = one.crawl(replace_imported=True)
+    crawl = scenario.crawl(replace_imported=True)
     assert crawl.only(PAIR).exit_status == 0
     assert replaced(crawl) == [2016, 2017, 2018]
-    one.check()
+    scenario.check()
 
 
 def test_newest_first_replaces_the_newest_first(started: Any) -> None:
     trades = years(100, 200, 50)
-    one = started(trades)
-    one.take_in(
+    scenario = started(trades)
+    scenario.take_in(
         csv_files.three_columns(trades),
         KnownComplete(0, sample_trades.utc_ns(2019, 1, 1) // SECOND_NS),
     )
-    crawl = one.crawl(replace_imported=True, newest_first=True)
+    crawl = scenario.crawl(replace_imported=True, newest_first=True)
     assert crawl.only(PAIR).exit_status == 0
     assert replaced(crawl) == [2018, 2017, 2016]
-    one.check()
+    scenario.check()
 
 
 def test_a_span_picks_the_segments_that_it_touches(started: Any) -> None:
     trades = years(100, 200, 50)
-    one = started(trades)
-    one.take_in(
+    scenario = started(trades)
+    scenario.take_in(
         csv_files.three_columns(trades),
         KnownComplete(0, sample_trades.utc_ns(2019, 1, 1) // SECOND_NS),
     )
-    one.fill()
-    crawl = one.crawl(replace_imported=True)
+    scenario.fill()
+    crawl = scenario.crawl(replace_imported=True)
     span = Range(sample_trades.utc_ns(2017, 6, 1), sample_trades.utc_ns(2017, 6, 1) + 1)
     assert crawl.only(PAIR, span=span).exit_status == 0
     assert replaced(crawl) == [2017]
-    assert one.sources().count("csv") == 2
+    assert scenario.sources().count("csv") == 2
 
 
 @pytest.mark.parametrize("hidden", [range(12, 15), range(25, 28)], ids=["before", "behind"])
@@ -441,27 +445,27 @@ def test_trades_that_a_neighbour_lacks_are_downloaded_in_the_same_run(
 ) -> None:
     """The exchange showed them to no one while the neighbour was downloaded, and shows them now."""
     trades = days_apart(8)
-    one = started(trades)
-    one.take_in(
+    scenario = started(trades)
+    scenario.take_in(
         csv_files.three_columns(trades[15:25]),
         KnownComplete(trades[14].true_ns // SECOND_NS + 3, trades[24].true_ns // SECOND_NS + 3),
     )
-    one.exchange.faults.hide = {PAIR: dict.fromkeys(hidden, 12)}
-    one.fill()
-    assert len(one.tape) == len(trades) - 3
-    one.exchange.faults.hide = {}
-    crawl = one.crawl(replace_imported=True)
+    scenario.exchange.faults.hide = {PAIR: dict.fromkeys(hidden, 12)}
+    scenario.fill()
+    assert len(scenario.tape) == len(trades) - 3
+    scenario.exchange.faults.hide = {}
+    crawl = scenario.crawl(replace_imported=True)
     done = crawl.only(PAIR)
     assert (done.exit_status, len(done.replacement.replaced)) == (0, 1)
     [note] = crawl.notes
     assert note.endswith("which is a gap now and is downloaded again")
-    one.check()
+    scenario.check()
 
 
 def test_what_is_not_settled_yet_is_left(started: Any) -> None:
-    one = started(TRADES)
-    one.take_in(csv_files.three_columns(TRADES), KnownComplete(0, NOW_NS // SECOND_NS + 500))
-    done = one.redownload()
+    scenario = started(TRADES)
+    scenario.take_in(csv_files.three_columns(TRADES), KnownComplete(0, NOW_NS // SECOND_NS + 500))
+    done = scenario.redownload()
     [left] = done.replacement.left
     assert (done.exit_status, left.reason) == (
         4,
@@ -473,19 +477,19 @@ def test_what_is_not_settled_yet_is_left(started: Any) -> None:
 
 
 def test_an_interrupted_redownload_keeps_what_it_fetched(started: Any) -> None:
-    one = started(TRADES)
-    one.take_in(csv_files.three_columns(TRADES))
-    one.fill()
-    before = one.tape
-    done = one.redownload(stop_after_pages=3)
+    scenario = started(TRADES)
+    scenario.take_in(csv_files.three_columns(TRADES))
+    scenario.fill()
+    before = scenario.tape
+    done = scenario.redownload(stop_after_pages=3)
     assert (done.exit_status, type(done.error)) == (130, Interrupted)
-    assert one.tape == before
-    assert aside(one.folder)
-    crawl = one.crawl(replace_imported=True)
+    assert scenario.tape == before
+    assert aside(scenario.folder)
+    crawl = scenario.crawl(replace_imported=True)
     assert crawl.only(PAIR).exit_status == 0
     pages = max(event.pages for event in crawl.events if isinstance(event, PageRead))
     assert pages <= 7
-    one.check()
+    scenario.check()
 
 
 def test_an_open_archive_shows_the_new_rows_of_a_file_of_the_same_size(
@@ -497,29 +501,29 @@ def test_an_open_archive_shows_the_new_rows_of_a_file_of_the_same_size(
         return [entry._replace(size=1) for entry in files(store, folder, **given)]
 
     monkeypatch.setattr(LocalStore, "files", of_one_size)
-    one = started(TRADES)
-    one.take_in(csv_files.three_columns(TRADES[:4_000]))
-    one.fill()
-    archive = TradeStore(one.folder)
+    scenario = started(TRADES)
+    scenario.take_in(csv_files.three_columns(TRADES[:4_000]))
+    scenario.fill()
+    archive = TradeStore(scenario.folder)
     sources = {archive.footer(each).source for each in archive.segments(PAIR)}
     assert "csv" in "".join(sources)
     # A run in another process would leave this archive alone as well.
-    assert one.redownload().exit_status == 0
+    assert scenario.redownload().exit_status == 0
     assert {archive.footer(each).source for each in archive.segments(PAIR)} == {"api"}
     assert archive.first_id_after(PAIR, 0) == (TRADES[0].trade_id, 0)
 
 
 def test_a_scan_through_a_replacement_is_a_whole_tape(started: Any) -> None:
     trades = years(2_000, 2_000, 2_000)
-    one = started(trades)
-    one.take_in(
+    scenario = started(trades)
+    scenario.take_in(
         csv_files.three_columns(trades),
         KnownComplete(0, sample_trades.utc_ns(2019, 1, 1) // SECOND_NS),
     )
-    one.fill()
-    scan = TradeStore(one.folder).scan(PAIR)
+    scenario.fill()
+    scan = TradeStore(scenario.folder).scan(PAIR)
     seen = [next(scan)]
-    assert one.redownload().exit_status == 0
+    assert scenario.redownload().exit_status == 0
     seen += scan
     volumes = [value for batch in seen for value in batch.column("volume").to_pylist()]
     assert volumes == [Decimal(each.volume) for each in trades]
@@ -534,31 +538,31 @@ def test_of_an_imported_and_a_downloaded_segment_of_one_range_the_downloaded_one
     started: Any, tmp_path: Path
 ) -> None:
     """As after a crash between the renaming of the one and the deletion of the other."""
-    one = started(TRADES)
-    one.take_in(csv_files.three_columns(TRADES[1_000:4_000]))
-    one.fill()
-    [path] = imported_paths(one.folder)
-    imported = (one.folder / path).read_bytes()
-    before = harvester.open(one.folder).verify(PAIR)[0]
-    assert one.redownload().exit_status == 0
-    after = harvester.open(one.folder).verify(PAIR)[0]
-    (one.folder / path).write_bytes(imported)
-    assert len(one.tape) > len(one.truth), "a plain reader sees both files"
-    archive = harvester.open(one.folder)
+    scenario = started(TRADES)
+    scenario.take_in(csv_files.three_columns(TRADES[1_000:4_000]))
+    scenario.fill()
+    [path] = imported_paths(scenario.folder)
+    imported = (scenario.folder / path).read_bytes()
+    before = harvester.open(scenario.folder).verify(PAIR)[0]
+    assert scenario.redownload().exit_status == 0
+    after = harvester.open(scenario.folder).verify(PAIR)[0]
+    (scenario.folder / path).write_bytes(imported)
+    assert len(scenario.tape) > len(scenario.truth), "a plain reader sees both files"
+    archive = harvester.open(scenario.folder)
     between = archive.verify(PAIR)[0]
     assert (before.faults, between.faults, after.faults) == ([], [], [])
     assert between.digests == after.digests
     counts = [(each.rows, each.ids, each.boundaries) for each in (between, after)]
     assert counts[0] == counts[1]
-    assert archive.coverage(PAIR) == TradeStore(one.folder).coverage(PAIR)
-    assert archive.trades(PAIR).df().trade_id.tolist() == [row[0] for row in one.truth]
+    assert archive.coverage(PAIR) == TradeStore(scenario.folder).coverage(PAIR)
+    assert archive.trades(PAIR).df().trade_id.tolist() == [row[0] for row in scenario.truth]
     count = "SELECT count(*), sum(volume) FROM trades"
     expected_sum = sum(Decimal(trade.volume) for trade in TRADES)
     assert archive.sql(count).fetchall() == [(len(TRADES), expected_sum)]
     archive.write_database(tmp_path / "views.db")
     with duckdb.connect(str(tmp_path / "views.db"), read_only=True) as connection:
         assert connection.sql(count).fetchall() == [(len(TRADES), expected_sum)]
-    with writer(TradeStore(one.folder), PAIR):
+    with writer(TradeStore(scenario.folder), PAIR):
         pass
-    assert imported_paths(one.folder) == []
-    one.check()
+    assert imported_paths(scenario.folder) == []
+    scenario.check()

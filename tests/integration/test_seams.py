@@ -45,7 +45,7 @@ def test_a_trade_left_out_at_the_end_of_a_range_is_found(tmp_path: Path) -> None
 def test_a_trade_left_out_at_the_settled_head_is_found(tmp_path: Path) -> None:
     settled = TRADES[1_500].true_ns + 200
     clock = Clock((settled // 10**9 + 61) * 10**9)
-    last = max(i for i, one in enumerate(TRADES) if one.true_ns <= clock.now_ns - 60 * 10**9)
+    last = max(i for i, trade in enumerate(TRADES) if trade.true_ns <= clock.now_ns - 60 * 10**9)
     with Exchange([MARKET], clock=clock, faults=hiding(last)) as exchange:
         Crawl(exchange.url, tmp_path).only("XBTUSD")
     [covered] = TradeStore(tmp_path).coverage("XBTUSD")
@@ -150,7 +150,7 @@ def test_ids_that_go_back_or_come_twice_harm_nothing(ids: tuple[int, ...], tmp_p
 def test_jumps_far_apart_do_not_end_the_asking(tmp_path: Path) -> None:
     trades = sample_trades.xbtusd_like(30_000, 83)
     gone = set(range(500, 12_500, 1_000))
-    market = sample_trades.market([one for i, one in enumerate(trades) if i not in gone])
+    market = sample_trades.market([trade for i, trade in enumerate(trades) if i not in gone])
     with serve(market, faults=hiding(20_300, 25_700)) as exchange:
         Crawl(exchange.url, tmp_path).only("XBTUSD")
     assert tape_of(tmp_path, "XBTUSD") == list(expected(market))

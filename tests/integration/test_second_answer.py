@@ -204,7 +204,7 @@ def test_the_report_says_so(whole: TradeStore) -> None:
     assert [line.partition("; ")[2] for line in days] == [f"skipped 1 running; {AGREES[0]}"]
     assert [line.partition("; ")[2] for line in weeks] == [f"skipped 1 running; {DIFFERS[0]}"]
     [report] = json.loads(plain.stdout)
-    notes = {one["minutes"]: one["notes"] for one in report["exchange"]["intervals"]}
+    notes = {interval["minutes"]: interval["notes"] for interval in report["exchange"]["intervals"]}
     assert {minutes: some for minutes, some in notes.items() if some} == {
         1440: list(AGREES),
         10080: list(DIFFERS),

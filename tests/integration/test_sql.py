@@ -143,7 +143,7 @@ def test_what_a_crashed_compaction_left_counts_once(opened: Any, way: int, tmp_p
     hold(archive, cut(YEARS, [0, YEARS[-1][1]]), "AAAEUR")
     connection = opened(archive, tmp_path)
     query = "SELECT trade_id FROM tape('XBTUSD')"
-    assert [one for (one,) in connection.sql(query).fetchall()] == [
+    assert [value for (value,) in connection.sql(query).fetchall()] == [
         row[0] for row in MADE_TAPES["busy"]
     ]
     [(counted,)] = connection.sql("SELECT count(*) FROM trades").fetchall()
@@ -405,8 +405,8 @@ class Compacting(TradeStore):
     def pieces(self, pair: str, span: Range = EVERYTHING) -> list[Piece]:
         found = super().pieces(pair, span)
         if len(self.segments(pair)) > 1:
-            with writer(TradeStore(self.path), pair) as one:
-                one.compact(every=True)
+            with writer(TradeStore(self.path), pair) as pair_writer:
+                pair_writer.compact(every=True)
         return found
 
 
@@ -425,8 +425,8 @@ def test_a_database_stays_right_as_the_archive_grows(tmp_path: Path) -> None:
     hold(archive, cut(BUSY, [0, BUSY[400][1]]))
     [(early,)] = connection.sql("SELECT count(*) FROM trades").fetchall()
     hold(archive, cut(BUSY, [BUSY[400][1], BUSY[-1][1]]))
-    with writer(archive, "XBTUSD") as one:
-        one.compact(every=True)
+    with writer(archive, "XBTUSD") as pair_writer:
+        pair_writer.compact(every=True)
     [(late,)] = connection.sql("SELECT count(*) FROM tape('XBTUSD')").fetchall()
     assert early == len([row for row in BUSY if row[1] <= BUSY[400][1]])
     assert late == len(BUSY)
@@ -439,7 +439,7 @@ def test_a_database_says_which_archive_it_reads(archive: TradeStore, tmp_path: P
 
 def test_a_database_is_small_and_alone_in_its_folder(archive: TradeStore, tmp_path: Path) -> None:
     write_database(archive, str(tmp_path / "kept.db"))
-    assert [one.name for one in tmp_path.iterdir()] == ["kept.db"]
+    assert [path.name for path in tmp_path.iterdir()] == ["kept.db"]
     assert (tmp_path / "kept.db").stat().st_size < 1_000_000
 
 
@@ -453,21 +453,21 @@ def test_a_database_is_written_again_over_one_of_its_kind(
 
 
 def own_table(file: Path) -> None:
-    with duckdb.connect(str(file)) as one:
-        one.execute("CREATE TABLE mine AS SELECT 42 AS answer")
+    with duckdb.connect(str(file)) as connection:
+        connection.execute("CREATE TABLE mine AS SELECT 42 AS answer")
 
 
 def own_view(file: Path) -> None:
     write_database(TradeStore(file.parent / "none"), str(file))
-    with duckdb.connect(str(file)) as one:
-        one.execute("CREATE VIEW mine AS FROM trades")
+    with duckdb.connect(str(file)) as connection:
+        connection.execute("CREATE VIEW mine AS FROM trades")
 
 
 def own(statement: str) -> Any:
     def make(file: Path) -> None:
         write_database(TradeStore(file.parent / "none"), str(file))
-        with duckdb.connect(str(file)) as one:
-            one.execute(statement)
+        with duckdb.connect(str(file)) as connection:
+            connection.execute(statement)
 
     return pytest.param(make, id=statement)
 
@@ -576,8 +576,8 @@ def test_the_command_writes_a_database_and_says_how_to_open_it(
         "",
         f"{file} has the views of {archive.root}; open it with: duckdb -readonly '{file}'\n",
     )
-    with duckdb.connect(str(file), read_only=True) as one:
-        assert one.sql(COUNT).fetchall() == [(len(YEARS),)]
+    with duckdb.connect(str(file), read_only=True) as connection:
+        assert connection.sql(COUNT).fetchall() == [(len(YEARS),)]
 
 
 def test_a_plan_is_printed_as_it_is_drawn(archive: TradeStore) -> None:

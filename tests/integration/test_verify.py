@@ -82,8 +82,8 @@ def test_a_sound_archive_is_told_to_be(sound: Path) -> None:
 @pytest.fixture
 def rolled(harmed: Path) -> Path:
     """The archive with a roll-up of minutes and one of hours beside each segment."""
-    with writer(TradeStore(harmed), "XBTUSD") as one:
-        roll_up(one, parse_levels(["1m", "1h"]))
+    with writer(TradeStore(harmed), "XBTUSD") as pair_writer:
+        roll_up(pair_writer, parse_levels(["1m", "1h"]))
     return harmed
 
 
@@ -113,9 +113,9 @@ def test_a_rollup_altered(rolled: Path, level: str, column: str) -> None:
     file = rollup_of(rolled, 1, level)
 
     def change(values: list[Any]) -> list[Any]:
-        one = values[0]
-        step = {int: 1, Decimal: Decimal("0.00000001")}.get(type(one), timedelta(microseconds=1))
-        return [one + step, *values[1:]]
+        value = values[0]
+        step = {int: 1, Decimal: Decimal("0.00000001")}.get(type(value), timedelta(microseconds=1))
+        return [value + step, *values[1:]]
 
     alter(file, column, change)
     segment = files(rolled / "trades")[1]
@@ -137,12 +137,12 @@ def test_a_rollup_of_another_segment(rolled: Path) -> None:
 
 
 def test_a_rollup_whose_footer_was_swapped(rolled: Path) -> None:
-    one, other = rollup_of(rolled, 1), rollup_of(rolled, 2)
+    path, other = rollup_of(rolled, 1), rollup_of(rolled, 2)
     footer = pq.ParquetFile(other).metadata.metadata
     kept = {key: text for key, text in footer.items() if key.startswith(b"harvester.")}
-    pq.write_table(pq.ParquetFile(one).read().replace_schema_metadata(kept), one)
+    pq.write_table(pq.ParquetFile(path).read().replace_schema_metadata(kept), path)
     assert [line.split("; ")[0] for line in faults(rolled)] == [
-        f"{name_of(one, rolled)}: its footer is of another segment"
+        f"{name_of(path, rolled)}: its footer is of another segment"
     ]
 
 
@@ -253,20 +253,20 @@ def test_a_byte_changed_in_the_middle(harmed: Path) -> None:
 
 
 def test_a_footer_swapped(harmed: Path) -> None:
-    one, other = files(harmed)[1:3]
-    mine = pq.ParquetFile(one).read()
+    path, other = files(harmed)[1:3]
+    mine = pq.ParquetFile(path).read()
     theirs = pq.ParquetFile(other).metadata.metadata
     pq.write_table(
         mine.replace_schema_metadata(
             {k: v for k, v in theirs.items() if k.startswith(b"harvester.")}
         ),
-        one,
+        path,
         **WRITER_OPTIONS,
     )
-    there, said = (pq.read_metadata(file).num_rows for file in (one, other))
+    there, said = (pq.read_metadata(file).num_rows for file in (path, other))
     [line] = faults(harmed)
     assert line.split("; ")[0] == (
-        f"{name_of(one, harmed)}: has {there} rows, but its footer says {said}"
+        f"{name_of(path, harmed)}: has {there} rows, but its footer says {said}"
     )
 
 

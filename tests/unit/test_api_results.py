@@ -45,15 +45,15 @@ def filled(path: Path, *, rolled: bool = False) -> harvester.Archive:
     turns = [candle_oracle.midnight_ns(date(year, 1, 1)) - 1 for year in (2019, 2020, 2022, 2023)]
     hold(Disk(path), cut(YEARS, sorted({0, *turns, *stamps[::80], stamps[-1] + DAY})))
     if rolled:
-        with writer(Disk(path), "XBTUSD") as one:
-            roll_up(one, parse_levels(["1h"]))
+        with writer(Disk(path), "XBTUSD") as pair_writer:
+            roll_up(pair_writer, parse_levels(["1h"]))
     return harvester.open(path)
 
 
 def compact(path: str) -> None:
     """Merge all that can be, so that files go."""
-    with writer(Disk(path), "XBTUSD") as one:
-        before, after = one.compact(every=True)
+    with writer(Disk(path), "XBTUSD") as pair_writer:
+        before, after = pair_writer.compact(every=True)
     assert after < before
 
 
@@ -70,7 +70,7 @@ def rolled(tmp_path_factory: pytest.TempPathFactory) -> harvester.Archive:
 def files_read(result: Result) -> set[str]:
     """The files that DuckDB tells it has read."""
     told = result.explain("analyze")
-    counted = [int(one) for one in re.findall(r"Total Files Read: (\d+)", told)]
+    counted = [int(count) for count in re.findall(r"Total Files Read: (\d+)", told)]
     named = re.findall(r"(year=\d{4}/[\d-]+\.parquet)", re.sub(r"[│\s]", "", told))
     assert sum(counted) == len(set(named))
     return set(named)
@@ -90,10 +90,10 @@ def of_years(archive: harvester.Archive, *years: int) -> set[str]:
 def test_candles_of_a_fixed_length_are_the_oracles_over_years(
     request: pytest.FixtureRequest, name: str, interval: str
 ) -> None:
-    one: harvester.Archive = request.getfixturevalue(name)
+    archive: harvester.Archive = request.getfixturevalue(name)
     widths = {"90s": 90, "7m": 420, "4h": 14_400, "1d": 86_400, "10080": 604_800}
     truth = candle_oracle.candles(YEARS, widths[interval] * 10**9)
-    made = answer(one.ohlc("XBTUSD", interval, all_columns=True))  # type: ignore[arg-type]
+    made = answer(archive.ohlc("XBTUSD", interval, all_columns=True))  # type: ignore[arg-type]
     assert is_equal(made, truth, candle_oracle.COLUMNS)
 
 
@@ -249,8 +249,12 @@ def test_columns_that_are_not_asked_for_are_not_read(archive: harvester.Archive)
 
 
 def test_making_a_result_reads_nothing(tmp_path: Path) -> None:
-    one = filled(tmp_path)
-    results = [one.trades("XBTUSD"), one.ohlc("XBTUSD", "1h"), one.bars("XBTUSD", trades=5)]
+    archive = filled(tmp_path)
+    results = [
+        archive.trades("XBTUSD"),
+        archive.ohlc("XBTUSD", "1h"),
+        archive.bars("XBTUSD", trades=5),
+    ]
     for file in tmp_path.rglob("*.parquet"):
         file.write_bytes(b"no Parquet")
     for result in results:
@@ -261,7 +265,7 @@ def test_making_a_result_reads_nothing(tmp_path: Path) -> None:
 def test_what_is_built_upon_a_result_keeps_its_order(archive: harvester.Archive) -> None:
     trades = archive.trades("XBTUSD").filter("side = 'buy'").select("trade_id").limit(300, 20)
     bought = [row[0] for row in YEARS if row[5] == "buy"]
-    assert [one for (one,) in trades.fetchall()] == bought[20:320]
+    assert [value for (value,) in trades.fetchall()] == bought[20:320]
 
 
 def test_a_relations_own_methods_give_results(archive: harvester.Archive) -> None:
@@ -278,33 +282,33 @@ def test_a_relations_own_methods_give_results(archive: harvester.Archive) -> Non
 @pytest.mark.parametrize(
     "ask",
     [
-        lambda one: one.trades("XBTUSD"),
-        lambda one: one.trades("XBTUSD").filter("volume > 0").select("trade_id"),
-        lambda one: one.ohlc("XBTUSD", "1h", fill="previous", until="2024-02-01"),
-        lambda one: one.ohlc("XBTUSD", "1h").order("volume, time").limit(7),
-        lambda one: one.sql("FROM tape('XBTUSD')"),
-        lambda one: one.sql("FROM ohlc('XBTUSD', ?)", ["1d"]).filter("count > 1"),
+        lambda archive: archive.trades("XBTUSD"),
+        lambda archive: archive.trades("XBTUSD").filter("volume > 0").select("trade_id"),
+        lambda archive: archive.ohlc("XBTUSD", "1h", fill="previous", until="2024-02-01"),
+        lambda archive: archive.ohlc("XBTUSD", "1h").order("volume, time").limit(7),
+        lambda archive: archive.sql("FROM tape('XBTUSD')"),
+        lambda archive: archive.sql("FROM ohlc('XBTUSD', ?)", ["1d"]).filter("count > 1"),
     ],
 )
 def test_a_result_outlives_a_compaction(tmp_path: Path, ask: Any) -> None:
-    one = filled(tmp_path, rolled=True)
-    result = ask(one)
+    archive = filled(tmp_path, rolled=True)
+    result = ask(archive)
     before = result.fetchall()
-    compact(one.path)
+    compact(archive.path)
     assert result.fetchall() == before
 
 
 def test_a_result_outlives_the_archive_that_gave_it(tmp_path: Path) -> None:
-    with filled(tmp_path) as one:
-        result = one.ohlc("XBTUSD", "1d")
-    compact(one.path)
+    with filled(tmp_path) as archive:
+        result = archive.ohlc("XBTUSD", "1d")
+    compact(archive.path)
     assert len(result) == len(candle_oracle.candles(YEARS, DAY))
 
 
 def test_statements_that_may_change_something_are_not_run_again(tmp_path: Path) -> None:
-    one = filled(tmp_path)
-    result = one.sql("CREATE TABLE mine AS SELECT 1 AS one; FROM trades, mine")
-    compact(one.path)
+    archive = filled(tmp_path)
+    result = archive.sql("CREATE TABLE mine AS SELECT 1 AS one; FROM trades, mine")
+    compact(archive.path)
     with pytest.raises(HarvesterError) as caught:
         result.fetchall()
     assert str(caught.value) == (
@@ -313,10 +317,10 @@ def test_statements_that_may_change_something_are_not_run_again(tmp_path: Path) 
 
 
 def test_a_stream_goes_on_through_a_compaction(tmp_path: Path) -> None:
-    one = filled(tmp_path)
-    reader = one.trades("XBTUSD").to_arrow_reader()
+    archive = filled(tmp_path)
+    reader = archive.trades("XBTUSD").to_arrow_reader()
     ids = reader.read_next_batch().column("trade_id").to_pylist()
-    compact(one.path)
+    compact(archive.path)
     ids += reader.read_all().column("trade_id").to_pylist()
     assert ids == [row[0] for row in YEARS]
 
@@ -372,27 +376,27 @@ def test_an_attribute_that_a_relation_lacks_is_named(archive: harvester.Archive)
     ("ask", "kind", "message"),
     [
         (
-            lambda one: one.ohlc("XBTUSD", "1M"),
+            lambda archive: archive.ohlc("XBTUSD", "1M"),
             BadInterval,
             "interval '1M': is 1m (minutes) meant, or 1mo (months)?",
         ),
         (
-            lambda one: one.ohlc("XBTUSD", "1h", fill="zero"),
+            lambda archive: archive.ohlc("XBTUSD", "1h", fill="zero"),
             BadSetting,
             "fill is 'zero': give one of none, previous, null, kraken",
         ),
         (
-            lambda one: one.bars("XBTUSD"),
+            lambda archive: archive.bars("XBTUSD"),
             UsageError,
             "a bar has one size: give one of trades=N, volume=X and value=X",
         ),
         (
-            lambda one: one.bars("XBTUSD", trades=5, value=1),
+            lambda archive: archive.bars("XBTUSD", trades=5, value=1),
             UsageError,
             "a bar has one size: give one of trades=N, volume=X and value=X",
         ),
         (
-            lambda one: one.bars("XBTUSD", trades=0),
+            lambda archive: archive.bars("XBTUSD", trades=0),
             BadSetting,
             "trades '0' would never end a bar: give more than 0",
         ),
@@ -441,7 +445,7 @@ def test_a_connection_asks_many_times(archive: harvester.Archive) -> None:
 
 def texts(html: str) -> list[str]:
     """The cells of a table, and what stands around it."""
-    return [unescape(one) for one in re.findall(r">([^<]+)<", html)]
+    return [unescape(text) for text in re.findall(r">([^<]+)<", html)]
 
 
 def test_a_result_shows_its_first_rows_and_its_units(tmp_path: Path) -> None:

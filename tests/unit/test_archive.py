@@ -88,8 +88,8 @@ def test_all_between_the_first_segment_and_the_last_is_wanted_where_the_record_i
     if raw is not None:
         archive.store.write(f"wanted/{PAIR}.json", raw, PAIR)
     assert (archive.wanted(PAIR), archive.gaps(PAIR)) == ([Range(5, 35)], [Range(10, 20)])
-    with writer(archive, PAIR) as one:
-        one.want(Range(40, 50))
+    with writer(archive, PAIR) as pair_writer:
+        pair_writer.want(Range(40, 50))
     assert archive.gaps(PAIR) == [Range(10, 20), Range(40, 50)]
 
 
@@ -120,7 +120,7 @@ def test_each_moment_is_read_once_however_segments_overlap(
     for span in spans:
         put(archive, span, ROWS)
     span = Range(*asked)
-    covered = {at for one in spans for at in range(one.after + 1, one.through + 1)}
+    covered = {at for held in spans for at in range(held.after + 1, held.through + 1)}
     assert seen(archive.scan(PAIR, span)) == [
         place for place in places(ROWS, span) if place[0] in covered
     ]
@@ -135,7 +135,7 @@ def test_pieces_are_in_order_and_do_not_overlap(
     for span in spans:
         put(archive, span, [])
     pieces = archive.pieces(PAIR)
-    assert all(one.within.through <= other.within.after for one, other in pairwise(pieces))
+    assert all(piece.within.through <= other.within.after for piece, other in pairwise(pieces))
     assert all(piece.segment.range.after <= piece.within.after for piece in pieces)
     assert all(piece.within.through <= piece.segment.range.through for piece in pieces)
 
@@ -158,8 +158,8 @@ def test_a_scan_under_way_survives_a_compaction(archive: TradeStore) -> None:
     split(archive)
     reader = archive.scan(PAIR)
     first = seen(iter([next(reader)]))
-    with writer(TradeStore(archive.root), PAIR) as one:
-        assert one.compact(every=True) == (3, 1)
+    with writer(TradeStore(archive.root), PAIR) as pair_writer:
+        assert pair_writer.compact(every=True) == (3, 1)
     assert first + seen(reader) == places(ROWS, Range(0, 40))
 
 
@@ -168,8 +168,8 @@ def test_a_scan_that_listed_before_a_compaction_lists_again(
 ) -> None:
     split(archive)
     listed = archive.segments(PAIR)
-    with writer(TradeStore(archive.root), PAIR) as one:
-        one.compact(every=True)
+    with writer(TradeStore(archive.root), PAIR) as pair_writer:
+        pair_writer.compact(every=True)
     real, listings = archive.segments, [listed]
     monkeypatch.setattr(archive, "segments", lambda pair: (listings or [real(pair)]).pop())
     assert seen(archive.scan(PAIR)) == places(ROWS, Range(0, 40))
@@ -180,13 +180,13 @@ def cut_off(monkeypatch: pytest.MonkeyPatch, after_batches: int) -> None:
     real, left = segments_module.read_batches, [after_batches]
 
     def read(*args: Any, **more: Any) -> Iterator[pa.RecordBatch]:
-        for one in real(*args, **more):
+        for batch in real(*args, **more):
             if left and left[0] == 0:
                 left.clear()
                 raise FileNotFoundError(2, "No such file or directory")
             if left:
                 left[0] -= 1
-            yield one
+            yield batch
 
     monkeypatch.setattr(module, "read_batches", read)
 
@@ -218,8 +218,8 @@ def test_who_asks_while_files_are_merged_hears_the_same(
     """As one span of a pair does, at its ends, while the segments of another are merged."""
     split(archive)
     want, listed = ASKED[name](archive), archive.segments(PAIR)
-    with writer(TradeStore(archive.root), PAIR) as one:
-        one.compact(every=True)
+    with writer(TradeStore(archive.root), PAIR) as pair_writer:
+        pair_writer.compact(every=True)
     archive.forget_pair(PAIR)
     real, listings = archive.segments, [listed]
     monkeypatch.setattr(archive, "segments", lambda pair: (listings or [real(pair)]).pop())

@@ -76,11 +76,11 @@ def counted_anew(
 def hold(folder: str | Path, parts: Sequence[tuple[Range, Rows]]) -> TradeStore:
     """An archive of these segments."""
     archive = TradeStore(folder)
-    with writer(archive, PAIR) as one:
+    with writer(archive, PAIR) as pair_writer:
         for span, rows in parts:
             made = [dict(zip(NAMES, row, strict=True)) for row in rows]
             batch = pa.RecordBatch.from_pylist(made, schema=schema.ROWS)
-            one.commit(span, batch, Footer(range=span, pair="{}"))
+            pair_writer.commit(span, batch, Footer(range=span, pair="{}"))
     return archive
 
 
@@ -118,12 +118,12 @@ def assert_equal(
     made: Sequence[candle_oracle.Candle], truth: Sequence[candle_oracle.Candle]
 ) -> None:
     """All columns equal to the last digit; the vwap, a double, in fifteen."""
-    for one, true in zip(made, truth, strict=True):
-        assert {n: one[n] for n in ALL if n != "vwap"} == {n: true[n] for n in ALL if n != "vwap"}
+    for bar, true in zip(made, truth, strict=True):
+        assert {n: bar[n] for n in ALL if n != "vwap"} == {n: true[n] for n in ALL if n != "vwap"}
         if true["vwap"]:
-            assert abs(float(one["vwap"]) / float(true["vwap"]) - 1) < 1e-15
+            assert abs(float(bar["vwap"]) / float(true["vwap"]) - 1) < 1e-15
         else:
-            assert one["vwap"] == true["vwap"]
+            assert bar["vwap"] == true["vwap"]
 
 
 MADE_TAPES = {
@@ -216,7 +216,7 @@ def test_any_tape_in_any_segments_and_steps_equals_the_oracles(
 def test_a_trade_larger_than_several_bars_is_one_bar(tmp_path: Path) -> None:
     rows = [trade(0, volume="0.5"), trade(1, volume="47"), trade(2, volume="10")]
     made = answer(hold(tmp_path, [(Range(0, START + 9 * SECOND), rows)]), ask("volume", "10"))
-    assert [(one["volume"], one["is_complete"]) for one in made] == [
+    assert [(bar["volume"], bar["is_complete"]) for bar in made] == [
         (Decimal("47.5"), True),
         (10, True),
     ]
@@ -229,12 +229,12 @@ def test_only_a_full_last_bar_is_complete(
 ) -> None:
     rows = [trade(at) for at in range(trades)]
     made = answer(hold(tmp_path, [(Range(0, START + 9 * SECOND), rows)]), ask(by, size))
-    assert [one["is_complete"] for one in made] == [True, is_complete]
+    assert [bar["is_complete"] for bar in made] == [True, is_complete]
 
 
 def test_a_bar_without_volume_has_no_vwap(tmp_path: Path) -> None:
     archive = hold(tmp_path, [(Range(0, START), [trade(-1, volume="0")])])
-    assert [one["vwap"] for one in answer(archive, ask("trades", "1"))] == [None]
+    assert [bar["vwap"] for bar in answer(archive, ask("trades", "1"))] == [None]
 
 
 @pytest.mark.parametrize("sides", [["sell"], ["buy"], ["sell", "buy"], []])
@@ -296,7 +296,10 @@ FIVE_MORE = [trade(at) for at in range(21, 26)]
 def test_a_gap_ends_the_bar_under_way_and_counting_begins_anew(holed: TradeStore, by: By) -> None:
     size = {"trades": "3", "volume": "2.5", "value": "15"}[by]
     made = answer(holed, ask(by, size))
-    assert [(one["count"], one["is_complete"]) for one in made] == [(3, True), (2, False)] * 2
+    assert [(bar["count"], bar["is_complete"]) for bar in made] == [
+        (3, True),
+        (2, False),
+    ] * 2
     assert_equal(made, counted_anew([*FIVE, *FIVE_MORE], HOLED, by, Decimal(size)))
 
 
@@ -329,8 +332,8 @@ class Compacting(TradeStore):
     def pieces(self, pair: str, span: Range = EVERYTHING) -> list[Piece]:
         found = super().pieces(pair, span)
         if len(self.segments(pair)) > 1:
-            with writer(TradeStore(self.path), pair) as one:
-                one.compact(every=True)
+            with writer(TradeStore(self.path), pair) as pair_writer:
+                pair_writer.compact(every=True)
         return found
 
 
@@ -399,7 +402,7 @@ def test_the_plain_columns_are_a_candles_and_what_a_bar_needs_besides(
 ) -> None:
     plain = answer(made_archives["busy"], ask("volume", "3", all_columns=False))
     full = answer(made_archives["busy"], ask("volume", "3"))
-    assert plain == [{name: one[name] for name in PLAIN} for one in full]
+    assert plain == [{name: bar[name] for name in PLAIN} for bar in full]
     assert tuple(plain[0]) == PLAIN
 
 
@@ -451,7 +454,7 @@ def test_a_sum_that_does_not_fit_is_refused(tmp_path: Path, step_rows: int) -> N
 def test_a_sum_that_just_fits_is_exact(tmp_path: Path) -> None:
     archive = hold(tmp_path, [(Range(0, START + 9 * SECOND), HUGE)])
     made = answer(archive, ask("value", "81000000000000000000"))
-    assert [(one["value"], one["vwap"]) for one in made] == [(Decimal(81) * 10**18, 9_000_000)] * 2
+    assert [(bar["value"], bar["vwap"]) for bar in made] == [(Decimal(81) * 10**18, 9_000_000)] * 2
 
 
 def test_dust_behind_a_whale_is_counted_to_its_last_unit(tmp_path: Path) -> None:
@@ -461,7 +464,10 @@ def test_dust_behind_a_whale_is_counted_to_its_last_unit(tmp_path: Path) -> None
     archive = hold(tmp_path, [(Range(0, START + 9 * SECOND), rows)])
     for by in ("volume", "value"):
         made = answer(archive, ask(by, "90000000000000.00000002"))
-        assert [(one["count"], one["is_complete"]) for one in made] == [(3, True), (2, False)]
+        assert [(bar["count"], bar["is_complete"]) for bar in made] == [
+            (3, True),
+            (2, False),
+        ]
 
 
 def test_what_is_below_0_can_not_be_counted(tmp_path: Path) -> None:

@@ -94,7 +94,7 @@ def test_a_file_inside_another_with_its_rows_is_left_to_be_swept() -> None:
 def test_of_files_that_overlap_with_other_rows_both_go(other: Segment) -> None:
     told = Told(disagreeing={(A, other)})
     found = plan_repair(report(wrong(other, "overlap", A)), [A, other], told)
-    assert {one.path: one.faults for one in found} == {
+    assert {broken.path: broken.faults for broken in found} == {
         A.path: (f"it overlaps with {other.path}, which has other trades",),
         other.path: (f"it overlaps with {A.path}, which has other trades",),
     }
@@ -187,8 +187,8 @@ def test_a_footer_that_names_no_pair_is_believed_all_the_same() -> None:
 def test_only_a_guess_ends_where_time_does(
     is_guess: bool, limit_ns: int, spans: tuple[Range, ...]
 ) -> None:
-    one = BrokenFile("x", NAME, (), (NAME,), is_guess)
-    assert one.limited_to(limit_ns).refetch == spans
+    broken = BrokenFile("x", NAME, (), (NAME,), is_guess)
+    assert broken.limited_to(limit_ns).refetch == spans
 
 
 def test_what_was_asked_for_is_known_from_sound_files_and_from_what_broken_ones_owe() -> None:

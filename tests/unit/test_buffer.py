@@ -51,8 +51,8 @@ def backlog_of(*buffers: WriteBuffer, most_rows: int) -> MemoryBudget:
 def test_only_what_is_whole_is_written(tmp_path: Path) -> None:
     archive = TradeStore(tmp_path)
     events: list[Event] = []
-    with writer(archive, "A") as one:
-        buffer = buffer_of(one, events)
+    with writer(archive, "A") as pair_writer:
+        buffer = buffer_of(pair_writer, events)
         buffer.add(rows(1, 2, 3, 3), 2)
         asyncio.run(buffer.flush())
     assert events == [Committed("A", Range(0, 2), 2)]
@@ -67,8 +67,8 @@ def test_what_stayed_is_written_with_what_follows(tmp_path: Path) -> None:
         buffer.add(rows(4), 9)
         await buffer.flush()
 
-    with writer(archive, "A") as one:
-        buffer = buffer_of(one)
+    with writer(archive, "A") as pair_writer:
+        buffer = buffer_of(pair_writer)
         buffer.add(rows(1, 2, 3, 3), 2)
         asyncio.run(both(buffer))
     found = [at for batch in archive.scan("A") for at in batch.column("trade_id").to_pylist()]
@@ -81,8 +81,8 @@ def test_what_skips_at_the_very_end_is_told_with_the_end_whoever_flushes_it(
     """A flush in the background may be the one that reaches up to there."""
     archive = TradeStore(tmp_path)
     inside, at_end = IdGap(3, 6, 3, 6), IdGap(6, 9, 6, END_OF_TIME)
-    with writer(archive, "A") as one:
-        buffer = buffer_of(one)
+    with writer(archive, "A") as pair_writer:
+        buffer = buffer_of(pair_writer)
         buffer.note([inside], [inside])
         buffer.add(rows(1, 2, 3), 4)
         asyncio.run(buffer.flush())
@@ -105,8 +105,8 @@ def test_a_jump_is_told_by_the_segment_of_the_trade_behind_it(tmp_path: Path) ->
         buffer.add(rows(7), 9)
         await buffer.flush()
 
-    with writer(archive, "A") as one:
-        buffer = buffer_of(one)
+    with writer(archive, "A") as pair_writer:
+        buffer = buffer_of(pair_writer)
         buffer.add(rows(1, 2), 5)
         buffer.cursor = "1"
         buffer.note([IdGap(2, 7, 2, 7)])
@@ -121,11 +121,11 @@ def test_a_write_that_fails_loses_nothing(tmp_path: Path, monkeypatch: pytest.Mo
     def full(*_: object) -> None:
         raise ArchiveUnwritable("the disk is full")
 
-    with writer(archive, "A") as one:
-        buffer = buffer_of(one)
+    with writer(archive, "A") as pair_writer:
+        buffer = buffer_of(pair_writer)
         buffer.add(rows(1, 2, 3), 3)
         with monkeypatch.context() as patched:
-            patched.setattr(one, "commit", full)
+            patched.setattr(pair_writer, "commit", full)
             with pytest.raises(ArchiveUnwritable):
                 asyncio.run(buffer.flush())
         asyncio.run(buffer.flush())
@@ -134,8 +134,11 @@ def test_a_write_that_fails_loses_nothing(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 def test_beyond_the_bound_crawls_wait_until_the_largest_is_written(tmp_path: Path) -> None:
-    with writer(TradeStore(tmp_path), "A") as one, writer(TradeStore(tmp_path), "B") as other:
-        small, large = buffer_of(one), buffer_of(other)
+    with (
+        writer(TradeStore(tmp_path), "A") as pair_writer,
+        writer(TradeStore(tmp_path), "B") as other,
+    ):
+        small, large = buffer_of(pair_writer), buffer_of(other)
 
         async def go() -> None:
             backlog = backlog_of(small, large, most_rows=4)
@@ -148,9 +151,12 @@ def test_beyond_the_bound_crawls_wait_until_the_largest_is_written(tmp_path: Pat
 
 
 def test_near_the_bound_the_largest_is_written_while_crawls_go_on(tmp_path: Path) -> None:
-    with writer(TradeStore(tmp_path), "A") as one, writer(TradeStore(tmp_path), "B") as other:
+    with (
+        writer(TradeStore(tmp_path), "A") as pair_writer,
+        writer(TradeStore(tmp_path), "B") as other,
+    ):
         written = asyncio.Event()
-        small = buffer_of(one)
+        small = buffer_of(pair_writer)
         large = WriteBuffer(other, 0, "{}", lambda _event: written.set())
 
         async def go() -> tuple[int, int, int]:
@@ -166,8 +172,8 @@ def test_near_the_bound_the_largest_is_written_while_crawls_go_on(tmp_path: Path
 
 
 def test_well_below_the_bound_nothing_is_written(tmp_path: Path) -> None:
-    with writer(TradeStore(tmp_path), "A") as one:
-        buffer = buffer_of(one)
+    with writer(TradeStore(tmp_path), "A") as pair_writer:
+        buffer = buffer_of(pair_writer)
 
         async def go() -> bool:
             backlog = backlog_of(buffer, most_rows=4)
@@ -181,8 +187,8 @@ def test_well_below_the_bound_nothing_is_written(tmp_path: Path) -> None:
 
 def test_what_is_being_written_is_not_written_again_but_the_next_largest(tmp_path: Path) -> None:
     archive = TradeStore(tmp_path)
-    with writer(archive, "A") as one, writer(archive, "B") as other:
-        small, large = buffer_of(one), buffer_of(other)
+    with writer(archive, "A") as pair_writer, writer(archive, "B") as other:
+        small, large = buffer_of(pair_writer), buffer_of(other)
 
         async def go() -> None:
             backlog = backlog_of(small, large, most_rows=4)
@@ -199,8 +205,8 @@ def test_what_is_being_written_is_not_written_again_but_the_next_largest(tmp_pat
 
 
 def test_what_fails_while_others_have_it_written_is_told_by_its_own_crawl(tmp_path: Path) -> None:
-    with writer(TradeStore(tmp_path), "A") as one:
-        buffer = buffer_of(one)
+    with writer(TradeStore(tmp_path), "A") as pair_writer:
+        buffer = buffer_of(pair_writer)
 
         async def go() -> None:
             backlog = backlog_of(buffer, most_rows=0)
@@ -216,8 +222,8 @@ def test_what_fails_while_others_have_it_written_is_told_by_its_own_crawl(tmp_pa
 
 
 def test_a_buffer_that_left_is_not_counted(tmp_path: Path) -> None:
-    with writer(TradeStore(tmp_path), "A") as one:
-        buffer = buffer_of(one)
+    with writer(TradeStore(tmp_path), "A") as pair_writer:
+        buffer = buffer_of(pair_writer)
 
         async def go() -> None:
             backlog = backlog_of(buffer, most_rows=0)
@@ -237,7 +243,7 @@ def test_files_of_one_pair_at_a_time_are_merged(
     begun: list[str] = []
     release = threading.Event()
 
-    async def go(one: Writer, other: Writer) -> list[str]:
+    async def go(pair_writer: Writer, other: Writer) -> list[str]:
         loop, merging = asyncio.get_running_loop(), asyncio.Lock()
         first, committed = asyncio.Event(), asyncio.Event()
 
@@ -246,15 +252,15 @@ def test_files_of_one_pair_at_a_time_are_merged(
             loop.call_soon_threadsafe(first.set)
             release.wait(10)
 
-        for each in (one, other):
+        for each in (pair_writer, other):
             monkeypatch.setattr(each, "compact", partial(merge, each))
         told = {"A": lambda _event: None, "B": lambda _event: committed.set()}
         tasks = []
-        for each in (one, other):
+        for each in (pair_writer, other):
             buffer = WriteBuffer(each, 0, "{}", told[each.pair], merging)
             buffer.add(rows(1, 2), 2)
             tasks.append(asyncio.create_task(buffer.flush()))
-            await (first if each is one else committed).wait()
+            await (first if each is pair_writer else committed).wait()
         # Whatever was handed to a thread before this has begun by then.
         await asyncio.to_thread(lambda: None)
         during = list(begun)
@@ -262,6 +268,9 @@ def test_files_of_one_pair_at_a_time_are_merged(
         await asyncio.gather(*tasks)
         return during
 
-    with writer(TradeStore(tmp_path), "A") as one, writer(TradeStore(tmp_path), "B") as other:
-        during = asyncio.run(go(one, other))
+    with (
+        writer(TradeStore(tmp_path), "A") as pair_writer,
+        writer(TradeStore(tmp_path), "B") as other,
+    ):
+        during = asyncio.run(go(pair_writer, other))
     assert (during, begun) == (["A"], ["A", "B"])

@@ -118,11 +118,11 @@ def test_what_is_measured_lies_well_inside_of_what_is_held_and_is_no_more_than_a
         for at in range(START_S, START_S + 100)
     ]
     archive = TradeStore(tmp_path)
-    with writer(archive, "XBTUSD") as one:
+    with writer(archive, "XBTUSD") as pair_writer:
         for first, last in ((10, 20), (50, 90)):
             held = Range((START_S + first) * SECOND_NS, (START_S + last) * SECOND_NS)
             inside = [row for row in rows if held.after < row[1] <= held.through]
-            one.commit(held, batch(inside, ROWS), Footer(held, '{"altname":"XBTUSD"}'))
+            pair_writer.commit(held, batch(inside, ROWS), Footer(held, '{"altname":"XBTUSD"}'))
     found = {}
     for taken in (range(11, 14), range(18, 21), range(11, 80)):
         check = stored_check.StoredCheck(archive, "XBTUSD")

@@ -32,7 +32,7 @@ def rows_of(block: bytes, layout: Layout = THREE) -> list[tuple[Any, ...]]:
 
 def reasons(block: bytes, layout: Layout = THREE) -> list[tuple[int, str]]:
     """The lines that are no trades, and why."""
-    return [(one.line, one.reason) for one in parse(block, layout, 1).bad]
+    return [(bad_line.line, bad_line.reason) for bad_line in parse(block, layout, 1).bad]
 
 
 # --- layouts -------------------------------------------------------------------------------------
@@ -139,9 +139,9 @@ def test_any_way_to_write_a_number_is_that_number_or_refused(rows: list[Any]) ->
     """A way that the quick reading would misread must not reach it."""
     lines = [f"1588888888,{a.format(p)},{b.format(v)}\n" for p, v, a, b in rows]
     parsed = parse("".join(lines).encode(), THREE, 1)
-    bad = {one.line for one in parsed.bad}
+    bad = {bad_line.line for bad_line in parsed.bad}
     kept = [(p, v) for line, (p, v, *_) in enumerate(rows, 1) if line not in bad]
-    assert [(one["price"], one["volume"]) for one in parsed.rows.to_pylist()] == kept
+    assert [(row["price"], row["volume"]) for row in parsed.rows.to_pylist()] == kept
     for line, (price, volume, a, b) in enumerate(rows, 1):
         plain = {a, b} <= {"{:f}", "{:e}", " {:f}", "{:f} ", '"{:f}"', "0{:f}"}
         fits = price == round(price, 10) and price < 10**8 and volume == round(volume, 8)

@@ -17,7 +17,7 @@ UNKNOWN = KnownComplete()
 
 
 def found(*paths: Path, whole: KnownComplete = UNKNOWN) -> list[str]:
-    return [str(one) for one in find(map(str, paths), whole)]
+    return [str(source) for source in find(map(str, paths), whole)]
 
 
 def refusal(path: Path) -> str:

@@ -65,7 +65,7 @@ def test_intervals_up_to_days_open_where_the_clock_says(place: str, interval: st
         )
 
 
-@pytest.mark.parametrize("place", [one for one in PLACES if "past midnight" not in one])
+@pytest.mark.parametrize("place", [place for place in PLACES if "past midnight" not in place])
 @pytest.mark.parametrize("interval", LONG)
 def test_intervals_of_weeks_and_more_open_where_the_calendar_says(
     place: str, interval: str
@@ -84,10 +84,10 @@ def test_the_calendar_of_a_century_is_right(tz: str | None, interval: str) -> No
     question = ask(interval, tz=tz)
     first, last = moment("1996-02-29"), moment("2096-02-29")
     grid = question.grid(Range(first, last))
-    one = question.interval
+    length = question.interval
     for stamp in range(first, last, 36 * DAY + 5 * HOUR):
-        opens = candle_oracle.floor_calendar(stamp, one.unit, tz or "UTC", one.count)
-        after = candle_oracle.next_calendar(opens, one.unit, tz or "UTC", one.count)
+        opens = candle_oracle.floor_calendar(stamp, length.unit, tz or "UTC", length.count)
+        after = candle_oracle.next_calendar(opens, length.unit, tz or "UTC", length.count)
         number = grid.number(stamp)
         assert (grid.start_ns(number), grid.start_ns(number + 1)) == (opens, after)
 
@@ -149,15 +149,17 @@ def clocks(draw: st.DrawFn) -> tuple[CandleQuery, int]:
 
 @given(clocks(), st.integers(0, 200))
 @settings(max_examples=150, deadline=None)
-def test_any_clock_is_followed_through_any_turn(one: tuple[CandleQuery, int], early: int) -> None:
-    question, when = one
+def test_any_clock_is_followed_through_any_turn(case: tuple[CandleQuery, int], early: int) -> None:
+    question, when = case
     first = when - early * 15 * MINUTE
     last = first + 4 * DAY
     grid = question.grid(Range(first, last))
     # From earlier on, so that the oracle has seen what the clock showed before it was turned.
     truth = candle_oracle.walked(first - 2 * DAY, last, 15 * MINUTE, clock(question))
-    open_at_first = max(one for one in truth if one <= first)
-    assert openings(grid, open_at_first - 1, last) == [one for one in truth if one >= open_at_first]
+    open_at_first = max(opening for opening in truth if opening <= first)
+    assert openings(grid, open_at_first - 1, last) == [
+        opening for opening in truth if opening >= open_at_first
+    ]
 
 
 # --- by hand -------------------------------------------------------------------------------------
@@ -309,7 +311,7 @@ def test_a_grid_that_begins_as_clocks_are_turned_knows_what_was_open() -> None:
 
 def test_a_day_is_24_hours_and_1440_minutes_on_every_clock() -> None:
     days = [
-        opens(one, "Europe/Berlin", "2024-01-01", "2025-01-01") for one in ("1d", "24h", "1440")
+        opens(text, "Europe/Berlin", "2024-01-01", "2025-01-01") for text in ("1d", "24h", "1440")
     ]
     assert (days[0] == days[1] == days[2], len(days[0])) == (True, 366)
 
@@ -369,7 +371,7 @@ def test_a_grid_knows_what_it_is_made_of(
 
 
 def test_what_needs_no_calendar_is_reckoned_by_one_formula() -> None:
-    formulas = {one: len(ask(one).grid(EVERYTHING).sections) for one in ("7m", "1d", "1w")}
+    formulas = {text: len(ask(text).grid(EVERYTHING).sections) for text in ("7m", "1d", "1w")}
     assert formulas == {"7m": 1, "1d": 1, "1w": 1}
     assert len(ask("1mo").grid(EVERYTHING).sections) > 1
 

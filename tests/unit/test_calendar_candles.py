@@ -39,7 +39,7 @@ def trade(stamp: int, price: int, volume: int = 1) -> candle_oracle.Row:
 def tape(times: Sequence[int]) -> list[candle_oracle.Row]:
     """Trades at some openings and right around, also where DuckDB's own dates would round up."""
     some = times[1 :: max(2, len(times) // 12)]
-    stamps = sorted({one + odd for one in some for odd in (-300, -1, 0, 1)})
+    stamps = sorted({turn + odd for turn in some for odd in (-300, -1, 0, 1)})
     return [trade(stamp, 5 + at * 7 % 4, 1 + at % 3) for at, stamp in enumerate(stamps)]
 
 
@@ -57,7 +57,7 @@ def test_candles_at_the_turns_of_clocks_are_the_oracles(
     shown = [time for time in times if truth[0]["time"] <= time <= truth[-1]["time"]]
     truth = candle_oracle.filled(truth, shown, fill)
     if fill == "kraken":
-        truth = [one | {"vwap": candle_oracle.truncated(one["vwap"], 10)} for one in truth]
+        truth = [candle | {"vwap": candle_oracle.truncated(candle["vwap"], 10)} for candle in truth]
     assert is_equal(answer(ohlc(archive, question)), truth, candle_oracle.COLUMNS)
 
 
@@ -78,7 +78,7 @@ def broken_tapes(draw: st.DrawFn) -> tuple[list[candle_oracle.Row], list[Range]]
         if draw(st.integers(0, 3))
     ] or [Range(start - 1, start + DAY)]
     stamps = sorted(draw(st.lists(QUARTERS, max_size=12)))
-    rows = [trade(start + one * 15 * MINUTE, 5 + at % 3) for at, one in enumerate(stamps)]
+    rows = [trade(start + steps * 15 * MINUTE, 5 + at % 3) for at, steps in enumerate(stamps)]
     return [row for row in rows if any(a < row[1] <= b for a, b in covered)], covered
 
 
@@ -117,7 +117,7 @@ def test_any_fill_over_any_gaps_as_clocks_go_back_is_as_from_first_principles(
     times = candle_oracle.walked(BACK - 5 * DAY, BACK + 5 * DAY, 15 * MINUTE, clock(question))
     with tempfile.TemporaryDirectory() as folder:
         parts = [
-            (one, [row for row in rows if one.after < row[1] <= one.through]) for one in covered
+            (span, [row for row in rows if span.after < row[1] <= span.through]) for span in covered
         ]
         made = answer(ohlc(hold(TradeStore(folder), parts), question))
     truth = model(rows, covered, question, times)
@@ -129,7 +129,7 @@ def months(tmp_path: Path, within: Range, span_: Range = EVERYTHING, **more: Any
     rows = [trade(moment("2024-01-20"), 5)]
     archive = hold(TradeStore(tmp_path), [(within, rows)])
     made = answer(ohlc(archive, ask("1mo", span_, fill="null", all_columns=True, **more)))
-    return {one["time"]: one["is_complete"] for one in made}
+    return {candle["time"]: candle["is_complete"] for candle in made}
 
 
 def test_a_month_is_whole_where_coverage_reaches_its_last_nanosecond(tmp_path: Path) -> None:
@@ -161,7 +161,7 @@ def test_a_span_is_half_open_on_the_calendar_too(tmp_path: Path) -> None:
     archive = hold(TradeStore(tmp_path), [(Range(0, moment("2024-04-01")), rows)])
     february = range_between(moment("2024-02-01"), moment("2024-03-01"))
     made = answer(ohlc(archive, ask("1mo", february, all_columns=True)))
-    assert [(one["time"], one["count"], one["is_complete"]) for one in made] == [
+    assert [(candle["time"], candle["count"], candle["is_complete"]) for candle in made] == [
         (moment("2024-02-01"), 2, True)
     ]
 
@@ -180,7 +180,7 @@ def test_empty_years_before_the_first_trade_are_not_filled(tmp_path: Path) -> No
     rows = [trade(moment("2013-03-05"), 5)]
     archive = hold(TradeStore(tmp_path), [(Range(0, moment("2013-06-01") - 1), rows)])
     made = answer(ohlc(archive, ask("1mo", fill="null", tz="America/New_York")))
-    assert [one["time"] for one in made] == [
+    assert [candle["time"] for candle in made] == [
         moment("2013-03-01T05:00"),
         moment("2013-04-01T04:00"),
     ]
@@ -194,7 +194,7 @@ def test_the_empty_end_of_a_year_before_the_file_of_the_next_is_filled(tmp_path:
     ]
     since = Range(moment("2023-11-01") - 1, EVERYTHING.through)
     found = answer(ohlc(hold(TradeStore(tmp_path), parts), ask("1mo", since, fill="previous")))
-    assert [(one["time"], one["close"]) for one in found] == [
+    assert [(candle["time"], candle["close"]) for candle in found] == [
         (moment("2023-11-01"), 5),
         (moment("2023-12-01"), 5),
         (moment("2024-01-01"), 5),

@@ -101,7 +101,7 @@ def test_any_tape_in_any_segments_on_any_grid_equals_the_oracles(
 def test_weeks_open_on_thursday(made_archives: dict[str, TradeStore]) -> None:
     week = 7 * 86_400 * SECOND
     made = answer(ohlc(made_archives["sparse"], ask("10080")))
-    assert {one["time"] % week for one in made} == {0}
+    assert {candle["time"] % week for candle in made} == {0}
 
 
 def test_every_run_on_one_or_two_threads_gives_the_same_bytes(
@@ -127,7 +127,7 @@ def test_a_side_that_is_unknown_counts_on_neither_side(tmp_path: Path) -> None:
 
 def test_a_candle_without_volume_has_no_vwap(tmp_path: Path) -> None:
     archive = hold(TradeStore(tmp_path), [(Range(0, START + MINUTE), [trade(0, "5", "0")])])
-    assert [one["vwap"] for one in answer(ohlc(archive, ask()))] == [None]
+    assert [candle["vwap"] for candle in answer(ohlc(archive, ask()))] == [None]
 
 
 # --- whichever files hold the tape ---------------------------------------------------------------
@@ -148,7 +148,7 @@ def test_a_folder_may_be_called_anything(tmp_path: Path, name: str) -> None:
     span = Range(0, START + MINUTE)
     hold(TradeStore(tmp_path / "a1"), [(span, [trade(0, "5"), trade(1, "5")])])
     archive = hold(TradeStore(tmp_path / name), [(span, [trade(0, "5")])])
-    assert [one["count"] for one in answer(ohlc(archive, ask()))] == [1]
+    assert [candle["count"] for candle in answer(ohlc(archive, ask()))] == [1]
 
 
 class Compacting(TradeStore):
@@ -157,8 +157,8 @@ class Compacting(TradeStore):
     def pieces(self, pair: str, span: Range = EVERYTHING) -> list[Piece]:
         found = super().pieces(pair, span)
         if len(self.segments(pair)) > 1:
-            with writer(TradeStore(self.path), pair) as one:
-                one.compact(every=True)
+            with writer(TradeStore(self.path), pair) as pair_writer:
+                pair_writer.compact(every=True)
         return found
 
 
@@ -169,7 +169,7 @@ def test_a_compaction_in_between_is_answered_by_listing_again(tmp_path: Path, fi
     hold(TradeStore(tmp_path), cut(rows, [0, stamps[400], stamps[800], stamps[-1]]))
     span = Range(stamps[850], EVERYTHING.through)
     made = list(candle_batches(Compacting(tmp_path), ask("90s", span, fill=fill)))
-    counted = sum(sum(one.column("count").to_pylist()) for one in made)
+    counted = sum(sum(batch.column("count").to_pylist()) for batch in made)
     assert counted == len([stamp for stamp in stamps if stamp > span.after])
 
 
@@ -180,7 +180,7 @@ class Vanishing(TradeStore):
         gone = [
             piece.segment._replace(path=piece.segment.path + "x") for piece in super().pieces(pair)
         ]
-        return [Piece(one, one.range) for one in gone if span]
+        return [Piece(segment, segment.range) for segment in gone if span]
 
 
 def test_files_that_keep_vanishing_end_in_an_error(tmp_path: Path) -> None:
@@ -269,7 +269,9 @@ def test_any_fill_over_any_gaps_and_span_is_as_from_first_principles(
     after, through = (START + edge * SECOND // 4 for edge in sorted(edges))
     span = Range(after, through + 1)
     question = ask(interval, span, fill=fill, all_columns=True, offset_ns=offset)
-    parts = [(one, [row for row in rows if one.after < row[1] <= one.through]) for one in covered]
+    parts = [
+        (part, [row for row in rows if part.after < row[1] <= part.through]) for part in covered
+    ]
     with tempfile.TemporaryDirectory() as folder:
         made = answer(ohlc(hold(TradeStore(folder), parts), question))
     width = question.interval.width_ns
@@ -315,14 +317,14 @@ def test_a_span_without_coverage_has_no_candles(holed: TradeStore) -> None:
 
 def test_a_trade_in_a_cut_interval_is_carried_on_instead_of_one_before(holed: TradeStore) -> None:
     question = ask("4s", Range(START, START + 10 * SECOND - 1), fill="previous")
-    assert [one["close"] for one in answer(ohlc(holed, question))] == [7, 7]
+    assert [candle["close"] for candle in answer(ohlc(holed, question))] == [7, 7]
 
 
 def test_null_goes_on_within_the_coverage_after_a_gap_inside_an_interval(tmp_path: Path) -> None:
     before, after = Range(START - 1, START + SECOND), Range(START + 2 * SECOND, START + 15 * SECOND)
     archive = hold(TradeStore(tmp_path), [(before, [trade(0.5, "5")]), (after, [])])
     found = answer(ohlc(archive, ask("5s", fill="null", all_columns=True)))
-    assert [(one["close"], one["is_complete"]) for one in found] == [
+    assert [(candle["close"], candle["is_complete"]) for candle in found] == [
         (5, False),
         (None, True),
         (None, True),
@@ -338,19 +340,21 @@ def test_a_trade_at_the_very_end_of_its_coverage_is_not_carried_beyond(tmp_path:
 def test_before_the_first_coverage_from_0_there_was_nothing(tmp_path: Path) -> None:
     rows = [(None, 30 * SECOND, 0, Decimal(5), Decimal(1), "buy", "market", "")]
     archive = hold(TradeStore(tmp_path), [(Range(0, 60 * SECOND - 1), rows)])
-    assert [one["is_complete"] for one in answer(ohlc(archive, ask(all_columns=True)))] == [True]
+    assert [candle["is_complete"] for candle in answer(ohlc(archive, ask(all_columns=True)))] == [
+        True
+    ]
 
 
 def test_the_running_interval_is_not_complete(tmp_path: Path) -> None:
     rows = [trade(0, "5"), trade(61, "6")]
     archive = hold(TradeStore(tmp_path), [(Range(0, START + 90 * SECOND), rows)])
     made = answer(ohlc(archive, ask(all_columns=True)))
-    assert [one["is_complete"] for one in made] == [True, False]
+    assert [candle["is_complete"] for candle in made] == [True, False]
 
 
 def test_a_candle_that_the_span_cuts_counts_its_part_and_is_not_complete(holed: TradeStore) -> None:
     made = answer(ohlc(holed, ask("5s", Range(START, START + 9 * SECOND), all_columns=True)))
-    assert [(one["open"], one["is_complete"]) for one in made] == [(7, False)]
+    assert [(candle["open"], candle["is_complete"]) for candle in made] == [(7, False)]
 
 
 # --- Kraken's form -------------------------------------------------------------------------------
@@ -364,7 +368,7 @@ def test_the_cut_vwap_of_trades_of_one_price_is_that_price(tenths: int, lots: li
     with tempfile.TemporaryDirectory() as folder:
         archive = hold(TradeStore(folder), [(Range(0, START + MINUTE), rows)])
         made = answer(ohlc(archive, ask(fill="kraken", pair_decimals=2)))
-    assert [one["vwap"] for one in made] == [price]
+    assert [candle["vwap"] for candle in made] == [price]
 
 
 @pytest.mark.parametrize("decimals", [0, 1, 5, 10])
@@ -374,8 +378,10 @@ def test_the_vwap_is_cut_off_after_the_pairs_decimals(
     question = ask("7m", fill="kraken", pair_decimals=decimals)
     made = answer(ohlc(made_archives["tiny coin"], question))
     truth = candle_oracle.candles(MADE_TAPES["tiny coin"], 7 * MINUTE)
-    cut_off = {one["time"]: candle_oracle.truncated(one["vwap"], decimals) for one in truth}
-    assert {one["time"]: one["vwap"] for one in made if one["count"]} == cut_off
+    cut_off = {
+        candle["time"]: candle_oracle.truncated(candle["vwap"], decimals) for candle in truth
+    }
+    assert {candle["time"]: candle["vwap"] for candle in made if candle["count"]} == cut_off
 
 
 @pytest.mark.parametrize(("price", "decimals"), [("5.1", 1), ("5.12", 10)])
@@ -401,7 +407,7 @@ def test_the_columns_and_their_types_are_those_of_the_documentation(
     types += [volume, "int64", value, volume, volume, value, value, *["int64"] * 4]
     types += ["timestamp[ns]", "timestamp[ns]", "bool"]
     assert schema.names == [*candle_oracle.COLUMNS, "is_complete"]
-    assert [str(one) for one in schema.types] == types
+    assert [str(type_) for type_ in schema.types] == types
 
 
 def test_a_relation_outlives_all_that_made_it(made_archives: dict[str, TradeStore]) -> None:
@@ -487,7 +493,7 @@ def test_a_sum_that_does_not_fit_is_refused(tmp_path: Path) -> None:
 def test_a_sum_that_just_fits_is_exact(tmp_path: Path) -> None:
     archive = hold(TradeStore(tmp_path), [(Range(0, START + MINUTE), HUGE)])
     made = answer(ohlc(archive, ask("1s", all_columns=True, fill="kraken")))
-    assert {(one["value"], one["vwap"]) for one in made if one["count"]} == {
+    assert {(candle["value"], candle["vwap"]) for candle in made if candle["count"]} == {
         (Decimal(81) * 10**18, Decimal(9_000_000))
     }
 

@@ -43,16 +43,16 @@ def test_each_whole_minute_of_a_captured_page_is_krakens(tmp_path: Path) -> None
     question = ask("1", fill="kraken", pair_decimals=1)
     first, last = moment("2025-11-10T17:24Z"), moment("2025-11-11T00:12Z")
     made = {
-        one["time"]: one
-        for one in answer(ohlc(held(tmp_path, expected(market)), question))
-        if first <= one["time"] <= last
+        candle["time"]: candle
+        for candle in answer(ohlc(held(tmp_path, expected(market)), question))
+        if first <= candle["time"] <= last
     }
     body = json.loads((CAPTURED / "ohlc_XBTUSDT_1m_2025-11-10.json").read_bytes())
     theirs = {row[0] * SECOND: row[1:] for row in body["result"]["XBTUSDT"]}
     assert len(made) == 409
-    shown = {time: [f"{one[name]:f}" for name in PLAIN[1:-1]] for time, one in made.items()}
+    shown = {time: [f"{candle[name]:f}" for name in PLAIN[1:-1]] for time, candle in made.items()}
     assert shown == {time: theirs[time][:-1] for time in made}
-    assert [one["count"] for one in made.values()] == [theirs[time][-1] for time in made]
+    assert [candle["count"] for candle in made.values()] == [theirs[time][-1] for time in made]
 
 
 def captured_csv() -> list[list[Any]]:
@@ -72,7 +72,7 @@ def captured_csv() -> list[list[Any]]:
 
 def test_each_whole_hour_of_the_trades_of_2018_is_krakens(tmp_path: Path) -> None:
     rows = expected(Market.from_rows(captured_csv()))
-    made = {one["time"]: one for one in answer(ohlc(held(tmp_path, rows), ask("1h")))}
+    made = {candle["time"]: candle for candle in answer(ohlc(held(tmp_path, rows), ask("1h")))}
     with (CAPTURED / "ohlcvt_XBTUSD_60_2018-05-08.csv").open(newline="") as file:
         theirs = {
             int(row[0]) * SECOND: [Decimal(field) for field in row[1:]] for row in csv.reader(file)

@@ -53,10 +53,10 @@ def test_cut_parts_batches_by_time_and_leaves_none_empty(
     whole = batch(stamps)
     ends = pairwise([0, *places, len(stamps)])
     upto, behind = split_at([whole.slice(start, end - start) for start, end in ends], through)
-    assert [one for part in upto for one in stamps_of(part)] == [
+    assert [stamp for part in upto for stamp in stamps_of(part)] == [
         stamp for stamp in stamps if stamp <= through
     ]
-    assert [one for part in behind for one in stamps_of(part)] == [
+    assert [stamp for part in behind for stamp in stamps_of(part)] == [
         stamp for stamp in stamps if stamp > through
     ]
     assert all(part.num_rows for part in upto + behind)
@@ -68,7 +68,7 @@ def test_decimals_of_integers_are_those_at_their_scale(unscaled: list[int]) -> N
     kind = pa.decimal128(19, 4)
     made = decimal_array(kind, np.array(unscaled, dtype=np.int64))
     assert made.type == kind
-    assert made.to_pylist() == [Decimal(one).scaleb(-4) for one in unscaled]
+    assert made.to_pylist() == [Decimal(number).scaleb(-4) for number in unscaled]
 
 
 @settings(deadline=None)
@@ -142,4 +142,4 @@ def test_rows_are_what_a_trade_is_made_of() -> None:
         ("order_type", pa.dictionary(pa.int32(), pa.string()), True),
         ("misc", pa.string(), True),
     ]
-    assert [(one.name, one.type, one.nullable) for one in ROWS] == expected
+    assert [(field.name, field.type, field.nullable) for field in ROWS] == expected

@@ -21,9 +21,9 @@ def laid_out(parts: list[tuple[int, int, int]]) -> tuple[list[Segment], dict[Seg
     for gap, turn, count in parts:
         after = at + gap
         year += turn
-        one = Segment("A", year, Range(after, after + 10), f"{after}", 1)
-        made.append(one)
-        rows[one] = count
+        segment = Segment("A", year, Range(after, after + 10), f"{after}", 1)
+        made.append(segment)
+        rows[segment] = count
         at = after + 10
     return made, rows
 
@@ -45,8 +45,8 @@ def test_only_neighbours_that_touch_in_one_year_are_merged(
 ) -> None:
     segments, rows = laid_out(parts)
     for run in plan_merges(segments, rows.__getitem__, every=True):
-        assert all(one.range.through == other.range.after for one, other in pairwise(run))
-        assert len({one.year for one in run}) == 1
+        assert all(segment.range.through == other.range.after for segment, other in pairwise(run))
+        assert len({segment.year for segment in run}) == 1
 
 
 @settings(deadline=None)
@@ -54,7 +54,7 @@ def test_only_neighbours_that_touch_in_one_year_are_merged(
 def test_no_merged_file_grows_past_its_bound(parts: list[tuple[int, int, int]]) -> None:
     segments, rows = laid_out(parts)
     for run in plan_merges(segments, rows.__getitem__, every=True):
-        assert sum(rows[one] for one in run) <= 4_000_000
+        assert sum(rows[segment] for segment in run) <= 4_000_000
     assert LARGEST_ROWS == 4_000_000
 
 
@@ -65,7 +65,7 @@ def test_no_segment_is_merged_twice_and_none_alone(
 ) -> None:
     segments, rows = laid_out(parts)
     runs = plan_merges(segments, rows.__getitem__, every=every)
-    merged = [one for run in runs for one in run]
+    merged = [segment for run in runs for segment in run]
     assert merged == [segment for segment in segments if segment in merged]
     assert all(len(run) > 1 for run in runs)
 
@@ -77,7 +77,7 @@ def test_what_was_merged_is_not_merged_again(parts: list[tuple[int, int, int]]) 
     wide: dict[Segment, int] = {}
     runs = plan_merges(segments, rows.__getitem__, every=True)
     first = {run[0]: run for run in runs}
-    inner = {one for run in runs for one in run[1:]}
+    inner = {later for run in runs for later in run[1:]}
     for segment in segments:
         if segment in first:
             span = Range(segment.range.after, first[segment][-1].range.through)
@@ -128,7 +128,7 @@ def merged_nightly(nights: list[int]) -> tuple[list[int], int, int]:
         files.append(count)
         segments, rows = laid_out([(0, 0, file) for file in files])
         for run in reversed(plan_merges(segments, rows.__getitem__)):
-            first, total = segments.index(run[0]), sum(rows[one] for one in run)
+            first, total = segments.index(run[0]), sum(rows[segment] for segment in run)
             files[first : first + len(run)] = [total]
             written += total
         most = max(most, len(files))

@@ -65,11 +65,11 @@ def months_between(first: str, last: str) -> list[str]:
 
 
 def test_a_digest_is_what_the_format_tells(tmp_path: Path) -> None:
-    [one] = digests(archive_of(tmp_path, [100, 200]), PAIR)
-    months = months_between(one.first, one.last)
+    [digest] = digests(archive_of(tmp_path, [100, 200]), PAIR)
+    months = months_between(digest.first, digest.last)
     assert len(months) > 3
-    assert [month.month for month in one.months] == months
-    assert (one.rows, one.sha256) == by_hand(ROWS, months)
+    assert [month.month for month in digest.months] == months
+    assert (digest.rows, digest.sha256) == by_hand(ROWS, months)
 
 
 @pytest.mark.parametrize("places", [[], [1], [7, 8, 9, 250], list(range(20, 380, 20))])
@@ -77,8 +77,8 @@ def test_it_does_not_depend_on_how_the_tape_is_cut(tmp_path: Path, places: list[
     truth = digests(archive_of(tmp_path / "a", [100, 200]), PAIR)
     archive = archive_of(tmp_path / "b", places)
     assert digests(archive, PAIR) == truth
-    with writer(archive, PAIR) as one:
-        one.compact(every=True)
+    with writer(archive, PAIR) as pair_writer:
+        pair_writer.compact(every=True)
     assert digests(TradeStore(tmp_path / "b"), PAIR, workers=1) == truth
 
 
@@ -111,7 +111,7 @@ def test_a_gap_parts_the_months(tmp_path: Path) -> None:
     inside = parse_moment(f"{lost}-10", 0)
     parts = cut(ROWS, [0, inside]) + cut(ROWS, [inside + 10**9, ROWS[-1][1] + 86_400 * 10**9])
     found = digests(hold(TradeStore(tmp_path / "b"), parts), PAIR)
-    assert [[month.month for month in one.months] for one in found] == [
+    assert [[month.month for month in digest.months] for digest in found] == [
         [month.month for month in whole.months[:2]],
         [month.month for month in whole.months[3:]],
     ]
@@ -124,5 +124,5 @@ def test_nothing_whole_is_no_digest(tmp_path: Path) -> None:
 
 
 def test_it_reads_as_one_line() -> None:
-    one = Digest(PAIR, "2019-01", "2020-12", 1_234_567, "ab" * 32, [])
-    assert str(one) == f"XBTUSD 2019-01 to 2020-12: 1,234,567 trades, {'ab' * 32}"
+    digest = Digest(PAIR, "2019-01", "2020-12", 1_234_567, "ab" * 32, [])
+    assert str(digest) == f"XBTUSD 2019-01 to 2020-12: 1,234,567 trades, {'ab' * 32}"

@@ -66,7 +66,7 @@ def rows(tape: Sequence[Made]) -> list[candle_oracle.Row]:
 
 
 def in_order(tape: Sequence[Made]) -> list[Made]:
-    return sorted(tape, key=lambda one: (one.minute, not one.is_opening))
+    return sorted(tape, key=lambda trade: (trade.minute, not trade.is_opening))
 
 
 @st.composite
@@ -86,14 +86,14 @@ def held(draw: st.DrawFn) -> Held:
     change = draw(st.sampled_from(("none", "lost", "doubled", "moved")))
     if tape and change != "none":
         place = draw(st.integers(0, len(tape) - 1))
-        one = tape[place]
+        trade = tape[place]
         if change == "doubled":
-            tape.insert(place, one)
+            tape.insert(place, trade)
         else:
             del tape[place]
         if change == "moved":
-            minute = one.minute + draw(st.sampled_from((-1, 0, 1)))
-            tape.append(one._replace(minute=minute, is_opening=draw(st.booleans())))
+            minute = trade.minute + draw(st.sampled_from((-1, 0, 1)))
+            tape.append(trade._replace(minute=minute, is_opening=draw(st.booleans())))
     return Held(in_order(tape), true)
 
 
@@ -140,8 +140,8 @@ def best(tape: Sequence[Made], compared: Sequence[int], is_equal: IsEqual) -> se
             elif out or into:
                 at_edge += 1
         found.add(Outcome(differing, ours, at_edge))
-    least = min(one.differing for one in found)
-    return {one for one in found if one.differing == least}
+    least = min(outcome.differing for outcome in found)
+    return {outcome for outcome in found if outcome.differing == least}
 
 
 def holds(report: IntervalReport, outcomes: set[Outcome]) -> bool:
@@ -153,8 +153,8 @@ def values(some: Sequence[Made]) -> tuple[Decimal, ...] | None:
     """What a file prints of a minute of some trades; None where it has no row."""
     if not some:
         return None
-    one = candle_oracle.candle(0, rows(some))
-    return tuple(Decimal(one[name]) for name in FIELDS)
+    candle = candle_oracle.candle(0, rows(some))
+    return tuple(Decimal(candle[name]) for name in FIELDS)
 
 
 def happened(true: Sequence[Made], minute: int) -> list[Made]:
@@ -180,13 +180,13 @@ COVERAGES = [
 
 @settings(max_examples=120, deadline=None)
 @given(
-    one=held(),
+    case=held(),
     whole=st.sampled_from(WHOLES),
     spans=st.sampled_from(COVERAGES),
     chunk_rows=st.sampled_from((1, 2, 1_000)),
 )
 def test_of_a_file_as_few_candles_differ_as_can_be_with_each_trade_counted_once(
-    one: Held,
+    case: Held,
     whole: KnownComplete,
     spans: list[Range],
     chunk_rows: int,
@@ -194,7 +194,7 @@ def test_of_a_file_as_few_candles_differ_as_can_be_with_each_trade_counted_once(
 ) -> None:
     folder = tmp_path_factory.mktemp("file")
     theirs = {
-        minute: values(happened(one.true, minute))
+        minute: values(happened(case.true, minute))
         for minute in range(MINUTES.start - 1, MINUTES.stop)
     }
     in_file = [minute for minute, some in theirs.items() if some is not None]
@@ -205,11 +205,11 @@ def test_of_a_file_as_few_candles_differ_as_can_be_with_each_trade_counted_once(
         and any(s.after < minute * MINUTE and (minute + 1) * MINUTE - 1 <= s.through for s in spans)
     ]
     parts = [
-        (span, [held for held in rows(one.tape) if span.after < held[1] <= span.through])
+        (span, [held for held in rows(case.tape) if span.after < held[1] <= span.through])
         for span in spans
     ]
     archive = hold(TradeStore(folder / "data"), parts)
-    tape = [made for made in one.tape if any(s.after < row(made)[1] <= s.through for s in spans)]
+    tape = [made for made in case.tape if any(s.after < row(made)[1] <= s.through for s in spans)]
     path = folder / "XBTUSD_1.csv"
     path.write_text(
         "".join(
@@ -240,13 +240,13 @@ def is_told(minute: int, in_file: Sequence[int], whole: KnownComplete) -> bool:
 
 
 @settings(max_examples=80, deadline=None)
-@given(one=held(), skipped=st.integers(0, 2))
+@given(case=held(), skipped=st.integers(0, 2))
 def test_of_the_exchanges_as_few_candles_differ_as_can_be_with_each_trade_counted_once(
-    one: Held, skipped: int, tmp_path_factory: pytest.TempPathFactory
+    case: Held, skipped: int, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     """Before the first that it shows, and in the running one, nothing is compared."""
     opening = Made(FIRST - 9, False, "99.0", "1.5", FIRST - 9)
-    tape, true = [opening, *one.tape], [opening, *one.true]
+    tape, true = [opening, *case.tape], [opening, *case.true]
     span = Range(0, MINUTES.stop * MINUTE + MINUTE)
     archive = hold(TradeStore(tmp_path_factory.mktemp("exchange") / "data"), [(span, rows(tape))])
     shown = range(FIRST - 1 + skipped, MINUTES.stop)
@@ -265,7 +265,9 @@ def test_of_the_exchanges_as_few_candles_differ_as_can_be_with_each_trade_counte
 def printed(tape: Sequence[Made], minute: int, some: Sequence[Made]) -> Candle:
     """A minute of some trades in the exchange's form."""
     if not some:
-        before = [one for one in tape if (one.minute, not one.is_opening) <= (minute, False)]
+        before = [
+            trade for trade in tape if (trade.minute, not trade.is_opening) <= (minute, False)
+        ]
         close = Decimal(before[-1].price)
         return Candle(minute * MINUTE, close, close, close, close, Decimal(0), Decimal(0), 0)
     made = candle_oracle.candle(0, rows(some))

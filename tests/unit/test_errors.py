@@ -31,9 +31,9 @@ def drawn() -> dict[str, tuple[str, int]]:
 def made() -> dict[str, tuple[str, int]]:
     """Parent and exit status of each class as they are."""
     return {
-        name: (one.__bases__[0].__name__, one.exit_status)
-        for name, one in vars(errors).items()
-        if isinstance(one, type) and issubclass(one, HarvesterError)
+        name: (kind.__bases__[0].__name__, kind.exit_status)
+        for name, kind in vars(errors).items()
+        if isinstance(kind, type) and issubclass(kind, HarvesterError)
     }
 
 

@@ -74,8 +74,10 @@ GROUP = st.lists(st.integers(1, 9), unique=True, min_size=1, max_size=6).map(sor
 @example([1, 2, 3], [1, 2])
 @example([1, 3], [1, 2, 3])
 def test_two_views_of_one_stamp_hold_what_either_shows(held: list[int], new: list[int]) -> None:
-    united = merge_rows(rows_of([(one, 7) for one in held]), rows_of([(one, 7) for one in new]))
-    assert told(united) == [(one, 7) for one in sorted({*held, *new})]
+    united = merge_rows(
+        rows_of([(stamp, 7) for stamp in held]), rows_of([(stamp, 7) for stamp in new])
+    )
+    assert told(united) == [(stamp, 7) for stamp in sorted({*held, *new})]
 
 
 def gaps_by_hand(edge: LastId | None, rows: list[Row]) -> tuple[list[tuple[int, int]], Any]:

@@ -447,15 +447,15 @@ def test_a_captured_page_decodes_to_the_numbers_that_json_reads(name: str) -> No
     assert page.last == result["last"]
     got = [
         (
-            exactly(one["price"]),
-            exactly(one["volume"]),
+            exactly(decoded["price"]),
+            exactly(decoded["volume"]),
             stamp.value,
-            one["side"],
-            one["order_type"],
-            one["misc"],
-            one["trade_id"],
+            decoded["side"],
+            decoded["order_type"],
+            decoded["misc"],
+            decoded["trade_id"],
         )
-        for one, stamp in zip(page.rows.to_pylist(), page.rows.column("time"), strict=True)
+        for decoded, stamp in zip(page.rows.to_pylist(), page.rows.column("time"), strict=True)
     ]
     assert got == [
         (

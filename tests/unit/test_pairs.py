@@ -184,7 +184,7 @@ def spoken() -> dict[str, set[str]]:
         names = {key, entry["altname"]}
         base, _, quote = entry.get("wsname", "").partition("/")
         if quote:
-            sides = [(one, PEOPLE.get(one, one)) for one in (base, quote)]
+            sides = [(asset, PEOPLE.get(asset, asset)) for asset in (base, quote)]
             both = [(first, second) for first in sides[0] for second in sides[1]]
             names |= {f"{first}{mark}{second}" for first, second in both for mark in ("/", "", "-")}
         for name in names:
@@ -347,7 +347,7 @@ def test_search_finds_by_any_spelling(text: str, altnames: list[str]) -> None:
 
 
 def test_a_pair_knows_each_of_its_spellings_once() -> None:
-    assert [one.spellings for one in MARKETS[:2]] == [
+    assert [market.spellings for market in MARKETS[:2]] == [
         ["XBTUSD", "XXBTZUSD", "XBT/USD"],
         ["XBTUSDT", "XBT/USDT"],
     ]

@@ -376,7 +376,7 @@ def test_json_lines_have_stable_names(capsys: pytest.CaptureFixture[str]) -> Non
     told: list[dict[str, Any]] = [
         json.loads(splitline) for splitline in capsys.readouterr().err.splitlines()
     ]
-    assert [one["event"] for one in told] == [
+    assert [event["event"] for event in told] == [
         "begun",
         "started",
         "pageread",

@@ -40,82 +40,82 @@ def of_other_columns(path: Path) -> None:
 def test_a_damaged_staged_file_is_removed_and_its_range_downloaded_again(
     started: Any, harm: Callable[[Path], None], fault: str
 ) -> None:
-    one = started(TRADES)
-    one.take_in(csv_files.three_columns(TRADES[:4_000]))
-    one.fill()
-    one.redownload(stop_after_pages=3)
-    [first, *others] = sorted(aside(one.folder))
+    scenario = started(TRADES)
+    scenario.take_in(csv_files.three_columns(TRADES[:4_000]))
+    scenario.fill()
+    scenario.redownload(stop_after_pages=3)
+    [first, *others] = sorted(aside(scenario.folder))
     assert others
     harm(first)
-    crawl = one.crawl(replace_imported=True)
+    crawl = scenario.crawl(replace_imported=True)
     assert crawl.only(PAIR).exit_status == 0
     [note] = crawl.notes
     assert note.startswith(f"{first} {fault}")
     assert note.endswith("; it was removed")
-    one.check()
+    scenario.check()
 
 
 def test_damage_found_on_the_way_tells_what_mends_it(
     started: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    one = started(TRADES)
-    one.take_in(csv_files.three_columns(TRADES[:4_000]))
-    one.fill()
+    scenario = started(TRADES)
+    scenario.take_in(csv_files.three_columns(TRADES[:4_000]))
+    scenario.fill()
     harmed: list[Path] = []
     compare = redownload._Redownload._differing_days
 
     def late(self: Any, segment: Any, staged: Any) -> Any:
         if not harmed:
-            harmed.append(min(aside(one.folder)))
+            harmed.append(min(aside(scenario.folder)))
             without_a_row(harmed[0])
         return compare(self, segment, staged)
 
     monkeypatch.setattr(redownload._Redownload, "_differing_days", late)
-    done = one.redownload()
+    done = scenario.redownload()
     assert (done.exit_status, str(done.error)) == (
         4,
         f"{harmed[0]} has other rows than its footer says: "
         "the same command downloads its range again",
     )
-    assert one.redownload().exit_status == 0
-    one.check()
+    assert scenario.redownload().exit_status == 0
+    scenario.check()
 
 
 def test_a_repair_leaves_what_a_crash_left_of_a_replacement_to_the_next_writer(
     started: Any,
 ) -> None:
     """Between renaming and deletion both files are sound: neither is moved nor downloaded again."""
-    one = started(TRADES)
-    one.take_in(csv_files.three_columns(TRADES[1_000:4_000]))
-    one.fill()
-    [path] = imported_paths(one.folder)
-    imported = (one.folder / path).read_bytes()
-    assert one.redownload().exit_status == 0
-    (one.folder / path).write_bytes(imported)
-    cut_off(rollup := min((one.folder / "candles").rglob("*.parquet")))
-    settings = {"exchange.url": one.exchange.url, "exchange.rate": 0}
-    [report] = harvester.open(one.folder, settings=settings).verify(PAIR, repair=True)
+    scenario = started(TRADES)
+    scenario.take_in(csv_files.three_columns(TRADES[1_000:4_000]))
+    scenario.fill()
+    [path] = imported_paths(scenario.folder)
+    imported = (scenario.folder / path).read_bytes()
+    assert scenario.redownload().exit_status == 0
+    (scenario.folder / path).write_bytes(imported)
+    cut_off(rollup := min((scenario.folder / "candles").rglob("*.parquet")))
+    settings = {"exchange.url": scenario.exchange.url, "exchange.rate": 0}
+    [report] = harvester.open(scenario.folder, settings=settings).verify(PAIR, repair=True)
     assert report.repair is not None
-    moved = [one.folder / file.path for file in report.repair.moved]
+    moved = [scenario.folder / file.path for file in report.repair.moved]
     assert (report.faults, report.repair.trades, moved) == ([], 0, [rollup])
-    one.check()
+    scenario.check()
 
 
 @pytest.mark.parametrize("harm", [without_a_row, of_other_columns])
 def test_what_a_crash_left_of_a_replacement_is_kept_where_the_downloaded_file_is_damaged(
     started: Any, harm: Callable[[Path], None]
 ) -> None:
-    one = started(TRADES)
-    one.take_in(csv_files.three_columns(TRADES[1_000:4_000]))
-    one.fill()
-    [path] = imported_paths(one.folder)
-    imported = (one.folder / path).read_bytes()
-    assert one.redownload().exit_status == 0
-    (one.folder / path).write_bytes(imported)
-    [merged] = [s.path for s in TradeStore(one.folder).segments(PAIR) if s.path != path]
-    harm(one.folder / merged)
-    with writer(TradeStore(one.folder), PAIR):
-        assert (one.folder / path).read_bytes() == imported
+    scenario = started(TRADES)
+    scenario.take_in(csv_files.three_columns(TRADES[1_000:4_000]))
+    scenario.fill()
+    [path] = imported_paths(scenario.folder)
+    imported = (scenario.folder / path).read_bytes()
+    assert scenario.redownload().exit_status == 0
+    (scenario.folder / path).write_bytes(imported)
+    [merged] = [s.path for s in TradeStore(scenario.folder).segments(PAIR) if s.path != path]
+    harm(scenario.folder / merged)
+    with writer(TradeStore(scenario.folder), PAIR):
+        assert (scenario.folder / path).read_bytes() == imported
 
 
 @pytest.mark.parametrize("where", ["imported", "staged"])
@@ -123,11 +123,11 @@ def test_a_replacement_hides_no_damage(
     started: Any, monkeypatch: pytest.MonkeyPatch, where: str
 ) -> None:
     """Damage that comes between the comparison and the replacement, too."""
-    one = started(TRADES)
-    one.take_in(csv_files.three_columns(TRADES[1_000:4_000]))
-    one.fill()
-    [path] = imported_paths(one.folder)
-    imported = one.folder / path
+    scenario = started(TRADES)
+    scenario.take_in(csv_files.three_columns(TRADES[1_000:4_000]))
+    scenario.fill()
+    [path] = imported_paths(scenario.folder)
+    imported = scenario.folder / path
     if where == "imported":
         without_a_row(imported)
     else:
@@ -135,11 +135,11 @@ def test_a_replacement_hides_no_damage(
 
         def damaging(self: Any, segment: Any, staged: Any) -> Any:
             days = compare(self, segment, staged)
-            without_a_row(min(aside(one.folder)))
+            without_a_row(min(aside(scenario.folder)))
             return days
 
         monkeypatch.setattr(redownload._Redownload, "_differing_days", damaging)
     before = imported.read_bytes()
-    done = one.redownload()
+    done = scenario.redownload()
     assert (done.exit_status, imported.read_bytes()) == (4, before)
     assert "has other rows than its footer says: " in str(done.error)

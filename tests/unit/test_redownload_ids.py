@@ -45,20 +45,20 @@ def open_skips(folder: Path, trades: Sequence[Trade]) -> int:
 
 
 def merged(folder: Path) -> None:
-    with writer(TradeStore(folder), PAIR) as one:
-        one.compact(every=True)
+    with writer(TradeStore(folder), PAIR) as pair_writer:
+        pair_writer.compact(every=True)
 
 
 def lose(folder: Path, ids: Iterable[int]) -> None:
     """Take trades out of their segments, the footers agreeing with what is left."""
     archive, gone = TradeStore(folder), set(ids)
-    with writer(archive, PAIR) as one:
+    with writer(archive, PAIR) as pair_writer:
         for segment in archive.segments(PAIR):
             batches = archive.scan(PAIR, segment.range)
             if gone & {
                 number for batch in batches for number in batch.column("trade_id").to_pylist()
             }:
-                lose_of(one, segment, gone)
+                lose_of(pair_writer, segment, gone)
 
 
 def lose_of(writer: Writer, segment: Segment, ids: Iterable[int]) -> None:
@@ -66,7 +66,7 @@ def lose_of(writer: Writer, segment: Segment, ids: Iterable[int]) -> None:
     batches = list(archive.scan(PAIR, segment.range))
     kept = [
         batch.filter(pa.array([each not in gone for each in ids]))
-        for batch, ids in ((one, one.column("trade_id").to_pylist()) for one in batches)
+        for batch, ids in ((scanned, scanned.column("trade_id").to_pylist()) for scanned in batches)
     ]
     for rollup in archive.rollups(PAIR):
         if rollup.segment_path == segment.path:
@@ -89,75 +89,81 @@ def id_faults(folder: Path) -> list[str]:
 
 def test_what_a_file_lacked_excuses_no_loss_once_it_is_replaced(started: Any) -> None:
     lacking = set(range(1_500, 2_500, 10))
-    one: Any = started(TRADES)
+    scenario: Any = started(TRADES)
     file = [each for at, each in enumerate(TRADES[1_000:4_000], 1_000) if at not in lacking]
-    one.take_in(csv_files.seven_columns(file))
-    one.crawl().run(PAIR)
-    merged(one.folder)
-    assert [(footer.source, footer.unasked_jumps) for footer in footers(one.folder)] == [
+    scenario.take_in(csv_files.seven_columns(file))
+    scenario.crawl().run(PAIR)
+    merged(scenario.folder)
+    assert [(footer.source, footer.unasked_jumps) for footer in footers(scenario.folder)] == [
         ("api", 0),
         ("csv", 100),
         ("api", 0),
     ]
-    assert one.redownload().exit_status == 4
-    one.check()
-    assert excused(one.folder) == 0
+    assert scenario.redownload().exit_status == 4
+    scenario.check()
+    assert excused(scenario.folder) == 0
     [lost] = alone(TRADES, 1)
-    lose(one.folder, [lost])
-    assert id_faults(one.folder) == [f"unconfirmed id gap: {lost - 1} is followed by {lost + 1}"]
+    lose(scenario.folder, [lost])
+    assert id_faults(scenario.folder) == [
+        f"unconfirmed id gap: {lost - 1} is followed by {lost + 1}"
+    ]
 
 
 def test_what_a_file_lacked_is_forgotten_by_the_year_behind_it(started: Any) -> None:
     """Replaced is the year whose last trade the file lacks; the next one stays a file's."""
     trades = years(60, 70)
-    one: Any = started(trades)
+    scenario: Any = started(trades)
     whole = KnownComplete(0, sample_trades.utc_ns(2018, 1, 1) // SECOND_NS)
-    one.take_in(csv_files.seven_columns([*trades[:59], *trades[60:]]), whole)
-    one.crawl().only(PAIR)
+    scenario.take_in(csv_files.seven_columns([*trades[:59], *trades[60:]]), whole)
+    scenario.crawl().only(PAIR)
     first_year = Range(0, sample_trades.utc_ns(2017, 1, 1) - 1)
-    one.crawl(replace_imported=True).only(PAIR, span=first_year)
-    assert [each.source for each in footers(one.folder)][:2] == ["api", "csv"]
-    assert (id_faults(one.folder), excused(one.folder)) == ([], 0)
+    scenario.crawl(replace_imported=True).only(PAIR, span=first_year)
+    assert [each.source for each in footers(scenario.folder)][:2] == ["api", "csv"]
+    assert (id_faults(scenario.folder), excused(scenario.folder)) == ([], 0)
     [lost] = alone(trades[:59], 1)
-    with writer(TradeStore(one.folder), PAIR) as writing:
-        lose_of(writing, TradeStore(one.folder).segments(PAIR)[0], [lost])
-    assert id_faults(one.folder) == [f"unconfirmed id gap: {lost - 1} is followed by {lost + 1}"]
+    with writer(TradeStore(scenario.folder), PAIR) as writing:
+        lose_of(writing, TradeStore(scenario.folder).segments(PAIR)[0], [lost])
+    assert id_faults(scenario.folder) == [
+        f"unconfirmed id gap: {lost - 1} is followed by {lost + 1}"
+    ]
 
 
 def test_a_loss_is_told_before_and_after(started: Any) -> None:
     """What a file lacked excuses no loss among the exchange's own trades."""
     lacking = set(range(1_500, 2_500, 10))
-    one: Any = started(TRADES)
+    scenario: Any = started(TRADES)
     file = [each for at, each in enumerate(TRADES[1_000:4_000], 1_000) if at not in lacking]
-    one.take_in(csv_files.seven_columns(file))
-    one.crawl().run(PAIR)
-    merged(one.folder)
+    scenario.take_in(csv_files.seven_columns(file))
+    scenario.crawl().run(PAIR)
+    merged(scenario.folder)
     lost = alone(TRADES[4_500:], 7)
-    lose(one.folder, lost)
-    assert len(id_faults(one.folder)) >= 7
-    one.redownload()
-    assert id_faults(one.folder) == [
+    lose(scenario.folder, lost)
+    assert len(id_faults(scenario.folder)) >= 7
+    scenario.redownload()
+    assert id_faults(scenario.folder) == [
         f"unconfirmed id gap: {each - 1} is followed by {each + 1}" for each in lost
     ]
 
 
 def test_what_a_file_lacked_at_its_edge_excuses_no_loss_either(started: Any) -> None:
-    one: Any = started(TRADES)
+    scenario: Any = started(TRADES)
     edge = TRADES[999].true_ns // SECOND_NS * SECOND_NS + SECOND_NS - 1
-    assert one.crawl().only(PAIR, span=Range(0, edge)).exit_status == 0
+    assert scenario.crawl().only(PAIR, span=Range(0, edge)).exit_status == 0
     whole = KnownComplete(0, TRADES[4_000].true_ns // SECOND_NS)
-    one.take_in(csv_files.seven_columns(TRADES[1_005:4_000]), whole)
-    one.crawl().run(PAIR)
-    merged(one.folder)
-    told = footers(one.folder)
+    scenario.take_in(csv_files.seven_columns(TRADES[1_005:4_000]), whole)
+    scenario.crawl().run(PAIR)
+    merged(scenario.folder)
+    told = footers(scenario.folder)
     assert [footer.source for footer in told] == ["api", "csv", "api"]
     assert sum(len(footer.across_files) for footer in told) == 1
-    assert excused(one.folder) == 0
+    assert excused(scenario.folder) == 0
     [lost] = alone(TRADES[4_500:], 1)
-    lose(one.folder, [lost])
-    assert len(id_faults(one.folder)) == 1
-    one.redownload()
-    assert id_faults(one.folder) == [f"unconfirmed id gap: {lost - 1} is followed by {lost + 1}"]
+    lose(scenario.folder, [lost])
+    assert len(id_faults(scenario.folder)) == 1
+    scenario.redownload()
+    assert id_faults(scenario.folder) == [
+        f"unconfirmed id gap: {lost - 1} is followed by {lost + 1}"
+    ]
 
 
 @pytest.mark.parametrize("chance", [0.001, 0.5])
@@ -166,16 +172,16 @@ def test_skips_of_the_exchanges_own_stay_on_record(started: Any, chance: float) 
     trades = sample_trades.jumping_ids(18_000, 7, chance=chance)
     ids = [each.trade_id or 0 for each in trades]
     skips = sum(here - before > 1 for before, here in pairwise([0, *ids]))
-    one: Any = started(trades)
-    one.take_in(csv_files.seven_columns(trades[14_000:17_000]))
-    one.crawl().run(PAIR)
-    merged(one.folder)
-    assert one.redownload().exit_status == 0
-    one.check()
-    told = footers(one.folder)
+    scenario: Any = started(trades)
+    scenario.take_in(csv_files.seven_columns(trades[14_000:17_000]))
+    scenario.crawl().run(PAIR)
+    merged(scenario.folder)
+    assert scenario.redownload().exit_status == 0
+    scenario.check()
+    told = footers(scenario.folder)
     # The id gap at an end of what was downloaded again is on record on both sides of it.
     confirmed = {jump for each in told for jump in each.jumps}
-    assert len(confirmed) + excused(one.folder) == skips
+    assert len(confirmed) + excused(scenario.folder) == skips
     assert bool(sum(each.unasked_jumps for each in told)) == (chance == 0.5)
 
 
@@ -187,13 +193,13 @@ def test_ids_that_always_skip_stay_excused_where_two_years_of_a_file_touch(start
     turn = next(at for at in range(15_500, 17_000) if 1_000 < stamps[at] - stamps[at - 1] < half)
     later = sample_trades.utc_ns(2024, 1, 1) - stamps[turn] + 500
     trades = [replace(each, true_ns=each.true_ns + later) for each in trades]
-    one: Any = started(trades)
-    one.take_in(csv_files.three_columns(trades[14_000:17_000], "nearest"))
-    assert one.crawl().only(PAIR).exit_status == 0
-    merged(one.folder)
-    assert one.redownload().exit_status == 0
-    one.check()
-    assert excused(one.folder) == open_skips(one.folder, trades) > 1_000
+    scenario: Any = started(trades)
+    scenario.take_in(csv_files.three_columns(trades[14_000:17_000], "nearest"))
+    assert scenario.crawl().only(PAIR).exit_status == 0
+    merged(scenario.folder)
+    assert scenario.redownload().exit_status == 0
+    scenario.check()
+    assert excused(scenario.folder) == open_skips(scenario.folder, trades) > 1_000
 
 
 def test_a_confirmed_jump_stays_with_its_trades(started: Any) -> None:
@@ -205,21 +211,21 @@ def test_a_confirmed_jump_stays_with_its_trades(started: Any) -> None:
         for at, number in enumerate([1, 2, 3, 104, *range(105, 201)])
     ]
     this_year = sum(each.true_ns < sample_trades.utc_ns(2024, 1, 1) for each in trades)
-    one: Any = started(trades)
+    scenario: Any = started(trades)
     early = Range(0, trades[9].true_ns + DAY)
-    assert one.crawl().only(PAIR, span=early).exit_status == 0
+    assert scenario.crawl().only(PAIR, span=early).exit_status == 0
     file = csv_files.three_columns(trades[10:this_year])
-    one.take_in(file, KnownComplete(0, sample_trades.utc_ns(2024, 6, 1) // SECOND_NS))
-    assert one.crawl().only(PAIR, span=Range(0, trades[12].true_ns)).exit_status == 0
-    merged(one.folder)
-    assert [(each.source, each.jumps) for each in footers(one.folder)] == [
+    scenario.take_in(file, KnownComplete(0, sample_trades.utc_ns(2024, 6, 1) // SECOND_NS))
+    assert scenario.crawl().only(PAIR, span=Range(0, trades[12].true_ns)).exit_status == 0
+    merged(scenario.folder)
+    assert [(each.source, each.jumps) for each in footers(scenario.folder)] == [
         ("api", (ConfirmedIdGap(3, 104),)),
         ("csv", ()),
     ]
-    assert one.redownload().replacement.left == ()
-    merged(one.folder)
-    one.check()
-    archive = TradeStore(one.folder)
+    assert scenario.redownload().replacement.left == ()
+    merged(scenario.folder)
+    scenario.check()
+    archive = TradeStore(scenario.folder)
     assert [(each.year, archive.footer(each).jumps) for each in archive.segments(PAIR)] == [
         (2023, (ConfirmedIdGap(3, 104),)),
         (2024, ()),
@@ -233,30 +239,30 @@ def always_skipping(seed: int) -> tuple[list[Trade], int]:
     """A tape, and a place in it where ids skip and no trade follows for some seconds."""
     trades = sample_trades.jumping_ids(18_000, seed, chance=0.5)
     for at in range(15_500, 17_000):
-        one, other = trades[at], trades[at + 1]
-        skips = (other.trade_id or 0) - (one.trade_id or 0) > 1
-        if skips and other.true_ns - one.true_ns > 4 * SECOND_NS:
+        before, other = trades[at], trades[at + 1]
+        skips = (other.trade_id or 0) - (before.trade_id or 0) > 1
+        if skips and other.true_ns - before.true_ns > 4 * SECOND_NS:
             return trades, at
     raise AssertionError("there is none")
 
 
 def test_a_skip_where_one_run_ends_and_another_begins_is_excused_once(started: Any) -> None:
     trades, at = always_skipping(0)
-    one: Any = started(trades)
+    scenario: Any = started(trades)
     until = trades[at].true_ns + 2 * SECOND_NS
-    assert one.crawl().only(PAIR, span=Range(0, until)).exit_status == 0
-    assert excused(one.folder) == open_skips(one.folder, trades[: at + 1])
-    assert one.crawl().only(PAIR).exit_status == 0
-    assert excused(one.folder) == open_skips(one.folder, trades) > 1_000
+    assert scenario.crawl().only(PAIR, span=Range(0, until)).exit_status == 0
+    assert excused(scenario.folder) == open_skips(scenario.folder, trades[: at + 1])
+    assert scenario.crawl().only(PAIR).exit_status == 0
+    assert excused(scenario.folder) == open_skips(scenario.folder, trades) > 1_000
 
 
 def test_a_skip_where_a_gap_is_filled_up_to_what_is_held_is_excused_once(started: Any) -> None:
     trades, at = always_skipping(0)
-    one: Any = started(trades)
+    scenario: Any = started(trades)
     for span in (Range(trades[at].true_ns + 2 * SECOND_NS, NOW_NS), Range(0, NOW_NS)):
-        assert one.crawl().only(PAIR, span=span).exit_status == 0
-    assert id_faults(one.folder) == []
-    assert excused(one.folder) == open_skips(one.folder, trades) > 1_000
+        assert scenario.crawl().only(PAIR, span=span).exit_status == 0
+    assert id_faults(scenario.folder) == []
+    assert excused(scenario.folder) == open_skips(scenario.folder, trades) > 1_000
 
 
 def test_a_jump_across_a_gap_without_trades_is_on_record(started: Any) -> None:
@@ -265,11 +271,11 @@ def test_a_jump_across_a_gap_without_trades_is_on_record(started: Any) -> None:
         for at, each in enumerate(sample_trades.xbtusd_like(1_000, 5, first_id=1, gap_s=60.0))
     ]
     left, right = trades[499].true_ns + 1, trades[500].true_ns - 1
-    one: Any = started(trades)
+    scenario: Any = started(trades)
     for span in (Range(0, left), Range(right, NOW_NS), Range(0, NOW_NS)):
-        assert one.crawl().only(PAIR, span=span).exit_status == 0
-    assert id_faults(one.folder) == []
-    assert {jump for each in footers(one.folder) for jump in each.jumps} == {
+        assert scenario.crawl().only(PAIR, span=span).exit_status == 0
+    assert id_faults(scenario.folder) == []
+    assert {jump for each in footers(scenario.folder) for jump in each.jumps} == {
         ConfirmedIdGap(500, 508)
     }
 
@@ -280,11 +286,11 @@ def test_a_skip_where_a_run_was_interrupted_is_excused_once(
 ) -> None:
     monkeypatch.setattr(id_check, "JUMPS_BELIEVED", 1)
     trades, _ = always_skipping(pages)
-    one: Any = started(trades)
-    one.crawl(stop_after_pages=pages).only(PAIR)
-    assert one.crawl().only(PAIR).exit_status == 0
-    assert id_faults(one.folder) == []
-    assert excused(one.folder) == open_skips(one.folder, trades) > 5_000
+    scenario: Any = started(trades)
+    scenario.crawl(stop_after_pages=pages).only(PAIR)
+    assert scenario.crawl().only(PAIR).exit_status == 0
+    assert id_faults(scenario.folder) == []
+    assert excused(scenario.folder) == open_skips(scenario.folder, trades) > 5_000
 
 
 # --- a file without ids between the exchange's ----------------------------------------------------
@@ -295,11 +301,11 @@ LONG = sample_trades.xbtusd_like(14_000, 82)
 
 def around_a_file_that_lacks_five(started: Any) -> tuple[Any, str]:
     """An archive, and what is to be said of it."""
-    one: Any = started(LONG)
-    one.take_in(csv_files.three_columns([*LONG[1_000:6_000], *LONG[6_005:12_000]]))
-    crawl = one.crawl()
+    scenario: Any = started(LONG)
+    scenario.take_in(csv_files.three_columns([*LONG[1_000:6_000], *LONG[6_005:12_000]]))
+    crawl = scenario.crawl()
     assert crawl.only(PAIR).exit_status == 0
-    [[told]] = [each.imported for each in footers(one.folder) if each.imported]
+    [[told]] = [each.imported for each in footers(scenario.folder) if each.imported]
     inside = [each.trade_id or 0 for each in LONG if told.after < each.true_ns <= told.through]
     text = (
         f"between ids {inside[0] - 1} and {inside[-1] + 1} there are {len(inside) - 5:,} imported "
@@ -307,21 +313,21 @@ def around_a_file_that_lacks_five(started: Any) -> tuple[Any, str]:
         f"skipped ids; `harvester backfill {PAIR} --replace-imported` downloads them again"
     )
     assert crawl.notes == [text]
-    return one, text
+    return scenario, text
 
 
 @pytest.mark.parametrize("is_merged", [False, True])
 def test_that_a_file_lacks_trades_is_told_until_it_is_replaced(
     started: Any, is_merged: bool
 ) -> None:
-    one, text = around_a_file_that_lacks_five(started)
+    scenario, text = around_a_file_that_lacks_five(started)
     if is_merged:
-        merged(one.folder)
-    report = verify(TradeStore(one.folder), PAIR)
+        merged(scenario.folder)
+    report = verify(TradeStore(scenario.folder), PAIR)
     assert (report.faults, report.notes, report.unconfirmed_id_gaps) == ([], [f"{PAIR}: {text}"], 0)
-    one.redownload()
-    one.check()
-    report = verify(TradeStore(one.folder), PAIR)
+    scenario.redownload()
+    scenario.check()
+    report = verify(TradeStore(scenario.folder), PAIR)
     assert (report.faults, report.notes, report.unconfirmed_id_gaps) == ([], [], 0)
 
 
@@ -329,39 +335,43 @@ def test_that_a_file_lacks_trades_is_told_until_it_is_replaced(
 def test_that_a_file_lacks_trades_excuses_no_loss_of_the_exchanges(
     started: Any, is_replaced: bool
 ) -> None:
-    one, _ = around_a_file_that_lacks_five(started)
+    scenario, _ = around_a_file_that_lacks_five(started)
     if is_replaced:
-        one.redownload()
-    merged(one.folder)
+        scenario.redownload()
+    merged(scenario.folder)
     [lost] = alone(LONG[12_500:], 1)
-    lose(one.folder, [lost])
-    assert id_faults(one.folder) == [f"unconfirmed id gap: {lost - 1} is followed by {lost + 1}"]
+    lose(scenario.folder, [lost])
+    assert id_faults(scenario.folder) == [
+        f"unconfirmed id gap: {lost - 1} is followed by {lost + 1}"
+    ]
 
 
 def test_a_quiet_range_before_a_file_hides_nothing_that_it_lacks(started: Any) -> None:
     """The gap that is fetched last ends at a range without rows, and behind that is the file."""
-    one: Any = started(LONG)
-    one.take_in(csv_files.three_columns([*LONG[1_000:6_000], *LONG[6_005:12_000]]))
-    [file] = TradeStore(one.folder).coverage(PAIR)
+    scenario: Any = started(LONG)
+    scenario.take_in(csv_files.three_columns([*LONG[1_000:6_000], *LONG[6_005:12_000]]))
+    [file] = TradeStore(scenario.folder).coverage(PAIR)
     before = max(each.true_ns for each in LONG if each.true_ns <= file.after)
     for span in (Range(before, file.after), Range(file.through, NOW_NS)):
-        assert one.crawl().only(PAIR, span=span).error is None
-    assert footers(one.folder)[0].rows == 0
-    assert one.crawl().only(PAIR).exit_status == 0
-    report = verify(TradeStore(one.folder), PAIR)
+        assert scenario.crawl().only(PAIR, span=span).error is None
+    assert footers(scenario.folder)[0].rows == 0
+    assert scenario.crawl().only(PAIR).exit_status == 0
+    report = verify(TradeStore(scenario.folder), PAIR)
     assert (len(report.notes), report.faults, report.unconfirmed_id_gaps) == (1, [], 0)
     assert "imported trades" in report.notes[0]
-    one.redownload()
-    one.check()
-    merged(one.folder)
+    scenario.redownload()
+    scenario.check()
+    merged(scenario.folder)
     [lost] = alone(LONG[12_500:], 1)
-    lose(one.folder, [lost])
-    assert id_faults(one.folder) == [f"unconfirmed id gap: {lost - 1} is followed by {lost + 1}"]
+    lose(scenario.folder, [lost])
+    assert id_faults(scenario.folder) == [
+        f"unconfirmed id gap: {lost - 1} is followed by {lost + 1}"
+    ]
 
 
 def test_what_a_file_is_shown_to_lack_is_a_fault(started: Any) -> None:
-    one: Any = started(TRADES)
-    one.take_in(csv_files.three_columns([*TRADES[1_000:2_000], *TRADES[2_005:4_000]]))
-    assert isinstance(one.crawl().only(PAIR).error, ImportIncomplete)
-    [fault] = id_faults(one.folder)
+    scenario: Any = started(TRADES)
+    scenario.take_in(csv_files.three_columns([*TRADES[1_000:2_000], *TRADES[2_005:4_000]]))
+    assert isinstance(scenario.crawl().only(PAIR).error, ImportIncomplete)
+    [fault] = id_faults(scenario.folder)
     assert fault.startswith("unconfirmed id gap: ")

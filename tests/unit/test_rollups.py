@@ -122,7 +122,7 @@ def test_every_run_on_one_or_two_threads_gives_the_same_bytes(
         pa.Table.from_batches(candle_batches(archive, question, threads=threads))
         for threads in [1, 2] * 10
     ]
-    assert all(one.equals(found[0]) for one in found)
+    assert all(made.equals(found[0]) for made in found)
 
 
 @pytest.mark.parametrize("tz", [None, "Europe/Berlin", "Asia/Kolkata", "Australia/Lord_Howe"])
@@ -169,7 +169,7 @@ def test_any_tape_any_cut_any_span_any_chunk(
     chunked = [
         ohlc(archive, chunk) for chunk in split_query(archive, plan_query(archive, question), most)
     ]
-    assert pa.concat_tables([one.to_arrow_table() for one in chunked]).equals(truth)
+    assert pa.concat_tables([result.to_arrow_table() for result in chunked]).equals(truth)
 
 
 # --- what answers --------------------------------------------------------------------------------
@@ -277,8 +277,8 @@ def test_a_bucket_that_two_segments_share_is_in_both(tmp_path: Path) -> None:
 def test_compaction_takes_the_rollups_of_what_it_merged(tmp_path: Path) -> None:
     archive = busy_archive(tmp_path)
     rolled(archive)
-    with writer(archive, PAIR) as one:
-        one.compact(every=True)
+    with writer(archive, PAIR) as pair_writer:
+        pair_writer.compact(every=True)
     assert archive.rollups(PAIR) == []
     assert list(tmp_path.glob("candles/**/*.parquet")) == []
 
@@ -346,9 +346,9 @@ def test_levels_that_do_not_divide_each_other_are_made_from_ticks(tmp_path: Path
     archive = busy_archive(tmp_path)
     truth = {text: table(archive, interval=text, all_columns=True) for text in ("7m", "1h")}
     rolled(archive, ["7m", "1h"])
-    for text, one in truth.items():
+    for text, expected_table in truth.items():
         assert read_from(archive, interval=text) == [text, text]
-        assert table(archive, interval=text, all_columns=True).equals(one)
+        assert table(archive, interval=text, all_columns=True).equals(expected_table)
 
 
 # --- long questions ------------------------------------------------------------------------------

@@ -167,8 +167,8 @@ def test_rows_in_several_batches_get_the_ties_of_the_whole(cuts: list[int]) -> N
 
 def test_a_group_that_is_longer_than_a_step_goes_on_counting() -> None:
     rows = 2 * STEP_ROWS + 5
-    one = batch(TAPE[:1], ROWS)
-    many = pa.Table.from_batches([one]).take(np.zeros(rows, dtype=np.int64)).to_batches()
+    single = batch(TAPE[:1], ROWS)
+    many = pa.Table.from_batches([single]).take(np.zeros(rows, dtype=np.int64)).to_batches()
     made = list(with_ties(many))
     assert [part.num_rows for part in made] == [STEP_ROWS, STEP_ROWS, 5]
     assert np.concatenate([part.column("tie") for part in made]).tolist() == list(range(rows))
@@ -176,7 +176,7 @@ def test_a_group_that_is_longer_than_a_step_goes_on_counting() -> None:
 
 def test_the_columns_are_those_of_the_format() -> None:
     word = pa.dictionary(pa.int32(), pa.string())
-    assert [(one.name, one.type, one.nullable) for one in TRADES] == [
+    assert [(field.name, field.type, field.nullable) for field in TRADES] == [
         ("trade_id", pa.int64(), True),
         ("time", pa.timestamp("ns"), False),
         ("tie", pa.int32(), False),

@@ -190,12 +190,12 @@ def test_a_plain_reader_finds_the_tape_digit_by_digit(big: Path, rows: list[Any]
 
 @pytest.mark.parametrize("kind", ["empty", "one", "no ids", "unknown words"])
 def test_all_files_have_one_schema(tmp_path: Path, kind: str) -> None:
-    one = expected(sample_trades.market(sample_trades.xbtusd_like(1)))
+    single = expected(sample_trades.market(sample_trades.xbtusd_like(1)))
     kinds: dict[str, list[Any]] = {
         "empty": [],
-        "one": list(one),
-        "no ids": [(None, *one[0][1:])],
-        "unknown words": [(*one[0][:5], None, None, None)],
+        "one": list(single),
+        "no ids": [(None, *single[0][1:])],
+        "unknown words": [(*single[0][:5], None, None, None)],
     }
     store, staged, _ = written(tmp_path, kinds[kind])
     assert pq.read_schema(store.root / staged).remove_metadata() == TRADES
@@ -263,7 +263,7 @@ def test_lead_and_trail_are_counted_over_row_groups(
 ) -> None:
     monkeypatch.setattr(module, "ROW_GROUP_ROWS", 2)
     ids = [None, None, None, 4, 5, None, None, None]
-    rows = [(one, at, 0, *REST) for at, one in enumerate(ids, 1)]
+    rows = [(trade_id, at, 0, *REST) for at, trade_id in enumerate(ids, 1)]
     _, _, full = written(tmp_path, rows, Footer(Range(0, 9), "{}"))
     assert (full.first_trade_id, full.last_trade_id, full.lead, full.trail) == (4, 5, 3, 3)
 

@@ -73,7 +73,7 @@ def together(archive: TradeStore, question: CandleQuery, lengths: Sequence[str])
 def alone(archive: TradeStore, question: CandleQuery, lengths: Sequence[str]) -> list[pa.Table]:
     intervals = [parse_interval(text) for text in lengths]
     questions = [replace(question, interval=interval) for interval in intervals]
-    return [pa.Table.from_batches(candle_batches(archive, one)) for one in questions]
+    return [pa.Table.from_batches(candle_batches(archive, query)) for query in questions]
 
 
 def are_equal(archive: TradeStore, lengths: Sequence[str], **asked: Any) -> bool:
@@ -81,7 +81,7 @@ def are_equal(archive: TradeStore, lengths: Sequence[str], **asked: Any) -> bool
     pairs = zip(
         together(archive, question, lengths), alone(archive, question, lengths), strict=True
     )
-    return all(one.equals(other) for one, other in pairs)
+    return all(table.equals(other) for table, other in pairs)
 
 
 def in_small_parts(monkeypatch: pytest.MonkeyPatch, candles: int) -> None:
@@ -144,7 +144,7 @@ def test_a_long_question_in_parts(
     in_small_parts(monkeypatch, 97)
     for name in ("ticks", "rolled"):
         made = together(archives[name], question, lengths)
-        assert all(one.equals(other) for one, other in zip(made, truth, strict=True))
+        assert all(table.equals(other) for table, other in zip(made, truth, strict=True))
 
 
 def test_krakens_form_looks_at_every_digit(archives: dict[str, TradeStore]) -> None:
@@ -254,10 +254,10 @@ def test_a_compaction_between_two_lengths_changes_nothing(tmp_path: Path) -> Non
     for interval, batches in found:
         made.append(pa.Table.from_batches(batches))
         if interval.text == "1m":
-            with writer(TradeStore(tmp_path), PAIR) as one:
-                one.compact(every=True)
+            with writer(TradeStore(tmp_path), PAIR) as pair_writer:
+                pair_writer.compact(every=True)
     assert len(archive.segments(PAIR)) < 6
-    assert all(one.equals(other) for one, other in zip(made, truth, strict=True))
+    assert all(table.equals(other) for table, other in zip(made, truth, strict=True))
 
 
 def test_files_that_vanish_while_they_are_read_are_listed_again(
@@ -271,13 +271,13 @@ def test_files_that_vanish_while_they_are_read_are_listed_again(
         made = planning.plan_query(*of)
         if not is_compacted:
             is_compacted.append(True)
-            with writer(TradeStore(tmp_path), PAIR) as one:
-                one.compact(every=True)
+            with writer(TradeStore(tmp_path), PAIR) as pair_writer:
+                pair_writer.compact(every=True)
         return made
 
     monkeypatch.setattr(candles, "plan_query", planned_and_gone)
     made = together(archive, ask(), ("1m", "1h"))
-    assert all(one.equals(other) for one, other in zip(made, truth, strict=True))
+    assert all(table.equals(other) for table, other in zip(made, truth, strict=True))
 
 
 def test_nothing_is_left_behind(

@@ -118,9 +118,9 @@ def test_no_moment_ever_wanted_is_forgotten(
     store = LocalStore(tmp_path_factory.mktemp("wanted"))
     for span in spans:
         archive_files.want(store, "A", span)
-    moments = {at for one in spans for at in range(one.after + 1, one.through + 1)}
+    moments = {at for wanted in spans for at in range(wanted.after + 1, wanted.through + 1)}
     found = archive_files.wanted(store, "A")
-    assert {at for one in found for at in range(one.after + 1, one.through + 1)} == moments
+    assert {at for wanted in found for at in range(wanted.after + 1, wanted.through + 1)} == moments
 
 
 def test_what_is_wanted_already_is_not_written_again(store: LocalStore) -> None:

@@ -48,17 +48,17 @@ def daily(first: int, last: int, a_day: int) -> list[object]:
 @pytest.fixture
 def archive(tmp_path: Path) -> TradeStore:
     """One hundred days of 100 trades a day, a gap of ten days, and ten days more."""
-    one = TradeStore(tmp_path / "data")
-    archive_files.want(one.store, PAIR, days(0, 120))
-    put(one, days(0, 100), daily(0, 100, 100))
-    put(one, days(110, 120), daily(110, 120, 100))
-    return one
+    trade_store = TradeStore(tmp_path / "data")
+    archive_files.want(trade_store.store, PAIR, days(0, 120))
+    put(trade_store, days(0, 100), daily(0, 100, 100))
+    put(trade_store, days(110, 120), daily(110, 120, 100))
+    return trade_store
 
 
 def test_all_of_a_pair_is_told(archive: TradeStore) -> None:
-    [one] = status(archive, None, YEAR_2020 + 130 * DAY - 1)
+    [pair_status] = status(archive, None, YEAR_2020 + 130 * DAY - 1)
     sizes = [path.stat().st_size for path in archive.root.glob("trades/*/*/*.parquet")]
-    assert one == PairStatus(
+    assert pair_status == PairStatus(
         PAIR,
         trades=11_000,
         first_ns=YEAR_2020,
@@ -74,13 +74,17 @@ def test_all_of_a_pair_is_told(archive: TradeStore) -> None:
         calls_for_gaps=3,
         calls_to_now=3,
     )
-    assert one.exit_status == 4
+    assert pair_status.exit_status == 4
 
 
 def test_the_gap_is_told_where_the_record_of_what_was_wanted_is_lost(archive: TradeStore) -> None:
     (archive.root / f"wanted/{PAIR}.json").unlink()
-    [one] = status(archive, None, YEAR_2020 + 130 * DAY)
-    assert (one.wanted, one.gaps, one.exit_status) == ([days(0, 120)], [days(100, 110)], 4)
+    [pair_status] = status(archive, None, YEAR_2020 + 130 * DAY)
+    assert (pair_status.wanted, pair_status.gaps, pair_status.exit_status) == (
+        [days(0, 120)],
+        [days(100, 110)],
+        4,
+    )
 
 
 def test_no_row_group_is_read(archive: TradeStore, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -94,23 +98,28 @@ def test_no_row_group_is_read(archive: TradeStore, monkeypatch: pytest.MonkeyPat
 
 def test_a_segment_beside_its_merger_counts_once(archive: TradeStore) -> None:
     put(archive, days(0, 10), daily(0, 10, 100))
-    [one] = status(archive, None, YEAR_2020)
-    assert (one.trades, one.files) == (11_000, 3)
+    [pair_status] = status(archive, None, YEAR_2020)
+    assert (pair_status.trades, pair_status.files) == (11_000, 3)
 
 
 def test_a_pair_that_was_only_asked_for_is_one_gap(archive: TradeStore) -> None:
     archive_files.want(archive.store, "ETHUSD", days(0, 1))
-    one = status(archive, None, YEAR_2020)[0]
-    assert (one.pair, one.files, one.gaps, one.calls) == ("ETHUSD", 0, [days(0, 1)], None)
+    pair_status = status(archive, None, YEAR_2020)[0]
+    assert (pair_status.pair, pair_status.files, pair_status.gaps, pair_status.calls) == (
+        "ETHUSD",
+        0,
+        [days(0, 1)],
+        None,
+    )
 
 
 def test_a_damaged_file_is_named_and_hides_nothing_else(archive: TradeStore) -> None:
     [broken] = archive.root.glob("trades/*/*/*1586476799999999999.parquet")
     broken.write_bytes(b"PAR1 and no more")
-    [one] = status(archive, None, YEAR_2020 + 130 * DAY)
-    assert (one.trades, one.files, one.exit_status) == (1_000, 2, 4)
-    assert [line.startswith(f"{broken} can't be read: ") for line in one.damaged] == [True]
-    assert remarks([one])[0].startswith(f"XBTUSD: {broken} can't be read: ")
+    [pair_status] = status(archive, None, YEAR_2020 + 130 * DAY)
+    assert (pair_status.trades, pair_status.files, pair_status.exit_status) == (1_000, 2, 4)
+    assert [line.startswith(f"{broken} can't be read: ") for line in pair_status.damaged] == [True]
+    assert remarks([pair_status])[0].startswith(f"XBTUSD: {broken} can't be read: ")
 
 
 def test_files_that_vanish_are_listed_again(

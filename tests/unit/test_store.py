@@ -53,7 +53,7 @@ def test_files_are_listed_with_their_sizes_in_order(store: LocalStore) -> None:
     put(store, "trades/a/3.parquet", b"333")
     put(store, "elsewhere/4.parquet", b"4444")
     found = store.files("trades")
-    assert [(one.path, one.size) for one in found] == [
+    assert [(file.path, file.size) for file in found] == [
         ("trades/a/3.parquet", 3),
         ("trades/b/1.parquet", 1),
         ("trades/b/2.parquet", 2),

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 PACKAGE = Path(__file__).parents[2] / "harvester"
+FOLDERS_OF_CODE = ("harvester", "tests", "benchmarks")
 
 MOST_MODULES = 100
 LEAST_MEDIAN_LINES = 180
@@ -183,6 +184,19 @@ def test_identifiers_use_the_words_of_the_glossary() -> None:
         for name, path in modules().items()
         for line, identifier in identifiers(path)
         if identifier not in ALLOWED and words(identifier) & BANNED
+    ]
+    assert wrong == []
+
+
+def test_nothing_is_named_one() -> None:
+    """A variable, argument or loop name says what it holds, in tests and benchmarks too."""
+    root = PACKAGE.parent
+    paths = [path for name in FOLDERS_OF_CODE for path in sorted((root / name).rglob("*.py"))]
+    wrong = [
+        f"{path.relative_to(root)}:{line}"
+        for path in paths
+        for line, identifier in identifiers(path)
+        if identifier == "one"
     ]
     assert wrong == []
 

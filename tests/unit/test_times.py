@@ -327,7 +327,7 @@ RANGES = st.lists(
 
 def moments(ranges: list[Range]) -> set[int]:
     """All nanoseconds that lie in one of the ranges."""
-    return {at for one in ranges for at in range(one.after + 1, one.through + 1)}
+    return {at for span in ranges for at in range(span.after + 1, span.through + 1)}
 
 
 @settings(deadline=None)
@@ -339,7 +339,7 @@ def test_union_covers_the_same_moments(ranges: list[Range]) -> None:
 @settings(deadline=None)
 @given(RANGES)
 def test_union_is_in_order_and_leaves_time_between_its_ranges(ranges: list[Range]) -> None:
-    assert all(one.through < other.after for one, other in pairwise(union(ranges)))
+    assert all(span.through < other.after for span, other in pairwise(union(ranges)))
 
 
 @settings(deadline=None)
@@ -355,7 +355,7 @@ def test_missing_is_what_is_wanted_and_not_covered(
 def test_gaps_are_in_order_and_apart(wanted: list[Range], covered: list[Range]) -> None:
     gaps = missing(wanted, covered)
     assert all(gap.after < gap.through for gap in gaps)
-    assert all(one.through < other.after for one, other in pairwise(gaps))
+    assert all(span.through < other.after for span, other in pairwise(gaps))
 
 
 @settings(deadline=None)
@@ -386,14 +386,14 @@ LENGTHS = {
 
 @pytest.mark.parametrize(("text", "width"), LENGTHS.items())
 def test_an_interval_of_fixed_length_is_read(text: str, width: int) -> None:
-    one = parse_interval(text)
-    assert (one.text, one.width_ns) == (text.strip(), width)
+    interval = parse_interval(text)
+    assert (interval.text, interval.width_ns) == (text.strip(), width)
 
 
 @pytest.mark.parametrize("text", ["1mo", "6mo", "1200mo", "1q", "400q", "1y", "100y"])
 def test_an_interval_of_the_calendar_has_no_fixed_length(text: str) -> None:
-    one = parse_interval(text)
-    assert (one.text, one.width_ns) == (text, None)
+    interval = parse_interval(text)
+    assert (interval.text, interval.width_ns) == (text, None)
 
 
 @pytest.mark.parametrize("number", ["1", "3"])

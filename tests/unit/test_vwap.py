@@ -39,8 +39,8 @@ def vwaps(archive: TradeStore, trades: int) -> dict[str, float | None]:
         "bar": bar["vwap"],
         "sql": found.fetchall()[0][0],
     }
-    with writer(archive, PAIR) as one:
-        roll_up(one, parse_levels(["1m"]))
+    with writer(archive, PAIR) as pair_writer:
+        roll_up(pair_writer, parse_levels(["1m"]))
     return made | {"roll-ups": answer(ohlc(archive, ask("1h")))[0]["vwap"]}
 
 

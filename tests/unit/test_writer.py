@@ -50,9 +50,9 @@ def commit(writer: Writer, span: Range, tape: list[Row], footer: Footer = NOTE) 
 
 def committed(archive: TradeStore, tape: list[Row], spans: list[Range]) -> None:
     """Commit a tape span by span."""
-    with writer(archive, PAIR) as one:
+    with writer(archive, PAIR) as pair_writer:
         for span in spans:
-            commit(one, span, tape)
+            commit(pair_writer, span, tape)
 
 
 def cuts(tape: list[Row], number: int) -> list[Range]:
@@ -66,9 +66,9 @@ def cuts(tape: list[Row], number: int) -> list[Range]:
 def held(archive: TradeStore, span: Range | None = None) -> list[Row]:
     """The tape that the archive holds, as the exchange stand-in writes tapes."""
     found: list[Row] = []
-    for one in archive.scan(PAIR, *([span] if span else [])):
-        stamps = [value.value for value in one.column("time")]
-        for row, stamp in zip(one.to_pylist(), stamps, strict=True):
+    for scanned in archive.scan(PAIR, *([span] if span else [])):
+        stamps = [value.value for value in scanned.column("time")]
+        for row, stamp in zip(scanned.to_pylist(), stamps, strict=True):
             found.append(tuple({**row, "time": stamp}[name] for name in TRADES.names))
     return found
 
@@ -76,7 +76,7 @@ def held(archive: TradeStore, span: Range | None = None) -> list[Row]:
 def parquets(archive: TradeStore) -> list[str]:
     """Paths of all files under trades/."""
     found = (archive.root / "trades").rglob("*")
-    return sorted(str(one.relative_to(archive.root)) for one in found if one.is_file())
+    return sorted(str(path.relative_to(archive.root)) for path in found if path.is_file())
 
 
 # Committing.
@@ -113,16 +113,16 @@ def test_any_tape_in_any_pieces_is_read_back_before_and_after_merging(
     spans = cuts(tape, number) if tape else [Range(0, 10)]
     committed(archive, tape, spans)
     assert held(archive) == tape
-    with writer(archive, PAIR) as one:
-        one.compact(every=True)
+    with writer(archive, PAIR) as pair_writer:
+        pair_writer.compact(every=True)
     assert held(archive) == tape
     assert archive.coverage(PAIR) == [Range(spans[0].after, spans[-1].through)]
 
 
 def test_a_span_without_trades_is_covered_by_a_segment_of_no_rows(archive: TradeStore) -> None:
     committed(archive, [], [Range(10, 20)])
-    (one,) = archive.segments(PAIR)
-    assert (archive.coverage(PAIR), archive.footer(one).rows) == ([Range(10, 20)], 0)
+    (segment,) = archive.segments(PAIR)
+    assert (archive.coverage(PAIR), archive.footer(segment).rows) == ([Range(10, 20)], 0)
     assert (archive.held(), list(archive.scan(PAIR))) == ([PAIR], [])
 
 
@@ -131,8 +131,8 @@ def test_a_span_is_cut_between_rows_where_the_year_turns(archive: TradeStore) ->
     committed(archive, YEARS, [span])
     found = archive.segments(PAIR)
     traded = sorted({int(str(pa.scalar(row[1], pa.timestamp("ns")))[:4]) for row in YEARS})
-    assert [one.year for one in found] == traded
-    assert [one.range.through for one in found] == [
+    assert [segment.year for segment in found] == traded
+    assert [segment.range.through for segment in found] == [
         *(sample_trades.utc_ns(year + 1, 1, 1) - 1 for year in traded[:-1]),
         span.through,
     ]
@@ -178,12 +178,12 @@ def test_a_jump_stands_in_the_segments_of_the_rows_beside_it(archive: TradeStore
         (number, at, 0, *TAPE[0][3:]) for number, at in zip((1, 5, 9, 20), stamps, strict=True)
     ]
     jumps = (ConfirmedIdGap(1, 5), ConfirmedIdGap(5, 9), ConfirmedIdGap(9, 20))
-    with writer(archive, PAIR) as one:
+    with writer(archive, PAIR) as pair_writer:
         footer = Footer(Range(0, 1), "{}", jumps=jumps, unasked_jumps=3)
-        commit(one, Range(turn - 10, turn + 10), tape, footer)
+        commit(pair_writer, Range(turn - 10, turn + 10), tape, footer)
     footers = [archive.footer(segment) for segment in archive.segments(PAIR)]
-    assert [one.jumps for one in footers] == [jumps[:2], jumps[1:]]
-    assert sum(one.unasked_jumps for one in footers) == 3
+    assert [written.jumps for written in footers] == [jumps[:2], jumps[1:]]
+    assert sum(written.unasked_jumps for written in footers) == 3
 
 
 def test_skips_that_were_counted_are_told_by_the_segments_that_they_are_in(
@@ -194,18 +194,18 @@ def test_skips_that_were_counted_are_told_by_the_segments_that_they_are_in(
     tape: list[Row] = [
         (number, at, 0, *TAPE[0][3:]) for number, at in zip((1, 5, 9, 20), stamps, strict=True)
     ]
-    with writer(archive, PAIR) as one:
+    with writer(archive, PAIR) as pair_writer:
         footer = Footer(Range(0, 1), "{}", unasked_jumps=4)
-        commit(one, Range(turn - 10, turn + 10), tape, footer)
+        commit(pair_writer, Range(turn - 10, turn + 10), tape, footer)
     footers = [archive.footer(segment) for segment in archive.segments(PAIR)]
-    assert [one.unasked_jumps for one in footers] == [1, 3]
+    assert [written.unasked_jumps for written in footers] == [1, 3]
 
 
 def test_the_footer_keeps_source_and_cursor_and_counts_the_rows(archive: TradeStore) -> None:
     span = Range(TAPE[0][1] - 1, TAPE[-1][1])
     footer = Footer(Range(0, 1), "{}", source="csv", cursor="1705792331777820800", rows=99)
-    with writer(archive, PAIR) as one:
-        commit(one, span, TAPE, footer)
+    with writer(archive, PAIR) as pair_writer:
+        commit(pair_writer, span, TAPE, footer)
     (segment,) = archive.segments(PAIR)
     found = archive.footer(segment)
     assert (found.range, found.source, found.cursor) == (span, "csv", "1705792331777820800")
@@ -227,10 +227,10 @@ def test_rows_that_do_not_belong_are_never_dropped_in_silence(
 ) -> None:
     rows: list[Row] = [(at, stamp, 0, *TAPE[0][3:]) for at, stamp in enumerate(stamps, 1)]
     with (
-        writer(archive, PAIR) as one,
+        writer(archive, PAIR) as pair_writer,
         pytest.raises(AssertionError) as caught,
     ):
-        one.commit(span, batch(rows, ROWS), NOTE)
+        pair_writer.commit(span, batch(rows, ROWS), NOTE)
     assert str(caught.value) == f"rows of {PAIR} are out of order, or lie outside of {span}"
     assert parquets(archive) == []
 
@@ -304,8 +304,8 @@ def test_a_crash_between_the_years_of_a_commit_keeps_the_first_whole(archive: Tr
 
 def test_a_writer_that_fails_leaves_no_staged_file(archive: TradeStore) -> None:
     archive.store = Fragile(archive.root, commits=0)
-    with pytest.raises(Crash), writer(archive, PAIR) as one:
-        commit(one, Range(0, 2**62), TAPE)
+    with pytest.raises(Crash), writer(archive, PAIR) as pair_writer:
+        commit(pair_writer, Range(0, 2**62), TAPE)
     assert archive.store.files("staging") == []
 
 
@@ -315,11 +315,11 @@ def test_a_full_disk_at_the_commit_is_told_and_leaves_nothing_to_see(
     def full(_handle: int) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    with writer(archive, PAIR) as one:
-        one.want(Range(0, 10))
+    with writer(archive, PAIR) as pair_writer:
+        pair_writer.want(Range(0, 10))
         monkeypatch.setattr(os, "fsync", full)
         with pytest.raises(ArchiveUnwritable) as caught:
-            commit(one, Range(0, 10), [])
+            commit(pair_writer, Range(0, 10), [])
     assert str(caught.value) == (
         f"can't write {archive.root}/{segment_path(PAIR, Range(0, 10), None)}: the disk is full: "
         "make room, then run the same command again"
@@ -330,19 +330,19 @@ def test_a_full_disk_at_the_commit_is_told_and_leaves_nothing_to_see(
 def test_a_range_that_lacks_trades_becomes_a_gap_though_nothing_was_requested(
     archive: TradeStore,
 ) -> None:
-    with writer(archive, PAIR) as one:
-        one.commit(Range(0, 100), batch([], ROWS), NOTE)
-        assert one.uncover(Range(90, 100))
+    with writer(archive, PAIR) as pair_writer:
+        pair_writer.commit(Range(0, 100), batch([], ROWS), NOTE)
+        assert pair_writer.uncover(Range(90, 100))
         assert archive.coverage(PAIR) == [Range(0, 90)]
     assert archive.gaps(PAIR) == [Range(90, 100)]
 
 
 def test_nothing_but_segments_stands_under_trades(archive: TradeStore) -> None:
     keep_pairs(archive.store, b"{}")
-    with writer(archive, PAIR) as one:
-        one.want(Range(0, 2**62))
-        commit(one, Range(0, 2**62), TAPE)
-        one.compact(every=True)
+    with writer(archive, PAIR) as pair_writer:
+        pair_writer.want(Range(0, 2**62))
+        commit(pair_writer, Range(0, 2**62), TAPE)
+        pair_writer.compact(every=True)
         assert {Path(path).suffix for path in parquets(archive)} == {".parquet"}
     assert {path.name for path in archive.root.iterdir()} == {
         "archive.json",
@@ -369,8 +369,8 @@ def test_two_writers_of_a_pair_keep_each_other_out(archive: TradeStore) -> None:
 def test_merging_keeps_rows_checksum_and_range(archive: TradeStore) -> None:
     spans = cuts(TAPE, 5)
     committed(archive, TAPE, spans)
-    with writer(archive, PAIR) as one:
-        assert one.compact() == (5, 1)
+    with writer(archive, PAIR) as pair_writer:
+        assert pair_writer.compact() == (5, 1)
     (segment,) = archive.segments(PAIR)
     footer = archive.footer(segment)
     assert segment.range == footer.range == Range(spans[0].after, spans[-1].through)
@@ -386,10 +386,10 @@ def test_merging_keeps_jumps_and_the_last_cursor(archive: TradeStore) -> None:
         Footer(spans[1], "mid", cursor="2", unasked_jumps=2),
         Footer(spans[2], "new", jumps=(ConfirmedIdGap(8, ids[2][1]),), unasked_jumps=1),
     ]
-    with writer(archive, PAIR) as one:
+    with writer(archive, PAIR) as pair_writer:
         for span, footer in zip(spans, given_footers, strict=True):
-            commit(one, span, TAPE, footer)
-        one.compact(every=True)
+            commit(pair_writer, span, TAPE, footer)
+        pair_writer.compact(every=True)
     (segment,) = archive.segments(PAIR)
     found = archive.footer(segment)
     assert (found.pair, found.source, found.cursor) == ("new", "api", "2")
@@ -400,10 +400,10 @@ def test_merging_keeps_jumps_and_the_last_cursor(archive: TradeStore) -> None:
 def test_merging_keeps_imported_and_downloaded_trades_apart(archive: TradeStore) -> None:
     spans = cuts(TAPE, 6)
     sources = ["csv", "csv", "api", "api", "csv", "csv"]
-    with writer(archive, PAIR) as one:
+    with writer(archive, PAIR) as pair_writer:
         for span, source in zip(spans, sources, strict=True):
-            commit(one, span, TAPE, Footer(span, "pair", source=source))
-        one.compact(every=True)
+            commit(pair_writer, span, TAPE, Footer(span, "pair", source=source))
+        pair_writer.compact(every=True)
     segments = archive.segments(PAIR)
     assert [segment.path.endswith(".csv.parquet") for segment in segments] == [True, False, True]
     assert [archive.footer(segment).source for segment in segments] == ["csv", "api", "csv"]
@@ -414,8 +414,8 @@ def test_merging_stays_within_years(archive: TradeStore) -> None:
     spans = cuts(YEARS, 30)
     committed(archive, YEARS, spans)
     years = {segment.year for segment in archive.segments(PAIR)}
-    with writer(archive, PAIR) as one:
-        one.compact(every=True)
+    with writer(archive, PAIR) as pair_writer:
+        pair_writer.compact(every=True)
     assert sorted(segment.year for segment in archive.segments(PAIR)) == sorted(years)
     assert held(archive) == YEARS
 
@@ -423,8 +423,8 @@ def test_merging_stays_within_years(archive: TradeStore) -> None:
 def test_a_gap_is_not_merged_over(archive: TradeStore) -> None:
     spans = cuts(TAPE, 5)
     committed(archive, TAPE, [spans[0], spans[1], spans[3], spans[4]])
-    with writer(archive, PAIR) as one:
-        assert one.compact(every=True) == (4, 2)
+    with writer(archive, PAIR) as pair_writer:
+        assert pair_writer.compact(every=True) == (4, 2)
     assert archive.coverage(PAIR) == [
         Range(spans[0].after, spans[1].through),
         Range(spans[3].after, spans[4].through),
@@ -433,10 +433,10 @@ def test_a_gap_is_not_merged_over(archive: TradeStore) -> None:
 
 def test_merging_what_is_merged_does_nothing(archive: TradeStore) -> None:
     committed(archive, TAPE, cuts(TAPE, 5))
-    with writer(archive, PAIR) as one:
-        one.compact(every=True)
+    with writer(archive, PAIR) as pair_writer:
+        pair_writer.compact(every=True)
         before = parquets(archive)
-        assert one.compact(every=True) == (1, 1)
+        assert pair_writer.compact(every=True) == (1, 1)
     assert parquets(archive) == before
 
 
@@ -460,8 +460,8 @@ def test_a_segment_of_other_rows_than_its_footer_tells_is_not_merged(archive: Tr
     spoil(archive, damaged, [(*inside[0][:3], Decimal("0.1"), *inside[0][4:]), *inside[1:]])
     before = parquets(archive)
     fresh = TradeStore(archive.root)
-    with writer(fresh, PAIR) as one, pytest.raises(ArchiveDamaged) as caught:
-        one.compact(every=True)
+    with writer(fresh, PAIR) as pair_writer, pytest.raises(ArchiveDamaged) as caught:
+        pair_writer.compact(every=True)
     assert str(caught.value) == (
         f"{fresh.location(damaged)} has other rows than its footer says: "
         f"`harvester verify {PAIR} --repair` downloads its range again"
@@ -475,8 +475,8 @@ def test_a_segment_renamed_to_a_wider_range_is_not_merged(archive: TradeStore) -
     narrow = archive.segments(PAIR)[0]
     renamed = segment_path(PAIR, Range(spans[0].after, spans[1].through), spans[0].through)
     (archive.root / narrow.path).rename(archive.root / renamed)
-    with writer(archive, PAIR) as one, pytest.raises(ArchiveDamaged) as caught:
-        one.compact(every=True)
+    with writer(archive, PAIR) as pair_writer, pytest.raises(ArchiveDamaged) as caught:
+        pair_writer.compact(every=True)
     assert str(caught.value) == (
         f"{archive.root}/{renamed} has other rows than its footer says: "
         f"`harvester verify {PAIR} --repair` downloads its range again"
@@ -570,8 +570,8 @@ def test_segments_that_overlap_in_part_are_merged_without_repeating_a_row(
     placed(archive, Range(0, 20), small(5, 15))
     placed(archive, Range(10, 30), small(15, 25))
     placed(archive, Range(30, 40), small(35))
-    with writer(archive, PAIR) as one:
-        one.compact(every=True)
+    with writer(archive, PAIR) as pair_writer:
+        pair_writer.compact(every=True)
     assert [row[1] for row in held(archive)] == [5, 15, 25, 35]
     assert archive.coverage(PAIR) == [Range(0, 40)]
 
@@ -587,8 +587,8 @@ def test_a_tape_survives_any_course_of_commits_merges_and_crashes(
     chance.shuffle(spans)
     done: list[Range] = []
     for span in spans:
-        with writer(archive, PAIR) as one:
-            commit(one, span, TAPE)
+        with writer(archive, PAIR) as pair_writer:
+            commit(pair_writer, span, TAPE)
             done.append(span)
         if chance.random() < 0.5:
             store = archive.store
@@ -614,8 +614,8 @@ def test_what_is_set_aside_is_remembered_no_more(archive: TradeStore) -> None:
     committed(archive, tape, [Range(0, tape[-1][1])])
     [segment] = archive.segments("XBTUSD")
     archive.footer(segment)
-    with writer(archive, "XBTUSD") as one:
-        to = one.quarantine(QuarantineNote("XBTUSD", segment.path, segment.range, ["odd"]))
+    with writer(archive, "XBTUSD") as pair_writer:
+        to = pair_writer.quarantine(QuarantineNote("XBTUSD", segment.path, segment.range, ["odd"]))
     assert to == f"quarantine/XBTUSD/0001/{Path(segment.path).name}"
     assert archive.segments("XBTUSD") == []
     with pytest.raises(FileNotFoundError):
