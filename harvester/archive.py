@@ -17,7 +17,9 @@ from typing import TYPE_CHECKING, Any, Self, cast
 
 from harvester.argument_types import (
     ARGUMENT_TYPES,
+    IntervalLength,
     Moment,
+    candle_interval,
     check_types,
     moment_ns,
     parse_range,
@@ -34,7 +36,7 @@ from harvester.pair_selection import (
     resolve_named,
 )
 from harvester.storage.trade_store import TradeStore
-from harvester.times import Range, parse_interval, parse_offset
+from harvester.times import Range, parse_offset
 from harvester.verify.status import PairStatus, status
 
 if TYPE_CHECKING:
@@ -114,8 +116,9 @@ class Archive:
     Pairs: every method accepts any spelling of a pair's name: `XBTUSD`, `XBT/USD`, `btc-usd`.
 
     Times: `since` is inclusive and `until` is exclusive. Each is text as for the commands
-    (`"2024-01-31"`, `"7d"`, `"now"`), a date, a datetime (UTC if it has no time zone), a
-    `pandas.Timestamp`, a `numpy.datetime64`, or UNIX seconds or nanoseconds as a whole number.
+    (`"2024-01-31"`, `"2024-06"`, `"7d"`, `"now"`), a date, a datetime (UTC if it has no time
+    zone), a `pandas.Timestamp`, a `numpy.datetime64`, or UNIX seconds, milliseconds or nanoseconds
+    as a whole number.
 
     Reading needs no lock and is correct while another process writes. After `close`, results that
     were returned before still work.
@@ -676,7 +679,7 @@ class Archive:
     def ohlc(  # noqa: PLR0913 - the options of the command
         self,
         pair: str,
-        interval: str | int,
+        interval: IntervalLength,
         *,
         since: Moment = "start",
         until: Moment | None = None,
@@ -692,13 +695,14 @@ class Archive:
         Args:
             pair: the name of the pair, in any spelling.
             interval: length of a candle: a number and one of ms, s, m, h, d, w, mo, q, y, such as
-                `4h`. A number without a unit is minutes.
+                `4h`, or a `timedelta`. A number without a unit is minutes.
             since: start time, inclusive. Default: the first trade.
             until: end time, exclusive. Default: the end of the stored trades.
             fill: fill policy for intervals without trades: `none` leaves them out; `previous`,
                 `null` and `kraken` add candles, which docs/candles.md describes.
-            tz: time zone of candle boundaries, such as `Europe/Berlin`. Default: UTC. The times in
-                the rows are UTC.
+            tz: time zone of candle boundaries, such as `Europe/Berlin`, and of `since` and `until`
+                if they are dates, or texts that name no zone. Default: UTC. The times in the rows
+                are UTC.
             offset: shift all candle boundaries by this duration, such as `30m` or `-7h`.
             all_columns: add volumes by taker side, exact value, trade ids, `is_complete` and more.
             strict: raise an error if there are gaps in the requested range.
@@ -728,7 +732,13 @@ class Archive:
 
         self._check_open()
         market, query = self._candle_query(
-            pair, interval, parse_range(since, until), fill, tz, offset, complete_only=complete_only
+            pair,
+            interval,
+            _requested_range(since, until, tz),
+            fill,
+            tz,
+            offset,
+            complete_only=complete_only,
         )
         query = replace(query, all_columns=all_columns)
         notes = self._gap_notes(query.pair, [query.range], strict=strict)
@@ -825,7 +835,7 @@ class Archive:
     def explain(  # noqa: PLR0913 - the options of the command
         self,
         pair: str,
-        interval: str | int,
+        interval: IntervalLength,
         *,
         since: Moment = "start",
         until: Moment | None = None,
@@ -858,7 +868,13 @@ class Archive:
 
         self._check_open()
         _, query = self._candle_query(
-            pair, interval, parse_range(since, until), fill, tz, offset, complete_only=complete_only
+            pair,
+            interval,
+            _requested_range(since, until, tz),
+            fill,
+            tz,
+            offset,
+            complete_only=complete_only,
         )
         query = replace(query, all_columns=all_columns)
         session = QuerySession(self._store, self._settings.candles.memory_limit)
@@ -952,7 +968,7 @@ class Archive:
     def _candle_query(  # noqa: PLR0913 - the arguments of the methods
         self,
         pair: str,
-        interval: str | int,
+        interval: IntervalLength,
         range_: Range,
         fill: Fill,
         tz: str | None,
@@ -973,7 +989,7 @@ class Archive:
 
         query = CandleQuery(
             "",
-            parse_interval(str(interval)),
+            candle_interval(interval),
             range_,
             fill,
             offset_ns=parse_offset(offset),
@@ -1006,7 +1022,7 @@ class Archive:
         self,
         *pairs: str,
         folder: str | os.PathLike[str],
-        intervals: Sequence[str | int] = (),
+        intervals: Sequence[IntervalLength] = (),
         layout: Layout = "parquet",
         since: Moment = "start",
         until: Moment | None = None,
@@ -1078,9 +1094,9 @@ class Archive:
         # By name, so that 60 and 60m are written once.
         by_name = {
             length.name: length
-            for length in (parse_interval(str(given)) for given in _checked_intervals(intervals))
+            for length in (candle_interval(given) for given in _checked_intervals(intervals))
         }
-        range_ = parse_range(since, until)
+        range_ = _requested_range(since, until, tz)
 
         def notes(name: str) -> tuple[str, ...]:
             return self._gap_notes(name, [range_], strict=strict)
@@ -1117,7 +1133,7 @@ class Archive:
     def chart(  # noqa: PLR0913 - the options of the command
         self,
         pair: str,
-        interval: str | int,
+        interval: IntervalLength,
         *,
         since: Moment = "start",
         until: Moment | None = None,
@@ -1152,7 +1168,8 @@ class Archive:
         from harvester.charts.chart import chart
 
         self._check_open()
-        range_, limit = parse_range(since, until), self._settings.candles.memory_limit
+        range_ = _requested_range(since, until, tz)
+        limit = self._settings.candles.memory_limit
         market, query = self._candle_query(
             pair, interval, range_, "none", tz, offset, complete_only=complete_only
         )
@@ -1463,6 +1480,20 @@ class Archive:
         return show_archive(self.path, self.status(), self._store.stored_or_requested())
 
 
+def _requested_range(since: Moment, until: Moment | None, tz: str | None) -> Range:
+    """Parse `since` and `until`, whose dates and texts without a zone are times of `tz`.
+
+    Raises:
+        BadSetting: there is no such time zone.
+        BadTime: one of them is not a time, or `since` is not before `until`.
+    """
+    if tz is None:
+        return parse_range(since, until)
+    from harvester.query.calendar import find_time_zone
+
+    return parse_range(since, until, find_time_zone(tz))
+
+
 def _plain_digits(size: Number) -> str:
     """Write a number without exponent; a float with the fewest digits that give the same float."""
     if isinstance(size, str):
@@ -1483,13 +1514,13 @@ def _column_units(pair: Pair) -> dict[str, str]:
     return prices | volumes | values | times
 
 
-def _checked_intervals(intervals: Sequence[str | int]) -> Iterator[str | int]:
+def _checked_intervals(intervals: Sequence[IntervalLength]) -> Iterator[IntervalLength]:
     """Yield the items of a list of intervals, and check their types.
 
     Raises:
-        BadInterval: an item is neither text nor a whole number.
+        BadInterval: an item is neither text, a whole number nor a timedelta.
     """
-    accepted = ARGUMENT_TYPES["str | int"]
+    accepted = ARGUMENT_TYPES["IntervalLength"]
     for interval in intervals:
         if not accepted.accepts(interval):
             raise wrong_type("each of intervals", accepted.expected, interval, accepted.error)

@@ -12,13 +12,13 @@ import duckdb
 
 from harvester import __version__
 from harvester.errors import ArchiveUnwritable, UsageError
-from harvester.query.calendar import FIRST_MONDAY_NS, MONTHS
+from harvester.query.calendar import FIRST_MONDAY_NS
 from harvester.query.candle_sql import with_vwap
 from harvester.query.source_choice import BASE, EXTRA, no_rows_sql, path_literal, text_literal
 from harvester.storage.filesystem import writing
 from harvester.storage.output_files import replacing
 from harvester.storage.trade_store import Piece, TradeStore
-from harvester.times import DAY, MAX_COUNT, UNITS_NS
+from harvester.times import DAY, MAX_COUNT, MONTHS, UNITS_NS
 
 # --- views ----------------------------------------------------------------------------------------
 
