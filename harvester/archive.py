@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from decimal import Decimal
+from functools import partial
 from typing import TYPE_CHECKING, Any, Self, cast
 
 from harvester.argument_types import (
@@ -678,7 +679,7 @@ class Archive:
     @check_types
     def ohlc(  # noqa: PLR0913 - the options of the command
         self,
-        pair: str,
+        pair: str | Sequence[str],
         interval: IntervalLength,
         *,
         since: Moment = "start",
@@ -690,10 +691,11 @@ class Archive:
         strict: bool = False,
         complete_only: bool = False,
     ) -> Result:
-        """Return the candles of a pair, computed exactly from its stored trades.
+        """Return the candles of a pair, or of several, computed exactly from the stored trades.
 
         Args:
-            pair: the name of the pair, in any spelling.
+            pair: the name of the pair, in any spelling; or a list of names, for a panel: the
+                candles of all of them, with their altname as the first column, `pair`.
             interval: length of a candle: a number and one of ms, s, m, h, d, w, mo, q, y, such as
                 `4h`, or a `timedelta`. A number without a unit is minutes.
             since: start time, inclusive. Default: the first trade.
@@ -710,18 +712,20 @@ class Archive:
                 or touch a gap.
 
         Returns:
-            One row per candle, in order of time: `time` (when it opens, UTC), `open`, `high`,
-            `low`, `close`, `vwap` (in the quote currency), `volume` (in the base currency),
-            `count`; docs/candles.md describes all columns. Rows are read when they are used.
-            `.notes` names the gaps in the requested range.
+            One row per candle, in order of time, for several pairs one pair after the other:
+            `time` (when it opens, UTC), `open`, `high`, `low`, `close`, `vwap` (in the quote
+            currency), `volume` (in the base currency), `count`; docs/candles.md describes all
+            columns. Rows are read when they are used. `.notes` names the gaps in the requested
+            range.
 
         Raises:
-            NothingHeld: the archive has no trades of the pair.
+            NothingHeld: the archive has no trades of a pair.
             ArchiveHasGaps: `strict` is set, and there are gaps.
             BadInterval: the interval or the offset can't be read.
             BadTime: `since` or `until` is not a time, or `since` is not before `until`.
             BadSetting: there is no such fill policy or time zone.
-            UsageError: more than a million empty candles would be added, and `until` is not given.
+            UsageError: the list of pairs is empty; or more than a million empty candles would be
+                added, and `until` is not given.
 
         Example:
             >>> archive.ohlc("btc/usd", "4h", since="2026-01-30", fill="previous").shape
@@ -731,29 +735,50 @@ class Archive:
         from harvester.query.result import Result, ResultSource
 
         self._check_open()
-        market, query = self._candle_query(
-            pair,
-            interval,
-            _requested_range(since, until, tz),
-            fill,
-            tz,
-            offset,
-            complete_only=complete_only,
-        )
-        query = replace(query, all_columns=all_columns)
-        notes = self._gap_notes(query.pair, [query.range], strict=strict)
-        guard_against_huge_fill(self._store, query)
+        range_ = _requested_range(since, until, tz)
+        by_pair: dict[str, tuple[Pair, CandleQuery]] = {}
+        for name in [pair] if isinstance(pair, str) else pair:
+            market, query = self._candle_query(
+                name, interval, range_, fill, tz, offset, complete_only=complete_only
+            )
+            by_pair[market.altname] = (market, replace(query, all_columns=all_columns))
+        if not by_pair:
+            raise UsageError("no pair is given: give one or several, such as 'XBT/USD'")
+        queries = [query for _, query in by_pair.values()]
+        notes = [
+            note if isinstance(pair, str) else f"{name}: {note}"
+            for name in by_pair
+            for note in self._gap_notes(name, [range_], strict=strict)
+        ]
         store = self._store
+        for query in queries:
+            guard_against_huge_fill(store, query)
         session = QuerySession(store, self._settings.candles.memory_limit)
+        if isinstance(pair, str):
+            relation, stream = (
+                partial(session.relation, queries[0]),
+                partial(session.batches, queries[0]),
+            )
+        else:
+            relation, stream = (
+                partial(session.panel_relation, queries),
+                partial(session.panel_batches, queries),
+            )
+        units = [set(_column_units(market).items()) for market, _ in by_pair.values()]
         return Result(
             ResultSource(
-                query.title,
-                lambda: session.relation(query),
-                lambda: frozenset((*store.segments(query.pair), *store.rollups(query.pair))),
+                f"{queries[0].interval.text} candles of "
+                + (", ".join(by_pair) if len(by_pair) <= 5 else f"{len(by_pair)} pairs"),
+                relation,
+                lambda: frozenset(
+                    file
+                    for name in by_pair
+                    for file in (*store.segments(name), *store.rollups(name))
+                ),
                 session.memory_limit,
-                lambda rows: session.batches(query, rows),
-                _column_units(market),
-                notes=notes,
+                stream,
+                dict(set.intersection(*units)),
+                notes=tuple(notes),
             )
         )
 

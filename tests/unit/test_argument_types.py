@@ -95,6 +95,7 @@ VALID: dict[str, dict[str, Any]] = {
     "filter": {"condition": "true"},
     "select": {"columns": "time"},
     "limit": {"rows": 1},
+    "pivot": {"values": "close"},
 }
 """What a method needs beside the argument that is tried; nothing where it is not named."""
 
