@@ -13,11 +13,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from decimal import Decimal
+from functools import partial
 from typing import TYPE_CHECKING, Any, Self, cast
 
 from harvester.argument_types import (
     ARGUMENT_TYPES,
+    IntervalLength,
     Moment,
+    candle_interval,
     check_types,
     moment_ns,
     parse_range,
@@ -34,7 +37,7 @@ from harvester.pair_selection import (
     resolve_named,
 )
 from harvester.storage.trade_store import TradeStore
-from harvester.times import Range, parse_interval, parse_offset
+from harvester.times import Range, parse_offset
 from harvester.verify.status import PairStatus, status
 
 if TYPE_CHECKING:
@@ -114,8 +117,9 @@ class Archive:
     Pairs: every method accepts any spelling of a pair's name: `XBTUSD`, `XBT/USD`, `btc-usd`.
 
     Times: `since` is inclusive and `until` is exclusive. Each is text as for the commands
-    (`"2024-01-31"`, `"7d"`, `"now"`), a date, a datetime (UTC if it has no time zone), a
-    `pandas.Timestamp`, a `numpy.datetime64`, or UNIX seconds or nanoseconds as a whole number.
+    (`"2024-01-31"`, `"2024-06"`, `"7d"`, `"now"`), a date, a datetime (UTC if it has no time
+    zone), a `pandas.Timestamp`, a `numpy.datetime64`, or UNIX seconds, milliseconds or nanoseconds
+    as a whole number.
 
     Reading needs no lock and is correct while another process writes. After `close`, results that
     were returned before still work.
@@ -675,8 +679,8 @@ class Archive:
     @check_types
     def ohlc(  # noqa: PLR0913 - the options of the command
         self,
-        pair: str,
-        interval: str | int,
+        pair: str | Sequence[str],
+        interval: IntervalLength,
         *,
         since: Moment = "start",
         until: Moment | None = None,
@@ -687,18 +691,20 @@ class Archive:
         strict: bool = False,
         complete_only: bool = False,
     ) -> Result:
-        """Return the candles of a pair, computed exactly from its stored trades.
+        """Return the candles of a pair, or of several, computed exactly from the stored trades.
 
         Args:
-            pair: the name of the pair, in any spelling.
+            pair: the name of the pair, in any spelling; or a list of names, for a panel: the
+                candles of all of them, with their altname as the first column, `pair`.
             interval: length of a candle: a number and one of ms, s, m, h, d, w, mo, q, y, such as
-                `4h`. A number without a unit is minutes.
+                `4h`, or a `timedelta`. A number without a unit is minutes.
             since: start time, inclusive. Default: the first trade.
             until: end time, exclusive. Default: the end of the stored trades.
             fill: fill policy for intervals without trades: `none` leaves them out; `previous`,
                 `null` and `kraken` add candles, which docs/candles.md describes.
-            tz: time zone of candle boundaries, such as `Europe/Berlin`. Default: UTC. The times in
-                the rows are UTC.
+            tz: time zone of candle boundaries, such as `Europe/Berlin`, and of `since` and `until`
+                if they are dates, or texts that name no zone. Default: UTC. The times in the rows
+                are UTC.
             offset: shift all candle boundaries by this duration, such as `30m` or `-7h`.
             all_columns: add volumes by taker side, exact value, trade ids, `is_complete` and more.
             strict: raise an error if there are gaps in the requested range.
@@ -706,18 +712,20 @@ class Archive:
                 or touch a gap.
 
         Returns:
-            One row per candle, in order of time: `time` (when it opens, UTC), `open`, `high`,
-            `low`, `close`, `vwap` (in the quote currency), `volume` (in the base currency),
-            `count`; docs/candles.md describes all columns. Rows are read when they are used.
-            `.notes` names the gaps in the requested range.
+            One row per candle, in order of time, for several pairs one pair after the other:
+            `time` (when it opens, UTC), `open`, `high`, `low`, `close`, `vwap` (in the quote
+            currency), `volume` (in the base currency), `count`; docs/candles.md describes all
+            columns. Rows are read when they are used. `.notes` names the gaps in the requested
+            range.
 
         Raises:
-            NothingHeld: the archive has no trades of the pair.
+            NothingHeld: the archive has no trades of a pair.
             ArchiveHasGaps: `strict` is set, and there are gaps.
             BadInterval: the interval or the offset can't be read.
             BadTime: `since` or `until` is not a time, or `since` is not before `until`.
             BadSetting: there is no such fill policy or time zone.
-            UsageError: more than a million empty candles would be added, and `until` is not given.
+            UsageError: the list of pairs is empty; or more than a million empty candles would be
+                added, and `until` is not given.
 
         Example:
             >>> archive.ohlc("btc/usd", "4h", since="2026-01-30", fill="previous").shape
@@ -727,23 +735,50 @@ class Archive:
         from harvester.query.result import Result, ResultSource
 
         self._check_open()
-        market, query = self._candle_query(
-            pair, interval, parse_range(since, until), fill, tz, offset, complete_only=complete_only
-        )
-        query = replace(query, all_columns=all_columns)
-        notes = self._gap_notes(query.pair, [query.range], strict=strict)
-        guard_against_huge_fill(self._store, query)
+        range_ = _requested_range(since, until, tz)
+        by_pair: dict[str, tuple[Pair, CandleQuery]] = {}
+        for name in [pair] if isinstance(pair, str) else pair:
+            market, query = self._candle_query(
+                name, interval, range_, fill, tz, offset, complete_only=complete_only
+            )
+            by_pair[market.altname] = (market, replace(query, all_columns=all_columns))
+        if not by_pair:
+            raise UsageError("no pair is given: give one or several, such as 'XBT/USD'")
+        queries = [query for _, query in by_pair.values()]
+        notes = [
+            note if isinstance(pair, str) else f"{name}: {note}"
+            for name in by_pair
+            for note in self._gap_notes(name, [range_], strict=strict)
+        ]
         store = self._store
+        for query in queries:
+            guard_against_huge_fill(store, query)
         session = QuerySession(store, self._settings.candles.memory_limit)
+        if isinstance(pair, str):
+            relation, stream = (
+                partial(session.relation, queries[0]),
+                partial(session.batches, queries[0]),
+            )
+        else:
+            relation, stream = (
+                partial(session.panel_relation, queries),
+                partial(session.panel_batches, queries),
+            )
+        units = [set(_column_units(market).items()) for market, _ in by_pair.values()]
         return Result(
             ResultSource(
-                query.title,
-                lambda: session.relation(query),
-                lambda: frozenset((*store.segments(query.pair), *store.rollups(query.pair))),
+                f"{queries[0].interval.text} candles of "
+                + (", ".join(by_pair) if len(by_pair) <= 5 else f"{len(by_pair)} pairs"),
+                relation,
+                lambda: frozenset(
+                    file
+                    for name in by_pair
+                    for file in (*store.segments(name), *store.rollups(name))
+                ),
                 session.memory_limit,
-                lambda rows: session.batches(query, rows),
-                _column_units(market),
-                notes=notes,
+                stream,
+                dict(set.intersection(*units)),
+                notes=tuple(notes),
             )
         )
 
@@ -825,7 +860,7 @@ class Archive:
     def explain(  # noqa: PLR0913 - the options of the command
         self,
         pair: str,
-        interval: str | int,
+        interval: IntervalLength,
         *,
         since: Moment = "start",
         until: Moment | None = None,
@@ -858,7 +893,13 @@ class Archive:
 
         self._check_open()
         _, query = self._candle_query(
-            pair, interval, parse_range(since, until), fill, tz, offset, complete_only=complete_only
+            pair,
+            interval,
+            _requested_range(since, until, tz),
+            fill,
+            tz,
+            offset,
+            complete_only=complete_only,
         )
         query = replace(query, all_columns=all_columns)
         session = QuerySession(self._store, self._settings.candles.memory_limit)
@@ -952,7 +993,7 @@ class Archive:
     def _candle_query(  # noqa: PLR0913 - the arguments of the methods
         self,
         pair: str,
-        interval: str | int,
+        interval: IntervalLength,
         range_: Range,
         fill: Fill,
         tz: str | None,
@@ -973,7 +1014,7 @@ class Archive:
 
         query = CandleQuery(
             "",
-            parse_interval(str(interval)),
+            candle_interval(interval),
             range_,
             fill,
             offset_ns=parse_offset(offset),
@@ -1006,7 +1047,7 @@ class Archive:
         self,
         *pairs: str,
         folder: str | os.PathLike[str],
-        intervals: Sequence[str | int] = (),
+        intervals: Sequence[IntervalLength] = (),
         layout: Layout = "parquet",
         since: Moment = "start",
         until: Moment | None = None,
@@ -1078,9 +1119,9 @@ class Archive:
         # By name, so that 60 and 60m are written once.
         by_name = {
             length.name: length
-            for length in (parse_interval(str(given)) for given in _checked_intervals(intervals))
+            for length in (candle_interval(given) for given in _checked_intervals(intervals))
         }
-        range_ = parse_range(since, until)
+        range_ = _requested_range(since, until, tz)
 
         def notes(name: str) -> tuple[str, ...]:
             return self._gap_notes(name, [range_], strict=strict)
@@ -1117,7 +1158,7 @@ class Archive:
     def chart(  # noqa: PLR0913 - the options of the command
         self,
         pair: str,
-        interval: str | int,
+        interval: IntervalLength,
         *,
         since: Moment = "start",
         until: Moment | None = None,
@@ -1152,7 +1193,8 @@ class Archive:
         from harvester.charts.chart import chart
 
         self._check_open()
-        range_, limit = parse_range(since, until), self._settings.candles.memory_limit
+        range_ = _requested_range(since, until, tz)
+        limit = self._settings.candles.memory_limit
         market, query = self._candle_query(
             pair, interval, range_, "none", tz, offset, complete_only=complete_only
         )
@@ -1463,6 +1505,20 @@ class Archive:
         return show_archive(self.path, self.status(), self._store.stored_or_requested())
 
 
+def _requested_range(since: Moment, until: Moment | None, tz: str | None) -> Range:
+    """Parse `since` and `until`, whose dates and texts without a zone are times of `tz`.
+
+    Raises:
+        BadSetting: there is no such time zone.
+        BadTime: one of them is not a time, or `since` is not before `until`.
+    """
+    if tz is None:
+        return parse_range(since, until)
+    from harvester.query.calendar import find_time_zone
+
+    return parse_range(since, until, find_time_zone(tz))
+
+
 def _plain_digits(size: Number) -> str:
     """Write a number without exponent; a float with the fewest digits that give the same float."""
     if isinstance(size, str):
@@ -1483,13 +1539,13 @@ def _column_units(pair: Pair) -> dict[str, str]:
     return prices | volumes | values | times
 
 
-def _checked_intervals(intervals: Sequence[str | int]) -> Iterator[str | int]:
+def _checked_intervals(intervals: Sequence[IntervalLength]) -> Iterator[IntervalLength]:
     """Yield the items of a list of intervals, and check their types.
 
     Raises:
-        BadInterval: an item is neither text nor a whole number.
+        BadInterval: an item is neither text, a whole number nor a timedelta.
     """
-    accepted = ARGUMENT_TYPES["str | int"]
+    accepted = ARGUMENT_TYPES["IntervalLength"]
     for interval in intervals:
         if not accepted.accepts(interval):
             raise wrong_type("each of intervals", accepted.expected, interval, accepted.error)

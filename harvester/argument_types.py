@@ -7,7 +7,7 @@ import os
 import re
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta, tzinfo
 from decimal import Decimal
 from functools import wraps
 from operator import index
@@ -16,7 +16,15 @@ from typing import NamedTuple, ParamSpec, SupportsIndex, TypeVar, cast
 import numpy as np
 
 from harvester.errors import BadInterval, BadSetting, BadTime, UsageError
-from harvester.times import END_OF_TIME, Range, parse_moment, range_between
+from harvester.times import (
+    END_OF_TIME,
+    UNITS_NS,
+    Interval,
+    Range,
+    parse_interval,
+    parse_moment,
+    range_between,
+)
 
 # --- Argument types -------------------------------------------------------------------------------
 
@@ -92,12 +100,12 @@ ARGUMENT_TYPES: dict[str, ArgumentType] = {
     "bool": ArgumentType(lambda value: isinstance(value, _FLAGS), "True or False"),
     "int": ArgumentType(_is_whole, "a whole number"),
     "float": ArgumentType(lambda value: _is_whole(value) or isinstance(value, _FLOATS), "a number"),
-    "str | int": ArgumentType(
-        lambda value: _is_text(value) or _is_whole(value),
-        "text such as '4h' or a whole number of minutes",
+    "IntervalLength": ArgumentType(
+        lambda value: _is_text(value) or _is_whole(value) or isinstance(value, timedelta),
+        "text such as '4h', a whole number of minutes, or a timedelta",
         BadInterval,
     ),
-    "Sequence[str | int]": ArgumentType(
+    "Sequence[IntervalLength]": ArgumentType(
         _is_list, "a list of intervals, such as ['1m', '1h']", BadInterval
     ),
     "Fill": ArgumentType(_is_text, "text", BadSetting),
@@ -219,30 +227,33 @@ def _accepted(parameter: inspect.Parameter) -> tuple[ArgumentType, bool]:
 # --- Times ----------------------------------------------------------------------------------------
 
 Moment = str | date | np.datetime64 | SupportsIndex
-"""A time: text as in command-line options; a `date` (its midnight, UTC); a `datetime` or
-`pandas.Timestamp` (UTC without a zone); a `numpy.datetime64`; or a whole number: UNIX nanoseconds
-(19 digits), UNIX seconds (10 digits), or 0 for the beginning."""
+"""A time: text as in command-line options; a `date` (its midnight); a `datetime` or
+`pandas.Timestamp` (UTC without a zone); a `numpy.datetime64` (UTC); or a whole number: a UNIX time
+in seconds (10 digits), milliseconds (13 digits) or nanoseconds (19 digits), or 0 for the
+beginning."""
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
 
 
-def moment_ns(moment: Moment, now_ns: int) -> int:
+def moment_ns(moment: Moment, now_ns: int, zone: tzinfo = UTC) -> int:
     """Convert a time of any accepted type into UNIX nanoseconds, exact to the last digit.
 
     Args:
         moment: the time.
         now_ns: the present time in UNIX nanoseconds, for ages such as 7d.
+        zone: the time zone of a date, and of text that names none. The times in results are UTC
+            without a zone, so a `datetime` without one is UTC in any case.
 
     Raises:
         BadTime: it is not a time, or is before 1970 or after 2262.
     """
     if isinstance(moment, str):
-        return parse_moment(moment, now_ns)
+        return parse_moment(moment, now_ns, zone)
     if isinstance(moment, datetime):
         stamp_ns = _datetime_ns(moment)
     elif isinstance(moment, date):
-        stamp_ns = _datetime_ns(datetime(moment.year, moment.month, moment.day, tzinfo=UTC))
+        return parse_moment(moment.isoformat(), now_ns, zone)
     elif isinstance(moment, np.datetime64):
         stamp_ns = _numpy_ns(moment)
     elif isinstance(moment, SupportsIndex) and not isinstance(moment, bool):
@@ -257,19 +268,20 @@ def moment_ns(moment: Moment, now_ns: int) -> int:
     return stamp_ns
 
 
-def parse_range(since: Moment, until: Moment | None) -> Range:
+def parse_range(since: Moment, until: Moment | None, zone: tzinfo = UTC) -> Range:
     """The range from `since` (inclusive) to `until` (exclusive; None for no end).
 
     Args:
         since: start time.
         until: end time.
+        zone: the time zone of dates, and of texts that name none.
 
     Raises:
         BadTime: one of them is not a time, or `since` is not before `until`.
     """
     now_ns = time.time_ns()
     return range_between(
-        moment_ns(since, now_ns), None if until is None else moment_ns(until, now_ns)
+        moment_ns(since, now_ns, zone), None if until is None else moment_ns(until, now_ns, zone)
     )
 
 
@@ -301,3 +313,29 @@ def _numpy_ns(moment: np.datetime64) -> int:
     seconds = moment.astype("datetime64[s]")
     rest = (moment - seconds).astype("timedelta64[ns]")
     return int(seconds.astype(np.int64)) * 10**9 + int(rest.astype(np.int64))
+
+
+# --- Intervals ------------------------------------------------------------------------------------
+
+IntervalLength = str | int | timedelta
+"""The length of candles: text such as `4h`, a whole number of minutes, or a `timedelta` or
+`pandas.Timedelta`, whose days are 24 hours."""
+
+
+def candle_interval(length: IntervalLength) -> Interval:
+    """Convert a length of candles of any accepted type into an interval.
+
+    Seven days as a timedelta are `7d`, not `1w`: they do not begin on Monday.
+
+    Raises:
+        BadInterval: it is not an interval, is not above zero, is longer than a century, or has a
+            part below a millisecond.
+    """
+    if not isinstance(length, timedelta):
+        return parse_interval(str(length))
+    # pandas' NaT is no timedelta. Its Timedelta keeps the part below a microsecond separately.
+    width_ns = length // _MICROSECOND * 1000 + int(getattr(length, "nanoseconds", 0))
+    if width_ns <= 0 or width_ns % UNITS_NS["ms"]:
+        raise BadInterval(f"interval {str(length)!r}: give whole milliseconds, above 0")
+    unit = next(unit for unit in ("d", "h", "m", "s", "ms") if width_ns % UNITS_NS[unit] == 0)
+    return parse_interval(f"{width_ns // UNITS_NS[unit]}{unit}")

@@ -6,16 +6,18 @@ half-open `Range` of published time, ``(after, through]``. Only this module pars
 
 from __future__ import annotations
 
+import calendar
 import re
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
-from typing import NamedTuple
+from datetime import UTC, datetime, timedelta, tzinfo
+from typing import NamedTuple, cast
 
 from harvester.errors import BadInterval, BadTime
 
 SECOND = 1_000_000_000
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 DAY = 86_400 * SECOND
 QUIET_S = 2
 """Two trades of a CSV file have a quiet moment between them if more seconds than this lie between.
@@ -37,10 +39,14 @@ UNITS_NS = {
 }
 
 MAX_COUNT = {unit: 36_525 * DAY // width for unit, width in UNITS_NS.items()}
-MAX_COUNT |= {"mo": 1200, "q": 400, "y": 100}
+MONTHS = {"mo": 1, "q": 3, "y": 12}
+MAX_COUNT |= {unit: 1200 // months for unit, months in MONTHS.items()}
 """How many of each unit make a century: no interval is longer."""
 
-_AGO = re.compile(r"([0-9]{1,18})(s|m|h|d|w)")
+_AGO = re.compile(r"([0-9]{1,18})(mo|s|m|h|d|w|q|y)")
+_YEAR_OR_MONTH = re.compile(r"([0-9]{4})(?:-([0-9]{2}))?")
+_DIGITS_NS = {10: SECOND, 13: 1_000_000, 19: 1}
+"""The nanoseconds of a bare number's unit, by its number of digits."""
 _ISO = re.compile(
     r"(\d{4}-\d{2}-\d{2})(?:[T ](\d{2}:\d{2}(?::\d{2})?)(?:\.(\d{1,9}))?)?"
     r"\s?(Z|[+-]\d{2}:?\d{2})?",
@@ -76,13 +82,15 @@ class Range(NamedTuple):
         return f"({self.after}, {self.through}]"
 
 
-def parse_moment(text: str, now_ns: int) -> int:
-    """Parse a time: an ISO date or time, UNIX seconds or nanoseconds, an age such as 7d, or a word.
+def parse_moment(text: str, now_ns: int, zone: tzinfo = UTC) -> int:
+    """Parse a time: a date or time, a UNIX time, an age such as 7d, or a word.
 
     Args:
-        text: `0` or `start`, `now`, `yesterday`, an ISO date or time (UTC without a zone), 10
-            digits (UNIX seconds), 19 digits (UNIX nanoseconds), or an age in s, m, h, d or w.
+        text: `0` or `start`, `now`, `today`, `yesterday`, a year, a month such as 2024-06, an ISO
+            date or time, a UNIX time (10 digits: seconds, 13: milliseconds, 19: nanoseconds), or an
+            age in s, m, h, d, w, mo, q or y. A year, a month or a date is its first moment.
         now_ns: the present time, UNIX nanoseconds.
+        zone: the time zone of texts that name none.
 
     Returns UNIX nanoseconds.
 
@@ -95,45 +103,86 @@ def parse_moment(text: str, now_ns: int) -> int:
         return 0
     if word == "now":
         return now_ns
-    if word == "yesterday":
-        return (now_ns // DAY - 1) * DAY
+    if word in ("today", "yesterday"):
+        today = _local(now_ns, zone).date()
+        return _parse_iso(str(today - timedelta(days=word == "yesterday")), zone)
+    if part := _YEAR_OR_MONTH.fullmatch(stripped):
+        return _parse_iso(f"{part[1]}-{part[2] or '01'}-01", zone)
     if stripped.isdigit() and stripped.isascii():
         return _parse_digits(stripped)
     if ago := _AGO.fullmatch(word):
         if stripped.endswith("M"):
             raise BadTime(
-                f"{text!r} could mean anything: for minutes ago write {word}, for months ago a date"
+                f"{text!r} could mean anything: for minutes ago write {word}, for months {word}o"
             )
-        return max(0, now_ns - int(ago[1]) * UNITS_NS[ago[2]])
-    if iso := _ISO.fullmatch(stripped):
-        return _parse_iso(stripped, iso)
+        return _ago_ns(now_ns, int(ago[1]), ago[2], zone)
+    if _ISO.fullmatch(stripped):
+        return _parse_iso(stripped, zone)
     raise BadTime(
-        f"{text!r} is no time: give an ISO date or time (2024-01-31, 2024-01-31T12:00Z), UNIX "
-        "seconds or nanoseconds (10 or 19 digits), 7d or 12h (that long ago), "
-        "yesterday, now or start"
+        f"{text!r} is no time: give a date or time (2024, 2024-06, 2024-01-31, 2024-01-31T12:00Z), "
+        "a UNIX time (10, 13 or 19 digits), 7d, 12h or 6mo (that long ago), today, yesterday, now "
+        "or start"
     )
 
 
 def _parse_digits(digits: str) -> int:
-    if len(digits) == 10:
-        return int(digits) * SECOND
-    if len(digits) == 19 and int(digits) <= END_OF_TIME:
-        return int(digits)
+    width_ns = _DIGITS_NS.get(len(digits))
+    if width_ns is not None and int(digits) * width_ns <= END_OF_TIME:
+        return int(digits) * width_ns
     raise BadTime(
-        f"{digits!r} could mean anything: a bare number is UNIX seconds (10 digits) or "
-        "nanoseconds (19 digits); for days ago write 7d, for a date 2024-01-31"
+        f"{digits!r} could mean anything: a bare number is UNIX seconds (10 digits), milliseconds "
+        "(13 digits) or nanoseconds (19 digits), or a year; for days ago write 7d, for a date "
+        "2024-01-31"
     )
 
 
-def _parse_iso(text: str, match: re.Match[str]) -> int:
-    date, clock, fraction, zone = match.groups()
-    zone = "+00:00" if zone is None or zone in "zZ" else zone
+def _local(stamp_ns: int, zone: tzinfo) -> datetime:
+    """A time on the clocks of a zone, without the part below a second."""
+    return (_EPOCH + timedelta(seconds=stamp_ns // SECOND)).astimezone(zone)
+
+
+def _ago_ns(now_ns: int, count: int, unit: str, zone: tzinfo) -> int:
+    """The time a number of units ago; 0 if that is before 1970.
+
+    For months, quarters and years, it is the same time of that month's same day, or of its last day
+    if it has fewer days.
+    """
+    if unit in UNITS_NS:
+        return max(0, now_ns - count * UNITS_NS[unit])
+    now = _local(now_ns, zone)
+    months = now.year * 12 + now.month - 1 - count * MONTHS[unit]
+    if months < 1970 * 12:
+        return 0
+    year, month = months // 12, months % 12 + 1
+    day = min(now.day, calendar.monthrange(year, month)[1])
+    then = now.replace(year=year, month=month, day=day, fold=0)
+    return max(0, _whole_seconds(then) * SECOND + now_ns % SECOND)
+
+
+def _whole_seconds(moment: datetime) -> int:
+    return (moment - _EPOCH) // timedelta(seconds=1)
+
+
+def _parse_iso(text: str, default_zone: tzinfo) -> int:
+    """Parse an ISO date or time, which `_ISO` matches.
+
+    Args:
+        text: the date or time.
+        default_zone: its time zone if it names none. Of a time that the clocks there show twice,
+            the first is meant; of one that they skip, the time as much after the change.
+
+    Raises:
+        BadTime: there is no such date, or it is before 1970 or after 2262.
+    """
+    date, clock, fraction, zone = cast("re.Match[str]", _ISO.fullmatch(text)).groups()
     try:
-        moment = datetime.fromisoformat(f"{date}T{clock or '00:00'}{zone}")
-    except ValueError as error:
+        moment = datetime.fromisoformat(
+            f"{date}T{clock or '00:00'}{'+00:00' if zone in ('z', 'Z') else zone or ''}"
+        )
+        whole = _whole_seconds(moment if zone else moment.replace(tzinfo=default_zone))
+    except (ValueError, OverflowError) as error:
         raise BadTime(f"{text!r} is no date that exists: {error}") from error
     # datetime has microseconds only, so the fraction is read digit by digit.
-    whole = (moment - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(seconds=1)
     stamp = whole * SECOND + int((fraction or "").ljust(9, "0"))
     if not 0 <= stamp <= END_OF_TIME:
         raise BadTime(f"{text!r} is out of bounds: from 1970-01-01 to 2262-04-11")
@@ -165,9 +214,7 @@ def show(stamp_ns: int) -> str:
     if stamp_ns >= END_OF_TIME:
         return "the end"
     whole, fraction = divmod(stamp_ns, SECOND)
-    text = (datetime(1970, 1, 1, tzinfo=UTC) + timedelta(seconds=whole)).strftime(
-        "%Y-%m-%dT%H:%M:%S"
-    )
+    text = (_EPOCH + timedelta(seconds=whole)).strftime("%Y-%m-%dT%H:%M:%S")
     # strftime does not pad years below 1000, but times start at 1970.
     return f"{text}.{fraction:09d}".rstrip("0").rstrip(".") + "Z"
 
@@ -193,12 +240,12 @@ def _boundary(last_ns: int) -> int:
 
 def year_of(stamp_ns: int) -> int:
     """The calendar year (UTC) of a time."""
-    return (datetime(1970, 1, 1, tzinfo=UTC) + timedelta(seconds=stamp_ns // SECOND)).year
+    return (_EPOCH + timedelta(seconds=stamp_ns // SECOND)).year
 
 
 def year_end(year: int) -> int:
     """The last nanosecond of a calendar year (UTC)."""
-    days = (datetime(year + 1, 1, 1, tzinfo=UTC) - datetime(1970, 1, 1, tzinfo=UTC)).days
+    days = (datetime(year + 1, 1, 1, tzinfo=UTC) - _EPOCH).days
     return days * DAY - 1
 
 

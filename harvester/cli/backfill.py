@@ -91,9 +91,9 @@ def backfill(  # noqa: PLR0913 - its options
 ) -> int:
     """Download the missing trades of some pairs.
 
-    If it is interrupted, the same command continues where it stopped. TIME is an ISO date or time
-    (UTC), UNIX seconds or nanoseconds (10 or 19 digits), an age such as 7d or 12h, yesterday, now,
-    or start.
+    If it is interrupted, the same command continues where it stopped. TIME is a date or time such
+    as 2024, 2024-06 or 2024-01-31T12:00 (UTC), a UNIX time (10, 13 or 19 digits), an age such as
+    7d, 12h or 6mo, today, yesterday, now, or start.
 
     PAIR is a name in any spelling, or a pattern such as '*/EUR' or 'XBT/*' (in quotes, or the
     shell expands it). Names, patterns and --pairs-file can be combined; --all stands alone. If

@@ -34,6 +34,7 @@ from harvester.cli.query_output import (
 )
 from harvester.errors import UsageError
 from harvester.exporters.export import OTHER_PROGRAMS
+from harvester.exporters.formats import ending_of
 from harvester.query.explain import Explanation
 from harvester.query.plan import FILLS, Fill
 from harvester.query.result import batch_stream
@@ -116,13 +117,17 @@ def ohlc(  # noqa: PLR0913 - a parameter for each option
     An interval is a number and one of ms, s, m, h, d, w, mo (months), q (quarters), y; a bare
     number is minutes. Weeks begin on Monday. Times are UTC, also with --tz.
 
-    Several pairs or intervals are written into a folder as Parquet (or -f csv), one file each, and
-    the trades of a pair are read once for all its intervals:
+    Several pairs are printed, or written to one file, pair after pair, with the column pair first:
+    harvester ohlc XBT/USD ETH/USD -i 1d -o panel.csv
+
+    If -o is a folder, or there are several intervals, they are written into that folder as Parquet
+    (or -f csv), one file each, and the trades of a pair are read once for all its intervals:
     harvester ohlc XBT/USD ETH/USD -i 1m -i 1h -o candles
 
     Example: harvester ohlc XBT/USD -i 7m --since 2024-01-01 -o candles.csv
     """
     is_several = len(pair) > 1 or len(interval) > 1
+    is_single_file = len(interval) == 1 and (file is None or ending_of(file) is not None)
     if explain:
         _check_explain(form, file, is_several=is_several)
         plan = common.existing_archive().explain(pair[0], interval[0], **options)
@@ -130,7 +135,7 @@ def ohlc(  # noqa: PLR0913 - a parameter for each option
             output.as_json(_explanation_json(plan))
         else:
             output.block("\n\n".join(_paragraphs(plan)))
-    elif is_several or form in OTHER_PROGRAMS:
+    elif (is_several and not is_single_file) or form in OTHER_PROGRAMS:
         layout, folder = export_target(form, file)
         noun = "rows" if form in OTHER_PROGRAMS else "candles"
         common.existing_archive().export(
@@ -144,7 +149,8 @@ def ohlc(  # noqa: PLR0913 - a parameter for each option
         )
     else:
         format_of(form, file)
-        candles = common.existing_archive().ohlc(pair[0], interval[0], strict=strict, **options)
+        panel = pair if is_several else pair[0]
+        candles = common.existing_archive().ohlc(panel, interval[0], strict=strict, **options)
         write_and_report(candles, "candles", form, file, quiet=common.quiet)
 
 

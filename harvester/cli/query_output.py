@@ -285,15 +285,15 @@ since_option = click.option(
     metavar="TIME",
     default="start",
     show_default=True,
-    help="Start time, inclusive: ISO date or time (UTC), UNIX seconds or nanoseconds, or an age "
-    "such as 7d.",
+    help="Start time, inclusive: a date or time such as 2024, 2024-06 or 2024-01-31T12:00 (UTC), "
+    "UNIX seconds, milliseconds or nanoseconds, an age such as 7d or 6mo, today or yesterday.",
 )
 until_option = click.option("--until", metavar="TIME", help="End time, exclusive.")
 tz_option = click.option(
     "--tz",
     metavar="ZONE",
-    help="Time zone for candle boundaries, such as Europe/Berlin; times are shown in UTC.  "
-    "[default: UTC]",
+    help="Time zone for candle boundaries, such as Europe/Berlin, and of --since and --until where "
+    "they name none.  [default: UTC]",
 )
 offset_option = click.option(
     "--offset",

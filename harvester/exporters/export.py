@@ -22,9 +22,13 @@ from harvester.exporters.other_programs import (
     write_lean_candles,
 )
 from harvester.kraken.pairs import Pair
-from harvester.query.candles import QuerySession, batches_by_interval, guard_against_huge_fill
+from harvester.query.candles import (
+    QuerySession,
+    batches_by_interval,
+    guard_against_huge_fill,
+    with_equal_decimals,
+)
 from harvester.query.plan import CandleQuery
-from harvester.schema import PRICE
 from harvester.storage.filesystem import writing
 from harvester.storage.output_files import check_outside, compressed_file_sink
 from harvester.storage.trade_store import TradeStore
@@ -207,25 +211,10 @@ def _write_candle_file(
     file = Path(folder) / f"interval={interval.name}" / f"pair={pair}" / f"candles.{layout}"
     with writing(str(file)):
         file.parent.mkdir(parents=True, exist_ok=True)
-    batches = _with_equal_decimals(batches)
+    batches = with_equal_decimals(batches)
     first = next(batches)
     with compressed_file_sink(str(file)) as sink:
         rows = write_rows(
             chain([first], batches), first.schema, WRITERS[layout], sink, export.notes
         )
     return ExportedFile(pair, interval.text, str(file), rows)
-
-
-def _with_equal_decimals(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-    """Candles whose prices have ten decimals, also where Kraken's form has fewer.
-
-    If the files of a folder differ, tools use the decimals of the first file for all, and round.
-    """
-    for batch in batches:
-        fields = [
-            field.with_type(PRICE)
-            if pa.types.is_decimal(field.type) and field.type.precision == PRICE.precision
-            else field
-            for field in batch.schema
-        ]
-        yield batch.cast(pa.schema(fields))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import Literal, NamedTuple, get_args
 
 import numpy as np
@@ -34,7 +35,7 @@ DECIMALS = {"trades": 0, "volume": 8, "value": 18}
 """A volume has eight decimals; a price has ten, so price x volume has eighteen."""
 
 _DIGITS = 38
-_NUMBER = re.compile(r"(\d*)(?:\.(\d*))?", re.ASCII)
+_NUMBER = re.compile(r"(\d*)(?:\.(\d*))?(?:[eE]([+-]?\d{1,2}))?", re.ASCII)
 
 
 class BarSize(NamedTuple):
@@ -56,7 +57,7 @@ def parse_size(by: By, text: str) -> BarSize:
 
     Args:
         by: `trades`, `volume` or `value`.
-        text: plain digits, for volume and value with a decimal point.
+        text: a number such as 1000, 0.5 or 1e6.
 
     Raises:
         BadSetting: `by` is none of the three, or the size is no number above 0, or has more digits
@@ -66,9 +67,12 @@ def parse_size(by: By, text: str) -> BarSize:
         raise BadSetting(f"bars of {by!r}: give one of {', '.join(BYS)}")
     digits, decimals = text.strip(), DECIMALS[by]
     match = _NUMBER.fullmatch(digits)
+    if match is not None and match[3] and (match[1] or match[2]):
+        digits = f"{Decimal(digits):f}"
+        match = _NUMBER.fullmatch(digits)
     if match is None or not (match[1] or match[2]):
-        example = "such as 1000" if by == "trades" else "such as 10 or 0.5"
-        raise BadSetting(f"{by} {text!r} is no number: give plain digits, {example}")
+        example = "1000" if by == "trades" else "10, 0.5"
+        raise BadSetting(f"{by} {text!r} is no number: give one such as {example} or 1e6")
     whole, fraction = match[1].lstrip("0"), (match[2] or "").rstrip("0")
     if len(fraction) > decimals:
         hint = f"a {by} has {decimals} decimals at most"

@@ -13,7 +13,7 @@ from typing import NamedTuple
 from zoneinfo import ZoneInfo, available_timezones
 
 from harvester.errors import BadSetting
-from harvester.times import DAY, SECOND, UNITS_NS, Interval, Range
+from harvester.times import DAY, MONTHS, SECOND, UNITS_NS, Interval, Range
 
 # --- grids ----------------------------------------------------------------------------------------
 
@@ -154,7 +154,6 @@ def _binary_search_sql(value: str, thresholds: Sequence[int], formulas: Sequence
 EPOCH = date(1970, 1, 1)
 # 1970 began on a Thursday: its first Monday was four days later.
 FIRST_MONDAY_NS = 4 * DAY
-MONTHS = {"mo": 1, "q": 3, "y": 12}
 
 # The grid is computed from somewhat before to somewhat after the requested range, so that clock
 # changes outside cannot affect the intervals inside. A clock change is a day at most.

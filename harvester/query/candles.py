@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from math import gcd
@@ -33,6 +33,7 @@ from harvester.query.source_choice import (
     text_literal,
 )
 from harvester.query.sql import MEMORY_LIMIT, shared_connection, translate_errors
+from harvester.schema import PRICE
 from harvester.storage.segment import Segment
 from harvester.storage.trade_store import TradeStore, with_snapshot_retry
 from harvester.times import END_OF_TIME, Interval, Range, missing, year_end
@@ -143,19 +144,40 @@ class QuerySession:
             ArchiveDamaged: a file can't be read.
             duckdb.Error: when read: a sum has too many digits, memory ran out, a file was removed.
         """
+        return self._run_years(query, lambda sql: self.connect().sql(sql))
+
+    def panel_relation(self, queries: Iterable[CandleQuery]) -> duckdb.DuckDBPyRelation:
+        """Return candles of several pairs as one relation with the column `pair`, pair by pair.
+
+        Args:
+            queries: a query for each pair, with the same columns.
+
+        Raises:
+            HarvesterError: as for `relation`.
+            duckdb.Error: as for `relation`, or a file was removed since its pair was planned.
+        """
+        panels = [
+            f"SELECT {text_literal(query.pair)} AS pair, *\n"
+            f"FROM (\n{self._run_years(query, str)}\n)"
+            for query in queries
+        ]
+        return self.connect().sql("\nUNION ALL ".join(panels))
+
+    def _run_years(self, query: CandleQuery, fn: Callable[[str], T]) -> T:
+        """Run `fn` on the SQL of a query, year by year; if compaction removed a file, retry."""
         decimals, plan = PRICE_DECIMALS, None
         if needs_precision_check(query):
             plan, _, decimals = self.prepare(query)
 
-        def relation(plan: Plan) -> duckdb.DuckDBPyRelation:
+        def run(plan: Plan) -> T:
             connection = self.connect()
             parts = [
                 self._part_sql(plan, time_range, decimals, connection)
                 for time_range in _year_ranges(plan)
             ]
-            return connection.sql("\nUNION ALL ".join(parts))
+            return fn("\nUNION ALL ".join(parts))
 
-        return self.with_snapshot_retry(query, relation, plan)
+        return self.with_snapshot_retry(query, run, plan)
 
     def _part_sql(
         self, plan: Plan, time_range: Range, decimals: int, connection: duckdb.DuckDBPyConnection
@@ -201,6 +223,23 @@ class QuerySession:
                 yield first
             with translate_errors(query.title, self.memory_limit):
                 yield from reader
+
+    def panel_batches(
+        self, queries: Iterable[CandleQuery], batch_rows: int = BATCH_ROWS
+    ) -> Iterator[pa.RecordBatch]:
+        """Yield candles of several pairs with the column `pair`, pair by pair, as `batches` does.
+
+        Args:
+            queries: a query for each pair, with the same columns.
+            batch_rows: about how many candles a batch has.
+
+        Raises:
+            HarvesterError: as for `batches`.
+        """
+        for query in queries:
+            for batch in with_equal_decimals(self.batches(query, batch_rows)):
+                pair = pa.repeat(query.pair, batch.num_rows)
+                yield batch.add_column(0, "pair", pair)
 
     def with_snapshot_retry(
         self, query: CandleQuery, fn: Callable[[Plan], T], plan: Plan | None = None
@@ -261,6 +300,21 @@ def _year_ranges(plan: Plan) -> list[Range]:
 def needs_precision_check(query: CandleQuery) -> bool:
     """Return whether all candles are computed once to check that no digit of a price is lost."""
     return query.fill == "kraken" and query.pair_decimals < PRICE_DECIMALS
+
+
+def with_equal_decimals(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    """Candles whose prices have ten decimals, also where Kraken's form has fewer.
+
+    If the files of a folder differ, tools use the decimals of the first file for all, and round.
+    """
+    for batch in batches:
+        fields = [
+            field.with_type(PRICE)
+            if pa.types.is_decimal(field.type) and field.type.precision == PRICE.precision
+            else field
+            for field in batch.schema
+        ]
+        yield batch.cast(pa.schema(fields))
 
 
 # --- limit for empty candles ----------------------------------------------------------------------

@@ -8,7 +8,8 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from html import escape
 from itertools import chain
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, cast
+from operator import index
+from typing import TYPE_CHECKING, Any, NamedTuple, SupportsIndex, TypeVar, cast, overload
 
 import duckdb
 import pyarrow as pa
@@ -248,6 +249,92 @@ class Result:
             (5, 8)
         """
         return self._derive("limit", rows, offset)
+
+    @check_types
+    def pivot(self, values: str, *, utc_index: bool = False) -> pd.DataFrame:
+        """Return one column of a panel as a pandas DataFrame: a row per time, a column per pair.
+
+        Args:
+            values: the name of the column, such as `close`; decimals become the nearest floats.
+            utc_index: as for `df`.
+
+        Returns:
+            A frame with the index `time`, in order of time, and a column for each pair with rows,
+            in the order of the result. NaN where a pair has no row of that time.
+
+        Raises:
+            UsageError: the result has no column `pair`, `time` or `values`, or two rows of a pair
+                have one time.
+            HarvesterError: as for `df`.
+
+        Example:
+            >>> archive.ohlc(["XBT/USD"], "1d").pivot("close").shape
+            (10, 1)
+        """
+        lacking = [name for name in ("time", "pair", values) if name not in self.columns]
+        if lacking:
+            raise UsageError(
+                f"pivot needs a column `{lacking[0]}`; there are {', '.join(self.columns)}"
+            )
+        quoted = values.replace('"', '""')
+        frame = self.select(f'time, pair, "{quoted}" AS value').df()
+        if frame.duplicated(["time", "pair"]).any():
+            raise UsageError("pivot needs one row for each time and pair; some have several")
+        wide = frame.pivot(index="time", columns="pair", values="value")
+        wide = wide[list(frame["pair"].unique())]
+        return wide.tz_localize("UTC") if utc_index else wide
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        """Iterate over the rows as dictionaries, exact, in bounded memory."""
+        for batch in self.to_arrow_reader():
+            yield from batch.to_pylist()
+
+    @overload
+    def __getitem__(self, key: str) -> pd.Series[Any]: ...
+
+    @overload
+    def __getitem__(self, key: int) -> dict[str, Any]: ...
+
+    @overload
+    def __getitem__(self, key: slice | list[str]) -> Result: ...
+
+    def __getitem__(
+        self, key: str | int | slice | list[str]
+    ) -> pd.Series[Any] | dict[str, Any] | Result:
+        """Return a column, as `df` has it; a row as a dictionary, exact; or some rows or columns.
+
+        Args:
+            key: a column's name; a row's number, from the end if negative; a slice of row numbers,
+                or a list of column names, for another `Result`.
+
+        Raises:
+            KeyError: there is no such column.
+            IndexError: there is no such row.
+            UsageError: it is none of these, or a slice with a step.
+        """
+        if isinstance(key, str | list):
+            names = [key] if isinstance(key, str) else key
+            for name in names:
+                if name not in self.columns:
+                    raise KeyError(name)
+            quoted = ", ".join('"' + name.replace('"', '""') + '"' for name in names)
+            found = self.select(quoted)
+            return found.df()[key] if isinstance(key, str) else found
+        if isinstance(key, slice):
+            if key.step not in (None, 1):
+                raise UsageError("a slice of a result has no step: give result[start:stop]")
+            is_counted = any(bound is not None and bound < 0 for bound in (key.start, key.stop))
+            end = len(self) if is_counted or key.stop is None else key.stop
+            start, stop, _ = key.indices(end)
+            return self.limit(max(stop - start, 0), start)
+        if not isinstance(key, SupportsIndex) or isinstance(key, bool):
+            raise wrong_type("the index", "a column's name, a row's number or a slice", key)
+        number = index(key)
+        start = number + len(self) if number < 0 else number
+        rows = self.limit(1, start).to_arrow_table().to_pylist() if start >= 0 else []
+        if not rows:
+            raise IndexError(f"there is no row {number}")
+        return cast("dict[str, Any]", rows[0])
 
     # --- description -----------------------------------------------------------------------------
 

@@ -12,13 +12,13 @@ import duckdb
 
 from harvester import __version__
 from harvester.errors import ArchiveUnwritable, UsageError
-from harvester.query.calendar import FIRST_MONDAY_NS, MONTHS
+from harvester.query.calendar import FIRST_MONDAY_NS
 from harvester.query.candle_sql import with_vwap
 from harvester.query.source_choice import BASE, EXTRA, no_rows_sql, path_literal, text_literal
 from harvester.storage.filesystem import writing
 from harvester.storage.output_files import replacing
 from harvester.storage.trade_store import Piece, TradeStore
-from harvester.times import DAY, MAX_COUNT, UNITS_NS
+from harvester.times import DAY, MAX_COUNT, MONTHS, UNITS_NS
 
 # --- views ----------------------------------------------------------------------------------------
 
@@ -51,6 +51,8 @@ def create_statements(
     names: Mapping[str, str],
     stored: Collection[str] | None = None,
     unknown: str | None = None,
+    *,
+    is_kept: bool = False,
 ) -> Iterator[str]:
     """Yield the statements that create the view and the macros, in order.
 
@@ -60,6 +62,7 @@ def create_statements(
         stored: the altnames that are accepted, all others being unknown; None accepts all.
         unknown: the error message for any other name, with `{}` for the name; None accepts the
             name as an altname.
+        is_kept: for a file, which other versions of DuckDB open: `ohlc` takes one pair only.
     """
     yield "CREATE SCHEMA harvester"
     yield f"CREATE VIEW trades AS {trades}"
@@ -67,7 +70,7 @@ def create_statements(
     yield _opens_macro()
     yield _YEAR_OF_MACRO
     yield _TRADE_HISTORY_MACRO
-    yield _OHLC_MACRO
+    yield _OHLC_MACRO if is_kept else _OHLC_MACROS
 
 
 # --- the view `trades` ----------------------------------------------------------------------------
@@ -189,23 +192,40 @@ SELECT * FROM trades AS t WHERE t.pair = harvester.altname(pair) ORDER BY t.time
 
 _SINCE, _UNTIL = "since::TIMESTAMP_NS", "until::TIMESTAMP_NS"
 
-_CANDLES = f"""(
-    SELECT opens, {", ".join(f"{sql} AS {name}" for name, sql in _AGGREGATES.items())}
+
+def _candles(condition: str, *, by_pair: bool = False) -> str:
+    """Return the rows of `ohlc`, of the trades that meet a condition."""
+    # Not `pair`, which is the macro's parameter.
+    market = "market, " if by_pair else ""
+    groups = f"""(
+    SELECT {market}opens, {", ".join(f"{sql} AS {name}" for name, sql in _AGGREGATES.items())}
     FROM (
-        SELECT harvester.opens(epoch_ns(t.time), interval) AS opens, {_POSITION} AS place,
-            t.price AS price, t.volume AS volume, t.side AS side
+        SELECT {"t.pair AS market, " if by_pair else ""}harvester.opens(epoch_ns(t.time), interval)
+            AS opens, {_POSITION} AS place, t.price AS price, t.volume AS volume, t.side AS side
         FROM trades AS t
-        WHERE t.pair = harvester.altname(pair)
+        WHERE {condition}
             AND (since IS NULL OR t.time >= {_SINCE} AND t.year >= harvester.year_of({_SINCE}))
             AND (until IS NULL OR t.time < {_UNTIL} AND t.year <= harvester.year_of({_UNTIL}))
-    ) GROUP BY opens
+    ) GROUP BY {market}opens
 )"""  # noqa: S608 - nothing in it comes from outside
+    return f"""SELECT {"market AS pair, " if by_pair else ""}make_timestamp_ns(opens) AS time, open,
+    high, low, close, vwap, volume, count, value, buy_volume, sell_volume
+FROM {with_vwap(groups)}
+ORDER BY {market}opens"""  # noqa: S608 - nothing in it comes from outside
 
+
+# A join, as DuckDB opens the files of other pairs where the condition has a lambda.
+_IS_LISTED = """t.pair IN (
+            SELECT harvester.altname(spelling) FROM (SELECT unnest(pair) AS spelling))"""
+_PAIR_CANDLES = _candles("t.pair = harvester.altname(pair)")
 _OHLC_MACRO = f"""CREATE MACRO ohlc(pair, interval, since := NULL, until := NULL) AS TABLE
-SELECT make_timestamp_ns(opens) AS time, open, high, low, close, vwap, volume, count,
-    value, buy_volume, sell_volume
-FROM {with_vwap(_CANDLES)}
-ORDER BY opens"""  # noqa: S608 - nothing in it comes from outside
+{_PAIR_CANDLES}"""
+
+# DuckDB chooses by type. Files don't have it: DuckDB before 1.4 can't open one with such a macro.
+_OHLC_MACROS = f"""CREATE MACRO ohlc(pair VARCHAR, interval, since := NULL, until := NULL) AS TABLE
+({_PAIR_CANDLES}),
+(pair VARCHAR[], interval, since := NULL, until := NULL) AS TABLE
+{_candles(_IS_LISTED, by_pair=True)}"""
 
 # DuckDB's `year` of a TIMESTAMP_NS rounds up: 23:59:59.9999999 would be in the next year.
 _YEAR_OF_MACRO = (
@@ -375,7 +395,7 @@ def _create_views(archive: TradeStore, file: str, names: Mapping[str, str]) -> N
     ) as connection:
         all_names = {pair: pair for pair in archive.held()} | dict(names)
         trades = current_trades_sql(archive)
-        for statement in create_statements(trades, all_names):
+        for statement in create_statements(trades, all_names, is_kept=True):
             connection.execute(statement)
         connection.execute(
             f"CREATE VIEW harvester.archive AS SELECT {text_literal(str(archive.root))} AS path, "

@@ -11,6 +11,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree as ET
+from zoneinfo import ZoneInfo
 
 import numpy as np
 import pandas as pd
@@ -19,8 +20,8 @@ from candle_cases import START, batch, trade
 
 import harvester
 from harvester import errors
-from harvester.argument_types import moment_ns, parse_range
-from harvester.errors import BadSetting, BadTime, HarvesterError, UsageError
+from harvester.argument_types import candle_interval, moment_ns, parse_range
+from harvester.errors import BadInterval, BadSetting, BadTime, HarvesterError, UsageError
 from harvester.notebook import bar
 from harvester.storage.segment import Footer
 from harvester.storage.trade_store import TradeStore as Disk
@@ -248,11 +249,47 @@ def test_any_error_is_a_harvester_error(tmp_path: Path) -> None:
         (NOON + 1, NOON + 1),
         (np.int64(NOON), NOON),
         (NOON // 10**9, NOON),
+        (NOON // 10**6, NOON),
         (0, 0),
     ],
 )
 def test_a_moment_is_read_to_its_last_digit(given: Any, stamp: int) -> None:
     assert moment_ns(given, NOON) == stamp
+
+
+def test_a_date_follows_a_time_zone_and_a_datetime_does_not() -> None:
+    berlin = ZoneInfo("Europe/Berlin")
+    assert moment_ns(date(2024, 1, 31), 0, berlin) == NOON - 13 * 3600 * 10**9
+    # Rows have times of this kind, in UTC.
+    assert moment_ns(datetime(2024, 1, 31, 12), 0, berlin) == NOON  # noqa: DTZ001
+    assert moment_ns(np.datetime64("2024-01-31T12"), 0, berlin) == NOON
+
+
+@pytest.mark.parametrize(
+    ("length", "name"),
+    [
+        (timedelta(minutes=7), "7m"),
+        (timedelta(days=1), "1d"),
+        (timedelta(days=7), "7d"),
+        (timedelta(hours=36), "36h"),
+        (timedelta(milliseconds=250), "250ms"),
+        (pd.Timedelta("4h"), "4h"),
+        (60, "60m"),
+        ("1mo", "1mo"),
+    ],
+)
+def test_an_interval_may_be_a_timedelta(length: Any, name: str) -> None:
+    assert candle_interval(length).name == name
+
+
+@pytest.mark.parametrize(
+    "length",
+    [timedelta(0), timedelta(hours=-1), timedelta(microseconds=1500), pd.Timedelta("1000001ns")],
+)
+def test_a_timedelta_that_is_no_interval_is_refused(length: timedelta) -> None:
+    with pytest.raises(BadInterval) as caught:
+        candle_interval(length)
+    assert str(caught.value) == f"interval {str(length)!r}: give whole milliseconds, above 0"
 
 
 @pytest.mark.parametrize(
@@ -277,8 +314,9 @@ def test_a_moment_is_read_to_its_last_digit(given: Any, stamp: int) -> None:
         ),
         (
             20240131,
-            "'20240131' could mean anything: a bare number is UNIX seconds (10 digits) or "
-            "nanoseconds (19 digits); for days ago write 7d, for a date 2024-01-31",
+            "'20240131' could mean anything: a bare number is UNIX seconds (10 digits), "
+            "milliseconds (13 digits) or nanoseconds (19 digits), or a year; for days ago write "
+            "7d, for a date 2024-01-31",
         ),
     ],
 )
@@ -331,6 +369,20 @@ def test_what_is_held_covered_and_missing(holed: harvester.Archive) -> None:
 def test_a_status_is_a_row_of_a_frame(holed: harvester.Archive) -> None:
     frame = pd.DataFrame(holed.status())
     assert frame[["pair", "trades", "files"]].to_numpy().tolist() == [["XBTUSD", 3, 2]]
+
+
+@pytest.mark.parametrize("since", ["2024-01-02", date(2024, 1, 2)])
+def test_a_date_is_one_of_the_time_zone_of_the_candles(
+    holed: harvester.Archive, since: str | date
+) -> None:
+    zone = ZoneInfo("Asia/Tokyo")
+    midnight = datetime(2024, 1, 2, tzinfo=zone)
+    asked = holed.ohlc("XBTUSD", "1h", since=midnight, tz="Asia/Tokyo")
+    made = holed.ohlc("XBTUSD", "1h", since=since, tz="Asia/Tokyo")
+    assert made.fetchall() == asked.fetchall()
+    assert holed.explain("XBTUSD", "1h", since=since, tz="Asia/Tokyo").query.range.after == (
+        int(midnight.timestamp()) * 10**9 - 1
+    )
 
 
 def test_verify_names_the_gap_and_gives_no_digest(holed: harvester.Archive) -> None:

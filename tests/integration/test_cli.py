@@ -301,9 +301,9 @@ def test_every_format_holds_every_candle(form: str, harvester: Any, tmp_path: Pa
             ["backfill", "XBTUSD", "--since", "soon"],
             2,
             (
-                "'soon' is no time: give an ISO date or time (2024-01-31, 2024-01-31T12:00Z), UNIX "
-                "seconds or nanoseconds (10 or 19 digits), 7d or 12h (that long ago), yesterday, "
-                "now or start"
+                "'soon' is no time: give a date or time (2024, 2024-06, 2024-01-31, "
+                "2024-01-31T12:00Z), a UNIX time (10, 13 or 19 digits), 7d, 12h or 6mo (that long "
+                "ago), today, yesterday, now or start"
             ),
         ),
         (

@@ -109,7 +109,8 @@ def test_incomplete_candles_are_left_out_for_other_programs(
             (PAIR,),
             {"intervals": ["1h", 1.5]},
             BadInterval,
-            "each of intervals must be text such as '4h' or a whole number of minutes, not float",
+            "each of intervals must be text such as '4h', a whole number of minutes, or a "
+            "timedelta, not float",
         ),
         ((PAIR, "SOLUSD"), {}, NothingHeld, None),
         ((PAIR,), {"intervals": ["1h", "2h"], "layout": "lean"}, BadInterval, None),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import calendar
 from datetime import datetime
 from itertools import pairwise
+from zoneinfo import ZoneInfo
 
 import pytest
 from hypothesis import example, given, settings
@@ -43,9 +44,16 @@ MOMENTS = {
     "START": 0,
     "now": NOW,
     " Now ": NOW,
+    "today": utc(2024, 3, 1),
     "yesterday": utc(2024, 2, 29),
+    "Yesterday": utc(2024, 2, 29),
+    "2024": utc(2024, 1, 1),
+    "1970": 0,
+    "2024-06": utc(2024, 6, 1),
     "1704067200": 1_704_067_200 * S,
     "0000000001": S,
+    "1704067200123": 1_704_067_200_123_000_000,
+    "0000000000001": 10**6,
     "1704067200123456789": 1_704_067_200_123_456_789,
     "0000000000000000001": 1,
     "9223372036854775806": END_OF_TIME,
@@ -56,6 +64,13 @@ MOMENTS = {
     "7d": NOW - 7 * 86_400 * S,
     "2w": NOW - 14 * 86_400 * S,
     "0d": NOW,
+    "1mo": utc(2024, 2, 1, 12, 34, 56) + 789_000_001,
+    "3mo": utc(2023, 12, 1, 12, 34, 56) + 789_000_001,
+    "1q": utc(2023, 12, 1, 12, 34, 56) + 789_000_001,
+    "1y": utc(2023, 3, 1, 12, 34, 56) + 789_000_001,
+    "0y": NOW,
+    "100y": 0,
+    "999999999999999999y": 0,
     "40000d": 0,
     "1970-01-01": 0,
     "2024-01-31": utc(2024, 1, 31),
@@ -85,8 +100,8 @@ def test_every_spelling_of_a_moment_is_read(text: str, stamp: int) -> None:
 
 
 NO_TIME = (
-    "is no time: give an ISO date or time (2024-01-31, 2024-01-31T12:00Z), UNIX seconds or "
-    "nanoseconds (10 or 19 digits), 7d or 12h (that long ago), yesterday, now or start"
+    "is no time: give a date or time (2024, 2024-06, 2024-01-31, 2024-01-31T12:00Z), a UNIX time "
+    "(10, 13 or 19 digits), 7d, 12h or 6mo (that long ago), today, yesterday, now or start"
 )
 
 
@@ -101,8 +116,9 @@ NO_TIME = (
         "1.5",
         "7 d",
         "-7d",
-        "7y",
-        "7mo",
+        "7 mo",
+        "2024-6",
+        "2024-06Z",
         "1.5h",
         "d",
         "2024-1-1",
@@ -134,11 +150,11 @@ def test_what_is_no_time_is_refused(text: str) -> None:
     [
         "7",
         "00",
-        "2024",
+        "202406",
         "20240131",
         "123456789",
         "01704067200",
-        "1704067200123",
+        "9999999999999",
         "1704067200123456",
         "170406720012345678",
         "17040672001234567890",
@@ -150,8 +166,9 @@ def test_a_bare_number_that_could_mean_anything_is_refused(text: str) -> None:
     with pytest.raises(BadTime) as caught:
         parse_moment(text, NOW)
     assert str(caught.value) == (
-        f"{text!r} could mean anything: a bare number is UNIX seconds (10 digits) or "
-        "nanoseconds (19 digits); for days ago write 7d, for a date 2024-01-31"
+        f"{text!r} could mean anything: a bare number is UNIX seconds (10 digits), milliseconds "
+        "(13 digits) or nanoseconds (19 digits), or a year; for days ago write 7d, for a date "
+        "2024-01-31"
     )
 
 
@@ -159,7 +176,7 @@ def test_a_capital_m_is_asked_about_as_it_may_be_months() -> None:
     with pytest.raises(BadTime) as caught:
         parse_moment("6M", NOW)
     assert str(caught.value) == (
-        "'6M' could mean anything: for minutes ago write 6m, for months ago a date"
+        "'6M' could mean anything: for minutes ago write 6m, for months 6mo"
     )
 
 
@@ -176,15 +193,64 @@ def test_a_capital_m_is_asked_about_as_it_may_be_months() -> None:
         "2024-01-31T23:60",
         "2016-12-31T23:59:60",
         "2024-01-31T12:00+24:00",
+        "2024-13",
+        "2024-00",
+        "0000",
     ],
 )
 def test_a_date_that_does_not_exist_is_refused_with_the_reason(text: str) -> None:
     with pytest.raises(BadTime) as caught:
         parse_moment(text, NOW)
+    day = text + "-01-01"[len(text) - 10 :] if len(text) < 10 else text
     zone = "" if "+" in text else "+00:00"
     with pytest.raises(ValueError, match=r".") as reason:
-        datetime.fromisoformat(f"{text if 'T' in text else text + 'T00:00'}{zone}")
-    assert str(caught.value) == f"{text!r} is no date that exists: {reason.value}"
+        datetime.fromisoformat(f"{day if 'T' in day else day + 'T00:00'}{zone}")
+    assert str(caught.value) == f"{day!r} is no date that exists: {reason.value}"
+
+
+@pytest.mark.parametrize(
+    ("now", "ago", "stamp"),
+    [
+        (utc(2024, 3, 31), "1mo", utc(2024, 2, 29)),
+        (utc(2024, 2, 29), "1y", utc(2023, 2, 28)),
+        (utc(2024, 2, 29), "4y", utc(2020, 2, 29)),
+        (utc(2024, 5, 31, 10), "3mo", utc(2024, 2, 29, 10)),
+    ],
+)
+def test_months_ago_end_on_the_last_day_of_a_shorter_month(now: int, ago: str, stamp: int) -> None:
+    assert parse_moment(ago, now) == stamp
+
+
+BERLIN, NEW_YORK = ZoneInfo("Europe/Berlin"), ZoneInfo("America/New_York")
+LOCAL_MOMENTS = {
+    ("2024-01-31", BERLIN): utc(2024, 1, 30, 23),
+    ("2024-07-31", BERLIN): utc(2024, 7, 30, 22),
+    ("2024-07", NEW_YORK): utc(2024, 7, 1, 4),
+    ("2024", NEW_YORK): utc(2024, 1, 1, 5),
+    ("2024-01-31T12:00", NEW_YORK): utc(2024, 1, 31, 17),
+    # A zone in the text is the text's.
+    ("2024-01-31T12:00Z", NEW_YORK): utc(2024, 1, 31, 12),
+    ("2024-01-31T12:00+02:00", NEW_YORK): utc(2024, 1, 31, 10),
+    ("1704067200", NEW_YORK): utc(2024, 1, 1),
+    ("now", NEW_YORK): NOW,
+    ("1d", NEW_YORK): NOW - 86_400 * S,
+    # Across the change to summer time, months ago keep the clock's time.
+    ("6mo", BERLIN): utc(2023, 9, 1, 11, 34, 56) + 789_000_001,
+    # Clocks there were skipped from midnight to one o'clock: the day begins at one.
+    ("2018-11-04", ZoneInfo("America/Sao_Paulo")): utc(2018, 11, 4, 3),
+    # Clocks there showed midnight twice: the day begins with the first.
+    ("2016-11-06", ZoneInfo("America/Havana")): utc(2016, 11, 6, 4),
+    ("today", ZoneInfo("Pacific/Auckland")): utc(2024, 3, 1, 11),
+    ("yesterday", ZoneInfo("Pacific/Auckland")): utc(2024, 2, 29, 11),
+}
+
+
+@pytest.mark.parametrize(("typed", "stamp"), LOCAL_MOMENTS.items(), ids=str)
+def test_a_text_without_a_zone_is_a_time_of_the_given_one(
+    typed: tuple[str, ZoneInfo], stamp: int
+) -> None:
+    text, zone = typed
+    assert parse_moment(text, NOW, zone) == stamp
 
 
 @pytest.mark.parametrize(
