@@ -268,7 +268,8 @@ class ListedPairs:
 def _chosen(choice: PairSelection, listed: dict[str, Pair], known: dict[str, Pair]) -> list[Pair]:
     """The selected pairs of those `listed` now; names in full select from all those `known`."""
     quotes = {quote.strip().upper() for quote in choice.quotes}
-    selectable = _selectable(choice, listed)
+    is_limited = choice.asset_class or choice.quotes
+    selectable = _selectable(choice, listed) if is_limited else list(listed.values())
 
     def quoted(pairs: Iterable[Pair]) -> list[Pair]:
         return [pair for pair in pairs if not quotes or quotes & quote_names(pair)]
@@ -276,7 +277,9 @@ def _chosen(choice: PairSelection, listed: dict[str, Pair], known: dict[str, Pai
     if choice.everything:
         return quoted(selectable)
     names = PairIndex(known.values())
-    same_class = PairIndex(of_class(known.values(), choice.asset_class))
+    same_class = names
+    if choice.asset_class:
+        same_class = PairIndex(of_class(known.values(), choice.asset_class))
     chosen: dict[str, Pair] = {}
     for name in choice.names:
         source = f"{name.source}: " if name.source else ""
@@ -294,7 +297,7 @@ def _chosen(choice: PairSelection, listed: dict[str, Pair], known: dict[str, Pai
             raise UnknownPair(
                 f"{source}no pair{limit} matches {name!r}: `harvester pairs` lists the markets"
             )
-        if not is_pattern(name) and not of_class(pairs, choice.asset_class):
+        if choice.asset_class and not of_class(pairs, choice.asset_class):
             raise UsageError(
                 f"{source}{name!r} is not of the class of --class: leave one of them out"
             )

@@ -155,8 +155,9 @@ class Client:
         Args:
             asset_class: of the markets.
         """
+        params = _CLASS_PARAMS.get(asset_class, {})
         try:
-            return await self._request("Ticker", _class_params(asset_class), _read_daily_counts, "")
+            return await self._request("Ticker", params, _read_daily_counts, "")
         except Transient as error:
             raise ExchangeUnreachable(f"no trade counts: {error}") from error
 
@@ -329,14 +330,13 @@ class Client:
         self._on_pace(state)
 
 
+_CLASS_PARAMS = {TOKENIZED_ASSET: {"asset_class": TOKENIZED_ASSET}}
+"""The query parameters that name an asset class; currencies, the default, have none."""
+
+
 def _pair_params(pair: Pair) -> dict[str, str]:
     """The query parameters that name a pair."""
-    return {"pair": pair.key or pair.altname} | _class_params(pair.aclass_base)
-
-
-def _class_params(asset_class: str) -> dict[str, str]:
-    """The query parameters that name an asset class; none for currencies, the default."""
-    return {"asset_class": TOKENIZED_ASSET} if asset_class == TOKENIZED_ASSET else {}
+    return {"pair": pair.key or pair.altname} | _CLASS_PARAMS.get(pair.aclass_base, {})
 
 
 def _read_page(body: bytes, pair: Pair) -> TradesPage:
