@@ -28,7 +28,7 @@ from harvester.argument_types import (
 )
 from harvester.config import BAD_VALUE, KEYS, Settings, load, refused_value
 from harvester.errors import BadSetting, UnknownPair, UsageError
-from harvester.kraken.pairs import Pair, altnames_by_spelling, search
+from harvester.kraken.pairs import Pair, altnames_by_spelling, of_class, search
 from harvester.pair_selection import (
     PairName,
     PairSelection,
@@ -192,6 +192,7 @@ class Archive:
         *pairs: str,
         all_pairs: bool = False,
         quotes: Sequence[str] = (),
+        asset_class: str | None = None,
         since: Moment = "start",
         until: Moment | None = None,
         newest_first: bool = False,
@@ -212,6 +213,7 @@ class Archive:
                 that the archive does not know, the exchange is asked for its list of pairs.
             all_pairs: download every pair that the exchange lists; give no names then.
             quotes: limit `all_pairs` and patterns to pairs quoted in one of these currencies.
+            asset_class: limit them to this class: `currency`, or `tokenized_asset` for stocks.
             since: start time, inclusive. Default: the first trade.
             until: end time, exclusive. Default: now, minus the setting `refresh.settle_s`.
             newest_first: download the newest missing month first.
@@ -251,7 +253,7 @@ class Archive:
         """
         from harvester.async_runner import raise_gravest, run_in_thread
 
-        selection = self._selection(pairs, quotes, all_pairs=all_pairs)
+        selection = self._selection(pairs, quotes, asset_class, all_pairs=all_pairs)
         range_ = parse_range(since, until)
         with self._backfill_run(
             selection, range_, progress, newest_first, replace_imported, estimate_trades
@@ -267,6 +269,7 @@ class Archive:
         *pairs: str,
         all_pairs: bool = False,
         quotes: Sequence[str] = (),
+        asset_class: str | None = None,
         since: Moment = "start",
         until: Moment | None = None,
         newest_first: bool = False,
@@ -298,7 +301,7 @@ class Archive:
         """
         from harvester.async_runner import raise_gravest, run_to_completion
 
-        selection = self._selection(pairs, quotes, all_pairs=all_pairs)
+        selection = self._selection(pairs, quotes, asset_class, all_pairs=all_pairs)
         range_ = parse_range(since, until)
         with self._backfill_run(
             selection, range_, progress, newest_first, replace_imported, estimate_trades
@@ -314,6 +317,7 @@ class Archive:
         *pairs: str,
         all_pairs: bool = False,
         quotes: Sequence[str] = (),
+        asset_class: str | None = None,
         since: Moment = "start",
         until: Moment | None = None,
         replace_imported: bool = False,
@@ -343,7 +347,7 @@ class Archive:
         """
         from harvester.async_runner import run_in_thread
 
-        selection = self._selection(pairs, quotes, all_pairs=all_pairs)
+        selection = self._selection(pairs, quotes, asset_class, all_pairs=all_pairs)
         range_ = parse_range(since, until)
         newest_first = estimate_trades = False
         with self._backfill_run(
@@ -355,6 +359,7 @@ class Archive:
     def refresh(
         self,
         *pairs: str,
+        asset_class: str | None = None,
         max_minutes: float | None = None,
         estimate_trades: bool = False,
         progress: ProgressOption | None = None,
@@ -369,6 +374,8 @@ class Archive:
         Args:
             *pairs: names in any spelling, or patterns such as `*/EUR`. Default: the setting
                 `refresh.pairs`, or all stored pairs if it is empty.
+            asset_class: limit patterns, and all stored pairs, to this class: `currency`, or
+                `tokenized_asset` for stocks.
             max_minutes: stop after this many minutes; the next run continues. This is no error:
                 unfinished pairs have the state `unfinished`. Default: no limit.
             estimate_trades: as for `backfill`.
@@ -406,7 +413,16 @@ class Archive:
             raise UsageError(f"max_minutes is {minutes:g}: give a number above 0")
         with _listening(progress) as listener:
             store, estimates = TradeStore(self.path), estimate_trades or progress is True
-            run = RefreshRun(store, self._settings, pairs, minutes, estimates, listener, self._warn)
+            run = RefreshRun(
+                store,
+                self._settings,
+                pairs,
+                asset_class,
+                minutes,
+                estimates,
+                listener,
+                self._warn,
+            )
             result = run_in_thread(run.run, cancel)
         if check:
             if result.error is not None and result.error.exit_status:
@@ -415,7 +431,12 @@ class Archive:
         return result
 
     def _selection(
-        self, pairs: tuple[str, ...], quotes: Sequence[str], *, all_pairs: bool
+        self,
+        pairs: tuple[str, ...],
+        quotes: Sequence[str],
+        asset_class: str | None,
+        *,
+        all_pairs: bool,
     ) -> PairSelection:
         """Combine the arguments that select pairs.
 
@@ -428,7 +449,7 @@ class Archive:
         if not (all_pairs or pairs):
             raise UsageError("no pair is given: give one or several, such as 'XBT/USD'")
         names = [name if isinstance(name, PairName) else PairName(name) for name in pairs]
-        return PairSelection(names, everything=all_pairs, quotes=quotes)
+        return PairSelection(names, all_pairs, quotes, asset_class)
 
     @contextmanager
     def _backfill_run(
@@ -458,11 +479,14 @@ class Archive:
             )
 
     @check_types
-    def pairs(self, text: str = "", *, update: bool = False) -> list[Pair]:
+    def pairs(
+        self, text: str = "", *, asset_class: str | None = None, update: bool = False
+    ) -> list[Pair]:
         """Search the exchange's markets by name. Any spelling works: BTC finds XBT.
 
         Args:
             text: a part of a name. Default: all markets.
+            asset_class: only markets of this class: `currency`, or `tokenized_asset` for stocks.
             update: request the list of markets again, even if it is stored already.
 
         Returns:
@@ -483,10 +507,12 @@ class Archive:
 
             # A separate store, because the request is made in another thread.
             known = ask_market_names(self._settings, TradeStore(self.path))
-        found = search(text, known.values())
+        found = search(text, of_class(known.values(), asset_class))
         if not found:
+            limit = f" of the class {asset_class}" if asset_class else ""
             raise UnknownPair(
-                f"no market matches {text!r}; `harvester pairs --update` asks the exchange again"
+                f"no market{limit} matches {text!r}; "
+                "`harvester pairs --update` asks the exchange again"
             )
         return found
 

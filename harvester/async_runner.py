@@ -93,6 +93,7 @@ class BackfillRun:
         request = {
             "pairs": ["*"] if selection.everything else [str(name) for name in selection.names],
             **({"quotes": list(selection.quotes)} if selection.quotes else {}),
+            **({"class": selection.asset_class} if selection.asset_class else {}),
             "since": show(time_range.after + 1),
             "until": None if is_open else show(time_range.through + 1),
             "newest_first": self.newest_first,
@@ -172,6 +173,7 @@ class RefreshRun:
         store: a store of its own, as the run may be in another thread than its caller.
         settings: the effective settings.
         names: names of pairs in any spelling, or patterns; none for those of the settings.
+        asset_class: limits patterns, and all stored pairs, to this class; None for all classes.
         max_minutes: stop after this time; None for no limit.
         estimate_trades: ask the exchange for trade counts first, for progress bars.
         progress: receives each event.
@@ -181,6 +183,7 @@ class RefreshRun:
     store: TradeStore
     settings: Settings
     names: Sequence[str]
+    asset_class: str | None
     max_minutes: float | None
     estimate_trades: bool
     progress: Listener
@@ -192,11 +195,22 @@ class RefreshRun:
         Raises:
             NothingHeld: no pair is named, and none is stored.
         """
-        request = {"pairs": list(self.names), "max_minutes": self.max_minutes}
+        request = {
+            "pairs": list(self.names),
+            **({"class": self.asset_class} if self.asset_class else {}),
+            "max_minutes": self.max_minutes,
+        }
         max_s = None if self.max_minutes is None else self.max_minutes * 60
         options = RunOptions(self.progress, cancel, estimates=self.estimate_trades)
         with record_run(self.store, "refresh", request, self.settings, self.warn) as record:
-            result = await refresh(self.store, self.settings, options, self.names, max_s=max_s)
+            result = await refresh(
+                self.store,
+                self.settings,
+                options,
+                self.names,
+                max_s=max_s,
+                asset_class=self.asset_class,
+            )
             record.calls, record.refusals = result.calls, result.refusals
             record.pairs = pair_results(result.pairs)
             record.exit_status = result.exit_status

@@ -1,4 +1,4 @@
-"""Select the pairs of a command by name, pattern or quote currency, and keep pairs.json."""
+"""Select the pairs of a command by name, pattern, quote currency or class; keep pairs.json."""
 
 from __future__ import annotations
 
@@ -22,7 +22,14 @@ from harvester.errors import (
     UsageError,
     market_changed_text,
 )
-from harvester.kraken.pairs import Pair, PairIndex, is_pattern, match_pattern, quote_names
+from harvester.kraken.pairs import (
+    Pair,
+    PairIndex,
+    is_pattern,
+    match_pattern,
+    of_class,
+    quote_names,
+)
 from harvester.storage.archive_files import keep_pairs
 from harvester.storage.trade_store import TradeStore
 
@@ -164,11 +171,13 @@ class PairSelection:
         names: names and patterns.
         everything: all pairs that the exchange lists, instead of names.
         quotes: restricts `everything` and patterns to pairs quoted in one of these currencies.
+        asset_class: restricts them to pairs of this class; None for all.
     """
 
     names: Sequence[PairName] = ()
     everything: bool = False
     quotes: Sequence[str] = ()
+    asset_class: str | None = None
 
 
 async def choose(client: Client, archive: TradeStore, choice: PairSelection) -> list[Pair]:
@@ -183,10 +192,12 @@ async def choose(client: Client, archive: TradeStore, choice: PairSelection) -> 
         choice: what the user selected.
 
     Raises:
-        UnknownPair: no market has a name, matches a pattern, or is quoted in that currency.
-        UsageError: a pair named in full is not quoted in that currency.
+        UnknownPair: no market has a name, matches a pattern, is quoted in that currency, or is of
+            that class.
+        UsageError: a pair named in full is not quoted in that currency, or is of another class.
     """
-    if not (choice.everything or choice.quotes or any(map(is_pattern, choice.names))):
+    is_limited = bool(choice.quotes or choice.asset_class)
+    if not (choice.everything or is_limited or any(map(is_pattern, choice.names))):
         with suppress(UnknownPair):
             pairs = _chosen(choice, {}, known_pairs(archive))
             # Answers are compared with the pair's key, so a pair without a key needs the list.
@@ -257,28 +268,38 @@ class ListedPairs:
 def _chosen(choice: PairSelection, listed: dict[str, Pair], known: dict[str, Pair]) -> list[Pair]:
     """The selected pairs of those `listed` now; names in full select from all those `known`."""
     quotes = {quote.strip().upper() for quote in choice.quotes}
-    for quote in choice.quotes:
-        _check_quote(quote, listed.values())
+    is_limited = choice.asset_class or choice.quotes
+    selectable = _selectable(choice, listed) if is_limited else list(listed.values())
 
     def quoted(pairs: Iterable[Pair]) -> list[Pair]:
         return [pair for pair in pairs if not quotes or quotes & quote_names(pair)]
 
     if choice.everything:
-        return quoted(listed.values())
+        return quoted(selectable)
     names = PairIndex(known.values())
+    same_class = names
+    if choice.asset_class:
+        same_class = PairIndex(of_class(known.values(), choice.asset_class))
     chosen: dict[str, Pair] = {}
     for name in choice.names:
         source = f"{name.source}: " if name.source else ""
         try:
             pairs = (
-                match_pattern(name, listed.values()) if is_pattern(name) else [names.resolve(name)]
+                match_pattern(name, selectable)
+                if is_pattern(name)
+                else [same_class.find(name) or names.resolve(name)]
             )
         except UnknownPair as error:
             raise type(error)(f"{source}{error}") from error
         found = quoted(pairs)
         if not pairs:
+            limit = f" in the class {choice.asset_class}" if choice.asset_class else ""
             raise UnknownPair(
-                f"{source}no pair matches {name!r}: `harvester pairs` lists the markets"
+                f"{source}no pair{limit} matches {name!r}: `harvester pairs` lists the markets"
+            )
+        if choice.asset_class and not of_class(pairs, choice.asset_class):
+            raise UsageError(
+                f"{source}{name!r} is not of the class of --class: leave one of them out"
             )
         if not found and is_pattern(name):
             raise UnknownPair(
@@ -290,6 +311,16 @@ def _chosen(choice: PairSelection, listed: dict[str, Pair], known: dict[str, Pai
             )
         chosen |= {pair.altname: pair for pair in found}
     return list(chosen.values())
+
+
+def _selectable(choice: PairSelection, listed: dict[str, Pair]) -> list[Pair]:
+    """The listed pairs of the selected class; raise UnknownPair if none has its class or quotes."""
+    pairs = of_class(listed.values(), choice.asset_class)
+    if choice.asset_class and not (pairs or choice.names):
+        raise UnknownPair(f"the exchange lists no pair of the class {choice.asset_class}")
+    for quote in choice.quotes:
+        _check_quote(quote, pairs)
+    return pairs
 
 
 def _check_quote(quote: str, pairs: Collection[Pair]) -> None:

@@ -10,6 +10,7 @@ import click
 from harvester.cli import output
 from harvester.cli.options import (
     CommonOptions,
+    class_option,
     common_options,
     run_context,
     setting_option,
@@ -41,6 +42,7 @@ MIN_ANNOUNCED_S = 5.0
     metavar="NAME",
     help="Limit --all and patterns to pairs quoted in this currency, e.g. USD; repeatable.",
 )
+@class_option("Limit --all and patterns to `currency` or `tokenized_asset` (stocks).")
 @click.option(
     "--pairs-file",
     metavar="FILE",
@@ -81,6 +83,7 @@ def backfill(  # noqa: PLR0913 - its options
     pair: tuple[str, ...],
     all_pairs: bool,
     quotes: tuple[str, ...],
+    asset_class: str | None,
     pairs_file: str | None,
     since: str,
     until: str | None,
@@ -118,6 +121,7 @@ def backfill(  # noqa: PLR0913 - its options
             *names,
             all_pairs=all_pairs,
             quotes=quotes,
+            asset_class=asset_class,
             since=since,
             until=until,
             replace_imported=replace_imported,
@@ -136,6 +140,7 @@ def backfill(  # noqa: PLR0913 - its options
             *names,
             all_pairs=all_pairs,
             quotes=quotes,
+            asset_class=asset_class,
             since=since,
             until=until,
             newest_first=newest_first,

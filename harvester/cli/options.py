@@ -21,6 +21,7 @@ from harvester.cli.progress_lines import display
 from harvester.config import Settings, load
 from harvester.download.events import CancelToken, Listener
 from harvester.errors import Interrupted, UsageError
+from harvester.kraken.pairs import ASSET_CLASSES
 
 # --- options --------------------------------------------------------------------------------------
 
@@ -83,6 +84,12 @@ _OPTIONS = "harvester.options"
 
 def _keep_option(context: click.Context, option: click.Parameter, value: object) -> None:
     context.meta.setdefault(_OPTIONS, {})[option.name] = value
+
+
+def class_option(help: str) -> Callable[[F], F]:  # noqa: A002 - as click calls it
+    """The option --class, which selects an asset class; `help` is its help text."""
+    classes = click.Choice(ASSET_CLASSES)
+    return click.option("--class", "asset_class", type=classes, metavar="CLASS", help=help)
 
 
 def setting_option(

@@ -10,7 +10,7 @@ from typing import TypedDict, Unpack
 import click
 
 from harvester.cli import output
-from harvester.cli.options import CommonOptions, common_options, show_warnings
+from harvester.cli.options import CommonOptions, class_option, common_options, show_warnings
 from harvester.cli.query_output import (
     all_columns_option,
     candles_format_option,
@@ -421,16 +421,19 @@ def chart(
 
 @click.command()
 @click.argument("text", required=False, default="")
+@class_option("List only the markets of `currency` or `tokenized_asset` (stocks).")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.option("--update", is_flag=True, help="Ask the exchange, also if names are known already.")
 @common_options
-def pairs(common: CommonOptions, text: str, as_json: bool, update: bool) -> None:
+def pairs(
+    common: CommonOptions, text: str, asset_class: str | None, as_json: bool, update: bool
+) -> None:
     """List markets whose names contain TEXT, in any spelling: BTC finds XBT.
 
     Example: harvester pairs doge
     """
     show_warnings(verbose=common.verbose > 0)
-    found = common.archive().pairs(text, update=update)
+    found = common.archive().pairs(text, asset_class=asset_class, update=update)
     if as_json:
         output.as_json(found)
         return

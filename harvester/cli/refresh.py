@@ -10,6 +10,7 @@ import click
 from harvester.cli import output
 from harvester.cli.options import (
     CommonOptions,
+    class_option,
     common_options,
     run_context,
     shows_estimates,
@@ -30,6 +31,7 @@ MAX_NAMED = 5
 
 @click.command()
 @click.argument("pair", nargs=-1)
+@class_option("Limit patterns, and all stored pairs, to `currency` or `tokenized_asset` (stocks).")
 @click.option(
     "--max-minutes",
     type=click.FloatRange(min=0, min_open=True),
@@ -39,7 +41,11 @@ MAX_NAMED = 5
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON on stdout.")
 @common_options
 def refresh(
-    common: CommonOptions, pair: tuple[str, ...], max_minutes: float | None, as_json: bool
+    common: CommonOptions,
+    pair: tuple[str, ...],
+    asset_class: str | None,
+    max_minutes: float | None,
+    as_json: bool,
 ) -> int:
     """Download new trades up to now, fill gaps, and maintain the files.
 
@@ -55,6 +61,7 @@ def refresh(
     with run_context(common) as run:
         result = common.archive().refresh(
             *pair,
+            asset_class=asset_class,
             max_minutes=max_minutes,
             estimate_trades=shows_estimates(common),
             progress=run.show,

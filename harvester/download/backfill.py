@@ -112,7 +112,10 @@ async def _largest_first(
     if sum(width >= WORTH_ORDERING_NS for width in widths) < 2:
         return in_order
     try:
-        daily = await context.options.stop.guard(context.client.daily_trade_counts())
+        daily: dict[str, int] = {}
+        for asset_class in dict.fromkeys(request.pair.aclass_base for request in requests):
+            counts = context.client.daily_trade_counts(asset_class)
+            daily |= await context.options.stop.guard(counts)
     except HarvesterError:
         # Also if the run was cancelled: then no pair is begun.
         return in_order

@@ -21,7 +21,7 @@ import msgspec
 import stamina
 
 from harvester.config import ExchangeSettings
-from harvester.errors import BAD_JSON, ExchangeUnreachable, UnreadableAnswer
+from harvester.errors import BAD_JSON, ExchangeRefused, ExchangeUnreachable, UnreadableAnswer
 from harvester.escaping import shortened
 from harvester.kraken.answers import (
     Transient,
@@ -31,7 +31,7 @@ from harvester.kraken.answers import (
     read_result,
 )
 from harvester.kraken.ohlc import WEEK_MIN, Candle, read_candles
-from harvester.kraken.pairs import Pair, check_market, read_pairs
+from harvester.kraken.pairs import CURRENCY, TOKENIZED_ASSET, Pair, check_market, read_pairs
 from harvester.kraken.rate_limit import LONGEST_WAIT_S, PaceState, RateLimiter
 from harvester.kraken.trades import TradesPage, decode_page
 from harvester.kraken.transport import HttpClient
@@ -135,16 +135,29 @@ class Client:
         return page
 
     async def pairs(self) -> dict[str, Pair]:
-        """Request all markets; returned by altname."""
-        return await self._call("AssetPairs", {}, lambda body: read_pairs(read_result(body)))
+        """Request all markets, of both asset classes; returned by altname.
 
-    async def daily_trade_counts(self) -> dict[str, int]:
+        If the exchange refuses the request for tokenized assets, it has none.
+        """
+        currencies = await self._call("AssetPairs", {}, read_result)
+        stocks: dict[str, msgspec.Raw] = {}
+        with suppress(ExchangeRefused):
+            params = {"aclass_base": TOKENIZED_ASSET}
+            stocks = await self._call("AssetPairs", params, read_result)
+        # A server that does not know the parameter answers with the currencies again.
+        return read_pairs(currencies | stocks | currencies)
+
+    async def daily_trade_counts(self, asset_class: str = CURRENCY) -> dict[str, int]:
         """Request each market's number of trades of the last 24 hours, by the exchange's key.
 
         One attempt only: it serves an order, and no download waits for it.
+
+        Args:
+            asset_class: of the markets.
         """
+        params = _CLASS_PARAMS.get(asset_class, {})
         try:
-            return await self._request("Ticker", {}, _read_daily_counts, "")
+            return await self._request("Ticker", params, _read_daily_counts, "")
         except Transient as error:
             raise ExchangeUnreachable(f"no trade counts: {error}") from error
 
@@ -317,12 +330,13 @@ class Client:
         self._on_pace(state)
 
 
+_CLASS_PARAMS = {TOKENIZED_ASSET: {"asset_class": TOKENIZED_ASSET}}
+"""The query parameters that name an asset class; currencies, the default, have none."""
+
+
 def _pair_params(pair: Pair) -> dict[str, str]:
     """The query parameters that name a pair."""
-    params = {"pair": pair.key or pair.altname}
-    if pair.aclass_base == "tokenized_asset":
-        params["asset_class"] = "tokenized_asset"
-    return params
+    return {"pair": pair.key or pair.altname} | _CLASS_PARAMS.get(pair.aclass_base, {})
 
 
 def _read_page(body: bytes, pair: Pair) -> TradesPage:

@@ -14,10 +14,16 @@ from typing import Annotated
 
 import msgspec
 
-from harvester.errors import BAD_JSON, AmbiguousPair, UnknownPair, UnreadableAnswer
+from harvester.errors import BAD_JSON, AmbiguousPair, UnknownPair, UnreadableAnswer, UsageError
 from harvester.kraken.answers import OtherMarket
 
 logger = logging.getLogger("harvester.kraken")
+
+CURRENCY = "currency"
+TOKENIZED_ASSET = "tokenized_asset"
+ASSET_CLASSES = (CURRENCY, TOKENIZED_ASSET)
+"""The asset classes, by the exchange's names. Tokenized assets are stocks (xStocks): the exchange
+lists and answers them only if the request names their class."""
 
 UNKNOWN = "unknown"
 """The status of a pair if the exchange sends none."""
@@ -38,7 +44,7 @@ class Pair(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         wsname: the name with a slash, such as XBT/USD; empty in old captures.
         base: the traded asset.
         quote: the asset that prices are in.
-        aclass_base: the base's asset class: currency or tokenized_asset.
+        aclass_base: the base's asset class, one of `ASSET_CLASSES`.
         pair_decimals: decimals of a price.
         lot_decimals: decimals of a volume.
         cost_decimals: decimals of a price times a volume.
@@ -51,7 +57,7 @@ class Pair(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     wsname: str = ""
     base: str = ""
     quote: str = ""
-    aclass_base: str = "currency"
+    aclass_base: str = CURRENCY
     pair_decimals: int = 10
     lot_decimals: int = 8
     cost_decimals: int | None = None
@@ -220,6 +226,18 @@ def match_pattern(pattern: str, pairs: Iterable[Pair]) -> list[Pair]:
     """
     matches = re.compile(translate(pattern.strip().upper())).match
     return [pair for pair in pairs if any(matches(name) for name in _shown_names(pair))]
+
+
+def of_class(pairs: Iterable[Pair], asset_class: str | None) -> list[Pair]:
+    """The pairs of an asset class; all of them if it is None.
+
+    Raises:
+        UsageError: there is no such class.
+    """
+    if asset_class not in (None, *ASSET_CLASSES):
+        classes = " or ".join(ASSET_CLASSES)
+        raise UsageError(f"there is no asset class {asset_class!r}: give {classes}")
+    return [pair for pair in pairs if asset_class in (None, pair.aclass_base)]
 
 
 def quote_names(pair: Pair) -> set[str]:

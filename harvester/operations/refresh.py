@@ -172,6 +172,7 @@ async def refresh(
     pairs: Sequence[str] = (),
     *,
     max_s: float | None = None,
+    asset_class: str | None = None,
 ) -> RefreshResult:
     """Download new trades of pairs, fill their gaps, compact their files and build roll-ups.
 
@@ -185,6 +186,7 @@ async def refresh(
         options: listener for progress, and the token that stops the run.
         pairs: names and patterns.
         max_s: stop in good order after this many seconds; what was downloaded is kept.
+        asset_class: limit patterns, and all stored pairs, to this class.
 
     Raises:
         NothingHeld: no pair is named, and none is stored.
@@ -204,7 +206,7 @@ async def refresh(
     error = None
     try:
         with locked(archive.root / "locks", LOCK, doing=doing):
-            await run.run(texts)
+            await run.run(texts, asset_class)
     except HarvesterError as reason:
         error = reason
     finally:
@@ -238,12 +240,15 @@ class _Refresh:
         self._time_is_up = True
         self._stop.cancel()
 
-    async def run(self, texts: Sequence[str]) -> None:
+    async def run(self, texts: Sequence[str], asset_class: str | None) -> None:
         """Refresh the pairs that names and patterns mean.
+
+        `asset_class` limits patterns, and all stored pairs; None is every class.
 
         If the exchange can't be asked, each pair known so far gets a result with that error.
         """
-        pairs = KnownPairs({}, known_pairs(self._archive), self._archive.stored_or_requested())
+        stored = self._archive.stored_or_requested()
+        pairs = KnownPairs({}, known_pairs(self._archive), stored, asset_class)
         async with self._client:
             try:
                 listed, known = await self._stop.guard(self._list_pairs())

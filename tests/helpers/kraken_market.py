@@ -56,6 +56,7 @@ class Market:
     trades: list[Trade] = field(default_factory=list)
     decimals: int | None = None
     literals: list[str] | None = None
+    aclass_base: str = "currency"
 
     def __post_init__(self) -> None:
         """Refuse a history out of order: every answer here is found by bisection."""
@@ -171,8 +172,13 @@ class Clock:
 
 
 def spellings(market: Market) -> list[str]:
-    """Give all that people type for a pair, the exchange's own names first."""
+    """Give all that people type for a pair, the exchange's own names first.
+
+    Of a tokenized stock only what the exchange has itself, as case matters in its names.
+    """
     names = [market.altname, market.key]
+    if market.aclass_base != "currency":
+        return [*names, market.wsname]
     base, slash, quote = market.wsname.partition("/")
     if slash:
         for first in (base, COMMON_NAMES.get(base, base)):

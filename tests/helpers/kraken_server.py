@@ -198,7 +198,9 @@ class Exchange:
     with `now_ns`. limit: calls a second and pair of Trades and OHLC; limit_total: of all calls.
     `limit`, `limit_total`, `latency_s`, `faults`, `since_mode`, `status` and
     `unlisted` (altnames that AssetPairs leaves out) may change meanwhile, as may `odd_pairs`:
-    rows of AssetPairs by key, in the place of the true ones or beside them.
+    rows of AssetPairs by key, in the place of the true ones or beside them. Tokenized stocks are
+    listed and answered only if the call names their class. `classes`: "known" as today; "ignored",
+    as by a server that does not know the parameters; "refused".
     """
 
     def __init__(
@@ -234,11 +236,12 @@ class Exchange:
         self.status = "online"
         self.unlisted: set[str] = set()
         self.odd_pairs: dict[str, object] = {}
+        self.classes = "known"
         self.calls: list[Call] = []
         self.connections = 0
         self._pages: Counter[str] = Counter()
         self._shelves: dict[str, Shelf] = {}
-        self._names: dict[str, str] = {}
+        self._names: dict[tuple[str, str], str] = {}
         self._buckets: dict[str, Bucket] = {}
         self._zipped: dict[bytes, bytes] = {}
         self._server = _Server(self)
@@ -277,7 +280,7 @@ class Exchange:
         alike = (shelve for shelve in self._shelves.values() if shelve.market.shows_as(market))
         self._shelves[market.altname] = Shelf(market, next(alike, None))
         for name in spellings(market):
-            self._names.setdefault(name, market.altname)
+            self._names.setdefault((market.aclass_base, name), market.altname)
 
     def extend(self, altname: str, trades: Iterable[Trade]) -> None:
         """Let trades happen."""
@@ -295,15 +298,15 @@ class Exchange:
         self.delist(name)
         self.add(replace(market, **fields))
 
-    def _meant(self, name: str) -> str | None:
+    def _meant(self, name: str, of_class: str = "currency") -> str | None:
         """Give the altname of a pair that is asked for: by its exact spelling, else in any case."""
-        return self._names.get(name, self._names.get(name.upper()))
+        return self._names.get((of_class, name), self._names.get((of_class, name.upper())))
 
     def pages(self, pair: str | None = None) -> int:
         """Count the Trades pages answered, of one pair or of all."""
         if pair is None:
             return self._pages.total()
-        return self._pages[self._meant(pair) or pair]
+        return self._pages[pair if pair in self._shelves else self._meant(pair) or pair]
 
     def zipped(self, body: bytes) -> bytes:
         """Compress as lightly as can be; benchmarks of clients may have it done once a body."""
@@ -318,7 +321,7 @@ class Exchange:
     def answer(self, path: str, params: dict[str, str], agent: str | None) -> Reply:
         """Answer one call and write it down."""
         name = path.rpartition("/")[2]
-        pair = self._meant(params.get("pair", ""))
+        pair = self._meant(params.get("pair", ""), self._class(params))
         try:
             self._admit(path, agent)
             self._limit(name, pair)
@@ -421,10 +424,23 @@ class Exchange:
 
     # The endpoints.
 
+    def _class(self, params: Mapping[str, str]) -> str:
+        """Give the asset class that a call is for; AssetPairs names it by another parameter."""
+        named = params.get("asset_class", params.get("aclass_base", "currency"))
+        return "currency" if self.classes == "ignored" else named
+
+    def _of_class(self, params: Mapping[str, str]) -> list[Shelf]:
+        wanted = self._class(params)
+        if wanted not in {"currency", "tokenized_asset"} or (
+            self.classes == "refused" and wanted != "currency"
+        ):
+            raise _error(label="invalid")
+        return [s for s in self._shelves.values() if s.market.aclass_base == wanted]
+
     def _shelf(self, params: Mapping[str, str]) -> Shelf:
         if not params.get("pair"):
             raise _error(label="invalid")
-        altname = self._meant(params["pair"])
+        altname = self._meant(params["pair"], self._class(params))
         if altname is None:
             raise _error(label="unknown_pair")
         return self._shelves[altname]
@@ -612,10 +628,12 @@ class Exchange:
 
     def _asset_pairs(self, params: Mapping[str, str]) -> bytes:
         asked = [name for name in params.get("pair", "").split(",") if name]
-        named = [self._shelf({"pair": name}) for name in asked]
-        shelves = named or [s for name, s in self._shelves.items() if name not in self.unlisted]
-        rows = {s.market.key: _asset_pair(s.market) for s in shelves}
-        return _dumps({"error": [], "result": rows | self.odd_pairs})
+        listed = [s for s in self._of_class(params) if s.market.altname not in self.unlisted]
+        named = [self._shelf({**params, "pair": name}) for name in asked]
+        rows: dict[str, object] = {s.market.key: _asset_pair(s.market) for s in named or listed}
+        if self._class(params) == "currency":
+            rows |= self.odd_pairs
+        return _dumps({"error": [], "result": rows})
 
     def _assets(self, _params: Mapping[str, str]) -> bytes:
         """What other clients ask for before anything else; harvester does not."""
@@ -624,10 +642,10 @@ class Exchange:
         about = {"aclass": "currency", "decimals": 10, "display_decimals": 5, "status": "enabled"}
         return _dumps({"error": [], "result": {n: {"altname": n} | about for n in sorted(names)}})
 
-    def _ticker(self, params: Mapping[str, str]) -> bytes:  # noqa: ARG002
+    def _ticker(self, params: Mapping[str, str]) -> bytes:
         """Of each market no more than its trades of today and of the last 24 hours."""
         now_ns, result = self.clock.now_ns, {}
-        for shelf in self._shelves.values():
+        for shelf in self._of_class(params):
             end = bisect_right(shelf.stamps, now_ns)
             starts = (now_ns - now_ns % DAY_NS, now_ns - DAY_NS)
             counts = [end - bisect_left(shelf.stamps, start, 0, end) for start in starts]
@@ -670,7 +688,7 @@ def _asset_pair(market: Market) -> dict[str, object]:
     return {
         "altname": market.altname,
         "wsname": market.wsname,
-        "aclass_base": "currency",
+        "aclass_base": market.aclass_base,
         "base": market.base,
         "aclass_quote": "currency",
         "quote": market.quote,

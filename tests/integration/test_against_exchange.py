@@ -392,7 +392,7 @@ def test_decimals_that_changed_since_are_asked_for(whole: TradeStore, tmp_path: 
     stale = '{"XBTUSD":{"altname":"XBTUSD","key":"XXBTZUSD","pair_decimals":3}}'
     with serve_sparse() as exchange:
         assert compare(exchange, copied(whole, tmp_path, stale)).exit_status == 0
-    assert asked(exchange) == ["OHLC"] * 9 + ["AssetPairs"]
+    assert asked(exchange) == ["OHLC"] * 9 + ["AssetPairs"] * 2
 
 
 def test_an_archive_without_names_has_them_in_its_files(whole: TradeStore, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import logging
 import random
 import time
 from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import replace
 from decimal import Decimal
 
 import pytest
@@ -81,7 +82,7 @@ def test_a_pair_without_a_key_is_asked_by_its_altname() -> None:
 
 def test_a_tokenized_stock_is_asked_with_its_class() -> None:
     pair = Pair(altname="XBTUSD", aclass_base="tokenized_asset")
-    with Exchange([PLAINLY_NAMED]) as exchange:
+    with Exchange([replace(PLAINLY_NAMED, aclass_base="tokenized_asset")]) as exchange:
         run(exchange.url, lambda client: client.page(pair, None))
     assert exchange.calls[0].params == {"pair": "XBTUSD", "asset_class": "tokenized_asset"}
 
@@ -164,7 +165,7 @@ def test_candles_of_a_tokenized_stock_are_asked_for_as_such(call: str) -> None:
         "candles": lambda client: client.candles(stock, 10080),
         "weekly_counts": lambda client: client.weekly_counts(stock),
     }
-    with Exchange([MARKET]) as exchange:
+    with Exchange([replace(MARKET, aclass_base="tokenized_asset")]) as exchange:
         run(exchange.url, asks[call])
         assert exchange.calls[-1].params["asset_class"] == "tokenized_asset"
 
