@@ -211,8 +211,8 @@ def test_several_pairs_are_one_file_or_one_table(
     lines = text.splitlines()
     assert lines[0].startswith("pair,time,open,")
     assert [line.partition(",")[0] for line in lines[1:]] == truth["pair"].to_pylist()
-    one = run(archive, "ohlc", PAIR, "-i", "1m", "-f", "csv")[1].splitlines()
-    assert [line.partition(",")[2] for line in lines if line.startswith(PAIR)] == one[1:]
+    single = run(archive, "ohlc", PAIR, "-i", "1m", "-f", "csv")[1].splitlines()
+    assert [line.partition(",")[2] for line in lines if line.startswith(PAIR)] == single[1:]
 
 
 def test_several_intervals_are_not_one_file(archive: TradeStore) -> None:
