@@ -55,8 +55,8 @@ STOCKS = ["AAPLxUSD", "TSLAxEUR"]
 
 @pytest.fixture
 def exchange() -> Iterator[Exchange]:
-    with serve(*MARKETS) as one:
-        yield one
+    with serve(*MARKETS) as running:
+        yield running
 
 
 def opened(url: str, folder: Path, **settings: Any) -> Archive:
@@ -70,7 +70,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("stocks")
     with serve(*MARKETS) as exchange:
         results = opened(exchange.url, path).backfill(all_pairs=True)
-    assert [(one.pair, one.error) for one in results] == [(name, None) for name in NAMES]
+    assert [(result.pair, result.error) for result in results] == [(name, None) for name in NAMES]
     return path
 
 
