@@ -14,7 +14,7 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).parents[2] / "harvester"
 
-MOST_MODULES = 100
+MOST_MODULES = 103
 LEAST_MEDIAN_LINES = 180
 LARGE_LINES = 450
 LONGEST_FUNCTION_LINES = 70
