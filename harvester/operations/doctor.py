@@ -197,7 +197,7 @@ async def check_exchange(settings: Settings, name: str, cancel: CancelToken) -> 
     try:
         client = Client(settings.exchange, on_answer=lambda answer, s: sent.append((answer, s)))
     except BadSetting as error:
-        return [fault("config", error)]
+        return [fault("exchange settings", error)]
     async with client:
         questions = _Questions(client, settings.exchange.retry_wait_s, cancel)
         await questions.ask_all(name)

@@ -256,6 +256,15 @@ def test_ids_that_are_missing_are_named(tmp_path: Path) -> None:
     assert results["trade ids"].seen.startswith("3 ids are missing")
 
 
+def test_old_trades_without_an_id_leave_the_newest_to_be_checked(tmp_path: Path) -> None:
+    old = with_ids(lambda trade_id: trade_id if trade_id > 3_000 else 0)
+    results = examine(Kraken(sample_trades.market(old)), tmp_path)
+    assert differing(results) == set()
+    seen = results["trade ids"].seen
+    assert "1,000 of 1,000 trades of 'first' have no id" in seen
+    assert f"newest page: {len(TRADES) - 999:,} to {len(TRADES):,}" in seen
+
+
 def test_no_list_of_stocks_is_named(tmp_path: Path) -> None:
     exchange = Exchange([sample_trades.market(TRADES)], clock=Clock(time.time_ns()))
     assert differing(examine(exchange, tmp_path)) == {"xstocks"}
@@ -342,6 +351,13 @@ def test_a_wrong_setting_is_a_fault_like_any_other(tmp_path: Path) -> None:
     checks = {check["name"]: check for check in json.loads(out)["checks"]}
     assert (status, checks["config"]["status"]) == (1, "fault")
     assert "rate" in checks["config"]["seen"]
+
+
+def test_a_certificate_file_that_is_missing_is_a_fault(tmp_path: Path) -> None:
+    settings = {"exchange.ca_file": str(tmp_path / "absent.pem")}
+    archive = harvester.open(tmp_path / "data", settings=settings)
+    [found] = [check for check in archive.doctor(exchange=True) if check.exit_status]
+    assert (found.name, found.status) == ("exchange settings", "fault")
 
 
 def test_an_unknown_pair_is_a_usage_error(tmp_path: Path) -> None:
