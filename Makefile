@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 
-.PHONY: demo test check check-newest check-oldest lint types docs notebooks chart install clean
+.PHONY: demo test check check-newest check-oldest live lint types docs notebooks chart install clean
 
 demo: install
 	$(BIN)/harvester demo
@@ -39,6 +39,14 @@ check-oldest: install
 	HARVESTER_PYTHON=build/oldest/bin/python $(BIN)/pytest $(COMMANDS)
 	build/oldest/bin/python -m pip install --quiet --constraint build/oldest/constraints.txt '.[polars]' $(IN_VENV)
 	build/oldest/bin/python -m pytest -n auto tests/integration/test_sql.py
+
+# Asks the real exchange, for about ten minutes: neither `check` nor CI runs it.
+live: install
+	$(BIN)/harvester doctor --exchange
+	rm -rf build/live
+	mkdir -p build
+	$(BIN)/harvester backfill XBT/USD --since 10d --data build/live
+	$(BIN)/harvester verify XBT/USD --against-exchange --data build/live
 
 lint: install
 	$(BIN)/ruff check .

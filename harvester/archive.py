@@ -53,6 +53,7 @@ if TYPE_CHECKING:
         ProgressOption,
     )
     from harvester.exporters.export import ExportedFile, Layout
+    from harvester.operations.exchange_checks import CheckResult
     from harvester.operations.maintenance import CompactionResult, RollupResult
     from harvester.operations.refresh import RefreshResult
     from harvester.operations.run_log import RunRecord
@@ -1523,6 +1524,50 @@ class Archive:
         self._check_open()
         with _listening(progress) as listener:
             return build_rollups(TradeStore(self.path), self._settings, pairs, listener)
+
+    @check_types
+    def doctor(
+        self, *, exchange: bool = False, pair: str = "XBT/USD", cancel: CancelToken | None = None
+    ) -> list[CheckResult]:
+        """Check this machine and the archive, and whether the exchange is as harvester expects.
+
+        Faults and differences are in the results, not raised. Nothing is stored.
+
+        Args:
+            exchange: also check every assumption about the exchange, with at most 25 requests at
+                the set rate; docs/kraken.md lists them.
+            pair: the market whose trades and candles are requested, in any spelling.
+            cancel: ends the requests early once its `cancel()` is called, from any thread.
+
+        Returns:
+            A result per check: `name`, `status` (`ok`, `fault`, `differs` or `not checked`),
+            `seen`, `meaning` (of a fault or a difference), and `exit_status` (1 for a fault of this
+            machine, 3 for a difference, else 0). They have no password and no path of the home
+            folder.
+
+        Raises:
+            UnknownPair: the exchange lists no pair of this name.
+            Interrupted: `cancel` was cancelled.
+
+        Example:
+            >>> sum(check.exit_status for check in archive.doctor())
+            0
+        """
+        from harvester.async_runner import run_in_thread
+        from harvester.operations.doctor import (
+            anonymous,
+            check_archive,
+            check_exchange,
+            check_machine,
+        )
+
+        self._check_open()
+        results = [*check_machine(), *check_archive(self._store, self._settings)]
+        if exchange:
+            results += run_in_thread(
+                lambda stop: check_exchange(self._settings, pair, stop), cancel
+            )
+        return [anonymous(result) for result in results]
 
     def _repr_html_(self) -> str:
         # It imports DuckDB.

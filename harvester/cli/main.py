@@ -56,6 +56,7 @@ SECTIONS: dict[str, dict[str, CommandEntry]] = {
         "verify": CommandEntry("verify", "Check stored data for corruption and gaps; repair it."),
         "compact": CommandEntry("verify", "Merge small files into larger ones."),
         "rollup": CommandEntry("verify", "Pre-aggregate candles to speed up long queries."),
+        "doctor": CommandEntry("doctor", "Check this machine, and what has changed at Kraken."),
     },
     "Configure": {
         "config": CommandEntry("config", "Show the settings, or write a config.toml."),

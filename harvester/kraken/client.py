@@ -34,7 +34,7 @@ from harvester.kraken.ohlc import WEEK_MIN, Candle, read_candles
 from harvester.kraken.pairs import CURRENCY, TOKENIZED_ASSET, Pair, check_market, read_pairs
 from harvester.kraken.rate_limit import LONGEST_WAIT_S, PaceState, RateLimiter
 from harvester.kraken.trades import TradesPage, decode_page
-from harvester.kraken.transport import HttpClient
+from harvester.kraken.transport import HttpAnswer, HttpClient
 from harvester.times import SECOND
 
 logger = logging.getLogger("harvester.kraken")
@@ -50,6 +50,9 @@ OnWait = Callable[[str, str], None]
 
 OnPace = Callable[[PaceState], None]
 """Called whenever the rate of a pair has changed."""
+
+OnAnswer = Callable[[HttpAnswer, float], None]
+"""Called with each answer as it was sent, and the seconds from the request to its last byte."""
 
 
 class Client:
@@ -74,6 +77,7 @@ class Client:
         *,
         on_wait: OnWait = lambda _what, _why: None,
         on_pace: OnPace = lambda _state: None,
+        on_answer: OnAnswer | None = None,
     ) -> None:
         """Prepare the client; nothing is sent before the first call.
 
@@ -81,10 +85,12 @@ class Client:
             settings: the `[exchange]` section of the configuration.
             on_wait: called before every wait with the pair (or the endpoint) and the reason.
             on_pace: called whenever the rate of a pair has changed.
+            on_answer: called with each answer as it was sent, and the seconds that it took.
         """
         self._settings = settings
         self._on_wait = on_wait
         self._on_pace = on_pace
+        self._on_answer = on_answer
         self._limiter = RateLimiter(settings.rate, settings.retry_wait_s, settings.jobs)
         self._turn_locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._call_ended = asyncio.Event()
@@ -199,6 +205,22 @@ class Client:
         except (Transient, UnreadableAnswer) as error:
             raise ExchangeUnreachable(f"no weekly counts: {error}") from error
 
+    async def body(self, endpoint: str, params: dict[str, str], pair: Pair | None = None) -> bytes:
+        """Request any endpoint in one attempt, and return the body without decoding its result.
+
+        The rate limit of the pair counts; requests without a pair have one for each endpoint.
+
+        Args:
+            endpoint: the last part of the address, such as `Trades`.
+            params: the query, without the parameters that name the pair.
+            pair: the market; None if the endpoint needs none.
+        """
+        query = params if pair is None else _pair_params(pair) | params
+        try:
+            return await self._request(endpoint, query, bytes, pair.altname if pair else endpoint)
+        except Transient as error:
+            raise ExchangeUnreachable(f"{endpoint}: no good answer: {error}") from error
+
     async def _call(
         self,
         endpoint: str,
@@ -228,8 +250,11 @@ class Client:
         started_s = await self._wait_for_turn(pair) if pair else 0.0
         self.calls += 1
         path = f"/0/public/{endpoint}"
+        sent_s = time.monotonic()
         try:
             answer = await self._http.get(f"{path}?{urlencode(params)}" if params else path)
+            if self._on_answer is not None:
+                self._on_answer(answer, time.monotonic() - sent_s)
             body = decompress(answer.body, answer.codings, answer.status)
             if answer.status != 200:
                 check_status(answer.status, f"{self._settings.shown_url}{path}", body)

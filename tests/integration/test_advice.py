@@ -64,6 +64,8 @@ PARSED_ONLY = {
     "harvester demo --trades 50000": "takes long; tests/integration/test_cli.py runs it",
     "harvester verify --against-csv Kraken_OHLCVT.zip": "needs files of candles",
     "harvester verify XBT/USD --against-csv Kraken_OHLCVT_Q1_2026.zip": "needs files of candles",
+    "harvester doctor --exchange": "the sample lists no stocks, so it ends with status 3",
+    "harvester doctor --exchange --pair ETH/EUR": "the sample has no such pair",
 }
 """Commands that are not run, and why: their words, options and values are parsed."""
 
