@@ -29,28 +29,26 @@ TRADES = [
     )
     if trade.true_ns < NOW_NS
 ]
-STOCK = {
-    "altname": "AAPLxUSD",
-    "wsname": "AAPLx/USD",
-    "aclass_base": "tokenized_asset",
-    "base": "AAPLx",
-    "quote": "ZUSD",
-}
+STOCK = Market(
+    altname="AAPLxUSD",
+    key="AAPLxUSD",
+    wsname="AAPLx/USD",
+    base="AAPLx",
+    aclass_base="tokenized_asset",
+)
 Change = Callable[[dict[str, Any]], None]
 
 
 class Kraken(Exchange):
-    """The test exchange with a list of stocks, whose answers may be changed on their way out."""
+    """The test exchange with a market and a stock, whose answers may be changed."""
 
     def __init__(self, market: Market, **options: Any) -> None:
-        super().__init__([market], clock=Clock(time.time_ns()), **options)
+        super().__init__([market, STOCK], clock=Clock(time.time_ns()), **options)
         self.alter: dict[str, Change] = {}
 
     def answer(self, path: str, params: dict[str, str], agent: str | None) -> Reply:
         name = path.rpartition("/")[2]
         reply = super().answer(path, params, agent)
-        if params.get("aclass_base") == "tokenized_asset":
-            reply = Reply(json.dumps({"error": [], "result": {"AAPLxUSD": STOCK}}).encode())
         if name in self.alter:
             decoded = json.loads(reply.body, parse_float=Number)
             if "result" in decoded:
@@ -297,7 +295,9 @@ def test_the_report_for_an_issue(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         status, out, err = run(store(tmp_path), "doctor", "--exchange", "--json", "--api-url", url)
     report = json.loads(out)
     assert (status, report["exit_status"], report["url"]) == (0, 0, exchange.url)
-    assert {"python", "libraries", "config", "since"} < {one["name"] for one in report["checks"]}
+    assert {"python", "libraries", "config", "since"} < {
+        check["name"] for check in report["checks"]
+    }
     for private in ("secret", str(tmp_path)):
         assert private not in out + err
 
