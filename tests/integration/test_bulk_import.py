@@ -116,7 +116,7 @@ def test_an_import_is_on_record_and_tells_how_far_it_is(harvester: Any, tmp_path
     assert (begun["pair"], begun["done"], begun["of"]) == ("XBTUSD", 0, size)
     [record] = json.loads(harvester("status", "--runs", "--json").out)
     assert (record["command"], record["state"], record["exit_status"]) == ("import", "ended", 0)
-    assert (record["asked"]["files"], record["calls"]) == (["XBTUSD.csv"], 1)
+    assert (record["asked"]["files"], record["calls"]) == (["XBTUSD.csv"], 2)
     [pair] = record["pairs"]
     kept = told[-1]["imported"]["rows"]
     assert (pair["pair"], pair["trades"], record["trades"]) == ("XBTUSD", kept, kept)

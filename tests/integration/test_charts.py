@@ -334,7 +334,7 @@ def test_a_span_without_a_trade_is_an_error(three: harvester.Archive) -> None:
 
 
 def test_candles_of_a_zone_say_whose_clock_they_follow(three: harvester.Archive) -> None:
-    chart = three.chart("XBT/USD", "1d", since="2020-09-14", tz="Europe/Berlin")
+    chart = three.chart("XBT/USD", "1d", since="2020-09-14T00:00Z", tz="Europe/Berlin")
     assert chart.notes == ("candles follow the clock of Europe/Berlin",)
 
 

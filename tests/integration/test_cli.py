@@ -212,12 +212,12 @@ def test_runs_are_on_record_with_what_they_came_to(harvester: Any) -> None:
         (load["command"], load["state"], load["exit_status"], load["trades"], load["calls"])
         for load in json.loads(run.out)
     ]
-    # A repair that finds nothing to mend is no run; nine pages, the clock and the pairs are calls.
+    # A repair that finds nothing to mend is no run; calls: nine pages, the clock, two for pairs.
     assert [line[:4] for line in told] == [
         ("backfill", "ended", 3, 0),
         ("backfill", "ended", 0, 5000),
     ]
-    assert (run.status, told[1][4]) == (0, 11)
+    assert (run.status, told[1][4]) == (0, 12)
 
 
 def test_status_is_told_one_way_at_a_time(harvester: Any) -> None:

@@ -244,7 +244,10 @@ def test_what_no_parameter_takes_is_refused_by_the_name_of_the_parameter(
             lambda archive: archive.backfill(["XBT/USD"]),
             "each of pairs must be text, not list",
         ),
-        (lambda archive: archive.ohlc(None, "1d"), "pair must be text, not NoneType"),
+        (
+            lambda archive: archive.ohlc(None, "1d"),
+            "pair must be text, or a list of texts, not NoneType",
+        ),
         (
             lambda archive: archive.ohlc("XBT/USD", 1.5),
             "interval must be text such as '4h', a whole number of minutes, or a timedelta, "
