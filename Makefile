@@ -69,8 +69,8 @@ notebooks: install
 	rm -rf build/notebooks
 	mkdir -p build/notebooks
 	cp notebooks/*.ipynb build/notebooks
-	for one in build/notebooks/*.ipynb; do rm -rf build/notebooks/made-up; \
-	    $(BIN)/jupyter nbconvert --execute --to html $$one || exit; done
+	for notebook in build/notebooks/*.ipynb; do rm -rf build/notebooks/made-up; \
+	    $(BIN)/jupyter nbconvert --execute --to html $$notebook || exit; done
 
 install: $(VENV)/.installed
 

@@ -204,14 +204,14 @@ class ScannedFile(NamedTuple):
 
     @property
     def begins_ns(self) -> int | None:
-        """The earliest time that the file is known to tell of; None if there is none."""
+        """Where the time that the file covers begins: its first row or earlier; None if unknown."""
         since_s = self.member.complete.since_s
         known = [self.first_ns, None if since_s is None else since_s * SECOND]
         return min((at for at in known if at is not None), default=None)
 
     @property
     def ends_ns(self) -> int:
-        """The latest time that the file is known to tell of; -1 if there is none."""
+        """Where the time that the file covers ends: its last row or later; -1 if unknown."""
         until_s, last_ns = self.member.complete.until_s, self.last_ns
         return max(-1 if last_ns is None else last_ns, (until_s or 0) * SECOND - 1)
 

@@ -296,9 +296,11 @@ def _is_in_order(sent: pa.RecordBatch, rows: pa.RecordBatch, cursor: int | None)
     """
     if cursor is not None and abs(cursor - int(times(rows)[-1])) > SECOND:
         return False
-    stamps, ids = times(sent), trade_ids(rows)
-    if rows.column("trade_id").null_count and (stamps[1:] < stamps[:-1]).any():
-        return False
+    if rows.column("trade_id").null_count:
+        stamps = times(sent)
+        if (stamps[1:] < stamps[:-1]).any():
+            return False
+    ids = trade_ids(rows)
     ids = ids[ids > 0]
     return not (ids[1:] < ids[:-1]).any()
 

@@ -31,13 +31,12 @@ from harvester.escaping import without_credentials
 from harvester.kraken.answers import read_result
 from harvester.kraken.client import Client
 from harvester.kraken.ohlc import WEEK_MIN, read_candles
-from harvester.kraken.pairs import Pair, read_pairs, resolve
+from harvester.kraken.pairs import TOKENIZED_ASSET, Pair, read_pairs, resolve
 from harvester.kraken.trades import decode_page
 from harvester.kraken.transport import HttpAnswer
 from harvester.operations.exchange_checks import (
     CHECKS,
     FEW,
-    TOKENIZED,
     Answers,
     CheckResult,
     Differs,
@@ -231,7 +230,7 @@ class _Questions:
             return
         await self._ask("status", "SystemStatus")
         await self._ask("pairs", "AssetPairs")
-        await self._ask("stocks", "AssetPairs", aclass_base=TOKENIZED)
+        await self._ask("stocks", "AssetPairs", aclass_base=TOKENIZED_ASSET)
         await self._ask("unknown_pair", "Trades", pair=NO_PAIR)
         try:
             pair = resolve(name, read_pairs(read_result(answers.body("pairs"))).values())

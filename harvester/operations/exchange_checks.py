@@ -19,14 +19,13 @@ from harvester.errors import BAD_JSON, HarvesterError
 from harvester.escaping import brief
 from harvester.kraken.answers import Transient, read_result
 from harvester.kraken.ohlc import read_candles
-from harvester.kraken.pairs import Pair, check_market, read_pairs
+from harvester.kraken.pairs import TOKENIZED_ASSET, Pair, check_market, read_pairs
 from harvester.kraken.trades import PAGE_ROWS, decode_page
 from harvester.schema import trade_ids
 from harvester.times import SECOND
 
 FEW = 10
 """How many rows the request with `count` asks for."""
-TOKENIZED = "tokenized_asset"
 MAX_CLOCK_SKEW_S = 5
 OHLC_ROWS = 721
 """The last 720 closed candles, and the running one."""
@@ -225,14 +224,14 @@ def check_pairs(answers: Answers) -> str:
 def check_stocks(answers: Answers) -> str:
     """Check that tokenized stocks are listed if they are asked for."""
     pairs = read_pairs(read_result(answers.body("stocks"))).values()
-    stocks = [pair for pair in pairs if pair.aclass_base == TOKENIZED]
+    stocks = [pair for pair in pairs if pair.aclass_base == TOKENIZED_ASSET]
     default = read_pairs(read_result(answers.body("pairs"))).values()
     if not stocks or len(stocks) < len(pairs):
         raise Differs(
             f"{len(stocks):,} of {len(pairs):,} pairs are tokenized stocks",
             "tokenized stocks (xStocks) can't be found by name, and so not downloaded",
         )
-    among_others = sum(pair.aclass_base == TOKENIZED for pair in default)
+    among_others = sum(pair.aclass_base == TOKENIZED_ASSET for pair in default)
     return f"{len(stocks):,} tokenized stocks, {among_others:,} of them in the default list"
 
 

@@ -1,4 +1,4 @@
-"""Files of an archive beside its trades: format version, requested ranges, case of names."""
+"""The small files of an archive (format version, requested ranges, pairs), and case of names."""
 
 from __future__ import annotations
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import csv_files
 import pytest
 import sample_trades
 from backfills import Crawl, serve, strangers, tape_of
@@ -47,6 +48,20 @@ class RedownloadScenario:
 
     def redownload(self, **fields: Any) -> BackfillResult:
         return self.crawl(replace_imported=True, **fields).only(PAIR)
+
+    def stopped_before_deletion(self) -> Path:
+        """Import, re-download, and put the imported file back, as a kill before its deletion does.
+
+        Returns the imported file.
+        """
+        self.take_in(csv_files.three_columns(TRADES[1_000:4_000]))
+        self.fill()
+        [name] = imported_paths(self.folder)
+        path = self.folder / name
+        imported_file = path.read_bytes()
+        assert self.redownload().exit_status == 0
+        path.write_bytes(imported_file)
+        return path
 
     @property
     def tape(self) -> list[tuple[Any, ...]]:

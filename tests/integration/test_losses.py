@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
 
@@ -434,16 +435,8 @@ def test_a_trade_withheld_far_behind_the_last_id_is_told_and_repaired(
     monkeypatch.setattr(id_check, "MAX_KEPT_BACK", 10)
     market = sample_trades.market(
         [
-            Trade(
-                START_NS + place * 5 * SECOND_NS,
-                "1.5",
-                f"{place + 1}.00000000",
-                "b",
-                "l",
-                "",
-                None if 10 <= place < 40 else place + 1,
-            )
-            for place in range(60)
+            replace(trade, trade_id=None) if 10 <= place < 40 else trade
+            for place, trade in enumerate(every(5, 60).trades)
         ]
     )
     faults = Faults(hide={market.altname: {20: 1}})

@@ -86,12 +86,7 @@ def test_a_repair_leaves_what_a_crash_left_of_a_replacement_to_the_next_writer(
 ) -> None:
     """Between renaming and deletion both files are sound: neither is moved nor downloaded again."""
     scenario = started(TRADES)
-    scenario.take_in(csv_files.three_columns(TRADES[1_000:4_000]))
-    scenario.fill()
-    [path] = imported_paths(scenario.folder)
-    imported = (scenario.folder / path).read_bytes()
-    assert scenario.redownload().exit_status == 0
-    (scenario.folder / path).write_bytes(imported)
+    scenario.stopped_before_deletion()
     cut_off(rollup := min((scenario.folder / "candles").rglob("*.parquet")))
     settings = {"exchange.url": scenario.exchange.url, "exchange.rate": 0}
     [report] = harvester.open(scenario.folder, settings=settings).verify(PAIR, repair=True)
@@ -106,16 +101,13 @@ def test_what_a_crash_left_of_a_replacement_is_kept_where_the_downloaded_file_is
     started: Any, harm: Callable[[Path], None]
 ) -> None:
     scenario = started(TRADES)
-    scenario.take_in(csv_files.three_columns(TRADES[1_000:4_000]))
-    scenario.fill()
-    [path] = imported_paths(scenario.folder)
-    imported = (scenario.folder / path).read_bytes()
-    assert scenario.redownload().exit_status == 0
-    (scenario.folder / path).write_bytes(imported)
-    [merged] = [s.path for s in TradeStore(scenario.folder).segments(PAIR) if s.path != path]
-    harm(scenario.folder / merged)
+    path = scenario.stopped_before_deletion()
+    imported = path.read_bytes()
+    paths = [scenario.folder / s.path for s in TradeStore(scenario.folder).segments(PAIR)]
+    [merged] = [other for other in paths if other != path]
+    harm(merged)
     with writer(TradeStore(scenario.folder), PAIR):
-        assert (scenario.folder / path).read_bytes() == imported
+        assert path.read_bytes() == imported
 
 
 @pytest.mark.parametrize("where", ["imported", "staged"])
