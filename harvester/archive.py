@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from harvester.async_runner import BackfillRun
     from harvester.charts.chart import Chart
     from harvester.csv_import.run import ImportPlan, ImportResult
-    from harvester.download.backfill import BackfillEstimate
+    from harvester.download.estimate import BackfillEstimate
     from harvester.download.events import (
         BackfillResult,
         CancelToken,
@@ -1423,7 +1423,7 @@ class Archive:
             (20000, [])
         """
         from harvester.async_runner import run_in_thread
-        from harvester.csv_import.files import find
+        from harvester.csv_import.csv_files import find
         from harvester.download.exchange import RunOptions
         from harvester.operations import maintenance
 

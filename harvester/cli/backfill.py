@@ -20,7 +20,7 @@ from harvester.cli.options import (
 )
 from harvester.cli.progress_lines import pace_fields
 from harvester.config import LARGEST_SMALL_FILE, ExchangeSettings, read_small_file
-from harvester.download.backfill import BackfillEstimate, PairEstimate, TotalEstimate
+from harvester.download.estimate import BackfillEstimate, PairEstimate, TotalEstimate
 from harvester.download.events import BackfillResult, Begun, Event, Noted, Paced
 from harvester.errors import Interrupted, UsageError, gravest
 from harvester.pair_selection import PairName

@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import NamedTuple, TypeVar
 
 from harvester.config import Settings
-from harvester.csv_import.files import Member
+from harvester.csv_import.csv_files import Member
 from harvester.download.events import (
     Begun,
     CancelToken,
