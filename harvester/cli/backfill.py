@@ -8,17 +8,10 @@ from collections.abc import Callable, Sequence
 import click
 
 from harvester.cli import output
-from harvester.cli.options import (
-    CommonOptions,
-    class_option,
-    common_options,
-    run_context,
-    setting_option,
-    show_warnings,
-    shows_estimates,
-    warnings_shown,
-)
+from harvester.cli.options import CommonOptions, class_option, common_options, setting_option
+from harvester.cli.output import show_warnings, warnings_shown
 from harvester.cli.progress_lines import pace_fields
+from harvester.cli.run_context import run_context, shows_estimates
 from harvester.config import LARGEST_SMALL_FILE, ExchangeSettings, read_small_file
 from harvester.download.estimate import BackfillEstimate, PairEstimate, TotalEstimate
 from harvester.download.events import BackfillResult, Begun, Event, Noted, Paced

@@ -9,8 +9,9 @@ from pathlib import Path
 import click
 
 from harvester.cli import output
-from harvester.cli.options import CommonOptions, common_options, run_context, shows_estimates
+from harvester.cli.options import CommonOptions, common_options
 from harvester.cli.query_output import write_result
+from harvester.cli.run_context import run_context, shows_estimates
 from harvester.download.events import BackfillResult
 from harvester.errors import ArchiveDamaged, UsageError
 from harvester.schema import RowsChecksum

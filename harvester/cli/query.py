@@ -10,7 +10,8 @@ from typing import TypedDict, Unpack
 import click
 
 from harvester.cli import output
-from harvester.cli.options import CommonOptions, class_option, common_options, show_warnings
+from harvester.cli.options import CommonOptions, class_option, common_options
+from harvester.cli.output import show_warnings
 from harvester.cli.query_output import (
     all_columns_option,
     candles_format_option,

@@ -8,14 +8,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from harvester.cli import output
-from harvester.cli.options import (
-    CommonOptions,
-    class_option,
-    common_options,
-    run_context,
-    shows_estimates,
-    warnings_shown,
-)
+from harvester.cli.options import CommonOptions, class_option, common_options
+from harvester.cli.output import warnings_shown
+from harvester.cli.run_context import run_context, shows_estimates
 from harvester.times import SECOND, show
 
 if TYPE_CHECKING:

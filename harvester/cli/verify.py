@@ -9,8 +9,9 @@ import click
 
 from harvester.archive import Archive
 from harvester.cli import output
-from harvester.cli.options import CommonOptions, common_options, run_context, shows_estimates
+from harvester.cli.options import CommonOptions, common_options
 from harvester.cli.progress_lines import display
+from harvester.cli.run_context import run_context, shows_estimates
 from harvester.download.events import Event, Reported, Step
 from harvester.errors import ArchiveIncomplete, HarvesterError, gravest
 from harvester.kraken.ohlc import WEEK_MIN

@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import filelock
 import msgspec
 
 from harvester.config import read_small_file
@@ -46,6 +45,9 @@ def locked(folder: Path, name: str, *, wait_s: float = 0.0, doing: str = "") -> 
         ArchiveLocked: another run holds it; the message says who, and since when.
         ArchiveUnwritable: the folder can't be written.
     """
+    # It loads asyncio, which commands that only read have no use for: a fifteenth of their time.
+    import filelock  # noqa: PLC0415
+
     note = folder / f"{name}.json"
     path = folder / f"{name}.lock"
     lock = filelock.FileLock(path, timeout=wait_s)
