@@ -153,8 +153,8 @@ and on the real exchange:
 def serve(common: CommonOptions, host: str, port: int, guess_sides: bool) -> None:
     """Answer Kraken's public endpoints about trades, candles and markets from the archive.
 
-    To copy this archive, use backfill with --api-url URL --rate 0. The newest 60 s are left out,
-    unless HARVESTER_REFRESH_SETTLE_S is 0.
+    ccxt and freqtrade can use it: see docs/tools.md. To copy this archive, use backfill with
+    --api-url URL --rate 0. The newest 60 s are left out, unless HARVESTER_REFRESH_SETTLE_S is 0.
 
     Example: harvester serve --data data --port 8722
     """

@@ -161,7 +161,7 @@ class ApiResponder:
         """Prepare the answer of OHLC: it may read many rows, so the caller computes it in a thread.
 
         Without `since`, or with 0, it has the last 720 closed candles and the open one, from the
-        first complete one after the last gap. With `since`, it has up to 720 candles that open
+        first complete one after the last gap. With `since`, it has up to 721 candles that open
         later, however old they are: an extension. `last` is the next page's `since`.
 
         Returns a function that computes the answer; it may raise ArchiveDamaged.
@@ -345,7 +345,8 @@ def _candle_numbers(pages: TradePages, since_s: int, width_ns: int, now_ns: int)
     if since_s == 0:
         return newest
     first = max(since_s * SECOND // width_ns + 1, pages.first_ns // width_ns, 0)
-    numbers = newest if first >= newest.start else range(first, first + CLOSED_CANDLES)
+    # As many as without `since`: ccxt requests one before the 720 that it wants.
+    numbers = newest if first >= newest.start else range(first, first + CLOSED_CANDLES + 1)
     begin_ns = max(first, numbers.start) * width_ns
     gap = pages.first_gap(Range(max(begin_ns - 1, 0), min(numbers.stop * width_ns - 1, now_ns)))
     if gap is not None:

@@ -233,8 +233,8 @@ def test_since_goes_back_beyond_the_last_720_candles(market: Market, copied: Tra
     begin_s = market.trades[0].true_ns // MINUTE * 60
     since = begin_s + 100 * 60
     body = get(app(copied), "OHLC", pair="XBTUSD", since=str(since))
-    assert rows(body) == old_candles(market, since + 60, 720)
-    assert result(body)["last"] == since + 720 * 60
+    assert rows(body) == old_candles(market, since + 60, 721)
+    assert result(body)["last"] == since + 721 * 60
 
 
 def test_all_candles_are_found_by_following_last(market: Market, copied: TradeStore) -> None:
