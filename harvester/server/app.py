@@ -107,7 +107,7 @@ def _error(text: str) -> Response:
 
 
 def _json(body: bytes) -> Response:
-    return Response(body, media_type="application/json")
+    return Response(body, media_type="application/json", headers={"Vary": PREFER})
 
 
 # --- Running the server ---------------------------------------------------------------------------

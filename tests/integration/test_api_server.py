@@ -8,12 +8,14 @@ from decimal import ROUND_DOWN, Decimal
 from pathlib import Path
 from typing import Any
 
+import httpx
 import msgspec
 import numpy as np
 import pyarrow as pa
 import pytest
 from api_server import PLAIN, T0, Trade, archive_of, commit, errors, get, get_as_stored, rows_of
 from backfills import Crawl, serve
+from engines import served
 from kraken_market import Clock, Market
 from kraken_server import Shelf, ohlc_rows
 from sample_trades import xbtusd_like
@@ -139,6 +141,17 @@ def test_a_guessed_side_is_the_direction_of_the_last_change_of_the_price(tmp_pat
     served = rows(get(application, "Trades", pair="XBTUSD", since="0"))
     assert "".join(row[3] for row in served) == "s" + "sbbbb" + "ss" + "s"
     assert "".join(row[4] for row in served) == "l" + "m" * 7 + "l"
+
+
+@pytest.mark.parametrize(("options", "error"), [([], "EQuery:Side"), (["--guess-sides"], None)])
+def test_the_command_guesses_sides_if_it_is_asked_to(
+    tmp_path: Path, options: list[str], error: str | None
+) -> None:
+    archive_of(tmp_path, WITHOUT_SIDES)
+    with served(tmp_path, *options) as url:
+        answer = httpx.get(f"{url}/0/public/Trades?pair=XBTUSD")
+    assert answer.headers["Vary"] == "Prefer"
+    assert [text[: len(error or "")] for text in answer.json()["error"]] == [error] * bool(error)
 
 
 def test_a_copy_has_neither_made_up_ids_nor_guessed_sides(tmp_path: Path) -> None:
