@@ -442,11 +442,13 @@ def test_a_copy_has_of_each_pair_what_is_covered(
         archive = harvester.open(tmp_path / "copy", settings=settings)
         results = archive.backfill("XBTUSD", "OLDUSD")
         again = archive.backfill("XBTUSD", "OLDUSD")
+        refreshed = archive.refresh()
     assert [(done.pair, done.trades, done.error) for done in results] == [
         ("XBTUSD", 30, None),
         ("OLDUSD", 7, None),
     ]
     assert [(done.trades, done.error) for done in again] == [(0, None)] * 2
+    assert [(pair.state, pair.trades) for pair in refreshed.pairs] == [("complete", 0)] * 2
     copy = TradeStore(tmp_path / "copy")
     settle_ns = settle_s * SECOND
     assert copy.coverage("XBTUSD") == [Range(0, T0 + DAY - settle_ns)]
