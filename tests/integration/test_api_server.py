@@ -25,10 +25,11 @@ import harvester
 from harvester.config import load
 from harvester.kraken.pairs import Pair
 from harvester.kraken.transport import HttpClient
-from harvester.schema import ROW_GROUP_ROWS, times
+from harvester.schema import times
 from harvester.server.app import app, serving
 from harvester.server.sample_data import END_NS, SAMPLE_PAIR, create_sample_archive, sample_trades
 from harvester.storage.archive_files import keep_pairs
+from harvester.storage.parquet_files import READ_ROWS
 from harvester.storage.trade_store import TradeStore
 from harvester.times import DAY, SECOND, Range
 
@@ -95,20 +96,20 @@ def test_ids_go_on_from_segment_to_segment(tmp_path: Path) -> None:
     ] == expected[-3:]
 
 
-def test_ids_go_on_from_row_group_to_row_group_also_within_one_time(tmp_path: Path) -> None:
-    count = ROW_GROUP_ROWS + 500
+def test_ids_go_on_from_chunk_to_chunk_also_within_one_time(tmp_path: Path) -> None:
+    count = READ_ROWS + 500
     made = sample_trades(count, 1)
     columns = {name: made.column(name) for name in made.schema.names}
-    # The groups' edge lies between two trades of one time.
+    # The edge of the rows that are read at once lies between two trades of one time.
     stamps = times(made).copy()
-    stamps[ROW_GROUP_ROWS - 3 : ROW_GROUP_ROWS + 4] = stamps[ROW_GROUP_ROWS]
+    stamps[READ_ROWS - 3 : READ_ROWS + 4] = stamps[READ_ROWS]
     columns["time"] = pa.array(stamps).cast(pa.timestamp("ns"))
     columns["trade_id"] = pa.nulls(count, pa.int64())
     archive = TradeStore(tmp_path)
     keep_pairs(archive.store, msgspec.json.encode({"XBTUSD": SAMPLE_PAIR}))
     rows_without_ids = pa.RecordBatch.from_pydict(columns, schema=made.schema)
     commit(archive, Range(0, END_NS), rows_without_ids)
-    first = int(np.searchsorted(stamps, stamps[ROW_GROUP_ROWS - 20]))
+    first = int(np.searchsorted(stamps, stamps[READ_ROWS - 20]))
     served = served_ids(app(archive), since=str(stamps[first]), count="100")
     assert served == list(range(first + 1, first + 101))
     [newest] = rows(get(app(archive), "Trades", pair="XBTUSD", count="1"))
