@@ -135,10 +135,14 @@ class BackfillRun:
         async with Client(exchange, on_wait=self._waiting) as client:
             pairs = await cancel.guard(choose(client, self.store, self.selection))
             clock = ExchangeClock(client, self.settings.refresh.settle_s)
-            settled_ns = await cancel.guard(clock.settled_ns())
             requests = [BackfillRequest(pair, self.time_range) for pair in pairs]
             pairs_missing = [
-                MissingData(request.pair, lacking(self.store, request, settled_ns))
+                MissingData(
+                    request.pair,
+                    lacking(
+                        self.store, request, await cancel.guard(clock.settled_ns(request.pair))
+                    ),
+                )
                 for request in requests
             ]
             incomplete = [pair_missing for pair_missing in pairs_missing if pair_missing.ranges]

@@ -154,13 +154,14 @@ class ArchiveSettings:
     ] = 250_000
 
 
+KRAKEN_URL = "https://api.kraken.com"
+
+
 @dataclass(frozen=True, slots=True)
 class ExchangeSettings:
     """Section `[exchange]`: the API's address, rates, timeouts and retries."""
 
-    url: Annotated[str, URL, "Address of Kraken's API, or of an API server."] = (
-        "https://api.kraken.com"
-    )
+    url: Annotated[str, URL, "Address of Kraken's API, or of an API server."] = KRAKEN_URL
     user_agent: Annotated[
         str, AGENT, "User-Agent of requests. Kraken refuses the default names of HTTP libraries."
     ] = "kraken-harvester"

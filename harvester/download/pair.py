@@ -202,7 +202,9 @@ class PairDownload:
         await asyncio.to_thread(writer.check_market, self.request.pair.key)
         gaps = self._store.gaps(self._pair)
         if gaps:
-            settled_ns = await self._options.stop.guard(self.context.clock.settled_ns())
+            settled_ns = await self._options.stop.guard(
+                self.context.clock.settled_ns(self.request.pair)
+            )
             gaps = [gap._replace(through=min(gap.through, settled_ns)) for gap in gaps]
             gaps = [gap for gap in gaps if gap.after < gap.through]
             await self._begin(gaps, self.request.range)
@@ -216,8 +218,9 @@ class PairDownload:
 
     async def _settled_request(self) -> Range:
         """The requested range, up to the time until which trades are settled."""
-        settled_ns = await self._options.stop.guard(self.context.clock.settled_ns())
         requested = self.request.range
+        clock = self.context.clock
+        settled_ns = await self._options.stop.guard(clock.settled_ns(self.request.pair))
         return requested._replace(through=min(requested.through, settled_ns))
 
     async def _download(self) -> Range:
