@@ -195,31 +195,27 @@ class RunProgress:
             case events.PageRead(pair) if pair not in self._has_result:
                 self.waiting = ""
                 self._progress_of(pair).add(event)
-            case events.Step(pair) if pair not in self._has_result:
-                self._add_step(event)
+            case events.Step(pair, done, of) if pair not in self._has_result:
+                self._progress_of(pair).add(event)
+                # Steps within a download do not end a pair: its result does.
+                if done >= of and not self.running[pair].is_download:
+                    self._end(pair, 0)
             case events.Imported(pair, status):
                 self._end(pair, status)
-            case events.Reported(pair, list()):
-                self._end(pair, 0)  # Digests: without a whole month there was no step.
             case events.Waiting() | events.Paced() if event.pair in self.running:
                 self.running[event.pair].add(event)
             case events.Waiting():
                 self.waiting = str(event)
             case events.BackfillResult() | events.Ended():
                 self._add_result(event)
+            case _:
+                pass
 
     def _progress_of(self, pair: str) -> PairProgress:
         # More work on a pair that was done; what failed stays a failure.
         if self._ended.get(pair):
             del self._ended[pair]
         return self.running.setdefault(pair, PairProgress(pair, self._clock))
-
-    def _add_step(self, step: events.Step) -> None:
-        progress = self._progress_of(step.pair)
-        progress.add(step)
-        # Steps within a download do not end a pair: its result does.
-        if step.done >= step.of and not progress.is_download:
-            self._end(step.pair, 0)
 
     def _add_result(self, event: events.BackfillResult | events.Ended) -> None:
         if isinstance(event, events.BackfillResult):

@@ -218,8 +218,8 @@ def notify(common: CommonOptions, result: RefreshResult) -> None:
 
 def _notification_text(result: RefreshResult, host: str, folder: str | None) -> str:
     """What happened, in a few lines for a person: printable, without passwords."""
-    where = f"on {host}" if folder is None else f"on {host}, archive {folder},"
-    lines = [f"harvester refresh {where} ended with status {result.exit_status}"]
+    where = f"on {host}" if folder is None else f"on {host} of {folder}"
+    lines = [f"harvester: the refresh {where} ended with status {result.exit_status}"]
     if result.error is not None:
         lines.append(str(result.error))
     failed = [pair for pair in result.pairs if pair.exit_status and pair.error is not result.error]

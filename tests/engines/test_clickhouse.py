@@ -59,3 +59,17 @@ def test_a_table_has_every_digit(archive: harvester.Archive, tmp_path: Path) -> 
     with localcontext(prec=60):
         assert Decimal(value) == sum(row[3] * row[4] for row in trades())
     assert len(archive.trades("XBT/USD")) == len(made)
+
+
+def test_the_file_for_a_server_has_its_columns(archive: harvester.Archive, tmp_path: Path) -> None:
+    [load] = blocks("ClickHouse", "sh")
+    query = load.split('"')[1]
+    archive.sql(query).to_parquet(str(tmp_path / "all.parquet"))
+    _, statements = blocks("ClickHouse", "sql")
+    with session.Session(str(tmp_path / "chdb")) as chdb:
+        chdb.query(statements.split(";")[0])
+        chdb.query("INSERT INTO trades FROM INFILE 'all.parquet' FORMAT Parquet")
+        made = rows(chdb.query("SELECT count(), sum(price * volume) FROM trades", "CSV"))
+    with localcontext(prec=60):
+        value = sum(row[3] * row[4] for row in trades())
+    assert [(int(count), Decimal(text)) for count, text in made] == [(len(trades()), value)]

@@ -69,7 +69,9 @@ def test_a_table_has_every_digit(
     create, index = blocks("PostgreSQL and Timescale", "sql")
     [load] = blocks("PostgreSQL and Timescale", "sh")
     psql(create)
-    subprocess.run([SHELL or "", "-c", load], env=environment, check=True, timeout=60)
+    subprocess.run(
+        [SHELL or "", "-ec", load], env=environment, cwd=tmp_path, check=True, timeout=60
+    )
     psql(index)
     columns = "trade_id, time_ns, tie, price, volume, side, order_type"
     found = psql(f"SELECT {columns} FROM trades ORDER BY time_ns, tie")  # noqa: S608

@@ -90,9 +90,9 @@ def test_the_command_receives_what_json_prints(
     assert message.pop("host") == os.uname().nodename
     text = message.pop("text")
     assert message == json.loads(done.out)
-    where = f"on {os.uname().nodename}, archive {nights.folder},"
+    where = f"on {os.uname().nodename} of {nights.folder}"
     assert text == (
-        f"harvester refresh {where} ended with status 2\n"
+        f"harvester: the refresh {where} ended with status 2\n"
         "FOO/USD: failed: 0 trades in 0 pages; no pair is called 'FOO/USD'. "
         "`harvester pairs` lists the markets"
     )
@@ -211,7 +211,7 @@ def test_a_command_that_does_not_end_is_killed_with_all_that_it_started(tmp_path
     reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
     try:
         script = f"sh -c 'exec tail -f /dev/null > {pipe}' & wait"
-        failure = run_notify_command(["sh", "-c", script], "{}", limit_s=1)
+        failure = run_notify_command(["sh", "-c", script], "x" * 1_000_000, limit_s=1)
         assert failure == "did not end within 1 s and was killed"
         # At its end, as nobody writes to it any more.
         wait_for(lambda: os.read(reader, 1) == b"")

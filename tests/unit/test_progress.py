@@ -18,7 +18,6 @@ from harvester.download.events import (
     Ended,
     Imported,
     PageRead,
-    Reported,
     Started,
     Step,
     Waiting,
@@ -155,15 +154,6 @@ def test_work_on_files_counts_files() -> None:
         "XBTUSD ━━━           25% 30 of 120 files",
         "1 of 2 pairs ended",
     ]
-
-
-def test_a_pair_without_a_month_to_digest_has_ended() -> None:
-    run = RunProgress(Clock())
-    run.add(Begun(2))
-    run.add(Step("XBTUSD", 1, 1, "months"))
-    run.add(Reported("XBTUSD", ["its digest"]))
-    run.add(Reported("ETHUSD", []))
-    assert drawn(run, 80, 24) == ["2 of 2 pairs ended"]
 
 
 def test_the_time_left_stays_as_it_is_between_two_pages() -> None:
