@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 
-.PHONY: demo test check check-newest check-oldest test-engines live lint types docs notebooks chart install clean
+.PHONY: demo test check check-newest check-oldest test-engines test-recipes live lint types docs notebooks chart install clean
 
 demo: install
 	$(BIN)/harvester demo
@@ -47,6 +47,13 @@ test-engines:
 	$(PYTHON) -m venv build/engines
 	build/engines/bin/python -m pip install --quiet . --requirement tests/engines/requirements.txt
 	build/engines/bin/python -m pytest -n auto --dist loadfile tests/engines
+
+# The programs of docs/recipes.md. For releases, as they take long to install.
+test-recipes:
+	rm -rf build/recipes
+	$(PYTHON) -m venv build/recipes
+	build/recipes/bin/python -m pip install --quiet . --requirement tests/engines/recipes.txt
+	build/recipes/bin/python -m pytest -n auto --dist loadfile tests/engines
 
 # Asks the real exchange, for about ten minutes: neither `check` nor CI runs it.
 live: install

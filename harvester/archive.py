@@ -12,6 +12,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from datetime import UTC, tzinfo
 from decimal import Decimal
 from functools import partial
 from typing import TYPE_CHECKING, Any, Self, cast
@@ -655,6 +656,7 @@ class Archive:
         *,
         since: Moment = "start",
         until: Moment | None = None,
+        tz: str | None = None,
         strict: bool = False,
     ) -> Result:
         """Return the trades of a pair as published, in the exchange's order.
@@ -663,6 +665,8 @@ class Archive:
             pair: the name of the pair, in any spelling.
             since: start time, inclusive. Default: the first trade.
             until: end time, exclusive. Default: the end of the stored trades.
+            tz: time zone of `since` and `until`, such as `Europe/Berlin`, if they are dates, or
+                texts that name no zone. Default: UTC. The times in the rows are UTC.
             strict: raise an error if there are gaps in the requested range.
 
         Returns:
@@ -676,6 +680,7 @@ class Archive:
             NothingHeld: the archive has no trades of the pair.
             ArchiveHasGaps: `strict` is set, and there are gaps.
             BadTime: `since` or `until` is not a time, or `since` is not before `until`.
+            BadSetting: there is no such time zone.
 
         Example:
             >>> archive.trades("XBT/USD", since="2026-01-30").df().columns.tolist()
@@ -686,7 +691,7 @@ class Archive:
         from harvester.schema import TRADES
 
         self._check_open()
-        range_ = parse_range(since, until)
+        range_ = parse_range(since, until, _time_zone(tz))
         market, store = self._resolve_stored(pair), self._store
         limit = self._settings.candles.memory_limit
         notes = self._gap_notes(market.altname, [range_], strict=strict)
@@ -762,7 +767,7 @@ class Archive:
         from harvester.query.result import Result, ResultSource
 
         self._check_open()
-        range_ = _requested_range(since, until, tz)
+        range_ = parse_range(since, until, _time_zone(tz))
         by_pair: dict[str, tuple[Pair, CandleQuery]] = {}
         for name in [pair] if isinstance(pair, str) else pair:
             market, query = self._candle_query(
@@ -820,6 +825,7 @@ class Archive:
         since: Moment = "start",
         until: Moment | None = None,
         anchor: Moment = "start",
+        tz: str | None = None,
         all_columns: bool = False,
         strict: bool = False,
         complete_only: bool = False,
@@ -836,6 +842,8 @@ class Archive:
             until: return only bars whose first trade is before this time.
             anchor: the first bar begins with the first trade at or after this time. Default: the
                 first stored trade.
+            tz: time zone of `since`, `until` and `anchor`, such as `Europe/Berlin`, if they are
+                dates, or texts that name no zone. Default: UTC. The times in the rows are UTC.
             all_columns: add volumes by taker side, exact value, trade ids and more.
             strict: raise an error if there are gaps between `anchor` and `until`. After a gap, a
                 new bar begins.
@@ -851,7 +859,8 @@ class Archive:
             UsageError: no size or several sizes are given.
             NothingHeld: the archive has no trades of the pair.
             ArchiveHasGaps: `strict` is set, and there are gaps.
-            BadSetting: a size is not a number above 0, or has too many digits.
+            BadSetting: a size is not a number above 0 or has too many digits, or there is no such
+                time zone.
             BadTime: a time can't be read, or `since` is not before `until`.
 
         Example:
@@ -870,7 +879,8 @@ class Archive:
         if len(sizes) != 1:
             raise UsageError("a bar has one size: give one of trades=N, volume=X and value=X")
         size = parse_size(*sizes[0])
-        range_, anchor_ns = parse_range(since, until), moment_ns(anchor, time.time_ns())
+        zone = _time_zone(tz)
+        range_, anchor_ns = parse_range(since, until, zone), moment_ns(anchor, time.time_ns(), zone)
         market, store = self._resolve_stored(pair), self._store
         query = BarQuery(market.altname, size, range_, anchor_ns, all_columns, complete_only)
         notes = self._gap_notes(market.altname, counted_ranges(query), strict=strict)
@@ -922,7 +932,7 @@ class Archive:
         _, query = self._candle_query(
             pair,
             interval,
-            _requested_range(since, until, tz),
+            parse_range(since, until, _time_zone(tz)),
             fill,
             tz,
             offset,
@@ -1148,7 +1158,7 @@ class Archive:
             length.name: length
             for length in (candle_interval(given) for given in _checked_intervals(intervals))
         }
-        range_ = _requested_range(since, until, tz)
+        range_ = parse_range(since, until, _time_zone(tz))
 
         def notes(name: str) -> tuple[str, ...]:
             return self._gap_notes(name, [range_], strict=strict)
@@ -1220,7 +1230,7 @@ class Archive:
         from harvester.charts.chart import chart
 
         self._check_open()
-        range_ = _requested_range(since, until, tz)
+        range_ = parse_range(since, until, _time_zone(tz))
         limit = self._settings.candles.memory_limit
         market, query = self._candle_query(
             pair, interval, range_, "none", tz, offset, complete_only=complete_only
@@ -1576,18 +1586,17 @@ class Archive:
         return show_archive(self.path, self.status(), self._store.stored_or_requested())
 
 
-def _requested_range(since: Moment, until: Moment | None, tz: str | None) -> Range:
-    """Parse `since` and `until`, whose dates and texts without a zone are times of `tz`.
+def _time_zone(tz: str | None) -> tzinfo:
+    """The time zone of dates, and of texts that name none; UTC if `tz` is not given.
 
     Raises:
         BadSetting: there is no such time zone.
-        BadTime: one of them is not a time, or `since` is not before `until`.
     """
     if tz is None:
-        return parse_range(since, until)
+        return UTC
     from harvester.query.calendar import find_time_zone
 
-    return parse_range(since, until, find_time_zone(tz))
+    return find_time_zone(tz)
 
 
 def _plain_digits(size: Number) -> str:

@@ -45,7 +45,7 @@ SECTIONS: dict[str, dict[str, CommandEntry]] = {
         "status": CommandEntry(
             "status", "What the archive has: trades, coverage, gaps; recent runs."
         ),
-        "pairs": CommandEntry("query", "List or search markets, in any spelling."),
+        "pairs": CommandEntry("status", "List or search markets, in any spelling."),
         "ohlc": CommandEntry("query", "Candles of any interval."),
         "bars": CommandEntry("query", "Bars of a number of trades, a volume or a value."),
         "trades": CommandEntry("query", "Trades as published."),

@@ -163,16 +163,21 @@ def counted(number: int, noun: str) -> str:
 
 def as_json(value: Any, *, indent: int = 2) -> None:
     """Print a value as JSON to stdout; with `indent` 0 as one line."""
-    data(_json(value, indent))
+    data(json_text(value, indent))
 
 
 def log_json(value: Any) -> None:
     """Print one JSON object as a line to stderr."""
-    click.echo(_json(value, 0), err=True)
+    click.echo(json_text(value, 0), err=True)
 
 
-def _json(value: Any, indent: int) -> str:
-    """A value as JSON in which characters that are not printable are escaped."""
+def json_text(value: Any, indent: int) -> str:
+    """A value as JSON in which characters that are not printable are escaped.
+
+    Args:
+        value: what msgspec can encode.
+        indent: spaces per level; 0 for one line.
+    """
     import msgspec
 
     encoded = msgspec.json.encode(value)
