@@ -28,7 +28,7 @@ from harvester.argument_types import (
     wrong_type,
 )
 from harvester.config import BAD_VALUE, KEYS, Settings, load, refused_value
-from harvester.errors import BadSetting, UnknownPair, UsageError
+from harvester.errors import BadInterval, BadSetting, UnknownPair, UsageError
 from harvester.kraken.pairs import Pair, altnames_by_spelling, of_class, search
 from harvester.pair_selection import (
     PairName,
@@ -38,7 +38,7 @@ from harvester.pair_selection import (
     resolve_named,
 )
 from harvester.storage.trade_store import TradeStore
-from harvester.times import Range, parse_offset
+from harvester.times import SECOND, Range, parse_offset
 from harvester.verify.status import PairStatus, status
 
 if TYPE_CHECKING:
@@ -431,6 +431,79 @@ class Archive:
                 raise result.error
             raise_gravest(result.pairs)
         return result
+
+    @check_types
+    def follow(
+        self,
+        *pairs: str,
+        every: IntervalLength = "10s",
+        since: Moment | None = None,
+        progress: ProgressOption | None = None,
+        cancel: CancelToken | None = None,
+        check: bool = True,
+    ) -> list[BackfillResult]:
+        """Keep some pairs up to date without end: store new trades as soon as they are settled.
+
+        It blocks until `cancel` is cancelled from another thread or from `progress`, or until
+        Ctrl-C. Outages of the exchange are waited out, without a gap. A pair with an error that
+        waiting does not resolve ends alone; docs/follow.md explains the rules.
+
+        Args:
+            *pairs: names in any spelling, or patterns such as `XBT/*`.
+            every: store new trades at least this often: text such as `10s`, or a timedelta.
+            since: first download what is missing from this time on. Default: a stored pair
+                continues where its last request began, another one begins now.
+            progress: called in another thread with each event of `harvester.download.events`:
+                a `Followed` event per poll and pair. True shows one status line.
+            cancel: ends the call in good order once its `cancel()` is called.
+            check: raise the most severe error of a pair at the end. If False, errors are only in
+                the results.
+
+        Returns:
+            A result per pair, as for `backfill`, once `cancel` was cancelled or all pairs ended.
+
+        Raises:
+            BadInterval: `every` is no length of time.
+            BadTime: `since` is not a time.
+            UnknownPair: no market has one of the names.
+            ExchangeError: the exchange did not answer at the start, or refused a pair.
+            Interrupted: `cancel` was cancelled while a pair was catching up.
+            ArchiveLocked: another run is writing to one of the pairs.
+            ArchiveHasGaps: a part of the followed range is not covered.
+            ArchiveDamaged: the exchange's trades contradict the stored ones.
+            ArchiveUnwritable: the operating system refused to write.
+            ValueDoesNotFit: a value of a trade does not fit the storage format.
+            KeyboardInterrupt: Ctrl-C; the trades downloaded so far are stored.
+
+        Example:
+            >>> enough = harvester.CancelToken()
+            >>> [result] = archive.follow(
+            ...     "XBT/USD", progress=lambda event: enough.cancel(), cancel=enough, check=False
+            ... )
+            >>> result.pair, result.gaps
+            ('XBTUSD', [])
+        """
+        from harvester.async_runner import FollowRun, raise_gravest, run_in_thread
+
+        selection = self._selection(pairs, (), None, all_pairs=False)
+        every_ns = candle_interval(every).width_ns
+        if every_ns is None:
+            raise BadInterval(f"every is {every!r}: give a fixed length such as 10s or 1m")
+        after = None if since is None else parse_range(since, None).after
+        with _listening(progress) as listener:
+            run = FollowRun(
+                TradeStore(self.path),
+                self._settings,
+                selection,
+                after,
+                every_ns / SECOND,
+                listener,
+                self._warn,
+            )
+            results = run_in_thread(run.run, cancel)
+        if check:
+            raise_gravest(results)
+        return results
 
     def _selection(
         self,

@@ -39,6 +39,7 @@ SECTIONS: dict[str, dict[str, CommandEntry]] = {
             "backfill", "Download the missing trades of some pairs, or of all."
         ),
         "refresh": CommandEntry("refresh", "Download new trades; run it every night."),
+        "follow": CommandEntry("follow", "Keep pairs up to date, to the minute, without end."),
         "import": CommandEntry("import_csv", "Import Kraken's downloadable CSV archives."),
     },
     "Query": {

@@ -116,6 +116,19 @@ class PairDownload:
             error = await self._explain(error)
         return self.result([self._done] if self._done.through > self._done.after else [], error)
 
+    async def poll(self, writer: Writer) -> None:
+        """Download what is missing of the request now; the writer holds the lock of the pair.
+
+        Files are not merged, and no roll-ups are built.
+
+        Raises:
+            HarvesterError: what ended it early; what was downloaded completely is stored.
+        """
+        self.writer = writer
+        error = await capture_error(self._poll())
+        if error is not None:
+            raise await self._explain(error)
+
     async def fill(self, writer: Writer) -> BackfillResult:
         """Download the recorded gaps of the pair; the writer holds its lock."""
         error = await capture_error(self._fill(writer))
@@ -153,6 +166,10 @@ class PairDownload:
             else:
                 await self._download_and_then(self._options.after_pair)
             await self._maintain()
+
+    async def _poll(self) -> None:
+        await asyncio.to_thread(self.writer.check_market, self.request.pair.key)
+        self._done = await self._download()
 
     async def _explain(self, error: HarvesterError) -> HarvesterError:
         """The error; or `MarketChanged` if the pair's name means another market by now.

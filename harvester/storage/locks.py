@@ -26,10 +26,13 @@ class Holder(msgspec.Struct):
     pid: int
     host: str
     since: str
+    command: str = ""
 
 
 @contextmanager
-def locked(folder: Path, name: str, *, wait_s: float = 0.0, doing: str = "") -> Iterator[None]:
+def locked(
+    folder: Path, name: str, *, wait_s: float = 0.0, doing: str = "", command: str = ""
+) -> Iterator[None]:
     """Hold the lock `name` while the block runs.
 
     The operating system releases it when the process ends, however it ends. A note next to the
@@ -40,6 +43,7 @@ def locked(folder: Path, name: str, *, wait_s: float = 0.0, doing: str = "") -> 
         name: of the lock, such as a pair's altname.
         wait_s: how many seconds to wait for another holder.
         doing: what a holder does, for the message; by default, that `name` is being written.
+        command: what this run is, for the messages of others; empty if it ends by itself.
 
     Raises:
         ArchiveLocked: another run holds it; the message says who, and since when.
@@ -70,7 +74,7 @@ def locked(folder: Path, name: str, *, wait_s: float = 0.0, doing: str = "") -> 
             # A new file: a link of that name is never written through.
             note.unlink(missing_ok=True)
             note.touch(exist_ok=False)
-            holder = Holder(os.getpid(), socket.gethostname(), now_text())
+            holder = Holder(os.getpid(), socket.gethostname(), now_text(), command)
             note.write_bytes(msgspec.json.encode(holder))
         try:
             yield
@@ -87,4 +91,5 @@ def _holder_text(note: Path) -> str:
         holder = msgspec.json.decode(read_small_file(str(note)), type=Holder)
     except (OSError, *BAD_JSON):
         return "its process is unknown"
-    return f"process {holder.pid} on {holder.host}, since {holder.since}"
+    command = f"`harvester {holder.command}`, " if holder.command else ""
+    return f"{command}process {holder.pid} on {holder.host}, since {holder.since}"

@@ -71,7 +71,7 @@ def test_the_examples_of_the_docstrings_are_right(folder: Path) -> None:
 def test_the_page_runs_from_top_to_bottom() -> None:
     names: dict[str, Any] = {}
     blocks = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
-    assert len(blocks) == 13
+    assert len(blocks) == 14
     for block in blocks:
         line = PAGE[: PAGE.index(block)].count("\n")
         exec(compile("\n" * line + block, "docs/python.md", "exec"), names)  # noqa: S102
