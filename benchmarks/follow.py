@@ -194,6 +194,7 @@ def figures(samples: list[Sample], status: int, options: argparse.Namespace) -> 
         "minutes": options.minutes,
         "every_s": options.every,
         "max_lag_s": max(lags),
+        "p99_lag_s": statistics.quantiles(lags, n=100)[98],
         "median_lag_s": statistics.median(lags),
         "live_part": len(live) / len(samples),
         "live_again_at_s": [round(second) for second in recovered],
