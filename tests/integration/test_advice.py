@@ -44,6 +44,7 @@ PLACEHOLDERS = {
     "shlex.quote(text)": "XBT/USD",
     "command": "backfill XBTUSD ETHEUR",
     "data": "data",
+    "holder.command": "refresh",
 }
 """What stands for the expressions within the commands of messages."""
 
@@ -59,7 +60,10 @@ USAGE = {
 
 PARSED_ONLY = {
     "harvester serve --data data --port 8722": "serves until it is interrupted",
+    "harvester serve --guess-sides": "serves until it is interrupted",
     "harvester status XBT/USD --watch": "watches until it is interrupted",
+    "harvester follow XBT/USD ETH/EUR": "follows until it is interrupted",
+    "harvester follow XBT/USD ETH/EUR --every 10s": "follows until it is interrupted",
     "harvester demo": "takes long; tests/integration/test_cli.py runs it",
     "harvester demo --trades 50000": "takes long; tests/integration/test_cli.py runs it",
     "harvester verify --against-csv Kraken_OHLCVT.zip": "needs files of candles",
