@@ -8,7 +8,13 @@ from collections.abc import Callable, Sequence
 import click
 
 from harvester.cli import output
-from harvester.cli.options import CommonOptions, class_option, common_options, setting_option
+from harvester.cli.options import (
+    CommonOptions,
+    class_option,
+    common_options,
+    pair_argument,
+    setting_option,
+)
 from harvester.cli.output import show_warnings, warnings_shown
 from harvester.cli.progress_lines import pace_fields
 from harvester.cli.run_context import run_context, shows_estimates
@@ -26,7 +32,7 @@ MIN_ANNOUNCED_S = 5.0
 
 
 @click.command()
-@click.argument("pair", nargs=-1)
+@pair_argument(nargs=-1, required=False)
 @click.option("--all", "all_pairs", is_flag=True, help="All pairs that the exchange lists.")
 @click.option(
     "--quote",

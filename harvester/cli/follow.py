@@ -6,7 +6,7 @@ import click
 
 from harvester.argument_types import candle_interval
 from harvester.cli import output
-from harvester.cli.options import CommonOptions, common_options, setting_option
+from harvester.cli.options import CommonOptions, common_options, pair_argument, setting_option
 from harvester.cli.progress_lines import followed_fields
 from harvester.cli.run_context import run_context
 from harvester.download.events import Event, Followed
@@ -14,7 +14,7 @@ from harvester.errors import gravest
 
 
 @click.command()
-@click.argument("pair", nargs=-1, required=True)
+@pair_argument(nargs=-1)
 @click.option(
     "--every",
     metavar="LENGTH",

@@ -62,6 +62,7 @@ SECTIONS: dict[str, dict[str, CommandEntry]] = {
     "Configure": {
         "config": CommandEntry("config", "Show the settings, or write a config.toml."),
         "schedule": CommandEntry("config", "Print cron, systemd or launchd units for `refresh`."),
+        "completion": CommandEntry("config", "Print what completes commands and pairs in a shell."),
     },
     "Try and share": {
         "demo": CommandEntry("demo", "Try everything on made-up trades, without network."),

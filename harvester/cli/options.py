@@ -13,8 +13,10 @@ import click
 from harvester.archive import Archive
 from harvester.cli import output
 from harvester.config import Settings, load
-from harvester.errors import UsageError
+from harvester.errors import HarvesterError, UsageError
 from harvester.kraken.pairs import ASSET_CLASSES
+from harvester.pair_selection import known_pairs
+from harvester.storage.trade_store import TradeStore
 
 # --- options --------------------------------------------------------------------------------------
 
@@ -77,6 +79,31 @@ _OPTIONS = "harvester.options"
 
 def _keep_option(context: click.Context, option: click.Parameter, value: object) -> None:
     context.meta.setdefault(_OPTIONS, {})[option.name] = value
+
+
+def pair_argument(*, nargs: int = 1, required: bool = True) -> Callable[[F], F]:
+    """The argument `pair`, whose names a shell completes.
+
+    Args:
+        nargs: how many; -1 for any number, as a tuple.
+        required: at least one.
+    """
+    return click.argument("pair", nargs=nargs, required=required, shell_complete=complete_pair)
+
+
+def complete_pair(context: click.Context, _argument: click.Parameter, begun: str) -> list[str]:
+    """The pairs of the archive that a shell offers: each by the name whose beginning was typed."""
+    values = context.meta.get(_SETTINGS, {})
+    file = context.meta.get(_OPTIONS, {}).get("config_file")
+    common = CommonOptions(config_file=file, setting_values=values)
+    try:
+        pairs = known_pairs(TradeStore(common.settings.archive.path)).values()
+    except HarvesterError:
+        return []
+    names = ((pair.wsname or pair.altname, pair.altname) for pair in pairs)
+    upper = begun.upper()
+    matches = ([name for name in both if name.upper().startswith(upper)][:1] for both in names)
+    return sorted(name for match in matches for name in match)
 
 
 def class_option(help: str) -> Callable[[F], F]:  # noqa: A002 - as click calls it

@@ -10,7 +10,7 @@ from typing import TypedDict, Unpack
 import click
 
 from harvester.cli import output
-from harvester.cli.options import CommonOptions, common_options
+from harvester.cli.options import CommonOptions, common_options, pair_argument
 from harvester.cli.query_output import (
     Times,
     all_columns_option,
@@ -83,7 +83,7 @@ _EXPLAIN_COLUMNS = ["explain_key", "explain_value"]
 
 
 @click.command()
-@click.argument("pair", nargs=-1, required=True)
+@pair_argument(nargs=-1)
 @intervals_option
 @since_option
 @until_option
@@ -164,7 +164,7 @@ def ohlc(  # noqa: PLR0913 - a parameter for each option
 
 
 @click.command()
-@click.argument("pair")
+@pair_argument()
 @since_option
 @until_option
 @trades_tz_option
@@ -209,7 +209,7 @@ def trades(  # noqa: PLR0913 - a parameter for each option
 
 
 @click.command()
-@click.argument("pair")
+@pair_argument()
 @click.option("--trades", metavar="N", help="Close each bar after this many trades.")
 @click.option(
     "--volume", metavar="X", help="Close each bar once its volume reaches X (base currency)."
@@ -389,7 +389,7 @@ def _explanation_json(explanation: Explanation) -> dict[str, object]:
 
 
 @click.command()
-@click.argument("pair")
+@pair_argument()
 @interval_option
 @since_option
 @until_option

@@ -13,7 +13,7 @@ from typing import IO, TYPE_CHECKING, Any
 import click
 
 from harvester.cli import output
-from harvester.cli.options import CommonOptions, class_option, common_options
+from harvester.cli.options import CommonOptions, class_option, common_options, pair_argument
 from harvester.cli.output import warnings_shown
 from harvester.cli.run_context import run_context, shows_estimates
 from harvester.config import load_notify_command
@@ -39,7 +39,7 @@ MAX_LINE = 1_000
 
 
 @click.command()
-@click.argument("pair", nargs=-1)
+@pair_argument(nargs=-1, required=False)
 @class_option("Limit patterns, and all stored pairs, to `currency` or `tokenized_asset` (stocks).")
 @click.option(
     "--max-minutes",

@@ -14,7 +14,7 @@ import msgspec
 
 from harvester.archive import Archive
 from harvester.cli import output
-from harvester.cli.options import CommonOptions, class_option, common_options
+from harvester.cli.options import CommonOptions, class_option, common_options, pair_argument
 from harvester.cli.output import show_warnings
 from harvester.cli.progress_lines import display
 from harvester.cli.status_table import TableStyle, remarks, status_text, status_to_dict
@@ -57,7 +57,7 @@ _NUMBER = re.compile(r"[0-9.]+")
 
 
 @click.command(cls=OptionalNumberCommand)
-@click.argument("pair", nargs=-1)
+@pair_argument(nargs=-1, required=False)
 @click.option(
     "--runs",
     is_flag=False,
